@@ -1,0 +1,34 @@
+# make run    set up what is missing and start smtpd on 127.0.0.1:2525
+# make test   everything that this machine can run, and what it could not run and why
+# make bench  into Maildir, side by side with Postfix and OpenSMTPD
+# make check  ruff and mypy
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: venv run test bench check install clean
+
+venv: $(VENV)/.complete
+
+$(VENV)/.complete: requirements-dev.lock pyproject.toml etc/venv.sh
+	@sh etc/venv.sh $(VENV)
+
+run: venv
+	@sh etc/try.sh
+
+test: venv
+	@sh tests/run.sh
+
+bench: venv
+	@$(BIN)/python -m tests.bench
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: venv
+	@sh etc/install.sh
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

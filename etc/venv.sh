@@ -1,0 +1,33 @@
+#!/bin/sh
+# Makes the virtual environment at $1 with everything pinned, from wheels only.
+set -eu
+venv=$1
+cd "$(dirname "$0")/.."
+
+for python in python3.13 python3.12 python3 python3.14; do
+    # sys.executable rather than the word itself: a pyenv shim is a shell script, and the daemon runs the interpreter
+    found=$("$python" -c 'import sys; sys.version_info >= (3, 12) and print(sys.executable)' 2>/dev/null) || continue
+    [ -n "$found" ] && break
+done
+if [ -z "${found:-}" ]; then
+    echo "smtpd needs Python 3.12 or newer; none of python3.13, python3.12, python3 is" >&2
+    exit 1
+fi
+if ! "$found" -c 'import ensurepip, venv' 2>/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing python3-venv, which Debian keeps apart from Python"
+        apt-get install -qq -y python3-venv >/dev/null
+    else
+        echo "$found has no venv module; on Debian: apt-get install python3-venv" >&2
+        exit 1
+    fi
+fi
+
+echo "making $venv with $found"
+umask 022
+rm -rf "$venv"
+"$found" -m venv "$venv"
+"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+    -r requirements-dev.lock
+"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+touch "$venv/.complete"

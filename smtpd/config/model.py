@@ -1,0 +1,113 @@
+"""What smtpd.conf says, as data: the model.
+
+Frozen dataclasses, one per sentence of the grammar.  Nothing here is resolved (names of interfaces, the server's own
+name, files): the model of a file is the same on every machine, and printing it gives a file with the same model.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Method(StrEnum):
+    """What an action does with a mail."""
+
+    MAILDIR = "maildir"
+
+
+class From(StrEnum):
+    ANY = "any"
+    LOCAL = "local"
+    SOCKET = "socket"
+    SRC = "src"
+    MAIL_FROM = "mail-from"
+
+
+class For(StrEnum):
+    ANY = "any"
+    LOCAL = "local"
+    DOMAIN = "domain"
+    RCPT_TO = "rcpt-to"
+
+
+@dataclass(frozen=True)
+class Table:
+    """`table NAME { … }`, `table NAME file:/path`, or the anonymous one of an inline operand (`<dynamic:N>`)."""
+
+    name: str
+    entries: tuple[str, ...] = ()  # an inline list
+    pairs: tuple[tuple[str, str], ...] | None = None  # an inline mapping
+    path: str | None = None  # a file
+
+
+@dataclass(frozen=True)
+class Operand:
+    """`[regex] <table>` behind a word of a match; `table` is the name of a Table of the model."""
+
+    table: str
+    regex: bool = False
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`[!] KIND [regex] <table>`.  The operand is missing where the kind takes none."""
+
+    kind: str  # a From or For value, or "tag", "mail-from", "rcpt-to"
+    negated: bool = False
+    operand: Operand | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """`match … action NAME | reject`; `action` is None for reject."""
+
+    action: str | None
+    source: Condition = Condition("local")
+    destination: Condition = Condition("local")
+    tag: Condition | None = None
+    mail_from: Condition | None = None
+    rcpt_to: Condition | None = None
+
+
+@dataclass(frozen=True)
+class Action:
+    name: str
+    method: Method
+    path: str = "~/Maildir"  # as written; "~/" and %{user.username}, %{user.directory} are the user's
+    junk: bool = False
+    ttl: int | None = None  # seconds
+
+
+@dataclass(frozen=True)
+class Listen:
+    operand: str  # interface, address or name, as written
+    port: int = 25
+    family: int | None = None  # 4, 6, or both
+    hostname: str | None = None
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`smtp limit KEY N`; what the reference has, and what it lacks (5.1: no limit at all)."""
+
+    max_mails: int = 100  # a session
+    max_rcpt: int = 1000  # a transaction
+    max_errors: int = 20  # replies 5xx in a session, then 421
+    max_sessions: int = 8000  # all together; divided by the number of dispatchers
+    max_sessions_per_address: int = 100  # divided likewise; not counted for loopback addresses
+    max_seconds: int = 7200  # a session, from banner to end
+    timeout: int = 300  # seconds of silence
+
+
+@dataclass(frozen=True)
+class Config:
+    listeners: tuple[Listen, ...] = ()
+    tables: tuple[Table, ...] = ()
+    actions: tuple[Action, ...] = ()
+    matches: tuple[Match, ...] = ()
+    queue_ttl: int = 4 * 86400  # seconds
+    max_message_size: int = 35 * 1024 * 1024  # bytes
+    sub_addr_delim: str = "+"
+    limits: Limits = field(default_factory=Limits)
+    sandbox_required: bool | None = None  # None: required for a start as root
+    dispatchers: int = 1
