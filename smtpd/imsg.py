@@ -1,0 +1,601 @@
+"""Every imsg between two processes, in the order a mail meets them.
+
+The arrow is not a comment: a channel refuses to send against it, and a process that receives what its peer may not send
+exits.  What a broken-into lookup could ask of root:   grep '"lookup -> parent"' smtpd/imsg.py
+
+A request is an imperative, its answer a participle; who was asked answers, with the number of the request.  The frames
+between queue and an agent stand in ipc/errand.py: an agent is smaller than this table.
+"""
+
+from smtpd.envelope import Entry, EnvelopeId, Kind, MessageId, Origin, Path, Recipient, Schedule, Seconds, Text, Word
+from smtpd.ipc.declaration import Table
+
+TABLE = Table()
+imsg = TABLE.imsg
+
+ROLES = ("crypto", "control", "lookup", "dispatcher", "queue", "scheduler")  # in the order they are started
+
+# -- start: what a child is handed ---------------------------------------------
+
+
+@imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery", limit=8 * 1024 * 1024)
+class Configure:
+    """The first imsg.  `slice` is the role's own part of the configuration, encoded by whoever parsed it."""
+
+    number: int  # which of several dispatchers
+    slice: bytes
+    empty: str  # the two directories that processes chroot into
+    spool: str
+    sandbox_required: bool
+    verbose: bool
+
+
+@imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler", descriptor=True)
+class TakePeer:
+    peer: Word
+    number: int
+
+
+@imsg("parent -> dispatcher", descriptor=True)
+class TakeListener:
+    number: int
+
+
+@imsg("parent -> control", descriptor=True)
+class TakeControlSocket:
+    pass
+
+
+@imsg("parent -> control", descriptor=True)
+class TakeLog:
+    """The reading end of a process's log pipe; the name comes from here, never from the line."""
+
+    name: Word
+
+
+@imsg("parent -> control", descriptor=True)
+class TakeSyslog:
+    """A socket connected to /dev/log; a new one whenever control asks."""
+
+
+@imsg("control -> parent")
+class ReopenSyslog:
+    """syslogd went away; answered by TakeSyslog when it is back."""
+
+
+@imsg("parent -> nursery")
+class TakeProgram:
+    """The ready-made seccomp program of one kind of agent."""
+
+    kind: Word
+    program: bytes
+
+
+@imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery")
+class EnterSandbox:
+    """Everything has been handed over."""
+
+
+@imsg("crypto, control, lookup, dispatcher, queue, scheduler, nursery -> parent")
+class SandboxEntered:
+    """`held` is what really holds, `missing` what this machine could not give."""
+
+    held: list[Text]
+    missing: list[Text]
+
+
+@imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery")
+class Begin:
+    """All processes stand: take clients, scan, schedule."""
+
+
+@imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery")
+class Stop:
+    """End what is under way and exit 0."""
+
+
+# -- the configuration, from its one-shot process --------------------------------
+
+
+@imsg("config -> parent", limit=64 * 1024 * 1024)
+class ConfigurationParsed:
+    """One encoded slice per role; the parent decodes its own."""
+
+    parent: bytes
+    slices: dict[str, bytes]
+    warnings: list[str]
+
+
+@imsg("config -> parent", limit=1024 * 1024)
+class ConfigurationRefused:
+    errors: list[str]
+
+
+# -- a client connects -----------------------------------------------------------
+
+
+@imsg("dispatcher -> lookup")
+class ResolveClient:
+    """The reverse and forward-confirmed name of an address."""
+
+    request: int
+    address: Word
+
+
+@imsg("lookup -> dispatcher", answers=ResolveClient)
+class ClientResolved:
+    """`name` is empty when there is none; `confirmed` when it leads back to the address."""
+
+    request: int
+    name: Word
+    confirmed: bool
+
+
+# -- MAIL FROM: a message id out of a block ----------------------------------------
+
+
+@imsg("dispatcher -> queue")
+class ReserveMessageIds:
+    request: int
+
+
+@imsg("queue -> dispatcher", answers=ReserveMessageIds)
+class MessageIdsReserved:
+    request: int
+    ids: list[MessageId]  # 1 to 1024, ascending; this dispatcher's alone
+
+
+# -- RCPT TO: who is it for, and may this client send there? -------------------------
+
+
+@imsg("dispatcher -> lookup")
+class ExpandRecipient:
+    """The client named a recipient; rules, aliases and .forward apply."""
+
+    request: int
+    message: MessageId
+    origin: Origin
+    recipient: Path
+
+
+@imsg("lookup -> parent")
+class FindUser:
+    """A name goes up; never a path, never a uid."""
+
+    request: int
+    name: Word
+
+
+@imsg("parent -> lookup", answers=FindUser)
+class UserFound:
+    request: int
+    verdict: Word  # of nursery: "user", "unknown", "root", "daemon", "later"
+
+
+@imsg("lookup -> queue")
+class ReadForward:
+    """The text of this user's .forward, from the user's own agent."""
+
+    request: int
+    user: Word
+
+
+@imsg("queue -> lookup", answers=ReadForward)
+class ForwardRead:
+    """`verdict`: "none", "text", "refused" (the file is not acceptable), "later"."""
+
+    request: int
+    verdict: Word
+    content: bytes
+    reason: Text
+
+
+@imsg("lookup -> queue", limit=512 * 1024)
+class AddEnvelopes:
+    message: MessageId
+    origin: Origin
+    recipients: list[Recipient]
+
+
+@imsg("lookup -> dispatcher", answers=ExpandRecipient)
+class RecipientExpanded:
+    request: int
+    count: int  # envelopes that AddEnvelopes took to queue
+
+
+@imsg("lookup -> dispatcher", answers=ExpandRecipient)
+class RecipientRefused:
+    request: int
+    code: int
+    enhanced: Word
+    text: Text
+
+
+# -- DATA: the content ---------------------------------------------------------------
+
+
+@imsg("dispatcher -> queue")
+class OpenSpoolFile:
+    """The content grew over what stays in memory."""
+
+    request: int
+    message: MessageId
+
+
+@imsg("queue -> dispatcher", answers=OpenSpoolFile, descriptor=True)
+class SpoolFileOpened:
+    request: int
+
+
+@imsg("queue -> dispatcher", answers=OpenSpoolFile)
+class SpoolFileRefused:
+    request: int
+    code: int
+    enhanced: Word
+    text: Text
+
+
+@imsg("dispatcher -> queue", limit=48 * 1024)
+class StoreMessage:
+    """Make it durable.  `content` is all of it, or empty when `size` bytes stand in the spool file."""
+
+    request: int
+    message: MessageId
+    envelopes: int  # that lookup reported for it
+    content: bytes
+    size: int
+
+
+@imsg("queue -> dispatcher", answers=StoreMessage)
+class MessageStored:
+    """It is on the disk: 250 may be said."""
+
+    request: int
+
+
+@imsg("queue -> dispatcher", answers=StoreMessage)
+class MessageRefused:
+    request: int
+    code: int
+    enhanced: Word
+    text: Text
+
+
+@imsg("dispatcher -> queue")
+class ForgetMessage:
+    """RSET, or the client is gone.  `envelopes` as in StoreMessage: some may still be on their way from lookup."""
+
+    message: MessageId
+    envelopes: int
+
+
+# -- when: queue and scheduler -----------------------------------------------------------
+
+
+@imsg("queue -> scheduler", limit=1024 * 1024)
+class EnvelopesSubmitted:
+    """New envelopes, and those that a scan found."""
+
+    schedules: list[Schedule]
+
+
+@imsg("scheduler -> queue")
+class ScanEnvelopes:
+    """The next page of what was in the spool at the start, ids above `after`."""
+
+    after: int
+
+
+@imsg("queue -> scheduler", answers=ScanEnvelopes)
+class EnvelopesScanned:
+    """The page has been submitted; `last` is its last id, 0 when the spool has no more."""
+
+    last: int
+
+
+@imsg("scheduler -> queue", limit=64 * 1024)
+class EnvelopesDue:
+    """Try these now.  Each is answered in EnvelopesTried, once."""
+
+    envelopes: list[EnvelopeId]
+
+
+@imsg("queue -> scheduler", limit=128 * 1024)
+class EnvelopesTried:
+    """Results: gone for good, to be tried again, or held with a reason for the administrator."""
+
+    delivered: list[EnvelopeId]
+    deferred: list[EnvelopeId]
+    held: list[EnvelopeId]
+
+
+@imsg("scheduler -> queue", limit=256 * 1024)
+class PostponeEnvelopes:
+    """When to try the deferred ones again, or, told by an administrator, others."""
+
+    tries: list[tuple[EnvelopeId, Seconds]]
+
+
+@imsg("scheduler -> queue", limit=128 * 1024)
+class ExpireEnvelopes:
+    """Their time is over."""
+
+    envelopes: list[EnvelopeId]
+
+
+# -- into their hands: agents --------------------------------------------------------------
+
+
+@imsg("queue -> parent")
+class StartAgent:
+    """A user's name and an action's name, both looked up above; the action is empty for reading .forward."""
+
+    request: int
+    user: Word
+    action: Word
+
+
+@imsg("parent -> queue", answers=StartAgent, descriptor=True)
+class AgentStarted:
+    request: int
+    agent: int
+
+
+@imsg("parent -> queue", answers=StartAgent)
+class AgentRefused:
+    """`permanent`: there is no such user or it may not receive."""
+
+    request: int
+    permanent: bool
+    reason: Text
+
+
+@imsg("queue -> parent")
+class EndAgent:
+    """It does not answer any more: kill it."""
+
+    agent: int
+
+
+# -- what only root can do: parent and nursery -----------------------------------------------
+
+
+@imsg("parent -> nursery")
+class LookUpUser:
+    request: int
+    name: Word
+
+
+@imsg("nursery -> parent", answers=LookUpUser)
+class UserLookedUp:
+    request: int
+    verdict: Word
+
+
+@imsg("parent -> nursery")
+class ForkAgent:
+    """`path` is the Maildir as the configuration has it; empty for reading .forward."""
+
+    request: int
+    user: Word
+    kind: Word  # "maildir", "forward"
+    path: Path
+    junk: bool
+
+
+@imsg("nursery -> parent", answers=ForkAgent, descriptor=True)
+class AgentForked:
+    request: int
+    pid: int
+
+
+@imsg("nursery -> parent", answers=ForkAgent)
+class AgentNotForked:
+    request: int
+    verdict: Word
+    reason: Text
+
+
+@imsg("parent -> nursery")
+class KillAgent:
+    pid: int
+
+
+@imsg("nursery -> parent")
+class AgentEnded:
+    """`status` as waitpid gives it."""
+
+    pid: int
+    status: int
+
+
+# -- steering: smtpctl, control, and whom it concerns ------------------------------------------
+
+
+@imsg("smtpctl -> control -> queue")
+class ListEnvelopes:
+    """A page of the queue: ids from `first` to `last`."""
+
+    request: int
+    first: int
+    last: int
+
+
+@imsg("queue -> control -> smtpctl", answers=ListEnvelopes, limit=1024 * 1024)
+class EnvelopesListed:
+    """Rows in the order of ids; `next` is where the next page begins, 0 when there is none."""
+
+    request: int
+    rows: list[Entry]
+    next: int
+
+
+@imsg("smtpctl -> control -> queue")
+class ListQuarantine:
+    request: int
+
+
+@imsg("queue -> control -> smtpctl", answers=ListQuarantine, limit=1024 * 1024)
+class QuarantineListed:
+    request: int
+    rows: list[tuple[int, Seconds, Text]]  # envelope id or row number, when set aside, why
+
+
+@imsg("smtpctl -> control -> queue")
+class OpenContent:
+    """The content of a message, for root."""
+
+    request: int
+    message: MessageId
+
+
+@imsg("queue -> control -> smtpctl", answers=OpenContent, descriptor=True)
+class ContentOpened:
+    """A pipe or a file to read it from."""
+
+    request: int
+
+
+@imsg("smtpctl -> control -> scheduler")
+class ScheduleEnvelopes:
+    """Try these now, held ones too."""
+
+    request: int
+    first: int
+    last: int
+
+
+@imsg("smtpctl -> control -> scheduler")
+class RemoveEnvelopes:
+    request: int
+    first: int
+    last: int
+
+
+@imsg("smtpctl -> control -> scheduler")
+class SuspendEnvelopes:
+    """`pause envelope`, and `resume envelope` when `suspended` is false; kept over a restart."""
+
+    request: int
+    first: int
+    last: int
+    suspended: bool
+
+
+@imsg("scheduler -> control -> smtpctl", answers=ScheduleEnvelopes)
+class EnvelopesScheduled:
+    request: int
+    count: int
+
+
+@imsg("scheduler -> control -> smtpctl", answers=RemoveEnvelopes)
+class EnvelopesRemoved:
+    request: int
+    count: int
+
+
+@imsg("scheduler -> control -> smtpctl", answers=SuspendEnvelopes)
+class EnvelopesSuspended:
+    request: int
+    count: int
+
+
+@imsg("scheduler -> queue", limit=128 * 1024)
+class DeleteEnvelopes:
+    """Removed by an administrator; none of them is under way."""
+
+    envelopes: list[EnvelopeId]
+
+
+@imsg("scheduler -> queue", limit=128 * 1024)
+class MarkSuspended:
+    envelopes: list[EnvelopeId]
+    suspended: bool
+
+
+@imsg("smtpctl -> control -> scheduler")
+class PauseDeliveries:
+    """`pause mda`; `resume mda` when `paused` is false."""
+
+    request: int
+    kind: Kind
+    paused: bool
+
+
+@imsg("scheduler -> control -> smtpctl", answers=PauseDeliveries)
+class DeliveriesPaused:
+    """`changed` is false when it was so already."""
+
+    request: int
+    changed: bool
+
+
+@imsg("smtpctl -> control -> dispatcher")
+class PauseListeners:
+    request: int
+    paused: bool
+
+
+@imsg("dispatcher -> control -> smtpctl", answers=PauseListeners)
+class ListenersPaused:
+    request: int
+    changed: bool
+
+
+@imsg("smtpctl -> control -> crypto, lookup, dispatcher, queue, scheduler, parent")
+class SetVerbose:
+    verbose: bool
+
+
+@imsg("parent -> nursery")
+class NurserySetVerbose:
+    verbose: bool
+
+
+@imsg("smtpctl -> control")
+class ShowStatus:
+    request: int
+
+
+@imsg("control -> smtpctl", answers=ShowStatus)
+class StatusShown:
+    request: int
+    mda_paused: bool
+    smtp_paused: bool
+
+
+@imsg("smtpctl -> control")
+class ShowStatistics:
+    request: int
+
+
+@imsg("control -> crypto, lookup, dispatcher, queue, scheduler")
+class ReportStatistics:
+    request: int
+
+
+@imsg("crypto, lookup, dispatcher, queue, scheduler -> control", answers=ReportStatistics)
+class StatisticsReported:
+    request: int
+    counters: dict[Word, int]
+
+
+@imsg("control -> smtpctl", answers=ShowStatistics, limit=128 * 1024)
+class StatisticsShown:
+    request: int
+    counters: dict[Word, int]
+
+
+@imsg("control -> smtpctl")
+class Done:
+    """An order without a result of its own has been passed on."""
+
+    request: int
+
+
+@imsg("control -> smtpctl")
+class Denied:
+    """Not for this user, or not possible now."""
+
+    request: int
+    reason: Text

@@ -1,0 +1,13 @@
+"""How processes talk: frames, descriptors, channels, and the wiring made from the arrows.
+
+    declaration   @imsg: a class, its arrows, its limits; the table they make
+    frame         the 16 bytes in front of each payload
+    channel       a socket between two processes: batched out, strictly decoded in
+    loop          the one event loop of the six
+    boot          what a child is handed before it enters its sandbox
+    question      requests under way and the window that bounds them
+    errand        the smaller frames between queue and an agent
+    log           one process's log lines on their way out
+
+Knows nothing of mail.
+"""

@@ -1,0 +1,118 @@
+"""What a child is handed before it enters its sandbox.
+
+    parent                                   child (descriptor 3 is the channel)
+      Configure                        -->     its slice of the configuration
+      TakePeer, TakeListener, … + fd   -->     its sockets
+      EnterSandbox                     -->     sandbox.enter(…)
+                                       <--   SandboxEntered(held, missing)
+      Begin, when all children stand   -->     from_parent
+
+Blocking, with a deadline, and on our own parent's word only: nothing here has been written by anybody else.
+"""
+
+import select
+import signal
+import socket
+import time
+from typing import Any
+
+import msgspec
+from setproctitle import setproctitle
+
+from smtpd.imsg import (
+    TABLE,
+    Configure,
+    EnterSandbox,
+    SandboxEntered,
+    TakeControlSocket,
+    TakeListener,
+    TakeLog,
+    TakePeer,
+    TakeSyslog,
+)
+from smtpd.ipc.channel import Channel, Closed, Violation
+from smtpd.ipc.log import log, take_tracebacks
+
+PARENT = 3  # the descriptor of the channel to the parent
+DEADLINE = 10.0  # seconds until everything must have come
+MISSING = "missing: "
+
+
+class Handed:
+    """Everything one child was given."""
+
+    def __init__(self, parent: Channel):
+        self.parent = parent
+        self.configure: Configure
+        self.slice: Any = None
+        self.peers: list[Channel] = [parent]
+        self.listeners: dict[int, socket.socket] = {}
+        self.logs: dict[str, int] = {}  # process -> reading end of its log pipe
+        self.control_socket: socket.socket | None = None
+        self.syslog: socket.socket | None = None
+
+    def root(self, word: str | None) -> str | None:
+        """The directory that a process means by its CHROOT."""
+        return {"empty": self.configure.empty, "spool": self.configure.spool, None: None}[word]
+
+    def peer(self, role: str) -> Channel:
+        """The one peer of that role."""
+        (channel,) = (peer for peer in self.peers if peer.peer == role)
+        return channel
+
+    def entered(self, held: list[str]) -> None:
+        """Tell the parent what the sandbox really holds."""
+        missing = [line.removeprefix(MISSING) for line in held if line.startswith(MISSING)]
+        self.parent.send(SandboxEntered([line for line in held if not line.startswith(MISSING)], missing))
+        self.parent.flush()
+
+
+def receive(role: str, slice_type: Any) -> Handed:
+    """Take what the parent hands to `role`, up to EnterSandbox.  Exits when the parent goes away or is late."""
+    setproctitle(f"smtpd: {role}")
+    take_tracebacks(log)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)  # a ^C reaches the whole group; the parent decides what it means
+    parent = Channel(socket.socket(fileno=PARENT), TABLE, role, "parent")
+    handed = Handed(parent)
+    try:
+        _take_all(handed, role, slice_type)
+    except (Closed, Violation) as error:
+        raise SystemExit(f"{role}: {error}") from None
+    return handed
+
+
+def _take_all(handed: Handed, role: str, slice_type: Any) -> None:
+    deadline = time.monotonic() + DEADLINE
+    poll = select.poll()
+    poll.register(handed.parent.fileno(), select.POLLIN)
+    while True:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise Closed("the parent did not hand over everything in time")
+        for imsg, descriptor in handed.parent.receive():
+            if isinstance(imsg, EnterSandbox):
+                return
+            _take(handed, role, slice_type, imsg, descriptor)
+
+
+def _take(handed: Handed, role: str, slice_type: Any, imsg: Any, descriptor: int | None) -> None:
+    match imsg:
+        case Configure():
+            handed.configure = imsg
+            handed.slice = msgspec.msgpack.decode(imsg.slice, type=slice_type)
+            log.verbose = imsg.verbose
+            if imsg.number:
+                setproctitle(f"smtpd: {role} {imsg.number}")
+        case TakePeer():
+            handed.peers.append(Channel(socket.socket(fileno=descriptor), TABLE, role, imsg.peer, imsg.number))
+        case TakeListener():
+            handed.listeners[imsg.number] = socket.socket(fileno=descriptor)
+        case TakeLog():
+            assert descriptor is not None  # the channel has seen to it
+            handed.logs[imsg.name] = descriptor
+        case TakeControlSocket():
+            handed.control_socket = socket.socket(fileno=descriptor)
+        case TakeSyslog():
+            handed.syslog = socket.socket(fileno=descriptor)
+        case _:
+            raise Violation(f"unexpected {type(imsg).__name__} from parent")

@@ -1,0 +1,216 @@
+"""A socket between two processes, one imsg after the other, some with a descriptor.
+
+    send(imsg) … send(imsg) --flush--> one sendmsg          one recvmsg --receive--> [(imsg, descriptor), …]
+
+Everything sent in one turn of the loop leaves together.  A descriptor rides on the first byte of its frame: the batch is
+cut before it, and after a partial write it is not sent again.  A received one waits in a FIFO for the next frame that
+is flagged, as one recvmsg may bring several frames and the descriptor of a later one.
+
+Anything that our own code would not have sent raises Violation: a wrong arrow, type, length or shape, a descriptor too
+many or too few.  Between processes of the daemon that is fatal; a control client is dropped for it.
+
+A channel never blocks and is never left unread.  What bounds its growth is the asker's window (question.py).
+"""
+
+import array
+import os
+import socket
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from smtpd.ipc import frame
+from smtpd.ipc.declaration import Declaration, Table
+
+BUFFER = 256 * 1024  # of the socket, and what one receive takes
+WAITING_DESCRIPTORS = 16
+BATCH = 128 * 1024  # bytes given to one sendmsg
+
+_encoder = msgspec.msgpack.Encoder()
+_CONTROL_SPACE = socket.CMSG_SPACE(WAITING_DESCRIPTORS * array.array("i").itemsize)
+
+
+class Violation(Exception):
+    """The peer sent what it may not, or what is nothing at all."""
+
+
+class OtherVersion(Violation):
+    """smtpctl and smtpd were not made together."""
+
+
+class Closed(Exception):
+    """The peer is gone: end of file, or an error of the socket."""
+
+
+class Channel:
+    """One end of the socket `sock` between `me` and `peer`.  `number` tells several peers of one role apart."""
+
+    def __init__(self, sock: socket.socket, table: Table, me: str, peer: str, number: int = 0, *, peer_id: int = 0):
+        sock.setblocking(False)
+        self.sock = sock
+        self.me, self.peer, self.number = me, peer, number
+        self.peer_id = peer_id
+        self.closed = False
+        self._outgoing = {d.cls: d for d in table.between(me, peer).values()}
+        self._incoming = {
+            number: (d, msgspec.msgpack.Decoder(d.cls)) for number, d in table.between(peer, me).items()
+        }
+        self._pid = os.getpid()
+        self._out: deque[tuple[bytes | bytearray | memoryview, int | None]] = deque()
+        self.bytes_waiting = 0
+        self._descriptors: deque[int] = deque()
+        self._buffer = bytearray(BUFFER)
+        self._have = 0
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    # -- out -------------------------------------------------------------------
+
+    def send(self, imsg: Any, descriptor: int | None = None) -> None:
+        """Queue `imsg`.  `descriptor` is taken over: it is closed here when it has left.  Raises Violation against an arrow."""
+        declaration = self._outgoing.get(type(imsg))
+        if declaration is None:
+            raise Violation(f"{self.me} may not send {type(imsg).__name__} to {self.peer}")
+        if (descriptor is not None) != declaration.descriptor:
+            raise Violation(f"{type(imsg).__name__} with a descriptor too many or too few")
+        buffer = bytearray(frame.SIZE)
+        _encoder.encode_into(imsg, buffer, frame.SIZE)
+        if len(buffer) - frame.SIZE > declaration.limit:
+            raise Violation(f"{type(imsg).__name__} of {len(buffer)} bytes is over its limit")
+        flags = 0 if descriptor is None else frame.DESCRIPTOR
+        frame.HEADER.pack_into(buffer, 0, declaration.number, flags, len(buffer), self.peer_id, self._pid)
+        self._out.append((buffer, descriptor))
+        self.bytes_waiting += len(buffer)
+
+    def flush(self) -> bool:
+        """Hand what is queued to the socket.  True when all of it left.  Raises Closed."""
+        while self._out:
+            batch, descriptor, size = self._batch()
+            rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            try:
+                sent = self.sock.sendmsg(batch, rights)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                # ETOOMANYREFS is the world's doing (descriptors in flight): try again when the peer has read some.
+                if error.errno == 109:
+                    return False
+                raise Closed(str(error)) from error
+            self._sent(sent)
+            if sent < size:
+                return False
+        return True
+
+    def _batch(self) -> tuple[list[bytes | bytearray | memoryview], int | None, int]:
+        """The frames of the next sendmsg: up to, but not with, the next one that brings a descriptor."""
+        batch: list[bytes | bytearray | memoryview] = []
+        size = 0
+        for data, descriptor in self._out:
+            if batch and (descriptor is not None or size + len(data) > BATCH or len(batch) >= 256):
+                break
+            batch.append(data)
+            size += len(data)
+        return batch, self._out[0][1], size
+
+    def _sent(self, count: int) -> None:
+        self.bytes_waiting -= count
+        while count:
+            data, descriptor = self._out.popleft()
+            if descriptor is not None:
+                os.close(descriptor)
+            if count < len(data):
+                self._out.appendleft((memoryview(data)[count:], None))
+                return
+            count -= len(data)
+
+    # -- in --------------------------------------------------------------------
+
+    def receive(self) -> list[tuple[Any, int | None]]:
+        """What one recvmsg brings: imsgs and their descriptors (the caller owns these).  Raises Violation, Closed."""
+        with memoryview(self._buffer) as view:
+            try:
+                count, rights, flags, _ = self.sock.recvmsg_into(
+                    [view[self._have :]], _CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC
+                )
+            except (BlockingIOError, InterruptedError):
+                return []
+            except OSError as error:
+                raise Closed(str(error)) from error
+            self._take_descriptors(rights, flags)
+            if count == 0:
+                raise Closed("end of file")
+            self._have += count
+            received, used, wanted = self._frames(view)
+        self._keep(used, wanted)
+        return received
+
+    def _take_descriptors(self, rights: list[tuple[int, int, bytes]], flags: int) -> None:
+        for level, kind, data in rights:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+                self._descriptors.extend(numbers)
+        if flags & socket.MSG_CTRUNC or len(self._descriptors) > WAITING_DESCRIPTORS:
+            raise Violation(f"{self.peer} sent more descriptors than may wait")
+
+    def _frames(self, view: memoryview) -> tuple[list[tuple[Any, int | None]], int, int]:
+        """What is complete, how many bytes that was, and how many the frame behind it needs."""
+        received: list[tuple[Any, int | None]] = []
+        at, end, wanted = 0, self._have, 0
+        while end - at >= frame.SIZE:
+            number, flags, length, peer_id, _ = frame.HEADER.unpack_from(view, at)
+            declaration, decoder = self._expected(number, flags, length, peer_id)
+            if end - at < length:
+                wanted = length
+                break
+            try:
+                imsg = decoder.decode(view[at + frame.SIZE : at + length])
+            except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise Violation(f"{self.peer} sent a malformed {declaration.cls.__name__}: {error}") from None
+            received.append((imsg, self._descriptor_of(declaration)))
+            at += length
+        if at == end and self._descriptors:
+            raise Violation(f"{self.peer} sent a descriptor that belongs to no imsg")
+        return received, at, wanted
+
+    def _expected(self, number: int, flags: int, length: int, peer_id: int) -> tuple[Declaration, Any]:
+        if peer_id != self.peer_id:
+            raise OtherVersion(f"{self.peer} speaks another version of the protocol")
+        try:
+            declaration, decoder = self._incoming[number]
+        except KeyError:
+            raise Violation(f"{self.peer} may not send imsg {number} to {self.me}") from None
+        if not frame.SIZE <= length <= frame.SIZE + declaration.limit:
+            raise Violation(f"{self.peer} sent a {declaration.cls.__name__} of {length} bytes")
+        if flags != (frame.DESCRIPTOR if declaration.descriptor else 0):
+            raise Violation(f"{self.peer} sent a {declaration.cls.__name__} with flags {flags:#x}")
+        return declaration, decoder
+
+    def _descriptor_of(self, declaration: Declaration) -> int | None:
+        if not declaration.descriptor:
+            return None
+        if not self._descriptors:
+            raise Violation(f"{self.peer} sent a {declaration.cls.__name__} without its descriptor")
+        return self._descriptors.popleft()
+
+    def _keep(self, used: int, wanted: int) -> None:
+        """Move the beginning of an unfinished frame to the front, into a larger buffer if it needs one."""
+        rest = self._have - used
+        if wanted > len(self._buffer):
+            larger = bytearray(wanted)
+            larger[:rest] = self._buffer[used : self._have]
+            self._buffer = larger
+        elif used and rest:
+            self._buffer[:rest] = self._buffer[used : self._have]
+        self._have = rest
+
+    def close(self) -> None:
+        """Close the socket and every descriptor that was still to leave or to be claimed."""
+        self.closed = True
+        for descriptor in [*self._descriptors, *(d for _, d in self._out if d is not None)]:
+            os.close(descriptor)
+        self._descriptors.clear()
+        self._out.clear()
+        self.sock.close()

@@ -1,0 +1,107 @@
+"""@imsg: what one process may say to another, declared once.
+
+    @imsg("dispatcher -> lookup")
+    class ExpandRecipient:
+        request: int
+        recipient: str
+
+becomes a frozen msgspec.Struct, encoded as a msgpack array, with an entry in a Table:
+
+    number      its place in the table, the `type` of a frame
+    routes      who may send it to whom; "a -> b -> c" is passed on by b, "a, b -> c" has two senders
+    answers     the request it answers
+    descriptor  one comes with each frame of it, or none may
+    limit       bytes of payload at the most
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, dataclass_transform
+
+import msgspec
+
+DEFAULT_LIMIT = 16 * 1024
+
+Route = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    number: int
+    cls: type
+    routes: frozenset[Route]
+    answers: type | None
+    descriptor: bool
+    limit: int  # bytes of payload
+
+
+class Table:
+    """All imsgs of one protocol, in the order of their declaration."""
+
+    def __init__(self) -> None:
+        self.declarations: list[Declaration] = []
+        self.by_class: dict[type, Declaration] = {}
+
+    @dataclass_transform(frozen_default=True)
+    def imsg(
+        self, arrows: str, *, answers: type | None = None, descriptor: bool = False, limit: int = DEFAULT_LIMIT
+    ) -> Callable[[type], Any]:
+        """A class decorator: make the class below an imsg that may go along `arrows`."""
+
+        def declare(cls: type) -> type:
+            struct = _struct(cls)
+            declaration = Declaration(
+                len(self.declarations) + 1, struct, _routes(arrows), answers, descriptor, limit
+            )
+            self.declarations.append(declaration)
+            self.by_class[struct] = declaration
+            return struct
+
+        return declare
+
+    def routes(self) -> set[Route]:
+        return set().union(*(declaration.routes for declaration in self.declarations))
+
+    def between(self, sender: str, receiver: str) -> dict[int, Declaration]:
+        """What `sender` may say to `receiver`, by number."""
+        return {d.number: d for d in self.declarations if (sender, receiver) in d.routes}
+
+    def digest(self) -> int:
+        """The version of the protocol, 32 bits: any change of a name, an arrow, a field or a limit changes it."""
+        words = []
+        for d in self.declarations:
+            fields = [(f.encode_name, repr(f.type)) for f in msgspec.structs.fields(d.cls)]
+            words.append(repr((d.number, d.cls.__name__, sorted(d.routes), fields, d.descriptor, d.limit)))
+        return int.from_bytes(hashlib.sha256("\n".join(words).encode()).digest()[:4], "big")
+
+
+def _struct(cls: type) -> type:
+    fields = [
+        (name, kind, cls.__dict__[name]) if name in cls.__dict__ else (name, kind)
+        for name, kind in inspect.get_annotations(cls).items()
+    ]
+    return msgspec.defstruct(
+        cls.__name__,
+        fields,
+        namespace={"__doc__": cls.__doc__, "__qualname__": cls.__qualname__},
+        module=cls.__module__,
+        frozen=True,
+        array_like=True,
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+
+
+def _routes(arrows: str) -> frozenset[Route]:
+    """`"a, b -> c"` is a to c and b to c; `"a -> b -> c"` is a to b and b to c."""
+    stations = [[name.strip() for name in station.split(",")] for station in arrows.split("->")]
+    if len(stations) < 2 or not all(name.isidentifier() for station in stations for name in station):
+        raise ValueError(f"not an arrow: {arrows!r}")
+    return frozenset(
+        (sender, receiver)
+        for senders, receivers in zip(stations, stations[1:], strict=False)
+        for sender in senders
+        for receiver in receivers
+    )

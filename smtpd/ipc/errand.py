@@ -1,0 +1,132 @@
+"""The frames between queue and an agent: what a user's own process is asked to do, and what it answers.
+
+    queue   Deliver, one mail (content in the frame, or a descriptor with it)  -->  agent
+            ReadForward                                                        -->
+            Result, ForwardText                                                <--
+
+One packet of a SOCK_SEQPACKET pair holds one frame, so a descriptor cannot stray.  Fixed structs and counted bytes, no
+msgspec: an agent is forked for every user that gets mail, and carries nothing that it does not need.  queue believes
+nothing of what comes back but that it came from that user: decode raises Malformed, and that agent is dropped.
+
+    kind u8 | flags u8 | reserved u16 | rest u32 | envelope or request u64 | …     big-endian
+"""
+
+import struct
+from dataclasses import dataclass
+
+from smtpd.envelope import Outcome
+
+HEADER = struct.Struct(">BBHIQ")
+PACKET_MAX = 96 * 1024  # bytes of one frame at the most; a Deliver with a descriptor has no content in it
+CONTENT_MAX = 64 * 1024  # bytes of content in a frame
+TEXT_MAX = 512  # bytes of a result's text
+FORWARD_MAX = 4095  # bytes of a .forward (reference 1.5)
+
+DELIVER, READ_FORWARD, RESULT, FORWARD = 1, 2, 3, 4
+BY_DESCRIPTOR, PERHAPS_DELIVERED = 0x01, 0x02
+
+_DELIVER = struct.Struct(">QQHHHH")  # created, size, and the lengths of four strings
+_RESULT = struct.Struct(">B")
+VERDICTS = ("none", "text", "refused", "later")
+
+
+class Malformed(Exception):
+    """Not a frame."""
+
+
+@dataclass(frozen=True)
+class Deliver:
+    """One mail for this user.  `content` is empty when `by_descriptor`: then `size` bytes are to be read there."""
+
+    envelope: int
+    created: int  # seconds since 1970, of the envelope: part of the file's name
+    size: int
+    sender: str
+    recipient: str  # as RCPT named it
+    destination: str
+    extension: str
+    content: bytes
+    by_descriptor: bool
+    perhaps_delivered: bool  # look first whether it is there already
+
+
+@dataclass(frozen=True)
+class ReadForward:
+    request: int
+
+
+@dataclass(frozen=True)
+class Result:
+    envelope: int
+    outcome: Outcome
+    text: str
+
+
+@dataclass(frozen=True)
+class ForwardText:
+    request: int
+    verdict: str  # of VERDICTS
+    content: bytes  # the file, or the reason for "refused" and "later"
+
+
+def encode(errand: Deliver | ReadForward | Result | ForwardText) -> bytes:
+    match errand:
+        case Deliver():
+            return _encode_deliver(errand)
+        case ReadForward():
+            return HEADER.pack(READ_FORWARD, 0, 0, 0, errand.request)
+        case Result():
+            text = errand.text.encode(errors="replace")[:TEXT_MAX]
+            head = HEADER.pack(RESULT, 0, 0, _RESULT.size + len(text), errand.envelope)
+            return head + _RESULT.pack(errand.outcome) + text
+        case ForwardText():
+            head = HEADER.pack(FORWARD, 0, 0, _RESULT.size + len(errand.content), errand.request)
+            return head + _RESULT.pack(VERDICTS.index(errand.verdict)) + errand.content
+
+
+def _encode_deliver(mail: Deliver) -> bytes:
+    strings = [s.encode() for s in (mail.sender, mail.recipient, mail.destination, mail.extension)]
+    fixed = _DELIVER.pack(mail.created, mail.size, *map(len, strings))
+    rest = b"".join((fixed, *strings, mail.content))
+    flags = BY_DESCRIPTOR * mail.by_descriptor | PERHAPS_DELIVERED * mail.perhaps_delivered
+    return HEADER.pack(DELIVER, flags, 0, len(rest), mail.envelope) + rest
+
+
+def decode(packet: bytes) -> Deliver | ReadForward | Result | ForwardText:
+    """One frame.  Raises Malformed."""
+    try:
+        kind, flags, reserved, length, number = HEADER.unpack_from(packet)
+        rest = packet[HEADER.size :]
+        if reserved or len(rest) != length or len(packet) > PACKET_MAX:
+            raise Malformed(f"frame of {len(packet)} bytes")
+        if kind == DELIVER:
+            return _decode_deliver(flags, number, rest)
+        if flags:
+            raise Malformed(f"flags {flags:#x}")
+        if kind == READ_FORWARD and not rest:
+            return ReadForward(number)
+        if kind == RESULT and len(rest) <= _RESULT.size + TEXT_MAX:
+            return Result(number, Outcome(rest[0]), rest[1:].decode(errors="replace"))
+        if kind == FORWARD and len(rest) <= _RESULT.size + FORWARD_MAX:
+            return ForwardText(number, VERDICTS[rest[0]], rest[1:])
+    except (struct.error, IndexError, ValueError) as error:
+        raise Malformed(str(error)) from None
+    raise Malformed(f"kind {kind}")
+
+
+def _decode_deliver(flags: int, envelope: int, rest: bytes) -> Deliver:
+    created, size, *lengths = _DELIVER.unpack_from(rest)
+    at = _DELIVER.size
+    strings = []
+    for length in lengths:
+        strings.append(rest[at : at + length].decode())
+        at += length
+    if at > len(rest) or flags & ~(BY_DESCRIPTOR | PERHAPS_DELIVERED):
+        raise Malformed("lengths or flags")
+    by_descriptor, perhaps = bool(flags & BY_DESCRIPTOR), bool(flags & PERHAPS_DELIVERED)
+    if len(rest) - at != (0 if by_descriptor else size):
+        raise Malformed("size")
+    sender, recipient, destination, extension = strings
+    return Deliver(
+        envelope, created, size, sender, recipient, destination, extension, rest[at:], by_descriptor, perhaps
+    )

@@ -1,0 +1,106 @@
+"""One process's log lines on their way out: a descriptor that is never waited for.
+
+Under -d and a service manager it is stderr, otherwise a pipe to control, which names the process by the pipe and not by
+the line.  Lines gather during a turn of the loop and leave in one write; what a full pipe does not take is dropped and
+counted, and the count is logged when there is room again.
+"""
+
+import os
+import select
+import sys
+import traceback
+from collections.abc import Callable
+
+# A pipe that polls writable takes this much without blocking (POSIX PIPE_BUF), even where stderr is shared and blocking.
+PIECE = 4096
+LINE_MAX = 2048
+
+_CONTROL = {code: f"\\{code:03o}" for code in (*range(32), 127, *range(0x80, 0xA0), 0x2028, 0x2029)}
+
+
+def visible(text: str) -> str:
+    """`text` with control characters as \\ooo, so that no mail can forge a line."""
+    return text if text.isprintable() else text.translate(_CONTROL)
+
+
+def quoted(text: str) -> str:
+    """A value for key="value": visible, with quotes and backslashes escaped."""
+    return '"' + visible(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+class Log:
+    """The log of one process.  `later(flush)` is asked to call flush at the end of the turn; until a loop runs, lines
+    leave at once."""
+
+    def __init__(self, descriptor: int = 2):
+        self.descriptor = descriptor
+        self.verbose = False
+        self.later: Callable[[Callable[[], None]], object] | None = None
+        self._lines: list[bytes] = []
+        self._scheduled = False
+        self.dropped = 0
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+
+    def line(self, text: str) -> None:
+        self._lines.append(visible(text)[:LINE_MAX].encode(errors="backslashreplace") + b"\n")
+        if self.later is None:
+            self.flush()
+        elif not self._scheduled:
+            self._scheduled = True
+            self.later(self.flush)
+
+    def info(self, text: str) -> None:
+        self.line(f"info: {text}")
+
+    def warn(self, text: str) -> None:
+        self.line(f"warn: {text}")
+
+    def debug(self, text: str) -> None:
+        if self.verbose:
+            self.line(f"debug: {text}")
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        """Our own code raised while it handled `what`: the traceback, a line each."""
+        self.warn(f"{what}: {type(error).__name__}: {error}")
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            self.line(f"warn: {what}: {line}")
+
+    def flush(self) -> None:
+        self._scheduled = False
+        lines, self._lines = self._lines, []
+        if self.dropped:
+            lines.append(f"warn: {self.dropped} log lines were dropped\n".encode())
+        piece = bytearray()
+        count = 0
+        for line in lines:
+            if len(piece) + len(line) > PIECE:
+                self._write(piece, count)
+                piece, count = bytearray(), 0
+            piece += line
+            count += 1
+        self._write(piece, count)
+
+    def _write(self, piece: bytearray, count: int) -> None:
+        if not piece:
+            return
+        try:
+            if not self._poll.poll(0) or os.write(self.descriptor, piece) < len(piece):
+                self.dropped += count
+            else:
+                self.dropped = 0
+        except OSError:
+            self.dropped += count
+
+
+log = Log()
+
+
+def take_tracebacks(log: Log) -> None:
+    """What nobody catches goes to the log as well, not only to a stderr that may be nowhere."""
+
+    def excepthook(_kind: type[BaseException], error: BaseException, _traceback: object) -> None:
+        log.later = None
+        log.trouble("fatal", error)
+
+    sys.excepthook = excepthook
