@@ -7,11 +7,19 @@ A request is an imperative, its answer a participle; who was asked answers, with
 between queue and an agent stand in ipc/errand.py: an agent is smaller than this table.
 """
 
+from typing import Any, dataclass_transform
+
 from smtpd.envelope import Entry, EnvelopeId, Kind, MessageId, Origin, Path, Recipient, Schedule, Seconds, Text, Word
-from smtpd.ipc.declaration import Table
+from smtpd.ipc.declaration import DEFAULT_LIMIT, Table
 
 TABLE = Table()
-imsg = TABLE.imsg
+
+
+@dataclass_transform(frozen_default=True)
+def imsg(arrows: str, *, answers: type | None = None, descriptor: bool = False, limit: int = DEFAULT_LIMIT) -> Any:
+    """The class below is an imsg that may go along `arrows`: see ipc/declaration.py."""
+    return TABLE.declare(arrows, answers=answers, descriptor=descriptor, limit=limit)
+
 
 ROLES = ("crypto", "control", "lookup", "dispatcher", "queue", "scheduler")  # in the order they are started
 

@@ -2,9 +2,9 @@
 
     send(imsg) … send(imsg) --flush--> one sendmsg          one recvmsg --receive--> [(imsg, descriptor), …]
 
-Everything sent in one turn of the loop leaves together.  A descriptor rides on the first byte of its frame: the batch is
-cut before it, and after a partial write it is not sent again.  A received one waits in a FIFO for the next frame that
-is flagged, as one recvmsg may bring several frames and the descriptor of a later one.
+Everything sent in one turn of the loop leaves together.  A descriptor rides on the first byte of its frame: the batch
+is cut before it, and after a partial write it is not sent again.  A received one waits in a FIFO for the next frame
+that is flagged, as one recvmsg may bring several frames and the descriptor of a later one.
 
 Anything that our own code would not have sent raises Violation: a wrong arrow, type, length or shape, a descriptor too
 many or too few.  Between processes of the daemon that is fatal; a control client is dropped for it.
@@ -13,6 +13,7 @@ A channel never blocks and is never left unread.  What bounds its growth is the 
 """
 
 import array
+import errno
 import os
 import socket
 from collections import deque
@@ -29,6 +30,10 @@ BATCH = 128 * 1024  # bytes given to one sendmsg
 
 _encoder = msgspec.msgpack.Encoder()
 _CONTROL_SPACE = socket.CMSG_SPACE(WAITING_DESCRIPTORS * array.array("i").itemsize)
+
+
+def _right(descriptor: int) -> tuple[int, int, array.array]:
+    return socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])
 
 
 class Violation(Exception):
@@ -53,7 +58,7 @@ class Channel:
         self.peer_id = peer_id
         self.closed = False
         self._outgoing = {d.cls: d for d in table.between(me, peer).values()}
-        self._incoming = {
+        self._incoming: dict[int, tuple[Declaration, Any]] = {
             number: (d, msgspec.msgpack.Decoder(d.cls)) for number, d in table.between(peer, me).items()
         }
         self._pid = os.getpid()
@@ -69,7 +74,7 @@ class Channel:
     # -- out -------------------------------------------------------------------
 
     def send(self, imsg: Any, descriptor: int | None = None) -> None:
-        """Queue `imsg`.  `descriptor` is taken over: it is closed here when it has left.  Raises Violation against an arrow."""
+        """Queue `imsg`; raises Violation against an arrow.  `descriptor` is taken over: closed here when it has left."""
         declaration = self._outgoing.get(type(imsg))
         if declaration is None:
             raise Violation(f"{self.me} may not send {type(imsg).__name__} to {self.peer}")
@@ -88,14 +93,16 @@ class Channel:
         """Hand what is queued to the socket.  True when all of it left.  Raises Closed."""
         while self._out:
             batch, descriptor, size = self._batch()
-            rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            rights = (
+                [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            )
             try:
                 sent = self.sock.sendmsg(batch, rights)
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
                 # ETOOMANYREFS is the world's doing (descriptors in flight): try again when the peer has read some.
-                if error.errno == 109:
+                if error.errno == errno.ETOOMANYREFS:
                     return False
                 raise Closed(str(error)) from error
             self._sent(sent)

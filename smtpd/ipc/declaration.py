@@ -18,7 +18,7 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, dataclass_transform
+from typing import Any
 
 import msgspec
 
@@ -44,22 +44,19 @@ class Table:
         self.declarations: list[Declaration] = []
         self.by_class: dict[type, Declaration] = {}
 
-    @dataclass_transform(frozen_default=True)
-    def imsg(
+    def declare(
         self, arrows: str, *, answers: type | None = None, descriptor: bool = False, limit: int = DEFAULT_LIMIT
     ) -> Callable[[type], Any]:
         """A class decorator: make the class below an imsg that may go along `arrows`."""
 
-        def declare(cls: type) -> type:
+        def decorate(cls: type) -> type:
             struct = _struct(cls)
-            declaration = Declaration(
-                len(self.declarations) + 1, struct, _routes(arrows), answers, descriptor, limit
-            )
+            declaration = Declaration(len(self.declarations) + 1, struct, _routes(arrows), answers, descriptor, limit)
             self.declarations.append(declaration)
             self.by_class[struct] = declaration
             return struct
 
-        return declare
+        return decorate
 
     def routes(self) -> set[Route]:
         return set().union(*(declaration.routes for declaration in self.declarations))

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-# A pipe that polls writable takes this much without blocking (POSIX PIPE_BUF), even where stderr is shared and blocking.
+# A pipe that polls writable takes this much without blocking (POSIX PIPE_BUF), even a stderr that is shared.
 PIECE = 4096
 LINE_MAX = 2048
 

@@ -4,7 +4,7 @@
     end of the turn  --> flush every channel that was sent to, once
 
 A channel that is closed at the other end, or a Violation, ends the process: the parent stops the daemon, and says why.
-Only the peers named in `tolerated` (a control client, an agent) may go without taking us along, and those are not run here.
+A control client and an agent may go without taking us along: their owners put them on the loop by themselves.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ def prepare() -> asyncio.AbstractEventLoop:
     with other:
         # libuv opens /dev/null at its first stream, which an empty root does not have.
         transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=one))
-        transport.close()
+        transport.abort()
         loop.run_until_complete(asyncio.sleep(0))
     return loop
 
@@ -90,9 +90,7 @@ class Switchboard:
             self._writing.add(channel)
             self.loop.add_writer(channel.fileno(), self._write, channel)
 
-    def _readable(
-        self, channel: Channel, handler: Handler, closed: Callable[[Channel, Exception], None]
-    ) -> None:
+    def _readable(self, channel: Channel, handler: Handler, closed: Callable[[Channel, Exception], None]) -> None:
         try:
             for imsg, descriptor in channel.receive():
                 handler(channel, imsg, descriptor)

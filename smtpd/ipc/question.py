@@ -34,7 +34,7 @@ class Questions:
         return len(self._asked) + len(self._waiting)
 
     def ask(self, make: Callable[[int], Any], answered: Answered, size: int = 0) -> None:
-        """Send `make(request)` now or when there is room; `answered(imsg, …)` gets what comes back.  `size` in bytes."""
+        """Send `make(request)`, of `size` bytes, when there is room; `answered(imsg, …)` gets what comes back."""
         if self.full:
             self._waiting.append((make, answered, size))
         else:

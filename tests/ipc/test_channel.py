@@ -1,0 +1,331 @@
+"""A channel: what it carries, how it is cut, and what it does not forgive."""
+
+import array
+import os
+import selectors
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.ipc import frame
+from smtpd.ipc.channel import Channel, Closed, OtherVersion, Violation
+from smtpd.ipc.declaration import Table
+
+TABLE = Table()
+
+
+@TABLE.declare("a -> b", limit=200_000)
+class Ask:
+    request: int
+    text: str
+    data: bytes = b""
+
+
+@TABLE.declare("b -> a", answers=Ask, limit=200_000)
+class Answered:
+    request: int
+    data: bytes = b""
+
+
+@TABLE.declare("a -> b", descriptor=True)
+class Take:
+    name: str
+
+
+@TABLE.declare("b -> c")
+class Elsewhere:
+    pass
+
+
+def pair(size=None):
+    one, other = socket.socketpair()
+    if size:
+        for end in (one, other):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    return Channel(one, TABLE, "a", "b"), Channel(other, TABLE, "b", "a")
+
+
+@pytest.fixture
+def channels():
+    a, b = pair()
+    yield a, b
+    a.close()
+    b.close()
+
+
+@pytest.fixture
+def raw():
+    """A bare socket in the place of `a`, and b's channel."""
+    one, other = socket.socketpair()
+    b = Channel(other, TABLE, "b", "a")
+    yield one, b
+    one.close()
+    b.close()
+
+
+def bytes_of(imsg):
+    """The frame that `imsg` becomes."""
+    a, b = pair()
+    a.send(imsg)
+    a.flush()
+    data = b.sock.recv(1 << 20)
+    a.close()
+    b.close()
+    return data
+
+
+def send_with(sock, data, descriptors):
+    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+
+
+def test_what_is_sent_in_one_turn_arrives_in_one_receive(channels):
+    a, b = channels
+    for number in range(20):
+        a.send(Ask(number, "hé"))
+    assert a.flush()
+    assert [imsg for imsg, _ in b.receive()] == [Ask(number, "hé") for number in range(20)]
+
+
+def test_frames_fed_byte_by_byte_arrive_whole(raw):
+    sock, b = raw
+    data = bytes_of(Ask(1, "one")) + bytes_of(Ask(2, "two", b"x" * 300))
+    received = []
+    for position in range(len(data)):
+        sock.send(data[position : position + 1])
+        received += [imsg for imsg, _ in b.receive()]
+    assert received == [Ask(1, "one"), Ask(2, "two", b"x" * 300)]
+
+
+@pytest.mark.parametrize("cut", range(1, 60))
+def test_frames_cut_anywhere_arrive_whole(raw, cut):
+    sock, b = raw
+    data = bytes_of(Ask(1, "one")) + bytes_of(Ask(2, "two"))
+    sock.send(data[:cut])
+    received = b.receive()
+    sock.send(data[cut:])
+    if cut < len(data):
+        received += b.receive()
+    assert [imsg for imsg, _ in received] == [Ask(1, "one"), Ask(2, "two")]
+
+
+def test_a_frame_larger_than_the_buffer_arrives(channels, monkeypatch):
+    monkeypatch.setattr("smtpd.ipc.channel.BUFFER", 64)
+    a, b = pair()
+    a.send(Ask(1, "x", b"y" * 5000))
+    a.send(Ask(2, "z"))
+    a.flush()
+    received = []
+    while len(received) < 2:
+        received += [imsg for imsg, _ in b.receive()]
+    assert received == [Ask(1, "x", b"y" * 5000), Ask(2, "z")]
+    a.close()
+    b.close()
+
+
+def test_a_descriptor_arrives_with_its_own_frame(channels):
+    a, b = channels
+    reading, writing = os.pipe()
+    a.send(Ask(1, "before"))
+    a.send(Take("pipe"), writing)
+    a.send(Ask(2, "after"))
+    a.flush()
+    received = []
+    while len(received) < 3:
+        received += b.receive()
+    assert [imsg for imsg, _ in received] == [Ask(1, "before"), Take("pipe"), Ask(2, "after")]
+    assert [fd is None for _, fd in received] == [True, False, True]
+    os.write(received[1][1], b"through")
+    assert os.read(reading, 10) == b"through"
+    assert not os.get_inheritable(received[1][1])
+    os.close(received[1][1])
+    os.close(reading)
+    with pytest.raises(OSError):
+        os.fstat(writing)  # sent, so no longer ours
+
+
+def test_many_descriptors_under_way_keep_their_order(channels):
+    a, b = channels
+    ends = [os.pipe() for _ in range(12)]
+    for number, (_, writing) in enumerate(ends):
+        a.send(Ask(number, "filler"))
+        a.send(Take(str(number)), writing)
+    a.flush()
+    received = []
+    while len(received) < 24:
+        received += b.receive()
+    for imsg, descriptor in received:
+        if isinstance(imsg, Take):
+            os.write(descriptor, imsg.name.encode())
+            os.close(descriptor)
+    assert [os.read(reading, 10).decode() for reading, _ in ends] == [str(number) for number in range(12)]
+    for reading, _ in ends:
+        os.close(reading)
+
+
+def test_a_partial_write_does_not_send_a_descriptor_again():
+    a, b = pair(4096)
+    reading, writing = os.pipe()
+    a.send(Ask(0, "", b"z" * 100_000))
+    a.send(Take("pipe"), writing)
+    a.send(Ask(1, "", b"z" * 100_000))
+    received = []
+    while len(received) < 3:
+        a.flush()
+        received += b.receive()
+    assert [type(imsg) for imsg, _ in received] == [Ask, Take, Ask]
+    os.close(received[1][1])
+    assert os.read(reading, 1) == b""  # every copy of the writing end is gone
+    os.close(reading)
+    a.close()
+    b.close()
+
+
+def test_sending_against_an_arrow_is_refused(channels):
+    a, b = channels
+    with pytest.raises(Violation):
+        a.send(Answered(1))
+    with pytest.raises(Violation):
+        b.send(Elsewhere())
+
+
+def test_sending_a_descriptor_where_none_belongs_is_refused(channels):
+    a, _ = channels
+    with pytest.raises(Violation):
+        a.send(Ask(1, ""), 0)
+    with pytest.raises(Violation):
+        a.send(Take("none"))
+
+
+def test_sending_over_the_limit_is_refused(channels):
+    a, _ = channels
+    with pytest.raises(Violation):
+        a.send(Take("x" * 20_000), 0)
+
+
+def header(number, length, flags=0, peer_id=0):
+    return frame.HEADER.pack(number, flags, length, peer_id, 0)
+
+
+FORGED = {
+    "an imsg of another arrow": bytes_of(Ask(1, "")).replace(b"\x00\x01", b"\x00\x02", 1),
+    "an imsg that does not exist": header(99, 16),
+    "a length below the header": header(1, 15),
+    "a length over the limit": header(1, 300_000),
+    "a shape too short": header(1, 17) + b"\x90",
+    "a field of another type": header(1, 20) + b"\x92\xa1x\x01",
+    "a field too many": header(1, 22) + b"\x94\x01\xa0\xc4\x00\x01",
+    "bytes behind the value": header(1, 20) + b"\x92\x01\xa0\x00",
+    "a flag that means nothing": header(1, 16, flags=4),
+    "a descriptor announced where none belongs": header(1, 19, flags=frame.DESCRIPTOR) + b"\x92\x01\xa0",
+    "a descriptor missing where one belongs": header(3, 19) + b"\x91\xa1x",
+    "a descriptor announced and not sent": header(3, 19, flags=frame.DESCRIPTOR) + b"\x91\xa1x",
+    "invalid UTF-8": header(1, 20) + b"\x92\x01\xa1\xff",
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED.keys())
+def test_a_forged_frame_ends_the_receiver(raw, forged):
+    sock, b = raw
+    sock.send(forged)
+    with pytest.raises(Violation):
+        b.receive()
+
+
+def test_another_version_is_told_apart(raw):
+    sock, b = raw
+    sock.send(header(1, 16, peer_id=7))
+    with pytest.raises(OtherVersion):
+        b.receive()
+
+
+def test_a_stray_descriptor_ends_the_receiver(raw):
+    sock, b = raw
+    send_with(sock, bytes_of(Ask(1, "")), [0])
+    with pytest.raises(Violation):
+        b.receive()
+
+
+def test_more_descriptors_than_may_wait_end_the_receiver(raw):
+    sock, b = raw
+    send_with(sock, bytes_of(Ask(1, ""))[:10], [0] * 17)
+    with pytest.raises(Violation):
+        b.receive()
+
+
+def test_two_descriptors_with_one_frame_end_the_receiver(raw):
+    sock, b = raw
+    send_with(sock, header(3, 19, flags=frame.DESCRIPTOR) + b"\x91\xa1x", [0, 0])
+    with pytest.raises(Violation):
+        b.receive()
+
+
+def test_end_of_file_is_closed(raw):
+    sock, b = raw
+    sock.close()
+    with pytest.raises(Closed):
+        b.receive()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_an_imsg_or_a_violation(data):
+    one, other = socket.socketpair()
+    b = Channel(other, TABLE, "b", "a")
+    try:
+        one.send(data or b"\0")
+        for imsg, _ in b.receive():
+            assert isinstance(imsg, Ask)
+    except Violation:
+        pass
+    finally:
+        one.close()
+        b.close()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.builds(Ask, st.integers(0, 2**63), st.text(max_size=40), st.binary(max_size=3000)), max_size=30))
+def test_whatever_is_sent_arrives_equal_and_in_order(imsgs):
+    a, b = pair()
+    received = []
+    for imsg in imsgs:
+        a.send(imsg)
+    while len(received) < len(imsgs):
+        a.flush()
+        received += [imsg for imsg, _ in b.receive()]
+    assert received == imsgs
+    a.close()
+    b.close()
+
+
+def test_two_processes_saturated_in_both_directions_do_not_deadlock():
+    """4 KiB of socket buffer, each end with megabytes to say, each answering what it gets: neither stops reading."""
+    a, b = pair(4096)
+    total = 300
+    for number in range(total):
+        a.send(Ask(number, "", b"q" * 4000))
+        b.send(Answered(number, b"r" * 4000))
+    selector = selectors.DefaultSelector()
+    got = {a: 0, b: 0}
+    for channel in (a, b):
+        selector.register(channel, selectors.EVENT_READ | selectors.EVENT_WRITE)
+    idle = 0
+    while got[a] < 2 * total or got[b] < total:
+        events = selector.select(1)
+        before = dict(got)
+        for key, mask in events:
+            channel = key.fileobj
+            if mask & selectors.EVENT_READ:
+                for imsg, _ in channel.receive():
+                    got[channel] += 1
+                    if channel is b:
+                        b.send(Answered(imsg.request, b"s" * 4000))
+            if mask & selectors.EVENT_WRITE:
+                channel.flush()
+        idle = 0 if got != before else idle + 1
+        assert idle < 1000
+    assert got == {a: 2 * total, b: total}
+    a.close()
+    b.close()

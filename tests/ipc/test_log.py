@@ -1,0 +1,56 @@
+"""Log lines: nothing that came by mail forges one, and nothing waits for a reader."""
+
+import os
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpd.ipc.log import Log, quoted, visible
+
+
+def test_a_line_break_in_a_value_is_made_visible():
+    assert visible("a\nb\x1b[2J\x7f\x9b") == "a\\012b\\033[2J\\177\\233"
+
+
+def test_a_quote_in_a_value_is_escaped():
+    assert quoted('say "hi" \\') == '"say \\"hi\\" \\\\"'
+
+
+@given(st.text())
+def test_no_text_makes_a_second_line(text):
+    assert len(visible(text).splitlines()) <= 1
+    assert not any(ord(char) < 32 for char in visible(text))
+
+
+def test_a_full_pipe_counts_what_it_drops_and_says_so_later():
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    os.set_blocking(reading, False)
+    log = Log(writing)
+    for _ in range(100):
+        log.line("x" * 1000)
+    assert log.dropped > 0
+    dropped = log.dropped
+    while True:
+        try:
+            os.read(reading, 1 << 16)
+        except BlockingIOError:
+            break
+    log.line("again")
+    text = os.read(reading, 1 << 16).decode()
+    assert f"{dropped} log lines were dropped" in text and "again" in text
+    os.close(reading)
+    os.close(writing)
+
+
+def test_lines_of_one_turn_leave_together():
+    reading, writing = os.pipe()
+    log, turns = Log(writing), []
+    log.later = turns.append
+    log.info("one")
+    log.warn("two")
+    assert len(turns) == 1
+    turns[0]()
+    assert os.read(reading, 100) == b"info: one\nwarn: two\n"
+    os.close(reading)
+    os.close(writing)

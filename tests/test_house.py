@@ -1,0 +1,124 @@
+"""The architecture, asked of the code itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from smtpd.imsg import (
+    TABLE,
+    Begin,
+    Configure,
+    EnterSandbox,
+    SandboxEntered,
+    TakeControlSocket,
+    TakeListener,
+    TakeLog,
+    TakePeer,
+)
+
+TOP = Path(__file__).parent.parent
+PROCESSES = {"parent", "nursery", "dispatcher", "lookup", "queue", "scheduler", "crypto", "control", "agent"}
+ROOMS = {"ipc", "sandbox", "config", "smtp", "header", "tables"}
+FILES = sorted(path for folder in ("smtpd", "smtpctl", "mail_local") for path in (TOP / folder).rglob("*.py"))
+
+# Handed over before a process has a loop: boot.receive and the parent's own boot take them.
+BOOT = {Configure, TakePeer, TakeListener, TakeControlSocket, TakeLog, EnterSandbox, SandboxEntered}
+
+
+def imports(path):
+    """The modules that a file names in its imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(path):
+    """The folder below smtpd/, or the top folder."""
+    parts = path.relative_to(TOP).parts
+    return parts[1] if parts[0] == "smtpd" and len(parts) > 2 else parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))
+def test_nobody_imports_a_process_but_itself(path):
+    if path == TOP / "smtpd/__main__.py":
+        return  # the one place that knows all of them
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] == "smtpd" and len(parts) > 1 and parts[1] in PROCESSES:
+            assert room_of(path) == parts[1], f"imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))
+def test_only_the_agent_imports_local_delivery(path):
+    if any(module.split(".")[0] == "mail_local" for module in imports(path)):
+        assert room_of(path) in {"agent", "mail_local"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))
+def test_every_file_has_a_room_and_says_what_it_is(path):
+    relative = path.relative_to(TOP)
+    if relative.parts[0] == "smtpd" and len(relative.parts) > 2:
+        assert relative.parts[1] in PROCESSES | ROOMS
+    elif relative.parts[0] == "smtpd":
+        assert relative.name in {"__init__.py", "__main__.py", "imsg.py", "envelope.py"}
+    if path.read_text().strip():
+        assert ast.get_docstring(ast.parse(path.read_text())), "has no docstring"
+
+
+def routes_of_processes():
+    """Each arrow into a process of ours but the one-shot's: the parent waits for its one answer and has no loop yet."""
+    return sorted((s, r) for s, r in TABLE.routes() if r in PROCESSES - {"agent"} and s != "config")
+
+
+@pytest.mark.parametrize("sender, receiver", routes_of_processes())
+def test_each_process_handles_exactly_what_it_can_be_sent(sender, receiver):
+    expected = {d.cls.__name__ for d in TABLE.between(sender, receiver).values() if d.cls not in BOOT}
+    handler = find_function(TOP / f"smtpd/{receiver}/process.py", f"from_{sender}")
+    if handler is None:
+        assert not expected, f"{receiver} has no from_{sender}"
+        return
+    handled = {node.cls.id for node in ast.walk(handler) if isinstance(node, ast.MatchClass)}
+    assert handled == expected
+
+
+def find_function(path, name):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return node
+    return None
+
+
+@pytest.mark.parametrize("role", sorted(PROCESSES - {"agent", "parent", "nursery"}))
+def test_a_process_opens_with_its_user_its_root_and_its_promises(role):
+    names = [
+        name.id
+        for node in ast.parse((TOP / f"smtpd/{role}/process.py").read_text()).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        for name in ast.walk(target)
+        if isinstance(name, ast.Name)
+    ]
+    assert names[:3] == ["USER", "CHROOT", "PLEDGE"]
+
+
+@pytest.mark.parametrize("role", sorted(PROCESSES))
+def test_a_process_says_what_falls_if_it_falls(role):
+    docstring = ast.get_docstring(ast.parse((TOP / f"smtpd/{role}/process.py").read_text()))
+    assert docstring is not None and "SECURITY" in docstring
+
+
+def test_every_answer_goes_back_the_way_its_request_came():
+    for declaration in TABLE.declarations:
+        if declaration.answers is not None:
+            asked = TABLE.by_class[declaration.answers]
+            assert declaration.routes == {(b, a) for a, b in asked.routes}, declaration.cls.__name__
+
+
+def test_begin_comes_after_everything_that_is_handed_over():
+    order = [declaration.cls for declaration in TABLE.declarations]
+    assert all(order.index(cls) < order.index(Begin) for cls in BOOT)
