@@ -18,9 +18,12 @@ MessageId = Annotated[int, msgspec.Meta(ge=1, le=MESSAGE_ID_MAX)]
 EnvelopeId = Annotated[int, msgspec.Meta(ge=1 << 32, le=(MESSAGE_ID_MAX << 32) | COUNTER_MAX)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a duration
 
-Word = Annotated[str, msgspec.Meta(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]  # a name, or half an address
-Path = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]  # an address, a path
-Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]  # of a reply or an error
+# \Z and not $, which would let a line feed pass at the end
+_PRINTABLE = r"\A[^\x00-\x1f\x7f]*\Z"
+
+Word = Annotated[str, msgspec.Meta(max_length=256, pattern=_PRINTABLE)]  # a name, or half an address
+Path = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # an address, a path
+Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # of a reply or an error
 
 
 class Kind(IntEnum):

@@ -74,7 +74,7 @@ class Channel:
     # -- out -------------------------------------------------------------------
 
     def send(self, imsg: Any, descriptor: int | None = None) -> None:
-        """Queue `imsg`; raises Violation against an arrow.  `descriptor` is taken over: closed here when it has left."""
+        """Queue `imsg`; raises Violation against an arrow.  `descriptor` is taken over and closed when it has left."""
         declaration = self._outgoing.get(type(imsg))
         if declaration is None:
             raise Violation(f"{self.me} may not send {type(imsg).__name__} to {self.peer}")
@@ -93,9 +93,7 @@ class Channel:
         """Hand what is queued to the socket.  True when all of it left.  Raises Closed."""
         while self._out:
             batch, descriptor, size = self._batch()
-            rights = (
-                [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
-            )
+            rights = [] if descriptor is None else [_right(descriptor)]
             try:
                 sent = self.sock.sendmsg(batch, rights)
             except (BlockingIOError, InterruptedError):

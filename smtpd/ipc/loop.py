@@ -25,13 +25,13 @@ Handler = Callable[[Channel, Any, int | None], None]
 
 def prepare() -> asyncio.AbstractEventLoop:
     """A loop that has opened everything it will ever open.  Call it before the sandbox is entered."""
-    loop = uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     one, other = socket.socketpair()
     with other:
         # libuv opens /dev/null at its first stream, which an empty root does not have.
         transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=one))
-        transport.abort()
+        transport.close()
         loop.run_until_complete(asyncio.sleep(0))
     return loop
 
