@@ -1,0 +1,69 @@
+"""The trace line that a server puts on top of each message (RFC 5321 4.4).
+
+    Received: from mail.there.test (mail.there.test [192.0.2.1])
+            by mx.here.test (smtpd) with ESMTP id 1a2b3c4d
+            for <bob@here.test>;
+            Sat, 21 Nov 2026 06:50:23 +0000 (UTC)
+
+The client chose its name, and a name server what its address is called: of both only what a host name may consist of
+gets into the line.
+"""
+
+import re
+import time
+from functools import lru_cache
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+_NOT_OF_A_NAME = re.compile(r"[^A-Za-z0-9._:<>\[\]-]")
+
+
+def received(
+    *,
+    helo: str,
+    client: str,
+    address: str,
+    server: str,
+    product: str,
+    protocol: str,
+    message: str,
+    recipient: str,
+    epoch: int,
+) -> bytes:
+    """The header with LF line ends, the last one too.
+
+    `client`: the verified name, or "<unknown>".  `address`: numeric, or "local".  `recipient`: an address as it stands
+    between angle brackets, empty to say nothing (RFC 5321 7.2: more than one would show blind copies).
+    `epoch`: seconds since 1970.
+    """
+    to = f"\n\tfor <{recipient}>" if recipient else ""
+    text = (
+        f"Received: from {_name(helo)} ({_name(client)} {literal(address)})\n"
+        f"\tby {_name(server)} ({product}) with {protocol} id {message}{to};\n"
+        f"\t{date(epoch)}\n"
+    )
+    return text.encode()
+
+
+def protocol_word(*, esmtp: bool, utf8: bool) -> str:
+    """RFC 3848, and RFC 6531 4.3 for a message that asked for SMTPUTF8."""
+    return "UTF8SMTP" if utf8 else "ESMTP" if esmtp else "SMTP"
+
+
+def literal(address: str) -> str:
+    """The address in the brackets of RFC 5321 4.1.3; `[local]` for a local program."""
+    address = _name(address.partition("%")[0])  # the scope of a link-local address means nothing elsewhere
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+@lru_cache(maxsize=4)
+def date(epoch: int) -> str:
+    """RFC 5322 3.3, in UTC; the names of days and months belong to no locale."""
+    t = time.gmtime(epoch)
+    day, month = _DAYS[t.tm_wday], _MONTHS[t.tm_mon - 1]
+    return f"{day}, {t.tm_mday:02} {month} {t.tm_year} {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000 (UTC)"
+
+
+def _name(text: str) -> str:
+    return _NOT_OF_A_NAME.sub("?", text)

@@ -1,0 +1,74 @@
+"""What a session wants done: it has no socket, no file, no log.
+
+    Say       write to the client; at most one in what a call returns, so a group of commands is answered in one segment
+    Content   append to the message that is being received
+    Ask       put a question to another process; its answer comes back by `Session.answer`
+    Forget    the message will not be completed: drop content and envelopes
+    Log       a line for the log
+    Close     write out what was said, then close
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from smtpd.smtp.question import Question
+
+_BARE = re.compile(r"[!#-\[\]-~]+")  # a value that needs no quotes
+_SPECIAL = re.compile(r'["\\]|[^ -~]')
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Line ends are LF, dots are unstuffed."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """`envelopes`: how many were accepted; some may still be on their way."""
+
+    message: int
+    envelopes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    event: str
+    fields: dict[str, str | int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """`message msgid=1a2b3c4d size=512`; values with blanks in quotes, quotes and controls in them escaped."""
+        return " ".join([self.event, *(f"{key}={_value(value)}" for key, value in self.fields.items())])
+
+
+Action = Say | Content | Ask | Forget | Log | Close
+
+
+def _value(value: str | int) -> str:
+    text = str(value)
+    if _BARE.fullmatch(text):
+        return text
+    return '"' + _SPECIAL.sub(_escape, text) + '"'
+
+
+def _escape(found: re.Match[str]) -> str:
+    char = found[0]
+    if char in '"\\':
+        return "\\" + char
+    return char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -1,0 +1,55 @@
+"""The line discipline of commands: nothing but CRLF ends a line.
+
+    b"NOOP\\r\\nQUIT\\r\\n"     ->  b"NOOP", b"QUIT"
+    b"NOOP\\nQUIT\\r\\n"       ->  Refuse, and the session ends; so for a CR or a NUL inside, and for an endless line
+
+Where two mail servers disagree about what ends a line, one mail can be made to look like two.  So what is not exactly a
+line is not guessed at.  Content is not read here but in data.py, with the same discipline.
+"""
+
+from smtpd.smtp.reply import Refuse
+
+MAX_LINE = 2047  # bytes before the CRLF; RFC 5321 4.5.3.1.4 asks for 512 with it
+
+
+class LineReader:
+    """Holds what was fed and not yet taken: at most what is fed at once, and a line that has no end yet."""
+
+    __slots__ = ("_at", "_bytes")
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._at = 0
+
+    def feed(self, data: bytes) -> None:
+        rest = self.take_rest()
+        self._bytes = rest + data if rest else data
+
+    def maybe_line(self) -> bytes | None:
+        """The next line without its CRLF; None until it is there.  Raises Refuse."""
+        start = self._at
+        end = self._bytes.find(b"\n", start, start + MAX_LINE + 2)
+        if end < 0:
+            if len(self._bytes) - start >= MAX_LINE + 2:
+                raise Refuse(500, "5.5.2", "Line too long", close=True)
+            return None
+        if end == start or self._bytes[end - 1] != 0x0D:  # RFC 5321 2.3.8
+            raise Refuse(500, "5.5.2", "A line ends with <CR><LF>: bare <LF> received", close=True)
+        line = self._bytes[start : end - 1]
+        if b"\r" in line or b"\0" in line:
+            raise Refuse(500, "5.5.2", "Bare <CR> or NUL received", close=True)
+        self._at = end + 1
+        return line
+
+    def has_line(self) -> bool:
+        """Whether at least one more line end is waiting."""
+        return self._bytes.find(b"\n", self._at) >= 0
+
+    def is_empty(self) -> bool:
+        return self._at == len(self._bytes)
+
+    def take_rest(self) -> bytes:
+        """All that is left, as it came."""
+        rest = self._bytes[self._at :] if self._at else self._bytes
+        self._bytes, self._at = b"", 0
+        return rest
