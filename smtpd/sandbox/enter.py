@@ -1,0 +1,184 @@
+"""The one way into a sandbox, and the order of things.
+
+    alone? no ring? no callback page?  |  chroot, groups, gid, uid, capabilities, no_new_privs, dumpable, limits,
+    death with the parent  |  unveil  |  promises
+
+Each step takes away what the next one does not need any more; the promises come last, as they forbid all the others.
+"""
+
+import os
+import posixpath
+import sys
+from collections.abc import Sequence
+
+from smtpd.sandbox import landlock, memory, openbsd, preload, privilege, promise, seccomp
+from smtpd.sandbox.privilege import Ids
+
+MISSING = "missing: "
+NOT_ROOT = "(not root)"
+
+
+class Unavailable(Exception):
+    """This machine cannot give a protection that was required."""
+
+
+class _Held(list[str]):
+    """What holds, line by line; raises at the first thing missing when everything is required.  What only root could
+    give is never required of somebody else."""
+
+    def __init__(self, required: bool):
+        super().__init__()
+        self.required = required
+
+    def add(self, *lines: str) -> None:
+        for line in lines:
+            if self.required and line.startswith(MISSING) and not line.endswith(NOT_ROOT):
+                raise Unavailable(line.removeprefix(MISSING))
+            self.append(line)
+
+
+_chrooted: bool | None = None
+
+
+def inside(root: str) -> str:
+    """The directory by which `root` is to be opened once the sandbox was entered with it: "/" after a chroot, `root`
+    itself where there could be none."""
+    chrooted = os.geteuid() == 0 if _chrooted is None else _chrooted
+    return "/" if chrooted else root
+
+
+def enter(
+    user: str | Ids | None,
+    root: str | None,
+    promises: str,
+    *,
+    unveil: Sequence[tuple[str, str]] = (),
+    ports: Sequence[int] | None = None,
+    program: bytes | None = None,
+    required: bool = False,
+) -> list[str]:
+    """Become `user` in `root`, with nothing but `promises` and the files in `unveil`.  For good.
+
+    unveil    (path, letters out of rwxc), paths as seen in `root`; what is not named cannot be opened
+    ports     TCP ports that may be connected to (None: any that the promises allow)
+    program   the promises, compiled elsewhere
+    required  raise Unavailable for what this machine cannot give, instead of saying so
+
+    Returns what really holds, a line each, and what does not as "missing: …".  Raises Unavailable, ValueError for an
+    unknown word, RuntimeError when the process is in no state to be confined (threads, an io_uring), OSError for a path
+    that is not there.  After an exception the process must end.
+    """
+    held = _Held(required)
+    parent = os.getppid()
+    promise.words(promises)
+    ids = _ids(user) if os.geteuid() == 0 else None
+    if privilege.LINUX:
+        _check_state(held)
+    preload.rehearse()
+    preload.import_nothing_more()
+    preload.keep_tracebacks_off_the_disk()
+    _change_root(held, root)
+    _change_user(held, user, ids)
+    _limit(held, parent)
+    paths = [(_as_seen(root, path), letters) for path, letters in unveil]
+    if sys.platform.startswith("openbsd"):
+        held.add(*openbsd.restrict(paths, promises))
+    elif privilege.LINUX:
+        held.add(*landlock.restrict(paths, ports, sockets="unix" in promises.split()))
+        held.add(_promise(promises, program))
+    else:
+        held.add(f"{MISSING}unveil ({sys.platform})", f"{MISSING}promises ({sys.platform})")
+    return list(held)
+
+
+def _ids(user: str | Ids | None) -> Ids | None:
+    if not isinstance(user, str):
+        return user
+    ids = privilege.find_ids(user)
+    if ids is None:
+        raise Unavailable(f"user {user} (no such user)")
+    return ids
+
+
+def _check_state(held: _Held) -> None:
+    """Uid, capabilities, Landlock and seccomp belong to a thread; a second one would stay outside."""
+    try:
+        threads = len(os.listdir("/proc/self/task"))
+        descriptors = [_target(number) for number in os.listdir("/proc/self/fd")]
+        memory.seal_callbacks()
+        writable = memory.executable_writable_mappings()
+    except OSError:
+        held.add(f"{MISSING}check of threads and memory (no /proc)")
+        return
+    if threads > 1:
+        raise RuntimeError(f"{threads} threads: a sandbox is entered by a process that has one")
+    if "anon_inode:[io_uring]" in descriptors:
+        raise RuntimeError("an io_uring is open, which no filter sees into: deny() comes before the event loop is made")
+    held.add(*[f"{MISSING}memory either writable or executable ({mapping})" for mapping in writable])
+
+
+def _target(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:
+        return ""  # the one that listed the directory
+
+
+def _change_root(held: _Held, root: str | None) -> None:
+    global _chrooted
+    _chrooted = False
+    if root is None:
+        return
+    if os.geteuid() != 0:
+        held.add(f"{MISSING}chroot {NOT_ROOT}")
+        return
+    try:
+        privilege.change_root(root)
+    except PermissionError as error:
+        held.add(f"{MISSING}chroot {root} ({error.strerror})")
+        return
+    _chrooted = True
+    held.add(f"chroot {root}")
+
+
+def _as_seen(root: str | None, path: str) -> str:
+    """The name of what `unveil` calls `path`, from where we are now."""
+    if root is None or _chrooted:
+        return path
+    return posixpath.join(root, path.lstrip("/")).rstrip("/") or "/"
+
+
+def _change_user(held: _Held, user: str | Ids | None, ids: Ids | None) -> None:
+    root = os.geteuid() == 0
+    if root and privilege.LINUX:
+        try:
+            privilege.cut_bounding_set()
+        except PermissionError as error:
+            held.add(f"{MISSING}empty bounding set ({error.strerror})")
+    if ids is not None:
+        privilege.become(ids)
+    if ids is not None or isinstance(user, Ids) and user.uid == os.getuid():
+        held.add(f"uid {os.getuid()}", f"gid {os.getgid()}")
+    else:
+        held.add(f"{MISSING}own uid " + ("(no user named)" if root else NOT_ROOT))
+
+
+def _limit(held: _Held, parent: int) -> None:
+    os.umask(0o077)
+    if privilege.LINUX:
+        privilege.set_capabilities()
+        privilege.set_no_new_privileges()
+        held.add("capabilities none", "no_new_privs")
+    privilege.forbid_inspection()
+    privilege.raise_descriptor_limit()
+    if privilege.LINUX:
+        privilege.die_with(parent)
+        held.add("not dumpable", "dies with its parent")
+
+
+def _promise(promises: str, program: bytes | None) -> str:
+    try:
+        seccomp.install(seccomp.compile(promises) if program is None else program)
+    except (OSError, ImportError, RuntimeError) as error:
+        return f"{MISSING}seccomp ({error})"
+    return f"seccomp {promises}"

@@ -1,0 +1,67 @@
+"""Which system call a process died of, as the kernel's log tells.
+
+    6,1287,93510,-;audit: type=1326 audit(…): … pid=812 comm="python" … sig=31 arch=c000003e syscall=59 …
+
+The kernel writes it just after the process is dead, and only while no auditd takes such lines.
+"""
+
+import os
+import re
+import select
+import time
+
+from smtpd.sandbox.seccomp import name_of
+
+# A process chooses its own comm, but the kernel writes it in hex where it holds a blank or a quote.
+_KILLED = re.compile(
+    r"audit: type=1326 audit\([^)]*\):.* pid=(?P<pid>\d+) comm=\S+ exe=\S+ "
+    r"sig=(?P<signal>\d+) arch=(?P<arch>[0-9a-f]+) syscall=(?P<number>\d+) "
+)
+_RECORD = 8192  # bytes; the kernel's records are shorter
+
+
+def open_kernel_log() -> int | None:
+    """A descriptor for describe_violation, at the end of the log as it is now; None where we may not read it."""
+    try:
+        descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.lseek(descriptor, 0, os.SEEK_END)
+    except OSError:
+        return None
+    return descriptor
+
+
+def parse_violation(line: str) -> tuple[int, int, int] | None:
+    """(pid, architecture, number of the system call), when the line is about a process that a filter killed."""
+    match = _KILLED.search(line)
+    if match is None or match["signal"] != "31":
+        return None
+    return int(match["pid"]), int(match["arch"], 16), int(match["number"])
+
+
+def describe_violation(pid: int, log: int | None, patience: float = 0.2) -> str | None:
+    """The name of the system call that process `pid` was killed for, from a log opened before it died; None when the
+    log does not tell within `patience` seconds."""
+    if log is None:
+        return None
+    deadline = time.monotonic() + patience
+    while True:
+        found = _search(pid, log)
+        remaining = deadline - time.monotonic()
+        if found or remaining <= 0:
+            return found
+        poll = select.poll()
+        poll.register(log, select.POLLIN)
+        poll.poll(remaining * 1000)
+
+
+def _search(pid: int, log: int) -> str | None:
+    while True:
+        try:
+            record = os.read(log, _RECORD)
+        except BlockingIOError:
+            return None
+        except BrokenPipeError:
+            continue  # older records were overwritten before we came to read them
+        violation = parse_violation(record.decode(errors="replace"))
+        if violation and violation[0] == pid:
+            return name_of(violation[2], violation[1])
