@@ -1,0 +1,194 @@
+"""A dispatcher on a real loop and real sockets; queue and lookup are the other ends of its channels, played by the test."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from smtpd.config.model import Limits
+from smtpd.config.slice import DispatcherSlice, ListenerSlice
+from smtpd.dispatcher import process
+from smtpd.dispatcher.state import Dispatcher
+from smtpd.imsg import (
+    TABLE,
+    ClientResolved,
+    ExpandRecipient,
+    ForgetMessage,
+    MessageIdsReserved,
+    MessageRefused,
+    MessageStored,
+    OpenSpoolFile,
+    RecipientExpanded,
+    RecipientRefused,
+    ReserveMessageIds,
+    ResolveClient,
+    SpoolFileOpened,
+    SpoolFileRefused,
+    StoreMessage,
+)
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.loop import connect, prepare
+
+
+class Others:
+    """What queue and lookup would say.  `hold` keeps answers back until `release`."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.stored, self.forgotten, self.asked, self.spool = {}, [], [], {}
+        self.hold = set()
+        self.held = []
+        self.next_id = 1
+        self.refuse_store = self.refuse_spool = False
+
+    def from_dispatcher(self, state, channel, imsg, descriptor):
+        self.asked.append(imsg)
+        if type(imsg) in self.hold:
+            self.held.append((channel, imsg))
+        else:
+            self.reply(channel, imsg)
+
+    def release(self):
+        held, self.held = self.held, []
+        self.hold = set()
+        for channel, imsg in held:
+            self.reply(channel, imsg)
+
+    def reply(self, channel, imsg):
+        match imsg:
+            case ResolveClient():
+                channel.send(ClientResolved(imsg.request, "client.test", True))
+            case ExpandRecipient() if imsg.recipient.startswith("nobody@"):
+                channel.send(RecipientRefused(imsg.request, 550, "5.1.1", "no such user"))
+            case ExpandRecipient():
+                channel.send(RecipientExpanded(imsg.request, 1))
+            case ReserveMessageIds():
+                channel.send(MessageIdsReserved(imsg.request, list(range(self.next_id, self.next_id + 300))))
+                self.next_id += 300
+            case OpenSpoolFile() if self.refuse_spool:
+                channel.send(SpoolFileRefused(imsg.request, 452, "4.3.1", "no room"))
+            case OpenSpoolFile():
+                path = self.folder / f"{imsg.message:08x}"
+                self.spool[imsg.message] = path
+                channel.send(SpoolFileOpened(imsg.request), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            case StoreMessage() if self.refuse_store:
+                channel.send(MessageRefused(imsg.request, 451, "4.3.0", "store trouble"))
+            case StoreMessage():
+                path = self.spool.get(imsg.message)
+                self.stored[imsg.message] = path.read_bytes() if path else imsg.content
+                assert len(self.stored[imsg.message]) == imsg.size
+                channel.send(MessageStored(imsg.request))
+            case ForgetMessage():
+                self.forgotten.append(imsg)
+
+
+class House:
+    def __init__(self, folder, **limits):
+        self.loop = prepare()
+        sockets = {peer: socket.socketpair() for peer in ("lookup", "queue", "control")}
+        self.others = Others(folder)
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        self.port = sock.getsockname()[1]
+        listener = ListenerSlice(1, "127.0.0.1", self.port, "mx.test", "")
+        configuration = DispatcherSlice((listener,), "mx.test", 2_000_000, Limits(**limits))
+        channels = {peer: Channel(ours, TABLE, "dispatcher", peer) for peer, (ours, _) in sockets.items()}
+        theirs = {peer: Channel(other, TABLE, peer, "dispatcher") for peer, (_, other) in sockets.items()}
+        self.control = theirs["control"]
+        self.dispatcher = Dispatcher(self.loop, configuration, {1: sock}, channels["lookup"], channels["queue"])
+        handlers = {
+            "lookup": process.from_lookup,
+            "queue": process.from_queue,
+            "control": process.from_control,
+        }
+        self.heard, self.clients = [], []
+        self.boards = [
+            connect(self.loop, list(channels.values()), handlers, self.dispatcher),
+            connect(self.loop, list(theirs.values()), {"dispatcher": self._from_dispatcher}, None),
+        ]
+        self.channels = [list(channels.values()), list(theirs.values())]
+        self.dispatcher.begin()
+
+    def _from_dispatcher(self, state, channel, imsg, descriptor):
+        if channel.me == "control":
+            self.heard.append(imsg)
+        else:
+            self.others.from_dispatcher(state, channel, imsg, descriptor)
+
+    def run(self, scenario):
+        return self.loop.run_until_complete(asyncio.wait_for(scenario, 20))
+
+    async def client(self):
+        self.clients.append(Client(*await asyncio.open_connection("127.0.0.1", self.port)))
+        return self.clients[-1]
+
+    async def until(self, condition):
+        while not condition():
+            await asyncio.sleep(0)
+
+    def close(self):
+        for client in self.clients:
+            client.writer.transport.abort()
+        self.dispatcher.listeners.close()
+        self.run(self.until(lambda: not self.dispatcher.listeners.sessions))
+        self.dispatcher.writers.shutdown()
+        for board, channels in zip(self.boards, self.channels, strict=True):
+            for channel in channels:
+                board.remove(channel)
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
+
+
+class Client:
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+
+    async def reply(self):
+        """One reply, joined; empty at the end of the connection."""
+        lines = []
+        while line := await self.reader.readline():
+            lines.append(line.decode().rstrip("\r\n"))
+            if line[3:4] != b"-":
+                break
+        return "\n".join(lines)
+
+    async def say(self, line, expect):
+        self.writer.write(line.encode() + b"\r\n")
+        reply = await self.reply()
+        assert reply.startswith(expect), f"{line}: {reply}"
+        return reply
+
+    async def greet(self):
+        assert (await self.reply()).startswith("220 ")
+        await self.say("EHLO client.test", "250")
+
+    async def envelope(self, recipient="bob@here.test"):
+        await self.say("MAIL FROM:<amy@there.test>", "250 2.0.0")
+        await self.say(f"RCPT TO:<{recipient}>", "250 2.1.5")
+
+    async def mail(self, content=b"Subject: x\r\n\r\nhello\r\n"):
+        await self.envelope()
+        await self.say("DATA", "354")
+        self.writer.write(content + b".\r\n")
+        return await self.reply()
+
+
+@pytest.fixture
+def house(tmp_path):
+    made = House(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_house(tmp_path):
+    houses = []
+
+    def make(**limits):
+        houses.append(House(tmp_path, **limits))
+        return houses[-1]
+
+    yield make
+    for made in houses:
+        made.close()
