@@ -1,4 +1,4 @@
-"""A dispatcher on a real loop and real sockets; queue and lookup are the other ends of its channels, played by the test."""
+"""A dispatcher on a real loop; queue and lookup are the other ends of its channels, played by the test."""
 
 import asyncio
 import os
