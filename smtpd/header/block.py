@@ -32,30 +32,40 @@ class Fault(Enum):
 
 
 class HeaderCheck:
-    """Fed with content (LF line ends) in pieces of any size.  `ended`: the block is over, no more need be fed."""
+    """Fed with content (LF line ends) in pieces of any size, which make no difference to the verdict.
 
-    __slots__ = ("_begun", "_held", "_received", "_size", "ended")
+    ended   the block is over, no more need be fed
+    """
+
+    __slots__ = ("_begun", "_held", "_malformed", "_received", "_size", "ended")
 
     def __init__(self) -> None:
         self.ended = False
         self._begun = False  # a line has been seen
         self._held = b""  # the beginning of a line that has no end yet
+        self._malformed = False
         self._received = 0
         self._size = 0
 
-    def feed(self, content: bytes) -> Fault | None:
-        if self.ended or not content:
-            return None
-        lines = self._complete_lines(content)
-        self._received += _count_received(lines)
-        if not _LINES.fullmatch(lines) or not self._begun and lines.startswith((b" ", b"\t")):
+    @property
+    def fault(self) -> Fault | None:
+        """The verdict on what was fed so far; a fault does not go away with more."""
+        if self._malformed:
             return Fault.MALFORMED
         if self._received > MAX_RECEIVED:
             return Fault.LOOP
-        if self._size > MAX_BLOCK:
-            return Fault.TOO_LARGE
-        self._begun = self._begun or bool(lines)
-        return None
+        return Fault.TOO_LARGE if self._size > MAX_BLOCK else None
+
+    def feed(self, content: bytes) -> None:
+        if self.ended or not content:
+            return
+        lines = self._complete_lines(content)
+        if not lines:
+            return
+        if not self._begun and lines.startswith((b" ", b"\t")) or not _LINES.fullmatch(lines):
+            self._malformed = True
+        self._begun = True
+        self._received += _count_received(lines)
 
     def _complete_lines(self, content: bytes) -> bytes:
         """The whole lines of the block that are there now; notes where it ends."""

@@ -1,11 +1,11 @@
 """What a session wants done: it has no socket, no file, no log.
 
-    Say       write to the client; at most one in what a call returns, so a group of commands is answered in one segment
-    Content   append to the message that is being received
-    Ask       put a question to another process; its answer comes back by `Session.answer`
-    Forget    the message will not be completed: drop content and envelopes
-    Log       a line for the log
-    Close     write out what was said, then close
+Say       write to the client; at most one in what a call returns, so a group of commands is answered in one segment
+Content   append to the message that is being received
+Ask       put a question to another process; its answer comes back by `Session.answer`
+Forget    the message will not be completed: drop content and envelopes
+Log       a line for the log
+Close     write out what was said, then close
 """
 
 import re

@@ -4,9 +4,10 @@
     content  b"one\\n.two\\n"        rest  b"QUIT\\r\\n"
 
 Exactly CRLF.CRLF ends a message.  A CR or LF that is not half of a CRLF, and a NUL, make it impossible to say what the
-next server will take for a line end: the session ends there (SMTP smuggling).  No line is looked at alone: everything is
-find, count and translate over whole pieces, the end of a piece that could be the beginning of CRLF.CRLF waits for the
-next one.
+next server will take for a line end: the session ends there (SMTP smuggling).
+
+No line is looked at alone: everything is find, count and translate over whole pieces.  The end of a piece that could be
+the beginning of CRLF.CRLF waits for the next one.
 
 The header is not looked at here; see header/block.py.
 """
