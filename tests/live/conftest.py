@@ -1,0 +1,255 @@
+"""The real daemon, started as an administrator starts it, with real users and real clients, on 127.0.0.1.
+
+Everything lies below a directory of its own (`--state`), so several daemons may run beside each other and beside the
+system's MTA.  Needs root; the same daemon as an ordinary user is in test_ordinary.py.
+"""
+
+import grp
+import os
+import pwd
+import shutil
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent.parent
+PYTHON = sys.executable
+ROLES = ("crypto", "control", "lookup", "dispatcher", "queue", "scheduler")
+READY = 20.0  # seconds that a start may take on a busy machine
+
+CONF = """
+listen on 127.0.0.1 port {port}
+action "local" maildir
+match from any for domain "here.test" action "local"
+match from any for local action "local"
+"""
+
+
+def pytest_collection_modifyitems(items):
+    if os.geteuid() != 0:
+        for item in items:
+            if "test_ordinary" not in str(item.path):
+                item.add_marker(pytest.mark.skip(reason="needs root: processes get users of their own"))
+
+
+@pytest.fixture(scope="session")
+def ground():
+    """A directory that belongs to root up to /, for states and homes."""
+    path = Path(tempfile.mkdtemp(prefix="smtpd-live-", dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+class Users:
+    """System users made for the tests, with homes on the test ground; gone at the end."""
+
+    def __init__(self, ground):
+        self.ground = ground
+        self.names = []
+
+    def make(self, name):
+        home = self.ground / "home" / name
+        home.parent.mkdir(exist_ok=True)
+        subprocess.run(["userdel", name], stderr=subprocess.DEVNULL)
+        home_option = ["--home-dir", str(home), "--create-home", "--skel", "/nonexistent"]
+        subprocess.run(["useradd", *home_option, "--shell", "/bin/sh", name], check=True)
+        home.chmod(0o700)
+        self.names.append(name)
+        return name
+
+    def home(self, name):
+        return Path(pwd.getpwnam(name).pw_dir)
+
+    def remove(self):
+        for name in self.names:
+            subprocess.run(["pkill", "-9", "-u", name])
+            subprocess.run(["userdel", name], stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def users(ground):
+    made = Users(ground)
+    subprocess.run(["sh", str(TOP / "etc/setup.sh"), "users"], check=True, stdout=subprocess.DEVNULL)
+    yield made
+    made.remove()
+
+
+@pytest.fixture(scope="session")
+def alice(users):
+    return users.make("smtpd-alice")
+
+
+@pytest.fixture(scope="session")
+def bob(users):
+    return users.make("smtpd-bob")
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+class Daemon:
+    """One smtpd with a state directory of its own."""
+
+    def __init__(self, ground, conf=CONF, port=None):
+        self.directory = Path(tempfile.mkdtemp(prefix="state-", dir=ground))
+        self.directory.chmod(0o755)
+        self.state = self.directory / "state"
+        self.port = port or free_port()
+        self.conf = self.directory / "smtpd.conf"
+        self.configure(conf)
+        self.log_path = self.directory / "log"
+        self.process = None
+
+    def configure(self, conf):
+        self.conf.write_text(conf.format(port=self.port, directory=self.directory))
+
+    def start(self, *options, prefix=()):
+        """Start and wait until it says it is ready, as a service manager would."""
+        address = str(self.directory / "notify")
+        Path(address).unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.log_path.open("ab") as log:
+            notify.bind(address)
+            notify.settimeout(0.2)
+            command = [PYTHON, "-m", "smtpd", "-d", "--state", str(self.state), "-f", str(self.conf), *options]
+            environment = {**os.environ, "NOTIFY_SOCKET": address}
+            self.process = subprocess.Popen(
+                [*prefix, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd="/"
+            )
+            self._wait_for(notify)
+        return self
+
+    def _wait_for(self, notify):
+        deadline = time.monotonic() + READY
+        while time.monotonic() < deadline:
+            try:
+                if b"READY=1" in notify.recv(4096):
+                    return
+            except TimeoutError:
+                if self.process.poll() is not None:
+                    break
+        self.kill()
+        raise AssertionError(f"smtpd did not become ready:\n{self.log}")
+
+    @property
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def stop(self):
+        """An orderly stop; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def kill(self):
+        """All of it at once, without a chance to say anything."""
+        for pid in [self.process.pid, *self.descendants()]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait(10)
+
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def descendants(self):
+        """Pids of everything below the parent, the nursery's children too."""
+        children = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+                children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        found, todo = [], [self.process.pid]
+        while todo:
+            below = children.get(todo.pop(), [])
+            found += below
+            todo += below
+        return found
+
+    def pids(self):
+        """Title -> pid of the parent, the nursery, the six; agents under "agent NAME"."""
+        titles = {}
+        for pid in [self.process.pid, *self.descendants()]:
+            try:
+                title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if title.startswith("smtpd: "):
+                titles[title.removeprefix("smtpd: ")] = pid
+        return titles
+
+    def client(self, timeout=30):
+        return smtplib.SMTP("127.0.0.1", self.port, local_hostname="client.test", timeout=timeout)
+
+    def send(self, recipient, content, sender="amy@there.test"):
+        with self.client() as client:
+            return client.sendmail(sender, [recipient], content)
+
+    def smtpctl(self, *words, check=True):
+        command = [PYTHON, "-m", "smtpctl", "--state", str(self.state), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=check, cwd="/", timeout=60)
+
+
+@pytest.fixture
+def make_daemon(ground, users):
+    made = []
+
+    def make(conf=CONF, **more):
+        made.append(Daemon(ground, conf, **more))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        if daemon.running():
+            daemon.kill()
+        shutil.rmtree(daemon.directory, ignore_errors=True)
+
+
+@pytest.fixture
+def daemon(make_daemon):
+    """One running daemon; it must stop in good order at the end, unless the test has ended it."""
+    made = make_daemon().start()
+    yield made
+    if made.running():
+        assert made.stop() == 0, made.log
+
+
+def until(condition, seconds=20.0, what="it"):
+    """Wait for the outside world: poll, with a deadline."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def mails(home, folder="Maildir"):
+    """The contents of all mails of a Maildir, new and seen."""
+    found = []
+    for place in ("new", "cur"):
+        directory = Path(home) / folder / place
+        if directory.is_dir():
+            found += [path.read_bytes() for path in sorted(directory.iterdir())]
+    return found
+
+
+def empty_maildir(home):
+    shutil.rmtree(Path(home) / "Maildir", ignore_errors=True)
+
+
+def group_of(name):
+    return grp.getgrgid(pwd.getpwnam(name).pw_gid).gr_name
