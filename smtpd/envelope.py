@@ -17,6 +17,7 @@ COUNTER_MAX = 2**32 - 1
 MessageId = Annotated[int, msgspec.Meta(ge=1, le=MESSAGE_ID_MAX)]
 EnvelopeId = Annotated[int, msgspec.Meta(ge=1 << 32, le=(MESSAGE_ID_MAX << 32) | COUNTER_MAX)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a duration
+Lane = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # a user or a destination: one lane gets its share; 0: none
 
 # \Z and not $, which would let a line feed pass at the end
 _PRINTABLE = r"\A[^\x00-\x1f\x7f]*\Z"
@@ -76,6 +77,7 @@ class Schedule(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     retries: int
     held: bool  # only an administrator makes it due
     suspended: bool  # `smtpctl pause envelope`
+    lane: Lane = 0
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

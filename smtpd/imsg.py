@@ -425,8 +425,8 @@ class ListEnvelopes:
     """A page of the queue: ids from `first` to `last`."""
 
     request: int
-    first: int
-    last: int
+    first: EnvelopeId
+    last: EnvelopeId
 
 
 @imsg("queue -> control -> smtpctl", answers=ListEnvelopes, limit=1024 * 1024)
@@ -469,15 +469,15 @@ class ScheduleEnvelopes:
     """Try these now, held ones too."""
 
     request: int
-    first: int
-    last: int
+    first: EnvelopeId
+    last: EnvelopeId
 
 
 @imsg("smtpctl -> control -> scheduler")
 class RemoveEnvelopes:
     request: int
-    first: int
-    last: int
+    first: EnvelopeId
+    last: EnvelopeId
 
 
 @imsg("smtpctl -> control -> scheduler")
@@ -485,8 +485,8 @@ class SuspendEnvelopes:
     """`pause envelope`, and `resume envelope` when `suspended` is false; kept over a restart."""
 
     request: int
-    first: int
-    last: int
+    first: EnvelopeId
+    last: EnvelopeId
     suspended: bool
 
 

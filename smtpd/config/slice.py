@@ -81,6 +81,7 @@ class QueueSlice:
 class SchedulerSlice:
     max_inflight: int = 5000  # envelopes handed to queue and not yet answered
     max_inflight_per_message: int = 256  # so that one mail to many leaves room for the others
+    max_inflight_per_lane: int = 500  # so that a user whose agent hangs, or a destination, leaves room likewise
 
 
 @dataclass(frozen=True)
