@@ -61,6 +61,8 @@ class Channel:
         self._incoming: dict[int, tuple[Declaration, Any]] = {
             number: (d, msgspec.msgpack.Decoder(d.cls)) for number, d in table.between(peer, me).items()
         }
+        # A peer that may send none is given no room for any: they are not even made ours.
+        self._rights_space = _CONTROL_SPACE if any(d.descriptor for d, _ in self._incoming.values()) else 0
         self._pid = os.getpid()
         self._out: deque[tuple[bytes | bytearray | memoryview, int | None]] = deque()
         self.bytes_waiting = 0
@@ -88,6 +90,11 @@ class Channel:
         frame.HEADER.pack_into(buffer, 0, declaration.number, flags, len(buffer), self.peer_id, self._pid)
         self._out.append((buffer, descriptor))
         self.bytes_waiting += len(buffer)
+
+    def send_version(self) -> None:
+        """Queue a bare header: whoever speaks another version reads that much of it, and knows."""
+        self._out.append((frame.HEADER.pack(0, 0, frame.SIZE, self.peer_id, self._pid), None))
+        self.bytes_waiting += frame.SIZE
 
     def flush(self) -> bool:
         """Hand what is queued to the socket.  True when all of it left.  Raises Closed."""
@@ -137,7 +144,7 @@ class Channel:
         with memoryview(self._buffer) as view:
             try:
                 count, rights, flags, _ = self.sock.recvmsg_into(
-                    [view[self._have :]], _CONTROL_SPACE, socket.MSG_CMSG_CLOEXEC
+                    [view[self._have :]], self._rights_space, socket.MSG_CMSG_CLOEXEC
                 )
             except (BlockingIOError, InterruptedError):
                 return []
