@@ -1,0 +1,113 @@
+"""The hands of an agent: each takes the errands that wait, does them together, and answers each with one packet.
+
+    queue ==packets==> [ hand | hand | … ] ==packets==> queue
+
+All hands wait on the same socket, which gives a packet to one of them: nothing is handed from thread to thread, nothing
+is locked.  The first hand is the main thread; another one begins when a hand took as much as it may and more may be
+waiting.  So a single mail costs no thread, and many are synced side by side.
+"""
+
+import os
+import socket
+import struct
+import threading
+from contextlib import suppress
+from typing import Protocol
+
+from smtpd.ipc.errand import PACKET_MAX, Deliver, ForwardText, Malformed, ReadForward, Result, decode, encode
+
+IDLE = 60  # seconds without an errand; queue parts with its agents earlier than that
+EX_SOFTWARE, EX_PROTOCOL = 70, 76  # exit status after a defect of ours, and after what was no errand
+
+_ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4 * 4)
+
+Errand = Deliver | ReadForward
+Answer = Result | ForwardText
+Taken = tuple[Errand, int]  # with the descriptor of the content, -1 when it came in the frame
+
+
+class Work(Protocol):
+    """How one hand does errands; each hand has its own."""
+
+    def do(self, batch: list[Taken]) -> list[Answer]: ...
+
+
+class Trade(Protocol):
+    """What a kind of agent does."""
+
+    ERRAND: type[Errand]  # the only one that queue may send it
+    HANDS: int
+    BATCH: int  # errands that a hand takes at once
+    BATCH_BYTES: int  # and about how much content
+    over: bool  # nothing more can be done: answer what has come, and leave
+
+    def work(self) -> Work: ...
+
+
+class Hands:
+    """All hands of one agent.  An errand of another trade, or no errand at all, ends the process."""
+
+    def __init__(self, sock: socket.socket, trade: Trade):
+        self._socket = sock
+        self._trade = trade
+        self._others: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Until queue closes the socket, or nothing came for a while."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", IDLE, 0))
+        self._serve()
+        for thread in self._others:
+            thread.join()
+
+    def _serve(self) -> None:
+        try:
+            work = self._trade.work()
+            while batch := self._take():
+                for answer in work.do(batch):
+                    self._socket.send(encode(answer), socket.MSG_NOSIGNAL)
+                if self._trade.over:
+                    self._socket.shutdown(socket.SHUT_RD)
+        except ConnectionError:
+            return  # nobody waits for answers any more
+        except Malformed:
+            os._exit(EX_PROTOCOL)
+        except BaseException:  # in a thread it would go unnoticed, with errands that nobody answers
+            os._exit(EX_SOFTWARE)
+
+    def _begin_another(self) -> None:
+        with self._lock:
+            self._others = [thread for thread in self._others if thread.is_alive()]
+            if len(self._others) + 1 < self._trade.HANDS:
+                thread = threading.Thread(target=self._serve)
+                with suppress(RuntimeError):  # the user's limit of processes: then with fewer hands
+                    thread.start()
+                    self._others.append(thread)
+
+    def _take(self) -> list[Taken]:
+        """What waits, after waiting for the first.  Empty at the end, or when nothing came for a while."""
+        batch: list[Taken] = []
+        size = 0
+        while len(batch) < self._trade.BATCH and size < self._trade.BATCH_BYTES:
+            flags = socket.MSG_CMSG_CLOEXEC | (socket.MSG_DONTWAIT if batch else 0)
+            try:
+                packet, ancillary, told, _ = self._socket.recvmsg(PACKET_MAX, _ROOM_FOR_DESCRIPTORS, flags)
+            except BlockingIOError:
+                return batch
+            if not packet:
+                return batch
+            batch.append(self._errand(packet, ancillary, told))
+            size += getattr(batch[-1][0], "size", 0)
+        self._begin_another()
+        return batch
+
+    def _errand(self, packet: bytes, ancillary: list[tuple[int, int, bytes]], told: int) -> Taken:
+        descriptors = [number for _, _, data in ancillary for number in struct.unpack(f"{len(data) // 4}i", data)]
+        if told & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise Malformed("longer than a frame may be")
+        errand = decode(packet)
+        if not isinstance(errand, self._trade.ERRAND) or not isinstance(errand, Errand):
+            raise Malformed(f"unexpected {type(errand).__name__}")
+        if len(descriptors) != (1 if isinstance(errand, Deliver) and errand.by_descriptor else 0):
+            raise Malformed(f"{len(descriptors)} descriptors")
+        return errand, descriptors[0] if descriptors else -1
