@@ -1,0 +1,82 @@
+"""What is wrong with a configuration, and where.
+
+    smtpd.conf:7:11: "domian" is not known here, expected any, domain, local or rcpt-to (did you mean domain?)
+    file       | column (in characters, from 1; a tab is one)
+               line
+
+`ConfigErrors` carries all of them, in the order in which they stand in the files.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    file: str
+    line: int = 0  # 0: the file as a whole
+    column: int = 0
+
+
+@dataclass(frozen=True)
+class ConfigError:
+    """One line for the administrator.  It may quote the file, but never a control character of it."""
+
+    file: str
+    line: int
+    column: int
+    text: str
+
+    def __str__(self) -> str:
+        where = f"{self.line}:{self.column}: " if self.line else " "
+        return f"{printable(self.file)}:{where}{self.text}"
+
+
+class ConfigErrors(Exception):
+    """The configuration cannot be used.  `errors` is never empty."""
+
+    def __init__(self, errors: list[ConfigError]) -> None:
+        super().__init__("\n".join(map(str, errors)))
+        self.errors = errors
+
+
+class Wrong(ValueError):
+    """A value that cannot be meant; the text goes behind the place of the value."""
+
+
+class Report:
+    """Collects the errors of one configuration: of those at one place the first, as the others follow from it."""
+
+    def __init__(self) -> None:
+        self._errors: dict[Place, ConfigError] = {}
+
+    def add(self, place: Place, text: str) -> None:
+        self._errors.setdefault(place, ConfigError(place.file, place.line, place.column, text))
+
+    def errors(self, files: Sequence[str] = ()) -> list[ConfigError]:
+        """By file, in the order of `files`, by line, by column."""
+        order = {file: number for number, file in enumerate(files)}
+        return sorted(self._errors.values(), key=lambda error: (order.get(error.file, -1), error.line, error.column))
+
+
+def printable(text: str) -> str:
+    """Without anything that a terminal or a log would take for more than text."""
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
+
+
+def quoted(text: str) -> str:
+    """As it is named in an error: in quotes, and not longer than a line has room for."""
+    return f'"{printable(text if len(text) <= 60 else text[:57] + "...")}"'
+
+
+def alternatives(words: Iterable[str]) -> str:
+    """any, domain or local"""
+    *rest, last = words
+    return f"{', '.join(rest)} or {last}" if rest else last
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean …?)", or nothing when no known word is near."""
+    near = difflib.get_close_matches(word[:80], known, n=1, cutoff=0.6)
+    return f" (did you mean {printable(near[0])}?)" if near else ""

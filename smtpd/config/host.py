@@ -1,0 +1,130 @@
+"""What the machine adds to a configuration: its name, the addresses of its interfaces, the resolver.
+
+A Host is gathered once, by `this_host`, and is data from then on, so that slicing needs no machine.
+"""
+
+import ctypes
+import re
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MAILNAME = "/etc/mailname"
+LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST_NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*")
+
+# A socket address of the BSDs begins with its length, one byte, and the family has the second one.
+SHORT_FAMILY = "bsd" in sys.platform or sys.platform == "darwin"
+
+
+@dataclass(frozen=True)
+class Host:
+    """`interfaces`: name -> numeric addresses; an interface may have none.  A link-local one says `%interface`.
+    `resolve`: name -> numeric addresses; none if there is no such name."""
+
+    server_name: str
+    interfaces: dict[str, tuple[str, ...]]
+    resolve: Callable[[str], tuple[str, ...]]
+
+
+def this_host(mailname: str = MAILNAME) -> Host:
+    return Host(
+        server_name=choose_server_name(read_first_line(mailname), socket.gethostname(), canonical_name),
+        interfaces=interfaces(),
+        resolve=resolve,
+    )
+
+
+def choose_server_name(mailname: str, hostname: str, canonical: Callable[[str], str]) -> str:
+    """The first line of the mailname file; a host name with a dot; the name that the resolver makes of it; itself."""
+    if is_host_name(mailname):
+        return mailname
+    if "." in hostname and is_host_name(hostname):
+        return hostname
+    full = canonical(hostname)
+    candidates = (full, hostname, "localhost")
+    return next(name for name in candidates if is_host_name(name))
+
+
+def is_host_name(name: str) -> bool:
+    return len(name) <= 255 and HOST_NAME.fullmatch(name) is not None
+
+
+def read_first_line(path: str) -> str:
+    """Empty if there is none to be read."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.readline(1024).strip()
+    except OSError:
+        return ""
+
+
+def canonical_name(hostname: str) -> str:
+    """Empty if the resolver does not know it."""
+    try:
+        found = socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
+    except (OSError, UnicodeError):
+        return ""
+    return found[0][3]
+
+
+def resolve(name: str) -> tuple[str, ...]:
+    """In the resolver's order, each once."""
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return ()
+    internet = (socket.AF_INET, socket.AF_INET6)
+    return tuple(dict.fromkeys(str(address[0]) for family, _, _, _, address in found if family in internet))
+
+
+class _Interface(ctypes.Structure):
+    """struct ifaddrs of getifaddrs(3), as far as it is the same everywhere."""
+
+
+_Interface._fields_ = [
+    ("next", ctypes.POINTER(_Interface)),
+    ("name", ctypes.c_char_p),
+    ("flags", ctypes.c_uint),
+    ("address", ctypes.c_void_p),
+]
+
+
+def interfaces() -> dict[str, tuple[str, ...]]:
+    """By getifaddrs(3): it is on every system and needs no privilege.  OSError when it fails."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    first = ctypes.POINTER(_Interface)()
+    if libc.getifaddrs(ctypes.byref(first)) != 0:
+        raise OSError(ctypes.get_errno(), "getifaddrs")
+    found: dict[str, list[str]] = {}
+    try:
+        entry = first
+        while entry:
+            name = (entry.contents.name or b"").decode(errors="replace")
+            addresses = found.setdefault(name, [])
+            address = _address(entry.contents.address, name)
+            if address and address not in addresses:
+                addresses.append(address)
+            entry = entry.contents.next
+    finally:
+        libc.freeifaddrs(first)
+    return {name: tuple(addresses) for name, addresses in found.items()}
+
+
+def _address(pointer: int | None, interface: str) -> str | None:
+    """The text of a struct sockaddr, if it is one of the internet."""
+    if not pointer:
+        return None
+    start = ctypes.string_at(pointer, 2)
+    family = start[1] if SHORT_FAMILY else int.from_bytes(start, sys.byteorder)
+    if family == socket.AF_INET:
+        return socket.inet_ntop(family, ctypes.string_at(pointer + 4, 4))
+    if family != socket.AF_INET6:
+        return None
+    packed = ctypes.string_at(pointer + 8, 16)
+    if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80:
+        # the BSDs keep the number of the interface in the second word of a link-local address
+        packed = packed[:2] + b"\0\0" + packed[4:]
+        return f"{socket.inet_ntop(family, packed)}%{interface}"
+    return socket.inet_ntop(family, packed)

@@ -1,0 +1,186 @@
+"""smtpd.conf, from text to the model.
+
+    file --lexer--> words --sentences--> one sentence --syntax--> tree --builder--> model
+                       ^                                           |
+                       +------- macros, included files <-----------+
+
+One sentence at a time, because a macro changes how the next one reads.  All errors of all files are raised together.
+Files are opened by the `read` that the caller gives; nothing else here touches the machine.
+"""
+
+import os
+import posixpath
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from lark import Token
+
+from smtpd.config.builder import Builder, parts
+from smtpd.config.error import ConfigErrors, Place, Report, quoted
+from smtpd.config.lexer import BROKEN, NEWLINE, Lexer
+from smtpd.config.model import Config
+from smtpd.config.names import Names
+from smtpd.config.syntax import KINDS, RESERVED, Unexpected, parse_sentence
+
+LARGEST_FILE = 16 * 1024 * 1024  # bytes
+MOST_FILES = 100  # a file that includes two that include two ... ends here
+
+# An unquoted one of these at the start of a line is the start of a sentence, even where a brace is open.
+SENTENCES = {"action", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "table"}
+assert SENTENCES <= RESERVED
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """`files`: all that were read, the first one included.  `listener_places`: where each listener stands."""
+
+    config: Config
+    files: tuple[str, ...]
+    listener_places: tuple[Place, ...]
+
+
+def read_file(path: str) -> str:
+    """The text of a regular file; whoever needs to know whose file it is passes another `read`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, encoding="utf-8", newline="") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        if status.st_size > LARGEST_FILE:
+            raise OSError("too large")
+        return file.read()
+
+
+def parse(
+    path: str,
+    *,
+    text: str | None = None,
+    macros: Mapping[str, str] | None = None,
+    read: Callable[[str], str] = read_file,
+) -> Parsed:
+    """Raises ConfigErrors with everything that is wrong.
+
+    `text` is the content of `path` if it is at hand.  `macros` are those of the command line, which no file can change.
+    `read` gets a path and returns the text; it may raise OSError or UnicodeError.
+    """
+    reading = Reading(macros or {}, read)
+    reading.read(path, text)
+    config = reading.finish(path)
+    if errors := reading.report.errors(reading.files):
+        raise ConfigErrors(errors)
+    return Parsed(config, tuple(reading.files), tuple(reading.builder.listener_places))
+
+
+class Reading:
+    """The state of reading one configuration with all that it includes."""
+
+    def __init__(self, macros: Mapping[str, str], read: Callable[[str], str]) -> None:
+        self.report = Report()
+        self.names = Names(self.report)
+        self.builder = Builder(self.report, self.names)
+        self.files: list[str] = []  # in the order of reading
+        self._open: list[str] = []
+        self._macros = dict(macros)
+        self._fixed_macros = frozenset(macros)
+        self._read = read
+        self._has_rules = False
+
+    def read(self, file: str, text: str | None, place: Place | None = None) -> None:
+        """`place` is that of the include that asks for it."""
+        if text is None:
+            try:
+                text = self._read(file)
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                self.report.add(place or Place(file), f"cannot read {quoted(file)}: {reason}")
+                self._has_rules = True  # who knows
+                return
+        self.files.append(file)
+        self._open.append(file)
+        for tokens in sentences(Lexer(file, text, KINDS, self._macros, self.report), file, self.report):
+            self._sentence(file, tokens)
+        self._open.pop()
+
+    def finish(self, path: str) -> Config:
+        if not self._has_rules:
+            self.report.add(Place(path), "no rules, nothing to do: expected a match")
+        return self.builder.finish()
+
+    def _sentence(self, file: str, tokens: list[Token]) -> None:
+        self._declare(file, tokens)
+        if any(token.type == BROKEN for token in tokens):
+            return
+        try:
+            tree = parse_sentence(tokens)
+        except Unexpected as unexpected:
+            self.report.add(place_of(file, unexpected.token), str(unexpected))
+            return
+        match tree.data:
+            case "macro":
+                self._define(*parts(tree))
+            case "include":
+                self._include(file, *parts(tree))
+            case _:
+                self.builder.add(file, tree)
+
+    def _declare(self, file: str, tokens: list[Token]) -> None:
+        """What a sentence declares is declared even if the rest of it is wrong: one mistake, one error."""
+        kind = tokens[0].type
+        if kind == KINDS["match"]:
+            self._has_rules = True
+        elif kind in (KINDS["table"], KINDS["action"]) and len(tokens) > 1 and tokens[1].type == "STRING":
+            self.names.declare(str(tokens[0]), str(tokens[1]), place_of(file, tokens[1]))
+
+    def _define(self, name: Token, value: Token) -> None:
+        if name not in self._fixed_macros:
+            self._macros[str(name)] = str(value)
+
+    def _include(self, file: str, path: Token) -> None:
+        """A relative path begins where the file is that includes."""
+        included, place = posixpath.join(posixpath.dirname(file), path), place_of(file, path)
+        if included in self._open:
+            self.report.add(place, f"{quoted(included)} includes itself")
+        elif len(self.files) >= MOST_FILES:
+            self.report.add(place, f"more than {MOST_FILES} files")
+        else:
+            self.read(included, None, place)
+
+
+def place_of(file: str, token: Token) -> Place:
+    return Place(file, token.line or 0, token.column or 0)
+
+
+def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
+    """Words up to the end of a line where no brace is open.
+
+    A brace that is never closed would take the rest of the file with it.  Where a reserved word that begins sentences
+    begins a line, the brace is given up: in a list it would be in quotes.
+    """
+    tokens: list[Token] = []
+    braces: list[Token] = []
+    line_begins = True
+    while (token := lexer.token()) is not None:
+        if token.type == NEWLINE and braces:
+            line_begins = True
+            continue
+        if braces and line_begins and token in SENTENCES and token.type != "STRING":
+            report.add(place_of(file, braces[-1]), 'this "{" is never closed')
+            yield [*tokens, Token(BROKEN, "")]
+            tokens, braces = [], []
+        if token.type == NEWLINE:
+            if tokens:
+                yield tokens
+            tokens = []
+            continue
+        line_begins = False
+        tokens.append(token)
+        if token.type == KINDS["{"]:
+            braces.append(token)
+        elif token.type == KINDS["}"] and braces:
+            braces.pop()
+    if braces:
+        report.add(place_of(file, braces[-1]), 'this "{" is never closed')
+        tokens.append(Token(BROKEN, ""))
+    if tokens:
+        yield tokens

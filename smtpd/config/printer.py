@@ -1,0 +1,136 @@
+"""The model -> smtpd.conf in its canonical form, which parses to the same model.
+
+Settings that are as they would be anyway are left out; defaults of a rule are written.  Nothing of the file remains
+but its meaning: macros, includes and comments are gone.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from smtpd.config.model import Action, Condition, Config, Limits, Listen, Match, Table
+from smtpd.config.syntax import RESERVED
+from smtpd.config.value import BYTES, SECONDS
+
+PLAIN = re.compile(r"(?![0-9]+(?:/|\Z))[A-Za-z0-9:_][A-Za-z0-9:_./%-]*")
+WIDTH = 120  # a list that is longer than a line gets a line for each entry
+
+
+def print_config(config: Config) -> str:
+    tables = {table.name: table for table in config.tables}
+    groups: list[Iterable[str]] = [
+        print_settings(config),
+        [print_table(table) for table in config.tables if not inline(table)],
+        [print_action(action) for action in config.actions],
+        [print_listen(listen) for listen in config.listeners],
+        [print_match(match, tables) for match in config.matches],
+    ]
+    return "\n".join(group for lines in groups if (group := "".join(f"{line}\n" for line in lines)))
+
+
+def print_settings(config: Config) -> Iterator[str]:
+    default = Config()
+    if config.dispatchers != default.dispatchers:
+        yield f"dispatchers {config.dispatchers}"
+    if config.sandbox_required is not None:
+        yield f"sandbox {'required' if config.sandbox_required else 'optional'}"
+    if config.queue_ttl != default.queue_ttl:
+        yield f"queue ttl {interval(config.queue_ttl)}"
+    if config.max_message_size != default.max_message_size:
+        yield f"smtp max-message-size {size(config.max_message_size)}"
+    if config.sub_addr_delim != default.sub_addr_delim:
+        yield f"smtp sub-addr-delim {string(config.sub_addr_delim)}"
+    for field in Limits.__dataclass_fields__:
+        limit = getattr(config.limits, field)
+        if limit != getattr(default.limits, field):
+            yield f"smtp limit {field.replace('_', '-')} {limit}"
+
+
+def print_table(table: Table) -> str:
+    begin = f"table {name(table.name)} "
+    return begin + (name(f"file:{table.path}") if table.path is not None else print_list(table, len(begin)))
+
+
+def print_action(action: Action) -> str:
+    words = ["action", string(action.name), action.method.value]
+    if action.path != Action.path:
+        words.append(string(action.path))
+    if action.junk:
+        words.append("junk")
+    if action.ttl is not None:
+        words += ["ttl", interval(action.ttl)]
+    return " ".join(words)
+
+
+def print_listen(listen: Listen) -> str:
+    words = ["listen on", name(listen.operand)]
+    if listen.family is not None:
+        words.append(f"inet{listen.family}")
+    if listen.port != Listen.port:
+        words.append(f"port {listen.port}")
+    if listen.hostname is not None:
+        words.append(f"hostname {name(listen.hostname)}")
+    if listen.tag:
+        words.append(f"tag {string(listen.tag)}")
+    return " ".join(words)
+
+
+def print_match(match: Match, tables: dict[str, Table]) -> str:
+    criteria = [("from ", match.source), ("for ", match.destination)]
+    criteria += [("", condition) for condition in (match.tag, match.mail_from, match.rcpt_to) if condition]
+    decision = "reject" if match.action is None else f"action {string(match.action)}"
+    return " ".join(["match", *(print_condition(group, condition, tables) for group, condition in criteria), decision])
+
+
+def print_condition(group: str, condition: Condition, tables: dict[str, Table]) -> str:
+    words = ("!" if condition.negated else "") + group + condition.kind
+    if condition.operand is None:
+        return words
+    table = tables.get(condition.operand.table)
+    operand = print_list(table) if table and inline(table) else f"<{name(condition.operand.table)}>"
+    return f"{words} {'regex ' if condition.operand.regex else ''}{operand}"
+
+
+def print_list(table: Table, column: int = 0) -> str:
+    """In a line if that is where it fits."""
+    if table.pairs is not None:
+        entries = [f"{string(key)} = {string(value)}" for key, value in table.pairs]
+    elif len(table.entries) == 1 and inline(table):
+        return string(table.entries[0])
+    else:
+        entries = [string(entry) for entry in table.entries]
+    line = f"{{ {', '.join(entries)} }}"
+    return line if column + len(line) <= WIDTH else "{\n\t" + "\n\t".join(entries) + "\n}"
+
+
+def inline(table: Table) -> bool:
+    return table.name.startswith("<")
+
+
+def interval(seconds: int) -> str:
+    """In the largest unit that says it exactly."""
+    unit = next(unit for unit in "dhms" if seconds % SECONDS[unit] == 0)
+    return f"{seconds // SECONDS[unit]}{unit}"
+
+
+def size(number: int) -> str:
+    unit = next(unit for unit in "GMKB" if number % BYTES[unit] == 0)
+    return f"{number // BYTES[unit]}{unit.rstrip('B')}"
+
+
+def name(text: str) -> str:
+    """Without quotes where it can do without."""
+    return text if PLAIN.fullmatch(text) and text not in RESERVED else string(text)
+
+
+def string(text: str) -> str:
+    """In quotes, where a backslash counts only before a quote, a blank and a tab: there it is doubled, in effect.
+
+    One at the very end cannot be written in quotes, so such a string came as a bare word and is printed as one.
+    """
+    if text.endswith("\\"):
+        return text.replace("\\", "\\\\")
+    chars = []
+    for before, char in zip(" " + text, text, strict=False):
+        escaped = char == '"' or (char in " \t" and before == "\\")
+        chars.append("\\" + char if escaped else char)
+    return f'"{"".join(chars)}"'

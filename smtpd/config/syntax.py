@@ -1,0 +1,101 @@
+"""The words of one sentence -> its tree, or what was expected instead.
+
+grammar.lark says what the sentences are.  Each is parsed by itself, so that a mistake costs one sentence and the errors
+of all of them are shown at once.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from lark import Lark, Token, Tree, UnexpectedToken
+
+from smtpd.config.error import Wrong, alternatives, quoted, suggestion
+
+PARSER = Lark(
+    files("smtpd.config").joinpath("grammar.lark").read_text(encoding="ascii"),
+    parser="lalr",
+    lexer="basic",
+    propagate_positions=True,
+    maybe_placeholders=False,
+)
+TERMINALS = {str(terminal.pattern.value): terminal.name for terminal in PARSER.terminals if terminal.pattern}
+WORDS = {name: word for word, name in TERMINALS.items()}
+
+# Newer than the language: reserved only where a sentence begins, so that files which use them as names stay valid.
+OPENING = {"sandbox", "dispatchers"}
+# Reserved, though no sentence has them.
+UNUSED = {"data-line", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
+
+KINDS = {word: name for word, name in TERMINALS.items() if word not in OPENING} | dict.fromkeys(UNUSED, "UNUSED")
+RESERVED = {word for word in KINDS if word[0].isalpha()}
+
+
+class Unexpected(Wrong):
+    """The sentence cannot go on with `token`; an empty one is its end."""
+
+    def __init__(self, token: Token, text: str) -> None:
+        super().__init__(text)
+        self.token = token
+
+
+def parse_sentence(tokens: Sequence[Token]) -> Tree:
+    """`tokens` is not empty.  Raises Unexpected."""
+    first, last = tokens[0], tokens[-1]
+    followed_by_equal = len(tokens) > 1 and tokens[1].type == TERMINALS["="]
+    if first.type == "STRING" and not followed_by_equal:
+        if first not in OPENING:
+            raise Unexpected(first, _unknown_sentence(first))
+        first = Token.new_borrow_pos(TERMINALS[first], first, first)
+    end = Token("$END", "", line=last.end_line, column=last.end_column)
+    state = PARSER.parse_interactive()
+    tree = None
+    for token in [first, *tokens[1:], end]:
+        try:
+            tree = state.feed_token(token)
+        except UnexpectedToken:
+            if first in RESERVED and followed_by_equal:
+                raise Unexpected(first, f"{quoted(first)} is a reserved word, a macro needs another name") from None
+            if token is first:
+                raise Unexpected(first, _unknown_sentence(first)) from None
+            raise Unexpected(token, _explain(token, state.accepts()) + _long_string(tokens, token)) from None
+    assert isinstance(tree, Tree)  # what feeding the end returns
+    return tree
+
+
+def _unknown_sentence(first: Token) -> str:
+    known = sorted(WORDS[name] for name in PARSER.parse_interactive().accepts() if name in WORDS)
+    expected = alternatives([*known, "the name of a macro"])
+    return f"{_found(first)}, expected {expected}{suggestion(first, known)}"
+
+
+def _explain(token: Token, accepted: set[str]) -> str:
+    words = sorted(WORDS[name] for name in accepted if name in WORDS)
+    kinds = {"STRING": "a string", "NUMBER": "a number", "$END": "the end of the line"}
+    named = [word if word[0].isalpha() else f'"{word}"' for word in words]
+    expected = alternatives(named + [kind for name, kind in kinds.items() if name in accepted])
+    hint = suggestion(token, words)
+    if "STRING" in accepted and (token in RESERVED or token.type == "NUMBER"):
+        hint = " (put it in quotes if it is meant as one)"
+    return f"{_found(token)}, expected {expected}{hint}"
+
+
+def _long_string(tokens: Sequence[Token], unexpected: Token) -> str:
+    """A quote that is not closed ends where the next string begins, and that is where the sentence goes wrong."""
+    for token in tokens:
+        if token is unexpected:
+            break
+        if token.type == "STRING" and token.line != token.end_line:
+            return f"; a string goes from line {token.line} to line {token.end_line}, is the quote closed?"
+    return ""
+
+
+def _found(token: Token) -> str:
+    match token.type:
+        case "$END":
+            return "the sentence ends here"
+        case "NUMBER":
+            return f"unexpected number {token}"
+        case "STRING":
+            return f"{quoted(token)} is not known here"
+        case _:
+            return f"unexpected {quoted(token)}"

@@ -1,0 +1,150 @@
+"""What a single word means: text in, value out, or Wrong with the reason.
+
+4d 12h 30m 90s   interval, in seconds           35M 1.5G 500K 1024   size, in bytes
+25 smtp          port                           "~/Mail/%{user.username}"   path of a Maildir
+"""
+
+import re
+
+from smtpd.config.error import Wrong, alternatives, quoted, suggestion
+
+INTERVAL = re.compile(r"([0-9]{1,18})([smhd])")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_INTERVAL = 2**31 - 1  # seconds; 68 years
+
+SIZE = re.compile(r"\+?([0-9]{0,18})(?:\.([0-9]{0,18}))?([BKMGTPEbkmgtpe]?)")
+BYTES = {unit: 1024**power for power, unit in enumerate("BKMGTPE")}
+LARGEST = 2**63 - 1
+
+# Those of /etc/services that mail uses: a configuration means the same on every machine.
+SERVICES = {
+    "smtp": 25,
+    "mail": 25,
+    "smtps": 465,
+    "ssmtp": 465,
+    "submissions": 465,
+    "urd": 465,
+    "submission": 587,
+    "msa": 587,
+}
+
+TAG_LENGTH = 32
+
+SPECIFIER = re.compile(r"%(?:\{([^}]*)\}?)?")
+AVAILABLE = {"user.username", "user.directory"}
+SPECIFIERS = AVAILABLE | {
+    "sender",
+    "sender.user",
+    "sender.domain",
+    "rcpt",
+    "rcpt.user",
+    "rcpt.domain",
+    "dest",
+    "dest.user",
+    "dest.domain",
+    "mbox.from",
+    "mda",
+}
+
+
+def interval(text: str) -> int:
+    """Seconds."""
+    found = INTERVAL.fullmatch(text)
+    if not found:
+        raise Wrong(f"{quoted(text)} is not an interval, expected a number and s, m, h or d, such as 4d")
+    seconds = int(found[1]) * SECONDS[found[2]]
+    if not 1 <= seconds <= LONGEST_INTERVAL:
+        raise Wrong(f"an interval of {text}, expected 1s to {LONGEST_INTERVAL // 86400}d")
+    return seconds
+
+
+def size(text: str) -> int:
+    """Bytes, as scan_scaled(3) reads them: an optional fraction, an optional unit in either case."""
+    found = SIZE.fullmatch(text)
+    if not found or not (found[1] or found[2]):
+        raise Wrong(f"{quoted(text)} is not a size, expected a number and perhaps K, M or G, such as 35M")
+    whole, fraction, unit = found[1] or "0", found[2] or "", found[3].upper() or "B"
+    number = int(whole) * BYTES[unit]
+    if unit != "B":
+        number += int(fraction or 0) * BYTES[unit] // 10 ** len(fraction)
+    if not 1 <= number <= LARGEST:
+        raise Wrong(f"a size of {text}, expected at least one byte and less than 8E")
+    return number
+
+
+def port(text: str) -> int:
+    if not re.fullmatch("-?[0-9]+", text):
+        if text not in SERVICES:
+            names = alternatives(["a number", *SERVICES])
+            raise Wrong(f"no service is named {quoted(text)}, expected {names}{suggestion(text, SERVICES)}")
+        return SERVICES[text]
+    return number(text, "port", 1, 65535)
+
+
+def count(text: str) -> int:
+    """Of a limit: none can be 0, which would mean to serve nobody."""
+    return number(text, "number", 1, 2**31 - 1)
+
+
+def dispatchers(text: str) -> int:
+    return number(text, "number of dispatchers", 1, 64)
+
+
+def number(text: str, what: str, least: int, most: int) -> int:
+    value = int(text[:20])
+    if not least <= value <= most:
+        raise Wrong(f"{what} {text[:20]}, expected {least} to {most}")
+    return value
+
+
+def name(text: str) -> str:
+    if not text:
+        raise Wrong("a name cannot be empty")
+    return text
+
+
+def tag(text: str) -> str:
+    if not 1 <= len(text) <= TAG_LENGTH:
+        raise Wrong(f"a tag of {len(text)} characters, expected 1 to {TAG_LENGTH}")
+    return text
+
+
+def host_name(text: str) -> str:
+    """As it goes into the banner and into trace headers: one printable word of ASCII."""
+    if not 1 <= len(text) <= 255 or not text.isascii() or not text.isprintable() or " " in text:
+        raise Wrong(f"{quoted(text)} cannot be a host name")
+    return text
+
+
+def sub_addr_delim(text: str) -> str:
+    if len(text) != 1 or not text.isascii() or not text.isprintable() or text in " @":
+        raise Wrong(f'{quoted(text)} cannot delimit sub-addresses, expected one printable character other than "@"')
+    return text
+
+
+def absolute_path(text: str) -> str:
+    if not text.startswith("/"):
+        raise Wrong(f"the path {quoted(text)} is relative, expected it to begin with /")
+    return text
+
+
+def maildir_path(text: str) -> str:
+    """Names of specifiers become lower case, as they are compared."""
+    path = SPECIFIER.sub(_specifier, text)
+    if not path.startswith(("/", "~/", "%{user.directory}")):
+        raise Wrong(f"the path {quoted(text)} is relative, expected it to begin with / or ~/")
+    return path
+
+
+def _specifier(found: re.Match[str]) -> str:
+    written = found[0]
+    if not written.startswith("%{"):
+        raise Wrong('"%" is not available yet in a path, but for %{user.username} and %{user.directory}')
+    if not written.endswith("}"):
+        raise Wrong(f"{quoted(written)} in a path is never closed")
+    specifier = found[1].lower()
+    if re.split(r"[\[:]", specifier)[0] not in SPECIFIERS:
+        raise Wrong(f"there is no {quoted(written)}" + suggestion(specifier, SPECIFIERS))
+    if specifier not in AVAILABLE:
+        raise Wrong(f"{quoted(written)} in a path is not available yet")
+    return f"%{{{specifier}}}"

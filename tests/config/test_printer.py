@@ -1,0 +1,132 @@
+"""A model that is printed and parsed again is the same model."""
+
+import string as ascii_sets
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.config import printer
+from smtpd.config.model import Action, Condition, Config, Limits, Listen, Match, Method, Operand, Table
+from smtpd.config.parser import parse
+
+# What a string can hold; one that ends in a backslash was a bare word.
+QUOTED = st.text(
+    st.sampled_from("ab \t\\\"'$#{}<>!=,()%/~@é-") | st.characters(min_codepoint=32, max_codepoint=0x3000), max_size=12
+).filter(lambda text: all(char.isprintable() or char == "\t" for char in text) and not text.endswith("\\"))
+BARE = st.text(ascii_sets.ascii_letters + "\\:_.", max_size=5).map(lambda text: f"x{text}\\")
+TEXT = QUOTED | BARE
+NAME = TEXT.filter(lambda text: bool(text) and "<" not in text and ">" not in text)
+HOST = st.text(ascii_sets.ascii_letters + ascii_sets.digits + ".-:[]\"'{}\\=", min_size=1, max_size=12)
+COUNT = st.integers(1, 2**31 - 1)
+LIST = st.lists(TEXT, min_size=1, max_size=8).map(tuple)
+PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(tuple)
+PATH = QUOTED.map("/".__add__)
+
+
+@st.composite
+def operands(draw, tables: list[Table], *, may_be_mapping: bool = False):
+    """A declared table or one in place, which is added to `tables`: so they are numbered as the builder does it."""
+    regex = draw(st.booleans())
+    usable = [table for table in tables if table.pairs is None and not table.name.startswith("<")]
+    if usable and not regex and draw(st.booleans()):
+        return Operand(draw(st.sampled_from(usable)).name)
+    name = f"<dynamic:{sum(table.name.startswith('<') for table in tables)}>"
+    if may_be_mapping and not regex and draw(st.booleans()):
+        table = Table(name, pairs=draw(PAIRS))
+    else:
+        patterns = st.lists(st.sampled_from(["", "a.b", "^x$", "[a]", "\\.x"]), min_size=1).map(tuple)
+        table = Table(name, entries=draw(patterns if regex else LIST))
+    tables.append(table)
+    return Operand(table.name, regex)
+
+
+@st.composite
+def conditions(draw, kinds: dict[str, bool | None], tables: list[Table]):
+    """`kinds`: whether the table may be a mapping; None if there is none."""
+    kind = draw(st.sampled_from(sorted(kinds)))
+    may_be_mapping = kinds[kind]
+    operand = None if may_be_mapping is None else draw(operands(tables, may_be_mapping=may_be_mapping))
+    return Condition(kind, draw(st.booleans()), operand)
+
+
+@st.composite
+def matches(draw, actions: list[str], tables: list[Table]):
+    source = draw(conditions({"any": None, "local": None, "socket": None, "src": False, "mail-from": True}, tables))
+    destination = draw(conditions({"any": None, "local": None, "domain": False, "rcpt-to": True}, tables))
+    more = {}
+    for field, kind, taken in (
+        ("tag", "tag", ""),
+        ("mail_from", "mail-from", source),
+        ("rcpt_to", "rcpt-to", destination),
+    ):
+        if draw(st.booleans()) and (not taken or taken.kind != kind):
+            more[field] = draw(conditions({kind: kind != "tag"}, tables))
+    return Match(draw(st.sampled_from([None, *actions])), source, destination, **more)
+
+
+@st.composite
+def configs(draw):
+    builtin = {"anyhost", "anydestination", "localhost", "localnames", "getpwnam"}
+    names = draw(st.lists(NAME.filter(lambda name: name not in builtin), max_size=4, unique=True))
+    kinds = (
+        lambda name: st.builds(Table, st.just(name), entries=LIST),
+        lambda name: st.builds(Table, st.just(name), pairs=PAIRS),
+        lambda name: st.builds(Table, st.just(name), path=PATH),
+    )
+    tables = [draw(draw(st.sampled_from(kinds))(name)) for name in names]
+    maildirs = st.sampled_from(["~/Maildir", "~/a b", "/v/%{user.username}", "%{user.directory}/x", '/"'])
+    actions = [
+        Action(name, Method.MAILDIR, draw(maildirs), draw(st.booleans()), draw(st.none() | COUNT))
+        for name in draw(st.lists(TEXT.filter(bool), max_size=3, unique=True))
+    ]
+    rules = [draw(matches([action.name for action in actions], tables)) for _ in range(draw(st.integers(1, 3)))]
+    listeners = st.builds(
+        Listen,
+        TEXT.filter(bool),
+        st.integers(1, 65535),
+        st.sampled_from([None, 4, 6]),
+        st.none() | HOST.filter(lambda host: not host.endswith("\\")),
+        QUOTED,
+    )
+    declared = [table for table in tables if not table.name.startswith("<")]
+    inline = [table for table in tables if table.name.startswith("<")]
+    return Config(
+        listeners=tuple(draw(st.lists(listeners, max_size=3))),
+        tables=(*declared, *inline),
+        actions=tuple(actions),
+        matches=tuple(rules),
+        queue_ttl=draw(COUNT),
+        max_message_size=draw(st.integers(1, 2**63 - 1)),
+        sub_addr_delim=draw(st.sampled_from("+-=\"'#$~")),
+        limits=draw(st.builds(Limits, **dict.fromkeys(Limits.__dataclass_fields__, COUNT))),
+        sandbox_required=draw(st.sampled_from([None, True, False])),
+        dispatchers=draw(st.integers(1, 64)),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(configs())
+def test_what_is_printed_parses_to_the_same_model(config):
+    assert parse("printed", text=printer.print_config(config)).config == config
+
+
+@settings(max_examples=200)
+@given(TEXT)
+def test_any_string_survives(text):
+    printed = f"table {printer.string('t')} {{ {printer.string(text)} }}\nmatch reject"
+    assert parse("printed", text=printed).config.tables[0].entries == (text,)
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(1, "1s"), (60, "1m"), (90, "90s"), (3600, "1h"), (86400, "1d"), (90000, "25h"), (345600, "4d")]
+)
+def test_an_interval_is_in_the_largest_unit_that_says_it(seconds, text):
+    assert printer.interval(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "size, text", [(1, "1"), (1024, "1K"), (1025, "1025"), (35 * 1024**2, "35M"), (2**30, "1G"), (2**40, "1024G")]
+)
+def test_a_size_is_in_the_largest_unit_that_says_it(size, text):
+    assert printer.size(size) == text

@@ -1,0 +1,132 @@
+"""Words that mean a number, and regular expressions."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.config import value
+from smtpd.config.error import Wrong
+from smtpd.config.regex import compile_regex
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        ("1", 1),
+        ("35M", 35 * 1024**2),
+        ("35m", 35 * 1024**2),
+        ("500K", 512000),
+        ("1G", 1024**3),
+        ("1.5K", 1536),
+        (".5K", 512),
+        ("1.999", 1),
+        ("10B", 10),
+        ("+2k", 2048),
+    ],
+)
+def test_sizes_as_scan_scaled_reads_them(text, number):
+    assert value.size(text) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "K", "1KB", "1 K", "-1", "0", "0.1", "8E", "9" * 19, "1e3", "1,5K", "0x10", "١"]
+)
+def test_what_is_no_size(text):
+    with pytest.raises(Wrong):
+        value.size(text)
+
+
+@pytest.mark.parametrize("text, seconds", [("1s", 1), ("90m", 5400), ("12h", 43200), ("4d", 345600), ("007d", 604800)])
+def test_intervals(text, seconds):
+    assert value.interval(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "4", "d", "4w", "4D", "0d", "-1d", "1d2h", "1.5d", " 4d", "99999d", "9" * 30 + "s"]
+)
+def test_what_is_no_interval(text):
+    with pytest.raises(Wrong):
+        value.interval(text)
+
+
+@pytest.mark.parametrize(
+    "text, port", [("1", 1), ("25", 25), ("65535", 65535), ("smtp", 25), ("smtps", 465), ("submission", 587)]
+)
+def test_ports(text, port):
+    assert value.port(text) == port
+
+
+@pytest.mark.parametrize("text", ["", "0", "65536", "-25", "--25", "25 ", "²", "ftp", "SMTP", "9" * 5000])
+def test_what_is_no_port(text):
+    with pytest.raises(Wrong):
+        value.port(text)
+
+
+READERS = [
+    value.size,
+    value.interval,
+    value.port,
+    value.maildir_path,
+    value.tag,
+    value.host_name,
+    value.sub_addr_delim,
+    value.absolute_path,
+    value.name,
+    compile_regex,
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(READERS), st.text())
+def test_any_text_has_a_value_or_is_wrong(read, text):
+    try:
+        read(text)
+    except Wrong as wrong:
+        assert str(wrong).isprintable()
+
+
+def test_specifiers_are_compared_without_case():
+    assert value.maildir_path("~/%{User.USERNAME}") == "~/%{user.username}"
+
+
+@pytest.mark.parametrize("name", ["bob..", "../bob", "bob/%{user.username}"])
+def test_a_path_holds_what_the_administrator_wrote(name):
+    assert value.maildir_path(f"/var/{name}") == f"/var/{name}"
+
+
+@pytest.mark.parametrize(
+    "expression, matches, differs",
+    [
+        ("^[[:alpha:]]+$", "abc", "ab1"),
+        ("[[:digit:][:space:]]$", "x ", "x"),
+        ("[^[:upper:]]", "A.", "A"),
+        ("a.c", "xabcx", "ac"),
+        ("(?i)^ROOT@", "root@here.test", "wroot@here.test"),
+        ("[[]x", "[x", "x"),
+        ("[]x]", "]", "["),
+        ("[[:punct:]]", "a]b", "ab"),
+    ],
+)
+def test_expressions_are_posix_searches(expression, matches, differs):
+    compiled = compile_regex(expression)
+    assert compiled.search(matches)
+    assert not compiled.search(differs)
+
+
+def test_case_counts():
+    assert not compile_regex("Root").search("root")
+
+
+@pytest.mark.parametrize(
+    "expression", ["[", "(", "*", "a{2,1}", "[[:nothing:]]", "(" * 5000 + ")" * 5000, "a{" + "9" * 20 + "}"]
+)
+def test_an_expression_that_does_not_compile_is_wrong(expression):
+    with pytest.raises(Wrong):
+        compile_regex(expression)
+
+
+def test_the_reason_is_that_of_the_compiler():
+    with pytest.raises(Wrong, match=re.escape('"[a" is not a regular expression: unterminated character set')):
+        compile_regex("[a")
