@@ -1,0 +1,180 @@
+"""The way of a mail, end to end."""
+
+import random
+import shutil
+import smtplib
+import socket
+import subprocess
+from email.message import EmailMessage
+
+import pytest
+
+from tests.live.conftest import empty_maildir, mails, until
+
+
+@pytest.fixture
+def letterbox(daemon, users, alice):
+    """Alice's Maildir, empty."""
+    empty_maildir(users.home(alice))
+    return users.home(alice)
+
+
+def test_a_mail_to_a_system_user_lies_in_that_users_maildir(daemon, users, alice, letterbox):
+    daemon.send(f"{alice}@here.test", b"Subject: hello\r\n\r\nworld\r\n")
+    (mail,) = until(lambda: mails(letterbox), what="delivery")
+    trace, _, content = mail.partition(b"Subject: ")
+    assert content == b"hello\n\nworld\n"
+    assert trace.startswith(b"Return-Path: <amy@there.test>\nDelivered-To: smtpd-alice@here.test\nReceived: from ")
+    (path,) = (letterbox / "Maildir/new").iterdir()
+    assert path.owner() == alice and path.stat().st_mode & 0o777 == 0o600
+    until(lambda: daemon.smtpctl("show", "queue").stdout == "", what="an empty queue")
+
+
+def awkward_body(size=200_000):
+    """Long lines, dots, 8-bit text, everything that is awkward on the way; CRLF between lines."""
+    source = random.Random(5)
+    lines = [b".", b"..", b".hidden", b"", "Grüße aus Köln ✉".encode(), bytes(range(128, 256))]
+    while sum(map(len, lines)) < size:
+        length = source.choice([0, 1, 72, 998, 5000])
+        first = source.choice([b"", b".", b"..", b"From "])
+        lines.append(first + bytes(source.choice(b"abcdefgh .\t\xe4\xf6") for _ in range(length)))
+    return b"\r\n".join(lines) + b"\r\n"
+
+
+def test_a_large_awkward_mail_arrives_byte_for_byte(daemon, alice, letterbox):
+    if not shutil.which("swaks"):
+        pytest.skip("swaks is not installed")
+    content = b"Subject: awkward\r\nFrom: amy@there.test\r\n\r\n" + awkward_body()
+    message = daemon.directory / "message"
+    message.write_bytes(content.replace(b"\r\n", b"\n"))
+    command = ["swaks", "--server", "127.0.0.1", "--port", str(daemon.port), "--from", "amy@there.test"]
+    command += ["--to", f"{alice}@here.test", "--helo", "client.test", "--data", f"@{message}", "--suppress-data"]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    (mail,) = until(lambda: mails(letterbox), what="delivery")
+    # swaks ends its data with a line end of its own
+    assert mail[mail.index(b"Subject: awkward") :].rstrip(b"\n") == content.replace(b"\r\n", b"\n").rstrip(b"\n")
+
+
+def test_several_recipients_get_a_mail_each(daemon, users, alice, bob):
+    for name in (alice, bob):
+        empty_maildir(users.home(name))
+    with daemon.client() as client:
+        client.sendmail("amy@there.test", [f"{alice}@here.test", f"{bob}@here.test"], b"Subject: both\r\n\r\nx\r\n")
+    for name in (alice, bob):
+        (mail,) = until(lambda name=name: mails(users.home(name)), what=f"delivery to {name}")
+        assert f"Delivered-To: {name}@here.test".encode() in mail
+
+
+@pytest.mark.parametrize(
+    "recipient, code",
+    [
+        ("nobody-of-this-name@here.test", 550),
+        ("root@here.test", 550),
+        ("daemon@here.test", 550),
+        ("_smtpq@here.test", 550),
+        ("somebody@elsewhere.test", 550),
+        ("../alice@here.test", 550),
+    ],
+)
+def test_who_may_not_receive_is_refused_at_rcpt(daemon, recipient, code):
+    with daemon.client() as client:
+        client.ehlo()
+        client.mail("amy@there.test")
+        assert client.rcpt(recipient)[0] == code
+
+
+def test_mail_to_postmaster_needs_no_domain(daemon):
+    with daemon.client() as client:
+        client.ehlo()
+        client.mail("amy@there.test")
+        # there is no such user here; what matters is that the address is understood
+        assert client.docmd("RCPT", "TO:<postmaster>")[0] == 550
+
+
+def test_a_forward_file_redirects(daemon, users, alice, bob):
+    empty_maildir(users.home(bob))
+    forward = users.home(alice) / ".forward"
+    forward.write_text(f"{bob}@here.test\n")
+    shutil.chown(forward, alice, alice)
+    forward.chmod(0o600)
+    try:
+        daemon.send(f"{alice}@here.test", b"Subject: on to bob\r\n\r\nx\r\n")
+        (mail,) = until(lambda: mails(users.home(bob)), what="delivery to bob")
+        assert b"on to bob" in mail
+    finally:
+        forward.unlink()
+
+
+def test_a_sub_address_reaches_its_user(daemon, alice, letterbox):
+    daemon.send(f"{alice}+lists@here.test", b"Subject: tagged\r\n\r\nx\r\n")
+    (mail,) = until(lambda: mails(letterbox), what="delivery")
+    assert b"+lists@here.test" in mail
+
+
+def test_a_mail_over_the_limit_is_refused_early(make_daemon, alice):
+    daemon = make_daemon(
+        "smtp max-message-size 10K\n" + "listen on 127.0.0.1 port {port}\n"
+        'action "local" maildir\nmatch from any for any action "local"\n'
+    ).start()
+    with daemon.client() as client, pytest.raises(smtplib.SMTPSenderRefused) as refused:
+        client.sendmail("amy@there.test", [f"{alice}@here.test"], b"x: y\r\n\r\n" + b"z" * 20_000)
+    assert refused.value.smtp_code == 552
+    assert daemon.stop() == 0
+
+
+def test_an_independent_client_library_gets_along(daemon, alice, letterbox):
+    message = EmailMessage()
+    message["Subject"] = "Grüße"
+    message["From"], message["To"] = "amy@there.test", f"{alice}@here.test"
+    message.set_content("Ein schöner Gruß\n")
+    message.add_attachment(bytes(range(256)), maintype="application", subtype="octet-stream", filename="ä.bin")
+    with daemon.client() as client:
+        client.send_message(message)
+    (mail,) = until(lambda: mails(letterbox), what="delivery")
+    assert b"application/octet-stream" in mail
+
+
+SMUGGLED = (
+    b"Subject: outer\r\n\r\nbody%sMAIL FROM:<evil@there.test>\r\nRCPT TO:<%s@here.test>\r\nDATA\r\ninner\r\n.\r\n"
+)
+
+
+@pytest.mark.parametrize("ending", [b"\n.\n", b"\r\n.\n", b"\n.\r\n", b"\r.\r", b"\r\n.\r", b"\r\n\0.\r\n"])
+def test_smuggling_leaves_one_message_or_none(daemon, alice, letterbox, ending):
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=10) as sock:
+        stream = sock.makefile("rb")
+        assert stream.readline().startswith(b"220")
+        for line in (b"HELO client.test", b"MAIL FROM:<amy@there.test>", b"RCPT TO:<%s@here.test>" % alice.encode()):
+            sock.sendall(line + b"\r\n")
+            assert stream.readline().startswith(b"250")
+        sock.sendall(b"DATA\r\n")
+        assert stream.readline().startswith(b"354")
+        sock.sendall(SMUGGLED % (ending, alice.encode()) + b"\r\n.\r\nQUIT\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        stream.read()
+    daemon.send(f"{alice}@here.test", b"Subject: after\r\n\r\nx\r\n")
+    until(lambda: any(b"Subject: after" in mail for mail in mails(letterbox)), what="the next mail")
+    assert sum(b"inner" in mail and b"Subject: outer" not in mail for mail in mails(letterbox)) == 0
+
+
+def test_the_queue_survives_a_stop(make_daemon, users, alice, letterbox=None):
+    empty_maildir(users.home(alice))
+    daemon = make_daemon().start()
+    daemon.smtpctl("pause", "mda")
+    daemon.send(f"{alice}@here.test", b"Subject: wait\r\n\r\nx\r\n")
+    assert len(daemon.smtpctl("show", "queue").stdout.splitlines()) == 1
+    assert daemon.stop() == 0
+    assert mails(users.home(alice)) == []
+    daemon.start()
+    until(lambda: mails(users.home(alice)), what="delivery after the restart")
+    assert daemon.stop() == 0
+
+
+def test_a_second_daemon_on_the_same_spool_is_refused_and_names_the_first(make_daemon, daemon):
+    second = make_daemon()
+    second.state = daemon.state
+    with pytest.raises(AssertionError) as refused:
+        second.start()
+    assert str(daemon.process.pid) in str(refused.value) or str(daemon.pids()["queue"]) in str(refused.value)
+    assert daemon.running()

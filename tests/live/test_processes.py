@@ -1,0 +1,118 @@
+"""What `ps` and /proc show of a running daemon."""
+
+import os
+import pwd
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.live.conftest import ROLES, empty_maildir, mails, until
+
+USERS = {
+    "dispatcher": "_smtpd",
+    "lookup": "_smtpl",
+    "queue": "_smtpq",
+    "scheduler": "_smtps",
+    "crypto": "_smtpc",
+    "control": "_smtpx",
+}
+
+
+def status(pid):
+    return dict(re.findall(r"^(\w+):\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
+
+
+def mappings(pid):
+    """Where text, heap and stack of a process begin."""
+    found = {}
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        name = fields[5] if len(fields) > 5 else ""
+        start = fields[0].partition("-")[0]
+        if name in ("[heap]", "[stack]"):
+            found.setdefault(name, start)
+        elif "/python" in name and "x" in fields[1]:
+            found.setdefault("text", start)
+    return found
+
+
+def test_parent_nursery_and_the_six_show_their_titles(daemon):
+    titles = daemon.pids()
+    assert {title.split()[0] for title in titles} >= {*ROLES, "nursery"}
+    assert daemon.process.pid in titles.values()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_process_is_confined(daemon, role):
+    facts = status(daemon.pids()[role])
+    uid = pwd.getpwnam(USERS[role]).pw_uid
+    assert facts["Uid"].split() == [str(uid)] * 4
+    assert facts["Gid"].split() == [str(pwd.getpwnam(USERS[role]).pw_gid)] * 4
+    assert facts["Groups"].split() in ([], [str(pwd.getpwnam(USERS[role]).pw_gid)])
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(facts[kind], 16) == 0, kind
+    assert facts["NoNewPrivs"] == "1"
+    assert facts["Seccomp"] == "2"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_process_has_the_root_of_the_table(daemon, role):
+    root = os.readlink(f"/proc/{daemon.pids()[role]}/root")
+    expected = {"queue": daemon.state / "spool", "lookup": Path("/")}.get(role, daemon.state / "empty")
+    assert Path(root) == expected
+
+
+def test_every_process_has_a_user_of_its_own(daemon):
+    titles = daemon.pids()
+    assert len({status(titles[role])["Uid"] for role in ROLES}) == len(ROLES)
+
+
+def test_no_two_processes_share_a_memory_layout(daemon):
+    layouts = [mappings(pid) for title, pid in daemon.pids().items() if not title.startswith("agent")]
+    for what in ("text", "[heap]", "[stack]"):
+        places = [layout[what] for layout in layouts if what in layout]
+        assert len(set(places)) == len(places), what
+
+
+def test_parent_and_nursery_keep_few_capabilities(daemon):
+    titles = daemon.pids()
+    everything = int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1
+    for pid in (daemon.process.pid, titles["nursery"]):
+        facts = status(pid)
+        assert bin(int(facts["CapBnd"], 16)).count("1") < everything / 2
+        assert facts["NoNewPrivs"] == "1" and facts["Seccomp"] == "2"
+
+
+def test_an_agent_is_its_user_and_nothing_else(daemon, users, alice):
+    empty_maildir(users.home(alice))
+    daemon.send(f"{alice}@here.test", b"Subject: x\r\n\r\nx\r\n")
+    until(lambda: mails(users.home(alice)), what="delivery")
+    uid = str(pwd.getpwnam(alice).pw_uid)
+    agents = [pid for pid in daemon.descendants() if status(pid)["Uid"].split() == [uid] * 4]
+    assert agents, daemon.pids()
+    for pid in agents:
+        facts = status(pid)
+        assert int(facts["CapBnd"], 16) == int(facts["CapEff"], 16) == 0
+        assert facts["NoNewPrivs"] == "1" and facts["Seccomp"] == "2"
+        assert facts["Groups"].split() in ([], [str(pwd.getpwnam(alice).pw_gid)])
+
+
+def test_only_parent_and_nursery_run_as_root(daemon):
+    titles = daemon.pids()
+    allowed = {daemon.process.pid, titles["nursery"]}
+    root = {pid for pid in [daemon.process.pid, *daemon.descendants()] if status(pid)["Uid"].split()[1] == "0"}
+    assert root == allowed
+
+
+def test_two_dispatchers_both_serve(make_daemon, users, alice):
+    empty_maildir(users.home(alice))
+    daemon = make_daemon(
+        "dispatchers 2\n" + 'listen on 127.0.0.1 port {port}\naction "local" maildir\n'
+        'match from any for any action "local"\n'
+    ).start()
+    assert sum(title.startswith("dispatcher") for title in daemon.pids()) == 2
+    for number in range(40):
+        daemon.send(f"{alice}@here.test", f"Subject: {number}\r\n\r\nx\r\n".encode())
+    until(lambda: len(mails(users.home(alice))) == 40, what="40 deliveries")
+    assert daemon.stop() == 0
