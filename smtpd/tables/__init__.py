@@ -1,0 +1,12 @@
+"""Tables: what a name in the configuration stands for, and the language of alias and .forward values.
+
+    table       what all tables can do: check a key, find its value, be unavailable
+    inline      a list or a mapping that stands in the configuration itself; the builtin ones too
+    file        one that stands in a text file
+    matching    when a key matches an entry: domains, addresses, networks, strings, regular expressions
+    regex       regular expressions in time proportional to what they are matched against
+    opening     from the configuration to a table
+    expansion   `bob, amy@there.test, "|command", /file` as targets
+
+Knows nothing of rules, envelopes or processes.
+"""

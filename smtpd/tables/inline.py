@@ -1,0 +1,46 @@
+"""Tables whose content stands in the configuration: `{ "a", "b" }` and `{ a = x, b = y }`."""
+
+from collections.abc import Iterable
+
+from smtpd.tables.matching import Matcher, matcher
+from smtpd.tables.table import Service, Unavailable
+
+
+class ListTable:
+    """Keys without values."""
+
+    def __init__(self, name: str, entries: Iterable[str], delimiter: str = "+"):
+        self.name = name
+        self._entries = tuple(entries)
+        self._delimiter = delimiter
+        self._matchers: dict[Service, Matcher | Unavailable] = {}
+
+    def check(self, service: Service, key: str) -> bool | Unavailable:
+        try:
+            found = self._matchers[service]
+        except KeyError:
+            found = self._matchers[service] = self._matcher(service)
+        return found if isinstance(found, Unavailable) else found.check(key)
+
+    def _matcher(self, service: Service) -> Matcher | Unavailable:
+        try:
+            return matcher(service, self._entries, self._delimiter)
+        except ValueError as error:
+            return Unavailable(f"table {self.name}: {error}")
+
+    def find(self, service: Service, key: str) -> str | None | Unavailable:
+        return Unavailable(f"table {self.name}: a list has no values")
+
+    def update(self) -> Unavailable | None:
+        return None
+
+
+class MappingTable(ListTable):
+    """Keys with values.  Case does not count in keys; of two that are the same, the later one holds."""
+
+    def __init__(self, name: str, pairs: Iterable[tuple[str, str]], delimiter: str = "+"):
+        self._values = {key.lower(): value for key, value in pairs}
+        super().__init__(name, self._values, delimiter)
+
+    def find(self, service: Service, key: str) -> str | None | Unavailable:
+        return self._values.get(key.lower())
