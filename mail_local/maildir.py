@@ -11,11 +11,12 @@ That is what makes local delivery exactly-once.  A mail that a reader moved to a
 Everything below the root goes by descriptors of directories and follows no symbolic link.  The root itself may be one.
 
 SYNCING
-    fsync of each file before it is placed, one fsync of new/ for all that are placed together; the caller runs several
-    `store` side by side, and the file system joins their commits.  Measured on ext4, 4 KiB mails: one at a time 2 000/s,
-    eight threads with up to eight mails each 8 500/s and less CPU a mail.  syncfs for a whole batch costs half the CPU,
-    but waits for everybody else's dirty pages and does nothing on FUSE: not used.  fdatasync saves nothing: the size of
-    a new file has to be written all the same.
+    Mails that are stored together are all written, then all synced, then placed, then new/ is synced, once.  The kernel
+    is asked to begin writing each file as soon as it stands (a hint, sync_file_range), so that the first fsync commits
+    what all of them need and the others find it done.  The caller may run several `store` side by side: the file system
+    joins their commits.  On ext4, 4 KiB mails: one at a time 1 700/s, four threads with up to eight mails each 6 800/s,
+    without the hint 5 800/s.  syncfs for a whole batch costs half the CPU, but waits for the dirty pages of everybody
+    else and does nothing on FUSE: not used.  fdatasync saves nothing: the size of a new file has to be written anyway.
 
 Understands no mail: the caller decides about folders (folder_name, and `trace` for junk).
 """
@@ -36,7 +37,12 @@ _RENAME_NOREPLACE = 1
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # the second and third: a symbolic link
 _LACKING = (errno.ENOSYS, errno.EINVAL)  # a kernel or a file system without RENAME_NOREPLACE
 
-_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+_libc = ctypes.CDLL(None, use_errno=True)
+_renameat2 = getattr(_libc, "renameat2", None)
+_sync_file_range = getattr(_libc, "sync_file_range", None)
+_SYNC_FILE_RANGE_WRITE = 2
+if _sync_file_range:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 _SPECIAL = re.compile(r"[!#$%&'*?`{|}~/\x00-\x1f\x7f:]")  # reference 3, and what a file name cannot hold
 
@@ -116,6 +122,8 @@ class Folder:
             os.close(descriptor)
             self.discard(mail.name)
             raise
+        if _sync_file_range:
+            _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
         return descriptor
 
     def _create(self, name: str) -> int:

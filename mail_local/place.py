@@ -24,6 +24,8 @@ def expand(path: str, user: str, home: str) -> str:
         name = (found[2] or "").lower()
         if name not in values:
             raise ValueError(f"{found[0]} cannot be part of a path")
+        if not values[name]:
+            raise ValueError(f"no {name} to put into {path!r}")
         return values[name]
 
     expanded = _SPECIFIER.sub(value, path)

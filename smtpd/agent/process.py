@@ -4,8 +4,8 @@
     queue --ReadForward-------->   agent <-- ~/.forward
           <--Result, ForwardText--
 
-Forked by nursery, which becomes the user, calls `prepare`, enters the sandbox with the promises of the kind and the
-`places` of what `prepare` returned, and calls its `serve`.  One agent per user and kind of action; it lives as long as
+Forked by nursery, which becomes the user, calls `prepare`, enters the sandbox with the promises of the kind (errand.py)
+and the `places` of what `prepare` returned, and calls its `serve`.  One agent per user and kind of action; it lives as long as
 queue keeps its socket, or until nothing came for a while.  Blocking calls and a few threads, no event loop.
 
 SECURITY
@@ -24,12 +24,6 @@ from mail_local import maildir, place
 from smtpd.agent.forward import Reader
 from smtpd.agent.hand import Hands
 from smtpd.agent.storage import Storage
-
-# kind -> pledge
-KINDS = {
-    "maildir": "stdio rpath wpath cpath flock recvfd",
-    "forward": "stdio rpath",
-}
 
 
 class Agent:

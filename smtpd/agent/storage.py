@@ -22,7 +22,7 @@ class Storage:
     """The trade of an agent for one Maildir.  `trouble`: why no mail can be stored, found before the sandbox."""
 
     ERRAND: type[Errand] = Deliver
-    HANDS = 8
+    HANDS = 4
     BATCH = 8
     BATCH_BYTES = 1024 * 1024
 

@@ -1,0 +1,101 @@
+"""Lines in front of a delivered mail, and what its header is asked."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mail_local.trace import HEADER_MAX, added_lines, header_of, is_junk, was_delivered_to
+
+
+def header(*lines):
+    return header_of("\n".join((*lines, "", "body")).encode())
+
+
+def test_the_lines_name_sender_and_recipient():
+    expected = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
+    assert added_lines("amy@there.test", "bob@here.test") == expected
+
+
+def test_the_null_sender_has_no_return_path():
+    assert added_lines("", "bob@here.test") == b"Delivered-To: bob@here.test\n"
+
+
+def test_an_international_address_is_utf8():
+    assert "Delivered-To: bøb@here.test\n".encode() in added_lines("", "bøb@here.test")
+
+
+@given(st.text(), st.text())
+@settings(max_examples=200)
+def test_no_address_can_begin_another_line(sender, recipient):
+    added = added_lines(sender, recipient)
+    assert added.count(b"\n") == 2 - (sender == "")
+    assert added.endswith(b"\n") and b"\r" not in added and b"\0" not in added
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Delivered-To: bob@here.test",
+        "delivered-to:bob@here.test",
+        "DELIVERED-TO:   BOB@Here.Test  ",
+        "Delivered-To:\n bob@here.test",
+        "Delivered-To: <bob@here.test>",
+    ],
+)
+def test_a_mail_that_was_here_before_is_a_loop(line):
+    assert was_delivered_to(header("Received: from x", line, "Subject: y"), "bob@here.test")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Delivered-To: bobby@here.test",
+        "Delivered-To: bob@here.test.example",
+        "X-Delivered-To: bob@here.test",
+        "Subject: Delivered-To: bob@here.test",
+        "Subject: x\n Delivered-To: bob@here.test",
+        "Delivered-To:",
+    ],
+)
+def test_what_only_looks_like_it_is_none(line):
+    assert not was_delivered_to(header(line), "bob@here.test")
+
+
+def test_the_body_is_not_searched():
+    assert not was_delivered_to(header("Subject: x", "", "Delivered-To: bob@here.test"), "bob@here.test")
+    assert not was_delivered_to(header_of(b"\nDelivered-To: bob@here.test\n\n"), "bob@here.test")
+    assert not was_delivered_to(header_of(b"A: b\r\n\r\nDelivered-To: bob@here.test\n\n"), "bob@here.test")
+
+
+def test_no_further_than_its_bound():
+    start = b"A: " + b"x" * HEADER_MAX + b"\nDelivered-To: bob@here.test\n\n"
+    assert not was_delivered_to(header_of(start), "bob@here.test")
+
+
+@pytest.mark.parametrize("line", ["X-Spam: yes", "X-Spam-Flag: YES", "x-spam-flag:yes", "X-Spam: Yes, score=9"])
+def test_a_spam_header_means_junk(line):
+    assert is_junk(header("Subject: x", line))
+
+
+@pytest.mark.parametrize("line", ["X-Spam: no", "X-Spam-Flag: yesterday", "X-Spam-Status: yes", "Subject: X-Spam: yes"])
+def test_others_do_not(line):
+    assert not is_junk(header(line))
+
+
+def test_a_spam_line_in_the_body_does_not():
+    assert not is_junk(header("Subject: x", "", "X-Spam: yes"))
+
+
+@given(st.binary(max_size=300), st.text(max_size=30))
+@settings(max_examples=200)
+def test_any_bytes_have_an_answer(start, address):
+    found = header_of(start)
+    assert len(found) <= len(start)
+    was_delivered_to(found, address)
+    is_junk(found)
+
+
+def test_a_header_made_to_be_slow_is_not():
+    fold = b"Delivered-To:" + b" \n " * 20000
+    assert not was_delivered_to(header_of(fold), "bob@here.test")
+    assert not is_junk(header_of(b"X-Spam:" + b" \n " * 20000))
