@@ -509,7 +509,7 @@ class Session:
 
 class Verb(NamedTuple):
     obey: Callable[[Session, str], None]
-    states: frozenset[State] = COMMANDING
+    states: tuple[State, ...] = COMMANDING
     argument: bool = True  # may have one
     idle: bool = False  # brings no mail nearer
     last: bool = False  # nothing may be sent behind it before its answer

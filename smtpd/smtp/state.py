@@ -18,15 +18,15 @@ class State(Enum):
 
 
 TRANSITIONS = {
-    State.FRESH: {State.READY, State.CLOSED},
-    State.READY: {State.READY, State.WAITING, State.CLOSED},
-    State.MAIL: {State.READY, State.WAITING, State.CLOSED},
-    State.RCPT: {State.READY, State.WAITING, State.DATA, State.CLOSED},
-    State.DATA: {State.READY, State.WAITING, State.CLOSED},
-    State.WAITING: {State.READY, State.MAIL, State.RCPT, State.CLOSED},
-    State.CLOSED: set(),
+    State.FRESH: (State.READY, State.CLOSED),
+    State.READY: (State.READY, State.WAITING, State.CLOSED),
+    State.MAIL: (State.READY, State.WAITING, State.CLOSED),
+    State.RCPT: (State.READY, State.WAITING, State.DATA, State.CLOSED),
+    State.DATA: (State.READY, State.WAITING, State.CLOSED),
+    State.WAITING: (State.READY, State.MAIL, State.RCPT, State.CLOSED),
+    State.CLOSED: (),
 }
 
-GREETED = frozenset({State.READY})
-IN_MAIL = frozenset({State.MAIL, State.RCPT})
-COMMANDING = frozenset({State.FRESH}) | GREETED | IN_MAIL  # a command line comes next, whichever
+GREETED = (State.READY,)
+IN_MAIL = (State.MAIL, State.RCPT)
+COMMANDING = (State.FRESH, *GREETED, *IN_MAIL)  # a command line comes next, whichever

@@ -1,0 +1,350 @@
+"""What a dialogue cannot say: what is asked, in which order, and what happens when an answer comes too late."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.config.model import Limits
+from smtpd.envelope import Origin
+from smtpd.smtp.action import Close, Forget, Log, Say
+from smtpd.smtp.question import (
+    AcceptRecipient,
+    BeginMessage,
+    RecipientAccepted,
+    Refused,
+    StoreContent,
+)
+from smtpd.smtp.server import MAX_IDLE_COMMANDS, Client
+from smtpd.smtp.state import State
+from tests.smtp.player import FIRST_ID, LISTENER, Conversation
+
+MAIL = b"MAIL FROM:<amy@there.test>\r\n"
+RCPT = b"RCPT TO:<bob@here.test>\r\n"
+
+
+@pytest.fixture
+def talk():
+    talk = Conversation()
+    talk.feed(b"EHLO relay.test\r\n")
+    return talk
+
+
+def in_data(talk: Conversation) -> Conversation:
+    talk.feed(MAIL + RCPT + b"DATA\r\n")
+    talk.answer_all()
+    return talk
+
+
+def last_line(talk: Conversation) -> bytes:
+    return talk.said.splitlines()[-1]
+
+
+def test_what_is_asked_of_the_others(talk):
+    in_data(talk).feed(b"A: b\r\n.\r\n")
+    talk.answer_all()
+    origin = Origin("amy@there.test", "192.0.2.1", "mail.there.test", "relay.test", "mx.here.test", "in", True)
+    assert talk.asked == [
+        BeginMessage(),
+        AcceptRecipient(FIRST_ID, origin, "bob@here.test", utf8=False),
+        StoreContent(FIRST_ID, envelopes=1, size=len(talk.stored[FIRST_ID])),
+    ]
+
+
+def test_the_trace_line_stands_on_top(talk):
+    in_data(talk).feed(b"A: b\r\n.\r\n")
+    talk.answer_all()
+    assert talk.stored[FIRST_ID] == (
+        b"Received: from relay.test (mail.there.test [192.0.2.1])\n"
+        b"\tby mx.here.test (smtpd) with ESMTP id 1a2b3c01\n"
+        b"\tfor <bob@here.test>;\n"
+        b"\tSat, 21 Nov 2026 06:50:23 +0000 (UTC)\n"
+        b"A: b\n"
+    )
+
+
+def test_two_recipients_do_not_see_each_other_in_the_trace_line(talk):
+    talk.feed(MAIL + RCPT + b"RCPT TO:<carl@here.test>\r\nDATA\r\n")
+    talk.answer_all()
+    talk.feed(b".\r\n")
+    talk.answer_all()
+    assert b"for <" not in talk.stored[FIRST_ID]
+
+
+def test_a_utf8_message_says_so_in_the_trace_line(talk):
+    talk.feed("MAIL FROM:<ämy@thére.test> SMTPUTF8\r\nRCPT TO:<böb@here.test>\r\nDATA\r\n".encode())
+    talk.answer_all()
+    talk.feed(b".\r\n")
+    talk.answer_all()
+    assert "with UTF8SMTP id 1a2b3c01\n\tfor <böb@here.test>;\n".encode() in talk.stored[FIRST_ID]
+    assert talk.asked[1].origin.sender == "ämy@thére.test"
+    assert talk.asked[1].utf8
+
+
+def test_an_address_without_a_domain_gets_ours(talk):
+    talk.feed(b"MAIL FROM:<amy>\r\nRCPT TO:<postmaster>\r\n")
+    talk.answer_all()
+    assert talk.asked[1].origin.sender == "amy@mx.here.test"
+    assert talk.asked[1].recipient == "postmaster@mx.here.test"
+
+
+def test_the_null_sender_gets_no_domain(talk):
+    talk.feed(b"MAIL FROM:<>\r\n" + RCPT)
+    talk.answer_all()
+    assert talk.asked[1].origin.sender == ""
+
+
+def test_a_listener_without_a_name_has_the_servers():
+    talk = Conversation(listener=LISTENER.__class__(0, "192.0.2.25", 25, "", ""))
+    assert talk.said == b"220 here.test ESMTP smtpd\r\n"
+
+
+def test_a_local_program_has_no_address():
+    talk = Conversation(client=Client("", 0, "localhost", local=True))
+    talk.feed(b"EHLO localhost\r\n")
+    in_data(talk).feed(b".\r\n")
+    talk.answer_all()
+    assert b"Hello localhost [local], pleased" in talk.said
+    assert b"from localhost (localhost [local])\n" in talk.stored[FIRST_ID]
+    assert talk.logged[0] == "connected address=local host=localhost"
+
+
+# Groups
+
+
+def test_a_group_is_answered_in_one_segment(talk):
+    before = len(talk.said)
+    talk.feed(MAIL + RCPT + RCPT + b"DATA\r\n")
+    for _ in range(2):
+        talk.answer()
+        assert len(talk.said) == before
+    talk.answer()
+    assert [line[:3] for line in talk.said[before:].splitlines()] == [b"250", b"250", b"250", b"354"]
+
+
+def test_no_answer_waits_for_a_command_that_is_not_there_yet(talk):
+    before = len(talk.said)
+    talk.feed(MAIL + RCPT + b"DA")
+    talk.answer()
+    talk.answer()
+    assert talk.said[before:].count(b"\r\n") == 2
+
+
+def test_the_word_that_a_mail_is_stored_waits_for_nothing(talk):
+    in_data(talk).feed(b".\r\n" + MAIL + RCPT)
+    talk.answer()
+    assert b"1a2b3c01 Message accepted" in last_line(talk)
+    assert isinstance(talk.open, BeginMessage)
+
+
+def test_nothing_is_read_while_another_process_decides(talk):
+    talk.feed(MAIL)
+    assert talk.session.waiting
+    talk.feed(RCPT + b"QUIT\r\n")
+    assert talk.asked == [BeginMessage()]
+    assert not talk.closed
+
+
+def test_nothing_may_follow_data_before_its_answer(talk):
+    talk.feed(MAIL + RCPT + b"DATA\r\nA: b\r\n\r\n.\r\n")
+    talk.answer_all()
+    assert last_line(talk) == b"503 5.5.1 Nothing may follow DATA before its answer"
+    assert talk.closed == "refused"
+    assert talk.forgotten == {FIRST_ID: 1}
+
+
+def test_content_is_never_taken_for_commands_when_data_is_refused(talk):
+    talk.feed(MAIL + b"DATA\r\nMAIL FROM:<eve@there.test>\r\n.\r\n")
+    talk.answer_all()
+    assert talk.closed == "refused"
+    assert talk.asked == [BeginMessage()]
+
+
+# Too late
+
+
+def test_content_is_taken_back_when_the_client_leaves_before_the_final_dot(talk):
+    in_data(talk).feed(b"A: b\r\n.\r")
+    talk.do("abort")
+    assert talk.forgotten == {FIRST_ID: 1}
+    assert "disconnected reason=disconnect" in talk.logged
+
+
+def test_a_message_id_that_comes_after_the_client_left_is_given_back(talk):
+    talk.feed(MAIL)
+    talk.do("abort")
+    assert talk.session.closed and talk.session.asking
+    talk.answer()
+    assert talk.forgotten == {FIRST_ID: 0}
+
+
+def test_envelopes_that_come_after_the_client_left_are_counted(talk):
+    talk.feed(MAIL + RCPT + b"RCPT TO:<team@here.test>\r\n")
+    talk.answer()
+    talk.answer()
+    talk.do("abort")
+    assert talk.forgotten == {}
+    talk.answer()
+    assert talk.forgotten == {FIRST_ID: 4}
+
+
+def test_what_is_being_stored_when_the_client_leaves_stays(talk):
+    in_data(talk).feed(b".\r\n")
+    talk.do("abort")
+    assert talk.forgotten == {}
+    talk.answer()
+    assert list(talk.stored) == [FIRST_ID]
+    assert any(line.startswith("message msgid=1a2b3c01") for line in talk.logged)
+
+
+def test_what_could_not_be_stored_after_the_client_left_is_forgotten(talk):
+    in_data(talk).feed(b".\r\n")
+    talk.do("abort")
+    talk.answer(Refused(452, "4.3.1", "disk full"))
+    assert talk.forgotten == {FIRST_ID: 1}
+
+
+def test_a_stop_lets_a_message_be_stored_first(talk):
+    in_data(talk).feed(b".\r\n")
+    talk.do("shutdown")
+    assert not talk.closed
+    talk.answer()
+    assert [line[:3] for line in talk.said.splitlines()[-2:]] == [b"250", b"421"]
+    assert talk.closed == "shutdown"
+
+
+def test_a_stop_in_the_middle_of_a_recipient(talk):
+    talk.feed(MAIL + RCPT)
+    talk.answer()
+    talk.do("shutdown")
+    assert talk.closed == "shutdown"
+    assert last_line(talk).startswith(b"421 4.3.2")
+    talk.closed = ""  # the driver goes on to give answers
+    talk.answer()
+    assert talk.forgotten == {FIRST_ID: 1}
+
+
+def test_our_own_thinking_is_no_silence_of_the_client(talk):
+    talk.feed(MAIL)
+    talk.do("tick 100000")
+    assert not talk.closed
+    talk.answer()
+    talk.do("tick 299")
+    assert talk.closed == "timeout" and b"lasted too long" in last_line(talk)
+
+
+# Trouble of our own
+
+
+def test_an_answer_to_another_question_is_our_own_fault(talk):
+    talk.feed(MAIL)
+    with pytest.raises(TypeError):
+        talk.answer(RecipientAccepted(1))
+    actions = talk.session.failed()
+    assert isinstance(actions[0], Say) and actions[0].data.startswith(b"421 4.3.0")
+    assert actions[-1] == Close("internal-error")
+
+
+def test_a_transition_that_is_not_in_the_table_is_our_own_fault(talk):
+    with pytest.raises(RuntimeError):
+        talk.session.enter(State.DATA)
+    assert talk.session.state is State.READY
+
+
+def test_a_failure_in_the_middle_of_a_mail_takes_it_back(talk):
+    in_data(talk)
+    actions = talk.session.failed()
+    assert Forget(FIRST_ID, 1) in actions
+    assert Log("disconnected", {"reason": "internal-error"}) in actions
+
+
+# Limits
+
+
+def test_idle_commands_without_end(talk):
+    talk.feed(b"NOOP\r\nRSET\r\n" * 1000)
+    assert talk.closed == "too-many-errors"
+    assert talk.said.count(b"250 2.0.0 Ok") == MAX_IDLE_COMMANDS - 1 + Limits().max_errors
+
+
+def test_idle_commands_between_mails_are_free(talk):
+    for _ in range(10):
+        talk.feed(b"NOOP\r\n" * 50)
+        in_data(talk).feed(b".\r\n")
+        talk.answer_all()
+    assert not talk.closed
+
+
+def test_temporary_refusals_without_end():
+    talk = Conversation({"max_mails": "0"})
+    talk.feed(b"HELO relay.test\r\n" + MAIL * 1000)
+    assert talk.closed == "too-many-errors"
+
+
+def test_a_session_holds_no_content(talk):
+    in_data(talk)
+    for _ in range(1000):
+        talk.feed(b"x" * 60 + b"\r\n")
+    assert len(talk.session._lines.take_rest()) == 0
+
+
+def test_a_long_name_makes_no_long_reply(talk):
+    talk.feed(b"EHLO " + b".".join([b"a" * 60] * 4) + b"\r\n" + b"EHLO " + b"a" * 2000 + b"\r\n")
+    assert all(len(line) <= 510 for line in talk.said.split(b"\r\n"))
+
+
+def test_a_reply_of_another_process_cannot_begin_a_second_one(talk):
+    talk.feed(MAIL + RCPT)
+    talk.answer()
+    talk.answer(Refused(550, "5.1.1", "no\r\n250 2.0.0 yes\0\x1b[2J " + "é" * 5000))
+    assert last_line(talk).startswith(b"550 5.1.1 no??250 2.0.0 yes??[2J ?????")
+    assert len(last_line(talk)) == 510
+
+
+WORDS = st.sampled_from(
+    [
+        b"EHLO a.test\r\n",
+        b"HELO a.test\r\n",
+        MAIL,
+        b"MAIL FROM:<>\r\n",
+        RCPT,
+        b"RCPT TO:<nobody@here.test>\r\n",
+        b"RCPT TO:<gone@here.test>\r\n",
+        b"DATA\r\n",
+        b"A: b\r\n\r\ntext\r\n.\r\n",
+        b".\r\n",
+        b" x\r\n.\r\n",
+        b"RSET\r\n",
+        b"NOOP\r\n",
+        b"QUIT\r\n",
+        b"\r\n",
+        b"\n",
+        b"A: b\r\n" * 300 + b".\r\n",
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(WORDS, st.binary(max_size=20)), max_size=30), st.data())
+def test_whatever_comes_each_mail_is_stored_or_forgotten(words, data):
+    """The checks are those of Conversation: one question at a time, nothing after Close, no mail in between."""
+    talk = Conversation()
+    for word in words:
+        if talk.closed:
+            break
+        talk.feed(word)
+        if data.draw(st.booleans()):
+            talk.answer_all()
+    talk.end()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(WORDS, max_size=20))
+def test_every_reply_is_a_reply(words):
+    talk = Conversation()
+    for word in words:
+        if talk.closed:
+            break
+        talk.feed(word)
+        talk.answer_all()
+    for line in talk.said.decode("ascii").split("\r\n")[:-1]:
+        assert line[:3].isdigit() and line[3] in " -" and line.isprintable()

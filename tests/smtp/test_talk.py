@@ -1,0 +1,51 @@
+"""The dialogues of the *.talk files beside this one."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.smtp.player import Conversation, Dialogue, dialogues, play_by_line, play_in_pieces
+
+TALKS = [
+    pytest.param(dialogue, id=f"{path.stem}: {dialogue.name}")
+    for path in sorted(Path(__file__).parent.glob("*.talk"))
+    for dialogue in dialogues(path)
+]
+
+
+def whole(data: bytes) -> list[bytes]:
+    return [data]
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    return [data[n : n + 1] for n in range(len(data))]
+
+
+def outcome(talk: Conversation):
+    return talk.said, talk.logged, talk.closed, talk.stored, talk.forgotten, talk.asked
+
+
+@pytest.mark.parametrize("dialogue", TALKS)
+def test_dialogue(dialogue: Dialogue):
+    talk = play_by_line(dialogue)
+    assert talk.closed == dialogue.closed
+    assert [content.partition(b" (UTC)\n")[2] for content in talk.stored.values()] == dialogue.mails
+    for line in dialogue.logged:
+        assert any(logged.startswith(line) for logged in talk.logged), talk.logged
+
+
+@pytest.mark.parametrize("dialogue", TALKS)
+def test_the_same_in_groups_and_byte_by_byte(dialogue: Dialogue):
+    expected = outcome(play_by_line(dialogue))
+    assert outcome(play_in_pieces(dialogue, whole)) == expected
+    assert outcome(play_in_pieces(dialogue, whole, eager=True)) == expected
+    assert outcome(play_in_pieces(dialogue, bytewise)) == expected
+    assert outcome(play_in_pieces(dialogue, bytewise, eager=True)) == expected
+
+
+@pytest.mark.parametrize("dialogue", TALKS)
+def test_the_same_cut_at_each_position(dialogue: Dialogue):
+    expected = outcome(play_by_line(dialogue))
+    for position in range(1, max(len(group.data) for group in dialogue.groups())):
+        cut = play_in_pieces(dialogue, lambda data, at=position: [data[:at], data[at:]])
+        assert outcome(cut) == expected
