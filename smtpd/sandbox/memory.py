@@ -1,9 +1,11 @@
 """No page of ours is both writable and executable.
 
 A callback made with ctypes leaves one: libffi writes its few instructions there.  So whoever needs callbacks makes all
-of them first and keeps them for good; afterwards the pages can be sealed.  What is mapped later, the filter sees to.
+of them first; then the pages can be sealed.  What is mapped later, the filter sees to.
 """
 
+import ctypes
+import gc
 import mmap
 from typing import NamedTuple
 
@@ -33,7 +35,13 @@ def executable_writable_mappings() -> list[str]:
 
 
 def seal_callbacks() -> None:
-    """Take the right to write from the pages of libffi's callbacks.  To make or to free one is a crash from now on."""
-    for start, length, name in _executable_writable():
-        if not name:
-            call("mprotect", start, length, mmap.PROT_READ | mmap.PROT_EXEC)
+    """Take the right to write from the pages of libffi's callbacks.  Those that are there work and stay for good; to
+    make another one is a crash from now on."""
+    pages = [mapping for mapping in _executable_writable() if not mapping.name]
+    if not pages:
+        return
+    for thing in gc.get_objects():
+        if type(thing).__name__ == "CThunkObject":
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))  # freeing it would write to its page
+    for start, length, _ in pages:
+        call("mprotect", start, length, mmap.PROT_READ | mmap.PROT_EXEC)
