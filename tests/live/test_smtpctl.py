@@ -1,0 +1,154 @@
+"""Steering a running daemon."""
+
+import json
+import os
+import pwd
+import re
+import socket
+import subprocess
+
+import pytest
+
+from smtpctl.__main__ import main
+from tests.live.conftest import empty_maildir, mails, until
+
+
+@pytest.fixture
+def waiting(daemon, users, alice):
+    """A mail that waits, as deliveries are paused: its envelope id."""
+    empty_maildir(users.home(alice))
+    daemon.smtpctl("pause", "mda")
+    daemon.send(f"{alice}@here.test", b"Subject: waiting\r\n\r\nx\r\n")
+    return daemon.smtpctl("show", "queue").stdout.split("|")[0]
+
+
+def test_show_queue_has_the_fourteen_fields(daemon, alice, waiting):
+    (line,) = daemon.smtpctl("show", "queue").stdout.splitlines()
+    fields = line.split("|")
+    assert len(fields) == 14
+    assert re.fullmatch("[0-9a-f]{16}", fields[0])
+    assert fields[1:3] == ["inet4", "mda"]
+    assert fields[4:7] == ["amy@there.test", f"{alice}@here.test", f"{alice}@here.test"]
+    assert int(fields[8]) - int(fields[7]) == 4 * 86400
+    assert fields[11] == "pending"
+
+
+def test_show_queue_of_one_message(daemon, waiting):
+    assert daemon.smtpctl("show", "queue", waiting[:8]).stdout.startswith(waiting)
+
+
+def test_show_envelope_and_message(daemon, alice, waiting):
+    assert f"rcpt: {alice}@here.test" in daemon.smtpctl("show", "envelope", waiting).stdout
+    content = daemon.smtpctl("show", "message", waiting).stdout
+    assert content.startswith("Received: ") and content.endswith("\nSubject: waiting\n\nx\n")
+
+
+def test_pause_and_resume_of_an_envelope(daemon, users, alice, waiting):
+    assert "1 envelope" in daemon.smtpctl("pause", "envelope", waiting).stdout
+    daemon.smtpctl("resume", "mda")
+    daemon.smtpctl("schedule", "all")
+    assert "suspend" in daemon.smtpctl("show", "queue").stdout
+    assert "1 envelope" in daemon.smtpctl("resume", "envelope", waiting).stdout
+    until(lambda: mails(users.home(alice)), what="delivery")
+
+
+def test_remove(daemon, users, alice, waiting):
+    assert "1 envelope" in daemon.smtpctl("remove", waiting).stdout
+    until(lambda: daemon.smtpctl("show", "queue").stdout == "", what="an empty queue")
+    daemon.smtpctl("resume", "mda")
+    assert mails(users.home(alice)) == []
+
+
+def test_pause_fails_when_it_is_so_already(daemon, waiting):
+    done = daemon.smtpctl("pause", "mda", check=False)
+    assert done.returncode == 1 and "command failed" in done.stdout + done.stderr
+
+
+def test_status_and_statistics(daemon, waiting):
+    status = daemon.smtpctl("show", "status").stdout
+    assert "MDA paused" in status and "SMTP running" in status
+    statistics = dict(line.split("=", 1) for line in daemon.smtpctl("show", "stats").stdout.splitlines())
+    assert statistics["scheduler.envelope"] == "1" and int(statistics["uptime"]) >= 0
+
+
+def test_json(daemon, waiting):
+    text = daemon.smtpctl("-j", "show", "queue").stdout
+    assert json.loads(text)
+
+
+def test_pause_smtp_makes_clients_wait(daemon):
+    daemon.smtpctl("pause", "smtp")
+    with socket.create_connection(("127.0.0.1", daemon.port)) as sock:
+        sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            sock.recv(100)
+        daemon.smtpctl("resume", "smtp")
+        sock.settimeout(10)
+        assert sock.recv(100).startswith(b"220")
+
+
+def test_log_words(daemon):
+    assert daemon.smtpctl("log", "verbose").returncode == 0
+    assert daemon.smtpctl("log", "brief").returncode == 0
+
+
+def test_an_unknown_word_shows_what_is_possible(daemon):
+    done = daemon.smtpctl("show", "elephants", check=False)
+    assert done.returncode == 255 and "possibilities are" in done.stderr
+
+
+def test_without_a_daemon_it_says_so(make_daemon):
+    done = make_daemon().smtpctl("show", "queue", check=False)
+    assert done.returncode == 1 and "doesn't seem to be running" in done.stderr
+
+
+def as_alice(alice, program, *arguments):
+    entry = pwd.getpwnam(alice)
+    become = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+    return subprocess.run([*become, "/usr/bin/python3", "-I", "-c", program, *arguments], timeout=60, check=True)
+
+
+GARBAGE = """
+import os, socket, sys
+for piece in (b"", b"\\0" * 16, b"\\xff" * 16, os.urandom(4096), b"\\0\\1\\0\\0\\xff\\xff\\xff\\xff" + b"\\0" * 8):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(sys.argv[1])
+        try:
+            sock.sendall(piece)
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(100)
+        except OSError:
+            pass
+held = []
+for _ in range(200):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(1)
+    try:
+        sock.connect(sys.argv[1])
+        socket.send_fds(sock, [b"\\0" * 16], [0, 0, 0])
+    except OSError:
+        pass
+    held.append(sock)
+"""
+
+
+def test_malformed_input_of_any_local_user_harms_nobody(daemon, alice, waiting):
+    as_alice(alice, GARBAGE, str(daemon.state / "smtpd.sock"))
+    assert daemon.running()
+    assert waiting in daemon.smtpctl("show", "queue").stdout
+
+
+def test_an_unprivileged_user_is_denied(daemon, alice, waiting):
+    """Forked and not executed: that user may not be able to reach this interpreter."""
+    pid = os.fork()
+    if pid == 0:
+        entry = pwd.getpwnam(alice)
+        os.setgroups([])
+        os.setresgid(*[entry.pw_gid] * 3)
+        os.setresuid(*[entry.pw_uid] * 3)
+        try:
+            os._exit(main(["--state", str(daemon.state), "remove", "all"]) or 0)
+        except SystemExit as ended:
+            os._exit(1 if ended.code else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert waiting in daemon.smtpctl("show", "queue").stdout
