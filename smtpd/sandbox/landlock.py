@@ -81,8 +81,9 @@ def restrict(
     try:
         for path, letters in paths:
             _allow(ruleset, path, rights(letters) & _KNOWN.get(version, _NEWEST))
-        for port in ports or ():
-            if version >= 4:
+        if ports is not None and version >= 4:
+            _add(ruleset, _NET_PORT, struct.pack("=QQ", _BIND_TCP, 0))  # one that the kernel picks, for an own address
+            for port in ports:
                 _add(ruleset, _NET_PORT, struct.pack("=QQ", _CONNECT_TCP, port))
         call("syscall", _RESTRICT_SELF, ruleset, 0)
     finally:
