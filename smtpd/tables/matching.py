@@ -130,7 +130,7 @@ class Networks:
         address, slash, prefix = entry.partition("/")
         packed = _packed(_without_brackets(address))
         if packed is None and slash:
-            packed = _packed(".".join((address.split(".") + ["0"] * 4)[:4]))  # 10/8
+            packed = _packed(address + ".0" * (3 - address.count(".")))  # 10/8
         if packed is None or slash and not (prefix.isdecimal() and int(prefix) <= len(packed) * 8):
             if slash:
                 raise ValueError(f"{entry} is not a network")
