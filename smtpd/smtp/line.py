@@ -39,6 +39,8 @@ class LineReader:
         if b"\r" in line or b"\0" in line:
             raise Refuse(500, "5.5.2", "Bare <CR> or NUL received", close=True)
         self._at = end + 1
+        if self._at == len(self._bytes):  # a session may be silent for long: let go of what was read
+            self._bytes, self._at = b"", 0
         return line
 
     def has_line(self) -> bool:

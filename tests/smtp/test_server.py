@@ -130,9 +130,9 @@ def test_no_answer_waits_for_a_command_that_is_not_there_yet(talk):
 
 
 def test_the_word_that_a_mail_is_stored_waits_for_nothing(talk):
-    in_data(talk).feed(b".\r\n" + MAIL + RCPT)
+    in_data(talk).feed(b".\r\nRSET\r\n" + MAIL + RCPT)
     talk.answer()
-    assert b"1a2b3c01 Message accepted" in last_line(talk)
+    assert b"1a2b3c01 Message accepted" in talk.said
     assert isinstance(talk.open, BeginMessage)
 
 
@@ -285,6 +285,32 @@ def test_a_session_holds_no_content(talk):
     for _ in range(1000):
         talk.feed(b"x" * 60 + b"\r\n")
     assert len(talk.session._lines.take_rest()) == 0
+
+
+@pytest.mark.parametrize("count, reply", [(99, b"250 2.0.0"), (100, b"500 5.4.6")])
+def test_the_hundredth_received_is_a_loop(count, reply):
+    talk = Conversation({"size": "100000"})
+    talk.feed(b"EHLO relay.test\r\n")
+    in_data(talk).feed(b"Received: from somewhere\r\n" * count + b"\r\n.\r\n")
+    talk.answer_all()
+    assert last_line(talk).startswith(reply)
+    talk.feed(MAIL)
+    assert talk.session.waiting  # and the session goes on
+
+
+def test_an_endless_command_ends_the_session(talk):
+    talk.feed(b"NOOP " + b"x" * 2042 + b"\r\n")
+    assert last_line(talk) == b"250 2.0.0 Ok"
+    talk.feed(b"NOOP " + b"x" * 2044)
+    assert last_line(talk) == b"500 5.5.2 Line too long"
+    assert talk.closed == "bad-input"
+
+
+def test_an_endless_line_of_content_ends_the_session(talk):
+    in_data(talk).feed(b"A: b\r\n\r\n" + b"x" * 65600)
+    assert last_line(talk) == b"500 5.5.2 Line too long"
+    assert talk.closed == "bad-input"
+    assert talk.forgotten == {FIRST_ID: 1}
 
 
 def test_a_long_name_makes_no_long_reply(talk):
