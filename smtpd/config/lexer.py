@@ -21,6 +21,7 @@ from smtpd.config.source import Source
 NEWLINE = "NEWLINE"
 BROKEN = "BROKEN"  # an error was reported, and nobody can say what should have stood here
 
+LARGEST = 2**63 - 1
 LONGEST = 8095  # characters of a word; more is a quote that was not closed, or no configuration at all
 
 WORD_START = frozenset(string.ascii_letters + string.digits + ":_")
@@ -139,7 +140,7 @@ class Lexer:
         self._source.give_back(char)
         if digits == "-" or char not in BEHIND_NUMBER:
             return self._word(digits, place)
-        if len(digits) > 18:
+        if len(digits) > 20 or abs(int(digits)) > LARGEST:
             return self._broken(place, f"the number {digits[:18]}... is too large")
         return self._make("NUMBER", digits, place)
 

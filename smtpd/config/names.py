@@ -6,9 +6,9 @@ Looked at when all is read, so that a name may be used before it is declared.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from smtpd.config.error import Place, Report, Wrong, quoted, suggestion
+from smtpd.config.error import Place, Report, printable, quoted, suggestion
 from smtpd.config.model import Table
-from smtpd.config.regex import compile_regex
+from smtpd.tables.regex import Pattern
 
 BUILTIN_TABLES = ("anyhost", "anydestination", "localhost", "localnames")
 LATER_TABLES = ("getpwnam",)
@@ -76,6 +76,6 @@ class Names:
         elif use.regex:
             for entry, place in zip(table.entries, self._entry_places.get(table.name, ()), strict=False):
                 try:
-                    compile_regex(entry)
-                except Wrong as wrong:
-                    self._report.add(place, str(wrong))
+                    Pattern(entry)
+                except ValueError as malformed:  # Malformed, and numbers that int() finds too long
+                    self._report.add(place, f"{quoted(entry)} is not a regular expression: {printable(str(malformed))}")

@@ -12,7 +12,7 @@ INTERVAL = re.compile(r"([0-9]{1,18})([smhd])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_INTERVAL = 2**31 - 1  # seconds; 68 years
 
-SIZE = re.compile(r"\+?([0-9]{0,18})(?:\.([0-9]{0,18}))?([BKMGTPEbkmgtpe]?)")
+SIZE = re.compile(r"\+?([0-9]{0,19})(?:\.([0-9]{0,19}))?([BKMGTPEbkmgtpe]?)")
 BYTES = {unit: 1024**power for power, unit in enumerate("BKMGTPE")}
 LARGEST = 2**63 - 1
 

@@ -105,6 +105,12 @@ def test_a_bare_word_goes_on_behind_a_macro_that_begins_it():
     assert parse("f", text="x = mx1\nmatch for domain $x.example reject").config.tables[0].entries == ("mx1.example",)
 
 
+@pytest.mark.parametrize("size", [2**63 - 1, 10**18 + 1])
+def test_the_largest_numbers(size):
+    assert parse("f", text=f"smtp max-message-size {size}\n{RULE}").config.max_message_size == size
+    assert "too large" in errors_of(f"smtp max-message-size {2**63}\n{RULE}")[0]
+
+
 def test_two_mistakes_in_two_sentences_are_two_errors():
     assert len(errors_of("match for any action\nlisten onn lo\n" * 20)) == 40
 

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from smtpd.config.error import ConfigErrors
@@ -140,6 +142,13 @@ def test_the_mailname_is_the_first_line_of_its_file(tmp_path):
 
 def test_the_interfaces_of_this_machine_have_their_loopback_address():
     assert any("127.0.0.1" in addresses for addresses in interfaces().values())
+
+
+@pytest.mark.parametrize("field", Slices.__dataclass_fields__.values(), ids=lambda field: field.name)
+def test_a_slice_survives_its_way_to_the_process(field):
+    text = (Path(__file__).parent.parent / "conf" / "everything.conf").read_text(encoding="utf-8")
+    piece = getattr(slices(text), field.name)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(piece), type=type(piece)) == piece
 
 
 def test_a_process_that_gets_its_slice_loads_no_parser():

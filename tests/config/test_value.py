@@ -1,6 +1,4 @@
-"""Words that mean a number, and regular expressions."""
-
-import re
+"""Words that mean a number, a path, a name."""
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +6,6 @@ from hypothesis import strategies as st
 
 from smtpd.config import value
 from smtpd.config.error import Wrong
-from smtpd.config.regex import compile_regex
 
 
 @pytest.mark.parametrize(
@@ -31,7 +28,7 @@ def test_sizes_as_scan_scaled_reads_them(text, number):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ".", "K", "1KB", "1 K", "-1", "0", "0.1", "8E", "9" * 19, "1e3", "1,5K", "0x10", "١"]
+    "text", ["", ".", "K", "1KB", "1 K", "-1", "0", "0.1", "8E", "9" * 20, "1e3", "1,5K", "0x10", "١"]
 )
 def test_what_is_no_size(text):
     with pytest.raises(Wrong):
@@ -74,7 +71,6 @@ READERS = [
     value.sub_addr_delim,
     value.absolute_path,
     value.name,
-    compile_regex,
 ]
 
 
@@ -94,39 +90,3 @@ def test_specifiers_are_compared_without_case():
 @pytest.mark.parametrize("name", ["bob..", "../bob", "bob/%{user.username}"])
 def test_a_path_holds_what_the_administrator_wrote(name):
     assert value.maildir_path(f"/var/{name}") == f"/var/{name}"
-
-
-@pytest.mark.parametrize(
-    "expression, matches, differs",
-    [
-        ("^[[:alpha:]]+$", "abc", "ab1"),
-        ("[[:digit:][:space:]]$", "x ", "x"),
-        ("[^[:upper:]]", "A.", "A"),
-        ("a.c", "xabcx", "ac"),
-        ("(?i)^ROOT@", "root@here.test", "wroot@here.test"),
-        ("[[]x", "[x", "x"),
-        ("[]x]", "]", "["),
-        ("[[:punct:]]", "a]b", "ab"),
-    ],
-)
-def test_expressions_are_posix_searches(expression, matches, differs):
-    compiled = compile_regex(expression)
-    assert compiled.search(matches)
-    assert not compiled.search(differs)
-
-
-def test_case_counts():
-    assert not compile_regex("Root").search("root")
-
-
-@pytest.mark.parametrize(
-    "expression", ["[", "(", "*", "a{2,1}", "[[:nothing:]]", "(" * 5000 + ")" * 5000, "a{" + "9" * 20 + "}"]
-)
-def test_an_expression_that_does_not_compile_is_wrong(expression):
-    with pytest.raises(Wrong):
-        compile_regex(expression)
-
-
-def test_the_reason_is_that_of_the_compiler():
-    with pytest.raises(Wrong, match=re.escape('"[a" is not a regular expression: unterminated character set')):
-        compile_regex("[a")
