@@ -36,6 +36,7 @@ class Configure:
     spool: str
     sandbox_required: bool
     verbose: bool
+    paused: list[Word] = []  # of "mda", "smtp": what `smtpd -P` wants to begin with
 
 
 @imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler", descriptor=True)

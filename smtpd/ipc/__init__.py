@@ -4,6 +4,7 @@
     frame         the 16 bytes in front of each payload
     channel       a socket between two processes: batched out, strictly decoded in
     loop          the one event loop of the six
+    plain         the event loop of parent and nursery
     boot          what a child is handed before it enters its sandbox
     question      requests under way and the window that bounds them
     errand        the smaller frames between queue and an agent

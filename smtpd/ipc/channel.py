@@ -17,7 +17,7 @@ import errno
 import os
 import socket
 from collections import deque
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -46,6 +46,11 @@ class OtherVersion(Violation):
 
 class Closed(Exception):
     """The peer is gone: end of file, or an error of the socket."""
+
+
+def unexpected(peer: str, imsg: Any) -> NoReturn:
+    """What a from_<peer> says to an imsg that its match does not know."""
+    raise Violation(f"unexpected {type(imsg).__name__} from {peer}")
 
 
 class Channel:

@@ -22,6 +22,12 @@ CONTENT_MAX = 64 * 1024  # bytes of content in a frame
 TEXT_MAX = 512  # bytes of a result's text
 FORWARD_MAX = 4095  # bytes of a .forward (reference 1.5)
 
+# What an agent of each kind may do: the parent compiles it, the nursery's child installs it.
+PROMISES = {
+    "maildir": "stdio rpath wpath cpath flock recvfd",
+    "forward": "stdio rpath",
+}
+
 DELIVER, READ_FORWARD, RESULT, FORWARD = 1, 2, 3, 4
 BY_DESCRIPTOR, PERHAPS_DELIVERED = 0x01, 0x02
 

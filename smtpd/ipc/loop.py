@@ -13,12 +13,14 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import uvloop
 
-from smtpd.ipc.channel import Channel, Closed, Violation
+from smtpd.ipc.channel import Channel, Closed, Violation, unexpected
 from smtpd.ipc.log import log
+
+__all__ = ["Switchboard", "connect", "die", "prepare", "run", "unexpected"]
 
 Handler = Callable[[Channel, Any, int | None], None]
 
@@ -99,11 +101,6 @@ class Switchboard:
         except (Closed, Violation) as error:
             self._writing.discard(channel)
             closed(channel, error)
-
-
-def unexpected(peer: str, imsg: Any) -> NoReturn:
-    """What a from_<peer> says to an imsg that its match does not know."""
-    raise Violation(f"unexpected {type(imsg).__name__} from {peer}")
 
 
 def die(channel: Channel, error: Exception) -> None:

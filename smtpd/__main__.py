@@ -1,0 +1,48 @@
+"""`smtpd …` is the parent; `smtpd -x ROLE` is the process of that name, which the parent has started."""
+
+import importlib
+import sys
+
+from smtpd.imsg import ROLES
+
+
+def main() -> int:
+    match sys.argv[1:]:
+        case ["-x", "config", *arguments]:
+            from smtpd.config import process as config
+
+            return config.main(arguments)
+        case ["-x", "nursery"]:
+            # The only place that knows both: the nursery forks agents without importing another process.
+            from smtpd.agent import process as agent
+            from smtpd.nursery import process as nursery
+
+            return nursery.main(agent.prepare)
+        case ["-x", role] if role in ROLES:
+            return importlib.import_module(f"smtpd.{role}.process").main()
+        case arguments:
+            return start(arguments)
+
+
+def start(arguments: list[str]) -> int:
+    from smtpd.parent.option import USAGE, Misused, read_options
+
+    try:
+        options = read_options(arguments)
+    except Misused as error:
+        print(f"smtpd: {error}\n{USAGE}", end="", file=sys.stderr)
+        return 1
+    if options.help:
+        print(USAGE, end="")
+        return 0
+    if options.check_only:
+        from smtpd.config import process as config
+
+        return config.check(options.configuration, options.macros, options.verbose, options.insecure_paths)
+    from smtpd.parent import process as parent
+
+    return parent.main(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""config -- one shot: reads the configuration for the parent, says what each process has to know, and is gone.
+
+    parent --argv--> config --ConfigurationParsed | ConfigurationRefused--> parent
+
+It opens the file and looks at the machine (interfaces, names, addresses) as it was started, becomes a user without
+rights, and only then parses.  What the file includes is opened by that user, so it has to be readable for it.
+
+SECURITY
+    Reads what root wrote, and the resolver's answers about names in it.  It cannot be pledged, as the C library does
+    whatever the system's name service wants; it has the deny filter of all descendants, no capability, its own uid but
+    for lookup's, and sees files for reading only.  Taken over, it could give the daemon another configuration: it is
+    the one process that the parent believes.
+"""
+
+import getopt
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable
+
+import msgspec
+from setproctitle import setproctitle
+
+from smtpd import sandbox
+from smtpd.config import parser, trust
+from smtpd.config.error import ConfigErrors
+from smtpd.config.printer import print_config
+from smtpd.config.slice import Slices
+from smtpd.config.slicing import slice_config, this_host
+from smtpd.imsg import ROLES, TABLE, ConfigurationParsed, ConfigurationRefused
+from smtpd.ipc.boot import PARENT
+from smtpd.ipc.channel import Channel, Closed
+from smtpd.ipc.log import log, take_tracebacks
+from smtpd.sandbox import seccomp
+
+USER = "_smtpl"
+PLEDGE = "stdio rpath inet unix dns"  # where the system's resolver keeps to it
+ERRORS_MAX = 200
+ERROR_MAX = 2000  # characters
+
+
+def main(arguments: list[str]) -> int:
+    setproctitle("smtpd: config")
+    take_tracebacks(log)
+    channel = Channel(socket.socket(fileno=PARENT), TABLE, "config", "parent")
+    options, _ = getopt.getopt(arguments, "f:D:", ["insecure-paths"])
+    path = dict(options)["-f"]
+    macros = dict(value.split("=", 1) for option, value in options if option == "-D")
+    read = reader(("--insecure-paths", "") in options)
+    answer: ConfigurationParsed | ConfigurationRefused
+    try:
+        text = read(path)
+        host = this_host()
+        warnings = confine()
+        parsed = parser.parse(path, text=text, macros=macros, read=read)
+        answer = encode(slice_config(parsed.config, host=host, places=parsed.listener_places), warnings)
+    except ConfigErrors as errors:
+        answer = ConfigurationRefused([str(error)[:ERROR_MAX] for error in errors.errors[:ERRORS_MAX]])
+    except (OSError, ValueError, sandbox.Unavailable) as error:
+        answer = ConfigurationRefused([f"{path}: {reason(error)}"])
+    return send(channel, answer)
+
+
+def check(path: str, macros: dict[str, str], verbose: bool, insecure_paths: bool) -> int:
+    """`smtpd -n`: as a command of whoever types it.  The exit status."""
+    try:
+        read = reader(insecure_paths)
+        parsed = parser.parse(path, text=read(path), macros=macros, read=read)
+        slice_config(parsed.config, host=this_host(), places=parsed.listener_places)
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return 1
+    except (OSError, ValueError) as error:
+        print(f"{path}: {reason(error)}", file=sys.stderr)
+        return 1
+    if verbose:
+        print(print_config(parsed.config), end="")
+    print("configuration OK", file=sys.stderr)
+    return 0
+
+
+def reader(insecure_paths: bool) -> Callable[[str], str]:
+    """As root only what root wrote; asked once, as whoever was root stays as strict when it is no more."""
+    return parser.read_file if insecure_paths or os.geteuid() != 0 else trust.read_text
+
+
+def confine() -> list[str]:
+    """Become nobody in particular; returns what this machine could not give."""
+    everything_for_reading = [("/", "r")]
+    held = sandbox.enter(USER, None, PLEDGE, unveil=everything_for_reading, program=seccomp.compile_denials())
+    return [f"sandbox of config: {line}" for line in held if line.startswith("missing: ") and "(not root)" not in line]
+
+
+def encode(slices: Slices, warnings: list[str]) -> ConfigurationParsed:
+    """Each slice for itself, so that nobody has to decode what is not theirs."""
+    encoder = msgspec.msgpack.Encoder()
+    return ConfigurationParsed(
+        parent=encoder.encode(slices.parent),
+        slices={role: encoder.encode(getattr(slices, role)) for role in ROLES},
+        warnings=warnings,
+    )
+
+
+def send(channel: Channel, answer: ConfigurationParsed | ConfigurationRefused) -> int:
+    channel.send(answer)
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLOUT)
+    try:
+        while not channel.flush():
+            poll.poll()
+    except Closed:
+        return 1  # the parent has given up
+    return 0
+
+
+def reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

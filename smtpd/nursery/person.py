@@ -1,0 +1,101 @@
+"""Which users the system has, and which of them may receive mail.
+
+    verdict    who
+    user       may receive
+    root       uid 0, by whatever name
+    daemon     a uid below 100, the last two of 16 bits (nobody), our own users
+    unknown    no such user; not our own, when we are not root
+    later      whoever knows users does not answer now
+
+Asked of the C library directly: Python's pwd takes a directory server that is down for a user that is not there.
+"""
+
+import ctypes
+import errno
+import os
+import pwd
+import sys
+from typing import NamedTuple
+
+from smtpd.sandbox import Ids
+
+LOWEST_UID = 100  # below it are the users that Unix systems bring along: bin, mail, www-data
+NOBODY = (65534, 65535)
+OUR_PREFIX = "_smtp"
+_BUFFER_MAX = 1024 * 1024  # bytes of one entry with all its text
+_NOT_FOUND = (0, errno.ENOENT, errno.ESRCH)  # getpwnam(3), ERRORS
+
+
+class Unreachable(Exception):
+    """Nobody knows now whether there is such a user."""
+
+
+class Person(NamedTuple):
+    """One entry of the user database."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+    @property
+    def ids(self) -> Ids:
+        return Ids(self.uid, self.gid)
+
+
+def judge(name: str, found: Person | None, me: int) -> str:
+    """The verdict about the entry `found` for `name`, when our own uid is `me`."""
+    if found is None or found.name != name:
+        return "unknown"  # a database that folds case would make one user out of two names
+    if found.uid == 0:
+        return "root"
+    if me != 0:
+        return "user" if found.uid == me else "unknown"
+    if found.uid < LOWEST_UID or found.uid in NOBODY or name.startswith(OUR_PREFIX) or found.gid == 0:
+        return "daemon"
+    return "user"
+
+
+class _Entry(ctypes.Structure):
+    """struct passwd of glibc and musl."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("password", ctypes.c_char_p),
+        ("uid", ctypes.c_uint32),
+        ("gid", ctypes.c_uint32),
+        ("gecos", ctypes.c_char_p),
+        ("home", ctypes.c_char_p),
+        ("shell", ctypes.c_char_p),
+    ]
+
+
+_libc = ctypes.CDLL(None)
+
+
+def find_person(name: str) -> Person | None:
+    """What NSS says of `name`: may take long, and loads modules.  Raises Unreachable."""
+    if sys.platform != "linux":
+        return _find_by_pwd(name)
+    size = 4096
+    while size <= _BUFFER_MAX:
+        entry, found, buffer = _Entry(), ctypes.POINTER(_Entry)(), ctypes.create_string_buffer(size)
+        status = _libc.getpwnam_r(
+            name.encode(), ctypes.byref(entry), buffer, ctypes.c_size_t(size), ctypes.byref(found)
+        )
+        if found:
+            return Person(os.fsdecode(entry.name), entry.uid, entry.gid, os.fsdecode(entry.home or b"/"))
+        if status in _NOT_FOUND:
+            return None
+        if status != errno.ERANGE:
+            raise Unreachable(os.strerror(status))
+        size *= 4
+    raise Unreachable("an entry without end")
+
+
+def _find_by_pwd(name: str) -> Person | None:
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return Person(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir)

@@ -1,0 +1,83 @@
+"""nursery -- root: forks, becomes a user, hands the socket up.  Nothing else.
+
+    parent --LookUpUser, ForkAgent, KillAgent--> nursery --fork--> a child that asks NSS
+           <--UserLookedUp, AgentForked, AgentEnded--    --fork--> an agent: that user, in its sandbox
+
+SECURITY
+    Reads imsgs of the parent only: users' names, and Maildir paths out of the configuration.  Everything that may hang
+    or read what others wrote (the name service, a home) is done by a child that has let go of all descriptors of ours.
+    Keeps the capabilities to become somebody and to kill.  Taken over, it is any user; hence it has no configuration,
+    no channel but the parent's, and so little code.
+    Agents share a memory layout with each other and with the nursery, and with nothing else.
+"""
+
+import gc
+import os
+import signal
+from functools import partial
+
+from smtpd import sandbox
+from smtpd.imsg import Begin, ForkAgent, KillAgent, LookUpUser, NurserySetVerbose, Stop, TakeProgram
+from smtpd.ipc import boot
+from smtpd.ipc.channel import Channel, Violation, unexpected
+from smtpd.ipc.log import log
+from smtpd.ipc.plain import Loop
+from smtpd.nursery.brood import Brood
+from smtpd.nursery.cradle import Prepare
+from smtpd.sandbox import privilege
+
+# setpcap lets a child give up the rest for good, before it becomes a user.
+CAPABILITIES = ["setuid", "setgid", "setpcap", "kill"]
+LOOK_UP_USER = "_smtpl"  # whom a child is while it asks NSS: it answers lookup in the end
+
+
+def main(prepare: Prepare) -> int:
+    """`prepare` makes an agent, already as its user: this process imports no other one."""
+    handed = boot.receive("nursery", None)
+    loop = Loop()
+    us = sandbox.find_ids(LOOK_UP_USER) if os.geteuid() == 0 else None
+    brood = Brood(loop, handed.parent, prepare, us)
+    handed.entered(confine())
+    loop.on_signal(signal.SIGCHLD, brood.reap)
+    loop.add(handed.parent, partial(from_parent, brood), ended)
+    loop.run()
+    return 0
+
+
+def confine() -> list[str]:
+    """What holds.  The deny filter is the parent's, and was inherited."""
+    sandbox.rehearse()
+    gc.freeze()  # a child's garbage collection copies no page of what was there before
+    held = sandbox.limit_capabilities(CAPABILITIES)
+    privilege.forbid_inspection()
+    if privilege.LINUX:
+        privilege.die_with(os.getppid())
+    return [*held, "not dumpable", "dies with its parent"]
+
+
+def from_parent(brood, channel, imsg, descriptor):
+    match imsg:
+        case TakeProgram():
+            brood.take_program(imsg)
+        case Begin():
+            pass  # it began with its first request; there is none before
+        case LookUpUser():
+            brood.look_up_user(imsg)
+        case ForkAgent():
+            brood.fork_agent(imsg)
+        case KillAgent():
+            brood.kill_agent(imsg)
+        case NurserySetVerbose():
+            log.verbose = imsg.verbose
+        case Stop():
+            brood.leave()
+        case _:
+            unexpected("parent", imsg)
+
+
+def ended(_channel: Channel, error: Exception) -> None:
+    """Without a parent there is no nursery, and without a nursery no agent."""
+    if isinstance(error, Violation):
+        log.warn(f"fatal: {error}")
+    log.flush()
+    os._exit(1 if isinstance(error, Violation) else 0)

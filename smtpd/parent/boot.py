@@ -1,0 +1,354 @@
+"""From the command line to Begin.
+
+    deny filter, nursery            before anything of the configuration is known
+    smtpd -x config                 parses as a user without rights, answers with a slice for each role
+    spool, empty, pid file, sockets what needs root, made and bound
+    the six                         each is handed its slice and its sockets, and told to enter its sandbox
+    our own sandbox                 from here on root can do little
+    Begin                           when all have answered
+
+Everything blocks here, with deadlines; whatever fails ends the start, with a reason for the administrator.
+"""
+
+import contextlib
+import os
+import select
+import sys
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from smtpd import PRODUCT, VERSION, sandbox
+from smtpd.config import trust
+from smtpd.config.place import Places
+from smtpd.config.slice import ParentSlice
+from smtpd.imsg import (
+    ROLES,
+    Begin,
+    ConfigurationParsed,
+    ConfigurationRefused,
+    Configure,
+    EnterSandbox,
+    SandboxEntered,
+    TakeControlSocket,
+    TakeListener,
+    TakeProgram,
+)
+from smtpd.ipc.channel import Closed, Violation
+from smtpd.ipc.errand import PROMISES
+from smtpd.ipc.log import log
+from smtpd.parent import child, wire
+from smtpd.parent.child import Child, describe_end
+from smtpd.parent.directory import Unfit, check_empty, provide
+from smtpd.parent.listener import Occupied, bind, bind_control
+from smtpd.parent.option import Options
+from smtpd.parent.pidfile import PidFile, Running
+from smtpd.parent.record import Pipes, Stderr
+from smtpd.sandbox import Ids, landlock, privilege
+
+USERS = ("_smtpd", "_smtpl", "_smtpq", "_smtps", "_smtpc", "_smtpx")
+CONFIGURATION_DEADLINE = 30.0  # seconds; names of listeners may have to be resolved
+SANDBOX_DEADLINE = 10.0  # seconds
+
+
+class CannotStart(Exception):
+    """Why, in words for the administrator; one line each."""
+
+
+@dataclass
+class Booted:
+    """All that there is when everybody has begun, or that must be cleared away when it did not come to that."""
+
+    options: Options
+    places: Places
+    record: Stderr | Pipes
+    kernel_log: int | None
+    children: list[Child] = field(default_factory=list)
+    configuration: ParentSlice | None = None
+    pid_file: PidFile | None = None
+    control_socket: bool = False
+
+    @property
+    def nursery(self) -> Child:
+        return self.children[0]
+
+    def clear_away(self) -> None:
+        """Nobody outlives the parent, and nothing of it stays behind."""
+        for one in self.children:
+            one.kill()
+            one.wait()
+        if self.control_socket:
+            with contextlib.suppress(OSError):
+                os.unlink(self.places.socket)
+        if self.pid_file is not None:
+            self.pid_file.remove()
+
+
+def boot(booted: Booted) -> None:
+    """Raises CannotStart."""
+    try:
+        log.info(f"{PRODUCT} {VERSION} starting")
+        _confine_all(booted)
+        _check_ground(booted)
+        _start_nursery(booted)
+        slices = _read_configuration(booted)
+        _take_places(booted)
+        _start_six(booted, slices)
+        _await_sandboxes(booted)
+        _confine_ourselves(booted)
+    except (OSError, Unfit, Occupied, Running, trust.Untrusted, sandbox.Unavailable) as error:
+        raise CannotStart(str(error)) from error
+    for one in booted.children:
+        one.channel.send(Begin())
+
+
+# -- before anybody is started ---------------------------------------------------------
+
+
+def _confine_all(booted: Booted) -> None:
+    """This holds for all descendants; without it, an event loop could use an io_uring, where no filter sees."""
+    _report(booted, "all", sandbox.deny())
+    reason = child.find_common_layout(sys.executable)
+    if reason:
+        log.warn(f"processes may share addresses in memory: {reason}")
+
+
+def _check_ground(booted: Booted) -> None:
+    """What root is about to run and to read."""
+    if os.geteuid() != 0:
+        log.info("not root: all processes share a uid, recipients are this user only")
+        if booted.places.state is None:
+            raise CannotStart("not root: say --state DIRECTORY")
+        return
+    _check_users()
+    if booted.options.insecure_paths:
+        log.warn("insecure paths: code and files that root uses are not checked")
+        return
+    for entry in {os.path.abspath(entry) for entry in sys.path}:
+        if os.path.exists(entry):
+            trust.check_path(entry)
+    trust.check_path(sys.executable)
+    trust.check_tree(os.path.dirname(os.path.dirname(__file__)))
+    trust.check_path(booted.options.configuration)
+    if booted.places.state is not None:
+        trust.check_path(os.path.dirname(booted.places.state))
+
+
+def _check_users() -> None:
+    """Each process has a uid that is nobody else's."""
+    found: dict[int, str] = {}
+    for name in USERS:
+        ids = sandbox.find_ids(name)
+        if ids is None:
+            raise CannotStart(f"there is no user {name}: etc/setup.sh makes those that are missing")
+        if ids.uid == 0 or ids.uid in found:
+            raise CannotStart(f"user {name} has the uid of {found.get(ids.uid, 'root')}")
+        found[ids.uid] = name
+
+
+def _start_nursery(booted: Booted) -> None:
+    """It gets no part of the configuration, not even by inheritance."""
+    nursery = _start(booted, "nursery")
+    nursery.channel.send(_configure(booted, 0, b"\xc0", required=False))
+    nursery.channel.send(EnterSandbox())
+    _flush(nursery)
+
+
+def _start(booted: Booted, role: str, number: int = 0) -> Child:
+    name = child.title(role, number)
+    descriptor = booted.record.writing_end(name)
+    started = child.start(role, number, log=descriptor)
+    if descriptor != 2:
+        os.close(descriptor)
+    booted.children.append(started)
+    return started
+
+
+# -- the configuration --------------------------------------------------------------------
+
+
+def _read_configuration(booted: Booted) -> dict[str, bytes]:
+    """The slices of the six; our own is kept."""
+    answer = _ask_parser(booted)
+    if isinstance(answer, ConfigurationRefused):
+        raise CannotStart("\n".join(answer.errors))
+    for warning in answer.warnings:
+        log.warn(warning)
+    if set(answer.slices) != set(ROLES):
+        raise CannotStart("the configuration process did not answer for every role")
+    booted.configuration = msgspec.msgpack.decode(answer.parent, type=ParentSlice)
+    if not booted.options.insecure_paths and os.geteuid() == 0:
+        for path in booted.configuration.files:
+            trust.check_path(path)
+    return answer.slices
+
+
+def _ask_parser(booted: Booted) -> ConfigurationParsed | ConfigurationRefused:
+    options = booted.options
+    arguments = ["-f", options.configuration]
+    for name, value in options.macros.items():
+        arguments += ["-D", f"{name}={value}"]
+    if options.insecure_paths:
+        arguments.append("--insecure-paths")
+    descriptor = booted.record.writing_end("config")
+    parser = child.start("config", log=descriptor, arguments=tuple(arguments))
+    if descriptor != 2:
+        os.close(descriptor)
+    try:
+        imsg = _receive(booted, [parser], time.monotonic() + CONFIGURATION_DEADLINE)[1]
+        assert isinstance(imsg, ConfigurationParsed | ConfigurationRefused)  # it has no other arrow
+        return imsg
+    finally:
+        parser.kill()
+        parser.wait()
+        parser.channel.close()
+
+
+# -- what needs root -------------------------------------------------------------------------
+
+
+def _take_places(booted: Booted) -> None:
+    places = booted.places
+    me = Ids(os.geteuid(), os.getegid())
+    queue = sandbox.find_ids("_smtpq") if me.uid == 0 else me
+    assert queue is not None  # _check_users has seen it
+    if places.state is not None:
+        provide(places.state, me, 0o755)
+    provide(places.empty, me, 0o755)
+    check_empty(places.empty)
+    provide(places.spool, queue, 0o700)
+    booted.pid_file = PidFile(places.pidfile)
+
+
+def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
+    configuration = booted.configuration
+    assert configuration is not None
+    control_socket = bind_control(booted.places.socket)
+    booted.control_socket = True
+    dispatchers = configuration.dispatchers
+    sockets = [
+        [bind(listener, shared=dispatchers > 1) for listener in configuration.listeners] for _ in range(dispatchers)
+    ]
+    required = _required(booted)
+    for role, number in wire.seats(dispatchers):
+        started = _start(booted, role, number)
+        started.channel.send(_configure(booted, number, slices[role], required=required))
+        if role == "dispatcher":
+            for listener, bound in zip(configuration.listeners, sockets.pop(0), strict=True):
+                started.channel.send(TakeListener(listener.number), bound.detach())
+        elif role == "control":
+            started.channel.send(TakeControlSocket(), control_socket.detach())
+    six = booted.children[1:]
+    wire.connect(six)
+    booted.record.hand_to(next(one.channel for one in six if one.role == "control"))
+    for one in six:
+        one.channel.send(EnterSandbox())
+        _flush(one)
+
+
+def _configure(booted: Booted, number: int, slice: bytes, *, required: bool) -> Configure:
+    return Configure(
+        number=number,
+        slice=slice,
+        empty=booted.places.empty,
+        spool=booted.places.spool,
+        sandbox_required=required,
+        verbose=booted.options.verbose,
+        paused=list(booted.options.paused),
+    )
+
+
+def _required(booted: Booted) -> bool:
+    """`sandbox required` or `optional`; a start as root requires it unless told otherwise."""
+    assert booted.configuration is not None
+    said = booted.configuration.sandbox_required
+    return os.geteuid() == 0 if said is None else said
+
+
+# -- everybody stands --------------------------------------------------------------------------
+
+
+def _await_sandboxes(booted: Booted) -> None:
+    deadline = time.monotonic() + SANDBOX_DEADLINE
+    waiting = list(booted.children)
+    while waiting:
+        one, imsg = _receive(booted, waiting, deadline)
+        if not isinstance(imsg, SandboxEntered):
+            raise CannotStart(f"{one.title} broke the rules: {type(imsg).__name__} before it was told to begin")
+        _report(booted, one.title, [*imsg.held, *(f"missing: {line}" for line in imsg.missing)])
+        waiting.remove(one)
+    for kind, promises in PROMISES.items():
+        try:
+            program = sandbox.compile(promises)
+        except (ImportError, RuntimeError):
+            continue  # there is no libseccomp: the agents say so
+        booted.nursery.channel.send(TakeProgram(kind, program))
+
+
+def _report(booted: Booted, name: str, held: list[str]) -> None:
+    """One line of what holds and one of what does not; what is required and does not hold ends the start."""
+    holds = [line for line in held if not line.startswith("missing: ")]
+    missing = [line.removeprefix("missing: ") for line in held if line.startswith("missing: ")]
+    log.info(f"sandbox of {name}: {', '.join(holds) or 'nothing'}")
+    if not missing:
+        return
+    log.warn(f"sandbox of {name}: missing: {', '.join(missing)}")
+    needed = [line for line in missing if not line.endswith("(not root)")]
+    if needed and booted.configuration is not None and _required(booted):
+        raise CannotStart(f"sandbox of {name}: {needed[0]} is missing, and the sandbox is required")
+
+
+def _confine_ourselves(booted: Booted) -> None:
+    """All that root still has to do is to kill, to remove two files, and to connect to syslog."""
+    held = sandbox.limit_capabilities(["kill"])
+    held += landlock.restrict([(os.path.dirname(booted.places.socket), "c")])
+    privilege.forbid_inspection()
+    _report(booted, "parent", [*held, "not dumpable"])
+
+
+# -- blocking, with a deadline -------------------------------------------------------------------
+
+
+def _receive(booted: Booted, children: list[Child], deadline: float) -> tuple[Child, object]:
+    """The next imsg of any of `children`."""
+    poll = select.poll()
+    by_descriptor = {one.channel.fileno(): one for one in children}
+    for descriptor in by_descriptor:
+        poll.register(descriptor, select.POLLIN)
+    while True:
+        ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not ready:
+            raise CannotStart(f"{', '.join(one.title for one in children)} did not answer in time")
+        one = by_descriptor[ready[0][0]]
+        try:
+            received = one.channel.receive()
+        except Violation as error:
+            raise CannotStart(f"{one.title} broke the rules: {error}") from None
+        except Closed:
+            raise CannotStart(f"{one.title} {_end_of(booted, one)}") from None
+        if received:
+            # A second one would have to wait; nobody has anything more to say before Begin.
+            return one, received[0][0]
+
+
+def _end_of(booted: Booted, one: Child) -> str:
+    deadline = time.monotonic() + 2
+    while not one.wait(os.WNOHANG):
+        if time.monotonic() > deadline:
+            return "closed its channel"
+        time.sleep(0.01)
+    return describe_end(one, booted.kernel_log)
+
+
+def _flush(one: Child) -> None:
+    poll = select.poll()
+    poll.register(one.channel.fileno(), select.POLLOUT)
+    deadline = time.monotonic() + SANDBOX_DEADLINE
+    try:
+        while not one.channel.flush():
+            poll.poll(100)
+            if time.monotonic() > deadline:
+                raise CannotStart(f"{one.title} does not take what it is handed")
+    except Closed:
+        pass  # why, is found out when its answer is waited for

@@ -1,0 +1,114 @@
+"""One process of the daemon, as the parent holds it: fork, and exec of a fresh interpreter.
+
+Nothing goes along: descriptor 3 is the channel to us, 2 the log, 0 and 1 are /dev/null, the environment is made anew.
+Fresh memory also means that no two processes share a layout, a hash seed or a copy of the configuration.
+"""
+
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+
+from smtpd import sandbox
+from smtpd.imsg import TABLE
+from smtpd.ipc.boot import PARENT
+from smtpd.ipc.channel import Channel
+
+SOCKET_BUFFER = 1024 * 1024  # bytes, so that a burst does not wait for the reader's next turn
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h: beyond net.core.wmem_max, for root
+
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8"}
+_POSITION_INDEPENDENT = 3  # ET_DYN of elf.h
+_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+@dataclass(eq=False)
+class Child:
+    role: str
+    number: int  # tells several dispatchers apart; 0 where there is one
+    pid: int
+    channel: Channel
+    status: int | None = None  # as waitpid gave it
+
+    @property
+    def title(self) -> str:
+        return title(self.role, self.number)
+
+    def kill(self) -> None:
+        """It is our child and not yet waited for, so the pid is its own."""
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self, flags: int = 0) -> bool:
+        """True when it has ended; its status is kept."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, flags)
+            if pid:
+                self.status = status
+        return self.status is not None
+
+
+def title(role: str, number: int) -> str:
+    return f"{role} {number}" if number else role
+
+
+def start(role: str, number: int = 0, *, log: int = 2, arguments: tuple[str, ...] = ()) -> Child:
+    """Start a process that logs to descriptor `log`."""
+    ours, theirs = pair()
+    with theirs:
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-P", "-m", "smtpd", "-x", role, *arguments],
+            {**_ENVIRONMENT, "TZ": os.environ.get("TZ", ":/etc/localtime")},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), PARENT),
+            ],
+            setsigdef=_SIGNALS,
+            setsigmask=[],
+        )
+    return Child(role, number, pid, Channel(ours, TABLE, "parent", role, number))
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """A socketpair with room for bursts."""
+    ends = socket.socketpair()
+    for end in ends:
+        try:
+            end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, SOCKET_BUFFER)
+        except OSError:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    return ends
+
+
+def describe_end(child: Child, kernel_log: int | None) -> str:
+    """What its status says, and the kernel's log where a filter killed it."""
+    assert child.status is not None
+    code = os.waitstatus_to_exitcode(child.status)
+    if code >= 0:
+        return f"exited with status {code}"
+    if -code == signal.SIGSYS:
+        call = sandbox.describe_violation(child.pid, kernel_log) or "the kernel's log does not tell which"
+        return f"killed for a forbidden system call: {call}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def find_common_layout(interpreter: str) -> str | None:
+    """Why two processes could share addresses, though each is executed afresh; None when they do not."""
+    with open(interpreter, "rb") as file:
+        header = file.read(18)
+    if header[:4] == b"\x7fELF":
+        kind = int.from_bytes(header[16:18], "little" if header[5] == 1 else "big")
+        if kind != _POSITION_INDEPENDENT:
+            return f"{interpreter} is not position independent"
+    try:
+        with open("/proc/sys/kernel/randomize_va_space") as file:
+            return None if file.read().strip() == "2" else "kernel.randomize_va_space is not 2"
+    except OSError:
+        return None

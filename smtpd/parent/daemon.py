@@ -1,0 +1,59 @@
+"""The parent while everybody runs: its loop, its services, and what control asks of it."""
+
+from smtpd.imsg import NurserySetVerbose, SetVerbose, TakeSyslog
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.log import log
+from smtpd.ipc.plain import Loop
+from smtpd.parent.boot import Booted
+from smtpd.parent.notify import ServiceManager
+from smtpd.parent.service import Services
+from smtpd.parent.watch import Watch
+
+SYSLOG_AGAIN = 1.0  # seconds between two attempts to reach it
+
+
+class Daemon:
+    def __init__(self, booted: Booted, manager: ServiceManager):
+        assert booted.configuration is not None
+        self.loop = Loop()
+        self.services = Services(self.loop, booted.nursery.channel, booted.configuration)
+        self.watch = Watch(self.loop, booted.children, booted.kernel_log, booted.record.last_word, self._stopping)
+        self._booted = booted
+        self._manager = manager
+        self._reopening = False
+
+    def run(self) -> int:
+        self.watch.begin()
+        self._booted.record.started()
+        self._manager.tell("READY=1", "STATUS=taking mail")
+        self.loop.run()
+        self._booted.clear_away()
+        log.info("exiting")
+        return self.watch.status
+
+    def _stopping(self) -> None:
+        self._manager.tell("STOPPING=1")
+
+    def set_verbose(self, imsg: SetVerbose) -> None:
+        log.verbose = imsg.verbose
+        nursery = self._booted.nursery.channel
+        if not nursery.closed:
+            nursery.send(NurserySetVerbose(imsg.verbose))
+
+    def reopen_syslog(self, control: Channel) -> None:
+        """syslogd has been restarted, or was not there yet."""
+        if not self._booted.record.by_syslog:
+            raise Violation("control asks for syslog, and the log goes to stderr")
+        if not self._reopening:
+            self._reopening = True
+            self._try_syslog(control)
+
+    def _try_syslog(self, control: Channel) -> None:
+        if control.closed:
+            return
+        descriptor = self._booted.record.connect_syslog()
+        if descriptor is None:
+            self.loop.after(SYSLOG_AGAIN, lambda: self._try_syslog(control))
+            return
+        self._reopening = False
+        control.send(TakeSyslog(), descriptor)

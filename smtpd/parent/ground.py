@@ -1,0 +1,47 @@
+"""What a daemon stands on: the descriptors, directory and session that it does not inherit."""
+
+import os
+from collections.abc import Callable
+
+EX_FAILED = 1
+
+
+def settle(foreground: bool) -> Callable[[], None]:
+    """Let go of what whoever started us left open, and of their session unless in the foreground.
+
+    Call what is returned when the start has succeeded: until then the process that was started waits, so that its exit
+    status and its stderr tell.
+    """
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    _open_standard_descriptors()
+    os.umask(0o022)
+    os.chdir("/")
+    return (lambda: None) if foreground else _leave_session()
+
+
+def _open_standard_descriptors() -> None:
+    """0 is /dev/null; 1 and 2 too where they are closed, so that no socket of ours gets such a number."""
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    for number in (1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(null, number)
+    if null > 2:
+        os.close(null)
+
+
+def _leave_session() -> Callable[[], None]:
+    reading, writing = os.pipe()
+    if os.fork() != 0:
+        os.close(writing)
+        os._exit(0 if os.read(reading, 1) else EX_FAILED)
+    os.close(reading)
+    os.setsid()
+
+    def started() -> None:
+        os.write(writing, b"\0")
+        os.close(writing)
+
+    return started

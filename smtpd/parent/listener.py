@@ -1,0 +1,86 @@
+"""Sockets that need root: bound here, listened on by whoever is handed them.
+
+With several dispatchers each has a socket of its own at the same address, and the kernel spreads the clients.  The
+kernel gives such an address to processes of one uid only, so nobody else can step in between.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+
+from smtpd.config.slice import ListenerSlice
+from smtpd.ipc.log import log
+
+CONTROL_BACKLOG = 128
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
+
+
+class Occupied(Exception):
+    """Somebody else has this address."""
+
+
+def bind(listener: ListenerSlice, *, shared: bool) -> socket.socket:
+    """`shared`: several are bound to the same address.  Raises Occupied or OSError."""
+    where = f"{listener.address} port {listener.port}"
+    family, _, _, _, address = socket.getaddrinfo(
+        listener.address, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    )[0]
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _bind(made, family, address, where)
+    except OSError as error:
+        made.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Occupied(f"{where} is in use") from None
+        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from None
+    return made
+
+
+def _bind(made: socket.socket, family: int, address: tuple, where: str) -> None:
+    try:
+        made.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL or not hasattr(socket, "SO_BINDTODEVICE"):
+            raise
+        # An interface that comes up later is no reason to stay down.
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        else:
+            made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        made.bind(address)
+        log.warn(f"{where}: no interface has this address yet")
+
+
+def bind_control(path: str) -> socket.socket:
+    """The socket for smtpctl, open to all: control looks at who connects.  Raises Occupied or OSError."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if _answers(path):
+        made.close()
+        raise Occupied(f"{path}: another smtpd answers here")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    before = os.umask(0o111)
+    try:
+        made.bind(path)
+    finally:
+        os.umask(before)
+    made.listen(CONTROL_BACKLOG)
+    return made
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True  # a full backlog, or no socket at all: not ours to remove
+        return True

@@ -1,0 +1,32 @@
+"""What the service manager is told: sd_notify(3), without its library.
+
+The socket is connected at the start, as later nothing can be opened.  No service manager, no word.
+"""
+
+import contextlib
+import os
+import socket
+
+
+class ServiceManager:
+    def __init__(self, address: str | None):
+        self._socket: socket.socket | None = None
+        if not address or address[0] not in "/@":
+            return
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        try:
+            self._socket.connect("\0" + address[1:] if address[0] == "@" else address)
+        except OSError:
+            self._socket.close()
+            self._socket = None
+
+    def tell(self, *lines: str) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.send("\n".join(lines).encode())
+
+
+def find_service_manager() -> ServiceManager:
+    """The one that started us; taken out of the environment, as no child of ours has anything to tell it."""
+    return ServiceManager(os.environ.pop("NOTIFY_SOCKET", None))

@@ -1,0 +1,106 @@
+"""Where each process's log goes: our stderr, or a pipe for each that control reads.
+
+    -d          process --2--> stderr
+    otherwise   process --2--> pipe, never waited for --> control --> /dev/log
+
+The pipe is what names a process in the log, so none can speak for another.  Until control reads, a start that fails is
+told on the stderr that we were started with.
+"""
+
+import contextlib
+import os
+import socket
+
+from smtpd.imsg import TakeLog, TakeSyslog
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.log import log
+
+SYSLOG = "/dev/log"
+_MAIL_CRITICAL = 2 << 3 | 2  # facility mail, severity critical (RFC 3164 4.1.1)
+
+
+class Stderr:
+    """Everybody writes to the one descriptor."""
+
+    by_syslog = False
+
+    def writing_end(self, _name: str) -> int:
+        return 2
+
+    def hand_to(self, _control: Channel) -> None:
+        pass
+
+    def started(self) -> None:
+        pass
+
+    def give_up(self) -> None:
+        pass
+
+    def connect_syslog(self) -> int | None:
+        return None
+
+    def last_word(self, text: str) -> None:
+        """For the time when nobody passes on what is in the pipes."""
+
+
+class Pipes:
+    """Our own descriptor 2 becomes a pipe like the others' at once; the one that was there is kept for a failure."""
+
+    by_syslog = True
+
+    def __init__(self) -> None:
+        self._terminal = os.dup(2)
+        self._reading: dict[str, int] = {}
+        self._syslog: socket.socket | None = None
+        own = self.writing_end("parent")
+        os.dup2(own, 2)
+        os.close(own)
+
+    def writing_end(self, name: str) -> int:
+        """A descriptor for the process called `name` to write to; the caller closes it when that process has it."""
+        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._reading[name] = reading
+        return writing
+
+    def hand_to(self, control: Channel) -> None:
+        """The reading ends, and syslog.  Ours stay open until the start has succeeded."""
+        for name, reading in self._reading.items():
+            control.send(TakeLog(name), os.dup(reading))
+        syslog = self.connect_syslog()
+        if syslog is None:
+            log.warn(f"nobody takes the log at {SYSLOG} yet")
+        else:
+            control.send(TakeSyslog(), syslog)
+
+    def started(self) -> None:
+        for reading in self._reading.values():
+            os.close(reading)
+        self._reading.clear()
+        os.close(self._terminal)
+
+    def give_up(self) -> None:
+        """The start has failed, and what was said about it is still in the pipes: to whoever started us."""
+        log.flush()
+        for name, reading in self._reading.items():
+            with contextlib.suppress(BlockingIOError):
+                while piece := os.read(reading, 65536):
+                    for line in piece.splitlines():
+                        os.write(self._terminal, f"{name}: ".encode() + line + b"\n")
+
+    def connect_syslog(self) -> int | None:
+        """A descriptor for control, when somebody listens there; a second one is kept for a last word."""
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        made.setblocking(False)
+        try:
+            made.connect(SYSLOG)
+        except OSError:
+            made.close()
+            return None
+        self._syslog = made
+        return os.dup(made.fileno())
+
+    def last_word(self, text: str) -> None:
+        """When control is the one that died, nobody would pass on why."""
+        if self._syslog is not None:
+            with contextlib.suppress(OSError):
+                self._syslog.send(f"<{_MAIL_CRITICAL}>smtpd[{os.getpid()}]: {text}".encode())
