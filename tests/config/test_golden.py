@@ -4,15 +4,18 @@ NAME.conf   NAME.canonical   the model, printed; and printing what that parses t
 NAME.conf   NAME.errors      the lines that an administrator sees
 """
 
+import re
 from pathlib import Path
 
 import pytest
 
+from smtpd.config.builder import LIMITS
 from smtpd.config.error import ConfigErrors
 from smtpd.config.parser import parse
 from smtpd.config.printer import print_config
 
-CONF = Path(__file__).parent.parent / "conf"
+PROJECT = Path(__file__).parent.parent.parent
+CONF = PROJECT / "tests" / "conf"
 FILES = sorted(CONF.glob("*.conf"))
 
 
@@ -47,5 +50,12 @@ def test_the_canonical_form_means_the_same_and_is_its_own(file):
 
 @pytest.mark.parametrize("file", ["smtpd.conf", "try.conf"])
 def test_what_is_installed_has_no_errors_and_relays_for_nobody(file):
-    config = parse(str(CONF.parent.parent / "etc" / file)).config
+    config = parse(str(PROJECT / "etc" / file)).config
     assert [(match.source.kind, match.destination.kind) for match in config.matches] == [("local", "local")]
+
+
+def test_the_manual_has_an_example_that_works_and_all_limits():
+    manual = (PROJECT / "man" / "smtpd.conf.5").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", manual, re.DOTALL | re.MULTILINE)
+    assert parse("example", text=example).config.matches
+    assert set(LIMITS) <= set(re.findall(r"^\.It Cm (\S+)$", manual, re.MULTILINE))
