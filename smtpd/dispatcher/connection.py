@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
                 case action.Log():
                     log.line(f"{self.id:016x} smtp {what}")
                 case action.Close():
-                    self._finish()
+                    self._finish(what.reason)
 
     def _ask(self, question: Question) -> None:
         match question:
@@ -255,12 +255,21 @@ class Connection(asyncio.Protocol):
             self.content.close()
             self.content = None
 
-    def _finish(self) -> None:
-        """The last reply has been written; a client that does not take it has a few seconds."""
-        if not self._finished:
-            self._finished = True
+    def _finish(self, reason: str) -> None:
+        """The last reply has been written; a client that does not take it has a few seconds.
+
+        After anything but QUIT more may be on its way to us, and a close with bytes unread is a reset, which can
+        overtake the reply: then only our side is closed, and what still comes is thrown away.
+        """
+        if self._finished:
+            return
+        self._finished = True
+        self._patience = self.dispatcher.loop.call_later(CLOSING, self.transport.abort)
+        if reason == "quit" or not self.transport.can_write_eof():
             self.transport.close()
-            self._patience = self.dispatcher.loop.call_later(CLOSING, self.transport.abort)
+        elif not self.transport.is_closing():
+            self.transport.write_eof()
+            self.transport.resume_reading()
 
     def _give_up(self) -> None:
         """After our own failure: 421 and the end, if the session is still able to say so."""
@@ -270,6 +279,5 @@ class Connection(asyncio.Protocol):
             self._obey(self.session.failed())
         except Exception as error:  # noqa: BLE001  (what it had begun stays with queue until the daemon ends)
             log.trouble(f"{self.id:016x} smtp", error)
-        if not self._finished:
-            self._finish()
+        self._finish("internal-error")
         self._drop_content()

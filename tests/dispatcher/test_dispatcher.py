@@ -255,6 +255,8 @@ def test_our_own_failure_costs_one_session(house):
         sessions = house.dispatcher.listeners.sessions
         next(iter(sessions.values())).session.state = None  # stands for a defect of ours
         broken.writer.write(b"NOOP\r\n")
+        await broken.reply()
+        broken.writer.close()
         await house.until(lambda: len(sessions) == 1)
         assert (await other.mail()).startswith("250")
 
