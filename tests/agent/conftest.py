@@ -1,0 +1,124 @@
+"""Real agents on real sockets, in their sandbox, for a user that is not root."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from smtpd import sandbox
+from smtpd.ipc.errand import PACKET_MAX, PROMISES, Deliver, ReadForward, decode, encode
+
+TOP = Path(__file__).parent.parent.parent
+UID = 54321 if os.geteuid() == 0 else os.getuid()  # nobody's
+MAIL = b"Received: from there\nSubject: hello\n\nGood morning.\n"
+STUCK = 30.0  # seconds after which a test has failed
+
+
+def errand(number=1, content=MAIL, *, size=None, perhaps=False, extension="", **more):
+    """A Deliver; with `size` the content comes by descriptor."""
+    fields = {"sender": "amy@there.test", "recipient": "bob@here.test", "destination": "bob@here.test", **more}
+    length = len(content) if size is None else size
+    strings = (fields["sender"], fields["recipient"], fields["destination"], extension)
+    created = 1700000000
+    return Deliver(77 << 32 | number, created, length, *strings, b"" if size else content, bool(size), perhaps)
+
+
+class Agent:
+    """What queue sees of an agent."""
+
+    def __init__(self, home, kind="maildir", path="~/Maildir", junk=False, **limits):
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(STUCK)
+        arguments = [str(theirs.fileno()), kind, path, str(int(junk)), str(home), str(UID)]
+        arguments += [f"{name}={value}" for name, value in limits.items()]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).parent / "stand.py"), *arguments],
+            pass_fds=[theirs.fileno()],
+            cwd="/",
+            env={"PYTHONPATH": str(TOP), "PROGRAM": sandbox.compile(PROMISES[kind]).hex()},
+        )
+        theirs.close()
+
+    def send(self, told, descriptor=None):
+        packet = told if isinstance(told, bytes) else encode(told)
+        if descriptor is None:
+            self.socket.send(packet)
+        else:
+            socket.send_fds(self.socket, [packet], [descriptor])
+
+    def receive(self):
+        packet = self.socket.recv(PACKET_MAX)
+        assert packet, f"the agent ended: {self.process.wait(STUCK)}"
+        return decode(packet)
+
+    def deliver(self, told, descriptor=None):
+        self.send(told, descriptor)
+        return self.receive()
+
+    def forward(self):
+        answer = self.deliver(ReadForward(7))
+        assert answer.request == 7
+        return answer.verdict, answer.content
+
+    def end(self):
+        """Its exit status after queue has parted with it."""
+        self.socket.close()
+        return self.process.wait(STUCK)
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(STUCK)
+
+
+@pytest.fixture
+def home():
+    """A home directory of that user, below directories that everybody may pass."""
+    top = Path(tempfile.mkdtemp(prefix="smtpd-agent-", dir="/var/tmp"))
+    top.chmod(0o755)
+    path = top / "bob"
+    path.mkdir(0o700)
+    own(path)
+    yield path
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def own(*paths):
+    """Give what a test made as root to the user."""
+    for path in paths:
+        if os.geteuid() == 0:
+            os.chown(path, UID, UID, follow_symlinks=False)
+
+
+@pytest.fixture
+def start(home):
+    """Start agents; all have ended when the test ends."""
+    started = []
+
+    def start_one(*arguments, **more):
+        started.append(Agent(home, *arguments, **more))
+        return started[-1]
+
+    yield start_one
+    for agent in started:
+        if agent.process.poll() is None:
+            agent.kill()
+        agent.socket.close()
+
+
+def make_tree(home):
+    """A Maildir that was there before any agent."""
+    for part in ("", "tmp", "new", "cur"):
+        (home / "Maildir" / part).mkdir(0o700)
+        own(home / "Maildir" / part)
+
+
+def files(home, folder=""):
+    """Contents of new/, and what lies in tmp/, of the Maildir or a folder in it."""
+    at = home / "Maildir" / folder
+    return [path.read_bytes() for path in sorted((at / "new").iterdir())], os.listdir(at / "tmp")

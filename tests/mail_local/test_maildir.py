@@ -1,0 +1,141 @@
+"""The library below the agent: names, folders, and stores that run side by side."""
+
+import os
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mail_local import maildir
+from mail_local.maildir import Earlier, Mail, Maildir, folder_name, host_part, pieces_of
+
+
+@pytest.fixture
+def root(tmp_path):
+    maildir.make(str(tmp_path / "Maildir"))
+    return tmp_path / "Maildir"
+
+
+def store(root, *mails):
+    box = Maildir(str(root), Earlier("host"))
+    try:
+        return box.store(list(mails))
+    finally:
+        box.close()
+
+
+def mail(number, content=b"x", **more):
+    return Mail(f"1.E{number:016x}.host", (content,), **more)
+
+
+@pytest.mark.parametrize(
+    "extension, folder",
+    [
+        ("work", ".work"),
+        ("Work.Projects", ".Work.Projects"),
+        ("a/b", ".a:b"),
+        ("..", ".::"),
+        (".hidden", ".:hidden"),
+        ("../../x", ".:::..:x"),
+        ("a|b`c", ".a:b:c"),
+        ("a\0b", ".a:b"),
+    ],
+)
+def test_the_folder_of_a_sub_address(extension, folder):
+    assert folder_name(extension) == folder
+
+
+@given(st.text())
+@settings(max_examples=200)
+def test_no_sub_address_leaves_the_maildir(extension):
+    name = folder_name(extension)
+    assert name.startswith(".") and "/" not in name and "\0" not in name
+    assert not name.startswith("..")
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1))
+def test_a_host_is_part_of_a_name(host):
+    assert not set(host_part(host)) & {"/", ":"}
+
+
+def test_an_empty_list_is_stored(root):
+    assert store(root) == []
+
+
+def test_reasons_come_in_the_order_of_the_mails(root):
+    (root / "tmp" / mail(2).name).mkdir()
+    reasons = store(root, mail(1), mail(2), mail(3))
+    assert [bool(reason) for reason in reasons] == [False, True, False]
+
+
+def test_content_that_fails_in_the_middle_leaves_nothing(root):
+    def pieces():
+        yield b"first"
+        raise OSError(5, "Input/output error")
+
+    assert store(root, Mail("name", pieces())) == ["Input/output error"]
+    assert os.listdir(root / "tmp") == os.listdir(root / "new") == []
+
+
+def test_a_short_descriptor_is_an_error(tmp_path):
+    (tmp_path / "short").write_bytes(b"12345")
+    descriptor = os.open(tmp_path / "short", os.O_RDONLY)
+    with pytest.raises(OSError, match="content ends after 5 of 6 bytes"):
+        list(pieces_of(descriptor, 6))
+    assert b"".join(pieces_of(descriptor, 4)) == b"1234"
+    os.close(descriptor)
+
+
+def test_a_file_that_is_there_is_never_overwritten(root):
+    (root / "new" / mail(1).name).write_bytes(b"the first")
+    assert store(root, mail(1, b"the second")) == [""]
+    assert (root / "new" / mail(1).name).read_bytes() == b"the first"
+    assert os.listdir(root / "tmp") == []
+
+
+def test_where_rename_cannot_refuse_it_is_a_link(root, monkeypatch):
+    monkeypatch.setattr(maildir, "_renameat2", None)
+    (root / "new" / mail(1).name).write_bytes(b"the first")
+    assert store(root, mail(1, b"the second"), mail(2)) == ["", ""]
+    assert (root / "new" / mail(1).name).read_bytes() == b"the first"
+    assert sorted(os.listdir(root / "new")) == [mail(1).name, mail(2).name]
+    assert os.listdir(root / "tmp") == []
+    assert (root / "new" / mail(2).name).stat().st_nlink == 1
+
+
+def test_threads_that_store_side_by_side(root):
+    reasons = []
+
+    def run(first):
+        reasons.extend(store(root, *[mail(first + number) for number in range(5)]))
+
+    threads = [threading.Thread(target=run, args=(n * 5,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert reasons == [""] * 40
+    assert len(os.listdir(root / "new")) == 40
+
+
+def test_an_earlier_delivery_is_found_in_its_folder_only(root):
+    os.mkdir(root / ".work")
+    store(root, mail(1, extension="work"))
+    assert store(root, mail(1, extension="work", perhaps_stored=True)) == [""]
+    assert len(os.listdir(root / ".work/new")) == 1
+    assert os.listdir(root / "new") == []
+
+
+def test_make_is_content_with_what_is_there(root):
+    maildir.make(str(root))
+    assert sorted(os.listdir(root)) == ["cur", "new", "tmp"]
+
+
+def test_a_folder_opened_in_part_leaves_no_descriptor(root):
+    os.rmdir(root / "cur")
+    (root / "cur").touch()
+    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
+    with pytest.raises(NotADirectoryError):
+        Maildir(str(root), Earlier("host"))
+    assert (os.listdir("/proc/self/fd") if before else []) == before
