@@ -1,0 +1,1 @@
+"""The process that knows when to try what again."""

@@ -1,0 +1,95 @@
+"""What an administrator orders for a range of envelopes, carried out in slices.
+
+    ScheduleEnvelopes --> policy.schedule --> PostponeEnvelopes (until now), MarkSuspended, DeleteEnvelopes --> queue
+    RemoveEnvelopes       policy.remove
+    SuspendEnvelopes      policy.suspend  --> EnvelopesScheduled, EnvelopesRemoved, EnvelopesSuspended --> control
+
+One order after the other, so many envelopes in a turn of the loop: a million take a while, and nobody else waits for
+them.  After a start, an order waits until the scan has found what is in its range: `remove all` means all.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from smtpd.imsg import (
+    DeleteEnvelopes,
+    EnvelopesRemoved,
+    EnvelopesScheduled,
+    EnvelopesSuspended,
+    MarkSuspended,
+    PostponeEnvelopes,
+    RemoveEnvelopes,
+    ScheduleEnvelopes,
+    SuspendEnvelopes,
+)
+from smtpd.scheduler.policy import Policy
+
+SLICE = 2000  # envelopes in one turn
+PATIENCE = 1024 * 1024  # bytes that queue has not read yet: it is to catch up first
+
+Order = ScheduleEnvelopes | RemoveEnvelopes | SuspendEnvelopes
+Tell = Callable[[Any], None]
+
+
+class Orders:
+    """The orders under way.  `to_queue` and `to_control` send an imsg."""
+
+    def __init__(self, policy: Policy, to_queue: Tell, to_control: Tell):
+        self._policy = policy
+        self._to_queue, self._to_control = to_queue, to_control
+        self._orders: deque[Order] = deque()
+        self._ids: Iterator[int] | None = None  # of the first order, what is left of it
+        self._count = 0
+        self.scanned: int | None = 0  # the last id that the scan has found; None: it has found all
+
+    def add(self, order: Order) -> None:
+        self._orders.append(order)
+
+    @property
+    def ready(self) -> bool:
+        """There is something to do in the next turn."""
+        if not self._orders:
+            return False
+        order = self._orders[0]
+        return self.scanned is None or order.last <= self.scanned or order.first == order.last in self._policy.shelf
+
+    def turn(self, now: int) -> None:
+        """The next slice of the first order."""
+        order = self._orders[0]
+        if self._ids is None:
+            self._ids, self._count = self._policy.shelf.ids(order.first, order.last), 0
+        ids = list(islice(self._ids, SLICE))
+        self._carry_out(order, ids, now)
+        if len(ids) < SLICE:
+            self._orders.popleft()
+            self._ids = None
+            self._to_control(_answer(order, self._count))
+
+    def _carry_out(self, order: Order, ids: list[int], now: int) -> None:
+        tell: PostponeEnvelopes | MarkSuspended | DeleteEnvelopes
+        match order:
+            case ScheduleEnvelopes():
+                changed = self._policy.schedule(ids)
+                tell = PostponeEnvelopes([(id, now) for id in changed])
+            case SuspendEnvelopes():
+                changed = self._policy.suspend(ids, order.suspended)
+                tell = MarkSuspended(changed, order.suspended)
+            case RemoveEnvelopes():
+                count, changed = self._policy.remove(ids)
+                self._count += count - len(changed)
+                tell = DeleteEnvelopes(changed)
+        self._count += len(changed)
+        if changed:
+            self._to_queue(tell)
+
+
+def _answer(order: Order, count: int) -> EnvelopesScheduled | EnvelopesRemoved | EnvelopesSuspended:
+    match order:
+        case ScheduleEnvelopes():
+            return EnvelopesScheduled(order.request, count)
+        case RemoveEnvelopes():
+            return EnvelopesRemoved(order.request, count)
+        case SuspendEnvelopes():
+            return EnvelopesSuspended(order.request, count)

@@ -1,0 +1,84 @@
+"""scheduler -- knows when to try what again.
+
+    queue --EnvelopesSubmitted, EnvelopesTried--> scheduler --EnvelopesDue, PostponeEnvelopes, ExpireEnvelopes--> queue
+    control --ScheduleEnvelopes, RemoveEnvelopes, SuspendEnvelopes, PauseDeliveries--> scheduler
+
+SECURITY
+    Reads numbers that queue made, and nothing that came from outside.  Taken over, it has mail tried at the wrong time,
+    or deleted.  It sees no address, no content, no file and no network.
+"""
+
+import gc
+
+from smtpd import sandbox
+from smtpd.config.slice import SchedulerSlice
+from smtpd.imsg import (
+    Begin,
+    EnvelopesScanned,
+    EnvelopesSubmitted,
+    EnvelopesTried,
+    PauseDeliveries,
+    RemoveEnvelopes,
+    ReportStatistics,
+    ScheduleEnvelopes,
+    SetVerbose,
+    Stop,
+    SuspendEnvelopes,
+)
+from smtpd.ipc import boot
+from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.scheduler.state import Scheduler
+
+USER, CHROOT = "_smtps", "empty"
+PLEDGE = "stdio"
+
+
+def main() -> None:
+    handed = boot.receive("scheduler", SchedulerSlice)
+    loop = prepare()
+    held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
+    handed.entered(held)
+    scheduler = Scheduler(loop, handed.slice, handed.peer("queue"), handed.peer("control"))
+    gc.freeze()  # the containers of a million envelopes: they hold nothing that the collector could free
+    connect(loop, handed.peers, {"queue": from_queue, "control": from_control, "parent": from_parent}, scheduler)
+    loop.run_forever()
+
+
+def from_parent(scheduler, channel, imsg, descriptor):
+    match imsg:
+        case Begin():
+            scheduler.begin()
+        case Stop():
+            scheduler.loop.stop()
+        case _:
+            unexpected("parent", imsg)
+
+
+def from_queue(scheduler, channel, imsg, descriptor):
+    match imsg:
+        case EnvelopesSubmitted():
+            scheduler.take_submitted(imsg)
+        case EnvelopesScanned():
+            scheduler.take_scanned(imsg)
+        case EnvelopesTried():
+            scheduler.take_results(imsg)
+        case _:
+            unexpected("queue", imsg)
+
+
+def from_control(scheduler, channel, imsg, descriptor):
+    match imsg:
+        case ScheduleEnvelopes():
+            scheduler.order(imsg)
+        case RemoveEnvelopes():
+            scheduler.order(imsg)
+        case SuspendEnvelopes():
+            scheduler.order(imsg)
+        case PauseDeliveries():
+            scheduler.pause(imsg)
+        case ReportStatistics():
+            scheduler.report(imsg)
+        case SetVerbose():
+            scheduler.set_verbose(imsg)
+        case _:
+            unexpected("control", imsg)

@@ -1,0 +1,129 @@
+"""What the scheduler holds: the policy, the orders, and the one thing that the policy does not have, a clock.
+
+imsgs --> policy --> turn, at the end of this turn of the loop, and when the next timer is due --> EnvelopesDue
+"""
+
+import asyncio
+import time
+
+from smtpd.config.slice import SchedulerSlice
+from smtpd.imsg import (
+    DeleteEnvelopes,
+    DeliveriesPaused,
+    EnvelopesDue,
+    EnvelopesScanned,
+    EnvelopesSubmitted,
+    EnvelopesTried,
+    ExpireEnvelopes,
+    PauseDeliveries,
+    PostponeEnvelopes,
+    ReportStatistics,
+    ScanEnvelopes,
+    SetVerbose,
+    StatisticsReported,
+)
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.log import log
+from smtpd.scheduler.order import PATIENCE, Order, Orders
+from smtpd.scheduler.policy import Policy
+
+LOOK_UP = 60.0  # seconds: the wall clock may have been set while we slept
+SOON = 0.05  # seconds, for queue to catch up
+
+
+class Scheduler:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, configuration: SchedulerSlice, queue: Channel, control: Channel
+    ):
+        self.loop = loop
+        self.queue, self.control = queue, control
+        self.policy = Policy(configuration)
+        # Looked up at each call: the loop puts its own send in the channel's place.
+        self.orders = Orders(self.policy, lambda imsg: queue.send(imsg), lambda imsg: control.send(imsg))
+        self._timer: asyncio.TimerHandle | None = None
+        self._soon = False
+
+    # -- start, and what queue says ----------------------------------------------------
+
+    def begin(self) -> None:
+        self.queue.send(ScanEnvelopes(0))
+
+    def take_submitted(self, imsg: EnvelopesSubmitted) -> None:
+        now = _now()
+        for schedule in imsg.schedules:
+            self.policy.submit(schedule, now)
+        self._turn_soon()
+
+    def take_scanned(self, imsg: EnvelopesScanned) -> None:
+        self.orders.scanned = imsg.last or None
+        if imsg.last:
+            self.queue.send(ScanEnvelopes(imsg.last))
+        else:
+            log.debug(f"scan: {len(self.policy.shelf)} envelopes")
+        self._turn_soon()
+
+    def take_results(self, imsg: EnvelopesTried) -> None:
+        aftermath = self.policy.tried(imsg.delivered, imsg.deferred, imsg.held, _now())
+        if aftermath.postponed:
+            self.queue.send(PostponeEnvelopes(aftermath.postponed))
+        if aftermath.expired:
+            self.queue.send(ExpireEnvelopes(aftermath.expired))
+        if aftermath.removed:
+            self.queue.send(DeleteEnvelopes(aftermath.removed))
+        self._turn_soon()
+
+    # -- time ----------------------------------------------------------------------------
+
+    def _turn_soon(self) -> None:
+        """At the end of this turn of the loop, once for all that it brought."""
+        if not self._soon:
+            self._soon = True
+            self.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._soon = False
+        now = _now()
+        if self.orders.ready and self.queue.bytes_waiting < PATIENCE:
+            self.orders.turn(now)
+        due = self.policy.turn(now)
+        if due:
+            self.queue.send(EnvelopesDue(due))
+        self._set_timer(now)
+
+    def _set_timer(self, now: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.policy.busy(now) or self.orders.ready and self.queue.bytes_waiting < PATIENCE:
+            self._turn_soon()
+        elif self.orders.ready:
+            self._timer = self.loop.call_later(SOON, self._turn_soon)
+        elif (next_time := self.policy.next_time()) is not None:
+            self._timer = self.loop.call_later(min(max(0.0, next_time - time.time()), LOOK_UP), self._turn_soon)
+
+    # -- what control says ------------------------------------------------------------------
+
+    def order(self, imsg: Order) -> None:
+        self.orders.add(imsg)
+        self._turn_soon()
+
+    def pause(self, imsg: PauseDeliveries) -> None:
+        changed = self.policy.pause(imsg.kind, imsg.paused)
+        if changed:
+            log.info(f"{imsg.kind.name.lower()} {'paused' if imsg.paused else 'resumed'}")
+        self.control.send(DeliveriesPaused(imsg.request, changed))
+        self._turn_soon()
+
+    def report(self, imsg: ReportStatistics) -> None:
+        counters = dict(self.policy.statistics)
+        counters["scheduler.envelope"] = len(self.policy.shelf)
+        counters["scheduler.envelope.inflight"] = self.policy.inflight.total()
+        self.control.send(StatisticsReported(imsg.request, counters))
+
+    def set_verbose(self, imsg: SetVerbose) -> None:
+        log.verbose = imsg.verbose
+
+
+def _now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())

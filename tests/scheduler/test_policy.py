@@ -1,0 +1,405 @@
+"""What is tried when: examples, each a rule; then anything at all, in any order."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from smtpd.config.slice import SchedulerSlice
+from smtpd.envelope import Kind, Schedule, message_of
+from smtpd.ipc.channel import Violation
+from smtpd.scheduler.policy import TRANSITIONS, Policy
+from smtpd.scheduler.shelf import State
+
+NOW = 1_800_000_000
+
+
+def schedule(message=1, counter=1, kind=Kind.MDA, lane=0, **more):
+    given = {"created": NOW, "expires": NOW + 345_600, "next_try": 0, "retries": 0, "held": False, "suspended": False}
+    return Schedule(message << 32 | counter, kind, lane=lane, **given | more)
+
+
+def policy(*schedules, **limits):
+    made = Policy(SchedulerSlice(**limits))
+    for each in schedules:
+        made.submit(each, NOW)
+    return made
+
+
+def id_of(message, counter=1):
+    return message << 32 | counter
+
+
+# -- time -----------------------------------------------------------------------------
+
+
+def test_a_new_envelope_is_tried_at_once():
+    assert policy(schedule()).turn(NOW) == [id_of(1)]
+
+
+def test_an_envelope_waits_for_its_next_try():
+    made = policy(schedule(next_try=NOW + 60))
+    assert made.turn(NOW + 59) == []
+    assert made.next_time() == NOW + 60
+    assert made.turn(NOW + 60) == [id_of(1)]
+
+
+def test_a_known_envelope_is_not_taken_twice():
+    made = policy(schedule(), schedule())
+    assert made.turn(NOW) == [id_of(1)]
+    made.submit(schedule(), NOW)
+    assert made.turn(NOW) == []
+    assert len(made.shelf) == 1
+
+
+def test_a_deferred_envelope_comes_again_at_its_next_time():
+    made = policy(schedule())
+    made.turn(NOW)
+    assert made.tried([], [id_of(1)], [], NOW + 2).postponed == [(id_of(1), NOW + 10)]
+    assert made.turn(NOW + 9) == []
+    assert made.turn(NOW + 10) == [id_of(1)]
+    assert made.tried([], [id_of(1)], [], NOW + 11).postponed == [(id_of(1), NOW + 40)]
+
+
+def test_an_envelope_whose_next_try_would_be_too_late_expires():
+    made = policy(schedule(expires=NOW + 30))
+    made.turn(NOW + 10)
+    aftermath = made.tried([], [id_of(1)], [], NOW + 10)
+    assert (aftermath.postponed, aftermath.expired) == ([], [id_of(1)])
+    assert made.turn(NOW + 1000) == []
+
+
+def test_an_envelope_that_expired_while_the_daemon_was_down_is_tried_once_more():
+    made = policy(schedule(created=NOW - 500_000, expires=NOW - 100_000, next_try=NOW - 200_000))
+    assert made.turn(NOW) == [id_of(1)]
+    assert made.tried([], [id_of(1)], [], NOW).expired == [id_of(1)]
+
+
+def test_a_clock_that_was_set_back_loses_nothing():
+    made = policy(schedule(next_try=NOW + 10))
+    assert made.turn(NOW + 10) == [id_of(1)]
+    assert made.tried([], [id_of(1)], [], NOW - 3600).postponed == [(id_of(1), NOW + 10)]
+    assert made.turn(NOW + 10) == [id_of(1)]
+
+
+def test_what_was_delivered_is_forgotten():
+    made = policy(schedule())
+    made.turn(NOW)
+    made.tried([id_of(1)], [], [], NOW)
+    assert (len(made.shelf), made.turn(NOW + 999), made.next_time()) == (0, [], None)
+
+
+@pytest.mark.parametrize("result", [0, 1, 2])
+def test_a_result_of_what_was_not_in_flight_is_impossible(result):
+    made = policy(schedule(next_try=NOW + 60))
+    for id in (id_of(1), id_of(2)):
+        lists = [[], [], []]
+        lists[result] = [id]
+        with pytest.raises(Violation):
+            made.tried(*lists, NOW)
+
+
+def test_a_result_that_comes_twice_is_impossible():
+    made = policy(schedule())
+    made.turn(NOW)
+    with pytest.raises(Violation):
+        made.tried([id_of(1)], [id_of(1)], [], NOW)
+
+
+def test_a_turn_does_a_bounded_number_of_steps():
+    made = policy(*(schedule(message, next_try=NOW + 5) for message in range(1, 101)))
+    assert len(made.turn(NOW + 5, effort=30)) == 30
+    assert made.busy(NOW + 5)
+    assert sum(len(made.turn(NOW + 5, effort=30)) for _ in range(3)) == 70
+    assert not made.busy(NOW + 5)
+
+
+# -- sharing ----------------------------------------------------------------------------
+
+
+def test_no_more_is_in_flight_than_may_be():
+    made = policy(*(schedule(message, kind=Kind(1 + message % 2)) for message in range(1, 101)), max_inflight=10)
+    assert len(made.turn(NOW)) == 10
+    assert made.turn(NOW) == []
+
+
+def test_one_kind_leaves_room_for_the_other():
+    made = policy(*(schedule(message, kind=Kind.MTA) for message in range(1, 101)), max_inflight=100)
+    assert len(made.turn(NOW)) == 75
+    made.submit(schedule(200, kind=Kind.MDA), NOW)
+    assert made.turn(NOW) == [id_of(200)]
+
+
+def test_the_kinds_are_served_in_turn():
+    made = policy(*(schedule(message, kind=Kind.MTA) for message in range(1, 21)), max_inflight=8)
+    for message in range(101, 121):
+        made.submit(schedule(message), NOW)
+    assert Counter(id < id_of(100) for id in made.turn(NOW)) == {True: 4, False: 4}
+
+
+def test_a_mail_to_many_leaves_room_for_the_others():
+    many = [schedule(1, counter, lane=counter) for counter in range(1, 1001)]
+    made = policy(*many, schedule(2), max_inflight_per_message=20)
+    due = made.turn(NOW)
+    assert len(due) == 21 and due[-1] == id_of(2)
+    made.tried(due[:5], [], [], NOW)
+    assert made.turn(NOW) == [id_of(1, counter) for counter in range(21, 26)]
+
+
+def test_a_user_whose_agent_hangs_leaves_room_for_the_others():
+    flood = [schedule(message, lane=7) for message in range(1, 1001)]
+    made = policy(*flood, schedule(2000, lane=8), max_inflight_per_lane=20)
+    due = made.turn(NOW)
+    assert len(due) == 21 and due[-1] == id_of(2000)
+
+
+def test_without_a_lane_there_is_no_limit_of_a_lane():
+    made = policy(*(schedule(message) for message in range(1, 101)), max_inflight_per_lane=20)
+    assert len(made.turn(NOW)) == 100
+
+
+def test_a_mail_to_many_and_the_next_mail_share_the_free_places():
+    many = [schedule(1, counter) for counter in range(1, 101)]
+    made = policy(*many, *(schedule(message) for message in range(2, 12)), max_inflight=4, max_inflight_per_message=2)
+    served = []
+    while due := made.turn(NOW):
+        served += due
+        made.tried(due, [], [], NOW)
+    assert {message_of(id) for id in served[:24]} == set(range(1, 12))
+
+
+# -- an administrator ---------------------------------------------------------------------
+
+
+def test_schedule_makes_a_waiting_envelope_due():
+    made = policy(schedule(next_try=NOW + 3600))
+    assert made.schedule([id_of(1), id_of(9)]) == [id_of(1)]
+    assert made.turn(NOW) == [id_of(1)]
+
+
+def test_schedule_releases_a_held_envelope():
+    made = policy(schedule(held=True))
+    assert made.turn(NOW + 10**6) == []
+    assert made.schedule([id_of(1)]) == [id_of(1)]
+    assert made.turn(NOW) == [id_of(1)]
+
+
+def test_a_permanent_failure_is_held_until_it_is_scheduled():
+    made = policy(schedule())
+    made.turn(NOW)
+    made.tried([], [], [id_of(1)], NOW)
+    assert made.turn(NOW + 10**6) == []
+    assert made.statistics["scheduler.envelope.held"] == 1
+    made.schedule([id_of(1)])
+    assert made.turn(NOW) == [id_of(1)]
+    assert made.statistics["scheduler.envelope.held"] == 0
+
+
+def test_a_try_by_hand_leaves_the_next_try_where_it_was():
+    made = policy(schedule(next_try=NOW + 10))
+    made.schedule([id_of(1)])
+    assert made.turn(NOW + 3) == [id_of(1)]
+    assert made.tried([], [id_of(1)], [], NOW + 3).postponed == [(id_of(1), NOW + 10)]
+    assert made.turn(NOW + 9) == []
+    assert made.turn(NOW + 10) == [id_of(1)]
+
+
+def test_tries_by_hand_do_not_pile_up_timers():
+    made = policy(schedule(kind=Kind.MTA, next_try=NOW + 400))
+    for second in range(399):
+        made.schedule([id_of(1)])
+        made.tried([], made.turn(NOW + second), [], NOW + second)
+    assert len(made._timers) == 1
+
+
+def test_a_suspended_envelope_is_not_started_until_it_is_resumed():
+    made = policy(schedule())
+    assert made.suspend([id_of(1), id_of(9)], True) == [id_of(1)]
+    assert made.suspend([id_of(1)], True) == []
+    assert made.turn(NOW) == []
+    assert made.schedule([id_of(1)]) == []
+    assert made.suspend([id_of(1)], False) == [id_of(1)]
+    assert made.turn(NOW) == [id_of(1)]
+
+
+def test_a_suspended_envelope_lets_its_time_pass():
+    made = policy(schedule(next_try=NOW + 10, suspended=True))
+    assert made.turn(NOW + 20) == []
+    made.suspend([id_of(1)], False)
+    assert made.turn(NOW + 20) == [id_of(1)]
+
+
+def test_a_removed_envelope_is_gone():
+    made = policy(schedule(next_try=NOW + 10), schedule(2))
+    assert made.remove([id_of(1), id_of(2), id_of(9)]) == (2, [id_of(1), id_of(2)])
+    assert made.turn(NOW + 10) == []
+
+
+@pytest.mark.parametrize("result", ["deferred", "held"])
+def test_an_envelope_removed_in_flight_goes_when_it_comes_back(result):
+    made = policy(schedule())
+    made.turn(NOW)
+    assert made.remove([id_of(1)]) == (1, [])
+    assert made.remove([id_of(1)]) == (0, [])
+    results = {"delivered": [], "deferred": [], "held": [], result: [id_of(1)]}
+    aftermath = made.tried(**results, now=NOW)
+    assert (aftermath.removed, aftermath.postponed, aftermath.expired) == ([id_of(1)], [], [])
+    assert len(made.shelf) == 0
+
+
+def test_an_envelope_removed_in_flight_may_have_arrived():
+    made = policy(schedule())
+    made.turn(NOW)
+    made.remove([id_of(1)])
+    assert made.tried([id_of(1)], [], [], NOW).removed == []
+    assert len(made.shelf) == 0
+
+
+def test_a_paused_kind_starts_nothing_and_keeps_nobody_else_waiting():
+    made = policy(schedule(1, 1, Kind.MDA), schedule(1, 2, Kind.MTA), max_inflight_per_message=1)
+    assert made.pause(Kind.MDA, True) and not made.pause(Kind.MDA, True)
+    assert made.turn(NOW) == [id_of(1, 2)]
+    assert not made.busy(NOW)
+    assert made.pause(Kind.MDA, False) and not made.pause(Kind.MDA, False)
+    assert made.turn(NOW) == [id_of(1, 1)]
+
+
+def test_every_state_can_be_left():
+    assert set(TRANSITIONS) == set(State) and all(TRANSITIONS.values())
+
+
+# -- anything, in any order -------------------------------------------------------------------
+
+LIMITS = SchedulerSlice(max_inflight=5, max_inflight_per_message=2, max_inflight_per_lane=2)
+IDS = st.builds(id_of, st.integers(1, 3), st.integers(1, 6))
+SETS = st.lists(IDS, max_size=12)
+SUBMISSIONS = st.tuples(
+    IDS,
+    st.sampled_from([0, 0, 0, 7, 40]),  # seconds to the next try
+    st.sampled_from(["", "", "", "held", "suspended"]),
+)
+
+
+class Anything(RuleBasedStateMachine):
+    """Queue as a set of envelopes, and an administrator who is never at rest."""
+
+    @initialize()
+    def start(self):
+        self.policy = Policy(LIMITS)
+        self.now = NOW
+        self.known, self.inflight, self.held, self.suspended, self.removed = {}, set(), set(), set(), set()
+        self.paused = dict.fromkeys(Kind, False)
+        self.earliest = {}  # envelope -> when it may be tried
+
+    @rule(submissions=st.lists(SUBMISSIONS, min_size=1, max_size=12))
+    def submit(self, submissions):
+        for id, wait, word in submissions:
+            kind, lane = Kind(1 + (id % 3 == 0)), (0, 1, 1, 2)[id % 4]  # an envelope never changes these
+            flags = {"held": word == "held", "suspended": word == "suspended"}
+            times = {"created": self.now, "expires": self.now + 500, "next_try": self.now + wait if wait else 0}
+            made = Schedule(id, kind, retries=0, lane=lane, **times, **flags)
+            self.policy.submit(made, self.now)
+            if id not in self.known:
+                self.known[id] = made
+                self.earliest[id] = made.next_try
+                self.held |= {id} if flags["held"] else set()
+                self.suspended |= {id} if flags["suspended"] else set()
+
+    @rule(seconds=st.integers(0, 60), effort=st.integers(1, 20))
+    def turn(self, seconds, effort):
+        self.now += seconds
+        due = self.policy.turn(self.now, effort)
+        assert len(set(due)) == len(due) <= effort
+        assert not set(due) & (self.inflight | self.held | self.suspended)
+        assert set(due) <= set(self.known)
+        assert all(self.earliest[id] <= self.now for id in due)
+        assert not any(self.paused[self.known[id].kind] for id in due)
+        self.inflight |= set(due)
+
+    @rule(data=st.data())
+    def answer(self, data):
+        if not self.inflight:
+            return
+        ids = data.draw(st.lists(st.sampled_from(sorted(self.inflight)), unique=True))
+        results = {id: data.draw(st.sampled_from(["delivered", "deferred", "held"])) for id in ids}
+        lists = {name: [id for id in ids if results[id] == name] for name in ("delivered", "deferred", "held")}
+        aftermath = self.policy.tried(**lists, now=self.now)
+        postponed = {id for id, _ in aftermath.postponed}
+        answered = [*lists["delivered"], *postponed, *aftermath.expired, *aftermath.removed]
+        answered += [id for id in lists["held"] if id not in aftermath.removed]
+        assert sorted(answered) == sorted(ids)
+        assert set(aftermath.removed) == self.removed & (set(ids) - set(lists["delivered"]))
+        self.inflight -= set(ids)
+        self.earliest.update(aftermath.postponed)
+        for id in [*lists["delivered"], *aftermath.removed]:
+            self.forget(id)
+        self.held |= set(lists["held"]) - self.removed | set(aftermath.expired)
+        self.removed -= set(ids)
+
+    @rule(ids=SETS)
+    def schedule(self, ids):
+        changed = self.policy.schedule(ids)
+        self.held -= set(changed)
+        self.earliest.update(dict.fromkeys(changed, 0))
+
+    @rule(ids=SETS, suspended=st.booleans())
+    def suspend(self, ids, suspended):
+        changed = self.policy.suspend(ids, suspended)
+        assert set(changed) == {i for i in ids if i in self.known and (i in self.suspended) is not suspended}
+        self.suspended = self.suspended | set(changed) if suspended else self.suspended - set(changed)
+
+    @rule(ids=SETS)
+    def remove(self, ids):
+        count, gone = self.policy.remove(ids)
+        wanted = (set(ids) & set(self.known)) - self.removed
+        assert count == len(wanted) and set(gone) == wanted - self.inflight
+        self.removed |= wanted & self.inflight
+        for id in gone:
+            self.forget(id)
+
+    def forget(self, id):
+        del self.known[id]
+        self.held.discard(id)
+        self.suspended.discard(id)
+
+    @rule(kind=st.sampled_from(Kind), paused=st.booleans())
+    def pause(self, kind, paused):
+        assert self.policy.pause(kind, paused) is (paused is not self.paused[kind])
+        self.paused[kind] = paused
+
+    @invariant()
+    def never_more_in_flight_than_may_be(self):
+        assert len(self.inflight) == self.policy.inflight.total() <= LIMITS.max_inflight
+        kinds = Counter(self.known[id].kind for id in self.inflight)
+        assert all(count <= 4 for count in kinds.values())
+        messages = Counter((message_of(id), self.known[id].kind) for id in self.inflight)
+        assert all(count <= LIMITS.max_inflight_per_message for count in messages.values())
+        lanes = Counter((self.known[id].lane, self.known[id].kind) for id in self.inflight if self.known[id].lane)
+        assert all(count <= LIMITS.max_inflight_per_lane for count in lanes.values())
+
+    @invariant()
+    def nothing_is_unknown(self):
+        assert set(self.policy.shelf.ids(0, 2**63)) == set(self.known)
+
+    def teardown(self):
+        """Nothing is lost: once everything is released, everything is tried and goes."""
+        if not hasattr(self, "policy"):
+            return
+        for kind in Kind:
+            self.policy.pause(kind, False)
+        self.policy.suspend(list(self.known), False)
+        self.policy.tried(self.inflight, [], [], self.now)
+        self.policy.schedule(list(self.held))
+        left = set(self.known) - self.inflight
+        while due := self.policy.turn(self.now + 1000):
+            left -= set(due)
+            self.policy.tried(due, [], [], self.now)
+        assert not left and not len(self.policy.shelf)
+        assert not self.policy._lanes._taken and not self.policy._messages._taken
+        assert self.policy.statistics["scheduler.envelope.held"] == 0
+
+
+Anything.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestAnything = Anything.TestCase

@@ -1,0 +1,183 @@
+"""The scheduler as its peers see it: over real channels, on its real loop."""
+
+import time
+
+from smtpd.envelope import Kind, Schedule, first_envelope, last_envelope
+from smtpd.imsg import (
+    DeleteEnvelopes,
+    DeliveriesPaused,
+    EnvelopesDue,
+    EnvelopesRemoved,
+    EnvelopesScanned,
+    EnvelopesScheduled,
+    EnvelopesSubmitted,
+    EnvelopesSuspended,
+    EnvelopesTried,
+    ExpireEnvelopes,
+    MarkSuspended,
+    PauseDeliveries,
+    PostponeEnvelopes,
+    RemoveEnvelopes,
+    ReportStatistics,
+    ScanEnvelopes,
+    ScheduleEnvelopes,
+    StatisticsReported,
+    SuspendEnvelopes,
+)
+
+ALL = first_envelope(1), last_envelope(2**31 - 1)
+
+
+def schedule(message, counter=1, **more):
+    now = int(time.time())
+    given = {"created": now, "expires": now + 345_600, "next_try": 0, "retries": 0, "held": False, "suspended": False}
+    return Schedule(message << 32 | counter, Kind.MDA, **given | more)
+
+
+def later(message):
+    return schedule(message, next_try=int(time.time()) + 3600)
+
+
+def scanned(house, schedules=(), last=0):
+    """Queue submits a page, the last one if `last` is 0."""
+    house.queue.send(EnvelopesSubmitted(list(schedules)))
+    house.queue.send(EnvelopesScanned(last))
+
+
+def test_what_comes_in_one_turn_is_due_in_one_imsg(house):
+    for message in range(1, 51):
+        house.queue.send(EnvelopesSubmitted([schedule(message)]))
+    (due,) = house.until_told("queue", EnvelopesDue)
+    assert due.envelopes == [first_envelope(message) + 1 for message in range(1, 51)]
+
+
+def test_a_deferred_one_is_postponed_and_an_old_one_expires(house):
+    young, old = schedule(1), schedule(2, created=1000, expires=2000)
+    house.queue.send(EnvelopesSubmitted([young, old]))
+    house.until_told("queue", EnvelopesDue)
+    house.queue.send(EnvelopesTried([], [young.envelope, old.envelope], []))
+    (expired,) = house.until_told("queue", ExpireEnvelopes)
+    (postponed,) = house.until_told("queue", PostponeEnvelopes)
+    assert expired.envelopes == [old.envelope]
+    assert postponed.tries == [(young.envelope, young.created + 10)]
+
+
+def test_the_scan_asks_for_a_page_after_the_other(house):
+    pages = {0: [schedule(1), schedule(2)], schedule(2).envelope: [schedule(3)], schedule(3).envelope: []}
+
+    def answer(imsg):
+        if isinstance(imsg, ScanEnvelopes):
+            page = pages[imsg.after]
+            scanned(house, page, page[-1].envelope if page else 0)
+
+    house.answer = answer
+    house.scheduler.begin()
+    house.until(lambda: house.scheduler.orders.scanned is None)
+    house.until(lambda: sum(len(i.envelopes) for i in house.said["queue"] if isinstance(i, EnvelopesDue)) == 3)
+
+
+def test_an_envelope_is_tried_when_its_time_comes(house):
+    now = time.time()
+    house.queue.send(EnvelopesSubmitted([schedule(1, next_try=int(now) + 1)]))
+    house.until_told("queue", EnvelopesDue)
+    assert int(now) + 1 <= time.time() < now + 1.5
+
+
+def test_remove_all_means_all_even_while_the_scan_goes_on(house):
+    scanned(house, [later(1), later(2)], last=later(2).envelope)
+    house.control.send(RemoveEnvelopes(7, *ALL))
+    house.until_told("queue", ScanEnvelopes)
+    assert house.said["control"] == []
+    scanned(house, [later(3)], last=later(3).envelope)
+    scanned(house)
+    assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 3)]
+    (deleted,) = house.until_told("queue", DeleteEnvelopes)
+    assert sorted(deleted.envelopes) == [later(message).envelope for message in (1, 2, 3)]
+
+
+def test_an_order_for_one_known_envelope_does_not_wait_for_the_scan(house):
+    scanned(house, [later(5)], last=later(1).envelope)
+    id = later(5).envelope
+    house.control.send(ScheduleEnvelopes(7, id, id))
+    assert house.until_told("control", EnvelopesScheduled) == [EnvelopesScheduled(7, 1)]
+
+
+def test_schedule_is_kept_over_a_restart_and_tried_now(house):
+    scanned(house, [later(1)])
+    house.control.send(ScheduleEnvelopes(7, *ALL))
+    (due,) = house.until_told("queue", EnvelopesDue)
+    ((id, when),) = house.until_told("queue", PostponeEnvelopes)[0].tries
+    assert [id] == due.envelopes and when <= time.time()
+    told = [type(imsg) for imsg in house.said["queue"]]
+    assert told.index(PostponeEnvelopes) < told.index(EnvelopesDue)
+
+
+def test_suspension_is_marked_and_counted(house):
+    scanned(house, [later(1), later(2)])
+    house.control.send(SuspendEnvelopes(1, first_envelope(2), last_envelope(2), True))
+    house.control.send(SuspendEnvelopes(2, *ALL, True))
+    house.control.send(SuspendEnvelopes(3, *ALL, False))
+    house.until(lambda: len(house.said["control"]) == 3)
+    assert house.said["control"] == [EnvelopesSuspended(n, count) for n, count in ((1, 1), (2, 1), (3, 2))]
+    marked = [imsg for imsg in house.said["queue"] if isinstance(imsg, MarkSuspended)]
+    assert [(len(imsg.envelopes), imsg.suspended) for imsg in marked] == [(1, True), (1, True), (2, False)]
+
+
+def test_an_order_for_nothing_is_answered(house):
+    scanned(house)
+    house.control.send(RemoveEnvelopes(7, *ALL))
+    assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 0)]
+
+
+def test_a_removed_one_in_flight_is_deleted_when_it_comes_back(house):
+    scanned(house, [schedule(1)])
+    house.until_told("queue", EnvelopesDue)
+    house.control.send(RemoveEnvelopes(7, *ALL))
+    assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 1)]
+    house.queue.send(EnvelopesTried([], [schedule(1).envelope], []))
+    assert house.until_told("queue", DeleteEnvelopes) == [DeleteEnvelopes([schedule(1).envelope])]
+
+
+def test_a_large_order_leaves_room_for_others_between_its_slices(house):
+    count = 20_000
+    for start in range(1, count, 1000):
+        house.queue.send(EnvelopesSubmitted([later(message) for message in range(start, start + 1000)]))
+    scanned(house)
+    house.until(lambda: house.scheduler.orders.scanned is None)
+    house.control.send(RemoveEnvelopes(7, *ALL))
+    house.until_told("queue", DeleteEnvelopes)
+    house.control.send(ReportStatistics(8))
+    house.until_told("control", EnvelopesRemoved)
+    assert [type(imsg) for imsg in house.said["control"]] == [StatisticsReported, EnvelopesRemoved]
+    assert house.said["control"][-1].count == count
+    assert sum(len(imsg.envelopes) for imsg in house.until_told("queue", DeleteEnvelopes)) == count
+
+
+def test_a_paused_kind_is_tried_after_it_is_resumed(house):
+    house.control.send(PauseDeliveries(1, Kind.MDA, True))
+    house.control.send(PauseDeliveries(2, Kind.MDA, True))
+    house.until(lambda: len(house.said["control"]) == 2)
+    assert house.said["control"] == [DeliveriesPaused(1, True), DeliveriesPaused(2, False)]
+    scanned(house, [schedule(1)])
+    house.control.send(ReportStatistics(3))
+    house.until_told("control", StatisticsReported)
+    assert not [imsg for imsg in house.said["queue"] if isinstance(imsg, EnvelopesDue)]
+    house.control.send(PauseDeliveries(4, Kind.MDA, False))
+    house.until_told("queue", EnvelopesDue)
+
+
+def test_statistics_have_the_known_names(house):
+    scanned(house, [schedule(1), later(2), schedule(3, held=True)])
+    house.until_told("queue", EnvelopesDue)
+    house.queue.send(EnvelopesTried([schedule(1).envelope], [], []))
+    house.control.send(RemoveEnvelopes(1, *ALL))
+    house.until_told("control", EnvelopesRemoved)
+    house.control.send(ReportStatistics(2))
+    (reported,) = house.until_told("control", StatisticsReported)
+    assert reported.counters == {
+        "scheduler.delivery.ok": 1,
+        "scheduler.envelope": 0,
+        "scheduler.envelope.held": 0,
+        "scheduler.envelope.inflight": 0,
+        "scheduler.envelope.removed": 2,
+    }

@@ -1,0 +1,76 @@
+"""The packed envelopes, beside a plain dictionary that does the same."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.envelope import Kind, first_envelope, last_envelope
+from smtpd.scheduler.shelf import Envelope, Shelf, State
+
+FIELDS = Envelope.__slots__
+IDS = st.builds(lambda message, counter: message << 32 | counter, st.integers(1, 4), st.integers(0, 3))
+
+ENVELOPES = st.builds(
+    Envelope,
+    id=IDS,
+    kind=st.sampled_from(Kind),
+    created=st.just(1_800_000_000),
+    expires=st.integers(1_800_000_000, 1_900_000_000),
+    next_try=st.integers(1_800_000_000, 1_900_000_000),
+    lane=st.integers(0, 2**32 - 1),
+    state=st.sampled_from(State),
+    suspended=st.booleans(),
+    timed=st.booleans(),
+    removed=st.booleans(),
+)
+
+
+def fields(envelope):
+    return None if envelope is None else [getattr(envelope, name) for name in FIELDS]
+
+
+@settings(max_examples=200)
+@given(steps=st.lists(st.one_of(ENVELOPES, IDS), max_size=30), first=IDS, last=IDS)
+def test_what_was_put_is_found_as_it_was(steps, first, last):
+    shelf, plain = Shelf(), {}
+    for step in steps:
+        if isinstance(step, Envelope):
+            shelf.put(step)
+            plain[step.id] = step
+        elif step in plain:
+            shelf.remove(step)
+            del plain[step]
+        assert len(shelf) == len(plain)
+    for id in {first, last, *plain}:
+        assert fields(shelf.find(id)) == fields(plain.get(id))
+        assert (id in shelf) == (id in plain)
+    assert sorted(shelf.ids(first, last)) == sorted(id for id in plain if first <= id <= last)
+
+
+def test_an_expiry_before_the_creation_is_the_creation():
+    shelf = Shelf()
+    shelf.put(Envelope(1 << 32, Kind.MDA, created=100, expires=50, next_try=0))
+    found = shelf.find(1 << 32)
+    assert (found.expires, found.next_try) == (100, 100)
+
+
+def test_times_beyond_all_reason_are_kept_within_it():
+    shelf = Shelf()
+    shelf.put(Envelope(1 << 32, Kind.MDA, created=0, expires=2**40, next_try=2**40))
+    assert shelf.find(1 << 32).expires == 2**32 - 1
+
+
+def test_an_envelope_that_was_found_is_a_copy():
+    shelf = Shelf()
+    shelf.put(Envelope(1 << 32, Kind.MDA, 1, 2, 3))
+    shelf.find(1 << 32).next_try = 99
+    assert shelf.find(1 << 32).next_try == 3
+
+
+def test_what_goes_while_one_iterates_does_not_disturb():
+    shelf = Shelf()
+    for message in range(1, 50):
+        for counter in range(3):
+            shelf.put(Envelope(message << 32 | counter, Kind.MDA, 1, 2, 3))
+    for id in shelf.ids(first_envelope(1), last_envelope(50)):
+        shelf.remove(id)
+    assert len(shelf) == 0
