@@ -14,8 +14,9 @@ TOP = Path(__file__).parent.parent.parent
 UID = 54321 if os.geteuid() == 0 else os.getuid()  # nobody's
 # Imports first: the interpreter may lie where only root can read.
 START = """
-import os, shutil, sys
+import argparse, locale, os, shutil, sys
 from mail_local.program import mail_maildir
+argparse.ArgumentParser().format_help()
 uid = int(sys.argv.pop(1))
 if os.getuid() != uid:
     os.setgroups([])
