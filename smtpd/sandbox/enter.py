@@ -83,6 +83,8 @@ def enter(
     paths = [(_as_seen(root, path), letters) for path, letters in unveil]
     if sys.platform.startswith("openbsd"):
         held.add(*openbsd.restrict(paths, promises))
+        if ports is not None:
+            held.add(f"{MISSING}TCP ports (pledge knows none)")
     elif privilege.LINUX:
         held.add(*landlock.restrict(paths, ports, sockets="unix" in promises.split()))
         held.add(_promise(promises, program))
@@ -92,11 +94,11 @@ def enter(
 
 
 def _ids(user: str | Ids | None) -> Ids | None:
-    if not isinstance(user, str):
-        return user
-    ids = privilege.find_ids(user)
-    if ids is None:
+    ids = privilege.find_ids(user) if isinstance(user, str) else user
+    if ids is None and user is not None:
         raise Unavailable(f"user {user} (no such user)")
+    if ids is not None and 0 in ids:
+        raise ValueError("root is nobody to become")
     return ids
 
 
@@ -105,8 +107,9 @@ def _check_state(held: _Held) -> None:
     try:
         threads = len(os.listdir("/proc/self/task"))
         descriptors = [_target(number) for number in os.listdir("/proc/self/fd")]
-        memory.seal_callbacks()
-        writable = memory.executable_writable_mappings()
+        if writable := memory.executable_writable_mappings():
+            memory.seal_callbacks()
+            writable = memory.executable_writable_mappings()
     except OSError:
         held.add(f"{MISSING}check of threads and memory (no /proc)")
         return

@@ -7,9 +7,14 @@ of them first; then the pages can be sealed.  What is mapped later, the filter s
 import ctypes
 import gc
 import mmap
+import os
+import re
 from typing import NamedTuple
 
 from smtpd.sandbox.libc import call
+
+# A line of /proc/self/maps that is writable and executable: its addresses, and a file's name or the like.
+_EXECUTABLE_WRITABLE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .wx. \S+ \S+ \S+ *(.*)$", re.MULTILINE)
 
 
 class _Mapping(NamedTuple):
@@ -19,14 +24,9 @@ class _Mapping(NamedTuple):
 
 
 def _executable_writable() -> list[_Mapping]:
-    found = []
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            span, access, _, _, _, *name = line.split(maxsplit=5)
-            if "w" in access and "x" in access:
-                start, end = (int(address, 16) for address in span.split("-"))
-                found.append(_Mapping(start, end - start, name[0].strip() if name else ""))
-    return found
+    with open("/proc/self/maps", "rb") as maps:
+        found = _EXECUTABLE_WRITABLE.findall(maps.read())
+    return [_Mapping(int(start, 16), int(end, 16) - int(start, 16), os.fsdecode(name)) for start, end, name in found]
 
 
 def executable_writable_mappings() -> list[str]:

@@ -49,6 +49,7 @@ def rehearse() -> None:
         except Exception as error:
             # The traceback of each kind of error imports what it needs for it, inside of functions.
             "".join(traceback.format_exception(error))
+    linecache.clearcache()
 
 
 def import_nothing_more() -> None:
@@ -59,7 +60,6 @@ def import_nothing_more() -> None:
 
 def keep_tracebacks_off_the_disk() -> None:
     """A traceback names file, line and function, and does not show the line."""
-    linecache.clearcache()
     linecache.updatecache = lambda filename, module_globals=None: []
     linecache.checkcache = lambda filename=None: None
     # The built-in hooks are written in C and look for the source on their own.

@@ -9,7 +9,9 @@ symbolic links or changes modes and times; memory cannot become executable witho
     ENOSYS      what libraries try before they fall back: clone3 and openat2 hide their arguments behind a pointer,
                 io_uring does other system calls where no filter sees them.  And all that is newer than this list.
 
-Arguments are compared in their lower 32 bits, which is what the kernel looks at.
+Arguments are compared in their lower 32 bits, which is what the kernel looks at.  What stands in memory no filter sees:
+a path, an address, a control message.  So `recvfd` and `sendfd` are in `stdio`, as sendmsg and recvmsg are; and where
+connect goes, Landlock has to say.
 """
 
 import errno
@@ -53,6 +55,13 @@ _CHANGES = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | _O_TMPFILE
 _TYPE = 0xF  # of a socket, without SOCK_CLOEXEC and SOCK_NONBLOCK
 _EXECUTABLE = 4  # PROT_EXEC
 
+# asm-generic/ioctls.h, linux/prctl.h, asm-generic/fcntl.h, linux/tcp.h: what Python has no names for, or only on Linux
+_TCGETS, _TCGETS2, _TIOCLINUX = 0x5401, 0x802C542A, 0x541C
+_PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA = 15, 16, 0x53564D41  # the last one gives a name to memory
+_F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
+_TCP_CORK, _TCP_KEEPIDLE, _TCP_KEEPINTVL, _TCP_KEEPCNT, _TCP_DEFER_ACCEPT = 3, 4, 5, 6, 9
+_TCP_QUICKACK, _TCP_USER_TIMEOUT = 12, 18
+
 _RDONLY, _WRONLY, _RDWR = os.O_RDONLY, os.O_WRONLY, os.O_RDWR
 
 
@@ -88,7 +97,7 @@ _STDIO = [
         "fcntl", 1, fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL
     ),
     *_one_of("ioctl", 1, termios.FIONREAD, termios.FIONBIO, termios.FIOCLEX, termios.FIONCLEX),
-    *_one_of("ioctl", 1, termios.TCGETS, 0x802C542A, termios.TIOCGWINSZ),  # isatty, by TCGETS2 too
+    *_one_of("ioctl", 1, _TCGETS, _TCGETS2, termios.TIOCGWINSZ),  # isatty
     # sockets that one has; a pair of streams cannot be connected elsewhere, one of datagrams could
     *_calls("recvfrom shutdown accept accept4 listen getsockname getpeername getsockopt sendmsg recvmsg"),
     Rule("sendto", (Where(4, 0),)),
@@ -112,7 +121,7 @@ _STDIO = [
     Rule("clone", (Where(0, _THREAD, _THREAD | CLONE_NAMESPACES | _CLONE_PTRACE),)),
     *_calls("futex set_robust_list get_robust_list rseq set_tid_address gettid sched_getaffinity getcpu"),
     *_calls("sched_getparam sched_getscheduler exit exit_group"),
-    *_one_of("prctl", 0, 15, 16, 0x53564D41),  # PR_SET_NAME and PR_GET_NAME, PR_SET_VMA (a name for memory)
+    *_one_of("prctl", 0, _PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA),
     # signals, to oneself
     *_calls("rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack"),
     *_one_of("kill", 0, SELF),
@@ -135,7 +144,7 @@ _WITHOUT_RPATH = [rule._replace(errno=errno.EACCES) for rule in _RPATH if rule.c
 _FLOCK = [
     *_calls("flock"),
     *_one_of("fcntl", 1, fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW),
-    *_one_of("fcntl", 1, fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW),
+    *_one_of("fcntl", 1, _F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW),
 ]
 
 _CPATH = _calls("rename renameat renameat2 link linkat unlink unlinkat mkdir mkdirat rmdir")
@@ -150,8 +159,8 @@ _INET = [
     *_one_of(
         "setsockopt",
         2,
-        *(socket.TCP_NODELAY, socket.TCP_CORK, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT),
-        *(socket.TCP_USER_TIMEOUT, socket.TCP_QUICKACK, socket.TCP_DEFER_ACCEPT),
+        *(socket.TCP_NODELAY, _TCP_CORK, _TCP_KEEPIDLE, _TCP_KEEPINTVL, _TCP_KEEPCNT),
+        *(_TCP_USER_TIMEOUT, _TCP_QUICKACK, _TCP_DEFER_ACCEPT),
         where=(Where(1, socket.IPPROTO_TCP),),
     ),
     *_one_of("setsockopt", 2, socket.IPV6_V6ONLY, where=(Where(1, socket.IPPROTO_IPV6),)),
@@ -255,6 +264,6 @@ def denials() -> list[Rule]:
     chosen = [*DENIED, *_HIDDEN]
     for namespace in (1 << bit for bit in range(32) if CLONE_NAMESPACES >> bit & 1):
         chosen.append(Rule("clone", (Where(0, namespace, namespace),), errno.EPERM))
-    for request in (termios.TIOCSTI, 0x541C):  # typing for the terminal's owner, also by TIOCLINUX
+    for request in (termios.TIOCSTI, _TIOCLINUX):  # typing for the terminal's owner, also by TIOCLINUX
         chosen.append(Rule("ioctl", (Where(1, request),), errno.EPERM))
     return chosen

@@ -1,6 +1,7 @@
 """Runs in a fresh interpreter: enters one sandbox again and again, each time for one attack or one piece of work.
 
-    stdin   {"user": [uid, gid], "root", "base", "promises", "unveil", "loop", "unprivileged"}
+    stdin   {"user": [uid, gid], "root", "base", "promises", "unveil", "loop", "unprivileged",
+             "strict"}   strict: looking for a file is death instead of EACCES
     stdout  {name: what came of it}
 
 What can come of it: "killed" (by the filter), "signal N", the name of an errno or of an exception, or "done".
@@ -22,6 +23,7 @@ import work
 from act import ACTS, Act, World
 
 from smtpd import sandbox
+from smtpd.sandbox import promise
 
 assert attack and work
 NOBODY = 64999
@@ -29,6 +31,8 @@ NOBODY = 64999
 
 def main() -> None:
     order = json.load(sys.stdin)
+    if order["strict"]:
+        promise._WITHOUT_RPATH.clear()
     sandbox.deny()
     sandbox.rehearse()
     program = None if order["loop"] else sandbox.compile(order["promises"])

@@ -40,7 +40,8 @@ def attempt(code: str, directory: str, letters: str, version: int) -> bool:
                 file.write("#!/bin/true\n")
             os.chmod(f"{directory}/one/program", 0o700)
             landlock.call("prctl", 38, 1, 0, 0, 0)  # no_new_privs, which Landlock insists on
-            landlock.restrict([(directory, letters), ("/bin", "x"), ("/lib", "x"), ("/lib64", "x")], version=version)
+            programs = [(path, "x") for path in ("/bin", "/lib", "/lib64")]
+            landlock.restrict([(directory, letters), *programs], version=version)
             exec(code, {"os": os, "d": directory})
         except PermissionError:
             os._exit(13)

@@ -114,6 +114,10 @@ def fail(depth: int) -> None:
         raise ExceptionGroup("several", [KeyError("ä"), OSError(2, "x"), error]) from error
 
 
+def fail_at(source: str) -> None:
+    raise SyntaxError("as a parser would say it", ("nosuch.py", 1, 3, source))
+
+
 class FailsInItsDestructor:
     def __del__(self) -> None:
         raise ValueError("in a destructor")
@@ -127,13 +131,13 @@ def print_tracebacks(world: World) -> None:
         "fail(3)",
         "fail.nothing",
         "nothing_of_this_name",
-        "a b",
+        "fail_at('a b')",
         "len(1)",
         "b'x' + 'ä'",
         "import no.module",
     ):
         try:
-            exec(compile(source, __file__, "exec"))
+            exec(source)
         except Exception as error:
             traceback.print_exc()
             logging.exception("in the log")
