@@ -1,0 +1,62 @@
+#!/bin/sh
+# Other people's mail programs that the live tests and the bench talk to, fetched from Debian.
+#
+#   swaks               installed
+#   postfix, opensmtpd  unpacked below .cache/peers (they cannot be installed beside each other), with the libraries that
+#                       this machine lacks; nothing of them is configured, started, or in anybody's PATH
+#
+# Idempotent.  What cannot be had is said, and what needs it is skipped.
+set -eu
+cd "$(dirname "$0")/.."
+peers=$PWD/.cache/peers
+
+if ! command -v apt-get >/dev/null; then
+    echo "peers: no apt-get here: swaks, postfix, opensmtpd are used only where they are installed"
+    exit 0
+fi
+
+fresh=
+refresh() {
+    [ -n "$fresh" ] || apt-get update -qq >/dev/null 2>&1 || true
+    fresh=yes
+}
+
+install_package() {
+    command -v "$1" >/dev/null && return 0
+    [ "$(id -u)" = 0 ] || { echo "peers: $1 is missing, and only root can install it"; return 0; }
+    for attempt in as-known refreshed; do
+        DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$1" >/dev/null 2>&1 && return 0
+        refresh
+    done
+    echo "peers: $1 could not be installed"
+}
+
+fetch() { # package directory
+    (cd "$2" && apt-get download -qq "$1" >/dev/null 2>&1) && return 0
+    refresh
+    (cd "$2" && apt-get download -qq "$1" >/dev/null 2>&1)
+}
+
+unpack() { # package file-that-proves-it
+    [ -e "$peers/$1/$2" ] && return 0
+    making=$peers/$1.making
+    rm -rf "$making" && mkdir -p "$making"
+    if ! fetch "$1" "$making"; then
+        echo "peers: $1 could not be fetched"
+        rm -rf "$making"
+        return 0
+    fi
+    for library in $(apt-cache depends --no-recommends --no-suggests "$1" | sed -n 's/^ *Depends: \(lib.*\)/\1/p'); do
+        dpkg -s "$library" >/dev/null 2>&1 || fetch "$library" "$making" || echo "peers: $library could not be fetched"
+    done
+    for archive in "$making"/*.deb; do
+        dpkg -x "$archive" "$making" && rm "$archive"
+    done
+    rm -rf "${peers:?}/$1" && mv "$making" "$peers/$1"
+}
+
+# apt-get download as root becomes a user that must be able to write there; without that it warns and goes on
+mkdir -p "$peers"
+install_package swaks
+unpack postfix usr/sbin/smtp-source
+unpack opensmtpd usr/sbin/smtpd
