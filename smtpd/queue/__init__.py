@@ -1,0 +1,18 @@
+"""queue: mail and envelopes on disk, and handing mail to the agents of its recipients.
+
+process      the opening: who may say what to us
+state        what the process holds
+reservation  message ids for the dispatchers
+incoming     messages that are being received
+delivery     envelopes that are due, and what became of them
+agents       the users' processes that take mail from us
+turn         which user's agent may have a place, and how much may wait for it
+scan         what was in the spool at the start
+listing      what smtpctl wants to see
+commit       many changes in one transaction
+store        what a store of envelopes does; sqlite and ram are two of them
+spool        files of large messages, and the lock on all of it
+space        is there room on the disk?
+cache        what was just stored
+worker       threads that wait for the disk
+"""

@@ -1,0 +1,220 @@
+"""Group commit: everything that arrived while the last commit ran goes into the next one.
+
+    submit, submit, … --> one transaction in the writing thread --> done, done, …
+
+    a transaction fails        each change is tried alone; only the one at fault hears of it
+    the disk is full           a new mail is refused; what must not be lost (the end of a delivery) waits here and is
+                               tried again, in order, until it works
+    the disk fails             all that wait are refused, the store is closed, checked and opened again;
+                               the second time is the end of the daemon
+
+Knows nothing of what the changes mean but whether they may be refused.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from smtpd.ipc.log import log
+from smtpd.queue.store import Add, Broken, Change, Full, Store
+from smtpd.queue.worker import Workers
+
+BATCH = 2048  # changes of one transaction at the most
+AGAIN = 1.0  # seconds between attempts at what must not be lost
+QUIET = 1.0  # seconds without a commit after which unused space is given back
+PAUSE = 0.02  # seconds between two steps of that
+
+Done = Callable[[Exception | None], None]
+
+
+class Waiting(NamedTuple):
+    change: Change
+    done: Done
+    lasting: bool  # may not be refused for want of space
+
+
+class Outcome(NamedTuple):
+    errors: list[Exception | None]  # of each change
+    gone: list[int]  # messages that leave a spool file
+
+
+class Commits:
+    """The one way to change `store`.  `gone(messages)` hears whose spool files are left; `give_up` ends the process."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        store: Store,
+        gone: Callable[[list[int]], None],
+        give_up: Callable[[], None],
+    ):
+        self._loop, self._store, self._gone, self._give_up = loop, store, gone, give_up
+        self._writer = Workers(loop, "commit")
+        self._pending: list[Waiting] = []
+        self._later: list[Waiting] = []
+        self._doubtful: list[int] = []  # messages refused while the store may have them
+        self._busy = False
+        self._asked = False
+        self._again: asyncio.TimerHandle | None = None
+        self._quiet: asyncio.TimerHandle | None = None
+        self._failures = 0
+        self.repairing = False
+
+    def submit(self, change: Change, done: Done, *, lasting: bool = False) -> None:
+        """`done(None)` when `change` is durable, `done(error)` when it is refused.  What is `lasting` is refused only
+        when it is itself at fault."""
+        waiting = Waiting(change, done, lasting)
+        if lasting and (self._later or self.repairing):
+            self._put_off([waiting])
+        elif self.repairing:
+            self._loop.call_soon(done, Broken("the store is being repaired"))
+        else:
+            self._pending.append(waiting)
+            self._soon()
+
+    @property
+    def waits_for_room(self) -> bool:
+        """All that is left is what a full disk does not take."""
+        return bool(self._later) and not (self._pending or self._busy)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is under way."""
+        return not (self._pending or self._later or self._busy)
+
+    # -- one transaction after the other --------------------------------------------------------------------------
+
+    def _soon(self) -> None:
+        """At the end of this turn of the loop, so that the whole turn is one transaction."""
+        if not self._busy and not self._asked:
+            self._asked = True
+            self._loop.call_soon(self._commit)
+
+    def _commit(self) -> None:
+        self._asked = False
+        if self._busy or self.repairing or not self._pending:
+            return
+        self._busy = True
+        batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
+        changes = [waiting.change for waiting in batch]
+        self._writer.ask(partial(_apply, self._store, changes), partial(self._committed, batch))
+
+    def _committed(self, batch: list[Waiting], outcome: Outcome | None, error: BaseException | None) -> None:
+        self._busy = False
+        if outcome is None:
+            self.failed(error, batch)
+            return
+        if outcome.gone:
+            self._gone(outcome.gone)
+        self._put_off([w for w, e in zip(batch, outcome.errors, strict=True) if w.lasting and isinstance(e, Full)])
+        if self._store.unsettled:
+            self._writer.ask(self._store.settle, self._settled)
+        for waiting, error in zip(batch, outcome.errors, strict=True):
+            if not (waiting.lasting and isinstance(error, Full)):
+                waiting.done(error)
+        if self._pending:
+            self._soon()
+        else:
+            self._rest(QUIET)
+
+    def _settled(self, _nothing: None, error: BaseException | None) -> None:
+        if isinstance(error, Broken):
+            self.failed(error)
+        elif error is not None:
+            log.warn(f"store: {error}")
+
+    # -- what must not be lost ------------------------------------------------------------------------------------
+
+    def _put_off(self, waiting: list[Waiting]) -> None:
+        self._later += waiting
+        if self._later and self._again is None:
+            self._again = self._loop.call_later(AGAIN, self._try_again)
+
+    def _try_again(self) -> None:
+        self._again = None
+        if self.repairing:
+            self._put_off([])
+            return
+        later, self._later = self._later, []
+        self._pending = later + self._pending
+        self._soon()
+
+    # -- a failing disk -------------------------------------------------------------------------------------------
+
+    def failed(self, error: BaseException | None, batch: list[Waiting] | None = None) -> None:
+        """The disk failed, here or under a spool file: nothing that is under way can be trusted."""
+        if isinstance(error, Full) or self.repairing:
+            self._refuse(batch or [], error)
+            return
+        log.warn(f"the disk of the spool fails: {error}")
+        self._failures += 1
+        if self._failures > 1:
+            log.warn("fatal: the disk of the spool failed again")
+            self._give_up()
+            return
+        self.repairing = True
+        waiting, self._pending = [*(batch or []), *self._pending], []
+        self._refuse(waiting, error)
+        self._repair()
+
+    def _repair(self) -> None:
+        doubtful, self._doubtful = self._doubtful, []
+        self._writer.ask(partial(self._store.repair, doubtful), self._repaired)
+
+    def _refuse(self, waiting: list[Waiting], error: BaseException | None) -> None:
+        self._put_off([w for w in waiting if w.lasting])
+        for w in waiting:
+            if not w.lasting:
+                if isinstance(w.change, Add):
+                    self._doubtful.append(w.change.message.id)
+                w.done(error if isinstance(error, Exception) else Broken(str(error)))
+
+    def _repaired(self, _nothing: None, error: BaseException | None) -> None:
+        if error is not None:
+            log.warn(f"fatal: the store cannot be repaired: {error}")
+            self._give_up()
+        elif self._doubtful:  # of a transaction that was still under way
+            self._repair()
+        else:
+            self.repairing = False
+            log.info("the store was closed, checked and opened again")
+            self._soon()
+
+    # -- with nothing else to do ----------------------------------------------------------------------------------
+
+    def _rest(self, seconds: float) -> None:
+        if self._quiet is not None:
+            self._quiet.cancel()
+        self._quiet = self._loop.call_later(seconds, self._shrink)
+
+    def _shrink(self) -> None:
+        self._quiet = None
+        if self.idle and not self.repairing:
+            self._busy = True
+            self._writer.ask(self._store.shrink, self._shrunk)
+
+    def _shrunk(self, more: bool | None, error: BaseException | None) -> None:
+        self._busy = False
+        self._settled(None, error)
+        if self._pending:
+            self._soon()
+        elif more:
+            self._rest(PAUSE)
+
+
+def _apply(store: Store, changes: list[Change]) -> Outcome:
+    """In the writing thread.  Raises Broken when it is not a matter of any one change."""
+    try:
+        return Outcome([None] * len(changes), store.apply(changes))
+    except Broken:
+        raise
+    except Exception as error:
+        if len(changes) == 1:
+            return Outcome([error], [])
+    outcome = Outcome([], [])
+    for change in changes:
+        errors, gone = _apply(store, [change])
+        outcome.errors.extend(errors)
+        outcome.gone.extend(gone)
+    return outcome

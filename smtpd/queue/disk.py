@@ -1,0 +1,83 @@
+"""Everything of the queue that is on the disk, as the loop sees it: nothing here blocks.
+
+commits   changes of the store, in groups         one thread
+read      of the store                            one thread
+work      with spool files                        some threads, their fsyncs side by side
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from functools import partial
+
+from smtpd.queue.cache import Cache
+from smtpd.queue.commit import Commits
+from smtpd.queue.space import Space
+from smtpd.queue.spool import Damaged, Spool
+from smtpd.queue.store import Message, Store
+from smtpd.queue.worker import Done, Work, Workers
+
+SPOOL_THREADS = 8
+
+
+class Disk:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        store: Store,
+        spool: Spool,
+        space: Space,
+        give_up: Callable[[], None],
+    ):
+        self.store, self.spool, self.space = store, spool, space
+        self.cache = Cache()
+        self.commits = Commits(loop, store, self._gone, give_up)
+        self._reader = Workers(loop, "read")
+        self._spoolers = Workers(loop, "spool", SPOOL_THREADS)
+
+    def read(self, function: Work, done: Done) -> None:
+        self._reader.ask(function, done)
+
+    def work(self, function: Work, done: Done) -> None:
+        self._spoolers.ask(function, done)
+
+    def _gone(self, messages: list[int]) -> None:
+        self.remove_files(messages)
+
+    def remove_files(self, messages: list[int]) -> None:
+        self.work(partial(self.spool.remove, messages), _nothing)
+
+    def find_message(self, message: int, done: Done) -> None:
+        """`done(message or None, error)`; Damaged when it is not what was stored."""
+        known = self.cache.maybe_message(message)
+        if known is not None:
+            done(known, None)
+        else:
+            self.read(partial(_read_message, self.store, message), partial(self._found, done))
+
+    def _found(self, done: Done, message: Message | None, error: BaseException | None) -> None:
+        if message is not None:
+            self.cache.keep(message)
+        done(message, error)
+
+    def open_content(self, message: Message, done: Done) -> None:
+        """`done(descriptor, error)`: a fresh one, of a spool file that is still what was stored."""
+        self.work(partial(self.spool.open, message.id, message.size, message.digest), done)
+
+    @property
+    def idle(self) -> bool:
+        return self.commits.idle and not self._spoolers.under_way
+
+    def close(self) -> None:
+        self.store.close()
+
+
+def _read_message(store: Store, message: int) -> Message | None:
+    found = store.find_message(message)
+    if found is not None and found.content is not None and hashlib.sha256(found.content).digest() != found.digest:
+        raise Damaged("the content was changed after it was stored")
+    return found
+
+
+def _nothing(_result: object, _error: object) -> None:
+    pass

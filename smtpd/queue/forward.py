@@ -1,0 +1,53 @@
+"""A user's .forward: asked for by lookup, read by that user's own agent, passed on as bytes.
+
+What the user does to that agent costs the user: a mail for them is answered 451 after the deadline at the latest.
+"""
+
+import itertools
+from functools import partial
+
+from smtpd.imsg import ForwardRead, ReadForward
+from smtpd.ipc import errand as frames
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.errand import FORWARD_MAX, ForwardText, Malformed, Result
+from smtpd.ipc.log import visible
+from smtpd.queue.agents import Agents, Ready
+from smtpd.queue.places import Key
+
+DEADLINE = 20.0  # seconds, waiting included
+REASON_MAX = 256  # characters of what the agent says
+
+
+class Forwards:
+    def __init__(self, agents: Agents, clock):
+        self._agents, self._clock = agents, clock
+        self._numbers = itertools.count(1)
+
+    def read(self, channel: Channel, imsg: ReadForward) -> None:
+        errand = _Reading(next(self._numbers), self._clock() + DEADLINE, partial(_answer, channel, imsg.request))
+        self._agents.give(Key(imsg.user, ""), errand)
+
+
+def _answer(channel: Channel, request: int, verdict: str, content: bytes, reason: str) -> None:
+    channel.send(ForwardRead(request, verdict, content, visible(reason)[:REASON_MAX]))
+
+
+class _Reading:
+    deadline = DEADLINE
+
+    def __init__(self, number: int, waits_until: float, answer: partial[None]):
+        self.number, self.waits_until, self._answer = number, waits_until, answer
+
+    def begin(self, agent: int, ready: Ready) -> None:
+        ready(frames.encode(frames.ReadForward(self.number)), None)
+
+    def answered(self, answer: Result | ForwardText) -> None:
+        if not isinstance(answer, ForwardText):
+            raise Malformed("a result of a delivery instead of a .forward")
+        if answer.verdict == "text":
+            self._answer("text", answer.content[:FORWARD_MAX], "")
+        else:
+            self._answer(answer.verdict, b"", answer.content.decode(errors="replace"))
+
+    def failed(self, reason: str, *, sent: bool = False, permanent: bool = False) -> None:
+        self._answer("refused" if permanent else "later", b"", reason)

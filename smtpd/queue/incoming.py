@@ -1,0 +1,275 @@
+"""Messages that are being received: from an id that was handed out to the commit.
+
+    dispatcher  OpenSpoolFile           a descriptor to write large content to, once
+    lookup      AddEnvelopes            any number of times
+    dispatcher  StoreMessage(count)     when all `count` envelopes are there: seal, commit, MessageStored
+                ForgetMessage(count)    when all are there: gone.  Until then a tombstone takes what is still on its way
+
+The envelopes come along another channel than the rest, so the end may be announced before the last of them is here.
+More than announced, a second end, an id that is not theirs: nobody of ours does that, so it is fatal.
+"""
+
+import asyncio
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from smtpd.envelope import MessageId, Origin, Recipient, Schedule, first_envelope, message_text
+from smtpd.imsg import (
+    AddEnvelopes,
+    ForgetMessage,
+    MessageIdsReserved,
+    MessageRefused,
+    MessageStored,
+    OpenSpoolFile,
+    ReserveMessageIds,
+    SpoolFileOpened,
+    SpoolFileRefused,
+    StoreMessage,
+)
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.log import log
+from smtpd.queue.disk import Disk
+from smtpd.queue.reservation import Reservations
+from smtpd.queue.spool import Damaged, translated
+from smtpd.queue.store import INLINE, Add, Broken, Envelope, Full, Message
+
+NO_SPACE = 452, "4.3.1", "Insufficient system storage"
+TROUBLE = 451, "4.3.0", "Temporary failure"
+LIFETIME = 4 * 86400  # seconds, of an envelope whose action the configuration does not have any more
+AGAIN = 1.0  # seconds until the store is asked again for free ids
+
+
+class _Receiving:
+    """One message on its way in."""
+
+    __slots__ = ("id", "recipients", "own", "opening", "announced", "question")
+
+    def __init__(self, message: MessageId):
+        self.id = message
+        self.recipients: list[tuple[Origin, Recipient]] = []
+        self.own: int | None = None  # our descriptor of its spool file
+        self.opening = False
+        self.announced: int | None = None  # envelopes, by whoever ended it
+        self.question: tuple[Channel, StoreMessage] | None = None  # None with `announced`: to be forgotten
+
+    @property
+    def complete(self) -> bool:
+        return self.announced == len(self.recipients) and not self.opening
+
+
+class Incoming:
+    """`submitted` gets the schedules of what was stored; `lifetimes` of an action in seconds."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        disk: Disk,
+        reservations: Reservations,
+        lifetimes: dict[str, int],
+        submitted: Callable[[list[Schedule]], None],
+        now: Callable[[], float] = time.time,
+    ):
+        self._loop, self._disk, self._reservations, self._now = loop, disk, reservations, now
+        self._lifetimes, self._submitted = lifetimes, submitted
+        self._receiving: dict[int, _Receiving] = {}
+
+    def __len__(self) -> int:
+        return len(self._receiving)
+
+    def _get(self, message: int) -> _Receiving:
+        receiving = self._receiving.get(message)
+        if receiving is None:
+            receiving = self._receiving[message] = _Receiving(message)
+        return receiving
+
+    # -- ids --------------------------------------------------------------------------------------------------------
+
+    def reserve(self, channel: Channel, imsg: ReserveMessageIds) -> None:
+        first, last = self._reservations.advance()
+        done = partial(self._reserve, channel, imsg, first, last)
+        self._disk.read(partial(self._disk.store.messages, first, last), done)
+
+    def _reserve(
+        self, channel: Channel, imsg: ReserveMessageIds, first: int, last: int, taken: Any, error: Any
+    ) -> None:
+        if error is not None:
+            log.warn(f"cannot look for free message ids: {error}")
+            self._loop.call_later(AGAIN, self.reserve, channel, imsg)
+        elif ids := self._reservations.reserve(channel.number, first, last, taken):
+            channel.send(MessageIdsReserved(imsg.request, ids))
+        else:
+            self.reserve(channel, imsg)
+
+    # -- what comes in ------------------------------------------------------------------------------------------------
+
+    def add_envelopes(self, imsg: AddEnvelopes) -> None:
+        self._reservations.check_any(imsg.message)
+        receiving = self._get(imsg.message)
+        receiving.recipients += ((imsg.origin, recipient) for recipient in imsg.recipients)
+        if receiving.announced is not None:
+            self._check_count(receiving)
+            self._proceed(receiving)
+
+    def _check_count(self, receiving: _Receiving) -> None:
+        assert receiving.announced is not None
+        if len(receiving.recipients) > receiving.announced:
+            raise Violation(
+                f"message {message_text(receiving.id)} has {len(receiving.recipients)} envelopes,"
+                f" {receiving.announced} were announced"
+            )
+
+    def open_spool_file(self, channel: Channel, imsg: OpenSpoolFile) -> None:
+        self._reservations.check(channel.number, imsg.message)
+        receiving = self._get(imsg.message)
+        if receiving.own is not None or receiving.opening or receiving.announced is not None:
+            raise Violation(f"dispatcher {channel.number} wants a second spool file for {message_text(imsg.message)}")
+        if self._disk.commits.repairing:
+            channel.send(SpoolFileRefused(imsg.request, *TROUBLE))
+        elif not self._disk.space.take(INLINE):
+            channel.send(SpoolFileRefused(imsg.request, *NO_SPACE))
+        else:
+            receiving.opening = True
+            done = partial(self._created, channel, imsg, receiving)
+            self._disk.work(partial(self._disk.spool.create, imsg.message), done)
+
+    def _created(
+        self,
+        channel: Channel,
+        imsg: OpenSpoolFile,
+        receiving: _Receiving,
+        descriptors: tuple[int, int] | None,
+        error: BaseException | None,
+    ) -> None:
+        receiving.opening = False
+        if descriptors is not None:
+            theirs, receiving.own = descriptors
+            channel.send(SpoolFileOpened(imsg.request), theirs)
+        else:
+            channel.send(SpoolFileRefused(imsg.request, *self._refusal(receiving, error)))
+        self._proceed(receiving)
+
+    def store_message(self, channel: Channel, imsg: StoreMessage) -> None:
+        receiving = self._end(channel, imsg.message, imsg.envelopes)
+        spooled = receiving.own is not None
+        if not imsg.envelopes or (imsg.content and (spooled or imsg.size != len(imsg.content))):
+            raise Violation(f"dispatcher {channel.number} stores a message that cannot be")
+        if len(imsg.content) > INLINE or (not imsg.content and not (spooled and imsg.size)):
+            raise Violation(f"dispatcher {channel.number} stores content that cannot be")
+        receiving.question = channel, imsg
+        self._proceed(receiving)
+
+    def forget_message(self, channel: Channel, imsg: ForgetMessage) -> None:
+        self._proceed(self._end(channel, imsg.message, imsg.envelopes))
+
+    def _end(self, channel: Channel, message: int, envelopes: int) -> _Receiving:
+        self._reservations.check(channel.number, message)
+        receiving = self._get(message)
+        if receiving.announced is not None:
+            raise Violation(f"dispatcher {channel.number} ends message {message_text(message)} twice")
+        receiving.announced = envelopes
+        self._check_count(receiving)
+        return receiving
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _proceed(self, receiving: _Receiving) -> None:
+        if not receiving.complete:
+            return
+        if receiving.question is None:
+            self._drop(receiving)
+            return
+        _, imsg = receiving.question
+        try:
+            if not self._disk.space.take(len(imsg.content)):  # a spool file has taken its room already
+                self._refuse(receiving, Full("the reserve of the spool is reached"))
+            elif self._disk.commits.repairing:
+                self._refuse(receiving, Broken("the store is being repaired"))
+            elif receiving.own is None:
+                self._commit(receiving, hashlib.sha256(imsg.content).digest(), imsg.content)
+            else:
+                seal = partial(self._disk.spool.seal, receiving.id, receiving.own, imsg.size)
+                self._disk.work(seal, partial(self._sealed, receiving))
+        except Exception as error:  # noqa: BLE001  (one mail, rule R8)
+            self._refuse(receiving, error)
+
+    def _sealed(self, receiving: _Receiving, digest: bytes | None, error: BaseException | None) -> None:
+        if digest is None:
+            if isinstance(error, Broken):
+                self._disk.commits.failed(error)
+            self._refuse(receiving, error)
+        else:
+            self._commit(receiving, digest, None)
+
+    def _commit(self, receiving: _Receiving, digest: bytes, content: bytes | None) -> None:
+        assert receiving.question is not None
+        _, imsg = receiving.question
+        created = int(self._now())
+        envelopes = [
+            self._envelope(first_envelope(receiving.id) + number, created, origin, recipient)
+            for number, (origin, recipient) in enumerate(receiving.recipients, 1)
+        ]
+        add = Add(Message(receiving.id, imsg.size, digest, content), envelopes)
+        self._disk.commits.submit(add, partial(self._stored, receiving, add))
+
+    def _envelope(self, id: int, created: int, origin: Origin, recipient: Recipient) -> Envelope:
+        return Envelope(
+            id=id,
+            run=self._disk.store.run,
+            created=created,
+            expires=created + self._lifetimes.get(recipient.action, LIFETIME),
+            next_try=0,
+            last_try=0,
+            retries=0,
+            troubles=0,
+            perhaps_delivered=False,
+            held=False,
+            suspended=False,
+            error="",
+            origin=origin,
+            recipient=recipient,
+        )
+
+    def _stored(self, receiving: _Receiving, add: Add, error: Exception | None) -> None:
+        if error is not None:
+            self._refuse(receiving, error)
+            return
+        assert receiving.question is not None
+        channel, imsg = receiving.question
+        channel.send(MessageStored(imsg.request))
+        self._disk.cache.keep(add.message, add.envelopes)
+        self._submitted([envelope.schedule() for envelope in add.envelopes])
+        self._settle(receiving)
+
+    def _refuse(self, receiving: _Receiving, error: BaseException | None) -> None:
+        assert receiving.question is not None
+        channel, imsg = receiving.question
+        channel.send(MessageRefused(imsg.request, *self._refusal(receiving, error)))
+        self._drop(receiving)
+
+    def _refusal(self, receiving: _Receiving, error: BaseException | None) -> tuple[int, str, str]:
+        """Code, enhanced code and text for the client; the reason is for our own log."""
+        if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            error = translated(error)
+        what = f"message {message_text(receiving.id)} refused"
+        if isinstance(error, Full | Broken | Damaged | OSError):
+            log.warn(f"{what}: {error}")
+        elif error is not None:
+            log.trouble(what, error)
+        return NO_SPACE if isinstance(error, Full) else TROUBLE
+
+    def _drop(self, receiving: _Receiving) -> None:
+        if receiving.own is not None:
+            self._disk.remove_files([receiving.id])
+        self._settle(receiving)
+
+    def _settle(self, receiving: _Receiving) -> None:
+        """Nothing of it is to come any more."""
+        if receiving.own is not None:
+            os.close(receiving.own)
+        del self._receiving[receiving.id]
+        self._reservations.spend(receiving.id)

@@ -1,0 +1,127 @@
+"""What smtpctl wants to see: pages of the queue, the quarantine, one message's content.
+
+A page has at most 1000 rows and less than 1 MiB.  The content of a small message comes through a pipe that holds all
+of it, that of a large one as a fresh descriptor of its file; for a message that is not there the pipe is empty.
+"""
+
+import os
+from collections.abc import Container, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from smtpd.envelope import Entry, message_of, message_text
+from smtpd.imsg import (
+    ContentOpened,
+    EnvelopesListed,
+    ListEnvelopes,
+    ListQuarantine,
+    OpenContent,
+    QuarantineListed,
+)
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.log import log
+from smtpd.queue.disk import Disk
+from smtpd.queue.store import PAGE, Envelope, Message, Store, Unreadable
+
+BYTES = 900 * 1024  # of the rows of one page
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Listing:
+    """`inflight` are the ids of the envelopes that are being tried."""
+
+    def __init__(self, disk: Disk, inflight: Container[object]):
+        self._disk, self._inflight = disk, inflight
+
+    # -- envelopes ------------------------------------------------------------------------------------------------
+
+    def list_envelopes(self, channel: Channel, imsg: ListEnvelopes) -> None:
+        self._disk.read(partial(_read, self._disk.store, imsg), partial(self._list, channel, imsg))
+
+    def _list(
+        self,
+        channel: Channel,
+        imsg: ListEnvelopes,
+        read: tuple[Sequence[Envelope | Unreadable], dict[int, int]] | None,
+        error: BaseException | None,
+    ) -> None:
+        if read is None:
+            log.warn(f"the queue cannot be listed: {error}")
+            channel.send(EnvelopesListed(imsg.request, [], 0))
+            return
+        rows, sizes = read
+        page: list[Entry] = []
+        room = BYTES
+        for row in rows:
+            if isinstance(row, Unreadable):  # the scan or a try of it says so, and sets it aside
+                continue
+            entry = self._entry(row, sizes)
+            room -= len(_encode(entry))
+            if room < 0:
+                channel.send(EnvelopesListed(imsg.request, page, row.id))
+                return
+            page.append(entry)
+        behind = rows[-1].id + 1 if len(rows) == PAGE and rows[-1].id < imsg.last else 0
+        channel.send(EnvelopesListed(imsg.request, page, behind))
+
+    def _entry(self, envelope: Envelope, sizes: dict[int, int]) -> Entry:
+        return Entry(
+            schedule=envelope.schedule(),
+            origin=envelope.origin,
+            recipient=envelope.recipient,
+            last_try=envelope.last_try,
+            error=envelope.error,
+            inflight=envelope.id in self._inflight,
+            size=sizes.get(message_of(envelope.id), 0),
+        )
+
+    # -- quarantine -----------------------------------------------------------------------------------------------
+
+    def list_quarantine(self, channel: Channel, imsg: ListQuarantine) -> None:
+        def done(rows: list[tuple[int, int, str]] | None, error: BaseException | None) -> None:
+            if error is not None:
+                log.warn(f"the quarantine cannot be listed: {error}")
+            channel.send(QuarantineListed(imsg.request, rows or []))
+
+        self._disk.read(partial(self._disk.store.quarantine, PAGE), done)
+
+    # -- content --------------------------------------------------------------------------------------------------
+
+    def open_content(self, channel: Channel, imsg: OpenContent) -> None:
+        self._disk.find_message(imsg.message, partial(self._found, channel, imsg))
+
+    def _found(self, channel: Channel, imsg: OpenContent, message: Message | None, error: BaseException | None) -> None:
+        if message is not None and message.content is None:
+            self._disk.open_content(message, partial(self._opened, channel, imsg))
+        else:
+            self._answer(channel, imsg, message.content if message is not None else None, error)
+
+    def _opened(self, channel: Channel, imsg: OpenContent, descriptor: int | None, error: BaseException | None) -> None:
+        if descriptor is not None:
+            channel.send(ContentOpened(imsg.request), descriptor)
+        else:
+            self._answer(channel, imsg, None, error)
+
+    def _answer(self, channel: Channel, imsg: OpenContent, content: bytes | None, error: BaseException | None) -> None:
+        if error is not None:
+            log.warn(f"message {message_text(imsg.message)} cannot be read: {error}")
+        channel.send(ContentOpened(imsg.request), _pipe(content or b""))
+
+
+def _read(store: Store, imsg: ListEnvelopes) -> tuple[Any, dict[int, int]]:
+    rows = store.envelopes(imsg.first, imsg.last, PAGE)
+    return rows, store.sizes({message_of(row.id) for row in rows})
+
+
+def _pipe(content: bytes) -> int:
+    """The reading end of a pipe that holds `content`: less than a pipe takes at once."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writing, False)
+    try:
+        os.write(writing, content)
+    finally:
+        os.close(writing)
+    return reading

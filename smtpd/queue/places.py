@@ -1,0 +1,131 @@
+"""Who may have an agent, and who has to leave when others want one: no process, no socket, no clock.
+
+    want --grant--> STARTING --started--> IDLE <--> BUSY --leave-->
+                                           |
+                                           +-- tired: nothing to do for a while
+
+A place is granted in the order of wanting; a user who has several agents already waits for one of them to leave.  When
+no place is free, the agent that has been idle longest leaves.  When all are busy, those that have had their turn finish
+what they have and leave; one that does not answer meanwhile is silent, and is made to leave.
+"""
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from typing import NamedTuple
+
+PLACES = 64  # agents, in all
+PLACES_OF_USER = 4
+TURN = 1.0  # seconds that an agent may work while others wait
+IDLE = 5.0  # seconds without anything to do
+SILENCE = 10.0  # seconds that an agent that was asked to leave may keep others waiting
+
+
+class Key(NamedTuple):
+    """One agent does one kind of thing for one user."""
+
+    user: str
+    action: str  # its name in the configuration; empty for reading .forward
+
+
+class State(Enum):
+    STARTING = "asked for"
+    IDLE = "has nothing to do"
+    BUSY = "has errands"
+    LEAVING = "finishes what it has"
+
+
+@dataclass
+class _Place:
+    state: State
+    since: float  # when it was started, became idle, or was asked to leave
+
+
+class Places:
+    def __init__(self, count: int = PLACES, of_user: int = PLACES_OF_USER):
+        self._count, self._of_user = count, of_user
+        self._wanting: OrderedDict[Key, None] = OrderedDict()
+        self._taken: dict[Key, _Place] = {}
+        self._users: Counter[str] = Counter()
+        self._idle: OrderedDict[Key, None] = OrderedDict()  # longest first
+
+    def want(self, key: Key) -> None:
+        self._wanting[key] = None
+
+    def grant(self, now: float) -> Key | None:
+        """Who is to be started now."""
+        if len(self._taken) >= self._count:
+            return None
+        for key in self._wanting:
+            if self._users[key.user] < self._of_user:
+                del self._wanting[key]
+                self._taken[key] = _Place(State.STARTING, now)
+                self._users[key.user] += 1
+                return key
+        return None
+
+    def started(self, key: Key, now: float) -> None:
+        self._taken[key] = _Place(State.BUSY, now)
+
+    def busy(self, key: Key, now: float) -> None:
+        if self._idle.pop(key, key) is None:
+            self._taken[key] = _Place(State.BUSY, now)
+
+    def idle(self, key: Key, now: float) -> None:
+        self._taken[key] = _Place(State.IDLE, now)
+        self._idle[key] = None
+
+    def leave(self, key: Key) -> None:
+        """Its place is free, or it wants none any more."""
+        self._wanting.pop(key, None)
+        self._idle.pop(key, None)
+        if self._taken.pop(key, None) is not None:
+            self._users[key.user] -= 1
+            if not self._users[key.user]:
+                del self._users[key.user]
+
+    # -- who has to make room -------------------------------------------------------------------------------------
+
+    def leavers(self, now: float) -> list[Key]:
+        """Who is to leave as soon as it has nothing under way: as many as are waited for."""
+        if not self._wanting:
+            return []
+        chosen: list[Key] = []
+        leaving = sum(place.state is State.LEAVING for place in self._taken.values())
+        for wanting in islice(self._wanting, leaving, self._count):
+            of_user = wanting.user if self._users[wanting.user] >= self._of_user else None
+            key = self._find_leaver(of_user, now)
+            if key is not None:
+                self._idle.pop(key, None)
+                self._taken[key] = _Place(State.LEAVING, now)
+                chosen.append(key)
+            elif of_user is None:
+                break
+        return chosen
+
+    def _find_leaver(self, of_user: str | None, now: float) -> Key | None:
+        """The one that was idle longest, else the one that has worked longest; of one user where that is the limit."""
+        for key in self._idle:
+            if of_user in (None, key.user):
+                return key
+        worked = [
+            (place.since, key)
+            for key, place in self._taken.items()
+            if place.state is State.BUSY and place.since + TURN <= now and of_user in (None, key.user)
+        ]
+        return min(worked)[1] if worked else None
+
+    def tired(self, now: float) -> list[Key]:
+        """Who has had nothing to do for long enough."""
+        return [key for key in self._idle if self._taken[key].since + IDLE <= now]
+
+    def silent(self, now: float) -> list[Key]:
+        """Who was asked to leave and does not come to an end."""
+        return [
+            key for key, place in self._taken.items() if place.state is State.LEAVING and place.since + SILENCE <= now
+        ]
+
+    @property
+    def users(self) -> int:
+        return len(self._users)

@@ -1,0 +1,157 @@
+"""queue -- keeps mail and envelopes on disk, and hands mail to the agents of its recipients.
+
+    dispatcher --ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
+    lookup --AddEnvelopes, ReadForward--> queue
+    queue --EnvelopesSubmitted, EnvelopesTried--> scheduler --EnvelopesDue, PostponeEnvelopes, ScanEnvelopes, …--> queue
+    queue --StartAgent, EndAgent--> parent             queue --errands--> agents
+    control --ListEnvelopes, ListQuarantine, OpenContent--> queue
+
+SECURITY
+    Reads mail as bytes that it does not look into, and the answers of agents, which are processes of users.  Sees the
+    spool and nothing else; no network, no execution.  Taken over, it reads, loses and misdelivers mail: it could give
+    any mail to any user's agent.  It could not become a user, nor run a command, nor read a home.
+"""
+
+import sys
+
+from smtpd import sandbox
+from smtpd.config.slice import QueueSlice
+from smtpd.imsg import (
+    AddEnvelopes,
+    AgentRefused,
+    AgentStarted,
+    Begin,
+    DeleteEnvelopes,
+    EnvelopesDue,
+    ExpireEnvelopes,
+    ForgetMessage,
+    ListEnvelopes,
+    ListQuarantine,
+    MarkSuspended,
+    OpenContent,
+    OpenSpoolFile,
+    PostponeEnvelopes,
+    ReadForward,
+    ReportStatistics,
+    ReserveMessageIds,
+    ScanEnvelopes,
+    SetVerbose,
+    Stop,
+    StoreMessage,
+)
+from smtpd.ipc import boot
+from smtpd.ipc.log import log
+from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.queue.space import Space
+from smtpd.queue.spool import Locked, Spool, lock
+from smtpd.queue.sqlite import SQLiteStore
+from smtpd.queue.state import Queue
+from smtpd.queue.store import Broken, Full
+
+USER, CHROOT = "_smtpq", "spool"
+PLEDGE = "stdio rpath wpath cpath flock recvfd sendfd"
+
+UNVEIL = [("/", "rwc")]
+SWITCH = 0.0005  # seconds: the writing thread asks for its turn between two statements, and is to get it soon
+
+
+def main() -> None:
+    handed = boot.receive("queue", QueueSlice)
+    loop = prepare()
+    held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, unveil=UNVEIL, required=handed.configure.sandbox_required)
+    directory = sandbox.inside(handed.configure.spool)
+    try:
+        held_for_life = lock(directory)
+        store = SQLiteStore(directory)
+        spool = Spool(directory)
+        spool.remove_orphans(store, log.warn)
+    except (Locked, Broken, Full, OSError) as error:
+        log.warn(f"fatal: the spool cannot be opened: {error}")
+        raise SystemExit(1) from None
+    handed.entered(held)
+    sys.setswitchinterval(SWITCH)
+    queue = Queue(
+        loop, handed.slice, store, spool, Space(directory, loop.time), handed.peer("scheduler"), handed.parent
+    )
+    handlers = {
+        "dispatcher": from_dispatcher,
+        "lookup": from_lookup,
+        "scheduler": from_scheduler,
+        "control": from_control,
+        "parent": from_parent,
+    }
+    connect(loop, handed.peers, handlers, queue)
+    loop.run_forever()
+    del held_for_life
+
+
+def from_parent(queue, channel, imsg, descriptor):
+    match imsg:
+        case Begin():
+            queue.begin()
+        case Stop():
+            queue.stop()
+        case AgentStarted():
+            queue.to_parent.answer(imsg, descriptor)
+        case AgentRefused():
+            queue.to_parent.answer(imsg)
+        case _:
+            unexpected("parent", imsg)
+
+
+def from_dispatcher(queue, channel, imsg, descriptor):
+    match imsg:
+        case ReserveMessageIds():
+            queue.incoming.reserve(channel, imsg)
+        case OpenSpoolFile():
+            queue.incoming.open_spool_file(channel, imsg)
+        case StoreMessage():
+            queue.incoming.store_message(channel, imsg)
+        case ForgetMessage():
+            queue.incoming.forget_message(channel, imsg)
+        case _:
+            unexpected("dispatcher", imsg)
+
+
+def from_lookup(queue, channel, imsg, descriptor):
+    match imsg:
+        case AddEnvelopes():
+            queue.incoming.add_envelopes(imsg)
+        case ReadForward():
+            queue.forwards.read(channel, imsg)
+        case _:
+            unexpected("lookup", imsg)
+
+
+def from_scheduler(queue, channel, imsg, descriptor):
+    match imsg:
+        case ScanEnvelopes():
+            queue.scan.scan(channel, imsg)
+        case EnvelopesDue():
+            queue.deliveries.due(imsg)
+        case PostponeEnvelopes():
+            queue.deliveries.postpone(imsg)
+        case ExpireEnvelopes():
+            queue.deliveries.expire(imsg)
+        case DeleteEnvelopes():
+            queue.deliveries.delete(imsg)
+        case MarkSuspended():
+            queue.deliveries.suspend(imsg)
+        case _:
+            unexpected("scheduler", imsg)
+
+
+def from_control(queue, channel, imsg, descriptor):
+    match imsg:
+        case ListEnvelopes():
+            queue.listing.list_envelopes(channel, imsg)
+        case ListQuarantine():
+            queue.listing.list_quarantine(channel, imsg)
+        case OpenContent():
+            queue.listing.open_content(channel, imsg)
+        case ReportStatistics():
+            queue.report(channel, imsg)
+        case SetVerbose():
+            queue.set_verbose(imsg)
+        case _:
+            unexpected("control", imsg)

@@ -1,0 +1,147 @@
+"""The store in memory, for tests: the same behaviour, gone with the process."""
+
+import threading
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
+
+from smtpd.envelope import Schedule, message_of
+from smtpd.queue.store import (
+    Add,
+    Begin,
+    Change,
+    Envelope,
+    Hold,
+    Message,
+    Postpone,
+    Remove,
+    Reschedule,
+    SetAside,
+    Suspend,
+)
+
+
+class RAMStore:
+    def __init__(self) -> None:
+        self.run = 1
+        self.unsettled = False
+        self._lock = threading.Lock()
+        self._envelopes: dict[int, Envelope] = {}
+        self._messages: dict[int, Message] = {}
+        self._quarantine: list[tuple[int, int, str]] = []
+
+    def apply(self, changes: Sequence[Change]) -> list[int]:
+        with self._lock:
+            before = dict(self._envelopes), dict(self._messages), list(self._quarantine)
+            try:
+                return [message for change in changes for message in self._change(change)]
+            except BaseException:
+                self._envelopes, self._messages, self._quarantine = before
+                raise
+
+    def _change(self, change: Change) -> list[int]:
+        if isinstance(change, Add):
+            self._add(change)
+            return []
+        before = self._envelopes.get(change.envelope)
+        if isinstance(change, SetAside):
+            self._quarantine.append((change.envelope, change.when, change.reason))
+            self._envelopes.pop(change.envelope, None)
+        elif before is not None and isinstance(change, Remove):
+            return self._remove(before)
+        elif before is not None:
+            self._envelopes[before.id] = self._changed(before, change)
+        return []
+
+    def _add(self, add: Add) -> None:
+        ids = [envelope.id for envelope in add.envelopes]
+        if add.message.id in self._messages or self._envelopes.keys() & set(ids) or len(set(ids)) < len(ids):
+            raise ValueError(f"message {add.message.id:08x} is there already")
+        self._messages[add.message.id] = add.message
+        self._envelopes.update(zip(ids, add.envelopes, strict=True))
+
+    def _changed(self, envelope: Envelope, change: Change) -> Envelope:
+        match change:
+            case Postpone(_, next_try, last_try, error, perhaps_delivered, troubles):
+                return replace(
+                    envelope,
+                    run=self.run,
+                    next_try=next_try,
+                    last_try=last_try,
+                    retries=envelope.retries + 1,
+                    troubles=troubles,
+                    perhaps_delivered=perhaps_delivered,
+                    held=False,
+                    error=error,
+                )
+            case Reschedule(_, next_try):
+                return replace(envelope, next_try=next_try, held=False)
+            case Hold(_, 0, error):
+                return replace(envelope, held=True, troubles=0, error=error)
+            case Hold(_, last_try, error, perhaps_delivered):
+                return replace(
+                    envelope,
+                    run=self.run,
+                    last_try=last_try,
+                    retries=envelope.retries + 1,
+                    troubles=0,
+                    perhaps_delivered=perhaps_delivered,
+                    held=True,
+                    error=error,
+                )
+            case Begin():
+                return replace(envelope, troubles=envelope.troubles + 1)
+            case Suspend(_, suspended):
+                return replace(envelope, suspended=suspended)
+        raise TypeError(type(change).__name__)
+
+    def _remove(self, envelope: Envelope) -> list[int]:
+        del self._envelopes[envelope.id]
+        message = message_of(envelope.id)
+        aside = (id for id, *_ in self._quarantine)
+        if any(message_of(id) == message for id in (*self._envelopes, *aside)):
+            return []
+        gone = self._messages.pop(message, None)
+        return [message] if gone is not None and gone.content is None else []
+
+    def settle(self) -> None:
+        pass
+
+    def shrink(self) -> bool:
+        return False
+
+    def repair(self, doubtful: Sequence[int]) -> None:
+        self.apply([Remove(id) for id in self._envelopes if message_of(id) in doubtful])
+
+    def close(self) -> None:
+        pass
+
+    def load(self, envelopes: Sequence[int]) -> list[Envelope]:
+        with self._lock:
+            return [self._envelopes[id] for id in envelopes if id in self._envelopes]
+
+    def envelopes(self, first: int, last: int, limit: int) -> list[Envelope]:
+        with self._lock:
+            return [self._envelopes[id] for id in sorted(self._envelopes) if first <= id <= last][:limit]
+
+    def schedules(self, after: int, limit: int) -> list[Schedule]:
+        with self._lock:
+            rows = (self._envelopes[id] for id in sorted(self._envelopes) if id > after)
+            return [row.schedule() for row in rows if row.run != self.run][:limit]
+
+    def find_message(self, message: int) -> Message | None:
+        return self._messages.get(message)
+
+    def sizes(self, messages: Iterable[int]) -> dict[int, int]:
+        return {id: self._messages[id].size for id in messages if id in self._messages}
+
+    def messages(self, first: int, last: int) -> set[int]:
+        with self._lock:
+            return {id for id in self._messages if first <= id <= last}
+
+    def spooled(self, after: int, limit: int) -> list[int]:
+        with self._lock:
+            return sorted(id for id, m in self._messages.items() if id > after and m.content is None)[:limit]
+
+    def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
+        return self._quarantine[::-1][:limit]

@@ -1,0 +1,77 @@
+"""Reading on where a row, or a page of rows, is damaged.
+
+text that is not text, a value out of its range     that row is Unreadable
+a damaged page of the database                      what stands on it is skipped, and said to be
+anything else                                       not a matter of rows: raised again
+"""
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from smtpd.queue.store import Unreadable
+
+ID_MAX = 2**63 - 1
+
+Read = Callable[[str, tuple[Any, ...]], list[Any]]
+ROW_ERRORS = (sqlite3.Error, msgspec.ValidationError)
+
+
+def check_whose(error: Exception) -> None:
+    """Raise `error` again unless it is the fault of a row."""
+    code = getattr(error, "sqlite_errorcode", None)
+    text_that_is_none = isinstance(error, sqlite3.OperationalError) and code is None
+    damaged_page = code is not None and code & 0xFF == sqlite3.SQLITE_CORRUPT
+    if not (isinstance(error, msgspec.ValidationError) or text_that_is_none or damaged_page):
+        raise error
+
+
+def one(read: Read, columns: str, envelope: int, make: Callable[[tuple[Any, ...]], Any]) -> Any:
+    try:
+        rows = read(f"SELECT {columns} FROM envelope WHERE id = ?", (envelope,))
+        return make(rows[0]) if rows else None
+    except ROW_ERRORS as error:
+        check_whose(error)
+        return Unreadable(envelope, str(error))
+
+
+def one_by_one(
+    read: Read, columns: str, first: int, last: int, limit: int, make: Callable[[tuple[Any, ...]], Any]
+) -> list[Any]:
+    found: list[Any] = []
+    while len(found) < limit and first <= last:
+        try:
+            rows = read("SELECT id FROM envelope WHERE id >= ? ORDER BY id LIMIT 1", (first,))
+        except sqlite3.Error as error:
+            check_whose(error)
+            behind = _leap(read, first)
+            found.append(Unreadable(first, f"{error}: skipped everything below {behind:016x}"))
+            first = behind
+            continue
+        if not rows or rows[0][0] > last:
+            break
+        found.append(one(read, columns, rows[0][0], make))
+        first = rows[0][0] + 1
+    return found
+
+
+def _leap(read: Read, first: int) -> int:
+    """The lowest id, or nearly so, from which on reading works again: found by doubling, then by halving."""
+
+    def readable(at: int) -> bool:
+        try:
+            read("SELECT id FROM envelope WHERE id >= ? ORDER BY id LIMIT 1", (at,))
+        except sqlite3.Error as error:
+            check_whose(error)
+            return False
+        return True
+
+    low, high = first, first + 1
+    while high < ID_MAX and not readable(high):
+        low, high = high, min(ID_MAX, first + 2 * (high - first))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if readable(middle) else (middle, high)
+    return high

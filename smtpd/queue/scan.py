@@ -1,0 +1,50 @@
+"""What was in the spool at the start: told to the scheduler page by page, as it asks.
+
+    ScanEnvelopes(after) --> a page of rows of other runs, by id --> EnvelopesSubmitted, EnvelopesScanned(last)
+
+What this run stored has been submitted already.  A row that makes no sense is set aside and the scan goes on.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from smtpd.envelope import Schedule
+from smtpd.imsg import EnvelopesScanned, ScanEnvelopes
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.log import log
+from smtpd.queue.disk import Disk
+from smtpd.queue.store import PAGE, Unreadable
+
+AGAIN = 5.0  # seconds until a page that could not be read is tried again
+
+Rows = Sequence[Schedule | Unreadable]
+
+
+class Scan:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        disk: Disk,
+        submitted: Callable[[list[Schedule]], None],
+        set_aside: Callable[[Unreadable], None],
+    ):
+        self._loop, self._disk, self._submitted, self._set_aside = loop, disk, submitted, set_aside
+
+    def scan(self, channel: Channel, imsg: ScanEnvelopes) -> None:
+        self._disk.read(partial(self._disk.store.schedules, imsg.after, PAGE), partial(self._page, channel, imsg))
+
+    def _page(self, channel: Channel, imsg: ScanEnvelopes, rows: Rows | None, error: BaseException | None) -> None:
+        if rows is None:
+            log.warn(f"the spool cannot be scanned now: {error}")
+            self._loop.call_later(AGAIN, self.scan, channel, imsg)
+            return
+        self._submitted([row for row in rows if isinstance(row, Schedule)])
+        for row in rows:
+            if isinstance(row, Unreadable):
+                self._set_aside(row)
+        channel.send(EnvelopesScanned(_id(rows[-1]) if rows else 0))
+
+
+def _id(row: Schedule | Unreadable) -> int:
+    return row.envelope if isinstance(row, Schedule) else row.id

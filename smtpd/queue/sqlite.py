@@ -1,0 +1,440 @@
+"""The store in SQLite: one connection that writes and checkpoints, one that only reads.
+
+    table        key           holds
+    message      message id    size, SHA-256, content (NULL: in a spool file)
+    envelope     envelope id   one typed column for each field of Envelope
+    quarantine   its own       envelope rows that could not be read, as they were, with when and why
+    life         1             how often the store was opened
+
+WAL with synchronous=FULL: a commit is one fsync.  Nobody but the writer ever checkpoints: releases before 3.51.3 can
+lose a commit when two do.  Rows go in with as few statements as possible, each a power of two of them: between two
+statements the interpreter gives other threads their turn, and gets its own back late.
+
+Does not understand mail, and keeps no open read behind: each read is a page.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, groupby
+from typing import Any
+
+import msgspec
+
+from smtpd.envelope import COUNTER_MAX, Kind, Origin, Recipient, Schedule, message_of
+from smtpd.ipc.log import log
+from smtpd.queue import salvage
+from smtpd.queue.salvage import Read
+from smtpd.queue.store import (
+    Add,
+    Begin,
+    Broken,
+    Change,
+    Envelope,
+    Full,
+    Hold,
+    Message,
+    Postpone,
+    Remove,
+    Reschedule,
+    SetAside,
+    Suspend,
+    Unreadable,
+    lane,
+)
+
+SCHEMA = 1
+APPLICATION = 0x534D5451  # "SMTQ"
+
+ROWS = 64  # of one INSERT at the most
+CHECKPOINT = 8 * 1024 * 1024  # bytes of log after which it is copied back
+ROOM = 4096  # bytes that a change takes in the log, about, beside content
+LOG_KEPT = 32 * 1024 * 1024  # bytes of log that are left on the disk for the next commits
+FREE_KEPT = 32 * 1024 * 1024  # bytes of unused pages that are left in the database for the next mails
+STEP = 0.005  # seconds of one step of giving the others back
+STEP_PAGES = 64
+NEARLY_FULL = 1024 * 1024  # bytes free below which an I/O error means a full disk
+
+_STATE = tuple(Envelope.__struct_fields__[:-2])  # what is not of the origin or the recipient
+_COLUMNS = (*_STATE, *Origin.__struct_fields__, *Recipient.__struct_fields__)
+
+_TABLES = (
+    """CREATE TABLE envelope (
+        id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
+        created INTEGER NOT NULL, expires INTEGER NOT NULL, next_try INTEGER NOT NULL, last_try INTEGER NOT NULL,
+        retries INTEGER NOT NULL, troubles INTEGER NOT NULL, perhaps_delivered INTEGER NOT NULL,
+        held INTEGER NOT NULL, suspended INTEGER NOT NULL, error TEXT NOT NULL,
+        sender TEXT NOT NULL, address TEXT NOT NULL, client TEXT NOT NULL, helo TEXT NOT NULL,
+        hostname TEXT NOT NULL, tag TEXT NOT NULL, esmtp INTEGER NOT NULL,
+        recipient TEXT NOT NULL, destination TEXT NOT NULL, action TEXT NOT NULL, kind INTEGER NOT NULL,
+        user TEXT NOT NULL, extension TEXT NOT NULL
+    ) STRICT""",
+    "CREATE TABLE message (id INTEGER PRIMARY KEY, size INTEGER NOT NULL, digest BLOB NOT NULL, content BLOB) STRICT",
+    # Columns without types: whatever is wrong with a row, it can be moved here.
+    f"CREATE TABLE quarantine (number INTEGER PRIMARY KEY, envelope, at, reason, {', '.join(_COLUMNS)})",
+    "CREATE INDEX quarantined ON quarantine (envelope)",
+    "CREATE TABLE life (number INTEGER PRIMARY KEY, opened INTEGER NOT NULL) STRICT",
+    "INSERT INTO life VALUES (1, 0)",
+)
+
+_SCHEDULE = "id, kind, created, expires, next_try, retries, held, suspended, user, destination"
+_KINDS = frozenset(Kind)
+_ENVELOPES_OF = f"BETWEEN message.id << 32 AND (message.id << 32) + {COUNTER_MAX}"
+_LISTED = "(SELECT value FROM json_each(?))"
+
+
+class SQLiteStore:
+    """The database `queue.db` in `directory`, made when it is not there.  Raises Broken, and Full, when it cannot."""
+
+    def __init__(self, directory: str):
+        self.directory = directory
+        self.path = os.path.join(directory, "queue.db")
+        self._reading = threading.Lock()
+        self._in_log = 0  # bytes, about, that commits have left in the log
+        self.run = 0
+        with _translated(self.directory):
+            self._open()
+            self.run = self._begin_life()
+        log.debug(f"SQLite {sqlite3.sqlite_version}")
+
+    # -- open, close, mend ------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._writer = self._connect(
+            "auto_vacuum = INCREMENTAL",  # has an effect only before the first table
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            f"journal_size_limit = {LOG_KEPT}",
+            "wal_autocheckpoint = 0",
+            "secure_delete = OFF",
+        )
+        version = self._number("PRAGMA user_version")
+        if version == 0:
+            self._create()
+        elif version != SCHEMA:
+            raise Broken(f"{self.path} is of schema {version}, this program knows schema {SCHEMA}")
+        self._reader = self._connect("query_only = ON")
+
+    def _connect(self, *pragmas: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=5
+        )
+        for pragma in ("temp_store = MEMORY", "trusted_schema = OFF", *pragmas):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        return connection
+
+    def _number(self, sql: str) -> int:
+        (number,) = self._writer.execute(sql).fetchone()
+        return number
+
+    def _create(self) -> None:
+        with self._transaction():
+            for table in _TABLES:
+                self._writer.execute(table)
+            self._writer.execute(f"PRAGMA application_id = {APPLICATION}")
+            self._writer.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def _begin_life(self) -> int:
+        with self._transaction():
+            self._writer.execute("UPDATE life SET opened = opened + 1")
+            return self._number("SELECT opened FROM life")
+
+    def close(self) -> None:
+        """The last connection to close copies the log back and removes it."""
+        with self._reading:
+            self._reader.close()
+            self._writer.close()
+
+    def repair(self, doubtful: Sequence[int]) -> None:
+        with self._reading, _translated(self.directory):
+            for connection in (self._reader, self._writer):
+                try:
+                    connection.close()
+                except sqlite3.Error as error:
+                    log.warn(f"{self.path}: {error}")
+            self._open()
+            # What a failed fsync left in the log may be in memory and not on the disk: nothing may be appended to it.
+            # A copied log starts anew, and the copy is fsynced.
+            busy, *_ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            damage = self._writer.execute("PRAGMA quick_check(1)").fetchall()
+            if busy or damage != [("ok",)]:
+                raise Broken(f"{self.path}: {'in use' if busy else damage[0][0]}")
+        self._in_log = 0
+        envelopes = [row[0] for message in doubtful for row in self._envelopes_of(message)]
+        self.apply([Remove(envelope) for envelope in envelopes])
+
+    def _envelopes_of(self, message: int) -> list[tuple[int]]:
+        sql = f"SELECT envelope.id FROM message, envelope WHERE message.id = ? AND envelope.id {_ENVELOPES_OF}"
+        return self._writer.execute(sql, (message,)).fetchall()
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:  # some errors have rolled back already
+                self._writer.execute("ROLLBACK")
+            raise
+
+    def apply(self, changes: Sequence[Change]) -> list[int]:
+        adds = [change for change in changes if isinstance(change, Add)]
+        removes = [change for change in changes if isinstance(change, Remove)]
+        others = [change for change in changes if not isinstance(change, Add | Remove)]
+        gone: list[int] = []
+        with _translated(self.directory), self._transaction():
+            if adds:
+                self._add(adds)
+            for kind, same in groupby(others, type):
+                _STEPS[kind](self, list(same))
+            if removes:
+                gone = self._remove(removes)
+        self._in_log += ROOM * len(changes) + sum(len(add.message.content or b"") for add in adds)
+        return gone
+
+    def _add(self, adds: list[Add]) -> None:
+        messages = [(m.id, m.size, m.digest, m.content) for m in (add.message for add in adds)]
+        self._insert("message", 4, messages)
+        self._insert("envelope", len(_COLUMNS), [_row(envelope) for add in adds for envelope in add.envelopes])
+
+    def _insert(self, table: str, width: int, rows: list[tuple[Any, ...]]) -> None:
+        row = f"({','.join('?' * width)})"
+        at = 0
+        while at < len(rows):
+            count = min(ROWS, 1 << (len(rows) - at).bit_length() - 1)
+            values = tuple(chain.from_iterable(rows[at : at + count]))
+            self._writer.execute(f"INSERT INTO {table} VALUES {','.join([row] * count)}", values)
+            at += count
+
+    def _postpone(self, changes: list[Postpone]) -> None:
+        self._writer.executemany(
+            "UPDATE envelope SET next_try = ?, last_try = ?, error = ?, perhaps_delivered = ?, troubles = ?, run = ?,"
+            " retries = retries + 1, held = 0 WHERE id = ?",
+            [(c.next_try, c.last_try, c.error, c.perhaps_delivered, c.troubles, self.run, c.envelope) for c in changes],
+        )
+
+    def _reschedule(self, changes: list[Reschedule]) -> None:
+        sql = "UPDATE envelope SET next_try = ?, held = 0 WHERE id = ?"
+        self._writer.executemany(sql, [(c.next_try, c.envelope) for c in changes])
+
+    def _hold(self, changes: list[Hold]) -> None:
+        tried = [(c.error, c.last_try, c.perhaps_delivered, self.run, c.envelope) for c in changes if c.last_try]
+        self._writer.executemany(
+            "UPDATE envelope SET held = 1, error = ?, last_try = ?, perhaps_delivered = ?, run = ?, troubles = 0,"
+            " retries = retries + 1 WHERE id = ?",
+            tried,
+        )
+        untried = [(c.error, c.envelope) for c in changes if not c.last_try]
+        self._writer.executemany("UPDATE envelope SET held = 1, troubles = 0, error = ? WHERE id = ?", untried)
+
+    def _begin(self, changes: list[Begin]) -> None:
+        sql = f"UPDATE envelope SET troubles = troubles + 1 WHERE id IN {_LISTED}"
+        self._writer.execute(sql, (_json(c.envelope for c in changes),))
+
+    def _suspend(self, changes: list[Suspend]) -> None:
+        sql = "UPDATE envelope SET suspended = ? WHERE id = ?"
+        self._writer.executemany(sql, [(c.suspended, c.envelope) for c in changes])
+
+    def _set_aside(self, changes: list[SetAside]) -> None:
+        for c in changes:
+            try:
+                moved = self._writer.execute(
+                    "INSERT INTO quarantine SELECT NULL, ?1, ?2, ?3, * FROM envelope WHERE id = ?1",
+                    (c.envelope, c.when, c.reason),
+                ).rowcount
+                self._writer.execute("DELETE FROM envelope WHERE id = ?", (c.envelope,))
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+                    raise
+                moved = 0  # the page it stands on is damaged: it stays there
+            if not moved:
+                self._writer.execute(
+                    "INSERT INTO quarantine (envelope, at, reason) SELECT ?1, ?2, ?3"
+                    " WHERE NOT EXISTS (SELECT 1 FROM quarantine WHERE envelope = ?1)",
+                    (c.envelope, c.when, c.reason),
+                )
+
+    def _remove(self, removes: list[Remove]) -> list[int]:
+        """Returns the messages that went with their last envelopes and leave a spool file."""
+        messages = _json({message_of(remove.envelope) for remove in removes})
+        sql = f"SELECT id FROM message WHERE id IN {_LISTED} AND content IS NULL"
+        spooled = [row[0] for row in self._writer.execute(sql, (messages,))]
+        envelopes = _json(remove.envelope for remove in removes)
+        self._writer.execute(f"DELETE FROM envelope WHERE id IN {_LISTED}", (envelopes,))
+        self._writer.execute(
+            f"DELETE FROM message WHERE id IN {_LISTED}"
+            f" AND NOT EXISTS (SELECT 1 FROM envelope WHERE envelope.id {_ENVELOPES_OF})"
+            f" AND NOT EXISTS (SELECT 1 FROM quarantine WHERE quarantine.envelope {_ENVELOPES_OF})",
+            (messages,),
+        )
+        if not spooled:
+            return []
+        sql = f"SELECT id FROM message WHERE id IN {_LISTED}"
+        left = {row[0] for row in self._writer.execute(sql, (_json(spooled),))}
+        return [message for message in spooled if message not in left]
+
+    # -- housekeeping -------------------------------------------------------------------------------------------------
+
+    @property
+    def unsettled(self) -> bool:
+        return self._in_log >= CHECKPOINT
+
+    def settle(self) -> None:
+        if self.unsettled:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        self._in_log = 0
+        with _translated(self.directory):
+            self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def shrink(self) -> bool:
+        with _translated(self.directory):
+            kept = FREE_KEPT // self._number("PRAGMA page_size")
+            unused = self._number("PRAGMA freelist_count") - kept
+            if unused <= 0:
+                if self._in_log:
+                    self._checkpoint()
+                return False
+            end = time.monotonic() + STEP
+            with self._transaction():
+                while unused > 0 and time.monotonic() < end:
+                    self._writer.execute(f"PRAGMA incremental_vacuum({min(unused, STEP_PAGES)})").fetchall()
+                    unused -= STEP_PAGES
+                    self._in_log += STEP_PAGES * 64
+        self.settle()
+        return True
+
+    # -- reads --------------------------------------------------------------------------------------------------------
+
+    def load(self, envelopes: Sequence[int]) -> list[Envelope | Unreadable]:
+        sql = f"SELECT * FROM envelope WHERE id IN {_LISTED}"
+        with self._read() as read:
+            try:
+                return [_envelope(row) for row in read(sql, (_json(envelopes),))]
+            except salvage.ROW_ERRORS as error:
+                salvage.check_whose(error)
+                return [row for row in (salvage.one(read, "*", id, _envelope) for id in envelopes) if row is not None]
+
+    def envelopes(self, first: int, last: int, limit: int) -> list[Envelope | Unreadable]:
+        sql = "SELECT * FROM envelope WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+        with self._read() as read:
+            try:
+                return [_envelope(row) for row in read(sql, (first, last, limit))]
+            except salvage.ROW_ERRORS as error:
+                salvage.check_whose(error)
+                return salvage.one_by_one(read, "*", first, last, limit, _envelope)
+
+    def schedules(self, after: int, limit: int) -> list[Schedule | Unreadable]:
+        sql = f"SELECT {_SCHEDULE} FROM envelope WHERE id > ? AND run <> ? ORDER BY id LIMIT ?"
+        with self._read() as read:
+            try:
+                return [_schedule(row) for row in read(sql, (after, self.run, limit))]
+            except salvage.ROW_ERRORS as error:
+                salvage.check_whose(error)
+                return salvage.one_by_one(read, _SCHEDULE, after + 1, salvage.ID_MAX, limit, _schedule)
+
+    def find_message(self, message: int) -> Message | None:
+        with self._read() as read:
+            rows = read("SELECT id, size, digest, content FROM message WHERE id = ?", (message,))
+        return Message(*rows[0]) if rows else None
+
+    def sizes(self, messages: Iterable[int]) -> dict[int, int]:
+        with self._read() as read:
+            return dict(read(f"SELECT id, size FROM message WHERE id IN {_LISTED}", (_json(messages),)))
+
+    def messages(self, first: int, last: int) -> set[int]:
+        with self._read() as read:
+            return {row[0] for row in read("SELECT id FROM message WHERE id BETWEEN ? AND ?", (first, last))}
+
+    def spooled(self, after: int, limit: int) -> list[int]:
+        sql = "SELECT id FROM message WHERE id > ? AND content IS NULL ORDER BY id LIMIT ?"
+        with self._read() as read:
+            return [row[0] for row in read(sql, (after, limit))]
+
+    def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
+        with self._read() as read:
+            return read("SELECT envelope, at, reason FROM quarantine ORDER BY number DESC LIMIT ?", (limit,))
+
+    @contextmanager
+    def _read(self) -> Iterator[Read]:
+        with self._reading, _translated(self.directory):
+            yield lambda sql, values: self._reader.execute(sql, values).fetchall()
+
+
+_STEPS: dict[type, Callable[[SQLiteStore, list[Any]], None]] = {
+    Begin: SQLiteStore._begin,
+    Postpone: SQLiteStore._postpone,
+    Reschedule: SQLiteStore._reschedule,
+    Hold: SQLiteStore._hold,
+    Suspend: SQLiteStore._suspend,
+    SetAside: SQLiteStore._set_aside,
+}
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _row(envelope: Envelope) -> tuple[Any, ...]:
+    *state, origin, recipient = msgspec.structs.astuple(envelope)
+    return (*state, *msgspec.structs.astuple(origin), *msgspec.structs.astuple(recipient))
+
+
+def _envelope(row: tuple[Any, ...]) -> Envelope:
+    """Raises ValidationError.  SQLite has no booleans: hence not strict."""
+    origin = len(_STATE)
+    recipient = origin + len(Origin.__struct_fields__)
+    return msgspec.convert((*row[:origin], row[origin:recipient], row[recipient:]), Envelope, strict=False)
+
+
+def _schedule(row: tuple[Any, ...]) -> Schedule:
+    *columns, user, destination = row
+    kind = Kind(columns[1]) if columns[1] in _KINDS else Kind.MDA  # otherwise refused below
+    return msgspec.convert((*columns, lane(kind, user, destination)), Schedule, strict=False)
+
+
+def _json(numbers: Iterable[int]) -> str:
+    """For json_each, which wants text."""
+    return msgspec.json.encode(list(numbers)).decode()
+
+
+# -- what SQLite says, in the store's words --------------------------------------------------------------------------
+
+_BROKEN = {
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PROTOCOL,
+}
+
+
+@contextmanager
+def _translated(directory: str) -> Iterator[None]:
+    """Full and Broken for what concerns everybody.  The rest, a damaged page too, is the matter of who came upon it."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_FULL:
+            raise Full(str(error)) from error
+        if code & 0xFF not in _BROKEN:
+            raise
+        # The log's index grows with ftruncate and pages that are touched; a full disk is an I/O error there.
+        if code & 0xFF == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_FSYNC and _nearly_full(directory):
+            raise Full(str(error)) from error
+        raise Broken(f"{error} ({getattr(error, 'sqlite_errorname', '')})") from error
+
+
+def _nearly_full(directory: str) -> bool:
+    try:
+        space = os.statvfs(directory)
+    except OSError:
+        return False
+    return space.f_bavail * space.f_frsize < NEARLY_FULL

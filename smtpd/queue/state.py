@@ -1,0 +1,115 @@
+"""What the queue process holds: the disk, what is being received and delivered, and the way to end it all."""
+
+import asyncio
+import os
+import secrets
+from collections import Counter
+from itertools import batched
+
+from smtpd.config.slice import QueueSlice
+from smtpd.envelope import MESSAGE_ID_MAX, Schedule
+from smtpd.imsg import EnvelopesSubmitted, ReportStatistics, SetVerbose, StatisticsReported
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.log import log
+from smtpd.ipc.question import Questions
+from smtpd.queue.agents import Agents
+from smtpd.queue.delivery import Deliveries
+from smtpd.queue.disk import Disk
+from smtpd.queue.forward import Forwards
+from smtpd.queue.incoming import Incoming
+from smtpd.queue.listing import Listing
+from smtpd.queue.places import Places
+from smtpd.queue.reservation import Reservations
+from smtpd.queue.scan import Scan
+from smtpd.queue.space import Space
+from smtpd.queue.spool import Spool
+from smtpd.queue.store import PAGE, Store
+
+LEAVE = 5.0  # seconds that a stop waits for agents, and for the disk
+STARTS = 32  # agents that are being started at a time
+
+
+class Queue:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        configuration: QueueSlice,
+        store: Store,
+        spool: Spool,
+        space: Space,
+        scheduler: Channel,
+        parent: Channel,
+    ):
+        self.loop, self.scheduler = loop, scheduler
+        self.statistics: Counter[str] = Counter()
+        self.disk = Disk(loop, store, spool, space, _give_up)
+        self.places = Places()
+        self.to_parent = Questions(parent, STARTS)
+        self.agents = Agents(loop, self.to_parent, self.places)
+        self.forwards = Forwards(self.agents, loop.time)
+        self.deliveries = Deliveries(
+            loop, self.disk, self.agents, scheduler, (a.name for a in configuration.actions), self.statistics
+        )
+        self.incoming = Incoming(
+            loop, self.disk, Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX)), configuration.lifetimes, self.submit
+        )
+        self.scan = Scan(loop, self.disk, self.submit, self.deliveries.set_aside)
+        self.listing = Listing(self.disk, self.deliveries)
+        self._submitted: list[Schedule] = []
+        self._stop_at: float | None = None
+        loop.call_later(1.0, self._every_second)
+
+    def submit(self, schedules: list[Schedule]) -> None:
+        """The scheduler hears of everything that one turn of the loop brought, at its end."""
+        if not self._submitted:
+            self.loop.call_soon(self._flush)
+        self._submitted += schedules
+
+    def _flush(self) -> None:
+        schedules, self._submitted = self._submitted, []
+        for page in batched(schedules, PAGE):
+            self.scheduler.send(EnvelopesSubmitted([*page]))
+
+    def _every_second(self) -> None:
+        self.agents.tick()
+        self.loop.call_later(1.0, self._every_second)
+
+    # -- what the parent and control want -------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The scheduler asks for what it wants to know."""
+
+    def stop(self) -> None:
+        """Nothing new is begun; what is under way has some seconds, and what is being committed as long as it takes."""
+        self.agents.stop()
+        self._stop_at = self.loop.time() + LEAVE
+        self._leave()
+
+    def _leave(self) -> None:
+        assert self._stop_at is not None
+        late = self.loop.time() >= self._stop_at
+        waits_for_room = late and self.disk.commits.waits_for_room
+        if (late or not self.agents.under_way()) and (self.disk.idle or waits_for_room):
+            self.disk.close()
+            self.loop.stop()
+        else:
+            self.loop.call_later(0.01, self._leave)
+
+    def report(self, channel: Channel, imsg: ReportStatistics) -> None:
+        gauges = {
+            "mda.envelope": len(self.deliveries),
+            "mda.pending": self.agents.waiting(),
+            "mda.running": self.agents.under_way(),
+            "mda.user": self.places.users,
+            "queue.evpcache.size": len(self.disk.cache),
+        }
+        channel.send(StatisticsReported(imsg.request, {**self.statistics, **{k: v for k, v in gauges.items() if v}}))
+
+    def set_verbose(self, imsg: SetVerbose) -> None:
+        log.verbose = imsg.verbose
+
+
+def _give_up() -> None:
+    """The disk cannot be trusted any more: the parent stops everybody and says so."""
+    log.flush()
+    os._exit(1)

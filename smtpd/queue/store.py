@@ -1,0 +1,216 @@
+"""What the queue keeps on disk, and what a store of it has to do.
+
+A message and its envelopes, from its id to its end:
+
+    state         rows of envelopes   row of message   spool file (large content only)
+    RESERVED      no                  no               no
+    RECEIVING     no                  no               may exist
+    SYNCED        no                  no               exists, fsynced with its directory
+    STORED        exist               exists           exists
+    GONE          no                  no               may exist until the next start
+
+    RECEIVING -> STORED  is one commit.  From that moment the mail is ours: 250.
+    STORED    -> GONE    is the commit that removes the last envelope; the spool file is unlinked after it.
+
+A crash in RECEIVING, SYNCED or GONE leaves a spool file without a row, which the next start removes.  A crash in STORED
+leaves a message that the scan finds.  An envelope that is being tried has no state of its own here: its `run` tells
+that it was stored, or last tried, in another life of the daemon, so a try may have ended without our knowing it.
+
+Ids are 31 and 63 bits, rows are typed, `run` belongs to who opened the store: nothing here would have to change for a
+database that several hosts share.
+"""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Protocol
+
+import msgspec
+
+from smtpd.envelope import EnvelopeId, Kind, MessageId, Origin, Recipient, Schedule, Seconds, Text
+
+PAGE = 1000  # rows of one read at the most: no read transaction outlives a page
+INLINE = 16 * 1024  # bytes of content that stand in the row; what is larger stands in a spool file
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+
+def lane(kind: Kind, user: str, destination: str) -> int:
+    """What shares the capacity of one agent, or of the connections to one domain, bears one number."""
+    name = user if kind is Kind.MDA else destination.rpartition("@")[2].lower()
+    return zlib.crc32(f"{kind} {name}".encode(errors="replace"))
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A row: one recipient of one message, and the history of its tries."""
+
+    id: EnvelopeId
+    run: Count  # of the store, when the envelope was stored or last tried
+    created: Seconds
+    expires: Seconds
+    next_try: Seconds  # 0: at once
+    last_try: Seconds  # 0: never
+    retries: Count
+    troubles: Count  # tries, one after the other, that our own code did not bring to an end
+    perhaps_delivered: bool  # the last try ended without a word of the agent
+    held: bool
+    suspended: bool
+    error: Text
+    origin: Origin
+    recipient: Recipient
+
+    def schedule(self) -> Schedule:
+        return Schedule(
+            self.id,
+            self.recipient.kind,
+            self.created,
+            self.expires,
+            self.next_try,
+            self.retries,
+            self.held,
+            self.suspended,
+            lane(self.recipient.kind, self.recipient.user, self.recipient.destination),
+        )
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A row: the content that the envelopes of one message share.  `content` is None when it stands in a spool file."""
+
+    id: MessageId
+    size: int  # bytes
+    digest: bytes  # SHA-256
+    content: bytes | None
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A row that is there and makes no sense."""
+
+    id: int
+    reason: str
+
+
+# -- what can happen to them: each one is a change --------------------------------------------------------------------
+
+
+class Add(msgspec.Struct, frozen=True):
+    message: Message
+    envelopes: list[Envelope]
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """Delivered, or removed by an administrator.  A message goes with its last envelope."""
+
+    envelope: int
+
+
+class Postpone(msgspec.Struct, frozen=True):
+    """A try has ended and there will be another one."""
+
+    envelope: int
+    next_try: int
+    last_try: int
+    error: str
+    perhaps_delivered: bool
+    troubles: int
+
+
+class Reschedule(msgspec.Struct, frozen=True):
+    """An administrator wants the next try at another time, also if it was held."""
+
+    envelope: int
+    next_try: int
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """Only an administrator makes it due again.  `last_try` is 0 when it was not tried."""
+
+    envelope: int
+    last_try: int
+    error: str
+    perhaps_delivered: bool
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """The first try of this run of an envelope from another one: it counts as trouble until its end is known."""
+
+    envelope: int
+
+
+class Suspend(msgspec.Struct, frozen=True):
+    envelope: int
+    suspended: bool
+
+
+class SetAside(msgspec.Struct, frozen=True):
+    """To the quarantine with a row that cannot be read."""
+
+    envelope: int
+    when: int
+    reason: str
+
+
+Change = Add | Remove | Postpone | Reschedule | Hold | Begin | Suspend | SetAside
+
+
+# -- what can go wrong ------------------------------------------------------------------------------------------------
+
+
+class Full(Exception):
+    """There is no room for it now.  The store is as it was, and goes on."""
+
+
+class Broken(Exception):
+    """The disk failed or the store is damaged.  What was committed last is uncertain until the store was reopened."""
+
+
+class Store(Protocol):
+    """Rows on disk.  One thread at a time changes, one other at a time reads.
+
+    All of it may raise Full and Broken; anything else is the fault of what was asked, and nothing has changed.
+    """
+
+    run: int  # counts how often this store was opened
+
+    @property
+    def unsettled(self) -> bool:
+        """settle has something to do."""
+
+    # -- changes: by the writing thread ---------------------------------------------------------------------------
+
+    def apply(self, changes: Sequence[Change]) -> list[int]:
+        """All `changes` durably, or none.  Returns messages that are gone and had a spool file."""
+
+    def settle(self) -> None:
+        """Whatever is better done after the answers have left than before."""
+
+    def shrink(self) -> bool:
+        """Give a little of the unused space back.  True when there is more to do."""
+
+    def repair(self, doubtful: Sequence[int]) -> None:
+        """After Broken: close, check, open again, and take back the messages in `doubtful`, which were refused."""
+
+    def close(self) -> None: ...
+
+    # -- reads: by the reading thread -------------------------------------------------------------------------------
+
+    def load(self, envelopes: Sequence[int]) -> Sequence[Envelope | Unreadable]:
+        """Those of `envelopes` (at most PAGE) that exist."""
+
+    def envelopes(self, first: int, last: int, limit: int) -> Sequence[Envelope | Unreadable]:
+        """The first `limit` of them from `first` to `last`, by id."""
+
+    def schedules(self, after: int, limit: int) -> Sequence[Schedule | Unreadable]:
+        """The first `limit` above `after` that no try of this run and no submission has touched, by id."""
+
+    def find_message(self, message: int) -> Message | None: ...
+
+    def sizes(self, messages: Iterable[int]) -> dict[int, int]:
+        """Bytes of content of those that exist."""
+
+    def messages(self, first: int, last: int) -> set[int]:
+        """The ids from `first` to `last` that are taken."""
+
+    def spooled(self, after: int, limit: int) -> list[int]:
+        """The first `limit` messages above `after` whose content stands in a spool file."""
+
+    def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
+        """Envelope id, when it was set aside, why; the newest first."""

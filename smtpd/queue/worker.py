@@ -1,0 +1,56 @@
+"""Threads that wait for the disk, so that the loop never does.
+
+    loop: ask(function, done) --> a thread: function() --> loop: done(result, None) | done(None, error)
+
+What several threads finish meanwhile comes back to the loop in one go.  A thread is started when there is work for it
+for the first time: a sandbox is entered by a process that has only one.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+Done = Callable[[Any, BaseException | None], None]
+Work = Callable[[], Any]
+
+
+class Workers:
+    """At most `count` threads, called `name`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, count: int = 1):
+        self._loop, self._name, self._count = loop, name, count
+        self._asked: SimpleQueue[tuple[Work, Done]] = SimpleQueue()
+        self._answers: deque[tuple[Done, Any, BaseException | None]] = deque()
+        self._threads = 0
+        self.under_way = 0
+
+    def ask(self, function: Work, done: Done) -> None:
+        self.under_way += 1
+        if self._threads < min(self._count, self.under_way):
+            self._threads += 1
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        self._asked.put((function, done))
+
+    def _work(self) -> None:
+        while True:
+            function, done = self._asked.get()
+            try:
+                result, error = function(), None
+            except Exception as raised:  # whatever it is, it belongs to who asked
+                result, error = None, raised
+            self._answers.append((done, result, error))
+            if len(self._answers) == 1:  # otherwise the loop has not yet taken what was there, and takes this too
+                try:
+                    self._loop.call_soon_threadsafe(self._take)
+                except RuntimeError:
+                    return  # the loop has been closed: nobody waits any more
+            del function, done, result, error
+
+    def _take(self) -> None:
+        while self._answers:
+            done, result, error = self._answers.popleft()
+            self.under_way -= 1
+            done(result, error)
