@@ -12,6 +12,7 @@ import gc
 
 from smtpd import sandbox
 from smtpd.config.slice import SchedulerSlice
+from smtpd.envelope import Kind
 from smtpd.imsg import (
     Begin,
     EnvelopesScanned,
@@ -39,6 +40,8 @@ def main() -> None:
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
     handed.entered(held)
     scheduler = Scheduler(loop, handed.slice, handed.peer("queue"), handed.peer("control"))
+    if "mda" in handed.configure.paused:
+        scheduler.policy.pause(Kind.MDA, True)
     gc.freeze()  # the containers of a million envelopes: they hold nothing that the collector could free
     connect(loop, handed.peers, {"queue": from_queue, "control": from_control, "parent": from_parent}, scheduler)
     loop.run_forever()

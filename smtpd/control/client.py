@@ -1,0 +1,185 @@
+"""Local tools at the socket: who they are, how many, and one question at a time.
+
+    accept --> uid from the kernel --> Client: read --> question --> answer --> written --> read …
+
+A client is not read while its question is under way or its answer has not left, so it costs at most what one receive
+brings and one answer.  Whatever it sends that is not an imsg for us ends that client and nothing else.  Who may ask
+nothing is told so, and shown out; and it may not keep us waiting for the question.
+"""
+
+import asyncio
+import os
+import resource
+import socket
+import struct
+import sys
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from smtpd.imsg import TABLE, Denied
+from smtpd.ipc.channel import Channel, Closed, OtherVersion, Violation
+from smtpd.ipc.log import log
+
+PER_UID = 32
+STRANGERS = 128  # clients that may ask nothing, all together
+RESERVE = 64  # descriptors that are never a client's
+PATIENCE = 5.0  # seconds for a stranger's one question
+REST = 1.0  # seconds without accepting, when descriptors have run out
+
+Asked = Callable[["Client", Any, int | None], None]
+
+
+def uid_of(sock: socket.socket) -> int:
+    """Whose process connected, as the kernel says."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    first, second, _ = struct.unpack("3i", credentials)
+    return first if sys.platform.startswith("openbsd") else second  # there uid, gid, pid; on Linux pid, uid, gid
+
+
+class Clients:
+    """All of them.  `masters` are the uids that may ask; `asked(client, imsg, descriptor)` gets what they ask."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, listener: socket.socket, masters: frozenset[int], asked: Asked):
+        self.loop = loop
+        self.masters = masters
+        self.asked = asked
+        self.here: set[Client] = set()
+        self.accepted = 0
+        self._of_uid: Counter[int] = Counter()
+        self._listener = listener
+        self._most = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE)
+
+    def begin(self) -> None:
+        self._listener.setblocking(False)
+        self._listener.listen()
+        self.loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.warn(f"control socket: {error.strerror}")
+            self.loop.remove_reader(self._listener.fileno())
+            self.loop.call_later(REST, self.loop.add_reader, self._listener.fileno(), self._accept)
+            return
+        try:
+            uid = uid_of(sock)
+        except OSError:
+            sock.close()
+            return
+        if self._is_too_many(uid):
+            sock.close()
+        else:
+            self._welcome(sock, uid)
+
+    def _is_too_many(self, uid: int) -> bool:
+        # However many strangers there are, a master gets in.
+        strangers = len(self.here) - sum(self._of_uid[master] for master in self.masters)
+        return (
+            self._of_uid[uid] >= PER_UID
+            or len(self.here) >= self._most
+            or (uid not in self.masters and strangers >= min(STRANGERS, self._most // 2))
+        )
+
+    def _welcome(self, sock: socket.socket, uid: int) -> None:
+        self.accepted += 1
+        self._of_uid[uid] += 1
+        self.here.add(Client(self, sock, uid))
+
+    def gone(self, client: "Client") -> None:
+        self.here.discard(client)
+        self._of_uid[client.uid] -= 1
+        if not self._of_uid[client.uid]:
+            del self._of_uid[client.uid]
+
+
+class Client:
+    def __init__(self, clients: Clients, sock: socket.socket, uid: int):
+        self.uid = uid
+        self.is_master = uid in clients.masters
+        self._clients = clients
+        self._loop = clients.loop
+        self._channel = Channel(sock, TABLE, "control", "smtpctl", peer_id=TABLE.digest())
+        self._waiting: deque[Any] = deque()
+        self._asking = False  # a question is under way
+        self._reading = self._writing = False
+        self._deadline = None if self.is_master else self._loop.call_later(PATIENCE, self.close)
+        self._watch()
+
+    def answer(self, imsg: Any, descriptor: int | None = None) -> None:
+        """The answer to the one question.  Who is gone is not answered; the descriptor is taken over either way."""
+        self._asking = False
+        if self._channel.closed:
+            if descriptor is not None:
+                os.close(descriptor)
+            return
+        self._channel.send(imsg, descriptor)
+        self._proceed()
+
+    def close(self) -> None:
+        if self._channel.closed:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._loop.remove_reader(self._channel.fileno())
+        self._loop.remove_writer(self._channel.fileno())
+        self._channel.close()
+        self._waiting.clear()
+        self._clients.gone(self)
+
+    def _readable(self) -> None:
+        try:
+            self._waiting.extend(imsg for imsg, _ in self._channel.receive())
+        except OtherVersion:
+            self._refuse(self._channel.send_version)
+            return
+        except (Closed, Violation) as error:
+            log.debug(f"control client of uid {self.uid}: {error}")
+            self.close()
+            return
+        self._proceed()
+
+    def _proceed(self) -> None:
+        """Write what is there; ask the next question when nothing is under way; read when there is none."""
+        try:
+            while not self._channel.closed and self._channel.flush() and self._waiting and not self._asking:
+                self._ask(self._waiting.popleft())
+        except Closed:
+            self.close()
+        if not self._channel.closed:
+            self._watch()
+
+    def _ask(self, imsg: Any) -> None:
+        if not self.is_master:
+            denied = Denied(getattr(imsg, "request", 0), "need root privileges")
+            self._refuse(lambda: self._channel.send(denied))
+            return
+        self._asking = True
+        try:
+            self._clients.asked(self, imsg, None)
+        except Exception as error:  # the one around one request
+            log.trouble(f"control client of uid {self.uid}", error)
+            self.close()
+
+    def _refuse(self, say: Callable[[], None]) -> None:
+        """A last word: it fits into the socket's buffer, or nobody reads it."""
+        say()
+        try:
+            self._channel.flush()
+        except Closed:
+            pass
+        self.close()
+
+    def _watch(self) -> None:
+        reading = not self._asking and not self._waiting and not self._channel.bytes_waiting
+        writing = self._channel.bytes_waiting > 0
+        descriptor = self._channel.fileno()
+        if reading != self._reading:
+            self._reading = reading
+            (self._loop.add_reader(descriptor, self._readable) if reading else self._loop.remove_reader(descriptor))
+        if writing != self._writing:
+            self._writing = writing
+            (self._loop.add_writer(descriptor, self._proceed) if writing else self._loop.remove_writer(descriptor))

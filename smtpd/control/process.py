@@ -1,0 +1,169 @@
+"""control -- takes orders from local tools, adds up statistics, and passes the log on to syslog.
+
+    smtpctl --ListEnvelopes, RemoveEnvelopes, PauseListeners …--> control --the same--> queue, scheduler, dispatchers
+    everybody --log lines--> control --> /dev/log
+    control --ReopenSyslog, SetVerbose--> parent
+
+SECURITY
+    Reads what any local user sends to its socket; the kernel says who that is, and only root is listened to.  In a
+    daemon that does not run as root, its own user takes root's place.  Taken over, it sees the queue, has mail removed
+    or tried, and forges the log.  It has no file and no network.
+"""
+
+import os
+import socket
+
+from smtpd import sandbox
+from smtpd.config.slice import ControlSlice
+from smtpd.control.journal import Journal
+from smtpd.control.state import Control
+from smtpd.imsg import (
+    Begin,
+    ContentOpened,
+    DeliveriesPaused,
+    EnvelopesListed,
+    EnvelopesRemoved,
+    EnvelopesScheduled,
+    EnvelopesSuspended,
+    ListenersPaused,
+    ListEnvelopes,
+    ListQuarantine,
+    OpenContent,
+    PauseDeliveries,
+    PauseListeners,
+    QuarantineListed,
+    RemoveEnvelopes,
+    ReopenSyslog,
+    ScheduleEnvelopes,
+    SetVerbose,
+    ShowStatistics,
+    ShowStatus,
+    StatisticsReported,
+    Stop,
+    SuspendEnvelopes,
+    TakeSyslog,
+)
+from smtpd.ipc import boot
+from smtpd.ipc.loop import connect, prepare, unexpected
+
+USER, CHROOT = "_smtpx", "empty"
+PLEDGE = "stdio recvfd sendfd"
+
+
+def main() -> None:
+    handed = boot.receive("control", ControlSlice)
+    loop = prepare()
+    masters = frozenset({0, os.getuid()})  # before we lose it, it is that of whoever started the daemon
+    held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
+    handed.entered(held)
+    assert handed.control_socket is not None
+    journal = Journal(loop, handed.logs, handed.syslog, lambda: handed.parent.send(ReopenSyslog()))
+    control = Control(
+        loop, handed.peers, handed.control_socket, masters, from_smtpctl, journal, handed.configure.paused
+    )
+    handlers = {
+        "parent": from_parent,
+        "queue": from_queue,
+        "scheduler": from_scheduler,
+        "dispatcher": from_dispatcher,
+        "lookup": from_lookup,
+        "crypto": from_crypto,
+    }
+    connect(loop, handed.peers, handlers, control)
+    loop.run_forever()
+
+
+def from_parent(control, channel, imsg, descriptor):
+    match imsg:
+        case Begin():
+            control.begin()
+        case Stop():
+            control.stop()
+        case TakeSyslog():
+            control.journal.take_syslog(socket.socket(fileno=descriptor))
+        case _:
+            unexpected("parent", imsg)
+
+
+def from_smtpctl(control, client, imsg, descriptor):
+    match imsg:
+        case ListEnvelopes():
+            control.forward(client, imsg, "queue")
+        case ListQuarantine():
+            control.forward(client, imsg, "queue")
+        case OpenContent():
+            control.forward(client, imsg, "queue")
+        case ScheduleEnvelopes():
+            control.forward(client, imsg, "scheduler")
+        case RemoveEnvelopes():
+            control.forward(client, imsg, "scheduler")
+        case SuspendEnvelopes():
+            control.forward(client, imsg, "scheduler")
+        case PauseDeliveries():
+            control.pause_deliveries(client, imsg)
+        case PauseListeners():
+            control.pause_listeners(client, imsg)
+        case ShowStatus():
+            control.show_status(client, imsg)
+        case ShowStatistics():
+            control.show_statistics(client, imsg)
+        case SetVerbose():
+            control.set_verbose(client, imsg)
+        case _:
+            unexpected("smtpctl", imsg)
+
+
+def from_queue(control, channel, imsg, descriptor):
+    match imsg:
+        case EnvelopesListed():
+            control.answered(channel, imsg)
+        case QuarantineListed():
+            control.answered(channel, imsg)
+        case ContentOpened():
+            control.answered(channel, imsg, descriptor)
+        case StatisticsReported():
+            control.answered(channel, imsg)
+        case _:
+            unexpected("queue", imsg)
+
+
+def from_scheduler(control, channel, imsg, descriptor):
+    match imsg:
+        case EnvelopesScheduled():
+            control.answered(channel, imsg)
+        case EnvelopesRemoved():
+            control.answered(channel, imsg)
+        case EnvelopesSuspended():
+            control.answered(channel, imsg)
+        case DeliveriesPaused():
+            control.answered(channel, imsg)
+        case StatisticsReported():
+            control.answered(channel, imsg)
+        case _:
+            unexpected("scheduler", imsg)
+
+
+def from_dispatcher(control, channel, imsg, descriptor):
+    match imsg:
+        case ListenersPaused():
+            control.answered(channel, imsg)
+        case StatisticsReported():
+            control.answered(channel, imsg)
+        case _:
+            unexpected("dispatcher", imsg)
+
+
+def from_lookup(control, channel, imsg, descriptor):
+    match imsg:
+        case StatisticsReported():
+            control.answered(channel, imsg)
+        case _:
+            unexpected("lookup", imsg)
+
+
+def from_crypto(control, channel, imsg, descriptor):
+    match imsg:
+        case StatisticsReported():
+            control.answered(channel, imsg)
+        case _:
+            unexpected("crypto", imsg)

@@ -1,0 +1,135 @@
+"""What control holds: its clients, its questions to the others, and what it knows by itself.
+
+    client --imsg, its number--> Questions of the one concerned --our number--> queue, scheduler
+    client <--its number-- answer                                             <--
+
+What concerns every dispatcher, or everybody, is asked of all of them and added up.
+"""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from smtpd.control.client import Client, Clients
+from smtpd.control.journal import Journal
+from smtpd.imsg import (
+    DeliveriesPaused,
+    Done,
+    ListenersPaused,
+    PauseDeliveries,
+    PauseListeners,
+    ReportStatistics,
+    SetVerbose,
+    ShowStatistics,
+    ShowStatus,
+    StatisticsShown,
+    StatusShown,
+)
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.log import log
+from smtpd.ipc.question import Questions
+
+
+class Control:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        peers: Iterable[Channel],
+        listener: socket.socket,
+        masters: frozenset[int],
+        asked: Callable[["Control", Client, Any, int | None], None],
+        journal: Journal,
+        paused: Iterable[str] = (),
+    ):
+        self.loop = loop
+        self.journal = journal
+        self.clients = Clients(loop, listener, masters, partial(asked, self))
+        self.mda_paused, self.smtp_paused = "mda" in paused, "smtp" in paused
+        self._questions = {channel: Questions(channel) for channel in peers}
+        self._started = loop.time()
+
+    def begin(self) -> None:
+        self.clients.begin()
+
+    def stop(self) -> None:
+        """The last lines of the others are in the pipes; then nothing is left to do."""
+        self.journal.finish()
+        self.loop.call_soon(self.loop.stop)
+
+    def answered(self, channel: Channel, imsg: Any, descriptor: int | None = None) -> None:
+        """One of the others answers what was asked of it."""
+        self._questions[channel].answer(imsg, descriptor)
+
+    # -- for one of the others ------------------------------------------------------------
+
+    def forward(self, client: Client, imsg: Any, role: str) -> None:
+        """Ask the one that it concerns, and give the client the answer."""
+        (questions,) = self._of(role)
+        questions.ask(partial(_renumbered, imsg), partial(self._pass_back, client, imsg.request))
+
+    def _pass_back(self, client: Client, request: int, imsg: Any, descriptor: int | None) -> None:
+        client.answer(_renumbered(imsg, request), descriptor)
+
+    def pause_deliveries(self, client: Client, imsg: PauseDeliveries) -> None:
+        def answered(answer: DeliveriesPaused, _descriptor: None) -> None:
+            self.mda_paused = imsg.paused
+            client.answer(_renumbered(answer, imsg.request))
+
+        (questions,) = self._of("scheduler")
+        questions.ask(partial(_renumbered, imsg), answered)
+
+    # -- for several -------------------------------------------------------------------------
+
+    def pause_listeners(self, client: Client, imsg: PauseListeners) -> None:
+        def answered(answers: list[ListenersPaused]) -> None:
+            self.smtp_paused = imsg.paused
+            client.answer(ListenersPaused(imsg.request, any(answer.changed for answer in answers)))
+
+        self._ask_all(self._of("dispatcher"), partial(_renumbered, imsg), answered)
+
+    def show_statistics(self, client: Client, imsg: ShowStatistics) -> None:
+        def answered(answers: list[Any]) -> None:
+            sums = Counter({"control.session": self.clients.accepted, "uptime": int(self.loop.time() - self._started)})
+            for answer in answers:
+                sums.update(answer.counters)
+            client.answer(StatisticsShown(imsg.request, dict(sums)))
+
+        everybody = [questions for questions in self._questions.values() if questions.channel.peer != "parent"]
+        self._ask_all(everybody, ReportStatistics, answered)
+
+    def _ask_all(
+        self, asked: list[Questions], make: Callable[[int], Any], answered: Callable[[list[Any]], None]
+    ) -> None:
+        """`answered` gets all their answers, once they are there."""
+        answers: list[Any] = []
+
+        def one_more(imsg: Any, _descriptor: None) -> None:
+            answers.append(imsg)
+            if len(answers) == len(asked):
+                answered(answers)
+
+        for questions in asked:
+            questions.ask(make, one_more)
+
+    # -- for ourselves -----------------------------------------------------------------------
+
+    def show_status(self, client: Client, imsg: ShowStatus) -> None:
+        client.answer(StatusShown(imsg.request, self.mda_paused, self.smtp_paused))
+
+    def set_verbose(self, client: Client, imsg: SetVerbose) -> None:
+        log.verbose = imsg.verbose
+        for channel in self._questions:
+            channel.send(imsg)
+        client.answer(Done(0))
+
+    def _of(self, role: str) -> list[Questions]:
+        return [questions for channel, questions in self._questions.items() if channel.peer == role]
+
+
+def _renumbered(imsg: Any, request: int) -> Any:
+    return msgspec.structs.replace(imsg, request=request)
