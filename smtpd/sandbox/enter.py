@@ -86,7 +86,7 @@ def enter(
         if ports is not None:
             held.add(f"{MISSING}TCP ports (pledge knows none)")
     elif privilege.LINUX:
-        held.add(*landlock.restrict(paths, ports, sockets="unix" in promises.split()))
+        held.add(*landlock.restrict(paths, ports, alone=True, sockets="unix" in promises.split()))
         held.add(_promise(promises, program))
     else:
         held.add(f"{MISSING}unveil ({sys.platform})", f"{MISSING}promises ({sys.platform})")

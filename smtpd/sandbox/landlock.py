@@ -13,6 +13,7 @@ path sockets and UDP; the filter does.  What an older ABI lacks is only said whe
 import os
 import stat
 import struct
+import sys
 from collections.abc import Sequence
 
 from smtpd.sandbox.libc import call
@@ -44,6 +45,8 @@ _SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
 
 def abi() -> int:
     """The version this kernel speaks; 0 for none."""
+    if sys.platform != "linux":
+        return 0
     try:
         return call("syscall", _CREATE_RULESET, None, 0, _VERSION)
     except OSError:
@@ -64,20 +67,23 @@ def restrict(
     paths: Sequence[tuple[str, str]],
     ports: Sequence[int] | None = None,
     *,
+    alone: bool = False,
     sockets: bool = False,
     version: int | None = None,
 ) -> list[str]:
     """Leave this process nothing but `paths` (with their letters) and, unless None, TCP connections to `ports`.
 
-    `sockets`: the process may make Unix sockets, so their abstract names matter.  `version` is for tests.  Returns what
-    holds and, marked, what does not.  Raises FileNotFoundError and the like for a path that is not there.
+    `alone`: it may signal nobody, and connect to no abstract socket, that has not grown out of it from here on; its
+    children of until now are strangers too.  `sockets`: it may make Unix sockets, so their abstract names matter.
+    `version` is for tests.  Returns what holds and, marked, what does not.  Raises FileNotFoundError and the like for a
+    path that is not there.
     """
     version = abi() if version is None else version
     if version == 0:
         return ["missing: landlock (not in this kernel)"]
     if version == 1 and any("c" in letters for _, letters in paths):
         return ["missing: landlock (abi 1 forbids every rename between directories)"]
-    ruleset = _create(version, ports is not None)
+    ruleset = _create(version, ports is not None, alone)
     try:
         for path, letters in paths:
             _allow(ruleset, path, rights(letters) & _KNOWN.get(version, _NEWEST))
@@ -94,12 +100,12 @@ def restrict(
     ]
 
 
-def _create(version: int, network: bool) -> int:
+def _create(version: int, network: bool, alone: bool) -> int:
     attributes = struct.pack(
         "=QQQ",
         _KNOWN.get(version, _NEWEST),
         _BIND_TCP | _CONNECT_TCP if network else 0,
-        _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS,
+        _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if alone else 0,
     )
     size = 8 if version < 4 else 16 if version < 6 else 24
     return call("syscall", _CREATE_RULESET, attributes, size, 0)

@@ -56,7 +56,7 @@ _TYPE = 0xF  # of a socket, without SOCK_CLOEXEC and SOCK_NONBLOCK
 _EXECUTABLE = 4  # PROT_EXEC
 
 # asm-generic/ioctls.h, linux/prctl.h, asm-generic/fcntl.h, linux/tcp.h: what Python has no names for, or only on Linux
-_TCGETS, _TCGETS2, _TIOCLINUX = 0x5401, 0x802C542A, 0x541C
+_TCGETS, _TCGETS2, _TIOCSTI, _TIOCLINUX = 0x5401, 0x802C542A, 0x5412, 0x541C
 _PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA = 15, 16, 0x53564D41  # the last one gives a name to memory
 _F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
 _TCP_CORK, _TCP_KEEPIDLE, _TCP_KEEPINTVL, _TCP_KEEPCNT, _TCP_DEFER_ACCEPT = 3, 4, 5, 6, 9
@@ -264,6 +264,6 @@ def denials() -> list[Rule]:
     chosen = [*DENIED, *_HIDDEN]
     for namespace in (1 << bit for bit in range(32) if CLONE_NAMESPACES >> bit & 1):
         chosen.append(Rule("clone", (Where(0, namespace, namespace),), errno.EPERM))
-    for request in (termios.TIOCSTI, _TIOCLINUX):  # typing for the terminal's owner, also by TIOCLINUX
+    for request in (_TIOCSTI, _TIOCLINUX):  # typing for the terminal's owner, also by TIOCLINUX
         chosen.append(Rule("ioctl", (Where(1, request),), errno.EPERM))
     return chosen

@@ -263,3 +263,19 @@ def test_only_the_named_ports_may_be_connected_to_and_none_be_chosen_to_listen(f
                 print(error.strerror)
         """
     ) == ["done", "Permission denied", "done", "Permission denied"]
+
+
+def test_the_room_can_be_imported_where_names_of_linux_are_unknown(fresh_python):
+    assert fresh_python(
+        """
+        import fcntl, os, socket, sys, termios
+        of_linux = ("TCP_K", "TCP_U", "TCP_C", "TCP_Q", "TCP_D", "F_OFD", "TCGETS", "TIOCSTI", "O_TMPFILE", "O_PATH")
+        for module in (fcntl, os, socket, termios):
+            for name in dir(module):
+                if name.startswith(of_linux):
+                    delattr(module, name)
+        sys.platform = "openbsd7"
+        from smtpd import sandbox
+        print(sandbox.limit_capabilities(["kill"]))
+        """
+    ) == ["['missing: capabilities (not Linux)']"]

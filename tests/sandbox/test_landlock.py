@@ -97,3 +97,26 @@ def test_what_a_version_lacks_is_said_where_the_filter_does_not_make_up_for_it(v
     with os.fdopen(reading) as result:
         assert eval(result.read()) == said
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("alone, expected", [(False, 0), (True, 13)])
+def test_who_is_not_to_be_alone_may_still_signal_older_children(alone, expected):
+    if landlock.abi() < 6:
+        pytest.skip("Landlock of this kernel knows no signals")
+    child = os.fork()
+    if child == 0:
+        end, hold = os.pipe()
+        older = os.fork()
+        if older == 0:
+            os.close(hold)
+            os.read(end, 1)  # until the parent is gone
+            os._exit(0)
+        landlock.call("prctl", 38, 1, 0, 0, 0)
+        landlock.restrict([], alone=alone)
+        code = 0
+        try:
+            os.kill(older, 0)
+        except PermissionError:
+            code = 13
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == expected
