@@ -74,6 +74,7 @@ def enter(
     ids = _ids(user) if os.geteuid() == 0 else None
     if privilege.LINUX:
         _check_state(held)
+        program = program or _compile(held, promises)
     preload.rehearse()
     preload.import_nothing_more()
     preload.keep_tracebacks_off_the_disk()
@@ -87,7 +88,8 @@ def enter(
             held.add(f"{MISSING}TCP ports (pledge knows none)")
     elif privilege.LINUX:
         held.add(*landlock.restrict(paths, ports, alone=True, sockets="unix" in promises.split()))
-        held.add(_promise(promises, program))
+        if program is not None:
+            held.add(_install(program, promises))
     else:
         held.add(f"{MISSING}unveil ({sys.platform})", f"{MISSING}promises ({sys.platform})")
     return list(held)
@@ -179,9 +181,17 @@ def _limit(held: _Held, parent: int) -> None:
         held.add("not dumpable", "dies with its parent")
 
 
-def _promise(promises: str, program: bytes | None) -> str:
+def _compile(held: _Held, promises: str) -> bytes | None:
     try:
-        seccomp.install(seccomp.compile(promises) if program is None else program)
+        return seccomp.compile(promises)
     except (OSError, ImportError, RuntimeError) as error:
-        return f"{MISSING}seccomp ({error})"
+        held.add(f"{MISSING}seccomp ({error})")
+        return None
+
+
+def _install(program: bytes, promises: str) -> str:
+    try:
+        seccomp.install(program)
+    except OSError as error:
+        return f"{MISSING}seccomp ({error.strerror})"
     return f"seccomp {promises}"

@@ -205,6 +205,19 @@ def test_a_program_made_elsewhere_needs_no_libseccomp_and_takes_the_own_pid(fres
     ) == ["seccomp stdio", "[]", "signalled"]
 
 
+def test_what_compiles_the_filter_is_loaded_while_the_disk_is_still_there(fresh_python, tmp_path):
+    """Nobody has compiled or denied anything before, and behind the root directory there is nothing to import."""
+    said = fresh_python(
+        """
+        import sys
+        from smtpd import sandbox
+        print(*sandbox.enter(sandbox.Ids(64001, 64001), sys.argv[1], "stdio", required=True), sep="\\n")
+        """,
+        str(tmp_path),
+    )
+    assert said[-1] == "seccomp stdio"
+
+
 def test_a_filter_without_libseccomp_is_missing_not_forgotten(fresh_python):
     assert fresh_python(
         """
