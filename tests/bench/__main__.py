@@ -1,0 +1,117 @@
+"""make bench: mail into a Maildir, smtpd beside Postfix local(8) and OpenSMTPD, on this machine, now.
+
+    smtp-source --N mails over S sessions--> server --> one system user's Maildir        until all N lie in new/
+
+Each server in turn, several rounds, one after the other so that a slow minute hits all; the table shows medians, and
+ratios within this run, which are what can be compared with another day's or another machine's.  CPU is the whole
+machine's (/proc/stat), with the load generator and the kernel's threads in it.
+
+Everything happens in namespaces of its own (network: no DNS; mounts: a user database with the users it needs; pids: all
+ends with it) and below one directory that is removed.  Needs root; the peers come from tests/peers.sh.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench.ground import Ground, inside, unshared
+from tests.bench.load import Load, Measure, run
+from tests.bench.server import SERVERS, Unavailable
+
+TOP = Path(__file__).parent.parent.parent
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Mail into a Maildir, side by side.")
+    parser.add_argument("--messages", type=int, default=2000, help="a round (default 2000)")
+    parser.add_argument("--size", type=int, default=4096, help="bytes of a message (default 4096)")
+    parser.add_argument("--sessions", type=int, default=5, help="at a time (default 5; OpenSMTPD collapses at 20)")
+    parser.add_argument("--kept", action="store_true", help="many mails a connection instead of one")
+    parser.add_argument("--rounds", type=int, default=5, help="medians of so many (default 5)")
+    parser.add_argument("--only", default=",".join(SERVERS), help="servers, with commas: " + ", ".join(SERVERS))
+    parser.add_argument("--ground", help=argparse.SUPPRESS)  # the directory, for the part in the namespaces
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
+    if options.ground:
+        inside()
+        compare(options)
+        return 0
+    if os.geteuid() != 0:
+        print("bench: needs root: it makes namespaces and a system user of its own", file=sys.stderr)
+        return 1
+    subprocess.run(["sh", str(TOP / "tests/peers.sh")], check=True)
+    directory = tempfile.mkdtemp(prefix="smtpd-bench-", dir="/var/tmp")
+    try:
+        return subprocess.run(unshared([*sys.argv[1:], "--ground", directory])).returncode
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def compare(options):
+    load = Load(options.messages, options.size, options.sessions, options.kept)
+    ground = Ground(Path(options.ground))
+    names = options.only.split(",")
+    measures = {name: [] for name in names}
+    for turn in range(options.rounds + 1):  # the first one warms up: disk blocks, caches
+        for name in list(measures):
+            try:
+                measure = measured(name, ground, load if turn else load.short())
+            except Unavailable as error:
+                print(f"bench: {name}: {error}", file=sys.stderr)
+                del measures[name]
+                continue
+            if turn:
+                print(f"  {turn}/{options.rounds} {name:10} {measure}", file=sys.stderr)
+                measures[name].append(measure)
+    show(load, measures, options.rounds)
+
+
+def measured(name, ground, load):
+    server = SERVERS[name](ground)
+    server.start()
+    try:
+        return run(server, load)
+    finally:
+        server.stop()
+
+
+def show(load, measures, rounds):
+    print(f"\n{load}; medians of {rounds}\n")
+    print(f"{'':24}{'mails/s':>9}{'ms CPU':>9}   smtpd is")
+    ours = median(measures.get("smtpd", []))
+    for name, all_of_it in measures.items():
+        one = median(all_of_it)
+        ratio = f"{ours.rate / one.rate:.2f} x as fast" if ours and name != "smtpd" else ""
+        print(f"{SERVERS[name].LABEL:24}{one.rate:9.0f}{one.cpu:9.2f}   {ratio}")
+    for name in measures:
+        print(f"  {name}: {SERVERS[name].DURABILITY}")
+    if ours:
+        print("\nwhere smtpd's CPU goes, ms a mail: " + ", ".join(f"{role} {cost:.2f}" for role, cost in ours.shares))
+
+
+def median(measures):
+    if not measures:
+        return None
+    shares = {role for measure in measures for role, _ in measure.shares}
+    return Measure(
+        statistics.median(measure.rate for measure in measures),
+        statistics.median(measure.cpu for measure in measures),
+        sorted(
+            ((role, statistics.median(dict(m.shares).get(role, 0) for m in measures)) for role in shares),
+            key=lambda share: -share[1],
+        ),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""The servers, each with a configuration that does the same: one domain, system users, ~/Maildir, no DNS."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.bench.ground import PEERS, TOP
+from tests.bench.load import environment
+
+READY = 20.0  # seconds
+
+
+class Unavailable(Exception):
+    """It is not here, or does not start."""
+
+
+class Server:
+    """One start.  Everything it keeps lies in a directory of that start."""
+
+    PORT = 2525
+    NAME = LABEL = DURABILITY = ""
+
+    def __init__(self, ground):
+        self.ground = ground
+        self.directory = ground.next_run(self.NAME)
+        self.log = self.directory / "log"
+
+    def command(self):
+        raise NotImplementedError
+
+    def environment(self):
+        return {"PATH": os.environ["PATH"]}
+
+    def start(self):
+        command = self.command()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(), cwd="/"
+            )
+        deadline = time.monotonic() + READY
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise Unavailable(f"does not start: {self.log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.05)
+
+    def _answers(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.PORT), 5) as sock:
+                greeting = sock.recv(4)
+                sock.sendall(b"QUIT\r\n")
+                while sock.recv(4096):
+                    pass
+                return greeting == b"220 "
+        except OSError:
+            return False
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._until_nobody_listens()
+
+    def _until_nobody_listens(self):
+        deadline = time.monotonic() + READY
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self.PORT), 5).close()
+            except ConnectionRefusedError:
+                return
+            time.sleep(0.05)
+
+    def times(self):
+        """Name of each process -> ticks it has used.  Only asked of ours."""
+        return {}
+
+
+class Smtpd(Server):
+    NAME = LABEL = "smtpd"
+    DURABILITY = "the queue is synced before 250; mail files and their directory are synced before the queue forgets"
+
+    def command(self):
+        conf = self.directory / "smtpd.conf"
+        conf.write_text(
+            f"listen on 127.0.0.1 port {self.PORT} hostname here.test\n"
+            'action "local" maildir\n'
+            'match from any for domain "here.test" action "local"\n'
+        )
+        return [sys.executable, "-P", "-m", "smtpd", "-d", "--state", str(self.directory / "state"), "-f", str(conf)]
+
+    def environment(self):
+        return {**super().environment(), "PYTHONPATH": str(TOP)}
+
+    def times(self):
+        found = {}
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = status.read_text().rpartition(")")[2].split()
+                title = (status.parent / "cmdline").read_bytes().rstrip(b"\0").decode()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if title.startswith("smtpd: "):
+                role = title.removeprefix("smtpd: ").split()[0]
+                found[role] = found.get(role, 0) + int(fields[11]) + int(fields[12])
+        return found
+
+
+class Postfix(Server):
+    NAME, LABEL = "postfix", "Postfix local(8)"
+    DURABILITY = "the queue file is synced before 250; mail files are synced, their directory is not"
+    TREE = PEERS / "postfix"
+    QUEUES = (
+        "active",
+        "bounce",
+        "corrupt",
+        "defer",
+        "deferred",
+        "flush",
+        "hold",
+        "incoming",
+        "private",
+        "saved",
+        "trace",
+    )
+
+    # The package's own master.cf without what this does not use; nothing is chrooted.
+    SERVICES = """
+127.0.0.1:{port} inet n - n - - smtpd
+cleanup    unix  n - n - 0 cleanup
+qmgr       unix  n - n 300 1 qmgr
+rewrite    unix  - - n - - trivial-rewrite
+bounce     unix  - - n - 0 bounce
+defer      unix  - - n - 0 bounce
+trace      unix  - - n - 0 bounce
+proxymap   unix  - - n - - proxymap
+smtp       unix  - - n - - smtp
+error      unix  - - n - - error
+retry      unix  - - n - - error
+discard    unix  - - n - - discard
+local      unix  - n n - - local
+anvil      unix  - - n - 1 anvil
+"""
+    SETTINGS = """
+compatibility_level = 3.6
+import_environment = PATH LD_LIBRARY_PATH MAIL_CONFIG
+mail_owner = postfix
+setgid_group = postdrop
+command_directory = {tree}/usr/sbin
+daemon_directory = {tree}/usr/lib/postfix/sbin
+meta_directory = {directory}/etc
+queue_directory = {directory}/queue
+data_directory = {directory}/data
+inet_interfaces = loopback-only
+inet_protocols = ipv4
+myhostname = here.test
+mydestination = here.test
+mynetworks = 127.0.0.0/8
+home_mailbox = Maildir/
+alias_maps =
+alias_database =
+biff = no
+"""
+
+    def command(self):
+        if not (self.TREE / "usr/lib/postfix/sbin/master").exists():
+            raise Unavailable("not here")
+        places = {"tree": self.TREE, "directory": self.directory, "port": self.PORT}
+        etc = self.directory / "etc"
+        etc.mkdir()
+        (etc / "main.cf").write_text(self.SETTINGS.format(**places))
+        (etc / "master.cf").write_text(self.SERVICES.format(**places))
+        self._make_queue()
+        return [str(self.TREE / "usr/lib/postfix/sbin/master"), "-d", "-c", str(etc)]
+
+    def _make_queue(self):
+        run = self.directory.name
+        self.ground.make(f"{run}/data", "postfix", 0o700)
+        self.ground.make(f"{run}/queue/pid")
+        for name in self.QUEUES:
+            self.ground.make(f"{run}/queue/{name}", "postfix", 0o700)
+        self.ground.make(f"{run}/queue/maildrop", "postfix", 0o730)
+        self.ground.make(f"{run}/queue/public", "postfix", 0o710)
+
+    def environment(self):
+        return {**environment(), "MAIL_CONFIG": str(self.directory / "etc")}
+
+
+class OpenSMTPD(Server):
+    NAME, LABEL = "opensmtpd", "OpenSMTPD"
+    DURABILITY = "nothing is synced before 250; mail files are synced, their directory is not"
+    TREE = PEERS / "opensmtpd"
+
+    # Its places are compiled in: shown to it in mounts of its own.
+    MOUNTS = """
+mount -t overlay overlay -o lowerdir={tree}/usr:/usr /usr
+for place in var/spool var/lib run; do mount --bind {directory}/$place /$place; done
+export LD_LIBRARY_PATH={tree}/usr/lib/x86_64-linux-gnu
+exec /usr/sbin/smtpd -d -f {directory}/smtpd.conf
+"""
+
+    def command(self):
+        if not (self.TREE / "usr/sbin/smtpd").exists():
+            raise Unavailable("not here")
+        for name in ("var/spool", "var/lib/opensmtpd/empty", "run"):
+            self.ground.make(f"{self.directory.name}/{name}")
+        self.ground.make(f"{self.directory.name}/var/spool/smtpd", mode=0o711)
+        (self.directory / "smtpd.conf").write_text(
+            f"listen on 127.0.0.1 port {self.PORT} hostname here.test\n"
+            'action "local" maildir\n'
+            'match from any for domain "here.test" action "local"\n'
+        )
+        script = self.MOUNTS.format(tree=self.TREE, directory=self.directory)
+        return ["unshare", "--mount", "sh", "-eu", "-c", script]
+
+
+SERVERS = {server.NAME: server for server in (Smtpd, Postfix, OpenSMTPD)}
