@@ -25,6 +25,7 @@ PER_UID = 32
 STRANGERS = 128  # clients that may ask nothing, all together
 RESERVE = 64  # descriptors that are never a client's
 PATIENCE = 5.0  # seconds for a stranger's one question
+AT_ONCE = 64  # accepted in one turn of the loop
 REST = 1.0  # seconds without accepting, when descriptors have run out
 
 Asked = Callable[["Client", Any, int | None], None]
@@ -52,28 +53,29 @@ class Clients:
 
     def begin(self) -> None:
         self._listener.setblocking(False)
-        self._listener.listen()
         self.loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
+        """As many as wait, within reason: who may not stay is not to keep the others in the backlog."""
         try:
-            sock, _ = self._listener.accept()
+            for _ in range(AT_ONCE):
+                sock, _ = self._listener.accept()
+                self._admit(sock)
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
+            pass
         except OSError as error:
             log.warn(f"control socket: {error.strerror}")
             self.loop.remove_reader(self._listener.fileno())
             self.loop.call_later(REST, self.loop.add_reader, self._listener.fileno(), self._accept)
-            return
-        try:
-            uid = uid_of(sock)
-        except OSError:
-            sock.close()
-            return
+
+    def _admit(self, sock: socket.socket) -> None:
+        uid = uid_of(sock)
         if self._is_too_many(uid):
             sock.close()
         else:
-            self._welcome(sock, uid)
+            self.accepted += 1
+            self._of_uid[uid] += 1
+            self.here.add(Client(self, sock, uid))
 
     def _is_too_many(self, uid: int) -> bool:
         # However many strangers there are, a master gets in.
@@ -83,11 +85,6 @@ class Clients:
             or len(self.here) >= self._most
             or (uid not in self.masters and strangers >= min(STRANGERS, self._most // 2))
         )
-
-    def _welcome(self, sock: socket.socket, uid: int) -> None:
-        self.accepted += 1
-        self._of_uid[uid] += 1
-        self.here.add(Client(self, sock, uid))
 
     def gone(self, client: "Client") -> None:
         self.here.discard(client)
@@ -117,7 +114,7 @@ class Client:
                 os.close(descriptor)
             return
         self._channel.send(imsg, descriptor)
-        self._proceed()
+        self._loop.call_soon(self._proceed)  # not at once: a thousand questions in one piece are no recursion
 
     def close(self) -> None:
         if self._channel.closed:
@@ -144,11 +141,15 @@ class Client:
 
     def _proceed(self) -> None:
         """Write what is there; ask the next question when nothing is under way; read when there is none."""
+        if self._channel.closed:
+            return
         try:
-            while not self._channel.closed and self._channel.flush() and self._waiting and not self._asking:
-                self._ask(self._waiting.popleft())
+            written = self._channel.flush()
         except Closed:
             self.close()
+            return
+        if written and self._waiting and not self._asking:
+            self._ask(self._waiting.popleft())
         if not self._channel.closed:
             self._watch()
 
