@@ -4,6 +4,7 @@ Everything lies below a directory of its own (`--state`), so several daemons may
 system's MTA.  Needs root; the same daemon as an ordinary user is in test_ordinary.py.
 """
 
+import contextlib
 import grp
 import os
 import pwd
@@ -49,16 +50,17 @@ def ground():
 
 
 class Users:
-    """System users made for the tests, with homes on the test ground; gone at the end."""
+    """System users made for the tests, with homes on the test ground; gone at the end.  Their names bear our pid, as
+    another run of these tests may have users of its own at the same time."""
 
     def __init__(self, ground):
         self.ground = ground
         self.names = []
 
     def make(self, name):
+        name = f"{name}-{os.getpid()}"
         home = self.ground / "home" / name
         home.parent.mkdir(exist_ok=True)
-        subprocess.run(["userdel", name], stderr=subprocess.DEVNULL)
         home_option = ["--home-dir", str(home), "--create-home", "--skel", "/nonexistent"]
         subprocess.run(["useradd", *home_option, "--shell", "/bin/sh", name], check=True)
         home.chmod(0o700)
@@ -70,8 +72,21 @@ class Users:
 
     def remove(self):
         for name in self.names:
-            subprocess.run(["pkill", "-9", "-u", name])
+            for pid in pids_of(name):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             subprocess.run(["userdel", name], stderr=subprocess.DEVNULL)
+
+
+def pids_of(name):
+    """Every process of that user."""
+    uid = pwd.getpwnam(name).pw_uid
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if f"\nUid:\t{uid}\t" in (process / "status").read_text():
+                found.append(int(process.name))
+    return found
 
 
 @pytest.fixture(scope="session")
