@@ -41,6 +41,8 @@ def main() -> None:
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
     handed.entered(held)
     dispatcher = Dispatcher(loop, handed.slice, handed.listeners, handed.peer("lookup"), handed.peer("queue"))
+    if "smtp" in handed.configure.paused:
+        dispatcher.listeners.pause(True)
     handlers = {"parent": from_parent, "lookup": from_lookup, "queue": from_queue, "control": from_control}
     connect(loop, handed.peers, handlers, dispatcher)
     loop.run_forever()
