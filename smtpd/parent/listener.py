@@ -1,4 +1,7 @@
-"""Sockets that need root: bound here, listened on by whoever is handed them.
+"""Sockets that need root: bound here, and listening; whoever is handed them accepts.
+
+They listen from the start, for two reasons.  Two programs may be bound to one address as long as neither listens, so
+only listening shows that it is ours.  And a client that comes while the others still start waits, and is not refused.
 
 With several dispatchers each has a socket of its own at the same address, and the kernel spreads the clients.  The
 kernel gives such an address to processes of one uid only, so nobody else can step in between.
@@ -12,6 +15,7 @@ import socket
 from smtpd.config.slice import ListenerSlice
 from smtpd.ipc.log import log
 
+BACKLOG = 4096  # a short one makes twenty clients at once wait for their second SYN
 CONTROL_BACKLOG = 128
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
 
@@ -34,6 +38,7 @@ def bind(listener: ListenerSlice, *, shared: bool) -> socket.socket:
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _bind(made, family, address, where)
+        made.listen(BACKLOG)
     except OSError as error:
         made.close()
         if error.errno == errno.EADDRINUSE:
