@@ -1,0 +1,144 @@
+"""match lines, and what they decide."""
+
+import pytest
+
+from smtpd.config.model import Condition, Match, Operand
+from smtpd.envelope import Origin
+from smtpd.lookup.rule import Case, Refused, Rules
+from smtpd.tables.inline import ListTable, MappingTable
+from smtpd.tables.table import Unavailable
+
+
+class Silent:
+    """A table that cannot be asked."""
+
+    name = "silent"
+
+    def check(self, service, key):
+        return Unavailable("silent")
+
+    find = check
+
+    def update(self):
+        return Unavailable("silent")
+
+
+TABLES = {
+    "localhost": ListTable("localhost", ["local", "127.0.0.1", "::1", "192.0.2.1"]),
+    "localnames": ListTable("localnames", ["localhost", "mx.here.test", "here.test", "[192.0.2.1]"]),
+    "office": ListTable("office", ["198.51.100.0/24"]),
+    "friends": ListTable("friends", ["@friends.test", "amy@there.test"]),
+    "users": MappingTable("users", [("bob@here.test", "x"), ("amy", "y")]),
+    "domains": ListTable("domains", ["*.here.test", "other.test"]),
+    "patterns": ListTable("patterns", ["^A.*@", "^198[.]51"]),
+    "tags": ListTable("tags", ["Inside"]),
+    "null": ListTable("null", ["^@$"]),
+    "silent": Silent(),
+}
+
+ANY = Condition("any")
+
+
+def on(kind, table=None, negated=False, regex=False):
+    return Condition(kind, negated, Operand(table, regex) if table else None)
+
+
+def decide(*matches, address="203.0.113.9", sender="amy@there.test", to="bob@here.test", tag="", internal=False):
+    origin = Origin(sender, address, "<unknown>", "client.test", "mx.here.test", tag, True)
+    return Rules(matches, TABLES).decide(Case(origin, to, to.rpartition("@")[2].lower(), internal))
+
+
+CONDITIONS = [
+    # source
+    (dict(source=ANY), {}, True),
+    (dict(source=on("local")), {}, False),
+    (dict(source=on("local")), dict(address="127.0.0.1"), True),
+    (dict(source=on("local")), dict(address="192.0.2.1"), True),
+    (dict(source=on("local")), dict(address="::1"), True),
+    (dict(source=on("local")), dict(address="local"), True),
+    (dict(source=on("local")), dict(internal=True), True),
+    (dict(source=on("local", negated=True)), dict(internal=True), False),
+    (dict(source=on("local", negated=True)), {}, True),
+    (dict(source=on("socket")), dict(address="local"), True),
+    (dict(source=on("socket")), dict(address="127.0.0.1"), False),
+    (dict(source=on("socket")), dict(address="local", internal=True), False),
+    (dict(source=on("socket", negated=True)), dict(address="local", internal=True), False),
+    (dict(source=on("socket", negated=True)), dict(address="127.0.0.1"), True),
+    (dict(source=on("src", "office")), dict(address="198.51.100.7"), True),
+    (dict(source=on("src", "office")), {}, False),
+    (dict(source=on("src", "office")), dict(address="198.51.100.7", internal=True), False),
+    (dict(source=on("src", "office", negated=True)), {}, True),
+    (dict(source=on("src", "patterns", regex=True)), dict(address="198.51.100.7"), True),
+    (dict(source=on("src", "localhost")), dict(address="local"), True),
+    (dict(source=on("mail-from", "friends")), {}, True),
+    (dict(source=on("mail-from", "friends")), dict(sender="x@friends.test"), True),
+    (dict(source=on("mail-from", "friends")), dict(sender="x@there.test"), False),
+    (dict(source=on("mail-from", "friends", negated=True)), dict(sender="x@there.test"), True),
+    # destination
+    (dict(destination=on("local")), {}, True),
+    (dict(destination=on("local")), dict(to="bob@HERE.test"), True),
+    (dict(destination=on("local")), dict(to="bob@[192.0.2.1]"), True),
+    (dict(destination=on("local")), dict(to="bob@there.test"), False),
+    (dict(destination=on("local", negated=True)), dict(to="bob@there.test"), True),
+    (dict(destination=on("domain", "domains")), dict(to="bob@a.here.test"), True),
+    (dict(destination=on("domain", "domains")), dict(to="bob@a.b.here.test"), False),
+    (dict(destination=on("rcpt-to", "users")), {}, True),
+    (dict(destination=on("rcpt-to", "users")), dict(to="bob+lists@here.test"), True),
+    (dict(destination=on("rcpt-to", "users")), dict(to="eve@here.test"), False),
+    # the others
+    (dict(tag=on("tag", "tags")), dict(tag="inside"), True),
+    (dict(tag=on("tag", "tags")), dict(tag=""), False),
+    (dict(tag=on("tag", "tags", negated=True)), dict(tag=""), True),
+    (dict(mail_from=on("mail-from", "patterns", regex=True)), dict(sender="Amy@there.test"), True),
+    (dict(mail_from=on("mail-from", "patterns", regex=True)), dict(sender="amy@there.test"), False),
+    (dict(mail_from=on("mail-from", "null", regex=True)), dict(sender=""), True),
+    (dict(mail_from=on("mail-from", "friends")), dict(sender=""), False),
+    (dict(rcpt_to=on("rcpt-to", "users")), dict(to="amy@there.test"), True),
+]
+
+
+@pytest.mark.parametrize("conditions, case, holds", CONDITIONS)
+def test_a_condition(conditions, case, holds):
+    match = Match("a", **{"source": ANY, "destination": ANY} | conditions)
+    assert decide(match, **case) == ("a" if holds else Refused())
+
+
+def test_from_local_for_local_is_what_is_meant_when_nothing_is_said():
+    assert decide(Match("a"), address="127.0.0.1") == "a"
+    assert decide(Match("a"), address="203.0.113.9") == Refused()
+    assert decide(Match("a"), address="127.0.0.1", to="x@there.test") == Refused()
+
+
+def test_the_first_line_that_matches_decides():
+    lines = [Match("no", ANY, on("domain", "domains")), Match(None, ANY, on("local")), Match("late", ANY, ANY)]
+    assert decide(*lines) == Refused()
+    assert decide(*lines, to="x@other.test") == "no"
+    assert decide(*lines, to="x@else.test") == "late"
+
+
+def test_no_line_is_a_refusal():
+    assert decide() == Refused()
+
+
+@pytest.mark.parametrize("negated", [False, True])
+@pytest.mark.parametrize("field", ["tag", "mail_from", "rcpt_to"])
+def test_a_silent_table_is_no_answer_even_turned_round(field, negated):
+    match = Match("a", ANY, ANY, **{field: on(field.replace("_", "-"), "silent", negated)})
+    assert decide(match, Match("b", ANY, ANY)) == Unavailable("silent")
+
+
+def test_a_silent_table_behind_a_condition_that_fails_is_not_asked():
+    """The order is tag, from, for, mail-from, rcpt-to, in whichever it was written."""
+    assert decide(Match("a", on("mail-from", "silent"), on("domain", "domains")), Match("b", ANY, ANY)) == "b"
+    assert decide(Match("a", on("src", "office"), on("domain", "silent")), Match("b", ANY, ANY)) == "b"
+    assert decide(Match("a", on("src", "silent"), ANY, on("tag", "tags")), Match("b", ANY, ANY)) == "b"
+    assert decide(Match("a", ANY, on("rcpt-to", "silent"), None, on("mail-from", "tags"))) == Refused()
+
+
+def test_a_line_that_matched_is_not_reached_by_a_silent_one_behind_it():
+    assert decide(Match("a", ANY, ANY), Match("b", on("src", "silent"), ANY)) == "a"
+
+
+def test_a_table_that_is_nowhere_is_found_at_the_start():
+    with pytest.raises(KeyError):
+        Rules([Match("a", on("src", "nowhere"))], TABLES)
