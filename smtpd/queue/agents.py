@@ -44,7 +44,7 @@ class Errand(Protocol):
 
     number: int  # envelope id, or a number of our own
     deadline: float  # seconds that the agent has for it
-    waits_until: float  # when there is no sense any more in beginning it, in the loop's time
+    waits_until: float  # when there is no sense any more in beginning it, by the clock of Agents
 
     def begin(self, agent: int, ready: Ready) -> None:
         """An agent has room: call `ready(frame, descriptor)`, or `ready(None, None)` when there is nothing to send."""
@@ -161,10 +161,12 @@ class Line:
 
 
 class Agents:
-    """All lines.  `to_parent` starts agents; `tick` is to be called every second."""
+    """All lines.  `to_parent` starts agents; `tick` is to be called every second; `clock` counts seconds."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, to_parent: Questions, places: Places):
-        self._loop, self._to_parent, self._places = loop, to_parent, places
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, to_parent: Questions, places: Places, clock: Callable[[], float]
+    ):
+        self._loop, self._to_parent, self._places, self._clock = loop, to_parent, places, clock
         self.lines: dict[Key, Line] = {}
         self._penalties: dict[Key, tuple[float, str]] = {}
         self._stopping = False
@@ -173,7 +175,7 @@ class Agents:
         until, reason = self._penalties.get(key, (0.0, ""))
         if self._stopping:
             return
-        if until > self._loop.time():
+        if until > self._clock():
             errand.failed(reason)
             return
         line = self.lines.get(key)
@@ -192,9 +194,9 @@ class Agents:
 
     def _start(self) -> None:
         """Give free places to those who want one, and ask others to leave where there is none."""
-        while (key := self._places.grant(self._loop.time())) is not None:
+        while (key := self._places.grant(self._clock())) is not None:
             self._to_parent.ask(partial(_start_agent, key), partial(self._started, key))
-        for key in self._places.leavers(self._loop.time()):
+        for key in self._places.leavers(self._clock()):
             line = self.lines[key]
             line.leaving = True
             if not line.begun:
@@ -213,14 +215,14 @@ class Agents:
             partial(self._gone, line),
         )
         line.answers, line.leaving = 0, False
-        self._places.started(key, self._loop.time())
+        self._places.started(key, self._clock())
         self._feed(line)
         self._rest(line)
 
     def _feed(self, line: Line) -> None:
         """Let the agent have as much as it may have."""
         while line.waiting and len(line.begun) < UNDER_WAY and line.agent is not None and not line.leaving:
-            now = self._loop.time()
+            now = self._clock()
             if not line.begun:
                 line.heard = now
                 self._places.busy(line.key, now)
@@ -245,7 +247,7 @@ class Agents:
             raise Malformed("an answer that nobody asked for")
         begun.errand.answered(answer)
         line.answers += 1
-        line.heard = self._loop.time()
+        line.heard = self._clock()
         self._finished(line, number)
 
     def _finished(self, line: Line, number: int) -> None:
@@ -260,7 +262,7 @@ class Agents:
         if line.leaving:
             self._leave(line)
         else:
-            self._places.idle(line.key, self._loop.time())
+            self._places.idle(line.key, self._clock())
             self._start()
 
     def _leave(self, line: Line) -> None:
@@ -284,7 +286,7 @@ class Agents:
         for errand in sent:
             errand.failed(f"the agent was lost: {reason}", sent=True)
         if not line.answers and (begun or line.waiting):
-            self._penalties[line.key] = self._loop.time() + PENALTY, f"the agent was lost: {reason}"
+            self._penalties[line.key] = self._clock() + PENALTY, f"the agent was lost: {reason}"
             self._drop(line, f"the agent was lost: {reason}")
         elif line.waiting:
             self._places.want(line.key)
@@ -311,7 +313,7 @@ class Agents:
     # -- time -----------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        now = self._loop.time()
+        now = self._clock()
         for line in [*self.lines.values()]:
             if any(begun.until <= now for begun in line.begun.values()):
                 self._gone(line, "it did not answer in time")
@@ -325,7 +327,7 @@ class Agents:
         self._start()
 
     def _is_stalled(self, line: Line) -> bool:
-        return bool(line.begun) and line.heard + STALLED <= self._loop.time()
+        return bool(line.begun) and line.heard + STALLED <= self._clock()
 
     # -- the end, and numbers ---------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ What the user does to that agent costs the user: a mail for them is answered 451
 """
 
 import itertools
+from collections.abc import Callable
 from functools import partial
 
 from smtpd.imsg import ForwardRead, ReadForward
@@ -19,7 +20,7 @@ REASON_MAX = 256  # characters of what the agent says
 
 
 class Forwards:
-    def __init__(self, agents: Agents, clock):
+    def __init__(self, agents: Agents, clock: Callable[[], float]):
         self._agents, self._clock = agents, clock
         self._numbers = itertools.count(1)
 

@@ -1,6 +1,6 @@
 """Is there room on the disk?  A reserve is kept, so that the end of a delivery can always be written.
 
-    free - wanted < min(64 MiB, max(8 MiB, 1 % of the disk))    no new mail: 452 4.3.1
+    free - wanted < min(64 MiB, a quarter of the disk)    no new mail: 452 4.3.1
 
 The disk is asked at most once a second; what was let in since counts as used.
 """
@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable
 
 MIB = 1024 * 1024
-RESERVE_MOST, RESERVE_LEAST = 64 * MIB, 8 * MIB
-SHARE = 100
+RESERVE = 64 * MIB
+SHARE = 4  # on a small disk the reserve is this part of it
 INODES = 64  # left for the database and for nobody's mail
 FRESH = 1.0  # seconds
 
@@ -35,7 +35,7 @@ class Space:
 
     def _measure(self) -> None:
         space = self._statvfs(self._directory)
-        reserve = min(RESERVE_MOST, max(RESERVE_LEAST, space.f_blocks * space.f_frsize // SHARE))
+        reserve = min(RESERVE, space.f_blocks * space.f_frsize // SHARE)
         self._left = space.f_bavail * space.f_frsize - reserve
         self._inodes = not space.f_files or space.f_favail >= INODES  # no limit on some file systems
         self._until = self._clock() + FRESH

@@ -95,9 +95,14 @@ class SQLiteStore:
         self._reading = threading.Lock()
         self._in_log = 0  # bytes, about, that commits have left in the log
         self.run = 0
-        with _translated(self.directory):
-            self._open()
-            self.run = self._begin_life()
+        self._connections: list[sqlite3.Connection] = []
+        try:
+            with _translated(self.directory):
+                self._open()
+                self.run = self._begin_life()
+        except BaseException:
+            self._disconnect()
+            raise
         log.debug(f"SQLite {sqlite3.sqlite_version}")
 
     # -- open, close, mend ------------------------------------------------------------------------------------------
@@ -122,9 +127,18 @@ class SQLiteStore:
         connection = sqlite3.connect(
             self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=5
         )
+        self._connections.append(connection)
         for pragma in ("temp_store = MEMORY", "trusted_schema = OFF", *pragmas):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         return connection
+
+    def _disconnect(self) -> None:
+        """The reader first: the last connection to close copies the log back and removes it."""
+        while self._connections:
+            try:
+                self._connections.pop().close()
+            except sqlite3.Error as error:
+                log.warn(f"{self.path}: {error}")
 
     def _number(self, sql: str) -> int:
         (number,) = self._writer.execute(sql).fetchone()
@@ -143,18 +157,12 @@ class SQLiteStore:
             return self._number("SELECT opened FROM life")
 
     def close(self) -> None:
-        """The last connection to close copies the log back and removes it."""
         with self._reading:
-            self._reader.close()
-            self._writer.close()
+            self._disconnect()
 
     def repair(self, doubtful: Sequence[int]) -> None:
         with self._reading, _translated(self.directory):
-            for connection in (self._reader, self._writer):
-                try:
-                    connection.close()
-                except sqlite3.Error as error:
-                    log.warn(f"{self.path}: {error}")
+            self._disconnect()
             self._open()
             # What a failed fsync left in the log may be in memory and not on the disk: nothing may be appended to it.
             # A copied log starts anew, and the copy is fsynced.
@@ -184,19 +192,31 @@ class SQLiteStore:
             raise
 
     def apply(self, changes: Sequence[Change]) -> list[int]:
+        try:
+            with _translated(self.directory), self._transaction():
+                gone = self._apply(changes)
+        except Full:
+            self._in_log = CHECKPOINT  # copied back, the log has room for the next ones
+            raise
+        except sqlite3.DatabaseError:
+            if not all(isinstance(change, SetAside) for change in changes):
+                raise
+            with _translated(self.directory), self._transaction():
+                self._note_damage(changes)
+            return []
+        self._in_log += sum(ROOM + len(c.message.content or b"") if isinstance(c, Add) else ROOM for c in changes)
+        return gone
+
+    def _apply(self, changes: Sequence[Change]) -> list[int]:
+        """Many of a kind with few statements; what may concern one envelope more than once stays in its order."""
         adds = [change for change in changes if isinstance(change, Add)]
         removes = [change for change in changes if isinstance(change, Remove)]
         others = [change for change in changes if not isinstance(change, Add | Remove)]
-        gone: list[int] = []
-        with _translated(self.directory), self._transaction():
-            if adds:
-                self._add(adds)
-            for kind, same in groupby(others, type):
-                _STEPS[kind](self, list(same))
-            if removes:
-                gone = self._remove(removes)
-        self._in_log += ROOM * len(changes) + sum(len(add.message.content or b"") for add in adds)
-        return gone
+        if adds:
+            self._add(adds)
+        for kind, same in groupby(others, type):
+            _STEPS[kind](self, list(same))
+        return self._remove(removes) if removes else []
 
     def _add(self, adds: list[Add]) -> None:
         messages = [(m.id, m.size, m.digest, m.content) for m in (add.message for add in adds)]
@@ -242,23 +262,20 @@ class SQLiteStore:
         self._writer.executemany(sql, [(c.suspended, c.envelope) for c in changes])
 
     def _set_aside(self, changes: list[SetAside]) -> None:
-        for c in changes:
-            try:
-                moved = self._writer.execute(
-                    "INSERT INTO quarantine SELECT NULL, ?1, ?2, ?3, * FROM envelope WHERE id = ?1",
-                    (c.envelope, c.when, c.reason),
-                ).rowcount
-                self._writer.execute("DELETE FROM envelope WHERE id = ?", (c.envelope,))
-            except sqlite3.DatabaseError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
-                    raise
-                moved = 0  # the page it stands on is damaged: it stays there
-            if not moved:
-                self._writer.execute(
-                    "INSERT INTO quarantine (envelope, at, reason) SELECT ?1, ?2, ?3"
-                    " WHERE NOT EXISTS (SELECT 1 FROM quarantine WHERE envelope = ?1)",
-                    (c.envelope, c.when, c.reason),
-                )
+        self._writer.executemany(
+            "INSERT INTO quarantine SELECT NULL, ?1, ?2, ?3, * FROM envelope WHERE id = ?1",
+            [(c.envelope, c.when, c.reason) for c in changes if isinstance(c, SetAside)],
+        )
+        sql = f"DELETE FROM envelope WHERE id IN {_LISTED}"
+        self._writer.execute(sql, (_json(c.envelope for c in changes),))
+
+    def _note_damage(self, changes: Sequence[Change]) -> None:
+        """The page that the row stands on is damaged: there it stays."""
+        self._writer.executemany(
+            "INSERT INTO quarantine (envelope, at, reason) SELECT ?1, ?2, ?3"
+            " WHERE NOT EXISTS (SELECT 1 FROM quarantine WHERE envelope = ?1)",
+            [(c.envelope, c.when, c.reason) for c in changes if isinstance(c, SetAside)],
+        )
 
     def _remove(self, removes: list[Remove]) -> list[int]:
         """Returns the messages that went with their last envelopes and leave a spool file."""

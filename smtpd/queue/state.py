@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 from collections import Counter
+from collections.abc import Callable
 from itertools import batched
 
 from smtpd.config.slice import QueueSlice
@@ -39,14 +40,15 @@ class Queue:
         space: Space,
         scheduler: Channel,
         parent: Channel,
+        clock: Callable[[], float] | None = None,
     ):
         self.loop, self.scheduler = loop, scheduler
         self.statistics: Counter[str] = Counter()
         self.disk = Disk(loop, store, spool, space, _give_up)
         self.places = Places()
         self.to_parent = Questions(parent, STARTS)
-        self.agents = Agents(loop, self.to_parent, self.places)
-        self.forwards = Forwards(self.agents, loop.time)
+        self.agents = Agents(loop, self.to_parent, self.places, clock or loop.time)
+        self.forwards = Forwards(self.agents, clock or loop.time)
         self.deliveries = Deliveries(
             loop, self.disk, self.agents, scheduler, (a.name for a in configuration.actions), self.statistics
         )

@@ -1,0 +1,279 @@
+"""A queue on a real loop, with a real store and spool; the test plays the others at the far ends of its channels."""
+
+import asyncio
+import gc
+import os
+import socket
+import time
+from collections import deque
+
+import pytest
+
+from smtpd.config.slice import MaildirSlice, QueueSlice
+from smtpd.envelope import Kind, Origin, Outcome, Recipient
+from smtpd.imsg import (
+    TABLE,
+    AddEnvelopes,
+    AgentStarted,
+    EnvelopesDue,
+    EnvelopesSubmitted,
+    EnvelopesTried,
+    MessageIdsReserved,
+    MessageStored,
+    ReserveMessageIds,
+    StartAgent,
+    StoreMessage,
+)
+from smtpd.ipc import errand as frames
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.loop import Switchboard, connect, prepare
+from smtpd.queue import process
+from smtpd.queue.ram import RAMStore
+from smtpd.queue.space import Space
+from smtpd.queue.spool import Spool
+from smtpd.queue.sqlite import SQLiteStore
+from smtpd.queue.state import Queue
+from smtpd.queue.store import Add, Envelope, Message
+
+PATIENCE = 10.0  # seconds that a test waits for what has to come
+
+ORIGIN = Origin("amy@there.test", "127.0.0.1", "client.test", "client.test", "mx.here.test", "", True)
+CONTENT = b"Received: by mx.here.test\nSubject: hello\n\nHello.\n"
+
+
+def recipient(user="bob", action="local", kind=Kind.MDA):
+    return Recipient(f"{user}@here.test", f"{user}@here.test", action, kind, user, "")
+
+
+def envelope(message, number=1, **changes):
+    fields = {
+        "id": message << 32 | number,
+        "run": 1,
+        "created": 1_000_000,
+        "expires": 1_400_000,
+        "next_try": 0,
+        "last_try": 0,
+        "retries": 0,
+        "troubles": 0,
+        "perhaps_delivered": False,
+        "held": False,
+        "suspended": False,
+        "error": "",
+        "origin": ORIGIN,
+        "recipient": recipient(),
+    }
+    return Envelope(**{**fields, **changes})
+
+
+def add(message, envelopes=1, content=CONTENT, **changes):
+    row = Message(message, len(content or b"x" * 20000), b"\0" * 32, content)
+    return Add(row, [envelope(message, number, **changes) for number in range(1, envelopes + 1)])
+
+
+@pytest.fixture(params=["sqlite", "ram"])
+def store(request, tmp_path):
+    made = SQLiteStore(str(tmp_path)) if request.param == "sqlite" else RAMStore()
+    yield made
+    made.close()
+
+
+class FarAgent:
+    """An agent, played by the test: its end of the socket, blocking, with a deadline."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        sock.settimeout(PATIENCE)
+
+    def close(self):
+        self.sock.close()
+
+
+class House:
+    """The queue with everything around it."""
+
+    def __init__(self, directory, store, dispatchers=2):
+        self.loop = prepare()
+        self.now = 1000.0
+        self.mail = {}  # role -> what queue has said to it
+        self.far = {}
+        self.agents = []
+        self._news = asyncio.Event()
+        near = []
+        self._board = Switchboard(self.loop)
+        roles = [("parent", 0), ("lookup", 0), ("scheduler", 0), ("control", 0)]
+        for role, number in [*roles, *(("dispatcher", n) for n in range(dispatchers))]:
+            one, other = socket.socketpair()
+            near.append(Channel(one, TABLE, "queue", role, number))
+            name = role if role != "dispatcher" else f"dispatcher{number}"
+            self.far[name] = Channel(other, TABLE, role, "queue")
+            self.mail[name] = deque()
+            self._board.add(self.far[name], self._took(name), self._closed)
+        self.near = {(c.peer, c.number): c for c in near}
+        configuration = QueueSlice(
+            lifetimes={"local": 400_000},
+            actions=(MaildirSlice("local", "~/Maildir", False),),
+            server_name="mx.here.test",
+            max_message_size=1 << 25,
+            dispatchers=dispatchers,
+        )
+        self.space = Space(str(directory), self.loop.time)
+        spool = Spool(str(directory))
+        self.spool = spool
+        self.queue = Queue(
+            self.loop,
+            configuration,
+            store,
+            spool,
+            self.space,
+            self.near["scheduler", 0],
+            self.near["parent", 0],
+            clock=lambda: self.now,
+        )
+        handlers = {role: getattr(process, f"from_{role}") for role in {role for role, _ in self.near}}
+        connect(self.loop, near, handlers, self.queue)
+
+    def _took(self, name):
+        def took(channel, imsg, descriptor):
+            self.mail[name].append((imsg, descriptor))
+            self._news.set()
+
+        return took
+
+    def _closed(self, channel, error):
+        self._board.remove(channel)
+
+    # -- the loop -------------------------------------------------------------------
+
+    async def _until(self, condition):
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._news.clear()
+                ticker = self.loop.call_later(0.01, self._news.set)
+                await self._news.wait()
+                ticker.cancel()
+
+    def until(self, condition):
+        self.loop.run_until_complete(self._until(condition))
+
+    def turn(self):
+        """Let the loop do what it has to do now."""
+        self.loop.run_until_complete(asyncio.sleep(0))
+
+    def pass_time(self, seconds):
+        self.now += seconds
+        self.queue.agents.tick()
+        self.turn()
+
+    # -- imsgs ----------------------------------------------------------------------
+
+    def say(self, name, imsg, descriptor=None):
+        self.far[name].send(imsg, descriptor)
+
+    def hear(self, name, kind):
+        """The next imsg to `name`, which must be of `kind`; with its descriptor where there is one."""
+        self.until(lambda: self.mail[name])
+        imsg, descriptor = self.mail[name].popleft()
+        assert isinstance(imsg, kind), imsg
+        return imsg if descriptor is None else (imsg, descriptor)
+
+    def reserve(self, name="dispatcher0"):
+        self.say(name, ReserveMessageIds(1))
+        return self.hear(name, MessageIdsReserved).ids
+
+    def submit(self, message, recipients=None, content=CONTENT, name="dispatcher0", request=7):
+        """All of a submission up to its answer, which is still to be heard."""
+        recipients = recipients or [recipient()]
+        self.say("lookup", AddEnvelopes(message, ORIGIN, recipients))
+        self.say(name, StoreMessage(request, message, len(recipients), content, len(content)))
+
+    def store(self, recipients=None, content=CONTENT):
+        """A new message, stored; its envelopes."""
+        message = self.reserve()[0]
+        self.submit(message, recipients, content)
+        self.hear("dispatcher0", MessageStored)
+        return [schedule.envelope for schedule in self.hear("scheduler", EnvelopesSubmitted).schedules]
+
+    def due(self, *envelopes):
+        self.say("scheduler", EnvelopesDue([*envelopes]))
+
+    def tried(self):
+        """The next results, as (delivered, deferred, held)."""
+        told = self.hear("scheduler", EnvelopesTried)
+        return told.delivered, told.deferred, told.held
+
+    # -- agents ---------------------------------------------------------------------
+
+    def start_agent(self, number=1):
+        """Play the parent: an agent is wanted, here it is."""
+        asked = self.hear("parent", StartAgent)
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.say("parent", AgentStarted(asked.request, number), one.detach())
+        self.agents.append(other)
+        other.setblocking(False)
+        return asked, other
+
+    def receive(self, agent):
+        """The next errand of an agent; with its descriptor where there is one."""
+        got = []
+
+        def arrived():
+            try:
+                packet, descriptors, _, _ = socket.recv_fds(agent, frames.PACKET_MAX, 4)
+            except BlockingIOError:
+                return False
+            got.append((frames.decode(packet), descriptors))
+            return True
+
+        self.until(arrived)
+        errand, descriptors = got[0]
+        return (errand, descriptors[0]) if descriptors else errand
+
+    def answer(self, agent, errand, outcome=Outcome.DELIVERED, text="Delivered"):
+        agent.send(frames.encode(frames.Result(errand.envelope, outcome, text)))
+
+    def deliver(self, agent):
+        errand = self.receive(agent)
+        self.answer(agent, errand)
+        return errand
+
+    def close(self):
+        for agent in self.agents:
+            agent.close()
+        self.until(lambda: self.queue.disk.commits.idle or self.queue.disk.commits.waits_for_room)
+        for pile in self.mail.values():
+            for _, descriptor in pile:
+                if descriptor is not None:
+                    os.close(descriptor)
+        for line in [*self.queue.agents.lines.values()]:
+            if line.agent is not None:
+                line.agent.close()
+        for channel in [*self.far.values(), *self.near.values()]:
+            self.loop.remove_reader(channel.fileno())
+            channel.close()
+        self.loop.close()
+        gc.collect()
+
+
+@pytest.fixture
+def make_house(tmp_path):
+    houses = []
+
+    def make(store=None, directory=tmp_path, **more):
+        houses.append(House(directory, store if store is not None else SQLiteStore(str(directory)), **more))
+        return houses[-1]
+
+    yield make
+    for house in houses:
+        house.close()
+        house.queue.disk.close()
+
+
+@pytest.fixture
+def house(make_house):
+    return make_house()
+
+
+@pytest.fixture
+def second():
+    """For what depends on the wall clock: the current second."""
+    return int(time.time())

@@ -1,0 +1,313 @@
+"""What only a store on a disk has to stand: rows and pages that are damaged, a full disk, a kill at any moment."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from smtpd.envelope import Origin, Recipient
+from smtpd.queue import sqlite
+from smtpd.queue.sqlite import SQLiteStore
+from smtpd.queue.store import Broken, Full, Hold, Postpone, Remove, SetAside, Unreadable
+from tests.queue.conftest import add, envelope
+
+TOP = Path(__file__).parent.parent.parent
+EVERYTHING = (0, 2**63 - 1, 1000)
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = SQLiteStore(str(tmp_path))
+    yield made
+    made.close()
+
+
+def tamper(store, sql, *values):
+    with sqlite3.connect(store.path) as connection:
+        connection.execute(sql, values)
+    connection.close()
+
+
+def test_each_field_of_an_envelope_has_its_column(store):
+    for table in ("envelope", "quarantine"):
+        with sqlite3.connect(store.path) as connection:
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+        connection.close()
+        fields = [f.name for f in msgspec.structs.fields(type(envelope(1))) if f.name not in ("origin", "recipient")]
+        fields += [f.name for f in msgspec.structs.fields(Origin)] + [f.name for f in msgspec.structs.fields(Recipient)]
+        assert columns[-len(fields) :] == fields
+
+
+def test_a_commit_is_synced_and_nobody_checkpoints_by_accident(store):
+    asked = {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "wal_autocheckpoint": 0,
+        "auto_vacuum": 2,
+        "temp_store": 2,
+        "user_version": sqlite.SCHEMA,
+    }
+    for pragma, value in asked.items():
+        assert store._writer.execute(f"PRAGMA {pragma}").fetchone() == (value,)
+    assert store._reader.execute("PRAGMA query_only").fetchone() == (1,)
+
+
+def test_a_database_of_another_schema_is_refused(tmp_path):
+    SQLiteStore(str(tmp_path)).close()
+    with sqlite3.connect(tmp_path / "queue.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(Broken, match="schema 99"):
+        SQLiteStore(str(tmp_path))
+
+
+def test_something_else_than_a_database_is_refused(tmp_path):
+    (tmp_path / "queue.db").write_bytes(b"From amy@there.test\n" * 1000)
+    with pytest.raises(Broken):
+        SQLiteStore(str(tmp_path))
+
+
+def test_each_start_is_another_run(tmp_path):
+    runs = []
+    for _ in range(3):
+        store = SQLiteStore(str(tmp_path))
+        runs.append(store.run)
+        store.close()
+    assert runs == [1, 2, 3]
+
+
+# -- rows that make no sense ------------------------------------------------------
+
+NONSENSE = [
+    "UPDATE envelope SET sender = CAST(x'C0AF' AS TEXT) WHERE id = ?",
+    "UPDATE envelope SET kind = 9 WHERE id = ?",
+    "UPDATE envelope SET error = 'a' || char(10) || 'b' WHERE id = ?",
+    "UPDATE envelope SET next_try = -1 WHERE id = ?",
+    "UPDATE envelope SET held = 7 WHERE id = ?",
+    "UPDATE envelope SET recipient = printf('%.2000c', 'x') WHERE id = ?",
+]
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_a_row_that_makes_no_sense_does_not_hide_the_others(store, nonsense):
+    store.apply([add(n) for n in range(1, 6)])
+    ids = [n << 32 | 1 for n in range(1, 6)]
+    tamper(store, nonsense, ids[2])
+    for rows in (store.load(ids), store.envelopes(*EVERYTHING)):
+        assert [row.id for row in rows] == ids
+        assert [isinstance(row, Unreadable) for row in rows] == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("nonsense", [NONSENSE[1], NONSENSE[3], NONSENSE[4]])
+def test_a_row_that_makes_no_sense_does_not_stop_the_scan(store, nonsense):
+    store.apply([add(n, run=0) for n in range(1, 6)])
+    tamper(store, nonsense, 3 << 32 | 1)
+    rows = store.schedules(0, 10)
+    assert [isinstance(row, Unreadable) for row in rows] == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_what_is_set_aside_is_kept_as_it_was(store, nonsense):
+    id = 1 << 32 | 1
+    store.apply([add(1)])
+    tamper(store, nonsense, id)
+    whole = "SELECT * FROM envelope"
+    store._reader.text_factory = bytes
+    (before,) = store._reader.execute(whole).fetchall()
+    store.apply([SetAside(id, 5, "odd")])
+    (after,) = store._reader.execute("SELECT * FROM quarantine").fetchall()
+    assert after[4:] == before
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.sampled_from(["sender", "tag", "user", "error"]), st.binary(max_size=40))
+def test_any_bytes_in_a_text_column_read_or_are_unreadable(store, column, junk):
+    store.apply([add(1)])
+    tamper(store, f"UPDATE envelope SET {column} = CAST(? AS TEXT)", junk)
+    (row,) = store.load([1 << 32 | 1])
+    assert isinstance(row, Unreadable) or junk.decode() in repr(row) or not junk.isascii() or b"\\" in junk
+    store.apply([Remove(1 << 32 | 1)])
+
+
+def damage_a_leaf(store):
+    """Overwrite one page in the midst of the envelopes; the ids that stood on it."""
+    store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    connection = sqlite3.connect(store.path)
+    size = connection.execute("PRAGMA page_size").fetchone()[0]
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.close()
+    data = Path(store.path).read_bytes()
+    leaves = [
+        n for n in range(pages) if data[n * size] == 0x0D and b"amy@there.test" in data[n * size : n * size + size]
+    ]
+    with open(store.path, "r+b") as file:
+        file.seek(leaves[len(leaves) // 2] * size)
+        file.write(b"\xff" * size)
+
+
+def test_a_damaged_page_hides_only_what_stands_on_it(tmp_path):
+    store = SQLiteStore(str(tmp_path))
+    store.apply([add(n, run=0) for n in range(1, 401)])
+    damage_a_leaf(store)
+    store.close()
+    store = SQLiteStore(str(tmp_path))
+    found, after = [], 0
+    while page := store.schedules(after, 50):
+        found += page
+        after = page[-1].envelope if not isinstance(page[-1], Unreadable) else page[-1].id
+    readable = [row.envelope >> 32 for row in found if not isinstance(row, Unreadable)]
+    assert 350 < len(set(readable)) < 400
+    assert {1, 2, 399, 400} <= set(readable)
+    assert any(isinstance(row, Unreadable) and "malformed" in row.reason for row in found)
+    lost = next(row.id for row in found if isinstance(row, Unreadable))
+    store.apply([SetAside(lost, 5, "damaged")])
+    assert [row[0] for row in store.quarantine(5)] == [lost]
+    store.close()
+
+
+# -- space ------------------------------------------------------
+
+
+def test_a_drained_queue_gives_its_space_back(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "FREE_KEPT", 256 * 1024)
+    messages = [add(n, content=os.urandom(16000)) for n in range(1, 301)]
+    store.apply(messages)
+    store.apply([Remove(message.envelopes[0].id) for message in messages])
+    while store.shrink():
+        pass
+    store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert os.stat(store.path).st_size < 1024 * 1024
+
+
+def test_one_step_of_giving_back_is_short(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "FREE_KEPT", 0)
+    monkeypatch.setattr(sqlite, "STEP", 0)
+    messages = [add(n, content=os.urandom(16000)) for n in range(1, 101)]
+    store.apply(messages)
+    store.apply([Remove(message.envelopes[0].id) for message in messages])
+    unused = store._number("PRAGMA freelist_count")
+    assert store.shrink()
+    assert unused - store._number("PRAGMA freelist_count") <= sqlite.STEP_PAGES
+
+
+def test_the_log_is_copied_back_and_begins_anew(store):
+    for round in range(40):
+        messages = [add(round * 100 + n, content=os.urandom(10000)) for n in range(1, 101)]
+        store.apply(messages)
+        store.settle()
+        store.apply([Remove(message.envelopes[0].id) for message in messages])
+        store.settle()
+    assert os.stat(store.path + "-wal").st_size < 3 * sqlite.CHECKPOINT
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root: mounts a small tmpfs")
+    path = tmp_path / "small"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def fill_with_mail(store, first):
+    """Store until there is no room any more; how many there are then."""
+    with pytest.raises(Full):
+        while True:
+            store.apply([add(first, content=os.urandom(16000))])
+            first += 1
+    return first - 1
+
+
+def test_a_full_disk_is_full_and_not_broken_and_goes_on_by_itself(small_disk):
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(1024 * 1024))
+    store = SQLiteStore(str(small_disk))
+    stored = 0
+    for _ in range(4):
+        stored = fill_with_mail(store, stored + 1)
+    assert {row.id >> 32 for row in store.envelopes(*EVERYTHING)} == {*range(1, stored + 1)}
+    filler.unlink()
+    store.settle()
+    store.apply([Remove(1 << 32 | 1)])
+    store.apply([add(9999)])
+    assert {row.id >> 32 for row in store.envelopes(*EVERYTHING)} == {*range(2, stored + 1), 9999}
+    store.close()
+
+
+# -- a kill at any moment ------------------------------------------------------
+
+WRITER = """
+import sys
+from smtpd.queue.sqlite import SQLiteStore
+from smtpd.queue.store import Remove
+from tests.queue.conftest import add
+store, first = SQLiteStore(sys.argv[1]), int(sys.argv[2])
+print("ready", flush=True)
+for message in range(first, first + 100000, 20):
+    group = range(message, message + 20)
+    store.apply([add(n, content=bytes(3000)) for n in group])
+    print("stored", *group, flush=True)
+    store.apply([Remove(n << 32 | 1) for n in group if n % 3])
+    print("removed", *(n for n in group if n % 3), flush=True)
+    if message % 200 == 1:
+        store.settle(), store.shrink()
+"""
+
+
+def test_a_kill_at_any_moment_loses_nothing_that_was_promised(tmp_path):
+    expected, first = set(), 1
+    for round in range(6):
+        doing = [sys.executable, "-c", WRITER, str(tmp_path), str(first)]
+        with subprocess.Popen(doing, stdout=subprocess.PIPE, text=True, cwd=TOP) as child:
+            said = [child.stdout.readline() for _ in range(4 + 7 * round)]
+            child.send_signal(signal.SIGKILL)
+            said += child.stdout.readlines()
+        stored, removed, doubtful = set(), set(), set()
+        for line in said[1:]:
+            word, *numbers = line.split()
+            (stored if word == "stored" else removed).update(map(int, numbers))
+        group = set(range(max(stored) - 19, max(stored) + 21))  # what it was at when it was killed
+        doubtful = group if not group & removed else {*range(max(stored) + 1, max(stored) + 21)}
+        expected |= stored - removed
+        store = SQLiteStore(str(tmp_path))
+        there = {row.id >> 32 for row in all_rows(store)}
+        assert expected - doubtful <= there <= expected | doubtful
+        assert all(len(store.find_message(id).content) == 3000 for id in there)
+        assert store._writer.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        store.close()
+        expected, first = there, first + 1_000_000
+
+
+def all_rows(store):
+    after, rows = 0, []
+    while page := store.envelopes(after + 1, 2**63 - 1, 1000):
+        rows += page
+        after = page[-1].id
+    return rows
+
+
+# -- after the disk failed ------------------------------------------------------
+
+
+def test_a_repaired_store_goes_on_where_it_was(store):
+    store.apply([add(1), add(2)])
+    store.repair([2])
+    store.apply([add(3), Hold(1 << 32 | 1, 5, "held", False)])
+    assert [row.id >> 32 for row in store.envelopes(*EVERYTHING)] == [1, 3]
+    store.apply([Postpone(1 << 32 | 1, 1, 1, "", False, 0)])
+
+
+def test_a_store_that_is_damaged_is_not_repaired(store):
+    store.apply([add(n, run=0) for n in range(1, 401)])
+    damage_a_leaf(store)
+    with pytest.raises(Broken):
+        store.repair([])

@@ -1,0 +1,170 @@
+"""What a store does: the same for every one of them."""
+
+import pytest
+from msgspec.structs import replace
+
+from smtpd.envelope import Kind
+from smtpd.queue.store import (
+    Begin,
+    Hold,
+    Postpone,
+    Remove,
+    Reschedule,
+    SetAside,
+    Suspend,
+    lane,
+)
+from tests.queue.conftest import CONTENT, add, envelope, recipient
+
+EVERYTHING = (0, 2**63 - 1, 1000)
+
+
+def test_what_was_added_is_read_as_it_was(store):
+    odd = envelope(
+        7,
+        next_try=5,
+        last_try=4,
+        retries=3,
+        troubles=2,
+        perhaps_delivered=True,
+        held=True,
+        suspended=True,
+        error="größer als 2³¹ \\ \" ' %",
+        recipient=recipient("o'neil; drop table"),
+    )
+    added = add(7)
+    store.apply([replace(added, envelopes=[odd])])
+    assert list(store.load([odd.id])) == [odd]
+    assert list(store.envelopes(*EVERYTHING)) == [odd]
+    assert store.find_message(7) == added.message
+    assert store.sizes([7, 8]) == {7: len(CONTENT)}
+
+
+def test_a_change_of_what_is_not_there_changes_nothing(store):
+    id = 9 << 32 | 1
+    store.apply([Postpone(id, 1, 1, "", False, 0), Hold(id, 1, "", False), Begin(id), Suspend(id, True), Remove(id)])
+    assert list(store.envelopes(*EVERYTHING)) == []
+
+
+def test_all_changes_or_none(store):
+    store.apply([add(1)])
+    before = list(store.envelopes(*EVERYTHING))
+    with pytest.raises(Exception):  # noqa: B017  (whatever the store calls it)
+        store.apply([add(2), Hold(1 << 32 | 1, 5, "held", False), add(1), add(3)])
+    assert list(store.envelopes(*EVERYTHING)) == before
+    assert store.messages(1, 10) == {1}
+    store.apply([add(2), add(3)])
+    assert store.messages(1, 10) == {1, 2, 3}
+
+
+def test_a_message_goes_with_its_last_envelope(store):
+    store.apply([add(1, envelopes=2)])
+    assert store.apply([Remove(1 << 32 | 1)]) == []
+    assert store.find_message(1) is not None
+    assert store.apply([Remove(1 << 32 | 2)]) == []
+    assert store.find_message(1) is None
+
+
+def test_a_spool_file_is_left_when_its_message_is_gone_and_not_before(store):
+    store.apply([add(1, envelopes=3, content=None), add(2, content=None)])
+    assert store.spooled(0, 10) == [1, 2]
+    assert store.apply([Remove(1 << 32 | 1), Remove(1 << 32 | 3)]) == []
+    assert sorted(store.apply([Remove(1 << 32 | 2), Remove(2 << 32 | 1)])) == [1, 2]
+    assert store.spooled(0, 10) == []
+
+
+def test_a_postponed_envelope_remembers_its_last_try(store):
+    store.apply([add(1, run=0, held=True)])
+    store.apply([Postpone(1 << 32 | 1, 500, 400, "451 later", True, 2)])
+    (row,) = store.load([1 << 32 | 1])
+    expected = envelope(1, next_try=500, last_try=400, error="451 later", perhaps_delivered=True, troubles=2, retries=1)
+    assert row == replace(expected, run=store.run)
+
+
+def test_a_held_envelope_keeps_its_reason_until_an_administrator_wants_it(store):
+    id = 1 << 32 | 1
+    store.apply([add(1, run=0, troubles=2)])
+    store.apply([Hold(id, 0, "Expired", True)])
+    (row,) = store.load([id])
+    assert (row.held, row.error, row.run, row.last_try, row.retries, row.troubles) == (True, "Expired", 0, 0, 0, 0)
+    store.apply([Hold(id, 600, "no such user", False)])
+    (row,) = store.load([id])
+    assert (row.held, row.error, row.run, row.last_try, row.retries) == (True, "no such user", store.run, 600, 1)
+    store.apply([Reschedule(id, 700)])
+    (row,) = store.load([id])
+    assert (row.held, row.next_try, row.retries, row.error) == (False, 700, 1, "no such user")
+
+
+def test_changes_of_one_envelope_are_made_in_their_order(store):
+    id = 1 << 32 | 1
+    store.apply([add(1)])
+    store.apply([Hold(id, 5, "first", False), Reschedule(id, 9), Suspend(id, True), Suspend(id, False)])
+    (row,) = store.load([id])
+    assert (row.held, row.next_try, row.suspended) == (False, 9, False)
+    store.apply([Reschedule(id, 9), Hold(id, 5, "second", False)])
+    (row,) = store.load([id])
+    assert row.held
+
+
+def test_a_begun_try_counts_until_its_end_is_known(store):
+    id = 1 << 32 | 1
+    store.apply([add(1, run=0)])
+    store.apply([Begin(id)])
+    store.apply([Begin(id)])
+    assert store.load([id])[0].troubles == 2
+    assert store.load([id])[0].run == 0
+    store.apply([Postpone(id, 1, 1, "", False, 0)])
+    assert store.load([id])[0].troubles == 0
+
+
+def test_a_scan_finds_what_another_run_left_and_nothing_else(store):
+    store.apply([add(n, run=store.run if n % 2 else store.run + 1) for n in range(1, 21)])
+    found = []
+    while page := store.schedules(found[-1].envelope if found else 0, 3):
+        assert len(page) <= 3
+        found += page
+    assert [schedule.envelope >> 32 for schedule in found] == list(range(2, 21, 2))
+    assert found[0] == envelope(2).schedule()
+
+
+def test_a_scan_leaves_out_what_was_tried_in_this_run(store):
+    store.apply([add(n, run=store.run + 1) for n in (1, 2, 3)])
+    store.apply([Postpone(2 << 32 | 1, 1, 1, "", False, 0)])
+    assert [schedule.envelope >> 32 for schedule in store.schedules(0, 10)] == [1, 3]
+
+
+def test_a_page_begins_and_ends_where_it_was_asked_to(store):
+    store.apply([add(n, envelopes=3) for n in range(1, 6)])
+    ids = [row.id for row in store.envelopes(2 << 32 | 2, 4 << 32 | 1, 100)]
+    assert ids == [2 << 32 | 2, 2 << 32 | 3, 3 << 32 | 1, 3 << 32 | 2, 3 << 32 | 3, 4 << 32 | 1]
+    assert [row.id for row in store.envelopes(2 << 32 | 2, 4 << 32 | 1, 2)] == ids[:2]
+
+
+def test_what_is_set_aside_keeps_its_message(store):
+    store.apply([add(1, envelopes=2)])
+    store.apply([SetAside(1 << 32 | 1, 77, "odd"), Remove(1 << 32 | 2)])
+    assert list(store.envelopes(*EVERYTHING)) == []
+    assert store.find_message(1) is not None
+    assert list(store.quarantine(10)) == [(1 << 32 | 1, 77, "odd")]
+
+
+def test_what_was_refused_in_doubt_is_taken_back(store):
+    store.apply([add(1, envelopes=2), add(2), add(3)])
+    store.repair([1, 3, 99])
+    assert store.messages(1, 10) == {2}
+    store.apply([add(1)])
+
+
+def test_ids_of_the_largest_message_fit(store):
+    largest = 2**31 - 1
+    id = largest << 32 | 2**32 - 1
+    store.apply([replace(add(largest), envelopes=[envelope(largest, 2**32 - 1)])])
+    assert [row.id for row in store.load([id])] == [id]
+    assert store.apply([Remove(id)]) == []
+    assert store.find_message(largest) is None
+
+
+def test_one_user_is_one_lane_and_one_domain_another():
+    assert lane(Kind.MDA, "bob", "bob@a.test") == lane(Kind.MDA, "bob", "other@b.test")
+    assert lane(Kind.MTA, "bob", "x@A.test") == lane(Kind.MTA, "amy", "y@a.test")
+    assert lane(Kind.MDA, "bob", "bob@a.test") != lane(Kind.MDA, "amy", "bob@a.test")
