@@ -89,7 +89,9 @@ class Loop:
         """Everything that is ready now, after waiting for something to be."""
         self.flush()
         for key, events in self._selector.select(self._patience()):
-            key.data(events)
+            # Another one of this turn may have closed it, or even something new may have got its number.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data(events)
         self._act_on_time()
         self.flush()
 
