@@ -1,0 +1,206 @@
+"""The process itself, started as the parent starts it and in its real sandbox; the test is all its peers."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import dns.message
+import dns.rrset
+import msgspec
+import pytest
+
+from smtpd.config.model import Condition, Match, Operand
+from smtpd.config.slice import LookupSlice, TableSlice
+from smtpd.envelope import Origin
+from smtpd.imsg import (
+    TABLE,
+    AddEnvelopes,
+    Begin,
+    ClientResolved,
+    Configure,
+    EnterSandbox,
+    ExpandRecipient,
+    FindUser,
+    ForwardRead,
+    ReadForward,
+    RecipientExpanded,
+    ResolveClient,
+    SandboxEntered,
+    Stop,
+    TakePeer,
+    UserFound,
+)
+from smtpd.ipc.channel import Channel
+
+ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
+
+# 65534 is nobody: the users of an installation need not exist here.
+PROGRAM = """
+import os, sys
+from smtpd import sandbox
+from smtpd.lookup import process
+from smtpd.lookup.system import System, server_at
+os.dup2(int(sys.argv[1]), 3)
+process.USER = sandbox.Ids(65534, 65534) if os.geteuid() == 0 else process.USER
+sandbox.deny()  # as the parent does before it starts anybody
+process.read_system = lambda: System((server_at("127.0.0.1", int(sys.argv[2])),))
+process.main()
+"""
+
+
+class NameServer(threading.Thread):
+    """Every address is mail.there.test, and that is 192.0.2.1; but one address has an alias of an unusual type."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.start()
+
+    def run(self):
+        while True:
+            data, sender = self.sock.recvfrom(4096)
+            if not data:
+                return
+            query = dns.message.from_wire(data)
+            answer = dns.message.make_response(query)
+            name, kind = str(query.question[0].name), dns.rdatatype.to_text(query.question[0].rdtype)
+            answer.answer.append(
+                dns.rrset.from_text(name, 60, "IN", kind, "mail.there.test." if kind == "PTR" else "192.0.2.1")
+            )
+            answer.additional.append(dns.rrset.from_text(name, 60, "IN", "LOC", "51 30 12.748 N 0 7 39.611 W 0.00m"))
+            self.sock.sendto(answer.to_wire(), sender)
+
+    def close(self):
+        self.sock.sendto(b"", self.sock.getsockname())
+        self.join()
+        self.sock.close()
+
+
+class Process:
+    def __init__(self, folder):
+        folder.chmod(0o755)
+        table = folder / "domains"
+        table.write_text("here.test\n")
+        self.names = NameServer()
+        parent, theirs = socket.socketpair()
+        port = str(self.names.sock.getsockname()[1])
+        command = [sys.executable, "-P", "-c", PROGRAM, str(theirs.fileno()), port]
+        self.child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, cwd="/")
+        theirs.close()
+        self.parent = Channel(parent, TABLE, "parent", "lookup")
+        self.peers = {"parent": self.parent}
+        self.table = str(table)
+
+    def begin(self):
+        """Hand over, and wait until it stands."""
+        match = Match("in", Condition("any"), Condition("domain", operand=Operand("domains")))
+        tables = (TableSlice("domains", path=self.table),)
+        slice_ = LookupSlice("mx.here.test", (match,), tables, ("in",), "+", (self.table, "/nowhere"))
+        encoded = msgspec.msgpack.encode(slice_)
+        self.parent.send(Configure(0, encoded, "/var/empty", "/var/spool/smtpd", False, False))
+        for peer in ("queue", "control", "dispatcher"):
+            ours, theirs = socket.socketpair()
+            self.peers[peer] = Channel(ours, TABLE, peer, "lookup")
+            self.parent.send(TakePeer(peer, 0), theirs.detach())
+        self.parent.send(EnterSandbox())
+        self.entered = self.hear("parent")
+        self.tell("parent", Begin())
+
+    def tell(self, peer, imsg):
+        self.peers[peer].send(imsg)
+        self.peers[peer].flush()
+
+    def hear(self, peer):
+        """The next imsg to that peer."""
+        channel = self.peers[peer] if peer != "parent" else self.parent
+        channel.flush()
+        channel.sock.settimeout(20)
+        channel.sock.recv(1, socket.MSG_PEEK)
+        channel.sock.setblocking(False)
+        ((imsg, _),) = channel.receive()
+        return imsg
+
+    def close(self):
+        self.child.kill()
+        print(self.child.communicate()[1].decode(), file=sys.stderr)
+        self.names.close()
+        for channel in self.peers.values():
+            channel.close()
+
+
+@pytest.fixture
+def process():
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own lets nobody else in
+        process = Process(Path(folder))
+        try:
+            process.begin()
+            yield process
+        finally:
+            process.close()
+
+
+def expand(process, request=1):
+    process.tell("dispatcher", ExpandRecipient(request, 77, ORIGIN, "bob+x@here.test"))
+
+
+def test_a_recipient_in_the_sandbox(process):
+    assert isinstance(process.entered, SandboxEntered)
+    assert any(line.startswith("seccomp") for line in process.entered.held), process.entered
+    expand(process)
+    asked = process.hear("parent")
+    assert isinstance(asked, FindUser) and asked.name == "bob"
+    process.tell("parent", UserFound(asked.request, "user"))
+    asked = process.hear("queue")
+    assert isinstance(asked, ReadForward) and asked.user == "bob"
+    process.tell("queue", ForwardRead(asked.request, "text", b"# nothing else\nbob\n", ""))
+    added = process.hear("queue")
+    assert isinstance(added, AddEnvelopes) and added.recipients[0].extension == ""
+    assert process.hear("dispatcher") == RecipientExpanded(1, 1)
+
+
+def test_a_client_in_the_sandbox(process):
+    process.tell("dispatcher", ResolveClient(1, "192.0.2.1"))
+    assert process.hear("dispatcher") == ClientResolved(1, "mail.there.test", True)
+    process.tell("dispatcher", ResolveClient(2, "192.0.2.2"))
+    assert process.hear("dispatcher") == ClientResolved(2, "mail.there.test", False)
+
+
+def test_it_ends_when_it_is_told_to_though_a_name_is_looked_for(process):
+    process.tell("dispatcher", ResolveClient(1, "2001:db8::1"))
+    process.tell("parent", Stop())
+    assert process.child.wait(10) == 0
+
+
+def test_it_ends_with_its_parent(process):
+    process.parent.close()
+    del process.peers["parent"]
+    assert process.child.wait(10) == 0
+
+
+def test_what_its_peer_may_not_send_ends_it(process):
+    process.tell("queue", ForwardRead(9, "none", b"", ""))
+    assert process.child.wait(10) == 1
+    assert b"a question that nobody asked" in process.child.stderr.read()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's uid is to be seen")
+def test_it_is_somebody_without_rights(process):
+    lines = Path(f"/proc/{process.child.pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert status["Uid"].split() == ["65534"] * 4
+    assert (status["CapEff"], status["NoNewPrivs"], status["Seccomp"]) == ("0" * 16, "1", "2")
+
+
+def test_names_are_many_and_the_process_lives(process):
+    """What comes late in a library comes within a thousand questions."""
+    begun = time.monotonic()
+    for request in range(1, 301):
+        process.tell("dispatcher", ResolveClient(request, f"198.51.100.{request % 250}"))
+        assert process.hear("dispatcher").name == "mail.there.test"
+    assert time.monotonic() - begun < 10
