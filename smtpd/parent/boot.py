@@ -13,9 +13,12 @@ Everything blocks here, with deadlines; whatever fails ends the start, with a re
 import contextlib
 import os
 import select
+import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -50,6 +53,7 @@ from smtpd.sandbox import Ids, landlock, privilege
 USERS = ("_smtpd", "_smtpl", "_smtpq", "_smtps", "_smtpc", "_smtpx")
 CONFIGURATION_DEADLINE = 30.0  # seconds; names of listeners may have to be resolved
 SANDBOX_DEADLINE = 10.0  # seconds
+VACATING = 3.0  # seconds that an address may still be in use
 
 
 class CannotStart(Exception):
@@ -224,11 +228,12 @@ def _take_places(booted: Booted) -> None:
 def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
     configuration = booted.configuration
     assert configuration is not None
-    control_socket = bind_control(booted.places.socket)
-    booted.control_socket = True
     dispatchers = configuration.dispatchers
+    control_socket = _patiently(lambda: bind_control(booted.places.socket))
+    booted.control_socket = True
     sockets = [
-        [bind(listener, shared=dispatchers > 1) for listener in configuration.listeners] for _ in range(dispatchers)
+        [_patiently(partial(bind, listener, shared=dispatchers > 1)) for listener in configuration.listeners]
+        for _ in range(dispatchers)
     ]
     required = _required(booted)
     for role, number in wire.seats(dispatchers):
@@ -245,6 +250,18 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
     for one in six:
         one.channel.send(EnterSandbox())
         _flush(one)
+
+
+def _patiently(take: Callable[[], socket.socket]) -> socket.socket:
+    """The processes of a daemon that was killed outlive it by a moment; our pid file says that it is gone."""
+    deadline = time.monotonic() + VACATING
+    while True:
+        try:
+            return take()
+        except Occupied:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _configure(booted: Booted, number: int, slice: bytes, *, required: bool) -> Configure:

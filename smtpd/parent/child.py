@@ -92,7 +92,7 @@ def describe_end(child: Child, kernel_log: int | None) -> str:
         return f"exited with status {code}"
     if -code == signal.SIGSYS:
         call = sandbox.describe_violation(child.pid, kernel_log) or "the kernel's log does not tell which"
-        return f"killed for a forbidden system call: {call}"
+        return f"killed by SIGSYS, forbidden system call: {call}"
     try:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:

@@ -1,0 +1,76 @@
+"""Which users may receive mail."""
+
+import os
+import pwd
+
+import pytest
+
+from smtpd.nursery.person import Person, find_person, judge
+
+ALICE = Person("alice", 1000, 1000, "/home/alice")
+
+
+def read_passwd(text):
+    """A user database of our own: name -> entry, the format of passwd(5)."""
+    entries = (line.split(":") for line in text.split())
+    return {name: Person(name, int(uid), int(gid), home) for name, _, uid, gid, _, home, _ in entries}
+
+
+SYSTEM = read_passwd("""
+root:x:0:0:root:/root:/bin/sh
+toor:x:0:0:root:/root:/bin/sh
+mail:x:8:8:mail:/var/mail:/bin/sh
+last:x:99:99::/:/bin/sh
+alice:x:1000:1000:Alice:/home/alice:/bin/sh
+git:x:100:100::/srv/git:/bin/sh
+wheel:x:1001:0::/home/wheel:/bin/sh
+nobody:x:65534:65534::/nonexistent:/bin/sh
+_smtpq:x:994:993::/nonexistent:/bin/sh
+_smtp:x:993:993::/nonexistent:/bin/sh
+""")
+
+
+@pytest.mark.parametrize(
+    "name, verdict",
+    [
+        ("alice", "user"),
+        ("git", "user"),
+        ("root", "root"),
+        ("toor", "root"),  # uid 0 under another name
+        ("mail", "daemon"),
+        ("last", "daemon"),
+        ("nobody", "daemon"),
+        ("_smtpq", "daemon"),
+        ("_smtp", "daemon"),
+        ("wheel", "daemon"),  # root's group would come along
+        ("bob", "unknown"),
+    ],
+)
+def test_who_may_receive_when_we_are_root(name, verdict):
+    assert judge(name, SYSTEM.get(name), me=0) == verdict
+
+
+def test_a_database_that_folds_case_does_not_make_one_user_of_two_names():
+    assert judge("Alice", ALICE, me=0) == "unknown"
+
+
+def test_when_we_are_not_root_there_is_only_one_user():
+    assert judge("alice", ALICE, me=1000) == "user"
+    assert judge("alice", ALICE, me=1001) == "unknown"
+    assert judge("root", SYSTEM["root"], me=1000) == "root"
+    assert judge("mail", SYSTEM["mail"], me=8) == "user"
+
+
+def test_what_nss_says_is_what_the_system_s_own_module_says():
+    for entry in pwd.getpwall()[:20]:
+        assert find_person(entry.pw_name) == Person(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
+
+
+@pytest.mark.parametrize("name", ["", "no-such-user-here", "../root", "root:x", "a" * 5000])
+def test_nobody_of_that_name(name):
+    assert find_person(name) is None
+
+
+def test_this_process_has_a_user():
+    me = pwd.getpwuid(os.geteuid())
+    assert find_person(me.pw_name).ids == (me.pw_uid, me.pw_gid)

@@ -1,0 +1,64 @@
+"""The command line: the words of OpenSMTPD, and none of them ignored."""
+
+import os
+
+import pytest
+
+from smtpd.parent.option import CONFIGURATION, Misused, read_options
+
+
+def test_without_words_it_is_the_system_s_daemon_in_the_background():
+    options = read_options([])
+    assert options.configuration == CONFIGURATION and options.state is None
+    assert not options.foreground and not options.log_to_stderr and not options.check_only
+
+
+def test_d_is_the_foreground_with_stderr_and_F_the_foreground_with_syslog():
+    assert read_options(["-d"]).foreground and read_options(["-d"]).log_to_stderr
+    assert read_options(["-F"]).foreground and not read_options(["-F"]).log_to_stderr
+
+
+def test_a_macro_is_split_at_its_last_equals_sign():
+    assert read_options(["-D", "a=b=c", "-D", "d=e"]).macros == {"a=b": "c", "d": "e"}
+
+
+@pytest.mark.parametrize("word", ["a", "=b", ""])
+def test_a_macro_without_a_name_or_a_value_is_refused(word):
+    with pytest.raises(Misused, match="macro=value"):
+        read_options(["-D", word])
+
+
+def test_words_may_stand_together():
+    options = read_options(["-nv", "-f", "/etc/x.conf"])
+    assert options.check_only and options.verbose and options.configuration == "/etc/x.conf"
+
+
+def test_relative_paths_are_of_the_directory_where_it_was_typed():
+    options = read_options(["-f", "my.conf", "--state", ".run"])
+    assert options.configuration == os.path.join(os.getcwd(), "my.conf")
+    assert options.state == os.path.join(os.getcwd(), ".run")
+
+
+def test_what_shall_be_paused_may_be_said_more_than_once():
+    assert read_options(["-P", "mda", "-P", "smtp"]).paused == ("mda", "smtp")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["-T", "imsg"], "-T: not available"),
+        (["-B", "queue=ram"], "-B: not available"),
+        (["-P", "mta"], "not available yet"),
+        (["-P", "lunch"], "expected mda or smtp"),
+        (["-z"], "-z"),
+        (["now"], "unexpected operand"),
+        (["--state", ""], "empty path"),
+        (["--insecure"], None),
+    ],
+)
+def test_what_cannot_be_obeyed_is_refused_by_name(words, said):
+    if said is None:
+        assert read_options(words).insecure_paths  # a long word may be shortened, as everywhere
+        return
+    with pytest.raises(Misused, match=said):
+        read_options(words)
