@@ -17,6 +17,7 @@ import errno
 import os
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgspec
@@ -71,6 +72,7 @@ class Channel:
         self._pid = os.getpid()
         self._out: deque[tuple[bytes | bytearray | memoryview, int | None]] = deque()
         self.bytes_waiting = 0
+        self.wake: Callable[[Channel], None] | None = None  # a loop's, which flushes at the end of its turn
         self._descriptors: deque[int] = deque()
         self._buffer = bytearray(BUFFER)
         self._have = 0
@@ -95,6 +97,8 @@ class Channel:
         frame.HEADER.pack_into(buffer, 0, declaration.number, flags, len(buffer), self.peer_id, self._pid)
         self._out.append((buffer, descriptor))
         self.bytes_waiting += len(buffer)
+        if self.wake is not None:
+            self.wake(self)
 
     def send_version(self) -> None:
         """Queue a bare header: whoever speaks another version reads that much of it, and knows."""

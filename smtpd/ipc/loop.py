@@ -20,7 +20,7 @@ import uvloop
 from smtpd.ipc.channel import Channel, Closed, Violation, unexpected
 from smtpd.ipc.log import log
 
-__all__ = ["Switchboard", "connect", "die", "prepare", "run", "unexpected"]
+__all__ = ["Switchboard", "connect", "die", "prepare", "unexpected"]
 
 Handler = Callable[[Channel, Any, int | None], None]
 
@@ -49,13 +49,7 @@ class Switchboard:
 
     def add(self, channel: Channel, handler: Handler, closed: Callable[[Channel, Exception], None]) -> None:
         """Dispatch what `channel` brings to `handler`; `closed` is told of its end or of a Violation."""
-        send = channel.send
-
-        def send_and_touch(imsg: Any, descriptor: int | None = None) -> None:
-            send(imsg, descriptor)
-            self._touch(channel)
-
-        channel.send = send_and_touch  # type: ignore[method-assign]
+        channel.wake = self._touch
         self.loop.add_reader(channel.fileno(), self._readable, channel, handler, closed)
         if channel.bytes_waiting:
             self._touch(channel)
@@ -111,20 +105,10 @@ def die(channel: Channel, error: Exception) -> None:
     os._exit(1 if isinstance(error, Violation) else 0)
 
 
-def run(
-    loop: asyncio.AbstractEventLoop, peers: list[Channel], handlers: dict[str, Callable], state: Any
-) -> Switchboard:
-    """Put all peers of a process on its loop; `handlers[peer](state, channel, imsg, descriptor)`.  Does not return
-    before loop.stop()."""
-    board = connect(loop, peers, handlers, state)
-    loop.run_forever()
-    return board
-
-
 def connect(
     loop: asyncio.AbstractEventLoop, peers: list[Channel], handlers: dict[str, Callable], state: Any
 ) -> Switchboard:
-    """As run, for a process that has more to put on its loop first."""
+    """Put all peers of a process on its loop: `handlers[peer](state, channel, imsg, descriptor)`."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     loop.set_exception_handler(_crashed)
     board = Switchboard(loop)
