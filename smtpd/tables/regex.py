@@ -130,6 +130,10 @@ _ESCAPES: dict[str, Tree] = {
 _REPEATS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) <= len(str(REPEAT_MAX))
+
+
 class _Parser:
     def __init__(self, text: str):
         self.ignore_case = text.startswith("(?i)")
@@ -183,7 +187,7 @@ class _Parser:
             return None
         inside, closed, _ = self.text[self.at + 1 :].partition("}")
         least, comma, most = inside.partition(",")
-        if not closed or not all(part.isdecimal() and part.isascii() for part in (least, most or "0")):
+        if not closed or not all(_is_number(part) for part in (least, most or "0")):
             raise Malformed("a { without a number and its }")
         self.at += len(inside) + 2
         low = int(least)
