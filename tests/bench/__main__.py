@@ -34,6 +34,7 @@ def arguments():
     parser.add_argument("--kept", action="store_true", help="many mails a connection instead of one")
     parser.add_argument("--rounds", type=int, default=5, help="medians of so many (default 5)")
     parser.add_argument("--only", default=",".join(SERVERS), help="servers, with commas: " + ", ".join(SERVERS))
+    parser.add_argument("--directory", default="/var/tmp", help="on the disk to measure on (default /var/tmp)")
     parser.add_argument("--ground", help=argparse.SUPPRESS)  # the directory, for the part in the namespaces
     return parser.parse_args()
 
@@ -48,7 +49,7 @@ def main():
         print("bench: needs root: it makes namespaces and a system user of its own", file=sys.stderr)
         return 1
     subprocess.run(["sh", str(TOP / "tests/peers.sh")], check=True)
-    directory = tempfile.mkdtemp(prefix="smtpd-bench-", dir="/var/tmp")
+    directory = tempfile.mkdtemp(prefix="smtpd-bench-", dir=options.directory)
     try:
         return subprocess.run(unshared([*sys.argv[1:], "--ground", directory])).returncode
     except KeyboardInterrupt:

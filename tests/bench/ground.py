@@ -1,6 +1,6 @@
 """Where the bench happens: namespaces of its own, a user database of its own, one directory.
 
-Nothing of it is seen outside, and nothing is left: the users exist in a file that is mounted over /etc/passwd in here.
+Nothing of it is seen outside, and nothing is left: the users exist in an /etc that is mounted in here.
 """
 
 import os
@@ -37,28 +37,27 @@ def inside():
 class Ground:
     def __init__(self, directory):
         directory.chmod(0o755)
+        # ext4 looks around the inodes that were freed lately, so one server's deleted files would slow the next one's
+        # new ones.  With this attribute the directories below are spread over the disk, as top-level directories are.
+        subprocess.run(["chattr", "+T", directory], stderr=subprocess.DEVNULL)
         self.directory = directory
-        self.home = directory / "home" / RECIPIENT
+        self.home = directory / "home"
         self._runs = 0
-        for path in (self.home.parent, self.home):
-            path.mkdir()
-        os.chown(self.home, USERS[RECIPIENT], USERS[RECIPIENT])
-        self.home.chmod(0o700)
-        self._mount("passwd", self._passwd())
-        self._mount("group", "".join(f"{name}:x:{number}:\n" for name, number in USERS.items()))
+        self.make("home", RECIPIENT, 0o700)
+        self._make_users()
 
-    def _passwd(self):
+    def _make_users(self):
+        """An overlay, because a file mounted over /etc/passwd would go when a useradd outside replaces that."""
+        etc = self.make("etc")
         homes = {RECIPIENT: self.home}
-        return "".join(
-            f"{name}:x:{number}:{number}::{homes.get(name, '/nonexistent')}:/bin/sh\n" for name, number in USERS.items()
-        )
-
-    def _mount(self, name, lines):
-        """Our users before those of the system that have other names."""
-        theirs = [line for line in Path("/etc", name).read_text().splitlines() if line.split(":")[0] not in USERS]
-        file = self.directory / name
-        file.write_text(lines + "\n".join(theirs) + "\n")
-        subprocess.run(["mount", "--bind", file, f"/etc/{name}"], check=True)
+        lines = {
+            "passwd": [f"{name}:x:{n}:{n}::{homes.get(name, '/nonexistent')}:/bin/sh" for name, n in USERS.items()],
+            "group": [f"{name}:x:{n}:" for name, n in USERS.items()],
+        }
+        for name, ours in lines.items():
+            theirs = [line for line in Path("/etc", name).read_text().splitlines() if line.split(":")[0] not in USERS]
+            (etc / name).write_text("\n".join([*ours, *theirs]) + "\n")
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={etc}:/etc", "/etc"], check=True)
 
     def make(self, name, owner=None, mode=0o755):
         """A directory below the bench's own."""
@@ -74,9 +73,18 @@ class Ground:
         self._runs += 1
         return self.make(f"{name}-{self._runs}")
 
-    def take_away_mail(self):
-        """Mail of an earlier round aside: removing it would make the file system work in the next one."""
-        maildir = self.home / "Maildir"
-        if maildir.exists():
-            self._runs += 1
-            maildir.rename(self.directory / f"mail-{self._runs}")
+    def _show_users(self):
+        """Again before each start: a useradd outside puts another file there, and what was mounted over it goes."""
+        if RECIPIENT not in Path("/etc/passwd").read_text():
+            self._mount("passwd", self._passwd())
+        if RECIPIENT not in Path("/etc/group").read_text():
+            self._mount("group", "".join(f"{name}:x:{number}:\n" for name, number in USERS.items()))
+
+    def new_maildir(self):
+        """An empty one for a round, and the last one left where it is until the end."""
+        self._runs += 1
+        maildir = self.make(f"mail-{self._runs}", RECIPIENT, 0o700)
+        link = self.home / "Maildir"
+        link.unlink(missing_ok=True)
+        link.symlink_to(maildir)
+        return maildir

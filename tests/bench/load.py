@@ -43,12 +43,11 @@ class Measure:
 
 
 def run(server, load):
-    server.ground.take_away_mail()
     os.sync()
     shares = server.times()
     busy, start = busy_time(), time.monotonic()
     subprocess.run(load.command(server.PORT), check=True, env=environment(), timeout=LONGEST)
-    wait_for(server.ground.home / "Maildir/new", load.messages, start + LONGEST)
+    wait_for(server.maildir / "new", load.messages, start + LONGEST)
     seconds, busy = time.monotonic() - start, busy_time() - busy
     spent = {role: ticks - shares.get(role, 0) for role, ticks in server.times().items()}
     costs = [(role, ticks * TICK / load.messages) for role, ticks in spent.items()]

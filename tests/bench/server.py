@@ -13,6 +13,14 @@ from tests.bench.load import environment
 
 READY = 20.0  # seconds
 
+# Of smtpd and OpenSMTPD; Postfix has no limit on mails a session.
+CONFIGURATION = """
+smtp limit max-mails 1000000
+listen on 127.0.0.1 port {port} hostname here.test
+action "local" maildir
+match from any for domain "here.test" action "local"
+"""
+
 
 class Unavailable(Exception):
     """It is not here, or does not start."""
@@ -27,6 +35,7 @@ class Server:
     def __init__(self, ground):
         self.ground = ground
         self.directory = ground.next_run(self.NAME)
+        self.maildir = ground.new_maildir()
         self.log = self.directory / "log"
 
     def command(self):
@@ -88,11 +97,7 @@ class Smtpd(Server):
 
     def command(self):
         conf = self.directory / "smtpd.conf"
-        conf.write_text(
-            f"listen on 127.0.0.1 port {self.PORT} hostname here.test\n"
-            'action "local" maildir\n'
-            'match from any for domain "here.test" action "local"\n'
-        )
+        conf.write_text(CONFIGURATION.format(port=self.PORT))
         return [sys.executable, "-P", "-m", "smtpd", "-d", "--state", str(self.directory / "state"), "-f", str(conf)]
 
     def environment(self):
@@ -211,11 +216,7 @@ exec /usr/sbin/smtpd -d -f {directory}/smtpd.conf
         for name in ("var/spool", "var/lib/opensmtpd/empty", "run"):
             self.ground.make(f"{self.directory.name}/{name}")
         self.ground.make(f"{self.directory.name}/var/spool/smtpd", mode=0o711)
-        (self.directory / "smtpd.conf").write_text(
-            f"listen on 127.0.0.1 port {self.PORT} hostname here.test\n"
-            'action "local" maildir\n'
-            'match from any for domain "here.test" action "local"\n'
-        )
+        (self.directory / "smtpd.conf").write_text(CONFIGURATION.format(port=self.PORT))
         script = self.MOUNTS.format(tree=self.TREE, directory=self.directory)
         return ["unshare", "--mount", "sh", "-eu", "-c", script]
 
