@@ -58,7 +58,7 @@ class Users:
         self.names = []
 
     def make(self, name):
-        name = f"{name}-{os.getpid()}"
+        name = f"{name}-{os.getpid()}-{len(self.names)}"
         home = self.ground / "home" / name
         home.parent.mkdir(exist_ok=True)
         home_option = ["--home-dir", str(home), "--create-home", "--skel", "/nonexistent"]
@@ -72,9 +72,7 @@ class Users:
 
     def remove(self):
         for name in self.names:
-            for pid in pids_of(name):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            until(lambda name=name: not kill_all_of(name), what=f"the end of all processes of {name}")
             subprocess.run(["userdel", name], stderr=subprocess.DEVNULL)
 
 
@@ -87,6 +85,14 @@ def pids_of(name):
             if f"\nUid:\t{uid}\t" in (process / "status").read_text():
                 found.append(int(process.name))
     return found
+
+
+def kill_all_of(name):
+    pids = pids_of(name)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return pids
 
 
 @pytest.fixture(scope="session")
@@ -214,7 +220,23 @@ class Daemon:
 
     def smtpctl(self, *words, check=True):
         command = [PYTHON, "-m", "smtpctl", "--state", str(self.state), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=check, cwd="/", timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
+        assert not check or done.returncode == 0, f"smtpctl {words}: {done.stdout}{done.stderr}{self.log[-3000:]}"
+        return done
+
+
+@contextlib.contextmanager
+def running(ground, conf=CONF):
+    """A daemon that must stop in good order at the end, unless a test has ended it."""
+    daemon = Daemon(ground, conf).start()
+    try:
+        yield daemon
+        if daemon.running():
+            assert daemon.stop() == 0, daemon.log
+    finally:
+        if daemon.running():
+            daemon.kill()
+        shutil.rmtree(daemon.directory)
 
 
 @pytest.fixture
@@ -233,12 +255,10 @@ def make_daemon(ground, users):
 
 
 @pytest.fixture
-def daemon(make_daemon):
-    """One running daemon; it must stop in good order at the end, unless the test has ended it."""
-    made = make_daemon().start()
-    yield made
-    if made.running():
-        assert made.stop() == 0, made.log
+def daemon(ground, users):
+    """A daemon of this test's own."""
+    with running(ground) as made:
+        yield made
 
 
 def until(condition, seconds=20.0, what="it"):
@@ -263,7 +283,10 @@ def mails(home, folder="Maildir"):
 
 
 def empty_maildir(home):
-    shutil.rmtree(Path(home) / "Maildir", ignore_errors=True)
+    """No mail in it.  The directories stay: an agent that is still there holds them open."""
+    for place in ("new", "cur", "tmp"):
+        for path in (Path(home) / "Maildir").glob(f"{place}/*"):
+            path.unlink(missing_ok=True)
 
 
 def group_of(name):

@@ -9,11 +9,18 @@ from email.message import EmailMessage
 
 import pytest
 
-from tests.live.conftest import empty_maildir, mails, until
+from tests.live.conftest import empty_maildir, mails, running, until
+
+
+@pytest.fixture(scope="module")
+def daemon(ground, users):
+    """One for all who only send: they leave no trace in it."""
+    with running(ground) as made:
+        yield made
 
 
 @pytest.fixture
-def letterbox(daemon, users, alice):
+def letterbox(users, alice):
     """Alice's Maildir, empty."""
     empty_maildir(users.home(alice))
     return users.home(alice)
@@ -24,7 +31,9 @@ def test_a_mail_to_a_system_user_lies_in_that_users_maildir(daemon, users, alice
     (mail,) = until(lambda: mails(letterbox), what="delivery")
     trace, _, content = mail.partition(b"Subject: ")
     assert content == b"hello\n\nworld\n"
-    assert trace.startswith(b"Return-Path: <amy@there.test>\nDelivered-To: smtpd-alice@here.test\nReceived: from ")
+    assert trace.startswith(
+        b"Return-Path: <amy@there.test>\nDelivered-To: %s@here.test\nReceived: from client.test" % alice.encode()
+    )
     (path,) = (letterbox / "Maildir/new").iterdir()
     assert path.owner() == alice and path.stat().st_mode & 0o777 == 0o600
     until(lambda: daemon.smtpctl("show", "queue").stdout == "", what="an empty queue")
@@ -74,14 +83,16 @@ def test_several_recipients_get_a_mail_each(daemon, users, alice, bob):
         ("daemon@here.test", 550),
         ("_smtpq@here.test", 550),
         ("somebody@elsewhere.test", 550),
-        ("../alice@here.test", 550),
+        ('"../{alice}"@here.test', 550),
+        ('"|/bin/sh"@here.test', 550),
+        ("../{alice}@here.test", 501),
     ],
 )
-def test_who_may_not_receive_is_refused_at_rcpt(daemon, recipient, code):
+def test_who_may_not_receive_is_refused_at_rcpt(daemon, alice, recipient, code):
     with daemon.client() as client:
         client.ehlo()
         client.mail("amy@there.test")
-        assert client.rcpt(recipient)[0] == code
+        assert client.docmd("RCPT", f"TO:<{recipient.format(alice=alice)}>")[0] == code
 
 
 def test_mail_to_postmaster_needs_no_domain(daemon):
@@ -92,18 +103,40 @@ def test_mail_to_postmaster_needs_no_domain(daemon):
         assert client.docmd("RCPT", "TO:<postmaster>")[0] == 550
 
 
-def test_a_forward_file_redirects(daemon, users, alice, bob):
-    empty_maildir(users.home(bob))
-    forward = users.home(alice) / ".forward"
-    forward.write_text(f"{bob}@here.test\n")
-    shutil.chown(forward, alice, alice)
+def write_forward(users, name, text):
+    forward = users.home(name) / ".forward"
+    forward.write_text(text)
+    shutil.chown(forward, name, name)
     forward.chmod(0o600)
-    try:
-        daemon.send(f"{alice}@here.test", b"Subject: on to bob\r\n\r\nx\r\n")
-        (mail,) = until(lambda: mails(users.home(bob)), what="delivery to bob")
-        assert b"on to bob" in mail
-    finally:
-        forward.unlink()
+
+
+def test_a_forward_file_redirects(daemon, users, alice, letterbox):
+    name = users.make("smtpd-moved")
+    write_forward(users, name, f"{alice}@here.test\n")
+    daemon.send(f"{name}@here.test", b"Subject: on to alice\r\n\r\nx\r\n")
+    (mail,) = until(lambda: mails(letterbox), what="delivery to alice")
+    assert b"on to alice" in mail
+    assert not (users.home(name) / "Maildir").exists()
+
+
+def test_a_forward_file_that_names_its_own_user_keeps_a_copy(daemon, users, alice, letterbox):
+    name = users.make("smtpd-copied")
+    write_forward(users, name, f"# both\n\\{name}, {alice}@here.test\n")
+    daemon.send(f"{name}@here.test", b"Subject: two of them\r\n\r\nx\r\n")
+    until(lambda: mails(letterbox), what="delivery to alice")
+    until(lambda: mails(users.home(name)), what="the copy")
+
+
+@pytest.mark.parametrize("text", ["|/bin/sh\n", "/tmp/file\n", "root\n", "nobody@elsewhere.test\n", "\0\n"])
+def test_a_forward_file_gives_nobody_what_is_not_theirs(daemon, users, text):
+    """Commands and files are not available yet, root never receives, and nothing is relayed."""
+    name = users.make("smtpd-bold")
+    write_forward(users, name, text)
+    with daemon.client() as client:
+        client.ehlo()
+        client.mail("amy@there.test")
+        code, reply = client.docmd("RCPT", f"TO:<{name}@here.test>")
+    assert code // 100 in (4, 5), reply
 
 
 def test_a_sub_address_reaches_its_user(daemon, alice, letterbox):
@@ -158,16 +191,15 @@ def test_smuggling_leaves_one_message_or_none(daemon, alice, letterbox, ending):
     assert sum(b"inner" in mail and b"Subject: outer" not in mail for mail in mails(letterbox)) == 0
 
 
-def test_the_queue_survives_a_stop(make_daemon, users, alice, letterbox=None):
-    empty_maildir(users.home(alice))
+def test_the_queue_survives_a_stop(make_daemon, alice, letterbox):
     daemon = make_daemon().start()
     daemon.smtpctl("pause", "mda")
     daemon.send(f"{alice}@here.test", b"Subject: wait\r\n\r\nx\r\n")
     assert len(daemon.smtpctl("show", "queue").stdout.splitlines()) == 1
     assert daemon.stop() == 0
-    assert mails(users.home(alice)) == []
+    assert mails(letterbox) == []
     daemon.start()
-    until(lambda: mails(users.home(alice)), what="delivery after the restart")
+    until(lambda: mails(letterbox), what="delivery after the restart")
     assert daemon.stop() == 0
 
 

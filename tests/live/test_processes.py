@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.conftest import ROLES, empty_maildir, mails, until
+from tests.live.conftest import ROLES, empty_maildir, mails, running, until
 
 USERS = {
     "dispatcher": "_smtpd",
@@ -17,6 +17,13 @@ USERS = {
     "crypto": "_smtpc",
     "control": "_smtpx",
 }
+
+
+@pytest.fixture(scope="module")
+def daemon(ground, users):
+    """One for all who only look."""
+    with running(ground) as made:
+        yield made
 
 
 def status(pid):
