@@ -1,0 +1,7 @@
+"""smtpctl: what an administrator says to a running daemon.
+
+word         the words of a command line -> one command; prefixes, possibilities
+command      all commands: their words, what they ask, what they print
+connection   the socket: one question, one answer
+text         what is printed: the lines of the queue, values made visible
+"""

@@ -1,0 +1,143 @@
+"""smtpctl [-hj] [--state DIR] command
+
+    0    done
+    1    not done: smtpd does not run, refuses, failed, or cannot do that yet
+    255  not a command
+
+Runs with the rights of whoever calls it; control decides who may ask.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from smtpctl.word import Unclear, find_beginning, find_command
+
+FAILED, NOT_A_COMMAND = 1, 255
+
+OPTIONS = """\
+usage: smtpctl [-hj] [--state DIR] command
+
+    -h           this help; with the beginning of a command, help for what begins so
+    -j           print JSON, where something is printed
+    --state DIR  talk to the smtpd that was started with --state DIR
+"""
+EXIT_CODES = """\
+exit status:
+    0            done
+    1            smtpd doesn't run, refuses, or failed; or that is not available yet
+    255          not a command
+"""
+
+
+class Usage(Exception):
+    """The options make no sense."""
+
+
+class Options:
+    """What stands on the command line; options may stand between and behind the words."""
+
+    def __init__(self, arguments: Sequence[str]):
+        self.help = self.json = False
+        self.state: str | None = None
+        self.words: list[str] = []
+        left = list(arguments)
+        while left:
+            self._take(left.pop(0), left)
+
+    def _take(self, argument: str, left: list[str]) -> None:
+        if argument in ("-h", "--help"):
+            self.help = True
+        elif argument in ("-j", "--json"):
+            self.json = True
+        elif argument in ("-hj", "-jh"):
+            self.help = self.json = True
+        elif argument.startswith("--state="):
+            self.state = argument.removeprefix("--state=")
+        elif argument == "--state" and left:
+            self.state = left.pop(0)
+        elif argument.startswith("-"):
+            raise Usage(argument)
+        else:
+            self.words.append(argument)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name in a script that the locale does not have
+    try:
+        status = run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def run(arguments: Sequence[str]) -> int:
+    try:
+        options = Options(arguments)
+    except Usage as error:
+        print(f"smtpctl: unknown option {error}\n{OPTIONS}", file=sys.stderr, end="")
+        return NOT_A_COMMAND
+    from smtpctl.command import COMMANDS  # and all that talks to the daemon
+
+    try:
+        if options.help:
+            return _help(COMMANDS, options.words)
+        command, parameters = find_command(COMMANDS, options.words)
+    except Unclear as unclear:
+        return _say_possibilities(unclear)
+    if command.run is None:
+        return _fail(f"{command.pattern}: not available yet")
+    return _talk(command.run, parameters, options)
+
+
+def _talk(command: Callable[..., int], parameters: Sequence[str], options: Options) -> int:
+    from smtpctl.connection import Connection, Trouble
+    from smtpd.config.place import Places
+
+    try:
+        return command(Connection(Places(options.state).socket), parameters, options.json)
+    except Trouble as trouble:
+        sys.stdout.flush()
+        return _fail(str(trouble))
+
+
+def _fail(text: str) -> int:
+    print(f"smtpctl: {text}", file=sys.stderr)
+    return FAILED
+
+
+def _say_possibilities(unclear: Unclear) -> int:
+    print("possibilities are:", file=sys.stderr)
+    for command in unclear.possibilities:
+        print(f"  {command.pattern}", file=sys.stderr)
+    return NOT_A_COMMAND
+
+
+def _help(known: Sequence[Any], words: Sequence[str]) -> int:
+    """Help for all commands that begin with `words`."""
+    commands = find_beginning(known, words)
+    if not words:
+        print(OPTIONS)
+        print("commands:")
+    width = max(len(command.pattern) for command in commands)
+    for command in commands:
+        later = "" if command.run is not None else " (not available yet)"
+        print(f"    {command.pattern:{width}}  {command.help}{later}")
+        if words and command.fails:
+            print(f"    {'':{width}}  exit status 1 also when {command.fails}")
+    print()
+    print(EXIT_CODES, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

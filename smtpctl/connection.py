@@ -1,0 +1,86 @@
+"""The socket to control: one question, one answer.
+
+    Connection(path) --> no longer root --> ask(imsg) --> its answer, and a descriptor that came with it
+
+SECURITY
+    What is answered has been in mails.  The kernel has told control who we are when the connection is made, so nothing
+    that root may do is needed from there on, and it is given up.
+"""
+
+import os
+import pwd
+import select
+import socket
+import struct
+from typing import Any
+
+from smtpd.imsg import TABLE, Denied
+from smtpd.ipc.channel import Channel, Closed, OtherVersion, Violation
+
+USER = "_smtpx"  # whom root becomes
+PATIENCE = 10  # seconds until the connection is made
+
+
+class Trouble(Exception):
+    """There is no answer; what to say about it."""
+
+
+class Connection:
+    def __init__(self, path: str):
+        self._channel = Channel(_connect(path), TABLE, "smtpctl", "control", peer_id=TABLE.digest())
+        self._poll = select.poll()
+        _give_up_root()
+
+    def ask(self, imsg: Any) -> Any:
+        """The answer to `imsg`.  Raises Trouble."""
+        return self.ask_descriptor(imsg)[0]
+
+    def ask_descriptor(self, imsg: Any) -> tuple[Any, int | None]:
+        """The answer, and the descriptor that came with it."""
+        try:
+            self._channel.send(imsg)
+            while not self._channel.flush():
+                self._wait(select.POLLOUT)
+            while not (received := self._channel.receive()):
+                self._wait(select.POLLIN)
+        except OtherVersion:
+            raise Trouble("smtpd is of another version: it has to be restarted") from None
+        except Closed:
+            raise Trouble("smtpd closed the connection") from None
+        except Violation as error:
+            raise Trouble(f"smtpd answers nonsense: {error}") from None
+        answer, descriptor = received[0]
+        if isinstance(answer, Denied):
+            raise Trouble(answer.reason)
+        return answer, descriptor
+
+    def _wait(self, event: int) -> None:
+        self._poll.register(self._channel.fileno(), event)
+        self._poll.poll()
+
+
+def _connect(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Bounds connect too, which waits for room in the backlog.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", PATIENCE, 0))
+    try:
+        sock.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        raise Trouble("smtpd doesn't seem to be running") from None
+    except BlockingIOError:
+        raise Trouble("smtpd is busy") from None
+    except OSError as error:
+        raise Trouble(f"{path}: {error.strerror}") from None
+    return sock
+
+
+def _give_up_root() -> None:
+    if os.geteuid() != 0:
+        return
+    try:
+        person = pwd.getpwnam(USER)
+    except KeyError:
+        return  # then no smtpd is installed here: this one was started for a trial
+    os.setgroups([person.pw_gid])
+    os.setresgid(person.pw_gid, person.pw_gid, person.pw_gid)
+    os.setresuid(person.pw_uid, person.pw_uid, person.pw_uid)

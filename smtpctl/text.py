@@ -1,0 +1,147 @@
+"""What is printed.  Nothing that came by mail can move the cursor, end a line or begin a field.
+
+queue line     14 fields between |, as monitoring scripts know them
+envelope       `key: value` lines
+JSON           one object a line, ASCII only
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from smtpd.envelope import Entry, envelope_text, message_of, message_text
+
+
+def visible(text: str, also: str = "") -> str:
+    """`text` with what does not print, backslashes, and the characters in `also` as \\ooo or \\u{…}."""
+    if text.isprintable() and "\\" not in text and not any(char in text for char in also):
+        return text
+    return "".join(char if char.isprintable() and char not in also and char != "\\" else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    if char == "\\":
+        return "\\\\"
+    return f"\\{ord(char):03o}" if ord(char) < 256 else f"\\u{{{ord(char):x}}}"
+
+
+def for_terminal(text: str) -> str:
+    """Content for somebody's screen: lines and tabs stay, all else that does not print is shown as what it is."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else _escape(char) for char in text)
+
+
+def duration(seconds: int) -> str:
+    """0s, 39s, 5m57s, 1d2h3m4s"""
+    text = ""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        count, seconds = divmod(seconds, size)
+        text += f"{count}{unit}" if count or text else ""
+    return f"{text}{seconds}s"
+
+
+# -- envelopes -------------------------------------------------------------------------------
+
+
+def queue_line(entry: Entry, now: int) -> str:
+    """
+    evpid | inet4, inet6, local | mda, mta | flags | sender | rcpt | dest | created | expires | last try | retries |
+    pending, inflight | seconds to the next try, or in flight | error
+    """
+    schedule, recipient = entry.schedule, entry.recipient
+    fields = [
+        envelope_text(schedule.envelope),
+        _family(entry.origin.address),
+        schedule.kind.name.lower(),
+        ",".join(_flags(entry)),
+        entry.origin.sender,
+        recipient.recipient,
+        recipient.destination,
+        schedule.created,
+        schedule.expires,
+        entry.last_try,
+        schedule.retries,
+        _state(entry),
+        _seconds(entry, now),
+        entry.error,
+    ]
+    return "|".join(visible(str(field), also="|") for field in fields)
+
+
+def envelope_lines(entry: Entry) -> Iterator[str]:
+    """All that is known of an envelope; empty values are left out."""
+    schedule, origin, recipient = entry.schedule, entry.origin, entry.recipient
+    values = {
+        "evpid": envelope_text(schedule.envelope),
+        "dispatcher": recipient.action,
+        "tag": origin.tag,
+        "type": schedule.kind.name.lower(),
+        "smtpname": origin.hostname,
+        "helo": origin.helo,
+        "hostname": origin.client,
+        "errorline": entry.error,
+        "sockaddr": origin.address,
+        "sender": origin.sender,
+        "rcpt": recipient.recipient,
+        "dest": recipient.destination,
+        "ctime": schedule.created,
+        "last-try": entry.last_try or "",
+        "next-try": schedule.next_try or "",
+        "expire": schedule.expires,
+        "ttl": schedule.expires - schedule.created,
+        "retry": schedule.retries or "",
+        "flags": " ".join(_flags(entry)),
+        "state": _state(entry),
+        "size": entry.size,
+        "mda-user": recipient.user,
+        "mda-subaddress": recipient.extension,
+    }
+    return (f"{key}: {visible(str(value))}" for key, value in values.items() if value != "")
+
+
+def envelope_object(entry: Entry, now: int) -> dict[str, Any]:
+    schedule, origin, recipient = entry.schedule, entry.origin, entry.recipient
+    return {
+        "envelope": envelope_text(schedule.envelope),
+        "message": message_text(message_of(schedule.envelope)),
+        "family": _family(origin.address),
+        "type": schedule.kind.name.lower(),
+        "flags": _flags(entry),
+        "state": _state(entry),
+        "seconds": _seconds(entry, now),
+        "created": schedule.created,
+        "expires": schedule.expires,
+        "last_try": entry.last_try,
+        "next_try": schedule.next_try,
+        "retries": schedule.retries,
+        "error": entry.error,
+        "size": entry.size,
+        **{name: getattr(origin, name) for name in origin.__struct_fields__},
+        **{name: getattr(recipient, name) for name in recipient.__struct_fields__ if name != "kind"},
+    }
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value)  # escapes all that is not ASCII
+
+
+def _family(address: str) -> str:
+    if address == "local":
+        return "local"
+    return "inet6" if ":" in address else "inet4"
+
+
+def _flags(entry: Entry) -> list[str]:
+    words = {"suspend": entry.schedule.suspended, "hold": entry.schedule.held}
+    return [word for word, is_set in words.items() if is_set]
+
+
+def _state(entry: Entry) -> str:
+    return "inflight" if entry.inflight else "pending"
+
+
+def _seconds(entry: Entry, now: int) -> int:
+    """To the next try; of one in flight, since that try was due."""
+    due = max(entry.schedule.next_try, entry.schedule.created)
+    return max(0, now - due if entry.inflight else due - now)

@@ -1,0 +1,306 @@
+"""smtpctl as it is called, with a control that the test plays."""
+
+import json
+import os
+import pty
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from smtpd.envelope import Entry, Kind, Origin, Recipient, Schedule, first_envelope, last_envelope
+from smtpd.imsg import (
+    TABLE,
+    ContentOpened,
+    DeliveriesPaused,
+    Denied,
+    Done,
+    EnvelopesListed,
+    EnvelopesRemoved,
+    EnvelopesScheduled,
+    EnvelopesSuspended,
+    ListenersPaused,
+    ListEnvelopes,
+    OpenContent,
+    PauseDeliveries,
+    PauseListeners,
+    QuarantineListed,
+    RemoveEnvelopes,
+    ScheduleEnvelopes,
+    SetVerbose,
+    StatisticsShown,
+    StatusShown,
+    SuspendEnvelopes,
+)
+from smtpd.ipc.channel import Channel, Closed, OtherVersion
+
+TOP = Path(__file__).parent.parent.parent
+ALL = first_envelope(1), last_envelope(2**31 - 1)
+EVPID = 0x1A2B3C4D00000001
+
+
+class Desk:
+    """`asked` is what smtpctl asks; `answers` are given one after the other: an imsg, or (imsg, descriptor)."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.answers, self.asked = [], []
+        self.peer_id = TABLE.digest()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(folder / "smtpd.sock"))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self):
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            channel = Channel(sock, TABLE, "control", "smtpctl", peer_id=self.peer_id)
+            sock.setblocking(True)
+            try:
+                while True:
+                    for imsg, _ in channel.receive():
+                        self._answer(channel, imsg)
+            except OtherVersion:
+                channel.send_version()
+                channel.flush()
+            except Closed:
+                pass
+            channel.close()
+
+    def _answer(self, channel, imsg):
+        self.asked.append(imsg)
+        if not self.answers:
+            raise Closed
+        answer = self.answers.pop(0)
+        channel.send(*answer) if isinstance(answer, tuple) else channel.send(answer)
+        channel.flush()
+
+    def run(self, *words, answers=(), **more):
+        self.answers[:] = answers
+        command = [sys.executable, "-m", "smtpctl", "--state", str(self.folder), *words]
+        options = {"capture_output": True, "text": True, "timeout": 20, "cwd": TOP} | more
+        return subprocess.run(command, check=False, **options)
+
+    def end(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def desk(tmp_path):
+    made = Desk(tmp_path)
+    yield made
+    made.end()
+
+
+def entry(number):
+    return Entry(
+        Schedule(EVPID + number, Kind.MDA, 1000, 2000, 0, 0, False, False),
+        Origin("amy@there.test", "local", "client", "helo", "mx", "", True),
+        Recipient("bob@here.test", "bob", "local", Kind.MDA, "bob", ""),
+        0,
+        "",
+        False,
+        10,
+    )
+
+
+# -- looking --------------------------------------------------------------------------------
+
+
+def test_show_queue_asks_for_a_page_after_the_other(desk):
+    pages = [EnvelopesListed(1, [entry(0), entry(1)], EVPID + 2), EnvelopesListed(1, [entry(2)], 0)]
+    shown = desk.run("show", "queue", answers=pages)
+    assert [line.partition("|")[0] for line in shown.stdout.splitlines()] == [f"{EVPID + n:016x}" for n in range(3)]
+    assert desk.asked == [ListEnvelopes(1, *ALL), ListEnvelopes(1, EVPID + 2, ALL[1])]
+    assert (shown.returncode, shown.stderr) == (0, "")
+
+
+def test_show_queue_of_a_message_asks_for_its_envelopes(desk):
+    desk.run("show", "queue", "1a2b3c4d", answers=[EnvelopesListed(1, [], 0)])
+    assert desk.asked == [ListEnvelopes(1, first_envelope(0x1A2B3C4D), last_envelope(0x1A2B3C4D))]
+
+
+def test_show_queue_as_json_is_an_object_a_line(desk):
+    shown = desk.run("-j", "show", "queue", answers=[EnvelopesListed(1, [entry(0), entry(1)], 0)])
+    assert [json.loads(line)["user"] for line in shown.stdout.splitlines()] == ["bob", "bob"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(desk):
+    script = f"{sys.executable} -m smtpctl --state {desk.folder} show queue | head -1"
+    desk.answers[:] = [EnvelopesListed(1, [entry(n) for n in range(3000)], 0)]
+    shown = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=20, check=True, cwd=TOP)
+    assert len(shown.stdout.splitlines()) == 1 and shown.stderr == ""
+
+
+def test_show_envelope(desk):
+    shown = desk.run("show", "envelope", f"{EVPID:016x}", answers=[EnvelopesListed(1, [entry(0)], 0)])
+    assert shown.stdout.startswith("evpid: 1a2b3c4d00000001\n")
+    assert desk.asked == [ListEnvelopes(1, EVPID, EVPID)]
+
+
+def test_an_envelope_that_is_not_there(desk):
+    shown = desk.run("show", "envelope", f"{EVPID:016x}", answers=[EnvelopesListed(1, [], 0)])
+    assert (shown.returncode, shown.stderr) == (1, "smtpctl: no envelope 1a2b3c4d00000001\n")
+
+
+@pytest.fixture
+def content(tmp_path):
+    def make(data):
+        (tmp_path / "content").write_bytes(data)
+        return ContentOpened(1), os.open(tmp_path / "content", os.O_RDONLY)
+
+    return make
+
+
+def test_show_message_is_byte_for_byte(desk, content):
+    data = b"Subject: \x1b[2J\xff\r\n\n" + bytes(range(256)) * 1000
+    shown = desk.run("show", "message", f"{EVPID:016x}", answers=[content(data)], text=False)
+    assert shown.stdout == data
+    assert desk.asked == [OpenContent(1, 0x1A2B3C4D)]
+
+
+def test_on_a_terminal_a_message_commands_nothing(desk, content):
+    ours, theirs = pty.openpty()
+    data = "Subject: Grüße\x1b]0;title\x07\x9b2J\r\n".encode() + b"\xff\n"
+    options = {"capture_output": False, "stdout": theirs, "text": False}
+    desk.run("show", "message", "1a2b3c4d", answers=[content(data)], **options)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert shown == "Subject: Grüße\\033]0;title\\007\\2332J\\015\r\n\\xff\r\n"
+
+
+def test_a_message_that_is_not_there(desk, content):
+    shown = desk.run("show", "message", "1a2b3c4d", answers=[content(b"")])
+    assert (shown.returncode, shown.stderr) == (1, "smtpctl: no message 1a2b3c4d\n")
+
+
+def test_show_status(desk):
+    shown = desk.run("show", "status", answers=[StatusShown(1, True, False)])
+    assert shown.stdout == "MDA paused\nSMTP running\n"
+    shown = desk.run("show", "status", "-j", answers=[StatusShown(1, True, False)])
+    assert json.loads(shown.stdout) == {"mda": "paused", "smtp": "running"}
+
+
+def test_show_stats_is_sorted(desk):
+    counters = {"uptime": 93784, "smtp.session": 3, "control.session": 1}
+    shown = desk.run("show", "stats", answers=[StatisticsShown(1, counters)])
+    assert shown.stdout == "control.session=1\nsmtp.session=3\nuptime=93784\nuptime.human=1d2h3m4s\n"
+
+
+def test_show_quarantine(desk):
+    rows = [(EVPID, 1000, "bad | row")]
+    shown = desk.run("show", "quarantine", answers=[QuarantineListed(1, rows)])
+    assert shown.stdout == "1a2b3c4d00000001|1000|bad \\174 row\n"
+
+
+# -- ordering ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words, question, answer, said",
+    [
+        ("schedule all", ScheduleEnvelopes(1, *ALL), EnvelopesScheduled(1, 3), "3 envelopes scheduled"),
+        ("remove 1a2b3c4d00000001", RemoveEnvelopes(1, EVPID, EVPID), EnvelopesRemoved(1, 1), "1 envelope removed"),
+        ("pause envelope all", SuspendEnvelopes(1, *ALL, True), EnvelopesSuspended(1, 0), "0 envelopes paused"),
+        ("resume envelope all", SuspendEnvelopes(1, *ALL, False), EnvelopesSuspended(1, 2), "2 envelopes resumed"),
+        ("pause mda", PauseDeliveries(1, Kind.MDA, True), DeliveriesPaused(1, True), "command succeeded"),
+        ("resume mda", PauseDeliveries(1, Kind.MDA, False), DeliveriesPaused(1, True), "command succeeded"),
+        ("pause smtp", PauseListeners(1, True), ListenersPaused(1, True), "command succeeded"),
+        ("resume smtp", PauseListeners(1, False), ListenersPaused(1, True), "command succeeded"),
+        ("log verbose", SetVerbose(True), Done(0), "command succeeded"),
+        ("log brief", SetVerbose(False), Done(0), "command succeeded"),
+    ],
+)
+def test_an_order_asks_and_says_what_became_of_it(desk, words, question, answer, said):
+    done = desk.run(*words.split(), answers=[answer])
+    assert (done.returncode, done.stdout, done.stderr) == (0, said + "\n", "")
+    assert desk.asked == [question]
+
+
+def test_what_is_so_already_fails(desk):
+    done = desk.run("pause", "mda", answers=[DeliveriesPaused(1, False)])
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "command failed\n")
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+def test_who_is_not_root_is_told_so(desk):
+    denied = desk.run("show", "queue", answers=[Denied(1, "need root privileges")])
+    assert (denied.returncode, denied.stderr) == (1, "smtpctl: need root privileges\n")
+
+
+def test_a_daemon_that_does_not_run(tmp_path):
+    command = [sys.executable, "-m", "smtpctl", "--state", str(tmp_path / "none"), "show", "queue"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TOP)
+    assert (shown.returncode, shown.stderr) == (1, "smtpctl: smtpd doesn't seem to be running\n")
+
+
+def test_a_daemon_of_another_version(desk):
+    desk.peer_id ^= 1
+    shown = desk.run("show", "queue")
+    assert (shown.returncode, shown.stderr) == (1, "smtpctl: smtpd is of another version: it has to be restarted\n")
+
+
+def test_a_daemon_that_hangs_up(desk):
+    shown = desk.run("show", "queue")
+    assert (shown.returncode, shown.stderr) == (1, "smtpctl: smtpd closed the connection\n")
+
+
+def test_what_is_no_command_is_not_guessed(desk):
+    wrong = desk.run("show", "st")
+    assert (wrong.returncode, wrong.stderr) == (255, "possibilities are:\n  show stats\n  show status\n")
+    assert desk.asked == []
+
+
+def test_what_is_not_built_yet_says_so(desk):
+    wrong = desk.run("show", "relays")
+    assert (wrong.returncode, wrong.stderr) == (1, "smtpctl: show relays: not available yet\n")
+
+
+def test_an_unknown_option(desk):
+    wrong = desk.run("--stats")
+    assert wrong.returncode == 255 and "unknown option --stats" in wrong.stderr
+
+
+@pytest.mark.parametrize("words", [["-h"], ["pause", "-h"], ["show", "queue", "-h"]])
+def test_help_names_the_exit_codes(desk, words):
+    shown = desk.run(*words)
+    assert shown.returncode == 0 and "255" in shown.stdout
+    assert ("show queue" in shown.stdout) == (words != ["pause", "-h"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives up being that")
+def test_root_is_given_up_before_the_first_answer(desk):
+    seen = []
+
+    def answer(channel, imsg):
+        status = Path(f"/proc/{pid_of(channel.sock)}/status").read_text()
+        seen.append(next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:])
+        channel.send(StatusShown(1, False, False))
+        channel.flush()
+
+    desk._answer = answer
+    desk.run("show", "status")
+    try:
+        import pwd
+
+        uid = str(pwd.getpwnam("_smtpx").pw_uid)
+    except KeyError:
+        uid = "0"
+    assert seen == [[uid] * 4]
+
+
+def pid_of(sock):
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[:4], sys.byteorder)

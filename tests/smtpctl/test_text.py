@@ -1,0 +1,145 @@
+"""What is printed, by friendly and by hostile mail."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpctl.text import as_json, duration, envelope_lines, envelope_object, for_terminal, queue_line, visible
+from smtpd.envelope import Entry, Kind, Origin, Recipient, Schedule
+
+NOW = 1_795_243_855
+
+
+def entry(**more):
+    given = {
+        "address": "192.0.2.7",
+        "sender": "snd@b.example",
+        "error": "450 4.2.1 later",
+        "next_try": NOW + 1206,
+        "held": False,
+        "suspended": False,
+        "inflight": False,
+        "recipient": "temp@x",
+    } | more
+    return Entry(
+        Schedule(
+            0x3F86A5CB48E81BFF,
+            Kind.MDA,
+            NOW - 400,
+            NOW + 345_200,
+            given["next_try"],
+            2,
+            given["held"],
+            given["suspended"],
+        ),
+        Origin(given["sender"], given["address"], "<unknown>", "b.example", "mx.x", "", True),
+        Recipient(given["recipient"], "temp@x", "local", Kind.MDA, "temp", ""),
+        NOW - 30,
+        given["error"],
+        given["inflight"],
+        1234,
+    )
+
+
+def test_a_line_of_the_queue_has_fourteen_fields():
+    assert queue_line(entry(), NOW) == (
+        "3f86a5cb48e81bff|inet4|mda||snd@b.example|temp@x|temp@x|1795243455|1795589055|1795243825|2|pending|1206|"
+        "450 4.2.1 later"
+    )
+
+
+@pytest.mark.parametrize(
+    "more, place, field",
+    [
+        ({"address": "local"}, 1, "local"),
+        ({"address": "2001:db8::1"}, 1, "inet6"),
+        ({"held": True}, 3, "hold"),
+        ({"suspended": True, "held": True}, 3, "suspend,hold"),
+        ({"sender": ""}, 4, ""),
+        ({"inflight": True}, 11, "inflight"),
+        ({"inflight": True, "next_try": NOW - 12}, 12, "12"),
+        ({"inflight": True, "next_try": 0}, 12, "400"),
+        ({"next_try": NOW - 5}, 12, "0"),
+    ],
+)
+def test_the_fields_of_a_line(more, place, field):
+    assert queue_line(entry(**more), NOW).split("|")[place] == field
+
+
+def test_no_mail_can_add_a_field_or_a_line():
+    line = queue_line(entry(sender="a|b@x", error="line\nnext|\x1b[2Jand \\ more"), NOW)
+    assert len(line.split("|")) == 14
+    assert line.isprintable()
+    assert line.endswith("|line\\012next\\174\\033[2Jand \\\\ more")
+
+
+def test_an_envelope_is_shown_with_known_keys():
+    assert list(envelope_lines(entry(held=True, error="no\nroom"))) == [
+        "evpid: 3f86a5cb48e81bff",
+        "dispatcher: local",
+        "type: mda",
+        "smtpname: mx.x",
+        "helo: b.example",
+        "hostname: <unknown>",
+        "errorline: no\\012room",
+        "sockaddr: 192.0.2.7",
+        "sender: snd@b.example",
+        "rcpt: temp@x",
+        "dest: temp@x",
+        "ctime: 1795243455",
+        "last-try: 1795243825",
+        "next-try: 1795245061",
+        "expire: 1795589055",
+        "ttl: 345600",
+        "retry: 2",
+        "flags: hold",
+        "state: pending",
+        "size: 1234",
+        "mda-user: temp",
+    ]
+
+
+def test_json_holds_the_same_and_nothing_but_ascii():
+    text = as_json(envelope_object(entry(error="Grüße\x9b\u202e"), NOW))
+    assert text.isascii() and text.isprintable()
+    found = json.loads(text)
+    assert (found["envelope"], found["error"], found["seconds"]) == ("3f86a5cb48e81bff", "Grüße\x9b\u202e", 1206)
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0, "0s"),
+        (39, "39s"),
+        (357, "5m57s"),
+        (3600, "1h0m0s"),
+        (93784, "1d2h3m4s"),
+        (86400, "1d0h0m0s"),
+    ],
+)
+def test_a_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+@given(text=st.text())
+def test_what_is_visible_stays_on_its_line_and_in_its_field(text):
+    shown = visible(text, also="|")
+    assert shown.isprintable() and "|" not in shown
+
+
+@given(one=st.text(), other=st.text())
+def test_what_differs_looks_different(one, other):
+    assert (visible(one) == visible(other)) == (one == other)
+
+
+@given(text=st.text())
+def test_content_on_a_terminal_has_lines_and_tabs_and_no_commands(text):
+    shown = for_terminal(text)
+    assert all(char.isprintable() or char in "\n\t" for char in shown)
+    assert shown.count("\n") == text.count("\n")
+
+
+def test_content_that_prints_is_shown_as_it_is():
+    assert for_terminal("Grüße \\ aus\tKöln\n") == "Grüße \\ aus\tKöln\n"

@@ -1,0 +1,111 @@
+"""Which command a line means: a table."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpctl.command import COMMANDS
+from smtpctl.word import Unclear, find_beginning, find_command
+
+MEANT = """
+show queue                          show queue
+sh q                                show queue
+show queue 1a2b3c4d                 show queue <msgid>
+show queue 1A2B3C4D                 show queue <msgid>
+show stats                          show stats
+show stati                          -
+show statu                          show status
+show st                             -
+show s                              -
+show envelope 1a2b3c4d00000001      show envelope <evpid>
+show message 1a2b3c4d00000001       show message <evpid>
+show mess 1a2b3c4d                  show message <msgid>
+show m 1a2b3c4d                     -
+show host                           -
+show hosts                          show hosts
+show hoststats                      show hoststats
+show mta paused                     show mta paused
+show quarantine                     show quarantine
+show qua                            show quarantine
+sc all                              schedule all
+sched a                             schedule all
+s all                               -
+schedule 1a2b3c4d                   schedule <msgid>
+remove 1a2b3c4d00000001             remove <evpid>
+rem all                             remove all
+re all                              -
+pause envelope all                  pause envelope all
+pause e 1a2b3c4d                    pause envelope <msgid>
+resume envelope 1a2b3c4d00000001    resume envelope <evpid>
+pause mda                           pause mda
+pause m                             -
+pa s                                pause smtp
+resume smtp                         resume smtp
+log v                               log verbose
+log brief                           log brief
+log                                 -
+pause mta from a@b for c.test       pause mta from <string> for <string>
+encrypt                             encrypt
+encrypt secret                      encrypt <string>
+show queue 00000000                 -
+show queue 8000000a                 -
+show queue 1a2b3c4                  -
+show queue 1a2b3c4d5                -
+show queue 1a2b3c4g                 -
+show queue all                      -
+schedule 0000000000000001           -
+schedule 1a2b3c4d00000001 now       -
+nonsense                            -
+"""
+
+
+def cases():
+    for line in MEANT.strip().splitlines():
+        words, _, meant = line.partition("    ")
+        yield words.split(), meant.strip()
+
+
+@pytest.mark.parametrize(
+    "words, meant", list(cases()), ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_line_means_one_command_or_none(words, meant):
+    try:
+        command, parameters = find_command(COMMANDS, words)
+    except Unclear:
+        assert meant == "-"
+    else:
+        assert command.pattern == meant
+        assert len(parameters) == meant.count("<")
+
+
+def test_every_command_can_be_said_in_full():
+    samples = {"<msgid>": "1a2b3c4d", "<evpid>": "1a2b3c4d00000001", "<string>": "anything"}
+    for command in COMMANDS:
+        words = [samples.get(word, word) for word in command.pattern.split()]
+        assert find_command(COMMANDS, words)[0] is command
+
+
+def test_possibilities_are_what_begins_like_it():
+    with pytest.raises(Unclear) as unclear:
+        find_command(COMMANDS, ["show", "st"])
+    assert [command.pattern for command in unclear.value.possibilities] == ["show stats", "show status"]
+
+
+def test_without_any_that_begins_like_it_all_are_possible():
+    with pytest.raises(Unclear) as unclear:
+        find_command(COMMANDS, ["log", "loud"])
+    assert [command.pattern for command in unclear.value.possibilities] == ["log brief", "log verbose"]
+
+
+def test_help_is_found_by_the_beginning():
+    assert {command.pattern.split()[0] for command in find_beginning(COMMANDS, ["pau"])} == {"pause"}
+
+
+@given(words=st.lists(st.text(max_size=20), max_size=6))
+def test_any_words_are_a_command_or_unclear(words):
+    try:
+        command, parameters = find_command(COMMANDS, words)
+    except Unclear as unclear:
+        assert unclear.possibilities
+    else:
+        assert len(words) == len(command.pattern.split())
