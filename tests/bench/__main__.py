@@ -19,9 +19,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.ground import Ground, inside, unshared
+from tests.bench.ground import Ground, Unavailable, inside, unshared
 from tests.bench.load import Load, Measure, run
-from tests.bench.server import SERVERS, Unavailable
+from tests.bench.server import SERVERS
 
 TOP = Path(__file__).parent.parent.parent
 
@@ -87,6 +87,7 @@ def measured(name, ground, load):
 
 
 def show(load, measures, rounds):
+    measures = {name: some for name, some in measures.items() if some}
     print(f"\n{load}; medians of {rounds}\n")
     print(f"{'':24}{'mails/s':>9}{'ms CPU':>9}   smtpd is")
     ours = median(measures.get("smtpd", []))

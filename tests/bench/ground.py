@@ -34,6 +34,10 @@ def inside():
     os.umask(0o022)
 
 
+class Unavailable(Exception):
+    """A server is not here, does not start, or does not do its work."""
+
+
 class Ground:
     def __init__(self, directory):
         directory.chmod(0o755)

@@ -5,7 +5,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field, replace
 
-from tests.bench.ground import PEERS, RECIPIENT
+from tests.bench.ground import PEERS, RECIPIENT, Unavailable
 
 LONGEST = 300.0  # seconds that a round may take
 TICK = 1000 / os.sysconf("SC_CLK_TCK")  # ms
@@ -46,12 +46,21 @@ def run(server, load):
     os.sync()
     shares = server.times()
     busy, start = busy_time(), time.monotonic()
-    subprocess.run(load.command(server.PORT), check=True, env=environment(), timeout=LONGEST)
+    send(load.command(server.PORT), server)
     wait_for(server.maildir / "new", load.messages, start + LONGEST)
     seconds, busy = time.monotonic() - start, busy_time() - busy
     spent = {role: ticks - shares.get(role, 0) for role, ticks in server.times().items()}
     costs = [(role, ticks * TICK / load.messages) for role, ticks in spent.items()]
     return Measure(load.messages / seconds, busy * TICK / load.messages, costs)
+
+
+def send(command, server):
+    try:
+        subprocess.run(command, check=True, env=environment(), timeout=LONGEST, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        raise Unavailable(f"{error.stderr}{server.last_words()}") from None
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"does not take the mail in {LONGEST:.0f} s: {server.last_words()}") from None
 
 
 def environment():
@@ -67,7 +76,7 @@ def wait_for(directory, count, deadline):
         if found >= count:
             return
         time.sleep(0.02)
-    raise SystemExit(f"bench: {found} of {count} mails have arrived in {LONGEST:.0f} s")
+    raise Unavailable(f"{found} of {count} mails have arrived in {LONGEST:.0f} s")
 
 
 def busy_time():

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.bench.ground import PEERS, TOP
+from tests.bench.ground import PEERS, TOP, Unavailable
 from tests.bench.load import environment
 
 READY = 20.0  # seconds
@@ -20,10 +20,6 @@ listen on 127.0.0.1 port {port} hostname here.test
 action "local" maildir
 match from any for domain "here.test" action "local"
 """
-
-
-class Unavailable(Exception):
-    """It is not here, or does not start."""
 
 
 class Server:
@@ -54,7 +50,7 @@ class Server:
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise Unavailable(f"does not start: {self.log.read_text(errors='replace')[-2000:]}")
+                raise Unavailable(f"does not start: {self.last_words()}")
             time.sleep(0.05)
 
     def _answers(self):
@@ -67,6 +63,9 @@ class Server:
                 return greeting == b"220 "
         except OSError:
             return False
+
+    def last_words(self):
+        return self.log.read_text(errors="replace")[-2000:]
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
