@@ -133,8 +133,11 @@ class Client:
         except OtherVersion:
             self._refuse(self._channel.send_version)
             return
-        except (Closed, Violation) as error:
-            log.debug(f"control client of uid {self.uid}: {error}")
+        except Violation as violation:
+            log.debug(f"control client of uid {self.uid}: {violation}")
+            self.close()
+            return
+        except Closed:
             self.close()
             return
         self._proceed()

@@ -71,16 +71,15 @@ class Orders:
         tell: PostponeEnvelopes | MarkSuspended | DeleteEnvelopes
         match order:
             case ScheduleEnvelopes():
-                changed = self._policy.schedule(ids)
+                count, changed = self._policy.schedule(ids)
                 tell = PostponeEnvelopes([(id, now) for id in changed])
             case SuspendEnvelopes():
                 changed = self._policy.suspend(ids, order.suspended)
-                tell = MarkSuspended(changed, order.suspended)
+                count, tell = len(changed), MarkSuspended(changed, order.suspended)
             case RemoveEnvelopes():
                 count, changed = self._policy.remove(ids)
-                self._count += count - len(changed)
                 tell = DeleteEnvelopes(changed)
-        self._count += len(changed)
+        self._count += count
         if changed:
             self._to_queue(tell)
 

@@ -199,14 +199,17 @@ class Policy:
 
     # -- what an administrator wants -------------------------------------------------------
 
-    def schedule(self, ids: Iterable[int]) -> list[int]:
-        """Make these due, held ones too.  Returns those that were not."""
-        changed = []
+    def schedule(self, ids: Iterable[int]) -> tuple[int, list[int]]:
+        """Make these due, held ones too.  Returns how many are, and those that were not."""
+        count, changed = 0, []
         for envelope in self._known(ids):
-            if envelope.state in (State.WAITING, State.HELD) and not envelope.suspended:
+            if envelope.suspended or envelope.state is State.INFLIGHT:
+                continue
+            count += 1
+            if envelope.state in (State.WAITING, State.HELD):
                 self._line_up(envelope)
                 changed.append(envelope.id)
-        return changed
+        return count, changed
 
     def remove(self, ids: Iterable[int]) -> tuple[int, list[int]]:
         """Forget these.  Returns how many, and those that queue may delete now; the others are still in flight."""

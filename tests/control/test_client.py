@@ -284,5 +284,5 @@ def test_a_question_that_makes_our_code_raise_costs_that_question(house, capfd):
     tool.send(ShowStatus(1))
     with pytest.raises(Closed):
         tool.receive()
-    assert "ZeroDivisionError" in capfd.readouterr().err
+    house.until(lambda: "ZeroDivisionError" in capfd.readouterr().err)
     assert house.thread.is_alive()

@@ -175,14 +175,20 @@ def test_a_mail_to_many_and_the_next_mail_share_the_free_places():
 
 def test_schedule_makes_a_waiting_envelope_due():
     made = policy(schedule(next_try=NOW + 3600))
-    assert made.schedule([id_of(1), id_of(9)]) == [id_of(1)]
+    assert made.schedule([id_of(1), id_of(9)]) == (1, [id_of(1)])
     assert made.turn(NOW) == [id_of(1)]
+
+
+def test_schedule_counts_what_is_due_already_and_not_what_is_in_flight():
+    made = policy(schedule(1), schedule(2), max_inflight=1)
+    (inflight,) = made.turn(NOW)
+    assert made.schedule([id_of(1), id_of(2)]) == (1, []) and inflight == id_of(1)
 
 
 def test_schedule_releases_a_held_envelope():
     made = policy(schedule(held=True))
     assert made.turn(NOW + 10**6) == []
-    assert made.schedule([id_of(1)]) == [id_of(1)]
+    assert made.schedule([id_of(1)]) == (1, [id_of(1)])
     assert made.turn(NOW) == [id_of(1)]
 
 
@@ -219,7 +225,7 @@ def test_a_suspended_envelope_is_not_started_until_it_is_resumed():
     assert made.suspend([id_of(1), id_of(9)], True) == [id_of(1)]
     assert made.suspend([id_of(1)], True) == []
     assert made.turn(NOW) == []
-    assert made.schedule([id_of(1)]) == []
+    assert made.schedule([id_of(1)]) == (0, [])
     assert made.suspend([id_of(1)], False) == [id_of(1)]
     assert made.turn(NOW) == [id_of(1)]
 
@@ -340,7 +346,9 @@ class Anything(RuleBasedStateMachine):
 
     @rule(ids=SETS)
     def schedule(self, ids):
-        changed = self.policy.schedule(ids)
+        ids = list(dict.fromkeys(ids))
+        count, changed = self.policy.schedule(ids)
+        assert count == len(set(ids) & set(self.known) - self.suspended - self.inflight)
         self.held -= set(changed)
         self.earliest.update(dict.fromkeys(changed, 0))
 
