@@ -1,9 +1,11 @@
 """The parent: starts the others, binds what needs root, answers a few questions about names, and stops everybody.
 
-process   its opening, and who may ask what        boot      from the command line to Begin
-option    the command line                         child     a process of the daemon, made by fork and exec
-wire      socketpairs, from the arrows             listener  bound sockets
-service   the questions: who, how many, how long   watch     who died and why; the order of stopping
-place     spool, empty directory, pid file         record    the log's pipes, before control reads them
+process   its opening, and who may say what    daemon     what it is while everybody runs
+option    the command line                     ground     what it lets go of at the very start
+boot      from the command line to Begin       answer     waiting for a child while there is no loop yet
+child     a process, executed afresh           wire       socketpairs, from the arrows
+listener  bound sockets                        directory  spool and empty directory
+pidfile   one daemon, and which                record     the log's pipes, until control reads them
+service   what may be asked of root            watch      who died and why; the order of stopping
 notify    the service manager
 """

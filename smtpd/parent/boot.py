@@ -12,7 +12,6 @@ Everything blocks here, with deadlines; whatever fails ends the start, with a re
 
 import contextlib
 import os
-import select
 import socket
 import sys
 import time
@@ -38,11 +37,11 @@ from smtpd.imsg import (
     TakeListener,
     TakeProgram,
 )
-from smtpd.ipc.channel import Closed, Violation
 from smtpd.ipc.errand import PROMISES
 from smtpd.ipc.log import log
 from smtpd.parent import child, wire
-from smtpd.parent.child import Child, describe_end
+from smtpd.parent.answer import CannotStart, flush, receive
+from smtpd.parent.child import Child
 from smtpd.parent.directory import Unfit, check_empty, provide
 from smtpd.parent.listener import Occupied, bind, bind_control
 from smtpd.parent.option import Options
@@ -54,10 +53,6 @@ USERS = ("_smtpd", "_smtpl", "_smtpq", "_smtps", "_smtpc", "_smtpx")
 CONFIGURATION_DEADLINE = 30.0  # seconds; names of listeners may have to be resolved
 SANDBOX_DEADLINE = 10.0  # seconds
 VACATING = 3.0  # seconds that an address may still be in use
-
-
-class CannotStart(Exception):
-    """Why, in words for the administrator; one line each."""
 
 
 @dataclass
@@ -156,7 +151,7 @@ def _start_nursery(booted: Booted) -> None:
     nursery = _start(booted, "nursery")
     nursery.channel.send(_configure(booted, 0, b"\xc0", required=False))
     nursery.channel.send(EnterSandbox())
-    _flush(nursery)
+    flush(nursery)
 
 
 def _start(booted: Booted, role: str, number: int = 0) -> Child:
@@ -200,7 +195,7 @@ def _ask_parser(booted: Booted) -> ConfigurationParsed | ConfigurationRefused:
     if descriptor != 2:
         os.close(descriptor)
     try:
-        imsg = _receive(booted, [parser], time.monotonic() + CONFIGURATION_DEADLINE)[1]
+        imsg = receive([parser], time.monotonic() + CONFIGURATION_DEADLINE, booted.kernel_log)[1]
         assert isinstance(imsg, ConfigurationParsed | ConfigurationRefused)  # it has no other arrow
         return imsg
     finally:
@@ -249,7 +244,7 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
     booted.record.hand_to(next(one.channel for one in six if one.role == "control"))
     for one in six:
         one.channel.send(EnterSandbox())
-        _flush(one)
+        flush(one)
 
 
 def _patiently(take: Callable[[], socket.socket]) -> socket.socket:
@@ -290,7 +285,7 @@ def _await_sandboxes(booted: Booted) -> None:
     deadline = time.monotonic() + SANDBOX_DEADLINE
     waiting = list(booted.children)
     while waiting:
-        one, imsg = _receive(booted, waiting, deadline)
+        one, imsg = receive(waiting, deadline, booted.kernel_log)
         if not isinstance(imsg, SandboxEntered):
             raise CannotStart(f"{one.title} broke the rules: {type(imsg).__name__} before it was told to begin")
         _report(booted, one.title, [*imsg.held, *(f"missing: {line}" for line in imsg.missing)])
@@ -322,50 +317,3 @@ def _confine_ourselves(booted: Booted) -> None:
     held += landlock.restrict([(os.path.dirname(booted.places.socket), "c")])
     privilege.forbid_inspection()
     _report(booted, "parent", [*held, "not dumpable"])
-
-
-# -- blocking, with a deadline -------------------------------------------------------------------
-
-
-def _receive(booted: Booted, children: list[Child], deadline: float) -> tuple[Child, object]:
-    """The next imsg of any of `children`."""
-    poll = select.poll()
-    by_descriptor = {one.channel.fileno(): one for one in children}
-    for descriptor in by_descriptor:
-        poll.register(descriptor, select.POLLIN)
-    while True:
-        ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        if not ready:
-            raise CannotStart(f"{', '.join(one.title for one in children)} did not answer in time")
-        one = by_descriptor[ready[0][0]]
-        try:
-            received = one.channel.receive()
-        except Violation as error:
-            raise CannotStart(f"{one.title} broke the rules: {error}") from None
-        except Closed:
-            raise CannotStart(f"{one.title} {_end_of(booted, one)}") from None
-        if received:
-            # A second one would have to wait; nobody has anything more to say before Begin.
-            return one, received[0][0]
-
-
-def _end_of(booted: Booted, one: Child) -> str:
-    deadline = time.monotonic() + 2
-    while not one.wait(os.WNOHANG):
-        if time.monotonic() > deadline:
-            return "closed its channel"
-        time.sleep(0.01)
-    return describe_end(one, booted.kernel_log)
-
-
-def _flush(one: Child) -> None:
-    poll = select.poll()
-    poll.register(one.channel.fileno(), select.POLLOUT)
-    deadline = time.monotonic() + SANDBOX_DEADLINE
-    try:
-        while not one.channel.flush():
-            poll.poll(100)
-            if time.monotonic() > deadline:
-                raise CannotStart(f"{one.title} does not take what it is handed")
-    except Closed:
-        pass  # why, is found out when its answer is waited for

@@ -28,7 +28,6 @@ class Daemon:
         self._manager.tell("READY=1", "STATUS=taking mail")
         self.loop.run()
         self._booted.clear_away()
-        log.info("exiting")
         return self.watch.status
 
     def _stopping(self) -> None:

@@ -31,7 +31,8 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import unexpected
 from smtpd.ipc.log import log, take_tracebacks
-from smtpd.parent.boot import Booted, CannotStart, boot
+from smtpd.parent.answer import CannotStart
+from smtpd.parent.boot import Booted, boot
 from smtpd.parent.daemon import Daemon
 from smtpd.parent.ground import settle
 from smtpd.parent.notify import find_service_manager

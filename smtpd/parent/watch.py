@@ -145,6 +145,8 @@ class Watch:
         if self._stage is None:
             self._loop.ended = True
             return
+        if "control" in self._stage.roles:
+            log.info("exiting")  # while there is still somebody to pass it on
         for child in self._living():
             self._tell_to_end(child, self._stage)
         self._timer = self._loop.after(0 if self._hurry else self._stage.patience, self._kill_stage)

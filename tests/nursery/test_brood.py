@@ -72,7 +72,10 @@ class World:
     def __init__(self, prepare=lambda *told: Facts(*told)):
         ours, theirs = socket.socketpair()
         self.loop = Loop()
-        self.nursery, self.parent = Channel(ours, TABLE, "nursery", "parent"), Channel(theirs, TABLE, "parent", "nursery")
+        self.nursery, self.parent = (
+            Channel(ours, TABLE, "nursery", "parent"),
+            Channel(theirs, TABLE, "parent", "nursery"),
+        )
         self.brood = Brood(self.loop, self.nursery, prepare, None)
         self.heard = []
         self.sockets = []
@@ -133,7 +136,13 @@ def world(make_world):
 def facts(sock):
     sock.send(b"what are you?")
     status, told, descriptors, mask, own_session = eval(sock.recv(65536))
-    return dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line), told, descriptors, mask, own_session
+    return (
+        dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line),
+        told,
+        descriptors,
+        mask,
+        own_session,
+    )
 
 
 def test_a_user_is_looked_up_by_a_child(world):

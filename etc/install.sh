@@ -1,0 +1,54 @@
+#!/bin/sh
+# make install: a virtual environment of its own below $prefix/lib/smtpd, commands, manual pages, a first smtpd.conf, and
+# the systemd unit where there is a systemd.  As root.  prefix=/usr/local unless set; what exists of yours stays.
+set -eu
+umask 022
+cd "$(dirname "$0")/.."
+prefix=${prefix:-/usr/local}
+library=$prefix/lib/smtpd
+
+if [ "$(id -u)" != 0 ]; then
+    echo "make install writes to $prefix and /etc: run it as root" >&2
+    exit 1
+fi
+
+sh etc/setup.sh
+
+# Not this checkout's environment: root runs the code, so root has to own it and all that leads there.
+python=$(.venv/bin/python -c 'import sys; print(sys._base_executable)')
+echo "making $library with $python"
+rm -rf "$library"
+"$python" -m venv "$library"
+"$library/bin/python" -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+    -r requirements.lock
+wheel=$(mktemp -d)
+trap 'rm -rf "$wheel"' EXIT
+.venv/bin/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir "$wheel" .
+"$library/bin/python" -m pip install -q --disable-pip-version-check --no-deps "$wheel"/*.whl
+
+mkdir -p "$prefix/sbin" "$prefix/bin" "$prefix/libexec/smtpd"
+link() {
+    [ -e "$library/bin/$1" ] || return 0
+    ln -sf "$library/bin/$1" "$2"
+    echo "installing $2"
+}
+link smtpd "$prefix/sbin/smtpd"
+link smtpctl "$prefix/sbin/smtpctl"
+link mail.maildir "$prefix/libexec/smtpd/mail.maildir"
+
+for page in man/*.[58]; do
+    directory=$prefix/share/man/man${page##*.}
+    mkdir -p "$directory"
+    install -m 0644 "$page" "$directory/"
+    echo "installing $directory/${page##*/}"
+done
+
+if [ ! -e /etc/smtpd.conf ]; then
+    install -m 0644 etc/smtpd.conf /etc/smtpd.conf
+    echo "installing /etc/smtpd.conf"
+fi
+if [ -d /etc/systemd/system ]; then
+    sed "s|/usr/local/sbin/smtpd|$prefix/sbin/smtpd|" etc/smtpd.service >/etc/systemd/system/smtpd.service
+    chmod 0644 /etc/systemd/system/smtpd.service
+    echo "installing /etc/systemd/system/smtpd.service; to begin: systemctl enable --now smtpd"
+fi
