@@ -44,6 +44,7 @@ class Errand(Protocol):
 
     number: int  # envelope id, or a number of our own
     deadline: float  # seconds that the agent has for it
+    alone: bool  # nothing else of its line is to be under way beside it
     waits_until: float  # when there is no sense any more in beginning it, by the clock of Agents
 
     def begin(self, agent: int, ready: Ready) -> None:
@@ -155,6 +156,7 @@ class Line:
         self.waiting: deque[Errand] = deque()
         self.begun: dict[int, _Begun] = {}
         self.agent: Agent | None = None
+        self.alone = False  # what has been begun last is to stay alone
         self.answers = 0  # of this agent
         self.heard = 0.0  # when it last answered, or had nothing to answer
         self.leaving = False  # takes nothing more: others wait for its place
@@ -226,7 +228,10 @@ class Agents:
             if not line.begun:
                 line.heard = now
                 self._places.busy(line.key, now)
+            elif line.alone or line.waiting[0].alone:
+                break
             errand = line.waiting.popleft()
+            line.alone = errand.alone
             begun = line.begun[errand.number] = _Begun(errand, now + errand.deadline)
             errand.begin(line.agent.session, partial(self._ready, line, begun))
 

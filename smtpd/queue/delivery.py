@@ -11,7 +11,8 @@
 
 An envelope of another run of the daemon, or one whose last agent was lost with it, is perhaps delivered: its agent
 looks first.  The first try of one of another run is counted on the disk before it begins, so that an envelope that
-brings us down is held after the third start.
+brings us down is held after the third start.  One that was counted already is tried alone in its line: at the second
+end it is blamed, and not its neighbours.
 
 One envelope that makes our own code raise costs that envelope: deferred, and held after the third time.
 """
@@ -98,6 +99,8 @@ class Flight:
         self._session = 0
         self._counted = False
         self._over = False
+        # It may be what has brought us down.  In its line only: whose agent is silent keeps nobody else waiting.
+        self.alone = self._is_of_another_run and envelope.troubles > 0
 
     @property
     def perhaps_delivered(self) -> bool:

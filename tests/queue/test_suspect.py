@@ -1,0 +1,62 @@
+"""Mail that was under way when the daemon ended: who of it is to blame."""
+
+import pytest
+
+from smtpd.queue.ram import RAMStore
+from tests.queue.conftest import add
+
+
+@pytest.fixture
+def start(make_house):
+    """The daemon's next life: `start(store)`."""
+
+    def start(store):
+        store.run += 1
+        return make_house(store)
+
+    return start
+
+
+def first(message):
+    return message << 32 | 1
+
+
+def test_mail_that_was_under_way_at_the_end_is_tried_alone_in_its_line(start):
+    store = RAMStore()
+    store.apply([add(1, run=1, troubles=1), add(2, run=1), add(3, run=1, troubles=1), add(4, run=1)])
+    house = start(store)
+    house.due(*(first(message) for message in (1, 2, 3, 4)))
+    _, agent = house.start_agent()
+    assert house.deliver(agent).envelope == first(1)
+    errand = house.receive(agent)
+    assert errand.envelope == first(2)
+    house.turn()
+    assert store.load([first(3)])[0].troubles == 1  # has not begun beside another one
+    house.answer(agent, errand)
+    assert house.deliver(agent).envelope == first(3)
+    assert house.deliver(agent).envelope == first(4)
+
+
+def test_the_neighbours_of_a_mail_that_brings_us_down_are_not_held_with_it(start):
+    """Begun together they are all suspect; from then on each answers for itself."""
+    store = RAMStore()
+    store.apply([add(message, run=1) for message in range(1, 6)])
+    house = start(store)
+    house.due(*map(first, range(1, 6)))
+    _, agent = house.start_agent()
+    for message in range(1, 6):
+        assert house.receive(agent).envelope == first(message)
+    for _ in range(2):  # more lives, each ended by the third mail
+        house = start(store)
+        left = [row.id for row in store.envelopes(0, 2**63 - 1, 100)]
+        house.due(*left)
+        _, agent = house.start_agent()
+        for envelope in left[: left.index(first(3))]:
+            assert house.deliver(agent).envelope == envelope
+        assert house.receive(agent).envelope == first(3)
+    house = start(store)
+    house.due(*map(first, (3, 4, 5)))
+    _, agent = house.start_agent()
+    assert [house.deliver(agent).envelope for _ in range(2)] == [first(4), first(5)]
+    house.until(lambda: [row.id for row in store.envelopes(0, 2**63 - 1, 100)] == [first(3)])
+    assert store.load([first(3)])[0].held
