@@ -1,11 +1,14 @@
 """Mail into a Maildir: what is there afterwards, and what is not."""
 
+import dataclasses
 import os
 import subprocess
 import tempfile
 
 import pytest
 
+from mail_local import maildir
+from smtpd.agent.storage import Storage, Storer
 from smtpd.envelope import Outcome
 from tests.agent.conftest import MAIL, UID, errand, files, make_tree, own
 
@@ -211,6 +214,16 @@ def test_a_place_that_needs_a_home_and_there_is_none(start):
     result = start(path="Maildir").deliver(errand())
     assert result.outcome is Outcome.DEFERRED
     assert "absolute" in result.text
+
+
+def test_a_defect_of_ours_delays_that_batch_and_says_where(tmp_path):
+    maildir.make(str(tmp_path / "Maildir"))
+    storer = Storer(Storage(str(tmp_path / "Maildir"), junk=False))
+    broken = dataclasses.replace(errand(1), extension=7)
+    (result,) = storer.do([(broken, -1)])
+    assert result.outcome is Outcome.DEFERRED and "folder_name line" in result.text
+    (result,) = storer.do([(errand(2), -1)])
+    assert result.outcome is Outcome.DELIVERED
 
 
 # -- what a user may do to his Maildir ----------------------------------------------------------------
