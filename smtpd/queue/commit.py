@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from smtpd.ipc.log import log
 from smtpd.queue.store import Add, Broken, Change, Full, Store
+from smtpd.queue.worker import Done as Asked
 from smtpd.queue.worker import Workers
 
 BATCH = 2048  # changes of one transaction at the most
@@ -82,6 +83,10 @@ class Commits:
     def idle(self) -> bool:
         """Nothing waits and nothing is under way."""
         return not (self._pending or self._later or self._busy)
+
+    def close(self, closed: Asked) -> None:
+        """Close the store, by the thread that has worked with it."""
+        self._writer.ask(self._store.close, closed)
 
     # -- one transaction after the other --------------------------------------------------------------------------
 

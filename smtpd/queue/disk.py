@@ -68,8 +68,9 @@ class Disk:
     def idle(self) -> bool:
         return self.commits.idle and not self._spoolers.under_way
 
-    def close(self) -> None:
-        self.store.close()
+    def close(self, done: Done) -> None:
+        """After what is under way.  Nothing may be asked any more."""
+        self.commits.close(done)
 
 
 def _read_message(store: Store, message: int) -> Message | None:

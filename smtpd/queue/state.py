@@ -92,10 +92,14 @@ class Queue:
         late = self.loop.time() >= self._stop_at
         waits_for_room = late and self.disk.commits.waits_for_room
         if (late or not self.agents.under_way()) and (self.disk.idle or waits_for_room):
-            self.disk.close()
-            self.loop.stop()
+            self.disk.close(self._closed)
         else:
             self.loop.call_later(0.01, self._leave)
+
+    def _closed(self, _nothing: None, error: BaseException | None) -> None:
+        if error is not None:
+            log.warn(f"the store was not closed in order: {error}")
+        self.loop.stop()
 
     def report(self, channel: Channel, imsg: ReportStatistics) -> None:
         gauges = {

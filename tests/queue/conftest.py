@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+import hashlib
 import os
 import socket
 import time
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +36,7 @@ from smtpd.queue.spool import Spool
 from smtpd.queue.sqlite import SQLiteStore
 from smtpd.queue.state import Queue
 from smtpd.queue.store import Add, Envelope, Message
+from tests.queue.fault import Faulty
 
 PATIENCE = 10.0  # seconds that a test waits for what has to come
 
@@ -66,7 +69,7 @@ def envelope(message, number=1, **changes):
 
 
 def add(message, envelopes=1, content=CONTENT, **changes):
-    row = Message(message, len(content or b"x" * 20000), b"\0" * 32, content)
+    row = Message(message, len(content or b"x" * 20000), hashlib.sha256(content or b"").digest(), content)
     return Add(row, [envelope(message, number, **changes) for number in range(1, envelopes + 1)])
 
 
@@ -116,14 +119,14 @@ class House:
             max_message_size=1 << 25,
             dispatchers=dispatchers,
         )
-        self.space = Space(str(directory), self.loop.time)
-        spool = Spool(str(directory))
-        self.spool = spool
+        self.disk_is_full = False
+        self.space = Space(str(directory), lambda: self.now, self._statvfs)
+        self.spool = Faulty(Spool(str(directory)))
         self.queue = Queue(
             self.loop,
             configuration,
             store,
-            spool,
+            self.spool,
             self.space,
             self.near["scheduler", 0],
             self.near["parent", 0],
@@ -131,6 +134,10 @@ class House:
         )
         handlers = {role: getattr(process, f"from_{role}") for role in {role for role, _ in self.near}}
         connect(self.loop, near, handlers, self.queue)
+
+    def _statvfs(self, _path):
+        free = 0 if self.disk_is_full else 1 << 40
+        return SimpleNamespace(f_frsize=1, f_blocks=1 << 41, f_bavail=free, f_files=0, f_favail=0)
 
     def _took(self, name):
         def took(channel, imsg, descriptor):
@@ -247,6 +254,9 @@ class House:
         for line in [*self.queue.agents.lines.values()]:
             if line.agent is not None:
                 line.agent.close()
+        closed = []
+        self.queue.disk.close(lambda *result: closed.append(result))
+        self.until(lambda: closed)
         for channel in [*self.far.values(), *self.near.values()]:
             self.loop.remove_reader(channel.fileno())
             channel.close()
@@ -265,7 +275,6 @@ def make_house(tmp_path):
     yield make
     for house in houses:
         house.close()
-        house.queue.disk.close()
 
 
 @pytest.fixture

@@ -1,0 +1,197 @@
+"""Group commit, over a store that fails on order."""
+
+import asyncio
+import threading
+
+import pytest
+
+from smtpd.ipc.loop import prepare
+from smtpd.queue import commit
+from smtpd.queue.commit import Commits
+from smtpd.queue.ram import RAMStore
+from smtpd.queue.store import Broken, Full, Hold, Remove
+from tests.queue.conftest import PATIENCE, add
+from tests.queue.fault import Faulty, broken, refuse
+
+
+class Bench:
+    def __init__(self):
+        self.loop = prepare()
+        self.store = Faulty(RAMStore())
+        self.gone, self.given_up = [], []
+        self.commits = Commits(self.loop, self.store, self.gone.extend, lambda: self.given_up.append(True))
+        self.answers = {}
+
+    def submit(self, *changes, lasting=False):
+        for change in changes:
+            name = len(self.answers)
+            self.answers[name] = ...
+            self.commits.submit(change, lambda error, name=name: self.answers.update({name: error}), lasting=lasting)
+
+    def until(self, condition):
+        async def wait():
+            async with asyncio.timeout(PATIENCE):
+                while not condition():
+                    await asyncio.sleep(0.001)
+
+        self.loop.run_until_complete(wait())
+
+    def run(self):
+        self.until(lambda: ... not in self.answers.values())
+        return [*self.answers.values()]
+
+
+@pytest.fixture
+def bench():
+    made = Bench()
+    yield made
+    made.loop.close()
+
+
+def test_all_that_one_turn_brings_is_one_transaction(bench):
+    bench.submit(*(add(n) for n in range(1, 101)))
+    assert bench.run() == [None] * 100
+    assert [len(changes) for (changes,) in bench.store.called("apply")] == [100]
+
+
+def test_what_arrives_while_a_commit_runs_goes_into_the_next_one(bench):
+    def slow(changes):
+        if not bench.store.calls:
+            bench.loop.call_soon_threadsafe(lambda: bench.submit(*(add(n) for n in range(2, 51))))
+            while len(bench.answers) < 50:
+                pass
+
+    bench.store.faults["apply"] = slow
+    bench.submit(add(1))
+    bench.until(lambda: len(bench.answers) == 50 and ... not in bench.answers.values())
+    assert [len(changes) for (changes,) in bench.store.called("apply")] == [1, 49]
+
+
+def test_only_the_one_at_fault_is_refused(bench):
+    bench.store.faults["apply"] = refuse(ValueError, 3)
+    bench.submit(*(add(n) for n in range(1, 6)))
+    answers = bench.run()
+    assert [type(error) for error in answers] == [type(None), type(None), ValueError, type(None), type(None)]
+    assert bench.store.messages(1, 9) == {1, 2, 4, 5}
+
+
+def test_a_full_disk_refuses_the_mails_that_do_not_fit_and_no_other(bench):
+    bench.store.faults["apply"] = refuse(Full, 2)
+    bench.submit(add(1), add(2), add(3))
+    assert [type(error) for error in bench.run()] == [type(None), Full, type(None)]
+    assert not bench.store.called("repair")
+
+
+def test_the_end_of_a_delivery_waits_for_room_and_keeps_its_order(bench, monkeypatch):
+    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    id = 1 << 32 | 1
+    bench.submit(add(1))
+    bench.run()
+    bench.store.faults["apply"] = refuse(Full)
+    bench.submit(Hold(id, 5, "first", False), lasting=True)
+    bench.submit(add(2))
+    bench.until(lambda: isinstance(bench.answers[2], Full))
+    bench.submit(Hold(id, 6, "second", False), Remove(2 << 32 | 1), lasting=True)
+    bench.until(lambda: bench.commits.waits_for_room)
+    assert bench.answers[1] is bench.answers[3] is bench.answers[4] is ...
+    bench.store.faults.clear()
+    assert bench.run()[1:] == [None, bench.answers[2], None, None]
+    assert bench.store.load([id])[0].error == "second"
+    assert bench.commits.idle
+
+
+def test_a_lasting_change_that_is_itself_at_fault_is_told_so(bench):
+    bench.store.faults["apply"] = refuse(ValueError)
+    bench.submit(Remove(1 << 32 | 1), lasting=True)
+    assert [type(error) for error in bench.run()] == [ValueError]
+
+
+def test_a_failing_disk_refuses_all_that_wait_and_the_store_is_mended(bench, monkeypatch):
+    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    bench.submit(add(1))
+    bench.run()
+    bench.store.faults["apply"] = refuse(Broken, 3)
+    bench.submit(add(2), add(3), add(4))
+    bench.submit(Remove(1 << 32 | 1), lasting=True)
+    answers = bench.run()
+    assert [type(error) for error in answers] == [type(None), Broken, Broken, Broken, type(None)]
+    assert bench.store.called("repair") == [[[2, 3, 4]]]
+    assert bench.store.messages(1, 9) == set()
+    assert not bench.given_up
+
+
+def test_nothing_is_accepted_while_the_store_is_being_mended(bench):
+    mended = threading.Event()
+    bench.store.faults["apply"] = refuse(Broken, 1)
+    bench.store.faults["repair"] = lambda doubtful: mended.wait(PATIENCE)
+    bench.submit(add(1))
+    bench.until(lambda: bench.commits.repairing)
+    bench.submit(add(2))
+    bench.until(lambda: isinstance(bench.answers[1], Broken))
+    mended.set()
+    bench.until(lambda: not bench.commits.repairing)
+    bench.submit(add(3))
+    assert [type(error) for error in bench.run()] == [Broken, Broken, type(None)]
+
+
+def test_a_disk_that_fails_twice_is_the_end(bench):
+    bench.store.faults["apply"] = refuse(Broken)
+    bench.submit(add(1))
+    bench.until(lambda: bench.store.called("repair") and not bench.commits.repairing)
+    bench.submit(add(2))
+    bench.until(lambda: bench.given_up)
+
+
+def test_a_store_that_cannot_be_mended_is_the_end(bench):
+    bench.store.faults = {"apply": broken, "repair": broken}
+    bench.submit(add(1))
+    bench.until(lambda: bench.given_up)
+
+
+def test_a_spool_file_that_cannot_be_synced_is_a_failing_disk_too(bench):
+    bench.submit(add(1))
+    bench.commits.failed(Broken("fsync: Input/output error"))
+    bench.run()
+    bench.until(lambda: not bench.commits.repairing)
+    assert isinstance(bench.answers[0], Broken)
+    assert bench.store.messages(1, 9) == set()
+
+
+def test_what_was_already_with_the_writer_is_taken_back_too(bench):
+    """The spool's disk fails while a transaction is under way, and that one fails as well."""
+
+    def fault(changes):
+        failed = bench.loop.call_soon_threadsafe(bench.commits.failed, Broken("fsync: Input/output error"))
+        while not bench.commits.repairing:
+            pass
+        del failed
+        bench.store.real.apply(changes)
+        bench.store.faults.clear()
+        raise Broken("in doubt")
+
+    bench.store.faults["apply"] = fault
+    bench.submit(add(1))
+    bench.run()
+    bench.until(lambda: not bench.commits.repairing)
+    assert bench.store.called("repair") == [[[]], [[1]]]
+    assert bench.store.messages(1, 9) == set()
+    assert not bench.given_up
+
+
+def test_spool_files_are_named_when_their_message_is_gone(bench):
+    bench.submit(add(1, content=None), add(2))
+    bench.run()
+    bench.submit(Remove(1 << 32 | 1), Remove(2 << 32 | 1), lasting=True)
+    bench.run()
+    assert bench.gone == [1]
+
+
+def test_unused_space_is_given_back_when_it_is_quiet(bench, monkeypatch):
+    monkeypatch.setattr(commit, "QUIET", 0.01)
+    monkeypatch.setattr(commit, "PAUSE", 0.001)
+    steps = iter([True, True, False])
+    done = []
+    bench.store.real.shrink = lambda: done.append(True) or next(steps)
+    bench.submit(add(1))
+    bench.until(lambda: len(done) == 3)
+    assert bench.run() == [None]

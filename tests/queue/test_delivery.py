@@ -1,0 +1,452 @@
+"""Envelopes that are due: to the user's agent, and back to the scheduler when it is durable."""
+
+import os
+import socket
+
+import pytest
+from msgspec.structs import replace
+
+from smtpd.envelope import Kind, Outcome
+from smtpd.imsg import (
+    AddEnvelopes,
+    AgentRefused,
+    DeleteEnvelopes,
+    EndAgent,
+    EnvelopesDue,
+    EnvelopesTried,
+    ExpireEnvelopes,
+    MarkSuspended,
+    MessageStored,
+    OpenSpoolFile,
+    PostponeEnvelopes,
+    SpoolFileOpened,
+    StartAgent,
+    StoreMessage,
+)
+from smtpd.ipc import errand as frames
+from smtpd.ipc.channel import Violation
+from smtpd.queue import commit, process
+from smtpd.queue.delivery import duration
+from smtpd.queue.ram import RAMStore
+from smtpd.queue.store import Broken, Full, Remove
+from tests.queue.conftest import CONTENT, ORIGIN, add, recipient
+from tests.queue.fault import Faulty, broken, refuse
+
+
+def row(house, envelope):
+    (found,) = house.queue.disk.store.load([envelope])
+    return found
+
+
+@pytest.fixture
+def faulty(make_house):
+    """A house whose store fails on order."""
+    return make_house(Faulty(RAMStore()))
+
+
+# -- the usual way ------------------------------------------------------------------
+
+
+def test_a_mail_goes_to_the_agent_of_its_user_and_action(house, capfd):
+    (envelope,) = house.store()
+    house.due(envelope)
+    asked, agent = house.start_agent()
+    assert (asked.user, asked.action) == ("bob", "local")
+    errand = house.receive(agent)
+    assert errand == frames.Deliver(
+        envelope=envelope,
+        created=errand.created,
+        size=len(CONTENT),
+        sender="amy@there.test",
+        recipient="bob@here.test",
+        destination="bob@here.test",
+        extension="",
+        content=CONTENT,
+        by_descriptor=False,
+        perhaps_delivered=False,
+    )
+    house.answer(agent, errand)
+    assert house.tried() == ([envelope], [], [])
+    assert not house.queue.disk.store.load([envelope])
+    assert house.queue.disk.store.find_message(envelope >> 32) is None
+    line = capfd.readouterr().err.splitlines()[-1]
+    session, _, rest = line.partition(" ")
+    assert len(session) == 16
+    assert rest.startswith(f"mda delivery evpid={envelope:016x} from=<amy@there.test> to=<bob@here.test> rcpt=<-> ")
+    assert rest.endswith("user=bob delay=0s result=Ok stat=Delivered")
+
+
+def test_the_first_delivery_reads_nothing(faulty):
+    (envelope,) = faulty.store()
+    store = faulty.queue.disk.store
+    store.calls.clear()
+    faulty.due(envelope)
+    _, agent = faulty.start_agent()
+    faulty.deliver(agent)
+    assert faulty.tried() == ([envelope], [], [])
+    assert {call[0] for call in store.calls} <= {"apply", "shrink"}
+
+
+def test_what_is_not_in_the_cache_is_read(house):
+    (envelope,) = house.store()
+    house.queue.disk.cache.forget(envelope)
+    house.due(envelope)
+    _, agent = house.start_agent()
+    assert house.deliver(agent).content == CONTENT
+    assert house.tried() == ([envelope], [], [])
+
+
+def test_a_large_mail_goes_as_a_fresh_descriptor(house, tmp_path):
+    content = os.urandom(50_000)
+    message = house.reserve()[0]
+    house.say("dispatcher0", OpenSpoolFile(3, message))
+    _, descriptor = house.hear("dispatcher0", SpoolFileOpened)
+    os.write(descriptor, content)
+    os.close(descriptor)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient(), recipient()]))
+    house.say("dispatcher0", StoreMessage(7, message, 2, b"", len(content)))
+    house.hear("dispatcher0", MessageStored)
+    house.mail["scheduler"].clear()
+    house.due(message << 32 | 1, message << 32 | 2)
+    _, agent = house.start_agent()
+    for _ in range(2):
+        errand, descriptor = house.receive(agent)
+        assert (errand.by_descriptor, errand.content, errand.size) == (True, b"", len(content))
+        with open(descriptor, "rb") as file:
+            assert file.read() == content
+        house.answer(agent, errand)
+    house.until(lambda: not (tmp_path / "content" / f"{message:08x}").exists())
+
+
+def test_results_wait_for_the_disk(faulty, monkeypatch):
+    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    (envelope,) = faulty.store()
+    store = faulty.queue.disk.store
+    store.faults["apply"] = refuse(Full)
+    faulty.due(envelope)
+    _, agent = faulty.start_agent()
+    faulty.deliver(agent)
+    faulty.until(lambda: faulty.queue.disk.commits.waits_for_room)
+    assert not faulty.mail["scheduler"]
+    store.faults.clear()
+    assert faulty.tried() == ([envelope], [], [])
+
+
+def test_a_finished_delivery_is_not_repeated_when_its_commit_fails(faulty, monkeypatch):
+    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    (envelope,) = faulty.store()
+    faults = [Full("1"), Broken("2"), Full("3")]
+
+    def fault(changes):
+        if any(isinstance(change, Remove) for change in changes) and faults:
+            raise faults.pop(0)
+
+    faulty.queue.disk.store.faults["apply"] = fault
+    faulty.due(envelope)
+    _, agent = faulty.start_agent()
+    faulty.deliver(agent)
+    assert faulty.tried() == ([envelope], [], [])
+    agent.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        agent.recv(10)
+    assert not faults
+
+
+# -- what else can become of it ---------------------------------------------------------
+
+
+def test_a_deferred_mail_keeps_the_reason_and_the_time(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, agent = house.start_agent()
+    house.answer(agent, house.receive(agent), Outcome.DEFERRED, "disk quota exceeded")
+    assert house.tried() == ([], [envelope], [])
+    house.say("scheduler", PostponeEnvelopes([(envelope, 1_234_567_890)]))
+    house.until(lambda: row(house, envelope).retries)
+    found = row(house, envelope)
+    assert (found.next_try, found.error, found.held) == (1_234_567_890, "disk quota exceeded", False)
+    assert found.last_try >= found.created
+    assert not found.perhaps_delivered
+    house.due(envelope)
+    assert not house.deliver(agent).perhaps_delivered
+
+
+@pytest.mark.parametrize(
+    "outcome, text, error",
+    [(Outcome.FAILED, "no such folder", "no such folder"), (Outcome.LOOP, "whatever", "Loop detected")],
+)
+def test_a_permanent_failure_holds_the_mail_with_its_reason(house, outcome, text, error):
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, agent = house.start_agent()
+    house.answer(agent, house.receive(agent), outcome, text)
+    assert house.tried() == ([], [], [envelope])
+    found = row(house, envelope)
+    assert (found.held, found.error) == (True, error)
+
+
+def test_an_expired_mail_is_held_with_its_last_error(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, agent = house.start_agent()
+    house.answer(agent, house.receive(agent), Outcome.DEFERRED, "disk quota exceeded")
+    house.tried()
+    house.say("scheduler", ExpireEnvelopes([envelope]))
+    house.until(lambda: row(house, envelope).held)
+    assert row(house, envelope).error == "Expired: disk quota exceeded"
+
+
+def test_an_administrator_changes_what_is_not_under_way(house):
+    one, two = house.store([recipient("bob"), recipient("amy")])
+    house.say("scheduler", PostponeEnvelopes([(one, 77)]))
+    house.say("scheduler", MarkSuspended([one], True))
+    house.say("scheduler", DeleteEnvelopes([two]))
+    house.until(lambda: row(house, one).suspended and not house.queue.disk.store.load([two]))
+    found = row(house, one)
+    assert (found.next_try, found.retries, found.last_try) == (77, 0, 0)
+
+
+def test_a_mail_removed_after_a_deferred_try_is_gone(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, agent = house.start_agent()
+    house.answer(agent, house.receive(agent), Outcome.DEFERRED, "later")
+    house.tried()
+    house.say("scheduler", DeleteEnvelopes([envelope]))
+    house.until(lambda: not house.queue.disk.store.load([envelope]))
+    house.until(lambda: not house.queue.deliveries._ended)
+
+
+def test_an_action_that_is_gone_holds_the_mail_and_says_so(house):
+    (envelope,) = house.store([recipient("bob", action="old")])
+    house.due(envelope)
+    assert house.tried() == ([], [], [envelope])
+    assert row(house, envelope).error == 'the configuration has no action "old"'
+
+
+def test_what_only_a_relay_could_deliver_is_held(house):
+    (envelope,) = house.store([recipient("bob", kind=Kind.MTA)])
+    house.due(envelope)
+    assert house.tried() == ([], [], [envelope])
+
+
+def test_what_the_queue_does_not_know_is_gone(house):
+    house.due(1 << 32 | 1, 2 << 32 | 1)
+    assert house.tried() == ([1 << 32 | 1, 2 << 32 | 1], [], [])
+
+
+def test_a_user_that_does_not_exist_any_more_holds_the_mail(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    house.say("parent", AgentRefused(house.hear("parent", StartAgent).request, True, "no such user"))
+    assert house.tried() == ([], [], [envelope])
+    assert row(house, envelope).error == "no such user"
+
+
+def test_an_agent_that_cannot_be_started_now_defers_the_mail(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    house.say("parent", AgentRefused(house.hear("parent", StartAgent).request, False, "too many agents"))
+    assert house.tried() == ([], [envelope], [])
+
+
+def test_an_envelope_that_is_being_tried_is_not_tried_again(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    house.hear("parent", StartAgent)
+    with pytest.raises(Violation):
+        process.from_scheduler(house.queue, house.near["scheduler", 0], EnvelopesDue([envelope]), None)
+
+
+def test_many_results_of_one_turn_are_told_together(house):
+    envelopes = house.store([recipient() for _ in range(30)])
+    house.due(*envelopes)
+    _, agent = house.start_agent()
+    for errand in [house.receive(agent) for _ in range(30)]:
+        house.answer(agent, errand)
+    told = []
+    while sum(len(imsg.delivered) for imsg in told) < 30:
+        told.append(house.hear("scheduler", EnvelopesTried))
+    assert len(told) < 10
+
+
+# -- perhaps delivered --------------------------------------------------------------------
+
+
+def restarted(make_house, store, run=1):
+    """The same store in another life."""
+    store.run = run + 1
+    return make_house(store)
+
+
+def test_a_mail_of_another_run_is_perhaps_delivered_until_it_was_tried(make_house):
+    store = RAMStore()
+    store.apply([add(1, run=1)])
+    house = restarted(make_house, store)
+    house.due(1 << 32 | 1)
+    _, agent = house.start_agent()
+    errand = house.receive(agent)
+    assert errand.perhaps_delivered
+    house.answer(agent, errand, Outcome.DEFERRED, "later")
+    house.tried()
+    house.say("scheduler", PostponeEnvelopes([(1 << 32 | 1, 5)]))
+    house.until(lambda: store.load([1 << 32 | 1])[0].retries)
+    house.due(1 << 32 | 1)
+    assert not house.receive(agent).perhaps_delivered
+
+
+def test_a_mail_whose_agent_was_lost_with_it_is_perhaps_delivered(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, agent = house.start_agent()
+    house.receive(agent)
+    agent.close()
+    assert house.tried() == ([], [envelope], [])
+    house.say("scheduler", PostponeEnvelopes([(envelope, 5)]))
+    house.until(lambda: row(house, envelope).retries)
+    assert row(house, envelope).perhaps_delivered
+    house.pass_time(60)
+    house.due(envelope)
+    house.hear("parent", EndAgent)
+    _, agent = house.start_agent()
+    assert house.deliver(agent).perhaps_delivered
+
+
+# -- one bad mail costs one mail ------------------------------------------------------------
+
+
+def test_an_envelope_that_brings_us_down_is_held_after_three_starts(make_house):
+    store = RAMStore()
+    store.apply([add(1, run=1), add(2, run=1)])
+    for run in (1, 2, 3):  # each time it is with an agent when the daemon dies
+        house = restarted(make_house, store, run)
+        house.due(1 << 32 | 1)
+        _, agent = house.start_agent()
+        house.receive(agent)
+        assert store.load([1 << 32 | 1])[0].troubles == run
+    house = restarted(make_house, store, 4)
+    house.due(1 << 32 | 1, 2 << 32 | 1)
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    delivered, held = [], []
+    while not (delivered and held):
+        told = house.hear("scheduler", EnvelopesTried)
+        delivered, held = delivered + told.delivered, held + told.held
+    assert (delivered, held) == ([2 << 32 | 1], [1 << 32 | 1])
+    assert store.load([1 << 32 | 1])[0].held
+
+
+def test_a_full_disk_does_not_keep_mail_of_another_run_from_being_delivered(make_house):
+    store = Faulty(RAMStore())
+    store.apply([add(1, run=5)])
+    house = make_house(store)
+    store.faults["apply"] = refuse(Full)
+    house.due(1 << 32 | 1)
+    _, agent = house.start_agent()
+    assert house.receive(agent).envelope == 1 << 32 | 1
+    store.faults.clear()
+
+
+def test_an_envelope_that_makes_our_code_raise_is_deferred_and_held_the_third_time(house, capfd):
+    bad, good = house.store([recipient("eve"), recipient("bob")])
+    give = house.queue.agents.give
+
+    def explosive(key, flight):
+        """Raises as a mistake of ours would, in the midst of the one envelope."""
+        if flight.number == bad:
+            flight.envelope = replace(flight.envelope, origin=None)
+        give(key, flight)
+
+    house.queue.agents.give = explosive
+    house.due(bad)
+    _, agent = house.start_agent(1)
+    assert house.tried() == ([], [bad], [])
+    house.due(good)
+    _, other = house.start_agent(2)
+    house.deliver(other)
+    assert house.tried() == ([good], [], [])
+    log = capfd.readouterr().err
+    assert f"envelope {bad:016x}: AttributeError" in log and "Traceback" in log
+    for troubles in (1, 2):
+        house.say("scheduler", PostponeEnvelopes([(bad, 5)]))
+        house.until(lambda troubles=troubles: row(house, bad).troubles == troubles)
+        house.due(bad)
+        result = house.tried()
+    assert result == ([], [], [bad])
+    assert row(house, bad).error == "internal error: AttributeError"
+
+
+def test_content_that_is_missing_or_damaged_holds_the_mail(house):
+    for sql, reason in (
+        ("DELETE FROM message", "the content is missing"),
+        ("UPDATE message SET content = 'x'", "the content was changed after it was stored"),
+    ):
+        (envelope,) = house.store()
+        house.queue.disk.cache.forget(envelope)
+        writer = house.queue.disk.store._writer
+        writer.execute(sql.replace("'x'", "CAST('x' AS BLOB)"))
+        house.due(envelope)
+        if not house.queue.agents.lines:
+            house.start_agent()
+        assert house.tried() == ([], [], [envelope])
+        assert row(house, envelope).error == reason
+
+
+def test_a_row_that_makes_no_sense_goes_to_the_quarantine(house):
+    bad, good = house.store([recipient("bob"), recipient("bob")])
+    for envelope in (bad, good):
+        house.queue.disk.cache.forget(envelope)
+    house.queue.disk.store._writer.execute("UPDATE envelope SET kind = 77 WHERE id = ?", (bad,))
+    house.due(bad, good)
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    held, delivered = [], []
+    while not (held and delivered):
+        told = house.hear("scheduler", EnvelopesTried)
+        held, delivered = held + told.held, delivered + told.delivered
+    assert (held, delivered) == ([bad], [good])
+    assert [entry[0] for entry in house.queue.disk.store.quarantine(5)] == [bad]
+
+
+def test_a_store_that_cannot_be_read_defers(faulty):
+    (envelope,) = faulty.store()
+    faulty.queue.disk.cache.forget(envelope)
+    faulty.queue.disk.store.faults["load"] = broken
+    faulty.due(envelope)
+    assert faulty.tried() == ([], [envelope], [])
+
+
+# -- the log ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0, "0s"), (39, "39s"), (357, "5m57s"), (93784, "1d2h3m4s"), (-5, "0s"), (3600, "1h"), (86405, "1d5s")],
+)
+def test_a_delay_reads_as_in_the_reference(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_what_an_agent_says_forges_no_log_line(house, capfd):
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, agent = house.start_agent()
+    errand = house.receive(agent)
+    house.answer(agent, errand, Outcome.DEFERRED, 'over"\nwarn: forged result=Ok \x1b[2J')
+    house.tried()
+    lines = [line for line in capfd.readouterr().err.splitlines() if "mda delivery" in line]
+    assert len(lines) == 1
+    assert 'result=TempFail stat="Error (over\\"' in lines[0]
+    assert "\x1b" not in lines[0]
+    house.say("scheduler", PostponeEnvelopes([(envelope, 5)]))
+    house.until(lambda: row(house, envelope).retries)
+
+
+def test_sockets_of_agents_are_not_inherited(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    house.start_agent()
+    house.until(lambda: house.queue.agents.lines and next(iter(house.queue.agents.lines.values())).agent)
+    (line,) = house.queue.agents.lines.values()
+    assert not line.agent._sock.get_inheritable()
+    assert line.agent._sock.type == socket.SOCK_SEQPACKET

@@ -1,0 +1,316 @@
+"""Messages on their way in: what is answered when, and what ends the process."""
+
+import os
+
+import pytest
+
+from smtpd.imsg import (
+    AddEnvelopes,
+    EnvelopesSubmitted,
+    ForgetMessage,
+    MessageIdsReserved,
+    MessageRefused,
+    MessageStored,
+    OpenSpoolFile,
+    ReserveMessageIds,
+    SpoolFileOpened,
+    SpoolFileRefused,
+    StoreMessage,
+)
+from smtpd.ipc.channel import Violation
+from smtpd.queue import incoming, process
+from smtpd.queue.ram import RAMStore
+from smtpd.queue.store import INLINE, Broken, Full
+from tests.queue.conftest import CONTENT, ORIGIN, recipient
+from tests.queue.fault import Faulty, broken, refuse, times
+
+LARGE = os.urandom(100) * 5000
+
+
+def rows(house):
+    return list(house.queue.disk.store.envelopes(0, 2**63 - 1, 1000))
+
+
+def files(tmp_path):
+    return sorted(path.name for path in (tmp_path / "content").iterdir())
+
+
+def spool(house, message, content=LARGE, name="dispatcher0"):
+    """Write `content` to a spool file as a dispatcher does; the file's descriptor is closed."""
+    house.say(name, OpenSpoolFile(3, message))
+    answer, descriptor = house.hear(name, SpoolFileOpened)
+    assert answer.request == 3
+    os.write(descriptor, content)
+    os.close(descriptor)
+
+
+# -- the usual way ------------------------------------------------------------------
+
+
+def test_a_stored_message_is_on_the_disk_before_it_is_answered(house):
+    message = house.reserve()[0]
+    house.submit(message, [recipient("bob"), recipient("amy")])
+    assert house.hear("dispatcher0", MessageStored).request == 7
+    stored = rows(house)
+    assert [row.id for row in stored] == [message << 32 | 1, message << 32 | 2]
+    assert [row.recipient for row in stored] == [recipient("bob"), recipient("amy")]
+    assert stored[0].origin == ORIGIN
+    assert stored[0].expires == stored[0].created + 400_000
+    assert house.queue.disk.store.find_message(message).content == CONTENT
+    schedules = house.hear("scheduler", EnvelopesSubmitted).schedules
+    assert schedules == [row.schedule() for row in stored]
+
+
+def test_envelopes_may_come_after_the_message(house):
+    message = house.reserve()[0]
+    house.say("dispatcher0", StoreMessage(7, message, 3, CONTENT, len(CONTENT)))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient("bob")]))
+    house.until(lambda: len(house.queue.incoming) == 1)
+    house.turn()
+    assert not house.mail["dispatcher0"]
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient("amy"), recipient("eve")]))
+    house.hear("dispatcher0", MessageStored)
+    assert len(rows(house)) == 3
+    assert len(house.queue.incoming) == 0
+
+
+def test_a_large_message_lies_in_a_file_and_is_sealed(house, tmp_path):
+    message = house.reserve()[0]
+    spool(house, message)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+    house.hear("dispatcher0", MessageStored)
+    row = house.queue.disk.store.find_message(message)
+    assert (row.content, row.size) == (None, len(LARGE))
+    assert (tmp_path / "content" / f"{message:08x}").read_bytes() == LARGE
+
+
+def test_a_small_message_may_lie_in_a_file_too(house, tmp_path):
+    message = house.reserve()[0]
+    spool(house, message, b"small")
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", 5))
+    house.hear("dispatcher0", MessageStored)
+    assert files(tmp_path) == [f"{message:08x}"]
+
+
+def test_two_dispatchers_have_ids_and_answers_of_their_own(house):
+    one, other = house.reserve("dispatcher0")[0], house.reserve("dispatcher1")[0]
+    assert one != other
+    house.submit(other, name="dispatcher1", request=21)
+    assert house.hear("dispatcher1", MessageStored).request == 21
+    house.submit(one, name="dispatcher0", request=22)
+    assert house.hear("dispatcher0", MessageStored).request == 22
+
+
+def test_many_messages_of_one_turn_are_one_commit(make_house):
+    store = Faulty(RAMStore())
+    house = make_house(store)
+    for number, message in enumerate(house.reserve()[:50]):
+        house.submit(message, request=number)
+    heard = {house.hear("dispatcher0", MessageStored).request for _ in range(50)}
+    assert heard == {*range(50)}
+    assert len(store.called("apply")) <= 3
+
+
+def test_ids_that_the_store_has_are_not_handed_out(house):
+    first = house.queue.incoming._reservations._next
+    (envelope,) = house.store()
+    assert envelope >> 32 == first
+    house.queue.incoming._reservations._next = first
+    ids = house.reserve()
+    assert first not in ids
+    assert min(ids) > first
+
+
+# -- forgetting -----------------------------------------------------------------------
+
+
+def test_a_forgotten_message_leaves_nothing(house, tmp_path):
+    message = house.reserve()[0]
+    spool(house, message)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("dispatcher0", ForgetMessage(message, 1))
+    house.until(lambda: len(house.queue.incoming) == 0 and not files(tmp_path))
+    assert rows(house) == []
+
+
+def test_a_tombstone_takes_what_is_still_on_its_way(house):
+    message = house.reserve()[0]
+    house.say("dispatcher0", ForgetMessage(message, 2))
+    house.until(lambda: len(house.queue.incoming) == 1)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.until(lambda: house.queue.incoming._receiving[message].recipients)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.until(lambda: len(house.queue.incoming) == 0)
+    assert rows(house) == []
+
+
+def test_a_message_forgotten_while_its_file_is_being_made_leaves_nothing(house, tmp_path):
+    message = house.reserve()[0]
+    house.say("dispatcher0", OpenSpoolFile(3, message))
+    house.say("dispatcher0", ForgetMessage(message, 0))
+    _, descriptor = house.hear("dispatcher0", SpoolFileOpened)
+    os.close(descriptor)
+    house.until(lambda: len(house.queue.incoming) == 0 and not files(tmp_path))
+
+
+# -- trouble with the disk --------------------------------------------------------------
+
+
+def test_below_the_reserve_a_mail_is_refused_with_452(house):
+    house.disk_is_full = True
+    message, other = house.reserve()[:2]
+    house.submit(message)
+    refused = house.hear("dispatcher0", MessageRefused)
+    assert (refused.request, refused.code, refused.enhanced) == (7, 452, "4.3.1")
+    house.say("dispatcher0", OpenSpoolFile(3, other))
+    refused = house.hear("dispatcher0", SpoolFileRefused)
+    assert (refused.request, refused.code, refused.enhanced) == (3, 452, "4.3.1")
+    house.say("dispatcher0", ForgetMessage(other, 0))
+    house.until(lambda: len(house.queue.incoming) == 0)
+
+
+@pytest.mark.parametrize("fault, code", [(Full, 452), (Broken, 451), (ValueError, 451)])
+def test_a_commit_that_fails_is_a_4xx_for_its_mail_only(make_house, tmp_path, fault, code):
+    store = Faulty(RAMStore())
+    house = make_house(store)
+    bad, good = house.reserve()[:2]
+    store.faults["apply"] = refuse(fault, bad)
+    house.submit(bad, request=1)
+    refused = house.hear("dispatcher0", MessageRefused)
+    assert (refused.request, refused.code) == (1, code)
+    house.until(lambda: not house.queue.disk.commits.repairing)
+    house.submit(good, request=2)
+    assert house.hear("dispatcher0", MessageStored).request == 2
+    assert [row.id >> 32 for row in rows(house)] == [good]
+
+
+def test_a_commit_that_fails_leaves_no_spool_file(make_house, tmp_path):
+    store = Faulty(RAMStore())
+    store.faults["apply"] = refuse(Full)
+    house = make_house(store)
+    message = house.reserve()[0]
+    spool(house, message)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+    house.hear("dispatcher0", MessageRefused)
+    house.until(lambda: not files(tmp_path))
+
+
+def test_a_spool_file_of_another_length_is_refused(house, tmp_path):
+    message = house.reserve()[0]
+    spool(house, message, LARGE[:-1])
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+    assert house.hear("dispatcher0", MessageRefused).code == 451
+    house.until(lambda: not files(tmp_path))
+    assert rows(house) == []
+
+
+def test_a_spool_file_that_cannot_be_synced_is_refused_and_the_store_is_mended(make_house):
+    store = Faulty(RAMStore())
+    house = make_house(store)
+    house.spool.faults["seal"] = broken
+    message = house.reserve()[0]
+    spool(house, message)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+    assert house.hear("dispatcher0", MessageRefused).code == 451
+    house.until(lambda: store.called("repair") and not house.queue.disk.commits.repairing)
+
+
+def test_a_spool_file_that_cannot_be_made_is_refused(house, tmp_path):
+    (tmp_path / "content").rmdir()
+    message = house.reserve()[0]
+    house.say("dispatcher0", OpenSpoolFile(3, message))
+    assert house.hear("dispatcher0", SpoolFileRefused).code == 451
+
+
+def test_ids_wait_for_a_store_that_cannot_be_read(make_house, monkeypatch):
+    from smtpd.queue import incoming
+
+    monkeypatch.setattr(incoming, "AGAIN", 0.01)
+    store = Faulty(RAMStore())
+    store.faults["messages"] = times(2, Broken)
+    house = make_house(store)
+    house.say("dispatcher0", ReserveMessageIds(5))
+    answer = house.hear("dispatcher0", MessageIdsReserved)
+    assert answer.request == 5 and answer.ids
+
+
+# -- what none of ours would say ----------------------------------------------------------
+
+
+def say(house, imsg, role="dispatcher", number=0):
+    getattr(process, f"from_{role}")(house.queue, house.near[role, number], imsg, None)
+
+
+@pytest.fixture
+def mine(house):
+    return house.reserve("dispatcher0")[0]
+
+
+def store(message, envelopes=1, content=CONTENT, size=None):
+    return StoreMessage(7, message, envelopes, content, len(content) if size is None else size)
+
+
+def test_an_id_of_another_dispatcher_is_fatal(house, mine):
+    for imsg in (store(mine), OpenSpoolFile(1, mine), ForgetMessage(mine, 0)):
+        with pytest.raises(Violation):
+            say(house, imsg, number=1)
+
+
+def test_an_id_that_was_not_handed_out_is_fatal(house, mine):
+    for imsg in (store(mine + 100_000), OpenSpoolFile(1, mine + 100_000), ForgetMessage(mine + 100_000, 0)):
+        with pytest.raises(Violation):
+            say(house, imsg)
+    with pytest.raises(Violation):
+        say(house, AddEnvelopes(mine + 100_000, ORIGIN, [recipient()]), "lookup")
+
+
+def test_more_envelopes_than_announced_are_fatal(house, mine):
+    say(house, AddEnvelopes(mine, ORIGIN, [recipient(), recipient()]), "lookup")
+    with pytest.raises(Violation):
+        say(house, store(mine, 1))
+
+
+def test_more_envelopes_than_announced_are_fatal_also_afterwards(house, mine):
+    say(house, store(mine, 2))
+    with pytest.raises(Violation):
+        say(house, AddEnvelopes(mine, ORIGIN, [recipient()] * 3), "lookup")
+
+
+def test_envelopes_of_a_message_that_is_stored_are_fatal(house):
+    (envelope,) = house.store()
+    with pytest.raises(Violation):
+        say(house, AddEnvelopes(envelope >> 32, ORIGIN, [recipient()]), "lookup")
+
+
+def test_a_second_end_is_fatal(house, mine):
+    say(house, store(mine, 2))
+    for imsg in (store(mine, 2), ForgetMessage(mine, 2), OpenSpoolFile(1, mine)):
+        with pytest.raises(Violation):
+            say(house, imsg)
+
+
+def test_a_second_spool_file_is_fatal(house, mine):
+    spool(house, mine)
+    with pytest.raises(Violation):
+        say(house, OpenSpoolFile(1, mine))
+
+
+@pytest.mark.parametrize(
+    "envelopes, content, size",
+    [(0, CONTENT, None), (1, CONTENT, 5), (1, b"", 0), (1, b"", 5), (1, b"x" * (INLINE + 1), None)],
+    ids=["no envelope", "another length", "nothing", "a file that is not there", "more than is sent in an imsg"],
+)
+def test_content_that_cannot_be_is_fatal(house, mine, envelopes, content, size):
+    with pytest.raises(Violation):
+        say(house, store(mine, envelopes, content, size))
+
+
+def test_content_beside_a_spool_file_is_fatal(house, mine):
+    spool(house, mine)
+    with pytest.raises(Violation):
+        say(house, store(mine))

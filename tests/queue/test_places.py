@@ -1,0 +1,136 @@
+"""Who may have an agent: fairness without a process."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.queue.places import IDLE, SILENCE, TURN, Key, Places
+
+
+def key(user, action="local"):
+    return Key(user, action)
+
+
+def start(places, *keys, now=0.0):
+    for one in keys:
+        places.want(one)
+    granted = []
+    while (one := places.grant(now)) is not None:
+        places.started(one, now)
+        granted.append(one)
+    return granted
+
+
+def test_places_are_given_in_the_order_of_wanting():
+    places = Places(count=3)
+    users = [key(name) for name in ("dave", "amy", "carol", "bob")]
+    assert start(places, *users) == users[:3]
+    places.leave(key("amy"))
+    assert start(places) == [key("bob")]
+
+
+def test_one_user_cannot_take_all_places():
+    places = Places(count=10, of_user=2)
+    many = [key("eve", f"action{n}") for n in range(8)]
+    assert start(places, *many, key("bob")) == [*many[:2], key("bob")]
+
+
+def test_a_user_at_the_limit_waits_for_an_agent_of_their_own():
+    places = Places(count=10, of_user=2)
+    one, two, three = (key("eve", f"action{n}") for n in range(3))
+    start(places, key("bob"), one, two, three)
+    for idle in (key("bob"), two):
+        places.idle(idle, 1.0)
+    assert places.leavers(1.0) == [two]
+    places.leave(two)
+    assert start(places) == [three]
+
+
+def test_the_one_that_was_idle_longest_leaves_first():
+    places = Places(count=3)
+    one, two, three = key("one"), key("two"), key("three")
+    start(places, one, two, three)
+    for idle, when in ((two, 1.0), (one, 2.0), (three, 3.0)):
+        places.idle(idle, when)
+    places.busy(two, 4.0)
+    places.want(key("four"))
+    assert places.leavers(4.0) == [one]
+
+
+def test_nobody_leaves_when_nobody_waits():
+    places = Places(count=1)
+    start(places, key("one"))
+    places.idle(key("one"), 0.0)
+    assert places.leavers(0.5) == []
+    assert places.tired(IDLE - 0.1) == []
+    assert places.tired(IDLE) == [key("one")]
+
+
+def test_when_all_are_busy_those_that_had_their_turn_leave():
+    places = Places(count=2)
+    one, two = key("one"), key("two")
+    start(places, one, now=0.0)
+    start(places, two, now=0.5)
+    for name in ("three", "four", "five"):
+        places.want(key(name))
+    assert places.leavers(TURN - 0.1) == []
+    assert places.leavers(TURN) == [one]
+    assert places.leavers(TURN) == []
+    assert places.leavers(TURN + 0.5) == [two]
+
+
+def test_one_that_does_not_come_to_an_end_is_silent():
+    places = Places(count=1)
+    start(places, key("one"))
+    places.want(key("two"))
+    assert places.leavers(TURN) == [key("one")]
+    assert places.silent(TURN + SILENCE - 0.1) == []
+    assert places.silent(TURN + SILENCE) == [key("one")]
+
+
+KEYS = [key(user, action) for user in "abcd" for action in "xy"]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.sampled_from(["want", "finish", "work", "leave"]), st.sampled_from(KEYS)), max_size=80))
+def test_limits_hold_and_whoever_waits_has_a_place_in_the_end(steps):
+    places, now = Places(count=3, of_user=2), 0.0
+    lines, alive = set(), {}
+
+    def settle():
+        for one in places.leavers(now):
+            if alive[one] == "idle":
+                stop(one)
+            else:
+                alive[one] = "leaving"
+        while (one := places.grant(now)) is not None:
+            assert one in lines and one not in alive
+            places.started(one, now)
+            alive[one] = "busy"
+        assert len(alive) <= 3
+        assert all(sum(k.user == user for k in alive) <= 2 for user in "abcd")
+
+    def stop(one):
+        del alive[one]
+        places.leave(one)
+        lines.discard(one)
+
+    for what, one in steps:
+        now += 0.7
+        if what == "want" and one not in lines:
+            lines.add(one)
+            places.want(one)
+        elif what == "finish" and alive.get(one) == "busy":
+            alive[one] = "idle"
+            places.idle(one, now)
+        elif what == "work" and alive.get(one) == "idle":
+            alive[one] = "busy"
+            places.busy(one, now)
+        elif what == "leave" and one in alive:
+            stop(one)
+        settle()
+    for _ in range(60):  # all come to an end when they are asked to
+        now += TURN
+        for one in [one for one, state in alive.items() if state == "leaving"]:
+            stop(one)
+        settle()
+    assert lines == set(alive)

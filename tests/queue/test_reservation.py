@@ -1,0 +1,90 @@
+"""Message ids: nobody gets one twice, nobody uses another's."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpd.envelope import MESSAGE_ID_MAX
+from smtpd.ipc.channel import Violation
+from smtpd.queue import reservation
+from smtpd.queue.reservation import BLOCK, Reservations
+
+
+def reserve(reservations, dispatcher=0, taken=()):
+    return reservations.reserve(dispatcher, *reservations.advance(), set(taken))
+
+
+def test_ids_ascend_from_the_start():
+    reservations = Reservations(1000)
+    assert reserve(reservations) == [*range(1000, 1000 + BLOCK)]
+    assert reserve(reservations) == [*range(1000 + BLOCK, 1000 + 2 * BLOCK)]
+
+
+def test_ids_wrap_to_one_and_a_block_never_does():
+    reservations = Reservations(MESSAGE_ID_MAX - 9)
+    assert reserve(reservations) == [*range(MESSAGE_ID_MAX - 9, MESSAGE_ID_MAX + 1)]
+    assert reserve(reservations)[:3] == [1, 2, 3]
+
+
+def test_what_the_store_has_is_left_out():
+    assert reserve(Reservations(1), taken=[2, 4])[:4] == [1, 3, 5, 6]
+
+
+def test_what_is_still_reserved_is_left_out_after_a_wrap():
+    reservations = Reservations(1)
+    first = reserve(reservations)
+    for id in first[:10]:
+        reservations.spend(id)
+    assert reservations.reserve(1, 1, BLOCK, set()) == first[:10]
+
+
+def test_an_id_of_another_dispatcher_is_fatal():
+    reservations = Reservations(1)
+    reserve(reservations, dispatcher=0)
+    reservations.check(0, 5)
+    with pytest.raises(Violation):
+        reservations.check(1, 5)
+
+
+def test_an_id_that_nobody_was_given_is_fatal():
+    reservations = Reservations(1)
+    reserve(reservations)
+    for id in (BLOCK + 1, MESSAGE_ID_MAX):
+        with pytest.raises(Violation):
+            reservations.check(0, id)
+        with pytest.raises(Violation):
+            reservations.check_any(id)
+
+
+def test_a_spent_id_is_fatal():
+    reservations = Reservations(1)
+    reserve(reservations)
+    reservations.spend(5)
+    with pytest.raises(Violation):
+        reservations.check(0, 5)
+    with pytest.raises(Violation):
+        reservations.check_any(5)
+
+
+def test_a_dispatcher_that_hoards_ids_is_fatal(monkeypatch):
+    monkeypatch.setattr(reservation, "HOARD_MAX", 3 * BLOCK)
+    reservations = Reservations(1)
+    for _ in range(3):
+        reserve(reservations)
+    with pytest.raises(Violation):
+        reserve(reservations)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30)), max_size=30), st.integers(1, MESSAGE_ID_MAX))
+def test_no_id_belongs_to_two(steps, start):
+    reservations, out = Reservations(start), {}
+    for dispatcher, spend in steps:
+        for id in [*out][:spend]:
+            reservations.spend(id)
+            del out[id]
+        for id in reserve(reservations, dispatcher):
+            assert 1 <= id <= MESSAGE_ID_MAX
+            assert id not in out
+            out[id] = dispatcher
+    for id, owner in out.items():
+        reservations.check(owner, id)

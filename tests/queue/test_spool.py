@@ -1,0 +1,191 @@
+"""Spool files and the lock: what a crash leaves, what a descriptor that somebody kept can do."""
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smtpd.queue.ram import RAMStore
+from smtpd.queue.spool import Damaged, Locked, Spool, lock, translated
+from smtpd.queue.store import Broken, Full, Remove
+from tests.queue.conftest import add
+
+TOP = Path(__file__).parent.parent.parent
+CONTENT = b"x" * 100_000
+
+
+@pytest.fixture
+def spool(tmp_path):
+    made = Spool(str(tmp_path))
+    yield made
+    os.close(made._directory)
+
+
+def write(spool, message, content=CONTENT):
+    """Create and write; returns both descriptors."""
+    theirs, own = spool.create(message)
+    os.write(theirs, content)
+    return theirs, own
+
+
+@pytest.fixture
+def sealed(spool):
+    theirs, own = write(spool, 1)
+    digest = spool.seal(1, own, len(CONTENT))
+    yield theirs, digest
+    os.close(theirs)
+    os.close(own)
+
+
+def read(descriptor):
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+def test_what_was_sealed_is_read_again(spool, sealed):
+    assert sealed[1] == hashlib.sha256(CONTENT).digest()
+    for _ in range(2):
+        assert read(spool.open(1, len(CONTENT), sealed[1])) == CONTENT
+
+
+def test_each_descriptor_has_a_place_of_its_own_and_reads_only(spool, sealed):
+    one, other = (spool.open(1, len(CONTENT), sealed[1]) for _ in range(2))
+    assert os.read(one, 10) == os.read(other, 10) == b"x" * 10
+    for descriptor in (one, other):
+        with pytest.raises(OSError):
+            os.write(descriptor, b"y")
+        os.close(descriptor)
+
+
+def test_the_writer_cannot_read(spool, sealed):
+    with pytest.raises(OSError):
+        os.read(sealed[0], 1)
+
+
+def test_a_second_file_of_one_message_is_not_made(spool, sealed):
+    with pytest.raises(FileExistsError):
+        spool.create(1)
+
+
+def test_a_mail_changed_after_the_250_is_found_out(spool, sealed):
+    theirs, digest = sealed
+    os.pwrite(theirs, b"y", 50_000)
+    with pytest.raises(Damaged):
+        spool.open(1, len(CONTENT), digest)
+
+
+def test_a_mail_changed_between_two_deliveries_is_found_out(spool, sealed):
+    theirs, digest = sealed
+    os.close(spool.open(1, len(CONTENT), digest))
+    os.ftruncate(theirs, 0)
+    os.write(theirs, b"y" * len(CONTENT))
+    os.utime(theirs, (1, 1))
+    with pytest.raises(Damaged):
+        spool.open(1, len(CONTENT), digest)
+
+
+def test_another_start_reads_the_file_before_it_believes_it(spool, sealed, tmp_path):
+    other = Spool(str(tmp_path))
+    os.close(other.open(1, len(CONTENT), sealed[1]))
+    os.close(other._directory)
+
+
+@pytest.mark.parametrize("size, digest", [(len(CONTENT) - 1, None), (len(CONTENT), bytes(32))])
+def test_a_file_that_is_not_what_the_row_says_is_damage(spool, sealed, tmp_path, size, digest):
+    other = Spool(str(tmp_path))
+    with pytest.raises(Damaged):
+        other.open(1, size, digest or sealed[1])
+    os.close(other._directory)
+
+
+@pytest.mark.parametrize("announced", [0, len(CONTENT) - 1, len(CONTENT) + 1])
+def test_a_length_that_was_not_announced_is_refused(spool, announced):
+    theirs, own = write(spool, 2)
+    with pytest.raises(Damaged):
+        spool.seal(2, own, announced)
+    os.close(theirs)
+    os.close(own)
+
+
+def test_a_missing_file_is_damage(spool):
+    with pytest.raises(Damaged):
+        spool.open(3, 5, bytes(32))
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(spool, sealed, tmp_path):
+    (tmp_path / "secret").write_bytes(CONTENT)
+    (tmp_path / "content" / "00000001").unlink()
+    (tmp_path / "content" / "00000001").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError):
+        spool.open(1, len(CONTENT), sealed[1])
+
+
+def test_files_without_a_row_are_removed_and_others_are_not(spool, tmp_path):
+    store = RAMStore()
+    store.apply([add(n, content=None) for n in (1, 2, 3)])
+    store.apply([add(4)])
+    for number in (1, 3, 4, 5, 6):
+        for descriptor in spool.create(number):
+            os.close(descriptor)
+    foreign = ["README", "00000007.tmp", "AABBCCDD", "000000008", "ffffffff"]
+    for name in foreign:
+        (tmp_path / "content" / name).touch()
+    said = []
+    spool.remove_orphans(store, said.append)
+    left = {path.name for path in (tmp_path / "content").iterdir()}
+    assert left == {"00000001", "00000003", *foreign}
+    assert said == [
+        "message 00000002: the spool file is missing",
+        "removed 3 spool files of messages that were never accepted",
+    ]
+    store.apply([Remove(1 << 32 | 1)])
+
+
+def test_a_file_that_is_gone_already_is_no_trouble(spool):
+    spool.remove([1, 2, 3])
+
+
+def test_errors_of_the_disk_have_two_kinds():
+    assert isinstance(translated(OSError(errno.ENOSPC, "")), Full)
+    assert isinstance(translated(OSError(errno.EDQUOT, "")), Full)
+    assert isinstance(translated(OSError(errno.EIO, "")), Broken)
+
+
+# -- the lock -----------------------------------------------------------------------
+
+
+HOLD = "import sys; from smtpd.queue.spool import lock; lock(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+
+
+def test_a_second_daemon_is_refused_by_the_name_of_the_first(tmp_path):
+    holding = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=TOP,
+    )
+    with holding:
+        assert holding.stdout.readline() == "held\n"
+        with pytest.raises(Locked, match=f"process {holding.pid}$"):
+            lock(str(tmp_path), patience=0)
+        holding.send_signal(signal.SIGKILL)
+        os.close(lock(str(tmp_path), patience=5))
+
+
+def test_the_lock_goes_with_its_holder_and_is_no_file_to_be_removed(tmp_path):
+    for _ in range(3):
+        os.close(lock(str(tmp_path), patience=0))
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError):
+        lock(str(tmp_path), patience=0)
+    assert not (tmp_path / "elsewhere").exists()
