@@ -26,7 +26,7 @@ from smtpd.imsg import (
 )
 from smtpd.scheduler.policy import Policy
 
-SLICE = 2000  # envelopes in one turn
+SLICE = 1000  # envelopes in one turn: some milliseconds
 PATIENCE = 1024 * 1024  # bytes that queue has not read yet: it is to catch up first
 
 Order = ScheduleEnvelopes | RemoveEnvelopes | SuspendEnvelopes

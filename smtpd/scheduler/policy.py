@@ -27,7 +27,7 @@ from smtpd.scheduler.gate import Gate
 from smtpd.scheduler.retry import next_try
 from smtpd.scheduler.shelf import Envelope, Shelf, State
 
-EFFORT = 2000  # envelopes moved in one turn: a few milliseconds
+EFFORT = 1000  # envelopes moved in one turn: some milliseconds
 
 _DUE = {State.AT_LANE, State.AT_MESSAGE, State.IN_LINE}
 TRANSITIONS: dict[State, set[State]] = {
