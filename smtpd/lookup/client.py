@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from smtpd.imsg import ClientResolved, ResolveClient
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
+from smtpd.lookup.answer import Found
 from smtpd.lookup.memory import Memory
-from smtpd.lookup.resolver import Found, NoAnswer, Resolver
+from smtpd.lookup.resolver import NoAnswer, Resolver
 from smtpd.lookup.rule import LOCAL
 from smtpd.lookup.system import System, canonical, is_host_name
 

@@ -3,11 +3,7 @@
     query -> server 1, 1 s -> server 2, 1 s -> … -> server 1, 2 s -> …        until the asker's deadline
 
 An answer counts when it comes from where the question went, to a port that was opened for it, with its number and its
-question in it; everything else that arrives is as if it had not.  So is an answer that cannot be understood or holds
-more than a name can need: what stands in it was written by whoever owns the address that is asked about.
-
-dnspython makes the questions and reads the answers.  It imports the class of a record type when the first one comes;
-those that we read are named below, and the others stay bytes.
+question in it; everything else that arrives is as if it had not.
 """
 
 import asyncio
@@ -15,44 +11,20 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, repeat
 
-import dns.exception
-import dns.flags
-import dns.message
 import dns.name
-import dns.rcode
-import dns.rdata
-import dns.rdataclass
-import dns.rdatatype
 import dns.reversename
 
+from smtpd.lookup.answer import NO_ERROR, NO_NAME, UDP_MAX, Answer, Circle, Found, Kind, Question
 from smtpd.lookup.system import Server
 
-FIRST, LATER = 1.0, 2.0  # seconds that a server has for an answer, in the first round and in those behind it
-UDP_MAX = 1232  # bytes that pass most paths in one piece
-TCP_MAX = 8192  # bytes; a name does not need more
-RECORDS_MAX = 64  # of an answer, all sections; each may cost 255 bytes of name
-HEADER = 12  # bytes, RFC 1035 4.1.1
-
-TYPES = [dns.rdatatype.PTR, dns.rdatatype.A, dns.rdatatype.AAAA, dns.rdatatype.CNAME, dns.rdatatype.SOA]
-for _type in TYPES:
-    dns.rdata.get_rdata_class(dns.rdataclass.IN, _type)
-
-Query = dns.message.QueryMessage  # dnspython's name for question and answer alike
+FIRST, LATER = 1.0, 2.0  # seconds that a server has for an answer, in the first round and in the second
+ABSENT = 60  # seconds that a name does not exist
 
 
 class NoAnswer(Exception):
     """No server has said anything of use."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the records say, and for how many seconds they hold.  No values: the name or the records do not exist."""
-
-    values: tuple[str, ...]
-    seconds: int
 
 
 class Resolver:
@@ -63,65 +35,53 @@ class Resolver:
 
     async def names(self, address: str) -> Found:
         """The names of a numeric address, as they were sent.  Raises NoAnswer."""
-        found = await self._records(dns.reversename.from_address(address), dns.rdatatype.PTR)
-        return Found(tuple(name.removesuffix(".") for name in found.values), found.seconds)
+        return await self._find(dns.reversename.from_address(address), Kind.PTR)
 
     async def addresses(self, name: str, version: int) -> Found:
         """The addresses of a host, IP version 4 or 6.  Raises NoAnswer."""
-        return await self._records(dns.name.from_text(name), dns.rdatatype.A if version == 4 else dns.rdatatype.AAAA)
+        return await self._find(dns.name.from_text(name), Kind.A if version == 4 else Kind.AAAA)
 
-    async def _records(self, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> Found:
-        answer = await self._query(name, kind)
-        try:
-            chained = answer.resolve_chaining()  # RFC 2317: reverse names of small networks are aliases
-        except dns.exception.DNSException as error:
-            raise NoAnswer(str(error)) from None
-        values = () if chained.answer is None else tuple(record.to_text() for record in chained.answer)
-        return Found(values, chained.minimum_ttl)
-
-    async def _query(self, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> Query:
+    async def _find(self, name: dns.name.Name, kind: Kind) -> Found:
         for server, seconds in self._tries():
+            question = Question(secrets.randbelow(1 << 16), name, kind)
             self._statistics["lookup.dns.query"] += 1
-            query = dns.message.make_query(name, kind, use_edns=0, payload=UDP_MAX, id=secrets.randbelow(1 << 16))
             try:
                 async with asyncio.timeout(seconds):
-                    answer = await self._ask(server, query)
-            except (OSError, TimeoutError, NoAnswer):
+                    answer = await self._ask(server, question)
+                if answer.code in (NO_ERROR, NO_NAME):
+                    return question.find(answer, ABSENT)
+            except (OSError, TimeoutError, NoAnswer, Circle):
                 continue
-            if answer.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-                return answer
-        raise NoAnswer("no server has an answer")
+        raise NoAnswer
 
     def _tries(self) -> Iterator[tuple[Server, float]]:
-        first = zip(self._servers, repeat(FIRST), strict=False)
-        return chain(first, zip(self._servers, repeat(LATER), strict=False))
+        return chain(zip(self._servers, repeat(FIRST)), zip(self._servers, repeat(LATER)))
 
-    async def _ask(self, server: Server, query: Query) -> Query:
-        answer = await self._by_datagram(server, query)
-        return await self._by_stream(server, query) if answer.flags & dns.flags.TC else answer
+    async def _ask(self, server: Server, question: Question) -> Answer:
+        answer = await self._by_datagram(server, question)
+        return await self._by_stream(server, question) if answer.truncated else answer
 
-    async def _by_datagram(self, server: Server, query: Query) -> Query:
+    async def _by_datagram(self, server: Server, question: Question) -> Answer:
         with socket.socket(server.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
             sock.connect(server.address)  # from now on nobody else's datagrams arrive
-            sock.send(query.to_wire())
-            arrived: asyncio.Future[Query] = self._loop.create_future()
-            self._loop.add_reader(sock.fileno(), _receive, sock, query, arrived)
+            sock.send(question.to_wire())
+            arrived: asyncio.Future[Answer] = self._loop.create_future()
+            self._loop.add_reader(sock.fileno(), _receive, sock, question, arrived)
             try:
                 return await arrived
             finally:
                 self._loop.remove_reader(sock.fileno())
 
-    async def _by_stream(self, server: Server, query: Query) -> Query:
+    async def _by_stream(self, server: Server, question: Question) -> Answer:
         """RFC 7766 8: two bytes of length in front."""
+        wire = question.to_wire()
         with socket.socket(server.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
             await self._loop.sock_connect(sock, server.address)
-            await self._loop.sock_sendall(sock, query.to_wire(prepend_length=True))
+            await self._loop.sock_sendall(sock, len(wire).to_bytes(2) + wire)
             size = int.from_bytes(await self._exactly(sock, 2))
-            if size > TCP_MAX:
-                raise NoAnswer(f"an answer of {size} bytes")
-            answer = parse_answer(query, await self._exactly(sock, size))
-        if answer is None:
-            raise NoAnswer("an answer that is none")
+            answer = question.read(await self._exactly(sock, size))
+        if answer is None or answer.truncated:
+            raise NoAnswer
         return answer
 
     async def _exactly(self, sock: socket.socket, size: int) -> bytes:
@@ -129,32 +89,20 @@ class Resolver:
         while len(data) < size:
             more = await self._loop.sock_recv(sock, size - len(data))
             if not more:
-                raise NoAnswer("an answer that ends early")
+                raise NoAnswer
             data += more
         return data
 
 
-def _receive(sock: socket.socket, query: Query, arrived: asyncio.Future[Query]) -> None:
+def _receive(sock: socket.socket, question: Question, arrived: asyncio.Future[Answer]) -> None:
+    if arrived.done():
+        return
     try:
-        answer = parse_answer(query, sock.recv(UDP_MAX + 1))
+        answer = question.read(sock.recv(UDP_MAX))
     except (BlockingIOError, InterruptedError):
         return
-    except OSError as error:  # ECONNREFUSED: nobody listens there
-        if not arrived.done():
-            arrived.set_exception(error)
+    except Exception as error:  # ECONNREFUSED, or our mistake: it belongs to whoever waits, not to the loop
+        arrived.set_exception(error)
         return
-    if answer is not None and not arrived.done():
+    if answer is not None:
         arrived.set_result(answer)
-
-
-def parse_answer(query: Query, data: bytes) -> Query | None:
-    """The answer to this very question, or None."""
-    if len(data) < HEADER or int.from_bytes(data[:2]) != query.id:
-        return None
-    if sum(int.from_bytes(data[at : at + 2]) for at in (4, 6, 8, 10)) > RECORDS_MAX:
-        return None
-    try:
-        answer = dns.message.from_wire(data, ignore_trailing=True)
-    except (dns.exception.DNSException, ValueError):
-        return None
-    return answer if isinstance(answer, Query) and query.is_response(answer) else None

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from dataclasses import dataclass, field
 
 import dns.flags
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from smtpd.imsg import ClientResolved, ResolveClient
 from smtpd.ipc.log import log
 from smtpd.lookup import client, resolver
-from smtpd.lookup.resolver import RECORDS_MAX, parse_answer
+from smtpd.lookup.answer import RECORDS, Kind, Question
 from smtpd.lookup.system import System, server_at
 
 REVERSE = "1.2.0.192.in-addr.arpa."
@@ -69,7 +70,7 @@ class Datagrams(asyncio.DatagramProtocol):
 async def serve_stream(zone, reader, writer):
     size = int.from_bytes(await reader.readexactly(2))
     query = dns.message.from_wire(await reader.readexactly(size))
-    wire = zone.answer(query).to_wire()
+    wire = zone.answer(query).to_wire(max_size=65535)
     for data in zone.by_stream(wire) if callable(zone.by_stream) else [len(wire).to_bytes(2) + wire]:
         writer.write(data)
     writer.close()
@@ -89,11 +90,15 @@ async def _start(house, zone):
 
 
 @pytest.fixture
-def resolve(house, monkeypatch):
-    """resolve(zone, address) -> (name, confirmed), as a dispatcher hears it."""
+def impatient(monkeypatch):
+    """For tests in which a server says nothing of use."""
     monkeypatch.setattr(resolver, "FIRST", 0.05)
     monkeypatch.setattr(resolver, "LATER", 0.05)
-    monkeypatch.setattr(client, "DEADLINE", 0.5)
+
+
+@pytest.fixture
+def resolve(house):
+    """resolve(zone, address) -> (name, confirmed), as a dispatcher hears it."""
     houses = {}
 
     def resolve(zone, address=ADDRESS, system=None):
@@ -220,13 +225,13 @@ def test_a_stream_in_pieces(resolve):
         lambda wire: [b"\0\x0c" + b"x" * 12],
     ],
 )
-def test_a_stream_that_is_no_answer(resolve, stream):
+def test_a_stream_that_is_no_answer(resolve, impatient, stream):
     zone = named("mail.test.")
     zone.by_stream = stream
     assert resolve(zone) == ("", False)
 
 
-def test_silence_ends(resolve):
+def test_silence_ends(resolve, impatient):
     zone = named("mail.test.")
     zone.twist = lambda query, answer: []
     assert resolve(zone) == ("", False)
@@ -234,7 +239,7 @@ def test_silence_ends(resolve):
 
 
 def test_the_next_server_is_asked(house, monkeypatch):
-    monkeypatch.setattr(resolver, "FIRST", 0.05)
+    monkeypatch.setattr(resolver, "FIRST", 0.2)
     silent, zone = Zone(twist=lambda query, answer: []), named("mail.test.").add("mail.test.", "A", ADDRESS)
     house = house()
     start(house, silent, zone)
@@ -277,7 +282,7 @@ TWISTS = [
     question_only,
     lambda query, answer: [b""],
     lambda query, answer: [b"x"],
-    lambda query, answer: [answer.to_wire()[:-3]],
+    lambda query, answer: [answer.to_wire()[:-20]],
     lambda query, answer: [answer.to_wire()[:12]],
     lambda query, answer: [answer.to_wire()[:6] + b"\xff\xff" + answer.to_wire()[8:]],
     lambda query, answer: [answer.to_wire()[:2] + b"\x84\x00\x00\x01\x00\x40\x00\x00\x00\x00" + b"\xc0\x0c" * 500],
@@ -285,7 +290,7 @@ TWISTS = [
 
 
 @pytest.mark.parametrize("twist", TWISTS)
-def test_what_is_no_answer_to_the_question_is_as_if_it_had_not_come(resolve, twist):
+def test_what_is_no_answer_to_the_question_is_as_if_it_had_not_come(resolve, impatient, twist):
     zone = named("evil.test.")
     zone.twist = twist
     assert resolve(zone) == ("", False)
@@ -321,10 +326,24 @@ def test_aliases_in_a_circle(resolve):
     assert resolve(zone) == ("", False)
 
 
-def test_more_records_than_a_name_needs(resolve):
-    zone = named(*[f"n{n}.test." for n in range(RECORDS_MAX + 1)])
+def test_of_many_records_the_first_are_read(resolve):
+    zone = named(*[f"n{n}.test." for n in range(500)]).add("n0.test.", "A", ADDRESS)
     zone.by_stream = True
-    assert resolve(zone) == ("", False)
+    assert resolve(zone) == ("n0.test", True)
+
+
+def test_an_answer_that_is_made_to_cost_much_costs_little():
+    """Long names, all alike up to their end, by pointers to the first one."""
+    head = bytearray(QUERY.to_wire())
+    head[2] |= 0x80
+    parts = b"".join(b"\1" + bytes([97 + n % 26]) for n in range(110)) + b"\0"
+    owner = b"\xc0\x0c\0\x0c\0\1\0\0\0\x3c"
+    pointer = (0xC000 | len(head) + len(owner) + 2).to_bytes(2)
+    names = [parts, *[b"\1" + bytes([48 + n % 10]) + b"\1" + bytes([97 + n // 10]) + pointer for n in range(200)]]
+    head[6:8] = len(names).to_bytes(2)
+    begun = time.process_time()
+    assert QUESTION.read(bytes(head) + b"".join(owner + len(name).to_bytes(2) + name for name in names)).records
+    assert time.process_time() - begun < 0.05
 
 
 def test_only_a_few_names_are_followed(resolve):
@@ -368,7 +387,21 @@ def test_an_exception_of_ours_costs_one_name(house, monkeypatch, capfd):
     assert f"name of {ADDRESS}: ZeroDivisionError" in capfd.readouterr().err
 
 
-QUERY = dns.message.make_query(REVERSE, "PTR", id=0x1234)
+def test_an_exception_over_an_answer_costs_one_name(resolve, monkeypatch, capfd):
+    def broken(self, data):
+        raise ZeroDivisionError("ours")
+
+    zone = named("mail.test.").add("mail.test.", "A", ADDRESS)
+    with monkeypatch.context() as patched:
+        patched.setattr(Question, "read", broken)
+        assert resolve(zone, "192.0.2.9") == ("", False)
+    assert resolve(zone) == ("mail.test", True)
+    log.flush()
+    assert "name of 192.0.2.9: ZeroDivisionError" in capfd.readouterr().err
+
+
+QUESTION = Question(0x1234, dns.name.from_text(REVERSE), Kind.PTR)
+QUERY = dns.message.from_wire(QUESTION.to_wire())
 ANSWER = dns.message.make_response(QUERY)
 ANSWER.answer.append(dns.rrset.from_text(REVERSE, 60, "IN", "PTR", "mail.test.", "other.test."))
 WIRE = ANSWER.to_wire()
@@ -386,5 +419,5 @@ WIRE = ANSWER.to_wire()
     )
 )
 def test_any_bytes_are_an_answer_or_nothing(data):
-    answer = parse_answer(QUERY, data)
-    assert answer is None or answer.id == QUERY.id
+    answer = QUESTION.read(data)
+    assert answer is None or len(answer.records) <= RECORDS

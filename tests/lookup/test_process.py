@@ -53,8 +53,11 @@ process.main()
 """
 
 
+VALUES = {"PTR": "mail.there.test.", "A": "192.0.2.1", "AAAA": "2001:db8::1"}
+
+
 class NameServer(threading.Thread):
-    """Every address is mail.there.test, and that is 192.0.2.1; but one address has an alias of an unusual type."""
+    """Every address has the name mail.there.test, which has one address; beside it a record of an unusual type."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -70,10 +73,8 @@ class NameServer(threading.Thread):
             query = dns.message.from_wire(data)
             answer = dns.message.make_response(query)
             name, kind = str(query.question[0].name), dns.rdatatype.to_text(query.question[0].rdtype)
-            answer.answer.append(
-                dns.rrset.from_text(name, 60, "IN", kind, "mail.there.test." if kind == "PTR" else "192.0.2.1")
-            )
-            answer.additional.append(dns.rrset.from_text(name, 60, "IN", "LOC", "51 30 12.748 N 0 7 39.611 W 0.00m"))
+            answer.answer.append(dns.rrset.from_text(name, 60, "IN", kind, VALUES[kind]))
+            answer.answer.append(dns.rrset.from_text(name, 60, "IN", "LOC", "51 30 12.748 N 0 7 39.611 W 0.00m"))
             self.sock.sendto(answer.to_wire(), sender)
 
     def close(self):
