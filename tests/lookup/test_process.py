@@ -9,7 +9,9 @@ import threading
 import time
 from pathlib import Path
 
+import dns.flags
 import dns.message
+import dns.rdatatype
 import dns.rrset
 import msgspec
 import pytest
@@ -56,31 +58,56 @@ process.main()
 VALUES = {"PTR": "mail.there.test.", "A": "192.0.2.1", "AAAA": "2001:db8::1"}
 
 
-class NameServer(threading.Thread):
-    """Every address has the name mail.there.test, which has one address; beside it a record of an unusual type."""
+class NameServer:
+    """Every address has the name mail.there.test, which has one address; beside it a record of an unusual type.  The
+    address 192.0.2.3 is answered by stream only."""
 
     def __init__(self):
-        super().__init__(daemon=True)
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.sock.bind(("127.0.0.1", 0))
-        self.start()
+        self.datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.stream = socket.create_server(("127.0.0.1", 0))
+        self.port = self.stream.getsockname()[1]
+        self.datagrams.bind(("127.0.0.1", self.port))
+        self.threads = [
+            threading.Thread(target=serve, daemon=True) for serve in (self.serve_datagrams, self.serve_stream)
+        ]
+        for thread in self.threads:
+            thread.start()
 
-    def run(self):
+    def serve_datagrams(self):
         while True:
-            data, sender = self.sock.recvfrom(4096)
+            data, sender = self.datagrams.recvfrom(4096)
             if not data:
                 return
             query = dns.message.from_wire(data)
-            answer = dns.message.make_response(query)
-            name, kind = str(query.question[0].name), dns.rdatatype.to_text(query.question[0].rdtype)
-            answer.answer.append(dns.rrset.from_text(name, 60, "IN", kind, VALUES[kind]))
-            answer.answer.append(dns.rrset.from_text(name, 60, "IN", "LOC", "51 30 12.748 N 0 7 39.611 W 0.00m"))
-            self.sock.sendto(answer.to_wire(), sender)
+            by_stream = str(query.question[0].name).startswith("3.2.0.192")
+            self.datagrams.sendto(answer(query, dns.flags.TC if by_stream else 0), sender)
+
+    def serve_stream(self):
+        while True:
+            client, _ = self.stream.accept()
+            with client:
+                size = int.from_bytes(client.recv(2))
+                if not size:
+                    return
+                wire = answer(dns.message.from_wire(client.recv(size)), 0)
+                client.sendall(len(wire).to_bytes(2) + wire)
 
     def close(self):
-        self.sock.sendto(b"", self.sock.getsockname())
-        self.join()
-        self.sock.close()
+        self.datagrams.sendto(b"", ("127.0.0.1", self.port))
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        for thread in self.threads:
+            thread.join()
+        self.datagrams.close()
+        self.stream.close()
+
+
+def answer(query, flags):
+    answer = dns.message.make_response(query)
+    answer.flags |= flags
+    name, kind = str(query.question[0].name), dns.rdatatype.to_text(query.question[0].rdtype)
+    answer.answer.append(dns.rrset.from_text(name, 60, "IN", kind, VALUES[kind]))
+    answer.answer.append(dns.rrset.from_text(name, 60, "IN", "LOC", "51 30 12.748 N 0 7 39.611 W 0.00m"))
+    return answer.to_wire()
 
 
 class Process:
@@ -90,7 +117,7 @@ class Process:
         table.write_text("here.test\n")
         self.names = NameServer()
         parent, theirs = socket.socketpair()
-        port = str(self.names.sock.getsockname()[1])
+        port = str(self.names.port)
         command = [sys.executable, "-P", "-c", PROGRAM, str(theirs.fileno()), port]
         self.child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, cwd="/")
         theirs.close()
@@ -170,6 +197,10 @@ def test_a_client_in_the_sandbox(process):
     assert process.hear("dispatcher") == ClientResolved(1, "mail.there.test", True)
     process.tell("dispatcher", ResolveClient(2, "192.0.2.2"))
     assert process.hear("dispatcher") == ClientResolved(2, "mail.there.test", False)
+    process.tell("dispatcher", ResolveClient(3, "192.0.2.3"))
+    assert process.hear("dispatcher") == ClientResolved(3, "mail.there.test", False)
+    process.tell("dispatcher", ResolveClient(4, "2001:db8::1"))
+    assert process.hear("dispatcher") == ClientResolved(4, "mail.there.test", True)
 
 
 def test_it_ends_when_it_is_told_to_though_a_name_is_looked_for(process):
