@@ -11,8 +11,9 @@
 
 An envelope of another run of the daemon, or one whose last agent was lost with it, is perhaps delivered: its agent
 looks first.  The first try of one of another run is counted on the disk before it begins, so that an envelope that
-brings us down is held after the third start.  One that was counted already is tried alone in its line: at the second
-end it is blamed, and not its neighbours.
+brings us down is held after the third start.  One that was counted already is tried alone in its line, so that its
+neighbours are not blamed with it; and the third time not before the daemon has stood for a while, as ends that come
+quickly one after the other may have another cause.
 
 One envelope that makes our own code raise costs that envelope: deferred, and held after the third time.
 """
@@ -54,6 +55,7 @@ from smtpd.queue.store import (
 
 DEADLINE = 300.0  # seconds that an agent has for one mail
 TROUBLES = 3  # tries without an end, by our own fault, after which an envelope is held
+CALM = 5.0  # seconds from the start until an envelope has the last one of them
 TOLD = 4096  # results in one imsg
 ERROR_MAX = 512  # characters of an error that are kept
 
@@ -276,6 +278,7 @@ class Deliveries:
     ):
         self.loop, self.disk, self._agents = loop, disk, agents
         self._scheduler, self._actions, self._statistics, self._now = scheduler, frozenset(actions), statistics, now
+        self._calm_at = loop.time() + CALM
         self._flights: set[int] = set()
         self._ended: dict[int, Ended] = {}  # told as deferred; the scheduler's answer is on its way
         self._told = EnvelopesTried([], [], [])
@@ -303,8 +306,9 @@ class Deliveries:
                 unknown.append(id)
             else:
                 self._take_off(envelope)
-        self._statistics["queue.evpcache.load.hit"] += len(imsg.envelopes) - len(unknown)
-        self._statistics["queue.evpcache.load.missed"] += len(unknown)
+        for key, count in (("hit", len(imsg.envelopes) - len(unknown)), ("missed", len(unknown))):
+            if count:
+                self._statistics[f"queue.evpcache.load.{key}"] += count
         self._load(unknown, self._take_off, self._cannot_load)
 
     def _load(
@@ -364,7 +368,14 @@ class Deliveries:
         elif recipient.action not in self._actions:
             flight.held(f'the configuration has no action "{recipient.action}"')
         else:
-            self._agents.give(Key(recipient.user, recipient.action), flight)
+            self._give(Key(recipient.user, recipient.action), flight)
+
+    def _give(self, key: Key, flight: Flight) -> None:
+        wait = self._calm_at - self.loop.time()
+        if flight.alone and flight.envelope.troubles == TROUBLES - 1 and wait > 0:
+            self.loop.call_later(wait, self._agents.give, key, flight)
+        else:
+            self._agents.give(key, flight)
 
     # -- what became of it ------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Violation
-from smtpd.queue import commit, process
+from smtpd.queue import commit, delivery, process
 from smtpd.queue.delivery import duration
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.store import Broken, Full, Remove
@@ -315,7 +315,8 @@ def test_a_mail_whose_agent_was_lost_with_it_is_perhaps_delivered(house):
 # -- one bad mail costs one mail ------------------------------------------------------------
 
 
-def test_an_envelope_that_brings_us_down_is_held_after_three_starts(make_house):
+def test_an_envelope_that_brings_us_down_is_held_after_three_starts(make_house, monkeypatch):
+    monkeypatch.setattr(delivery, "CALM", 0.0)
     store = RAMStore()
     store.apply([add(1, run=1), add(2, run=1)])
     for run in (1, 2, 3):  # each time it is with an agent when the daemon dies

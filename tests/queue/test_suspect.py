@@ -2,6 +2,8 @@
 
 import pytest
 
+from smtpd.imsg import ReportStatistics, StatisticsReported
+from smtpd.queue import delivery
 from smtpd.queue.ram import RAMStore
 from tests.queue.conftest import add
 
@@ -15,6 +17,11 @@ def start(make_house):
         return make_house(store)
 
     return start
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr(delivery, "CALM", 0.0)
 
 
 def first(message):
@@ -37,7 +44,7 @@ def test_mail_that_was_under_way_at_the_end_is_tried_alone_in_its_line(start):
     assert house.deliver(agent).envelope == first(4)
 
 
-def test_the_neighbours_of_a_mail_that_brings_us_down_are_not_held_with_it(start):
+def test_the_neighbours_of_a_mail_that_brings_us_down_are_not_held_with_it(start, at_once):
     """Begun together they are all suspect; from then on each answers for itself."""
     store = RAMStore()
     store.apply([add(message, run=1) for message in range(1, 6)])
@@ -60,3 +67,32 @@ def test_the_neighbours_of_a_mail_that_brings_us_down_are_not_held_with_it(start
     assert [house.deliver(agent).envelope for _ in range(2)] == [first(4), first(5)]
     house.until(lambda: [row.id for row in store.envelopes(0, 2**63 - 1, 100)] == [first(3)])
     assert store.load([first(3)])[0].held
+
+
+def test_ends_in_quick_succession_hold_nobody(start):
+    """Whoever is first in the line would be under way each time."""
+    store = RAMStore()
+    store.apply([add(1, run=1)])
+    for _ in range(2):
+        house = start(store)
+        house.due(first(1))
+        _, agent = house.start_agent()
+        house.receive(agent)
+    for _ in range(5):
+        house = start(store)
+        house.due(first(1))
+        house.say("control", ReportStatistics(1))
+        assert house.hear("control", StatisticsReported).counters["mda.envelope"] == 1
+        assert not house.mail["parent"]
+    assert (store.load([first(1)])[0].troubles, store.load([first(1)])[0].held) == (2, False)
+
+
+def test_a_mail_has_its_last_chance_when_the_daemon_has_stood_for_a_while(start, monkeypatch):
+    monkeypatch.setattr(delivery, "CALM", 0.2)
+    store = RAMStore()
+    store.apply([add(1, run=1, troubles=2)])
+    house = start(store)
+    house.due(first(1))
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    assert house.tried() == ([first(1)], [], [])
