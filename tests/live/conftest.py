@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,8 @@ class Daemon:
 
     def kill(self):
         """All of it at once, without a chance to say anything."""
+        if not self.running():
+            return  # its pid may be somebody else's by now
         for pid in [self.process.pid, *self.descendants()]:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -270,6 +273,24 @@ def until(condition, seconds=20.0, what="it"):
             return found
         time.sleep(0.02)
     raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def become(name, function):
+    """The exit status that `function` returns, called in a child that is that user.  Forked and not executed: an
+    ordinary user may not be able to reach this interpreter."""
+    entry = pwd.getpwnam(name)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(*[entry.pw_gid] * 3)
+            os.setresuid(*[entry.pw_uid] * 3)
+            os._exit(function())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(70)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def mails(home, folder="Maildir"):

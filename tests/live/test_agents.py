@@ -1,31 +1,23 @@
-"""A user against his own agent: his mail waits, nobody else notices."""
+"""A user against his own agents: his mail waits, nobody else notices."""
 
+import array
+import ctypes
 import fcntl
 import os
 import pwd
 import re
-import resource
 import shutil
 import signal
+import smtplib
+import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.live.conftest import empty_maildir, mails, until
-
-
-def agents_of(daemon, name):
-    uid = str(pwd.getpwnam(name).pw_uid)
-    return [pid for pid in daemon.descendants() if uid_of(pid) == uid]
-
-
-def uid_of(pid):
-    try:
-        return re.search(r"^Uid:\t(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+from smtpd.envelope import Outcome
+from smtpd.ipc.errand import PACKET_MAX, ForwardText, Result, encode
+from tests.live.conftest import become, empty_maildir, mails, pids_of, until
 
 
 @pytest.fixture
@@ -35,14 +27,38 @@ def boxes(daemon, users, alice, bob):
     return {name: users.home(name) for name in (alice, bob)}
 
 
+def agents_of(daemon, name):
+    """Processes of the daemon that are that user, not those who are just becoming it."""
+    titled = set(pids_of(name)) & set(daemon.descendants())
+    return [pid for pid in titled if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"smtpd: agent")]
+
+
 def send(daemon, name, subject):
     daemon.send(f"{name}@here.test", f"Subject: {subject}\r\n\r\nx\r\n".encode())
 
 
-def awaken(daemon, name):
-    """An agent of that user that runs."""
+def was_taken(daemon, name, subject):
+    """False when the client was told to come again; anything else but yes is an error."""
+    try:
+        send(daemon, name, subject)
+    except smtplib.SMTPRecipientsRefused as refused:
+        ((code, reply),) = refused.recipients.values()
+        assert code in (424, 451), reply
+        return False
+    return True
+
+
+def subjects(home):
+    return [re.search(rb"^Subject: (.*)$", mail, re.MULTILINE)[1].decode() for mail in mails(home)]
+
+
+def awaken(daemon, boxes, name):
+    """The agents of that user, at rest: one has read the .forward, one has stored a mail."""
     send(daemon, name, "first")
-    return until(lambda: agents_of(daemon, name), what="an agent")
+    until(lambda: subjects(boxes[name]) == ["first"], what="a delivery")
+    agents = agents_of(daemon, name)
+    assert len(agents) == 2
+    return agents
 
 
 def others_go_on(daemon, boxes, bob):
@@ -53,119 +69,200 @@ def others_go_on(daemon, boxes, bob):
     assert daemon.running()
 
 
-def as_user(name, program, *arguments):
-    """Run Python code as that user, outside of any sandbox."""
+def all_arrive(daemon, home, expected):
+    """Each of them once, as soon as nobody stands in the way any more; whoever was told to come again does so."""
+
+    def arrived():
+        daemon.smtpctl("schedule", "all")
+        return sorted(subjects(home)) == sorted(expected)
+
+    until(arrived, 30, what=f"the arrival of {expected}")
+
+
+def as_user(name, *command, check=True):
+    """Run a program as that user, outside of any sandbox."""
     entry = pwd.getpwnam(name)
-    return subprocess.Popen(
-        [
-            "/usr/bin/setpriv",
-            f"--reuid={entry.pw_uid}",
-            f"--regid={entry.pw_gid}",
-            "--clear-groups",
-            "/usr/bin/python3",
-            "-I",
-            "-c",
-            program,
-            *arguments,
-        ],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.PIPE,
-    )
+    become = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+    return subprocess.run([*become, *command], check=check, capture_output=True, text=True, timeout=30)
+
+
+def end(pids):
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def test_a_user_kills_his_agents(daemon, boxes, alice, bob):
-    for _ in range(10):
-        for pid in awaken(daemon, alice):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+    sent = [f"number {number}" for number in range(10)]
+    for subject in sent:
+        until(lambda subject=subject: was_taken(daemon, alice, subject), what="a mail taken")
+        end(agents_of(daemon, alice))
     others_go_on(daemon, boxes, bob)
-    daemon.smtpctl("schedule", "all")
-    until(lambda: len(mails(boxes[alice])) == 10, 30, what="alice's mail")
+    all_arrive(daemon, boxes[alice], sent)
 
 
 def test_a_user_stops_his_agents(daemon, boxes, alice, bob):
-    stopped = awaken(daemon, alice)
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    for number in range(20):
-        try:
-            send(daemon, alice, f"to alice {number}")
-        except Exception:  # a 4xx for this user is as good: his .forward cannot be read now
-            pass
+    stopped = awaken(daemon, boxes, alice)
+    as_user(alice, "kill", "-STOP", *map(str, stopped))
+    sent = [subject for subject in map(str, range(20)) if was_taken(daemon, alice, subject)]
     others_go_on(daemon, boxes, bob)
-    for pid in stopped:
-        os.kill(pid, signal.SIGKILL)
+    as_user(alice, "kill", "-CONT", *map(str, stopped), check=False)  # the queue may have parted with them
+    all_arrive(daemon, boxes[alice], ["first", *sent])
+
+
+def test_a_user_stops_his_agents_for_good(daemon, boxes, alice, bob):
+    """They are not waited for when the daemon stops."""
+    as_user(alice, "kill", "-STOP", *map(str, awaken(daemon, boxes, alice)))
+    was_taken(daemon, alice, "second")
     others_go_on(daemon, boxes, bob)
+    stopped = agents_of(daemon, alice)
+    assert daemon.stop() == 0
+    until(lambda: not pids_of(alice), what=f"the end of {stopped}")
 
 
-def test_a_user_limits_his_agents(daemon, boxes, alice, bob):
-    for pid in awaken(daemon, alice):
-        for what in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_AS):
-            resource.prlimit(pid, what, (0, 0))
-    for number in range(5):
-        send_or_wait(daemon, alice, number)
+@pytest.mark.parametrize("limit", ["--fsize=0", "--nofile=0", "--as=0", "--data=0", "--nproc=0", "--cpu=0"])
+def test_a_user_limits_his_agents(daemon, boxes, alice, bob, limit):
+    limited = awaken(daemon, boxes, alice)
+    for pid in limited:
+        as_user(alice, "prlimit", f"--pid={pid}", limit, check=False)  # some of these may end it in between
+    sent = [subject for subject in map(str, range(5)) if was_taken(daemon, alice, subject)]
     others_go_on(daemon, boxes, bob)
-
-
-def send_or_wait(daemon, name, number):
-    try:
-        send(daemon, name, number)
-    except Exception as error:  # noqa: BLE001  (a 4xx is what this user asked for)
-        assert "45" in str(error) or "42" in str(error), error
+    end(limited)
+    all_arrive(daemon, boxes[alice], ["first", *sent])
 
 
 def test_a_user_holds_a_lease_on_his_forward(daemon, boxes, users, alice, bob):
     forward = boxes[alice] / ".forward"
-    forward.write_text("\\" + alice + "\n")
+    forward.write_text(f"\\{alice}\n")
     shutil.chown(forward, alice, alice)
     forward.chmod(0o600)
-    program = (
-        "import fcntl, os, signal, sys\n"
-        "signal.signal(signal.SIGIO, signal.SIG_IGN)\n"
-        "f = open(sys.argv[1], 'r+')\n"
-        "fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
-        "print('held', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    holder = as_user(alice, program, str(forward))
     try:
-        assert holder.stdout.readline() == b"held\n"
-        send_or_wait(daemon, alice, 1)
-        others_go_on(daemon, boxes, bob)
+        with forward.open("r+") as held:
+            before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            assert fcntl.fcntl(held, fcntl.F_GETLEASE) == fcntl.F_WRLCK
+            assert not was_taken(daemon, alice, "held")
+            others_go_on(daemon, boxes, bob)
+        signal.signal(signal.SIGIO, before)
+        until(lambda: was_taken(daemon, alice, "let go"), what="a mail taken")
+        all_arrive(daemon, boxes[alice], ["let go"])
     finally:
-        holder.communicate(b"")
         forward.unlink()
 
 
+def test_a_user_cannot_look_into_or_change_his_agents(daemon, boxes, alice):
+    ptrace_attach = 16
+    for pid in awaken(daemon, boxes, alice):
+        for file in ("mem", "environ", "maps"):
+            assert as_user(alice, "head", "-c1", f"/proc/{pid}/{file}", check=False).returncode != 0, file
+        assert as_user(alice, "ls", f"/proc/{pid}/fd", check=False).returncode != 0
+        assert become(alice, lambda pid=pid: ctypes.CDLL(None).ptrace(ptrace_attach, pid, 0, 0) == 0) == 0
+
+
+# -- an agent whose bytes were replaced all the same -------------------------------------------
+
+
+def sockets_of(pid):
+    """Root can have the sockets of an agent, and say whatever it would say if its bytes were somebody else's."""
+    pidfd_getfd = 438
+    process = os.pidfd_open(pid)
+    try:
+        for number in map(int, os.listdir(f"/proc/{pid}/fd")):
+            if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
+                yield socket.socket(fileno=ctypes.CDLL(None).syscall(pidfd_getfd, process, number, 0))
+    finally:
+        os.close(process)
+
+
+def say(pid, packets):
+    for sock in sockets_of(pid):
+        with sock:
+            for packet in packets:
+                sock.send(packet)
+
+
+LIES = {
+    "nothing": [b""],
+    "zeros": [b"\0" * 100],
+    "ones": [b"\xff" * 100],
+    "too much": [b"\1" * PACKET_MAX],
+    "a result of no errand": [encode(Result(1 << 32 | 1, Outcome.DELIVERED, ""))],
+    "a forward that nobody reads": [encode(ForwardText(7, "text", b"root\n"))],
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_agent_that_talks_nonsense_is_dropped(daemon, boxes, alice, bob, lie):
+    (agent, *_) = awaken(daemon, boxes, alice)
+    say(agent, LIES[lie])
+    until(lambda: agent not in agents_of(daemon, alice), what="its end")
+    others_go_on(daemon, boxes, bob)
+    until(lambda: was_taken(daemon, alice, "second"), what="a mail taken")
+    all_arrive(daemon, boxes[alice], ["first", "second"])
+
+
+def test_an_agent_cannot_speak_for_another_users_mail(daemon, boxes, alice, bob):
+    """It says that bob's mail, which waits for his agent, is delivered."""
+    agents = awaken(daemon, boxes, alice)
+    for pid in awaken(daemon, boxes, bob):
+        os.kill(pid, signal.SIGSTOP)
+    send(daemon, bob, "for bob's eyes")
+    (line,) = daemon.smtpctl("show", "queue").stdout.splitlines()
+    lie = encode(Result(int(line.partition("|")[0], 16), Outcome.DELIVERED, ""))
+    for agent in agents:
+        say(agent, [lie])
+    until(lambda: not agents_of(daemon, alice), what="their end")
+    end(agents_of(daemon, bob))
+    all_arrive(daemon, boxes[bob], ["first", "for bob's eyes"])
+
+
+def test_an_agent_that_floods_the_queue_with_descriptors_and_packets_is_dropped(daemon, boxes, alice, bob):
+    (agent, *_) = awaken(daemon, boxes, alice)
+    descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * 200))]
+    packet = encode(ForwardText(7, "none", b""))
+    for sock in sockets_of(agent):
+        with sock:
+            sock.setblocking(False)
+            try:
+                while True:
+                    sock.sendmsg([packet], descriptors)
+            except OSError:
+                pass  # nobody is there any more, or too many are under way
+    others_go_on(daemon, boxes, bob)
+    assert len(os.listdir(f"/proc/{daemon.pids()['queue']}/fd")) < 100
+
+
+# -- what he can do to his home ------------------------------------------------------------------
+
+
 def test_a_maildir_that_is_a_link_to_somebody_elses_gets_nothing(daemon, boxes, users, alice, bob):
-    empty_maildir(boxes[alice])
+    maildir = boxes[alice] / "Maildir"
+    shutil.rmtree(maildir, ignore_errors=True)
     send(daemon, bob, "makes bob's Maildir")
     until(lambda: mails(boxes[bob]), what="bob's Maildir")
-    os.symlink(boxes[bob] / "Maildir", boxes[alice] / "Maildir")
-    os.lchown(boxes[alice] / "Maildir", pwd.getpwnam(alice).pw_uid, pwd.getpwnam(alice).pw_gid)
-    try:
-        before = len(mails(boxes[bob]))
-        send_or_wait(daemon, alice, 1)
-        others_go_on(daemon, boxes, bob)
-        assert len(mails(boxes[bob])) == before + 5
-    finally:
-        (boxes[alice] / "Maildir").unlink()
-
-
-def test_a_home_that_is_gone_defers_or_holds_and_harms_nobody(daemon, boxes, users, bob):
-    name = users.make("smtpd-homeless")
-    shutil.rmtree(users.home(name))
-    send_or_wait(daemon, name, 1)
+    maildir.symlink_to(boxes[bob] / "Maildir")
+    assert was_taken(daemon, alice, "mine")
     others_go_on(daemon, boxes, bob)
+    assert "mine" not in subjects(boxes[bob])
+    maildir.unlink()
+    all_arrive(daemon, boxes[alice], ["mine"])
 
 
-def test_the_lease_test_can_fail(tmp_path):
-    """A lease is something that this system has: without it the test above would show nothing."""
-    path = tmp_path / "f"
-    path.write_text("x")
-    with path.open("r+") as file:
-        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        assert fcntl.fcntl(file, fcntl.F_GETLEASE) == fcntl.F_WRLCK
-    assert sys.platform == "linux"
+def test_a_maildir_that_goes_while_its_agent_is_there_is_made_again(daemon, boxes, alice):
+    awaken(daemon, boxes, alice)
+    shutil.rmtree(boxes[alice] / "Maildir")
+    assert was_taken(daemon, alice, "second")
+    all_arrive(daemon, boxes[alice], ["second"])
+
+
+def test_a_home_that_is_gone_defers_and_harms_nobody(daemon, boxes, users, bob):
+    name = users.make("smtpd-homeless")
+    home = users.home(name)
+    shutil.rmtree(home)
+    assert was_taken(daemon, name, "where")
+    others_go_on(daemon, boxes, bob)
+    home.mkdir(mode=0o700)
+    shutil.chown(home, name, name)
+    all_arrive(daemon, home, ["where"])

@@ -2,15 +2,13 @@
 
 import json
 import os
-import pwd
 import re
 import socket
-import subprocess
 
 import pytest
 
 from smtpctl.__main__ import main
-from tests.live.conftest import empty_maildir, mails, until
+from tests.live.conftest import become, empty_maildir, mails, until
 
 
 @pytest.fixture
@@ -31,6 +29,13 @@ def test_show_queue_has_the_fourteen_fields(daemon, alice, waiting):
     assert fields[4:7] == ["amy@there.test", f"{alice}@here.test", f"{alice}@here.test"]
     assert int(fields[8]) - int(fields[7]) == 4 * 86400
     assert fields[11] == "pending"
+
+
+def test_a_sender_cannot_make_a_field_of_show_queue(daemon, alice, waiting):
+    daemon.send(f"{alice}@here.test", b"x: y\r\n\r\n", sender='"a|b\\\\c"@there.test')
+    lines = daemon.smtpctl("show", "queue").stdout.splitlines()
+    assert [line.count("|") for line in lines] == [13, 13]
+    assert any(r"a\174b" in line for line in lines)
 
 
 def test_show_queue_of_one_message(daemon, waiting):
@@ -87,9 +92,31 @@ def test_pause_smtp_makes_clients_wait(daemon):
         assert sock.recv(100).startswith(b"220")
 
 
-def test_log_words(daemon):
-    assert daemon.smtpctl("log", "verbose").returncode == 0
-    assert daemon.smtpctl("log", "brief").returncode == 0
+@pytest.mark.parametrize("what, said", [("mda", "MDA paused"), ("smtp", "SMTP paused")])
+def test_a_daemon_may_begin_paused(make_daemon, what, said):
+    daemon = make_daemon().start("-P", what)
+    assert said in daemon.smtpctl("show", "status").stdout
+    with socket.create_connection(("127.0.0.1", daemon.port)) as sock:
+        if what == "smtp":
+            sock.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                sock.recv(100)
+            daemon.smtpctl("resume", "smtp")
+        sock.settimeout(10)
+        assert sock.recv(100).startswith(b"220")
+    assert daemon.stop() == 0
+
+
+def test_the_log_is_verbose_until_it_is_brief_again(daemon):
+    """Each smtpctl that leaves is a line of it."""
+    daemon.smtpctl("log", "verbose")
+    until(lambda: "debug: control client" in daemon.log, what="a line of debugging")
+    daemon.smtpctl("log", "brief")
+    daemon.smtpctl("show", "status")  # until this is answered all that went before has been written
+    before = daemon.log.count("debug: ")
+    daemon.smtpctl("show", "status")
+    daemon.smtpctl("show", "status")
+    assert daemon.log.count("debug: ") == before
 
 
 def test_an_unknown_word_shows_what_is_possible(daemon):
@@ -102,53 +129,47 @@ def test_without_a_daemon_it_says_so(make_daemon):
     assert done.returncode == 1 and "doesn't seem to be running" in done.stderr
 
 
-def as_alice(alice, program, *arguments):
-    entry = pwd.getpwnam(alice)
-    become = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
-    return subprocess.run([*become, "/usr/bin/python3", "-I", "-c", program, *arguments], timeout=60, check=True)
-
-
-GARBAGE = """
-import os, socket, sys
-for piece in (b"", b"\\0" * 16, b"\\xff" * 16, os.urandom(4096), b"\\0\\1\\0\\0\\xff\\xff\\xff\\xff" + b"\\0" * 8):
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(sys.argv[1])
+def harass(path):
+    """What any local user could send to the socket."""
+    for piece in (b"", b"\0" * 16, b"\xff" * 16, os.urandom(4096), b"\0\1\0\0\xff\xff\xff\xff" + b"\0" * 8):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(path)
+            try:
+                sock.sendall(piece)
+                sock.shutdown(socket.SHUT_WR)
+                sock.recv(100)
+            except OSError:
+                pass
+    held = []
+    for _ in range(200):
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].settimeout(1)
         try:
-            sock.sendall(piece)
-            sock.shutdown(socket.SHUT_WR)
-            sock.recv(100)
+            held[-1].connect(path)
+            socket.send_fds(held[-1], [b"\0" * 16], [0, 0, 0])
         except OSError:
             pass
-held = []
-for _ in range(200):
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(1)
-    try:
-        sock.connect(sys.argv[1])
-        socket.send_fds(sock, [b"\\0" * 16], [0, 0, 0])
-    except OSError:
-        pass
-    held.append(sock)
-"""
+    return 0
 
 
 def test_malformed_input_of_any_local_user_harms_nobody(daemon, alice, waiting):
-    as_alice(alice, GARBAGE, str(daemon.state / "smtpd.sock"))
+    assert become(alice, lambda: harass(str(daemon.state / "smtpd.sock"))) == 0
     assert daemon.running()
     assert waiting in daemon.smtpctl("show", "queue").stdout
 
 
-def test_an_unprivileged_user_is_denied(daemon, alice, waiting):
-    """Forked and not executed: that user may not be able to reach this interpreter."""
-    pid = os.fork()
-    if pid == 0:
-        entry = pwd.getpwnam(alice)
-        os.setgroups([])
-        os.setresgid(*[entry.pw_gid] * 3)
-        os.setresuid(*[entry.pw_uid] * 3)
-        try:
-            os._exit(main(["--state", str(daemon.state), "remove", "all"]) or 0)
-        except SystemExit as ended:
-            os._exit(1 if ended.code else 0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+def run_smtpctl(daemon, *words):
+    """For a child that has become somebody else."""
+    try:
+        return main(["--state", str(daemon.state), *words]) or 0
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+
+
+@pytest.mark.parametrize(
+    "words", ["remove all", "schedule all", "pause mda", "show queue", "log verbose", "show stats"]
+)
+def test_an_unprivileged_user_is_denied(daemon, alice, waiting, words):
+    assert become(alice, lambda: run_smtpctl(daemon, *words.format(id=waiting).split())) == 1
+    assert "MDA paused" in daemon.smtpctl("show", "status").stdout
     assert waiting in daemon.smtpctl("show", "queue").stdout
