@@ -5,6 +5,7 @@
     file        one that stands in a text file
     matching    when a key matches an entry: domains, addresses, networks, strings, regular expressions
     regex       regular expressions in time proportional to what they are matched against
+    syntax      how they are written
     opening     from the configuration to a table
     expansion   `bob, amy@there.test, "|command", /file` as targets
 

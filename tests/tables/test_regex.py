@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.tables.regex import PROGRAM_MAX, Malformed, Pattern
+from smtpd.tables.regex import PROGRAM_MAX, Pattern
+from smtpd.tables.syntax import Malformed
 
 MATCHING = [
     ("", ""),
