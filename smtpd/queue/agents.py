@@ -13,7 +13,6 @@ Who has a place is decided in places.py.  Knows nothing of what an errand is abo
 """
 
 import asyncio
-import errno
 import os
 import secrets
 import socket
@@ -101,8 +100,8 @@ class Agent:
                 self._loop.add_writer(self._sock.fileno(), self._flush)
                 return
             except OSError as error:
-                # ETOOMANYREFS is for want of descriptors in flight, all else means that nobody is there any more.
-                self._end("too many descriptors" if error.errno == errno.ETOOMANYREFS else "it has ended")
+                self._readable()  # what it answered before it ended
+                self._end(f"nothing can be sent to it: {error.strerror}")
                 return
             begun.sent = True
             self._outbox.popleft()
@@ -120,6 +119,8 @@ class Agent:
                 packet = self._sock.recv(ANSWER_MAX)
             except (BlockingIOError, InterruptedError):
                 return
+            except ConnectionResetError:
+                continue  # it ended with mails unread; what it answered before still comes behind this
             except OSError:
                 packet = b""
             if not packet:

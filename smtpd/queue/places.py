@@ -93,22 +93,23 @@ class Places:
             return []
         chosen: list[Key] = []
         leaving = sum(place.state is State.LEAVING for place in self._taken.values())
-        for wanting in islice(self._wanting, leaving, self._count):
+        for number, wanting in enumerate(islice(self._wanting, self._count)):
             of_user = wanting.user if self._users[wanting.user] >= self._of_user else None
-            key = self._find_leaver(of_user, now)
+            key = self._find_idle(of_user)
+            if key is None and number >= leaving:  # for those before it somebody leaves already
+                key = self._find_busy(of_user, now)
             if key is not None:
                 self._idle.pop(key, None)
                 self._taken[key] = _Place(State.LEAVING, now)
                 chosen.append(key)
-            elif of_user is None:
-                break
         return chosen
 
-    def _find_leaver(self, of_user: str | None, now: float) -> Key | None:
-        """The one that was idle longest, else the one that has worked longest; of one user where that is the limit."""
-        for key in self._idle:
-            if of_user in (None, key.user):
-                return key
+    def _find_idle(self, of_user: str | None) -> Key | None:
+        """Idle longest; of one user where that is the limit."""
+        return next((key for key in self._idle if of_user in (None, key.user)), None)
+
+    def _find_busy(self, of_user: str | None, now: float) -> Key | None:
+        """At work longest, and for long enough."""
         worked = [
             (place.since, key)
             for key, place in self._taken.items()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from smtpd.envelope import Schedule
-from smtpd.imsg import EnvelopesScanned, ScanEnvelopes
+from smtpd.imsg import EnvelopesScanned, EnvelopesSubmitted, ScanEnvelopes
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.queue.disk import Disk
@@ -26,10 +26,9 @@ class Scan:
         self,
         loop: asyncio.AbstractEventLoop,
         disk: Disk,
-        submitted: Callable[[list[Schedule]], None],
         set_aside: Callable[[Unreadable], None],
     ):
-        self._loop, self._disk, self._submitted, self._set_aside = loop, disk, submitted, set_aside
+        self._loop, self._disk, self._set_aside = loop, disk, set_aside
 
     def scan(self, channel: Channel, imsg: ScanEnvelopes) -> None:
         self._disk.read(partial(self._disk.store.schedules, imsg.after, PAGE), partial(self._page, channel, imsg))
@@ -39,7 +38,7 @@ class Scan:
             log.warn(f"the spool cannot be scanned now: {error}")
             self._loop.call_later(AGAIN, self.scan, channel, imsg)
             return
-        self._submitted([row for row in rows if isinstance(row, Schedule)])
+        channel.send(EnvelopesSubmitted([row for row in rows if isinstance(row, Schedule)]))
         for row in rows:
             if isinstance(row, Unreadable):
                 self._set_aside(row)

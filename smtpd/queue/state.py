@@ -55,7 +55,7 @@ class Queue:
         self.incoming = Incoming(
             loop, self.disk, Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX)), configuration.lifetimes, self.submit
         )
-        self.scan = Scan(loop, self.disk, self.submit, self.deliveries.set_aside)
+        self.scan = Scan(loop, self.disk, self.deliveries.set_aside)
         self.listing = Listing(self.disk, self.deliveries)
         self._submitted: list[Schedule] = []
         self._stop_at: float | None = None

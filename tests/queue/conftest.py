@@ -28,6 +28,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Channel
+from smtpd.ipc.log import log
 from smtpd.ipc.loop import Switchboard, connect, prepare
 from smtpd.queue import process
 from smtpd.queue.ram import RAMStore
@@ -261,6 +262,8 @@ class House:
             self.loop.remove_reader(channel.fileno())
             channel.close()
         self.loop.close()
+        log.later = None
+        log.flush()
         gc.collect()
 
 

@@ -4,7 +4,7 @@ from smtpd.queue.store import Broken
 
 
 class Faulty:
-    """Passes every method on to `real`, after `faults[name](*arguments)`, which may raise.  `calls` counts what worked."""
+    """Passes every method on to `real`, after `faults[name](*arguments)`, which may raise.  `calls` is what worked."""
 
     def __init__(self, real):
         self.real = real

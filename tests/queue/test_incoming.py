@@ -228,8 +228,6 @@ def test_a_spool_file_that_cannot_be_made_is_refused(house, tmp_path):
 
 
 def test_ids_wait_for_a_store_that_cannot_be_read(make_house, monkeypatch):
-    from smtpd.queue import incoming
-
     monkeypatch.setattr(incoming, "AGAIN", 0.01)
     store = Faulty(RAMStore())
     store.faults["messages"] = times(2, Broken)

@@ -1,0 +1,97 @@
+"""A .forward by way of the user's own agent."""
+
+import pytest
+
+from smtpd.imsg import AgentRefused, EndAgent, ForwardRead, ReadForward, StartAgent
+from smtpd.ipc import errand as frames
+from smtpd.ipc.errand import FORWARD_MAX
+from smtpd.queue.forward import DEADLINE
+
+
+def ask(house, user="bob", request=11):
+    house.say("lookup", ReadForward(request, user))
+
+
+def answered(house, agent, verdict, content=b""):
+    errand = house.receive(agent)
+    assert isinstance(errand, frames.ReadForward)
+    agent.send(frames.encode(frames.ForwardText(errand.request, verdict, content)))
+    return house.hear("lookup", ForwardRead)
+
+
+def test_the_bytes_of_a_forward_go_to_lookup_as_they_are(house):
+    ask(house)
+    asked, agent = house.start_agent()
+    assert (asked.user, asked.action) == ("bob", "")
+    answer = answered(house, agent, "text", b"amy@there.test\n\xff\x00")
+    assert answer == ForwardRead(11, "text", b"amy@there.test\n\xff\x00", "")
+
+
+@pytest.mark.parametrize("verdict", ["none", "refused", "later"])
+def test_other_verdicts_bring_their_reason(house, verdict):
+    ask(house)
+    _, agent = house.start_agent()
+    assert answered(house, agent, verdict, b"because\n") == ForwardRead(11, verdict, b"", "because\\012")
+
+
+def test_a_forward_of_the_largest_size_passes(house):
+    ask(house)
+    _, agent = house.start_agent()
+    assert answered(house, agent, "text", b"x" * FORWARD_MAX).content == b"x" * FORWARD_MAX
+
+
+def test_one_agent_reads_many_times(house):
+    ask(house)
+    _, agent = house.start_agent()
+    answered(house, agent, "none")
+    ask(house, request=12)
+    assert answered(house, agent, "none").request == 12
+    assert not house.mail["parent"]
+
+
+def test_the_same_request_number_twice_is_two_questions(house):
+    ask(house)
+    ask(house)
+    _, agent = house.start_agent()
+    answered(house, agent, "none")
+    answered(house, agent, "none")
+
+
+def test_a_user_who_is_gone_is_refused_and_one_who_is_late_later(house):
+    for permanent, verdict in ((True, "refused"), (False, "later")):
+        ask(house)
+        request = house.hear("parent", StartAgent).request
+        house.say("parent", AgentRefused(request, permanent, "no such user"))
+        assert house.hear("lookup", ForwardRead) == ForwardRead(11, verdict, b"", "no such user")
+
+
+def test_an_agent_that_hangs_costs_its_user_a_later_in_time(house):
+    ask(house)
+    _, agent = house.start_agent()
+    house.receive(agent)
+    house.pass_time(DEADLINE)
+    assert house.hear("lookup", ForwardRead).verdict == "later"
+    house.hear("parent", EndAgent)
+
+
+def test_an_agent_that_never_comes_costs_its_user_a_later_in_time(house):
+    ask(house)
+    house.hear("parent", StartAgent)
+    house.pass_time(DEADLINE)
+    assert house.hear("lookup", ForwardRead).verdict == "later"
+
+
+@pytest.mark.parametrize("answer", ["a result", "nonsense", "nothing"])
+def test_an_agent_that_answers_something_else_costs_its_user_a_later(house, answer):
+    from smtpd.envelope import Outcome
+
+    ask(house)
+    _, agent = house.start_agent()
+    errand = house.receive(agent)
+    if answer == "a result":
+        agent.send(frames.encode(frames.Result(errand.request, Outcome.DELIVERED, "")))
+    elif answer == "nonsense":
+        agent.send(b"root: /bin/sh")
+    else:
+        agent.close()
+    assert house.hear("lookup", ForwardRead).verdict == "later"

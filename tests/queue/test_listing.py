@@ -1,0 +1,261 @@
+"""What the scheduler and smtpctl read of the queue: pages, and never more than a page."""
+
+import os
+from itertools import pairwise
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from smtpd.envelope import first_envelope, last_envelope
+from smtpd.imsg import (
+    AddEnvelopes,
+    ContentOpened,
+    EnvelopesListed,
+    EnvelopesScanned,
+    EnvelopesSubmitted,
+    ListEnvelopes,
+    ListQuarantine,
+    MessageStored,
+    OpenContent,
+    QuarantineListed,
+    ReportStatistics,
+    ScanEnvelopes,
+    SetVerbose,
+    StatisticsReported,
+    StoreMessage,
+)
+from smtpd.ipc.log import log
+from smtpd.queue import scan
+from smtpd.queue.ram import RAMStore
+from smtpd.queue.store import PAGE, Broken, SetAside
+from tests.queue.conftest import CONTENT, ORIGIN, add, envelope, recipient
+from tests.queue.fault import Faulty, broken, times
+from tests.queue.test_incoming import LARGE, spool
+
+ALL = 1 << 32, last_envelope(2**31 - 1)
+
+
+def pages(house, first=ALL[0], last=ALL[1]):
+    found = []
+    while first:
+        house.say("control", ListEnvelopes(4, first, last))
+        answer = house.hear("control", EnvelopesListed)
+        assert answer.request == 4
+        assert len(msgspec.msgpack.encode(answer)) < 1024 * 1024
+        found.append(answer.rows)
+        first = answer.next
+    return found
+
+
+# -- show queue -------------------------------------------------------------------------
+
+
+def test_an_entry_has_all_that_a_line_of_show_queue_needs(house):
+    (id,) = house.store()
+    ((entry,),) = pages(house)
+    (row,) = house.queue.disk.store.load([id])
+    assert entry.schedule == row.schedule()
+    assert (entry.origin, entry.recipient) == (ORIGIN, recipient())
+    assert (entry.size, entry.inflight, entry.error, entry.last_try) == (len(CONTENT), False, "", 0)
+
+
+def test_what_is_being_tried_is_inflight(house):
+    (id,) = house.store()
+    house.due(id)
+    house.start_agent()
+    ((entry,),) = pages(house)
+    assert entry.inflight
+
+
+def test_pages_of_many_rows_follow_each_other(make_house):
+    store = RAMStore()
+    store.apply([add(n, envelopes=100) for n in range(1, 26)])
+    found = pages(make_house(store))
+    assert [len(page) for page in found] == [1000, 1000, 500]
+    ids = [entry.schedule.envelope for page in found for entry in page]
+    assert all(one < other for one, other in pairwise(ids))
+    assert len(ids) == 2500
+
+
+def test_a_page_of_large_rows_ends_before_its_limit(make_house):
+    store = RAMStore()
+    long = "ü" * 1000
+    rows = [
+        replace(envelope(n, error=long), recipient=replace(recipient(), recipient=long, destination=long))
+        for n in range(1, 601)
+    ]
+    store.apply([replace(add(n), envelopes=[row]) for n, row in enumerate(rows, 1)])
+    found = pages(make_house(store))
+    assert len(found) > 1
+    assert [entry.schedule.envelope for page in found for entry in page] == [row.id for row in rows]
+
+
+def test_one_message_is_listed_alone(make_house):
+    store = RAMStore()
+    store.apply([add(n, envelopes=3) for n in (1, 2, 3)])
+    (page,) = pages(make_house(store), first_envelope(2), last_envelope(2))
+    assert [entry.schedule.envelope >> 32 for entry in page] == [2, 2, 2]
+
+
+def test_exactly_one_page_has_no_next(make_house):
+    store = RAMStore()
+    store.apply([add(1, envelopes=PAGE)])
+    assert [len(page) for page in pages(make_house(store), *ALL)][0] == PAGE
+
+
+def test_an_empty_queue_is_one_empty_page(house):
+    assert pages(house) == [[]]
+
+
+def test_a_row_that_makes_no_sense_is_not_listed(house):
+    one, two = house.store([recipient("bob"), recipient("amy")])
+    house.queue.disk.store._writer.execute("UPDATE envelope SET kind = 77 WHERE id = ?", (one,))
+    ((entry,),) = pages(house)
+    assert entry.schedule.envelope == two
+
+
+def test_a_store_that_cannot_be_read_lists_nothing(make_house):
+    store = Faulty(RAMStore())
+    store.faults = {"envelopes": broken, "quarantine": broken, "find_message": broken}
+    house = make_house(store)
+    assert pages(house) == [[]]
+    house.say("control", ListQuarantine(5))
+    assert house.hear("control", QuarantineListed).rows == []
+    house.say("control", OpenContent(6, 1))
+    assert read(house.hear("control", ContentOpened)) == b""
+
+
+def test_the_quarantine_shows_what_when_and_why(house):
+    (id,) = house.store()
+    house.queue.disk.store.apply([SetAside(id, 99, "odd")])
+    house.say("control", ListQuarantine(5))
+    answer = house.hear("control", QuarantineListed)
+    assert (answer.request, answer.rows) == (5, [(id, 99, "odd")])
+
+
+# -- show message ---------------------------------------------------------------------------
+
+
+def read(answer):
+    _, descriptor = answer
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("content", [b"x", CONTENT, os.urandom(16 * 1024)])
+def test_content_comes_by_descriptor(house, content):
+    (id,) = house.store(content=content)
+    for _ in range(2):
+        house.queue.disk.cache.forget(id)
+        house.say("control", OpenContent(6, id >> 32))
+        answer = house.hear("control", ContentOpened)
+        assert answer[0].request == 6
+        assert read(answer) == content
+
+
+def test_large_content_comes_by_a_descriptor_that_only_reads(house):
+    message = house.reserve()[0]
+    spool(house, message)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+    house.hear("dispatcher0", MessageStored)
+    house.say("control", OpenContent(6, message))
+    answer = house.hear("control", ContentOpened)
+    with pytest.raises(OSError):
+        os.write(answer[1], b"x")
+    assert read(answer) == LARGE
+
+
+def test_a_message_that_is_not_there_is_an_empty_pipe(house):
+    house.say("control", OpenContent(6, 77))
+    assert read(house.hear("control", ContentOpened)) == b""
+
+
+# -- the scan at the start --------------------------------------------------------------------
+
+
+def scanned(house):
+    """All that a scan submits, page by page as the scheduler asks."""
+    found, after = [], 0
+    while True:
+        house.say("scheduler", ScanEnvelopes(after))
+        while True:
+            house.until(lambda: house.mail["scheduler"])
+            imsg, _ = house.mail["scheduler"].popleft()
+            if isinstance(imsg, EnvelopesScanned):
+                break
+            assert isinstance(imsg, EnvelopesSubmitted)
+            found += imsg.schedules
+        if not imsg.last:
+            return found
+        assert imsg.last > after
+        after = imsg.last
+
+
+def test_a_scan_submits_what_was_there_and_not_what_is_new(make_house):
+    store = RAMStore()
+    store.run = 2
+    store.apply([add(n, run=1) for n in range(1, 2501)])
+    house = make_house(store)
+    house.queue.incoming._reservations._next = 5000
+    house.store()
+    assert [schedule.envelope >> 32 for schedule in scanned(house)] == [*range(1, 2501)]
+
+
+def test_a_page_is_submitted_before_it_is_said_to_be_scanned(make_house):
+    store = RAMStore()
+    store.run = 2
+    store.apply([add(1, run=1)])
+    house = make_house(store)
+    house.say("scheduler", ScanEnvelopes(0))
+    house.hear("scheduler", EnvelopesSubmitted)
+    assert house.hear("scheduler", EnvelopesScanned).last == 1 << 32 | 1
+
+
+def test_an_empty_spool_is_scanned_at_once(house):
+    assert scanned(house) == []
+
+
+def test_a_row_that_makes_no_sense_is_set_aside_and_the_scan_goes_on(house):
+    house.queue.disk.store.apply([add(n, run=0) for n in (1, 2, 3)])
+    house.queue.disk.store._writer.execute("UPDATE envelope SET kind = 77 WHERE id = ?", (2 << 32 | 1,))
+    assert [schedule.envelope >> 32 for schedule in scanned(house)] == [1, 3]
+    house.until(lambda: house.queue.disk.store.quarantine(5))
+    assert scanned(house)[1].envelope >> 32 == 3
+
+
+def test_a_scan_that_fails_goes_on_later(make_house, monkeypatch):
+    monkeypatch.setattr(scan, "AGAIN", 0.01)
+    store = Faulty(RAMStore())
+    store.apply([add(1, run=5)])
+    store.faults["schedules"] = times(2, Broken)
+    assert len(scanned(make_house(store))) == 1
+
+
+# -- numbers ------------------------------------------------------------------------------------
+
+
+def test_statistics_have_the_keys_of_the_reference(house):
+    one, two = house.store([recipient("bob"), recipient("amy")])
+    house.due(one, two)
+    _, agent = house.start_agent()
+    house.receive(agent)
+    house.say("control", ReportStatistics(8))
+    answer = house.hear("control", StatisticsReported)
+    assert answer.request == 8
+    assert answer.counters == {
+        "mda.envelope": 2,
+        "mda.pending": 1,
+        "mda.running": 1,
+        "mda.user": 2,
+        "queue.evpcache.load.hit": 2,
+        "queue.evpcache.size": 1,
+    }
+
+
+def test_the_log_is_made_verbose(house):
+    house.say("control", SetVerbose(True))
+    house.until(lambda: log.verbose)
+    house.say("control", SetVerbose(False))
+    house.until(lambda: not log.verbose)
