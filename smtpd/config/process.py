@@ -52,8 +52,9 @@ def main(arguments: list[str]) -> int:
     try:
         text = read(path)
         host = this_host()
+        included = as_user(read)
         warnings = confine()
-        parsed = parser.parse(path, text=text, macros=macros, read=read)
+        parsed = parser.parse(path, text=text, macros=macros, read=included)
         answer = encode(slice_config(parsed.config, host=host, places=parsed.listener_places), warnings)
     except ConfigErrors as errors:
         answer = ConfigurationRefused([str(error)[:ERROR_MAX] for error in errors.errors[:ERRORS_MAX]])
@@ -83,6 +84,18 @@ def check(path: str, macros: dict[str, str], verbose: bool, insecure_paths: bool
 def reader(insecure_paths: bool) -> Callable[[str], str]:
     """As root only what root wrote; asked once, as whoever was root stays as strict when it is no more."""
     return parser.read_file if insecure_paths or os.geteuid() != 0 else trust.read_text
+
+
+def as_user(read: Callable[[str], str]) -> Callable[[str], str]:
+    """What may not be read is so because of whom we have become: say it."""
+
+    def read_and_explain(path: str) -> str:
+        try:
+            return read(path)
+        except PermissionError as error:
+            raise PermissionError(error.errno, f"user {USER}, who parses it, may not read it") from None
+
+    return read_and_explain if os.geteuid() == 0 else read
 
 
 def confine() -> list[str]:

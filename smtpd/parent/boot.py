@@ -224,10 +224,10 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
     configuration = booted.configuration
     assert configuration is not None
     dispatchers = configuration.dispatchers
-    control_socket = _patiently(lambda: bind_control(booted.places.socket))
+    control_socket = _take(booted, partial(bind_control, booted.places.socket))
     booted.control_socket = True
     sockets = [
-        [_patiently(partial(bind, listener, shared=dispatchers > 1)) for listener in configuration.listeners]
+        [_take(booted, partial(bind, listener, shared=dispatchers > 1)) for listener in configuration.listeners]
         for _ in range(dispatchers)
     ]
     required = _required(booted)
@@ -247,12 +247,13 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
         flush(one)
 
 
-def _patiently(take: Callable[[], socket.socket]) -> socket.socket:
-    """The processes of a daemon that was killed outlive it by a moment; our pid file says that it is gone."""
-    deadline = time.monotonic() + VACATING
+def _take(booted: Booted, bound: Callable[[], socket.socket]) -> socket.socket:
+    """The processes of a daemon that was killed outlive it by a moment, with all addresses that it had."""
+    assert booted.pid_file is not None
+    deadline = time.monotonic() + (VACATING if booted.pid_file.left_behind else 0)
     while True:
         try:
-            return take()
+            return bound()
         except Occupied:
             if time.monotonic() > deadline:
                 raise

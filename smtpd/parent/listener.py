@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 
 from smtpd.config.slice import ListenerSlice
 from smtpd.ipc.log import log
@@ -64,12 +65,13 @@ def _bind(made: socket.socket, family: int, address: tuple, where: str) -> None:
 
 def bind_control(path: str) -> socket.socket:
     """The socket for smtpctl, open to all: control looks at who connects.  Raises Occupied or OSError."""
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    if _answers(path):
-        made.close()
-        raise Occupied(f"{path}: another smtpd answers here")
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise Occupied(f"{path} is there, and is no socket")
+        if _answers(path):
+            raise Occupied(f"{path}: another smtpd answers here")
+        os.unlink(path)  # a crash has left it
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o111)
     try:
         made.bind(path)
@@ -84,8 +86,8 @@ def _answers(path: str) -> bool:
         probe.settimeout(1)
         try:
             probe.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except ConnectionRefusedError:
             return False
-        except OSError:
-            return True  # a full backlog, or no socket at all: not ours to remove
+        except TimeoutError:
+            return True  # its backlog is full
         return True

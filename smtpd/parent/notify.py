@@ -18,13 +18,17 @@ class ServiceManager:
         try:
             self._socket.connect("\0" + address[1:] if address[0] == "@" else address)
         except OSError:
-            self._socket.close()
-            self._socket = None
+            self.close()
 
     def tell(self, *lines: str) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.send("\n".join(lines).encode())
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 def find_service_manager() -> ServiceManager:

@@ -14,7 +14,7 @@ class Running(Exception):
 
 class PidFile:
     def __init__(self, path: str):
-        """Raises Running or OSError."""
+        """Raises Running or OSError.  `left_behind`: there was one, of a daemon that did not stop in order."""
         self.path = path
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o644)
@@ -24,6 +24,7 @@ class PidFile:
             holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
             raise Running(f"another smtpd is running, pid {holder or 'not yet written'} ({path})") from None
+        self.left_behind = os.fstat(self._descriptor).st_size > 0
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 

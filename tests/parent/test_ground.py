@@ -1,0 +1,213 @@
+"""Directories, pid file, service manager, log pipes: what the parent provides before others need it."""
+
+import contextlib
+import os
+import socket
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from smtpd.imsg import TABLE, TakeSyslog
+from smtpd.ipc.channel import Channel
+from smtpd.parent import record as record_module
+from smtpd.parent.directory import Unfit, check_empty, provide
+from smtpd.parent.notify import ServiceManager
+from smtpd.parent.pidfile import PidFile, Running
+from smtpd.sandbox import Ids
+
+ME = Ids(os.geteuid(), os.getegid())
+STRANGER = Ids(12345, 12345)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_directory_is_made_for_its_owner(tmp_path):
+    owner = STRANGER if os.geteuid() == 0 else ME
+    provide(str(tmp_path / "spool"), owner, 0o700)
+    status = (tmp_path / "spool").stat()
+    assert (status.st_uid, status.st_gid, mode(tmp_path / "spool")) == (*owner, 0o700)
+
+
+def test_one_that_is_there_is_left_as_it_is(tmp_path):
+    (tmp_path / "spool").mkdir(mode=0o750)
+    provide(str(tmp_path / "spool"), ME, 0o700)
+    assert mode(tmp_path / "spool") == 0o750
+
+
+def test_one_of_somebody_else_is_not_taken_over(tmp_path):
+    (tmp_path / "spool").mkdir()
+    with pytest.raises(Unfit, match="should belong to uid 12345"):
+        provide(str(tmp_path / "spool"), STRANGER, 0o700)
+    assert (tmp_path / "spool").stat().st_uid == ME.uid
+
+
+def test_one_that_others_may_write_is_refused(tmp_path):
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool").chmod(0o777)
+    with pytest.raises(Unfit, match="writable"):
+        provide(str(tmp_path / "spool"), ME, 0o700)
+
+
+def test_a_link_where_a_directory_belongs_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "spool").symlink_to("elsewhere")
+    with pytest.raises(OSError):
+        provide(str(tmp_path / "spool"), ME, 0o700)
+
+
+def test_only_one_step_is_made(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        provide(str(tmp_path / "a" / "b"), ME, 0o700)
+
+
+def test_an_empty_directory_is_empty(tmp_path):
+    check_empty(str(tmp_path))
+    (tmp_path / "left").write_text("")
+    with pytest.raises(Unfit, match='holds "left"'):
+        check_empty(str(tmp_path))
+
+
+def test_one_daemon_holds_the_pid_file_and_the_next_is_told_which(tmp_path):
+    path = tmp_path / "smtpd.pid"
+    held = PidFile(str(path))
+    assert path.read_text() == f"{os.getpid()}\n"
+    with pytest.raises(Running, match=f"pid {os.getpid()} "):
+        PidFile(str(path))
+    held.remove()
+    assert not path.exists()
+
+
+def test_a_pid_file_that_a_crash_left_stops_nobody(tmp_path):
+    path = tmp_path / "smtpd.pid"
+    path.write_text("999999999\n")
+    PidFile(str(path)).remove()
+
+
+def test_a_pid_file_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "smtpd.pid").symlink_to("victim")
+    with pytest.raises(OSError):
+        PidFile(str(tmp_path / "smtpd.pid"))
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_the_service_manager_is_told(tmp_path):
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(address)
+        manager = ServiceManager(address)
+        manager.tell("READY=1", "STATUS=x")
+        assert listening.recv(100) == b"READY=1\nSTATUS=x"
+        manager.close()
+
+
+def test_the_service_manager_may_be_at_an_abstract_address():
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind("\0smtpd-test-" + str(os.getpid()))
+        manager = ServiceManager("@smtpd-test-" + str(os.getpid()))
+        manager.tell("STOPPING=1")
+        assert listening.recv(100) == b"STOPPING=1"
+        manager.close()
+
+
+@pytest.mark.parametrize("address", [None, "", "relative", "/no/such/socket"])
+def test_without_a_service_manager_nothing_happens(address):
+    ServiceManager(address).tell("READY=1")
+
+
+@contextlib.contextmanager
+def stderr_in(path):
+    """Descriptor 2 of this process is a file meanwhile."""
+    kept = os.dup(2)
+    with open(path, "w+b") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def test_a_start_that_fails_tells_its_reason_where_it_was_typed(tmp_path):
+    with stderr_in(tmp_path / "stderr"):
+        record = record_module.Pipes()
+        queue = record.writing_end("queue")
+        os.write(2, b"fatal: it cannot\n")
+        os.write(queue, b"no spool\n")
+        os.close(queue)
+        record.give_up()
+        record.started()
+    assert (tmp_path / "stderr").read_bytes() == b"parent: fatal: it cannot\nqueue: no spool\n"
+
+
+def test_control_is_handed_every_log_by_name_and_syslog(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_module, "SYSLOG", str(tmp_path / "log"))
+    ours, theirs = socket.socketpair()
+    parent, control = Channel(ours, TABLE, "parent", "control"), Channel(theirs, TABLE, "control", "parent")
+    with stderr_in(tmp_path / "stderr"), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslogd:
+        syslogd.bind(str(tmp_path / "log"))
+        record = record_module.Pipes()
+        writing = record.writing_end("lookup")
+        record.hand_to(parent)
+        parent.flush()
+        record.started()
+        os.write(writing, b"a line\n")
+        received = {}
+        while len(received) < 3:
+            for imsg, descriptor in control.receive():
+                received[getattr(imsg, "name", type(imsg))] = descriptor
+        assert set(received) == {"parent", "lookup", TakeSyslog}
+        assert os.read(received["lookup"], 100) == b"a line\n"
+        os.write(received[TakeSyslog], b"<22>x")
+        assert syslogd.recv(100) == b"<22>x"
+        record.last_word("fatal: control died")
+        assert syslogd.recv(100) == f"<18>smtpd[{os.getpid()}]: fatal: control died".encode()
+    for descriptor in [*received.values(), writing]:
+        os.close(descriptor)
+    record._syslog.close()
+    parent.close()
+    control.close()
+
+
+def test_a_full_log_pipe_blocks_nobody(tmp_path):
+    with stderr_in(tmp_path / "stderr"):
+        record = record_module.Pipes()
+        writing = record.writing_end("queue")
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 4096)
+        os.close(writing)
+        record.started()
+
+
+def test_nothing_is_inherited_from_whoever_starts_it():
+    reading, writing = os.pipe()
+    program = (
+        "import os, sys; from smtpd.parent.ground import settle\n"
+        "settle(True)\n"
+        "print(sorted(int(n) for n in os.listdir('/proc/self/fd'))[:3], os.getcwd(), oct(os.umask(0)),"
+        " os.readlink('/proc/self/fd/0'))\n"
+        f"print(os.path.exists('/proc/self/fd/{writing}'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdin=reading, capture_output=True, text=True, pass_fds=[writing], check=True
+    )
+    os.close(reading)
+    os.close(writing)
+    assert done.stdout == "[0, 1, 2] / 0o22 /dev/null\nFalse\n"
+
+
+def test_in_the_background_the_first_process_tells_how_the_start_went():
+    program = (
+        "import os, sys; from smtpd.parent.ground import settle\n"
+        "started = settle(False)\n"
+        "if sys.argv[1] == 'well': started()\n"
+        "os._exit(0)"
+    )
+    well = subprocess.run([sys.executable, "-c", program, "well"])
+    badly = subprocess.run([sys.executable, "-c", program, "badly"])
+    assert (well.returncode, badly.returncode) == (0, 1)

@@ -1,0 +1,203 @@
+"""A start that cannot succeed: what `smtpd` says to whoever typed it, and that nothing stays behind."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from smtpd.parent.boot import USERS
+
+ROOT = os.geteuid() == 0
+GOOD = 'action "local" maildir\nmatch from any for local action "local"\n'
+
+
+def run(*words, timeout=30, before=()):
+    command = [sys.executable, *before, "-m", "smtpd", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd="/")
+
+
+@pytest.fixture
+def ground(tmp_path):
+    """A directory that everybody may enter, and root trusts."""
+    if not ROOT:
+        yield tmp_path
+        return
+    made = Path(tempfile.mkdtemp(prefix="smtpd-start-", dir="/var/tmp"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def conf(ground):
+    """Writes a configuration; returns the words of a start with it."""
+
+    def write(text):
+        (ground / "smtpd.conf").write_text(text)
+        return ["-d", "--state", str(ground / "state"), "-f", str(ground / "smtpd.conf")]
+
+    return write
+
+
+def left_behind(ground):
+    state = ground / "state"
+    return (
+        sorted(path.name for path in state.iterdir() if path.name not in ("spool", "empty")) if state.exists() else []
+    )
+
+
+needs_users = pytest.mark.skipif(
+    ROOT and subprocess.run(["getent", "passwd", *USERS], capture_output=True).returncode != 0,
+    reason="the daemon's users are missing: sh etc/setup.sh users",
+)
+
+
+@needs_users
+def test_every_error_of_the_configuration_is_said_with_its_place(conf, ground):
+    done = run(*conf('listen on 127.0.0.1 prt 25\naction "local" maildir\nmatch form any action "lcal"\n'))
+    assert done.returncode == 1
+    assert re.search(r"smtpd\.conf:1:\d+: .*prt", done.stderr)
+    assert re.search(r"smtpd\.conf:3:\d+: ", done.stderr)
+    assert left_behind(ground) == []
+
+
+@needs_users
+def test_a_configuration_that_is_not_there_is_said(conf, ground):
+    words = conf("")
+    (ground / "smtpd.conf").unlink()
+    done = run(*words)
+    assert done.returncode == 1 and "smtpd.conf" in done.stderr and "No such file" in done.stderr
+
+
+@needs_users
+def test_a_port_that_is_taken_is_said(conf, ground):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(*conf(f"listen on 127.0.0.1 port {port}\n{GOOD}"))
+    assert done.returncode == 1 and f"127.0.0.1 port {port} is in use" in done.stderr
+    assert left_behind(ground) == []
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root: an ordinary user parses as itself")
+@needs_users
+def test_what_the_parser_s_user_may_not_read_is_said_so(conf, ground):
+    (ground / "secret.conf").write_text("queue ttl 1d\n")
+    (ground / "secret.conf").chmod(0o600)
+    done = run(*conf(f'include "{ground}/secret.conf"\n{GOOD}'))
+    assert done.returncode == 1 and "smtpd.conf:1:9: " in done.stderr and "user _smtpl" in done.stderr
+
+
+@needs_users
+def test_an_empty_directory_that_is_not_empty_is_refused(conf, ground):
+    words = conf(GOOD)
+    (ground / "state" / "empty").mkdir(parents=True)
+    (ground / "state" / "empty" / "left").write_text("")
+    done = run(*words)
+    assert done.returncode == 1 and "is not empty" in done.stderr
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root: only root is careful about others")
+@needs_users
+@pytest.mark.parametrize("what", ["smtpd.conf", "included.conf", "table", "."])
+def test_root_reads_nothing_that_others_may_write(conf, ground, what):
+    rule = "match from src <t> for any reject\n"
+    words = conf(f'include "{ground}/included.conf"\ntable t file:{ground}/table\n{GOOD}{rule}')
+    (ground / "included.conf").write_text("queue ttl 1d\n")
+    (ground / "table").write_text("192.0.2.1\n")
+    for name in ("included.conf", "table"):
+        (ground / name).chmod(0o644)
+    (ground / what).chmod(0o777)
+    done = run(*words)
+    assert done.returncode == 1 and "writable by others" in done.stderr, done.stderr
+    assert left_behind(ground) == []
+
+
+@pytest.mark.skipif(ROOT, reason="root has a default place")
+def test_an_ordinary_user_has_to_say_where():
+    done = run("-d")
+    assert done.returncode == 1 and "--state" in done.stderr
+
+
+def test_check_only_says_OK_on_stderr_and_prints_the_canonical_form_when_asked(conf):
+    words = conf(f"listen on 127.0.0.1 port 2525\n{GOOD}")[3:]
+    done = run("-n", *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "configuration OK\n")
+    canonical = run("-nv", *words)
+    assert canonical.returncode == 0 and 'action "local" maildir' in canonical.stdout
+
+
+def test_check_only_says_what_is_wrong(conf):
+    done = run("-n", *conf("listen on nowhere.invalid port 99999999\n")[3:])
+    assert done.returncode == 1 and "smtpd.conf:1:" in done.stderr and "OK" not in done.stderr
+
+
+def test_a_wrong_word_shows_the_right_ones():
+    done = run("-q")
+    assert done.returncode == 1 and "usage: smtpd" in done.stderr
+    assert run("--help").stdout.startswith("smtpd ")
+
+
+@pytest.mark.parametrize("role", ["queue", "nursery", "config"])
+def test_a_process_that_is_started_by_hand_ends(role):
+    done = run("-x", role, "-f", "/dev/null") if role == "config" else run("-x", role)
+    assert done.returncode != 0
+
+
+FORBIDDEN = {"asyncio", "uvloop", "lark", "yaml", "ssl", "sqlite3", "dns", "cryptography", "smtpd.header", "smtpd.smtp"}
+PROCESSES = {"dispatcher", "lookup", "queue", "scheduler", "crypto", "control"}
+
+
+def loaded(stderr):
+    """The modules in the output of -X importtime."""
+    return {line.rpartition("|")[2].strip() for line in stderr.splitlines() if line.startswith("import time:")}
+
+
+@needs_users
+def test_a_parent_that_ran_has_loaded_no_parser_no_event_loop_and_no_other_process(conf, ground):
+    address = str(ground / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, open(ground / "log", "w+") as log:
+        notify.bind(address)
+        notify.settimeout(20)
+        command = [sys.executable, "-X", "importtime", "-m", "smtpd", *conf(GOOD)]
+        with subprocess.Popen(command, stderr=log, cwd="/", env={**os.environ, "NOTIFY_SOCKET": address}) as process:
+            try:
+                assert b"READY=1" in notify.recv(100)
+            finally:
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        log.seek(0)
+        modules = loaded(log.read())
+    assert "smtpd.parent.service" in modules
+    assert not modules & FORBIDDEN
+    assert not {module for module in modules if module.startswith("smtpd.config.")} - {
+        "smtpd.config.model",
+        "smtpd.config.place",
+        "smtpd.config.slice",
+        "smtpd.config.trust",
+    }
+    assert not {f"smtpd.{process}" for process in (*PROCESSES, "agent", "nursery")} & modules
+
+
+def test_a_nursery_has_loaded_no_parser_no_event_loop_and_no_process_but_the_agent():
+    program = "from smtpd.agent import process; from smtpd.nursery import process; import sys; print(*sys.modules)"
+    modules = set(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split())
+    assert "smtpd.nursery.brood" in modules
+    assert not modules & (FORBIDDEN | {"pyseccomp"})
+    assert not {f"smtpd.{process}" for process in (*PROCESSES, "parent")} & modules
+    assert not {module for module in modules if module.startswith("smtpd.config")}
+
+
+def test_the_users_are_those_of_the_processes():
+    folder = Path(__file__).parent.parent.parent / "smtpd"
+    named = {
+        re.search(r'^USER, CHROOT = "(\w+)"', (folder / role / "process.py").read_text(), re.MULTILINE)[1]
+        for role in PROCESSES
+    }
+    assert named == set(USERS)
