@@ -1,6 +1,6 @@
 """Is there room on the disk?  A reserve is kept, so that the end of a delivery can always be written.
 
-    free - wanted < min(64 MiB, a quarter of the disk)    no new mail: 452 4.3.1
+    free - wanted < min(64 MiB, half of the disk)    no new mail: 452 4.3.1
 
 The disk is asked at most once a second; what was let in since counts as used.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 MIB = 1024 * 1024
 RESERVE = 64 * MIB
-SHARE = 4  # on a small disk the reserve is this part of it
+SHARE = 2  # on a small disk the reserve is this part of it
 INODES = 64  # left for the database and for nobody's mail
 FRESH = 1.0  # seconds
 

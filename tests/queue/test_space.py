@@ -28,8 +28,8 @@ def test_below_the_reserve_there_is_none():
     assert not Disk(1000 * MIB, RESERVE - 1).space.take(0)
 
 
-def test_a_small_disk_keeps_a_quarter():
-    disk = Disk(40 * MIB, 11 * MIB)
+def test_a_small_disk_keeps_half_of_it():
+    disk = Disk(40 * MIB, 21 * MIB)
     assert disk.space.take(MIB)
     assert not disk.space.take(1)
 
