@@ -185,7 +185,7 @@ class Incoming:
             return
         _, imsg = receiving.question
         try:
-            if not self._disk.space.take(len(imsg.content)):  # a spool file has taken its room already
+            if not self._disk.space.take(imsg.size):  # of a spool file too: it grew since the disk was asked
                 self._refuse(receiving, Full("the reserve of the spool is reached"))
             elif self._disk.commits.repairing:
                 self._refuse(receiving, Broken("the store is being repaired"))
