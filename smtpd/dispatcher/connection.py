@@ -10,10 +10,12 @@ not read its answers; so a client costs at most what one read of the socket brin
 """
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from smtpd.config.slice import ListenerSlice
 from smtpd.dispatcher.content import Content
+from smtpd.dispatcher.crowd import Crowd
+from smtpd.dispatcher.office import Office
 from smtpd.imsg import (
     ExpandRecipient,
     ForgetMessage,
@@ -38,18 +40,14 @@ from smtpd.smtp.question import (
 )
 from smtpd.smtp.server import Client, Session
 
-if TYPE_CHECKING:
-    from smtpd.dispatcher.listener import Listeners
-    from smtpd.dispatcher.state import Dispatcher
-
 CROWDED = b"421 4.7.0 Too many connections, try again later\r\n"
 CLOSING = 5.0  # seconds that a client has to take its last reply
 
 
 class Connection(asyncio.Protocol):
-    def __init__(self, dispatcher: "Dispatcher", listeners: "Listeners", listener: ListenerSlice):
-        self.dispatcher, self.listeners, self.listener = dispatcher, listeners, listener
-        self.id = listeners.new_id()
+    def __init__(self, office: Office, crowd: Crowd, listener: ListenerSlice):
+        self.office, self.crowd, self.listener = office, crowd, listener
+        self.id = crowd.new_id()
         self.address = ""
         self.statistic = ""
         self.session: Session | None = None
@@ -76,14 +74,14 @@ class Connection(asyncio.Protocol):
         address, port = peer[0].partition("%")[0], peer[1]
         self.address = address
         self.statistic = "smtp.session.inet6" if ":" in address else "smtp.session.inet4"
-        reason = self.listeners.admit(self)
+        reason = self.crowd.admit(self)
         if reason:
             log.line(f'{self.id:016x} smtp refused address={address} reason="{reason}"')
             self._finished = True
             self.transport.write(CROWDED)
             self.transport.close()
             return
-        self.dispatcher.names.find(address, lambda name: self._resolved(port, name))
+        self.office.names.find(address, lambda name: self._resolved(port, name))
         if self.session is None:
             self._pause()
 
@@ -91,8 +89,8 @@ class Connection(asyncio.Protocol):
         if self._finished:
             return
         client = Client(address=self.address, port=port, name=name)
-        self.session = Session(self.id, self.listener, client=client, settings=self.dispatcher.settings)
-        self._step(self.session.greeting, self.dispatcher.loop.time())
+        self.session = Session(self.id, self.listener, client=client, settings=self.office.settings)
+        self._step(self.session.greeting, self.office.loop.time())
         early, self._early = b"".join(self._early), []
         if early:
             self.data_received(early)
@@ -106,7 +104,7 @@ class Connection(asyncio.Protocol):
             self._pause()
             return
         waiting = self.session.waiting
-        self._step(self.session.receive, data, self.dispatcher.loop.time())
+        self._step(self.session.receive, data, self.office.loop.time())
         if waiting or not self._may_read():
             self._pause()
 
@@ -117,7 +115,7 @@ class Connection(asyncio.Protocol):
         if self._patience is not None:
             self._patience.cancel()
         self._drop_content()
-        self.listeners.leave(self)
+        self.crowd.leave(self)
 
     def pause_writing(self) -> None:
         self._client_reads = False
@@ -165,7 +163,7 @@ class Connection(asyncio.Protocol):
             self._obey(step(*arguments))
             while self._ready is not None:  # a question that was answered on the spot
                 answer, self._ready = self._ready, None
-                self._obey(self.session.answer(answer, self.dispatcher.loop.time()))
+                self._obey(self.session.answer(answer, self.office.loop.time()))
         except Exception as error:  # noqa: BLE001  (rule R8: the one place around one session)
             log.trouble(f"{self.id:016x} smtp", error)
             self._give_up()
@@ -193,9 +191,9 @@ class Connection(asyncio.Protocol):
     def _ask(self, question: Question) -> None:
         match question:
             case BeginMessage():
-                self.dispatcher.numbers.take(self._begun)
+                self.office.numbers.take(self._begun)
             case AcceptRecipient():
-                self.dispatcher.to_lookup.ask(
+                self.office.to_lookup.ask(
                     lambda request: ExpandRecipient(request, question.message, question.origin, question.recipient),
                     self._expanded,
                 )
@@ -209,15 +207,15 @@ class Connection(asyncio.Protocol):
         if self._stepping:
             self._ready = answer
             return
-        self._step(self.session.answer, answer, self.dispatcher.loop.time())
+        self._step(self.session.answer, answer, self.office.loop.time())
         if not self._finished:
             self._resume()
 
     def _begun(self, message: int) -> None:
-        d = self.dispatcher
+        office = self.office
         if not self._finished:
-            self.content = Content(message, d.memory, d.to_queue, d.loop, d.writers, self._resume)
-        self._answer(MessageBegun(message, d.now()))
+            self.content = Content(message, office.memory, office.to_queue, office.loop, office.writers, self._resume)
+        self._answer(MessageBegun(message, office.now()))
 
     def _expanded(self, imsg: RecipientExpanded | RecipientRefused) -> None:
         if isinstance(imsg, RecipientExpanded):
@@ -232,7 +230,7 @@ class Connection(asyncio.Protocol):
         if failed:
             self._answer(failed)
             return
-        self.dispatcher.to_queue.ask(
+        self.office.to_queue.ask(
             lambda request: StoreMessage(request, question.message, question.envelopes, content, size),
             lambda imsg: self._stored(question.message, imsg),
             len(content),
@@ -248,7 +246,7 @@ class Connection(asyncio.Protocol):
     def _forget(self, message: int, envelopes: int) -> None:
         self._drop_content()
         if message != self._settled:
-            self.dispatcher.queue.send(ForgetMessage(message, envelopes))
+            self.office.queue.send(ForgetMessage(message, envelopes))
 
     def _drop_content(self) -> None:
         if self.content is not None:
@@ -264,7 +262,7 @@ class Connection(asyncio.Protocol):
         if self._finished:
             return
         self._finished = True
-        self._patience = self.dispatcher.loop.call_later(CLOSING, self.transport.abort)
+        self._patience = self.office.loop.call_later(CLOSING, self.transport.abort)
         if reason == "quit" or not self.transport.can_write_eof():
             self.transport.close()
         elif not self.transport.is_closing():

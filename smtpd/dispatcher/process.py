@@ -61,11 +61,11 @@ def from_parent(dispatcher, channel, imsg, descriptor):
 def from_lookup(dispatcher, channel, imsg, descriptor):
     match imsg:
         case ClientResolved():
-            dispatcher.to_lookup.answer(imsg)
+            dispatcher.office.to_lookup.answer(imsg)
         case RecipientExpanded():
-            dispatcher.to_lookup.answer(imsg)
+            dispatcher.office.to_lookup.answer(imsg)
         case RecipientRefused():
-            dispatcher.to_lookup.answer(imsg)
+            dispatcher.office.to_lookup.answer(imsg)
         case _:
             unexpected("lookup", imsg)
 
@@ -73,15 +73,15 @@ def from_lookup(dispatcher, channel, imsg, descriptor):
 def from_queue(dispatcher, channel, imsg, descriptor):
     match imsg:
         case MessageIdsReserved():
-            dispatcher.to_queue.answer(imsg)
+            dispatcher.office.to_queue.answer(imsg)
         case SpoolFileOpened():
-            dispatcher.to_queue.answer(imsg, descriptor)
+            dispatcher.office.to_queue.answer(imsg, descriptor)
         case SpoolFileRefused():
-            dispatcher.to_queue.answer(imsg, None)
+            dispatcher.office.to_queue.answer(imsg, None)
         case MessageStored():
-            dispatcher.to_queue.answer(imsg)
+            dispatcher.office.to_queue.answer(imsg)
         case MessageRefused():
-            dispatcher.to_queue.answer(imsg)
+            dispatcher.office.to_queue.answer(imsg)
         case _:
             unexpected("queue", imsg)
 

@@ -1,24 +1,17 @@
-"""What one dispatcher holds: its questions to the others, its listeners, its sessions, and the way to end them."""
+"""What one dispatcher holds, and what the parent and control want of it."""
 
 import asyncio
 import socket
-import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 from smtpd.config.slice import DispatcherSlice
-from smtpd.dispatcher.client import ClientNames
-from smtpd.dispatcher.content import Memory
+from smtpd.dispatcher.crowd import Crowd
 from smtpd.dispatcher.listener import Listeners
-from smtpd.dispatcher.number import MessageNumbers
-from smtpd.imsg import ListenersPaused, StatisticsReported
+from smtpd.dispatcher.office import Office
+from smtpd.imsg import ListenersPaused, PauseListeners, ReportStatistics, SetVerbose, StatisticsReported
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
-from smtpd.ipc.question import Questions
-from smtpd.smtp.server import Settings
 
 LEAVE = 5.0  # seconds that a stop waits for mails whose 250 is being earned
-WRITERS = 4  # threads that write spool files
 
 
 class Dispatcher:
@@ -30,58 +23,39 @@ class Dispatcher:
         lookup: Channel,
         queue: Channel,
     ):
-        self.loop = loop
-        self.limits = configuration.limits
-        self.settings = Settings(
-            server_name=configuration.server_name,
-            max_message_size=configuration.max_message_size,
-            limits=configuration.limits,
-        )
-        self.to_lookup = Questions(lookup)
-        self.to_queue = Questions(queue)
-        self.queue = queue
-        self.statistics: Counter[str] = Counter()
-        self.numbers = MessageNumbers(self.to_queue)
-        self.names = ClientNames(self.to_lookup, loop.time)
-        self.memory = Memory()
-        self.writers = ThreadPoolExecutor(WRITERS, "spool")
-        self.listeners = Listeners(self, configuration.listeners, sockets)
-        self.stopping = False
+        self._loop = loop
+        self.office = Office(loop, configuration, lookup, queue)
+        self.crowd = Crowd(configuration.limits, self.office.statistics)
+        self.listeners = Listeners(self.office, self.crowd, configuration.listeners, sockets)
 
     def begin(self) -> None:
-        self.numbers.reserve()
+        self.office.numbers.reserve()
         self.listeners.open()
-        self.loop.call_later(1.0, self._every_second)
+        self._loop.call_later(1.0, self._every_second)
 
     def _every_second(self) -> None:
-        self.listeners.sweep(self.loop.time())
-        self.loop.call_later(1.0, self._every_second)
-
-    def now(self) -> int:
-        """Seconds since 1970."""
-        return int(time.time())
-
-    # -- what the parent and control want ----------------------------------------
+        self.crowd.sweep(self._loop.time())
+        self._loop.call_later(1.0, self._every_second)
 
     def stop(self) -> None:
         """No new client; 421 to those who wait for nothing; the others get their answer first."""
-        self.stopping = True
         self.listeners.close()
-        self.loop.call_later(LEAVE, self.loop.stop)
-        self.left()
+        self.crowd.left = self._end_with_the_last
+        self.crowd.shutdown()
+        self._loop.call_later(LEAVE, self._loop.stop)
+        self._end_with_the_last()
 
-    def left(self) -> None:
-        """A session has ended: the last one lets the process end."""
-        if self.stopping and not self.listeners.sessions:
-            self.loop.call_soon(self.loop.stop)
+    def _end_with_the_last(self) -> None:
+        if not self.crowd:
+            self._loop.call_soon(self._loop.stop)
 
-    def pause(self, channel: Channel, imsg) -> None:
+    def pause(self, channel: Channel, imsg: PauseListeners) -> None:
         changed = self.listeners.pause(imsg.paused)
         log.info("smtp paused" if imsg.paused else "smtp resumed")
         channel.send(ListenersPaused(imsg.request, changed))
 
-    def report(self, channel: Channel, imsg) -> None:
-        channel.send(StatisticsReported(imsg.request, dict(self.statistics)))
+    def report(self, channel: Channel, imsg: ReportStatistics) -> None:
+        channel.send(StatisticsReported(imsg.request, dict(self.office.statistics)))
 
-    def set_verbose(self, imsg) -> None:
+    def set_verbose(self, imsg: SetVerbose) -> None:
         log.verbose = imsg.verbose

@@ -131,8 +131,9 @@ class House:
         for client in self.clients:
             client.writer.transport.abort()
         self.dispatcher.listeners.close()
-        self.run(self.until(lambda: not self.dispatcher.listeners.sessions))
-        self.dispatcher.writers.shutdown()
+        self.dispatcher.crowd.shutdown()
+        self.run(self.until(lambda: not self.dispatcher.crowd.members))
+        self.dispatcher.office.writers.shutdown()
         for board, channels in zip(self.boards, self.channels, strict=True):
             for channel in channels:
                 board.remove(channel)

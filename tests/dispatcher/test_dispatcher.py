@@ -44,7 +44,7 @@ def test_a_small_mail_stays_in_memory_and_a_large_one_goes_to_a_spool_file(house
     house.run(scenario())
     assert house.others.stored[2].endswith(b"Subject: big\n\n" + body.replace(b"\r\n", b"\n"))
     assert house.others.spool[2]
-    assert house.dispatcher.memory.used == 0
+    assert house.dispatcher.office.memory.used == 0
 
 
 def test_a_spool_file_that_cannot_be_had_refuses_that_mail_only(house):
@@ -57,7 +57,7 @@ def test_a_spool_file_that_cannot_be_had_refuses_that_mail_only(house):
 
     house.run(scenario())
     assert [forgotten.message for forgotten in house.others.forgotten] == [1]
-    assert house.dispatcher.memory.used == 0
+    assert house.dispatcher.office.memory.used == 0
 
 
 def test_a_store_that_refuses_is_a_4xx_and_the_session_goes_on(house):
@@ -93,7 +93,7 @@ def test_a_client_that_leaves_is_forgotten_only_after_lookup_has_answered(house)
         client.writer.write(b"RCPT TO:<bob@here.test>\r\n")
         await house.until(lambda: house.others.held)
         client.writer.close()
-        await house.until(lambda: not house.dispatcher.listeners.sessions)
+        await house.until(lambda: not house.dispatcher.crowd.members)
         assert not house.others.forgotten
         house.others.release()
         await house.until(lambda: house.others.forgotten)
@@ -117,7 +117,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_large_mail_costs_nothing(house)
         await house.until(lambda: house.others.spool)
 
     house.run(scenario())
-    assert house.dispatcher.memory.used == 0
+    assert house.dispatcher.office.memory.used == 0
 
 
 def test_a_group_of_commands_is_answered_in_order(house):
@@ -142,7 +142,7 @@ def test_a_client_that_never_reads_costs_a_bounded_amount(house):
         client.writer.transport.pause_reading()
         for _ in range(200):
             client.writer.write(b"HELP\r\n" * 1000)
-        connection = next(iter(house.dispatcher.listeners.sessions.values()))
+        connection = next(iter(house.dispatcher.crowd.members.values()))
         await house.until(lambda: connection._finished or not connection._reading)
         other = await house.client()
         await other.greet()
@@ -198,7 +198,7 @@ def test_too_many_sessions_are_told_so(make_house):
         third = await house.client()
         assert (await third.reply()).startswith("421 4.7.0")
         first.writer.close()
-        await house.until(lambda: len(house.dispatcher.listeners) < 2)
+        await house.until(lambda: len(house.dispatcher.crowd) < 2)
         await (await house.client()).greet()
 
     house.run(scenario())
@@ -206,7 +206,7 @@ def test_too_many_sessions_are_told_so(make_house):
 
 def test_a_pause_leaves_clients_in_the_backlog_until_it_ends(house):
     async def scenario():
-        await house.until(lambda: house.dispatcher.listeners._servers)
+        await house.until(lambda: house.dispatcher.listeners.listening)
         house.control.send(PauseListeners(1, True))
         house.control.send(PauseListeners(2, True))
         await house.until(lambda: len(house.heard) == 2)
@@ -239,6 +239,7 @@ def test_a_stop_answers_what_is_being_stored_and_refuses_the_others(house):
         accepted = asyncio.ensure_future(busy.mail())
         await house.until(lambda: house.others.held)
         house.dispatcher.listeners.close()
+        house.dispatcher.crowd.shutdown()
         assert (await idle.reply()).startswith("421 4.3.2")
         house.others.release()
         assert (await accepted).startswith("250")
@@ -252,7 +253,7 @@ def test_our_own_failure_costs_one_session(house):
         broken, other = await house.client(), await house.client()
         await broken.greet()
         await other.greet()
-        sessions = house.dispatcher.listeners.sessions
+        sessions = house.dispatcher.crowd.members
         next(iter(sessions.values())).session.state = None  # stands for a defect of ours
         broken.writer.write(b"NOOP\r\n")
         await broken.reply()
