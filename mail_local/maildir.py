@@ -252,7 +252,7 @@ class Maildir:
                     os.fsync(folder.cur)
             except OSError as error:
                 for draft in placed:
-                    reasons[draft.number] = _reason(error)
+                    reasons[draft.number] = reason_of(error)
                     if not draft.found:
                         folder.withdraw(draft.name)
 
@@ -324,9 +324,10 @@ def _reason_in(reasons: list[str], number: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reasons[number] = _reason(error)
+        reasons[number] = reason_of(error)
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """For the log or a user: the file, where there is one, and what is wrong with it."""
     reason = error.strerror or str(error)
     return f"{error.filename}: {reason}" if isinstance(error.filename, str) else reason

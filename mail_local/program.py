@@ -1,27 +1,137 @@
 """The delivery programs, for any mail server that hands mail to a command: on standard input, an exit status back.
 
-    mail.maildir [-j] [path]     0 stored and durable · 75 try later · 64 wrong arguments · 1 started as root
+    mail.local [-L|-l] [-f from] user...    0 · 67 no such user · 71 no room for a copy · 73 no mailbox · 75 · 64
+    mail.maildir [-j] [path]                0 stored and durable · 75 try later · 64 wrong arguments · 1 started as root
 
 Named and behaving as OpenSMTPD's helpers of that name.  smtpd itself does not run them: its agents call the library.
+They have the rights of who starts them, and no others: mail.local is not made to be set-uid or set-gid.
 """
 
 import argparse
+import ctypes
+import errno
 import os
+import pwd
+import re
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
+from tempfile import SpooledTemporaryFile
 
-from mail_local import maildir, trace
+from mail_local import maildir, mbox, trace
 
-EX_ROOT, EX_USAGE, EX_TEMPFAIL = 1, 64, 75
+EX_ROOT, EX_USAGE, EX_NOUSER, EX_OSERR, EX_CANTCREAT, EX_TEMPFAIL = 1, 64, 67, 71, 73, 75
 _PIECE = 64 * 1024
+_IN_MEMORY = 1024 * 1024  # bytes of a mail; beyond that it is a file without a name
+_LINE_MAX = 4096
+
+_ENVELOPE_LINE = re.compile(rb"From (?![ \t]*:)[^\n]*\n")  # and no field with blanks before its colon: RFC 5322 4.5
+_NOT_FOUND = (0, errno.ENOENT, errno.ESRCH)  # getpwnam(3), ERRORS
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.getpwnam.restype = ctypes.c_void_p
 
 
 class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(EX_USAGE, f"{self.prog}: {message}\n{self.format_usage()}")
+
+
+def mail_local(directory: str = mbox.DIRECTORY, patience: float = mbox.PATIENCE) -> None:
+    """`mail.local`: append the mail on standard input to the mailboxes of users."""
+    parser = Arguments(
+        prog="mail.local",
+        description=f"Append the mail on standard input to the mailboxes of users, in {directory}.",
+        epilog="Exit status: 0 stored and on the disk, 64 wrong arguments, 67 no such user, 71 the mail could not be "
+        "read, 73 the mailbox is none to write to, or there is none and none can be made, 75 try again later.  With "
+        "several users it is the highest of theirs, and the others have the mail all the same.",
+    )
+    parser.add_argument("-L", dest="dot", action="store_false", help="make no dot-lock")
+    parser.add_argument("-l", dest="dot", action="store_true", default=True, help="make a dot-lock (the default)")
+    parser.add_argument("-f", dest="sender", metavar="from", help="the envelope's sender (default: who starts it)")
+    parser.add_argument("users", nargs="+", metavar="user")
+    arguments = parser.parse_args()
+    os.umask(0o077)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(EX_TEMPFAIL))  # locks are given up, what was begun is taken back
+    sender = _login_name() if arguments.sender is None else arguments.sender
+    try:
+        content = _copy()
+    except OSError as error:
+        print(f"mail.local: {maildir.reason_of(error)}", file=sys.stderr)
+        sys.exit(EX_OSERR)
+    sys.exit(max([_append(directory, user, sender, content, arguments.dot, patience) for user in arguments.users]))
+
+
+def _login_name() -> str:
+    with suppress(KeyError):
+        return pwd.getpwuid(os.getuid()).pw_name
+    return ""
+
+
+def _copy() -> SpooledTemporaryFile[bytes]:
+    """All of standard input before anything is locked: whoever feeds it may be slow, and several users read it."""
+    content = SpooledTemporaryFile[bytes](_IN_MEMORY)
+    for piece in _rest():
+        content.write(piece)
+    content.flush()
+    return content
+
+
+def _pieces(content: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
+    """Without the From_ line that some servers put in front: the mailbox gets one of its own."""
+    content.seek(0)
+    first = content.readline(_LINE_MAX)
+    if not _ENVELOPE_LINE.fullmatch(first):
+        yield first
+    while piece := content.read(_PIECE):
+        yield piece
+
+
+def _append(
+    directory: str, user: str, sender: str, content: SpooledTemporaryFile[bytes], dot: bool, patience: float
+) -> int:
+    """The exit status for one user; why, on standard error."""
+    try:
+        person = _find_user(user)
+        if person is None:
+            status, reason = EX_NOUSER, "no such user"
+        else:
+            mail = mbox.Mail(sender, time.time(), _pieces(content))
+            reason = _append_to(directory, person, mail, dot, patience)
+            status = EX_TEMPFAIL if reason else 0
+    except mbox.Refused as refused:
+        status, reason = EX_CANTCREAT, str(refused)
+    except OSError as error:
+        status, reason = EX_TEMPFAIL, maildir.reason_of(error)
+    if reason:
+        print(f"mail.local: {user}: {reason}", file=sys.stderr)
+    return status
+
+
+def _append_to(directory: str, person: pwd.struct_passwd, mail: mbox.Mail, dot: bool, patience: float) -> str:
+    where = mbox.open_directory(directory)
+    try:
+        with mbox.locked(where, person.pw_name, person.pw_uid, person.pw_gid, dot=dot, patience=patience) as mailbox:
+            (reason,) = mbox.store(mailbox, [mail])
+    finally:
+        os.close(where)
+    return reason
+
+
+def _find_user(name: str) -> pwd.struct_passwd | None:
+    """Raises OSError when that cannot be said now: Python's pwd takes a directory server that is down for no user."""
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        ctypes.set_errno(0)
+        if _libc.getpwnam(os.fsencode(name)) or ctypes.get_errno() not in _NOT_FOUND:
+            raise OSError(ctypes.get_errno(), "the user database does not answer") from None
+        return None
 
 
 def mail_maildir() -> None:

@@ -1,0 +1,464 @@
+"""Mailboxes: read back by a reader of somebody else's making, shared with others, attacked."""
+
+import fcntl
+import mailbox
+import os
+import re
+import resource
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mail_local import maildir, mbox
+from mail_local.mbox import Mail, Refused, envelope_line, framed, locked, store
+
+TOP = Path(__file__).parent.parent.parent
+UID, GID = os.getuid(), os.getgid()
+NOON = time.mktime((2026, 11, 21, 12, 0, 0, 0, 0, -1))
+EMPTY_LINE = b"\n"
+
+awkward = st.lists(
+    st.sampled_from(
+        [b"From ", b"From", b">From ", b"Fr", b"om ", b" ", b"\n", b"\n\n", b"\r\n", b"\r", b"\0", b"x", b"\xff"]
+    )
+    | st.binary(max_size=20)
+).map(b"".join)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def mail(content, sender="amy@there.test"):
+    return Mail(sender, NOON, (content,))
+
+
+@contextmanager
+def bob(directory, **more):
+    with locked(directory, "bob", UID, GID, **{"patience": 0.0, **more}) as descriptor:
+        yield descriptor
+
+
+def deliver(directory, *contents, **more):
+    with bob(directory, **more) as descriptor:
+        return store(descriptor, [mail(content) for content in contents])
+
+
+def read_back(path):
+    box = mailbox.mbox(path, create=False)
+    try:
+        return [box.get_bytes(key) for key in box.iterkeys()]
+    finally:
+        box.close()
+
+
+def quoted(content):
+    """What a reader gets: the line that was not ended is, and what would begin a mail does not."""
+    ended = content if not content or content.endswith(b"\n") else content + b"\n"
+    return re.sub(rb"^From ", b">From ", ended, flags=re.MULTILINE)
+
+
+def cut(content, places):
+    """In pieces that end at these places, empty ones among them."""
+    ends = sorted(place % (len(content) + 1) for place in places)
+    return [content[a:b] for a, b in zip([0, *ends], [*ends, len(content)], strict=True)]
+
+
+# What is written
+
+
+def test_a_mail_in_a_new_mailbox(directory, tmp_path):
+    assert deliver(directory, b"Subject: hello\n\nFrom here on\n") == [""]
+    assert (tmp_path / "bob").read_bytes() == (
+        b"From amy@there.test Sat Nov 21 12:00:00 2026\nSubject: hello\n\n>From here on\n\n"
+    )
+    assert stat.S_IMODE((tmp_path / "bob").stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["bob"]
+
+
+@given(st.lists(awkward, min_size=1, max_size=5), st.text(max_size=30))
+@settings(max_examples=200, deadline=None)
+@example([b"From a\nFrom b\n\nFrom c", b"", b"\n", b"\n\n\n"], "")
+def test_a_reader_finds_each_mail_that_was_written(contents, sender):
+    with tempfile.NamedTemporaryFile() as file:
+        assert store(file.fileno(), [mail(content, sender) for content in contents]) == [""] * len(contents)
+        assert read_back(file.name) == [quoted(content) for content in contents]
+        box = mailbox.mbox(file.name)
+        assert all(message.get_from().endswith(" Sat Nov 21 12:00:00 2026") for message in box)  # and ASCII
+        box.close()
+
+
+@given(awkward, st.lists(st.integers(0, 200), max_size=10))
+@settings(max_examples=200)
+def test_the_pieces_a_mail_comes_in_make_no_difference(content, places):
+    assert b"".join(framed(Mail("", NOON, cut(content, places)))) == b"".join(framed(mail(content, "")))
+
+
+def test_a_from_line_cut_at_each_place_is_quoted():
+    content = b"x\nFrom y\n\nFrom z\n"
+    for place in range(len(content) + 1):
+        written = b"".join(framed(Mail("", NOON, cut(content, [place])))).partition(b"\n")[2]
+        assert written == quoted(content) + EMPTY_LINE
+    one_by_one = b"".join(framed(Mail("", NOON, cut(content, range(len(content))))))
+    assert one_by_one.partition(b"\n")[2] == quoted(content) + EMPTY_LINE
+
+
+def test_a_large_mail_is_never_in_memory():
+    pieces = (b"From " * 50_000 + b"\n" for _ in range(40))
+    assert max(map(len, framed(Mail("", NOON, pieces)))) < 300_000
+
+
+@pytest.mark.parametrize(
+    "sender, seen",
+    [
+        ("amy@there.test", b"amy@there.test"),
+        ("", b"MAILER-DAEMON"),
+        ('"amy b"@there.test', b'"amy?b"@there.test'),
+        ("amy\nFrom: root", b"amy?From:?root"),
+        ("amy\r\0\x7f", b"amy???"),
+        ("jos\u00e9@there.test", b"jos?@there.test"),
+        ("amy\udcff@there.test", b"amy?@there.test"),  # a byte that is no text, as an argument
+        ("a" * 1000, b"a" * 256),
+    ],
+)
+def test_no_sender_forges_an_envelope_line(sender, seen):
+    assert envelope_line(sender, NOON) == b"From " + seen + b" Sat Nov 21 12:00:00 2026\n"
+
+
+@pytest.mark.parametrize("torn", [b"From a b\nhalf a li", b"From a b\nhalf a mail\n", b"\n", b"x"])
+def test_after_a_torn_mail_the_next_one_begins_behind_an_empty_line(directory, tmp_path, torn):
+    (tmp_path / "bob").write_bytes(torn)
+    assert deliver(directory, b"whole\n", b"another\n") == ["", ""]
+    assert read_back(tmp_path / "bob")[-2:] == [b"whole\n", b"another\n"]
+    assert (
+        (tmp_path / "bob")
+        .read_bytes()
+        .startswith(torn.rstrip(b"\n") + b"\n\nFrom amy@" if torn.strip() else b"\n\nFrom ")
+    )
+
+
+# Trouble while it is written
+
+
+@contextmanager
+def file_size_limit(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_takes_back_the_mail_that_does_not_fit_and_no_other(directory, tmp_path):
+    deliver(directory, b"old\n")
+    with file_size_limit(1000):
+        reasons = deliver(directory, b"first\n", b"large\n" * 1000, b"last\n")
+    assert reasons == ["", "File too large", ""]
+    assert read_back(tmp_path / "bob") == [b"old\n", b"first\n", b"last\n"]
+    assert os.listdir(tmp_path) == ["bob"]
+
+
+def test_an_fsync_that_fails_takes_back_all(directory, tmp_path, monkeypatch):
+    deliver(directory, b"old\n")
+    before = (tmp_path / "bob").read_bytes()
+
+    def fsync(descriptor):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fsync)
+        assert deliver(directory, b"one\n", b"two\n") == ["Input/output error"] * 2
+    assert (tmp_path / "bob").read_bytes() == before
+
+
+def test_content_that_ends_too_early_is_taken_back(directory, tmp_path):
+    with tempfile.TemporaryFile() as short, bob(directory) as descriptor:
+        short.write(b"12345")
+        short.flush()
+        torn = Mail("", NOON, maildir.pieces_of(short.fileno(), 6))
+        assert store(descriptor, [torn, mail(b"whole\n")]) == ["content ends after 5 of 6 bytes", ""]
+    assert read_back(tmp_path / "bob") == [b"whole\n"]
+
+
+def test_whoever_is_told_to_stop_takes_back_what_was_begun(directory, tmp_path):
+    def content():
+        yield b"half a mail"
+        raise SystemExit(75)
+
+    deliver(directory, b"old\n")
+    before = (tmp_path / "bob").read_bytes()
+    with pytest.raises(SystemExit), bob(directory) as descriptor:
+        store(descriptor, [mail(b"whole\n"), Mail("", NOON, content())])
+    assert (tmp_path / "bob").read_bytes() == before
+    assert os.listdir(tmp_path) == ["bob"]
+
+
+# What is no mailbox
+
+
+def make_link(path):
+    (path.parent / "elsewhere").write_bytes(b"")
+    path.symlink_to("elsewhere")
+
+
+def make_hard_link(path):
+    (path.parent / "elsewhere").write_bytes(b"")
+    path.hardlink_to(path.parent / "elsewhere")
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    "make, reason",
+    [
+        (make_link, "symbolic link"),
+        (lambda path: path.symlink_to("nowhere"), "symbolic link"),
+        (make_hard_link, "second name"),
+        (os.mkfifo, "not a regular file"),
+        (make_socket, "not a regular file"),
+        (Path.mkdir, "not a regular file"),
+    ],
+    ids=["link", "dangling link", "hard link", "fifo", "socket", "directory"],
+)
+def test_what_is_no_mailbox_is_refused(directory, tmp_path, make, reason):
+    make(tmp_path / "bob")
+    before = {path.name: path.lstat().st_size for path in tmp_path.iterdir()}
+    with pytest.raises(Refused, match=reason):
+        deliver(directory, b"x\n")
+    assert {path.name: path.lstat().st_size for path in tmp_path.iterdir()} == before
+
+
+def test_somebody_elses_mailbox_is_refused(directory, tmp_path):
+    (tmp_path / "bob").write_bytes(b"\n\n")
+    with pytest.raises(Refused, match="somebody else"), locked(directory, "bob", UID + 1, GID, patience=0.0):
+        pass
+
+
+@pytest.mark.skipif(UID != 0, reason="needs root: gives files away")
+def test_root_makes_a_mailbox_for_its_user(directory, tmp_path):
+    with locked(directory, "bob", 54321, 54322, patience=0.0):
+        status = (tmp_path / "bob").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (54321, 54322, 0o600)
+
+
+@pytest.mark.skipif(UID != 0, reason="needs root: gives files away")
+def test_an_empty_mailbox_that_root_left_behind_is_given_to_its_user(directory, tmp_path):
+    (tmp_path / "bob").touch(0o600)
+    with locked(directory, "bob", 54321, 54322, patience=0.0):
+        assert (tmp_path / "bob").stat().st_uid == 54321
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".bob", "../bob", "a/b", "/etc/passwd", "bob.lock", "bob\0x"])
+def test_a_name_that_leads_elsewhere_is_refused(directory, tmp_path, name):
+    with pytest.raises(Refused, match="no name"), locked(directory, name, UID, GID):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_directory_where_everybody_may_write_is_refused(tmp_path, mode):
+    tmp_path.chmod(mode)
+    with pytest.raises(PermissionError, match="everybody"):
+        mbox.open_directory(str(tmp_path))
+
+
+def test_a_link_that_is_put_there_between_look_and_open_is_not_followed(directory, tmp_path, monkeypatch):
+    deliver(directory, b"old\n")
+    (tmp_path / "victim").write_bytes(b"")
+    plain = os.open
+
+    def replaced(name, *rest, **more):
+        if name == "bob":
+            (tmp_path / "bob").unlink()
+            (tmp_path / "bob").symlink_to("victim")
+        return plain(name, *rest, **more)
+
+    with monkeypatch.context() as race:
+        race.setattr(os, "open", replaced)
+        with pytest.raises(OSError):
+            deliver(directory, b"x\n")
+    assert (tmp_path / "victim").read_bytes() == b""
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="leases are of Linux")
+def test_a_lease_on_the_mailbox_makes_nobody_wait(directory, tmp_path):
+    deliver(directory, b"old\n")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", LEASE, str(tmp_path / "bob")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(BlockingIOError):
+        deliver(directory, b"x\n")
+    holder.communicate()
+    assert deliver(directory, b"x\n") == [""]
+
+
+LEASE = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fcntl.fcntl(os.open(sys.argv[1], os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+# Locks
+
+
+def test_whoever_holds_the_dot_lock_is_waited_for_and_then_named_the_reason(directory, tmp_path):
+    (tmp_path / "bob.lock").touch()
+    with pytest.raises(BlockingIOError, match="locked by another program"):
+        deliver(directory, b"x\n")
+    assert sorted(os.listdir(tmp_path)) == ["bob", "bob.lock"]
+    assert deliver(directory, b"x\n", dot=False) == [""]
+
+
+def test_a_stale_dot_lock_is_removed_after_its_time(directory, tmp_path):
+    (tmp_path / "bob.lock").touch()
+    os.utime(tmp_path / "bob.lock", (time.time() - mbox.STALE - 1,) * 2)
+    assert deliver(directory, b"x\n") == [""]
+    assert os.listdir(tmp_path) == ["bob"]
+
+
+def test_a_dot_lock_that_is_a_link_is_not_followed(directory, tmp_path):
+    (tmp_path / "bob.lock").symlink_to("victim")
+    with pytest.raises(BlockingIOError):
+        deliver(directory, b"x\n")
+    os.utime(tmp_path / "bob.lock", (1, 1), follow_symlinks=False)
+    assert deliver(directory, b"x\n") == [""]
+    assert os.listdir(tmp_path) == ["bob"]
+
+
+def test_a_directory_as_dot_lock_is_trouble(directory, tmp_path):
+    (tmp_path / "bob.lock").mkdir()
+    os.utime(tmp_path / "bob.lock", (1, 1))
+    with pytest.raises(OSError):
+        deliver(directory, b"x\n")
+    assert (tmp_path / "bob").read_bytes() == b""
+
+
+def test_somebody_elses_dot_lock_is_never_removed(directory, tmp_path):
+    with bob(directory):
+        (tmp_path / "bob.lock").rename(tmp_path / "ours")
+        (tmp_path / "bob.lock").touch()
+    assert (tmp_path / "bob.lock").exists()
+
+
+def test_a_reader_cannot_lock_while_mail_is_written(directory, tmp_path):
+    for dot in (True, False):
+        with bob(directory, dot=dot):
+            reader = mailbox.mbox(tmp_path / "bob")
+            with pytest.raises(mailbox.ExternalClashError):
+                reader.lock()
+            reader.close()
+
+
+def test_mail_is_not_written_while_a_reader_has_locked(directory, tmp_path):
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(tmp_path / "bob")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert reader.stdout.readline() == b"locked\n"
+    for dot in (True, False):
+        with pytest.raises(BlockingIOError, match="locked by another program"):
+            deliver(directory, b"x\n", dot=dot)
+    reader.communicate()
+    assert deliver(directory, b"x\n") == [""]
+
+
+READER = """
+import mailbox, sys
+box = mailbox.mbox(sys.argv[1])
+box.lock()
+print("locked", flush=True)
+sys.stdin.read()
+box.unlock()
+"""
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="locks belong to the process")
+def test_the_lock_goes_with_the_descriptor(directory, tmp_path):
+    with ExitStack() as elsewhere:
+        with bob(directory, dot=False) as descriptor:
+            passed = os.dup(descriptor)
+            elsewhere.callback(os.close, passed)
+        os.close(os.open(tmp_path / "bob", os.O_RDONLY))  # would lose a lock that belongs to the process
+        with pytest.raises(BlockingIOError):
+            deliver(directory, b"x\n")
+        assert store(passed, [mail(b"by the descriptor\n")]) == [""]
+    assert deliver(directory, b"x\n") == [""]
+    assert read_back(tmp_path / "bob") == [b"by the descriptor\n", b"x\n"]
+
+
+def test_a_mailbox_that_a_reader_replaced_is_opened_again(directory, tmp_path, monkeypatch):
+    deliver(directory, b"old\n")
+    (tmp_path / "rewritten").write_bytes(b"")
+    plain = mbox.lock
+
+    def lock(descriptor):
+        if (tmp_path / "rewritten").exists():
+            (tmp_path / "rewritten").rename(tmp_path / "bob")
+        return plain(descriptor)
+
+    monkeypatch.setattr(mbox, "lock", lock)
+    assert deliver(directory, b"new\n", patience=10.0) == [""]
+    assert read_back(tmp_path / "bob") == [b"new\n"]
+
+
+# Together
+
+WRITER = """
+import os, sys
+from mail_local.mbox import Mail, locked, store
+directory = os.open(sys.argv[1], os.O_RDONLY)
+for number in range(25):
+    content = (f"Subject: {sys.argv[2]}.{number}\\n\\n".encode(), b"From a mail\\n" * 2000, b"end")
+    with locked(directory, "bob", os.getuid(), os.getgid()) as descriptor:
+        assert store(descriptor, [Mail("amy@there.test", 0, content)]) == [""]
+"""
+
+
+def test_writers_and_a_locking_reader_side_by_side(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
+    writers = [
+        subprocess.Popen([sys.executable, "-P", "-c", WRITER, str(tmp_path), str(number)], env=environment)
+        for number in range(4)
+    ]
+    subjects = looked = 0
+    while looked < 50 and any(writer.poll() is None for writer in writers):
+        found = locked_look(tmp_path / "bob")
+        if found is not None:
+            assert len(found) >= subjects
+            subjects, looked = len(found), looked + 1
+    assert [writer.wait(30) for writer in writers] == [0] * 4
+    assert sorted(locked_look(tmp_path / "bob")) == sorted(f"{w}.{n}" for w in range(4) for n in range(25))
+    assert os.listdir(tmp_path) == ["bob"]
+
+
+def locked_look(path):
+    """The subjects of all mails, none of them torn; None when a writer has locked."""
+    box = mailbox.mbox(path)
+    try:
+        box.lock()
+        messages = list(box)
+        assert all(message.get_payload() == ">From a mail\n" * 2000 + "end\n" for message in messages)
+        return [message["subject"] for message in messages]
+    except mailbox.ExternalClashError:
+        return None
+    finally:
+        box.close()
