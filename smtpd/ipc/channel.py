@@ -67,6 +67,7 @@ class Channel:
         self._incoming: dict[int, tuple[Declaration, Any]] = {
             number: (d, msgspec.msgpack.Decoder(d.cls)) for number, d in table.between(peer, me).items()
         }
+        self._answers = {d.cls: d.answers for d, _ in self._incoming.values()}
         # A peer that may send none is given no room for any: they are not even made ours.
         self._rights_space = _CONTROL_SPACE if any(d.descriptor for d, _ in self._incoming.values()) else 0
         self._pid = os.getpid()
@@ -79,6 +80,10 @@ class Channel:
 
     def fileno(self) -> int:
         return self.sock.fileno()
+
+    def question_of(self, answer: type) -> type | None:
+        """What an imsg of the class `answer` answers, when it comes along here."""
+        return self._answers[answer]
 
     # -- out -------------------------------------------------------------------
 

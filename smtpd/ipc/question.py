@@ -1,7 +1,8 @@
 """Requests that wait for their answer, and the window that bounds them.
 
 A requester asks at most so many questions, of so many bytes, at a time; what comes beyond waits here, at its source, so
-that no channel grows without bound and none is ever left unread.  An answer to no question is impossible: Violation.
+that no channel grows without bound and none is ever left unread.  An answer to no question, or to one of another kind,
+is impossible: Violation.
 """
 
 from collections import deque
@@ -20,7 +21,7 @@ class Questions:
     def __init__(self, channel: Channel, count: int = 1024, size: int = 8 * 1024 * 1024):
         self.channel = channel
         self._count, self._size = count, size
-        self._asked: dict[int, tuple[Answered, int]] = {}
+        self._asked: dict[int, tuple[type, Answered, int]] = {}
         self._bytes = 0
         self._next = 0
         self._waiting: deque[tuple[Callable[[int], Any], Answered, int]] = deque()
@@ -44,18 +45,17 @@ class Questions:
         self._next = self._next % ID_MAX + 1
         while self._next in self._asked:  # a number that is still under way after a wrap
             self._next = self._next % ID_MAX + 1
-        self._asked[self._next] = (answered, size)
+        question = make(self._next)
+        self._asked[self._next] = (type(question), answered, size)
         self._bytes += size
-        self.channel.send(make(self._next))
+        self.channel.send(question)
 
     def answer(self, imsg: Any, *more: Any) -> None:
         """`imsg.request` has its answer."""
-        try:
-            answered, size = self._asked.pop(imsg.request)
-        except KeyError:
-            raise Violation(
-                f"{self.channel.peer} answers {type(imsg).__name__} to a question that nobody asked"
-            ) from None
+        asked, answered, size = self._asked.get(imsg.request, (None, None, 0))
+        if answered is None or asked is not self.channel.question_of(type(imsg)):
+            raise Violation(f"{self.channel.peer} answers {type(imsg).__name__} to a question that nobody asked")
+        del self._asked[imsg.request]
         self._bytes -= size
         while self._waiting and not self.full:
             self._send(*self._waiting.popleft())

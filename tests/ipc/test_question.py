@@ -1,56 +1,96 @@
 """The window of a requester."""
 
+import socket
+
 import pytest
 
-from smtpd.ipc.channel import Violation
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.declaration import Table
 from smtpd.ipc.question import Questions
 
+TABLE = Table()
 
-class Wire:
-    """What a channel looks like to Questions: a place that takes imsgs."""
 
-    peer = "b"
+@TABLE.declare("a -> b")
+class Say:
+    request: int
+    word: str
+
+
+@TABLE.declare("b -> a", answers=Say)
+class Said:
+    request: int
+
+
+@TABLE.declare("b -> a")
+class Happened:
+    request: int
+
+
+class Pair:
+    """Somebody who asks, and the other end."""
 
     def __init__(self):
-        self.sent = []
+        one, other = socket.socketpair()
+        self.near, self.far = Channel(one, TABLE, "a", "b"), Channel(other, TABLE, "b", "a")
+        self.heard = []
 
-    def send(self, imsg):
-        self.sent.append(imsg)
+    def asked(self):
+        """All words that have arrived there by now."""
+        self.near.flush()
+        self.heard += [imsg for imsg, _ in self.far.receive()]
+        return [imsg.word for imsg in self.heard]
 
 
-class Answer:
-    def __init__(self, request):
-        self.request = request
+@pytest.fixture
+def pair():
+    made = Pair()
+    yield made
+    made.near.close()
+    made.far.close()
 
 
-def test_what_is_over_the_count_waits_for_an_answer():
-    questions, answers = Questions(wire := Wire(), count=2), []
+def say(word):
+    return lambda request: Say(request, word)
+
+
+def test_what_is_over_the_count_waits_for_an_answer(pair):
+    questions, answers = Questions(pair.near, count=2), []
     for word in "xyz":
-        questions.ask(lambda request, word=word: (request, word), lambda imsg, word=word: answers.append(word))
-    assert [word for _, word in wire.sent] == ["x", "y"]
+        questions.ask(say(word), lambda imsg, word=word: answers.append(word))
+    assert pair.asked() == ["x", "y"]
     assert questions.full
-    questions.answer(Answer(wire.sent[1][0]))
-    assert [word for _, word in wire.sent] == ["x", "y", "z"]
+    questions.answer(Said(pair.heard[1].request))
+    assert pair.asked() == ["x", "y", "z"]
     assert answers == ["y"]
 
 
-def test_what_is_over_the_bytes_waits_for_an_answer():
-    questions = Questions(wire := Wire(), count=100, size=1000)
-    for _ in range(3):
-        questions.ask(lambda request: request, lambda imsg: None, size=600)
-    assert len(wire.sent) == 2  # the window is looked at before, not behind: one question of any size passes
-    questions.answer(Answer(wire.sent[0]))
-    assert len(wire.sent) == 3
+def test_what_is_over_the_bytes_waits_for_an_answer(pair):
+    questions = Questions(pair.near, count=100, size=1000)
+    for word in "xyz":
+        questions.ask(say(word), lambda imsg: None, size=600)
+    assert pair.asked() == ["x", "y"]  # the window is looked at before, not behind: one question of any size passes
+    questions.answer(Said(pair.heard[0].request))
+    assert pair.asked() == ["x", "y", "z"]
 
 
-def test_an_answer_that_nobody_asked_for_is_a_violation():
+def test_an_answer_that_nobody_asked_for_is_a_violation(pair):
     with pytest.raises(Violation):
-        Questions(Wire()).answer(Answer(1))
+        Questions(pair.near).answer(Said(1))
 
 
-def test_an_answer_comes_once():
-    questions = Questions(wire := Wire())
-    questions.ask(lambda request: request, lambda imsg: None)
-    questions.answer(Answer(wire.sent[0]))
+def test_an_answer_comes_once(pair):
+    questions = Questions(pair.near)
+    questions.ask(say("x"), lambda imsg: None)
+    pair.asked()
+    questions.answer(Said(pair.heard[0].request))
     with pytest.raises(Violation):
-        questions.answer(Answer(wire.sent[0]))
+        questions.answer(Said(pair.heard[0].request))
+
+
+def test_what_is_no_answer_to_this_kind_of_question_is_a_violation(pair):
+    questions = Questions(pair.near)
+    questions.ask(say("x"), lambda imsg: None)
+    pair.asked()
+    with pytest.raises(Violation):
+        questions.answer(Happened(pair.heard[0].request))
