@@ -22,7 +22,7 @@ from smtpd.imsg import (
     SetVerbose,
     StatisticsReported,
 )
-from smtpd.ipc.channel import Channel
+from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.scheduler.order import PATIENCE, Order, Orders
 from smtpd.scheduler.policy import Policy
@@ -55,6 +55,9 @@ class Scheduler:
         self._turn_soon()
 
     def take_scanned(self, imsg: EnvelopesScanned) -> None:
+        """Pages ascend, and after the last one there is none."""
+        if self.orders.scanned is None or 0 < imsg.last <= self.orders.scanned:
+            raise Violation("queue tells of a page of the spool that nobody asked for")
         self.orders.scanned = imsg.last or None
         if imsg.last:
             self.queue.send(ScanEnvelopes(imsg.last))

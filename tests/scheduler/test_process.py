@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from smtpd.envelope import Kind, Schedule, first_envelope, last_envelope
 from smtpd.imsg import (
     DeleteEnvelopes,
@@ -24,6 +26,7 @@ from smtpd.imsg import (
     StatisticsReported,
     SuspendEnvelopes,
 )
+from smtpd.ipc.channel import Violation
 
 ALL = first_envelope(1), last_envelope(2**31 - 1)
 
@@ -74,6 +77,16 @@ def test_the_scan_asks_for_a_page_after_the_other(house):
     house.scheduler.begin()
     house.until(lambda: house.scheduler.orders.scanned is None)
     house.until(lambda: sum(len(i.envelopes) for i in house.said["queue"] if isinstance(i, EnvelopesDue)) == 3)
+
+
+SECOND, THIRD = first_envelope(2), first_envelope(3)
+
+
+@pytest.mark.parametrize("page, then", [(0, 0), (0, THIRD), (SECOND, SECOND), (THIRD, SECOND)])
+def test_a_page_that_nobody_asked_for_is_fatal(house, page, then):
+    house.scheduler.take_scanned(EnvelopesScanned(page))
+    with pytest.raises(Violation):
+        house.scheduler.take_scanned(EnvelopesScanned(then))
 
 
 def test_an_envelope_is_tried_when_its_time_comes(house):
