@@ -1,6 +1,7 @@
-"""What a daemon stands on: the descriptors, directory and session that it does not inherit."""
+"""What a daemon stands on: the descriptors, signals, directory and session that it does not inherit."""
 
 import os
+import signal
 from collections.abc import Callable
 
 EX_FAILED = 1
@@ -14,6 +15,7 @@ def settle(foreground: bool) -> Callable[[], None]:
     """
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     _open_standard_descriptors()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # started with TERM blocked, it could never be stopped
     os.umask(0o022)
     os.chdir("/")
     return (lambda: None) if foreground else _leave_session()

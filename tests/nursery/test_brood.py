@@ -274,6 +274,7 @@ def test_when_no_process_can_be_made_it_is_later(make_world, monkeypatch):
     world = make_world()
     assert world.ask(ForkAgent(1, USER, "maildir", "", False)).verdict == "later"
     assert world.ask(LookUpUser(1, "root")).verdict == "later"
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()  # the next child's end is heard of
 
 
 @needs_root

@@ -187,18 +187,19 @@ def test_a_full_log_pipe_blocks_nobody(tmp_path):
 def test_nothing_is_inherited_from_whoever_starts_it():
     reading, writing = os.pipe()
     program = (
-        "import os, sys; from smtpd.parent.ground import settle\n"
+        "import os, signal, sys; from smtpd.parent.ground import settle\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
         "settle(True)\n"
         "print(sorted(int(n) for n in os.listdir('/proc/self/fd'))[:3], os.getcwd(), oct(os.umask(0)),"
         " os.readlink('/proc/self/fd/0'))\n"
-        f"print(os.path.exists('/proc/self/fd/{writing}'))"
+        f"print(os.path.exists('/proc/self/fd/{writing}'), signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], stdin=reading, capture_output=True, text=True, pass_fds=[writing], check=True
     )
     os.close(reading)
     os.close(writing)
-    assert done.stdout == "[0, 1, 2] / 0o22 /dev/null\nFalse\n"
+    assert done.stdout == "[0, 1, 2] / 0o22 /dev/null\nFalse set()\n"
 
 
 def test_in_the_background_the_first_process_tells_how_the_start_went():
