@@ -159,6 +159,24 @@ def test_a_descriptor_that_is_forgotten_may_be_closed(loop):
     assert heard == [b"x"]
 
 
+def test_one_that_is_closed_by_another_in_the_same_turn_is_not_called_any_more(loop):
+    pipes = [os.pipe() for _ in range(2)]
+    called = []
+
+    def close_the_other(number):
+        called.append(number)
+        loop.forget(pipes[1 - number][0])
+        os.close(pipes[1 - number][0])
+
+    for number, (reading, writing) in enumerate(pipes):
+        loop.watch(reading, lambda number=number: close_the_other(number))
+        os.write(writing, b"x")
+    loop.turn()
+    assert len(called) == 1
+    for descriptor in (pipes[called[0]][0], pipes[0][1], pipes[1][1]):
+        os.close(descriptor)
+
+
 def test_a_signal_is_handled_in_the_loop(loop):
     before = signal.getsignal(signal.SIGUSR1)
     heard = []
