@@ -41,6 +41,7 @@ def _leave_session() -> Callable[[], None]:
         os._exit(0 if os.read(reading, 1) else EX_FAILED)
     os.close(reading)
     os.setsid()
+    os.dup2(0, 1)  # whoever reads our stdout to its end, as ssh does, is not to wait for ours
 
     def started() -> None:
         os.write(writing, b"\0")

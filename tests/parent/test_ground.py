@@ -202,6 +202,17 @@ def test_nothing_is_inherited_from_whoever_starts_it():
     assert done.stdout == "[0, 1, 2] / 0o22 /dev/null\nFalse set()\n"
 
 
+def test_nobody_waits_for_the_stdout_of_a_daemon():
+    program = (
+        "import os, sys; from smtpd.parent.ground import settle\n"
+        "started = settle(False)\n"
+        "os.write(2, os.readlink('/proc/self/fd/1').encode())\n"
+        "started()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stderr == b"/dev/null"
+
+
 def test_in_the_background_the_first_process_tells_how_the_start_went():
     program = (
         "import os, sys; from smtpd.parent.ground import settle\n"
