@@ -2,8 +2,8 @@
 
     parent --argv--> config --ConfigurationParsed | ConfigurationRefused--> parent
 
-It opens the file and looks at the machine (interfaces, names, addresses) as it was started, becomes a user without
-rights, and only then parses.  What the file includes is opened by that user, so it has to be readable for it.
+It reads the file as whoever started it, becomes a user without rights, and only then looks at the machine (interfaces,
+names, addresses) and parses.  What the file includes is opened by that user, so it has to be readable for it.
 
 SECURITY
     Reads what root wrote, and the resolver's answers about names in it.  It cannot be pledged, as the C library does
@@ -51,9 +51,9 @@ def main(arguments: list[str]) -> int:
     answer: ConfigurationParsed | ConfigurationRefused
     try:
         text = read(path)
-        host = this_host()
         included = as_user(read)
         warnings = confine()
+        host = this_host()
         parsed = parser.parse(path, text=text, macros=macros, read=included)
         answer = encode(slice_config(parsed.config, host=host, places=parsed.listener_places), warnings)
     except ConfigErrors as errors:

@@ -63,13 +63,13 @@ def fork(child: Callable[..., None], *kept: int) -> int:
     nursery = os.getpid()
     # No signal may come before ours are forgotten: it would be told to the nursery by the descriptor that both share.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    pid = -1
     try:
         pid = os.fork()
-    finally:
-        if pid:  # there is none, or we are not the child: nobody would ever be reaped with SIGCHLD blocked
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pid
     try:
         forget_signals()

@@ -51,7 +51,7 @@ from smtpd.sandbox import Ids, landlock, privilege
 
 USERS = ("_smtpd", "_smtpl", "_smtpq", "_smtps", "_smtpc", "_smtpx")
 CONFIGURATION_DEADLINE = 30.0  # seconds; names of listeners may have to be resolved
-SANDBOX_DEADLINE = 10.0  # seconds
+SANDBOX_DEADLINE = 30.0  # seconds; queue waits up to 10 for the lock on its spool
 VACATING = 3.0  # seconds that an address may still be in use
 
 
