@@ -3,6 +3,7 @@
     submit, submit, … --> one transaction in the writing thread --> done, done, …
 
     a transaction fails        each change is tried alone; only the one at fault hears of it
+    the end of a delivery      waits a moment for company: nobody waits for it, and a commit of its own costs a sync
     the disk is full           a new mail is refused; what must not be lost (the end of a delivery) waits here and is
                                tried again, in order, until it works
     the disk fails             all that wait are refused, the store is closed, checked and opened again;
@@ -22,6 +23,8 @@ from smtpd.queue.worker import Done as Asked
 from smtpd.queue.worker import Workers
 
 BATCH = 2048  # changes of one transaction at the most
+COMPANY = 0.01  # seconds that a lasting change waits for others to go with
+CROWD = 64  # lasting changes that need no other company
 AGAIN = 1.0  # seconds between attempts at what must not be lost
 QUIET = 1.0  # seconds without a commit after which unused space is given back
 PAUSE = 0.02  # seconds between two steps of that
@@ -57,6 +60,8 @@ class Commits:
         self._doubtful: list[int] = []  # messages refused while the store may have them
         self._busy = False
         self._asked = False
+        self._urgent = False  # somebody waits for an answer
+        self._moment: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
         self._quiet: asyncio.TimerHandle | None = None
         self._failures = 0
@@ -72,6 +77,7 @@ class Commits:
             self._loop.call_soon(done, Broken("the store is being repaired"))
         else:
             self._pending.append(waiting)
+            self._urgent = self._urgent or not lasting or len(self._pending) >= CROWD
             self._soon()
 
     @property
@@ -91,16 +97,24 @@ class Commits:
     # -- one transaction after the other --------------------------------------------------------------------------
 
     def _soon(self) -> None:
-        """At the end of this turn of the loop, so that the whole turn is one transaction."""
-        if not self._busy and not self._asked:
+        """At the end of this turn of the loop, so that the whole turn is one transaction; or after a moment."""
+        if self._busy or not self._pending:
+            return
+        if self._urgent and not self._asked:
             self._asked = True
             self._loop.call_soon(self._commit)
+        elif not self._urgent and self._moment is None:
+            self._moment = self._loop.call_later(COMPANY, self._commit)
 
     def _commit(self) -> None:
         self._asked = False
+        if self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
         if self._busy or self.repairing or not self._pending:
             return
         self._busy = True
+        self._urgent = len(self._pending) > BATCH
         batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
         changes = [waiting.change for waiting in batch]
         self._writer.ask(partial(_apply, self._store, changes), partial(self._committed, batch))
@@ -143,6 +157,7 @@ class Commits:
             return
         later, self._later = self._later, []
         self._pending = later + self._pending
+        self._urgent = True
         self._soon()
 
     # -- a failing disk -------------------------------------------------------------------------------------------

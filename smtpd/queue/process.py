@@ -12,6 +12,7 @@ SECURITY
     any mail to any user's agent.  It could not become a user, nor run a command, nor read a home.
 """
 
+import gc
 import sys
 
 from smtpd import sandbox
@@ -80,6 +81,7 @@ def main() -> None:
         "control": from_control,
         "parent": from_parent,
     }
+    gc.freeze()  # what stands now stands for good
     connect(loop, handed.peers, handlers, queue)
     loop.run_forever()
     del held_for_life

@@ -40,7 +40,7 @@ def lane(kind: Kind, user: str, destination: str) -> int:
     return zlib.crc32(f"{kind} {name}".encode(errors="replace"))
 
 
-class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A row: one recipient of one message, and the history of its tries."""
 
     id: EnvelopeId
@@ -72,7 +72,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         )
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A row: the content that the envelopes of one message share.  `content` is None when it stands in a spool file."""
 
     id: MessageId
@@ -81,7 +81,7 @@ class Message(msgspec.Struct, frozen=True):
     content: bytes | None
 
 
-class Unreadable(msgspec.Struct, frozen=True):
+class Unreadable(msgspec.Struct, frozen=True, gc=False):
     """A row that is there and makes no sense."""
 
     id: int
@@ -91,18 +91,18 @@ class Unreadable(msgspec.Struct, frozen=True):
 # -- what can happen to them: each one is a change --------------------------------------------------------------------
 
 
-class Add(msgspec.Struct, frozen=True):
+class Add(msgspec.Struct, frozen=True, gc=False):
     message: Message
     envelopes: list[Envelope]
 
 
-class Remove(msgspec.Struct, frozen=True):
+class Remove(msgspec.Struct, frozen=True, gc=False):
     """Delivered, or removed by an administrator.  A message goes with its last envelope."""
 
     envelope: int
 
 
-class Postpone(msgspec.Struct, frozen=True):
+class Postpone(msgspec.Struct, frozen=True, gc=False):
     """A try has ended and there will be another one."""
 
     envelope: int
@@ -113,14 +113,14 @@ class Postpone(msgspec.Struct, frozen=True):
     troubles: int
 
 
-class Reschedule(msgspec.Struct, frozen=True):
+class Reschedule(msgspec.Struct, frozen=True, gc=False):
     """An administrator wants the next try at another time, also if it was held."""
 
     envelope: int
     next_try: int
 
 
-class Hold(msgspec.Struct, frozen=True):
+class Hold(msgspec.Struct, frozen=True, gc=False):
     """Only an administrator makes it due again.  `last_try` is 0 when it was not tried."""
 
     envelope: int
@@ -129,18 +129,18 @@ class Hold(msgspec.Struct, frozen=True):
     perhaps_delivered: bool
 
 
-class Begin(msgspec.Struct, frozen=True):
+class Begin(msgspec.Struct, frozen=True, gc=False):
     """The first try of this run of an envelope from another one: it counts as trouble until its end is known."""
 
     envelope: int
 
 
-class Suspend(msgspec.Struct, frozen=True):
+class Suspend(msgspec.Struct, frozen=True, gc=False):
     envelope: int
     suspended: bool
 
 
-class SetAside(msgspec.Struct, frozen=True):
+class SetAside(msgspec.Struct, frozen=True, gc=False):
     """To the quarantine with a row that cannot be read."""
 
     envelope: int
