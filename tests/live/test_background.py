@@ -1,0 +1,122 @@
+"""The daemon as an init script starts it: in the background, its log to syslog."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.live.conftest import PYTHON, ROLES, mails, until
+
+LOG = Path("/dev/log")
+
+
+class Syslog:
+    """A syslogd that remembers."""
+
+    def __init__(self):
+        self.lines = []
+        self.begin()
+
+    def begin(self):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket.bind(str(LOG))
+        LOG.chmod(0o666)
+
+    def end(self):
+        self.socket.close()
+        LOG.unlink()
+
+    def has(self, pattern):
+        """Whether a line of that form has come by now."""
+        try:
+            while True:
+                self.lines.append(self.socket.recv(8192).decode())
+        except BlockingIOError:
+            pass
+        return any(re.search(pattern, line) for line in self.lines)
+
+    def wait_for(self, pattern):
+        until(lambda: self.has(pattern), what=f"{pattern} in {self.lines}")
+
+
+@pytest.fixture
+def syslog():
+    if LOG.exists():
+        pytest.skip(f"there is a syslogd at {LOG}, and this is no test of it")
+    made = Syslog()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def background(make_daemon, syslog):
+    """A daemon whose first process has returned; `pid` is its parent's."""
+    daemon = make_daemon()
+    command = [PYTHON, "-m", "smtpd", "--state", str(daemon.state), "-f", str(daemon.conf)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=30)
+    assert done.returncode == 0, done.stderr
+    daemon.pid = int((daemon.state / "smtpd.pid").read_text())
+    yield daemon
+    if lives(daemon.pid):
+        os.kill(daemon.pid, signal.SIGTERM)
+        until(lambda: not lives(daemon.pid), what="its end")
+
+
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"smtpd: parent")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_when_the_command_returns_mail_is_taken_and_delivered(background, syslog, users, alice):
+    before = len(mails(users.home(alice)))
+    background.send(f"{alice}@here.test", b"Subject: x\r\n\r\nx\r\n")
+    until(lambda: len(mails(users.home(alice))) > before, what="delivery")
+    assert "SMTP running" in background.smtpctl("show", "status").stdout
+    mail_info = "<22>"  # RFC 3164: facility mail, severity informational
+    for role in ROLES:
+        syslog.wait_for(rf"^{mail_info}[A-Z][a-z]{{2}} [ 123]\d [\d:]{{8}} smtpd\[parent\]: info: sandbox of {role}: ")
+    syslog.wait_for(rf"^{mail_info}.* smtpd\[dispatcher\]: [0-9a-f]{{16}} smtp connected address=127.0.0.1")
+    syslog.wait_for(rf"^{mail_info}.* smtpd\[queue\]: [0-9a-f]{{16}} mda delivery .* result=Ok stat=Delivered")
+    assert os.getsid(background.pid) == background.pid
+
+
+def test_its_end_by_a_signal_is_in_order(background, syslog):
+    os.kill(background.pid, signal.SIGTERM)
+    until(lambda: not lives(background.pid), what="its end")
+    syslog.wait_for(r"smtpd\[parent\]: info: stopping")
+    assert not (background.state / "smtpd.pid").exists() and not (background.state / "smtpd.sock").exists()
+
+
+def test_a_client_cannot_make_a_line_of_the_log(background, syslog):
+    with socket.create_connection(("127.0.0.1", background.port), timeout=10) as sock:
+        sock.recv(1000)
+        sock.sendall(b"HELO x\x1b[2J\x7f <22>Nov 21 smtpd[parent]: forged\r\n")
+        sock.recv(1000)
+        sock.sendall(b"QUIT\r\n")
+        assert sock.recv(1000).startswith(b"221")
+    syslog.wait_for(r"smtpd\[dispatcher\]: .* smtp failed-command ")
+    assert not syslog.has(r"^<\d+>.{15} smtpd\[parent\]: forged") and not syslog.has("\x1b")
+
+
+def test_the_log_goes_on_when_syslogd_comes_back(background, syslog):
+    syslog.end()
+    with background.client() as client:
+        client.noop()
+    syslog.begin()
+    with background.client() as client:
+        client.helo("after.test")
+    syslog.wait_for(r"smtpd\[dispatcher\]: .* smtp connected ")
+
+
+def test_the_death_of_a_process_has_its_last_word_in_syslog(background, syslog):
+    children = Path(f"/proc/{background.pid}/task/{background.pid}/children").read_text().split()
+    titles = {Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode(): int(pid) for pid in children}
+    os.kill(titles["smtpd: control"], signal.SIGKILL)  # whoever would have passed it on
+    until(lambda: not lives(background.pid), what="the end of all")
+    syslog.wait_for(r"fatal: lost child: control, pid \d+, killed by SIGKILL")
