@@ -155,6 +155,52 @@ def test_a_sub_address_reaches_its_user(daemon, alice, letterbox):
     assert b"+lists@here.test" in mail
 
 
+def test_an_action_has_its_own_place_folders_and_junk(make_daemon, users, alice):
+    """Sub-addresses go to the folder that the user has made for them, spam to .Junk, which is made."""
+    daemon = make_daemon(
+        'listen on 127.0.0.1 port {port}\naction "local" maildir "%{{user.directory}}/deep/er" junk\n'
+        'match from any for any action "local"\n'
+    ).start()
+    home = users.home(alice)
+    daemon.send(f"{alice}@here.test", b"Subject: plain\r\n\r\n")
+    until(lambda: mails(home, "deep/er"), what="delivery")
+    for name in (".lists", ".lists/tmp", ".lists/new", ".lists/cur"):
+        (home / "deep/er" / name).mkdir(mode=0o700)
+        shutil.chown(home / "deep/er" / name, alice, alice)
+    daemon.send(f"{alice}+lists@here.test", b"Subject: tagged\r\n\r\n")
+    daemon.send(f"{alice}+lists@here.test", b"X-Spam: Yes\r\nSubject: junk\r\n\r\n")
+    daemon.send(f"{alice}+/tmp/evil@here.test", b"Subject: evil\r\n\r\n")
+    until(lambda: len(mails(home, "deep/er")) == 2, what="the odd one, in the inbox")
+    assert b"Subject: tagged" in until(lambda: mails(home, "deep/er/.lists"), what="the tagged one")[0]
+    assert b"Subject: junk" in until(lambda: mails(home, "deep/er/.Junk"), what="the junk")[0]
+    assert daemon.stop() == 0
+
+
+def has_inet6():
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_inet6(), reason="this machine has no ::1")
+def test_rules_tell_listeners_apart_by_their_tags(make_daemon, alice):
+    daemon = make_daemon(
+        "listen on 127.0.0.1 port {port}\nlisten on ::1 port {port} tag six\n"
+        'action "local" maildir\nmatch tag six from any for domain "six.test" action "local"\n'
+    ).start("-P", "mda")
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        daemon.send(f"{alice}@six.test", b"x: y\r\n\r\n")
+    with smtplib.SMTP("::1", daemon.port, local_hostname="client.test") as client:
+        client.sendmail("amy@there.test", f"{alice}@six.test", b"x: y\r\n\r\n")
+    (line,) = daemon.smtpctl("show", "queue").stdout.splitlines()
+    assert line.split("|")[1:3] == ["inet6", "mda"]
+    assert daemon.smtpctl("show", "message", line[:8]).stdout.startswith("Received: from client.test (")
+    assert daemon.stop() == 0
+
+
 def test_a_mail_over_the_limit_is_refused_early(make_daemon, alice):
     daemon = make_daemon(
         "smtp max-message-size 10K\n" + "listen on 127.0.0.1 port {port}\n"
