@@ -230,9 +230,9 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running(ground, conf=CONF):
+def running(ground, conf=CONF, *options):
     """A daemon that must stop in good order at the end, unless a test has ended it."""
-    daemon = Daemon(ground, conf).start()
+    daemon = Daemon(ground, conf).start(*options)
     try:
         yield daemon
         if daemon.running():
