@@ -91,7 +91,10 @@ def _visible(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def show_quarantine(connection: Connection, parameters: Sequence[str], json: bool) -> int:
-    for id, when, reason in connection.ask(ListQuarantine(REQUEST)).rows:
+    listed = connection.ask(ListQuarantine(REQUEST))
+    if listed.trouble:
+        raise Trouble(listed.trouble)
+    for id, when, reason in listed.rows:
         if json:
             print(text.as_json({"envelope": f"{id:016x}", "since": when, "reason": reason}))
         else:
@@ -196,6 +199,8 @@ def _entries(connection: Connection, first: int, last: int) -> Iterator[Entry]:
     """Page by page: neither side ever holds more than one."""
     while first:
         page = connection.ask(ListEnvelopes(REQUEST, first, last))
+        if page.trouble:
+            raise Trouble(page.trouble)
         yield from page.rows
         first = page.next
 

@@ -437,6 +437,7 @@ class EnvelopesListed:
     request: int
     rows: list[Entry]
     next: int
+    trouble: Text = ""  # why the queue could not be read
 
 
 @imsg("smtpctl -> control -> queue")
@@ -448,6 +449,7 @@ class ListQuarantine:
 class QuarantineListed:
     request: int
     rows: list[tuple[int, Seconds, Text]]  # envelope id or row number, when set aside, why
+    trouble: Text = ""
 
 
 @imsg("smtpctl -> control -> queue")

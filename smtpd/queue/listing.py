@@ -21,7 +21,7 @@ from smtpd.imsg import (
     QuarantineListed,
 )
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.log import log
+from smtpd.ipc.log import log, visible
 from smtpd.queue.disk import Disk
 from smtpd.queue.store import PAGE, Envelope, Message, Store, Unreadable
 
@@ -49,8 +49,7 @@ class Listing:
         error: BaseException | None,
     ) -> None:
         if read is None:
-            log.warn(f"the queue cannot be listed: {error}")
-            channel.send(EnvelopesListed(imsg.request, [], 0))
+            channel.send(EnvelopesListed(imsg.request, [], 0, _said(f"the queue cannot be read: {error}")))
             return
         rows, sizes = read
         page: list[Entry] = []
@@ -82,9 +81,8 @@ class Listing:
 
     def list_quarantine(self, channel: Channel, imsg: ListQuarantine) -> None:
         def done(rows: list[tuple[int, int, str]] | None, error: BaseException | None) -> None:
-            if error is not None:
-                log.warn(f"the quarantine cannot be listed: {error}")
-            channel.send(QuarantineListed(imsg.request, rows or []))
+            trouble = "" if error is None else _said(f"the quarantine cannot be read: {error}")
+            channel.send(QuarantineListed(imsg.request, rows or [], trouble))
 
         self._disk.read(partial(self._disk.store.quarantine, PAGE), done)
 
@@ -114,6 +112,12 @@ class Listing:
 def _read(store: Store, imsg: ListEnvelopes) -> tuple[Any, dict[int, int]]:
     rows = store.envelopes(imsg.first, imsg.last, PAGE)
     return rows, store.sizes({message_of(row.id) for row in rows})
+
+
+def _said(trouble: str) -> str:
+    """For the log, and as much of it as an imsg carries."""
+    log.warn(trouble)
+    return visible(trouble)[:512]
 
 
 def _pipe(content: bytes) -> int:

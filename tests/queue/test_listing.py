@@ -115,13 +115,16 @@ def test_a_row_that_makes_no_sense_is_not_listed(house):
     assert entry.schedule.envelope == two
 
 
-def test_a_store_that_cannot_be_read_lists_nothing(make_house):
+def test_a_store_that_cannot_be_read_says_so(make_house):
     store = Faulty(RAMStore())
     store.faults = {"envelopes": broken, "quarantine": broken, "find_message": broken}
     house = make_house(store)
-    assert pages(house) == [[]]
+    house.say("control", ListEnvelopes(4, *ALL))
+    answer = house.hear("control", EnvelopesListed)
+    assert (answer.rows, answer.next) == ([], 0) and "cannot be read" in answer.trouble
     house.say("control", ListQuarantine(5))
-    assert house.hear("control", QuarantineListed).rows == []
+    answer = house.hear("control", QuarantineListed)
+    assert answer.rows == [] and "cannot be read" in answer.trouble
     house.say("control", OpenContent(6, 1))
     assert read(house.hear("control", ContentOpened)) == b""
 

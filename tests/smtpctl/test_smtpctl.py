@@ -235,6 +235,13 @@ def test_what_is_so_already_fails(desk):
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("words, answer", [("queue", EnvelopesListed), ("quarantine", QuarantineListed)])
+def test_a_queue_that_cannot_be_read_is_not_shown_as_an_empty_one(desk, words, answer):
+    more = (0,) if answer is EnvelopesListed else ()
+    shown = desk.run("show", words, answers=[answer(1, [], *more, "the disk is gone")])
+    assert (shown.returncode, shown.stdout, shown.stderr) == (1, "", "smtpctl: the disk is gone\n")
+
+
 def test_who_is_not_root_is_told_so(desk):
     denied = desk.run("show", "queue", answers=[Denied(1, "need root privileges")])
     assert (denied.returncode, denied.stderr) == (1, "smtpctl: need root privileges\n")
