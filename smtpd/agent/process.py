@@ -5,8 +5,8 @@
           <--Result, ForwardText--
 
 Forked by nursery, which becomes the user, calls `prepare`, enters the sandbox with the promises of the kind (errand.py)
-and the `places` of what `prepare` returned, and calls its `serve`.  One agent per user and kind of action; it lives as long as
-queue keeps its socket, or until nothing came for a while.  Blocking calls and a few threads, no event loop.
+and the `places` of what `prepare` returned, and calls its `serve`.  One agent per user and kind of action; it lives as
+long as queue keeps its socket, or until nothing came for a while.  Blocking calls and a few threads, no event loop.
 
 SECURITY
     Reads frames of queue (ipc/errand.py), in them mail as bytes to store; what is no errand ends it.  It has the rights
