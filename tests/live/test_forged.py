@@ -1,0 +1,236 @@
+"""What a process that was taken over could send to the others: whoever gets it ends, at once and not with 0.
+
+forge.py starts each process by itself, and has its peers in its hands, for every arrow of the table.  The parent is
+that of a running daemon: we speak in the place of a child, through the child's own end of its channel.
+"""
+
+import ctypes
+import json
+import os
+import pwd
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smtpd.imsg import (
+    ROLES,
+    TABLE,
+    AgentEnded,
+    AgentRefused,
+    AgentStarted,
+    Begin,
+    EndAgent,
+    FindUser,
+    ReopenSyslog,
+    StartAgent,
+    UserFound,
+)
+from smtpd.ipc.boot import PARENT
+from smtpd.ipc.channel import Channel
+from tests.live.conftest import CONF, until
+from tests.live.forge import forgeries
+
+FORGE = Path(__file__).with_name("forge.py")
+
+# what was forged -> what the one who got it says of it
+REASONS = {
+    "against the arrow": r"may not send imsg \d+",
+    "a shape that is none": "sent a malformed",
+    "a field too many": "sent a malformed",
+    "a length below the header": "of 15 bytes",
+    "a length over the limit": r"of \d{5,} bytes",
+    "a stray descriptor": "descriptor that belongs to no imsg|more descriptors than may wait",
+    "without its descriptor": "without its descriptor",
+    "when it stands already": "unexpected",
+    "the answer to no question": "that nobody asked",
+    "of what there is not": "which is not its own|has not begun|twice at a time|not in flight",
+}
+
+
+@pytest.fixture
+def stage(ground, users):
+    """The two directories that processes have as their roots."""
+    made = ground / "stage"
+    for name, user in (("", "root"), ("empty", "root"), ("spool", "_smtpq")):
+        path = made / name
+        path.mkdir(exist_ok=True)
+        os.chown(path, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
+        path.chmod(0o700 if name == "spool" else 0o755)
+    return made
+
+
+def reason_of(what):
+    (reason,) = (reason for forged, reason in REASONS.items() if what.endswith(forged))
+    return reason
+
+
+def is_right(what, outcome):
+    ended, log = outcome
+    return ended == "1" and re.search(f"^warn: fatal: .*({reason_of(what)})", log, re.MULTILINE)
+
+
+@pytest.mark.parametrize("role", [*ROLES, "nursery"])
+def test_a_forged_imsg_ends_the_one_who_gets_it(stage, role):
+    order = json.dumps({"role": role, "directory": str(stage)})
+    run = subprocess.run([sys.executable, "-I", "-P", FORGE], input=order, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    outcomes = json.loads(run.stdout)
+    assert {what: outcome for what, outcome in outcomes.items() if not is_right(what, outcome)} == {}
+    arrows = {sender for sender, receiver in TABLE.routes() if receiver == role} - {"smtpctl"}
+    assert {what.partition(":")[0] for what in outcomes} == arrows
+    assert len(outcomes) >= 6 * len(arrows)
+
+
+# -- the parent -------------------------------------------------------------------
+
+
+def take_descriptor(pid, number):
+    """A descriptor of another process becomes ours as well."""
+    PIDFD_GETFD = 438  # asm-generic/unistd.h
+    process = os.pidfd_open(pid)
+    taken = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, process, number, 0)
+    os.close(process)
+    if taken < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    return taken
+
+
+class Impostor:
+    """Sits in the place of a child of the parent."""
+
+    def __init__(self, daemon, role):
+        self.daemon, self.pid = daemon, daemon.pids()[role]
+        self.channel = Channel(socket.socket(fileno=take_descriptor(self.pid, PARENT)), TABLE, role, "parent")
+        self.descriptors = []
+
+    def ask(self, imsg):
+        """The parent's answer, which the child itself is not to hear."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self.channel.send(imsg)
+        self.channel.flush()
+        while True:
+            assert select.select([self.channel.fileno()], [], [], 20)[0], "no answer"
+            for answer, descriptor in self.channel.receive():
+                if descriptor is not None:
+                    self.descriptors.append(descriptor)
+                if not isinstance(answer, Begin):  # the child may have been stopped before it heard that
+                    return answer
+
+    def close(self):
+        self.channel.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.daemon.kill()
+
+
+@pytest.fixture
+def impostor(make_daemon):
+    """`impostor(role)`: in a daemon of its own."""
+    made = []
+
+    def make(role, conf=CONF, **start):
+        daemon = make_daemon(conf).start(**start)
+        made.append(Impostor(daemon, role))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+BROKEN = [
+    ("crypto", "against the arrow"),
+    ("dispatcher", "against the arrow"),
+    ("scheduler", "SandboxEntered when it stands already"),
+    ("lookup", "a field too many"),
+    ("queue", "a length over the limit"),
+    ("control", "a stray descriptor"),
+    ("nursery", "AgentForked without its descriptor"),
+    ("nursery", "UserLookedUp, the answer to no question"),
+]
+
+
+@pytest.mark.parametrize("role, what", BROKEN)
+def test_a_child_that_forges_is_the_end_of_the_daemon(impostor, role, what):
+    child = impostor(role)
+    data, with_descriptor = dict(forgeries(role, "parent"))[what]
+    socket.send_fds(child.channel.sock, [data], [0] if with_descriptor else [])
+    assert child.daemon.process.wait(20) == 1
+    assert re.search(f"^warn: fatal: {role} broke the rules: .*({reason_of(what)})", child.daemon.log, re.MULTILINE)
+
+
+NO_DELIVERY = "listen on 127.0.0.1 port {port}\nmatch from any for any reject\n"
+IMPOSSIBLE = [
+    ("lookup", NO_DELIVERY, FindUser(1, "bin"), "does not enable"),
+    ("queue", NO_DELIVERY, StartAgent(1, "bin", ""), "does not enable"),
+    ("queue", CONF, StartAgent(1, "bin", "another"), "not configured"),
+    ("queue", CONF, EndAgent(99), "never was"),
+    ("nursery", CONF, AgentEnded(1, 0), "never was"),
+    ("control", CONF, ReopenSyslog(), "the log goes to stderr"),
+]
+
+
+@pytest.mark.parametrize(
+    "role, conf, imsg, reason",
+    IMPOSSIBLE,
+    ids=[f"{type(imsg).__name__}: {reason}" for _, _, imsg, reason in IMPOSSIBLE],
+)
+def test_a_child_that_asks_for_what_cannot_be_meant_is_the_end_of_the_daemon(impostor, role, conf, imsg, reason):
+    child = impostor(role, conf)
+    child.channel.send(imsg)
+    child.channel.flush()
+    assert child.daemon.process.wait(20) == 1
+    assert re.search(f"^warn: fatal: {role} broke the rules: .*{reason}", child.daemon.log, re.MULTILINE)
+
+
+@pytest.fixture
+def known_as_toor(ground):
+    """What starts a command for which the system has a second name for uid 0, and no other process notices."""
+    passwd = ground / "passwd"
+    passwd.write_text(Path("/etc/passwd").read_text() + "toor:x:0:0::/root:/bin/sh\n")
+    passwd.chmod(0o644)
+    program = f'mount --bind {passwd} /etc/passwd && exec "$@"'
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", program, "sh"]
+
+
+NAMES = {
+    "/": "unknown",
+    "../../etc/passwd": "unknown",
+    "..": "unknown",
+    "": "unknown",
+    "nobody-of-this-name": "unknown",
+    "root": "root",
+    "toor": "root",
+    "nobody": "daemon",
+    "bin": "daemon",
+    "_smtpq": "daemon",
+}
+
+
+def test_the_parent_is_told_names_and_knows_them(impostor, known_as_toor, alice):
+    lookup = impostor("lookup", prefix=known_as_toor)
+    names = {**NAMES, alice: "user"}
+    assert {name: lookup.ask(FindUser(7, name)) for name in names} == {
+        name: UserFound(7, verdict) for name, verdict in names.items()
+    }
+    assert lookup.daemon.running()
+
+
+@pytest.mark.parametrize("action", ["local", ""])
+def test_nobody_becomes_root_or_one_of_us(impostor, known_as_toor, alice, action):
+    """For good, however often it is asked; and who is refused is not forked first."""
+    queue = impostor("queue", prefix=known_as_toor)
+    before = set(queue.daemon.descendants())
+    for name in NAMES:
+        answer = queue.ask(StartAgent(7, name, action))
+        assert isinstance(answer, AgentRefused) and answer.permanent, (name, answer)
+    until(lambda: set(queue.daemon.descendants()) == before, what="the end of all that was forked")
+    assert queue.ask(StartAgent(7, alice, action)) == AgentStarted(7, 1)
+    (agent,) = set(queue.daemon.descendants()) - before
+    assert re.search(f"^Uid:\t{pwd.getpwnam(alice).pw_uid}\t", Path(f"/proc/{agent}/status").read_text(), re.MULTILINE)
