@@ -139,11 +139,18 @@ def _become(errand: Errand, prepare: Prepare, last: int) -> tuple[Agent, list[st
         privilege.become(person.ids)
     os.umask(0o077)
     _go_home(person.home)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_MAX, MEMORY_MAX))
+    _limit_memory()
     agent = prepare(errand.kind, errand.path, errand.junk, person.name, person.home)
     os.closerange(last + 1, DESCRIPTORS_MAX)  # what the name service may have left open
     held = sandbox.enter(person.ids, None, PROMISES[errand.kind], unveil=agent.places, program=errand.program)
     return agent, [line.removeprefix("missing: ") for line in held if line.startswith("missing: ")]
+
+
+def _limit_memory() -> None:
+    """What is limited more tightly already stays so."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = MEMORY_MAX if hard == resource.RLIM_INFINITY else min(hard, MEMORY_MAX)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _go_home(home: str) -> None:

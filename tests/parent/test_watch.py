@@ -124,7 +124,7 @@ class World:
             child.wait()
             if not child.channel.closed:
                 child.channel.close()
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
 
@@ -158,6 +158,15 @@ def test_who_takes_mail_ends_first_who_keeps_it_next_and_the_log_last(make_world
 def test_TERM_is_an_orderly_stop(make_world):
     world = make_world()
     os.kill(os.getpid(), signal.SIGTERM)
+    assert world.run() == 0
+
+
+def test_HUP_ends_nobody(make_world, capfd):
+    world = make_world()
+    os.kill(os.getpid(), signal.SIGHUP)
+    world.loop.turn()
+    assert not world.watch.ending and "not available yet" in capfd.readouterr().err
+    world.watch.stop()
     assert world.run() == 0
 
 
