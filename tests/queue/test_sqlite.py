@@ -311,3 +311,32 @@ def test_a_store_that_is_damaged_is_not_repaired(store):
     damage_a_leaf(store)
     with pytest.raises(Broken):
         store.repair([])
+
+
+FAILING = """
+import resource, sys
+from smtpd.queue.sqlite import SQLiteStore
+from smtpd.queue.store import Broken, Remove
+from tests.queue.conftest import add
+store = SQLiteStore(sys.argv[1])
+stored = 0
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+try:
+    while True:
+        store.apply([add(stored + 1, content=bytes(16000))])
+        stored += 1
+except Broken as error:
+    assert "disk I/O error" in str(error), error
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+store.repair([stored + 1])
+assert store.messages(1, 1000) == {*range(1, stored + 1)}, stored
+store.apply([add(stored + 1), Remove(1 << 32 | 1)])
+assert stored > 5 and store.messages(1, 1000) == {*range(2, stored + 2)}
+store.close()
+"""
+
+
+def test_a_write_that_fails_is_a_broken_disk_and_can_be_mended(tmp_path):
+    """The kernel refuses to write, for once with an error that is not a full disk."""
+    subprocess.run([sys.executable, "-c", FAILING, str(tmp_path)], check=True, cwd=TOP)
