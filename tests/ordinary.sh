@@ -3,8 +3,8 @@
 #
 #   sh tests/ordinary.sh [PYTEST ARGUMENTS]      everything, if nothing is said
 #
-# The interpreter may lie below a directory that only root enters (/root/…).  Then a mount namespace of our own shows it
-# to everybody at the same path; nothing of the system changes.
+# The interpreter or the checkout may lie below a directory that only root enters (/root/…).  Then a mount namespace of
+# our own shows what is in that directory to everybody, at the same path; nothing of the system changes.
 set -eu
 cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
@@ -19,14 +19,28 @@ export base user python
 unshare --mount sh -eu -c '
     become="setpriv --reuid=$user --regid=$user --clear-groups"
     home=$(getent passwd "$user" | cut -d: -f6)
-    if ! $become test -x "$base/bin"; then
-        shown=$home/interpreter
-        mkdir "$shown"
-        mount --bind "$base" "$shown"
-        top=/$(echo "$base" | cut -d/ -f2)
-        mount -t tmpfs -o mode=755 tmpfs "$top"
-        mkdir -p "$base"
-        mount --bind "$shown" "$base"
+
+    # Each directory on the way to $1 that the user may not enter becomes one that holds the same and may be entered.
+    show() {
+        way=
+        for step in $(echo "$1" | tr / " "); do
+            way=$way/$step
+            $become test -x "$way" && continue
+            aside=$(mktemp -d -p "$home")
+            mount --bind "$way" "$aside"
+            mount -t tmpfs -o mode=755 tmpfs "$way"
+            for entry in "$aside"/* "$aside"/.[!.]*; do
+                shown=$way/${entry##*/}
+                if [ -d "$entry" ] && [ ! -L "$entry" ]; then mkdir "$shown"; else [ -f "$entry" ] && : >"$shown" || continue; fi
+                mount --bind "$entry" "$shown"
+            done
+        done
+    }
+    show "$base"
+    show "$PWD"
+    if ! $become test -r tests/ordinary.sh; then
+        echo "not run as an ordinary user: the files of this checkout are readable by root only"
+        exit 0
     fi
     exec env -i HOME="$home" PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \
         HYPOTHESIS_STORAGE_DIRECTORY="$home/hypothesis" \

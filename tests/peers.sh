@@ -1,7 +1,7 @@
 #!/bin/sh
 # Other people's mail programs that the live tests and the bench talk to, fetched from Debian.
 #
-#   swaks               installed
+#   swaks, gdb          installed
 #   postfix, opensmtpd  unpacked below .cache/peers (they cannot be installed beside each other), with the libraries that
 #                       this machine lacks; nothing of them is configured, started, or in anybody's PATH
 #
@@ -58,5 +58,6 @@ unpack() { # package file-that-proves-it
 # apt-get download as root becomes a user that must be able to write there; without that it warns and goes on
 mkdir -p "$peers"
 install_package swaks
+install_package gdb
 unpack postfix usr/sbin/smtp-source
 unpack opensmtpd usr/sbin/smtpd
