@@ -287,3 +287,15 @@ def test_who_asks_the_name_service_is_not_root():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"unknown\n", b"12345 12345")
+
+
+def test_a_memory_limit_only_ever_goes_down():
+    program = (
+        "import resource; from smtpd.nursery import cradle\n"
+        "for hard in (2**32, 2**28):\n"
+        "    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))\n"
+        "    cradle._limit_memory()\n"
+        "    print(resource.getrlimit(resource.RLIMIT_DATA)[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert [int(line) for line in done.stdout.split()] == [cradle.MEMORY_MAX, 2**28]
