@@ -4,6 +4,7 @@ import random
 import shutil
 import smtplib
 import socket
+import struct
 import subprocess
 from email.message import EmailMessage
 
@@ -222,6 +223,37 @@ def test_an_independent_client_library_gets_along(daemon, alice, letterbox):
         client.send_message(message)
     (mail,) = until(lambda: mails(letterbox), what="delivery")
     assert b"application/octet-stream" in mail
+
+
+LARGE = b"Subject: never ended\r\n\r\n" + b"line\r\n" * 20_000
+STEPS = [
+    b"EHLO client.test\r\n",
+    b"MAIL FROM:<amy@there.test>\r\n",
+    b"RCPT TO:<%s@here.test>\r\n",
+    b"RCPT TO:<nobody-of-this-name@here.test>\r\n",
+    b"DATA\r\n",
+    LARGE,
+]
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_a_client_that_goes_in_the_middle_leaves_nothing(daemon, alice, letterbox, reset):
+    """After each step, without waiting for its answer or with it: as a group, and one by one."""
+    spooled = daemon.state / "spool/content"
+    for count in range(len(STEPS) + 1):
+        for patient in (False, True):
+            with socket.create_connection(("127.0.0.1", daemon.port), timeout=10) as sock:
+                if reset:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                for step in STEPS[:count]:
+                    if patient:
+                        sock.recv(1000)
+                    sock.sendall(step.replace(b"%s", alice.encode()))
+    until(lambda: not list(spooled.iterdir()), what="an empty spool")
+    assert daemon.smtpctl("show", "queue").stdout == ""
+    daemon.send(f"{alice}@here.test", b"Subject: after\r\n\r\nx\r\n")
+    until(lambda: mails(letterbox), what="the next mail")
+    assert len(mails(letterbox)) == 1
 
 
 SMUGGLED = (
