@@ -1,5 +1,6 @@
 """What `ps` and /proc show of a running daemon."""
 
+import contextlib
 import os
 import pwd
 import re
@@ -129,14 +130,25 @@ def test_only_parent_and_nursery_run_as_root(daemon):
     assert root == allowed
 
 
+def sockets_of(pid):
+    return sum(os.readlink(path).startswith("socket:") for path in Path(f"/proc/{pid}/fd").iterdir())
+
+
 def test_two_dispatchers_both_serve(make_daemon, users, alice):
+    """The kernel spreads clients over them; the chance that one of two gets none of forty is 1 to 2**39."""
     empty_maildir(users.home(alice))
     daemon = make_daemon(
         "dispatchers 2\n" + 'listen on 127.0.0.1 port {port}\naction "local" maildir\n'
         'match from any for any action "local"\n'
     ).start()
-    assert sum(title.startswith("dispatcher") for title in daemon.pids()) == 2
-    for number in range(40):
-        daemon.send(f"{alice}@here.test", f"Subject: {number}\r\n\r\nx\r\n".encode())
+    pids = [pid for title, pid in daemon.pids().items() if title.startswith("dispatcher")]
+    before = [sockets_of(pid) for pid in pids]
+    assert len(pids) == 2
+    with contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(daemon.client()) for _ in range(40)]
+        listening = 1  # each takes a socket more when it begins to listen
+        assert all(sockets_of(pid) > count + listening for pid, count in zip(pids, before, strict=True))
+        for number, client in enumerate(clients):
+            client.sendmail("amy@there.test", f"{alice}@here.test", f"Subject: {number}\r\n\r\nx\r\n".encode())
     until(lambda: len(mails(users.home(alice))) == 40, what="40 deliveries")
     assert daemon.stop() == 0
