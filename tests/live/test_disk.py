@@ -1,15 +1,23 @@
-"""Disks that are full: 4xx for those concerned, nothing lost, nothing done twice, and on it goes when there is room."""
+"""What the disk has to do with an answer: it has a mail before there is a 250; full, it is a 4xx for those concerned.
+
+Nothing is lost, nothing is done twice, and on it goes when there is room.
+"""
 
 import os
 import pwd
+import re
+import shutil
+import signal
 import smtplib
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.live.conftest import empty_maildir, mails, until
 
+STRACE = shutil.which("strace")
 MIB = 1024 * 1024
 SIZE = 96 * MIB  # of the small disk
 RESERVE = SIZE // 2  # that the daemon keeps of it, for the results of deliveries
@@ -38,6 +46,27 @@ def cramped(make_daemon, users, alice):
             daemon.kill()
 
 
+@contextmanager
+def traced(pid, directory):
+    """What that process syncs and sends meanwhile, as a list that is filled at the end: (system call, file)."""
+    calls, output = [], directory / "trace"
+    command = [STRACE, "-f", "-y", "-e", "trace=fsync,fdatasync,sendmsg", "-o", output, "-p", str(pid)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
+        threads = Path(f"/proc/{pid}/task")
+        until(
+            lambda: all("TracerPid:\t0\n" not in (t / "status").read_text() for t in threads.iterdir()), what="strace"
+        )
+        try:
+            yield calls
+        finally:
+            tracer.send_signal(signal.SIGINT)
+    calls += re.findall(r"^\d+ +(\w+)\(\d+<(.*?)>", output.read_text(), re.MULTILINE)
+
+
+def is_traced(thread):
+    return "\nTracerPid:\t0\n" not in (thread / "status").read_text()
+
+
 def fill(path, leave):
     """A file that leaves `leave` bytes of the disk that holds `path`."""
     facts = os.statvfs(path)
@@ -63,6 +92,34 @@ def has_arrived(users, name, subject):
 
 def spool_files(daemon):
     return list((daemon.state / "spool/content").iterdir())
+
+
+@contextmanager
+def mail_under_way(daemon, name, subject):
+    """A client that has said DATA and the header."""
+    with daemon.client() as client:
+        client.ehlo()
+        client.mail("amy@there.test")
+        client.rcpt(f"{name}@here.test")
+        assert client.docmd("DATA")[0] == 354
+        client.send(f"Subject: {subject}\r\n\r\n".encode())
+        yield client
+
+
+@pytest.mark.skipif(not STRACE, reason="strace is not installed")
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_mail_is_on_the_disk_before_the_dispatcher_hears_of_it(daemon, alice, size):
+    """A small one in the log of the database; a large one also in its file, and that file in its directory."""
+    daemon.smtpctl("pause", "mda")
+    content = daemon.state / "spool/content"
+    with mail_under_way(daemon, alice, "durable") as client:
+        client.send(b"line\r\n" * (size // 6))
+        files = until(lambda: spool_files(daemon), what="a spool file") if size > 16_384 else []
+        with traced(daemon.pids()["queue"], daemon.directory) as calls:
+            client.send(b".\r\n")
+            assert client.getreply()[0] == 250
+    before = {file for _, file in calls[: [call for call, _ in calls].index("sendmsg")]}
+    assert before == {str(daemon.state / "spool/queue.db-wal"), *map(str, files), *([str(content)] if files else [])}
 
 
 def test_below_the_reserve_new_mail_gets_452_and_old_mail_is_delivered(cramped, users, alice):
@@ -124,12 +181,8 @@ def test_a_large_mail_that_would_use_up_the_reserve_is_refused_and_leaves_nothin
 
 
 def test_a_mail_that_finds_the_end_of_the_disk_is_refused_and_leaves_nothing(cramped, users, alice):
-    with cramped.client() as client:
-        client.ehlo()
-        client.mail("amy@there.test")
-        client.rcpt(f"{alice}@here.test")
-        assert client.docmd("DATA")[0] == 354
-        client.send(b"Subject: too large\r\n\r\n" + b"line\r\n" * 4000)
+    with mail_under_way(cramped, alice, "too large") as client:
+        client.send(b"line\r\n" * 4000)
         until(lambda: spool_files(cramped), what="a spool file")
         filler = fill(cramped.state, 10 * MIB)
         client.send(b"line\r\n" * (30 * MIB // 6) + b".\r\n")
