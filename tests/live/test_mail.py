@@ -1,11 +1,13 @@
 """The way of a mail, end to end."""
 
+import itertools
 import random
 import shutil
 import smtplib
 import socket
 import struct
 import subprocess
+import threading
 from email.message import EmailMessage
 
 import pytest
@@ -288,6 +290,44 @@ def test_the_queue_survives_a_stop(make_daemon, alice, letterbox):
     assert mails(letterbox) == []
     daemon.start()
     until(lambda: mails(letterbox), what="delivery after the restart")
+    assert daemon.stop() == 0
+
+
+def keep_sending(daemon, recipient, number, accepted, ends):
+    """Mail after mail until the daemon says 421, or nobody is there any more; how that was goes to `ends`."""
+    try:
+        with daemon.client() as client:
+            for count in itertools.count():
+                subject = f"{number}-{count}"
+                client.sendmail("amy@there.test", recipient, f"Subject: {subject}\r\n\r\nx\r\n".encode())
+                accepted.append(subject)
+    except smtplib.SMTPResponseException as error:
+        ends.append(error.smtp_code)
+    except smtplib.SMTPRecipientsRefused as error:
+        ends.append(error.recipients[recipient][0])
+    except (smtplib.SMTPServerDisconnected, ConnectionError):
+        ends.append(0)
+
+
+def test_a_stop_in_the_midst_of_mail_is_in_order(make_daemon, alice, letterbox):
+    """Every session hears 421, every mail that was accepted arrives once, and the exit status is 0."""
+    daemon = make_daemon().start()
+    accepted, ends = [], []
+    threads = [
+        threading.Thread(target=keep_sending, args=(daemon, f"{alice}@here.test", number, accepted, ends))
+        for number in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(accepted) > 100, what="mail under way")
+    assert daemon.stop() == 0, daemon.log
+    for thread in threads:
+        thread.join(20)
+    assert set(ends) == {421}
+    daemon.start()
+    until(lambda: daemon.smtpctl("show", "queue").stdout == "", what="an empty queue")
+    found = [mail.partition(b"Subject: ")[2].partition(b"\n")[0].decode() for mail in mails(letterbox)]
+    assert sorted(found) == sorted(accepted)
     assert daemon.stop() == 0
 
 
