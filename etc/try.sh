@@ -46,7 +46,7 @@ cat <<END
 Send a mail, look at the queue, and see where it arrived:
 
   $python -c 'import smtplib; smtplib.SMTP("127.0.0.1", $port).sendmail("you@localhost", "$recipient@localhost", "Subject: hello\n\nIt works.\n")'
-  $top/.venv/bin/smtpctl $state show queue
+  $top/.venv/bin/smtpctl ${state:+$state }show queue
   cat $home/Maildir/new/*
 
 ^C stops it.
