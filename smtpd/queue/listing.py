@@ -26,6 +26,7 @@ from smtpd.queue.disk import Disk
 from smtpd.queue.store import PAGE, Envelope, Message, Store, Unreadable
 
 BYTES = 900 * 1024  # of the rows of one page
+REASON_MAX = 200  # characters of why a row was set aside
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -82,7 +83,8 @@ class Listing:
     def list_quarantine(self, channel: Channel, imsg: ListQuarantine) -> None:
         def done(rows: list[tuple[int, int, str]] | None, error: BaseException | None) -> None:
             trouble = "" if error is None else _said(f"the quarantine cannot be read: {error}")
-            channel.send(QuarantineListed(imsg.request, rows or [], trouble))
+            listed = [(envelope, when, reason[:REASON_MAX]) for envelope, when, reason in rows or ()]
+            channel.send(QuarantineListed(imsg.request, listed, trouble))
 
         self._disk.read(partial(self._disk.store.quarantine, PAGE), done)
 

@@ -8,6 +8,8 @@ The disk is asked at most once a second; what was let in since counts as used.
 import os
 from collections.abc import Callable
 
+from smtpd.ipc.log import log
+
 MIB = 1024 * 1024
 RESERVE = 64 * MIB
 SHARE = 2  # on a small disk the reserve is this part of it
@@ -34,8 +36,13 @@ class Space:
         return True
 
     def _measure(self) -> None:
-        space = self._statvfs(self._directory)
+        self._until = self._clock() + FRESH
+        try:
+            space = self._statvfs(self._directory)
+        except OSError as error:
+            log.warn(f"the space on the spool's disk is not known: {error}")
+            self._left = 0
+            return
         reserve = min(RESERVE, space.f_blocks * space.f_frsize // SHARE)
         self._left = space.f_bavail * space.f_frsize - reserve
         self._inodes = not space.f_files or space.f_favail >= INODES  # no limit on some file systems
-        self._until = self._clock() + FRESH

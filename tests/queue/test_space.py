@@ -56,6 +56,13 @@ def test_room_comes_back_by_itself():
     assert disk.space.take(1)
 
 
+def test_a_disk_that_does_not_answer_is_full():
+    def statvfs(_path):
+        raise OSError(5, "Input/output error")
+
+    assert not Space("/", lambda: 0.0, statvfs).take(1)
+
+
 def test_a_disk_without_inodes_is_full():
     disk = Disk(1000 * MIB, 500 * MIB)
     disk.inodes = INODES - 1

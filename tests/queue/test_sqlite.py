@@ -126,7 +126,7 @@ def test_what_is_set_aside_is_kept_as_it_was(store, nonsense):
     assert after[4:] == before
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.sampled_from(["sender", "tag", "user", "error"]), st.binary(max_size=40))
 def test_any_bytes_in_a_text_column_read_or_are_unreadable(store, column, junk):
     store.apply([add(1)])
@@ -198,7 +198,7 @@ def test_one_step_of_giving_back_is_short(store, monkeypatch):
 
 
 def test_the_log_is_copied_back_and_begins_anew(store):
-    for round in range(40):
+    for round in range(25):
         messages = [add(round * 100 + n, content=os.urandom(10000)) for n in range(1, 101)]
         store.apply(messages)
         store.settle()
@@ -265,10 +265,10 @@ for message in range(first, first + 100000, 20):
 
 def test_a_kill_at_any_moment_loses_nothing_that_was_promised(tmp_path):
     expected, first = set(), 1
-    for round in range(6):
+    for round in range(4):
         doing = [sys.executable, "-c", WRITER, str(tmp_path), str(first)]
         with subprocess.Popen(doing, stdout=subprocess.PIPE, text=True, cwd=TOP) as child:
-            said = [child.stdout.readline() for _ in range(4 + 7 * round)]
+            said = [child.stdout.readline() for _ in range(4 + 11 * round)]
             child.send_signal(signal.SIGKILL)
             said += child.stdout.readlines()
         stored, removed, doubtful = set(), set(), set()
