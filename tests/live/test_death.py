@@ -128,7 +128,7 @@ def kill_one(daemon, source):
 
 @pytest.mark.parametrize("dispatchers", [1, 2])
 def test_never_lost_and_never_250_too_early(ground, users, alice, dispatchers):
-    """Twenty-four kills, of one process, of an agent, or of all: each mail that got its 250 is in the Maildir exactly once."""
+    """Twenty-four kills, of one process, of an agent, or of all: what got its 250 is in the Maildir exactly once."""
     home = users.home(alice)
     empty_maildir(home)
     source = random.Random(dispatchers)
