@@ -11,7 +11,7 @@ from collections.abc import Container
 from smtpd.envelope import MESSAGE_ID_MAX, message_text
 from smtpd.ipc.channel import Violation
 
-BLOCK = 256
+BLOCK = 1024
 HOARD_MAX = 1024 * 1024  # ids that one dispatcher may hold: more than it can have sessions
 
 
