@@ -171,7 +171,15 @@ class Daemon:
     def stop(self):
         """An orderly stop; its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.ended(30)
+
+    def ended(self, seconds=20):
+        """Wait for the end; the exit status.  A daemon that does not end shows how far it came."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            left = {title: Path(f"/proc/{pid}/wchan").read_text() for title, pid in self.pids().items()}
+            raise AssertionError(f"smtpd did not end within {seconds} s; left: {left}\n{self.log}") from None
 
     def kill(self):
         """All of it at once, without a chance to say anything."""
@@ -212,7 +220,8 @@ class Daemon:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if title.startswith("smtpd: "):
-                titles[title.removeprefix("smtpd: ")] = pid
+                # What the nursery has just forked still goes by its name: the first one is the nursery itself.
+                titles.setdefault(title.removeprefix("smtpd: "), pid)
         return titles
 
     def client(self, timeout=30):

@@ -161,7 +161,7 @@ def test_a_child_that_forges_is_the_end_of_the_daemon(impostor, role, what):
     child = impostor(role)
     data, with_descriptor = dict(forgeries(role, "parent"))[what]
     socket.send_fds(child.channel.sock, [data], [0] if with_descriptor else [])
-    assert child.daemon.process.wait(20) == 1
+    assert child.daemon.ended() == 1
     assert re.search(f"^warn: fatal: {role} broke the rules: .*({reason_of(what)})", child.daemon.log, re.MULTILINE)
 
 
@@ -185,7 +185,7 @@ def test_a_child_that_asks_for_what_cannot_be_meant_is_the_end_of_the_daemon(imp
     child = impostor(role, conf)
     child.channel.send(imsg)
     child.channel.flush()
-    assert child.daemon.process.wait(20) == 1
+    assert child.daemon.ended() == 1
     assert re.search(f"^warn: fatal: {role} broke the rules: .*{reason}", child.daemon.log, re.MULTILINE)
 
 
