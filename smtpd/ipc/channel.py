@@ -29,6 +29,9 @@ BUFFER = 256 * 1024  # of the socket, and what one receive takes
 WAITING_DESCRIPTORS = 16
 BATCH = 128 * 1024  # bytes given to one sendmsg
 
+# As numbers: asked of the enum each time, they are a good part of what a receive costs.
+_CLOSE_ON_EXEC, _CUT_OFF = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+
 _encoder = msgspec.msgpack.Encoder()
 _CONTROL_SPACE = socket.CMSG_SPACE(WAITING_DESCRIPTORS * array.array("i").itemsize)
 
@@ -158,7 +161,7 @@ class Channel:
         with memoryview(self._buffer) as view:
             try:
                 count, rights, flags, _ = self.sock.recvmsg_into(
-                    [view[self._have :]], self._rights_space, socket.MSG_CMSG_CLOEXEC
+                    [view[self._have :]], self._rights_space, _CLOSE_ON_EXEC
                 )
             except (BlockingIOError, InterruptedError):
                 return []
@@ -178,7 +181,7 @@ class Channel:
                 numbers = array.array("i")
                 numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
                 self._descriptors.extend(numbers)
-        if flags & socket.MSG_CTRUNC or len(self._descriptors) > WAITING_DESCRIPTORS:
+        if flags & _CUT_OFF or len(self._descriptors) > WAITING_DESCRIPTORS:
             raise Violation(f"{self.peer} sent more descriptors than may wait")
 
     def _frames(self, view: memoryview) -> tuple[list[tuple[Any, int | None]], int, int]:
