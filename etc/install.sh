@@ -35,6 +35,7 @@ link() {
 link smtpd "$prefix/sbin/smtpd"
 link smtpctl "$prefix/sbin/smtpctl"
 link mail.maildir "$prefix/libexec/smtpd/mail.maildir"
+link mail.local "$prefix/libexec/smtpd/mail.local"
 
 for page in man/*.[58]; do
     directory=$prefix/share/man/man${page##*.}
