@@ -3,6 +3,12 @@
 import pytest
 
 from smtpd.ipc.log import log
+from tests.trusted import UNTRUSTED
+
+
+def pytest_terminal_summary(terminalreporter):
+    if UNTRUSTED:
+        terminalreporter.write_line(f"daemons were started with --insecure-paths: {UNTRUSTED}")
 
 
 @pytest.fixture(autouse=True)

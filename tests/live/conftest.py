@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.config import trust
+from tests.trusted import OPTIONS
 
 TOP = Path(__file__).parent.parent.parent
 PYTHON = sys.executable
@@ -34,25 +34,6 @@ action "local" maildir
 match from any for domain "here.test" action "local"
 match from any for local action "local"
 """
-
-
-def why_untrusted():
-    """What somebody else than root could change of what root runs here: a checkout need not be root's alone."""
-    try:
-        for path in {sys.executable, *(path for path in sys.path if Path(path).exists())}:
-            trust.check_path(path)
-        trust.check_tree(str(TOP / "smtpd"))
-    except trust.Untrusted as error:
-        return str(error)
-    return None
-
-
-UNTRUSTED = why_untrusted() if os.geteuid() == 0 else None
-
-
-def pytest_terminal_summary(terminalreporter):
-    if UNTRUSTED:
-        terminalreporter.write_line(f"live daemons ran with --insecure-paths: {UNTRUSTED}")
 
 
 def pytest_collection_modifyitems(items):
@@ -165,8 +146,8 @@ class Daemon:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.log_path.open("ab") as log:
             notify.bind(address)
             notify.settimeout(0.2)
-            command = [PYTHON, "-m", "smtpd", "-d", "--state", str(self.state), "-f", str(self.conf), *options]
-            command += ["--insecure-paths"] if UNTRUSTED else []
+            command = [PYTHON, "-m", "smtpd", "-d", "--state", str(self.state), "-f", str(self.conf)]
+            command += [*OPTIONS, *options]
             environment = {**os.environ, "NOTIFY_SOCKET": address}
             self.process = subprocess.Popen(
                 [*prefix, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd="/"

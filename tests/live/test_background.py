@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.conftest import PYTHON, ROLES, mails, until
+from tests.trusted import OPTIONS
 
 LOG = Path("/dev/log")
 
@@ -56,7 +57,7 @@ def syslog():
 def background(make_daemon, syslog):
     """A daemon whose first process has returned; `pid` is its parent's."""
     daemon = make_daemon()
-    command = [PYTHON, "-m", "smtpd", "--state", str(daemon.state), "-f", str(daemon.conf)]
+    command = [PYTHON, "-m", "smtpd", "--state", str(daemon.state), "-f", str(daemon.conf), *OPTIONS]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=30)
     assert done.returncode == 0, done.stderr
     daemon.pid = int((daemon.state / "smtpd.pid").read_text())

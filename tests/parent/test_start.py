@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from smtpd.parent.boot import USERS
+from tests.trusted import OPTIONS
 
 ROOT = os.geteuid() == 0
 GOOD = 'action "local" maildir\nmatch from any for local action "local"\n'
@@ -41,7 +42,7 @@ def conf(ground):
 
     def write(text):
         (ground / "smtpd.conf").write_text(text)
-        return ["-d", "--state", str(ground / "state"), "-f", str(ground / "smtpd.conf")]
+        return ["-d", "--state", str(ground / "state"), "-f", str(ground / "smtpd.conf"), *OPTIONS]
 
     return write
 
