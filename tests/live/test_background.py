@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,32 +17,35 @@ LOG = Path("/dev/log")
 
 
 class Syslog:
-    """A syslogd that remembers."""
+    """A syslogd that remembers, and reads at once: a socket like this one holds no more than ten lines."""
 
     def __init__(self):
         self.lines = []
         self.begin()
 
     def begin(self):
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(LOG))
         LOG.chmod(0o666)
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self):
+        while line := self.socket.recv(8192):
+            self.lines.append(line.decode())
 
     def end(self):
-        self.socket.close()
         LOG.unlink()
+        self.socket.shutdown(socket.SHUT_RD)
+        self.reader.join()
+        self.socket.close()
 
     def has(self, pattern):
         """Whether a line of that form has come by now."""
-        try:
-            while True:
-                self.lines.append(self.socket.recv(8192).decode())
-        except BlockingIOError:
-            pass
         return any(re.search(pattern, line) for line in self.lines)
 
     def wait_for(self, pattern):
-        until(lambda: self.has(pattern), what=f"{pattern} in {self.lines}")
+        until(lambda: self.has(pattern), what=f"a line like {pattern}")
 
 
 @pytest.fixture
