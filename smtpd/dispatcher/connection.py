@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
                 )
             case StoreContent():
                 assert self.content is not None
-                self.content.finish(lambda content, size: self._store(question, content))
+                self.content.finish(lambda content: self._store(question, content))
 
     def _answer(self, answer: Answer) -> None:
         """The session goes on; the client may have left meanwhile, and the session knows what that means."""
@@ -223,15 +223,13 @@ class Connection(asyncio.Protocol):
         else:
             self._answer(Refused(imsg.code, imsg.enhanced, imsg.text))
 
-    def _store(self, question: StoreContent, content: bytes) -> None:
-        assert self.content is not None
-        failed, size = self.content.failed, self.content.size
+    def _store(self, question: StoreContent, content: bytes | Refused) -> None:
         self._drop_content()
-        if failed:
-            self._answer(failed)
+        if isinstance(content, Refused):
+            self._answer(content)
             return
         self.office.to_queue.ask(
-            lambda request: StoreMessage(request, question.message, question.envelopes, content, size),
+            lambda request: StoreMessage(request, question.message, question.envelopes, content, question.size),
             lambda imsg: self._stored(question.message, imsg),
             len(content),
         )
@@ -249,9 +247,10 @@ class Connection(asyncio.Protocol):
             self.office.queue.send(ForgetMessage(message, envelopes))
 
     def _drop_content(self) -> None:
-        if self.content is not None:
-            self.content.close()
-            self.content = None
+        """If it was to be stored, the session hears that it will not be, and forgets the message."""
+        content, self.content = self.content, None
+        if content is not None:
+            content.close()
 
     def _finish(self, reason: str) -> None:
         """The last reply has been written; a client that does not take it has a few seconds.
@@ -271,7 +270,7 @@ class Connection(asyncio.Protocol):
 
     def _give_up(self) -> None:
         """After our own failure: 421 and the end, if the session is still able to say so."""
-        self._ready = None
+        self._ready, self._stepping = None, False
         try:
             assert self.session is not None
             self._obey(self.session.failed())

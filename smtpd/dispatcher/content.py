@@ -1,9 +1,9 @@
 """The content of a mail on its way in: in memory while it is small, in a spool file of queue's beyond that.
 
     add(data) … add(data)   finish(done)
-       |  up to 16 KiB: kept                         done(content, size)
-       |  beyond: OpenSpoolFile, then written        done(b"", size)      when the last byte was written
-       |          by a thread, piece after piece
+       |  up to 16 KiB: kept                         done(content)
+       |  beyond: OpenSpoolFile, then written        done(b"")       when the last byte was written
+       |          by a thread, piece after piece     done(Refused)   when it could not be, or was closed before
        +- what waits to be written is bounded: `full` tells the session to read no further
 
 Never fsynced here: queue does that, through a descriptor of its own.
@@ -24,6 +24,7 @@ TOGETHER = 64 * 1024 * 1024  # bytes of all mails in memory
 WAITING = 256 * 1024  # bytes of one mail that may wait to be written
 
 NO_SPACE = Refused(452, "4.3.1", "Insufficient system storage")
+GIVEN_UP = Refused(451, "4.3.0", "Message was given up")
 
 
 class Memory:
@@ -54,7 +55,7 @@ class Content:
         self._spooled = False  # a spool file was asked for
         self._busy = False  # a thread is writing
         self._closed = False
-        self._done: Callable[[bytes, int], None] | None = None
+        self._done: Callable[[bytes | Refused], None] | None = None
 
     @property
     def full(self) -> bool:
@@ -71,8 +72,8 @@ class Content:
             self._to_queue.ask(lambda request: OpenSpoolFile(request, self.message), self._opened)
         self._write()
 
-    def finish(self, done: Callable[[bytes, int], None]) -> None:
-        """Call `done(content, size)` when everything is where queue finds it, or `failed` says why not."""
+    def finish(self, done: Callable[[bytes | Refused], None]) -> None:
+        """Call `done`, once: when everything is where queue finds it, or never will be."""
         self._done = done
         self._settle()
 
@@ -83,6 +84,9 @@ class Content:
         self._hold(-self._held)
         if not self._busy:
             self._close_file()
+        done, self._done = self._done, None
+        if done is not None:
+            done(GIVEN_UP)
 
     def _close_file(self) -> None:
         if self._descriptor is not None:
@@ -137,8 +141,7 @@ class Content:
         if self._spooled and self._descriptor is None and not self.failed:
             return
         done, self._done = self._done, None
-        content = b"" if self._spooled else b"".join(self._pieces)
-        done(content, self.size)
+        done(self.failed or (b"" if self._spooled else b"".join(self._pieces)))
 
 
 def _write_all(descriptor: int, pieces: list[bytes]) -> int:

@@ -120,6 +120,29 @@ def test_a_client_that_leaves_in_the_middle_of_a_large_mail_costs_nothing(house)
     assert house.dispatcher.office.memory.used == 0
 
 
+def test_a_client_that_leaves_while_its_large_mail_is_still_written_leaves_nothing_with_queue(house):
+    """All of it has come, the final dot too; it is not yet where queue could store it."""
+
+    async def scenario():
+        client = await house.client()
+        await client.greet()
+        await client.envelope()
+        await client.say("DATA", "354")
+        house.others.hold = {OpenSpoolFile}
+        client.writer.write(b"x: y\r\n\r\n" + b"line\r\n" * 10_000 + b".\r\n")
+        (connection,) = house.dispatcher.crowd.members.values()
+        await house.until(lambda: house.others.held and connection.session.asking)
+        client.writer.transport.abort()
+        await house.until(lambda: house.others.forgotten)
+        house.others.release()
+        await house.until(lambda: house.others.spool)
+
+    house.run(scenario())
+    assert [(f.message, f.envelopes) for f in house.others.forgotten] == [(1, 1)]
+    assert not house.others.stored
+    assert house.dispatcher.office.memory.used == 0
+
+
 def test_a_group_of_commands_is_answered_in_order(house):
     async def scenario():
         client = await house.client()
