@@ -40,7 +40,8 @@ add_user _smtpq "smtpd queue"
 add_user _smtps "smtpd scheduler"
 add_user _smtpc "smtpd crypto"
 add_user _smtpx "smtpd control"
-add_user _smtpf "smtpd filters"
+add_user _smtpm "smtpd delivery over LMTP"
+add_user _smtpf "smtpd filters and table programs"
 [ "${1:-}" = users ] && exit 0
 
 add_directory /var/empty root:root 0755

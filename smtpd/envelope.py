@@ -3,7 +3,8 @@
     message id    31 bits, printed as 8 hex digits
     envelope id   message id above a 32 bit counter, printed as 16 hex digits
 
-An envelope keeps the *name* of its action and what the rules need to decide again, never a command line.
+An envelope keeps the *name* of its action and what the rules need to decide again, never a command line: a command or
+file that a user's .forward names is kept as the SHA-256 of what stands there, and looked for there again at delivery.
 """
 
 from enum import IntEnum
@@ -21,10 +22,13 @@ Lane = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # a user or a destinati
 
 # \Z and not $, which would let a line feed pass at the end
 _PRINTABLE = r"\A[^\x00-\x1f\x7f]*\Z"
+_ONE_LINE = r"\A[^\x00-\x08\x0a-\x1f\x7f]*\Z"  # as above, and tabs
 
 Word = Annotated[str, msgspec.Meta(max_length=256, pattern=_PRINTABLE)]  # a name, or half an address
 Path = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # an address, a path
 Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # of a reply or an error
+Line = Annotated[str, msgspec.Meta(max_length=4096, pattern=_ONE_LINE)]  # a command of the configuration
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A(?:[0-9a-f]{64})?\Z")]  # SHA-256 in hex, or nothing
 
 
 class Kind(IntEnum):
@@ -34,6 +38,16 @@ class Kind(IntEnum):
     MTA = 2
 
 
+class Duty(IntEnum):
+    """What an agent does for its user, and how a local envelope is delivered."""
+
+    DELIVER = 1  # as its action says
+    READ = 2  # tell what stands in the user's .forward; never an envelope's
+    FORWARDED = 3  # to a command or file that stands in the user's .forward
+    ALIASED = 4  # to a command or file that stands in an alias file of root's
+    DISCARD = 5  # to /dev/null; never an agent's
+
+
 class Outcome(IntEnum):
     """What became of one try."""
 
@@ -41,6 +55,7 @@ class Outcome(IntEnum):
     DEFERRED = 2
     FAILED = 3
     LOOP = 4
+    STALE = 5  # what the digest stands for is not in the user's .forward any more: expand again
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -62,8 +77,11 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     destination: Path  # after expansion
     action: Word  # name, looked up again at delivery
     kind: Kind
-    user: Word  # for local delivery
+    user: Word  # for local delivery: whose mailbox, or whose .forward
     extension: Word  # the sub-address
+    duty: Duty = Duty.DELIVER
+    digest: Digest = ""  # of the command or file, for FORWARDED and ALIASED (tables/expansion.py)
+    home: Path = ""  # as the action's userbase has it, where the action names the user to run as
 
 
 class Schedule(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):

@@ -9,7 +9,21 @@ between queue and an agent stand in ipc/errand.py: an agent is smaller than this
 
 from typing import Any, dataclass_transform
 
-from smtpd.envelope import Entry, EnvelopeId, Kind, MessageId, Origin, Path, Recipient, Schedule, Seconds, Text, Word
+from smtpd.envelope import (
+    Duty,
+    Entry,
+    EnvelopeId,
+    Kind,
+    Line,
+    MessageId,
+    Origin,
+    Path,
+    Recipient,
+    Schedule,
+    Seconds,
+    Text,
+    Word,
+)
 from smtpd.ipc.declaration import DEFAULT_LIMIT, Table
 
 TABLE = Table()
@@ -187,6 +201,7 @@ class ReadForward:
 
     request: int
     user: Word
+    action: Word  # whose userbase has the user; empty for a user of the system
 
 
 @imsg("queue -> lookup", answers=ReadForward)
@@ -218,6 +233,67 @@ class RecipientRefused:
     code: int
     enhanced: Word
     text: Text
+
+
+@imsg("queue -> lookup")
+class ExpandEnvelope:
+    """What this envelope was for is not in the user's .forward any more: what does the user want now?"""
+
+    request: int
+    origin: Origin
+    recipient: Recipient
+
+
+@imsg("lookup -> queue", answers=ExpandEnvelope, limit=512 * 1024)
+class EnvelopeExpanded:
+    request: int
+    recipients: list[Recipient]  # at least one
+
+
+@imsg("lookup -> queue", answers=ExpandEnvelope)
+class EnvelopeNotExpanded:
+    request: int
+    permanent: bool
+    reason: Text
+
+
+# -- programs that answer for tables ---------------------------------------------------
+
+
+@imsg("parent -> lookup", descriptor=True)
+class TakeTableProgram:
+    """A socket to the program of this table, which has just been started; the one before, if any, has ended."""
+
+    table: Word
+
+
+@imsg("parent -> nursery")
+class ForkProgram:
+    """Run a program as `user`, its standard input and output one socket, its standard error the log."""
+
+    request: int
+    user: Word
+    arguments: list[Path]  # the first one is the program; absolute
+
+
+@imsg("nursery -> parent", answers=ForkProgram, descriptor=True)
+class ProgramForked:
+    request: int
+    pid: int
+
+
+@imsg("nursery -> parent", answers=ForkProgram)
+class ProgramNotForked:
+    request: int
+    reason: Text
+
+
+@imsg("nursery -> parent")
+class ProgramEnded:
+    """`status` as waitpid gives it."""
+
+    pid: int
+    status: int
 
 
 # -- DATA: the content ---------------------------------------------------------------
@@ -337,11 +413,13 @@ class ExpireEnvelopes:
 
 @imsg("queue -> parent")
 class StartAgent:
-    """A user's name and an action's name, both looked up above; the action is empty for reading .forward."""
+    """A user's name and an action's name, both looked up above.  The action is empty for reading the .forward of a user
+    of the system."""
 
     request: int
-    user: Word
+    user: Word  # to run as; for an action with a userbase and no user of its own, the name there
     action: Word
+    duty: Duty
 
 
 @imsg("parent -> queue", answers=StartAgent, descriptor=True)
@@ -366,6 +444,38 @@ class EndAgent:
     agent: int
 
 
+@imsg("queue -> parent")
+class LockMailbox:
+    """Make and lock the mailbox of the user of this agent, and pass it to that agent."""
+
+    request: int
+    agent: int
+
+
+@imsg("parent -> queue", answers=LockMailbox)
+class MailboxLocked:
+    """The agent has it, or finds it in its other socket, under this number."""
+
+    request: int
+    lock: int
+
+
+@imsg("parent -> queue", answers=LockMailbox)
+class MailboxNotLocked:
+    """`permanent`: it is nothing that mail could be written to."""
+
+    request: int
+    permanent: bool
+    reason: Text
+
+
+@imsg("queue -> parent")
+class UnlockMailbox:
+    """The agent has answered all that it was given under this lock."""
+
+    lock: int
+
+
 # -- what only root can do: parent and nursery -----------------------------------------------
 
 
@@ -383,18 +493,32 @@ class UserLookedUp:
 
 @imsg("parent -> nursery")
 class ForkAgent:
-    """`path` is the Maildir as the configuration has it; empty for reading .forward."""
+    """Whom to become, and the agent's post (ipc/errand.py) as the configuration has it."""
 
     request: int
     user: Word
-    kind: Word  # "maildir", "forward"
-    path: Path
+    person: tuple[int, int, Path] | None  # uid, gid, home of a userbase; None: a user of the system
+    kind: Word
+    target: Line
+    wrapper: Line
     junk: bool
+    rcpt_to: bool
+    delimiter: Word
+    files: list[Path]
 
 
 @imsg("nursery -> parent", answers=ForkAgent, descriptor=True)
 class AgentForked:
     request: int
+    pid: int
+    uid: int  # as the nursery found them, before the process became the user
+    gid: int
+
+
+@imsg("nursery -> parent", descriptor=True)
+class AgentTether:
+    """Before AgentForked, for an agent that stores into a mailbox: the socket that mailboxes are passed by."""
+
     pid: int
 
 
@@ -551,6 +675,22 @@ class PauseListeners:
 class ListenersPaused:
     request: int
     changed: bool
+
+
+@imsg("smtpctl -> control -> lookup")
+class UpdateTable:
+    """Read a table again."""
+
+    request: int
+    table: Word
+
+
+@imsg("lookup -> control -> smtpctl", answers=UpdateTable)
+class TableUpdated:
+    """`trouble` is empty, or why the table stays as it was."""
+
+    request: int
+    trouble: Text
 
 
 @imsg("smtpctl -> control -> crypto, lookup, dispatcher, queue, scheduler, parent")

@@ -55,8 +55,11 @@ def test_nobody_imports_a_process_but_itself(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))
 def test_only_the_agent_imports_local_delivery(path):
-    if any(module.split(".")[0] == "mail_local" for module in imports(path)):
-        assert room_of(path) in {"agent", "mail_local"}
+    """And the parent, which makes and locks mailboxes, the one module for that."""
+    found = {module for module in imports(path) if module.split(".")[0] == "mail_local"}
+    if found and room_of(path) not in {"agent", "mail_local"}:
+        assert room_of(path) == "parent"
+        assert found <= {"mail_local", "mail_local.mailbox"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))

@@ -11,7 +11,12 @@ from enum import StrEnum
 class Method(StrEnum):
     """What an action does with a mail."""
 
+    MBOX = "mbox"
     MAILDIR = "maildir"
+    LMTP = "lmtp"
+    MDA = "mda"
+    EXPAND_ONLY = "expand-only"
+    FORWARD_ONLY = "forward-only"
 
 
 class From(StrEnum):
@@ -31,12 +36,13 @@ class For(StrEnum):
 
 @dataclass(frozen=True)
 class Table:
-    """`table NAME { … }`, `table NAME file:/path`, or the anonymous one of an inline operand (`<dynamic:N>`)."""
+    """`table NAME { … }`, `table NAME BACKEND:/path`, or the anonymous one of an inline operand (`<dynamic:N>`)."""
 
     name: str
     entries: tuple[str, ...] = ()  # an inline list
     pairs: tuple[tuple[str, str], ...] | None = None  # an inline mapping
-    path: str | None = None  # a file
+    path: str | None = None  # what the backend reads; None: inline, or a program without a configuration
+    backend: str = ""  # "file", "db", "passwd", "sqlite", or X for the program table-X; empty: inline
 
 
 @dataclass(frozen=True)
@@ -72,9 +78,23 @@ class Match:
 class Action:
     name: str
     method: Method
-    path: str = "~/Maildir"  # as written; "~/" and %{user.username}, %{user.directory} are the user's
-    junk: bool = False
+    target: str = ""  # the path of a maildir, the destination of lmtp, the command of mda; specifiers as written
+    junk: bool = False  # of a maildir
+    rcpt_to: bool = False  # of lmtp
+    alias: str | None = None  # names of tables of the model
+    virtual: str | None = None
+    userbase: str | None = None
+    user: str | None = None  # to run as
+    wrapper: str | None = None  # name of a Wrapper
     ttl: int | None = None  # seconds
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """`mda wrapper NAME COMMAND`; %{mda} in it stands for what is wrapped."""
+
+    name: str
+    command: str
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class DeliveryLimits:
+    """`mda limit KEY N`."""
+
+    max_session: int = 50  # deliveries at the same time, of actions that run a command
+    max_session_per_user: int = 7
+
+
+@dataclass(frozen=True)
 class Config:
     listeners: tuple[Listen, ...] = ()
     tables: tuple[Table, ...] = ()
@@ -109,5 +137,8 @@ class Config:
     max_message_size: int = 35 * 1024 * 1024  # bytes
     sub_addr_delim: str = "+"
     limits: Limits = field(default_factory=Limits)
+    delivery_limits: DeliveryLimits = field(default_factory=DeliveryLimits)
+    wrappers: tuple[Wrapper, ...] = ()
+    alias_commands: str | None = None  # `alias-commands user NAME`: who runs commands that alias files name
     sandbox_required: bool | None = None  # None: required for a start as root
     dispatchers: int = 1

@@ -3,9 +3,12 @@
 The parent passes the slices on without looking into them, all but its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from smtpd.config.model import Limits, Match
+from smtpd.config.model import DeliveryLimits, Limits, Match, Method
+
+LMTP_USER = "_smtpm"  # whom an lmtp action runs as that names nobody
+PROGRAM_USER = "_smtpf"  # and a program that answers for a table
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,35 @@ class ListenerSlice:
 
 
 @dataclass(frozen=True)
-class MaildirSlice:
-    """An action that stores into a Maildir."""
+class Person:
+    """A user of a userbase that is no table of the system's."""
+
+    uid: int
+    gid: int
+    home: str
+
+
+@dataclass(frozen=True)
+class AgentSlice:
+    """A local action as the parent and the agents need it: what is run, and as whom."""
 
     name: str
-    path: str  # "~/…" or absolute; may hold %{user.username} and %{user.directory}
-    junk: bool
+    method: Method
+    target: str  # the path of a maildir, the destination of lmtp, the command of mda
+    junk: bool = False
+    rcpt_to: bool = False
+    wrapper: str = ""  # its command
+    user: str = ""  # to run as; empty: as the recipient
+    people: dict[str, Person] | None = None  # of a userbase whose uids count; None: users of the system, or `user`
+
+
+@dataclass(frozen=True)
+class ProgramSlice:
+    """A program that answers for a table: `arguments` with its absolute path first."""
+
+    table: str
+    arguments: tuple[str, ...]
+    user: str
 
 
 @dataclass(frozen=True)
@@ -36,16 +62,21 @@ class TableSlice:
     entries: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] | None = None
     path: str | None = None  # read by lookup itself
+    backend: str = ""  # as in the model
 
 
 @dataclass(frozen=True)
 class ParentSlice:
     listeners: tuple[ListenerSlice, ...]
-    actions: tuple[MaildirSlice, ...]
-    files: tuple[str, ...]  # that lookup reads (tables): checked by the parent, unveiled by lookup
+    actions: tuple[AgentSlice, ...]
+    files: tuple[str, ...]  # that lookup reads (tables, what they include): checked by the parent, unveiled by lookup
     dispatchers: int
     sandbox_required: bool | None
     server_name: str
+    sub_addr_delim: str = "+"
+    programs: tuple[ProgramSlice, ...] = ()
+    alias_commands: str = ""  # the user who runs what alias files name; empty: nobody does
+    alias_files: tuple[str, ...] = ()  # those that are text files
 
 
 @dataclass(frozen=True)
@@ -57,24 +88,46 @@ class DispatcherSlice:
 
 
 @dataclass(frozen=True)
+class ExpansionSlice:
+    """A local action as lookup needs it: how a recipient becomes users.  Tables by name, empty for none."""
+
+    name: str
+    method: Method
+    alias: str = ""
+    virtual: str = ""
+    userbase: str = ""  # empty: users of the system
+    user: str = ""  # that the action runs as
+
+
+@dataclass(frozen=True)
 class LookupSlice:
     server_name: str
     matches: tuple[Match, ...]
     tables: tuple[TableSlice, ...]
-    actions: tuple[str, ...]
+    actions: tuple[ExpansionSlice, ...]
     sub_addr_delim: str
     files: tuple[str, ...]
+    alias_commands: str = ""
+
+
+@dataclass(frozen=True)
+class DeliverySlice:
+    """A local action as queue needs it: which agent, and how long an envelope may wait."""
+
+    name: str
+    method: Method
+    user: str  # to run as (`_smtpm` for lmtp without a user); empty: as the recipient
+    lifetime: int  # seconds until its envelopes expire
 
 
 @dataclass(frozen=True)
 class QueueSlice:
-    """`lifetimes`: name of each action -> seconds until its envelopes expire."""
-
-    lifetimes: dict[str, int]
-    actions: tuple[MaildirSlice, ...]
+    actions: tuple[DeliverySlice, ...]
     server_name: str
     max_message_size: int
     dispatchers: int
+    alias_commands: str = ""
+    delivery_limits: DeliveryLimits = field(default_factory=DeliveryLimits)
 
 
 @dataclass(frozen=True)

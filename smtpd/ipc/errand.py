@@ -22,22 +22,51 @@ CONTENT_MAX = 64 * 1024  # bytes of content in a frame
 TEXT_MAX = 512  # bytes of a result's text
 FORWARD_MAX = 4095  # bytes of a .forward (reference 1.5)
 
-# What an agent of each kind may do: the parent compiles it, the nursery's child installs it.
-PROMISES = {
-    "maildir": "stdio rpath wpath cpath flock recvfd",
+# What an agent of each kind may do: the parent compiles it, the nursery's child installs it.  None: it runs commands of
+# its user, or of the administrator as that user, and there is nothing that those may need and the user may not.
+PROMISES: dict[str, str | None] = {
     "forward": "stdio rpath",
+    "maildir": "stdio rpath wpath cpath flock recvfd",
+    "mbox": "stdio flock recvfd",
+    "lmtp": "stdio inet recvfd",
+    "lmtp-unix": "stdio unix recvfd",
+    "command": None,
+    "warrant": None,
 }
 
 DELIVER, READ_FORWARD, RESULT, FORWARD = 1, 2, 3, 4
 BY_DESCRIPTOR, PERHAPS_DELIVERED = 0x01, 0x02
 
-_DELIVER = struct.Struct(">QQHHHH")  # created, size, and the lengths of four strings
+_DELIVER = struct.Struct(">QQQHHHHHHH")  # created, size, lock, and the lengths of seven strings
 _RESULT = struct.Struct(">B")
 VERDICTS = ("none", "text", "refused", "later")
 
 
 class Malformed(Exception):
     """Not a frame."""
+
+
+@dataclass(frozen=True)
+class Post:
+    """What an agent is made for: as the configuration has it, or empty.
+
+    kind        target                              wrapper    further
+    forward
+    maildir     the Maildir                                    junk
+    mbox
+    lmtp        host[:port], numeric or a name                 rcpt_to
+    lmtp-unix   /path of the socket                            rcpt_to
+    command     the command line                    its line
+    warrant                                         its line   files: alias files of root's; none: the user's .forward
+    """
+
+    kind: str
+    target: str = ""
+    wrapper: str = ""
+    junk: bool = False
+    rcpt_to: bool = False
+    delimiter: str = "+"  # of sub-addresses
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +83,10 @@ class Deliver:
     content: bytes
     by_descriptor: bool
     perhaps_delivered: bool  # look first whether it is there already
+    user: str = ""  # whose mailbox it is: not the user that the agent runs as, where the action names one
+    home: str = ""  # of that user, when a userbase has it and the action names the user to run as
+    digest: str = ""  # of the command or file, for a warrant
+    lock: int = 0  # the number of the mailbox's lock, for an mbox
 
 
 @dataclass(frozen=True)
@@ -91,8 +124,9 @@ def encode(errand: Deliver | ReadForward | Result | ForwardText) -> bytes:
 
 
 def _encode_deliver(mail: Deliver) -> bytes:
-    strings = [s.encode() for s in (mail.sender, mail.recipient, mail.destination, mail.extension)]
-    fixed = _DELIVER.pack(mail.created, mail.size, *map(len, strings))
+    texts = (mail.sender, mail.recipient, mail.destination, mail.extension, mail.user, mail.home, mail.digest)
+    strings = [text.encode() for text in texts]
+    fixed = _DELIVER.pack(mail.created, mail.size, mail.lock, *map(len, strings))
     rest = b"".join((fixed, *strings, mail.content))
     flags = BY_DESCRIPTOR * mail.by_descriptor | PERHAPS_DELIVERED * mail.perhaps_delivered
     return HEADER.pack(DELIVER, flags, 0, len(rest), mail.envelope) + rest
@@ -121,7 +155,7 @@ def decode(packet: bytes) -> Deliver | ReadForward | Result | ForwardText:
 
 
 def _decode_deliver(flags: int, envelope: int, rest: bytes) -> Deliver:
-    created, size, *lengths = _DELIVER.unpack_from(rest)
+    created, size, lock, *lengths = _DELIVER.unpack_from(rest)
     at = _DELIVER.size
     strings = []
     for length in lengths:
@@ -132,7 +166,6 @@ def _decode_deliver(flags: int, envelope: int, rest: bytes) -> Deliver:
     by_descriptor, perhaps = bool(flags & BY_DESCRIPTOR), bool(flags & PERHAPS_DELIVERED)
     if len(rest) - at != (0 if by_descriptor else size):
         raise Malformed("size")
-    sender, recipient, destination, extension = strings
-    return Deliver(
-        envelope, created, size, sender, recipient, destination, extension, rest[at:], by_descriptor, perhaps
-    )
+    sender, recipient, destination, extension, *more = strings
+    mail = (envelope, created, size, sender, recipient, destination, extension, rest[at:], by_descriptor, perhaps)
+    return Deliver(*mail, *more, lock)

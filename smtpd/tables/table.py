@@ -5,8 +5,10 @@
     update()              read again; what is served changes only when everything could be read
 
 Each may answer Unavailable instead: a table that cannot be asked is no reason to accept or refuse anything for good.
+A table that somebody else answers for says Awaited: whoever asked goes on when the answer has come.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -17,10 +19,17 @@ class Service(StrEnum):
 
     ALIAS = "alias"  # a name or an address -> what it is expanded to
     DOMAIN = "domain"
-    MAILADDR = "mailaddr"  # an address -> patterns of addresses
+    CREDENTIALS = "credentials"  # a user or a label -> a secret
     NETADDR = "netaddr"  # a numeric address, or "local"
-    REGEX = "regex"
+    USERINFO = "userinfo"  # a user -> uid:gid:home
+    SOURCE = "source"  # a list of numeric addresses
+    MAILADDR = "mailaddr"  # an address -> patterns of addresses
+    ADDRNAME = "addrname"  # a numeric address -> a host name
+    MAILADDRMAP = "mailaddrmap"  # a user -> patterns of addresses
+    RELAYHOST = "relayhost"  # a domain -> a URL
     STRING = "string"
+    REGEX = "regex"
+    AUTH = "auth"  # user:password; programs only
 
 
 @dataclass(frozen=True)
@@ -30,11 +39,22 @@ class Unavailable:
     reason: str
 
 
+Answer = bool | str | None | Unavailable
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """`begin(answered)` asks; `answered(answer)` is called once, later, never before `begin` returns.  The answer is of
+    the same kind as the one it stands for."""
+
+    begin: Callable[[Callable[[Answer], None]], None]
+
+
 class Table(Protocol):
     name: str
 
-    def check(self, service: Service, key: str) -> bool | Unavailable: ...
+    def check(self, service: Service, key: str) -> bool | Unavailable | Awaited: ...
 
-    def find(self, service: Service, key: str) -> str | None | Unavailable: ...
+    def find(self, service: Service, key: str) -> str | None | Unavailable | Awaited: ...
 
     def update(self) -> Unavailable | None: ...
