@@ -1,6 +1,6 @@
 #!/bin/sh
-# make install: a virtual environment of its own below $prefix/lib/smtpd, commands, manual pages, a first smtpd.conf, and
-# the systemd unit where there is a systemd.  As root.  prefix=/usr/local unless set; what exists of yours stays.
+# make install: a virtual environment of its own below $prefix/lib/smtpd, commands, manual pages, a first smtpd.conf and
+# aliases, and the systemd unit where there is a systemd.  As root.  prefix=/usr/local unless set; what exists of yours stays.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -34,8 +34,11 @@ link() {
 }
 link smtpd "$prefix/sbin/smtpd"
 link smtpctl "$prefix/sbin/smtpctl"
-link mail.maildir "$prefix/libexec/smtpd/mail.maildir"
-link mail.local "$prefix/libexec/smtpd/mail.local"
+link makemap "$prefix/sbin/makemap"
+link newaliases "$prefix/bin/newaliases"
+for program in mail.local mail.maildir mail.lmtp mail.mda mail.mboxfile; do
+    link $program "$prefix/libexec/smtpd/$program"
+done
 
 for page in man/*.[58]; do
     directory=$prefix/share/man/man${page##*.}
@@ -44,10 +47,11 @@ for page in man/*.[58]; do
     echo "installing $directory/${page##*/}"
 done
 
-if [ ! -e /etc/smtpd.conf ]; then
-    install -m 0644 etc/smtpd.conf /etc/smtpd.conf
-    echo "installing /etc/smtpd.conf"
-fi
+for file in smtpd.conf aliases; do
+    [ ! -e /etc/$file ] || continue
+    install -m 0644 etc/$file /etc/$file
+    echo "installing /etc/$file"
+done
 if [ -d /etc/systemd/system ]; then
     sed "s|/usr/local/sbin/smtpd|$prefix/sbin/smtpd|" etc/smtpd.service >/etc/systemd/system/smtpd.service
     chmod 0644 /etc/systemd/system/smtpd.service
