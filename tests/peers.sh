@@ -1,9 +1,10 @@
 #!/bin/sh
 # Other people's mail programs that the live tests and the bench talk to, fetched from Debian.
 #
-#   swaks, gdb          installed
-#   postfix, opensmtpd  unpacked below .cache/peers (they cannot be installed beside each other), with the libraries that
-#                       this machine lacks; nothing of them is configured, started, or in anybody's PATH
+#   swaks, gdb, dovecot, mutt, s-nail   installed; Dovecot's service is not started
+#   postfix, opensmtpd                  unpacked below .cache/peers (they cannot be installed beside each other), with the
+#                                       libraries that this machine lacks; nothing of them is configured, started, or in
+#                                       anybody's PATH
 #
 # Idempotent.  What cannot be had is said, and what needs it is skipped.
 set -eu
@@ -11,7 +12,7 @@ cd "$(dirname "$0")/.."
 peers=$PWD/.cache/peers
 
 if ! command -v apt-get >/dev/null; then
-    echo "peers: no apt-get here: swaks, postfix, opensmtpd are used only where they are installed"
+    echo "peers: no apt-get here: what is installed is used, and no more"
     exit 0
 fi
 
@@ -21,9 +22,19 @@ refresh() {
     fresh=yes
 }
 
-install_package() {
-    command -v "$1" >/dev/null && return 0
+# A package that brings a service would start it, unless the system's policy says no.
+policy=/usr/sbin/policy-rc.d
+forbid_services() {
+    [ ! -e "$policy" ] || return 0
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 1' HUP INT TERM
+}
+
+install_package() { # package program-that-proves-it
+    command -v "$2" >/dev/null && return 0
     [ "$(id -u)" = 0 ] || { echo "peers: $1 is missing, and only root can install it"; return 0; }
+    forbid_services
     for attempt in as-known refreshed; do
         DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$1" >/dev/null 2>&1 && return 0
         refresh
@@ -57,7 +68,10 @@ unpack() { # package file-that-proves-it
 
 # apt-get download as root becomes a user that must be able to write there; without that it warns and goes on
 mkdir -p "$peers"
-install_package swaks
-install_package gdb
+install_package swaks swaks
+install_package gdb gdb
+install_package dovecot-lmtpd /usr/lib/dovecot/lmtp
+install_package mutt mutt
+install_package s-nail s-nail
 unpack postfix usr/sbin/smtp-source
 unpack opensmtpd usr/sbin/smtpd

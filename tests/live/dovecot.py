@@ -1,0 +1,115 @@
+"""A real Dovecot, as an LMTP server and to read back what it was given.
+
+Its own configuration, state, log and users, all below one directory; users exist in a passwd-file only, and one system
+user owns their mail.  Any number may run beside each other and beside the system's.
+"""
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+PROGRAM = "/usr/sbin/dovecot"
+READY = 20.0  # seconds
+MISSING = None if os.path.exists("/usr/lib/dovecot/lmtp") else "Dovecot's LMTP server is not installed"
+
+CONF = """
+base_dir = {directory}/run
+state_dir = {directory}/state
+log_path = {directory}/log
+protocols = lmtp
+ssl = no
+first_valid_uid = {uid}
+mail_location = maildir:~/Maildir
+auth_username_format = %Ln
+recipient_delimiter = +
+passdb {{
+  driver = passwd-file
+  args = {directory}/users
+}}
+userdb {{
+  driver = passwd-file
+  args = {directory}/users
+}}
+service lmtp {{
+  unix_listener {directory}/lmtp {{
+    mode = 0666
+  }}
+  inet_listener lmtp {{
+    address = 127.0.0.1
+    port = {port}
+  }}
+}}
+mail_plugins = quota
+plugin {{
+  quota = maildir:User quota
+  quota_grace = 0
+}}
+"""
+
+
+class Dovecot:
+    def __init__(self, directory, port, owner):
+        """`owner` is the system user whose the mail is."""
+        self.directory = Path(directory)
+        self.directory.mkdir(mode=0o755)
+        self.port = port
+        self.owner = pwd.getpwnam(owner)
+        self.socket = self.directory / "lmtp"
+        self.conf = self.directory / "dovecot.conf"
+        self.conf.write_text(CONF.format(directory=directory, port=port, uid=self.owner.pw_uid))
+        self.users = self.directory / "users"
+        self.users.touch()
+        self.homes = self.directory / "home"
+        self.homes.mkdir()
+        shutil.chown(self.homes, owner, self.owner.pw_gid)
+        self.process = None
+
+    def add_user(self, name, quota=None):
+        """`quota` is in bytes."""
+        rule = f" userdb_quota_rule=*:bytes={quota}" if quota else ""
+        line = f"{name}:{{PLAIN}}x:{self.owner.pw_uid}:{self.owner.pw_gid}::{self.homes}/{name}::{rule}\n"
+        with self.users.open("a") as users:
+            users.write(line)
+
+    def start(self):
+        self.process = subprocess.Popen([PROGRAM, "-F", "-c", self.conf], stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + READY
+        while not self._greets():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"dovecot does not start: {self.log}")
+            time.sleep(0.02)
+        return self
+
+    def _greets(self):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as sock:
+            sock.sendall(b"QUIT\r\n")
+            return sock.makefile("rb").readline().startswith(b"220 ")
+        return False
+
+    def stop(self):
+        """Sessions are ended, as by its service manager."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+
+    def kill(self):
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+
+    @property
+    def log(self):
+        path = self.directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def mails(self, name):
+        """What a mail reader gets of this user's inbox, in the order of arrival."""
+        command = ["doveadm", "-c", self.conf, "-f", "json", "fetch", "-u", name, "text", "mailbox", "INBOX"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return [row["text"] for row in json.loads(done.stdout)]
