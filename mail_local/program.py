@@ -22,7 +22,7 @@ from contextlib import suppress
 from itertools import chain
 from tempfile import SpooledTemporaryFile
 
-from mail_local import maildir, mbox, trace
+from mail_local import mailbox, maildir, mbox, trace
 
 EX_ROOT, EX_USAGE, EX_NOUSER, EX_OSERR, EX_CANTCREAT, EX_TEMPFAIL = 1, 64, 67, 71, 73, 75
 _PIECE = 64 * 1024
@@ -41,7 +41,7 @@ class Arguments(argparse.ArgumentParser):
         self.exit(EX_USAGE, f"{self.prog}: {message}\n{self.format_usage()}")
 
 
-def mail_local(directory: str = mbox.DIRECTORY, patience: float = mbox.PATIENCE) -> None:
+def mail_local(directory: str = mailbox.DIRECTORY, patience: float = mailbox.PATIENCE) -> None:
     """`mail.local`: append the mail on standard input to the mailboxes of users."""
     parser = Arguments(
         prog="mail.local",
@@ -104,7 +104,7 @@ def _append(
             mail = mbox.Mail(sender, time.time(), _pieces(content))
             reason = _append_to(directory, person, mail, dot, patience)
             status = EX_TEMPFAIL if reason else 0
-    except mbox.Refused as refused:
+    except mailbox.Refused as refused:
         status, reason = EX_CANTCREAT, str(refused)
     except OSError as error:
         status, reason = EX_TEMPFAIL, maildir.reason_of(error)
@@ -114,10 +114,11 @@ def _append(
 
 
 def _append_to(directory: str, person: pwd.struct_passwd, mail: mbox.Mail, dot: bool, patience: float) -> str:
-    where = mbox.open_directory(directory)
+    where = mailbox.open_directory(directory)
     try:
-        with mbox.locked(where, person.pw_name, person.pw_uid, person.pw_gid, dot=dot, patience=patience) as mailbox:
-            (reason,) = mbox.store(mailbox, [mail])
+        whose = person.pw_name, person.pw_uid, person.pw_gid
+        with mailbox.locked(where, *whose, dot=dot, patience=patience) as descriptor:
+            (reason,) = mbox.store(descriptor, [mail])
     finally:
         os.close(where)
     return reason

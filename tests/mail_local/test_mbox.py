@@ -1,25 +1,24 @@
-"""Mailboxes: read back by a reader of somebody else's making, shared with others, attacked."""
+"""Mails in an mbox: read back by a reader of somebody else's making, taken back when they do not fit, side by side."""
 
-import fcntl
 import mailbox
 import os
 import re
 import resource
-import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mail_local import maildir, mbox
-from mail_local.mbox import Mail, Refused, envelope_line, framed, locked, store
+from mail_local import maildir
+from mail_local.mailbox import locked
+from mail_local.mbox import Mail, envelope_line, framed, store
 
 TOP = Path(__file__).parent.parent.parent
 UID, GID = os.getuid(), os.getgid()
@@ -206,225 +205,12 @@ def test_whoever_is_told_to_stop_takes_back_what_was_begun(directory, tmp_path):
     assert os.listdir(tmp_path) == ["bob"]
 
 
-# What is no mailbox
-
-
-def make_link(path):
-    (path.parent / "elsewhere").write_bytes(b"")
-    path.symlink_to("elsewhere")
-
-
-def make_hard_link(path):
-    (path.parent / "elsewhere").write_bytes(b"")
-    path.hardlink_to(path.parent / "elsewhere")
-
-
-def make_socket(path):
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path))
-
-
-@pytest.mark.parametrize(
-    "make, reason",
-    [
-        (make_link, "symbolic link"),
-        (lambda path: path.symlink_to("nowhere"), "symbolic link"),
-        (make_hard_link, "second name"),
-        (os.mkfifo, "not a regular file"),
-        (make_socket, "not a regular file"),
-        (Path.mkdir, "not a regular file"),
-    ],
-    ids=["link", "dangling link", "hard link", "fifo", "socket", "directory"],
-)
-def test_what_is_no_mailbox_is_refused(directory, tmp_path, make, reason):
-    make(tmp_path / "bob")
-    before = {path.name: path.lstat().st_size for path in tmp_path.iterdir()}
-    with pytest.raises(Refused, match=reason):
-        deliver(directory, b"x\n")
-    assert {path.name: path.lstat().st_size for path in tmp_path.iterdir()} == before
-
-
-def test_somebody_elses_mailbox_is_refused(directory, tmp_path):
-    (tmp_path / "bob").write_bytes(b"\n\n")
-    with pytest.raises(Refused, match="somebody else"), locked(directory, "bob", UID + 1, GID, patience=0.0):
-        pass
-
-
-@pytest.mark.skipif(UID != 0, reason="needs root: gives files away")
-def test_root_makes_a_mailbox_for_its_user(directory, tmp_path):
-    with locked(directory, "bob", 54321, 54322, patience=0.0):
-        status = (tmp_path / "bob").stat()
-    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (54321, 54322, 0o600)
-
-
-@pytest.mark.skipif(UID != 0, reason="needs root: gives files away")
-def test_an_empty_mailbox_that_root_left_behind_is_given_to_its_user(directory, tmp_path):
-    (tmp_path / "bob").touch(0o600)
-    with locked(directory, "bob", 54321, 54322, patience=0.0):
-        assert (tmp_path / "bob").stat().st_uid == 54321
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", ".bob", "../bob", "a/b", "/etc/passwd", "bob.lock", "bob\0x"])
-def test_a_name_that_leads_elsewhere_is_refused(directory, tmp_path, name):
-    with pytest.raises(Refused, match="no name"), locked(directory, name, UID, GID):
-        pass
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("mode", [0o777, 0o1777])
-def test_a_directory_where_everybody_may_write_is_refused(tmp_path, mode):
-    tmp_path.chmod(mode)
-    with pytest.raises(PermissionError, match="everybody"):
-        mbox.open_directory(str(tmp_path))
-
-
-def test_a_link_that_is_put_there_between_look_and_open_is_not_followed(directory, tmp_path, monkeypatch):
-    deliver(directory, b"old\n")
-    (tmp_path / "victim").write_bytes(b"")
-    plain = os.open
-
-    def replaced(name, *rest, **more):
-        if name == "bob":
-            (tmp_path / "bob").unlink()
-            (tmp_path / "bob").symlink_to("victim")
-        return plain(name, *rest, **more)
-
-    with monkeypatch.context() as race:
-        race.setattr(os, "open", replaced)
-        with pytest.raises(OSError):
-            deliver(directory, b"x\n")
-    assert (tmp_path / "victim").read_bytes() == b""
-
-
-@pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="leases are of Linux")
-def test_a_lease_on_the_mailbox_makes_nobody_wait(directory, tmp_path):
-    deliver(directory, b"old\n")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", LEASE, str(tmp_path / "bob")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(BlockingIOError):
-        deliver(directory, b"x\n")
-    holder.communicate()
-    assert deliver(directory, b"x\n") == [""]
-
-
-LEASE = """
-import fcntl, os, signal, sys
-signal.signal(signal.SIGIO, signal.SIG_IGN)
-fcntl.fcntl(os.open(sys.argv[1], os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_WRLCK)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-# Locks
-
-
-def test_whoever_holds_the_dot_lock_is_waited_for_and_then_named_the_reason(directory, tmp_path):
-    (tmp_path / "bob.lock").touch()
-    with pytest.raises(BlockingIOError, match="locked by another program"):
-        deliver(directory, b"x\n")
-    assert sorted(os.listdir(tmp_path)) == ["bob", "bob.lock"]
-    assert deliver(directory, b"x\n", dot=False) == [""]
-
-
-def test_a_stale_dot_lock_is_removed_after_its_time(directory, tmp_path):
-    (tmp_path / "bob.lock").touch()
-    os.utime(tmp_path / "bob.lock", (time.time() - mbox.STALE - 1,) * 2)
-    assert deliver(directory, b"x\n") == [""]
-    assert os.listdir(tmp_path) == ["bob"]
-
-
-def test_a_dot_lock_that_is_a_link_is_not_followed(directory, tmp_path):
-    (tmp_path / "bob.lock").symlink_to("victim")
-    with pytest.raises(BlockingIOError):
-        deliver(directory, b"x\n")
-    os.utime(tmp_path / "bob.lock", (1, 1), follow_symlinks=False)
-    assert deliver(directory, b"x\n") == [""]
-    assert os.listdir(tmp_path) == ["bob"]
-
-
-def test_a_directory_as_dot_lock_is_trouble(directory, tmp_path):
-    (tmp_path / "bob.lock").mkdir()
-    os.utime(tmp_path / "bob.lock", (1, 1))
-    with pytest.raises(OSError):
-        deliver(directory, b"x\n")
-    assert (tmp_path / "bob").read_bytes() == b""
-
-
-def test_somebody_elses_dot_lock_is_never_removed(directory, tmp_path):
-    with bob(directory):
-        (tmp_path / "bob.lock").rename(tmp_path / "ours")
-        (tmp_path / "bob.lock").touch()
-    assert (tmp_path / "bob.lock").exists()
-
-
-def test_a_reader_cannot_lock_while_mail_is_written(directory, tmp_path):
-    for dot in (True, False):
-        with bob(directory, dot=dot):
-            reader = mailbox.mbox(tmp_path / "bob")
-            with pytest.raises(mailbox.ExternalClashError):
-                reader.lock()
-            reader.close()
-
-
-def test_mail_is_not_written_while_a_reader_has_locked(directory, tmp_path):
-    reader = subprocess.Popen(
-        [sys.executable, "-c", READER, str(tmp_path / "bob")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert reader.stdout.readline() == b"locked\n"
-    for dot in (True, False):
-        with pytest.raises(BlockingIOError, match="locked by another program"):
-            deliver(directory, b"x\n", dot=dot)
-    reader.communicate()
-    assert deliver(directory, b"x\n") == [""]
-
-
-READER = """
-import mailbox, sys
-box = mailbox.mbox(sys.argv[1])
-box.lock()
-print("locked", flush=True)
-sys.stdin.read()
-box.unlock()
-"""
-
-
-@pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="locks belong to the process")
-def test_the_lock_goes_with_the_descriptor(directory, tmp_path):
-    with ExitStack() as elsewhere:
-        with bob(directory, dot=False) as descriptor:
-            passed = os.dup(descriptor)
-            elsewhere.callback(os.close, passed)
-        os.close(os.open(tmp_path / "bob", os.O_RDONLY))  # would lose a lock that belongs to the process
-        with pytest.raises(BlockingIOError):
-            deliver(directory, b"x\n")
-        assert store(passed, [mail(b"by the descriptor\n")]) == [""]
-    assert deliver(directory, b"x\n") == [""]
-    assert read_back(tmp_path / "bob") == [b"by the descriptor\n", b"x\n"]
-
-
-def test_a_mailbox_that_a_reader_replaced_is_opened_again(directory, tmp_path, monkeypatch):
-    deliver(directory, b"old\n")
-    (tmp_path / "rewritten").write_bytes(b"")
-    plain = mbox.lock
-
-    def lock(descriptor):
-        if (tmp_path / "rewritten").exists():
-            (tmp_path / "rewritten").rename(tmp_path / "bob")
-        return plain(descriptor)
-
-    monkeypatch.setattr(mbox, "lock", lock)
-    assert deliver(directory, b"new\n", patience=10.0) == [""]
-    assert read_back(tmp_path / "bob") == [b"new\n"]
-
-
 # Together
 
 WRITER = """
 import os, sys
-from mail_local.mbox import Mail, locked, store
+from mail_local.mailbox import locked
+from mail_local.mbox import Mail, store
 directory = os.open(sys.argv[1], os.O_RDONLY)
 for number in range(25):
     content = (f"Subject: {sys.argv[2]}.{number}\\n\\n".encode(), b"From a mail\\n" * 2000, b"end")
