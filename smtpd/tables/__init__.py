@@ -6,8 +6,11 @@
     matching    when a key matches an entry: domains, addresses, networks, strings, regular expressions
     regex       regular expressions in time proportional to what they are matched against
     syntax      how they are written
+    program     one that a program answers for
     opening     from the configuration to a table
+    candidate   the keys under which a name is looked up
     expansion   `bob, amy@there.test, "|command", /file` as targets
+    userinfo    `uid:gid:home`, the values of a userbase
 
 Knows nothing of rules, envelopes or processes.
 """

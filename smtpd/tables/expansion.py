@@ -13,6 +13,7 @@ comment line, and a backslash before the end of a line joins it with the next.
 Who may use which of these, and what becomes of them, is not known here.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,23 +81,43 @@ def parse_forward(content: bytes) -> list[Target]:
     """The targets in the text of a .forward; none when there is nothing but comments.  Raises Malformed."""
     if len(content) > FORWARD_MAX:
         raise Malformed(f"longer than {FORWARD_MAX} bytes")
-    # What is not UTF-8 may stand in a comment and in a command, and comes out of it as the same bytes.
-    lines = _joined(content.decode(errors="surrogateescape"))
-    return [target(piece) for line in lines if not line.startswith("#") for piece in _pieces(line)]
+    return [target(piece) for _, line in _lines(content) for piece in _pieces(line)]
 
 
-def _joined(text: str) -> Iterator[str]:
-    """Lines without blanks around.  A comment takes no line with it."""
+def parse_include(content: bytes) -> tuple[list[Target], list[tuple[int, str]]]:
+    """The targets in the text of an include file, which is written like a .forward of any length; and what is not
+    understood: the number of the line, and why."""
+    targets: list[Target] = []
+    troubles: list[tuple[int, str]] = []
+    for number, line in _lines(content):
+        try:
+            targets += [target(piece) for piece in _pieces(line)]
+        except Malformed as malformed:
+            troubles.append((number, str(malformed)))
+    return targets, troubles
+
+
+def digest(target: Command | File) -> str:
+    """What stands for a command or a file where it must not be repeated: SHA-256, in hex, of `|` and the command, or of
+    the path."""
+    text = f"|{target.line}" if isinstance(target, Command) else target.path
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _lines(content: bytes) -> Iterator[tuple[int, str]]:
+    """Lines without blanks around, with the number of their last one.  A comment takes no line with it."""
     begun = ""
-    for line in text.split("\n"):
+    number = 0
+    # What is not UTF-8 may stand in a comment and in a command, and comes out of it as the same bytes.
+    for number, line in enumerate(content.decode(errors="surrogateescape").split("\n"), 1):
         line = begun + line.strip()
         begun = ""
         if line.endswith("\\") and not line.startswith("#"):
             begun = line[:-1]
-        else:
-            yield line
+        elif not line.startswith("#"):
+            yield number, line
     if begun:
-        raise Malformed("ends in a backslash")
+        yield number, begun + "\\"  # which nothing follows
 
 
 def _pieces(value: str) -> Iterator[str]:

@@ -173,13 +173,14 @@ class Expressions:
 
 
 def matcher(service: Service, entries: Iterable[str], delimiter: str) -> Matcher:
-    """Raises ValueError when an entry means nothing to this service."""
+    """What has no matcher of its own is compared as a string.  Raises ValueError when an entry means nothing to this
+    service."""
+    if service is Service.AUTH:
+        raise ValueError("only a program can check passwords")
     makers: dict[Service, Callable[[Iterable[str]], Matcher]] = {
-        Service.ALIAS: Strings,
         Service.DOMAIN: Domains,
         Service.MAILADDR: lambda entries: Addresses(entries, delimiter),
         Service.NETADDR: Networks,
         Service.REGEX: Expressions,
-        Service.STRING: Strings,
     }
-    return makers[service](entries)
+    return makers.get(service, Strings)(entries)

@@ -1,5 +1,7 @@
 """The language of alias values and of .forward."""
 
+import hashlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,9 @@ from smtpd.tables.expansion import (
     Include,
     Malformed,
     User,
+    digest,
     parse_forward,
+    parse_include,
     parse_value,
 )
 
@@ -119,6 +123,37 @@ def test_the_refusal_does_not_repeat_the_file():
     with pytest.raises(Malformed) as refused:
         parse_forward(b"root:$y$secret:19000\n")
     assert "secret" not in str(refused.value)
+
+
+def test_an_include_file_is_comments_and_targets_of_any_number():
+    many = b"".join(b"user%d\n" % number for number in range(1000))
+    targets, troubles = parse_include(b"# bob\nbob, amy@there.test # all\n" + many)
+    assert troubles == [(2, "not an address")]
+    assert targets == [User(f"user{number}") for number in range(1000)]
+
+
+def test_a_comment_in_an_include_file_takes_no_other_line_with_it():
+    assert parse_include(b"amy\n# bob \\\njoe\n#\\\nkim") == ([User("amy"), User("joe"), User("kim")], [])
+
+
+def test_what_is_not_understood_in_an_include_file_is_told_by_its_line():
+    content = b'bob\nb o b\namy,\\\n"joe\nkim \\'
+    targets, troubles = parse_include(content)
+    assert targets == [User("bob")]
+    assert [number for number, _ in troubles] == [2, 4, 5]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200) | st.text('ab@,|/:\\"# \n', max_size=60).map(str.encode))
+def test_any_bytes_are_an_include_file(content):
+    lines = content.count(b"\n") + 1
+    assert all(1 <= number <= lines for number, _ in parse_include(content)[1])
+
+
+def test_a_digest_is_that_of_the_bytes_that_stand_there():
+    assert digest(File("/var/mail/x")) == "c5d44bc079bf30f6c6919abf8d469832ce9a09df88206734126312637f9dec06"
+    assert digest(Command("caf\udce9")) == hashlib.sha256(b"|caf\xe9").hexdigest()
+    assert digest(Command("/x")) != digest(File("/x")) != digest(File("|/x"))
 
 
 @settings(max_examples=200, deadline=None)

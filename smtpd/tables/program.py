@@ -1,0 +1,254 @@
+"""Tables that a program answers for: OpenSMTPD's protocol 0.1, as bytes in and answers out.
+
+    config|tablename|NAME ... config|ready       ->
+                                                 <-  register|SERVICE ... register|ready
+    table|0.1|SEC.USEC|NAME|lookup|alias|ID|bob  ->
+                                                 <-  lookup-result|ID|found|amy, joe
+
+Likewise `check` (found or not-found, no value), `fetch` (no key) and `update` (no service, no key; ok).  Instead of
+what it found a program may say `error`, and why.
+
+Whoever has the socket drives this:
+
+    connect(send)     a program stands ready at the other end; `send` takes what is written for it
+    received(data)    what it wrote; Broken when that is nonsense, and the socket is to be closed then
+    lost(reason)      the socket is closed
+    tick(now)         about once a second, with seconds of a clock that is never set
+
+Several questions may be under way at once, and their answers may come in any order.  A program that is slow delays who
+asks it, PATIENCE seconds at the most; one that answers nothing for UNDER_WAY questions is asked nothing more until it
+does.  The key is the last field of its line, so a `|` in it is part of it; a key with the end of a line in it is never
+sent.  Does not start programs, and does not know why one ended.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from smtpd.tables.table import Answer, Awaited, Service, Unavailable
+
+PROTOCOL = "0.1"
+VERSION = "7.8.0-smtpd"  # programs ask whether it is 7 or newer
+PATIENCE = 10.0  # seconds
+UNDER_WAY = 256  # questions without an answer, those that nobody waits for any more too
+KEY_MAX = 1023  # bytes
+LINE_MAX = 64 * 1024  # bytes of an answer
+
+CASE_COUNTS = (Service.REGEX, Service.AUTH)
+
+
+class Broken(Exception):
+    """The program does not speak this protocol."""
+
+
+@dataclass(eq=False)
+class Question:
+    """`answered` is None when nobody waits any more.  `deadline` is set by the first tick."""
+
+    verb: str
+    service: Service | None
+    line: bytes
+    answered: Callable[[Answer], None] | None
+    deadline: float | None = None
+
+    def answer(self, answer: Answer) -> None:
+        answered, self.answered = self.answered, None
+        if answered is not None:
+            answered(answer)
+
+
+class ProgramTable:
+    """`clock` gives the time of day, for what is told to the program."""
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.time):
+        self.name = name
+        self._clock = clock
+        self._send: Callable[[bytes], None] | None = None
+        self._services: set[Service] = set()
+        self._ready = False
+        self._begun = b""  # a line whose end has not come
+        self._last_id = 0
+        self._asked: dict[str, Question] = {}
+        self._unsent: list[Question] = []  # to be answered by the next tick
+        self._reason = "its program does not run"
+
+    # -- what a table can do -----------------------------------------------------------
+
+    def check(self, service: Service, key: str) -> Unavailable | Awaited:
+        return self._ask("check", service, key)
+
+    def find(self, service: Service, key: str) -> Unavailable | Awaited:
+        return self._ask("lookup", service, key)
+
+    def fetch(self, service: Service) -> Unavailable | Awaited:
+        """The next value of a list."""
+        return self._trouble(service) or self._awaited("fetch", service)
+
+    def update(self) -> Unavailable | Awaited:
+        return self._unavailable(self._reason) if self._send is None else self._awaited("update")
+
+    def _ask(self, verb: str, service: Service, key: str) -> Unavailable | Awaited:
+        if trouble := self._trouble(service) or self._trouble_with(key):
+            return trouble
+        return self._awaited(verb, service, key if service in CASE_COUNTS else key.lower())
+
+    def _trouble(self, service: Service) -> Unavailable | None:
+        if self._send is None:
+            return self._unavailable(self._reason)
+        if self._ready and service not in self._services:
+            return self._unserved(service)
+        return None
+
+    def _unserved(self, service: Service) -> Unavailable:
+        return self._unavailable(f"its program does not answer for {service}")
+
+    def _trouble_with(self, key: str) -> Unavailable | None:
+        if any(char in key for char in "\r\n\0"):
+            return self._unavailable("a key with the end of a line in it")
+        try:
+            too_long = len(key.lower().encode()) > KEY_MAX
+        except UnicodeEncodeError:
+            return self._unavailable("a key that is no text")
+        return self._unavailable(f"a key of more than {KEY_MAX} bytes") if too_long else None
+
+    def _unavailable(self, reason: str) -> Unavailable:
+        return Unavailable(f"table {self.name}: {reason}")
+
+    def _awaited(self, verb: str, service: Service | None = None, key: str | None = None) -> Awaited:
+        return Awaited(lambda answered: self._begin(verb, service, key, answered))
+
+    # -- questions -------------------------------------------------------------------------
+
+    def _begin(self, verb: str, service: Service | None, key: str | None, answered: Callable[[Answer], None]) -> None:
+        if self._send is None or len(self._asked) >= UNDER_WAY:
+            self._unsent.append(Question(verb, service, b"", answered))
+            return
+        id = self._next_id()
+        fields = ["table", PROTOCOL, f"{self._clock():.6f}", self.name, verb, service, id, key]
+        line = "|".join(field for field in fields if field is not None).encode() + b"\n"
+        self._asked[id] = Question(verb, service, line, answered)
+        if self._ready:
+            self._send(line)
+
+    def _next_id(self) -> str:
+        while True:
+            self._last_id = (self._last_id + 1) & 0xFFFFFFFF
+            id = f"{self._last_id:08x}"
+            if id not in self._asked:
+                return id
+
+    # -- driven from outside --------------------------------------------------------------------
+
+    def connect(self, send: Callable[[bytes], None]) -> None:
+        """`send` must not call back, and must keep what cannot be written yet: it is bounded, UNDER_WAY lines."""
+        self.lost("another program takes its place")
+        self._send = send
+        told = {"smtpd-version": VERSION, "protocol": PROTOCOL, "tablename": self.name}
+        send("".join(f"config|{key}|{value}\n" for key, value in told.items()).encode() + b"config|ready\n")
+
+    def received(self, data: bytes) -> None:
+        """Raises Broken, after lost()."""
+        if self._send is None:
+            return
+        try:
+            for line in self._lines(data):
+                self._line(line)
+        except Broken as broken:
+            self.lost(f"its program {broken}")
+            raise
+
+    def lost(self, reason: str) -> None:
+        """All who wait are answered."""
+        self._send = None
+        self._ready = False
+        self._services.clear()
+        self._begun = b""
+        self._reason = reason
+        asked, self._asked = self._asked, {}
+        for question in asked.values():
+            question.answer(self._unavailable(reason))
+
+    def tick(self, now: float) -> None:
+        unsent, self._unsent = self._unsent, []
+        for question in unsent:
+            self._give_up(question, self._reason if self._send is None else "too many questions are under way")
+        for question in list(self._asked.values()):
+            if question.deadline is None:
+                question.deadline = now + PATIENCE
+            elif question.deadline <= now:
+                self._give_up(question, f"no answer within {PATIENCE:.0f} seconds")
+
+    def _give_up(self, question: Question, reason: str) -> None:
+        question.answer(self._unavailable(reason))
+
+    # -- what a program says ------------------------------------------------------------------------
+
+    def _lines(self, data: bytes) -> Iterator[str]:
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        for line in lines:
+            if len(line) > LINE_MAX:
+                raise Broken("sent a line that is too long")
+            try:
+                yield line.decode()
+            except UnicodeDecodeError:
+                raise Broken("sent a line that is not UTF-8") from None
+        if len(self._begun) > LINE_MAX:
+            raise Broken("sent a line that is too long")
+
+    def _line(self, line: str) -> None:
+        word, _, rest = line.partition("|")
+        if word == "register" and not self._ready:
+            self._register(rest)
+        elif self._ready:
+            self._result(word, rest)
+        else:
+            raise Broken("sent something else than what it answers for")
+
+    def _register(self, word: str) -> None:
+        if word == "ready":
+            self._begin_asking()
+            return
+        try:
+            self._services.add(Service(word))
+        except ValueError:
+            raise Broken("answers for a service that is none") from None
+
+    def _begin_asking(self) -> None:
+        """What was asked while the program got ready is sent now, as far as somebody waits for it still."""
+        if not self._services:
+            raise Broken("answers for nothing")
+        assert self._send is not None
+        self._ready = True
+        held, self._asked = self._asked, {}
+        for id, question in held.items():
+            if question.service is not None and question.service not in self._services:
+                question.answer(self._unserved(question.service))
+            elif question.answered is not None:
+                self._asked[id] = question
+                self._send(question.line)
+
+    def _result(self, word: str, rest: str) -> None:
+        id, _, said = rest.partition("|")
+        question = self._asked.get(id)
+        if question is None or word != f"{question.verb}-result":
+            raise Broken("answers what it was not asked")
+        answer = self._understood(question.verb, said)
+        del self._asked[id]
+        question.answer(answer)
+
+    def _understood(self, verb: str, said: str) -> Answer:
+        word, bar, value = said.partition("|")
+        match verb, word, bool(bar):
+            case _, "error", _:
+                return self._unavailable(f"its program says {value or 'error'}")
+            case "update", "ok", False:
+                return None
+            case "check", "found", False:
+                return True
+            case "check", "not-found", False:
+                return False
+            case "lookup" | "fetch", "found", True:
+                return value
+            case "lookup" | "fetch", "not-found", False:
+                return None
+        raise Broken("gives an answer that is none")
