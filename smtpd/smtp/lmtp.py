@@ -1,0 +1,270 @@
+"""The client's side of LMTP (RFC 2033), without I/O: one connection, mails one after the other.
+
+    receive(b"220 …")                                               Say(b"LHLO …")
+    receive(b"250-…")              READY
+    begin(Mail(amy, (bob, carol)))                                  Say(b"MAIL …RCPT …RCPT …")
+    receive(b"250 …250 …550 …")                                     Verdict(1, FAILED), Say(b"DATA")
+    receive(b"354 …")                                               Transfer()
+    sent()                         content, by `stuffed`, is out
+    receive(b"250 …")              READY                            Verdict(0, DELIVERED)
+
+What makes LMTP: after the final dot there is one reply for each recipient that was accepted, in their order.  So the
+server answers for each mailbox, and nothing has to be queued behind it.
+
+Each recipient gets exactly one Verdict.  A server that refuses the sender or the mail refuses all of them; one that
+falls silent, talks nonsense or goes away says nothing about any of them: they wait.  After the final dot that may make
+a second copy, as nobody can say whether the mail was taken, and losing it is worse.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from smtpd.envelope import Outcome
+from smtpd.smtp.action import Close, Say
+from smtpd.smtp.response import Malformed, Response, ResponseReader
+
+# What may stand between angle brackets: no control, no blank and no bracket outside of quotes could end a path, or a
+# line, that whoever named the address did not mean to end.
+_BAD = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
+_PATH = re.compile(rf'(?:"(?:[^"\\{_BAD}]|\\[ -~])*"|[^{_BAD} @<>"\\]+)(?:@[^{_BAD} @<>"\\]+)?')
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9_])?|\[[A-Za-z0-9:.]{1,253}\]", re.ASCII)
+
+
+class State(Enum):
+    GREETING = "waiting for the greeting"
+    HELLO = "waiting for the answer to LHLO"
+    READY = "greeted, no mail begun"
+    ENVELOPE = "telling sender and recipients"
+    DATA = "waiting for leave to send the mail"
+    CONTENT = "sending the mail"
+    DOT = "waiting for what became of the mail"
+    RESET = "waiting for the answer to RSET"
+    OVER = "the session is over"
+
+
+TRANSITIONS = {
+    State.GREETING: (State.HELLO, State.OVER),
+    State.HELLO: (State.READY, State.OVER),
+    State.READY: (State.ENVELOPE, State.OVER),
+    State.ENVELOPE: (State.DATA, State.RESET, State.OVER),
+    State.DATA: (State.CONTENT, State.RESET, State.OVER),
+    State.CONTENT: (State.DOT, State.OVER),
+    State.DOT: (State.READY, State.OVER),
+    State.RESET: (State.READY, State.OVER),
+    State.OVER: (),
+}
+
+# RFC 5321 4.5.3.2: seconds without a byte in a state
+PATIENCE = dict.fromkeys(State, 300.0) | {State.DATA: 120.0, State.CONTENT: 180.0, State.DOT: 600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """`sender` is empty for the null sender.  `size` in bytes, about: without the CRs."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Send the content as `stuffed` gives it, then call `sent`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of the server, about the recipient at this place of the mail: DELIVERED, DEFERRED or FAILED."""
+
+    recipient: int
+    outcome: Outcome
+    text: str
+
+
+Action = Say | Transfer | Verdict | Close
+
+
+def stuffed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Content with LF line ends as it goes over the wire, final dot included (RFC 5321 4.5.2).
+
+    A CR is left out wherever it stands: before an LF it is one too many, and elsewhere some servers would take it for
+    the end of a line.
+    """
+    at_start = True  # of a line
+    for piece in pieces:
+        text = piece.translate(None, b"\r") if b"\r" in piece else piece
+        if not text:
+            continue
+        if b"\n." in text:
+            text = text.replace(b"\n.", b"\n..")
+        dot = b"." if at_start and text.startswith(b".") else b""
+        at_start = text.endswith(b"\n")
+        yield dot + text.replace(b"\n", b"\r\n")
+    yield b".\r\n" if at_start else b"\r\n.\r\n"
+
+
+class Session:
+    """`name` is ours, for LHLO.  `reason`: why it is over."""
+
+    def __init__(self, name: str):
+        self.state = State.GREETING
+        self.reason = ""
+        self._name = name if _HOST.fullmatch(name) else "localhost"
+        self._reader = ResponseReader()
+        self._extensions: frozenset[str] = frozenset()
+        self._unsaid: list[bytes] = []  # commands of the envelope, for a server that wants them one by one
+        self._heard: list[Response] = []  # answers to them
+        self._named: list[int] = []  # recipients in the order of RCPT
+        self._open: list[int] = []  # those without a verdict
+
+    def enter(self, state: State) -> None:
+        assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"
+        self.state = state
+
+    def begin(self, mail: Mail) -> list[Action]:
+        """Only in READY, and `mail` has recipients."""
+        self._open = list(range(len(mail.recipients)))
+        actions: list[Action] = []
+        for place in tuple(self._open):
+            if reason := (mail.sender and self._fault(mail.sender)) or self._fault(mail.recipients[place]):
+                actions.append(self._judge(place, Outcome.FAILED, reason))
+        if not self._open:
+            return actions
+        self.enter(State.ENVELOPE)
+        self._named, self._heard = list(self._open), []
+        commands = [self._mail_command(mail), *(f"RCPT TO:<{mail.recipients[place]}>\r\n" for place in self._named)]
+        self._unsaid = [command.encode() for command in commands]
+        return [*actions, self._say_on()]
+
+    def receive(self, data: bytes) -> list[Action]:
+        actions: list[Action] = []
+        try:
+            self._reader.feed(data)
+            while self.state is not State.OVER and (response := self._reader.maybe_response()):
+                actions += self._obey(response)
+        except Malformed as malformed:
+            actions += self.lost(f"the answer is not a reply: {malformed}")
+        return actions
+
+    def sent(self) -> list[Action]:
+        """Content and final dot have been handed to the network."""
+        if self.state is State.CONTENT:
+            self.enter(State.DOT)
+        return []
+
+    def lost(self, reason: str) -> list[Action]:
+        """The connection ended, or nothing came for too long, or what came makes no sense."""
+        if self.state is State.OVER:
+            return []
+        if self.state is State.DOT:
+            reason = f"{reason}; the mail had been sent and may arrive twice"
+        self.reason = reason
+        self.enter(State.OVER)
+        return [*self._judge_all(Outcome.DEFERRED, reason), Close(reason)]
+
+    def end(self) -> list[Action]:
+        """Good-bye.  The answer means nothing to anybody: each mail has had its verdict."""
+        if self.state is not State.READY:
+            return self.lost("given up")
+        self.reason = "quit"
+        self.enter(State.OVER)
+        return [Say(b"QUIT\r\n"), Close("quit")]
+
+    def _obey(self, response: Response) -> list[Action]:
+        if response.code == 421:  # RFC 5321 3.8: may come instead of any answer
+            return self.lost(f"the server ends the session: {response}")
+        match self.state:
+            case State.GREETING if response.code == 220:
+                self.enter(State.HELLO)
+                return [Say(f"LHLO {self._name}\r\n".encode())]  # RFC 2033 4.1
+            case State.HELLO if response.kind == 2:
+                self._extensions = frozenset(line.upper().partition(" ")[0] for line in response.lines[1:])
+                self.enter(State.READY)
+                return []
+            case State.ENVELOPE if response.kind != 3:
+                return self._envelope_answered(response)
+            case State.DATA if response.code == 354 or response.kind in (4, 5):
+                return self._data_answered(response)
+            case State.DOT if response.kind != 3:
+                return self._mail_answered(response)
+            case State.RESET if response.kind == 2:
+                self.enter(State.READY)
+                return []
+        return self.lost(f"{self.state.value}: unexpected {response}")
+
+    def _envelope_answered(self, response: Response) -> list[Action]:
+        """To MAIL first, then to each RCPT; where MAIL was refused, the others say only that (RFC 2920 3.1)."""
+        self._heard.append(response)
+        actions: list[Action] = []
+        if len(self._heard) > 1 and self._heard[0].kind == 2 and response.kind != 2:
+            actions.append(self._judge(self._named[len(self._heard) - 2], _outcome(response), str(response)))
+        if self._heard[0].kind != 2:
+            actions += self._judge_all(_outcome(self._heard[0]), str(self._heard[0]))
+            self._unsaid = []
+        if self._unsaid:
+            return [*actions, self._say_on()]
+        if len(self._heard) == 1 + len(self._named) or not (self._open or self._is_pipelining()):
+            actions.append(self._envelope_ended())
+        return actions
+
+    def _envelope_ended(self) -> Say:
+        """RFC 2033 4.2 has DATA fail without a recipient; it is not sent, so nobody has to answer for none."""
+        if self._open:
+            self.enter(State.DATA)
+            return Say(b"DATA\r\n")
+        self.enter(State.RESET)
+        return Say(b"RSET\r\n")
+
+    def _data_answered(self, response: Response) -> list[Action]:
+        if response.code == 354:
+            self.enter(State.CONTENT)
+            return [Transfer()]
+        self.enter(State.RESET)
+        return [*self._judge_all(_outcome(response), str(response)), Say(b"RSET\r\n")]
+
+    def _mail_answered(self, response: Response) -> list[Action]:
+        """RFC 2033 4.2: in the order of the RCPTs that were accepted."""
+        verdict = self._judge(self._open[0], _outcome(response), str(response))
+        if not self._open:
+            self.enter(State.READY)
+        return [verdict]
+
+    def _say_on(self) -> Say:
+        """The commands of the envelope: all at once, or the next one."""
+        number = len(self._unsaid) if self._is_pipelining() else 1
+        said, self._unsaid = self._unsaid[:number], self._unsaid[number:]
+        return Say(b"".join(said))
+
+    def _is_pipelining(self) -> bool:
+        return "PIPELINING" in self._extensions
+
+    def _mail_command(self, mail: Mail) -> str:
+        words = [f"MAIL FROM:<{mail.sender}>"]
+        if "SIZE" in self._extensions:
+            words.append(f"SIZE={mail.size}")  # RFC 1870 6: as precisely as it is known
+        if "8BITMIME" in self._extensions:
+            words.append("BODY=8BITMIME")
+        if not "".join((mail.sender, *mail.recipients)).isascii() and "SMTPUTF8" in self._extensions:
+            words.append("SMTPUTF8")  # RFC 6531 3.4
+        return " ".join(words) + "\r\n"
+
+    def _fault(self, address: str) -> str:
+        """Why this address cannot be told to this server."""
+        if not _PATH.fullmatch(address):
+            return f"cannot be written as an address: {address!a}"
+        if not address.isascii() and "SMTPUTF8" not in self._extensions:
+            return f"the server takes no address that is not ASCII: {address!a}"
+        return ""
+
+    def _judge(self, place: int, outcome: Outcome, text: str) -> Verdict:
+        self._open.remove(place)
+        return Verdict(place, outcome, text)
+
+    def _judge_all(self, outcome: Outcome, text: str) -> list[Action]:
+        return [self._judge(place, outcome, text) for place in tuple(self._open)]
+
+
+def _outcome(response: Response) -> Outcome:
+    return {2: Outcome.DELIVERED, 5: Outcome.FAILED}.get(response.kind, Outcome.DEFERRED)
