@@ -505,6 +505,7 @@ class ForkAgent:
     rcpt_to: bool
     delimiter: Word
     files: list[Path]
+    shared: bool = False
 
 
 @imsg("nursery -> parent", answers=ForkAgent, descriptor=True)

@@ -67,6 +67,7 @@ class Post:
     rcpt_to: bool = False
     delimiter: str = "+"  # of sub-addresses
     files: tuple[str, ...] = ()
+    shared: bool = False  # the action names the user to run as: mail of many users comes
 
 
 @dataclass(frozen=True)
