@@ -55,7 +55,7 @@ class Reader:
         except OSError:
             pass
 
-    def work(self) -> "Reader":
+    def work(self, *_: object) -> "Reader":
         return self
 
     def do(self, batch: list[Taken]) -> list[Answer]:

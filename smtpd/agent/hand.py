@@ -39,16 +39,19 @@ class Trade(Protocol):
     HANDS: int
     BATCH: int  # errands that a hand takes at once
     BATCH_BYTES: int  # and about how much content
+    places: list[tuple[str, str]]  # that it must be able to see, with letters for unveil
     over: bool  # nothing more can be done: answer what has come, and leave
 
-    def work(self) -> Work: ...
+    def work(self, queue: socket.socket, tether: socket.socket | None) -> Work:
+        """For one hand.  What hangs up when queue parts with the agent, and what locked mailboxes come by."""
 
 
 class Hands:
     """All hands of one agent.  An errand of another trade, or no errand at all, ends the process."""
 
-    def __init__(self, sock: socket.socket, trade: Trade):
+    def __init__(self, sock: socket.socket, tether: socket.socket | None, trade: Trade):
         self._socket = sock
+        self._tether = tether
         self._trade = trade
         self._others: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -62,7 +65,7 @@ class Hands:
 
     def _serve(self) -> None:
         try:
-            work = self._trade.work()
+            work = self._trade.work(self._socket, self._tether)
             while batch := self._take():
                 for answer in work.do(batch):
                     self._socket.send(encode(answer), socket.MSG_NOSIGNAL)

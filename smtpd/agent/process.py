@@ -1,6 +1,6 @@
-"""agent -- one recipient's hands: stores that user's mail, reads that user's .forward.
+"""agent -- one user's hands: stores that user's mail, runs that user's commands, reads that user's .forward.
 
-    queue --Deliver, one mail-->   agent --> tmp/, new/ of the user's Maildir
+    queue --Deliver, one mail-->   agent --> a Maildir, a mailbox, an LMTP server, a command
     queue --ReadForward-------->   agent <-- ~/.forward
           <--Result, ForwardText--
 
@@ -10,7 +10,9 @@ long as queue keeps its socket, or until nothing came for a while.  Blocking cal
 
 SECURITY
     Reads frames of queue (ipc/errand.py), in them mail as bytes to store; what is no errand ends it.  It has the rights
-    of its user and no more, sees by unveil one Maildir, or the home for reading, has no network and starts nothing.
+    of its user and no more, and by its promises and by unveil only those that its kind needs: one Maildir, or the home
+    for reading, or one server.  An agent that runs commands has neither: there is nothing that those may need and the
+    user may not.  What keeps them from more is that nothing they start can gain a right.
     Taken over, it could do to that user's mail what the user can.  The other way round, the user may kill it, stop it,
     limit it or put words into its mouth: queue believes nothing of it but that it is that user.
 
@@ -19,39 +21,47 @@ SECURITY
 
 import signal
 import socket
+from collections.abc import Callable
 
 from mail_local import maildir, place
 from smtpd.agent.forward import Reader
-from smtpd.agent.hand import Hands
+from smtpd.agent.hand import Hands, Trade
 from smtpd.agent.storage import Storage
+from smtpd.ipc.errand import Post
 
 
 class Agent:
     """Made outside the sandbox, serves inside.  `places`: what it must be able to see, for unveil."""
 
-    def __init__(self, trade: Storage | Reader):
+    def __init__(self, trade: Trade):
         self._trade = trade
         self.places = trade.places
 
-    def serve(self, sock: socket.socket) -> None:
+    def serve(self, sock: socket.socket, tether: socket.socket | None = None) -> None:
         """Until queue closes its end, or nothing came for a while.  Ends the process on anything impossible."""
-        Hands(sock, self._trade).run()
+        Hands(sock, tether, self._trade).run()
 
 
-def prepare(kind: str, path: str, junk: bool, user: str, home: str) -> Agent:
-    """The agent of one user, by that user, before the sandbox; `path` as the configuration has it, empty for "forward".
+def prepare(post: Post, user: str, home: str) -> Agent:
+    """The agent of one user, by that user, before the sandbox.
 
-    Makes the Maildir where there is none.  Never raises for what the world does (no space, no right, a home that is
-    gone): that is what the errands are answered with.
+    Never raises for what the world does (no space, no right, a home that is gone): that is what the errands are
+    answered with.  Raises KeyError for a kind that is none.
     """
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a user's limit is an error of write(2), not our death
-    if kind == "forward":
-        return Agent(Reader(home))
-    if kind != "maildir":
-        raise ValueError(f"no such kind of agent: {kind}")
+    return Agent(TRADES[post.kind](post, user, home))
+
+
+def _storage(post: Post, user: str, home: str) -> Storage:
     try:
-        root = place.expand(path, user, home)
+        root = place.expand(post.target, user, home)
         maildir.make(root)
     except (OSError, ValueError) as error:
-        return Agent(Storage("", junk, trouble=getattr(error, "strerror", None) or str(error)))
-    return Agent(Storage(root, junk))
+        return Storage("", post.junk, trouble=getattr(error, "strerror", None) or str(error))
+    return Storage(root, post.junk)
+
+
+TRADES: dict[str, Callable[[Post, str, str], Trade]] = {
+    "forward": lambda post, user, home: Reader(home),
+    "maildir": _storage,
+}

@@ -35,7 +35,7 @@ class Storage:
         self.host = host_part(os.uname().nodename)
         self.earlier = Earlier(self.host)
 
-    def work(self) -> "Storer":
+    def work(self, *_: object) -> "Storer":
         return Storer(self)
 
     def name(self, mail: Deliver) -> str:

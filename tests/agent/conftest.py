@@ -1,5 +1,6 @@
 """Real agents on real sockets, in their sandbox, for a user that is not root."""
 
+import json
 import os
 import shutil
 import signal
@@ -32,16 +33,18 @@ def errand(number=1, content=MAIL, *, size=None, perhaps=False, extension="", **
 class Agent:
     """What queue sees of an agent."""
 
-    def __init__(self, home, kind="maildir", path="~/Maildir", junk=False, **limits):
+    def __init__(self, home, kind="maildir", target="~/Maildir", *, limits=(), **post):
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(STUCK)
-        arguments = [str(theirs.fileno()), kind, path, str(int(junk)), str(home), str(UID)]
-        arguments += [f"{name}={value}" for name, value in limits.items()]
+        told = json.dumps({"kind": kind, "target": target, **post})
+        arguments = [str(theirs.fileno()), told, str(home), str(UID), *limits]
+        promises = PROMISES[kind]
+        program = "" if promises is None else sandbox.compile(promises).hex()
         self.process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).parent / "stand.py"), *arguments],
             pass_fds=[theirs.fileno()],
             cwd="/",
-            env={"PYTHONPATH": str(TOP), "PROGRAM": sandbox.compile(PROMISES[kind]).hex()},
+            env={"PYTHONPATH": str(TOP), "PROGRAM": program},
         )
         theirs.close()
 

@@ -1,9 +1,10 @@
 """One agent in a process of its own, as nursery starts it: become the user, prepare, enter the sandbox, serve.
 
-Arguments: descriptor of its socket, kind, path, junk (0 or 1), home, uid, limit=number …
-Environment: PROGRAM, its filter ready-made, in hexadecimal.
+Arguments: descriptor of its socket, its post as JSON, home, uid, limit=number …
+Environment: PROGRAM, its filter ready-made, in hexadecimal; empty for a kind without.
 """
 
+import json
 import os
 import resource
 import socket
@@ -11,11 +12,12 @@ import sys
 
 from smtpd import sandbox
 from smtpd.agent.process import prepare
-from smtpd.ipc.errand import PROMISES
+from smtpd.ipc.errand import PROMISES, Post
 
 
 def main():
-    descriptor, kind, path, junk, home, uid, *limits = sys.argv[1:]
+    descriptor, told, home, uid, *limits = sys.argv[1:]
+    post = Post(**json.loads(told))
     number = int(uid)
     program = bytes.fromhex(os.environ["PROGRAM"])
     for name, value in (limit.split("=") for limit in limits):
@@ -25,9 +27,11 @@ def main():
         os.setresgid(number, number, number)
         os.setresuid(number, number, number)
     sandbox.rehearse()
-    agent = prepare(kind, path, junk == "1", "bob", home)
-    ids = sandbox.Ids(os.getuid(), os.getgid())
-    sandbox.enter(ids, None, PROMISES[kind], unveil=agent.places, program=program, required=True)
+    agent = prepare(post, "bob", home)
+    promises = PROMISES[post.kind]
+    if promises is not None:
+        ids = sandbox.Ids(os.getuid(), os.getgid())
+        sandbox.enter(ids, None, promises, unveil=agent.places, program=program, required=True)
     agent.serve(socket.socket(fileno=int(descriptor)))
     os._exit(0)
 

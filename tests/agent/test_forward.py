@@ -24,7 +24,7 @@ def write(home, content=b"amy@there.test\n", mode=0o644):
 
 
 def ask(start):
-    agent = start(kind="forward", path="")
+    agent = start("forward", "")
     verdict, content = agent.forward()
     assert agent.end() == 0
     return verdict, content
@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_read_is_refused(start, home):
 
 
 def test_a_change_is_seen_at_once(start, home):
-    agent = start(kind="forward", path="")
+    agent = start("forward", "")
     assert agent.forward() == ("none", b"")
     write(home, b"one\n")
     assert agent.forward() == ("text", b"one\n")
@@ -162,7 +162,7 @@ def test_a_change_is_seen_at_once(start, home):
 
 def test_a_home_that_appears_later_is_for_the_next_agent(start, home):
     home.rmdir()
-    agent = start(kind="forward", path="")
+    agent = start("forward", "")
     assert agent.forward() == ("none", b"")
     home.mkdir(0o700)
     own(home)

@@ -48,7 +48,7 @@ def test_a_packet_that_is_no_errand_ends_it(start, packet):
 
 
 def test_mail_for_the_reader_of_a_forward_ends_it(start):
-    agent = start(kind="forward", path="")
+    agent = start("forward", "")
     agent.send(errand())
     assert agent.process.wait(30) == EX_PROTOCOL
 
@@ -102,7 +102,7 @@ def test_it_starts_no_thread_for_a_single_mail(start):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits of another user")
 def test_a_user_without_a_process_to_spare_gets_his_mail_all_the_same(start, home):
-    agent = start(RLIMIT_NPROC=0)
+    agent = start(limits=["RLIMIT_NPROC=0"])
     for number in range(1, 101):
         agent.send(errand(number))
     assert {agent.receive().outcome for _ in range(100)} == {Outcome.DELIVERED}

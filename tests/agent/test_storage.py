@@ -36,7 +36,7 @@ def test_the_name_comes_from_the_envelope_and_is_the_users_alone(start, home):
 
 
 def test_the_tree_is_made_for_the_user_alone(start, home):
-    start(path="~/mail/of/bob").deliver(errand())
+    start(target="~/mail/of/bob").deliver(errand())
     for path in ("mail", "mail/of", "mail/of/bob", "mail/of/bob/tmp", "mail/of/bob/new", "mail/of/bob/cur"):
         assert (home / path).stat().st_mode & 0o777 == 0o700
         assert (home / path).stat().st_uid == UID
@@ -160,7 +160,7 @@ def test_the_half_written_file_of_a_crash_is_replaced(start, home):
 
 
 def test_a_limit_on_file_size_delays_and_leaves_nothing(start, home):
-    agent = start(RLIMIT_FSIZE=8192)
+    agent = start(limits=["RLIMIT_FSIZE=8192"])
     result = agent.deliver(errand(1, MAIL + b"x" * 20000))
     assert (result.outcome, result.text) == (Outcome.DEFERRED, "File too large")
     assert files(home) == ([], [])
@@ -168,7 +168,7 @@ def test_a_limit_on_file_size_delays_and_leaves_nothing(start, home):
 
 
 def test_one_bad_mail_among_many_costs_only_itself(start, home):
-    agent = start(RLIMIT_FSIZE=8192)
+    agent = start(limits=["RLIMIT_FSIZE=8192"])
     for number in range(1, 31):
         agent.send(errand(number, MAIL + b"x" * (20000 if number % 7 == 0 else 10)))
     results = [agent.receive() for _ in range(30)]
@@ -211,7 +211,7 @@ def test_a_home_without_a_right_to_write_is_said(start, home):
 
 
 def test_a_place_that_needs_a_home_and_there_is_none(start):
-    result = start(path="Maildir").deliver(errand())
+    result = start(target="Maildir").deliver(errand())
     assert result.outcome is Outcome.DEFERRED
     assert "absolute" in result.text
 
