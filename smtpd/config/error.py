@@ -46,18 +46,30 @@ class Wrong(ValueError):
 
 
 class Report:
-    """Collects the errors of one configuration: of those at one place the first, as the others follow from it."""
+    """Collects what is wrong with one configuration: of errors at one place the first, as the others follow from it."""
 
     def __init__(self) -> None:
         self._errors: dict[Place, ConfigError] = {}
+        self._warnings: dict[ConfigError, None] = {}
 
     def add(self, place: Place, text: str) -> None:
         self._errors.setdefault(place, ConfigError(place.file, place.line, place.column, text))
 
+    def warn(self, place: Place, text: str) -> None:
+        """Nothing that keeps the configuration from being used."""
+        self._warnings[ConfigError(place.file, place.line, place.column, text)] = None
+
     def errors(self, files: Sequence[str] = ()) -> list[ConfigError]:
         """By file, in the order of `files`, by line, by column."""
-        order = {file: number for number, file in enumerate(files)}
-        return sorted(self._errors.values(), key=lambda error: (order.get(error.file, -1), error.line, error.column))
+        return in_order(self._errors.values(), files)
+
+    def warnings(self, files: Sequence[str] = ()) -> list[ConfigError]:
+        return in_order(self._warnings, files)
+
+
+def in_order(errors: Iterable[ConfigError], files: Sequence[str]) -> list[ConfigError]:
+    order = {file: number for number, file in enumerate(files)}
+    return sorted(errors, key=lambda error: (order.get(error.file, len(order)), error.file, error.line, error.column))
 
 
 def printable(text: str) -> str:

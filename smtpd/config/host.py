@@ -1,16 +1,25 @@
-"""What the machine adds to a configuration: its name, the addresses of its interfaces, the resolver.
+"""What the machine adds to a configuration: its name, the addresses of its interfaces, the resolver, programs.
 
-A Host is gathered once, by `this_host`, and is data from then on, so that slicing needs no machine.
+A Host is gathered once, by `this_host`; slicing asks it, and nothing else of the machine.
 """
 
 import ctypes
+import os
 import re
 import socket
+import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 MAILNAME = "/etc/mailname"
+LIBEXEC = (
+    "/usr/local/libexec/smtpd",
+    "/usr/libexec/smtpd",
+    "/usr/local/libexec/opensmtpd",
+    "/usr/libexec/opensmtpd",
+    "/usr/lib/opensmtpd",
+)
 LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*")
 
@@ -21,11 +30,18 @@ SHORT_FAMILY = "bsd" in sys.platform or sys.platform == "darwin"
 @dataclass(frozen=True)
 class Host:
     """`interfaces`: name -> numeric addresses; an interface may have none.  A link-local one says `%interface`.
-    `resolve`: name -> numeric addresses; none if there is no such name."""
+    `resolve`: name -> numeric addresses; none if there is no such name.
+    `libexec`: the directories of programs that are not for users."""
 
     server_name: str
     interfaces: dict[str, tuple[str, ...]]
     resolve: Callable[[str], tuple[str, ...]]
+    libexec: tuple[str, ...] = LIBEXEC
+
+    def find_program(self, name: str) -> str | None:
+        """The path of the first one that somebody may run."""
+        paths = (os.path.join(directory, name) for directory in self.libexec)
+        return next((path for path in paths if is_program(path)), None)
 
 
 def this_host(mailname: str = MAILNAME) -> Host:
@@ -34,6 +50,14 @@ def this_host(mailname: str = MAILNAME) -> Host:
         interfaces=interfaces(),
         resolve=resolve,
     )
+
+
+def is_program(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) and bool(mode & 0o111)
 
 
 def choose_server_name(mailname: str, hostname: str, canonical: Callable[[str], str]) -> str:

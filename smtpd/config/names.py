@@ -5,13 +5,29 @@ Looked at when all is read, so that a name may be used before it is declared.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from smtpd.config.error import Place, Report, printable, quoted, suggestion
 from smtpd.config.model import Table
+from smtpd.tables import expansion
 from smtpd.tables.regex import Pattern
 
-BUILTIN_TABLES = ("anyhost", "anydestination", "localhost", "localnames")
-LATER_TABLES = ("getpwnam",)
+LISTS = ("anyhost", "anydestination", "localhost", "localnames")
+SYSTEM_USERS = "getpwnam"
+BUILTIN_TABLES = (*LISTS, SYSTEM_USERS)
+
+
+class Wanted(Enum):
+    """What somebody looks for in a table."""
+
+    LIST = "a list"
+    PATTERNS = "a list of regular expressions"
+    KEYS = "a list, or the keys of a mapping"
+    ALIASES = "a mapping"
+    USERS = "a mapping of users"
+
+
+MAPPINGS = (Wanted.ALIASES, Wanted.USERS)
 
 
 @dataclass(frozen=True)
@@ -20,21 +36,22 @@ class Use:
 
     place: Place
     table: str
-    regex: bool
-    may_be_mapping: bool
+    wanted: Wanted
 
 
 class Names:
     def __init__(self, report: Report) -> None:
+        self.table_places: dict[str, Place] = {}  # of those that are inline, too
+        self.entry_places: dict[str, list[Place]] = {}  # of a list or a mapping in the configuration
+        self.userbase_places: dict[str, Place] = {}  # by action
         self._report = report
-        self._declared: dict[str, dict[str, Place]] = {"table": {}, "action": {}}
-        self._entry_places: dict[str, list[Place]] = {}
+        self._declared: dict[str, dict[str, Place]] = {"table": self.table_places, "action": {}, "wrapper": {}}
         self._table_uses: list[Use] = []
-        self._action_uses: list[tuple[str, Place]] = []
+        self._uses: list[tuple[str, str, Place]] = []
 
     def declare(self, kind: str, name: str, place: Place) -> None:
-        """`kind` is table or action."""
-        if kind == "table" and name in (*BUILTIN_TABLES, *LATER_TABLES):
+        """`kind` is table, action or wrapper."""
+        if kind == "table" and name in BUILTIN_TABLES:
             self._report.add(place, f"table {quoted(name)} is built in, expected another name")
         elif kind == "table" and ("<" in name or ">" in name):
             self._report.add(place, f'{quoted(name)} cannot name a table, expected a name without "<" and ">"')
@@ -43,39 +60,72 @@ class Names:
             where = f"in line {first.line}" + ("" if first.file == place.file else f" of {quoted(first.file)}")
             self._report.add(place, f"{kind} {quoted(name)} is declared twice, first {where}")
 
-    def place_entries(self, table: str, places: list[Place]) -> None:
-        """Where each entry of an inline list stands."""
-        self._entry_places.setdefault(table, places)
+    def place_table(self, name: str, place: Place) -> None:
+        self.table_places.setdefault(name, place)
 
-    def use_action(self, name: str, place: Place) -> None:
-        self._action_uses.append((name, place))
+    def place_entries(self, table: str, places: list[Place]) -> None:
+        self.entry_places.setdefault(table, places)
+
+    def place_userbase(self, action: str, place: Place) -> None:
+        self.userbase_places.setdefault(action, place)
+
+    def use(self, kind: str, name: str, place: Place) -> None:
+        """An action or a wrapper."""
+        self._uses.append((kind, name, place))
 
     def use_table(self, use: Use) -> None:
         self._table_uses.append(use)
 
     def check(self, tables: Mapping[str, Table]) -> None:
         """`tables` lacks those whose declaration was wrong; nothing more is said about them."""
-        for name, place in self._action_uses:
-            if name not in self._declared["action"]:
-                self._unknown(place, "action", name, list(self._declared["action"]))
+        for kind, name, place in self._uses:
+            if name not in self._declared[kind]:
+                self._unknown(place, kind, name, list(self._declared[kind]))
         for use in self._table_uses:
             if use.table in tables:
                 self._check_use(use, tables[use.table])
-            elif use.table in LATER_TABLES:
-                self._report.add(use.place, f"table <{use.table}> is not available yet")
-            elif use.table not in self._declared["table"] and use.table not in BUILTIN_TABLES:
-                self._unknown(use.place, "table", use.table, [*self._declared["table"], *BUILTIN_TABLES])
+            elif use.table in BUILTIN_TABLES:
+                self._check_builtin(use)
+            elif use.table not in self._declared["table"]:
+                declared = [name for name in self._declared["table"] if not name.startswith("<")]
+                self._unknown(use.place, "table", use.table, [*declared, *BUILTIN_TABLES])
 
     def _unknown(self, place: Place, kind: str, name: str, known: list[str]) -> None:
         self._report.add(place, f"{kind} {quoted(name)} is not declared" + suggestion(name, known))
 
+    def _check_builtin(self, use: Use) -> None:
+        if use.table == SYSTEM_USERS and use.wanted is not Wanted.USERS:
+            self._wrong(use, "the users of the system")
+        elif use.table != SYSTEM_USERS and use.wanted in MAPPINGS:
+            self._wrong(use, "a list")
+
     def _check_use(self, use: Use, table: Table) -> None:
-        if table.pairs is not None and (use.regex or not use.may_be_mapping):
-            which = "this" if table.name.startswith("<") else f"table {quoted(table.name)}"
-            self._report.add(use.place, f"{which} is a mapping, expected a list")
-        elif use.regex:
-            for entry, place in zip(table.entries, self._entry_places.get(table.name, ()), strict=False):
-                try:
-                    Pattern(entry)
-                except ValueError as malformed:  # Malformed, and numbers that int() finds too long
-                    self._report.add(place, f"{quoted(entry)} is not a regular expression: {printable(str(malformed))}")
+        """What stands in files and databases is not known here, but of those that have users."""
+        mapping = table.pairs is not None
+        if table.backend:
+            if table.backend == "passwd" and use.wanted is not Wanted.USERS:
+                self._wrong(use, Wanted.USERS.value)
+        elif use.wanted is not Wanted.KEYS and mapping != (use.wanted in MAPPINGS):
+            self._wrong(use, "a mapping" if mapping else "a list")
+        elif use.wanted is Wanted.PATTERNS:
+            self._check_patterns(table)
+        elif use.wanted is Wanted.ALIASES:
+            self._check_aliases(table)
+
+    def _wrong(self, use: Use, what: str) -> None:
+        which = "this" if use.table.startswith("<") else f"table {quoted(use.table)}"
+        self._report.add(use.place, f"{which} is {what}, expected {use.wanted.value}")
+
+    def _check_patterns(self, table: Table) -> None:
+        for entry, place in zip(table.entries, self.entry_places.get(table.name, ()), strict=True):
+            try:
+                Pattern(entry)
+            except ValueError as malformed:  # Malformed, and numbers that int() finds too long
+                self._report.add(place, f"{quoted(entry)} is not a regular expression: {printable(str(malformed))}")
+
+    def _check_aliases(self, table: Table) -> None:
+        for (key, value), place in zip(table.pairs or (), self.entry_places.get(table.name, ()), strict=True):
+            try:
+                expansion.parse_value(value)
+            except expansion.Malformed as malformed:
+                self._report.add(place, f"alias {quoted(key)}: {malformed}")

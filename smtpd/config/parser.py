@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from lark import Token
 
-from smtpd.config.builder import Builder, parts
+from smtpd.config.builder import Builder
 from smtpd.config.error import ConfigErrors, Place, Report, quoted
 from smtpd.config.lexer import BROKEN, NEWLINE, Lexer
+from smtpd.config.mistake import parts
 from smtpd.config.model import Config
 from smtpd.config.names import Names
 from smtpd.config.syntax import KINDS, RESERVED, Unexpected, parse_sentence
@@ -29,15 +30,17 @@ MOST_FILES = 100  # a file that includes two that include two ... ends here
 # An unquoted one of these at the start of a line is the start of a sentence, even where a brace is open.
 SENTENCES = {"action", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "table"}
 assert SENTENCES <= RESERVED
+DECLARING = {KINDS[word] for word in ("table", "action", "wrapper")}
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """`files`: all that were read, the first one included.  `listener_places`: where each listener stands."""
+    """`files`: all that were read, the first one included."""
 
     config: Config
     files: tuple[str, ...]
     listener_places: tuple[Place, ...]
+    names: Names
 
 
 def read_file(path: str) -> str:
@@ -69,7 +72,7 @@ def parse(
     config = reading.finish(path)
     if errors := reading.report.errors(reading.files):
         raise ConfigErrors(errors)
-    return Parsed(config, tuple(reading.files), tuple(reading.builder.listener_places))
+    return Parsed(config, tuple(reading.files), tuple(reading.builder.listener_places), reading.names)
 
 
 class Reading:
@@ -126,11 +129,13 @@ class Reading:
 
     def _declare(self, file: str, tokens: list[Token]) -> None:
         """What a sentence declares is declared even if the rest of it is wrong: one mistake, one error."""
-        kind = tokens[0].type
-        if kind == KINDS["match"]:
+        kind, *rest = tokens
+        if kind.type == KINDS["match"]:
             self._has_rules = True
-        elif kind in (KINDS["table"], KINDS["action"]) and len(tokens) > 1 and tokens[1].type == "STRING":
-            self.names.declare(str(tokens[0]), str(tokens[1]), place_of(file, tokens[1]))
+        if kind.type == KINDS["mda"] and rest:
+            kind, *rest = rest
+        if kind.type in DECLARING and rest and rest[0].type == "STRING":
+            self.names.declare(str(kind), str(rest[0]), place_of(file, rest[0]))
 
     def _define(self, name: Token, value: Token) -> None:
         if name not in self._fixed_macros:

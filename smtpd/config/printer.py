@@ -7,8 +7,9 @@ but its meaning: macros, includes and comments are gone.
 import re
 from collections.abc import Iterable, Iterator
 
-from smtpd.config.model import Action, Condition, Config, Limits, Listen, Match, Table
+from smtpd.config.model import Action, Condition, Config, DeliveryLimits, Limits, Listen, Match, Method, Table
 from smtpd.config.syntax import RESERVED
+from smtpd.config.target import MAILDIR
 from smtpd.config.value import BYTES, SECONDS
 
 PLAIN = re.compile(r"(?![0-9]+(?:/|\Z))[A-Za-z0-9:_][A-Za-z0-9:_./%-]*")
@@ -20,7 +21,8 @@ def print_config(config: Config) -> str:
     groups: list[Iterable[str]] = [
         print_settings(config),
         [print_table(table) for table in config.tables if not inline(table)],
-        [print_action(action) for action in config.actions],
+        [f"mda wrapper {string(wrapper.name)} {string(wrapper.command)}" for wrapper in config.wrappers],
+        [print_action(action, tables) for action in config.actions],
         [print_listen(listen) for listen in config.listeners],
         [print_match(match, tables) for match in config.matches],
     ]
@@ -39,23 +41,42 @@ def print_settings(config: Config) -> Iterator[str]:
         yield f"smtp max-message-size {size(config.max_message_size)}"
     if config.sub_addr_delim != default.sub_addr_delim:
         yield f"smtp sub-addr-delim {string(config.sub_addr_delim)}"
-    for field in Limits.__dataclass_fields__:
-        limit = getattr(config.limits, field)
-        if limit != getattr(default.limits, field):
-            yield f"smtp limit {field.replace('_', '-')} {limit}"
+    if config.alias_commands is not None:
+        yield f"alias-commands user {name(config.alias_commands)}"
+    yield from print_limits("smtp", config.limits, default.limits)
+    yield from print_limits("mda", config.delivery_limits, default.delivery_limits)
+
+
+def print_limits[T: (Limits, DeliveryLimits)](of: str, limits: T, default: T) -> Iterator[str]:
+    for field in limits.__dataclass_fields__:
+        limit = getattr(limits, field)
+        if limit != getattr(default, field):
+            yield f"{of} limit {field.replace('_', '-')} {limit}"
 
 
 def print_table(table: Table) -> str:
     begin = f"table {name(table.name)} "
-    return begin + (name(f"file:{table.path}") if table.path is not None else print_list(table, len(begin)))
+    if not table.backend:
+        return begin + print_list(table, len(begin))
+    return begin + name(table.backend if table.path is None else f"{table.backend}:{table.path}")
 
 
-def print_action(action: Action) -> str:
+def print_action(action: Action, tables: dict[str, Table]) -> str:
     words = ["action", string(action.name), action.method.value]
-    if action.path != Action.path:
-        words.append(string(action.path))
+    if action.target and (action.method, action.target) != (Method.MAILDIR, MAILDIR):
+        words.append(string(action.target))
     if action.junk:
         words.append("junk")
+    if action.rcpt_to:
+        words.append("rcpt-to")
+    for option in ("alias", "virtual", "userbase"):
+        table = getattr(action, option)
+        if table is not None:
+            words += [option, print_operand(table, tables)]
+    if action.user is not None:
+        words += ["user", name(action.user)]
+    if action.wrapper is not None:
+        words += ["wrapper", string(action.wrapper)]
     if action.ttl is not None:
         words += ["ttl", interval(action.ttl)]
     return " ".join(words)
@@ -85,9 +106,13 @@ def print_condition(group: str, condition: Condition, tables: dict[str, Table]) 
     words = ("!" if condition.negated else "") + group + condition.kind
     if condition.operand is None:
         return words
-    table = tables.get(condition.operand.table)
-    operand = print_list(table) if table and inline(table) else f"<{name(condition.operand.table)}>"
+    operand = print_operand(condition.operand.table, tables)
     return f"{words} {'regex ' if condition.operand.regex else ''}{operand}"
+
+
+def print_operand(operand: str, tables: dict[str, Table]) -> str:
+    table = tables.get(operand)
+    return print_list(table) if table and inline(table) else f"<{name(operand)}>"
 
 
 def print_list(table: Table, column: int = 0) -> str:

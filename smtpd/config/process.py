@@ -18,6 +18,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 from setproctitle import setproctitle
@@ -25,9 +26,10 @@ from setproctitle import setproctitle
 from smtpd import sandbox
 from smtpd.config import parser, trust
 from smtpd.config.error import ConfigErrors
+from smtpd.config.host import this_host
 from smtpd.config.printer import print_config
 from smtpd.config.slice import Slices
-from smtpd.config.slicing import slice_config, this_host
+from smtpd.config.slicing import slice_config
 from smtpd.imsg import ROLES, TABLE, ConfigurationParsed, ConfigurationRefused
 from smtpd.ipc.boot import PARENT
 from smtpd.ipc.channel import Channel, Closed
@@ -38,6 +40,23 @@ USER = "_smtpl"
 PLEDGE = "stdio rpath inet unix dns"  # where the system's resolver keeps to it
 ERRORS_MAX = 200
 ERROR_MAX = 2000  # characters
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A file, and what was made of it."""
+
+    parsed: parser.Parsed
+    slices: Slices
+    warnings: tuple[str, ...]
+
+
+def configure(path: str, text: str, macros: dict[str, str], read: Callable[[str], str]) -> Configuration:
+    """`text` is what `path` holds, `read` is for everything else.  Raises ConfigErrors, OSError or ValueError."""
+    host = this_host()
+    parsed = parser.parse(path, text=text, macros=macros, read=read)
+    sliced = slice_config(parsed, host, read)
+    return Configuration(parsed, sliced.slices, sliced.warnings)
 
 
 def main(arguments: list[str]) -> int:
@@ -52,10 +71,9 @@ def main(arguments: list[str]) -> int:
     try:
         text = read(path)
         included = as_user(read)
-        warnings = confine()
-        host = this_host()
-        parsed = parser.parse(path, text=text, macros=macros, read=included)
-        answer = encode(slice_config(parsed.config, host=host, places=parsed.listener_places), warnings)
+        missing = confine()
+        made = configure(path, text, macros, included)
+        answer = encode(made.slices, [*missing, *made.warnings])
     except ConfigErrors as errors:
         answer = ConfigurationRefused([str(error)[:ERROR_MAX] for error in errors.errors[:ERRORS_MAX]])
     except (OSError, ValueError, sandbox.Unavailable) as error:
@@ -65,20 +83,29 @@ def main(arguments: list[str]) -> int:
 
 def check(path: str, macros: dict[str, str], verbose: bool, insecure_paths: bool) -> int:
     """`smtpd -n`: as a command of whoever types it.  The exit status."""
-    try:
-        read = reader(insecure_paths)
-        parsed = parser.parse(path, text=read(path), macros=macros, read=read)
-        slice_config(parsed.config, host=this_host(), places=parsed.listener_places)
-    except ConfigErrors as errors:
-        print(errors, file=sys.stderr)
-        return 1
-    except (OSError, ValueError) as error:
-        print(f"{path}: {reason(error)}", file=sys.stderr)
+    made = maybe_configure(path, macros, insecure_paths)
+    if made is None:
         return 1
     if verbose:
-        print(print_config(parsed.config), end="")
+        print(print_config(made.parsed.config), end="")
     print("configuration OK", file=sys.stderr)
     return 0
+
+
+def maybe_configure(path: str, macros: dict[str, str], insecure_paths: bool) -> Configuration | None:
+    """For a command: errors and warnings go to standard error, and None means that there was an error."""
+    try:
+        read = reader(insecure_paths)
+        made = configure(path, read(path), macros, read)
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return None
+    except (OSError, ValueError) as error:
+        print(f"{path}: {reason(error)}", file=sys.stderr)
+        return None
+    for warning in made.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return made
 
 
 def reader(insecure_paths: bool) -> Callable[[str], str]:

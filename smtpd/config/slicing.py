@@ -1,73 +1,127 @@
 """The model and a host -> what each process is told.
 
-    listen on eth0      -> each of its addresses          limits    -> divided by the dispatchers
-    listen on localhost -> what the name resolves to      tables    -> with the builtin ones filled in
+    listen on eth0      -> each of its addresses          limits        -> divided by the dispatchers
+    listen on localhost -> what the name resolves to      userbase <t>  -> the people in it
+    table t x:/path     -> the program table-x            tables        -> with the builtin ones filled in
 
-Here a configuration meets its machine, so here it can still turn out to be wrong: ConfigErrors.
+Here a configuration meets its machine, so here it can still turn out to be wrong: ConfigErrors.  What does not keep the
+daemon from starting is a warning.
 """
 
-import ipaddress
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from smtpd.config.error import ConfigErrors, Place, Report, quoted, suggestion
-from smtpd.config.host import Host, this_host
-from smtpd.config.model import Action, Config, Limits, Listen, Table
+from smtpd.config import alias
+from smtpd.config.error import ConfigErrors, Report
+from smtpd.config.host import Host
+from smtpd.config.listener import slice_listeners
+from smtpd.config.model import Action, Config, Limits, Method, Table
+from smtpd.config.names import SYSTEM_USERS
+from smtpd.config.parser import Parsed, read_file
+from smtpd.config.people import find_people
+from smtpd.config.program import slice_programs
 from smtpd.config.slice import (
+    LMTP_USER,
+    AgentSlice,
     ControlSlice,
     CryptoSlice,
+    DeliverySlice,
     DispatcherSlice,
-    ListenerSlice,
+    ExpansionSlice,
     LookupSlice,
-    MaildirSlice,
     ParentSlice,
     QueueSlice,
     SchedulerSlice,
     Slices,
     TableSlice,
 )
-
-__all__ = ["Host", "slice_config", "this_host"]
-
-NOWHERE = Place("smtpd.conf")
+from smtpd.config.tablefile import TableFiles
 
 
-def slice_config(config: Config, *, host: Host, places: Sequence[Place] = ()) -> Slices:
-    """`places`: where each listener stands, as the parser tells.  Raises ConfigErrors."""
+@dataclass(frozen=True)
+class Sliced:
+    slices: Slices
+    warnings: tuple[str, ...]
+
+
+def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_file) -> Sliced:
+    """`read` is what files of tables are read with; it may raise OSError or ValueError.  Raises ConfigErrors."""
     report = Report()
-    listeners = slice_listeners(config.listeners, host, places, report)
-    if errors := report.errors([place.file for place in places]):
+    config = parsed.config
+    listeners = slice_listeners(config.listeners, host, parsed.listener_places, report)
+    texts = TableFiles(parsed, read, report)
+    files = tuple(sorted({*texts.paths(), *alias.includes(parsed, texts, report)}))
+    programs = slice_programs(parsed, host, report)
+    agents = slice_agents(parsed, texts, report)
+    if errors := report.errors(parsed.files):
         raise ConfigErrors(errors)
-    actions = tuple(MaildirSlice(action.name, action.path, action.junk) for action in config.actions)
-    files = tuple(sorted({table.path for table in config.tables if table.path is not None}))
-    name = host.server_name
-    return Slices(
-        parent=ParentSlice(listeners, actions, files, config.dispatchers, config.sandbox_required, name),
+    name, commands = host.server_name, config.alias_commands or ""
+    slices = Slices(
+        parent=ParentSlice(
+            listeners,
+            agents,
+            files,
+            config.dispatchers,
+            config.sandbox_required,
+            name,
+            config.sub_addr_delim,
+            programs,
+            commands,
+            alias.files(config) if commands else (),
+        ),
         dispatcher=DispatcherSlice(listeners, name, config.max_message_size, divide(config.limits, config.dispatchers)),
         lookup=LookupSlice(
             name,
             config.matches,
             (*builtin_tables(host), *map(slice_table, config.tables)),
-            tuple(action.name for action in config.actions),
+            tuple(map(slice_expansion, config.actions)),
             config.sub_addr_delim,
             files,
+            commands,
         ),
         queue=QueueSlice(
-            {action.name: lifetime(action, config) for action in config.actions},
-            actions,
+            tuple(slice_delivery(action, config) for action in config.actions),
             name,
             config.max_message_size,
             config.dispatchers,
+            commands,
+            config.delivery_limits,
         ),
         scheduler=SchedulerSlice(),
         control=ControlSlice(name, config.dispatchers),
         crypto=CryptoSlice(),
     )
+    return Sliced(slices, tuple(map(str, report.warnings(parsed.files))))
 
 
-def lifetime(action: Action, config: Config) -> int:
-    """Seconds."""
-    return config.queue_ttl if action.ttl is None else action.ttl
+def slice_agents(parsed: Parsed, texts: TableFiles, report: Report) -> tuple[AgentSlice, ...]:
+    config = parsed.config
+    wrappers = {wrapper.name: wrapper.command for wrapper in config.wrappers}
+    return tuple(
+        AgentSlice(
+            action.name,
+            action.method,
+            action.target,
+            action.junk,
+            action.rcpt_to,
+            wrappers[action.wrapper] if action.wrapper is not None else "",
+            action.user or "",
+            find_people(action, parsed, texts, report),
+        )
+        for action in config.actions
+    )
+
+
+def slice_expansion(action: Action) -> ExpansionSlice:
+    userbase = "" if action.userbase in (None, SYSTEM_USERS) else action.userbase
+    names = action.alias or "", action.virtual or "", userbase or "", action.user or ""
+    return ExpansionSlice(action.name, action.method, *names)
+
+
+def slice_delivery(action: Action, config: Config) -> DeliverySlice:
+    user = action.user or (LMTP_USER if action.method is Method.LMTP else "")
+    lifetime = config.queue_ttl if action.ttl is None else action.ttl
+    return DeliverySlice(action.name, action.method, user, lifetime)
 
 
 def divide(limits: Limits, dispatchers: int) -> Limits:
@@ -80,7 +134,7 @@ def divide(limits: Limits, dispatchers: int) -> Limits:
 
 
 def slice_table(table: Table) -> TableSlice:
-    return TableSlice(table.name, table.entries, table.pairs, table.path)
+    return TableSlice(table.name, table.entries, table.pairs, table.path, table.backend)
 
 
 def builtin_tables(host: Host) -> tuple[TableSlice, ...]:
@@ -104,55 +158,3 @@ def own_addresses(host: Host) -> tuple[str, ...]:
 def literal(address: str) -> str:
     """As a domain in a mail address, RFC 5321 4.1.3."""
     return f"[ipv6:{address}]" if ":" in address else f"[{address}]"
-
-
-def slice_listeners(
-    listeners: Sequence[Listen], host: Host, places: Sequence[Place], report: Report
-) -> tuple[ListenerSlice, ...]:
-    """Numbered from 0 in the order of the file.  An address and port can be listened on once only: the kernel would
-    share the clients out between two sockets, whatever their tags."""
-    slices: list[ListenerSlice] = []
-    for index, listen in enumerate(listeners):
-        place = places[index] if index < len(places) else NOWHERE
-        taken = {(other.address, other.port) for other in slices}
-        for address in listen_addresses(listen, host, place, report):
-            if (address, listen.port) in taken:
-                report.add(place, f"{address} port {listen.port} is listened on already")
-                continue
-            hostname = listen.hostname or host.server_name
-            slices.append(ListenerSlice(len(slices), address, listen.port, hostname, listen.tag))
-    return tuple(slices)
-
-
-def listen_addresses(listen: Listen, host: Host, place: Place, report: Report) -> tuple[str, ...]:
-    """An interface by its name, an address, or what the resolver knows, in this order."""
-    if listen.operand in host.interfaces:
-        kind, addresses = "interface", host.interfaces[listen.operand]
-    elif address := numeric(listen.operand):
-        kind, addresses = "address", (address,)
-    else:
-        kind, addresses = "name", host.resolve(listen.operand)
-        if not addresses:
-            hint = suggestion(listen.operand, host.interfaces)
-            text = f"{quoted(listen.operand)} is neither an interface nor an address nor a name that resolves{hint}"
-            report.add(place, text)
-            return ()
-    of_family = tuple(address for address in addresses if listen.family in (None, family(address)))
-    if not of_family:
-        wanted = f"IPv{listen.family} address" if listen.family else "address"
-        text = f"is not an {wanted}" if kind == "address" else f"has no {wanted}"
-        report.add(place, f"{kind} {quoted(listen.operand)} {text}")
-    return of_family
-
-
-def numeric(operand: str) -> str | None:
-    """The canonical text of an address, which may be in brackets; None if it is none."""
-    bare = operand[1:-1] if operand.startswith("[") and operand.endswith("]") else operand
-    try:
-        return str(ipaddress.ip_address(bare))
-    except ValueError:
-        return None
-
-
-def family(address: str) -> int:
-    return 6 if ":" in address else 4

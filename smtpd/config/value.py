@@ -1,7 +1,7 @@
 """What a single word means: text in, value out, or Wrong with the reason.
 
 4d 12h 30m 90s   interval, in seconds           35M 1.5G 500K 1024   size, in bytes
-25 smtp          port                           "~/Mail/%{user.username}"   path of a Maildir
+25 smtp          port
 """
 
 import re
@@ -30,21 +30,9 @@ SERVICES = {
 
 TAG_LENGTH = 32
 
-SPECIFIER = re.compile(r"%(?:\{([^}]*)\}?)?")
-AVAILABLE = {"user.username", "user.directory"}
-SPECIFIERS = AVAILABLE | {
-    "sender",
-    "sender.user",
-    "sender.domain",
-    "rcpt",
-    "rcpt.user",
-    "rcpt.domain",
-    "dest",
-    "dest.user",
-    "dest.domain",
-    "mbox.from",
-    "mda",
-}
+USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
+OWN_USERS = "_smtp"  # what the names of our own users begin with
+BACKEND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def interval(text: str) -> int:
@@ -128,23 +116,19 @@ def absolute_path(text: str) -> str:
     return text
 
 
-def maildir_path(text: str) -> str:
-    """Names of specifiers become lower case, as they are compared."""
-    path = SPECIFIER.sub(_specifier, text)
-    if not path.startswith(("/", "~/", "%{user.directory}")):
-        raise Wrong(f"the path {quoted(text)} is relative, expected it to begin with / or ~/")
-    return path
+def backend(text: str) -> str:
+    """Of a table; it becomes part of a program's name."""
+    if not BACKEND.fullmatch(text):
+        raise Wrong(f"{quoted(text)} is no kind of table, expected file, db, passwd, sqlite or the name of a program")
+    return text
 
 
-def _specifier(found: re.Match[str]) -> str:
-    written = found[0]
-    if not written.startswith("%{"):
-        raise Wrong('"%" is not available yet in a path, but for %{user.username} and %{user.directory}')
-    if not written.endswith("}"):
-        raise Wrong(f"{quoted(written)} in a path is never closed")
-    specifier = found[1].lower()
-    if re.split(r"[\[:]", specifier)[0] not in SPECIFIERS:
-        raise Wrong(f"there is no {quoted(written)}" + suggestion(specifier, SPECIFIERS))
-    if specifier not in AVAILABLE:
-        raise Wrong(f"{quoted(written)} in a path is not available yet")
-    return f"%{{{specifier}}}"
+def user(text: str) -> str:
+    """Whom an action or a command runs as: neither root nor one of ours."""
+    if not USER.fullmatch(text):
+        raise Wrong(f"{quoted(text)} cannot be the name of a user")
+    if text == "root":
+        raise Wrong("nothing is delivered as root, expected another user")
+    if text.startswith(OWN_USERS):
+        raise Wrong(f"{quoted(text)} is a user of smtpd itself, expected another one")
+    return text

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from smtpd.config.error import ConfigErrors
-from smtpd.config.host import choose_server_name, interfaces, read_first_line, this_host
-from smtpd.config.model import Limits
+from smtpd.config.host import Host, choose_server_name, interfaces, read_first_line, this_host
+from smtpd.config.model import Limits, Method
 from smtpd.config.parser import parse
-from smtpd.config.slice import ListenerSlice, MaildirSlice, Slices
-from smtpd.config.slicing import Host, slice_config
+from smtpd.config.slice import DeliverySlice, ListenerSlice, Slices
+from smtpd.config.slicing import slice_config
 
 HOST = Host(
     server_name="MX.example.org",
@@ -29,7 +29,7 @@ HOST = Host(
 def slices(text: str) -> Slices:
     parsed = parse("f", text=text + "\naction a maildir\nmatch reject")
     host = Host(HOST.server_name, HOST.interfaces, lambda name: HOST.resolve(name) or ())
-    return slice_config(parsed.config, host=host, places=parsed.listener_places)
+    return slice_config(parsed, host).slices
 
 
 def addresses(text: str) -> list[str]:
@@ -110,9 +110,10 @@ def test_what_is_counted_over_all_sessions_is_divided_by_the_dispatchers():
 
 
 def test_an_action_without_ttl_has_that_of_the_queue():
-    queue = slices("queue ttl 2d\naction b maildir '/x' junk ttl 1h").queue
-    assert queue.lifetimes == {"a": 172800, "b": 3600}
-    assert queue.actions == (MaildirSlice("b", "/x", True), MaildirSlice("a", "~/Maildir", False))
+    assert slices("queue ttl 2d\naction b maildir '/x' junk ttl 1h").queue.actions == (
+        DeliverySlice("b", Method.MAILDIR, "", 3600),
+        DeliverySlice("a", Method.MAILDIR, "", 172800),
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ import msgspec
 from smtpd import sandbox
 from smtpd.agent import process as agent
 from smtpd.config import parser
+from smtpd.config.host import this_host
 from smtpd.config.process import encode
-from smtpd.config.slicing import slice_config, this_host
+from smtpd.config.slicing import slice_config
 from smtpd.envelope import Origin
 from smtpd.imsg import (
     ROLES,
@@ -225,7 +226,7 @@ def main() -> None:
     role = order["role"]
     sandbox.deny()
     parsed = parser.parse("forge.conf", text=CONF, macros={}, read=str)
-    slices = encode(slice_config(parsed.config, host=this_host(), places=parsed.listener_places), []).slices
+    slices = encode(slice_config(parsed, this_host()).slices, []).slices
     results = {}
     for sender in sorted(s for s, r in TABLE.routes() if r == role and s != "smtpctl"):
         for what, forged in forgeries(sender, role):

@@ -1,0 +1,89 @@
+"""action NAME METHOD OPTIONS [ttl D] -> an action of the model."""
+
+from typing import Any
+
+from lark import Token, Tree
+
+from smtpd.config import target, value
+from smtpd.config.error import quoted
+from smtpd.config.mistake import Mistakes, parts, value_of, word
+from smtpd.config.model import Action, Method
+from smtpd.config.names import Names, Use, Wanted
+from smtpd.config.operand import Tables
+
+METHODS = {method.value for method in Method}
+
+# option -> what it says.  Inline tables are numbered in this order, which is the printer's.
+OPTIONS = {"alias": "names", "virtual": "names", "userbase": "userbase", "user": "user", "wrapper": "wrapper"}
+TABLES = {"alias": Wanted.ALIASES, "virtual": Wanted.ALIASES, "userbase": Wanted.USERS}
+
+# method -> option -> why it cannot have it
+EXCLUDED = {
+    Method.MBOX: {
+        "user": "a mailbox belongs to its user",
+        "wrapper": "there is no command to be wrapped",
+    },
+    Method.EXPAND_ONLY: {"user": "nothing is delivered"},
+    Method.FORWARD_ONLY: {"user": "nothing is delivered"},
+}
+
+
+class Actions:
+    def __init__(self, mistakes: Mistakes, names: Names, tables: Tables) -> None:
+        self._mistakes = mistakes
+        self._names = names
+        self._tables = tables
+
+    def maybe_build(self, name: Token, method: Tree, *options: Tree) -> Action | None:
+        """None for a method that is not available."""
+        self._mistakes.value(value.name, name, "")
+        if word(method.data) not in METHODS:
+            self._mistakes.not_yet(method, f"action … {word(method.data)}")
+            return None
+        given = self._mistakes.available(options, OPTIONS | {"ttl": "ttl"}, "action")
+        fields = self._method(method)
+        self._check_excluded(fields["method"], given)
+        for what in dict.fromkeys(OPTIONS.values()):
+            if what in given:
+                fields |= self._option(str(name), given[what])
+        if "ttl" in given:
+            fields["ttl"] = self._mistakes.value(value.interval, value_of(given["ttl"]), 1)
+        return Action(str(name), **fields)
+
+    def _method(self, method: Tree) -> dict[str, Any]:
+        words = [child for child in method.children if isinstance(child, Token)]
+        flags = {child.data for child in method.children if isinstance(child, Tree)}
+        fields: dict[str, Any] = {"method": Method(word(method.data))}
+        match fields["method"]:
+            case Method.MAILDIR:
+                path = self._mistakes.value(target.maildir_path, words[0], "") if words else target.MAILDIR
+                fields |= {"target": path, "junk": "junk" in flags}
+            case Method.LMTP:
+                destination = self._mistakes.value(target.lmtp_destination, words[0], "")
+                fields |= {"target": destination, "rcpt_to": "by_rcpt_to" in flags}
+            case Method.MDA:
+                fields["target"] = self._mistakes.value(target.command, words[0], "")
+        return fields
+
+    def _check_excluded(self, method: Method, given: dict[str, Tree]) -> None:
+        for option, reason in EXCLUDED.get(method, {}).items():
+            if option in given:
+                self._mistakes.error(
+                    given[option], f"an action with {method.value} cannot have {quoted(option)}: {reason}"
+                )
+
+    def _option(self, action: str, option: Tree) -> dict[str, str]:
+        """The field and its value."""
+        (operand,) = parts(option)
+        place = self._mistakes.place(operand)
+        if option.data in TABLES:
+            name = self._tables.operand(operand)
+            self._names.use_table(Use(place, name, TABLES[option.data]))
+            if option.data == "userbase":
+                self._names.place_userbase(action, place)
+        elif option.data == "wrapper":
+            name = str(operand)
+            self._names.use("wrapper", name, place)
+        else:
+            name = self._mistakes.value(value.user, operand, "")
+        return {str(option.data): name}

@@ -1,0 +1,72 @@
+"""What the builders of sentences share: where a word stands, what it means, and what is said when it means nothing."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from lark import Token, Tree
+
+from smtpd.config.error import Place, Report, Wrong, alternatives, quoted, suggestion
+
+type Node = Token | Tree
+
+
+def parts(tree: Tree) -> list[Any]:
+    """The children; the grammar says which are words and which are trees."""
+    return tree.children
+
+
+def value_of(tree: Tree) -> Token:
+    """The one word behind the word of an option."""
+    (token,) = parts(tree)
+    return token
+
+
+def word(rule: str) -> str:
+    """mail_from -> mail-from"""
+    return rule.replace("_", "-")
+
+
+class Mistakes:
+    """Of the sentence that is being looked at, in `file`."""
+
+    def __init__(self, report: Report) -> None:
+        self.file = ""
+        self._report = report
+
+    def place(self, node: Node) -> Place:
+        position = node.meta if isinstance(node, Tree) else node
+        return Place(self.file, position.line or 0, position.column or 0)
+
+    def error(self, node: Node, text: str) -> None:
+        self._report.add(self.place(node), text)
+
+    def value[T](self, read: Callable[[str], T], node: Token, otherwise: T, *, text: str | None = None) -> T:
+        try:
+            return read(str(node) if text is None else text)
+        except Wrong as wrong:
+            self.error(node, str(wrong))
+            return otherwise
+
+    def known(self, token: Token, known: Iterable[str]) -> bool:
+        if token in known:
+            return True
+        expected = f"expected {alternatives(known)}{suggestion(token, known)}"
+        self.error(token, f"{quoted(token)} is not known here, {expected}")
+        return False
+
+    def available(self, options: Iterable[Tree], available: Mapping[str, str], where: str) -> dict[str, Tree]:
+        """By what they say; `available` maps options to that, and those that say the same exclude each other."""
+        given: dict[str, Tree] = {}
+        for option in options:
+            if option.data not in available:
+                self.not_yet(option, f"{where} … {word(option.data)}")
+            elif given.setdefault(available[option.data], option) is not option:
+                self.twice(option, given[available[option.data]])
+        return given
+
+    def twice(self, node: Tree, first: Tree) -> None:
+        other = f", but {word(first.data)} is here already" if first.data != node.data else " is said twice"
+        self.error(node, quoted(word(node.data)) + other)
+
+    def not_yet(self, node: Node, what: str) -> None:
+        self.error(node, f"{quoted(what)} is not available yet")

@@ -1,0 +1,82 @@
+"""Tables that are declared, and operands, which are tables: `<name>`, `"one"`, `{ a, b }`, `{ a = x, b = y }`.
+
+Those that stand in their place get the names <dynamic:0>, <dynamic:1> … in the order in which they are read.
+"""
+
+from lark import Token, Tree
+
+from smtpd.config import value
+from smtpd.config.error import quoted
+from smtpd.config.mistake import Mistakes, parts, value_of
+from smtpd.config.model import Table
+from smtpd.config.names import Names
+
+STATIC = "static"  # another word for file
+WITH_PATH = ("file", STATIC, "db", "passwd", "sqlite")
+
+
+class Tables:
+    """`declare` those that have a sentence, ask for the name of an `operand`, and take `all` in the end."""
+
+    def __init__(self, mistakes: Mistakes, names: Names) -> None:
+        self._mistakes = mistakes
+        self._names = names
+        self._declared: dict[str, Table] = {}
+        self._inline: list[Table] = []
+
+    @property
+    def all(self) -> tuple[Table, ...]:
+        return (*self._declared.values(), *self._inline)
+
+    def declare(self, name: Token, content: Tree) -> None:
+        """table NAME { … } | /path | BACKEND[:/path]"""
+        self._mistakes.value(value.name, name, "")
+        if content.data == "list":
+            table = self._listed(str(name), content)
+        else:
+            table = self._from_backend(str(name), value_of(content))
+        if table:
+            self._declared.setdefault(table.name, table)
+
+    def _from_backend(self, name: str, source: Token) -> Table | None:
+        backend, colon, path = ("file", ":", str(source)) if source.startswith("/") else source.partition(":")
+        if not colon and backend in WITH_PATH:
+            self._mistakes.error(
+                source, f"a table of kind {backend} needs a path, such as {backend}:/etc/mail/{name or 'x'}"
+            )
+            return None
+        backend = self._mistakes.value(value.backend, source, "", text=backend)
+        if not backend:
+            return None
+        if colon:
+            path = self._mistakes.value(value.absolute_path, source, path, text=path)
+        return Table(name, path=path if colon else None, backend="file" if backend == STATIC else backend)
+
+    def _listed(self, name: str, content: Tree) -> Table | None:
+        entries = [parts(entry) for entry in parts(content)]
+        if len({len(entry) for entry in entries}) > 1:
+            self._mistakes.error(content, "a list and a mapping in one, expected a value for each entry or for none")
+            return None
+        self._names.place_entries(name, [self._mistakes.place(entry[0]) for entry in entries])
+        if len(entries[0]) == 2:
+            return Table(name, pairs=tuple((str(key), str(entry)) for key, entry in entries))
+        return Table(name, entries=tuple(str(entry) for (entry,) in entries))
+
+    def operand(self, table: Tree) -> str:
+        """The name of the table; of a new one, if it stands here itself."""
+        if table.data == "reference":
+            return str(table.children[0])
+        name = f"<dynamic:{len(self._inline)}>"
+        self._names.place_table(name, self._mistakes.place(table))
+        if table.data == "one":
+            self._names.place_entries(name, [self._mistakes.place(table)])
+            new: Table | None = Table(name, entries=(str(table.children[0]),))
+        else:
+            new = self._listed(name, table)
+        self._inline.append(new or Table(name))
+        return name
+
+
+def described(table: Table) -> str:
+    """As it is named in an error."""
+    return "this" if table.name.startswith("<") else f"table {quoted(table.name)}"

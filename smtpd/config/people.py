@@ -1,0 +1,77 @@
+"""userbase <t> in an action without `user` -> the people in it: whose uid, which home.
+
+The parent acts on what is found here, as root; so it is read once, at the start, from what root wrote.  Tables that
+answer anew each time (databases, programs) have no say in whom root becomes: there the action names the user.
+"""
+
+from smtpd.config.action import EXCLUDED
+from smtpd.config.error import Place, Report, quoted
+from smtpd.config.model import Action, Table
+from smtpd.config.names import SYSTEM_USERS
+from smtpd.config.parser import Parsed
+from smtpd.config.slice import Person
+from smtpd.config.tablefile import Entry, TableFiles, Unreadable
+from smtpd.tables.userinfo import Malformed, UserInfo, parse_userinfo
+
+KINDS = ("", "file", "passwd")
+FIRST_ID = 100  # below are the system's own
+PEOPLE_MAX = 100_000
+NAME_MAX = 255
+
+
+def find_people(action: Action, parsed: Parsed, texts: TableFiles, report: Report) -> dict[str, Person] | None:
+    """None where no uid of the table counts."""
+    if action.userbase in (None, SYSTEM_USERS) or action.user is not None:
+        return None
+    table = next(table for table in parsed.config.tables if table.name == action.userbase)
+    place = parsed.names.userbase_places[action.name]
+    if table.backend not in KINDS:
+        report.add(place, _dynamic(action, table))
+        return None
+    try:
+        entries = _passwd(table, texts) if table.backend == "passwd" else texts.entries(table)
+    except Unreadable as unreadable:
+        report.add(place, str(unreadable))
+        return None
+    if len(entries) > PEOPLE_MAX:
+        report.add(place, f"table {quoted(table.name)} has more than {PEOPLE_MAX} users")
+        return None
+    return {entry.key.lower(): person for entry in entries if (person := _person(entry, report))}
+
+
+def _dynamic(action: Action, table: Table) -> str:
+    wrong = f"table {quoted(table.name)} ({table.backend}) does not decide whom mail is stored as"
+    files = "a table in the configuration, a text file or a passwd file"
+    if "user" in EXCLUDED.get(action.method, {}):
+        return f"{wrong}, expected {files}"
+    return f"{wrong}: add the user to the action, as in: user vmail; or take {files}"
+
+
+def _person(entry: Entry, report: Report) -> Person | None:
+    try:
+        info = parse_userinfo(entry.value)
+        _check(entry.key, info)
+    except Malformed as malformed:
+        report.add(entry.place, f"user {quoted(entry.key)}: {malformed}")
+        return None
+    return Person(info.uid, info.gid, info.home)
+
+
+def _check(name: str, info: UserInfo) -> None:
+    """As the nursery will, which would refuse each mail to them."""
+    if info.uid < FIRST_ID:
+        raise Malformed(f"uid {info.uid}, expected {FIRST_ID} or more")
+    if info.gid == 0:
+        raise Malformed("gid 0 is the group of root")
+    if len(name) > NAME_MAX or not name.isprintable():
+        raise Malformed("not the name of a user")
+
+
+def _passwd(table: Table, texts: TableFiles) -> list[Entry]:
+    assert table.path is not None
+    entries = []
+    for number, line in enumerate(texts.text(table.path).split("\n"), 1):
+        name, *fields = line.split(":")
+        if line.strip() and len(fields) == 6:
+            entries.append(Entry(Place(table.path, number, 1), name, ":".join((fields[1], fields[2], fields[4]))))
+    return entries

@@ -1,0 +1,59 @@
+"""match CRITERIA (action NAME | reject) -> a rule of the model."""
+
+from lark import Tree
+
+from smtpd.config.mistake import Mistakes, word
+from smtpd.config.model import Condition, Match, Operand
+from smtpd.config.names import Names, Use, Wanted
+from smtpd.config.operand import Tables
+
+# criterion of a match -> the field of Match.  In this order, which is the printer's, conditions are built: so the
+# numbers of inline tables do not depend on the order in which the criteria were written.
+FIELDS = {"from": "source", "for": "destination", "tag": "tag", "mail_from": "mail_from", "rcpt_to": "rcpt_to"}
+WITHOUT_TABLE = {"any", "local", "socket"}
+WITH_TABLE = {"src", "domain", "tag", "mail_from", "rcpt_to"}
+WITH_KEYS = {"mail_from", "rcpt_to"}
+
+
+class Rules:
+    def __init__(self, mistakes: Mistakes, names: Names, tables: Tables) -> None:
+        self._mistakes = mistakes
+        self._names = names
+        self._tables = tables
+
+    def build(self, *children: Tree) -> Match:
+        *criteria, decision = children
+        given: dict[str, tuple[bool, Tree]] = {}
+        for criterion in criteria:
+            self._criterion(given, *criterion.children)
+        for field, (_, kind) in list(given.items()):
+            if field in ("source", "destination") and kind.data in given:
+                self._mistakes.twice(given[kind.data][1], kind)
+        conditions = {field: self._condition(*given[field]) for field in FIELDS.values() if field in given}
+        action = None
+        if decision.data == "deliver":
+            action = str(decision.children[0])
+            self._names.use("action", action, self._mistakes.place(decision.children[0]))
+        return Match(action, **conditions)
+
+    def _criterion(self, given: dict[str, tuple[bool, Tree]], *children: Tree) -> None:
+        criterion, negated = children[-1], len(children) == 2
+        kind = criterion.children[0] if criterion.data in ("from", "for") else criterion
+        field = FIELDS.get(criterion.data)
+        if field is None:
+            self._mistakes.not_yet(criterion, f"match … {word(criterion.data)}")
+        elif kind.data not in WITHOUT_TABLE | WITH_TABLE:
+            self._mistakes.not_yet(kind, f"match … {criterion.data} {word(kind.data)}")
+        elif field in given:
+            self._mistakes.twice(criterion, criterion)
+        else:
+            given[field] = negated, kind
+
+    def _condition(self, negated: bool, kind: Tree) -> Condition:
+        if kind.data in WITHOUT_TABLE:
+            return Condition(str(kind.data), negated)
+        *regex, table = kind.children
+        operand = Operand(self._tables.operand(table), bool(regex))
+        wanted = Wanted.PATTERNS if regex else Wanted.KEYS if kind.data in WITH_KEYS else Wanted.LIST
+        self._names.use_table(Use(self._mistakes.place(table), operand.table, wanted))
+        return Condition(word(kind.data), negated, operand)

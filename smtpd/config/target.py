@@ -1,0 +1,86 @@
+"""Where an action takes mail: text in, the same text out, or Wrong with the reason.
+
+"~/Mail/%{user.username}"                          the path of a Maildir
+mx:24  192.0.2.1  "[::1]:24"  "/run/lmtp"          a destination of lmtp
+"procmail -a %{rcpt.user}"  "/bin/nice %{mda}"     a command; one that is wrapped around another
+"""
+
+import ipaddress
+import re
+
+from smtpd.config import specifier
+from smtpd.config.error import Wrong, printable, quoted, suggestion
+from smtpd.config.host import is_host_name
+from smtpd.config.value import number
+
+MAILDIR = "~/Maildir"
+HOME = ("~/", "%{user.directory}")
+LONGEST_PATH = 1024  # characters
+LONGEST_COMMAND = 4096
+LONGEST_SOCKET = 107  # bytes; sun_path of unix(7) without its NUL
+SPECIFIER_NAME = re.compile(r"%\{([a-z.]+)")
+DESTINATION = re.compile(r"(?:(?P<host>[^:\[\]]+)|\[(?P<address>[^\[\]]+)\])(?::(?P<port>[0-9]{1,5}))?")
+
+
+def maildir_path(text: str) -> str:
+    template(text)
+    if not text.lower().startswith(("/", *HOME)):
+        raise Wrong(f"the path {quoted(text)} is relative, expected it to begin with / or ~/")
+    if len(text) > LONGEST_PATH:
+        raise Wrong(f"a path of more than {LONGEST_PATH} characters")
+    return text
+
+
+def lmtp_destination(text: str) -> str:
+    """host, host:port, [address]:port or the path of a socket."""
+    if "%" in text:
+        raise Wrong(f"{quoted(text)}: all mail of an action goes to one destination, without specifiers")
+    if text.startswith("/"):
+        if len(text.encode()) > LONGEST_SOCKET:
+            raise Wrong(f"the path of a socket has at most {LONGEST_SOCKET} bytes")
+        return text
+    found = DESTINATION.fullmatch(text)
+    if not found or not (is_host_name(found["host"]) if found["host"] else is_ipv6(found["address"])):
+        raise Wrong(f"{quoted(text)} is no destination, expected host, host:port, [address]:port or a path")
+    if found["port"] is not None:
+        number(found["port"], "port", 1, 65535)
+    return text
+
+
+def is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def command(text: str) -> str:
+    _command(text)
+    try:
+        template(text).check_command()
+    except specifier.Malformed as malformed:
+        raise Wrong(printable(str(malformed))) from None
+    return text
+
+
+def wrapper(text: str) -> str:
+    _command(text)
+    template(text, wrapper=True)
+    return text
+
+
+def _command(text: str) -> None:
+    if not text.strip():
+        raise Wrong("a command cannot be empty")
+    if len(text) > LONGEST_COMMAND:
+        raise Wrong(f"a command of more than {LONGEST_COMMAND} characters")
+
+
+def template(text: str, *, wrapper: bool = False) -> specifier.Template:
+    try:
+        return specifier.parse(text, wrapper=wrapper)
+    except specifier.Malformed as malformed:
+        known = sorted(specifier.NAMES)
+        strange = [name for name in SPECIFIER_NAME.findall(text.lower()) if name not in known]
+        hint = suggestion(strange[0], known) if strange else ""
+        raise Wrong(printable(str(malformed)) + hint) from None
