@@ -1,19 +1,21 @@
 """The nursery's children: asked for, heard of, dead.
 
-    LookUpUser --fork--> a child asks NSS  --line--> UserLookedUp          at most LOOK_UPS_MAX, LINE_DEADLINE each
-    ForkAgent  --fork--> a child becomes … --line--> AgentForked           at most AGENTS_MAX, PER_USER_MAX of one user
-                                                     AgentNotForked
-    SIGCHLD    ---------------------------- waitpid -> AgentEnded
+    LookUpUser  --fork--> a child asks NSS  --line--> UserLookedUp            at most LOOK_UPS_MAX, LINE_DEADLINE each
+    ForkAgent   --fork--> a child becomes … --line--> AgentForked             at most AGENTS_MAX
+                                                      AgentNotForked
+    ForkProgram --fork--> a child executes  --------> ProgramForked
+                                                      ProgramNotForked
+    SIGCHLD     ---------------------------- waitpid -> AgentEnded, ProgramEnded
 
 Nothing here waits for a child.  One that does not say its line in time (a directory server or a home that hangs) is
 killed and answered "later".
 """
 
 import os
+import re
 import signal
 import socket
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,57 +23,75 @@ from smtpd.imsg import (
     AgentEnded,
     AgentForked,
     AgentNotForked,
+    AgentTether,
     ForkAgent,
+    ForkProgram,
     KillAgent,
     LookUpUser,
+    ProgramEnded,
+    ProgramForked,
+    ProgramNotForked,
     TakeProgram,
     UserLookedUp,
 )
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.errand import PACKET_MAX
+from smtpd.ipc.errand import PACKET_MAX, PROMISES, Post
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop, Timer
-from smtpd.nursery.cradle import Errand, Prepare, be_agent, fork, look_up
+from smtpd.nursery.cradle import Birth, Prepare, be_agent, be_program, fork, look_up
 from smtpd.sandbox import Ids
 
 LOOK_UPS_MAX = 32
 AGENTS_MAX = 320  # a little more than the parent asks for
-PER_USER_MAX = 10
 LINE_DEADLINE = 5.0  # seconds
-LINE_MAX = 4096  # bytes
+LINE_MAX = 8192  # bytes
 LEAVING = 3.0  # seconds that agents have to end by themselves
+TIDYING = 2.0  # seconds that an agent has to end its commands before it is killed
+TETHERED = ("mbox",)  # kinds of agents that are handed further descriptors
+PERSON = re.compile(r"person ([0-9]{1,10}) ([0-9]{1,10})")
 VERDICTS = {"user", "unknown", "root", "daemon", "later"}
 SILENT = "the process ended without a word"
 LATE = "no answer in time"
+RECORD = 2  # the descriptor that our log goes to
 
 
 @dataclass(eq=False)
 class Young:
-    """A child that has not said its line yet."""
+    """A child that has not said its last line yet."""
 
     pid: int
     pipe: int
     timer: Timer
-    heard: Callable[[int, str], None]  # its pid and its line; the line is empty when there was none
+    heard: Callable[["Young", str], None]  # its last line; empty when there was none
+    ids: tuple[int, int] | None = None  # whom it was about to become, while it was still root
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    pid: int
+    has_commands: bool
 
 
 class Brood:
-    def __init__(self, loop: Loop, parent: Channel, prepare: Prepare, us: Ids | None):
+    """`us`: who asks NSS; `ours`: the uids that no agent of a user may have."""
+
+    def __init__(self, loop: Loop, parent: Channel, prepare: Prepare, us: Ids | None, ours: Collection[int] = ()):
         self._loop = loop
         self._parent = parent
         self._prepare = prepare
         self._us = us
-        self._programs: dict[str, bytes] = {}
+        self._ours = ours
+        self._filters: dict[str, bytes] = {}
         self._young: dict[int, Young] = {}
         self._look_ups: set[int] = set()
-        self._users: dict[int, str] = {}  # of every agent that is not reaped yet
-        self._per_user: Counter[str] = Counter()
+        self._agents: dict[int, Agent] = {}  # every one that is not reaped yet
+        self._programs: set[int] = set()
         self._announced: set[int] = set()
         self._said_what_is_missing = False
         self._leaving = False
 
     def take_program(self, imsg: TakeProgram) -> None:
-        self._programs[imsg.kind] = imsg.program
+        self._filters[imsg.kind] = imsg.program
 
     # -- users ---------------------------------------------------------------------
 
@@ -79,54 +99,100 @@ class Brood:
         if len(self._look_ups) >= LOOK_UPS_MAX:
             self._parent.send(UserLookedUp(imsg.request, "later"))
             return
-        pid = self._bear(partial(look_up, imsg.name, self._us), partial(self._looked_up, imsg))
+        pid = self._bear(partial(look_up, imsg.name, self._us, self._ours), partial(self._looked_up, imsg))
         if pid is None:
             self._parent.send(UserLookedUp(imsg.request, "later"))
         else:
             self._look_ups.add(pid)
 
-    def _looked_up(self, imsg: LookUpUser, pid: int, line: str) -> None:
+    def _looked_up(self, imsg: LookUpUser, _young: Young, line: str) -> None:
         self._parent.send(UserLookedUp(imsg.request, line if line in VERDICTS else "later"))
 
     # -- agents ----------------------------------------------------------------------
 
     def fork_agent(self, imsg: ForkAgent) -> None:
-        if len(self._users) >= AGENTS_MAX or self._per_user[imsg.user] >= PER_USER_MAX or self._leaving:
+        if len(self._agents) >= AGENTS_MAX or self._leaving:
             self._parent.send(AgentNotForked(imsg.request, "later", "too many agents"))
             return
-        ours, theirs = _packets()
-        errand = Errand(imsg.user, imsg.kind, imsg.path, imsg.junk, self._programs.get(imsg.kind))
-        with theirs:
-            child = partial(be_agent, errand, self._prepare)
-            pid = self._bear(child, partial(self._agent_heard, imsg, ours), theirs.fileno())
+        post = Post(
+            imsg.kind, imsg.target, imsg.wrapper, imsg.junk, imsg.rcpt_to, imsg.delimiter, files=tuple(imsg.files)
+        )
+        birth = Birth(imsg.user, imsg.person, post, self._filters.get(imsg.kind), self._ours)
+        pairs = [_packets() for _ in range(2 if imsg.kind in TETHERED else 1)]
+        ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
+        pid = self._bear(
+            partial(be_agent, birth, self._prepare),
+            partial(self._agent_heard, imsg, ours),
+            *(end.fileno() for end in theirs),
+        )
+        _close(theirs)
         if pid is None:
-            ours.close()
+            _close(ours)
             self._parent.send(AgentNotForked(imsg.request, "later", "no further process can be made"))
             return
-        self._users[pid] = imsg.user
-        self._per_user[imsg.user] += 1
+        self._agents[pid] = Agent(pid, PROMISES[imsg.kind] is None)
 
-    def _agent_heard(self, imsg: ForkAgent, sock: socket.socket, pid: int, line: str) -> None:
+    def _agent_heard(self, imsg: ForkAgent, sockets: list[socket.socket], young: Young, line: str) -> None:
         verdict, _, rest = line.partition(" ")
-        if verdict != "ok":
-            sock.close()
+        if verdict != "ok" or young.ids is None:
+            _close(sockets)
             reason = rest or (SILENT if not line else "")
             self._parent.send(AgentNotForked(imsg.request, verdict if verdict in VERDICTS else "later", reason))
             return
         if rest and not self._said_what_is_missing:
             self._said_what_is_missing = True
             log.warn(f"sandbox of agents: missing: {rest}")
-        self._announced.add(pid)
-        self._parent.send(AgentForked(imsg.request, pid), sock.detach())
+        self._announced.add(young.pid)
+        sock, *tethers = sockets
+        for tether in tethers:
+            self._parent.send(AgentTether(young.pid), tether.detach())
+        self._parent.send(AgentForked(imsg.request, young.pid, *young.ids), sock.detach())
 
     def kill_agent(self, imsg: KillAgent) -> None:
         """A pid is ours until it has been waited for; one that we do not know has ended in the meantime."""
-        if imsg.pid in self._users:
-            os.kill(imsg.pid, signal.SIGKILL)
+        agent = self._agents.get(imsg.pid)
+        if agent is None:
+            return
+        if agent.has_commands:
+            self._end_commands(agent)
+        else:
+            os.kill(agent.pid, signal.SIGKILL)
+
+    def _end_commands(self, agent: Agent) -> None:
+        """They are its children, and only it knows them: it is asked first, and may hang."""
+        os.kill(agent.pid, signal.SIGTERM)
+        self._loop.after(TIDYING, partial(self._kill, agent))
+
+    def _kill(self, agent: Agent) -> None:
+        if self._agents.get(agent.pid) is agent:
+            os.kill(agent.pid, signal.SIGKILL)
+
+    # -- programs ---------------------------------------------------------------------
+
+    def fork_program(self, imsg: ForkProgram) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            child = partial(be_program, imsg.user, imsg.arguments, self._ours)
+            heard = partial(self._program_heard, imsg, ours)
+            pid = None if self._leaving else self._bear(child, heard, theirs.fileno(), RECORD)
+        if pid is None:
+            ours.close()
+            self._parent.send(ProgramNotForked(imsg.request, "no further process can be made"))
+        else:
+            self._programs.add(pid)
+
+    def _program_heard(self, imsg: ForkProgram, sock: socket.socket, young: Young, line: str) -> None:
+        if line:
+            sock.close()
+            verdict, _, reason = line.partition(" ")
+            self._parent.send(ProgramNotForked(imsg.request, reason or f"user {imsg.user}: {verdict}"))
+        else:
+            self._announced.add(young.pid)
+            self._parent.send(ProgramForked(imsg.request, young.pid), sock.detach())
 
     # -- any child ----------------------------------------------------------------------
 
-    def _bear(self, child: Callable[..., None], heard: Callable[[int, str], None], *kept: int) -> int | None:
+    def _bear(self, child: Callable[..., None], heard: Callable[[Young, str], None], *kept: int) -> int | None:
         """The pid of a new child; None when there can be none now."""
         reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -143,12 +209,17 @@ class Brood:
         return pid
 
     def _hear(self, young: Young) -> None:
-        """A line is one write into a pipe, so it comes whole or not at all."""
+        """A line is one write into a pipe, so it comes whole or not at all.  Whom it will be is said first or never."""
         try:
             data = os.read(young.pipe, LINE_MAX)
         except BlockingIOError:
             data = b""
-        self._grown(young, data.decode(errors="replace").strip())
+        first, _, rest = data.decode(errors="replace").partition("\n")
+        if young.ids is None and (ids := _ids_in(first)) is not None:
+            young.ids, first = ids, rest.strip()
+            if not first:
+                return
+        self._grown(young, first.strip())
 
     def _too_late(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
@@ -159,7 +230,7 @@ class Brood:
         young.timer.cancel()
         self._loop.forget(young.pipe)
         os.close(young.pipe)
-        young.heard(young.pid, line)
+        young.heard(young, line)
 
     def reap(self) -> None:
         while True:
@@ -170,30 +241,39 @@ class Brood:
             if pid == 0:
                 break
             self._ended(pid, status)
-        if self._leaving and not self._users:
+        if self._leaving and not self._agents:
             self._loop.ended = True
 
     def _ended(self, pid: int, status: int) -> None:
-        if pid in self._young:
+        while pid in self._young:
             self._hear(self._young[pid])  # its last words may still be in the pipe
         self._look_ups.discard(pid)
-        user = self._users.pop(pid, None)
-        if user is not None:
-            self._per_user -= Counter([user])
+        self._agents.pop(pid, None)
+        ended = ProgramEnded if pid in self._programs else AgentEnded
+        self._programs.discard(pid)
         if pid in self._announced:
             self._announced.discard(pid)
-            self._parent.send(AgentEnded(pid, status))
+            self._parent.send(ended(pid, status))
 
     # -- the end -----------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Queue is gone, so the agents end by themselves; who does not, dies with us."""
+        """Queue is gone, so the agents end by themselves, and lookup is, so the programs do; who does not, dies with
+        us.  What a command does now, nobody hears of."""
         self._leaving = True
+        for agent in self._agents.values():
+            if agent.has_commands:
+                self._end_commands(agent)
         self._loop.after(LEAVING, self._end)
         self.reap()
 
     def _end(self) -> None:
         self._loop.ended = True
+
+
+def _ids_in(line: str) -> tuple[int, int] | None:
+    found = PERSON.fullmatch(line)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _packets() -> tuple[socket.socket, socket.socket]:
@@ -202,3 +282,8 @@ def _packets() -> tuple[socket.socket, socket.socket]:
     for end in ends:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * PACKET_MAX)
     return ends
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()

@@ -1,10 +1,13 @@
 """From fork to the first line of work: what a child of the nursery does, alone, with nobody waiting in a loop.
 
     look_up      NSS, as a user without rights                                --> "verdict"
-    be_agent     NSS again, become the user, sandbox, then serve its socket   --> "ok", or "verdict reason"
+    be_agent     who will it be?                                              --> "person UID GID"
+                 become the user, sandbox, then serve its socket              --> "ok", or "verdict reason"
+    be_program   become its user, exec                                        --> nothing, or "verdict reason"
 
-What it has to say goes as one line into a pipe that the nursery watches.  Beside that pipe a child has nothing of the
-nursery's; an agent has its socket.
+What it has to say goes, a line at a time, into a pipe that the nursery watches.  Whom it will be, an agent says first,
+while it is root and no user had a part in it.  Beside that pipe a child has nothing of the nursery's: an agent has its
+socket, or two, and a program its socket and the log.
 """
 
 import fcntl
@@ -12,22 +15,33 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from setproctitle import setproctitle
 
 from smtpd import sandbox
-from smtpd.ipc.errand import PROMISES
+from smtpd.ipc.errand import PROMISES, Post
 from smtpd.ipc.plain import SIGNALS, forget_signals
-from smtpd.nursery.person import Unreachable, find_person, judge
+from smtpd.nursery.person import (
+    LMTP_USER,
+    PROGRAM_USER,
+    Person,
+    Unreachable,
+    find_person,
+    find_with_verdict,
+    judge,
+    weigh,
+)
 from smtpd.sandbox import Ids, privilege
 
 EX_SOFTWARE = 70
 MEMORY_MAX = 512 * 1024 * 1024  # bytes of data of one agent
 LINE_MAX = 1000  # characters
 DESCRIPTORS_MAX = os.sysconf("SC_OPEN_MAX")
+BY_LMTP = ("lmtp", "lmtp-unix")
+ENVIRONMENT = ("PATH", "LANG", "TZ")  # of a program: as ours, which the parent has made anew
 
 
 class Agent(Protocol):
@@ -36,21 +50,21 @@ class Agent(Protocol):
     @property
     def places(self) -> list[tuple[str, str]]: ...
 
-    def serve(self, sock: socket.socket) -> None: ...
+    def serve(self, sock: socket.socket, tether: socket.socket | None) -> None: ...
 
 
-Prepare = Callable[[str, str, bool, str, str], Agent]  # kind, path, junk, user, home
+Prepare = Callable[[Post, str, str], Agent]  # post, user, home
 
 
 @dataclass(frozen=True)
-class Errand:
+class Birth:
     """An agent to be."""
 
     user: str
-    kind: str
-    path: str
-    junk: bool
+    person: tuple[int, int, str] | None  # uid, gid, home of a userbase; None: whom the system calls `user`
+    post: Post
     program: bytes | None  # its seccomp filter; None: compile it, if this machine can
+    ours: Collection[int] = ()  # uids that it must not have
 
 
 class Refused(Exception):
@@ -93,22 +107,27 @@ def _keep_only(descriptors: tuple[int, ...]) -> range:
     return range(3, len(aside))
 
 
-def look_up(name: str, us: Ids | None, report: int) -> None:
+def look_up(name: str, us: Ids | None, ours: Collection[int], report: int) -> None:
     """`us`: whom to be while modules of the name service work, which may speak with a server; None: stay."""
     me = os.geteuid()
     try:
         if us is not None:
             privilege.cut_bounding_set()
             privilege.become(us)
-        verdict = judge(name, find_person(name), me)
+        verdict = judge(name, find_person(name), me, ours)
     except Unreachable:
         verdict = "later"
     os.write(report, verdict.encode() + b"\n")
 
 
-def be_agent(errand: Errand, prepare: Prepare, descriptor: int, report: int) -> None:
+# -- agents ----------------------------------------------------------------------------------
+
+
+def be_agent(birth: Birth, prepare: Prepare, descriptor: int, *more: int) -> None:
+    """`more`: the tether where the agent has one, and the pipe that it reports to."""
+    *tethers, report = more
     try:
-        agent, missing = _become(errand, prepare, report)
+        agent, missing = _make(birth, prepare, report)
     except Refused as refused:
         _say(report, " ".join(refused.args))
         return
@@ -118,32 +137,69 @@ def be_agent(errand: Errand, prepare: Prepare, descriptor: int, report: int) -> 
         return
     _say(report, f"ok {', '.join(missing)}")
     os.close(report)
-    agent.serve(socket.socket(fileno=descriptor))
+    agent.serve(socket.socket(fileno=descriptor), socket.socket(fileno=tethers[0]) if tethers else None)
 
 
-def _become(errand: Errand, prepare: Prepare, last: int) -> tuple[Agent, list[str]]:
+def _make(birth: Birth, prepare: Prepare, report: int) -> tuple[Agent, list[str]]:
     """The agent, as its user and in its sandbox, and what of that this machine could not give.  No descriptor above
-    `last` is its own."""
-    me = os.geteuid()
-    try:
-        person = find_person(errand.user)
-    except Unreachable as error:
-        raise Refused("later", f"the user database does not answer: {error}") from None
-    verdict = judge(errand.user, person, me)
-    if verdict != "user" or person is None:
-        raise Refused(verdict, "")
+    `report` is its own."""
+    person = _get_person(birth)
+    _say(report, f"person {person.uid} {person.gid}")
     setproctitle(f"smtpd: agent of {person.name}")
-    if me == 0:
-        if privilege.LINUX:
-            privilege.cut_bounding_set()
-        privilege.become(person.ids)
+    _become(person)
     os.umask(0o077)
     _go_home(person.home)
-    _limit_memory()
-    agent = prepare(errand.kind, errand.path, errand.junk, person.name, person.home)
-    os.closerange(last + 1, DESCRIPTORS_MAX)  # what the name service may have left open
-    held = sandbox.enter(person.ids, None, PROMISES[errand.kind], unveil=agent.places, program=errand.program)
+    promises = PROMISES[birth.post.kind]
+    if promises is not None:
+        _limit_memory()
+    agent = prepare(birth.post, person.name, person.home)
+    os.closerange(report + 1, DESCRIPTORS_MAX)  # what the name service may have left open
+    if promises is None:
+        _give_up_privileges()
+        return agent, []
+    held = sandbox.enter(person.ids, None, promises, unveil=agent.places, program=birth.program)
     return agent, [line.removeprefix("missing: ") for line in held if line.startswith("missing: ")]
+
+
+def _get_person(birth: Birth) -> Person:
+    """Whom to become.  Raises Refused."""
+    if birth.person is None:
+        return _get_user(birth.user, birth.ours, LMTP_USER if birth.post.kind in BY_LMTP else "")
+    person = Person(birth.user, *birth.person)
+    verdict = weigh(person, os.geteuid(), birth.ours)
+    if verdict != "user":
+        raise Refused(verdict, "")
+    return person
+
+
+def _get_user(name: str, ours: Collection[int], servant: str) -> Person:
+    """Raises Refused."""
+    try:
+        verdict, person = find_with_verdict(name, os.geteuid(), ours, servant=servant)
+    except Unreachable as error:
+        raise Refused("later", f"the user database does not answer: {error}") from None
+    if verdict != "user" or person is None:
+        raise Refused(verdict, "")
+    return person
+
+
+def _become(person: Person) -> None:
+    """Of somebody who is not root, find_person and the like have made sure that it is us."""
+    if os.geteuid() != 0:
+        return
+    if privilege.LINUX:
+        privilege.cut_bounding_set()
+    privilege.become(person.ids)
+
+
+def _give_up_privileges() -> None:
+    """All that holds those whose commands may do what their user may; and the deny filter, which they inherit."""
+    nursery = os.getppid()
+    if privilege.LINUX:
+        privilege.set_capabilities()
+        privilege.set_no_new_privileges()
+        privilege.die_with(nursery)  # becoming the user has undone it
+    privilege.forbid_inspection()
 
 
 def _limit_memory() -> None:
@@ -159,6 +215,33 @@ def _go_home(home: str) -> None:
         os.chdir(home)
     except OSError:
         os.chdir("/")
+
+
+# -- programs ----------------------------------------------------------------------------------
+
+
+def be_program(
+    user: str, arguments: list[str], ours: Collection[int], descriptor: int, record: int, report: int
+) -> None:
+    """Another program from here on, with the socket as 0 and 1 and the log as 2.  Silence is success: the pipe closes
+    by itself."""
+    try:
+        _become(_get_user(user, ours, PROGRAM_USER))
+        os.umask(0o077)
+        os.chdir("/")
+        os.closerange(report + 1, DESCRIPTORS_MAX)
+        _give_up_privileges()
+        for number, target in ((0, descriptor), (1, descriptor), (2, record)):
+            os.dup2(target, number)
+        _execute(arguments)
+    except Refused as refused:
+        _say(report, " ".join(refused.args))
+    except Exception as error:
+        _say(report, f"later {arguments[0]}: {error}")
+
+
+def _execute(arguments: list[str]) -> NoReturn:
+    os.execve(arguments[0], arguments, {name: os.environ[name] for name in ENVIRONMENT if name in os.environ})
 
 
 def _say(report: int, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Which users the system has, and which of them may receive mail.
+"""Which users there are, and which of them may receive mail.
 
     verdict    who
     user       may receive
@@ -7,7 +7,12 @@
     unknown    no such user; not our own, when we are not root
     later      whoever knows users does not answer now
 
-Asked of the C library directly: Python's pwd takes a directory server that is down for a user that is not there.
+    judge      a user of the system: what NSS says of a name
+    weigh      a user of a userbase: a uid, a gid and a home that the configuration has
+    servant    one of our own users, for what they are there for
+
+NSS is asked through the C library directly: Python's pwd takes a directory server that is down for a user that is not
+there.
 """
 
 import ctypes
@@ -15,6 +20,7 @@ import errno
 import os
 import pwd
 import sys
+from collections.abc import Collection
 from typing import NamedTuple
 
 from smtpd.sandbox import Ids
@@ -22,6 +28,8 @@ from smtpd.sandbox import Ids
 LOWEST_UID = 100  # below it are the users that Unix systems bring along: bin, mail, www-data
 NOBODY = (65534, 65535)
 OUR_PREFIX = "_smtp"
+OUR_USERS = tuple(OUR_PREFIX + letter for letter in "dlqscxmf")
+LMTP_USER, PROGRAM_USER = "_smtpm", "_smtpf"  # who delivers over LMTP for many, and who answers for tables
 _BUFFER_MAX = 1024 * 1024  # bytes of one entry with all its text
 _NOT_FOUND = (0, errno.ENOENT, errno.ESRCH)  # getpwnam(3), ERRORS
 
@@ -43,17 +51,42 @@ class Person(NamedTuple):
         return Ids(self.uid, self.gid)
 
 
-def judge(name: str, found: Person | None, me: int) -> str:
-    """The verdict about the entry `found` for `name`, when our own uid is `me`."""
+def judge(name: str, found: Person | None, me: int, ours: Collection[int] = ()) -> str:
+    """The verdict about the entry `found` for `name`, when our own uid is `me`; `ours`: the uids of our users."""
     if found is None or found.name != name:
         return "unknown"  # a database that folds case would make one user out of two names
-    if found.uid == 0:
+    verdict = weigh(found, me, ours)
+    return "daemon" if verdict == "user" and me == 0 and name.startswith(OUR_PREFIX) else verdict
+
+
+def weigh(person: Person, me: int, ours: Collection[int] = ()) -> str:
+    """The verdict by ids alone."""
+    if person.uid == 0:
         return "root"
     if me != 0:
-        return "user" if found.uid == me else "unknown"
-    if found.uid < LOWEST_UID or found.uid in NOBODY or name.startswith(OUR_PREFIX) or found.gid == 0:
+        return "user" if person.uid == me else "unknown"
+    if person.uid < LOWEST_UID or person.uid in NOBODY or person.gid == 0 or person.uid in ours:
         return "daemon"
     return "user"
+
+
+def find_servant(name: str, me: int) -> Person | None:
+    """The user of ours called `name`.  Who is not root has no other users, and is it.  Raises Unreachable."""
+    if me != 0:
+        return Person(name, me, os.getegid(), "/")
+    found = find_person(name)
+    return found if found is not None and found.name == name and found.uid and found.gid else None
+
+
+def find_with_verdict(
+    name: str, me: int, ours: Collection[int] = (), *, servant: str = ""
+) -> tuple[str, Person | None]:
+    """A user of the system, or the `servant`: the one of our own users who is there for this.  Raises Unreachable."""
+    if name == servant:
+        found = find_servant(name, me)
+        return "unknown" if found is None else "user", found
+    found = find_person(name)
+    return judge(name, found, me, ours), found
 
 
 class _Entry(ctypes.Structure):

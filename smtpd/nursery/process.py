@@ -2,10 +2,12 @@
 
     parent --LookUpUser, ForkAgent, KillAgent--> nursery --fork--> a child that asks NSS
            <--UserLookedUp, AgentForked, AgentEnded--    --fork--> an agent: that user, in its sandbox
+           --ForkProgram-->  <--ProgramForked, ProgramEnded--      a program that answers for a table
 
 SECURITY
-    Reads imsgs of the parent only: users' names, and Maildir paths out of the configuration.  Everything that may hang
-    or read what others wrote (the name service, a home) is done by a child that has let go of all descriptors of ours.
+    Reads imsgs of the parent only: users' names, and paths and commands out of the configuration, which it does not
+    look into.  Everything that may hang or read what others wrote (the name service, a home) is done by a child that
+    has let go of all descriptors of ours.  It runs no command: an agent does, when it has become its user.
     Keeps the capabilities to become somebody and to kill.  Taken over, it is any user; hence it has no configuration,
     no channel but the parent's, and so little code.
     Agents share a memory layout with each other and with the nursery, and with nothing else.
@@ -17,13 +19,23 @@ import signal
 from functools import partial
 
 from smtpd import sandbox
-from smtpd.imsg import Begin, ForkAgent, KillAgent, LookUpUser, NurserySetVerbose, Stop, TakeProgram
+from smtpd.imsg import (
+    Begin,
+    ForkAgent,
+    ForkProgram,
+    KillAgent,
+    LookUpUser,
+    NurserySetVerbose,
+    Stop,
+    TakeProgram,
+)
 from smtpd.ipc import boot
 from smtpd.ipc.channel import Channel, Violation, unexpected
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop
 from smtpd.nursery.brood import Brood
 from smtpd.nursery.cradle import Prepare
+from smtpd.nursery.person import OUR_USERS
 from smtpd.sandbox import privilege
 
 # setpcap lets a child give up the rest for good, before it becomes a user.
@@ -35,8 +47,9 @@ def main(prepare: Prepare) -> int:
     """`prepare` makes an agent, already as its user: this process imports no other one."""
     handed = boot.receive("nursery", None)
     loop = Loop()
-    us = sandbox.find_ids(LOOK_UP_USER) if os.geteuid() == 0 else None
-    brood = Brood(loop, handed.parent, prepare, us)
+    found = {name: sandbox.find_ids(name) for name in OUR_USERS} if os.geteuid() == 0 else {}
+    ours = {ids.uid for ids in found.values() if ids is not None}
+    brood = Brood(loop, handed.parent, prepare, found.get(LOOK_UP_USER), ours)
     handed.entered(confine())
     loop.on_signal(signal.SIGCHLD, brood.reap)
     loop.add(handed.parent, partial(from_parent, brood), ended)
@@ -67,6 +80,8 @@ def from_parent(brood, channel, imsg, descriptor):
             brood.fork_agent(imsg)
         case KillAgent():
             brood.kill_agent(imsg)
+        case ForkProgram():
+            brood.fork_program(imsg)
         case NurserySetVerbose():
             log.verbose = imsg.verbose
         case Stop():

@@ -24,7 +24,7 @@ import msgspec
 from smtpd import PRODUCT, VERSION, sandbox
 from smtpd.config import trust
 from smtpd.config.place import Places
-from smtpd.config.slice import ParentSlice
+from smtpd.config.slice import LMTP_USER, PROGRAM_USER, ParentSlice
 from smtpd.imsg import (
     ROLES,
     Begin,
@@ -49,7 +49,7 @@ from smtpd.parent.pidfile import PidFile, Running
 from smtpd.parent.record import Pipes, Stderr
 from smtpd.sandbox import Ids, landlock, privilege
 
-USERS = ("_smtpd", "_smtpl", "_smtpq", "_smtps", "_smtpc", "_smtpx")
+USERS = ("_smtpd", "_smtpl", "_smtpq", "_smtps", "_smtpc", "_smtpx", LMTP_USER, PROGRAM_USER)
 CONFIGURATION_DEADLINE = 30.0  # seconds; names of listeners may have to be resolved
 SANDBOX_DEADLINE = 30.0  # seconds; queue waits up to 10 for the lock on its spool
 VACATING = 3.0  # seconds that an address may still be in use
@@ -292,6 +292,8 @@ def _await_sandboxes(booted: Booted) -> None:
         _report(booted, one.title, [*imsg.held, *(f"missing: {line}" for line in imsg.missing)])
         waiting.remove(one)
     for kind, promises in PROMISES.items():
+        if promises is None:
+            continue
         try:
             program = sandbox.compile(promises)
         except (ImportError, RuntimeError):

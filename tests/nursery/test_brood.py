@@ -6,28 +6,38 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from smtpd import sandbox
+from smtpd.config import slice
 from smtpd.imsg import (
     TABLE,
     AgentEnded,
     AgentForked,
     AgentNotForked,
+    AgentTether,
     ForkAgent,
+    ForkProgram,
     KillAgent,
     LookUpUser,
+    ProgramEnded,
+    ProgramForked,
+    ProgramNotForked,
+    Stop,
     TakeProgram,
     UserLookedUp,
 )
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.errand import PROMISES
+from smtpd.ipc.errand import PROMISES, Post
 from smtpd.ipc.plain import Loop
 from smtpd.nursery import brood as brood_module
 from smtpd.nursery import cradle
 from smtpd.nursery.brood import Brood
+from smtpd.nursery.person import LMTP_USER, OUR_USERS, PROGRAM_USER
 from smtpd.nursery.process import from_parent
+from smtpd.parent.boot import USERS
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root: becomes another user")
@@ -45,6 +55,13 @@ def user(tmp_path_factory):
     subprocess.run(["userdel", USER], check=True, stderr=subprocess.DEVNULL)
 
 
+OURS = {4711}  # uids of the daemon's own users
+
+
+def agent(request, user, kind="maildir", *, person=None, target="", wrapper="", junk=False, rcpt_to=False, files=()):
+    return ForkAgent(request, user, person, kind, target, wrapper, junk, rcpt_to, "+", list(files))
+
+
 class Facts:
     """An agent that tells what it is, in answer to whatever it is asked."""
 
@@ -53,14 +70,21 @@ class Facts:
     def __init__(self, *told):
         self.told = told
 
-    def serve(self, sock):
+    def serve(self, sock, tether):
         while question := sock.recv(100):
+            if question == b"tether":
+                sock.send(tether.recv(100))
+                continue
+            if question == b"fork" and os.fork() == 0:
+                os._exit(0)
             with open("/proc/self/status") as file:
                 status = file.read()
             if question == b"crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
-            if question == b"forbidden":
-                os.fork()
+            if question == b"stay":
+                signal.signal(signal.SIGTERM, lambda *_: sock.send(b"asked to end"))
+                sock.send(b"staying")
+                continue
             open_ones = os.listdir("/proc/self/fd")
             mask = os.umask(0)
             sock.send(repr((status, self.told, open_ones, mask, os.getsid(0) == os.getpid())).encode())
@@ -76,11 +100,12 @@ class World:
             Channel(ours, TABLE, "nursery", "parent"),
             Channel(theirs, TABLE, "parent", "nursery"),
         )
-        self.brood = Brood(self.loop, self.nursery, prepare, None)
+        self.brood = Brood(self.loop, self.nursery, prepare, None, OURS)
         self.heard = []
         self.sockets = []
         for kind, promises in PROMISES.items():
-            self.brood.take_program(TakeProgram(kind, sandbox.compile(promises)))
+            if promises is not None:
+                self.brood.take_program(TakeProgram(kind, sandbox.compile(promises)))
         self.loop.on_signal(signal.SIGCHLD, self.brood.reap)
         self.loop.add(self.nursery, lambda *received: from_parent(self.brood, *received), pytest.fail)
         self.loop.add(self.parent, self.take, pytest.fail)
@@ -103,10 +128,15 @@ class World:
         self.parent.send(imsg)
         return self.answers(1)[0]
 
+    def ask_for_agent(self, imsg):
+        """What is told of it, without its tether."""
+        self.parent.send(imsg)
+        return self.answers(2 if imsg.kind == "mbox" else 1)[-1]
+
     def close(self):
         for sock in self.sockets:
             sock.close()
-        for pid in [*self.brood._young, *self.brood._users]:
+        for pid in {*self.brood._young, *self.brood._agents, *self.brood._programs}:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         self.loop.remove(self.nursery)
@@ -145,19 +175,31 @@ def facts(sock):
     )
 
 
+def own(field):
+    """A line of our own status."""
+    return dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())[field]
+
+
 def test_a_user_is_looked_up_by_a_child(world):
     assert world.ask(LookUpUser(1, USER)) == UserLookedUp(1, "user")
     assert world.ask(LookUpUser(2, "root")) == UserLookedUp(2, "root")
     assert world.ask(LookUpUser(3, "no-such-user-here")) == UserLookedUp(3, "unknown")
 
 
-@pytest.mark.parametrize("kind", sorted(PROMISES))
+WITH_PROMISES = sorted(kind for kind, promises in PROMISES.items() if promises is not None)
+WITH_COMMANDS = sorted(set(PROMISES) - set(WITH_PROMISES))
+
+
+@pytest.mark.parametrize("kind", ["forward", "maildir"])  # these may look at themselves
 def test_an_agent_is_its_user_with_nothing_else(world, kind):
-    forked = world.ask(ForkAgent(1, USER, kind, "~/Maildir", True))
+    files = ["/etc/aliases"]
+    forked = world.ask(agent(1, USER, kind, target="~/Maildir", wrapper="w", junk=True, rcpt_to=True, files=files))
     assert isinstance(forked, AgentForked), forked
     status, told, descriptors, mask, own_session = facts(world.sockets[0])
     person = pwd.getpwnam(USER)
-    assert told == (kind, "~/Maildir", True, USER, person.pw_dir)
+    post = Post(kind, "~/Maildir", "w", junk=True, rcpt_to=True, delimiter="+", files=("/etc/aliases",))
+    assert told == (post, USER, person.pw_dir)
+    assert forked == AgentForked(1, forked.pid, person.pw_uid, person.pw_gid)
     assert status["Uid"].split() == [str(person.pw_uid)] * 4
     assert status["Gid"].split() == [str(person.pw_gid)] * 4
     if ROOT:
@@ -169,48 +211,216 @@ def test_an_agent_is_its_user_with_nothing_else(world, kind):
     assert mask == 0o077 and own_session
 
 
+@pytest.mark.parametrize("kind", WITH_COMMANDS)
+def test_an_agent_with_commands_has_no_more_rights_than_its_user_and_no_fewer(world, kind):
+    forked = world.ask(agent(1, USER, kind))
+    status, *_ = facts(world.sockets[0])
+    assert status["Uid"].split() == [str(pwd.getpwnam(USER).pw_uid)] * 4
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    if ROOT:
+        assert int(status["CapBnd"], 16) == 0
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", own("Seccomp"))
+    world.sockets[0].send(b"fork")
+    assert world.sockets[0].recv(65536)  # it lives
+    assert world.brood._agents[forked.pid].has_commands
+
+
+@pytest.mark.parametrize("kind", WITH_PROMISES)
+def test_every_other_kind_is_killed_for_starting_somebody(world, kind):
+    forked = world.ask_for_agent(agent(1, USER, kind))
+    world.sockets[-1].send(b"fork")
+    assert world.answers(1) == [AgentEnded(forked.pid, signal.SIGSYS)]
+
+
+def test_an_agent_of_mailboxes_has_a_second_socket_that_the_parent_is_handed_first(world):
+    world.parent.send(agent(1, USER, "mbox"))
+    tether, forked = world.answers(2)
+    assert tether == AgentTether(forked.pid)
+    world.sockets[0].send(b"a mailbox")
+    world.sockets[1].send(b"tether")
+    assert world.sockets[1].recv(100) == b"a mailbox"
+
+
 def test_the_filter_that_the_parent_made_is_the_one_that_holds(make_world):
     world = make_world()
     world.parent.send(TakeProgram("maildir", sandbox.compile("stdio rpath recvfd")))
-    forked = world.ask(ForkAgent(1, USER, "maildir", "", False))
-    world.sockets[0].send(b"forbidden")
+    forked = world.ask(agent(1, USER))
+    world.sockets[0].send(b"fork")
     assert world.answers(1) == [AgentEnded(forked.pid, signal.SIGSYS)]
 
 
 @pytest.mark.parametrize("name, verdict", [("root", "root"), ("no-such-user-here", "unknown")])
 def test_who_may_not_receive_is_not_become(world, name, verdict):
-    refused = world.ask(ForkAgent(1, name, "maildir", "", False))
+    refused = world.ask(agent(1, name))
     assert isinstance(refused, AgentNotForked) and refused.verdict == verdict
 
 
 @needs_root
 @pytest.mark.parametrize("name", ["daemon", "nobody"])
 def test_a_daemon_s_user_is_not_become(world, name):
-    assert world.ask(ForkAgent(1, name, "maildir", "", False)).verdict == "daemon"
+    assert world.ask(agent(1, name)).verdict == "daemon"
+
+
+# -- users of a userbase --------------------------------------------------------------
+
+
+@needs_root
+def test_a_user_of_a_userbase_is_its_uid_and_gid_whatever_the_system_calls_him(world):
+    forked = world.ask(agent(1, "root", "forward", person=(54321, 54322, "/")))
+    assert forked == AgentForked(1, forked.pid, 54321, 54322)
+    status, told, *_ = facts(world.sockets[0])
+    assert (status["Uid"].split(), status["Gid"].split()) == (["54321"] * 4, ["54322"] * 4)
+    assert told[1:] == ("root", "/")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "uid, gid, verdict",
+    [(0, 54321, "root"), (54321, 0, "daemon"), (1, 54321, "daemon"), (65534, 54321, "daemon"), (4711, 9, "daemon")],
+    ids=["root", "root's group", "a daemon", "nobody", "one of ours"],
+)
+def test_a_userbase_makes_nobody_root_or_a_daemon(world, uid, gid, verdict):
+    assert world.ask(agent(1, "alice", person=(uid, gid, "/"))) == AgentNotForked(1, verdict, "")
+
+
+@pytest.mark.skipif(ROOT, reason="root becomes others")
+def test_a_userbase_gives_an_ordinary_user_nobody_else_s_uid(world):
+    assert world.ask(agent(1, "alice", person=(os.geteuid() + 1, os.getegid(), "/"))).verdict == "unknown"
+
+
+# -- our own users, who deliver for many ------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", sorted(PROMISES))
+def test_the_user_of_lmtp_delivers_over_lmtp_and_does_nothing_else(world, kind):
+    told = world.ask(agent(1, LMTP_USER, kind))
+    if kind not in ("lmtp", "lmtp-unix"):
+        assert isinstance(told, AgentNotForked) and told.verdict == ("daemon" if ROOT else "unknown")
+        return
+    assert isinstance(told, AgentForked), told
+    assert told.uid == (pwd.getpwnam(LMTP_USER).pw_uid if ROOT else os.geteuid())
+
+
+@needs_root
+@pytest.mark.parametrize("name", sorted({*OUR_USERS} - {LMTP_USER}))
+def test_none_of_the_others_of_ours_is_become(world, name):
+    assert world.ask(agent(1, name, "lmtp")).verdict in ("daemon", "unknown")
+
+
+def test_our_users_are_known_by_their_names():
+    assert set(OUR_USERS) == set(USERS)
+    assert (LMTP_USER, PROGRAM_USER) == (slice.LMTP_USER, slice.PROGRAM_USER)
+
+
+# -- the end of agents ---------------------------------------------------------------------
 
 
 def test_its_end_is_told_however_it_ends(world):
-    forked = world.ask(ForkAgent(1, USER, "maildir", "", False))
+    forked = world.ask(agent(1, USER))
     world.sockets[0].close()
     assert world.answers(1) == [AgentEnded(forked.pid, 0)]
-    forked = world.ask(ForkAgent(2, USER, "maildir", "", False))
+    forked = world.ask(agent(2, USER))
     world.sockets[1].send(b"crash")
     assert world.answers(1) == [AgentEnded(forked.pid, signal.SIGSEGV)]
 
 
 def test_it_is_killed_when_the_parent_says_so_and_nobody_else_is(world):
-    forked = world.ask(ForkAgent(1, USER, "maildir", "", False))
+    forked = world.ask(agent(1, USER))
     world.parent.send(KillAgent(os.getpid()))
     world.parent.send(KillAgent(1))
     world.parent.send(KillAgent(forked.pid))
     assert world.answers(1) == [AgentEnded(forked.pid, signal.SIGKILL)]
 
 
+@pytest.mark.parametrize("kind", WITH_COMMANDS)
+def test_one_with_commands_is_asked_to_end_them_and_killed_when_it_does_not(world, kind, monkeypatch):
+    monkeypatch.setattr(brood_module, "TIDYING", 0.2)
+    forked = world.ask(agent(1, USER, kind))
+    (sock,) = world.sockets
+    sock.send(b"stay")
+    assert sock.recv(100) == b"staying"
+    world.parent.send(KillAgent(forked.pid))
+    assert world.answers(1) == [AgentEnded(forked.pid, signal.SIGKILL)]
+    assert sock.recv(100) == b"asked to end"
+
+
+@pytest.mark.parametrize("kind", WITH_COMMANDS)
+def test_commands_do_not_outlive_the_daemon(world, kind):
+    forked = world.ask(agent(1, USER, kind))
+    world.parent.send(Stop())
+    assert world.answers(1) == [AgentEnded(forked.pid, signal.SIGTERM)]
+
+
+def test_a_pid_that_came_back_is_not_killed_for_another_s_sake(world):
+    old = brood_module.Agent(os.getpid(), True)  # ended, and its pid is that of this process now
+    world.brood._kill(old)
+
+
+# -- programs -------------------------------------------------------------------------------
+
+TELL = (  # a shell, as any user may run it; a line, as all words of an imsg are
+    "cat /proc/$$/status; echo --; tr '\\0' '\\n' </proc/$$/environ; echo --; "
+    "for number in 0 1 2; do readlink /proc/$$/fd/$number; done; echo --; ls -C /proc/$$/fd; pwd; echo $*; echo --; "
+    "read word; exit 3"
+)
+
+
+def program(request, *words, user=PROGRAM_USER):
+    return ForkProgram(request, user, list(words))
+
+
+def test_a_program_has_its_socket_the_log_and_nothing_else(world):
+    forked = world.ask(program(1, "/bin/sh", "-c", TELL, "table", "/etc/table.conf"))
+    assert isinstance(forked, ProgramForked), forked
+    told = ""
+    while told.count("--\n") < 4:
+        told += world.sockets[0].recv(65536).decode()
+    lines, environment, descriptors, rest = (part.splitlines() for part in told.split("--\n")[:4])
+    status = dict(line.split(":\t", 1) for line in lines)
+    uid = pwd.getpwnam(PROGRAM_USER).pw_uid if ROOT else os.geteuid()
+    assert status["Uid"].split() == [str(uid)] * 4
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    if ROOT:
+        assert int(status["CapBnd"], 16) == 0
+    assert int(status["SigBlk"], 16) == int(status["SigIgn"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    assert {line.partition("=")[0] for line in environment} <= {"PATH", "LANG", "TZ"}
+    assert descriptors[0] == descriptors[1] and descriptors[0].startswith("socket:")
+    assert descriptors[2] == os.readlink("/proc/self/fd/2")
+    assert [line.split() for line in rest] == [["0", "1", "2"], ["/"], ["/etc/table.conf"]]
+    assert os.getsid(forked.pid) == forked.pid
+    world.sockets[0].send(b"\n")
+    assert world.answers(1) == [ProgramEnded(forked.pid, 3 << 8)]
+
+
+def test_a_program_that_is_not_there_is_said(world):
+    refused = world.ask(program(1, "/no/such/program"))
+    assert isinstance(refused, ProgramNotForked) and "/no/such/program" in refused.reason
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["root", "daemon", *sorted({*OUR_USERS} - {PROGRAM_USER})])
+def test_no_program_runs_as_root_or_a_daemon(world, name):
+    refused = world.ask(program(1, "/bin/true", user=name))
+    assert isinstance(refused, ProgramNotForked) and f"user {name}" in refused.reason
+
+
+def test_a_program_is_no_agent_and_is_not_killed_as_one(world):
+    forked = world.ask(program(1, "/bin/cat"))
+    world.parent.send(KillAgent(forked.pid))
+    world.sockets[0].send(b"still there")
+    world.ask(LookUpUser(2, "root"))
+    assert world.sockets[0].recv(100) == b"still there"
+
+
+# -- what goes wrong -------------------------------------------------------------------------
+
+
 def test_an_agent_that_cannot_be_made_is_later_with_the_reason(make_world):
     def prepare(*told):
         raise OSError(5, "the disk is broken")
 
-    refused = make_world(prepare).ask(ForkAgent(1, USER, "maildir", "", False))
+    refused = make_world(prepare).ask(agent(1, USER))
     assert refused.verdict == "later" and "the disk is broken" in refused.reason
 
 
@@ -220,7 +430,7 @@ def test_a_place_that_is_not_there_is_later(make_world):
         agent.places = [("/no/such/place", "r")]
         return agent
 
-    refused = make_world(prepare).ask(ForkAgent(1, USER, "maildir", "", False))
+    refused = make_world(prepare).ask(agent(1, USER))
     assert refused.verdict == "later" and "/no/such/place" in refused.reason
 
 
@@ -228,7 +438,7 @@ def test_a_child_that_dies_without_a_word_is_later(make_world):
     def prepare(*told):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    refused = make_world(prepare).ask(ForkAgent(1, USER, "maildir", "", False))
+    refused = make_world(prepare).ask(agent(1, USER))
     assert refused == AgentNotForked(1, "later", brood_module.SILENT)
 
 
@@ -239,12 +449,12 @@ def test_a_child_that_hangs_is_killed_and_others_do_not_wait_for_it(make_world, 
         signal.pause()
 
     world = make_world(prepare)
-    world.parent.send(ForkAgent(1, USER, "maildir", "", False))
+    world.parent.send(agent(1, USER))
     world.parent.send(LookUpUser(2, "root"))
     first, second = world.answers(2)
     assert first == UserLookedUp(2, "root")
     assert second == AgentNotForked(1, "later", brood_module.LATE)
-    while world.brood._users:
+    while world.brood._agents:
         world.loop.turn()
 
 
@@ -252,17 +462,33 @@ def test_what_a_child_says_cannot_forge_an_answer(make_world):
     def prepare(*told):
         raise OSError("line\nok\x00\x1b[2J")
 
-    refused = make_world(prepare).ask(ForkAgent(1, USER, "maildir", "", False))
+    refused = make_world(prepare).ask(agent(1, USER))
     assert refused.verdict == "later" and refused.reason.isprintable()
 
 
+def test_what_a_child_says_when_it_is_its_user_does_not_make_it_another(make_world):
+    """The pipe is the child's until it closes it; whom it was to become is settled before."""
+
+    def prepare(*told):
+        os.write(max(int(name) for name in os.listdir("/proc/self/fd")) - 1, b"person 0 0\n")
+        return Facts(*told)
+
+    told = make_world(prepare).ask(agent(1, USER, "forward"))
+    assert told.verdict == "later"
+
+
+@pytest.mark.parametrize("line", ["person", "person 0", "person -1 0", "person a b", "person ٣ 1", "person 1 2 3"])
+def test_only_numbers_are_ids(line):
+    assert brood_module._ids_in(line) is None
+
+
 def test_more_than_may_be_at_once_is_later(make_world, monkeypatch):
-    monkeypatch.setattr(brood_module, "PER_USER_MAX", 2)
+    monkeypatch.setattr(brood_module, "AGENTS_MAX", 2)
     monkeypatch.setattr(brood_module, "LOOK_UPS_MAX", 0)
     world = make_world()
     for number in (1, 2):
-        assert isinstance(world.ask(ForkAgent(number, USER, "maildir", "", False)), AgentForked)
-    assert world.ask(ForkAgent(3, USER, "maildir", "", False)) == AgentNotForked(3, "later", "too many agents")
+        assert isinstance(world.ask(agent(number, USER)), AgentForked)
+    assert world.ask(agent(3, USER)) == AgentNotForked(3, "later", "too many agents")
     assert world.ask(LookUpUser(4, "root")) == UserLookedUp(4, "later")
 
 
@@ -272,7 +498,7 @@ def test_when_no_process_can_be_made_it_is_later(make_world, monkeypatch):
 
     monkeypatch.setattr(cradle.os, "fork", no_fork)
     world = make_world()
-    assert world.ask(ForkAgent(1, USER, "maildir", "", False)).verdict == "later"
+    assert world.ask(agent(1, USER)).verdict == "later"
     assert world.ask(LookUpUser(1, "root")).verdict == "later"
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()  # the next child's end is heard of
 
@@ -283,7 +509,7 @@ def test_who_asks_the_name_service_is_not_root():
     program = (
         "import os; from smtpd.nursery import cradle; from smtpd.sandbox import Ids\n"
         "cradle.find_person = lambda name: os.write(2, b'%d %d' % (os.getuid(), os.geteuid())) and None\n"
-        "cradle.look_up('alice', Ids(12345, 12345), 1)"
+        "cradle.look_up('alice', Ids(12345, 12345), (), 1)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"unknown\n", b"12345 12345")

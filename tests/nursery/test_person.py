@@ -5,7 +5,7 @@ import pwd
 
 import pytest
 
-from smtpd.nursery.person import Person, find_person, judge
+from smtpd.nursery.person import Person, find_person, find_servant, find_with_verdict, judge, weigh
 
 ALICE = Person("alice", 1000, 1000, "/home/alice")
 
@@ -74,3 +74,28 @@ def test_nobody_of_that_name(name):
 def test_this_process_has_a_user():
     me = pwd.getpwuid(os.geteuid())
     assert find_person(me.pw_name).ids == (me.pw_uid, me.pw_gid)
+
+
+@pytest.mark.parametrize(
+    "uid, gid, verdict",
+    [(1000, 1000, "user"), (0, 0, "root"), (99, 1000, "daemon"), (65534, 1000, "daemon"), (1000, 0, "daemon")],
+)
+def test_ids_of_a_userbase_are_weighed_as_the_system_s(uid, gid, verdict):
+    assert weigh(Person("alice", uid, gid, "/home/alice"), 0) == verdict
+
+
+def test_who_has_the_uid_of_one_of_ours_is_a_daemon_by_whatever_name():
+    alice = Person("alice", 994, 1000, "/home/alice")
+    assert (weigh(alice, 0, {994}), judge("alice", alice, 0, {994})) == ("daemon", "daemon")
+    assert weigh(alice, 0, {995}) == "user"
+
+
+def test_not_root_only_the_own_uid_is_a_user():
+    alice = Person("alice", 1000, 1000, "/home/alice")
+    assert (weigh(alice, 1000), weigh(alice, 1001)) == ("user", "unknown")
+
+
+def test_a_servant_is_found_for_its_own_service_only():
+    assert find_with_verdict("_smtpm", 1000, servant="_smtpm")[0] == "user"
+    assert find_with_verdict("_smtpm", 1000)[0] == "unknown"
+    assert find_servant("_smtp-no-such-user", 0) is None
