@@ -3,10 +3,12 @@
     table       what all tables can do: check a key, find its value, be unavailable
     inline      a list or a mapping that stands in the configuration itself; the builtin ones too
     file        one that stands in a text file
+    passwd      one in a file like passwd(5)
+    db          one that makemap made
+    sqlite      one in somebody's database
+    program     one that a program answers for
     matching    when a key matches an entry: domains, addresses, networks, strings, regular expressions
     regex       regular expressions in time proportional to what they are matched against
-    syntax      how they are written
-    program     one that a program answers for
     opening     from the configuration to a table
     candidate   the keys under which a name is looked up
     expansion   `bob, amy@there.test, "|command", /file` as targets

@@ -1,18 +1,31 @@
 """From what the configuration says of a table to the table."""
 
 from smtpd.config.slice import TableSlice
+from smtpd.tables import passwd
+from smtpd.tables.db import DbTable
 from smtpd.tables.file import FileTable
 from smtpd.tables.inline import ListTable, MappingTable
 from smtpd.tables.program import ProgramTable
+from smtpd.tables.sqlite import SqliteTable
 from smtpd.tables.table import Table
 
 
 def open_table(described: TableSlice, delimiter: str) -> Table:
     """A file is not read here but by its first update(); a program is not asked before connect()."""
-    if described.backend not in ("", "file"):
-        return ProgramTable(described.name)
-    if described.path is not None:
-        return FileTable(described.name, described.path, delimiter)
-    if described.pairs is not None:
-        return MappingTable(described.name, described.pairs, delimiter)
-    return ListTable(described.name, described.entries, delimiter)
+    name, path = described.name, described.path
+    match described.backend:
+        case "":
+            if described.pairs is not None:
+                return MappingTable(name, described.pairs, delimiter)
+            return ListTable(name, described.entries, delimiter)
+        case "file" if path is not None:
+            return FileTable(name, path, delimiter)
+        case "passwd" if path is not None:
+            return FileTable(name, path, delimiter, passwd.understand)
+        case "db" if path is not None:
+            return DbTable(name, path, delimiter)
+        case "sqlite" if path is not None:
+            return SqliteTable(name, path)
+        case "file" | "passwd" | "db" | "sqlite":
+            raise ValueError(f"table {name} has no path")
+    return ProgramTable(name)

@@ -50,6 +50,14 @@ class Awaited:
     begin: Callable[[Callable[[Answer], None]], None]
 
 
+class LoadedTable(Protocol):
+    """One that is in memory, and answers at once."""
+
+    def check(self, service: Service, key: str) -> bool | Unavailable: ...
+
+    def find(self, service: Service, key: str) -> str | None | Unavailable: ...
+
+
 class Table(Protocol):
     name: str
 

@@ -73,7 +73,7 @@ def test_any_text_is_a_table_or_malformed(text):
 def test_a_file_is_served_once_it_was_read(tmp_path):
     path = tmp_path / "domains"
     path.write_text("*.here.test\n")
-    table = open_table(TableSlice("domains", path=str(path)), "+")
+    table = open_table(TableSlice("domains", path=str(path), backend="file"), "+")
     assert isinstance(table.check(Service.DOMAIN, "a.here.test"), Unavailable)
     assert table.update() is None
     assert table.check(Service.DOMAIN, "a.here.test") is True

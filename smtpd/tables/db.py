@@ -1,0 +1,163 @@
+"""Tables that makemap(8) made: SQLite files.
+
+    CREATE TABLE map (key TEXT PRIMARY KEY, written TEXT, value TEXT)
+        key        in lower case, as keys are looked up
+        written    as it was written, for what compares otherwise: domains, addresses, networks, expressions
+        value      NULL in a set, which has keys only
+
+Such a file never changes: makemap makes another one and renames it.  So it is opened as `immutable`, which needs no
+lock and no right to write (sandbox promises: rpath), and opened again when another one stands in its place; when that
+cannot be done, what was open is served on.
+
+Keys are found by the index, except by the services that match; for these all keys are read, KEYS_MAX at most.
+
+Not Berkeley DB, which no wheel worth trusting brings; SQLite is part of Python.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from urllib.parse import quote
+
+from smtpd.tables.file import cannot_read
+from smtpd.tables.inline import ListTable
+from smtpd.tables.table import Service, Unavailable
+
+APPLICATION_ID = 0x534D4D50  # "SMMP", in the header of the file
+SCHEMA = "CREATE TABLE map (key TEXT NOT NULL PRIMARY KEY, written TEXT NOT NULL, value TEXT) WITHOUT ROWID"
+KEYS_MAX = 100_000
+HEAP_MAX = 128 * 1024 * 1024  # bytes that SQLite may use in this process, all its connections together
+VALUE_MAX = 1024 * 1024  # bytes
+MATCHED = (Service.DOMAIN, Service.NETADDR, Service.MAILADDR, Service.REGEX)
+
+Stamp = tuple[int, int, int, int]
+TROUBLE = (sqlite3.Error, OSError, ValueError, MemoryError)  # what a file may do to who reads it
+
+
+class Malformed(ValueError):
+    """Not made by makemap."""
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """A connection that cannot write, and that takes nothing in the file for granted.  Raises sqlite3.Error."""
+    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_MAX)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    try:
+        connection.execute("PRAGMA temp_store=MEMORY")  # there is nowhere to write to
+        connection.execute(f"PRAGMA hard_heap_limit={HEAP_MAX}")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def encode(entries: Iterable[tuple[str, str | None]]) -> bytes:
+    """The file for these keys and values.  Raises sqlite3.IntegrityError for a key that comes twice."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(SCHEMA)
+        connection.execute("BEGIN")
+        rows = ((key.lower(), key, value) for key, value in entries)
+        connection.executemany("INSERT INTO map VALUES (?, ?, ?)", rows)
+        connection.execute("COMMIT")
+        return connection.serialize()
+
+
+def read(path: str) -> Iterator[tuple[str, str | None]]:
+    """Keys as they were written, and their values.  Raises what is in TROUBLE."""
+    with closing(_open(path)) as connection:
+        yield from connection.execute("SELECT written, value FROM map ORDER BY key")
+
+
+def _open(path: str) -> sqlite3.Connection:
+    with open(path, "rb") as file:
+        if not file.read(16).startswith(b"SQLite format 3\0"):
+            raise Malformed("not made by makemap")
+    connection = connect(path)
+    try:
+        if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+            raise Malformed("not made by makemap")
+        connection.execute("SELECT key, written, value FROM map LIMIT 1").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class DbTable:
+    def __init__(self, name: str, path: str, delimiter: str = "+"):
+        self.name = name
+        self.path = path
+        self._delimiter = delimiter
+        self._connection: sqlite3.Connection | None = None
+        self._stamp: Stamp | None = None
+        self._trouble = Unavailable(f"table {name}: not opened yet")
+        self._keys: ListTable | None = None  # read when they are first needed
+
+    def update(self) -> Unavailable | None:
+        try:
+            self._stamp = _stamp(self.path)
+            connection = _open(self.path)
+        except TROUBLE as error:
+            self._trouble = cannot_read(self.name, self.path, error)
+            return self._trouble
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = connection
+        self._keys = None
+        return None
+
+    def check(self, service: Service, key: str) -> bool | Unavailable:
+        if service in MATCHED:
+            keys = self._all_keys()
+            return keys if isinstance(keys, Unavailable) else keys.check(service, key)
+        rows = self._rows("SELECT 1 FROM map WHERE key = ?", key.lower())
+        return rows if isinstance(rows, Unavailable) else bool(rows)
+
+    def find(self, service: Service, key: str) -> str | None | Unavailable:
+        rows = self._rows("SELECT value FROM map WHERE key = ?", key.lower())
+        if isinstance(rows, Unavailable):
+            return rows
+        if not rows:
+            return None
+        (value,) = rows[0]
+        return value if isinstance(value, str) else Unavailable(f"table {self.name}: a set has no values")
+
+    def _all_keys(self) -> ListTable | Unavailable:
+        self._follow()
+        if self._keys is None:
+            rows = self._rows("SELECT written FROM map LIMIT ?", KEYS_MAX + 1)
+            if isinstance(rows, Unavailable):
+                return rows
+            if len(rows) > KEYS_MAX:
+                return Unavailable(f"table {self.name}: more than {KEYS_MAX} keys to compare with")
+            self._keys = ListTable(self.name, [written for (written,) in rows], self._delimiter)
+        return self._keys
+
+    def _rows(self, query: str, value: str | int) -> list[tuple] | Unavailable:
+        self._follow()
+        if self._connection is None:
+            return self._trouble
+        try:
+            return self._connection.execute(query, (value,)).fetchall()
+        except TROUBLE as error:
+            return cannot_read(self.name, self.path, error)
+
+    def _follow(self) -> None:
+        """Open what stands there now, when it is not what is open; once, if it cannot be opened."""
+        try:
+            stamp = _stamp(self.path)
+        except OSError:
+            return
+        if stamp != self._stamp:
+            self.update()
+
+
+def _stamp(path: str) -> Stamp:
+    """Another one for another file, and for another content."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,0 +1,220 @@
+"""Tables in an SQLite database that somebody else keeps, described by a file in the words of table-sqlite(5).
+
+    dbpath             /etc/mail/users.db
+    query_alias        SELECT target FROM aliases WHERE name = ?         each row one more target
+    query_userinfo     SELECT uid, gid, home FROM users WHERE name = ?
+    query_credentials  SELECT name, hash FROM users WHERE name = ?
+    query_domain       SELECT name FROM domains WHERE name = ?           and so for the other services: one column
+
+The key, in lower case, is bound to the `?` and never part of the query.  A query gets WORK_MAX steps of SQLite's
+machine (about 20 ms), ROWS_MAX rows and a bounded heap: who may write the database can stop its own lookups and nothing
+else.
+
+SECURITY
+    Whoever has the database reads it as SQLite's own readers do, under a shared lock on its lock bytes, but through a
+    connection that is `immutable`.  SQLite opens nothing else then: a connection that is merely read-only would open
+    the write-ahead log for writing as soon as somebody switched the database to it, which is death under the promises
+    of a process that reads only.  Needed: rpath, flock.
+
+Hence not readable: a database with a write-ahead log (until PRAGMA journal_mode=DELETE), and one in which a change was
+cut off (until its writer has been there again).  The lists of `fetch_source` are not asked for yet.
+"""
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+
+from smtpd.tables.db import TROUBLE, connect
+from smtpd.tables.file import Malformed, cannot_read, read_text
+from smtpd.tables.table import Service, Unavailable
+
+COLUMNS: dict[Service, int] = {service: 1 for service in Service if service not in (Service.AUTH, Service.REGEX)}
+COLUMNS |= {Service.CREDENTIALS: 2, Service.USERINFO: 3}
+SEVERAL_ROWS = (Service.ALIAS, Service.MAILADDRMAP)
+QUERIES = {f"query_{service}": service for service in COLUMNS}
+NOT_ASKED_FOR = ("fetch_source", "fetch_source_expire", "fetch_source_refresh", "fetch_relayhost")
+
+WORK_MAX = 2_000_000
+WORK_STEP = 10_000
+ROWS_MAX = 1_000
+TRIES, PAUSE = 10, 0.005  # seconds
+
+# sqlite.org/fileformat2.html 1.3, and the bytes that all who use a database lock (os.h of SQLite)
+HEADER, VERSIONS, WAL = b"SQLite format 3\0", slice(18, 20), 2
+PENDING = 0x40000000
+SHARED, SHARED_SIZE = PENDING + 2, 510
+
+
+@dataclass(frozen=True)
+class Settings:
+    dbpath: str
+    queries: dict[Service, str] = field(default_factory=dict)
+
+
+class Unreadable(ValueError):
+    """Not a database that can be read now."""
+
+
+def parse_settings(text: str) -> Settings:
+    """Raises Malformed."""
+    said: dict[str, str] = {}
+    number = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        word, value = _setting(number, line)
+        if word in said:
+            raise Malformed(number, f"{word} a second time")
+        said[word] = value
+    if "dbpath" not in said:
+        raise Malformed(number, "no dbpath")
+    return Settings(said["dbpath"], {QUERIES[word]: value for word, value in said.items() if word in QUERIES})
+
+
+def _setting(number: int, line: str) -> tuple[str, str]:
+    word, *rest = line.split(None, 1)
+    word, value = word.removesuffix(":"), "".join(rest)
+    if word not in ("dbpath", *QUERIES, *NOT_ASKED_FOR):
+        raise Malformed(number, "expected dbpath or query_ and the name of a service")
+    if not value or "\0" in value:
+        raise Malformed(number, f"{word} without a value")
+    if word == "dbpath" and not value.startswith("/"):
+        raise Malformed(number, "dbpath is not absolute")
+    return word, value
+
+
+class SqliteTable:
+    """`path` is that of the description."""
+
+    def __init__(self, name: str, path: str):
+        self.name = name
+        self.path = path
+        self._settings: Settings | None = None
+        self._trouble = Unavailable(f"table {name}: not read yet")
+
+    def update(self) -> Unavailable | None:
+        """A first description is kept even when its database cannot be read now."""
+        try:
+            settings = parse_settings(read_text(self.path))
+        except (OSError, ValueError) as error:
+            self._trouble = cannot_read(self.name, self.path, error)
+            return self._trouble
+        trouble = self._trouble_with(settings)
+        if trouble is None or self._settings is None:
+            self._settings = settings
+        return trouble
+
+    def _trouble_with(self, settings: Settings) -> Unavailable | None:
+        try:
+            for service, query in settings.queries.items():
+                ask(settings.dbpath, query, "", COLUMNS[service])
+        except TROUBLE as error:
+            return cannot_read(self.name, settings.dbpath, error)
+        return None
+
+    def check(self, service: Service, key: str) -> bool | Unavailable:
+        rows = self._rows(service, key)
+        return rows if isinstance(rows, Unavailable) else bool(rows)
+
+    def find(self, service: Service, key: str) -> str | None | Unavailable:
+        rows = self._rows(service, key)
+        if isinstance(rows, Unavailable):
+            return rows
+        if not rows:
+            return None
+        try:
+            values = [":".join(map(_text, row)) for row in rows]
+        except ValueError as error:
+            return Unavailable(f"table {self.name}: query_{service}: {error}")
+        return ", ".join(values) if service in SEVERAL_ROWS else values[0]
+
+    def _rows(self, service: Service, key: str) -> list[tuple] | Unavailable:
+        if self._settings is None:
+            return self._trouble
+        query = self._settings.queries.get(service)
+        if query is None:
+            return Unavailable(f"table {self.name}: no query_{service} in {self.path}")
+        try:
+            return ask(self._settings.dbpath, query, key.lower(), COLUMNS[service])
+        except TROUBLE as error:
+            return cannot_read(self.name, self._settings.dbpath, error)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, int | str):
+        return str(value)
+    raise ValueError("gives something else than text and whole numbers")
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+def ask(path: str, query: str, key: str, columns: int) -> list[tuple]:
+    """The rows.  Raises what is in TROUBLE."""
+    with _locked(path), closing(connect(path)) as connection:
+        _limit_work(connection)
+        cursor = connection.execute(query, (key,))
+        if len(cursor.description or ()) != columns:
+            raise Unreadable(f"the query has to give {columns} column{'s' if columns > 1 else ''}: {query}")
+        rows = cursor.fetchmany(ROWS_MAX + 1)
+    if len(rows) > ROWS_MAX:
+        raise Unreadable(f"more than {ROWS_MAX} rows")
+    return rows
+
+
+def _limit_work(connection: sqlite3.Connection) -> None:
+    left = WORK_MAX // WORK_STEP
+
+    def go_on() -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    connection.set_progress_handler(go_on, WORK_STEP)
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Nobody writes in the meantime.  A lock of this kind goes when the process closes any descriptor of the file, so
+    the connection has to be made and closed within."""
+    with open(path, "rb") as file:
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(PAUSE)
+            if _lock(file.fileno()) and not _is_changing(path):
+                break
+        else:
+            raise Unreadable("it is being changed, or a change was cut off")
+        header = os.pread(file.fileno(), 100, 0)
+        if not header.startswith(HEADER):
+            raise Unreadable("not an SQLite database")
+        if WAL in header[VERSIONS]:
+            raise Unreadable("it has a write-ahead log: PRAGMA journal_mode=DELETE is needed to read it from here")
+        yield
+
+
+def _lock(descriptor: int) -> bool:
+    """As all readers do: past a writer who waits, to a share of the lock."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, PENDING)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, SHARED_SIZE, SHARED)
+        finally:
+            fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, PENDING)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_changing(path: str) -> bool:
+    """Whether a journal says how to undo what has been begun; one that is kept begins with zeros."""
+    try:
+        with open(f"{path}-journal", "rb") as file:
+            return file.read(1) not in (b"", b"\0")
+    except FileNotFoundError:
+        return False
