@@ -19,9 +19,10 @@ _CONTROLS = {code: "?" for code in (*range(32), 127)}
 
 
 def added_lines(sender: str, recipient: str) -> bytes:
-    """The lines in front of the mail.  Nothing in an address can begin a line of its own."""
+    """The lines in front of the mail; an empty address leaves its line out.  Nothing in one begins another line."""
     path = f"Return-Path: <{sender.translate(_CONTROLS)}>\n" if sender else ""
-    return f"{path}Delivered-To: {recipient.translate(_CONTROLS)}\n".encode(errors="replace")
+    delivered = f"Delivered-To: {recipient.translate(_CONTROLS)}\n" if recipient else ""
+    return (path + delivered).encode(errors="replace")
 
 
 def header_of(start: bytes) -> bytes:

@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -29,7 +30,7 @@ Taken = tuple[Errand, int]  # with the descriptor of the content, -1 when it cam
 class Work(Protocol):
     """How one hand does errands; each hand has its own."""
 
-    def do(self, batch: list[Taken]) -> list[Answer]: ...
+    def do(self, batch: list[Taken]) -> Iterable[Answer]: ...
 
 
 class Trade(Protocol):

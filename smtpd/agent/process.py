@@ -26,6 +26,7 @@ from collections.abc import Callable
 from mail_local import maildir, place
 from smtpd.agent.forward import Reader
 from smtpd.agent.hand import Hands, Trade
+from smtpd.agent.lmtp import Lmtp
 from smtpd.agent.storage import Storage
 from smtpd.ipc.errand import Post
 
@@ -64,4 +65,6 @@ def _storage(post: Post, user: str, home: str) -> Storage:
 TRADES: dict[str, Callable[[Post, str, str], Trade]] = {
     "forward": lambda post, user, home: Reader(home),
     "maildir": _storage,
+    "lmtp": lambda post, user, home: Lmtp(post, user),
+    "lmtp-unix": lambda post, user, home: Lmtp(post, user),
 }

@@ -1,0 +1,174 @@
+"""Connections to an LMTP server: what smtp/lmtp.py wants said, on a socket.
+
+    resolve("mx:24")            -> addresses           host, host:port, [address]:port, or the /path of a socket
+    connect(addresses, name)    -> Connection          the first of them that greets us
+      .deliver(mail, pieces)    -> a verdict for each recipient
+
+Blocking calls with timeouts, one thread.  `resolve` asks the name service; after it nothing is looked up or opened.
+
+Does not decide what to do about a connection that fails: `may_be_repeated` says whether anything could have been
+delivered by it.
+"""
+
+import re
+import socket
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mail_local.maildir import reason_of
+from smtpd.smtp.action import Close, Say
+from smtpd.smtp.lmtp import PATIENCE, Action, Mail, Session, State, Transfer, Verdict, stuffed
+
+PORT = 25  # of a destination without one, as OpenSMTPD has it
+CONNECT = 30.0  # seconds
+_PIECE = 64 * 1024
+
+_DESTINATION = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
+
+
+class Unreachable(Exception):
+    """No server there takes mail now; the argument says why, for each address."""
+
+
+class Address(NamedTuple):
+    family: int
+    address: str | tuple[str, int] | tuple[str, int, int, int]
+    text: str  # for the log
+
+
+def resolve(destination: str) -> list[Address]:
+    """At least one.  Raises ValueError for what is no destination, OSError when a name leads nowhere."""
+    if destination.startswith("/"):
+        return [Address(socket.AF_UNIX, destination, destination)]
+    found = _DESTINATION.fullmatch(destination)
+    port = int(found["port"] or PORT) if found else 0
+    if not found or not 0 < port < 65536:
+        raise ValueError(f"neither host:port nor the path of a socket: {destination!r}")
+    try:
+        answers = socket.getaddrinfo(found["literal"] or found["host"], port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise ValueError(f"not the name of a host: {destination!r}") from None
+    return [Address(family, address, _text(address)) for family, _, _, _, address in answers]  # type: ignore[arg-type]
+
+
+def _text(address: tuple[object, ...]) -> str:
+    host, port = str(address[0]), address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def connect(addresses: Iterable[Address], name: str) -> "Connection":
+    """To the first address with a server that answers our greeting, which calls us `name`.  Raises Unreachable."""
+    reasons = []
+    for address in addresses:
+        connection = Connection(address, name)
+        if connection.is_ready:
+            return connection
+        reasons.append(f"{address.text}: {connection.reason}")
+    raise Unreachable("; ".join(reasons))
+
+
+class Connection:
+    """`mails`: how many it has carried.  `may_be_repeated`: nothing of the last one can have been delivered."""
+
+    def __init__(self, address: Address, name: str):
+        self.mails = 0
+        self.may_be_repeated = True
+        self._session = Session(name)
+        self._verdicts: list[Verdict] = []
+        self._pieces: Iterable[bytes] = ()
+        self._socket = socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(CONNECT)
+            self._socket.connect(address.address)
+            if address.family != socket.AF_UNIX:
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            self._obey(self._session.lost(reason_of(error)))
+        self._listen()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._session.state is State.READY
+
+    @property
+    def reason(self) -> str:
+        return self._session.reason
+
+    def is_silent(self) -> bool:
+        """False when the server has closed it or said something, which can only be that it will."""
+        self._socket.settimeout(0)
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def deliver(self, mail: Mail, pieces: Iterable[bytes]) -> list[Verdict]:
+        """One for each recipient.  `pieces` are consumed once, or not at all; an OSError of theirs ends it."""
+        self.mails += 1
+        self.may_be_repeated = True
+        self._verdicts, self._pieces = [], pieces
+        try:
+            self._obey(self._session.begin(mail))
+            self._listen()
+        except BaseException:
+            self._socket.close()
+            raise
+        return self._verdicts
+
+    def close(self) -> None:
+        """Say good-bye, where that makes sense, and wait for nothing."""
+        self._obey(self._session.end())
+
+    def _listen(self) -> None:
+        while self._session.state not in (State.READY, State.OVER):
+            patience = PATIENCE[self._session.state]
+            try:
+                self._socket.settimeout(patience)
+                data = self._socket.recv(_PIECE)
+            except TimeoutError:
+                self._lose(f"no answer in {patience:.0f} seconds")
+            except OSError as error:
+                self._lose(reason_of(error))
+            else:
+                if data:
+                    self._obey(self._session.receive(data))
+                else:
+                    self._lose("the server closed the connection")
+
+    def _obey(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Say(data):
+                    self._send((data,))
+                case Transfer():
+                    self.may_be_repeated = False
+                    self._send(stuffed(self._pieces))
+                    self._obey(self._session.sent())
+                case Verdict():
+                    self._verdicts.append(action)
+                case Close():
+                    self._socket.close()
+
+    def _send(self, pieces: Iterable[bytes]) -> None:
+        try:
+            self._socket.settimeout(PATIENCE[State.CONTENT])
+            for piece in pieces:
+                self._socket.sendall(piece)
+        except OSError as error:
+            self._overhear()
+            self._lose(reason_of(error))
+
+    def _overhear(self) -> None:
+        """A server that closes often says why before that."""
+        try:
+            self._socket.settimeout(0)
+            data = self._socket.recv(_PIECE)
+        except OSError:
+            return
+        self._obey(self._session.receive(data))
+
+    def _lose(self, reason: str) -> None:
+        self._obey(self._session.lost(f"{self._session.state.value}: {reason}"))

@@ -1,0 +1,228 @@
+"""Handing mails to an LMTP server, on queue's word.
+
+    Deliver, Deliver, …  --one message, one sender-->  one transaction  --a verdict each-->  Result, Result, …
+                                    |
+                          [connection|connection|…]     kept for KEPT seconds, for the next mails
+
+One agent serves all users of its action.  Each hand works on a connection of its own, so a server is asked for as many
+things at once as there are hands.
+
+A connection that was kept may have been closed at the other end in the meantime.  When that shows before anything was
+sent that could be delivered, the mail goes over another one, at last a new one.  All other trouble with a connection is
+a reason to try later: see smtp/lmtp.py for what that means after the final dot.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from posixpath import dirname
+
+from mail_local import lmtp, trace
+from mail_local.lmtp import Connection, Unreachable
+from mail_local.maildir import reason_of
+from smtpd.agent import mail
+from smtpd.agent.hand import Answer, Errand, Taken
+from smtpd.envelope import message_of
+from smtpd.ipc.errand import Deliver, Post, Result
+from smtpd.smtp.lmtp import Mail, Verdict
+
+KEPT = 5.0  # seconds that a connection waits for a mail
+MAILS_MAX = 100  # on one connection: a server may want to begin afresh now and then
+
+
+class Lmtp:
+    """The trade of an agent for one server.  `trouble`: why there is none, found before the sandbox."""
+
+    ERRAND: type[Errand] = Deliver
+    HANDS = 4
+    BATCH = 8
+    BATCH_BYTES = 1024 * 1024
+
+    def __init__(self, post: Post, user: str):
+        self.user = user
+        self.rcpt_to = post.rcpt_to
+        self.trouble = ""
+        self.places: list[tuple[str, str]] = []
+        addresses: list[lmtp.Address] = []
+        try:
+            addresses = lmtp.resolve(post.target)
+            if post.kind == "lmtp-unix":  # its directory, as a server that starts makes its socket anew
+                self.places = [(dirname(post.target), "rw")] if os.path.isdir(dirname(post.target)) else []
+        except OSError as error:
+            self.trouble = f"{post.target}: {reason_of(error)}"
+        except ValueError as error:
+            self.trouble = str(error)
+        self.over = bool(self.trouble)
+        self.pool = Pool(partial(lmtp.connect, addresses, os.uname().nodename))
+
+    def work(self, queue: socket.socket, tether: socket.socket | None) -> "Courier":
+        return Courier(self)
+
+    def recipient(self, errand: Deliver) -> str:
+        return errand.destination if self.rcpt_to else errand.user or self.user
+
+
+class Pool:
+    """The connections of all hands: in use by one of them, or kept for whoever comes next."""
+
+    def __init__(self, connect: Callable[[], Connection], kept: float = KEPT):
+        self._connect = connect
+        self._kept = kept
+        self._idle: list[tuple[Connection, float]] = []  # and since when, by the monotonic clock; the oldest first
+        self._in_use = 0
+        self._changed = threading.Condition()
+        self._sweeper: threading.Thread | None = None
+
+    def take(self) -> tuple[Connection, bool]:
+        """A connection, and whether it was kept.  Raises Unreachable when no hand has one.
+
+        A server that wants no further connection has to be content with those it has: then this waits for one.
+        """
+        with self._changed:
+            self._in_use += 1
+        try:
+            kept = self._maybe_kept()
+            return kept or self._connect(), kept is not None
+        except Unreachable:
+            if kept := self._maybe_wait():
+                return kept, True
+            raise
+
+    def _maybe_wait(self) -> Connection | None:
+        """For one that another hand gives back; None when no hand has any."""
+        with self._changed:
+            self._in_use -= 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._idle or not self._in_use)
+            if not self._idle:
+                return None
+            self._in_use += 1
+            return self._idle.pop()[0]
+
+    def _maybe_kept(self) -> Connection | None:
+        """The one that was used last, so that those which are not needed can go."""
+        while True:
+            with self._changed:
+                if not self._idle:
+                    return None
+                connection, _ = self._idle.pop()
+            if connection.is_silent():
+                return connection
+            connection.close()
+
+    def give(self, connection: Connection) -> None:
+        """Back; it is kept while it is of use."""
+        with self._changed:
+            self._in_use -= 1
+            keep = connection.is_ready and connection.mails < MAILS_MAX and self._is_swept()
+            if keep:
+                self._idle.append((connection, time.monotonic()))
+            self._changed.notify_all()
+        if not keep:
+            connection.close()
+
+    def _is_swept(self) -> bool:
+        """Whether somebody closes what is kept: hands wait for queue, and know no time."""
+        if self._sweeper is None:
+            self._sweeper = threading.Thread(target=self._sweep, daemon=True)
+            try:
+                self._sweeper.start()
+            except RuntimeError:  # the user's limit of processes
+                self._sweeper = None
+        return self._sweeper is not None
+
+    def _sweep(self) -> None:
+        while True:
+            with self._changed:
+                while not self._idle:
+                    self._changed.wait()
+                left = self._idle[0][1] + self._kept - time.monotonic()
+                if left > 0:
+                    self._changed.wait(left)
+                    continue
+                connection, _ = self._idle.pop(0)
+            with suppress(OSError):
+                connection.close()
+
+
+class Courier:
+    """One hand's work."""
+
+    def __init__(self, trade: Lmtp):
+        self._trade = trade
+
+    def do(self, batch: list[Taken]) -> Iterator[Answer]:
+        """The answers as they come: what the server has taken is said before it is asked to take more."""
+        try:
+            for group in _transactions(batch):
+                yield from self._answers(group)
+        finally:
+            mail.close(batch)
+
+    def _answers(self, group: list[tuple[Deliver, int]]) -> list[Answer]:
+        try:
+            fresh, looped = _without_loops(group)
+            return [*looped, *(self._transact(fresh) if fresh else [])]
+        except Unreachable as unreachable:
+            return mail.deferred(group, str(unreachable))
+        except OSError as error:
+            return mail.deferred(group, reason_of(error))
+        except Exception as error:  # a defect of ours costs these mails a delay, not the other ones
+            return mail.deferred(group, mail.defect(error))
+
+    def _transact(self, group: list[tuple[Deliver, int]]) -> list[Answer]:
+        if self._trade.trouble:
+            raise Unreachable(self._trade.trouble)
+        errand, descriptor = group[0]
+        lines = _lines([errand for errand, _ in group])
+        recipients = tuple(self._trade.recipient(errand) for errand, _ in group)
+        told = Mail(errand.sender, recipients, len(lines) + errand.size)
+        verdicts = self._deliver(told, lambda: mail.content_of(errand, descriptor, lines))
+        return [Result(group[verdict.recipient][0].envelope, verdict.outcome, verdict.text) for verdict in verdicts]
+
+    def _deliver(self, told: Mail, content: Callable[[], Iterable[bytes]]) -> list[Verdict]:
+        while True:
+            connection, kept = self._take()
+            try:
+                verdicts = connection.deliver(told, content())
+                if connection.is_ready or not (kept and connection.may_be_repeated):
+                    return verdicts
+            finally:
+                self._trade.pool.give(connection)
+
+    def _take(self) -> tuple[Connection, bool]:
+        """A name that leads nowhere now may lead elsewhere for the next agent, which can look it up."""
+        try:
+            return self._trade.pool.take()
+        except Unreachable as unreachable:
+            self._trade.trouble = str(unreachable)
+            self._trade.over = True
+            raise
+
+
+def _transactions(batch: list[Taken]) -> list[list[tuple[Deliver, int]]]:
+    """What can go together: the same message from the same sender."""
+    groups: dict[tuple[int, str, int], list[tuple[Deliver, int]]] = defaultdict(list)
+    for errand, descriptor in batch:
+        assert isinstance(errand, Deliver)
+        groups[message_of(errand.envelope), errand.sender, errand.size].append((errand, descriptor))
+    return list(groups.values())
+
+
+def _without_loops(group: list[tuple[Deliver, int]]) -> tuple[list[tuple[Deliver, int]], list[Answer]]:
+    header = mail.header_of(*group[0])
+    looping = [trace.was_delivered_to(header, errand.destination) for errand, _ in group]
+    fresh = [taken for taken, loops in zip(group, looping, strict=True) if not loops]
+    return fresh, [mail.loop(errand) for (errand, _), loops in zip(group, looping, strict=True) if loops]
+
+
+def _lines(errands: list[Deliver]) -> bytes:
+    """In front of the mail.  All recipients of a transaction get the same bytes, and none of them is told of another:
+    Delivered-To is only there where it is the same for all."""
+    recipients = {errand.recipient for errand in errands}
+    return trace.added_lines(errands[0].sender, recipients.pop() if len(recipients) == 1 else "")
