@@ -128,7 +128,7 @@ class Process:
     def begin(self):
         """Hand over, and wait until it stands."""
         match = Match("in", Condition("any"), Condition("domain", operand=Operand("domains")))
-        tables = (TableSlice("domains", path=self.table),)
+        tables = (TableSlice("domains", path=self.table, backend="file"),)
         slice_ = LookupSlice("mx.here.test", (match,), tables, ("in",), "+", (self.table, "/nowhere"))
         encoded = msgspec.msgpack.encode(slice_)
         self.parent.send(Configure(0, encoded, "/var/empty", "/var/spool/smtpd", False, False))

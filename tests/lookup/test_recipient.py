@@ -151,7 +151,7 @@ def test_envelopes_that_fit_no_imsg_cost_their_recipient(house):
 
 def test_a_table_file_that_is_not_there_is_said_and_for_later(house, tmp_path, capfd):
     match = Match("in", Condition("any"), Condition("domain", operand=Operand("domains")))
-    house = house(matches=(match,), tables=(TableSlice("domains", path=str(tmp_path / "domains")),))
+    house = house(matches=(match,), tables=(TableSlice("domains", path=str(tmp_path / "domains"), backend="file"),))
     assert house.ask(recipient(1)).code == 451
     log.flush()
     assert "table domains" in capfd.readouterr().err
