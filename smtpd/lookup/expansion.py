@@ -1,246 +1,248 @@
-"""From what a client named to who gets it: rules, users, sub-addresses, .forward.  No channel, file or clock.
+"""From what a client named to who gets it: rules, aliases, users, .forward.  No channel, file or clock.
 
-    RCPT TO:<bob+lists@here.test>
-      address  bob+lists@here.test     the rules: which action?
-      user     bob, extension lists    FindUser: is there one, may it receive?
+    RCPT TO:<sales+x@here.test>
+      address  sales+x@here.test       the rules: which action?  A `virtual` of it has to know the address
+      user     sales+x                 its `alias`: sales+x, then sales
+      user       bob, as named there   FindUser, or the action's userbase: is there one, may it receive?
                                        ReadForward: does it want its mail elsewhere?
-                 amy@there.test          an address again; the rules, as for a mail from here
-                 bob                     own name: this is where it stays
+      address      amy@there.test        an address again; the rules, as for a mail from here
+      user         bob                   own name: this is where it stays
+                   "|filter", /file      bob's to run, which only bob's own file can tell
 
 Nodes wait in a queue; each becomes envelopes, further nodes, or a refusal, which is then the answer for the whole
 recipient: nothing of it is delivered (and nothing of it is lost, as the client still has it).
 
 What ends an expansion that would not end: a node that has been there is not taken twice, none is DEPTH deep, and there
-are NODES of them at the most.  A user's own name in that user's .forward, or an address that leads to it, means the
+are no more than NODES of them below anybody's .forward, LISTED in all.  The entry that named a node is not looked up
+for it again, so an alias may name itself.  A user's own name in that user's .forward, or what leads to it, means the
 mailbox; a .forward that leads back by way of another user is a loop.  A recipient of which nothing is left is refused.
 
-Not understood yet: aliases, relaying, and in a .forward commands, files and `error:`.
+Not understood yet: relaying.
 """
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from smtpd.envelope import Kind, Origin, Recipient
-from smtpd.lookup.rule import Case, Refused, Rules
+from smtpd.config.model import Method
+from smtpd.config.slice import ExpansionSlice
+from smtpd.envelope import Duty, Kind, Origin, Recipient
+from smtpd.lookup.node import AddressNode, Entry, Node, Question, ReadInclude, Source, UserNode
+from smtpd.lookup.person import check_person, forward_trouble, whose_forward
+from smtpd.lookup.plan import Plan
+from smtpd.lookup.refusal import Refusal, Refuse, deferred, failed, invalid, later, said
+from smtpd.lookup.rule import Case, Refused
+from smtpd.lookup.trace import SILENT, Trace
 from smtpd.tables import expansion as language
-from smtpd.tables.table import Unavailable
+from smtpd.tables.candidate import alias_candidates, virtual_candidates
+from smtpd.tables.table import Awaited, Service, Unavailable
 
 DEPTH = 10
-NODES = 100
-WORD, PATH, TEXT = 256, 1024, 1024  # characters that an imsg carries (envelope.py)
-NAME_MAX = 32  # of useradd(8); what is longer is no user of any system
-NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
-
-
-@dataclass(frozen=True)
-class FindUser:
-    """Answered by "user", "unknown", "root", "daemon" or "later"."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class ReadForward:
-    """Answered by a Forward."""
-
-    user: str
-
-
-@dataclass(frozen=True)
-class Forward:
-    """`verdict`: "none", "text", "refused", "later", "malformed".  `reason` is for the log, never for a client."""
-
-    verdict: str
-    targets: tuple[language.Target, ...] = ()
-    reason: str = ""
+NODES = 100  # below .forward files
+LISTED = 1000  # below aliases, which are the administrator's
+WORD, PATH = 256, 1024  # characters that an imsg carries (envelope.py)
+NOWHERE = language.File("/dev/null")
 
 
 @dataclass(frozen=True)
 class Expanded:
-    """At least one, no two for the same mailbox."""
+    """At least one."""
 
     recipients: tuple[Recipient, ...]
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """`text` is for the client, `reason`, where there is one, for the log."""
-
-    code: int
-    enhanced: str
-    text: str
-    reason: str = ""
-
-
-class _Refuse(Exception):
-    def __init__(self, code: int, enhanced: str, text: str, reason: str = ""):
-        super().__init__(code, enhanced, text)
-        self.refusal = Refusal(code, enhanced, text, reason)
-
-
-def _invalid(enhanced: str) -> _Refuse:
-    return _Refuse(550, enhanced, "Invalid recipient")
-
-
-def _later(reason: str) -> _Refuse:
-    return _Refuse(451, "4.3.0", "Temporary failure", reason)
-
-
-# RFC 3463 X.2.4: mailing list expansion problem
-def _expansion_failed(text: str) -> _Refuse:
-    return _Refuse(524, "5.2.4", text)
-
-
-def _expansion_deferred(text: str, reason: str = "") -> _Refuse:
-    return _Refuse(424, "4.2.4", text, reason)
-
-
-@dataclass(frozen=True)
-class AddressNode:
-    depth: int
-    address: str  # user@domain
-    owner: str  # the user whose .forward names it; empty for the client's own
-
-    @property
-    def key(self) -> object:
-        return self.address, bool(self.owner)
-
-
-@dataclass(frozen=True)
-class UserNode:
-    depth: int
-    name: str  # with its sub-address
-    owner: str
-    action: str
-    destination: str  # the nearest address above
-
-    @property
-    def key(self) -> object:
-        return self.name, self.action, self.owner
-
-
-Node = AddressNode | UserNode
-Question = FindUser | ReadForward
-Steps = Generator[Question, str | Forward, None]
+Steps = Generator[Question | Awaited, Any, None]
+Ending = Generator[Question | Awaited, Any, Expanded | Refusal]
 
 
 class Expansion:
     """One recipient on its way.  `steps()` yields questions, is sent their answers, and returns how it ended."""
 
-    def __init__(self, rules: Rules, delimiter: str, server_name: str, origin: Origin, recipient: str):
-        self._rules = rules
-        self._delimiter = delimiter
-        self._server_name = server_name
+    def __init__(self, plan: Plan, origin: Origin, recipient: str, trace: Trace = SILENT):
+        self._plan = plan
         self._origin = origin
         self._recipient = recipient
+        self._trace = trace
         self._nodes: deque[Node] = deque()
         self._seen: set[object] = set()
+        self._listed = self._forwarded = 0  # nodes and commands: all, and those below a .forward
         self._recipients: dict[object, Recipient] = {}
 
-    def steps(self) -> Generator[Question, str | Forward, Expanded | Refusal]:
+    def steps(self) -> Ending:
+        """From what the client named."""
+        # RFC 5321 4.1.1.3: <postmaster> comes without a domain.
+        address = self._recipient if "@" in self._recipient else f"{self._recipient}@{self._plan.server_name}"
+        return self._all(AddressNode(0, address))
+
+    def steps_from(self, user: str, extension: str, action: ExpansionSlice, destination: str) -> Ending:
+        """From a user whose .forward has changed.  Aliases have been asked, as if they had named the user."""
+        name = f"{user}{self._plan.delimiter}{extension}" if extension else user
+        return self._all(UserNode(0, name, action, destination, entry=(action.alias or action.virtual, name)))
+
+    def _all(self, first: Node) -> Ending:
         try:
-            self._add(AddressNode(0, self._complete(self._recipient), ""))
+            self._add(first)
             while self._nodes:
-                yield from self._expand(self._nodes.popleft())
+                node = self._nodes.popleft()
+                self._trace.node(node)
+                yield from self._address(node) if isinstance(node, AddressNode) else self._user(node)
             if not self._recipients:
-                raise _expansion_failed("Recipient leads back to itself")
-        except _Refuse as refused:
-            return self._refusal(refused.refusal)
+                raise failed("Recipient leads to nobody")
+        except Refuse as refused:
+            return refused.refusal(self._recipient)
         return Expanded(tuple(self._recipients.values()))
-
-    def _refusal(self, refusal: Refusal) -> Refusal:
-        text = f"{refusal.text}: <{self._recipient}>"[:TEXT]
-        return Refusal(refusal.code, refusal.enhanced, text, refusal.reason)
-
-    def _complete(self, recipient: str) -> str:
-        """RFC 5321 4.1.1.3: <postmaster> comes without a domain."""
-        return recipient if "@" in recipient else f"{recipient}@{self._server_name}"
 
     def _add(self, node: Node) -> None:
         if node.depth >= DEPTH:
-            raise _expansion_failed("Recipient is forwarded too often")
-        if node.key in self._seen:
-            return
-        if len(self._seen) >= NODES:
-            raise _expansion_deferred("Recipient is forwarded to too many")
-        self._seen.add(node.key)
-        self._nodes.append(node)
+            raise failed("Recipient is forwarded too often")
+        new = node.key not in self._seen
+        self._trace.named(node, new)
+        if new:
+            self._count(node.owner is not None)
+            self._seen.add(node.key)
+            self._nodes.append(node)
 
-    def _expand(self, node: Node) -> Steps:
-        if isinstance(node, AddressNode):
-            self._address(node)
-        else:
-            yield from self._user(node)
+    def _count(self, forwarded: bool) -> None:
+        self._listed += 1
+        self._forwarded += forwarded
+        if self._forwarded > NODES or self._listed > LISTED:
+            raise deferred("Recipient is forwarded to too many")
 
     # -- an address: the rules ---------------------------------------------------------
 
-    def _address(self, node: AddressNode) -> None:
+    def _address(self, node: AddressNode) -> Steps:
         local, _, domain = node.address.rpartition("@")
-        action = self._rules.decide(Case(self._origin, node.address, domain.lower(), bool(node.owner)))
-        if isinstance(action, Unavailable):
-            raise _later(action.reason)
-        if isinstance(action, Refused):
-            raise _invalid("5.7.1")
-        name = local.lower()
+        case = Case(self._origin, node.address, domain.lower(), node.internal)
+        decided = yield from self._plan.rules.decide(case, self._trace)
+        if isinstance(decided, Unavailable):
+            raise later(decided.reason)
+        if isinstance(decided, Refused):
+            raise invalid("5.7.1")
+        name, action = local.lower(), self._plan.actions[decided]
         if len(name) > WORD or len(node.address) > PATH:  # lower() makes some letters two
-            raise _invalid("5.1.1")
-        self._add(UserNode(node.depth + 1, name, node.owner, action, node.address))
+            raise invalid("5.1.1")
+        user = UserNode(node.depth + 1, name, action, node.address, node.owner, node.entry)
+        if not action.virtual:
+            self._add(user)
+        elif not (yield from self._look_up(user, virtual_candidates(name, domain.lower(), self._plan.delimiter))):
+            raise failed("Invalid recipient")
 
-    # -- a user: the system, and what the user wants -------------------------------------
+    # -- a name: aliases ---------------------------------------------------------------
 
     def _user(self, node: UserNode) -> Steps:
-        name, _, extension = node.name.partition(self._delimiter)
-        yield from self._check_user(name)
-        if name == node.owner:
-            self._deliver(node, name, extension)
+        if node.action.alias or node.action.virtual:
+            found = yield from self._look_up(node, alias_candidates(node.name, self._plan.delimiter))
+            if found:
+                return
+        yield from self._person(node)
+
+    def _look_up(self, node: UserNode, keys: Iterable[str]) -> Generator[Question | Awaited, Any, bool]:
+        """Is there an entry?  Then what it names is on its way."""
+        table = node.action.alias or node.action.virtual
+        for key in keys:
+            if (table, key) == node.entry:
+                return False
+            value = yield from self._plan.find(table, Service.ALIAS, key)
+            if isinstance(value, Unavailable):
+                raise deferred("Aliases of the recipient cannot be read now", value.reason)
+            if value is not None:
+                self._trace.entry(table, key, value)
+                yield from self._entry(node, table, key, value)
+                return True
+        return False
+
+    def _entry(self, node: UserNode, table: str, key: str, value: str) -> Steps:
+        text = f"{key} in table {table}"
+        may_run = table in self._plan.texts and self._plan.alias_commands != ""
+        duty = Duty.ALIASED if may_run else None
+        source = Source(text, node.owner, (table, key), duty, self._plan.alias_commands)
+        try:
+            targets = language.parse_value(value)
+        except language.Malformed as error:
+            raise deferred("Aliases of the recipient are not understood", f"{text}: {error}") from None
+        for target in targets:
+            if isinstance(target, language.Include):
+                included = yield ReadInclude(target.path)
+                self._take(node, included, source._replace(text=f"{target.path}, {text}", duty=None))
+            else:
+                self._take(node, (target,), source)
+
+    # -- a user: the system or a userbase, and what the user wants ---------------------------
+
+    def _person(self, node: UserNode) -> Steps:
+        name, _, extension = node.name.partition(self._plan.delimiter)
+        action = node.action
+        home = yield from check_person(self._plan, name, action)
+        owner = action.userbase, name
+        if owner == node.owner or action.user and (action.userbase or action.user != name):
+            self._deliver(node, name, extension, home)
             return
-        forward = yield ReadForward(name)
-        assert isinstance(forward, Forward)
+        forward = yield whose_forward(name, action)
+        self._trace.forward(name, forward)
         if forward.verdict == "none" or forward.verdict == "text" and not forward.targets:
-            self._deliver(node, name, extension)
+            self._deliver(node, name, extension, home)
         elif forward.verdict == "text":
-            for target in forward.targets:
-                self._forward(node, name, target)
+            self._take(node, forward.targets, Source(f".forward of {name}", owner, None, Duty.FORWARDED, name))
         else:
-            raise _forward_trouble(name, forward)
+            raise forward_trouble(name, forward)
 
-    def _check_user(self, name: str) -> Steps:
-        if not is_user_name(name):
-            raise _invalid("5.1.1")
-        verdict = yield FindUser(name)
-        if verdict == "unknown":
-            raise _invalid("5.1.1")
-        if verdict in ("root", "daemon"):
-            raise _invalid("5.2.1")  # RFC 3463 X.2.1: the mailbox exists, and takes nothing
-        if verdict != "user":
-            raise _later(f"user {name} cannot be looked up now")
+    # -- what is named, and what stays ------------------------------------------------------
 
-    def _forward(self, node: UserNode, user: str, target: language.Target) -> None:
-        match target:
-            case language.Address(local, domain):
-                self._add(AddressNode(node.depth + 1, f"{local}@{domain}", user))
-            case language.User(name):
-                self._add(UserNode(node.depth + 1, name.lower(), user, node.action, node.destination))
-            case _:
-                kind = type(target).__name__.lower()
-                reason = f".forward of {user}: {kind} is not available yet"
-                raise _expansion_deferred("Recipient is forwarded to what is not available yet", reason)
+    def _take(self, node: UserNode, targets: Iterable[language.Target], source: Source) -> None:
+        depth, delimiter = node.depth + 1, self._plan.delimiter
+        for target in targets:
+            match target:
+                case language.Address(local, domain):
+                    keys = virtual_candidates(local.lower(), domain.lower(), delimiter)
+                    address = f"{local}@{domain}"
+                    self._add(AddressNode(depth, address, source.owner, _own(source, keys), internal=True))
+                case language.User(name):
+                    entry = _own(source, alias_candidates(name.lower(), delimiter))
+                    self._add(UserNode(depth, name.lower(), node.action, node.destination, source.owner, entry))
+                case language.Error():
+                    self._check_more_than_addresses(node, source)
+                    raise said(target)
+                case language.Command() | language.File():
+                    self._run(node, target, source)
+                case _:
+                    raise deferred("Recipient is forwarded to an include file", source.text)
 
-    def _deliver(self, node: UserNode, user: str, extension: str) -> None:
-        to = Recipient(self._recipient, node.destination, node.action, Kind.MDA, user, extension)
-        self._recipients.setdefault((to.action, user, extension), to)
+    def _check_more_than_addresses(self, node: UserNode, source: Source) -> None:
+        if node.action.method is Method.FORWARD_ONLY:
+            raise later(f"{source.text}: action {node.action.name} is {node.action.method}")
+
+    def _run(self, node: UserNode, target: language.Command | language.File, source: Source) -> None:
+        self._check_more_than_addresses(node, source)
+        self._count(source.owner is not None)
+        name, _, extension = node.name.partition(self._plan.delimiter)
+        if target == NOWHERE:
+            self._reach(node, name, extension, Duty.DISCARD)
+        elif node.action.method is Method.EXPAND_ONLY:
+            raise later(f"{source.text}: action {node.action.name} is {node.action.method}")
+        elif source.duty is None:
+            raise deferred("Recipient is forwarded to a command that may not be run", source.text)
+        else:
+            self._reach(node, source.user, extension, source.duty, digest=language.digest(target))
+
+    def _deliver(self, node: UserNode, user: str, extension: str, home: str) -> None:
+        if node.action.method is Method.EXPAND_ONLY:
+            raise failed("Recipient is forwarded to nobody")
+        if node.action.method is Method.FORWARD_ONLY:
+            raise deferred("Recipient is forwarded to nobody")
+        self._reach(node, user, extension, Duty.DELIVER, home=home)
+
+    def _reach(
+        self, node: UserNode, user: str, extension: str, duty: Duty, *, digest: str = "", home: str = ""
+    ) -> None:
+        """One envelope for each way to a user, and for each address on it."""
+        action = node.action.name
+        to = Recipient(self._recipient, node.destination, action, Kind.MDA, user, extension, duty, digest, home)
+        key = duty, digest, action, user, extension, node.destination.lower()
+        self._trace.recipient(to, key not in self._recipients)
+        self._recipients.setdefault(key, to)
 
 
-def _forward_trouble(user: str, forward: Forward) -> _Refuse:
-    reason = f".forward of {user}: {forward.reason}"
-    if forward.verdict == "refused":
-        return _Refuse(524, "5.2.4", "Recipient's forwarding is not acceptable", reason)
-    if forward.verdict == "malformed":
-        return _expansion_deferred("Recipient's forwarding is not understood", reason)
-    return _later(reason)
-
-
-def is_user_name(name: str) -> bool:
-    """POSIX 3.436 user names, in lower case.  Nobody is asked whether anything else is a user."""
-    return 0 < len(name) <= NAME_MAX and NAME.issuperset(name) and name[0] not in "-."
+def _own(source: Source, keys: Iterable[str]) -> Entry | None:
+    """The entry that has named a node, if it is among those that would be looked up for it."""
+    return source.entry if source.entry is not None and source.entry[1] in keys else None

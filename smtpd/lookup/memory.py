@@ -3,6 +3,7 @@
     find(key)           the answer, if it is known and fresh
     ask(key, answered)  answered(answer) when it has come
     answer(key, …)      it has come: remembered for `seconds`, told to all who wait
+    forget(key)         what is known is too old
 
 Bounded: of too many answers the oldest is forgotten.  It is a cache, so forgetting costs time and nothing else.
 """
@@ -32,6 +33,9 @@ class Memory[Key, Answer]:
             return answer
         del self._answers[key]
         return None
+
+    def forget(self, key: Key) -> None:
+        self._answers.pop(key, None)
 
     def ask(self, key: Key, answered: Callable[[Answer], None]) -> None:
         """Never answers before it returns."""

@@ -1,27 +1,35 @@
 """lookup -- decides who a recipient is, what a client may do, what a name means.
 
-    dispatcher --ResolveClient, ExpandRecipient--> lookup --AddEnvelopes, ReadForward--> queue
-                                                     |
-                                                     +--FindUser--> parent          name servers
+    dispatcher --ResolveClient, ExpandRecipient-->  lookup  --AddEnvelopes, ReadForward--> queue
+         queue --ExpandEnvelope------------------>          --FindUser--> parent
+                                                            <--> programs that answer for tables, name servers
 
 SECURITY
-    Reads tables, the text of .forward files and DNS answers: what others wrote.  No way into anybody's home: a user's
-    own agent reads the file.  Taken over, it could misdirect mail that is coming in.  It could not read the spool or a
-    private key, or make root run anything: the parent takes nothing but a user's name from it.
+    Reads tables, databases, what aliases include, what programs answer for tables, the text of .forward files and DNS
+    answers: what others wrote.  No way into anybody's home: a user's own agent reads the file.  Taken over, it could
+    misdirect mail.  It could not read the spool or a private key, or make root run anything: the parent takes nothing
+    but a user's name from it, and a command is run by its digest, if its user's own file still names it.
+
+    Sees the directories that its files stand in, as an editor puts a new file in the place of the old one; SQLite's
+    databases are read under a lock, which is why it may lock what it can read.
 """
 
 import os
+from collections.abc import Iterable
 
 from smtpd import sandbox
 from smtpd.config.slice import LookupSlice
 from smtpd.imsg import (
     Begin,
+    ExpandEnvelope,
     ExpandRecipient,
     ForwardRead,
     ReportStatistics,
     ResolveClient,
     SetVerbose,
     Stop,
+    TakeTableProgram,
+    UpdateTable,
     UserFound,
 )
 from smtpd.ipc import boot
@@ -31,16 +39,16 @@ from smtpd.lookup.state import Lookup
 from smtpd.lookup.system import read_system
 
 USER, CHROOT = "_smtpl", None
-PLEDGE = "stdio rpath inet dns"
+PLEDGE = "stdio rpath flock inet dns"
 
 
 def main() -> None:
     handed = boot.receive("lookup", LookupSlice)
     loop = prepare()
     system = read_system()
-    files = [(path, "r") for path in handed.slice.files if os.path.exists(path)]
+    places = [(path, "r") for path in directories(handed.slice.files)]
     required = handed.configure.sandbox_required
-    held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, unveil=files, required=required)
+    held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, unveil=places, required=required)
     lookup = Lookup(loop, handed.slice, system, handed.peer("parent"), handed.peer("queue"))
     handed.entered(held)
     handlers = {"parent": from_parent, "dispatcher": from_dispatcher, "queue": from_queue, "control": from_control}
@@ -48,6 +56,13 @@ def main() -> None:
     loop.run_forever()
     log.flush()
     os._exit(0)  # questions to name servers may be under way; nobody waits for them any more
+
+
+def directories(files: Iterable[str]) -> list[str]:
+    """Those that are there; a file that stands in / itself instead of everything."""
+    paths = {path for file in files for path in (file, os.path.realpath(file))}
+    seen = {path if (folder := os.path.dirname(path)) == "/" else folder for path in paths}
+    return sorted(filter(os.path.exists, seen))
 
 
 def from_parent(lookup, channel, imsg, descriptor):
@@ -58,6 +73,8 @@ def from_parent(lookup, channel, imsg, descriptor):
             lookup.stop()
         case UserFound():
             lookup.recipients.to_parent.answer(imsg)
+        case TakeTableProgram():
+            lookup.programs.take(imsg, descriptor)
         case _:
             unexpected("parent", imsg)
 
@@ -76,6 +93,8 @@ def from_queue(lookup, channel, imsg, descriptor):
     match imsg:
         case ForwardRead():
             lookup.recipients.to_queue.answer(imsg)
+        case ExpandEnvelope():
+            lookup.recipients.expand_again(channel, imsg)
         case _:
             unexpected("queue", imsg)
 
@@ -84,6 +103,8 @@ def from_control(lookup, channel, imsg, descriptor):
     match imsg:
         case ReportStatistics():
             lookup.report(channel, imsg)
+        case UpdateTable():
+            lookup.update(channel, imsg)
         case SetVerbose():
             lookup.set_verbose(imsg)
         case _:

@@ -1,135 +1,177 @@
-"""Carries expansions: asks parent and queue what they want to know, hands over what they come to.
+"""Carries expansions: asks parent, queue and tables what they want to know, hands over what they come to.
 
-    ExpandRecipient -> Expansion.steps() <-- users, forwards (each remembered for a while)
+    ExpandRecipient -> Expansion.steps() <-- users, forwards (each remembered for a while), includes, tables' programs
                          Expanded:  AddEnvelopes -> queue, then RecipientExpanded -> the dispatcher that asked
                          Refusal:   RecipientRefused
+
+    ExpandEnvelope  -> Expansion.steps_from(user): a command or file is not in the user's .forward any more
+                         EnvelopeExpanded | EnvelopeNotExpanded -> queue
 
 An exception of ours costs the recipient that it happened to: 451, and a traceback in the log.
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from smtpd import imsg
-from smtpd.config.slice import LookupSlice
-from smtpd.envelope import message_text
+from smtpd.envelope import Duty, message_text
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, quoted
 from smtpd.ipc.question import Questions
-from smtpd.lookup.expansion import Expanded, Expansion, FindUser, Forward, Question, Refusal
+from smtpd.lookup.expansion import Ending, Expanded, Expansion
+from smtpd.lookup.include import Includes
 from smtpd.lookup.memory import Memory
-from smtpd.lookup.rule import Rules
+from smtpd.lookup.node import FindUser, Forward, Question, ReadForward, ReadInclude
+from smtpd.lookup.person import whose_forward
+from smtpd.lookup.plan import Plan
+from smtpd.lookup.refusal import TEXT, Refusal
 from smtpd.tables.expansion import Malformed, parse_forward
+from smtpd.tables.table import Awaited
 
 USER_SECONDS = 60  # that a user is known, or known not to be one
 FORWARD_SECONDS = 5  # that a .forward is taken to be as it was: the time a change needs to be seen at the most
 USERS, FORWARDS = 10_000, 1_000  # remembered
 USER_QUESTIONS = 32  # to the parent at a time: each is a process there
 FORWARD_QUESTIONS = 256
+PAGE = 128  # envelopes in an imsg
 
 BROKEN = Refusal(451, "4.3.0", "Temporary failure")
+
+Ended = Callable[[Expanded | Refusal], None]
 
 
 @dataclass(eq=False)
 class Task:
-    """One ExpandRecipient under way; `dispatcher` is where it came from."""
+    """An expansion under way, and who is told how it ended."""
 
-    dispatcher: Channel
-    asked: imsg.ExpandRecipient
-    steps: Generator[Question, str | Forward, Expanded | Refusal]
+    about: str
+    steps: Ending
+    ended: Ended
 
 
 class Recipients:
-    def __init__(
-        self,
-        configuration: LookupSlice,
-        rules: Rules,
-        parent: Channel,
-        queue: Channel,
-        now: Callable[[], float],
-        statistics: Counter[str],
-    ):
-        self._configuration = configuration
-        self._rules = rules
+    def __init__(self, plan: Plan, parent: Channel, queue: Channel, now: Callable[[], float], statistics: Counter[str]):
+        self._plan = plan
         self._queue = queue
         self._statistics = statistics
         self.to_parent = Questions(parent, USER_QUESTIONS)
         self.to_queue = Questions(queue, FORWARD_QUESTIONS)
-        self._users: Memory[str, str] = Memory(self._find_user, now, USERS)
-        self._forwards: Memory[str, Forward] = Memory(self._read_forward, now, FORWARDS)
+        self._users: Memory[FindUser, str] = Memory(self._find_user, now, USERS)
+        self._forwards: Memory[ReadForward, Forward] = Memory(self._read_forward, now, FORWARDS)
+        self._includes = Includes()
 
-    def expand(self, dispatcher: Channel, asked: imsg.ExpandRecipient) -> None:
-        configuration = self._configuration
-        expansion = Expansion(
-            self._rules, configuration.sub_addr_delim, configuration.server_name, asked.origin, asked.recipient
-        )
-        self._go_on(Task(dispatcher, asked, expansion.steps()), None)
-
-    def _go_on(self, task: Task, answer: str | Forward | None) -> None:
+    def _go_on(self, task: Task, answer: Any) -> None:
         try:
             self._step(task, answer)
         except Exception as error:
-            log.trouble(f"recipient of message {message_text(task.asked.message)}", error)
-            self._refuse(task, BROKEN)
+            log.trouble(task.about, error)
+            task.ended(BROKEN)
 
-    def _step(self, task: Task, answer: str | Forward | None) -> None:
+    def _step(self, task: Task, answer: Any) -> None:
         """Up to the first question whose answer is not known, or to the end."""
         try:
-            question = next(task.steps) if answer is None else task.steps.send(answer)
+            question = task.steps.send(answer)
             while (known := self._find(question)) is not None:
                 question = task.steps.send(known)
         except StopIteration as end:
-            self._finish(task, end.value)
+            task.ended(end.value)
         else:
-            self._ask(question, lambda answer: self._go_on(task, answer))
+            self._ask(question, partial(self._go_on, task))
 
-    def _find(self, question: Question) -> str | Forward | None:
-        if isinstance(question, FindUser):
-            return self._users.find(question.name)
-        return self._forwards.find(question.user)
+    def _find(self, question: Question | Awaited) -> Any:
+        match question:
+            case FindUser():
+                return self._users.find(question)
+            case ReadForward():
+                return self._forwards.find(question)
+            case ReadInclude():
+                return self._includes.read(question.path)
+            case Awaited():
+                return None
 
-    def _ask(self, question: Question, answered: Callable[[str | Forward], None]) -> None:
-        if isinstance(question, FindUser):
-            self._users.ask(question.name, answered)
-        else:
-            self._forwards.ask(question.user, answered)
+    def _ask(self, question: Question | Awaited, answered: Callable[[Any], None]) -> None:
+        match question:
+            case FindUser():
+                self._users.ask(question, answered)
+            case ReadForward():
+                self._forwards.ask(question, answered)
+            case Awaited():
+                question.begin(answered)
 
-    # -- the end -------------------------------------------------------------------
+    # -- a recipient, for a dispatcher ------------------------------------------------
 
-    def _finish(self, task: Task, outcome: Expanded | Refusal) -> None:
-        if isinstance(outcome, Refusal):
-            self._refuse(task, outcome)
+    def expand(self, dispatcher: Channel, asked: imsg.ExpandRecipient) -> None:
+        steps = Expansion(self._plan, asked.origin, asked.recipient).steps()
+        about = f"recipient of message {message_text(asked.message)}"
+        self._go_on(Task(about, steps, partial(self._recipient_ended, dispatcher, asked)), None)
+
+    def _recipient_ended(self, dispatcher: Channel, asked: imsg.ExpandRecipient, end: Expanded | Refusal) -> None:
+        if isinstance(end, Refusal):
+            _say_why(asked.recipient, end)
+            dispatcher.send(imsg.RecipientRefused(asked.request, end.code, end.enhanced, end.text))
+            self._statistics["lookup.recipient.refused"] += 1
             return
-        recipients = list(outcome.recipients)
         # First to queue: when the client has its 250 for this RCPT, the envelopes are on their way.
-        self._queue.send(imsg.AddEnvelopes(task.asked.message, task.asked.origin, recipients))
-        task.dispatcher.send(imsg.RecipientExpanded(task.asked.request, len(recipients)))
+        for first in range(0, len(end.recipients), PAGE):
+            page = list(end.recipients[first : first + PAGE])
+            self._queue.send(imsg.AddEnvelopes(asked.message, asked.origin, page))
+        dispatcher.send(imsg.RecipientExpanded(asked.request, len(end.recipients)))
         self._statistics["lookup.recipient.expanded"] += 1
 
-    def _refuse(self, task: Task, refusal: Refusal) -> None:
-        if refusal.reason:
-            log.info(f"recipient {quoted(task.asked.recipient)} refused: {refusal.reason}")
-        refused = imsg.RecipientRefused(task.asked.request, refusal.code, refusal.enhanced, refusal.text)
-        task.dispatcher.send(refused)
-        self._statistics["lookup.recipient.refused"] += 1
+    # -- an envelope, for queue ----------------------------------------------------------
+
+    def expand_again(self, queue: Channel, asked: imsg.ExpandEnvelope) -> None:
+        was = asked.recipient
+        action = self._plan.actions.get(was.action)
+        if action is None or was.duty is not Duty.FORWARDED:
+            # What an alias named was named together with others, who have their mail.
+            reason = f"action {was.action} is gone" if action is None else "what its alias named is gone"
+            queue.send(imsg.EnvelopeNotExpanded(asked.request, False, reason[:TEXT]))
+            return
+        self._forwards.forget(whose_forward(was.user, action))
+        expansion = Expansion(self._plan, asked.origin, was.recipient)
+        steps = expansion.steps_from(was.user, was.extension, action, was.destination)
+        self._go_on(Task("envelope", steps, partial(self._envelope_ended, queue, asked)), None)
+
+    def _envelope_ended(self, queue: Channel, asked: imsg.ExpandEnvelope, end: Expanded | Refusal) -> None:
+        was = asked.recipient
+        if isinstance(end, Refusal):
+            _say_why(was.recipient, end)
+            reason = f"{end.code} {end.enhanced} {end.text}"[:TEXT]
+            queue.send(imsg.EnvelopeNotExpanded(asked.request, end.code >= 500, reason))
+        elif was.digest in {to.digest for to in end.recipients}:
+            reason = f".forward of {was.user} is read in two ways"
+            queue.send(imsg.EnvelopeNotExpanded(asked.request, False, reason))
+        elif len(end.recipients) > PAGE:
+            queue.send(imsg.EnvelopeNotExpanded(asked.request, False, f".forward of {was.user} names too many"))
+        else:
+            queue.send(imsg.EnvelopeExpanded(asked.request, list(end.recipients)))
+            self._statistics["lookup.envelope.expanded"] += 1
 
     # -- users, from the parent ------------------------------------------------------
 
-    def _find_user(self, name: str) -> None:
+    def _find_user(self, question: FindUser) -> None:
         def found(answer: imsg.UserFound) -> None:
-            self._users.answer(name, answer.verdict, 0 if answer.verdict == "later" else USER_SECONDS)
+            self._users.answer(question, answer.verdict, 0 if answer.verdict == "later" else USER_SECONDS)
 
-        self.to_parent.ask(lambda request: imsg.FindUser(request, name), found)
+        self.to_parent.ask(lambda request: imsg.FindUser(request, question.name), found)
 
     # -- .forward, from queue ----------------------------------------------------------
 
-    def _read_forward(self, user: str) -> None:
+    def _read_forward(self, question: ReadForward) -> None:
         def read(answer: imsg.ForwardRead) -> None:
             forward = understand(answer)
-            self._forwards.answer(user, forward, 0 if forward.verdict == "later" else FORWARD_SECONDS)
+            self._forwards.answer(question, forward, 0 if forward.verdict == "later" else FORWARD_SECONDS)
 
-        self.to_queue.ask(lambda request: imsg.ReadForward(request, user), read)
+        self.to_queue.ask(lambda request: imsg.ReadForward(request, question.user, question.action), read)
+
+
+def _say_why(recipient: str, refusal: Refusal) -> None:
+    if refusal.reason:
+        log.info(f"recipient {quoted(recipient)} refused: {refusal.reason}")
 
 
 def understand(answer: imsg.ForwardRead) -> Forward:

@@ -9,15 +9,16 @@ out of an expansion: what a user writes into a .forward is that user's mail, who
 `rcpt-to` see the destination as it is after expansion.
 
 A `!` turns a condition round, but not the silence of a table.  `from socket` means what came from a program here, so it
-does not hold for an expanded address, turned round or not.
+does not hold for an expanded address, turned round or not.  A table that somebody else answers for is waited for.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 
 from smtpd.config.model import Condition, For, From, Match, Operand
 from smtpd.envelope import Origin
-from smtpd.tables.table import Service, Table, Unavailable
+from smtpd.lookup.trace import SILENT, Trace
+from smtpd.tables.table import Answer, Awaited, Service, Table, Unavailable
 
 LOCAL = "local"  # the address of this host's own programs
 SRC_LOCAL = Condition(From.SRC, operand=Operand("localhost"))  # tables that every configuration has
@@ -44,20 +45,28 @@ class Case:
 
 
 Verdict = bool | Unavailable
-Test = Callable[[Case], Verdict]
+Ask = Callable[[Case], bool | Unavailable | Awaited]
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A condition as it is written, and how its table is asked."""
+
+    condition: Condition
+    ask: Ask
+
+    def judge(self, case: Case, answer: Answer) -> Verdict:
+        if isinstance(answer, Unavailable):
+            return answer
+        if case.internal and self.condition.kind == From.SOCKET:
+            return False
+        return bool(answer) is not self.condition.negated
 
 
 @dataclass(frozen=True)
 class Rule:
-    tests: tuple[Test, ...]
-    action: str | None  # None: refuse
-
-    def holds(self, case: Case) -> Verdict:
-        for test in self.tests:
-            verdict = test(case)
-            if verdict is not True:
-                return verdict
-        return True
+    match: Match
+    clauses: tuple[Clause, ...]
 
 
 @dataclass(frozen=True)
@@ -70,61 +79,65 @@ class Rules:
 
     def __init__(self, matches: Sequence[Match], tables: Mapping[str, Table]):
         self._tables = tables
-        self._rules = [Rule(tuple(self._tests(match)), match.action) for match in matches]
+        self._rules = [Rule(match, tuple(self._clauses(match))) for match in matches]
 
-    def decide(self, case: Case) -> str | Refused | Unavailable:
-        """The name of the action."""
+    def decide(self, case: Case, trace: Trace = SILENT) -> Generator[Awaited, Answer, str | Refused | Unavailable]:
+        """The name of the action.  Yields what has to be waited for, and is sent the answer to it."""
         for rule in self._rules:
-            verdict = rule.holds(case)
+            failed: Condition | None = None
+            verdict: Verdict = True
+            for clause in rule.clauses:
+                answer = clause.ask(case)
+                verdict = clause.judge(case, (yield answer) if isinstance(answer, Awaited) else answer)
+                if verdict is not True:
+                    failed = clause.condition
+                    break
+            trace.rule(rule.match, failed, verdict)
             if isinstance(verdict, Unavailable):
                 return verdict
             if verdict:
-                return Refused() if rule.action is None else rule.action
+                return Refused() if rule.match.action is None else rule.match.action
         return Refused()
 
-    def _tests(self, match: Match) -> list[Test]:
+    def _clauses(self, match: Match) -> list[Clause]:
         """In the order of evaluation.  What is always true is left out."""
-        source, destination = _local(match.source, SRC_LOCAL), _local(match.destination, FOR_LOCAL)
-        given = [c for c in (match.tag, source, destination, match.mail_from, match.rcpt_to) if c is not None]
+        given = [
+            (match.tag, None),
+            (match.source, SRC_LOCAL),
+            (match.destination, FOR_LOCAL),
+            (match.mail_from, None),
+            (match.rcpt_to, None),
+        ]
+        clauses = [
+            Clause(condition, self._ask(local if local and condition.kind == LOCAL else condition))
+            for condition, local in given
+            if condition is not None and condition != Condition("any")
+        ]
         # `from mail-from` is `from any` with a sender, which is asked for behind `for`; and so for `for rcpt-to`.
-        given.sort(key=lambda condition: LATER.get(condition.kind, 0))
-        return [self._test(condition) for condition in given if condition != Condition("any")]
+        return sorted(clauses, key=lambda clause: LATER.get(clause.condition.kind, 0))
 
-    def _test(self, condition: Condition) -> Test:
-        test = self._positive(condition)
-        if not condition.negated:
-            return test
-        if condition.kind == From.SOCKET:
-            return lambda case: not case.internal and not test(case)
-        return lambda case: verdict if isinstance(verdict := test(case), Unavailable) else not verdict
-
-    def _positive(self, condition: Condition) -> Test:
+    def _ask(self, condition: Condition) -> Ask:
         match condition.kind:
             case "any":
                 return lambda case: True
             case From.SOCKET:
-                return lambda case: not case.internal and case.origin.address == LOCAL
+                return lambda case: case.origin.address == LOCAL
             case "tag":
-                return self._ask(condition, Service.STRING, lambda case: case.origin.tag)
+                return self._look(condition, Service.STRING, lambda case: case.origin.tag)
             case From.SRC:
-                return self._ask(condition, Service.NETADDR, lambda case: case.address)
+                return self._look(condition, Service.NETADDR, lambda case: case.address)
             case For.DOMAIN:
-                return self._ask(condition, Service.DOMAIN, lambda case: case.domain)
+                return self._look(condition, Service.DOMAIN, lambda case: case.domain)
             case From.MAIL_FROM:
-                return self._ask(condition, Service.MAILADDR, lambda case: case.sender)
+                return self._look(condition, Service.MAILADDR, lambda case: case.sender)
             case For.RCPT_TO:
-                return self._ask(condition, Service.MAILADDR, lambda case: case.destination)
+                return self._look(condition, Service.MAILADDR, lambda case: case.destination)
         raise ValueError(f"{condition.kind} is no condition")
 
-    def _ask(self, condition: Condition, service: Service, key: Callable[[Case], str]) -> Test:
+    def _look(self, condition: Condition, service: Service, key: Callable[[Case], str]) -> Ask:
         if condition.operand is None:
             raise ValueError(f"{condition.kind} without a table")
         table = self._tables[condition.operand.table]
         if condition.operand.regex:
             service = Service.REGEX
         return lambda case: table.check(service, key(case))
-
-
-def _local(condition: Condition, meant: Condition) -> Condition:
-    """`local`, as the condition on a table that it stands for."""
-    return replace(meant, negated=condition.negated) if condition.kind == LOCAL else condition

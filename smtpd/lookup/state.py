@@ -1,19 +1,22 @@
-"""What lookup holds: its tables and rules, the recipients and the clients it is asked about."""
+"""What lookup holds: its tables and their programs, its rules, the recipients and the clients it is asked about."""
 
 import asyncio
 from collections import Counter
 
 from smtpd.config.slice import LookupSlice
-from smtpd.imsg import ReportStatistics, SetVerbose, StatisticsReported
+from smtpd.imsg import ReportStatistics, SetVerbose, StatisticsReported, TableUpdated, UpdateTable
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.log import log
+from smtpd.ipc.log import log, visible
 from smtpd.lookup.client import Clients
+from smtpd.lookup.plan import make_plan
+from smtpd.lookup.program import Programs
 from smtpd.lookup.recipient import Recipients
+from smtpd.lookup.refusal import TEXT
 from smtpd.lookup.resolver import Resolver
-from smtpd.lookup.rule import Rules
 from smtpd.lookup.system import System
 from smtpd.tables.opening import open_table
-from smtpd.tables.table import Table
+from smtpd.tables.program import ProgramTable
+from smtpd.tables.table import Answer, Awaited, Table, Unavailable
 
 
 class Lookup:
@@ -27,8 +30,10 @@ class Lookup:
     ):
         self.loop = loop
         self.statistics: Counter[str] = Counter()
-        rules = Rules(configuration.matches, read_tables(configuration))
-        self.recipients = Recipients(configuration, rules, parent, queue, loop.time, self.statistics)
+        self._tables = read_tables(configuration)
+        self.programs = Programs(loop, self._tables)
+        plan = make_plan(configuration, self._tables)
+        self.recipients = Recipients(plan, parent, queue, loop.time, self.statistics)
         self.clients = Clients(loop, system, Resolver(loop, system.servers, self.statistics))
 
     def begin(self) -> None:
@@ -38,6 +43,19 @@ class Lookup:
         """Nobody asks any more: the dispatchers have left before."""
         self.loop.stop()
 
+    def update(self, channel: Channel, asked: UpdateTable) -> None:
+        def updated(answer: Answer) -> None:
+            trouble = visible(answer.reason)[:TEXT] if isinstance(answer, Unavailable) else ""
+            log.info(f"table {asked.table} " + (f"stays as it was: {trouble}" if trouble else "updated"))
+            channel.send(TableUpdated(asked.request, trouble))
+
+        table = self._tables.get(asked.table)
+        answer = Unavailable(f"there is no table {asked.table}") if table is None else table.update()
+        if isinstance(answer, Awaited):
+            answer.begin(updated)
+        else:
+            updated(answer)
+
     def report(self, channel: Channel, asked: ReportStatistics) -> None:
         channel.send(StatisticsReported(asked.request, dict(self.statistics)))
 
@@ -46,12 +64,11 @@ class Lookup:
 
 
 def read_tables(configuration: LookupSlice) -> dict[str, Table]:
-    """One that cannot be read is said now, and answers Unavailable."""
-    tables = {}
+    """One that cannot be read is said now, and answers Unavailable; programs have not been started yet."""
+    tables: dict[str, Table] = {}
     for described in configuration.tables:
-        table = open_table(described, configuration.sub_addr_delim)
-        trouble = table.update()
-        if trouble is not None:
+        table = tables[described.name] = open_table(described, configuration.sub_addr_delim)
+        trouble = None if isinstance(table, ProgramTable) else table.update()
+        if isinstance(trouble, Unavailable):
             log.warn(trouble.reason)
-        tables[described.name] = table
     return tables

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from smtpd.config.model import Condition, Match
-from smtpd.config.slice import LookupSlice, TableSlice
+from smtpd.config.model import Condition, Match, Method
+from smtpd.config.slice import ExpansionSlice, LookupSlice, TableSlice
 from smtpd.imsg import TABLE, FindUser, ForwardRead, ReadForward, UserFound
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
@@ -23,7 +23,7 @@ CONFIGURATION = LookupSlice(
         TableSlice("localhost", ("local", "127.0.0.1")),
         TableSlice("localnames", ("mx.here.test", "here.test")),
     ),
-    actions=("in",),
+    actions=(ExpansionSlice("in", Method.MAILDIR),),
     sub_addr_delim="+",
     files=(),
 )

@@ -20,7 +20,8 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
 from smtpd.lookup import recipient as recipient_module
-from smtpd.lookup.expansion import Expansion, Forward
+from smtpd.lookup.expansion import Expansion
+from smtpd.lookup.node import Forward
 from smtpd.lookup.recipient import understand
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)

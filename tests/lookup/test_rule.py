@@ -6,7 +6,23 @@ from smtpd.config.model import Condition, Match, Operand
 from smtpd.envelope import Origin
 from smtpd.lookup.rule import Case, Refused, Rules
 from smtpd.tables.inline import ListTable, MappingTable
-from smtpd.tables.table import Unavailable
+from smtpd.tables.table import Awaited, Unavailable
+
+
+class Slow:
+    """A table that somebody else answers for: what is asked is found out later, to be `said`."""
+
+    name = "slow"
+
+    def __init__(self, said):
+        self.awaited = Awaited(lambda answered: None)
+        ANSWERS[self.awaited] = said
+
+    def check(self, service, key):
+        return self.awaited
+
+
+ANSWERS = {}
 
 
 class Silent:
@@ -34,6 +50,9 @@ TABLES = {
     "tags": ListTable("tags", ["Inside"]),
     "null": ListTable("null", ["^@$"]),
     "silent": Silent(),
+    "slow yes": Slow(True),
+    "slow no": Slow(False),
+    "slow silence": Slow(Unavailable("slow")),
 }
 
 ANY = Condition("any")
@@ -45,7 +64,13 @@ def on(kind, table=None, negated=False, regex=False):
 
 def decide(*matches, address="203.0.113.9", sender="amy@there.test", to="bob@here.test", tag="", internal=False):
     origin = Origin(sender, address, "<unknown>", "client.test", "mx.here.test", tag, True)
-    return Rules(matches, TABLES).decide(Case(origin, to, to.rpartition("@")[2].lower(), internal))
+    steps = Rules(matches, TABLES).decide(Case(origin, to, to.rpartition("@")[2].lower(), internal))
+    answer = None
+    while True:
+        try:
+            answer = ANSWERS[steps.send(answer)]
+        except StopIteration as end:
+            return end.value
 
 
 CONDITIONS = [
@@ -125,6 +150,19 @@ def test_no_line_is_a_refusal():
 def test_a_silent_table_is_no_answer_even_turned_round(field, negated):
     match = Match("a", ANY, ANY, **{field: on(field.replace("_", "-"), "silent", negated)})
     assert decide(match, Match("b", ANY, ANY)) == Unavailable("silent")
+
+
+@pytest.mark.parametrize("negated", [False, True])
+@pytest.mark.parametrize("table, holds", [("slow yes", True), ("slow no", False)])
+def test_a_table_that_is_waited_for_answers_like_any_other(table, holds, negated):
+    match = Match("a", on("src", table, negated), ANY)
+    assert decide(match, Match("b", ANY, ANY)) == ("a" if holds is not negated else "b")
+
+
+@pytest.mark.parametrize("negated", [False, True])
+def test_a_silence_that_was_waited_for_is_no_answer_even_turned_round(negated):
+    match = Match("a", on("src", "slow silence", negated), ANY)
+    assert decide(match, Match("b", ANY, ANY)) == Unavailable("slow")
 
 
 def test_a_silent_table_behind_a_condition_that_fails_is_not_asked():

@@ -1,0 +1,69 @@
+"""How a recipient is refused: the reply to the client, and the reason for the log.
+
+550 5.1.1, 5.2.1, 5.7.1    no such user; one that receives nothing; no rule wants it
+524 5.2.4, 424 4.2.4       its aliases or its .forward lead nowhere; or nowhere now
+451 4.3.0                  something that has to be asked does not answer, or what is wanted is not allowed here
+4xx, 5xx                   what an `error:` says
+"""
+
+import re
+from dataclasses import dataclass
+
+from smtpd.smtp.reply import printable
+from smtpd.tables.expansion import Error
+
+TEXT = 1024  # characters that an imsg carries (envelope.py)
+
+_ENHANCED = re.compile(r"([45]\.[0-9]{1,3}\.[0-9]{1,3})(?: +|\Z)")  # RFC 3463 2
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """`text` is for the client, `reason`, where there is one, for the log."""
+
+    code: int
+    enhanced: str
+    text: str
+    reason: str = ""
+
+
+class Refuse(Exception):
+    """`named`: the reply repeats the recipient."""
+
+    def __init__(self, code: int, enhanced: str, text: str, reason: str = "", *, named: bool = True):
+        super().__init__(code, enhanced, text)
+        self._refusal = Refusal(code, enhanced, text, reason)
+        self._named = named
+
+    def refusal(self, recipient: str) -> Refusal:
+        said = self._refusal
+        text = f"{said.text}: <{recipient}>" if self._named else said.text
+        return Refusal(said.code, said.enhanced, text[:TEXT], said.reason)
+
+
+def invalid(enhanced: str) -> Refuse:
+    return Refuse(550, enhanced, "Invalid recipient")
+
+
+def later(reason: str) -> Refuse:
+    return Refuse(451, "4.3.0", "Temporary failure", reason)
+
+
+# RFC 3463 X.2.4: mailing list expansion problem
+def failed(text: str, reason: str = "") -> Refuse:
+    return Refuse(524, "5.2.4", text, reason)
+
+
+def deferred(text: str, reason: str = "") -> Refuse:
+    return Refuse(424, "4.2.4", text, reason)
+
+
+def said(error: Error) -> Refuse:
+    """What an alias or a .forward wants to be said, which may begin with an enhanced code."""
+    code, text = error.code, printable(error.text.replace("\t", " "))
+    if code == 421:
+        code = 450  # RFC 5321 3.8: 421 ends a session, and this is about one recipient of it
+    enhanced = f"{code // 100}.2.0"  # RFC 3463 3.3: other mailbox status
+    if (found := _ENHANCED.match(text)) and found[1][0] == enhanced[0]:
+        enhanced, text = found[1], text[found.end() :]
+    return Refuse(code, enhanced, text, named=False)

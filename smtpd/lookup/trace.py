@@ -1,0 +1,33 @@
+"""What an expansion tells of itself while it goes on, to whoever wants to know: nobody, unless somebody asks why.
+
+node        the next one out of the queue; all that follows is about it, until the next
+rule        a match line, and the first of its conditions that did not hold
+entry       what stands for it in a table
+forward     what its user's .forward says
+named       it names another node, which is new, or has been there
+recipient   it comes to an envelope, which is new, or has been there
+"""
+
+from smtpd.config.model import Condition, Match
+from smtpd.envelope import Recipient
+from smtpd.lookup.node import Forward, Node
+from smtpd.tables.table import Unavailable
+
+
+class Trace:
+    """The one that is told everything and keeps nothing."""
+
+    def node(self, node: Node) -> None: ...
+
+    def rule(self, match: Match, failed: Condition | None, verdict: bool | Unavailable) -> None: ...
+
+    def entry(self, table: str, key: str, value: str) -> None: ...
+
+    def forward(self, user: str, forward: Forward) -> None: ...
+
+    def named(self, node: Node, new: bool) -> None: ...
+
+    def recipient(self, recipient: Recipient, new: bool) -> None: ...
+
+
+SILENT = Trace()
