@@ -36,7 +36,7 @@ def includes(parsed: Parsed, texts: TableFiles, report: Report) -> set[str]:
             for entry in texts.entries(table):
                 found |= _includes(entry, may_run, texts, report)
         except Unreadable as unreadable:
-            report.warn(parsed.names.table_places[table.name], str(unreadable))
+            report.warn(unreadable.place or parsed.names.table_places[table.name], str(unreadable))
     return found
 
 

@@ -95,18 +95,18 @@ class Names:
 
     def _check_builtin(self, use: Use) -> None:
         if use.table == SYSTEM_USERS and use.wanted is not Wanted.USERS:
-            self._wrong(use, "the users of the system")
+            self._wrong(use, "has the users of the system")
         elif use.table != SYSTEM_USERS and use.wanted in MAPPINGS:
-            self._wrong(use, "a list")
+            self._wrong(use, "is a list")
 
     def _check_use(self, use: Use, table: Table) -> None:
         """What stands in files and databases is not known here, but of those that have users."""
         mapping = table.pairs is not None
         if table.backend:
             if table.backend == "passwd" and use.wanted is not Wanted.USERS:
-                self._wrong(use, Wanted.USERS.value)
+                self._wrong(use, "has users")
         elif use.wanted is not Wanted.KEYS and mapping != (use.wanted in MAPPINGS):
-            self._wrong(use, "a mapping" if mapping else "a list")
+            self._wrong(use, "is a mapping" if mapping else "is a list")
         elif use.wanted is Wanted.PATTERNS:
             self._check_patterns(table)
         elif use.wanted is Wanted.ALIASES:
@@ -114,7 +114,7 @@ class Names:
 
     def _wrong(self, use: Use, what: str) -> None:
         which = "this" if use.table.startswith("<") else f"table {quoted(use.table)}"
-        self._report.add(use.place, f"{which} is {what}, expected {use.wanted.value}")
+        self._report.add(use.place, f"{which} {what}, expected {use.wanted.value}")
 
     def _check_patterns(self, table: Table) -> None:
         for entry, place in zip(table.entries, self.entry_places.get(table.name, ()), strict=True):

@@ -39,7 +39,7 @@ class Tables:
             self._declared.setdefault(table.name, table)
 
     def _from_backend(self, name: str, source: Token) -> Table | None:
-        backend, colon, path = ("file", ":", str(source)) if source.startswith("/") else source.partition(":")
+        backend, colon, path = ("file", ":", str(source)) if source.startswith("/") else str(source).partition(":")
         if not colon and backend in WITH_PATH:
             self._mistakes.error(
                 source, f"a table of kind {backend} needs a path, such as {backend}:/etc/mail/{name or 'x'}"

@@ -5,15 +5,14 @@ answer anew each time (databases, programs) have no say in whom root becomes: th
 """
 
 from smtpd.config.action import EXCLUDED
-from smtpd.config.error import Place, Report, quoted
+from smtpd.config.error import Report, quoted
 from smtpd.config.model import Action, Table
 from smtpd.config.names import SYSTEM_USERS
 from smtpd.config.parser import Parsed
 from smtpd.config.slice import Person
-from smtpd.config.tablefile import Entry, TableFiles, Unreadable
+from smtpd.config.tablefile import PARSERS, Entry, TableFiles, Unreadable
 from smtpd.tables.userinfo import Malformed, UserInfo, parse_userinfo
 
-KINDS = ("", "file", "passwd")
 FIRST_ID = 100  # below are the system's own
 PEOPLE_MAX = 100_000
 NAME_MAX = 255
@@ -25,17 +24,19 @@ def find_people(action: Action, parsed: Parsed, texts: TableFiles, report: Repor
         return None
     table = next(table for table in parsed.config.tables if table.name == action.userbase)
     place = parsed.names.userbase_places[action.name]
-    if table.backend not in KINDS:
+    if table.backend and table.backend not in PARSERS:
         report.add(place, _dynamic(action, table))
         return None
     try:
-        entries = _passwd(table, texts) if table.backend == "passwd" else texts.entries(table)
+        entries = texts.entries(table)
     except Unreadable as unreadable:
-        report.add(place, str(unreadable))
+        report.add(unreadable.place or place, str(unreadable))
         return None
     if len(entries) > PEOPLE_MAX:
         report.add(place, f"table {quoted(table.name)} has more than {PEOPLE_MAX} users")
         return None
+    if table.backend == "passwd":
+        entries = [entry for entry in reversed(entries) if not _is_of_the_system(entry)]  # the first of a name counts
     return {entry.key.lower(): person for entry in entries if (person := _person(entry, report))}
 
 
@@ -67,11 +68,7 @@ def _check(name: str, info: UserInfo) -> None:
         raise Malformed("not the name of a user")
 
 
-def _passwd(table: Table, texts: TableFiles) -> list[Entry]:
-    assert table.path is not None
-    entries = []
-    for number, line in enumerate(texts.text(table.path).split("\n"), 1):
-        name, *fields = line.split(":")
-        if line.strip() and len(fields) == 6:
-            entries.append(Entry(Place(table.path, number, 1), name, ":".join((fields[1], fields[2], fields[4]))))
-    return entries
+def _is_of_the_system(entry: Entry) -> bool:
+    """A copy of /etc/passwd begins with them; they receive no mail, and are no mistake."""
+    uid = entry.value.partition(":")[0]
+    return uid.isdecimal() and int(uid[:10]) < FIRST_ID

@@ -11,11 +11,16 @@ from smtpd.config.error import Place, Report, printable, quoted
 from smtpd.config.model import Table
 from smtpd.config.operand import WITH_PATH
 from smtpd.config.parser import Parsed
-from smtpd.tables import file
+from smtpd.tables import file, passwd
+from smtpd.tables.file import Malformed
 
 
 class Unreadable(ValueError):
-    """The text says which file, and why."""
+    """The text says why; `place` is in the file, if one line of it is to blame."""
+
+    def __init__(self, text: str, place: Place | None = None) -> None:
+        super().__init__(text)
+        self.place = place
 
 
 @dataclass(frozen=True)
@@ -59,21 +64,28 @@ class TableFiles:
             return Unreadable(f"cannot read {quoted(path)}: {printable(reason)}")
 
     def entries(self, table: Table) -> list[Entry]:
-        """Of a mapping in the configuration or in a text file.  Raises Unreadable."""
+        """Of a mapping in the configuration, in a text file or a passwd file.  Raises Unreadable."""
         if not table.backend:
             places = self._parsed.names.entry_places.get(table.name, [])
-            pairs = table.pairs or ()
-            return [Entry(place, *pair) for place, pair in zip(places, pairs, strict=True)]
-        assert table.backend == "file" and table.path is not None
-        return _entries(table.path, self.text(table.path))
+            return [Entry(place, *pair) for place, pair in zip(places, table.pairs or (), strict=True)]
+        assert table.path is not None
+        parse = PARSERS[table.backend]
+        try:
+            found = list(parse(self.text(table.path)))
+        except Malformed as malformed:
+            raise Unreadable(malformed.reason, Place(table.path, malformed.line, 1)) from None
+        return [Entry(Place(table.path, number, 1), key, value) for number, key, value in found]
 
 
-def _entries(path: str, text: str) -> list[Entry]:
-    """Each line is parsed once more by itself, as a table does not keep the numbers of its lines."""
-    try:
-        if file.parse(text).pairs is None:
-            raise Unreadable(f"{quoted(path)} is a list, expected a mapping")
-    except file.Malformed as malformed:
-        raise Unreadable(f"{quoted(path)}, {malformed}") from None
-    lines = enumerate(text.split("\n"), 1)
-    return [Entry(Place(path, number, 1), *pair) for number, line in lines for pair in file.parse(line).pairs or ()]
+def _file(text: str) -> Iterator[tuple[int, str, str]]:
+    if file.parse(text).pairs is None:
+        raise Malformed(1, "this file is a list, expected a mapping")
+    return ((number, *file.pair(number, entry)) for number, entry in file.entries(text))
+
+
+def _passwd(text: str) -> Iterator[tuple[int, str, str]]:
+    """Without those of whom only the password is known."""
+    return ((account.line, account.name, account.userinfo) for account in passwd.parse(text) if account.userinfo)
+
+
+PARSERS = {"file": _file, "passwd": _passwd}

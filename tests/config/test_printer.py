@@ -7,7 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.config import printer
-from smtpd.config.model import Action, Condition, Config, Limits, Listen, Match, Method, Operand, Table
+from smtpd.config.model import (
+    Action,
+    Condition,
+    Config,
+    DeliveryLimits,
+    Limits,
+    Listen,
+    Match,
+    Method,
+    Operand,
+    Table,
+    Wrapper,
+)
 from smtpd.config.parser import parse
 
 # What a string can hold; one that ends in a backslash was a bare word.
@@ -22,13 +34,31 @@ COUNT = st.integers(1, 2**31 - 1)
 LIST = st.lists(TEXT, min_size=1, max_size=8).map(tuple)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(tuple)
 PATH = QUOTED.map("/".__add__)
+ALIASES = st.lists(st.tuples(TEXT, st.sampled_from(["amy", "|cat", "a@b, c", ":include:/x"])), min_size=1).map(tuple)
+USER = st.sampled_from(["nobody", "vmail", "user", "4d", "a.b-c"])
+COMMAND = st.sampled_from(
+    ["cat", "cat '%{sender}' # x", 'deliver "-f %{rcpt.user:strip}"', "~/Maildir", "junk", "\\\\ x"]
+)
+WRAPPING = st.sampled_from(["nice %{mda}", "junk", "a \"b\" '%' %{mda} c"])
+TARGETS = {
+    Method.MBOX: st.just(""),
+    Method.MAILDIR: st.sampled_from(["~/Maildir", "~/a b", "/v/%{user.username}", "%{user.directory}/x", '/"']),
+    Method.LMTP: st.sampled_from(["mx", "mx:24", "192.0.2.1", "[::1]", "[2001:db8::1]:24", "/run/lmtp", "25"]),
+    Method.MDA: COMMAND,
+    Method.EXPAND_ONLY: st.just(""),
+    Method.FORWARD_ONLY: st.just(""),
+}
 
 
 @st.composite
 def operands(draw, tables: list[Table], *, may_be_mapping: bool = False):
     """A declared table or one in place, which is added to `tables`: so they are numbered as the builder does it."""
     regex = draw(st.booleans())
-    usable = [table for table in tables if table.pairs is None and not table.name.startswith("<")]
+    usable = [
+        table
+        for table in tables
+        if table.pairs is None and table.backend != "passwd" and not table.name.startswith("<")
+    ]
     if usable and not regex and draw(st.booleans()):
         return Operand(draw(st.sampled_from(usable)).name)
     name = f"<dynamic:{sum(table.name.startswith('<') for table in tables)}>"
@@ -66,18 +96,48 @@ def matches(draw, actions: list[str], tables: list[Table]):
 
 
 @st.composite
+def any_action(draw, name: str, wrappers: list[str], tables: list[Table]):
+    """What the method cannot have is left out.  Inline tables are made in the order of printing."""
+    method = draw(st.sampled_from(Method))
+    more = {"target": draw(TARGETS[method])}
+    if method is Method.MAILDIR:
+        more["junk"] = draw(st.booleans())
+    if method is Method.LMTP:
+        more["rcpt_to"] = draw(st.booleans())
+    for option in draw(st.sampled_from([(), ("alias",), ("virtual",), ("userbase",), ("alias", "userbase")])):
+        more[option] = draw(mappings(tables, ALIASES if option != "userbase" else PAIRS))
+    if method not in (Method.MBOX, Method.EXPAND_ONLY, Method.FORWARD_ONLY):
+        more["user"] = draw(st.none() | USER)
+    if wrappers and method is not Method.MBOX:
+        more["wrapper"] = draw(st.none() | st.sampled_from(wrappers))
+    return Action(name, method, **more, ttl=draw(st.none() | COUNT))
+
+
+@st.composite
+def mappings(draw, tables: list[Table], pairs: st.SearchStrategy):
+    usable = [table.name for table in tables if table.backend not in ("", "passwd")]
+    if usable and draw(st.booleans()):
+        return draw(st.sampled_from(usable))
+    tables.append(Table(f"<dynamic:{sum(table.name.startswith('<') for table in tables)}>", pairs=draw(pairs)))
+    return tables[-1].name
+
+
+@st.composite
 def configs(draw):
     builtin = {"anyhost", "anydestination", "localhost", "localnames", "getpwnam"}
     names = draw(st.lists(NAME.filter(lambda name: name not in builtin), max_size=4, unique=True))
     kinds = (
         lambda name: st.builds(Table, st.just(name), entries=LIST),
         lambda name: st.builds(Table, st.just(name), pairs=PAIRS),
-        lambda name: st.builds(Table, st.just(name), path=PATH),
+        lambda name: st.builds(
+            Table, st.just(name), path=PATH, backend=st.sampled_from(["file", "db", "passwd", "x-1"])
+        ),
+        lambda name: st.builds(Table, st.just(name), backend=st.just("weather")),
     )
     tables = [draw(draw(st.sampled_from(kinds))(name)) for name in names]
-    maildirs = st.sampled_from(["~/Maildir", "~/a b", "/v/%{user.username}", "%{user.directory}/x", '/"'])
+    wrappers = [Wrapper(name, draw(WRAPPING)) for name in draw(st.lists(TEXT.filter(bool), max_size=2, unique=True))]
     actions = [
-        Action(name, Method.MAILDIR, draw(maildirs), draw(st.booleans()), draw(st.none() | COUNT))
+        draw(any_action(name, [wrapper.name for wrapper in wrappers], tables))
         for name in draw(st.lists(TEXT.filter(bool), max_size=3, unique=True))
     ]
     rules = [draw(matches([action.name for action in actions], tables)) for _ in range(draw(st.integers(1, 3)))]
@@ -100,6 +160,9 @@ def configs(draw):
         max_message_size=draw(st.integers(1, 2**63 - 1)),
         sub_addr_delim=draw(st.sampled_from("+-=\"'#$~")),
         limits=draw(st.builds(Limits, **dict.fromkeys(Limits.__dataclass_fields__, COUNT))),
+        delivery_limits=draw(st.builds(DeliveryLimits, COUNT, COUNT)),
+        wrappers=tuple(wrappers),
+        alias_commands=draw(st.none() | USER),
         sandbox_required=draw(st.sampled_from([None, True, False])),
         dispatchers=draw(st.integers(1, 64)),
     )

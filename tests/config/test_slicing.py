@@ -7,39 +7,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from smtpd.config.error import ConfigErrors
-from smtpd.config.host import Host, choose_server_name, interfaces, read_first_line, this_host
-from smtpd.config.model import Limits, Method
-from smtpd.config.parser import parse
-from smtpd.config.slice import DeliverySlice, ListenerSlice, Slices
-from smtpd.config.slicing import slice_config
+from smtpd.config.host import choose_server_name, interfaces, read_first_line, this_host
+from smtpd.config.model import DeliveryLimits, Limits, Method
+from smtpd.config.slice import AgentSlice, DeliverySlice, ExpansionSlice, ListenerSlice, ProgramSlice, Slices
+from tests.config.machine import errors_of, slices
 
-HOST = Host(
-    server_name="MX.example.org",
-    interfaces={
-        "lo": ("127.0.0.1", "::1"),
-        "eth0": ("192.0.2.1", "2001:db8::1", "fe80::1%eth0"),
-        "eth1": (),
-        "eth2": ("192.0.2.9",),
-    },
-    resolve={"mail.example.org": ("192.0.2.1", "2001:db8::1"), "four.example.org": ("192.0.2.2",)}.get,
-)
-
-
-def slices(text: str) -> Slices:
-    parsed = parse("f", text=text + "\naction a maildir\nmatch reject")
-    host = Host(HOST.server_name, HOST.interfaces, lambda name: HOST.resolve(name) or ())
-    return slice_config(parsed, host).slices
+ACCOUNTS = "bob:x:2000:2000:Bob:/home/bob:/bin/sh\n"
 
 
 def addresses(text: str) -> list[str]:
     return [listener.address for listener in slices(text).parent.listeners]
-
-
-def error_of(text: str) -> str:
-    with pytest.raises(ConfigErrors) as caught:
-        slices(text)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +50,11 @@ def test_an_operand_is_an_interface_an_address_or_a_name(text, expected):
     ],
 )
 def test_an_operand_that_cannot_be_listened_on_is_an_error(text, error):
-    assert error_of(text).startswith(error)
+    assert errors_of(text)[0].startswith(error)
 
 
 def test_all_operands_that_are_wrong_are_told_at_once():
-    assert len(error_of("listen on a\nlisten on lo\nlisten on b\nlisten on eth1").splitlines()) == 3
+    assert len(errors_of("listen on a\nlisten on lo\nlisten on b\nlisten on eth1")) == 3
 
 
 def test_a_listener_has_the_name_of_the_server_unless_it_has_its_own():
@@ -116,6 +93,53 @@ def test_an_action_without_ttl_has_that_of_the_queue():
     )
 
 
+def test_lmtp_runs_as_a_user_of_its_own_unless_it_names_one():
+    made = slices("action b lmtp mx1\naction c lmtp mx1 user vmail")
+    assert [action.user for action in made.queue.actions] == ["_smtpm", "vmail", ""]
+    assert [action.user for action in made.parent.actions] == ["", "vmail", ""]
+    assert [action.user for action in made.lookup.actions] == ["", "vmail", ""]
+
+
+def test_an_action_reaches_who_runs_it_and_who_expands_for_it():
+    text = 'mda wrapper w "nice %{mda}"\naction b mda "cat" user amy wrapper w alias <t>\ntable t db:/t'
+    made = slices(text)
+    assert made.parent.actions[0] == AgentSlice("b", Method.MDA, "cat", wrapper="nice %{mda}", user="amy")
+    assert made.lookup.actions[0] == ExpansionSlice("b", Method.MDA, alias="t", user="amy")
+
+
+def test_an_lmtp_action_says_which_recipient_it_names():
+    assert slices("action b lmtp '/run/lmtp' rcpt-to").parent.actions[0].rcpt_to
+
+
+def test_users_of_the_system_are_no_table():
+    made = slices("action b maildir userbase <getpwnam>")
+    assert made.lookup.actions[0].userbase == ""
+    assert made.parent.actions[0].people is None
+
+
+def test_limits_of_delivery_reach_queue():
+    assert slices("mda limit max-session 9").queue.delivery_limits == DeliveryLimits(9, 7)
+
+
+def test_a_program_is_found_where_it_comes_first(tmp_path):
+    for directory in ("a", "b", "c"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / "a" / "table-x").mkdir(0o755)
+    (tmp_path / "b" / "table-x").touch(0o644)
+    (tmp_path / "c" / "table-x").touch(0o755)
+    libexec = tuple(str(tmp_path / directory) for directory in ("", "a", "b", "c"))
+    made = slices("table t x:/etc/t\ntable u x", libexec=libexec).parent
+    program = str(tmp_path / "c" / "table-x")
+    assert made.programs == (ProgramSlice("t", (program, "/etc/t"), "_smtpf"), ProgramSlice("u", (program,), "_smtpf"))
+    assert made.files == ()
+
+
+def test_a_program_that_is_nowhere_is_an_error_that_says_where_it_was_looked_for():
+    assert errors_of("table t sqlit:/etc/t") == [
+        'f:1:7: table "t": no program "table-sqlit" in /nowhere, /else (did you mean sqlite?)'
+    ]
+
+
 @pytest.mark.parametrize(
     "mailname, hostname, canonical, expected",
     [
@@ -146,9 +170,12 @@ def test_the_interfaces_of_this_machine_have_their_loopback_address():
 
 
 @pytest.mark.parametrize("field", Slices.__dataclass_fields__.values(), ids=lambda field: field.name)
-def test_a_slice_survives_its_way_to_the_process(field):
+def test_a_slice_survives_its_way_to_the_process(field, tmp_path):
     text = (Path(__file__).parent.parent / "conf" / "everything.conf").read_text(encoding="utf-8")
-    piece = getattr(slices(text), field.name)
+    for program in ("table-ldap", "table-weather"):
+        (tmp_path / program).touch(0o755)
+    files = {"_etc_mail_passwd": ACCOUNTS, "_etc_mail_sqlite.conf": "dbpath /var/db/vusers.sqlite\n"}
+    piece = getattr(slices(text, libexec=(str(tmp_path),), **files), field.name)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(piece), type=type(piece)) == piece
 
 

@@ -1,0 +1,41 @@
+"""A host that is the same everywhere, and files that are nowhere but here."""
+
+from smtpd.config.error import ConfigErrors
+from smtpd.config.host import Host
+from smtpd.config.parser import parse
+from smtpd.config.slice import Slices
+from smtpd.config.slicing import Sliced, slice_config
+
+RULES = "\naction a maildir\nmatch reject"
+RESOLVED = {"mail.example.org": ("192.0.2.1", "2001:db8::1"), "four.example.org": ("192.0.2.2",)}
+INTERFACES = {
+    "lo": ("127.0.0.1", "::1"),
+    "eth0": ("192.0.2.1", "2001:db8::1", "fe80::1%eth0"),
+    "eth1": (),
+    "eth2": ("192.0.2.9",),
+}
+
+
+def sliced(text: str, *, libexec: tuple[str, ...] = ("/nowhere", "/else"), **files: str) -> Sliced:
+    """`files`: their texts by path, with _ for /."""
+    there = {name.replace("_", "/"): content for name, content in files.items()}
+
+    def read(path: str) -> str:
+        if path not in there:
+            raise FileNotFoundError(2, "No such file or directory")
+        return there[path]
+
+    host = Host("MX.example.org", INTERFACES, lambda name: RESOLVED.get(name, ()), libexec)
+    return slice_config(parse("f", text=text + RULES), host, read)
+
+
+def slices(text: str, **more) -> Slices:
+    return sliced(text, **more).slices
+
+
+def errors_of(text: str, **more) -> list[str]:
+    try:
+        sliced(text, **more)
+    except ConfigErrors as errors:
+        return [str(error) for error in errors.errors]
+    return []

@@ -1,0 +1,91 @@
+"""What alias files lead to, as far as the daemon knows at its start."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.config.machine import sliced, slices
+
+ALIASES = "table aliases file:/etc/aliases\naction b maildir alias <aliases>\n"
+
+
+def warnings(text: str, **files: str) -> tuple[str, ...]:
+    return sliced(text, **files).warnings
+
+
+def test_what_is_included_is_a_file_that_lookup_reads():
+    made = slices(ALIASES, _etc_aliases="staff: :include:/etc/staff, bob\n", _etc_staff="amy\n")
+    assert made.lookup.files == made.parent.files == ("/etc/aliases", "/etc/staff")
+
+
+def test_an_include_of_a_virtual_table_in_the_configuration_counts():
+    text = 'action b maildir virtual { "staff" = "include:/etc/staff" }'
+    assert slices(text, _etc_staff="").lookup.files == ("/etc/staff",)
+
+
+def test_an_include_that_cannot_be_read_is_told_and_nothing_more():
+    assert warnings(ALIASES, _etc_aliases="a: b\nstaff: :include:/etc/staff\n") == (
+        '/etc/aliases:2:1: alias "staff" includes nothing: cannot read "/etc/staff": No such file or directory',
+    )
+
+
+@pytest.mark.parametrize("value", ["|cat", '"|cat"', "/var/log/mail", "bob, |cat"])
+def test_a_command_or_file_that_nobody_may_run_is_told_with_its_line(value):
+    (warning,) = warnings(ALIASES, _etc_aliases=f"# x\nlist: {value}\n")
+    assert warning.startswith('/etc/aliases:2:1: alias "list" is refused: ')
+    assert "alias-commands" in warning
+
+
+def test_nothing_is_told_where_commands_are_run():
+    text = ALIASES + "alias-commands user lists"
+    assert warnings(text, _etc_aliases="list: |cat\n") == ()
+    made = slices(text, _etc_aliases="list: |cat\n")
+    assert made.parent.alias_commands == made.lookup.alias_commands == made.queue.alias_commands == "lists"
+
+
+def test_commands_come_out_of_text_files_only():
+    (warning,) = warnings('alias-commands user lists\naction b maildir alias { list = "|cat" }')
+    assert warning.startswith('f:2:26: alias "list" is refused')
+
+
+def test_the_files_that_may_name_commands_are_known_only_when_they_may():
+    text = ALIASES + "table other file:/other\ntable d db:/d\naction c maildir virtual <d>\n"
+    files = {"_etc_aliases": "a: b\n", "_other": "a: |b\n"}
+    assert slices(text, **files).parent.alias_files == ()
+    assert slices(text + "alias-commands user lists", **files).parent.alias_files == ("/etc/aliases",)
+
+
+def test_dev_null_is_no_file():
+    assert warnings(ALIASES, _etc_aliases="nobody: /dev/null\n") == ()
+
+
+def test_a_bad_alias_is_told_with_its_line():
+    text = "a: b\nc: ?\nd: 'x\n"
+    assert [warning.partition(": alias")[0] for warning in warnings(ALIASES, _etc_aliases=text)] == [
+        "/etc/aliases:2:1",
+        "/etc/aliases:3:1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, warning",
+    [
+        (None, 'f:1:7: cannot read "/etc/aliases": No such file or directory'),
+        ("a: b\nc\n", "/etc/aliases:2:1: a value is expected behind the key"),
+        ("a\n", "/etc/aliases:1:1: this file is a list, expected a mapping"),
+    ],
+)
+def test_an_alias_file_that_cannot_be_used_is_told(text, warning):
+    files = {} if text is None else {"_etc_aliases": text}
+    assert warnings(ALIASES, **files) == (warning,)
+
+
+def test_databases_and_programs_are_not_looked_through():
+    assert warnings("table t db:/t\naction b maildir alias <t>") == ()
+    assert slices("table t db:/t\naction b maildir alias <t>").lookup.files == ("/t",)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.sampled_from("ab:|/,\"'\\\n #@?\0é\x1b") | st.characters(), max_size=60))
+def test_any_alias_file_lets_the_daemon_start_and_is_told_in_printable_lines(text):
+    assert all(warning.isprintable() for warning in warnings(ALIASES, _etc_aliases=text))
