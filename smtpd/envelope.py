@@ -18,7 +18,8 @@ COUNTER_MAX = 2**32 - 1
 MessageId = Annotated[int, msgspec.Meta(ge=1, le=MESSAGE_ID_MAX)]
 EnvelopeId = Annotated[int, msgspec.Meta(ge=1 << 32, le=(MESSAGE_ID_MAX << 32) | COUNTER_MAX)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a duration
-Lane = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # a user or a destination: one lane gets its share; 0: none
+Lane = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # an agent or a destination: one lane gets its share; 0: none
+NARROW = 1 << 31  # a lane with this bit gets a smaller share: its agent runs commands, or waits for another host
 
 # \Z and not $, which would let a line feed pass at the end
 _PRINTABLE = r"\A[^\x00-\x1f\x7f]*\Z"

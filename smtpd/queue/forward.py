@@ -7,12 +7,14 @@ import itertools
 from collections.abc import Callable
 from functools import partial
 
+from smtpd.envelope import Duty
 from smtpd.imsg import ForwardRead, ReadForward
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.errand import FORWARD_MAX, ForwardText, Malformed, Result
 from smtpd.ipc.log import visible
-from smtpd.queue.agents import Agents, Ready
+from smtpd.queue.agent import Ready
+from smtpd.queue.agents import Agents
 from smtpd.queue.places import Key
 
 DEADLINE = 20.0  # seconds, waiting included
@@ -26,7 +28,7 @@ class Forwards:
 
     def read(self, channel: Channel, imsg: ReadForward) -> None:
         errand = _Reading(next(self._numbers), self._clock() + DEADLINE, partial(_answer, channel, imsg.request))
-        self._agents.give(Key(imsg.user, ""), errand)
+        self._agents.give(Key(imsg.user, imsg.action, Duty.READ), errand)
 
 
 def _answer(channel: Channel, request: int, verdict: str, content: bytes, reason: str) -> None:
@@ -40,7 +42,7 @@ class _Reading:
     def __init__(self, number: int, waits_until: float, answer: partial[None]):
         self.number, self.waits_until, self._answer = number, waits_until, answer
 
-    def begin(self, agent: int, ready: Ready) -> None:
+    def begin(self, agent: int, lock: int, ready: Ready) -> None:
         ready(frames.encode(frames.ReadForward(self.number)), None)
 
     def answered(self, answer: Result | ForwardText) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from smtpd.envelope import MessageId, Origin, Recipient, Schedule, first_envelope, message_text
+from smtpd.envelope import Duty, MessageId, Origin, Recipient, Schedule, first_envelope, message_text
 from smtpd.imsg import (
     AddEnvelopes,
     ForgetMessage,
@@ -63,7 +63,7 @@ class _Receiving:
 
 
 class Incoming:
-    """`submitted` gets the schedules of what was stored; `lifetimes` of an action in seconds."""
+    """`submitted` gets the schedules of what was stored; `lifetimes` of an action in seconds; `lane_of` a recipient."""
 
     def __init__(
         self,
@@ -71,11 +71,12 @@ class Incoming:
         disk: Disk,
         reservations: Reservations,
         lifetimes: dict[str, int],
+        lane_of: Callable[[Recipient], int],
         submitted: Callable[[list[Schedule]], None],
         now: Callable[[], float] = time.time,
     ):
         self._loop, self._disk, self._reservations, self._now = loop, disk, reservations, now
-        self._lifetimes, self._submitted = lifetimes, submitted
+        self._lifetimes, self._lane_of, self._submitted = lifetimes, lane_of, submitted
         self._receiving: dict[int, _Receiving] = {}
 
     def __len__(self) -> int:
@@ -109,6 +110,8 @@ class Incoming:
 
     def add_envelopes(self, imsg: AddEnvelopes) -> None:
         self._reservations.check_any(imsg.message)
+        if any(recipient.duty is Duty.READ for recipient in imsg.recipients):
+            raise Violation(f"lookup adds an envelope for reading a .forward to message {message_text(imsg.message)}")
         receiving = self._get(imsg.message)
         receiving.recipients += ((imsg.origin, recipient) for recipient in imsg.recipients)
         if receiving.announced is not None:
@@ -242,7 +245,7 @@ class Incoming:
         channel, imsg = receiving.question
         channel.send(MessageStored(imsg.request))
         self._disk.cache.keep(add.message, add.envelopes)
-        self._submitted([envelope.schedule() for envelope in add.envelopes])
+        self._submitted([envelope.schedule(self._lane_of(envelope.recipient)) for envelope in add.envelopes])
         self._settle(receiving)
 
     def _refuse(self, receiving: _Receiving, error: BaseException | None) -> None:

@@ -10,10 +10,13 @@ what they have and leave; one that does not answer meanwhile is silent, and is m
 """
 
 from collections import Counter, OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 from typing import NamedTuple
+
+from smtpd.envelope import Duty
 
 PLACES = 64  # agents, in all
 PLACES_OF_USER = 4
@@ -25,8 +28,9 @@ SILENCE = 10.0  # seconds that an agent that was asked to leave may keep others 
 class Key(NamedTuple):
     """One agent does one kind of thing for one user."""
 
-    user: str
-    action: str  # its name in the configuration; empty for reading .forward
+    user: str  # that it runs as
+    action: str  # its name in the configuration; empty for reading the .forward of a user of the system
+    duty: Duty
 
 
 class State(Enum):
@@ -43,8 +47,16 @@ class _Place:
 
 
 class Places:
-    def __init__(self, count: int = PLACES, of_user: int = PLACES_OF_USER):
-        self._count, self._of_user = count, of_user
+    """`shared` are the users whom many recipients' agents run as: one agent for each action that says so."""
+
+    def __init__(
+        self,
+        count: int = PLACES,
+        of_user: int = PLACES_OF_USER,
+        silence: float = SILENCE,
+        shared: Collection[str] = (),
+    ):
+        self._count, self._of_user, self._silence, self._shared = count, of_user, silence, shared
         self._wanting: OrderedDict[Key, None] = OrderedDict()
         self._taken: dict[Key, _Place] = {}
         self._users: Counter[str] = Counter()
@@ -58,12 +70,15 @@ class Places:
         if len(self._taken) >= self._count:
             return None
         for key in self._wanting:
-            if self._users[key.user] < self._of_user:
+            if not self._is_full(key.user):
                 del self._wanting[key]
                 self._taken[key] = _Place(State.STARTING, now)
                 self._users[key.user] += 1
                 return key
         return None
+
+    def _is_full(self, user: str) -> bool:
+        return self._users[user] >= self._of_user and user not in self._shared
 
     def started(self, key: Key, now: float) -> None:
         self._taken[key] = _Place(State.BUSY, now)
@@ -74,6 +89,7 @@ class Places:
 
     def idle(self, key: Key, now: float) -> None:
         self._taken[key] = _Place(State.IDLE, now)
+        self._idle.pop(key, None)
         self._idle[key] = None
 
     def leave(self, key: Key) -> None:
@@ -94,7 +110,7 @@ class Places:
         chosen: list[Key] = []
         leaving = sum(place.state is State.LEAVING for place in self._taken.values())
         for number, wanting in enumerate(islice(self._wanting, self._count)):
-            of_user = wanting.user if self._users[wanting.user] >= self._of_user else None
+            of_user = wanting.user if self._is_full(wanting.user) else None
             key = self._find_idle(of_user)
             if key is None and number >= leaving:  # for those before it somebody leaves already
                 key = self._find_busy(of_user, now)
@@ -124,9 +140,11 @@ class Places:
     def silent(self, now: float) -> list[Key]:
         """Who was asked to leave and does not come to an end."""
         return [
-            key for key, place in self._taken.items() if place.state is State.LEAVING and place.since + SILENCE <= now
+            key
+            for key, place in self._taken.items()
+            if place.state is State.LEAVING and place.since + self._silence <= now
         ]
 
     @property
-    def users(self) -> int:
-        return len(self._users)
+    def users(self) -> set[str]:
+        return {*self._users}

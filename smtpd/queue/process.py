@@ -1,15 +1,16 @@
 """queue -- keeps mail and envelopes on disk, and hands mail to the agents of its recipients.
 
     dispatcher --ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
-    lookup --AddEnvelopes, ReadForward--> queue
+    lookup --AddEnvelopes, ReadForward--> queue --ExpandEnvelope--> lookup
     queue --EnvelopesSubmitted, EnvelopesTried--> scheduler --EnvelopesDue, PostponeEnvelopes, ScanEnvelopes, …--> queue
-    queue --StartAgent, EndAgent--> parent             queue --errands--> agents
+    queue --StartAgent, EndAgent, LockMailbox, UnlockMailbox--> parent             queue --errands--> agents
     control --ListEnvelopes, ListQuarantine, OpenContent--> queue
 
 SECURITY
     Reads mail as bytes that it does not look into, and the answers of agents, which are processes of users.  Sees the
     spool and nothing else; no network, no execution.  Taken over, it reads, loses and misdelivers mail: it could give
-    any mail to any user's agent.  It could not become a user, nor run a command, nor read a home.
+    any mail to any user's agent.  It could not become a user, nor read a home, nor have a command run that does not
+    stand in the configuration, in an alias file of root's, or in the .forward of the user who runs it.
 """
 
 import gc
@@ -23,11 +24,15 @@ from smtpd.imsg import (
     AgentStarted,
     Begin,
     DeleteEnvelopes,
+    EnvelopeExpanded,
+    EnvelopeNotExpanded,
     EnvelopesDue,
     ExpireEnvelopes,
     ForgetMessage,
     ListEnvelopes,
     ListQuarantine,
+    MailboxLocked,
+    MailboxNotLocked,
     MarkSuspended,
     OpenContent,
     OpenSpoolFile,
@@ -71,9 +76,9 @@ def main() -> None:
         raise SystemExit(1) from None
     handed.entered(held)
     sys.setswitchinterval(SWITCH)
-    queue = Queue(
-        loop, handed.slice, store, spool, Space(directory, loop.time), handed.peer("scheduler"), handed.parent
-    )
+    space = Space(directory, loop.time)
+    peers = handed.peer("scheduler"), handed.parent, handed.peer("lookup")
+    queue = Queue(loop, handed.slice, store, spool, space, *peers)
     handlers = {
         "dispatcher": from_dispatcher,
         "lookup": from_lookup,
@@ -94,9 +99,13 @@ def from_parent(queue, channel, imsg, descriptor):
         case Stop():
             queue.stop()
         case AgentStarted():
-            queue.to_parent.answer(imsg, descriptor)
+            queue.starts.answer(imsg, descriptor)
         case AgentRefused():
-            queue.to_parent.answer(imsg)
+            queue.starts.answer(imsg)
+        case MailboxLocked():
+            queue.locks.answer(imsg)
+        case MailboxNotLocked():
+            queue.locks.answer(imsg)
         case _:
             unexpected("parent", imsg)
 
@@ -121,6 +130,10 @@ def from_lookup(queue, channel, imsg, descriptor):
             queue.incoming.add_envelopes(imsg)
         case ReadForward():
             queue.forwards.read(channel, imsg)
+        case EnvelopeExpanded():
+            queue.to_lookup.answer(imsg)
+        case EnvelopeNotExpanded():
+            queue.to_lookup.answer(imsg)
         case _:
             unexpected("lookup", imsg)
 

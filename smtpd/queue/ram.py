@@ -12,9 +12,11 @@ from smtpd.queue.store import (
     Change,
     Envelope,
     Hold,
+    LaneOf,
     Message,
     Postpone,
     Remove,
+    Replace,
     Reschedule,
     SetAside,
     Suspend,
@@ -47,6 +49,8 @@ class RAMStore:
         if isinstance(change, SetAside):
             self._quarantine.append((change.envelope, change.when, change.reason))
             self._envelopes.pop(change.envelope, None)
+        elif before is not None and isinstance(change, Replace):
+            self._replace(change)
         elif before is not None and isinstance(change, Remove):
             return self._remove(before)
         elif before is not None:
@@ -59,6 +63,13 @@ class RAMStore:
             raise ValueError(f"message {add.message.id:08x} is there already")
         self._messages[add.message.id] = add.message
         self._envelopes.update(zip(ids, add.envelopes, strict=True))
+
+    def _replace(self, change: Replace) -> None:
+        ids = [envelope.id for envelope in change.envelopes]
+        if self._envelopes.keys() & set(ids) or len(set(ids)) < len(ids):
+            raise ValueError(f"envelope {change.envelope:016x} cannot become {ids}")
+        del self._envelopes[change.envelope]
+        self._envelopes.update(zip(ids, change.envelopes, strict=True))
 
     def _changed(self, envelope: Envelope, change: Change) -> Envelope:
         match change:
@@ -124,10 +135,11 @@ class RAMStore:
         with self._lock:
             return [self._envelopes[id] for id in sorted(self._envelopes) if first <= id <= last][:limit]
 
-    def schedules(self, after: int, limit: int) -> list[Schedule]:
+    def schedules(self, after: int, limit: int, lane_of: LaneOf) -> list[Schedule]:
         with self._lock:
-            rows = (self._envelopes[id] for id in sorted(self._envelopes) if id > after)
-            return [row.schedule() for row in rows if row.run != self.run][:limit]
+            rows = [self._envelopes[id] for id in sorted(self._envelopes) if id > after]
+        others = [(row, row.recipient) for row in rows if row.run != self.run][:limit]
+        return [row.schedule(lane_of(r.kind, r.action, r.user, r.duty, r.destination)) for row, r in others]
 
     def find_message(self, message: int) -> Message | None:
         return self._messages.get(message)

@@ -14,7 +14,7 @@ from smtpd.imsg import EnvelopesScanned, EnvelopesSubmitted, ScanEnvelopes
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.queue.disk import Disk
-from smtpd.queue.store import PAGE, Unreadable
+from smtpd.queue.store import PAGE, LaneOf, Unreadable
 
 AGAIN = 5.0  # seconds until a page that could not be read is tried again
 
@@ -27,11 +27,13 @@ class Scan:
         loop: asyncio.AbstractEventLoop,
         disk: Disk,
         set_aside: Callable[[Unreadable], None],
+        lane_of: LaneOf,
     ):
-        self._loop, self._disk, self._set_aside = loop, disk, set_aside
+        self._loop, self._disk, self._set_aside, self._lane_of = loop, disk, set_aside, lane_of
 
     def scan(self, channel: Channel, imsg: ScanEnvelopes) -> None:
-        self._disk.read(partial(self._disk.store.schedules, imsg.after, PAGE), partial(self._page, channel, imsg))
+        page = partial(self._disk.store.schedules, imsg.after, PAGE, self._lane_of)
+        self._disk.read(page, partial(self._page, channel, imsg))
 
     def _page(self, channel: Channel, imsg: ScanEnvelopes, rows: Rows | None, error: BaseException | None) -> None:
         if rows is None:

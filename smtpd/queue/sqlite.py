@@ -1,16 +1,12 @@
 """The store in SQLite: one connection that writes and checkpoints, one that only reads.
 
-    table        key           holds
-    message      message id    size, SHA-256, content (NULL: in a spool file)
-    envelope     envelope id   one typed column for each field of Envelope
-    quarantine   its own       envelope rows that could not be read, as they were, with when and why
-    life         1             how often the store was opened
+    changes --> writer: one transaction, one fsync          reads --> reader: pages
 
 WAL with synchronous=FULL: a commit is one fsync.  Nobody but the writer ever checkpoints: releases before 3.51.3 can
 lose a commit when two do.  Rows go in with as few statements as possible, each a power of two of them: between two
 statements the interpreter gives other threads their turn, and gets its own back late.
 
-Does not understand mail, and keeps no open read behind: each read is a page.
+What the tables are stands in schema.py.  Does not understand mail, and keeps no open read behind: each read is a page.
 """
 
 import os
@@ -19,15 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, groupby
 from typing import Any
 
 import msgspec
 
-from smtpd.envelope import COUNTER_MAX, Kind, Origin, Recipient, Schedule, message_of
+from smtpd.envelope import COUNTER_MAX, Schedule, message_of
 from smtpd.ipc.log import log
 from smtpd.queue import salvage
+from smtpd.queue.complaint import translated
 from smtpd.queue.salvage import Read
+from smtpd.queue.schema import COLUMNS, SCHEDULE, envelope_of, establish, row_of, schedule_of
 from smtpd.queue.store import (
     Add,
     Begin,
@@ -36,18 +35,16 @@ from smtpd.queue.store import (
     Envelope,
     Full,
     Hold,
+    LaneOf,
     Message,
     Postpone,
     Remove,
+    Replace,
     Reschedule,
     SetAside,
     Suspend,
     Unreadable,
-    lane,
 )
-
-SCHEMA = 1
-APPLICATION = 0x534D5451  # "SMTQ"
 
 ROWS = 64  # of one INSERT at the most
 CHECKPOINT = 8 * 1024 * 1024  # bytes of log after which it is copied back
@@ -56,32 +53,7 @@ LOG_KEPT = 32 * 1024 * 1024  # bytes of log that are left on the disk for the ne
 FREE_KEPT = 32 * 1024 * 1024  # bytes of unused pages that are left in the database for the next mails
 STEP = 0.005  # seconds of one step of giving the others back
 STEP_PAGES = 64
-NEARLY_FULL = 1024 * 1024  # bytes free below which an I/O error means a full disk
 
-_STATE = tuple(Envelope.__struct_fields__[:-2])  # what is not of the origin or the recipient
-_COLUMNS = (*_STATE, *Origin.__struct_fields__, *Recipient.__struct_fields__)
-
-_TABLES = (
-    """CREATE TABLE envelope (
-        id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
-        created INTEGER NOT NULL, expires INTEGER NOT NULL, next_try INTEGER NOT NULL, last_try INTEGER NOT NULL,
-        retries INTEGER NOT NULL, troubles INTEGER NOT NULL, perhaps_delivered INTEGER NOT NULL,
-        held INTEGER NOT NULL, suspended INTEGER NOT NULL, error TEXT NOT NULL,
-        sender TEXT NOT NULL, address TEXT NOT NULL, client TEXT NOT NULL, helo TEXT NOT NULL,
-        hostname TEXT NOT NULL, tag TEXT NOT NULL, esmtp INTEGER NOT NULL,
-        recipient TEXT NOT NULL, destination TEXT NOT NULL, action TEXT NOT NULL, kind INTEGER NOT NULL,
-        user TEXT NOT NULL, extension TEXT NOT NULL
-    ) STRICT""",
-    "CREATE TABLE message (id INTEGER PRIMARY KEY, size INTEGER NOT NULL, digest BLOB NOT NULL, content BLOB) STRICT",
-    # Columns without types: whatever is wrong with a row, it can be moved here.
-    f"CREATE TABLE quarantine (number INTEGER PRIMARY KEY, envelope, at, reason, {', '.join(_COLUMNS)})",
-    "CREATE INDEX quarantined ON quarantine (envelope)",
-    "CREATE TABLE life (number INTEGER PRIMARY KEY, opened INTEGER NOT NULL) STRICT",
-    "INSERT INTO life VALUES (1, 0)",
-)
-
-_SCHEDULE = "id, kind, created, expires, next_try, retries, held, suspended, user, destination"
-_KINDS = frozenset(Kind)
 _ENVELOPES_OF = f"BETWEEN message.id << 32 AND (message.id << 32) + {COUNTER_MAX}"
 _LISTED = "(SELECT value FROM json_each(?))"
 
@@ -97,7 +69,7 @@ class SQLiteStore:
         self.run = 0
         self._connections: list[sqlite3.Connection] = []
         try:
-            with _translated(self.directory):
+            with translated(self.directory):
                 self._open()
                 self.run = self._begin_life()
         except BaseException:
@@ -116,11 +88,8 @@ class SQLiteStore:
             "wal_autocheckpoint = 0",
             "secure_delete = OFF",
         )
-        version = self._number("PRAGMA user_version")
-        if version == 0:
-            self._create()
-        elif version != SCHEMA:
-            raise Broken(f"{self.path} is of schema {version}, this program knows schema {SCHEMA}")
+        with self._transaction():
+            establish(self._writer, self.path)
         self._reader = self._connect("query_only = ON")
 
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
@@ -144,13 +113,6 @@ class SQLiteStore:
         (number,) = self._writer.execute(sql).fetchone()
         return number
 
-    def _create(self) -> None:
-        with self._transaction():
-            for table in _TABLES:
-                self._writer.execute(table)
-            self._writer.execute(f"PRAGMA application_id = {APPLICATION}")
-            self._writer.execute(f"PRAGMA user_version = {SCHEMA}")
-
     def _begin_life(self) -> int:
         with self._transaction():
             self._writer.execute("UPDATE life SET opened = opened + 1")
@@ -161,7 +123,7 @@ class SQLiteStore:
             self._disconnect()
 
     def repair(self, doubtful: Sequence[int]) -> None:
-        with self._reading, _translated(self.directory):
+        with self._reading, translated(self.directory):
             self._disconnect()
             self._open()
             # What a failed fsync left in the log may be in memory and not on the disk: nothing may be appended to it.
@@ -193,7 +155,7 @@ class SQLiteStore:
 
     def apply(self, changes: Sequence[Change]) -> list[int]:
         try:
-            with _translated(self.directory), self._transaction():
+            with translated(self.directory), self._transaction():
                 gone = self._apply(changes)
         except Full:
             self._in_log = CHECKPOINT  # copied back, the log has room for the next ones
@@ -201,7 +163,7 @@ class SQLiteStore:
         except sqlite3.DatabaseError:
             if not all(isinstance(change, SetAside) for change in changes):
                 raise
-            with _translated(self.directory), self._transaction():
+            with translated(self.directory), self._transaction():
                 self._note_damage(changes)
             return []
         self._in_log += sum(ROOM + len(c.message.content or b"") if isinstance(c, Add) else ROOM for c in changes)
@@ -221,7 +183,7 @@ class SQLiteStore:
     def _add(self, adds: list[Add]) -> None:
         messages = [(m.id, m.size, m.digest, m.content) for m in (add.message for add in adds)]
         self._insert("message", 4, messages)
-        self._insert("envelope", len(_COLUMNS), [_row(envelope) for add in adds for envelope in add.envelopes])
+        self._insert("envelope", len(COLUMNS), [row_of(envelope) for add in adds for envelope in add.envelopes])
 
     def _insert(self, table: str, width: int, rows: list[tuple[Any, ...]]) -> None:
         row = f"({','.join('?' * width)})"
@@ -256,6 +218,11 @@ class SQLiteStore:
     def _begin(self, changes: list[Begin]) -> None:
         sql = f"UPDATE envelope SET troubles = troubles + 1 WHERE id IN {_LISTED}"
         self._writer.execute(sql, (_json(c.envelope for c in changes),))
+
+    def _replace(self, changes: list[Replace]) -> None:
+        for change in changes:
+            if self._writer.execute("DELETE FROM envelope WHERE id = ?", (change.envelope,)).rowcount:
+                self._insert("envelope", len(COLUMNS), [row_of(envelope) for envelope in change.envelopes])
 
     def _suspend(self, changes: list[Suspend]) -> None:
         sql = "UPDATE envelope SET suspended = ? WHERE id = ?"
@@ -308,11 +275,11 @@ class SQLiteStore:
 
     def _checkpoint(self) -> None:
         self._in_log = 0
-        with _translated(self.directory):
+        with translated(self.directory):
             self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def shrink(self) -> bool:
-        with _translated(self.directory):
+        with translated(self.directory):
             kept = FREE_KEPT // self._number("PRAGMA page_size")
             unused = self._number("PRAGMA freelist_count") - kept
             if unused <= 0:
@@ -334,28 +301,29 @@ class SQLiteStore:
         sql = f"SELECT * FROM envelope WHERE id IN {_LISTED}"
         with self._read() as read:
             try:
-                return [_envelope(row) for row in read(sql, (_json(envelopes),))]
+                return [envelope_of(row) for row in read(sql, (_json(envelopes),))]
             except salvage.ROW_ERRORS as error:
                 salvage.check_whose(error)
-                return [row for row in (salvage.one(read, "*", id, _envelope) for id in envelopes) if row is not None]
+                return [row for row in (salvage.one(read, "*", id, envelope_of) for id in envelopes) if row is not None]
 
     def envelopes(self, first: int, last: int, limit: int) -> list[Envelope | Unreadable]:
         sql = "SELECT * FROM envelope WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
         with self._read() as read:
             try:
-                return [_envelope(row) for row in read(sql, (first, last, limit))]
+                return [envelope_of(row) for row in read(sql, (first, last, limit))]
             except salvage.ROW_ERRORS as error:
                 salvage.check_whose(error)
-                return salvage.one_by_one(read, "*", first, last, limit, _envelope)
+                return salvage.one_by_one(read, "*", first, last, limit, envelope_of)
 
-    def schedules(self, after: int, limit: int) -> list[Schedule | Unreadable]:
-        sql = f"SELECT {_SCHEDULE} FROM envelope WHERE id > ? AND run <> ? ORDER BY id LIMIT ?"
+    def schedules(self, after: int, limit: int, lane_of: LaneOf) -> list[Schedule | Unreadable]:
+        schedule = partial(schedule_of, lane_of)
+        sql = f"SELECT {SCHEDULE} FROM envelope WHERE id > ? AND run <> ? ORDER BY id LIMIT ?"
         with self._read() as read:
             try:
-                return [_schedule(row) for row in read(sql, (after, self.run, limit))]
+                return [schedule(row) for row in read(sql, (after, self.run, limit))]
             except salvage.ROW_ERRORS as error:
                 salvage.check_whose(error)
-                return salvage.one_by_one(read, _SCHEDULE, after + 1, salvage.ID_MAX, limit, _schedule)
+                return salvage.one_by_one(read, SCHEDULE, after + 1, salvage.ID_MAX, limit, schedule)
 
     def find_message(self, message: int) -> Message | None:
         with self._read() as read:
@@ -381,7 +349,7 @@ class SQLiteStore:
 
     @contextmanager
     def _read(self) -> Iterator[Read]:
-        with self._reading, _translated(self.directory):
+        with self._reading, translated(self.directory):
             yield lambda sql, values: self._reader.execute(sql, values).fetchall()
 
 
@@ -390,68 +358,12 @@ _STEPS: dict[type, Callable[[SQLiteStore, list[Any]], None]] = {
     Postpone: SQLiteStore._postpone,
     Reschedule: SQLiteStore._reschedule,
     Hold: SQLiteStore._hold,
+    Replace: SQLiteStore._replace,
     Suspend: SQLiteStore._suspend,
     SetAside: SQLiteStore._set_aside,
 }
 
 
-# -- rows ------------------------------------------------------------------------------------------------------------
-
-
-def _row(envelope: Envelope) -> tuple[Any, ...]:
-    *state, origin, recipient = msgspec.structs.astuple(envelope)
-    return (*state, *msgspec.structs.astuple(origin), *msgspec.structs.astuple(recipient))
-
-
-def _envelope(row: tuple[Any, ...]) -> Envelope:
-    """Raises ValidationError.  SQLite has no booleans: hence not strict."""
-    origin = len(_STATE)
-    recipient = origin + len(Origin.__struct_fields__)
-    return msgspec.convert((*row[:origin], row[origin:recipient], row[recipient:]), Envelope, strict=False)
-
-
-def _schedule(row: tuple[Any, ...]) -> Schedule:
-    *columns, user, destination = row
-    kind = Kind(columns[1]) if columns[1] in _KINDS else Kind.MDA  # otherwise refused below
-    return msgspec.convert((*columns, lane(kind, user, destination)), Schedule, strict=False)
-
-
 def _json(numbers: Iterable[int]) -> str:
     """For json_each, which wants text."""
     return msgspec.json.encode(list(numbers)).decode()
-
-
-# -- what SQLite says, in the store's words --------------------------------------------------------------------------
-
-_BROKEN = {
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_PROTOCOL,
-}
-
-
-@contextmanager
-def _translated(directory: str) -> Iterator[None]:
-    """Full and Broken for what concerns everybody.  The rest, a damaged page too, is the matter of who came upon it."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0)
-        if code == sqlite3.SQLITE_FULL:
-            raise Full(str(error)) from error
-        if code & 0xFF not in _BROKEN:
-            raise
-        # The log's index grows with ftruncate and pages that are touched; a full disk is an I/O error there.
-        if code & 0xFF == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_FSYNC and _nearly_full(directory):
-            raise Full(str(error)) from error
-        raise Broken(f"{error} ({getattr(error, 'sqlite_errorname', '')})") from error
-
-
-def _nearly_full(directory: str) -> bool:
-    try:
-        space = os.statvfs(directory)
-    except OSError:
-        return False
-    return space.f_bavail * space.f_frsize < NEARLY_FULL

@@ -13,14 +13,16 @@ from smtpd.imsg import EnvelopesSubmitted, ReportStatistics, SetVerbose, Statist
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.ipc.question import Questions
+from smtpd.queue import renewal
 from smtpd.queue.agents import Agents
 from smtpd.queue.delivery import Deliveries
 from smtpd.queue.disk import Disk
 from smtpd.queue.forward import Forwards
 from smtpd.queue.incoming import Incoming
 from smtpd.queue.listing import Listing
-from smtpd.queue.places import Places
+from smtpd.queue.renewal import Renewals
 from smtpd.queue.reservation import Reservations
+from smtpd.queue.roster import Roster
 from smtpd.queue.scan import Scan
 from smtpd.queue.space import Space
 from smtpd.queue.spool import Spool
@@ -28,6 +30,7 @@ from smtpd.queue.store import PAGE, Store
 
 LEAVE = 5.0  # seconds that a stop waits for agents, and for the disk
 STARTS = 32  # agents that are being started at a time
+LOCKS = 64  # mailboxes that are being locked at a time: one for each agent, as each may take long
 
 
 class Queue:
@@ -40,22 +43,25 @@ class Queue:
         space: Space,
         scheduler: Channel,
         parent: Channel,
+        lookup: Channel,
         clock: Callable[[], float] | None = None,
     ):
         self.loop, self.scheduler = loop, scheduler
         self.statistics: Counter[str] = Counter()
         self.disk = Disk(loop, store, spool, space, _give_up)
-        self.places = Places()
-        self.to_parent = Questions(parent, STARTS)
-        self.agents = Agents(loop, self.to_parent, self.places, clock or loop.time)
+        roster = Roster(configuration)
+        self.starts, self.locks = Questions(parent, STARTS), Questions(parent, LOCKS)
+        self.to_lookup = Questions(lookup, renewal.QUESTIONS)
+        self.agents = Agents(loop, self.starts, self.locks, roster, clock or loop.time)
         self.forwards = Forwards(self.agents, clock or loop.time)
+        renewals = Renewals(self.to_lookup, store.run)
         self.deliveries = Deliveries(
-            loop, self.disk, self.agents, scheduler, (a.name for a in configuration.actions), self.statistics
+            loop, self.disk, self.agents, roster, renewals, scheduler, self.submit, self.statistics
         )
-        self.incoming = Incoming(
-            loop, self.disk, Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX)), configuration.lifetimes, self.submit
-        )
-        self.scan = Scan(loop, self.disk, self.deliveries.set_aside)
+        reservations = Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX))
+        lifetimes = {action.name: action.lifetime for action in configuration.actions}
+        self.incoming = Incoming(loop, self.disk, reservations, lifetimes, roster.lane_of, self.submit)
+        self.scan = Scan(loop, self.disk, self.deliveries.set_aside, roster.lane)
         self.listing = Listing(self.disk, self.deliveries)
         self._submitted: list[Schedule] = []
         self._stop_at: float | None = None
@@ -92,6 +98,7 @@ class Queue:
         late = self.loop.time() >= self._stop_at
         waits_for_room = late and self.disk.commits.waits_for_room
         if (late or not self.agents.under_way()) and (self.disk.idle or waits_for_room):
+            self.agents.end()
             self.disk.close(self._closed)
         else:
             self.loop.call_later(0.01, self._leave)
@@ -106,7 +113,7 @@ class Queue:
             "mda.envelope": len(self.deliveries),
             "mda.pending": self.agents.waiting(),
             "mda.running": self.agents.under_way(),
-            "mda.user": self.places.users,
+            "mda.user": self.agents.users,
             "queue.evpcache.size": len(self.disk.cache),
         }
         channel.send(StatisticsReported(imsg.request, {**self.statistics, **{k: v for k, v in gauges.items() if v}}))

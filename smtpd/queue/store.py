@@ -20,8 +20,7 @@ Ids are 31 and 63 bits, rows are typed, `run` belongs to who opened the store: n
 database that several hosts share.
 """
 
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Protocol
 
 import msgspec
@@ -34,10 +33,8 @@ INLINE = 16 * 1024  # bytes of content that stand in the row; what is larger sta
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
-def lane(kind: Kind, user: str, destination: str) -> int:
-    """What shares the capacity of one agent, or of the connections to one domain, bears one number."""
-    name = user if kind is Kind.MDA else destination.rpartition("@")[2].lower()
-    return zlib.crc32(f"{kind} {name}".encode(errors="replace"))
+# Of an envelope's kind, action, user, duty and destination.  Duties come as the row has them.
+LaneOf = Callable[[Kind, str, str, int, str], int]
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -58,7 +55,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     origin: Origin
     recipient: Recipient
 
-    def schedule(self) -> Schedule:
+    def schedule(self, lane: int = 0) -> Schedule:
         return Schedule(
             self.id,
             self.recipient.kind,
@@ -68,7 +65,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
             self.retries,
             self.held,
             self.suspended,
-            lane(self.recipient.kind, self.recipient.user, self.recipient.destination),
+            lane,
         )
 
 
@@ -135,6 +132,13 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
     envelope: int
 
 
+class Replace(msgspec.Struct, frozen=True, gc=False):
+    """Others of the same message take the place of an envelope, at least one; nothing when it is gone already."""
+
+    envelope: int
+    envelopes: list[Envelope]
+
+
 class Suspend(msgspec.Struct, frozen=True, gc=False):
     envelope: int
     suspended: bool
@@ -148,7 +152,7 @@ class SetAside(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-Change = Add | Remove | Postpone | Reschedule | Hold | Begin | Suspend | SetAside
+Change = Add | Remove | Postpone | Reschedule | Hold | Begin | Replace | Suspend | SetAside
 
 
 # -- what can go wrong ------------------------------------------------------------------------------------------------
@@ -198,7 +202,7 @@ class Store(Protocol):
     def envelopes(self, first: int, last: int, limit: int) -> Sequence[Envelope | Unreadable]:
         """The first `limit` of them from `first` to `last`, by id."""
 
-    def schedules(self, after: int, limit: int) -> Sequence[Schedule | Unreadable]:
+    def schedules(self, after: int, limit: int, lane_of: LaneOf) -> Sequence[Schedule | Unreadable]:
         """The first `limit` above `after` that no try of this run and no submission has touched, by id."""
 
     def find_message(self, message: int) -> Message | None: ...

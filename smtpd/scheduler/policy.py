@@ -5,8 +5,9 @@
                   +------------------------- tried: deferred ---------------------------------------------+
                                                     delivered: forgotten       held, expired: HELD  <-----+
 
-The gates keep one user (lane) and one mail to many (message) from filling the line: whoever comes behind a hundred
-thousand recipients of one mail waits for `max_inflight_per_message` of them.  The two lines, for agents and for relays,
+The gates keep one agent (lane) and one mail to many (message) from filling the line: whoever comes behind a hundred
+thousand recipients of one mail waits for `max_inflight_per_message` of them.  A narrow lane, of an agent that may take
+minutes for a mail, has a quarter of the places of others, so that only many of them together could fill the line.  The two lines, for agents and for relays,
 are served in turn, and neither may take more than three quarters of what may be in flight.
 
 An envelope expires when its next try would be later than its time: so it is tried at least once, also after the daemon
@@ -21,13 +22,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from smtpd.config.slice import SchedulerSlice
-from smtpd.envelope import Kind, Schedule, message_of
+from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
 from smtpd.scheduler.gate import Gate
 from smtpd.scheduler.retry import next_try
 from smtpd.scheduler.shelf import Envelope, Shelf, State
 
 EFFORT = 1000  # envelopes moved in one turn: some milliseconds
+NARROWER = 4  # times fewer places that a narrow lane has
 
 _DUE = {State.AT_LANE, State.AT_MESSAGE, State.IN_LINE}
 TRANSITIONS: dict[State, set[State]] = {
@@ -59,6 +61,7 @@ class Policy:
         self._places = limits.max_inflight
         self._places_of_kind = limits.max_inflight - limits.max_inflight // 4
         self._lanes = Gate(limits.max_inflight_per_lane)
+        self._narrow_lanes = Gate(max(1, limits.max_inflight_per_lane // NARROWER))
         self._messages = Gate(limits.max_inflight_per_message)
         self._lines: dict[Kind, deque[int]] = {kind: deque() for kind in Kind}
         self._turns = deque(Kind)  # whose line is served next
@@ -261,10 +264,13 @@ class Policy:
             self._line_up(envelope)
 
     def _line_up(self, envelope: Envelope) -> None:
-        if envelope.lane and not self._lanes.enter(_lane(envelope), envelope.id):
+        if envelope.lane and not self._gate_of(envelope).enter(_lane(envelope), envelope.id):
             self._enter(envelope, State.AT_LANE)
         else:
             self._pass_lane(envelope)
+
+    def _gate_of(self, envelope: Envelope) -> Gate:
+        return self._narrow_lanes if envelope.lane & NARROW else self._lanes
 
     def _pass_lane(self, envelope: Envelope) -> None:
         if self._messages.enter(_message(envelope), envelope.id):
@@ -281,7 +287,7 @@ class Policy:
         if envelope.state in (State.IN_LINE, State.INFLIGHT):
             self._hand_on(self._messages, _message(envelope), State.AT_MESSAGE, self._pass_message)
         if envelope.state in (State.AT_MESSAGE, State.IN_LINE, State.INFLIGHT) and envelope.lane:
-            self._hand_on(self._lanes, _lane(envelope), State.AT_LANE, self._pass_lane)
+            self._hand_on(self._gate_of(envelope), _lane(envelope), State.AT_LANE, self._pass_lane)
 
     def _hand_on(self, gate: Gate, key: int, waiting: State, onward: Callable[[Envelope], None]) -> None:
         while (id := gate.leave(key)) is not None:

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from smtpd.config.slice import MaildirSlice, QueueSlice
-from smtpd.envelope import Kind, Origin, Outcome, Recipient
+from smtpd.config.model import DeliveryLimits, Method
+from smtpd.config.slice import DeliverySlice, QueueSlice
+from smtpd.envelope import Duty, Kind, Origin, Outcome, Recipient
 from smtpd.imsg import (
     TABLE,
     AddEnvelopes,
@@ -45,8 +46,37 @@ ORIGIN = Origin("amy@there.test", "127.0.0.1", "client.test", "client.test", "mx
 CONTENT = b"Received: by mx.here.test\nSubject: hello\n\nHello.\n"
 
 
-def recipient(user="bob", action="local", kind=Kind.MDA):
-    return Recipient(f"{user}@here.test", f"{user}@here.test", action, kind, user, "")
+LIFETIME = 400_000
+ACTIONS = (
+    DeliverySlice("local", Method.MAILDIR, "", LIFETIME),
+    DeliverySlice("box", Method.MBOX, "", LIFETIME),
+    DeliverySlice("far", Method.LMTP, "_smtpm", LIFETIME),
+    DeliverySlice("run", Method.MDA, "", LIFETIME),
+    DeliverySlice("virtual", Method.MAILDIR, "vmail", LIFETIME),
+    DeliverySlice("expand", Method.EXPAND_ONLY, "", LIFETIME),
+    DeliverySlice("forward", Method.FORWARD_ONLY, "", LIFETIME),
+)
+
+
+def configuration(**changes):
+    fields = {
+        "actions": ACTIONS,
+        "server_name": "mx.here.test",
+        "max_message_size": 1 << 25,
+        "dispatchers": 2,
+        "alias_commands": "runner",
+        "delivery_limits": DeliveryLimits(max_session=10, max_session_per_user=4),
+    }
+    return QueueSlice(**{**fields, **changes})
+
+
+def recipient(user="bob", action="local", kind=Kind.MDA, **more):
+    return Recipient(f"{user}@here.test", f"{user}@here.test", action, kind, user, "", **more)
+
+
+def command(user="bob", text="one", action="local", duty=Duty.FORWARDED):
+    """A recipient that is a command, out of the .forward of `user`."""
+    return recipient(user, action, duty=duty, digest=hashlib.sha256(f"|{text}".encode()).hexdigest())
 
 
 def envelope(message, number=1, **changes):
@@ -95,7 +125,7 @@ class FarAgent:
 class House:
     """The queue with everything around it."""
 
-    def __init__(self, directory, store, dispatchers=2):
+    def __init__(self, directory, store, dispatchers=2, **more):
         self.loop = prepare()
         self.now = 1000.0
         self.mail = {}  # role -> what queue has said to it
@@ -113,24 +143,18 @@ class House:
             self.mail[name] = deque()
             self._board.add(self.far[name], self._took(name), self._closed)
         self.near = {(c.peer, c.number): c for c in near}
-        configuration = QueueSlice(
-            lifetimes={"local": 400_000},
-            actions=(MaildirSlice("local", "~/Maildir", False),),
-            server_name="mx.here.test",
-            max_message_size=1 << 25,
-            dispatchers=dispatchers,
-        )
         self.disk_is_full = False
         self.space = Space(str(directory), lambda: self.now, self._statvfs)
         self.spool = Faulty(Spool(str(directory)))
         self.queue = Queue(
             self.loop,
-            configuration,
+            configuration(dispatchers=dispatchers, **more),
             store,
             self.spool,
             self.space,
             self.near["scheduler", 0],
             self.near["parent", 0],
+            self.near["lookup", 0],
             clock=lambda: self.now,
         )
         handlers = {role: getattr(process, f"from_{role}") for role in {role for role, _ in self.near}}
@@ -200,6 +224,12 @@ class House:
         self.submit(message, recipients, content)
         self.hear("dispatcher0", MessageStored)
         return [schedule.envelope for schedule in self.hear("scheduler", EnvelopesSubmitted).schedules]
+
+    def take_off(self, *recipients):
+        """A new message, stored and due; its envelopes."""
+        envelopes = self.store([*recipients])
+        self.due(*envelopes)
+        return envelopes
 
     def due(self, *envelopes):
         self.say("scheduler", EnvelopesDue([*envelopes]))

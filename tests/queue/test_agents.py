@@ -6,14 +6,17 @@ import socket
 
 import pytest
 
-from smtpd.envelope import Outcome
+from smtpd.envelope import Duty, Outcome
 from smtpd.imsg import AgentRefused, AgentStarted, EndAgent, EnvelopesTried, PostponeEnvelopes, StartAgent
 from smtpd.ipc import errand as frames
-from smtpd.queue import agents, places
-from smtpd.queue.agents import PENALTY, STALLED, UNDER_WAY
-from smtpd.queue.delivery import DEADLINE
+from smtpd.queue import places
+from smtpd.queue.agents import PENALTY
 from smtpd.queue.places import IDLE, PLACES, SILENCE, TURN
+from smtpd.queue.roster import QUICK, SLOW
 from tests.queue.conftest import add, recipient
+
+UNDER_WAY, STALLED, DEADLINE = QUICK.under_way, QUICK.patience, QUICK.deadline
+BOB = "bob", "local", Duty.DELIVER
 
 
 def gone(house, number):
@@ -281,7 +284,7 @@ def test_an_agent_that_leaves_of_its_own_accord_costs_nothing(house):
 def crowd(make_house, monkeypatch):
     monkeypatch.setattr(places, "PLACES", 2)
     made = make_house()
-    made.queue.agents._places._count = 2
+    made.queue.agents.quick._count = 2
     return made
 
 
@@ -358,11 +361,11 @@ def test_an_agent_that_comes_when_nobody_wants_it_any_more_is_idle(house):
     (envelope,) = house.store()
     house.due(envelope)
     asked = house.hear("parent", StartAgent)
-    house.queue.agents.lines["bob", "local"].waiting.clear()
+    house.queue.agents.lines[BOB].waiting.clear()
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     other.setblocking(False)
     house.say("parent", AgentStarted(asked.request, 9), one.detach())
-    house.until(lambda: house.queue.agents.lines["bob", "local"].agent)
+    house.until(lambda: house.queue.agents.lines[BOB].agent)
     house.pass_time(IDLE)
     assert closed(other)
     gone(house, 9)
@@ -411,4 +414,5 @@ def test_a_lost_agent_leaves_no_descriptor_behind(house, two):
 
 def test_constants_leave_room_for_all():
     assert UNDER_WAY * PLACES < 5000
-    assert agents.STALLED < DEADLINE
+    assert STALLED < DEADLINE
+    assert SLOW.patience < SLOW.deadline

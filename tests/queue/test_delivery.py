@@ -6,7 +6,7 @@ import socket
 import pytest
 from msgspec.structs import replace
 
-from smtpd.envelope import Kind, Outcome
+from smtpd.envelope import Duty, Kind, Outcome
 from smtpd.imsg import (
     AddEnvelopes,
     AgentRefused,
@@ -26,8 +26,8 @@ from smtpd.imsg import (
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Violation
 from smtpd.queue import commit, delivery, process
-from smtpd.queue.delivery import duration
 from smtpd.queue.ram import RAMStore
+from smtpd.queue.report import duration
 from smtpd.queue.store import Broken, Full, Remove
 from tests.queue.conftest import CONTENT, ORIGIN, add, recipient
 from tests.queue.fault import Faulty, broken, refuse
@@ -51,7 +51,7 @@ def test_a_mail_goes_to_the_agent_of_its_user_and_action(house, capfd):
     (envelope,) = house.store()
     house.due(envelope)
     asked, agent = house.start_agent()
-    assert (asked.user, asked.action) == ("bob", "local")
+    assert (asked.user, asked.action, asked.duty) == ("bob", "local", Duty.DELIVER)
     errand = house.receive(agent)
     assert errand == frames.Deliver(
         envelope=envelope,
@@ -64,6 +64,7 @@ def test_a_mail_goes_to_the_agent_of_its_user_and_action(house, capfd):
         content=CONTENT,
         by_descriptor=False,
         perhaps_delivered=False,
+        user="bob",
     )
     house.answer(agent, errand)
     assert house.tried() == ([envelope], [], [])

@@ -2,14 +2,15 @@
 
 import pytest
 
+from smtpd.envelope import Duty, Outcome
 from smtpd.imsg import AgentRefused, EndAgent, ForwardRead, ReadForward, StartAgent
 from smtpd.ipc import errand as frames
 from smtpd.ipc.errand import FORWARD_MAX
 from smtpd.queue.forward import DEADLINE
 
 
-def ask(house, user="bob", request=11):
-    house.say("lookup", ReadForward(request, user))
+def ask(house, user="bob", request=11, action=""):
+    house.say("lookup", ReadForward(request, user, action))
 
 
 def answered(house, agent, verdict, content=b""):
@@ -22,9 +23,16 @@ def answered(house, agent, verdict, content=b""):
 def test_the_bytes_of_a_forward_go_to_lookup_as_they_are(house):
     ask(house)
     asked, agent = house.start_agent()
-    assert (asked.user, asked.action) == ("bob", "")
+    assert (asked.user, asked.action, asked.duty) == ("bob", "", Duty.READ)
     answer = answered(house, agent, "text", b"amy@there.test\n\xff\x00")
     assert answer == ForwardRead(11, "text", b"amy@there.test\n\xff\x00", "")
+
+
+def test_a_user_of_a_userbase_has_an_agent_of_that_action(house):
+    ask(house, action="virtual")
+    asked, agent = house.start_agent()
+    assert (asked.user, asked.action, asked.duty) == ("bob", "virtual", Duty.READ)
+    assert answered(house, agent, "none") == ForwardRead(11, "none", b"", "")
 
 
 @pytest.mark.parametrize("verdict", ["none", "refused", "later"])
@@ -83,8 +91,6 @@ def test_an_agent_that_never_comes_costs_its_user_a_later_in_time(house):
 
 @pytest.mark.parametrize("answer", ["a result", "nonsense", "nothing"])
 def test_an_agent_that_answers_something_else_costs_its_user_a_later(house, answer):
-    from smtpd.envelope import Outcome
-
     ask(house)
     _, agent = house.start_agent()
     errand = house.receive(agent)

@@ -20,8 +20,9 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Violation
 from smtpd.queue import incoming, process
 from smtpd.queue.ram import RAMStore
+from smtpd.queue.roster import Roster
 from smtpd.queue.store import INLINE, Broken, Full
-from tests.queue.conftest import CONTENT, ORIGIN, recipient
+from tests.queue.conftest import CONTENT, ORIGIN, configuration, recipient
 from tests.queue.fault import Faulty, broken, refuse, times
 
 LARGE = os.urandom(100) * 5000
@@ -58,7 +59,8 @@ def test_a_stored_message_is_on_the_disk_before_it_is_answered(house):
     assert stored[0].expires == stored[0].created + 400_000
     assert house.queue.disk.store.find_message(message).content == CONTENT
     schedules = house.hear("scheduler", EnvelopesSubmitted).schedules
-    assert schedules == [row.schedule() for row in stored]
+    roster = Roster(configuration())
+    assert schedules == [row.schedule(roster.lane_of(row.recipient)) for row in stored]
 
 
 def test_envelopes_may_come_after_the_message(house):

@@ -3,11 +3,12 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpd.envelope import Duty
 from smtpd.queue.places import IDLE, SILENCE, TURN, Key, Places
 
 
 def key(user, action="local"):
-    return Key(user, action)
+    return Key(user, action, Duty.DELIVER)
 
 
 def start(places, *keys, now=0.0):
@@ -43,6 +44,12 @@ def test_a_user_at_the_limit_waits_for_an_agent_of_their_own():
     assert places.leavers(1.0) == [two]
     places.leave(two)
     assert start(places) == [three]
+
+
+def test_a_user_whom_actions_name_has_an_agent_for_each_of_them():
+    places = Places(count=10, of_user=2, shared={"vmail"})
+    many = [key("vmail", f"action{n}") for n in range(5)]
+    assert start(places, *many) == many
 
 
 def test_the_one_that_was_idle_longest_leaves_first():

@@ -3,7 +3,7 @@
 import pytest
 
 from smtpd.envelope import Outcome
-from smtpd.imsg import Begin, MessageStored, PostponeEnvelopes, Stop
+from smtpd.imsg import Begin, EndAgent, MessageStored, PostponeEnvelopes, Stop
 from smtpd.queue import commit, state
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.store import Full
@@ -83,7 +83,7 @@ def test_nothing_new_is_begun_while_we_stop(watched, monkeypatch):
     watched.until(lambda: watched.queue.agents._stopping)
     watched.due(two)
     run_to_the_end(watched)
-    assert not watched.mail["parent"]
+    assert [imsg for imsg, _ in watched.mail["parent"]] == [EndAgent(1)]
     assert errand.envelope == one
 
 

@@ -13,12 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtpd.envelope import Origin, Recipient
-from smtpd.queue import sqlite
+from smtpd.queue import schema, sqlite
 from smtpd.queue.sqlite import SQLiteStore
 from smtpd.queue.store import Broken, Full, Hold, Postpone, Remove, SetAside, Unreadable
 from tests.queue.conftest import add, envelope
 
 TOP = Path(__file__).parent.parent.parent
+
+
+def no_lane(*_columns):
+    return 0
+
+
 EVERYTHING = (0, 2**63 - 1, 1000)
 
 
@@ -52,7 +58,7 @@ def test_a_commit_is_synced_and_nobody_checkpoints_by_accident(store):
         "wal_autocheckpoint": 0,
         "auto_vacuum": 2,
         "temp_store": 2,
-        "user_version": sqlite.SCHEMA,
+        "user_version": schema.SCHEMA,
     }
     for pragma, value in asked.items():
         assert store._writer.execute(f"PRAGMA {pragma}").fetchone() == (value,)
@@ -109,7 +115,7 @@ def test_a_row_that_makes_no_sense_does_not_hide_the_others(store, nonsense):
 def test_a_row_that_makes_no_sense_does_not_stop_the_scan(store, nonsense):
     store.apply([add(n, run=0) for n in range(1, 6)])
     tamper(store, nonsense, 3 << 32 | 1)
-    rows = store.schedules(0, 10)
+    rows = store.schedules(0, 10, no_lane)
     assert [isinstance(row, Unreadable) for row in rows] == [False, False, True, False, False]
 
 
@@ -159,7 +165,7 @@ def test_a_damaged_page_hides_only_what_stands_on_it(tmp_path):
     store.close()
     store = SQLiteStore(str(tmp_path))
     found, after = [], 0
-    while page := store.schedules(after, 50):
+    while page := store.schedules(after, 50, no_lane):
         found += page
         after = page[-1].envelope if not isinstance(page[-1], Unreadable) else page[-1].id
     readable = [row.envelope >> 32 for row in found if not isinstance(row, Unreadable)]

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from smtpd.config.slice import SchedulerSlice
-from smtpd.envelope import Kind, Schedule, message_of
+from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
-from smtpd.scheduler.policy import TRANSITIONS, Policy
+from smtpd.scheduler.policy import NARROWER, TRANSITIONS, Policy
 from smtpd.scheduler.shelf import State
 
 NOW = 1_800_000_000
@@ -153,6 +153,16 @@ def test_a_user_whose_agent_hangs_leaves_room_for_the_others():
     made = policy(*flood, schedule(2000, lane=8), max_inflight_per_lane=20)
     due = made.turn(NOW)
     assert len(due) == 21 and due[-1] == id_of(2000)
+
+
+def test_the_lane_of_an_agent_that_takes_its_time_is_narrow():
+    flood = [schedule(message, lane=7 | NARROW) for message in range(1, 1001)]
+    made = policy(*flood, schedule(2000, lane=7), max_inflight_per_lane=20)
+    due = made.turn(NOW)
+    assert len(due) == 20 // NARROWER + 1
+    assert id_of(2000) in due
+    made.tried([], due, [], NOW)
+    assert len(made.turn(NOW)) == 20 // NARROWER
 
 
 def test_without_a_lane_there_is_no_limit_of_a_lane():
@@ -302,7 +312,7 @@ class Anything(RuleBasedStateMachine):
     @rule(submissions=st.lists(SUBMISSIONS, min_size=1, max_size=12))
     def submit(self, submissions):
         for id, wait, word in submissions:
-            kind, lane = Kind(1 + (id % 3 == 0)), (0, 1, 1, 2)[id % 4]  # an envelope never changes these
+            kind, lane = Kind(1 + (id % 3 == 0)), (0, 1, 1, 2 | NARROW)[id % 4]  # an envelope never changes these
             flags = {"held": word == "held", "suspended": word == "suspended"}
             times = {"created": self.now, "expires": self.now + 500, "next_try": self.now + wait if wait else 0}
             made = Schedule(id, kind, retries=0, lane=lane, **times, **flags)
@@ -386,6 +396,7 @@ class Anything(RuleBasedStateMachine):
         assert all(count <= LIMITS.max_inflight_per_message for count in messages.values())
         lanes = Counter((self.known[id].lane, self.known[id].kind) for id in self.inflight if self.known[id].lane)
         assert all(count <= LIMITS.max_inflight_per_lane for count in lanes.values())
+        assert all(count == 1 for (lane, _), count in lanes.items() if lane & NARROW)
 
     @invariant()
     def nothing_is_unknown(self):
@@ -405,7 +416,8 @@ class Anything(RuleBasedStateMachine):
             left -= set(due)
             self.policy.tried(due, [], [], self.now)
         assert not left and not len(self.policy.shelf)
-        assert not self.policy._lanes._taken and not self.policy._messages._taken
+        assert not self.policy._lanes._taken and not self.policy._narrow_lanes._taken
+        assert not self.policy._messages._taken
         assert self.policy.statistics["scheduler.envelope.held"] == 0
 
 

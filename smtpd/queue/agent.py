@@ -1,0 +1,136 @@
+"""What one agent is to do, and our end of the socket to it: sends never wait, reads are bounded and checked.
+
+    errand --begin--> frame --send--> outbox --sendmsg, as far as the socket takes it--> agent
+                                               answered(result) | gone(reason) <--recv--
+
+Knows neither what an errand is about nor which one an answer belongs to.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+from array import array
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from smtpd.ipc import errand as frames
+from smtpd.ipc.errand import ForwardText, Malformed, Result
+
+READS = 64  # packets taken from one agent in one turn of the loop
+ANSWER_MAX = 8192  # bytes of an answer, and some more
+
+Ready = Callable[[bytes | None, int | None], None]
+
+
+class Errand(Protocol):
+    """Something that one agent is to do."""
+
+    number: int  # envelope id, or a number of our own
+    deadline: float  # seconds that the agent has for it
+    alone: bool  # nothing else of its line is to be under way beside it
+    waits_until: float  # when there is no sense any more in beginning it, by the clock of Agents
+
+    def begin(self, agent: int, lock: int, ready: Ready) -> None:
+        """An agent has room, and holds `lock` if it needs one: call `ready(frame, descriptor)`, or `ready(None, None)`
+        when there is nothing to send."""
+
+    def answered(self, answer: Result | ForwardText) -> None:
+        """Raises Malformed when this is not an answer to it."""
+
+    def failed(self, reason: str, *, sent: bool = False, permanent: bool = False) -> None:
+        """There is no answer.  `sent`: the agent had it, and may have done it."""
+
+
+class Begun:
+    """An errand on its way to the agent, or with it."""
+
+    __slots__ = ("errand", "until", "sent")
+
+    def __init__(self, errand: Errand, until: float):
+        self.errand, self.until, self.sent = errand, until, False
+
+
+class Agent:
+    """Our end of the socket to one agent process."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        number: int,
+        answered: Callable[[Result | ForwardText], None],
+        gone: Callable[[str], None],
+    ):
+        sock.setblocking(False)
+        self.number = number
+        self.session = secrets.randbits(64)  # names it in the log
+        self._loop, self._sock, self._answered, self._gone = loop, sock, answered, gone
+        self._outbox: deque[tuple[Begun, bytes, int | None]] = deque()
+        self._closed = False
+        loop.add_reader(sock.fileno(), self._readable)
+
+    def send(self, begun: Begun, frame: bytes, descriptor: int | None) -> None:
+        """Never waits.  `descriptor` is taken over."""
+        self._outbox.append((begun, frame, descriptor))
+        if len(self._outbox) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._outbox and not self._closed:
+            begun, frame, descriptor = self._outbox[0]
+            rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))]
+            try:
+                self._sock.sendmsg([frame], rights)
+            except (BlockingIOError, InterruptedError):
+                self._loop.add_writer(self._sock.fileno(), self._flush)
+                return
+            except OSError as error:
+                self._readable()  # what it answered before it ended
+                self._end(f"nothing can be sent to it: {error.strerror}")
+                return
+            begun.sent = True
+            self._outbox.popleft()
+            if descriptor is not None:
+                os.close(descriptor)
+        if not self._closed:
+            self._loop.remove_writer(self._sock.fileno())
+
+    def _readable(self) -> None:
+        """A descriptor that comes along is dropped by the kernel: there is no room for one."""
+        for _ in range(READS):
+            if self._closed:
+                return
+            try:
+                packet = self._sock.recv(ANSWER_MAX)
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionResetError:
+                continue  # it ended with mails unread; what it answered before still comes behind this
+            except OSError:
+                packet = b""
+            if not packet:
+                self._end("it has ended")
+                return
+            try:
+                answer = frames.decode(packet)
+                if not isinstance(answer, Result | ForwardText):
+                    raise Malformed("a request")
+                self._answered(answer)
+            except Malformed as error:
+                self._end(f"it sent nonsense: {error}")
+
+    def _end(self, reason: str) -> None:
+        if not self._closed:
+            self._gone(reason)
+
+    def close(self) -> None:
+        self._closed = True
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        for _, _, descriptor in self._outbox:
+            if descriptor is not None:
+                os.close(descriptor)
+        self._outbox.clear()
+        self._sock.close()

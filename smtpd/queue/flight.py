@@ -1,0 +1,285 @@
+"""One try of one envelope: an errand for an agent, and what becomes of it.
+
+    begin --> counted, if of another run --> content fetched --> ready(frame) --> answered | failed
+                                                                                     |
+    told, once: delivered, deferred, held  <-----------------------------------------+
+
+One envelope that makes our own code raise costs that envelope: deferred, and held after the third time.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, NamedTuple, Protocol
+
+from smtpd.envelope import Duty, Outcome, envelope_text, message_of
+from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded
+from smtpd.ipc import errand as frames
+from smtpd.ipc.channel import Violation
+from smtpd.ipc.errand import ForwardText, Malformed, Result
+from smtpd.ipc.log import log, visible
+from smtpd.queue import report
+from smtpd.queue.agent import Ready
+from smtpd.queue.disk import Disk
+from smtpd.queue.renewal import Renewals, TooMany
+from smtpd.queue.spool import Damaged
+from smtpd.queue.store import Begin, Change, Envelope, Full, Hold, Message, Remove, Replace
+
+TROUBLES = 3  # tries without an end, by our own fault, after which an envelope is held
+ERROR_MAX = 512  # characters of an error that are kept
+
+
+class Ended(NamedTuple):
+    """A try that the scheduler will answer with another time, or with the end of all time."""
+
+    last_try: int
+    error: str
+    perhaps_delivered: bool
+    troubles: int
+
+
+class Tower(Protocol):
+    """Who hears of a flight's end."""
+
+    loop: asyncio.AbstractEventLoop
+    disk: Disk
+    renewals: Renewals
+
+    def now(self) -> int: ...
+    def delivered(self, id: int) -> None: ...
+    def deferred(self, id: int, ended: Ended) -> None: ...
+    def held(self, id: int) -> None: ...
+    def submit(self, envelopes: list[Envelope]) -> None: ...
+
+
+def at_its_own_cost(step: Callable[..., None]) -> Callable[..., None]:
+    """Whatever a step of one envelope raises is the end of this try, and of nothing else."""
+
+    @wraps(step)
+    def guarded(flight: "Flight", *arguments: Any, **named: Any) -> None:
+        try:
+            step(flight, *arguments, **named)
+        except (Violation, Malformed):
+            raise
+        except Exception as error:  # noqa: BLE001  (rule R8: the one place around one envelope)
+            flight.troubled(error)
+
+    return guarded
+
+
+class Flight:
+    """One try of one envelope: an errand for an agent."""
+
+    waits_until = math.inf
+
+    def __init__(self, tower: Tower, envelope: Envelope, deadline: float = math.inf):
+        self.number = envelope.id
+        self.deadline = deadline
+        self.envelope = envelope
+        self._tower = tower
+        self._disk = tower.disk
+        self._ready: Ready | None = None  # of the agent that has begun it; there may be another one after that
+        self._session = self._lock = 0
+        self._counted = False
+        self._over = False
+        # It may be what has brought us down.  In its line only: whose agent is silent keeps nobody else waiting.
+        self.alone = self._is_of_another_run and envelope.troubles > 0
+
+    @property
+    def perhaps_delivered(self) -> bool:
+        return self.envelope.perhaps_delivered or self._is_of_another_run
+
+    @property
+    def _is_of_another_run(self) -> bool:
+        return self.envelope.run != self._disk.store.run
+
+    # -- on the way to the agent ----------------------------------------------------------------------------------
+
+    @at_its_own_cost
+    def begin(self, agent: int, lock: int, ready: Ready) -> None:
+        self._session, self._lock, self._ready = agent, lock, ready
+        if self._counted or not self._is_of_another_run:
+            self._fetch(ready)
+        elif self.envelope.troubles >= TROUBLES:
+            self._stop(ready, partial(self.held, "a try was begun and never ended, three starts running"))
+        else:
+            self._counted = True
+            self._disk.commits.submit(Begin(self.number), partial(self._begun, ready))
+
+    @at_its_own_cost
+    def _begun(self, ready: Ready, error: Exception | None) -> None:
+        # A full disk is no reason to wait: deliveries make room.
+        if error is not None and not isinstance(error, Full):
+            self._stop(ready, partial(self.failed, f"the queue cannot be written: {error}"))
+        else:
+            self._fetch(ready)
+
+    def _fetch(self, ready: Ready) -> None:
+        self._disk.find_message(message_of(self.number), partial(self._found, ready))
+
+    @at_its_own_cost
+    def _found(self, ready: Ready, message: Message | None, error: BaseException | None) -> None:
+        if isinstance(error, Damaged) or (message is None and error is None):
+            self._stop(ready, partial(self.held, str(error or "the content is missing")))
+        elif error is not None or message is None:
+            self._stop(ready, partial(self.failed, f"the queue cannot be read: {error}"))
+        elif message.content is None:
+            self._disk.open_content(message, partial(self._opened, ready, message))
+        else:
+            self._send(ready, message, None)
+
+    @at_its_own_cost
+    def _opened(self, ready: Ready, message: Message, descriptor: int | None, error: BaseException | None) -> None:
+        if isinstance(error, Damaged):
+            self._stop(ready, partial(self.held, str(error)))
+        elif error is not None:
+            self._stop(ready, partial(self.failed, f"the spool cannot be read: {error}"))
+        else:
+            self._send(ready, message, descriptor)
+
+    def _send(self, ready: Ready, message: Message, descriptor: int | None) -> None:
+        envelope = self.envelope
+        deliver = frames.Deliver(
+            envelope=envelope.id,
+            created=envelope.created,
+            size=message.size,
+            sender=envelope.origin.sender,
+            recipient=envelope.recipient.recipient,
+            destination=envelope.recipient.destination,
+            extension=envelope.recipient.extension,
+            content=message.content or b"",
+            by_descriptor=descriptor is not None,
+            perhaps_delivered=self.perhaps_delivered,
+            user=envelope.recipient.user,
+            home=envelope.recipient.home,
+            digest=envelope.recipient.digest,
+            lock=self._lock,
+        )
+        ready(frames.encode(deliver), descriptor)
+
+    def _stop(self, ready: Ready, end: Callable[[], None]) -> None:
+        """There is nothing to send.  Not in the midst of being begun: the agent's line may be long."""
+
+        def stop() -> None:
+            if not self._over and self._ready is ready:  # otherwise the agent went meanwhile, and we were told
+                end()
+                ready(None, None)
+
+        self._tower.loop.call_soon(stop)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    @at_its_own_cost
+    def answered(self, answer: Result | ForwardText) -> None:
+        if not isinstance(answer, Result):
+            raise Malformed("a .forward instead of a result")
+        text = visible(answer.text)[:ERROR_MAX]
+        match answer.outcome:
+            case Outcome.DELIVERED:
+                self._log(answer.outcome, "Delivered")
+                self._end(Remove(self.number), self._tower.delivered)
+            case Outcome.DEFERRED:
+                self._log(answer.outcome, f"Error ({text})")
+                self._defer(Ended(self._tower.now(), text, False, 0))
+            case Outcome.FAILED | Outcome.LOOP:
+                looped = answer.outcome is Outcome.LOOP
+                self._log(answer.outcome, "Loop detected" if looped else f"Error ({text})")
+                self._hold("Loop detected" if looped else text, perhaps_delivered=False)
+            case Outcome.STALE:
+                self._renew()
+
+    @at_its_own_cost
+    def discard(self) -> None:
+        """For /dev/null: no agent is needed for that."""
+        self._log(Outcome.DELIVERED, "Discarded")
+        self._end(Remove(self.number), self._tower.delivered)
+
+    @at_its_own_cost
+    def failed(self, reason: str, *, sent: bool = False, permanent: bool = False) -> None:
+        """No agent has answered."""
+        reason = visible(reason)[:ERROR_MAX]
+        if permanent:
+            self.held(reason)
+            return
+        self._log(Outcome.DEFERRED, f"Error ({reason})")
+        troubles = self.envelope.troubles if self._is_of_another_run else 0
+        self._defer(Ended(self._tower.now(), reason, sent or self.perhaps_delivered, troubles))
+
+    def held(self, reason: str) -> None:
+        """Without an agent's word, but for good."""
+        self._log(Outcome.FAILED, f"Error ({reason})")
+        self._hold(reason, perhaps_delivered=self.perhaps_delivered)
+
+    def troubled(self, error: BaseException) -> None:
+        """Our own code raised."""
+        log.trouble(f"envelope {envelope_text(self.number)}", error)
+        if self._over:
+            return
+        troubles = self.envelope.troubles + 1
+        reason = f"internal error: {type(error).__name__}"
+        if troubles >= TROUBLES:
+            self._hold(reason, perhaps_delivered=True)
+        else:
+            self._defer(Ended(self._tower.now(), reason, True, troubles))
+        if self._ready is not None:
+            self._tower.loop.call_soon(self._ready, None, None)
+
+    def _defer(self, ended: Ended) -> None:
+        self._over = True
+        self._tower.deferred(self.number, ended)
+
+    def _hold(self, reason: str, *, perhaps_delivered: bool) -> None:
+        hold = Hold(self.number, self._tower.now(), reason[:ERROR_MAX], perhaps_delivered)
+        self._end(hold, self._tower.held)
+
+    def _end(self, change: Change, tell: Callable[[int], None]) -> None:
+        """Delivered or held for good: once, whatever becomes of the commit."""
+        self._over = True
+        self._disk.cache.forget(self.number)
+
+        def done(error: Exception | None) -> None:
+            if error is not None:  # not of the disk: those are tried until they work
+                log.trouble(f"envelope {envelope_text(self.number)}", error)
+            tell(self.number)
+
+        self._disk.commits.submit(change, done, lasting=True)
+
+    def _log(self, outcome: Outcome, stat: str) -> None:
+        report.tried(self.envelope, self._session, outcome, stat, self._tower.now())
+
+    # -- what it was for is not in the user's .forward any more -------------------------------------------------------
+
+    def _renew(self) -> None:
+        match self.envelope.recipient.duty:
+            case Duty.FORWARDED:
+                self._tower.renewals.ask(self.envelope, self._renewed)
+            case Duty.ALIASED:
+                self.held("the alias file does not name this any more")
+            case _:
+                raise Malformed("stale, and not out of any file")
+
+    @at_its_own_cost
+    def _renewed(self, imsg: EnvelopeExpanded | EnvelopeNotExpanded) -> None:
+        if isinstance(imsg, EnvelopeNotExpanded):
+            self.failed(imsg.reason, permanent=imsg.permanent)
+            return
+        try:
+            successors = self._tower.renewals.successors(self.envelope, imsg.recipients)
+        except TooMany:
+            self.failed("the .forward changes faster than mail is delivered")
+            return
+        change = Replace(self.number, successors) if successors else Remove(self.number)
+        self._over = True
+        self._disk.cache.forget(self.number)
+        self._disk.commits.submit(change, partial(self._replaced, successors), lasting=True)
+
+    def _replaced(self, successors: list[Envelope], error: Exception | None) -> None:
+        if error is not None:
+            self._tower.renewals.forget(self.envelope, successors)
+            log.trouble(f"envelope {envelope_text(self.number)}", error)
+            self._defer(Ended(self._tower.now(), f"internal error: {type(error).__name__}", False, 0))
+            return
+        log.info(f"envelope {envelope_text(self.number)} expanded again: {len(successors)} in its place")
+        self._tower.submit(successors)
+        self._tower.delivered(self.number)

@@ -1,0 +1,77 @@
+"""A line: what waits for the agent of one key, and what that agent has.
+
+    waiting --begin--> begun --end-->
+
+Decides what may be begun, and who has been silent for too long.  Sends nothing, and knows nothing of what an errand is
+about.
+"""
+
+from collections import deque
+
+from smtpd.queue.agent import Agent, Begun, Errand
+from smtpd.queue.mailbox import Mailbox
+from smtpd.queue.places import Key, Places
+from smtpd.queue.roster import Terms
+
+
+class Line:
+    """`places` is where its agent has to get one."""
+
+    def __init__(self, key: Key, terms: Terms, places: Places, now: float):
+        self.key, self.terms, self.places = key, terms, places
+        self.waiting: deque[Errand] = deque()
+        self.begun: dict[int, Begun] = {}
+        self.agent: Agent | None = None
+        self.mailbox: Mailbox | None = None  # that its agent needs locked
+        self.alone = False  # what has been begun last is to stay alone
+        self.answers = 0  # of this agent
+        self.heard = now  # when it last answered, or had nothing to answer
+        self.leaving = False  # takes nothing more: others wait for its place
+
+    def join(self, errand: Errand, now: float) -> None:
+        if not (self.waiting or self.begun):
+            self.heard = now
+        self.waiting.append(errand)
+
+    @property
+    def may_begin(self) -> bool:
+        """There is an agent, and it may have what waits."""
+        if self.agent is None or self.leaving or not self.waiting or len(self.begun) >= self.terms.under_way:
+            return False
+        return not self.begun or not (self.alone or self.waiting[0].alone)
+
+    def begin(self, now: float) -> Begun:
+        if not self.begun:
+            self.heard = now
+        errand = self.waiting.popleft()
+        self.alone = errand.alone
+        begun = self.begun[errand.number] = Begun(errand, now + errand.deadline)
+        return begun
+
+    # -- silence --------------------------------------------------------------------------------------------------
+
+    def is_stalled(self, now: float) -> bool:
+        """Nothing comes of waiting.  A quick agent that has not begun anything yet will not keep anybody waiting."""
+        waits = self.begun or (self.waiting and self.terms.slow)
+        return bool(waits) and self.heard + self.terms.patience <= now
+
+    def is_late(self, now: float) -> bool:
+        """The agent has had something for too long.  Where it takes its time for each, as long as it answers others
+        it may not have come to this one yet."""
+        if self.terms.slow and self.heard + self.terms.deadline > now:
+            return False
+        return any(begun.until <= now for begun in self.begun.values())
+
+    def take_late(self, now: float) -> list[Errand]:
+        """What has waited for too long, taken out of the line."""
+        late: list[Errand] = []
+        stalled = self.is_stalled(now)
+        while self.waiting and (stalled or self.waiting[0].waits_until <= now):
+            late.append(self.waiting.popleft())
+        return late
+
+    def lose_agent(self) -> list[Begun]:
+        """The agent has ended.  What was not sent goes on waiting; the rest is returned."""
+        begun, self.begun = [*self.begun.values()], {}
+        self.waiting.extendleft(one.errand for one in reversed(begun) if not one.sent)
+        return [one for one in begun if one.sent]

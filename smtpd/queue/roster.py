@@ -1,0 +1,110 @@
+"""Which agent an envelope is for, whom that agent runs as, and on which terms it works.
+
+    duty         runs as                               terms
+    DELIVER      the user that the action names,       maildir, mbox: quick    lmtp: slow    mda: a command
+                 otherwise the recipient
+    FORWARDED    the recipient                         a command, out of the user's own .forward
+    ALIASED      whom `alias-commands` names           a command, out of an alias file
+    READ         whose .forward it is                  quick
+    DISCARD      nobody: there is no agent for it
+
+A quick agent waits for nothing but a disk.  A slow one waits for another host, or for programs that may take minutes:
+it has more patience, fewer envelopes in flight, and its place is one of others, so that it costs nobody who is quick.
+
+No process, no clock, no file: the configuration, and names.
+"""
+
+import zlib
+from typing import NamedTuple
+
+from smtpd.config.model import Method
+from smtpd.config.slice import QueueSlice
+from smtpd.envelope import NARROW, Duty, Kind, Recipient
+from smtpd.queue.places import Key
+
+
+class Terms(NamedTuple):
+    """How an agent is treated.  Times in seconds."""
+
+    under_way: int = 32  # errands that it has at a time
+    deadline: float = 300.0  # for one mail
+    patience: float = 10.0  # without a word of it, after which nothing more waits for it
+    slow: bool = False
+    command: bool = False  # counts among those that run at the same time
+    mailbox: bool = False  # which has to be locked for it
+
+
+QUICK = Terms()
+MBOX = Terms(mailbox=True)
+SLOW = Terms(deadline=330.0, patience=60.0, slow=True)  # it gives a command, or another host, 300 s itself
+
+
+class NoAgent(Exception):
+    """Nobody can deliver this, by the configuration as it is now.  The argument says why."""
+
+
+class Roster:
+    def __init__(self, configuration: QueueSlice):
+        self._actions = {action.name: action for action in configuration.actions}
+        self._alias_commands = configuration.alias_commands
+        limits = configuration.delivery_limits
+        self.commands = limits.max_session
+        self._command = SLOW._replace(under_way=limits.max_session_per_user, command=True)
+        self.shared = frozenset(action.user for action in configuration.actions if action.user)
+
+    def get_key(self, recipient: Recipient) -> Key:
+        """Raises NoAgent."""
+        if recipient.kind is not Kind.MDA:
+            raise NoAgent("relaying is not available")
+        action = self._actions.get(recipient.action)
+        if action is None:
+            raise NoAgent(f'the configuration has no action "{recipient.action}"')
+        forwards = action.method is Method.FORWARD_ONLY and recipient.duty is Duty.FORWARDED
+        if action.method is Method.EXPAND_ONLY or (action.method is Method.FORWARD_ONLY and not forwards):
+            raise NoAgent(f'the action "{recipient.action}" delivers nothing ({action.method})')
+        if recipient.duty is Duty.ALIASED and not self._alias_commands:
+            raise NoAgent("commands of alias files are not enabled (alias-commands)")
+        return Key(self._runs_as(recipient.action, recipient.user, recipient.duty), recipient.action, recipient.duty)
+
+    def _runs_as(self, action: str, user: str, duty: int) -> str:
+        if duty == Duty.ALIASED:
+            return self._alias_commands
+        configured = self._actions.get(action) if duty == Duty.DELIVER else None
+        return (configured.user if configured is not None else "") or user
+
+    def terms(self, key: Key) -> Terms:
+        """`key` is one that get_key has made, or of somebody who reads a .forward."""
+        if key.duty is Duty.READ:
+            return QUICK
+        if key.duty is not Duty.DELIVER:
+            return self._command
+        match self._actions[key.action].method:
+            case Method.MDA:
+                return self._command
+            case Method.LMTP:
+                return SLOW
+            case Method.MBOX:
+                return MBOX
+        return QUICK
+
+    # -- lanes: what shares the capacity of one agent, or of the connections to one domain, bears one number ----------
+
+    def lane_of(self, recipient: Recipient) -> int:
+        r = recipient
+        return self.lane(r.kind, r.action, r.user, r.duty, r.destination)
+
+    def lane(self, kind: Kind, action: str, user: str, duty: int, destination: str) -> int:
+        if kind is not Kind.MDA:
+            return _number(f"{kind} {destination.rpartition('@')[2].lower()}")
+        if duty == Duty.DISCARD:
+            return 0
+        number = _number(f"{kind} {self._runs_as(action, user, duty)} {action} {duty}")
+        return number | NARROW if self._is_slow(action, duty) else number
+
+    def _is_slow(self, action: str, duty: int) -> bool:
+        configured = self._actions.get(action)
+        return duty != Duty.DELIVER or (configured is not None and configured.method in (Method.MDA, Method.LMTP))
+
+
+def _number(name: str) -> int:
+    return (zlib.crc32(name.encode(errors="replace")) & ~NARROW) or 1
