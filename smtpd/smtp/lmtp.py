@@ -92,7 +92,7 @@ def stuffed(pieces: Iterable[bytes]) -> Iterator[bytes]:
     A CR is left out wherever it stands: before an LF it is one too many, and elsewhere some servers would take it for
     the end of a line.
     """
-    at_start = True  # of a line
+    at_start, held = True, b""  # of a line; so that the final dot needs no packet of its own
     for piece in pieces:
         text = piece.translate(None, b"\r") if b"\r" in piece else piece
         if not text:
@@ -101,8 +101,10 @@ def stuffed(pieces: Iterable[bytes]) -> Iterator[bytes]:
             text = text.replace(b"\n.", b"\n..")
         dot = b"." if at_start and text.startswith(b".") else b""
         at_start = text.endswith(b"\n")
-        yield dot + text.replace(b"\n", b"\r\n")
-    yield b".\r\n" if at_start else b"\r\n.\r\n"
+        if held:
+            yield held
+        held = dot + text.replace(b"\n", b"\r\n")
+    yield held + (b".\r\n" if at_start else b"\r\n.\r\n")
 
 
 class Session:

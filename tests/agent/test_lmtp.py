@@ -1,0 +1,327 @@
+"""Mail to an LMTP server: what it is told, what queue is told, and what happens when it goes away."""
+
+import dataclasses
+import os
+import socket
+import tempfile
+import threading
+
+import pytest
+
+from mail_local import lmtp
+from smtpd.agent.hand import EX_PROTOCOL
+from smtpd.agent.lmtp import MAILS_MAX, Courier, Lmtp, Pool
+from smtpd.envelope import Outcome
+from smtpd.ipc.errand import Post, ReadForward, Result
+from tests.agent.conftest import MAIL, errand
+from tests.mail_local.lmtp_server import Server
+
+TRACE = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def serve_one(**more):
+        servers.append(Server(**more))
+        return servers[-1]
+
+    yield serve_one
+    for server in servers:
+        server.stop()
+
+
+def to(user, number=1, message=77, **more):
+    """An errand for this user; numbers of one message go together."""
+    told = errand(number, **{"recipient": f"{user}@here.test", "destination": f"{user}@here.test", **more})
+    return dataclasses.replace(told, envelope=message << 32 | number, user=user)
+
+
+def wired(content):
+    return content.replace(b"\n", b"\r\n")
+
+
+def outcomes(agent, count):
+    return {result.envelope & 0xFFFFFFFF: result.outcome for result in (agent.receive() for _ in range(count))}
+
+
+def courier(server, **post):
+    """One hand, without a process: for what only several errands at once can show."""
+    return Courier(Lmtp(Post("lmtp", server.target, **post), "mail"))
+
+
+def test_a_mail_to_a_user_over_tcp(start, serve):
+    server = serve()
+    agent = start("lmtp", server.target)
+    result = agent.deliver(to("bob"))
+    assert result == Result(77 << 32 | 1, Outcome.DELIVERED, "250 2.0.0 bob saved")
+    assert server.mails == [(1, "amy@there.test", ["bob"], wired(TRACE + MAIL))]
+    assert agent.end() == 0
+
+
+def test_a_mail_over_a_socket_of_the_file_system(start, serve, home):
+    home.parent.chmod(0o755)
+    server = serve(family=socket.AF_UNIX, address=str(home.parent / "lmtp"))
+    assert start("lmtp-unix", server.target).deliver(to("bob")).outcome is Outcome.DELIVERED
+    assert server.mails == [(1, "amy@there.test", ["bob"], wired(TRACE + MAIL))]
+
+
+def test_a_server_that_made_its_socket_anew_is_found(start, serve, home):
+    home.parent.chmod(0o755)
+    address = str(home.parent / "lmtp")
+    first = serve(family=socket.AF_UNIX, address=address, closes="used")
+    agent = start("lmtp-unix", address)
+    assert agent.deliver(to("bob")).outcome is Outcome.DELIVERED
+    os.unlink(address)
+    second = serve(family=socket.AF_UNIX, address=address)
+    assert agent.deliver(to("bob", 2)).outcome is Outcome.DELIVERED
+    assert (len(first.mails), len(second.mails)) == (1, 1)
+
+
+def test_the_recipient_is_the_destination_when_the_action_says_so(start, serve):
+    server = serve()
+    start("lmtp", server.target, rcpt_to=True).deliver(to("bob", destination="bob+x@inner.test"))
+    assert server.mails[0][2] == ["bob+x@inner.test"]
+
+
+def test_the_recipient_is_the_agents_user_where_none_is_named(serve):
+    server = serve()
+    list(courier(server).do([(to(""), -1)]))
+    assert server.mails[0][2] == ["mail"]
+
+
+def test_a_large_mail_comes_from_its_descriptor(start, serve):
+    server = serve()
+    content = b"Subject: large\n\n" + b".a line of dots and text\n" * 40_000
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        result = start("lmtp", server.target).deliver(to("bob", size=len(content)), file.fileno())
+    assert result.outcome is Outcome.DELIVERED
+    assert server.mails[0][3] == wired(TRACE + content)
+
+
+def test_a_spool_file_that_is_too_short_delivers_nothing(start, serve):
+    server = serve()
+    with tempfile.TemporaryFile() as file:
+        file.write(MAIL)
+        file.flush()
+        agent = start("lmtp", server.target)
+        result = agent.deliver(to("bob", size=len(MAIL) + 10), file.fileno())
+    assert result.outcome is Outcome.DEFERRED and "content ends" in result.text
+    assert agent.deliver(to("bob", 2)).outcome is Outcome.DELIVERED
+    assert [content for *_, content in server.mails] == [wired(TRACE + MAIL)]
+
+
+# -- several recipients ------------------------------------------------------------------------------
+
+
+def test_the_recipients_of_one_message_go_in_one_transaction_and_have_an_answer_each(serve):
+    server = serve(accepts={"nobody": "550 5.1.1 no such user"}, answers={"carol": "452 4.2.2 carol is full"})
+    users = ["bob", "nobody", "carol", "dave"]
+    results = list(courier(server).do([(to(user, number), -1) for number, user in enumerate(users, 1)]))
+    assert {result.envelope & 0xFF: (result.outcome, result.text) for result in results} == {
+        1: (Outcome.DELIVERED, "250 2.0.0 bob saved"),
+        2: (Outcome.FAILED, "550 5.1.1 no such user"),
+        3: (Outcome.DEFERRED, "452 4.2.2 carol is full"),
+        4: (Outcome.DELIVERED, "250 2.0.0 dave saved"),
+    }
+    assert [recipients for _, _, recipients, _ in server.mails] == [["bob", "carol", "dave"]]
+
+
+def test_no_recipient_is_told_of_another(serve):
+    server = serve()
+    list(courier(server).do([(to("bob", 1), -1), (to("carol", 2), -1)]))
+    assert server.mails[0][3] == wired(b"Return-Path: <amy@there.test>\n" + MAIL)
+
+
+def test_an_address_that_became_several_users_is_named_to_all_of_them(serve):
+    server = serve()
+    both = {"recipient": "team@here.test"}
+    list(courier(server).do([(to("bob", 1, **both), -1), (to("carol", 2, **both), -1)]))
+    assert b"Delivered-To: team@here.test\r\n" in server.mails[0][3]
+
+
+def test_different_messages_and_senders_go_alone(serve):
+    server = serve()
+    batch = [to("bob", 1), to("carol", 1, message=78), to("dave", 2, sender="eve@there.test"), to("eve", 3)]
+    results = list(courier(server).do([(told, -1) for told in batch]))
+    assert {result.outcome for result in results} == {Outcome.DELIVERED} and len(results) == 4
+    assert sorted(recipients for _, _, recipients, _ in server.mails) == [["bob", "eve"], ["carol"], ["dave"]]
+    assert {number for number, *_ in server.mails} == {1}
+
+
+def test_a_mail_that_was_here_before_is_a_loop_for_that_recipient_only(serve):
+    server = serve()
+    content = b"Delivered-To: bob@here.test\n" + MAIL
+    results = list(courier(server).do([(to("bob", 1, content=content), -1), (to("carol", 2, content=content), -1)]))
+    assert [(result.envelope & 0xFF, result.outcome) for result in results] == [
+        (1, Outcome.LOOP),
+        (2, Outcome.DELIVERED),
+    ]
+    assert [recipients for _, _, recipients, _ in server.mails] == [["carol"]]
+
+
+def test_an_answer_is_told_before_the_next_mail_is_sent(serve):
+    server = serve()
+    answers = courier(server).do([(to("bob", 1), -1), (to("bob", 1, message=78), -1)])
+    assert next(answers).outcome is Outcome.DELIVERED
+    assert len(server.mails) == 1
+    assert len(list(answers)) == 1
+
+
+# -- connections ---------------------------------------------------------------------------------------
+
+
+def test_a_connection_carries_many_mails_but_not_for_ever(start, serve):
+    server = serve()
+    agent = start("lmtp", server.target)
+    for number in range(1, MAILS_MAX + 3):
+        assert agent.deliver(to("bob", 1, message=number)).outcome is Outcome.DELIVERED
+    numbers = [number for number, *_ in server.mails]
+    assert numbers == [1] * MAILS_MAX + [2] * 2
+
+
+def test_many_mails_go_over_several_connections_each_once(start, serve):
+    server = serve(barrier=threading.Barrier(4))
+    agent = start("lmtp", server.target)
+    for number in range(1, 33):
+        agent.send(to("bob", 1, message=number, content=b"%d\n" % number))
+    assert set(outcomes(agent, 32).values()) == {Outcome.DELIVERED}
+    assert server.connections == 4
+    assert sorted(content.rpartition(b"\n")[0].rpartition(b"\n")[2] for *_, content in server.mails) == sorted(
+        b"%d\r" % number for number in range(1, 33)
+    )
+
+
+def test_a_server_that_wants_one_connection_gets_everything_over_one(start, serve):
+    server = serve(limit=1)
+    agent = start("lmtp", server.target)
+    for number in range(1, 65):
+        agent.send(to("bob", 1, message=number))
+    assert set(outcomes(agent, 64).values()) == {Outcome.DELIVERED}
+    assert len(server.mails) == 64 and {number for number, *_ in server.mails} == {1}
+
+
+def test_a_kept_connection_is_given_up_after_a_while(serve):
+    server = serve()
+    pool = Pool(lambda: lmtp.connect(lmtp.resolve(server.target), "here"), kept=0.05)
+    connection, kept = pool.take()
+    assert not kept
+    pool.give(connection)
+    assert server.ended.acquire(timeout=30)
+    connection, kept = pool.take()
+    assert not kept
+    connection.close()
+
+
+@pytest.mark.parametrize("closes", ["used", "mail"])
+def test_a_kept_connection_that_was_closed_costs_no_delay_and_no_copy(start, serve, closes):
+    server = serve(closes=closes)
+    agent = start("lmtp", server.target)
+    for number in range(1, 6):
+        assert agent.deliver(to("bob", 1, message=number)).outcome is Outcome.DELIVERED
+    assert [number for number, *_ in server.mails] == [1, 2, 3, 4, 5]
+
+
+# -- trouble --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closes, delivered", [("dot", []), ("half", [1])])
+def test_after_the_dot_nothing_is_sent_again_at_once(serve, closes, delivered):
+    server = serve(closes=closes)
+    results = list(courier(server).do([(to("bob", 1), -1), (to("carol", 2), -1)]))
+    assert [r.envelope & 0xFF for r in results if r.outcome is Outcome.DELIVERED] == delivered
+    late = [r.text for r in results if r.outcome is Outcome.DEFERRED]
+    assert len(late) == 2 - len(delivered) and all("may arrive twice" in text for text in late)
+    assert len(server.mails) == 1
+
+
+def test_a_server_that_says_why_it_closes_is_quoted(serve):
+    server = serve(closes="content")
+    (result,) = courier(server).do([(to("bob", content=b"x" * 60 + b"\n" * 60_000), -1)])
+    assert result.outcome is Outcome.DEFERRED
+    assert server.mails == []
+
+
+def test_a_server_that_is_down_delays_all_and_the_agent_leaves(start):
+    with socket.socket() as sock:  # bound, and not listening
+        sock.bind(("127.0.0.1", 0))
+        target = "{}:{}".format(*sock.getsockname())
+        agent = start("lmtp", target)
+        result = agent.deliver(to("bob"))
+        assert (result.outcome, result.text) == (Outcome.DEFERRED, f"{target}: Connection refused")
+        assert agent.process.wait(30) == 0
+
+
+def test_the_second_address_is_tried_when_the_first_does_not_answer(serve):
+    server = serve()
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        dead = lmtp.resolve("{}:{}".format(*sock.getsockname()))
+        connection = lmtp.connect(dead + lmtp.resolve(server.target), "here")
+        connection.close()
+        with pytest.raises(lmtp.Unreachable, match=r"^(127\.0\.0\.1:\d+: Connection refused(; )?){2}$"):
+            lmtp.connect(dead * 2, "here")
+
+
+@pytest.mark.parametrize(
+    "kind, target, reason",
+    [
+        ("lmtp-unix", "/var/tmp/no/such/directory/lmtp", "/var/tmp/no/such/directory/lmtp: "),
+        ("lmtp", "no.such.host.invalid:24", "no.such.host.invalid:24: "),
+        ("lmtp", "a:b:c", "neither host:port nor the path"),
+        ("lmtp-unix", "/" + "x" * 200, "AF_UNIX path too long"),
+    ],
+)
+def test_a_destination_that_leads_nowhere_is_said(start, kind, target, reason):
+    agent = start(kind, target)
+    result = agent.deliver(to("bob"))
+    assert result.outcome is Outcome.DEFERRED and reason in result.text
+    assert agent.process.wait(30) == 0
+
+
+def test_a_user_without_a_thread_to_spare_gets_mail_all_the_same(start, serve):
+    if os.geteuid() != 0:
+        pytest.skip("needs root: limits of another user")
+    server = serve()
+    agent = start("lmtp", server.target, limits=["RLIMIT_NPROC=0"])
+    for number in range(1, 4):
+        assert agent.deliver(to("bob", number)).outcome is Outcome.DELIVERED
+
+
+def test_an_address_with_a_command_in_it_fails_alone(start, serve):
+    server = serve()
+    agent = start("lmtp", server.target)
+    assert agent.deliver(to("bob> X=1", 1)).outcome is Outcome.FAILED
+    assert agent.deliver(to("bob", 2, sender="amy>\r\nRCPT TO:<eve")).outcome is Outcome.FAILED
+    assert server.mails == []
+
+
+def test_what_is_no_mail_ends_the_agent(start, serve):
+    agent = start("lmtp", serve().target)
+    agent.send(ReadForward(1))
+    assert agent.process.wait(30) == EX_PROTOCOL
+
+
+@pytest.mark.parametrize(
+    "text, family, address",
+    [
+        ("127.0.0.1", socket.AF_INET, ("127.0.0.1", 25)),
+        ("127.0.0.1:24", socket.AF_INET, ("127.0.0.1", 24)),
+        ("[::1]:24", socket.AF_INET6, ("::1", 24, 0, 0)),
+        ("[::1]", socket.AF_INET6, ("::1", 25, 0, 0)),
+        ("/run/lmtp", socket.AF_UNIX, "/run/lmtp"),
+    ],
+)
+def test_a_destination_as_it_is_written(text, family, address):
+    assert [found[:2] for found in lmtp.resolve(text)] == [(family, address)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":24", "::1", "a:b", "a:0", "a:65536", "a:24:25", "[::1", "a]:24", "lmtp/socket:"]
+)
+def test_what_is_no_destination(text):
+    with pytest.raises((ValueError, OSError)):
+        lmtp.resolve(text)
