@@ -26,6 +26,7 @@ from smtpd.tables.table import Service, Unavailable
 
 APPLICATION_ID = 0x534D4D50  # "SMMP", in the header of the file
 SCHEMA = "CREATE TABLE map (key TEXT NOT NULL PRIMARY KEY, written TEXT NOT NULL, value TEXT) WITHOUT ROWID"
+HEADER = b"SQLite format 3\0"  # sqlite.org/fileformat2.html 1.3
 KEYS_MAX = 100_000
 HEAP_MAX = 128 * 1024 * 1024  # bytes that SQLite may use in this process, all its connections together
 VALUE_MAX = 1024 * 1024  # bytes
@@ -75,8 +76,13 @@ def read(path: str) -> Iterator[tuple[str, str | None]]:
 
 def _open(path: str) -> sqlite3.Connection:
     with open(path, "rb") as file:
-        if not file.read(16).startswith(b"SQLite format 3\0"):
-            raise Malformed("not made by makemap")
+        header = file.read(100)
+        size = os.fstat(file.fileno()).st_size
+    if not header.startswith(HEADER):
+        raise Malformed("not made by makemap")
+    page, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
+    if size < pages * (65536 if page == 1 else page):
+        raise Malformed("incomplete")  # a copy that was cut off: SQLite would read zeros there
     connection = connect(path)
     try:
         if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
@@ -97,6 +103,10 @@ class DbTable:
         self._stamp: Stamp | None = None
         self._trouble = Unavailable(f"table {name}: not opened yet")
         self._keys: ListTable | None = None  # read when they are first needed
+
+    def __del__(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
     def update(self) -> Unavailable | None:
         try:

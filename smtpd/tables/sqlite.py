@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from smtpd.tables.db import TROUBLE, connect
+from smtpd.tables.db import HEADER, TROUBLE, connect
 from smtpd.tables.file import Malformed, cannot_read, read_text
 from smtpd.tables.table import Service, Unavailable
 
@@ -44,7 +44,7 @@ ROWS_MAX = 1_000
 TRIES, PAUSE = 10, 0.005  # seconds
 
 # sqlite.org/fileformat2.html 1.3, and the bytes that all who use a database lock (os.h of SQLite)
-HEADER, VERSIONS, WAL = b"SQLite format 3\0", slice(18, 20), 2
+VERSIONS, WAL = slice(18, 20), 2
 PENDING = 0x40000000
 SHARED, SHARED_SIZE = PENDING + 2, 510
 

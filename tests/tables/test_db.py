@@ -1,0 +1,119 @@
+"""Tables that makemap made."""
+
+import os
+import sqlite3
+
+import pytest
+
+from smtpd.config.slice import TableSlice
+from smtpd.tables import db
+from smtpd.tables.db import DbTable, encode
+from smtpd.tables.opening import open_table
+from smtpd.tables.table import Service, Unavailable
+
+
+@pytest.fixture
+def make(tmp_path):
+    path = tmp_path / "what? 100%#.db"
+
+    def made(entries):
+        """As makemap does: another file in its place."""
+        (tmp_path / "new").write_bytes(encode(entries))
+        os.rename(tmp_path / "new", path)
+        return open_table(TableSlice("map", path=str(path), backend="db"), "+")
+
+    return made
+
+
+def test_a_map_has_values(make):
+    table = make([("Root", "bob, amy"), ("@here.test", "joe")])
+    assert table.update() is None
+    assert table.find(Service.ALIAS, "ROOT") == "bob, amy"
+    assert table.find(Service.ALIAS, "@here.test") == "joe"
+    assert table.find(Service.ALIAS, "' OR 1=1 --") is None
+    assert table.check(Service.STRING, "root") is True
+    assert table.check(Service.STRING, "bob") is False
+
+
+def test_a_set_has_keys_only(make):
+    table = make([("a", None)])
+    table.update()
+    assert table.check(Service.STRING, "A") is True
+    assert isinstance(table.find(Service.ALIAS, "a"), Unavailable)
+
+
+@pytest.mark.parametrize(
+    "service, entry, key, matches",
+    [
+        (Service.DOMAIN, "*.Here.test", "a.here.test", True),
+        (Service.NETADDR, "192.0.2.0/24", "192.0.2.7", True),
+        (Service.NETADDR, "192.0.2.0/24", "192.0.3.7", False),
+        (Service.MAILADDR, "bob", "bob+x@here.test", True),
+        (Service.REGEX, "^[A-Z]+$", "ABC", True),
+        (Service.REGEX, "^[A-Z]+$", "abc", False),
+    ],
+)
+def test_keys_that_match_are_compared_as_they_were_written(make, service, entry, key, matches):
+    table = make([(entry, None), ("other.test", None)])
+    table.update()
+    assert table.check(service, key) is matches
+
+
+def test_another_file_in_its_place_is_noticed(make):
+    table = make([("a", "one"), ("x.test", "")])
+    table.update()
+    assert table.check(Service.DOMAIN, "x.test") is True
+    make([("a", "two"), ("b", "three")])
+    assert table.find(Service.ALIAS, "a") == "two"
+    assert table.check(Service.DOMAIN, "x.test") is False
+
+
+def test_nothing_or_nonsense_in_its_place_leaves_what_was_served(make):
+    table = make([("a", "one")])
+    table.update()
+    os.unlink(table.path)
+    assert table.find(Service.ALIAS, "a") == "one"
+    for content in (b"", b"SQLite format 3\0" * 100, encode([("a", "x")])[:5000]):
+        with open(table.path, "wb") as file:
+            file.write(content)
+        assert table.find(Service.ALIAS, "a") == "one"
+        assert isinstance(table.update(), Unavailable)
+    make([("a", "two")])
+    assert table.find(Service.ALIAS, "a") == "two"
+
+
+def test_a_file_that_makemap_did_not_make_is_refused(tmp_path):
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute(db.SCHEMA)
+    connection.close()
+    assert DbTable("map", str(path)).update() == Unavailable(f"table map: {path}: not made by makemap")
+    path.write_bytes(b"\0\0\0\0\0\0\0\1\0\0\0\0\x61\x15\x06\0")  # Berkeley DB's
+    assert DbTable("map", str(path)).update() == Unavailable(f"table map: {path}: not made by makemap")
+
+
+def test_a_file_that_is_not_there_is_unavailable_until_it_is(make, tmp_path):
+    table = make([("a", "one")])
+    os.rename(table.path, tmp_path / "away")
+    assert table.update() == Unavailable(f"table map: {table.path}: No such file or directory")
+    assert isinstance(table.check(Service.STRING, "a"), Unavailable)
+    os.rename(tmp_path / "away", table.path)
+    assert table.find(Service.ALIAS, "a") == "one"
+
+
+def test_more_keys_than_can_be_compared_with_are_not_compared_with(make, monkeypatch):
+    monkeypatch.setattr(db, "KEYS_MAX", 3)
+    table = make([(f"d{number}.test", None) for number in range(4)])
+    table.update()
+    assert isinstance(table.check(Service.DOMAIN, "d1.test"), Unavailable)
+    assert table.check(Service.STRING, "d1.test") is True
+
+
+def test_a_key_that_comes_twice_is_no_map():
+    with pytest.raises(sqlite3.IntegrityError):
+        encode([("bob", "x"), ("Bob", "y")])
+
+
+def test_what_is_dumped_is_what_went_in(make):
+    entries = [("A b", "x"), ("c", None), ("é", "ü")]
+    assert list(db.read(make(entries).path)) == entries

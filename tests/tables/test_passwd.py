@@ -1,0 +1,83 @@
+"""Tables in files like passwd(5)."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.config.slice import TableSlice
+from smtpd.tables.file import Malformed
+from smtpd.tables.opening import open_table
+from smtpd.tables.passwd import Accounts, parse
+from smtpd.tables.table import Service, Unavailable
+
+TEXT = """\
+# people
+bob:$6$x$y:1001:1002:Bob:/home/bob:/bin/sh
+
+Amy:$6$z
+kim::1003:1003::/home/kim:
+bob:other:0:0::/root:
+half:x:1004:::/home/half:
+"""
+
+
+@pytest.fixture
+def accounts():
+    return Accounts("people", parse(TEXT), "+")
+
+
+@pytest.mark.parametrize(
+    "name, userinfo, credentials",
+    [
+        ("bob", "1001:1002:/home/bob", "$6$x$y"),
+        ("BOB", "1001:1002:/home/bob", "$6$x$y"),
+        ("amy", None, "$6$z"),
+        ("half", None, "x"),
+        ("nobody", None, None),
+    ],
+)
+def test_what_is_known_of_an_account(accounts, name, userinfo, credentials):
+    assert accounts.find(Service.USERINFO, name) == userinfo
+    assert accounts.find(Service.CREDENTIALS, name) == credentials
+    assert accounts.check(Service.USERINFO, name) is (userinfo is not None)
+
+
+def test_an_empty_password_lets_nobody_in(accounts):
+    assert accounts.find(Service.CREDENTIALS, "kim") is None
+    assert accounts.check(Service.CREDENTIALS, "kim") is False
+
+
+def test_a_name_that_comes_again_does_not_become_root(accounts):
+    assert accounts.find(Service.USERINFO, "bob") == "1001:1002:/home/bob"
+
+
+def test_names_are_a_list_and_no_aliases(accounts):
+    assert accounts.check(Service.STRING, "Kim") is True
+    assert accounts.check(Service.MAILADDR, "kim+x@here.test") is True
+    assert isinstance(accounts.find(Service.ALIAS, "kim"), Unavailable)
+
+
+@pytest.mark.parametrize("line", ["bob", ":x", "bob:x:1:2", "bob:x:1:2:3:4:5:6", "bob:\0", " :x"])
+def test_a_line_that_is_no_account_is_an_error_with_its_number(line):
+    with pytest.raises(Malformed, match="^line 2: "):
+        parse(f"# one\n{line}\n")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("ab:/09 #\r\n\0", max_size=40))
+def test_any_text_is_accounts_or_malformed(text):
+    try:
+        accounts = parse(text)
+    except Malformed:
+        return
+    assert all(account.name and ":" not in account.name + account.password for account in accounts)
+
+
+def test_a_file_that_went_wrong_leaves_what_was_served(tmp_path):
+    path = tmp_path / "people"
+    path.write_text(TEXT)
+    table = open_table(TableSlice("people", path=str(path), backend="passwd"), "+")
+    assert table.update() is None
+    path.write_text("bob\n")
+    assert isinstance(table.update(), Unavailable)
+    assert table.find(Service.CREDENTIALS, "bob") == "$6$x$y"

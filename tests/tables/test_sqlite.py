@@ -1,0 +1,318 @@
+"""Tables in somebody's database."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.config.slice import TableSlice
+from smtpd.tables.db import encode
+from smtpd.tables.file import Malformed
+from smtpd.tables.opening import open_table
+from smtpd.tables.sqlite import Settings, parse_settings
+from smtpd.tables.table import Service, Unavailable
+
+DESCRIPTION = """\
+# people
+dbpath             {path}
+query_alias        SELECT target FROM aliases WHERE name = ?;
+query_userinfo:    SELECT uid, gid, home FROM users WHERE name = ?1 AND ?1 <> ''
+query_credentials  SELECT name, hash FROM users WHERE name = ?
+query_domain       SELECT 1 FROM users WHERE home LIKE '%#' || ?
+query_mailaddrmap  SELECT target FROM aliases WHERE name = ?
+fetch_source       SELECT 1
+"""
+SCHEMA = """\
+CREATE TABLE aliases (name, target);
+CREATE TABLE users (name TEXT, hash TEXT, uid INTEGER, gid INTEGER, home TEXT);
+INSERT INTO aliases VALUES ('root', 'bob'), ('root', 'amy@there.test'), ('nil', NULL), ('half', 0.5), ('none', '');
+INSERT INTO users VALUES ('bob', '$6$', 1001, 1002, '/home/#bob');
+"""
+
+
+class Ground:
+    """`database` is a writer's own connection."""
+
+    def __init__(self, folder):
+        self.path = folder / "users.db"
+        self.description = folder / "sqlite.conf"
+        self.database = sqlite3.connect(self.path, isolation_level=None)
+        self.database.executescript(SCHEMA)
+        self.describe(DESCRIPTION)
+        self.table = open_table(TableSlice("people", path=str(self.description), backend="sqlite"), "+")
+
+    def describe(self, text):
+        self.description.write_text(text.format(path=self.path))
+
+
+@pytest.fixture
+def ground(tmp_path):
+    made = Ground(tmp_path)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def table(ground):
+    assert ground.table.update() is None
+    return ground.table
+
+
+# -- the description ------------------------------------------------------------------------
+
+
+def test_a_description():
+    text = "# first\n dbpath: /x.db\nquery_alias\tSELECT '#' WHERE ? # kept\n"
+    assert parse_settings(text) == Settings("/x.db", {Service.ALIAS: "SELECT '#' WHERE ? # kept"})
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("dbpath x.db", 1),
+        ("dbpath", 1),
+        ("dbpath /x\ndbpath /y", 2),
+        ("dbpath /x\nquery_nothing SELECT 1", 2),
+        ("dbpath /x\nquery_auth SELECT 1", 2),
+        ("dbpath /x\n\nquery_alias", 3),
+        ("dbpath /x\nquery_alias SELECT '\0'", 2),
+        ("query_alias SELECT 1\n", 2),
+    ],
+)
+def test_a_description_that_is_none_is_an_error_with_its_line(text, line):
+    with pytest.raises(Malformed, match=f"^line {line}: "):
+        parse_settings(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["dbpath", "query_alias", "fetch_source", " ", "/x", "\n", "#", ":", "\0", "?"])))
+def test_any_text_is_a_description_or_malformed(pieces):
+    try:
+        found = parse_settings("".join(pieces))
+    except Malformed:
+        return
+    assert found.dbpath.startswith("/")
+
+
+# -- answers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "service, key, value",
+    [
+        (Service.ALIAS, "ROOT", "bob, amy@there.test"),
+        (Service.ALIAS, "nobody", None),
+        (Service.ALIAS, "none", ""),
+        (Service.MAILADDRMAP, "root", "bob, amy@there.test"),
+        (Service.USERINFO, "bob", "1001:1002:/home/#bob"),
+        (Service.CREDENTIALS, "bob", "bob:$6$"),
+    ],
+)
+def test_a_value(table, service, key, value):
+    assert table.find(service, key) == value
+
+
+def test_a_check_asks_whether_there_is_a_row(table):
+    assert table.check(Service.DOMAIN, "bob") is True
+    assert table.check(Service.DOMAIN, "amy") is False
+
+
+def test_a_key_is_bound_and_never_part_of_the_query(table):
+    assert table.find(Service.ALIAS, "x' OR '1'='1") is None
+    assert table.find(Service.ALIAS, "x'; DROP TABLE aliases; --") is None
+    assert table.find(Service.ALIAS, "root") is not None
+
+
+@pytest.mark.parametrize("key", ["nil", "half"])
+def test_what_is_no_text_is_no_value(table, key):
+    assert isinstance(table.find(Service.ALIAS, key), Unavailable)
+
+
+def test_a_service_without_a_query_is_unavailable(table, ground):
+    assert table.find(Service.RELAYHOST, "x") == Unavailable(
+        f"table people: no query_relayhost in {ground.description}"
+    )
+
+
+def test_a_change_is_seen_at_once(table, ground):
+    ground.database.execute("UPDATE aliases SET target = 'joe' WHERE name = 'root'")
+    assert table.find(Service.ALIAS, "root") == "joe, joe"
+
+
+# -- what goes wrong -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT x FROM nothing WHERE ?",
+        "SELECT name, target FROM aliases WHERE name = ?",
+        "SELECT target FROM aliases",
+        "SELECT target FROM aliases WHERE name = ? OR name = ?",
+        "DELETE FROM aliases WHERE name = ?",
+        "SELECT ?; DELETE FROM aliases",
+        "ATTACH ? AS x",
+    ],
+)
+def test_a_query_that_cannot_be_asked_is_trouble_when_it_is_read(ground, query):
+    ground.describe(f"dbpath {{path}}\nquery_alias {query}\n")
+    assert isinstance(ground.table.update(), Unavailable)
+    assert ground.database.execute("SELECT count(*) FROM aliases").fetchone() == (5,)
+
+
+def test_a_description_that_went_wrong_leaves_what_was_served(table, ground):
+    for text in ("nonsense", "dbpath /nowhere\nquery_alias SELECT ?", "dbpath {path}\nquery_alias SELECT"):
+        ground.describe(text)
+        assert isinstance(table.update(), Unavailable)
+        assert table.find(Service.ALIAS, "root") == "bob, amy@there.test"
+
+
+def test_a_database_that_comes_later_is_found(ground):
+    os.rename(ground.path, f"{ground.path}.away")
+    trouble = Unavailable(f"table people: {ground.path}: No such file or directory")
+    assert ground.table.update() == ground.table.find(Service.ALIAS, "root") == trouble
+    os.rename(f"{ground.path}.away", ground.path)
+    assert ground.table.find(Service.ALIAS, "root") == "bob, amy@there.test"
+
+
+@pytest.fixture
+def writer(ground):
+    """Locks are between processes, so it is another one.  Runs what it is told, and keeps the database open."""
+    code = "import sqlite3, sys\nd = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+    code += "for line in sys.stdin: [d.execute(part) for part in line.split(';')]; print(flush=True)"
+    command = [sys.executable, "-c", code, str(ground.path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+
+        def run(script):
+            process.stdin.write(f"{script}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "\n"
+
+        yield run
+
+
+CHANGING = "it is being changed, or a change was cut off"
+
+
+def test_a_change_that_is_being_written_is_waited_for_and_not_for_long(table, ground, writer):
+    writer("BEGIN EXCLUSIVE")
+    assert table.find(Service.ALIAS, "root") == Unavailable(f"table people: {ground.path}: {CHANGING}")
+    writer("ROLLBACK")
+    assert table.find(Service.ALIAS, "root") == "bob, amy@there.test"
+
+
+def test_a_change_that_is_not_written_yet_is_not_seen(table, writer):
+    writer("BEGIN IMMEDIATE; DELETE FROM aliases")
+    assert table.find(Service.ALIAS, "root") == "bob, amy@there.test"
+    writer("COMMIT")
+    assert table.find(Service.ALIAS, "root") is None
+
+
+def test_half_a_change_that_was_cut_off_is_not_believed(table, ground):
+    with open(f"{ground.path}-journal", "wb") as journal:
+        journal.write(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"\0" * 504)
+    assert table.find(Service.ALIAS, "root") == Unavailable(f"table people: {ground.path}: {CHANGING}")
+
+
+def test_a_reader_keeps_a_writer_out_only_while_it_reads(table, writer):
+    writer("PRAGMA busy_timeout = 0")
+    assert table.find(Service.ALIAS, "root")
+    writer("DELETE FROM users")
+    assert table.find(Service.USERINFO, "bob") is None
+
+
+@pytest.mark.parametrize("mode", ["TRUNCATE", "PERSIST"])
+def test_a_journal_that_is_kept_is_no_change_under_way(table, ground, mode):
+    ground.database.execute(f"PRAGMA journal_mode={mode}")
+    ground.database.execute("DELETE FROM users")
+    assert os.path.exists(f"{ground.path}-journal")
+    assert table.find(Service.ALIAS, "root") == "bob, amy@there.test"
+
+
+def test_a_database_switched_to_a_write_ahead_log_is_unavailable_and_says_so(table, ground):
+    ground.database.execute("PRAGMA journal_mode=WAL")
+    found = table.find(Service.ALIAS, "root")
+    assert isinstance(found, Unavailable) and "journal_mode=DELETE" in found.reason
+    ground.database.execute("PRAGMA journal_mode=DELETE")
+    assert table.find(Service.ALIAS, "root") == "bob, amy@there.test"
+
+
+BOMBS = {
+    "work": "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT name, x FROM r JOIN alias",
+    "rows": "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r LIMIT 5000) "
+    "SELECT name, x FROM r JOIN alias",
+    "memory": "WITH RECURSIVE r(x) AS (SELECT zeroblob(1000000) UNION ALL SELECT zeroblob(1000000) FROM r LIMIT 5000) "
+    "SELECT name, hex(x) FROM r JOIN alias ORDER BY x",
+    "one value": "SELECT name, printf('%.*c', 2000000, 'x') FROM alias",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_who_may_write_the_database_stops_only_its_own_lookups(table, ground, bomb):
+    ground.database.execute("ALTER TABLE aliases RENAME TO alias")
+    ground.database.execute(f"CREATE VIEW aliases (name, target) AS {bomb}")
+    assert isinstance(table.find(Service.ALIAS, "root"), Unavailable)
+    assert table.find(Service.USERINFO, "bob") == "1001:1002:/home/#bob"
+
+
+@pytest.mark.parametrize("at", [0, 16, 24, 100, 4096, 8192])
+def test_a_damaged_database_is_unavailable_or_right(table, ground, at):
+    ground.database.close()
+    content = bytearray(ground.path.read_bytes())
+    content[at : at + 64] = b"\xff" * 64
+    ground.path.write_bytes(content)
+    assert table.find(Service.ALIAS, "root") in ("bob, amy@there.test", None) or isinstance(
+        table.find(Service.ALIAS, "root"), Unavailable
+    )
+
+
+IN_A_SANDBOX = """
+import sqlite3, sys
+from smtpd import sandbox
+from smtpd.config.slice import TableSlice
+from smtpd.tables.opening import open_table
+from smtpd.tables.table import Service
+
+folder = sys.argv[1]
+people = open_table(TableSlice("people", path=f"{folder}/sqlite.conf", backend="sqlite"), "+")
+aliases = open_table(TableSlice("aliases", path=f"{folder}/aliases.db", backend="db"), "+")
+sandbox.enter(None, None, "stdio rpath flock inet dns", unveil=[(folder, "r")])
+print(aliases.update(), aliases.find(Service.ALIAS, "root"), aliases.check(Service.DOMAIN, "root"))
+print(people.update(), people.find(Service.USERINFO, "bob"))
+for what in ("busy", "wal", "gone"):
+    print(what, flush=True)
+    sys.stdin.readline()
+    print(people.update() is not None, people.find(Service.ALIAS, "root"))
+"""
+
+
+def test_under_the_promises_of_a_process_that_reads_nothing_kills_it(ground, tmp_path):
+    """Least of all what others do to the database."""
+    (tmp_path / "aliases.db").write_bytes(encode([("root", "bob")]))
+    command = [sys.executable, "-c", IN_A_SANDBOX, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as reader:
+        assert reader.stdout.readline() == "None bob True\n"
+        assert reader.stdout.readline() == "None 1001:1002:/home/#bob\n"
+
+        def see(what):
+            assert reader.stdout.readline() == f"{what}\n"
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            return reader.stdout.readline()
+
+        ground.database.execute("BEGIN EXCLUSIVE")
+        assert see("busy").startswith("True Unavailable")
+        ground.database.execute("ROLLBACK")
+        ground.database.execute("PRAGMA journal_mode=WAL")
+        ground.database.execute("DELETE FROM users")
+        assert see("wal").startswith("True Unavailable")
+        ground.database.close()
+        ground.path.unlink()
+        assert see("gone").startswith("True Unavailable")
+        assert (reader.wait(20), reader.stderr.read()) == (0, "")
