@@ -11,7 +11,7 @@ from smtpd.config.error import Place, Report, printable, quoted
 from smtpd.config.model import Table
 from smtpd.config.operand import WITH_PATH
 from smtpd.config.parser import Parsed
-from smtpd.tables import file, passwd
+from smtpd.tables import file, passwd, sqlite
 from smtpd.tables.file import Malformed
 
 
@@ -42,10 +42,22 @@ class TableFiles:
         self._texts: dict[str, str | Unreadable] = {}
 
     def paths(self) -> Iterator[str]:
-        """Of all files that the tables are in; lookup opens them, programs open their own."""
+        """Of all files that lookup reads tables from; programs open their own."""
         for table in self._parsed.config.tables:
-            if table.path is not None and table.backend in WITH_PATH:
-                yield table.path
+            if table.path is None or table.backend not in WITH_PATH:
+                continue
+            yield table.path
+            if table.backend == "sqlite":
+                yield from self._databases(table.name, table.path)
+
+    def _databases(self, table: str, path: str) -> Iterator[str]:
+        """The one that the description names; without it nothing is a path."""
+        try:
+            yield sqlite.parse_settings(self.text(path)).dbpath
+        except Unreadable as unreadable:
+            self._report.add(self._parsed.names.table_places[table], str(unreadable))
+        except Malformed as malformed:
+            self._report.add(Place(path, malformed.line, 1), malformed.reason)
 
     def text(self, path: str) -> str:
         """Raises Unreadable."""

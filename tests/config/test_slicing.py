@@ -79,6 +79,22 @@ def test_each_table_of_the_configuration_reaches_lookup():
     assert lookup.files == ("/a", "/t")
 
 
+def test_a_database_is_a_file_that_lookup_reads_and_so_is_its_description():
+    made = slices("table t sqlite:/etc/t.conf", **{"_etc_t.conf": "# ours\ndbpath /var/db/t.sqlite\n"})
+    assert made.lookup.files == made.parent.files == ("/etc/t.conf", "/var/db/t.sqlite")
+
+
+@pytest.mark.parametrize(
+    "text, error",
+    [
+        (None, 'f:1:7: cannot read "/t": No such file or directory'),
+        ("dbpath /x\nquery_what SELECT 1\n", "/t:2:1: expected dbpath or query_ and the name of a service"),
+    ],
+)
+def test_a_description_of_a_database_that_cannot_be_used_is_an_error(text, error):
+    assert errors_of("table t sqlite:/t", **({} if text is None else {"_t": text})) == [error]
+
+
 def test_what_is_counted_over_all_sessions_is_divided_by_the_dispatchers():
     limits = slices(
         "dispatchers 3\nsmtp limit max-sessions 100 max-sessions-per-address 2 max-rcpt 90"
