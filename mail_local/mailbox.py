@@ -64,25 +64,37 @@ def check_name(name: str) -> bool:
 
 @contextmanager
 def locked(
-    directory: int, name: str, uid: int, gid: int, *, dot: bool = True, patience: float = PATIENCE
+    directory: int,
+    name: str,
+    uid: int,
+    gid: int,
+    *,
+    dot: bool = True,
+    any_name: bool = False,
+    patience: float = PATIENCE,
 ) -> Iterator[int]:
-    """The mailbox of a user, made when there is none, locked, with and without a dot-lock: its descriptor.
+    """The mailbox of a user, made when there is none, locked, with and without a dot-lock: its descriptor.  `any_name`:
+    its name is the user's choice, and not the user's name.
 
     Raises Refused when it is nothing to write to, OSError for all that may be better the next time.
     """
     for _ in _tries(patience):
         with ExitStack() as held:
-            descriptor = maybe_lock(directory, name, uid, gid, held, dot=dot)
+            descriptor = maybe_lock(directory, name, uid, gid, held, dot=dot, any_name=any_name)
             if descriptor is not None:
                 yield descriptor
                 return
     raise BlockingIOError(errno.EAGAIN, LOCKED, name)
 
 
-def maybe_lock(directory: int, name: str, uid: int, gid: int, held: ExitStack, *, dot: bool = True) -> int | None:
+def maybe_lock(
+    directory: int, name: str, uid: int, gid: int, held: ExitStack, *, dot: bool = True, any_name: bool = False
+) -> int | None:
     """One try: None when somebody else has locked it.  All is given up when `held` is closed, whatever this returned or
     raised, also when the descriptor has been passed to somebody.  Raises as `locked`."""
-    descriptor = maybe_open(directory, name, uid, gid)
+    if not any_name and not check_name(name):
+        raise Refused(f"no name for a mailbox: {name!r}")
+    descriptor = _maybe_open(directory, name, uid, gid)
     if descriptor is None:
         return None
     held.callback(_close, descriptor)
@@ -115,10 +127,8 @@ def _tries(patience: float) -> Iterator[None]:
         yield
 
 
-def maybe_open(directory: int, name: str, uid: int, gid: int) -> int | None:
+def _maybe_open(directory: int, name: str, uid: int, gid: int) -> int | None:
     """The mailbox, made with mode 0600 when there is none; None when it was replaced in this very moment."""
-    if not check_name(name):
-        raise Refused(f"no name for a mailbox: {name!r}")
     try:
         seen = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

@@ -34,6 +34,10 @@ def deferred(batch: Iterable[Taken], reason: str) -> list[Answer]:
     return [Result(mail.envelope, Outcome.DEFERRED, reason) for mail, _ in batch if isinstance(mail, Deliver)]
 
 
+def failed(batch: Iterable[Taken], reason: str) -> list[Answer]:
+    return [Result(mail.envelope, Outcome.FAILED, reason) for mail, _ in batch if isinstance(mail, Deliver)]
+
+
 def defect(error: Exception) -> str:
     """Where it was raised, without reading a source file: there is none to be seen from here."""
     at = error.__traceback__

@@ -1,0 +1,260 @@
+"""Running a command that takes a mail: on its standard input; what it thinks of it is its exit status.
+
+    mail  --pipe-->  /bin/sh -c LINE sh VALUE…  --exit status-->  Ending  --judge-->  done | later | never
+                                                --pipe-->  the last line of its output, whatever came before
+
+A value is a positional parameter and never part of the line.  The command has a session of its own, default signals,
+umask 077, the environment that it is given and nothing else, descriptors 0, 1 and 2 and no other, the caller's
+directory, and SECONDS.  What is left of its process group then is killed, and so it is when nobody waits any more.
+
+A command is done when it has ended itself.  What it leaves running goes on, with nobody at the other end of its output.
+
+Blocks; one thread may run one command.  Understands no mail and gives nobody other rights.
+"""
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+SHELL = "/bin/sh"
+SECONDS = 300.0
+OUTPUT_MAX = 512  # bytes of the last line
+
+EX_OSERR, EX_TEMPFAIL = 71, 75
+SYSEXITS = {  # sysexits.h
+    64: "command line usage error",
+    65: "data format error",
+    66: "cannot open input",
+    67: "user unknown",
+    68: "host name unknown",
+    69: "service unavailable",
+    70: "internal software error",
+    71: "system error",
+    72: "system file missing",
+    73: "cannot create output file",
+    74: "input/output error",
+    75: "temporary failure",
+    76: "remote error in protocol",
+    77: "permission denied",
+    78: "configuration error",
+}
+
+_PIECE = 64 * 1024
+_LAST_PIECES = 16  # read after the end; one that was left running may write for ever
+_ROOM = 1024 * 1024  # bytes of a mail that stand in the pipe at once, and so are not cut short by our own death
+_POLL = 0.05  # seconds, where the end of a process is no event
+
+
+class Parted(Exception):
+    """Nobody waits for the command any more; it has been killed."""
+
+
+class Verdict(Enum):
+    DONE = "the mail is delivered"
+    LATER = "another try may do"
+    NEVER = "another try would not"
+
+
+@dataclass(frozen=True)
+class Ending:
+    status: int  # of its exit; the signal that killed it, negative
+    late: bool = False  # killed, as its time was over
+    read_all: bool = True
+    output: bytes = b""  # the last line that is not empty
+
+
+@dataclass
+class LastLine:
+    """Of an output of any length: costs no more memory than one piece of it."""
+
+    _whole: bytes = b""
+    _begun: bytes = b""
+
+    def add(self, piece: bytes) -> None:
+        head, _, rest = (self._begun + piece).rpartition(b"\n")
+        if head := head.rstrip():
+            self._whole = head[head.rfind(b"\n") + 1 :].strip()[:OUTPUT_MAX]
+        self._begun = rest[:OUTPUT_MAX]
+
+    def text(self) -> bytes:
+        return self._begun.strip() or self._whole
+
+
+def judge(ending: Ending) -> tuple[Verdict, str]:
+    """What became of the mail, and why (reference 1.6); the output is not part of that."""
+    match ending:
+        case Ending(late=True):
+            return Verdict.LATER, "terminated; timeout"
+        case Ending(status=status) if status < 0:
+            return Verdict.LATER, f"terminated; signal {-status}"
+        case Ending(status=0, read_all=False):
+            return Verdict.LATER, "mda exited prematurely"
+        case Ending(status=0):
+            return Verdict.DONE, ""
+        case Ending(status=status):
+            verdict = Verdict.LATER if status in (EX_OSERR, EX_TEMPFAIL) else Verdict.NEVER
+            return verdict, SYSEXITS.get(status, "exited abnormally")
+
+
+def run(
+    line: str,
+    parameters: list[str],
+    environment: Mapping[str, str],
+    content: Iterable[bytes],
+    *,
+    parted: socket.socket | None = None,
+    seconds: float = SECONDS,
+) -> Ending:
+    """Run it to its end.  Raises Parted when the other side of `parted` hangs up; OSError when it could not be started
+    or `content` raises that: then nothing of it is left running."""
+    running = Running(_start(line, parameters, environment), iter(content), parted)
+    try:
+        return running.wait(time.monotonic() + seconds)
+    except BaseException:
+        running.kill()  # before its input ends: it would take half a mail for a whole one
+        raise
+    finally:
+        running.close()
+
+
+def _start(line: str, parameters: list[str], environment: Mapping[str, str]) -> "Started":
+    with ExitStack() as opened:
+        mail, feed = _pipe(opened)
+        output, told = _pipe(opened)
+        process = subprocess.Popen(
+            [_bytes(text) for text in (SHELL, "-c", line, "sh", *parameters)],
+            stdin=mail,
+            stdout=told,
+            stderr=told,
+            env={_bytes(name): _bytes(value) for name, value in environment.items()},
+            start_new_session=True,
+            umask=0o077,
+        )
+        os.close(told)
+        opened.pop_all()
+    return Started(process, mail, feed, output)
+
+
+def _pipe(opened: ExitStack) -> tuple[int, int]:
+    ends = os.pipe2(os.O_CLOEXEC)
+    for end in ends:
+        opened.callback(os.close, end)
+    return ends
+
+
+def _bytes(text: str) -> bytes:
+    """Whatever the locale is: names and lines come from UTF-8, and leave as the bytes that they were."""
+    return text.encode(errors="surrogateescape")
+
+
+class Started(NamedTuple):
+    process: "subprocess.Popen[bytes]"
+    mail: int  # its input; kept, so that it can be said at the end what has not been read
+    feed: int  # the other end of that
+    output: int
+
+
+class Running:
+    """A command under way."""
+
+    def __init__(self, started: Started, content: Iterator[bytes], parted: socket.socket | None):
+        self._process, self._mail, self._feed, self._output = started
+        self._content = content
+        self._piece = memoryview(b"")
+        self._last = LastLine()
+        self._watched = select.poll()
+        os.set_blocking(self._feed, False)
+        os.set_blocking(self._output, False)
+        with suppress(OSError, AttributeError):
+            fcntl.fcntl(self._feed, fcntl.F_SETPIPE_SZ, _ROOM)
+        self._watched.register(self._feed, select.POLLOUT)
+        self._watched.register(self._output, select.POLLIN)
+        if parted is not None:
+            self._watched.register(parted, 0)  # nothing but that it hangs up
+        self._end = _end_of(self._process.pid)
+        if self._end >= 0:
+            self._watched.register(self._end, select.POLLIN)
+
+    def wait(self, deadline: float) -> Ending:
+        late = False
+        while self._process.poll() is None:
+            left = deadline - time.monotonic()
+            late = left <= 0
+            if late:
+                self.kill()
+                break
+            for descriptor, _ in self._watched.poll(1000 * (left if self._end >= 0 else min(left, _POLL))):
+                self._turn(descriptor)
+        for _ in range(_LAST_PIECES):
+            if not self._hear():
+                break
+        return Ending(self._process.returncode, late, self._has_read_all(), self._last.text())
+
+    def _turn(self, descriptor: int) -> None:
+        if descriptor == self._feed:
+            self._tell()
+        elif descriptor == self._output:
+            if self._hear() == b"":
+                self._watched.unregister(self._output)
+        elif descriptor != self._end:
+            raise Parted
+
+    def _tell(self) -> None:
+        """As much of the mail as goes into the pipe."""
+        try:
+            while not self._piece:
+                self._piece = memoryview(next(self._content))
+            self._piece = self._piece[os.write(self._feed, self._piece) :]
+        except BlockingIOError:
+            pass
+        except StopIteration:
+            self._watched.unregister(self._feed)
+            os.close(self._feed)
+            self._feed = -1
+
+    def _hear(self) -> bytes | None:
+        """A piece of output; empty at the end, None when there is none now."""
+        try:
+            piece = os.read(self._output, _PIECE)
+        except BlockingIOError:
+            return None
+        self._last.add(piece)
+        return piece
+
+    def _has_read_all(self) -> bool:
+        """And not only found all of it in its pipe."""
+        if self._feed >= 0 and (self._piece or next(self._content, None) is not None):
+            return False
+        (unread,) = struct.unpack("i", fcntl.ioctl(self._mail, termios.FIONREAD, bytes(4)))
+        return unread == 0
+
+    def kill(self) -> None:
+        """With all of its process group.  One that has been waited for has no process id any more."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def close(self) -> None:
+        for descriptor in (self._mail, self._feed, self._output, self._end):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _end_of(pid: int) -> int:
+    """A descriptor that is readable when the process has ended; -1 where there is no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return -1

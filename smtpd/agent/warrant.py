@@ -1,0 +1,134 @@
+"""The file is the warrant: a command or file out of a user's .forward, or out of an alias file, found again and obeyed.
+
+    Deliver, digest --> ~/.forward, read as if for the first time --> the one target with that digest
+                                                   |                    |command   is run     (command.py)
+                                                 none: STALE            /file      is written (mail_local/mboxfile.py)
+
+Queue names a target by its digest only, so nobody between here and the file can make this process run or write what
+does not stand there now, in a file that only its owner can have written: for a .forward that is the user whom this
+process has become, for an alias file root.
+
+Trouble with the file is a reason to try later: the mail is for whom it names, and that cannot be known now.
+"""
+
+import os
+import socket
+import stat
+import time
+from functools import partial
+
+from mail_local import mbox, mboxfile, trace
+from smtpd.agent import forward, mail
+from smtpd.agent.command import HANDS, Runner, Single
+from smtpd.agent.hand import Errand
+from smtpd.config import trust
+from smtpd.config.specifier import parse
+from smtpd.envelope import Outcome
+from smtpd.ipc.errand import Deliver, Post, Result
+from smtpd.tables import expansion, file
+from smtpd.tables.expansion import Command, File, Target
+
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class Later(OSError):
+    """What the file says cannot be known now."""
+
+
+def forwarded(home: str, uid: int) -> list[Target]:
+    """What the user's .forward names.  Raises Later."""
+    verdict, content = forward.read(home, uid)
+    if verdict == "none":
+        return []
+    if verdict != "text":
+        raise Later(content.decode(errors="replace"))
+    try:
+        return expansion.parse_forward(content)
+    except expansion.Malformed as error:
+        raise Later(f".forward: {error}") from None
+
+
+def aliased(path: str) -> list[Target]:
+    """What an alias file of root's names.  Raises OSError, or ValueError for what is none."""
+    targets = list[Target]()
+    for _, value in file.parse(_text_of_root(trust.check_path(path))).pairs or ():
+        try:
+            targets += expansion.parse_value(value)
+        except expansion.Malformed:  # that alias refuses its mail at RCPT TO; the others are none the worse
+            continue
+    return targets
+
+
+def _text_of_root(path: str) -> str:
+    descriptor = os.open(path, _FILE)
+    with open(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != 0 or status.st_mode & trust.OTHERS_WRITE:
+            raise trust.Untrusted(f"{path} is not a file of root's alone")
+        content = opened.read(trust.LARGEST_FILE + 1)
+    if len(content) > trust.LARGEST_FILE:
+        raise trust.Untrusted(f"{path} is too large")
+    return content.decode()
+
+
+class Aliases:
+    """Alias files, read again when they have changed; a hand may ask at any time."""
+
+    def __init__(self, paths: tuple[str, ...]):
+        self._paths = paths
+        self._read: dict[str, tuple[tuple[int, ...], list[Target]]] = {}
+
+    def targets(self) -> list[Target]:
+        """Raises Later."""
+        found = list[Target]()
+        for path in self._paths:
+            try:
+                found += self._targets_of(path)
+            except (OSError, ValueError) as error:
+                raise Later(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        return found
+
+    def _targets_of(self, path: str) -> list[Target]:
+        status = os.stat(path)
+        state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        before, targets = self._read.get(path, ((), []))
+        if state != before:
+            targets = aliased(path)
+            self._read[path] = state, targets
+        return targets
+
+
+class Warrant:
+    """The trade of an agent for commands and files that stand in a file, and not in the configuration."""
+
+    ERRAND: type[Errand] = Deliver
+    HANDS = HANDS
+    BATCH = 1
+    BATCH_BYTES = 1
+
+    def __init__(self, post: Post, user: str, home: str):
+        self.places: list[tuple[str, str]] = []
+        self.over = False
+        self._runner = Runner(post, user, home)
+        self._targets = Aliases(post.files).targets if post.files else partial(forwarded, home, os.getuid())
+
+    def work(self, queue: socket.socket, *_: object) -> Single:
+        return Single(partial(self._deliver, queue))
+
+    def _deliver(self, queue: socket.socket, errand: Deliver, descriptor: int) -> Result:
+        for target in self._targets():
+            match target:
+                case Command() if expansion.digest(target) == errand.digest:
+                    return self._runner.run(self._runner.template(target.line), errand, descriptor, queue)
+                case File() if expansion.digest(target) == errand.digest:
+                    return self._append(target.path, errand, descriptor)
+        return Result(errand.envelope, Outcome.STALE, "not in the file any more")
+
+    def _append(self, target: str, errand: Deliver, descriptor: int) -> Result:
+        path = parse(target).path(self._runner.values(errand), self._runner.delimiter)
+        content = mail.content_of(errand, descriptor, trace.added_lines(errand.sender, errand.recipient))
+        try:
+            mboxfile.append(path, mbox.Mail(errand.sender, time.time(), content))
+        except mboxfile.Refused as refused:
+            raise Later(f"{path}: {refused}") from None
+        return Result(errand.envelope, Outcome.DELIVERED, "Delivered")
