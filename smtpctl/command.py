@@ -28,6 +28,7 @@ from smtpd.imsg import (
     ShowStatistics,
     ShowStatus,
     SuspendEnvelopes,
+    UpdateTable,
 )
 
 DONE, FAILED = 0, 1
@@ -176,6 +177,13 @@ def _say_success(succeeded: bool, json: bool) -> int:
     return DONE if succeeded else FAILED
 
 
+def update_table(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    (name,) = parameters
+    if trouble := connection.ask(UpdateTable(REQUEST, name)).trouble:
+        raise Trouble(trouble)
+    return _say_success(True, json)
+
+
 def _deliveries(paused: bool) -> Any:
     return PauseDeliveries(REQUEST, Kind.MDA, paused)
 
@@ -209,6 +217,7 @@ def _entries(connection: Connection, first: int, last: int) -> Iterator[Entry]:
 
 ANY_PAUSED = "it was so already"
 NO_ENVELOPE, NO_MESSAGE = "there is no such envelope", "there is no such message"
+NO_UPDATE = "there is no such table, or it cannot be read and stays as it was"
 
 COMMANDS = [
     Command("discover <evpid>", None, "load an envelope that lies in the spool"),
@@ -261,5 +270,5 @@ COMMANDS = [
     Command("trace <string>", None, "log a subject in detail"),
     Command("unprofile <string>", None, "stop measuring"),
     Command("untrace <string>", None, "log a subject as usual"),
-    Command("update table <string>", None, "read a table again"),
+    Command("update table <table>", update_table, "read a table again", NO_UPDATE),
 ]

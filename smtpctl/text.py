@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from smtpd.envelope import Entry, envelope_text, message_of, message_text
+from smtpd.envelope import Duty, Entry, envelope_text, message_of, message_text
 
 
 def visible(text: str, also: str = "") -> str:
@@ -96,6 +96,9 @@ def envelope_lines(entry: Entry) -> Iterator[str]:
         "size": entry.size,
         "mda-user": recipient.user,
         "mda-subaddress": recipient.extension,
+        "mda-home": recipient.home,
+        "mda-duty": "" if recipient.duty == Duty.DELIVER else recipient.duty.name.lower(),
+        "mda-digest": recipient.digest,
     }
     return (f"{key}: {visible(str(value))}" for key, value in values.items() if value != "")
 
@@ -119,6 +122,7 @@ def envelope_object(entry: Entry, now: int) -> dict[str, Any]:
         "size": entry.size,
         **{name: getattr(origin, name) for name in origin.__struct_fields__},
         **{name: getattr(recipient, name) for name in recipient.__struct_fields__ if name != "kind"},
+        "duty": recipient.duty.name.lower(),
     }
 
 

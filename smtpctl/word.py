@@ -12,6 +12,8 @@ from typing import Protocol
 
 from smtpd.envelope import MESSAGE_ID_MAX, message_of
 
+TABLE_NAME_MAX = 256  # characters that an imsg carries (smtpd/envelope.py)
+
 
 class Pattern(Protocol):
     @property
@@ -34,12 +36,17 @@ def is_envelope_id(word: str) -> bool:
     return re.fullmatch("[0-9a-fA-F]{16}", word) is not None and 0 < message_of(int(word, 16)) <= MESSAGE_ID_MAX
 
 
+def is_table_name(word: str) -> bool:
+    return 0 < len(word) <= TABLE_NAME_MAX and word.isprintable()
+
+
 # Came after scripts had learned to say `show q`: not meant by what also means an older word.
 YIELDING = {"quarantine"}
 
 PARAMETERS: dict[str, Callable[[str], bool]] = {
     "<msgid>": is_message_id,
     "<evpid>": is_envelope_id,
+    "<table>": is_table_name,
     "<string>": bool,
 }
 

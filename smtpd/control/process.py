@@ -1,13 +1,13 @@
 """control -- takes orders from local tools, adds up statistics, and passes the log on to syslog.
 
-    smtpctl --ListEnvelopes, RemoveEnvelopes, PauseListeners …--> control --the same--> queue, scheduler, dispatchers
+    smtpctl --ListEnvelopes, UpdateTable, PauseListeners …--> control --the same--> queue, lookup, dispatchers …
     everybody --log lines--> control --> /dev/log
     control --ReopenSyslog, SetVerbose--> parent
 
 SECURITY
     Reads what any local user sends to its socket; the kernel says who that is, and only root is listened to.  In a
     daemon that does not run as root, its own user takes root's place.  Taken over, it sees the queue, has mail removed
-    or tried, and forges the log.  It has no file and no network.
+    or tried and tables read again, and forges the log.  It has no file and no network.
 """
 
 import os
@@ -41,7 +41,9 @@ from smtpd.imsg import (
     StatisticsReported,
     Stop,
     SuspendEnvelopes,
+    TableUpdated,
     TakeSyslog,
+    UpdateTable,
 )
 from smtpd.ipc import boot
 from smtpd.ipc.loop import connect, prepare, unexpected
@@ -103,6 +105,8 @@ def from_smtpctl(control, client, imsg, descriptor):
             control.pause_deliveries(client, imsg)
         case PauseListeners():
             control.pause_listeners(client, imsg)
+        case UpdateTable():
+            control.forward(client, imsg, "lookup")
         case ShowStatus():
             control.show_status(client, imsg)
         case ShowStatistics():
@@ -155,6 +159,8 @@ def from_dispatcher(control, channel, imsg, descriptor):
 
 def from_lookup(control, channel, imsg, descriptor):
     match imsg:
+        case TableUpdated():
+            control.answered(channel, imsg)
         case StatisticsReported():
             control.answered(channel, imsg)
         case _:

@@ -21,6 +21,8 @@ from smtpd.imsg import (
     RemoveEnvelopes,
     ShowStatus,
     StatusShown,
+    TableUpdated,
+    UpdateTable,
 )
 from smtpd.ipc import frame
 from smtpd.ipc.channel import Channel, Closed, OtherVersion
@@ -58,6 +60,13 @@ def test_a_question_is_passed_on_and_its_answer_comes_back_with_its_number(house
     assert house.client().ask(RemoveEnvelopes(77, *ALL)) == EnvelopesRemoved(77, 3)
     ((peer, imsg),) = house.heard
     assert (peer, imsg.first, imsg.last) == ("scheduler", *ALL)
+
+
+def test_a_table_is_lookups(house):
+    house.answers[UpdateTable] = lambda _, imsg: TableUpdated(imsg.request, "no such table")
+    assert house.client().ask(UpdateTable(7, "aliases")) == TableUpdated(7, "no such table")
+    ((peer, imsg),) = house.heard
+    assert (peer, imsg.table) == ("lookup", "aliases")
 
 
 def test_clients_with_the_same_number_get_their_own_answers(house):

@@ -34,6 +34,8 @@ from smtpd.imsg import (
     StatisticsShown,
     StatusShown,
     SuspendEnvelopes,
+    TableUpdated,
+    UpdateTable,
 )
 from smtpd.ipc.channel import Channel, Closed, OtherVersion
 
@@ -219,6 +221,7 @@ def test_show_quarantine(desk):
         ("resume smtp", PauseListeners(1, False), ListenersPaused(1, True), "command succeeded"),
         ("log verbose", SetVerbose(True), Done(0), "command succeeded"),
         ("log brief", SetVerbose(False), Done(0), "command succeeded"),
+        ("update table aliases", UpdateTable(1, "aliases"), TableUpdated(1, ""), "command succeeded"),
     ],
 )
 def test_an_order_asks_and_says_what_became_of_it(desk, words, question, answer, said):
@@ -230,6 +233,11 @@ def test_an_order_asks_and_says_what_became_of_it(desk, words, question, answer,
 def test_what_is_so_already_fails(desk):
     done = desk.run("pause", "mda", answers=[DeliveriesPaused(1, False)])
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "command failed\n")
+
+
+def test_a_table_that_stays_as_it_was_fails_with_the_reason(desk):
+    done = desk.run("update", "table", "aliases", answers=[TableUpdated(1, "table aliases: line 2")])
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "smtpctl: table aliases: line 2\n")
 
 
 # -- what goes wrong -------------------------------------------------------------------------------

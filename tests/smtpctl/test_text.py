@@ -5,9 +5,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from smtpctl.text import as_json, duration, envelope_lines, envelope_object, for_terminal, queue_line, visible
-from smtpd.envelope import Entry, Kind, Origin, Recipient, Schedule
+from smtpd.envelope import Duty, Entry, Kind, Origin, Recipient, Schedule
 
 NOW = 1_795_243_855
 
@@ -99,6 +100,18 @@ def test_an_envelope_is_shown_with_known_keys():
         "size: 1234",
         "mda-user: temp",
     ]
+
+
+def test_what_a_forward_names_is_shown_by_its_digest():
+    given = entry()
+    recipient = Recipient("temp@x", "temp@x", "local", Kind.MDA, "temp", "", Duty.FORWARDED, "ab" * 32, "/home/temp")
+    given = structs.replace(given, recipient=recipient)
+    assert list(envelope_lines(given))[-3:] == [
+        "mda-home: /home/temp",
+        "mda-duty: forwarded",
+        f"mda-digest: {'ab' * 32}",
+    ]
+    assert json.loads(as_json(envelope_object(given, NOW)))["duty"] == "forwarded"
 
 
 def test_json_holds_the_same_and_nothing_but_ascii():

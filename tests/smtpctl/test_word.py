@@ -47,6 +47,9 @@ log                                 -
 pause mta from a@b for c.test       pause mta from <string> for <string>
 encrypt                             encrypt
 encrypt secret                      encrypt <string>
+update table aliases                update table <table>
+up t <dynamic:0001>                 update table <table>
+update table                        -
 show queue 00000000                 -
 show queue 8000000a                 -
 show queue 1a2b3c4                  -
@@ -79,10 +82,16 @@ def test_a_line_means_one_command_or_none(words, meant):
 
 
 def test_every_command_can_be_said_in_full():
-    samples = {"<msgid>": "1a2b3c4d", "<evpid>": "1a2b3c4d00000001", "<string>": "anything"}
+    samples = {"<msgid>": "1a2b3c4d", "<evpid>": "1a2b3c4d00000001", "<table>": "t", "<string>": "anything"}
     for command in COMMANDS:
         words = [samples.get(word, word) for word in command.pattern.split()]
         assert find_command(COMMANDS, words)[0] is command
+
+
+@pytest.mark.parametrize("name", ["", "two\nlines", "x" * 257, "caf\udce9"])
+def test_what_no_table_can_be_called_is_no_command(name):
+    with pytest.raises(Unclear):
+        find_command(COMMANDS, ["update", "table", name])
 
 
 def test_possibilities_are_what_begins_like_it():
