@@ -82,17 +82,36 @@ def pieces_of(descriptor: int, size: int) -> Iterator[bytes]:
         at += len(piece)
 
 
-def make(path: str) -> None:
-    """A Maildir, with each missing directory on the way to it, 0700.  Symbolic links on that way are followed."""
-    at = os.open("/", _DIRECTORY)
+def make(path: str, below: str = "/") -> None:
+    """A Maildir, with each missing directory on the way to it, 0700.  Symbolic links on that way are followed.
+
+    `below` is a directory on that way, and the first one that is opened: there may be no right to open those above it.
+    """
+    at = _make_directories(path, below)
     try:
-        for part in filter(None, path.split("/")):
-            inner = _open_directory(part, at, make=True, follow=0)
-            os.close(at)
-            at = inner
         Folder(at).close()
     finally:
         os.close(at)
+
+
+def make_directory(path: str) -> None:
+    """A directory, with each missing one on the way to it, as `make` does."""
+    os.close(_make_directories(path, "/"))
+
+
+def _make_directories(path: str, below: str) -> int:
+    if os.path.commonpath([path, below]) != os.path.normpath(below):
+        raise PermissionError(errno.EPERM, f"not below {below}", path)
+    at = os.open(below, _DIRECTORY)
+    try:
+        for part in filter(None, path[len(below) :].split("/")):
+            inner = _open_directory(part, at, make=True, follow=0)
+            os.close(at)
+            at = inner
+    except BaseException:
+        os.close(at)
+        raise
+    return at
 
 
 class Folder:

@@ -31,11 +31,15 @@ def loop(mail: Deliver) -> Result:
 
 
 def deferred(batch: Iterable[Taken], reason: str) -> list[Answer]:
-    return [Result(mail.envelope, Outcome.DEFERRED, reason) for mail, _ in batch if isinstance(mail, Deliver)]
+    return _all(batch, Outcome.DEFERRED, reason)
 
 
 def failed(batch: Iterable[Taken], reason: str) -> list[Answer]:
-    return [Result(mail.envelope, Outcome.FAILED, reason) for mail, _ in batch if isinstance(mail, Deliver)]
+    return _all(batch, Outcome.FAILED, reason)
+
+
+def _all(batch: Iterable[Taken], outcome: Outcome, reason: str) -> list[Answer]:
+    return [Result(mail.envelope, outcome, reason) for mail, _ in batch if isinstance(mail, Deliver)]
 
 
 def defect(error: Exception) -> str:

@@ -23,11 +23,12 @@ import signal
 import socket
 from collections.abc import Callable
 
-from mail_local import maildir, place
+from smtpd.agent.command import Command
 from smtpd.agent.forward import Reader
 from smtpd.agent.hand import Hands, Trade
 from smtpd.agent.lmtp import Lmtp
 from smtpd.agent.storage import Storage
+from smtpd.agent.warrant import Warrant
 from smtpd.ipc.errand import Post
 
 
@@ -39,7 +40,9 @@ class Agent:
         self.places = trade.places
 
     def serve(self, sock: socket.socket, tether: socket.socket | None = None) -> None:
-        """Until queue closes its end, or nothing came for a while.  Ends the process on anything impossible."""
+        """Until queue closes its end, or nothing came for a while, or a SIGTERM, which is like the first.  Ends the
+        process on anything impossible."""
+        signal.signal(signal.SIGTERM, lambda *_: sock.shutdown(socket.SHUT_RDWR))
         Hands(sock, tether, self._trade).run()
 
 
@@ -53,18 +56,11 @@ def prepare(post: Post, user: str, home: str) -> Agent:
     return Agent(TRADES[post.kind](post, user, home))
 
 
-def _storage(post: Post, user: str, home: str) -> Storage:
-    try:
-        root = place.expand(post.target, user, home)
-        maildir.make(root)
-    except (OSError, ValueError) as error:
-        return Storage("", post.junk, trouble=getattr(error, "strerror", None) or str(error))
-    return Storage(root, post.junk)
-
-
 TRADES: dict[str, Callable[[Post, str, str], Trade]] = {
     "forward": lambda post, user, home: Reader(home),
-    "maildir": _storage,
+    "maildir": Storage,
+    "command": Command,
+    "warrant": Warrant,
     "lmtp": lambda post, user, home: Lmtp(post, user),
     "lmtp-unix": lambda post, user, home: Lmtp(post, user),
 }

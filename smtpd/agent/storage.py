@@ -1,46 +1,80 @@
-"""Storing mails into the user's Maildir, on queue's word.
+"""Storing mails into Maildirs, on queue's word.
 
     Deliver --> header --> loop?  --> LOOP
-                       \\-> folder --> Maildir.store --> DELIVERED, once it is durable
-                                                   \\-> DEFERRED, and nothing is left of it
+                       \\-> path: the Maildir, folder --> Maildir.store --> DELIVERED, once it is durable
+                                                                     \\-> DEFERRED, and nothing is left of it
 
-Whatever the user has done to the Maildir, and whatever a disk says, is a reason to try later: never a bounce.
+Whatever the user has done to the Maildir, and whatever a disk says, is a reason to try later: never a bounce.  Only a
+mail that there can be no path for, as its addresses are, fails.
 """
 
 import os
-from collections.abc import Iterable
-from itertools import chain
+import socket
+import threading
+from collections import OrderedDict, defaultdict
+from contextlib import suppress
 
-from mail_local import trace
-from mail_local.maildir import Earlier, Mail, Maildir, host_part, pieces_of
+from mail_local import maildir, trace
+from mail_local.maildir import Earlier, Maildir, host_part, reason_of
+from smtpd.agent import mail
+from smtpd.agent.destination import Destination, Elsewhere
 from smtpd.agent.hand import Answer, Errand, Taken
+from smtpd.config.specifier import Malformed
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import Deliver, Result
+from smtpd.ipc.errand import Deliver, Post, Result
+
+OPEN_MAX = 16  # Maildirs that one hand holds open
 
 
 class Storage:
-    """The trade of an agent for one Maildir.  `trouble`: why no mail can be stored, found before the sandbox."""
+    """The trade of an agent for Maildirs.  `trouble`: why no mail can be stored, found before the sandbox."""
 
     ERRAND: type[Errand] = Deliver
     HANDS = 4
     BATCH = 8
     BATCH_BYTES = 1024 * 1024
 
-    def __init__(self, root: str, junk: bool, trouble: str = ""):
-        self.root = root
-        self.junk = junk
-        self.trouble = trouble
-        self.over = bool(trouble)
-        self.places = [(root, "rwc")] if root else []
+    def __init__(self, post: Post, user: str, home: str):
+        self.junk = post.junk
+        self.trouble = ""
+        self.places: list[tuple[str, str]] = []
         self.host = host_part(os.uname().nodename)
-        self.earlier = Earlier(self.host)
+        self._earlier: OrderedDict[str, Earlier] = OrderedDict()
+        self._lock = threading.Lock()
+        try:
+            self.destination = Destination.of(post, user, home)
+            self.top = self.destination.top
+            (maildir.make if self.destination.is_fixed else maildir.make_directory)(self.top)
+            self._seen = os.stat(self.top)
+            self.places = [(self.top, "rwc")]
+        except OSError as error:
+            self.trouble = error.strerror or str(error)
+        except Malformed as malformed:
+            self.trouble = str(malformed)
+        self.over = bool(self.trouble)
 
-    def work(self, *_: object) -> "Storer":
+    def work(self, queue: socket.socket, tether: socket.socket | None) -> "Storer":
         return Storer(self)
 
-    def name(self, mail: Deliver) -> str:
+    def name(self, errand: Deliver) -> str:
         """The same at every try."""
-        return f"{mail.created}.E{mail.envelope:016x}.{self.host}"
+        return f"{errand.created}.E{errand.envelope:016x}.{self.host}"
+
+    def earlier(self, root: str) -> Earlier:
+        """What lay in that Maildir before; asked for anew when many others were asked in between."""
+        with self._lock:
+            if root not in self._earlier:
+                self._earlier[root] = Earlier(self.host)
+            self._earlier.move_to_end(root)
+            if len(self._earlier) > OPEN_MAX * self.HANDS:
+                self._earlier.popitem(last=False)
+            return self._earlier[root]
+
+    def has_moved(self) -> bool:
+        """What was made visible is not what the path leads to now: only the next agent can see that."""
+        with suppress(OSError):
+            return not os.path.samestat(self._seen, os.stat(self.top))
+        return True
 
 
 class Storer:
@@ -48,74 +82,78 @@ class Storer:
 
     def __init__(self, storage: Storage):
         self._storage = storage
-        self._maildir: Maildir | None = None
+        self._open: OrderedDict[str, Maildir] = OrderedDict()  # the one that was used last at the end
 
     def do(self, batch: list[Taken]) -> list[Answer]:
         try:
             return self._store(batch)
-        except OSError as error:
-            return _deferred(batch, error.strerror or str(error))
-        except Exception as error:  # a defect of ours costs these mails a delay, not the user's other mail
-            return _deferred(batch, f"defect in the agent: {_place_of(error)}: {error!r}")
         finally:
-            for _, descriptor in batch:
-                if descriptor >= 0:
-                    os.close(descriptor)
+            mail.close(batch)
 
     def _store(self, batch: list[Taken]) -> list[Answer]:
-        maildir = self._open()
+        if self._storage.trouble:
+            return mail.deferred(batch, self._storage.trouble)
         answers: list[Answer] = []
-        mails: list[tuple[Deliver, Mail]] = []
+        by_root: dict[str, list[tuple[Deliver, int]]] = defaultdict(list)
         for errand, descriptor in batch:
             assert isinstance(errand, Deliver)
-            header = trace.header_of(_start(errand, descriptor))
+            try:
+                by_root[self._storage.destination.path(errand)].append((errand, descriptor))
+            except Malformed as malformed:
+                answers += mail.failed([(errand, descriptor)], str(malformed))
+            except Elsewhere as elsewhere:
+                answers += mail.deferred([(errand, descriptor)], str(elsewhere))
+        for root, mails in by_root.items():
+            answers += self._store_in(root, mails)
+        return answers
+
+    def _store_in(self, root: str, taken: list[tuple[Deliver, int]]) -> list[Answer]:
+        try:
+            return self._store_all(self._maildir(root), taken)
+        except OSError as error:
+            return mail.deferred(taken, reason_of(error))
+        except Exception as error:  # a defect of ours costs these mails a delay, not the user's other mail
+            return mail.deferred(taken, mail.defect(error))
+
+    def _store_all(self, box: Maildir, taken: list[tuple[Deliver, int]]) -> list[Answer]:
+        answers: list[Answer] = []
+        mails: list[tuple[Deliver, maildir.Mail]] = []
+        for errand, descriptor in taken:
+            header = mail.header_of(errand, descriptor)
             if trace.was_delivered_to(header, errand.destination):
-                answers.append(Result(errand.envelope, Outcome.LOOP, "Loop detected"))
+                answers.append(mail.loop(errand))
             else:
                 mails.append((errand, self._mail(errand, descriptor, trace.is_junk(header))))
-        reasons = maildir.store([mail for _, mail in mails])
+        reasons = box.store([stored for _, stored in mails])
         return answers + [
             Result(errand.envelope, Outcome.DEFERRED if reason else Outcome.DELIVERED, reason or "Delivered")
             for (errand, _), reason in zip(mails, reasons, strict=True)
         ]
 
-    def _open(self) -> Maildir:
-        """The Maildir as the path leads to it now.  One made after the sandbox was entered is for the next agent."""
-        if self._maildir is not None and self._maildir.is_current():
-            return self._maildir
-        if self._storage.trouble:
-            raise OSError(self._storage.trouble)
+    def _maildir(self, root: str) -> Maildir:
+        """As its path leads to it now."""
+        found = self._open.pop(root, None)
+        if found is not None and not found.is_current():
+            found.close()
+            found = None
+        if found is None:
+            found = self._opened(root)
+        self._open[root] = found
+        if len(self._open) > OPEN_MAX:
+            self._open.popitem(last=False)[1].close()
+        return found
+
+    def _opened(self, root: str) -> Maildir:
+        storage = self._storage
         try:
-            if self._maildir is not None:
-                self._maildir.close()
-            self._maildir = None
-            self._maildir = Maildir(self._storage.root, self._storage.earlier)
+            if not storage.destination.is_fixed:
+                maildir.make(root, below=storage.top)
+            return Maildir(root, storage.earlier(root))
         except OSError:
-            self._storage.over = True
+            storage.over |= storage.has_moved()
             raise
-        return self._maildir
 
-    def _mail(self, errand: Deliver, descriptor: int, spam: bool) -> Mail:
-        lines = trace.added_lines(errand.sender, errand.recipient)
-        if descriptor < 0:
-            content: Iterable[bytes] = (lines + errand.content,)
-        else:
-            content = chain((lines,), pieces_of(descriptor, errand.size))
+    def _mail(self, errand: Deliver, descriptor: int, spam: bool) -> maildir.Mail:
+        content = mail.content_of(errand, descriptor, trace.added_lines(errand.sender, errand.recipient))
         junk = self._storage.junk and spam
-        return Mail(self._storage.name(errand), content, junk, errand.extension, errand.perhaps_delivered)
-
-
-def _start(errand: Deliver, descriptor: int) -> bytes:
-    return errand.content if descriptor < 0 else os.pread(descriptor, trace.HEADER_MAX, 0)
-
-
-def _deferred(batch: list[Taken], reason: str) -> list[Answer]:
-    return [Result(errand.envelope, Outcome.DEFERRED, reason) for errand, _ in batch if isinstance(errand, Deliver)]
-
-
-def _place_of(error: Exception) -> str:
-    """Where it was raised, without reading a source file: there is none to be seen from here."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return f"{at.tb_frame.f_code.co_qualname} line {at.tb_lineno}" if at else "?"
+        return maildir.Mail(self._storage.name(errand), content, junk, errand.extension, errand.perhaps_delivered)

@@ -7,9 +7,9 @@ import tempfile
 
 import pytest
 
-from mail_local import maildir
 from smtpd.agent.storage import Storage, Storer
 from smtpd.envelope import Outcome
+from smtpd.ipc.errand import Post
 from tests.agent.conftest import MAIL, UID, errand, files, make_tree, own
 
 TRACE = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
@@ -217,8 +217,7 @@ def test_a_place_that_needs_a_home_and_there_is_none(start):
 
 
 def test_a_defect_of_ours_delays_that_batch_and_says_where(tmp_path):
-    maildir.make(str(tmp_path / "Maildir"))
-    storer = Storer(Storage(str(tmp_path / "Maildir"), junk=False))
+    storer = Storer(Storage(Post("maildir", "~/Maildir"), "bob", str(tmp_path)))
     broken = dataclasses.replace(errand(1), extension=7)
     (result,) = storer.do([(broken, -1)])
     assert result.outcome is Outcome.DEFERRED and "folder_name line" in result.text

@@ -1,0 +1,74 @@
+"""Which Maildir a mail goes to, and what of the disk has to be seen for that.
+
+    path of the action           agent of one user                agent of an action that names the user to run as
+    ~/Maildir                    that Maildir                     that user's home: others' homes lie in it
+    /mail/%{user.username}       that Maildir                     /mail
+    /mail/%{dest.domain}/bob     /mail                            /mail
+
+Where all mail goes to one Maildir the agent sees nothing else, and makes it before the sandbox.  Others are made when
+the first mail for them comes.
+"""
+
+from dataclasses import dataclass
+from os.path import normpath
+
+from smtpd.config import specifier
+from smtpd.config.specifier import DIRECTORY, Malformed, Template, values_of
+from smtpd.ipc.errand import Deliver, Post
+
+_OF_USER = frozenset(("user.username", DIRECTORY))
+
+
+class Elsewhere(Exception):
+    """A home that is none of the homes of this action."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    template: Template
+    post: Post
+    user: str  # that the agent runs as
+    home: str
+
+    @classmethod
+    def of(cls, post: Post, user: str, home: str) -> "Destination":
+        """Raises Malformed."""
+        template = specifier.parse(post.target)
+        if not home.startswith("/") and (post.target.startswith("~/") or DIRECTORY in template.names):
+            raise Malformed(f"{post.target} needs a home directory, and there is none")
+        return cls(template, post, user, normpath(home))
+
+    @property
+    def _is_in_home(self) -> bool:
+        return self.post.target.lower().startswith(("~/", f"%{{{DIRECTORY}}}"))
+
+    @property
+    def is_fixed(self) -> bool:
+        """All mail goes to one Maildir."""
+        names = self.template.names | ({DIRECTORY} if self._is_in_home else set())
+        return not (names if self.post.shared else names - _OF_USER)
+
+    @property
+    def top(self) -> str:
+        """The one Maildir, or the directory that all of them are below.  Raises Malformed."""
+        if not self.post.shared:
+            return self.template.prefix({"user.username": self.user, DIRECTORY: self.home}, self.post.delimiter)
+        if self._is_in_home:
+            return self.home
+        return self.template.prefix({}, self.post.delimiter)
+
+    def path(self, mail: Deliver) -> str:
+        """Raises Malformed when there is none for this mail, Elsewhere for a home that it must not be in."""
+        user, home = self.user, self.home
+        if self.post.shared:
+            user, home = mail.user or user, self._home_of(mail)
+        values = values_of(mail.sender, mail.recipient, mail.destination, user, home)
+        return self.template.path(values, self.post.delimiter)
+
+    def _home_of(self, mail: Deliver) -> str:
+        """As a table has it, which may be anybody's: only below the home of the user that owns all of them."""
+        if not mail.home:
+            return self.home
+        if normpath(mail.home) != mail.home or not mail.home.startswith(f"{self.home.rstrip('/')}/"):
+            raise Elsewhere(f"the home {mail.home} of {mail.user} is not below {self.home}, the home of {self.user}")
+        return mail.home
