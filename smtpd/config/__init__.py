@@ -10,7 +10,10 @@
     error    what is wrong, and where
 
     of the parser:  source (characters)  lexer (words)  grammar.lark, syntax (sentences)
-                    builder (their meaning)  value (of one word)  names (what is declared, and used)
+                    builder, operand, action, rule (their meaning)  mistake (and the lack of it)
+                    value, target (of one word)  specifier, shell (%{...} in it)  names (declared, and used)
+    of slicing:     listener (addresses)  tablefile, alias, people, program (what tables lead to)
+    trust           what root may read     place  where the daemon's own files are
 
 Only the one-shot `smtpd -x config` and `smtpd -n` read text.  The processes see `slice.py` and nothing else.
 """

@@ -6,7 +6,6 @@ Those that stand in their place get the names <dynamic:0>, <dynamic:1> … in th
 from lark import Token, Tree
 
 from smtpd.config import value
-from smtpd.config.error import quoted
 from smtpd.config.mistake import Mistakes, parts, value_of
 from smtpd.config.model import Table
 from smtpd.config.names import Names
@@ -75,8 +74,3 @@ class Tables:
             new = self._listed(name, table)
         self._inline.append(new or Table(name))
         return name
-
-
-def described(table: Table) -> str:
-    """As it is named in an error."""
-    return "this" if table.name.startswith("<") else f"table {quoted(table.name)}"

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.config.builder import LIMITS
+from smtpd.config import specifier
+from smtpd.config.action import METHODS, OPTIONS
+from smtpd.config.builder import DELIVERY_LIMITS, LIMITS
 from smtpd.config.error import ConfigErrors
 from smtpd.config.parser import parse
 from smtpd.config.printer import print_config
@@ -54,8 +56,19 @@ def test_what_is_installed_has_no_errors_and_relays_for_nobody(file):
     assert [(match.source.kind, match.destination.kind) for match in config.matches] == [("local", "local")]
 
 
-def test_the_manual_has_an_example_that_works_and_all_limits():
-    manual = (PROJECT / "man" / "smtpd.conf.5").read_text(encoding="utf-8")
-    (example,) = re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", manual, re.DOTALL | re.MULTILINE)
+MANUAL = (PROJECT / "man" / "smtpd.conf.5").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("example", re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", MANUAL, re.DOTALL | re.MULTILINE))
+def test_the_manual_has_examples_that_work(example):
     assert parse("example", text=example).config.matches
-    assert set(LIMITS) <= set(re.findall(r"^\.It Cm (\S+)$", manual, re.MULTILINE))
+
+
+def test_the_manual_has_all_limits_methods_options_and_specifiers():
+    items = set(re.findall(r"^\.It Cm (\S+)", MANUAL, re.MULTILINE))
+    assert set(LIMITS) | set(DELIVERY_LIMITS) | METHODS | set(OPTIONS) <= items
+    described = set(re.findall(r"%\{([a-z.]+)", MANUAL))
+    halves = {f"{name}{half}" for name in ("rcpt", "dest") for half in (".user", ".domain")}
+    assert specifier.NAMES - halves <= described
+    words = " ".join(re.findall(r"^\.It Cm (.*)$", MANUAL, re.MULTILINE))
+    assert set(re.findall(r"[a-z]+", words)) >= specifier.MODIFIERS
