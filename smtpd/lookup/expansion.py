@@ -131,11 +131,13 @@ class Expansion:
     # -- a name: aliases ---------------------------------------------------------------
 
     def _user(self, node: UserNode) -> Steps:
-        if node.action.alias or node.action.virtual:
+        name = node.name.partition(self._plan.delimiter)[0]
+        own = node.owner == (node.action.userbase, name)
+        if not own and (node.action.alias or node.action.virtual):
             found = yield from self._look_up(node, alias_candidates(node.name, self._plan.delimiter))
             if found:
                 return
-        yield from self._person(node)
+        yield from self._person(node, own)
 
     def _look_up(self, node: UserNode, keys: Iterable[str]) -> Generator[Question | Awaited, Any, bool]:
         """Is there an entry?  Then what it names is on its way."""
@@ -170,12 +172,11 @@ class Expansion:
 
     # -- a user: the system or a userbase, and what the user wants ---------------------------
 
-    def _person(self, node: UserNode) -> Steps:
+    def _person(self, node: UserNode, own: bool) -> Steps:
         name, _, extension = node.name.partition(self._plan.delimiter)
         action = node.action
         home = yield from check_person(self._plan, name, action)
-        owner = action.userbase, name
-        if owner == node.owner or action.user and (action.userbase or action.user != name):
+        if own or action.user and (action.userbase or action.user != name):
             self._deliver(node, name, extension, home)
             return
         forward = yield whose_forward(name, action)
@@ -183,6 +184,7 @@ class Expansion:
         if forward.verdict == "none" or forward.verdict == "text" and not forward.targets:
             self._deliver(node, name, extension, home)
         elif forward.verdict == "text":
+            owner = action.userbase, name
             self._take(node, forward.targets, Source(f".forward of {name}", owner, None, Duty.FORWARDED, name))
         else:
             raise forward_trouble(name, forward)

@@ -129,7 +129,9 @@ class Process:
         """Hand over, and wait until it stands."""
         match = Match("in", Condition("any"), Condition("domain", operand=Operand("domains")))
         tables = (TableSlice("domains", path=self.table, backend="file"),)
-        slice_ = LookupSlice("mx.here.test", (match,), tables, (ExpansionSlice("in", Method.MAILDIR),), "+", (self.table, "/nowhere"))
+        slice_ = LookupSlice(
+            "mx.here.test", (match,), tables, (ExpansionSlice("in", Method.MAILDIR),), "+", (self.table, "/nowhere")
+        )
         encoded = msgspec.msgpack.encode(slice_)
         self.parent.send(Configure(0, encoded, "/var/empty", "/var/spool/smtpd", False, False))
         for peer in ("queue", "control", "dispatcher"):

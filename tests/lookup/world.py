@@ -1,0 +1,129 @@
+"""A world for expansions: users, what their .forward says, tables, actions.  Everything answers at once, or slowly."""
+
+from smtpd.config.model import Condition, Match, Method
+from smtpd.config.slice import ExpansionSlice
+from smtpd.envelope import Duty, Origin
+from smtpd.lookup.expansion import Expanded, Expansion
+from smtpd.lookup.node import FindUser, Forward, ReadForward, ReadInclude
+from smtpd.lookup.plan import Plan
+from smtpd.lookup.refusal import Refusal
+from smtpd.lookup.rule import Rules
+from smtpd.lookup.trace import SILENT
+from smtpd.tables.expansion import Malformed, parse_forward, parse_include
+from smtpd.tables.inline import ListTable, MappingTable
+from smtpd.tables.table import Awaited
+
+ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
+
+LOCAL = {
+    "localhost": ListTable("localhost", ["local", "127.0.0.1"]),
+    "localnames": ListTable("localnames", ["mx.here.test", "here.test"]),
+}
+ANY = Condition("any")
+IN = (Match("in", ANY, Condition("local")),)
+
+
+class SlowTable:
+    """Says what another one says, later."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def check(self, service, key):
+        return self.later(self.table.check(service, key))
+
+    def find(self, service, key):
+        return self.later(self.table.find(service, key))
+
+    def later(self, answer):
+        return Awaited(lambda answered: answered(answer))
+
+
+class World:
+    """`forwards`: user -> text, a Forward, or None for no such file.  `tables`: name -> mapping, or a table; those in
+    `texts` are text files.  `action` has the fields of the action "in"."""
+
+    def __init__(
+        self,
+        forwards=(),
+        *,
+        verdicts=(),
+        matches=IN,
+        tables=(),
+        texts=("aliases",),
+        includes=(),
+        alias_commands="",
+        delimiter="+",
+        slow=False,
+        actions=(),
+        **action,
+    ):
+        self.forwards, self.verdicts, self.includes = dict(forwards), dict(verdicts), dict(includes)
+        made = {n: MappingTable(n, t.items()) if isinstance(t, dict) else t for n, t in dict(tables).items()}
+        made = {name: SlowTable(table) for name, table in made.items()} if slow else made
+        action.setdefault("method", Method.MAILDIR)
+        every = {action.name: action for action in (ExpansionSlice(name="in", **action), *actions)}
+        rules = Rules(matches, LOCAL | made)
+        self.plan = Plan(rules, every, LOCAL | made, frozenset(texts), delimiter, "mx.here.test", alias_commands)
+        self.asked = []
+
+    def expand(self, recipient, trace=SILENT):
+        return self.drive(Expansion(self.plan, ORIGIN, recipient, trace).steps())
+
+    def expand_again(self, user, extension="", destination="bob@here.test"):
+        expansion = Expansion(self.plan, ORIGIN, "bob@here.test")
+        return self.drive(expansion.steps_from(user, extension, self.plan.actions["in"], destination))
+
+    def drive(self, steps):
+        answer = None
+        while True:
+            try:
+                question = steps.send(answer)
+            except StopIteration as end:
+                return end.value
+            answer = self.answer(question)
+
+    def answer(self, question):
+        if not isinstance(question, Awaited):
+            self.asked.append(question)
+        match question:
+            case Awaited():
+                heard = []
+                question.begin(heard.append)
+                return heard[0]
+            case FindUser(name):
+                return self.verdicts.get(name, "user" if name in self.forwards else "unknown")
+            case ReadForward(user):
+                return forward(self.forwards.get(user))
+            case ReadInclude(path):
+                return tuple(parse_include(self.includes.get(path, "").encode())[0])
+
+
+def forward(said):
+    if isinstance(said, Forward):
+        return said
+    if said is None:
+        return Forward("none")
+    try:
+        return Forward("text", tuple(parse_forward(said.encode())))
+    except Malformed as error:
+        return Forward("malformed", reason=str(error))
+
+
+def reached(world, recipient):
+    """What a recipient comes to, in short."""
+    expanded = world.expand(recipient)
+    assert isinstance(expanded, Expanded), expanded
+    return [short(to) for to in expanded.recipients]
+
+
+def short(to):
+    user = f"{to.user}+{to.extension}" if to.extension else to.user
+    return user if to.duty is Duty.DELIVER else f"{to.duty.name} {user}"
+
+
+def refused(world, recipient, code, enhanced):
+    refusal = world.expand(recipient)
+    assert isinstance(refusal, Refusal), refusal
+    assert (refusal.code, refusal.enhanced) == (code, enhanced), refusal
+    return refusal
