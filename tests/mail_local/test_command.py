@@ -1,0 +1,238 @@
+"""Commands that take a mail: how they may end, and what they cannot do to whoever runs them."""
+
+import os
+import resource
+import select
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mail_local import command
+from mail_local.command import OUTPUT_MAX, Ending, LastLine, Parted, Verdict, judge
+
+MAIL = b"Subject: hello\n\nGood morning.\n"
+LARGE = [b"x" * 65536] * 64
+STUCK = 30.0  # seconds after which a test has failed
+READ = "cat > /dev/null; "
+
+
+def run(line, content=(MAIL,), parameters=(), environment=None, **more):
+    return command.run(line, list(parameters), environment or {"PATH": os.defpath}, iter(content), **more)
+
+
+def ended(pid):
+    """Whether that process, not necessarily ours, ends within reason."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    with open(descriptor, "rb", closefd=True):
+        return bool(select.select([descriptor], [], [], STUCK)[0])
+
+
+# -- how it ends: reference 1.6 --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, verdict, reason",
+    [
+        ("exit 0", Verdict.DONE, ""),
+        ("exit 75", Verdict.LATER, "temporary failure"),
+        ("exit 71", Verdict.LATER, "system error"),
+        ("exit 67", Verdict.NEVER, "user unknown"),
+        ("exit 77", Verdict.NEVER, "permission denied"),
+        ("exit 1", Verdict.NEVER, "exited abnormally"),
+        ("exit 255", Verdict.NEVER, "exited abnormally"),
+        ("nosuchcommand", Verdict.NEVER, "exited abnormally"),
+        ("kill -TERM $$", Verdict.LATER, "terminated; signal 15"),
+        ("kill -KILL $$", Verdict.LATER, "terminated; signal 9"),
+        ("kill -ALRM $$", Verdict.LATER, "terminated; signal 14"),
+    ],
+)
+def test_what_an_end_means(line, verdict, reason):
+    assert judge(run(READ + line)) == (verdict, reason)
+
+
+def test_it_gets_the_mail(tmp_path):
+    assert run(f"cat > {tmp_path}/mail", [b"", b"Subject: a\n", b"", b"\n"]).status == 0
+    assert (tmp_path / "mail").read_bytes() == b"Subject: a\n\n"
+
+
+def test_it_gets_a_large_mail():
+    assert run("wc -c", LARGE).output == b"%d" % sum(map(len, LARGE))
+
+
+def test_one_that_takes_its_time_to_read():
+    assert run("head -c 70000 >/dev/null; sleep 0.05; wc -c", LARGE).output == b"%d" % (sum(map(len, LARGE)) - 70000)
+
+
+@pytest.mark.parametrize("content", [[MAIL], LARGE])
+@pytest.mark.parametrize("line", ["exit 0", "exec 0<&-", "head -c 1 > /dev/null"])
+def test_one_that_exits_before_it_has_read_the_mail_has_not_taken_it(line, content):
+    assert judge(run(line, content)) == (Verdict.LATER, "mda exited prematurely")
+
+
+def test_one_that_refuses_a_mail_need_not_read_it():
+    assert judge(run("exit 67", LARGE)) == (Verdict.NEVER, "user unknown")
+
+
+def test_one_that_reads_to_the_last_byte_and_no_further_has_read_it():
+    assert judge(run(f"head -c {len(MAIL)} > /dev/null")) == (Verdict.DONE, "")
+
+
+def test_a_stuck_one_is_killed_with_all_that_it_started(tmp_path):
+    line = f"trap '' TERM ALRM; sleep 100 & echo $! > {tmp_path}/child; sleep 100"
+    assert judge(run(line, seconds=0.3)) == (Verdict.LATER, "terminated; timeout")
+    assert ended(int((tmp_path / "child").read_text()))
+
+
+def test_a_stopped_one_is_no_dead_one():
+    """A stop is news to who waits for a child; it is killed when its time is over."""
+    assert judge(run("kill -STOP $$", seconds=0.3)) == (Verdict.LATER, "terminated; timeout")
+
+
+def test_one_that_forks_away_is_done_when_it_has_ended_itself(tmp_path):
+    begin = time.monotonic()
+    ending = run(f"{READ} sleep 100 & echo $! > {tmp_path}/child; echo left")
+    child = int((tmp_path / "child").read_text())
+    os.kill(child, signal.SIGKILL)  # it went on
+    assert ending == Ending(0, output=b"left")
+    assert time.monotonic() - begin < STUCK
+
+
+def test_one_that_forks_away_and_writes_for_ever_keeps_nobody(tmp_path):
+    ending = run(f"{READ} yes & echo $! > {tmp_path}/child")
+    assert ending.status == 0
+    assert ended(int((tmp_path / "child").read_text()))  # by SIGPIPE: nobody listens
+
+
+def test_who_waits_hangs_up_and_it_is_killed(tmp_path):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        os.mkfifo(tmp_path / "begun")
+        outcome = []
+
+        def wait():
+            try:
+                run(f"echo $$ > {tmp_path}/begun; sleep 100", parted=ours)
+            except Parted:
+                outcome.append("parted")
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        pid = int((tmp_path / "begun").read_text())
+        theirs.close()
+        thread.join(STUCK)
+        assert outcome == ["parted"]
+        assert ended(pid)
+
+
+def test_a_mail_that_cannot_be_read_is_never_taken_for_a_whole_one(tmp_path):
+    def content():
+        yield b"Subject: half\n"
+        raise OSError("no such disk")
+
+    with pytest.raises(OSError, match="no such disk"):
+        run(f"cat > /dev/null; touch {tmp_path}/taken", content())
+    assert not (tmp_path / "taken").exists()
+
+
+def test_nothing_stays_open():
+    before = sorted(os.listdir("/proc/self/fd"))
+    run("cat")
+    run("sleep 100", seconds=0.0)
+    with pytest.raises(OSError):
+        run("cat", _broken())
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def _broken():
+    raise OSError("broken")
+    yield b""
+
+
+# -- what it says ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, output",
+    [
+        ("echo one; echo two; echo; echo '  '", b"two"),
+        ("printf 'no end'", b"no end"),
+        ("echo out; echo err >&2", b"err"),
+        ("printf '\\n\\n'", b""),
+        ("printf ' a \\r\\n'", b"a"),
+        ("head -c 100000 /dev/zero | tr '\\0' x", b"x" * OUTPUT_MAX),
+    ],
+)
+def test_its_last_words(line, output):
+    assert run(READ + line).output == output
+
+
+def test_a_gigabyte_of_output_costs_no_memory():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ending = run(f"{READ} head -c 1000000000 /dev/zero; echo; echo done")
+    assert ending == Ending(0, output=b"done")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
+
+
+def test_a_gigabyte_of_lines_costs_no_memory():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert run(f"{READ} yes | head -c 1000000000").output == b"y"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
+
+
+@given(st.lists(st.binary(max_size=40).map(lambda text: text.replace(b"a", b"\n")), max_size=20))
+@settings(max_examples=200)
+def test_the_last_line_does_not_depend_on_where_the_output_was_cut(pieces):
+    cut = LastLine()
+    for piece in pieces:
+        cut.add(piece)
+    lines = [line.strip() for line in b"".join(pieces).split(b"\n") if line.strip()]
+    assert cut.text() == (lines[-1] if lines else b"")
+
+
+# -- what it is given ----------------------------------------------------------------------------------
+
+
+def test_values_are_parameters_and_not_part_of_the_line():
+    value = "$(echo x);'\"`"
+    assert run(READ + 'echo "$#:${1}"', parameters=[value, "b"]).output == b"2:" + value.encode()
+
+
+def test_bytes_that_are_no_text_come_out_as_they_went_in():
+    odd = b"\xff\xe4".decode(errors="surrogateescape")
+    assert run(READ + f'printf "%s-%s" "${{1}}" {odd}', parameters=[odd]).output == b"\xff\xe4-\xff\xe4"
+
+
+def test_its_environment_is_what_it_was_given(tmp_path):
+    given = {"PATH": os.defpath, "SENDER": "", "LOCAL": "ä"}
+    run(f"{READ} cat /proc/$$/environ > {tmp_path}/environ", environment=given)
+    wanted = sorted(f"{name}={value}".encode() for name, value in given.items())
+    assert sorted((tmp_path / "environ").read_bytes().split(b"\0")[:-1]) == wanted
+
+
+def test_it_has_three_descriptors_and_no_other(tmp_path):
+    with open("/dev/null") as other:
+        os.set_inheritable(other.fileno(), True)
+        run(f"ls /proc/$$/fd | cat > {tmp_path}/descriptors; {READ}")
+    assert (tmp_path / "descriptors").read_text().split() == ["0", "1", "2"]
+
+
+def test_it_has_a_session_of_its_own_and_default_signals(tmp_path):
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        run(f"cat /proc/$$/stat /proc/$$/status > {tmp_path}/told; {READ}")
+    finally:
+        signal.signal(signal.SIGXFSZ, before)
+    told = (tmp_path / "told").read_text()
+    pid, _, _, _, group, session, terminal = told.split()[:7]
+    assert pid == group == session and terminal == "0"
+    for mask in ("SigBlk", "SigIgn"):
+        assert f"{mask}:\t{'0' * 16}\n" in told
+    assert "Umask:\t0077\n" in told
