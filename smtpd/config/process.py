@@ -17,7 +17,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -38,8 +38,8 @@ from smtpd.sandbox import seccomp
 
 USER = "_smtpl"
 PLEDGE = "stdio rpath inet unix dns"  # where the system's resolver keeps to it
-ERRORS_MAX = 200
-ERROR_MAX = 2000  # characters
+LINES_MAX = 200  # of errors, or of warnings
+LINE_MAX = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def main(arguments: list[str]) -> int:
         included = as_user(read)
         missing = confine()
         made = configure(path, text, macros, included)
-        answer = encode(made.slices, [*missing, *made.warnings])
+        answer = encode(made.slices, [*missing, *brief(made.warnings)])
     except ConfigErrors as errors:
-        answer = ConfigurationRefused([str(error)[:ERROR_MAX] for error in errors.errors[:ERRORS_MAX]])
+        answer = ConfigurationRefused(brief(list(map(str, errors.errors))))
     except (OSError, ValueError, sandbox.Unavailable) as error:
         answer = ConfigurationRefused([f"{path}: {reason(error)}"])
     return send(channel, answer)
@@ -120,7 +120,7 @@ def as_user(read: Callable[[str], str]) -> Callable[[str], str]:
         try:
             return read(path)
         except PermissionError as error:
-            raise PermissionError(error.errno, f"user {USER}, who parses it, may not read it") from None
+            raise PermissionError(error.errno, f"user {USER}, who has to, may not read it") from None
 
     return read_and_explain if os.geteuid() == 0 else read
 
@@ -130,6 +130,12 @@ def confine() -> list[str]:
     everything_for_reading = [("/", "r")]
     held = sandbox.enter(USER, None, PLEDGE, unveil=everything_for_reading, program=seccomp.compile_denials())
     return [f"sandbox of config: {line}" for line in held if line.startswith("missing: ") and "(not root)" not in line]
+
+
+def brief(lines: Sequence[str]) -> list[str]:
+    """As much as a log has room for."""
+    more = [f"and {len(lines) - LINES_MAX} more"] if len(lines) > LINES_MAX else []
+    return [line[:LINE_MAX] for line in lines[:LINES_MAX]] + more
 
 
 def encode(slices: Slices, warnings: list[str]) -> ConfigurationParsed:
