@@ -114,9 +114,8 @@ class Brood:
         if len(self._agents) >= AGENTS_MAX or self._leaving:
             self._parent.send(AgentNotForked(imsg.request, "later", "too many agents"))
             return
-        post = Post(
-            imsg.kind, imsg.target, imsg.wrapper, imsg.junk, imsg.rcpt_to, imsg.delimiter, files=tuple(imsg.files)
-        )
+        files = tuple(imsg.files)
+        post = Post(imsg.kind, imsg.target, imsg.wrapper, imsg.junk, imsg.rcpt_to, imsg.delimiter, files, imsg.shared)
         birth = Birth(imsg.user, imsg.person, post, self._filters.get(imsg.kind), self._ours)
         pairs = [_packets() for _ in range(2 if imsg.kind in TETHERED else 1)]
         ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
