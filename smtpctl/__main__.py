@@ -1,4 +1,4 @@
-"""smtpctl [-hj] [--state DIR] command
+"""smtpctl [-hj] [--state DIR] command, and the programs that are smtpctl under another name: makemap, newaliases.
 
     0    done
     1    not done: smtpd does not run, refuses, failed, or cannot do that yet
@@ -11,14 +11,17 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from smtpctl.word import Unclear, find_beginning, find_command
 
 FAILED, NOT_A_COMMAND = 1, 255
+PROGRAMS = ("makemap", "newaliases")  # with options of their own
 
 OPTIONS = """\
 usage: smtpctl [-hj] [--state DIR] command
+       smtpctl makemap|newaliases ...
 
     -h           this help; with the beginning of a command, help for what begins so
     -j           print JSON, where something is printed
@@ -65,11 +68,11 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status."""
+    """Run one command; its exit status.  By default it is the command line, with the program's name."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name in a script that the locale does not have
     try:
-        status = run(sys.argv[1:] if arguments is None else arguments)
+        status = run(_called() if arguments is None else arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has seen enough.
@@ -80,7 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _called() -> list[str]:
+    """What was typed, as words of smtpctl."""
+    name = os.path.basename(sys.argv[0])
+    return [name, *sys.argv[1:]] if name in PROGRAMS else sys.argv[1:]
+
+
 def run(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] in PROGRAMS:
+        return int(import_module(f"smtpctl.{arguments[0]}").main(arguments[1:]))
     try:
         options = Options(arguments)
     except Usage as error:

@@ -25,6 +25,10 @@ class Trouble(Exception):
     """There is no answer; what to say about it."""
 
 
+class NotRunning(Trouble):
+    """There is no daemon."""
+
+
 class Connection:
     def __init__(self, path: str):
         self._channel = Channel(_connect(path), TABLE, "smtpctl", "control", peer_id=TABLE.digest())
@@ -66,7 +70,7 @@ def _connect(path: str) -> socket.socket:
     try:
         sock.connect(path)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        raise Trouble("smtpd doesn't seem to be running") from None
+        raise NotRunning("smtpd doesn't seem to be running") from None
     except BlockingIOError:
         raise Trouble("smtpd is busy") from None
     except OSError as error:

@@ -9,6 +9,8 @@ Names only: who owns these, and whether they are there, is asked by those who op
 
 import os
 
+CONFIGURATION = "/etc/smtpd.conf"
+
 
 class Places:
     """The five places; all of them below `state` (`--state DIR`) when one is given."""

@@ -6,14 +6,12 @@ import pty
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from smtpd.envelope import Entry, Kind, Origin, Recipient, Schedule, first_envelope, last_envelope
 from smtpd.imsg import (
-    TABLE,
     ContentOpened,
     DeliveriesPaused,
     Denied,
@@ -37,70 +35,10 @@ from smtpd.imsg import (
     TableUpdated,
     UpdateTable,
 )
-from smtpd.ipc.channel import Channel, Closed, OtherVersion
 
 TOP = Path(__file__).parent.parent.parent
 ALL = first_envelope(1), last_envelope(2**31 - 1)
 EVPID = 0x1A2B3C4D00000001
-
-
-class Desk:
-    """`asked` is what smtpctl asks; `answers` are given one after the other: an imsg, or (imsg, descriptor)."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.answers, self.asked = [], []
-        self.peer_id = TABLE.digest()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(folder / "smtpd.sock"))
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self):
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            channel = Channel(sock, TABLE, "control", "smtpctl", peer_id=self.peer_id)
-            sock.setblocking(True)
-            try:
-                while True:
-                    for imsg, _ in channel.receive():
-                        self._answer(channel, imsg)
-            except OtherVersion:
-                channel.send_version()
-                channel.flush()
-            except Closed:
-                pass
-            channel.close()
-
-    def _answer(self, channel, imsg):
-        self.asked.append(imsg)
-        if not self.answers:
-            raise Closed
-        answer = self.answers.pop(0)
-        channel.send(*answer) if isinstance(answer, tuple) else channel.send(answer)
-        channel.flush()
-
-    def run(self, *words, answers=(), **more):
-        self.answers[:] = answers
-        command = [sys.executable, "-m", "smtpctl", "--state", str(self.folder), *words]
-        options = {"capture_output": True, "text": True, "timeout": 20, "cwd": TOP} | more
-        return subprocess.run(command, check=False, **options)
-
-    def end(self):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-
-@pytest.fixture
-def desk(tmp_path):
-    made = Desk(tmp_path)
-    yield made
-    made.end()
 
 
 def entry(number):

@@ -1,0 +1,175 @@
+"""makemap [-U] [-d hash|btree] [-o OUT] [-t aliases|set] FILE: a text file -> a table that is looked up in, FILE.db.
+
+    -d     accepted; there is one kind of file
+    -o     the file to make
+    -t     set: each line is a key; aliases: each value is checked; otherwise keys and values
+    -U     print what is in FILE, which makemap made
+    FILE   - for standard input, which needs -o
+    makemap hash NAME < FILE           makes NAME.db, as in the days of sendmail
+
+The lines are those of a table in a file (smtpd/tables/file.py); what is wrong with them is told line by line, and then
+nothing is made.  The new file appears whole and synced, in place of the old one, with FILE's mode and owner.
+"""
+
+import fcntl
+import getopt
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from smtpd.tables import db, expansion, file
+
+DONE, FAILED = 0, 1
+USAGE = "usage: makemap [-U] [-d hash|btree] [-o file] [-t aliases|set] file"
+STDIN = "-"
+
+Entry = tuple[str, str | None]
+
+
+class Failed(Exception):
+    """What to say, a line each."""
+
+
+class Options:
+    """What stands on the command line.  Raises Failed, with how to use it."""
+
+    def __init__(self, arguments: Sequence[str]):
+        try:
+            given, operands = getopt.getopt(list(arguments), "Ud:o:t:")
+        except getopt.GetoptError:
+            raise Failed(USAGE) from None
+        options = dict(given)
+        self.dump = "-U" in options
+        self.kind = options.get("-t", "map")
+        if len(operands) == 2 and operands[0] in ("hash", "btree") and not given:
+            operands, options["-o"] = [STDIN], f"{operands[1]}.db"
+        if len(operands) != 1 or self.kind not in ("map", "aliases", "set"):
+            raise Failed(USAGE)
+        if options.get("-d", "hash") not in ("hash", "btree"):
+            raise Failed(USAGE)
+        self.source = operands[0]
+        if self.source == STDIN and "-o" not in options:
+            raise Failed("makemap: standard input needs -o")
+        self.target = options.get("-o", f"{self.source}.db")
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        options = Options(arguments)
+        if options.dump:
+            dump(options.source)
+        elif not make(options.source, options.target, options.kind):
+            print(f"makemap: {options.source}: no entries", file=sys.stderr)
+    except Failed as failed:
+        print(failed, file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def dump(path: str) -> None:
+    try:
+        for key, value in db.read(path):
+            print(key if value is None else f"{key}\t{value}")
+    except db.TROUBLE as error:
+        raise _trouble(path, error) from None
+
+
+def make(source: str, target: str, kind: str) -> int:
+    """How many entries.  Raises Failed."""
+    entries, status = read(source, kind)
+    try:
+        _replace(target, db.encode(entries), status)
+    except OSError as error:
+        raise _trouble(target, error) from None
+    return len(entries)
+
+
+# -- the text ---------------------------------------------------------------------------------
+
+
+def read(source: str, kind: str) -> tuple[list[Entry], os.stat_result]:
+    """All entries, and what the file is.  Raises Failed with all that is wrong."""
+    try:
+        with open(0 if source == STDIN else source, "rb", closefd=source != STDIN) as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            text, status = opened.read().decode(), os.fstat(opened.fileno())
+    except BlockingIOError:
+        raise Failed(f"{source} is locked") from None
+    except (OSError, ValueError) as error:
+        raise _trouble(source, error) from None
+    entries, wrong = parse(text, kind)
+    if wrong:
+        raise Failed("\n".join(f"{source}:{line}: {reason}" for line, reason in wrong))
+    return entries, status
+
+
+def parse(text: str, kind: str) -> tuple[list[Entry], list[tuple[int, str]]]:
+    """The entries; and the numbers of the lines that are none, and why."""
+    found: dict[str, tuple[int, Entry]] = {}
+    wrong: list[tuple[int, str]] = []
+    try:
+        for number, line in file.entries(text):
+            entry = _entry(number, line, kind, wrong)
+            first, _ = found.setdefault(entry[0].lower(), (number, entry))
+            if first != number:
+                wrong.append((number, f"{entry[0]} is in line {first} already"))
+    except file.Malformed as malformed:
+        wrong.append((malformed.line, malformed.reason))
+    return [entry for _, entry in found.values()], wrong
+
+
+def _entry(number: int, line: str, kind: str, wrong: list[tuple[int, str]]) -> Entry:
+    """The entry in a line, such as it is; what is wrong with it is added to `wrong`."""
+    if kind == "set":
+        return line, None
+    try:
+        key, value = file.pair(number, line)
+        if kind == "aliases":
+            expansion.parse_value(value)
+    except file.Malformed as malformed:
+        wrong.append((number, malformed.reason))
+        return line, None
+    except expansion.Malformed as malformed:
+        wrong.append((number, f"{key}: {malformed}"))
+    return key, value
+
+
+# -- the file ---------------------------------------------------------------------------------
+
+
+def _replace(target: str, content: bytes, like: os.stat_result) -> None:
+    """Whoever opens `target` finds the old file or the new one."""
+    folder, name = os.path.split(target)
+    descriptor, path = tempfile.mkstemp(prefix=f"{name}.", dir=folder or ".")
+    try:
+        with open(descriptor, "wb") as made:
+            made.write(content)
+            made.flush()
+            if stat.S_ISREG(like.st_mode):
+                _give(made.fileno(), like)
+            os.fsync(made.fileno())
+        os.rename(path, target)
+    except BaseException:
+        os.unlink(path)
+        raise
+    directory = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _give(descriptor: int, like: os.stat_result) -> None:
+    """Who is not root keeps it."""
+    try:
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+    except PermissionError:
+        if os.geteuid() == 0:
+            raise
+    os.fchmod(descriptor, stat.S_IMODE(like.st_mode) & 0o777)
+
+
+def _trouble(path: str, error: Exception) -> Failed:
+    return Failed(f"{path}: {getattr(error, 'strerror', None) or error}")

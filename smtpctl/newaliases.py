@@ -1,0 +1,81 @@
+"""newaliases [-f FILE] [--state DIR]: check the aliases, and have them read again.
+
+    smtpd.conf: table aliases file:/etc/aliases       /etc/aliases is checked
+                table aliases db:/etc/aliases.db      and /etc/aliases.db is made of it
+                neither                               /etc/aliases is checked, and nobody is told
+
+prints `/etc/aliases: 12 aliases`, and tells a daemon that runs to read the table again.
+"""
+
+import getopt
+import sys
+from collections.abc import Sequence
+
+from smtpctl import makemap
+from smtpctl.connection import Connection, NotRunning, Trouble
+from smtpctl.makemap import DONE, FAILED, Failed
+from smtpd.config import parser
+from smtpd.config.error import ConfigErrors
+from smtpd.config.model import Table
+from smtpd.config.place import CONFIGURATION, Places
+from smtpd.imsg import UpdateTable
+
+USAGE = "usage: newaliases [-f file] [--state directory]"
+TABLE, ALIASES = "aliases", "/etc/aliases"
+REQUEST = 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        given, operands = getopt.getopt(list(arguments), "f:", ["state="])
+    except getopt.GetoptError:
+        given, operands = [], [""]
+    if operands:
+        print(USAGE, file=sys.stderr)
+        return FAILED
+    options = dict(given)
+    try:
+        table = find_table(options.get("-f", CONFIGURATION))
+        print(check(table), flush=True)
+        if table is not None:
+            update(Places(options.get("--state")).socket)
+    except (Failed, Trouble) as trouble:
+        print(f"newaliases: {trouble}", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def find_table(path: str) -> Table | None:
+    """The one named aliases.  Raises Failed."""
+    try:
+        tables = parser.parse(path, read=parser.read_file).config.tables
+    except ConfigErrors as errors:
+        raise Failed(f"{path} is not usable:\n{errors}") from None
+    return next((table for table in tables if table.name == TABLE), None)
+
+
+def check(table: Table | None) -> str:
+    """What is said of the aliases; the file of a db is made.  Raises Failed."""
+    if table is None:
+        count = len(makemap.read(ALIASES, "aliases")[0])
+        return f"{ALIASES}: {count} aliases"
+    path = table.path or ""
+    match table.backend:
+        case "file":
+            return f"{path}: {len(makemap.read(path, 'aliases')[0])} aliases"
+        case "db" if path.endswith(".db"):
+            source = path.removesuffix(".db")
+            return f"{source}: {makemap.make(source, path, 'aliases')} aliases"
+        case "db":
+            raise Failed(f"{path} does not end in .db, so what it is made of is not known: use makemap")
+    return f"table {TABLE} is in no file of aliases"
+
+
+def update(socket: str) -> None:
+    """Raises Trouble."""
+    try:
+        connection = Connection(socket)
+    except NotRunning:
+        return
+    if trouble := connection.ask(UpdateTable(REQUEST, TABLE)).trouble:
+        raise Trouble(trouble)

@@ -1,0 +1,136 @@
+"""makemap, as it is called."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpctl.makemap import make, parse
+from smtpd.tables import db
+from smtpd.tables.db import DbTable
+from smtpd.tables.table import Service
+
+TOP = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def makemap(tmp_path):
+    def run(*arguments, stdin=""):
+        command = [sys.executable, "-m", "smtpctl", "makemap", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(TOP)}
+        options = {"input": stdin, "capture_output": True, "text": True, "timeout": 20, "env": environment}
+        done = subprocess.run(command, check=False, cwd=tmp_path, **options)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_a_map_is_made_and_found_in_and_dumped(makemap, tmp_path):
+    (tmp_path / "virtual").write_text("# ours\nBob@here.test: bob, amy # both\n@here.test joe\n")
+    assert makemap("virtual") == (0, "", "")
+    table = DbTable("virtual", str(tmp_path / "virtual.db"))
+    assert table.find(Service.ALIAS, "bob@here.test") == "bob, amy"
+    assert makemap("-U", "virtual.db") == (0, "@here.test\tjoe\nBob@here.test\tbob, amy\n", "")
+
+
+def test_a_set_takes_whole_lines(makemap, tmp_path):
+    (tmp_path / "domains").write_text("a.test\n*.b.test\n::1\n")
+    assert makemap("-t", "set", "-d", "btree", "-o", "out", "domains") == (0, "", "")
+    table = DbTable("domains", str(tmp_path / "out"))
+    assert table.check(Service.DOMAIN, "x.b.test") is True
+    assert table.check(Service.STRING, "::1") is True
+
+
+def test_all_that_is_wrong_is_told_by_file_and_line_and_nothing_is_made(makemap, tmp_path):
+    (tmp_path / "aliases").write_text("a: b\nc\nA: d\ne: f g h\n\ni: |\n")
+    status, said, told = makemap("-t", "aliases", "aliases")
+    assert (status, said) == (1, "")
+    assert told.splitlines() == [
+        "aliases:2: a value is expected behind the key",
+        "aliases:3: A is in line 1 already",
+        "aliases:4: e: neither an address nor the name of a user",
+        "aliases:6: i: a | without a command",
+    ]
+    assert os.listdir(tmp_path) == ["aliases"]
+
+
+def test_values_are_checked_for_aliases_only(makemap, tmp_path):
+    (tmp_path / "secrets").write_text("relay user:pass word\n")
+    assert makemap("secrets") == (0, "", "")
+
+
+def test_a_file_without_entries_is_made_with_a_warning(makemap, tmp_path):
+    (tmp_path / "none").write_text("# nothing\n")
+    assert makemap("none") == (0, "", "makemap: none: no entries\n")
+    assert list(db.read(str(tmp_path / "none.db"))) == []
+
+
+def test_standard_input_needs_a_name_for_what_is_made(makemap, tmp_path):
+    assert makemap("-", stdin="a b\n") == (1, "", "makemap: standard input needs -o\n")
+    assert makemap("-o", "x.db", "-", stdin="a b\n") == (0, "", "")
+    assert list(db.read(str(tmp_path / "x.db"))) == [("a", "b")]
+
+
+def test_the_two_words_of_old(makemap, tmp_path):
+    assert makemap("hash", "access", stdin="a b\n") == (0, "", "")
+    assert list(db.read(str(tmp_path / "access.db"))) == [("a", "b")]
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["-t", "x", "a"], ["-d", "dbm", "a"], ["-z", "a"]])
+def test_how_to_use_it(makemap, arguments):
+    status, _, told = makemap(*arguments)
+    assert status == 1 and told.startswith("usage: makemap ")
+
+
+def test_a_file_that_somebody_writes_is_locked(makemap, tmp_path):
+    with open(tmp_path / "map", "w") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        assert makemap("map") == (1, "", "map is locked\n")
+
+
+def test_what_is_not_there_or_no_text(makemap, tmp_path):
+    assert makemap("map") == (1, "", "map: No such file or directory\n")
+    (tmp_path / "map").write_bytes(b"a \xff\n")
+    assert makemap("map")[0] == 1
+    assert makemap("-U", "map") == (1, "", "map: not made by makemap\n")
+
+
+def test_the_file_has_the_mode_of_its_source_and_is_never_open_to_more(tmp_path):
+    source, target = tmp_path / "secrets", tmp_path / "secrets.db"
+    source.write_text("a b\n")
+    for mode in (0o600, 0o640, 0o4644):
+        os.chmod(source, mode)
+        make(str(source), str(target), "map")
+        assert target.stat().st_mode & 0o7777 == mode & 0o777
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a file away")
+def test_the_file_has_the_owner_of_its_source(tmp_path):
+    source, target = tmp_path / "map", tmp_path / "map.db"
+    source.write_text("a b\n")
+    os.chown(source, 1234, 2345)
+    make(str(source), str(target), "map")
+    assert (target.stat().st_uid, target.stat().st_gid) == (1234, 2345)
+
+
+def test_a_link_in_its_place_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "map").write_text("a b\n")
+    (tmp_path / "victim").write_text("precious")
+    os.symlink(tmp_path / "victim", tmp_path / "map.db")
+    make(str(tmp_path / "map"), str(tmp_path / "map.db"), "map")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not (tmp_path / "map.db").is_symlink()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text('abA:# \t"@|/,\\\n\0', max_size=60), st.sampled_from(["map", "set", "aliases"]))
+def test_any_text_is_a_map_or_wrong_in_some_line(text, kind):
+    entries, wrong = parse(text, kind)
+    assert all(1 <= line <= text.count("\n") + 1 and reason for line, reason in wrong)
+    if not wrong:
+        db.encode(entries)
