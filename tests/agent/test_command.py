@@ -1,0 +1,258 @@
+"""The commands of an action, run by a real agent: what they get, and what becomes of the mail."""
+
+import dataclasses
+import os
+import select
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from smtpd.agent.command import HANDS, Runner, Single, environment_of
+from smtpd.config.specifier import Malformed
+from smtpd.envelope import Outcome
+from smtpd.ipc.errand import TEXT_MAX, Post
+from tests.agent.conftest import MAIL, STUCK, UID, errand, own
+
+TRACE = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
+READ = "cat > /dev/null; "
+HOSTILE = "$(touch %{user.directory}/x);`id`'\"\\\n|&<>*~#!{}"
+
+
+def command(start, line, **post):
+    return start("command", line, **post)
+
+
+def outcome(start, line, **more):
+    result = command(start, line).deliver(errand(**more))
+    return result.outcome, result.text
+
+
+def wait_for(path):
+    """What a command has written there by renaming it into place."""
+    end = time.monotonic() + STUCK
+    while not path.exists():
+        assert time.monotonic() < end
+        select.select([], [], [], 0.01)
+    return path.read_text()
+
+
+# -- what it gets ----------------------------------------------------------------------------------
+
+
+def test_it_gets_the_mail_with_its_trace(start, home):
+    assert outcome(start, "cat > ~/mail") == (Outcome.DELIVERED, "Delivered")
+    assert (home / "mail").read_bytes() == TRACE + MAIL
+
+
+def test_it_gets_a_large_mail_by_descriptor(start, home):
+    content = MAIL + b"x" * 3_000_000
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        told = errand(content=b"", size=len(content))
+        result = command(start, "cat > ~/mail")
+        result.send(told, file.fileno())
+        assert result.receive().outcome is Outcome.DELIVERED
+        assert (home / "mail").read_bytes() == TRACE + content
+
+
+def test_a_spool_file_that_is_too_short_is_never_taken_for_a_whole_mail(start, home):
+    agent = command(start, "cat > /dev/null; touch ~/taken")
+    with tempfile.TemporaryFile() as file:
+        file.write(MAIL)
+        file.flush()
+        agent.send(errand(content=b"", size=len(MAIL) + 1), file.fileno())
+        assert agent.receive().outcome is Outcome.DEFERRED
+    assert not (home / "taken").exists()
+
+
+def test_its_environment_is_exactly_that_of_the_reference(start, home):
+    agent = command(start, READ + "cat /proc/$$/environ > ~/environ")
+    agent.deliver(errand(recipient="bob+work@here.test", extension="work"))
+    told = dict(line.split("=", 1) for line in (home / "environ").read_text().split("\0")[:-1])
+    assert told == {
+        "PATH": os.confstr("CS_PATH"),
+        "DOMAIN": "here.test",
+        "HOME": str(home),
+        "ORIGINAL_RECIPIENT": "bob+work@here.test",
+        "RECIPIENT": "bob@here.test",
+        "SHELL": "/bin/sh",
+        "LOCAL": "bob+work",
+        "LOGNAME": "bob",
+        "USER": "bob",
+        "SENDER": "amy@there.test",
+        "EXTENSION": "work",
+    }
+
+
+def test_without_a_sub_address_and_a_sender():
+    environment = environment_of(errand(sender=""), "bob", "/home/bob")
+    assert environment["SENDER"] == "" and "EXTENSION" not in environment
+
+
+def test_no_variable_holds_a_control_character_or_is_endless():
+    assert environment_of(errand(sender="a\0b\nc"), "bob", "/")["SENDER"] == "a?b?c"
+    with pytest.raises(Malformed):
+        environment_of(errand(sender="x" * 1025), "bob", "/")
+
+
+def test_it_is_the_user_in_a_session_of_its_own_with_three_descriptors(start, home):
+    line = "(ls /proc/$$/fd | cat; cat /proc/$$/stat; cat /proc/$$/status) > ~/told; cat > /dev/null"
+    command(start, line).deliver(errand())
+    told = (home / "told").read_text().split()
+    assert told[:3] == ["0", "1", "2"]
+    pid, _, _, _, group, session = told[3:9]
+    assert pid == group == session
+    status = (home / "told").read_text()
+    assert f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}\n" in status
+    assert "Umask:\t0077\n" in status and f"SigIgn:\t{'0' * 16}\n" in status
+
+
+def test_values_are_words_whatever_they_are(start, home):
+    line = READ + "printf '%%s\\n' %{sender} '%{sender}' \"%{sender:raw}\" %{rcpt.user} > ~/words"
+    assert command(start, line).deliver(errand(sender=HOSTILE, recipient="a b@here.test")).outcome is Outcome.DELIVERED
+    one, two, raw, user = (home / "words").read_text().splitlines()
+    assert one == two and not set(one) & set("$`;'\"\\|&<>*~#!{} ")
+    assert raw == HOSTILE.replace("\n", ":")
+    assert user == "a:b"
+    assert not (home / "x").exists()
+
+
+def test_a_sender_of_commands_is_a_sender(start, home):
+    """MAIL FROM:<;for i in a b c;do read r;done;sh;exit 0;>, CVE-2020-7247."""
+    line = READ + 'printf %%s %{mbox.from} "%{sender}" > ~/words; eval echo %{sender} > ~/again'
+    command(start, line).deliver(errand(sender=";touch x;touch${IFS}x;"))
+    assert set(home.iterdir()) == {home / "words", home / "again"}
+
+
+def test_the_wrapper_wraps(start, home):
+    agent = command(
+        start, "cat > ~/mail # quietly", wrapper="umask 022; echo %{user.username} > ~/who; %{mda}; exit 75"
+    )
+    assert agent.deliver(errand()).outcome is Outcome.DEFERRED
+    assert (home / "who").read_text() == "bob\n" and (home / "mail").read_bytes() == TRACE + MAIL
+
+
+def test_mail_of_several_users_by_one_agent(start, home):
+    agent = command(start, READ + "echo %{user.username} %{user.directory} $USER > ~/who", shared=True)
+    told = errand()
+    agent.deliver(dataclasses.replace(told, user="carol", home=f"{home}/carol"))
+    assert (home / "who").read_text() == f"carol {home}/carol bob\n"
+
+
+# -- what becomes of the mail -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("exit 75", (Outcome.DEFERRED, "temporary failure")),
+        ("exit 67", (Outcome.FAILED, "user unknown")),
+        ("echo no such folder; exit 1", (Outcome.FAILED, "exited abnormally: no such folder")),
+        ("echo done", (Outcome.DELIVERED, "Delivered")),
+        ("kill -9 $$", (Outcome.DEFERRED, "terminated; signal 9")),
+    ],
+)
+def test_the_end_of_a_command_and_its_last_words_are_the_result(start, line, expected):
+    assert outcome(start, READ + line) == expected
+
+
+def test_one_that_exits_before_it_has_read_its_mail(start):
+    assert outcome(start, "exit 0") == (Outcome.DEFERRED, "mda exited prematurely")
+
+
+def test_its_words_cannot_forge_a_line_or_be_endless(start):
+    _, text = outcome(start, READ + "printf '\\033[1m\\r\\0%s' x; exit 1")
+    assert text.isprintable() and text.endswith("\\015\\000x")
+    _, text = outcome(start, READ + "head -c 5000 /dev/zero | tr '\\0' '\\001'; exit 1")
+    assert len(text) == TEXT_MAX
+
+
+def test_a_mail_that_has_been_here_is_a_loop(start, home):
+    agent = command(start, "touch ~/run; cat > /dev/null")
+    result = agent.deliver(errand(content=b"Delivered-To: bob@here.test\n" + MAIL))
+    assert result.outcome is Outcome.LOOP
+    assert not (home / "run").exists()
+
+
+@pytest.mark.parametrize("line", ["deliver %{sender[99]}", "deliver %{nobody}", "deliver '", "%{sender:lower}"])
+def test_a_line_that_makes_no_command_fails(start, line):
+    assert outcome(start, line)[0] is Outcome.FAILED
+
+
+def test_a_very_long_specifier_fails_and_is_not_cut_short(start, home):
+    agent = command(start, "echo %{sender} %{sender} > ~/run")
+    assert agent.deliver(errand(sender="x" * 5000)).outcome is Outcome.FAILED
+    assert command(start, "touch ~/run; " + "%{sender}" * 1000).deliver(errand()).outcome is Outcome.FAILED
+    assert list(home.iterdir()) == []
+
+
+def test_a_user_who_may_start_no_process_gets_his_mail_later(start):
+    if os.geteuid() != 0:
+        pytest.skip("needs root: a user of his own, whose processes can be counted")
+    agent = command(start, "cat > /dev/null", limits=["RLIMIT_NPROC=0"])
+    assert agent.deliver(errand()).outcome is Outcome.DEFERRED
+
+
+def test_a_defect_of_ours_delays_that_mail_and_says_where():
+    def broken(mail, descriptor):
+        raise ZeroDivisionError
+
+    (result,) = Single(broken).do([(errand(), -1)])
+    assert result.outcome is Outcome.DEFERRED and "broken line" in result.text
+
+
+def test_a_wrapper_is_refused_where_it_is_none():
+    with pytest.raises(Malformed):
+        Runner(Post("command", "x", "'%{mda}'"), "bob", "/").template("x")
+
+
+# -- nobody waits for a command but its own mail --------------------------------------------------------
+
+
+def test_seven_run_at_once(start, home):
+    """Each waits for all the others."""
+    agent = command(start, f"{READ} touch ~/$SENDER; until [ $(ls ~ | wc -l) = {HANDS} ]; do sleep 0.01; done")
+    for number in range(HANDS):
+        agent.send(errand(number, sender=f"amy{number}@there.test"))
+    assert {agent.receive().outcome for _ in range(HANDS)} == {Outcome.DELIVERED}
+
+
+def test_a_stuck_one_and_one_that_writes_a_gigabyte_delay_nobody(start, home):
+    os.mkfifo(home / "stuck")
+    own(home / "stuck")
+    line = """cat > /dev/null; case $SENDER in
+    stuck@*) read x < ~/stuck;; loud@*) head -c 1000000000 /dev/zero; echo; echo loud;; esac"""
+    agent = command(start, " ".join(line.split()))
+    agent.send(errand(1, sender="stuck@there.test"))
+    agent.send(errand(2, sender="loud@there.test"))
+    for number in range(3, 10):
+        agent.send(errand(number))
+    results = [agent.receive() for _ in range(8)]
+    assert {result.outcome for result in results} == {Outcome.DELIVERED}
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    (peak,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    assert peak < 100 * 1024  # KiB
+    (home / "stuck").write_text("go\n")
+    assert agent.receive().envelope & 0xFFFFFFFF == 1
+
+
+@pytest.mark.parametrize("how", ["queue parts", "SIGTERM"])
+def test_commands_end_with_their_agent(start, home, how):
+    agent = command(start, "echo $$ > ~/$SENDER.new; mv ~/$SENDER.new ~/$SENDER; sleep 100; touch ~/late")
+    senders = [f"amy{number}@there.test" for number in range(HANDS)]
+    for number, sender in enumerate(senders):
+        agent.send(errand(number, sender=sender))
+    commands = [os.pidfd_open(int(wait_for(home / sender))) for sender in senders]
+    if how == "SIGTERM":
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(STUCK) == 0
+    else:
+        assert agent.end() == 0
+    for descriptor in commands:
+        assert select.select([descriptor], [], [], STUCK)[0]
+        os.close(descriptor)
+    assert not (home / "late").exists()
