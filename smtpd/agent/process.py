@@ -27,6 +27,7 @@ from smtpd.agent.command import Command
 from smtpd.agent.forward import Reader
 from smtpd.agent.hand import Hands, Trade
 from smtpd.agent.lmtp import Lmtp
+from smtpd.agent.mailbox import Mailbox
 from smtpd.agent.storage import Storage
 from smtpd.agent.warrant import Warrant
 from smtpd.ipc.errand import Post
@@ -59,6 +60,7 @@ def prepare(post: Post, user: str, home: str) -> Agent:
 TRADES: dict[str, Callable[[Post, str, str], Trade]] = {
     "forward": lambda post, user, home: Reader(home),
     "maildir": Storage,
+    "mbox": Mailbox,
     "command": Command,
     "warrant": Warrant,
     "lmtp": lambda post, user, home: Lmtp(post, user),

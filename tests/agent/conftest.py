@@ -36,17 +36,19 @@ class Agent:
     def __init__(self, home, kind="maildir", target="~/Maildir", *, limits=(), **post):
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(STUCK)
+        self.tether, their_tether = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         told = json.dumps({"kind": kind, "target": target, **post})
         arguments = [str(theirs.fileno()), told, str(home), str(UID), *limits]
         promises = PROMISES[kind]
         program = "" if promises is None else sandbox.compile(promises).hex()
         self.process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).parent / "stand.py"), *arguments],
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), their_tether.fileno()],
             cwd="/",
-            env={"PYTHONPATH": str(TOP), "PROGRAM": program},
+            env={"PYTHONPATH": str(TOP), "PROGRAM": program, "TETHER": str(their_tether.fileno())},
         )
         theirs.close()
+        their_tether.close()
 
     def send(self, told, descriptor=None):
         packet = told if isinstance(told, bytes) else encode(told)
@@ -72,6 +74,7 @@ class Agent:
     def end(self):
         """Its exit status after queue has parted with it."""
         self.socket.close()
+        self.tether.close()
         return self.process.wait(STUCK)
 
     def kill(self):
@@ -112,6 +115,7 @@ def start(home):
         if agent.process.poll() is None:
             agent.kill()
         agent.socket.close()
+        agent.tether.close()
 
 
 def make_tree(home):

@@ -1,7 +1,8 @@
 """One agent in a process of its own, as nursery starts it: become the user, prepare, enter the sandbox, serve.
 
 Arguments: descriptor of its socket, its post as JSON, home, uid, limit=number …
-Environment: PROGRAM, its filter ready-made, in hexadecimal; empty for a kind without.
+Environment: PROGRAM, its filter ready-made, in hexadecimal; empty for a kind without.  TETHER, the descriptor of the
+socket that mailboxes come by, where there is one.
 """
 
 import json
@@ -32,7 +33,8 @@ def main():
     if promises is not None:
         ids = sandbox.Ids(os.getuid(), os.getgid())
         sandbox.enter(ids, None, promises, unveil=agent.places, program=program, required=True)
-    agent.serve(socket.socket(fileno=int(descriptor)))
+    tether = os.environ.get("TETHER")
+    agent.serve(socket.socket(fileno=int(descriptor)), socket.socket(fileno=int(tether)) if tether else None)
     os._exit(0)
 
 

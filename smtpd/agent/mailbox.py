@@ -1,0 +1,119 @@
+"""Appending mails to the user's mailbox, while the parent has it locked.
+
+    parent ==tether==>  number of a lock, and with it the mailbox, open    one for each time that it is locked
+    queue  ==========>  Deliver, Deliver, … each with the number           under which lock it may be written
+
+Nobody but root can make a mailbox or its dot-lock beside all others, so this process opens nothing: it writes to what
+it was handed, and only under the lock that queue named.  All mails that wait are appended, then synced, once.
+
+A mail that comes under a lock which is not here is tried later.  What a crash leaves is at the most a mail whose end is
+missing, which the next one does not run into (mail_local/mbox.py).
+"""
+
+import os
+import socket
+import stat
+import struct
+import time
+from itertools import groupby
+
+from mail_local import mbox, trace
+from mail_local.maildir import reason_of
+from smtpd.agent import mail
+from smtpd.agent.hand import Answer, Errand, Taken
+from smtpd.envelope import Outcome
+from smtpd.ipc.errand import Deliver, Malformed, Post, Result
+
+_NUMBER = struct.Struct(">Q")
+_ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4 * 4)
+
+
+class Mailbox:
+    """The trade of an agent for the mailbox of one user."""
+
+    ERRAND: type[Errand] = Deliver
+    HANDS = 1
+    BATCH = 32
+    BATCH_BYTES = 8 * 1024 * 1024
+
+    def __init__(self, post: Post, user: str, home: str):
+        self.over = False
+        self.places: list[tuple[str, str]] = []
+
+    def work(self, queue: socket.socket, tether: socket.socket | None) -> "Writer":
+        if tether is None:
+            raise ValueError("an agent of a mailbox needs a tether")
+        return Writer(tether)
+
+
+class Writer:
+    """The one hand's work: there is one mailbox, and one may write to it."""
+
+    def __init__(self, tether: socket.socket):
+        self._tether = tether
+        self._lock = 0  # the last one that came
+        self._mailbox = -1  # and what was locked by it
+
+    def do(self, batch: list[Taken]) -> list[Answer]:
+        answers: list[Answer] = []
+        try:
+            for lock, taken in groupby(batch, key=_lock_of):
+                answers += self._store(lock, list(taken))
+        finally:
+            mail.close(batch)
+        return answers
+
+    def _store(self, lock: int, batch: list[Taken]) -> list[Answer]:
+        try:
+            self._reach(lock)
+            if lock != self._lock:
+                return mail.deferred(batch, "the lock of the mailbox has been given up")
+            if not stat.S_ISREG(os.fstat(self._mailbox).st_mode):
+                return mail.deferred(batch, "the mailbox is not a regular file")
+            return self._append(batch)
+        except OSError as error:
+            return mail.deferred(batch, reason_of(error))
+        except Malformed:
+            raise
+        except Exception as error:  # a defect of ours costs these mails a delay, not the user's other mail
+            return mail.deferred(batch, mail.defect(error))
+
+    def _append(self, batch: list[Taken]) -> list[Answer]:
+        answers: list[Answer] = []
+        fresh: list[tuple[Deliver, mbox.Mail]] = []
+        now = time.time()
+        for errand, descriptor in batch:
+            assert isinstance(errand, Deliver)
+            if trace.was_delivered_to(mail.header_of(errand, descriptor), errand.destination):
+                answers.append(mail.loop(errand))
+            else:
+                lines = trace.added_lines(errand.sender, errand.recipient)
+                fresh.append((errand, mbox.Mail(errand.sender, now, mail.content_of(errand, descriptor, lines))))
+        reasons = mbox.store(self._mailbox, [stored for _, stored in fresh]) if fresh else []
+        return answers + [
+            Result(errand.envelope, Outcome.DEFERRED if reason else Outcome.DELIVERED, reason or "Delivered")
+            for (errand, _), reason in zip(fresh, reasons, strict=True)
+        ]
+
+    def _reach(self, lock: int) -> None:
+        """Take from the tether what is older, and this one.  It was sent before queue knew of it: no waiting."""
+        while self._lock < lock:
+            try:
+                flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                packet, ancillary, told, _ = self._tether.recvmsg(_NUMBER.size + 1, _ROOM_FOR_DESCRIPTORS, flags)
+            except BlockingIOError:
+                return
+            descriptors = [number for _, _, data in ancillary for number in struct.unpack(f"{len(data) // 4}i", data)]
+            if not packet:
+                return
+            if len(packet) != _NUMBER.size or len(descriptors) != 1 or told & socket.MSG_CTRUNC:
+                raise Malformed("not a mailbox")
+            if self._mailbox >= 0:
+                os.close(self._mailbox)
+            (self._lock,) = _NUMBER.unpack(packet)
+            (self._mailbox,) = descriptors
+
+
+def _lock_of(taken: Taken) -> int:
+    errand, _ = taken
+    return errand.lock if isinstance(errand, Deliver) else 0
