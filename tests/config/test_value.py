@@ -86,3 +86,56 @@ def test_any_text_has_a_value_or_is_wrong(read, text):
         read(text)
     except Wrong as wrong:
         assert str(wrong).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mx", "mx.example.org:24", "192.0.2.1", "192.0.2.1:1", "[::1]", "[2001:db8::1]:65535", "/run/lmtp", "/a b"],
+)
+def test_destinations_of_lmtp(text):
+    assert target.lmtp_destination(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":24",
+        "mx:",
+        "mx:65536",
+        "mx:-1",
+        "mx:24:24",
+        "mx\n",
+        "m x",
+        "[]",
+        "[mx]",
+        "[::1",
+        "::1",
+        "[::1]24",
+        "-",
+        "mx;ls:24",
+    ],
+)
+def test_what_is_no_destination_of_lmtp(text):
+    with pytest.raises(Wrong):
+        target.lmtp_destination(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["root", "_smtpd", "_smtpm", "_smtpx", "", "-x", "a b", "a:b", "../a", "a\n", "%{user.username}"]
+)
+def test_nothing_runs_as_root_nor_as_one_of_ours(name):
+    with pytest.raises(Wrong):
+        value.user(name)
+
+
+@pytest.mark.parametrize("text", ["../evil", "/bin/sh", "a.b", "a b", "", "-x", "é"])
+def test_a_kind_of_table_cannot_lead_out_of_the_directory_of_programs(text):
+    with pytest.raises(Wrong):
+        value.backend(text)
+
+
+def test_a_command_or_path_that_is_too_long_is_no_command_and_no_path():
+    for read, text in ((target.command, "c" * 4097), (target.wrapper, "c" * 4097), (target.maildir_path, "/" * 1025)):
+        with pytest.raises(Wrong):
+            read(text)
