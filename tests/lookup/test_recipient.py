@@ -2,11 +2,14 @@
 
 import pytest
 
-from smtpd.config.model import Condition, Match, Operand
-from smtpd.config.slice import TableSlice
-from smtpd.envelope import Origin
+from smtpd.config.model import Condition, Match, Method, Operand
+from smtpd.config.slice import ExpansionSlice, TableSlice
+from smtpd.envelope import Duty, Kind, Origin, Recipient
 from smtpd.imsg import (
     AddEnvelopes,
+    EnvelopeExpanded,
+    EnvelopeNotExpanded,
+    ExpandEnvelope,
     ExpandRecipient,
     FindUser,
     ForwardRead,
@@ -22,7 +25,9 @@ from smtpd.ipc.log import log
 from smtpd.lookup import recipient as recipient_module
 from smtpd.lookup.expansion import Expansion
 from smtpd.lookup.node import Forward
-from smtpd.lookup.recipient import understand
+from smtpd.lookup.recipient import PAGE, understand
+from smtpd.tables.expansion import Command, digest
+from tests.lookup.conftest import CONFIGURATION
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
 
@@ -148,6 +153,82 @@ def test_envelopes_that_fit_no_imsg_cost_their_recipient(house):
     house.forwards["bob"] = ("text", ", ".join(f"u{n}" for n in range(90)).encode())
     long = "bob+" + "\U0001f600" * 200 + "@here.test"
     assert house.ask(recipient(1, long)) == RecipientExpanded(1, 90)
+
+
+def test_a_long_list_goes_to_queue_in_pages(house):
+    names = [f"u{n}" for n in range(2 * PAGE + 1)]
+    aliases = TableSlice("aliases", pairs=(("all", ", ".join(names)),))
+    action = ExpansionSlice("in", Method.MAILDIR, alias="aliases")
+    house = house(tables=(*CONFIGURATION.tables, aliases), actions=(action,))
+    house.users |= {name: "user" for name in names}
+    assert house.ask(recipient(1, "all@here.test")) == RecipientExpanded(1, len(names))
+    pages = [[to.user for to in imsg.recipients] for imsg in house.sent(AddEnvelopes)]
+    assert list(map(len, pages)) == [PAGE, PAGE, 1]
+    assert sum(pages, []) == names
+
+
+def test_the_forward_of_a_user_of_a_userbase_is_asked_for_by_its_action(house):
+    people = TableSlice("people", pairs=(("bob", "2001:2001:/srv/bob"),))
+    action = ExpansionSlice("in", Method.MAILDIR, userbase="people")
+    house = house(tables=(*CONFIGURATION.tables, people), actions=(action,))
+    assert house.ask(recipient(1)) == RecipientExpanded(1, 1)
+    assert house.sent(FindUser) == []
+    assert [(imsg.user, imsg.action) for imsg in house.sent(ReadForward)] == [("bob", "in")]
+
+
+# -- envelopes whose command is gone ------------------------------------------------------
+
+
+def stale(request, line="old", duty=Duty.FORWARDED, action="in"):
+    gone = digest(Command(line))
+    to = Recipient("bob@here.test", "bob@here.test", action, Kind.MDA, "bob", "x", duty, gone)
+    return ExpandEnvelope(request, ORIGIN, to)
+
+
+def test_an_envelope_whose_command_is_gone_becomes_what_the_user_wants_now(house):
+    house = house()
+    house.users |= {"bob": "user", "amy": "user"}
+    house.forwards["bob"] = ("text", b"|new, amy")
+    expanded = house.ask(stale(103), "queue")
+    assert isinstance(expanded, EnvelopeExpanded)
+    assert [(to.user, to.digest) for to in expanded.recipients] == [("bob", digest(Command("new"))), ("amy", "")]
+    assert house.sent(AddEnvelopes) == []
+
+
+def test_a_forward_that_is_remembered_is_read_again_for_a_command_that_is_gone(house):
+    house = house()
+    house.users["bob"] = "user"
+    house.forwards["bob"] = ("text", b"|old")
+    assert house.ask(recipient(1)) == RecipientExpanded(1, 1)
+    house.forwards["bob"] = ("text", b"bob")
+    assert [to.duty for to in house.ask(stale(102), "queue").recipients] == [Duty.DELIVER]
+
+
+def test_a_command_that_is_said_to_be_gone_and_is_there_is_for_later(house):
+    house = house()
+    house.users["bob"] = "user"
+    house.forwards["bob"] = ("text", b"bob, |old")
+    answer = house.ask(stale(101), "queue")
+    assert isinstance(answer, EnvelopeNotExpanded) and not answer.permanent
+
+
+@pytest.mark.parametrize("verdict, permanent", [("unknown", True), ("later", False)])
+def test_an_envelope_of_a_user_who_is_gone(house, verdict, permanent):
+    house = house()
+    house.users["bob"] = verdict
+    answer = house.ask(stale(101), "queue")
+    assert isinstance(answer, EnvelopeNotExpanded) and answer.permanent is permanent
+
+
+@pytest.mark.parametrize(
+    "asked", [stale(101, action="gone"), stale(101, duty=Duty.ALIASED), stale(101, duty=Duty.DELIVER)]
+)
+def test_an_envelope_that_is_not_of_a_forward_is_not_expanded(house, asked):
+    house = house()
+    house.users["bob"] = "user"
+    answer = house.ask(asked, "queue")
+    assert isinstance(answer, EnvelopeNotExpanded) and not answer.permanent
+    assert house.sent(ReadForward) == []
 
 
 def test_a_table_file_that_is_not_there_is_said_and_for_later(house, tmp_path, capfd):
