@@ -68,22 +68,26 @@ class Agents:
             return
         line = self.lines.get(key)
         if line is None:
-            line = self._open(key, now)
+            terms = self._roster.terms(key)
+            line = self.lines[key] = Line(key, terms, self.slow if terms.slow else self.quick, now)
             line.join(errand, now)
-            self._start(line.places)
+            self._want(line)
         elif line.is_stalled(now):
             errand.failed(_reason(line))
         else:
             line.join(errand, now)
             self._proceed(line)
 
-    def _open(self, key: Key, now: float) -> Line:
-        terms = self._roster.terms(key)
-        line = self.lines[key] = Line(key, terms, self.slow if terms.slow else self.quick, now)
-        line.places.want(key)
-        return line
-
     # -- an agent's life ------------------------------------------------------------------------------------------
+
+    def _want(self, line: Line) -> None:
+        """An agent for what waits.  One for commands is not made before there is a session for it: it would do nothing
+        but keep a place from another one that has."""
+        if line.terms.command:
+            line.session = line.session or self._sessions.take(line.key)
+        if line.session or not line.terms.command:
+            line.places.want(line.key)
+            self._start(line.places)
 
     def _start(self, places: Places) -> None:
         """Give free places to those who want one, and ask others to leave where there is none."""
@@ -122,8 +126,9 @@ class Agents:
             lock = 0
             if line.mailbox is not None and not (lock := line.mailbox.claim()):
                 break
-            if line.terms.command and not self._sessions.take(line.key):
+            if line.terms.command and not (line.session or self._sessions.take(line.key)):
                 break
+            line.session = False
             assert line.agent is not None
             begun = line.begin(self._clock())
             begun.errand.begin(line.agent.session, lock, partial(self._ready, line, begun))
@@ -157,6 +162,8 @@ class Agents:
         """Nothing to do?  Somebody may wait for just this."""
         if line.agent is None or line.begun:
             return
+        if line.session:
+            self._give_back(line, 0)
         if line.mailbox is not None:
             line.mailbox.unlock()
             self._feed(line)  # asks for the lock anew, where more waits
@@ -176,7 +183,7 @@ class Agents:
         """An agent with nothing under way ends in peace.  What still waits in its line goes behind the others."""
         self._close(line)
         if line.waiting:
-            line.places.want(line.key)
+            self._want(line)
         else:
             del self.lines[line.key]
         self._start(line.places)
@@ -190,15 +197,14 @@ class Agents:
         self._close(line)
         for begun in line.lose_agent():
             begun.errand.failed(f"the agent was lost: {reason}", sent=True)
-        self._give_back(line, had)
         if not line.answers and (had or line.waiting):
             self._penalties[line.key] = self._clock() + PENALTY, f"the agent was lost: {reason}"
             self._drop(line, f"the agent was lost: {reason}")
         elif line.waiting:
-            line.places.want(line.key)
-            self._start(line.places)
+            self._want(line)
         else:
             self._drop(line, reason)
+        self._give_back(line, had)  # now that this line stands as it should: it may be its turn
 
     def _close(self, line: Line) -> None:
         assert line.agent is not None
@@ -217,19 +223,23 @@ class Agents:
         line.places.leave(line.key)
         while line.waiting:
             line.waiting.popleft().failed(reason, permanent=permanent)
+        self._give_back(line, 0)
         self._start(line.places)
 
-    def _give_back(self, line: Line, count: int) -> None:
-        """Commands have ended: others may begin."""
+    def _give_back(self, line: Line, ended: int) -> None:
+        """Commands have ended, or one that a session was kept for will not begin: others may."""
         if not line.terms.command:
             return
-        self._sessions.give_back(count)
+        self._sessions.give_back(ended + line.session)
+        line.session = False
         while (key := self._sessions.next()) is not None:
             other = self.lines.get(key)
-            if other is None or not other.may_begin:
-                self._sessions.forget(key)
-            else:
+            if other is not None and other.agent is None and other.waiting:
+                self._want(other)
+            elif other is not None and other.may_begin:
                 self._feed(other)
+            else:
+                self._sessions.forget(key)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -241,17 +251,15 @@ class Agents:
             reason = _reason(line)
             for errand in line.take_late(now):
                 errand.failed(reason)
+            if self.lines.get(line.key) is line and line.is_abandoned:
+                self._drop(line, reason)
         self._penalties = {key: value for key, value in self._penalties.items() if value[0] > now}
         for places in (self.quick, self.slow):
             self._clear(places, now)
 
     def _clear(self, places: Places, now: float) -> None:
         while tired := places.tired(now):
-            line = self.lines[tired[0]]
-            if line.waiting:  # for its turn, and would only be started again
-                places.idle(line.key, now)
-            else:
-                self._leave(line)
+            self._leave(self.lines[tired[0]])
         while silent := places.silent(now):
             self._gone(self.lines[silent[0]], "it did not answer while others waited")
         self._start(places)

@@ -27,6 +27,7 @@ class Line:
         self.answers = 0  # of this agent
         self.heard = now  # when it last answered, or had nothing to answer
         self.leaving = False  # takes nothing more: others wait for its place
+        self.session = False  # is kept for the first command of an agent that is being started
 
     def join(self, errand: Errand, now: float) -> None:
         if not (self.waiting or self.begun):
@@ -39,6 +40,11 @@ class Line:
         if self.agent is None or self.leaving or not self.waiting or len(self.begun) >= self.terms.under_way:
             return False
         return not self.begun or not (self.alone or self.waiting[0].alone)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """What waited for a session has been taken out, so there will be no agent."""
+        return self.terms.command and self.agent is None and not (self.waiting or self.session)
 
     def begin(self, now: float) -> Begun:
         if not self.begun:

@@ -47,7 +47,7 @@ class Mailbox:
         return self._state is State.ASKED
 
     def claim(self) -> int:
-        """The number of the lock, for one more mail; 0 when that has to wait, for `locked` or for the end of the rest."""
+        """The number of the lock, for one more mail; 0 when that has to wait: for `locked`, or for the last answer."""
         if self._state is State.FREE:
             self._state = State.ASKED
             self._to_parent.ask(lambda request: LockMailbox(request, self._agent), self._answered)

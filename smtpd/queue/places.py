@@ -89,7 +89,6 @@ class Places:
 
     def idle(self, key: Key, now: float) -> None:
         self._taken[key] = _Place(State.IDLE, now)
-        self._idle.pop(key, None)
         self._idle[key] = None
 
     def leave(self, key: Key) -> None:

@@ -72,6 +72,9 @@ class SQLiteStore:
             with translated(self.directory):
                 self._open()
                 self.run = self._begin_life()
+        except sqlite3.Error as error:
+            self._disconnect()
+            raise Broken(f"{self.path}: {error}") from error
         except BaseException:
             self._disconnect()
             raise

@@ -7,8 +7,9 @@
 
 The gates keep one agent (lane) and one mail to many (message) from filling the line: whoever comes behind a hundred
 thousand recipients of one mail waits for `max_inflight_per_message` of them.  A narrow lane, of an agent that may take
-minutes for a mail, has a quarter of the places of others, so that only many of them together could fill the line.  The two lines, for agents and for relays,
-are served in turn, and neither may take more than three quarters of what may be in flight.
+minutes for a mail, has a quarter of the places of others, so that only many of them together could fill the line.  The
+two lines, for agents and for relays, are served in turn, and neither may take more than three quarters of what may be
+in flight.
 
 An envelope expires when its next try would be later than its time: so it is tried at least once, also after the daemon
 was down for days.

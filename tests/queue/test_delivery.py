@@ -29,7 +29,7 @@ from smtpd.queue import commit, delivery, process
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.report import duration
 from smtpd.queue.store import Broken, Full, Remove
-from tests.queue.conftest import CONTENT, ORIGIN, add, recipient
+from tests.queue.conftest import CONTENT, ORIGIN, add, command, recipient
 from tests.queue.fault import Faulty, broken, refuse
 
 
@@ -223,6 +223,36 @@ def test_an_action_that_is_gone_holds_the_mail_and_says_so(house):
     house.due(envelope)
     assert house.tried() == ([], [], [envelope])
     assert row(house, envelope).error == 'the configuration has no action "old"'
+
+
+def test_mail_for_dev_null_needs_no_agent(house, capfd):
+    (envelope,) = house.take_off(recipient("bob", duty=Duty.DISCARD))
+    assert house.tried() == ([envelope], [], [])
+    assert not house.queue.disk.store.load([envelope])
+    assert not house.mail["parent"]
+    assert "user=bob delay=0s result=Ok stat=Discarded" in capfd.readouterr().err
+
+
+def test_an_action_that_delivers_nothing_holds_the_mail_and_says_so(house):
+    (envelope,) = house.take_off(recipient("bob", action="expand"))
+    assert house.tried() == ([], [], [envelope])
+    assert row(house, envelope).error == 'the action "expand" delivers nothing (expand-only)'
+
+
+def test_an_agent_of_an_action_with_a_user_is_told_whose_mail_it_is(house):
+    house.take_off(recipient("bob", "virtual", home="/srv/mail/bob"), recipient("amy", "virtual", home="/srv/mail/amy"))
+    asked, agent = house.start_agent()
+    assert (asked.user, asked.action) == ("vmail", "virtual")
+    errands = [house.deliver(agent) for _ in range(2)]
+    assert [(errand.user, errand.home) for errand in errands] == [("bob", "/srv/mail/bob"), ("amy", "/srv/mail/amy")]
+
+
+def test_the_agent_of_a_command_is_told_its_digest_and_nothing_of_its_line(house):
+    wanted = command("bob", "vacation")
+    house.take_off(wanted)
+    asked, agent = house.start_agent()
+    assert (asked.user, asked.action, asked.duty) == ("bob", "local", Duty.FORWARDED)
+    assert house.deliver(agent).digest == wanted.digest
 
 
 def test_what_only_a_relay_could_deliver_is_held(house):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from smtpd.envelope import Duty
 from smtpd.imsg import (
     AddEnvelopes,
     EnvelopesSubmitted,
@@ -314,3 +315,10 @@ def test_content_beside_a_spool_file_is_fatal(house, mine):
     spool(house, mine)
     with pytest.raises(Violation):
         say(house, store(mine))
+
+
+def test_an_envelope_that_no_mail_can_have_is_fatal(house):
+    message = house.reserve()[0]
+    added = AddEnvelopes(message, ORIGIN, [recipient("bob", duty=Duty.READ)])
+    with pytest.raises(Violation):
+        process.from_lookup(house.queue, house.near["lookup", 0], added, None)

@@ -65,15 +65,6 @@ def test_a_commit_is_synced_and_nobody_checkpoints_by_accident(store):
     assert store._reader.execute("PRAGMA query_only").fetchone() == (1,)
 
 
-def test_a_database_of_another_schema_is_refused(tmp_path):
-    SQLiteStore(str(tmp_path)).close()
-    with sqlite3.connect(tmp_path / "queue.db") as connection:
-        connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(Broken, match="schema 99"):
-        SQLiteStore(str(tmp_path))
-
-
 def test_something_else_than_a_database_is_refused(tmp_path):
     (tmp_path / "queue.db").write_bytes(b"From amy@there.test\n" * 1000)
     with pytest.raises(Broken):

@@ -9,6 +9,7 @@ from smtpd.queue.store import (
     Hold,
     Postpone,
     Remove,
+    Replace,
     Reschedule,
     SetAside,
     Suspend,
@@ -144,6 +145,28 @@ def test_a_page_begins_and_ends_where_it_was_asked_to(store):
     ids = [row.id for row in store.envelopes(2 << 32 | 2, 4 << 32 | 1, 100)]
     assert ids == [2 << 32 | 2, 2 << 32 | 3, 3 << 32 | 1, 3 << 32 | 2, 3 << 32 | 3, 4 << 32 | 1]
     assert [row.id for row in store.envelopes(2 << 32 | 2, 4 << 32 | 1, 2)] == ids[:2]
+
+
+def test_others_take_the_place_of_an_envelope_and_the_message_stays(store):
+    store.apply([add(1, content=None)])
+    others = [envelope(1, 2**31 + 5), envelope(1, 2**31 + 6)]
+    assert store.apply([Replace(1 << 32 | 1, others)]) == []
+    assert list(store.envelopes(*EVERYTHING)) == others
+    assert store.apply([Remove(others[0].id)]) == []
+    assert store.apply([Remove(others[1].id)]) == [1]
+
+
+def test_nothing_takes_the_place_of_an_envelope_that_is_gone(store):
+    store.apply([Replace(1 << 32 | 1, [envelope(1, 2)])])
+    assert list(store.envelopes(*EVERYTHING)) == []
+
+
+def test_an_id_that_is_taken_already_changes_nothing(store):
+    store.apply([add(1, envelopes=2)])
+    before = list(store.envelopes(*EVERYTHING))
+    with pytest.raises(Exception):  # noqa: B017  (whatever the store calls it)
+        store.apply([Replace(1 << 32 | 1, [envelope(1, 3), envelope(1, 2)])])
+    assert list(store.envelopes(*EVERYTHING)) == before
 
 
 def test_what_is_set_aside_keeps_its_message(store):

@@ -1,0 +1,224 @@
+"""A command that is not in the user's .forward any more: what the user wants now takes its place."""
+
+import pytest
+
+from smtpd.envelope import Duty, Outcome, message_of
+from smtpd.imsg import (
+    DeleteEnvelopes,
+    EndAgent,
+    EnvelopeExpanded,
+    EnvelopeNotExpanded,
+    EnvelopesSubmitted,
+    EnvelopesTried,
+    ExpandEnvelope,
+    PostponeEnvelopes,
+)
+from smtpd.ipc.channel import Violation
+from smtpd.queue import commit, process, renewal
+from smtpd.queue.ram import RAMStore
+from smtpd.queue.renewal import NEW_MAX, UPPER_HALF
+from smtpd.queue.roster import Roster
+from smtpd.queue.store import Full, Replace
+from tests.queue.conftest import CONTENT, ORIGIN, command, configuration, recipient
+from tests.queue.fault import Faulty, refuse
+
+
+def stale(house, agent):
+    """The agent does not find what its next errand is for; lookup is asked what the user wants."""
+    house.answer(agent, house.receive(agent), Outcome.STALE, "")
+    return house.hear("lookup", ExpandEnvelope)
+
+
+def expanded(house, asked, *recipients):
+    house.say("lookup", EnvelopeExpanded(asked.request, [*recipients]))
+
+
+def submitted(house):
+    return house.hear("scheduler", EnvelopesSubmitted).schedules
+
+
+def rows(house):
+    return house.queue.disk.store.envelopes(0, 2**63 - 1, 1000)
+
+
+@pytest.fixture
+def agent(house):
+    """Of bob, for commands out of his .forward, with one mail."""
+    (house.envelope,) = house.take_off(command("bob", "old"))
+    return house.start_agent()[1]
+
+
+def test_lookup_is_asked_for_what_the_envelope_was_for(house, agent):
+    asked = stale(house, agent)
+    assert (asked.origin, asked.recipient) == (ORIGIN, command("bob", "old"))
+
+
+def test_new_envelopes_take_the_place_of_the_old_one(house, agent):
+    (before,) = rows(house)
+    wanted = [command("bob", "new"), recipient("amy")]
+    expanded(house, stale(house, agent), *wanted)
+    schedules = submitted(house)
+    assert house.tried() == ([house.envelope], [], [])
+    after = rows(house)
+    assert {row.recipient for row in after} == set(wanted)
+    assert {schedule.envelope for schedule in schedules} == {row.id for row in after}
+    for row in after:
+        assert message_of(row.id) == message_of(before.id)
+        assert (row.created, row.expires, row.origin) == (before.created, before.expires, before.origin)
+        assert (row.run, row.retries, row.next_try) == (before.run, 0, 0)
+        assert Roster(configuration()).lane_of(row.recipient) in {schedule.lane for schedule in schedules}
+    assert house.queue.disk.store.find_message(message_of(before.id)).content == CONTENT
+
+
+def test_new_envelopes_are_delivered_as_any_other(house, agent):
+    expanded(house, stale(house, agent), recipient("amy"))
+    (schedule,) = submitted(house)
+    house.tried()
+    house.due(schedule.envelope)
+    asked, amys = house.start_agent(2)
+    assert asked.user == "amy"
+    assert house.deliver(amys).content == CONTENT
+    assert house.tried() == ([schedule.envelope], [], [])
+    assert rows(house) == []
+
+
+def test_no_new_envelope_has_an_id_that_one_of_its_message_ever_had(house):
+    """The id is part of a file's name in a Maildir: a second mail of that name would be taken for the first."""
+    envelopes = house.take_off(command("bob", "old"), recipient("amy"))
+    for number in (1, 2):
+        asked, agent = house.start_agent(number)
+        if asked.user == "amy":
+            house.deliver(agent)
+        else:
+            bobs = agent
+    house.tried()
+    expanded(house, stale(house, bobs), recipient("amy"))
+    (schedule,) = submitted(house)
+    assert schedule.envelope not in envelopes
+    assert schedule.envelope & 0xFFFFFFFF >= UPPER_HALF
+
+
+def test_two_stale_commands_of_a_mail_become_what_the_user_wants_once(house):
+    house.take_off(command("bob", "one"), command("bob", "two"))
+    _, agent = house.start_agent()
+    for _ in range(2):
+        expanded(house, stale(house, agent), command("bob", "new"))
+    house.until(lambda: [row.recipient for row in rows(house)] == [command("bob", "new")])
+    assert len(submitted(house)) == 1
+
+
+def test_what_another_user_wants_of_the_same_mail_is_another_matter(house):
+    house.take_off(command("bob", "one"), command("amy", "one"))
+    for number in (1, 2):
+        _, agent = house.start_agent(number)
+        expanded(house, stale(house, agent), recipient("carol"))
+    house.until(lambda: [row.recipient for row in rows(house)] == [recipient("carol")] * 2)
+
+
+def test_a_forward_that_changes_all_the_time_makes_no_flood_of_one_mail(house):
+    """Each try finds another file, with as many lines as it may have."""
+    house.take_off(command("bob", "old"))
+    _, agent = house.start_agent()
+    first = [command("bob", f"first {n}") for n in range(NEW_MAX)]
+    expanded(house, stale(house, agent), *first)
+    schedules = submitted(house)
+    house.tried()
+    house.due(schedules[0].envelope)
+    expanded(house, stale(house, agent), *(command("bob", f"second {n}") for n in range(NEW_MAX)))
+    assert len(house.tried()[1]) == 1
+    assert len(rows(house)) == NEW_MAX
+
+
+@pytest.mark.parametrize("permanent", [False, True])
+def test_what_cannot_be_expanded_is_deferred_or_held_with_the_reason(house, agent, permanent):
+    asked = stale(house, agent)
+    house.say("lookup", EnvelopeNotExpanded(asked.request, permanent, "no such user"))
+    ended = [house.envelope]
+    assert house.tried() == (([], [], ended) if permanent else ([], ended, []))
+    if not permanent:
+        house.say("scheduler", PostponeEnvelopes([(house.envelope, 5)]))
+    house.until(lambda: rows(house)[0].error == "no such user")
+    assert rows(house)[0].held is permanent
+
+
+def test_a_command_that_the_alias_file_does_not_name_any_more_is_held(house):
+    (envelope,) = house.take_off(command("bob", "old", duty=Duty.ALIASED))
+    asked, agent = house.start_agent()
+    assert asked.user == "runner"
+    house.answer(agent, house.receive(agent), Outcome.STALE, "")
+    assert house.tried() == ([], [], [envelope])
+    assert rows(house)[0].error == "the alias file does not name this any more"
+
+
+def test_an_agent_that_calls_a_mailbox_stale_is_dropped(house):
+    (envelope,) = house.take_off(recipient("eve"))
+    _, agent = house.start_agent()
+    house.answer(agent, house.receive(agent), Outcome.STALE, "")
+    assert house.tried() == ([], [envelope], [])
+    assert house.hear("parent", EndAgent)
+    assert not house.mail["lookup"]
+
+
+def test_old_and_new_change_place_in_one_commit(make_house, monkeypatch):
+    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    house = make_house(Faulty(RAMStore()))
+    (envelope,) = house.take_off(command("bob", "old"))
+    _, agent = house.start_agent()
+    asked = stale(house, agent)
+    house.queue.disk.store.faults["apply"] = refuse(Full)
+    expanded(house, asked, recipient("amy"), recipient("carol"))
+    house.until(lambda: house.queue.disk.commits.waits_for_room)
+    assert [row.id for row in rows(house)] == [envelope]
+    assert not house.mail["scheduler"]
+    house.queue.disk.store.faults.clear()
+    assert len(submitted(house)) == 2
+    assert house.tried() == ([envelope], [], [])
+    (changes,) = [c for (c,) in house.queue.disk.store.called("apply") if any(isinstance(one, Replace) for one in c)]
+    assert len(changes) == 1
+
+
+def test_new_envelopes_that_cannot_be_stored_leave_the_old_one_for_another_try(make_house, capfd):
+    house = make_house(Faulty(RAMStore()))
+    (envelope,) = house.take_off(command("bob", "old"))
+    _, agent = house.start_agent()
+    asked = stale(house, agent)
+    house.queue.disk.store.faults["apply"] = refuse(ValueError)
+    expanded(house, asked, recipient("amy"))
+    assert house.tried() == ([], [envelope], [])
+    house.queue.disk.store.faults.clear()
+    house.say("scheduler", PostponeEnvelopes([(envelope, 5)]))
+    house.until(lambda: rows(house)[0].retries)
+    house.due(envelope)
+    expanded(house, stale(house, agent), recipient("amy"))
+    house.until(lambda: [row.recipient for row in rows(house)] == [recipient("amy")])
+    assert "ValueError" in capfd.readouterr().err
+
+
+def test_an_envelope_that_was_removed_meanwhile_has_no_successor(house, agent):
+    asked = stale(house, agent)
+    house.say("scheduler", DeleteEnvelopes([house.envelope]))
+    house.until(lambda: not rows(house))
+    expanded(house, asked, recipient("amy"))
+    assert house.hear("scheduler", EnvelopesSubmitted)
+    assert house.hear("scheduler", EnvelopesTried).delivered == [house.envelope]
+    assert rows(house) == []
+
+
+def test_no_more_questions_wait_for_lookup_than_it_may_have(house):
+    count = renewal.QUESTIONS + 3
+    house.take_off(*(command("bob", f"old {n}") for n in range(count)))
+    _, agent = house.start_agent()
+    for _ in range(count):
+        house.answer(agent, house.receive(agent), Outcome.STALE, "")
+    house.until(lambda: len(house.queue.to_lookup) == count)
+    house.turn()
+    asked = [imsg for imsg, _ in house.mail["lookup"]]
+    assert len(asked) == renewal.QUESTIONS
+    for imsg in asked:
+        house.say("lookup", EnvelopeNotExpanded(imsg.request, False, "later"))
+    house.until(lambda: len(house.mail["lookup"]) == count)
+
+
+def test_an_expansion_that_nobody_asked_for_is_fatal(house):
+    with pytest.raises(Violation):
+        process.from_lookup(house.queue, house.near["lookup", 0], EnvelopeExpanded(5, [recipient()]), None)

@@ -1,0 +1,121 @@
+"""A database of an earlier schema becomes one of this schema where it stands, with all that is in it."""
+
+import sqlite3
+
+import pytest
+
+from smtpd.envelope import Duty
+from smtpd.queue.schema import SCHEMA
+from smtpd.queue.sqlite import SQLiteStore
+from smtpd.queue.store import Broken, Hold, Remove, SetAside, Unreadable
+from tests.queue.conftest import CONTENT, add, command
+
+SCHEMA_1 = """
+    PRAGMA auto_vacuum = INCREMENTAL;
+    CREATE TABLE envelope (
+        id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
+        created INTEGER NOT NULL, expires INTEGER NOT NULL, next_try INTEGER NOT NULL, last_try INTEGER NOT NULL,
+        retries INTEGER NOT NULL, troubles INTEGER NOT NULL, perhaps_delivered INTEGER NOT NULL,
+        held INTEGER NOT NULL, suspended INTEGER NOT NULL, error TEXT NOT NULL,
+        sender TEXT NOT NULL, address TEXT NOT NULL, client TEXT NOT NULL, helo TEXT NOT NULL,
+        hostname TEXT NOT NULL, tag TEXT NOT NULL, esmtp INTEGER NOT NULL,
+        recipient TEXT NOT NULL, destination TEXT NOT NULL, action TEXT NOT NULL, kind INTEGER NOT NULL,
+        user TEXT NOT NULL, extension TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE message (id INTEGER PRIMARY KEY, size INTEGER NOT NULL, digest BLOB NOT NULL, content BLOB) STRICT;
+    CREATE TABLE quarantine (number INTEGER PRIMARY KEY, envelope, at, reason, id, run, created, expires, next_try,
+        last_try, retries, troubles, perhaps_delivered, held, suspended, error, sender, address, client, helo, hostname,
+        tag, esmtp, recipient, destination, action, kind, user, extension);
+    CREATE INDEX quarantined ON quarantine (envelope);
+    CREATE TABLE life (number INTEGER PRIMARY KEY, opened INTEGER NOT NULL) STRICT;
+    INSERT INTO life VALUES (1, 41);
+    INSERT INTO message VALUES (1, 50, x'00', x'41'), (2, 99999, x'00', NULL);
+    INSERT INTO envelope VALUES
+        (4294967297, 41, 1000000, 1400000, 5, 4, 3, 2, 1, 0, 1, 'later', 'amy@there.test', '127.0.0.1', 'client.test',
+         'client.test', 'mx.here.test', '', 1, 'bob@here.test', 'bob@here.test', 'local', 1, 'bob', 'lists'),
+        (8589934593, 41, 1000000, 1400000, 0, 0, 0, 0, 0, 1, 0, '', '', 'local', '<unknown>',
+         '', 'mx.here.test', 'tag', 0, 'bob@here.test', 'amy@here.test', 'gone', 1, 'amy', '');
+    INSERT INTO quarantine (envelope, at, reason, id, kind) VALUES (12884901889, 77, 'odd', 12884901889, 9);
+    PRAGMA application_id = 1397576785;
+    PRAGMA user_version = 1;
+"""
+EVERYTHING = (0, 2**63 - 1, 1000)
+
+
+@pytest.fixture
+def old(tmp_path):
+    """The directory of a database of schema 1."""
+    with sqlite3.connect(tmp_path / "queue.db") as connection:
+        connection.executescript(SCHEMA_1)
+    connection.close()
+    return str(tmp_path)
+
+
+def version(directory):
+    with sqlite3.connect(f"{directory}/queue.db") as connection:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.close()
+    return found
+
+
+def test_envelopes_of_schema_1_are_delivered_as_their_actions_say(old):
+    store = SQLiteStore(old)
+    one, two = store.envelopes(*EVERYTHING)
+    assert (one.recipient.user, one.recipient.extension, one.retries, one.suspended) == ("bob", "lists", 3, True)
+    assert (two.recipient.destination, two.held, two.origin.tag) == ("amy@here.test", True, "tag")
+    for row in (one, two):
+        assert (row.recipient.duty, row.recipient.digest, row.recipient.home) == (Duty.DELIVER, "", "")
+    assert store.quarantine(5) == [(3 << 32 | 1, 77, "odd")]
+    assert (store.run, version(old)) == (42, SCHEMA)
+    store.close()
+
+
+def test_an_upgraded_database_takes_what_a_new_one_takes(old):
+    store = SQLiteStore(old)
+    added = add(9, recipient=command())
+    store.apply([added, Hold(1 << 32 | 1, 600, "no", False), SetAside(2 << 32 | 1, 5, "odd")])
+    assert [row.id >> 32 for row in store.envelopes(*EVERYTHING)] == [1, 9]
+    assert store.load([9 << 32 | 1]) == added.envelopes
+    assert store.find_message(9).content == CONTENT
+    store.apply([Remove(9 << 32 | 1)])
+    store.close()
+
+
+def test_an_upgraded_database_is_opened_again_as_it_is(old):
+    SQLiteStore(old).close()
+    store = SQLiteStore(old)
+    assert [row.id >> 32 for row in store.envelopes(*EVERYTHING)] == [1, 2]
+    store.close()
+
+
+def test_an_upgrade_that_fails_leaves_the_database_as_it_was(old):
+    with sqlite3.connect(f"{old}/queue.db") as connection:
+        connection.execute("ALTER TABLE quarantine ADD COLUMN home")  # what the last statement wants to add
+    connection.close()
+    with pytest.raises(Broken, match="duplicate column"):
+        SQLiteStore(old)
+    assert version(old) == 1
+    with sqlite3.connect(f"{old}/queue.db") as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(envelope)")]
+    connection.close()
+    assert "duty" not in columns
+
+
+@pytest.mark.parametrize("number", [99, -1, SCHEMA + 1])
+def test_a_database_of_another_schema_is_refused_and_left_alone(tmp_path, number):
+    SQLiteStore(str(tmp_path)).close()
+    with sqlite3.connect(tmp_path / "queue.db") as connection:
+        connection.execute(f"PRAGMA user_version = {number}")
+    connection.close()
+    with pytest.raises(Broken, match=f"schema {number}"):
+        SQLiteStore(str(tmp_path))
+    assert version(tmp_path) == number
+
+
+def test_a_duty_that_there_is_not_makes_its_row_unreadable(tmp_path):
+    store = SQLiteStore(str(tmp_path))
+    store.apply([add(1), add(2)])
+    store._writer.execute("UPDATE envelope SET duty = 77 WHERE id = ?", (1 << 32 | 1,))
+    bad, good = store.load([1 << 32 | 1, 2 << 32 | 1])
+    assert isinstance(bad, Unreadable) and good.id == 2 << 32 | 1
+    store.close()

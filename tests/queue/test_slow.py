@@ -1,0 +1,250 @@
+"""Agents that run commands, or wait for another host: what they cost is bounded, and nobody else waits for them."""
+
+import socket
+
+import pytest
+
+from smtpd.envelope import Duty
+from smtpd.imsg import (
+    AgentRefused,
+    AgentStarted,
+    EndAgent,
+    EnvelopesTried,
+    ReportStatistics,
+    StartAgent,
+    StatisticsReported,
+)
+from smtpd.queue.agents import NO_TURN, SILENT
+from smtpd.queue.places import IDLE, PLACES, TURN
+from smtpd.queue.roster import QUICK, SLOW
+from tests.queue.conftest import command, recipient
+from tests.queue.test_agents import all_tried, closed
+
+OF_AGENT, IN_ALL = 4, 10  # commands, by the configuration of these tests
+
+
+def nothing_comes(house, agent):
+    house.turn()
+    with pytest.raises(BlockingIOError):
+        agent.recv(1)
+
+
+def errors(house, envelopes):
+    return {house.queue.deliveries._ended[id].error for id in envelopes}
+
+
+def test_an_agent_runs_no_more_commands_than_the_configuration_allows(house):
+    envelopes = house.take_off(*(recipient("bob", "run") for _ in range(9)))
+    _, agent = house.start_agent()
+    begun = [house.receive(agent) for _ in range(OF_AGENT)]
+    nothing_comes(house, agent)
+    for errand in begun:
+        house.answer(agent, errand)
+    for _ in range(9 - OF_AGENT):
+        house.deliver(agent)
+    assert all_tried(house, 9)[0] == set(envelopes)
+
+
+def test_all_agents_together_run_no_more_commands_than_the_configuration_allows(house):
+    users = ["amy", "bob", "eve"]
+    house.take_off(*(command(user, str(n)) for n in range(5) for user in users))
+    agents = {}
+    for number in (1, 2, 3):
+        asked, agent = house.start_agent(number)
+        agents[asked.user] = agent
+    counts = {"amy": OF_AGENT, "bob": OF_AGENT, "eve": IN_ALL - 2 * OF_AGENT}
+    begun = {user: [house.receive(agents[user]) for _ in range(count)] for user, count in counts.items()}
+    for user in users:
+        nothing_comes(house, agents[user])
+    house.answer(agents["amy"], begun["amy"][0])  # whoever waited longest is next, and not who has just had a turn
+    assert house.receive(agents["eve"])
+    nothing_comes(house, agents["amy"])
+
+
+def test_commands_that_hang_keep_no_quick_mail_waiting(house):
+    """More users than sessions, each with a command that does not end."""
+    house.take_off(*(command(f"eve{n}") for n in range(PLACES + 5)))
+    for number in range(IN_ALL):
+        house.start_agent(number + 1)
+    house.turn()
+    assert not house.mail["parent"]
+    (envelope,) = house.take_off(recipient("bob"))
+    _, agent = house.start_agent(IN_ALL + 1)
+    house.deliver(agent)
+    assert house.tried() == ([envelope], [], [])
+
+
+def test_slow_hosts_keep_no_quick_mail_waiting(house):
+    house.queue.agents.slow._count = 2
+    house.take_off(*(command(f"eve{n}") for n in range(4)), recipient("bob", "far"))
+    for number in (1, 2):
+        house.start_agent(number)
+    (envelope,) = house.take_off(recipient("bob"))
+    _, agent = house.start_agent(3)
+    house.deliver(agent)
+    assert house.tried() == ([envelope], [], [])
+
+
+def test_a_command_has_its_time_though_others_wait_for_its_place(house):
+    house.queue.agents.slow._count = 1
+    mails = house.take_off(command("bob"), command("amy"))
+    _, agent = house.start_agent(1)
+    errand = house.receive(agent)
+    house.pass_time(TURN)
+    for _ in range(5):
+        house.pass_time(SLOW.patience / 6)
+    assert not closed(agent)
+    house.answer(agent, errand)
+    assert house.hear("scheduler", EnvelopesTried).delivered == [mails[0]]
+    assert house.hear("parent", EndAgent).agent == 1
+    assert house.start_agent(2)[0].user == "amy"
+
+
+def test_what_waits_behind_commands_that_hang_is_deferred_and_not_the_commands(house):
+    envelopes = house.take_off(*(command("eve", str(n)) for n in range(20)))
+    _, agent = house.start_agent()
+    begun = [house.receive(agent) for _ in range(OF_AGENT)]
+    house.pass_time(QUICK.patience)
+    house.turn()
+    assert not house.mail["scheduler"]
+    house.pass_time(SLOW.patience - QUICK.patience)
+    assert all_tried(house, 16)[1] == set(envelopes) - {errand.envelope for errand in begun}
+    assert errors(house, envelopes[4:]) == {SILENT}
+    (more,) = house.take_off(command("eve", "more"))
+    assert house.tried() == ([], [more], [])
+    for errand in begun:
+        house.answer(agent, errand)
+    assert all_tried(house, OF_AGENT)[0] == {errand.envelope for errand in begun}
+
+
+@pytest.fixture
+def crowded(house):
+    """All sessions are taken by commands of three users, who have two more waiting."""
+    house.hanging = house.take_off(*(command(f"eve{n % 3}", str(n)) for n in range(12)))
+    house.crowd = [house.start_agent(number)[1] for number in (1, 2, 3)]
+    house.until(lambda: house.queue.agents.under_way() == IN_ALL)
+    return house
+
+
+def test_no_agent_is_started_that_could_do_nothing_for_want_of_a_session(crowded):
+    crowded.take_off(command("bob"))
+    crowded.turn()
+    crowded.pass_time(IDLE)
+    assert not crowded.mail["parent"]
+    crowded.deliver(crowded.crowd[0])
+    while crowded.queue.agents.under_way() == IN_ALL:
+        crowded.deliver(crowded.crowd[0])
+    asked, bobs = crowded.start_agent(4)
+    assert asked.user == "bob"
+    crowded.deliver(bobs)
+
+
+def test_what_finds_no_free_session_in_time_is_deferred(crowded):
+    (waiting,) = crowded.take_off(command("bob"))
+    crowded.turn()
+    crowded.pass_time(SLOW.patience)
+    deferred = all_tried(crowded, 3)[1]
+    assert waiting in deferred and deferred - {waiting} <= set(crowded.hanging)
+    assert errors(crowded, [waiting]) == {NO_TURN}
+    assert ("bob", "local", Duty.FORWARDED) not in crowded.queue.agents.lines
+    crowded.deliver(crowded.crowd[0])
+    assert len(all_tried(crowded, 1)[0]) == 1
+    (again,) = crowded.take_off(command("bob", "again"))
+    asked, bobs = crowded.start_agent(4)
+    assert crowded.deliver(bobs).envelope == again
+
+
+def test_an_agent_that_comes_when_nothing_waits_for_it_any_more_keeps_no_session(house):
+    house.take_off(command("bob"))
+    asked = house.hear("parent", StartAgent)
+    house.pass_time(SLOW.patience)
+    all_tried(house, 1)
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    house.agents.append(other)
+    house.say("parent", AgentStarted(asked.request, 9), one.detach())
+    house.take_off(*(command(f"eve{n % 3}", str(n)) for n in range(12)))
+    for number in (1, 2, 3):
+        house.start_agent(number)
+    house.until(lambda: house.queue.agents.under_way() == IN_ALL)
+
+
+def test_an_agent_that_is_refused_keeps_no_session(house):
+    for _ in range(IN_ALL + 1):
+        (envelope,) = house.take_off(command("bob"))
+        house.say("parent", AgentRefused(house.hear("parent", StartAgent).request, False, "too many agents"))
+        assert house.tried() == ([], [envelope], [])
+
+
+def test_agents_with_nothing_to_run_make_room_for_those_that_have_a_session(house):
+    house.queue.agents.slow._count = 1
+    for number, user in enumerate(("amy", "bob", "eve"), 1):
+        house.take_off(command(user))
+        if number > 1:
+            assert house.hear("parent", EndAgent).agent == number - 1
+        asked, agent = house.start_agent(number)
+        assert asked.user == user
+        house.deliver(agent)
+        house.tried()
+
+
+def test_agents_that_are_lost_give_their_sessions_back(crowded):
+    for agent in crowded.crowd:
+        agent.close()
+    all_tried(crowded, 12)
+    for _ in range(3):
+        assert crowded.hear("parent", EndAgent)
+    crowded.take_off(*(command(f"user{n % 3}", str(n)) for n in range(12)))
+    for number in (4, 5, 6):
+        crowded.start_agent(number)
+    crowded.until(lambda: crowded.queue.agents.under_way() == IN_ALL)
+
+
+def test_a_command_that_is_never_answered_ends_with_its_agent(house):
+    (envelope,) = house.take_off(command("eve"))
+    _, agent = house.start_agent()
+    house.receive(agent)
+    house.pass_time(QUICK.deadline)
+    assert not closed(agent)
+    house.pass_time(SLOW.deadline - QUICK.deadline)
+    assert house.tried() == ([], [envelope], [])
+    assert house.hear("parent", EndAgent)
+
+
+def test_a_slow_host_that_answers_now_and_then_is_not_given_up(house):
+    """The last of what the agent has may have to wait there for longer than one mail may take."""
+    envelopes = house.take_off(*(recipient(f"user{n}", "far") for n in range(3)))
+    asked, agent = house.start_agent()
+    assert asked.user == "_smtpm"
+    for _ in range(3):
+        errand = house.receive(agent)
+        house.pass_time(SLOW.deadline - 30)
+        house.answer(agent, errand)
+        house.turn()
+    assert all_tried(house, 3)[0] == set(envelopes)
+
+
+def test_envelopes_of_one_message_come_to_their_agent_one_after_the_other(house):
+    envelopes = house.take_off(*(recipient(f"user{n}", "far") for n in range(20)))
+    _, agent = house.start_agent()
+    errands = [house.receive(agent) for _ in range(20)]
+    assert [errand.envelope for errand in errands] == envelopes
+    assert [errand.user for errand in errands] == [f"user{n}" for n in range(20)]
+
+
+def test_a_command_of_an_alias_file_runs_as_the_user_for_that(house):
+    (envelope,) = house.take_off(command("root", "sort", duty=Duty.ALIASED))
+    asked = house.hear("parent", StartAgent)
+    assert (asked.user, asked.action, asked.duty) == ("runner", "local", Duty.ALIASED)
+    house.say("parent", AgentRefused(asked.request, True, "no such user"))
+    assert house.tried() == ([], [], [envelope])
+
+
+def test_statistics_count_slow_agents_too(house):
+    house.take_off(*(command("bob", str(n)) for n in range(6)), recipient("bob"), recipient("amy"))
+    for number in (1, 2, 3):
+        house.start_agent(number)
+    house.until(lambda: house.queue.agents.under_way() == OF_AGENT + 2)
+    house.say("control", ReportStatistics(1))
+    counters = house.hear("control", StatisticsReported).counters
+    told = {key: counters[f"mda.{key}"] for key in ("envelope", "pending", "running", "user")}
+    assert told == {"envelope": 8, "pending": 2, "running": OF_AGENT + 2, "user": 2}
