@@ -120,7 +120,7 @@ def as_user(read: Callable[[str], str]) -> Callable[[str], str]:
         try:
             return read(path)
         except PermissionError as error:
-            raise PermissionError(error.errno, f"user {USER}, who has to, may not read it") from None
+            raise PermissionError(error.errno, f"user {USER} has to be able to read it") from None
 
     return read_and_explain if os.geteuid() == 0 else read
 
