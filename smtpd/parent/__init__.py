@@ -6,6 +6,12 @@ boot      from the command line to Begin       answer     waiting for a child wh
 child     a process, executed afresh           wire       socketpairs, from the arrows
 listener  bound sockets                        directory  spool and empty directory
 pidfile   one daemon, and which                record     the log's pipes, until control reads them
-service   what may be asked of root            watch      who died and why; the order of stopping
+watch     who died and why; the order of stopping
 notify    the service manager
+
+service   what may be asked of root: the table
+user      FindUser                             line       what the nursery is asked, and until when
+agent     StartAgent, EndAgent                 post       which agents the configuration allows
+mailbox   LockMailbox, UnlockMailbox           worker     the thread that their system calls are made by
+program   those that answer for tables
 """

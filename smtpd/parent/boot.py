@@ -21,6 +21,7 @@ from functools import partial
 
 import msgspec
 
+from mail_local import mailbox
 from smtpd import PRODUCT, VERSION, sandbox
 from smtpd.config import trust
 from smtpd.config.place import Places
@@ -47,6 +48,7 @@ from smtpd.parent.listener import Occupied, bind, bind_control
 from smtpd.parent.option import Options
 from smtpd.parent.pidfile import PidFile, Running
 from smtpd.parent.record import Pipes, Stderr
+from smtpd.parent.service import has_mailboxes
 from smtpd.sandbox import Ids, landlock, privilege
 
 USERS = ("_smtpd", "_smtpl", "_smtpq", "_smtps", "_smtpc", "_smtpx", LMTP_USER, PROGRAM_USER)
@@ -67,6 +69,7 @@ class Booted:
     configuration: ParentSlice | None = None
     pid_file: PidFile | None = None
     control_socket: bool = False
+    mailboxes: int | None = None  # their directory, where an action needs it
 
     @property
     def nursery(self) -> Child:
@@ -178,7 +181,8 @@ def _read_configuration(booted: Booted) -> dict[str, bytes]:
         raise CannotStart("the configuration process did not answer for every role")
     booted.configuration = msgspec.msgpack.decode(answer.parent, type=ParentSlice)
     if not booted.options.insecure_paths and os.geteuid() == 0:
-        for path in booted.configuration.files:
+        programs = [word for program in booted.configuration.programs for word in program.arguments]
+        for path in (*booted.configuration.files, *programs):
             trust.check_path(path)
     return answer.slices
 
@@ -218,6 +222,11 @@ def _take_places(booted: Booted) -> None:
     check_empty(places.empty)
     provide(places.spool, queue, 0o700)
     booted.pid_file = PidFile(places.pidfile)
+    assert booted.configuration is not None
+    if has_mailboxes(booted.configuration):
+        if places.state is not None:
+            provide(places.mail, me, 0o755)
+        booted.mailboxes = mailbox.open_directory(places.mail)
 
 
 def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
@@ -315,8 +324,12 @@ def _report(booted: Booted, name: str, held: list[str]) -> None:
 
 
 def _confine_ourselves(booted: Booted) -> None:
-    """All that root still has to do is to kill, to remove two files, and to connect to syslog."""
-    held = sandbox.limit_capabilities(["kill"])
-    held += landlock.restrict([(os.path.dirname(booted.places.socket), "c")])
+    """All that root still has to do is to kill, to remove two files, to connect to syslog, and to make mailboxes."""
+    capabilities, places = ["kill"], [(os.path.dirname(booted.places.socket), "c")]
+    if booted.mailboxes is not None:
+        capabilities += ["chown", "dac_override"]  # a new one is its user's, and an old one is not ours to open
+        places.append((booted.places.mail, "rwc"))
+    held = sandbox.limit_capabilities(capabilities)
+    held += landlock.restrict(places)
     privilege.forbid_inspection()
     _report(booted, "parent", [*held, "not dumpable"])

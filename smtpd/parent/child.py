@@ -87,11 +87,16 @@ def pair() -> tuple[socket.socket, socket.socket]:
 def describe_end(child: Child, kernel_log: int | None) -> str:
     """What its status says, and the kernel's log where a filter killed it."""
     assert child.status is not None
-    code = os.waitstatus_to_exitcode(child.status)
+    return describe_status(child.pid, child.status, kernel_log)
+
+
+def describe_status(pid: int, status: int, kernel_log: int | None) -> str:
+    """As describe_end, of any process; `status` as waitpid gave it."""
+    code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"exited with status {code}"
     if -code == signal.SIGSYS:
-        call = sandbox.describe_violation(child.pid, kernel_log) or "the kernel's log does not tell which"
+        call = sandbox.describe_violation(pid, kernel_log) or "the kernel's log does not tell which"
         return f"killed by SIGSYS, forbidden system call: {call}"
     try:
         return f"killed by {signal.Signals(-code).name}"

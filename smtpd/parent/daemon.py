@@ -4,9 +4,12 @@ from smtpd.imsg import NurserySetVerbose, SetVerbose, TakeSyslog
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop
+from smtpd.parent.agent import Agents
 from smtpd.parent.boot import Booted
+from smtpd.parent.mailbox import Mailboxes
 from smtpd.parent.notify import ServiceManager
-from smtpd.parent.service import Services
+from smtpd.parent.program import Programs
+from smtpd.parent.user import Users
 from smtpd.parent.watch import Watch
 
 SYSLOG_AGAIN = 1.0  # seconds between two attempts to reach it
@@ -14,9 +17,14 @@ SYSLOG_AGAIN = 1.0  # seconds between two attempts to reach it
 
 class Daemon:
     def __init__(self, booted: Booted, manager: ServiceManager):
-        assert booted.configuration is not None
+        configuration, nursery = booted.configuration, booted.nursery.channel
+        assert configuration is not None
         self.loop = Loop()
-        self.services = Services(self.loop, booted.nursery.channel, booted.configuration)
+        self.users = Users(self.loop, nursery, configuration)
+        self.agents = Agents(self.loop, nursery, configuration)
+        self.mailboxes = Mailboxes(self.loop, self.agents, configuration, booted.mailboxes)
+        lookup = next(child.channel for child in booted.children if child.role == "lookup")
+        self.programs = Programs(self.loop, nursery, lookup, configuration.programs)
         self.watch = Watch(self.loop, booted.children, booted.kernel_log, booted.record.last_word, self._stopping)
         self._booted = booted
         self._manager = manager
@@ -26,11 +34,14 @@ class Daemon:
         self.watch.begin()
         self._booted.record.started()
         self._manager.tell("READY=1", "STATUS=taking mail")
+        self.programs.begin()
         self.loop.run()
         self._booted.clear_away()
+        self.mailboxes.close()
         return self.watch.status
 
     def _stopping(self) -> None:
+        self.programs.stop()
         self._manager.tell("STOPPING=1")
 
     def set_verbose(self, imsg: SetVerbose) -> None:

@@ -1,6 +1,7 @@
 """The command line.
 
     smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory] [--insecure-paths]
+    smtpd -n [-v] [-D macro=value] [-f file] --explain key=value …
 
 The words of OpenSMTPD; what is not built yet is refused by name and never ignored.
 """
@@ -10,9 +11,11 @@ import os
 from dataclasses import dataclass, field
 
 from smtpd import PRODUCT, VERSION
+from smtpd.config.place import CONFIGURATION
 
 USAGE = f"""{PRODUCT} {VERSION}
 usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory] [--insecure-paths]
+       smtpd -n [-v] [-D macro=value] [-f file] --explain key=value ...
 
   -d                 stay in the foreground, log to stderr
   -F                 stay in the foreground, log to syslog
@@ -20,6 +23,8 @@ usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory]
   -f file            the configuration (default /etc/smtpd.conf)
   -h, --help         this text
   -n                 check the configuration and exit; with -v print it in its canonical form
+  --explain          with -n: what would become of a recipient, and why; the words that follow say of which:
+                     from=address mail-from=address rcpt-to=address, and others that smtpd(8) names
   -P mda|smtp        start with local delivery, or with the listeners, paused; may be repeated
   -v                 log more
   --state directory  keep spool, control socket, pid file and empty directory below this one
@@ -27,7 +32,7 @@ usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory]
 
 exit status: 0 stopped in order, or the configuration is good; 1 anything else
 """
-CONFIGURATION = "/etc/smtpd.conf"
+SHORT, LONG = "B:dD:f:FhnP:T:v", ["explain", "help", "insecure-paths", "state="]
 PAUSABLE = ("mda", "smtp")
 
 
@@ -49,17 +54,22 @@ class Options:
     verbose: bool = False
     insecure_paths: bool = False
     paused: tuple[str, ...] = ()
+    explain: tuple[str, ...] = ()  # key=value; empty: nothing is asked
 
 
 def read_options(arguments: list[str]) -> Options:
     """Raises Misused."""
     try:
-        pairs, operands = getopt.gnu_getopt(arguments, "B:dD:f:FhnP:T:v", ["help", "insecure-paths", "state="])
+        pairs, operands = getopt.gnu_getopt(
+            arguments, "B:dD:f:FhnP:T:v", ["explain", "help", "insecure-paths", "state="]
+        )
     except getopt.GetoptError as error:
         raise Misused(str(error)) from None
-    if operands:
-        raise Misused(f'unexpected operand "{operands[0]}"')
     given = [option for option, _ in pairs]
+    if "--explain" in given:
+        _check_explain(given, operands)
+    elif operands:
+        raise Misused(f'unexpected operand "{operands[0]}"')
     for option in ("-B", "-T"):
         if option in given:
             raise Misused(f"{option}: not available")
@@ -75,7 +85,18 @@ def read_options(arguments: list[str]) -> Options:
         verbose="-v" in given,
         insecure_paths="--insecure-paths" in given,
         paused=tuple(_pausable(value) for option, value in pairs if option == "-P"),
+        explain=tuple(operands),
     )
+
+
+def _check_explain(given: list[str], words: list[str]) -> None:
+    if "-n" not in given:
+        raise Misused("--explain goes with -n")
+    if not words:
+        raise Misused("--explain: of what?  Expected key=value, such as rcpt-to=address")
+    for word in words:
+        if not word.partition("=")[0] or "=" not in word:
+            raise Misused(f'--explain "{word}": expected key=value')
 
 
 def _absolute(path: str) -> str:

@@ -1,14 +1,18 @@
-"""parent -- root: starts the others, answers two questions about names, stops everybody.
+"""parent -- root: starts the others, answers a few questions about names, stops everybody.
 
-    lookup  --FindUser------------------>          --LookUpUser---------->
+    lookup  --FindUser------------------>          --LookUpUser------------>
     queue   --StartAgent, EndAgent------>  parent  --ForkAgent, KillAgent-->  nursery
+            --LockMailbox, UnlockMailbox>          --ForkProgram----------->
     control --SetVerbose, ReopenSyslog-->
 
 SECURITY
     Reads the imsgs of its children and nothing else: no configuration text (a one-shot process without rights parses
     it), no mail, no file of a user.  It is told names and looks up what they mean, by a child of the nursery; it takes
-    no uid and no path from anybody.  Once everybody stands it keeps one capability, to kill, sees one directory, and
-    starts nobody.  Taken over, it could stop the daemon, and have the nursery fork agents for any user but root.
+    no uid, no path and no command from anybody.  Once everybody stands it keeps one capability, to kill, sees one
+    directory, and starts nobody.  Where an action is mbox it sees the directory of the mailboxes too, makes and opens
+    files there for their users, and keeps what that needs: to give a file away, and to open one that is another's.
+    Taken over, it could stop the daemon, read and write mailboxes, and have the nursery fork agents, and with them
+    commands, for any user but root.
     The modules that it may load are a test; whoever audits it reads this folder and half of smtpd/ipc.
 """
 
@@ -22,11 +26,17 @@ from smtpd.imsg import (
     AgentEnded,
     AgentForked,
     AgentNotForked,
+    AgentTether,
     EndAgent,
     FindUser,
+    LockMailbox,
+    ProgramEnded,
+    ProgramForked,
+    ProgramNotForked,
     ReopenSyslog,
     SetVerbose,
     StartAgent,
+    UnlockMailbox,
     UserLookedUp,
 )
 from smtpd.ipc.channel import unexpected
@@ -70,13 +80,21 @@ def main(options: Options) -> int:
 def from_nursery(daemon, channel, imsg, descriptor):
     match imsg:
         case UserLookedUp():
-            daemon.services.user_looked_up(imsg)
+            daemon.users.user_looked_up(imsg)
+        case AgentTether():
+            daemon.agents.agent_tether(imsg, descriptor)
         case AgentForked():
-            daemon.services.agent_forked(imsg, descriptor)
+            daemon.agents.agent_forked(imsg, descriptor)
         case AgentNotForked():
-            daemon.services.agent_not_forked(imsg)
+            daemon.agents.agent_not_forked(imsg)
         case AgentEnded():
-            daemon.services.agent_ended(imsg)
+            daemon.agents.agent_ended(imsg)
+        case ProgramForked():
+            daemon.programs.program_forked(imsg, descriptor)
+        case ProgramNotForked():
+            daemon.programs.program_not_forked(imsg)
+        case ProgramEnded():
+            daemon.programs.program_ended(imsg)
         case _:
             unexpected("nursery", imsg)
 
@@ -84,7 +102,7 @@ def from_nursery(daemon, channel, imsg, descriptor):
 def from_lookup(daemon, channel, imsg, descriptor):
     match imsg:
         case FindUser():
-            daemon.services.find_user(channel, imsg)
+            daemon.users.find_user(channel, imsg)
         case _:
             unexpected("lookup", imsg)
 
@@ -92,9 +110,13 @@ def from_lookup(daemon, channel, imsg, descriptor):
 def from_queue(daemon, channel, imsg, descriptor):
     match imsg:
         case StartAgent():
-            daemon.services.start_agent(channel, imsg)
+            daemon.agents.start_agent(channel, imsg)
         case EndAgent():
-            daemon.services.end_agent(channel, imsg)
+            daemon.agents.end_agent(channel, imsg)
+        case LockMailbox():
+            daemon.mailboxes.lock_mailbox(channel, imsg)
+        case UnlockMailbox():
+            daemon.mailboxes.unlock_mailbox(channel, imsg)
         case _:
             unexpected("queue", imsg)
 

@@ -43,9 +43,20 @@ def test_what_shall_be_paused_may_be_said_more_than_once():
     assert read_options(["-P", "mda", "-P", "smtp"]).paused == ("mda", "smtp")
 
 
+def test_what_is_to_be_explained_stands_behind_the_word():
+    words = ["-n", "-f", "/etc/x.conf", "--explain", "from=192.0.2.1", "rcpt-to=bob@here.test", "mail-from="]
+    assert read_options(words).explain == ("from=192.0.2.1", "rcpt-to=bob@here.test", "mail-from=")
+    assert read_options(words).check_only and read_options(["-n"]).explain == ()
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
+        (["--explain", "rcpt-to=bob@here.test"], "goes with -n"),
+        (["-n", "--explain"], "of what"),
+        (["-n", "--explain", "bob@here.test"], "expected key=value"),
+        (["-n", "--explain", "=bob"], "expected key=value"),
+        (["-n", "rcpt-to=bob@here.test"], "unexpected operand"),
         (["-T", "imsg"], "-T: not available"),
         (["-B", "queue=ram"], "-B: not available"),
         (["-P", "mta"], "not available yet"),

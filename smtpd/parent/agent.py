@@ -1,0 +1,179 @@
+"""StartAgent, EndAgent: the agents that live, each with a number for queue and a pid for the nursery."""
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from smtpd.config.slice import ParentSlice
+from smtpd.imsg import (
+    AgentEnded,
+    AgentForked,
+    AgentNotForked,
+    AgentRefused,
+    AgentStarted,
+    AgentTether,
+    EndAgent,
+    ForkAgent,
+    KillAgent,
+    StartAgent,
+)
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.log import log
+from smtpd.ipc.plain import Loop
+from smtpd.parent.line import Line
+from smtpd.parent.post import Assignment, Posts, Unknown
+from smtpd.parent.service import SERVICES, admit
+from smtpd.parent.user import USER_NAME
+
+AGENTS_MAX = 256  # alive or being made
+AGENTS_PER_USER_MAX = 8  # of one recipient; of an action that runs as one user for all
+TETHERED = "mbox"  # the kind that is handed mailboxes
+PERMANENT = {
+    "unknown": "no such user",
+    "root": "root does not receive mail",
+    "daemon": "a daemon's user does not receive mail",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    number: int
+    pid: int
+    user: str
+    share: tuple[str, str]
+    uid: int
+    gid: int
+    tether: socket.socket | None  # of one that stores into mailboxes
+
+
+class Agents:
+    """`ended` is told of each that has."""
+
+    def __init__(self, loop: Loop, nursery: Channel, configuration: ParentSlice):
+        self.ended: Callable[[Agent], None] = lambda _agent: None
+        self._nursery = nursery
+        self._configuration = configuration
+        self._posts = Posts(configuration)
+        self._line = Line(loop, nursery, SERVICES[StartAgent], self._never_forked)
+        self._being_made: dict[int, Assignment] = {}  # by the number of the request to the nursery
+        self._numbers: dict[int, Agent] = {}
+        self._pids: dict[int, Agent] = {}
+        self._shares: Counter[tuple[str, str]] = Counter()
+        self._tether: tuple[int, socket.socket] | None = None  # of the agent that is told of next
+        self._last = 0
+
+    # -- queue asks ------------------------------------------------------------------
+
+    def start_agent(self, channel: Channel, imsg: StartAgent) -> None:
+        admit(self._configuration, channel, imsg)
+        refuse = partial(_refuse, channel, imsg.request)
+        try:
+            assignment = self._posts.get_assignment(imsg)
+        except Unknown:
+            refuse("unknown")
+            return
+        if not USER_NAME.fullmatch(imsg.user):
+            refuse("unknown")
+        elif self._shares.total() >= AGENTS_MAX or self._shares[assignment.share] >= AGENTS_PER_USER_MAX:
+            refuse("later", "too many agents")
+        elif self._line.full:
+            refuse("later", "too many agents are being started")
+        else:
+            self._shares[assignment.share] += 1
+            self._line.ask(
+                partial(self._fork, assignment),
+                partial(self._answered, channel, imsg),
+                partial(refuse, "later", "the nursery did not answer in time"),
+            )
+
+    def _fork(self, assignment: Assignment, request: int) -> ForkAgent:
+        self._being_made[request] = assignment
+        return assignment.fork(request)
+
+    def _answered(self, channel: Channel, asked: StartAgent, imsg: Any, descriptor: int | None) -> None:
+        if isinstance(imsg, AgentForked):
+            channel.send(AgentStarted(asked.request, self._pids[imsg.pid].number), descriptor)
+        else:
+            _refuse(channel, asked.request, imsg.verdict, imsg.reason)
+
+    def end_agent(self, channel: Channel, imsg: EndAgent) -> None:
+        admit(self._configuration, channel, imsg)
+        agent = self.find(imsg.agent)
+        if agent is not None:
+            self.kill(agent)
+
+    # -- others of the parent ask -----------------------------------------------------
+
+    def find(self, number: int) -> Agent | None:
+        """None when it has ended by itself in the meantime.  Raises Violation for one that there never was."""
+        if not 0 < number <= self._last:
+            raise Violation(f"queue speaks of agent {number}, which there never was")
+        return self._numbers.get(number)
+
+    def kill(self, agent: Agent) -> None:
+        self._nursery.send(KillAgent(agent.pid))
+
+    # -- the nursery answers ---------------------------------------------------------
+
+    def agent_tether(self, imsg: AgentTether, descriptor: int) -> None:
+        tether = socket.socket(fileno=descriptor)
+        tether.setblocking(False)
+        if self._tether is not None:
+            raise Violation("nursery sends a second tether before the agent of the first")
+        self._tether = imsg.pid, tether
+
+    def agent_forked(self, imsg: AgentForked, descriptor: int) -> None:
+        request = self._line.get_asked(imsg)
+        asked: ForkAgent = request.imsg
+        if imsg.uid == 0 or (asked.person is not None and asked.person[:2] != (imsg.uid, imsg.gid)):
+            raise Violation(f"nursery made an agent of {asked.user} with uid {imsg.uid}, gid {imsg.gid}")
+        share = self._being_made.pop(imsg.request).share
+        tether = self._take_tether(imsg.pid, asked.kind)
+        self._last += 1
+        agent = Agent(self._last, imsg.pid, asked.user, share, imsg.uid, imsg.gid, tether)
+        self._numbers[agent.number] = self._pids[agent.pid] = agent
+        if request.answer is None:
+            os.close(descriptor)
+            self.kill(agent)
+        self._line.answered(imsg, descriptor)
+
+    def _take_tether(self, pid: int, kind: str) -> socket.socket | None:
+        if self._tether is None and kind != TETHERED:
+            return None
+        if self._tether is None or kind != TETHERED or self._tether[0] != pid:
+            raise Violation(f"nursery made an agent of kind {kind} with a tether too many or too few")
+        tether, self._tether = self._tether[1], None
+        return tether
+
+    def agent_not_forked(self, imsg: AgentNotForked) -> None:
+        self._line.get_asked(imsg)
+        self._leave(self._being_made.pop(imsg.request).share)
+        self._line.answered(imsg)
+
+    def _never_forked(self, imsg: ForkAgent) -> None:
+        self._leave(self._being_made.pop(imsg.request).share)
+
+    def agent_ended(self, imsg: AgentEnded) -> None:
+        agent = self._pids.pop(imsg.pid, None)
+        if agent is None:
+            raise Violation(f"nursery tells of the end of agent {imsg.pid}, which there never was")
+        del self._numbers[agent.number]
+        self._leave(agent.share)
+        if agent.tether is not None:
+            agent.tether.close()
+        if imsg.status:
+            log.debug(f"agent of {agent.user} (pid {agent.pid}) ended with wait status {imsg.status}")
+        self.ended(agent)
+
+    def _leave(self, share: tuple[str, str]) -> None:
+        self._shares[share] -= 1
+        if not self._shares[share]:
+            del self._shares[share]
+
+
+def _refuse(channel: Channel, request: int, verdict: str, reason: str = "") -> None:
+    channel.send(AgentRefused(request, verdict in PERMANENT, PERMANENT.get(verdict, reason)))

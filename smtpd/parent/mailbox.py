@@ -1,0 +1,209 @@
+"""LockMailbox, UnlockMailbox: mailboxes, made and locked for an agent of their user, and passed to it.
+
+    queue --LockMailbox(agent)--> try, pause, try ... --descriptor--> agent, by its tether
+                                                      --MailboxLocked(lock)--> queue
+          --UnlockMailbox(lock)-> unlocked, and the dot-lock removed
+
+    given up too     when the agent ends, or the daemon; an agent that has not let go after HELD_MAX is killed for it
+    waited for       a lock of somebody else, as long as the service's deadline says
+
+Whose mailbox it is and what uid its owner has, the agent itself is asked for by nobody: it is the name that it was
+started for, and the ids that the nursery found.  The directory has been open since the start.  Every system call is a
+thread's.
+
+A daemon that is killed leaves NAME.lock behind, which nobody can tell from one that is in use: as any other that is
+forgotten, it counts for mailbox.STALE seconds.  The lock on the file itself ends with the processes.
+"""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+from mail_local import mailbox
+from smtpd.config.slice import ParentSlice
+from smtpd.imsg import LockMailbox, MailboxLocked, MailboxNotLocked, UnlockMailbox
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.log import log
+from smtpd.ipc.plain import Loop, Timer
+from smtpd.parent.agent import Agent, Agents
+from smtpd.parent.service import SERVICES, admit
+from smtpd.parent.worker import Worker
+
+HELD_MAX = 60.0  # seconds that an agent may hold a mailbox
+ENDING = 2.0  # seconds that the end of the daemon waits for the thread
+
+
+@dataclass
+class Held:
+    """A mailbox, locked; closing `stack` gives it up."""
+
+    descriptor: int
+    stack: ExitStack
+
+
+@dataclass(eq=False)
+class Attempt:
+    """A request, until it is answered.  `over` is read by the thread too."""
+
+    channel: Channel
+    request: int
+    agent: Agent
+    timer: Timer | None = None
+    pauses: Iterator[float] = field(default_factory=mailbox.pauses)
+    came_back: bool = False
+    over: bool = False
+
+
+@dataclass(eq=False)
+class Lock:
+    number: int
+    agent: Agent
+    held: Held
+    timer: Timer
+
+
+class Mailboxes:
+    """`directory`: open, where the mailboxes are; None where no action needs it, and queue may not ask."""
+
+    def __init__(self, loop: Loop, agents: Agents, configuration: ParentSlice, directory: int | None):
+        self._loop = loop
+        self._agents = agents
+        self._configuration = configuration
+        self._directory = directory
+        self._worker = Worker(loop)
+        self._attempts: dict[Agent, Attempt] = {}
+        self._locks: dict[int, Lock] = {}
+        self._last = 0
+        agents.ended = self._agent_ended
+
+    # -- queue asks --------------------------------------------------------------------
+
+    def lock_mailbox(self, channel: Channel, imsg: LockMailbox) -> None:
+        admit(self._configuration, channel, imsg)
+        service = SERVICES[LockMailbox]
+        agent = self._agents.find(imsg.agent)
+        if agent is None:
+            channel.send(MailboxNotLocked(imsg.request, False, "the agent has ended"))
+            return
+        if agent.tether is None or agent in self._attempts or self._find_lock(agent):
+            raise Violation(f"queue asks for a mailbox for agent {agent.number}, which has one or needs none")
+        if self._worker.waiting >= service.waiting:
+            channel.send(MailboxNotLocked(imsg.request, False, "too many mailboxes are waited for"))
+            return
+        attempt = self._attempts[agent] = Attempt(channel, imsg.request, agent)
+        attempt.timer = self._loop.after(service.deadline, partial(self._too_late, attempt))
+        self._try(attempt)
+
+    def unlock_mailbox(self, channel: Channel, imsg: UnlockMailbox) -> None:
+        admit(self._configuration, channel, imsg)
+        if not 0 < imsg.lock <= self._last:
+            raise Violation(f"queue gives up lock {imsg.lock}, which there never was")
+        lock = self._locks.get(imsg.lock)
+        if lock is not None:  # else its agent has ended in the meantime
+            self._give_up(lock)
+
+    # -- an attempt ----------------------------------------------------------------------
+
+    def _try(self, attempt: Attempt) -> None:
+        assert self._directory is not None
+        if not attempt.over:
+            self._worker.do(partial(_maybe_hold, self._directory, attempt), partial(self._tried, attempt))
+
+    def _tried(self, attempt: Attempt, outcome: Held | Exception | None) -> None:
+        attempt.came_back = True
+        if attempt.over:
+            if isinstance(outcome, Held):
+                self._release(outcome)
+        elif isinstance(outcome, Held):
+            self._pass(attempt, outcome)
+        elif outcome is None:
+            self._loop.after(next(attempt.pauses), partial(self._try, attempt))
+        else:
+            self._refuse(attempt, isinstance(outcome, mailbox.Refused), _reason_of(outcome))
+
+    def _too_late(self, attempt: Attempt) -> None:
+        self._refuse(attempt, False, mailbox.LOCKED if attempt.came_back else "the mail directory does not answer")
+
+    def _refuse(self, attempt: Attempt, permanent: bool, reason: str) -> None:
+        self._end(attempt)
+        attempt.channel.send(MailboxNotLocked(attempt.request, permanent, reason))
+
+    def _end(self, attempt: Attempt) -> None:
+        attempt.over = True
+        del self._attempts[attempt.agent]
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+
+    def _pass(self, attempt: Attempt, held: Held) -> None:
+        """To the agent, and only then is it queue's to speak of."""
+        number, agent = self._last + 1, attempt.agent
+        assert agent.tether is not None
+        try:
+            socket.send_fds(agent.tether, [number.to_bytes(8, "big")], [held.descriptor])
+        except OSError as error:
+            self._release(held)
+            self._refuse(attempt, False, f"the agent does not take its mailbox: {error.strerror}")
+            return
+        self._end(attempt)
+        self._last = number
+        timer = self._loop.after(HELD_MAX, partial(self._held_too_long, agent))
+        self._locks[number] = Lock(number, agent, held, timer)
+        attempt.channel.send(MailboxLocked(attempt.request, number))
+
+    # -- a lock -----------------------------------------------------------------------------
+
+    def _find_lock(self, agent: Agent) -> Lock | None:
+        return next((lock for lock in self._locks.values() if lock.agent is agent), None)
+
+    def _held_too_long(self, agent: Agent) -> None:
+        """It can write as long as it lives, so it is not unlocked before it is dead."""
+        log.warn(f"agent of {agent.user} (pid {agent.pid}) does not let go of its mailbox, and is killed")
+        self._agents.kill(agent)
+
+    def _give_up(self, lock: Lock) -> None:
+        del self._locks[lock.number]
+        lock.timer.cancel()
+        self._release(lock.held)
+
+    def _release(self, held: Held) -> None:
+        self._worker.do(held.stack.close, _released)
+
+    def _agent_ended(self, agent: Agent) -> None:
+        lock = self._find_lock(agent)
+        if lock is not None:
+            self._give_up(lock)
+        if agent in self._attempts:
+            self._refuse(self._attempts[agent], False, "the agent has ended")
+
+    def close(self) -> None:
+        """At the end of the daemon, when no agent lives: nothing stays locked."""
+        for attempt in list(self._attempts.values()):
+            self._end(attempt)
+        for lock in list(self._locks.values()):
+            self._give_up(lock)
+        self._worker.end(ENDING)
+
+
+def _maybe_hold(directory: int, attempt: Attempt) -> Held | None:
+    """In the thread.  None when somebody else has locked it."""
+    if attempt.over:
+        return None
+    agent = attempt.agent
+    with ExitStack() as stack:
+        descriptor = mailbox.maybe_lock(directory, agent.user, agent.uid, agent.gid, stack)
+        return None if descriptor is None else Held(descriptor, stack.pop_all())
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if not isinstance(error, mailbox.Refused):
+        log.trouble("a mailbox could not be locked", error)
+    return str(error)
+
+
+def _released(outcome: Exception | None) -> None:
+    if outcome is not None:
+        log.warn(f"a mailbox is not given up in order: {outcome}")

@@ -1,0 +1,95 @@
+"""Programs that answer for tables: started once everybody stands, and again when they end.
+
+    begin --ForkProgram--> nursery --ProgramForked + socket--> TakeTableProgram --> lookup
+      ^                       |
+      +-- pause 1, 2, 4 … 60 s +-- ProgramEnded, ProgramNotForked
+
+The pause is short again for one that has lived for a minute.  A program's end is logged, and is nobody else's: until
+the next one stands, lookup answers "later".
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from smtpd.config.slice import ProgramSlice
+from smtpd.imsg import ForkProgram, ProgramEnded, ProgramForked, ProgramNotForked, TakeTableProgram
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.log import log
+from smtpd.ipc.plain import Loop
+from smtpd.parent.child import describe_status
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
+WELL = 60.0  # seconds of life after which an end is the first one again
+
+
+@dataclass(eq=False)
+class Program:
+    configured: ProgramSlice
+    pause: float = FIRST_PAUSE  # before the next start
+    since: float = 0.0  # when it was started, by the monotonic clock
+
+
+class Programs:
+    def __init__(self, loop: Loop, nursery: Channel, lookup: Channel, programs: tuple[ProgramSlice, ...]):
+        self._loop = loop
+        self._nursery = nursery
+        self._lookup = lookup
+        self._programs = [Program(configured) for configured in programs]
+        self._asked: dict[int, Program] = {}
+        self._pids: dict[int, Program] = {}
+        self._last = 0
+        self._stopping = False
+
+    def begin(self) -> None:
+        for program in self._programs:
+            self._start(program)
+
+    def stop(self) -> None:
+        """Those that live end with lookup; none is started any more."""
+        self._stopping = True
+
+    def _start(self, program: Program) -> None:
+        if self._stopping:
+            return
+        self._last += 1
+        self._asked[self._last] = program
+        configured = program.configured
+        self._nursery.send(ForkProgram(self._last, configured.user, list(configured.arguments)))
+
+    def program_forked(self, imsg: ProgramForked, descriptor: int) -> None:
+        program = self._get_asked(imsg)
+        program.since = time.monotonic()
+        self._pids[imsg.pid] = program
+        if self._lookup.closed:
+            os.close(descriptor)
+        else:
+            self._lookup.send(TakeTableProgram(program.configured.table), descriptor)
+
+    def program_not_forked(self, imsg: ProgramNotForked) -> None:
+        program = self._get_asked(imsg)
+        log.warn(f"table {program.configured.table}: its program cannot be started: {imsg.reason}")
+        self._start_later(program)
+
+    def program_ended(self, imsg: ProgramEnded) -> None:
+        program = self._pids.pop(imsg.pid, None)
+        if program is None:
+            raise Violation(f"nursery tells of the end of program {imsg.pid}, which there never was")
+        if self._stopping:
+            return
+        end = describe_status(imsg.pid, imsg.status, None)
+        log.warn(f"table {program.configured.table}: its program, pid {imsg.pid}, {end}")
+        if time.monotonic() - program.since >= WELL:
+            program.pause = FIRST_PAUSE
+        self._start_later(program)
+
+    def _start_later(self, program: Program) -> None:
+        self._loop.after(program.pause, partial(self._start, program))
+        program.pause = min(2 * program.pause, LONGEST_PAUSE)
+
+    def _get_asked(self, imsg: ProgramForked | ProgramNotForked) -> Program:
+        program = self._asked.pop(imsg.request, None)
+        if program is None:
+            raise Violation(f"nursery answers {type(imsg).__name__} to a question that nobody asked")
+        return program

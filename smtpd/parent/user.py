@@ -1,0 +1,65 @@
+"""FindUser: which users the system has.  The nursery asks, we remember.
+
+A verdict is kept for a minute, also that there is nobody of that name; "later" is not.  The same question twice at the
+same time is asked once.
+"""
+
+import re
+import time
+from collections import OrderedDict
+
+from smtpd.config.slice import ParentSlice
+from smtpd.imsg import FindUser, LookUpUser, UserFound, UserLookedUp
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.plain import Loop
+from smtpd.parent.line import Line
+from smtpd.parent.service import SERVICES, admit
+
+CACHE_SECONDS = 60
+CACHE_MAX = 4096  # names
+
+# A name is one word of /etc/passwd: no path, no option, nothing that a terminal or a log would take for more.
+USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}")
+
+
+class Users:
+    def __init__(self, loop: Loop, nursery: Channel, configuration: ParentSlice):
+        self._configuration = configuration
+        self._line = Line(loop, nursery, SERVICES[FindUser])
+        self._verdicts: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._asking: dict[str, list[tuple[Channel, int]]] = {}
+
+    def find_user(self, channel: Channel, imsg: FindUser) -> None:
+        admit(self._configuration, channel, imsg)
+        verdict = self._known_verdict(imsg.name)
+        if verdict is not None:
+            channel.send(UserFound(imsg.request, verdict))
+        elif imsg.name in self._asking:
+            self._asking[imsg.name].append((channel, imsg.request))
+        elif self._line.full:
+            channel.send(UserFound(imsg.request, "later"))
+        else:
+            self._asking[imsg.name] = [(channel, imsg.request)]
+            self._line.ask(
+                lambda request: LookUpUser(request, imsg.name),
+                lambda answer, _: self._found(imsg.name, answer.verdict),
+                lambda: self._found(imsg.name, "later"),
+            )
+
+    def user_looked_up(self, imsg: UserLookedUp) -> None:
+        self._line.answered(imsg)
+
+    def _known_verdict(self, name: str) -> str | None:
+        if not USER_NAME.fullmatch(name):
+            return "unknown"
+        until, verdict = self._verdicts.get(name, (0.0, ""))
+        return verdict if until > time.monotonic() else None
+
+    def _found(self, name: str, verdict: str) -> None:
+        if verdict != "later":
+            self._verdicts[name] = (time.monotonic() + CACHE_SECONDS, verdict)
+            self._verdicts.move_to_end(name)
+            if len(self._verdicts) > CACHE_MAX:
+                self._verdicts.popitem(last=False)
+        for channel, request in self._asking.pop(name, []):
+            channel.send(UserFound(request, verdict))

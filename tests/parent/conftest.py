@@ -1,0 +1,124 @@
+"""A parent that runs, as seen by three of its children: real channels, and the tests speak for the other ends."""
+
+import os
+import pwd
+import socket
+import time
+
+import pytest
+
+from smtpd.config.model import Method
+from smtpd.config.slice import AgentSlice, ParentSlice
+from smtpd.envelope import Duty
+from smtpd.imsg import TABLE, AgentForked, AgentTether, StartAgent
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.plain import Loop
+from smtpd.parent.agent import Agents
+from smtpd.parent.mailbox import Mailboxes
+from smtpd.parent.process import from_lookup, from_nursery, from_queue
+from smtpd.parent.program import Programs
+from smtpd.parent.user import Users
+
+LOCAL = AgentSlice("local", Method.MAILDIR, "~/Maildir", junk=True)
+MBOX = AgentSlice("mbox", Method.MBOX, "")
+UID, GID = os.geteuid(), os.getegid()
+HANDLERS = {"lookup": from_lookup, "queue": from_queue, "nursery": from_nursery}
+
+
+def ends(one, other):
+    """A channel's two ends: the parent's, and the one of `other`."""
+    ours, theirs = socket.socketpair()
+    return Channel(ours, TABLE, one, other), Channel(theirs, TABLE, other, one)
+
+
+class World:
+    def __init__(self, *actions, mailboxes=None, programs=(), **configured):
+        self.loop = Loop()
+        pairs = {name: ends("parent", name) for name in HANDLERS}
+        self.ours = {name: ours for name, (ours, _) in pairs.items()}
+        self.theirs = {name: theirs for name, (_, theirs) in pairs.items()}
+        self.configuration = ParentSlice((), actions, (), 1, None, "here.test", programs=programs, **configured)
+        directory = None if mailboxes is None else os.open(mailboxes, os.O_RDONLY | os.O_DIRECTORY)
+        nursery = self.ours["nursery"]
+        self.users = Users(self.loop, nursery, self.configuration)
+        self.agents = Agents(self.loop, nursery, self.configuration)
+        self.mailboxes = Mailboxes(self.loop, self.agents, self.configuration, directory)
+        self.programs = Programs(self.loop, nursery, self.ours["lookup"], programs)
+        self.tethers = {}  # the agent's end, by pid
+        self._directory = directory
+
+    def say(self, who, imsg, descriptor=None):
+        """`who` sends `imsg`; the parent takes it, and answers."""
+        self.theirs[who].send(imsg, descriptor)
+        self.theirs[who].flush()
+        for received, taken in self.ours[who].receive():
+            HANDLERS[who](self, self.ours[who], received, taken)
+
+    def hears(self, who):
+        self.ours[who].flush()
+        heard = []
+        while received := self.theirs[who].receive():
+            heard += [imsg for imsg, _ in received]
+            for descriptor in [descriptor for _, descriptor in received if descriptor is not None]:
+                os.close(descriptor)
+        return heard
+
+    def start_agent(self, request, user="alice", action="local", duty=Duty.DELIVER, pid=None, ids=(UID or 1000, GID)):
+        """A whole start; the nursery answers with `pid`."""
+        self.say("queue", StartAgent(request, user, action, duty))
+        (asked,) = self.hears("nursery")
+        pid = pid or 1000 + request
+        if asked.kind == "mbox":
+            ours, self.tethers[pid] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.say("nursery", AgentTether(pid), ours.detach())
+        self.say("nursery", AgentForked(asked.request, pid, *ids), os.open("/dev/null", os.O_RDONLY))
+        return self.hears("queue")
+
+    def wait(self, seconds):
+        """Let the clock of the loop run ahead, and what is due happen."""
+        self.loop._timers = [(when - seconds, order, timer) for when, order, timer in self.loop._timers]
+        self.loop._act_on_time()
+
+    def turn_until(self, condition):
+        """Let the loop and its thread work; a test that waits in vain fails."""
+        until = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < until, "nothing happens"
+            self.loop.after(0.01, lambda: None)
+            self.loop.turn()
+
+    def close(self):
+        self.mailboxes.close()
+        for end in (*self.ours.values(), *self.theirs.values()):
+            end.close()
+        for agent in self.agents._numbers.values():
+            if agent.tether is not None:
+                agent.tether.close()
+        for tether in self.tethers.values():
+            tether.close()
+        if self._directory is not None:
+            os.close(self._directory)
+
+
+@pytest.fixture
+def make_world():
+    made = []
+
+    def make(*actions, **more):
+        made.append(World(*actions, **more))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+@pytest.fixture
+def world(make_world):
+    return make_world(LOCAL)
+
+
+@pytest.fixture
+def me():
+    """The name of whoever runs the tests."""
+    return pwd.getpwuid(UID).pw_name
