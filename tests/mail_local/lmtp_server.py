@@ -140,10 +140,10 @@ def path(line):
 
 
 def read_content(file):
-    content = b""
+    lines = []
     while (line := file.readline()) != b".\r\n":
         if not line.endswith(b"\n"):
             raise OSError("the connection ended")
         assert line.endswith(b"\r\n"), "a bare LF"
-        content += line.removeprefix(b".")
-    return content
+        lines.append(line.removeprefix(b"."))
+    return b"".join(lines)
