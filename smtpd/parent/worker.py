@@ -56,6 +56,9 @@ class Worker:
             self._ended = not self._thread.is_alive()
         self._loop.forget(self._woken)
         self._deliver()
+        if self._thread is None or self._ended:
+            os.close(self._woken)
+            os.close(self._wake)
 
     def _work(self) -> None:
         while (work := self._jobs.get()) is not None:

@@ -46,6 +46,7 @@ class World:
         self.programs = Programs(self.loop, nursery, self.ours["lookup"], programs)
         self.tethers = {}  # the agent's end, by pid
         self._directory = directory
+        self.closed = False
 
     def say(self, who, imsg, descriptor=None):
         """`who` sends `imsg`; the parent takes it, and answers."""
@@ -88,6 +89,9 @@ class World:
             self.loop.turn()
 
     def close(self):
+        if self.closed:
+            return
+        self.closed = True
         self.mailboxes.close()
         for end in (*self.ours.values(), *self.theirs.values()):
             end.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpd.config.slice import LMTP_USER, PROGRAM_USER
 from smtpd.parent.boot import USERS
 from tests.trusted import OPTIONS, UNTRUSTED
 
@@ -178,6 +179,7 @@ def test_a_parent_that_ran_has_loaded_no_parser_no_event_loop_and_no_other_proce
         modules = loaded(log.read())
     assert "smtpd.parent.service" in modules
     assert not modules & FORBIDDEN
+    assert {module for module in modules if module.startswith("mail_local.")} == {"mail_local.mailbox"}
     assert not {module for module in modules if module.startswith("smtpd.config.")} - {
         "smtpd.config.model",
         "smtpd.config.place",
@@ -202,4 +204,4 @@ def test_the_users_are_those_of_the_processes():
         re.search(r'^USER, CHROOT = "(\w+)"', (folder / role / "process.py").read_text(), re.MULTILINE)[1]
         for role in PROCESSES
     }
-    assert named == set(USERS)
+    assert named | {LMTP_USER, PROGRAM_USER} == set(USERS)
