@@ -193,9 +193,12 @@ def test_a_nursery_has_loaded_no_parser_no_event_loop_and_no_process_but_the_age
     program = "from smtpd.agent import process; from smtpd.nursery import process; import sys; print(*sys.modules)"
     modules = set(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split())
     assert "smtpd.nursery.brood" in modules
-    assert not modules & (FORBIDDEN | {"pyseccomp"})
+    assert not modules & (FORBIDDEN - {"smtpd.smtp"} | {"pyseccomp"})
     assert not {f"smtpd.{process}" for process in (*PROCESSES, "parent")} & modules
-    assert not {module for module in modules if module.startswith("smtpd.config")}
+    of_agents = {"config.shell", "config.specifier", "config.trust", "smtp.lmtp", "smtp.response"}
+    of_those = {"config", "smtp", "smtp.action", "smtp.line", "smtp.question", "smtp.reply"}
+    rooms = {module.removeprefix("smtpd.") for module in modules if module.startswith(("smtpd.config", "smtpd.smtp"))}
+    assert rooms <= of_agents | of_those
 
 
 def test_the_users_are_those_of_the_processes():
