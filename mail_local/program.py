@@ -3,6 +3,8 @@
     mail.local [-L|-l] [-f from] user...    0 · 67 no such user · 71 no room for a copy · 73 no mailbox · 75 · 64
     mail.maildir [-j] [path]                0 stored and durable · 75 try later · 64 wrong arguments · 1 started as root
 
+The others have a module each: mail_lmtp.py, mail_mboxfile.py, mail_mda.py.
+
 Named and behaving as OpenSMTPD's helpers of that name.  smtpd itself does not run them: its agents call the library.
 They have the rights of who starts them, and no others: mail.local is not made to be set-uid or set-gid.
 """
@@ -37,8 +39,12 @@ _libc.getpwnam.restype = ctypes.c_void_p
 
 
 class Arguments(argparse.ArgumentParser):
+    """`wrong`: the exit status for wrong ones."""
+
+    wrong = EX_USAGE
+
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(EX_USAGE, f"{self.prog}: {message}\n{self.format_usage()}")
+        self.exit(self.wrong, f"{self.prog}: {message}\n{self.format_usage()}")
 
 
 def mail_local(directory: str = mailbox.DIRECTORY, patience: float = mailbox.PATIENCE) -> None:
@@ -56,24 +62,36 @@ def mail_local(directory: str = mailbox.DIRECTORY, patience: float = mailbox.PAT
     parser.add_argument("users", nargs="+", metavar="user")
     arguments = parser.parse_args()
     os.umask(0o077)
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(EX_TEMPFAIL))  # locks are given up, what was begun is taken back
-    sender = _login_name() if arguments.sender is None else arguments.sender
+    end_by_exit()
+    sender = login_name() if arguments.sender is None else arguments.sender
     try:
-        content = _copy()
+        content = copy()
     except OSError as error:
         print(f"mail.local: {maildir.reason_of(error)}", file=sys.stderr)
         sys.exit(EX_OSERR)
     sys.exit(max([_append(directory, user, sender, content, arguments.dot, patience) for user in arguments.users]))
 
 
-def _login_name() -> str:
+def refuse_root(program: str) -> None:
+    """Who would write where anybody leads him."""
+    if os.geteuid() == 0:
+        print(f"{program}: not for root", file=sys.stderr)
+        sys.exit(EX_ROOT)
+
+
+def end_by_exit() -> None:
+    """On a signal too: locks are given up, what was begun is taken back."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(EX_TEMPFAIL))
+
+
+def login_name() -> str:
     with suppress(KeyError):
         return pwd.getpwuid(os.getuid()).pw_name
     return ""
 
 
-def _copy() -> SpooledTemporaryFile[bytes]:
+def copy() -> SpooledTemporaryFile[bytes]:
     """All of standard input before anything is locked: whoever feeds it may be slow, and several users read it."""
     content = SpooledTemporaryFile[bytes](_IN_MEMORY)
     for piece in _rest():
@@ -82,7 +100,7 @@ def _copy() -> SpooledTemporaryFile[bytes]:
     return content
 
 
-def _pieces(content: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
+def pieces(content: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
     """Without the From_ line that some servers put in front: the mailbox gets one of its own."""
     content.seek(0)
     first = content.readline(_LINE_MAX)
@@ -101,7 +119,7 @@ def _append(
         if person is None:
             status, reason = EX_NOUSER, "no such user"
         else:
-            mail = mbox.Mail(sender, time.time(), _pieces(content))
+            mail = mbox.Mail(sender, time.time(), pieces(content))
             reason = _append_to(directory, person, mail, dot, patience)
             status = EX_TEMPFAIL if reason else 0
     except mailbox.Refused as refused:
@@ -146,8 +164,7 @@ def mail_maildir() -> None:
     parser.add_argument("-j", dest="junk", action="store_true", help="mails with X-Spam: yes go to the folder .Junk")
     parser.add_argument("path", nargs="?", help="the Maildir, an absolute path (default: $HOME/Maildir)")
     arguments = parser.parse_args()
-    if os.geteuid() == 0:
-        sys.exit("mail.maildir: not for root")  # exit status 1
+    refuse_root(parser.prog)
     os.umask(0o077)
     try:
         reason = _store(_path(arguments.path), arguments.junk)

@@ -1,0 +1,45 @@
+"""The program mail.mboxfile: append the mail on standard input to a file of the user's.
+
+    mail.mboxfile [-f from] file
+
+    0 stored and on the disk · 75 try later · 64 wrong arguments · 1 started as root
+
+Which files will do, mboxfile.py says.  One that will not is trouble and no refusal: the mail waits until it is mended.
+"""
+
+import os
+import sys
+import time
+
+from mail_local import mbox, mboxfile
+from mail_local.maildir import reason_of
+from mail_local.program import EX_TEMPFAIL, Arguments, copy, end_by_exit, login_name, pieces, refuse_root
+
+
+def mail_mboxfile(patience: float = mboxfile.PATIENCE) -> None:
+    """`mail.mboxfile`: append the mail on standard input to a file."""
+    parser = Arguments(
+        prog="mail.mboxfile",
+        description="Append the mail on standard input to a file of the user's, in mbox format.",
+        epilog="The file must be a regular one of the user's with one name, no symbolic link, in a directory where not "
+        "everybody may write; it is made where there is none.  Exit status: 0 stored and on the disk, 75 try again "
+        "later, 64 wrong arguments, 1 started as root.",
+    )
+    parser.add_argument("-f", dest="sender", metavar="from", help="the envelope's sender (default: who starts it)")
+    parser.add_argument("file", help="the file to append to")
+    arguments = parser.parse_args()
+    refuse_root(parser.prog)
+    os.umask(0o077)
+    end_by_exit()
+    sender = login_name() if arguments.sender is None else arguments.sender
+    try:
+        mboxfile.append(arguments.file, mbox.Mail(sender, time.time(), pieces(copy())), patience)
+    except OSError as error:
+        _try_later(arguments.file, reason_of(error))
+    except mboxfile.Refused as refused:
+        _try_later(arguments.file, str(refused))
+
+
+def _try_later(path: str, reason: str) -> None:
+    print(f"mail.mboxfile: {path}: {reason}", file=sys.stderr)
+    sys.exit(EX_TEMPFAIL)

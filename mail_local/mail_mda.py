@@ -1,0 +1,35 @@
+"""The program mail.mda: run a command with the mail on standard input.
+
+    mail.mda command
+
+    the exit status of the command · 75 when it has none · 1 started as root, or wrong arguments
+
+For a mail server that wants a program to start, where a line of the shell is what it has.  The line is all of the
+argument: what came by mail belongs into the environment, not into it.
+"""
+
+import subprocess
+import sys
+
+from mail_local.command import SHELL
+from mail_local.program import EX_ROOT, EX_TEMPFAIL, Arguments, refuse_root
+
+
+def mail_mda() -> None:
+    """`mail.mda`: run a command with the mail on its standard input."""
+    parser = Arguments(
+        prog="mail.mda",
+        description="Run a command of the shell with the mail on standard input.",
+        epilog="Exit status: that of the command; 75 when it was killed or could not be started, 1 when started as "
+        "root or with wrong arguments.",
+    )
+    parser.wrong = EX_ROOT
+    parser.add_argument("command", help="a line for /bin/sh")
+    arguments = parser.parse_args()
+    refuse_root(parser.prog)
+    try:
+        status = subprocess.run([SHELL, "-c", arguments.command], check=False).returncode
+    except OSError as error:
+        print(f"mail.mda: {error}", file=sys.stderr)
+        status = EX_TEMPFAIL
+    sys.exit(status if status >= 0 else EX_TEMPFAIL)
