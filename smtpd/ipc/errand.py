@@ -167,6 +167,6 @@ def _decode_deliver(flags: int, envelope: int, rest: bytes) -> Deliver:
     by_descriptor, perhaps = bool(flags & BY_DESCRIPTOR), bool(flags & PERHAPS_DELIVERED)
     if len(rest) - at != (0 if by_descriptor else size):
         raise Malformed("size")
-    sender, recipient, destination, extension, *more = strings
+    sender, recipient, destination, extension, user, home, digest = strings
     mail = (envelope, created, size, sender, recipient, destination, extension, rest[at:], by_descriptor, perhaps)
-    return Deliver(*mail, *more, lock)
+    return Deliver(*mail, user, home, digest, lock)
