@@ -2,11 +2,13 @@
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import dns.flags
@@ -34,10 +36,14 @@ from smtpd.imsg import (
     ResolveClient,
     SandboxEntered,
     Stop,
+    TableUpdated,
     TakePeer,
+    TakeTableProgram,
+    UpdateTable,
     UserFound,
 )
 from smtpd.ipc.channel import Channel
+from smtpd.lookup.process import directories
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
 
@@ -125,14 +131,13 @@ class Process:
         self.peers = {"parent": self.parent}
         self.table = str(table)
 
-    def begin(self):
+    def begin(self, tables=(), files=(), **action):
         """Hand over, and wait until it stands."""
         match = Match("in", Condition("any"), Condition("domain", operand=Operand("domains")))
-        tables = (TableSlice("domains", path=self.table, backend="file"),)
-        slice_ = LookupSlice(
-            "mx.here.test", (match,), tables, (ExpansionSlice("in", Method.MAILDIR),), "+", (self.table, "/nowhere")
-        )
-        encoded = msgspec.msgpack.encode(slice_)
+        tables = (TableSlice("domains", path=self.table, backend="file"), *tables)
+        actions = (ExpansionSlice("in", Method.MAILDIR, **action),)
+        files = (self.table, "/nowhere", *files)
+        encoded = msgspec.msgpack.encode(LookupSlice("mx.here.test", (match,), tables, actions, "+", files))
         self.parent.send(Configure(0, encoded, "/var/empty", "/var/spool/smtpd", False, False))
         for peer in ("queue", "control", "dispatcher"):
             ours, theirs = socket.socketpair()
@@ -165,14 +170,19 @@ class Process:
 
 
 @pytest.fixture
-def process():
+def unbegun():
     with tempfile.TemporaryDirectory() as folder:  # pytest's own lets nobody else in
         process = Process(Path(folder))
         try:
-            process.begin()
             yield process
         finally:
             process.close()
+
+
+@pytest.fixture
+def process(unbegun):
+    unbegun.begin()
+    return unbegun
 
 
 def expand(process, request=1):
@@ -192,6 +202,64 @@ def test_a_recipient_in_the_sandbox(process):
     added = process.hear("queue")
     assert isinstance(added, AddEnvelopes) and added.recipients[0].extension == ""
     assert process.hear("dispatcher") == RecipientExpanded(1, 1)
+
+
+def resolve(process, request, name):
+    """Ask for a recipient none of whose users exists, and say which user it came to."""
+    process.tell("dispatcher", ExpandRecipient(request, 77, ORIGIN, f"{name}@here.test"))
+    asked = process.hear("parent")
+    process.tell("parent", UserFound(asked.request, "unknown"))
+    process.hear("dispatcher")
+    return asked.name
+
+
+def test_aliases_in_the_sandbox_and_a_file_in_the_place_of_another(unbegun):
+    folder = Path(unbegun.table).parent
+    aliases, members = folder / "aliases", folder / "members"
+    aliases.write_text(f"a: one\nlist: :include:{members}\n")
+    members.write_text("two\n")
+    tables = (TableSlice("aliases", path=str(aliases), backend="file"),)
+    unbegun.begin(tables, (str(aliases), str(members)), alias="aliases")
+    assert [resolve(unbegun, 1, "a"), resolve(unbegun, 2, "list")] == ["one", "two"]
+    for path, text in ((aliases, f"a: three\nlist: :include:{members}\n"), (members, "four\n")):
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        new.rename(path)
+    unbegun.tell("control", UpdateTable(7, "aliases"))
+    assert unbegun.hear("control") == TableUpdated(7, "")
+    assert [resolve(unbegun, 3, "a"), resolve(unbegun, 4, "list")] == ["three", "four"]
+
+
+def test_databases_in_the_sandbox(unbegun):
+    folder = Path(unbegun.table).parent
+    database, settings = folder / "users.db", folder / "sqlite.conf"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript("CREATE TABLE aliases (name, target); INSERT INTO aliases VALUES ('a', 'one')")
+    settings.write_text(f"dbpath {database}\nquery_alias SELECT target FROM aliases WHERE name = ?\n")
+    tables = (TableSlice("aliases", path=str(settings), backend="sqlite"),)
+    unbegun.begin(tables, (str(settings), str(database)), alias="aliases")
+    assert resolve(unbegun, 1, "a") == "one"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE aliases SET target = 'two'")
+    assert resolve(unbegun, 2, "a") == "two"
+
+
+def test_a_program_in_the_sandbox(unbegun):
+    unbegun.begin((TableSlice("aliases", backend="ldap"),), alias="aliases")
+    ours, theirs = socket.socketpair()
+    with ours, ours.makefile("rw") as program:
+        unbegun.parent.send(TakeTableProgram("aliases"), theirs.detach())
+        unbegun.parent.flush()
+        while program.readline() != "config|ready\n":
+            pass
+        program.write("register|alias\nregister|ready\n")
+        program.flush()
+        unbegun.tell("dispatcher", ExpandRecipient(1, 77, ORIGIN, "a@here.test"))
+        *_, id, key = program.readline().split("|")
+        assert key == "a\n"
+        program.write(f"lookup-result|{id}|found|x@there.test\n")
+        program.flush()
+        assert unbegun.hear("dispatcher").code == 550
 
 
 def test_a_client_in_the_sandbox(process):
@@ -238,3 +306,17 @@ def test_names_are_many_and_the_process_lives(process):
         process.tell("dispatcher", ResolveClient(request, f"198.51.100.{request % 250}"))
         assert process.hear("dispatcher").name == "mail.there.test"
     assert time.monotonic() - begun < 10
+
+
+def test_what_is_seen_of_the_file_system(tmp_path):
+    link, target = tmp_path / "etc" / "aliases", tmp_path / "var" / "aliases"
+    for path in (link, target):
+        path.parent.mkdir()
+    target.touch()
+    link.symlink_to(target)
+    seen = directories([str(link), str(tmp_path / "nowhere" / "x")])
+    assert seen == [str(link.parent), str(target.parent)]
+
+
+def test_a_file_beside_everything_does_not_show_everything():
+    assert "/" not in directories(["/aliases", "/dev"])

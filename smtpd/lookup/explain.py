@@ -1,0 +1,242 @@
+"""smtpd -n --explain from=ADDRESS mail-from=A rcpt-to=B: which rule matches, and what the recipient becomes.
+
+    staff@here.test
+      rule 1: match from src <office> for any action "relay": no, from src <office> does not hold
+      rule 2: match from any for local action "in": yes
+      user staff
+        <aliases> has staff: bob, x@there.test
+        user bob
+          user of the system: user
+          .forward: none
+          = mailbox of bob, by action in
+        x@there.test
+          …
+          = refused: 550 5.7.1 Invalid recipient: <staff@here.test>
+    refused: 550 5.7.1 Invalid recipient: <staff@here.test>
+
+The expansion itself tells it (trace.py), with the rights of whoever asks: tables and includes are read as that user,
+and the .forward of others only as far as that user may.  Programs that answer for tables are the running daemon's.
+"""
+
+import pwd
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from smtpd.config.model import Condition, Match, Table
+from smtpd.config.printer import print_condition, print_match
+from smtpd.config.slice import LookupSlice
+from smtpd.envelope import Duty, Origin, Recipient
+from smtpd.imsg import ForwardRead
+from smtpd.ipc.log import visible
+from smtpd.lookup.expansion import Ending, Expanded, Expansion
+from smtpd.lookup.include import Includes
+from smtpd.lookup.node import FindUser, Forward, Node, Question, ReadForward, ReadInclude
+from smtpd.lookup.person import LOWEST_ID
+from smtpd.lookup.plan import make_plan
+from smtpd.lookup.recipient import understand
+from smtpd.lookup.refusal import Refusal
+from smtpd.lookup.rule import LOCAL
+from smtpd.lookup.state import read_tables
+from smtpd.lookup.system import canonical
+from smtpd.lookup.trace import Trace
+from smtpd.smtp.address import NULL, AddressError, mailbox
+from smtpd.tables.program import ProgramTable
+from smtpd.tables.table import Awaited, Unavailable
+
+WORDS = ("from", "mail-from", "rcpt-to", "tag", "auth")
+NOBODY = (65534, 65535)
+ELSEWHERE = "only the running daemon asks its program"
+
+ReadFile = Callable[[str], tuple[str, bytes, str]]  # user -> verdict of agents, content, reason
+
+
+class Misused(ValueError):
+    """The words do not say of which recipient."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    origin: Origin
+    recipient: str
+
+
+def explain(configuration: LookupSlice, words: Sequence[str], read_forward: ReadFile) -> int:
+    """Prints it; 0 when the recipient is accepted.  `read_forward` reads that of a user of the system."""
+    try:
+        asked = parse(words, configuration.server_name)
+    except (Misused, AddressError) as error:
+        print(f"--explain: {error}", file=sys.stderr)
+        return 1
+    tables = read_tables(configuration)
+    for table in tables.values():
+        if isinstance(table, ProgramTable):
+            table.lost(ELSEWHERE)
+    told = Told({t.name: Table(t.name, t.entries, t.pairs, t.path, t.backend) for t in configuration.tables})
+    steps = Expansion(make_plan(configuration, tables), asked.origin, asked.recipient, told).steps()
+    outcome = Driver(told, read_forward).drive(steps)
+    end = told.ended(outcome)
+    print("\n".join(visible(line) for line in [*told.lines(), end]))
+    return 0 if isinstance(outcome, Expanded) else 1
+
+
+def parse(words: Sequence[str], server_name: str) -> Asked:
+    """key=value, each once; all but rcpt-to may be missing.  Raises Misused, AddressError."""
+    given = dict[str, str]()
+    for word in words:
+        key, sign, value = word.partition("=")
+        if key not in WORDS or not sign:
+            raise Misused(f'"{word}": expected one of {", ".join(f"{known}=" for known in WORDS)}')
+        if key in given:
+            raise Misused(f"{key} is given twice")
+        given[key] = value
+    if "rcpt-to" not in given:
+        raise Misused("rcpt-to= is missing")
+    client = given.get("from", LOCAL)
+    address = LOCAL if client == LOCAL else canonical(client)
+    if address is None:
+        raise Misused(f'from="{client}": expected an address, or {LOCAL}')
+    sender = _without_brackets(given.get("mail-from", ""))
+    sender = str(mailbox(sender) if sender else NULL)
+    recipient = str(mailbox(_without_brackets(given["rcpt-to"])))
+    return Asked(Origin(sender, address, "<unknown>", "", server_name, given.get("tag", ""), True), recipient)
+
+
+def _without_brackets(path: str) -> str:
+    return path[1:-1] if path.startswith("<") and path.endswith(">") else path
+
+
+@dataclass
+class Step:
+    """What was told about one node, with the nodes that it names in their places."""
+
+    title: str
+    looked_at: bool = False
+    parts: "list[str | Step]" = field(default_factory=list)
+
+    def lines(self, indent: int = 0) -> list[str]:
+        found = ["  " * indent + self.title + ("" if self.looked_at else ": not looked at")]
+        for part in self.parts:
+            found += part.lines(indent + 1) if isinstance(part, Step) else ["  " * (indent + 1) + part]
+        return found
+
+
+class Told(Trace):
+    """Nodes are expanded in the order in which they were named; they are printed below the one that named them."""
+
+    def __init__(self, tables: Mapping[str, Table]):
+        self._tables = dict(tables)
+        self._first = self._now = Step("")
+        self._steps: dict[int, Step] = {}  # by the node's identity
+        self._rules = 0
+
+    def lines(self) -> list[str]:
+        return [line for part in self._first.parts if isinstance(part, Step) for line in part.lines()]
+
+    def say(self, text: str) -> None:
+        self._now.parts.append(text)
+
+    def node(self, node: Node) -> None:
+        self._now = self._steps[id(node)]
+        self._now.looked_at = True
+        self._rules = 0
+
+    def rule(self, match: Match, failed: Condition | None, verdict: bool | Unavailable) -> None:
+        self._rules += 1
+        words = " ".join(print_match(match, self._tables).split())
+        if isinstance(verdict, Unavailable):
+            words += f": cannot be asked: {verdict.reason}"
+        elif verdict:
+            words += ": yes"
+        elif failed is not None:
+            group = {id(match.source): "from ", id(match.destination): "for "}.get(id(failed), "")
+            condition = " ".join(print_condition(group, failed, self._tables).split())
+            words += f": no, {condition} does not hold"
+        self.say(f"rule {self._rules}: {words}")
+
+    def entry(self, table: str, key: str, value: str) -> None:
+        self.say(f"{table if table.startswith('<') else f'<{table}>'} has {key}: {value}")
+
+    def forward(self, user: str, forward: Forward) -> None:
+        reason = f", {forward.reason}" if forward.reason else ""
+        self.say(f".forward: {forward.verdict}{reason}")
+
+    def named(self, node: Node, new: bool) -> None:
+        if not new:
+            self.say(f"{node}: has been there")
+            return
+        step = self._steps[id(node)] = Step(str(node))
+        self._now.parts.append(step)
+
+    def recipient(self, recipient: Recipient, new: bool) -> None:
+        self.say(f"= {_outcome(recipient)}" + ("" if new else ", as before"))
+
+    def ended(self, outcome: Expanded | Refusal) -> str:
+        if isinstance(outcome, Expanded):
+            count = len(outcome.recipients)
+            return f"accepted: {count} envelope{'s' * (count != 1)}"
+        reason = f" ({outcome.reason})" if outcome.reason else ""
+        reply = f"{outcome.code} {outcome.enhanced} {outcome.text}"
+        self.say(f"= refused: {reply}{reason}")
+        return f"refused: {reply}"
+
+
+def _outcome(to: Recipient) -> str:
+    extension = f", sub-address {to.extension}" if to.extension else ""
+    match to.duty:
+        case Duty.DELIVER:
+            home = f", home {to.home}" if to.home else ""
+            return f"mailbox of {to.user}{extension}{home}, by action {to.action}"
+        case Duty.FORWARDED:
+            return f"a command or file of {to.user}'s own .forward{extension}"
+        case Duty.ALIASED:
+            return f"a command or file of the alias file, as {to.user}{extension}"
+    return "discarded"
+
+
+class Driver:
+    """Answers what an expansion asks, at once."""
+
+    def __init__(self, told: Told, read_forward: ReadFile):
+        self._told = told
+        self._read_forward = read_forward
+        self._includes = Includes()
+
+    def drive(self, steps: Ending) -> Expanded | Refusal:
+        answer = None
+        while True:
+            try:
+                answer = self._answer(steps.send(answer))
+            except StopIteration as end:
+                return end.value
+
+    def _answer(self, question: Question | Awaited) -> object:
+        match question:
+            case FindUser(name):
+                verdict = find_user(name)
+                self._told.say(f"user of the system: {verdict}")
+                return verdict
+            case ReadForward(user, ""):
+                return understand(ForwardRead(0, *self._read_forward(user)))
+            case ReadForward():
+                return Forward("none", reason="which is not looked for: whose home it is says a userbase")
+            case ReadInclude(path):
+                members = self._includes.read(path)
+                self._told.say(f"{path} has {len(members)} members")
+                return members
+            case Awaited():
+                return Unavailable(ELSEWHERE)
+
+
+def find_user(name: str) -> str:
+    """As the daemon, running as root, would find it."""
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        return "unknown"
+    if found.pw_name != name:
+        return "unknown"
+    if found.pw_uid == 0:
+        return "root"
+    low = found.pw_uid < LOWEST_ID or found.pw_gid == 0
+    return "daemon" if low or found.pw_uid in NOBODY or name.startswith("_smtp") else "user"

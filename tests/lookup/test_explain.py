@@ -1,0 +1,148 @@
+"""Why a recipient becomes what it becomes, in words."""
+
+import os
+import pwd
+
+import pytest
+
+from smtpd.lookup import explain as module
+from smtpd.lookup.explain import Misused, explain, parse
+from smtpd.smtp.address import AddressError
+from tests.config.machine import slices
+
+CONFIGURATION = """
+table office { "192.0.2.0/24" }
+table aliases { staff = "bob, amy, list@here.test", list = "amy, |cmd, /dev/null", wild = "x@there.test, bob" }
+table people { bob = "2001:2001:/srv/bob", amy = "2002:2002:/srv/amy" }
+table answers ldap
+action "in" maildir userbase <people> alias <aliases>
+action "hosted" maildir userbase <people> user nobody
+match from src <office> for any action "hosted"
+match !from src <office> for domain { "a.test", "b.test" } action "hosted"
+match from mail-from <answers> for domain "slow.test" action "in"
+match from any for domain "here.test" action "in"
+"""
+
+
+@pytest.fixture
+def told(capsys, tmp_path):
+    (tmp_path / "table-ldap").touch(0o755)
+    lookup = slices(CONFIGURATION, libexec=(str(tmp_path),)).lookup
+
+    def tell(*words, forward=("none", b"", "")):
+        status = explain(lookup, words, lambda user: forward)
+        captured = capsys.readouterr()
+        return status, [line for line in captured.out.splitlines()], captured.err
+
+    return tell
+
+
+def test_the_rules_and_why_they_do_not_hold(told):
+    status, lines, _ = told("from=198.51.100.1", "rcpt-to=bob@here.test")
+    assert status == 0
+    assert lines[:5] == [
+        "bob@here.test",
+        '  rule 1: match from src <office> for any action "hosted": no, from src <office> does not hold',
+        '  rule 2: match !from src <office> for domain { "a.test", "b.test" } action "hosted": '
+        'no, for domain { "a.test", "b.test" } does not hold',
+        '  rule 3: match from mail-from <answers> for domain "slow.test" action "in": '
+        'no, for domain "slow.test" does not hold',
+        '  rule 4: match from any for domain "here.test" action "in": yes',
+    ]
+    assert lines[-1] == "accepted: 1 envelope"
+
+
+def test_what_is_named_stands_below_what_names_it(told):
+    _, lines, _ = told("from=198.51.100.1", "rcpt-to=staff@here.test")
+    shown = [line for line in lines if "rule" not in line]
+    assert shown == [
+        "staff@here.test",
+        "  user staff",
+        "    <aliases> has staff: bob, amy, list@here.test",
+        "    user bob",
+        "      .forward: none, which is not looked for: whose home it is says a userbase",
+        "      = mailbox of bob, by action in",
+        "    user amy",
+        "      .forward: none, which is not looked for: whose home it is says a userbase",
+        "      = mailbox of amy, by action in",
+        "    list@here.test",
+        "      user list",
+        "        <aliases> has list: amy, |cmd, /dev/null",
+        "        user amy: not looked at",
+        "        = refused: 424 4.2.4 Recipient is forwarded to a command that may not be run: <staff@here.test> "
+        "(list in table aliases)",
+        "refused: 424 4.2.4 Recipient is forwarded to a command that may not be run: <staff@here.test>",
+    ]
+
+
+def test_a_refusal_is_the_status(told):
+    status, lines, _ = told("rcpt-to=nobody@here.test")
+    assert (status, lines[-1]) == (1, "refused: 550 5.1.1 Invalid recipient: <nobody@here.test>")
+    status, lines, _ = told("rcpt-to=bob@nowhere.test", "from=198.51.100.1")
+    assert (status, lines[-1]) == (1, "refused: 550 5.7.1 Invalid recipient: <bob@nowhere.test>")
+
+
+def test_the_home_of_a_hosted_user(told):
+    _, lines, _ = told("from=192.0.2.9", "rcpt-to=<bob+x@else.test>")
+    assert "    = mailbox of bob, sub-address x, home /srv/bob, by action hosted" in lines
+
+
+def test_a_program_is_asked_by_the_running_daemon_only(told):
+    status, lines, _ = told("from=198.51.100.1", "rcpt-to=bob@slow.test", "mail-from=a@b.test")
+    assert status == 1
+    assert any("cannot be asked: table answers: only the running daemon asks its program" in line for line in lines)
+
+
+def test_control_characters_in_a_forward_are_shown(capsys, monkeypatch):
+    monkeypatch.setattr(module, "find_user", lambda name: "user")
+    lookup = slices('action "in" mbox\nmatch from any for local action "in"\n').lookup
+    explain(lookup, ["rcpt-to=bob@localhost"], lambda user: ("refused", b"", "not\x1b[2Jyours"))
+    assert "not\\033[2Jyours" in capsys.readouterr().out
+
+
+def test_a_user_of_the_system_and_what_the_forward_says(capsys):
+    me = next(user for user in pwd.getpwall() if module.find_user(user.pw_name) == "daemon")
+    lookup = slices('action "in" mbox\nmatch from any for local action "in"\n').lookup
+    assert explain(lookup, [f"rcpt-to={me.pw_name}@localhost"], lambda user: ("none", b"", "")) == 1
+    assert "user of the system: daemon" in capsys.readouterr().out
+
+
+def test_the_forward_of_a_user_of_the_system(capsys, monkeypatch):
+    monkeypatch.setattr(module, "find_user", lambda name: "user")
+    lookup = slices('action "in" mbox\nmatch from any for local action "in"\n').lookup
+    assert explain(lookup, ["rcpt-to=bob@localhost"], lambda user: ("text", b"|cmd, bob, /dev/null", "")) == 0
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert ".forward: text" in shown
+    assert "= a command or file of bob's own .forward" in shown and "= discarded" in shown
+    assert explain(lookup, ["rcpt-to=bob@localhost"], lambda user: ("refused", b"", "not yours")) == 1
+    assert "not yours" in capsys.readouterr().out
+
+
+def test_users_as_the_daemon_would_find_them():
+    assert module.find_user("root") == "root"
+    assert module.find_user("no-such-user") == "unknown"
+    if os.geteuid() >= 1000:
+        assert module.find_user(pwd.getpwuid(os.geteuid()).pw_name) == "user"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["from=127.0.0.1"],
+        ["rcpt-to"],
+        ["rcpt-to=a@b.test", "rcpt-to=a@b.test"],
+        ["rcpt-to=a@b.test", "to=x"],
+        ["rcpt-to=a@b.test", "from=x"],
+        ["rcpt-to="],
+        ["rcpt-to=a b@c.test"],
+        ["rcpt-to=a@b.test\n"],
+        ["rcpt-to=a@b.test", "mail-from=@"],
+    ],
+)
+def test_words_that_name_no_recipient(told, words):
+    status, lines, error = told(*words)
+    assert (status, lines) == (1, [])
+    assert error.startswith("--explain: ")
+    with pytest.raises((Misused, AddressError)):
+        parse(words, "mx.here.test")
