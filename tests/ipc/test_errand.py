@@ -34,7 +34,8 @@ def delivers(draw):
     size = draw(numbers) if by_descriptor else len(content)
     strings = [draw(paths) for _ in range(4)]
     fixed = (draw(numbers), draw(numbers), size, *strings)
-    return Deliver(*fixed, b"" if by_descriptor else content, by_descriptor, draw(st.booleans()))
+    more = [draw(paths) for _ in range(3)]
+    return Deliver(*fixed, b"" if by_descriptor else content, by_descriptor, draw(st.booleans()), *more, draw(numbers))
 
 
 results = st.builds(Result, numbers, st.sampled_from(Outcome), st.text(st.characters(codec="utf-8"), max_size=100))
@@ -111,7 +112,7 @@ def test_a_forward_longer_than_one_may_be_is_malformed():
         decode(frame)
 
 
-@pytest.mark.parametrize("outcome", [0, 5, 255])
+@pytest.mark.parametrize("outcome", [0, 6, 255])
 def test_an_outcome_that_does_not_exist_is_malformed(outcome):
     with pytest.raises(Malformed):
         decode(HEADER.pack(3, 0, 0, 1, 1) + bytes([outcome]))
