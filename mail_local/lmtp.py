@@ -68,11 +68,17 @@ def connect(addresses: Iterable[Address], name: str) -> "Connection":
 
 
 class Connection:
-    """`mails`: how many it has carried.  `may_be_repeated`: nothing of the last one can have been delivered."""
+    """One to one server, kept for several mails.
+
+    mails             how many it has carried
+    may_be_repeated   nothing of the last one can have been delivered
+    is_deaf           the server is there, and says nothing
+    """
 
     def __init__(self, address: Address, name: str):
         self.mails = 0
         self.may_be_repeated = True
+        self.is_deaf = False
         self._session = Session(name)
         self._verdicts: list[Verdict] = []
         self._pieces: Iterable[bytes] = ()
@@ -129,6 +135,7 @@ class Connection:
                 self._socket.settimeout(patience)
                 data = self._socket.recv(_PIECE)
             except TimeoutError:
+                self.is_deaf = True
                 self._lose(f"no answer in {patience:.0f} seconds")
             except OSError as error:
                 self._lose(reason_of(error))

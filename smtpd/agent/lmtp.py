@@ -63,6 +63,11 @@ class Lmtp:
     def work(self, queue: socket.socket, tether: socket.socket | None) -> "Courier":
         return Courier(self)
 
+    def give_up(self, trouble: str) -> None:
+        """All that has come is answered with that."""
+        self.trouble = trouble
+        self.over = True
+
     def recipient(self, errand: Deliver) -> str:
         return errand.destination if self.rcpt_to else errand.user or self.user
 
@@ -190,6 +195,8 @@ class Courier:
             connection, kept = self._take()
             try:
                 verdicts = connection.deliver(told, content())
+                if connection.is_deaf:  # the next mail would wait as long, and queue for all of them together
+                    self._trade.give_up("the server has fallen silent")
                 if connection.is_ready or not (kept and connection.may_be_repeated):
                     return verdicts
             finally:
@@ -200,8 +207,7 @@ class Courier:
         try:
             return self._trade.pool.take()
         except Unreachable as unreachable:
-            self._trade.trouble = str(unreachable)
-            self._trade.over = True
+            self._trade.give_up(str(unreachable))
             raise
 
 

@@ -13,6 +13,7 @@ from smtpd.agent.hand import EX_PROTOCOL
 from smtpd.agent.lmtp import MAILS_MAX, Courier, Lmtp, Pool
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import Post, ReadForward, Result
+from smtpd.smtp.lmtp import PATIENCE, State
 from tests.agent.conftest import MAIL, errand
 from tests.mail_local.lmtp_server import Server
 
@@ -236,6 +237,21 @@ def test_after_the_dot_nothing_is_sent_again_at_once(serve, closes, delivered):
     late = [r.text for r in results if r.outcome is Outcome.DEFERRED]
     assert len(late) == 2 - len(delivered) and all("may arrive twice" in text for text in late)
     assert len(server.mails) == 1
+
+
+def test_a_server_that_falls_silent_is_waited_for_once(serve, monkeypatch):
+    monkeypatch.setitem(PATIENCE, State.DOT, 0.1)
+    server = serve(closes="deaf")
+    hand = courier(server)
+    results = list(hand.do([(to("bob", 1, message=number), -1) for number in range(1, 4)]))
+    assert {result.outcome for result in results} == {Outcome.DEFERRED}
+    first, *others = [result.text for result in results]
+    assert (
+        first
+        == "waiting for what became of the mail: no answer in 0 seconds; the mail had been sent and may arrive twice"
+    )
+    assert others == ["the server has fallen silent"] * 2
+    assert len(server.mails) == server.connections == 1
 
 
 def test_a_server_that_says_why_it_closes_is_quoted(serve):

@@ -15,6 +15,7 @@ class Server:
     used       closes after each mail, without a word
     mail       closes when MAIL comes on a connection that has carried one
     dot        closes after the final dot of a mail, before any answer
+    deaf       does not answer any more after the final dot
     half       closes after the first of the answers
     content    closes in the middle of the content, after a 421
     """
@@ -118,6 +119,9 @@ class Server:
                 with self._lock:
                     self.mails.append((number, sender, recipients, content))
                 if self.closes == "dot":
+                    return
+                if self.closes == "deaf":
+                    file.read()
                     return
                 for recipient in recipients:
                     say(self.answers.get(recipient, f"250 2.0.0 {recipient} saved"))
