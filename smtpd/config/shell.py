@@ -29,6 +29,7 @@ class Line:
         self.text = ""
         self._quote = ""
         self._lost = ""  # what could not be followed
+        self._protected = -1  # where the last character behind a backslash ends
         self.ended = False  # by a comment
 
     def add(self, text: str) -> None:
@@ -44,7 +45,7 @@ class Line:
     def _special(self, found: re.Match[str]) -> int:
         """Where to go on behind it."""
         taken = found[0]
-        if found.lastgroup == "comment" and not self._quote and (not self.text or self.text[-1] in _BEFORE_A_WORD):
+        if found.lastgroup == "comment" and not self._quote and self._begins_a_word():
             self.ended = True
             return found.end()
         if found.lastgroup == "quote":
@@ -60,7 +61,13 @@ class Line:
             else:
                 taken = taken[0]
         self.text += taken
+        if found.lastgroup == "protected" and not self._quote:
+            self._protected = len(self.text)
         return found.start() + len(taken)
+
+    def _begins_a_word(self) -> bool:
+        """What comes now; a blank behind a backslash is part of the word before."""
+        return not self.text or self.text[-1] in _BEFORE_A_WORD and self._protected != len(self.text)
 
     def refer(self, number: int) -> None:
         """The value that is positional parameter `number`.  Raises Malformed."""

@@ -159,6 +159,7 @@ def test_a_very_long_value():
         ("a ${EXTENSION}%{sender}", 'a ${EXTENSION}"${1}"'),
         ("a '$(' %{sender}", "a '$(' \"${1}\""),
         ("a#%{sender}", 'a#"${1}"'),
+        ("a \\ #%{sender}", 'a \\ #"${1}"'),
         ("a # don't %{sender}", "a "),
     ],
 )
