@@ -48,12 +48,15 @@ class Refused(Exception):
 def open_directory(path: str) -> int:
     """The directory of the mailboxes; it may be reached by a symbolic link.
 
-    Raises OSError when anybody may write there, sticky or not: mailboxes and locks could be put in a user's way.
+    Raises OSError when anybody may write there, sticky or not: mailboxes and locks could be put in a user's way.  A
+    group may, which on some systems all programs are in that deliver.
     """
     descriptor = os.open(path, _DIRECTORY)
-    if os.fstat(descriptor).st_mode & stat.S_IWOTH:
+    status = os.fstat(descriptor)
+    if status.st_mode & stat.S_IWOTH or status.st_uid not in (0, os.geteuid()):
         os.close(descriptor)
-        raise PermissionError(errno.EPERM, "everybody can write to the directory", path)
+        reason = "everybody can write to the directory" if status.st_mode & stat.S_IWOTH else "it is somebody else's"
+        raise PermissionError(errno.EPERM, reason, path)
     return descriptor
 
 

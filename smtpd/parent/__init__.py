@@ -3,6 +3,7 @@
 process   its opening, and who may say what    daemon     what it is while everybody runs
 option    the command line                     ground     what it lets go of at the very start
 boot      from the command line to Begin       answer     waiting for a child while there is no loop yet
+check     what must hold before that
 child     a process, executed afresh           wire       socketpairs, from the arrows
 listener  bound sockets                        directory  spool and empty directory
 pidfile   one daemon, and which                record     the log's pipes, until control reads them

@@ -136,7 +136,7 @@ class Agents:
         self._last += 1
         agent = Agent(self._last, imsg.pid, asked.user, share, imsg.uid, imsg.gid, tether)
         self._numbers[agent.number] = self._pids[agent.pid] = agent
-        if request.answer is None:
+        if request.answer is None:  # too late
             os.close(descriptor)
             self.kill(agent)
         self._line.answered(imsg, descriptor)

@@ -25,7 +25,7 @@ from mail_local import mailbox
 from smtpd import PRODUCT, VERSION, sandbox
 from smtpd.config import trust
 from smtpd.config.place import Places
-from smtpd.config.slice import LMTP_USER, PROGRAM_USER, ParentSlice
+from smtpd.config.slice import ParentSlice
 from smtpd.imsg import (
     ROLES,
     Begin,
@@ -42,6 +42,7 @@ from smtpd.ipc.errand import PROMISES
 from smtpd.ipc.log import log
 from smtpd.parent import child, wire
 from smtpd.parent.answer import CannotStart, flush, receive
+from smtpd.parent.check import check_configured, check_reachable, check_start
 from smtpd.parent.child import Child
 from smtpd.parent.directory import Unfit, check_empty, provide
 from smtpd.parent.listener import Occupied, bind, bind_control
@@ -51,7 +52,6 @@ from smtpd.parent.record import Pipes, Stderr
 from smtpd.parent.service import has_mailboxes
 from smtpd.sandbox import Ids, landlock, privilege
 
-USERS = ("_smtpd", "_smtpl", "_smtpq", "_smtps", "_smtpc", "_smtpx", LMTP_USER, PROGRAM_USER)
 CONFIGURATION_DEADLINE = 30.0  # seconds; names of listeners may have to be resolved
 SANDBOX_DEADLINE = 30.0  # seconds; queue waits up to 10 for the lock on its spool
 VACATING = 3.0  # seconds that an address may still be in use
@@ -92,7 +92,7 @@ def boot(booted: Booted) -> None:
     try:
         log.info(f"{PRODUCT} {VERSION} starting")
         _confine_all(booted)
-        _check_ground(booted)
+        check_start(booted.options, booted.places)
         _start_nursery(booted)
         slices = _read_configuration(booted)
         _take_places(booted)
@@ -114,39 +114,6 @@ def _confine_all(booted: Booted) -> None:
     reason = child.find_common_layout(sys.executable)
     if reason:
         log.warn(f"processes may share addresses in memory: {reason}")
-
-
-def _check_ground(booted: Booted) -> None:
-    """What root is about to run and to read."""
-    if os.geteuid() != 0:
-        log.info("not root: all processes share a uid, recipients are this user only")
-        if booted.places.state is None:
-            raise CannotStart("not root: say --state DIRECTORY")
-        return
-    _check_users()
-    if booted.options.insecure_paths:
-        log.warn("insecure paths: code and files that root uses are not checked")
-        return
-    for entry in {os.path.abspath(entry) for entry in sys.path}:
-        if os.path.exists(entry):
-            trust.check_path(entry)
-    trust.check_path(sys.executable)
-    trust.check_tree(os.path.dirname(os.path.dirname(__file__)))
-    trust.check_path(booted.options.configuration)
-    if booted.places.state is not None:
-        trust.check_path(os.path.dirname(booted.places.state))
-
-
-def _check_users() -> None:
-    """Each process has a uid that is nobody else's."""
-    found: dict[int, str] = {}
-    for name in USERS:
-        ids = sandbox.find_ids(name)
-        if ids is None:
-            raise CannotStart(f"there is no user {name}: etc/setup.sh makes those that are missing")
-        if ids.uid == 0 or ids.uid in found:
-            raise CannotStart(f"user {name} has the uid of {found.get(ids.uid, 'root')}")
-        found[ids.uid] = name
 
 
 def _start_nursery(booted: Booted) -> None:
@@ -180,10 +147,7 @@ def _read_configuration(booted: Booted) -> dict[str, bytes]:
     if set(answer.slices) != set(ROLES):
         raise CannotStart("the configuration process did not answer for every role")
     booted.configuration = msgspec.msgpack.decode(answer.parent, type=ParentSlice)
-    if not booted.options.insecure_paths and os.geteuid() == 0:
-        programs = [word for program in booted.configuration.programs for word in program.arguments]
-        for path in (*booted.configuration.files, *programs):
-            trust.check_path(path)
+    check_configured(booted.options, booted.configuration)
     return answer.slices
 
 
@@ -226,6 +190,7 @@ def _take_places(booted: Booted) -> None:
     if has_mailboxes(booted.configuration):
         if places.state is not None:
             provide(places.mail, me, 0o755)
+        check_reachable(booted.options, places.mail)
         booted.mailboxes = mailbox.open_directory(places.mail)
 
 

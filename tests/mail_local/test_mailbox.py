@@ -109,6 +109,19 @@ def test_a_directory_where_everybody_may_write_is_refused(tmp_path, mode):
         open_directory(str(tmp_path))
 
 
+@pytest.mark.skipif(UID != 0, reason="needs root: gives a directory away")
+def test_a_directory_of_somebody_else_is_refused(tmp_path):
+    os.chown(tmp_path, 54321, 0)
+    with pytest.raises(PermissionError, match="somebody else"):
+        open_directory(str(tmp_path))
+
+
+@pytest.mark.parametrize("mode", [0o2775, 0o755], ids=["Debian", "OpenBSD"])
+def test_a_directory_as_systems_have_it_will_do(tmp_path, mode):
+    tmp_path.chmod(mode)
+    os.close(open_directory(str(tmp_path)))
+
+
 def test_a_link_that_is_put_there_between_look_and_open_is_not_followed(directory, tmp_path, monkeypatch):
     write(directory, b"old\n")
     (tmp_path / "victim").write_bytes(b"")

@@ -37,7 +37,7 @@ from smtpd.nursery import cradle
 from smtpd.nursery.brood import Brood
 from smtpd.nursery.person import LMTP_USER, OUR_USERS, PROGRAM_USER
 from smtpd.nursery.process import from_parent
-from smtpd.parent.boot import USERS
+from smtpd.parent.check import USERS
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root: becomes another user")

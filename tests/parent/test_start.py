@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from smtpd.config.slice import LMTP_USER, PROGRAM_USER
-from smtpd.parent.boot import USERS
+from smtpd.parent.check import USERS
 from tests.trusted import OPTIONS, UNTRUSTED
 
 ROOT = os.geteuid() == 0

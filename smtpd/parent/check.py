@@ -1,0 +1,64 @@
+"""What must hold before anybody is started: the users are there, and nobody but root can change what root uses.
+
+Each raises CannotStart, trust.Untrusted or OSError.  Who is not root checks nothing: nobody lends that user any rights.
+"""
+
+import os
+import sys
+
+from smtpd import sandbox
+from smtpd.config import trust
+from smtpd.config.place import Places
+from smtpd.config.slice import LMTP_USER, PROGRAM_USER, ParentSlice
+from smtpd.ipc.log import log
+from smtpd.parent.answer import CannotStart
+from smtpd.parent.option import Options
+
+USERS = ("_smtpd", "_smtpl", "_smtpq", "_smtps", "_smtpc", "_smtpx", LMTP_USER, PROGRAM_USER)
+
+
+def check_start(options: Options, places: Places) -> None:
+    """The code that root is about to run, and the configuration."""
+    if os.geteuid() != 0:
+        log.info("not root: all processes share a uid, recipients are this user only")
+        if places.state is None:
+            raise CannotStart("not root: say --state DIRECTORY")
+        return
+    _check_users()
+    if options.insecure_paths:
+        log.warn("insecure paths: code and files that root uses are not checked")
+        return
+    for entry in {os.path.abspath(entry) for entry in sys.path}:
+        if os.path.exists(entry):
+            trust.check_path(entry)
+    trust.check_path(sys.executable)
+    trust.check_tree(os.path.dirname(os.path.dirname(__file__)))
+    trust.check_path(options.configuration)
+    if places.state is not None:
+        trust.check_path(os.path.dirname(places.state))
+
+
+def _check_users() -> None:
+    """Each process has a uid that is nobody else's."""
+    found: dict[int, str] = {}
+    for name in USERS:
+        ids = sandbox.find_ids(name)
+        if ids is None:
+            raise CannotStart(f"there is no user {name}: etc/setup.sh makes those that are missing")
+        if ids.uid == 0 or ids.uid in found:
+            raise CannotStart(f"user {name} has the uid of {found.get(ids.uid, 'root')}")
+        found[ids.uid] = name
+
+
+def check_configured(options: Options, configuration: ParentSlice) -> None:
+    """The files that the configuration names, and the programs that answer for tables, with theirs."""
+    if os.geteuid() == 0 and not options.insecure_paths:
+        programs = [word for program in configuration.programs for word in program.arguments]
+        for path in (*configuration.files, *programs):
+            trust.check_path(path)
+
+
+def check_reachable(options: Options, path: str) -> None:
+    """Nobody but root decides what is found under the name `path`.  Who may write into it is another question."""
+    if os.geteuid() == 0 and not options.insecure_paths:
+        trust.check_path(os.path.dirname(os.path.realpath(path)))
