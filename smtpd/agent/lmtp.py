@@ -43,7 +43,7 @@ class Lmtp:
     BATCH = 8
     BATCH_BYTES = 1024 * 1024
 
-    def __init__(self, post: Post, user: str):
+    def __init__(self, post: Post, user: str, home: str):
         self.user = user
         self.rcpt_to = post.rcpt_to
         self.trouble = ""

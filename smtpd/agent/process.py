@@ -63,6 +63,6 @@ TRADES: dict[str, Callable[[Post, str, str], Trade]] = {
     "mbox": Mailbox,
     "command": Command,
     "warrant": Warrant,
-    "lmtp": lambda post, user, home: Lmtp(post, user),
-    "lmtp-unix": lambda post, user, home: Lmtp(post, user),
+    "lmtp": Lmtp,
+    "lmtp-unix": Lmtp,
 }

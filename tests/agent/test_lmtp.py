@@ -49,7 +49,7 @@ def outcomes(agent, count):
 
 def courier(server, **post):
     """One hand, without a process: for what only several errands at once can show."""
-    return Courier(Lmtp(Post("lmtp", server.target, **post), "mail"))
+    return Courier(Lmtp(Post("lmtp", server.target, **post), "mail", "/"))
 
 
 def test_a_mail_to_a_user_over_tcp(start, serve):
