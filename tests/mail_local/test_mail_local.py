@@ -153,6 +153,7 @@ def test_the_mail_directories_of_systems(spool, mode):
 
 @pytest.mark.skipif(not ROOT, reason="needs root: becomes one user and writes to another")
 def test_another_users_mailbox_is_neither_made_nor_written(spool):
+    os.chown(spool, 0, UID)
     spool.chmod(0o775)
     done = run(spool, "root")
     assert done.returncode == 73 and b"only root" in done.stderr
