@@ -2,8 +2,12 @@
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 from smtpd.imsg import ROLES
+
+if TYPE_CHECKING:
+    from smtpd.parent.option import Options
 
 
 def main() -> int:
@@ -35,6 +39,8 @@ def start(arguments: list[str]) -> int:
     if options.help:
         print(USAGE, end="")
         return 0
+    if options.explain:
+        return explain(options)
     if options.check_only:
         from smtpd.config import process as config
 
@@ -42,6 +48,16 @@ def start(arguments: list[str]) -> int:
     from smtpd.parent import process as parent
 
     return parent.main(options)
+
+
+def explain(options: "Options") -> int:
+    """`smtpd -n --explain`: lookup's own code, with an agent's way to a .forward."""
+    from smtpd.agent.telling import read_forward
+    from smtpd.config import process as config
+    from smtpd.lookup import explain as lookup
+
+    made = config.maybe_configure(options.configuration, options.macros, options.insecure_paths)
+    return 1 if made is None else lookup.explain(made.slices.lookup, options.explain, read_forward)
 
 
 if __name__ == "__main__":
