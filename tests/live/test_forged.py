@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpd.envelope import Duty
 from smtpd.imsg import (
     ROLES,
     TABLE,
@@ -27,8 +28,11 @@ from smtpd.imsg import (
     Begin,
     EndAgent,
     FindUser,
+    LockMailbox,
+    ProgramEnded,
     ReopenSyslog,
     StartAgent,
+    UnlockMailbox,
     UserFound,
 )
 from smtpd.ipc.boot import PARENT
@@ -165,11 +169,19 @@ def test_a_child_that_forges_is_the_end_of_the_daemon(impostor, role, what):
     assert re.search(f"^warn: fatal: {role} broke the rules: .*({reason_of(what)})", child.daemon.log, re.MULTILINE)
 
 
+LMTP = 'action "lmtp" lmtp "127.0.0.1:24"\nlisten on 127.0.0.1 port {port}\nmatch from any for any action "lmtp"\n'
+MBOX = 'action "mbox" mbox\nlisten on 127.0.0.1 port {port}\nmatch from any for any action "mbox"\n'
 NO_DELIVERY = "listen on 127.0.0.1 port {port}\nmatch from any for any reject\n"
 IMPOSSIBLE = [
     ("lookup", NO_DELIVERY, FindUser(1, "bin"), "does not enable"),
-    ("queue", NO_DELIVERY, StartAgent(1, "bin", ""), "does not enable"),
-    ("queue", CONF, StartAgent(1, "bin", "another"), "not configured"),
+    ("queue", NO_DELIVERY, StartAgent(1, "bin", "", Duty.READ), "does not enable"),
+    ("queue", CONF, StartAgent(1, "bin", "another", Duty.DELIVER), "not configured"),
+    ("queue", CONF, StartAgent(1, "bin", "local", Duty.ALIASED), "commands of alias files, which are not allowed"),
+    ("queue", LMTP, StartAgent(1, "root", "lmtp", Duty.DELIVER), "which runs as somebody else"),
+    ("queue", CONF, LockMailbox(1, 1), "does not enable"),
+    ("queue", MBOX, LockMailbox(1, 1), "never was"),
+    ("queue", MBOX, UnlockMailbox(1), "never was"),
+    ("nursery", CONF, ProgramEnded(1, 0), "never was"),
     ("queue", CONF, EndAgent(99), "never was"),
     ("nursery", CONF, AgentEnded(1, 0), "never was"),
     ("control", CONF, ReopenSyslog(), "the log goes to stderr"),
@@ -222,15 +234,15 @@ def test_the_parent_is_told_names_and_knows_them(impostor, known_as_toor, alice)
     assert lookup.daemon.running()
 
 
-@pytest.mark.parametrize("action", ["local", ""])
-def test_nobody_becomes_root_or_one_of_us(impostor, known_as_toor, alice, action):
+@pytest.mark.parametrize("action, duty", [("local", Duty.DELIVER), ("local", Duty.FORWARDED), ("", Duty.READ)])
+def test_nobody_becomes_root_or_one_of_us(impostor, known_as_toor, alice, action, duty):
     """For good, however often it is asked; and who is refused is not forked first."""
     queue = impostor("queue", prefix=known_as_toor)
     before = set(queue.daemon.descendants())
     for name in NAMES:
-        answer = queue.ask(StartAgent(7, name, action))
+        answer = queue.ask(StartAgent(7, name, action, duty))
         assert isinstance(answer, AgentRefused) and answer.permanent, (name, answer)
     until(lambda: set(queue.daemon.descendants()) == before, what="the end of all that was forked")
-    assert queue.ask(StartAgent(7, alice, action)) == AgentStarted(7, 1)
+    assert queue.ask(StartAgent(7, alice, action, duty)) == AgentStarted(7, 1)
     (agent,) = set(queue.daemon.descendants()) - before
     assert re.search(f"^Uid:\t{pwd.getpwnam(alice).pw_uid}\t", Path(f"/proc/{agent}/status").read_text(), re.MULTILINE)
