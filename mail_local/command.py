@@ -19,7 +19,6 @@ import signal
 import socket
 import struct
 import subprocess
-import termios
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -70,7 +69,7 @@ class Verdict(Enum):
 class Ending:
     status: int  # of its exit; the signal that killed it, negative
     late: bool = False  # killed, as its time was over
-    read_all: bool = True
+    taken: bool = True  # all of the mail went into its pipe
     output: bytes = b""  # the last line that is not empty
 
 
@@ -98,7 +97,7 @@ def judge(ending: Ending) -> tuple[Verdict, str]:
             return Verdict.LATER, "terminated; timeout"
         case Ending(status=status) if status < 0:
             return Verdict.LATER, f"terminated; signal {-status}"
-        case Ending(status=0, read_all=False):
+        case Ending(status=0, taken=False):
             return Verdict.LATER, "mda exited prematurely"
         case Ending(status=0):
             return Verdict.DONE, ""
@@ -160,7 +159,7 @@ def _bytes(text: str) -> bytes:
 
 class Started(NamedTuple):
     process: "subprocess.Popen[bytes]"
-    mail: int  # its input; kept, so that it can be said at the end what has not been read
+    mail: int  # its input; kept, so that what it does not read is no error before its end
     feed: int  # the other end of that
     output: int
 
@@ -199,7 +198,7 @@ class Running:
         for _ in range(_LAST_PIECES):
             if not self._hear():
                 break
-        return Ending(self._process.returncode, late, self._has_read_all(), self._last.text())
+        return Ending(self._process.returncode, late, self._has_taken_all(), self._last.text())
 
     def _turn(self, descriptor: int) -> None:
         if descriptor == self._feed:
@@ -213,9 +212,10 @@ class Running:
     def _tell(self) -> None:
         """As much of the mail as goes into the pipe."""
         try:
-            while not self._piece:
-                self._piece = memoryview(next(self._content))
-            self._piece = self._piece[os.write(self._feed, self._piece) :]
+            while True:
+                while not self._piece:
+                    self._piece = memoryview(next(self._content))
+                self._piece = self._piece[os.write(self._feed, self._piece) :]
         except BlockingIOError:
             pass
         except StopIteration:
@@ -232,12 +232,12 @@ class Running:
         self._last.add(piece)
         return piece
 
-    def _has_read_all(self) -> bool:
-        """And not only found all of it in its pipe."""
-        if self._feed >= 0 and (self._piece or next(self._content, None) is not None):
-            return False
-        (unread,) = struct.unpack("i", fcntl.ioctl(self._mail, termios.FIONREAD, bytes(4)))
-        return unread == 0
+    def _has_taken_all(self) -> bool:
+        """What found room in its pipe counts as read, whenever it came there: many programs read no more than they need,
+        and to run those again and again would do what they do again and again."""
+        if self._feed >= 0:
+            self._tell()
+        return self._feed < 0
 
     def kill(self) -> None:
         """With all of its process group.  One that has been waited for has no process id any more."""

@@ -220,8 +220,6 @@ class Expansion:
         name, _, extension = node.name.partition(self._plan.delimiter)
         if target == NOWHERE:
             self._reach(node, name, extension, Duty.DISCARD)
-        elif node.action.method is Method.EXPAND_ONLY:
-            raise later(f"{source.text}: action {node.action.name} is {node.action.method}")
         elif source.duty is None:
             raise deferred("Recipient is forwarded to a command that may not be run", source.text)
         else:

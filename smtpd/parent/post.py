@@ -9,7 +9,7 @@
     DISCARD     never an agent's
 
     A recipient is a user of the system, or, with a userbase whose uids count, of that userbase.
-    expand-only delivers nothing; forward-only what a .forward says.
+    expand-only has no mailboxes, forward-only no agent but the one that reads.
 
 queue names a user, an action and a duty.  A name that nobody has is an answer; what no queue of ours would ask for, as
 another user than the action's, is a Violation.
@@ -67,15 +67,13 @@ class Posts:
         if asked.duty is Duty.READ:
             return self._reading(asked)
         action = self._get_action(asked)
-        if action.method is Method.EXPAND_ONLY:
-            raise _violation(asked, "an action that only expands")
-        if asked.duty is Duty.FORWARDED:
-            return self._of_recipient(asked, action, self._warrant(action))
         if action.method is Method.FORWARD_ONLY:
             raise _violation(asked, "an action that only forwards")
+        if asked.duty is Duty.FORWARDED:
+            return self._of_recipient(asked, action, self._warrant(action))
         if asked.duty is Duty.ALIASED:
             return self._aliased(asked, action)
-        if asked.duty is Duty.DELIVER:
+        if asked.duty is Duty.DELIVER and action.method is not Method.EXPAND_ONLY:
             return self._delivering(asked, action)
         raise _violation(asked, "no agent's duty")
 

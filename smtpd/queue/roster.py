@@ -59,8 +59,8 @@ class Roster:
         action = self._actions.get(recipient.action)
         if action is None:
             raise NoAgent(f'the configuration has no action "{recipient.action}"')
-        forwards = action.method is Method.FORWARD_ONLY and recipient.duty is Duty.FORWARDED
-        if action.method is Method.EXPAND_ONLY or (action.method is Method.FORWARD_ONLY and not forwards):
+        expands = action.method is Method.EXPAND_ONLY and recipient.duty is Duty.DELIVER
+        if expands or action.method is Method.FORWARD_ONLY:
             raise NoAgent(f'the action "{recipient.action}" delivers nothing ({action.method})')
         if recipient.duty is Duty.ALIASED and not self._alias_commands:
             raise NoAgent("commands of alias files are not enabled (alias-commands)")

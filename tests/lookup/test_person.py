@@ -161,6 +161,19 @@ def test_expand_only_takes_the_errors_of_aliases_and_discards():
     assert reached(world, "y@here.test") == ["DISCARD y"]
 
 
+def test_expand_only_runs_commands_for_users_and_aliases():
+    world = World(
+        dict(bob="|cmd"),
+        tables={"aliases": {"x": "|cmd"}},
+        texts={"aliases"},
+        alias="aliases",
+        alias_commands="lists",
+        method=Method.EXPAND_ONLY,
+    )
+    assert [word.split()[0] for word in reached(world, "bob@here.test")] == ["FORWARDED"]
+    assert [word.split()[0] for word in reached(world, "x@here.test")] == ["ALIASED"]
+
+
 # -- once more, from a user whose .forward has changed ---------------------------------------------
 
 

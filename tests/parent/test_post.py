@@ -55,7 +55,7 @@ ALLOWED = [
     (PLAIN, "bob", "mda", Duty.FORWARDED, None, Post("warrant", wrapper="nice %{mda}", delimiter="-")),
     (PLAIN, "bob", "shared", Duty.FORWARDED, None, WARRANT),
     (PLAIN, "bob", "lmtp", Duty.FORWARDED, None, WARRANT),
-    (PLAIN, "bob", "forward", Duty.FORWARDED, None, WARRANT),
+    (PLAIN, "bob", "expand", Duty.FORWARDED, None, WARRANT),
     (PLAIN, "alice", "people", Duty.FORWARDED, PERSON, WARRANT),
     (
         WITH_COMMANDS,
@@ -91,14 +91,13 @@ FORGED = [
     (PLAIN, "bob", "socket", Duty.DELIVER),
     (PLAIN, LMTP_USER, "lmtp-as", Duty.DELIVER),
     (PLAIN, "bob", "expand", Duty.DELIVER),
-    (PLAIN, "bob", "expand", Duty.FORWARDED),
+    (PLAIN, "bob", "forward", Duty.FORWARDED),
     (PLAIN, "bob", "forward", Duty.DELIVER),
     (PLAIN, "bob", "maildir", Duty.DISCARD),  # nobody needs an agent for that
     (PLAIN, "lists", "maildir", Duty.ALIASED),  # commands in alias files are off
     (PLAIN, "", "maildir", Duty.ALIASED),
     (WITH_COMMANDS, "bob", "maildir", Duty.ALIASED),
     (WITH_COMMANDS, "lists", "forward", Duty.ALIASED),
-    (WITH_COMMANDS, "lists", "expand", Duty.ALIASED),
     (WITH_COMMANDS, "lists", "other", Duty.ALIASED),
 ]
 
