@@ -277,6 +277,9 @@ class Agents:
         for line in self.lines.values():
             if line.agent is not None:
                 self._close(line)
+            begun, line.begun = [*line.begun.values()], {}
+            for one in begun:
+                one.errand.failed("the daemon was stopped", sent=one.sent)
 
     def under_way(self) -> int:
         return sum(len(line.begun) for line in self.lines.values())

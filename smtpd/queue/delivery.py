@@ -219,6 +219,15 @@ class Deliveries:
                     Postpone(id, next_try, ended.last_try, ended.error, ended.perhaps_delivered, ended.troubles)
                 )
 
+    def land(self) -> None:
+        """The daemon stops, and nobody will say any more when to try again: at the next start.  What was under way has
+        not brought us down, and is not to look so."""
+        for id, ended in self._ended.items():
+            self._change(
+                Postpone(id, ended.last_try, ended.last_try, ended.error, ended.perhaps_delivered, ended.troubles)
+            )
+        self._ended.clear()
+
     def suspend(self, imsg: MarkSuspended) -> None:
         for id in imsg.envelopes:
             self._change(Suspend(id, imsg.suspended))

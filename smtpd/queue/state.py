@@ -96,9 +96,11 @@ class Queue:
     def _leave(self) -> None:
         assert self._stop_at is not None
         late = self.loop.time() >= self._stop_at
-        waits_for_room = late and self.disk.commits.waits_for_room
-        if (late or not self.agents.under_way()) and (self.disk.idle or waits_for_room):
+        if late and self.agents.under_way():
             self.agents.end()
+            self.deliveries.land()
+        waits_for_room = late and self.disk.commits.waits_for_room
+        if not self.agents.under_way() and (self.disk.idle or waits_for_room):
             self.disk.close(self._closed)
         else:
             self.loop.call_later(0.01, self._leave)

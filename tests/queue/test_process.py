@@ -4,10 +4,10 @@ import pytest
 
 from smtpd.envelope import Outcome
 from smtpd.imsg import Begin, EndAgent, MessageStored, PostponeEnvelopes, Stop
-from smtpd.queue import commit, state
+from smtpd.queue import commit, delivery, state
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.store import Full
-from tests.queue.conftest import recipient
+from tests.queue.conftest import add, command, recipient
 from tests.queue.fault import Faulty, refuse
 
 
@@ -47,6 +47,24 @@ def test_what_is_with_an_agent_may_end(watched, monkeypatch):
     watched.loop.call_later(0.05, watched.answer, agent, errand)
     run_to_the_end(watched)
     assert not watched.queue.disk.store.load([envelope])
+
+
+def test_orderly_stops_while_a_long_command_runs_hold_nobody(make_house, monkeypatch):
+    """A try that began and did not end is suspicious only when the daemon has died of it."""
+    monkeypatch.setattr(state, "LEAVE", 0.05)
+    monkeypatch.setattr(delivery, "CALM", 0.0)
+    store = Faulty(RAMStore())
+    store.apply([add(1, run=0, recipient=command("bob"))])
+    for run in (1, 2, 3, 4):
+        store.real.run = run
+        house = make_house(store)
+        house.due(1 << 32 | 1)
+        _, agent = house.start_agent()
+        assert house.receive(agent).perhaps_delivered
+        house.say("parent", Stop())
+        run_to_the_end(house)
+        (row,) = store.load([1 << 32 | 1])
+        assert (row.held, row.troubles, row.perhaps_delivered, row.error) == (False, 0, True, "the daemon was stopped")
 
 
 def test_an_agent_that_does_not_end_is_not_waited_for_long(watched, monkeypatch):
