@@ -17,7 +17,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -233,8 +232,8 @@ class Running:
         return piece
 
     def _has_taken_all(self) -> bool:
-        """What found room in its pipe counts as read, whenever it came there: many programs read no more than they need,
-        and to run those again and again would do what they do again and again."""
+        """What found room in its pipe counts as read, whenever it came there: many programs read no more than they
+        need, and what they do would be done again and again."""
         if self._feed >= 0:
             self._tell()
         return self._feed < 0
