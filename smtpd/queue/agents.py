@@ -162,8 +162,7 @@ class Agents:
         """Nothing to do?  Somebody may wait for just this."""
         if line.agent is None or line.begun:
             return
-        if line.session:
-            self._give_back(line, 0)
+        self._give_up_session(line)
         if line.mailbox is not None:
             line.mailbox.unlock()
             self._feed(line)  # asks for the lock anew, where more waits
@@ -223,15 +222,20 @@ class Agents:
         line.places.leave(line.key)
         while line.waiting:
             line.waiting.popleft().failed(reason, permanent=permanent)
-        self._give_back(line, 0)
+        self._give_up_session(line)
         self._start(line.places)
 
-    def _give_back(self, line: Line, ended: int) -> None:
-        """Commands have ended, or one that a session was kept for will not begin: others may."""
+    def _give_up_session(self, line: Line) -> None:
+        """Nothing waits any more of what it was kept for."""
+        if line.session:
+            line.session = False
+            self._give_back(line, 1)
+
+    def _give_back(self, line: Line, count: int) -> None:
+        """Commands have ended: others may begin."""
         if not line.terms.command:
             return
-        self._sessions.give_back(ended + line.session)
-        line.session = False
+        self._sessions.give_back(count)
         while (key := self._sessions.next()) is not None:
             other = self.lines.get(key)
             if other is not None and other.agent is None and other.waiting:

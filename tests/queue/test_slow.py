@@ -1,5 +1,6 @@
 """Agents that run commands, or wait for another host: what they cost is bounded, and nobody else waits for them."""
 
+import random
 import socket
 
 import pytest
@@ -14,7 +15,8 @@ from smtpd.imsg import (
     StartAgent,
     StatisticsReported,
 )
-from smtpd.queue.agents import NO_TURN, SILENT
+from smtpd.ipc import errand as frames
+from smtpd.queue.agents import NO_TURN, PENALTY, SILENT
 from smtpd.queue.places import IDLE, PLACES, TURN
 from smtpd.queue.roster import QUICK, SLOW
 from tests.queue.conftest import command, recipient
@@ -197,6 +199,86 @@ def test_agents_that_are_lost_give_their_sessions_back(crowded):
     for number in (4, 5, 6):
         crowded.start_agent(number)
     crowded.until(lambda: crowded.queue.agents.under_way() == IN_ALL)
+
+
+def test_the_next_agent_of_a_user_finds_a_session_kept_for_it(house):
+    house.take_off(*(command("bob", str(n)) for n in range(OF_AGENT + 2)))
+    _, agent = house.start_agent(1)
+    house.deliver(agent)
+    house.tried()
+    agent.close()
+    assert house.hear("parent", EndAgent)
+    asked = house.hear("parent", StartAgent)
+    all_tried(house, OF_AGENT)
+    house.take_off(*(command(f"eve{n % 3}", str(n)) for n in range(12)))
+    for number in (2, 3, 4):
+        house.start_agent(number)
+    house.until(lambda: house.queue.agents.under_way() == IN_ALL - 1)
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    house.agents.append(other)
+    house.say("parent", AgentStarted(asked.request, 5), one.detach())
+    other.setblocking(False)
+    assert house.receive(other)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_agents_do_no_session_is_lost_and_none_is_made(house, seed):
+    """Each session is free, used by a command, or kept for an agent that is being started."""
+    source, alive, most = random.Random(seed), [], 0
+    mails = house.store([command(source.choice("abcdef"), str(number)) for number in range(500)])
+    for _ in range(100):
+        match source.choice(["mail", "mail", "answer", "answer", "die", "time"]):
+            case "mail":
+                house.due(*(mails.pop() for _ in range(source.randint(1, 20)) if mails))
+            case "answer" if alive:
+                answer_some(house, source.choice(alive))
+            case "die" if alive:
+                alive.pop(source.randrange(len(alive))).close()
+            case "time":
+                house.pass_time(source.choice([1, PENALTY, SLOW.patience]))
+        for _ in range(5):
+            house.turn()
+        alive += play_parent(house, source)
+        lines = house.queue.agents.lines.values()
+        used = sum(len(line.begun) + line.session for line in lines)
+        most = max(most, used)
+        assert used + house.queue.agents._sessions._free == IN_ALL
+        assert all(
+            line.agent or line.session or key in wanting(house) for key, line in house.queue.agents.lines.items()
+        )
+    assert most == IN_ALL
+
+
+def wanting(house):
+    return house.queue.agents._sessions._wanting
+
+
+def play_parent(house, source):
+    """Start what is asked for, but not always."""
+    started = []
+    while house.mail["parent"]:
+        imsg, _ = house.mail["parent"].popleft()
+        if isinstance(imsg, StartAgent) and source.random() < 0.2:
+            house.say("parent", AgentRefused(imsg.request, False, "too many agents"))
+        elif isinstance(imsg, StartAgent):
+            one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            house.say("parent", AgentStarted(imsg.request, 1), one.detach())
+            other.setblocking(False)
+            house.agents.append(other)
+            started.append(other)
+    return started
+
+
+def answer_some(house, agent):
+    """A little of what it has been sent."""
+    for _ in range(3):
+        try:
+            packet = agent.recv(frames.PACKET_MAX)
+        except (BlockingIOError, ConnectionResetError):
+            return
+        if not packet:
+            return
+        house.answer(agent, frames.decode(packet))
 
 
 def test_a_command_that_is_never_answered_ends_with_its_agent(house):
