@@ -43,8 +43,8 @@ class Storage:
         self._lock = threading.Lock()
         try:
             self.destination = Destination.of(post, user, home)
-            self.top = self.destination.top
-            (maildir.make if self.destination.is_fixed else maildir.make_directory)(self.top)
+            self.is_fixed, self.top = self.destination.is_fixed, self.destination.top
+            (maildir.make if self.is_fixed else maildir.make_directory)(self.top)
             self._seen = os.stat(self.top)
             self.places = [(self.top, "rwc")]
         except OSError as error:
@@ -55,6 +55,10 @@ class Storage:
 
     def work(self, queue: socket.socket, tether: socket.socket | None) -> "Storer":
         return Storer(self)
+
+    def path(self, errand: Deliver) -> str:
+        """Of its Maildir.  Raises Malformed, Elsewhere."""
+        return self.top if self.is_fixed else self.destination.path(errand)
 
     def name(self, errand: Deliver) -> str:
         """The same at every try."""
@@ -98,7 +102,7 @@ class Storer:
         for errand, descriptor in batch:
             assert isinstance(errand, Deliver)
             try:
-                by_root[self._storage.destination.path(errand)].append((errand, descriptor))
+                by_root[self._storage.path(errand)].append((errand, descriptor))
             except Malformed as malformed:
                 answers += mail.failed([(errand, descriptor)], str(malformed))
             except Elsewhere as elsewhere:
@@ -146,7 +150,7 @@ class Storer:
     def _opened(self, root: str) -> Maildir:
         storage = self._storage
         try:
-            if not storage.destination.is_fixed:
+            if not storage.is_fixed:
                 maildir.make(root, below=storage.top)
             return Maildir(root, storage.earlier(root))
         except OSError:
