@@ -1,6 +1,6 @@
 # make run    set up what is missing and start smtpd on 127.0.0.1:2525
 # make test   everything that this machine can run, and what it could not run and why
-# make bench  into Maildir, side by side with Postfix and OpenSMTPD
+# make bench  mail into local users' hands, side by side with Postfix and OpenSMTPD
 # make check  ruff and mypy
 
 VENV   := .venv

@@ -4,6 +4,7 @@ Nothing of it is seen outside, and nothing is left: the users exist in an /etc t
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,12 @@ TOP = Path(__file__).parent.parent.parent
 PEERS = TOP / ".cache/peers"
 
 RECIPIENT = "bench-bob"
-# name -> uid and gid; those of Debian's packages, of smtpd, and the recipient
+POPULATION = [f"{number}bench" for number in range(1, 201)]  # as smtp-source numbers its recipients
+# name -> uid and gid; those of Debian's packages, of smtpd, and the recipients
 USERS = {
     RECIPIENT: 59000,
-    **{f"_smtp{letter}": 59010 + number for number, letter in enumerate("dlqscxf")},
+    **{name: 59100 + number for number, name in enumerate(POPULATION)},
+    **{f"_smtp{letter}": 59010 + number for number, letter in enumerate("dlqscxfm")},
     "postfix": 59020,
     "postdrop": 59021,
     "opensmtpd": 59022,
@@ -45,17 +48,17 @@ class Ground:
         # new ones.  With this attribute the directories below are spread over the disk, as top-level directories are.
         subprocess.run(["chattr", "+T", directory], stderr=subprocess.DEVNULL)
         self.directory = directory
-        self.home = directory / "home"
         self._runs = 0
-        self.make("home", RECIPIENT, 0o700)
+        self.homes = {name: self.make(f"home/{name}", name, 0o700) for name in (RECIPIENT, *POPULATION)}
         self._make_users()
 
     def _make_users(self):
         """An overlay, because a file mounted over /etc/passwd would go when a useradd outside replaces that."""
         etc = self.make("etc")
-        homes = {RECIPIENT: self.home}
         lines = {
-            "passwd": [f"{name}:x:{n}:{n}::{homes.get(name, '/nonexistent')}:/bin/sh" for name, n in USERS.items()],
+            "passwd": [
+                f"{name}:x:{n}:{n}::{self.homes.get(name, '/nonexistent')}:/bin/sh" for name, n in USERS.items()
+            ],
             "group": [f"{name}:x:{n}:" for name, n in USERS.items()],
         }
         for name, ours in lines.items():
@@ -72,23 +75,20 @@ class Ground:
             os.chown(path, USERS[owner], USERS[owner])
         return path
 
+    def make_mail_directory(self, name):
+        """As Debian has it."""
+        shutil.chown(self.make(name), group="mail")
+        (self.directory / name).chmod(0o2775)
+
     def next_run(self, name):
         """A directory for one start of a server."""
         self._runs += 1
         return self.make(f"{name}-{self._runs}")
 
-    def _show_users(self):
-        """Again before each start: a useradd outside puts another file there, and what was mounted over it goes."""
-        if RECIPIENT not in Path("/etc/passwd").read_text():
-            self._mount("passwd", self._passwd())
-        if RECIPIENT not in Path("/etc/group").read_text():
-            self._mount("group", "".join(f"{name}:x:{number}:\n" for name, number in USERS.items()))
-
-    def new_maildir(self):
+    def new_maildir(self, name):
         """An empty one for a round, and the last one left where it is until the end."""
-        self._runs += 1
-        maildir = self.make(f"mail-{self._runs}", RECIPIENT, 0o700)
-        link = self.home / "Maildir"
+        maildir = self.make(f"mail-{self._runs}/{name}", name, 0o700)
+        link = self.homes[name] / "Maildir"
         link.unlink(missing_ok=True)
         link.symlink_to(maildir)
         return maildir

@@ -1,4 +1,4 @@
-"""The servers, each with a configuration that does the same: one domain, system users, ~/Maildir, no DNS."""
+"""The servers, each with a configuration that does the same: one domain, system users, one place for mail, no DNS."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ READY = 20.0  # seconds
 CONFIGURATION = """
 smtp limit max-mails 1000000
 listen on 127.0.0.1 port {port} hostname here.test
-action "local" maildir
+action "local" {action}
 match from any for domain "here.test" action "local"
 """
 
@@ -27,12 +27,20 @@ class Server:
 
     PORT = 2525
     NAME = LABEL = DURABILITY = ""
+    MAIL = "mail"  # where the system's mailboxes are, below its directory
 
-    def __init__(self, ground):
+    def __init__(self, ground, place):
         self.ground = ground
+        self.place = place
         self.directory = ground.next_run(self.NAME)
-        self.maildir = ground.new_maildir()
+        self.mail = self.directory / self.MAIL
         self.log = self.directory / "log"
+
+    def configuration(self):
+        """Of smtpd and OpenSMTPD."""
+        conf = self.directory / "smtpd.conf"
+        conf.write_text(CONFIGURATION.format(port=self.PORT, action=self.place.ACTION))
+        return conf
 
     def command(self):
         raise NotImplementedError
@@ -93,11 +101,11 @@ class Server:
 class Smtpd(Server):
     NAME = LABEL = "smtpd"
     DURABILITY = "the queue is synced before 250; mail files and their directory are synced before the queue forgets"
+    MAIL = "state/mail"
 
     def command(self):
-        conf = self.directory / "smtpd.conf"
-        conf.write_text(CONFIGURATION.format(port=self.PORT))
-        return [sys.executable, "-P", "-m", "smtpd", "-d", "--state", str(self.directory / "state"), "-f", str(conf)]
+        state, conf = str(self.directory / "state"), str(self.configuration())
+        return [sys.executable, "-P", "-m", "smtpd", "-d", "--state", state, "-f", conf]
 
     def environment(self):
         return {**super().environment(), "PYTHONPATH": str(TOP)}
@@ -117,7 +125,7 @@ class Smtpd(Server):
 
 
 class Postfix(Server):
-    NAME, LABEL = "postfix", "Postfix local(8)"
+    NAME, LABEL = "postfix", "Postfix"
     DURABILITY = "the queue file is synced before 250; mail files are synced, their directory is not"
     TREE = PEERS / "postfix"
     QUEUES = (
@@ -149,6 +157,7 @@ error      unix  - - n - - error
 retry      unix  - - n - - error
 discard    unix  - - n - - discard
 local      unix  - n n - - local
+lmtp       unix  - - n - - lmtp
 anvil      unix  - - n - 1 anvil
 """
     SETTINGS = """
@@ -166,7 +175,7 @@ inet_protocols = ipv4
 myhostname = here.test
 mydestination = here.test
 mynetworks = 127.0.0.0/8
-home_mailbox = Maildir/
+{place}
 alias_maps =
 alias_database =
 biff = no
@@ -175,7 +184,8 @@ biff = no
     def command(self):
         if not (self.TREE / "usr/lib/postfix/sbin/master").exists():
             raise Unavailable("not here")
-        places = {"tree": self.TREE, "directory": self.directory, "port": self.PORT}
+        place = self.place.POSTFIX.format(mail=self.mail)
+        places = {"tree": self.TREE, "directory": self.directory, "port": self.PORT, "place": place}
         etc = self.directory / "etc"
         etc.mkdir()
         (etc / "main.cf").write_text(self.SETTINGS.format(**places))
@@ -185,6 +195,7 @@ biff = no
 
     def _make_queue(self):
         run = self.directory.name
+        self.ground.make_mail_directory(f"{run}/{self.MAIL}")
         self.ground.make(f"{run}/data", "postfix", 0o700)
         self.ground.make(f"{run}/queue/pid")
         for name in self.QUEUES:
@@ -200,11 +211,12 @@ class OpenSMTPD(Server):
     NAME, LABEL = "opensmtpd", "OpenSMTPD"
     DURABILITY = "nothing is synced before 250; mail files are synced, their directory is not"
     TREE = PEERS / "opensmtpd"
+    MAIL = "var/mail"
 
     # Its places are compiled in: shown to it in mounts of its own.
     MOUNTS = """
 mount -t overlay overlay -o lowerdir={tree}/usr:/usr /usr
-for place in var/spool var/lib run; do mount --bind {directory}/$place /$place; done
+for place in var/spool var/lib var/mail run; do mount --bind {directory}/$place /$place; done
 export LD_LIBRARY_PATH={tree}/usr/lib/x86_64-linux-gnu
 exec /usr/sbin/smtpd -d -f {directory}/smtpd.conf
 """
@@ -214,8 +226,9 @@ exec /usr/sbin/smtpd -d -f {directory}/smtpd.conf
             raise Unavailable("not here")
         for name in ("var/spool", "var/lib/opensmtpd/empty", "run"):
             self.ground.make(f"{self.directory.name}/{name}")
+        self.ground.make_mail_directory(f"{self.directory.name}/{self.MAIL}")
         self.ground.make(f"{self.directory.name}/var/spool/smtpd", mode=0o711)
-        (self.directory / "smtpd.conf").write_text(CONFIGURATION.format(port=self.PORT))
+        self.configuration()
         script = self.MOUNTS.format(tree=self.TREE, directory=self.directory)
         return ["unshare", "--mount", "sh", "-eu", "-c", script]
 

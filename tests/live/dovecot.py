@@ -58,7 +58,7 @@ class Dovecot:
     def __init__(self, directory, port, owner):
         """`owner` is the system user whose the mail is."""
         self.directory = Path(directory)
-        self.directory.mkdir(mode=0o755)
+        self.directory.mkdir(mode=0o755, exist_ok=True)
         self.port = port
         self.owner = pwd.getpwnam(owner)
         self.socket = self.directory / "lmtp"
