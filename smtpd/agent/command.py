@@ -19,6 +19,7 @@ from mail_local import command, trace
 from mail_local.command import SHELL, Parted, Verdict
 from mail_local.maildir import reason_of
 from smtpd.agent import mail
+from smtpd.agent.destination import whose
 from smtpd.agent.hand import Answer, Errand, Taken
 from smtpd.config.specifier import Malformed, Template, parse, values_of, wrap
 from smtpd.envelope import Outcome
@@ -62,15 +63,16 @@ class Runner:
         self.user = user
         self.home = home
         self.delimiter = post.delimiter
-        self._wrapper = post.wrapper
+        self._post = post
 
     def template(self, line: str) -> Template:
         """In the action's wrapper, where it has one.  Raises Malformed."""
         inner = parse(line)
-        return wrap(parse(self._wrapper, wrapper=True), inner) if self._wrapper else inner
+        return wrap(parse(self._post.wrapper, wrapper=True), inner) if self._post.wrapper else inner
 
     def values(self, errand: Deliver) -> dict[str, str]:
-        user, home = errand.user or self.user, errand.home or self.home
+        """Raises Elsewhere."""
+        user, home = whose(self._post, errand, self.user, self.home)
         return values_of(errand.sender, errand.recipient, errand.destination, user, home)
 
     def run(self, template: Template, errand: Deliver, descriptor: int, queue: socket.socket) -> Result:

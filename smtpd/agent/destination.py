@@ -19,8 +19,23 @@ from smtpd.ipc.errand import Deliver, Post
 _OF_USER = frozenset(("user.username", DIRECTORY))
 
 
-class Elsewhere(Exception):
+class Elsewhere(OSError):
     """A home that is none of the homes of this action."""
+
+
+def whose(post: Post, mail: Deliver, user: str, home: str) -> tuple[str, str]:
+    """The name and home of whom a mail is for, when the agent runs as `user` with that home.  Raises Elsewhere.
+
+    Only where the action names the user to run as, queue has a say in it.  The home is as a table has it, which may be
+    anybody's: only below the home of the user that owns all of them.
+    """
+    if not post.shared:
+        return user, home
+    if not mail.home:
+        return mail.user or user, home
+    if normpath(mail.home) != mail.home or not mail.home.startswith(f"{normpath(home).rstrip('/')}/"):
+        raise Elsewhere(f"the home {mail.home} of {mail.user} is not below {home}, the home of {user}")
+    return mail.user or user, mail.home
 
 
 @dataclass(frozen=True)
@@ -59,16 +74,6 @@ class Destination:
 
     def path(self, mail: Deliver) -> str:
         """Raises Malformed when there is none for this mail, Elsewhere for a home that it must not be in."""
-        user, home = self.user, self.home
-        if self.post.shared:
-            user, home = mail.user or user, self._home_of(mail)
+        user, home = whose(self.post, mail, self.user, self.home)
         values = values_of(mail.sender, mail.recipient, mail.destination, user, home)
         return self.template.path(values, self.post.delimiter)
-
-    def _home_of(self, mail: Deliver) -> str:
-        """As a table has it, which may be anybody's: only below the home of the user that owns all of them."""
-        if not mail.home:
-            return self.home
-        if normpath(mail.home) != mail.home or not mail.home.startswith(f"{self.home.rstrip('/')}/"):
-            raise Elsewhere(f"the home {mail.home} of {mail.user} is not below {self.home}, the home of {self.user}")
-        return mail.home

@@ -143,6 +143,20 @@ def test_mail_of_several_users_by_one_agent(start, home):
     assert (home / "who").read_text() == f"carol {home}/carol bob\n"
 
 
+@pytest.mark.parametrize("outside", ["/etc", "{home}/../carol", "{home}-2"])
+def test_a_home_that_leads_out_of_the_homes_is_no_value_for_a_command(start, home, outside):
+    agent = command(start, READ + "echo %{user.directory} > ~/who", shared=True)
+    result = agent.deliver(dataclasses.replace(errand(), user="carol", home=outside.format(home=home)))
+    assert result.outcome is Outcome.DEFERRED and "not below" in result.text
+    assert not (home / "who").exists()
+
+
+def test_whose_mail_it_is_queue_says_only_where_the_action_names_the_user(start, home):
+    agent = command(start, READ + "echo %{user.username} %{user.directory} > ~/who")
+    agent.deliver(dataclasses.replace(errand(), user="carol", home="/etc"))
+    assert (home / "who").read_text() == f"bob {home}\n"
+
+
 # -- what becomes of the mail -------------------------------------------------------------------------
 
 
