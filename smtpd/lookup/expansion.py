@@ -22,7 +22,7 @@ Not understood yet: relaying.
 
 from collections import deque
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smtpd.config.model import Method
@@ -43,6 +43,7 @@ NODES = 100  # below .forward files
 LISTED = 1000  # below aliases, which are the administrator's
 WORD, PATH = 256, 1024  # characters that an imsg carries (envelope.py)
 NOWHERE = language.File("/dev/null")
+ALLOWED = "commands and files need a table in a text file, and alias-commands"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Expansion:
         return self._all(UserNode(0, name, action, destination, entry=(action.alias or action.virtual, name)))
 
     def _all(self, first: Node) -> Ending:
+        node = first
         try:
             self._add(first)
             while self._nodes:
@@ -90,7 +92,7 @@ class Expansion:
             if not self._recipients:
                 raise failed("Recipient leads to nobody")
         except Refuse as refused:
-            return refused.refusal(self._recipient)
+            return _explained(refused.refusal(self._recipient), node)
         return Expanded(tuple(self._recipients.values()))
 
     def _add(self, node: Node) -> None:
@@ -221,7 +223,8 @@ class Expansion:
         if target == NOWHERE:
             self._reach(node, name, extension, Duty.DISCARD)
         elif source.duty is None:
-            raise deferred("Recipient is forwarded to a command that may not be run", source.text)
+            reason = f"{source.text}: {ALLOWED}"
+            raise deferred("Recipient is forwarded to a command that may not be run", reason)
         else:
             self._reach(node, source.user, extension, source.duty, digest=language.digest(target))
 
@@ -241,6 +244,14 @@ class Expansion:
         key = duty, digest, action, user, extension, node.destination.lower()
         self._trace.recipient(to, key not in self._recipients)
         self._recipients.setdefault(key, to)
+
+
+def _explained(refusal: Refusal, node: Node) -> Refusal:
+    """The client knows the name that it gave; the log has to know which name behind it is to blame."""
+    named_by_us = node.entry is not None or node.owner is not None
+    if refusal.reason or not named_by_us:
+        return refusal
+    return replace(refusal, reason=f"it leads to {node}")
 
 
 def _own(source: Source, keys: Iterable[str]) -> Entry | None:

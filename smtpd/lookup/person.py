@@ -7,10 +7,10 @@ an action's userbase    a table: uid:gid:home
 from collections.abc import Generator
 from typing import Any
 
-from smtpd.config.slice import ExpansionSlice
+from smtpd.config.slice import USER_NAME, ExpansionSlice
 from smtpd.lookup.node import FindUser, Forward, Question, ReadForward
 from smtpd.lookup.plan import Plan
-from smtpd.lookup.refusal import Refuse, deferred, failed, invalid, later
+from smtpd.lookup.refusal import Refuse, deferred, failed, invalid, later, disabled
 from smtpd.tables.table import Awaited, Service, Unavailable
 from smtpd.tables.userinfo import Malformed, parse_userinfo
 
@@ -35,14 +35,14 @@ def _check_system(name: str) -> Check:
     if verdict == "unknown":
         raise invalid("5.1.1")
     if verdict in ("root", "daemon"):
-        raise invalid("5.2.1")  # RFC 3463 X.2.1: the mailbox exists, and takes nothing
+        raise disabled(name)
     if verdict != "user":
         raise later(f"user {name} cannot be looked up now")
     return ""
 
 
 def _check_userbase(plan: Plan, name: str, action: ExpansionSlice) -> Check:
-    if not name:
+    if not name or not action.user and not USER_NAME.fullmatch(name):
         raise invalid("5.1.1")
     value = yield from plan.find(action.userbase, Service.USERINFO, name)
     if isinstance(value, Unavailable):
@@ -56,7 +56,7 @@ def _check_userbase(plan: Plan, name: str, action: ExpansionSlice) -> Check:
     if action.user:
         return info.home
     if info.uid < LOWEST_ID or info.gid == 0:
-        raise invalid("5.2.1")
+        raise disabled(name)
     return ""
 
 

@@ -45,6 +45,11 @@ def invalid(enhanced: str) -> Refuse:
     return Refuse(550, enhanced, "Invalid recipient")
 
 
+# RFC 3463 X.2.1: the mailbox exists, and does not accept messages
+def disabled(user: str) -> Refuse:
+    return Refuse(550, "5.2.1", "Invalid recipient", f"user {user} never receives mail")
+
+
 def later(reason: str) -> Refuse:
     return Refuse(451, "4.3.0", "Temporary failure", reason)
 

@@ -160,6 +160,13 @@ def test_one_member_that_is_refused_refuses_the_list_with_its_reason():
     assert refused(aliased({"staff": "bob, error:450 4.3.9 x"}), "staff@here.test", 450, "4.3.9").text == "x"
 
 
+def test_the_log_is_told_which_name_behind_the_recipient_is_to_blame():
+    world = aliased({"staff": "bob, nobody", "postmaster": "root"}, dict(root=None), verdicts=dict(root="root"))
+    assert refused(world, "staff@here.test", 550, "5.1.1").reason == "it leads to user nobody"
+    assert refused(world, "postmaster@here.test", 550, "5.2.1").reason == "user root never receives mail"
+    assert refused(world, "nobody@here.test", 550, "5.1.1").reason == ""
+
+
 def test_an_entry_that_is_not_understood_is_for_later_and_not_repeated():
     refusal = refused(aliased({"staff": "bob # and amy"}), "staff@here.test", 424, "4.2.4")
     assert "and amy" not in refusal.text + refusal.reason

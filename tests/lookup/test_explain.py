@@ -70,7 +70,7 @@ def test_what_is_named_stands_below_what_names_it(told):
         "        <aliases> has list: amy, |cmd, /dev/null",
         "        user amy: not looked at",
         "        = refused: 424 4.2.4 Recipient is forwarded to a command that may not be run: <staff@here.test> "
-        "(list in table aliases)",
+        "(list in table aliases: commands and files need a table in a text file, and alias-commands)",
         "refused: 424 4.2.4 Recipient is forwarded to a command that may not be run: <staff@here.test>",
     ]
 

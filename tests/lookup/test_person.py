@@ -16,6 +16,8 @@ PEOPLE = {
     "bob": "2001:2001:/srv/mail/bob",
     "amy": "2002:2002:/srv/mail/amy",
     "a/b": "2003:2003:/srv/mail/x",
+    "-f": "2004:2004:/srv/mail/f",
+    "x" * 64: "2005:2005:/srv/mail/xx",
     "zero": "0:2001:/srv/mail/zero",
     "daemon": "2:2:/srv",
     "wheel": "2001:0:/srv",
@@ -67,9 +69,14 @@ def test_a_silent_userbase_is_for_later():
     refused(world, "bob@here.test", 451, "4.3.0")
 
 
-def test_a_name_with_a_slash_is_for_the_userbase_to_know():
-    assert reached(hosted(), "a/b@here.test") == ["a/b"]
-    refused(hosted(), "a/c@here.test", 550, "5.1.1")
+def test_a_name_with_a_slash_is_for_the_userbase_to_know_where_nobody_becomes_that_user():
+    assert reached(hosted(user="vmail"), "a/b@here.test") == ["a/b"]
+    refused(hosted(user="vmail"), "a/c@here.test", 550, "5.1.1")
+
+
+@pytest.mark.parametrize("name", ["a/b", "-f", "x" * 64])
+def test_a_name_for_which_no_agent_is_started_is_no_user(name):
+    refused(hosted(), f"{name}@here.test", 550, "5.1.1")
 
 
 def test_the_same_name_in_a_userbase_and_in_the_system_is_two_users():
