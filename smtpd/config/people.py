@@ -9,13 +9,12 @@ from smtpd.config.error import Report, quoted
 from smtpd.config.model import Action, Table
 from smtpd.config.names import SYSTEM_USERS
 from smtpd.config.parser import Parsed
-from smtpd.config.slice import Person
+from smtpd.config.slice import USER_NAME, Person
 from smtpd.config.tablefile import PARSERS, Entry, TableFiles, Unreadable
 from smtpd.tables.userinfo import Malformed, UserInfo, parse_userinfo
 
 FIRST_ID = 100  # below are the system's own
 PEOPLE_MAX = 100_000
-NAME_MAX = 255
 
 
 def find_people(action: Action, parsed: Parsed, texts: TableFiles, report: Report) -> dict[str, Person] | None:
@@ -36,7 +35,7 @@ def find_people(action: Action, parsed: Parsed, texts: TableFiles, report: Repor
         report.add(place, f"table {quoted(table.name)} has more than {PEOPLE_MAX} users")
         return None
     if table.backend == "passwd":
-        entries = [entry for entry in reversed(entries) if not _is_of_the_system(entry)]  # the first of a name counts
+        entries = [entry for entry in entries if not _is_of_the_system(entry)]
     return {entry.key.lower(): person for entry in entries if (person := _person(entry, report))}
 
 
@@ -64,7 +63,7 @@ def _check(name: str, info: UserInfo) -> None:
         raise Malformed(f"uid {info.uid}, expected {FIRST_ID} or more")
     if info.gid == 0:
         raise Malformed("gid 0 is the group of root")
-    if len(name) > NAME_MAX or not name.isprintable():
+    if not USER_NAME.fullmatch(name):
         raise Malformed("not the name of a user")
 
 

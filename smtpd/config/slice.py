@@ -3,12 +3,17 @@
 The parent passes the slices on without looking into them, all but its own.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from smtpd.config.model import DeliveryLimits, Limits, Match, Method
 
 LMTP_USER = "_smtpm"  # whom an lmtp action runs as that names nobody
 PROGRAM_USER = "_smtpf"  # and a program that answers for a table
+
+# Whom the parent starts agents for: one word of /etc/passwd, no path, no option, nothing that a terminal or a log would
+# take for more.
+USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}")
 
 
 @dataclass(frozen=True)

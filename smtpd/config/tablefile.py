@@ -96,8 +96,9 @@ def _file(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _passwd(text: str) -> Iterator[tuple[int, str, str]]:
-    """Without those of whom only the password is known."""
-    return ((account.line, account.name, account.userinfo) for account in passwd.parse(text) if account.userinfo)
+    """The lines that count, without those of whom only the password is known."""
+    accounts = passwd.by_name(passwd.parse(text))
+    return ((account.line, name, account.userinfo) for name, account in accounts.items() if account.userinfo)
 
 
 PARSERS = {"file": _file, "passwd": _passwd}

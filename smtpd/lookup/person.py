@@ -10,7 +10,7 @@ from typing import Any
 from smtpd.config.slice import USER_NAME, ExpansionSlice
 from smtpd.lookup.node import FindUser, Forward, Question, ReadForward
 from smtpd.lookup.plan import Plan
-from smtpd.lookup.refusal import Refuse, deferred, failed, invalid, later, disabled
+from smtpd.lookup.refusal import Refuse, deferred, disabled, failed, invalid, later
 from smtpd.tables.table import Awaited, Service, Unavailable
 from smtpd.tables.userinfo import Malformed, parse_userinfo
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from smtpd.config.slice import ParentSlice
+from smtpd.config.slice import USER_NAME, ParentSlice
 from smtpd.imsg import (
     AgentEnded,
     AgentForked,
@@ -27,7 +27,6 @@ from smtpd.ipc.plain import Loop
 from smtpd.parent.line import Line
 from smtpd.parent.post import Assignment, Posts, Unknown
 from smtpd.parent.service import SERVICES, admit
-from smtpd.parent.user import USER_NAME
 
 AGENTS_MAX = 256  # alive or being made
 AGENTS_PER_USER_MAX = 8  # of one recipient; of an action that runs as one user for all

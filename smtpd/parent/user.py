@@ -4,11 +4,10 @@ A verdict is kept for a minute, also that there is nobody of that name; "later" 
 same time is asked once.
 """
 
-import re
 import time
 from collections import OrderedDict
 
-from smtpd.config.slice import ParentSlice
+from smtpd.config.slice import USER_NAME, ParentSlice
 from smtpd.imsg import FindUser, LookUpUser, UserFound, UserLookedUp
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.plain import Loop
@@ -17,9 +16,6 @@ from smtpd.parent.service import SERVICES, admit
 
 CACHE_SECONDS = 60
 CACHE_MAX = 4096  # names
-
-# A name is one word of /etc/passwd: no path, no option, nothing that a terminal or a log would take for more.
-USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}")
 
 
 class Users:

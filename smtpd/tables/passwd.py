@@ -44,12 +44,20 @@ def _account(number: int, line: str) -> Account:
     return Account(number, name, fields[1], ":".join((fields[2], fields[3], fields[5])) if known else "")
 
 
+def by_name(accounts: list[Account]) -> dict[str, Account]:
+    """Those that count, by their names in lower case, in the order of their lines."""
+    found: dict[str, Account] = {}
+    for account in accounts:
+        found.setdefault(account.name.lower(), account)
+    return found
+
+
 class Accounts:
     """What a file of accounts answers."""
 
     def __init__(self, name: str, accounts: list[Account], delimiter: str):
         self._name = name
-        self._accounts = {account.name.lower(): account for account in reversed(accounts)}
+        self._accounts = by_name(accounts)
         self._names = ListTable(name, self._accounts, delimiter)
 
     def check(self, service: Service, key: str) -> bool | Unavailable:

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from smtpd.config.people import PEOPLE_MAX
 from smtpd.config.slice import Person
+from smtpd.tables.passwd import Accounts, parse
+from smtpd.tables.table import Service
 from tests.config.machine import errors_of, sliced, slices
 
 BOB = Person(2000, 2001, "/home/bob")
@@ -61,6 +63,7 @@ def test_an_action_that_cannot_name_the_user_is_not_told_to(method):
         ("bob 2000:2000", 'user "bob": not uid:gid:/home'),
         ("bob 4294967295:2000:/", 'user "bob": the uid or gid is too large'),
         ("bob 2000:2000:/home/../root", 'user "bob": a . or .. in the home directory\'s name'),
+        ("b/b 2000:2000:/b", 'user "b/b": not the name of a user'),
         ("bob", "a value is expected behind the key"),
     ],
 )
@@ -86,9 +89,18 @@ def test_a_copy_of_the_systems_passwd_does_for_its_people():
     assert people("table t passwd:/p\naction b mbox userbase <t>", _p=text) == {"bob": BOB}
 
 
-def test_of_two_lines_of_passwd_with_one_name_the_first_counts():
-    text = "bob:x:2000:2001::/home/bob:/bin/sh\nBOB:x:3000:3001::/home/else:/bin/sh\n"
-    assert people("table t passwd:/p\naction b mbox userbase <t>", _p=text) == {"bob": BOB}
+@pytest.mark.parametrize(
+    "first, found, known",
+    [
+        ("bob:x:2000:2001::/home/bob:/bin/sh", {"bob": BOB}, "2000:2001:/home/bob"),
+        ("Bob:x:0:0::/root:/bin/sh", {}, "0:0:/root"),
+        ("bob:secret", {}, None),
+    ],
+)
+def test_of_two_lines_of_passwd_with_one_name_the_first_counts_and_for_lookup_too(first, found, known):
+    text = f"{first}\nBOB:x:3000:3001::/home/else:/bin/sh\n"
+    assert people("table t passwd:/p\naction b mbox userbase <t>", _p=text) == found
+    assert Accounts("t", parse(text), "+").find(Service.USERINFO, "bob") == known
 
 
 @pytest.mark.parametrize(

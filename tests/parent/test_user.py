@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpd.config.slice import USER_NAME
 from smtpd.envelope import Duty
 from smtpd.imsg import AgentRefused, FindUser, LookUpUser, StartAgent, UserFound, UserLookedUp
 from smtpd.ipc.channel import Violation
@@ -35,7 +36,7 @@ def test_a_name_that_could_be_more_than_a_name_reaches_nobody(world, name):
 @given(st.text(max_size=80))
 @settings(max_examples=100)
 def test_what_is_taken_for_a_name_is_one_plain_word(name):
-    if user.USER_NAME.fullmatch(name):
+    if USER_NAME.fullmatch(name):
         assert name.isascii() and name.isprintable() and not set(name) & set(" /:;$`'\"|&<>*?()\\")
         assert name[0] not in ".-" and len(name) < 64
 
