@@ -206,7 +206,7 @@ class ReadForward:
 
 @imsg("queue -> lookup", answers=ReadForward)
 class ForwardRead:
-    """`verdict`: "none", "text", "refused" (the file is not acceptable), "later"."""
+    """`verdict`: "none", "text", "refused" (the file is not acceptable), "later", "malformed" (it is too long)."""
 
     request: int
     verdict: Word

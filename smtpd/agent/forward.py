@@ -2,7 +2,8 @@
 
     none      there is no such file, or no home
     text      the file
-    refused   it is not the user's own, or others may write it, or it is no plain file, or too long
+    refused   it is not the user's own, or others may write it, or it is no plain file
+    malformed it is too long to be one; the user may mend it
     later     the home is sticky (the classic way to stop delivery), or the world is in trouble
 
 The checks are made on what is open, so nothing can be exchanged between check and use.  Above the home nothing is
@@ -34,6 +35,10 @@ class Refused(Exception):
 
 class Later(Exception):
     """Not now."""
+
+
+class TooLong(Exception):
+    """Not a .forward."""
 
 
 class Reader:
@@ -81,6 +86,8 @@ def read(home: str, uid: int) -> tuple[str, bytes]:
         return "refused", str(refused).encode()
     except Later as later:
         return "later", str(later).encode()
+    except TooLong:
+        return "malformed", f".forward is longer than {FORWARD_MAX} bytes".encode()
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
         return "refused" if error.errno in _REFUSING else "later", reason.encode(errors="replace")
@@ -117,7 +124,7 @@ def _check_file(status: os.stat_result, uid: int) -> None:
     if status.st_mode & _OTHERS_MAY_WRITE:
         raise Refused(".forward can be written by others")
     if status.st_size > FORWARD_MAX:
-        raise Refused(f".forward is longer than {FORWARD_MAX} bytes")
+        raise TooLong
 
 
 def _content(file: int) -> bytes:
@@ -127,4 +134,4 @@ def _content(file: int) -> bytes:
         if not piece:
             return content
         content += piece
-    raise Refused(f".forward is longer than {FORWARD_MAX} bytes")
+    raise TooLong

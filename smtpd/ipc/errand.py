@@ -39,7 +39,7 @@ BY_DESCRIPTOR, PERHAPS_DELIVERED = 0x01, 0x02
 
 _DELIVER = struct.Struct(">QQQHHHHHHH")  # created, size, lock, and the lengths of seven strings
 _RESULT = struct.Struct(">B")
-VERDICTS = ("none", "text", "refused", "later")
+VERDICTS = ("none", "text", "refused", "later", "malformed")
 
 
 class Malformed(Exception):
@@ -106,7 +106,7 @@ class Result:
 class ForwardText:
     request: int
     verdict: str  # of VERDICTS
-    content: bytes  # the file, or the reason for "refused" and "later"
+    content: bytes  # the file, or the reason
 
 
 def encode(errand: Deliver | ReadForward | Result | ForwardText) -> bytes:

@@ -50,9 +50,9 @@ def test_the_longest_file(start, home):
     assert ask(start) == ("text", b"x" * FORWARD_MAX)
 
 
-def test_a_longer_file_is_refused(start, home):
+def test_a_longer_file_is_none_that_can_be_understood(start, home):
     write(home, b"x" * (FORWARD_MAX + 1))
-    assert ask(start) == ("refused", b".forward is longer than 4095 bytes")
+    assert ask(start) == ("malformed", b".forward is longer than 4095 bytes")
 
 
 def test_no_home_is_none(start, home):
@@ -174,11 +174,11 @@ def test_a_home_that_appears_later_is_for_the_next_agent(start, home):
 
 @given(st.binary(max_size=FORWARD_MAX + 10))
 @settings(max_examples=100)
-def test_any_bytes_are_handed_on_or_refused(tmp_path_factory, content):
+def test_any_bytes_are_handed_on_or_too_many(tmp_path_factory, content):
     home = tmp_path_factory.getbasetemp() / "home"
     home.mkdir(0o700, exist_ok=True)
     file = home / ".forward"
     file.write_bytes(content)
     file.chmod(0o600)
     verdict, found = read(str(home), os.getuid())
-    assert (verdict, found) == ("text", content) if len(content) <= FORWARD_MAX else verdict == "refused"
+    assert (verdict, found) == ("text", content) if len(content) <= FORWARD_MAX else verdict == "malformed"

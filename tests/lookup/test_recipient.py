@@ -251,6 +251,6 @@ def test_control_asks_for_counters_and_for_words(house):
     assert not log.verbose
 
 
-@pytest.mark.parametrize("verdict", ["none", "refused", "later"])
+@pytest.mark.parametrize("verdict", ["none", "refused", "later", "malformed"])
 def test_what_queue_says_of_a_forward(verdict):
     assert understand(ForwardRead(1, verdict, b"ignored", "why")) == Forward(verdict, reason="why")
