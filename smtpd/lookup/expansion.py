@@ -248,8 +248,8 @@ class Expansion:
 
 def _explained(refusal: Refusal, node: Node) -> Refusal:
     """The client knows the name that it gave; the log has to know which name behind it is to blame."""
-    named_by_us = node.entry is not None or node.owner is not None
-    if refusal.reason or not named_by_us:
+    address_and_its_user = 1
+    if refusal.reason or node.depth <= address_and_its_user:
         return refusal
     return replace(refusal, reason=f"it leads to {node}")
 
