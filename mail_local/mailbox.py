@@ -10,7 +10,8 @@
 `locked` waits, with the caller's rights.  `maybe_lock` tries once: nothing in it waits for anybody but the disk.
 
 The directory is held open: nothing here looks at a path again.  Root does this for a user, so whatever that user may
-have put in the place of the mailbox, a link, a fifo, a device, somebody else's file, is refused and not touched.
+have put in the place of the mailbox, a link, a fifo, a device, somebody else's file, a file system, is refused and not
+touched.  A second name is a reason to try later: another user may have given it, where links are not protected.
 Understands nothing of what stands in a mailbox.
 """
 
@@ -24,6 +25,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+
+from mail_local import unmounted
 
 DIRECTORY = "/var/mail"
 PATIENCE = 60.0  # seconds that a lock of somebody else is waited for
@@ -131,16 +134,16 @@ def _tries(patience: float) -> Iterator[None]:
 
 
 def _maybe_open(directory: int, name: str, uid: int, gid: int) -> int | None:
-    """The mailbox, made with mode 0600 when there is none; None when it was replaced in this very moment."""
+    """The mailbox, made with mode 0600 when there is none; None when it was replaced or removed in this very moment."""
     try:
-        seen = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        seen = unmounted.stat(name, dir_fd=directory)
     except FileNotFoundError:
         return _maybe_create(directory, name, uid, gid)
     _refuse_unsuited(seen, uid)  # before the open: opening a device may already do something
-    descriptor = os.open(name, _OPEN, dir_fd=directory)
+    descriptor = unmounted.open(name, _OPEN, dir_fd=directory)
     try:
         opened = os.fstat(descriptor)
-        if os.path.samestat(seen, opened):
+        if os.path.samestat(seen, opened) and opened.st_nlink:
             _refuse_unsuited(opened, uid)
             _finish(descriptor, directory, opened, uid, gid)
             return descriptor
@@ -155,7 +158,7 @@ def _maybe_create(directory: int, name: str, uid: int, gid: int) -> int | None:
     if os.geteuid() not in (0, uid):  # it would be ours, and the user's never
         raise Refused("there is no mailbox, and only root can make one for somebody else")
     try:
-        descriptor = os.open(name, _OPEN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+        descriptor = unmounted.open(name, _OPEN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
     except FileExistsError:
         return None
     except PermissionError as error:
@@ -181,10 +184,10 @@ def _refuse_unsuited(status: os.stat_result, uid: int) -> None:
         raise Refused("the mailbox is a symbolic link")
     if not stat.S_ISREG(status.st_mode):
         raise Refused("the mailbox is not a regular file")
-    if status.st_nlink != 1:
-        raise Refused("the mailbox has a second name, or none")
     if status.st_uid != uid and not _is_unfinished(status):
         raise Refused("the mailbox belongs to somebody else")
+    if status.st_nlink > 1:
+        raise OSError(errno.EMLINK, "the mailbox has a second name")
 
 
 def _is_unfinished(status: os.stat_result) -> bool:
@@ -267,6 +270,6 @@ def _remove_stale(directory: int, name: str) -> bool:
 
 def _leads_to(directory: int, name: str, status: os.stat_result) -> bool:
     try:
-        return os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), status)
+        return os.path.samestat(unmounted.stat(name, dir_fd=directory), status)
     except FileNotFoundError:
         return False

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mail_local import mailbox
+from mail_local import mailbox, unmounted
 from mail_local.mailbox import Refused, locked, maybe_lock, open_directory
 
 UID, GID = os.getuid(), os.getgid()
@@ -45,11 +45,6 @@ def make_link(path):
     path.symlink_to("elsewhere")
 
 
-def make_hard_link(path):
-    (path.parent / "elsewhere").write_bytes(b"")
-    path.hardlink_to(path.parent / "elsewhere")
-
-
 def make_socket(path):
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
@@ -60,12 +55,11 @@ def make_socket(path):
     [
         (make_link, "symbolic link"),
         (lambda path: path.symlink_to("nowhere"), "symbolic link"),
-        (make_hard_link, "second name"),
         (os.mkfifo, "not a regular file"),
         (make_socket, "not a regular file"),
         (Path.mkdir, "not a regular file"),
     ],
-    ids=["link", "dangling link", "hard link", "fifo", "socket", "directory"],
+    ids=["link", "dangling link", "fifo", "socket", "directory"],
 )
 def test_what_is_no_mailbox_is_refused(directory, tmp_path, make, reason):
     make(tmp_path / "bob")
@@ -73,6 +67,49 @@ def test_what_is_no_mailbox_is_refused(directory, tmp_path, make, reason):
     with pytest.raises(Refused, match=reason):
         write(directory, b"x\n")
     assert {path.name: path.lstat().st_size for path in tmp_path.iterdir()} == before
+
+
+def test_a_second_name_that_anybody_may_have_given_is_no_reason_to_bounce(directory, tmp_path):
+    (tmp_path / "elsewhere").write_bytes(b"")
+    (tmp_path / "bob").hardlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="second name"):
+        write(directory, b"x\n")
+    assert (tmp_path / "elsewhere").read_bytes() == b""
+
+
+@pytest.mark.skipif(UID != 0, reason="needs root: mounts")
+def test_what_is_mounted_over_a_mailbox_is_never_asked_for_anything(directory, tmp_path):
+    write(directory, b"old\n")
+    (tmp_path / "other").write_bytes(b"")
+    if subprocess.run(["mount", "--bind", tmp_path / "other", tmp_path / "bob"], check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        with pytest.raises(OSError, match="mounted"):
+            write(directory, b"x\n")
+    finally:
+        subprocess.run(["umount", tmp_path / "bob"], check=True)
+    assert ((tmp_path / "other").read_bytes(), (tmp_path / "bob").read_bytes()) == (b"", b"old\n")
+
+
+def test_a_reader_that_removes_an_empty_mailbox_between_look_and_use_costs_nothing(directory, tmp_path, monkeypatch):
+    write(directory, b"")
+    plain = unmounted.open
+
+    def removed(name, flags, *rest, **more):
+        descriptor = plain(name, flags, *rest, **more)
+        if name == "bob" and not flags & os.O_PATH:
+            monkeypatch.undo()
+            (tmp_path / "bob").unlink()
+        return descriptor
+
+    monkeypatch.setattr(unmounted, "open", removed)
+    write(directory, b"new\n", patience=10.0)
+    assert (tmp_path / "bob").read_bytes() == b"new\n"
+
+
+def test_a_nul_in_a_name_does_not_end_it(directory):
+    with pytest.raises(ValueError):
+        unmounted.open("bob\0x", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=directory)
 
 
 def test_somebody_elses_mailbox_is_refused(directory, tmp_path):
@@ -125,16 +162,16 @@ def test_a_directory_as_systems_have_it_will_do(tmp_path, mode):
 def test_a_link_that_is_put_there_between_look_and_open_is_not_followed(directory, tmp_path, monkeypatch):
     write(directory, b"old\n")
     (tmp_path / "victim").write_bytes(b"")
-    plain = os.open
+    plain = unmounted.open
 
-    def replaced(name, *rest, **more):
-        if name == "bob":
+    def replaced(name, flags, *rest, **more):
+        if name == "bob" and not flags & os.O_PATH:
             (tmp_path / "bob").unlink()
             (tmp_path / "bob").symlink_to("victim")
-        return plain(name, *rest, **more)
+        return plain(name, flags, *rest, **more)
 
     with monkeypatch.context() as race:
-        race.setattr(os, "open", replaced)
+        race.setattr(unmounted, "open", replaced)
         with pytest.raises(OSError):
             write(directory, b"x\n")
     assert (tmp_path / "victim").read_bytes() == b""

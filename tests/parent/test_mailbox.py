@@ -303,14 +303,14 @@ def test_at_the_end_of_the_daemon_nothing_stays_locked(make_world, directory):
 def hanging(monkeypatch):
     """A file system on which alice's mailbox hangs until the test lets it go."""
     let_go = threading.Event()
-    plain = os.stat
+    plain = mailbox.unmounted.stat
 
     def stat(name, **more):
         if name == "alice":
             assert let_go.wait(20)
         return plain(name, **more)
 
-    monkeypatch.setattr(mailbox.os, "stat", stat)
+    monkeypatch.setattr(mailbox.unmounted, "stat", stat)
     yield let_go
     let_go.set()
 

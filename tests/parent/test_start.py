@@ -179,7 +179,10 @@ def test_a_parent_that_ran_has_loaded_no_parser_no_event_loop_and_no_other_proce
         modules = loaded(log.read())
     assert "smtpd.parent.service" in modules
     assert not modules & FORBIDDEN
-    assert {module for module in modules if module.startswith("mail_local.")} == {"mail_local.mailbox"}
+    assert {module for module in modules if module.startswith("mail_local.")} == {
+        "mail_local.mailbox",
+        "mail_local.unmounted",
+    }
     assert not {module for module in modules if module.startswith("smtpd.config.")} - {
         "smtpd.config.model",
         "smtpd.config.place",

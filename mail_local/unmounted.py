@@ -1,0 +1,45 @@
+"""Opening and looking at files of users, where nothing may be mounted on their names.
+
+A user may mount a file system of his own over a file of his, a mailbox too; and where others may use it
+(fusermount3(1), user_allow_other), its server is asked by whoever asks for that file, and need never answer.  openat2 stops before it.
+Where the kernel does not know that, this is os.open and os.stat.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+
+_OPENAT2 = 437  # on all architectures
+_OPEN_HOW = struct.Struct("=QQQ")  # linux/openat2.h: flags, mode, resolve
+_RESOLVE_NO_XDEV = 0x01
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def open(name: str, flags: int, mode: int = 0, *, dir_fd: int) -> int:
+    """As os.open.  Raises OSError with EXDEV where something is mounted."""
+    if "\0" in name:
+        raise ValueError("a name with a NUL in it")  # C would open what is in front of it
+    if sys.platform != "linux":
+        return os.open(name, flags, mode, dir_fd=dir_fd)
+    how = _OPEN_HOW.pack(flags, mode, _RESOLVE_NO_XDEV)
+    opened = _libc.syscall(ctypes.c_long(_OPENAT2), dir_fd, os.fsencode(name), how, ctypes.c_size_t(len(how)))
+    if opened >= 0:
+        return int(opened)
+    number = ctypes.get_errno()
+    if number == errno.ENOSYS:
+        return os.open(name, flags, mode, dir_fd=dir_fd)
+    raise OSError(number, "something is mounted over it" if number == errno.EXDEV else os.strerror(number), name)
+
+
+def stat(name: str, *, dir_fd: int) -> os.stat_result:
+    """Of what has that name, be it a symbolic link.  Raises as `open`."""
+    if sys.platform != "linux":
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    descriptor = open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
