@@ -242,17 +242,20 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running(ground, conf=CONF, *options):
-    """A daemon that must stop in good order at the end, unless a test has ended it."""
-    daemon = Daemon(ground, conf).start(*options)
+def started(daemon, *options):
+    """That daemon, which must stop in good order at the end, unless a test has ended it."""
     try:
-        yield daemon
+        yield daemon.start(*options)
         if daemon.running():
             assert daemon.stop() == 0, daemon.log
     finally:
         if daemon.running():
             daemon.kill()
         shutil.rmtree(daemon.directory)
+
+
+def running(ground, conf=CONF, *options):
+    return started(Daemon(ground, conf), *options)
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 """What becomes of a recipient: asked of a running daemon by RCPT, and of its configuration by `smtpd -n --explain`."""
 
+import itertools
 import shutil
 import subprocess
 
-from tests.live.conftest import PYTHON, mails
+from tests.live.conftest import PYTHON, mails, until
 from tests.trusted import OPTIONS
 
 SENDER = "amy@there.test"
@@ -30,6 +31,23 @@ def explain(daemon, recipient):
     lines = done.stdout.splitlines()
     assert done.returncode == (0 if lines[-1].startswith("accepted: ") else 1), done.stdout
     return lines
+
+
+_numbers = itertools.count(1)
+
+
+def send(daemon, recipient):
+    """A mail from SENDER; its subject, which no other one has."""
+    subject = f"number {next(_numbers)}"
+    daemon.send(recipient, f"Subject: {subject}\r\n\r\nx\r\n", SENDER)
+    return subject
+
+
+def send_and_wait(daemon, recipient):
+    """Until the queue is empty."""
+    subject = send(daemon, recipient)
+    until(lambda: not envelopes(daemon), what="an empty queue")
+    return subject
 
 
 def envelopes(daemon):

@@ -3,7 +3,6 @@
 One daemon has a domain for each kind of table; the other one has one alias file, no commands, and another delimiter.
 """
 
-import itertools
 import os
 import shutil
 import signal
@@ -15,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from smtpctl import makemap
-from tests.live.conftest import PYTHON, Daemon, empty_maildir, pids_of, until
-from tests.live.recipient import arrived, envelopes, explain, logged, rcpt, write
+from tests.live.conftest import PYTHON, Daemon, empty_maildir, pids_of, started, until
+from tests.live.recipient import arrived, envelopes, explain, logged, rcpt, send, send_and_wait, write
 
 CONF = """
 listen on 127.0.0.1 port {port}
@@ -77,6 +76,7 @@ broken:    "|unfinished
 run:       |cat >{out}/ran
 box:       {out}/box
 swap:      |touch {out}/before
+twice:     {alice}, root, staff, {bob}
 both:      {alice}, "|cat >{out}/both"
 """
 MEMBERS = "# comment\n{alice}\nnobody of this name, {bob}\n{bob}\n"
@@ -138,7 +138,8 @@ def daemon(ground, users, alice, bob, runner, program, out):
         rows.executemany("INSERT INTO aliases VALUES ('staff', ?)", [(alice,), (bob,)])
     rows.close()
     daemon.conf.write_text(CONF.format(**words))
-    yield from started(daemon)
+    with started(daemon):
+        yield daemon
 
 
 @pytest.fixture(scope="module")
@@ -151,16 +152,8 @@ def plain(ground, users, alice):
         "listen on 127.0.0.1 port {port}\nsmtp sub-addr-delim _\ntable aliases file:{directory}/aliases\n"
         'action "in" maildir alias <aliases>\nmatch from any for any action "in"\n'
     )
-    yield from started(daemon)
-
-
-def started(daemon):
-    try:
-        yield daemon.start()
-        assert daemon.stop() == 0, daemon.log
-    finally:
-        daemon.kill()
-        shutil.rmtree(daemon.directory)
+    with started(daemon):
+        yield daemon
 
 
 @pytest.fixture
@@ -170,15 +163,6 @@ def boxes(users, alice, bob):
     for home in homes:
         empty_maildir(home)
     return homes
-
-
-subjects = (f"number {count}" for count in itertools.count())
-
-
-def send(daemon, recipient):
-    subject = next(subjects)
-    daemon.send(recipient, f"Subject: {subject}\r\n\r\nx\r\n")
-    return subject
 
 
 # -- aliases in a text file ------------------------------------------------------------
@@ -292,20 +276,12 @@ def test_a_virtual_address_may_name_another_entry(daemon, boxes):
 
 
 def test_who_is_named_twice_gets_one_mail(daemon, boxes, alice):
-    subject = next(subjects)
-    content = f"Subject: {subject}\r\n\r\nx\r\n"
+    """One for each address that the client named, as that is told in the mail."""
+    subject = send_and_wait(daemon, "twice@text.test")
+    assert len(arrived(boxes[0], subject)) == 1
     with daemon.client() as client:
-        client.sendmail("amy@there.test", [f"{alice}@text.test", "root@text.test"], content)
-    until(lambda: not envelopes(daemon), what="an empty queue")
-    # two addresses that were named, and each of them is told in its mail
-    assert len(arrived(boxes[0], subject)) == 2
-    assert len(arrived(boxes[0], send_and_wait(daemon, f"{alice}@text.test"))) == 1
-
-
-def send_and_wait(daemon, recipient):
-    subject = send(daemon, recipient)
-    until(lambda: not envelopes(daemon), what="an empty queue")
-    return subject
+        client.sendmail("amy@there.test", [f"{alice}@text.test", "root@text.test"], "Subject: two names\r\n\r\n")
+    until(lambda: len(arrived(boxes[0], "two names")) == 2, what="delivery")
 
 
 def test_dev_null_takes_the_mail_and_says_so(daemon):
