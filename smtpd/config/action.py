@@ -10,12 +10,17 @@ from smtpd.config.mistake import Mistakes, parts, value_of, word
 from smtpd.config.model import Action, Method
 from smtpd.config.names import Names, Use, Wanted
 from smtpd.config.operand import Tables
+from smtpd.tables.table import Service
 
 METHODS = {method.value for method in Method}
 
 # option -> what it says.  Inline tables are numbered in this order, which is the printer's.
 OPTIONS = {"alias": "names", "virtual": "names", "userbase": "userbase", "user": "user", "wrapper": "wrapper"}
-TABLES = {"alias": Wanted.ALIASES, "virtual": Wanted.ALIASES, "userbase": Wanted.USERS}
+TABLES = {
+    "alias": (Wanted.ALIASES, Service.ALIAS),
+    "virtual": (Wanted.ALIASES, Service.ALIAS),
+    "userbase": (Wanted.USERS, Service.USERINFO),
+}
 
 # method -> option -> why it cannot have it
 EXCLUDED = {
@@ -78,7 +83,7 @@ class Actions:
         place = self._mistakes.place(operand)
         if option.data in TABLES:
             name = self._tables.operand(operand)
-            self._names.use_table(Use(place, name, TABLES[option.data]))
+            self._names.use_table(Use(place, name, *TABLES[option.data]))
             if option.data == "userbase":
                 self._names.place_userbase(action, place)
         elif option.data == "wrapper":

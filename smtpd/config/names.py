@@ -11,6 +11,7 @@ from smtpd.config.error import Place, Report, printable, quoted, suggestion
 from smtpd.config.model import Table
 from smtpd.tables import expansion
 from smtpd.tables.regex import Pattern
+from smtpd.tables.table import Service
 
 LISTS = ("anyhost", "anydestination", "localhost", "localnames")
 SYSTEM_USERS = "getpwnam"
@@ -37,6 +38,7 @@ class Use:
     place: Place
     table: str
     wanted: Wanted
+    service: Service
 
 
 class Names:
@@ -44,9 +46,9 @@ class Names:
         self.table_places: dict[str, Place] = {}  # of those that are inline, too
         self.entry_places: dict[str, list[Place]] = {}  # of a list or a mapping in the configuration
         self.userbase_places: dict[str, Place] = {}  # by action
+        self.table_uses: list[Use] = []
         self._report = report
         self._declared: dict[str, dict[str, Place]] = {"table": self.table_places, "action": {}, "wrapper": {}}
-        self._table_uses: list[Use] = []
         self._uses: list[tuple[str, str, Place]] = []
 
     def declare(self, kind: str, name: str, place: Place) -> None:
@@ -74,14 +76,14 @@ class Names:
         self._uses.append((kind, name, place))
 
     def use_table(self, use: Use) -> None:
-        self._table_uses.append(use)
+        self.table_uses.append(use)
 
     def check(self, tables: Mapping[str, Table]) -> None:
         """`tables` lacks those whose declaration was wrong; nothing more is said about them."""
         for kind, name, place in self._uses:
             if name not in self._declared[kind]:
                 self._unknown(place, kind, name, list(self._declared[kind]))
-        for use in self._table_uses:
+        for use in self.table_uses:
             if use.table in tables:
                 self._check_use(use, tables[use.table])
             elif use.table in BUILTIN_TABLES:

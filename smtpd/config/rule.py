@@ -6,13 +6,20 @@ from smtpd.config.mistake import Mistakes, word
 from smtpd.config.model import Condition, Match, Operand
 from smtpd.config.names import Names, Use, Wanted
 from smtpd.config.operand import Tables
+from smtpd.tables.table import Service
 
 # criterion of a match -> the field of Match.  In this order, which is the printer's, conditions are built: so the
 # numbers of inline tables do not depend on the order in which the criteria were written.
 FIELDS = {"from": "source", "for": "destination", "tag": "tag", "mail_from": "mail_from", "rcpt_to": "rcpt_to"}
 WITHOUT_TABLE = {"any", "local", "socket"}
-WITH_TABLE = {"src", "domain", "tag", "mail_from", "rcpt_to"}
-WITH_KEYS = {"mail_from", "rcpt_to"}
+WITH_TABLE = {
+    "src": Service.NETADDR,
+    "domain": Service.DOMAIN,
+    "tag": Service.STRING,
+    "mail_from": Service.MAILADDR,
+    "rcpt_to": Service.MAILADDR,
+}
+WANTED = {Service.REGEX: Wanted.PATTERNS, Service.MAILADDR: Wanted.KEYS}
 
 
 class Rules:
@@ -42,7 +49,7 @@ class Rules:
         field = FIELDS.get(criterion.data)
         if field is None:
             self._mistakes.not_yet(criterion, f"match … {word(criterion.data)}")
-        elif kind.data not in WITHOUT_TABLE | WITH_TABLE:
+        elif kind.data not in WITHOUT_TABLE | WITH_TABLE.keys():
             self._mistakes.not_yet(kind, f"match … {criterion.data} {word(kind.data)}")
         elif field in given:
             self._mistakes.twice(criterion, criterion)
@@ -54,6 +61,7 @@ class Rules:
             return Condition(str(kind.data), negated)
         *regex, table = kind.children
         operand = Operand(self._tables.operand(table), bool(regex))
-        wanted = Wanted.PATTERNS if regex else Wanted.KEYS if kind.data in WITH_KEYS else Wanted.LIST
-        self._names.use_table(Use(self._mistakes.place(table), operand.table, wanted))
+        service = Service.REGEX if regex else WITH_TABLE[kind.data]
+        wanted = WANTED.get(service, Wanted.LIST)
+        self._names.use_table(Use(self._mistakes.place(table), operand.table, wanted, service))
         return Condition(word(kind.data), negated, operand)

@@ -36,6 +36,7 @@ from smtpd.config.slice import (
     TableSlice,
 )
 from smtpd.config.tablefile import TableFiles
+from smtpd.config.use import check_uses
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
     files = tuple(sorted({*texts.paths(), *alias.includes(parsed, texts, report)}))
     programs = slice_programs(parsed, host, report)
     agents = slice_agents(parsed, texts, report)
+    check_uses(parsed, texts, report)
     if errors := report.errors(parsed.files):
         raise ConfigErrors(errors)
     name, commands = host.server_name, config.alias_commands or ""

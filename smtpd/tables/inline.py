@@ -36,11 +36,13 @@ class ListTable:
 
 
 class MappingTable(ListTable):
-    """Keys with values.  Case does not count in keys; of two that are the same, the later one holds."""
+    """Keys with values.  Case does not count in keys, unless they are expressions; of two that are the same, the later
+    one holds."""
 
     def __init__(self, name: str, pairs: Iterable[tuple[str, str]], delimiter: str = "+"):
+        pairs = tuple(pairs)
         self._values = {key.lower(): value for key, value in pairs}
-        super().__init__(name, self._values, delimiter)
+        super().__init__(name, (key for key, _ in pairs), delimiter)
 
     def find(self, service: Service, key: str) -> str | None | Unavailable:
         return self._values.get(key.lower())

@@ -10,6 +10,7 @@ from smtpd.tables.passwd import Accounts, parse
 from smtpd.tables.table import Service
 from tests.config.machine import errors_of, sliced, slices
 
+SQLITE = "dbpath /x\nquery_userinfo SELECT 1, 2, 3\n"
 BOB = Person(2000, 2001, "/home/bob")
 
 
@@ -37,13 +38,13 @@ def test_a_userbase_may_stand_in_the_action():
 def test_where_the_action_names_the_user_no_uid_of_the_table_counts(table, tmp_path):
     (tmp_path / "table-x").touch(0o755)
     text = f"table t {table}\naction b maildir userbase <t> user vmail"
-    assert people(text, libexec=(str(tmp_path),), _t="dbpath /x\n") is None
+    assert people(text, libexec=(str(tmp_path),), _t=SQLITE) is None
 
 
 @pytest.mark.parametrize("table", ["db:/t", "sqlite:/t", "x"])
 def test_a_table_that_answers_anew_each_time_does_not_decide_whom_root_becomes(table, tmp_path):
     (tmp_path / "table-x").touch(0o755)
-    (error,) = errors_of(f"table t {table}\naction b maildir userbase <t>", libexec=(str(tmp_path),), _t="dbpath /x\n")
+    (error,) = errors_of(f"table t {table}\naction b maildir userbase <t>", libexec=(str(tmp_path),), _t=SQLITE)
     assert error.startswith(f'f:2:27: table "t" ({table.partition(":")[0]}) does not decide whom mail is stored as')
     assert "user vmail" in error
 

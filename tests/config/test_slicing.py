@@ -13,6 +13,7 @@ from smtpd.config.slice import AgentSlice, DeliverySlice, ExpansionSlice, Listen
 from tests.config.machine import errors_of, slices
 
 ACCOUNTS = "bob:x:2000:2000:Bob:/home/bob:/bin/sh\n"
+DESCRIPTION = "dbpath /var/db/vusers.sqlite\nquery_userinfo SELECT uid, gid, home FROM users WHERE name = ?\n"
 
 
 def addresses(text: str) -> list[str]:
@@ -93,6 +94,37 @@ def test_a_database_is_a_file_that_lookup_reads_and_so_is_its_description():
 )
 def test_a_description_of_a_database_that_cannot_be_used_is_an_error(text, error):
     assert errors_of("table t sqlite:/t", **({} if text is None else {"_t": text})) == [error]
+
+
+SQLITE = "dbpath /x\nquery_alias SELECT 1\nquery_domain SELECT 1\n"
+
+
+@pytest.mark.parametrize(
+    "use, missing",
+    [
+        ("action b maildir alias <t>", None),
+        ("match for domain <t> reject", None),
+        ("action b maildir virtual <t>", None),
+        ("action b maildir userbase <t> user vmail", "query_userinfo"),
+        ("match from src <t> reject", "query_netaddr"),
+        ("match mail-from <t> reject", "query_mailaddr"),
+        ("match for rcpt-to <t> reject", "query_mailaddr"),
+        ("match tag <t> reject", "query_string"),
+        ("match for domain regex <t> reject", "a list of regular expressions"),
+    ],
+)
+def test_a_database_without_the_query_that_its_use_needs_is_an_error_there(use, missing):
+    errors = errors_of(f"{use}\ntable t sqlite:/t", _t=SQLITE)
+    column = use.index("<t>") + 1
+    text = f'f:1:{column}: table "t" is asked for {missing} here, which is not in /t'
+    assert errors == ([text] if missing else [])
+
+
+@pytest.mark.parametrize("file", ["ok\n(\n", "ok x\n( y\n"])
+def test_an_expression_that_is_none_does_not_match_in_silence(file):
+    (error,) = errors_of("match mail-from regex <t> reject\ntable t file:/t", _t=file)
+    assert error.startswith('/t:2:1: "(" is not a regular expression: ')
+    assert errors_of("match mail-from <t> reject\ntable t file:/t", _t=file) == []
 
 
 def test_what_is_counted_over_all_sessions_is_divided_by_the_dispatchers():
@@ -190,7 +222,7 @@ def test_a_slice_survives_its_way_to_the_process(field, tmp_path):
     text = (Path(__file__).parent.parent / "conf" / "everything.conf").read_text(encoding="utf-8")
     for program in ("table-ldap", "table-weather"):
         (tmp_path / program).touch(0o755)
-    files = {"_etc_mail_passwd": ACCOUNTS, "_etc_mail_sqlite.conf": "dbpath /var/db/vusers.sqlite\n"}
+    files = {"_etc_mail_passwd": ACCOUNTS, "_etc_mail_sqlite.conf": DESCRIPTION}
     piece = getattr(slices(text, libexec=(str(tmp_path),), **files), field.name)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(piece), type=type(piece)) == piece
 

@@ -110,6 +110,12 @@ def test_a_mapping_is_checked_by_its_keys_and_the_later_value_holds():
     assert table.find(Service.ALIAS, "amy") is None
 
 
+def test_expressions_that_are_the_keys_of_a_mapping_keep_their_case():
+    table = MappingTable("m", [("^[A-Z]+$", "one")])
+    assert table.check(Service.REGEX, "BOB") is True
+    assert table.check(Service.REGEX, "bob") is False
+
+
 def test_a_list_has_no_values():
     assert isinstance(ListTable("l", ["a"]).find(Service.ALIAS, "a"), Unavailable)
 
