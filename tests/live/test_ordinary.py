@@ -1,15 +1,18 @@
 """The daemon of an ordinary user: the same code path, one uid for all, and that user's own mail only."""
 
+import contextlib
+import mailbox
 import os
 import pwd
 import re
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.live.conftest import CONF, mails, running, until
+from tests.live.conftest import CONF, Daemon, mails, running, started, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() == 0, reason="runs as an ordinary user only")
 
@@ -18,21 +21,53 @@ pytestmark = pytest.mark.skipif(os.geteuid() == 0, reason="runs as an ordinary u
 OWN = CONF.replace("maildir\n", 'maildir "{directory}/Maildir"\n')
 
 
+# Every way that ends in this user's hands; the home with the .forward is not the real one.
+EVERY = """
+table people file:{directory}/people
+listen on 127.0.0.1 port {port}
+action "box" mbox
+action "command" mda "cat > {directory}/home/%{{dest.user}}"
+action "forward" maildir userbase <people>
+match from any for domain "box.test" action "box"
+match from any for domain "command.test" action "command"
+match from any for domain "forward.test" action "forward"
+"""
+
+
 @pytest.fixture
-def own():
-    """A daemon of this user, which stores mail beside its own state."""
+def ground():
     if (Path(me().pw_dir) / ".forward").exists():
         pytest.skip("this user has a .forward, and mail would go where it says")
-    ground = tempfile.mkdtemp(prefix="smtpd-", dir=me().pw_dir)
-    try:
-        with running(ground, OWN, "--insecure-paths") as daemon:
-            yield daemon
-    finally:
-        shutil.rmtree(ground)
+    made = Path(tempfile.mkdtemp(prefix="smtpd-", dir=me().pw_dir))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def own(ground):
+    """A daemon of this user, which stores mail beside its own state."""
+    with running(ground, OWN, "--insecure-paths") as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def every(ground):
+    daemon = Daemon(ground, EVERY)
+    home = daemon.directory / "home"
+    home.mkdir(mode=0o700)
+    (daemon.directory / "people").write_text(f"{me().pw_name} {me().pw_uid}:{me().pw_gid}:{home}\n")
+    with started(daemon, "--insecure-paths"):
+        yield daemon
 
 
 def me():
     return pwd.getpwuid(os.geteuid())
+
+
+def subjects(path):
+    """Of a mailbox in one file."""
+    with contextlib.closing(mailbox.mbox(path, create=False)) as box:
+        return [mail["subject"] for mail in box]
 
 
 def test_a_mail_to_oneself_is_delivered(own):
@@ -45,6 +80,33 @@ def test_a_large_mail_to_oneself_is_delivered(own):
     own.send(f"{me().pw_name}@here.test", b"Subject: large\r\n\r\n" + b"line\r\n" * 100_000)
     (mail,) = until(lambda: mails(own.directory), what="delivery")
     assert mail.count(b"line\n") == 100_000
+
+
+def test_a_mailbox_of_ones_own_lies_below_the_state(every):
+    for name in ("one", "two"):
+        every.send(f"{me().pw_name}@box.test", f"Subject: {name}\r\n\r\nFrom here\r\n".encode())
+    path = every.state / "mail" / me().pw_name
+    until(lambda: every.log.count("stat=Delivered") == 2, what="delivery")
+    assert sorted(subjects(path)) == ["one", "two"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not path.with_name(path.name + ".lock").exists()
+
+
+def test_a_command_gets_a_mail(every):
+    every.send(f"{me().pw_name}@command.test", b"Subject: run\r\n\r\nx\r\n")
+    until(lambda: "stat=Delivered" in every.log, what="delivery")
+    assert (every.directory / "home" / me().pw_name).read_bytes().endswith(b"\nSubject: run\n\nx\n")
+
+
+def test_a_command_and_a_file_of_a_forward_get_a_mail(every):
+    home = every.directory / "home"
+    command = f"cat > {shlex.quote(str(home / 'taken'))}"
+    (home / ".forward").write_text(f'"|{command}", {home}/file\n')
+    every.send(f"{me().pw_name}@forward.test", b"Subject: mine\r\n\r\nx\r\n")
+    until(lambda: every.log.count("stat=Delivered") == 2, what="delivery")
+    assert (home / "taken").read_bytes().endswith(b"\nSubject: mine\n\nx\n")
+    assert subjects(home / "file") == ["mine"]
+    assert mails(home) == []
 
 
 def test_other_users_are_refused(own):
