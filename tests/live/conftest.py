@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.impostor import Impostor
 from tests.trusted import OPTIONS
 
 TOP = Path(__file__).parent.parent.parent
@@ -278,6 +279,21 @@ def daemon(ground, users):
     """A daemon of this test's own."""
     with running(ground) as made:
         yield made
+
+
+@pytest.fixture
+def impostor(make_daemon):
+    """`impostor(role)`: in a daemon of its own."""
+    made = []
+
+    def make(role, conf=CONF, **start):
+        daemon = make_daemon(conf).start(**start)
+        made.append(Impostor(daemon, role))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
 
 
 def until(condition, seconds=20.0, what="it"):

@@ -4,13 +4,10 @@ forge.py starts each process by itself, and has its peers in its hands, for ever
 that of a running daemon: we speak in the place of a child, through the child's own end of its channel.
 """
 
-import ctypes
 import json
 import os
 import pwd
 import re
-import select
-import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +22,6 @@ from smtpd.imsg import (
     AgentEnded,
     AgentRefused,
     AgentStarted,
-    Begin,
     EndAgent,
     FindUser,
     LockMailbox,
@@ -35,8 +31,6 @@ from smtpd.imsg import (
     UnlockMailbox,
     UserFound,
 )
-from smtpd.ipc.boot import PARENT
-from smtpd.ipc.channel import Channel
 from tests.live.conftest import CONF, until
 from tests.live.forge import forgeries
 
@@ -94,60 +88,6 @@ def test_a_forged_imsg_ends_the_one_who_gets_it(stage, role):
 # -- the parent -------------------------------------------------------------------
 
 
-def take_descriptor(pid, number):
-    """A descriptor of another process becomes ours as well."""
-    PIDFD_GETFD = 438  # asm-generic/unistd.h
-    process = os.pidfd_open(pid)
-    taken = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, process, number, 0)
-    os.close(process)
-    if taken < 0:
-        raise OSError(ctypes.get_errno(), "pidfd_getfd")
-    return taken
-
-
-class Impostor:
-    """Sits in the place of a child of the parent."""
-
-    def __init__(self, daemon, role):
-        self.daemon, self.pid = daemon, daemon.pids()[role]
-        self.channel = Channel(socket.socket(fileno=take_descriptor(self.pid, PARENT)), TABLE, role, "parent")
-        self.descriptors = []
-
-    def ask(self, imsg):
-        """The parent's answer, which the child itself is not to hear."""
-        os.kill(self.pid, signal.SIGSTOP)
-        self.channel.send(imsg)
-        self.channel.flush()
-        while True:
-            assert select.select([self.channel.fileno()], [], [], 20)[0], "no answer"
-            for answer, descriptor in self.channel.receive():
-                if descriptor is not None:
-                    self.descriptors.append(descriptor)
-                if not isinstance(answer, Begin):  # the child may have been stopped before it heard that
-                    return answer
-
-    def close(self):
-        self.channel.close()
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.daemon.kill()
-
-
-@pytest.fixture
-def impostor(make_daemon):
-    """`impostor(role)`: in a daemon of its own."""
-    made = []
-
-    def make(role, conf=CONF, **start):
-        daemon = make_daemon(conf).start(**start)
-        made.append(Impostor(daemon, role))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
 BROKEN = [
     ("crypto", "against the arrow"),
     ("dispatcher", "against the arrow"),
@@ -195,8 +135,7 @@ IMPOSSIBLE = [
 )
 def test_a_child_that_asks_for_what_cannot_be_meant_is_the_end_of_the_daemon(impostor, role, conf, imsg, reason):
     child = impostor(role, conf)
-    child.channel.send(imsg)
-    child.channel.flush()
+    child.say("parent", imsg)
     assert child.daemon.ended() == 1
     assert re.search(f"^warn: fatal: {role} broke the rules: .*{reason}", child.daemon.log, re.MULTILINE)
 
