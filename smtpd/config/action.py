@@ -91,4 +91,5 @@ class Actions:
             self._names.use("wrapper", name, place)
         else:
             name = self._mistakes.value(value.user, operand, "")
+            self._names.place_user(name, place)
         return {str(option.data): name}

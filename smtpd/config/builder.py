@@ -61,8 +61,7 @@ class Builder:
             case "smtp":
                 self._smtp(*parts(sentence))
             case "alias_commands":
-                name = value_of(sentence)
-                self._set_once("alias_commands", self._mistakes.value(value.user, name, ""), sentence)
+                self._alias_commands(sentence, value_of(sentence))
             case "sandbox":
                 self._sandbox(*parts(sentence))
             case "dispatchers":
@@ -154,6 +153,11 @@ class Builder:
     def _sandbox(self, required: Token) -> None:
         if self._mistakes.known(required, SANDBOX):
             self._set_once("sandbox_required", SANDBOX[required], required)
+
+    def _alias_commands(self, sentence: Tree, token: Token) -> None:
+        user = self._mistakes.value(value.user, token, "")
+        self._names.place_user(user, self._mistakes.place(token))
+        self._set_once("alias_commands", user, sentence)
 
     def _set_once(self, setting: str, content: object, node: Node) -> None:
         if setting in self._settings:

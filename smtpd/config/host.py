@@ -1,10 +1,11 @@
-"""What the machine adds to a configuration: its name, the addresses of its interfaces, the resolver, programs.
+"""What the machine adds to a configuration: name, addresses of interfaces, resolver, programs, users, files.
 
 A Host is gathered once, by `this_host`; slicing asks it, and nothing else of the machine.
 """
 
 import ctypes
 import os
+import pwd
 import re
 import socket
 import stat
@@ -31,11 +32,14 @@ SHORT_FAMILY = "bsd" in sys.platform or sys.platform == "darwin"
 class Host:
     """`interfaces`: name -> numeric addresses; an interface may have none.  A link-local one says `%interface`.
     `resolve`: name -> numeric addresses; none if there is no such name.
+    `has_user`, `has_file`: by name, by path.
     `libexec`: the directories of programs that are not for users."""
 
     server_name: str
     interfaces: dict[str, tuple[str, ...]]
     resolve: Callable[[str], tuple[str, ...]]
+    has_user: Callable[[str], bool]
+    has_file: Callable[[str], bool]
     libexec: tuple[str, ...] = LIBEXEC
 
     def find_program(self, name: str) -> str | None:
@@ -49,7 +53,28 @@ def this_host(mailname: str = MAILNAME) -> Host:
         server_name=choose_server_name(read_first_line(mailname), socket.gethostname(), canonical_name),
         interfaces=interfaces(),
         resolve=resolve,
+        has_user=has_user,
+        has_file=has_file,
     )
+
+
+def has_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def has_file(path: str) -> bool:
+    """So it is too if it may not be looked at: who has to read it says that better."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def is_program(path: str) -> bool:

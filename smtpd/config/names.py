@@ -46,9 +46,15 @@ class Names:
         self.table_places: dict[str, Place] = {}  # of those that are inline, too
         self.entry_places: dict[str, list[Place]] = {}  # of a list or a mapping in the configuration
         self.userbase_places: dict[str, Place] = {}  # by action
+        self.wrapper_places: dict[str, Place] = {}
+        self.user_places: dict[str, Place] = {}  # of users of the system, where they are named first
         self.table_uses: list[Use] = []
         self._report = report
-        self._declared: dict[str, dict[str, Place]] = {"table": self.table_places, "action": {}, "wrapper": {}}
+        self._declared: dict[str, dict[str, Place]] = {
+            "table": self.table_places,
+            "action": {},
+            "wrapper": self.wrapper_places,
+        }
         self._uses: list[tuple[str, str, Place]] = []
 
     def declare(self, kind: str, name: str, place: Place) -> None:
@@ -70,6 +76,9 @@ class Names:
 
     def place_userbase(self, action: str, place: Place) -> None:
         self.userbase_places.setdefault(action, place)
+
+    def place_user(self, name: str, place: Place) -> None:
+        self.user_places.setdefault(name, place)
 
     def use(self, kind: str, name: str, place: Place) -> None:
         """An action or a wrapper."""

@@ -11,7 +11,7 @@ daemon from starting is a warning.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from smtpd.config import alias
+from smtpd.config import alias, doubt
 from smtpd.config.error import ConfigErrors, Report
 from smtpd.config.host import Host
 from smtpd.config.listener import slice_listeners
@@ -55,6 +55,7 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
     programs = slice_programs(parsed, host, report)
     agents = slice_agents(parsed, texts, report)
     check_uses(parsed, texts, report)
+    doubt.warn(parsed, host, report)
     if errors := report.errors(parsed.files):
         raise ConfigErrors(errors)
     name, commands = host.server_name, config.alias_commands or ""

@@ -8,6 +8,7 @@ from smtpd.config.slicing import Sliced, slice_config
 
 RULES = "\naction a maildir\nmatch reject"
 RESOLVED = {"mail.example.org": ("192.0.2.1", "2001:db8::1"), "four.example.org": ("192.0.2.2",)}
+USERS = ("lists", "vmail")
 INTERFACES = {
     "lo": ("127.0.0.1", "::1"),
     "eth0": ("192.0.2.1", "2001:db8::1", "fe80::1%eth0"),
@@ -25,7 +26,10 @@ def sliced(text: str, *, libexec: tuple[str, ...] = ("/nowhere", "/else"), **fil
             raise FileNotFoundError(2, "No such file or directory")
         return there[path]
 
-    host = Host("MX.example.org", INTERFACES, lambda name: RESOLVED.get(name, ()), libexec)
+    def resolve(name: str) -> tuple[str, ...]:
+        return RESOLVED.get(name, ())
+
+    host = Host("MX.example.org", INTERFACES, resolve, USERS.__contains__, there.__contains__, libexec)
     return slice_config(parse("f", text=text + RULES), host, read)
 
 

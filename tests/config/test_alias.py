@@ -81,7 +81,7 @@ def test_an_alias_file_that_cannot_be_used_is_told(text, warning):
 
 
 def test_databases_and_programs_are_not_looked_through():
-    assert warnings("table t db:/t\naction b maildir alias <t>") == ()
+    assert warnings("table t db:/t\naction b maildir alias <t>", _t="") == ()
     assert slices("table t db:/t\naction b maildir alias <t>").lookup.files == ("/t",)
 
 

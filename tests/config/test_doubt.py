@@ -1,0 +1,40 @@
+"""What is hardly meant is told, and keeps nobody from starting."""
+
+import pytest
+
+from smtpd.config.host import has_file, has_user
+from tests.config.machine import sliced
+
+NICE = 'mda wrapper nice "nice {}"\naction b mda "cat" wrapper nice'
+
+
+@pytest.mark.parametrize("backend", ["file", "db", "passwd"])
+def test_a_file_of_a_table_that_is_not_there(backend):
+    text = f"table t {backend}:/t\naction b maildir userbase <t> user vmail"
+    assert sliced(text).warnings == ('f:1:7: cannot read "/t": No such file or directory',)
+    assert sliced(text, _t="").warnings == ()
+
+
+def test_an_alias_file_that_is_not_there_is_told_once():
+    assert len(sliced("table t file:/t\naction b maildir alias <t>").warnings) == 1
+
+
+@pytest.mark.parametrize(
+    "text, where",
+    [("action b maildir user {}", "f:1:23"), ("alias-commands user {}", "f:1:21")],
+)
+def test_a_user_that_the_system_does_not_have(text, where):
+    assert sliced(text.format("vmial")).warnings == (f'{where}: there is no user "vmial" on this system',)
+    assert sliced(text.format("vmail")).warnings == ()
+
+
+def test_a_wrapper_that_runs_nothing():
+    assert sliced(NICE.format("-n 5")).warnings == ('f:1:13: wrapper "nice" has no %{mda}: what it wraps never runs',)
+    assert sliced(NICE.format("%{mda}")).warnings == ()
+
+
+def test_the_machine_is_asked_by_name(tmp_path):
+    assert has_user("root")
+    assert not has_user("no-such-user-here")
+    assert has_file(str(tmp_path))
+    assert not has_file(str(tmp_path / "nothing"))
