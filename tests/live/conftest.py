@@ -283,11 +283,11 @@ def daemon(ground, users):
 
 @pytest.fixture
 def impostor(make_daemon):
-    """`impostor(role)`: in a daemon of its own."""
+    """`impostor(role)`: in a daemon of its own, or one that has been made for it."""
     made = []
 
-    def make(role, conf=CONF, **start):
-        daemon = make_daemon(conf).start(**start)
+    def make(role, conf=CONF, *, daemon=None, **start):
+        daemon = (daemon or make_daemon(conf)).start(**start)
         made.append(Impostor(daemon, role))
         return made[-1]
 

@@ -140,9 +140,9 @@ def test_a_forward_file_that_names_its_own_user_keeps_a_copy(daemon, users, alic
     until(lambda: mails(users.home(name)), what="the copy")
 
 
-@pytest.mark.parametrize("text", ["|/bin/sh\n", "/tmp/file\n", "root\n", "nobody@elsewhere.test\n", "\0\n"])
+@pytest.mark.parametrize("text", [":include:/etc/passwd\n", "root\n", "nobody@elsewhere.test\n", "\0\n"])
 def test_a_forward_file_gives_nobody_what_is_not_theirs(daemon, users, text):
-    """Commands and files are not available yet, root never receives, and nothing is relayed."""
+    """Other files are not read, root never receives, and nothing is relayed."""
     name = users.make("smtpd-bold")
     write_forward(users, name, text)
     with daemon.client() as client:
@@ -150,6 +150,24 @@ def test_a_forward_file_gives_nobody_what_is_not_theirs(daemon, users, text):
         client.mail("amy@there.test")
         code, reply = client.docmd("RCPT", f"TO:<{name}@here.test>")
     assert code // 100 in (4, 5), reply
+
+
+@pytest.mark.parametrize("text", ["|cat >{place}\n", "{place}\n"], ids=["command", "file"])
+def test_what_a_forward_file_names_has_the_rights_of_its_user_and_no_more(daemon, users, text):
+    name = users.make("smtpd-busy")
+    own, roots = users.home(name) / "place", daemon.directory / f"place-of-{name}"
+    write_forward(users, name, text.format(place=own) + text.format(place=roots))
+    daemon.send(f"{name}@here.test", b"Subject: placed\r\n\r\nx\r\n")
+    (row,) = until(lambda: rows_with_errors(daemon), what="a failure and a success")
+    daemon.smtpctl("remove", row.partition("|")[0])
+    assert "Subject: placed\n" in own.read_text() and own.owner() == name
+    assert not roots.exists()
+
+
+def rows_with_errors(daemon):
+    """When nothing else is left in the queue."""
+    rows = daemon.smtpctl("show", "queue").stdout.splitlines()
+    return rows if all(row.rpartition("|")[2] for row in rows) else []
 
 
 def test_a_sub_address_reaches_its_user(daemon, alice, letterbox):
