@@ -24,10 +24,10 @@ usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory]
   -h, --help         this text
   -n                 check the configuration and exit; with -v print it in its canonical form
   --explain          with -n: what would become of a recipient, and why; the words that follow say of which:
-                     from=address mail-from=address rcpt-to=address, and others that smtpd(8) names
+                     rcpt-to=address, and if that matters mail-from=address from=address tag=name
   -P mda|smtp        start with local delivery, or with the listeners, paused; may be repeated
   -v                 log more
-  --state directory  keep spool, control socket, pid file and empty directory below this one
+  --state directory  keep spool, mailboxes, control socket, pid file and empty directory below this one
   --insecure-paths   as root: also run code and read files that others than root may change
 
 exit status: 0 stopped in order, or the configuration is good; 1 anything else
@@ -60,9 +60,7 @@ class Options:
 def read_options(arguments: list[str]) -> Options:
     """Raises Misused."""
     try:
-        pairs, operands = getopt.gnu_getopt(
-            arguments, "B:dD:f:FhnP:T:v", ["explain", "help", "insecure-paths", "state="]
-        )
+        pairs, operands = getopt.gnu_getopt(arguments, SHORT, LONG)
     except getopt.GetoptError as error:
         raise Misused(str(error)) from None
     given = [option for option, _ in pairs]

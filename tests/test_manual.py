@@ -1,0 +1,68 @@
+"""What is written for people is true of the tree: manual pages and README."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from smtpctl.command import COMMANDS
+from smtpctl.word import PARAMETERS
+from smtpd.config.syntax import OPENING, RESERVED, UNUSED
+from smtpd.lookup.explain import WORDS
+from smtpd.parent.option import USAGE
+
+TOP = Path(__file__).parent.parent
+MAN = TOP / "man"
+ELSEWHERE = {("sh", "1"), ("fcntl", "2"), ("passwd", "5")}
+
+# Words of the language that smtpd.conf(5) does not have, as they are not available yet.
+LATER = """
+    admd auth auth-optional backup bounce bypass ca cert chain chroot ciphers commit compression connect data dhe
+    disconnect ehlo encryption fcrdns filter group helo helo-src host hostnames key masquerade mask-src max-deferred
+    mta mx no-dsn no-verify noop phase pki proc proc-exec protocols proxy-v2 rdns received-auth relay report rewrite
+    scheduler senders srs tls tls-require verify warn-interval
+"""
+
+
+def words_of(page, macros="Ic|Cm"):
+    """What stands behind the macros for words that one types, in any line of the page."""
+    found = set()
+    for line in (MAN / page).read_text().splitlines():
+        if line.startswith("."):
+            for run in re.split(rf"(?:^|[ .])(?:{macros}) ", line)[1:]:
+                found |= set(re.split(r" (?:Ar|Oo|Oc|Ns|No|Op) ?", run)[0].replace(" , ", " ").split())
+    return found
+
+
+@pytest.mark.parametrize("word", sorted(RESERVED - UNUSED | OPENING))
+def test_a_word_of_the_language_is_in_the_manual_as_soon_as_it_is_available(word):
+    assert (word in words_of("smtpd.conf.5")) == (word not in LATER.split())
+
+
+def test_every_command_of_smtpctl_is_in_its_manual():
+    documented = words_of("smtpctl.8")
+    for command in COMMANDS:
+        if command.run is not None:
+            assert {word for word in command.pattern.split() if word not in PARAMETERS} <= documented, command.pattern
+
+
+def test_every_option_of_smtpd_is_in_its_manual():
+    text = (MAN / "smtpd.8").read_text()
+    for option in re.findall(r"^  --?([\w-]+)", USAGE, re.MULTILINE):
+        assert re.search(rf"^\.It Fl (n )?-?{option}\b", text, re.MULTILINE), option
+    no_rule_asks_yet = {"auth"}
+    assert set(WORDS) - no_rule_asks_yet <= words_of("smtpd.8")
+
+
+@pytest.mark.parametrize("page", sorted(page.name for page in MAN.iterdir()))
+def test_a_manual_refers_to_manuals_that_are_there(page):
+    for name, section in re.findall(r"^\.Xr (\S+) (\d)", (MAN / page).read_text(), re.MULTILINE):
+        assert (name, section) in ELSEWHERE or (MAN / f"{name}.{section}").exists(), name
+
+
+def test_every_place_that_the_readme_names_is_there():
+    named = re.findall(r"`(\w[\w.*-]*(?:/[\w.*-]*)+)`", (TOP / "README.md").read_text())
+    assert len(named) > 20
+    for path in named:
+        any_process = path.replace("/A/", "/*/")
+        assert list(TOP.glob(any_process)), path
