@@ -67,7 +67,9 @@ def test_an_alias_that_names_itself_leads_to_the_user_and_the_users_forward():
 
 def test_an_alias_that_names_itself_by_address_or_sub_address_is_not_asked_again():
     assert reached(aliased({"bob": "bob@here.test, amy"}), "bob@here.test") == ["amy", "bob"]
+    assert reached(aliased({"bob": "Bob@Here.test, amy"}), "bob@here.test") == ["amy", "bob"]
     assert reached(aliased({"bob": "bob+kept"}), "bob@here.test") == ["bob+kept"]
+    assert reached(aliased({"bob": "Bob+Kept"}), "bob@here.test") == ["bob+kept"]
     assert reached(aliased({"bob+x": "bob+x", "bob": "amy"}), "bob+x@here.test") == ["bob+x"]
 
 
@@ -265,6 +267,10 @@ def test_the_closest_virtual_address_counts(first):
 def test_an_address_that_no_virtual_table_knows_is_refused():
     refused(virtual({"u@there.test": "bob"}), "u@here.test", 524, "5.2.4")
     refused(virtual({}), "bob@here.test", 524, "5.2.4")
+
+
+def test_a_member_that_no_virtual_table_knows_refuses_the_list():
+    refused(virtual({"all@here.test": "bob, u@here.test"}), "all@here.test", 524, "5.2.4")
 
 
 def test_a_catch_all_is_for_addresses_and_not_for_the_users_that_they_lead_to():

@@ -14,6 +14,7 @@ from smtpd.lookup.expansion import DEPTH, NODES, Expanded
 from smtpd.lookup.node import FindUser, Forward
 from smtpd.tables.expansion import Command, File, digest
 from smtpd.tables.file import FileTable
+from smtpd.tables.inline import ListTable
 from tests.lookup.world import ANY, ORIGIN, World, reached, refused
 
 # -- who it is for ---------------------------------------------------------------
@@ -72,6 +73,12 @@ def test_root_and_daemons_receive_nothing(verdict):
 @pytest.mark.parametrize("verdict", ["later", "nonsense", ""])
 def test_a_user_that_cannot_be_looked_up_now_is_for_later(verdict):
     refused(World(dict(bob=None), verdicts=dict(bob=verdict)), "bob@here.test", 451, "4.3.0")
+
+
+def test_domains_have_no_case_for_expressions_too():
+    match = Match("in", ANY, Condition("domain", operand=Operand("domains", regex=True)))
+    world = World(dict(bob=None), matches=[match], tables={"domains": ListTable("domains", ["^here"])})
+    assert reached(world, "bob@HERE.test") == ["bob"]
 
 
 def test_a_silent_table_is_for_later():
@@ -154,6 +161,10 @@ def test_an_address_in_a_forward_is_judged_as_mail_from_here():
 
 def test_the_same_mailbox_gets_one_copy():
     assert reached(World(dict(bob="amy, amy, AMY, eve", amy=None, eve="amy")), "bob@here.test") == ["amy"]
+
+
+def test_the_same_address_in_other_letters_is_the_same_address():
+    assert reached(World(dict(bob="amy@here.test, amy@HERE.test, Amy@here.test", amy=None)), "bob@here.test") == ["amy"]
 
 
 def test_the_same_mailbox_gets_a_copy_for_each_address_it_is_reached_by():
@@ -274,6 +285,13 @@ def test_so_many_commands_and_one_more():
     fits = "\n".join(f"|{n}" for n in range(NODES))
     assert len(reached(World(dict(bob=fits)), "bob@here.test")) == NODES
     refused(World(dict(bob=f"{fits}\n|one more")), "bob@here.test", 424, "4.2.4")
+
+
+def test_a_hundred_users_fit_and_a_hundred_and_one_do_not():
+    everybody = {f"u{n}": None for n in range(101)}
+    hundred = ", ".join(f"u{n}" for n in range(100))
+    assert len(reached(World(everybody | dict(bob=hundred)), "bob@here.test")) == 100
+    refused(World(everybody | dict(bob=f"{hundred}, u100")), "bob@here.test", 424, "4.2.4")
 
 
 def test_a_hundred_and_one_addresses_are_too_many():

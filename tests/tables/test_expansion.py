@@ -29,6 +29,10 @@ VALUES = [
     ("bob+lists", [User("bob+lists")]),
     ("amy@there.test", [Address("amy", "there.test")]),
     ("a/b@there.test", [Address("a/b", "there.test")]),
+    ("a!#$%*/?|^{}`~&'+-=_.0'Z@there-1.test", [Address("a!#$%*/?|^{}`~&'+-=_.0'Z", "there-1.test")]),
+    ("x" * 255 + "@c", [Address("x" * 255, "c")]),
+    ("x" * 255, [User("x" * 255)]),
+    ("0-a.b_c", [User("0-a.b_c")]),
     ("o'neil@there.test, 'x", None),
     ("|cmd", [Command("cmd")]),
     ('"|cmd one, two"', [Command("cmd one, two")]),
@@ -40,6 +44,10 @@ VALUES = [
     ("error:550 gone", [Error(550, "gone")]),
     (":error:450 later please", [Error(450, "later please")]),
     (":error:450 one\\, two", [Error(450, "one, two")]),
+    ("error:550 a@b.test", [Error(550, "a@b.test")]),  # by the first form that it has
+    ("include:/a@b.test", [Include("/a@b.test")]),
+    ("|/a@b.test", [Command("/a@b.test")]),
+    ("/a@b.test", [File("/a@b.test")]),
 ]
 
 
@@ -78,6 +86,14 @@ MALFORMED = [
     "bob\0",
     "bob\namy",
     "bob\x7f",
+    "|cmd\0x",
+    "/tmp/\x1bx",
+    "error:550 a\rb",
+    '"/tmp/x"',
+    '"bob"',
+    "error:550  two blanks",
+    "Error:550 gone",
+    "/etc/x:y\n",
 ]
 
 
@@ -96,6 +112,7 @@ FORWARDS = [
     (b"# caf\xe9\nbob, amy@there.test\n", [User("bob"), Address("amy", "there.test")]),
     (b"bob, \\\n  amy\n", [User("bob"), User("amy")]),
     (b"bob \\\n", [User("bob")]),
+    (b"bo\\\nb\n", [User("bob")]),
     (b"# not \\\nbob\n", [User("bob")]),
     (b"  # blanks before\nbob", [User("bob")]),
     (b'"|caf\xe9 x"', [Command("caf\udce9 x")]),

@@ -1,13 +1,17 @@
 """POSIX extended regular expressions, against what they mean and against Python's `re` where the two agree."""
 
+import os
 import re
+import sys
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpd.tables.inline import ListTable
 from smtpd.tables.regex import Malformed, Pattern
+from smtpd.tables.table import Service
 
 MATCHING = [
     ("", ""),
@@ -90,6 +94,26 @@ def test_a_pattern_that_would_stop_a_backtracking_matcher(pattern):
     begun = time.process_time()
     Pattern(pattern).search("a" * 500 + "!")
     assert time.process_time() - begun < 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc for the memory of this process")
+def test_lookups_in_a_regex_table_leave_no_memory_behind():
+    table = ListTable("t", ["^[a-z0-9]+@(here|there)[.]test$", "(a|b)*c"])
+    look_up(table, 2_000)
+    before = resident()
+    look_up(table, 20_000)
+    assert resident() - before < 2 * 1024 * 1024
+
+
+def look_up(table, times):
+    for number in range(times):
+        assert not table.check(Service.REGEX, f"u{number}@{'x' * 200}.test")
+
+
+def resident():
+    """Bytes of this process that are in memory."""
+    with open("/proc/self/statm") as numbers:
+        return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 atoms = st.sampled_from(["a", "b", "c", ".", "[ab]", "[^a]", r"\.", "^", "$", r"\b", r"\w"])
