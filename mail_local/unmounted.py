@@ -1,8 +1,8 @@
 """Opening and looking at files of users, where nothing may be mounted on their names.
 
 A user may mount a file system of his own over a file of his, a mailbox too; and where others may use it
-(fusermount3(1), user_allow_other), its server is asked by whoever asks for that file, and need never answer.  openat2 stops before it.
-Where the kernel does not know that, this is os.open and os.stat.
+(fusermount3(1), user_allow_other), its server is asked by whoever asks for that file, and need never answer.  openat2
+stops before it.  Where the kernel does not know that, this is os.open and os.stat.
 """
 
 import ctypes

@@ -267,9 +267,9 @@ class TakeTableProgram:
     table: Word
 
 
-@imsg("parent -> nursery")
+@imsg("parent -> nursery", descriptor=True)
 class ForkProgram:
-    """Run a program as `user`, its standard input and output one socket, its standard error the log."""
+    """Run a program as `user`, its standard input and output one socket, its standard error the descriptor."""
 
     request: int
     user: Word

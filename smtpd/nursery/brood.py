@@ -52,7 +52,6 @@ PERSON = re.compile(r"person ([0-9]{1,10}) ([0-9]{1,10})")
 VERDICTS = {"user", "unknown", "root", "daemon", "later"}
 SILENT = "the process ended without a word"
 LATE = "no answer in time"
-RECORD = 2  # the descriptor that our log goes to
 
 
 @dataclass(eq=False)
@@ -168,12 +167,14 @@ class Brood:
 
     # -- programs ---------------------------------------------------------------------
 
-    def fork_program(self, imsg: ForkProgram) -> None:
+    def fork_program(self, imsg: ForkProgram, record: int) -> None:
+        """`record`: what its standard error is."""
         ours, theirs = socket.socketpair()
         with theirs:
             child = partial(be_program, imsg.user, imsg.arguments, self._ours)
             heard = partial(self._program_heard, imsg, ours)
-            pid = None if self._leaving else self._bear(child, heard, theirs.fileno(), RECORD)
+            pid = None if self._leaving else self._bear(child, heard, theirs.fileno(), record)
+        os.close(record)
         if pid is None:
             ours.close()
             self._parent.send(ProgramNotForked(imsg.request, "no further process can be made"))

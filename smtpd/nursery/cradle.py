@@ -7,7 +7,7 @@
 
 What it has to say goes, a line at a time, into a pipe that the nursery watches.  Whom it will be, an agent says first,
 while it is root and no user had a part in it.  Beside that pipe a child has nothing of the nursery's: an agent has its
-socket, or two, and a program its socket and the log.
+socket, or two, and a program its socket and a log of its own.
 """
 
 import fcntl
@@ -223,7 +223,7 @@ def _go_home(home: str) -> None:
 def be_program(
     user: str, arguments: list[str], ours: Collection[int], descriptor: int, record: int, report: int
 ) -> None:
-    """Another program from here on, with the socket as 0 and 1 and the log as 2.  Silence is success: the pipe closes
+    """Another program from here on, with the socket as 0 and 1 and `record` as 2.  Silence is success: the pipe closes
     by itself."""
     try:
         _become(_get_user(user, ours, PROGRAM_USER))

@@ -81,7 +81,7 @@ def from_parent(brood, channel, imsg, descriptor):
         case KillAgent():
             brood.kill_agent(imsg)
         case ForkProgram():
-            brood.fork_program(imsg)
+            brood.fork_program(imsg, descriptor)
         case NurserySetVerbose():
             log.verbose = imsg.verbose
         case Stop():

@@ -70,6 +70,7 @@ class Booted:
     pid_file: PidFile | None = None
     control_socket: bool = False
     mailboxes: int | None = None  # their directory, where an action needs it
+    program_logs: dict[str, int] = field(default_factory=dict)  # by table, for the programs that answer for them
 
     @property
     def nursery(self) -> Child:
@@ -213,6 +214,8 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
                 started.channel.send(TakeListener(listener.number), bound.detach())
         elif role == "control":
             started.channel.send(TakeControlSocket(), control_socket.detach())
+    for program in configuration.programs:
+        booted.program_logs[program.table] = booted.record.writing_end(f"table {program.table[:100]}")
     six = booted.children[1:]
     wire.connect(six)
     booted.record.hand_to(next(one.channel for one in six if one.role == "control"))

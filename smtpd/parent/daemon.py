@@ -24,7 +24,7 @@ class Daemon:
         self.agents = Agents(self.loop, nursery, configuration)
         self.mailboxes = Mailboxes(self.loop, self.agents, configuration, booted.mailboxes)
         lookup = next(child.channel for child in booted.children if child.role == "lookup")
-        self.programs = Programs(self.loop, nursery, lookup, configuration.programs)
+        self.programs = Programs(self.loop, nursery, lookup, configuration.programs, booted.program_logs)
         self.watch = Watch(self.loop, booted.children, booted.kernel_log, booted.record.last_word, self._stopping)
         self._booted = booted
         self._manager = manager

@@ -10,6 +10,7 @@ the next one stands, lookup answers "later".
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,11 +33,21 @@ class Program:
 
 
 class Programs:
-    def __init__(self, loop: Loop, nursery: Channel, lookup: Channel, programs: tuple[ProgramSlice, ...]):
+    """`logs`: by table, what its program has for standard error; each start gets a copy."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        nursery: Channel,
+        lookup: Channel,
+        programs: tuple[ProgramSlice, ...],
+        logs: Mapping[str, int],
+    ):
         self._loop = loop
         self._nursery = nursery
         self._lookup = lookup
         self._programs = [Program(configured) for configured in programs]
+        self._logs = logs
         self._asked: dict[int, Program] = {}
         self._pids: dict[int, Program] = {}
         self._last = 0
@@ -56,7 +67,8 @@ class Programs:
         self._last += 1
         self._asked[self._last] = program
         configured = program.configured
-        self._nursery.send(ForkProgram(self._last, configured.user, list(configured.arguments)))
+        record = os.dup(self._logs[configured.table])
+        self._nursery.send(ForkProgram(self._last, configured.user, list(configured.arguments)), record)
 
     def program_forked(self, imsg: ProgramForked, descriptor: int) -> None:
         program = self._get_asked(imsg)

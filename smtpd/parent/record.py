@@ -3,7 +3,8 @@
     -d          process --2--> stderr
     otherwise   process --2--> pipe, never waited for --> control --> /dev/log
 
-The pipe is what names a process in the log, so none can speak for another.  Until control reads, a start that fails is
+The pipe is what names a process in the log, so none can speak for another; a program that answers for a table has one
+of its own as well.  Until control reads, a start that fails is
 told on the stderr that we were started with.
 """
 

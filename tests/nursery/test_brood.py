@@ -124,8 +124,8 @@ class World:
         heard, self.heard = self.heard, []
         return heard
 
-    def ask(self, imsg):
-        self.parent.send(imsg)
+    def ask(self, imsg, descriptor=None):
+        self.parent.send(imsg, descriptor)
         return self.answers(1)[0]
 
     def ask_for_agent(self, imsg):
@@ -359,18 +359,28 @@ def test_a_pid_that_came_back_is_not_killed_for_another_s_sake(world):
 # -- programs -------------------------------------------------------------------------------
 
 TELL = (  # a shell, as any user may run it; a line, as all words of an imsg are
-    "cat /proc/$$/status; echo --; tr '\\0' '\\n' </proc/$$/environ; echo --; "
+    'while IFS= read -r line; do echo "$line"; done </proc/$$/status; '  # by itself: it blocks signals to fork
+    "echo --; tr '\\0' '\\n' </proc/$$/environ; echo --; "
     "for number in 0 1 2; do readlink /proc/$$/fd/$number; done; echo --; ls -C /proc/$$/fd; pwd; echo $*; echo --; "
     "read word; exit 3"
 )
+
+
+@pytest.fixture
+def record():
+    """The end of a log to write to."""
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    yield writing
+    os.close(reading)
+    os.close(writing)
 
 
 def program(request, *words, user=PROGRAM_USER):
     return ForkProgram(request, user, list(words))
 
 
-def test_a_program_has_its_socket_the_log_and_nothing_else(world):
-    forked = world.ask(program(1, "/bin/sh", "-c", TELL, "table", "/etc/table.conf"))
+def test_a_program_has_its_socket_a_log_of_its_own_and_nothing_else(world, record):
+    forked = world.ask(program(1, "/bin/sh", "-c", TELL, "table", "/etc/table.conf"), os.dup(record))
     assert isinstance(forked, ProgramForked), forked
     told = ""
     while told.count("--\n") < 4:
@@ -386,27 +396,29 @@ def test_a_program_has_its_socket_the_log_and_nothing_else(world):
     assert status["NoNewPrivs"] == "1"
     assert {line.partition("=")[0] for line in environment} <= {"PATH", "LANG", "TZ"}
     assert descriptors[0] == descriptors[1] and descriptors[0].startswith("socket:")
-    assert descriptors[2] == os.readlink("/proc/self/fd/2")
+    assert descriptors[2] == os.readlink(f"/proc/self/fd/{record}") != os.readlink("/proc/self/fd/2")
     assert [line.split() for line in rest] == [["0", "1", "2"], ["/"], ["/etc/table.conf"]]
     assert os.getsid(forked.pid) == forked.pid
     world.sockets[0].send(b"\n")
     assert world.answers(1) == [ProgramEnded(forked.pid, 3 << 8)]
 
 
-def test_a_program_that_is_not_there_is_said(world):
-    refused = world.ask(program(1, "/no/such/program"))
+def test_a_program_that_is_not_there_is_said(world, record):
+    before = os.listdir("/proc/self/fd")
+    refused = world.ask(program(1, "/no/such/program"), os.dup(record))
+    assert os.listdir("/proc/self/fd") == before
     assert isinstance(refused, ProgramNotForked) and "/no/such/program" in refused.reason
 
 
 @needs_root
 @pytest.mark.parametrize("name", ["root", "daemon", *sorted({*OUR_USERS} - {PROGRAM_USER})])
-def test_no_program_runs_as_root_or_a_daemon(world, name):
-    refused = world.ask(program(1, "/bin/true", user=name))
+def test_no_program_runs_as_root_or_a_daemon(world, record, name):
+    refused = world.ask(program(1, "/bin/true", user=name), os.dup(record))
     assert isinstance(refused, ProgramNotForked) and f"user {name}" in refused.reason
 
 
-def test_a_program_is_no_agent_and_is_not_killed_as_one(world):
-    forked = world.ask(program(1, "/bin/cat"))
+def test_a_program_is_no_agent_and_is_not_killed_as_one(world, record):
+    forked = world.ask(program(1, "/bin/cat"), os.dup(record))
     world.parent.send(KillAgent(forked.pid))
     world.sockets[0].send(b"still there")
     world.ask(LookUpUser(2, "root"))

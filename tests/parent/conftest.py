@@ -32,7 +32,7 @@ def ends(one, other):
 
 
 class World:
-    def __init__(self, *actions, mailboxes=None, programs=(), **configured):
+    def __init__(self, *actions, mailboxes=None, programs=(), logs=None, **configured):
         self.loop = Loop()
         pairs = {name: ends("parent", name) for name in HANDLERS}
         self.ours = {name: ours for name, (ours, _) in pairs.items()}
@@ -43,7 +43,8 @@ class World:
         self.users = Users(self.loop, nursery, self.configuration)
         self.agents = Agents(self.loop, nursery, self.configuration)
         self.mailboxes = Mailboxes(self.loop, self.agents, self.configuration, directory)
-        self.programs = Programs(self.loop, nursery, self.ours["lookup"], programs)
+        logs = logs or dict.fromkeys((program.table for program in programs), 2)
+        self.programs = Programs(self.loop, nursery, self.ours["lookup"], programs, logs)
         self.tethers = {}  # the agent's end, by pid
         self._directory = directory
         self.closed = False

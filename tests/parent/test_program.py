@@ -41,6 +41,20 @@ def test_each_is_started_and_its_socket_is_lookup_s(world):
     assert world.hears("lookup") == [TakeTableProgram("hosts"), TakeTableProgram("people")]
 
 
+def test_none_can_speak_in_the_log_for_another_or_for_a_process_of_ours(make_world):
+    pipes = {name: os.pipe() for name in ("people", "hosts")}
+    world = make_world(LOCAL, programs=(LDAP, REDIS), logs={name: writing for name, (_, writing) in pipes.items()})
+    world.programs.begin()
+    world.ours["nursery"].flush()
+    for _, descriptor in world.theirs["nursery"].receive():
+        os.write(descriptor, b"fatal: everything")
+        os.close(descriptor)
+    for reading, writing in pipes.values():
+        os.close(writing)
+        assert os.read(reading, 100) == b"fatal: everything"
+        os.close(reading)
+
+
 def test_one_that_dies_again_and_again_is_started_later_and_later(world):
     world.hears("nursery")
     pauses = []
