@@ -46,13 +46,14 @@ def test_none_can_speak_in_the_log_for_another_or_for_a_process_of_ours(make_wor
     world = make_world(LOCAL, programs=(LDAP, REDIS), logs={name: writing for name, (_, writing) in pipes.items()})
     world.programs.begin()
     world.ours["nursery"].flush()
-    for _, descriptor in world.theirs["nursery"].receive():
-        os.write(descriptor, b"fatal: everything")
-        os.close(descriptor)
-    for reading, writing in pipes.values():
-        os.close(writing)
-        assert os.read(reading, 100) == b"fatal: everything"
-        os.close(reading)
+    told = {}
+    while received := world.theirs["nursery"].receive():
+        told |= {imsg.arguments[0]: descriptor for imsg, descriptor in received}
+    for configured, name in ((LDAP, "people"), (REDIS, "hosts")):
+        descriptor, (reading, writing) = told[configured.arguments[0]], pipes[name]
+        assert os.path.samestat(os.fstat(descriptor), os.fstat(writing))
+        for number in (descriptor, reading, writing):
+            os.close(number)
 
 
 def test_one_that_dies_again_and_again_is_started_later_and_later(world):
