@@ -48,7 +48,7 @@ class Storage:
             self._seen = os.stat(self.top)
             self.places = [(self.top, "rwc")]
         except OSError as error:
-            self.trouble = error.strerror or str(error)
+            self.trouble = f"{self.top}: {error.strerror or error}"
         except Malformed as malformed:
             self.trouble = str(malformed)
         self.over = bool(self.trouble)

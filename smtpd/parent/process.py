@@ -64,7 +64,7 @@ def main(options: Options) -> int:
         boot(booted)
     except CannotStart as error:
         for line in str(error).splitlines():
-            log.warn(line)
+            log.warn(f"fatal: {line}")
         record.give_up()
         booted.clear_away()
         return EX_FAILED

@@ -205,7 +205,7 @@ def test_a_home_without_a_right_to_write_is_said(start, home):
         home.chmod(0o500)
     agent = start()
     result = agent.deliver(errand())
-    assert (result.outcome, result.text) == (Outcome.DEFERRED, "Permission denied")
+    assert (result.outcome, result.text) == (Outcome.DEFERRED, f"{home}/Maildir: Permission denied")
     assert agent.process.wait(30) == 0  # the next agent may find it mended
     home.chmod(0o700)
 
