@@ -38,6 +38,7 @@ from smtpd.sandbox import Ids, privilege
 
 EX_SOFTWARE = 70
 MEMORY_MAX = 512 * 1024 * 1024  # bytes of data of one agent
+PROCESSES_MAX = 1024  # and threads, of one user, as far as commands may make more of them
 LINE_MAX = 1000  # characters
 DESCRIPTORS_MAX = os.sysconf("SC_OPEN_MAX")
 BY_LMTP = ("lmtp", "lmtp-unix")
@@ -150,8 +151,10 @@ def _make(birth: Birth, prepare: Prepare, report: int) -> tuple[Agent, list[str]
     os.umask(0o077)
     _go_home(person.home)
     promises = PROMISES[birth.post.kind]
-    if promises is not None:
-        _limit_memory()
+    if promises is None:  # a fork bomb would take from all agents what a service manager allows us
+        _limit(resource.RLIMIT_NPROC, PROCESSES_MAX)
+    else:
+        _limit(resource.RLIMIT_DATA, MEMORY_MAX)
     agent = prepare(birth.post, person.name, person.home)
     os.closerange(report + 1, DESCRIPTORS_MAX)  # what the name service may have left open
     if promises is None:
@@ -202,11 +205,11 @@ def _give_up_privileges() -> None:
     privilege.forbid_inspection()
 
 
-def _limit_memory() -> None:
+def _limit(what: int, most: int) -> None:
     """What is limited more tightly already stays so."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = MEMORY_MAX if hard == resource.RLIM_INFINITY else min(hard, MEMORY_MAX)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    _, hard = resource.getrlimit(what)
+    most = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    resource.setrlimit(what, (most, most))
 
 
 def _go_home(home: str) -> None:

@@ -1,7 +1,9 @@
 """The nursery's children, forked for real: what they are, what they may not be, and that nobody waits for them."""
 
+import ast
 import os
 import pwd
+import resource
 import signal
 import socket
 import subprocess
@@ -74,6 +76,9 @@ class Facts:
         while question := sock.recv(100):
             if question == b"tether":
                 sock.send(tether.recv(100))
+                continue
+            if question == b"limit":
+                sock.send(repr(resource.getrlimit(resource.RLIMIT_NPROC)).encode())
                 continue
             if question == b"fork" and os.fork() == 0:
                 os._exit(0)
@@ -223,6 +228,14 @@ def test_an_agent_with_commands_has_no_more_rights_than_its_user_and_no_fewer(wo
     world.sockets[0].send(b"fork")
     assert world.sockets[0].recv(65536)  # it lives
     assert world.brood._agents[forked.pid].has_commands
+
+
+@pytest.mark.parametrize("kind", WITH_COMMANDS)
+def test_a_user_s_fork_bomb_leaves_processes_for_others(world, kind):
+    world.ask(agent(1, USER, kind))
+    world.sockets[0].send(b"limit")
+    soft, hard = ast.literal_eval(world.sockets[0].recv(100).decode())
+    assert 0 < soft == hard <= cradle.PROCESSES_MAX
 
 
 @pytest.mark.parametrize("kind", WITH_PROMISES)
@@ -532,7 +545,7 @@ def test_a_memory_limit_only_ever_goes_down():
         "import resource; from smtpd.nursery import cradle\n"
         "for hard in (2**32, 2**28):\n"
         "    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))\n"
-        "    cradle._limit_memory()\n"
+        "    cradle._limit(resource.RLIMIT_DATA, cradle.MEMORY_MAX)\n"
         "    print(resource.getrlimit(resource.RLIMIT_DATA)[1])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
