@@ -1,14 +1,16 @@
 """smtpd -n --explain from=ADDRESS mail-from=A rcpt-to=B: which rule matches, and what the recipient becomes.
 
+    from=203.0.113.9 mail-from=<amy@there.test> rcpt-to=<staff@here.test>
     staff@here.test
       rule 1: match from src <office> for any action "relay": no, from src <office> does not hold
       rule 2: match from any for local action "in": yes
       user staff
         <aliases> has staff: bob, x@there.test
         user bob
-          user of the system: user
-          .forward: none
-          = mailbox of bob, by action in
+          user of the system: yes
+          .forward: bob, |vacation bob
+          = delivered to bob by action "in" (maildir)
+          = |vacation bob, run as bob
         x@there.test
           …
           = refused: 550 5.7.1 Invalid recipient: <staff@here.test>
@@ -20,12 +22,13 @@ and the .forward of others only as far as that user may.  Programs that answer f
 
 import pwd
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from smtpd.config.model import Condition, Match, Table
 from smtpd.config.printer import print_condition, print_match
-from smtpd.config.slice import LookupSlice
+from smtpd.config.slice import ExpansionSlice, LookupSlice
 from smtpd.envelope import Duty, Origin, Recipient
 from smtpd.imsg import ForwardRead
 from smtpd.ipc.log import visible
@@ -41,11 +44,13 @@ from smtpd.lookup.state import read_tables
 from smtpd.lookup.system import canonical
 from smtpd.lookup.trace import Trace
 from smtpd.smtp.address import NULL, AddressError, mailbox
+from smtpd.tables import expansion as language
 from smtpd.tables.program import ProgramTable
 from smtpd.tables.table import Awaited, Unavailable
 
 WORDS = ("from", "mail-from", "rcpt-to", "tag", "auth")
 NOBODY = (65534, 65535)
+VERDICTS = {"user": "yes", "unknown": "no", "root": "root, who receives nothing", "daemon": "one who receives nothing"}
 ELSEWHERE = "only the running daemon asks its program"
 
 ReadFile = Callable[[str], tuple[str, bytes, str]]  # user -> verdict of agents, content, reason
@@ -60,6 +65,11 @@ class Asked:
     origin: Origin
     recipient: str
 
+    def __str__(self) -> str:
+        """What was understood, with what was not given."""
+        tag = f" tag={self.origin.tag}" if self.origin.tag else ""
+        return f"from={self.origin.address} mail-from=<{self.origin.sender}> rcpt-to=<{self.recipient}>{tag}"
+
 
 def explain(configuration: LookupSlice, words: Sequence[str], read_forward: ReadFile) -> int:
     """Prints it; 0 when the recipient is accepted.  `read_forward` reads that of a user of the system."""
@@ -72,11 +82,12 @@ def explain(configuration: LookupSlice, words: Sequence[str], read_forward: Read
     for table in tables.values():
         if isinstance(table, ProgramTable):
             table.lost(ELSEWHERE)
-    told = Told({t.name: Table(t.name, t.entries, t.pairs, t.path, t.backend) for t in configuration.tables})
-    steps = Expansion(make_plan(configuration, tables), asked.origin, asked.recipient, told).steps()
-    outcome = Driver(told, read_forward).drive(steps)
+    plan = make_plan(configuration, tables)
+    shown = {t.name: Table(t.name, t.entries, t.pairs, t.path, t.backend) for t in configuration.tables}
+    told = Told(shown, plan.actions)
+    outcome = Driver(told, read_forward).drive(Expansion(plan, asked.origin, asked.recipient, told).steps())
     end = told.ended(outcome)
-    print("\n".join(visible(line) for line in [*told.lines(), end]))
+    print("\n".join(visible(line) for line in [str(asked), *told.lines(), end]))
     return 0 if isinstance(outcome, Expanded) else 1
 
 
@@ -124,8 +135,9 @@ class Step:
 class Told(Trace):
     """Nodes are expanded in the order in which they were named; they are printed below the one that named them."""
 
-    def __init__(self, tables: Mapping[str, Table]):
-        self._tables = dict(tables)
+    def __init__(self, tables: Mapping[str, Table], actions: Mapping[str, ExpansionSlice]):
+        self._tables, self._actions = dict(tables), actions
+        self._commands: dict[str, str] = {}  # and files, by their digest
         self._first = self._now = Step("")
         self._steps: dict[int, Step] = {}  # by the node's identity
         self._rules = 0
@@ -156,10 +168,18 @@ class Told(Trace):
 
     def entry(self, table: str, key: str, value: str) -> None:
         self.say(f"{table if table.startswith('<') else f'<{table}>'} has {key}: {value}")
+        with suppress(language.Malformed):
+            self._keep(language.parse_value(value))
 
     def forward(self, user: str, forward: Forward) -> None:
-        reason = f", {forward.reason}" if forward.reason else ""
-        self.say(f".forward: {forward.verdict}{reason}")
+        self._keep(forward.targets)
+        said = ", ".join(map(_written, forward.targets)) or ("none" if forward.verdict == "text" else forward.verdict)
+        self.say(f".forward: {said}" + (f", {forward.reason}" if forward.reason else ""))
+
+    def _keep(self, targets: Iterable[language.Target]) -> None:
+        for target in targets:
+            if isinstance(target, language.Command | language.File):
+                self._commands[language.digest(target)] = _written(target)
 
     def named(self, node: Node, new: bool) -> None:
         if not new:
@@ -169,7 +189,19 @@ class Told(Trace):
         self._now.parts.append(step)
 
     def recipient(self, recipient: Recipient, new: bool) -> None:
-        self.say(f"= {_outcome(recipient)}" + ("" if new else ", as before"))
+        self.say(f"= {self._outcome(recipient)}" + ("" if new else ", as before"))
+
+    def _outcome(self, to: Recipient) -> str:
+        if to.duty is Duty.DISCARD:
+            return "thrown away"
+        extension = f" (sub-address {to.extension})" if to.extension else ""
+        if to.duty is not Duty.DELIVER:
+            target = self._commands[to.digest]
+            return f"{target}, {'run' if target.startswith('|') else 'written'} as {to.user}{extension}"
+        action = self._actions[to.action]
+        what = f"{action.method}, as {action.user}" if action.user else str(action.method)
+        home = f", at home in {to.home}," if to.home else ""
+        return f'delivered to {to.user}{extension}{home} by action "{to.action}" ({what})'
 
     def ended(self, outcome: Expanded | Refusal) -> str:
         if isinstance(outcome, Expanded):
@@ -181,17 +213,21 @@ class Told(Trace):
         return f"refused: {reply}"
 
 
-def _outcome(to: Recipient) -> str:
-    extension = f", sub-address {to.extension}" if to.extension else ""
-    match to.duty:
-        case Duty.DELIVER:
-            home = f", home {to.home}" if to.home else ""
-            return f"mailbox of {to.user}{extension}{home}, by action {to.action}"
-        case Duty.FORWARDED:
-            return f"a command or file of {to.user}'s own .forward{extension}"
-        case Duty.ALIASED:
-            return f"a command or file of the alias file, as {to.user}{extension}"
-    return "discarded"
+def _written(target: language.Target) -> str:
+    """As it stands in an alias or a .forward, more or less."""
+    match target:
+        case language.User(name):
+            return name
+        case language.Address(local, domain):
+            return f"{local}@{domain}"
+        case language.Command(line):
+            return f"|{line}"
+        case language.File(path):
+            return path
+        case language.Include(path):
+            return f":include:{path}"
+        case language.Error(code, text):
+            return f"error:{code} {text}"
 
 
 class Driver:
@@ -214,15 +250,15 @@ class Driver:
         match question:
             case FindUser(name):
                 verdict = find_user(name)
-                self._told.say(f"user of the system: {verdict}")
+                self._told.say(f"user of the system: {VERDICTS[verdict]}")
                 return verdict
             case ReadForward(user, ""):
                 return understand(ForwardRead(0, *self._read_forward(user)))
             case ReadForward():
-                return Forward("none", reason="which is not looked for: whose home it is says a userbase")
+                return Forward("none", reason="as that of a user of a userbase is not read here")
             case ReadInclude(path):
                 members = self._includes.read(path)
-                self._told.say(f"{path} has {len(members)} members")
+                self._told.say(f"{path}: {', '.join(map(_written, members)) or 'nobody'}")
                 return members
             case Awaited():
                 return Unavailable(ELSEWHERE)

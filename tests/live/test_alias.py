@@ -248,8 +248,8 @@ def test_explain_tells_the_way(daemon, alice, bob):
     lines = [line.strip() for line in explain(daemon, "joe@virtual.test")]
     assert f"<mapped> has joe@virtual.test: {alice}, sue" in lines
     assert f"<mapped> has sue: {bob}" in lines
-    assert f"= mailbox of {alice}, by action virtual" in lines
-    assert f"= mailbox of {bob}, by action virtual" in lines
+    assert f'= delivered to {alice} by action "virtual" (maildir)' in lines
+    assert f'= delivered to {bob} by action "virtual" (maildir)' in lines
 
 
 def test_explain_leaves_programs_to_the_daemon(daemon):

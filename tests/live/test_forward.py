@@ -186,7 +186,7 @@ def test_explain_reads_the_forward_of_a_user_of_the_system(daemon, users, alice)
     write(forward, f"\\{name}, |cat, {alice}@system.test\n", name)
     lines = [line.strip() for line in explain(daemon, f"{name}@system.test")]
     assert lines[-1] == "accepted: 3 envelopes"
-    assert f"= a command or file of {name}'s own .forward" in lines
+    assert f"= |cat, run as {name}" in lines
 
 
 # -- where it goes ------------------------------------------------------------------------

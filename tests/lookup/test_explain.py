@@ -40,7 +40,8 @@ def told(capsys, tmp_path):
 def test_the_rules_and_why_they_do_not_hold(told):
     status, lines, _ = told("from=198.51.100.1", "rcpt-to=bob@here.test")
     assert status == 0
-    assert lines[:5] == [
+    assert lines[:6] == [
+        "from=198.51.100.1 mail-from=<> rcpt-to=<bob@here.test>",
         "bob@here.test",
         '  rule 1: match from src <office> for any action "hosted": no, from src <office> does not hold',
         '  rule 2: match !from src <office> for domain { "a.test", "b.test" } action "hosted": '
@@ -55,16 +56,16 @@ def test_the_rules_and_why_they_do_not_hold(told):
 def test_what_is_named_stands_below_what_names_it(told):
     _, lines, _ = told("from=198.51.100.1", "rcpt-to=staff@here.test")
     shown = [line for line in lines if "rule" not in line]
-    assert shown == [
+    assert shown[1:] == [
         "staff@here.test",
         "  user staff",
         "    <aliases> has staff: bob, amy, list@here.test",
         "    user bob",
-        "      .forward: none, which is not looked for: whose home it is says a userbase",
-        "      = mailbox of bob, by action in",
+        "      .forward: none, as that of a user of a userbase is not read here",
+        '      = delivered to bob by action "in" (maildir)',
         "    user amy",
-        "      .forward: none, which is not looked for: whose home it is says a userbase",
-        "      = mailbox of amy, by action in",
+        "      .forward: none, as that of a user of a userbase is not read here",
+        '      = delivered to amy by action "in" (maildir)',
         "    list@here.test",
         "      user list",
         "        <aliases> has list: amy, |cmd, /dev/null",
@@ -84,7 +85,8 @@ def test_a_refusal_is_the_status(told):
 
 def test_the_home_of_a_hosted_user(told):
     _, lines, _ = told("from=192.0.2.9", "rcpt-to=<bob+x@else.test>")
-    assert "    = mailbox of bob, sub-address x, home /srv/bob, by action hosted" in lines
+    what = 'delivered to bob (sub-address x), at home in /srv/bob, by action "hosted" (maildir, as nobody)'
+    assert f"    = {what}" in lines
 
 
 def test_a_program_is_asked_by_the_running_daemon_only(told):
@@ -104,18 +106,42 @@ def test_a_user_of_the_system_and_what_the_forward_says(capsys):
     me = next(user for user in pwd.getpwall() if module.find_user(user.pw_name) == "daemon")
     lookup = slices('action "in" mbox\nmatch from any for local action "in"\n').lookup
     assert explain(lookup, [f"rcpt-to={me.pw_name}@localhost"], lambda user: ("none", b"", "")) == 1
-    assert "user of the system: daemon" in capsys.readouterr().out
+    assert "user of the system: one who receives nothing" in capsys.readouterr().out
 
 
 def test_the_forward_of_a_user_of_the_system(capsys, monkeypatch):
     monkeypatch.setattr(module, "find_user", lambda name: "user")
     lookup = slices('action "in" mbox\nmatch from any for local action "in"\n').lookup
-    assert explain(lookup, ["rcpt-to=bob@localhost"], lambda user: ("text", b"|cmd, bob, /dev/null", "")) == 0
+    said = b'# mine\n"| cmd %{rcpt}", bob, /dev/null, /home/bob/all\n'
+    assert explain(lookup, ["rcpt-to=bob+x@localhost"], lambda user: ("text", said, "")) == 0
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert ".forward: text" in shown
-    assert "= a command or file of bob's own .forward" in shown and "= discarded" in shown
+    assert shown[4:] == [
+        "user of the system: yes",
+        ".forward: |cmd %{rcpt}, bob, /dev/null, /home/bob/all",
+        "= |cmd %{rcpt}, run as bob (sub-address x)",
+        "user bob",
+        "user of the system: yes",
+        '= delivered to bob by action "in" (mbox)',
+        "= thrown away",
+        "= /home/bob/all, written as bob (sub-address x)",
+        "accepted: 4 envelopes",
+    ]
     assert explain(lookup, ["rcpt-to=bob@localhost"], lambda user: ("refused", b"", "not yours")) == 1
     assert "not yours" in capsys.readouterr().out
+
+
+def test_the_command_of_an_alias_and_the_members_of_a_list(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "find_user", lambda name: "user")
+    (tmp_path / "aliases").write_text(f'staff: "|archive all, always", :include:{tmp_path}/list\nodd: "\n')
+    (tmp_path / "list").write_text("amy\n# eve\nerror:450 not yet\n")
+    text = f'alias-commands user lists\naction "in" mbox alias <t>\ntable t file:{tmp_path}/aliases\n'
+    lookup = slices(text + 'match from any for local action "in"\n').lookup
+    assert explain(lookup, ["rcpt-to=staff@localhost"], lambda user: ("none", b"", "")) == 1
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "= |archive all, always, run as lists" in shown
+    assert f"{tmp_path}/list: amy, error:450 not yet" in shown
+    assert explain(lookup, ["rcpt-to=odd@localhost"], lambda user: ("none", b"", "")) == 1
+    assert '<t> has odd: "' in capsys.readouterr().out
 
 
 def test_users_as_the_daemon_would_find_them():
