@@ -67,7 +67,7 @@ class Domains:
 def _glob(entry: str) -> Pattern:
     parts = []
     for part in re.findall(r"\*+\.|\*+$|\*+|[^*]+", entry):
-        if part.endswith("*.") or part.startswith("*") and part.endswith("."):
+        if part.startswith("*") and part.endswith("."):
             parts.append(r"[^.]*\.")
         elif not part.startswith("*"):
             parts.append(re.sub(r"([^\w-])", r"\\\1", part))
