@@ -35,6 +35,24 @@ def test_it_includes_no_other_file(path, capfd):
     assert "includes no others" in told(capfd)
 
 
+def test_what_is_wrong_in_it_is_said_once_and_nothing_of_what_is_right(path, capfd):
+    includes = Includes()
+    path.write_text("bob\namy\n")
+    assert includes.read(str(path)) == (User("bob"), User("amy"))
+    assert told(capfd) == ""
+    path.write_text("bob\n" + "a b\n" * 9)
+    assert includes.read(str(path)) == includes.read(str(path)) == (User("bob"),)
+    assert told(capfd).count(f"include {path}: line ") == 5
+
+
+def test_it_is_not_left_open(path):
+    path.write_text("bob\n")
+    before = os.listdir("/dev/fd")
+    includes = Includes()
+    assert includes.read(str(path)) == includes.read(str(path)) == (User("bob"),)
+    assert os.listdir("/dev/fd") == before
+
+
 def test_a_change_is_seen_at_once(path):
     includes = Includes()
     path.write_text("bob")
