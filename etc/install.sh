@@ -51,6 +51,7 @@ for file in smtpd.conf aliases; do
     [ ! -e /etc/$file ] || continue
     install -m 0644 etc/$file /etc/$file
     echo "installing /etc/$file"
+    [ $file != aliases ] || echo "say in it who reads root's mail, and so postmaster's; until then it is refused"
 done
 if [ -d /etc/systemd/system ]; then
     sed "s|/usr/local/sbin/smtpd|$prefix/sbin/smtpd|" etc/smtpd.service >/etc/systemd/system/smtpd.service

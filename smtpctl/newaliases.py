@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from smtpctl import makemap
 from smtpctl.connection import Connection, NotRunning, Trouble
 from smtpctl.makemap import DONE, FAILED, Failed
-from smtpd.config import parser
-from smtpd.config.error import ConfigErrors
+from smtpd.config import alias, parser
+from smtpd.config.error import ConfigErrors, Report
 from smtpd.config.model import Table
+from smtpd.config.parser import Parsed
 from smtpd.config.place import CONFIGURATION, Places
+from smtpd.config.tablefile import TableFiles
 from smtpd.imsg import UpdateTable
 
 USAGE = "usage: newaliases [-f file] [--state directory]"
@@ -35,8 +37,11 @@ def main(arguments: Sequence[str]) -> int:
         return FAILED
     options = dict(given)
     try:
-        table = find_table(options.get("-f", CONFIGURATION))
+        parsed = read_configuration(options.get("-f", CONFIGURATION))
+        table = next((table for table in parsed.config.tables if table.name == TABLE), None)
         print(check(table), flush=True)
+        for warning in warnings(parsed, table):
+            print(f"warning: {warning}", file=sys.stderr)
         if table is not None:
             update(Places(options.get("--state")).socket)
     except (Failed, Trouble) as trouble:
@@ -45,13 +50,12 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def find_table(path: str) -> Table | None:
-    """The one named aliases.  Raises Failed."""
+def read_configuration(path: str) -> Parsed:
+    """Raises Failed."""
     try:
-        tables = parser.parse(path, read=parser.read_file).config.tables
+        return parser.parse(path, read=parser.read_file)
     except ConfigErrors as errors:
-        raise Failed(f"{path} is not usable:\n{errors}") from None
-    return next((table for table in tables if table.name == TABLE), None)
+        raise Failed(str(errors)) from None
 
 
 def check(table: Table | None) -> str:
@@ -69,6 +73,13 @@ def check(table: Table | None) -> str:
         case "db":
             raise Failed(f"{path} does not end in .db, so what it is made of is not known: use makemap")
     return f"table {TABLE} is in no file of aliases"
+
+
+def warnings(parsed: Parsed, table: Table | None) -> list[str]:
+    """Of aliases that are well written, and lead nowhere."""
+    report = Report()
+    alias.includes(parsed, TableFiles(parsed, parser.read_file, report), report)
+    return [str(warning) for warning in report.warnings() if table is not None and warning.file == table.path]
 
 
 def update(socket: str) -> None:

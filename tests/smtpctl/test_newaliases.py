@@ -53,6 +53,15 @@ def test_a_daemon_that_cannot_read_them_is_heard(newaliases, desk):
     assert newaliases("root: bob\n") == (1, "DIR/aliases: 1 aliases\n", "newaliases: table aliases: no\n")
 
 
+def test_an_alias_that_leads_nowhere_is_told_and_read(newaliases, desk):
+    desk.answers[:] = [TableUpdated(1, "")]
+    status, _, told = newaliases("root: bob\nlist: |cat\nall: :include:/nowhere/all\n")
+    assert (status, desk.asked) == (0, [UpdateTable(1, "aliases")])
+    command, include = told.splitlines()
+    assert command.startswith('warning: DIR/aliases:2:1: alias "list" is refused: ')
+    assert include.startswith('warning: DIR/aliases:3:1: alias "all" includes nothing: ')
+
+
 def test_aliases_that_are_wrong_stay_unread(newaliases, desk):
     told = "newaliases: DIR/aliases:2: x: a quote without its other half\n"
     assert newaliases("root: bob\nx: 'y\n") == (1, "", told)
