@@ -209,9 +209,12 @@ class ProgramTable:
             self._begin_asking()
             return
         try:
-            self._services.add(Service(word))
+            service = Service(word)
         except ValueError:
             raise Broken("answers for a service that is none") from None
+        if service in self._services:  # or it could go on for ever, and be read for ever
+            raise Broken(f"says twice that it answers for {service}")
+        self._services.add(service)
 
     def _begin_asking(self) -> None:
         """What was asked while the program got ready is sent now, as far as somebody waits for it still."""

@@ -156,7 +156,15 @@ def test_nonsense_ends_the_connection_and_answers_all_who_wait(said):
     assert len(program.answers) == 2
 
 
-@pytest.mark.parametrize("said", [b"register|ready\n", b"register|nothing\n", b"update-result|00000001|ok\n"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"register|ready\n",
+        b"register|nothing\n",
+        b"register|alias\nregister|alias\n",  # and so on, without end
+        b"update-result|00000001|ok\n",
+    ],
+)
 def test_nonsense_instead_of_a_registration(said):
     program = Program(registered=b"")
     with pytest.raises(Broken):
