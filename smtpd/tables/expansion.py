@@ -66,6 +66,7 @@ _ATOM = r"[A-Za-z0-9!#$%*/?|^{}`~&'+=_-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _ADDRESS = re.compile(rf"({_ATOM}(?:\.{_ATOM})*+)@({_LABEL}(?:\.{_LABEL})*+)")
 _USER = re.compile(r"[A-Za-z0-9_.+-]+")
+_MEANT = {"include:": "an include has an absolute path", "error:": "an error has a code, 4xx or 5xx, and a text"}
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -178,5 +179,6 @@ def _name(piece: str) -> Target:
             raise Malformed("not an address")
         return Address(found[1], found[2])
     if len(piece) > NAME_MAX or not _USER.fullmatch(piece):
-        raise Malformed("neither an address nor the name of a user")
+        form, colon, _ = piece.removeprefix(":").partition(":")
+        raise Malformed(_MEANT.get(form + colon, "neither an address nor the name of a user"))
     return User(piece)

@@ -191,3 +191,17 @@ def test_any_bytes_are_targets_or_malformed_and_names_are_only_names(content):
 @given(st.lists(st.from_regex(r"\A[a-z0-9_.+-]{1,20}\Z"), min_size=1, max_size=8))
 def test_names_come_out_as_they_went_in(names):
     assert parse_value(", ".join(names)) == [User(name) for name in names]
+
+
+@pytest.mark.parametrize(
+    "value, meant",
+    [
+        ("include:lists", "absolute path"),
+        (":include:lists", "absolute path"),
+        (":error:999 x", "code"),
+        ("error:x", "code"),
+    ],
+)
+def test_what_is_nearly_a_form_is_told_what_it_lacks(value, meant):
+    with pytest.raises(Malformed, match=meant):
+        parse_value(value)
