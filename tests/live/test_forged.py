@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -141,12 +142,15 @@ def test_a_child_that_asks_for_what_cannot_be_meant_is_the_end_of_the_daemon(imp
 
 
 @pytest.fixture
-def known_as_toor(ground):
-    """What starts a command for which the system has a second name for uid 0, and no other process notices."""
-    passwd = ground / "passwd"
-    passwd.write_text(Path("/etc/passwd").read_text() + "toor:x:0:0::/root:/bin/sh\n")
-    passwd.chmod(0o644)
-    program = f'mount --bind {passwd} /etc/passwd && exec "$@"'
+def known_as_toor(ground, alice):
+    """What starts a command for which the system has a second name for uid 0, and no other process notices.  In all of
+    /etc: a mount on a single file is gone when somebody, wherever, puts another file in its place."""
+    etc = ground / "etc"
+    if not etc.exists():
+        shutil.copytree("/etc", etc, symlinks=True)
+        with (etc / "passwd").open("a") as passwd:
+            passwd.write("toor:x:0:0::/root:/bin/sh\n")
+    program = f'mount --bind {etc} /etc && exec "$@"'
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", program, "sh"]
 
 
