@@ -7,6 +7,7 @@ import pytest
 
 from smtpctl.command import COMMANDS
 from smtpctl.word import PARAMETERS
+from smtpd.config.parser import parse
 from smtpd.config.syntax import OPENING, RESERVED, UNUSED
 from smtpd.lookup.explain import WORDS
 from smtpd.parent.option import USAGE
@@ -52,6 +53,14 @@ def test_every_option_of_smtpd_is_in_its_manual():
         assert re.search(rf"^\.It Fl (n )?-?{option}\b", text, re.MULTILINE), option
     no_rule_asks_yet = {"auth"}
     assert set(WORDS) - no_rule_asks_yet <= words_of("smtpd.8")
+
+
+def test_the_examples_of_the_manual_are_good_configurations():
+    text = (MAN / "smtpd.conf.5").read_text()
+    examples = re.findall(r"^\.Bd -literal.*\n((?:[^.].*\n|\n)+)\.Ed", text, re.MULTILINE)
+    assert len(examples) >= 2
+    for example in examples:
+        assert parse("f", text=example).config.matches
 
 
 @pytest.mark.parametrize("page", sorted(page.name for page in MAN.iterdir()))
