@@ -20,6 +20,7 @@ from collections.abc import Callable
 from smtpd.ipc.log import LINE_MAX, visible
 
 PIECE = 64 * 1024  # bytes read from a pipe at a time
+PIECES = 16  # read at the end: as much as a pipe can be made to hold (pipe(7), pipe-max-size)
 KEPT = 1000  # lines that wait for syslogd
 _FACILITY = 2 << 3  # mail; RFC 3164 4.1.1
 _SEVERITIES = {b"warn:": 4, b"debug:": 7}
@@ -75,10 +76,12 @@ class Journal:
         return bool(piece)
 
     def finish(self) -> None:
-        """Pass on what the pipes hold, without waiting for more."""
+        """Pass on what the pipes hold, without waiting for more.  A table's program, or what it left running, may go on
+        writing for ever."""
         for name, pipe in list(self._pipes.items()):
-            while name in self._pipes and self._read(name, pipe):
-                pass
+            for _ in range(PIECES):
+                if not self._read(name, pipe):
+                    break
 
     # -- out -------------------------------------------------------------------------------
 

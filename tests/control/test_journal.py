@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpd.control.journal import KEPT, Journal, datagram
+from smtpd.control.journal import KEPT, PIECE, PIECES, Journal, datagram
 from smtpd.ipc.log import LINE_MAX
 from smtpd.ipc.loop import prepare
 
@@ -135,6 +135,21 @@ def test_what_is_in_the_pipes_at_the_end_is_passed_on(desk):
     os.write(desk.writing["queue"], b"a line\n" * 5000)
     desk.journal.finish()
     assert len(desk.journal._kept) + len(desk.said()) + desk.journal.dropped == 5000
+
+
+def test_who_never_stops_writing_does_not_keep_it_from_its_end(monkeypatch):
+    desk = Desk("table people")
+    plain, pieces = os.read, []
+
+    def read(descriptor, size):
+        os.write(desk.writing["table people"], b"x" * 1000 + b"\n")
+        pieces.append(size)
+        assert len(pieces) <= PIECES
+        return plain(descriptor, size)
+
+    monkeypatch.setattr(os, "read", read)
+    desk.journal.finish()
+    assert pieces == [PIECE] * PIECES
 
 
 # -- syslogd --------------------------------------------------------------------------------------
