@@ -1,5 +1,7 @@
 """Real agents on real sockets, in their sandbox, for a user that is not root."""
 
+import contextlib
+import functools
 import json
 import os
 import shutil
@@ -30,6 +32,59 @@ def errand(number=1, content=MAIL, *, size=None, perhaps=False, extension="", **
     return Deliver(77 << 32 | number, created, length, *strings, b"" if size else content, bool(size), perhaps)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def stand():
+    """One interpreter that forks all agents; it ends with its socket for orders."""
+    Process.orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-P", str(Path(__file__).parent / "stand.py"), str(theirs.fileno())]
+    with theirs:
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env={"PYTHONPATH": str(TOP)})
+    yield
+    Process.orders.close()
+    assert process.wait(STUCK) == 0
+
+
+@functools.cache
+def program_of(kind):
+    """Its filter ready-made, in hexadecimal; empty for a kind without."""
+    promises = PROMISES[kind]
+    return "" if promises is None else sandbox.compile(promises).hex()
+
+
+class Process:
+    """An agent's process, as subprocess knows processes; its warden tells of it."""
+
+    orders: socket.socket
+
+    def __init__(self, order, *sockets):
+        self._told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            socket.send_fds(self.orders, [json.dumps(order).encode()], [end.fileno() for end in (*sockets, theirs)])
+        self._told.settimeout(STUCK)
+        self.pid = int(self._told.recv(16))
+        self.returncode = None
+
+    def poll(self):
+        return self._hear(0)
+
+    def wait(self, timeout):
+        assert self._hear(timeout) is not None, "the agent has not ended"
+        return self.returncode
+
+    def _hear(self, timeout):
+        if self.returncode is None:
+            self._told.settimeout(timeout)
+            with contextlib.suppress(BlockingIOError, TimeoutError):
+                self.returncode = int(self._told.recv(16))
+                self._told.close()
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
 class Agent:
     """What queue sees of an agent."""
 
@@ -37,16 +92,14 @@ class Agent:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(STUCK)
         self.tether, their_tether = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        told = json.dumps({"kind": kind, "target": target, **post})
-        arguments = [str(theirs.fileno()), told, str(home), str(UID), *limits]
-        promises = PROMISES[kind]
-        program = "" if promises is None else sandbox.compile(promises).hex()
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).parent / "stand.py"), *arguments],
-            pass_fds=[theirs.fileno(), their_tether.fileno()],
-            cwd="/",
-            env={"PYTHONPATH": str(TOP), "PROGRAM": program, "TETHER": str(their_tether.fileno())},
-        )
+        order = {
+            "post": {"kind": kind, "target": target, **post},
+            "home": str(home),
+            "uid": UID,
+            "program": program_of(kind),
+            "limits": list(limits),
+        }
+        self.process = Process(order, theirs, their_tether)
         theirs.close()
         their_tether.close()
 

@@ -1,8 +1,11 @@
-"""One agent in a process of its own, as nursery starts it: become the user, prepare, enter the sandbox, serve.
+"""Agents in processes of their own, as nursery starts them: forked by a warm interpreter; they become the user,
+prepare, enter the sandbox, serve.
 
-Arguments: descriptor of its socket, its post as JSON, home, uid, limit=number …
-Environment: PROGRAM, its filter ready-made, in hexadecimal; empty for a kind without.  TETHER, the descriptor of the
-socket that mailboxes come by, where there is one.
+    conftest --order as JSON, three sockets--> stand --fork--> warden --fork--> agent
+             <------------- pid, and in the end its exit status -----'
+
+The sockets: the agent's own, its tether, and the one on which the warden tells.  The order is that of Agent in
+conftest.py.
 """
 
 import json
@@ -10,6 +13,8 @@ import os
 import resource
 import socket
 import sys
+import traceback
+from contextlib import suppress
 
 from smtpd import sandbox
 from smtpd.agent.process import prepare
@@ -17,25 +22,60 @@ from smtpd.ipc.errand import PROMISES, Post
 
 
 def main():
-    descriptor, told, home, uid, *limits = sys.argv[1:]
-    post = Post(**json.loads(told))
-    number = int(uid)
-    program = bytes.fromhex(os.environ["PROGRAM"])
-    for name, value in (limit.split("=") for limit in limits):
+    orders = socket.socket(fileno=int(sys.argv[1]))
+    sandbox.rehearse()
+    while True:
+        order, sockets, _, _ = socket.recv_fds(orders, 65536, 3)
+        if not order:
+            return
+        if os.fork() == 0:
+            orders.close()
+            watch(json.loads(order), *sockets)
+        for descriptor in sockets:
+            os.close(descriptor)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+
+
+def watch(order, queue, tether, told):
+    pid = os.fork()
+    if pid == 0:
+        os.close(told)
+        live(order, queue, tether)
+    os.close(queue)
+    os.close(tether)
+    os.write(told, b"%d" % pid)
+    _, status = os.waitpid(pid, 0)
+    with suppress(BrokenPipeError):
+        os.write(told, b"%d" % os.waitstatus_to_exitcode(status))
+    os._exit(0)
+
+
+def live(order, queue, tether):
+    try:
+        serve(order, socket.socket(fileno=queue), socket.socket(fileno=tether))
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def serve(order, queue, tether):
+    for name, value in (limit.split("=") for limit in order["limits"]):
         resource.setrlimit(getattr(resource, name), (int(value), int(value)))
+    number = order["uid"]
     if os.geteuid() == 0:
         os.setgroups([number])
         os.setresgid(number, number, number)
         os.setresuid(number, number, number)
-    sandbox.rehearse()
-    agent = prepare(post, "bob", home)
+    post = Post(**order["post"])
+    agent = prepare(post, "bob", order["home"])
     promises = PROMISES[post.kind]
     if promises is not None:
-        ids = sandbox.Ids(os.getuid(), os.getgid())
+        ids, program = sandbox.Ids(os.getuid(), os.getgid()), bytes.fromhex(order["program"])
         sandbox.enter(ids, None, promises, unveil=agent.places, program=program, required=True)
-    tether = os.environ.get("TETHER")
-    agent.serve(socket.socket(fileno=int(descriptor)), socket.socket(fileno=int(tether)) if tether else None)
-    os._exit(0)
+    agent.serve(queue, tether)
 
 
 main()
