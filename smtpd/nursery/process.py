@@ -16,6 +16,7 @@ SECURITY
 import gc
 import os
 import signal
+from contextlib import suppress
 from functools import partial
 
 from smtpd import sandbox
@@ -60,6 +61,8 @@ def main(prepare: Prepare) -> int:
 def confine() -> list[str]:
     """What holds.  The deny filter is the parent's, and was inherited."""
     sandbox.rehearse()
+    with suppress(OSError):  # without /proc; each child will say so
+        sandbox.check_memory()
     gc.freeze()  # a child's garbage collection copies no page of what was there before
     held = sandbox.limit_capabilities(CAPABILITIES)
     privilege.forbid_inspection()

@@ -2,7 +2,7 @@
 
     enter(user, root, promises, unveil=…)     once, as the last thing before a process reads what others wrote
     inside(root)                              where the paths of `root` are from then on
-    rehearse()                                before forking many who will enter
+    rehearse(), check_memory()                before forking many who will enter
     deny(), limit_capabilities(keep)          for what stays root, and for all that it starts
     compile(promises), install(program)       a filter made in one process and loaded in another
 
@@ -17,6 +17,7 @@ that was compiled elsewhere.
 """
 
 from smtpd.sandbox.enter import Unavailable, enter, inside
+from smtpd.sandbox.memory import check as check_memory
 from smtpd.sandbox.memory import executable_writable_mappings, seal_callbacks
 from smtpd.sandbox.preload import rehearse
 from smtpd.sandbox.privilege import Ids, find_ids, limit_capabilities
@@ -26,6 +27,7 @@ from smtpd.sandbox.violation import describe_violation, open_kernel_log
 __all__ = [
     "Ids",
     "Unavailable",
+    "check_memory",
     "compile",
     "deny",
     "describe_violation",

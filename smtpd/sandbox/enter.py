@@ -109,9 +109,7 @@ def _check_state(held: _Held) -> None:
     try:
         threads = len(os.listdir("/proc/self/task"))
         descriptors = [_target(number) for number in os.listdir("/proc/self/fd")]
-        if writable := memory.executable_writable_mappings():
-            memory.seal_callbacks()
-            writable = memory.executable_writable_mappings()
+        writable = memory.check()
     except OSError:
         held.add(f"{MISSING}check of threads and memory (no /proc)")
         return

@@ -185,6 +185,39 @@ def test_memory_that_stays_writable_and_executable_is_said_or_fatal(fresh_python
     assert fatal.startswith("memory either writable or executable (")
 
 
+PAGE = "page = mmap.mmap(-1, 4096, prot=7)"
+
+
+@pytest.mark.parametrize(
+    "before, between, said",
+    [
+        ("", "", False),
+        (PAGE, "", True),
+        ("", f"ctypes.CDLL('libanl.so.1'); {PAGE}", True),  # as a module of the name service may
+        ("", PAGE, False),  # what the docstring of memory says goes unnoticed
+    ],
+    ids=["none", "inherited", "by a library", "by hand"],
+)
+def test_a_child_knows_the_mappings_of_its_parent_and_looks_again_when_a_library_has_come(
+    fresh_python, before, between, said
+):
+    (lines,) = fresh_python(
+        f"""
+        import ctypes, mmap, os
+        from smtpd import sandbox
+        {before}
+        sandbox.check_memory()
+        if os.fork() == 0:
+            {between}
+            held = sandbox.enter(None, None, "stdio")
+            print([line for line in held if "memory" in line], flush=True)
+            os._exit(0)
+        os.wait()
+        """
+    )
+    assert lines.startswith("['missing: memory either writable or executable (") is said
+
+
 def test_a_program_made_elsewhere_needs_no_libseccomp_and_takes_the_own_pid(fresh_python, tmp_path):
     program = tmp_path / "program"
     program.write_bytes(sandbox.compile("stdio"))

@@ -86,6 +86,15 @@ def test_every_system_call_that_is_not_named_is_death(promises):
             assert bpf.run(program, number) == bpf.KILL_PROCESS
 
 
+def test_the_own_pid_stands_where_something_is_compared_with_it_and_nowhere_else():
+    instruction, mark = seccomp._INSTRUCTION, promise.SELF
+    equal, load, half_a_mark = (0x15, 1, 2), (0x20, 0, 0), (0x15, 0x1F, 0x5E)
+    program = [(*equal, mark), (*load, mark), (*equal, 7), (*half_a_mark, mark), (*equal, mark)]
+    mine = [(*head, 4711 if head[0] == 0x15 and value == mark else value) for *head, value in program]
+    before, after = (b"".join(instruction.pack(*one) for one in some) for some in (program, mine))
+    assert seccomp.with_pid(before, 4711) == after
+
+
 @X86_64
 def test_what_is_newer_than_the_list_does_not_exist():
     for number in (promise.LAST_KNOWN + 1, 463, 511, 547, 99999, 0x3FFFFFFF):
