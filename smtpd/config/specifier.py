@@ -155,7 +155,8 @@ class Template:
         return Template(tuple(known)).path(values, delimiter)
 
     def _rooted(self) -> Iterator[Piece]:
-        """With the home for a leading ~, which in a command is the shell's to know."""
+        """With the home for a leading ~.  In a command that is the shell's: the home of whom it runs as, and not one
+        that a table names, so that no table says which program runs."""
         first = self.pieces[0] if self.pieces else ""
         if isinstance(first, str) and first.startswith("~/"):
             yield from (Specifier(DIRECTORY), first[1:], *self.pieces[1:])

@@ -72,6 +72,12 @@ def test_an_address_without_a_domain_is_all_user():
     assert (values["sender.user"], values["sender.domain"]) == ("amy", "")
 
 
+@pytest.mark.parametrize("text", ["~/bin/x ~/y", "~", "~bob/x"])
+def test_a_home_in_a_command_is_that_of_whom_it_runs_as(text):
+    """No table says which program runs: its homes are values, and the shell knows its own."""
+    assert parse(text).command(VALUES, "+") == (text, [])
+
+
 def test_another_delimiter():
     assert expand("%{rcpt.user:strip}", "-", **{"rcpt.user": "bob-x+y"}) == "bob"
 
