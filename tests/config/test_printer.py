@@ -168,7 +168,7 @@ def configs(draw):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(configs())
 def test_what_is_printed_parses_to_the_same_model(config):
     assert parse("printed", text=printer.print_config(config)).config == config
