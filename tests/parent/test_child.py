@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.imsg import Configure, EnterSandbox, SandboxEntered
+from smtpd.imsg import TABLE, Configure, EnterSandbox, SandboxEntered
 from smtpd.ipc import frame
 from smtpd.parent import child as child_module
 from smtpd.parent.answer import CannotStart, flush, receive
@@ -82,8 +82,10 @@ def test_a_forged_frame_ends_it_before_it_has_begun(nursery, forged):
 def test_a_descriptor_that_belongs_to_nothing_ends_it(nursery):
     configure(nursery.channel)
     flush(nursery)
-    socket.send_fds(nursery.channel.sock, [frame.HEADER.pack(1, 0, 17, 0, 0)], [0])
-    with pytest.raises(CannotStart, match="nursery exited"):
+    number = next(declared.number for declared in TABLE.declarations if declared.cls is EnterSandbox)
+    whole = frame.HEADER.pack(number, 0, frame.SIZE + 1, nursery.channel.peer_id, 0) + b"\x90"
+    socket.send_fds(nursery.channel.sock, [whole], [0])
+    with pytest.raises(CannotStart, match="nursery exited with status 1"):
         receive([nursery], soon(), None)
 
 
