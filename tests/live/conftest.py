@@ -78,7 +78,13 @@ class Users:
     def remove(self):
         for name in self.names:
             until(lambda name=name: not kill_all_of(name), what=f"the end of all processes of {name}")
-            subprocess.run(["userdel", name], stderr=subprocess.DEVNULL)
+            until(lambda name=name: is_deleted(name), what=f"the end of {name}")
+
+
+def is_deleted(name):
+    """Not as long as another run has locked the user database."""
+    gone = (0, 6)  # userdel(8): done; there is no such user
+    return subprocess.run(["userdel", name], stderr=subprocess.DEVNULL).returncode in gone
 
 
 def pids_of(name):
