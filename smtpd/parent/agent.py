@@ -69,7 +69,7 @@ class Agents:
 
     def start_agent(self, channel: Channel, imsg: StartAgent) -> None:
         admit(self._configuration, channel, imsg)
-        refuse = partial(_refuse, channel, imsg.request)
+        refuse = partial(_refuse, channel, imsg)
         try:
             assignment = self._posts.get_assignment(imsg)
         except Unknown:
@@ -97,7 +97,7 @@ class Agents:
         if isinstance(imsg, AgentForked):
             channel.send(AgentStarted(asked.request, self._pids[imsg.pid].number), descriptor)
         else:
-            _refuse(channel, asked.request, imsg.verdict, imsg.reason)
+            _refuse(channel, asked, imsg.verdict, imsg.reason)
 
     def end_agent(self, channel: Channel, imsg: EndAgent) -> None:
         admit(self._configuration, channel, imsg)
@@ -174,5 +174,8 @@ class Agents:
             del self._shares[share]
 
 
-def _refuse(channel: Channel, request: int, verdict: str, reason: str = "") -> None:
-    channel.send(AgentRefused(request, verdict in PERMANENT, PERMANENT.get(verdict, reason)))
+def _refuse(channel: Channel, asked: StartAgent, verdict: str, reason: str = "") -> None:
+    """For good with the name: an action may run as another user than the recipient, whom the log has."""
+    permanent = verdict in PERMANENT
+    text = f"{PERMANENT[verdict]}: {asked.user}" if permanent else reason
+    channel.send(AgentRefused(asked.request, permanent, text))

@@ -115,7 +115,7 @@ def test_who_is_not_in_the_userbase_is_unknown_whatever_the_system_knows(make_wo
         Posts(PLAIN).get_assignment(StartAgent(1, user, "people", duty))
     world = make_world(*ACTIONS)
     world.say("queue", StartAgent(1, user, "people", duty))
-    assert world.hears("queue") == [AgentRefused(1, True, "no such user")]
+    assert world.hears("queue") == [AgentRefused(1, True, f"no such user: {user}")]
     assert world.hears("nursery") == []
 
 

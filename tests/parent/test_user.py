@@ -29,7 +29,7 @@ def test_a_name_that_could_be_more_than_a_name_reaches_nobody(world, name):
     world.say("lookup", FindUser(1, name))
     assert world.hears("lookup") == [UserFound(1, "unknown")]
     world.say("queue", StartAgent(1, name, "local", Duty.DELIVER))
-    assert world.hears("queue") == [AgentRefused(1, True, "no such user")]
+    assert world.hears("queue") == [AgentRefused(1, True, f"no such user: {name}")]
     assert world.hears("nursery") == []
 
 
