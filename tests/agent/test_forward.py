@@ -1,13 +1,14 @@
 """Reading ~/.forward: whose it must be, and what must not be read."""
 
 import os
+import resource
 import socket
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.agent.forward import read
+from smtpd.agent.forward import TooLong, _content, read
 from smtpd.ipc.errand import FORWARD_MAX
 from tests.agent.conftest import UID, own
 
@@ -58,6 +59,44 @@ def test_a_longer_file_is_none_that_can_be_understood(start, home):
 def test_no_home_is_none(start, home):
     home.rmdir()
     assert ask(start) == ("none", b"")
+
+
+@needs_root
+def test_a_home_that_cannot_be_reached_is_refused(start, home):
+    write(home)
+    home.parent.chmod(0o700)
+    verdict, reason = ask(start)
+    assert verdict == "refused" and b"Permission denied" in reason
+
+
+def test_a_home_that_is_no_directory_is_refused(start, home):
+    home.rmdir()
+    home.write_bytes(b"amy@there.test\n")
+    assert ask(start)[0] == "refused"
+
+
+def test_want_of_descriptors_is_for_later(home):
+    write(home)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open("/dev/null") as lowest:
+        free = lowest.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        verdict, reason = read(str(home), UID)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert verdict == "later" and b"Too many open files" in reason
+
+
+def test_a_file_that_grows_while_it_is_read_is_too_long():
+    reading, writing = os.pipe()
+    os.write(writing, b"x" * (FORWARD_MAX + 1))
+    os.close(writing)
+    try:
+        with pytest.raises(TooLong):
+            _content(reading)
+    finally:
+        os.close(reading)
 
 
 def test_a_sticky_home_stops_delivery_for_now(start, home):

@@ -90,6 +90,12 @@ def test_a_copy_of_the_systems_passwd_does_for_its_people():
     assert people("table t passwd:/p\naction b mbox userbase <t>", _p=text) == {"bob": BOB}
 
 
+def test_the_first_uid_that_is_nobody_of_the_systems():
+    text = "low:x:99:100::/low:\nbob:x:100:100::/bob:\n"
+    assert people("table t passwd:/p\naction b mbox userbase <t>", _p=text) == {"bob": Person(100, 100, "/bob")}
+    assert people("action b mbox userbase { bob = '100:100:/bob' }") == {"bob": Person(100, 100, "/bob")}
+
+
 @pytest.mark.parametrize(
     "first, found, known",
     [

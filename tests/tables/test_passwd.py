@@ -18,6 +18,11 @@ Amy:$6$z
 kim::1003:1003::/home/kim:
 bob:other:0:0::/root:
 half:x:1004:::/home/half:
+uid:x::1004::/home/uid:
+home:x:1004:1004:::
+  \x20
+crlf:$6$y:1005:1005::/home/crlf:/bin/sh\r
+two:$6$w\r
 """
 
 
@@ -33,6 +38,10 @@ def accounts():
         ("BOB", "1001:1002:/home/bob", "$6$x$y"),
         ("amy", None, "$6$z"),
         ("half", None, "x"),
+        ("uid", None, "x"),
+        ("home", None, "x"),
+        ("crlf", "1005:1005:/home/crlf", "$6$y"),
+        ("two", None, "$6$w"),
         ("nobody", None, None),
     ],
 )

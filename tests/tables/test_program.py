@@ -121,6 +121,13 @@ def test_a_key_that_would_not_be_one_field_of_one_line_is_never_sent(key):
     assert program.lines() == b""
 
 
+def test_the_longest_key_and_one_more_byte():
+    program = Program()
+    program.find("b" * 1023)
+    assert program.lines().endswith(b"|" + b"b" * 1023 + b"\n")
+    assert program.table.find(Service.ALIAS, "b" * 1024) == gone("a key of more than 1023 bytes")
+
+
 def test_a_bar_in_an_address_stays_in_the_last_field():
     program = Program()
     program.find("root|x@here.test")
@@ -182,6 +189,21 @@ def test_another_program_takes_the_place_of_one_that_was_lost():
     program.find("bob")
     program.table.received(b"lookup-result|00000002|found|amy\n")
     assert program.answers[1:] == ["amy"]
+
+
+def test_what_the_one_before_answered_for_is_not_asked_of_the_next():
+    program = Program()
+    program.table.lost("its program has ended")
+    program.table.connect(program.sent.extend)
+    program.table.received(b"register|userinfo\nregister|ready\n")
+    assert program.table.find(Service.ALIAS, "bob") == gone("its program does not answer for alias")
+
+
+def test_a_second_program_leaves_nobody_waiting_for_the_first():
+    program = Program()
+    program.find("bob")
+    program.table.connect(program.sent.extend)
+    assert program.answers == [gone("another program takes its place")]
 
 
 def test_half_a_line_of_the_one_before_is_no_beginning_of_the_next():
