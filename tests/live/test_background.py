@@ -1,5 +1,6 @@
 """The daemon as an init script starts it: in the background, its log to syslog."""
 
+import contextlib
 import os
 import re
 import signal
@@ -57,18 +58,25 @@ def syslog():
     made.end()
 
 
-@pytest.fixture
-def background(make_daemon, syslog):
-    """A daemon whose first process has returned; `pid` is its parent's."""
-    daemon = make_daemon()
+@contextlib.contextmanager
+def in_background(daemon):
+    """That daemon, whose first process has returned; `pid` is its parent's."""
     command = [PYTHON, "-m", "smtpd", "--state", str(daemon.state), "-f", str(daemon.conf), *OPTIONS]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=30)
     assert done.returncode == 0, done.stderr
     daemon.pid = int((daemon.state / "smtpd.pid").read_text())
-    yield daemon
-    if lives(daemon.pid):
-        os.kill(daemon.pid, signal.SIGTERM)
-        until(lambda: not lives(daemon.pid), what="its end")
+    try:
+        yield daemon
+    finally:
+        if lives(daemon.pid):
+            os.kill(daemon.pid, signal.SIGTERM)
+            until(lambda: not lives(daemon.pid), what="its end")
+
+
+@pytest.fixture
+def background(make_daemon, syslog):
+    with in_background(make_daemon()) as daemon:
+        yield daemon
 
 
 def lives(pid):
@@ -107,6 +115,34 @@ def test_a_client_cannot_make_a_line_of_the_log(background, syslog):
         assert sock.recv(1000).startswith(b"221")
     syslog.wait_for(r"smtpd\[dispatcher\]: .* smtp failed-command ")
     assert not syslog.has(r"^<\d+>.{15} smtpd\[parent\]: forged") and not syslog.has("\x1b")
+
+
+LYING = """
+listen on 127.0.0.1 port {port}
+action "local" maildir alias <lies>
+match from any for any action "local"
+"""
+
+LIAR = """#!/bin/sh
+echo "warn: fatal: nursery broke the rules" >&2
+while :; do read -r line || sleep 1; done
+"""
+
+
+def test_a_program_of_a_table_is_named_in_the_log_whatever_it_says(make_daemon, syslog):
+    """It lives on when its socket is closed, and the daemon's end does not wait for it."""
+    path = Path(f"/usr/local/libexec/smtpd/table-liar{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(LIAR)
+    path.chmod(0o755)
+    try:
+        with in_background(make_daemon(f"table lies {path.name.removeprefix('table-')}:/etc/passwd\n{LYING}")):
+            syslog.wait_for(r"smtpd\[table lies\]: warn: fatal: nursery broke the rules")
+            assert not syslog.has(r"smtpd\[nursery\]: warn: ")
+    finally:
+        path.unlink()
+        with contextlib.suppress(OSError):  # not empty
+            path.parent.rmdir()
 
 
 def test_the_log_goes_on_when_syslogd_comes_back(background, syslog):
