@@ -188,6 +188,15 @@ def test_a_file_that_cannot_be_read_is_refused(start, home):
     assert ask(start)[0] == "refused"
 
 
+def test_nothing_stays_open(home):
+    before = os.listdir("/dev/fd")
+    assert read(str(home), UID)[0] == "none"
+    for mode in (0o600, 0o666):
+        write(home, mode=mode)
+        read(str(home), UID)
+    assert os.listdir("/dev/fd") == before
+
+
 def test_a_change_is_seen_at_once(start, home):
     agent = start("forward", "")
     assert agent.forward() == ("none", b"")

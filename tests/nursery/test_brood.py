@@ -216,6 +216,15 @@ def test_an_agent_is_its_user_with_nothing_else(world, kind):
     assert mask == 0o077 and own_session
 
 
+@needs_root
+@pytest.mark.parametrize("home, directory", [("/var/tmp", "/var/tmp"), ("/nonexistent", "/")])
+def test_an_agent_begins_at_home_and_where_there_is_none_at_the_root(make_world, home, directory):
+    world = make_world(lambda post, user, home: Facts(os.getcwd()))
+    world.ask(agent(1, "carl", person=(54321, 54322, home)))
+    _, told, *_ = facts(world.sockets[0])
+    assert told == (directory,)
+
+
 @pytest.mark.parametrize("kind", WITH_COMMANDS)
 def test_an_agent_with_commands_has_no_more_rights_than_its_user_and_no_fewer(world, kind):
     forked = world.ask(agent(1, USER, kind))
