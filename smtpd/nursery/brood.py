@@ -42,12 +42,14 @@ from smtpd.nursery.cradle import Birth, Prepare, be_agent, be_program, fork, loo
 from smtpd.sandbox import Ids
 
 LOOK_UPS_MAX = 32
-AGENTS_MAX = 320  # a little more than the parent asks for
+AGENTS_MAX = 448  # a little more than the parent asks for
 LINE_DEADLINE = 5.0  # seconds
 LINE_MAX = 8192  # bytes
 LEAVING = 3.0  # seconds that agents have to end by themselves
 TIDYING = 2.0  # seconds that an agent has to end its commands before it is killed
 TETHERED = ("mbox",)  # kinds of agents that are handed further descriptors
+FRAMES = 8 * PACKET_MAX  # bytes of room in a socket
+TETHER = 4096  # a few descriptors: how many of root's may be under way is limited, for all of root's processes together
 PERSON = re.compile(r"person ([0-9]{1,10}) ([0-9]{1,10})")
 VERDICTS = {"user", "unknown", "root", "daemon", "later"}
 SILENT = "the process ended without a word"
@@ -116,7 +118,7 @@ class Brood:
         files = tuple(imsg.files)
         post = Post(imsg.kind, imsg.target, imsg.wrapper, imsg.junk, imsg.rcpt_to, imsg.delimiter, files, imsg.shared)
         birth = Birth(imsg.user, imsg.person, post, self._filters.get(imsg.kind), self._ours)
-        pairs = [_packets() for _ in range(2 if imsg.kind in TETHERED else 1)]
+        pairs = [_packets(room) for room in ((FRAMES, TETHER) if imsg.kind in TETHERED else (FRAMES,))]
         ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
         pid = self._bear(
             partial(be_agent, birth, self._prepare),
@@ -276,11 +278,11 @@ def _ids_in(line: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _packets() -> tuple[socket.socket, socket.socket]:
-    """A socketpair that keeps frames apart, with room for a few of the largest."""
+def _packets(room: int) -> tuple[socket.socket, socket.socket]:
+    """A socketpair that keeps frames apart."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * PACKET_MAX)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
     return ends
 
 

@@ -239,6 +239,18 @@ def test_an_agent_with_commands_has_no_more_rights_than_its_user_and_no_fewer(wo
     assert world.brood._agents[forked.pid].has_commands
 
 
+def test_no_crowd_of_root_s_descriptors_waits_in_the_tether_of_an_agent_that_takes_none(world):
+    world.ask_for_agent(agent(1, USER, "mbox"))
+    tether = world.sockets[0]
+    tether.setblocking(False)
+    sent = 0
+    with pytest.raises(BlockingIOError):
+        while sent < 100:
+            socket.send_fds(tether, [b"8 bytes."], [0])
+            sent += 1
+    assert 2 <= sent < 20
+
+
 @pytest.mark.parametrize("kind", WITH_COMMANDS)
 def test_a_user_s_fork_bomb_leaves_processes_for_others(world, kind):
     world.ask(agent(1, USER, kind))
