@@ -164,6 +164,8 @@ def test_a_very_long_value():
         ("a '\\'%{sender}", "a '\\'\"${1}\""),
         ("a ${EXTENSION}%{sender}", 'a ${EXTENSION}"${1}"'),
         ("a '$(' %{sender}", "a '$(' \"${1}\""),
+        ('echo "a$\'b" %{sender}', 'echo "a$\'b" "${1}"'),
+        ('echo "a<<b((c" %{sender}', 'echo "a<<b((c" "${1}"'),
         ("a#%{sender}", 'a#"${1}"'),
         ("a \\ #%{sender}", 'a \\ #"${1}"'),
         ("a # don't %{sender}", "a "),
@@ -179,6 +181,7 @@ def test_a_value_is_a_parameter_quoted_as_the_place_wants(text, line):
         *("a $(b %{sender})", "a `b %{sender}`", "a ${x:-%{sender}}", "a $((%{sender}))", "((%{sender}))"),
         *("f() { a %{sender}; }", "a <<x %{sender}", "$'a %{sender}'", "a $[%{sender}]", '"$(b)" %{sender}'),
         *("a $%{sender}", '"$%{sender}"', "a \\%{sender}", "a '", 'a "%{sender}', "a \\"),
+        *(r"a \\\%{sender}", r"a \\\\\%{sender}", r'"\\\%{sender}"'),
     ],
 )
 def test_where_no_value_can_stand(text):
