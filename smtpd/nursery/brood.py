@@ -1,6 +1,6 @@
 """The nursery's children: asked for, heard of, dead.
 
-    LookUpUser  --fork--> a child asks NSS  --line--> UserLookedUp            at most LOOK_UPS_MAX, LINE_DEADLINE each
+    LookUpUser  --------> a clerk, one of a few --------> UserLookedUp        clerk.py
     ForkAgent   --fork--> a child becomes … --line--> AgentForked             at most AGENTS_MAX
                                                       AgentNotForked
     ForkProgram --fork--> a child executes  --------> ProgramForked
@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -38,10 +39,11 @@ from smtpd.ipc.channel import Channel
 from smtpd.ipc.errand import PACKET_MAX, PROMISES, Post
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop, Timer
-from smtpd.nursery.cradle import Birth, Prepare, be_agent, be_program, fork, look_up
+from smtpd.nursery.clerk import Clerks
+from smtpd.nursery.cradle import Birth, Prepare, be_agent, be_program, fork
+from smtpd.nursery.person import VERDICTS
 from smtpd.sandbox import Ids
 
-LOOK_UPS_MAX = 32
 AGENTS_MAX = 448  # a little more than the parent asks for
 LINE_DEADLINE = 5.0  # seconds
 LINE_MAX = 8192  # bytes
@@ -51,7 +53,6 @@ TETHERED = ("mbox",)  # kinds of agents that are handed further descriptors
 FRAMES = 8 * PACKET_MAX  # bytes of room in a socket
 TETHER = 4096  # a few descriptors: how many of root's may be under way is limited, for all of root's processes together
 PERSON = re.compile(r"person ([0-9]{1,10}) ([0-9]{1,10})")
-VERDICTS = {"user", "unknown", "root", "daemon", "later"}
 SILENT = "the process ended without a word"
 LATE = "no answer in time"
 
@@ -80,11 +81,10 @@ class Brood:
         self._loop = loop
         self._parent = parent
         self._prepare = prepare
-        self._us = us
         self._ours = ours
+        self._clerks = Clerks(loop, us, ours, time.monotonic)
         self._filters: dict[str, bytes] = {}
         self._young: dict[int, Young] = {}
-        self._look_ups: set[int] = set()
         self._agents: dict[int, Agent] = {}  # every one that is not reaped yet
         self._programs: set[int] = set()
         self._announced: set[int] = set()
@@ -97,17 +97,7 @@ class Brood:
     # -- users ---------------------------------------------------------------------
 
     def look_up_user(self, imsg: LookUpUser) -> None:
-        if len(self._look_ups) >= LOOK_UPS_MAX:
-            self._parent.send(UserLookedUp(imsg.request, "later"))
-            return
-        pid = self._bear(partial(look_up, imsg.name, self._us, self._ours), partial(self._looked_up, imsg))
-        if pid is None:
-            self._parent.send(UserLookedUp(imsg.request, "later"))
-        else:
-            self._look_ups.add(pid)
-
-    def _looked_up(self, imsg: LookUpUser, _young: Young, line: str) -> None:
-        self._parent.send(UserLookedUp(imsg.request, line if line in VERDICTS else "later"))
+        self._clerks.look_up(imsg.name, lambda verdict: self._parent.send(UserLookedUp(imsg.request, verdict)))
 
     # -- agents ----------------------------------------------------------------------
 
@@ -249,7 +239,7 @@ class Brood:
     def _ended(self, pid: int, status: int) -> None:
         while pid in self._young:
             self._hear(self._young[pid])  # its last words may still be in the pipe
-        self._look_ups.discard(pid)
+        self._clerks.ended(pid)
         self._agents.pop(pid, None)
         ended = ProgramEnded if pid in self._programs else AgentEnded
         self._programs.discard(pid)
@@ -263,6 +253,7 @@ class Brood:
         """Queue is gone, so the agents end by themselves, and lookup is, so the programs do; who does not, dies with
         us.  What a command does now, nobody hears of."""
         self._leaving = True
+        self._clerks.leave()
         for agent in self._agents.values():
             if agent.has_commands:
                 self._end_commands(agent)

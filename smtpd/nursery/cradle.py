@@ -1,6 +1,6 @@
 """From fork to the first line of work: what a child of the nursery does, alone, with nobody waiting in a loop.
 
-    look_up      NSS, as a user without rights                                --> "verdict"
+    be_clerk     a user without rights, asks NSS                     name --> verdict, again and again
     be_agent     who will it be?                                              --> "person UID GID"
                  become the user, sandbox, then serve its socket              --> "ok", or "verdict reason"
     be_program   become its user, exec                                        --> nothing, or "verdict reason"
@@ -108,17 +108,27 @@ def _keep_only(descriptors: tuple[int, ...]) -> range:
     return range(3, len(aside))
 
 
-def look_up(name: str, us: Ids | None, ours: Collection[int], report: int) -> None:
+# -- clerks ----------------------------------------------------------------------------------
+
+
+def be_clerk(us: Ids | None, ours: Collection[int], descriptor: int) -> None:
     """`us`: whom to be while modules of the name service work, which may speak with a server; None: stay."""
     me = os.geteuid()
+    setproctitle("smtpd: nursery's clerk")
+    if us is not None:
+        _become(us)
+    _limit(resource.RLIMIT_DATA, MEMORY_MAX)
+    _give_up_privileges()
+    with socket.socket(fileno=descriptor) as sock:
+        while name := sock.recv(LINE_MAX):
+            sock.send(_verdict(name.decode(), me, ours).encode())
+
+
+def _verdict(name: str, me: int, ours: Collection[int]) -> str:
     try:
-        if us is not None:
-            privilege.cut_bounding_set()
-            privilege.become(us)
-        verdict = judge(name, find_person(name), me, ours)
+        return judge(name, find_person(name), me, ours)
     except Unreachable:
-        verdict = "later"
-    os.write(report, verdict.encode() + b"\n")
+        return "later"
 
 
 # -- agents ----------------------------------------------------------------------------------
@@ -147,7 +157,7 @@ def _make(birth: Birth, prepare: Prepare, report: int) -> tuple[Agent, list[str]
     person = _get_person(birth)
     _say(report, f"person {person.uid} {person.gid}")
     setproctitle(f"smtpd: agent of {person.name}")
-    _become(person)
+    _become(person.ids)
     os.umask(0o077)
     _go_home(person.home)
     promises = PROMISES[birth.post.kind]
@@ -186,17 +196,18 @@ def _get_user(name: str, ours: Collection[int], servant: str) -> Person:
     return person
 
 
-def _become(person: Person) -> None:
+def _become(ids: Ids) -> None:
     """Of somebody who is not root, find_person and the like have made sure that it is us."""
     if os.geteuid() != 0:
         return
     if privilege.LINUX:
         privilege.cut_bounding_set()
-    privilege.become(person.ids)
+    privilege.become(ids)
 
 
 def _give_up_privileges() -> None:
-    """All that holds those whose commands may do what their user may; and the deny filter, which they inherit."""
+    """All that holds those whose commands, or modules, may do what their user may; and the deny filter, which they
+    inherit."""
     nursery = os.getppid()
     if privilege.LINUX:
         privilege.set_capabilities()
@@ -229,7 +240,7 @@ def be_program(
     """Another program from here on, with the socket as 0 and 1 and `record` as 2.  Silence is success: the pipe closes
     by itself."""
     try:
-        _become(_get_user(user, ours, PROGRAM_USER))
+        _become(_get_user(user, ours, PROGRAM_USER).ids)
         os.umask(0o077)
         os.chdir("/")
         os.closerange(report + 1, DESCRIPTORS_MAX)

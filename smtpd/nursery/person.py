@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from smtpd.sandbox import Ids
 
+VERDICTS = frozenset(("user", "root", "daemon", "unknown", "later"))
 LOWEST_UID = 100  # below it are the users that Unix systems bring along: bin, mail, www-data
 NOBODY = (65534, 65535)
 OUR_PREFIX = "_smtp"

@@ -141,9 +141,10 @@ class World:
     def close(self):
         for sock in self.sockets:
             sock.close()
-        for pid in {*self.brood._young, *self.brood._agents, *self.brood._programs}:
+        for pid in {*self.brood._clerks._clerks, *self.brood._young, *self.brood._agents, *self.brood._programs}:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        self.brood._clerks.leave()
         self.loop.remove(self.nursery)
         self.loop.remove(self.parent)
         signal.set_wakeup_fd(-1)
@@ -530,12 +531,10 @@ def test_only_numbers_are_ids(line):
 
 def test_more_than_may_be_at_once_is_later(make_world, monkeypatch):
     monkeypatch.setattr(brood_module, "AGENTS_MAX", 2)
-    monkeypatch.setattr(brood_module, "LOOK_UPS_MAX", 0)
     world = make_world()
     for number in (1, 2):
         assert isinstance(world.ask(agent(number, USER)), AgentForked)
     assert world.ask(agent(3, USER)) == AgentNotForked(3, "later", "too many agents")
-    assert world.ask(LookUpUser(4, "root")) == UserLookedUp(4, "later")
 
 
 def test_when_no_process_can_be_made_it_is_later(make_world, monkeypatch):
@@ -547,18 +546,6 @@ def test_when_no_process_can_be_made_it_is_later(make_world, monkeypatch):
     assert world.ask(agent(1, USER)).verdict == "later"
     assert world.ask(LookUpUser(1, "root")).verdict == "later"
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()  # the next child's end is heard of
-
-
-@needs_root
-def test_who_asks_the_name_service_is_not_root():
-    """The modules of a name service read what a directory server answers."""
-    program = (
-        "import os; from smtpd.nursery import cradle; from smtpd.sandbox import Ids\n"
-        "cradle.find_person = lambda name: os.write(2, b'%d %d' % (os.getuid(), os.geteuid())) and None\n"
-        "cradle.look_up('alice', Ids(12345, 12345), (), 1)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert (done.stdout, done.stderr) == (b"unknown\n", b"12345 12345")
 
 
 def test_a_memory_limit_only_ever_goes_down():
