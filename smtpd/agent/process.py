@@ -53,7 +53,8 @@ def prepare(post: Post, user: str, home: str) -> Agent:
     Never raises for what the world does (no space, no right, a home that is gone): that is what the errands are
     answered with.  Raises KeyError for a kind that is none.
     """
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a user's limit is an error of write(2), not our death
+    for number in (signal.SIGXFSZ, signal.SIGPIPE):  # a limit, a reader that went: errors of write(2), not our death
+        signal.signal(number, signal.SIG_IGN)
     return Agent(TRADES[post.kind](post, user, home))
 
 
