@@ -121,6 +121,7 @@ class Command:
     HANDS = HANDS
     BATCH = 1
     BATCH_BYTES = 1
+    GATHER = 0
 
     def __init__(self, post: Post, user: str, home: str):
         self.places: list[tuple[str, str]] = []

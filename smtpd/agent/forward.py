@@ -48,6 +48,7 @@ class Reader:
     HANDS = 1
     BATCH = 1
     BATCH_BYTES = 1
+    GATHER = 0
 
     def __init__(self, home: str):
         self.home = home

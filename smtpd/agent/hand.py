@@ -8,6 +8,7 @@ waiting.  So a single mail costs no thread, and many are synced side by side.
 """
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -40,6 +41,7 @@ class Trade(Protocol):
     HANDS: int
     BATCH: int  # errands that a hand takes at once
     BATCH_BYTES: int  # and about how much content
+    GATHER: int  # milliseconds that it waits for one more
     places: list[tuple[str, str]]  # that it must be able to see, with letters for unveil
     over: bool  # nothing more can be done: answer what has come, and leave
 
@@ -93,7 +95,10 @@ class Hands:
         batch: list[Taken] = []
         size = 0
         while len(batch) < self._trade.BATCH and size < self._trade.BATCH_BYTES:
-            flags = socket.MSG_CMSG_CLOEXEC | (socket.MSG_DONTWAIT if batch else 0)
+            flags = socket.MSG_CMSG_CLOEXEC
+            if batch:
+                flags |= socket.MSG_DONTWAIT
+                self._gather()
             try:
                 packet, ancillary, told, _ = self._socket.recvmsg(PACKET_MAX, _ROOM_FOR_DESCRIPTORS, flags)
             except BlockingIOError:
@@ -104,6 +109,13 @@ class Hands:
             size += getattr(batch[-1][0], "size", 0)
         self._begin_another()
         return batch
+
+    def _gather(self) -> None:
+        """Packets come one by one, and the first has woken us."""
+        if self._trade.GATHER:
+            waiting = select.poll()
+            waiting.register(self._socket, select.POLLIN)
+            waiting.poll(self._trade.GATHER)
 
     def _errand(self, packet: bytes, ancillary: list[tuple[int, int, bytes]], told: int) -> Taken:
         descriptors = [number for _, _, data in ancillary for number in struct.unpack(f"{len(data) // 4}i", data)]

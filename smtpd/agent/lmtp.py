@@ -42,6 +42,7 @@ class Lmtp:
     HANDS = 4
     BATCH = 8
     BATCH_BYTES = 1024 * 1024
+    GATHER = 2  # the recipients of one mail, for one transaction
 
     def __init__(self, post: Post, user: str, home: str):
         self.user = user

@@ -35,6 +35,7 @@ class Mailbox:
     HANDS = 1
     BATCH = 32
     BATCH_BYTES = 8 * 1024 * 1024
+    GATHER = 0
 
     def __init__(self, post: Post, user: str, home: str):
         self.over = False

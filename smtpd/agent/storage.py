@@ -33,6 +33,7 @@ class Storage:
     HANDS = 4
     BATCH = 8
     BATCH_BYTES = 1024 * 1024
+    GATHER = 0
 
     def __init__(self, post: Post, user: str, home: str):
         self.junk = post.junk

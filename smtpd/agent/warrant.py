@@ -105,6 +105,7 @@ class Warrant:
     HANDS = HANDS
     BATCH = 1
     BATCH_BYTES = 1
+    GATHER = 0
 
     def __init__(self, post: Post, user: str, home: str):
         self.places: list[tuple[str, str]] = []
