@@ -28,7 +28,7 @@ from smtpd.parent.line import Line
 from smtpd.parent.post import Assignment, Posts, Unknown
 from smtpd.parent.service import SERVICES, admit
 
-AGENTS_MAX = 256  # alive or being made
+AGENTS_MAX = 384  # alive or being made: all places of queue's, and some that have just been parted with
 AGENTS_PER_USER_MAX = 8  # of one recipient; of an action that runs as one user for all
 TETHERED = "mbox"  # the kind that is handed mailboxes
 PERMANENT = {

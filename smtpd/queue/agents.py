@@ -33,6 +33,7 @@ from smtpd.queue.roster import SLOW, Roster
 from smtpd.queue.session import Sessions
 
 PENALTY = 5.0  # seconds without a new agent for a line whose agent did nothing but end
+SLOW_PLACES = 64
 SLOW_OF_USER = 3  # places of slow agents that one user may have, beside those of quick ones
 
 SILENT = "the agent does not answer"
@@ -52,7 +53,7 @@ class Agents:
     ):
         self._loop, self._starts, self._locks, self._roster, self._clock = loop, starts, locks, roster, clock
         self.quick = Places(shared=roster.shared)
-        self.slow = Places(of_user=SLOW_OF_USER, silence=SLOW.deadline, shared=roster.shared)
+        self.slow = Places(SLOW_PLACES, SLOW_OF_USER, silence=SLOW.deadline, shared=roster.shared)
         self._sessions = Sessions(roster.commands)
         self.lines: dict[Key, Line] = {}
         self._penalties: dict[Key, tuple[float, str]] = {}

@@ -37,7 +37,8 @@ class Line:
     @property
     def may_begin(self) -> bool:
         """There is an agent, and it may have what waits."""
-        if self.agent is None or self.leaving or not self.waiting or len(self.begun) >= self.terms.under_way:
+        most = self.terms.in_a_crowd if self.places.is_crowded else self.terms.under_way
+        if self.agent is None or self.leaving or not self.waiting or len(self.begun) >= most:
             return False
         return not self.begun or not (self.alone or self.waiting[0].alone)
 

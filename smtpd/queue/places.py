@@ -5,10 +5,15 @@
                                            +-- tired: nothing to do for a while
 
 A place is granted in the order of wanting; a user who has several agents already waits for one of them to leave.  When
-no place is free, the agent that has been idle longest leaves.  When all are busy, those that have had their turn finish
-what they have and leave; one that does not answer meanwhile is silent, and is made to leave.
+no place is free, an agent that has read a .forward leaves: lookup remembers what it said.  Then the one that has been
+idle longest.  When all are busy, those that have had their turn finish what they have and leave; one that does not
+answer meanwhile is silent, and is made to leave.
+
+To make an agent costs some milliseconds, so there have to be more places than users who get mail at the same time, as
+far as the memory goes.
 """
 
+import os
 from collections import Counter, OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,11 +23,22 @@ from typing import NamedTuple
 
 from smtpd.envelope import Duty
 
-PLACES = 64  # agents, in all
+PLACES_MIN, PLACES_MAX = 64, 256  # agents, in all
+AGENT_BYTES = 4 * 1024 * 1024  # of its own (3.3 MiB for a .forward, 3.7 for a Maildir), so 256 of them take one GiB
 PLACES_OF_USER = 4
+CROWD = 64  # more agents than that get less to do at a time each: what hangs must not be all that may be in flight
 TURN = 1.0  # seconds that an agent may work while others wait
 IDLE = 5.0  # seconds without anything to do
+READ = 0.5  # the same for who has read a .forward: nobody asks again as long as lookup remembers
 SILENCE = 10.0  # seconds that an agent that was asked to leave may keep others waiting
+
+
+def places_in(memory: int) -> int:
+    """How many agents at the most where there are so many bytes: a quarter of them."""
+    return max(PLACES_MIN, min(PLACES_MAX, memory // 4 // AGENT_BYTES))
+
+
+PLACES = places_in(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 class Key(NamedTuple):
@@ -60,7 +76,7 @@ class Places:
         self._wanting: OrderedDict[Key, None] = OrderedDict()
         self._taken: dict[Key, _Place] = {}
         self._users: Counter[str] = Counter()
-        self._idle: OrderedDict[Key, None] = OrderedDict()  # longest first
+        self._idle: OrderedDict[Key, None] = OrderedDict()  # who is to leave first, first
 
     def want(self, key: Key) -> None:
         self._wanting[key] = None
@@ -90,6 +106,8 @@ class Places:
     def idle(self, key: Key, now: float) -> None:
         self._taken[key] = _Place(State.IDLE, now)
         self._idle[key] = None
+        if key.duty is Duty.READ:
+            self._idle.move_to_end(key, last=False)
 
     def leave(self, key: Key) -> None:
         """Its place is free, or it wants none any more."""
@@ -108,33 +126,33 @@ class Places:
             return []
         chosen: list[Key] = []
         leaving = sum(place.state is State.LEAVING for place in self._taken.values())
+        worked = self._worked(now)
         for number, wanting in enumerate(islice(self._wanting, self._count)):
+            if not self._idle and not worked:
+                break
             of_user = wanting.user if self._is_full(wanting.user) else None
-            key = self._find_idle(of_user)
+            key = _first(self._idle, of_user)
             if key is None and number >= leaving:  # for those before it somebody leaves already
-                key = self._find_busy(of_user, now)
+                key = _first(worked, of_user)
             if key is not None:
                 self._idle.pop(key, None)
+                worked.pop(key, None)
                 self._taken[key] = _Place(State.LEAVING, now)
                 chosen.append(key)
         return chosen
 
-    def _find_idle(self, of_user: str | None) -> Key | None:
-        """Idle longest; of one user where that is the limit."""
-        return next((key for key in self._idle if of_user in (None, key.user)), None)
-
-    def _find_busy(self, of_user: str | None, now: float) -> Key | None:
-        """At work longest, and for long enough."""
-        worked = [
+    def _worked(self, now: float) -> dict[Key, None]:
+        """Who has been at work for long enough, the longest first."""
+        turns = [
             (place.since, key)
             for key, place in self._taken.items()
-            if place.state is State.BUSY and place.since + TURN <= now and of_user in (None, key.user)
+            if place.state is State.BUSY and place.since + TURN <= now
         ]
-        return min(worked)[1] if worked else None
+        return {key: None for _, key in sorted(turns)}
 
     def tired(self, now: float) -> list[Key]:
         """Who has had nothing to do for long enough."""
-        return [key for key in self._idle if self._taken[key].since + IDLE <= now]
+        return [key for key in self._idle if self._taken[key].since + (READ if key.duty is Duty.READ else IDLE) <= now]
 
     def silent(self, now: float) -> list[Key]:
         """Who was asked to leave and does not come to an end."""
@@ -145,5 +163,14 @@ class Places:
         ]
 
     @property
+    def is_crowded(self) -> bool:
+        return len(self._taken) > CROWD
+
+    @property
     def users(self) -> set[str]:
         return {*self._users}
+
+
+def _first(keys: dict[Key, None], of_user: str | None) -> Key | None:
+    """Of one user where that is the limit."""
+    return next((key for key in keys if of_user in (None, key.user)), None)

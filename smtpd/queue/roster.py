@@ -27,6 +27,7 @@ class Terms(NamedTuple):
     """How an agent is treated.  Times in seconds."""
 
     under_way: int = 32  # errands that it has at a time
+    in_a_crowd: int = 8  # the same, when there are very many agents
     deadline: float = 300.0  # for one mail
     patience: float = 10.0  # without a word of it, after which nothing more waits for it
     slow: bool = False

@@ -9,9 +9,10 @@ import pytest
 from smtpd.envelope import Duty, Outcome
 from smtpd.imsg import AgentRefused, AgentStarted, EndAgent, EnvelopesTried, PostponeEnvelopes, StartAgent
 from smtpd.ipc import errand as frames
+from smtpd.parent.agent import AGENTS_MAX
 from smtpd.queue import places
-from smtpd.queue.agents import PENALTY
-from smtpd.queue.places import IDLE, PLACES, SILENCE, TURN
+from smtpd.queue.agents import PENALTY, SLOW_PLACES
+from smtpd.queue.places import CROWD, IDLE, PLACES, PLACES_MAX, SILENCE, TURN
 from smtpd.queue.roster import QUICK, SLOW
 from tests.queue.conftest import add, recipient
 
@@ -281,8 +282,7 @@ def test_an_agent_that_leaves_of_its_own_accord_costs_nothing(house):
 
 
 @pytest.fixture
-def crowd(make_house, monkeypatch):
-    monkeypatch.setattr(places, "PLACES", 2)
+def crowd(make_house):
     made = make_house()
     made.queue.agents.quick._count = 2
     return made
@@ -357,6 +357,16 @@ def test_more_agents_than_places_are_never_alive(house):
     assert delivered | deferred == set(mails)
 
 
+def test_in_a_crowd_each_has_less_to_do_at_a_time(house, monkeypatch):
+    monkeypatch.setattr(places, "CROWD", 1)
+    house.due(*house.store([recipient("amy")]))
+    _, _amy = house.start_agent(1)
+    house.due(*house.store([recipient("bob") for _ in range(UNDER_WAY)]))
+    _, bob = house.start_agent(2)
+    house.receive(bob)
+    assert len(house.queue.agents.lines[BOB].begun) == QUICK.in_a_crowd
+
+
 def test_an_agent_that_comes_when_nobody_wants_it_any_more_is_idle(house):
     (envelope,) = house.store()
     house.due(envelope)
@@ -413,6 +423,7 @@ def test_a_lost_agent_leaves_no_descriptor_behind(house, two):
 
 
 def test_constants_leave_room_for_all():
-    assert UNDER_WAY * PLACES < 5000
+    assert CROWD * UNDER_WAY + (PLACES_MAX - CROWD) * QUICK.in_a_crowd < 5000
+    assert PLACES_MAX + SLOW_PLACES < AGENTS_MAX
     assert STALLED < DEADLINE
     assert SLOW.patience < SLOW.deadline

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.envelope import Duty
-from smtpd.queue.places import IDLE, SILENCE, TURN, Key, Places
+from smtpd.queue.places import AGENT_BYTES, IDLE, PLACES_MAX, PLACES_MIN, READ, SILENCE, TURN, Key, Places, places_in
 
 
 def key(user, action="local"):
@@ -61,6 +61,24 @@ def test_the_one_that_was_idle_longest_leaves_first():
     places.busy(two, 4.0)
     places.want(key("four"))
     assert places.leavers(4.0) == [one]
+
+
+def test_who_has_read_a_forward_leaves_before_all_others_and_soon():
+    """lookup remembers what it said for longer than the agent would stay."""
+    places = Places(count=3)
+    reader, two, three = Key("one", "", Duty.READ), key("two"), key("three")
+    start(places, reader, two, three)
+    for idle in (two, reader, three):
+        places.idle(idle, 1.0)
+    assert places.tired(1.0 + READ) == [reader]
+    places.want(key("four"))
+    places.want(key("five"))
+    assert places.leavers(1.0) == [reader, two]
+
+
+def test_there_are_as_many_places_as_a_quarter_of_the_memory_has_room_for():
+    assert places_in(4 * AGENT_BYTES * 100) == 100
+    assert (places_in(0), places_in(2**50)) == (PLACES_MIN, PLACES_MAX)
 
 
 def test_nobody_leaves_when_nobody_waits():
