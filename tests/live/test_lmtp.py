@@ -13,6 +13,7 @@ import pytest
 from tests.live import dovecot as peer
 from tests.live import reader
 from tests.live.conftest import empty_maildir, free_port, mails, running, until
+from tests.live.recipient import envelopes
 
 pytestmark = pytest.mark.skipif(peer.MISSING is not None, reason=str(peer.MISSING))
 
@@ -62,10 +63,6 @@ def subjects(dovecot, name):
     return [subject for subject, _ in reader.by_dovecot(dovecot, name)]
 
 
-def queue_of(daemon):
-    return [line.split("|") for line in daemon.smtpctl("show", "queue").stdout.splitlines()]
-
-
 @pytest.mark.parametrize("way", ["tcp", "unix"])
 def test_a_mail_is_handed_to_the_server(daemon, dovecot, way):
     body = "Grüße\r\n.\r\n..\r\nFrom here\r\n".encode() + b"z" * 5000 + b"\r\n"
@@ -91,7 +88,7 @@ def test_of_two_recipients_one_over_quota_the_other_has_the_mail(daemon, dovecot
         client.sendmail("amy@there.test", recipients, f"Subject: two {way}\r\n\r\n".encode() + b"z" * 4000 + b"\r\n")
     until(lambda: f"two {way}" in subjects(dovecot, "carol"), what="delivery to carol")
     assert dovecot.mails("dave") == []
-    left = until(lambda: len(rows := queue_of(daemon)) == 2 and all(row[-1] for row in rows) and rows, what="results")
+    left = until(lambda: len(rows := envelopes(daemon)) == 2 and all(row[-1] for row in rows) and rows, what="results")
     reasons = {row[5].partition("@")[0]: row[-1] for row in left}
     assert "Quota exceeded" in reasons["dave"] and "User doesn't exist" in reasons["erin"]
     saved = re.findall(r"lmtp\((\w+)\)<\d+><([^>]+?)(?::R\d+)?>: Info: .*save", dovecot.log)
@@ -118,7 +115,7 @@ def test_a_server_that_is_not_there_delays_nobody_else(daemon, dovecot, users, a
             daemon.send(f"frank@{way}.test", b"Subject: later\r\n\r\nx\r\n")
         daemon.send(f"{alice}@here.test", b"Subject: now\r\n\r\nx\r\n")
         until(lambda: mails(users.home(alice)), 5, what="the other mail")
-        rows = until(lambda: [row for row in queue_of(daemon) if row[-1]], what="its reason")
+        rows = until(lambda: [row for row in envelopes(daemon) if row[-1]], what="its reason")
         assert all("refused" in row[-1] or "No such file" in row[-1] for row in rows), rows
     finally:
         dovecot.start()
@@ -180,7 +177,7 @@ def test_a_server_that_restarts_under_load_has_every_mail_and_few_twice(daemon, 
 
     def empty():
         daemon.smtpctl("schedule", "all")
-        return queue_of(daemon) == []
+        return envelopes(daemon) == []
 
     until(empty, 40, what="an empty queue")
     found = collections.Counter(subject for subject in subjects(dovecot, "carol") if disturb.__name__ in subject)

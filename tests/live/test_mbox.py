@@ -18,6 +18,7 @@ from tests.live import reader
 from tests.live.competitor import mail, unquoted
 from tests.live.conftest import TOP, free_port, running, until
 from tests.live.dovecot import MISSING, Dovecot
+from tests.live.recipient import envelopes
 
 COMPETITOR = Path(__file__).with_name("competitor.py")
 CONF = """
@@ -55,10 +56,6 @@ def in_box(path):
 
 def send(daemon, name, subject):
     daemon.send(f"{name}@here.test", f"Subject: {subject}\r\n\r\nx\r\n".encode())
-
-
-def rows(daemon):
-    return [line.split("|") for line in daemon.smtpctl("show", "queue").stdout.splitlines()]
 
 
 # -- what lies there, and who reads it -------------------------------------------------------------------------------
@@ -177,7 +174,7 @@ def test_what_is_no_mailbox_of_the_user_gets_nothing(daemon, users, alice, bob, 
     target = make(box, users, bob)
     content = target.read_bytes() if target else b""
     send(daemon, alice, make.__name__)
-    (row,) = until(lambda: [row for row in rows(daemon) if "mailbox" in row[-1]], what="its refusal")
+    (row,) = until(lambda: [row for row in envelopes(daemon) if "mailbox" in row[-1]], what="its refusal")
     assert not target or target.read_bytes() == content
     send(daemon, bob, "second")
     until(lambda: len(in_box(box.with_name(bob))) == before + 2, what="bob's next mail")
@@ -207,9 +204,9 @@ def test_a_reader_that_holds_its_lock_delays_its_own_mail_only(daemon, alice, bo
             send(daemon, bob, f"{number}")
         until(lambda: len(in_box(box.with_name(bob))) == count + 5, what="bob's mails")
         assert box.stat().st_size == size
-        assert len(rows(daemon)) == 5
+        assert len(envelopes(daemon)) == 5
     until(lambda: len(in_box(box)) == 6, what="alice's mails")
-    until(lambda: rows(daemon) == [], what="an empty queue")
+    until(lambda: envelopes(daemon) == [], what="an empty queue")
 
 
 def test_somebody_elses_dot_lock_is_waited_for(daemon, alice, box):
