@@ -121,6 +121,8 @@ class Smtpd(Server):
             if title.startswith("smtpd: "):
                 role = title.removeprefix("smtpd: ").split()[0]
                 found[role] = found.get(role, 0) + int(fields[11]) + int(fields[12])
+                if role == "nursery":
+                    found["its ended children"] = int(fields[13]) + int(fields[14])
         return found
 
 
