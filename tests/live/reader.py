@@ -38,14 +38,16 @@ def by_mutt(path, scratch):
 
 
 def by_s_nail(path, scratch):
-    """Copied to a file, which is read as it stands; and how many they are, s-nail says itself."""
+    """Copied to a file, which is read as it stands; and how many they are, s-nail says itself.  Not for a Maildir: in
+    mails of one it quotes lines as in a mailbox."""
     copy = scratch / "s-nail"
     command = ["s-nail", "-n", "-#", "-R", "-f", str(path)]
     order = f"copy * {copy}\nShow *\nxit\n"
     environment = {**TERMINAL, "HOME": str(scratch), "MBOX": os.devnull}
     done = subprocess.run(command, input=order.encode(), env=environment, capture_output=True, timeout=PATIENCE)
     mails = by_python(copy)
-    assert len(re.findall(rb"^\[-- Message +\d+ -- ", done.stdout, re.MULTILINE)) == len(mails), done
+    told = len(re.findall(rb"^\[-- Message +\d+ -- ", done.stdout, re.MULTILINE))
+    assert told == len(mails), f"s-nail tells of {told} mails, and has copied {len(mails)}"
     return mails
 
 

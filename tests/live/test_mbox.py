@@ -16,8 +16,7 @@ import pytest
 
 from tests.live import reader
 from tests.live.competitor import mail, unquoted
-from tests.live.conftest import TOP, free_port, running, until
-from tests.live.dovecot import MISSING, Dovecot
+from tests.live.conftest import TOP, running, until
 from tests.live.recipient import envelopes
 
 COMPETITOR = Path(__file__).with_name("competitor.py")
@@ -56,62 +55,6 @@ def in_box(path):
 
 def send(daemon, name, subject):
     daemon.send(f"{name}@here.test", f"Subject: {subject}\r\n\r\nx\r\n".encode())
-
-
-# -- what lies there, and who reads it -------------------------------------------------------------------------------
-
-LETTERS = {
-    "plain": b"hello\nworld\n",
-    "empty": b"",
-    "from": b"From here one sees the sea.\n\nFrom there too.\nNot From here.\n>From quoted already\n",
-    "dots": b".\n..\n.hidden\n",
-    "bytes": bytes(range(128, 256)) + b"\n",
-    "long": b"y" * 5000 + b"\n" + b"From y" * 900 + b"\n",
-    "separator": b"From amy@there.test Sat Nov 21 09:16:04 2026\nSubject: forged\n\nnot a mail\n",
-    "large": b"line\nFrom line\n" * 20_000,
-}
-
-
-def expected():
-    quoted = {subject: (b"\n" + body).replace(b"\nFrom ", b"\n>From ")[1:] for subject, body in LETTERS.items()}
-    return sorted((subject, body.rstrip(b"\n")) for subject, body in quoted.items())
-
-
-def directory_of_root(path):
-    """As OpenBSD has it."""
-    assert path.stat().st_mode & 0o7777 == 0o755 and path.owner() == "root"
-
-
-def directory_of_group_mail(path):
-    """As Debian has it."""
-    shutil.chown(path, group="mail")
-    path.chmod(0o2775)
-
-
-@pytest.mark.parametrize("prepare", [directory_of_root, directory_of_group_mail])
-def test_every_mail_reader_finds_the_mails_that_were_sent(make_daemon, ground, tmp_path, alice, prepare):
-    daemon = make_daemon(CONF).start()
-    directory = daemon.state / "mail"
-    prepare(directory)
-    for subject, body in LETTERS.items():
-        daemon.send(f"{alice}@here.test", f"Subject: {subject}\r\n\r\n".encode() + body.replace(b"\n", b"\r\n"))
-    box = directory / alice
-    until(lambda: len(in_box(box)) == len(LETTERS), what="all mails")
-    assert box.owner() == alice and box.stat().st_mode & 0o777 == 0o600
-    assert os.listdir(directory) == [alice]
-    assert reader.by_python(box) == expected()
-    for program, read in (("mutt", reader.by_mutt), ("s-nail", reader.by_s_nail)):
-        if not reader.missing(program):
-            assert read(box, tmp_path) == expected(), program
-    if not MISSING:
-        dovecot = Dovecot(daemon.directory / "dovecot", free_port(), alice)
-        dovecot.add_reader(alice, f"mbox:~/mail:INBOX={box}")
-        dovecot.start()
-        try:
-            assert reader.by_dovecot(dovecot, alice) == expected()
-        finally:
-            dovecot.kill()
-    assert daemon.stop() == 0
 
 
 def test_a_mailbox_begins_each_mail_with_its_envelope(daemon, alice, box):
