@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import select
 import signal
 import tempfile
@@ -108,7 +109,8 @@ def test_it_is_the_user_in_a_session_of_its_own_with_three_descriptors(start, ho
     assert pid == group == session
     status = (home / "told").read_text()
     assert f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}\n" in status
-    assert "Umask:\t0077\n" in status and f"SigIgn:\t{'0' * 16}\n" in status
+    assert "Umask:\t0077\n" in status
+    assert int(re.search(r"SigIgn:\t(\w+)\n", status)[1], 16) & ~(3 << 31) == 0  # 32 and 33 are the library's own
 
 
 def test_values_are_words_whatever_they_are(start, home):

@@ -137,18 +137,19 @@ def test_what_is_in_the_pipes_at_the_end_is_passed_on(desk):
     assert len(desk.journal._kept) + len(desk.said()) + desk.journal.dropped == 5000
 
 
-def test_who_never_stops_writing_does_not_keep_it_from_its_end(monkeypatch):
-    desk = Desk("table people")
+def test_who_never_stops_writing_does_not_keep_it_from_its_end(monkeypatch, desk):
+    desk.close("dispatcher")
     plain, pieces = os.read, []
 
     def read(descriptor, size):
-        os.write(desk.writing["table people"], b"x" * 1000 + b"\n")
+        os.write(desk.writing["queue"], b"x" * 1000 + b"\n")
         pieces.append(size)
         assert len(pieces) <= PIECES
         return plain(descriptor, size)
 
     monkeypatch.setattr(os, "read", read)
     desk.journal.finish()
+    monkeypatch.undo()
     assert pieces == [PIECE] * PIECES
 
 

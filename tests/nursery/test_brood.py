@@ -427,7 +427,7 @@ def test_a_program_has_its_socket_a_log_of_its_own_and_nothing_else(world, recor
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
     if ROOT:
         assert int(status["CapBnd"], 16) == 0
-    assert int(status["SigBlk"], 16) == int(status["SigIgn"], 16) == 0
+    assert {int(status[mask], 16) & ~(3 << 31) for mask in ("SigBlk", "SigIgn")} == {0}  # 32 and 33 are the library's
     assert status["NoNewPrivs"] == "1"
     assert {line.partition("=")[0] for line in environment} <= {"PATH", "LANG", "TZ"}
     assert descriptors[0] == descriptors[1] and descriptors[0].startswith("socket:")
