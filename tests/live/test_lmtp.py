@@ -152,6 +152,9 @@ def kill_workers(dovecot):
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             if Path(f"/proc/{pid}/comm").read_text() == "lmtp\n":
                 os.kill(int(pid), signal.SIGKILL)
+    # What they held would be respected for two minutes by whoever comes after them, readers too.
+    for lock in dovecot.homes.glob("*/Maildir/*.lock"):
+        lock.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("way, disturb", [("tcp", restart), ("unix", kill_workers)])
