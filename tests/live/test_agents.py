@@ -30,8 +30,12 @@ def boxes(daemon, users, alice, bob):
 
 def agents_of(daemon, name):
     """Processes of the daemon that are that user, not those who are just becoming it."""
-    titled = set(pids_of(name)) & set(daemon.descendants())
-    return [pid for pid in titled if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"smtpd: agent")]
+    found = []
+    for pid in set(pids_of(name)) & set(daemon.descendants()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has read a .forward leaves soon
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"smtpd: agent"):
+                found.append(pid)
+    return found
 
 
 def send(daemon, name, subject):
