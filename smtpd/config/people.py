@@ -9,11 +9,10 @@ from smtpd.config.error import Report, quoted
 from smtpd.config.model import Action, Table
 from smtpd.config.names import SYSTEM_USERS
 from smtpd.config.parser import Parsed
-from smtpd.config.slice import USER_NAME, Person
+from smtpd.config.slice import LOWEST_ID, USER_NAME, Person
 from smtpd.config.tablefile import PARSERS, Entry, TableFiles, Unreadable
 from smtpd.tables.userinfo import Malformed, UserInfo, parse_userinfo
 
-FIRST_ID = 100  # below are the system's own
 PEOPLE_MAX = 100_000
 
 
@@ -59,8 +58,8 @@ def _person(entry: Entry, report: Report) -> Person | None:
 
 def _check(name: str, info: UserInfo) -> None:
     """As the nursery will, which would refuse each mail to them."""
-    if info.uid < FIRST_ID:
-        raise Malformed(f"uid {info.uid}, expected {FIRST_ID} or more")
+    if info.uid < LOWEST_ID:
+        raise Malformed(f"uid {info.uid}, expected {LOWEST_ID} or more")
     if info.gid == 0:
         raise Malformed("gid 0 is the group of root")
     if not USER_NAME.fullmatch(name):
@@ -70,4 +69,4 @@ def _check(name: str, info: UserInfo) -> None:
 def _is_of_the_system(entry: Entry) -> bool:
     """A copy of /etc/passwd begins with them; they receive no mail, and are no mistake."""
     uid = entry.value.partition(":")[0]
-    return uid.isdecimal() and int(uid[:10]) < FIRST_ID
+    return uid.isdecimal() and int(uid[:10]) < LOWEST_ID

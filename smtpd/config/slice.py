@@ -11,6 +11,8 @@ from smtpd.config.model import DeliveryLimits, Limits, Match, Method
 LMTP_USER = "_smtpm"  # whom an lmtp action runs as that names nobody
 PROGRAM_USER = "_smtpf"  # and a program that answers for a table
 
+LOWEST_ID = 100  # of a user who may receive; below are those that Unix systems bring along: bin, mail, www-data
+
 # Whom the parent starts agents for: one word of /etc/passwd, no path, no option, nothing that a terminal or a log would
 # take for more.
 USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}")

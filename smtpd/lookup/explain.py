@@ -28,14 +28,13 @@ from dataclasses import dataclass, field
 
 from smtpd.config.model import Condition, Match, Table
 from smtpd.config.printer import print_condition, print_match
-from smtpd.config.slice import ExpansionSlice, LookupSlice
+from smtpd.config.slice import LOWEST_ID, ExpansionSlice, LookupSlice
 from smtpd.envelope import Duty, Origin, Recipient
 from smtpd.imsg import ForwardRead
 from smtpd.ipc.log import visible
 from smtpd.lookup.expansion import Ending, Expanded, Expansion
 from smtpd.lookup.include import Includes
 from smtpd.lookup.node import FindUser, Forward, Node, Question, ReadForward, ReadInclude
-from smtpd.lookup.person import LOWEST_ID
 from smtpd.lookup.plan import make_plan
 from smtpd.lookup.recipient import understand
 from smtpd.lookup.refusal import Refusal

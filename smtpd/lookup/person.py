@@ -7,14 +7,13 @@ an action's userbase    a table: uid:gid:home
 from collections.abc import Generator
 from typing import Any
 
-from smtpd.config.slice import USER_NAME, ExpansionSlice
+from smtpd.config.slice import LOWEST_ID, USER_NAME, ExpansionSlice
 from smtpd.lookup.node import FindUser, Forward, Question, ReadForward
 from smtpd.lookup.plan import Plan
 from smtpd.lookup.refusal import Refuse, deferred, disabled, failed, invalid, later
 from smtpd.tables.table import Awaited, Service, Unavailable
 from smtpd.tables.userinfo import Malformed, parse_userinfo
 
-LOWEST_ID = 100  # below it are the users that Unix systems bring along
 NAME_MAX = 32  # of useradd(8); what is longer is no user of any system
 NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 

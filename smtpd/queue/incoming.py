@@ -36,7 +36,7 @@ from smtpd.ipc.log import log
 from smtpd.queue.disk import Disk
 from smtpd.queue.reservation import Reservations
 from smtpd.queue.spool import Damaged, translated
-from smtpd.queue.store import INLINE, Add, Broken, Envelope, Full, Message
+from smtpd.queue.store import INLINE, Add, Broken, Envelope, Full, Message, untried
 
 NO_SPACE = 452, "4.3.1", "Insufficient system storage"
 TROUBLE = 451, "4.3.0", "Temporary failure"
@@ -220,22 +220,8 @@ class Incoming:
         self._disk.commits.submit(add, partial(self._stored, receiving, add))
 
     def _envelope(self, id: int, created: int, origin: Origin, recipient: Recipient) -> Envelope:
-        return Envelope(
-            id=id,
-            run=self._disk.store.run,
-            created=created,
-            expires=created + self._lifetimes.get(recipient.action, LIFETIME),
-            next_try=0,
-            last_try=0,
-            retries=0,
-            troubles=0,
-            perhaps_delivered=False,
-            held=False,
-            suspended=False,
-            error="",
-            origin=origin,
-            recipient=recipient,
-        )
+        expires = created + self._lifetimes.get(recipient.action, LIFETIME)
+        return untried(id, self._disk.store.run, created, expires, origin, recipient)
 
     def _stored(self, receiving: _Receiving, add: Add, error: Exception | None) -> None:
         if error is not None:

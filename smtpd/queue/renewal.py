@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from smtpd.envelope import COUNTER_MAX, Recipient, first_envelope, message_of
 from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded, ExpandEnvelope
 from smtpd.ipc.question import Questions
-from smtpd.queue.store import Envelope
+from smtpd.queue.store import Envelope, untried
 
 QUESTIONS = 64  # to lookup, at a time
 NEW_MAX = 100  # envelopes that one user's share of a message may become, as many as at its first expansion
@@ -65,19 +65,5 @@ class Renewals:
         made.difference_update(successor.recipient for successor in successors)
 
     def _successor(self, envelope: Envelope, counter: int, recipient: Recipient) -> Envelope:
-        return Envelope(
-            id=first_envelope(message_of(envelope.id)) + counter,
-            run=self._run,
-            created=envelope.created,
-            expires=envelope.expires,
-            next_try=0,
-            last_try=0,
-            retries=0,
-            troubles=0,
-            perhaps_delivered=False,
-            held=False,
-            suspended=False,
-            error="",
-            origin=envelope.origin,
-            recipient=recipient,
-        )
+        id = first_envelope(message_of(envelope.id)) + counter
+        return untried(id, self._run, envelope.created, envelope.expires, envelope.origin, recipient)

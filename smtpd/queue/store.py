@@ -69,6 +69,26 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         )
 
 
+def untried(id: int, run: int, created: int, expires: int, origin: Origin, recipient: Recipient) -> Envelope:
+    """A new envelope, to be tried at once.  `created` and `expires` in seconds since 1970."""
+    return Envelope(
+        id=id,
+        run=run,
+        created=created,
+        expires=expires,
+        next_try=0,
+        last_try=0,
+        retries=0,
+        troubles=0,
+        perhaps_delivered=False,
+        held=False,
+        suspended=False,
+        error="",
+        origin=origin,
+        recipient=recipient,
+    )
+
+
 class Message(msgspec.Struct, frozen=True, gc=False):
     """A row: the content that the envelopes of one message share.  `content` is None when it stands in a spool file."""
 
