@@ -7,7 +7,7 @@ An envelope keeps the *name* of its action and what the rules need to decide aga
 file that a user's .forward names is kept as the SHA-256 of what stands there, and looked for there again at delivery.
 """
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Annotated
 
 import msgspec
@@ -21,6 +21,8 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a durat
 Lane = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # an agent or a destination: one lane gets its share; 0: none
 NARROW = 1 << 31  # a lane with this bit gets a smaller share: its agent runs commands, or waits for another host
 
+Priority = Annotated[int, msgspec.Meta(ge=-9, le=9)]  # RFC 6710: higher goes first
+
 # \Z and not $, which would let a line feed pass at the end
 _PRINTABLE = r"\A[^\x00-\x1f\x7f]*\Z"
 _ONE_LINE = r"\A[^\x00-\x08\x0a-\x1f\x7f]*\Z"  # as above, and tabs
@@ -29,6 +31,8 @@ Word = Annotated[str, msgspec.Meta(max_length=256, pattern=_PRINTABLE)]  # a nam
 Path = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # an address, a path
 Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # of a reply or an error
 Line = Annotated[str, msgspec.Meta(max_length=4096, pattern=_ONE_LINE)]  # a command of the configuration
+# A password: any text but NUL and line ends, which some table or library would take for its end.
+Secret = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"\A[^\x00\r\n]*\Z")]
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A(?:[0-9a-f]{64})?\Z")]  # SHA-256 in hex, or nothing
 
 
@@ -59,6 +63,23 @@ class Outcome(IntEnum):
     STALE = 5  # what the digest stands for is not in the user's .forward any more: expand again
 
 
+class Body(IntEnum):
+    """What MAIL said of the content (RFC 6152, RFC 3030)."""
+
+    SEVEN_BIT = 0
+    EIGHT_BIT = 1
+    BINARY = 2  # the body is kept byte by byte as it came, behind a header with LF line ends
+
+
+class Notify(IntFlag):
+    """When the sender wants to be told (RFC 3461 4.1); none of them: the client did not say."""
+
+    NEVER = 1
+    SUCCESS = 2
+    FAILURE = 4
+    DELAY = 8
+
+
 class Origin(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What the session knew of where a mail comes from; the rules may ask for all of it again."""
 
@@ -69,6 +90,24 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     hostname: Word  # of our listener
     tag: Word
     esmtp: bool
+    tls: bool = False  # the client's connection was encrypted
+    user: Word = ""  # as whom the client has authenticated
+
+
+class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """On what terms the client gave us the message: the parameters of MAIL, one set for all its recipients."""
+
+    body: Body = Body.SEVEN_BIT
+    utf8: bool = False  # RFC 6531: addresses or header may hold UTF-8
+    require_tls: bool = False  # RFC 8689
+    ret: Word = ""  # RFC 3461 4.3: "FULL", "HDRS", or not said
+    envid: Word = ""  # RFC 3461 4.4, decoded
+    submitter: Path = ""  # RFC 4954 5, AUTH=: an address, or "<>" for one that nobody knows
+    release: Seconds = 0  # RFC 4865: not to be tried before
+    deliver_by: Seconds = 0  # RFC 2852, as a time of the clock
+    by_mode: Word = ""  # "R": give up then; "N": tell the sender, and go on
+    by_trace: bool = False
+    priority: Priority = 0  # RFC 6710
 
 
 class Recipient(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -83,6 +122,8 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     duty: Duty = Duty.DELIVER
     digest: Digest = ""  # of the command or file, for FORWARDED and ALIASED (tables/expansion.py)
     home: Path = ""  # as the action's userbase has it, where the action names the user to run as
+    notify: Notify = Notify(0)
+    original: Path = ""  # RFC 3461 4.2, ORCPT: "rfc822;bob@here.test", decoded
 
 
 class Schedule(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -97,6 +138,7 @@ class Schedule(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     held: bool  # only an administrator makes it due
     suspended: bool  # `smtpctl pause envelope`
     lane: Lane = 0
+    priority: Priority = 0
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

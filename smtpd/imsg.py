@@ -10,17 +10,21 @@ between queue and an agent stand in ipc/errand.py: an agent is smaller than this
 from typing import Any, dataclass_transform
 
 from smtpd.envelope import (
+    Digest,
     Duty,
     Entry,
     EnvelopeId,
     Kind,
     Line,
     MessageId,
+    Notify,
     Origin,
     Path,
     Recipient,
     Schedule,
     Seconds,
+    Secret,
+    Terms,
     Text,
     Word,
 )
@@ -61,6 +65,15 @@ class TakePeer:
 
 @imsg("parent -> dispatcher", descriptor=True)
 class TakeListener:
+    number: int
+
+
+@imsg("parent -> dispatcher, crypto", descriptor=True)
+class TakeSigningSocket:
+    """An end of a socket that crypto signs by, for the dispatcher of this number (tls/signing.py).
+
+    A handshake waits for its signature: so it does not go by a channel that others use."""
+
     number: int
 
 
@@ -107,6 +120,62 @@ class SandboxEntered:
     missing: list[Text]
 
 
+# -- keys and certificates: at the start, and again at each SIGHUP ------------------
+
+
+@imsg("parent -> crypto", descriptor=True)
+class TakeKey:
+    """The private key of a `pki`: opened by the parent, and not read."""
+
+    pki: Word
+
+
+@imsg("crypto -> parent", answers=TakeKey)
+class KeyTaken:
+    """`public` is the SHA-256 of its public key (tls/signing.py); empty when there is `trouble`."""
+
+    pki: Word
+    public: Digest
+    trouble: Text
+
+
+@imsg("parent -> dispatcher", descriptor=True)
+class TakeCertificate:
+    """The certificates of a `pki`, its own first, PEM."""
+
+    pki: Word
+
+
+@imsg("dispatcher -> parent", answers=TakeCertificate)
+class CertificateTaken:
+    """`public` as in KeyTaken, of the first certificate."""
+
+    pki: Word
+    public: Digest
+    trouble: Text
+    warning: Text = ""  # it can be used, and the administrator should know: it expires, it has expired
+
+
+@imsg("parent -> dispatcher", descriptor=True)
+class TakeAuthorities:
+    """The certificates of a `ca`, PEM."""
+
+    ca: Word
+
+
+@imsg("dispatcher -> parent", answers=TakeAuthorities)
+class AuthoritiesTaken:
+    ca: Word
+    trouble: Text
+
+
+@imsg("parent -> dispatcher, crypto")
+class UseCertificates:
+    """Keys and certificates fit each other: what came last counts from now on, for new sessions.
+
+    crypto forgets other keys once no handshake can be under way with them."""
+
+
 @imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery")
 class Begin:
     """All processes stand: take clients, scan, schedule."""
@@ -115,6 +184,14 @@ class Begin:
 @imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery")
 class Stop:
     """End what is under way and exit 0."""
+
+
+@imsg("parent -> dispatcher", descriptor=True)
+class AddListener:
+    """A socket for a listener whose interface has come up, or has got this address, since the start."""
+
+    number: int
+    address: Word
 
 
 # -- the configuration, from its one-shot process --------------------------------
@@ -154,6 +231,135 @@ class ClientResolved:
     confirmed: bool
 
 
+@imsg("dispatcher -> lookup")
+class WelcomeClient:
+    """Asked where the listener has `hostnames` or `xclient`: what is our name, may the client speak for others?"""
+
+    request: int
+    listener: int
+    address: Word
+    local: Word  # our address of this connection
+
+
+@imsg("lookup -> dispatcher", answers=WelcomeClient)
+class ClientWelcomed:
+    request: int
+    hostname: Word  # empty: the listener's own
+    xclient: bool
+
+
+# -- AUTH: is this one of ours? ------------------------------------------------------
+
+
+@imsg("dispatcher -> lookup")
+class CheckCredentials:
+    """PLAIN and LOGIN.  Which table is asked lookup knows by the listener."""
+
+    request: int
+    listener: int
+    address: Word  # of the client: failures are counted
+    user: Word
+    password: Secret
+
+
+@imsg("lookup -> dispatcher", answers=CheckCredentials)
+class CredentialsChecked:
+    """`verdict`: "yes", "no", "later".  A "no" comes late on purpose."""
+
+    request: int
+    verdict: Word
+
+
+@imsg("dispatcher -> lookup")
+class BeginScram:
+    """RFC 5802 3: what does the client need to prove its password?"""
+
+    request: int
+    listener: int
+    address: Word
+    user: Word
+
+
+@imsg("lookup -> dispatcher", answers=BeginScram)
+class ScramBegun:
+    """Salt and iterations, also for users who do not exist; `verdict` is "yes" or "later"."""
+
+    request: int
+    verdict: Word
+    salt: bytes
+    iterations: int
+
+
+@imsg("dispatcher -> lookup")
+class FinishScram:
+    request: int
+    listener: int
+    address: Word
+    user: Word
+    message: bytes  # AuthMessage
+    proof: bytes  # ClientProof
+
+
+@imsg("lookup -> dispatcher", answers=FinishScram)
+class ScramFinished:
+    """`signature` is the ServerSignature, for a "yes"."""
+
+    request: int
+    verdict: Word
+    signature: bytes
+
+
+@imsg("lookup -> parent")
+class CheckPassword:
+    """Of a user of the system.  A one-shot process asks PAM."""
+
+    request: int
+    user: Word
+    password: Secret
+    address: Word  # of the client, for PAM's own log
+
+
+@imsg("parent -> lookup", answers=CheckPassword)
+class PasswordChecked:
+    """`verdict`: "yes", "no", "later"."""
+
+    request: int
+    verdict: Word
+
+
+@imsg("parent -> password")
+class TryPassword:
+    """All that the one-shot process is told."""
+
+    user: Word
+    password: Secret
+    address: Word
+
+
+@imsg("password -> parent", answers=TryPassword)
+class PasswordTried:
+    """`reason` is for the log."""
+
+    verdict: Word
+    reason: Text
+
+
+@imsg("dispatcher -> lookup")
+class CheckSender:
+    """May this authenticated user send as that?"""
+
+    request: int
+    listener: int
+    user: Word
+    sender: Path
+
+
+@imsg("lookup -> dispatcher", answers=CheckSender)
+class SenderChecked:
+    request: int
+    verdict: Word
+
+
 # -- MAIL FROM: a message id out of a block ----------------------------------------
 
 
@@ -179,6 +385,9 @@ class ExpandRecipient:
     message: MessageId
     origin: Origin
     recipient: Path
+    terms: Terms
+    notify: Notify
+    original: Path  # ORCPT
 
 
 @imsg("lookup -> parent")
@@ -219,6 +428,7 @@ class AddEnvelopes:
     message: MessageId
     origin: Origin
     recipients: list[Recipient]
+    terms: Terms
 
 
 @imsg("lookup -> dispatcher", answers=ExpandRecipient)

@@ -15,15 +15,27 @@ from smtpd.imsg import (
     TakeListener,
     TakeLog,
     TakePeer,
+    TakeSigningSocket,
 )
 
 TOP = Path(__file__).parent.parent
-PROCESSES = {"parent", "nursery", "dispatcher", "lookup", "queue", "scheduler", "crypto", "control", "agent"}
-ROOMS = {"ipc", "sandbox", "config", "smtp", "header", "tables"}
+PROCESSES = {
+    "parent",
+    "nursery",
+    "dispatcher",
+    "lookup",
+    "queue",
+    "scheduler",
+    "crypto",
+    "control",
+    "agent",
+    "password",
+}
+ROOMS = {"ipc", "sandbox", "config", "smtp", "tls", "header", "tables"}
 FILES = sorted(path for folder in ("smtpd", "smtpctl", "mail_local") for path in (TOP / folder).rglob("*.py"))
 
 # Handed over before a process has a loop: boot.receive and the parent's own boot take them.
-BOOT = {Configure, TakePeer, TakeListener, TakeControlSocket, TakeLog, EnterSandbox, SandboxEntered}
+BOOT = {Configure, TakePeer, TakeListener, TakeSigningSocket, TakeControlSocket, TakeLog, EnterSandbox, SandboxEntered}
 
 
 def imports(path):

@@ -24,6 +24,8 @@ class From(StrEnum):
     LOCAL = "local"
     SOCKET = "socket"
     SRC = "src"
+    RDNS = "rdns"
+    AUTH = "auth"
     MAIL_FROM = "mail-from"
 
 
@@ -57,7 +59,7 @@ class Operand:
 class Condition:
     """`[!] KIND [regex] <table>`.  The operand is missing where the kind takes none."""
 
-    kind: str  # a From or For value, or "tag", "mail-from", "rcpt-to"
+    kind: str  # a From or For value, or "tag", "helo", "tls", "auth", "mail-from", "rcpt-to"
     negated: bool = False
     operand: Operand | None = None
 
@@ -70,6 +72,9 @@ class Match:
     source: Condition = Condition("local")
     destination: Condition = Condition("local")
     tag: Condition | None = None
+    helo: Condition | None = None
+    tls: Condition | None = None
+    auth: Condition | None = None
     mail_from: Condition | None = None
     rcpt_to: Condition | None = None
 
@@ -97,13 +102,68 @@ class Wrapper:
     command: str
 
 
+class Tls(StrEnum):
+    """How a listener talks TLS."""
+
+    OFFERED = "tls"  # STARTTLS may be said
+    REQUIRED = "tls-require"  # MAIL is refused before STARTTLS
+    AT_ONCE = "smtps"  # before the banner
+
+
+class Auth(StrEnum):
+    OFFERED = "auth-optional"
+    REQUIRED = "auth"
+
+
+class Proxy(StrEnum):
+    """Which header of the PROXY protocol every connection has to begin with."""
+
+    V1 = "proxy-v1"
+    V2 = "proxy-v2"
+    ANY = "proxy"  # either
+
+
+@dataclass(frozen=True)
+class Pki:
+    """`pki NAME cert FILE`, `pki NAME key FILE`, `pki NAME dhe WORD`: NAME is a host name or `*`."""
+
+    name: str
+    cert: str
+    key: str
+    dhe: str = "none"  # or "auto", "legacy"
+
+
+@dataclass(frozen=True)
+class Ca:
+    """`ca NAME cert FILE`: whom certificates of clients have to come from."""
+
+    name: str
+    cert: str
+
+
 @dataclass(frozen=True)
 class Listen:
     operand: str  # interface, address or name, as written
-    port: int = 25
+    port: int | None = None  # 25, or 465 with smtps
     family: int | None = None  # 4, 6, or both
     hostname: str | None = None
     tag: str = ""
+    tls: Tls | None = None
+    verify: bool = False  # the client has to show a certificate
+    pki: tuple[str, ...] = ()  # names of Pki
+    ca: str | None = None
+    ciphers: str | None = None  # None: as `smtp ciphers`
+    protocols: str | None = None
+    auth: Auth | None = None
+    credentials: str | None = None  # table; None: users of the system
+    hostnames: str | None = None  # table: our address -> our name there
+    mask_src: bool = False
+    no_dsn: bool = False
+    proxy: Proxy | None = None
+    received_auth: bool = False
+    senders: str | None = None  # table: user -> addresses that the user may send as
+    masquerade: bool = False
+    xclient: str | None = None  # table: addresses of clients that may speak for others
 
 
 @dataclass(frozen=True)
@@ -117,6 +177,22 @@ class Limits:
     max_sessions_per_address: int = 100  # divided likewise; not counted for loopback addresses
     max_seconds: int = 7200  # a session, from banner to end
     timeout: int = 300  # seconds of silence
+    max_hold: int = 7 * 86400  # seconds that a client may ask a message to be kept before it is sent
+
+    # What may come in a minute, counted over all dispatchers; 0: any number.  Loopback addresses are not counted.  The
+    # network of an address is its /24, or /64.
+    connection_rate: int = 300  # connections of an address
+    connection_rate_per_network: int = 1500
+    message_rate: int = 600  # messages from an address
+    message_rate_per_network: int = 3000
+    message_rate_per_user: int = 120  # from an authenticated user, wherever they come from
+    failure_rate: int = 60  # refused commands and failed logins of an address
+    failure_rate_per_network: int = 300
+    auth_failure_rate: int = 10  # failed logins of an address, and of a user
+
+    greet_delay: int = 0  # seconds before the banner; who talks sooner is turned away
+    tarpit_after: int = 5  # errors of a session that are answered at once
+    tarpit: int = 2  # seconds that the answers to further ones are kept back; 0: none
 
 
 @dataclass(frozen=True)
@@ -141,4 +217,7 @@ class Config:
     wrappers: tuple[Wrapper, ...] = ()
     alias_commands: str | None = None  # `alias-commands user NAME`: who runs commands that alias files name
     sandbox_required: bool | None = None  # None: required for a start as root
+    pki: tuple[Pki, ...] = ()
+    ca: tuple[Ca, ...] = ()
+    ciphers: str = ""  # `smtp ciphers`, in OpenSSL's words; empty: those that are good today
     dispatchers: int = 1

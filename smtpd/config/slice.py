@@ -6,7 +6,7 @@ The parent passes the slices on without looking into them, all but its own.
 import re
 from dataclasses import dataclass, field
 
-from smtpd.config.model import DeliveryLimits, Limits, Match, Method
+from smtpd.config.model import Auth, DeliveryLimits, Limits, Match, Method, Proxy, Tls
 
 LMTP_USER = "_smtpm"  # whom an lmtp action runs as that names nobody
 PROGRAM_USER = "_smtpf"  # and a program that answers for a table
@@ -19,14 +19,64 @@ USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}")
 
 
 @dataclass(frozen=True)
+class TlsSlice:
+    mode: Tls
+    pki: tuple[str, ...]  # names, the first or "*" for clients that name none of them
+    verify: bool = False
+    ca: str = ""
+    ciphers: str = ""  # for TLS up to 1.2, in OpenSSL's words; empty: our own choice
+    protocols: tuple[str, ...] = ("TLSv1.2", "TLSv1.3")  # in a row, of TLSv1, TLSv1.1, TLSv1.2, TLSv1.3
+
+
+@dataclass(frozen=True)
+class PkiSlice:
+    name: str
+    cert: str  # paths
+    key: str
+    dhe: str = "none"
+
+
+@dataclass(frozen=True)
+class CaSlice:
+    name: str
+    cert: str
+
+
+@dataclass(frozen=True)
+class DoorSlice:
+    """What lookup is asked about those who come in by a listener: its tables, empty for none."""
+
+    number: int  # of the listener
+    auth: bool = False
+    credentials: str = ""  # empty: users of the system
+    senders: str = ""
+    hostnames: str = ""
+    xclient: str = ""
+
+
+@dataclass(frozen=True)
 class ListenerSlice:
-    """One bound address.  `number` names its socket in the imsgs."""
+    """One bound address.  `number` names its socket in the imsgs.
+
+    Where `interface` is named there is no address yet: the parent looks for them, and adds a socket for each."""
 
     number: int
-    address: str  # numeric, without brackets
+    address: str  # numeric, without brackets; of a link-local one with %interface; empty: that of `interface`
     port: int
     hostname: str  # of the banner, of Received
     tag: str
+    interface: str = ""
+    family: int | None = None  # of the addresses of `interface`: 4, 6, or both
+    tls: TlsSlice | None = None
+    auth: Auth | None = None
+    scram: bool = False  # the credentials may hold what SCRAM needs
+    welcome: bool = False  # `hostnames` or `xclient`: lookup has to be asked about the client
+    senders: bool = False
+    masquerade: bool = False
+    mask_src: bool = False
+    no_dsn: bool = False
+    proxy: Proxy | None = None
+    received_auth: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +134,9 @@ class ParentSlice:
     programs: tuple[ProgramSlice, ...] = ()
     alias_commands: str = ""  # the user who runs what alias files name; empty: nobody does
     alias_files: tuple[str, ...] = ()  # those that are text files
+    pki: tuple[PkiSlice, ...] = ()
+    ca: tuple[CaSlice, ...] = ()
+    passwords: bool = False  # a listener authenticates users of the system
 
 
 @dataclass(frozen=True)
@@ -92,6 +145,8 @@ class DispatcherSlice:
     server_name: str
     max_message_size: int
     limits: Limits  # already divided by the number of dispatchers
+    dhe: dict[str, str] = field(default_factory=dict)  # pki -> "auto" or "legacy"
+    sub_addr_delim: str = "+"
 
 
 @dataclass(frozen=True)
@@ -115,6 +170,8 @@ class LookupSlice:
     sub_addr_delim: str
     files: tuple[str, ...]
     alias_commands: str = ""
+    doors: tuple[DoorSlice, ...] = ()
+    auth_failure_rate: int = 10  # a minute, of an address and of a user
 
 
 @dataclass(frozen=True)
@@ -152,7 +209,9 @@ class ControlSlice:
 
 @dataclass(frozen=True)
 class CryptoSlice:
-    """No key yet; the process stands and answers the control room."""
+    """Its keys come by descriptor.  `pki`: their names."""
+
+    pki: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

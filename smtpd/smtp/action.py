@@ -4,12 +4,14 @@ Say       write to the client; at most one in what a call returns, so a group of
 Content   append to the message that is being received
 Ask       put a question to another process; its answer comes back by `Session.answer`
 Forget    the message will not be completed: drop content and envelopes
+Blame     the client has failed once more: count it
 Log       a line for the log
 Close     write out what was said, then close
 """
 
 import re
 from dataclasses import dataclass, field
+from enum import Enum
 
 from smtpd.smtp.question import Question
 
@@ -42,6 +44,17 @@ class Forget:
     envelopes: int
 
 
+class Failure(Enum):
+    COMMAND = "command"  # refused for good
+    LOGIN = "login"
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    address: str
+    failure: Failure
+
+
 @dataclass(frozen=True, slots=True)
 class Close:
     reason: str
@@ -57,7 +70,7 @@ class Log:
         return " ".join([self.event, *(f"{key}={_value(value)}" for key, value in self.fields.items())])
 
 
-Action = Say | Content | Ask | Forget | Log | Close
+Action = Say | Content | Ask | Forget | Blame | Log | Close
 
 
 def _value(value: str | int) -> str:

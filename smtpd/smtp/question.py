@@ -1,20 +1,110 @@
 """What a session asks of the other processes, and what they answer: plain values, no imsgs.
 
-    at MAIL          BeginMessage       ->  MessageBegun       | Refused
+    at STARTTLS      Encrypt            ->  Encrypted               (or the connection ends)
+    at AUTH          CheckPassword      ->  PasswordChecked
+                     BeginScram         ->  ScramBegun
+                     FinishScram        ->  ScramFinished
+    at MAIL          CheckSender        ->  SenderChecked
+                     BeginMessage       ->  MessageBegun       | Refused
     at RCPT          AcceptRecipient    ->  RecipientAccepted  | Refused
     at end of data   StoreContent       ->  ContentStored      | Refused
+    after an error   Wait               ->  Waited                  (the reply is kept back so long)
 
 One question at a time; while it is open the session reads no further line.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 
-from smtpd.envelope import Origin
+from smtpd.envelope import Notify, Origin, Terms
+from smtpd.tls.facts import Facts
+
+
+class Verdict(Enum):
+    YES = "yes"
+    NO = "no"
+    LATER = "later"
+
+
+@dataclass(frozen=True, slots=True)
+class Encrypt:
+    """The go-ahead has been said in the clear; from its last byte on everything is TLS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encrypted:
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPassword:
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordChecked:
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class BeginScram:
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScramBegun:
+    """YES, also for a user who does not exist; or LATER."""
+
+    verdict: Verdict
+    salt: bytes = b""
+    iterations: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FinishScram:
+    """RFC 5802 3: AuthMessage and ClientProof."""
+
+    user: str
+    message: bytes = field(repr=False)
+    proof: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ScramFinished:
+    verdict: Verdict
+    signature: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSender:
+    """May this authenticated user send as `sender`?  Complete, or empty for the null sender."""
+
+    user: str
+    sender: str
+
+
+@dataclass(frozen=True, slots=True)
+class SenderChecked:
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
 class BeginMessage:
-    """A sender was named: which message id will it be?"""
+    """A sender was named: which message id will it be?  `address` and `user`: whose rates it counts for."""
+
+    address: str
+    user: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +122,9 @@ class AcceptRecipient:
     message: int
     origin: Origin
     recipient: str
-    utf8: bool  # the client said SMTPUTF8
+    terms: Terms
+    notify: Notify
+    original: str  # ORCPT, decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,5 +160,26 @@ class Refused:
     text: str
 
 
-Question = BeginMessage | AcceptRecipient | StoreContent
-Answer = MessageBegun | RecipientAccepted | ContentStored | Refused
+Question = (
+    Encrypt
+    | CheckPassword
+    | BeginScram
+    | FinishScram
+    | CheckSender
+    | BeginMessage
+    | AcceptRecipient
+    | StoreContent
+    | Wait
+)
+Answer = (
+    Encrypted
+    | PasswordChecked
+    | ScramBegun
+    | ScramFinished
+    | SenderChecked
+    | MessageBegun
+    | RecipientAccepted
+    | ContentStored
+    | Waited
+    | Refused
+)
