@@ -1,7 +1,9 @@
 #!/bin/sh
 # Other people's mail programs that the live tests and the bench talk to, fetched from Debian.
 #
-#   swaks, gdb, dovecot, mutt, s-nail   installed; Dovecot's service is not started
+#   swaks, gdb, dovecot, mutt, s-nail   installed; services are not started
+#   testssl.sh, sslscan, haproxy        likewise
+#   msmtp, gsasl, curl                  likewise
 #   postfix, opensmtpd                  unpacked below .cache/peers (they cannot be installed beside each other), with the
 #                                       libraries that this machine lacks; nothing of them is configured, started, or in
 #                                       anybody's PATH
@@ -73,5 +75,11 @@ install_package gdb gdb
 install_package dovecot-lmtpd /usr/lib/dovecot/lmtp
 install_package mutt mutt
 install_package s-nail s-nail
+install_package testssl.sh testssl
+install_package sslscan sslscan
+install_package haproxy haproxy
+install_package msmtp msmtp
+install_package gsasl gsasl
+install_package curl curl
 unpack postfix usr/sbin/smtp-source
 unpack opensmtpd usr/sbin/smtpd
