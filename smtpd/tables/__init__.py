@@ -13,6 +13,9 @@
     candidate   the keys under which a name is looked up
     expansion   `bob, amy@there.test, "|command", /file` as targets
     userinfo    `uid:gid:home`, the values of a userbase
+    credential  what is kept of a password, the values of a table of credentials
+    crypt       hashes of crypt(3)
+    scram       what SCRAM-SHA-256 needs
 
 Knows nothing of rules, envelopes or processes.
 """

@@ -1,0 +1,92 @@
+"""What a server keeps of a password for SCRAM-SHA-256 (RFC 5802, RFC 7677), as RFC 5803 would write it:
+
+    SCRAM-SHA-256$4096:SALT$STOREDKEY:SERVERKEY          base64 each
+
+    SaltedPassword = PBKDF2(password, salt, iterations)
+    ClientKey      = HMAC(SaltedPassword, "Client Key")      StoredKey = SHA-256(ClientKey)
+    ServerKey      = HMAC(SaltedPassword, "Server Key")
+
+Who reads it can play the server, and can try passwords; to log in it is not enough.  The exchange itself is not known
+here: it ends in the AuthMessage, which `finish` checks the client's proof of.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass, field
+
+ITERATIONS = 15_000  # RFC 7677 4
+LEAST, MOST = 4096, 1_000_000  # iterations; a million takes less than a second
+SALT_SIZE = 16  # bytes
+SALT_MAX = 64
+KEY_SIZE = 32
+
+_VALUE = re.compile(r"SCRAM-SHA-256\$([0-9]{1,9}):([^$:]+)\$([^$:]+):([^$:]+)")
+
+
+class Malformed(ValueError):
+    """Not such a value.  The argument does not repeat it."""
+
+
+@dataclass(frozen=True)
+class Verifier:
+    iterations: int
+    salt: bytes
+    stored_key: bytes = field(repr=False)
+    server_key: bytes = field(repr=False)
+
+    def check(self, password: bytes) -> bool:
+        """Of a password that was sent as it is.  Takes its time, without the interpreter's lock."""
+        made = make_verifier(password, self.iterations, self.salt)
+        return hmac.compare_digest(made.stored_key, self.stored_key)
+
+    def finish(self, message: bytes, proof: bytes) -> bytes | None:
+        """The ServerSignature, when ClientProof proves that the client knows the password."""
+        if len(proof) != KEY_SIZE:
+            return None
+        signature = _hmac(self.stored_key, message)
+        client_key = bytes(a ^ b for a, b in zip(proof, signature, strict=True))
+        if not hmac.compare_digest(hashlib.sha256(client_key).digest(), self.stored_key):
+            return None
+        return _hmac(self.server_key, message)
+
+    def __str__(self) -> str:
+        salt, stored, server = map(_text, (self.salt, self.stored_key, self.server_key))
+        return f"SCRAM-SHA-256${self.iterations}:{salt}${stored}:{server}"
+
+
+def make_verifier(password: bytes, iterations: int, salt: bytes) -> Verifier:
+    salted = hashlib.pbkdf2_hmac("sha256", password, salt, iterations)
+    stored = hashlib.sha256(_hmac(salted, b"Client Key")).digest()
+    return Verifier(iterations, salt, stored, _hmac(salted, b"Server Key"))
+
+
+def parse_verifier(text: str) -> Verifier:
+    """Raises Malformed."""
+    found = _VALUE.fullmatch(text)
+    if found is None:
+        raise Malformed("not SCRAM-SHA-256$iterations:salt$key:key")
+    iterations = int(found[1])
+    salt, stored, server = map(_bytes, found.groups()[1:])
+    if not LEAST <= iterations <= MOST:  # RFC 5802 5.1: at least 4096
+        raise Malformed(f"{iterations} iterations")
+    if not 0 < len(salt) <= SALT_MAX or len(stored) != KEY_SIZE or len(server) != KEY_SIZE:
+        raise Malformed("a salt or a key of the wrong size")
+    return Verifier(iterations, salt, stored, server)
+
+
+def _hmac(key: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, message, "sha256")
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Malformed("a salt or a key that is not base64") from None
