@@ -1,15 +1,20 @@
 """The rules: which action is meant for this destination, asked of the match lines in their order.
 
-    tag -> from -> for -> mail-from -> rcpt-to           the first condition that does not hold ends the line
+    tag -> from -> for -> helo -> auth -> tls -> mail-from -> rcpt-to
+                         the first condition that does not hold ends the line
     all hold:            that line's action, or its refusal
     a table is silent:   no answer at all, whatever the lines behind it say
 
-`from` sees the client's address; "local" for a mail that a program on this host brought, and for an address that came
-out of an expansion: what a user writes into a .forward is that user's mail, whoever sent the first one.  `for` and
-`rcpt-to` see the destination as it is after expansion.
+`from` sees the client's address, or with `rdns` its verified name; "local" for a mail that a program on this host
+brought, and for an address that came out of an expansion: what a user writes into a .forward is that user's mail,
+whoever sent the first one.  `for` and `rcpt-to` see the destination as it is after expansion.  The others speak of the
+session, and hold for expanded addresses as they did for the first one.  Who is here already, a program on this host,
+has authenticated, as nobody in particular.
 
-A `!` turns a condition round, but not the silence of a table.  `from socket` means what came from a program here, so it
-does not hold for an expanded address, turned round or not.  A table that somebody else answers for is waited for.
+A `!` turns a condition round, but not the silence of a table.  `from socket` means what came from a program here, and
+`from rdns` without a table what came from a host with a name, so they do not hold for an expanded address, turned round
+or not; nor does `from rdns` with a table for a client without a name.  A table that somebody else answers for is waited
+for.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,7 +28,10 @@ from smtpd.tables.table import Answer, Awaited, Service, Table, Unavailable
 LOCAL = "local"  # the address of this host's own programs
 SRC_LOCAL = Condition(From.SRC, operand=Operand("localhost"))  # tables that every configuration has
 FOR_LOCAL = Condition(For.DOMAIN, operand=Operand("localnames"))
-LATER: dict[str, int] = {From.MAIL_FROM: 1, For.RCPT_TO: 2}
+NAMELESS = "<unknown>"  # a client whose address has no verified name
+# `from auth` and `from mail-from` are `from any` with a condition that is asked for in its own place, as is
+# `for rcpt-to`.
+LATER: dict[str, int] = {"helo": 1, From.AUTH: 2, "tls": 3, From.MAIL_FROM: 4, For.RCPT_TO: 5}
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,10 @@ class Case:
     @property
     def address(self) -> str:
         return LOCAL if self.internal else self.origin.address
+
+    @property
+    def client(self) -> str:
+        return LOCAL if self.internal else self.origin.client
 
     @property
     def sender(self) -> str:
@@ -58,9 +70,13 @@ class Clause:
     def judge(self, case: Case, answer: Answer) -> Verdict:
         if isinstance(answer, Unavailable):
             return answer
-        if case.internal and self.condition.kind == From.SOCKET:
-            return False
-        return bool(answer) is not self.condition.negated
+        return not self._beside_the_point(case) and bool(answer) is not self.condition.negated
+
+    def _beside_the_point(self, case: Case) -> bool:
+        """Neither it nor its contrary can be said."""
+        if self.condition.kind == From.RDNS and self.condition.operand is not None:
+            return case.client == NAMELESS
+        return case.internal and self.condition.kind in (From.SOCKET, From.RDNS)
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,9 @@ class Rules:
             (match.tag, None),
             (match.source, SRC_LOCAL),
             (match.destination, FOR_LOCAL),
+            (match.helo, None),
+            (match.auth, None),
+            (match.tls, None),
             (match.mail_from, None),
             (match.rcpt_to, None),
         ]
@@ -113,7 +132,6 @@ class Rules:
             for condition, local in given
             if condition is not None and condition != Condition("any")
         ]
-        # `from mail-from` is `from any` with a sender, which is asked for behind `for`; and so for `for rcpt-to`.
         return sorted(clauses, key=lambda clause: LATER.get(clause.condition.kind, 0))
 
     def _ask(self, condition: Condition) -> Ask:
@@ -122,8 +140,18 @@ class Rules:
                 return lambda case: True
             case From.SOCKET:
                 return lambda case: case.origin.address == LOCAL
+            case From.RDNS if condition.operand is None:
+                return lambda case: case.client != NAMELESS
+            case From.AUTH:
+                return self._ask_user(condition)
+            case "tls":
+                return lambda case: case.origin.tls
             case "tag":
                 return self._look(condition, Service.STRING, lambda case: case.origin.tag)
+            case "helo":
+                return self._look(condition, Service.DOMAIN, lambda case: case.origin.helo)
+            case From.RDNS:
+                return self._look(condition, Service.DOMAIN, lambda case: case.client)
             case From.SRC:
                 return self._look(condition, Service.NETADDR, lambda case: case.address)
             case For.DOMAIN:
@@ -133,6 +161,19 @@ class Rules:
             case For.RCPT_TO:
                 return self._look(condition, Service.MAILADDR, lambda case: case.destination)
         raise ValueError(f"{condition.kind} is no condition")
+
+    def _ask_user(self, condition: Condition) -> Ask:
+        """Of a user with a domain the table may name the domain alone."""
+        if condition.operand is None:
+            return lambda case: case.origin.user != "" or case.origin.address == LOCAL
+        name = self._look(condition, Service.STRING, lambda case: case.origin.user)
+        address = self._look(condition, Service.MAILADDR, lambda case: case.origin.user)
+
+        def ask(case: Case) -> bool | Unavailable | Awaited:
+            user = case.origin.user
+            return user != "" and (address if "@" in user else name)(case)
+
+        return ask
 
     def _look(self, condition: Condition, service: Service, key: Callable[[Case], str]) -> Ask:
         if condition.operand is None:

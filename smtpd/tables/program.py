@@ -18,12 +18,13 @@ Whoever has the socket drives this:
 Several questions may be under way at once, and their answers may come in any order.  A program that is slow delays who
 asks it, PATIENCE seconds at the most; one that answers nothing for UNDER_WAY questions is asked nothing more until it
 does.  The key is the last field of its line, so a `|` in it is part of it; a key with the end of a line in it is never
-sent.  Does not start programs, and does not know why one ended.
+sent.  Keys are sent in lower case, but for expressions and passwords; and what a program says of an error in a password
+is not repeated.  Does not start programs, and does not know why one ended.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smtpd.tables.table import Answer, Awaited, Service, Unavailable
 
@@ -41,13 +42,17 @@ class Broken(Exception):
     """The program does not speak this protocol."""
 
 
+class Unserved(Unavailable):
+    """The program runs, and does not answer for this service."""
+
+
 @dataclass(eq=False)
 class Question:
     """`answered` is None when nobody waits any more.  `deadline` is set by the first tick."""
 
     verb: str
     service: Service | None
-    line: bytes
+    line: bytes = field(repr=False)
     answered: Callable[[Answer], None] | None
     deadline: float | None = None
 
@@ -99,8 +104,8 @@ class ProgramTable:
             return self._unserved(service)
         return None
 
-    def _unserved(self, service: Service) -> Unavailable:
-        return self._unavailable(f"its program does not answer for {service}")
+    def _unserved(self, service: Service) -> Unserved:
+        return Unserved(f"table {self.name}: its program does not answer for {service}")
 
     def _trouble_with(self, key: str) -> Unavailable | None:
         if any(char in key for char in "\r\n\0"):
@@ -235,15 +240,16 @@ class ProgramTable:
         question = self._asked.get(id)
         if question is None or word != f"{question.verb}-result":
             raise Broken("answers what it was not asked")
-        answer = self._understood(question.verb, said)
+        answer = self._understood(question, said)
         del self._asked[id]
         question.answer(answer)
 
-    def _understood(self, verb: str, said: str) -> Answer:
+    def _understood(self, question: Question, said: str) -> Answer:
         word, bar, value = said.partition("|")
-        match verb, word, bool(bar):
+        match question.verb, word, bool(bar):
             case _, "error", _:
-                return self._unavailable(f"its program says {value or 'error'}")
+                reason = value if value and question.service is not Service.AUTH else "error"
+                return self._unavailable(f"its program says {reason}")
             case "update", "ok", False:
                 return None
             case "check", "found", False:

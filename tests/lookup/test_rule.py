@@ -47,6 +47,7 @@ TABLES = {
     "users": MappingTable("users", [("bob@here.test", "x"), ("amy", "y")]),
     "domains": ListTable("domains", ["*.here.test", "other.test"]),
     "patterns": ListTable("patterns", ["^A.*@", "^198[.]51"]),
+    "angles": ListTable("angles", ["<"]),
     "tags": ListTable("tags", ["Inside"]),
     "null": ListTable("null", ["^@$"]),
     "silent": Silent(),
@@ -62,8 +63,19 @@ def on(kind, table=None, negated=False, regex=False):
     return Condition(kind, negated, Operand(table, regex) if table else None)
 
 
-def decide(*matches, address="203.0.113.9", sender="amy@there.test", to="bob@here.test", tag="", internal=False):
-    origin = Origin(sender, address, "<unknown>", "client.test", "mx.here.test", tag, True)
+def decide(
+    *matches,
+    address="203.0.113.9",
+    sender="amy@there.test",
+    to="bob@here.test",
+    tag="",
+    client="<unknown>",
+    helo="client.test",
+    tls=False,
+    user="",
+    internal=False,
+):
+    origin = Origin(sender, address, client, helo, "mx.here.test", tag, True, tls, user)
     steps = Rules(matches, TABLES).decide(Case(origin, to, to.rpartition("@")[2].lower(), internal))
     answer = None
     while True:
@@ -119,6 +131,48 @@ CONDITIONS = [
     (dict(mail_from=on("mail-from", "null", regex=True)), dict(sender=""), True),
     (dict(mail_from=on("mail-from", "friends")), dict(sender=""), False),
     (dict(rcpt_to=on("rcpt-to", "users")), dict(to="amy@there.test"), True),
+    # the session
+    (dict(helo=on("helo", "domains")), dict(helo="A.here.test"), True),
+    (dict(helo=on("helo", "domains")), dict(helo="here.test"), False),
+    (dict(helo=on("helo", "domains", negated=True)), dict(helo=""), True),
+    (dict(helo=on("helo", "patterns", regex=True)), dict(helo="A@"), True),
+    (dict(helo=on("helo", "domains")), dict(helo="a.here.test", internal=True), True),
+    (dict(tls=on("tls")), dict(tls=True), True),
+    (dict(tls=on("tls")), {}, False),
+    (dict(tls=on("tls", negated=True)), {}, True),
+    (dict(tls=on("tls", negated=True)), dict(tls=True), False),
+    (dict(tls=on("tls")), dict(tls=True, internal=True), True),
+    (dict(auth=on("auth")), dict(user="bob"), True),
+    (dict(auth=on("auth")), dict(user="bob", internal=True), True),
+    (dict(auth=on("auth")), {}, False),
+    (dict(auth=on("auth")), dict(address="local"), True),
+    (dict(auth=on("auth")), dict(address="127.0.0.1"), False),
+    (dict(auth=on("auth", negated=True)), {}, True),
+    (dict(auth=on("auth", negated=True)), dict(address="local"), False),
+    (dict(auth=on("auth", "users")), dict(user="amy"), True),
+    (dict(auth=on("auth", "users")), dict(user="eve"), False),
+    (dict(auth=on("auth", "users")), dict(address="local"), False),
+    (dict(auth=on("auth", "users", negated=True)), {}, True),
+    (dict(auth=on("auth", "friends")), dict(user="eve@friends.test"), True),
+    (dict(auth=on("auth", "friends")), dict(user="friends.test"), False),
+    (dict(auth=on("auth", "patterns", regex=True)), dict(user="A@"), True),
+    (dict(source=on("auth")), dict(user="bob"), True),
+    (dict(source=on("auth")), {}, False),
+    (dict(source=on("auth", negated=True)), {}, True),
+    (dict(source=on("auth", "friends", negated=True)), dict(user="eve@friends.test"), False),
+    # the name of the client
+    (dict(source=on("rdns")), dict(client="mail.there.test"), True),
+    (dict(source=on("rdns")), {}, False),
+    (dict(source=on("rdns", negated=True)), {}, True),
+    (dict(source=on("rdns", negated=True)), dict(client="mail.there.test"), False),
+    (dict(source=on("rdns")), dict(client="mail.there.test", internal=True), False),
+    (dict(source=on("rdns", negated=True)), dict(internal=True), False),
+    (dict(source=on("rdns", "domains")), dict(client="mail.HERE.test"), True),
+    (dict(source=on("rdns", "domains")), dict(client="mail.there.test"), False),
+    (dict(source=on("rdns", "domains", negated=True)), dict(client="mail.there.test"), True),
+    (dict(source=on("rdns", "domains", negated=True)), {}, False),
+    (dict(source=on("rdns", "domains")), dict(client="mail.here.test", internal=True), False),
+    (dict(source=on("rdns", "angles", regex=True)), {}, False),
 ]
 
 
@@ -146,7 +200,7 @@ def test_no_line_is_a_refusal():
 
 
 @pytest.mark.parametrize("negated", [False, True])
-@pytest.mark.parametrize("field", ["tag", "mail_from", "rcpt_to"])
+@pytest.mark.parametrize("field", ["tag", "helo", "mail_from", "rcpt_to"])
 def test_a_silent_table_is_no_answer_even_turned_round(field, negated):
     match = Match("a", ANY, ANY, **{field: on(field.replace("_", "-"), "silent", negated)})
     assert decide(match, Match("b", ANY, ANY)) == Unavailable("silent")
@@ -166,11 +220,20 @@ def test_a_silence_that_was_waited_for_is_no_answer_even_turned_round(negated):
 
 
 def test_a_silent_table_behind_a_condition_that_fails_is_not_asked():
-    """The order is tag, from, for, mail-from, rcpt-to, in whichever it was written."""
+    """The order is tag, from, for, helo, auth, tls, mail-from, rcpt-to, in whichever it was written."""
+    assert decide(Match("a", on("auth", "silent"), ANY, helo=on("helo", "domains")), Match("b", ANY, ANY)) == "b"
+    assert decide(Match("a", on("auth"), ANY, mail_from=on("mail-from", "silent")), Match("b", ANY, ANY)) == "b"
+    assert decide(Match("a", ANY, ANY, tls=on("tls"), mail_from=on("mail-from", "silent")), Match("b", ANY, ANY)) == "b"
     assert decide(Match("a", on("mail-from", "silent"), on("domain", "domains")), Match("b", ANY, ANY)) == "b"
     assert decide(Match("a", on("src", "office"), on("domain", "silent")), Match("b", ANY, ANY)) == "b"
     assert decide(Match("a", on("src", "silent"), ANY, on("tag", "tags")), Match("b", ANY, ANY)) == "b"
     assert decide(Match("a", ANY, on("rcpt-to", "silent"), None, on("mail-from", "tags"))) == Refused()
+
+
+@pytest.mark.parametrize("negated", [False, True])
+def test_whether_a_user_is_in_a_silent_table_is_not_known(negated):
+    match = Match("a", ANY, ANY, auth=on("auth", "silent", negated))
+    assert decide(match, Match("b", ANY, ANY), user="bob") == Unavailable("silent")
 
 
 def test_a_line_that_matched_is_not_reached_by_a_silent_one_behind_it():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.tables.program import KEY_MAX, LINE_MAX, PATIENCE, UNDER_WAY, Broken, ProgramTable
+from smtpd.tables.program import KEY_MAX, LINE_MAX, PATIENCE, UNDER_WAY, Broken, ProgramTable, Unserved
 from smtpd.tables.table import Awaited, Service, Unavailable
 
 HANDSHAKE = b"config|smtpd-version|7.8.0-smtpd\nconfig|protocol|0.1\nconfig|tablename|people\nconfig|ready\n"
@@ -38,6 +38,10 @@ class Program:
 
 def gone(reason):
     return Unavailable(f"table people: {reason}")
+
+
+def unserved(service):
+    return Unserved(f"table people: its program does not answer for {service}")
 
 
 def test_before_a_program_runs_the_table_is_unavailable():
@@ -78,6 +82,14 @@ def test_an_update_and_a_fetch():
     assert program.answers == [None, None, gone("its program says no database")]
 
 
+def test_a_program_that_repeats_a_password_in_an_error():
+    program = Program()
+    program.ask(program.table.check(Service.AUTH, "bob:secret"))
+    assert "secret" not in repr(list(program.table._asked.values()))
+    program.table.received(b"check-result|00000001|error|cannot bind as bob with secret\n")
+    assert program.answers == [gone("its program says error")]
+
+
 def test_case_is_kept_where_it_counts():
     """A password is no password in lower case."""
     program = Program()
@@ -106,11 +118,11 @@ def test_what_is_asked_while_it_gets_ready_is_sent_when_it_is():
     assert program.lines() == b""
     program.table.received(REGISTERED)
     assert program.lines().endswith(b"|lookup|alias|00000001|bob\n")
-    assert program.answers == [gone("its program does not answer for userinfo")]
+    assert program.answers == [unserved("userinfo")]
 
 
 def test_a_service_that_it_did_not_register_is_not_asked_for():
-    assert Program().table.find(Service.USERINFO, "bob") == gone("its program does not answer for userinfo")
+    assert Program().table.find(Service.USERINFO, "bob") == unserved("userinfo")
 
 
 @pytest.mark.parametrize("key", ["bob\r", "bob\nconfig|ready", "bob\0", "b" * (KEY_MAX + 1), "bob\udc80"])
@@ -196,7 +208,7 @@ def test_what_the_one_before_answered_for_is_not_asked_of_the_next():
     program.table.lost("its program has ended")
     program.table.connect(program.sent.extend)
     program.table.received(b"register|userinfo\nregister|ready\n")
-    assert program.table.find(Service.ALIAS, "bob") == gone("its program does not answer for alias")
+    assert program.table.find(Service.ALIAS, "bob") == unserved("alias")
 
 
 def test_a_second_program_leaves_nobody_waiting_for_the_first():
