@@ -151,6 +151,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     error: str  # of the last try, or why it is held
     inflight: bool
     size: int  # bytes of content
+    terms: Terms = Terms()
 
 
 def message_of(envelope: int) -> int:

@@ -35,7 +35,8 @@ PROMISES: dict[str, str | None] = {
 }
 
 DELIVER, READ_FORWARD, RESULT, FORWARD = 1, 2, 3, 4
-BY_DESCRIPTOR, PERHAPS_DELIVERED = 0x01, 0x02
+BY_DESCRIPTOR, PERHAPS_DELIVERED, BINARY, UTF8 = 0x01, 0x02, 0x04, 0x08
+_FLAGS = {"by_descriptor": BY_DESCRIPTOR, "perhaps_delivered": PERHAPS_DELIVERED, "binary": BINARY, "utf8": UTF8}
 
 _DELIVER = struct.Struct(">QQQHHHHHHH")  # created, size, lock, and the lengths of seven strings
 _RESULT = struct.Struct(">B")
@@ -88,6 +89,8 @@ class Deliver:
     home: str = ""  # of that user, when a userbase has it and the action names the user to run as
     digest: str = ""  # of the command or file, for a warrant
     lock: int = 0  # the number of the mailbox's lock, for an mbox
+    binary: bool = False  # behind its header the content is kept as it came, and lines mean nothing
+    utf8: bool = False  # RFC 6531: its addresses or its header may need a server that knows that
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def _encode_deliver(mail: Deliver) -> bytes:
     strings = [text.encode() for text in texts]
     fixed = _DELIVER.pack(mail.created, mail.size, mail.lock, *map(len, strings))
     rest = b"".join((fixed, *strings, mail.content))
-    flags = BY_DESCRIPTOR * mail.by_descriptor | PERHAPS_DELIVERED * mail.perhaps_delivered
+    flags = sum(flag for name, flag in _FLAGS.items() if getattr(mail, name))
     return HEADER.pack(DELIVER, flags, 0, len(rest), mail.envelope) + rest
 
 
@@ -162,11 +165,11 @@ def _decode_deliver(flags: int, envelope: int, rest: bytes) -> Deliver:
     for length in lengths:
         strings.append(rest[at : at + length].decode())
         at += length
-    if at > len(rest) or flags & ~(BY_DESCRIPTOR | PERHAPS_DELIVERED):
+    if at > len(rest) or flags & ~sum(_FLAGS.values()):
         raise Malformed("lengths or flags")
-    by_descriptor, perhaps = bool(flags & BY_DESCRIPTOR), bool(flags & PERHAPS_DELIVERED)
+    by_descriptor, perhaps, binary, utf8 = (bool(flags & flag) for flag in _FLAGS.values())
     if len(rest) - at != (0 if by_descriptor else size):
         raise Malformed("size")
     sender, recipient, destination, extension, user, home, digest = strings
     mail = (envelope, created, size, sender, recipient, destination, extension, rest[at:], by_descriptor, perhaps)
-    return Deliver(*mail, user, home, digest, lock)
+    return Deliver(*mail, user, home, digest, lock, binary, utf8)

@@ -4,6 +4,7 @@
     state        what the process holds
     reservation  message ids for the dispatchers
     incoming     messages that are being received
+    terms        when a mail may be tried, and until when
     delivery     envelopes that are due, and what became of them
     flight       one try of one of them
     renewal      what takes the place of one whose .forward has changed

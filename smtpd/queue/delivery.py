@@ -29,7 +29,7 @@ from smtpd.envelope import Duty, Schedule, envelope_text
 from smtpd.imsg import DeleteEnvelopes, EnvelopesDue, EnvelopesTried, ExpireEnvelopes, MarkSuspended, PostponeEnvelopes
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log, visible
-from smtpd.queue import report
+from smtpd.queue import report, terms
 from smtpd.queue.agents import Agents
 from smtpd.queue.disk import Disk
 from smtpd.queue.flight import ERROR_MAX, TROUBLES, Ended, Flight
@@ -153,11 +153,14 @@ class Deliveries:
             self.held(id)
 
     def _take_off(self, envelope: Envelope) -> None:
+        if terms.is_overdue(envelope.terms, self.now()):
+            Flight(self, envelope).held(f"{terms.OVERDUE}: {envelope.error}" if envelope.error else terms.OVERDUE)
+            return
         if envelope.recipient.duty is Duty.DISCARD:
             Flight(self, envelope).discard()
             return
         try:
-            key = self._roster.get_key(envelope.recipient)
+            key = self._roster.get_key(envelope.recipient, envelope.terms.body)
         except NoAgent as nobody:
             Flight(self, envelope).held(str(nobody))
         else:
@@ -237,9 +240,10 @@ class Deliveries:
         for id in imsg.envelopes:
             ended = self._ended.pop(id, None)
             if ended is None:
-                hold = Hold(id, 0, "Expired", True)
+                hold = Hold(id, 0, terms.EXPIRED, True)
             else:
-                hold = Hold(id, ended.last_try, f"Expired: {ended.error}"[:ERROR_MAX], ended.perhaps_delivered)
+                why = f"{ended.expired}: {ended.error}"[:ERROR_MAX]
+                hold = Hold(id, ended.last_try, why, ended.perhaps_delivered)
             self._load([id], partial(report.ended, self.now(), "Expire", hold.error), _cannot_log)
             self._change(hold)
 

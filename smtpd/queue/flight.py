@@ -13,13 +13,13 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, NamedTuple, Protocol
 
-from smtpd.envelope import Duty, Outcome, envelope_text, message_of
+from smtpd.envelope import Body, Duty, Outcome, envelope_text, message_of
 from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.errand import ForwardText, Malformed, Result
 from smtpd.ipc.log import log, visible
-from smtpd.queue import report
+from smtpd.queue import report, terms
 from smtpd.queue.agent import Ready
 from smtpd.queue.disk import Disk
 from smtpd.queue.renewal import Renewals, TooMany
@@ -37,6 +37,7 @@ class Ended(NamedTuple):
     error: str
     perhaps_delivered: bool
     troubles: int
+    expired: str = terms.EXPIRED  # what the end of all time would be
 
 
 class Tower(Protocol):
@@ -155,6 +156,8 @@ class Flight:
             home=envelope.recipient.home,
             digest=envelope.recipient.digest,
             lock=self._lock,
+            binary=envelope.terms.body is Body.BINARY,
+            utf8=envelope.terms.utf8,
         )
         ready(frames.encode(deliver), descriptor)
 
@@ -227,7 +230,8 @@ class Flight:
 
     def _defer(self, ended: Ended) -> None:
         self._over = True
-        self._tower.deferred(self.number, ended)
+        expired = terms.why_expired(self.envelope.terms, self.envelope.expires)
+        self._tower.deferred(self.number, ended._replace(expired=expired))
 
     def _hold(self, reason: str, *, perhaps_delivered: bool) -> None:
         hold = Hold(self.number, self._tower.now(), reason[:ERROR_MAX], perhaps_delivered)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from smtpd.envelope import Duty, MessageId, Origin, Recipient, Schedule, first_envelope, message_text
+from smtpd.envelope import Duty, MessageId, Origin, Recipient, Schedule, Terms, first_envelope, message_text
 from smtpd.imsg import (
     AddEnvelopes,
     ForgetMessage,
@@ -37,6 +37,7 @@ from smtpd.queue.disk import Disk
 from smtpd.queue.reservation import Reservations
 from smtpd.queue.spool import Damaged, translated
 from smtpd.queue.store import INLINE, Add, Broken, Envelope, Full, Message, untried
+from smtpd.queue.terms import expiry, find_fault
 
 NO_SPACE = 452, "4.3.1", "Insufficient system storage"
 TROUBLE = 451, "4.3.0", "Temporary failure"
@@ -47,11 +48,12 @@ AGAIN = 1.0  # seconds until the store is asked again for free ids
 class _Receiving:
     """One message on its way in."""
 
-    __slots__ = ("id", "recipients", "own", "opening", "announced", "question")
+    __slots__ = ("id", "recipients", "terms", "own", "opening", "announced", "question")
 
     def __init__(self, message: MessageId):
         self.id = message
         self.recipients: list[tuple[Origin, Recipient]] = []
+        self.terms: Terms | None = None
         self.own: int | None = None  # our descriptor of its spool file
         self.opening = False
         self.announced: int | None = None  # envelopes, by whoever ended it
@@ -110,13 +112,21 @@ class Incoming:
 
     def add_envelopes(self, imsg: AddEnvelopes) -> None:
         self._reservations.check_any(imsg.message)
-        if any(recipient.duty is Duty.READ for recipient in imsg.recipients):
-            raise Violation(f"lookup adds an envelope for reading a .forward to message {message_text(imsg.message)}")
         receiving = self._get(imsg.message)
+        if fault := self._find_fault(receiving, imsg):
+            raise Violation(f"lookup adds {fault} to message {message_text(imsg.message)}")
+        receiving.terms = imsg.terms
         receiving.recipients += ((imsg.origin, recipient) for recipient in imsg.recipients)
         if receiving.announced is not None:
             self._check_count(receiving)
             self._proceed(receiving)
+
+    def _find_fault(self, receiving: _Receiving, imsg: AddEnvelopes) -> str:
+        if any(recipient.duty is Duty.READ for recipient in imsg.recipients):
+            return "an envelope for reading a .forward"
+        if receiving.terms not in (None, imsg.terms):
+            return "other terms than before"
+        return find_fault(imsg.terms, imsg.recipients, int(self._now()))
 
     def _check_count(self, receiving: _Receiving) -> None:
         assert receiving.announced is not None
@@ -209,19 +219,19 @@ class Incoming:
             self._commit(receiving, digest, None)
 
     def _commit(self, receiving: _Receiving, digest: bytes, content: bytes | None) -> None:
-        assert receiving.question is not None
+        assert receiving.question is not None and receiving.terms is not None
         _, imsg = receiving.question
         created = int(self._now())
         envelopes = [
-            self._envelope(first_envelope(receiving.id) + number, created, origin, recipient)
+            self._envelope(first_envelope(receiving.id) + number, created, origin, recipient, receiving.terms)
             for number, (origin, recipient) in enumerate(receiving.recipients, 1)
         ]
         add = Add(Message(receiving.id, imsg.size, digest, content), envelopes)
         self._disk.commits.submit(add, partial(self._stored, receiving, add))
 
-    def _envelope(self, id: int, created: int, origin: Origin, recipient: Recipient) -> Envelope:
-        expires = created + self._lifetimes.get(recipient.action, LIFETIME)
-        return untried(id, self._disk.store.run, created, expires, origin, recipient)
+    def _envelope(self, id: int, created: int, origin: Origin, recipient: Recipient, terms: Terms) -> Envelope:
+        expires = expiry(terms, created, self._lifetimes.get(recipient.action, LIFETIME))
+        return untried(id, self._disk.store.run, created, expires, origin, recipient, terms, terms.release)
 
     def _stored(self, receiving: _Receiving, add: Add, error: Exception | None) -> None:
         if error is not None:

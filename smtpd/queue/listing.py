@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from smtpd.envelope import Entry, message_of, message_text
 from smtpd.imsg import (
@@ -69,13 +70,14 @@ class Listing:
 
     def _entry(self, envelope: Envelope, sizes: dict[int, int]) -> Entry:
         return Entry(
-            schedule=envelope.schedule(),
+            schedule=replace(envelope.schedule(), created=envelope.created),
             origin=envelope.origin,
             recipient=envelope.recipient,
             last_try=envelope.last_try,
             error=envelope.error,
             inflight=envelope.id in self._inflight,
             size=sizes.get(message_of(envelope.id), 0),
+            terms=envelope.terms,
         )
 
     # -- quarantine -----------------------------------------------------------------------------------------------

@@ -66,4 +66,4 @@ class Renewals:
 
     def _successor(self, envelope: Envelope, counter: int, recipient: Recipient) -> Envelope:
         id = first_envelope(message_of(envelope.id)) + counter
-        return untried(id, self._run, envelope.created, envelope.expires, envelope.origin, recipient)
+        return untried(id, self._run, envelope.created, envelope.expires, envelope.origin, recipient, envelope.terms)

@@ -15,14 +15,30 @@ from typing import Any
 
 import msgspec
 
-from smtpd.envelope import Duty, Kind, Origin, Recipient, Schedule
+from smtpd.envelope import Body, Duty, Kind, Origin, Recipient, Schedule, Terms
 from smtpd.queue.store import Broken, Envelope, LaneOf
 
-SCHEMA = 2
+SCHEMA = 3
 APPLICATION = 0x534D5451  # "SMTQ"
 
-_STATE = tuple(Envelope.__struct_fields__[:-2])  # what is not of the origin or the recipient
-COLUMNS = (*_STATE, *Origin.__struct_fields__, *Recipient.__struct_fields__)
+# Where one part of an Envelope ends and the next begins in a row: state, origin, recipient, and behind them what was
+# added later, of the origin, of the recipient, and the terms.
+_STATE = len(Envelope.__struct_fields__) - 3
+_EARLY_ORIGIN, _EARLY_RECIPIENT = 7, 9  # fields that stand in front
+_RECIPIENT = _STATE + _EARLY_ORIGIN
+_ADDED = _RECIPIENT + _EARLY_RECIPIENT
+_ADDED_RECIPIENT = _ADDED + len(Origin.__struct_fields__) - _EARLY_ORIGIN
+_TERMS = _ADDED_RECIPIENT + len(Recipient.__struct_fields__) - _EARLY_RECIPIENT
+
+COLUMNS = (
+    *Envelope.__struct_fields__[:_STATE],
+    *Origin.__struct_fields__[:_EARLY_ORIGIN],
+    *Recipient.__struct_fields__[:_EARLY_RECIPIENT],
+    "tls",
+    "login",  # the origin's user; the recipient's has that name already
+    *Recipient.__struct_fields__[_EARLY_RECIPIENT:],
+    *Terms.__struct_fields__,
+)
 
 _TABLES = (
     """CREATE TABLE envelope (
@@ -34,7 +50,11 @@ _TABLES = (
         hostname TEXT NOT NULL, tag TEXT NOT NULL, esmtp INTEGER NOT NULL,
         recipient TEXT NOT NULL, destination TEXT NOT NULL, action TEXT NOT NULL, kind INTEGER NOT NULL,
         user TEXT NOT NULL, extension TEXT NOT NULL,
-        duty INTEGER NOT NULL, digest TEXT NOT NULL, home TEXT NOT NULL
+        duty INTEGER NOT NULL, digest TEXT NOT NULL, home TEXT NOT NULL,
+        tls INTEGER NOT NULL, login TEXT NOT NULL, notify INTEGER NOT NULL, original TEXT NOT NULL,
+        body INTEGER NOT NULL, utf8 INTEGER NOT NULL, require_tls INTEGER NOT NULL, ret TEXT NOT NULL,
+        envid TEXT NOT NULL, submitter TEXT NOT NULL, release INTEGER NOT NULL, deliver_by INTEGER NOT NULL,
+        by_mode TEXT NOT NULL, by_trace INTEGER NOT NULL, priority INTEGER NOT NULL
     ) STRICT""",
     "CREATE TABLE message (id INTEGER PRIMARY KEY, size INTEGER NOT NULL, digest BLOB NOT NULL, content BLOB) STRICT",
     # Columns without types: whatever is wrong with a row, it can be moved here.
@@ -54,9 +74,30 @@ _MIGRATIONS = {
         "ALTER TABLE quarantine ADD COLUMN digest",
         "ALTER TABLE quarantine ADD COLUMN home",
     ),
+    2: (
+        "ALTER TABLE envelope ADD COLUMN tls INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE envelope ADD COLUMN login TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE envelope ADD COLUMN notify INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE envelope ADD COLUMN original TEXT NOT NULL DEFAULT ''",
+        f"ALTER TABLE envelope ADD COLUMN body INTEGER NOT NULL DEFAULT {Body.EIGHT_BIT}",  # nobody had asked
+        "ALTER TABLE envelope ADD COLUMN utf8 INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE envelope ADD COLUMN require_tls INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE envelope ADD COLUMN ret TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE envelope ADD COLUMN envid TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE envelope ADD COLUMN submitter TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE envelope ADD COLUMN release INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE envelope ADD COLUMN deliver_by INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE envelope ADD COLUMN by_mode TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE envelope ADD COLUMN by_trace INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE envelope ADD COLUMN priority INTEGER NOT NULL DEFAULT 0",
+        *(f"ALTER TABLE quarantine ADD COLUMN {name}" for name in COLUMNS[_ADDED:]),
+    ),
 }
 
-SCHEDULE = "id, kind, created, expires, next_try, retries, held, suspended, action, user, duty, destination"
+SCHEDULE = (
+    "id, kind, max(created, release), expires, next_try, retries, held, suspended, priority,"
+    " action, user, duty, destination"
+)
 _KINDS = frozenset(Kind)
 
 
@@ -81,19 +122,28 @@ def _execute(connection: sqlite3.Connection, statements: tuple[str, ...]) -> Non
 
 
 def row_of(envelope: Envelope) -> tuple[Any, ...]:
-    *state, origin, recipient = msgspec.structs.astuple(envelope)
-    return (*state, *msgspec.structs.astuple(origin), *msgspec.structs.astuple(recipient))
+    *state, origin, recipient, terms = msgspec.structs.astuple(envelope)
+    origin, recipient = msgspec.structs.astuple(origin), msgspec.structs.astuple(recipient)
+    return (
+        *state,
+        *origin[:_EARLY_ORIGIN],
+        *recipient[:_EARLY_RECIPIENT],
+        *origin[_EARLY_ORIGIN:],
+        *recipient[_EARLY_RECIPIENT:],
+        *msgspec.structs.astuple(terms),
+    )
 
 
 def envelope_of(row: tuple[Any, ...]) -> Envelope:
     """Raises ValidationError.  SQLite has no booleans: hence not strict."""
-    origin = len(_STATE)
-    recipient = origin + len(Origin.__struct_fields__)
-    return msgspec.convert((*row[:origin], row[origin:recipient], row[recipient:]), Envelope, strict=False)
+    origin = row[_STATE:_RECIPIENT] + row[_ADDED:_ADDED_RECIPIENT]
+    recipient = row[_RECIPIENT:_ADDED] + row[_ADDED_RECIPIENT:_TERMS]
+    return msgspec.convert((*row[:_STATE], origin, recipient, row[_TERMS:]), Envelope, strict=False)
 
 
 def schedule_of(lane_of: LaneOf, row: tuple[Any, ...]) -> Schedule:
     """Raises ValidationError."""
-    *columns, action, user, duty, destination = row
+    *columns, priority, action, user, duty, destination = row
     kind = Kind(columns[1]) if columns[1] in _KINDS else Kind.MDA  # otherwise refused below
-    return msgspec.convert((*columns, lane_of(kind, action, user, duty, destination)), Schedule, strict=False)
+    lane = lane_of(kind, action, user, duty, destination)
+    return msgspec.convert((*columns, lane, priority), Schedule, strict=False)

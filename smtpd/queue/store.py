@@ -25,7 +25,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from smtpd.envelope import EnvelopeId, Kind, MessageId, Origin, Recipient, Schedule, Seconds, Text
+from smtpd.envelope import EnvelopeId, Kind, MessageId, Origin, Recipient, Schedule, Seconds, Terms, Text
 
 PAGE = 1000  # rows of one read at the most: no read transaction outlives a page
 INLINE = 16 * 1024  # bytes of content that stand in the row; what is larger stands in a spool file
@@ -54,29 +54,34 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     error: Text
     origin: Origin
     recipient: Recipient
+    terms: Terms
 
     def schedule(self, lane: int = 0) -> Schedule:
+        """For the scheduler, who counts tries from `created`: where a release was wanted, from that."""
         return Schedule(
             self.id,
             self.recipient.kind,
-            self.created,
+            max(self.created, self.terms.release),
             self.expires,
             self.next_try,
             self.retries,
             self.held,
             self.suspended,
             lane,
+            self.terms.priority,
         )
 
 
-def untried(id: int, run: int, created: int, expires: int, origin: Origin, recipient: Recipient) -> Envelope:
-    """A new envelope, to be tried at once.  `created` and `expires` in seconds since 1970."""
+def untried(
+    id: int, run: int, created: int, expires: int, origin: Origin, recipient: Recipient, terms: Terms, next_try: int = 0
+) -> Envelope:
+    """A new envelope, to be tried at once if not told otherwise.  Times in seconds since 1970."""
     return Envelope(
         id=id,
         run=run,
         created=created,
         expires=expires,
-        next_try=0,
+        next_try=next_try,
         last_try=0,
         retries=0,
         troubles=0,
@@ -86,6 +91,7 @@ def untried(id: int, run: int, created: int, expires: int, origin: Origin, recip
         error="",
         origin=origin,
         recipient=recipient,
+        terms=terms,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from smtpd.config.model import DeliveryLimits, Method
 from smtpd.config.slice import DeliverySlice, QueueSlice
-from smtpd.envelope import Duty, Kind, Origin, Outcome, Recipient
+from smtpd.envelope import Body, Duty, Kind, Origin, Outcome, Recipient, Terms
 from smtpd.imsg import (
     TABLE,
     AddEnvelopes,
@@ -43,6 +43,10 @@ from tests.queue.fault import Faulty
 PATIENCE = 10.0  # seconds that a test waits for what has to come
 
 ORIGIN = Origin("amy@there.test", "127.0.0.1", "client.test", "client.test", "mx.here.test", "", True)
+TERMS = Terms()
+ODD_TERMS = Terms(
+    Body.BINARY, True, True, "HDRS", "id|;'1", "amy@größe.test", 1_100_000, 1_200_000, "N", True, -9
+)  # no value twice, and none of the defaults
 CONTENT = b"Received: by mx.here.test\nSubject: hello\n\nHello.\n"
 
 
@@ -95,6 +99,7 @@ def envelope(message, number=1, **changes):
         "error": "",
         "origin": ORIGIN,
         "recipient": recipient(),
+        "terms": TERMS,
     }
     return Envelope(**{**fields, **changes})
 
@@ -212,22 +217,22 @@ class House:
         self.say(name, ReserveMessageIds(1))
         return self.hear(name, MessageIdsReserved).ids
 
-    def submit(self, message, recipients=None, content=CONTENT, name="dispatcher0", request=7):
+    def submit(self, message, recipients=None, content=CONTENT, name="dispatcher0", request=7, terms=TERMS):
         """All of a submission up to its answer, which is still to be heard."""
         recipients = recipients or [recipient()]
-        self.say("lookup", AddEnvelopes(message, ORIGIN, recipients))
+        self.say("lookup", AddEnvelopes(message, ORIGIN, recipients, terms))
         self.say(name, StoreMessage(request, message, len(recipients), content, len(content)))
 
-    def store(self, recipients=None, content=CONTENT):
+    def store(self, recipients=None, content=CONTENT, terms=TERMS):
         """A new message, stored; its envelopes."""
         message = self.reserve()[0]
-        self.submit(message, recipients, content)
+        self.submit(message, recipients, content, terms=terms)
         self.hear("dispatcher0", MessageStored)
         return [schedule.envelope for schedule in self.hear("scheduler", EnvelopesSubmitted).schedules]
 
-    def take_off(self, *recipients):
+    def take_off(self, *recipients, **more):
         """A new message, stored and due; its envelopes."""
-        envelopes = self.store([*recipients])
+        envelopes = self.store([*recipients], **more)
         self.due(*envelopes)
         return envelopes
 

@@ -29,7 +29,7 @@ from smtpd.queue import commit, delivery, process
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.report import duration
 from smtpd.queue.store import Broken, Full, Remove
-from tests.queue.conftest import CONTENT, ORIGIN, add, command, recipient
+from tests.queue.conftest import CONTENT, ORIGIN, TERMS, add, command, recipient
 from tests.queue.fault import Faulty, broken, refuse
 
 
@@ -104,7 +104,7 @@ def test_a_large_mail_goes_as_a_fresh_descriptor(house, tmp_path):
     _, descriptor = house.hear("dispatcher0", SpoolFileOpened)
     os.write(descriptor, content)
     os.close(descriptor)
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient(), recipient()]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient(), recipient()], TERMS))
     house.say("dispatcher0", StoreMessage(7, message, 2, b"", len(content)))
     house.hear("dispatcher0", MessageStored)
     house.mail["scheduler"].clear()

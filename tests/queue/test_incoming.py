@@ -23,7 +23,7 @@ from smtpd.queue import incoming, process
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.roster import Roster
 from smtpd.queue.store import INLINE, Broken, Full
-from tests.queue.conftest import CONTENT, ORIGIN, configuration, recipient
+from tests.queue.conftest import CONTENT, ORIGIN, TERMS, configuration, recipient
 from tests.queue.fault import Faulty, broken, refuse, times
 
 LARGE = os.urandom(100) * 5000
@@ -67,11 +67,11 @@ def test_a_stored_message_is_on_the_disk_before_it_is_answered(house):
 def test_envelopes_may_come_after_the_message(house):
     message = house.reserve()[0]
     house.say("dispatcher0", StoreMessage(7, message, 3, CONTENT, len(CONTENT)))
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient("bob")]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient("bob")], TERMS))
     house.until(lambda: len(house.queue.incoming) == 1)
     house.turn()
     assert not house.mail["dispatcher0"]
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient("amy"), recipient("eve")]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient("amy"), recipient("eve")], TERMS))
     house.hear("dispatcher0", MessageStored)
     assert len(rows(house)) == 3
     assert len(house.queue.incoming) == 0
@@ -80,7 +80,7 @@ def test_envelopes_may_come_after_the_message(house):
 def test_a_large_message_lies_in_a_file_and_is_sealed(house, tmp_path):
     message = house.reserve()[0]
     spool(house, message)
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
     house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
     house.hear("dispatcher0", MessageStored)
     row = house.queue.disk.store.find_message(message)
@@ -91,7 +91,7 @@ def test_a_large_message_lies_in_a_file_and_is_sealed(house, tmp_path):
 def test_a_small_message_may_lie_in_a_file_too(house, tmp_path):
     message = house.reserve()[0]
     spool(house, message, b"small")
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
     house.say("dispatcher0", StoreMessage(7, message, 1, b"", 5))
     house.hear("dispatcher0", MessageStored)
     assert files(tmp_path) == [f"{message:08x}"]
@@ -132,7 +132,7 @@ def test_ids_that_the_store_has_are_not_handed_out(house):
 def test_a_forgotten_message_leaves_nothing(house, tmp_path):
     message = house.reserve()[0]
     spool(house, message)
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
     house.say("dispatcher0", ForgetMessage(message, 1))
     house.until(lambda: len(house.queue.incoming) == 0 and not files(tmp_path))
     assert rows(house) == []
@@ -142,9 +142,9 @@ def test_a_tombstone_takes_what_is_still_on_its_way(house):
     message = house.reserve()[0]
     house.say("dispatcher0", ForgetMessage(message, 2))
     house.until(lambda: len(house.queue.incoming) == 1)
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
     house.until(lambda: house.queue.incoming._receiving[message].recipients)
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
     house.until(lambda: len(house.queue.incoming) == 0)
     assert rows(house) == []
 
@@ -195,7 +195,7 @@ def test_a_commit_that_fails_leaves_no_spool_file(make_house, tmp_path):
     house = make_house(store)
     message = house.reserve()[0]
     spool(house, message)
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
     house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
     house.hear("dispatcher0", MessageRefused)
     house.until(lambda: not files(tmp_path))
@@ -204,7 +204,7 @@ def test_a_commit_that_fails_leaves_no_spool_file(make_house, tmp_path):
 def test_a_spool_file_of_another_length_is_refused(house, tmp_path):
     message = house.reserve()[0]
     spool(house, message, LARGE[:-1])
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
     house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
     assert house.hear("dispatcher0", MessageRefused).code == 451
     house.until(lambda: not files(tmp_path))
@@ -217,7 +217,7 @@ def test_a_spool_file_that_cannot_be_synced_is_refused_and_the_store_is_mended(m
     house.spool.faults["seal"] = broken
     message = house.reserve()[0]
     spool(house, message)
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
     house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
     assert house.hear("dispatcher0", MessageRefused).code == 451
     house.until(lambda: store.called("repair") and not house.queue.disk.commits.repairing)
@@ -267,11 +267,11 @@ def test_an_id_that_was_not_handed_out_is_fatal(house, mine):
         with pytest.raises(Violation):
             say(house, imsg)
     with pytest.raises(Violation):
-        say(house, AddEnvelopes(mine + 100_000, ORIGIN, [recipient()]), "lookup")
+        say(house, AddEnvelopes(mine + 100_000, ORIGIN, [recipient()], TERMS), "lookup")
 
 
 def test_more_envelopes_than_announced_are_fatal(house, mine):
-    say(house, AddEnvelopes(mine, ORIGIN, [recipient(), recipient()]), "lookup")
+    say(house, AddEnvelopes(mine, ORIGIN, [recipient(), recipient()], TERMS), "lookup")
     with pytest.raises(Violation):
         say(house, store(mine, 1))
 
@@ -279,13 +279,13 @@ def test_more_envelopes_than_announced_are_fatal(house, mine):
 def test_more_envelopes_than_announced_are_fatal_also_afterwards(house, mine):
     say(house, store(mine, 2))
     with pytest.raises(Violation):
-        say(house, AddEnvelopes(mine, ORIGIN, [recipient()] * 3), "lookup")
+        say(house, AddEnvelopes(mine, ORIGIN, [recipient()] * 3, TERMS), "lookup")
 
 
 def test_envelopes_of_a_message_that_is_stored_are_fatal(house):
     (envelope,) = house.store()
     with pytest.raises(Violation):
-        say(house, AddEnvelopes(envelope >> 32, ORIGIN, [recipient()]), "lookup")
+        say(house, AddEnvelopes(envelope >> 32, ORIGIN, [recipient()], TERMS), "lookup")
 
 
 def test_a_second_end_is_fatal(house, mine):
@@ -319,6 +319,6 @@ def test_content_beside_a_spool_file_is_fatal(house, mine):
 
 def test_an_envelope_that_no_mail_can_have_is_fatal(house):
     message = house.reserve()[0]
-    added = AddEnvelopes(message, ORIGIN, [recipient("bob", duty=Duty.READ)])
+    added = AddEnvelopes(message, ORIGIN, [recipient("bob", duty=Duty.READ)], TERMS)
     with pytest.raises(Violation):
         process.from_lookup(house.queue, house.near["lookup", 0], added, None)

@@ -29,7 +29,7 @@ from smtpd.ipc.log import log
 from smtpd.queue import scan
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.store import PAGE, Broken, SetAside
-from tests.queue.conftest import CONTENT, ORIGIN, add, envelope, recipient
+from tests.queue.conftest import CONTENT, ORIGIN, TERMS, add, envelope, recipient
 from tests.queue.fault import Faulty, broken, times
 from tests.queue.test_incoming import LARGE, spool
 
@@ -160,7 +160,7 @@ def test_content_comes_by_descriptor(house, content):
 def test_large_content_comes_by_a_descriptor_that_only_reads(house):
     message = house.reserve()[0]
     spool(house, message)
-    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()]))
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
     house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
     house.hear("dispatcher0", MessageStored)
     house.say("control", OpenContent(6, message))

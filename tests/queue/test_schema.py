@@ -4,11 +4,11 @@ import sqlite3
 
 import pytest
 
-from smtpd.envelope import Duty
+from smtpd.envelope import Body, Duty, Terms
 from smtpd.queue.schema import SCHEMA
 from smtpd.queue.sqlite import SQLiteStore
 from smtpd.queue.store import Broken, Hold, Remove, SetAside, Unreadable
-from tests.queue.conftest import CONTENT, add, command
+from tests.queue.conftest import CONTENT, ODD_TERMS, add, command
 
 SCHEMA_1 = """
     PRAGMA auto_vacuum = INCREMENTAL;
@@ -39,14 +39,24 @@ SCHEMA_1 = """
     PRAGMA application_id = 1397576785;
     PRAGMA user_version = 1;
 """
+SCHEMA_2 = f"""
+    {SCHEMA_1}
+    ALTER TABLE envelope ADD COLUMN duty INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE envelope ADD COLUMN digest TEXT NOT NULL DEFAULT '';
+    ALTER TABLE envelope ADD COLUMN home TEXT NOT NULL DEFAULT '';
+    ALTER TABLE quarantine ADD COLUMN duty;
+    ALTER TABLE quarantine ADD COLUMN digest;
+    ALTER TABLE quarantine ADD COLUMN home;
+    PRAGMA user_version = 2;
+"""
 EVERYTHING = (0, 2**63 - 1, 1000)
 
 
-@pytest.fixture
-def old(tmp_path):
-    """The directory of a database of schema 1."""
+@pytest.fixture(params=[SCHEMA_1, SCHEMA_2], ids=["1", "2"])
+def old(request, tmp_path):
+    """The directory of a database of an earlier schema."""
     with sqlite3.connect(tmp_path / "queue.db") as connection:
-        connection.executescript(SCHEMA_1)
+        connection.executescript(request.param)
     connection.close()
     return str(tmp_path)
 
@@ -58,13 +68,16 @@ def version(directory):
     return found
 
 
-def test_envelopes_of_schema_1_are_delivered_as_their_actions_say(old):
+def test_envelopes_of_an_earlier_schema_are_delivered_as_their_actions_say(old):
     store = SQLiteStore(old)
     one, two = store.envelopes(*EVERYTHING)
     assert (one.recipient.user, one.recipient.extension, one.retries, one.suspended) == ("bob", "lists", 3, True)
     assert (two.recipient.destination, two.held, two.origin.tag) == ("amy@here.test", True, "tag")
     for row in (one, two):
         assert (row.recipient.duty, row.recipient.digest, row.recipient.home) == (Duty.DELIVER, "", "")
+        assert (row.recipient.notify, row.recipient.original) == (0, "")
+        assert (row.origin.tls, row.origin.user) == (False, "")
+        assert row.terms == Terms(Body.EIGHT_BIT)
     assert store.quarantine(5) == [(3 << 32 | 1, 77, "odd")]
     assert (store.run, version(old)) == (42, SCHEMA)
     store.close()
@@ -72,7 +85,7 @@ def test_envelopes_of_schema_1_are_delivered_as_their_actions_say(old):
 
 def test_an_upgraded_database_takes_what_a_new_one_takes(old):
     store = SQLiteStore(old)
-    added = add(9, recipient=command())
+    added = add(9, recipient=command(), terms=ODD_TERMS)
     store.apply([added, Hold(1 << 32 | 1, 600, "no", False), SetAside(2 << 32 | 1, 5, "odd")])
     assert [row.id >> 32 for row in store.envelopes(*EVERYTHING)] == [1, 9]
     assert store.load([9 << 32 | 1]) == added.envelopes
@@ -90,15 +103,16 @@ def test_an_upgraded_database_is_opened_again_as_it_is(old):
 
 def test_an_upgrade_that_fails_leaves_the_database_as_it_was(old):
     with sqlite3.connect(f"{old}/queue.db") as connection:
-        connection.execute("ALTER TABLE quarantine ADD COLUMN home")  # what the last statement wants to add
+        before = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute("ALTER TABLE quarantine ADD COLUMN priority")  # what the last statement wants to add
     connection.close()
     with pytest.raises(Broken, match="duplicate column"):
         SQLiteStore(old)
-    assert version(old) == 1
+    assert (version(old),) == before
     with sqlite3.connect(f"{old}/queue.db") as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(envelope)")]
     connection.close()
-    assert "duty" not in columns
+    assert ("duty" in columns, "tls" in columns) == (before == (2,), False)
 
 
 @pytest.mark.parametrize("number", [99, -1, SCHEMA + 1])
@@ -116,6 +130,16 @@ def test_a_duty_that_there_is_not_makes_its_row_unreadable(tmp_path):
     store = SQLiteStore(str(tmp_path))
     store.apply([add(1), add(2)])
     store._writer.execute("UPDATE envelope SET duty = 77 WHERE id = ?", (1 << 32 | 1,))
+    bad, good = store.load([1 << 32 | 1, 2 << 32 | 1])
+    assert isinstance(bad, Unreadable) and good.id == 2 << 32 | 1
+    store.close()
+
+
+@pytest.mark.parametrize("column, value", [("priority", 10), ("body", 3), ("by_mode", "R\n"), ("tls", 2)])
+def test_terms_that_there_are_not_make_their_row_unreadable(tmp_path, column, value):
+    store = SQLiteStore(str(tmp_path))
+    store.apply([add(1), add(2)])
+    store._writer.execute(f"UPDATE envelope SET {column} = ? WHERE id = ?", (value, 1 << 32 | 1))
     bad, good = store.load([1 << 32 | 1, 2 << 32 | 1])
     assert isinstance(bad, Unreadable) and good.id == 2 << 32 | 1
     store.close()

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smtpd.envelope import Origin, Recipient
+from smtpd.envelope import Notify
 from smtpd.queue import schema, sqlite
 from smtpd.queue.sqlite import SQLiteStore
 from smtpd.queue.store import Broken, Full, Hold, Postpone, Remove, SetAside, Unreadable
-from tests.queue.conftest import add, envelope
+from tests.queue.conftest import ODD_TERMS, ORIGIN, add, envelope, recipient
 
 TOP = Path(__file__).parent.parent.parent
 
@@ -26,6 +26,12 @@ def no_lane(*_columns):
 
 
 EVERYTHING = (0, 2**63 - 1, 1000)
+ODD = envelope(
+    1,
+    recipient=recipient(notify=Notify.NEVER, original="rfc822;bob@there.test"),
+    origin=msgspec.structs.replace(ORIGIN, user="amy", tls=True),
+    terms=ODD_TERMS,
+)
 
 
 @pytest.fixture
@@ -46,9 +52,13 @@ def test_each_field_of_an_envelope_has_its_column(store):
         with sqlite3.connect(store.path) as connection:
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
         connection.close()
-        fields = [f.name for f in msgspec.structs.fields(type(envelope(1))) if f.name not in ("origin", "recipient")]
-        fields += [f.name for f in msgspec.structs.fields(Origin)] + [f.name for f in msgspec.structs.fields(Recipient)]
-        assert columns[-len(fields) :] == fields
+        assert columns[-len(schema.COLUMNS) :] == [*schema.COLUMNS]
+    row = dict(zip(schema.COLUMNS, schema.row_of(ODD), strict=True))
+    parts = (ODD, ODD.origin, ODD.recipient, ODD.terms)
+    fields = {name: value for part in parts for name, value in msgspec.structs.asdict(part).items()}
+    fields["login"] = ODD.origin.user
+    assert row == {name: fields[name] for name in row}
+    assert {"origin", "terms"} == fields.keys() - row.keys()
 
 
 def test_a_commit_is_synced_and_nobody_checkpoints_by_accident(store):

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from smtpd.envelope import Duty
+from smtpd.envelope import Duty, Notify, Terms
 from smtpd.queue.store import (
     Begin,
     Hold,
@@ -14,7 +14,7 @@ from smtpd.queue.store import (
     SetAside,
     Suspend,
 )
-from tests.queue.conftest import CONTENT, add, envelope, recipient
+from tests.queue.conftest import CONTENT, ODD_TERMS, ORIGIN, add, envelope, recipient
 
 
 def lane(kind, action, user, duty, destination):
@@ -35,7 +35,16 @@ def test_what_was_added_is_read_as_it_was(store):
         held=True,
         suspended=True,
         error="größer als 2³¹ \\ \" ' %",
-        recipient=recipient("o'neil; drop table", duty=Duty.FORWARDED, digest="ab" * 32, home="/home/o'neil"),
+        recipient=recipient(
+            "o'neil; drop table",
+            duty=Duty.FORWARDED,
+            digest="ab" * 32,
+            home="/home/o'neil",
+            notify=Notify.SUCCESS | Notify.DELAY,
+            original="rfc822;o'neil@here.test",
+        ),
+        origin=replace(ORIGIN, tls=True, user="amy"),
+        terms=ODD_TERMS,
     )
     added = add(7)
     store.apply([replace(added, envelopes=[odd])])
@@ -43,6 +52,15 @@ def test_what_was_added_is_read_as_it_was(store):
     assert list(store.envelopes(*EVERYTHING)) == [odd]
     assert store.find_message(7) == added.message
     assert store.sizes([7, 8]) == {7: len(CONTENT)}
+
+
+def test_the_scheduler_counts_from_the_release_and_is_told_the_priority(store):
+    held_back = envelope(3, run=0, next_try=1_100_000, terms=Terms(release=1_100_000, priority=-3))
+    store.apply([replace(add(3), envelopes=[held_back])])
+    (schedule,) = store.schedules(0, 10, lane)
+    assert (schedule.created, schedule.next_try, schedule.priority) == (1_100_000, 1_100_000, -3)
+    to = held_back.recipient
+    assert schedule == held_back.schedule(lane(to.kind, to.action, to.user, to.duty, to.destination))
 
 
 def test_a_change_of_what_is_not_there_changes_nothing(store):

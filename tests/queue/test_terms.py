@@ -1,0 +1,148 @@
+"""When a mail may be tried and until when, by the terms that its client gave."""
+
+import pytest
+
+from smtpd.envelope import Body, Duty, Notify, Outcome, Terms
+from smtpd.imsg import AddEnvelopes, EnvelopesSubmitted, ExpireEnvelopes, MessageStored
+from smtpd.ipc.channel import Violation
+from smtpd.queue import process
+from smtpd.queue.roster import NoAgent, Roster
+from smtpd.queue.terms import FAR, expiry, find_fault
+from tests.queue.conftest import LIFETIME, ORIGIN, TERMS, configuration, recipient
+
+NOW = 1_800_000_000
+
+
+@pytest.mark.parametrize(
+    "terms, end",
+    [
+        (Terms(), NOW + 100),
+        (Terms(release=NOW + 1000), NOW + 1100),
+        (Terms(release=NOW - 1000), NOW + 100),
+        (Terms(deliver_by=NOW + 50, by_mode="R"), NOW + 50),
+        (Terms(deliver_by=NOW + 500, by_mode="R"), NOW + 100),
+        (Terms(deliver_by=NOW + 50, by_mode="N"), NOW + 100),
+        (Terms(release=NOW + 1000, deliver_by=NOW + 1050, by_mode="R"), NOW + 1050),
+    ],
+)
+def test_time_counts_from_the_release_and_ends_with_deliver_by_where_the_sender_wants_that(terms, end):
+    assert expiry(terms, NOW, 100) == end
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        Terms(ret="full"),
+        Terms(by_mode="X", deliver_by=NOW),
+        Terms(by_mode="R"),
+        Terms(deliver_by=NOW + 5),
+        Terms(release=NOW + FAR + 1),
+        Terms(by_mode="N", deliver_by=NOW + FAR + 1),
+        Terms(by_mode="N", deliver_by=NOW - FAR - 1),
+    ],
+    ids=str,
+)
+def test_terms_that_nobody_can_have_meant_are_a_fault(terms):
+    assert find_fault(terms, [recipient()], NOW)
+
+
+@pytest.mark.parametrize("notify", [3, 5, 9, 15, 16, 18, 32])
+def test_a_notify_that_nobody_can_have_meant_is_a_fault(notify):
+    assert find_fault(TERMS, [recipient(), recipient(notify=Notify(notify))], NOW)
+
+
+@pytest.mark.parametrize("notify", [0, 1, 2, 4, 6, 8, 10, 12, 14])
+def test_what_a_client_can_mean_is_no_fault(notify):
+    terms = Terms(Body.BINARY, True, True, "HDRS", "x", "<>", NOW + FAR, NOW - FAR, "N", True, 9)
+    assert find_fault(terms, [recipient(notify=Notify(notify))], NOW) == ""
+
+
+# -- in the queue ---------------------------------------------------------------------------
+
+
+def rows(house):
+    return list(house.queue.disk.store.envelopes(0, 2**63 - 1, 1000))
+
+
+def test_what_is_stored_and_scheduled_is_what_the_client_said(house, second):
+    terms = Terms(Body.EIGHT_BIT, release=second + 3600, priority=4, envid="QQ314159")
+    message = house.reserve()[0]
+    to = recipient(notify=Notify.FAILURE, original="rfc822;bob@here.test")
+    house.submit(message, [to], terms=terms)
+    house.hear("dispatcher0", MessageStored)
+    (row,) = rows(house)
+    assert (row.terms, row.recipient) == (terms, to)
+    assert (row.next_try, row.expires) == (terms.release, terms.release + LIFETIME)
+    (schedule,) = house.hear("scheduler", EnvelopesSubmitted).schedules
+    assert (schedule.created, schedule.next_try, schedule.priority) == (terms.release, terms.release, 4)
+    assert schedule.expires == row.expires
+
+
+@pytest.mark.parametrize("second_terms", [Terms(priority=1), Terms(release=NOW), Terms(Body.BINARY)], ids=str)
+def test_other_terms_for_the_second_recipient_are_fatal(house, second_terms):
+    message = house.reserve()[0]
+    lookup = house.near["lookup", 0]
+    process.from_lookup(house.queue, lookup, AddEnvelopes(message, ORIGIN, [recipient()], TERMS), None)
+    process.from_lookup(house.queue, lookup, AddEnvelopes(message, ORIGIN, [recipient()], Terms()), None)
+    with pytest.raises(Violation, match="other terms"):
+        process.from_lookup(house.queue, lookup, AddEnvelopes(message, ORIGIN, [recipient()], second_terms), None)
+
+
+def test_a_release_at_the_end_of_all_time_is_fatal(house):
+    message = house.reserve()[0]
+    added = AddEnvelopes(message, ORIGIN, [recipient()], Terms(release=2**40))
+    with pytest.raises(Violation, match="beyond"):
+        process.from_lookup(house.queue, house.near["lookup", 0], added, None)
+
+
+def test_a_mail_whose_deliver_by_time_ends_says_so(house, second):
+    (envelope,) = house.take_off(recipient(), terms=Terms(deliver_by=second + 100, by_mode="R"))
+    _, agent = house.start_agent()
+    house.answer(agent, house.receive(agent), Outcome.DEFERRED, "no space")
+    assert house.tried() == ([], [envelope], [])
+    house.say("scheduler", ExpireEnvelopes([envelope]))
+    house.until(lambda: rows(house)[0].held)
+    assert rows(house)[0].error == "Expired (deliver-by time): no space"
+
+
+def test_nothing_is_delivered_after_its_deliver_by_time(house, second):
+    """As when the daemon was down at that time."""
+    (envelope,) = house.take_off(recipient(), terms=Terms(deliver_by=second - 1, by_mode="R"))
+    assert house.tried() == ([], [], [envelope])
+    (row,) = rows(house)
+    assert (row.held, row.error) == (True, "Expired (deliver-by time)")
+
+
+def test_a_mail_whose_sender_only_wants_to_be_told_is_delivered_later_too(house, second):
+    (envelope,) = house.take_off(recipient(), terms=Terms(deliver_by=second - 1, by_mode="N"))
+    _, agent = house.start_agent()
+    assert house.deliver(agent).envelope == envelope
+
+
+# -- binary content ---------------------------------------------------------------------------
+
+
+def test_an_mbox_gets_no_binary_content(house):
+    (envelope,) = house.take_off(recipient(action="box"), terms=Terms(Body.BINARY))
+    assert house.tried() == ([], [], [envelope])
+    assert rows(house)[0].error == "5.6.1 an mbox cannot hold binary content"
+
+
+def test_only_an_mbox_refuses_binary_content():
+    roster = Roster(configuration())
+    for action in ("local", "far", "run", "virtual"):
+        assert roster.get_key(recipient(action=action), Body.BINARY)
+    assert roster.get_key(recipient(action="box", duty=Duty.FORWARDED), Body.BINARY)
+    assert roster.get_key(recipient(action="box"), Body.EIGHT_BIT)
+    with pytest.raises(NoAgent):
+        roster.get_key(recipient(action="box"), Body.BINARY)
+
+
+@pytest.mark.parametrize("body", list(Body))
+def test_an_agent_is_told_whether_content_is_binary_and_whether_it_is_utf8(house, body):
+    house.take_off(recipient(), terms=Terms(body, utf8=True))
+    _, agent = house.start_agent()
+    errand = house.receive(agent)
+    assert (errand.binary, errand.utf8) == (body is Body.BINARY, True)
+    house.take_off(recipient(), terms=Terms(body))
+    assert house.receive(agent).utf8 is False
