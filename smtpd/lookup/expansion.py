@@ -12,6 +12,9 @@
 Nodes wait in a queue; each becomes envelopes, further nodes, or a refusal, which is then the answer for the whole
 recipient: nothing of it is delivered (and nothing of it is lost, as the client still has it).
 
+What the client wants to be told (NOTIFY), and how it named the recipient to whoever sent us the mail (ORCPT), is the
+same for all that a recipient becomes: RFC 3461 5.2.7.  A mailbox file has no place for content that is binary.
+
 What ends an expansion that would not end: a node that has been there is not taken twice, none is DEPTH deep, and there
 are no more than NODES of them below anybody's .forward, LISTED in all.  The entry that named a node is not looked up
 for it again, so an alias may name itself.  A user's own name in that user's .forward, or what leads to it, means the
@@ -27,11 +30,11 @@ from typing import Any
 
 from smtpd.config.model import Method
 from smtpd.config.slice import ExpansionSlice
-from smtpd.envelope import Duty, Kind, Origin, Recipient
+from smtpd.envelope import Body, Duty, Kind, Notify, Origin, Recipient
 from smtpd.lookup.node import AddressNode, Entry, Node, Question, ReadInclude, Source, UserNode
 from smtpd.lookup.person import check_person, forward_trouble, whose_forward
 from smtpd.lookup.plan import Plan
-from smtpd.lookup.refusal import Refusal, Refuse, deferred, failed, invalid, later, said
+from smtpd.lookup.refusal import Refusal, Refuse, binary, deferred, failed, invalid, later, said
 from smtpd.lookup.rule import Case, Refused
 from smtpd.lookup.trace import SILENT, Trace
 from smtpd.tables import expansion as language
@@ -42,6 +45,7 @@ DEPTH = 10
 NODES = 100  # below .forward files
 LISTED = 1000  # below aliases, which are the administrator's
 WORD, PATH = 256, 1024  # characters that an imsg carries (envelope.py)
+UNSAID = Notify(0)
 NOWHERE = language.File("/dev/null")
 ALLOWED = "commands and files need a table in a text file, and alias-commands"
 
@@ -60,11 +64,24 @@ Ending = Generator[Question | Awaited, Any, Expanded | Refusal]
 class Expansion:
     """One recipient on its way.  `steps()` yields questions, is sent their answers, and returns how it ended."""
 
-    def __init__(self, plan: Plan, origin: Origin, recipient: str, trace: Trace = SILENT):
+    def __init__(
+        self,
+        plan: Plan,
+        origin: Origin,
+        recipient: str,
+        trace: Trace = SILENT,
+        *,
+        body: Body = Body.SEVEN_BIT,
+        notify: Notify = UNSAID,
+        original: str = "",
+    ):
         self._plan = plan
         self._origin = origin
         self._recipient = recipient
         self._trace = trace
+        self._body = body
+        self._notify = notify
+        self._original = original
         self._nodes: deque[Node] = deque()
         self._seen: set[object] = set()
         self._listed = self._forwarded = 0  # nodes and commands: all, and those below a .forward
@@ -222,6 +239,8 @@ class Expansion:
         name, _, extension = node.name.partition(self._plan.delimiter)
         if target == NOWHERE:
             self._reach(node, name, extension, Duty.DISCARD)
+        elif isinstance(target, language.File) and self._body is Body.BINARY:
+            raise binary()
         elif source.duty is None:
             reason = f"{source.text}: {ALLOWED}"
             raise deferred("Recipient is forwarded to a command that may not be run", reason)
@@ -233,6 +252,8 @@ class Expansion:
             raise failed("Recipient is forwarded to nobody")
         if node.action.method is Method.FORWARD_ONLY:
             raise deferred("Recipient is forwarded to nobody")
+        if node.action.method is Method.MBOX and self._body is Body.BINARY:
+            raise binary()
         self._reach(node, user, extension, Duty.DELIVER, home=home)
 
     def _reach(
@@ -240,7 +261,19 @@ class Expansion:
     ) -> None:
         """One envelope for each way to a user, and for each address on it."""
         action = node.action.name
-        to = Recipient(self._recipient, node.destination, action, Kind.MDA, user, extension, duty, digest, home)
+        to = Recipient(
+            self._recipient,
+            node.destination,
+            action,
+            Kind.MDA,
+            user,
+            extension,
+            duty,
+            digest,
+            home,
+            self._notify,
+            self._original,
+        )
         key = duty, digest, action, user, extension, node.destination.lower()
         self._trace.recipient(to, key not in self._recipients)
         self._recipients.setdefault(key, to)

@@ -1,4 +1,4 @@
-"""smtpd -n --explain from=ADDRESS mail-from=A rcpt-to=B: which rule matches, and what the recipient becomes.
+"""smtpd -n --explain from=ADDRESS mail-from=A rcpt-to=B …: which rule matches, and what the recipient becomes.
 
     from=203.0.113.9 mail-from=<amy@there.test> rcpt-to=<staff@here.test>
     staff@here.test
@@ -38,7 +38,7 @@ from smtpd.lookup.node import FindUser, Forward, Node, Question, ReadForward, Re
 from smtpd.lookup.plan import make_plan
 from smtpd.lookup.recipient import understand
 from smtpd.lookup.refusal import Refusal
-from smtpd.lookup.rule import LOCAL
+from smtpd.lookup.rule import LOCAL, NAMELESS
 from smtpd.lookup.state import read_tables
 from smtpd.lookup.system import canonical
 from smtpd.lookup.trace import Trace
@@ -47,7 +47,7 @@ from smtpd.tables import expansion as language
 from smtpd.tables.program import ProgramTable
 from smtpd.tables.table import Awaited, Unavailable
 
-WORDS = ("from", "mail-from", "rcpt-to", "tag", "auth")
+WORDS = ("from", "mail-from", "rcpt-to", "tag", "helo", "rdns", "auth", "tls")
 NOBODY = (65534, 65535)
 VERDICTS = {"user": "yes", "unknown": "no", "root": "root, who receives nothing", "daemon": "one who receives nothing"}
 ELSEWHERE = "only the running daemon asks its program"
@@ -66,8 +66,12 @@ class Asked:
 
     def __str__(self) -> str:
         """What was understood, with what was not given."""
-        tag = f" tag={self.origin.tag}" if self.origin.tag else ""
-        return f"from={self.origin.address} mail-from=<{self.origin.sender}> rcpt-to=<{self.recipient}>{tag}"
+        origin = self.origin
+        name = "" if origin.client == NAMELESS else origin.client
+        tls = "yes" if origin.tls else ""
+        more = {"tag": origin.tag, "helo": origin.helo, "rdns": name, "auth": origin.user, "tls": tls}
+        said = "".join(f" {key}={value}" for key, value in more.items() if value)
+        return f"from={origin.address} mail-from=<{origin.sender}> rcpt-to=<{self.recipient}>{said}"
 
 
 def explain(configuration: LookupSlice, words: Sequence[str], read_forward: ReadFile) -> int:
@@ -109,7 +113,24 @@ def parse(words: Sequence[str], server_name: str) -> Asked:
     sender = _without_brackets(given.get("mail-from", ""))
     sender = str(mailbox(sender) if sender else NULL)
     recipient = str(mailbox(_without_brackets(given["rcpt-to"])))
-    return Asked(Origin(sender, address, "<unknown>", "", server_name, given.get("tag", ""), True), recipient)
+    origin = Origin(
+        sender=sender,
+        address=address,
+        client=given.get("rdns", "").lower() or NAMELESS,
+        helo=given.get("helo", ""),
+        hostname=server_name,
+        tag=given.get("tag", ""),
+        esmtp=True,
+        tls=_yes_or_no("tls", given.get("tls", "no")),
+        user=given.get("auth", ""),
+    )
+    return Asked(origin, recipient)
+
+
+def _yes_or_no(key: str, value: str) -> bool:
+    if value not in ("yes", "no"):
+        raise Misused(f'{key}="{value}": expected yes or no')
+    return value == "yes"
 
 
 def _without_brackets(path: str) -> str:

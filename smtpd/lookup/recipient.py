@@ -11,13 +11,15 @@ An exception of ours costs the recipient that it happened to: 451, and a traceba
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from smtpd import imsg
-from smtpd.envelope import Duty, message_text
+from smtpd.envelope import Duty, Recipient, message_text
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, quoted
 from smtpd.ipc.question import Questions
@@ -36,7 +38,7 @@ FORWARD_SECONDS = 5  # that a .forward is taken to be as it was: the time a chan
 USERS, FORWARDS = 10_000, 1_000  # remembered
 USER_QUESTIONS = 32  # to the parent at a time: each is a process there
 FORWARD_QUESTIONS = 256
-PAGE = 128  # envelopes in an imsg
+PAGE = 256 * 1024  # bytes of recipients in an imsg
 
 BROKEN = Refusal(451, "4.3.0", "Temporary failure")
 
@@ -104,9 +106,16 @@ class Recipients:
     # -- a recipient, for a dispatcher ------------------------------------------------
 
     def expand(self, dispatcher: Channel, asked: imsg.ExpandRecipient) -> None:
-        steps = Expansion(self._plan, asked.origin, asked.recipient).steps()
+        expansion = Expansion(
+            self._plan,
+            asked.origin,
+            asked.recipient,
+            body=asked.terms.body,
+            notify=asked.notify,
+            original=asked.original,
+        )
         about = f"recipient of message {message_text(asked.message)}"
-        self._go_on(Task(about, steps, partial(self._recipient_ended, dispatcher, asked)), None)
+        self._go_on(Task(about, expansion.steps(), partial(self._recipient_ended, dispatcher, asked)), None)
 
     def _recipient_ended(self, dispatcher: Channel, asked: imsg.ExpandRecipient, end: Expanded | Refusal) -> None:
         if isinstance(end, Refusal):
@@ -115,9 +124,8 @@ class Recipients:
             self._statistics["lookup.recipient.refused"] += 1
             return
         # First to queue: when the client has its 250 for this RCPT, the envelopes are on their way.
-        for first in range(0, len(end.recipients), PAGE):
-            page = list(end.recipients[first : first + PAGE])
-            self._queue.send(imsg.AddEnvelopes(asked.message, asked.origin, page))
+        for page in pages(end.recipients):
+            self._queue.send(imsg.AddEnvelopes(asked.message, asked.origin, page, asked.terms))
         dispatcher.send(imsg.RecipientExpanded(asked.request, len(end.recipients)))
         self._statistics["lookup.recipient.expanded"] += 1
 
@@ -132,7 +140,7 @@ class Recipients:
             queue.send(imsg.EnvelopeNotExpanded(asked.request, False, reason[:TEXT]))
             return
         self._forwards.forget(whose_forward(was.user, action))
-        expansion = Expansion(self._plan, asked.origin, was.recipient)
+        expansion = Expansion(self._plan, asked.origin, was.recipient, notify=was.notify, original=was.original)
         steps = expansion.steps_from(was.user, was.extension, action, was.destination)
         self._go_on(Task("envelope", steps, partial(self._envelope_ended, queue, asked)), None)
 
@@ -145,7 +153,7 @@ class Recipients:
         elif was.digest in {to.digest for to in end.recipients}:
             reason = f".forward of {was.user} is read in two ways"
             queue.send(imsg.EnvelopeNotExpanded(asked.request, False, reason))
-        elif len(end.recipients) > PAGE:
+        elif len(list(pages(end.recipients))) > 1:
             queue.send(imsg.EnvelopeNotExpanded(asked.request, False, f".forward of {was.user} names too many"))
         else:
             queue.send(imsg.EnvelopeExpanded(asked.request, list(end.recipients)))
@@ -167,6 +175,20 @@ class Recipients:
             self._forwards.answer(question, forward, 0 if forward.verdict == "later" else FORWARD_SECONDS)
 
         self.to_queue.ask(lambda request: imsg.ReadForward(request, question.user, question.action), read)
+
+
+def pages(recipients: Sequence[Recipient]) -> Iterator[list[Recipient]]:
+    """All of them, as many at a time as an imsg carries."""
+    page: list[Recipient] = []
+    left = PAGE
+    for recipient in recipients:
+        size = len(msgspec.msgpack.encode(recipient)) if len(recipients) > 1 else 0
+        if page and size > left:
+            yield page
+            page, left = [], PAGE
+        page.append(recipient)
+        left -= size
+    yield page
 
 
 def _say_why(recipient: str, refusal: Refusal) -> None:

@@ -25,6 +25,7 @@ usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory]
   -n                 check the configuration and exit; with -v print it in its canonical form
   --explain          with -n: what would become of a recipient, and why; the words that follow say of which:
                      rcpt-to=address, and if that matters mail-from=address from=address tag=name
+                     helo=name rdns=name auth=user tls=yes
   -P mda|smtp        start with local delivery, or with the listeners, paused; may be repeated
   -v                 log more
   --state directory  keep spool, mailboxes, control socket, pid file and empty directory below this one

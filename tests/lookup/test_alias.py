@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from smtpd.config.model import Condition, Match, Method, Operand
 from smtpd.config.slice import ExpansionSlice
-from smtpd.envelope import Duty
+from smtpd.envelope import Duty, Terms
 from smtpd.imsg import AddEnvelopes
 from smtpd.lookup.expansion import LISTED, NODES, Expanded
 from smtpd.lookup.node import FindUser, ReadForward
@@ -334,5 +334,5 @@ def test_any_aliases_and_forwards_end_within_the_limits(entries, said, included,
         assert 0 < len(ways) == len(set(ways)) <= LISTED
         assert {to.user for to in outcome.recipients if to.duty in (Duty.DELIVER, Duty.FORWARDED)} <= set(said)
         assert {to.user for to in outcome.recipients if to.duty is Duty.ALIASED} <= {"vmail"}
-        encoded = msgspec.msgpack.encode(AddEnvelopes(1, ORIGIN, list(outcome.recipients)))
+        encoded = msgspec.msgpack.encode(AddEnvelopes(1, ORIGIN, list(outcome.recipients), Terms()))
         assert msgspec.msgpack.decode(encoded, type=AddEnvelopes).recipients == list(outcome.recipients)

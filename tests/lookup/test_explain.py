@@ -2,9 +2,11 @@
 
 import os
 import pwd
+from dataclasses import replace
 
 import pytest
 
+from smtpd.config.model import Condition, Match, Operand
 from smtpd.lookup import explain as module
 from smtpd.lookup.explain import Misused, explain, parse
 from smtpd.smtp.address import AddressError
@@ -74,6 +76,28 @@ def test_what_is_named_stands_below_what_names_it(told):
         "(list in table aliases: commands and files need a table in a text file, and alias-commands)",
         "refused: 424 4.2.4 Recipient is forwarded to a command that may not be run: <staff@here.test>",
     ]
+
+
+def test_the_session_counts(capsys):
+    lookup = slices('action "in" maildir\nmatch from any for any action "in"\n').lookup
+    lookup = replace(
+        lookup,
+        matches=(
+            Match("in", Condition("rdns"), Condition("any"), helo=Condition("helo", operand=Operand("localnames"))),
+            Match("in", Condition("auth"), Condition("any"), tls=Condition("tls")),
+        ),
+    )
+
+    def lines(*words):
+        explain(lookup, ["rcpt-to=nobody@x.test", "from=192.0.2.1", *words], lambda user: ("none", b"", ""))
+        return capsys.readouterr().out.splitlines()
+
+    assert lines()[2].endswith("no, from rdns does not hold") and lines()[3].endswith("no, from auth does not hold")
+    assert lines("auth=bob", "tls=no")[3].endswith("no, tls does not hold")
+    shown = lines("auth=bob", "tls=yes")
+    assert shown[0].endswith("rcpt-to=<nobody@x.test> auth=bob tls=yes") and shown[3].endswith("yes")
+    shown = lines("rdns=Mail.there.test", "helo=localhost")
+    assert shown[0].endswith("helo=localhost rdns=mail.there.test") and shown[2].endswith("yes")
 
 
 def test_a_refusal_is_the_status(told):
@@ -164,6 +188,8 @@ def test_users_as_the_daemon_would_find_them():
         ["rcpt-to=a b@c.test"],
         ["rcpt-to=a@b.test\n"],
         ["rcpt-to=a@b.test", "mail-from=@"],
+        ["rcpt-to=a@b.test", "tls="],
+        ["rcpt-to=a@b.test", "tls=TLSv1.3"],
     ],
 )
 def test_words_that_name_no_recipient(told, words):

@@ -44,6 +44,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel
 from smtpd.lookup.process import directories
+from tests.lookup.world import UNSAID
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
 
@@ -186,7 +187,7 @@ def process(unbegun):
 
 
 def expand(process, request=1):
-    process.tell("dispatcher", ExpandRecipient(request, 77, ORIGIN, "bob+x@here.test"))
+    process.tell("dispatcher", ExpandRecipient(request, 77, ORIGIN, "bob+x@here.test", *UNSAID))
 
 
 def test_a_recipient_in_the_sandbox(process):
@@ -206,7 +207,7 @@ def test_a_recipient_in_the_sandbox(process):
 
 def resolve(process, request, name):
     """Ask for a recipient none of whose users exists, and say which user it came to."""
-    process.tell("dispatcher", ExpandRecipient(request, 77, ORIGIN, f"{name}@here.test"))
+    process.tell("dispatcher", ExpandRecipient(request, 77, ORIGIN, f"{name}@here.test", *UNSAID))
     asked = process.hear("parent")
     process.tell("parent", UserFound(asked.request, "unknown"))
     process.hear("dispatcher")
@@ -254,7 +255,7 @@ def test_a_program_in_the_sandbox(unbegun):
             pass
         program.write("register|alias\nregister|ready\n")
         program.flush()
-        unbegun.tell("dispatcher", ExpandRecipient(1, 77, ORIGIN, "a@here.test"))
+        unbegun.tell("dispatcher", ExpandRecipient(1, 77, ORIGIN, "a@here.test", *UNSAID))
         *_, id, key = program.readline().split("|")
         assert key == "a\n"
         program.write(f"lookup-result|{id}|found|x@there.test\n")

@@ -19,6 +19,7 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
 from tests.lookup.conftest import CONFIGURATION
+from tests.lookup.world import UNSAID
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
 SLOW = dict(
@@ -81,7 +82,7 @@ def aliases(entries):
 
 
 def ask(request, recipient="staff@here.test"):
-    return ExpandRecipient(request, 77, ORIGIN, recipient)
+    return ExpandRecipient(request, 77, ORIGIN, recipient, *UNSAID)
 
 
 def slow_house(house, **users):

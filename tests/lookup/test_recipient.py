@@ -1,11 +1,13 @@
 """Expansions carried between dispatchers, parent and queue."""
 
+import msgspec
 import pytest
 
 from smtpd.config.model import Condition, Match, Method, Operand
 from smtpd.config.slice import ExpansionSlice, TableSlice
-from smtpd.envelope import Duty, Kind, Origin, Recipient
+from smtpd.envelope import Body, Duty, Kind, Notify, Origin, Recipient, Terms
 from smtpd.imsg import (
+    TABLE,
     AddEnvelopes,
     EnvelopeExpanded,
     EnvelopeNotExpanded,
@@ -25,15 +27,16 @@ from smtpd.ipc.log import log
 from smtpd.lookup import recipient as recipient_module
 from smtpd.lookup.expansion import Expansion
 from smtpd.lookup.node import Forward
-from smtpd.lookup.recipient import PAGE, understand
+from smtpd.lookup.recipient import pages, understand
 from smtpd.tables.expansion import Command, digest
 from tests.lookup.conftest import CONFIGURATION
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
+TERMS, UNSAID = Terms(), Notify(0)
 
 
-def recipient(request, name="bob@here.test", message=77):
-    return ExpandRecipient(request, message, ORIGIN, name)
+def recipient(request, name="bob@here.test", message=77, terms=TERMS, notify=UNSAID, original=""):
+    return ExpandRecipient(request, message, ORIGIN, name, terms, notify, original)
 
 
 def test_the_envelopes_go_to_queue_and_their_number_to_who_asked(house):
@@ -156,15 +159,49 @@ def test_envelopes_that_fit_no_imsg_cost_their_recipient(house):
 
 
 def test_a_long_list_goes_to_queue_in_pages(house):
-    names = [f"u{n}" for n in range(2 * PAGE + 1)]
+    names = [f"u{n}" for n in range(900)]
     aliases = TableSlice("aliases", pairs=(("all", ", ".join(names)),))
     action = ExpansionSlice("in", Method.MAILDIR, alias="aliases")
     house = house(tables=(*CONFIGURATION.tables, aliases), actions=(action,))
     house.users |= {name: "user" for name in names}
-    assert house.ask(recipient(1, "all@here.test")) == RecipientExpanded(1, len(names))
+    asked = recipient(1, "all@here.test", original="rfc822;" + "x" * 493)
+    assert house.ask(asked) == RecipientExpanded(1, len(names))
     pages = [[to.user for to in imsg.recipients] for imsg in house.sent(AddEnvelopes)]
-    assert list(map(len, pages)) == [PAGE, PAGE, 1]
+    assert len(pages) == 2
     assert sum(pages, []) == names
+
+
+def test_the_longest_recipients_fit_into_their_imsgs():
+    path, word = "\U0001f600" * 1024, "\U0001f600" * 256
+    longest = Recipient(path, path, word, Kind.MDA, word, word, Duty.DELIVER, "0" * 64, path, Notify.NEVER, path)
+    origin = Origin(path, word, word, word, word, word, True, True, word)
+    for count in (1, 2, 100):
+        for page in pages([longest] * count):
+            imsg = AddEnvelopes(77, origin, page, Terms(envid=word, submitter=path))
+            assert len(msgspec.msgpack.encode(imsg)) <= TABLE.by_class[AddEnvelopes].limit
+            count -= len(page)
+        assert count == 0
+
+
+def test_what_the_client_said_goes_along(house):
+    house = house()
+    house.users |= {"bob": "user", "amy": "user"}
+    house.forwards["bob"] = ("text", b"bob, amy\n")
+    terms = Terms(body=Body.EIGHT_BIT, require_tls=True, ret="HDRS", envid="42")
+    asked = recipient(1, terms=terms, notify=Notify.FAILURE | Notify.DELAY, original="rfc822;b@x.test")
+    assert house.ask(asked) == RecipientExpanded(1, 2)
+    (added,) = house.sent(AddEnvelopes)
+    assert added.terms == terms
+    assert {(to.notify, to.original) for to in added.recipients} == {(Notify.FAILURE | Notify.DELAY, "rfc822;b@x.test")}
+
+
+def test_what_the_client_said_is_kept_when_a_recipient_is_expanded_again(house):
+    house = house()
+    house.users["bob"] = "user"
+    was = Recipient("bob@here.test", "bob@here.test", "in", Kind.MDA, "bob", "", Duty.FORWARDED, "0" * 64)
+    was = msgspec.structs.replace(was, notify=Notify.NEVER, original="rfc822;b@x.test")
+    expanded = house.ask(ExpandEnvelope(9999, ORIGIN, was), "queue")
+    assert [(to.notify, to.original) for to in expanded.recipients] == [(Notify.NEVER, "rfc822;b@x.test")]
 
 
 def test_the_forward_of_a_user_of_a_userbase_is_asked_for_by_its_action(house):

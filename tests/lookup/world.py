@@ -2,7 +2,7 @@
 
 from smtpd.config.model import Condition, Match, Method
 from smtpd.config.slice import ExpansionSlice
-from smtpd.envelope import Duty, Origin
+from smtpd.envelope import Duty, Notify, Origin, Terms
 from smtpd.lookup.expansion import Expanded, Expansion
 from smtpd.lookup.node import FindUser, Forward, ReadForward, ReadInclude
 from smtpd.lookup.plan import Plan
@@ -14,6 +14,7 @@ from smtpd.tables.inline import ListTable, MappingTable
 from smtpd.tables.table import Awaited
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
+UNSAID = Terms(), Notify(0), ""  # of the message and the recipient: what a client may say and need not
 
 LOCAL = {
     "localhost": ListTable("localhost", ["local", "127.0.0.1"]),
@@ -67,8 +68,8 @@ class World:
         self.plan = Plan(rules, every, LOCAL | made, frozenset(texts), delimiter, "mx.here.test", alias_commands)
         self.asked = []
 
-    def expand(self, recipient, trace=SILENT):
-        return self.drive(Expansion(self.plan, ORIGIN, recipient, trace).steps())
+    def expand(self, recipient, trace=SILENT, **said):
+        return self.drive(Expansion(self.plan, ORIGIN, recipient, trace, **said).steps())
 
     def expand_again(self, user, extension="", destination="bob@here.test"):
         expansion = Expansion(self.plan, ORIGIN, "bob@here.test")
@@ -122,8 +123,8 @@ def short(to):
     return user if to.duty is Duty.DELIVER else f"{to.duty.name} {user}"
 
 
-def refused(world, recipient, code, enhanced):
-    refusal = world.expand(recipient)
+def refused(world, recipient, code, enhanced, **said):
+    refusal = world.expand(recipient, **said)
     assert isinstance(refusal, Refusal), refusal
     assert (refusal.code, refusal.enhanced) == (code, enhanced), refusal
     return refusal
