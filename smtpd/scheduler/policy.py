@@ -11,6 +11,9 @@ minutes for a mail, has a quarter of the places of others, so that only many of 
 two lines, for agents and for relays, are served in turn, and neither may take more than three quarters of what may be
 in flight.
 
+At each gate and in each line the one of the highest priority goes first, and some others all the same (line.py).  Who
+has a place keeps it: a gate that is full of others' mail opens for an urgent one when the next of them is through.
+
 An envelope expires when its next try would be later than its time: so it is tried at least once, also after the daemon
 was down for days.
 
@@ -26,6 +29,7 @@ from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
 from smtpd.scheduler.gate import Gate
+from smtpd.scheduler.line import Line
 from smtpd.scheduler.retry import next_try
 from smtpd.scheduler.shelf import Envelope, Shelf, State
 
@@ -64,7 +68,7 @@ class Policy:
         self._lanes = Gate(limits.max_inflight_per_lane)
         self._narrow_lanes = Gate(max(1, limits.max_inflight_per_lane // NARROWER))
         self._messages = Gate(limits.max_inflight_per_message)
-        self._lines: dict[Kind, deque[int]] = {kind: deque() for kind in Kind}
+        self._lines: dict[Kind, Line] = {kind: Line() for kind in Kind}
         self._turns = deque(Kind)  # whose line is served next
         # Time and envelope in one number, as a million tuples would take three times the memory.  A timer that its
         # envelope does not wait for any more is left in place: what it finds tells.
@@ -85,6 +89,7 @@ class Policy:
             schedule.lane,
             State.HELD if schedule.held else State.WAITING,
             schedule.suspended,
+            priority=schedule.priority,
         )
         if envelope.state is State.HELD:
             self.shelf.put(envelope)
@@ -173,7 +178,7 @@ class Policy:
                 self._become_due(envelope)
 
     def _serve(self, effort: int) -> list[int]:
-        """Take from the heads of the lines what has a free place."""
+        """Take from the lines what has a free place."""
         due: list[int] = []
         for _ in range(effort):
             kind = self._next_kind()
@@ -181,7 +186,7 @@ class Policy:
                 break
             self._turns.remove(kind)
             self._turns.append(kind)
-            envelope = self.shelf.find(self._lines[kind].popleft())
+            envelope = self.shelf.find(self._lines[kind].leave())
             if envelope is None or envelope.state is not State.IN_LINE:
                 continue  # removed while it stood there
             if envelope.suspended:
@@ -265,7 +270,7 @@ class Policy:
             self._line_up(envelope)
 
     def _line_up(self, envelope: Envelope) -> None:
-        if envelope.lane and not self._gate_of(envelope).enter(_lane(envelope), envelope.id):
+        if envelope.lane and not self._gate_of(envelope).enter(_lane(envelope), envelope.id, envelope.priority):
             self._enter(envelope, State.AT_LANE)
         else:
             self._pass_lane(envelope)
@@ -274,13 +279,13 @@ class Policy:
         return self._narrow_lanes if envelope.lane & NARROW else self._lanes
 
     def _pass_lane(self, envelope: Envelope) -> None:
-        if self._messages.enter(_message(envelope), envelope.id):
+        if self._messages.enter(_message(envelope), envelope.id, envelope.priority):
             self._pass_message(envelope)
         else:
             self._enter(envelope, State.AT_MESSAGE)
 
     def _pass_message(self, envelope: Envelope) -> None:
-        self._lines[envelope.kind].append(envelope.id)
+        self._lines[envelope.kind].join(envelope.id, envelope.priority)
         self._enter(envelope, State.IN_LINE)
 
     def _give_places(self, envelope: Envelope) -> None:

@@ -3,7 +3,7 @@
     message id --> the packed envelope                      when the message has one: nearly always
                --> {envelope id: packed envelope, …}        when it has several
 
-    packed:  counter u32 | created u64 | expires u32 | next try u32 | lane u32 | flags u8
+    packed:  counter u32 | created u64 | expires u32 | next try u32 | lane u32 | flags u8 | priority i8
 
 expires and next try are seconds after `created`.  An Envelope that was found is a copy: what was changed in it is put
 back.  Nothing here decides anything.
@@ -15,7 +15,7 @@ from enum import IntEnum
 
 from smtpd.envelope import COUNTER_MAX, Kind, message_of
 
-_PACKED = struct.Struct("<IQIIIB")
+_PACKED = struct.Struct("<IQIIIBb")
 _U32 = 2**32 - 1
 _STATE, _KIND, _SUSPENDED, _TIMED, _REMOVED = 0x07, 0x08, 0x10, 0x20, 0x40
 
@@ -35,7 +35,10 @@ class State(IntEnum):
 class Envelope:
     """What is known of one envelope.  Times in seconds since 1970."""
 
-    __slots__ = ("id", "created", "expires", "next_try", "lane", "kind", "state", "suspended", "timed", "removed")
+    __slots__ = (
+        *("id", "created", "expires", "next_try", "lane", "kind", "state", "suspended", "timed", "removed"),
+        "priority",
+    )
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Envelope:
         suspended: bool = False,
         timed: bool = False,
         removed: bool = False,
+        priority: int = 0,
     ):
         self.id = id
         self.kind = kind
@@ -60,6 +64,7 @@ class Envelope:
         self.suspended = suspended
         self.timed = timed  # a timer of `next_try` is set
         self.removed = removed  # by an administrator, while it was in flight
+        self.priority = priority
 
 
 class Shelf:
@@ -143,6 +148,7 @@ def _pack(envelope: Envelope) -> bytes:
         | (_SUSPENDED if envelope.suspended else 0)
         | (_TIMED if envelope.timed else 0)
         | (_REMOVED if envelope.removed else 0),
+        envelope.priority,
     )
 
 
@@ -152,7 +158,7 @@ def _after(created: int, time: int) -> int:
 
 
 def _unpack(id: int, packed: bytes) -> Envelope:
-    _, created, expires, next_try, lane, flags = _PACKED.unpack(packed)
+    _, created, expires, next_try, lane, flags, priority = _PACKED.unpack(packed)
     return Envelope(
         id,
         Kind.MTA if flags & _KIND else Kind.MDA,
@@ -164,6 +170,7 @@ def _unpack(id: int, packed: bytes) -> Envelope:
         bool(flags & _SUSPENDED),
         bool(flags & _TIMED),
         bool(flags & _REMOVED),
+        priority,
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
+from smtpd.scheduler.line import FAIR
 from smtpd.scheduler.policy import NARROWER, TRANSITIONS, Policy
 from smtpd.scheduler.shelf import State
 
@@ -180,6 +181,72 @@ def test_a_mail_to_many_and_the_next_mail_share_the_free_places():
     assert {message_of(id) for id in served[:24]} == set(range(1, 12))
 
 
+# -- priority -----------------------------------------------------------------------------
+
+
+def served(made, count):
+    """Messages, in the order in which they are tried one after the other."""
+    order = []
+    for _ in range(count):
+        (id,) = made.turn(NOW, effort=1)
+        order.append(message_of(id))
+        made.tried([id], [], [], NOW)
+    return order
+
+
+def test_of_what_is_due_the_higher_priority_goes_first():
+    made = policy(*(schedule(5 + priority, priority=priority) for priority in (-4, 0, 3, -1, 2)), max_inflight=1)
+    assert served(made, 5) == [8, 7, 5, 4, 1]
+
+
+def test_equals_go_in_the_order_they_came():
+    made = policy(*(schedule(message, priority=3) for message in (7, 3, 9)), max_inflight=1)
+    assert served(made, 3) == [7, 3, 9]
+
+
+def test_a_higher_priority_does_not_come_before_its_time():
+    made = policy(schedule(1), schedule(2, priority=9, next_try=NOW + 60), max_inflight=1)
+    assert made.turn(NOW) == [id_of(1)]
+
+
+def test_the_higher_priority_goes_first_through_the_gate_of_a_lane():
+    made = policy(*(schedule(m, lane=3) for m in range(1, 9)), max_inflight=4, max_inflight_per_lane=2)
+    due = made.turn(NOW)
+    made.submit(schedule(100, lane=3, priority=1), NOW)
+    made.tried(due[:1], [], [], NOW)
+    assert made.turn(NOW) == [id_of(100)]
+
+
+def test_the_higher_priority_goes_first_through_the_gate_of_a_message():
+    limits = {"max_inflight": 4, "max_inflight_per_message": 2}
+    made = policy(*(schedule(1, counter) for counter in range(1, 9)), **limits)
+    due = made.turn(NOW)
+    made.submit(schedule(1, 100, priority=1), NOW)
+    made.tried(due[:1], [], [], NOW)
+    assert made.turn(NOW) == [id_of(1, 100)]
+
+
+def test_a_flood_of_high_priority_does_not_starve_a_low_one():
+    made = policy(schedule(1, priority=-9), schedule(2, priority=0), max_inflight=1)
+    for message in range(10, 200):
+        made.submit(schedule(message, priority=9), NOW)
+    order = served(made, 3 * FAIR)
+    assert {1, 2} <= {*order}
+
+
+def test_a_low_priority_is_kept_over_a_try():
+    made = policy(schedule(1, priority=-5), max_inflight=1)
+    made.tried([], made.turn(NOW), [], NOW)
+    made.submit(schedule(2), NOW)
+    assert made.turn(NOW + 10) == [id_of(2)]
+
+
+def test_a_high_priority_of_one_kind_leaves_the_other_its_turn():
+    mine = [schedule(message, kind=Kind.MTA, priority=9) for message in range(1, 21)]
+    made = policy(*mine, *(schedule(message, priority=-9) for message in range(101, 121)), max_inflight=8)
+    assert Counter(id < id_of(100) for id in made.turn(NOW)) == {True: 4, False: 4}
+
+
 # -- an administrator ---------------------------------------------------------------------
 
 
@@ -315,7 +382,7 @@ class Anything(RuleBasedStateMachine):
             kind, lane = Kind(1 + (id % 3 == 0)), (0, 1, 1, 2 | NARROW)[id % 4]  # an envelope never changes these
             flags = {"held": word == "held", "suspended": word == "suspended"}
             times = {"created": self.now, "expires": self.now + 500, "next_try": self.now + wait if wait else 0}
-            made = Schedule(id, kind, retries=0, lane=lane, **times, **flags)
+            made = Schedule(id, kind, retries=0, lane=lane, priority=id % 5 - 2, **times, **flags)
             self.policy.submit(made, self.now)
             if id not in self.known:
                 self.known[id] = made

@@ -21,6 +21,7 @@ ENVELOPES = st.builds(
     suspended=st.booleans(),
     timed=st.booleans(),
     removed=st.booleans(),
+    priority=st.integers(-9, 9),
 )
 
 
