@@ -10,9 +10,10 @@
     error    what is wrong, and where
 
     of the parser:  source (characters)  lexer (words)  grammar.lark, syntax (sentences)
-                    builder, operand, action, rule (their meaning)  mistake (and the lack of it)
-                    value, target (of one word)  specifier, shell (%{...} in it)  names (declared, and used)
-    of slicing:     listener (addresses)  tablefile, alias, people, program (what tables lead to)
+                    builder, operand, action, listener, certificate, rule (their meaning)  mistake (the lack of it)
+                    value, target, protocol (of one word)  specifier, shell (%{...} in it)
+                    names (declared, and used)
+    of slicing:     door, address (listeners)  tablefile, alias, people, program, password (what tables lead to)
     trust           what root may read     place  where the daemon's own files are
 
 Only the one-shot `smtpd -x config` and `smtpd -n` read text.  The processes see `slice.py` and nothing else.

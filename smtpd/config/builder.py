@@ -5,21 +5,22 @@ then ignored.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from lark import Token, Tree
 
-from smtpd.config import target, value
+from smtpd.config import protocol, target, value
 from smtpd.config.action import Actions
+from smtpd.config.certificate import Certificates
 from smtpd.config.error import Place, Report, quoted
+from smtpd.config.listener import Listeners
 from smtpd.config.mistake import Mistakes, Node, parts, value_of, word
-from smtpd.config.model import Config, DeliveryLimits, Limits, Listen, Wrapper
+from smtpd.config.model import Config, DeliveryLimits, Limits, Wrapper
 from smtpd.config.names import Names
 from smtpd.config.operand import Tables
 from smtpd.config.rule import Rules
 
-FAMILIES = {"inet4": 4, "inet6": 6}
-LISTEN_OPTIONS = dict.fromkeys(FAMILIES, "family") | {option: option for option in ("port", "hostname", "tag")}
 LIMITS = {field.replace("_", "-"): field for field in Limits.__dataclass_fields__}
 DELIVERY_LIMITS = {field.replace("_", "-"): field for field in DeliveryLimits.__dataclass_fields__}
 LATER_DELIVERY_LIMITS = {"task-hiwat", "task-lowat", "task-release"}
@@ -37,7 +38,8 @@ class Builder:
         self._tables = Tables(self._mistakes, names)
         self._sentences_of_actions: list[tuple[str, Tree]] = []
         self._sentences_of_rules: list[tuple[str, Tree]] = []
-        self._listeners: list[Listen] = []
+        self._sentences_of_listeners: list[tuple[str, Tree]] = []
+        self._certificates = Certificates(report, self._mistakes, names)
         self._wrappers: list[Wrapper] = []
         self._settings: dict[str, Any] = {}
         self._limits: dict[str, int] = {}
@@ -53,7 +55,12 @@ class Builder:
             case "match":
                 self._sentences_of_rules.append((file, sentence))
             case "listen":
-                self._listen(*parts(sentence))
+                self._sentences_of_listeners.append((file, sentence))
+                self.listener_places.append(self._mistakes.place(parts(sentence)[0]))
+            case "pki":
+                self._certificates.add_pki(*parts(sentence))
+            case "ca":
+                self._certificates.add_ca(*parts(sentence))
             case "mda":
                 self._mda(*parts(sentence))
             case "queue":
@@ -73,21 +80,25 @@ class Builder:
                 self._mistakes.not_yet(sentence, word(other))
 
     def finish(self) -> Config:
-        """Actions before rules, as they are printed: inline tables of both are numbered in one row."""
+        """Actions, listeners, rules, as they are printed: inline tables of all are numbered in one row."""
         actions = Actions(self._mistakes, self._names, self._tables)
+        doors = Listeners(self._mistakes, self._names, self._tables)
         rules = Rules(self._mistakes, self._names, self._tables)
         built = [actions.maybe_build(*parts(sentence)) for sentence in self._again(self._sentences_of_actions)]
+        listeners = [doors.build(*parts(sentence)) for sentence in self._again(self._sentences_of_listeners)]
         matches = [rules.build(*parts(sentence)) for sentence in self._again(self._sentences_of_rules)]
         tables = self._tables.all
         self._names.check({table.name: table for table in tables})
         return Config(
-            listeners=tuple(self._listeners),
+            listeners=tuple(listeners),
             tables=tables,
             actions=tuple(action for action in built if action),
             matches=tuple(matches),
             wrappers=tuple(self._wrappers),
             limits=Limits(**self._limits),
             delivery_limits=DeliveryLimits(**self._delivery_limits),
+            pki=self._certificates.pki(),
+            ca=self._certificates.ca(),
             **self._settings,
         )
 
@@ -95,24 +106,6 @@ class Builder:
         for file, sentence in sentences:
             self._mistakes.file = file
             yield sentence
-
-    # -- listen on OPERAND OPTIONS
-
-    def _listen(self, operand: Token, *options: Tree) -> None:
-        given = self._mistakes.available(options, LISTEN_OPTIONS, "listen on")
-        fields: dict[str, Any] = {}
-        for option in given.values():
-            match option.data:
-                case "inet4" | "inet6":
-                    fields["family"] = FAMILIES[option.data]
-                case "port":
-                    fields["port"] = self._mistakes.value(value.port, value_of(option), 1)
-                case "hostname":
-                    fields["hostname"] = self._mistakes.value(value.host_name, value_of(option), "")
-                case "tag":
-                    fields["tag"] = self._mistakes.value(value.tag, value_of(option), "")
-        self._listeners.append(Listen(self._mistakes.value(value.name, operand, ""), **fields))
-        self.listener_places.append(self._mistakes.place(operand))
 
     # -- settings: of one that is said twice, the last counts; of those that the language lacks, it is an error
 
@@ -140,15 +133,15 @@ class Builder:
                 self._settings["max_message_size"] = self._mistakes.value(value.size, value_of(setting), 1)
             case "sub_addr_delim":
                 self._settings["sub_addr_delim"] = self._mistakes.value(value.sub_addr_delim, value_of(setting), "+")
+            case "ciphers":
+                self._settings["ciphers"] = self._mistakes.value(protocol.ciphers, value_of(setting), "")
             case "limit":
                 for key, number in map(parts, parts(setting)):
                     self._limit(self._limits, LIMITS, key, number)
-            case other:
-                self._mistakes.not_yet(setting, f"smtp {word(other)}")
 
     def _limit(self, limits: dict[str, int], known: dict[str, str], key: Token, number: Token) -> None:
         if self._mistakes.known(key, known):
-            limits[known[key]] = self._mistakes.value(value.count, number, 1)
+            limits[known[key]] = self._mistakes.value(partial(value.limit, key=known[key]), number, 1)
 
     def _sandbox(self, required: Token) -> None:
         if self._mistakes.known(required, SANDBOX):

@@ -4,6 +4,7 @@ A Host is gathered once, by `this_host`; slicing asks it, and nothing else of th
 """
 
 import ctypes
+import ipaddress
 import os
 import pwd
 import re
@@ -32,7 +33,7 @@ SHORT_FAMILY = "bsd" in sys.platform or sys.platform == "darwin"
 class Host:
     """`interfaces`: name -> numeric addresses; an interface may have none.  A link-local one says `%interface`.
     `resolve`: name -> numeric addresses; none if there is no such name.
-    `has_user`, `has_file`: by name, by path.
+    `has_user`, `has_file`: by name, by path.  `is_public`: a file that everybody may read.
     `libexec`: the directories of programs that are not for users."""
 
     server_name: str
@@ -40,6 +41,7 @@ class Host:
     resolve: Callable[[str], tuple[str, ...]]
     has_user: Callable[[str], bool]
     has_file: Callable[[str], bool]
+    is_public: Callable[[str], bool]
     libexec: tuple[str, ...] = LIBEXEC
 
     def find_program(self, name: str) -> str | None:
@@ -55,6 +57,7 @@ def this_host(mailname: str = MAILNAME) -> Host:
         resolve=resolve,
         has_user=has_user,
         has_file=has_file,
+        is_public=is_public,
     )
 
 
@@ -75,6 +78,13 @@ def has_file(path: str) -> bool:
     except OSError:
         return True
     return True
+
+
+def is_public(path: str) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def is_program(path: str) -> bool:
@@ -98,6 +108,15 @@ def choose_server_name(mailname: str, hostname: str, canonical: Callable[[str], 
 
 def is_host_name(name: str) -> bool:
     return len(name) <= 255 and HOST_NAME.fullmatch(name) is not None
+
+
+def numeric(operand: str) -> str | None:
+    """The canonical text of an address, which may be in brackets; None if it is none."""
+    bare = operand[1:-1] if operand.startswith("[") and operand.endswith("]") else operand
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        return None
 
 
 def read_first_line(path: str) -> str:

@@ -1,60 +1,128 @@
-"""listen on WHERE -> the addresses that are bound: of an interface, of a name, or the one that stands there."""
+"""listen on WHERE OPTIONS -> a listener of the model; what of its options needs, or excludes, what else."""
 
-import ipaddress
-from collections.abc import Sequence
+from typing import Any
 
-from smtpd.config.error import Place, Report, quoted, suggestion
-from smtpd.config.host import Host
-from smtpd.config.model import Listen
-from smtpd.config.slice import ListenerSlice
+from lark import Token, Tree
 
+from smtpd.config import protocol, value
+from smtpd.config.error import quoted
+from smtpd.config.mistake import Mistakes, parts, value_of, word
+from smtpd.config.model import Auth, Listen, Proxy, Tls
+from smtpd.config.names import Names, Use, Wanted
+from smtpd.config.operand import Tables
+from smtpd.tables.table import Service
 
-def slice_listeners(
-    listeners: Sequence[Listen], host: Host, places: Sequence[Place], report: Report
-) -> tuple[ListenerSlice, ...]:
-    """Numbered from 0 in the order of the file.  An address and port can be listened on once only: the kernel would
-    share the clients out between two sockets, whatever their tags."""
-    slices: list[ListenerSlice] = []
-    for listen, place in zip(listeners, places, strict=True):
-        taken = {(other.address, other.port) for other in slices}
-        for address in listen_addresses(listen, host, place, report):
-            if (address, listen.port) in taken:
-                report.add(place, f"{address} port {listen.port} is listened on already")
-                continue
-            hostname = listen.hostname or host.server_name
-            slices.append(ListenerSlice(len(slices), address, listen.port, hostname, listen.tag))
-    return tuple(slices)
+PKI_MAX = 32
+FAMILIES = {"inet4": 4, "inet6": 6}
+MODES = {"tls": Tls, "auth": Auth, "proxy": Proxy}
+FLAGS = ("mask_src", "no_dsn", "received_auth")
 
+# Option -> what it says; those that say the same exclude each other.
+OPTIONS = dict.fromkeys(FAMILIES, "family")
+OPTIONS |= {member.value.replace("-", "_"): says for says, mode in MODES.items() for member in mode}
+OPTIONS |= {option: option for option in ("port", "hostname", "tag", "ca", "ciphers", "protocols", *FLAGS)}
+OPTIONS |= {option: option for option in ("senders", "hostnames", "xclient")}
 
-def listen_addresses(listen: Listen, host: Host, place: Place, report: Report) -> tuple[str, ...]:
-    """An interface by its name, an address, or what the resolver knows, in this order."""
-    if listen.operand in host.interfaces:
-        kind, addresses = "interface", host.interfaces[listen.operand]
-    elif address := numeric(listen.operand):
-        kind, addresses = "address", (address,)
-    else:
-        kind, addresses = "name", host.resolve(listen.operand)
-        if not addresses:
-            hint = suggestion(listen.operand, host.interfaces)
-            text = f"{quoted(listen.operand)} is neither an interface nor an address nor a name that resolves{hint}"
-            report.add(place, text)
-            return ()
-    of_family = tuple(address for address in addresses if listen.family in (None, family(address)))
-    if not of_family:
-        wanted = f"IPv{listen.family} address" if listen.family else "address"
-        text = f"is not an {wanted}" if kind == "address" else f"has no {wanted}"
-        report.add(place, f"{kind} {quoted(listen.operand)} {text}")
-    return of_family
+# Option -> how a word of it is read.
+WORDS = {
+    "port": value.port,
+    "hostname": value.host_name,
+    "tag": value.tag,
+    "ciphers": protocol.ciphers,
+    "protocols": protocol.protocols,
+}
 
+# Field -> what is looked up in its table.  Inline tables are numbered in this order, which is the printer's.
+TABLES = {
+    "credentials": (Wanted.PASSWORDS, Service.CREDENTIALS),
+    "senders": (Wanted.SENDERS, Service.MAILADDRMAP),
+    "hostnames": (Wanted.HOST_NAMES, Service.ADDRNAME),
+    "xclient": (Wanted.LIST, Service.NETADDR),
+}
 
-def numeric(operand: str) -> str | None:
-    """The canonical text of an address, which may be in brackets; None if it is none."""
-    bare = operand[1:-1] if operand.startswith("[") and operand.endswith("]") else operand
-    try:
-        return str(ipaddress.ip_address(bare))
-    except ValueError:
-        return None
+# What says -> what has to be said as well, and how.
+NEEDS = {
+    "auth": ("tls", "passwords are not taken in the clear, expected tls, tls-require or smtps"),
+    "ca": ("tls", "expected tls-require or smtps"),
+    "ciphers": ("tls", "expected tls, tls-require or smtps"),
+    "protocols": ("tls", "expected tls, tls-require or smtps"),
+    "senders": ("auth", "expected auth or auth-optional"),
+    "received_auth": ("auth", "expected auth or auth-optional"),
+}
 
 
-def family(address: str) -> int:
-    return 6 if ":" in address else 4
+class Listeners:
+    def __init__(self, mistakes: Mistakes, names: Names, tables: Tables) -> None:
+        self._mistakes = mistakes
+        self._names = names
+        self._tables = tables
+
+    def build(self, operand: Token, *options: Tree) -> Listen:
+        pki = [option for option in options if option.data == "pki"]
+        others = [option for option in options if option.data != "pki"]
+        given = self._mistakes.available(others, OPTIONS, "listen on")
+        fields: dict[str, Any] = {"pki": self._pki(pki)} if pki else {}
+        self._check(given, pki)
+        for says, option in given.items():
+            fields |= self._option(says, option)
+        fields |= self._operands(given)
+        return Listen(self._mistakes.value(value.name, operand, ""), **fields)
+
+    def _pki(self, options: list[Tree]) -> tuple[str, ...]:
+        names: list[str] = []
+        for option in options:
+            name = self._name("pki", value_of(option))
+            if name in names:
+                self._mistakes.error(option, f"pki {quoted(name)} is said twice")
+            names.append(name)
+        if len(options) > PKI_MAX:
+            self._mistakes.error(options[PKI_MAX], f"more than {PKI_MAX} pki for a listener")
+        return tuple(names)
+
+    def _name(self, kind: str, token: Token) -> str:
+        name = self._mistakes.value(value.pki_name, token, "")
+        if name:
+            self._names.use(kind, name, self._mistakes.place(token))
+        return name
+
+    def _check(self, given: dict[str, Tree], pki: list[Tree]) -> None:
+        for says, (needed, expected) in NEEDS.items():
+            if says in given and needed not in given:
+                self._mistakes.error(given[says], f"{quoted(word(given[says].data))} without {needed}: {expected}")
+        if pki and "tls" not in given:
+            self._mistakes.error(pki[0], f"{quoted('pki')} without tls: expected tls, tls-require or smtps")
+        if "tls" in given:
+            mode = given["tls"]
+            if not pki:
+                self._mistakes.error(mode, f"{quoted(word(mode.data))} without pki: expected the name of one")
+            if _has(mode, "verify") and "ca" not in given:
+                text = f"{quoted('verify')} without ca: expected the name of one, to know whose certificates are good"
+                self._mistakes.error(mode, text)
+
+    def _option(self, says: str, option: Tree) -> dict[str, Any]:
+        """Fields and their values, but for tables."""
+        if says in MODES:
+            return {says: MODES[says](word(option.data))} | ({"verify": True} if _has(option, "verify") else {})
+        if says == "family":
+            return {"family": FAMILIES[option.data]}
+        if says in FLAGS:
+            return {says: True}
+        if says == "ca":
+            return {"ca": self._name("ca", value_of(option))}
+        if says in WORDS:
+            return {says: self._mistakes.value(WORDS[says], value_of(option), None)}
+        return {"masquerade": True} if _has(option, "masquerade") else {}
+
+    def _operands(self, given: dict[str, Tree]) -> dict[str, str]:
+        found = {}
+        for field, (wanted, service) in TABLES.items():
+            option = given.get("auth" if field == "credentials" else field)
+            operands = [part for part in parts(option) if part.data in ("one", "list", "reference")] if option else []
+            for operand in operands:
+                found[field] = self._tables.operand(operand)
+                self._names.use_table(Use(self._mistakes.place(operand), found[field], wanted, service))
+        return found
+
+
+def _has(option: Tree, flag: str) -> bool:
+    return any(isinstance(part, Tree) and part.data == flag for part in option.children)

@@ -3,11 +3,13 @@
 Looked at when all is read, so that a name may be used before it is declared.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from smtpd.config.error import Place, Report, printable, quoted, suggestion
+from smtpd.config.host import is_host_name, numeric
 from smtpd.config.model import Table
 from smtpd.tables import expansion
 from smtpd.tables.regex import Pattern
@@ -26,9 +28,13 @@ class Wanted(Enum):
     KEYS = "a list, or the keys of a mapping"
     ALIASES = "a mapping"
     USERS = "a mapping of users"
+    PASSWORDS = "a mapping of users to hashes of passwords"
+    SENDERS = "a mapping of users to addresses"
+    HOST_NAMES = "a mapping of addresses to host names"
 
 
-MAPPINGS = (Wanted.ALIASES, Wanted.USERS)
+LISTED = (Wanted.LIST, Wanted.PATTERNS, Wanted.KEYS)
+OF_ACCOUNTS = (Wanted.USERS, Wanted.PASSWORDS)
 
 
 @dataclass(frozen=True)
@@ -48,23 +54,28 @@ class Names:
         self.userbase_places: dict[str, Place] = {}  # by action
         self.wrapper_places: dict[str, Place] = {}
         self.user_places: dict[str, Place] = {}  # of users of the system, where they are named first
+        self.file_places: dict[str, Place] = {}  # of keys and certificates, where they are named first
         self.table_uses: list[Use] = []
+        self.declarations: Counter[tuple[str, str]] = Counter()  # of a kind and a name: how many sentences
         self._report = report
         self._declared: dict[str, dict[str, Place]] = {
             "table": self.table_places,
             "action": {},
             "wrapper": self.wrapper_places,
+            "pki": {},
+            "ca": {},
         }
         self._uses: list[tuple[str, str, Place]] = []
 
     def declare(self, kind: str, name: str, place: Place) -> None:
-        """`kind` is table, action or wrapper."""
+        """`kind` is table, action, wrapper, pki or ca."""
         if kind == "table" and name in BUILTIN_TABLES:
             self._report.add(place, f"table {quoted(name)} is built in, expected another name")
         elif kind == "table" and ("<" in name or ">" in name):
             self._report.add(place, f'{quoted(name)} cannot name a table, expected a name without "<" and ">"')
+        self.declarations[kind, name] += 1
         first = self._declared[kind].setdefault(name, place)
-        if first != place:
+        if first != place and kind != "pki":  # one that is said in parts
             where = f"in line {first.line}" + ("" if first.file == place.file else f" of {quoted(first.file)}")
             self._report.add(place, f"{kind} {quoted(name)} is declared twice, first {where}")
 
@@ -80,8 +91,11 @@ class Names:
     def place_user(self, name: str, place: Place) -> None:
         self.user_places.setdefault(name, place)
 
+    def place_file(self, path: str, place: Place) -> None:
+        self.file_places.setdefault(path, place)
+
     def use(self, kind: str, name: str, place: Place) -> None:
-        """An action or a wrapper."""
+        """Anything but a table."""
         self._uses.append((kind, name, place))
 
     def use_table(self, use: Use) -> None:
@@ -107,21 +121,23 @@ class Names:
     def _check_builtin(self, use: Use) -> None:
         if use.table == SYSTEM_USERS and use.wanted is not Wanted.USERS:
             self._wrong(use, "has the users of the system")
-        elif use.table != SYSTEM_USERS and use.wanted in MAPPINGS:
+        elif use.table != SYSTEM_USERS and use.wanted not in LISTED:
             self._wrong(use, "is a list")
 
     def _check_use(self, use: Use, table: Table) -> None:
         """What stands in files and databases is not known here, but of those that have users."""
         mapping = table.pairs is not None
         if table.backend:
-            if table.backend == "passwd" and use.wanted is not Wanted.USERS:
+            if table.backend == "passwd" and use.wanted not in OF_ACCOUNTS:
                 self._wrong(use, "has users")
-        elif use.wanted is not Wanted.KEYS and mapping != (use.wanted in MAPPINGS):
+        elif use.wanted is not Wanted.KEYS and mapping != (use.wanted not in LISTED):
             self._wrong(use, "is a mapping" if mapping else "is a list")
         elif use.wanted is Wanted.PATTERNS:
             self._check_patterns(table)
         elif use.wanted is Wanted.ALIASES:
             self._check_aliases(table)
+        elif use.wanted is Wanted.HOST_NAMES:
+            self._check_host_names(table)
 
     def _wrong(self, use: Use, what: str) -> None:
         which = "this" if use.table.startswith("<") else f"table {quoted(use.table)}"
@@ -140,3 +156,10 @@ class Names:
                 expansion.parse_value(value)
             except expansion.Malformed as malformed:
                 self._report.add(place, f"alias {quoted(key)}: {malformed}")
+
+    def _check_host_names(self, table: Table) -> None:
+        for (key, value), place in zip(table.pairs or (), self.entry_places.get(table.name, ()), strict=True):
+            if numeric(key) is None:
+                self._report.add(place, f"{quoted(key)} is no address")
+            elif not is_host_name(value):
+                self._report.add(place, f"{quoted(value)} cannot be a host name")

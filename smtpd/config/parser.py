@@ -28,9 +28,9 @@ LARGEST_FILE = 16 * 1024 * 1024  # bytes
 MOST_FILES = 100  # a file that includes two that include two ... ends here
 
 # An unquoted one of these at the start of a line is the start of a sentence, even where a brace is open.
-SENTENCES = {"action", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "table"}
+SENTENCES = {"action", "ca", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "table"}
 assert SENTENCES <= RESERVED
-DECLARING = {KINDS[word] for word in ("table", "action", "wrapper")}
+DECLARING = {KINDS[word] for word in ("table", "action", "wrapper", "pki", "ca")}
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ class Reading:
         if kind.type == KINDS["mda"] and rest:
             kind, *rest = rest
         if kind.type in DECLARING and rest and rest[0].type == "STRING":
-            self.names.declare(str(kind), str(rest[0]), place_of(file, rest[0]))
+            name = rest[0].lower() if kind in ("pki", "ca") else str(rest[0])
+            self.names.declare(str(kind), name, place_of(file, rest[0]))
 
     def _define(self, name: Token, value: Token) -> None:
         if name not in self._fixed_macros:

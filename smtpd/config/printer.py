@@ -7,7 +7,7 @@ but its meaning: macros, includes and comments are gone.
 import re
 from collections.abc import Iterable, Iterator
 
-from smtpd.config.model import Action, Condition, Config, DeliveryLimits, Limits, Listen, Match, Method, Table
+from smtpd.config.model import Action, Condition, Config, DeliveryLimits, Limits, Listen, Match, Method, Pki, Table
 from smtpd.config.syntax import RESERVED
 from smtpd.config.target import MAILDIR
 from smtpd.config.value import BYTES, SECONDS
@@ -20,10 +20,11 @@ def print_config(config: Config) -> str:
     tables = {table.name: table for table in config.tables}
     groups: list[Iterable[str]] = [
         print_settings(config),
+        print_certificates(config),
         [print_table(table) for table in config.tables if not inline(table)],
         [f"mda wrapper {string(wrapper.name)} {string(wrapper.command)}" for wrapper in config.wrappers],
         [print_action(action, tables) for action in config.actions],
-        [print_listen(listen) for listen in config.listeners],
+        [print_listen(listen, tables) for listen in config.listeners],
         [print_match(match, tables) for match in config.matches],
     ]
     return "\n".join(group for lines in groups if (group := "".join(f"{line}\n" for line in lines)))
@@ -43,6 +44,8 @@ def print_settings(config: Config) -> Iterator[str]:
         yield f"smtp sub-addr-delim {string(config.sub_addr_delim)}"
     if config.alias_commands is not None:
         yield f"alias-commands user {name(config.alias_commands)}"
+    if config.ciphers != default.ciphers:
+        yield f"smtp ciphers {string(config.ciphers)}"
     yield from print_limits("smtp", config.limits, default.limits)
     yield from print_limits("mda", config.delivery_limits, default.delivery_limits)
 
@@ -52,6 +55,16 @@ def print_limits[T: (Limits, DeliveryLimits)](of: str, limits: T, default: T) ->
         limit = getattr(limits, field)
         if limit != getattr(default, field):
             yield f"{of} limit {field.replace('_', '-')} {limit}"
+
+
+def print_certificates(config: Config) -> Iterator[str]:
+    for pki in config.pki:
+        yield f"pki {name(pki.name)} cert {string(pki.cert)}"
+        yield f"pki {name(pki.name)} key {string(pki.key)}"
+        if pki.dhe != Pki.dhe:
+            yield f"pki {name(pki.name)} dhe {pki.dhe}"
+    for ca in config.ca:
+        yield f"ca {name(ca.name)} cert {string(ca.cert)}"
 
 
 def print_table(table: Table) -> str:
@@ -82,22 +95,65 @@ def print_action(action: Action, tables: dict[str, Table]) -> str:
     return " ".join(words)
 
 
-def print_listen(listen: Listen) -> str:
+def print_listen(listen: Listen, tables: dict[str, Table]) -> str:
     words = ["listen on", name(listen.operand)]
     if listen.family is not None:
         words.append(f"inet{listen.family}")
-    if listen.port != Listen.port:
+    if listen.port is not None:
         words.append(f"port {listen.port}")
     if listen.hostname is not None:
         words.append(f"hostname {name(listen.hostname)}")
     if listen.tag:
         words.append(f"tag {string(listen.tag)}")
-    return " ".join(words)
+    return " ".join([*words, *print_tls(listen), *print_auth(listen, tables), *print_trust(listen, tables)])
+
+
+def print_tls(listen: Listen) -> Iterator[str]:
+    if listen.tls is not None:
+        yield listen.tls
+    if listen.verify:
+        yield "verify"
+    for pki in listen.pki:
+        yield f"pki {name(pki)}"
+    if listen.ca is not None:
+        yield f"ca {name(listen.ca)}"
+    if listen.ciphers is not None:
+        yield f"ciphers {string(listen.ciphers)}"
+    if listen.protocols is not None:
+        yield f"protocols {string(listen.protocols)}"
+
+
+def print_auth(listen: Listen, tables: dict[str, Table]) -> Iterator[str]:
+    if listen.auth is not None:
+        yield listen.auth
+    if listen.credentials is not None:
+        yield print_operand(listen.credentials, tables)
+    if listen.senders is not None:
+        yield f"senders {print_operand(listen.senders, tables)}"
+    if listen.masquerade:
+        yield "masquerade"
+    if listen.received_auth:
+        yield "received-auth"
+
+
+def print_trust(listen: Listen, tables: dict[str, Table]) -> Iterator[str]:
+    """What a client is told, and believed."""
+    if listen.hostnames is not None:
+        yield f"hostnames {print_operand(listen.hostnames, tables)}"
+    if listen.mask_src:
+        yield "mask-src"
+    if listen.no_dsn:
+        yield "no-dsn"
+    if listen.proxy is not None:
+        yield listen.proxy
+    if listen.xclient is not None:
+        yield f"xclient {print_operand(listen.xclient, tables)}"
 
 
 def print_match(match: Match, tables: dict[str, Table]) -> str:
     criteria = [("from ", match.source), ("for ", match.destination)]
-    criteria += [("", condition) for condition in (match.tag, match.mail_from, match.rcpt_to) if condition]
+    more = (match.tag, match.helo, match.tls, match.auth, match.mail_from, match.rcpt_to)
+    criteria += [("", condition) for condition in more if condition]
     decision = "reject" if match.action is None else f"action {string(match.action)}"
     return " ".join(["match", *(print_condition(group, condition, tables) for group, condition in criteria), decision])
 

@@ -10,16 +10,19 @@ from smtpd.tables.table import Service
 
 # criterion of a match -> the field of Match.  In this order, which is the printer's, conditions are built: so the
 # numbers of inline tables do not depend on the order in which the criteria were written.
-FIELDS = {"from": "source", "for": "destination", "tag": "tag", "mail_from": "mail_from", "rcpt_to": "rcpt_to"}
-WITHOUT_TABLE = {"any", "local", "socket"}
-WITH_TABLE = {
+FIELDS = {"from": "source", "for": "destination"}
+FIELDS |= {field: field for field in ("tag", "helo", "tls", "auth", "mail_from", "rcpt_to")}
+SERVICES = {
     "src": Service.NETADDR,
+    "rdns": Service.DOMAIN,
     "domain": Service.DOMAIN,
     "tag": Service.STRING,
+    "helo": Service.DOMAIN,
+    "auth": Service.STRING,
     "mail_from": Service.MAILADDR,
     "rcpt_to": Service.MAILADDR,
 }
-WANTED = {Service.REGEX: Wanted.PATTERNS, Service.MAILADDR: Wanted.KEYS}
+KEYS = ("auth", "mail_from", "rcpt_to")  # of a mapping, if it is one
 
 
 class Rules:
@@ -46,22 +49,18 @@ class Rules:
     def _criterion(self, given: dict[str, tuple[bool, Tree]], *children: Tree) -> None:
         criterion, negated = children[-1], len(children) == 2
         kind = criterion.children[0] if criterion.data in ("from", "for") else criterion
-        field = FIELDS.get(criterion.data)
-        if field is None:
-            self._mistakes.not_yet(criterion, f"match … {word(criterion.data)}")
-        elif kind.data not in WITHOUT_TABLE | WITH_TABLE.keys():
-            self._mistakes.not_yet(kind, f"match … {criterion.data} {word(kind.data)}")
-        elif field in given:
+        field = FIELDS[criterion.data]
+        if field in given:
             self._mistakes.twice(criterion, criterion)
         else:
             given[field] = negated, kind
 
     def _condition(self, negated: bool, kind: Tree) -> Condition:
-        if kind.data in WITHOUT_TABLE:
-            return Condition(str(kind.data), negated)
-        *regex, table = kind.children
+        *regex, table = kind.children or [None]
+        if table is None:
+            return Condition(word(kind.data), negated)
         operand = Operand(self._tables.operand(table), bool(regex))
-        service = Service.REGEX if regex else WITH_TABLE[kind.data]
-        wanted = WANTED.get(service, Wanted.LIST)
+        service = Service.REGEX if regex else SERVICES[kind.data]
+        wanted = Wanted.PATTERNS if regex else Wanted.KEYS if kind.data in KEYS else Wanted.LIST
         self._names.use_table(Use(self._mistakes.place(table), operand.table, wanted, service))
         return Condition(word(kind.data), negated, operand)

@@ -3,6 +3,7 @@
     listen on eth0      -> each of its addresses          limits        -> divided by the dispatchers
     listen on localhost -> what the name resolves to      userbase <t>  -> the people in it
     table t x:/path     -> the program table-x            tables        -> with the builtin ones filled in
+    pki, ca             -> those that a listener has
 
 Here a configuration meets its machine, so here it can still turn out to be wrong: ConfigErrors.  What does not keep the
 daemon from starting is a warning.
@@ -12,17 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from smtpd.config import alias, doubt
+from smtpd.config.door import slice_listeners
 from smtpd.config.error import ConfigErrors, Report
 from smtpd.config.host import Host
-from smtpd.config.listener import slice_listeners
-from smtpd.config.model import Action, Config, Limits, Method, Table
+from smtpd.config.model import Action, Ca, Config, Limits, Method, Pki, Table
 from smtpd.config.names import SYSTEM_USERS
 from smtpd.config.parser import Parsed, read_file
+from smtpd.config.password import Passwords
 from smtpd.config.people import find_people
 from smtpd.config.program import slice_programs
 from smtpd.config.slice import (
     LMTP_USER,
     AgentSlice,
+    CaSlice,
     ControlSlice,
     CryptoSlice,
     DeliverySlice,
@@ -30,6 +33,7 @@ from smtpd.config.slice import (
     ExpansionSlice,
     LookupSlice,
     ParentSlice,
+    PkiSlice,
     QueueSlice,
     SchedulerSlice,
     Slices,
@@ -37,6 +41,10 @@ from smtpd.config.slice import (
 )
 from smtpd.config.tablefile import TableFiles
 from smtpd.config.use import check_uses
+from smtpd.config.value import RATES
+
+# Failed logins are counted by lookup, which there is only one of.
+COUNTED_OVER_ALL = ("max_sessions", "max_sessions_per_address", *RATES)
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,8 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
     """`read` is what files of tables are read with; it may raise OSError or ValueError.  Raises ConfigErrors."""
     report = Report()
     config = parsed.config
-    listeners = slice_listeners(config.listeners, host, parsed.listener_places, report)
     texts = TableFiles(parsed, read, report)
+    listeners, doors = slice_listeners(parsed, host, Passwords(parsed, host, texts, report), report)
     files = tuple(sorted({*texts.paths(), *alias.includes(parsed, texts, report)}))
     programs = slice_programs(parsed, host, report)
     agents = slice_agents(parsed, texts, report)
@@ -59,6 +67,7 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
     if errors := report.errors(parsed.files):
         raise ConfigErrors(errors)
     name, commands = host.server_name, config.alias_commands or ""
+    pki, ca = used_pki(config), used_ca(config)
     slices = Slices(
         parent=ParentSlice(
             listeners,
@@ -71,8 +80,18 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
             programs,
             commands,
             alias.files(config) if commands else (),
+            tuple(PkiSlice(each.name, each.cert, each.key, each.dhe) for each in pki),
+            tuple(CaSlice(each.name, each.cert) for each in ca),
+            any(door.auth and not door.credentials for door in doors),
         ),
-        dispatcher=DispatcherSlice(listeners, name, config.max_message_size, divide(config.limits, config.dispatchers)),
+        dispatcher=DispatcherSlice(
+            listeners,
+            name,
+            config.max_message_size,
+            divide(config.limits, config.dispatchers),
+            {each.name: each.dhe for each in pki if each.dhe != Pki.dhe},
+            config.sub_addr_delim,
+        ),
         lookup=LookupSlice(
             name,
             config.matches,
@@ -81,6 +100,8 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
             config.sub_addr_delim,
             files,
             commands,
+            doors,
+            config.limits.auth_failure_rate,
         ),
         queue=QueueSlice(
             tuple(slice_delivery(action, config) for action in config.actions),
@@ -92,7 +113,7 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
         ),
         scheduler=SchedulerSlice(),
         control=ControlSlice(name, config.dispatchers),
-        crypto=CryptoSlice(),
+        crypto=CryptoSlice(tuple(each.name for each in pki)),
     )
     return Sliced(slices, tuple(map(str, report.warnings(parsed.files))))
 
@@ -127,13 +148,22 @@ def slice_delivery(action: Action, config: Config) -> DeliverySlice:
     return DeliverySlice(action.name, action.method, user, lifetime)
 
 
+def used_pki(config: Config) -> tuple[Pki, ...]:
+    """Nobody holds a key that no listener has."""
+    used = {name for listen in config.listeners for name in listen.pki}
+    return tuple(pki for pki in config.pki if pki.name in used)
+
+
+def used_ca(config: Config) -> tuple[Ca, ...]:
+    used = {listen.ca for listen in config.listeners}
+    return tuple(ca for ca in config.ca if ca.name in used)
+
+
 def divide(limits: Limits, dispatchers: int) -> Limits:
-    """Each dispatcher counts only what it sees, so each gets its part of what is counted over all sessions."""
-    return replace(
-        limits,
-        max_sessions=max(1, limits.max_sessions // dispatchers),
-        max_sessions_per_address=max(1, limits.max_sessions_per_address // dispatchers),
-    )
+    """Each dispatcher counts only what it sees, so each gets its part of what is counted over all sessions; a 0 is no
+    limit, and stays none."""
+    parts = {key: getattr(limits, key) for key in COUNTED_OVER_ALL}
+    return replace(limits, **{key: whole and max(1, whole // dispatchers) for key, whole in parts.items()})
 
 
 def slice_table(table: Table) -> TableSlice:

@@ -21,12 +21,15 @@ PARSER = Lark(
 TERMINALS = {str(terminal.pattern.value): terminal.name for terminal in PARSER.terminals if terminal.pattern}
 WORDS = {name: word for word, name in TERMINALS.items()}
 
-# Newer than the language: reserved only where a sentence begins, so that files which use them as names stay valid.
+# Newer than the language: reserved only where a sentence begins, or where a listener can have nothing but an option, so
+# that files which use them as names stay valid.
 OPENING = {"alias-commands", "dispatchers", "sandbox"}
+OF_LISTENERS = {"proxy", "proxy-v1", "xclient"}
 # Reserved, though no sentence has them.
 UNUSED = {"data-line", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
 
-KINDS = {word: name for word, name in TERMINALS.items() if word not in OPENING} | dict.fromkeys(UNUSED, "UNUSED")
+KINDS = {word: name for word, name in TERMINALS.items() if word not in OPENING | OF_LISTENERS}
+KINDS |= dict.fromkeys(UNUSED, "UNUSED")
 RESERVED = {word for word in KINDS if word[0].isalpha()}
 
 
@@ -45,11 +48,13 @@ def parse_sentence(tokens: Sequence[Token]) -> Tree:
     if first.type == "STRING" and not followed_by_equal:
         if first not in OPENING:
             raise Unexpected(first, _unknown_sentence(first))
-        first = Token.new_borrow_pos(TERMINALS[first], first, first)
+        first = _as_word(first)
     end = Token("$END", "", line=last.end_line, column=last.end_column)
     state = PARSER.parse_interactive()
     tree = None
     for token in [first, *tokens[1:], end]:
+        if token in OF_LISTENERS and first.type == KINDS["listen"] and "STRING" not in state.accepts():
+            token = _as_word(token)
         try:
             tree = state.feed_token(token)
         except UnexpectedToken:
@@ -60,6 +65,10 @@ def parse_sentence(tokens: Sequence[Token]) -> Tree:
             raise Unexpected(token, _explain(token, state.accepts()) + _long_string(tokens, token)) from None
     assert isinstance(tree, Tree)  # what feeding the end returns
     return tree
+
+
+def _as_word(string: Token) -> Token:
+    return Token.new_borrow_pos(TERMINALS[string], string, string)
 
 
 def _unknown_sentence(first: Token) -> str:

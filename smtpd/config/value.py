@@ -7,6 +7,7 @@
 import re
 
 from smtpd.config.error import Wrong, alternatives, quoted, suggestion
+from smtpd.config.host import is_host_name
 
 INTERVAL = re.compile(r"([0-9]{1,18})([smhd])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -29,6 +30,20 @@ SERVICES = {
 }
 
 TAG_LENGTH = 32
+
+LARGEST_LIMIT = 2**31 - 1
+PATIENCE = 300  # seconds; RFC 5321 4.5.3.2: no client waits longer for an answer
+RATES = (  # of dispatchers
+    "connection_rate",
+    "connection_rate_per_network",
+    "message_rate",
+    "message_rate_per_network",
+    "message_rate_per_user",
+    "failure_rate",
+    "failure_rate_per_network",
+)
+LIMITS = dict.fromkeys((*RATES, "auth_failure_rate"), (0, LARGEST_LIMIT))  # 0: any number
+LIMITS |= {"greet_delay": (0, PATIENCE), "tarpit_after": (0, LARGEST_LIMIT), "tarpit": (0, PATIENCE)}
 
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 OWN_USERS = "_smtp"  # what the names of our own users begin with
@@ -69,9 +84,10 @@ def port(text: str) -> int:
     return number(text, "port", 1, 65535)
 
 
-def count(text: str) -> int:
-    """Of a limit: none can be 0, which would mean to serve nobody."""
-    return number(text, "number", 1, 2**31 - 1)
+def limit(text: str, key: str) -> int:
+    """Most cannot be 0, which would mean to serve nobody."""
+    least, most = LIMITS.get(key, (1, LARGEST_LIMIT))
+    return number(text, "number", least, most)
 
 
 def dispatchers(text: str) -> int:
@@ -102,6 +118,13 @@ def host_name(text: str) -> str:
     if not 1 <= len(text) <= 255 or not text.isascii() or not text.isprintable() or " " in text:
         raise Wrong(f"{quoted(text)} cannot be a host name")
     return text
+
+
+def pki_name(text: str) -> str:
+    """Of a pki or a ca: a host name in lower case, `*.` and one for all below it, or `*`."""
+    if text != "*" and not is_host_name(text.removeprefix("*.")):
+        raise Wrong(f'{quoted(text)} cannot name a pki or a ca, expected a host name or "*"')
+    return text.lower()
 
 
 def sub_addr_delim(text: str) -> str:

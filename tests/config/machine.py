@@ -17,8 +17,10 @@ INTERFACES = {
 }
 
 
-def sliced(text: str, *, libexec: tuple[str, ...] = ("/nowhere", "/else"), **files: str) -> Sliced:
-    """`files`: their texts by path, with _ for /."""
+def sliced(
+    text: str, *, libexec: tuple[str, ...] = ("/nowhere", "/else"), public: tuple[str, ...] = (), **files: str
+) -> Sliced:
+    """`files`: their texts by path, with _ for /.  `public`: the paths of those that everybody may read."""
     there = {name.replace("_", "/"): content for name, content in files.items()}
 
     def read(path: str) -> str:
@@ -29,7 +31,9 @@ def sliced(text: str, *, libexec: tuple[str, ...] = ("/nowhere", "/else"), **fil
     def resolve(name: str) -> tuple[str, ...]:
         return RESOLVED.get(name, ())
 
-    host = Host("MX.example.org", INTERFACES, resolve, USERS.__contains__, there.__contains__, libexec)
+    host = Host(
+        "MX.example.org", INTERFACES, resolve, USERS.__contains__, there.__contains__, public.__contains__, libexec
+    )
     return slice_config(parse("f", text=text + RULES), host, read)
 
 

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config import printer
+from smtpd.config import printer, value
 from smtpd.config.model import (
     Action,
+    Auth,
+    Ca,
     Condition,
     Config,
     DeliveryLimits,
@@ -17,7 +19,10 @@ from smtpd.config.model import (
     Match,
     Method,
     Operand,
+    Pki,
+    Proxy,
     Table,
+    Tls,
     Wrapper,
 )
 from smtpd.config.parser import parse
@@ -31,6 +36,7 @@ TEXT = QUOTED | BARE
 NAME = TEXT.filter(lambda text: bool(text) and "<" not in text and ">" not in text)
 HOST = st.text(ascii_sets.ascii_letters + ascii_sets.digits + ".-:[]\"'{}\\=", min_size=1, max_size=12)
 COUNT = st.integers(1, 2**31 - 1)
+LIMITS = {key: st.integers(*value.LIMITS.get(key, (1, 9))) for key in Limits.__dataclass_fields__}
 LIST = st.lists(TEXT, min_size=1, max_size=8).map(tuple)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(tuple)
 PATH = QUOTED.map("/".__add__)
@@ -51,9 +57,9 @@ TARGETS = {
 
 
 @st.composite
-def operands(draw, tables: list[Table], *, may_be_mapping: bool = False):
+def operands(draw, tables: list[Table], *, may_be_mapping: bool = False, may_be_regex: bool = True):
     """A declared table or one in place, which is added to `tables`: so they are numbered as the builder does it."""
-    regex = draw(st.booleans())
+    regex = may_be_regex and draw(st.booleans())
     usable = [
         table
         for table in tables
@@ -76,22 +82,42 @@ def conditions(draw, kinds: dict[str, bool | None], tables: list[Table]):
     """`kinds`: whether the table may be a mapping; None if there is none."""
     kind = draw(st.sampled_from(sorted(kinds)))
     may_be_mapping = kinds[kind]
-    operand = None if may_be_mapping is None else draw(operands(tables, may_be_mapping=may_be_mapping))
+    if may_be_mapping is None or (kind in ("auth", "rdns") and draw(st.booleans())):
+        return Condition(kind, draw(st.booleans()))
+    operand = draw(operands(tables, may_be_mapping=may_be_mapping))
     return Condition(kind, draw(st.booleans()), operand)
+
+
+MATCH_SOURCES = {
+    "any": None,
+    "local": None,
+    "socket": None,
+    "src": False,
+    "rdns": False,
+    "auth": True,
+    "mail-from": True,
+}
+MATCH_DESTINATIONS = {"any": None, "local": None, "domain": False, "rcpt-to": True}
+# Field, kind, the group that may have said the same, whether it may be a mapping.
+CRITERIA = (
+    ("tag", "tag", "", False),
+    ("helo", "helo", "", False),
+    ("tls", "tls", "", None),
+    ("auth", "auth", "from", True),
+    ("mail_from", "mail-from", "from", True),
+    ("rcpt_to", "rcpt-to", "for", True),
+)
 
 
 @st.composite
 def matches(draw, actions: list[str], tables: list[Table]):
-    source = draw(conditions({"any": None, "local": None, "socket": None, "src": False, "mail-from": True}, tables))
-    destination = draw(conditions({"any": None, "local": None, "domain": False, "rcpt-to": True}, tables))
+    source = draw(conditions(MATCH_SOURCES, tables))
+    destination = draw(conditions(MATCH_DESTINATIONS, tables))
+    said = {("from", source.kind), ("for", destination.kind)}
     more = {}
-    for field, kind, taken in (
-        ("tag", "tag", ""),
-        ("mail_from", "mail-from", source),
-        ("rcpt_to", "rcpt-to", destination),
-    ):
-        if draw(st.booleans()) and (not taken or taken.kind != kind):
-            more[field] = draw(conditions({kind: kind != "tag"}, tables))
+    for field, kind, group, may_be_mapping in CRITERIA:
+        if draw(st.booleans()) and (group, kind) not in said:
+            more[field] = draw(conditions({kind: may_be_mapping}, tables))
     return Match(draw(st.sampled_from([None, *actions])), source, destination, **more)
 
 
@@ -122,6 +148,45 @@ def mappings(draw, tables: list[Table], pairs: st.SearchStrategy):
     return tables[-1].name
 
 
+FLAG = st.booleans()
+PKI_NAMES = ["*", "a", "b.example", "*.c.example", "none", "proxy"]
+SOME_PKI = st.lists(st.sampled_from(PKI_NAMES), max_size=3, unique=True)
+HOST_NAMES = st.just((("192.0.2.1", "mx1"), ("::1", "proxy")))
+
+
+@st.composite
+def listeners(draw, pki: list[str], ca: list[str], tables: list[Table]):
+    """Inline tables are made in the order of printing."""
+    tls = draw(st.sampled_from([None, *Tls])) if pki else None
+    more = {"tls": tls}
+    if tls:
+        more["pki"] = tuple(draw(st.lists(st.sampled_from(pki), min_size=1, unique=True)))
+        more["ciphers"] = draw(st.sampled_from([None, "secure", "HIGH:!aNULL"]))
+        more["protocols"] = draw(st.sampled_from([None, "secure", "tlsv1.2, tlsv1.3", "!tlsv1.0"]))
+        more["ca"] = draw(st.sampled_from([None, *ca]))
+        more["verify"] = more["ca"] is not None and tls is not Tls.OFFERED and draw(FLAG)
+        more["auth"] = draw(st.sampled_from([None, *Auth]))
+    if more.get("auth"):
+        more["received_auth"] = draw(FLAG)
+        more["credentials"] = draw(st.none() | mappings(tables, PAIRS))
+        more["senders"] = draw(st.none() | mappings(tables, PAIRS))
+        more["masquerade"] = more["senders"] is not None and draw(FLAG)
+    more["hostnames"] = draw(st.none() | mappings(tables, HOST_NAMES))
+    operand = draw(st.none() | operands(tables, may_be_regex=False))
+    return Listen(
+        draw(TEXT.filter(bool)),
+        draw(st.none() | st.integers(1, 65535)),
+        draw(st.sampled_from([None, 4, 6])),
+        draw(st.none() | HOST.filter(lambda host: not host.endswith("\\"))),
+        draw(QUOTED.filter(lambda tag: len(tag) <= 32)),
+        **more,
+        mask_src=draw(FLAG),
+        no_dsn=draw(FLAG),
+        proxy=draw(st.sampled_from([None, *Proxy])),
+        xclient=operand and operand.table,
+    )
+
+
 @st.composite
 def configs(draw):
     builtin = {"anyhost", "anydestination", "localhost", "localnames", "getpwnam"}
@@ -140,30 +205,29 @@ def configs(draw):
         draw(any_action(name, [wrapper.name for wrapper in wrappers], tables))
         for name in draw(st.lists(TEXT.filter(bool), max_size=3, unique=True))
     ]
+    pki = [Pki(name, "/c", '/"k"', draw(st.sampled_from(["none", "auto", "legacy"]))) for name in draw(SOME_PKI)]
+    ca = [Ca(name, "/ca") for name in draw(SOME_PKI)]
+    names = [each.name for each in pki], [each.name for each in ca]
+    doors = [draw(listeners(*names, tables)) for _ in range(draw(st.integers(0, 3)))]
     rules = [draw(matches([action.name for action in actions], tables)) for _ in range(draw(st.integers(1, 3)))]
-    listeners = st.builds(
-        Listen,
-        TEXT.filter(bool),
-        st.integers(1, 65535),
-        st.sampled_from([None, 4, 6]),
-        st.none() | HOST.filter(lambda host: not host.endswith("\\")),
-        QUOTED,
-    )
     declared = [table for table in tables if not table.name.startswith("<")]
     inline = [table for table in tables if table.name.startswith("<")]
     return Config(
-        listeners=tuple(draw(st.lists(listeners, max_size=3))),
+        listeners=tuple(doors),
         tables=(*declared, *inline),
         actions=tuple(actions),
         matches=tuple(rules),
         queue_ttl=draw(COUNT),
         max_message_size=draw(st.integers(1, 2**63 - 1)),
         sub_addr_delim=draw(st.sampled_from("+-=\"'#$~")),
-        limits=draw(st.builds(Limits, **dict.fromkeys(Limits.__dataclass_fields__, COUNT))),
+        limits=draw(st.builds(Limits, **LIMITS)),
         delivery_limits=draw(st.builds(DeliveryLimits, COUNT, COUNT)),
         wrappers=tuple(wrappers),
         alias_commands=draw(st.none() | USER),
         sandbox_required=draw(st.sampled_from([None, True, False])),
+        pki=tuple(pki),
+        ca=tuple(ca),
+        ciphers=draw(st.sampled_from(["", "HIGH", "secure"])),
         dispatchers=draw(st.integers(1, 64)),
     )
 

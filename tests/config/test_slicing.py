@@ -2,15 +2,28 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from smtpd.config.host import choose_server_name, interfaces, read_first_line, this_host
-from smtpd.config.model import DeliveryLimits, Limits, Method
-from smtpd.config.slice import AgentSlice, DeliverySlice, ExpansionSlice, ListenerSlice, ProgramSlice, Slices
-from tests.config.machine import errors_of, slices
+from smtpd.config.model import Auth, DeliveryLimits, Limits, Method, Proxy, Tls
+from smtpd.config.slice import (
+    AgentSlice,
+    CaSlice,
+    CryptoSlice,
+    DeliverySlice,
+    DoorSlice,
+    ExpansionSlice,
+    ListenerSlice,
+    PkiSlice,
+    ProgramSlice,
+    Slices,
+    TlsSlice,
+)
+from tests.config.machine import errors_of, sliced, slices
 
 ACCOUNTS = "bob:x:2000:2000:Bob:/home/bob:/bin/sh\n"
 DESCRIPTION = "dbpath /var/db/vusers.sqlite\nquery_userinfo SELECT uid, gid, home FROM users WHERE name = ?\n"
@@ -33,6 +46,8 @@ def addresses(text: str) -> list[str]:
         ("listen on mail.example.org", ["192.0.2.1", "2001:db8::1"]),
         ("listen on mail.example.org inet6", ["2001:db8::1"]),
         ("listen on lo port 25\nlisten on lo port 26", ["127.0.0.1", "::1", "127.0.0.1", "::1"]),
+        ("listen on '*'", ["0.0.0.0", "::"]),
+        ("listen on '*' inet6\nlisten on 127.0.0.1", ["::", "127.0.0.1"]),
     ],
 )
 def test_an_operand_is_an_interface_an_address_or_a_name(text, expected):
@@ -42,12 +57,17 @@ def test_an_operand_is_an_interface_an_address_or_a_name(text, expected):
 @pytest.mark.parametrize(
     "text, error",
     [
-        ("listen on eth9", 'f:1:11: "eth9" is neither an interface nor an address nor a name that resolves'),
-        ("listen on eth1", 'f:1:11: interface "eth1" has no address'),
-        ("listen on eth2 inet6", 'f:1:11: interface "eth2" has no IPv6 address'),
+        ("listen on mx.test", 'f:1:11: "mx.test" is neither an interface nor an address nor a name that resolves'),
+        ("listen on '10.0.0.1/8'", 'f:1:11: "10.0.0.1/8" is neither an interface nor an address'),
         ("listen on four.example.org inet6", 'f:1:11: name "four.example.org" has no IPv6 address'),
         ("listen on 127.0.0.1 inet6", 'f:1:11: address "127.0.0.1" is not an IPv6 address'),
         ("listen on lo\nlisten on 127.0.0.1 tag x", "f:2:11: 127.0.0.1 port 25 is listened on already"),
+        ("listen on tun0 inet6\nlisten on tun0", "f:2:11: interface tun0 port 25 is listened on already"),
+        ("listen on '*'\nlisten on '::1'", "f:2:11: :: port 25 is all addresses, so it leaves no room for ::1"),
+        (
+            "listen on 127.0.0.1\nlisten on 0.0.0.0",
+            "f:2:11: 0.0.0.0 port 25 is all addresses, so it leaves no room for",
+        ),
     ],
 )
 def test_an_operand_that_cannot_be_listened_on_is_an_error(text, error):
@@ -55,7 +75,171 @@ def test_an_operand_that_cannot_be_listened_on_is_an_error(text, error):
 
 
 def test_all_operands_that_are_wrong_are_told_at_once():
-    assert len(errors_of("listen on a\nlisten on lo\nlisten on b\nlisten on eth1")) == 3
+    assert len(errors_of("listen on a.b\nlisten on lo\nlisten on b.c\nlisten on ::1")) == 3
+
+
+@pytest.mark.parametrize(
+    "text, listener, warning",
+    [
+        (
+            "listen on eth1",
+            ListenerSlice(0, "", 25, "MX.example.org", "", "eth1"),
+            'interface "eth1" has no address yet',
+        ),
+        (
+            "listen on eth2 inet6 port 26",
+            ListenerSlice(0, "", 26, "MX.example.org", "", "eth2", 6),
+            'interface "eth2" has no IPv6 address yet',
+        ),
+        (
+            "listen on eth22",
+            ListenerSlice(0, "", 25, "MX.example.org", "", "eth22"),
+            'there is no interface "eth22" yet, and no such host name (did you mean eth2?)',
+        ),
+        (
+            "listen on eth0.7",
+            ListenerSlice(0, "", 25, "MX.example.org", "", "eth0.7"),
+            'there is no interface "eth0.7" yet, and no such host name (did you mean eth0?)',
+        ),
+    ],
+)
+def test_an_interface_that_is_not_there_yet_is_waited_for(text, listener, warning):
+    made = sliced(text)
+    assert made.slices.parent.listeners == made.slices.dispatcher.listeners == (listener,)
+    assert made.warnings == (f"f:1:11: {warning}",)
+
+
+def test_an_interface_may_be_waited_for_once_for_each_family():
+    assert len(slices("listen on tun0 inet4\nlisten on tun0 inet6\nlisten on tun0 port 26").parent.listeners) == 3
+
+
+PKI = """
+pki mx1 cert "/mx.crt" key "/mx.key"
+pki "*" cert "/any.crt" key "/any.key" dhe auto
+pki spare cert "/spare.crt" key "/spare.key" dhe legacy
+ca office cert "/office.crt"
+ca other cert "/other.crt"
+"""
+
+
+def listener(options: str) -> ListenerSlice:
+    return slices(f"{PKI}table t {{ amy = '!' }}\nlisten on 127.0.0.1 {options}").dispatcher.listeners[0]
+
+
+@pytest.mark.parametrize(
+    "options, port",
+    [("", 25), ("tls pki mx1", 25), ("smtps pki mx1", 465), ("smtps port 25 pki mx1", 25), ("port 1", 1)],
+)
+def test_the_port_is_that_of_the_protocol(options, port):
+    assert listener(options).port == port
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ("tls pki mx1", TlsSlice(Tls.OFFERED, ("mx1",))),
+        ("tls-require verify pki '*' pki MX1 ca office", TlsSlice(Tls.REQUIRED, ("*", "mx1"), True, "office")),
+        ("smtps pki mx1 ca other", TlsSlice(Tls.AT_ONCE, ("mx1",), False, "other")),
+        ("tls pki mx1 ciphers HIGH", TlsSlice(Tls.OFFERED, ("mx1",), ciphers="HIGH")),
+        ("tls pki mx1 ciphers compat", TlsSlice(Tls.OFFERED, ("mx1",), ciphers="HIGH:!aNULL")),
+        ("tls pki mx1 ciphers secure protocols secure", TlsSlice(Tls.OFFERED, ("mx1",))),
+        ("tls pki mx1 protocols tlsv1.3", TlsSlice(Tls.OFFERED, ("mx1",), protocols=("TLSv1.3",))),
+    ],
+)
+def test_how_a_listener_talks_tls(options, expected):
+    assert listener(options).tls == expected
+
+
+def test_a_listener_has_the_ciphers_of_all_unless_it_has_its_own():
+    made = slices(f"{PKI}smtp ciphers HIGH\nlisten on lo tls pki mx1\nlisten on eth0 tls pki mx1 ciphers secure")
+    assert [each.tls.ciphers for each in made.parent.listeners] == ["HIGH", "HIGH", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    "options, more",
+    [
+        ("mask-src", {"mask_src": True}),
+        ("no-dsn", {"no_dsn": True}),
+        ("proxy", {"proxy": Proxy.ANY}),
+        ("proxy-v1", {"proxy": Proxy.V1}),
+        ("proxy-v2", {"proxy": Proxy.V2}),
+        ("xclient '127.0.0.1'", {"welcome": True}),
+        ("hostnames { '127.0.0.1' = mx1 }", {"welcome": True}),
+    ],
+)
+def test_an_option_reaches_the_listener(options, more):
+    assert listener(options) == replace(listener(""), **more)
+
+
+@pytest.mark.parametrize(
+    "options, more",
+    [
+        ("auth", {"auth": Auth.REQUIRED}),
+        ("auth-optional <t>", {"auth": Auth.OFFERED}),
+        ("auth received-auth", {"auth": Auth.REQUIRED, "received_auth": True}),
+        ("auth senders <t>", {"auth": Auth.REQUIRED, "senders": True}),
+        ("auth senders <t> masquerade", {"auth": Auth.REQUIRED, "senders": True, "masquerade": True}),
+    ],
+)
+def test_an_option_of_auth_reaches_the_listener(options, more):
+    assert listener(f"tls pki mx1 {options}") == replace(listener("tls pki mx1"), **more)
+
+
+def test_keys_that_no_listener_has_are_read_by_nobody():
+    made = slices(f"{PKI}listen on lo tls pki mx1 ca office\nlisten on eth0 tls pki '*'")
+    assert made.parent.pki == (
+        PkiSlice("mx1", "/mx.crt", "/mx.key"),
+        PkiSlice("*", "/any.crt", "/any.key", "auto"),
+    )
+    assert made.parent.ca == (CaSlice("office", "/office.crt"),)
+    assert made.crypto == CryptoSlice(("mx1", "*"))
+    assert made.dispatcher.dhe == {"*": "auto"}
+
+
+def test_lookup_is_told_of_each_listener_that_it_is_asked_about():
+    text = f"""{PKI}
+    table t {{ amy = "!" }}
+    listen on lo tag x
+    listen on eth0 inet4 tls pki mx1 auth <t> senders <t>
+    listen on eth0 inet4 port 26 xclient "127.0.0.1" hostnames <t>
+    table t2 {{ "192.0.2.1" = mx1 }}
+    """.replace("hostnames <t>", "hostnames <t2>")
+    assert slices(text).lookup.doors == (
+        DoorSlice(2, True, credentials="t", senders="t"),
+        DoorSlice(3, hostnames="t2", xclient="<dynamic:0>"),
+    )
+
+
+@pytest.mark.parametrize("auth, asked", [("", False), ("auth", True), ("auth <t>", False), ("auth-optional", True)])
+def test_passwords_of_the_system_are_asked_for_where_no_table_has_them(auth, asked):
+    text = f"{PKI}table t {{ amy = '!' }}\nlisten on lo tls pki mx1 {auth}"
+    assert slices(text).parent.passwords is asked
+
+
+VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$" + ":".join(["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] * 2)
+HASH = "$6$salt$" + "a" * 86
+
+
+@pytest.mark.parametrize(
+    "table, scram",
+    [
+        (f'{{ amy = "{HASH}" }}', False),
+        (f'{{ amy = "{HASH}", bob = "{VERIFIER}" }}', True),
+        ("file:/hashes", False),
+        ("file:/verifiers", True),
+        ("file:/missing", False),
+        ("passwd:/accounts", False),
+        ("db:/hashes", True),
+        ("sqlite:/sql", True),
+        ("x", True),
+    ],
+)
+def test_scram_is_offered_where_a_table_may_have_what_it_needs(table, scram, tmp_path):
+    (tmp_path / "table-x").touch(0o755)
+    files = {"_hashes": f"amy {HASH}\n", "_verifiers": f"bob bob:{VERIFIER}\n", "_accounts": f"amy:{HASH}\n"}
+    files["_sql"] = "dbpath /x\nquery_credentials SELECT 1, 2\n"
+    text = f"{PKI}table t {table}\nlisten on 127.0.0.1 tls pki mx1 auth <t>"
+    assert slices(text, libexec=(str(tmp_path),), **files).dispatcher.listeners[0].scram is scram
 
 
 def test_a_listener_has_the_name_of_the_server_unless_it_has_its_own():
@@ -96,6 +280,7 @@ def test_a_description_of_a_database_that_cannot_be_used_is_an_error(text, error
     assert errors_of("table t sqlite:/t", **({} if text is None else {"_t": text})) == [error]
 
 
+LISTEN = "listen on lo tls pki mx1"
 SQLITE = "dbpath /x\nquery_alias SELECT 1\nquery_domain SELECT 1\n"
 
 
@@ -110,11 +295,17 @@ SQLITE = "dbpath /x\nquery_alias SELECT 1\nquery_domain SELECT 1\n"
         ("match mail-from <t> reject", "query_mailaddr"),
         ("match for rcpt-to <t> reject", "query_mailaddr"),
         ("match tag <t> reject", "query_string"),
+        ("match from auth <t> reject", "query_string"),
+        ("match from rdns <t> helo <t> reject", None),
+        (f"{LISTEN} auth <t>", "query_credentials"),
+        (f"{LISTEN} auth senders <t>", "query_mailaddrmap"),
+        ("listen on lo hostnames <t>", "query_addrname"),
+        ("listen on lo xclient <t>", "query_netaddr"),
         ("match for domain regex <t> reject", "a list of regular expressions"),
     ],
 )
 def test_a_database_without_the_query_that_its_use_needs_is_an_error_there(use, missing):
-    errors = errors_of(f"{use}\ntable t sqlite:/t", _t=SQLITE)
+    errors = errors_of(f"{use}\ntable t sqlite:/t{PKI}", _t=SQLITE)
     column = use.index("<t>") + 1
     text = f'f:1:{column}: table "t" is asked for {missing} here, which is not in /t'
     assert errors == ([text] if missing else [])
@@ -128,10 +319,28 @@ def test_an_expression_that_is_none_does_not_match_in_silence(file):
 
 
 def test_what_is_counted_over_all_sessions_is_divided_by_the_dispatchers():
-    limits = slices(
-        "dispatchers 3\nsmtp limit max-sessions 100 max-sessions-per-address 2 max-rcpt 90"
-    ).dispatcher.limits
-    assert limits == Limits(max_rcpt=90, max_sessions=33, max_sessions_per_address=1)
+    made = slices(
+        """
+        dispatchers 3
+        smtp limit max-sessions 100 max-sessions-per-address 2 max-rcpt 90
+        smtp limit connection-rate 0 connection-rate-per-network 9 message-rate 1 message-rate-per-network 0
+        smtp limit message-rate-per-user 30 failure-rate 0 failure-rate-per-network 5 auth-failure-rate 7
+        """
+    )
+    assert made.lookup.auth_failure_rate == 7
+    assert made.dispatcher.limits == Limits(
+        max_rcpt=90,
+        max_sessions=33,
+        max_sessions_per_address=1,
+        connection_rate=0,
+        connection_rate_per_network=3,
+        message_rate=1,
+        message_rate_per_network=0,
+        message_rate_per_user=10,
+        failure_rate=0,
+        failure_rate_per_network=1,
+        auth_failure_rate=7,
+    )
 
 
 def test_an_action_without_ttl_has_that_of_the_queue():

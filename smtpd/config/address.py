@@ -1,0 +1,54 @@
+"""listen on WHERE -> the addresses that are bound: of an interface, of a name, or the one that stands there.
+
+eth0              all addresses that it has          192.0.2.1   "::1"     itself
+tun0              none yet: the parent looks for     mx.example.org        what it resolves to
+                  them from time to time             "*"                   0.0.0.0 and ::
+"""
+
+import re
+
+from smtpd.config.error import Place, Report, quoted, suggestion
+from smtpd.config.host import Host, numeric
+from smtpd.config.model import Listen
+
+EVERYWHERE = {"*": ("0.0.0.0", "::")}
+WILDCARDS = {4: "0.0.0.0", 6: "::"}
+INTERFACE = re.compile(r"(?=.{1,15}\Z)[A-Za-z][A-Za-z0-9_-]*(\.[0-9]+)?")  # eth0.7 is one of a VLAN
+
+
+def listen_addresses(listen: Listen, host: Host, place: Place, report: Report) -> tuple[str, ...]:
+    """An interface by its name, an address, or what the resolver knows, in this order.  None for an interface that is
+    not there yet, or has no address: a warning says so."""
+    if listen.operand in host.interfaces:
+        kind, addresses = "interface", host.interfaces[listen.operand]
+    elif listen.operand in EVERYWHERE:
+        kind, addresses = "address", EVERYWHERE[listen.operand]
+    elif address := numeric(listen.operand):
+        kind, addresses = "address", (address,)
+    else:
+        kind, addresses = "name", host.resolve(listen.operand)
+        if not addresses:
+            _unknown(listen, host, place, report)
+            return ()
+    of_family = tuple(address for address in addresses if listen.family in (None, family(address)))
+    if not of_family:
+        wanted = f"IPv{listen.family} address" if listen.family else "address"
+        if kind == "interface":
+            report.warn(place, f"interface {quoted(listen.operand)} has no {wanted} yet")
+        else:
+            text = f"is not an {wanted}" if kind == "address" else f"has no {wanted}"
+            report.add(place, f"{kind} {quoted(listen.operand)} {text}")
+    return of_family
+
+
+def _unknown(listen: Listen, host: Host, place: Place, report: Report) -> None:
+    hint = suggestion(listen.operand, host.interfaces)
+    if INTERFACE.fullmatch(listen.operand):
+        report.warn(place, f"there is no interface {quoted(listen.operand)} yet, and no such host name{hint}")
+    else:
+        text = f"{quoted(listen.operand)} is neither an interface nor an address nor a name that resolves{hint}"
+        report.add(place, text)
+
+
+def family(address: str) -> int:
+    return 6 if ":" in address else 4

@@ -1,0 +1,89 @@
+"""Tables of passwords: what they hold, and whether they keep it to themselves.
+
+    amy    $argon2id$v=19$...          a hash: PLAIN and LOGIN
+    bob    SCRAM-SHA-256$15000:...     a verifier: SCRAM as well
+    eve    sesame                      neither; it lets nobody in
+
+Nothing of a value is ever part of a warning.
+"""
+
+from collections.abc import Iterator
+
+from smtpd.config.error import Place, Report, printable, quoted
+from smtpd.config.host import Host
+from smtpd.config.model import Table
+from smtpd.config.operand import WITH_PATH
+from smtpd.config.parser import Parsed
+from smtpd.config.tablefile import Entry, TableFiles, Unreadable
+from smtpd.tables import credential, passwd, scram, sqlite
+from smtpd.tables.file import Malformed
+
+KNOWN = ("", "file", "passwd")  # backends whose entries are known at the start
+
+
+class Passwords:
+    """Each table is looked through once, however many listeners ask it."""
+
+    def __init__(self, parsed: Parsed, host: Host, texts: TableFiles, report: Report) -> None:
+        self._parsed = parsed
+        self._host = host
+        self._texts = texts
+        self._report = report
+        self._scram: dict[str, bool] = {}
+
+    def may_hold_scram(self, name: str) -> bool:
+        """A database or a program may.  What is wrong with the table becomes a warning: it stops logins only."""
+        if name not in self._scram:
+            table = next(table for table in self._parsed.config.tables if table.name == name)
+            self._scram[name] = self._look(table) if table.backend in KNOWN else True
+            self._warn_of_readers(table)
+        return self._scram[name]
+
+    def _look(self, table: Table) -> bool:
+        found = False
+        try:
+            for entry in self._entries(table):
+                found |= self._is_verifier(entry)
+        except Unreadable as unreadable:
+            self._report.warn(unreadable.place or self._parsed.names.table_places[table.name], str(unreadable))
+        return found
+
+    def _entries(self, table: Table) -> Iterator[Entry]:
+        """Raises Unreadable."""
+        if table.backend != "passwd":
+            yield from self._texts.entries(table)
+            return
+        path = table.path or ""
+        try:
+            accounts = passwd.by_name(passwd.parse(self._texts.text(path)))
+        except Malformed as malformed:
+            raise Unreadable(malformed.reason, Place(path, malformed.line, 1)) from None
+        for account in accounts.values():
+            yield Entry(Place(path, account.line, 1), account.name, account.password)
+
+    def _is_verifier(self, entry: Entry) -> bool:
+        try:
+            return isinstance(credential.parse_credential(entry.value), scram.Verifier)
+        except credential.Malformed as malformed:
+            reason = f"{printable(str(malformed))}; smtpctl encrypt makes one that is"
+            self._report.warn(entry.place, f"user {quoted(entry.key)} has no password that could fit: {reason}")
+        except credential.Locked:
+            pass
+        return False
+
+    def _warn_of_readers(self, table: Table) -> None:
+        path = self._path(table)
+        if path and self._host.is_public(path):
+            text = f"{quoted(path)} holds passwords and can be read by everybody: chgrp _smtpl, chmod 640"
+            self._report.warn(self._parsed.names.table_places[table.name], text)
+
+    def _path(self, table: Table) -> str | None:
+        """Of the file that they are in."""
+        if table.backend not in WITH_PATH or table.path is None:
+            return None
+        if table.backend != "sqlite":
+            return table.path
+        try:
+            return sqlite.parse_settings(self._texts.text(table.path)).dbpath
+        except (Unreadable, Malformed):
+            return None
