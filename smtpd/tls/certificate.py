@@ -1,0 +1,147 @@
+"""Certificates as they come out of a file: a server's own with those above it, or the authorities of its clients.
+
+Knows what a certificate says of itself.  Whether anybody should believe it is asked elsewhere: of clients' by OpenSSL,
+of ours by clients.
+"""
+
+import calendar
+import ctypes
+import hashlib
+import weakref
+from collections.abc import Callable
+from ctypes import c_int
+
+from smtpd.tls.kind import check_kind
+from smtpd.tls.library import Unusable, complaint, digest_of_public_key, encode, openssl, read_pem
+
+# openssl/obj_mac.h, openssl/x509v3.h
+_NID_COMMON_NAME, _NID_SUBJECT_ALT_NAME = 13, 85
+_GEN_DNS = 2
+
+LONGEST_CHAIN = 10  # of ours: each handshake carries it
+MOST_AUTHORITIES = 1000  # a system's bundle has some 150
+_SECRET = b"PRIVATE KEY-----"
+
+
+class _Owned:
+    """X509 objects, freed with us."""
+
+    def __init__(self, addresses: list[int]):
+        self.addresses = addresses
+        self._free = weakref.finalize(self, _free, openssl().X509_free, addresses)
+
+
+def _free(free: Callable[[int], None], addresses: list[int]) -> None:
+    for address in addresses:
+        free(address)
+
+
+def _read(pem: bytes, most: int) -> _Owned:
+    if _SECRET in pem:
+        raise Unusable("a private key stands among the certificates: it belongs into a file of its own")
+    owned = _Owned(read_pem(pem, "PEM_read_bio_X509"))
+    if not owned.addresses:
+        raise Unusable("there is no certificate in it")
+    if len(owned.addresses) > most:
+        raise Unusable(f"{len(owned.addresses)} certificates are too many")
+    return owned
+
+
+class Certificate:
+    """One of ours, with those that lead up to an authority."""
+
+    public: str  # SHA-256 of its public key, in hex
+    not_after: int  # seconds since 1970
+    names: tuple[str, ...]  # DNS names, in lower case, `*.` before some of them
+    end_point: bytes  # RFC 5929 4.1; empty for signatures without a hash of their own
+
+    def __init__(self, owned: _Owned):
+        self._owned = owned
+        self.addresses = owned.addresses
+        library = openssl()
+        self.key = library.X509_get_pubkey(self.addresses[0])
+        if not self.key:
+            raise Unusable(f"its public key cannot be read: {complaint()}")
+        weakref.finalize(self, library.EVP_PKEY_free, self.key)
+        check_kind(self.key)
+        self.public = digest_of_public_key(self.key).hex()
+        self.not_after = _not_after(self.addresses[0])
+        self.names = _names(self.addresses[0])
+        self.end_point = _end_point(self.addresses[0])
+
+    @classmethod
+    def read(cls, pem: bytes) -> "Certificate":
+        """Its own first.  Raises Unusable."""
+        return cls(_read(pem, LONGEST_CHAIN))
+
+
+class Authorities:
+    """Whoever may have signed the certificates of our clients."""
+
+    def __init__(self, owned: _Owned):
+        self._owned = owned
+        self.addresses = owned.addresses
+
+    @classmethod
+    def read(cls, pem: bytes) -> "Authorities":
+        """Raises Unusable."""
+        return cls(_read(pem, MOST_AUTHORITIES))
+
+
+def _not_after(certificate: int) -> int:
+    library = openssl()
+    broken_down = (c_int * 16)()  # struct tm: second, minute, hour, day, month from 0, years since 1900, and more
+    if not library.ASN1_TIME_to_tm(library.X509_get0_notAfter(certificate), broken_down):
+        raise Unusable(f"its end cannot be read: {complaint()}")
+    second, minute, hour, day, month, year = broken_down[:6]
+    return calendar.timegm((year + 1900, month + 1, day, hour, minute, second))
+
+
+def _names(certificate: int) -> tuple[str, ...]:
+    """Those of subjectAltName; without them the common name, as of old."""
+    library = openssl()
+    names = library.X509_get_ext_d2i(certificate, _NID_SUBJECT_ALT_NAME, None, None)
+    complaint()
+    if not names:
+        return _common_name(certificate)
+    try:
+        every = [library.OPENSSL_sk_value(names, place) for place in range(library.OPENSSL_sk_num(names))]
+        return tuple(name for general in every if (name := _dns_name(general)))
+    finally:
+        library.GENERAL_NAMES_free(names)
+
+
+def _dns_name(general: int) -> str:
+    library, kind = openssl(), c_int()
+    value = library.GENERAL_NAME_get0_value(general, ctypes.byref(kind))
+    if kind.value != _GEN_DNS:
+        return ""
+    return _text(ctypes.string_at(library.ASN1_STRING_get0_data(value), library.ASN1_STRING_length(value)))
+
+
+def _common_name(certificate: int) -> tuple[str, ...]:
+    library, name = openssl(), ctypes.create_string_buffer(256)
+    length = library.X509_NAME_get_text_by_NID(
+        library.X509_get_subject_name(certificate), _NID_COMMON_NAME, name, len(name)
+    )
+    complaint()
+    text = _text(name.raw[:length]) if length > 0 else ""
+    return (text,) if text else ()
+
+
+def _text(name: bytes) -> str:
+    """Empty for what is no name that a client could ask for."""
+    text = name.decode("ascii", "replace").lower()
+    return text if text.isascii() and text.isprintable() else ""
+
+
+def _end_point(certificate: int) -> bytes:
+    """The certificate's hash by the algorithm of its signature; SHA-256 instead of what is broken."""
+    library, algorithm = openssl(), c_int()
+    known = library.X509_get_signature_info(certificate, ctypes.byref(algorithm), None, None, None)
+    complaint()
+    if not known or not algorithm.value:
+        return b""
+    name = library.OBJ_nid2sn(algorithm.value).decode().lower()
+    name = "sha256" if name in ("md5", "sha1") else name
+    return hashlib.new(name, encode("i2d_X509", certificate)).digest() if name in hashlib.algorithms_guaranteed else b""

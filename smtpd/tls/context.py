@@ -1,0 +1,222 @@
+"""What a listener brings to every handshake: certificates, protocols, ciphers.
+
+    a server name (RFC 6066 3)   -->  the `pki` of that name
+                                 -->  the `pki` whose certificate has that name
+                                 -->  the same two again with `*.` for the first label
+    none of them, or no name     -->  the `pki` called `*`, or the listener's first
+
+Each `pki` is an SSL_CTX.  A connection begins with that of the last line, and a callback puts it into another one.
+The callback is not Python's own: that one writes a traceback for a name that is not ASCII, which anybody can send.
+
+Made once for all connections of a listener.  It knows nothing of any one of them.
+"""
+
+import ctypes
+import itertools
+import ssl
+import weakref
+from collections.abc import Mapping
+from ctypes import c_int, c_void_p
+
+from smtpd.config.slice import TlsSlice
+from smtpd.tls.certificate import Authorities, Certificate
+from smtpd.tls.key import make_key
+from smtpd.tls.library import Unusable, complaint, get_connection, get_context, openssl
+from smtpd.tls.signing import Signer
+
+__all__ = ["Authorities", "Certificate", "ServerContext", "Unusable", "make_context"]
+
+# Forward secrecy and authenticated encryption, with nothing else in it.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_DHE_CIPHERS = ":DHE+AESGCM:DHE+CHACHA20"
+_GROUPS = b"X25519:P-256:P-384"
+
+# Words of tls_config_set_ciphers(3), which OpenSMTPD's configurations may have.
+_CIPHER_WORDS = {
+    "secure": "",
+    "default": "",
+    "compat": "HIGH:!aNULL",
+    "legacy": "HIGH:MEDIUM:!aNULL",
+    "insecure": "ALL:!aNULL:!eNULL",
+    "all": "ALL:!aNULL:!eNULL",
+}
+# Encryption without a certificate, none at all, and with RSA as the way to exchange keys: crypto decrypts nothing.
+_NEVER = ":!aNULL:!eNULL:!kRSA"
+
+_VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+_NEEDS_BROKEN_HASHES = {"TLSv1", "TLSv1.1"}  # MD5 and SHA-1, which are below OpenSSL's security level 1
+
+CERTIFICATES_MAX = 64 * 1024  # bytes that a client may send of them
+_DEPTH_MAX = 8  # authorities above a client's certificate
+
+# openssl/ssl.h
+_SET_SESSION_CACHE_MODE, _SET_MAX_CERT_LIST, _SET_SERVERNAME_CALLBACK, _SET_SERVERNAME_ARGUMENT = 44, 51, 53, 54
+_CHAIN_CERT, _SET_GROUPS_LIST, _SET_DH_AUTO, _SET_MIN_VERSION, _SET_MAX_VERSION = 89, 92, 118, 123, 124
+_SESSION_CACHE_OFF = 0
+_VERIFY_NONE, _VERIFY_PEER, _VERIFY_FAIL_IF_NO_CERTIFICATE = 0, 1, 2
+_SERVERNAME_OK, _SERVERNAME_IGNORED = 0, 3
+_HOST_NAME = 0
+
+_OPTIONS = (
+    ssl.OP_NO_COMPRESSION
+    | ssl.OP_NO_RENEGOTIATION
+    | ssl.OP_NO_TICKET
+    | ssl.OP_CIPHER_SERVER_PREFERENCE
+    | ssl.OP_SINGLE_DH_USE
+    | ssl.OP_SINGLE_ECDH_USE
+)
+
+
+class ServerContext:
+    """The contexts of a listener's certificates.  `asks` tells whether clients are asked for theirs."""
+
+    def __init__(self, tls: TlsSlice, contexts: Mapping[str, tuple[ssl.SSLContext, Certificate]], asks: bool):
+        self.asks = asks
+        self._first, _ = contexts.get("*") or contexts[tls.pki[0]]
+        self._certificates = {get_context(context): certificate for context, certificate in contexts.values()}
+        self._addresses = _by_name({name: (get_context(c), cert) for name, (c, cert) in contexts.items()})
+        self._contexts = [context for context, _ in contexts.values()]  # alive as long as their addresses are used
+        self._number = next(_numbers)
+        _servers[self._number] = self
+        _let_names_choose(get_context(self._first), self._number)
+
+    def connect(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> tuple[ssl.SSLObject, int]:
+        """The server's side of a new connection, and the address of its SSL."""
+        connection = self._first.wrap_bio(incoming, outgoing, server_side=True)
+        return connection, get_connection(connection, self._first)
+
+    def find_address(self, name: str) -> int | None:
+        """The SSL_CTX for a client that calls us `name`."""
+        name = name.lower().rstrip(".")
+        return self._addresses.get(name) or self._addresses.get("*." + name.partition(".")[2])
+
+    def get_certificate(self, connection: int) -> Certificate:
+        """The one that was shown on it."""
+        return self._certificates[openssl().SSL_get_SSL_CTX(connection)]
+
+
+def _by_name(contexts: Mapping[str, tuple[int, Certificate]]) -> dict[str, int]:
+    """What the configuration says comes before what a certificate says, the earlier pki before the later."""
+    addresses = {name: address for name, (address, _) in contexts.items() if name != "*"}
+    for address, certificate in contexts.values():
+        for name in certificate.names:
+            addresses.setdefault(name, address)
+    return addresses
+
+
+def make_context(
+    tls: TlsSlice,
+    certificates: Mapping[str, Certificate],
+    authorities: Authorities | None,
+    dhe: Mapping[str, str],
+    signer: Signer,
+) -> ServerContext:
+    """The context of a listener.  `certificates` and `dhe` by the names of `pki`; `authorities` are those of its `ca`.
+    Raises Unusable."""
+    if tls.verify and authorities is None:
+        raise Unusable("without a ca no certificate of a client can be verified")
+    contexts = {}
+    for name in tls.pki:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        address = get_context(context)
+        _set_protocol(context, address, tls, dhe.get(name, "none"))
+        _show(address, certificates[name], signer)
+        _ask_for_certificate(address, tls, authorities)
+        contexts[name] = context, certificates[name]
+    return ServerContext(tls, contexts, asks=authorities is not None)
+
+
+def _set_protocol(context: ssl.SSLContext, address: int, tls: TlsSlice, dhe: str) -> None:
+    context.options |= _OPTIONS
+    context.num_tickets = 0
+    try:
+        context.set_ciphers(_cipher_list(tls, dhe))
+    except ssl.SSLError:
+        raise Unusable(f"there is no cipher in {tls.ciphers}") from None
+    control(address, _SET_SESSION_CACHE_MODE, _SESSION_CACHE_OFF)
+    control(address, _SET_MIN_VERSION, _VERSIONS[tls.protocols[0]], needed=True)
+    control(address, _SET_MAX_VERSION, _VERSIONS[tls.protocols[-1]], needed=True)
+    control(address, _SET_GROUPS_LIST, 0, _GROUPS, needed=True)
+    if dhe != "none":
+        # 1: a group as strong as the certificate's key.  "legacy" means 1024 bits to OpenSMTPD, which is broken.
+        control(address, _SET_DH_AUTO, 1, needed=True)
+
+
+def _cipher_list(tls: TlsSlice, dhe: str) -> str:
+    wanted = _CIPHER_WORDS.get(tls.ciphers.lower(), tls.ciphers)
+    ciphers = (wanted or _CIPHERS + (_DHE_CIPHERS if dhe != "none" else "")) + _NEVER
+    if "@SECLEVEL" in ciphers:
+        return ciphers
+    return f"{ciphers}:@SECLEVEL={0 if _NEEDS_BROKEN_HASHES & {*tls.protocols} else 2}"
+
+
+def _show(address: int, certificate: Certificate, signer: Signer) -> None:
+    library = openssl()
+    own, *above = certificate.addresses
+    if not library.SSL_CTX_use_certificate(address, own):
+        raise Unusable(f"its certificate: {complaint()}")
+    for authority in above:
+        control(address, _CHAIN_CERT, 1, authority, needed=True)  # 1: counts a reference
+    if not library.SSL_CTX_use_PrivateKey(address, make_key(certificate.key, signer)):
+        raise Unusable(f"its key: {complaint()}")
+
+
+def _ask_for_certificate(address: int, tls: TlsSlice, authorities: Authorities | None) -> None:
+    """With `verify` a client needs one that holds.  With `ca` alone any will do, and none: mail programs send what they
+    have when they are asked, and whose it is may only matter for what is said in the log."""
+    library = openssl()
+    if authorities is None:
+        return
+    control(address, _SET_MAX_CERT_LIST, CERTIFICATES_MAX)
+    library.SSL_CTX_set_verify_depth(address, _DEPTH_MAX)
+    store = library.SSL_CTX_get_cert_store(address)
+    for authority in authorities.addresses:
+        library.X509_STORE_add_cert(store, authority)
+    if tls.verify:
+        library.SSL_CTX_set_verify(address, _VERIFY_PEER | _VERIFY_FAIL_IF_NO_CERTIFICATE, None)
+    else:
+        library.SSL_CTX_set_verify(address, _VERIFY_PEER, _accept_any)
+
+
+def control(address: int, command: int, number: int, pointer: int | bytes | None = None, needed: bool = False) -> int:
+    """SSL_CTX_ctrl(3).  Raises Unusable when `needed` and refused."""
+    result: int = openssl().SSL_CTX_ctrl(address, command, number, pointer)
+    if needed and not result:
+        raise Unusable(f"TLS: setting {command} to {number}: {complaint()}")
+    return result
+
+
+# -- what OpenSSL calls: made now, as keys' callbacks are --------------------------
+
+_numbers = itertools.count(1)
+_servers: weakref.WeakValueDictionary[int, ServerContext] = weakref.WeakValueDictionary()
+
+
+def _let_names_choose(address: int, number: int) -> None:
+    openssl().SSL_CTX_callback_ctrl(address, _SET_SERVERNAME_CALLBACK, _choose)
+    control(address, _SET_SERVERNAME_ARGUMENT, 0, number)
+
+
+@ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p)
+def _choose(connection: int, _alert: int, number: int) -> int:
+    """Asked for each ClientHello, and again for the second one after a HelloRetryRequest."""
+    name = server_name(connection)
+    server = _servers.get(number)
+    address = server.find_address(name) if server and name else None
+    if address is None:
+        return _SERVERNAME_IGNORED
+    openssl().SSL_set_SSL_CTX(connection, address)
+    return _SERVERNAME_OK
+
+
+@ctypes.CFUNCTYPE(c_int, c_int, c_void_p)
+def _accept_any(_good: int, _chain: int) -> int:
+    """The handshake goes on; SSL_get_verify_result keeps what was wrong."""
+    return 1
+
+
+def server_name(connection: int) -> str:
+    """What the client called us; empty when it did not, or when that is no host name."""
+    name = openssl().SSL_get_servername(connection, _HOST_NAME) or b""
+    text = name.decode("ascii", "replace")
+    return text if text.isascii() and text.isprintable() and len(text) <= 253 else ""

@@ -1,0 +1,130 @@
+"""How a process without keys gets a signature from the one that has them.
+
+    dispatcher                                            crypto
+      number, operation, key, data         -->              one packet
+                                           <--              number, granted, signature
+
+Over sockets of packets that are made for it, each used by one thread at a time: a handshake blocks for its signature,
+and does not wait behind anything else.  A key goes by the SHA-256 of its public half (DER SubjectPublicKeyInfo).
+
+Knows neither OpenSSL nor what is signed.
+"""
+
+import socket
+import struct
+import time
+from enum import IntEnum
+from queue import Empty, LifoQueue
+from typing import NamedTuple
+
+SIGNERS = 4  # sockets of a dispatcher: as many signatures may be under way at once
+DEADLINE = 2.0  # seconds for a signature, waiting for a free socket included
+PACKET_MAX = 4096  # more than any request or reply
+
+_REQUEST = struct.Struct("!IB32s")
+_REPLY = struct.Struct("!I?")
+
+
+class SigningFailed(Exception):
+    """There is no signature, and the text says why."""
+
+
+class Malformed(Exception):
+    """No packet of ours."""
+
+
+class Operation(IntEnum):
+    RSA_PKCS1 = 1  # the data is a DigestInfo, to be padded (RFC 8017 9.2); of TLS before 1.2, two digests in a row
+    RSA_PSS = 2  # the data is a block with its padding (RFC 8017 9.1), as long as the key
+    ECDSA = 3  # the data is a digest
+
+
+class Request(NamedTuple):
+    number: int  # comes back with the reply
+    operation: Operation
+    public: bytes
+    data: bytes
+
+    def packet(self) -> bytes:
+        return _REQUEST.pack(self.number, self.operation, self.public) + self.data
+
+    @classmethod
+    def parse(cls, packet: bytes) -> "Request":
+        """Raises Malformed."""
+        try:
+            number, operation, public = _REQUEST.unpack_from(packet)
+            return cls(number, Operation(operation), public, packet[_REQUEST.size :])
+        except (struct.error, ValueError) as error:
+            raise Malformed(f"a request for a signature: {error}") from None
+
+
+class Reply(NamedTuple):
+    """An empty `signature` is a refusal: there is no such key."""
+
+    number: int
+    signature: bytes
+
+    def packet(self) -> bytes:
+        return _REPLY.pack(self.number, bool(self.signature)) + self.signature
+
+    @classmethod
+    def parse(cls, packet: bytes) -> "Reply":
+        """Raises Malformed."""
+        if len(packet) < _REPLY.size or packet[4] != (len(packet) > _REPLY.size):
+            raise Malformed("a reply without its signature")
+        return cls(_REPLY.unpack_from(packet)[0], packet[_REPLY.size :])
+
+
+class Signer:
+    """The asking side, for as many threads as there are sockets; more of them wait for their turn."""
+
+    def __init__(self, sockets: list[socket.socket]):
+        self._free: LifoQueue[_Line] = LifoQueue()
+        for sock in sockets:
+            self._free.put(_Line(sock))
+
+    def sign(self, public: bytes, operation: Operation, data: bytes) -> bytes:
+        """Blocks, for DEADLINE at most.  Raises SigningFailed."""
+        deadline = time.monotonic() + DEADLINE
+        try:
+            line = self._free.get(timeout=DEADLINE)
+        except Empty:
+            raise SigningFailed("too many signatures are waited for") from None
+        try:
+            return line.ask(public, operation, data, deadline)
+        except TimeoutError:
+            raise SigningFailed("no signature in time") from None
+        except (OSError, Malformed) as error:
+            raise SigningFailed(f"no signature: {error}") from None
+        finally:
+            self._free.put(line)
+
+
+class _Line:
+    """One socket, with at most one request that anybody waits for."""
+
+    def __init__(self, sock: socket.socket):
+        self._socket = sock
+        self._number = 0
+
+    def ask(self, public: bytes, operation: Operation, data: bytes, deadline: float) -> bytes:
+        self._number = (self._number + 1) & 0xFFFFFFFF
+        self._wait_until(deadline)
+        self._socket.send(Request(self._number, operation, public, data).packet())
+        while True:
+            self._wait_until(deadline)
+            packet = self._socket.recv(PACKET_MAX)
+            if not packet:
+                raise ConnectionError("whoever signs is gone")
+            reply = Reply.parse(packet)
+            if reply.number == self._number:  # others are answers to requests that nobody waits for any more
+                break
+        if not reply.signature:
+            raise SigningFailed("no such key")
+        return reply.signature
+
+    def _wait_until(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
