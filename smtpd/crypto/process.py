@@ -1,38 +1,30 @@
 """crypto -- holds private keys, and signs with them for those who have none.
 
+    parent --TakeKey, a descriptor--> crypto --KeyTaken--> parent --UseCertificates--> crypto
+    dispatcher --a digest--> a desk of its own, a thread (tls/signing.py) --a signature--> dispatcher
     control --ReportStatistics, SetVerbose--> crypto
 
 SECURITY
-    Reads nothing from outside.  Taken over, it gives away the keys that it was handed, which are none yet, and signs
-    what it should not.  It sees no mail, no file and no network.
-"""
+    Reads digests to sign, from dispatchers, who talk to everybody; and key files, from the parent, unread until then.
+    It sees no mail, no file of others and no network.  Taken over, it gives away its keys.
 
-from collections import Counter
+    A dispatcher that was taken over can have handshakes signed as long as it lives: it can be this server to whoever
+    it can reach, and anything else that a signature by this key over a digest of its choice can say.  So a key that
+    is here is to be used for nothing else.  It gets no key, and nothing that works after its end.  It decrypts
+    nothing: no operation does, and no block is signed that is not in the form of a signature (request.py).  What had
+    been recorded stays secret anyhow, as no cipher is offered without forward secrecy but those that the
+    configuration asks for, and RSA key exchange not even then.  A request of another form ends the daemon.
+"""
 
 from smtpd import sandbox
 from smtpd.config.slice import CryptoSlice
-from smtpd.imsg import Begin, ReportStatistics, SetVerbose, StatisticsReported, Stop
+from smtpd.crypto.state import Crypto
+from smtpd.imsg import Begin, ReportStatistics, SetVerbose, Stop, TakeKey, UseCertificates
 from smtpd.ipc import boot
-from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare, unexpected
 
 USER, CHROOT = "_smtpc", "empty"
-PLEDGE = "stdio"
-
-
-class Crypto:
-    def __init__(self, loop):
-        self.loop = loop
-        self.statistics: Counter[str] = Counter()
-
-    def begin(self) -> None:
-        """Nothing waits for it."""
-
-    def report(self, channel, imsg: ReportStatistics) -> None:
-        channel.send(StatisticsReported(imsg.request, dict(self.statistics)))
-
-    def set_verbose(self, imsg: SetVerbose) -> None:
-        log.verbose = imsg.verbose
+PLEDGE = "stdio recvfd"
 
 
 def main() -> None:
@@ -40,12 +32,17 @@ def main() -> None:
     loop = prepare()
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
     handed.entered(held)
-    connect(loop, handed.peers, {"control": from_control, "parent": from_parent}, Crypto(loop))
+    crypto = Crypto(loop, handed.parent, handed.signing)
+    connect(loop, handed.peers, {"control": from_control, "parent": from_parent}, crypto)
     loop.run_forever()
 
 
 def from_parent(crypto, channel, imsg, descriptor):
     match imsg:
+        case TakeKey():
+            crypto.take_key(channel, imsg, descriptor)
+        case UseCertificates():
+            crypto.keyring.settle()
         case Begin():
             crypto.begin()
         case Stop():

@@ -1,0 +1,69 @@
+"""Where one dispatcher's requests for signatures are answered: a socket, and a thread that waits at it.
+
+    packet --> is it one that a handshake makes? --no--> violation, and no more from here
+                 is there such a key?  --no--> refused: it may have been replaced a minute ago
+                 signature
+
+OpenSSL lets other threads go on while it computes.
+"""
+
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from smtpd.crypto.key import PrivateKey
+from smtpd.crypto.request import is_plausible
+from smtpd.tls.library import Unusable
+from smtpd.tls.signing import PACKET_MAX, Malformed, Reply, Request
+
+
+class Desk:
+    """`keys` by the digest of their public halves; it may change at any time.  `violated` and `failed` are called in
+    our thread, with a text."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        keys: Mapping[bytes, PrivateKey],
+        violated: Callable[[str], None],
+        failed: Callable[[str], None],
+    ):
+        self._socket, self._keys = sock, keys
+        self._violated, self._failed = violated, failed
+        self.statistics: Counter[str] = Counter()
+
+    def start(self) -> None:
+        self._socket.setblocking(True)
+        threading.Thread(target=self._work, name="desk", daemon=True).start()
+
+    def _work(self) -> None:
+        with self._socket:
+            try:
+                while packet := self._socket.recv(PACKET_MAX):
+                    self._socket.send(self.answer(packet))
+            except Malformed as error:
+                self.statistics["crypto.signature.refused"] += 1
+                self._violated(str(error))
+            except OSError:
+                pass  # the dispatcher is gone, and the parent has seen it too
+
+    def answer(self, packet: bytes) -> bytes:
+        """The packet to send back.  Raises Malformed."""
+        request = Request.parse(packet)
+        return Reply(request.number, self._sign(request)).packet()
+
+    def _sign(self, request: Request) -> bytes:
+        key = self._keys.get(request.public)
+        if key is None:
+            self.statistics["crypto.signature.refused"] += 1
+            return b""
+        if not is_plausible(request.operation, request.data, key.rsa, key.bits):
+            raise Malformed(f"no handshake asks for this: {request.operation.name} of {len(request.data)} bytes")
+        try:
+            signature = key.sign(request.operation, request.data)
+        except Unusable as error:
+            self._failed(str(error))
+            return b""
+        self.statistics["crypto.signature.rsa" if key.rsa else "crypto.signature.ecdsa"] += 1
+        return signature

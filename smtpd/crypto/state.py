@@ -1,0 +1,55 @@
+"""What crypto has, and does for those who ask on channels."""
+
+import asyncio
+import os
+import socket
+from collections import Counter
+
+from smtpd.crypto.desk import Desk
+from smtpd.crypto.keyring import Keyring
+from smtpd.imsg import KeyTaken, ReportStatistics, SetVerbose, StatisticsReported, TakeKey
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.log import log
+from smtpd.ipc.loop import die
+from smtpd.tls.library import Unusable
+
+
+class Crypto:
+    """`signing`: the sockets to sign by, and of which dispatcher they are."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, parent: Channel, signing: list[tuple[int, socket.socket]]):
+        self.loop, self._parent = loop, parent
+        self.keyring = Keyring(loop.call_later)
+        self._desks = [self._desk(number, sock) for number, sock in signing]
+
+    def _desk(self, number: int, sock: socket.socket) -> Desk:
+        name = f"dispatcher {number}".removesuffix(" 0")
+
+        def violated(text: str) -> None:
+            self.loop.call_soon_threadsafe(die, self._parent, Violation(f"{name} sent {text}"))
+
+        def failed(text: str) -> None:
+            self.loop.call_soon_threadsafe(log.warn, text)
+
+        return Desk(sock, self.keyring.keys, violated, failed)
+
+    def begin(self) -> None:
+        for desk in self._desks:
+            desk.start()
+
+    def take_key(self, channel: Channel, imsg: TakeKey, descriptor: int) -> None:
+        try:
+            channel.send(KeyTaken(imsg.pki, self.keyring.take(imsg.pki, descriptor).hex(), ""))
+        except Unusable as error:
+            channel.send(KeyTaken(imsg.pki, "", str(error)))
+        finally:
+            os.close(descriptor)
+
+    def report(self, channel: Channel, imsg: ReportStatistics) -> None:
+        counters: Counter[str] = Counter()
+        for desk in self._desks:
+            counters += desk.statistics
+        channel.send(StatisticsReported(imsg.request, dict(counters)))
+
+    def set_verbose(self, imsg: SetVerbose) -> None:
+        log.verbose = imsg.verbose
