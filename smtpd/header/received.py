@@ -1,12 +1,12 @@
 """The trace line that a server puts on top of each message (RFC 5321 4.4).
 
     Received: from mail.there.test (mail.there.test [192.0.2.1])
-            by mx.here.test (smtpd) with ESMTP id 1a2b3c4d
+            by mx.here.test (smtpd) with ESMTPSA id 1a2b3c4d (TLSv1.3:TLS_AES_256_GCM_SHA384:256:NO) auth=yes user=amy
             for <bob@here.test>;
             Sat, 21 Nov 2026 06:50:23 +0000 (UTC)
 
 The client chose its name, and a name server what its address is called: of both only what a host name may consist of
-gets into the line.
+gets into the line; so for the name of a user.
 """
 
 import re
@@ -17,6 +17,7 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 _NOT_OF_A_NAME = re.compile(r"[^A-Za-z0-9._:<>\[\]-]")
+_NOT_OF_A_USER = re.compile(r"[^A-Za-z0-9._+@-]")
 
 
 def received(
@@ -30,25 +31,38 @@ def received(
     message: str,
     recipient: str,
     epoch: int,
+    tls: str = "",
+    user: str = "",
+    received_auth: bool = False,
+    mask_src: bool = False,
 ) -> bytes:
     """The header with LF line ends, the last one too.
 
     `client`: the verified name, or "<unknown>".  `address`: numeric, or "local".  `recipient`: an address as it stands
     between angle brackets, empty to say nothing (RFC 5321 7.2: more than one would show blind copies).
-    `epoch`: seconds since 1970.
+    `epoch`: seconds since 1970.  `tls`: what the connection is encrypted with, and whether the client's certificate is
+    verified; empty for neither.  `user`: as whom the client has authenticated; told only with `received_auth`.
+    `mask_src`: where it comes from is not told.
     """
+    source = "" if mask_src else f"from {_name(helo)} ({_name(client)} {literal(address)})\n\t"
     to = f"\n\tfor <{recipient}>" if recipient else ""
+    secured = f" ({tls})" + (_authenticated(user) if received_auth else "") if tls else ""
     text = (
-        f"Received: from {_name(helo)} ({_name(client)} {literal(address)})\n"
-        f"\tby {_name(server)} ({product}) with {protocol} id {message}{to};\n"
+        f"Received: {source}by {_name(server)} ({product}) with {protocol} id {message}{secured}{to};\n"
         f"\t{date(epoch)}\n"
     )
     return text.encode()
 
 
-def protocol_word(*, esmtp: bool, utf8: bool) -> str:
-    """RFC 3848, and RFC 6531 4.3 for a message that asked for SMTPUTF8."""
-    return "UTF8SMTP" if utf8 else "ESMTP" if esmtp else "SMTP"
+def _authenticated(user: str) -> str:
+    return f" auth=yes user={_NOT_OF_A_USER.sub('?', user)}" if user else " auth=no"
+
+
+def protocol_word(*, esmtp: bool, utf8: bool, tls: bool = False, auth: bool = False) -> str:
+    """RFC 3848, and RFC 6531 4.3 for a message that asked for SMTPUTF8.  There is no word for HELO under TLS."""
+    if not esmtp:
+        return "SMTP"
+    return ("UTF8SMTP" if utf8 else "ESMTP") + "S" * tls + "A" * auth
 
 
 def literal(address: str) -> str:
