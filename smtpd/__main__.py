@@ -22,6 +22,10 @@ def main() -> int:
             from smtpd.nursery import process as nursery
 
             return nursery.main(agent.prepare)
+        case ["-x", "password"]:
+            from smtpd.password import process as password
+
+            return password.main()
         case ["-x", role] if role in ROLES:
             return importlib.import_module(f"smtpd.{role}.process").main()
         case arguments:
@@ -42,9 +46,9 @@ def start(arguments: list[str]) -> int:
     if options.explain:
         return explain(options)
     if options.check_only:
-        from smtpd.config import process as config
+        from smtpd.config import command
 
-        return config.check(options.configuration, options.macros, options.verbose, options.insecure_paths)
+        return command.check(options.configuration, options.macros, options.verbose, options.insecure_paths)
     from smtpd.parent import process as parent
 
     return parent.main(options)
@@ -53,10 +57,10 @@ def start(arguments: list[str]) -> int:
 def explain(options: "Options") -> int:
     """`smtpd -n --explain`: lookup's own code, with an agent's way to a .forward."""
     from smtpd.agent.telling import read_forward
-    from smtpd.config import process as config
+    from smtpd.config.command import maybe_configure
     from smtpd.lookup import explain as lookup
 
-    made = config.maybe_configure(options.configuration, options.macros, options.insecure_paths)
+    made = maybe_configure(options.configuration, options.macros, options.insecure_paths)
     return 1 if made is None else lookup.explain(made.slices.lookup, options.explain, read_forward)
 
 

@@ -327,6 +327,11 @@ class PasswordChecked:
     verdict: Word
 
 
+@imsg("parent -> nursery", descriptor=True)
+class ForkPassword:
+    """Run the one-shot process, still as root; the descriptor is its channel, and what it has to say it says there."""
+
+
 @imsg("parent -> password")
 class TryPassword:
     """All that the one-shot process is told."""

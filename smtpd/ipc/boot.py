@@ -13,6 +13,7 @@ Blocking, with a deadline, and on our own parent's word only: nothing here has b
 import select
 import signal
 import socket
+import sys
 import time
 from typing import Any
 
@@ -28,6 +29,7 @@ from smtpd.imsg import (
     TakeListener,
     TakeLog,
     TakePeer,
+    TakeSigningSocket,
     TakeSyslog,
 )
 from smtpd.ipc.channel import Channel, Closed, Violation
@@ -36,6 +38,11 @@ from smtpd.ipc.log import log, take_tracebacks
 PARENT = 3  # the descriptor of the channel to the parent
 DEADLINE = 10.0  # seconds until everything must have come
 MISSING = "missing: "
+
+
+def command(role: str, *arguments: str) -> list[str]:
+    """What is executed for the process of that name: a fresh interpreter, that looks nowhere but in its own places."""
+    return [sys.executable, "-I", "-P", "-m", "smtpd", "-x", role, *arguments]
 
 
 class Handed:
@@ -47,6 +54,7 @@ class Handed:
         self.slice: Any = None
         self.peers: list[Channel] = [parent]
         self.listeners: dict[int, socket.socket] = {}
+        self.signing: list[tuple[int, socket.socket]] = []  # number of the dispatcher -> a socket to sign by
         self.logs: dict[str, int] = {}  # process -> reading end of its log pipe
         self.control_socket: socket.socket | None = None
         self.syslog: socket.socket | None = None
@@ -107,6 +115,8 @@ def _take(handed: Handed, role: str, slice_type: Any, imsg: Any, descriptor: int
             handed.peers.append(Channel(socket.socket(fileno=descriptor), TABLE, role, imsg.peer, imsg.number))
         case TakeListener():
             handed.listeners[imsg.number] = socket.socket(fileno=descriptor)
+        case TakeSigningSocket():
+            handed.signing.append((imsg.number, socket.socket(fileno=descriptor)))
         case TakeLog():
             assert descriptor is not None  # the channel has seen to it
             handed.logs[imsg.name] = descriptor

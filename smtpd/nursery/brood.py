@@ -5,6 +5,7 @@
                                                       AgentNotForked
     ForkProgram --fork--> a child executes  --------> ProgramForked
                                                       ProgramNotForked
+    ForkPassword --fork-> a child executes, asks PAM, and has a while for it
     SIGCHLD     ---------------------------- waitpid -> AgentEnded, ProgramEnded
 
 Nothing here waits for a child.  One that does not say its line in time (a directory server or a home that hangs) is
@@ -40,13 +41,14 @@ from smtpd.ipc.errand import PACKET_MAX, PROMISES, Post
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop, Timer
 from smtpd.nursery.clerk import Clerks
-from smtpd.nursery.cradle import Birth, Prepare, be_agent, be_program, fork
+from smtpd.nursery.cradle import Birth, Prepare, be_agent, be_password, be_program, fork
 from smtpd.nursery.person import VERDICTS
 from smtpd.sandbox import Ids
 
 AGENTS_MAX = 448  # a little more than the parent asks for
 LINE_DEADLINE = 5.0  # seconds
 LINE_MAX = 8192  # bytes
+PASSWORD_DEADLINE = 15.0  # seconds; a directory server may hang
 LEAVING = 3.0  # seconds that agents have to end by themselves
 TIDYING = 2.0  # seconds that an agent has to end its commands before it is killed
 TETHERED = ("mbox",)  # kinds of agents that are handed further descriptors
@@ -87,6 +89,7 @@ class Brood:
         self._young: dict[int, Young] = {}
         self._agents: dict[int, Agent] = {}  # every one that is not reaped yet
         self._programs: set[int] = set()
+        self._passwords: dict[int, Timer] = {}
         self._announced: set[int] = set()
         self._said_what_is_missing = False
         self._leaving = False
@@ -182,6 +185,19 @@ class Brood:
             self._announced.add(young.pid)
             self._parent.send(ProgramForked(imsg.request, young.pid), sock.detach())
 
+    # -- passwords --------------------------------------------------------------------
+
+    def fork_password(self, channel: int) -> None:
+        """It tells its own parent's side by `channel`, and shares our log."""
+        pid = None if self._leaving else self._bear(be_password, self._password_heard, channel, 2)
+        os.close(channel)
+        if pid is not None:
+            self._passwords[pid] = self._loop.after(PASSWORD_DEADLINE, partial(os.kill, pid, signal.SIGKILL))
+
+    def _password_heard(self, _young: Young, line: str) -> None:
+        if line:
+            log.warn(f"password: {line.partition(' ')[2]}")
+
     # -- any child ----------------------------------------------------------------------
 
     def _bear(self, child: Callable[..., None], heard: Callable[[Young, str], None], *kept: int) -> int | None:
@@ -243,6 +259,8 @@ class Brood:
         self._agents.pop(pid, None)
         ended = ProgramEnded if pid in self._programs else AgentEnded
         self._programs.discard(pid)
+        if pid in self._passwords:
+            self._passwords.pop(pid).cancel()
         if pid in self._announced:
             self._announced.discard(pid)
             self._parent.send(ended(pid, status))

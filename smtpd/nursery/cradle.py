@@ -4,6 +4,7 @@
     be_agent     who will it be?                                              --> "person UID GID"
                  become the user, sandbox, then serve its socket              --> "ok", or "verdict reason"
     be_program   become its user, exec                                        --> nothing, or "verdict reason"
+    be_password  stay root, without what root may, exec                       --> nothing, or "verdict reason"
 
 What it has to say goes, a line at a time, into a pipe that the nursery watches.  Whom it will be, an agent says first,
 while it is root and no user had a part in it.  Beside that pipe a child has nothing of the nursery's: an agent has its
@@ -22,6 +23,7 @@ from typing import NoReturn, Protocol
 from setproctitle import setproctitle
 
 from smtpd import sandbox
+from smtpd.ipc.boot import PARENT, command
 from smtpd.ipc.errand import PROMISES, Post
 from smtpd.ipc.plain import SIGNALS, forget_signals
 from smtpd.nursery.person import (
@@ -42,6 +44,8 @@ PROCESSES_MAX = 1024  # and threads, of one user, as far as commands may make mo
 LINE_MAX = 1000  # characters
 DESCRIPTORS_MAX = os.sysconf("SC_OPEN_MAX")
 BY_LMTP = ("lmtp", "lmtp-unix")
+# For PAM: to read a shadow file that not even its owner may, and to write the audit log, without which it says no.
+PASSWORD_CAPABILITIES = ["dac_read_search", "audit_write"]
 ENVIRONMENT = ("PATH", "LANG", "TZ")  # of a program: as ours, which the parent has made anew
 
 
@@ -231,7 +235,7 @@ def _go_home(home: str) -> None:
         os.chdir("/")
 
 
-# -- programs ----------------------------------------------------------------------------------
+# -- programs, passwords ---------------------------------------------------------------------------
 
 
 def be_program(
@@ -252,6 +256,19 @@ def be_program(
         _say(report, " ".join(refused.args))
     except Exception as error:
         _say(report, f"later {arguments[0]}: {error}")
+
+
+def be_password(descriptor: int, record: int, report: int) -> None:
+    """`smtpd -x password` from here on: still root, and able to do next to nothing of what root can."""
+    try:
+        assert descriptor == PARENT  # what is kept begins with it
+        sandbox.limit_capabilities(PASSWORD_CAPABILITIES)
+        os.dup2(record, 2)
+        for number in (0, 1, descriptor):
+            os.set_inheritable(number, True)
+        _execute(command("password"))
+    except Exception as error:
+        _say(report, f"later {error}")
 
 
 def _execute(arguments: list[str]) -> NoReturn:

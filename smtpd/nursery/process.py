@@ -3,6 +3,7 @@
     parent --LookUpUser, ForkAgent, KillAgent--> nursery --fork--> a child that asks NSS
            <--UserLookedUp, AgentForked, AgentEnded--    --fork--> an agent: that user, in its sandbox
            --ForkProgram-->  <--ProgramForked, ProgramEnded--      a program that answers for a table
+           --ForkPassword-->                                       the one-shot that asks PAM, which stays root
 
 SECURITY
     Reads imsgs of the parent only: users' names, and paths and commands out of the configuration, which it does not
@@ -23,6 +24,7 @@ from smtpd import sandbox
 from smtpd.imsg import (
     Begin,
     ForkAgent,
+    ForkPassword,
     ForkProgram,
     KillAgent,
     LookUpUser,
@@ -35,12 +37,13 @@ from smtpd.ipc.channel import Channel, Violation, unexpected
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop
 from smtpd.nursery.brood import Brood
-from smtpd.nursery.cradle import Prepare
+from smtpd.nursery.cradle import PASSWORD_CAPABILITIES, Prepare
 from smtpd.nursery.person import OUR_USERS
 from smtpd.sandbox import privilege
 
-# setpcap lets a child give up the rest for good, before it becomes a user.
-CAPABILITIES = ["setuid", "setgid", "setpcap", "kill"]
+# setpcap lets a child give up the rest for good, before it becomes a user.  What the child that asks PAM needs is kept
+# even if there will be none, as nothing of the configuration comes here; to whoever can become anybody it adds little.
+CAPABILITIES = ["setuid", "setgid", "setpcap", "kill", *PASSWORD_CAPABILITIES]
 LOOK_UP_USER = "_smtpl"  # whom a child is while it asks NSS: it answers lookup in the end
 
 
@@ -85,6 +88,8 @@ def from_parent(brood, channel, imsg, descriptor):
             brood.kill_agent(imsg)
         case ForkProgram():
             brood.fork_program(imsg, descriptor)
+        case ForkPassword():
+            brood.fork_password(descriptor)
         case NurserySetVerbose():
             log.verbose = imsg.verbose
         case Stop():

@@ -5,6 +5,7 @@
     spool, empty, pid file, sockets what needs root, made and bound
     the six                         each is handed its slice and its sockets, and told to enter its sandbox
     our own sandbox                 from here on root can do little
+    keys and certificates           opened as at any later HUP, and taken by those who need them
     Begin                           when all have answered
 
 Everything blocks here, with deadlines; whatever fails ends the start, with a reason for the administrator.
@@ -25,7 +26,7 @@ from mail_local import mailbox
 from smtpd import PRODUCT, VERSION, sandbox
 from smtpd.config import trust
 from smtpd.config.place import Places
-from smtpd.config.slice import ParentSlice
+from smtpd.config.slice import ListenerSlice, ParentSlice
 from smtpd.imsg import (
     ROLES,
     Begin,
@@ -38,13 +39,18 @@ from smtpd.imsg import (
     TakeListener,
     TakeProgram,
 )
+from smtpd.ipc.channel import Channel
 from smtpd.ipc.errand import PROMISES
 from smtpd.ipc.log import log
 from smtpd.parent import child, wire
+from smtpd.parent.activation import Inherited
 from smtpd.parent.answer import CannotStart, flush, receive
+from smtpd.parent.certificate import directories
 from smtpd.parent.check import check_configured, check_reachable, check_start
 from smtpd.parent.child import Child
 from smtpd.parent.directory import Unfit, check_empty, provide
+from smtpd.parent.exchange import exchange_at_start
+from smtpd.parent.interface import late
 from smtpd.parent.listener import Occupied, bind, bind_control
 from smtpd.parent.option import Options
 from smtpd.parent.pidfile import PidFile, Running
@@ -54,6 +60,7 @@ from smtpd.sandbox import Ids, landlock, privilege
 
 CONFIGURATION_DEADLINE = 30.0  # seconds; names of listeners may have to be resolved
 SANDBOX_DEADLINE = 30.0  # seconds; queue waits up to 10 for the lock on its spool
+FREE_PORTS = 1024  # the first one that anybody may bind
 VACATING = 3.0  # seconds that an address may still be in use
 
 
@@ -65,6 +72,7 @@ class Booted:
     places: Places
     record: Stderr | Pipes
     kernel_log: int | None
+    inherited: Inherited = field(default_factory=Inherited)  # sockets of the service manager
     children: list[Child] = field(default_factory=list)
     configuration: ParentSlice | None = None
     pid_file: PidFile | None = None
@@ -75,6 +83,19 @@ class Booted:
     @property
     def nursery(self) -> Child:
         return self.children[0]
+
+    @property
+    def configured(self) -> ParentSlice:
+        assert self.configuration is not None  # it has been read first of all
+        return self.configuration
+
+    @property
+    def strict(self) -> bool:
+        """What root reads has to be root's."""
+        return os.geteuid() == 0 and not self.options.insecure_paths
+
+    def channels(self, role: str) -> list[Channel]:
+        return [child.channel for child in self.children if child.role == role]
 
     def clear_away(self) -> None:
         """Nobody outlives the parent, and nothing of it stays behind."""
@@ -100,6 +121,7 @@ def boot(booted: Booted) -> None:
         _start_six(booted, slices)
         _await_sandboxes(booted)
         _confine_ourselves(booted)
+        exchange_at_start(booted.configured, booted.children[1:], booted.strict, booted.kernel_log)
     except (OSError, Unfit, Occupied, Running, trust.Untrusted, sandbox.Unavailable) as error:
         raise CannotStart(str(error)) from error
     for one in booted.children:
@@ -187,8 +209,7 @@ def _take_places(booted: Booted) -> None:
     check_empty(places.empty)
     provide(places.spool, queue, 0o700)
     booted.pid_file = PidFile(places.pidfile)
-    assert booted.configuration is not None
-    if has_mailboxes(booted.configuration):
+    if has_mailboxes(booted.configured):
         if places.state is not None:
             provide(places.mail, me, 0o755)
         check_reachable(booted.options, places.mail)
@@ -196,32 +217,42 @@ def _take_places(booted: Booted) -> None:
 
 
 def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
-    configuration = booted.configuration
-    assert configuration is not None
+    configuration = booted.configured
     dispatchers = configuration.dispatchers
     control_socket = _take(booted, partial(bind_control, booted.places.socket))
     booted.control_socket = True
-    sockets = [
-        [_take(booted, partial(bind, listener, shared=dispatchers > 1)) for listener in configuration.listeners]
-        for _ in range(dispatchers)
-    ]
+    present = [one for one in configuration.listeners if one not in late(configuration.listeners)]
+    sockets = [_take_sockets(booted, listener, dispatchers) for listener in present]
+    booted.inherited.close()
     required = _required(booted)
     for role, number in wire.seats(dispatchers):
         started = _start(booted, role, number)
         started.channel.send(_configure(booted, number, slices[role], required=required))
         if role == "dispatcher":
-            for listener, bound in zip(configuration.listeners, sockets.pop(0), strict=True):
-                started.channel.send(TakeListener(listener.number), bound.detach())
+            for listener, of_each in zip(present, sockets, strict=True):
+                started.channel.send(TakeListener(listener.number), of_each.pop().detach())
         elif role == "control":
             started.channel.send(TakeControlSocket(), control_socket.detach())
     for program in configuration.programs:
         booted.program_logs[program.table] = booted.record.writing_end(f"table {program.table[:100]}")
     six = booted.children[1:]
     wire.connect(six)
+    if configuration.pki:
+        wire.connect_signing(six)
     booted.record.hand_to(next(one.channel for one in six if one.role == "control"))
     for one in six:
         one.channel.send(EnterSandbox())
         flush(one)
+
+
+def _take_sockets(booted: Booted, listener: ListenerSlice, dispatchers: int) -> list[socket.socket]:
+    """One for each dispatcher: of its own, or the service manager's."""
+    inherited = booted.inherited.maybe_take(listener)
+    if inherited is None:
+        return [_take(booted, partial(bind, listener, shared=dispatchers > 1)) for _ in range(dispatchers)]
+    log.info(f"{listener.address} port {listener.port}: the socket is the service manager's")
+    with inherited:
+        return [inherited.dup() for _ in range(dispatchers)]
 
 
 def _take(booted: Booted, bound: Callable[[], socket.socket]) -> socket.socket:
@@ -251,8 +282,7 @@ def _configure(booted: Booted, number: int, slice: bytes, *, required: bool) -> 
 
 def _required(booted: Booted) -> bool:
     """`sandbox required` or `optional`; a start as root requires it unless told otherwise."""
-    assert booted.configuration is not None
-    said = booted.configuration.sandbox_required
+    said = booted.configured.sandbox_required
     return os.geteuid() == 0 if said is None else said
 
 
@@ -292,8 +322,13 @@ def _report(booted: Booted, name: str, held: list[str]) -> None:
 
 
 def _confine_ourselves(booted: Booted) -> None:
-    """All that root still has to do is to kill, to remove two files, to connect to syslog, and to make mailboxes."""
+    """All that root still has to do is to kill, to remove two files, to connect to syslog, to open keys and
+    certificates, to make mailboxes, and to bind an address that is not there yet."""
+    configuration = booted.configured
     capabilities, places = ["kill"], [(os.path.dirname(booted.places.socket), "c")]
+    places += [(directory, "r") for directory in directories(configuration)]
+    if any(listener.port < FREE_PORTS for listener in late(configuration.listeners)):
+        capabilities.append("net_bind_service")
     if booted.mailboxes is not None:
         capabilities += ["chown", "dac_override"]  # a new one is its user's, and an old one is not ours to open
         places.append((booted.places.mail, "rwc"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from smtpd import sandbox
 from smtpd.imsg import TABLE
-from smtpd.ipc.boot import PARENT
+from smtpd.ipc.boot import PARENT, command
 from smtpd.ipc.channel import Channel
 
 SOCKET_BUFFER = 1024 * 1024  # bytes, so that a burst does not wait for the reader's next turn
@@ -59,7 +59,7 @@ def start(role: str, number: int = 0, *, log: int = 2, arguments: tuple[str, ...
     with theirs:
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-P", "-m", "smtpd", "-x", role, *arguments],
+            command(role, *arguments),
             {**_ENVIRONMENT, "TZ": os.environ.get("TZ", ":/etc/localtime")},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

@@ -1,14 +1,19 @@
 """The parent while everybody runs: its loop, its services, and what control asks of it."""
 
+import signal
+
 from smtpd.imsg import NurserySetVerbose, SetVerbose, TakeSyslog
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop
 from smtpd.parent.agent import Agents
 from smtpd.parent.boot import Booted
+from smtpd.parent.interface import Interfaces, late
 from smtpd.parent.mailbox import Mailboxes
 from smtpd.parent.notify import ServiceManager
+from smtpd.parent.password import Passwords
 from smtpd.parent.program import Programs
+from smtpd.parent.reload import Reload
 from smtpd.parent.user import Users
 from smtpd.parent.watch import Watch
 
@@ -17,14 +22,17 @@ SYSLOG_AGAIN = 1.0  # seconds between two attempts to reach it
 
 class Daemon:
     def __init__(self, booted: Booted, manager: ServiceManager):
-        configuration, nursery = booted.configuration, booted.nursery.channel
-        assert configuration is not None
+        configuration, nursery = booted.configured, booted.nursery.channel
         self.loop = Loop()
         self.users = Users(self.loop, nursery, configuration)
+        self.passwords = Passwords(self.loop, nursery, self.users, configuration)
         self.agents = Agents(self.loop, nursery, configuration)
         self.mailboxes = Mailboxes(self.loop, self.agents, configuration, booted.mailboxes)
-        lookup = next(child.channel for child in booted.children if child.role == "lookup")
+        (lookup,), (crypto,) = booted.channels("lookup"), booted.channels("crypto")
+        dispatchers = booted.channels("dispatcher")
         self.programs = Programs(self.loop, nursery, lookup, configuration.programs, booted.program_logs)
+        self.reload = Reload(self.loop, manager, configuration, crypto, dispatchers, booted.strict)
+        self.interfaces = Interfaces(self.loop, late(configuration.listeners), dispatchers)
         self.watch = Watch(self.loop, booted.children, booted.kernel_log, booted.record.last_word, self._stopping)
         self._booted = booted
         self._manager = manager
@@ -33,15 +41,20 @@ class Daemon:
     def run(self) -> int:
         self.watch.begin()
         self._booted.record.started()
-        self._manager.tell("READY=1", "STATUS=taking mail")
+        self.loop.on_signal(signal.SIGHUP, self.reload.begin)
+        self._manager.ready()
         self.programs.begin()
+        self.interfaces.begin()
         self.loop.run()
         self._booted.clear_away()
         self.mailboxes.close()
+        self.reload.close()
         return self.watch.status
 
     def _stopping(self) -> None:
         self.programs.stop()
+        self.reload.stop()
+        self.interfaces.stop()
         self._manager.tell("STOPPING=1")
 
     def set_verbose(self, imsg: SetVerbose) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 EX_FAILED = 1
 
 
-def settle(foreground: bool) -> Callable[[], None]:
-    """Let go of what whoever started us left open, and of their session unless in the foreground.
+def settle(foreground: bool, kept: int = 0) -> Callable[[], None]:
+    """Let go of what whoever started us left open, and of their session unless in the foreground.  `kept`: so many
+    descriptors from 3 on are ours.
 
     Call what is returned when the start has succeeded: until then the process that was started waits, so that its exit
     status and its stderr tell.
     """
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(3 + kept, os.sysconf("SC_OPEN_MAX"))
     _open_standard_descriptors()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # started with TERM blocked, it could never be stopped
     os.umask(0o022)

@@ -25,12 +25,18 @@ class Occupied(Exception):
     """Somebody else has this address."""
 
 
-def bind(listener: ListenerSlice, *, shared: bool) -> socket.socket:
-    """`shared`: several are bound to the same address.  Raises Occupied or OSError."""
+def resolve(listener: ListenerSlice) -> tuple[int, tuple]:
+    """Its family, and its address as the kernel wants it.  Raises OSError, for an %interface that there is not."""
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    found = socket.getaddrinfo(listener.address, listener.port, type=socket.SOCK_STREAM, flags=flags)
+    return found[0][0], found[0][4]
+
+
+def bind(listener: ListenerSlice, *, shared: bool, early: bool = True) -> socket.socket:
+    """`shared`: several are bound to the same address.  `early`: perhaps no interface has it yet.  Raises Occupied or
+    OSError."""
     where = f"{listener.address} port {listener.port}"
-    family, _, _, _, address = socket.getaddrinfo(
-        listener.address, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    )[0]
+    family, address = resolve(listener)
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,7 +44,10 @@ def bind(listener: ListenerSlice, *, shared: bool) -> socket.socket:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _bind(made, family, address, where)
+        if early:
+            _bind_early(made, family, address, where)
+        else:
+            made.bind(address)
         made.listen(BACKLOG)
     except OSError as error:
         made.close()
@@ -48,7 +57,7 @@ def bind(listener: ListenerSlice, *, shared: bool) -> socket.socket:
     return made
 
 
-def _bind(made: socket.socket, family: int, address: tuple, where: str) -> None:
+def _bind_early(made: socket.socket, family: int, address: tuple, where: str) -> None:
     try:
         made.bind(address)
     except OSError as error:

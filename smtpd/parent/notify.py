@@ -6,6 +6,7 @@ The socket is connected at the start, as later nothing can be opened.  No servic
 import contextlib
 import os
 import socket
+import time
 
 
 class ServiceManager:
@@ -19,6 +20,13 @@ class ServiceManager:
             self._socket.connect("\0" + address[1:] if address[0] == "@" else address)
         except OSError:
             self.close()
+
+    def ready(self) -> None:
+        self.tell("READY=1", "STATUS=taking mail")
+
+    def reloading(self) -> None:
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={now}", "STATUS=reading keys and certificates")
 
     def tell(self, *lines: str) -> None:
         if self._socket is not None:

@@ -1,21 +1,29 @@
 """parent -- root: starts the others, answers a few questions about names, stops everybody.
 
     lookup  --FindUser------------------>          --LookUpUser------------>
+            --CheckPassword------------->          --ForkPassword---------->
     queue   --StartAgent, EndAgent------>  parent  --ForkAgent, KillAgent-->  nursery
             --LockMailbox, UnlockMailbox>          --ForkProgram----------->
     control --SetVerbose, ReopenSyslog-->
+    crypto  --KeyTaken------------------>          --TryPassword----------->  password
+    dispatcher
+            --CertificateTaken, AuthoritiesTaken>
 
 SECURITY
     Reads the imsgs of its children and nothing else: no configuration text (a one-shot process without rights parses
-    it), no mail, no file of a user.  It is told names and looks up what they mean, by a child of the nursery; it takes
-    no uid, no path and no command from anybody.  Once everybody stands it keeps one capability, to kill, sees one
-    directory, and starts nobody.  Where an action is mbox it sees the directory of the mailboxes too, makes and opens
-    files there for their users, and keeps what that needs: to give a file away, and to open one that is another's.
-    Taken over, it could stop the daemon, read and write mailboxes, and have the nursery fork agents, and with them
-    commands, for any user but root.
+    it), no mail, no file of a user, no key.  It is told names and looks up what they mean, by a child of the nursery;
+    it takes no uid, no path and no command from anybody.  Once everybody stands it keeps one capability, to kill, sees
+    its run directory and the directories of keys and certificates, which it opens and does not read, and starts nobody.
+    Where an action is mbox it sees the directory of the mailboxes too, makes and opens files there for their users, and
+    keeps what that needs: to give a file away, and to open one that is another's.  Where a listener waits for its
+    interface it may still bind low ports.  A password passes through, to a process that the nursery starts for it: what
+    PAM needs would be too much to keep here.
+    Taken over, it could stop the daemon, read and write mailboxes, read keys, and have the nursery fork agents, and with
+    them commands, for any user but root.
     The modules that it may load are a test; whoever audits it reads this folder and half of smtpd/ipc.
 """
 
+import os
 from functools import partial
 
 from setproctitle import setproctitle
@@ -27,8 +35,12 @@ from smtpd.imsg import (
     AgentForked,
     AgentNotForked,
     AgentTether,
+    AuthoritiesTaken,
+    CertificateTaken,
+    CheckPassword,
     EndAgent,
     FindUser,
+    KeyTaken,
     LockMailbox,
     ProgramEnded,
     ProgramForked,
@@ -41,6 +53,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import unexpected
 from smtpd.ipc.log import log, take_tracebacks
+from smtpd.parent.activation import Inherited, count_sockets
 from smtpd.parent.answer import CannotStart
 from smtpd.parent.boot import Booted, boot
 from smtpd.parent.daemon import Daemon
@@ -53,13 +66,14 @@ from smtpd.parent.watch import EX_FAILED
 
 def main(options: Options) -> int:
     """The exit status, after everybody has ended."""
-    started = settle(options.foreground)
+    handed = count_sockets(os.environ)
+    started = settle(options.foreground, handed)
     manager = find_service_manager()
     setproctitle("smtpd: parent")
     take_tracebacks(log)
     log.verbose = options.verbose
     record = Stderr() if options.log_to_stderr else Pipes()
-    booted = Booted(options, Places(options.state), record, sandbox.open_kernel_log())
+    booted = Booted(options, Places(options.state), record, sandbox.open_kernel_log(), Inherited(handed))
     try:
         boot(booted)
     except CannotStart as error:
@@ -69,7 +83,14 @@ def main(options: Options) -> int:
         booted.clear_away()
         return EX_FAILED
     daemon = Daemon(booted, manager)
-    handlers = {"nursery": from_nursery, "lookup": from_lookup, "queue": from_queue, "control": from_control}
+    handlers = {
+        "nursery": from_nursery,
+        "crypto": from_crypto,
+        "lookup": from_lookup,
+        "dispatcher": from_dispatcher,
+        "queue": from_queue,
+        "control": from_control,
+    }
     for child in booted.children:
         handler = partial(handlers.get(child.role, from_anybody_else), daemon)
         daemon.loop.add(child.channel, handler, partial(daemon.watch.channel_ended, child))
@@ -103,8 +124,28 @@ def from_lookup(daemon, channel, imsg, descriptor):
     match imsg:
         case FindUser():
             daemon.users.find_user(channel, imsg)
+        case CheckPassword():
+            daemon.passwords.check_password(channel, imsg)
         case _:
             unexpected("lookup", imsg)
+
+
+def from_crypto(daemon, channel, imsg, descriptor):
+    match imsg:
+        case KeyTaken():
+            daemon.reload.take(channel, imsg)
+        case _:
+            unexpected("crypto", imsg)
+
+
+def from_dispatcher(daemon, channel, imsg, descriptor):
+    match imsg:
+        case CertificateTaken():
+            daemon.reload.take(channel, imsg)
+        case AuthoritiesTaken():
+            daemon.reload.take(channel, imsg)
+        case _:
+            unexpected("dispatcher", imsg)
 
 
 def from_queue(daemon, channel, imsg, descriptor):
@@ -132,5 +173,5 @@ def from_control(daemon, channel, imsg, descriptor):
 
 
 def from_anybody_else(daemon, channel, imsg, descriptor):
-    """Once they stand, dispatcher, scheduler and crypto have nothing to say to root."""
+    """Once it stands, the scheduler has nothing to say to root."""
     unexpected(channel.peer, imsg)

@@ -5,6 +5,7 @@
     EndAgent(agent)                 queue   --> the nursery kills it
     LockMailbox(agent)              queue   --> our thread, in one directory --> MailboxLocked | MailboxNotLocked
     UnlockMailbox(lock)             queue   --> our thread
+    CheckPassword(user, password)   lookup  --> a process that asks PAM      --> PasswordChecked(verdict)
 
 A request that its row does not allow comes from a process that is not ours any more: Violation, the end of the daemon.
 Everything else that goes wrong is an answer.  Names go down to the nursery; a uid, a path, a command only from our own
@@ -17,7 +18,7 @@ from typing import Any
 
 from smtpd.config.model import Method
 from smtpd.config.slice import ParentSlice
-from smtpd.imsg import EndAgent, FindUser, LockMailbox, StartAgent, UnlockMailbox
+from smtpd.imsg import CheckPassword, EndAgent, FindUser, LockMailbox, StartAgent, UnlockMailbox
 from smtpd.ipc.channel import Channel, Violation
 
 
@@ -38,12 +39,17 @@ def has_mailboxes(configuration: ParentSlice) -> bool:
     return any(action.method is Method.MBOX for action in configuration.actions)
 
 
+def has_passwords(configuration: ParentSlice) -> bool:
+    return configuration.passwords
+
+
 SERVICES = {
     FindUser: Service("lookup", has_local_delivery, at_once=8, waiting=2048, deadline=10),
     StartAgent: Service("queue", has_local_delivery, at_once=8, waiting=512, deadline=20),
     EndAgent: Service("queue", has_local_delivery),
     LockMailbox: Service("queue", has_mailboxes, waiting=256, deadline=30),
     UnlockMailbox: Service("queue", has_mailboxes),
+    CheckPassword: Service("lookup", has_passwords, at_once=4, waiting=128, deadline=20),
 }
 
 

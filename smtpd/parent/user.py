@@ -6,6 +6,7 @@ same time is asked once.
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from smtpd.config.slice import USER_NAME, ParentSlice
 from smtpd.imsg import FindUser, LookUpUser, UserFound, UserLookedUp
@@ -23,23 +24,27 @@ class Users:
         self._configuration = configuration
         self._line = Line(loop, nursery, SERVICES[FindUser])
         self._verdicts: OrderedDict[str, tuple[float, str]] = OrderedDict()
-        self._asking: dict[str, list[tuple[Channel, int]]] = {}
+        self._asking: dict[str, list[Callable[[str], None]]] = {}
 
     def find_user(self, channel: Channel, imsg: FindUser) -> None:
         admit(self._configuration, channel, imsg)
-        verdict = self._known_verdict(imsg.name)
+        self.find(imsg.name, lambda verdict: channel.send(UserFound(imsg.request, verdict)))
+
+    def find(self, name: str, use: Callable[[str], None]) -> None:
+        """Call `use` with the verdict about `name`, now or when the nursery has answered."""
+        verdict = self._known_verdict(name)
         if verdict is not None:
-            channel.send(UserFound(imsg.request, verdict))
-        elif imsg.name in self._asking:
-            self._asking[imsg.name].append((channel, imsg.request))
+            use(verdict)
+        elif name in self._asking:
+            self._asking[name].append(use)
         elif self._line.full:
-            channel.send(UserFound(imsg.request, "later"))
+            use("later")
         else:
-            self._asking[imsg.name] = [(channel, imsg.request)]
+            self._asking[name] = [use]
             self._line.ask(
-                lambda request: LookUpUser(request, imsg.name),
-                lambda answer, _: self._found(imsg.name, answer.verdict),
-                lambda: self._found(imsg.name, "later"),
+                lambda request: LookUpUser(request, name),
+                lambda answer, _: self._found(name, answer.verdict),
+                lambda: self._found(name, "later"),
             )
 
     def user_looked_up(self, imsg: UserLookedUp) -> None:
@@ -57,5 +62,5 @@ class Users:
             self._verdicts.move_to_end(name)
             if len(self._verdicts) > CACHE_MAX:
                 self._verdicts.popitem(last=False)
-        for channel, request in self._asking.pop(name, []):
-            channel.send(UserFound(request, verdict))
+        for use in self._asking.pop(name, []):
+            use(verdict)

@@ -3,7 +3,6 @@
     TERM, INT          every stage in turn is told Stop and waited for; a second signal waits no longer
     a child dies, or
     breaks the rules   the reason is logged; all channels but control's close, which ends everybody at once
-    HUP                nothing yet, and does not end us
     nobody left        run() returns the exit status
 
 There is no restart: what has been broken into or is broken starts again in fresh memory, by the service manager.
@@ -75,7 +74,6 @@ class Watch:
         self._loop.on_signal(signal.SIGCHLD, self._reap)
         self._loop.on_signal(signal.SIGTERM, self.stop)
         self._loop.on_signal(signal.SIGINT, self.stop)
-        self._loop.on_signal(signal.SIGHUP, lambda: log.warn("HUP: reload is not available yet"))
         self._reap()  # who died before there was a signal
 
     # -- somebody ended --------------------------------------------------------------

@@ -1,13 +1,16 @@
 """Who is joined to whom: a socketpair for each two processes between which the table has an arrow.
 
-With several dispatchers each has sockets of its own; no arrow goes from one to another.
+With several dispatchers each has sockets of its own; no arrow goes from one to another.  None goes to crypto either:
+what a dispatcher has there are sockets for one signature at a time, which keep their packets apart.
 """
 
+import socket
 from collections.abc import Iterable
 
-from smtpd.imsg import ROLES, TABLE, TakePeer
+from smtpd.imsg import ROLES, TABLE, TakePeer, TakeSigningSocket
 from smtpd.ipc.declaration import Route
 from smtpd.parent.child import Child, pair
+from smtpd.tls.signing import SIGNERS
 
 Seat = tuple[str, int]  # role and number
 
@@ -36,3 +39,16 @@ def connect(children: Iterable[Child]) -> None:
         ends = pair()
         by_seat[one].channel.send(TakePeer(*other), ends[0].detach())
         by_seat[other].channel.send(TakePeer(*one), ends[1].detach())
+
+
+def connect_signing(children: Iterable[Child]) -> None:
+    """Each dispatcher's sockets to crypto."""
+    by_seat = {(child.role, child.number): child for child in children}
+    crypto = by_seat["crypto", 0]
+    for (role, number), dispatcher in by_seat.items():
+        if role != "dispatcher":
+            continue
+        for _ in range(SIGNERS):
+            ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            dispatcher.channel.send(TakeSigningSocket(number), ends[0].detach())
+            crypto.channel.send(TakeSigningSocket(number), ends[1].detach())

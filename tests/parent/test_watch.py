@@ -161,15 +161,6 @@ def test_TERM_is_an_orderly_stop(make_world):
     assert world.run() == 0
 
 
-def test_HUP_ends_nobody(make_world, capfd):
-    world = make_world()
-    os.kill(os.getpid(), signal.SIGHUP)
-    world.loop.turn()
-    assert not world.watch.ending and "not available yet" in capfd.readouterr().err
-    world.watch.stop()
-    assert world.run() == 0
-
-
 def test_a_second_signal_waits_for_nobody(make_world):
     world = make_world(dispatcher=ignore, queue=ignore, lookup=ignore, control=ignore)
     world.watch.stop()

@@ -1,0 +1,96 @@
+"""Listeners whose interface was not there, or had no address, when we started: looked for every five seconds.
+
+    interface comes up --> bind, for each dispatcher --AddListener + socket--> dispatcher
+
+What cannot be bound now (somebody else has the address, or IPv6 still looks for a duplicate of it) is said once, and
+tried again for as long as it takes; it is never the daemon's end.  A socket that is bound stays: when its address goes
+and comes back, it works again.
+"""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+
+from smtpd.config.host import interfaces
+from smtpd.config.slice import ListenerSlice
+from smtpd.imsg import AddListener
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.log import log
+from smtpd.ipc.plain import Loop
+from smtpd.parent.listener import Occupied, bind, resolve
+
+AGAIN = 5.0  # seconds
+
+
+def late(listeners: Sequence[ListenerSlice]) -> tuple[ListenerSlice, ...]:
+    """Those that have no address yet, or one of an interface that there is not (fe80::1%eth7)."""
+    return tuple(listener for listener in listeners if not listener.address or not _is_there(listener))
+
+
+def _is_there(listener: ListenerSlice) -> bool:
+    _, _, interface = listener.address.partition("%")
+    return not interface or any(interface == name for _, name in socket.if_nameindex())
+
+
+class Interfaces:
+    def __init__(self, loop: Loop, listeners: Sequence[ListenerSlice], dispatchers: Sequence[Channel]):
+        self._loop = loop
+        self._listeners = listeners
+        self._dispatchers = dispatchers
+        self._bound: set[tuple] = set()  # numbers of listeners, with socket addresses
+        self._said: set[str] = set()
+        self._stopping = False
+
+    def begin(self) -> None:
+        if self._listeners and not self._stopping:
+            self._look()
+            self._loop.after(AGAIN, self.begin)
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def _look(self) -> None:
+        found = interfaces()
+        for listener in self._listeners:
+            for address in _addresses(listener, found):
+                self._open(replace(listener, address=address))
+
+    def _open(self, listener: ListenerSlice) -> None:
+        try:
+            # With the number of a link-local address's interface: one that was made anew is another.
+            key = (listener.number, resolve(listener))
+            if key in self._bound:
+                return
+            sockets = self._bind(listener)
+        except (Occupied, OSError) as error:
+            self._say(str(error))
+            return
+        self._bound.add(key)
+        for dispatcher, bound in zip(self._dispatchers, sockets, strict=True):
+            dispatcher.send(AddListener(listener.number, listener.address), bound.detach())
+        log.info(f"listening on {listener.address} port {listener.port} from now on")
+
+    def _bind(self, listener: ListenerSlice) -> list[socket.socket]:
+        """One for each dispatcher, or none at all."""
+        sockets: list[socket.socket] = []
+        try:
+            for _ in self._dispatchers:
+                sockets.append(bind(listener, shared=len(self._dispatchers) > 1, early=False))
+        except (Occupied, OSError):
+            for bound in sockets:
+                bound.close()
+            raise
+        return sockets
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            log.warn(f"{text}; it is tried again")
+
+
+def _addresses(listener: ListenerSlice, found: dict[str, tuple[str, ...]]) -> list[str]:
+    if listener.address:
+        interface = listener.address.partition("%")[2]
+        return [listener.address] if interface in found else []
+    of_interface = found.get(listener.interface, ())
+    return [one for one in of_interface if listener.family in (None, 6 if ":" in one else 4)]

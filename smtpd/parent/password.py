@@ -1,0 +1,158 @@
+"""CheckPassword: is this the password of that user of the system?  A fresh process asks PAM, each time.
+
+    lookup --CheckPassword--> in line --ForkPassword--> nursery --fork, exec--> smtpd -x password
+                                  |---------------------TryPassword------------>|
+    lookup <--PasswordChecked-----+<--------------------PasswordTried-----------+
+
+Four at a time, one of a user.  After a failure that user's next one waits: 1 s, 2, 4 … 16, until a password was right
+or ten minutes have passed.  So whoever has taken lookup over guesses no faster than that.  Who has waited too long is
+answered "later"; no verdict is remembered.
+"""
+
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from smtpd.config.slice import USER_NAME, ParentSlice
+from smtpd.imsg import TABLE, CheckPassword, ForkPassword, PasswordChecked, TryPassword
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.log import log
+from smtpd.ipc.plain import Loop, Timer
+from smtpd.parent.service import SERVICES, admit
+from smtpd.parent.user import Users
+
+VERDICTS = ("yes", "no", "later")
+WAITING_OF_USER = 4  # more of one user are answered "later"
+PATIENCE = 16.0  # seconds for one process; the nursery kills it a moment before
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 16.0  # seconds
+FORGIVEN = 600.0  # seconds after which a failure counts no more
+FAILURES_MAX = 4096  # users
+
+
+@dataclass(eq=False)
+class Check:
+    """One question, from lookup's imsg to our answer."""
+
+    asker: Channel
+    request: int
+    user: str
+    password: str = field(repr=False)
+    address: str
+    timer: Timer | None = None
+    judged: bool = False  # the user may log in, or is nobody's name
+    process: Channel | None = None  # None: in line
+
+
+class Passwords:
+    def __init__(self, loop: Loop, nursery: Channel, users: Users, configuration: ParentSlice):
+        self._loop = loop
+        self._nursery = nursery
+        self._users = users
+        self._configuration = configuration
+        self._service = SERVICES[CheckPassword]
+        self._checks: list[Check] = []
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # user -> how many in a row, the last when
+        self._resting: set[str] = set()
+
+    def check_password(self, channel: Channel, imsg: CheckPassword) -> None:
+        admit(self._configuration, channel, imsg)
+        of_user = sum(check.user == imsg.user for check in self._checks)
+        if not USER_NAME.fullmatch(imsg.user):
+            channel.send(PasswordChecked(imsg.request, "no"))
+        elif of_user >= WAITING_OF_USER or len(self._checks) >= self._service.waiting:
+            channel.send(PasswordChecked(imsg.request, "later"))
+        else:
+            check = Check(channel, imsg.request, imsg.user, imsg.password, imsg.address)
+            self._wait(check, self._service.deadline, partial(self._answer, check, "later"))
+            self._checks.append(check)
+            self._users.find(imsg.user, partial(self._judged, check))
+
+    def _judged(self, check: Check, verdict: str) -> None:
+        """An unknown user is tried like any other: the time until the answer is not to tell them apart."""
+        if check not in self._checks:
+            return
+        if verdict in ("user", "unknown"):
+            check.judged = True
+            self._proceed()
+        else:
+            self._answer(check, "later" if verdict == "later" else "no")
+
+    def _proceed(self) -> None:
+        trying = {check.user for check in self._checks if check.process is not None}
+        for check in list(self._checks):
+            if len(trying) >= self._service.at_once:
+                return
+            if check.judged and check.user not in trying | self._resting:
+                trying.add(check.user)
+                self._try(check)
+
+    def _try(self, check: Check) -> None:
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            log.warn(f"password of {check.user}: {error.strerror}")
+            self._answer(check, "later")
+            return
+        self._nursery.send(ForkPassword(), theirs.detach())
+        check.process = Channel(ours, TABLE, "parent", "password")
+        self._loop.add(check.process, partial(self._tried, check), partial(self._gone, check))
+        check.process.send(TryPassword(check.user, check.password, check.address))
+        self._wait(check, PATIENCE, partial(self._gone, check))
+
+    def _tried(self, check: Check, _channel: Channel, imsg: Any, _descriptor: int | None) -> None:
+        """PasswordTried: there is no other arrow."""
+        if imsg.verdict not in VERDICTS:
+            raise Violation("no verdict")
+        if imsg.verdict == "later":
+            log.warn(f"password of {check.user}: {imsg.reason}")
+        else:
+            log.debug(f"password of {check.user}: {imsg.verdict}, {imsg.reason}")
+        self._count(check.user, imsg.verdict)
+        self._answer(check, imsg.verdict)
+
+    def _gone(self, check: Check, _channel: Channel | None = None, _error: Exception | None = None) -> None:
+        """It died, says nothing, or said nonsense: the trouble of whoever wanted to log in, and of nobody else."""
+        log.warn(f"password of {check.user}: the process that asks PAM gave no answer")
+        self._answer(check, "later")
+
+    def _wait(self, check: Check, seconds: float, late: Callable[[], None]) -> None:
+        if check.timer is not None:
+            check.timer.cancel()
+        check.timer = self._loop.after(seconds, late)
+
+    def _answer(self, check: Check, verdict: str) -> None:
+        if check not in self._checks:
+            return
+        self._checks.remove(check)
+        if check.timer is not None:
+            check.timer.cancel()
+        if check.process is not None:
+            self._loop.remove(check.process)
+        if not check.asker.closed:
+            check.asker.send(PasswordChecked(check.request, verdict))
+        self._proceed()
+
+    # -- who guesses waits -----------------------------------------------------------
+
+    def _count(self, user: str, verdict: str) -> None:
+        if verdict == "yes":
+            self._failures.pop(user, None)
+        if verdict != "no":
+            return
+        now = time.monotonic()
+        count, last = self._failures.get(user, (0, now))
+        count = count + 1 if now - last < FORGIVEN else 1
+        self._failures[user] = (count, now)
+        self._failures.move_to_end(user)
+        if len(self._failures) > FAILURES_MAX:
+            self._failures.popitem(last=False)
+        self._resting.add(user)
+        self._loop.after(min(FIRST_PAUSE * 2 ** min(count - 1, 10), LONGEST_PAUSE), partial(self._rested, user))
+
+    def _rested(self, user: str) -> None:
+        self._resting.discard(user)
+        self._proceed()
