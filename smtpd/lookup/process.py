@@ -1,14 +1,17 @@
 """lookup -- decides who a recipient is, what a client may do, what a name means.
 
-    dispatcher --ResolveClient, ExpandRecipient-->  lookup  --AddEnvelopes, ReadForward--> queue
-         queue --ExpandEnvelope------------------>          --FindUser--> parent
-                                                            <--> programs that answer for tables, name servers
+    dispatcher --ResolveClient, WelcomeClient-->  lookup  --AddEnvelopes, ReadForward--> queue
+                 CheckCredentials, Scram                  --FindUser, CheckPassword--> parent
+                 CheckSender, ExpandRecipient             <--> programs that answer for tables, name servers
+         queue --ExpandEnvelope---------------->
 
 SECURITY
     Reads tables, databases, what aliases include, what programs answer for tables, the text of .forward files and DNS
-    answers: what others wrote.  No way into anybody's home: a user's own agent reads the file.  Taken over, it could
-    misdirect mail.  It could not read the spool or a private key, or make root run anything: the parent takes nothing
-    but a user's name from it, and a command is run by its digest, if its user's own file still names it.
+    answers: what others wrote.  Passwords pass through it, and it reads what tables keep of them.  No way into
+    anybody's home: a user's own agent reads the file.  Taken over, it could misdirect mail, let everybody in, and learn
+    the passwords that are sent from then on.  It could not read the spool or a private key, or make root run anything:
+    the parent takes nothing but a user's name and password from it, and a command is run by its digest, if its user's
+    own file still names it.
 
     Sees the directories that its files stand in, as an editor puts a new file in the place of the old one; SQLite's
     databases are read under a lock, which is why it may lock what it can read.
@@ -21,9 +24,14 @@ from smtpd import sandbox
 from smtpd.config.slice import LookupSlice
 from smtpd.imsg import (
     Begin,
+    BeginScram,
+    CheckCredentials,
+    CheckSender,
     ExpandEnvelope,
     ExpandRecipient,
+    FinishScram,
     ForwardRead,
+    PasswordChecked,
     ReportStatistics,
     ResolveClient,
     SetVerbose,
@@ -31,6 +39,7 @@ from smtpd.imsg import (
     TakeTableProgram,
     UpdateTable,
     UserFound,
+    WelcomeClient,
 )
 from smtpd.ipc import boot
 from smtpd.ipc.log import log
@@ -73,6 +82,8 @@ def from_parent(lookup, channel, imsg, descriptor):
             lookup.stop()
         case UserFound():
             lookup.recipients.to_parent.answer(imsg)
+        case PasswordChecked():
+            lookup.logins.to_parent.answer(imsg)
         case TakeTableProgram():
             lookup.programs.take(imsg, descriptor)
         case _:
@@ -83,6 +94,16 @@ def from_dispatcher(lookup, channel, imsg, descriptor):
     match imsg:
         case ResolveClient():
             lookup.clients.resolve(channel, imsg)
+        case WelcomeClient():
+            lookup.doors.welcome(channel, imsg)
+        case CheckCredentials():
+            lookup.logins.check(channel, imsg)
+        case BeginScram():
+            lookup.logins.begin_scram(channel, imsg)
+        case FinishScram():
+            lookup.logins.finish_scram(channel, imsg)
+        case CheckSender():
+            lookup.doors.check_sender(channel, imsg)
         case ExpandRecipient():
             lookup.recipients.expand(channel, imsg)
         case _:

@@ -1,4 +1,4 @@
-"""What lookup holds: its tables and their programs, its rules, the recipients and the clients it is asked about."""
+"""What lookup holds: its tables and their programs, its rules, the recipients, clients and users it is asked about."""
 
 import asyncio
 from collections import Counter
@@ -8,6 +8,8 @@ from smtpd.imsg import ReportStatistics, SetVerbose, StatisticsReported, TableUp
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, visible
 from smtpd.lookup.client import Clients
+from smtpd.lookup.door import Doors
+from smtpd.lookup.login import Logins
 from smtpd.lookup.plan import make_plan
 from smtpd.lookup.program import Programs
 from smtpd.lookup.recipient import Recipients
@@ -34,6 +36,8 @@ class Lookup:
         self.programs = Programs(loop, self._tables)
         plan = make_plan(configuration, self._tables)
         self.recipients = Recipients(plan, parent, queue, loop.time, self.statistics)
+        self.doors = Doors(configuration.doors, self._tables, configuration.sub_addr_delim)
+        self.logins = Logins(loop, self.doors, parent, configuration.auth_failure_rate, self.statistics)
         self.clients = Clients(loop, system, Resolver(loop, system.servers, self.statistics))
 
     def begin(self) -> None:

@@ -1,0 +1,236 @@
+"""Is this one of ours?  Passwords are compared in threads, by a program, or by the parent; SCRAM at once.
+
+    CheckCredentials  no table                  CheckPassword -> parent
+                      a program with `auth`     user:password -> the program
+                      any other table           its credential -> a thread, which takes its time over it
+
+    BeginScram        salt and iterations: the user's, or for a user who has none what looks like them
+    FinishScram       the proof
+
+Whether there is such a user shows in no answer, and not in the time it takes either: a password that has nothing to be
+compared with is compared with something, and a "no" comes a while after its question, whatever was found out when.
+
+SECURITY
+    Passwords are here for as long as it takes to look at them: in no log, no exception, no table of what is known.
+"""
+
+import asyncio
+import hmac
+import secrets
+from collections import Counter
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from smtpd import imsg
+from smtpd.config.slice import USER_NAME
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.log import log, quoted
+from smtpd.ipc.question import Questions
+from smtpd.lookup.door import Door, Doors, said
+from smtpd.lookup.failure import LATER, NO, YES, Failures
+from smtpd.tables import credential, scram
+from smtpd.tables.credential import Argon2, Credential, Locked, Malformed
+from smtpd.tables.program import ProgramTable, Unserved
+from smtpd.tables.scram import Verifier
+from smtpd.tables.table import Answer, Service, Table, Unavailable
+
+COMPARING, WAITING = 2, 32  # threads, and passwords that wait for one
+PARENT_QUESTIONS = 32  # under way and waiting
+LATE_ANSWERS = 256  # that are kept back at a time: who asks has only so many open questions
+
+DECOY: Credential = Argon2(
+    credential.MEMORY, credential.PASSES, credential.LANES, bytes(credential.SALT_SIZE), bytes(credential.HASH_SIZE)
+)
+
+Result = tuple[str, bytes]  # a verdict; and for SCRAM our signature
+
+
+class Logins:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, doors: Doors, parent: Channel, rate: int, statistics: Counter[str]
+    ):
+        self._loop = loop
+        self._doors = doors
+        self._statistics = statistics
+        self._failures = Failures(rate)
+        self._threads = ThreadPoolExecutor(COMPARING, "password")
+        self._comparing = self._late = 0
+        self._decoys: dict[str, Credential] = {}  # table -> what its users cost
+        self._looks: dict[str, Verifier] = {}  # table -> what its verifiers look like
+        self._secret = secrets.token_bytes(32)
+        self.to_parent = Questions(parent, PARENT_QUESTIONS)
+
+    # -- PLAIN and LOGIN ----------------------------------------------------------------------
+
+    def check(self, dispatcher: Channel, asked: imsg.CheckCredentials) -> None:
+        door = self._door(asked.listener)
+
+        async def answer() -> imsg.CredentialsChecked:
+            looking = self._look(door, asked)
+            verdict, _ = await self._guarded(asked.address, asked.user, looking)
+            return imsg.CredentialsChecked(asked.request, verdict)
+
+        self._doors.answer(dispatcher, "a login", answer(), imsg.CredentialsChecked(asked.request, LATER))
+
+    async def _look(self, door: Door, asked: imsg.CheckCredentials) -> Result:
+        # An empty password is nobody's: RFC 4616 2 has none, and to LDAP (RFC 4513 5.1.2) it is a way in.
+        if not asked.user or not asked.password:
+            return NO, b""
+        if door.credentials is None:
+            return await self._ask_parent(asked), b""
+        if isinstance(door.credentials, ProgramTable):
+            answer = await _ask_program(door.credentials, asked.user, asked.password)
+            if not isinstance(answer, Unserved):
+                return _verdict(answer), b""
+        found = await said(door.credentials.find(Service.CREDENTIALS, asked.user))
+        if isinstance(found, Unavailable):
+            return _verdict(found), b""
+        kept = _understood(door.credentials, asked.user, found)
+        return await self._compare(door.credentials, kept, asked.password.encode()), b""
+
+    async def _compare(self, table: Table, kept: Credential | None, password: bytes) -> str:
+        decoy = self._decoys.get(table.name, DECOY)
+        if kept is not None:
+            self._decoys[table.name] = kept
+        if self._comparing >= COMPARING + WAITING:
+            log.warn("too many passwords to compare")
+            return LATER
+        self._comparing += 1
+        try:
+            fits = await self._loop.run_in_executor(self._threads, (kept or decoy).check, password)
+        except OSError as error:
+            log.warn(f"table {table.name}: a password cannot be compared: {error.strerror}")
+            return LATER
+        finally:
+            self._comparing -= 1
+        return YES if fits and kept is not None else NO
+
+    async def _ask_parent(self, asked: imsg.CheckCredentials) -> str:
+        if not USER_NAME.fullmatch(asked.user):
+            return NO
+        if len(self.to_parent) >= PARENT_QUESTIONS:
+            return LATER
+        future: asyncio.Future[str] = self._loop.create_future()
+
+        def checked(answer: imsg.PasswordChecked) -> None:
+            if not future.done():
+                future.set_result(answer.verdict)
+
+        self.to_parent.ask(
+            lambda request: imsg.CheckPassword(request, asked.user, asked.password, asked.address), checked
+        )
+        return await future
+
+    # -- SCRAM ----------------------------------------------------------------------------------
+
+    def begin_scram(self, dispatcher: Channel, asked: imsg.BeginScram) -> None:
+        table = self._table(asked.listener)
+        answer = self._begin_scram(table, asked)
+        self._doors.answer(dispatcher, "a login", answer, imsg.ScramBegun(asked.request, LATER, b"", 0))
+
+    async def _begin_scram(self, table: Table, asked: imsg.BeginScram) -> imsg.ScramBegun:
+        if not self._failures.may_ask(self._loop.time(), asked.address, asked.user):
+            return imsg.ScramBegun(asked.request, self._counted_out(asked.address), b"", 0)
+        verifier = await self._verifier(table, asked.user)
+        if isinstance(verifier, Unavailable):
+            return imsg.ScramBegun(asked.request, _verdict(verifier), b"", 0)
+        return imsg.ScramBegun(asked.request, YES, verifier.salt, verifier.iterations)
+
+    def finish_scram(self, dispatcher: Channel, asked: imsg.FinishScram) -> None:
+        table = self._table(asked.listener)
+
+        async def answer() -> imsg.ScramFinished:
+            finishing = self._finish_scram(table, asked)
+            verdict, signature = await self._guarded(asked.address, asked.user, finishing)
+            return imsg.ScramFinished(asked.request, verdict, signature)
+
+        self._doors.answer(dispatcher, "a login", answer(), imsg.ScramFinished(asked.request, LATER, b""))
+
+    async def _finish_scram(self, table: Table, asked: imsg.FinishScram) -> Result:
+        verifier = await self._verifier(table, asked.user)
+        if isinstance(verifier, Unavailable):
+            return _verdict(verifier), b""
+        signature = verifier.finish(asked.message, asked.proof)
+        return (NO, b"") if signature is None else (YES, signature)
+
+    async def _verifier(self, table: Table, user: str) -> Verifier | Unavailable:
+        """The user's, or one that nobody can prove to know the password of: always the same for the same user."""
+        found = await said(table.find(Service.CREDENTIALS, user))
+        if isinstance(found, Unavailable):
+            return found
+        kept = _understood(table, user, found)
+        if isinstance(kept, Verifier):
+            self._looks[table.name] = kept
+            return kept
+        look = self._looks.get(table.name)
+        iterations, size = (look.iterations, len(look.salt)) if look else (scram.ITERATIONS, scram.SALT_SIZE)
+        salt = hmac.digest(self._secret, f"{table.name}\0{user.lower()}".encode(), "sha512")[:size]
+        return Verifier(iterations, salt, secrets.token_bytes(scram.KEY_SIZE), secrets.token_bytes(scram.KEY_SIZE))
+
+    # -- any of them ----------------------------------------------------------------------------
+
+    def _door(self, listener: int) -> Door:
+        door = self._doors.get(listener)
+        if not door.auth:
+            raise Violation(f"a login at listener {listener}, which takes none")
+        return door
+
+    def _table(self, listener: int) -> Table:
+        table = self._door(listener).credentials
+        if table is None:
+            raise Violation(f"SCRAM at listener {listener}, which has no table")
+        return table
+
+    async def _guarded(self, address: str, user: str, looking: Coroutine[Any, Any, Result]) -> Result:
+        """What `looking` finds, if there were not too many failures; a "no" in its own time."""
+        begun = self._loop.time()
+        if not self._failures.begin(begun, address, user):
+            looking.close()
+            return self._counted_out(address), b""
+        verdict, signature = LATER, b""
+        try:
+            verdict, signature = await looking
+        finally:
+            self._statistics[f"lookup.login.{verdict}"] += 1
+            wait = self._failures.ended(self._loop.time(), address, user, verdict)
+        await self._keep_back(begun + wait)
+        return verdict, signature
+
+    def _counted_out(self, address: str) -> str:
+        self._statistics["lookup.login.counted-out"] += 1
+        log.info(f"login from {address} not looked at: too many have failed")
+        return LATER
+
+    async def _keep_back(self, until: float) -> None:
+        if self._late < LATE_ANSWERS:
+            self._late += 1
+            try:
+                await asyncio.sleep(until - self._loop.time())
+            finally:
+                self._late -= 1
+
+
+async def _ask_program(table: ProgramTable, user: str, password: str) -> Answer:
+    """The first colon ends the user: one with a colon would be somebody else."""
+    return False if ":" in user else await said(table.check(Service.AUTH, f"{user}:{password}"))
+
+
+def _verdict(answer: Answer) -> str:
+    if isinstance(answer, Unavailable):
+        log.warn(answer.reason)
+        return LATER
+    return YES if answer is True else NO
+
+
+def _understood(table: Table, user: str, found: Answer) -> Credential | None:
+    """None: no password fits."""
+    if not isinstance(found, str):
+        return None
+    try:
+        return credential.parse_credential(found)
+    except Locked:
+        return None
+    except Malformed as error:
+        log.warn(f"table {table.name}: credentials of {quoted(user)}: {error}")
+        return None
