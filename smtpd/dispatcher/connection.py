@@ -1,46 +1,50 @@
 """One client's connection: obeys what the session (smtp/server.py) decides.
 
-    bytes --> session.receive --> actions        Say, Close     the transport
-                    ^                            Content        content.py
-                    |                            Ask            the ids, lookup, queue
-                    +------ answer --------------  (their answer comes back here)
+    bytes --> wire --> session.receive --> actions     Say, Close       wire.py
+                         ^                             Content          reception.py
+                         |                             Ask              the same; lookup (question.py); TLS
+                         +------ answer -------------  (their answer comes back here)
+
+Before there is a session the bytes go to entrance.py, during a handshake to handshake.py.
 
 Dull on purpose.  It reads no further while the session waits, while spool writing lags behind, or while the client does
 not read its answers; so a client costs at most what one read of the socket brings.  An exception costs this session.
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
+from smtpd.config.model import Tls
 from smtpd.config.slice import ListenerSlice
-from smtpd.dispatcher.content import Content
-from smtpd.dispatcher.crowd import Crowd
+from smtpd.dispatcher.crowd import Crowd, Refusal
+from smtpd.dispatcher.entrance import Arrival, Entrance
+from smtpd.dispatcher.handshake import SECONDS, Handshake
+from smtpd.dispatcher.network import network_of
 from smtpd.dispatcher.office import Office
-from smtpd.imsg import (
-    ExpandRecipient,
-    ForgetMessage,
-    MessageRefused,
-    MessageStored,
-    RecipientExpanded,
-    RecipientRefused,
-    StoreMessage,
-)
-from smtpd.ipc.log import log
+from smtpd.dispatcher.question import Inquiry
+from smtpd.dispatcher.reception import Reception
+from smtpd.dispatcher.wire import Wire
+from smtpd.ipc.log import log, quoted
 from smtpd.smtp import action
 from smtpd.smtp.question import (
-    AcceptRecipient,
     Answer,
     BeginMessage,
-    ContentStored,
-    MessageBegun,
+    Encrypt,
+    Encrypted,
     Question,
-    RecipientAccepted,
     Refused,
     StoreContent,
+    Wait,
+    Waited,
 )
-from smtpd.smtp.server import Client, Session
+from smtpd.smtp.server import Session
+from smtpd.tls.facts import Facts
+from smtpd.tls.link import Failed, Link
 
 CROWDED = b"421 4.7.0 Too many connections, try again later\r\n"
+TOO_MANY_MESSAGES = Refused(450, "4.7.1", "Too many messages, try again later")
 CLOSING = 5.0  # seconds that a client has to take its last reply
 
 
@@ -50,110 +54,237 @@ class Connection(asyncio.Protocol):
         self.id = crowd.new_id()
         self.address = ""
         self.statistic = ""
+        self.wire: Wire
+        self.entrance: Entrance | None = None  # until there is a session
+        self.handshake: Handshake | None = None
         self.session: Session | None = None
-        self.transport: asyncio.Transport
-        self.content: Content | None = None
-        self._early: list[bytes] = []  # what came before the greeting
-        self._reading = True
-        self._client_reads = True
+        self._inquiry = Inquiry(office.to_lookup, office.statistics, listener.number, self._answer)
+        self._reception = Reception(office, self._answer, self._resume)
         self._finished = False
         self._stepping = False
         self._ready: Answer | None = None
-        self._settled = 0  # the message that queue has decided on: it knows better than to be told to forget it
+        self._expelled = False
+        self._tls_statistic = ""
         self._patience: asyncio.TimerHandle | None = None
 
     # -- the transport ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
+        self.wire = Wire(cast(asyncio.Transport, transport))
+        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         if not peer:  # gone before we looked
             self._finished = True
-            self.transport.abort()
+            self.wire.transport.abort()
             return
-        address, port = peer[0].partition("%")[0], peer[1]
-        self.address = address
-        self.statistic = "smtp.session.inet6" if ":" in address else "smtp.session.inet4"
-        reason = self.crowd.admit(self)
-        if reason:
-            log.line(f'{self.id:016x} smtp refused address={address} reason="{reason}"')
-            self._finished = True
-            self.transport.write(CROWDED)
-            self.transport.close()
+        refusal = self.crowd.enter(self, transport.get_extra_info("socket").fileno())
+        address = peer[0].partition("%")[0]
+        if refusal is not None:
+            self._turn_away(address, refusal)
             return
-        self.office.names.find(address, lambda name: self._resolved(port, name))
-        if self.session is None:
-            self._pause()
-
-    def _resolved(self, port: int, name: str) -> None:
-        if self._finished:
-            return
-        client = Client(address=self.address, port=port, name=name)
-        self.session = Session(self.id, self.listener, client=client, settings=self.office.settings)
-        self._step(self.session.greeting, self.office.loop.time())
-        early, self._early = b"".join(self._early), []
-        if early:
-            self.data_received(early)
-        self._resume()
+        ours = local[0].partition("%")[0] if local else ""
+        self.entrance = Entrance(self.office, self.listener, self, (address, peer[1]), ours)
+        self._guard(self.entrance.enter)
+        if self.session is None and self.handshake is None and not self.listener.proxy:
+            self.wire.pause()
 
     def data_received(self, data: bytes) -> None:
         if self._finished:
             return
+        if self.handshake is not None:
+            self._guard(self.handshake.receive, data)
+        elif self.wire.link is not None:
+            self._decrypt(data)
+        else:
+            self._take(data)
+
+    def _decrypt(self, data: bytes) -> None:
+        try:
+            plaintext = self.wire.open(data)
+        except Failed as failed:
+            log.line(f"{self.id:016x} smtp tls-failed reason={quoted(str(failed))}")
+            self._gone(f"io-error: {failed}")
+            return
+        if plaintext:
+            self._take(plaintext)
+        if self.wire.ended:
+            self._gone("disconnect")
+
+    def _take(self, data: bytes) -> None:
         if self.session is None:
-            self._early.append(data)
-            self._pause()
+            assert self.entrance is not None
+            self._guard(self.entrance.receive, data)
             return
         waiting = self.session.waiting
         self._step(self.session.receive, data, self.office.loop.time())
-        if waiting or not self._may_read():
-            self._pause()
+        if (waiting or not self._may_read()) and self.handshake is None:
+            self.wire.pause()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self.handshake is not None:
+            self.handshake.fail("the client left")
         if self.session is not None and not self._finished:
             self._step(self.session.aborted)
+        if self.entrance is not None:
+            self.entrance.leave()
         self._finished = True
         if self._patience is not None:
             self._patience.cancel()
-        self._drop_content()
+        self._reception.close()
+        if self._tls_statistic:
+            self.office.statistics[self._tls_statistic] -= 1
         self.crowd.leave(self)
 
     def pause_writing(self) -> None:
-        self._client_reads = False
-        self._pause()
+        self.wire.client_reads = False
+        self.wire.pause()
 
     def resume_writing(self) -> None:
-        self._client_reads = True
+        self.wire.client_reads = True
         self._resume()
 
     def _may_read(self) -> bool:
-        return self._client_reads and not (self.content is not None and self.content.full)
-
-    def _pause(self) -> None:
-        if self._reading and not self.transport.is_closing():
-            self._reading = False
-            self.transport.pause_reading()
+        return self.wire.client_reads and not self._reception.full
 
     def _resume(self) -> None:
-        if self._reading or self.transport.is_closing() or not self._may_read():
+        if self.wire.reading or not self._may_read():
             return
-        if self.session is not None and not self.session.waiting:
-            self._reading = True
-            self.transport.resume_reading()
+        if self.handshake is not None or (self.session is not None and not self.session.waiting):
+            self.wire.resume()
+
+    # -- until there is a session ------------------------------------------------------------
+
+    def admit(self) -> bool:
+        """Its address is known: may it come in?"""
+        self.statistic = "smtp.session.inet6" if ":" in self.address else "smtp.session.inet4"
+        refusal = self.crowd.identify(self, self.office.loop.time())
+        if refusal is not None:
+            self._turn_away(self.address, refusal)
+        return refusal is None
+
+    def _turn_away(self, address: str, refusal: Refusal) -> None:
+        log.line(f'{self.id:016x} smtp refused address={address} reason="{refusal.value}"')
+        self._finished = True
+        if self.listener.tls is None or self.listener.tls.mode is not Tls.AT_ONCE:
+            self.wire.say(CROWDED)
+        self.wire.close(all_read=True)
+
+    def reject(self, event: str, reason: str) -> None:
+        """Somebody we cannot even greet."""
+        log.line(f"{self.id:016x} smtp {event} address={self.address or 'unknown'} reason={quoted(reason)}")
+        self._gone(event)
+
+    def begin(self, arrival: Arrival) -> None:
+        if self._finished:
+            return
+        self.entrance = None
+        self.session = Session(
+            self.id,
+            self.listener,
+            client=arrival.client,
+            settings=self.office.settings,
+            facts=arrival.facts,
+            name=arrival.name,
+            may_xclient=arrival.may_xclient,
+        )
+        self._step(self.session.greeting, self.office.loop.time(), arrival.hasty)
+        if arrival.hasty:
+            self.office.statistics["smtp.early-talker"] += 1
+        elif arrival.early:
+            self._take(arrival.early)
+        self._resume()
+
+    # -- TLS ------------------------------------------------------------------------------------
+
+    def encrypt(self, use: Callable[[Facts], None]) -> None:
+        """From the next byte on everything is TLS."""
+        office = self.office
+        self.handshake = Handshake(
+            office.handshakes,
+            self.wire,
+            office.certificates.get_context(self.listener.number),
+            network_of(self.address),
+            office.loop.time() + SECONDS,
+            partial(self._shaken, use),
+        )
+
+    def _shaken(self, use: Callable[[Facts], None], outcome: Link | Failed) -> None:
+        self.handshake = None
+        if isinstance(outcome, Failed):
+            self._not_encrypted(str(outcome))
+            return
+        self.wire.link = outcome
+        self._log_link(outcome.facts)
+        assert self.listener.tls is not None
+        self._tls_statistic = "smtp.smtps" if self.listener.tls.mode is Tls.AT_ONCE else "smtp.tls"
+        self.office.statistics[self._tls_statistic] += 1
+        self._guard(use, outcome.facts)
+        if not self._finished:
+            self._decrypt(b"")  # what came right behind
+
+    def _not_encrypted(self, reason: str) -> None:
+        self.office.statistics["smtp.tls.failed"] += 1
+        who = "" if self.session is not None else f" address={self.address}"
+        log.line(f"{self.id:016x} smtp tls-failed{who} reason={quoted(reason)}")
+        if self.session is None:
+            log.line(f"{self.id:016x} smtp disconnected reason=tls-accept-failed")
+        self._gone("tls-accept-failed")
+
+    def _log_link(self, facts: Facts) -> None:
+        log.line(f"{self.id:016x} smtp tls ciphers={facts}")
+        tls = self.listener.tls
+        if tls is None or not tls.ca:
+            return
+        if facts.fingerprint:
+            result = "verified" if facts.verified else "unchecked"
+            log.line(f'{self.id:016x} smtp cert-check result="{result}" fingerprint="{facts.fingerprint}"')
+        else:
+            log.line(f'{self.id:016x} smtp cert-check result="no certificate presented"')
 
     # -- time and the end ----------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        if self.session is not None and not self._finished:
+        if self._finished:
+            return
+        if self.handshake is not None:
+            self.handshake.tick(now)
+        elif self.session is not None:
             self._step(self.session.tick, now)
+        elif self.entrance is not None:
+            self.entrance.tick(now)
 
     def shutdown(self) -> None:
         """The daemon stops: 421 now, or when the answer that is under way has been given."""
-        if self.session is None:
-            self.transport.abort()
+        if self.session is None or self.handshake is not None:
+            self.wire.transport.abort()
         elif not self._finished:
             self._step(self.session.shutdown)
 
+    def _gone(self, reason: str) -> None:
+        """Nothing more comes that counts, and nothing more can be said."""
+        if self._finished:
+            return
+        if self.session is not None:
+            self._step(self.session.aborted, reason)
+        self._finish(reason)
+        self._reception.close()
+
+    def _finish(self, reason: str) -> None:
+        """The last reply has been written; a client that does not take it has a few seconds."""
+        if self._finished:
+            return
+        self._finished = True
+        self._patience = self.office.loop.call_later(CLOSING, self.wire.transport.abort)
+        self.wire.close(all_read=reason == "quit")
+
     # -- what the session wants ---------------------------------------------------------------
+
+    def _guard(self, step, *arguments) -> None:
+        """Our own fault in what comes before a session costs this client and nobody else."""
+        try:
+            step(*arguments)
+        except Exception as error:  # noqa: BLE001  (rule R8)
+            log.trouble(f"{self.id:016x} smtp", error)
+            self._gone("internal-error")
 
     def _step(self, step, *arguments) -> None:
         """Let the session take one step and obey it.  Our own fault in it costs this session and nobody else."""
@@ -164,6 +295,8 @@ class Connection(asyncio.Protocol):
             while self._ready is not None:  # a question that was answered on the spot
                 answer, self._ready = self._ready, None
                 self._obey(self.session.answer(answer, self.office.loop.time()))
+            if self._expelled and not self.session.closed:
+                self._obey(self.session.expel())
         except Exception as error:  # noqa: BLE001  (rule R8: the one place around one session)
             log.trouble(f"{self.id:016x} smtp", error)
             self._give_up()
@@ -175,31 +308,42 @@ class Connection(asyncio.Protocol):
             match what:
                 case action.Say():
                     if not self._finished:
-                        self.transport.write(what.data)
+                        self.wire.say(what.data)
                 case action.Content():
-                    assert self.content is not None
-                    self.content.add(what.data)
+                    self._reception.add(what.data)
                 case action.Ask():
                     self._ask(what.question)
                 case action.Forget():
-                    self._forget(what.message, what.envelopes)
+                    self._reception.forget(what.message, what.envelopes)
+                case action.Blame():
+                    self._blame(what)
                 case action.Log():
                     log.line(f"{self.id:016x} smtp {what}")
                 case action.Close():
                     self._finish(what.reason)
 
+    def _blame(self, blame: action.Blame) -> None:
+        """An address that has failed too often is not served any further, in no session."""
+        now = self.office.loop.time()
+        self.office.rates.count_failure(blame.address, now)
+        if self.office.rates.has_failed(blame.address, now) and not self._expelled:
+            self._expelled = True
+            self.office.statistics["smtp.refused.failure-rate"] += 1
+
     def _ask(self, question: Question) -> None:
         match question:
             case BeginMessage():
-                self.office.numbers.take(self._begun)
-            case AcceptRecipient():
-                self.office.to_lookup.ask(
-                    lambda request: ExpandRecipient(request, question.message, question.origin, question.recipient),
-                    self._expanded,
-                )
+                self._begin_message(question)
             case StoreContent():
-                assert self.content is not None
-                self.content.finish(lambda content: self._store(question, content))
+                self._reception.store(question)
+            case Encrypt():
+                self.encrypt(lambda facts: self._answer(Encrypted(facts)))
+            case Wait():
+                self.office.statistics["smtp.tarpit"] += 1
+                self.office.loop.call_later(question.seconds, self._answer, Waited())
+            case _:
+                assert self.session is not None
+                self._inquiry.ask(question, self.session.client.address)
 
     def _answer(self, answer: Answer) -> None:
         """The session goes on; the client may have left meanwhile, and the session knows what that means."""
@@ -211,62 +355,13 @@ class Connection(asyncio.Protocol):
         if not self._finished:
             self._resume()
 
-    def _begun(self, message: int) -> None:
+    def _begin_message(self, question: BeginMessage) -> None:
         office = self.office
-        if not self._finished:
-            self.content = Content(message, office.memory, office.to_queue, office.loop, office.writers, self._resume)
-        self._answer(MessageBegun(message, office.now()))
-
-    def _expanded(self, imsg: RecipientExpanded | RecipientRefused) -> None:
-        if isinstance(imsg, RecipientExpanded):
-            self._answer(RecipientAccepted(imsg.count))
+        if office.rates.take_message(question.address, question.user, office.loop.time()):
+            self._reception.begin()
         else:
-            self._answer(Refused(imsg.code, imsg.enhanced, imsg.text))
-
-    def _store(self, question: StoreContent, content: bytes | Refused) -> None:
-        self._drop_content()
-        if isinstance(content, Refused):
-            self._answer(content)
-            return
-        self.office.to_queue.ask(
-            lambda request: StoreMessage(request, question.message, question.envelopes, content, question.size),
-            lambda imsg: self._stored(question.message, imsg),
-            len(content),
-        )
-
-    def _stored(self, message: int, imsg: MessageStored | MessageRefused) -> None:
-        self._settled = message
-        if isinstance(imsg, MessageStored):
-            self._answer(ContentStored())
-        else:
-            self._answer(Refused(imsg.code, imsg.enhanced, imsg.text))
-
-    def _forget(self, message: int, envelopes: int) -> None:
-        self._drop_content()
-        if message != self._settled:
-            self.office.queue.send(ForgetMessage(message, envelopes))
-
-    def _drop_content(self) -> None:
-        """If it was to be stored, the session hears that it will not be, and forgets the message."""
-        content, self.content = self.content, None
-        if content is not None:
-            content.close()
-
-    def _finish(self, reason: str) -> None:
-        """The last reply has been written; a client that does not take it has a few seconds.
-
-        After anything but QUIT more may be on its way to us, and a close with bytes unread is a reset, which can
-        overtake the reply: then only our side is closed, and what still comes is thrown away.
-        """
-        if self._finished:
-            return
-        self._finished = True
-        self._patience = self.office.loop.call_later(CLOSING, self.transport.abort)
-        if reason == "quit" or not self.transport.can_write_eof():
-            self.transport.close()
-        elif not self.transport.is_closing():
-            self.transport.write_eof()
-            self.transport.resume_reading()
+            office.statistics["smtp.refused.message-rate"] += 1
+            self._answer(TOO_MANY_MESSAGES)
 
     def _give_up(self) -> None:
         """After our own failure: 421 and the end, if the session is still able to say so."""
@@ -277,4 +372,4 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001  (what it had begun stays with queue until the daemon ends)
             log.trouble(f"{self.id:016x} smtp", error)
         self._finish("internal-error")
-        self._drop_content()
+        self._reception.close()

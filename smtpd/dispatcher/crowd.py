@@ -1,22 +1,48 @@
-"""Everybody who is connected: who may come in, and when each has to notice the time."""
+"""Everybody who is connected: who may come in, and when each has to notice the time.
 
-import ipaddress
+enter      a connection is there: is there room for one more?
+identify   it is known who it is (a PROXY header may say so): may this address come in?
+leave      the connection is gone, however far it had come
+"""
+
 import itertools
+import resource
 import secrets
 from collections import Counter
 from collections.abc import Callable
+from enum import Enum
 from typing import Protocol
 
 from smtpd.config.model import Limits
+from smtpd.dispatcher.network import is_loopback
+from smtpd.dispatcher.rate import Rates
 
 SWEEP = 5  # seconds between two looks at the time of every session
+RESERVE = 16  # descriptors that no session uses: those on their way from other processes, and what a library opens
+
+
+class Refusal(Enum):
+    """Why somebody may not come in, as the log says it."""
+
+    SESSIONS = "too many sessions"
+    SESSIONS_OF_ADDRESS = "too many sessions from your address"
+    CONNECTION_RATE = "too many connections in a minute"
+    FAILURE_RATE = "too many errors in a minute"
+
+
+STATISTICS = {
+    Refusal.SESSIONS: "smtp.refused.sessions",
+    Refusal.SESSIONS_OF_ADDRESS: "smtp.refused.sessions",
+    Refusal.CONNECTION_RATE: "smtp.refused.connection-rate",
+    Refusal.FAILURE_RATE: "smtp.refused.failure-rate",
+}
 
 
 class Member(Protocol):
     """A connection, as far as the crowd is concerned."""
 
     id: int
-    address: str  # numeric
+    address: str  # numeric; empty until it is known
     statistic: str  # what it is counted as, beside all sessions
 
     def tick(self, now: float) -> None: ...
@@ -25,11 +51,14 @@ class Member(Protocol):
 
 
 class Crowd:
-    def __init__(self, limits: Limits, statistics: Counter[str]):
+    def __init__(self, limits: Limits, rates: Rates, statistics: Counter[str]):
         self.members: dict[int, Member] = {}
         self.left: Callable[[], None] = lambda: None  # told of everyone who leaves
-        self._limits, self._statistics = limits, statistics
+        self.scarce: Callable[[], None] = lambda: None  # told when there are no descriptors for one more
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
+        self._limits, self._rates, self._statistics = limits, rates, statistics
         self._by_address: Counter[str] = Counter()
+        self._identified: set[int] = set()
         # A session id says nothing but which line of the log belongs to which session.
         self._ids = itertools.count(secrets.randbits(63))
         self._swept = 0.0
@@ -40,21 +69,43 @@ class Crowd:
     def new_id(self) -> int:
         return next(self._ids) & (2**64 - 1)
 
-    def admit(self, member: Member) -> str | None:
-        """Count a session in.  A reason when there are too many of them."""
-        limits, address = self._limits, member.address
-        if len(self.members) >= limits.max_sessions:
-            return "too many sessions"
-        if self._by_address[address] >= limits.max_sessions_per_address and not _is_loopback(address):
-            return "too many sessions from your address"
+    def enter(self, member: Member, descriptor: int) -> Refusal | None:
+        """`descriptor` is its socket's: the lowest that was free, so it tells how many are used.
+
+        Every session may come to need one more, for a spool file; a descriptor that cannot be received is the end of
+        the daemon."""
+        if len(self.members) >= self._limits.max_sessions:
+            return self._refuse(Refusal.SESSIONS)
         self.members[member.id] = member
+        if descriptor + len(self.members) >= self._descriptors:
+            self.scarce()
+        return None
+
+    def identify(self, member: Member, now: float) -> Refusal | None:
+        """Count it as what it is.  Who is refused here is a member until it leaves."""
+        address = member.address
+        if not is_loopback(address):
+            if self._by_address[address] >= self._limits.max_sessions_per_address:
+                return self._refuse(Refusal.SESSIONS_OF_ADDRESS)
+            if self._rates.has_failed(address, now):
+                return self._refuse(Refusal.FAILURE_RATE)
+            if not self._rates.take_connection(address, now):
+                return self._refuse(Refusal.CONNECTION_RATE)
+        self._identified.add(member.id)
         self._count(member, 1)
         return None
 
     def leave(self, member: Member) -> None:
-        if self.members.pop(member.id, None) is not None:
+        if self.members.pop(member.id, None) is None:
+            return
+        if member.id in self._identified:
+            self._identified.discard(member.id)
             self._count(member, -1)
-            self.left()
+        self.left()
+
+    def _refuse(self, refusal: Refusal) -> Refusal:
+        self._statistics[STATISTICS[refusal]] += 1
+        return refusal
 
     def _count(self, member: Member, step: int) -> None:
         self._by_address[member.address] += step
@@ -74,10 +125,3 @@ class Crowd:
     def shutdown(self) -> None:
         for member in list(self.members.values()):
             member.shutdown()
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False  # a peer that has no address gets no favours

@@ -1,19 +1,23 @@
 """Listeners: the sockets that the parent bound, and whether we take clients from them.
 
-A pause closes nothing in the kernel: connections wait in the backlog, which is large (a short one makes twenty clients
-wait for their second SYN).
+Not while an administrator has paused them, nor while descriptors are scarce.  A pause closes nothing in the kernel:
+connections wait in the backlog, which is large (a short one makes twenty clients wait for their second SYN).
 """
 
 import asyncio
 import socket
+from dataclasses import replace
 from functools import partial
 
 from smtpd.config.slice import ListenerSlice
 from smtpd.dispatcher.connection import Connection
 from smtpd.dispatcher.crowd import Crowd
 from smtpd.dispatcher.office import Office
+from smtpd.imsg import AddListener
+from smtpd.ipc.log import log
 
 BACKLOG = 4096
+RELIEF = 10  # of a hundred sessions so many have to end before clients are taken again
 
 
 class Listeners:
@@ -21,55 +25,81 @@ class Listeners:
         self, office: Office, crowd: Crowd, listeners: tuple[ListenerSlice, ...], sockets: dict[int, socket.socket]
     ):
         self._office, self._crowd = office, crowd
-        self._bound = [(listener, sockets[listener.number]) for listener in listeners]
+        self._slices = {listener.number: listener for listener in listeners}
+        # One without a socket has no address yet: AddListener brings both.
+        self._bound = [(self._slices[number], sock) for number, sock in sockets.items()]
         self._servers: list[asyncio.AbstractServer] = []
         self._paused = False
         self._open = False
+        self._relief: int | None = None  # descriptors are scarce until there are only so many sessions
         self._opening: set[asyncio.Task] = set()
+
+    @property
+    def listening(self) -> bool:
+        return bool(self._servers)
 
     def open(self) -> None:
         self._open = True
-        if not self._paused:
-            self._listen()
+        self._settle()
+
+    def add(self, imsg: AddListener, descriptor: int) -> None:
+        bound = (replace(self._slices[imsg.number], address=imsg.address), socket.socket(fileno=descriptor))
+        self._bound.append(bound)
+        if self._wanted:
+            self._listen(*bound)
 
     def pause(self, paused: bool) -> bool:
         """Take no new client for now, or take them again.  False when it was so already."""
         if paused == self._paused:
             return False
         self._paused = paused
-        if paused:
-            self._ignore()
-        elif self._open:
-            self._listen()
+        self._settle()
         return True
+
+    def rest(self) -> None:
+        """Descriptors are scarce: let some sessions end first."""
+        if self._relief is None:
+            sessions = len(self._crowd)
+            self._relief = sessions - max(1, sessions * RELIEF // 100)
+            log.warn(f"smtp: descriptors are scarce with {sessions} sessions: no new clients for now")
+            self._settle()
+
+    def recover(self) -> None:
+        """A session has ended."""
+        if self._relief is not None and len(self._crowd) <= self._relief:
+            self._relief = None
+            log.info("smtp: taking new clients again")
+            self._settle()
 
     def close(self) -> None:
         """For good: the kernel refuses new clients."""
         self._open = False
-        self._ignore()
+        self._settle()
         for _, sock in self._bound:
             sock.close()
 
     @property
-    def listening(self) -> bool:
-        return bool(self._servers)
+    def _wanted(self) -> bool:
+        return self._open and not self._paused and self._relief is None
 
-    def _listen(self) -> None:
-        for listener, sock in self._bound:
-            # uvloop takes a socket over and closes it with its server; ours has to outlive a pause
-            task = self._office.loop.create_task(self._serve(listener, sock.dup()))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+    def _settle(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._wanted:
+            for bound in self._bound:
+                self._listen(*bound)
+
+    def _listen(self, listener: ListenerSlice, sock: socket.socket) -> None:
+        # uvloop takes a socket over and closes it with its server; ours has to outlive a pause
+        task = self._office.loop.create_task(self._serve(listener, sock.dup()))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     async def _serve(self, listener: ListenerSlice, sock: socket.socket) -> None:
         connection = partial(Connection, self._office, self._crowd, listener)
         server = await self._office.loop.create_server(connection, sock=sock, backlog=BACKLOG)
-        if self._paused or not self._open:
-            server.close()
-        else:
+        if self._wanted:
             self._servers.append(server)
-
-    def _ignore(self) -> None:
-        for server in self._servers:
+        else:
             server.close()
-        self._servers.clear()

@@ -1,21 +1,27 @@
 """dispatcher -- the network: takes mail from SMTP clients, and shows them the answers of the others.
 
-    clients <--SMTP--> dispatcher --ResolveClient, ExpandRecipient--> lookup
-                           |
-                           +--ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
+    clients <--SMTP, TLS--> dispatcher --ResolveClient, WelcomeClient, ExpandRecipient--> lookup
+                              |    |   --CheckCredentials, BeginScram, FinishScram, CheckSender--> lookup
+                              |    |
+                              |    +--ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
+                              +--a digest to sign (tls/signing.py)--> crypto
 
 SECURITY
     Reads what anybody on the network sends: the process that we expect to fall first.  Taken over, it reads and forges
-    the mail that passes.  It has no arrow to the parent, makes no envelopes, holds no key, and sees no file but the
-    spool files that queue opened for it.  There may be several; none knows of another.
+    the mail that passes, and the passwords that are tried meanwhile.  It asks nothing of the parent, makes no
+    envelopes, holds no private key, and sees no file but certificates and the spool files that queue opened for it.
+    There may be several; none knows of another.
 """
 
 from smtpd import sandbox
 from smtpd.config.slice import DispatcherSlice
 from smtpd.dispatcher.state import Dispatcher
 from smtpd.imsg import (
+    AddListener,
     Begin,
     ClientResolved,
+    ClientWelcomed,
+    CredentialsChecked,
     MessageIdsReserved,
     MessageRefused,
     MessageStored,
@@ -23,10 +29,16 @@ from smtpd.imsg import (
     RecipientExpanded,
     RecipientRefused,
     ReportStatistics,
+    ScramBegun,
+    ScramFinished,
+    SenderChecked,
     SetVerbose,
     SpoolFileOpened,
     SpoolFileRefused,
     Stop,
+    TakeAuthorities,
+    TakeCertificate,
+    UseCertificates,
 )
 from smtpd.ipc import boot
 from smtpd.ipc.loop import connect, prepare, unexpected
@@ -40,7 +52,8 @@ def main() -> None:
     loop = prepare()
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
     handed.entered(held)
-    dispatcher = Dispatcher(loop, handed.slice, handed.listeners, handed.peer("lookup"), handed.peer("queue"))
+    signing = [sock for _, sock in handed.signing]
+    dispatcher = Dispatcher(loop, handed.slice, handed.listeners, handed.peer("lookup"), handed.peer("queue"), signing)
     if "smtp" in handed.configure.paused:
         dispatcher.listeners.pause(True)
     handlers = {"parent": from_parent, "lookup": from_lookup, "queue": from_queue, "control": from_control}
@@ -54,6 +67,14 @@ def from_parent(dispatcher, channel, imsg, descriptor):
             dispatcher.begin()
         case Stop():
             dispatcher.stop()
+        case TakeCertificate():
+            dispatcher.take_certificate(channel, imsg, descriptor)
+        case TakeAuthorities():
+            dispatcher.take_authorities(channel, imsg, descriptor)
+        case UseCertificates():
+            dispatcher.use_certificates()
+        case AddListener():
+            dispatcher.add_listener(imsg, descriptor)
         case _:
             unexpected("parent", imsg)
 
@@ -61,6 +82,16 @@ def from_parent(dispatcher, channel, imsg, descriptor):
 def from_lookup(dispatcher, channel, imsg, descriptor):
     match imsg:
         case ClientResolved():
+            dispatcher.office.to_lookup.answer(imsg)
+        case ClientWelcomed():
+            dispatcher.office.to_lookup.answer(imsg)
+        case CredentialsChecked():
+            dispatcher.office.to_lookup.answer(imsg)
+        case ScramBegun():
+            dispatcher.office.to_lookup.answer(imsg)
+        case ScramFinished():
+            dispatcher.office.to_lookup.answer(imsg)
+        case SenderChecked():
             dispatcher.office.to_lookup.answer(imsg)
         case RecipientExpanded():
             dispatcher.office.to_lookup.answer(imsg)

@@ -7,7 +7,16 @@ from smtpd.config.slice import DispatcherSlice
 from smtpd.dispatcher.crowd import Crowd
 from smtpd.dispatcher.listener import Listeners
 from smtpd.dispatcher.office import Office
-from smtpd.imsg import ListenersPaused, PauseListeners, ReportStatistics, SetVerbose, StatisticsReported
+from smtpd.imsg import (
+    AddListener,
+    ListenersPaused,
+    PauseListeners,
+    ReportStatistics,
+    SetVerbose,
+    StatisticsReported,
+    TakeAuthorities,
+    TakeCertificate,
+)
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 
@@ -22,11 +31,14 @@ class Dispatcher:
         sockets: dict[int, socket.socket],
         lookup: Channel,
         queue: Channel,
+        signing: list[socket.socket],
     ):
         self._loop = loop
-        self.office = Office(loop, configuration, lookup, queue)
-        self.crowd = Crowd(configuration.limits, self.office.statistics)
+        self.office = Office(loop, configuration, lookup, queue, signing)
+        self.crowd = Crowd(configuration.limits, self.office.rates, self.office.statistics)
         self.listeners = Listeners(self.office, self.crowd, configuration.listeners, sockets)
+        self.crowd.scarce = self.listeners.rest
+        self.crowd.left = self.listeners.recover
 
     def begin(self) -> None:
         self.office.numbers.reserve()
@@ -48,6 +60,18 @@ class Dispatcher:
     def _end_with_the_last(self) -> None:
         if not self.crowd:
             self._loop.call_soon(self._loop.stop)
+
+    def take_certificate(self, channel: Channel, imsg: TakeCertificate, descriptor: int) -> None:
+        channel.send(self.office.certificates.take(imsg, descriptor))
+
+    def take_authorities(self, channel: Channel, imsg: TakeAuthorities, descriptor: int) -> None:
+        channel.send(self.office.certificates.take_authorities(imsg, descriptor))
+
+    def use_certificates(self) -> None:
+        self.office.certificates.use()
+
+    def add_listener(self, imsg: AddListener, descriptor: int) -> None:
+        self.listeners.add(imsg, descriptor)
 
     def pause(self, channel: Channel, imsg: PauseListeners) -> None:
         changed = self.listeners.pause(imsg.paused)

@@ -1,0 +1,157 @@
+"""From accept to the banner: what becomes of a client before there is a session.
+
+    PROXY header    who is it really?                  listen on … proxy
+    counted in      crowd, rates                       or 421
+    TLS handshake                                      listen on … smtps
+    name            ResolveClient
+    welcome         WelcomeClient                      listen on … hostnames, xclient
+    delay           talking now is talking too soon    smtp limit greet-delay
+    banner          the session begins
+
+A listener skips what it does not have.  Bytes that come before the banner are kept, as many as one read of the socket
+brings, and are the session's first; not so where there is a delay: they are its end.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from smtpd.config.model import Tls
+from smtpd.config.slice import ListenerSlice
+from smtpd.dispatcher.office import Office
+from smtpd.dispatcher.wire import Wire
+from smtpd.imsg import ClientWelcomed, WelcomeClient
+from smtpd.smtp.proxy import Malformed, ProxyReader
+from smtpd.smtp.server import Client
+from smtpd.tls.facts import Facts
+
+
+class Arrival(NamedTuple):
+    """Who has come, and what we are to them."""
+
+    client: Client
+    facts: Facts | None
+    name: str  # ours; empty: as the listener says
+    may_xclient: bool
+    early: bytes  # came before the banner
+    hasty: bool  # and should not have
+
+
+class Guest(Protocol):
+    """The connection, as far as it is concerned."""
+
+    address: str
+    wire: Wire
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def admit(self) -> bool: ...
+
+    def encrypt(self, use: Callable[[Facts], None]) -> None: ...
+
+    def begin(self, arrival: Arrival) -> None: ...
+
+    def reject(self, event: str, reason: str) -> None: ...
+
+
+class Entrance:
+    def __init__(self, office: Office, listener: ListenerSlice, guest: Guest, peer: tuple[str, int], local: str):
+        self._office, self._listener, self._guest = office, listener, guest
+        self._address, self._port, self._local = *peer, local
+        self._limits = office.settings.limits
+        self._begun = office.loop.time()
+        self._proxy = ProxyReader(listener.proxy) if listener.proxy else None
+        self._facts: Facts | None = None
+        self._early: list[bytes] = []
+        self._name = ""
+        self._welcome = ClientWelcomed(0, "", False)
+        self._delay: asyncio.TimerHandle | None = None
+
+    def enter(self) -> None:
+        if self._proxy is None:
+            self._identify()
+
+    def receive(self, data: bytes) -> None:
+        if self._proxy is not None:
+            self._read_header(self._proxy, data)
+            return
+        self._early.append(data)
+        self._guest.wire.pause()
+        if self._delay is not None:
+            self.leave()
+            self._greet()
+
+    def tick(self, now: float) -> None:
+        if self._proxy is not None and now - self._begun >= self._limits.timeout:
+            self._fail("timeout")
+
+    def leave(self) -> None:
+        """The client is gone."""
+        if self._delay is not None:
+            self._delay.cancel()
+
+    def _read_header(self, proxy: ProxyReader, data: bytes) -> None:
+        try:
+            if not proxy.feed(data):
+                return
+        except Malformed as malformed:
+            self._fail(str(malformed))
+            return
+        self._proxy = None
+        header = proxy.header
+        if not header.local:
+            self._address, self._port, self._local = header.source, header.source_port, header.destination
+        self._identify()
+        if proxy.rest:
+            self._guest.data_received(proxy.rest)
+
+    def _fail(self, reason: str) -> None:
+        self._office.statistics["smtp.proxy.failed"] += 1
+        self._guest.reject("proxy-failed", reason)
+
+    def _identify(self) -> None:
+        self._guest.address = self._address
+        if not self._guest.admit():
+            return
+        tls = self._listener.tls
+        if tls is not None and tls.mode is Tls.AT_ONCE:
+            self._guest.encrypt(self._encrypted)
+        else:
+            self._office.names.find(self._address, self._named)
+
+    def _encrypted(self, facts: Facts) -> None:
+        self._facts = facts
+        self._office.names.find(self._address, self._named)
+
+    def _named(self, name: str) -> None:
+        self._name = name
+        if self._listener.welcome:
+            self._office.to_lookup.ask(
+                lambda request: WelcomeClient(request, self._listener.number, self._address, self._local),
+                self._welcomed,
+            )
+        else:
+            self._wait()
+
+    def _welcomed(self, welcome: ClientWelcomed) -> None:
+        self._welcome = welcome
+        self._wait()
+
+    def _wait(self) -> None:
+        seconds = self._begun + self._limits.greet_delay - self._office.loop.time()
+        if self._limits.greet_delay and not self._early and seconds > 0:
+            self._delay = self._office.loop.call_later(seconds, self._greet)
+        else:
+            self._greet()
+
+    def _greet(self) -> None:
+        self._guest.begin(
+            Arrival(
+                client=Client(address=self._address, port=self._port, name=self._name),
+                facts=self._facts,
+                name=self._welcome.hostname,
+                may_xclient=self._welcome.xclient,
+                early=b"".join(self._early),
+                hasty=bool(self._limits.greet_delay and self._early),
+            )
+        )

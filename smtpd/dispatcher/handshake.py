@@ -1,0 +1,186 @@
+"""TLS handshakes: each until the signature in one of a few threads, from there on in the loop.
+
+    client's hello      kept until its first record is complete: whoever stalls costs its bytes and no thread
+      |
+    the line            a queue for each network, served in turn; too long: the longest queue loses its last
+      |
+    SIGNERS threads     make the link, step; the step that signs waits for crypto
+      |
+    the loop            the remaining steps: no signature, some 50 microseconds
+
+The bytes that a client may send for its handshake are bounded, certificates included, and so is its time.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from smtpd.dispatcher.wire import Wire
+from smtpd.ipc.log import log
+from smtpd.tls.context import ServerContext
+from smtpd.tls.link import HANDSHAKE_MAX, Failed, Link
+from smtpd.tls.signing import SIGNERS
+
+LINE = 1024  # handshakes that wait for a thread
+SECONDS = 25.0  # for all of it; the crowd's sweep notices up to 5 seconds later
+
+RECORD_HEADER = 5  # bytes, RFC 8446 5.1: type, version, length
+HANDSHAKE = 22  # the type
+
+
+class Handshake:
+    """One of them.  `done` is called once: with the link, or with the reason why there is none."""
+
+    def __init__(
+        self,
+        handshakes: "Handshakes",
+        wire: Wire,
+        context: ServerContext,
+        network: str,
+        deadline: float,
+        done: Callable[[Link | Failed], None],
+    ):
+        self.network = network
+        self.over = False
+        self._handshakes, self._wire, self._context = handshakes, wire, context
+        self._deadline, self._done = deadline, done
+        self._link: Link | None = None
+        self._came = bytearray()  # and was not yet given to the link
+        self._size = 0  # of all that came
+        self._stepping = False  # in the line, or in a thread
+
+    def receive(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > HANDSHAKE_MAX:
+            self.fail("client sends too much")
+            return
+        self._came += data
+        if not self._stepping:
+            self._proceed()
+
+    def tick(self, now: float) -> None:
+        if now >= self._deadline:
+            self.fail("handshake stalled")
+
+    def fail(self, reason: str) -> None:
+        self._end(Failed(reason))
+
+    def take(self) -> bytes:
+        """What has come, for the next step.  In the loop: a thread must not see it change."""
+        data = bytes(self._came)
+        self._came.clear()
+        return data
+
+    def step(self, data: bytes) -> Link | None:
+        """Mostly in a thread.  The link when it stands; None: the client's turn.  Raises Failed."""
+        if self._link is None:
+            self._link = Link(self._context)
+        self._link.feed(data)
+        return self._link if self._link.step() else None
+
+    def stepped(self, outcome: Link | Failed | None) -> None:
+        self._stepping = False
+        if self.over:
+            return
+        if self._link is not None:  # of a failure too: the alert that says why
+            output = self._link.take_output()
+            if output:
+                self._wire.transport.write(output)
+        if outcome is not None:
+            self._end(outcome)
+        elif self._came:
+            self._proceed()
+
+    def _proceed(self) -> None:
+        if self._link is not None and self._link.signed:
+            self.stepped(_outcome(self.step, self.take()))
+        elif self._link is not None or _begins_with_a_record(self._came):
+            self._stepping = True
+            self._handshakes.queue(self)
+
+    def _end(self, outcome: Link | Failed) -> None:
+        if self.over:
+            return
+        self.over = True
+        rest = self.take()
+        if isinstance(outcome, Link) and rest:
+            outcome.feed(rest)  # came while the last step was made
+        self._done(outcome)
+
+
+def _begins_with_a_record(data: bytearray) -> bool:
+    """Or with what is none: then there is nothing to wait for."""
+    if data[0] != HANDSHAKE:
+        return True
+    return len(data) >= RECORD_HEADER and len(data) >= RECORD_HEADER + int.from_bytes(data[3:5])
+
+
+def _outcome(step: Callable[[bytes], Link | None], data: bytes) -> Link | Failed | None:
+    try:
+        return step(data)
+    except Failed as failed:
+        return failed
+    except Exception as error:  # noqa: BLE001  (rule R8: the one place around one handshake)
+        log.trouble("smtp tls", error)
+        return Failed("internal error")
+
+
+class Handshakes:
+    """The line, and the threads."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int = LINE):
+        self._loop, self._most = loop, most
+        self._threads = ThreadPoolExecutor(SIGNERS, "handshake")
+        self._line: dict[str, deque[Handshake]] = {}  # by network; the first is served next
+        self._waiting = 0
+        self._busy = 0
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def queue(self, handshake: Handshake) -> None:
+        if self._busy < SIGNERS:
+            self._start(handshake)
+            return
+        self._line.setdefault(handshake.network, deque()).append(handshake)
+        self._waiting += 1
+        if self._waiting > self._most:
+            self._shorten()
+
+    def close(self) -> None:
+        """Nobody is served any more."""
+        self._line.clear()
+        self._threads.shutdown()
+
+    def _shorten(self) -> None:
+        network = max(self._line, key=lambda network: len(self._line[network]))
+        last = self._line[network].pop()
+        self._left(network)
+        last.fail("too many handshakes")
+
+    def _left(self, network: str) -> None:
+        self._waiting -= 1
+        if not self._line[network]:
+            del self._line[network]
+
+    def _start(self, handshake: Handshake) -> None:
+        self._busy += 1
+        step = self._loop.run_in_executor(self._threads, _outcome, handshake.step, handshake.take())
+        step.add_done_callback(lambda step: self._stepped(handshake, step.result()))
+
+    def _stepped(self, handshake: Handshake, outcome: Link | Failed | None) -> None:
+        self._busy -= 1
+        handshake.stepped(outcome)
+        while self._line and self._busy < SIGNERS:
+            self._serve()
+
+    def _serve(self) -> None:
+        network = next(iter(self._line))
+        waiting = self._line.pop(network)
+        handshake = waiting.popleft()
+        self._waiting -= 1
+        if waiting:
+            self._line[network] = waiting  # behind the others
+        if not handshake.over:
+            self._start(handshake)

@@ -1,0 +1,74 @@
+"""The bytes of one client, in the clear or encrypted, and when to read more of them.
+
+    transport --- data ---> open --> plaintext           what the session is fed
+    transport <-- write --- say  <-- plaintext           what the session says
+
+Without a link both sides are the same bytes.  Of a link nothing is read, and into it nothing is written, after the
+client has closed it (close_notify): what came before that is all there ever was.
+"""
+
+import asyncio
+
+from smtpd.tls.link import Link
+
+
+class Wire:
+    def __init__(self, transport: asyncio.Transport):
+        self.transport = transport
+        self.link: Link | None = None
+        self.client_reads = True  # what is written does not pile up
+        self.reading = True
+
+    @property
+    def ended(self) -> bool:
+        """The client has closed its link; the connection below may still be there."""
+        return self.link is not None and self.link.closed
+
+    def open(self, data: bytes) -> bytes:
+        """The plaintext that `data` completes.  Raises Failed."""
+        if self.link is None:
+            return data
+        self.link.feed(data)
+        try:
+            return self.link.read()
+        finally:
+            self.flush()
+
+    def say(self, data: bytes) -> None:
+        if self.link is None:
+            self.transport.write(data)
+        elif not self.link.closed:
+            self.link.write(data)
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what TLS itself has to say, and what it has encrypted."""
+        assert self.link is not None
+        output = self.link.take_output()
+        if output:
+            self.transport.write(output)
+
+    def pause(self) -> None:
+        if self.reading and not self.transport.is_closing():
+            self.reading = False
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self.reading and not self.transport.is_closing():
+            self.reading = True
+            self.transport.resume_reading()
+
+    def close(self, *, all_read: bool) -> None:
+        """After the last word has been written; the caller has to abort what the client does not end in time.
+
+        More may be on its way to us, and a close with bytes unread is a reset, which can overtake that word: so unless
+        `all_read` only our side is closed, and whoever reads throws away what still comes.
+        """
+        if self.link is not None and not self.link.closed:
+            self.link.close()
+            self.flush()
+        if all_read or not self.transport.can_write_eof():
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.transport.write_eof()
+            self.resume()

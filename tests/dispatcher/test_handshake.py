@@ -1,0 +1,244 @@
+"""The line of handshakes, and the threads: who waits for whom, and what nobody can make us keep."""
+
+import asyncio
+import ssl
+
+import pytest
+
+from smtpd.config.model import Tls
+from smtpd.config.slice import TlsSlice
+from smtpd.dispatcher.handshake import Handshake, Handshakes
+from smtpd.dispatcher.wire import Wire
+from smtpd.tls.context import Certificate, control, make_context
+from smtpd.tls.library import get_context
+from smtpd.tls.link import HANDSHAKE_MAX, Failed, Link
+from smtpd.tls.signing import SIGNERS, Signer
+from tests.dispatcher.tls import Crypto, TlsClient, careless_context, certificate
+
+SET_GROUPS_LIST = 92  # openssl/ssl.h
+SLICE = TlsSlice(Tls.AT_ONCE, ("mx.test",))
+
+
+class Sent(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self):
+        super().__init__()
+        self.data = b""
+
+    def write(self, data):
+        self.data += data
+
+    def take(self):
+        data, self.data = self.data, b""
+        return data
+
+
+class Peer:
+    """A client and its handshake with us, on no network."""
+
+    def __init__(self, hall, network="192.0.2", context=None):
+        self.sent = Sent()
+        self.outcomes = []
+        self.client = TlsClient(None, None, context)
+        self.handshake = Handshake(
+            hall.handshakes, Wire(self.sent), hall.context, network, 1000.0, self.outcomes.append
+        )
+
+    def hello(self):
+        self.handshake.receive(self.client.hello())
+        return self
+
+    def reply(self):
+        """The client's answer to what we have sent so far; empty when it needs more."""
+        self.client._in.write(self.sent.take())
+        return self.client.hello()
+
+    @property
+    def failure(self):
+        (outcome,) = self.outcomes
+        assert isinstance(outcome, Failed)
+        return str(outcome)
+
+    @property
+    def link(self):
+        (outcome,) = self.outcomes
+        assert isinstance(outcome, Link)
+        return outcome
+
+
+class Hall:
+    def __init__(self, most=1024):
+        self.loop = asyncio.new_event_loop()
+        self.crypto = Crypto()
+        self.handshakes = Handshakes(self.loop, most)
+        mine = Certificate.read(certificate(self.crypto.key))
+        self.context = make_context(SLICE, {"mx.test": mine}, None, {}, Signer(self.crypto.sockets))
+
+    def until(self, condition):
+        async def wait():
+            while not condition():
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(asyncio.wait_for(wait(), 10))
+
+    def shake(self, peer):
+        """All of it."""
+        while not peer.outcomes:
+            self.until(lambda: peer.sent.data or peer.outcomes)
+            if not peer.outcomes:
+                peer.handshake.receive(peer.reply())
+
+    def close(self):
+        self.crypto.go.set()
+        self.handshakes.close()
+        self.until(lambda: not self.handshakes._busy)
+        self.loop.close()
+        self.crypto.close()
+
+
+@pytest.fixture
+def hall():
+    made = Hall()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def short_hall():
+    made = Hall(most=4)
+    yield made
+    made.close()
+
+
+def test_a_handshake_ends_with_a_link(hall):
+    peer = Peer(hall).hello()
+    hall.shake(peer)
+    assert peer.link.facts.version == "TLSv1.3"
+    assert hall.crypto.signatures == 1
+
+
+def test_whole_and_byte_by_byte_is_the_same(hall):
+    peer = Peer(hall)
+    for byte in peer.client.hello():
+        assert not hall.handshakes._busy
+        peer.handshake.receive(bytes([byte]))
+    hall.until(lambda: peer.sent.data)
+    for byte in peer.reply():
+        peer.handshake.receive(bytes([byte]))
+    assert peer.link.facts.cipher
+    assert hall.crypto.signatures == 1
+
+
+def test_a_client_that_stalls_in_its_first_record_costs_no_thread_and_no_link(hall):
+    peer = Peer(hall)
+    peer.handshake.receive(peer.client.hello()[:-1])
+    assert not hall.handshakes._busy and peer.handshake._link is None
+    peer.handshake.tick(999.0)
+    assert not peer.outcomes
+    peer.handshake.tick(1000.0)
+    assert peer.failure == "handshake stalled"
+
+
+def test_a_second_hello_waits_for_its_signature_in_a_thread_too(hall):
+    """RFC 8446 4.1.4: a HelloRetryRequest is answered without a signature."""
+    context = careless_context()
+    control(
+        get_context(context), SET_GROUPS_LIST, 0, b"P-521:P-256", needed=True
+    )  # a share of the first, which we lack
+    peer = Peer(hall, context=context).hello()
+    hall.until(lambda: peer.sent.data)
+    assert hall.crypto.signatures == 0
+    peer.handshake.receive(peer.reply())
+    assert hall.handshakes._busy == 1
+    hall.shake(peer)
+    assert peer.link.facts.version == "TLSv1.3"
+
+
+def test_tls_1_2(hall):
+    context = careless_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    peer = Peer(hall, context=context).hello()
+    hall.shake(peer)
+    assert peer.link.facts.version == "TLSv1.2"
+
+
+def test_no_more_handshakes_wait_for_signatures_than_there_are_threads(hall):
+    hall.crypto.go.clear()
+    peers = [Peer(hall).hello() for _ in range(50)]
+    assert hall.handshakes._busy == SIGNERS and len(hall.handshakes) == 50 - SIGNERS
+    hall.crypto.go.set()
+    for peer in peers:
+        hall.shake(peer)
+        assert peer.link
+    assert len(hall.handshakes) == 0 and not hall.handshakes._line
+
+
+def test_networks_are_served_in_turn(hall):
+    """A hundred of one network are in the line; one of another waits for one of them, not for a hundred."""
+    hall.crypto.go.clear()
+    crowd = [Peer(hall).hello() for _ in range(100)]
+    single = Peer(hall, network="198.51.100").hello()
+    hall.crypto.go.set()
+    hall.until(lambda: single.sent.data)
+    assert sum(bool(peer.sent.data) for peer in crowd) < 20
+
+
+def test_a_line_that_is_too_long_loses_the_last_of_the_longest_queue(short_hall):
+    short_hall.crypto.go.clear()
+    first = [Peer(short_hall).hello() for _ in range(SIGNERS + 4)]
+    other = Peer(short_hall, network="198.51.100").hello()
+    assert first[-1].failure == "too many handshakes"
+    assert not other.outcomes and len(short_hall.handshakes) == 4
+    late = Peer(short_hall).hello()
+    assert late.failure == "too many handshakes"
+
+
+def test_one_that_is_gone_before_its_turn_is_passed_over(short_hall):
+    short_hall.crypto.go.clear()
+    first = [Peer(short_hall).hello() for _ in range(SIGNERS + 2)]
+    first[-2].handshake.fail("the client left")
+    short_hall.crypto.go.set()
+    short_hall.shake(first[-1])
+    assert first[-1].link
+    assert not first[-2].sent.data
+
+
+def test_one_that_is_gone_while_its_signature_is_made_is_forgotten(hall):
+    hall.crypto.go.clear()
+    peer = Peer(hall).hello()
+    peer.handshake.fail("the client left")
+    hall.crypto.go.set()
+    hall.until(lambda: not hall.handshakes._busy)
+    assert peer.failure == "the client left" and not peer.sent.data
+
+
+def test_an_endless_hello_is_cut_off(hall):
+    peer = Peer(hall)
+    peer.handshake.receive(b"\x16\x03\x01\xff\xff")
+    for _ in range(HANDSHAKE_MAX // 4096):
+        peer.handshake.receive(bytes(4096))
+    assert peer.failure == "client sends too much"
+    assert not peer.handshake._came
+
+
+def test_garbage_is_told_apart_from_a_handshake(hall):
+    peer = Peer(hall)
+    peer.handshake.receive(b"EHLO plain.test\r\n")
+    hall.until(lambda: peer.outcomes)
+    assert peer.failure == "client does not speak TLS"
+    assert hall.crypto.signatures == 0
+
+
+def test_what_comes_behind_the_handshake_is_kept_for_the_link(hall):
+    peer = Peer(hall).hello()
+    hall.until(lambda: peer.sent.data)
+    peer.handshake.receive(peer.reply() + peer.client.sealed(b"EHLO quick.test\r\n"))
+    assert peer.link.read() == b"EHLO quick.test\r\n"
+
+
+def test_a_signature_that_is_refused_fails_the_handshake(hall):
+    hall.crypto.close()
+    peer = Peer(hall).hello()
+    hall.until(lambda: peer.outcomes)
+    assert isinstance(peer.outcomes[0], Failed)
