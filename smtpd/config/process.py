@@ -16,7 +16,6 @@ import getopt
 import os
 import select
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +26,6 @@ from smtpd import sandbox
 from smtpd.config import parser, trust
 from smtpd.config.error import ConfigErrors
 from smtpd.config.host import this_host
-from smtpd.config.printer import print_config
 from smtpd.config.slice import Slices
 from smtpd.config.slicing import slice_config
 from smtpd.imsg import ROLES, TABLE, ConfigurationParsed, ConfigurationRefused
@@ -79,33 +77,6 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, sandbox.Unavailable) as error:
         answer = ConfigurationRefused([f"{path}: {reason(error)}"])
     return send(channel, answer)
-
-
-def check(path: str, macros: dict[str, str], verbose: bool, insecure_paths: bool) -> int:
-    """`smtpd -n`: as a command of whoever types it.  The exit status."""
-    made = maybe_configure(path, macros, insecure_paths)
-    if made is None:
-        return 1
-    if verbose:
-        print(print_config(made.parsed.config), end="")
-    print("configuration OK", file=sys.stderr)
-    return 0
-
-
-def maybe_configure(path: str, macros: dict[str, str], insecure_paths: bool) -> Configuration | None:
-    """For a command: errors and warnings go to standard error, and None means that there was an error."""
-    try:
-        read = reader(insecure_paths)
-        made = configure(path, read(path), macros, read)
-    except ConfigErrors as errors:
-        print(errors, file=sys.stderr)
-        return None
-    except (OSError, ValueError) as error:
-        print(f"{path}: {reason(error)}", file=sys.stderr)
-        return None
-    for warning in made.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return made
 
 
 def reader(insecure_paths: bool) -> Callable[[str], str]:

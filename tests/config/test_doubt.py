@@ -38,3 +38,31 @@ def test_the_machine_is_asked_by_name(tmp_path):
     assert not has_user("no-such-user-here")
     assert has_file(str(tmp_path))
     assert not has_file(str(tmp_path / "nothing"))
+
+
+TLS = 'pki mx1 cert "/c" key "/k"\nlisten on lo tls pki mx1 auth <t>\ntable t {}'
+
+
+@pytest.mark.parametrize(
+    "table, where", [("{{ amy = '{}' }}", "f:3:11"), ("file:/t", "/t:1:1"), ("passwd:/t", "/t:1:1")]
+)
+def test_a_password_in_the_clear_lets_nobody_in_and_is_not_repeated(table, where):
+    (warning,) = sliced(TLS.format(table.format("sesame")), _t="amy:sesame\n").warnings
+    assert warning.startswith(f'{where}: user "amy" has no password that could fit: ')
+    assert "sesame" not in warning
+
+
+def test_a_locked_user_is_no_doubt():
+    assert sliced(TLS.format("{ amy = '!', bob = '*' }")).warnings == ()
+
+
+def test_a_list_of_passwords_is_told():
+    assert sliced(TLS.format("file:/t"), _t="amy\n").warnings == ("/t:1:1: this file is a list, expected a mapping",)
+
+
+@pytest.mark.parametrize("backend, path", [("file", "/t"), ("passwd", "/t"), ("db", "/t"), ("sqlite", "/db")])
+def test_passwords_that_everybody_may_read(backend, path):
+    text = {"sqlite": "dbpath /db\nquery_credentials SELECT 1, 2"}.get(backend, "amy:!")
+    warning = f'f:3:7: "{path}" holds passwords and can be read by everybody: chgrp _smtpl, chmod 640'
+    assert sliced(TLS.format(f"{backend}:/t"), _t=text, public=("/t", path)).warnings == (warning,)
+    assert sliced(TLS.format(f"{backend}:/t"), _t=text).warnings == ()

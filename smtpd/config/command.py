@@ -1,0 +1,51 @@
+"""smtpd -n: is the configuration good?  As a command of whoever types it; nothing is started.
+
+Errors and warnings go to standard error, the configuration in its canonical form to standard output.
+"""
+
+import os
+import sys
+import time
+
+from smtpd.config.error import ConfigErrors, Report
+from smtpd.config.keyfile import KeyFiles
+from smtpd.config.parser import Parsed
+from smtpd.config.printer import print_config
+from smtpd.config.process import Configuration, configure, reader, reason
+
+
+def check(path: str, macros: dict[str, str], verbose: bool, insecure_paths: bool) -> int:
+    """The exit status."""
+    made = maybe_configure(path, macros, insecure_paths)
+    if made is None or not check_keys(made.parsed, insecure_paths):
+        return 1
+    if verbose:
+        print(print_config(made.parsed.config), end="")
+    print("configuration OK", file=sys.stderr)
+    return 0
+
+
+def maybe_configure(path: str, macros: dict[str, str], insecure_paths: bool) -> Configuration | None:
+    """None means that there was an error."""
+    try:
+        read = reader(insecure_paths)
+        made = configure(path, read(path), macros, read)
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return None
+    except (OSError, ValueError) as error:
+        print(f"{path}: {reason(error)}", file=sys.stderr)
+        return None
+    for warning in made.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return made
+
+
+def check_keys(parsed: Parsed, insecure_paths: bool) -> bool:
+    report = Report()
+    strict = os.geteuid() == 0 and not insecure_paths
+    KeyFiles(parsed, report, strict=strict, now=time.time()).check()
+    errors = report.errors(parsed.files)
+    for line in (*(f"warning: {warning}" for warning in report.warnings(parsed.files)), *errors):
+        print(line, file=sys.stderr)
+    return not errors
