@@ -15,7 +15,8 @@ _FOLD = rb"(?:[ \t]|\r?\n[ \t])*"
 _DELIVERED_TO = re.compile(rb"^delivered-to:" + _FOLD + rb"([^\r\n]*)", re.MULTILINE)
 _JUNK = re.compile(rb"^x-spam(?:-flag)?:" + _FOLD + rb"yes\b", re.MULTILINE)
 
-_CONTROLS = {code: "?" for code in (*range(32), 127)}
+# Also what ends a line for a reader that takes the mail for text: NEL and its like.
+_CONTROLS = {code: "?" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 def added_lines(sender: str, recipient: str) -> bytes:

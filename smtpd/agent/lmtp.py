@@ -187,7 +187,7 @@ class Courier:
         errand, descriptor = group[0]
         lines = _lines([errand for errand, _ in group])
         recipients = tuple(self._trade.recipient(errand) for errand, _ in group)
-        told = Mail(errand.sender, recipients, len(lines) + errand.size)
+        told = Mail(errand.sender, recipients, len(lines) + errand.size, errand.binary, errand.utf8)
         verdicts = self._deliver(told, lambda: mail.content_of(errand, descriptor, lines))
         return [Result(group[verdict.recipient][0].envelope, verdict.outcome, verdict.text) for verdict in verdicts]
 

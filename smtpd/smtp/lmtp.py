@@ -8,6 +8,11 @@
     sent()                         content, by `stuffed`, is out
     receive(b"250 …")              READY                            Verdict(0, DELIVERED)
 
+                                   binary content, instead of DATA  SendChunk()
+    sent(last=False)               a chunk, by `chunked`, is out
+    receive(b"250 …")                                               SendChunk()
+    sent(last=True)                the last one is out
+
 What makes LMTP: after the final dot there is one reply for each recipient that was accepted, in their order.  So the
 server answers for each mailbox, and nothing has to be queued behind it.
 
@@ -17,7 +22,6 @@ a second copy, as nobody can say whether the mail was taken, and losing it is wo
 """
 
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -39,6 +43,7 @@ class State(Enum):
     ENVELOPE = "telling sender and recipients"
     DATA = "waiting for leave to send the mail"
     CONTENT = "sending the mail"
+    CHUNK = "waiting for leave to send more of the mail"
     DOT = "waiting for what became of the mail"
     RESET = "waiting for the answer to RSET"
     OVER = "the session is over"
@@ -48,9 +53,10 @@ TRANSITIONS = {
     State.GREETING: (State.HELLO, State.OVER),
     State.HELLO: (State.READY, State.OVER),
     State.READY: (State.ENVELOPE, State.OVER),
-    State.ENVELOPE: (State.DATA, State.RESET, State.OVER),
+    State.ENVELOPE: (State.DATA, State.CONTENT, State.RESET, State.OVER),
     State.DATA: (State.CONTENT, State.RESET, State.OVER),
-    State.CONTENT: (State.DOT, State.OVER),
+    State.CONTENT: (State.DOT, State.CHUNK, State.OVER),
+    State.CHUNK: (State.CONTENT, State.RESET, State.OVER),
     State.DOT: (State.READY, State.OVER),
     State.RESET: (State.READY, State.OVER),
     State.OVER: (),
@@ -68,11 +74,18 @@ class Mail:
     sender: str
     recipients: tuple[str, ...]
     size: int
+    binary: bool = False  # the server has to know RFC 3030
+    utf8: bool = False  # and RFC 6531
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
     """Send the content as `stuffed` gives it, then call `sent`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendChunk:
+    """Send the next of what `chunked` gives, then call `sent`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +97,7 @@ class Verdict:
     text: str
 
 
-Action = Say | Transfer | Verdict | Close
-
-
-def stuffed(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Content with LF line ends as it goes over the wire, final dot included (RFC 5321 4.5.2).
-
-    A CR is left out wherever it stands: before an LF it is one too many, and elsewhere some servers would take it for
-    the end of a line.
-    """
-    at_start, held = True, b""  # of a line; so that the final dot needs no packet of its own
-    for piece in pieces:
-        text = piece.translate(None, b"\r") if b"\r" in piece else piece
-        if not text:
-            continue
-        if b"\n." in text:
-            text = text.replace(b"\n.", b"\n..")
-        dot = b"." if at_start and text.startswith(b".") else b""
-        at_start = text.endswith(b"\n")
-        if held:
-            yield held
-        held = dot + text.replace(b"\n", b"\r\n")
-    yield held + (b".\r\n" if at_start else b"\r\n.\r\n")
+Action = Say | Transfer | SendChunk | Verdict | Close
 
 
 class Session:
@@ -117,6 +109,7 @@ class Session:
         self._name = name if _HOST.fullmatch(name) else "localhost"
         self._reader = ResponseReader()
         self._extensions: frozenset[str] = frozenset()
+        self._binary = False  # the mail under way
         self._unsaid: list[bytes] = []  # commands of the envelope, for a server that wants them one by one
         self._heard: list[Response] = []  # answers to them
         self._named: list[int] = []  # recipients in the order of RCPT
@@ -128,10 +121,10 @@ class Session:
 
     def begin(self, mail: Mail) -> list[Action]:
         """Only in READY, and `mail` has recipients."""
-        self._open = list(range(len(mail.recipients)))
+        self._open, self._binary = list(range(len(mail.recipients))), mail.binary
         actions: list[Action] = []
         for place in tuple(self._open):
-            if reason := (mail.sender and self._fault(mail.sender)) or self._fault(mail.recipients[place]):
+            if reason := self._fault_of_mail(mail) or self._fault(mail.recipients[place]):
                 actions.append(self._judge(place, Outcome.FAILED, reason))
         if not self._open:
             return actions
@@ -151,10 +144,10 @@ class Session:
             actions += self.lost(f"the answer is not a reply: {malformed}")
         return actions
 
-    def sent(self) -> list[Action]:
-        """Content and final dot have been handed to the network."""
+    def sent(self, last: bool = True) -> list[Action]:
+        """Content and final dot, or a chunk, have been handed to the network."""
         if self.state is State.CONTENT:
-            self.enter(State.DOT)
+            self.enter(State.DOT if last else State.CHUNK)
         return []
 
     def lost(self, reason: str) -> list[Action]:
@@ -190,6 +183,8 @@ class Session:
                 return self._envelope_answered(response)
             case State.DATA if response.code == 354 or response.kind in (4, 5):
                 return self._data_answered(response)
+            case State.CHUNK if response.kind != 3:
+                return self._chunk_answered(response)
             case State.DOT if response.kind != 3:
                 return self._mail_answered(response)
             case State.RESET if response.kind == 2:
@@ -212,8 +207,11 @@ class Session:
             actions.append(self._envelope_ended())
         return actions
 
-    def _envelope_ended(self) -> Say:
+    def _envelope_ended(self) -> Action:
         """RFC 2033 4.2 has DATA fail without a recipient; it is not sent, so nobody has to answer for none."""
+        if self._open and self._binary:
+            self.enter(State.CONTENT)
+            return SendChunk()
         if self._open:
             self.enter(State.DATA)
             return Say(b"DATA\r\n")
@@ -224,6 +222,14 @@ class Session:
         if response.code == 354:
             self.enter(State.CONTENT)
             return [Transfer()]
+        self.enter(State.RESET)
+        return [*self._judge_all(_outcome(response), str(response)), Say(b"RSET\r\n")]
+
+    def _chunk_answered(self, response: Response) -> list[Action]:
+        """One answer to each chunk but the last (RFC 2033 4.3)."""
+        if response.kind == 2:
+            self.enter(State.CONTENT)
+            return [SendChunk()]
         self.enter(State.RESET)
         return [*self._judge_all(_outcome(response), str(response)), Say(b"RSET\r\n")]
 
@@ -247,18 +253,29 @@ class Session:
         words = [f"MAIL FROM:<{mail.sender}>"]
         if "SIZE" in self._extensions:
             words.append(f"SIZE={mail.size}")  # RFC 1870 6: as precisely as it is known
-        if "8BITMIME" in self._extensions:
+        if mail.binary:
+            words.append("BODY=BINARYMIME")  # RFC 3030 3
+        elif "8BITMIME" in self._extensions:
             words.append("BODY=8BITMIME")
-        if not "".join((mail.sender, *mail.recipients)).isascii() and "SMTPUTF8" in self._extensions:
+        is_ascii = "".join((mail.sender, *mail.recipients)).isascii()
+        if "SMTPUTF8" in self._extensions and (mail.utf8 or not is_ascii):
             words.append("SMTPUTF8")  # RFC 6531 3.4
         return " ".join(words) + "\r\n"
+
+    def _fault_of_mail(self, mail: Mail) -> str:
+        """Why this mail cannot be given to this server.  Content is not converted: RFC 3030 3, RFC 6531 3.2."""
+        if mail.binary and not {"BINARYMIME", "CHUNKING"} <= self._extensions:
+            return "5.6.1 the server takes no binary content"
+        if mail.utf8 and "SMTPUTF8" not in self._extensions:
+            return "5.6.7 the server takes no mail with UTF-8 in its addresses or header"
+        return self._fault(mail.sender) if mail.sender else ""
 
     def _fault(self, address: str) -> str:
         """Why this address cannot be told to this server."""
         if not _PATH.fullmatch(address):
             return f"cannot be written as an address: {address!a}"
         if not address.isascii() and "SMTPUTF8" not in self._extensions:
-            return f"the server takes no address that is not ASCII: {address!a}"
+            return f"5.6.7 the server takes no address that is not ASCII: {address!a}"
         return ""
 
     def _judge(self, place: int, outcome: Outcome, text: str) -> Verdict:

@@ -115,6 +115,59 @@ def test_a_spool_file_that_is_too_short_delivers_nothing(start, serve):
     assert [content for *_, content in server.mails] == [wired(TRACE + MAIL)]
 
 
+# -- what not every server takes -------------------------------------------------------------------------
+
+MODERN = ("PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8")
+BINARY = b"Subject: hello\n\n\x00\r\n.\r\n\n\r" + bytes(range(256)) * 1000
+
+
+def test_binary_content_arrives_byte_by_byte(start, serve):
+    server = serve(extensions=MODERN)
+    with tempfile.TemporaryFile() as file:
+        file.write(BINARY)
+        file.flush()
+        agent = start("lmtp", server.target)
+        result = agent.deliver(to("bob", size=len(BINARY), binary=True), file.fileno())
+    assert result == Result(77 << 32 | 1, Outcome.DELIVERED, "250 2.0.0 bob saved")
+    header, body = BINARY.split(b"\n\n", 1)
+    assert server.mails == [(1, "amy@there.test", ["bob"], wired(TRACE + header + b"\n\n") + body)]
+    assert server.senders == ["<amy@there.test> BODY=BINARYMIME"]
+
+
+@pytest.mark.parametrize("more, code", [({"binary": True}, "5.6.1"), ({"utf8": True}, "5.6.7")])
+def test_what_a_server_does_not_take_fails_and_the_next_mail_goes(start, serve, more, code):
+    server = serve()
+    agent = start("lmtp", server.target)
+    result = agent.deliver(to("bob", **more))
+    assert result.outcome is Outcome.FAILED and result.text.startswith(code)
+    assert agent.deliver(to("bob", 2)).outcome is Outcome.DELIVERED
+    assert [recipients for _, _, recipients, _ in server.mails] == [["bob"]]
+
+
+def test_smtputf8_is_said_of_a_mail_that_needs_it_and_of_no_other(start, serve):
+    server = serve(extensions=MODERN)
+    agent = start("lmtp", server.target)
+    agent.deliver(to("bob", utf8=True))
+    agent.deliver(to("bob", 2, message=78))
+    agent.deliver(to("bob", 3, message=79, sender="änne@there.test"))
+    assert server.senders == [
+        "<amy@there.test> BODY=8BITMIME SMTPUTF8",
+        "<amy@there.test> BODY=8BITMIME",
+        "<änne@there.test> BODY=8BITMIME SMTPUTF8",
+    ]
+
+
+def test_a_server_that_goes_between_chunks_gets_the_mail_again(serve):
+    server = serve(extensions=MODERN, closes="chunk")
+    with tempfile.TemporaryFile() as file:
+        file.write(BINARY)
+        file.flush()
+        taken = to("bob", size=len(BINARY), binary=True), os.dup(file.fileno())
+        (result,) = courier(server).do([taken])
+    assert result.outcome is Outcome.DEFERRED and "twice" not in result.text
+    assert server.mails == []
+
+
 # -- several recipients ------------------------------------------------------------------------------
 
 

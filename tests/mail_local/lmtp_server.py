@@ -15,6 +15,7 @@ class Server:
     used       closes after each mail, without a word
     mail       closes when MAIL comes on a connection that has carried one
     dot        closes after the final dot of a mail, before any answer
+    chunk      closes after a chunk that is not the last one
     deaf       does not answer any more after the final dot
     half       closes after the first of the answers
     content    closes in the middle of the content, after a 421
@@ -31,6 +32,7 @@ class Server:
 
     def __post_init__(self):
         self.mails = []  # (number of the connection, sender, recipients, content)
+        self.senders = []  # what was said of each mail, behind MAIL FROM:
         self.connections = 0
         self.open = 0
         self.ended = threading.Semaphore(0)  # released by each connection that ended with QUIT
@@ -90,7 +92,7 @@ class Server:
             file.write(text.encode() + b"\r\n")
             file.flush()
 
-        carried, sender, recipients = 0, None, []
+        carried, sender, recipients, chunks = 0, None, [], b""
         say("220 test")
         while line := file.readline():
             verb = line[:4].upper()
@@ -100,20 +102,29 @@ class Server:
             elif verb == b"MAIL":
                 if carried and self.closes == "mail":
                     return
-                sender, recipients = path(line), []
+                sender, recipients, chunks = path(line), [], b""
+                self.senders.append(line.decode().partition(":")[2].strip())
                 say("250 2.1.0 ok")
             elif verb == b"RCPT":
                 answer = self.accepts.get(path(line), "250 2.1.5 ok")
                 if answer.startswith("2"):
                     recipients.append(path(line))
                 say(answer)
-            elif verb == b"DATA":
-                say("354 go")
-                if self.closes == "content":
-                    file.read(1000)
-                    say("421 4.3.0 out of paper")
+            elif verb == b"BDAT" and not line.endswith(b" LAST\r\n"):
+                chunks += file.read(int(line.split()[1]))
+                if self.closes == "chunk":
                     return
-                content = read_content(file)
+                say("250 2.0.0 go on")
+            elif verb in (b"DATA", b"BDAT"):
+                if verb == b"BDAT":
+                    content = chunks + file.read(int(line.split()[1]))
+                else:
+                    say("354 go")
+                    if self.closes == "content":
+                        file.read(1000)
+                        say("421 4.3.0 out of paper")
+                        return
+                    content = read_content(file)
                 if self.barrier:
                     self.barrier.wait(30)
                 with self._lock:

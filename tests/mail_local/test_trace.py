@@ -1,7 +1,7 @@
 """Lines in front of a delivered mail, and what its header is asked."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mail_local.trace import HEADER_MAX, added_lines, header_of, is_junk, was_delivered_to
@@ -25,11 +25,13 @@ def test_an_international_address_is_utf8():
 
 
 @given(st.text(), st.text())
+@example("amy\x85X-Spam: no", "bob\u2028X-Spam: no")
 @settings(max_examples=200)
 def test_no_address_can_begin_another_line(sender, recipient):
     added = added_lines(sender, recipient)
     assert added.count(b"\n") == bool(sender) + bool(recipient)
     assert added[-1:] in (b"", b"\n") and b"\r" not in added and b"\0" not in added
+    assert len(added.decode().splitlines()) == bool(sender) + bool(recipient)
 
 
 @pytest.mark.parametrize(
