@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from smtpd.envelope import Duty, Entry, envelope_text, message_of, message_text
+from smtpd.envelope import Body, Duty, Entry, Notify, Terms, envelope_text, message_of, message_text
 
 
 def visible(text: str, also: str = "") -> str:
@@ -99,8 +99,37 @@ def envelope_lines(entry: Entry) -> Iterator[str]:
         "mda-home": recipient.home,
         "mda-duty": "" if recipient.duty == Duty.DELIVER else recipient.duty.name.lower(),
         "mda-digest": recipient.digest,
+        "esmtp-tls": "yes" if origin.tls else "",
+        "esmtp-user": origin.user,
+        "dsn-notify": ",".join(_notify(recipient.notify)),
+        "dsn-orcpt": recipient.original,
+        **_terms(entry.terms),
     }
     return (f"{key}: {visible(str(value))}" for key, value in values.items() if value != "")
+
+
+def _terms(terms: Terms) -> dict[str, Any]:
+    """What the client has asked for; empty where it has not."""
+    return {
+        "dsn-ret": terms.ret,
+        "dsn-envid": terms.envid,
+        "body": "" if terms.body == Body.SEVEN_BIT else _name(terms.body),
+        "smtputf8": "yes" if terms.utf8 else "",
+        "require-tls": "yes" if terms.require_tls else "",
+        "submitter": terms.submitter,
+        "release": terms.release or "",
+        "deliver-by": terms.deliver_by or "",
+        "deliver-by-mode": terms.by_mode + "T" * terms.by_trace,
+        "priority": terms.priority or "",
+    }
+
+
+def _notify(notify: Notify) -> list[str]:
+    return [flag.name.lower() for flag in notify if flag.name]
+
+
+def _name(body: Body) -> str:
+    return body.name.lower().replace("_", "-")
 
 
 def envelope_object(entry: Entry, now: int) -> dict[str, Any]:
@@ -121,8 +150,12 @@ def envelope_object(entry: Entry, now: int) -> dict[str, Any]:
         "error": entry.error,
         "size": entry.size,
         **{name: getattr(origin, name) for name in origin.__struct_fields__},
+        "login": origin.user,  # beside the recipient's user
         **{name: getattr(recipient, name) for name in recipient.__struct_fields__ if name != "kind"},
         "duty": recipient.duty.name.lower(),
+        "notify": _notify(recipient.notify),
+        **{name: getattr(entry.terms, name) for name in entry.terms.__struct_fields__},
+        "body": _name(entry.terms.body),
     }
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from smtpctl.text import as_json, duration, envelope_lines, envelope_object, for_terminal, queue_line, visible
-from smtpd.envelope import Duty, Entry, Kind, Origin, Recipient, Schedule
+from smtpd.envelope import Body, Duty, Entry, Kind, Notify, Origin, Recipient, Schedule, Terms
 
 NOW = 1_795_243_855
 
@@ -112,6 +112,45 @@ def test_what_a_forward_names_is_shown_by_its_digest():
         f"mda-digest: {'ab' * 32}",
     ]
     assert json.loads(as_json(envelope_object(given, NOW)))["duty"] == "forwarded"
+
+
+def asked():
+    """An envelope with everything that a client can ask for."""
+    given = entry()
+    return structs.replace(
+        given,
+        origin=structs.replace(given.origin, tls=True, user="amy"),
+        recipient=structs.replace(given.recipient, notify=Notify.FAILURE | Notify.DELAY, original="rfc822;temp\n@x"),
+        terms=Terms(Body.BINARY, True, True, "HDRS", "QQ|314159", "<>", NOW + 5, NOW + 9, "R", True, -3),
+    )
+
+
+def test_what_the_client_has_asked_for_is_shown():
+    assert list(envelope_lines(asked()))[-14:] == [
+        "esmtp-tls: yes",
+        "esmtp-user: amy",
+        "dsn-notify: failure,delay",
+        "dsn-orcpt: rfc822;temp\\012@x",
+        "dsn-ret: HDRS",
+        "dsn-envid: QQ|314159",
+        "body: binary",
+        "smtputf8: yes",
+        "require-tls: yes",
+        "submitter: <>",
+        f"release: {NOW + 5}",
+        f"deliver-by: {NOW + 9}",
+        "deliver-by-mode: RT",
+        "priority: -3",
+    ]
+    assert queue_line(asked(), NOW) == queue_line(entry(), NOW)
+
+
+def test_json_holds_what_the_client_has_asked_for():
+    found = json.loads(as_json(envelope_object(asked(), NOW)))
+    assert (found["user"], found["login"], found["tls"]) == ("temp", "amy", True)
+    assert (found["notify"], found["original"]) == (["failure", "delay"], "rfc822;temp\n@x")
+    assert (found["body"], found["priority"], found["by_mode"], found["release"]) == ("binary", -3, "R", NOW + 5)
+    assert json.loads(as_json(envelope_object(entry(), NOW)))["notify"] == []
 
 
 def test_json_holds_the_same_and_nothing_but_ascii():
