@@ -64,10 +64,6 @@ class Doors:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-
     # -- who are we to this client, and whom may it speak for? -----------------------------------
 
     def welcome(self, dispatcher: Channel, asked: WelcomeClient) -> None:
@@ -85,15 +81,10 @@ class Doors:
 
     async def _check_sender(self, senders: Table, asked: CheckSender) -> SenderChecked:
         patterns = await said(senders.find(Service.MAILADDRMAP, asked.user))
-        if patterns is None:
-            return SenderChecked(asked.request, NO)
-        try:
-            allowed = isinstance(patterns, str) and may_send_as(patterns, asked.sender, self._delimiter)
-        except ValueError as error:
-            patterns = Unavailable(f"table {senders.name}: {error}")
         if isinstance(patterns, Unavailable):
             log.warn(patterns.reason)
             return SenderChecked(asked.request, LATER)
+        allowed = isinstance(patterns, str) and may_send_as(patterns, asked.sender, self._delimiter)
         return SenderChecked(asked.request, YES if allowed else NO)
 
 
@@ -139,7 +130,7 @@ async def _known(table: Table, ask: Callable[[Table], Answer | Awaited]) -> Answ
 
 
 def may_send_as(patterns: str, sender: str, delimiter: str) -> bool:
-    """Raises ValueError for patterns that are none."""
+    """`patterns` with commas between them; `sender` is empty for the null sender."""
     return _addresses(patterns, delimiter).check(sender or NULL_SENDER)
 
 

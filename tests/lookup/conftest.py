@@ -8,7 +8,7 @@ import pytest
 
 from smtpd.config.model import Condition, Match, Method
 from smtpd.config.slice import ExpansionSlice, LookupSlice, TableSlice
-from smtpd.imsg import TABLE, FindUser, ForwardRead, ReadForward, UserFound
+from smtpd.imsg import TABLE, CheckPassword, FindUser, ForwardRead, PasswordChecked, ReadForward, UserFound
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare
@@ -30,12 +30,12 @@ CONFIGURATION = LookupSlice(
 
 
 class House:
-    """`users` and `forwards` are what parent and queue answer; `heard` is what each peer was sent."""
+    """`users`, `passwords` and `forwards` are what parent and queue answer; `heard` is what each peer was sent."""
 
     def __init__(self, system=None, **changes):
         configuration = replace(CONFIGURATION, **changes)
         self.loop = prepare()
-        self.users, self.forwards = {}, {}
+        self.users, self.passwords, self.forwards = {}, {}, {}
         self.heard = []
         self.silent = set()
         self.opened = []  # servers that a test plays on the same loop
@@ -61,6 +61,9 @@ class House:
         match imsg:
             case FindUser():
                 channel.send(UserFound(imsg.request, self.users.get(imsg.name, "unknown")))
+            case CheckPassword():
+                verdict = "yes" if self.passwords.get(imsg.user) == imsg.password else "no"
+                channel.send(PasswordChecked(imsg.request, verdict))
             case ReadForward():
                 verdict, content = self.forwards.get(imsg.user, ("none", b""))
                 channel.send(ForwardRead(imsg.request, verdict, content, "" if verdict != "refused" else "not yours"))
@@ -100,7 +103,7 @@ class House:
                 board.remove(channel)
         for opened in self.opened:
             opened.close()
-        for task in self.lookup.clients._tasks:
+        for task in (*self.lookup.clients._tasks, *self.lookup.doors._tasks):
             task.cancel()
         self.loop.run_until_complete(asyncio.sleep(0.001))
         log.flush()
