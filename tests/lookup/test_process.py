@@ -17,20 +17,25 @@ import dns.rdatatype
 import dns.rrset
 import msgspec
 import pytest
+from argon2 import PasswordHasher
 
 from smtpd.config.model import Condition, Match, Method, Operand
-from smtpd.config.slice import ExpansionSlice, LookupSlice, TableSlice
+from smtpd.config.slice import DoorSlice, ExpansionSlice, LookupSlice, TableSlice
 from smtpd.envelope import Origin
 from smtpd.imsg import (
     TABLE,
     AddEnvelopes,
     Begin,
+    CheckCredentials,
+    CheckPassword,
     ClientResolved,
     Configure,
+    CredentialsChecked,
     EnterSandbox,
     ExpandRecipient,
     FindUser,
     ForwardRead,
+    PasswordChecked,
     ReadForward,
     RecipientExpanded,
     ResolveClient,
@@ -44,6 +49,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel
 from smtpd.lookup.process import directories
+from smtpd.tables.credential import make_hash, make_verifier
 from tests.lookup.world import UNSAID
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
@@ -132,13 +138,14 @@ class Process:
         self.peers = {"parent": self.parent}
         self.table = str(table)
 
-    def begin(self, tables=(), files=(), **action):
+    def begin(self, tables=(), files=(), doors=(), **action):
         """Hand over, and wait until it stands."""
         match = Match("in", Condition("any"), Condition("domain", operand=Operand("domains")))
         tables = (TableSlice("domains", path=self.table, backend="file"), *tables)
         actions = (ExpansionSlice("in", Method.MAILDIR, **action),)
         files = (self.table, "/nowhere", *files)
-        encoded = msgspec.msgpack.encode(LookupSlice("mx.here.test", (match,), tables, actions, "+", files))
+        slice = LookupSlice("mx.here.test", (match,), tables, actions, "+", files, doors=doors)
+        encoded = msgspec.msgpack.encode(slice)
         self.parent.send(Configure(0, encoded, "/var/empty", "/var/spool/smtpd", False, False))
         for peer in ("queue", "control", "dispatcher"):
             ours, theirs = socket.socketpair()
@@ -261,6 +268,51 @@ def test_a_program_in_the_sandbox(unbegun):
         program.write(f"lookup-result|{id}|found|x@there.test\n")
         program.flush()
         assert unbegun.hear("dispatcher").code == 550
+
+
+def passwords():
+    """One of each kind, all of them for "secret"."""
+    crypt = [
+        "$6$abc$IdWKNKTJEb8LxY7CGg8YBXlvtfZzFw7Mp/r6niK9YB2mdvgY..TKjv1T..8RadRt2qvUHYRLr/TsVArtr91iR1",
+        "$y$j9T$abcdefgh$IUWJt2doU4Kf6E/JP1UkAT3S5O3Q7SSA8SJirXIlEu9",
+        "$7$CU..../....abcdefgh$XWs9HxtpA2.6U5CDBBbcW.h3o9pYlC.MIIb8JqMgZx6",
+    ]
+    argon2 = PasswordHasher(time_cost=1, memory_cost=8192, parallelism=4).hash("secret")  # with threads of its own
+    return [*crypt, argon2, make_hash(b"secret"), make_verifier(b"secret")]
+
+
+def test_passwords_are_compared_in_the_sandbox(unbegun):
+    kept = passwords()
+    users = TableSlice("users", pairs=tuple((f"u{number}", value) for number, value in enumerate(kept)))
+    unbegun.begin((users,), doors=(DoorSlice(3, True, "users"),))
+    for number in range(len(kept)):
+        unbegun.tell("dispatcher", CheckCredentials(number, 3, f"192.0.2.{number}", f"u{number}", "secret"))
+        assert unbegun.hear("dispatcher") == CredentialsChecked(number, "yes")
+    unbegun.tell("dispatcher", CheckCredentials(99, 3, "192.0.2.99", "nobody", "secret"))
+    assert unbegun.hear("dispatcher") == CredentialsChecked(99, "no")
+
+
+def test_a_user_of_the_system_in_the_sandbox(unbegun):
+    unbegun.begin(doors=(DoorSlice(0, True),))
+    unbegun.tell("dispatcher", CheckCredentials(1, 0, "192.0.2.1", "bob", "secret"))
+    asked = unbegun.hear("parent")
+    assert isinstance(asked, CheckPassword) and (asked.user, asked.password) == ("bob", "secret")
+    unbegun.tell("parent", PasswordChecked(asked.request, "yes"))
+    assert unbegun.hear("dispatcher") == CredentialsChecked(1, "yes")
+
+
+def test_a_malformed_password_is_not_in_the_log(process):
+    """An imsg that breaks off within a password ends the process, which says why."""
+    frame = bytearray()
+    process.peers["dispatcher"].sock.setblocking(True)
+    channel = process.peers["dispatcher"]
+    channel.send(CheckCredentials(1, 0, "192.0.2.1", "bob", "sesame" * 200))
+    for data, _ in channel._out:
+        frame += data
+    channel.sock.sendall(frame)
+    assert process.child.wait(10) == 1
+    said = process.child.stderr.read()
+    assert b"malformed CheckCredentials" in said and b"sesame" not in said
 
 
 def test_a_client_in_the_sandbox(process):
