@@ -30,7 +30,7 @@ __all__ = ["Authorities", "Certificate", "ServerContext", "Unusable", "make_cont
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _DHE_CIPHERS = ":DHE+AESGCM:DHE+CHACHA20"
 _GROUPS = b"X25519:P-256:P-384"
-
+_OLD_CIPHERS = ":ECDHE+AES"  # for those versions before 1.2 that somebody asks for: the best that they know
 # Words of tls_config_set_ciphers(3), which OpenSMTPD's configurations may have.
 _CIPHER_WORDS = {
     "secure": "",
@@ -44,7 +44,7 @@ _CIPHER_WORDS = {
 _NEVER = ":!aNULL:!eNULL:!kRSA"
 
 _VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
-_NEEDS_BROKEN_HASHES = {"TLSv1", "TLSv1.1"}  # MD5 and SHA-1, which are below OpenSSL's security level 1
+_OLD = {"TLSv1", "TLSv1.1"}
 
 CERTIFICATES_MAX = 64 * 1024  # bytes that a client may send of them
 _DEPTH_MAX = 8  # authorities above a client's certificate
@@ -143,11 +143,11 @@ def _set_protocol(context: ssl.SSLContext, address: int, tls: TlsSlice, dhe: str
 
 
 def _cipher_list(tls: TlsSlice, dhe: str) -> str:
-    wanted = _CIPHER_WORDS.get(tls.ciphers.lower(), tls.ciphers)
-    ciphers = (wanted or _CIPHERS + (_DHE_CIPHERS if dhe != "none" else "")) + _NEVER
-    if "@SECLEVEL" in ciphers:
-        return ciphers
-    return f"{ciphers}:@SECLEVEL={0 if _NEEDS_BROKEN_HASHES & {*tls.protocols} else 2}"
+    old = bool(_OLD & {*tls.protocols})
+    own = _CIPHERS + (_DHE_CIPHERS if dhe != "none" else "") + (_OLD_CIPHERS if old else "")
+    ciphers = (_CIPHER_WORDS.get(tls.ciphers.lower(), tls.ciphers) or own) + _NEVER
+    # The older ones sign with MD5 and SHA-1, which are below OpenSSL's level 1.
+    return ciphers if "@SECLEVEL" in ciphers else f"{ciphers}:@SECLEVEL={0 if old else 2}"
 
 
 def _show(address: int, certificate: Certificate, signer: Signer) -> None:

@@ -33,7 +33,7 @@ _REASONS = {
     "UNSUPPORTED_PROTOCOL": "client offers no version that we speak",
     "NO_PROTOCOLS_AVAILABLE": "client offers no version that we speak",
     "VERSION_TOO_LOW": "client offers no version that we speak",
-    "UNKNOWN_PROTOCOL": "client does not speak TLS",
+    "UNKNOWN_PROTOCOL": "client offers no version that we speak",
     "WRONG_VERSION_NUMBER": "client does not speak TLS",
     "HTTP_REQUEST": "client speaks HTTP",
     "HTTPS_PROXY_REQUEST": "client speaks HTTP",
@@ -103,10 +103,9 @@ class Link:
         try:
             while not self.closed and (self._in.pending or self._ssl.pending()):
                 pieces.append(self._ssl.read(_PIECE))
+                self.closed = not pieces[-1]  # close_notify
         except ssl.SSLWantReadError:
             pass  # half a record, or one that is no data
-        except ssl.SSLZeroReturnError:
-            self.closed = True
         except ssl.SSLError as error:
             raise self._failure(_reason(error)) from None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
