@@ -26,7 +26,7 @@ from smtpd.config import parser
 from smtpd.config.host import this_host
 from smtpd.config.process import encode
 from smtpd.config.slicing import slice_config
-from smtpd.envelope import Origin
+from smtpd.envelope import Origin, Terms
 from smtpd.imsg import (
     ROLES,
     TABLE,
@@ -45,13 +45,14 @@ from smtpd.imsg import (
     TakeListener,
     TakeLog,
     TakePeer,
+    TakeSigningSocket,
 )
 from smtpd.ipc import frame
 from smtpd.ipc.boot import PARENT
 from smtpd.ipc.channel import Channel
 
 CONF = 'listen on 127.0.0.1 port 2525\naction "local" maildir\nmatch from any for any action "local"\n'
-BOOT = {Configure, TakePeer, TakeListener, TakeControlSocket, TakeLog, EnterSandbox, SandboxEntered}
+BOOT = {Configure, TakePeer, TakeListener, TakeSigningSocket, TakeControlSocket, TakeLog, EnterSandbox, SandboxEntered}
 PATIENCE = 10.0  # seconds
 MESSAGE, ENVELOPE = 7, 7 << 32 | 1  # that there never were
 NOT_ASKED = 4242  # the number of a request that there never was
@@ -65,7 +66,7 @@ IMPOSSIBLE = {
         StoreMessage(1, MESSAGE, 1, b"x", 1),
         ForgetMessage(MESSAGE, 0),
     ],
-    ("lookup", "queue"): [AddEnvelopes(MESSAGE, ORIGIN, [])],
+    ("lookup", "queue"): [AddEnvelopes(MESSAGE, ORIGIN, [], Terms())],
     ("scheduler", "queue"): [EnvelopesDue([ENVELOPE, ENVELOPE])],
     ("queue", "scheduler"): [EnvelopesTried([ENVELOPE], [], [])],
 }

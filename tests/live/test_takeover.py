@@ -12,7 +12,7 @@ import socket
 
 import pytest
 
-from smtpd.envelope import Duty, Kind, Outcome, Recipient
+from smtpd.envelope import Duty, Kind, Notify, Outcome, Recipient, Terms
 from smtpd.imsg import (
     AddEnvelopes,
     AgentRefused,
@@ -261,7 +261,7 @@ class Lookup:
         client.putcmd("RCPT TO:<lie@here.test>")
         asked = self.impostor.hear("dispatcher")
         assert isinstance(asked, ExpandRecipient)
-        self.impostor.say("queue", AddEnvelopes(asked.message, asked.origin, list(recipients)))
+        self.impostor.say("queue", AddEnvelopes(asked.message, asked.origin, list(recipients), asked.terms))
         return asked
 
     def expand(self, *recipients):
@@ -331,6 +331,7 @@ SHAPES = [
     ("a line feed in a name", to("bob\nroot"), "malformed AddEnvelopes"),
     ("a NUL in a home", to("zoe", action="virtual", home="/home/zoe\0/root"), "malformed AddEnvelopes"),
     ("reading a .forward", to("bob", Duty.READ), "an envelope for reading a .forward"),
+    ("a NOTIFY against itself", to("bob", notify=Notify.NEVER | Notify.DELAY), "a NOTIFY that is none"),
 ]
 
 
@@ -339,6 +340,18 @@ def test_an_envelope_that_cannot_be_is_the_end(taken, recipient, reason):
     lookup = Lookup(taken("lookup"))
     with contextlib.closing(lookup.client()) as client:
         lookup.add(client, recipient)
+        assert lookup.daemon.ended() == 1
+    assert re.search(f"^warn: fatal: lookup .*{reason}", lookup.daemon.log, re.MULTILINE), lookup.daemon.log
+
+
+@pytest.mark.parametrize(
+    "terms, reason", [(Terms(priority=9), "other terms than before"), (Terms(release=2**40), "other terms")], ids=str
+)
+def test_other_terms_for_another_recipient_are_the_end(taken, terms, reason):
+    lookup = Lookup(taken("lookup"))
+    with contextlib.closing(lookup.client()) as client:
+        asked = lookup.add(client, to("bob"))
+        lookup.impostor.say("queue", AddEnvelopes(asked.message, asked.origin, [to("bob")], terms))
         assert lookup.daemon.ended() == 1
     assert re.search(f"^warn: fatal: lookup .*{reason}", lookup.daemon.log, re.MULTILINE), lookup.daemon.log
 
