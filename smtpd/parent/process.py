@@ -18,8 +18,8 @@ SECURITY
     keeps what that needs: to give a file away, and to open one that is another's.  Where a listener waits for its
     interface it may still bind low ports.  A password passes through, to a process that the nursery starts for it: what
     PAM needs would be too much to keep here.
-    Taken over, it could stop the daemon, read and write mailboxes, read keys, and have the nursery fork agents, and with
-    them commands, for any user but root.
+    Taken over, it could stop the daemon, read and write mailboxes, read keys, and have the nursery fork agents, and
+    with them commands, for any user but root.
     The modules that it may load are a test; whoever audits it reads this folder and half of smtpd/ipc.
 """
 

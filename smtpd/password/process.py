@@ -49,6 +49,7 @@ def main() -> int:
 
 def confine() -> None:
     """The nursery has cut the capabilities.  What this machine lacks, the parent has said of itself at the start."""
+    privilege.set_no_new_privileges()
     landlock.restrict([("/", "rx")])
     privilege.forbid_inspection()
 

@@ -15,6 +15,7 @@ from smtpd.ipc.channel import Channel
 from smtpd.ipc.plain import Loop
 from smtpd.parent.agent import Agents
 from smtpd.parent.mailbox import Mailboxes
+from smtpd.parent.password import Passwords
 from smtpd.parent.process import from_lookup, from_nursery, from_queue
 from smtpd.parent.program import Programs
 from smtpd.parent.user import Users
@@ -41,6 +42,7 @@ class World:
         directory = None if mailboxes is None else os.open(mailboxes, os.O_RDONLY | os.O_DIRECTORY)
         nursery = self.ours["nursery"]
         self.users = Users(self.loop, nursery, self.configuration)
+        self.passwords = Passwords(self.loop, nursery, self.users, self.configuration)
         self.agents = Agents(self.loop, nursery, self.configuration)
         self.mailboxes = Mailboxes(self.loop, self.agents, self.configuration, directory)
         logs = logs or dict.fromkeys((program.table for program in programs), 2)
@@ -57,12 +59,17 @@ class World:
             HANDLERS[who](self, self.ours[who], received, taken)
 
     def hears(self, who):
+        heard = self.hears_all(who)
+        for descriptor in [descriptor for _, descriptor in heard if descriptor is not None]:
+            os.close(descriptor)
+        return [imsg for imsg, _ in heard]
+
+    def hears_all(self, who):
+        """With the descriptors."""
         self.ours[who].flush()
         heard = []
         while received := self.theirs[who].receive():
-            heard += [imsg for imsg, _ in received]
-            for descriptor in [descriptor for _, descriptor in received if descriptor is not None]:
-                os.close(descriptor)
+            heard += received
         return heard
 
     def start_agent(self, request, user="alice", action="local", duty=Duty.DELIVER, pid=None, ids=(UID or 1000, GID)):

@@ -1,0 +1,214 @@
+"""CheckPassword: who is asked, how many at once, and that guessing is slow.  The test is lookup, nursery and PAM."""
+
+import socket
+
+import pytest
+
+from smtpd.imsg import (
+    TABLE,
+    CheckPassword,
+    ForkPassword,
+    LookUpUser,
+    PasswordChecked,
+    PasswordTried,
+    TryPassword,
+    UserLookedUp,
+)
+from smtpd.ipc.channel import Channel, Closed, Violation
+from smtpd.parent.password import PATIENCE, WAITING_OF_USER
+from tests.parent.conftest import LOCAL
+
+
+class Desk:
+    """A parent that is asked for passwords; `processes` are those that it had forked and not yet heard from."""
+
+    def __init__(self, world):
+        self.world = world
+        self.processes = {}
+        self.verdicts = {}
+        self.asked = []
+
+    def ask(self, request, user="alice", password="secret", judged="user"):
+        self.world.say("lookup", CheckPassword(request, user, password, "192.0.2.1"))
+        self.work(judged)
+
+    def work(self, judged="user"):
+        for imsg, descriptor in self.world.hears_all("nursery"):
+            if isinstance(imsg, LookUpUser):
+                self.world.say("nursery", UserLookedUp(imsg.request, judged))
+                self.work(judged)
+            elif isinstance(imsg, ForkPassword):
+                self.take_process(descriptor)
+        for imsg in self.world.hears("lookup"):
+            assert isinstance(imsg, PasswordChecked)
+            self.verdicts[imsg.request] = imsg.verdict
+
+    def take_process(self, descriptor):
+        self.world.loop.flush()
+        process = Channel(socket.socket(fileno=descriptor), TABLE, "password", "parent")
+        ((asked, _),) = process.receive()
+        assert isinstance(asked, TryPassword)
+        self.asked.append(asked)
+        self.processes[asked.user] = process
+
+    def says(self, user, verdict, reason=""):
+        process = self.processes.pop(user)
+        process.send(PasswordTried(verdict, reason))
+        process.flush()
+        self.world.loop.turn()
+        process.close()
+        self.work()
+
+    def wait(self, seconds):
+        self.world.wait(seconds)
+        self.work()
+
+    def close(self):
+        for check in self.world.passwords._checks:
+            if check.process is not None:
+                check.process.close()
+        for process in self.processes.values():
+            process.close()
+
+
+@pytest.fixture
+def desk(make_world):
+    made = Desk(make_world(LOCAL, passwords=True))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("verdict", ["yes", "no", "later"])
+def test_what_PAM_says_is_answered(desk, verdict):
+    desk.ask(1)
+    assert desk.asked == [TryPassword("alice", "secret", "192.0.2.1")]
+    desk.says("alice", verdict)
+    assert desk.verdicts == {1: verdict}
+
+
+def test_a_right_password_is_asked_for_again_the_next_time(desk):
+    for request in (1, 2):
+        desk.ask(request)
+        desk.says("alice", "yes")
+    assert len(desk.asked) == 2
+
+
+@pytest.mark.parametrize("judged, verdict", [("root", "no"), ("daemon", "no"), ("later", "later")])
+def test_nobody_is_asked_about_root_and_the_system_s_own_users(desk, judged, verdict):
+    desk.ask(1, "root", judged=judged)
+    assert (desk.verdicts, desk.asked) == ({1: verdict}, [])
+
+
+def test_an_unknown_user_costs_a_process_like_any_other(desk):
+    desk.ask(1, "nobody-here", judged="unknown")
+    assert len(desk.asked) == 1
+
+
+@pytest.mark.parametrize("user", ["", "-rf", "../root", "a b", "a:b", "ü", "a" * 64])
+def test_what_is_no_name_is_refused_without_a_look(desk, user):
+    desk.ask(1, user)
+    assert (desk.verdicts, desk.asked) == ({1: "no"}, [])
+
+
+def test_one_process_of_a_user_and_four_together(desk):
+    for request, user in enumerate(["a", "a", "b", "c", "d", "e"]):
+        desk.ask(request, user)
+    assert [asked.user for asked in desk.asked] == ["a", "b", "c", "d"]
+    desk.says("c", "yes")
+    assert [asked.user for asked in desk.asked] == ["a", "b", "c", "d", "e"]
+    desk.says("a", "yes")
+    assert [asked.user for asked in desk.asked] == ["a", "b", "c", "d", "e", "a"]
+
+
+def test_a_user_who_is_guessed_at_leaves_room_for_others(desk):
+    for request in range(WAITING_OF_USER + 1):
+        desk.ask(request)
+    assert desk.verdicts == {WAITING_OF_USER: "later"}
+    desk.ask(100, "bob")
+    assert desk.asked[-1].user == "bob"
+
+
+def test_guessing_is_slower_each_time(desk):
+    for request, pause in enumerate([1, 2, 4, 8, 16, 16]):
+        desk.ask(request)
+        desk.says("alice", "no")
+        desk.ask(100 + request)
+        desk.wait(pause - 0.5)
+        assert "alice" not in desk.processes
+        desk.wait(0.5)
+        desk.says("alice", "later")
+
+
+def test_who_was_right_does_not_wait_for_earlier_failures(desk):
+    for request in range(3):
+        desk.ask(request)
+        desk.says("alice", "no")
+        desk.wait(16)
+    desk.ask(10)
+    desk.says("alice", "yes")
+    desk.ask(11)
+    desk.says("alice", "no")
+    desk.ask(12)
+    desk.wait(1)
+    assert "alice" in desk.processes
+
+
+def test_a_guesser_s_pause_is_nobody_else_s(desk):
+    desk.ask(1)
+    desk.says("alice", "no")
+    desk.ask(2, "bob")
+    assert "bob" in desk.processes
+
+
+def test_who_waits_too_long_in_line_is_told_later(desk):
+    for request, user in enumerate("abcdefghi"):
+        desk.ask(request, user)
+    for process in desk.processes.values():
+        process.close()
+    desk.wait(PATIENCE)
+    assert [asked.user for asked in desk.asked] == list("abcdefgh") and 8 not in desk.verdicts
+    desk.wait(20 - PATIENCE)
+    assert desk.verdicts[8] == "later"
+
+
+@pytest.mark.parametrize("trouble", ["silence", "death", "nonsense", "no verdict"])
+def test_a_process_that_gives_no_answer_is_nobody_else_s_trouble(desk, trouble, capfd):
+    desk.ask(1)
+    process = desk.processes["alice"]
+    if trouble == "silence":
+        desk.wait(PATIENCE)
+    elif trouble == "death":
+        process.close()
+        desk.world.loop.turn()
+    elif trouble == "nonsense":
+        process.sock.send(b"\xff" * 64)
+        desk.world.loop.turn()
+    else:
+        process.send(PasswordTried("perhaps", ""))
+        process.flush()
+        desk.world.loop.turn()
+    desk.work()
+    assert desk.verdicts == {1: "later"}
+    assert "gave no answer" in capfd.readouterr().err
+    if trouble != "death":
+        with pytest.raises(Closed):
+            while process.receive():
+                pass
+        process.close()
+    del desk.processes["alice"]
+    desk.ask(2)
+    desk.says("alice", "yes")
+    assert desk.verdicts[2] == "yes"
+
+
+def test_it_is_asked_only_where_the_configuration_wants_it(make_world):
+    world = make_world(LOCAL)
+    with pytest.raises(Violation, match="does not enable"):
+        world.say("lookup", CheckPassword(1, "alice", "secret", "192.0.2.1"))
+
+
+def test_no_password_stands_in_the_log_or_a_repr(desk, capfd):
+    desk.ask(1, password="correct horse")
+    assert "correct horse" not in repr(desk.world.passwords._checks)
+    desk.says("alice", "no", "wrong password")
+    assert "correct horse" not in capfd.readouterr().err
