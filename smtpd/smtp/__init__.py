@@ -1,12 +1,18 @@
 """The SMTP protocol without I/O: bytes, answers and "now" go in, actions come out.
 
-server     a session of a client: what may be said when
-command    one line -> a verb and its argument; the parameters of MAIL and RCPT
-address    paths, mailboxes, domains, literals
-line       the line discipline of commands
-data       the content of a message, in bulk
-reply      what is answered
-lmtp       the client's side of LMTP; response: what a server answers it
-question   what a session asks other processes
-action     what it wants done
+server       a session of a client
+  verb       what may be said when
+  greeting   HELO, STARTTLS, XCLIENT: who talks to whom; extension: what EHLO announces
+  login      AUTH, around the mechanisms of auth
+  mail       MAIL and RCPT; parameter: what stands behind the address
+  content    DATA and BDAT
+transaction  one message on its way in
+command      one line -> a verb and its argument
+address      paths, mailboxes, domains, literals
+line         the line discipline of commands
+data, chunk  the content of a message, in bulk; text: what it may consist of
+reply        what is answered
+lmtp         the client's side of LMTP; response: what a server answers it
+question     what a session asks others
+action       what it wants done
 """

@@ -25,12 +25,12 @@ class LineReader:
         rest = self.take_rest()
         self._bytes = rest + data if rest else data
 
-    def maybe_line(self) -> bytes | None:
+    def maybe_line(self, longest: int = MAX_LINE) -> bytes | None:
         """The next line without its CRLF; None until it is there.  Raises Refuse."""
         start = self._at
-        end = self._bytes.find(b"\n", start, start + MAX_LINE + 2)
+        end = self._bytes.find(b"\n", start, start + longest + 2)
         if end < 0:
-            if len(self._bytes) - start >= MAX_LINE + 2:
+            if len(self._bytes) - start >= longest + 2:
                 raise Refuse(500, "5.5.2", "Line too long", close=True)
             return None
         if end == start or self._bytes[end - 1] != 0x0D:  # RFC 5321 2.3.8
@@ -49,6 +49,14 @@ class LineReader:
 
     def is_empty(self) -> bool:
         return self._at == len(self._bytes)
+
+    def take(self, count: int) -> bytes:
+        """At most so many bytes, as they came."""
+        start, self._at = self._at, min(self._at + count, len(self._bytes))
+        taken = self._bytes[start : self._at]
+        if self._at == len(self._bytes):
+            self._bytes, self._at = b"", 0
+        return taken
 
     def take_rest(self) -> bytes:
         """All that is left, as it came."""

@@ -183,3 +183,16 @@ Answer = (
     | Waited
     | Refused
 )
+
+# What may come as the answer to which question.
+ANSWERS: dict[type[Question], tuple[type[Answer], ...]] = {
+    Encrypt: (Encrypted,),
+    CheckPassword: (PasswordChecked,),
+    BeginScram: (ScramBegun,),
+    FinishScram: (ScramFinished,),
+    CheckSender: (SenderChecked,),
+    BeginMessage: (MessageBegun, Refused),
+    AcceptRecipient: (RecipientAccepted, Refused),
+    StoreContent: (ContentStored, Refused),
+    Wait: (Waited,),
+}

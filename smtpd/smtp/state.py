@@ -10,23 +10,31 @@ from enum import Enum
 class State(Enum):
     FRESH = "waiting for HELO"
     READY = "greeted, no mail begun"
+    AUTH = "in the middle of AUTH"
     MAIL = "have a sender"
     RCPT = "have a sender and a recipient"
     DATA = "receiving the message"
+    CHUNK = "receiving a chunk"
+    CHUNKED = "have a part of the message"
     WAITING = "another process is deciding; read no further line"
     CLOSED = "the session is over"
 
 
 TRANSITIONS = {
-    State.FRESH: (State.READY, State.CLOSED),
-    State.READY: (State.READY, State.WAITING, State.CLOSED),
-    State.MAIL: (State.READY, State.WAITING, State.CLOSED),
-    State.RCPT: (State.READY, State.WAITING, State.DATA, State.CLOSED),
+    State.FRESH: (State.FRESH, State.READY, State.CHUNK, State.WAITING, State.CLOSED),
+    State.READY: (State.FRESH, State.READY, State.AUTH, State.CHUNK, State.WAITING, State.CLOSED),
+    State.AUTH: (State.READY, State.AUTH, State.WAITING, State.CLOSED),
+    State.MAIL: (State.READY, State.CHUNK, State.WAITING, State.CLOSED),
+    State.RCPT: (State.READY, State.DATA, State.CHUNK, State.WAITING, State.CLOSED),
     State.DATA: (State.READY, State.WAITING, State.CLOSED),
-    State.WAITING: (State.READY, State.MAIL, State.RCPT, State.CLOSED),
+    # a chunk that was refused is read to its end as well: back to where it came in
+    State.CHUNK: (State.FRESH, State.READY, State.MAIL, State.CHUNKED, State.WAITING, State.CLOSED),
+    State.CHUNKED: (State.READY, State.CHUNK, State.WAITING, State.CLOSED),
+    State.WAITING: (State.FRESH, State.READY, State.AUTH, State.MAIL, State.RCPT, State.CHUNKED, State.CLOSED),
     State.CLOSED: (),
 }
 
 GREETED = (State.READY,)
+BETWEEN_MAILS = (State.FRESH, State.READY)
 IN_MAIL = (State.MAIL, State.RCPT)
-COMMANDING = (State.FRESH, *GREETED, *IN_MAIL)  # a command line comes next, whichever
+COMMANDING = (State.FRESH, *GREETED, *IN_MAIL, State.CHUNKED)  # a command line comes next, whichever

@@ -2,95 +2,75 @@
 
 A transaction is begun, never cleaned: RSET drops it, the next MAIL makes another one, so nothing of a refused message
 can be left over for the next.
+
+    DataReader, ChunkReader  -->  Editor (header/editor.py)  -->  content to be stored, the trace line first
 """
 
-from smtpd.envelope import Origin, message_text
-from smtpd.header.block import HeaderCheck
-from smtpd.header.received import protocol_word, received
+from smtpd.envelope import Origin, Terms
+from smtpd.header.editor import Editor
+from smtpd.smtp.chunk import ChunkReader
 from smtpd.smtp.data import DataReader
 from smtpd.smtp.reply import Reply
-
-TOO_BIG = (552, "5.3.4", "Message size exceeds limit")  # RFC 1870 6.2, 6.3
 
 
 class Transaction:
     """`size`: bytes of content given out.  `forgotten`: it cannot be taken, and is only read to its end."""
 
     __slots__ = (
-        "_data",
-        "_header",
-        "_recipient",
-        "_time",
+        "_editor",
         "_trace",
         "envelopes",
         "forgotten",
+        "last_recipient",
         "message",
         "origin",
+        "reader",
+        "announced",
         "recipients",
         "size",
-        "utf8",
+        "terms",
+        "time",
     )
 
-    def __init__(self, message: int, time: int, origin: Origin, *, utf8: bool, max_size: int):
+    def __init__(self, message: int, time: int, origin: Origin, terms: Terms, editor: Editor):
         self.message = message
+        self.time = time  # when it began, in seconds since 1970
         self.origin = origin
-        self.utf8 = utf8
+        self.terms = terms
         self.recipients = 0
         self.envelopes = 0
+        self.last_recipient = ""  # that was accepted
         self.size = 0
+        self.announced = 0  # bytes that BDAT has announced
         self.forgotten = False
-        self._recipient = ""  # the last that was accepted
-        self._time = time
+        self.reader: DataReader | ChunkReader | None = None  # None: no content yet
+        self._editor = editor
         self._trace = b""  # the Received header, until it goes out with the first content
-        self._data = DataReader(max_size)
-        self._header = HeaderCheck()
-
-    @property
-    def protocol(self) -> str:
-        return protocol_word(esmtp=self.origin.esmtp, utf8=self.utf8)
-
-    @property
-    def ended(self) -> bool:
-        return self._data.ended
-
-    @property
-    def rest(self) -> bytes:
-        """What the client sent behind the message."""
-        return self._data.rest
 
     @property
     def fault(self) -> Reply | None:
-        """Why the message cannot be taken; size before header, whatever shows first."""
-        if self._data.too_big:
-            return Reply(*TOO_BIG)
-        fault = self._header.fault
+        """Why the message cannot be taken; what the reader finds before what stands in the header."""
+        if self.reader is not None and self.reader.fault:
+            return self.reader.fault
+        fault = self._editor.fault
         return Reply(*fault.value) if fault else None
 
     def add_recipient(self, recipient: str, envelopes: int) -> None:
         self.recipients += 1
         self.envelopes += envelopes
-        self._recipient = recipient
+        self.last_recipient = recipient
 
-    def begin_content(self, product: str) -> None:
-        origin = self.origin
-        self._trace = received(
-            helo=origin.helo,
-            client=origin.client,
-            address=origin.address,
-            server=origin.hostname,
-            product=product,
-            protocol=self.protocol,
-            message=message_text(self.message),
-            recipient=self._recipient if self.recipients == 1 else "",
-            epoch=self._time,
-        )
+    def begin_content(self, reader: DataReader | ChunkReader, trace: bytes) -> None:
+        self.reader = reader
+        self._trace = trace
 
-    def take(self, data: bytes) -> bytes:
-        """Bytes from the client in, content to be stored out, the trace header first.  Raises Refuse."""
-        content = self._data.feed(data)
-        self._header.feed(content)
-        if self.fault or not (content or self.ended):
+    def take(self, content: bytes, *, ended: bool) -> bytes:
+        """What the reader gave out in, content to be stored out; nothing once there is a fault."""
+        edited = self._editor.feed(content)
+        if ended:
+            edited += self._editor.end()
+        if not (edited or ended) or self.fault:
             return b""
-        content, self._trace = self._trace + content, b""
-        self.size += len(content)
-        return content
+        edited, self._trace = self._trace + edited, b""
+        self.size += len(edited)
+        return edited

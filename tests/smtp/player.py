@@ -1,42 +1,62 @@
 """Plays a dialogue with a Session, in the place of a driver and of the processes behind it.
 
     == a refused recipient leaves the transaction open       the rule; a file holds many
-    with: max_rcpt=2 store=451/4.3.0                         limits, and what the others answer
+    with: max_rcpt=2 store=451/4.3.0                         limits, what the others answer,
+    with: tls=tls-require auth=auth senders                  words of the listener
     C: HELO relay.test                                       a line of the client, with CRLF
     C> NOOP\\n                                                bytes of the client, escaped
+    B> A: b\\r\\n                                             a chunk: BDAT, and bytes escaped
+    B. A: b\\r\\n                                             the last chunk
     S: 250                                                   a line of the server begins so
-    do: tick 300                                             also: abort, shutdown, greet
+    S: ...                                                   any lines
+    do: tick 300                                             also: abort, shutdown, expel
     mail: Subject: x\\n                                       a message was stored; content behind the trace line
     log: failed-command command="RCPT                        a log line begins so
     closed: quit                                             by the server, and why
 
-The recipient decides what lookup answers: nobody@ 550, later@ 451, gone@ 421, team@ three envelopes.
+The recipient decides what lookup answers: nobody@ 550, later@ 451, gone@ 421, team@ three envelopes.  So does the
+password: "secret" is right, "later" cannot be checked; and of a user's senders eve@ is none, later@ cannot be checked.
 
 Each dialogue is played line by line, where the replies must stand behind their commands; and then as groups, byte by
-byte, and cut at each position, where all that comes out must be the same.
+byte, and cut at each position, where all that comes out must be the same; and once more behind STARTTLS.
 """
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from smtpd.config.model import Limits
-from smtpd.config.slice import ListenerSlice
-from smtpd.smtp.action import Action, Ask, Close, Content, Forget, Log, Say
+from smtpd.config.model import Auth, Limits, Tls
+from smtpd.config.slice import ListenerSlice, TlsSlice
+from smtpd.smtp.action import Action, Ask, Blame, Close, Content, Failure, Forget, Log, Say
 from smtpd.smtp.question import (
     AcceptRecipient,
     Answer,
     BeginMessage,
+    BeginScram,
+    CheckPassword,
+    CheckSender,
     ContentStored,
+    Encrypt,
+    Encrypted,
+    FinishScram,
     MessageBegun,
+    PasswordChecked,
     Question,
     RecipientAccepted,
     Refused,
+    ScramBegun,
+    ScramFinished,
+    SenderChecked,
     StoreContent,
+    Verdict,
+    Wait,
+    Waited,
 )
 from smtpd.smtp.server import Client, Session, Settings
+from smtpd.tls.facts import Facts
 
 LISTENER = ListenerSlice(0, "192.0.2.25", 25, "mx.here.test", "in")
 CLIENT = Client("192.0.2.1", 40025, "mail.there.test")
+FACTS = Facts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, exporter=b"exporter", end_point=b"end point")
 NOON = 1795243823  # Sat, 21 Nov 2026 06:50:23
 FIRST_ID = 0x1A2B3C01
 
@@ -45,6 +65,9 @@ REFUSALS = {
     "later": Refused(451, "4.3.0", "Temporary failure"),
     "gone": Refused(421, "4.3.0", "going away"),
 }
+
+
+VERDICTS = {"secret": Verdict.YES, "later": Verdict.LATER, "eve": Verdict.NO}
 
 
 def others_answer(question: Question, message: int, refusals: dict[str, Refused]) -> Answer:
@@ -56,6 +79,30 @@ def others_answer(question: Question, message: int, refusals: dict[str, Refused]
             return REFUSALS.get(local) or RecipientAccepted(3 if local == "team" else 1)
         case StoreContent():
             return refusals.get("store") or ContentStored()
+        case Encrypt():
+            return Encrypted(FACTS)
+        case CheckPassword(password=password):
+            return PasswordChecked(VERDICTS.get(password, Verdict.NO))
+        case BeginScram():
+            return ScramBegun(Verdict.YES, b"salt", 4096)
+        case FinishScram():
+            return ScramFinished(Verdict.NO)
+        case CheckSender(sender=sender):
+            return SenderChecked(VERDICTS.get(sender.partition("@")[0], Verdict.YES))
+        case Wait():
+            return Waited()
+
+
+def listener_with(options: dict[str, str], listener: ListenerSlice = LISTENER) -> ListenerSlice:
+    """The words that are the listener's are taken out of the options."""
+    if "tls" in options:
+        listener = replace(listener, tls=TlsSlice(Tls(options.pop("tls")), ("mx.here.test",)))
+    if "auth" in options:
+        listener = replace(listener, auth=Auth(options.pop("auth")))
+    if "port" in options:
+        listener = replace(listener, port=int(options.pop("port")))
+    words = {"senders", "masquerade", "no_dsn", "received_auth", "mask_src", "scram"} & options.keys()
+    return replace(listener, **{word: not options.pop(word) for word in words})
 
 
 class Conversation:
@@ -63,7 +110,12 @@ class Conversation:
 
     def __init__(self, options: dict[str, str] | None = None, client: Client = CLIENT, listener=LISTENER):
         limits, size, self.refusals = Limits(), 1000, {}
-        for key, value in (options or {}).items():
+        options = dict(options or {})
+        listener = listener_with(options, listener)
+        facts = FACTS if listener.tls and listener.tls.mode is Tls.AT_ONCE else None
+        may_xclient = "xclient" in options
+        options.pop("xclient", None)
+        for key, value in options.items():
             if key in ("begin", "store"):
                 code, enhanced = value.split("/")
                 self.refusals[key] = Refused(int(code), enhanced, "says the other")
@@ -71,7 +123,8 @@ class Conversation:
                 size = int(value)
             else:
                 limits = replace(limits, **{key: int(value)})
-        self.session = Session(7, listener, client=client, settings=Settings("here.test", size, limits))
+        settings = Settings("here.test", size, limits)
+        self.session = Session(7, listener, client=client, settings=settings, facts=facts, may_xclient=may_xclient)
         self.now = 1000.0
         self.said = b""
         self.logged: list[str] = []
@@ -82,7 +135,8 @@ class Conversation:
         self.forgotten: dict[int, int] = {}
         self.begun: list[int] = []
         self.open: Question | None = None
-        self.obey(self.session.greeting(self.now))
+        self.blamed: list[tuple[str, Failure]] = []
+        self.obey(self.session.greeting(self.now, date=NOON))
 
     def feed(self, data: bytes) -> None:
         self.obey(self.session.receive(data, self.now))
@@ -113,6 +167,8 @@ class Conversation:
                 self.obey(self.session.aborted())
             case "shutdown":
                 self.obey(self.session.shutdown())
+            case "expel":
+                self.obey(self.session.expel())
             case _:
                 raise ValueError(what)
 
@@ -137,6 +193,8 @@ class Conversation:
                         assert question.size == len(self.content[question.message])
                     self.open = question
                     self.asked.append(question)
+                case Blame(address, failure):
+                    self.blamed.append((address, failure))
                 case Close(reason):
                     self.closed = reason
 
@@ -160,7 +218,7 @@ class Turn:
     @property
     def is_barrier(self) -> bool:
         """Nothing may be sent behind it before its answer."""
-        return bool(self.event) or self.data.strip().upper() == b"DATA"
+        return bool(self.event) or self.data.strip().upper() == b"DATA" or self.data.startswith(b"STARTTLS")
 
 
 @dataclass
@@ -193,11 +251,15 @@ def dialogues(path: Path) -> list[Dialogue]:
             case "==":
                 found.append(Dialogue(text))
             case "with:":
-                found[-1].options = dict(option.split("=") for option in text.split())
+                found[-1].options = dict(option.partition("=")[::2] for option in text.split())
             case "C:":
                 found[-1].turns.append(Turn(text.encode() + b"\r\n"))
             case "C>":
                 found[-1].turns.append(Turn(_unescape(text)))
+            case "B>" | "B.":
+                chunk = _unescape(text)
+                last = b" LAST" * (word == "B.")
+                found[-1].turns.append(Turn(b"BDAT %d%b\r\n%b" % (len(chunk), last, chunk)))
             case "do:":
                 found[-1].turns.append(Turn(event=text))
             case "S:":
@@ -215,13 +277,20 @@ def dialogues(path: Path) -> list[Dialogue]:
     return found
 
 
-def play_by_line(dialogue: Dialogue) -> Conversation:
-    """Each turn for itself; what is said must be what stands behind it."""
-    talk = Conversation(dialogue.options)
+def play_by_line(dialogue: Dialogue, *, encrypted: bool = False) -> Conversation:
+    """Each turn for itself; what is said must be what stands behind it.  `encrypted`: all of it behind STARTTLS."""
+    talk = Conversation(dialogue.options | ({"tls": "tls"} if encrypted else {}))
+    if encrypted:
+        take_turn(talk, Turn(), [b"STARTTLS\r\n"])
     for turn in dialogue.turns:
-        before = len(talk.said)
+        start = len(talk.said)
         take_turn(talk, turn, [turn.data])
-        said = talk.said[before:].decode().split("\r\n")[:-1]
+        said = talk.said[start:].decode().split("\r\n")[:-1]
+        if encrypted:
+            said = [line for line in said if line != "250-REQUIRETLS"]
+        if "..." in turn.replies:
+            before, behind = turn.replies.index("..."), turn.replies[::-1].index("...")
+            said[before : len(said) - behind] = ["..."]
         assert len(said) == len(turn.replies), (turn, said)
         for reply, expected in zip(said, turn.replies, strict=True):
             assert reply.startswith(expected), (turn, said)

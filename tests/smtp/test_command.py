@@ -4,9 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpd.config.model import Limits
+from smtpd.envelope import Body, Notify, Terms
 from smtpd.smtp.address import Address
-from smtpd.smtp.command import Mail, command, helo, mail, rcpt
+from smtpd.smtp.command import Mail, Rcpt, command, helo, mail, rcpt
+from smtpd.smtp.extension import Offer
 from smtpd.smtp.reply import Refuse
+
+NOON = 1795262400
+OFFER = Offer(1000, Limits(), hold=3600, require_tls=True)
 
 
 @pytest.mark.parametrize(
@@ -30,13 +36,102 @@ def test_neither_ascii_nor_utf8(line):
         command(line)
 
 
+AMY = Address("amy", "there.test")
+BOB = Address("bob", "here.test")
+
+
+def terms(parameters: str) -> Terms:
+    return mail(f"FROM:<amy@there.test> {parameters}", OFFER, NOON).terms
+
+
 def test_mail():
-    amy = Address("amy", "there.test")
-    assert mail("FROM:<amy@there.test>") == Mail(amy, 0, False)
-    assert mail("from:\t <amy@there.test>\tsize=12  SmtpUtf8 Body=7bit AUTH=<>") == Mail(amy, 12, True)
+    assert mail("FROM:<amy@there.test>", OFFER, NOON) == Mail(AMY, 0, Terms())
+    asked = mail("from:\t <amy@there.test>\tsize=12  SmtpUtf8 Body=7bit AUTH=<>", OFFER, NOON)
+    assert asked == Mail(AMY, 12, Terms(utf8=True, submitter="<>"))
 
 
-COMMANDS = [command, lambda line: mail(line.decode()), lambda line: rcpt(line.decode(), utf8=True)]
+@pytest.mark.parametrize(
+    "parameters, expected",
+    [
+        ("BODY=8BITMIME", Terms(body=Body.EIGHT_BIT)),
+        ("BODY=binarymime", Terms(body=Body.BINARY)),
+        ("REQUIRETLS", Terms(require_tls=True)),
+        ("RET=full ENVID=QQ+2B+20314159", Terms(ret="FULL", envid="QQ+ 314159")),
+        ("AUTH=e+3Dmc2@there.test", Terms(submitter="e=mc2@there.test")),
+        ("HOLDFOR=3600", Terms(release=NOON + 3600)),
+        ("HOLDUNTIL=2026-11-21T12:30:00Z", Terms(release=NOON + 1800)),
+        ("HOLDUNTIL=2026-11-21T13:30:00.5+01:00", Terms(release=NOON + 1800)),
+        ("BY=120;R", Terms(deliver_by=NOON + 120, by_mode="R")),
+        ("BY=-120;nt", Terms(deliver_by=NOON - 120, by_mode="N", by_trace=True)),
+        ("BY=120;R HOLDFOR=60", Terms(deliver_by=NOON + 120, by_mode="R", release=NOON + 60)),
+        ("MT-PRIORITY=-9", Terms(priority=-9)),
+        ("MT-PRIORITY=0", Terms()),
+    ],
+)
+def test_the_terms_of_a_message(parameters, expected):
+    assert terms(parameters) == expected
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "HOLDFOR=0",
+        "HOLDFOR=-1",
+        "HOLDFOR=3601",
+        "HOLDFOR=1234567890",
+        "HOLDUNTIL=2026-11-21T12:00:00Z",
+        "HOLDUNTIL=2026-11-21T13:00:01Z",
+        "HOLDUNTIL=2026-11-21T12:30:00",
+        "HOLDUNTIL=2026-11-21",
+        "HOLDUNTIL=2026-02-30T12:30:00Z",
+        "HOLDUNTIL=9999-12-31T23:59:59-23:59",
+        "HOLDUNTIL=0001-01-01T00:00:00+23:59",
+        "HOLDFOR=60 HOLDUNTIL=2026-11-21T12:30:00Z",
+        "BY=60;R HOLDFOR=60",
+        "ENVID=" + "x" * 101,
+        "RET=\u017f",
+    ],
+)
+def test_terms_that_are_none(parameters):
+    with pytest.raises(Refuse) as refused:
+        terms(parameters)
+    assert refused.value.reply.text.startswith("501 5.5.4 ")
+
+
+def test_rcpt():
+    assert rcpt("TO:<bob@here.test>", OFFER, utf8=False) == Rcpt(BOB, Notify(0), "")
+    asked = rcpt("to:<bob@here.test> ORCPT=rfc822;Bob+2Bx@here.test NOTIFY=success,FAILURE", OFFER, utf8=False)
+    assert asked == Rcpt(BOB, Notify.SUCCESS | Notify.FAILURE, "rfc822;Bob+x@here.test")
+
+
+@pytest.mark.parametrize("address, utf8", [(r"b\x{F6}b@here.test", False), ("b\u00f6b@here.test", True)])
+def test_an_original_recipient_beyond_ascii(address, utf8):
+    asked = rcpt(f"TO:<bob@here.test> ORCPT=utf-8;{address}", OFFER, utf8=utf8)
+    assert asked.original == "utf-8;b\u00f6b@here.test"
+
+
+@pytest.mark.parametrize(
+    "original",
+    [
+        "utf-8;b\u00f6b@here.test",
+        r"utf-8;\x{0A}",
+        r"utf-8;\x{D800}",
+        r"utf-8;\x{FFFFFF}",
+        r"utf-8;\x{202E}x",
+        "rfc822;" + "x" * 494,
+        "x" * 500 + ";x",
+    ],
+)
+def test_an_original_recipient_that_is_none(original):
+    with pytest.raises(Refuse):
+        rcpt(f"TO:<bob@here.test> ORCPT={original}", OFFER, utf8=False)
+
+
+COMMANDS = [
+    command,
+    lambda line: mail(line.decode(), OFFER, NOON),
+    lambda line: rcpt(line.decode(), OFFER, utf8=True),
+]
 PIECES = [
     b"FROM:",
     b"TO:",
@@ -51,6 +146,26 @@ PIECES = [
     b"SMTPUTF8",
     b"\xc3\xa9",
     b"\t",
+    b"ORCPT=",
+    b"NOTIFY=",
+    b"NEVER",
+    b"SUCCESS",
+    b",",
+    b";",
+    b"utf-8",
+    b"\\x{",
+    b"}",
+    b"+",
+    b"20",
+    b"ENVID=",
+    b"RET=",
+    b"BY=",
+    b"R",
+    b"HOLDFOR=",
+    b"HOLDUNTIL=",
+    b"2026-11-21T12:30:00Z",
+    b"MT-PRIORITY=",
+    b"REQUIRETLS",
 ]
 
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.smtp.data import MAX_LINE, DataReader
+from smtpd.smtp.data import DataReader
 from smtpd.smtp.reply import Refuse
+from smtpd.smtp.text import MAX_LINE
 
 BIG = 1 << 30
 
@@ -146,7 +147,7 @@ def test_the_size_counts_neither_stuffing_nor_the_last_dot():
 def test_what_is_too_big_is_still_watched():
     reader = DataReader(4)
     assert reader.feed(b"123456\r\n") == b""
-    assert reader.too_big and not reader.ended
+    assert reader.fault and not reader.ended
     assert reader.feed(b"more\r\n.\r\nNOOP") == b""
     assert reader.ended and reader.rest == b"NOOP"
     reader = DataReader(4)

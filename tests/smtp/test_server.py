@@ -5,14 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.config.model import Limits
-from smtpd.envelope import Origin
-from smtpd.smtp.action import Close, Forget, Log, Say
+from smtpd.envelope import Notify, Origin, Terms
+from smtpd.smtp.action import Blame, Close, Failure, Forget, Log, Say
 from smtpd.smtp.question import (
     AcceptRecipient,
     BeginMessage,
+    Encrypt,
+    Encrypted,
     RecipientAccepted,
     Refused,
     StoreContent,
+    Wait,
 )
 from smtpd.smtp.server import MAX_IDLE_COMMANDS, Client
 from smtpd.smtp.state import State
@@ -44,8 +47,8 @@ def test_what_is_asked_of_the_others(talk):
     talk.answer_all()
     origin = Origin("amy@there.test", "192.0.2.1", "mail.there.test", "relay.test", "mx.here.test", "in", True)
     assert talk.asked == [
-        BeginMessage(),
-        AcceptRecipient(FIRST_ID, origin, "bob@here.test", utf8=False),
+        BeginMessage("192.0.2.1", ""),
+        AcceptRecipient(FIRST_ID, origin, "bob@here.test", Terms(), Notify(0), ""),
         StoreContent(FIRST_ID, envelopes=1, size=len(talk.stored[FIRST_ID])),
     ]
 
@@ -77,7 +80,7 @@ def test_a_utf8_message_says_so_in_the_trace_line(talk):
     talk.answer_all()
     assert "with UTF8SMTP id 1a2b3c01\n\tfor <böb@here.test>;\n".encode() in talk.stored[FIRST_ID]
     assert talk.asked[1].origin.sender == "ämy@thére.test"
-    assert talk.asked[1].utf8
+    assert talk.asked[1].terms.utf8
 
 
 def test_an_address_without_a_domain_gets_ours(talk):
@@ -140,7 +143,7 @@ def test_nothing_is_read_while_another_process_decides(talk):
     talk.feed(MAIL)
     assert talk.session.waiting
     talk.feed(RCPT + b"QUIT\r\n")
-    assert talk.asked == [BeginMessage()]
+    assert talk.asked == [BeginMessage("192.0.2.1", "")]
     assert not talk.closed
 
 
@@ -156,7 +159,7 @@ def test_content_is_never_taken_for_commands_when_data_is_refused(talk):
     talk.feed(MAIL + b"DATA\r\nMAIL FROM:<eve@there.test>\r\n.\r\n")
     talk.answer_all()
     assert talk.closed == "refused"
-    assert talk.asked == [BeginMessage()]
+    assert talk.asked == [BeginMessage("192.0.2.1", "")]
 
 
 # Too late
@@ -284,7 +287,7 @@ def test_a_session_holds_no_content(talk):
     in_data(talk)
     for _ in range(1000):
         talk.feed(b"x" * 60 + b"\r\n")
-    assert len(talk.session._lines.take_rest()) == 0
+    assert len(talk.session.lines.take_rest()) == 0
 
 
 @pytest.mark.parametrize("count, reply", [(99, b"250 2.0.0"), (100, b"500 5.4.6")])

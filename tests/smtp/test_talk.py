@@ -22,16 +22,26 @@ def bytewise(data: bytes) -> list[bytes]:
 
 
 def outcome(talk: Conversation):
-    return talk.said, talk.logged, talk.closed, talk.stored, talk.forgotten, talk.asked
+    return talk.said, talk.logged, talk.closed, talk.stored, talk.forgotten, talk.asked, talk.blamed
 
 
-@pytest.mark.parametrize("dialogue", TALKS)
-def test_dialogue(dialogue: Dialogue):
-    talk = play_by_line(dialogue)
+def check_end(talk: Conversation, dialogue: Dialogue) -> None:
     assert talk.closed == dialogue.closed
     assert [content.partition(b" (UTC)\n")[2] for content in talk.stored.values()] == dialogue.mails
     for line in dialogue.logged:
         assert any(logged.startswith(line) for logged in talk.logged), talk.logged
+
+
+@pytest.mark.parametrize("dialogue", TALKS)
+def test_dialogue(dialogue: Dialogue):
+    check_end(play_by_line(dialogue), dialogue)
+
+
+@pytest.mark.parametrize("dialogue", [talk for talk in TALKS if not {"tls", "auth"} & talk.values[0].options.keys()])
+def test_the_same_behind_starttls(dialogue: Dialogue):
+    talk = play_by_line(dialogue, encrypted=True)
+    check_end(talk, dialogue)
+    assert all(b" with ESMTPS id " in mail or b" with SMTP id " in mail for mail in talk.stored.values())
 
 
 @pytest.mark.parametrize("dialogue", TALKS)

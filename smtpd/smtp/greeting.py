@@ -1,0 +1,95 @@
+"""Who talks to whom: HELO and EHLO, and what makes the client another one, STARTTLS and XCLIENT.
+
+After each of these the session knows nothing of what was said before (RFC 5321 4.1.4, RFC 3207 4.2).
+"""
+
+from typing import TYPE_CHECKING
+
+from smtpd.config.model import Tls
+from smtpd.smtp import auth, command, xclient
+from smtpd.smtp.extension import Offer
+from smtpd.smtp.question import Answer, Encrypt, Encrypted
+from smtpd.smtp.reply import Refuse, Reply
+from smtpd.smtp.state import State
+
+if TYPE_CHECKING:
+    from smtpd.smtp.server import Session
+
+READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
+
+
+def helo(session: "Session", argument: str) -> None:
+    """RFC 5321 4.1.1.1"""
+    _greet(session, argument, esmtp=False)
+
+
+def ehlo(session: "Session", argument: str) -> None:
+    _greet(session, argument, esmtp=True)
+
+
+def _greet(session: "Session", argument: str, *, esmtp: bool) -> None:
+    name = command.helo(argument)
+    introduce(session, name, esmtp=esmtp)
+    keywords = session.offer.keywords(session.date) if esmtp else []
+    hello = f"{session.name} Hello {name} [{session.address}], pleased to meet you"
+    session.reply(Reply(250, "", hello, *keywords))
+
+
+def introduce(session: "Session", name: str, *, esmtp: bool) -> None:
+    session.helo = name
+    session.esmtp = esmtp
+    session.offer = _offer(session)
+    session.drop()
+    session.enter(State.READY)
+
+
+def _offer(session: "Session") -> Offer:
+    listener, settings, facts = session.listener, session.settings, session.facts
+    return Offer(
+        settings.max_message_size,
+        settings.limits,
+        dsn=not listener.no_dsn,
+        hold=settings.limits.max_hold if listener.auth else 0,
+        require_tls=facts is not None,
+        starttls=_may_encrypt(session),
+        mechanisms=() if session.user else auth.offered(listener, facts),
+        xclient=xclient.ATTRIBUTES if session.may_xclient else "",
+    )
+
+
+def _may_encrypt(session: "Session") -> bool:
+    tls = session.listener.tls
+    return tls is not None and tls.mode is not Tls.AT_ONCE and session.facts is None
+
+
+def starttls(session: "Session", argument: str) -> None:
+    """RFC 3207 4.  Nothing has been sent behind it: the table of verbs sees to that."""
+    if not _may_encrypt(session):
+        raise Refuse(503, "5.5.1", "STARTTLS is not offered here, or done already")
+    if argument:
+        raise Refuse(501, "5.5.4", "STARTTLS takes no argument")
+    session.reply(READY_FOR_TLS)
+    session.ask(Encrypt(), lambda answer: _encrypted(session, answer))
+
+
+def _encrypted(session: "Session", answer: Answer) -> None:
+    assert isinstance(answer, Encrypted)
+    session.facts = answer.facts
+    session.helo = ""
+    session.esmtp = False
+    session.enter(State.FRESH)
+
+
+def xclient_command(session: "Session", argument: str) -> None:
+    """A proxy of ours says who the client is that it speaks for."""
+    if not session.may_xclient:
+        raise Refuse(550, "5.7.0", "XCLIENT is not for you")
+    said = xclient.overrides(argument)
+    session.drop()
+    _replace_client(session, said)
+    session.log("xclient", address=session.address, host=session.client.name)
+    session.helo = ""
+    session.enter(State.FRESH)
+    if said.helo:
+        introduce(session, said.helo, esmtp=said.protocol != "SMTP")
+    session.say_banner()

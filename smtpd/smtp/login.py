@@ -1,0 +1,103 @@
+"""AUTH (RFC 4954): the dialogue around a mechanism of auth.py.
+
+    READY --AUTH--> mechanism --Prompt: 334--> AUTH --line--> mechanism --Question--> WAITING --answer--> mechanism
+                        |
+                        +-- Done 235, Failed 535 or 454, Refuse 501 or 504 --> READY
+
+What the client says in it is a secret, in whatever order it comes: none of it is logged.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from smtpd.smtp.action import Failure
+from smtpd.smtp.auth import Exchange, begin, offered
+from smtpd.smtp.question import BeginScram, CheckPassword, FinishScram, Verdict
+from smtpd.smtp.reply import Refuse, Reply
+from smtpd.smtp.sasl import Done, Failed, Prompt, Step
+from smtpd.smtp.state import State
+
+if TYPE_CHECKING:
+    from smtpd.smtp.server import Session
+
+MAX_RESPONSE = 12288  # bytes of a line, RFC 4954 4
+MAX_FAILURES = 3  # in a session
+
+SUCCEEDED = Reply(235, "2.7.0", "Authentication succeeded")
+REFUSED = Reply(535, "5.7.8", "Authentication failed")
+LATER = Reply(454, "4.7.0", "Temporary authentication failure")
+TOO_MANY_FAILURES = Reply(421, "4.7.0", "Too many failed logins, closing connection")
+
+RESULTS = {Verdict.YES: "ok", Verdict.NO: "permfail", Verdict.LATER: "tempfail"}
+
+
+def auth(session: "Session", argument: str) -> None:
+    mechanisms = offered(session.listener, session.facts)
+    if session.user:
+        raise Refuse(503, "5.5.1", "Already authenticated")
+    if not mechanisms:
+        raise Refuse(503, "5.5.1", "AUTH is not offered here")
+    if not argument:
+        raise Refuse(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]")
+    mechanism, _, initial = argument.partition(" ")
+    if mechanism.upper() not in mechanisms:
+        raise Refuse(504, "5.5.4", "Unknown authentication mechanism")
+    exchange = session.exchange = begin(mechanism.upper(), session.facts)
+    _go_on(session, lambda: exchange.start(initial or None))
+
+
+def receive(session: "Session", line: bytes) -> None:
+    """A line in the middle of the dialogue."""
+    text = line.decode("ascii", "replace")  # no replacement is base64
+    _go_on(session, lambda: _get_exchange(session).receive(text))
+
+
+def _go_on(session: "Session", take: Callable[[], Step]) -> None:
+    try:
+        step = take()
+    except Refuse as refused:
+        _end(session)
+        session.refuse(refused.reply, close=refused.close)
+        return
+    match step:
+        case Prompt(text=text):
+            session.enter(State.AUTH)
+            session.say(f"334 {text}\r\n".encode())
+        case CheckPassword(user=user) | BeginScram(user=user) | FinishScram(user=user):
+            session.login = user
+            session.ask(step, lambda answer: _go_on(session, lambda: _get_exchange(session).answer(answer)))
+        case Done(user=user):
+            _end(session)
+            session.login = session.user = user
+            _log(session, Verdict.YES)
+            session.reply(SUCCEEDED)
+        case Failed(verdict=verdict):
+            _end(session)
+            _fail(session, verdict)
+
+
+def _get_exchange(session: "Session") -> Exchange:
+    assert session.exchange is not None
+    return session.exchange
+
+
+def _fail(session: "Session", verdict: Verdict) -> None:
+    _log(session, verdict)
+    if verdict is not Verdict.NO:
+        session.refuse(LATER)
+        return
+    session.failed_logins += 1
+    if session.failed_logins > MAX_FAILURES:
+        session.blame(Failure.LOGIN)
+        session.hang_up(TOO_MANY_FAILURES, "too-many-errors")
+    else:
+        session.refuse(REFUSED, failure=Failure.LOGIN)
+
+
+def _end(session: "Session") -> None:
+    session.exchange = None
+    session.enter(State.READY)
+
+
+def _log(session: "Session", verdict: Verdict) -> None:
+    session.log("authentication", user=session.login, result=RESULTS[verdict])

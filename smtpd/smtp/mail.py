@@ -1,0 +1,157 @@
+"""MAIL and RCPT: what the client asks for, whether it may, and the questions to those who know.
+
+    MAIL    parameters -> TLS -> AUTH -> mails of this session -> the user's senders -> a message id
+    RCPT    parameters -> recipients of this message -> rules, aliases
+
+What a client may ask for depends on who it is: priority above the ordinary, being held back, and to speak of who sent a
+message at first, are for those who have authenticated.
+"""
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from smtpd.config.model import Auth, Tls
+from smtpd.envelope import Origin, Terms
+from smtpd.header.editor import Editor
+from smtpd.smtp import command
+from smtpd.smtp.address import Address
+from smtpd.smtp.data import TOO_BIG
+from smtpd.smtp.question import (
+    AcceptRecipient,
+    Answer,
+    BeginMessage,
+    CheckSender,
+    MessageBegun,
+    RecipientAccepted,
+    Refused,
+    SenderChecked,
+    Verdict,
+)
+from smtpd.smtp.reply import Refuse, Reply
+from smtpd.smtp.state import State
+from smtpd.smtp.transaction import Transaction
+
+if TYPE_CHECKING:
+    from smtpd.smtp.server import Session
+
+SUBMISSION_PORTS = (587, 465)  # RFC 6409 3.1, RFC 8314 3.3
+
+OK = Reply(250, "2.0.0", "Ok")
+PRIORITY_CHANGED = Reply(250, "2.3.6", "Ok, but with priority 0")  # RFC 6710 4.1
+RECIPIENT_OK = Reply(250, "2.1.5", "Destination address valid: Recipient ok")
+SENDER_REJECTED = Reply(550, "5.7.1", "Sender rejected")
+SENDER_LATER = Reply(451, "4.3.0", "Sender cannot be checked now")
+
+
+def mail(session: "Session", argument: str) -> None:
+    """RFC 5321 4.1.1.2"""
+    asked = command.mail(argument, session.offer, session.date)
+    if asked.size > session.settings.max_message_size:
+        raise Refuse(TOO_BIG.code, "5.3.4", "Message size exceeds limit")
+    _check_allowed(session, asked.terms)
+    if session.mails >= session.settings.limits.max_mails:
+        raise Refuse(452, "4.5.3", "Too many messages in this session")
+    if session.listener.senders and session.user:
+        question = CheckSender(session.user, _complete(session, asked.sender))
+        session.ask(question, lambda answer: _sender_checked(session, asked, answer))
+    else:
+        _ask_for_id(session, asked)
+
+
+def rcpt(session: "Session", argument: str) -> None:
+    """RFC 5321 4.1.1.3"""
+    transaction = session.get_transaction()
+    asked = command.rcpt(argument, session.offer, utf8=transaction.terms.utf8)
+    if transaction.recipients >= session.settings.limits.max_rcpt:
+        raise Refuse(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
+    recipient = _complete(session, asked.recipient)
+    question = AcceptRecipient(
+        transaction.message, transaction.origin, recipient, transaction.terms, asked.notify, asked.original
+    )
+    session.ask(question, lambda answer: _recipient_decided(session, transaction, recipient, answer))
+
+
+def _check_allowed(session: "Session", terms: Terms) -> None:
+    tls = session.listener.tls
+    if tls is not None and tls.mode is Tls.REQUIRED and session.facts is None:  # RFC 3207 4
+        raise Refuse(530, "5.7.0", "Must issue a STARTTLS command first")
+    if session.user or session.client.local:
+        return
+    if session.listener.auth is Auth.REQUIRED or terms.release:  # RFC 4954 6
+        raise Refuse(530, "5.7.0", "Authentication required")
+
+
+def _sender_checked(session: "Session", asked: command.Mail, answer: Answer) -> None:
+    assert isinstance(answer, SenderChecked)
+    session.enter(State.READY)
+    if answer.verdict is Verdict.YES:
+        _ask_for_id(session, asked)
+    else:
+        session.refuse(SENDER_REJECTED if answer.verdict is Verdict.NO else SENDER_LATER)
+
+
+def _ask_for_id(session: "Session", asked: command.Mail) -> None:
+    session.ask(BeginMessage(session.address, session.user), lambda answer: _begun(session, asked, answer))
+
+
+def _begun(session: "Session", asked: command.Mail, answer: Answer) -> None:
+    if isinstance(answer, Refused):
+        session.enter(State.READY)
+        session.refuse(Reply(answer.code, answer.enhanced, answer.text))
+        return
+    assert isinstance(answer, MessageBegun)
+    origin = Origin(
+        sender=_complete(session, asked.sender),
+        address=session.address,
+        client=session.client.name,
+        helo=session.helo,
+        hostname=session.name,
+        tag=session.listener.tag,
+        esmtp=session.esmtp,
+        tls=session.facts is not None,
+        user=session.user,
+    )
+    terms = _granted(session, asked.terms)
+    editor = _editor(session, answer, origin.sender)
+    session.transaction = Transaction(answer.message, answer.time, origin, terms, editor)
+    session.enter(State.MAIL)
+    session.reply(OK if terms.priority == asked.terms.priority else PRIORITY_CHANGED)
+
+
+def _granted(session: "Session", terms: Terms) -> Terms:
+    if session.user or session.client.local:
+        return terms
+    if terms.submitter:  # RFC 4954 5: nobody is trusted to say it
+        terms = replace(terms, submitter="<>")
+    if terms.priority > 0:
+        terms = replace(terms, priority=0)
+    return terms
+
+
+def _editor(session: "Session", begun: MessageBegun, sender: str) -> Editor:
+    """What is missing in a message is added where it enters the world, and nowhere else (RFC 6409 8)."""
+    listener = session.listener
+    masquerade = sender if listener.masquerade and session.user else ""
+    if session.user or session.client.local or listener.port in SUBMISSION_PORTS:
+        message_id = f"{begun.message:08x}{begun.time:08x}@{session.name}"
+        return Editor(domain=session.name, masquerade=masquerade, date=begun.time, message_id=message_id)
+    return Editor(domain=session.name, masquerade=masquerade)
+
+
+def _recipient_decided(session: "Session", transaction: Transaction, recipient: str, answer: Answer) -> None:
+    if isinstance(answer, Refused):
+        session.enter(State.RCPT if transaction.recipients else State.MAIL)
+        session.refuse(Reply(answer.code, answer.enhanced, answer.text))
+        return
+    assert isinstance(answer, RecipientAccepted)
+    transaction.add_recipient(recipient, answer.envelopes)
+    session.enter(State.RCPT)
+    session.reply(RECIPIENT_OK)
+
+
+def _complete(session: "Session", address: Address) -> str:
+    """An address without a domain is one of ours."""
+    if address.local and not address.domain:
+        address = Address(address.local, session.name)
+    return str(address)

@@ -1,0 +1,92 @@
+"""The commands: who may say which one when, and the answers to those that ask for nothing but an answer."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from smtpd.smtp import content, greeting, login, mail
+from smtpd.smtp.reply import Refuse, Reply
+from smtpd.smtp.state import BETWEEN_MAILS, COMMANDING, GREETED, IN_MAIL, State
+
+if TYPE_CHECKING:
+    from smtpd.smtp.server import Session
+
+CANNOT_VERIFY = Reply(252, "2.0.0", "Cannot VRFY user, but will accept the message and try")
+BYE = Reply(221, "2.0.0", "Bye")
+HELP = Reply(
+    214,
+    "2.0.0",
+    "This is smtpd",
+    "Commands: HELO EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP QUIT HELP VRFY",
+    "Trouble with mail of this host: write to postmaster at it",
+    "End of HELP info",
+)
+
+
+class Verb(NamedTuple):
+    obey: Callable[["Session", str], None]
+    states: tuple[State, ...] = COMMANDING
+    argument: bool = True  # may have one
+    idle: bool = False  # brings no mail nearer
+    last: bool = False  # nothing may be sent behind it before its answer
+    grouped: bool = False  # its answer may wait for those to the next commands
+
+
+def rset(session: "Session", argument: str) -> None:
+    session.drop()
+    if session.state is not State.FRESH:
+        session.enter(State.READY)
+    session.reply(mail.OK)
+
+
+def quit(session: "Session", argument: str) -> None:
+    session.hang_up(BYE, "quit")
+
+
+def noop(session: "Session", argument: str) -> None:
+    session.reply(mail.OK)
+
+
+def help(session: "Session", argument: str) -> None:
+    session.reply(HELP)
+
+
+def vrfy(session: "Session", argument: str) -> None:
+    if not argument:
+        raise Refuse(501, "5.5.4", "Syntax: VRFY name")
+    if not (argument.isascii() or argument.upper().endswith(" SMTPUTF8")):  # RFC 6531 3.7.4.2
+        raise Refuse(553, "5.6.7", "Name is not ASCII, and VRFY said no SMTPUTF8")
+    session.reply(CANNOT_VERIFY)  # RFC 5321 3.5.3: who exists is not told
+
+
+def not_implemented(session: "Session", argument: str) -> None:
+    raise Refuse(502, "5.5.1", "Command not implemented")
+
+
+def not_smtp(session: "Session", argument: str) -> None:
+    """A browser was made to carry somebody's commands, in the body of a form."""
+    raise Refuse(500, "5.5.1", "This is no HTTP server", close=True)
+
+
+def unknown(session: "Session", argument: str) -> None:
+    raise Refuse(500, "5.5.1", "Command unrecognized")
+
+
+UNKNOWN = Verb(unknown)
+VERBS = {
+    "HELO": Verb(greeting.helo, idle=True),
+    "EHLO": Verb(greeting.ehlo, idle=True),
+    "STARTTLS": Verb(greeting.starttls, BETWEEN_MAILS, idle=True, last=True),
+    "AUTH": Verb(login.auth, GREETED, idle=True),  # RFC 4954 4
+    "XCLIENT": Verb(greeting.xclient_command, BETWEEN_MAILS, idle=True),
+    "MAIL": Verb(mail.mail, GREETED, grouped=True),
+    "RCPT": Verb(mail.rcpt, IN_MAIL, grouped=True),
+    "DATA": Verb(content.data, IN_MAIL, argument=False, last=True),
+    "BDAT": Verb(content.bdat),  # checks the state itself: its chunk comes in any
+    "RSET": Verb(rset, argument=False, idle=True, grouped=True),
+    "QUIT": Verb(quit, argument=False),
+    "NOOP": Verb(noop, idle=True),
+    "HELP": Verb(help, argument=False, idle=True),
+    "VRFY": Verb(vrfy, idle=True),
+    "EXPN": Verb(not_implemented),
+    **dict.fromkeys(("GET", "POST", "PUT", "HEAD", "CONNECT"), Verb(not_smtp)),
+}
