@@ -1,0 +1,111 @@
+"""What mechanisms of SASL (RFC 4422) are made of.
+
+    the steps of an exchange      Prompt, a Question, Done, Failed
+    names                         as SASLprep (RFC 4013) makes them, so that each user has one
+    passwords                     as they were sent: what they are compared with was made by other programs
+
+A mechanism is a generator: made with the first message of the client, it yields what is to be asked of the client or
+of another process, is sent the answer, and returns Done or Failed.  It knows neither base64 nor SMTP; what is no
+message at all raises Refuse.
+"""
+
+import base64
+import stringprep
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+from unicodedata import ucd_3_2_0 as unicode  # RFC 3454 knows no later one
+
+from smtpd.smtp.question import BeginScram, CheckPassword, FinishScram, Verdict
+from smtpd.smtp.reply import Refuse
+
+MAX_USER = 255  # octets, RFC 4616 2
+MAX_PASSWORD = 1024  # characters
+
+_PROHIBITED = (  # RFC 4013 2.3; what tables C.1.2 and C.2.1 hold of ASCII too
+    stringprep.in_table_c12,
+    stringprep.in_table_c21_c22,
+    stringprep.in_table_c3,
+    stringprep.in_table_c4,
+    stringprep.in_table_c5,
+    stringprep.in_table_c6,
+    stringprep.in_table_c7,
+    stringprep.in_table_c8,
+    stringprep.in_table_c9,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The text of a 334, in base64."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """NO or LATER."""
+
+    verdict: Verdict
+
+
+Request = Prompt | CheckPassword | BeginScram | FinishScram
+Step = Request | Done | Failed
+Dialogue = Generator[Request, Any, Done | Failed]  # sent: bytes after a Prompt, otherwise the question's Answer
+
+
+def prompt(message: bytes) -> Prompt:
+    return Prompt(base64.b64encode(message).decode())
+
+
+def malformed() -> Refuse:
+    """It does not say where: the message holds secrets."""
+    return Refuse(501, "5.5.2", "Malformed authentication message")
+
+
+def user_name(message: bytes) -> str:
+    """Raises Refuse."""
+    try:
+        name = prepare(message.decode())
+    except ValueError:
+        raise malformed() from None
+    if not 0 < len(name.encode()) <= MAX_USER:
+        raise malformed()
+    return name
+
+
+def password(message: bytes) -> str:
+    """Raises Refuse, also for what a table, a program or a library might take for its end."""
+    try:
+        text = message.decode()
+    except UnicodeDecodeError:
+        raise malformed() from None
+    if not 0 < len(text) <= MAX_PASSWORD or any(end in text for end in "\0\r\n"):
+        raise malformed()
+    return text
+
+
+def prepare(text: str) -> str:
+    """SASLprep of a query: characters that Unicode 3.2 does not have yet stay.  Raises ValueError."""
+    if text.isascii() and text.isprintable():
+        return text
+    mapped = (" " if stringprep.in_table_c12(char) else char for char in text if not stringprep.in_table_b1(char))
+    prepared = unicode.normalize("NFKC", "".join(mapped))
+    if any(prohibits(char) for char in prepared for prohibits in _PROHIBITED):
+        raise ValueError("prohibited character")
+    _check_direction(prepared)
+    return prepared
+
+
+def _check_direction(text: str) -> None:
+    """RFC 3454 6: text from right to left begins and ends so, and holds nothing that goes the other way."""
+    if not any(map(stringprep.in_table_d1, text)):
+        return
+    outside = stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1])
+    if not outside or any(map(stringprep.in_table_d2, text)):
+        raise ValueError("mixed directions")
