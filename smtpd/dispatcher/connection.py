@@ -5,7 +5,7 @@
                          |                             Ask              the same; lookup (question.py); TLS
                          +------ answer -------------  (their answer comes back here)
 
-Before there is a session the bytes go to entrance.py, during a handshake to handshake.py.
+Before there is a session the bytes go to entrance.py, during a handshake to encryption.py.
 
 Dull on purpose.  It reads no further while the session waits, while spool writing lags behind, or while the client does
 not read its answers; so a client costs at most what one read of the socket brings.  An exception costs this session.
@@ -19,9 +19,8 @@ from typing import cast
 from smtpd.config.model import Tls
 from smtpd.config.slice import ListenerSlice
 from smtpd.dispatcher.crowd import Crowd, Refusal
+from smtpd.dispatcher.encryption import Encryption
 from smtpd.dispatcher.entrance import Arrival, Entrance
-from smtpd.dispatcher.handshake import SECONDS, Handshake
-from smtpd.dispatcher.network import network_of
 from smtpd.dispatcher.office import Office
 from smtpd.dispatcher.question import Inquiry
 from smtpd.dispatcher.reception import Reception
@@ -41,7 +40,7 @@ from smtpd.smtp.question import (
 )
 from smtpd.smtp.server import Session
 from smtpd.tls.facts import Facts
-from smtpd.tls.link import Failed, Link
+from smtpd.tls.link import Failed
 
 CROWDED = b"421 4.7.0 Too many connections, try again later\r\n"
 TOO_MANY_MESSAGES = Refused(450, "4.7.1", "Too many messages, try again later")
@@ -56,7 +55,6 @@ class Connection(asyncio.Protocol):
         self.statistic = ""
         self.wire: Wire
         self.entrance: Entrance | None = None  # until there is a session
-        self.handshake: Handshake | None = None
         self.session: Session | None = None
         self._inquiry = Inquiry(office.to_lookup, office.statistics, listener.number, self._answer)
         self._reception = Reception(office, self._answer, self._resume)
@@ -64,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._stepping = False
         self._ready: Answer | None = None
         self._expelled = False
-        self._tls_statistic = ""
+        self._encryption: Encryption | None = None
         self._patience: asyncio.TimerHandle | None = None
 
     # -- the transport ---------------------------------------------------------------
@@ -84,30 +82,18 @@ class Connection(asyncio.Protocol):
         ours = local[0].partition("%")[0] if local else ""
         self.entrance = Entrance(self.office, self.listener, self, (address, peer[1]), ours)
         self._guard(self.entrance.enter)
-        if self.session is None and self.handshake is None and not self.listener.proxy:
+        if self.session is None and self._encryption is None and not self.listener.proxy:
             self.wire.pause()
 
     def data_received(self, data: bytes) -> None:
         if self._finished:
             return
-        if self.handshake is not None:
-            self._guard(self.handshake.receive, data)
-        elif self.wire.link is not None:
-            self._decrypt(data)
-        else:
+        if self._encryption is None:
             self._take(data)
-
-    def _decrypt(self, data: bytes) -> None:
-        try:
-            plaintext = self.wire.open(data)
-        except Failed as failed:
-            log.line(f"{self.id:016x} smtp tls-failed reason={quoted(str(failed))}")
-            self._gone(f"io-error: {failed}")
-            return
-        if plaintext:
-            self._take(plaintext)
-        if self.wire.ended:
-            self._gone("disconnect")
+        elif self._encryption.under_way:
+            self._guard(self._encryption.receive, data)
+        else:
+            self._decrypt(data)
 
     def _take(self, data: bytes) -> None:
         if self.session is None:
@@ -116,12 +102,12 @@ class Connection(asyncio.Protocol):
             return
         waiting = self.session.waiting
         self._step(self.session.receive, data, self.office.loop.time())
-        if (waiting or not self._may_read()) and self.handshake is None:
+        if (waiting or not self._may_read()) and not self._is_shaking:
             self.wire.pause()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.handshake is not None:
-            self.handshake.fail("the client left")
+        if self._encryption is not None:
+            self._encryption.close()
         if self.session is not None and not self._finished:
             self._step(self.session.aborted)
         if self.entrance is not None:
@@ -130,8 +116,6 @@ class Connection(asyncio.Protocol):
         if self._patience is not None:
             self._patience.cancel()
         self._reception.close()
-        if self._tls_statistic:
-            self.office.statistics[self._tls_statistic] -= 1
         self.crowd.leave(self)
 
     def pause_writing(self) -> None:
@@ -148,8 +132,13 @@ class Connection(asyncio.Protocol):
     def _resume(self) -> None:
         if self.wire.reading or not self._may_read():
             return
-        if self.handshake is not None or (self.session is not None and not self.session.waiting):
+        if self._is_shaking or (self.session is not None and not self.session.waiting):
             self.wire.resume()
+
+    @property
+    def _is_shaking(self) -> bool:
+        """What comes belongs to a handshake."""
+        return self._encryption is not None and self._encryption.under_way
 
     # -- until there is a session ------------------------------------------------------------
 
@@ -186,7 +175,7 @@ class Connection(asyncio.Protocol):
             name=arrival.name,
             may_xclient=arrival.may_xclient,
         )
-        self._step(self.session.greeting, self.office.loop.time(), arrival.hasty)
+        self._step(self.session.greeting, self.office.loop.time(), arrival.hasty, self.office.now())
         if arrival.hasty:
             self.office.statistics["smtp.early-talker"] += 1
         elif arrival.early:
@@ -197,56 +186,38 @@ class Connection(asyncio.Protocol):
 
     def encrypt(self, use: Callable[[Facts], None]) -> None:
         """From the next byte on everything is TLS."""
-        office = self.office
-        self.handshake = Handshake(
-            office.handshakes,
-            self.wire,
-            office.certificates.get_context(self.listener.number),
-            network_of(self.address),
-            office.loop.time() + SECONDS,
-            partial(self._shaken, use),
+        self._encryption = Encryption(
+            self.office, self.listener, self.wire, self.id, self.address, partial(self._encrypted, use)
         )
 
-    def _shaken(self, use: Callable[[Facts], None], outcome: Link | Failed) -> None:
-        self.handshake = None
-        if isinstance(outcome, Failed):
-            self._not_encrypted(str(outcome))
+    def _encrypted(self, use: Callable[[Facts], None], facts: Facts | None) -> None:
+        if facts is None:
+            if self.session is None:
+                log.line(f"{self.id:016x} smtp disconnected reason=tls-accept-failed")
+            self._gone("tls-accept-failed")
             return
-        self.wire.link = outcome
-        self._log_link(outcome.facts)
-        assert self.listener.tls is not None
-        self._tls_statistic = "smtp.smtps" if self.listener.tls.mode is Tls.AT_ONCE else "smtp.tls"
-        self.office.statistics[self._tls_statistic] += 1
-        self._guard(use, outcome.facts)
+        self._guard(use, facts)
         if not self._finished:
             self._decrypt(b"")  # what came right behind
 
-    def _not_encrypted(self, reason: str) -> None:
-        self.office.statistics["smtp.tls.failed"] += 1
-        who = "" if self.session is not None else f" address={self.address}"
-        log.line(f"{self.id:016x} smtp tls-failed{who} reason={quoted(reason)}")
-        if self.session is None:
-            log.line(f"{self.id:016x} smtp disconnected reason=tls-accept-failed")
-        self._gone("tls-accept-failed")
-
-    def _log_link(self, facts: Facts) -> None:
-        log.line(f"{self.id:016x} smtp tls ciphers={facts}")
-        tls = self.listener.tls
-        if tls is None or not tls.ca:
+    def _decrypt(self, data: bytes) -> None:
+        try:
+            plaintext = self.wire.open(data)
+        except Failed as failed:
+            self._gone(f"io-error: {failed}")
             return
-        if facts.fingerprint:
-            result = "verified" if facts.verified else "unchecked"
-            log.line(f'{self.id:016x} smtp cert-check result="{result}" fingerprint="{facts.fingerprint}"')
-        else:
-            log.line(f'{self.id:016x} smtp cert-check result="no certificate presented"')
+        if plaintext:
+            self._take(plaintext)
+        if self.wire.ended:
+            self._gone("disconnect")
 
     # -- time and the end ----------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         if self._finished:
             return
-        if self.handshake is not None:
-            self.handshake.tick(now)
+        if self._encryption is not None and self._encryption.under_way:
+            self._encryption.tick(now)
         elif self.session is not None:
             self._step(self.session.tick, now)
         elif self.entrance is not None:
@@ -254,7 +225,7 @@ class Connection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """The daemon stops: 421 now, or when the answer that is under way has been given."""
-        if self.session is None or self.handshake is not None:
+        if self.session is None or self._is_shaking:
             self.wire.transport.abort()
         elif not self._finished:
             self._step(self.session.shutdown)

@@ -12,8 +12,16 @@ from smtpd.dispatcher import process
 from smtpd.dispatcher.state import Dispatcher
 from smtpd.imsg import (
     TABLE,
+    Begin,
+    BeginScram,
+    CertificateTaken,
+    CheckCredentials,
+    CheckSender,
     ClientResolved,
+    ClientWelcomed,
+    CredentialsChecked,
     ExpandRecipient,
+    FinishScram,
     ForgetMessage,
     MessageIdsReserved,
     MessageRefused,
@@ -23,12 +31,19 @@ from smtpd.imsg import (
     RecipientRefused,
     ReserveMessageIds,
     ResolveClient,
+    ScramBegun,
+    ScramFinished,
+    SenderChecked,
     SpoolFileOpened,
     SpoolFileRefused,
     StoreMessage,
+    TakeCertificate,
+    UseCertificates,
+    WelcomeClient,
 )
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.loop import connect, prepare
+from tests.dispatcher.tls import Crypto, TlsClient, certificate
 
 
 class Others:
@@ -59,6 +74,16 @@ class Others:
         match imsg:
             case ResolveClient():
                 channel.send(ClientResolved(imsg.request, "client.test", True))
+            case WelcomeClient():
+                channel.send(ClientWelcomed(imsg.request, "name.test", True))
+            case CheckCredentials():
+                channel.send(CredentialsChecked(imsg.request, "yes" if imsg.password == "secret" else "no"))
+            case BeginScram():
+                channel.send(ScramBegun(imsg.request, "later", b"", 0))
+            case FinishScram():
+                channel.send(ScramFinished(imsg.request, "no", b""))
+            case CheckSender():
+                channel.send(SenderChecked(imsg.request, "yes" if imsg.sender.startswith(imsg.user) else "no"))
             case ExpandRecipient() if imsg.recipient.startswith("nobody@"):
                 channel.send(RecipientRefused(imsg.request, 550, "5.1.1", "no such user"))
             case ExpandRecipient():
@@ -84,44 +109,79 @@ class Others:
 
 
 class House:
-    def __init__(self, folder, **limits):
+    def __init__(self, folder, *, listener=None, **limits):
         self.loop = prepare()
-        sockets = {peer: socket.socketpair() for peer in ("lookup", "queue", "control")}
+        self.folder = folder
+        sockets = {peer: socket.socketpair() for peer in ("lookup", "queue", "control", "parent")}
         self.others = Others(folder)
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         self.port = sock.getsockname()[1]
-        listener = ListenerSlice(1, "127.0.0.1", self.port, "mx.test", "")
-        configuration = DispatcherSlice((listener,), "mx.test", 2_000_000, Limits(**limits))
+        here = ListenerSlice(1, "127.0.0.1", self.port, "mx.test", "", **(listener or {}))
+        elsewhere = ListenerSlice(2, "", self.port, "late.test", "", interface="eth7")
+        configuration = DispatcherSlice((here, elsewhere), "mx.test", 2_000_000, Limits(**limits))
         channels = {peer: Channel(ours, TABLE, "dispatcher", peer) for peer, (ours, _) in sockets.items()}
         theirs = {peer: Channel(other, TABLE, peer, "dispatcher") for peer, (_, other) in sockets.items()}
-        self.control = theirs["control"]
-        self.dispatcher = Dispatcher(self.loop, configuration, {1: sock}, channels["lookup"], channels["queue"])
+        self.control, self.parent = theirs["control"], theirs["parent"]
+        self.crypto = Crypto() if here.tls else None
+        signing = self.crypto.sockets if self.crypto else []
+        self.dispatcher = Dispatcher(
+            self.loop, configuration, {1: sock}, channels["lookup"], channels["queue"], signing
+        )
         handlers = {
+            "parent": process.from_parent,
             "lookup": process.from_lookup,
             "queue": process.from_queue,
             "control": process.from_control,
         }
-        self.heard, self.clients = [], []
+        self.heard, self.told, self.clients = [], [], []
         self.boards = [
             connect(self.loop, list(channels.values()), handlers, self.dispatcher),
             connect(self.loop, list(theirs.values()), {"dispatcher": self._from_dispatcher}, None),
         ]
         self.channels = [list(channels.values()), list(theirs.values())]
-        self.dispatcher.begin()
+        if self.crypto:
+            self.certify(certificate(self.crypto.key))
+            self.parent.send(UseCertificates())
+        self.parent.send(Begin())
+        self.run(self.until(lambda: self.dispatcher.listeners.listening))
+
+    def certify(self, pem):
+        """What the dispatcher says of a certificate."""
+        path = self.folder / "certificate.pem"
+        path.write_bytes(pem)
+        self.parent.send(TakeCertificate("mx.test"), os.open(path, os.O_RDONLY))
+        before = len(self.told)
+        self.run(self.until(lambda: len(self.told) > before))
+        assert isinstance(self.told[-1], CertificateTaken)
+        return self.told[-1]
+
+    @property
+    def statistics(self):
+        return self.dispatcher.office.statistics
+
+    @property
+    def connections(self):
+        return list(self.dispatcher.crowd.members.values())
 
     def _from_dispatcher(self, state, channel, imsg, descriptor):
         if channel.me == "control":
             self.heard.append(imsg)
+        elif channel.me == "parent":
+            self.told.append(imsg)
         else:
             self.others.from_dispatcher(state, channel, imsg, descriptor)
 
     def run(self, scenario):
         return self.loop.run_until_complete(asyncio.wait_for(scenario, 20))
 
-    async def client(self):
-        self.clients.append(Client(*await asyncio.open_connection("127.0.0.1", self.port)))
+    async def client(self, address="127.0.0.1"):
+        self.clients.append(Client(*await asyncio.open_connection(address, self.port)))
         return self.clients[-1]
+
+    async def tls_client(self):
+        """After the handshake of a listener with TLS at once."""
+        return await (await self.client()).shake()
 
     async def until(self, condition):
         while not condition():
@@ -133,29 +193,43 @@ class House:
         self.dispatcher.listeners.close()
         self.dispatcher.crowd.shutdown()
         self.run(self.until(lambda: not self.dispatcher.crowd.members))
-        self.dispatcher.office.writers.shutdown()
+        if self.crypto:
+            self.crypto.go.set()
+        self.dispatcher.office.close()
         for board, channels in zip(self.boards, self.channels, strict=True):
             for channel in channels:
                 board.remove(channel)
         self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.close()
+        if self.crypto:
+            self.crypto.close()
 
 
 class Client:
+    """`write` and `reply` speak TLS after `shake`; `writer` and `reader` are the bytes below."""
+
     def __init__(self, reader, writer):
         self.reader, self.writer = reader, writer
+        self.tls = None
+
+    async def shake(self):
+        self.tls = await TlsClient(self.reader, self.writer).shake()
+        return self
+
+    def write(self, data):
+        (self.tls or self.writer).write(data)
 
     async def reply(self):
         """One reply, joined; empty at the end of the connection."""
         lines = []
-        while line := await self.reader.readline():
+        while line := await (self.tls or self.reader).readline():
             lines.append(line.decode().rstrip("\r\n"))
             if line[3:4] != b"-":
                 break
         return "\n".join(lines)
 
     async def say(self, line, expect):
-        self.writer.write(line.encode() + b"\r\n")
+        self.write(line.encode() + b"\r\n")
         reply = await self.reply()
         assert reply.startswith(expect), f"{line}: {reply}"
         return reply
@@ -171,7 +245,7 @@ class Client:
     async def mail(self, content=b"Subject: x\r\n\r\nhello\r\n"):
         await self.envelope()
         await self.say("DATA", "354")
-        self.writer.write(content + b".\r\n")
+        self.write(content + b".\r\n")
         return await self.reply()
 
 
@@ -186,8 +260,8 @@ def house(tmp_path):
 def make_house(tmp_path):
     houses = []
 
-    def make(**limits):
-        houses.append(House(tmp_path, **limits))
+    def make(*, listener=None, **limits):
+        houses.append(House(tmp_path, listener=listener, **limits))
         return houses[-1]
 
     yield make

@@ -166,7 +166,7 @@ def test_a_client_that_never_reads_costs_a_bounded_amount(house):
         for _ in range(200):
             client.writer.write(b"HELP\r\n" * 1000)
         connection = next(iter(house.dispatcher.crowd.members.values()))
-        await house.until(lambda: connection._finished or not connection._reading)
+        await house.until(lambda: connection._finished or not connection.wire.reading)
         other = await house.client()
         await other.greet()
         assert (await other.mail()).startswith("250")
@@ -229,7 +229,6 @@ def test_too_many_sessions_are_told_so(make_house):
 
 def test_a_pause_leaves_clients_in_the_backlog_until_it_ends(house):
     async def scenario():
-        await house.until(lambda: house.dispatcher.listeners.listening)
         house.control.send(PauseListeners(1, True))
         house.control.send(PauseListeners(2, True))
         await house.until(lambda: len(house.heard) == 2)

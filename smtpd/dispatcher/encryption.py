@@ -1,0 +1,77 @@
+"""TLS of one connection: how its handshake ends, what the log and the statistics are told of it.
+
+under_way    what comes goes to the handshake
+afterwards   wire.link stands, or the connection is over
+"""
+
+from collections.abc import Callable
+
+from smtpd.config.model import Tls
+from smtpd.config.slice import ListenerSlice
+from smtpd.dispatcher.handshake import SECONDS, Handshake
+from smtpd.dispatcher.network import network_of
+from smtpd.dispatcher.office import Office
+from smtpd.dispatcher.wire import Wire
+from smtpd.ipc.log import log, quoted
+from smtpd.tls.facts import Facts
+from smtpd.tls.link import Failed, Link
+
+LIVE = {Tls.OFFERED: "smtp.tls", Tls.REQUIRED: "smtp.tls", Tls.AT_ONCE: "smtp.smtps"}
+
+
+class Encryption:
+    """`done` is called once: with what is known of the link, or None when there will be none."""
+
+    def __init__(
+        self,
+        office: Office,
+        listener: ListenerSlice,
+        wire: Wire,
+        id: int,
+        address: str,
+        done: Callable[[Facts | None], None],
+    ):
+        assert listener.tls is not None
+        self.under_way = True
+        self._tls, self._wire, self._id, self._address, self._done = listener.tls, wire, id, address, done
+        self._statistics = office.statistics
+        self._handshake = Handshake(
+            office.handshakes,
+            wire,
+            office.certificates.get_context(listener.number),
+            network_of(address),
+            office.loop.time() + SECONDS,
+            self._shaken,
+        )
+        self.receive, self.tick, self.fail = self._handshake.receive, self._handshake.tick, self._handshake.fail
+
+    def close(self) -> None:
+        """The connection is gone."""
+        if self.under_way:
+            self.fail("the client left")
+        elif self._wire.link is not None:
+            self._statistics[LIVE[self._tls.mode]] -= 1
+
+    def _shaken(self, outcome: Link | Failed) -> None:
+        self.under_way = False
+        if isinstance(outcome, Failed):
+            self._statistics["smtp.tls.failed"] += 1
+            self._log(f"tls-failed reason={quoted(str(outcome))} address={self._address}")
+            self._done(None)
+            return
+        self._wire.link = outcome
+        self._statistics[LIVE[self._tls.mode]] += 1
+        self._log(f"tls ciphers={outcome.facts}")
+        if self._tls.ca:
+            self._log_certificate(outcome.facts)
+        self._done(outcome.facts)
+
+    def _log_certificate(self, facts: Facts) -> None:
+        if facts.fingerprint:
+            result = "verified" if facts.verified else "unchecked"
+            self._log(f'cert-check result="{result}" fingerprint="{facts.fingerprint}"')
+        else:
+            self._log('cert-check result="no certificate presented"')
+
+    def _log(self, text: str) -> None:
+        log.line(f"{self._id:016x} smtp {text}")

@@ -1,0 +1,77 @@
+"""Certificates that the parent hands over: what can be used, and what changes nothing."""
+
+import os
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from smtpd.config.model import Limits, Tls
+from smtpd.config.slice import DispatcherSlice, ListenerSlice, TlsSlice
+from smtpd.dispatcher.certificate import MOST, Certificates
+from smtpd.imsg import TakeAuthorities, TakeCertificate
+from smtpd.tls.signing import Signer
+from tests.dispatcher.tls import certificate
+
+
+@pytest.fixture(scope="module")
+def key():
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def make(**tls):
+    listener = ListenerSlice(1, "", 25, "mx.test", "", tls=TlsSlice(Tls.OFFERED, ("mx.test",), **tls))
+    plain = ListenerSlice(2, "", 25, "mx.test", "")
+    return Certificates(DispatcherSlice((listener, plain), "mx.test", 1000, Limits()), Signer([]))
+
+
+@pytest.fixture
+def descriptor(tmp_path):
+    def opened(content):
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        return os.open(path, os.O_RDONLY)
+
+    return opened
+
+
+def test_a_certificate_is_known_by_its_public_key(key, descriptor):
+    one = make().take(TakeCertificate("mx.test"), descriptor(certificate(key)))
+    other = make().take(TakeCertificate("mx.test"), descriptor(certificate(key, name="other.test")))
+    assert one.trouble == one.warning == ""
+    assert one.public == other.public and len(one.public) == 64
+
+
+def test_what_expires_soon_is_said(key, descriptor):
+    certificates = make()
+    assert "expires in" in certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key, days=3))).warning
+    assert certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key, days=-1))).warning == "has expired"
+
+
+@pytest.mark.parametrize("content", [b"", b"no PEM", bytes(MOST + 1)])
+def test_what_is_no_certificate_is_refused(content, descriptor):
+    certificates = make()
+    assert certificates.take(TakeCertificate("mx.test"), descriptor(content)).trouble
+    assert certificates.take_authorities(TakeAuthorities("mine"), descriptor(content)).trouble
+
+
+def test_a_descriptor_is_closed_whatever_it_holds(descriptor):
+    opened = descriptor(b"no PEM")
+    make().take(TakeCertificate("mx.test"), opened)
+    with pytest.raises(OSError):
+        os.fstat(opened)
+
+
+def test_a_bad_file_changes_nothing(key, descriptor):
+    certificates = make()
+    certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key)))
+    certificates.use()
+    before = certificates.get_context(1)
+    assert certificates.take(TakeCertificate("mx.test"), descriptor(b"no PEM")).trouble
+    assert certificates.get_context(1) is before
+
+
+def test_contexts_that_cannot_be_made_are_no_start(key, descriptor):
+    certificates = make(ciphers="no-such-cipher")
+    certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key)))
+    with pytest.raises(SystemExit, match="no-such-cipher"):
+        certificates.use()
