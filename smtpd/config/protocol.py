@@ -35,6 +35,7 @@ CIPHERS = {
     "legacy": "HIGH:MEDIUM:!aNULL",
     "secure": "",
 }
+NEVER = ":!aNULL:!eNULL:!kRSA"  # no listener has these: no certificate, no encryption, a key that would have to decrypt
 DHE = ("none", "auto", "legacy")
 
 
@@ -48,10 +49,10 @@ def ciphers(text: str) -> str:
     """The same text, or Wrong."""
     try:
         if text.lower() not in CIPHERS:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(text)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(text + NEVER)
     except (ssl.SSLError, ValueError):  # ValueError: a NUL
         expected = "expected secure, or what openssl-ciphers(1) says"
-        raise Wrong(f"{quoted(text)} means no cipher, {expected}") from None
+        raise Wrong(f"{quoted(text)} means no cipher that can be had, {expected}") from None
     return text
 
 

@@ -50,7 +50,7 @@ def test_ciphers_that_there_are(text):
     assert protocol.ciphers(text) == text
 
 
-@pytest.mark.parametrize("text", ["", "EHCDE", "\0", "!ALL", "TLS_AES_128_GCM_SHA256"])
+@pytest.mark.parametrize("text", ["", "EHCDE", "\0", "!ALL", "TLS_AES_128_GCM_SHA256", "aNULL", "NULL", "AES128-SHA"])
 def test_ciphers_that_leave_none_up_to_tls_1_2_are_wrong(text):
     with pytest.raises(Wrong):
         protocol.ciphers(text)
