@@ -1,0 +1,185 @@
+"""A desk answers what handshakes ask, and nothing else."""
+
+import threading
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from smtpd.crypto.desk import Desk
+from smtpd.crypto.keyring import LINGER, Keyring
+from smtpd.tls.library import Unusable
+from smtpd.tls.signing import Malformed, Operation, Reply, Request, Signer, SigningFailed
+from tests.crypto.test_request import DIGEST_INFO
+from tests.tls.world import Signatory, key, key_pem, packets, private_key
+
+
+@pytest.fixture(scope="module")
+def keys():
+    made = [private_key(key_pem(key(kind))) for kind in ("rsa2048", "p256")]
+    return {private.public: private for private in made}
+
+
+@pytest.fixture(scope="module")
+def publics(keys):
+    return {"rsa" if private.rsa else "ecdsa": public for public, private in keys.items()}
+
+
+@pytest.fixture
+def desk(keys):
+    ours, theirs = packets()
+    with ours, theirs:
+        yield Desk(theirs, keys, lambda text: None, lambda text: None)
+
+
+def test_what_is_signed_is_counted(desk, publics):
+    for _ in range(2):
+        reply = Reply.parse(desk.answer(Request(7, Operation.RSA_PKCS1, publics["rsa"], DIGEST_INFO).packet()))
+        assert (reply.number, len(reply.signature)) == (7, 256)
+    reply = Reply.parse(desk.answer(Request(8, Operation.ECDSA, publics["ecdsa"], bytes(32)).packet()))
+    key("p256").public_key().verify(reply.signature, bytes(32), ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+    assert desk.statistics == {"crypto.signature.rsa": 2, "crypto.signature.ecdsa": 1}
+
+
+def test_a_key_that_is_not_there_is_refused_and_no_violation(desk):
+    reply = Reply.parse(desk.answer(Request(9, Operation.ECDSA, bytes(32), bytes(32)).packet()))
+    assert reply == Reply(9, b"")
+    assert desk.statistics == {"crypto.signature.refused": 1}
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=400))
+def test_garbage_is_malformed(keys, garbage):
+    assume(len(garbage) != 5 + 36)  # MD5 and SHA-1 in a row look like anything
+    ours, theirs = packets()
+    with ours, theirs, pytest.raises(Malformed):
+        # A key that exists, so that not even its name is what refuses.
+        packet = garbage[:5].ljust(5, b"\0") + next(iter(keys)) + garbage[5:]
+        Desk(theirs, keys, lambda text: None, lambda text: None).answer(packet)
+
+
+@pytest.mark.parametrize(
+    "operation, name, data",
+    [
+        (Operation.RSA_PSS, "rsa", bytes(255) + b"\x02"),  # a ciphertext, to be decrypted
+        (Operation.RSA_PKCS1, "rsa", b"free text"),
+        (Operation.ECDSA, "rsa", bytes(32)),
+        (Operation.RSA_PKCS1, "ecdsa", DIGEST_INFO),
+        (Operation.ECDSA, "ecdsa", bytes(31)),
+    ],
+)
+def test_a_request_that_no_handshake_makes_is_a_violation_and_the_last_one(keys, publics, operation, name, data):
+    told, happened = [], threading.Event()
+
+    def violated(text):
+        told.append(text)
+        happened.set()
+
+    ours, theirs = packets()
+    with ours:
+        desk = Desk(theirs, keys, violated, violated)
+        desk.start()
+        with pytest.raises(SigningFailed):
+            Signer([ours]).sign(publics[name], operation, data)
+        assert happened.wait(5)
+    assert told == [f"no handshake asks for this: {operation.name} of {len(data)} bytes"]
+    assert desk.statistics == {"crypto.signature.refused": 1}
+
+
+def test_several_desks_sign_at_the_same_time(publics):
+    signatory = Signatory(key("rsa2048"), key("p256"), sockets=3)
+    got = []
+
+    def sign():
+        for _ in range(5):
+            got.append(signatory.signer.sign(publics["rsa"], Operation.RSA_PKCS1, DIGEST_INFO))
+
+    threads = [threading.Thread(target=sign) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    signatory.close()
+    assert len(got) == 30 and len(set(got)) == 1  # PKCS #1 has no randomness
+    assert signatory.troubles == []
+
+
+# -- the keyring: keys come and go ---------------------------------------------------
+
+
+class Later:
+    """A clock that is moved by hand."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def __call__(self, seconds, function):
+        assert seconds == LINGER
+        self.waiting.append(function)
+
+    def pass_by(self):
+        waiting, self.waiting = self.waiting, []
+        for function in waiting:
+            function()
+
+
+@pytest.fixture
+def take(tmp_path):
+    """take(keyring, pki, kind): the digest of the key."""
+
+    def take(keyring, pki, kind, content=None):
+        path = tmp_path / "key"
+        path.write_bytes(content or key_pem(key(kind)))
+        with open(path, "rb") as file:
+            return keyring.take(pki, file.fileno())
+
+    return take
+
+
+def test_old_and_new_keys_sign_until_a_minute_after_the_change(take):
+    later = Later()
+    keyring = Keyring(later)
+    old = take(keyring, "a.test", "rsa2048")
+    keyring.settle()
+    later.pass_by()
+    new = take(keyring, "a.test", "p256")
+    assert {old, new} == keyring.keys.keys()
+    keyring.settle()
+    assert {old, new} == keyring.keys.keys()
+    later.pass_by()
+    assert {new} == keyring.keys.keys()
+
+
+def test_a_key_that_two_names_share_stays_when_one_of_them_changes(take):
+    later = Later()
+    keyring = Keyring(later)
+    shared = take(keyring, "a.test", "rsa2048")
+    assert take(keyring, "b.test", "rsa2048") == shared
+    new = take(keyring, "a.test", "p256")
+    keyring.settle()
+    later.pass_by()
+    assert keyring.keys.keys() == {shared, new}
+
+
+def test_a_change_that_did_not_come_about_costs_no_key_that_is_in_use(take):
+    """Taken, and then the certificate does not fit."""
+    later = Later()
+    keyring = Keyring(later)
+    used = take(keyring, "a.test", "rsa2048")
+    keyring.settle()
+    take(keyring, "a.test", "p256")
+    later.pass_by()
+    assert used in keyring.keys
+
+
+def test_a_file_without_a_key_leaves_the_one_that_was(take):
+    later = Later()
+    keyring = Keyring(later)
+    used = take(keyring, "a.test", "rsa2048")
+    with pytest.raises(Unusable):
+        take(keyring, "a.test", "", b"garbage")
+    keyring.settle()
+    later.pass_by()
+    assert keyring.keys.keys() == {used}

@@ -1,0 +1,234 @@
+"""Which certificate a client is shown, and what a listener offers."""
+
+import datetime
+import gc
+import hashlib
+import os
+import ssl
+import weakref
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from smtpd.tls.context import Authorities, Certificate, Unusable
+from smtpd.tls.library import get_context
+from smtpd.tls.link import Failed, Link
+from tests.tls.test_link import TLS12, TLS13
+from tests.tls.world import Client, authority, certify, chain, client_context, key, key_pem, listener, pem
+
+THREE = {"mx.here.test": "rsa2048", "*.lists.test": "p256", "*": "p384"}
+
+
+@pytest.fixture(scope="module")
+def three(signatory):
+    """pki of three names; the certificate of the second also names another host."""
+    names = {"mx.here.test": ["mx.here.test"], "*.lists.test": ["any.lists.test", "imap.here.test"], "*": ["star.test"]}
+    return listener(signatory.signer, {name: chain(kind, *names[name]) for name, kind in THREE.items()})
+
+
+def shown_to(server, name, versions=TLS13):
+    client = Client(client_context(versions=versions), server, name=name).shake()
+    certificate = x509.load_der_x509_certificate(client.tls.getpeercert(binary_form=True))
+    (alternative,) = (e.value for e in certificate.extensions if isinstance(e.value, x509.SubjectAlternativeName))
+    return alternative.get_values_for_type(x509.DNSName)[0]
+
+
+@pytest.mark.parametrize("versions", [TLS12, TLS13], ids=["TLSv1.2", "TLSv1.3"])
+@pytest.mark.parametrize(
+    "asked, shown",
+    [
+        ("mx.here.test", "mx.here.test"),
+        ("MX.Here.Test", "mx.here.test"),
+        ("a.lists.test", "any.lists.test"),
+        ("a.b.lists.test", "star.test"),  # a star stands for one label
+        ("imap.here.test", "any.lists.test"),  # by its certificate
+        ("star.test", "star.test"),
+        ("elsewhere.test", "star.test"),
+        (None, "star.test"),
+    ],
+)
+def test_of_three_certificates_the_client_is_shown_the_one_it_asks_for(three, asked, shown, versions):
+    assert shown_to(three, asked, versions) == shown
+
+
+def test_without_a_star_the_first_is_shown(signatory):
+    names = ("b.test", "a.test")
+    server = listener(signatory.signer, {name: chain("p256", name) for name in names})
+    assert [shown_to(server, name) for name in (None, "c.test", "a.test")] == ["b.test", "b.test", "a.test"]
+
+
+def test_two_listeners_do_not_choose_from_each_others_certificates(signatory):
+    one, other = (listener(signatory.signer, {name: chain("p256", name)}) for name in ("a.test", "b.test"))
+    assert (shown_to(one, "b.test"), shown_to(other, "a.test")) == ("a.test", "b.test")
+
+
+def with_server_name(name):
+    """A ClientHello that calls us so, whatever that is."""
+    outgoing = ssl.MemoryBIO()
+    client = client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="x" * len(name))
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read().replace(b"x" * len(name), name)
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe\xfd\xfc", "bücher.test".encode(), b"a\nb.test", b"*.lists.test", b"...."])
+def test_a_name_that_is_none_gets_the_default_and_no_traceback(three, name):
+    link = Link(three)
+    link.feed(with_server_name(name))
+    link.step()
+    assert link.signed
+
+
+def test_sessions_begun_stay_with_their_certificates_when_there_are_new_ones(signatory):
+    server = listener(signatory.signer, {"mx.here.test": chain("p256", "old.test")})
+    client = Client(client_context(), server)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.tls.do_handshake()
+    server = listener(signatory.signer, {"mx.here.test": chain("rsa2048", "new.test")})
+    client.shake()
+    assert client.send(b"NOOP\r\n") == b"NOOP\r\n"
+    assert shown_to(server, None) == "new.test"
+
+
+def test_no_tickets_and_no_session_is_kept(server):
+    for versions in (TLS12, TLS13):
+        client = Client(client_context(versions=versions), server).shake()
+        client.link.write(b"220\r\n")
+        client.receive()
+        assert not (client.tls.session and client.tls.session.has_ticket)
+    session = Client(client_context(versions=TLS12), server).shake().tls.session
+    again = Client(client_context(versions=TLS12), server)
+    if session is not None:
+        assert session.id == b""
+    assert not again.shake().tls.session_reused
+
+
+def test_our_order_of_ciphers_counts(server):
+    context = client_context(versions=TLS12, ciphers="ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES256-GCM-SHA384")
+    assert Client(context, server).shake().link.facts.cipher == "ECDHE-ECDSA-AES256-GCM-SHA384"
+
+
+@pytest.mark.parametrize("word", ["secure", "default", "compat", "legacy", "insecure", "all", "HIGH", "ECDHE+AESGCM"])
+def test_ciphers_of_configurations_have_no_rsa_key_exchange_and_no_anonymous_ones(signatory, word):
+    server = listener(signatory.signer, {"a.test": chain("rsa2048", "a.test")}, ciphers=word)
+    (context,) = server._contexts
+    ciphers = context.get_ciphers()
+    assert ciphers
+    assert not [
+        c["name"] for c in ciphers if c["kea"] == "kx-rsa" or c["auth"] == "auth-null" or not c["strength_bits"]
+    ]
+
+
+def test_dhe_is_offered_where_the_configuration_says_so(signatory):
+    context = client_context(versions=TLS12, ciphers="DHE+AESGCM")
+    for word, good in (("auto", True), ("legacy", True), ("none", False)):
+        server = listener(signatory.signer, {"a.test": chain("rsa2048", "a.test")}, dhe={"a.test": word})
+        client = Client(context, server)
+        if good:
+            assert client.shake().link.facts.cipher.startswith("DHE-RSA-")
+        else:
+            with pytest.raises(Failed, match="client offers no cipher that we have"):
+                client.shake()
+
+
+@pytest.mark.parametrize("protocols", [("TLSv1.2",), ("TLSv1.3",)])
+def test_a_listener_of_one_version_speaks_that_one(signatory, protocols):
+    server = listener(signatory.signer, {"a.test": chain("p256", "a.test")}, protocols=protocols)
+    assert Client(client_context(), server).shake().link.facts.version == protocols[0]
+    other = TLS13 if protocols == ("TLSv1.2",) else TLS12
+    with pytest.raises(Failed, match="client offers no version that we speak"):
+        Client(client_context(versions=other), server).shake()
+
+
+def test_what_cannot_be_offered_is_said(signatory):
+    one = {"a.test": chain("p256", "a.test")}
+    with pytest.raises(Unusable, match="there is no cipher in NONSENSE"):
+        listener(signatory.signer, one, ciphers="NONSENSE")
+    with pytest.raises(Unusable, match="without a ca"):
+        listener(signatory.signer, one, verify=True)
+
+
+# -- files ------------------------------------------------------------------------------
+
+
+def test_what_a_certificate_says_of_itself():
+    certificate = certify(key("p256"), "MX.here.test", "*.lists.test", by=authority())
+    read = Certificate.read(pem(certificate))
+    spki = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    assert read.public == hashlib.sha256(spki).hexdigest()
+    assert read.not_after == int(datetime.datetime(2046, 1, 1, tzinfo=datetime.UTC).timestamp())
+    assert read.names == ("mx.here.test", "*.lists.test")
+
+
+def test_without_alternative_names_the_common_name_counts():
+    assert Certificate.read(pem(authority()[0])).names == ("authority 0",)
+
+
+@pytest.mark.parametrize(
+    "content, trouble",
+    [
+        (b"", "there is no certificate in it"),
+        (b"garbage", "there is no certificate in it"),
+        (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "."),
+        (b"-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n", "."),
+        (lambda: chain("p256", "a.test") + b"-----BEGIN CERTIFICATE-----\nMIIB", "bad end line"),
+        (lambda: chain("p256", "a.test") + key_pem(key("p256")), "a private key stands among the certificates"),
+        (lambda: chain("p256", "a.test") * 6, "12 certificates are too many"),
+        (lambda: chain("rsa1024", "a.test"), "an RSA key has 2048 to 8192 bits, and this one 1024"),
+        (lambda: chain("p521", "a.test"), "an ECDSA key is of P-256 or P-384, and not of secp521r1"),
+        (lambda: chain("ed25519", "a.test"), "a key of Ed25519 cannot be kept in another process"),
+    ],
+)
+def test_what_is_no_certificate_of_ours_is_refused_in_words(content, trouble):
+    with pytest.raises(Unusable, match=trouble):
+        Certificate.read(content if isinstance(content, bytes) else content())
+
+
+def test_authorities_may_be_many_and_none_is_refused():
+    assert len(Authorities.read(pem(*[authority(number)[0] for number in range(3)])).addresses) == 3
+    with pytest.raises(Unusable, match="there is no certificate"):
+        Authorities.read(b"\n")
+
+
+def test_text_around_certificates_is_no_matter():
+    content = "# für alle\n".encode() + chain("p256", "a.test") + b"\ntrailing\n"
+    assert Certificate.read(content).names == ("a.test",)
+
+
+def test_the_context_of_another_layout_is_not_believed():
+    """Options that differ from those of the SSL_CTX that was found."""
+
+    class Pretending(ssl.SSLContext):
+        options = 1
+
+    with pytest.raises(Unusable, match="elsewhere"):
+        get_context(Pretending(ssl.PROTOCOL_TLS_SERVER))
+
+
+def test_contexts_that_nobody_uses_any_more_are_freed(signatory):
+    """A daemon that is told to reload every day does not grow."""
+    server = listener(signatory.signer, {"a.test": chain("p256", "a.test"), "b.test": chain("p256", "b.test")})
+    Client(client_context(), server).shake()
+    gone = weakref.ref(server)
+    del server
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+def test_a_connection_leaves_no_memory_behind(server):
+    context = client_context()
+
+    def pages():
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1])
+
+    for _ in range(50):
+        Client(context, server).shake()
+    before = pages()
+    for _ in range(200):
+        Client(context, server).shake()
+    assert pages() - before < 200  # 4 KiB for each would be as many

@@ -1,0 +1,118 @@
+"""Asking for a signature: one packet there, one back, and never longer than it may take."""
+
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.tls import signing
+from smtpd.tls.signing import Malformed, Operation, Reply, Request, Signer, SigningFailed
+from tests.tls.world import packets
+
+PUBLIC = bytes(range(32))
+
+
+@given(st.builds(Request, st.integers(0, 2**32 - 1), st.sampled_from(Operation), st.just(PUBLIC), st.binary()))
+def test_a_request_comes_out_as_it_went_in(request_):
+    assert Request.parse(request_.packet()) == request_
+
+
+@given(st.builds(Reply, st.integers(0, 2**32 - 1), st.binary(max_size=600)))
+def test_a_reply_comes_out_as_it_went_in(reply):
+    assert Reply.parse(reply.packet()) == reply
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=60), st.sampled_from([Request, Reply]))
+def test_garbage_is_malformed_or_means_one_thing(garbage, kind):
+    try:
+        assert kind.parse(garbage).packet() == garbage
+    except Malformed:
+        pass
+
+
+@pytest.fixture
+def pair():
+    ours, theirs = packets()
+    theirs.settimeout(5)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def answering(sock, *answers):
+    """A thread that answers each request by the next of `answers`: functions of the request, giving packets."""
+
+    def answer():
+        for make in answers:
+            request = Request.parse(sock.recv(signing.PACKET_MAX))
+            for packet in make(request):
+                sock.send(packet)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_signature_comes_back(pair):
+    answering(pair[1], lambda request: [Reply(request.number, request.data[::-1]).packet()])
+    assert Signer([pair[0]]).sign(PUBLIC, Operation.ECDSA, b"abc") == b"cba"
+
+
+@pytest.mark.parametrize(
+    "answer, reason",
+    [
+        (lambda request: [Reply(request.number, b"").packet()], "no such key"),
+        (lambda request: [b"xyz"], "no signature: "),
+        (lambda request: [Reply(request.number, b"").packet()[:4] + b"\x01"], "no signature: "),
+    ],
+)
+def test_what_is_no_signature_fails(pair, answer, reason):
+    answering(pair[1], answer)
+    with pytest.raises(SigningFailed, match=reason):
+        Signer([pair[0]]).sign(PUBLIC, Operation.ECDSA, b"abc")
+
+
+def test_whoever_signs_is_gone(pair):
+    pair[1].close()
+    signer = Signer([pair[0]])
+    for _ in range(2):
+        with pytest.raises(SigningFailed):
+            signer.sign(PUBLIC, Operation.ECDSA, b"abc")
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(pair, monkeypatch):
+    monkeypatch.setattr(signing, "DEADLINE", 0.05)
+    signer = Signer([pair[0]])
+    with pytest.raises(SigningFailed, match="no signature in time"):
+        signer.sign(PUBLIC, Operation.ECDSA, b"first")
+    late = Request.parse(pair[1].recv(signing.PACKET_MAX))
+    monkeypatch.setattr(signing, "DEADLINE", 5.0)
+    answering(
+        pair[1],
+        lambda request: [
+            Reply(late.number, b"of the first").packet(),
+            Reply(request.number, b"of the second").packet(),
+        ],
+    )
+    assert signer.sign(PUBLIC, Operation.ECDSA, b"second") == b"of the second"
+
+
+def test_more_threads_than_sockets_wait_for_their_turn(pair):
+    answering(pair[1], *[lambda request: [Reply(request.number, request.data).packet()]] * 20)
+    signer, got = Signer([pair[0]]), []
+    threads = [
+        threading.Thread(target=lambda n=n: got.append((n, signer.sign(PUBLIC, Operation.ECDSA, bytes([n + 1])))))
+        for n in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert sorted(got) == [(n, bytes([n + 1])) for n in range(20)]
+
+
+def test_no_turn_within_the_deadline_fails(monkeypatch):
+    monkeypatch.setattr(signing, "DEADLINE", 0.01)
+    with pytest.raises(SigningFailed, match="too many signatures are waited for"):
+        Signer([]).sign(PUBLIC, Operation.ECDSA, b"abc")
