@@ -1,7 +1,12 @@
 """The wiring is made from the arrows, and from nothing else."""
 
+import socket
+
 from smtpd.imsg import ROLES, TABLE
-from smtpd.parent.wire import seats, wires
+from smtpd.parent.child import Child
+from smtpd.parent.wire import connect_signing, seats, wires
+from smtpd.tls.signing import SIGNERS
+from tests.parent.conftest import ends
 
 
 def joined(dispatchers):
@@ -35,3 +40,28 @@ def test_the_parent_and_the_nursery_are_wired_to_nobody():
 
 def test_they_are_started_in_the_order_of_the_table():
     assert [role for role, _ in seats(1)] == list(ROLES)
+
+
+def test_a_dispatcher_and_crypto_have_sockets_for_signatures_that_keep_packets_apart():
+    def seat(role, number):
+        ours, theirs = ends("parent", role)
+        return Child(role, number, 0, ours), theirs
+
+    seated = [seat("crypto", 0), seat("dispatcher", 1), seat("dispatcher", 2), seat("queue", 0)]
+    connect_signing([child for child, _ in seated])
+    held = []
+    for child, theirs in seated:
+        child.channel.flush()
+        received = [imsg for _ in range(8) for imsg in theirs.receive()]
+        held.append([(imsg.number, socket.socket(fileno=descriptor)) for imsg, descriptor in received])
+    crypto, first, second, queue = held
+    assert [number for number, _ in crypto] == [1] * SIGNERS + [2] * SIGNERS and not queue
+    for (_, ours), (_, theirs) in zip(crypto, first + second, strict=True):
+        ours.send(b"one")
+        ours.send(b"two")
+        assert (theirs.recv(100), theirs.recv(100)) == (b"one", b"two")
+    for _, end in sum(held, []):
+        end.close()
+    for child, theirs in seated:
+        child.channel.close()
+        theirs.close()

@@ -1,0 +1,293 @@
+"""Keys and certificates on their way to those who take them, at the start and at HUP; the test speaks for these."""
+
+import os
+import socket
+
+import pytest
+
+from smtpd.config.slice import CaSlice, ParentSlice, PkiSlice
+from smtpd.imsg import (
+    TABLE,
+    AuthoritiesTaken,
+    CertificateTaken,
+    KeyTaken,
+    TakeAuthorities,
+    TakeCertificate,
+    TakeKey,
+    UseCertificates,
+)
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.plain import Loop
+from smtpd.parent.answer import CannotStart
+from smtpd.parent.child import Child
+from smtpd.parent.exchange import Exchange, exchange_at_start
+from smtpd.parent.notify import ServiceManager
+from smtpd.parent.process import from_crypto, from_dispatcher
+from smtpd.parent.reload import Reload
+
+ONE, OTHER = "1" * 64, "2" * 64
+SEATS = [("crypto", 0), ("dispatcher", 1), ("dispatcher", 2)]
+
+
+class World:
+    """A parent, crypto and two dispatchers, which answer at once as `answers` says, by pki or ca and kind of imsg."""
+
+    def __init__(self, place, names=("a.test", "b.test"), ca=()):
+        self.place = place
+        for name in names:
+            self.write(name)
+        pki = tuple(PkiSlice(name, str(place / f"{name}.crt"), str(place / f"{name}.key")) for name in names)
+        cas = tuple(CaSlice(name, str(place / f"{name}.crt")) for name in ca)
+        self.configuration = ParentSlice((), (), (), 2, None, "here.test", pki=pki, ca=cas)
+        self.ours, self.theirs = {}, {}
+        for role, number in SEATS:
+            ours, theirs = socket.socketpair()
+            self.ours[role, number] = Channel(ours, TABLE, "parent", role, number)
+            self.theirs[role, number] = Channel(theirs, TABLE, role, "parent", number)
+        self.answers, self.read, self.used = {}, [], []
+        self.loop = Loop()
+        self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.listening.bind(str(place / "notify"))
+        self.listening.setblocking(False)
+        self.manager = ServiceManager(str(place / "notify"))
+        crypto, *dispatchers = self.ours.values()
+        self.reload = Reload(self.loop, self.manager, self.configuration, crypto, dispatchers, False)
+        for channel in self.ours.values():
+            self.loop.add(channel, self.dispatch, self.ended)
+        self.error = None
+
+    def write(self, name, text="1"):
+        for ending in ("crt", "key"):
+            path = self.place / f"{name}.{ending}"
+            path.write_text(text)
+            path.chmod(0o600)
+
+    def dispatch(self, channel, imsg, descriptor):
+        (from_crypto if channel.peer == "crypto" else from_dispatcher)(self, channel, imsg, descriptor)
+
+    def ended(self, channel, error):
+        self.error = error
+
+    def answer(self):
+        """Each of the others takes what it was sent."""
+        for seat, channel in self.theirs.items():
+            for imsg, descriptor in channel.receive():
+                if isinstance(imsg, UseCertificates):
+                    self.used.append(seat)
+                    continue
+                name = imsg.ca if isinstance(imsg, TakeAuthorities) else imsg.pki
+                with open(descriptor) as file:
+                    self.read.append((seat[0], name, file.read()))
+                public, trouble = self.answers.get((seat, name), (ONE, ""))
+                kind = {TakeKey: KeyTaken, TakeCertificate: CertificateTaken, TakeAuthorities: AuthoritiesTaken}
+                words = (name, trouble) if isinstance(imsg, TakeAuthorities) else (name, public, trouble)
+                channel.send(kind[type(imsg)](*words))
+                channel.flush()
+
+    def hup(self):
+        self.reload.begin()
+        self.turn()
+
+    def turn(self):
+        """Until nothing more happens."""
+        for _ in range(200):
+            if self.reload._exchange is None:
+                break
+            self.loop.after(0.01, lambda: None)
+            self.loop.turn()
+            self.answer()
+        assert self.reload._exchange is None
+        self.loop.flush()
+        self.answer()
+
+    def said(self):
+        words = []
+        while True:
+            try:
+                words.append(self.listening.recv(1000).decode().split("=")[0].split("\n")[0])
+            except BlockingIOError:
+                return words
+
+    def close(self):
+        self.reload.close()
+        for end in (*self.ours.values(), *self.theirs.values()):
+            if not end.closed:
+                end.close()
+        self.listening.close()
+        self.manager.close()
+
+
+@pytest.fixture
+def make_world(tmp_path):
+    made = []
+
+    def make(*args, **more):
+        made.append(World(tmp_path, *args, **more))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+def test_all_take_theirs_and_then_all_use_them(make_world, capfd):
+    world = make_world(ca=("clients",))
+    (world.place / "clients.crt").write_text("ca")
+    world.hup()
+    assert sorted(world.read) == [
+        ("crypto", "a.test", "1"),
+        ("crypto", "b.test", "1"),
+        *[("dispatcher", "a.test", "1")] * 2,
+        *[("dispatcher", "b.test", "1")] * 2,
+        *[("dispatcher", "clients", "ca")] * 2,
+    ]
+    assert world.used == SEATS
+    assert "certificates of 2 pki loaded" in capfd.readouterr().err
+    assert world.said() == ["RELOADING", "READY"]
+
+
+def test_each_round_reads_the_files_anew(make_world):
+    world = make_world(("a.test",))
+    world.hup()
+    world.write("a.test", "2")
+    world.hup()
+    assert [text for _, _, text in world.read] == ["1"] * 3 + ["2"] * 3
+
+
+@pytest.mark.parametrize(
+    "answers, said",
+    [
+        ({(SEATS[0], "a.test"): (OTHER, "")}, "pki a.test: the key is not the one that the certificate is for"),
+        ({(SEATS[2], "a.test"): (OTHER, "")}, "pki a.test: the key is not the one that the certificate is for"),
+        ({(SEATS[0], "b.test"): ("", "no PEM in it")}, "pki b.test: no PEM in it"),
+        ({(SEATS[1], "b.test"): ("", "no PEM in it")}, "pki b.test: no PEM in it"),
+    ],
+)
+def test_a_misfit_changes_nothing_for_anybody(make_world, capfd, answers, said):
+    world = make_world()
+    world.answers = answers
+    world.hup()
+    text = capfd.readouterr().err
+    assert said in text and "stay as they were" in text and world.used == []
+    assert world.said() == ["RELOADING", "READY"]  # or systemd would wait for it
+
+
+def test_every_trouble_is_said(make_world, capfd):
+    world = make_world()
+    (world.place / "a.test.key").chmod(0o644)
+    os.unlink(world.place / "b.test.crt")
+    world.hup()
+    text = capfd.readouterr().err
+    assert "pki a.test: " in text and "can be read by others" in text
+    assert "pki b.test: " in text and "No such file" in text
+    assert world.used == world.read == []
+
+
+def test_what_the_dispatchers_warn_of_is_said_once(make_world, capfd):
+    world = make_world(("a.test",))
+    world.reload.begin()
+    world.theirs["crypto", 0].send(KeyTaken("a.test", ONE, ""))
+    for seat in SEATS[1:]:
+        world.theirs[seat].send(CertificateTaken("a.test", ONE, "", "it expires in 3 days"))
+    while not world.reload._exchange.asked:
+        world.loop.turn()
+    for channel in world.theirs.values():
+        channel.flush()
+    while world.reload._exchange is not None:
+        world.loop.turn()
+    assert capfd.readouterr().err.count("pki a.test: it expires in 3 days") == 1
+    for seat in SEATS:
+        for _, descriptor in world.theirs[seat].receive():
+            os.close(descriptor)
+
+
+def test_a_HUP_that_comes_meanwhile_begins_another_round(make_world):
+    world = make_world(("a.test",))
+    world.reload.begin()
+    world.reload.begin()
+    world.turn()
+    world.turn()
+    assert world.used == SEATS * 2
+
+
+def test_a_HUP_while_it_stops_does_nothing(make_world):
+    world = make_world()
+    world.reload.stop()
+    world.hup()
+    assert world.said() == []
+
+
+def test_without_certificates_a_HUP_says_that_there_are_none(make_world, capfd):
+    world = make_world(())
+    world.hup()
+    assert "no keys and certificates" in capfd.readouterr().err and world.used == []
+
+
+@pytest.mark.parametrize(
+    "seat, imsg",
+    [
+        (SEATS[0], KeyTaken("a.test", ONE, "")),
+        (SEATS[1], CertificateTaken("a.test", ONE, "")),
+        (SEATS[1], AuthoritiesTaken("clients", "")),
+    ],
+)
+def test_an_answer_that_nobody_asked_for_is_a_violation(make_world, seat, imsg):
+    world = make_world()
+    with pytest.raises(Violation, match="nobody asked"):
+        world.reload.take(world.ours[seat], imsg)
+
+
+@pytest.mark.parametrize("imsg", [CertificateTaken("b.test", ONE, ""), AuthoritiesTaken("a.test", "")])
+def test_an_answer_for_something_else_is_a_violation(make_world, imsg):
+    world = make_world()
+    crypto, *dispatchers = world.ours.values()
+    exchange = Exchange(world.configuration, crypto, dispatchers)
+    exchange.hand_over([os.open("/dev/null", os.O_RDONLY) for _ in range(3)])
+    with pytest.raises(Violation, match="nobody asked"):
+        exchange.take(dispatchers[0], imsg)
+    with pytest.raises(Violation, match="nobody asked"):
+        exchange.take(crypto, KeyTaken("b.test", ONE, ""))
+    for channel in world.theirs.values():
+        world.loop.flush()
+        for _, descriptor in channel.receive():
+            os.close(descriptor)
+
+
+# -- at the start: real processes, as there is no loop -------------------------------------------
+
+
+def start(world):
+    """Three processes that answer, and the parent that asks them."""
+    pids = []
+    for channel in world.theirs.values():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                channel.sock.setblocking(True)
+                world.theirs = {seat: one for seat, one in world.theirs.items() if one is channel}
+                while True:
+                    world.answer()
+            finally:
+                os._exit(0)
+        pids.append(pid)
+    children = [Child(role, number, 0, channel, status=0) for (role, number), channel in world.ours.items()]
+    try:
+        exchange_at_start(world.configuration, children, False, None)
+    finally:
+        for channel in world.theirs.values():
+            channel.sock.shutdown(socket.SHUT_RDWR)
+        for pid in pids:
+            os.waitpid(pid, 0)
+
+
+def test_at_the_start_all_are_taken(make_world, capfd):
+    start(make_world())
+    assert "certificates of 2 pki loaded" in capfd.readouterr().err
+
+
+def test_at_the_start_a_misfit_is_the_end_of_it_and_all_are_said(make_world):
+    world = make_world()
+    world.answers = {(SEATS[0], "a.test"): (OTHER, "")}
+    os.unlink(world.place / "b.test.key")
+    with pytest.raises(CannotStart, match="pki a.test: the key is not.*\npki b.test: .*No such file"):
+        start(world)
