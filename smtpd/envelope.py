@@ -8,7 +8,7 @@ file that a user's .forward names is kept as the SHA-256 of what stands there, a
 """
 
 from enum import IntEnum, IntFlag
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -100,12 +100,12 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     body: Body = Body.SEVEN_BIT
     utf8: bool = False  # RFC 6531: addresses or header may hold UTF-8
     require_tls: bool = False  # RFC 8689
-    ret: Word = ""  # RFC 3461 4.3: "FULL", "HDRS", or not said
+    ret: Literal["", "FULL", "HDRS"] = ""  # RFC 3461 4.3
     envid: Word = ""  # RFC 3461 4.4, decoded
     submitter: Path = ""  # RFC 4954 5, AUTH=: an address, or "<>" for one that nobody knows
     release: Seconds = 0  # RFC 4865: not to be tried before
     deliver_by: Seconds = 0  # RFC 2852, as a time of the clock
-    by_mode: Word = ""  # "R": give up then; "N": tell the sender, and go on
+    by_mode: Literal["", "R", "N"] = ""  # "R": give up then; "N": tell the sender, and go on
     by_trace: bool = False
     priority: Priority = 0  # RFC 6710
 

@@ -20,10 +20,8 @@ EXPIRED, OVERDUE = "Expired", "Expired (deliver-by time)"
 
 def find_fault(terms: Terms, recipients: Iterable[Recipient], now: int) -> str:
     """Why nobody can have meant this; empty when somebody can."""
-    if terms.ret not in ("", "FULL", "HDRS"):
-        return "a RET that is none"
-    if terms.by_mode not in ("", "R", "N") or bool(terms.by_mode) is not bool(terms.deliver_by):
-        return "a mode of DELIVERBY that is none"
+    if bool(terms.by_mode) is not bool(terms.deliver_by):
+        return "half of a DELIVERBY"
     if terms.release > now + FAR or (terms.deliver_by and abs(terms.deliver_by - now) > FAR):
         return "a time beyond all times"
     if any(to.notify not in _NOTIFY for to in recipients):

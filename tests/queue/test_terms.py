@@ -1,5 +1,6 @@
 """When a mail may be tried and until when, by the terms that its client gave."""
 
+import msgspec
 import pytest
 
 from smtpd.envelope import Body, Duty, Notify, Outcome, Terms
@@ -32,8 +33,6 @@ def test_time_counts_from_the_release_and_ends_with_deliver_by_where_the_sender_
 @pytest.mark.parametrize(
     "terms",
     [
-        Terms(ret="full"),
-        Terms(by_mode="X", deliver_by=NOW),
         Terms(by_mode="R"),
         Terms(deliver_by=NOW + 5),
         Terms(release=NOW + FAR + 1),
@@ -44,6 +43,12 @@ def test_time_counts_from_the_release_and_ends_with_deliver_by_where_the_sender_
 )
 def test_terms_that_nobody_can_have_meant_are_a_fault(terms):
     assert find_fault(terms, [recipient()], NOW)
+
+
+@pytest.mark.parametrize("terms", [Terms(ret="full"), Terms(by_mode="r", deliver_by=NOW), Terms(priority=10)], ids=str)
+def test_words_that_no_client_can_have_said_are_not_even_heard(terms):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(msgspec.msgpack.encode(AddEnvelopes(7, ORIGIN, [recipient()], terms)), type=AddEnvelopes)
 
 
 @pytest.mark.parametrize("notify", [3, 5, 9, 15, 16, 18, 32])
