@@ -1,0 +1,110 @@
+"""XCLIENT: what a proxy may say of its client, and what it may not."""
+
+import ipaddress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.smtp.reply import Refuse
+from smtpd.smtp.xclient import ATTRIBUTES, Overrides, overrides
+
+
+@pytest.mark.parametrize(
+    "argument, said",
+    [
+        ("NAME=mail.there.test", Overrides(name="mail.there.test")),
+        ("name=[unavailable]", Overrides(name="<unknown>")),
+        ("NAME=[TEMPUNAVAIL]", Overrides(name="<unknown>")),
+        ("NAME=a.test ADDR=192.0.2.1 PORT=4711", Overrides(name="a.test", address="192.0.2.1", port=4711)),
+        ("ADDR=IPV6:2001:DB8:0::1 NAME=a.test", Overrides(name="a.test", address="2001:db8::1", port=0)),
+        ("addr=ipv6:::1 name=a.test", Overrides(name="a.test", address="::1", port=0)),
+        ("PROTO=smtp  HELO=there.test", Overrides(protocol="SMTP", helo="there.test")),
+        ("PROTO=ESMTP HELO=[192.0.2.1]", Overrides(protocol="ESMTP", helo="[192.0.2.1]")),
+        ("HELO=[UNAVAILABLE]", Overrides(helo="")),
+        ("LOGIN=amy+2Bx@here.test", Overrides(login="amy+x@here.test")),
+        ("LOGIN=[UNAVAILABLE]", Overrides(login="")),
+        ("DESTADDR=192.0.2.25 DESTPORT=25", Overrides(destination="192.0.2.25", destination_port=25)),
+        ("DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE]", Overrides(destination="", destination_port=0)),
+        ("PORT=[UNAVAILABLE]", Overrides(port=0)),
+    ],
+)
+def test_what_may_be_said(argument, said):
+    assert overrides(argument) == said
+
+
+def test_another_address_does_not_keep_the_name_of_the_one_before():
+    assert overrides("ADDR=192.0.2.1") == Overrides(name="<unknown>", address="192.0.2.1", port=0)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "",
+        " ",
+        "ADDR",
+        "ADDR=",
+        "=192.0.2.1",
+        "ADDR=[UNAVAILABLE]",  # the address of the proxy must not be taken for it
+        "ADDR=192.0.2.01",
+        "ADDR=192.0.2.1/32",
+        "ADDR=[192.0.2.1]",
+        "ADDR=2001:db8::1",
+        "ADDR=IPV6:192.0.2.1",
+        "ADDR=IPV6:fe80::1%25em0",
+        "ADDR=IPV6:fe80::1%em0",
+        "ADDR=192.0.2.1 ADDR=192.0.2.2",
+        "ADDR=192.0.2.1 addr=192.0.2.2",
+        "NAME=",
+        "NAME=<unknown>",
+        "NAME=a+20b",
+        "NAME=[192.0.2.1]",
+        "NAME=a..b",
+        "NAME=" + "a." * 200 + "test",
+        "NAME=a+0D+0AMAIL",
+        "HELO=a+0Ab",
+        "HELO=",
+        "PORT=-1",
+        "PORT=65536",
+        "PORT=025",
+        "PORT=２５",
+        "PORT=1+41",
+        "HELO=h+C3+A9.test",
+        "PROTO=LMTP",
+        "PROTO=",
+        "LOGIN=",
+        "LOGIN=a+0Ab",
+        "LOGIN=a+00b",
+        "LOGIN=" + "a" * 256,
+        "LOGIN=+FF",
+        "REVERSE_NAME=x",
+        "NAME=x\tADDR=192.0.2.1",
+    ],
+)
+def test_what_may_not(argument):
+    with pytest.raises(Refuse) as refused:
+        overrides(argument)
+    assert refused.value.reply.code == 501
+
+
+def test_what_ehlo_names():
+    assert ATTRIBUTES == "NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT"
+
+
+VALUES = st.one_of(
+    st.text(max_size=20), st.sampled_from(["192.0.2.1", "IPV6:::1", "[UNAVAILABLE]", "a.test", "25", "+0A"])
+)
+SAID = st.lists(st.tuples(st.sampled_from(ATTRIBUTES.split()), VALUES), max_size=5)
+
+
+@settings(max_examples=200)
+@given(SAID)
+def test_garbage_is_refused_or_harmless(said):
+    try:
+        got = overrides(" ".join(f"{word}={value}" for word, value in said))
+    except Refuse as refused:
+        assert refused.reply.code == 501
+        return
+    assert got.address is None or ipaddress.ip_address(got.address)
+    text = "".join(str(value) for value in got)
+    assert not any(ord(char) < 32 or ord(char) == 127 for char in text)
