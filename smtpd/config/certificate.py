@@ -32,21 +32,21 @@ class Certificates:
         for option in options:
             if option.data in said:
                 self._mistakes.error(option, f"the {option.data} of pki {quoted(name)} is said twice")
-            said[option.data] = self._pki_word(option)
+            said[option.data] = self._pki_word(name, option)
 
-    def _pki_word(self, option: Tree) -> str:
+    def _pki_word(self, name: str, option: Tree) -> str:
         token = value_of(option)
         if option.data in FILES:
-            return self._file(token)
+            return self._file(name, token)
         return self._mistakes.value(protocol.dhe, token, "none")
 
     def add_ca(self, token: Token, file: Token) -> None:
         name = self._mistakes.value(value.pki_name, token, "")
-        self._ca.setdefault(name, Ca(name, self._file(file)))
+        self._ca.setdefault(name, Ca(name, self._file(name, file)))
 
-    def _file(self, token: Token) -> str:
+    def _file(self, owner: str, token: Token) -> str:
         path = self._mistakes.value(value.absolute_path, token, "")
-        self._names.place_file(path, self._mistakes.place(token))
+        self._names.place_file(owner, path, self._mistakes.place(token))
         return path
 
     def ca(self) -> tuple[Ca, ...]:

@@ -36,60 +36,63 @@ class KeyFiles:
 
     def check(self) -> None:
         for pki in self._parsed.config.pki:
-            certificate = self._maybe_read(pki.cert, Certificate.read)
+            certificate = self._maybe_read(pki.name, pki.cert, Certificate.read)
             if certificate:
                 self._check_certificate(pki, certificate)
-            if self._maybe_read(pki.key, bytes) is not None and certificate:
+            if self._maybe_read(pki.name, pki.key, bytes) is not None and certificate:
                 self._check_pair(pki)
-            self._check_mode(pki.key)
+            self._check_mode(pki)
         for ca in self._parsed.config.ca:
-            self._maybe_read(ca.cert, Authorities.read)
+            self._maybe_read(ca.name, ca.cert, Authorities.read)
 
-    def _place(self, path: str) -> Place:
-        return self._parsed.names.file_places[path]
+    def _place(self, owner: str, path: str) -> Place:
+        return self._parsed.names.file_places[owner, path]
 
-    def _maybe_read[T](self, path: str, understand: Callable[[bytes], T]) -> T | None:
+    def _maybe_read[T](self, owner: str, path: str, understand: Callable[[bytes], T]) -> T | None:
         try:
             if self._strict:
                 trust.check_path(path)
             return understand(read(path))
         except PermissionError as error:
-            self._report.warn(self._place(path), f"cannot read {quoted(path)}, so it is not checked: {error.strerror}")
+            text = f"cannot read {quoted(path)}, so it is not checked: {error.strerror}"
+            self._report.warn(self._place(owner, path), text)
         except (OSError, trust.Untrusted) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            self._report.add(self._place(path), f"cannot read {quoted(path)}: {reason}")
+            self._report.add(self._place(owner, path), f"cannot read {quoted(path)}: {reason}")
         except Unusable as error:
-            self._report.add(self._place(path), f"{quoted(path)}: {error}")
+            self._report.add(self._place(owner, path), f"{quoted(path)}: {error}")
         return None
 
     def _check_certificate(self, pki: Pki, certificate: Certificate) -> None:
         if certificate.not_after < self._now:
             day = time.strftime("%Y-%m-%d", time.gmtime(certificate.not_after))
-            self._report.warn(self._place(pki.cert), f"the certificate in {quoted(pki.cert)} has expired on {day}")
+            self._report.warn(
+                self._place(pki.name, pki.cert), f"the certificate in {quoted(pki.cert)} has expired on {day}"
+            )
         if pki.name != "*" and not any(covers(name, pki.name) for name in certificate.names):
             names = alternatives(map(quoted, certificate.names[:5])) if certificate.names else "no host"
             text = f"the certificate in {quoted(pki.cert)} is for {names}, and not for {quoted(pki.name)}"
-            self._report.warn(self._place(pki.cert), text)
+            self._report.warn(self._place(pki.name, pki.cert), text)
 
     def _check_pair(self, pki: Pki) -> None:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(pki.cert, pki.key, _refuse_to_say)
         except Encrypted:
             text = f"the key in {quoted(pki.key)} is encrypted, expected one that can be read without a passphrase"
-            self._report.add(self._place(pki.key), text)
+            self._report.add(self._place(pki.name, pki.key), text)
         except ssl.SSLError as error:
             mismatch = error.reason == "KEY_VALUES_MISMATCH"
             text = f"not the key of the certificate in {quoted(pki.cert)}" if mismatch else "no private key in PEM"
-            self._report.add(self._place(pki.key), f"{quoted(pki.key)} has {text}")
+            self._report.add(self._place(pki.name, pki.key), f"{quoted(pki.key)} has {text}")
 
-    def _check_mode(self, path: str) -> None:
+    def _check_mode(self, pki: Pki) -> None:
         try:
-            mode = stat.S_IMODE(os.stat(path).st_mode)
+            mode = stat.S_IMODE(os.stat(pki.key).st_mode)
         except OSError:
             return
         if mode & stat.S_IRWXO:
-            text = f"{quoted(path)} can be read by everybody (mode {mode:04o}), expected a secret: chmod o= it"
-            self._report.add(self._place(path), text)
+            text = f"{quoted(pki.key)} can be read by everybody (mode {mode:04o}), expected a secret: chmod o= it"
+            self._report.add(self._place(pki.name, pki.key), text)
 
 
 def read(path: str) -> bytes:

@@ -54,7 +54,7 @@ class Names:
         self.userbase_places: dict[str, Place] = {}  # by action
         self.wrapper_places: dict[str, Place] = {}
         self.user_places: dict[str, Place] = {}  # of users of the system, where they are named first
-        self.file_places: dict[str, Place] = {}  # of keys and certificates, where they are named first
+        self.file_places: dict[tuple[str, str], Place] = {}  # by the name of a pki or a ca, and the path
         self.table_uses: list[Use] = []
         self.declarations: Counter[tuple[str, str]] = Counter()  # of a kind and a name: how many sentences
         self._report = report
@@ -91,8 +91,8 @@ class Names:
     def place_user(self, name: str, place: Place) -> None:
         self.user_places.setdefault(name, place)
 
-    def place_file(self, path: str, place: Place) -> None:
-        self.file_places.setdefault(path, place)
+    def place_file(self, owner: str, path: str, place: Place) -> None:
+        self.file_places.setdefault((owner, path), place)
 
     def use(self, kind: str, name: str, place: Place) -> None:
         """Anything but a table."""

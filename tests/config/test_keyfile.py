@@ -54,12 +54,13 @@ def looked_at(directory):
             if name != missing:
                 (directory / name).touch(0o600)
                 (directory / name).write_bytes(content)
-        text = f'pki "{pki}" cert "{directory}/mx.crt"\npki "{pki}" key "{directory}/mx.key"\nca x cert "{directory}/ca.crt"'
-        parsed = parse("f", text=f"{text}\nmatch reject")
+        at = f"{directory}/"
+        text = f'pki "{pki}" cert "{at}mx.crt"\npki "{pki}" key "{at}mx.key"\nca x cert "{at}ca.crt"\nmatch reject'
+        parsed = parse("f", text=text)
         report = Report()
         KeyFiles(parsed, report, strict=False, now=NOW.timestamp()).check()
         found = (report.errors(parsed.files), report.warnings(parsed.files))
-        errors, warnings = ([str(line).replace(f"{directory}/", "") for line in lines] for lines in found)
+        errors, warnings = ([str(line).replace(at, "") for line in lines] for lines in found)
         return errors, warnings
 
     return look_at
