@@ -1,6 +1,7 @@
 #!/bin/sh
 # make install: a virtual environment of its own below $prefix/lib/smtpd, commands, manual pages, a first smtpd.conf and
-# aliases, and the systemd unit where there is a systemd.  As root.  prefix=/usr/local unless set; what exists of yours stays.
+# aliases, a PAM service, and the systemd units where there is a systemd.  As root.  prefix=/usr/local unless set; what
+# exists of yours stays.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -53,8 +54,13 @@ for file in smtpd.conf aliases; do
     echo "installing /etc/$file"
     [ $file != aliases ] || echo "say in it who reads root's mail, and so postmaster's; until then it is refused"
 done
+if [ -d /etc/pam.d ] && [ ! -e /etc/pam.d/smtpd ]; then
+    install -m 0644 etc/pam.d/smtpd /etc/pam.d/smtpd
+    echo "installing /etc/pam.d/smtpd"
+fi
 if [ -d /etc/systemd/system ]; then
     sed "s|/usr/local/sbin/smtpd|$prefix/sbin/smtpd|" etc/smtpd.service >/etc/systemd/system/smtpd.service
+    install -m 0644 etc/smtpd.socket /etc/systemd/system/smtpd.socket
     chmod 0644 /etc/systemd/system/smtpd.service
-    echo "installing /etc/systemd/system/smtpd.service; to begin: systemctl enable --now smtpd"
+    echo "installing /etc/systemd/system/smtpd.service and smtpd.socket; to begin: systemctl enable --now smtpd"
 fi
