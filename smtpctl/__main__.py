@@ -18,6 +18,7 @@ from smtpctl.word import Unclear, find_beginning, find_command
 
 FAILED, NOT_A_COMMAND = 1, 255
 PROGRAMS = ("makemap", "newaliases")  # with options of their own
+DASHED = ("--scram",)  # words of a command
 
 OPTIONS = """\
 usage: smtpctl [-hj] [--state DIR] command
@@ -61,7 +62,7 @@ class Options:
             self.state = argument.removeprefix("--state=")
         elif argument == "--state" and left:
             self.state = left.pop(0)
-        elif argument.startswith("-"):
+        elif argument.startswith("-") and argument not in DASHED:
             raise Usage(argument)
         else:
             self.words.append(argument)

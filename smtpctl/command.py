@@ -124,6 +124,20 @@ def show_statistics(connection: Connection, parameters: Sequence[str], json: boo
     return DONE
 
 
+# -- passwords -------------------------------------------------------------------------------------
+
+
+def _encrypting(scram: bool) -> Run:
+    def run(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+        from smtpctl.encrypt import encrypt  # and what hashes
+
+        for made in encrypt(parameters, scram):
+            print(text.as_json({"credential": made}) if json else made)
+        return DONE
+
+    return run
+
+
 # -- ordering ------------------------------------------------------------------------------------------
 
 
@@ -222,8 +236,10 @@ NO_UPDATE = "there is no such table, or it cannot be read and stays as it was"
 COMMANDS = [
     Command("discover <evpid>", None, "load an envelope that lies in the spool"),
     Command("discover <msgid>", None, "load the envelopes of a message that lie in the spool"),
-    Command("encrypt", None, "hash the passwords read from stdin"),
-    Command("encrypt <string>", None, "hash a password"),
+    Command("encrypt", _encrypting(scram=False), "what a table keeps of a password, which is read from stdin"),
+    Command("encrypt <string>", _encrypting(scram=False), "the same of a password that others see meanwhile"),
+    Command("encrypt --scram", _encrypting(scram=True), "what SCRAM-SHA-256 needs of a password from stdin"),
+    Command("encrypt --scram <string>", _encrypting(scram=True), "the same of a password that others see meanwhile"),
     Command("log brief", _logging(False), "log as usual"),
     Command("log verbose", _logging(True), "log details too"),
     Command("monitor", None, "a line of numbers every second"),

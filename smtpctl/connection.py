@@ -1,6 +1,8 @@
 """The socket to control: one question, one answer.
 
-    Connection(path) --> no longer root --> ask(imsg) --> its answer, and a descriptor that came with it
+    Connection(path) --> ask(imsg) --> no longer root --> its answer, and a descriptor that came with it
+
+Made by the first question: a command that asks nothing needs no daemon.
 
 SECURITY
     What is answered has been in mails.  The kernel has told control who we are when the connection is made, so nothing
@@ -12,6 +14,7 @@ import pwd
 import select
 import socket
 import struct
+from functools import cached_property
 from typing import Any
 
 from smtpd.imsg import TABLE, Denied
@@ -31,9 +34,14 @@ class NotRunning(Trouble):
 
 class Connection:
     def __init__(self, path: str):
-        self._channel = Channel(_connect(path), TABLE, "smtpctl", "control", peer_id=TABLE.digest())
+        self._path = path
         self._poll = select.poll()
+
+    @cached_property
+    def _channel(self) -> Channel:
+        channel = Channel(_connect(self._path), TABLE, "smtpctl", "control", peer_id=TABLE.digest())
         _give_up_root()
+        return channel
 
     def ask(self, imsg: Any) -> Any:
         """The answer to `imsg`.  Raises Trouble."""

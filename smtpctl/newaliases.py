@@ -85,8 +85,8 @@ def warnings(parsed: Parsed, table: Table | None) -> list[str]:
 def update(socket: str) -> None:
     """Raises Trouble."""
     try:
-        connection = Connection(socket)
+        updated = Connection(socket).ask(UpdateTable(REQUEST, TABLE))
     except NotRunning:
         return
-    if trouble := connection.ask(UpdateTable(REQUEST, TABLE)).trouble:
-        raise Trouble(trouble)
+    if updated.trouble:
+        raise Trouble(updated.trouble)

@@ -17,6 +17,8 @@ import hmac
 import re
 from dataclasses import dataclass, field
 
+from smtpd.smtp.sasl import prepare
+
 ITERATIONS = 15_000  # RFC 7677 4
 LEAST, MOST = 4096, 1_000_000  # iterations; a million takes less than a second
 SALT_SIZE = 16  # bytes
@@ -39,7 +41,7 @@ class Verifier:
 
     def check(self, password: bytes) -> bool:
         """Of a password that was sent as it is.  Takes its time, without the interpreter's lock."""
-        made = make_verifier(password, self.iterations, self.salt)
+        made = make_verifier(password, self.iterations, self.salt)  # as its client would have made it
         return hmac.compare_digest(made.stored_key, self.stored_key)
 
     def finish(self, message: bytes, proof: bytes) -> bytes | None:
@@ -58,7 +60,7 @@ class Verifier:
 
 
 def make_verifier(password: bytes, iterations: int, salt: bytes) -> Verifier:
-    salted = hashlib.pbkdf2_hmac("sha256", password, salt, iterations)
+    salted = hashlib.pbkdf2_hmac("sha256", _normalized(password), salt, iterations)
     stored = hashlib.sha256(_hmac(salted, b"Client Key")).digest()
     return Verifier(iterations, salt, stored, _hmac(salted, b"Server Key"))
 
@@ -75,6 +77,14 @@ def parse_verifier(text: str) -> Verifier:
     if not 0 < len(salt) <= SALT_MAX or len(stored) != KEY_SIZE or len(server) != KEY_SIZE:
         raise Malformed("a salt or a key of the wrong size")
     return Verifier(iterations, salt, stored, server)
+
+
+def _normalized(password: bytes) -> bytes:
+    """RFC 5802 2.2.  What SASLprep prohibits is taken as it is, as clients do that know of no SASLprep."""
+    try:
+        return prepare(password.decode()).encode()
+    except ValueError:
+        return password
 
 
 def _hmac(key: bytes, message: bytes) -> bytes:

@@ -47,6 +47,9 @@ log                                 -
 pause mta from a@b for c.test       pause mta from <string> for <string>
 encrypt                             encrypt
 encrypt secret                      encrypt <string>
+encrypt --scram                     encrypt --scram
+encrypt --scram secret              encrypt --scram <string>
+encrypt secret --scram              -
 update table aliases                update table <table>
 up t <dynamic:0001>                 update table <table>
 update table                        -

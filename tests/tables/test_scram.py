@@ -49,6 +49,14 @@ def test_the_password_itself_fits_too():
     assert PENCIL.check(b"pencil") and not PENCIL.check(b"Pencil")
 
 
+def test_a_password_is_what_its_client_makes_of_it():
+    """RFC 4013 3; what SASLprep prohibits stays as it is."""
+    assert make_verifier("I\u00adX".encode(), 4096, SALT) == make_verifier(b"IX", 4096, SALT)
+    assert make_verifier("\u2168".encode(), 4096, SALT).check(b"IX")
+    assert make_verifier(b"a\x07b", 4096, SALT).check(b"a\x07b")
+    assert make_verifier(b"\xff", 4096, SALT).check(b"\xff")
+
+
 @pytest.mark.parametrize(
     "text",
     [

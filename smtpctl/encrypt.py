@@ -1,0 +1,47 @@
+"""What a table of credentials keeps of a password: a salted hash, or what SCRAM-SHA-256 needs.
+
+    smtpctl encrypt                 asked for twice on a terminal; otherwise each line of stdin is one
+    smtpctl encrypt sesame          for scripts of old: whoever runs ps sees it
+
+Which of the two is said on the command line, everything else by smtpd/tables/credential.py.
+"""
+
+import getpass
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+from smtpctl.connection import Trouble
+from smtpd.smtp import sasl
+from smtpd.smtp.reply import Refuse
+from smtpd.tables.credential import make_hash, make_verifier
+
+
+def encrypt(parameters: Sequence[str], scram: bool) -> Iterator[str]:
+    """Raises Trouble, which does not repeat a password."""
+    for password in map(os.fsencode, parameters) if parameters else _asked():
+        yield (make_verifier if scram else make_hash)(_checked(password))
+
+
+def _asked() -> Iterable[bytes]:
+    if sys.stdin.isatty():
+        return [_typed()]
+    return (line.removesuffix(b"\n") for line in sys.stdin.buffer)
+
+
+def _typed() -> bytes:
+    try:
+        password, again = getpass.getpass("password: "), getpass.getpass("again: ")
+    except EOFError:
+        raise Trouble("no password") from None
+    if password != again:
+        raise Trouble("these are two passwords")
+    return os.fsencode(password)
+
+
+def _checked(password: bytes) -> bytes:
+    try:
+        return sasl.password(password).encode()
+    except Refuse:
+        size = f"1 to {sasl.MAX_PASSWORD} characters"
+        raise Trouble(f"no client can send that: a password has {size}, in UTF-8, and no line ends") from None
