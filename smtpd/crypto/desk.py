@@ -59,7 +59,7 @@ class Desk:
             self.statistics["crypto.signature.refused"] += 1
             return b""
         if not is_plausible(request.operation, request.data, key.rsa, key.bits):
-            raise Malformed(f"no handshake asks for this: {request.operation.name} of {len(request.data)} bytes")
+            raise Malformed(f"a request that no handshake makes: {request.operation.name} of {len(request.data)} bytes")
         try:
             signature = key.sign(request.operation, request.data)
         except Unusable as error:

@@ -98,7 +98,7 @@ def _parse(pem: "ctypes.Array[ctypes.c_char]", length: int) -> int:
         )  # b"": the password, never asked for
     finally:
         library.BIO_free(bio)
-    trouble = complaint()
+    complaint()  # is of no use: "unsupported" it calls an empty file
     if not address:
-        raise Unusable(f"there is no private key in the file ({trouble})")
+        raise Unusable("there is no private key in the file")
     return address

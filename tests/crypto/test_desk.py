@@ -84,7 +84,7 @@ def test_a_request_that_no_handshake_makes_is_a_violation_and_the_last_one(keys,
         with pytest.raises(SigningFailed):
             Signer([ours]).sign(publics[name], operation, data)
         assert happened.wait(5)
-    assert told == [f"no handshake asks for this: {operation.name} of {len(data)} bytes"]
+    assert told == [f"a request that no handshake makes: {operation.name} of {len(data)} bytes"]
     assert desk.statistics == {"crypto.signature.refused": 1}
 
 
