@@ -29,6 +29,7 @@ class Errand(Protocol):
 
     number: int  # envelope id, or a number of our own
     deadline: float  # seconds that the agent has for it
+    priority: int  # higher goes first
     alone: bool  # nothing else of its line is to be under way beside it
     waits_until: float  # when there is no sense any more in beginning it, by the clock of Agents
 

@@ -76,6 +76,7 @@ class Flight:
 
     def __init__(self, tower: Tower, envelope: Envelope, deadline: float = math.inf):
         self.number = envelope.id
+        self.priority = envelope.terms.priority
         self.deadline = deadline
         self.envelope = envelope
         self._tower = tower

@@ -38,6 +38,7 @@ def _answer(channel: Channel, request: int, verdict: str, content: bytes, reason
 class _Reading:
     deadline = DEADLINE
     alone = False
+    priority = 0
 
     def __init__(self, number: int, waits_until: float, answer: partial[None]):
         self.number, self.waits_until, self._answer = number, waits_until, answer

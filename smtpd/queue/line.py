@@ -30,9 +30,14 @@ class Line:
         self.session = False  # is kept for the first command of an agent that is being started
 
     def join(self, errand: Errand, now: float) -> None:
+        """Before those of a lower priority.  None of them waits for ever: they are never more than their lane is wide,
+        and in the end they are all that the lane holds."""
         if not (self.waiting or self.begun):
             self.heard = now
-        self.waiting.append(errand)
+        at = len(self.waiting)
+        while at and self.waiting[at - 1].priority < errand.priority:
+            at -= 1
+        self.waiting.insert(at, errand)
 
     @property
     def may_begin(self) -> bool:

@@ -151,3 +151,25 @@ def test_an_agent_is_told_whether_content_is_binary_and_whether_it_is_utf8(house
     assert (errand.binary, errand.utf8) == (body is Body.BINARY, True)
     house.take_off(recipient(), terms=Terms(body))
     assert house.receive(agent).utf8 is False
+
+
+# -- priority -----------------------------------------------------------------------------------
+
+
+def test_what_waits_for_an_agent_goes_by_priority_and_then_as_it_came(house):
+    """Four commands of a user may run at a time."""
+    order = {house.take_off(recipient(action="run"), terms=Terms(priority=p))[0]: p for p in (0, 0, 0, 0)}
+    _, agent = house.start_agent()
+    begun = [house.receive(agent) for _ in range(4)]
+    order |= {house.take_off(recipient(action="run"), terms=Terms(priority=p))[0]: p for p in (-1, 0, 3, 3, 0, 9)}
+    house.until(lambda: house.queue.agents.waiting() == 6)
+    for errand in begun:
+        house.answer(agent, errand)
+    after = [house.receive(agent) for _ in range(4)]
+    for errand in after:
+        house.answer(agent, errand)
+    after += [house.receive(agent) for _ in range(2)]
+    assert [order[errand.envelope] for errand in after] == [9, 3, 3, 0, 0, -1]
+    for priority in (3, 0):
+        same = [errand.envelope for errand in after if order[errand.envelope] == priority]
+        assert same == sorted(same)
