@@ -3,9 +3,9 @@
     BDAT 5          b"one\\r\\n"       ->  b"one\\n"
     BDAT 4 LAST     b".two"          ->  b".two\\n"        a dot is a dot; the last line gets its end
 
-The client says how long a chunk is, so no content can be taken for commands, and a chunk can be read to its end whatever
-is wrong with it.  Chunks cut anywhere, also between CR and LF.  What is no text (text.py) costs the message: kept as it
-is, it would smuggle behind the next server's dot.
+The client says how long a chunk is, so no content can be taken for commands, and a chunk can be read to its end
+whatever is wrong with it.  Chunks cut anywhere, also between CR and LF.  What is no text (text.py) costs the message:
+kept as it is, it would smuggle behind the next server's dot.
 
     BODY=BINARYMIME     the header, to its empty line, is text like any other;
                         what stands behind it is kept byte by byte

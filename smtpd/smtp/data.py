@@ -3,9 +3,9 @@
     fed      b"one\\r\\n..two\\r\\n.\\r\\nQUIT\\r\\n"
     content  b"one\\n.two\\n"        rest  b"QUIT\\r\\n"
 
-Exactly CRLF.CRLF ends a message.  What is no text (text.py) ends the session: who disagrees with us about line ends also
-disagrees about where the message ends.  The end of a piece that could be the beginning of CRLF.CRLF waits for the next
-one.
+Exactly CRLF.CRLF ends a message.  What is no text (text.py) ends the session: who disagrees with us about line ends
+disagrees about where the message ends, too.  The end of a piece that could be the beginning of CRLF.CRLF waits for the
+next one.
 
 The header is not looked at here; see header/editor.py.
 """

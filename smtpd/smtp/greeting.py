@@ -13,7 +13,7 @@ from smtpd.smtp.reply import Refuse, Reply
 from smtpd.smtp.state import State
 
 if TYPE_CHECKING:
-    from smtpd.smtp.server import Session
+    from smtpd.smtp.server import Client, Session
 
 READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
 
@@ -80,16 +80,28 @@ def _encrypted(session: "Session", answer: Answer) -> None:
     session.enter(State.FRESH)
 
 
-def xclient_command(session: "Session", argument: str) -> None:
-    """A proxy of ours says who the client is that it speaks for."""
+def speak_for(session: "Session", argument: str) -> None:
+    """XCLIENT: a proxy that we trust says who the client is.  It may say so in several commands."""
     if not session.may_xclient:
         raise Refuse(550, "5.7.0", "XCLIENT is not for you")
     said = xclient.overrides(argument)
     session.drop()
-    _replace_client(session, said)
-    session.log("xclient", address=session.address, host=session.client.name)
+    session.client = _other_client(session, said)
+    if said.login is not None or said.address is not None:  # another client is nobody before it is said who
+        session.user = said.login or ""
+    session.log("xclient", address=session.address, host=session.client.name, user=session.user)
     session.helo = ""
     session.enter(State.FRESH)
     if said.helo:
         introduce(session, said.helo, esmtp=said.protocol != "SMTP")
     session.say_banner()
+
+
+def _other_client(session: "Session", said: xclient.Overrides) -> "Client":
+    client = session.client
+    return client._replace(
+        address=client.address if said.address is None else said.address,
+        port=client.port if said.port is None else said.port,
+        name=client.name if said.name is None else said.name,
+        local=client.local and said.address is None,
+    )

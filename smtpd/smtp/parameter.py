@@ -6,8 +6,8 @@
     AUTH=amy@there.test        4954     BY=120;RT               2852
     REQUIRETLS                 8689     MT-PRIORITY=3           6710
 
-A parameter of what is not offered is unknown, like any other (RFC 5321 4.1.1.11).  Times become times of the clock here:
-"date" is what it shows now, in seconds since 1970.  What a client may ask is for mail.py to say.
+A parameter of what is not offered is unknown, like any other (RFC 5321 4.1.1.11).  Times become times of the clock
+here: "date" is what it shows now, in seconds since 1970.  What a client may ask is for mail.py to say.
 """
 
 import re

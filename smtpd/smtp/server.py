@@ -8,7 +8,8 @@
     login      AUTH                     content    DATA, BDAT                    extension what EHLO announces
 
 At many of these somebody else decides: the session is WAITING, keeps what it was fed beyond, and goes on by itself when
-the answer comes.  The driver must not read from the socket while `session.waiting`; what it has read already it may feed.
+the answer comes.  The driver must not read from the socket while `session.waiting`; what it has read already it may
+feed.
 
 A session holds no more than it is fed at once, and one command line.  "now" is the seconds of any clock that only goes
 forward; `tick(now)` is where time is noticed.
@@ -202,7 +203,7 @@ class Session:
         resume, self._resume = self._resume, None
         if self.closed:
             self._settle(answer)
-        elif resume is None or not isinstance(answer, ANSWERS[type(question)]):
+        elif question is None or resume is None or not isinstance(answer, ANSWERS[type(question)]):
             raise TypeError(f"{type(answer)} is no answer to {type(question)}")
         else:
             resume(answer)

@@ -77,7 +77,7 @@ VERBS = {
     "EHLO": Verb(greeting.ehlo, idle=True),
     "STARTTLS": Verb(greeting.starttls, BETWEEN_MAILS, idle=True, last=True),
     "AUTH": Verb(login.auth, GREETED, idle=True),  # RFC 4954 4
-    "XCLIENT": Verb(greeting.xclient_command, BETWEEN_MAILS, idle=True),
+    "XCLIENT": Verb(greeting.speak_for, BETWEEN_MAILS, idle=True),
     "MAIL": Verb(mail.mail, GREETED, grouped=True),
     "RCPT": Verb(mail.rcpt, IN_MAIL, grouped=True),
     "DATA": Verb(content.data, IN_MAIL, argument=False, last=True),

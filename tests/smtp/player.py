@@ -108,7 +108,7 @@ def listener_with(options: dict[str, str], listener: ListenerSlice = LISTENER) -
 class Conversation:
     """A session, and what came out of it.  Checks on the way what must hold for every one."""
 
-    def __init__(self, options: dict[str, str] | None = None, client: Client = CLIENT, listener=LISTENER):
+    def __init__(self, options: dict[str, str] | None = None, client: Client = CLIENT, listener=LISTENER, early=False):
         limits, size, self.refusals = Limits(), 1000, {}
         options = dict(options or {})
         listener = listener_with(options, listener)
@@ -136,7 +136,7 @@ class Conversation:
         self.begun: list[int] = []
         self.open: Question | None = None
         self.blamed: list[tuple[str, Failure]] = []
-        self.obey(self.session.greeting(self.now, date=NOON))
+        self.obey(self.session.greeting(self.now, early, NOON))
 
     def feed(self, data: bytes) -> None:
         self.obey(self.session.receive(data, self.now))

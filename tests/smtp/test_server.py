@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from smtpd.config.model import Limits
 from smtpd.envelope import Notify, Origin, Terms
-from smtpd.smtp.action import Blame, Close, Failure, Forget, Log, Say
+from smtpd.smtp.action import Close, Failure, Forget, Log, Say
 from smtpd.smtp.question import (
     AcceptRecipient,
     BeginMessage,
@@ -19,7 +19,7 @@ from smtpd.smtp.question import (
 )
 from smtpd.smtp.server import MAX_IDLE_COMMANDS, Client
 from smtpd.smtp.state import State
-from tests.smtp.player import FIRST_ID, LISTENER, Conversation
+from tests.smtp.player import FACTS, FIRST_ID, LISTENER, NOON, Conversation
 
 MAIL = b"MAIL FROM:<amy@there.test>\r\n"
 RCPT = b"RCPT TO:<bob@here.test>\r\n"
@@ -160,6 +160,235 @@ def test_content_is_never_taken_for_commands_when_data_is_refused(talk):
     talk.answer_all()
     assert talk.closed == "refused"
     assert talk.asked == [BeginMessage("192.0.2.1", "")]
+
+
+# Behind STARTTLS, and not in front of it
+
+
+def encrypting() -> Conversation:
+    talk = Conversation({"tls": "tls"})
+    talk.feed(b"EHLO relay.test\r\n")
+    talk.feed(b"STARTTLS\r\n")
+    assert isinstance(talk.open, Encrypt)
+    return talk
+
+
+def test_starttls_is_answered_in_the_clear():
+    assert last_line(encrypting()) == b"220 2.0.0 Ready to start TLS"
+
+
+def test_plaintext_behind_starttls_in_the_same_segment_ends_the_session():
+    talk = Conversation({"tls": "tls"})
+    talk.feed(b"EHLO relay.test\r\nSTARTTLS\r\nMAIL FROM:<eve@there.test>\r\n")
+    assert last_line(talk) == b"503 5.5.1 Nothing may follow STARTTLS before its answer"
+    assert talk.closed == "refused" and talk.asked == []
+
+
+def test_half_a_command_behind_starttls_ends_the_session():
+    talk = Conversation({"tls": "tls"})
+    talk.feed(b"STARTTLS\r\nMA")
+    assert talk.closed == "refused" and talk.asked == []
+
+
+def test_plaintext_before_the_handshake_is_thrown_away():
+    talk = encrypting()
+    before = talk.said
+    talk.feed(b"EHLO eve.test\r\nMAIL FROM:<eve@there.test>\r\nRS")
+    talk.answer(Encrypted(FACTS))
+    talk.feed(b"NOOP\r\n")
+    assert talk.said == before + b"250 2.0.0 Ok\r\n"
+
+
+def test_after_starttls_the_client_has_not_said_hello():
+    talk = encrypting()
+    talk.answer_all()
+    assert (talk.session.state, talk.session.helo, talk.session.facts) == (State.FRESH, "", FACTS)
+
+
+def test_a_handshake_that_fails_ends_the_session():
+    talk = encrypting()
+    talk.obey(talk.session.aborted("tls-accept-failed"))
+    assert talk.logged[-1] == "disconnected reason=tls-accept-failed"
+    assert talk.session.closed and not talk.session.asking
+
+
+def test_close_notify_in_the_middle_of_a_chunk_takes_the_message_back(talk):
+    talk.feed(MAIL + RCPT + b"BDAT 1000 LAST\r\nA: b\r\n\r\nhalf of it")
+    talk.answer_all()
+    talk.do("abort")
+    assert talk.forgotten == {FIRST_ID: 1} and not talk.stored
+
+
+# AUTH
+
+PLAIN = b"AUTH PLAIN AGFteQBzZWNyZXQ=\r\n"
+WRONG = b"AUTH PLAIN AGFteQB3cm9uZw==\r\n"
+
+
+def submitting(options: dict[str, str] | None = None) -> Conversation:
+    talk = Conversation({"tls": "smtps", "auth": "auth-optional", "received_auth": ""} | (options or {}))
+    talk.feed(b"EHLO relay.test\r\n")
+    return talk
+
+
+def test_who_has_authenticated_is_in_the_origin_and_in_the_trace_line():
+    talk = submitting()
+    talk.feed(PLAIN)
+    talk.answer_all()
+    in_data(talk).feed(b".\r\n")
+    talk.answer_all()
+    assert talk.asked[1] == BeginMessage("192.0.2.1", "amy")
+    assert (talk.asked[2].origin.user, talk.asked[2].origin.tls) == ("amy", True)
+    assert (
+        b" with ESMTPSA id 1a2b3c01 (TLSv1.3:TLS_AES_256_GCM_SHA384:256:NO) auth=yes user=amy\n"
+        in talk.stored[FIRST_ID]
+    )
+
+
+def test_who_has_failed_is_in_no_trace_line():
+    talk = submitting()
+    talk.feed(WRONG)
+    talk.answer_all()
+    in_data(talk).feed(b".\r\n")
+    talk.answer_all()
+    assert talk.asked[2].origin.user == ""
+    assert b" with ESMTPS id " in talk.stored[FIRST_ID]
+    assert b" auth=no\n" in talk.stored[FIRST_ID] and b"amy\n" not in talk.stored[FIRST_ID]
+
+
+def test_mask_src_hides_where_a_message_comes_from():
+    talk = Conversation({"mask_src": ""})
+    talk.feed(b"EHLO relay.test\r\n")
+    in_data(talk).feed(b".\r\n")
+    talk.answer_all()
+    assert talk.stored[FIRST_ID].startswith(b"Received: by mx.here.test (smtpd) with ESMTP id 1a2b3c01\n")
+
+
+def test_a_failed_login_is_blamed_once():
+    talk = submitting()
+    talk.feed(WRONG)
+    talk.answer_all()
+    assert talk.blamed == [("192.0.2.1", Failure.LOGIN)]
+
+
+@pytest.mark.parametrize(
+    "command", [PLAIN, WRONG, b" AUTH PLAIN AGFteQBzZWNyZXQ=\r\n", b"AUTHPLAIN AGFteQBzZWNyZXQ=\r\n"]
+)
+@pytest.mark.parametrize("tls", ["tls", "smtps"])
+def test_no_secret_is_logged(command, tls):
+    talk = Conversation({"tls": tls, "auth": "auth"})
+    for line in (command, b"EHLO relay.test\r\n", command, b"AUTH LOGIN\r\n", b"YW15\r\n", b"c2VjcmV0\r\n", command):
+        talk.feed(line)
+        talk.answer_all()
+    logged = "\n".join(talk.logged)
+    assert "failed-command" in logged
+    assert not any(word in logged for word in ("AGFt", "c2VjcmV0", "secret"))
+
+
+def test_no_secret_is_in_the_repr_of_a_question():
+    talk = submitting()
+    talk.feed(PLAIN)
+    assert "secret" not in repr(talk.open)
+
+
+def test_a_response_may_be_longer_than_a_command():
+    talk = submitting()
+    talk.feed(b"AUTH PLAIN\r\n" + b"A" * 12288 + b"\r\n")
+    assert last_line(talk).startswith(b"501 5.5.2") and not talk.closed
+    talk.feed(b"AUTH PLAIN\r\n" + b"A" * 12290)
+    assert last_line(talk) == b"500 5.5.2 Line too long"
+    assert talk.closed == "bad-input"
+
+
+def test_what_is_asked_of_a_message_is_for_those_who_authenticate():
+    asked = b"MAIL FROM:<amy@there.test> AUTH=bob@there.test MT-PRIORITY=5 HOLDFOR=60\r\n"
+    talk = submitting()
+    talk.feed(asked.replace(b" HOLDFOR=60", b"") + RCPT + b"RSET\r\n" + PLAIN)
+    talk.answer_all()
+    talk.feed(asked + RCPT)
+    talk.answer_all()
+    first, second = (question.terms for question in talk.asked if isinstance(question, AcceptRecipient))
+    assert first == Terms(submitter="<>")
+    assert second == Terms(submitter="bob@there.test", priority=5, release=NOON + 60)
+
+
+def test_each_recipient_has_its_own_notify_and_orcpt(talk):
+    talk.feed(MAIL + b"RCPT TO:<bob@here.test> NOTIFY=NEVER ORCPT=rfc822;x\r\n" + RCPT)
+    talk.answer_all()
+    assert [(question.notify, question.original) for question in talk.asked[1:]] == [
+        (Notify.NEVER, "rfc822;x"),
+        (Notify(0), ""),
+    ]
+
+
+def test_the_clock_goes_on_with_the_session():
+    talk = submitting()
+    talk.feed(PLAIN)
+    talk.answer_all()
+    talk.do("tick 100")
+    talk.feed(b"MAIL FROM:<amy@there.test> BY=60;R\r\n" + RCPT)
+    talk.answer_all()
+    assert talk.asked[-1].terms.deliver_by == NOON + 160
+
+
+# Those who are not welcome
+
+
+def test_who_talks_before_the_banner_is_turned_away():
+    talk = Conversation(early=True)
+    assert talk.said.startswith(b"554 5.5.1 ")
+    assert talk.closed == "early-talker"
+    assert talk.blamed == [("192.0.2.1", Failure.COMMAND)]
+
+
+def test_answers_to_many_errors_are_kept_back():
+    talk = Conversation({"tarpit_after": "2", "tarpit": "7"})
+    talk.feed(b"WHAT\r\n" * 2)
+    assert talk.said.count(b"500 ") == 2 and not talk.open
+    talk.feed(b"WHAT\r\nNOOP\r\n")
+    assert talk.open == Wait(7) and talk.session.waiting
+    assert talk.said.count(b"500 ") == 2
+    talk.answer()
+    assert talk.said.endswith(b"500 5.5.1 Command unrecognized\r\n250 2.0.0 Ok\r\n")
+
+
+def test_what_was_said_before_does_not_wait_with_an_answer_that_is_kept_back():
+    talk = Conversation({"tarpit_after": "0"})
+    talk.feed(b"HELO relay.test\r\n" + MAIL + b"RCPT\r\nNOOP\r\n")
+    talk.answer()
+    assert isinstance(talk.open, Wait)
+    assert last_line(talk) == b"250 2.0.0 Ok"
+
+
+def test_the_client_leaves_while_its_answer_is_kept_back():
+    talk = Conversation({"tarpit_after": "0"})
+    talk.feed(b"HELO relay.test\r\n" + MAIL)
+    talk.answer()
+    talk.feed(b"WHAT\r\n")
+    talk.do("abort")
+    assert talk.forgotten == {FIRST_ID: 0}
+    talk.answer()
+    assert talk.session.closed
+
+
+def test_errors_are_blamed_on_the_address_and_temporary_refusals_are_not(talk):
+    talk.feed(b"WHAT\r\n" + MAIL + b"RCPT TO:<later@here.test>\r\nRCPT TO:<nobody@here.test>\r\nNOOP\n")
+    talk.answer_all()
+    assert talk.blamed == [("192.0.2.1", Failure.COMMAND)] * 3
+
+
+def test_a_program_of_this_host_is_blamed_for_nothing():
+    talk = Conversation(client=Client("", 0, "localhost", local=True))
+    talk.feed(b"WHAT\r\n")
+    assert talk.blamed == []
+
+
+def test_an_expelled_client_hears_that_its_message_is_stored(talk):
+    in_data(talk).feed(b".\r\n")
+    talk.do("expel")
+    talk.answer()
+    assert [line[:9] for line in talk.said.splitlines()[-2:]] == [b"250 2.0.0", b"421 4.7.0"]
+    assert talk.closed == "too-many-errors"
 
 
 # Too late
@@ -342,6 +571,14 @@ WORDS = st.sampled_from(
         b"A: b\r\n\r\ntext\r\n.\r\n",
         b".\r\n",
         b" x\r\n.\r\n",
+        b"BDAT 6\r\nA: b\r\n",
+        b"BDAT 8 LAST\r\n\r\n.\r\n.\r\n",
+        b"BDAT 100 LAST\r\n",
+        b"MAIL FROM:<amy@there.test> BODY=BINARYMIME MT-PRIORITY=3\r\n",
+        b"AUTH PLAIN AGFteQBzZWNyZXQ=\r\n",
+        b"AUTH LOGIN\r\n",
+        b"c2VjcmV0\r\n",
+        b"STARTTLS\r\n",
         b"RSET\r\n",
         b"NOOP\r\n",
         b"QUIT\r\n",
@@ -356,7 +593,7 @@ WORDS = st.sampled_from(
 @given(st.lists(st.one_of(WORDS, st.binary(max_size=20)), max_size=30), st.data())
 def test_whatever_comes_each_mail_is_stored_or_forgotten(words, data):
     """The checks are those of Conversation: one question at a time, nothing after Close, no mail in between."""
-    talk = Conversation()
+    talk = Conversation({"tls": data.draw(st.sampled_from(["tls", "smtps"])), "auth": "auth-optional"})
     for word in words:
         if talk.closed:
             break
