@@ -82,8 +82,6 @@ class Connection(asyncio.Protocol):
         ours = local[0].partition("%")[0] if local else ""
         self.entrance = Entrance(self.office, self.listener, self, (address, peer[1]), ours)
         self._guard(self.entrance.enter)
-        if self.session is None and self._encryption is None and not self.listener.proxy:
-            self.wire.pause()
 
     def data_received(self, data: bytes) -> None:
         if self._finished:
@@ -93,7 +91,7 @@ class Connection(asyncio.Protocol):
         elif self._encryption.under_way:
             self._guard(self._encryption.receive, data)
         else:
-            self._decrypt(data)
+            self._guard(self._decrypt, data)
 
     def _take(self, data: bytes) -> None:
         if self.session is None:
@@ -157,9 +155,9 @@ class Connection(asyncio.Protocol):
             self.wire.say(CROWDED)
         self.wire.close(all_read=True)
 
-    def reject(self, event: str, reason: str) -> None:
+    def reject(self, event: str, address: str, reason: str) -> None:
         """Somebody we cannot even greet."""
-        log.line(f"{self.id:016x} smtp {event} address={self.address or 'unknown'} reason={quoted(reason)}")
+        log.line(f"{self.id:016x} smtp {event} address={address} reason={quoted(reason)}")
         self._gone(event)
 
     def begin(self, arrival: Arrival) -> None:
@@ -198,7 +196,7 @@ class Connection(asyncio.Protocol):
             return
         self._guard(use, facts)
         if not self._finished:
-            self._decrypt(b"")  # what came right behind
+            self._guard(self._decrypt, b"")  # what came right behind
 
     def _decrypt(self, data: bytes) -> None:
         try:

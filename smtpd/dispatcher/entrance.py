@@ -51,7 +51,7 @@ class Guest(Protocol):
 
     def begin(self, arrival: Arrival) -> None: ...
 
-    def reject(self, event: str, reason: str) -> None: ...
+    def reject(self, event: str, address: str, reason: str) -> None: ...
 
 
 class Entrance:
@@ -107,7 +107,7 @@ class Entrance:
 
     def _fail(self, reason: str) -> None:
         self._office.statistics["smtp.proxy.failed"] += 1
-        self._guest.reject("proxy-failed", reason)
+        self._guest.reject("proxy-failed", self._address, reason)
 
     def _identify(self) -> None:
         self._guest.address = self._address

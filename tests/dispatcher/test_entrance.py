@@ -202,6 +202,24 @@ def test_who_talks_while_its_name_is_looked_for_is_turned_away_too(make_house):
     house.run(scenario())
 
 
+def test_a_flood_before_the_banner_is_not_read_to_its_end(make_house):
+    house = make_house()
+
+    async def scenario():
+        house.others.hold = {ResolveClient}
+        client = await house.client()
+        client.writer.write(b"NOOP\r\n" * 2_000_000)
+        await house.until(lambda: house.connections and house.connections[0].entrance._early)
+        other = await house.client()
+        await house.until(lambda: len(house.connections) == 2)
+        (early,) = house.connections[0].entrance._early
+        assert len(early) <= 256 * 1024 and not house.connections[0].wire.reading
+        house.others.release()
+        await other.greet()
+
+    house.run(scenario())
+
+
 def test_who_leaves_during_the_delay_is_forgotten(make_house):
     house = make_house(greet_delay=100)
 

@@ -1,9 +1,12 @@
 """The line of handshakes, and the threads: who waits for whom, and what nobody can make us keep."""
 
 import asyncio
+import itertools
 import ssl
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from smtpd.config.model import Tls
 from smtpd.config.slice import TlsSlice
@@ -104,6 +107,13 @@ def hall():
     made.close()
 
 
+@pytest.fixture(scope="module")
+def hall_of_all():
+    made = Hall()
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def short_hall():
     made = Hall(most=4)
@@ -128,6 +138,31 @@ def test_whole_and_byte_by_byte_is_the_same(hall):
         peer.handshake.receive(bytes([byte]))
     assert peer.link.facts.cipher
     assert hall.crypto.signatures == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(cuts=st.lists(st.integers(1, 400), max_size=6))
+def test_a_hello_in_any_pieces_is_the_same(hall_of_all, cuts):
+    peer = Peer(hall_of_all)
+    hello = peer.client.hello()
+    edges = [0, *sorted(cut for cut in set(cuts) if cut < len(hello)), len(hello)]
+    for begin, end in itertools.pairwise(edges):
+        peer.handshake.receive(hello[begin:end])
+    hall_of_all.shake(peer)
+    assert peer.link
+
+
+@settings(max_examples=100, deadline=None)
+@given(pieces=st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=5), record=st.booleans())
+def test_garbage_fails_or_is_waited_for_and_signs_nothing(hall_of_all, pieces, record):
+    signatures = hall_of_all.crypto.signatures
+    peer = Peer(hall_of_all)
+    for piece in ([b"\x16\x03\x01\x00\x40"] if record else []) + pieces:
+        peer.handshake.receive(piece)
+    hall_of_all.until(lambda: not hall_of_all.handshakes._busy)
+    peer.handshake.tick(1000.0)
+    assert peer.failure
+    assert hall_of_all.crypto.signatures == signatures
 
 
 def test_a_client_that_stalls_in_its_first_record_costs_no_thread_and_no_link(hall):

