@@ -3,7 +3,7 @@
 server       a session of a client
   verb       what may be said when
   greeting   HELO, STARTTLS, XCLIENT: who talks to whom; extension: what EHLO announces
-  login      AUTH, around the mechanisms of auth
+  login      AUTH, around the mechanisms of auth; sasl: what they are made of; scram: one of them
   mail       MAIL and RCPT; parameter: what stands behind the address
   content    DATA and BDAT
 transaction  one message on its way in
@@ -13,6 +13,8 @@ line         the line discipline of commands
 data, chunk  the content of a message, in bulk; text: what it may consist of
 reply        what is answered
 lmtp         the client's side of LMTP; response: what a server answers it
+xclient      what a proxy says of its client; proxy: the header that others say it by
+xtext        any text as one word
 question     what a session asks others
 action       what it wants done
 """

@@ -72,11 +72,11 @@ class Exchange:
         return self._take(_decode(line))
 
     def answer(self, answer: Answer) -> Step:
-        assert self._dialogue
+        assert self._dialogue is not None
         return self._go_on(self._dialogue, answer)
 
     def _take(self, message: bytes) -> Step:
-        if self._dialogue:
+        if self._dialogue is not None:
             return self._go_on(self._dialogue, message)
         self._dialogue = self._mechanism(message)
         return self._go_on(self._dialogue, None)

@@ -22,7 +22,7 @@ from smtpd.smtp.reply import Refuse
 MAX_USER = 255  # octets, RFC 4616 2
 MAX_PASSWORD = 1024  # characters
 
-_PROHIBITED = (  # RFC 4013 2.3; what tables C.1.2 and C.2.1 hold of ASCII too
+_PROHIBITED = (  # RFC 4013 2.3
     stringprep.in_table_c12,
     stringprep.in_table_c21_c22,
     stringprep.in_table_c3,
