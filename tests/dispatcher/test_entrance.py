@@ -275,3 +275,32 @@ def test_no_clients_are_taken_while_descriptors_are_scarce(make_house, capfd):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     log = capfd.readouterr().err
     assert "descriptors are scarce" in log and "taking new clients again" in log
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "NAME=" + "x" * 300 + ".test",
+        "NAME=a+0Ab.test",
+        "HELO=" + "x" * 400,
+        "LOGIN=" + "u" * 300,
+        "LOGIN=a+00b",
+        "ADDR=192.0.2.7 NAME=[UNAVAILABLE]",
+        "ADDR=[UNAVAILABLE]",
+        "ADDR=IPV6:2001:db8::1 PORT=4711 LOGIN=amy",
+    ],
+)
+def test_what_xclient_says_is_refused_or_can_be_carried_to_lookup(make_house, overrides):
+    """An imsg that lookup cannot take would be the end of the daemon."""
+    house = make_house(listener={"welcome": True})
+
+    async def scenario():
+        client = await house.client()
+        await client.greet()
+        client.write(f"XCLIENT {overrides}\r\n".encode())
+        reply = await client.reply()
+        assert reply.startswith(("220", "501"))
+        await client.say("EHLO client.test", "250")
+        assert (await client.mail()).startswith("250")
+
+    house.run(scenario())

@@ -1,6 +1,7 @@
 """TLS around a session: what changes for the client, and what an attacker gets out of the change."""
 
 import asyncio
+import base64
 
 import pytest
 
@@ -377,3 +378,22 @@ def test_a_mail_that_is_being_stored_is_stored_whatever_the_client_does(make_hou
 
     house.run(scenario())
     assert not house.others.forgotten
+
+
+@pytest.mark.parametrize(
+    "user, password",
+    [("a" * 300, "x"), ("é" * 200, "x"), ("amy", "x" * 1500), ("a\nb", "x"), ("amy", "x\r\ny"), ("amy\x7f", "x")],
+)
+def test_a_user_or_password_that_no_imsg_can_carry_goes_nowhere(make_house, user, password):
+    """An imsg that lookup cannot take would be the end of the daemon."""
+    house = make_house(listener=SUBMISSION)
+    message = base64.b64encode(f"\0{user}\0{password}".encode()).decode()
+
+    async def scenario():
+        client = await encrypted(house)
+        await client.say("AUTH PLAIN", "334")
+        await client.say(message, "5")
+        await client.say("NOOP", "250")
+
+    house.run(scenario())
+    assert not any(isinstance(imsg, CheckCredentials) for imsg in house.others.asked)
