@@ -53,7 +53,7 @@ def _check_users() -> None:
 def check_configured(options: Options, configuration: ParentSlice) -> None:
     """The files that the configuration names, and the programs that answer for tables, with theirs."""
     if configuration.passwords and os.geteuid() != 0:
-        log.warn("not root: passwords of the system's users cannot be checked, and are refused for now")
+        log.warn("not root: PAM may be unable to check passwords of the system's users")
     if os.geteuid() == 0 and not options.insecure_paths:
         programs = [word for program in configuration.programs for word in program.arguments]
         for path in (*configuration.files, *programs):

@@ -9,6 +9,7 @@ It opens no session and sets no credentials: nobody logs in.
 """
 
 import ctypes
+import os
 import pwd
 from typing import Protocol
 
@@ -85,7 +86,8 @@ def _ask(asked: TryPassword, authenticator: Authenticator) -> PasswordTried:
     _prepare(authenticator, asked.address)
     if authenticator.authenticate(asked.user, asked.password, service=SERVICE, resetcreds=False):
         return PasswordTried("yes", "")
-    if authenticator.code in _REFUSALS:
+    # To somebody who is not root, PAM says "wrong" of passwords that it is not able to check.
+    if authenticator.code in _REFUSALS and os.geteuid() == 0:
         return PasswordTried("no", _REFUSALS[authenticator.code])
     return PasswordTried("later", _printable(f"PAM: {authenticator.reason}"))
 

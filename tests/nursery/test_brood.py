@@ -21,14 +21,17 @@ from smtpd.imsg import (
     AgentNotForked,
     AgentTether,
     ForkAgent,
+    ForkPassword,
     ForkProgram,
     KillAgent,
     LookUpUser,
+    PasswordTried,
     ProgramEnded,
     ProgramForked,
     ProgramNotForked,
     Stop,
     TakeProgram,
+    TryPassword,
     UserLookedUp,
 )
 from smtpd.ipc.channel import Channel
@@ -40,6 +43,7 @@ from smtpd.nursery.brood import Brood
 from smtpd.nursery.person import LMTP_USER, OUR_USERS, PROGRAM_USER
 from smtpd.nursery.process import from_parent
 from smtpd.parent.check import USERS
+from smtpd.sandbox.privilege import CAPABILITIES
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root: becomes another user")
@@ -141,7 +145,8 @@ class World:
     def close(self):
         for sock in self.sockets:
             sock.close()
-        for pid in {*self.brood._clerks._clerks, *self.brood._young, *self.brood._agents, *self.brood._programs}:
+        brood = self.brood
+        for pid in {*brood._clerks._clerks, *brood._young, *brood._agents, *brood._programs, *brood._passwords}:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         self.brood._clerks.leave()
@@ -458,6 +463,56 @@ def test_a_program_is_no_agent_and_is_not_killed_as_one(world, record):
     world.sockets[0].send(b"still there")
     world.ask(LookUpUser(2, "root"))
     assert world.sockets[0].recv(100) == b"still there"
+
+
+# -- passwords ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def process(world):
+    """The parent's end of the channel of a process that asks PAM."""
+    ours, theirs = socket.socketpair()
+    world.parent.send(ForkPassword(), theirs.detach())
+    channel = Channel(ours, TABLE, "parent", "password")
+    world.loop.add(channel, world.take, lambda *_: world.heard.append("the end"))
+    yield channel
+    world.loop.remove(channel)
+
+
+def test_who_asks_PAM_has_a_channel_and_one_answer(world, process):
+    process.send(TryPassword("no-such-user-here", "x", "192.0.2.1"))
+    answer, end = world.answers(2)
+    assert isinstance(answer, PasswordTried) and answer.verdict != "yes" and end == "the end"
+
+
+def test_one_that_hangs_is_killed(make_world, monkeypatch):
+    monkeypatch.setattr(brood_module, "PASSWORD_DEADLINE", 0.3)
+    world = make_world()
+    ours, theirs = socket.socketpair()
+    world.parent.send(ForkPassword(), theirs.detach())
+    with ours:
+        ours.settimeout(20)
+        timer = world.loop.after(20, lambda: pytest.fail("it lives"))
+        while not world.brood._passwords:
+            world.loop.turn()
+        while world.brood._passwords:
+            world.loop.turn()
+        timer.cancel()
+        assert ours.recv(1) == b""
+
+
+@needs_root
+def test_the_process_that_asks_PAM_stays_root_with_two_capabilities(world, process):
+    while not world.brood._passwords:
+        world.loop.turn()
+    (pid,) = world.brood._passwords
+    while pid in world.brood._young:  # until it has been executed
+        world.loop.turn()
+    with open(f"/proc/{pid}/status") as file:
+        status = dict(line.split(":", 1) for line in file.read().splitlines())
+    wanted = sum(1 << CAPABILITIES.index(name) for name in ("audit_write", "dac_read_search"))
+    assert status["Uid"].split() == ["0"] * 4
+    assert int(status["CapPrm"], 16) == int(status["CapBnd"], 16) == wanted and int(status["CapInh"], 16) == 0
 
 
 # -- what goes wrong -------------------------------------------------------------------------
