@@ -9,7 +9,7 @@ What is wrong raises Refuse with the answer.  The parameters stand in parameter.
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from smtpd.envelope import Notify, Terms
 from smtpd.smtp.address import NULL, Address, AddressError, domain, path
@@ -21,8 +21,7 @@ _FROM = re.compile(r"FROM:[ \t]*", re.IGNORECASE | re.ASCII)  # blanks behind th
 _TO = re.compile(r"TO:[ \t]*", re.IGNORECASE | re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(NamedTuple):
     """`size` is 0 when the client did not say."""
 
     sender: Address
@@ -30,8 +29,7 @@ class Mail:
     terms: Terms
 
 
-@dataclass(frozen=True, slots=True)
-class Rcpt:
+class Rcpt(NamedTuple):
     """`original` is ORCPT, decoded."""
 
     recipient: Address

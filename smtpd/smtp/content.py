@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smtpd.envelope import Body, message_text
-from smtpd.header.received import protocol_word, received
+from smtpd.header.received import received
 from smtpd.smtp.chunk import ChunkReader
 from smtpd.smtp.data import TOO_BIG, DataReader
 from smtpd.smtp.question import Answer, Refused, StoreContent
@@ -61,7 +61,7 @@ def read_data(session: "Session") -> bool:
     if not reader.ended:
         return False
     session.lines.feed(reader.rest)
-    fault = transaction.fault
+    fault = transaction.fault if transaction.forgotten else None
     if fault:
         _drop(session)
         session.refuse(fault)
@@ -175,7 +175,7 @@ def _trace(session: "Session", transaction: Transaction) -> bytes:
         address=origin.address,
         server=origin.hostname,
         product=session.settings.product,
-        protocol=protocol(transaction),
+        protocol=transaction.protocol,
         message=message_text(transaction.message),
         recipient=transaction.last_recipient if transaction.recipients == 1 else "",
         epoch=transaction.time,
@@ -184,8 +184,3 @@ def _trace(session: "Session", transaction: Transaction) -> bytes:
         received_auth=listener.received_auth,
         mask_src=listener.mask_src,
     )
-
-
-def protocol(transaction: Transaction) -> str:
-    origin = transaction.origin
-    return protocol_word(esmtp=origin.esmtp, utf8=transaction.terms.utf8, tls=origin.tls, auth=bool(origin.user))

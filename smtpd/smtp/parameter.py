@@ -22,6 +22,7 @@ from smtpd.smtp.extension import Offer
 from smtpd.smtp.reply import Refuse
 
 PLAIN = Terms()
+SILENT = Notify(0)
 MAX_ENVID = 100  # RFC 3461 4.4
 MAX_ORCPT = 500  # RFC 3461 4.2
 
@@ -60,9 +61,9 @@ class Unknown(Exception):
 
 def mail_terms(rest: str, offer: Offer, date: int) -> tuple[int, Terms]:
     """Behind the path of MAIL: the size (0: not said) and the terms.  Raises Refuse."""
-    given = _split(rest)
-    if not given:
+    if not rest:
         return 0, PLAIN
+    given = _split(rest)
     size = _size(given.pop("SIZE")) if "SIZE" in given else 0
     if "HOLDFOR" in given and "HOLDUNTIL" in given:  # RFC 4865 4
         raise _malformed("HOLDFOR and HOLDUNTIL exclude each other")
@@ -74,15 +75,14 @@ def mail_terms(rest: str, offer: Offer, date: int) -> tuple[int, Terms]:
 
 def rcpt_terms(rest: str, offer: Offer, *, utf8: bool) -> tuple[Notify, str]:
     """Behind the path of RCPT: NOTIFY, and ORCPT decoded.  Raises Refuse."""
-    given = _split(rest)
-    if not given:
-        return Notify(0), ""
-    read = _read(given, RCPT, Circumstances(offer, utf8=utf8))
-    return read.get("notify", Notify(0)), read.get("original", "")
+    if not rest:
+        return SILENT, ""
+    read = _read(_split(rest), RCPT, Circumstances(offer, utf8=utf8))
+    return read.get("notify", SILENT), read.get("original", "")
 
 
 def _split(rest: str) -> Given:
-    if rest and rest[0] not in " \t":
+    if rest[0] not in " \t":
         raise _malformed("A blank must follow the address")
     given: Given = {}
     for word in filter(None, _BLANKS.split(rest)):

@@ -175,7 +175,7 @@ class Session:
         """A question is open."""
         return self._question is not None
 
-    def greeting(self, now: float, early: bool = False, date: float = 0) -> list[Action]:
+    def greeting(self, now: float, early: bool, date: float) -> list[Action]:
         """The banner.  Nothing may be fed before it.  `early`: the client did not wait.  `date`: seconds since 1970."""
         self._begun = self._heard = now
         self._epoch = date - now
@@ -191,7 +191,10 @@ class Session:
     def receive(self, data: bytes, now: float) -> list[Action]:
         """Any bytes: part of a command, a group of commands, content."""
         self._heard = now
-        if not (self.closed or isinstance(self._question, Encrypt)):  # RFC 3207 4.2: not in the clear any more
+        if self.state is State.WAITING:
+            if not isinstance(self._question, Encrypt):  # RFC 3207 4.2: nothing more in the clear
+                self.lines.feed(data)
+        elif self.state is not State.CLOSED:
             self.lines.feed(data)
             self._proceed()
         return self._take_actions()
@@ -445,7 +448,7 @@ class Session:
 
     def _may_hold_replies(self) -> bool:
         """While more of a group is there, the answers to its MAIL, RCPT and RSET wait to leave in one segment."""
-        if self._urgent or not self.waiting or isinstance(self._question, Wait):
+        if self._urgent or self.state is not State.WAITING or isinstance(self._question, Wait):
             return False
         return self.lines.has_line()
 
@@ -460,5 +463,5 @@ class Session:
             msgid=message_text(transaction.message),
             size=transaction.size,
             nrcpt=transaction.recipients,
-            proto=content.protocol(transaction),
+            proto=transaction.protocol,
         )

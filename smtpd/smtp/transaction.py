@@ -8,6 +8,7 @@ can be left over for the next.
 
 from smtpd.envelope import Origin, Terms
 from smtpd.header.editor import Editor
+from smtpd.header.received import protocol_word
 from smtpd.smtp.chunk import ChunkReader
 from smtpd.smtp.data import DataReader
 from smtpd.smtp.reply import Reply
@@ -24,6 +25,7 @@ class Transaction:
         "last_recipient",
         "message",
         "origin",
+        "protocol",
         "reader",
         "announced",
         "recipients",
@@ -37,6 +39,7 @@ class Transaction:
         self.time = time  # when it began, in seconds since 1970
         self.origin = origin
         self.terms = terms
+        self.protocol = protocol_word(esmtp=origin.esmtp, utf8=terms.utf8, tls=origin.tls, auth=bool(origin.user))
         self.recipients = 0
         self.envelopes = 0
         self.last_recipient = ""  # that was accepted
