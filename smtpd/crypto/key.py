@@ -93,9 +93,8 @@ def _parse(pem: "ctypes.Array[ctypes.c_char]", length: int) -> int:
     library = openssl()
     bio = library.BIO_new_mem_buf(pem, length)
     try:
-        address: int | None = library.PEM_read_bio_PrivateKey(
-            bio, None, None, b""
-        )  # b"": the password, never asked for
+        password = b""  # or somebody at a terminal would be asked
+        address: int | None = library.PEM_read_bio_PrivateKey(bio, None, None, password)
     finally:
         library.BIO_free(bio)
     complaint()  # is of no use: "unsupported" it calls an empty file

@@ -9,11 +9,11 @@ SECURITY
     It sees no mail, no file of others and no network.  Taken over, it gives away its keys.
 
     A dispatcher that was taken over can have handshakes signed as long as it lives: it can be this server to whoever
-    it can reach, and anything else that a signature by this key over a digest of its choice can say.  So a key that
-    is here is to be used for nothing else.  It gets no key, and nothing that works after its end.  It decrypts
-    nothing: no operation does, and no block is signed that is not in the form of a signature (request.py).  What had
-    been recorded stays secret anyhow, as no cipher is offered without forward secrecy but those that the
-    configuration asks for, and RSA key exchange not even then.  A request of another form ends the daemon.
+    it reaches.  A signature for one handshake is of no use in another; but the digest is of its own choice, so it can
+    be that of anything else that this key may say: a key that is here is to be used for nothing else.  It gets no
+    key, and decrypts nothing: no operation does, and no block is signed that is not in the form of a signature
+    (request.py).  What had been recorded stays secret anyhow, as RSA key exchange is not even offered where the
+    configuration asks for it.  A request of another form ends the daemon.
 """
 
 from smtpd import sandbox

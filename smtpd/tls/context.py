@@ -68,10 +68,9 @@ _OPTIONS = (
 
 
 class ServerContext:
-    """The contexts of a listener's certificates.  `asks` tells whether clients are asked for theirs."""
+    """The contexts of a listener's certificates, by pki."""
 
-    def __init__(self, tls: TlsSlice, contexts: Mapping[str, tuple[ssl.SSLContext, Certificate]], asks: bool):
-        self.asks = asks
+    def __init__(self, tls: TlsSlice, contexts: Mapping[str, tuple[ssl.SSLContext, Certificate]]):
         self._first, _ = contexts.get("*") or contexts[tls.pki[0]]
         self._certificates = {get_context(context): certificate for context, certificate in contexts.values()}
         self._addresses = _by_name({name: (get_context(c), cert) for name, (c, cert) in contexts.items()})
@@ -123,7 +122,7 @@ def make_context(
         _show(address, certificates[name], signer)
         _ask_for_certificate(address, tls, authorities)
         contexts[name] = context, certificates[name]
-    return ServerContext(tls, contexts, asks=authorities is not None)
+    return ServerContext(tls, contexts)
 
 
 def _set_protocol(context: ssl.SSLContext, address: int, tls: TlsSlice, dhe: str) -> None:

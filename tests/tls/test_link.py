@@ -101,6 +101,13 @@ def test_both_ends_export_the_same_and_no_two_connections_do(server, versions):
     assert len(exported) == 2
 
 
+def test_without_an_extended_master_secret_nothing_is_exported(server):
+    """RFC 9266 4.2: before TLS 1.3 two connections could be made to have the same."""
+    context = client_context(versions=TLS12)
+    context.options |= 1  # SSL_OP_NO_EXTENDED_MASTER_SECRET
+    assert Client(context, server).shake().link.facts.exporter == b""
+
+
 @pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()], ids=lambda a: a.name)
 def test_the_end_point_is_hashed_as_the_certificate_is_signed(signatory, algorithm):
     """RFC 5929 4.1."""

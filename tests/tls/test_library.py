@@ -1,0 +1,52 @@
+"""An OpenSSL that cannot be reached is said, and nothing is guessed."""
+
+import ssl
+
+import pytest
+
+from smtpd.tls.library import Unusable, complaint, get_connection, get_context, openssl
+from tests.tls.world import client_context
+
+
+def look():
+    """As at the first call."""
+    return openssl.__wrapped__()
+
+
+def test_it_is_the_one_that_python_talks_to():
+    assert look().OpenSSL_version_num() == ssl.OPENSSL_VERSION_NUMBER
+
+
+def test_an_interpreter_with_openssl_built_in(monkeypatch):
+    monkeypatch.delattr("_ssl.__file__")
+    with pytest.raises(Unusable, match="built in"):
+        look()
+
+
+def test_a_module_that_shows_no_symbols(monkeypatch):
+    import _json
+
+    monkeypatch.setattr("_ssl.__file__", _json.__file__)
+    with pytest.raises(Unusable, match="no usable OpenSSL in this Python"):
+        look()
+
+
+def test_a_second_openssl(monkeypatch):
+    monkeypatch.setattr(ssl, "OPENSSL_VERSION_NUMBER", 0x1010117F)
+    with pytest.raises(Unusable, match="another OpenSSL"):
+        look()
+
+
+def test_a_connection_is_that_of_its_context():
+    one, other = client_context(), client_context()
+    connection = one.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO())
+    assert openssl().SSL_get_SSL_CTX(get_connection(connection, one)) == get_context(one)
+    with pytest.raises(Unusable, match="elsewhere"):
+        get_connection(connection, other)
+
+
+def test_what_failed_here_is_not_told_of_the_next_connection():
+    """OpenSSL keeps errors for the thread until somebody asks."""
+    openssl().PEM_read_bio_X509(openssl().BIO_new_mem_buf(b"", 0), None, None, b"")
+    assert complaint() == "no start line"
+    assert complaint() == ""
