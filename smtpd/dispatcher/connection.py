@@ -38,11 +38,11 @@ from smtpd.smtp.question import (
     Wait,
     Waited,
 )
+from smtpd.smtp.reply import Reply
 from smtpd.smtp.server import Session
 from smtpd.tls.facts import Facts
 from smtpd.tls.link import Failed
 
-CROWDED = b"421 4.7.0 Too many connections, try again later\r\n"
 TOO_MANY_MESSAGES = Refused(450, "4.7.1", "Too many messages, try again later")
 CLOSING = 5.0  # seconds that a client has to take its last reply
 
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         log.line(f'{self.id:016x} smtp refused address={address} reason="{refusal.value}"')
         self._finished = True
         if self.listener.tls is None or self.listener.tls.mode is not Tls.AT_ONCE:
-            self.wire.say(CROWDED)
+            self.wire.say(Reply(421, "4.7.0", f"{refusal.value.capitalize()}, try again later").data)
         self.wire.close(all_read=True)
 
     def reject(self, event: str, address: str, reason: str) -> None:
