@@ -23,7 +23,7 @@ def slice_listeners(
     slices: list[ListenerSlice] = []
     doors: list[DoorSlice] = []
     for listen, place in zip(parsed.config.listeners, parsed.listener_places, strict=True):
-        scram = listen.credentials is not None and passwords.may_hold_scram(listen.credentials)
+        scram = bool(listen.credentials and passwords.are_verifiers(listen.credentials)) or listen.scram
         for address in listen_addresses(listen, host, place, report) or ("",):
             made = slice_listener(len(slices), address, listen, host, parsed.config, scram)
             if reason := next(filter(None, (clash(made, other) for other in slices)), None):

@@ -15,7 +15,7 @@ from smtpd.tables.table import Service
 PKI_MAX = 32
 FAMILIES = {"inet4": 4, "inet6": 6}
 MODES = {"tls": Tls, "auth": Auth, "proxy": Proxy}
-FLAGS = ("mask_src", "no_dsn", "received_auth")
+FLAGS = ("mask_src", "no_dsn", "received_auth", "scram")
 
 # Option -> what it says; those that say the same exclude each other.
 OPTIONS = dict.fromkeys(FAMILIES, "family")
@@ -48,6 +48,7 @@ NEEDS = {
     "protocols": ("tls", "expected tls, tls-require or smtps"),
     "senders": ("auth", "expected auth or auth-optional"),
     "received_auth": ("auth", "expected auth or auth-optional"),
+    "scram": ("auth", "expected auth or auth-optional and a table"),
 }
 
 
@@ -98,6 +99,9 @@ class Listeners:
             if _has(mode, "verify") and "ca" not in given:
                 text = f"{quoted('verify')} without ca: expected the name of one, to know whose certificates are good"
                 self._mistakes.error(mode, text)
+        if "scram" in given and "auth" in given and not parts(given["auth"]):
+            text = f"{quoted('scram')} without a table: the system does not keep what it needs"
+            self._mistakes.error(given["scram"], text)
 
     def _option(self, says: str, option: Tree) -> dict[str, Any]:
         """Fields and their values, but for tables."""

@@ -156,6 +156,7 @@ class Listen:
     protocols: str | None = None
     auth: Auth | None = None
     credentials: str | None = None  # table; None: users of the system
+    scram: bool = False  # all in the table is good for SCRAM; not said: only if that can be seen
     hostnames: str | None = None  # table: our address -> our name there
     mask_src: bool = False
     no_dsn: bool = False

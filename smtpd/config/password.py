@@ -4,6 +4,9 @@
     bob    SCRAM-SHA-256$15000:...     a verifier: SCRAM as well
     eve    sesame                      neither; it lets nobody in
 
+A client that is offered SCRAM tries nothing else, so it must be good for all who can log in.  What a database or a
+program holds is not seen here.
+
 Nothing of a value is ever part of a warning.
 """
 
@@ -31,22 +34,21 @@ class Passwords:
         self._report = report
         self._scram: dict[str, bool] = {}
 
-    def may_hold_scram(self, name: str) -> bool:
-        """A database or a program may.  What is wrong with the table becomes a warning: it stops logins only."""
+    def are_verifiers(self, name: str) -> bool:
+        """All that let somebody in.  What is wrong with the table becomes a warning: it stops logins only."""
         if name not in self._scram:
             table = next(table for table in self._parsed.config.tables if table.name == name)
-            self._scram[name] = self._look(table) if table.backend in KNOWN else True
+            self._scram[name] = table.backend in KNOWN and self._look(table)
             self._warn_of_readers(table)
         return self._scram[name]
 
     def _look(self, table: Table) -> bool:
-        found = False
+        found: set[type[credential.Credential]] = set()
         try:
-            for entry in self._entries(table):
-                found |= self._is_verifier(entry)
+            found |= {kind for entry in self._entries(table) if (kind := self._maybe_kind(entry))}
         except Unreadable as unreadable:
             self._report.warn(unreadable.place or self._parsed.names.table_places[table.name], str(unreadable))
-        return found
+        return found == {scram.Verifier}
 
     def _entries(self, table: Table) -> Iterator[Entry]:
         """Raises Unreadable."""
@@ -61,15 +63,15 @@ class Passwords:
         for account in accounts.values():
             yield Entry(Place(path, account.line, 1), account.name, account.password)
 
-    def _is_verifier(self, entry: Entry) -> bool:
+    def _maybe_kind(self, entry: Entry) -> type[credential.Credential] | None:
         try:
-            return isinstance(credential.parse_credential(entry.value), scram.Verifier)
+            return type(credential.parse_credential(entry.value))
         except credential.Malformed as malformed:
             reason = f"{printable(str(malformed))}; smtpctl encrypt makes one that is"
             self._report.warn(entry.place, f"user {quoted(entry.key)} has no password that could fit: {reason}")
         except credential.Locked:
             pass
-        return False
+        return None
 
     def _warn_of_readers(self, table: Table) -> None:
         path = self._path(table)

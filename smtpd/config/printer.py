@@ -128,6 +128,8 @@ def print_auth(listen: Listen, tables: dict[str, Table]) -> Iterator[str]:
         yield listen.auth
     if listen.credentials is not None:
         yield print_operand(listen.credentials, tables)
+    if listen.scram:
+        yield "scram"
     if listen.senders is not None:
         yield f"senders {print_operand(listen.senders, tables)}"
     if listen.masquerade:

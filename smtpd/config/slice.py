@@ -69,7 +69,7 @@ class ListenerSlice:
     family: int | None = None  # of the addresses of `interface`: 4, 6, or both
     tls: TlsSlice | None = None
     auth: Auth | None = None
-    scram: bool = False  # the credentials may hold what SCRAM needs
+    scram: bool = False  # the credentials are what SCRAM needs
     welcome: bool = False  # `hostnames` or `xclient`: lookup has to be asked about the client
     senders: bool = False
     masquerade: bool = False

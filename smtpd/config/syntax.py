@@ -24,7 +24,7 @@ WORDS = {name: word for word, name in TERMINALS.items()}
 # Newer than the language: reserved only where a sentence begins, or where a listener can have nothing but an option, so
 # that files which use them as names stay valid.
 OPENING = {"alias-commands", "dispatchers", "sandbox"}
-OF_LISTENERS = {"proxy", "proxy-v1", "xclient"}
+OF_LISTENERS = {"proxy", "proxy-v1", "scram", "xclient"}
 # Reserved, though no sentence has them.
 UNUSED = {"data-line", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
 

@@ -169,6 +169,7 @@ def listeners(draw, pki: list[str], ca: list[str], tables: list[Table]):
     if more.get("auth"):
         more["received_auth"] = draw(FLAG)
         more["credentials"] = draw(st.none() | mappings(tables, PAIRS))
+        more["scram"] = more["credentials"] is not None and draw(FLAG)
         more["senders"] = draw(st.none() | mappings(tables, PAIRS))
         more["masquerade"] = more["senders"] is not None and draw(FLAG)
     more["hostnames"] = draw(st.none() | mappings(tables, HOST_NAMES))

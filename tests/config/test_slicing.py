@@ -224,22 +224,25 @@ HASH = "$6$salt$" + "a" * 86
     "table, scram",
     [
         (f'{{ amy = "{HASH}" }}', False),
-        (f'{{ amy = "{HASH}", bob = "{VERIFIER}" }}', True),
+        (f'{{ amy = "{HASH}", bob = "{VERIFIER}" }}', False),
+        (f'{{ amy = "!{HASH}", bob = "{VERIFIER}", eve = "sesame" }}', True),
+        ('{ amy = "!" }', False),
         ("file:/hashes", False),
         ("file:/verifiers", True),
         ("file:/missing", False),
         ("passwd:/accounts", False),
-        ("db:/hashes", True),
-        ("sqlite:/sql", True),
-        ("x", True),
+        ("db:/hashes", False),
+        ("sqlite:/sql", False),
+        ("x", False),
     ],
 )
-def test_scram_is_offered_where_a_table_may_have_what_it_needs(table, scram, tmp_path):
+def test_scram_is_offered_where_it_is_good_for_all_or_is_said_to_be(table, scram, tmp_path):
     (tmp_path / "table-x").touch(0o755)
     files = {"_hashes": f"amy {HASH}\n", "_verifiers": f"bob bob:{VERIFIER}\n", "_accounts": f"amy:{HASH}\n"}
     files["_sql"] = "dbpath /x\nquery_credentials SELECT 1, 2\n"
     text = f"{PKI}table t {table}\nlisten on 127.0.0.1 tls pki mx1 auth <t>"
     assert slices(text, libexec=(str(tmp_path),), **files).dispatcher.listeners[0].scram is scram
+    assert slices(f"{text} scram", libexec=(str(tmp_path),), **files).dispatcher.listeners[0].scram is True
 
 
 def test_a_listener_has_the_name_of_the_server_unless_it_has_its_own():
