@@ -65,7 +65,8 @@ class Authority:
     def __init__(self, name, kind="p256", by=None):
         self.key = KINDS[kind]()
         self.certificate = certify(self.key, name, by=by, authority=True)
-        self.above = (self.certificate, *by.above) if by and by.above else (self.certificate,) if by else ()
+        self.by = by
+        self.above = (self.certificate, *by.above) if by else ()  # shown with what it issues: not who signs itself
 
     def below(self, name, kind="p256"):
         return Authority(name, kind, by=self)
