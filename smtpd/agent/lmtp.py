@@ -172,8 +172,9 @@ class Courier:
 
     def _answers(self, group: list[tuple[Deliver, int]]) -> list[Answer]:
         try:
-            fresh, looped = _without_loops(group)
-            return [*looped, *(self._transact(fresh) if fresh else [])]
+            header = mail.header_of(*group[0])
+            fresh, looped = _without_loops(header, group)
+            return [*looped, *(self._transact(header, fresh) if fresh else [])]
         except Unreachable as unreachable:
             return mail.deferred(group, str(unreachable))
         except OSError as error:
@@ -181,13 +182,14 @@ class Courier:
         except Exception as error:  # a defect of ours costs these mails a delay, not the other ones
             return mail.deferred(group, mail.defect(error))
 
-    def _transact(self, group: list[tuple[Deliver, int]]) -> list[Answer]:
+    def _transact(self, header: bytes, group: list[tuple[Deliver, int]]) -> list[Answer]:
         if self._trade.trouble:
             raise Unreachable(self._trade.trouble)
         errand, descriptor = group[0]
         lines = _lines([errand for errand, _ in group])
         recipients = tuple(self._trade.recipient(errand) for errand, _ in group)
-        told = Mail(errand.sender, recipients, len(lines) + errand.size, errand.binary, errand.utf8)
+        utf8 = errand.utf8 and not _is_plain(lines + header)
+        told = Mail(errand.sender, recipients, len(lines) + errand.size, errand.binary, utf8)
         verdicts = self._deliver(told, lambda: mail.content_of(errand, descriptor, lines))
         return [Result(group[verdict.recipient][0].envelope, verdict.outcome, verdict.text) for verdict in verdicts]
 
@@ -221,11 +223,16 @@ def _transactions(batch: list[Taken]) -> list[list[tuple[Deliver, int]]]:
     return list(groups.values())
 
 
-def _without_loops(group: list[tuple[Deliver, int]]) -> tuple[list[tuple[Deliver, int]], list[Answer]]:
-    header = mail.header_of(*group[0])
+def _without_loops(header: bytes, group: list[tuple[Deliver, int]]) -> tuple[list[tuple[Deliver, int]], list[Answer]]:
     looping = [trace.was_delivered_to(header, errand.destination) for errand, _ in group]
     fresh = [taken for taken, loops in zip(group, looping, strict=True) if not loops]
     return fresh, [mail.loop(errand) for (errand, _), loops in zip(group, looping, strict=True) if loops]
+
+
+def _is_plain(header: bytes) -> bool:
+    """Whether a mail that said SMTPUTF8, as some clients do of each one, may go where nobody knows that: RFC 6531 3.2
+    asks it of a message with UTF-8 in its header.  Addresses are the session's matter."""
+    return header.isascii() and len(header) < trace.HEADER_MAX  # of a longer one the end is not known
 
 
 def _lines(errands: list[Deliver]) -> bytes:

@@ -75,7 +75,7 @@ class Mail:
     recipients: tuple[str, ...]
     size: int
     binary: bool = False  # the server has to know RFC 3030
-    utf8: bool = False  # and RFC 6531
+    utf8: bool = False  # and RFC 6531, as there is UTF-8 in the header
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +267,7 @@ class Session:
         if mail.binary and not {"BINARYMIME", "CHUNKING"} <= self._extensions:
             return "5.6.1 the server takes no binary content"
         if mail.utf8 and "SMTPUTF8" not in self._extensions:
-            return "5.6.7 the server takes no mail with UTF-8 in its addresses or header"
+            return "5.6.7 the server takes no mail with UTF-8 in its header"
         return self._fault(mail.sender) if mail.sender else ""
 
     def _fault(self, address: str) -> str:

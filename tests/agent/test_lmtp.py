@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from mail_local import lmtp
+from mail_local import lmtp, trace
 from smtpd.agent.hand import EX_PROTOCOL
 from smtpd.agent.lmtp import MAILS_MAX, Courier, Lmtp, Pool
 from smtpd.envelope import Outcome
@@ -134,7 +134,10 @@ def test_binary_content_arrives_byte_by_byte(start, serve):
     assert server.senders == ["<amy@there.test> BODY=BINARYMIME"]
 
 
-@pytest.mark.parametrize("more, code", [({"binary": True}, "5.6.1"), ({"utf8": True}, "5.6.7")])
+GREETING = "Subject: grüß dich\n\nHello\n".encode()
+
+
+@pytest.mark.parametrize("more, code", [({"binary": True}, "5.6.1"), ({"utf8": True, "content": GREETING}, "5.6.7")])
 def test_what_a_server_does_not_take_fails_and_the_next_mail_goes(start, serve, more, code):
     server = serve()
     agent = start("lmtp", server.target)
@@ -147,14 +150,36 @@ def test_what_a_server_does_not_take_fails_and_the_next_mail_goes(start, serve, 
 def test_smtputf8_is_said_of_a_mail_that_needs_it_and_of_no_other(start, serve):
     server = serve(extensions=MODERN)
     agent = start("lmtp", server.target)
-    agent.deliver(to("bob", utf8=True))
+    agent.deliver(to("bob", utf8=True, content=GREETING))
     agent.deliver(to("bob", 2, message=78))
     agent.deliver(to("bob", 3, message=79, sender="änne@there.test"))
+    agent.deliver(to("bob", 4, message=80, utf8=True))
     assert server.senders == [
         "<amy@there.test> BODY=8BITMIME SMTPUTF8",
         "<amy@there.test> BODY=8BITMIME",
         "<änne@there.test> BODY=8BITMIME SMTPUTF8",
+        "<amy@there.test> BODY=8BITMIME",
     ]
+
+
+def test_a_mail_that_said_smtputf8_without_need_goes_to_any_server(start, serve):
+    server = serve()
+    agent = start("lmtp", server.target)
+    mail = MAIL + "Grüß dich\n".encode()
+    assert agent.deliver(to("bob", utf8=True, content=mail)).outcome is Outcome.DELIVERED
+    assert server.mails == [(1, "amy@there.test", ["bob"], wired(TRACE + mail))]
+
+
+def test_an_endless_header_may_have_utf8_where_nobody_looks(start, serve):
+    agent = start("lmtp", serve().target)
+    long = b"Received: x\n" * (trace.HEADER_MAX // 12 + 1)
+    assert agent.deliver(to("bob", utf8=True, content=long)).text.startswith("5.6.7")
+
+
+def test_an_address_beyond_ascii_in_the_added_lines_is_utf8_in_the_header(start, serve):
+    agent = start("lmtp", serve().target)
+    result = agent.deliver(dataclasses.replace(to("bob", utf8=True), recipient="böb@here.test"))
+    assert result.text.startswith("5.6.7")
 
 
 def test_a_server_that_goes_between_chunks_gets_the_mail_again(serve):

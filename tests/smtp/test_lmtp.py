@@ -505,7 +505,7 @@ def test_a_mail_with_utf8_is_not_given_to_a_server_that_does_not_take_it():
         HELLO
         + """
 utf8: amy bob
-V: 0 failed 5.6.7 the server takes no mail with UTF-8 in its addresses or header
+V: 0 failed 5.6.7 the server takes no mail with UTF-8 in its header
 """
     )
 
