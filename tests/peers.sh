@@ -1,7 +1,7 @@
 #!/bin/sh
 # Other people's mail programs that the live tests and the bench talk to, fetched from Debian.
 #
-#   swaks, gdb, dovecot, mutt, s-nail   installed; services are not started
+#   swaks, gdb, dovecot, mutt, s-nail   installed; services are not started; what swaks needs for TLS and some of AUTH
 #   testssl.sh, sslscan, haproxy        likewise
 #   msmtp, gsasl, curl                  likewise
 #   postfix, opensmtpd                  unpacked below .cache/peers (they cannot be installed beside each other), with the
@@ -34,7 +34,14 @@ forbid_services() {
 }
 
 install_package() { # package program-that-proves-it
-    command -v "$2" >/dev/null && return 0
+    command -v "$2" >/dev/null || install_debian "$1"
+}
+
+install_module() { # package module-of-Perl-that-proves-it
+    perl -M"$2" -e 1 2>/dev/null || install_debian "$1"
+}
+
+install_debian() { # package
     [ "$(id -u)" = 0 ] || { echo "peers: $1 is missing, and only root can install it"; return 0; }
     forbid_services
     for attempt in as-known refreshed; do
@@ -71,6 +78,9 @@ unpack() { # package file-that-proves-it
 # apt-get download as root becomes a user that must be able to write there; without that it warns and goes on
 mkdir -p "$peers"
 install_package swaks swaks
+install_module libnet-ssleay-perl Net::SSLeay
+install_module libauthen-sasl-perl Authen::SASL
+install_module libauthen-ntlm-perl Authen::NTLM
 install_package gdb gdb
 install_package dovecot-lmtpd /usr/lib/dovecot/lmtp
 install_package mutt mutt
