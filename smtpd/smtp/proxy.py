@@ -125,15 +125,14 @@ def _read_v2(header: bytes) -> Header:
 
 
 def _header(source: IPAddress, source_port: int, destination: IPAddress, destination_port: int) -> Header:
+    source = plain(source)  # first: ::ffff:224.0.0.1 does not say of itself that it is a multicast address
     if source.is_unspecified or source.is_multicast:
         raise Malformed("nobody has that address")
     if max(source_port, destination_port) > 65535:
         raise Malformed("no such port")
-    return Header(_numeric(source), source_port, _numeric(destination), destination_port)
+    return Header(str(source), source_port, str(plain(destination)), destination_port)
 
 
-def _numeric(address: IPAddress) -> str:
+def plain(address: IPAddress) -> IPAddress:
     """An IPv4 address is one, also where a socket for both families has made an IPv6 address of it."""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(address)
+    return isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped or address

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from smtpd.smtp import sasl, xtext
 from smtpd.smtp.address import AddressError, domain
+from smtpd.smtp.proxy import plain
 from smtpd.smtp.reply import Refuse
 
 UNKNOWN = "<unknown>"
@@ -83,7 +84,7 @@ def _address(text: str) -> str:
     if text[:5].upper() == "IPV6:":
         if "%" in text:
             raise AddressError("a scope means nothing here")
-        return str(ipaddress.IPv6Address(text[5:]))
+        return str(plain(ipaddress.IPv6Address(text[5:])))
     return str(ipaddress.IPv4Address(text))
 
 

@@ -110,6 +110,8 @@ def test_version_2(data, header, behind):
         b"PROXY TCP4 192.2.1 192.0.2.25 4711 25\r\n",
         b"PROXY TCP4 0.0.0.0 192.0.2.25 4711 25\r\n",
         b"PROXY TCP4 224.0.0.1 192.0.2.25 4711 25\r\n",
+        b"PROXY TCP6 ::ffff:224.0.0.1 2001:db8::19 4711 25\r\n",  # nor as an IPv6 address
+        b"PROXY TCP6 ::ffff:0.0.0.0 2001:db8::19 4711 25\r\n",
         b"PROXY TCP4 2001:db8::1 2001:db8::19 4711 25\r\n",
         b"PROXY TCP6 192.0.2.1 192.0.2.25 4711 25\r\n",
         b"PROXY TCP6 fe80::1%em0 2001:db8::19 4711 25\r\n",

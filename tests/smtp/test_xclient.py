@@ -18,6 +18,7 @@ from smtpd.smtp.xclient import ATTRIBUTES, Overrides, overrides
         ("NAME=[TEMPUNAVAIL]", Overrides(name="<unknown>")),
         ("NAME=a.test ADDR=192.0.2.1 PORT=4711", Overrides(name="a.test", address="192.0.2.1", port=4711)),
         ("ADDR=IPV6:2001:DB8:0::1 NAME=a.test", Overrides(name="a.test", address="2001:db8::1", port=0)),
+        ("ADDR=IPV6:::ffff:192.0.2.1 NAME=a.test", Overrides(name="a.test", address="192.0.2.1", port=0)),
         ("addr=ipv6:::1 name=a.test", Overrides(name="a.test", address="::1", port=0)),
         ("PROTO=smtp  HELO=there.test", Overrides(protocol="SMTP", helo="there.test")),
         ("PROTO=ESMTP HELO=[192.0.2.1]", Overrides(protocol="ESMTP", helo="[192.0.2.1]")),
