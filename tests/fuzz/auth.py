@@ -1,0 +1,85 @@
+"""AUTH: each mechanism's exchange, with a client who says anything.
+
+    byte 0      mechanism; how its messages are written; what those who know answer
+    the rest    messages, with 0xff in between; the first one may come with AUTH itself
+
+Messages are put into base64 here, or fuzzing would hardly ever reach a mechanism; with one bit set they are the lines
+themselves.
+"""
+
+import base64
+from unittest.mock import patch
+
+from smtpd.smtp.auth import begin
+from smtpd.smtp.question import (
+    Answer,
+    BeginScram,
+    CheckPassword,
+    FinishScram,
+    PasswordChecked,
+    ScramBegun,
+    ScramFinished,
+    Verdict,
+)
+from smtpd.smtp.reply import Refuse
+from smtpd.smtp.sasl import Done, Failed, Prompt
+from smtpd.tls.facts import Facts
+from tests.fuzz import law
+
+MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS")
+FACTS = (Facts("TLSv1.3", "X", 256, exporter=b"exporter", end_point=b"end"), Facts("TLSv1.3", "X", 256))
+NONCE = "nonce"
+VERDICTS = (Verdict.YES, Verdict.YES, Verdict.NO, Verdict.LATER)
+MAX_STEPS = 8
+
+
+def fuzz(data: bytes) -> None:
+    choice, messages = data[0] if data else 0, data[1:].split(b"\xff")
+    as_lines = choice & 0x40
+    lines = [
+        message.decode("ascii", "replace") if as_lines else base64.b64encode(message).decode() for message in messages
+    ]
+    with patch("secrets.token_urlsafe", lambda size: NONCE):
+        exchange = begin(MECHANISMS[choice & 3], FACTS[choice >> 2 & 1])
+    verdict = VERDICTS[choice >> 3 & 3]
+    secret = bytes(messages[-1])
+    granted: set[str] = set()
+    given = iter(lines)
+    try:
+        step = exchange.start(next(given) if choice & 0x20 else None)
+        for _ in range(MAX_STEPS):
+            match step:
+                case Prompt(text=text):
+                    base64.b64decode(text, validate=True)
+                    step = exchange.receive(next(given))
+                case Done(user=user):
+                    assert user in granted
+                    return
+                case Failed(verdict=failed):
+                    assert failed is not Verdict.YES
+                    return
+                case _:
+                    law.check_question(step)
+                    if not isinstance(step, BeginScram) and verdict is Verdict.YES:
+                        granted.add(step.user)
+                    assert len(secret) < 8 or secret.decode("latin-1") not in repr(step).replace(step.user, "")
+                    step = exchange.answer(_answer(step, verdict))
+        raise AssertionError("endless")
+    except Refuse as refused:
+        law.check_refusal(refused)
+        assert len(secret) < 8 or secret not in refused.reply.data
+    except StopIteration:
+        pass  # the client has nothing more to say
+
+
+def _answer(question: object, verdict: Verdict) -> Answer:
+    match question:
+        case CheckPassword(password=password):
+            assert password and not {"\0", "\r", "\n"} & set(password)
+            return PasswordChecked(verdict)
+        case BeginScram():
+            return ScramBegun(Verdict.LATER if verdict is Verdict.LATER else Verdict.YES, b"salt", 4096)
+        case FinishScram(message=message):
+            assert message.count(b"nonce") >= 2
+            return ScramFinished(verdict, b"signature")
+    raise TypeError(question)

@@ -1,0 +1,91 @@
+"""The content of a message, behind DATA and in chunks, against a reader that sees all of it at once.
+
+byte 0      DATA, chunks of text, chunks of a binary message; how small a limit; the size of pieces
+the rest    what a client sends
+"""
+
+from smtpd.smtp.chunk import ChunkReader
+from smtpd.smtp.data import DataReader
+from smtpd.smtp.reply import Refuse
+from smtpd.smtp.transfer import chunked, stuffed
+from tests.fuzz import law
+
+END = b"\r\n.\r\n"
+LIMIT = 100  # bytes
+
+
+def fuzz(data: bytes) -> None:
+    choice, data = data[0] if data else 0, data[1:]
+    step = 1 + (choice >> 4)
+    if choice & 3 == 0:
+        _check_data(data, LIMIT if choice & 4 else 2**30, step)
+    else:
+        _check_chunks(data, choice & 3 > 1, step)
+
+
+def _check_data(data: bytes, limit: int, step: int) -> None:
+    seen = b"\r\n" + data
+    end = seen.find(END)
+    content = _text(seen[: end + 2]) if end >= 0 else None
+    whole = _read_data(data, limit, len(data) or 1)
+    assert _read_data(data, limit, step) == whole
+    if whole is None:
+        assert content is None
+        return
+    given, rest, ended, too_big = whole
+    assert ended == (end >= 0)
+    if not ended:
+        return
+    assert content is not None and rest == seen[end + len(END) :]
+    content = _unstuffed(content)[1:]
+    assert too_big == (len(content) + content.count(b"\n") > limit)
+    if not too_big:
+        assert given == content
+        sent = b"".join(stuffed([content]))
+        assert _read_data(sent + b"rest", limit, len(sent) + 4) == (content, b"rest", True, False)
+
+
+def _read_data(data: bytes, limit: int, step: int) -> tuple[bytes, bytes, bool, bool] | None:
+    """Content, rest, whether it ended, whether it was too big; None: the session ends."""
+    reader, given = DataReader(limit), []
+    try:
+        for at in range(0, len(data), step):
+            given.append(reader.feed(data[at : at + step]))
+            if reader.ended:
+                content = b"" if reader.fault else b"".join(given)
+                return content, reader.rest + data[at + step :], True, bool(reader.fault)
+    except Refuse as refused:
+        law.check_refusal(refused)
+        assert refused.close
+        return None
+    return b"", b"", False, bool(reader.fault)
+
+
+def _check_chunks(data: bytes, binary: bool, step: int) -> None:
+    whole = _read_chunks(data, binary, len(data) or 1)
+    assert _read_chunks(data, binary, step) == whole
+    behind = (b"\r\n" + data).find(b"\r\n\r\n") + 2 if binary else -1
+    header, body = (data[:behind], data[behind:]) if behind > 1 else (data, b"")
+    expected = _text(header)
+    if expected is not None and not body and not expected.endswith(b"\n") and expected:
+        expected += b"\n"
+    assert whole == (None if expected is None else expected + body)
+    if whole is not None and binary:
+        sent = b"".join(command.partition(b"\r\n")[2] for command, _ in chunked([whole]))
+        assert _read_chunks(sent, True, len(sent) or 1) == whole
+
+
+def _read_chunks(data: bytes, binary: bool, step: int) -> bytes | None:
+    reader = ChunkReader(binary=binary)
+    content = b"".join([*(reader.feed(data[at : at + step]) for at in range(0, len(data), step)), reader.end()])
+    return None if reader.fault else content
+
+
+def _text(seen: bytes) -> bytes | None:
+    """With LF line ends, if it is text."""
+    bare = seen.replace(b"\r\n", b"")
+    return None if {b"\r", b"\n", b"\0"} & {bare[n : n + 1] for n in range(len(bare))} else seen.replace(b"\r\n", b"\n")
+
+
+def _unstuffed(content: bytes) -> bytes:
+    return b"\n".join(line[1:] if line.startswith(b".") else line for line in content.split(b"\n"))

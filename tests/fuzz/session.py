@@ -1,0 +1,223 @@
+"""A whole session: what a client sends and when, with those it asks played by a model.
+
+    byte 0      what the listener has, bit by bit
+    byte 1      limits, and what the others answer
+    byte 2      how the same bytes are cut the second time
+    the rest    what the client sends, and in between
+                0xff      it reads what it was answered before it goes on
+                0xfe X    something happens (EVENTS)
+                0xfd X    the same, with a question open if there is one
+
+Played twice, in whole groups and in pieces, with the same outcome.
+"""
+
+import re
+from dataclasses import dataclass
+from unittest.mock import patch
+
+from smtpd.config.model import Auth, Tls
+from smtpd.smtp.action import Action, Ask, Content, Forget, Log, Say
+from smtpd.smtp.data import END
+from smtpd.smtp.question import (
+    AcceptRecipient,
+    Answer,
+    CheckPassword,
+    ContentStored,
+    Encrypt,
+    FinishScram,
+    PasswordChecked,
+    Question,
+    ScramFinished,
+    StoreContent,
+    Verdict,
+)
+from smtpd.smtp.server import Client
+from smtpd.smtp.state import State
+from smtpd.smtp.transfer import stuffed
+from tests.fuzz import law
+from tests.smtp.player import CLIENT, LISTENER, Conversation
+
+EVENTS = ("tick 1", "tick 301", "abort", "shutdown", "expel", "tick 100", "abort", "tick 8000")
+LOCAL = Client("local", 0, "localhost", local=True)
+PROOF = b"proof"
+NONCE = "nonce"
+MAX_TALK = 64  # events and groups
+
+_BREAK = re.compile(rb"(\xff|[\xfe\xfd].?)", re.DOTALL)
+_DOT = re.compile(rb"(?=\r\n\.\r\n)")
+_LAST = re.compile(rb"(?=BDAT[ \t]+[0-9]+[ \t]+LAST[ \t]*\r\n)", re.IGNORECASE)
+_TOO_EARLY = "503 5.5.1 Nothing may follow "
+
+
+def fuzz(data: bytes) -> None:
+    if len(data) < 4:
+        return
+    bits, limits, cut = data[:3]
+    turns = _turns(data[3:])
+    with patch("secrets.token_urlsafe", lambda size: NONCE):
+        whole = _play(bits, limits, turns, 0, eager=False)
+        if not any(_TOO_EARLY in line for line in whole.logged):  # what is behind a command depends on the pieces
+            pieces = _play(bits, limits, turns, 1 + (cut & 0x1F), eager=bool(cut & 0x80))
+            assert pieces.outcome() == whole.outcome()
+
+
+@dataclass
+class Turn:
+    data: bytes
+    event: str
+    while_asking: bool
+
+
+def _turns(data: bytes) -> list[Turn]:
+    parts = _BREAK.split(data)[: 2 * MAX_TALK]
+    turns = []
+    for text, mark in zip(parts[::2], [*parts[1::2], b""], strict=False):
+        event = EVENTS[mark[1] % len(EVENTS)] if len(mark) > 1 else ""
+        turns.append(Turn(text, event, bool(event) and mark[:1] == b"\xfd"))
+    return turns
+
+
+def _play(bits: int, limits: int, turns: list[Turn], step: int, *, eager: bool) -> "Watched":
+    talk = Watched(_options(bits, limits), LOCAL if limits & 64 else CLIENT, LISTENER, early=bool(limits & 128))
+    for turn in turns:
+        size = step or len(turn.data) or 1
+        for at in range(0, len(turn.data), size):
+            if talk.closed or talk.gone:
+                break
+            talk.feed(turn.data[at : at + size])
+            if not (eager or turn.while_asking):
+                talk.answer_all()
+        if not turn.while_asking:
+            talk.answer_all()
+        if turn.event and not (talk.closed or talk.gone):
+            talk.gone = turn.event == "abort"
+            talk.do(turn.event)
+        talk.answer_all()
+    talk.end()
+    talk.check_end(b"".join(turn.data for turn in turns))
+    return talk
+
+
+def _options(bits: int, limits: int) -> dict[str, str]:
+    options = {}
+    if tls := (None, *Tls)[bits & 3]:
+        options["tls"] = tls.value
+    if auth := (None, Auth.OFFERED, Auth.REQUIRED, Auth.OFFERED)[bits >> 2 & 3]:
+        options["auth"] = auth.value
+    for bit, words in ((16, ("scram",)), (32, ("senders", "masquerade")), (64, ("xclient",))):
+        if bits & bit:
+            options |= dict.fromkeys(words, "")
+    if bits & 128:
+        options |= {"port": "587", "no_dsn": "", "received_auth": "", "mask_src": ""}
+    if limits & 1:
+        options |= {"max_rcpt": "2", "max_mails": "2", "size": "120"}
+    if limits & 2:
+        options |= {"tarpit_after": "1", "max_errors": "4"}
+    if limits & 4:
+        options["begin"] = "450/4.7.1"
+    if limits & 8:
+        options["store"] = "421/4.3.0" if limits & 16 else "451/4.3.0"
+    if limits & 32:
+        options["tarpit"] = "0"
+    return options
+
+
+class Watched(Conversation):
+    """What must hold is asked at every step."""
+
+    def __init__(self, options: dict[str, str], client: Client, listener, early: bool):
+        self.may_xclient = "xclient" in options
+        self.granted: set[str] = set()
+        self.binary: set[int] = set()
+        self.line = b""  # that has no end yet, as the client means it
+        self.gone = False  # the client
+        super().__init__(options, client, listener, early)
+
+    def outcome(self) -> tuple:
+        talk = self.said, self.logged, self.closed, self.stored, self.forgotten, self.asked, self.blamed
+        return (*talk, self.session.state, self.session.user)
+
+    def feed(self, data: bytes) -> None:
+        if isinstance(self.open, Encrypt):
+            assert not self.session.receive(data, self.now)
+            assert self.session.lines.is_empty()
+            return
+        secret, logged = self._maybe_secret(data), len(self.logged)
+        super().feed(data)
+        if secret:
+            assert not any(secret in line for line in self.logged[logged:])
+
+    def _maybe_secret(self, data: bytes) -> str:
+        """The answer to a 334 that is the end of a line now."""
+        self.line += data
+        line, end, rest = self.line.rpartition(b"\r\n")
+        self.line = rest
+        secret = self.session.state is State.AUTH and end and b"\n" not in line and len(line) > 8
+        return line.decode("latin-1") if secret else ""
+
+    def answer(self, answer: Answer | None = None) -> None:
+        question = self.open
+        match question:
+            case FinishScram(user=user, proof=proof):
+                answer = ScramFinished(Verdict.YES, b"x") if proof == PROOF else ScramFinished(Verdict.NO)
+                self._grant(user, answer.verdict)
+            case CheckPassword(user=user, password="secret"):
+                answer = PasswordChecked(Verdict.YES)
+                self._grant(user, answer.verdict)
+            case StoreContent() if "store" not in self.refusals:
+                self._check_content(self.content[question.message], question.message in self.binary)
+                answer = ContentStored()
+        super().answer(answer)
+        if isinstance(question, Encrypt) and not self.session.closed:
+            assert self.session.state is State.FRESH and not self.session.helo and self.session.lines.is_empty()
+
+    def _grant(self, user: str, verdict: Verdict) -> None:
+        if verdict is Verdict.YES:
+            assert self.session.facts
+            self.granted.add(user)
+
+    def obey(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Say(data):
+                    law.check_replies(data)
+                    assert not self.gone
+                case Log():
+                    law.check_log(str(action))
+                case Content(data):
+                    assert data
+                case Ask(question):
+                    self._check_question(question)
+        closed, self.closed = self.closed, ""  # what was being asked then is settled behind it
+        assert not closed or all(isinstance(action, Forget | Log) for action in actions), actions
+        super().obey(actions)
+        self.closed = self.closed or closed
+
+    def _check_question(self, question: Question) -> None:
+        law.check_question(question)
+        if isinstance(question, AcceptRecipient):
+            origin, listener = question.origin, self.session.listener
+            if question.terms.body == 2:
+                self.binary.add(question.message)
+            assert not origin.user or self.may_xclient or origin.user in self.granted and origin.tls
+            assert origin.tls or not (listener.tls and listener.tls.mode is not Tls.OFFERED)
+            assert origin.user or listener.auth is not Auth.REQUIRED or origin.address == "local"
+            trusted = origin.user or origin.address == "local"
+            assert trusted or question.terms.priority <= 0 and not question.terms.release
+            assert trusted or question.terms.submitter in ("", "<>")
+
+    def _check_content(self, content: bytes, binary: bool) -> None:
+        """One message, here and wherever it is sent."""
+        header, _, body = (b"\n" + law.get_untraced(content)).partition(b"\n\n")
+        assert b"\r" not in header and b"\0" not in header
+        if not binary:
+            assert b"\r" not in body and b"\0" not in body and content.endswith(b"\n")
+            sent = b"".join(stuffed([content]))
+            assert len(_DOT.findall(sent)) == 1 and sent.endswith(END)
+            assert b"\n.\n" not in sent and b"\r.\r" not in sent
+
+    def check_end(self, sent: bytes) -> None:
+        assert len(self.stored) <= len(_DOT.findall(sent)) + len(_LAST.findall(sent))
+        taken = self.said.count(b" Message accepted for delivery\r\n")
+        assert taken <= len(self.stored) <= taken + 1
+        assert not self.session.asking

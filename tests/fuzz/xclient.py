@@ -1,0 +1,57 @@
+"""XCLIENT: what is taken fits what the session says of a client, and can be said again.
+
+data    UTF-8, the argument
+"""
+
+import ipaddress
+
+from smtpd.envelope import Notify, Origin, Terms
+from smtpd.smtp.address import domain
+from smtpd.smtp.question import AcceptRecipient
+from smtpd.smtp.reply import Refuse
+from smtpd.smtp.xclient import UNKNOWN, Overrides, overrides
+from tests.fuzz import law
+
+
+def fuzz(data: bytes) -> None:
+    try:
+        argument = data.decode()
+    except UnicodeDecodeError:
+        return
+    try:
+        said = overrides(argument)
+    except Refuse as refused:
+        law.check_refusal(refused)
+        return
+    _check(said)
+    assert overrides(_printed(said)) == said
+
+
+def _check(said: Overrides) -> None:
+    assert said.protocol in (None, "SMTP", "ESMTP")
+    for port in (said.port, said.destination_port):
+        assert port is None or 0 <= port <= 65535
+    for address in (said.address, said.destination):
+        assert not address or str(ipaddress.ip_address(address)) == address
+    assert said.address != ""
+    assert said.name in (None, UNKNOWN) or domain(said.name) == said.name
+    origin = Origin("", said.address or "", said.name or "", said.helo or "", "", "", True, user=said.login or "")
+    law.check_question(AcceptRecipient(1, origin, "bob@here.test", Terms(), Notify(0), ""))
+
+
+def _printed(said: Overrides) -> str:
+    values = [
+        ("NAME", "[UNAVAILABLE]" if said.name == UNKNOWN else said.name),
+        ("ADDR", said.address and ("IPV6:" if ":" in said.address else "") + said.address),
+        ("PORT", said.port),
+        ("PROTO", said.protocol),
+        ("HELO", said.helo),
+        ("LOGIN", said.login),
+        ("DESTADDR", said.destination and ("IPV6:" if ":" in said.destination else "") + said.destination),
+        ("DESTPORT", said.destination_port),
+    ]
+    return " ".join(f"{name}={_xtext(str(value))}" for name, value in values if value is not None)
+
+
+def _xtext(value: str) -> str:
+    return "".join(f"+{byte:02X}" for byte in (value or "[UNAVAILABLE]").encode())
