@@ -177,7 +177,7 @@ def _trace(session: "Session", transaction: Transaction) -> bytes:
         product=session.settings.product,
         protocol=transaction.protocol,
         message=message_text(transaction.message),
-        recipient=transaction.last_recipient if transaction.recipients == 1 else "",
+        recipient=transaction.recipients[0][0] if len(transaction.recipients) == 1 else "",
         epoch=transaction.time,
         tls=f"{facts}:{'YES' if facts.verified else 'NO'}" if facts else "",
         user=origin.user,

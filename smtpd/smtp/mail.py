@@ -63,7 +63,7 @@ def rcpt(session: "Session", argument: str) -> None:
     """RFC 5321 4.1.1.3"""
     transaction = session.get_transaction()
     asked = command.rcpt(argument, session.offer, utf8=transaction.terms.utf8)
-    if transaction.recipients >= session.settings.limits.max_rcpt:
+    if len(transaction.recipients) >= session.settings.limits.max_rcpt:
         raise Refuse(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
     recipient = _complete(session, asked.recipient)
     question = AcceptRecipient(

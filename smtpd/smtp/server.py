@@ -11,8 +11,8 @@ At many of these somebody else decides: the session is WAITING, keeps what it wa
 the answer comes.  The driver must not read from the socket while `session.waiting`; what it has read already it may
 feed.
 
-A session holds no more than it is fed at once, and one command line.  "now" is the seconds of any clock that only goes
-forward; `tick(now)` is where time is noticed.
+A session holds no more than it is fed at once, one command line, and the recipients of one message.  "now" is the
+seconds of any clock that only goes forward; `tick(now)` is where time is noticed.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from smtpd.config.model import Limits
 from smtpd.config.slice import ListenerSlice
-from smtpd.envelope import message_text
+from smtpd.envelope import envelope_text, message_text
 from smtpd.smtp import command, content, login
 from smtpd.smtp.action import Action, Ask, Blame, Close, Content, Failure, Forget, Log, Say
 from smtpd.smtp.auth import Exchange
@@ -462,6 +462,9 @@ class Session:
             "message",
             msgid=message_text(transaction.message),
             size=transaction.size,
-            nrcpt=transaction.recipients,
+            nrcpt=len(transaction.recipients),
             proto=transaction.protocol,
         )
+        source = f"<{transaction.origin.sender}>"
+        for recipient, envelope in transaction.recipients:
+            self.log("envelope", evpid=envelope_text(envelope), **{"from": source, "to": f"<{recipient}>"})

@@ -6,7 +6,7 @@ can be left over for the next.
     DataReader, ChunkReader  -->  Editor (header/editor.py)  -->  content to be stored, the trace line first
 """
 
-from smtpd.envelope import Origin, Terms
+from smtpd.envelope import Origin, Terms, first_envelope
 from smtpd.header.editor import Editor
 from smtpd.header.received import protocol_word
 from smtpd.smtp.chunk import ChunkReader
@@ -15,14 +15,14 @@ from smtpd.smtp.reply import Reply
 
 
 class Transaction:
-    """`size`: bytes of content given out.  `forgotten`: it cannot be taken, and is only read to its end."""
+    """`size`: bytes of content given out.  `forgotten`: it cannot be taken, and is only read to its end.
+    `recipients`: those that were accepted, and the first envelope of each."""
 
     __slots__ = (
         "_editor",
         "_trace",
         "envelopes",
         "forgotten",
-        "last_recipient",
         "message",
         "origin",
         "protocol",
@@ -40,9 +40,8 @@ class Transaction:
         self.origin = origin
         self.terms = terms
         self.protocol = protocol_word(esmtp=origin.esmtp, utf8=terms.utf8, tls=origin.tls, auth=bool(origin.user))
-        self.recipients = 0
+        self.recipients: list[tuple[str, int]] = []
         self.envelopes = 0
-        self.last_recipient = ""  # that was accepted
         self.size = 0
         self.announced = 0  # bytes that BDAT has announced
         self.forgotten = False
@@ -59,9 +58,9 @@ class Transaction:
         return Reply(*fault.value) if fault else None
 
     def add_recipient(self, recipient: str, envelopes: int) -> None:
-        self.recipients += 1
+        """Queue counts envelopes from 1, in the order in which they come to be."""
+        self.recipients.append((recipient, first_envelope(self.message) + self.envelopes + 1))
         self.envelopes += envelopes
-        self.last_recipient = recipient
 
     def begin_content(self, reader: DataReader | ChunkReader, trace: bytes) -> None:
         self.reader = reader
