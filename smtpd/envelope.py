@@ -31,8 +31,10 @@ Word = Annotated[str, msgspec.Meta(max_length=256, pattern=_PRINTABLE)]  # a nam
 Path = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # an address, a path
 Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # of a reply or an error
 Line = Annotated[str, msgspec.Meta(max_length=4096, pattern=_ONE_LINE)]  # a command of the configuration
+SECRET = {"secret": True}  # an imsg is printed without such a field (ipc/declaration.py)
 # A password: any text but NUL and line ends, which some table or library would take for its end.
-Secret = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"\A[^\x00\r\n]*\Z")]
+Secret = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"\A[^\x00\r\n]*\Z", extra=SECRET)]
+SecretBytes = Annotated[bytes, msgspec.Meta(extra=SECRET)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A(?:[0-9a-f]{64})?\Z")]  # SHA-256 in hex, or nothing
 
 

@@ -24,6 +24,7 @@ from smtpd.envelope import (
     Schedule,
     Seconds,
     Secret,
+    SecretBytes,
     Terms,
     Text,
     Word,
@@ -49,7 +50,7 @@ class Configure:
     """The first imsg.  `slice` is the role's own part of the configuration, encoded by whoever parsed it."""
 
     number: int  # which of several dispatchers
-    slice: bytes
+    slice: SecretBytes  # tables of credentials may stand in it
     empty: str  # the two directories that processes chroot into
     spool: str
     sandbox_required: bool
@@ -296,8 +297,8 @@ class FinishScram:
     listener: int
     address: Word
     user: Word
-    message: bytes  # AuthMessage
-    proof: bytes  # ClientProof
+    message: SecretBytes  # AuthMessage: passwords can be tried with it
+    proof: SecretBytes  # ClientProof
 
 
 @imsg("lookup -> dispatcher", answers=FinishScram)

@@ -12,6 +12,8 @@ becomes a frozen msgspec.Struct, encoded as a msgpack array, with an entry in a 
     answers     the request it answers
     descriptor  one comes with each frame of it, or none may
     limit       bytes of payload at the most
+
+A secret field (SECRET in envelope.py) is not shown when an imsg is printed, by whatever mistake that would be.
 """
 
 import hashlib
@@ -21,6 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+
+from smtpd.envelope import SECRET
 
 DEFAULT_LIMIT = 16 * 1024
 
@@ -82,13 +86,30 @@ def _struct(cls: type) -> type:
     return msgspec.defstruct(
         cls.__name__,
         fields,
-        namespace={"__doc__": cls.__doc__, "__qualname__": cls.__qualname__},
+        namespace={"__doc__": cls.__doc__, "__qualname__": cls.__qualname__} | _representation(fields),
         module=cls.__module__,
         frozen=True,
         array_like=True,
         forbid_unknown_fields=True,
         gc=False,
     )
+
+
+def _representation(fields: list[tuple[str, Any] | tuple[str, Any, Any]]) -> dict[str, Any]:
+    """Its own repr for a class with a secret, as that of a Struct shows everything."""
+    shown = {field[0]: not _is_secret(field[1]) for field in fields}
+    if all(shown.values()):
+        return {}
+
+    def __repr__(self: Any) -> str:
+        values = (f"{name}={getattr(self, name)!r}" if open else f"{name}=..." for name, open in shown.items())
+        return f"{type(self).__name__}({', '.join(values)})"
+
+    return {"__repr__": __repr__}
+
+
+def _is_secret(kind: Any) -> bool:
+    return any(meta.extra == SECRET for meta in getattr(kind, "__metadata__", ()))
 
 
 def _routes(arrows: str) -> frozenset[Route]:

@@ -1,7 +1,13 @@
 """Arrows, the table they make, and its version."""
 
+from typing import Annotated
+
+import msgspec
 import pytest
 
+from smtpd.envelope import SECRET
+from smtpd.imsg import TABLE
+from smtpd.ipc.channel import Violation
 from smtpd.ipc.declaration import Table
 
 
@@ -44,3 +50,28 @@ def test_an_imsg_is_frozen_and_keeps_its_defaults():
     assert Ask(1).text == "none"
     with pytest.raises(AttributeError):
         Ask(1).request = 2
+
+
+def test_what_is_secret_is_not_printed():
+    table = Table()
+
+    @table.declare("a -> b")
+    class Try:
+        user: str
+        password: Annotated[str, msgspec.Meta(max_length=9, extra=SECRET)]
+
+    assert repr(Try("amy", "sesame")) == "Try(user='amy', password=...)"
+    assert "sesame" not in f"{Try('amy', 'sesame')} {Violation(Try('amy', 'sesame'))!r}"
+
+
+SECRET_FIELDS = [(d.cls, field) for d in TABLE.declarations for field in ("password", "proof") if hasattr(d.cls, field)]
+
+
+@pytest.mark.parametrize("cls, field", SECRET_FIELDS, ids=lambda one: getattr(one, "__name__", one))
+def test_no_password_and_no_proof_is_printed_with_its_imsg(cls, field):
+    assert f"{field}=..." in repr(cls(*range(len(cls.__struct_fields__))))
+
+
+def test_the_imsgs_that_carry_a_password_or_a_proof_are_known():
+    names = {cls.__name__ for cls, _ in SECRET_FIELDS}
+    assert names == {"CheckCredentials", "CheckPassword", "TryPassword", "FinishScram"}
