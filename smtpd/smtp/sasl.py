@@ -69,9 +69,9 @@ def malformed() -> Refuse:
 
 
 def user_name(message: bytes) -> str:
-    """Raises Refuse."""
+    """Raises Refuse.  Too long is too long before SASLprep, which may make eighteen letters of one, and takes its time."""
     try:
-        name = prepare(message.decode())
+        name = prepare(message.decode()) if len(message) <= MAX_USER else ""
     except ValueError:
         raise malformed() from None
     if not 0 < len(name.encode()) <= MAX_USER:

@@ -412,3 +412,10 @@ def test_garbage_is_refused_or_fails(mechanism, initial, lines):
     except Refuse as refused:
         assert refused.reply.code == 501
     assert not isinstance(step, Done)
+
+
+def test_a_name_is_measured_before_saslprep_works_at_it():
+    """Of 9 KB it makes 160: a tenth of a second for a line that costs its client nothing."""
+    assert sasl.user_name("a\u00admy".encode()) == "amy"
+    with pytest.raises(Refuse):
+        sasl.user_name(("a" + "\u00ad" * sasl.MAX_USER).encode())
