@@ -69,7 +69,7 @@ def malformed() -> Refuse:
 
 
 def user_name(message: bytes) -> str:
-    """Raises Refuse.  Too long is too long before SASLprep, which may make eighteen letters of one, and takes its time."""
+    """Raises Refuse; too long before SASLprep too, which may make eighteen letters of one and takes its time."""
     try:
         name = prepare(message.decode()) if len(message) <= MAX_USER else ""
     except ValueError:
