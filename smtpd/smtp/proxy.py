@@ -37,6 +37,9 @@ _V2 = struct.Struct("!12sBBH")
 
 LOCAL, PROXY = 0x20, 0x21
 TCP4, TCP6, UNIX = 0x11, 0x21, 0x31
+SIGNATURES = {Proxy.V1: (SIGNATURE_V1,), Proxy.V2: (SIGNATURE_V2,), Proxy.ANY: (SIGNATURE_V1, SIGNATURE_V2)}
+VERSIONS = {Proxy.V1: " of version 1", Proxy.V2: " of version 2", Proxy.ANY: ""}
+
 ADDRESSES = {TCP4: struct.Struct("!4s4sHH"), TCP6: struct.Struct("!16s16sHH"), UNIX: struct.Struct("!108s108s")}
 
 
@@ -66,7 +69,7 @@ class ProxyReader:
     def feed(self, data: bytes) -> bool:
         """Whether the header is complete.  Raises Malformed as soon as it cannot become one."""
         held = self._held = self._held + data
-        one = self._version is Proxy.V1 or self._version is Proxy.ANY and held.startswith(SIGNATURE_V1[:1])
+        one = self._signature(held) is SIGNATURE_V1
         length = _maybe_length_v1(held) if one else _maybe_length_v2(held)
         if length is None or len(held) < length:
             return False
@@ -74,10 +77,14 @@ class ProxyReader:
         self.rest, self._held = held[length:], b""
         return True
 
+    def _signature(self, held: bytes) -> bytes:
+        for signature in SIGNATURES[self._version]:
+            if signature.startswith(held[: len(signature)]):
+                return signature
+        raise Malformed("no PROXY header" + VERSIONS[self._version])
+
 
 def _maybe_length_v1(held: bytes) -> int | None:
-    if not SIGNATURE_V1.startswith(held[: len(SIGNATURE_V1)]):
-        raise Malformed("no PROXY header")
     end = held.find(b"\n", 0, MAX_V1)
     if end < 0 and len(held) >= MAX_V1:
         raise Malformed("header too long")
@@ -99,8 +106,6 @@ def _read_v1(header: bytes) -> Header:
 
 
 def _maybe_length_v2(held: bytes) -> int | None:
-    if not SIGNATURE_V2.startswith(held[: len(SIGNATURE_V2)]):
-        raise Malformed("no PROXY header")
     if len(held) < _V2.size:
         return None
     _, command, family, length = _V2.unpack_from(held)

@@ -59,7 +59,7 @@ def test_version_1(data, header, behind):
     for version in (Proxy.V1, Proxy.ANY):
         assert read(version, data + behind) == (header, behind)
         assert read(version, *bytewise(data + behind)) == (header, behind)
-    assert outcome(Proxy.V2, data) == "no PROXY header"
+    assert outcome(Proxy.V2, data) == "no PROXY header of version 2"
 
 
 @pytest.mark.parametrize("behind", [b"", b"EHLO there.test\r\n", SIGNATURE_V2])
@@ -81,7 +81,7 @@ def test_version_2(data, header, behind):
     for version in (Proxy.V2, Proxy.ANY):
         assert read(version, data + behind) == (header, behind)
         assert read(version, *bytewise(data + behind)) == (header, behind)
-    assert outcome(Proxy.V1, data) == "no PROXY header"
+    assert outcome(Proxy.V1, data) == "no PROXY header of version 1"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_what_is_none_is_refused(data):
 
 def test_a_client_that_speaks_past_the_proxy_is_refused_at_its_first_byte():
     for version in Proxy:
-        assert outcome(version, b"E") == "no PROXY header"
+        assert outcome(version, b"E").startswith("no PROXY header")
 
 
 def test_an_endless_header_is_not_held():
