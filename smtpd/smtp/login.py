@@ -36,7 +36,8 @@ def auth(session: "Session", argument: str) -> None:
     if session.user:
         raise Refuse(503, "5.5.1", "Already authenticated")
     if not mechanisms:
-        raise Refuse(503, "5.5.1", "AUTH is not offered here")
+        wanted = session.listener.auth is not None  # and so there is TLS
+        raise Refuse(503, "5.5.1", "AUTH comes after STARTTLS" if wanted else "AUTH is not offered here")
     if not argument:
         raise Refuse(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]")
     mechanism, _, initial = argument.partition(" ")
