@@ -19,6 +19,9 @@ from smtpd.config.parser import Parsed
 from smtpd.tls.certificate import Authorities, Certificate
 from smtpd.tls.library import Unusable
 
+# What OpenSSL says of a key that is another's, and of one of another kind.
+MISFITS = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+
 LARGEST = 16 * 1024 * 1024  # bytes
 
 
@@ -81,7 +84,7 @@ class KeyFiles:
             text = f"the key in {quoted(pki.key)} is encrypted, expected one that can be read without a passphrase"
             self._report.add(self._place(pki.name, pki.key), text)
         except ssl.SSLError as error:
-            mismatch = error.reason == "KEY_VALUES_MISMATCH"
+            mismatch = error.reason in MISFITS
             text = f"not the key of the certificate in {quoted(pki.cert)}" if mismatch else "no private key in PEM"
             self._report.add(self._place(pki.name, pki.key), f"{quoted(pki.key)} has {text}")
 

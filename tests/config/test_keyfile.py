@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from smtpd.config.error import Report
 from smtpd.config.keyfile import KeyFiles, covers
@@ -79,8 +79,9 @@ def test_a_file_that_is_not_there(looked_at, file, column):
     assert (len(errors), warnings) == (1, [])
 
 
-def test_the_key_of_another_certificate(looked_at):
-    errors, _ = looked_at(mx_key=pem_of(OTHER))
+@pytest.mark.parametrize("key", [OTHER, rsa.generate_private_key(65537, 2048)])
+def test_the_key_of_another_certificate(looked_at, key):
+    errors, _ = looked_at(mx_key=pem_of(key))
     assert errors == ['f:2:19: "mx.key" has not the key of the certificate in "mx.crt"']
 
 
