@@ -110,7 +110,7 @@ class Passwords:
         if imsg.verdict == "later":
             log.warn(f"password of {check.user}: {imsg.reason}")
         else:
-            log.debug(f"password of {check.user}: {imsg.verdict}, {imsg.reason}")
+            log.debug(f"password of {check.user}: {', '.join(filter(None, (imsg.verdict, imsg.reason)))}")
         self._count(check.user, imsg.verdict)
         self._answer(check, imsg.verdict)
 
