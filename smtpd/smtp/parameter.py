@@ -264,7 +264,6 @@ def _decode_utf8(address: str, *, utf8: bool) -> str:
         raise _malformed("ORCPT is not ASCII, and MAIL said no SMTPUTF8")
     try:
         decoded = _EMBEDDED.sub(lambda number: chr(int(number[1], 16)), address)
-        decoded.encode()  # no half of a pair
     except ValueError:
         decoded = ""
     if not decoded.isprintable() or not decoded:

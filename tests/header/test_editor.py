@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.header.editor import MAX_BLOCK, MAX_LINE, MAX_MENDED, MAX_NAME, MAX_RECEIVED, MAX_VALUE, Editor, Fault
+from smtpd.header.editor import MAX_BLOCK, MAX_LINE, MAX_MENDED, MAX_VALUE, Editor, Fault
 
 SUBMITTED = {"date": 1795243823, "message_id": "1a2b3c4d@here.test"}
 DATE = b"Date: Sat, 21 Nov 2026 06:50:23 +0000 (UTC)\n"
@@ -47,8 +47,8 @@ def mended(content: bytes, **options) -> bytes:
         b"A : b\n\n",
         b"From amy Sat Nov 21 06:50:23 2026\nA: b\n\n",
         b"A: b\n\nBcc: eve\nTo: bob\n" + b"Received: x\n" * 200,
-        b"Received: x\n" * MAX_RECEIVED + b"\n",
-        b"x" * MAX_NAME + b": y\n\n",
+        b"Received: x\n" * 99 + b"\n",
+        b"x" * 1023 + b": y\n\n",
         b"X-Not-Received: x\n" * 200 + b"\n",
         b"A: " + b"x" * 65000 + b"\n\n",
         b"A: \xff\xfe\n\n",
@@ -73,11 +73,11 @@ def test_what_needs_no_mending_stays_as_it_is(content):
         (b"A: b\nno colon\n\nbody\n", Fault.MALFORMED),
         (b": no name\n\n", Fault.MALFORMED),
         (b"A: b\rc\n\n", Fault.MALFORMED),
-        (b"x" * (MAX_NAME + 1) + b": y\n\n", Fault.MALFORMED),
+        (b"x" * 1024 + b": y\n\n", Fault.MALFORMED),
         (b"A:" + b"x" * (MAX_VALUE + 1) + b"\n", Fault.MALFORMED),
         (b"A:" + b"x" * (MAX_LINE + 1), Fault.MALFORMED),
-        (b"Received: x\n" * (MAX_RECEIVED + 1) + b"\n", Fault.LOOP),
-        (b"rEcEiVeD: x\n y\n" * (MAX_RECEIVED + 1) + b"\n", Fault.LOOP),
+        (b"Received: x\n" * 100 + b"\n", Fault.LOOP),
+        (b"rEcEiVeD: x\n y\n" * 100 + b"\n", Fault.LOOP),
         (b"Received: x\n" * 200 + b"no colon\n\n", Fault.MALFORMED),
         ((b"A: " + b"x" * 1000 + b"\n") * (MAX_BLOCK // 1000), Fault.TOO_LARGE),
     ],
@@ -88,7 +88,7 @@ def test_a_bad_one(content, fault):
 
 
 @pytest.mark.parametrize("name", [b"To", b"Cc", b"From"])
-@pytest.mark.parametrize("size, fault", [(MAX_VALUE, None), (MAX_VALUE + 1, Fault.MALFORMED)])
+@pytest.mark.parametrize("size, fault", [(65535, None), (65536, Fault.MALFORMED)])
 def test_an_address_list_is_measured_unfolded(name, size, fault):
     lines, rest = divmod(size, 1000)
     content = name + b":" + (b" " + b"x" * 999 + b"\n") * lines + b" " + b"x" * (rest - 1) + b"\nA: b\n\n"

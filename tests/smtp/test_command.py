@@ -9,6 +9,7 @@ from smtpd.envelope import Body, Notify, Terms
 from smtpd.smtp.address import Address
 from smtpd.smtp.command import Mail, Rcpt, command, helo, mail, rcpt
 from smtpd.smtp.extension import Offer
+from smtpd.smtp.parameter import MAIL, RCPT
 from smtpd.smtp.reply import Refuse
 
 NOON = 1795262400
@@ -28,6 +29,11 @@ OFFER = Offer(1000, Limits(), hold=3600, require_tls=True)
 )
 def test_a_verb_and_its_argument(line, parts):
     assert command(line) == parts
+
+
+def test_limits_are_announced_in_six_digits():  # RFC 9422 4.1, 4.2
+    offer = Offer(1000, Limits(max_mails=1_000_000, max_rcpt=999_999))
+    assert "LIMITS MAILMAX=999999 RCPTMAX=999999" in offer.keywords(NOON)
 
 
 @pytest.mark.parametrize("line", [b"NOOP \xff", b"\xc3\xa9", b"R\xc5\xbfET", b"VRFY \xed\xa0\x80"])
@@ -61,6 +67,7 @@ def test_mail():
         ("HOLDFOR=3600", Terms(release=NOON + 3600)),
         ("HOLDUNTIL=2026-11-21T12:30:00Z", Terms(release=NOON + 1800)),
         ("HOLDUNTIL=2026-11-21T13:30:00.5+01:00", Terms(release=NOON + 1800)),
+        ("BY=1;R", Terms(deliver_by=NOON + 1, by_mode="R")),
         ("BY=120;R", Terms(deliver_by=NOON + 120, by_mode="R")),
         ("BY=-120;nt", Terms(deliver_by=NOON - 120, by_mode="N", by_trace=True)),
         ("BY=120;R HOLDFOR=60", Terms(deliver_by=NOON + 120, by_mode="R", release=NOON + 60)),
@@ -89,13 +96,35 @@ def test_the_terms_of_a_message(parameters, expected):
         "HOLDFOR=60 HOLDUNTIL=2026-11-21T12:30:00Z",
         "BY=60;R HOLDFOR=60",
         "ENVID=" + "x" * 101,
-        "RET=\u017f",
+        "RET=HDR\u017f",  # whose capital is S
+        "BODY=7B\u0131T",
     ],
 )
 def test_terms_that_are_none(parameters):
     with pytest.raises(Refuse) as refused:
         terms(parameters)
     assert refused.value.reply.text.startswith("501 5.5.4 ")
+
+
+@pytest.mark.parametrize("keyword", [*MAIL, "SIZE"])
+def test_a_parameter_of_mail_without_the_value_that_it_needs(keyword):
+    if keyword in ("SMTPUTF8", "REQUIRETLS"):
+        assert terms(keyword) != Terms()
+        return
+    with pytest.raises(Refuse) as refused:
+        terms(keyword)
+    assert refused.value.reply.code == 501
+
+
+@pytest.mark.parametrize("keyword", RCPT)
+def test_a_parameter_of_rcpt_without_the_value_that_it_needs(keyword):
+    with pytest.raises(Refuse) as refused:
+        rcpt(f"TO:<bob@here.test> {keyword}", OFFER, utf8=False)
+    assert refused.value.reply.code == 501
+
+
+def test_a_size_that_is_not_said():
+    assert mail("FROM:<amy@there.test> BODY=7BIT", OFFER, NOON).size == 0
 
 
 def test_rcpt():
