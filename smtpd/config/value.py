@@ -33,6 +33,7 @@ TAG_LENGTH = 32
 
 LARGEST_LIMIT = 2**31 - 1
 PATIENCE = 300  # seconds; RFC 5321 4.5.3.2: no client waits longer for an answer
+LONGEST_HOLD = 999_999_999  # seconds; RFC 4865 4: nine digits
 RATES = (  # of dispatchers
     "connection_rate",
     "connection_rate_per_network",
@@ -44,6 +45,7 @@ RATES = (  # of dispatchers
 )
 LIMITS = dict.fromkeys((*RATES, "auth_failure_rate"), (0, LARGEST_LIMIT))  # 0: any number
 LIMITS |= {"greet_delay": (0, PATIENCE), "tarpit_after": (0, LARGEST_LIMIT), "tarpit": (0, PATIENCE)}
+LIMITS["max_hold"] = 0, LONGEST_HOLD
 
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 OWN_USERS = "_smtp"  # what the names of our own users begin with

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from smtpd.config.model import Limits
 
+MAX_LIMIT = 999_999  # RFC 9422 4: six digits
+
 
 class Offer(NamedTuple):
     max_message_size: int
@@ -27,7 +29,7 @@ class Offer(NamedTuple):
             "CHUNKING",  # RFC 3030
             "BINARYMIME",
             "SMTPUTF8",  # RFC 6531
-            f"LIMITS MAILMAX={self.limits.max_mails} RCPTMAX={self.limits.max_rcpt}",  # RFC 9422
+            f"LIMITS MAILMAX={_limit(self.limits.max_mails)} RCPTMAX={_limit(self.limits.max_rcpt)}",  # RFC 9422
             "DELIVERBY",  # RFC 2852
             "MT-PRIORITY",  # RFC 6710
             f"FUTURERELEASE {self.hold} {_date(date + self.hold)}" if self.hold else "",  # RFC 4865
@@ -38,6 +40,10 @@ class Offer(NamedTuple):
             "HELP",
         ]
         return [word for word in words if word]
+
+
+def _limit(number: int) -> int:
+    return min(number, MAX_LIMIT)
 
 
 def _date(date: int) -> str:
