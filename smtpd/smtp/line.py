@@ -25,13 +25,13 @@ class LineReader:
         rest = self.take_rest()
         self._bytes = rest + data if rest else data
 
-    def maybe_line(self, longest: int = MAX_LINE) -> bytes | None:
-        """The next line without its CRLF; None until it is there.  Raises Refuse."""
+    def maybe_line(self, longest: int = MAX_LINE, enhanced: str = "5.5.2") -> bytes | None:
+        """The next line without its CRLF; None until it is there.  Raises Refuse, with `enhanced` if it is longer."""
         start = self._at
         end = self._bytes.find(b"\n", start, start + longest + 2)
         if end < 0:
             if len(self._bytes) - start >= longest + 2:
-                raise Refuse(500, "5.5.2", "Line too long", close=True)
+                raise Refuse(500, enhanced, "Line too long", close=True)
             return None
         if end == start or self._bytes[end - 1] != 0x0D:  # RFC 5321 2.3.8
             raise Refuse(500, "5.5.2", "A line ends with <CR><LF>: bare <LF> received", close=True)

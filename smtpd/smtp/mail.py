@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from smtpd.smtp.server import Session
 
 SUBMISSION_PORTS = (587, 465)  # RFC 6409 3.1, RFC 8314 3.3
+LOOPBACK = ("127.0.0.1", "::1")
 
 OK = Reply(250, "2.0.0", "Ok")
 PRIORITY_CHANGED = Reply(250, "2.3.6", "Ok, but with priority 0")  # RFC 6710 4.1
@@ -133,10 +134,17 @@ def _editor(session: "Session", begun: MessageBegun, sender: str) -> Editor:
     """What is missing in a message is added where it enters the world, and nowhere else (RFC 6409 8)."""
     listener = session.listener
     masquerade = sender if listener.masquerade and session.user else ""
-    if session.user or session.client.local or listener.port in SUBMISSION_PORTS:
+    if session.user or _is_of_this_host(session) or listener.port in SUBMISSION_PORTS:
         message_id = f"{begun.message:08x}{begun.time:08x}@{session.name}"
         return Editor(domain=session.name, masquerade=masquerade, date=begun.time, message_id=message_id)
     return Editor(domain=session.name, masquerade=masquerade)
+
+
+def _is_of_this_host(session: "Session") -> bool:
+    """A program of this host, at a door that is for these only."""
+    client = session.client
+    at_home = session.listener.address in LOOPBACK and (client.address == "::1" or client.address.startswith("127."))
+    return client.local or at_home
 
 
 def _recipient_decided(session: "Session", transaction: Transaction, recipient: str, answer: Answer) -> None:

@@ -268,7 +268,7 @@ class Session:
         if self.state is State.CHUNK:
             return content.read_chunk(self)
         if self.state is State.AUTH:
-            line = self.lines.maybe_line(login.MAX_RESPONSE)
+            line = self.lines.maybe_line(login.MAX_RESPONSE, "5.5.6")  # RFC 4954 6
             if line is not None:
                 login.receive(self, line)
         else:

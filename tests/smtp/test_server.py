@@ -1,5 +1,7 @@
 """What a dialogue cannot say: what is asked, in which order, and what happens when an answer comes too late."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -256,6 +258,34 @@ def test_who_has_failed_is_in_no_trace_line():
     assert b" auth=no\n" in talk.stored[FIRST_ID] and b"amy\n" not in talk.stored[FIRST_ID]
 
 
+@pytest.mark.parametrize(
+    "ours, theirs, added",
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.1.2.3", True),
+        ("::1", "::1", True),
+        ("127.0.0.1", "192.0.2.1", False),  # a proxy said so
+        ("0.0.0.0", "127.0.0.1", False),
+        ("192.0.2.25", "192.0.2.1", False),
+    ],
+)
+def test_a_program_of_this_host_gets_what_its_message_lacks_where_it_is_among_its_own(ours, theirs, added):
+    talk = Conversation(client=Client(theirs, 40025), listener=replace(LISTENER, address=ours))
+    talk.feed(b"EHLO relay.test\r\n")
+    in_data(talk).feed(b"\r\nHello\r\n.\r\n")
+    talk.answer_all()
+    assert (b"\nDate: " in talk.stored[FIRST_ID], b"\nMessage-ID: <1a2b3c01" in talk.stored[FIRST_ID]) == (added, added)
+
+
+@pytest.mark.parametrize("port, added", [(25, False), (465, True), (587, True), (2525, False)])
+def test_a_submission_gets_what_it_lacks_by_its_port(port, added):
+    talk = Conversation({"port": str(port)})
+    talk.feed(b"EHLO relay.test\r\n")
+    in_data(talk).feed(b"\r\nHello\r\n.\r\n")
+    talk.answer_all()
+    assert (b"\nDate: " in talk.stored[FIRST_ID], b"\nMessage-ID: <1a2b3c01" in talk.stored[FIRST_ID]) == (added, added)
+
+
 def test_mask_src_hides_where_a_message_comes_from():
     talk = Conversation({"mask_src": ""})
     talk.feed(b"EHLO relay.test\r\n")
@@ -296,7 +326,7 @@ def test_a_response_may_be_longer_than_a_command():
     talk.feed(b"AUTH PLAIN\r\n" + b"A" * 12288 + b"\r\n")
     assert last_line(talk).startswith(b"501 5.5.2") and not talk.closed
     talk.feed(b"AUTH PLAIN\r\n" + b"A" * 12290)
-    assert last_line(talk) == b"500 5.5.2 Line too long"
+    assert last_line(talk) == b"500 5.5.6 Line too long"
     assert talk.closed == "bad-input"
 
 
