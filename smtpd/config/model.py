@@ -178,7 +178,7 @@ class Limits:
     max_sessions_per_address: int = 100  # divided likewise; not counted for loopback addresses
     max_seconds: int = 7200  # a session, from banner to end
     timeout: int = 300  # seconds of silence
-    max_hold: int = 7 * 86400  # seconds that a client may ask a message to be kept before it is sent
+    max_hold: int = 7 * 86400  # seconds that a client may ask a message to be kept before it is sent; 0: it may not ask
 
     # What may come in a minute, counted over all dispatchers; 0: any number.  Loopback addresses are not counted.  The
     # network of an address is its /24, or /64.
