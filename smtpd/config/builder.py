@@ -24,7 +24,12 @@ from smtpd.config.rule import Rules
 LIMITS = {field.replace("_", "-"): field for field in Limits.__dataclass_fields__}
 DELIVERY_LIMITS = {field.replace("_", "-"): field for field in DeliveryLimits.__dataclass_fields__}
 LATER_DELIVERY_LIMITS = {"task-hiwat", "task-lowat", "task-release"}
-SAID_ONCE = {"alias_commands": "alias-commands", "dispatchers": "dispatchers", "sandbox_required": "sandbox"}
+SAID_ONCE = {
+    "alias_commands": "alias-commands",
+    "dispatchers": "dispatchers",
+    "sandbox_required": "sandbox",
+    "socket": "listen on socket",
+}
 SANDBOX = {"required": True, "optional": False}
 
 
@@ -39,6 +44,7 @@ class Builder:
         self._sentences_of_actions: list[tuple[str, Tree]] = []
         self._sentences_of_rules: list[tuple[str, Tree]] = []
         self._sentences_of_listeners: list[tuple[str, Tree]] = []
+        self._doors = Listeners(self._mistakes, names, self._tables)
         self._certificates = Certificates(report, self._mistakes, names)
         self._wrappers: list[Wrapper] = []
         self._settings: dict[str, Any] = {}
@@ -75,17 +81,16 @@ class Builder:
                 number = self._mistakes.value(value.dispatchers, value_of(sentence), 1)
                 self._set_once("dispatchers", number, sentence)
             case "listen_socket":
-                self._mistakes.not_yet(sentence, "listen on socket")
+                self._set_once("socket", self._doors.build_socket(*parts(sentence)), sentence)
             case other:
                 self._mistakes.not_yet(sentence, word(other))
 
     def finish(self) -> Config:
         """Actions, listeners, rules, as they are printed: inline tables of all are numbered in one row."""
         actions = Actions(self._mistakes, self._names, self._tables)
-        doors = Listeners(self._mistakes, self._names, self._tables)
         rules = Rules(self._mistakes, self._names, self._tables)
         built = [actions.maybe_build(*parts(sentence)) for sentence in self._again(self._sentences_of_actions)]
-        listeners = [doors.build(*parts(sentence)) for sentence in self._again(self._sentences_of_listeners)]
+        listeners = [self._doors.build(*parts(sentence)) for sentence in self._again(self._sentences_of_listeners)]
         matches = [rules.build(*parts(sentence)) for sentence in self._again(self._sentences_of_rules)]
         tables = self._tables.all
         self._names.check({table.name: table for table in tables})

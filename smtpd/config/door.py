@@ -4,14 +4,16 @@ listen on lo smtps pki p auth <t>      listener 0  127.0.0.1 port 465      door 
                                        listener 1  ::1       port 465      door 1  credentials t
 """
 
+from dataclasses import replace
+
 from smtpd.config import protocol
 from smtpd.config.address import WILDCARDS, family, listen_addresses
 from smtpd.config.error import Report
 from smtpd.config.host import Host
-from smtpd.config.model import Config, Listen, Tls
+from smtpd.config.model import Config, Listen, ListenSocket, Tls
 from smtpd.config.parser import Parsed
 from smtpd.config.password import Passwords
-from smtpd.config.slice import DoorSlice, ListenerSlice, TlsSlice
+from smtpd.config.slice import SOCKET, DoorSlice, ListenerSlice, TlsSlice
 
 SMTP, SMTPS = 25, 465
 
@@ -56,6 +58,10 @@ def slice_listener(number: int, address: str, listen: Listen, host: Host, config
         proxy=listen.proxy,
         received_auth=listen.received_auth,
     )
+
+
+def slice_socket(socket: ListenSocket, host: Host) -> ListenerSlice:
+    return replace(SOCKET, hostname=host.server_name, tag=socket.tag, mask_src=socket.mask_src, no_dsn=socket.no_dsn)
 
 
 def slice_tls(listen: Listen, mode: Tls, config: Config) -> TlsSlice:

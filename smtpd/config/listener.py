@@ -7,7 +7,7 @@ from lark import Token, Tree
 from smtpd.config import protocol, value
 from smtpd.config.error import quoted
 from smtpd.config.mistake import Mistakes, parts, value_of, word
-from smtpd.config.model import Auth, Listen, Proxy, Tls
+from smtpd.config.model import Auth, Listen, ListenSocket, Proxy, Tls
 from smtpd.config.names import Names, Use, Wanted
 from smtpd.config.operand import Tables
 from smtpd.tables.table import Service
@@ -22,6 +22,8 @@ OPTIONS = dict.fromkeys(FAMILIES, "family")
 OPTIONS |= {member.value.replace("-", "_"): says for says, mode in MODES.items() for member in mode}
 OPTIONS |= {option: option for option in ("port", "hostname", "tag", "ca", "ciphers", "protocols", *FLAGS)}
 OPTIONS |= {option: option for option in ("senders", "hostnames", "xclient")}
+
+SOCKET_OPTIONS = {option: option for option in ("tag", "mask_src", "no_dsn")}
 
 # Option -> how a word of it is read.
 WORDS = {
@@ -68,6 +70,12 @@ class Listeners:
             fields |= self._option(says, option)
         fields |= self._operands(given)
         return Listen(self._mistakes.value(value.name, operand, ""), **fields)
+
+    def build_socket(self, *options: Tree) -> ListenSocket:
+        fields: dict[str, Any] = {}
+        for says, option in self._mistakes.available(options, SOCKET_OPTIONS, "listen on socket").items():
+            fields |= self._option(says, option)
+        return ListenSocket(**fields)
 
     def _pki(self, options: list[Tree]) -> tuple[str, ...]:
         names: list[str] = []

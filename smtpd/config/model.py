@@ -168,6 +168,15 @@ class Listen:
 
 
 @dataclass(frozen=True)
+class ListenSocket:
+    """`listen on socket`: programs of this host, by the socket that smtpctl uses too.  It need not be said."""
+
+    tag: str = ""
+    mask_src: bool = False
+    no_dsn: bool = False
+
+
+@dataclass(frozen=True)
 class Limits:
     """`smtp limit KEY N`; what the reference has, and what it lacks (5.1: no limit at all)."""
 
@@ -175,7 +184,7 @@ class Limits:
     max_rcpt: int = 1000  # a transaction
     max_errors: int = 20  # replies 5xx in a session, then 421
     max_sessions: int = 8000  # all together; divided by the number of dispatchers
-    max_sessions_per_address: int = 100  # divided likewise; not counted for loopback addresses
+    max_sessions_per_address: int = 100  # or local user; divided likewise; not counted for loopback addresses
     max_seconds: int = 7200  # a session, from banner to end
     timeout: int = 300  # seconds of silence
     max_hold: int = 7 * 86400  # seconds that a client may ask a message to be kept before it is sent; 0: it may not ask
@@ -222,3 +231,4 @@ class Config:
     ca: tuple[Ca, ...] = ()
     ciphers: str = ""  # `smtp ciphers`, in OpenSSL's words; empty: those that are good today
     dispatchers: int = 1
+    socket: ListenSocket = field(default_factory=ListenSocket)

@@ -7,7 +7,19 @@ but its meaning: macros, includes and comments are gone.
 import re
 from collections.abc import Iterable, Iterator
 
-from smtpd.config.model import Action, Condition, Config, DeliveryLimits, Limits, Listen, Match, Method, Pki, Table
+from smtpd.config.model import (
+    Action,
+    Condition,
+    Config,
+    DeliveryLimits,
+    Limits,
+    Listen,
+    ListenSocket,
+    Match,
+    Method,
+    Pki,
+    Table,
+)
 from smtpd.config.syntax import RESERVED
 from smtpd.config.target import MAILDIR
 from smtpd.config.value import BYTES, SECONDS
@@ -24,7 +36,7 @@ def print_config(config: Config) -> str:
         [print_table(table) for table in config.tables if not inline(table)],
         [f"mda wrapper {string(wrapper.name)} {string(wrapper.command)}" for wrapper in config.wrappers],
         [print_action(action, tables) for action in config.actions],
-        [print_listen(listen, tables) for listen in config.listeners],
+        [*print_socket(config.socket), *(print_listen(listen, tables) for listen in config.listeners)],
         [print_match(match, tables) for match in config.matches],
     ]
     return "\n".join(group for lines in groups if (group := "".join(f"{line}\n" for line in lines)))
@@ -93,6 +105,13 @@ def print_action(action: Action, tables: dict[str, Table]) -> str:
     if action.ttl is not None:
         words += ["ttl", interval(action.ttl)]
     return " ".join(words)
+
+
+def print_socket(socket: ListenSocket) -> Iterator[str]:
+    words = [f"tag {string(socket.tag)}"] if socket.tag else []
+    words += ["mask-src"] * socket.mask_src + ["no-dsn"] * socket.no_dsn
+    if words:
+        yield " ".join(["listen on socket", *words])
 
 
 def print_listen(listen: Listen, tables: dict[str, Table]) -> str:

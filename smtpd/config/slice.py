@@ -139,6 +139,9 @@ class ParentSlice:
     passwords: bool = False  # a listener authenticates users of the system
 
 
+SOCKET = ListenerSlice(-1, "", 0, "", "")  # `listen on socket`: no listener of the kernel's, so it has no number
+
+
 @dataclass(frozen=True)
 class DispatcherSlice:
     listeners: tuple[ListenerSlice, ...]
@@ -147,6 +150,7 @@ class DispatcherSlice:
     limits: Limits  # already divided by the number of dispatchers
     dhe: dict[str, str] = field(default_factory=dict)  # pki -> "auto" or "legacy"
     sub_addr_delim: str = "+"
+    socket: ListenerSlice = SOCKET
 
 
 @dataclass(frozen=True)

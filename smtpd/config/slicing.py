@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from smtpd.config import alias, doubt
-from smtpd.config.door import slice_listeners
+from smtpd.config.door import slice_listeners, slice_socket
 from smtpd.config.error import ConfigErrors, Report
 from smtpd.config.host import Host
 from smtpd.config.model import Action, Ca, Config, Limits, Method, Pki, Table
@@ -91,6 +91,7 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
             divide(config.limits, config.dispatchers),
             {each.name: each.dhe for each in pki if each.dhe != Pki.dhe},
             config.sub_addr_delim,
+            slice_socket(config.socket, host),
         ),
         lookup=LookupSlice(
             name,

@@ -16,6 +16,7 @@ from smtpd.config.model import (
     DeliveryLimits,
     Limits,
     Listen,
+    ListenSocket,
     Match,
     Method,
     Operand,
@@ -230,6 +231,7 @@ def configs(draw):
         ca=tuple(ca),
         ciphers=draw(st.sampled_from(["", "HIGH", "secure"])),
         dispatchers=draw(st.integers(1, 64)),
+        socket=draw(st.builds(ListenSocket, QUOTED.filter(lambda tag: len(tag) <= 32), FLAG, FLAG)),
     )
 
 

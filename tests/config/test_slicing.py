@@ -11,6 +11,7 @@ import pytest
 from smtpd.config.host import choose_server_name, interfaces, read_first_line, this_host
 from smtpd.config.model import Auth, DeliveryLimits, Limits, Method, Proxy, Tls
 from smtpd.config.slice import (
+    SOCKET,
     AgentSlice,
     CaSlice,
     CryptoSlice,
@@ -344,6 +345,13 @@ def test_what_is_counted_over_all_sessions_is_divided_by_the_dispatchers():
         failure_rate_per_network=1,
         auth_failure_rate=7,
     )
+
+
+def test_the_socket_is_listened_on_without_being_said():
+    assert slices("listen on lo").dispatcher.socket == replace(SOCKET, hostname="MX.example.org")
+    made = slices("listen on socket mask-src tag here no-dsn").dispatcher
+    assert made.socket == replace(SOCKET, hostname="MX.example.org", tag="here", mask_src=True, no_dsn=True)
+    assert made.listeners == ()
 
 
 def test_an_action_without_ttl_has_that_of_the_queue():
