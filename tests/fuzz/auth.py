@@ -30,6 +30,11 @@ MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS")
 FACTS = (Facts("TLSv1.3", "X", 256, exporter=b"exporter", end_point=b"end"), Facts("TLSv1.3", "X", 256))
 NONCE = "nonce"
 VERDICTS = (Verdict.YES, Verdict.YES, Verdict.NO, Verdict.LATER)
+REFUSALS = (
+    "501 5.5.2 Not base64",
+    "501 5.5.2 Malformed authentication message",
+    "501 5.5.2 Authentication cancelled",
+)
 MAX_STEPS = 8
 
 
@@ -42,7 +47,6 @@ def fuzz(data: bytes) -> None:
     with patch("secrets.token_urlsafe", lambda size: NONCE):
         exchange = begin(MECHANISMS[choice & 3], FACTS[choice >> 2 & 1])
     verdict = VERDICTS[choice >> 3 & 3]
-    secret = bytes(messages[-1])
     granted: set[str] = set()
     given = iter(lines)
     try:
@@ -62,12 +66,12 @@ def fuzz(data: bytes) -> None:
                     law.check_question(step)
                     if not isinstance(step, BeginScram) and verdict is Verdict.YES:
                         granted.add(step.user)
-                    assert len(secret) < 8 or secret.decode("latin-1") not in repr(step).replace(step.user, "")
+                    assert repr(step) == f"{type(step).__name__}(user={step.user!r})"  # no password, no proof
                     step = exchange.answer(_answer(step, verdict))
         raise AssertionError("endless")
     except Refuse as refused:
         law.check_refusal(refused)
-        assert len(secret) < 8 or secret not in refused.reply.data
+        assert refused.reply.text in REFUSALS  # nothing of what the client sent
     except StopIteration:
         pass  # the client has nothing more to say
 

@@ -32,12 +32,12 @@ from smtpd.smtp.question import (
     Verdict,
 )
 from smtpd.smtp.server import Client
-from smtpd.smtp.state import State
+from smtpd.smtp.state import COMMANDING, State
 from smtpd.smtp.transfer import stuffed
 from tests.fuzz import law
 from tests.smtp.player import CLIENT, LISTENER, Conversation
 
-EVENTS = ("tick 1", "tick 301", "abort", "shutdown", "expel", "tick 100", "abort", "tick 8000")
+EVENTS = ("tick 1", "tick 301", "abort", "shutdown", "expel", "tick 100", "fail", "tick 8000")
 LOCAL = Client("local", 0, "localhost", local=True)
 PROOF = b"proof"
 NONCE = "nonce"
@@ -129,9 +129,16 @@ class Watched(Conversation):
         self.may_xclient = "xclient" in options
         self.granted: set[str] = set()
         self.binary: set[int] = set()
+        self.shown: list[str] = []  # commands in the log
         self.line = b""  # that has no end yet, as the client means it
         self.gone = False  # the client
         super().__init__(options, client, listener, early)
+
+    def do(self, what: str) -> None:
+        if what == "fail":  # as after an exception of our own
+            self.obey(self.session.failed())
+        else:
+            super().do(what)
 
     def outcome(self) -> tuple:
         talk = self.said, self.logged, self.closed, self.stored, self.forgotten, self.asked, self.blamed
@@ -142,18 +149,19 @@ class Watched(Conversation):
             assert not self.session.receive(data, self.now)
             assert self.session.lines.is_empty()
             return
-        secret, logged = self._maybe_secret(data), len(self.logged)
+        secret, shown = self._maybe_secret(data), len(self.shown)
         super().feed(data)
-        if secret:
-            assert not any(secret in line for line in self.logged[logged:])
+        assert not secret or not any(secret in command for command in self.shown[shown:])
 
     def _maybe_secret(self, data: bytes) -> str:
-        """The answer to a 334 that is the end of a line now."""
-        self.line += data
-        line, end, rest = self.line.rpartition(b"\r\n")
-        self.line = rest
-        secret = self.session.state is State.AUTH and end and b"\n" not in line and len(line) > 8
-        return line.decode("latin-1") if secret else ""
+        """Of a line that has its end now, what nobody but the client may know."""
+        line, end, self.line = (self.line + data).rpartition(b"\r\n")
+        if not end or b"\n" in line or self.session.state not in (State.AUTH, *COMMANDING):
+            return ""
+        if self.session.state is not State.AUTH:
+            words = line.split(maxsplit=2)
+            line = words[2] if len(words) > 2 and words[0].upper() == b"AUTH" else b""
+        return line.decode("latin-1") if len(line) > 8 else ""
 
     def answer(self, answer: Answer | None = None) -> None:
         question = self.open
@@ -182,8 +190,9 @@ class Watched(Conversation):
                 case Say(data):
                     law.check_replies(data)
                     assert not self.gone
-                case Log():
+                case Log(fields=fields):
                     law.check_log(str(action))
+                    self.shown.append(str(fields.get("command", "")))
                 case Content(data):
                     assert data
                 case Ask(question):
