@@ -18,7 +18,7 @@ The recipient decides what lookup answers: nobody@ 550, later@ 451, gone@ 421, t
 password: "secret" is right, "later" cannot be checked; and of a user's senders eve@ is none, later@ cannot be checked.
 
 Each dialogue is played line by line, where the replies must stand behind their commands; and then as groups, byte by
-byte, and cut at each position, where all that comes out must be the same; and once more behind STARTTLS.
+byte, and cut at each position, where all that comes out must be the same; and once more behind STARTTLS, and over TLS.
 """
 
 from dataclasses import dataclass, field, replace
@@ -141,6 +141,9 @@ class Conversation:
     def feed(self, data: bytes) -> None:
         self.obey(self.session.receive(data, self.now))
 
+    def hear(self, data: bytes) -> None:
+        self.said += data
+
     def answer(self, answer: Answer | None = None) -> None:
         question, self.open = self.open, None
         assert question is not None
@@ -178,7 +181,7 @@ class Conversation:
             assert not self.closed, f"{action} after Close"
             match action:
                 case Say(data):
-                    self.said += data
+                    self.hear(data)
                 case Log():
                     self.logged.append(str(action))
                 case Content(data):
@@ -298,9 +301,9 @@ def play_by_line(dialogue: Dialogue, *, encrypted: bool = False) -> Conversation
     return talk
 
 
-def play_in_pieces(dialogue: Dialogue, cut, *, eager: bool = False) -> Conversation:
+def play_in_pieces(dialogue: Dialogue, cut, *, eager: bool = False, talk: Conversation | None = None) -> Conversation:
     """`cut`: a group of bytes -> its pieces.  `eager`: all of a group is fed before any question is answered."""
-    talk = Conversation(dialogue.options)
+    talk = talk or Conversation(dialogue.options)
     for turn in dialogue.groups():
         take_turn(talk, turn, cut(turn.data), eager=eager)
     talk.end()

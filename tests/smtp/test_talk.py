@@ -1,10 +1,15 @@
 """The dialogues of the *.talk files beside this one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from smtpd.config.model import Tls
+from smtpd.smtp.question import Answer, Encrypt
+from smtpd.tls.context import ServerContext
 from tests.smtp.player import Conversation, Dialogue, dialogues, play_by_line, play_in_pieces
+from tests.tls.world import Client, Signatory, chain, client_context, key, listener
 
 TALKS = [
     pytest.param(dialogue, id=f"{path.stem}: {dialogue.name}")
@@ -19,6 +24,39 @@ def whole(data: bytes) -> list[bytes]:
 
 def bytewise(data: bytes) -> list[bytes]:
     return [data[n : n + 1] for n in range(len(data))]
+
+
+class Encrypted(Conversation):
+    """Every byte passes a real TLS connection, each piece in a record of its own."""
+
+    def __init__(self, options: dict[str, str], server: ServerContext):
+        self.tls = Client(client_context(), server)
+        self.shaken = options["tls"] == Tls.AT_ONCE
+        if self.shaken:
+            self.tls.shake()
+        super().__init__(options)
+
+    def feed(self, data: bytes) -> None:
+        super().feed(self.tls.send(data) if self.shaken else data)
+
+    def hear(self, data: bytes) -> None:
+        if self.shaken:
+            self.tls.link.write(data)
+            data = self.tls.receive()
+        super().hear(data)
+
+    def answer(self, answer: Answer | None = None) -> None:
+        if isinstance(self.open, Encrypt):
+            self.tls.shake()
+            self.shaken = True
+        super().answer(answer)
+
+
+@pytest.fixture(scope="module")
+def server():
+    signatory = Signatory(key("p256"))
+    yield listener(signatory.signer, {"mx.here.test": chain("p256", "mx.here.test")})
+    signatory.close()
 
 
 def outcome(talk: Conversation):
@@ -59,3 +97,12 @@ def test_the_same_cut_at_each_position(dialogue: Dialogue):
     for position in range(1, max(len(group.data) for group in dialogue.groups())):
         cut = play_in_pieces(dialogue, lambda data, at=position: [data[:at], data[at:]])
         assert outcome(cut) == expected
+
+
+@pytest.mark.parametrize("dialogue", TALKS)
+def test_the_same_over_tls(dialogue: Dialogue, server: ServerContext):
+    """Where the listener has none, as if it were one with smtps."""
+    dialogue = replace(dialogue, options={"tls": "smtps"} | dialogue.options)
+    expected = outcome(play_in_pieces(dialogue, whole))
+    assert outcome(play_in_pieces(dialogue, whole, talk=Encrypted(dialogue.options, server))) == expected
+    assert outcome(play_in_pieces(dialogue, bytewise, talk=Encrypted(dialogue.options, server))) == expected
