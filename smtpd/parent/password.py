@@ -7,6 +7,9 @@
 Four at a time, one of a user.  After a failure that user's next one waits: 1 s, 2, 4 … 16, until a password was right
 or ten minutes have passed.  So whoever has taken lookup over guesses no faster than that.  Who has waited too long is
 answered "later"; no verdict is remembered.
+
+An address from which a password of the user was right has a line of its own, and waits for its own failures only: else
+anybody could keep a user out by guessing.  A user has so many of them at the most, and guessing gets as much faster.
 """
 
 import socket
@@ -30,7 +33,11 @@ WAITING_OF_USER = 4  # more of one user are answered "later"
 PATIENCE = 16.0  # seconds for one process; the nursery kills it a moment before
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 16.0  # seconds
 FORGIVEN = 600.0  # seconds after which a failure counts no more
-FAILURES_MAX = 4096  # users
+FAILURES_MAX = 4096  # sources
+KNOWN_OF_USER = 4  # addresses, the last ones
+KNOWN_MAX = 4096  # users
+
+Source = tuple[str, str]  # a user, and an address that is known; or empty: all others
 
 
 @dataclass(eq=False)
@@ -42,6 +49,7 @@ class Check:
     user: str
     password: str = field(repr=False)
     address: str
+    source: Source
     timer: Timer | None = None
     judged: bool = False  # the user may log in, or is nobody's name
     process: Channel | None = None  # None: in line
@@ -55,18 +63,20 @@ class Passwords:
         self._configuration = configuration
         self._service = SERVICES[CheckPassword]
         self._checks: list[Check] = []
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # user -> how many in a row, the last when
-        self._resting: set[str] = set()
+        self._failures: OrderedDict[Source, tuple[int, float]] = OrderedDict()  # how many in a row, the last when
+        self._resting: set[Source] = set()
+        self._known: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # user -> addresses, the last one first
 
     def check_password(self, channel: Channel, imsg: CheckPassword) -> None:
         admit(self._configuration, channel, imsg)
-        of_user = sum(check.user == imsg.user for check in self._checks)
+        source = imsg.user, imsg.address if imsg.address in self._known.get(imsg.user, ()) else ""
+        in_line = sum(check.source == source for check in self._checks)
         if not USER_NAME.fullmatch(imsg.user):
             channel.send(PasswordChecked(imsg.request, "no"))
-        elif of_user >= WAITING_OF_USER or len(self._checks) >= self._service.waiting:
+        elif in_line >= WAITING_OF_USER or len(self._checks) >= self._service.waiting:
             channel.send(PasswordChecked(imsg.request, "later"))
         else:
-            check = Check(channel, imsg.request, imsg.user, imsg.password, imsg.address)
+            check = Check(channel, imsg.request, imsg.user, imsg.password, imsg.address, source)
             self._wait(check, self._service.deadline, partial(self._answer, check, "later"))
             self._checks.append(check)
             self._users.find(imsg.user, partial(self._judged, check))
@@ -82,12 +92,12 @@ class Passwords:
             self._answer(check, "later" if verdict == "later" else "no")
 
     def _proceed(self) -> None:
-        trying = {check.user for check in self._checks if check.process is not None}
+        trying = [check.source for check in self._checks if check.process is not None]
         for check in list(self._checks):
             if len(trying) >= self._service.at_once:
                 return
-            if check.judged and check.user not in trying | self._resting:
-                trying.add(check.user)
+            if check.judged and check.source not in self._resting and check.source not in trying:
+                trying.append(check.source)
                 self._try(check)
 
     def _try(self, check: Check) -> None:
@@ -111,7 +121,7 @@ class Passwords:
             log.warn(f"password of {check.user}: {imsg.reason}")
         else:
             log.debug(f"password of {check.user}: {', '.join(filter(None, (imsg.verdict, imsg.reason)))}")
-        self._count(check.user, imsg.verdict)
+        self._count(check, imsg.verdict)
         self._answer(check, imsg.verdict)
 
     def _gone(self, check: Check, _channel: Channel | None = None, _error: Exception | None = None) -> None:
@@ -138,21 +148,28 @@ class Passwords:
 
     # -- who guesses waits -----------------------------------------------------------
 
-    def _count(self, user: str, verdict: str) -> None:
+    def _count(self, check: Check, verdict: str) -> None:
         if verdict == "yes":
-            self._failures.pop(user, None)
+            self._failures.pop(check.source, None)
+            self._know(check.user, check.address)
         if verdict != "no":
             return
-        now = time.monotonic()
-        count, last = self._failures.get(user, (0, now))
+        source, now = check.source, time.monotonic()
+        count, last = self._failures.get(source, (0, now))
         count = count + 1 if now - last < FORGIVEN else 1
-        self._failures[user] = (count, now)
-        self._failures.move_to_end(user)
+        self._failures[source] = (count, now)
+        self._failures.move_to_end(source)
         if len(self._failures) > FAILURES_MAX:
             self._failures.popitem(last=False)
-        self._resting.add(user)
-        self._loop.after(min(FIRST_PAUSE * 2 ** min(count - 1, 10), LONGEST_PAUSE), partial(self._rested, user))
+        self._resting.add(source)
+        self._loop.after(min(FIRST_PAUSE * 2 ** min(count - 1, 10), LONGEST_PAUSE), partial(self._rested, source))
 
-    def _rested(self, user: str) -> None:
-        self._resting.discard(user)
+    def _know(self, user: str, address: str) -> None:
+        others = (known for known in self._known.pop(user, ()) if known != address)
+        self._known[user] = (address, *others)[:KNOWN_OF_USER]
+        if len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
+
+    def _rested(self, source: Source) -> None:
+        self._resting.discard(source)
         self._proceed()

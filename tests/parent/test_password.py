@@ -15,7 +15,7 @@ from smtpd.imsg import (
     UserLookedUp,
 )
 from smtpd.ipc.channel import Channel, Closed, Violation
-from smtpd.parent.password import PATIENCE, WAITING_OF_USER
+from smtpd.parent.password import KNOWN_OF_USER, PATIENCE, WAITING_OF_USER
 from tests.parent.conftest import LOCAL
 
 
@@ -28,8 +28,8 @@ class Desk:
         self.verdicts = {}
         self.asked = []
 
-    def ask(self, request, user="alice", password="secret", judged="user"):
-        self.world.say("lookup", CheckPassword(request, user, password, "192.0.2.1"))
+    def ask(self, request, user="alice", password="secret", judged="user", address="192.0.2.1"):
+        self.world.say("lookup", CheckPassword(request, user, password, address))
         self.work(judged)
 
     def work(self, judged="user"):
@@ -126,6 +126,42 @@ def test_a_user_who_is_guessed_at_leaves_room_for_others(desk):
     assert desk.verdicts == {WAITING_OF_USER: "later"}
     desk.ask(100, "bob")
     assert desk.asked[-1].user == "bob"
+
+
+def test_whoever_guesses_does_not_keep_a_user_out_of_an_address_where_the_user_was_let_in(desk):
+    desk.ask(1)
+    desk.says("alice", "yes")
+    for request in range(2, 2 + 2 * WAITING_OF_USER):
+        desk.ask(request, address=f"198.51.100.{request}")
+    desk.says("alice", "no")
+    assert "alice" not in desk.processes
+    desk.ask(100)
+    desk.says("alice", "yes")
+    assert desk.verdicts[100] == "yes"
+
+
+def test_guessing_from_an_address_where_the_user_was_let_in_is_slow_too(desk):
+    desk.ask(1)
+    desk.says("alice", "yes")
+    desk.ask(2)
+    desk.says("alice", "no")
+    desk.ask(3)
+    assert "alice" not in desk.processes
+    desk.wait(1)
+    assert "alice" in desk.processes
+
+
+def test_only_the_last_addresses_of_a_user_have_lines_of_their_own(desk):
+    """Or a lookup that was taken over would make as many as it needs, one for each guess."""
+    for number in range(KNOWN_OF_USER + 1):
+        desk.ask(number, address=f"192.0.2.{number}")
+        desk.says("alice", "yes")
+    desk.ask(100, address="192.0.2.0")
+    desk.says("alice", "no")
+    desk.ask(101, address="198.51.100.1")
+    assert "alice" not in desk.processes
+    desk.ask(102, address="192.0.2.1")
+    assert "alice" in desk.processes
 
 
 def test_guessing_is_slower_each_time(desk):
