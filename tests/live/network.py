@@ -36,9 +36,11 @@ class Network:
         ip("netns", "delete", self.name)
 
     def add(self, interface, *addresses):
-        """An interface with them, which is up.  Nobody else is on its other side."""
-        ip("link", "add", interface, "type", "dummy")
-        ip("link", "set", interface, "up")
+        """An interface with them, which is up.  Nobody is at the other end of its cable."""
+        end = f"{interface}-end"
+        ip("link", "add", interface, "type", "veth", "peer", "name", end)
+        for name in (interface, end):
+            ip("link", "set", name, "up")
         for address in addresses:
             self.give(interface, address)
 
