@@ -4,9 +4,11 @@
     ended(now, address, user, verdict)   for a "no": seconds from its beginning to the answer, 1, 2, 4 … 16
 
 Counted are the failures of an address (of the /64 around it, for IPv6, as everybody has that many) and those of a user,
-each in the minute before; the wait grows with the failures of either since it was last quiet for a while.  Programs on
-this host, which log in for others, wait and are never counted out by their address.  Who has once got in as a user
-from an address is not counted out there by what others try with that user's name.
+each in the minute before; the wait grows with the failures of either since it was last quiet for a while.  Who has once
+got in as a user from an address is not counted out there by what others try with that user's name, nor kept waiting.
+
+Programs on this host, which log in for others, wait and are never counted out by their address.  All who try a user's
+password by way of them are one to us: they are counted by the user's name, and apart from everybody else.
 
 All that is kept is bounded.  The name of a user is counted in lower case, as tables look it up.
 """
@@ -86,26 +88,26 @@ class Failures:
         self._friends: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def may_ask(self, now: float, address: str, user: str) -> bool:
-        network, name = network_of(address), user.lower()
-        if not self._users.has_room(name):
-            return False
+        network, name = network_of(address), _name(address, user)
         if not is_ours(address) and (self._addresses.is_full(now, network) or not self._addresses.has_room(network)):
             return False
-        return self._is_friend(now, network, name) or not self._users.is_full(now, name)
+        if self._is_friend(now, network, name):
+            return True
+        return self._users.has_room(name) and not self._users.is_full(now, name)
 
     def begin(self, now: float, address: str, user: str) -> bool:
         """True: look, and say how it has ended."""
         if not self.may_ask(now, address, user):
             return False
         self._addresses.begin(network_of(address))
-        self._users.begin(user.lower())
+        self._users.begin(_name(address, user))
         return True
 
     def ended(self, now: float, address: str, user: str, verdict: str) -> float:
-        network, name = network_of(address), user.lower()
+        network, name = network_of(address), _name(address, user)
         self._addresses.end(network)
         self._users.end(name)
-        if verdict == YES:
+        if verdict == YES and not is_ours(address):
             self._befriend(now, network, name)
         if verdict != NO:
             return 0.0
@@ -119,6 +121,11 @@ class Failures:
         self._friends[network, name] = now
         if len(self._friends) > REMEMBERED:
             self._friends.popitem(last=False)
+
+
+def _name(address: str, user: str) -> str:
+    """What is counted as one user.  No name has a NUL in it."""
+    return f"{user.lower()}\0" if is_ours(address) else user.lower()
 
 
 def network_of(address: str) -> str:

@@ -80,6 +80,30 @@ def test_nobody_locks_a_user_out_of_the_address_where_the_user_is_known():
     assert fail(failures, FRIENDLY) is None
 
 
+def test_who_tries_a_user_many_times_at_once_does_not_keep_the_user_out_where_the_user_is_known():
+    failures = Failures(3)
+    fail(failures, verdict=YES)
+    for number in range(UNDER_WAY):
+        assert failures.begin(0, f"198.51.100.{number}", "bob")
+    assert not failures.begin(0, THERE, "bob")
+    assert failures.begin(0, HERE, "bob")
+
+
+def test_guessing_by_way_of_a_program_of_this_host_is_counted_by_the_user_even_if_the_user_logs_in_there():
+    failures = Failures(3)
+    fail(failures, address="127.0.0.1", verdict=YES)
+    assert [fail(failures, address="127.0.0.1") for _ in range(4)] == [1, 2, 4, None]
+    assert fail(failures, address="127.0.0.1", user="amy")
+
+
+def test_guessing_from_elsewhere_keeps_nobody_out_of_the_programs_of_this_host():
+    failures = Failures(3)
+    for number in range(3):
+        fail(failures, address=f"192.0.2.{number}")
+    assert fail(failures, address=THERE) is None
+    assert fail(failures, address="127.0.0.1", verdict=YES) == 0
+
+
 def test_a_known_user_is_counted_by_the_address_still():
     failures = Failures(3)
     fail(failures, verdict=YES)
