@@ -66,7 +66,7 @@ class Rates:
     def take_message(self, address: str, user: str, now: float) -> bool:
         places = _places(self._messages, address)
         if user:
-            places.append((self._messages_of_user, user))
+            places.append((self._messages_of_user, user.lower()))  # as tables know it: amy is Amy
         return _take(places, now)
 
     def count_failure(self, address: str, now: float) -> None:

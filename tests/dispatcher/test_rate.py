@@ -87,3 +87,8 @@ def test_no_minute_of_the_clock_has_more_than_the_limit(times, limit):
             passed.append(now)
     for begin in range(0, 300, 60):
         assert sum(begin <= now < begin + 60 for now in passed) <= limit
+
+
+def test_a_user_is_one_user_however_the_name_is_written():
+    rates = Rates(Limits(message_rate_per_user=2))
+    assert [rates.take_message("127.0.0.1", name, 0.0) for name in ("amy", "Amy", "AMY")] == [True, True, False]
