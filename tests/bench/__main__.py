@@ -1,6 +1,7 @@
 """make bench: mail for local users, smtpd beside Postfix and OpenSMTPD, on this machine, now.
 
     smtp-source --N mails over S sessions--> server --> a place (place.py)        until all N have arrived there
+    clients (client.py) --handshakes--> server                                    --into starttls,p256 (handshake.py)
 
 Each place, and for it each server in turn, several rounds, one after the other so that a slow minute hits all.  The
 table shows medians, and ratios within this run, which are what can be compared with another day's or another machine's.
@@ -13,15 +14,13 @@ ends with it) and below one directory that is removed.  Needs root; the peers co
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from tests.bench.ground import Ground, Unavailable, inside, unshared
-from tests.bench.load import Load, Measure, run
-from tests.bench.place import PLACES
+from tests.bench.place import OF_MAIL, PLACES
 from tests.bench.server import SERVERS
 
 TOP = Path(__file__).parent.parent.parent
@@ -29,11 +28,15 @@ TOP = Path(__file__).parent.parent.parent
 
 def arguments():
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Mail for local users, side by side.")
-    parser.add_argument("--into", default=",".join(PLACES), help="places, with commas: " + ", ".join(PLACES))
+    places = f"places, with commas: {', '.join(PLACES)} (default: those of mail)"
+    parser.add_argument("--into", default=",".join(OF_MAIL), help=places)
     parser.add_argument("--messages", type=int, help="a round (default 2000; users 1000, flood 10000)")
     parser.add_argument("--size", type=int, default=4096, help="bytes of a message (default 4096)")
     parser.add_argument("--sessions", type=int, default=5, help="at a time (default 5; OpenSMTPD collapses at 20)")
     parser.add_argument("--kept", action="store_true", help="many mails a connection instead of one")
+    parser.add_argument("--rate", type=int, default=1000, help="handshakes a second to ask for (default 1000)")
+    parser.add_argument("--clients", type=int, default=200, help="of handshakes, at a time (default 200)")
+    parser.add_argument("--seconds", type=float, default=30, help="of handshakes (default 30)")
     parser.add_argument("--rounds", type=int, default=5, help="medians of so many (default 5)")
     parser.add_argument("--only", default=",".join(SERVERS), help="servers, with commas: " + ", ".join(SERVERS))
     parser.add_argument("--directory", default="/var/tmp", help="on the disk to measure on (default /var/tmp)")
@@ -62,12 +65,12 @@ def main():
 
 def compare(options):
     ground = Ground(Path(options.ground))
-    results = {}
+    results = []
     for name in options.into.split(","):
         place = PLACES[name]
-        load = Load(options.messages or place.MESSAGES, options.size, options.sessions, options.kept)
         servers = [server for server in options.only.split(",") if server in place.AGAINST]
-        results[name] = load, compared(place, servers, ground, load, options.rounds)
+        load = place.load(options)
+        results.append((place, load, compared(place, servers, ground, load, options.rounds)))
     show(results, options)
 
 
@@ -84,7 +87,7 @@ def compared(place, names, ground, load, rounds):
             if turn:
                 print(f"  {turn}/{rounds} {place.NAME:8} {name:10} {measure}", file=sys.stderr)
                 measures[name].append(measure)
-    return {name: some for name, some in measures.items() if some}
+    return {name: some[0].middle(some) for name, some in measures.items() if some}
 
 
 def measured(name, place, ground, load):
@@ -92,7 +95,7 @@ def measured(name, place, ground, load):
     try:
         server.start()
         try:
-            return run(server, load)
+            return load.run(server)
         finally:
             server.stop()
     finally:
@@ -100,34 +103,21 @@ def measured(name, place, ground, load):
 
 
 def show(results, options):
-    print(f"\n{Load(0, options.size, options.sessions, options.kept)}; medians of {options.rounds}\n")
-    print(f"{'':42}{'mails/s':>9}{'ms CPU':>9}   smtpd is")
-    for name, (load, measures) in results.items():
-        ours = median(measures.get("smtpd", []))
-        print(f"{load.messages} mails, {PLACES[name].LABEL}")
-        for server, all_of_it in measures.items():
-            one = median(all_of_it)
-            ratio = f"{ours.rate / one.rate:.2f} x as fast" if ours and server != "smtpd" else ""
-            print(f"    {PLACES[name].NAME:10}{SERVERS[server].LABEL:28}{one.rate:9.0f}{one.cpu:9.2f}   {ratio}")
+    print(f"\nmedians of {options.rounds}")
+    for place, load, measures in results:
+        print(f"\n{load}, {place.LABEL}")
+        ours = measures.get("smtpd")
+        for server, measure in measures.items():
+            if measure is next(iter(measures.values())):
+                print(f"{'':42}{measure.HEADING}")
+            ratio = f"   smtpd is {ours.rate / measure.rate:.2f} x as fast" if ours and server != "smtpd" else ""
+            print(f"    {place.NAME:10}{SERVERS[server].LABEL:28}{measure.cells()}{ratio}")
         if ours:
-            print("    of smtpd's CPU, ms a mail: " + ", ".join(f"{role} {cost:.2f}" for role, cost in ours.shares))
+            shares = ", ".join(f"{role} {cost:.2f}" for role, cost in ours.shares)
+            print(f"    of smtpd's CPU, ms a {ours.UNIT}: {shares}")
     print()
     for name in options.only.split(","):
         print(f"{name}: {SERVERS[name].DURABILITY}")
-
-
-def median(measures):
-    if not measures:
-        return None
-    shares = {role for measure in measures for role, _ in measure.shares}
-    return Measure(
-        statistics.median(measure.rate for measure in measures),
-        statistics.median(measure.cpu for measure in measures),
-        sorted(
-            ((role, statistics.median(dict(m.shares).get(role, 0) for m in measures)) for role in shares),
-            key=lambda share: -share[1],
-        ),
-    )
 
 
 if __name__ == "__main__":

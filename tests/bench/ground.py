@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.live.certificate import Authority
+
 TOP = Path(__file__).parent.parent.parent
 PEERS = TOP / ".cache/peers"
 
@@ -49,6 +51,7 @@ class Ground:
         subprocess.run(["chattr", "+T", directory], stderr=subprocess.DEVNULL)
         self.directory = directory
         self._runs = 0
+        self._authority, self._identities = Authority("bench"), {}
         self.homes = {name: self.make(f"home/{name}", name, 0o700) for name in (RECIPIENT, *POPULATION)}
         self._make_users()
 
@@ -79,6 +82,13 @@ class Ground:
         """As Debian has it."""
         shutil.chown(self.make(name), group="mail")
         (self.directory / name).chmod(0o2775)
+
+    def identity(self, kind):
+        """Paths of a certificate and its key: the same for all servers."""
+        if kind not in self._identities:
+            directory = self.make(f"identity-{kind}", mode=0o700)
+            self._identities[kind] = self._authority.issue("here.test", kind=kind).write(directory, "here.test")
+        return self._identities[kind]
 
     def next_run(self, name):
         """A directory for one start of a server."""

@@ -1,6 +1,7 @@
 """One measurement: smtp-source in, a place that fills up, the clocks of the machine before and after."""
 
 import os
+import statistics
 import subprocess
 import time
 from dataclasses import dataclass, field, replace
@@ -21,9 +22,12 @@ class Load:
     def short(self):
         return replace(self, messages=min(self.messages, 200))
 
+    def run(self, server):
+        return run(server, self)
+
     def __str__(self):
         connections = "kept connections" if self.kept else "one mail a connection"
-        return f"mails of {self.size} bytes, {self.sessions} sessions, {connections}"
+        return f"{self.messages} mails of {self.size} bytes, {self.sessions} sessions, {connections}"
 
     def command(self, source, port):
         counts = ["-s", str(source.sessions), "-m", str(source.messages), "-l", str(self.size)]
@@ -40,8 +44,28 @@ class Measure:
     cpu: float  # ms a mail, of all processors
     shares: list = field(default_factory=list)  # (process, ms a mail)
 
+    HEADING = f"{'mails/s':>9}{'ms CPU':>9}"
+    UNIT = "mail"
+
     def __str__(self):
         return f"{self.rate:6.0f} mails/s {self.cpu:6.2f} ms CPU a mail"
+
+    def cells(self):
+        return f"{self.rate:9.0f}{self.cpu:9.2f}"
+
+    @classmethod
+    def middle(cls, measures):
+        rate, cpu = (statistics.median(getattr(measure, name) for measure in measures) for name in ("rate", "cpu"))
+        return cls(rate, cpu, shares_of(measures))
+
+
+def shares_of(measures):
+    """The median of each process's share, the largest first."""
+    told = [dict(measure.shares) for measure in measures]
+    middle = {
+        role: statistics.median(one.get(role, 0) for one in told) for role in {role for one in told for role in one}
+    }
+    return sorted(middle.items(), key=lambda share: -share[1])
 
 
 def run(server, load):
@@ -52,9 +76,13 @@ def run(server, load):
     send(commands, server)
     wait_for(server, load.messages, start + LONGEST)
     seconds, busy = time.monotonic() - start, busy_time() - busy
-    spent = {role: ticks - shares.get(role, 0) for role, ticks in server.times().items()}
-    costs = [(role, ticks * TICK / load.messages) for role, ticks in spent.items()]
-    return Measure(load.messages / seconds, busy * TICK / load.messages, costs)
+    shares = of_each_process(server, shares, load.messages)
+    return Measure(load.messages / seconds, busy * TICK / load.messages, shares)
+
+
+def of_each_process(server, before, count):
+    """(process, ms of each of `count`), since it had used what stands in `before`."""
+    return [(role, (ticks - before.get(role, 0)) * TICK / count) for role, ticks in server.times().items()]
 
 
 def send(commands, server):

@@ -6,6 +6,9 @@ mbox      one system user, the system's mailbox       so many lines "From " stan
 lmtp      one user of a Dovecot that runs beside      so many files lie in that user's new/
 users     200 system users, ~/Maildir                 each of them has his share
 flood     as maildir, with many mails
+
+starttls  none: sessions that encrypt and leave (handshake.py), the certificate of an RSA key of 2048 bits
+p256      the same with an ECDSA key
 """
 
 import os
@@ -13,6 +16,8 @@ import re
 from dataclasses import dataclass
 
 from tests.bench.ground import POPULATION, RECIPIENT, Unavailable
+from tests.bench.handshake import Attempts
+from tests.bench.load import Load
 from tests.live import dovecot
 
 LMTP_PORT = 2424
@@ -34,10 +39,15 @@ class Place:
     AGAINST = ("smtpd", "postfix", "opensmtpd")
     ACTION = "maildir"  # of smtpd and OpenSMTPD
     POSTFIX = "home_mailbox = Maildir/"
+    KEY = ""  # the kind of the server's key; empty: no TLS
 
     def __init__(self, ground):
         """Fresh, for one start of a server."""
         self.ground = ground
+
+    @classmethod
+    def load(cls, options):
+        return Load(options.messages or cls.MESSAGES, options.size, options.sessions, options.kept)
 
     def sources(self, load):
         return [Source(RECIPIENT, load.messages, load.sessions)]
@@ -132,8 +142,23 @@ class Users(Place):
         return len(self.waiting)
 
 
+class Starttls(Maildir):
+    NAME, LABEL = "starttls", "RSA-2048"
+    KEY = "rsa"
+
+    @classmethod
+    def load(cls, options):
+        return Attempts(options.rate, options.clients, options.seconds)
+
+
+class P256(Starttls):
+    NAME, LABEL = "p256", "ECDSA, P-256"
+    KEY = "p256"
+
+
 def files_in(directory):
     return len(os.listdir(directory)) if directory.is_dir() else 0
 
 
-PLACES = {place.NAME: place for place in (Maildir, Mbox, Lmtp, Users, Flood)}
+OF_MAIL = {place.NAME: place for place in (Maildir, Mbox, Lmtp, Users, Flood)}
+PLACES = OF_MAIL | {place.NAME: place for place in (Starttls, P256)}

@@ -16,9 +16,14 @@ READY = 20.0  # seconds
 # Of smtpd and OpenSMTPD; Postfix has no limit on mails a session.
 CONFIGURATION = """
 smtp limit max-mails 1000000
-listen on 127.0.0.1 port {port} hostname here.test
+{pki}
+listen on 127.0.0.1 port {port} hostname here.test {tls}
 action "local" {action}
 match from any for domain "here.test" action "local"
+"""
+PKI = """
+pki here.test cert "{}"
+pki here.test key "{}"
 """
 
 
@@ -38,8 +43,11 @@ class Server:
 
     def configuration(self):
         """Of smtpd and OpenSMTPD."""
+        pki, tls = "", ""
+        if self.place.KEY:
+            pki, tls = PKI.format(*self.ground.identity(self.place.KEY)), "tls pki here.test"
         conf = self.directory / "smtpd.conf"
-        conf.write_text(CONFIGURATION.format(port=self.PORT, action=self.place.ACTION))
+        conf.write_text(CONFIGURATION.format(port=self.PORT, action=self.place.ACTION, pki=pki, tls=tls))
         return conf
 
     def command(self):
@@ -161,6 +169,7 @@ discard    unix  - - n - - discard
 local      unix  - n n - - local
 lmtp       unix  - - n - - lmtp
 anvil      unix  - - n - 1 anvil
+tlsmgr     unix  - - n 1000? 1 tlsmgr
 """
     SETTINGS = """
 compatibility_level = 3.6
@@ -182,11 +191,18 @@ alias_maps =
 alias_database =
 biff = no
 """
+    TLS = """
+smtpd_tls_security_level = may
+smtpd_tls_cert_file = {}
+smtpd_tls_key_file = {}
+"""
 
     def command(self):
         if not (self.TREE / "usr/lib/postfix/sbin/master").exists():
             raise Unavailable("not here")
         place = self.place.POSTFIX.format(mail=self.mail)
+        if self.place.KEY:
+            place += self.TLS.format(*self.ground.identity(self.place.KEY))
         places = {"tree": self.TREE, "directory": self.directory, "port": self.PORT, "place": place}
         etc = self.directory / "etc"
         etc.mkdir()
