@@ -1,12 +1,13 @@
 """What a dialogue cannot say: what is asked, in which order, and what happens when an answer comes too late."""
 
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.model import Limits
+from smtpd.config.model import Auth, Limits
 from smtpd.envelope import Notify, Origin, Terms
 from smtpd.smtp.action import Close, Failure, Forget, Log, Say
 from smtpd.smtp.question import (
@@ -284,6 +285,53 @@ def test_a_submission_gets_what_it_lacks_by_its_port(port, added):
     in_data(talk).feed(b"\r\nHello\r\n.\r\n")
     talk.answer_all()
     assert (b"\nDate: " in talk.stored[FIRST_ID], b"\nMessage-ID: <1a2b3c01" in talk.stored[FIRST_ID]) == (added, added)
+
+
+def test_who_has_authenticated_gets_what_a_message_lacks_at_any_port():
+    talk = submitting()
+    talk.feed(PLAIN)
+    talk.answer_all()
+    in_data(talk).feed(b".\r\n")
+    talk.answer_all()
+    assert b"\nDate: " in talk.stored[FIRST_ID] and b"\nMessage-ID: <" in talk.stored[FIRST_ID]
+
+
+def local_program(listener=LISTENER) -> Conversation:
+    talk = Conversation(client=Client("", 0, "localhost", local=True), listener=listener)
+    talk.feed(b"EHLO localhost\r\n")
+    return talk
+
+
+def test_a_local_program_gets_what_its_message_lacks():
+    talk = in_data(local_program())
+    talk.feed(b".\r\n")
+    talk.answer_all()
+    assert b"\nDate: " in talk.stored[FIRST_ID] and b"\nMessage-ID: <" in talk.stored[FIRST_ID]
+
+
+def test_a_local_program_need_not_authenticate_and_may_ask_for_more():
+    talk = local_program(replace(LISTENER, auth=Auth.REQUIRED))
+    talk.feed(b"MAIL FROM:<amy@here.test> MT-PRIORITY=1 HOLDFOR=60 AUTH=bob@here.test\r\n" + RCPT)
+    talk.answer_all()
+    assert talk.asked[1].terms == Terms(submitter="bob@here.test", priority=1, release=NOON + 60)
+
+
+@pytest.mark.parametrize(
+    "login, options, kept", [(PLAIN, {}, True), (b"", {"masquerade": ""}, True), (PLAIN, {"masquerade": ""}, False)]
+)
+def test_masquerade_is_for_those_who_authenticate_where_it_is_said(login, options, kept):
+    talk = submitting({"senders": ""} | options)
+    talk.feed(login)
+    talk.answer_all()
+    in_data(talk).feed(b"From: root@here.test\r\n\r\n.\r\n")
+    talk.answer_all()
+    assert (b"\nFrom: root@here.test\n" in talk.stored[FIRST_ID]) == kept
+
+
+def test_the_least_priority_above_the_ordinary_is_not_for_anybody(talk):
+    talk.feed(b"MAIL FROM:<amy@there.test> MT-PRIORITY=1\r\n")
+    talk.answer_all()
+    assert last_line(talk).startswith(b"250 2.3.6 ")
 
 
 def test_mask_src_hides_where_a_message_comes_from():
@@ -588,6 +636,8 @@ def test_a_reply_of_another_process_cannot_begin_a_second_one(talk):
     assert len(last_line(talk)) == 510
 
 
+REPLY = re.compile(r"(?:354 |([245])\d\d[ -]\1\.\d{1,3}\.\d{1,3} )[ -~]+")  # RFC 2034 4, but for banner and EHLO
+
 WORDS = st.sampled_from(
     [
         b"EHLO a.test\r\n",
@@ -643,4 +693,4 @@ def test_every_reply_is_a_reply(words):
         talk.feed(word)
         talk.answer_all()
     for line in talk.said.decode("ascii").split("\r\n")[:-1]:
-        assert line[:3].isdigit() and line[3] in " -" and line.isprintable()
+        assert REPLY.fullmatch(line) or line.startswith(("220 ", "250-", "250 mx.here.test Hello ", "250 HELP", "334 "))
