@@ -139,6 +139,10 @@ class Networks:
         shift = bits - int(prefix) if slash else 0
         self._networks[bits, shift].add(int.from_bytes(packed) >> shift)
 
+    def is_numeric(self) -> bool:
+        """Whether there is anything but words in it."""
+        return bool(self._networks)
+
     def check(self, key: str) -> bool:
         if key.lower() in self._texts:
             return True
@@ -149,6 +153,14 @@ class Networks:
         return any(
             of_bits == bits and number >> shift in prefixes for (of_bits, shift), prefixes in self._networks.items()
         )
+
+
+def is_network(entry: str) -> bool:
+    """An address, a network, or `local`: nothing else is the address of a client."""
+    try:
+        return entry.lower() == "local" or Networks([entry.partition("%")[0]]).is_numeric()
+    except ValueError:
+        return False
 
 
 def _without_brackets(address: str) -> str:

@@ -322,6 +322,22 @@ def test_an_expression_that_is_none_does_not_match_in_silence(file):
     assert errors_of("match mail-from <t> reject\ntable t file:/t", _t=file) == []
 
 
+@pytest.mark.parametrize("entry", ["192.0.2.0/33", "192.0.2.256", "2001:db8::/129", "10.0.0", "mx.example.org", "*"])
+@pytest.mark.parametrize("use", ["match from src <t> reject", "match reject\nlisten on lo xclient <t>"])
+def test_a_network_that_is_none_does_not_match_in_silence(use, entry):
+    text = f'"{entry}" is no network, expected such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32 or local'
+    assert errors_of(f'table t {{ "::1", "{entry}" }}\n{use}') == [f"f:1:18: {text}"]
+    assert errors_of(f"table t file:/t\n{use}", _t=f"# ours\n::1\n{entry}\n") == [f"/t:3:1: {text}"]
+    assert errors_of(f"{use.replace('<t>', f'{{ {entry!r} }}')}")[0].endswith(text)
+
+
+@pytest.mark.parametrize(
+    "entry", ["192.0.2.1", "10/8", "192.0.2.0/24", "::/0", "[2001:db8::1]", "fe80::1%lo", "local", "Local"]
+)
+def test_what_a_client_s_address_can_be_compared_with(entry):
+    assert errors_of(f'match from src "{entry}" reject') == []
+
+
 def test_what_is_counted_over_all_sessions_is_divided_by_the_dispatchers():
     made = slices(
         """
