@@ -7,10 +7,12 @@ import pytest
 
 from smtpctl.command import COMMANDS
 from smtpctl.word import PARAMETERS
+from smtpd.config.model import Limits
 from smtpd.config.parser import parse
 from smtpd.config.syntax import OF_LISTENERS, OPENING, RESERVED, UNUSED
 from smtpd.lookup.explain import WORDS
 from smtpd.parent.option import USAGE
+from smtpd.smtp.extension import Offer
 
 TOP = Path(__file__).parent.parent
 MAN = TOP / "man"
@@ -51,6 +53,12 @@ def test_every_option_of_smtpd_is_in_its_manual():
     for option in re.findall(r"^  --?([\w-]+)", USAGE, re.MULTILINE):
         assert re.search(rf"^\.It Fl (n )?-?{option}\b", text, re.MULTILINE), option
     assert set(WORDS) <= words_of("smtpd.8")
+
+
+def test_what_a_session_offers_is_in_the_manual():
+    everything = Offer(1, Limits(), hold=1, require_tls=True, starttls=True, mechanisms=("PLAIN",), xclient="ADDR")
+    offered = {keyword.partition(" ")[0] for keyword in everything.keywords(0)}
+    assert offered <= words_of("smtpd.8", "Cm")
 
 
 def test_the_examples_of_the_manual_are_good_configurations():
