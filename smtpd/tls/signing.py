@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from enum import IntEnum
-from queue import Empty, LifoQueue
+from queue import Empty, Queue
 from typing import NamedTuple
 
 SIGNERS = 4  # sockets of a dispatcher: as many signatures may be under way at once
@@ -76,10 +76,11 @@ class Reply(NamedTuple):
 
 
 class Signer:
-    """The asking side, for as many threads as there are sockets; more of them wait for their turn."""
+    """The asking side, for as many threads as there are sockets; more of them wait for their turn.  They are used in
+    turn, so that one whose other end hangs is not all that anybody gets; one that is broken is used no more."""
 
     def __init__(self, sockets: list[socket.socket]):
-        self._free: LifoQueue[_Line] = LifoQueue()
+        self._free: Queue[_Line] = Queue()
         for sock in sockets:
             self._free.put(_Line(sock))
 
@@ -90,14 +91,17 @@ class Signer:
             line = self._free.get(timeout=DEADLINE)
         except Empty:
             raise SigningFailed("too many signatures are waited for") from None
+        broken = False
         try:
             return line.ask(public, operation, data, deadline)
         except TimeoutError:
             raise SigningFailed("no signature in time") from None
         except (OSError, Malformed) as error:
+            broken = True
             raise SigningFailed(f"no signature: {error}") from None
         finally:
-            self._free.put(line)
+            if not broken:
+                self._free.put(line)
 
 
 class _Line:

@@ -106,6 +106,25 @@ def test_several_desks_sign_at_the_same_time(publics):
     assert signatory.troubles == []
 
 
+class Broken:
+    """A key that makes our code raise."""
+
+    rsa, bits = False, 256
+
+    def sign(self, operation, data):
+        raise MemoryError
+
+
+def test_what_raises_costs_one_signature_and_not_the_desk():
+    told = []
+    ours, theirs = packets()
+    with ours, theirs:
+        desk = Desk(theirs, {bytes(32): Broken()}, told.append, told.append)
+        request = Request(5, Operation.ECDSA, bytes(32), bytes(32))
+        assert Reply.parse(desk.answer(request.packet())) == Reply(5, b"")
+    assert told == ["no signature: MemoryError()"]
+
+
 # -- the keyring: keys come and go ---------------------------------------------------
 
 

@@ -73,12 +73,47 @@ def test_what_is_no_signature_fails(pair, answer, reason):
         Signer([pair[0]]).sign(PUBLIC, Operation.ECDSA, b"abc")
 
 
-def test_whoever_signs_is_gone(pair):
+def test_whoever_signs_is_gone(pair, monkeypatch):
+    monkeypatch.setattr(signing, "DEADLINE", 0.05)
     pair[1].close()
     signer = Signer([pair[0]])
     for _ in range(2):
         with pytest.raises(SigningFailed):
             signer.sign(PUBLIC, Operation.ECDSA, b"abc")
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_one_socket_whose_other_end_is_gone_does_not_stop_the_others(dead):
+    pairs = [packets(), packets()]
+    pairs[dead][1].close()
+    pairs[1 - dead][1].settimeout(5)
+    answering(pairs[1 - dead][1], *[lambda request: [Reply(request.number, request.data).packet()]] * 3)
+    signer = Signer([ours for ours, _ in pairs])
+    failed = 0
+    for _ in range(4):
+        try:
+            assert signer.sign(PUBLIC, Operation.ECDSA, b"abc") == b"abc"
+        except SigningFailed:
+            failed += 1
+    assert failed == 1
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+def test_one_socket_whose_other_end_hangs_is_not_the_next_one_to_be_used(monkeypatch):
+    monkeypatch.setattr(signing, "DEADLINE", 0.5)
+    pairs = [packets(), packets()]
+    for _, theirs in pairs:
+        theirs.settimeout(5)
+    answering(pairs[1][1], lambda request: [Reply(request.number, request.data).packet()])
+    signer = Signer([ours for ours, _ in pairs])
+    with pytest.raises(SigningFailed):
+        signer.sign(PUBLIC, Operation.ECDSA, b"abc")
+    assert signer.sign(PUBLIC, Operation.ECDSA, b"abc") == b"abc"
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
 
 
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(pair, monkeypatch):
