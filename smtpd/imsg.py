@@ -762,6 +762,27 @@ class AgentEnded:
 # -- steering: smtpctl, control, and whom it concerns ------------------------------------------
 
 
+@imsg("smtpctl -> control -> dispatcher")
+class OpenSession:
+    """A program of this host has mail; anybody may ask.  Whoever does, control writes its `uid`, as the kernel says."""
+
+    request: int
+    uid: int = -1
+
+
+@imsg("dispatcher -> control -> smtpctl", answers=OpenSession, descriptor=True)
+class SessionOpened:
+    """The descriptor speaks SMTP from here on."""
+
+    request: int
+
+
+@imsg("dispatcher -> control -> smtpctl", answers=OpenSession)
+class SessionRefused:
+    request: int
+    reason: Text
+
+
 @imsg("smtpctl -> control -> queue")
 class ListEnvelopes:
     """A page of the queue: ids from `first` to `last`."""

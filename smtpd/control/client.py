@@ -3,8 +3,10 @@
     accept --> uid from the kernel --> Client: read --> question --> answer --> written --> read …
 
 A client is not read while its question is under way or its answer has not left, so it costs at most what one receive
-brings and one answer.  Whatever it sends that is not an imsg for us ends that client and nothing else.  Who may ask
-nothing is told so, and shown out; and it may not keep us waiting for the question.
+brings and one answer.  Whatever it sends that is not an imsg for us ends that client and nothing else.
+
+A master, root, may ask anything; a stranger for an SMTP session only.  A stranger has one question, and a few seconds
+for it and its answer, and is shown out.
 """
 
 import asyncio
@@ -17,14 +19,14 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from smtpd.imsg import TABLE, Denied
+from smtpd.imsg import TABLE, Denied, OpenSession
 from smtpd.ipc.channel import Channel, Closed, OtherVersion, Violation
 from smtpd.ipc.log import log
 
 PER_UID = 32
-STRANGERS = 128  # clients that may ask nothing, all together
+STRANGERS = 128  # clients who are no masters, all together
 RESERVE = 64  # descriptors that are never a client's
-PATIENCE = 5.0  # seconds for a stranger's one question
+PATIENCE = 5.0  # seconds for a stranger's one question and its answer
 AT_ONCE = 64  # accepted in one turn of the loop
 REST = 1.0  # seconds without accepting, when descriptors have run out
 
@@ -39,7 +41,7 @@ def uid_of(sock: socket.socket) -> int:
 
 
 class Clients:
-    """All of them.  `masters` are the uids that may ask; `asked(client, imsg, descriptor)` gets what they ask."""
+    """All of them.  `masters`: uids that may ask anything.  `asked(client, imsg, descriptor)` gets the questions."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, listener: socket.socket, masters: frozenset[int], asked: Asked):
         self.loop = loop
@@ -113,6 +115,9 @@ class Client:
             if descriptor is not None:
                 os.close(descriptor)
             return
+        if not self.is_master:
+            self._show_out(lambda: self._channel.send(imsg, descriptor))
+            return
         self._channel.send(imsg, descriptor)
         self._loop.call_soon(self._proceed)  # not at once: a thousand questions in one piece are no recursion
 
@@ -131,7 +136,7 @@ class Client:
         try:
             self._waiting.extend(imsg for imsg, _ in self._channel.receive())
         except OtherVersion:
-            self._refuse(self._channel.send_version)
+            self._show_out(self._channel.send_version)
             return
         except Violation as violation:
             log.debug(f"control client of uid {self.uid}: {violation}")
@@ -157,9 +162,9 @@ class Client:
             self._watch()
 
     def _ask(self, imsg: Any) -> None:
-        if not self.is_master:
+        if not (self.is_master or isinstance(imsg, OpenSession)):
             denied = Denied(getattr(imsg, "request", 0), "need root privileges")
-            self._refuse(lambda: self._channel.send(denied))
+            self._show_out(lambda: self._channel.send(denied))
             return
         self._asking = True
         try:
@@ -168,7 +173,7 @@ class Client:
             log.trouble(f"control client of uid {self.uid}", error)
             self.close()
 
-    def _refuse(self, say: Callable[[], None]) -> None:
+    def _show_out(self, say: Callable[[], None]) -> None:
         """A last word: it fits into the socket's buffer, or nobody reads it."""
         say()
         try:

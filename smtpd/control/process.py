@@ -1,13 +1,15 @@
 """control -- takes orders from local tools, adds up statistics, and passes the log on to syslog.
 
     smtpctl --ListEnvelopes, UpdateTable, PauseListeners …--> control --the same--> queue, lookup, dispatchers …
+    sendmail --OpenSession--> control --the same--> the first dispatcher
     everybody --log lines--> control --> /dev/log
     control --ReopenSyslog, SetVerbose--> parent
 
 SECURITY
-    Reads what any local user sends to its socket; the kernel says who that is, and only root is listened to.  In a
-    daemon that does not run as root, its own user takes root's place.  Taken over, it sees the queue, has mail removed
-    or tried and tables read again, and forges the log.  It has no file and no network.
+    Reads what any local user sends to its socket; the kernel says who that is, and only root is listened to, but for
+    who has mail to hand in: that is anybody, and gets an SMTP session and nothing else.  In a daemon that does not run
+    as root, its own user takes root's place.  Taken over, it sees the queue, has mail removed or tried and tables read
+    again, and forges the log.  It has no file and no network.
 """
 
 import os
@@ -29,12 +31,15 @@ from smtpd.imsg import (
     ListEnvelopes,
     ListQuarantine,
     OpenContent,
+    OpenSession,
     PauseDeliveries,
     PauseListeners,
     QuarantineListed,
     RemoveEnvelopes,
     ReopenSyslog,
     ScheduleEnvelopes,
+    SessionOpened,
+    SessionRefused,
     SetVerbose,
     ShowStatistics,
     ShowStatus,
@@ -89,6 +94,8 @@ def from_parent(control, channel, imsg, descriptor):
 
 def from_smtpctl(control, client, imsg, descriptor):
     match imsg:
+        case OpenSession():
+            control.open_session(client, imsg)
         case ListEnvelopes():
             control.forward(client, imsg, "queue")
         case ListQuarantine():
@@ -149,6 +156,10 @@ def from_scheduler(control, channel, imsg, descriptor):
 
 def from_dispatcher(control, channel, imsg, descriptor):
     match imsg:
+        case SessionOpened():
+            control.answered(channel, imsg, descriptor)
+        case SessionRefused():
+            control.answered(channel, imsg)
         case ListenersPaused():
             control.answered(channel, imsg)
         case StatisticsReported():

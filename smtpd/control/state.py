@@ -21,6 +21,7 @@ from smtpd.imsg import (
     DeliveriesPaused,
     Done,
     ListenersPaused,
+    OpenSession,
     PauseDeliveries,
     PauseListeners,
     ReportStatistics,
@@ -72,7 +73,12 @@ class Control:
         (questions,) = self._of(role)
         questions.ask(partial(_renumbered, imsg), partial(self._pass_back, client, imsg.request))
 
-    def _pass_back(self, client: Client, request: int, imsg: Any, descriptor: int | None) -> None:
+    def open_session(self, client: Client, imsg: OpenSession) -> None:
+        """Of several dispatchers the first has all sessions of this host's programs, so it can count them."""
+        first = min(self._of("dispatcher"), key=lambda questions: questions.channel.number)
+        first.ask(partial(_renumbered, imsg, uid=client.uid), partial(self._pass_back, client, imsg.request))
+
+    def _pass_back(self, client: Client, request: int, imsg: Any, descriptor: int | None = None) -> None:
         client.answer(_renumbered(imsg, request), descriptor)
 
     def pause_deliveries(self, client: Client, imsg: PauseDeliveries) -> None:
@@ -131,5 +137,5 @@ class Control:
         return [questions for channel, questions in self._questions.items() if channel.peer == role]
 
 
-def _renumbered(imsg: Any, request: int) -> Any:
-    return msgspec.structs.replace(imsg, request=request)
+def _renumbered(imsg: Any, request: int, **more: Any) -> Any:
+    return msgspec.structs.replace(imsg, request=request, **more)

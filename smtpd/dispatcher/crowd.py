@@ -3,6 +3,8 @@
 enter      a connection is there: is there room for one more?
 identify   it is known who it is (a PROXY header may say so): may this address come in?
 leave      the connection is gone, however far it had come
+
+A program of this host enters as who it is.
 """
 
 import itertools
@@ -28,6 +30,7 @@ class Refusal(Enum):
     SESSIONS_OF_ADDRESS = "too many sessions from your address"
     CONNECTION_RATE = "too many connections in a minute"
     FAILURE_RATE = "too many errors in a minute"
+    SESSIONS_OF_USER = "too many sessions of this user"
 
 
 STATISTICS = {
@@ -35,6 +38,7 @@ STATISTICS = {
     Refusal.SESSIONS_OF_ADDRESS: "smtp.refused.sessions",
     Refusal.CONNECTION_RATE: "smtp.refused.connection-rate",
     Refusal.FAILURE_RATE: "smtp.refused.failure-rate",
+    Refusal.SESSIONS_OF_USER: "smtp.refused.sessions",
 }
 
 
@@ -42,7 +46,7 @@ class Member(Protocol):
     """A connection, as far as the crowd is concerned."""
 
     id: int
-    address: str  # numeric; empty until it is known
+    address: str  # numeric; empty until it is known; of a program of this host, its user
     statistic: str  # what it is counted as, beside all sessions
 
     def tick(self, now: float) -> None: ...
@@ -91,9 +95,17 @@ class Crowd:
                 return self._refuse(Refusal.FAILURE_RATE)
             if not self._rates.take_connection(address, now):
                 return self._refuse(Refusal.CONNECTION_RATE)
-        self._identified.add(member.id)
-        self._count(member, 1)
+        self._admit(member)
         return None
+
+    def enter_local(self, member: Member, descriptor: int) -> Refusal | None:
+        """No rate is asked: a user who does harm has a name, and mail to show for it."""
+        if self._by_address[member.address] >= self._limits.max_sessions_per_address:
+            return self._refuse(Refusal.SESSIONS_OF_USER)
+        refusal = self.enter(member, descriptor)
+        if refusal is None:
+            self._admit(member)
+        return refusal
 
     def leave(self, member: Member) -> None:
         if self.members.pop(member.id, None) is None:
@@ -102,6 +114,10 @@ class Crowd:
             self._identified.discard(member.id)
             self._count(member, -1)
         self.left()
+
+    def _admit(self, member: Member) -> None:
+        self._identified.add(member.id)
+        self._count(member, 1)
 
     def _refuse(self, refusal: Refusal) -> Refusal:
         self._statistics[STATISTICS[refusal]] += 1

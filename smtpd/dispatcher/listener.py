@@ -38,6 +38,11 @@ class Listeners:
     def listening(self) -> bool:
         return bool(self._servers)
 
+    @property
+    def welcoming(self) -> bool:
+        """New clients are taken."""
+        return self._open and not self._paused and self._relief is None
+
     def open(self) -> None:
         self._open = True
         self._settle()
@@ -45,7 +50,7 @@ class Listeners:
     def add(self, imsg: AddListener, descriptor: int) -> None:
         bound = (replace(self._slices[imsg.number], address=imsg.address), socket.socket(fileno=descriptor))
         self._bound.append(bound)
-        if self._wanted:
+        if self.welcoming:
             self._listen(*bound)
 
     def pause(self, paused: bool) -> bool:
@@ -78,15 +83,11 @@ class Listeners:
         for _, sock in self._bound:
             sock.close()
 
-    @property
-    def _wanted(self) -> bool:
-        return self._open and not self._paused and self._relief is None
-
     def _settle(self) -> None:
         for server in self._servers:
             server.close()
         self._servers.clear()
-        if self._wanted:
+        if self.welcoming:
             for bound in self._bound:
                 self._listen(*bound)
 
@@ -99,7 +100,7 @@ class Listeners:
     async def _serve(self, listener: ListenerSlice, sock: socket.socket) -> None:
         connection = partial(Connection, self._office, self._crowd, listener)
         server = await self._office.loop.create_server(connection, sock=sock, backlog=BACKLOG)
-        if self._wanted:
+        if self.welcoming:
             self._servers.append(server)
         else:
             server.close()

@@ -5,6 +5,7 @@
                               |    |
                               |    +--ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
                               +--a digest to sign (tls/signing.py)--> crypto
+    control --OpenSession--> dispatcher --SessionOpened: a socket for a program of this host--> control
 
 SECURITY
     Reads what anybody on the network sends: the process that we expect to fall first.  Taken over, it reads and forges
@@ -25,6 +26,7 @@ from smtpd.imsg import (
     MessageIdsReserved,
     MessageRefused,
     MessageStored,
+    OpenSession,
     PauseListeners,
     RecipientExpanded,
     RecipientRefused,
@@ -44,7 +46,7 @@ from smtpd.ipc import boot
 from smtpd.ipc.loop import connect, prepare, unexpected
 
 USER, CHROOT = "_smtpd", "empty"
-PLEDGE = "stdio inet recvfd"
+PLEDGE = "stdio inet recvfd sendfd"
 
 
 def main() -> None:
@@ -119,6 +121,8 @@ def from_queue(dispatcher, channel, imsg, descriptor):
 
 def from_control(dispatcher, channel, imsg, descriptor):
     match imsg:
+        case OpenSession():
+            dispatcher.open_session(channel, imsg)
         case PauseListeners():
             dispatcher.pause(channel, imsg)
         case ReportStatistics():

@@ -6,12 +6,16 @@ import socket
 from smtpd.config.slice import DispatcherSlice
 from smtpd.dispatcher.crowd import Crowd
 from smtpd.dispatcher.listener import Listeners
+from smtpd.dispatcher.local import LocalSessions, NoSession
 from smtpd.dispatcher.office import Office
 from smtpd.imsg import (
     AddListener,
     ListenersPaused,
+    OpenSession,
     PauseListeners,
     ReportStatistics,
+    SessionOpened,
+    SessionRefused,
     SetVerbose,
     StatisticsReported,
     TakeAuthorities,
@@ -37,6 +41,7 @@ class Dispatcher:
         self.office = Office(loop, configuration, lookup, queue, signing)
         self.crowd = Crowd(configuration.limits, self.office.rates, self.office.statistics)
         self.listeners = Listeners(self.office, self.crowd, configuration.listeners, sockets)
+        self.local = LocalSessions(self.office, self.crowd, configuration.socket)
         self.crowd.scarce = self.listeners.rest
         self.crowd.left = self.listeners.recover
 
@@ -72,6 +77,14 @@ class Dispatcher:
 
     def add_listener(self, imsg: AddListener, descriptor: int) -> None:
         self.listeners.add(imsg, descriptor)
+
+    def open_session(self, channel: Channel, imsg: OpenSession) -> None:
+        try:
+            if not self.listeners.welcoming:
+                raise NoSession("no new sessions for now")
+            channel.send(SessionOpened(imsg.request), self.local.open(imsg.uid).detach())
+        except NoSession as reason:
+            channel.send(SessionRefused(imsg.request, str(reason)))
 
     def pause(self, channel: Channel, imsg: PauseListeners) -> None:
         changed = self.listeners.pause(imsg.paused)

@@ -64,6 +64,7 @@ class Client(NamedTuple):
     port: int
     name: str = "<unknown>"  # verified, in both directions
     local: bool = False  # a program of this host, by a socket that others cannot reach
+    uid: int | None = None  # of such a program
 
 
 class Settings(NamedTuple):
@@ -179,7 +180,8 @@ class Session:
         """The banner.  Nothing may be fed before it.  `early`: the client did not wait.  `date`: seconds since 1970."""
         self._begun = self._heard = now
         self._epoch = date - now
-        self.log("connected", address=self.address, host=self.client.name)
+        whose = {} if self.client.uid is None else {"uid": self.client.uid}
+        self.log("connected", address=self.address, host=self.client.name, **whose)
         if early:  # RFC 5321 3.1, 4.3.1
             self.log("bad-input", result=EARLY.text)
             self.blame(Failure.COMMAND)

@@ -39,7 +39,8 @@ class Transaction:
         self.time = time  # when it began, in seconds since 1970
         self.origin = origin
         self.terms = terms
-        self.protocol = protocol_word(esmtp=origin.esmtp, utf8=terms.utf8, tls=origin.tls, auth=bool(origin.user))
+        known = origin.user != "" or origin.address == "local"  # the kernel knows who a program of this host is
+        self.protocol = protocol_word(esmtp=origin.esmtp, utf8=terms.utf8, tls=origin.tls, auth=known)
         self.recipients: list[tuple[str, int]] = []
         self.envelopes = 0
         self.size = 0

@@ -17,8 +17,11 @@ from smtpd.imsg import (
     EnvelopesRemoved,
     ListQuarantine,
     OpenContent,
+    OpenSession,
     QuarantineListed,
     RemoveEnvelopes,
+    SessionOpened,
+    SessionRefused,
     ShowStatus,
     StatusShown,
     TableUpdated,
@@ -26,6 +29,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc import frame
 from smtpd.ipc.channel import Channel, Closed, OtherVersion
+from tests.control.conftest import PEERS
 
 ALL = first_envelope(1), last_envelope(2**31 - 1)
 DIGEST = TABLE.digest()
@@ -149,6 +153,69 @@ def test_another_version_is_told_ours(house):
     assert is_closed(sock)
     tool.close()
     assert works(house)
+
+
+# -- sessions -----------------------------------------------------------------------------------
+
+
+def open_session(_, imsg):
+    read, write = os.pipe()
+    os.close(write)
+    return SessionOpened(imsg.request), read
+
+
+@pytest.mark.parametrize("claimed", [-1, 0, 12345])
+def test_anybody_may_open_a_session_as_who_the_kernel_says(strange_house, claimed):
+    strange_house.answers[OpenSession] = open_session
+    before = descriptors()
+    tool = strange_house.client()
+    tool.send(OpenSession(7, claimed))
+    ((answer, descriptor),) = tool.receive()
+    assert answer == SessionOpened(7) and os.read(descriptor, 1) == b""
+    os.close(descriptor)
+    ((peer, imsg),) = strange_house.heard
+    assert (peer, imsg.uid) == ("dispatcher", os.getuid())
+    assert tool.channel.sock.recv(1) == b""  # shown out
+    tool.close()
+    strange_house.until(lambda: strange_house.here() == 0 and descriptors() == before)
+
+
+def test_all_sessions_are_the_first_dispatchers(house):
+    house.answers[OpenSession] = lambda channel, imsg: SessionRefused(imsg.request, str(channel.number))
+    tool = house.client()
+    assert {tool.ask(OpenSession(number)).reason for number in range(4)} == {str(PEERS.index("dispatcher"))}
+
+
+def test_a_stranger_has_one_question(strange_house):
+    strange_house.answers[OpenSession] = lambda _, imsg: SessionRefused(imsg.request, "no")
+    tool = strange_house.client()
+    tool.send(OpenSession(1), OpenSession(2), RemoveEnvelopes(3, *ALL))
+    assert tool.receive() == [(SessionRefused(1, "no"), None)]
+    strange_house.until(lambda: strange_house.here() == 0)
+    assert [type(imsg) for _, imsg in strange_house.heard] == [OpenSession]
+
+
+def test_a_session_for_who_is_gone_is_closed(strange_house):
+    asked = []
+    strange_house.answers[OpenSession] = lambda channel, imsg: asked.append((channel, imsg))
+    before = descriptors()
+    tool = strange_house.client()
+    tool.send(OpenSession(1))
+    strange_house.until(lambda: asked)
+    tool.close()
+    strange_house.until(lambda: strange_house.here() == 1)
+    (channel, imsg), (read, write) = asked[0], os.pipe()
+    strange_house.loop.call_soon_threadsafe(channel.send, SessionOpened(imsg.request), read)
+    strange_house.until(lambda: strange_house.here() == 0 and descriptors() == before + 1)
+    os.close(write)
+
+
+def test_a_stranger_does_not_wait_for_ever(strange_house, monkeypatch):
+    monkeypatch.setattr("smtpd.control.client.PATIENCE", 0.05)
+    tool = strange_house.client()
+    tool.send(OpenSession(1))
+    assert is_closed(tool.channel.sock)
+    tool.close()
 
 
 # -- attacks --------------------------------------------------------------------------------------

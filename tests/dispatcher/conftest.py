@@ -3,11 +3,12 @@
 import asyncio
 import os
 import socket
+from dataclasses import replace
 
 import pytest
 
 from smtpd.config.model import Limits
-from smtpd.config.slice import DispatcherSlice, ListenerSlice
+from smtpd.config.slice import SOCKET, DispatcherSlice, ListenerSlice
 from smtpd.dispatcher import process
 from smtpd.dispatcher.state import Dispatcher
 from smtpd.imsg import (
@@ -109,7 +110,7 @@ class Others:
 
 
 class House:
-    def __init__(self, folder, *, listener=None, **limits):
+    def __init__(self, folder, *, listener=None, socket_listener=None, **limits):
         self.loop = prepare()
         self.folder = folder
         sockets = {peer: socket.socketpair() for peer in ("lookup", "queue", "control", "parent")}
@@ -119,7 +120,8 @@ class House:
         self.port = sock.getsockname()[1]
         here = ListenerSlice(1, "127.0.0.1", self.port, "mx.test", "", **(listener or {}))
         elsewhere = ListenerSlice(2, "", self.port, "late.test", "", interface="eth7")
-        configuration = DispatcherSlice((here, elsewhere), "mx.test", 2_000_000, Limits(**limits))
+        local = replace(SOCKET, hostname="mx.test", **(socket_listener or {}))
+        configuration = DispatcherSlice((here, elsewhere), "mx.test", 2_000_000, Limits(**limits), socket=local)
         channels = {peer: Channel(ours, TABLE, "dispatcher", peer) for peer, (ours, _) in sockets.items()}
         theirs = {peer: Channel(other, TABLE, peer, "dispatcher") for peer, (_, other) in sockets.items()}
         self.control, self.parent = theirs["control"], theirs["parent"]
@@ -134,7 +136,7 @@ class House:
             "queue": process.from_queue,
             "control": process.from_control,
         }
-        self.heard, self.told, self.clients = [], [], []
+        self.heard, self.handed, self.told, self.clients = [], [], [], []
         self.boards = [
             connect(self.loop, list(channels.values()), handlers, self.dispatcher),
             connect(self.loop, list(theirs.values()), {"dispatcher": self._from_dispatcher}, None),
@@ -167,6 +169,8 @@ class House:
     def _from_dispatcher(self, state, channel, imsg, descriptor):
         if channel.me == "control":
             self.heard.append(imsg)
+            if descriptor is not None:
+                self.handed.append(descriptor)
         elif channel.me == "parent":
             self.told.append(imsg)
         else:
@@ -260,8 +264,8 @@ def house(tmp_path):
 def make_house(tmp_path):
     houses = []
 
-    def make(*, listener=None, **limits):
-        houses.append(House(tmp_path, listener=listener, **limits))
+    def make(**more):
+        houses.append(House(tmp_path, **more))
         return houses[-1]
 
     yield make

@@ -28,6 +28,7 @@ SETS = (
     "stdio",
     "stdio rpath",
     "stdio inet recvfd",
+    "stdio inet recvfd sendfd",
     "stdio rpath inet dns",
     "stdio unix recvfd",
     "stdio recvfd sendfd",

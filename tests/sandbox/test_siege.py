@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "dispatcher": Row("stdio inet recvfd"),
+    "dispatcher": Row("stdio inet recvfd sendfd"),
     "lookup": Row("stdio rpath inet dns", root=False, letters="r"),
     "queue": Row("stdio rpath wpath cpath flock recvfd sendfd", letters="rwc"),
     "scheduler": Row("stdio"),

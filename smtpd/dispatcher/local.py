@@ -1,0 +1,107 @@
+"""Sessions of this host's own programs, which ask for one by control: `listen on socket`.
+
+    sendmail --OpenSession--> control --the same, uid--> here: a pair of sockets, one end is a connection of ours
+             <--SessionOpened, the other end-- control <--
+
+Such a client is told from others by who it is and not by where it comes from: the kernel knows its uid.  It is not
+counted by rates, greeted late, named by DNS, or asked for TLS and passwords.  It has the limits of a session, and of
+sessions a user has as many as an address has, so that nobody on this host uses up what is there for all.
+
+What it sends before it closes its side is still obeyed and answered.
+"""
+
+import asyncio
+import socket
+from typing import cast
+
+from smtpd.config.slice import ListenerSlice
+from smtpd.dispatcher.connection import Connection
+from smtpd.dispatcher.crowd import Crowd
+from smtpd.dispatcher.entrance import Arrival
+from smtpd.dispatcher.office import Office
+from smtpd.dispatcher.wire import Wire
+from smtpd.ipc.log import log
+from smtpd.smtp.question import Answer, BeginMessage
+from smtpd.smtp.server import Client
+
+
+class NoSession(Exception):
+    """Not for this user, or not now; the argument says why."""
+
+
+class LocalSessions:
+    def __init__(self, office: Office, crowd: Crowd, listener: ListenerSlice):
+        self._office, self._crowd, self._listener = office, crowd, listener
+        self._opening: set[asyncio.Task] = set()
+
+    def open(self, uid: int) -> socket.socket:
+        """The client's end, of which there is no other copy.  Raises NoSession."""
+        connection = LocalConnection(self._office, self._crowd, self._listener, uid)
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise NoSession(error.strerror) from None
+        refusal = self._crowd.enter_local(connection, max(ours.fileno(), theirs.fileno()))
+        if refusal is not None:
+            ours.close()
+            theirs.close()
+            log.line(f'{connection.id:016x} smtp refused address=local uid={uid} reason="{refusal.value}"')
+            raise NoSession(refusal.value)
+        task = self._office.loop.create_task(self._connect(connection, ours))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return theirs
+
+    async def _connect(self, connection: "LocalConnection", sock: socket.socket) -> None:
+        try:
+            await self._office.loop.connect_accepted_socket(lambda: connection, sock)
+        except OSError as error:
+            log.warn(f"{connection.id:016x} smtp: {error.strerror}")
+            sock.close()
+            self._crowd.leave(connection)
+
+
+class LocalConnection(Connection):
+    """A member of the crowd as soon as it is made, a moment before it has its transport."""
+
+    def __init__(self, office: Office, crowd: Crowd, listener: ListenerSlice, uid: int):
+        super().__init__(office, crowd, listener)
+        self.address = f"uid {uid}"
+        self.statistic = "smtp.session.local"
+        self._client = Client("local", 0, listener.hostname, local=True, uid=uid)
+        self._ended = False  # its side is closed
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.wire = Wire(cast(asyncio.Transport, transport))
+        if self._finished:
+            self.wire.transport.abort()
+        else:
+            arrival = Arrival(self._client, facts=None, name="", may_xclient=False, early=b"", hasty=False)
+            self._guard(self.begin, arrival)
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._leave()
+        return True  # what is still to be said has somewhere to go
+
+    def shutdown(self) -> None:
+        if self.session is None:
+            self._finished = True
+        else:
+            super().shutdown()
+
+    def _leave(self) -> None:
+        if self._ended and self.session is not None and not self.session.waiting:
+            self._gone("disconnect")
+
+    def _answer(self, answer: Answer) -> None:
+        super()._answer(answer)
+        self._leave()
+
+    def _begin_message(self, question: BeginMessage) -> None:
+        self._reception.begin()
+
+    def _finish(self, reason: str) -> None:
+        super()._finish(reason)
+        if self._ended:
+            self.wire.transport.close()
