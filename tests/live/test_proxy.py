@@ -1,0 +1,236 @@
+"""Who speaks for others: a real HAProxy with the PROXY protocol, swaks with the same, and XCLIENT."""
+
+import re
+import shutil
+import smtplib
+import socket
+import subprocess
+
+import pytest
+
+from tests.live import submission
+from tests.live.conftest import Daemon, empty_maildir, mails, started, until
+from tests.live.encrypted import careless
+from tests.live.network import Network
+from tests.live.recipient import logged
+
+US, US6 = "198.51.100.1", "2001:db8:1::1"
+CLIENT, CLIENT6 = "198.51.100.7", "2001:db8:1::7"
+PORTS = {"any": 2500, "one": 2501, "two": 2502, "smtps": 2503, "xclient": 2504}
+CONF = """
+smtp limit connection-rate 5 tarpit 0
+listen on 127.0.0.1 port {any} proxy hostname mx.here.test
+listen on 127.0.0.1 port {one} proxy-v1 hostname mx.here.test
+listen on 127.0.0.1 port {two} proxy-v2 hostname mx.here.test
+listen on 127.0.0.1 port {smtps} smtps pki mx.here.test proxy-v2 hostname mx.here.test
+listen on 0.0.0.0 port {xclient} xclient {{{{ "127.0.0.1" }}}} hostname mx.here.test
+action "local" maildir
+match from src {{{{ "198.51.100.0/24", "2001:db8:1::/64", "203.0.113.7", "203.0.113.11" }}}} for any action "local"
+match from auth for any action "local"
+"""
+HAPROXY = """
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+"""
+WAYS = {"one": "send-proxy", "two": "send-proxy-v2", "smtps": "send-proxy-v2"}
+ABOVE = 100  # a port of HAProxy's, above the one it passes clients on to
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network():
+    with Network() as network:
+        network.add("eth1", f"{US}/24", f"{CLIENT}/24", f"{US6}/64", f"{CLIENT6}/64")
+        yield network
+
+
+@pytest.fixture(scope="module")
+def daemon(ground, users):
+    daemon = Daemon(ground, submission.PKI + CONF.format(**PORTS), port=PORTS["any"])
+    submission.certify(daemon)
+    with started(daemon):
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def haproxy(daemon):
+    """In front of all of them but two."""
+    if not shutil.which("haproxy"):
+        pytest.skip("HAProxy is not here (tests/peers.sh)")
+    text = HAPROXY
+    for name, option in WAYS.items():
+        port = PORTS[name] + ABOVE
+        text += f"listen {name}\n    bind {US}:{port}\n    bind [{US6}]:{port}\n"
+        text += f"    server smtpd 127.0.0.1:{PORTS[name]} {option}\n"
+    path = daemon.directory / "haproxy.cfg"
+    path.write_text(text)
+    process = subprocess.Popen(["haproxy", "-db", "-q", "-f", path], stdin=subprocess.DEVNULL)
+    listening = f":{max(PORTS[name] for name in WAYS) + ABOVE} "
+    until(lambda: listening in subprocess.check_output(["ss", "-ltn"], text=True), what="HAProxy")
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def maildir(users, alice):
+    empty_maildir(users.home(alice))
+    return users.home(alice)
+
+
+def received(maildir):
+    """The line that the one mail got here."""
+    (mail,) = until(lambda: mails(maildir), what="the mail")
+    return " ".join(re.search(rb"^Received: ((?:.+\n[\t ])*)", mail, re.MULTILINE)[1].decode().split())
+
+
+def statistic(daemon, key):
+    stats = dict(line.split("=") for line in daemon.smtpctl("show", "stats").stdout.split())
+    return int(stats.get(key, 0))
+
+
+# -- HAProxy ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source, to", [(CLIENT, US), (CLIENT6, US6)], ids=["tcp4", "tcp6"])
+@pytest.mark.parametrize("name", WAYS)
+def test_the_client_behind_it_is_who_is_seen(daemon, haproxy, maildir, alice, name, source, to):
+    make = smtplib.SMTP_SSL if name == "smtps" else smtplib.SMTP
+    more = {"context": careless()} if name == "smtps" else {}
+    client = make(to, PORTS[name] + ABOVE, "client.test", timeout=20, source_address=(source, 0), **more)
+    with client:
+        assert f"[{source}]" in client.ehlo()[1].decode()
+        client.sendmail("amy@there.test", f"{alice}@here.test", "Subject: x\r\n\r\nx\r\n")
+    literal = f"[IPv6:{source}]" if ":" in source else f"[{source}]"
+    line = received(maildir)
+    assert line.startswith("from client.test (") and f"{literal})" in line
+    assert logged(daemon, f"smtp connected address={source} ")
+
+
+# -- a proxy of any sort --------------------------------------------------------------------
+
+
+def swaks(port, *words):
+    command = ["swaks", "--server", "127.0.0.1", "--port", str(port), "--ehlo", "client.test"]
+    command += ["--from", "amy@there.test", "--to", "bob@here.test"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def claim(version, source, *words):
+    protocol = ["--proxy-protocol", "STREAM"] if version == 2 else []
+    family = ["--proxy-family", ("AF_INET" if version == 2 else "TCP4")]
+    words = [*words, "--proxy-version", str(version), *family, *protocol, "--proxy-source", source]
+    words += ["--proxy-source-port", "4711", "--proxy-dest", US, "--proxy-dest-port", "25"]
+    return [*words, "--quit-after", "HELO"]
+
+
+@pytest.mark.parametrize("name, version", [("any", 1), ("any", 2), ("one", 1), ("two", 2)])
+def test_what_swaks_claims_is_believed(daemon, name, version):
+    """Hence the manual's advice: only the proxy should be able to connect."""
+    code, text = swaks(PORTS[name], *claim(version, "203.0.113.7"))
+    assert "Hello client.test [203.0.113.7]" in text, text
+
+
+@pytest.mark.parametrize("name, version", [("one", 2), ("two", 1)])
+def test_a_header_of_the_other_version_is_none(daemon, name, version):
+    code, text = swaks(PORTS[name], *claim(version, "203.0.113.7"))
+    assert code != 0 and "220" not in text, text
+
+
+def test_a_client_that_is_claimed_is_counted_like_one_that_is_there(daemon):
+    """Who has let a liar in has let it use up the rate of others."""
+    before = statistic(daemon, "smtp.refused.connection-rate")
+    for _ in range(5):
+        assert "220 mx.here.test" in swaks(PORTS["any"], *claim(1, "203.0.113.9"))[1]
+    code, text = swaks(PORTS["any"], *claim(1, "203.0.113.9"))
+    assert "421 4.7.0 Too many connections in a minute" in text
+    assert "220 mx.here.test" in swaks(PORTS["any"], *claim(1, "203.0.113.10"))[1]
+    assert statistic(daemon, "smtp.refused.connection-rate") == before + 1
+
+
+NO_HEADERS = {
+    "EHLO": b"EHLO client.test\r\n",
+    "a header behind something": b" PROXY TCP4 203.0.113.7 198.51.100.1 1 2\r\n",
+    "no address": b"PROXY TCP4 203.0.113.777 198.51.100.1 1 2\r\n",
+    "the wrong family": b"PROXY TCP4 2001:db8::7 2001:db8::1 1 2\r\n",
+    "too long": b"PROXY TCP4 " + b"1" * 200,
+    "UDP": b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c" + bytes(12),
+    "another version": b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c" + bytes(12),
+    "too short": b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x04" + bytes(4),
+}
+
+
+@pytest.mark.parametrize("header", NO_HEADERS.values(), ids=NO_HEADERS)
+def test_who_has_no_header_is_not_even_greeted(daemon, header):
+    before = statistic(daemon, "smtp.proxy.failed")
+    with socket.create_connection(("127.0.0.1", PORTS["any"]), timeout=20) as sock:
+        sock.sendall(header)
+        assert until_end(sock) == b""
+    assert statistic(daemon, "smtp.proxy.failed") == before + 1
+
+
+def until_end(sock):
+    """All that comes."""
+    found = b""
+    try:
+        while data := sock.recv(4096):
+            found += data
+    except ConnectionError:
+        pass
+    return found
+
+
+@pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"], ids=["1", "2"])
+def test_a_proxy_that_speaks_for_nobody_is_itself(daemon, header):
+    with socket.create_connection(("127.0.0.1", PORTS["any"]), timeout=20) as sock:
+        sock.sendall(header + b"EHLO client.test\r\nQUIT\r\n")
+        assert b"Hello client.test [127.0.0.1]" in until_end(sock)
+
+
+def test_a_second_header_is_no_command(daemon):
+    """It comes from the client, who is not believed."""
+    header = b"PROXY TCP4 203.0.113.11 198.51.100.1 1 2\r\n"
+    with socket.create_connection(("127.0.0.1", PORTS["any"]), timeout=20) as sock:
+        sock.sendall(header + header.replace(b"113.11", b"113.12") + b"EHLO client.test\r\nQUIT\r\n")
+        text = until_end(sock)
+    assert b"\r\n500 5.5.1 " in text and b"Hello client.test [203.0.113.11]" in text
+
+
+# -- XCLIENT ------------------------------------------------------------------------------------
+
+
+def test_xclient_makes_a_client_another_one(daemon, maildir, alice):
+    words = ["--xclient-addr", "203.0.113.7", "--xclient-name", "mail.there.test", "--xclient-helo", "there.test"]
+    words += ["--xclient-port", "4711", "--xclient-proto", "ESMTP", "--xclient-login", "amy"]
+    code, text = swaks(PORTS["xclient"], *words, "--to", f"{alice}@here.test")
+    assert code == 0, text
+    line = received(maildir)
+    assert line.startswith("from client.test (mail.there.test [203.0.113.7])")
+    assert "with ESMTPA id" in line
+    assert logged(daemon, "smtp xclient address=203.0.113.7 host=mail.there.test user=amy")
+
+
+def test_xclient_is_for_those_who_are_named(daemon):
+    with smtplib.SMTP(US, PORTS["xclient"], "client.test", timeout=20, source_address=(CLIENT, 0)) as client:
+        client.ehlo()
+        assert not client.has_extn("XCLIENT")
+        assert client.docmd("XCLIENT", "ADDR=127.0.0.1") == (550, b"5.7.0 XCLIENT is not for you")
+        assert f"[{CLIENT}]" in client.ehlo()[1].decode()
+
+
+def test_it_may_be_said_in_several_commands(daemon):
+    words = ["--xclient-name", "mail.there.test", "--xclient-delim", "--xclient-addr", "203.0.113.8"]
+    code, text = swaks(PORTS["xclient"], *words, "--xclient-delim", "--xclient-port", "1", "--quit-after", "MAIL")
+    assert code == 0 and "Hello client.test [203.0.113.8]" in text, text
+    assert logged(daemon, "smtp xclient address=203.0.113.8 host=<unknown>")  # of another address it is not the name
+
+
+@pytest.mark.parametrize("argument", ["", "ADDR", "ADDR=203.0.113.777", "ADDR=[UNAVAILABLE]", "COLOUR=red", "PORT=x"])
+def test_what_is_malformed_changes_nothing(daemon, argument):
+    with smtplib.SMTP("127.0.0.1", PORTS["xclient"], "client.test", timeout=20) as client:
+        client.ehlo()
+        assert client.docmd("XCLIENT", argument)[0] == 501
+        assert "[127.0.0.1]" in client.ehlo()[1].decode()
