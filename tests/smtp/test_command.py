@@ -31,6 +31,31 @@ def test_a_verb_and_its_argument(line, parts):
     assert command(line) == parts
 
 
+def test_everything_that_can_be_announced_in_its_order():
+    offer = Offer(
+        1000, Limits(), hold=3600, require_tls=True, starttls=True, mechanisms=("PLAIN", "LOGIN"), xclient="NAME ADDR"
+    )
+    assert offer.keywords(NOON) == [
+        "8BITMIME",
+        "ENHANCEDSTATUSCODES",
+        "SIZE 1000",
+        "DSN",
+        "PIPELINING",
+        "CHUNKING",
+        "BINARYMIME",
+        "SMTPUTF8",
+        "LIMITS MAILMAX=100 RCPTMAX=1000",
+        "DELIVERBY",
+        "MT-PRIORITY",
+        "FUTURERELEASE 3600 2026-11-21T13:00:00Z",
+        "REQUIRETLS",
+        "STARTTLS",
+        "AUTH PLAIN LOGIN",
+        "XCLIENT NAME ADDR",
+        "HELP",
+    ]
+
+
 def test_limits_are_announced_in_six_digits():  # RFC 9422 4.1, 4.2
     offer = Offer(1000, Limits(max_mails=1_000_000, max_rcpt=999_999))
     assert "LIMITS MAILMAX=999999 RCPTMAX=999999" in offer.keywords(NOON)

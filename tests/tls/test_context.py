@@ -6,6 +6,7 @@ import hashlib
 import os
 import ssl
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography import x509
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from smtpd.tls.context import Authorities, Certificate, Unusable
 from smtpd.tls.library import get_context
 from smtpd.tls.link import Failed, Link
+from smtpd.tls.signing import SIGNERS
 from tests.tls.test_link import TLS12, TLS13
 from tests.tls.world import Client, authority, certify, chain, client_context, key, key_pem, listener, pem
 
@@ -50,6 +52,13 @@ def shown_to(server, name, versions=TLS13):
 )
 def test_of_three_certificates_the_client_is_shown_the_one_it_asks_for(three, asked, shown, versions):
     assert shown_to(three, asked, versions) == shown
+
+
+def test_handshakes_at_the_same_time_are_not_shown_each_others_certificates(three):
+    """OpenSMTPD, 2015-04: the name that one client had asked for was another one's choice."""
+    asked = ["mx.here.test", "any.lists.test", "star.test"] * 8
+    with ThreadPoolExecutor(SIGNERS) as threads:
+        assert list(threads.map(lambda name: shown_to(three, name), asked)) == asked
 
 
 def test_without_a_star_the_first_is_shown(signatory):
