@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 
 from smtpd.config.model import Tls
 from smtpd.config.slice import ListenerSlice
+from smtpd.dispatcher.network import is_loopback
 from smtpd.dispatcher.office import Office
 from smtpd.dispatcher.wire import Wire
 from smtpd.imsg import ClientWelcomed, WelcomeClient
@@ -99,7 +100,9 @@ class Entrance:
             return
         self._proxy = None
         header = proxy.header
-        if not header.local:
+        # The loopback address of another host is not ours: whoever has it there is the proxy's host, and not this one.
+        elsewhere = is_loopback(header.source) and not is_loopback(self._address)
+        if not header.local and not elsewhere:
             self._address, self._port, self._local = header.source, header.source_port, header.destination
         self._identify()
         if proxy.rest:

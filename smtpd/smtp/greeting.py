@@ -3,9 +3,11 @@
 After each of these the session knows nothing of what was said before (RFC 5321 4.1.4, RFC 3207 4.2).
 """
 
+import ipaddress
 from typing import TYPE_CHECKING
 
 from smtpd.config.model import Tls
+from smtpd.header.received import literal
 from smtpd.smtp import auth, command, xclient
 from smtpd.smtp.extension import Offer
 from smtpd.smtp.question import Answer, Encrypt, Encrypted
@@ -31,7 +33,7 @@ def _greet(session: "Session", argument: str, *, esmtp: bool) -> None:
     name = command.helo(argument)
     introduce(session, name, esmtp=esmtp)
     keywords = session.offer.keywords(session.date) if esmtp else []
-    hello = f"{session.name} Hello {name} [{session.address}], pleased to meet you"
+    hello = f"{session.name} Hello {name} {literal(session.address)}, pleased to meet you"
     session.reply(Reply(250, "", hello, *keywords))
 
 
@@ -84,7 +86,11 @@ def speak_for(session: "Session", argument: str) -> None:
     """XCLIENT: a proxy that we trust says who the client is.  It may say so in several commands."""
     if not session.may_xclient:
         raise Refuse(550, "5.7.0", "XCLIENT is not for you")
+    if session.listener.tls is not None and session.listener.tls.mode is Tls.REQUIRED and session.facts is None:
+        raise Refuse(530, "5.7.0", "Must issue a STARTTLS command first")
     said = xclient.overrides(argument)
+    if said.address and _is_loopback(said.address) and not _is_loopback(session.client.address):
+        raise Refuse(501, "5.5.4", "Bad value of ADDR: that is another host's loopback address, not ours")
     session.drop()
     session.client = _other_client(session, said)
     if said.login is not None or said.address is not None:  # another client is nobody before it is said who
@@ -95,6 +101,10 @@ def speak_for(session: "Session", argument: str) -> None:
     if said.helo:
         introduce(session, said.helo, esmtp=said.protocol != "SMTP")
     session.say_banner()
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _other_client(session: "Session", said: xclient.Overrides) -> "Client":

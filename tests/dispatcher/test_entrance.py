@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from smtpd.config.model import Proxy, Tls
-from smtpd.config.slice import TlsSlice
+from smtpd.config.slice import ListenerSlice, TlsSlice
+from smtpd.dispatcher.entrance import Entrance
 from smtpd.imsg import AddListener, ExpandRecipient, ResolveClient, WelcomeClient
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -63,6 +64,32 @@ def test_a_check_of_the_proxy_itself_keeps_its_own_address(make_house):
 
     house.run(scenario())
     assert [imsg.address for imsg in house.others.asked if isinstance(imsg, ResolveClient)] == ["127.0.0.1"]
+
+
+class Visitor:
+    """Whose address is asked for, and who is not let in."""
+
+    address = ""
+
+    def admit(self):
+        return False
+
+
+@pytest.mark.parametrize(
+    "proxy, told, known",
+    [
+        ("203.0.113.9", "127.0.0.1", "203.0.113.9"),
+        ("203.0.113.9", "127.1.2.3", "203.0.113.9"),
+        ("203.0.113.9", "192.0.2.7", "192.0.2.7"),
+        ("127.0.0.1", "127.1.2.3", "127.1.2.3"),
+    ],
+)
+def test_a_proxy_on_another_host_does_not_make_anybody_a_program_of_this_one(make_house, proxy, told, known):
+    house, visitor = make_house(), Visitor()
+    listener = ListenerSlice(1, "198.51.100.1", 25, "mx.test", "", proxy=Proxy.V1)
+    entrance = Entrance(house.dispatcher.office, listener, visitor, (proxy, 40001), "198.51.100.1")
+    entrance.receive(V1.replace(b"192.0.2.7", told.encode()))
+    assert visitor.address == known
 
 
 def test_tls_behind_a_proxy_header_in_the_same_segment(make_house):
