@@ -19,7 +19,7 @@ CLIENT, CLIENT6 = "198.51.100.7", "2001:db8:1::7"
 PORTS = {"any": 2500, "one": 2501, "two": 2502, "smtps": 2503, "xclient": 2504}
 CONF = """
 smtp limit connection-rate 5 tarpit 0
-listen on 127.0.0.1 port {any} proxy hostname mx.here.test
+listen on 0.0.0.0 port {any} proxy hostname mx.here.test
 listen on 127.0.0.1 port {one} proxy-v1 hostname mx.here.test
 listen on 127.0.0.1 port {two} proxy-v2 hostname mx.here.test
 listen on 127.0.0.1 port {smtps} smtps pki mx.here.test proxy-v2 hostname mx.here.test
@@ -100,10 +100,10 @@ def test_the_client_behind_it_is_who_is_seen(daemon, haproxy, maildir, alice, na
     make = smtplib.SMTP_SSL if name == "smtps" else smtplib.SMTP
     more = {"context": careless()} if name == "smtps" else {}
     client = make(to, PORTS[name] + ABOVE, "client.test", timeout=20, source_address=(source, 0), **more)
-    with client:
-        assert f"[{source}]" in client.ehlo()[1].decode()
-        client.sendmail("amy@there.test", f"{alice}@here.test", "Subject: x\r\n\r\nx\r\n")
     literal = f"[IPv6:{source}]" if ":" in source else f"[{source}]"
+    with client:
+        assert literal in client.ehlo()[1].decode()
+        client.sendmail("amy@there.test", f"{alice}@here.test", "Subject: x\r\n\r\nx\r\n")
     line = received(maildir)
     assert line.startswith("from client.test (") and f"{literal})" in line
     assert logged(daemon, f"smtp connected address={source} ")
@@ -149,6 +149,12 @@ def test_a_client_that_is_claimed_is_counted_like_one_that_is_there(daemon):
     assert "421 4.7.0 Too many connections in a minute" in text
     assert "220 mx.here.test" in swaks(PORTS["any"], *claim(1, "203.0.113.10"))[1]
     assert statistic(daemon, "smtp.refused.connection-rate") == before + 1
+
+
+def test_a_proxy_elsewhere_cannot_make_anybody_one_of_us(daemon):
+    """Its loopback address is not ours."""
+    code, text = swaks(PORTS["any"], "--server", US, "--local-interface", CLIENT, *claim(2, "127.0.0.1"))
+    assert f"Hello client.test [{CLIENT}]" in text, text
 
 
 NO_HEADERS = {
