@@ -114,6 +114,12 @@ def test_a_local_program_has_no_address():
     assert talk.logged[0] == "connected address=local host=localhost"
 
 
+def test_an_address_of_ipv6_is_greeted_as_the_trace_line_has_it():
+    talk = Conversation(client=Client("2001:db8::1", 40025))
+    talk.feed(b"HELO relay.test\r\n")
+    assert last_line(talk) == b"250 mx.here.test Hello relay.test [IPv6:2001:db8::1], pleased to meet you"
+
+
 # Groups
 
 
@@ -246,6 +252,16 @@ def test_who_has_authenticated_is_in_the_origin_and_in_the_trace_line():
         b" with ESMTPSA id 1a2b3c01 (TLSv1.3:TLS_AES_256_GCM_SHA384:256:NO) auth=yes user=amy\n"
         in talk.stored[FIRST_ID]
     )
+
+
+@pytest.mark.parametrize("verified, word", [(True, b":256:YES)"), (False, b":256:NO)")])
+def test_whether_the_client_has_shown_a_good_certificate_is_in_the_trace_line(verified, word):
+    talk = encrypting()
+    talk.answer(Encrypted(FACTS._replace(verified=verified)))
+    talk.feed(b"EHLO relay.test\r\n")
+    in_data(talk).feed(b".\r\n")
+    talk.answer_all()
+    assert word in talk.stored[FIRST_ID]
 
 
 def test_who_has_failed_is_in_no_trace_line():
