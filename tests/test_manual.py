@@ -61,6 +61,17 @@ def test_what_a_session_offers_is_in_the_manual():
     assert offered <= words_of("smtpd.8", "Cm")
 
 
+def test_what_the_log_says_of_a_session_is_in_the_manual():
+    source = "".join(
+        path.read_text() for room in ("smtp", "dispatcher") for path in (TOP / "smtpd" / room).glob("*.py")
+    )
+    events = re.findall(r'\blog\(\s*"([a-z-]+)"', source) + re.findall(r'reject\("([a-z-]+)"', source)
+    reasons = re.findall(r'(?:hang_up|_dismiss|Close)\((?:[A-Z_]+, )?"([a-z-]+)"', source)
+    assert len(events) > 5
+    assert len(reasons) > 5
+    assert set(events + reasons) <= words_of("smtpd.8", "Cm")
+
+
 def test_the_examples_of_the_manual_are_good_configurations():
     text = (MAN / "smtpd.conf.5").read_text()
     examples = re.findall(r"^\.Bd -literal.*\n((?:[^.].*\n|\n)+)\.Ed", text, re.MULTILINE)
