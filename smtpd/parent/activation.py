@@ -35,8 +35,13 @@ class Inherited:
     def __init__(self, count: int = 0):
         self._sockets: dict[tuple[str, int], socket.socket] = {}
         for descriptor in range(FIRST, FIRST + count):
-            os.set_inheritable(descriptor, False)
-            self._add(socket.socket(fileno=descriptor))
+            try:
+                os.set_inheritable(descriptor, False)
+                found = socket.socket(fileno=descriptor)
+            except OSError as error:  # not there, or no socket
+                log.warn(f"descriptor {descriptor} of the service manager is not used: {error.strerror}")
+            else:
+                self._add(found)
 
     def _add(self, found: socket.socket) -> None:
         objection = find_objection(found)

@@ -94,7 +94,10 @@ def _not_after(certificate: int) -> int:
     if not library.ASN1_TIME_to_tm(library.X509_get0_notAfter(certificate), broken_down):
         raise Unusable(f"its end cannot be read: {complaint()}")
     second, minute, hour, day, month, year = broken_down[:6]
-    return calendar.timegm((year + 1900, month + 1, day, hour, minute, second))
+    try:
+        return calendar.timegm((year + 1900, month + 1, day, hour, minute, second))
+    except ValueError:  # in the year 0
+        raise Unusable("it ended before there were calendars") from None
 
 
 def _names(certificate: int) -> tuple[str, ...]:

@@ -50,12 +50,12 @@ inherited.close()
 """
 
 
-def run(sockets, *wanted):
+def run(sockets, *wanted, extra=0):
     """A process that has `sockets` from descriptor 3 on, and its listeners ask for those `wanted`."""
     numbers = [sock.fileno() for sock in sockets]
     shift = f"import os\nfor at, number in enumerate({numbers}): os.dup2(number, 203 + at)\n"
     shift += f"for at in range({len(numbers)}): os.dup2(203 + at, 3 + at)\n"
-    command = [sys.executable, "-c", shift + PROGRAM, str(len(numbers)), *wanted]
+    command = [sys.executable, "-c", shift + PROGRAM, str(len(numbers) + extra), *wanted]
     done = subprocess.run(command, capture_output=True, text=True, pass_fds=numbers)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines(), done.stderr
@@ -90,6 +90,14 @@ def test_what_is_no_listening_socket_of_TCP_is_said_and_closed():
         out, said = run([silent, udp, unix], f"127.0.0.1:{port_of(silent)}", f"127.0.0.1:{port_of(udp)}")
     assert all("not there" in line for line in out)
     assert "does not listen" in said and said.count("not of TCP") == 2
+
+
+def test_what_is_no_socket_or_is_not_there_is_said():
+    with open("/dev/null") as null, socket.create_server(("127.0.0.1", 0)) as one:
+        out, said = run([null, one], f"127.0.0.1:{port_of(one)}", extra=1)
+    assert "taken" in out[0]
+    assert "descriptor 3 of the service manager is not used" in said
+    assert "descriptor 5 of the service manager is not used" in said
 
 
 def test_one_of_both_families_is_said_and_the_one_of_IPv6_is_taken():

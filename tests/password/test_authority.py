@@ -84,6 +84,13 @@ def test_PAM_is_told_of_the_client_and_that_having_no_password_is_no_password():
     assert library.flags == 1 and library.items[4] == b"192.0.2.1"
 
 
+@pytest.mark.parametrize("address", ["local", "", "192.0.2.1 user=root", "host.test"])
+def test_PAM_is_told_no_client_that_is_no_address(address):
+    library = Library(7)
+    try_password(TryPassword("no-such-user", "x", address), library)
+    assert library.items[4] == b""
+
+
 # -- the process itself, and the PAM of this machine ----------------------------------------
 
 

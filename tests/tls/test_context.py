@@ -172,6 +172,15 @@ def test_what_a_certificate_says_of_itself():
     assert read.names == ("mx.here.test", "*.lists.test")
 
 
+def test_a_certificate_that_ended_in_the_year_0_is_none():
+    """OpenSSL knows that year, and Python does not: it was the end of the dispatcher."""
+    end = datetime.datetime(2060, 1, 1)
+    made = certify(key("p256"), "a.test", end=end).public_bytes(serialization.Encoding.DER)
+    assert made.count(b"20600101000000Z") == 1
+    with pytest.raises(Unusable, match="before there were calendars"):
+        Certificate.read(ssl.DER_cert_to_PEM_cert(made.replace(b"20600101000000Z", b"00000101000000Z")).encode())
+
+
 def test_without_alternative_names_the_common_name_counts():
     assert Certificate.read(pem(authority()[0])).names == ("authority 0",)
 
