@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Protocol
 
 from smtpd.config.model import Limits
-from smtpd.dispatcher.network import is_loopback
+from smtpd.dispatcher.network import is_loopback, network_of
 from smtpd.dispatcher.rate import Rates
 
 SWEEP = 5  # seconds between two looks at the time of every session
@@ -61,7 +61,7 @@ class Crowd:
         self.scarce: Callable[[], None] = lambda: None  # told when there are no descriptors for one more
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
         self._limits, self._rates, self._statistics = limits, rates, statistics
-        self._by_address: Counter[str] = Counter()
+        self._by_address: Counter[str] = Counter()  # or by what is one (_place)
         self._identified: set[int] = set()
         # A session id says nothing but which line of the log belongs to which session.
         self._ids = itertools.count(secrets.randbits(63))
@@ -89,7 +89,7 @@ class Crowd:
         """Count it as what it is.  Who is refused here is a member until it leaves."""
         address = member.address
         if not is_loopback(address):
-            if self._by_address[address] >= self._limits.max_sessions_per_address:
+            if self._by_address[_place(address)] >= self._limits.max_sessions_per_address:
                 return self._refuse(Refusal.SESSIONS_OF_ADDRESS)
             if self._rates.has_failed(address, now):
                 return self._refuse(Refusal.FAILURE_RATE)
@@ -100,7 +100,7 @@ class Crowd:
 
     def enter_local(self, member: Member, descriptor: int) -> Refusal | None:
         """No rate is asked: a user who does harm has a name, and mail to show for it."""
-        if self._by_address[member.address] >= self._limits.max_sessions_per_address:
+        if self._by_address[_place(member.address)] >= self._limits.max_sessions_per_address:
             return self._refuse(Refusal.SESSIONS_OF_USER)
         refusal = self.enter(member, descriptor)
         if refusal is None:
@@ -124,9 +124,10 @@ class Crowd:
         return refusal
 
     def _count(self, member: Member, step: int) -> None:
-        self._by_address[member.address] += step
-        if not self._by_address[member.address]:
-            del self._by_address[member.address]
+        place = _place(member.address)
+        self._by_address[place] += step
+        if not self._by_address[place]:
+            del self._by_address[place]
         self._statistics["smtp.session"] += step
         self._statistics[member.statistic] += step
 
@@ -141,3 +142,8 @@ class Crowd:
     def shutdown(self) -> None:
         for member in list(self.members.values()):
             member.shutdown()
+
+
+def _place(address: str) -> str:
+    """Of IPv6 the network, as whoever has one address there has all of them: else one client would be all sessions."""
+    return network_of(address) if ":" in address else address

@@ -164,6 +164,18 @@ def test_sessions_of_one_address_are_bounded(make_house):
     assert house.statistics["smtp.refused.sessions"] == 1
 
 
+def test_sessions_of_a_network_of_ipv6_are_those_of_one_address(make_house):
+    house = make_house(listener={"proxy": Proxy.V1}, max_sessions_per_address=1)
+
+    async def scenario():
+        for source, expected in (("2001:db8::1", "220"), ("2001:db8::2", "421 4.7.0"), ("2001:db8:0:1::1", "220")):
+            client = await house.client()
+            client.writer.write(f"PROXY TCP6 {source} 2001:db8:f::1 40000 25\r\n".encode())
+            assert (await client.reply()).startswith(expected)
+
+    house.run(scenario())
+
+
 def test_who_is_refused_on_a_listener_with_tls_is_told_nothing_in_the_clear(make_house):
     house = make_house(
         listener={"proxy": Proxy.V1, "tls": TlsSlice(Tls.AT_ONCE, ("mx.test",))}, max_sessions_per_address=0
