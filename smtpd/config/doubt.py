@@ -3,13 +3,18 @@
 table t db:/path       there is no such file
 action … user NAME     there is no such user, nor is there for alias-commands
 mda wrapper NAME "…"   there is no %{mda} in it, so what it wraps never runs
+listen … port 465      without smtps, or smtps at a port where clients begin in the clear
 """
 
 from smtpd.config import specifier
 from smtpd.config.error import Report, quoted
 from smtpd.config.host import Host
+from smtpd.config.model import Tls
 from smtpd.config.operand import WITH_PATH
 from smtpd.config.parser import Parsed
+
+AT_ONCE = (465,)  # RFC 8314 3.3: clients begin with TLS
+IN_CLEAR = (25, 587)  # RFC 3207: they ask for it by STARTTLS
 
 
 def warn(parsed: Parsed, host: Host, report: Report) -> None:
@@ -24,3 +29,13 @@ def warn(parsed: Parsed, host: Host, report: Report) -> None:
         if specifier.MDA not in specifier.parse(wrapper.command, wrapper=True).names:
             place = parsed.names.wrapper_places[wrapper.name]
             report.warn(place, f"wrapper {quoted(wrapper.name)} has no %{{mda}}: what it wraps never runs")
+    _warn_of_ports(parsed, report)
+
+
+def _warn_of_ports(parsed: Parsed, report: Report) -> None:
+    """A client that waits for TLS, and a server that waits for a word, wait until one of them gives up."""
+    for listen, place in zip(parsed.config.listeners, parsed.listener_places, strict=True):
+        if listen.port in AT_ONCE and listen.tls is not Tls.AT_ONCE:
+            report.warn(place, f"clients of port {listen.port} begin with TLS, expected smtps")
+        elif listen.port in IN_CLEAR and listen.tls is Tls.AT_ONCE:
+            report.warn(place, f"clients of port {listen.port} begin without TLS, expected tls or tls-require")

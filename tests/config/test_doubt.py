@@ -66,3 +66,28 @@ def test_passwords_that_everybody_may_read(backend, path):
     warning = f'f:3:7: "{path}" holds passwords and can be read by everybody: chgrp _smtpl, chmod 640'
     assert sliced(TLS.format(f"{backend}:/t"), _t=text, public=("/t", path)).warnings == (warning,)
     assert sliced(TLS.format(f"{backend}:/t"), _t=text).warnings == ()
+
+
+PKI = '\npki p cert "/c" key "/k"\nmatch reject'
+
+
+@pytest.mark.parametrize(
+    "port, tls, doubt",
+    [
+        ("smtps", "tls pki p", "clients of port 465 begin with TLS, expected smtps"),
+        ("465", "", "clients of port 465 begin with TLS, expected smtps"),
+        ("submission", "smtps pki p", "clients of port 587 begin without TLS, expected tls or tls-require"),
+        ("25", "smtps pki p", "clients of port 25 begin without TLS, expected tls or tls-require"),
+        ("465", "smtps pki p", None),
+        ("587", "tls-require pki p", None),
+        ("10465", "", None),
+        ("10587", "smtps pki p", None),
+    ],
+)
+def test_a_port_where_client_and_server_would_wait_for_each_other(port, tls, doubt):
+    warnings = sliced(f"listen on 127.0.0.1 port {port} {tls}{PKI}").warnings
+    assert warnings == ((f"f:1:11: {doubt}",) if doubt else ())
+
+
+def test_smtps_brings_its_own_port():
+    assert sliced(f"listen on 127.0.0.1 smtps pki p{PKI}").warnings == ()
