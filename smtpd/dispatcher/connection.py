@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
         if self._patience is not None:
             self._patience.cancel()
         self._reception.close()
+        self._encryption = self.wire.link = None  # large, and we may wait long for the garbage collector
         self.crowd.leave(self)
 
     def pause_writing(self) -> None:

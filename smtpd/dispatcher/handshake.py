@@ -82,6 +82,7 @@ class Handshake:
     def stepped(self, outcome: Link | Failed | None) -> None:
         self._stepping = False
         if self.over:
+            self._link = None
             return
         if self._link is not None:  # of a failure too: the alert that says why
             output = self._link.take_output()
@@ -106,6 +107,8 @@ class Handshake:
         rest = self.take()
         if isinstance(outcome, Link) and rest:
             outcome.feed(rest)  # came while the last step was made
+        if not self._stepping:
+            self._link = None
         self._done(outcome)
 
 

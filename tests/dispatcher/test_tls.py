@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 
 import pytest
 
@@ -9,6 +10,7 @@ from smtpd.config.model import Auth, Tls
 from smtpd.config.slice import TlsSlice
 from smtpd.dispatcher.handshake import SECONDS
 from smtpd.imsg import CheckCredentials, ExpandRecipient, StoreMessage
+from smtpd.tls.link import Link
 from tests.dispatcher.tls import TlsClient, certificate
 
 STARTTLS = {"tls": TlsSlice(Tls.OFFERED, ("mx.test",))}
@@ -250,6 +252,38 @@ def test_handshakes_that_stall_keep_nobody_waiting(make_house):
         await other.say("NOOP", "250")
 
     house.run(scenario())
+
+
+def links():
+    return [one for one in gc.get_objects() if isinstance(one, Link)]
+
+
+@pytest.mark.parametrize("shaken", [True, False])
+def test_what_tls_took_is_given_back_when_a_client_leaves(make_house, shaken):
+    """At once: a collector that counts objects does not see that these are large."""
+    house = make_house(listener=STARTTLS)
+
+    async def scenario():
+        client = await house.client()
+        await client.greet()
+        await client.say("STARTTLS", "220")
+        if shaken:
+            await client.shake()
+            await client.say("EHLO client.test", "250")
+        else:
+            client.writer.write(TlsClient(None, None).hello())
+            await client.reader.read(1)
+        assert len(links()) == 1
+        client.writer.close()
+        await house.until(lambda: not house.connections)
+        assert links() == []
+
+    gc.collect()
+    gc.disable()
+    try:
+        house.run(scenario())
+    finally:
+        gc.enable()
 
 
 def test_a_handshake_that_fails_says_why(make_house, capfd):
