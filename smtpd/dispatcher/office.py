@@ -53,6 +53,6 @@ class Office:
         self.handshakes.close()
         self.writers.shutdown()
 
-    def now(self) -> int:
+    def now(self) -> float:
         """Seconds since 1970."""
-        return int(time.time())
+        return time.time()

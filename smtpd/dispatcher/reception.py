@@ -53,7 +53,7 @@ class Reception:
         office = self._office
         if not self._over:
             self._content = Content(message, office.memory, office.to_queue, office.loop, office.writers, self._drained)
-        self._answered(MessageBegun(message, office.now()))
+        self._answered(MessageBegun(message, int(office.now())))
 
     def _store(self, question: StoreContent, content: bytes | Refused) -> None:
         self._drop()

@@ -16,7 +16,7 @@ seconds of any clock that only goes forward; `tick(now)` is where time is notice
 """
 
 from collections.abc import Callable
-from math import inf
+from math import ceil, inf
 from typing import NamedTuple
 
 from smtpd.config.model import Limits
@@ -300,9 +300,7 @@ class Session:
         if argument and not verb.argument:
             raise Refuse(500, "5.5.4", f"{word} takes no argument")
         if verb.idle:
-            self._count_idle_command()
-            if self.errors > self.settings.limits.max_errors:
-                raise Refuse(421, "4.7.0", "Too many commands without a mail")
+            self.idle()
 
     # What the commands call
 
@@ -312,8 +310,8 @@ class Session:
 
     @property
     def date(self) -> int:
-        """Seconds since 1970."""
-        return int(self._epoch + self._heard)
+        """Seconds since 1970, the one that has begun counted whole: nothing is released too early."""
+        return ceil(self._epoch + self._heard)
 
     def enter(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:
@@ -325,6 +323,12 @@ class Session:
         self._question, self._resume = question, resume
         self.enter(State.WAITING)
         self._actions.append(Ask(question))
+
+    def idle(self) -> None:
+        """A command that brings no mail nearer.  Raises Refuse, of one too many."""
+        self._count_idle_command()
+        if self.errors > self.settings.limits.max_errors:
+            raise Refuse(421, "4.7.0", "Too many commands without a mail")
 
     def say_banner(self) -> None:
         self.reply(Reply(220, "", f"{self.name} ESMTP {self.settings.product}"))

@@ -710,3 +710,25 @@ def test_every_reply_is_a_reply(words):
         talk.answer_all()
     for line in talk.said.decode("ascii").split("\r\n")[:-1]:
         assert REPLY.fullmatch(line) or line.startswith(("220 ", "250-", "250 mx.here.test Hello ", "250 HELP", "334 "))
+
+
+def test_no_mail_is_released_before_its_last_second_is_over():
+    """A session begins, and commands come, in the middle of seconds; what is kept are whole ones."""
+    conversation = Conversation({"auth": "auth-optional"})
+    conversation.now += 2.25
+    conversation.feed(b"EHLO relay.test\r\n")
+    assert conversation.session.date == NOON + 3
+
+
+def test_chunks_of_nothing_do_not_come_without_end(talk):
+    """Of a quarter of a megabyte of them, one read of a socket, the loop had half a second."""
+    talk.feed(b"HELO relay.test\r\nMAIL FROM:<amy@there.test>\r\nRCPT TO:<bob@here.test>\r\n")
+    talk.feed(b"BDAT 0\r\n" * 1000)
+    assert talk.session.closed and b"421 4.7.0" in talk.said
+    assert talk.said.count(b"octets received") < MAX_IDLE_COMMANDS + Limits().max_errors
+
+
+def test_chunks_of_a_line_each_are_a_message(talk):
+    talk.feed(b"HELO relay.test\r\nMAIL FROM:<amy@there.test>\r\nRCPT TO:<bob@here.test>\r\nBDAT 6\r\nA: b\r\n")
+    talk.feed(b"BDAT 64\r\n" + b"x" * 62 + b"\r\n" * 1 + b"BDAT 0 LAST\r\n")
+    assert not talk.session.closed
