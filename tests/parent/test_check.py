@@ -50,6 +50,18 @@ def test_a_program_that_is_not_there_stops_the_start(ground):
 
 
 @needs_root
+@pytest.mark.parametrize("path", ["none", "none/either", "link"])
+def test_a_file_of_a_table_may_be_missing_where_nobody_else_can_put_one(ground, path):
+    (ground / "link").symlink_to("behind/none")
+    (ground / "behind").mkdir()
+    slice = configured(files=(str(ground / path),))
+    check_configured(Options(), slice)
+    (ground if path != "link" else ground / "behind").chmod(0o1777)
+    with pytest.raises(Untrusted, match="is writable by others"):
+        check_configured(Options(), slice)
+
+
+@needs_root
 def test_mailboxes_are_not_looked_for_where_somebody_else_could_put_another_directory(ground):
     (ground / "open").mkdir()
     (ground / "open" / "mail").mkdir()
