@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from smtpd.smtp.server import Session
 
 GO_AHEAD = Reply(354, "", 'Enter mail, end with "." on a line by itself')
+SMALL = 64  # bytes: a chunk of less is next to nothing for a client to say, and not for us to obey
+
 NO_RECIPIENT = Reply(503, "5.5.4", "No recipient was accepted")
 
 _CHUNK = re.compile(r"([0-9]{1,18})(?:[ \t]+(LAST))?", re.IGNORECASE | re.ASCII)  # RFC 3030 2
@@ -76,6 +78,8 @@ def bdat(session: "Session", argument: str) -> None:
     if not found:  # nobody knows where the next command begins
         raise Refuse(501, "5.5.4", "Syntax: BDAT size [LAST]", close=True)
     size = int(found[1])
+    if size < SMALL and not found[2]:
+        session.idle()
     session.chunk = Chunk(size, size, bool(found[2]), session.state, _check_chunk(session, size))
     if session.chunk.refusal is None:
         session.get_transaction().announced += size
