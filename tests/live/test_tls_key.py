@@ -8,7 +8,7 @@ import pytest
 from tests.live.certificate import Authority
 from tests.live.conftest import Daemon, free_port, started, until
 from tests.live.encrypted import Client, careless
-from tests.live.secret import found_in, numbers
+from tests.secret import found_in, numbers
 
 CONF = """
 pki rsa cert "{{directory}}/rsa.crt"
