@@ -8,6 +8,7 @@
     a name of 1024 bytes or more          malformed
     a value of 65536 bytes or more        malformed; that of To, Cc and From unfolded, of others each line of it
     Received: ..., for the 100th time     a loop (RFC 5321 6.3)
+    To, Cc, From, Bcc 1001 times          too large
     (empty)                               the end: nothing behind it is looked at
 
     a field             what becomes of it
@@ -32,7 +33,8 @@ MAX_NAME = 1023  # bytes
 MAX_VALUE = 65535  # bytes
 MAX_LINE = MAX_NAME + 1 + MAX_VALUE
 MAX_BLOCK = 1024 * 1024  # bytes, as it came
-MAX_MENDED = 32 * 1024  # bytes of address lists that are taken apart; what exceeds them stays as it is
+MAX_FIELDS = 1000  # of To, Cc, From and Bcc: each is looked at, which takes the time of a kilobyte of anything else
+MAX_MENDED = 8 * 1024  # bytes of address lists that are taken apart, in 50 ms; what exceeds them stays as it is
 
 _LINES = re.compile(rb"(?:(?:[\t ]|[^\n:\t ][^\n:]{0,%d}+:)[^\n]{0,%d}+\n)*+" % (MAX_NAME - 1, MAX_VALUE))
 # Below, the line end stands in front of its line: a field then is taken out with the match.
@@ -67,6 +69,7 @@ class Editor:
         "_domain",
         "_ended",
         "_field",
+        "_fields",
         "_held",
         "_malformed",
         "_masquerade",
@@ -86,6 +89,7 @@ class Editor:
         self._ended = False  # the empty line has been seen
         self._held = b""  # the beginning of a line that has no end yet
         self._field: _Field | None = None  # one to mend, that may go on
+        self._fields = 0  # of those that are looked at
         self._malformed = False
         self._replaced = False  # a From, by the one that we say
         self._received = 0
@@ -99,7 +103,7 @@ class Editor:
             return Fault.MALFORMED
         if self._received > MAX_RECEIVED:
             return Fault.LOOP
-        return Fault.TOO_LARGE if self._size > MAX_BLOCK else None
+        return Fault.TOO_LARGE if self._size > MAX_BLOCK or self._fields > MAX_FIELDS else None
 
     def feed(self, content: bytes) -> bytes:
         """What is certain now."""
@@ -144,6 +148,9 @@ class Editor:
         edited: list[bytes] = []
         at = self._go_on(text, edited) if self._field else 0
         for found in _FIELD.finditer(text, at):
+            self._fields += 1
+            if self._fields > MAX_FIELDS:
+                break
             start, name, value = found.groups()
             name = name.lower()
             if found.end() < len(text) and self._may_stay(name, value):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.header.editor import MAX_BLOCK, MAX_LINE, MAX_MENDED, MAX_VALUE, Editor, Fault
+from smtpd.header.editor import MAX_BLOCK, MAX_FIELDS, MAX_LINE, MAX_MENDED, MAX_VALUE, Editor, Fault
 
 SUBMITTED = {"date": 1795243823, "message_id": "1a2b3c4d@here.test"}
 DATE = b"Date: Sat, 21 Nov 2026 06:50:23 +0000 (UTC)\n"
@@ -223,3 +223,12 @@ def test_another_parser_finds_the_other_fields_as_they_were(fields, submitted):
     assert after.get_payload() == "body\n"
     ours = {"To", "Cc", "From", "Bcc", *added}
     assert [item for item in after.items() if item[0] not in ours] == [i for i in before.items() if i[0] not in ours]
+
+
+@pytest.mark.parametrize("name", ["To", "cc", "From", "BCC"])
+def test_a_thousand_fields_of_addresses_are_enough(name):
+    """A megabyte of them took a second, for all who were connected."""
+    field = f"{name}: a@there.test\n".encode()
+    for step in (10**9, 100):
+        assert edit(*cut(field * MAX_FIELDS, step))[1] is None
+        assert edit(*cut(field * (MAX_FIELDS + 1), step))[1] is Fault.TOO_LARGE
