@@ -9,6 +9,8 @@
 import socket
 import ssl
 
+from cryptography import x509
+
 from tests.live.certificate import key_pem
 
 
@@ -26,6 +28,11 @@ def showing(identity, directory):
     path.write_bytes(key_pem(identity.key) + identity.chain)
     context.load_cert_chain(path)
     return context
+
+
+def serial_of(client):
+    """Of the certificate that it was shown."""
+    return x509.load_der_x509_certificate(client.tls.getpeercert(binary_form=True)).serial_number
 
 
 class Client:

@@ -7,18 +7,27 @@ import pwd
 import re
 import shlex
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.live.certificate import Authority
 from tests.live.conftest import CONF, Daemon, mails, running, started, until
+from tests.live.encrypted import Client, serial_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() == 0, reason="runs as an ordinary user only")
 
 
 # Not ~/Maildir: whoever runs this may have mail there.
 OWN = CONF.replace("maildir\n", 'maildir "{directory}/Maildir"\n')
+
+
+TLS = """
+pki mx.here.test cert "{directory}/mx.crt"
+pki mx.here.test key "{directory}/mx.key"
+""" + OWN.replace("port {port}\n", "port {port} tls-require pki mx.here.test\n")
 
 
 # Every way that ends in this user's hands; the home with the .forward is not the real one.
@@ -56,6 +65,16 @@ def every(ground):
     home = daemon.directory / "home"
     home.mkdir(mode=0o700)
     (daemon.directory / "people").write_text(f"{me().pw_name} {me().pw_uid}:{me().pw_gid}:{home}\n")
+    with started(daemon, "--insecure-paths"):
+        yield daemon
+
+
+@pytest.fixture
+def encrypted(ground):
+    """A daemon that has a key, and what it shows."""
+    daemon = Daemon(ground, TLS)
+    daemon.authority = Authority("here")
+    daemon.authority.issue("mx.here.test").write(daemon.directory, "mx")
     with started(daemon, "--insecure-paths"):
         yield daemon
 
@@ -107,6 +126,29 @@ def test_a_command_and_a_file_of_a_forward_get_a_mail(every):
     assert (home / "taken").read_bytes().endswith(b"\nSubject: mine\n\nx\n")
     assert subjects(home / "file") == ["mine"]
     assert mails(home) == []
+
+
+def send_encrypted(daemon, subject):
+    """The serial number of the certificate that was shown."""
+    with Client(daemon.port).starttls() as client:
+        client.begin_mail(f"{me().pw_name}@here.test").command("DATA")
+        assert client.command(f"Subject: {subject}\r\n\r\nx\r\n.").startswith("250")
+        return serial_of(client)
+
+
+def test_a_mail_to_oneself_comes_over_tls(encrypted):
+    send_encrypted(encrypted, "encrypted")
+    (mail,) = until(lambda: mails(encrypted.directory), what="delivery")
+    assert b" with ESMTPS id " in mail and b"\nSubject: encrypted\n" in mail
+
+
+def test_a_new_certificate_is_taken_at_a_hup(encrypted):
+    before = send_encrypted(encrypted, "old")
+    new = encrypted.authority.issue("mx.here.test", kind="rsa")
+    new.write(encrypted.directory, "mx")
+    encrypted.process.send_signal(signal.SIGHUP)
+    until(lambda: encrypted.log.count("certificates of 1 pki loaded") == 2, what="the reload")
+    assert send_encrypted(encrypted, "new") == new.serial != before
 
 
 def test_other_users_are_refused(own):

@@ -7,11 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 
 from tests.live.certificate import Authority, key_pem
 from tests.live.conftest import Daemon, empty_maildir, mails, started, until
-from tests.live.encrypted import Client, showing
+from tests.live.encrypted import Client, serial_of, showing
 
 CONF = """
 pki mx.here.test cert "{directory}/live/mx.crt"
@@ -63,10 +62,6 @@ class Site:
             serial = serial_of(client)
             assert client.command("NOOP").startswith("250")
             return serial
-
-
-def serial_of(client):
-    return x509.load_der_x509_certificate(client.tls.getpeercert(binary_form=True)).serial_number
 
 
 @pytest.fixture
