@@ -45,4 +45,6 @@ def _check(header: Header) -> None:
     for address, port in ((header.source, header.source_port), (header.destination, header.destination_port)):
         assert str(ipaddress.ip_address(address)) == address
         assert 0 <= port <= 65535
-    assert not ipaddress.ip_address(header.source).is_multicast
+        assert not address.startswith("::ffff:")  # IPv4 is written as IPv4
+    source = ipaddress.ip_address(header.source)
+    assert not (source.is_multicast or source.is_unspecified)

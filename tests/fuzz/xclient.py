@@ -33,6 +33,7 @@ def _check(said: Overrides) -> None:
         assert port is None or 0 <= port <= 65535
     for address in (said.address, said.destination):
         assert not address or str(ipaddress.ip_address(address)) == address
+        assert not (address or "").startswith("::ffff:")  # IPv4 is written as IPv4
     assert said.address != ""
     assert said.name in (None, UNKNOWN) or domain(said.name) == said.name
     origin = Origin("", said.address or "", said.name or "", said.helo or "", "", "", True, user=said.login or "")
