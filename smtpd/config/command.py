@@ -1,17 +1,21 @@
 """smtpd -n: is the configuration good?  As a command of whoever types it; nothing is started.
 
+What the daemon reads as a user of its own is read as that user here, too, if it is root who asks.
+
 Errors and warnings go to standard error, the configuration in its canonical form to standard output.
 """
 
 import os
 import sys
 import time
+from collections.abc import Callable
 
+from smtpd import sandbox
 from smtpd.config.error import ConfigErrors, Report
 from smtpd.config.keyfile import KeyFiles
 from smtpd.config.parser import Parsed
 from smtpd.config.printer import print_config
-from smtpd.config.process import Configuration, configure, reader, reason
+from smtpd.config.process import USER, Configuration, as_user, configure, reader, reason
 
 
 def check(path: str, macros: dict[str, str], verbose: bool, insecure_paths: bool) -> int:
@@ -29,7 +33,7 @@ def maybe_configure(path: str, macros: dict[str, str], insecure_paths: bool) -> 
     """None means that there was an error."""
     try:
         read = reader(insecure_paths)
-        made = configure(path, read(path), macros, read)
+        made = configure(path, read(path), macros, as_daemon(read))
     except ConfigErrors as errors:
         print(errors, file=sys.stderr)
         return None
@@ -39,6 +43,27 @@ def maybe_configure(path: str, macros: dict[str, str], insecure_paths: bool) -> 
     for warning in made.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return made
+
+
+def as_daemon(read: Callable[[str], str]) -> Callable[[str], str]:
+    """Included files, and those of tables: root can read all of them, which says nothing."""
+    ids = sandbox.find_ids(USER) if os.geteuid() == 0 else None
+    if ids is None:
+        return read
+
+    def read_and_return(path: str) -> str:
+        groups, group = os.getgroups(), os.getegid()
+        os.setgroups([])
+        os.setegid(ids.gid)
+        os.seteuid(ids.uid)
+        try:
+            return read(path)
+        finally:
+            os.seteuid(0)
+            os.setegid(group)
+            os.setgroups(groups)
+
+    return as_user(read_and_return)
 
 
 def check_keys(parsed: Parsed, insecure_paths: bool) -> bool:

@@ -1,31 +1,56 @@
 """What `smtpd -n` says."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import pytest
 
+from smtpd import sandbox
 from smtpd.config.command import check
 
 CONF = 'table aliases file:{0}/aliases\naction "local" maildir alias <aliases>\nmatch for local action "local"\n'
 
 
 @pytest.fixture
-def conf(tmp_path):
-    path = tmp_path / "smtpd.conf"
-    path.write_text(CONF.format(tmp_path))
+def directory():
+    """One that others may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def conf(directory):
+    path = directory / "smtpd.conf"
+    path.write_text(CONF.format(directory))
     return str(path)
 
 
-def test_a_warning_goes_to_stderr_and_is_no_error(conf, tmp_path, capsys):
-    (tmp_path / "aliases").write_text("a: b\nc: |cat\n")
+def test_a_warning_goes_to_stderr_and_is_no_error(conf, directory, capsys):
+    (directory / "aliases").write_text("a: b\nc: |cat\n")
     assert check(conf, {}, False, True) == 0
     warning, verdict = capsys.readouterr().err.splitlines()
-    assert warning.startswith(f'warning: {tmp_path}/aliases:2:1: alias "c" is refused')
+    assert warning.startswith(f'warning: {directory}/aliases:2:1: alias "c" is refused')
     assert verdict == "configuration OK"
 
 
-def test_an_error_in_a_file_of_a_table_is_one_of_the_configuration(conf, tmp_path, capsys):
-    (tmp_path / "smtpd.conf").write_text(CONF.format(tmp_path).replace("alias", "userbase"))
-    (tmp_path / "userbasees").write_text("bob 0:0:/root\n")
+def test_an_error_in_a_file_of_a_table_is_one_of_the_configuration(conf, directory, capsys):
+    (directory / "smtpd.conf").write_text(CONF.format(directory).replace("alias", "userbase"))
+    (directory / "userbasees").write_text("bob 0:0:/root\n")
     assert check(conf, {}, True, True) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f'{tmp_path}/userbasees:1:1: user "bob": uid 0, expected 100 or more')
+    assert err.startswith(f'{directory}/userbasees:1:1: user "bob": uid 0, expected 100 or more')
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not sandbox.find_ids("_smtpl"), reason="needs root, and the user _smtpl")
+def test_root_is_told_what_the_daemon_could_not_read(conf, directory, capsys):
+    (directory / "aliases").write_text("a: b\n")
+    (directory / "aliases").chmod(0o600)
+    ids = os.getresuid(), os.getresgid(), os.getgroups()
+    assert check(conf, {}, False, True) == 0
+    assert capsys.readouterr().err.startswith(
+        f'warning: {conf}:1:7: cannot read "{directory}/aliases": user _smtpl has to be able to read it\n'
+    )
+    assert (os.getresuid(), os.getresgid(), os.getgroups()) == ids
