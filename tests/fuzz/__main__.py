@@ -7,7 +7,7 @@ A target is a module here with a function `fuzz(data)`, which raises when someth
 a client might say.  It needs no fuzzer: test_seeds.py plays the seeds with pytest.  atheris is not among the
 dependencies; an environment that has it, and those of smtpd, is
 
-    python -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install -r requirements.lock atheris
+    python -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install -r requirements.lock && /tmp/fuzz/bin/pip install atheris
 
 A crash is left in the corpus as crash-*: it becomes a test with the name of the attack, and a seed.
 """
