@@ -6,7 +6,8 @@
       |
     SIGNERS threads     make the link, step; the step that signs waits for crypto
       |
-    the loop            the remaining steps: no signature, some 50 microseconds
+    the loop            the remaining steps: no signature, some 50 microseconds; with a certificate of the client, whose
+                        keys and signatures may be of any size, in a thread like the first
 
 The bytes that a client may send for its handshake are bounded, certificates included, and so is its time.
 """
@@ -24,6 +25,8 @@ from smtpd.tls.signing import SIGNERS
 
 LINE = 1024  # handshakes that wait for a thread
 SECONDS = 25.0  # for all of it; the crowd's sweep notices up to 5 seconds later
+
+LAST_FLIGHT = 512  # bytes of a client behind our signature, if there is no certificate among them
 
 RECORD_HEADER = 5  # bytes, RFC 8446 5.1: type, version, length
 HANDSHAKE = 22  # the type
@@ -48,6 +51,7 @@ class Handshake:
         self._link: Link | None = None
         self._came = bytearray()  # and was not yet given to the link
         self._size = 0  # of all that came
+        self._size_signed = 0  # of what had come when our signature went out
         self._stepping = False  # in the line, or in a thread
 
     def receive(self, data: bytes) -> None:
@@ -84,6 +88,8 @@ class Handshake:
         if self.over:
             self._link = None
             return
+        if self._link is not None and self._link.signed and not self._size_signed:
+            self._size_signed = self._size - len(self._came)
         if self._link is not None:  # of a failure too: the alert that says why
             output = self._link.take_output()
             if output:
@@ -94,7 +100,7 @@ class Handshake:
             self._proceed()
 
     def _proceed(self) -> None:
-        if self._link is not None and self._link.signed:
+        if self._link is not None and self._link.signed and self._size - self._size_signed <= LAST_FLIGHT:
             self.stepped(_outcome(self.step, self.take()))
         elif self._link is not None or _begins_with_a_record(self._came):
             self._stepping = True

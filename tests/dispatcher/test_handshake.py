@@ -3,8 +3,10 @@
 import asyncio
 import itertools
 import ssl
+from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,13 +14,14 @@ from smtpd.config.model import Tls
 from smtpd.config.slice import TlsSlice
 from smtpd.dispatcher.handshake import Handshake, Handshakes
 from smtpd.dispatcher.wire import Wire
-from smtpd.tls.context import Certificate, control, make_context
+from smtpd.tls.context import Authorities, Certificate, control, make_context
 from smtpd.tls.library import get_context
 from smtpd.tls.link import HANDSHAKE_MAX, Failed, Link
 from smtpd.tls.signing import SIGNERS, Signer
 from tests.dispatcher.tls import Crypto, TlsClient, careless_context, certificate
 
 SET_GROUPS_LIST = 92  # openssl/ssl.h
+PEM = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
 SLICE = TlsSlice(Tls.AT_ONCE, ("mx.test",))
 
 
@@ -126,6 +129,30 @@ def test_a_handshake_ends_with_a_link(hall):
     hall.shake(peer)
     assert peer.link.facts.version == "TLSv1.3"
     assert hall.crypto.signatures == 1
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("step", [1, 100, 100_000])
+def test_the_certificate_of_a_client_is_not_looked_at_in_the_loop(hall, tmp_path, version, step):
+    """Its chain may be one of keys with 16384 bits, and what they cost everybody would wait for."""
+    with open(tmp_path / "client.pem", "wb") as file:
+        file.write(certificate(hall.crypto.key, "client.test"))
+        file.write(hall.crypto.key.private_bytes(*PEM))
+    mine = Certificate.read(certificate(hall.crypto.key))
+    own = Authorities.read(certificate(hall.crypto.key, "authority.test"))
+    slice = replace(SLICE, ca="authority")
+    hall.context = make_context(slice, {"mx.test": mine}, own, {}, Signer(hall.crypto.sockets))
+    context = careless_context()
+    context.maximum_version = version
+    context.load_cert_chain(tmp_path / "client.pem")
+    peer = Peer(hall, context=context).hello()
+    hall.until(lambda: peer.sent.data)
+    reply = peer.reply()
+    for at in range(0, len(reply), step):
+        peer.handshake.receive(reply[at : at + step])
+        assert not peer.outcomes
+    hall.until(lambda: peer.outcomes)
+    assert peer.link.facts.fingerprint
 
 
 def test_whole_and_byte_by_byte_is_the_same(hall):

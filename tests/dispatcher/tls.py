@@ -54,8 +54,8 @@ class Crypto:
                 request = Request.parse(packet)
                 self.go.wait()
                 algorithm = utils.Prehashed(HASHES[len(request.data)])
+                self.signatures += 1  # whoever counts them may have the reply sooner than we go on
                 sock.send(Reply(request.number, self.key.sign(request.data, ec.ECDSA(algorithm))).packet())
-                self.signatures += 1
         except OSError:
             pass  # whoever asked is gone
 
