@@ -26,6 +26,7 @@ from tests.trusted import OPTIONS
 
 TOP = Path(__file__).parent.parent.parent
 PYTHON = sys.executable
+COMPLETE = b"Date: Sat, 21 Nov 2026 06:50:23 +0000\r\nMessage-ID: <1@there.test>\r\n"
 ROLES = ("crypto", "control", "lookup", "dispatcher", "queue", "scheduler")
 READY = 20.0  # seconds that a start may take on a busy machine
 
@@ -238,8 +239,9 @@ class Daemon:
         return smtplib.SMTP("127.0.0.1", self.port, local_hostname="client.test", timeout=timeout)
 
     def send(self, recipient, content, sender="amy@there.test"):
+        """With all that would be added for a program of this host."""
         with self.client() as client:
-            return client.sendmail(sender, [recipient], content)
+            return client.sendmail(sender, [recipient], COMPLETE + content)
 
     def smtpctl(self, *words, check=True):
         command = [PYTHON, "-m", "smtpctl", "--state", str(self.state), *words]

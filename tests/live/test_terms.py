@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.live.conftest import empty_maildir, mails, running, until
+from tests.live.conftest import COMPLETE, empty_maildir, mails, running, until
 
 CONF = """
 listen on 127.0.0.1 port {{port}}
@@ -15,7 +15,7 @@ match from any for domain "here.test" action "local"
 match from any for domain "box.test" action "box"
 match from any for domain "line.test" action "line"
 """
-BINARY = b"Subject: bytes\r\n\r\n" + bytes(range(256)) * 100 + b"\n.\r\n\r.\r\n"
+BINARY = COMPLETE + b"Subject: bytes\r\n\r\n" + bytes(range(256)) * 100 + b"\n.\r\n\r.\r\n"
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_binary_content_arrives_byte_by_byte(daemon, users, alice):
         assert (code, text[:5]) == (554, b"5.6.1")
         assert chunks(client, BINARY[:7], BINARY[7:5000], BINARY[5000:])[0] == 250
     header, body = BINARY.split(b"\r\n\r\n", 1)
-    ending = header + b"\n\n" + body
+    ending = header.replace(b"\r\n", b"\n") + b"\n\n" + body
     (mail,) = until(lambda: mails(users.home(alice)))
     assert mail.endswith(ending)
     line = users.home(alice) / "line"
