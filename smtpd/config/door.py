@@ -26,6 +26,8 @@ def slice_listeners(
     doors: list[DoorSlice] = []
     for listen, place in zip(parsed.config.listeners, parsed.listener_places, strict=True):
         scram = bool(listen.credentials and passwords.are_verifiers(listen.credentials)) or listen.scram
+        if listen.credentials and listen.scram:
+            passwords.warn_of_hashes(listen.credentials)
         for address in listen_addresses(listen, host, place, report) or ("",):
             made = slice_listener(len(slices), address, listen, host, parsed.config, scram)
             if reason := next(filter(None, (clash(made, other) for other in slices)), None):

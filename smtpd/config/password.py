@@ -33,6 +33,7 @@ class Passwords:
         self._texts = texts
         self._report = report
         self._scram: dict[str, bool] = {}
+        self._hashed: dict[str, Entry] = {}  # the first one of each table that is good for no SCRAM
 
     def are_verifiers(self, name: str) -> bool:
         """All that let somebody in.  What is wrong with the table becomes a warning: it stops logins only."""
@@ -42,10 +43,20 @@ class Passwords:
             self._warn_of_readers(table)
         return self._scram[name]
 
+    def warn_of_hashes(self, name: str) -> None:
+        """Of a table whose listener has said that there are none."""
+        if entry := self._hashed.get(name):
+            text = f'user {quoted(entry.key)} has a hash, which is no good for "scram"; smtpctl encrypt --scram makes'
+            self._report.warn(entry.place, f"{text} what is")
+
     def _look(self, table: Table) -> bool:
         found: set[type[credential.Credential]] = set()
         try:
-            found |= {kind for entry in self._entries(table) if (kind := self._maybe_kind(entry))}
+            for entry in self._entries(table):
+                if kind := self._maybe_kind(entry):
+                    found.add(kind)
+                    if kind is not scram.Verifier:
+                        self._hashed.setdefault(table.name, entry)
         except Unreadable as unreadable:
             self._report.warn(unreadable.place or self._parsed.names.table_places[table.name], str(unreadable))
         return found == {scram.Verifier}

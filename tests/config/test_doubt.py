@@ -3,6 +3,7 @@
 import pytest
 
 from smtpd.config.host import has_file, has_user
+from smtpd.tables.credential import make_verifier
 from tests.config.machine import sliced
 
 NICE = 'mda wrapper nice "nice {}"\naction b mda "cat" wrapper nice'
@@ -50,6 +51,16 @@ def test_a_password_in_the_clear_lets_nobody_in_and_is_not_repeated(table, where
     (warning,) = sliced(TLS.format(table.format("sesame")), _t="amy:sesame\n").warnings
     assert warning.startswith(f'{where}: user "amy" has no password that could fit: ')
     assert "sesame" not in warning
+
+
+def test_a_hash_where_all_is_said_to_be_good_for_SCRAM():
+    hashed, verifier = "$6$salt$" + "a" * 86, make_verifier(b"sesame")
+    passwords = f"amy:{verifier}\nbob:{hashed}\neve:{hashed}\n"
+    text = TLS.format("file:/t").replace("auth <t>", "auth <t> scram")
+    reason = 'user "bob" has a hash, which is no good for "scram"; smtpctl encrypt --scram makes what is'
+    assert sliced(text, _t=passwords).warnings == (f"/t:2:1: {reason}",)
+    assert sliced(text, _t=f"amy:{verifier}\nbob:!\n").warnings == ()
+    assert sliced(TLS.format("file:/t"), _t=passwords).warnings == ()
 
 
 def test_a_locked_user_is_no_doubt():
