@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.conftest import CONF, ROLES, empty_maildir, mails, running, until
+from tests.live.conftest import COMPLETE, CONF, ROLES, empty_maildir, mails, running, until
 
 
 def lives(pid):
@@ -95,7 +95,7 @@ class Senders:
         token = uuid.uuid4().hex
         # In the database, in a spool file, and what of it is in a spool file when the process dies.
         lines = f"{'x' * 60}\r\n" * random.choice([1, 30, 600, 3000])
-        client.sendmail("a@there.test", [self.recipient], f"Subject: {token}\r\n\r\n{lines}")
+        client.sendmail("a@there.test", [self.recipient], COMPLETE + f"Subject: {token}\r\n\r\n{lines}".encode())
         self.accepted[token] = lines.replace("\r\n", "\n")
 
     def stop(self):
