@@ -430,6 +430,7 @@ def test_the_clock_goes_on_with_the_session():
 
 def test_who_talks_before_the_banner_is_turned_away():
     talk = Conversation(early=True)
+    assert talk.logged[1] == 'bad-input result="554 5.5.1 You spoke before the banner"'
     assert talk.said.startswith(b"554 5.5.1 ")
     assert talk.closed == "early-talker"
     assert talk.blamed == [("192.0.2.1", Failure.COMMAND)]
@@ -583,6 +584,18 @@ def test_a_failure_in_the_middle_of_a_mail_takes_it_back(talk):
     assert Log("disconnected", {"reason": "internal-error"}) in actions
 
 
+def test_a_failure_before_a_question_is_asked_leaves_nothing_to_be_answered(talk):
+    in_data(talk).session.ask(Wait(1), print)  # and here it raises
+    talk.obey(talk.session.failed())
+    assert talk.closed == "internal-error" and not talk.session.asking
+    assert talk.forgotten == {FIRST_ID: 1} and talk.open is None
+
+
+def test_a_failure_of_what_is_over_says_nothing_more(talk):
+    talk.do("abort")
+    assert talk.session.failed() == [Close("internal-error")]
+
+
 # Limits
 
 
@@ -598,6 +611,25 @@ def test_idle_commands_between_mails_are_free(talk):
         in_data(talk).feed(b".\r\n")
         talk.answer_all()
     assert not talk.closed
+
+
+def test_recipients_are_no_idle_commands(talk):
+    talk.feed(MAIL + RCPT * (MAX_IDLE_COMMANDS + Limits().max_errors + 1))
+    talk.answer_all()
+    assert not talk.closed and last_line(talk).startswith(b"250 2.1.5")
+
+
+def test_no_tarpit_no_wait():
+    talk = Conversation({"tarpit": "0", "tarpit_after": "0"})
+    talk.feed(b"WHAT\r\n")
+    assert last_line(talk).startswith(b"500 ") and not talk.open
+
+
+def test_a_header_without_end_is_too_large():
+    talk = Conversation({"size": "9999999"})
+    talk.feed(b"EHLO relay.test\r\n")
+    in_data(talk).feed(b"A: b\r\n" * 300_000 + b".\r\n")
+    assert last_line(talk).startswith(b"552 5.3.4 ") and not talk.closed
 
 
 def test_temporary_refusals_without_end():
