@@ -65,8 +65,9 @@ class Site:
 
 
 @pytest.fixture
-def site(ground, users):
-    daemon = Daemon(ground, CONF)
+def site(ground, users, request):
+    """With more in its configuration than CONF, if that is the fixture's parameter."""
+    daemon = Daemon(ground, getattr(request, "param", "") + CONF)
     made = Site(daemon)
     with started(daemon):
         yield made
@@ -96,6 +97,15 @@ def test_a_session_that_has_not_yet_asked_for_tls_gets_the_new_one(site):
         site.hup()
         client.starttls()
         assert serial_of(client) == new
+
+
+@pytest.mark.parametrize("site", ["dispatchers 3\n"], indirect=True)
+def test_every_dispatcher_has_the_new_one(site):
+    """The kernel chooses one for each client."""
+    site.shown()
+    new = site.renew().serial
+    site.hup()
+    assert {site.shown() for _ in range(30)} == {new}
 
 
 def renamed_over(site):
