@@ -394,6 +394,14 @@ def test_a_response_may_be_longer_than_a_command():
     assert talk.closed == "bad-input"
 
 
+def test_the_failure_that_is_one_too_many_is_blamed_as_well():
+    talk = submitting()
+    for _ in range(4):
+        talk.feed(WRONG)
+        talk.answer_all()
+    assert talk.closed and talk.blamed == [("192.0.2.1", Failure.LOGIN)] * 4
+
+
 def test_what_is_asked_of_a_message_is_for_those_who_authenticate():
     asked = b"MAIL FROM:<amy@there.test> AUTH=bob@there.test MT-PRIORITY=5 HOLDFOR=60\r\n"
     talk = submitting()
@@ -423,6 +431,45 @@ def test_the_clock_goes_on_with_the_session():
     talk.feed(b"MAIL FROM:<amy@there.test> BY=60;R\r\n" + RCPT)
     talk.answer_all()
     assert talk.asked[-1].terms.deliver_by == NOON + 160
+
+
+# In somebody's name
+
+
+def test_what_xclient_does_not_say_stays_as_it_was():
+    talk = Conversation({"xclient": ""})
+    met = []
+    for said in (
+        b"NAME=a.test ADDR=198.51.100.7 PORT=4711 LOGIN=amy",
+        b"HELO=b.test",
+        b"NAME=c.test",
+        b"PORT=4712",
+        b"LOGIN=bob",
+        b"LOGIN=[UNAVAILABLE]",
+        b"LOGIN=carl",
+        b"ADDR=198.51.100.8",
+    ):
+        talk.feed(b"XCLIENT " + said + b"\r\n")
+        assert last_line(talk).startswith(b"220 ")
+        met.append((*talk.session.client[:3], talk.session.user))
+    assert met == [
+        ("198.51.100.7", 4711, "a.test", "amy"),
+        ("198.51.100.7", 4711, "a.test", "amy"),
+        ("198.51.100.7", 4711, "c.test", "amy"),
+        ("198.51.100.7", 4712, "c.test", "amy"),
+        ("198.51.100.7", 4712, "c.test", "bob"),
+        ("198.51.100.7", 4712, "c.test", ""),
+        ("198.51.100.7", 4712, "c.test", "carl"),
+        ("198.51.100.8", 0, "<unknown>", ""),
+    ]
+
+
+def test_a_local_program_that_speaks_for_another_host_is_not_local_any_more():
+    talk = Conversation({"xclient": ""}, client=Client("", 0, "localhost", local=True))
+    talk.feed(b"XCLIENT HELO=a.test\r\n")
+    assert talk.session.client.local
+    talk.feed(b"XCLIENT ADDR=198.51.100.7\r\n")
+    assert not talk.session.client.local
 
 
 # Those who are not welcome
