@@ -4,6 +4,7 @@ Everything lies below a directory of its own (`--state`), so several daemons may
 system's MTA.  Needs root; the same daemon as an ordinary user is in test_ordinary.py.
 """
 
+import collections
 import contextlib
 import grp
 import os
@@ -248,6 +249,11 @@ class Daemon:
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
         assert not check or done.returncode == 0, f"smtpctl {words}: {done.stdout}{done.stderr}{self.log[-3000:]}"
         return done
+
+    def statistics(self):
+        """All that is counted; what has not been is 0."""
+        pairs = (line.split("=", 1) for line in self.smtpctl("show", "stats").stdout.splitlines())
+        return collections.Counter({key: int(value) for key, value in pairs if value.isdecimal()})
 
 
 @contextlib.contextmanager

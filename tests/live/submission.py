@@ -15,6 +15,7 @@ import email.policy
 import os
 import random
 import shutil
+import sqlite3
 from email.message import EmailMessage
 
 from tests.live.certificate import Authority
@@ -49,6 +50,17 @@ def write_table(daemon, name, entries):
     shutil.chown(path, "root", "_smtpl")
     path.write_text("".join(f"{key} {value}\n" for key, value in entries.items()))
     return path
+
+
+def write_rows(daemon, hashes):
+    """An SQLite database of users, and rows.conf for it."""
+    path = daemon.directory / "rows.sqlite"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE users (name TEXT, hash TEXT)")
+        database.executemany("INSERT INTO users VALUES (?, ?)", hashes.items())
+    database.close()
+    query = "SELECT name, hash FROM users WHERE name = ?"
+    (daemon.directory / "rows.conf").write_text(f"dbpath {path}\nquery_credentials {query}\n")
 
 
 # -- what nobody else may learn -------------------------------------------------------

@@ -71,15 +71,8 @@ def daemon(ground, users):
 def counted(daemon):
     """`counted(key)`: by how much a statistic has grown since the test began."""
 
-    def read():
-        return {
-            key: int(value)
-            for key, _, value in (line.partition("=") for line in daemon.smtpctl("show", "stats").stdout.split())
-            if value.isdecimal()
-        }
-
-    before = read()
-    return lambda key: read().get(key, 0) - before.get(key, 0)
+    before = daemon.statistics()
+    return lambda key: daemon.statistics()[key] - before[key]
 
 
 def connect(source, to=US):
@@ -202,6 +195,5 @@ def test_who_talks_first_is_turned_away(delaying):
         sock.sendall(b"EHLO client.test\r\nMAIL FROM:<amy@there.test>\r\n")
         text = sock.makefile("rb").read()
     assert text.startswith(b"554 5.5.1 ") and text.count(b"\r\n") == 1
-    stats = delaying.smtpctl("show", "stats").stdout.split()
-    assert "smtp.early-talker=1" in stats
+    assert delaying.statistics()["smtp.early-talker"] == 1
     assert logged(delaying, "smtp disconnected reason=early-talker")

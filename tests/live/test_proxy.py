@@ -86,11 +86,6 @@ def received(maildir):
     return " ".join(re.search(rb"^Received: ((?:.+\n[\t ])*)", mail, re.MULTILINE)[1].decode().split())
 
 
-def statistic(daemon, key):
-    stats = dict(line.split("=") for line in daemon.smtpctl("show", "stats").stdout.split())
-    return int(stats.get(key, 0))
-
-
 # -- HAProxy ------------------------------------------------------------------------------
 
 
@@ -142,13 +137,13 @@ def test_a_header_of_the_other_version_is_none(daemon, name, version):
 
 def test_a_client_that_is_claimed_is_counted_like_one_that_is_there(daemon):
     """Who has let a liar in has let it use up the rate of others."""
-    before = statistic(daemon, "smtp.refused.connection-rate")
+    before = daemon.statistics()["smtp.refused.connection-rate"]
     for _ in range(5):
         assert "220 mx.here.test" in swaks(PORTS["any"], *claim(1, "203.0.113.9"))[1]
     code, text = swaks(PORTS["any"], *claim(1, "203.0.113.9"))
     assert "421 4.7.0 Too many connections in a minute" in text
     assert "220 mx.here.test" in swaks(PORTS["any"], *claim(1, "203.0.113.10"))[1]
-    assert statistic(daemon, "smtp.refused.connection-rate") == before + 1
+    assert daemon.statistics()["smtp.refused.connection-rate"] == before + 1
 
 
 def test_a_proxy_elsewhere_cannot_make_anybody_one_of_us(daemon):
@@ -171,11 +166,11 @@ NO_HEADERS = {
 
 @pytest.mark.parametrize("header", NO_HEADERS.values(), ids=NO_HEADERS)
 def test_who_has_no_header_is_not_even_greeted(daemon, header):
-    before = statistic(daemon, "smtp.proxy.failed")
+    before = daemon.statistics()["smtp.proxy.failed"]
     with socket.create_connection(("127.0.0.1", PORTS["any"]), timeout=20) as sock:
         sock.sendall(header)
         assert until_end(sock) == b""
-    assert statistic(daemon, "smtp.proxy.failed") == before + 1
+    assert daemon.statistics()["smtp.proxy.failed"] == before + 1
 
 
 def until_end(sock):
