@@ -11,8 +11,9 @@
     DESTADDR   as ADDR; which of our addresses it came to        [UNAVAILABLE]: empty
     DESTPORT   as PORT
 
-Values are xtext (RFC 3461 4), names and what stands in brackets go in any case.  Whether the proxy may say it at all is
-not asked here.
+Values are xtext (RFC 3461 4), names and what stands in brackets go in any case.  Nobody goes by DESTADDR and DESTPORT:
+our own name, which `hostnames` has by address, is that of the banner.  Whether the proxy may say it at all is not asked
+here.
 """
 
 import ipaddress
