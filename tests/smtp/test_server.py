@@ -597,6 +597,15 @@ def test_a_stop_in_the_middle_of_a_recipient(talk):
     assert talk.forgotten == {FIRST_ID: 1}
 
 
+@pytest.mark.parametrize("event", ["shutdown", "expel", "abort", "tick 100000"])
+def test_nothing_more_is_said_to_who_is_gone(talk, event):
+    talk.feed(b"QUIT\r\n")
+    said = talk.said
+    talk.closed = ""  # the driver does not know yet
+    talk.do(event)
+    assert (talk.said, talk.closed) == (said, "")
+
+
 def test_our_own_thinking_is_no_silence_of_the_client(talk):
     talk.feed(MAIL)
     talk.do("tick 100000")
@@ -658,6 +667,16 @@ def test_idle_commands_between_mails_are_free(talk):
         in_data(talk).feed(b".\r\n")
         talk.answer_all()
     assert not talk.closed
+
+
+def test_as_many_mails_as_the_limit_says():
+    talk = Conversation({"max_mails": "3"})
+    talk.feed(b"EHLO relay.test\r\n")
+    for _ in range(3):
+        in_data(talk).feed(b".\r\n")
+        talk.answer_all()
+    talk.feed(MAIL)
+    assert last_line(talk).startswith(b"452 4.5.3 ") and len(talk.stored) == 3
 
 
 def test_recipients_are_no_idle_commands(talk):
