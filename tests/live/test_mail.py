@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import shutil
 import smtplib
 import socket
@@ -86,6 +87,19 @@ def test_several_recipients_get_a_mail_each(daemon, users, alice, bob):
     for name in (alice, bob):
         (mail,) = until(lambda name=name: mails(users.home(name)), what=f"delivery to {name}")
         assert f"Delivered-To: {name}@here.test".encode() in mail
+
+
+def test_the_log_joins_a_session_to_the_deliveries_of_its_mail(daemon, users, alice, bob):
+    before = len(daemon.log)
+    with daemon.client() as client:
+        recipients = [f"{alice}@here.test", f"{bob}@here.test"]
+        client.sendmail("amy@there.test", recipients, b"Subject: both\r\n\r\nx\r\n")
+    line = re.compile(r"smtp envelope evpid=(\w+) from=<amy@there.test> to=<(\S+)>")
+    taken = until(lambda: len(found := line.findall(daemon.log[before:])) == 2 and found, what="lines")
+    assert [recipient for _, recipient in taken] == recipients
+    for envelope, recipient in taken:
+        delivery = f"mda delivery evpid={envelope} from=<amy@there.test> to=<{recipient}>"
+        until(lambda delivery=delivery: delivery in daemon.log, what="delivery")
 
 
 @pytest.mark.parametrize(
