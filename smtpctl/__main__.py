@@ -1,4 +1,5 @@
-"""smtpctl [-hj] [--state DIR] command, and the programs that are smtpctl under another name: makemap, newaliases.
+"""smtpctl [-hj] [--state DIR] command, and the programs that are smtpctl under another name: makemap, newaliases,
+sendmail, send-mail, mailq.
 
     0    done
     1    not done: smtpd does not run, refuses, failed, or cannot do that yet
@@ -17,12 +18,14 @@ from typing import Any
 from smtpctl.word import Unclear, find_beginning, find_command
 
 FAILED, NOT_A_COMMAND = 1, 255
-PROGRAMS = ("makemap", "newaliases")  # with options of their own
+PROGRAMS = {name: name for name in ("makemap", "newaliases", "sendmail")} | {
+    "send-mail": "sendmail"
+}  # have own options
 DASHED = ("--scram",)  # words of a command
 
 OPTIONS = """\
 usage: smtpctl [-hj] [--state DIR] command
-       smtpctl makemap|newaliases ...
+       smtpctl makemap|newaliases|sendmail ...
 
     -h           this help; with the beginning of a command, help for what begins so
     -j           print JSON, where something is printed
@@ -87,12 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _called() -> list[str]:
     """What was typed, as words of smtpctl."""
     name = os.path.basename(sys.argv[0])
+    if name == "mailq":
+        return ["show", "queue", *sys.argv[1:]]
     return [name, *sys.argv[1:]] if name in PROGRAMS else sys.argv[1:]
 
 
 def run(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in PROGRAMS:
-        return int(import_module(f"smtpctl.{arguments[0]}").main(arguments[1:]))
+        return int(import_module(f"smtpctl.{PROGRAMS[arguments[0]]}").main(arguments[1:]))
     try:
         options = Options(arguments)
     except Usage as error:

@@ -33,8 +33,10 @@ class NotRunning(Trouble):
 
 
 class Connection:
-    def __init__(self, path: str):
+    def __init__(self, path: str, patience: float | None = None):
+        """`patience`: seconds for each step of a question and its answer; None: as long as it takes."""
         self._path = path
+        self._patience = None if patience is None else int(patience * 1000)
         self._poll = select.poll()
 
     @cached_property
@@ -68,7 +70,8 @@ class Connection:
 
     def _wait(self, event: int) -> None:
         self._poll.register(self._channel.fileno(), event)
-        self._poll.poll()
+        if not self._poll.poll(self._patience):
+            raise Trouble("smtpd does not answer")
 
 
 def _connect(path: str) -> socket.socket:

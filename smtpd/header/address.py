@@ -5,6 +5,7 @@
     undisclosed-recipients:;              ->  as it is
     Bob Smith, =?utf-8?q?x?=, <>, "a      ->  as it is: no address, or nobody can say where one ends
 
+    addresses    B <bob>, (x) amy@y.test  ->  bob, amy@y.test
     masquerade   =?utf-8?q?=C3=84?= <amy@elsewhere.test>, x@y.test   ->   =?utf-8?q?=C3=84?= <amy@here.test>
 
 Bytes are put in where they are missing; all others stay, folding and comments among them.  What is not ASCII is as good
@@ -13,6 +14,7 @@ as a letter.  Not understood: routes, and local parts in several pieces (`bob . 
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 MAX_LINE = 78  # bytes; completion begins another line where one would get longer (RFC 5322 2.1.1)
@@ -67,8 +69,34 @@ def masquerade(value: bytes, address: bytes) -> bytes:
     return b" " + address
 
 
+def addresses(value: bytes) -> list[bytes]:
+    """What stands between the angle brackets, or without any; of each whether it is good is for others to say.
+
+    Raises ValueError where it is not certain what is meant: nobody may be left out, or added."""
+    mailboxes, is_whole = _split(value)
+    if not is_whole:
+        raise ValueError("a group without an end")
+    return [_address(mailbox) for mailbox in mailboxes if mailbox]
+
+
+def _address(mailbox: list[_Token]) -> bytes:
+    last = mailbox[-1]
+    angles = [token for token in mailbox if token.kind == "angle"]
+    if angles == [last]:
+        return last.text[1:-1].strip(b" \t\n")
+    words = [token.kind in ("atom", "quoted") for token in mailbox]
+    if angles or any(one and other for one, other in pairwise(words)):
+        raise ValueError("several words that are no address")
+    return b"".join(token.text for token in mailbox)
+
+
 def _mailboxes(value: bytes) -> list[list[_Token]]:
     """What stands between the commas, in groups too, but not in a group without an end."""
+    return _split(value)[0]
+
+
+def _split(value: bytes) -> tuple[list[list[_Token]], bool]:
+    """The mailboxes, and whether that is all."""
     found: list[list[_Token]] = []
     members: list[list[_Token]] | None = None  # of the group that is open
     tokens: list[_Token] = []
@@ -83,7 +111,7 @@ def _mailboxes(value: bytes) -> list[list[_Token]]:
             members, tokens = None, []
         else:
             tokens.append(token)
-    return found if members is not None else [*found, tokens]
+    return (found, False) if members is not None else ([*found, tokens], True)
 
 
 def _tokens(value: bytes) -> Iterator[_Token]:

@@ -10,6 +10,7 @@ What it stands for ends up in lines: a control character in it is refused like a
 import re
 
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
+_OTHER = re.compile(r"[^!-*,-<>-~]")
 _CODE = re.compile(rb"\+([0-9A-F]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -22,3 +23,8 @@ def decode(text: str) -> str:
     if _CONTROL.search(decoded):
         raise ValueError("control character in xtext")
     return decoded
+
+
+def encode(text: str) -> str:
+    """What decode makes `text` of."""
+    return _OTHER.sub(lambda found: "".join(f"+{byte:02X}" for byte in found[0].encode()), text)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.header.address import MAX_LINE, complete, is_whole, masquerade
+from smtpd.header.address import MAX_LINE, addresses, complete, is_whole, masquerade
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,32 @@ def test_masquerading(value, masked):
     assert masquerade(value, b"m@here.test") == masked
 
 
+@pytest.mark.parametrize(
+    "value, found",
+    [
+        (b"", []),
+        (b" bob", [b"bob"]),
+        (b" B. (x) <bob>,\n\tamy@there.test (home), ,", [b"bob", b"amy@there.test"]),
+        (b"Friends: amy, <bob@x.test>;, carol", [b"amy", b"bob@x.test", b"carol"]),
+        (b"undisclosed-recipients:;", []),
+        (b'"a b"@x.test, "c, d" <"e@f"@x.test>', [b'"a b"@x.test', b'"e@f"@x.test']),
+        (b"bob@x <bob@y.test>", [b"bob@y.test"]),
+        (b"<@a.test:bob@y.test>, < bob >", [b"@a.test:bob@y.test", b"bob"]),
+        (b"bob @ x.test, bob@[192.0.2.1]", [b"bob@x.test", b"bob@[192.0.2.1]"]),
+    ],
+)
+def test_addresses(value, found):
+    assert addresses(value) == found
+
+
+@pytest.mark.parametrize(
+    "value", [b"Bob Smith", b"<a@b> <c@d>", b"Friends: a@b", b"a@b, Friends: c@d", b"<a@b> c", b"bob . s"]
+)
+def test_what_could_mean_somebody_else_is_no_list_of_addresses(value):
+    with pytest.raises(ValueError):
+        addresses(value)
+
+
 SPLINTERS = st.lists(
     st.sampled_from(
         [b"bob", b"a@b.test", b" ", b"\n ", b",", b"<", b">", b"(", b")", b'"', b":", b";", b"\\", b"\xc3", b"."]
@@ -156,4 +182,5 @@ LISTS = st.lists(
 def test_another_parser_finds_the_same_people(people):
     completed = complete(", ".join(people).encode(), b"here.test").decode()
     before, after = getaddresses([", ".join(people)]), getaddresses([completed])
+    assert [address.decode() for address in addresses(completed.encode())] == [address for _, address in after]
     assert after == [(name, address if "@" in address else f"{address}@here.test") for name, address in before]

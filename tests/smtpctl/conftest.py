@@ -54,9 +54,12 @@ class Desk:
         channel.send(*answer) if isinstance(answer, tuple) else channel.send(answer)
         channel.flush()
 
-    def run(self, *words, answers=(), **more):
+    def run(self, *words, **more):
+        return self.call("--state", str(self.folder), *words, **more)
+
+    def call(self, *words, answers=(), **more):
         self.answers[:] = answers
-        command = [sys.executable, "-m", "smtpctl", "--state", str(self.folder), *words]
+        command = [sys.executable, "-m", "smtpctl", *words]
         options = {"capture_output": True, "text": True, "timeout": 20, "cwd": TOP} | more
         return subprocess.run(command, check=False, **options)
 

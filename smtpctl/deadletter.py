@@ -1,0 +1,39 @@
+"""A mail that could not be sent, kept for who wrote it: ~/dead.letter, or ~/dead.letter.1, and so on up to 99.
+
+A file of its own each time, made here and by nobody else: nothing is followed, overwritten or added to.  The home has
+to be the user's own; somebody else's could hold what they like.
+"""
+
+import os
+import stat
+from collections.abc import Iterable
+
+NAME = "dead.letter"
+NUMBERS = 100
+
+
+def save(home: str, pieces: Iterable[bytes]) -> str:
+    """The path of the new file.  Raises OSError."""
+    folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.fstat(folder).st_uid != os.geteuid():
+            raise PermissionError(1, "not the user's own directory")
+        name, descriptor = _make(folder)
+        with open(descriptor, "wb") as file:
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        os.close(folder)
+    return os.path.join(home, name)
+
+
+def _make(folder: int) -> tuple[str, int]:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    for number in range(NUMBERS):
+        name = f"{NAME}.{number}" if number else NAME
+        try:
+            return name, os.open(name, flags, stat.S_IRUSR | stat.S_IWUSR, dir_fd=folder)
+        except FileExistsError:
+            pass
+    raise FileExistsError(17, f"there are {NUMBERS} of {NAME} already")

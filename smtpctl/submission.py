@@ -1,0 +1,131 @@
+"""SMTP with our own server, over a socket that it has given us: one mail, one command at a time.
+
+    220, EHLO -> MAIL -> RCPT, each -> DATA -> content -> 250 -> QUIT
+
+It is for all recipients or for none: where one is refused, nothing is sent, and which ones were is told.  What the
+server says becomes printable as it is read (smtpd/smtp/response.py), and what we say are lines, by the types of what
+goes into them.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from smtpd.smtp import xtext
+from smtpd.smtp.address import Address
+from smtpd.smtp.response import Malformed, Response, ResponseReader
+from smtpd.smtp.transfer import stuffed
+
+PATIENCE = 600.0  # seconds for an answer; RFC 5321 4.5.3.2.6
+PIECE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Mail:
+    sender: Address
+    recipients: tuple[Address, ...]
+    size: int  # about
+    eight_bit: bool = False
+    ret: str = ""  # RFC 3461, as are these two: FULL or HDRS
+    envid: str = ""
+    notify: str = ""
+
+
+class Refused(Exception):
+    """By the server, in its words; nothing has been sent.  `temporary`: later it may not be."""
+
+    def __init__(self, *texts: str, temporary: bool):
+        super().__init__(*texts)
+        self.texts = texts
+        self.temporary = temporary
+
+
+class Lost(Exception):
+    """The server is gone, or makes no sense."""
+
+
+class Submission:
+    """`show` gets each line of the dialogue, without what it ends in."""
+
+    def __init__(self, sock: socket.socket, show: Callable[[str], None] = lambda line: None):
+        sock.settimeout(PATIENCE)
+        self._sock = sock
+        self._show = show
+        self._responses = ResponseReader()
+
+    def send(self, mail: Mail, content: Iterable[bytes]) -> None:
+        """Raises Refused, Lost."""
+        self._check(self._receive())
+        offered = {line.split(" ")[0].upper() for line in self._check(self._command("EHLO localhost")).lines[1:]}
+        self._check(self._command(f"MAIL FROM:<{mail.sender}>{_of_mail(mail, offered)}"))
+        self._name_recipients(mail, f" NOTIFY={mail.notify}" if mail.notify and "DSN" in offered else "")
+        self._check(self._command("DATA"))
+        self._check(self._transfer(content))
+        with contextlib.suppress(Lost):  # it is done
+            self._command("QUIT")
+
+    def _name_recipients(self, mail: Mail, parameter: str) -> None:
+        refused: list[tuple[Address, Response]] = []
+        for recipient in mail.recipients:
+            response = self._command(f"RCPT TO:<{recipient}>{parameter}")
+            if response.kind != 2:
+                refused.append((recipient, response))
+            if response.code == 421:  # RFC 5321 3.8: the server has closed
+                break
+        if not refused:
+            return
+        with contextlib.suppress(Lost):
+            self._command("QUIT")
+        texts = [f"{recipient}: {response}" for recipient, response in refused]
+        if len(refused) < len(mail.recipients):
+            texts.append("so it was sent to nobody")
+        raise Refused(*texts, temporary=all(response.kind == 4 for _, response in refused))
+
+    def _check(self, response: Response) -> Response:
+        if response.kind in (2, 3):
+            return response
+        raise Refused(f"command failed: {response}", temporary=response.kind == 4)
+
+    def _transfer(self, content: Iterable[bytes]) -> Response:
+        try:
+            for piece in stuffed(content):
+                self._sock.sendall(piece)
+        except OSError:
+            pass  # the server has ended it, and perhaps said why
+        return self._receive()
+
+    def _command(self, line: str) -> Response:
+        self._show(f">>> {line}")
+        try:
+            self._sock.sendall(line.encode() + b"\r\n")
+        except OSError as error:
+            raise Lost(f"the connection to smtpd is lost: {error.strerror or error}") from None
+        return self._receive()
+
+    def _receive(self) -> Response:
+        try:
+            while not (response := self._responses.maybe_response()):
+                data = self._sock.recv(PIECE)
+                if not data:
+                    raise Lost("smtpd closed the connection")
+                self._responses.feed(data)
+        except OSError as error:
+            raise Lost(f"the connection to smtpd is lost: {error.strerror or error}") from None
+        except Malformed as malformed:
+            raise Lost(f"smtpd answers nonsense: {malformed}") from None
+        for line in response.lines:
+            self._show(f"<<< {response.code} {line}")
+        return response
+
+
+def _of_mail(mail: Mail, offered: set[str]) -> str:
+    """The parameters, each if it is needed and offered."""
+    utf8 = not all(address.isascii() for address in (mail.sender, *mail.recipients))
+    wanted = {
+        "SIZE": f" SIZE={mail.size}",
+        "8BITMIME": " BODY=8BITMIME" if mail.eight_bit else "",
+        "SMTPUTF8": " SMTPUTF8" if utf8 else "",
+        "DSN": (f" RET={mail.ret}" if mail.ret else "") + (f" ENVID={xtext.encode(mail.envid)}" if mail.envid else ""),
+    }
+    return "".join(text for keyword, text in wanted.items() if keyword in offered)

@@ -1,0 +1,165 @@
+"""sendmail as it is called, with a server that the test plays."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from smtpd.imsg import EnvelopesListed, ListEnvelopes, OpenSession, SessionRefused, StatusShown
+from tests.smtpctl.conftest import TOP
+from tests.smtpctl.server import Server
+
+MAIL = b"Subject: x\n\nhello\n"
+PLAIN = ["-f", "amy@here.test", "bob@here.test"]
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Where dead letters go."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def run(desk, home):
+    """`run(*words, mail=…)`: the finished process."""
+
+    def run(*words, mail=MAIL, state=desk.folder, **more):
+        environment = {**os.environ, "HOME": str(home)}
+        words = ["sendmail", "--state", str(state), *words]
+        done = desk.call(*words, input=mail, text=False, env=environment, **more)
+        done.errors, done.shown = done.stderr.decode(), done.stdout.decode()
+        return done
+
+    return run
+
+
+@pytest.fixture
+def sendmail(run):
+    """`sendmail(*words, mail=…, status=…, answers=…)`: the server that it has talked to, which has answered so."""
+    servers = []
+
+    def call(*words, mail=MAIL, status=0, answers=None):
+        servers.append(Server(answers or {}))
+        done = run(*words, mail=mail, answers=[servers[-1].opened])
+        assert done.returncode == status, done.errors
+        servers[-1].errors, servers[-1].shown = done.errors, done.shown
+        servers[-1].end()
+        return servers[-1]
+
+    yield call
+    for server in servers:
+        server.end()
+
+
+def test_a_mail_is_handed_in(sendmail, desk):
+    server = sendmail(*PLAIN)
+    assert server.said == [
+        "EHLO localhost",
+        "MAIL FROM:<amy@here.test> SIZE=6",
+        "RCPT TO:<bob@here.test>",
+        "DATA",
+        "QUIT",
+    ]
+    assert server.content.startswith(b"From: ") and server.content.endswith(b"Subject: x\r\n\r\nhello\r\n")
+    assert (server.errors, server.shown) == ("", "")
+    assert [type(asked) for asked in desk.asked] == [OpenSession]
+
+
+@pytest.mark.parametrize("words, status", [(["-Z"], 64), (["-bd"], 64), (["-q30m"], 70), ([], 70), (["a b"], 64)])
+def test_misuse_is_told_and_nothing_is_asked(run, desk, home, words, status):
+    done = run(*words)
+    assert done.returncode == status and done.errors.startswith("sendmail: ")
+    assert not desk.asked and not list(home.iterdir())
+
+
+def test_no_recipients_in_the_header(run, home):
+    assert run("-t").returncode == 70
+    assert (home / "dead.letter").read_bytes() == MAIL
+
+
+def test_aliases_are_in_the_file_that_the_configuration_names(run):
+    done = run("-bi", "-OAliasFile=/etc/passwd")
+    assert done.returncode == 64 and "newaliases(8)" in done.errors
+
+
+def test_v_shows_the_dialogue(sendmail):
+    shown = sendmail("-v", *PLAIN, answers={"MAIL": "250 \x1b[31mred"}).shown
+    assert ">>> RCPT TO:<bob@here.test>\n<<< 250 ok\n" in shown
+    assert "<<< 250 ?[31mred\n" in shown
+
+
+# -- refusals -----------------------------------------------------------------------------------
+
+
+def test_one_bad_recipient_keeps_the_mail_back_and_is_named(sendmail, home):
+    refused = {"RCPT TO:<bad": "550 5.1.1 no such user"}
+    server = sendmail("-fa", "good@x.test", "bad@x.test", "bad2@x.test", status=70, answers=refused)
+    assert "sendmail: bad@x.test: 550 5.1.1 no such user\n" in server.errors
+    assert "bad2@x.test" in server.errors and "sendmail: so it was sent to nobody\n" in server.errors
+    assert "DATA" not in server.said
+    assert (home / "dead.letter").read_bytes() == MAIL
+
+
+def test_what_is_refused_for_now_is_temporary(sendmail, home):
+    server = sendmail(*PLAIN, status=75, answers={".": "451 4.3.0 later"})
+    assert "sendmail: command failed: 451 4.3.0 later\n" in server.errors
+
+
+@pytest.mark.parametrize(
+    "answers, status, said",
+    [
+        ([SessionRefused(1, "too many sessions")], 69, "sendmail: too many sessions\n"),
+        ([StatusShown(1, False, False)], 75, "nonsense"),
+        ([], 75, "closed the connection"),
+    ],
+)
+def test_without_a_session_the_mail_is_kept(run, home, answers, status, said):
+    done = run(*PLAIN, answers=answers)
+    assert done.returncode == status and said in done.errors
+    assert (home / "dead.letter").read_bytes() == MAIL
+
+
+def test_without_a_daemon_it_says_so_and_keeps_the_mail(run, home, tmp_path):
+    done = run(*PLAIN, state=tmp_path / "nowhere")
+    assert done.returncode == 75 and "doesn't seem to be running" in done.errors
+    assert (home / "dead.letter").read_bytes() == MAIL
+
+
+def test_a_large_mail_that_is_refused_is_saved_whole(sendmail, home):
+    body = b"".join(b"%099d\n" % number for number in range(15_000))
+    server = sendmail(*PLAIN, mail=MAIL + body, status=70, answers={".": "554 no"})
+    assert server.content.endswith(b"014999\r\n")
+    assert (home / "dead.letter").read_bytes() == MAIL + body
+
+
+# -- other modes -----------------------------------------------------------------------------------
+
+
+def test_bs_speaks_smtp(sendmail):
+    server = sendmail("-bs", mail=b"EHLO x\r\nMAIL FROM:<a>\r\nQUIT\r\n")
+    assert server.said == ["EHLO x", "MAIL FROM:<a>", "QUIT"]
+    assert server.shown.startswith("220 mx.test\r\n") and server.shown.endswith("221 bye\r\n")
+
+
+def test_bs_ends_with_its_input(sendmail):
+    assert sendmail("-bs", mail=b"EHLO x\r\n").said == ["EHLO x"]
+
+
+def test_bp_is_show_queue(run, desk):
+    done = run("-bp", answers=[EnvelopesListed(1, [], 0)])
+    assert (done.returncode, done.shown, done.errors) == (0, "", "")
+    assert [type(asked) for asked in desk.asked] == [ListEnvelopes]
+
+
+@pytest.mark.parametrize(
+    "name, said", [("sendmail", "sendmail: -Z is"), ("send-mail", "sendmail: -Z is"), ("mailq", "smtpctl: unknown opt")]
+)
+def test_it_goes_by_its_name(tmp_path, name, said):
+    program = tmp_path / name
+    program.write_text("import sys\nfrom smtpctl.__main__ import main\nsys.exit(main())\n")
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
+    done = subprocess.run([sys.executable, program, "-Z"], capture_output=True, text=True, timeout=20, env=environment)
+    assert done.stderr.startswith(said)
