@@ -40,6 +40,7 @@ class Client:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = (context or careless()).wrap_bio(self._in, self._out, server_hostname=name)
+        self.was_closed = False  # by the server's close_notify
         self._shaken = False
         self._text = b""
         if smtps:
@@ -122,6 +123,7 @@ class Client:
             try:
                 plain = self.tls.read(65536)
                 self._text += plain
+                self.was_closed = not plain
                 return bool(plain)
             except ssl.SSLWantReadError:
                 if not self._receive():
