@@ -162,6 +162,24 @@ def test_a_mail_in_the_clear_says_nothing_of_tls(daemon, users, alice):
     assert re.search(r"\tby mx\.here\.test \(smtpd\) with ESMTP id [0-9a-f]{8}\n", mail.decode())
 
 
+@pytest.mark.parametrize("size", [15_000, 17_000, 20_000_000])
+def test_a_mail_of_any_size_arrives_byte_for_byte(daemon, users, alice, size):
+    """In DATA and in a chunk, in records of 16 KiB."""
+    empty_maildir(users.home(alice))
+    line = bytes(set(range(33, 256)) - {0x2E}) + b"\r\n"
+    content = b"Subject: large\r\n\r\n" + line * (size // len(line))
+    with Client(daemon.port).starttls() as client:
+        client.begin_mail(f"{alice}@here.test").command("DATA")
+        client.say(content)
+        assert client.command(".").startswith("250")
+        client.begin_mail(f"{alice}@here.test")
+        client.say(b"BDAT %d LAST\r\n" % len(content) + content)
+        assert client.reply().startswith("250")
+    arrived = until(lambda: len(mails(users.home(alice))) == 2 and mails(users.home(alice)), what="delivery")
+    for mail in arrived:
+        assert mail.partition(b"\n\n")[2] == content.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n")
+
+
 def test_the_statistics_count_who_is_there_now(daemon, ports):
     with Client(daemon.port) as one, Client(ports["smtps"], smtps=True) as other:
         one.starttls()
