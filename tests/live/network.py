@@ -11,6 +11,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 HERE = Path("/proc/thread-self/ns/net")
 _numbers = itertools.count(1)
 
@@ -24,7 +26,9 @@ class Network:
         self.name = f"smtpd-{os.getpid()}-{next(_numbers)}"
 
     def __enter__(self):
-        ip("netns", "add", self.name)
+        made = subprocess.run(["ip", "netns", "add", self.name], capture_output=True, text=True)
+        if made.returncode != 0:
+            pytest.skip(f"no network of our own can be made here: {made.stderr.strip()}")
         self._outside = os.open(HERE, os.O_RDONLY)
         _enter(f"/run/netns/{self.name}")
         ip("link", "set", "lo", "up")

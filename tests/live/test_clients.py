@@ -7,15 +7,16 @@ Chunks                       our own, for CHUNKING: none of them has it
 
 import asyncio
 import email
+import gc
 import re
 import smtplib
 import ssl
-import subprocess
+import warnings
 
 import aiosmtplib
 import pytest
 
-from tests.live import submission
+from tests.live import peer, submission
 from tests.live.certificate import Authority
 from tests.live.conftest import Daemon, empty_maildir, free_port, mails, started, until
 from tests.live.recipient import logged
@@ -46,17 +47,11 @@ class Mailer:
         path.write_bytes(mail.as_bytes().replace(b"\r\n", line_end))
         return path
 
-    @staticmethod
-    def run(*words, **options):
-        """Exit status, and what it said."""
-        done = subprocess.run(words, capture_output=True, timeout=30, **options)
-        return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
-
 
 class Swaks(Mailer):
     def send(self, sender, recipient, mail, *more):
         content = ["--data", f"@{self.write(mail)}", "--suppress-data"]
-        return self.run(*self.to(sender, recipient), *content, *more)
+        return peer.run(*self.to(sender, recipient), *content, *more)
 
     def to(self, sender, recipient):
         words = ["swaks", "--server", "localhost", "--port", str(self.port), "--ehlo", "client.test"]
@@ -74,8 +69,8 @@ class Msmtp(Mailer):
             f"tls on\ntls_starttls {'off' if self.smtps else 'on'}\ntls_trust_file {self.ca}\n"
             f"auth plain\nuser amy\npassword {PASSWORD}\n"
         )
-        with self.write(mail).open("rb") as content:
-            return self.run("msmtp", "-C", path, "--debug", "-f", sender, recipient, stdin=content)
+        command = ["msmtp", "-C", path, "--debug", "-f", sender, recipient]
+        return peer.run(*command, input=self.write(mail).read_bytes())
 
 
 class Curl(Mailer):
@@ -83,7 +78,7 @@ class Curl(Mailer):
         url = f"{'smtps' if self.smtps else 'smtp'}://localhost:{self.port}/client.test"
         words = ["curl", "-sv", "--ssl-reqd", "--cacert", self.ca, "--user", f"amy:{PASSWORD}", url]
         words += ["--mail-from", sender, "--mail-rcpt", recipient, "--upload-file", self.write(mail, b"\r\n")]
-        return self.run(*words, env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin"})
+        return peer.run(*words, env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin"})
 
 
 class Smtplib(Mailer):
@@ -121,7 +116,10 @@ class Aiosmtplib(Mailer):
         mode = {"use_tls": True} if self.smtps else {"start_tls": True}
         mode |= {"tls_context": ssl.create_default_context(cafile=self.ca), "timeout": 20}
         where = {"hostname": "localhost", "port": self.port, "username": "amy", "password": PASSWORD}
-        refused, text = asyncio.run(aiosmtplib.send(mail, sender=sender, recipients=[recipient], **where, **mode))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves its socket to the garbage collector
+            refused, text = asyncio.run(aiosmtplib.send(mail, sender=sender, recipients=[recipient], **where, **mode))
+            gc.collect()
         return len(refused), text
 
 
@@ -216,7 +214,7 @@ def test_an_attachment_of_its_own_making(daemon, maildir):
     path = daemon.directory / "attached.bin"
     path.write_bytes(bytes(range(256)) * 4096)
     words = [*Swaks(daemon, None).to("amy@there.test", "bob@here.test"), "--header", "Subject: Grüße"]
-    code, text = Mailer.run(*words, "--attach-type", "application/x-any", "--attach", f"@{path}", "--suppress-data")
+    code, text = peer.run(*words, "--attach-type", "application/x-any", "--attach", f"@{path}", "--suppress-data")
     assert code == 0, text
     (arrived,) = until(lambda: mails(maildir), what="the mail")
     got = email.message_from_bytes(arrived, policy=submission.UTF8)
@@ -235,7 +233,7 @@ def test_a_certificate_of_the_client_is_asked_for_and_looked_at(daemon, maildir,
             daemon.directory, shown.partition("'")[0]
         )
         words += ["--tls-cert", str(certificate), "--tls-key", str(key)]
-    code, text = Mailer.run("swaks", *words)
+    code, text = peer.run("swaks", *words)
     assert (code == 0) == (shown == "ours"), text
     if shown == "ours":
         assert logged(daemon, 'cert-check result="verified"')

@@ -142,6 +142,7 @@ def sockets(pid):
 def test_several_dispatchers_share_the_clients_under_tls(daemon):
     pids = [pid for pid in daemon.descendants() if cmdline(pid).startswith("smtpd: dispatcher")]
     assert len(pids) == 3
+    until(lambda: daemon.statistics()["smtp.session"] == 0, what="the end of other sessions")
     before = {pid: sockets(pid) for pid in pids}
 
     def log_in(_):

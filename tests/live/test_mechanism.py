@@ -5,12 +5,10 @@ msmtp     SCRAM-SHA-256
 gsasl     SCRAM-SHA-256, SCRAM-SHA-256-PLUS, bound to TLS by its exporter (RFC 9266)
 """
 
-import subprocess
-
 import pytest
 
 from smtpd.tables import credential
-from tests.live import submission
+from tests.live import peer, submission
 from tests.live.conftest import Daemon, started
 from tests.live.login import NO, OK, connect, elsewhere, plain
 from tests.live.network import Network
@@ -52,8 +50,7 @@ def daemon(ground, users):
 def swaks(port, *words):
     command = ["swaks", "--server", "127.0.0.1", "--port", str(port), "--tls", "--from", "amy@there.test"]
     command += ["--to", "bob@here.test", "--quit-after", "AUTH", "--local-interface", elsewhere()]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout + done.stderr
+    return peer.run(*command, *words)
 
 
 KNOWN = ["PLAIN", "LOGIN"]
@@ -99,8 +96,7 @@ def msmtp(daemon, user, password):
         f"tls on\ntls_trust_file {daemon.ca}\nauth scram-sha-256\nuser {user}\npassword {password}\n"
     )
     command = ["msmtp", "-C", rc, "--debug", "-f", f"{user}@there.test", "bob@here.test"]
-    done = subprocess.run(command, input="Subject: x\n\nx\n", capture_output=True, text=True, timeout=60)
-    return done.stdout + done.stderr
+    return peer.run(*command, input=b"Subject: x\n\nx\n")[1]
 
 
 def gsasl(daemon, mechanism, user, password):
@@ -108,8 +104,7 @@ def gsasl(daemon, mechanism, user, password):
     command += ["-m", mechanism, "-a", user, "-p", password, "--verbose"]
     if not mechanism.endswith("PLUS"):
         command.append("--no-cb")  # it would not do with less than it could
-    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60)
-    return done.stdout + done.stderr
+    return peer.run(*command)[1]
 
 
 def test_msmtp_logs_in_by_scram(daemon):

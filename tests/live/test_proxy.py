@@ -1,14 +1,13 @@
 """Who speaks for others: a real HAProxy with the PROXY protocol, swaks with the same, and XCLIENT."""
 
 import re
-import shutil
 import smtplib
 import socket
 import subprocess
 
 import pytest
 
-from tests.live import submission
+from tests.live import peer, submission
 from tests.live.conftest import Daemon, empty_maildir, mails, started, until
 from tests.live.encrypted import careless
 from tests.live.network import Network
@@ -57,8 +56,7 @@ def daemon(ground, users):
 @pytest.fixture(scope="module")
 def haproxy(daemon):
     """In front of all of them but two."""
-    if not shutil.which("haproxy"):
-        pytest.skip("HAProxy is not here (tests/peers.sh)")
+    peer.skip_without("haproxy")
     text = HAPROXY
     for name, option in WAYS.items():
         port = PORTS[name] + ABOVE
@@ -110,8 +108,7 @@ def test_the_client_behind_it_is_who_is_seen(daemon, haproxy, maildir, alice, na
 def swaks(port, *words):
     command = ["swaks", "--server", "127.0.0.1", "--port", str(port), "--ehlo", "client.test"]
     command += ["--from", "amy@there.test", "--to", "bob@here.test"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout + done.stderr
+    return peer.run(*command, *words)
 
 
 def claim(version, source, *words):
