@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _say(failed: Failed) -> int:
     for text in failed.texts:
-        print(f"sendmail: {text}", file=sys.stderr)
+        print(f"sendmail: {text}", file=sys.stderr, flush=True)
     return failed.status
 
 
