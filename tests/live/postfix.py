@@ -24,6 +24,7 @@ PATIENCE = 30.0  # seconds
 
 class Place:
     POSTFIX = "home_mailbox = Maildir/"
+    KEY = ""
 
 
 def show(path, aside):
