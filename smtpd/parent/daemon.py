@@ -42,6 +42,7 @@ class Daemon:
         self.watch.begin()
         self._booted.record.started()
         self.loop.on_signal(signal.SIGHUP, self.reload.begin)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         self._manager.ready()
         self.programs.begin()
         self.interfaces.begin()

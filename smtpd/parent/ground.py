@@ -16,7 +16,8 @@ def settle(foreground: bool, kept: int = 0) -> Callable[[], None]:
     """
     os.closerange(3 + kept, os.sysconf("SC_OPEN_MAX"))
     _open_standard_descriptors()
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # started with TERM blocked, it could never be stopped
+    # Started with TERM blocked, it could never be stopped.  A HUP would be the end of a start: it has to wait.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGHUP])
     os.umask(0o022)
     os.chdir("/")
     return (lambda: None) if foreground else _leave_session()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.conftest import ROLES, empty_maildir, mails, running, until
+from tests.live.conftest import PYTHON, ROLES, empty_maildir, mails, running, until
 
 USERS = {
     "dispatcher": "_smtpd",
@@ -151,4 +151,17 @@ def test_two_dispatchers_both_serve(make_daemon, users, alice):
         for number, client in enumerate(clients):
             client.sendmail("amy@there.test", f"{alice}@here.test", f"Subject: {number}\r\n\r\nx\r\n".encode())
     until(lambda: len(mails(users.home(alice))) == 40, what="40 deliveries")
+    assert daemon.stop() == 0
+
+
+def test_a_HUP_that_comes_before_the_daemon_has_started_waits(make_daemon):
+    impatient = (
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    daemon = make_daemon().start(prefix=(PYTHON, "-c", impatient))
+    until(lambda: "HUP: there are no keys" in daemon.log, what="the answer to a HUP")
+    assert status(daemon.process.pid)["SigBlk"].strip("0") == ""
     assert daemon.stop() == 0

@@ -199,7 +199,7 @@ def test_nothing_is_inherited_from_whoever_starts_it():
     )
     os.close(reading)
     os.close(writing)
-    assert done.stdout == "[0, 1, 2] / 0o22 /dev/null\nFalse set()\n"
+    assert done.stdout == "[0, 1, 2] / 0o22 /dev/null\nFalse {<Signals.SIGHUP: 1>}\n"
 
 
 def test_nobody_waits_for_the_stdout_of_a_daemon():
