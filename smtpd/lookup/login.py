@@ -57,7 +57,7 @@ class Logins:
         self._threads = ThreadPoolExecutor(COMPARING, "password")
         self._comparing = self._late = 0
         self._decoys: dict[str, Credential] = {}  # table -> what its users cost
-        self._looks: dict[str, Verifier] = {}  # table -> what its verifiers look like
+        self._looks: dict[str, Verifier] = {}  # table -> what its verifiers look like, as far as we know
         self._secret = secrets.token_bytes(32)
         self.to_parent = Questions(parent, PARENT_QUESTIONS)
 
@@ -161,7 +161,7 @@ class Logins:
             return found
         kept = _understood(table, user, found)
         if isinstance(kept, Verifier):
-            self._looks[table.name] = kept
+            self._looks.setdefault(table.name, kept)  # the first one: what changes is of nobody
             return kept
         look = self._looks.get(table.name)
         iterations, size = (look.iterations, len(look.salt)) if look else (scram.ITERATIONS, scram.SALT_SIZE)

@@ -33,6 +33,7 @@ USERS = {
     "argon": credential.Argon2(64, 1, 1, b"saltsaltsalt", b""),
     "bob@here.test": VERIFIER,
     "named": f"named:{VERIFIER}",
+    "other": str(scram.make_verifier(SECRET.encode(), 5000, b"01234567890123456789")),
     "locked": f"!{VERIFIER}",
     "clear": SECRET,
     "costly": "$argon2id$v=19$m=4194304,t=9,p=1$c2FsdHNhbHRzYWx0$" + "A" * 43,
@@ -235,6 +236,15 @@ def test_who_is_not_there_looks_like_who_is(open_house):
     assert {(b.verdict, b.iterations, len(b.salt)) for b in (known, first, other)} == {("yes", 4096, 10)}
     finish = FinishScram(90, 1, HERE, "eve", MESSAGE, proof(SECRET, first)[0])
     assert open_house.ask(finish) == ScramFinished(90, "no", b"")
+
+
+def test_who_is_not_there_goes_on_looking_the_same_whoever_logs_in_meanwhile(open_house):
+    """Or whoever asks twice would know: of a user who is there the salt does not change."""
+    begin(open_house, "bob@here.test", request=49)
+    before = begin(open_house, "eve", request=50)
+    assert begin(open_house, "other", request=51).iterations == 5000
+    after = begin(open_house, "eve", request=50)
+    assert before == after
 
 
 def test_what_looks_like_a_user_is_of_no_use_after_a_restart(house, short):
