@@ -37,6 +37,20 @@ link smtpd "$prefix/sbin/smtpd"
 link smtpctl "$prefix/sbin/smtpctl"
 link makemap "$prefix/sbin/makemap"
 link newaliases "$prefix/bin/newaliases"
+# Other mail servers have programs of these names: what is there and not ours stays.
+for name in sbin/sendmail sbin/send-mail bin/mailq; do
+    ours=$library/bin/${name#*/}
+    if { [ -e "$prefix/$name" ] || [ -L "$prefix/$name" ]; } && [ "$(readlink "$prefix/$name")" != "$ours" ]; then
+        echo "$prefix/$name belongs to another mail server, and stays"
+    else
+        link "${name#*/}" "$prefix/$name"
+    fi
+done
+if [ ! -e /usr/sbin/sendmail ]; then
+    echo "many programs look for /usr/sbin/sendmail: ln -s $prefix/sbin/sendmail /usr/sbin/sendmail"
+elif [ "$(readlink -f /usr/sbin/sendmail)" != "$(readlink -f "$library/bin/sendmail")" ]; then
+    echo "programs that call /usr/sbin/sendmail do not reach smtpd: that belongs to another mail server"
+fi
 for program in mail.local mail.maildir mail.lmtp mail.mda mail.mboxfile; do
     link $program "$prefix/libexec/smtpd/$program"
 done

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from smtpctl.command import COMMANDS
+from smtpctl.option import ATTACHED, FLAGS, WITH_VALUE
 from smtpctl.word import PARAMETERS
 from smtpd.config.model import Limits
 from smtpd.config.parser import parse
@@ -46,6 +47,11 @@ def test_every_command_of_smtpctl_is_in_its_manual():
     for command in COMMANDS:
         if command.run is not None:
             assert {word for word in command.pattern.split() if word not in PARAMETERS} <= documented, command.pattern
+
+
+def test_every_option_of_sendmail_is_in_its_manual():
+    documented = {word[0] for word in words_of("sendmail.8", "Fl")}
+    assert set(FLAGS + WITH_VALUE + ATTACHED) <= documented
 
 
 def test_every_option_of_smtpd_is_in_its_manual():
