@@ -1,10 +1,10 @@
 """A place where users hand in their mail: what its configuration names, and a mail in which everything shows.
 
-    furnish(daemon, PASSWORDS)    mx.crt, mx.key, and a table `passwords` with a hash of each
-    PKI, AUTH                     sentences that name them; {options} of a listener
-
-`letter()` has a subject and a body that are not ASCII, and an attachment of any bytes; `assert_same` compares part for
-part.
+PKI                         a sentence of it; certify(daemon) makes mx.crt, mx.key, and here.ca, which has signed them
+write_table, write_rows     what is kept of passwords, in a text file and in a database
+hashed, smtpctl_encrypt     made by crypt(3), and by ourselves
+assert_unsaid               no log has a password, in any spelling
+letter, assert_same         neither subject, body nor name of the attachment are ASCII; it is compared part for part
 """
 
 import base64
@@ -16,9 +16,11 @@ import os
 import random
 import shutil
 import sqlite3
+import subprocess
 from email.message import EmailMessage
 
 from tests.live.certificate import Authority
+from tests.live.conftest import PYTHON
 
 NAME = "mx.here.test"
 PKI = 'pki mx.here.test cert "{directory}/mx.crt" key "{directory}/mx.key"\n'
@@ -34,6 +36,14 @@ def hashed(password, prefix="$6$", cost=1000):
     """By the system's own crypt(3)."""
     salt = _crypt.crypt_gensalt(prefix.encode(), cost, os.urandom(16), 16)
     return _crypt.crypt(password.encode(), salt).decode()
+
+
+def smtpctl_encrypt(password, *options):
+    command = [PYTHON, "-m", "smtpctl", "encrypt", *options]
+    done = subprocess.run(
+        command, input=password + "\n", capture_output=True, text=True, cwd="/", timeout=60, check=True
+    )
+    return done.stdout.strip()
 
 
 def certify(daemon, authority=None, **options):

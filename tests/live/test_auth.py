@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.tables import credential
 from tests.live import submission
 from tests.live.conftest import Daemon, empty_maildir, mails, started, until
 from tests.live.login import NO, OK, all_at_once, attempt, connect, encode, login, plain
 from tests.live.network import Network
 from tests.live.recipient import logged
-from tests.live.submission import assert_unsaid, hashed
+from tests.live.submission import assert_unsaid, hashed, smtpctl_encrypt
 
 PORTS = {name: 2501 + number for number, name in enumerate(("inline", "file", "rows", "program", "system"))}
 CONF = """
@@ -70,29 +69,31 @@ def program():
         path.parent.rmdir()
 
 
+def hashes():
+    return {
+        "sha512": hashed(PASSWORD),
+        "yescrypt": hashed(PASSWORD, "$y$", 1),
+        "bcrypt": hashed(PASSWORD, "$2b$", 4),
+        "argon": smtpctl_encrypt(PASSWORD),
+        "scram": smtpctl_encrypt(ASCII, "--scram"),
+        "fickle": hashed(PASSWORD),
+        "locked": "!" + hashed(PASSWORD),
+        "starred": "*" + hashed(PASSWORD),
+        "plain": PASSWORD.partition(" ")[0],
+        "md5": hashed(PASSWORD, "$1$", 0),
+    }
+
+
 @pytest.fixture(scope="module")
 def daemon(ground, users, program):
     conf = CONF.format(amy=hashed(PASSWORD), answers=program, **PORTS)
     daemon = Daemon(ground, submission.PKI + conf, port=2500)
     submission.certify(daemon)
-    submission.write_table(daemon, "files", HASHES)
+    submission.write_table(daemon, "files", hashes())
     submission.write_rows(daemon, {"rosa": hashed(PASSWORD)})
     with started(daemon, "-v"):
         yield daemon
         assert_unsaid(daemon.log, PASSWORD, ASCII, OF_THE_PROGRAM)
-
-
-HASHES = {
-    "sha512": hashed(PASSWORD),
-    "yescrypt": hashed(PASSWORD, "$y$", 1),
-    "bcrypt": hashed(PASSWORD, "$2b$", 4),
-    "argon": credential.make_hash(PASSWORD.encode()),
-    "scram": credential.make_verifier(ASCII.encode()),
-    "locked": "!" + hashed(PASSWORD),
-    "starred": "*" + hashed(PASSWORD),
-    "plain": PASSWORD.partition(" ")[0],
-    "md5": hashed(PASSWORD, "$1$", 0),
-}
 
 
 GOOD = [("inline", "amy", PASSWORD), ("rows", "rosa", PASSWORD), ("program", "paul", OF_THE_PROGRAM)]
@@ -118,6 +119,14 @@ def test_who_does_not_is_told_so_and_not_at_once(daemon):
     for one, (answer, seconds) in zip(wrong, guess(wrong), strict=True):
         assert answer == NO, one[:2]
         assert seconds >= 1, one[:2]
+
+
+def test_another_password_counts_when_the_table_is_read_again(daemon):
+    submission.write_table(daemon, "files", hashes() | {"fickle": smtpctl_encrypt(ASCII)})
+    assert attempt(PORTS["file"], "fickle", PASSWORD) == OK
+    daemon.smtpctl("update", "table", "files")
+    assert attempt(PORTS["file"], "fickle", ASCII) == OK
+    assert attempt(PORTS["file"], "fickle", PASSWORD) == NO
 
 
 def test_what_is_malformed_is_an_error_and_no_guess(daemon):

@@ -7,12 +7,11 @@ gsasl     SCRAM-SHA-256, SCRAM-SHA-256-PLUS, bound to TLS by its exporter (RFC 9
 
 import pytest
 
-from smtpd.tables import credential
 from tests.live import peer, submission
 from tests.live.conftest import Daemon, started
 from tests.live.login import NO, OK, connect, elsewhere, plain
 from tests.live.network import Network
-from tests.live.submission import assert_unsaid, hashed
+from tests.live.submission import assert_unsaid, hashed, smtpctl_encrypt
 
 PORTS = {"hashes": 2501, "verifiers": 2502, "rows": 2503}
 CONF = """
@@ -38,7 +37,7 @@ def network():
 def daemon(ground, users):
     daemon = Daemon(ground, submission.PKI + CONF.format(**PORTS), port=2500)
     submission.certify(daemon)
-    verifier = credential.make_verifier(ASCII.encode())
+    verifier = smtpctl_encrypt(ASCII, "--scram")
     submission.write_table(daemon, "hashes", {"swan": hashed(ASCII), "sam": verifier})
     submission.write_table(daemon, "verifiers", {"sam": verifier, "eve": "!" + hashed(ASCII)})
     submission.write_rows(daemon, {"rosa": verifier})
