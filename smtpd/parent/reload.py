@@ -15,12 +15,13 @@ from smtpd.config.slice import ParentSlice
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop
-from smtpd.parent.certificate import Unusable, open_files
+from smtpd.parent.certificate import Subject, Unusable, open_files
 from smtpd.parent.exchange import Exchange, Taken, report
 from smtpd.parent.notify import ServiceManager
 from smtpd.parent.worker import Worker
 
 PATIENCE = 1.0  # seconds at the end, for files that are being opened
+SILENCE = 10.0  # seconds that it takes nobody to look at a file
 
 
 class Reload:
@@ -33,6 +34,7 @@ class Reload:
         dispatchers: Sequence[Channel],
         strict: bool,
     ):
+        self._loop = loop
         self._manager = manager
         self._configuration = configuration
         self._crypto = crypto
@@ -88,9 +90,16 @@ class Reload:
             exchange.skip(type(outcome).__name__)
         else:
             exchange.hand_over(outcome)
+            self._loop.after(SILENCE, partial(self._complain, exchange, exchange.subject))
             return
         exchange.proceed()
         self._go_on(exchange)
+
+    def _complain(self, exchange: Exchange, subject: Subject | None) -> None:
+        """A process that keeps its answer back keeps the old keys in use, and nobody would know."""
+        if exchange.subject is subject and not self._stopping:
+            late = ", ".join(sorted({channel.peer for channel in exchange.asked}))
+            log.warn(f"{late} gives no answer: keys and certificates stay as they were")
 
     def _finish(self, exchange: Exchange) -> None:
         self._exchange = None

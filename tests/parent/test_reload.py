@@ -18,6 +18,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.plain import Loop
+from smtpd.parent import reload
 from smtpd.parent.answer import CannotStart
 from smtpd.parent.child import Child
 from smtpd.parent.exchange import Exchange, exchange_at_start
@@ -208,6 +209,22 @@ def test_a_HUP_that_comes_meanwhile_begins_another_round(make_world):
     world.turn()
     world.turn()
     assert world.used == SEATS * 2
+
+
+def test_whoever_keeps_its_answer_back_is_named(make_world, capfd, monkeypatch):
+    monkeypatch.setattr(reload, "SILENCE", 0.01)
+    world = make_world(("a.test",))
+    world.reload.begin()
+    while not (world.reload._exchange and world.reload._exchange.asked):
+        world.loop.turn()
+    world.loop.after(0.02, lambda: None)
+    said = ""
+    while "gives no answer" not in said:
+        world.loop.turn()
+        said = capfd.readouterr().err
+    assert "warn: crypto, dispatcher gives no answer: keys and certificates stay as they were" in said
+    world.turn()
+    assert world.used == SEATS and "gives no answer" not in capfd.readouterr().err
 
 
 def test_a_HUP_while_it_stops_does_nothing(make_world):
