@@ -9,9 +9,9 @@ fresh process for each question, that knows one password and takes it with it.  
 SECURITY
     Reads one imsg: a name and a password that anybody on the network may have sent.  It is root, as who may read
     /etc/shadow is; so it does nothing else.  It has no capability but to read files and to write the audit log, sees
-    files for reading only, has the deny filter of all descendants, and no socket but its channel.  PAM's modules are
-    not ours, and do what they want, so it cannot be pledged; one that has to write (a tally of failures) cannot.
-    Taken over, it says "yes", and reads what root reads.
+    files for reading only, signals nobody, and has the deny filter of all descendants.  PAM's modules are not ours, and
+    do what they want, so it cannot be pledged; one that has to write (a tally of failures) cannot.
+    Taken over, it says "yes", reads what root reads, and speaks as root to whatever listens on a socket of this host.
 """
 
 import select
@@ -50,7 +50,7 @@ def main() -> int:
 def confine() -> None:
     """The nursery has cut the capabilities.  What this machine lacks, the parent has said of itself at the start."""
     privilege.set_no_new_privileges()
-    landlock.restrict([("/", "rx")])
+    landlock.restrict([("/", "rx")], alone=True)
     privilege.forbid_inspection()
 
 

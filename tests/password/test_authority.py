@@ -13,6 +13,7 @@ import pytest
 from smtpd.imsg import TABLE, PasswordTried, TryPassword
 from smtpd.ipc.channel import Channel
 from smtpd.password.authority import find_objection, try_password
+from smtpd.sandbox import landlock
 from smtpd.sandbox.privilege import CAPABILITIES
 
 ROOT = os.geteuid() == 0
@@ -89,6 +90,16 @@ def test_PAM_is_told_no_client_that_is_no_address(address):
     library = Library(7)
     try_password(TryPassword("no-such-user", "x", address), library)
     assert library.items[4] == b""
+
+
+@pytest.mark.skipif(landlock.abi() < 6, reason="this kernel scopes no signals")
+@pytest.mark.parametrize(
+    "attempt", ["os.kill(os.getppid(), 0)", "open('/tmp/by-a-password-process', 'w')", "os.mkdir('/tmp/by-a-process')"]
+)
+def test_a_password_process_that_was_taken_over_signals_nobody_and_writes_nothing(attempt):
+    code = f"import os\nfrom smtpd.password.process import confine\nconfine()\n{attempt}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "PermissionError" in done.stderr
 
 
 # -- the process itself, and the PAM of this machine ----------------------------------------
