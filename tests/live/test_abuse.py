@@ -29,6 +29,8 @@ match from any for any action "local"
 DELAYING = """
 smtp limit greet-delay 1
 listen on 127.0.0.1 port 2600 hostname mx.here.test
+listen on 127.0.0.1 port 2601 smtps pki mx.here.test
+listen on 127.0.0.1 port 2602 proxy
 action "local" maildir
 match from any for any action "local"
 """
@@ -179,21 +181,50 @@ def test_programs_of_this_host_may_err(daemon, counted):
 
 @pytest.fixture(scope="module")
 def delaying(ground, users):
-    with started(Daemon(ground, DELAYING, port=2600)) as daemon:
+    daemon = Daemon(ground, submission.PKI + DELAYING, port=2600)
+    submission.certify(daemon)
+    with started(daemon):
         yield daemon
 
 
-def test_who_waits_is_greeted_after_a_while(delaying):
+HEADER = b"PROXY TCP4 198.51.100.1 198.51.100.1 1 2\r\n"
+
+
+def in_the_clear():
+    return socket.create_connection(("127.0.0.1", 2600), 20)
+
+
+def under_tls():
+    return careless().wrap_socket(socket.create_connection(("127.0.0.1", 2601), 20))
+
+
+def through_a_proxy():
+    sock = socket.create_connection(("127.0.0.1", 2602), 20)
+    sock.sendall(HEADER)
+    return sock
+
+
+each_way = pytest.mark.parametrize("connect", [in_the_clear, under_tls, through_a_proxy])
+
+
+@each_way
+def test_who_waits_is_greeted_after_a_while(delaying, connect):
+    """A handshake, and what a proxy has to say, is nothing that the client says."""
     begun = time.monotonic()
-    with smtplib.SMTP("127.0.0.1", 2600, "client.test", timeout=20) as client:
+    with connect() as sock:
+        answers = sock.makefile("rb")
+        assert answers.readline().startswith(b"220 ")
         assert time.monotonic() - begun >= 1
-        assert client.ehlo()[0] == 250
+        sock.sendall(b"HELO client.test\r\n")
+        assert answers.readline().startswith(b"250 ")
 
 
-def test_who_talks_first_is_turned_away(delaying):
-    with socket.create_connection(("127.0.0.1", 2600), 20) as sock:
+@each_way
+def test_who_talks_first_is_turned_away(delaying, connect):
+    before = delaying.statistics()["smtp.early-talker"]
+    with connect() as sock:
         sock.sendall(b"EHLO client.test\r\nMAIL FROM:<amy@there.test>\r\n")
         text = sock.makefile("rb").read()
     assert text.startswith(b"554 5.5.1 ") and text.count(b"\r\n") == 1
-    assert delaying.statistics()["smtp.early-talker"] == 1
+    assert delaying.statistics()["smtp.early-talker"] == before + 1
     assert logged(delaying, "smtp disconnected reason=early-talker")
