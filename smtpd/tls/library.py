@@ -79,6 +79,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "SSL_CTX_ctrl": (c_long, c_void_p, c_int, c_long, c_void_p),
     "SSL_CTX_get_cert_store": (c_void_p, c_void_p),
     "SSL_CTX_get_options": (c_uint64, c_void_p),
+    "SSL_CTX_set_cert_verify_callback": (None, c_void_p, c_void_p, c_void_p),
     "SSL_CTX_set_verify": (None, c_void_p, c_int, c_void_p),
     "SSL_CTX_set_verify_depth": (None, c_void_p, c_int),
     "SSL_CTX_use_PrivateKey": (c_int, c_void_p, c_void_p),
@@ -100,6 +101,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "X509_get_pubkey": (c_void_p, c_void_p),
     "X509_get_signature_info": (c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
     "X509_get_subject_name": (c_void_p, c_void_p),
+    "X509_verify_cert": (c_int, c_void_p),
     "i2d_PUBKEY": (c_int, c_void_p, c_void_p),
     "i2d_X509": (c_int, c_void_p, c_void_p),
 }

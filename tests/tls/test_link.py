@@ -2,12 +2,16 @@
 
 import ctypes
 import hashlib
+import itertools
+import secrets
 import ssl
+import time
 from datetime import datetime
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -373,6 +377,48 @@ def test_without_verify_another_one_is_accepted_and_not_verified(signatory, vers
     shows = shown(by=authority(1))
     client = Client(client_context(shows=shows, versions=versions), asked(signatory)).shake()
     assert (client.link.facts.verified, client.link.facts.fingerprint) == (False, fingerprint(shows))
+
+
+class Claimed:
+    """A key that nobody has, of the largest size and exponent that OpenSSL takes: 4 ms for a signature of it."""
+
+    BITS = 16384
+
+    def public_key(self):
+        return rsa.RSAPublicNumbers(2**64 - 1, secrets.randbits(self.BITS) | 1 << self.BITS - 1 | 1).public_key()
+
+
+def signed_by_noise(certificate, size):
+    """RFC 5280 4.1, with so many random bytes for the signature; its algorithm is RSA with SHA-256."""
+
+    def element(tag, content):
+        return bytes([tag, 0x82]) + len(content).to_bytes(2) + content
+
+    noise = element(0x03, b"\0\1" + secrets.token_bytes(size - 1))
+    algorithm = bytes.fromhex("300d06092a864886f70d01010b0500")
+    return x509.load_der_x509_certificate(element(0x30, certificate.tbs_certificate_bytes + algorithm + noise))
+
+
+def costly_chain(private):
+    names = ["amy.there.test", *(f"level {number}" for number in range(10))]
+    signer, made = key("rsa2048"), []
+    for name, above in itertools.pairwise(names):
+        by = certify(signer, above), signer
+        made.append(certify(Claimed() if made else private, name, by=by, authority=bool(made)))
+    return pem(*(signed_by_noise(certificate, Claimed.BITS // 8) for certificate in made))
+
+
+@VERSIONS
+def test_signatures_of_a_chain_that_leads_nowhere_are_not_looked_at(signatory, versions):
+    """All ten would take 35 ms and more, of a thread that others wait for."""
+    context = client_context(shows=(costly_chain(key("p256", "client")), key("p256", "client")), versions=versions)
+    server, seconds = asked(signatory), []
+    for _ in range(3):
+        client, begun = Client(context, server), time.thread_time()
+        client.shake()
+        seconds.append(time.thread_time() - begun)
+        assert client.link.facts.fingerprint and not client.link.facts.verified
+    assert min(seconds) < 0.015
 
 
 @VERSIONS
