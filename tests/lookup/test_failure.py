@@ -139,6 +139,7 @@ def test_many_at_once_are_not_all_looked_at_before_one_is_counted():
     assert failures.begin(0, "127.0.0.1", "x")
     failures.ended(0, HERE, "u0", LATER)
     assert failures.begin(0, HERE, "x")
+    assert not failures.begin(0, HERE, "z")  # of one that has ended, one takes the place
     assert [failures.begin(0, f"192.0.2.{n + 2}", "y") for n in range(UNDER_WAY + 1)] == [True] * UNDER_WAY + [False]
 
 
