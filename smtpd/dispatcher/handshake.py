@@ -29,6 +29,7 @@ SECONDS = 25.0  # for all of it; the crowd's sweep notices up to 5 seconds later
 LAST_FLIGHT = 512  # bytes of a client behind our signature, if there is no certificate among them
 
 RECORD_HEADER = 5  # bytes, RFC 8446 5.1: type, version, length
+RECORD_MAX = 2**14  # bytes behind it
 HANDSHAKE = 22  # the type
 
 
@@ -119,10 +120,13 @@ class Handshake:
 
 
 def _begins_with_a_record(data: bytearray) -> bool:
-    """Or with what is none: then there is nothing to wait for."""
+    """Or with what is none, or what is too long for one: then there is nothing to wait for."""
     if data[0] != HANDSHAKE:
         return True
-    return len(data) >= RECORD_HEADER and len(data) >= RECORD_HEADER + int.from_bytes(data[3:5])
+    if len(data) < RECORD_HEADER:
+        return False
+    length = int.from_bytes(data[3:5])
+    return length > RECORD_MAX or len(data) >= RECORD_HEADER + length
 
 
 def _outcome(step: Callable[[bytes], Link | None], data: bytes) -> Link | Failed | None:

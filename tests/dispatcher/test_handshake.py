@@ -284,6 +284,17 @@ def test_an_endless_hello_is_cut_off(hall):
     assert not peer.handshake._came
 
 
+def test_a_record_longer_than_there_can_be_is_not_waited_for(hall):
+    """64 KiB of each of thousands who stall would be kept."""
+    peer = Peer(hall)
+    peer.handshake.receive(b"\x16\x03\x01\x40\x00")
+    assert not hall.handshakes._busy and not peer.outcomes
+    peer = Peer(hall)
+    peer.handshake.receive(b"\x16\x03\x01\xff\xff")
+    hall.until(lambda: peer.outcomes)
+    assert peer.failure == "packet length too long"
+
+
 def test_garbage_is_told_apart_from_a_handshake(hall):
     peer = Peer(hall)
     peer.handshake.receive(b"EHLO plain.test\r\n")
