@@ -36,10 +36,10 @@ def serial_of(client):
 
 
 class Client:
-    def __init__(self, port, *, smtps=False, context=None, name="mx.here.test", timeout=20):
+    def __init__(self, port, *, smtps=False, context=None, name="mx.here.test", timeout=20, session=None):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = (context or careless()).wrap_bio(self._in, self._out, server_hostname=name)
+        self.tls = (context or careless()).wrap_bio(self._in, self._out, server_hostname=name, session=session)
         self.was_closed = False  # by the server's close_notify
         self._shaken = False
         self._text = b""

@@ -362,14 +362,18 @@ def test_keys_may_be_updated(daemon):
     assert log_of(daemon)[-1] == "disconnected reason=quit"
 
 
-def test_a_session_cannot_be_resumed(daemon):
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_session_cannot_be_resumed(daemon, version):
     """No tickets, and none kept: a key of tickets in the dispatcher would open what was recorded."""
     context = careless()
+    context.minimum_version = context.maximum_version = version
     with Client(daemon.port, context=context).starttls() as client:
-        client.command("EHLO client.test")
+        assert client.command("EHLO client.test").startswith("250")
         session = client.tls.session
-        assert session is None or not session.has_ticket
-        client.command("QUIT")
+        assert not session.has_ticket
+    with Client(daemon.port, context=context, session=session).starttls() as client:
+        assert client.command("EHLO client.test").startswith("250")
+        assert not client.tls.session_reused
 
 
 def test_a_name_that_is_none_harms_nobody(daemon):
