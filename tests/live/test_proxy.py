@@ -1,5 +1,6 @@
 """Who speaks for others: a real HAProxy with the PROXY protocol, swaks with the same, and XCLIENT."""
 
+import csv
 import re
 import smtplib
 import socket
@@ -28,6 +29,8 @@ match from src {{{{ "198.51.100.0/24", "2001:db8:1::/64", "203.0.113.7", "203.0.
 match from auth for any action "local"
 """
 HAPROXY = """
+global
+    stats socket {directory}/haproxy.socket
 defaults
     mode tcp
     timeout connect 5s
@@ -35,6 +38,7 @@ defaults
     timeout server 60s
 """
 WAYS = {"one": "send-proxy", "two": "send-proxy-v2", "smtps": "send-proxy-v2"}
+CHECKS = {name: "check inter 500ms" for name in WAYS} | {"smtps": "check inter 500ms check-ssl verify none"}
 ABOVE = 100  # a port of HAProxy's, above the one it passes clients on to
 
 
@@ -57,11 +61,13 @@ def daemon(ground, users):
 def haproxy(daemon):
     """In front of all of them but two."""
     peer.skip_without("haproxy")
-    text = HAPROXY
+    text = HAPROXY.format(directory=daemon.directory)
     for name, option in WAYS.items():
         port = PORTS[name] + ABOVE
         text += f"listen {name}\n    bind {US}:{port}\n    bind [{US6}]:{port}\n"
-        text += f"    server smtpd 127.0.0.1:{PORTS[name]} {option}\n"
+        text += (
+            f"    option smtpchk EHLO check.test\n    server {name} 127.0.0.1:{PORTS[name]} {option} {CHECKS[name]}\n"
+        )
     path = daemon.directory / "haproxy.cfg"
     path.write_text(text)
     process = subprocess.Popen(["haproxy", "-db", "-q", "-f", path], stdin=subprocess.DEVNULL)
@@ -100,6 +106,20 @@ def test_the_client_behind_it_is_who_is_seen(daemon, haproxy, maildir, alice, na
     line = received(maildir)
     assert line.startswith("from client.test (") and f"{literal})" in line
     assert logged(daemon, f"smtp connected address={source} ")
+
+
+def checks(daemon):
+    """What HAProxy thinks of us, by the listener: L7OK is a 250 to EHLO."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(f"{daemon.directory}/haproxy.socket")
+        sock.sendall(b"show stat\n")
+        rows = list(csv.DictReader(sock.makefile(), skipinitialspace=True))
+    return {row["svname"]: row["check_status"] for row in rows if row["svname"] in WAYS}
+
+
+def test_it_finds_us_alive(daemon, haproxy):
+    """It then speaks for nobody."""
+    until(lambda: set(checks(daemon).values()) == {"L7OK"}, what="a check of each")
 
 
 # -- a proxy of any sort --------------------------------------------------------------------
