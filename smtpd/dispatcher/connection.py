@@ -162,8 +162,10 @@ class Connection(asyncio.Protocol):
         self._gone(event)
 
     def begin(self, arrival: Arrival) -> None:
-        if self._finished:
-            return
+        if not self._finished:
+            self._guard(self._begin, arrival)
+
+    def _begin(self, arrival: Arrival) -> None:
         self.entrance = None
         self.session = Session(
             self.id,
@@ -186,7 +188,12 @@ class Connection(asyncio.Protocol):
     def encrypt(self, use: Callable[[Facts], None]) -> None:
         """From the next byte on everything is TLS."""
         self._encryption = Encryption(
-            self.office, self.listener, self.wire, self.id, self.address, partial(self._encrypted, use)
+            self.office,
+            self.listener,
+            self.wire,
+            self.id,
+            self.address,
+            partial(self._guard, partial(self._encrypted, use)),
         )
 
     def _encrypted(self, use: Callable[[Facts], None], facts: Facts | None) -> None:
@@ -195,9 +202,9 @@ class Connection(asyncio.Protocol):
                 log.line(f"{self.id:016x} smtp disconnected reason=tls-accept-failed")
             self._gone("tls-accept-failed")
             return
-        self._guard(use, facts)
+        use(facts)
         if not self._finished:
-            self._guard(self._decrypt, b"")  # what came right behind
+            self._decrypt(b"")  # what came right behind
 
     def _decrypt(self, data: bytes) -> None:
         try:
@@ -216,11 +223,11 @@ class Connection(asyncio.Protocol):
         if self._finished:
             return
         if self._encryption is not None and self._encryption.under_way:
-            self._encryption.tick(now)
+            self._guard(self._encryption.tick, now)
         elif self.session is not None:
             self._step(self.session.tick, now)
         elif self.entrance is not None:
-            self.entrance.tick(now)
+            self._guard(self.entrance.tick, now)
 
     def shutdown(self) -> None:
         """The daemon stops: 421 now, or when the answer that is under way has been given."""

@@ -343,3 +343,64 @@ def test_what_xclient_says_is_refused_or_can_be_carried_to_lookup(make_house, ov
         assert (await client.mail()).startswith("250")
 
     house.run(scenario())
+
+
+def break_begin(house, connection):
+    connection.begin(None)
+
+
+def break_tick(house, connection):
+    connection.entrance = None
+    connection._encryption = Broken()
+    connection.tick(1.0)
+
+
+def break_entrance(house, connection):
+    connection.entrance = Broken()
+    connection.tick(1.0)
+
+
+class Broken:
+    """What our own mistake would leave."""
+
+    under_way = True
+
+    def tick(self, now):
+        raise AttributeError
+
+    def close(self):
+        """Nobody is told."""
+
+    def leave(self):
+        """The same."""
+
+
+@pytest.mark.parametrize("break_it", [break_begin, break_tick, break_entrance])
+def test_a_mistake_of_ours_before_there_is_a_session_costs_that_client(make_house, capfd, break_it):
+    house = make_house()
+    house.others.hold = {ResolveClient}
+
+    async def scenario():
+        client = await house.client()
+        await house.until(lambda: house.others.held)
+        break_it(house, house.connections[0])
+        assert await client.reader.read() == b""
+        house.others.release()
+        await (await house.client()).greet()
+
+    house.run(scenario())
+    assert "AttributeError" in capfd.readouterr().err
+
+
+def test_a_mistake_of_ours_behind_a_handshake_costs_that_client(make_house, capfd):
+    house = make_house(listener={"tls": TlsSlice(Tls.AT_ONCE, ("mx.test",))})
+    names = house.dispatcher.office.names
+
+    async def scenario():
+        house.dispatcher.office.names = None
+        assert not await (await house.tls_client()).reply()
+        house.dispatcher.office.names = names
+        await (await house.tls_client()).greet()
+
+    house.run(scenario())
+    assert "AttributeError" in capfd.readouterr().err
