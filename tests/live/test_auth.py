@@ -107,6 +107,28 @@ def test_who_knows_the_password_gets_in(daemon, name, user, password, mechanism)
     assert attempt(PORTS[name], user, password, mechanism) == OK
 
 
+WAYS = {
+    "asked": ["AUTH PLAIN", encode("", "amy", PASSWORD)],
+    "for herself": [f"AUTH PLAIN {encode('amy', 'amy', PASSWORD)}"],
+    "in small letters": [f"auth plain {encode('', 'amy', PASSWORD)}"],
+    "with her name at once": [f"AUTH LOGIN {encode('amy')}", encode(PASSWORD)],
+}
+
+
+@pytest.mark.parametrize("lines", WAYS.values(), ids=WAYS)
+def test_programs_say_it_in_different_ways(daemon, lines):
+    with connect(PORTS["inline"]) as client:
+        client.ehlo()
+        assert [client.docmd(line)[0] for line in lines] == [334] * (len(lines) - 1) + [235]
+
+
+def test_nobody_logs_in_for_somebody_else(daemon):
+    """RFC 4616 2: with the right password of one user as another one."""
+    with connect(PORTS["inline"]) as client:
+        client.ehlo()
+        assert client.docmd("AUTH", f"PLAIN {encode('root', 'amy', PASSWORD)}")[0] == 535
+
+
 def guess(attempts):
     """With the name of a listener each."""
     return all_at_once([(PORTS[name], user, password) for name, user, password in attempts])
