@@ -11,6 +11,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -206,17 +207,21 @@ def test_close_notify_in_the_middle_of_a_mail_is_the_end_of_it(
     check_nothing_came(daemon, users, alice, letterbox)
 
 
-def sealed(secret, number, content):
+APPLICATION_DATA, HANDSHAKE = b"\x17", b"\x16"  # RFC 8446 5.1
+
+
+def expanded(secret, label, length):
+    """HKDF-Expand-Label, RFC 8446 7.1, for the cipher that we like best."""
+    info = struct.pack("!HB", length, 6 + len(label)) + b"tls13 " + label + b"\0"
+    return HKDFExpand(hashes.SHA384(), length, info).derive(secret)
+
+
+def sealed(secret, number, content, kind=APPLICATION_DATA):
     """One record of TLS 1.3 (RFC 8446 5.2, 7.3) under a secret of the client's, by hand: OpenSSL encrypts nothing more
     behind its own close_notify."""
-
-    def expand(label, length):
-        info = struct.pack("!HB", length, 6 + len(label)) + b"tls13 " + label + b"\0"
-        return HKDFExpand(hashes.SHA384(), length, info).derive(secret)
-
-    nonce = int.from_bytes(expand(b"iv", 12)) ^ number
-    head = struct.pack("!BHH", 23, 0x0303, len(content) + 1 + 16)
-    return head + AESGCM(expand(b"key", 32)).encrypt(nonce.to_bytes(12), content + b"\x17", head)
+    nonce = int.from_bytes(expanded(secret, b"iv", 12)) ^ number
+    head = APPLICATION_DATA + struct.pack("!HH", 0x0303, len(content) + 1 + 16)
+    return head + AESGCM(expanded(secret, b"key", 32)).encrypt(nonce.to_bytes(12), content + kind, head)
 
 
 def secret_of_client(path):
@@ -360,6 +365,25 @@ def test_keys_may_be_updated(daemon):
     turns = [(b"250 HELP", b"K\n"), (b"KEYUPDATE", b"NOOP\n"), (b"250 2.0.0", b"quit\n")]
     assert b"221 2.0.0" in typed(daemon, ["-tls1_3", "-crlf", "-quiet", "-no_ign_eof"], *turns)
     assert log_of(daemon)[-1] == "disconnected reason=quit"
+
+
+def test_updates_of_keys_without_end_cost_nobody_else(daemon, tmp_path):
+    """Each asks for one of ours in return, which the client does not read."""
+    context = careless()
+    context.keylog_filename = str(tmp_path / "keys")
+    with Client(daemon.port, context=context).starttls() as client, Client(daemon.port) as other:
+        secret, updates = secret_of_client(tmp_path / "keys"), []
+        for _ in range(5000):
+            updates.append(sealed(secret, 0, b"\x18\0\0\1\1", HANDSHAKE))  # RFC 8446 4.6.3: update_requested
+            secret = expanded(secret, b"traffic upd", 48)
+        for start in range(0, len(updates), 100):
+            client.send(b"".join(updates[start : start + 100]))
+            begun = time.monotonic()
+            assert other.command("RSET").startswith("250")
+            assert time.monotonic() - begun < 1
+        client.send(sealed(secret, 0, b"QUIT\r\n"))
+        assert b"221" in client.rest()
+    assert "Traceback" not in daemon.log
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
