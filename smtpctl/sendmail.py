@@ -67,10 +67,17 @@ def speak(connection: Connection) -> int:
     """-bs: between standard input and output and the server, until it closes."""
     with _open_session(connection) as sock:
         threading.Thread(target=_pass_on, args=(sock,), daemon=True).start()
-        while data := sock.recv(65536):
+        while data := _receive(sock):
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
     return OK
+
+
+def _receive(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(65536)
+    except ConnectionResetError as error:
+        raise Failed(TEMPFAIL, f"the connection to smtpd is lost: {error.strerror}") from None
 
 
 def _pass_on(sock: socket.socket) -> None:
@@ -104,6 +111,8 @@ def make_aliases(options: Options) -> int:
 
 def submit(connection: Connection, options: Options) -> int:
     recipients = read_recipients(options)
+    if sys.stdin is None:
+        raise Failed(IOERR, "there is no standard input")
     try:
         letter = Letter(sys.stdin.buffer)
     except (Unfit, OSError) as error:
@@ -148,9 +157,12 @@ def _open_session(connection: Connection) -> socket.socket:
         raise Failed(TEMPFAIL, str(trouble)) from None
     if isinstance(answer, SessionRefused):
         raise Failed(UNAVAILABLE, answer.reason)
-    if not isinstance(answer, SessionOpened):
-        raise Failed(TEMPFAIL, f"smtpd answers nonsense: {type(answer).__name__}")
-    return socket.socket(fileno=descriptor)
+    try:
+        if isinstance(answer, SessionOpened):
+            return socket.socket(fileno=descriptor)
+    except OSError:
+        pass  # no socket
+    raise Failed(TEMPFAIL, f"smtpd answers nonsense: {type(answer).__name__}")
 
 
 def _in_child(work: Callable[[], None]) -> int:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from smtpd.imsg import EnvelopesListed, ListEnvelopes, OpenSession, SessionRefused, StatusShown
+from smtpd.imsg import EnvelopesListed, ListEnvelopes, OpenSession, SessionOpened, SessionRefused, StatusShown
 from tests.smtpctl.conftest import TOP
 from tests.smtpctl.server import Server
 
@@ -120,6 +120,19 @@ def test_without_a_session_the_mail_is_kept(run, home, answers, status, said):
     done = run(*PLAIN, answers=answers)
     assert done.returncode == status and said in done.errors
     assert (home / "dead.letter").read_bytes() == MAIL
+
+
+def test_a_session_that_is_no_socket(run, desk, home):
+    reading, writing = os.pipe()
+    os.close(writing)
+    done = run(*PLAIN, answers=[(SessionOpened(1), reading)])
+    assert done.returncode == 75 and "nonsense" in done.errors
+
+
+def test_without_standard_input():
+    command = f"exec {sys.executable} -m smtpctl sendmail bob <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=20, cwd=TOP)
+    assert (done.returncode, done.stderr) == (74, "sendmail: there is no standard input\n")
 
 
 def test_without_a_daemon_it_says_so_and_keeps_the_mail(run, home, tmp_path):
