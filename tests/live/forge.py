@@ -121,6 +121,8 @@ def some(kind: msgspec.inspect.Type) -> object:
     """The least value of a type."""
     inspect = msgspec.inspect
     match kind:
+        case inspect.Metadata():
+            return some(kind.type)
         case inspect.IntType():
             return kind.ge or 0
         case inspect.EnumType():
