@@ -236,11 +236,3 @@ def _as_lines(fields: list[bytes]) -> bytes:
     """Of text that has its line ends in front."""
     text = b"".join(fields)
     return text[1:] + b"\n" if text else b""
-
-
-def _find_end(block: bytes) -> int:
-    """Where the empty line stands in a block that begins with a line; -1 for nowhere."""
-    if block.startswith(b"\n"):
-        return 0
-    before = block.find(b"\n\n")
-    return before + 1 if before >= 0 else -1
