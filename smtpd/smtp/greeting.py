@@ -55,13 +55,18 @@ def _offer(session: "Session") -> Offer:
         require_tls=facts is not None,
         starttls=_may_encrypt(session),
         mechanisms=() if session.user else auth.offered(listener, facts),
-        xclient=xclient.ATTRIBUTES if session.may_xclient else "",
+        xclient=xclient.ATTRIBUTES if session.may_xclient and not _must_encrypt(session) else "",
     )
 
 
 def _may_encrypt(session: "Session") -> bool:
     tls = session.listener.tls
     return tls is not None and tls.mode is not Tls.AT_ONCE and session.facts is None
+
+
+def _must_encrypt(session: "Session") -> bool:
+    tls = session.listener.tls
+    return tls is not None and tls.mode is Tls.REQUIRED and session.facts is None
 
 
 def starttls(session: "Session", argument: str) -> None:
@@ -86,7 +91,7 @@ def speak_for(session: "Session", argument: str) -> None:
     """XCLIENT: a proxy that we trust says who the client is.  It may say so in several commands."""
     if not session.may_xclient:
         raise Refuse(550, "5.7.0", "XCLIENT is not for you")
-    if session.listener.tls is not None and session.listener.tls.mode is Tls.REQUIRED and session.facts is None:
+    if _must_encrypt(session):  # or anybody on the way could say it
         raise Refuse(530, "5.7.0", "Must issue a STARTTLS command first")
     said = xclient.overrides(argument)
     if said.address and _is_loopback(said.address) and not _is_loopback(session.client.address):
