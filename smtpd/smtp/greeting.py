@@ -55,7 +55,7 @@ def _offer(session: "Session") -> Offer:
         require_tls=facts is not None,
         starttls=_may_encrypt(session),
         mechanisms=() if session.user else auth.offered(listener, facts),
-        xclient=xclient.ATTRIBUTES if session.may_xclient and not _must_encrypt(session) else "",
+        xclient=xclient.ATTRIBUTES if session.may_xclient and not must_encrypt(session) else "",
     )
 
 
@@ -64,7 +64,8 @@ def _may_encrypt(session: "Session") -> bool:
     return tls is not None and tls.mode is not Tls.AT_ONCE and session.facts is None
 
 
-def _must_encrypt(session: "Session") -> bool:
+def must_encrypt(session: "Session") -> bool:
+    """Nothing of weight is to be said in the clear."""
     tls = session.listener.tls
     return tls is not None and tls.mode is Tls.REQUIRED and session.facts is None
 
@@ -91,7 +92,7 @@ def speak_for(session: "Session", argument: str) -> None:
     """XCLIENT: a proxy that we trust says who the client is.  It may say so in several commands."""
     if not session.may_xclient:
         raise Refuse(550, "5.7.0", "XCLIENT is not for you")
-    if _must_encrypt(session):  # or anybody on the way could say it
+    if must_encrypt(session):  # or anybody on the way could say it
         raise Refuse(530, "5.7.0", "Must issue a STARTTLS command first")
     said = xclient.overrides(argument)
     if said.address and _is_loopback(said.address) and not _is_loopback(session.client.address):

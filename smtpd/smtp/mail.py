@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from smtpd.config.model import Auth, Tls
+from smtpd.config.model import Auth
 from smtpd.envelope import Origin, Terms
 from smtpd.header.editor import Editor
 from smtpd.smtp import command
 from smtpd.smtp.address import Address
 from smtpd.smtp.data import TOO_BIG
+from smtpd.smtp.greeting import must_encrypt
 from smtpd.smtp.question import (
     AcceptRecipient,
     Answer,
@@ -74,8 +75,7 @@ def rcpt(session: "Session", argument: str) -> None:
 
 
 def _check_allowed(session: "Session", terms: Terms) -> None:
-    tls = session.listener.tls
-    if tls is not None and tls.mode is Tls.REQUIRED and session.facts is None:  # RFC 3207 4
+    if must_encrypt(session):  # RFC 3207 4
         raise Refuse(530, "5.7.0", "Must issue a STARTTLS command first")
     if session.user or session.client.local:
         return
