@@ -19,11 +19,14 @@ class Reply:
     __slots__ = ("code", "data", "text")
 
     def __init__(self, code: int, enhanced: str, *lines: str):
-        words = f"{enhanced} " if enhanced else ""
+        words = f"{printable(enhanced)} " if enhanced else ""
+        room = MAX_LINE - len(f"{code} {words}\r\n")
+        if not (is_printable("".join(lines)) and max(map(len, lines)) <= room):  # seldom: looked at all at once
+            lines = tuple(printable(line)[:room] for line in lines)
         *first, last = lines
         self.code = code
-        self.text = _cut(f"{code} {words}{last}")  # the last line, as a log shows it
-        self.data = "".join([_cut(f"{code}-{words}{line}") + "\r\n" for line in first] + [self.text, "\r\n"]).encode()
+        self.text = f"{code} {words}{last}"  # the last line, as a log shows it
+        self.data = "".join([f"{code}-{words}{line}\r\n" for line in first] + [self.text, "\r\n"]).encode()
 
     def __repr__(self) -> str:
         return f"Reply({self.text!r})"
@@ -41,12 +44,10 @@ class Refuse(Exception):
         self.close = close
 
 
-def _cut(line: str) -> str:
-    return printable(line)[: MAX_LINE - 2]
-
-
 def printable(text: str) -> str:
     """The text with a `?` for everything that is not printable ASCII."""
-    if text.isascii() and text.isprintable():
-        return text
-    return _UNPRINTABLE.sub("?", text)
+    return text if is_printable(text) else _UNPRINTABLE.sub("?", text)
+
+
+def is_printable(text: str) -> bool:
+    return text.isascii() and text.isprintable()

@@ -106,6 +106,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "i2d_X509": (c_int, c_void_p, c_void_p),
 }
 
+_LONG = {"EVP_PKEY_sign"}  # other threads go on meanwhile
+
 
 @cache
 def openssl() -> Any:
@@ -115,11 +117,13 @@ def openssl() -> Any:
         raise Unusable(
             f"TLS: this Python has {ssl.OPENSSL_VERSION} built in, where keys of another process cannot be used"
         )
-    library = ctypes.CDLL(path)
+    # PyDLL keeps Python's lock: to let go of it for each of many short calls is dear where threads wait for it.
+    library, unlocked = ctypes.PyDLL(path), ctypes.CDLL(path)
     try:
         for name, (result, *arguments) in _FUNCTIONS.items():
-            function = getattr(library, name)
+            function = getattr(unlocked if name in _LONG else library, name)
             function.restype, function.argtypes = result, arguments
+            setattr(library, name, function)
     except AttributeError as error:
         raise Unusable(f"TLS: no usable OpenSSL in this Python ({ssl.OPENSSL_VERSION}): {error}") from None
     if library.OpenSSL_version_num() != ssl.OPENSSL_VERSION_NUMBER:
