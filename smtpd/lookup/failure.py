@@ -95,6 +95,10 @@ class Failures:
             return True
         return self._users.has_room(name) and not self._users.is_full(now, name)
 
+    def is_known(self, now: float, address: str, user: str) -> bool:
+        """Programs of this host, and who has got in from there before: there is room for them whoever else comes."""
+        return is_ours(address) or self._is_friend(now, network_of(address), user.lower())
+
     def begin(self, now: float, address: str, user: str) -> bool:
         """True: look, and say how it has ended."""
         if not self.may_ask(now, address, user):

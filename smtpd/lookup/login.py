@@ -36,7 +36,8 @@ from smtpd.tables.scram import Verifier
 from smtpd.tables.table import Answer, Service, Table, Unavailable
 
 COMPARING, WAITING = 2, 32  # threads, and passwords that wait for one
-PARENT_QUESTIONS = 32  # under way and waiting
+PARENT_QUESTIONS = 32  # under way
+RESERVED = 32  # more of both for those who are known
 LATE_ANSWERS = 256  # that are kept back at a time: who asks has only so many open questions
 
 DECOY: Credential = Argon2(
@@ -59,7 +60,7 @@ class Logins:
         self._decoys: dict[str, Credential] = {}  # table -> what its users cost
         self._looks: dict[str, Verifier] = {}  # table -> what its verifiers look like, as far as we know
         self._secret = secrets.token_bytes(32)
-        self.to_parent = Questions(parent, PARENT_QUESTIONS)
+        self.to_parent = Questions(parent, PARENT_QUESTIONS + RESERVED)
 
     # -- PLAIN and LOGIN ----------------------------------------------------------------------
 
@@ -77,8 +78,9 @@ class Logins:
         # An empty password is nobody's: RFC 4616 2 has none, and to LDAP (RFC 4513 5.1.2) it is a way in.
         if not asked.user or not asked.password:
             return NO, b""
+        reserved = RESERVED if self._failures.is_known(self._loop.time(), asked.address, asked.user) else 0
         if door.credentials is None:
-            return await self._ask_parent(asked), b""
+            return await self._ask_parent(asked, PARENT_QUESTIONS + reserved), b""
         if isinstance(door.credentials, ProgramTable):
             answer = await _ask_program(door.credentials, asked.user, asked.password)
             if not isinstance(answer, Unserved):
@@ -87,13 +89,14 @@ class Logins:
         if isinstance(found, Unavailable):
             return _verdict(found), b""
         kept = _understood(door.credentials, asked.user, found)
-        return await self._compare(door.credentials, kept, asked.password.encode()), b""
+        room = COMPARING + WAITING + reserved
+        return await self._compare(door.credentials, kept, asked.password.encode(), room), b""
 
-    async def _compare(self, table: Table, kept: Credential | None, password: bytes) -> str:
+    async def _compare(self, table: Table, kept: Credential | None, password: bytes, room: int) -> str:
         decoy = self._decoys.get(table.name, DECOY)
         if kept is not None:
             self._decoys[table.name] = kept
-        if self._comparing >= COMPARING + WAITING:
+        if self._comparing >= room:
             log.warn("too many passwords to compare")
             return LATER
         self._comparing += 1
@@ -106,10 +109,10 @@ class Logins:
             self._comparing -= 1
         return YES if fits and kept is not None else NO
 
-    async def _ask_parent(self, asked: imsg.CheckCredentials) -> str:
+    async def _ask_parent(self, asked: imsg.CheckCredentials, room: int) -> str:
         if not USER_NAME.fullmatch(asked.user):
             return NO
-        if len(self.to_parent) >= PARENT_QUESTIONS:
+        if len(self.to_parent) >= room:
             return LATER
         future: asyncio.Future[str] = self._loop.create_future()
 

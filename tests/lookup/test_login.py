@@ -155,6 +155,31 @@ def test_the_parent_is_not_asked_about_more_than_it_can_do(open_house):
     open_house.run(scenario())
 
 
+def test_strangers_leave_room_for_those_who_are_known_and_for_programs_of_this_host(open_house):
+    open_house.passwords["bob"] = SECRET
+    assert logged_in(open_house, "bob", listener=0) == "yes"
+    open_house.silent = {CheckPassword}
+    count = login.PARENT_QUESTIONS
+
+    async def scenario():
+        send = open_house.theirs["dispatcher1"].send
+        for n in range(count + 1):
+            send(CheckCredentials(n + 10, 0, f"198.51.100.{n}", f"u{n}", SECRET))
+        send(CheckCredentials(100, 0, HERE, "bob", SECRET))
+        send(CheckCredentials(101, 0, "127.0.0.1", "amy", SECRET))
+        await open_house.until(lambda: len(open_house.sent(CheckPassword)) == 1 + count + 2)
+
+    open_house.run(scenario())
+    assert [asked.user for asked in open_house.sent(CheckPassword)][-2:] == ["bob", "amy"]
+
+
+def test_a_password_of_who_is_known_is_compared_where_no_stranger_s_is(open_house, monkeypatch):
+    assert logged_in(open_house, "argon") == "yes"
+    monkeypatch.setattr(login, "WAITING", -login.COMPARING)
+    assert logged_in(open_house, "argon", request=6) == "yes"
+    assert logged_in(open_house, "argon", request=7, address="198.51.100.1") == "later"
+
+
 # -- programs -----------------------------------------------------------------------------------
 
 
