@@ -64,10 +64,11 @@ def test_an_operand_is_an_interface_an_address_or_a_name(text, expected):
         ("listen on 127.0.0.1 inet6", 'f:1:11: address "127.0.0.1" is not an IPv6 address'),
         ("listen on lo\nlisten on 127.0.0.1 tag x", "f:2:11: 127.0.0.1 port 25 is listened on already"),
         ("listen on tun0 inet6\nlisten on tun0", "f:2:11: interface tun0 port 25 is listened on already"),
+        ("listen on tun0\nlisten on tun0 inet4", "f:2:11: interface tun0 port 25 is listened on already"),
         ("listen on '*'\nlisten on '::1'", "f:2:11: :: port 25 is all addresses, so it leaves no room for ::1"),
         (
             "listen on 127.0.0.1\nlisten on 0.0.0.0",
-            "f:2:11: 0.0.0.0 port 25 is all addresses, so it leaves no room for",
+            "f:2:11: 0.0.0.0 port 25 is all addresses, so it leaves no room for 127.0.0.1",
         ),
     ],
 )
@@ -209,6 +210,25 @@ def test_lookup_is_told_of_each_listener_that_it_is_asked_about():
         DoorSlice(2, True, credentials="t", senders="t"),
         DoorSlice(3, hostnames="t2", xclient="<dynamic:0>"),
     )
+
+
+@pytest.mark.parametrize(
+    "option, door",
+    [
+        ("", ()),
+        ("auth", (DoorSlice(0, True),)),
+        ("hostnames <t>", (DoorSlice(0, hostnames="t"),)),
+        ("xclient '127.0.0.1'", (DoorSlice(0, xclient="<dynamic:0>"),)),
+    ],
+)
+def test_lookup_is_asked_about_a_listener_for_any_one_of_its_tables(option, door):
+    text = f'{PKI}table t {{ "192.0.2.1" = mx1 }}\nlisten on eth0 inet4 tls pki mx1 {option}'
+    assert slices(text).lookup.doors == door
+
+
+@pytest.mark.parametrize("operands", [("tun0 inet4", "tun0 inet6"), ("tun0", "eth0"), ("tun0", "tun0 port 26")])
+def test_listeners_that_are_not_in_each_others_way(operands):
+    assert len(slices("".join(f"listen on {operand}\n" for operand in operands)).dispatcher.listeners) >= 2
 
 
 @pytest.mark.parametrize("auth, asked", [("", False), ("auth", True), ("auth <t>", False), ("auth-optional", True)])

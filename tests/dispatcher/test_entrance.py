@@ -54,6 +54,25 @@ def test_a_proxy_header_byte_by_byte(make_house):
     assert house.others.asked[1].address == "192.0.2.7"
 
 
+def test_what_comes_behind_a_proxy_header_is_not_read_as_one(make_house):
+    house = make_house(listener={"proxy": Proxy.ANY})
+
+    async def scenario():
+        house.others.hold = {ResolveClient}
+        client = await house.client()
+        client.writer.write(V1)
+        await house.until(lambda: house.others.held)
+        client.writer.write(b"PROXY TCP4 203.0.113.9 198.51.100.1 4711 25\r\nHELO there.test\r\n")
+        (connection,) = house.connections
+        await house.until(lambda: connection.entrance._early or not connection.wire.reading)
+        house.others.release()
+        assert (await client.reply()).startswith("220")
+        assert (await client.reply()).startswith("500 5.5.1")
+        assert "[192.0.2.7]" in await client.reply()
+
+    house.run(scenario())
+
+
 def test_a_check_of_the_proxy_itself_keeps_its_own_address(make_house):
     house = make_house(listener={"proxy": Proxy.V2})
 
