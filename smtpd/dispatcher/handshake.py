@@ -13,9 +13,10 @@ The bytes that a client may send for its handshake are bounded, certificates inc
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 from smtpd.dispatcher.wire import Wire
 from smtpd.ipc.log import log
@@ -144,7 +145,8 @@ class Handshakes:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int = LINE):
         self._loop, self._most = loop, most
-        self._threads = ThreadPoolExecutor(SIGNERS, "handshake")
+        self._threads: list[threading.Thread] = []  # as many as were ever busy
+        self._work: SimpleQueue[tuple[Handshake, bytes] | None] = SimpleQueue()
         self._line: dict[str, deque[Handshake]] = {}  # by network; the first is served next
         self._waiting = 0
         self._busy = 0
@@ -164,7 +166,10 @@ class Handshakes:
     def close(self) -> None:
         """Nobody is served any more."""
         self._line.clear()
-        self._threads.shutdown()
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _shorten(self) -> None:
         network = max(self._line, key=lambda network: len(self._line[network]))
@@ -179,8 +184,17 @@ class Handshakes:
 
     def _start(self, handshake: Handshake) -> None:
         self._busy += 1
-        step = self._loop.run_in_executor(self._threads, _outcome, handshake.step, handshake.take())
-        step.add_done_callback(lambda step: self._stepped(handshake, step.result()))
+        if self._busy > len(self._threads):
+            self._threads.append(threading.Thread(target=self._step, name="handshake", daemon=True))
+            self._threads[-1].start()
+        self._work.put((handshake, handshake.take()))
+
+    def _step(self) -> None:
+        """In a thread.  An executor and its futures would cost more than they do here."""
+        while work := self._work.get():
+            handshake, data = work
+            self._loop.call_soon_threadsafe(self._stepped, handshake, _outcome(handshake.step, data))
+            del work, handshake  # while we wait for the next one it may go
 
     def _stepped(self, handshake: Handshake, outcome: Link | Failed | None) -> None:
         self._busy -= 1
