@@ -75,6 +75,7 @@ class Booted:
     inherited: Inherited = field(default_factory=Inherited)  # sockets of the service manager
     children: list[Child] = field(default_factory=list)
     configuration: ParentSlice | None = None
+    late: tuple[ListenerSlice, ...] = ()  # whose interface was not there when the others were bound
     pid_file: PidFile | None = None
     control_socket: bool = False
     mailboxes: int | None = None  # their directory, where an action needs it
@@ -221,7 +222,8 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
     dispatchers = configuration.dispatchers
     control_socket = _take(booted, partial(bind_control, booted.places.socket))
     booted.control_socket = True
-    present = [one for one in configuration.listeners if one not in late(configuration.listeners)]
+    booted.late = late(configuration.listeners)
+    present = [one for one in configuration.listeners if one not in booted.late]
     sockets = [_take_sockets(booted, listener, dispatchers) for listener in present]
     booted.inherited.close()
     required = _required(booted)
@@ -327,7 +329,7 @@ def _confine_ourselves(booted: Booted) -> None:
     configuration = booted.configured
     capabilities, places = ["kill"], [(os.path.dirname(booted.places.socket), "c")]
     places += [(directory, "r") for directory in directories(configuration)]
-    if any(listener.port < FREE_PORTS for listener in late(configuration.listeners)):
+    if any(listener.port < FREE_PORTS for listener in booted.late):
         capabilities.append("net_bind_service")
     if booted.mailboxes is not None:
         capabilities += ["chown", "dac_override"]  # a new one is its user's, and an old one is not ours to open

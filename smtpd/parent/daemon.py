@@ -8,7 +8,7 @@ from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop
 from smtpd.parent.agent import Agents
 from smtpd.parent.boot import Booted
-from smtpd.parent.interface import Interfaces, late
+from smtpd.parent.interface import Interfaces
 from smtpd.parent.mailbox import Mailboxes
 from smtpd.parent.notify import ServiceManager
 from smtpd.parent.password import Passwords
@@ -32,7 +32,7 @@ class Daemon:
         dispatchers = booted.channels("dispatcher")
         self.programs = Programs(self.loop, nursery, lookup, configuration.programs, booted.program_logs)
         self.reload = Reload(self.loop, manager, configuration, crypto, dispatchers, booted.strict)
-        self.interfaces = Interfaces(self.loop, late(configuration.listeners), dispatchers)
+        self.interfaces = Interfaces(self.loop, booted.late, dispatchers)
         self.watch = Watch(self.loop, booted.children, booted.kernel_log, booted.record.last_word, self._stopping)
         self._booted = booted
         self._manager = manager

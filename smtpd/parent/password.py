@@ -92,13 +92,15 @@ class Passwords:
             self._answer(check, "later" if verdict == "later" else "no")
 
     def _proceed(self) -> None:
-        trying = [check.source for check in self._checks if check.process is not None]
-        for check in list(self._checks):
-            if len(trying) >= self._service.at_once:
-                return
-            if check.judged and check.source not in self._resting and check.source not in trying:
-                trying.append(check.source)
-                self._try(check)
+        while (check := self._maybe_next()) is not None:
+            self._try(check)
+
+    def _maybe_next(self) -> Check | None:
+        busy = {check.source for check in self._checks if check.process is not None}
+        if len(busy) >= self._service.at_once:
+            return None
+        busy |= self._resting
+        return next((check for check in self._checks if check.judged and check.source not in busy), None)
 
     def _try(self, check: Check) -> None:
         try:

@@ -1,6 +1,9 @@
 """CheckPassword: who is asked, how many at once, and that guessing is slow.  The test is lookup, nursery and PAM."""
 
+import os
+import resource
 import socket
+from contextlib import contextmanager
 
 import pytest
 
@@ -235,6 +238,29 @@ def test_a_process_that_gives_no_answer_is_nobody_else_s_trouble(desk, trouble, 
     desk.ask(2)
     desk.says("alice", "yes")
     assert desk.verdicts[2] == "yes"
+
+
+@contextmanager
+def no_descriptors():
+    """None can be opened, but in the place of one that is closed meanwhile."""
+    free = os.dup(0)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_of_those_in_line_nobody_is_tried_twice_when_descriptors_have_run_out(desk, capfd):
+    for request, user in enumerate("abcdef"):
+        desk.ask(request, user)
+    with no_descriptors():
+        desk.says("a", "yes")
+    assert desk.verdicts == {0: "yes", 4: "later", 5: "later"}
+    said = capfd.readouterr().err
+    assert [said.count(f"password of {user}: Too many open files") for user in "ef"] == [1, 1]
 
 
 def test_it_is_asked_only_where_the_configuration_wants_it(make_world):
