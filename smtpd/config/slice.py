@@ -33,7 +33,6 @@ class PkiSlice:
     name: str
     cert: str  # paths
     key: str
-    dhe: str = "none"
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,6 @@ class DispatcherSlice:
     max_message_size: int
     limits: Limits  # already divided by the number of dispatchers
     dhe: dict[str, str] = field(default_factory=dict)  # pki -> "auto" or "legacy"
-    sub_addr_delim: str = "+"
     socket: ListenerSlice = SOCKET
 
 

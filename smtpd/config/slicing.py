@@ -80,7 +80,7 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
             programs,
             commands,
             alias.files(config) if commands else (),
-            tuple(PkiSlice(each.name, each.cert, each.key, each.dhe) for each in pki),
+            tuple(PkiSlice(each.name, each.cert, each.key) for each in pki),
             tuple(CaSlice(each.name, each.cert) for each in ca),
             any(door.auth and not door.credentials for door in doors),
         ),
@@ -90,7 +90,6 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
             config.max_message_size,
             divide(config.limits, config.dispatchers),
             {each.name: each.dhe for each in pki if each.dhe != Pki.dhe},
-            config.sub_addr_delim,
             slice_socket(config.socket, host),
         ),
         lookup=LookupSlice(

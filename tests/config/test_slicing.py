@@ -191,7 +191,7 @@ def test_keys_that_no_listener_has_are_read_by_nobody():
     made = slices(f"{PKI}listen on lo tls pki mx1 ca office\nlisten on eth0 tls pki '*'")
     assert made.parent.pki == (
         PkiSlice("mx1", "/mx.crt", "/mx.key"),
-        PkiSlice("*", "/any.crt", "/any.key", "auto"),
+        PkiSlice("*", "/any.crt", "/any.key"),
     )
     assert made.parent.ca == (CaSlice("office", "/office.crt"),)
     assert made.crypto == CryptoSlice(("mx1", "*"))
