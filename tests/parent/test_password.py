@@ -253,7 +253,7 @@ def no_descriptors():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_of_those_in_line_nobody_is_tried_twice_when_descriptors_have_run_out(desk, capfd):
+def test_who_is_in_line_when_descriptors_have_run_out_is_told_later(desk, capfd):
     for request, user in enumerate("abcdef"):
         desk.ask(request, user)
     with no_descriptors():
