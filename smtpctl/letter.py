@@ -37,11 +37,11 @@ class Unfit(Exception):
 
 class Field(NamedTuple):
     name: bytes  # in small letters
-    text: bytes  # all of it, with its line ends
+    text: bytearray  # all of it, with its line ends
 
     @property
     def value(self) -> bytes:
-        return self.text.partition(b":")[2].rstrip(b"\n")
+        return bytes(self.text.partition(b":")[2].rstrip(b"\n"))
 
 
 class Letter:
@@ -49,7 +49,7 @@ class Letter:
 
     def __init__(self, stream: BinaryIO):
         self.fields: list[Field] = []
-        self.size = 0  # of the body
+        self._size = 0  # of the body
         self.is_ascii = True  # the body
         self._longest = 0  # line of the body
         self._length = 0  # of its last line so far
@@ -67,6 +67,11 @@ class Letter:
 
     def __exit__(self, *_: object) -> None:
         self._body.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes, as it came but for CRs."""
+        return sum(len(field.text) for field in self.fields) + 1 + self._size
 
     def values(self, *names: bytes) -> list[bytes]:
         return [field.value for field in self.fields if field.name in names]
@@ -114,18 +119,17 @@ class Letter:
     def _take_line(self, line: bytes, *, first: bool) -> bool:
         """Whether it is of the header."""
         if line.startswith((b" ", b"\t")) and self.fields:
-            name, text = self.fields[-1]
-            self.fields[-1] = Field(name, text + line)
+            self.fields[-1].text.extend(line)
             return True
         found = _FIELD.match(line)
         if found:
-            self.fields.append(Field(found[1].lower(), line))
+            self.fields.append(Field(found[1].lower(), bytearray(line)))
         return found is not None or first and line.startswith(b"From ")
 
     def _add(self, piece: bytes) -> None:
         piece = piece.translate(None, b"\r")
         self._body.write(piece)
-        self.size += len(piece)
+        self._size += len(piece)
         self.is_ascii = self.is_ascii and piece.isascii()
         self._measure(piece)
         try:
@@ -140,7 +144,7 @@ class Letter:
         if others:
             self._length = others[-1]
 
-    def _header(self) -> Iterator[bytes]:
+    def _header(self) -> Iterator[bytearray]:
         return (field.text for field in self.fields)
 
     def _mime(self) -> list[bytes]:

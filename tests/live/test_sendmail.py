@@ -82,7 +82,7 @@ def test_roots_mail_with_a_sender_of_its_own(daemon, users, alice, homes):
     command = [PYTHON, "-m", "smtpctl", "sendmail", "--state", str(daemon.state), "-f", "amy@there.test", "-v", alice]
     done = subprocess.run(command, input=b"hello\n", capture_output=True, timeout=60, cwd="/")
     assert done.returncode == 0, done.stderr
-    assert b">>> MAIL FROM:<amy@there.test> SIZE=6\n" in done.stdout
+    assert b">>> MAIL FROM:<amy@there.test> SIZE=7\n" in done.stdout
     (content,) = delivered(users, alice)
     assert content.startswith(b"Return-Path: <amy@there.test>\n") and content.endswith(b"\n\nhello\n")
 

@@ -66,7 +66,15 @@ def test_the_original_is_what_came():
     assert original(mail) == mail.replace(b"\r", b"")
 
 
-@pytest.mark.parametrize("mail", [b"To: b\n" + b"X-Y: z\n" * (MAX_HEADER // 7), b"To: " + b"b, " * (MAX_HEADER // 3)])
+@pytest.mark.parametrize(
+    "mail",
+    [
+        b"To: b\n" + b"X-Y: z\n" * (MAX_HEADER // 7),
+        b"To: " + b"b, " * (MAX_HEADER // 3),
+        b"To: b\n" + b" \n" * (MAX_HEADER // 2),
+    ],
+    ids=["fields", "a line", "continuations"],
+)
 def test_a_header_without_end_is_not_read_to_its_end(mail):
     stream = io.BytesIO(mail * 2)
     with pytest.raises(Unfit):

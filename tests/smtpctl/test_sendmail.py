@@ -58,7 +58,7 @@ def test_a_mail_is_handed_in(sendmail, desk):
     server = sendmail(*PLAIN)
     assert server.said == [
         "EHLO localhost",
-        "MAIL FROM:<amy@here.test> SIZE=6",
+        "MAIL FROM:<amy@here.test> SIZE=18",
         "RCPT TO:<bob@here.test>",
         "DATA",
         "QUIT",
