@@ -44,6 +44,7 @@ class _Memory(threading.local):
     """What happened in callbacks of this thread; OpenSSL's own errors have no room for it."""
 
     signatures = 0
+    updates = 0  # of keys that the client may still make
     trouble: BaseException | None = None
 
 

@@ -33,14 +33,13 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "ASN1_STRING_get0_data": (c_void_p, c_void_p),
     "ASN1_STRING_length": (c_int, c_void_p),
     "ASN1_TIME_to_tm": (c_int, c_void_p, c_void_p),
+    "BIO_ctrl": (c_long, c_void_p, c_int, c_long, c_void_p),
     "BIO_free": (c_int, c_void_p),
     "BIO_new_mem_buf": (c_void_p, c_void_p, c_int),
     "EC_KEY_METHOD_new": (c_void_p, c_void_p),
     "EC_KEY_METHOD_set_sign": (None, c_void_p, c_void_p, c_void_p, c_void_p),
     "EC_KEY_OpenSSL": (c_void_p,),
-    "EC_KEY_free": (None, c_void_p),
     "EC_KEY_set_method": (c_int, c_void_p, c_void_p),
-    "ERR_clear_error": (None,),
     "ERR_get_error": (c_ulong,),
     "ERR_reason_error_string": (c_char_p, c_ulong),
     "EVP_PKEY_CTX_free": (None, c_void_p),
@@ -70,7 +69,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "PEM_read_bio_PrivateKey": (c_void_p, c_void_p, c_void_p, c_void_p, c_char_p),
     "PEM_read_bio_X509": (c_void_p, c_void_p, c_void_p, c_void_p, c_char_p),
     "RSA_PKCS1_OpenSSL": (c_void_p,),
-    "RSA_free": (None, c_void_p),
     "RSA_meth_dup": (c_void_p, c_void_p),
     "RSA_meth_set_priv_dec": (c_int, c_void_p, c_void_p),
     "RSA_meth_set_priv_enc": (c_int, c_void_p, c_void_p),
@@ -90,9 +88,11 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
         *(c_char_p, c_size_t, c_char_p, c_size_t, c_int),
     ),
     "SSL_get_SSL_CTX": (c_void_p, c_void_p),
+    "SSL_get_rbio": (c_void_p, c_void_p),
     "SSL_get_servername": (c_char_p, c_void_p, c_int),
     "SSL_get_verify_result": (c_long, c_void_p),
     "SSL_set_SSL_CTX": (c_void_p, c_void_p, c_void_p),
+    "SSL_set_info_callback": (None, c_void_p, c_void_p),
     "X509_NAME_get_text_by_NID": (c_int, c_void_p, c_int, c_char_p, c_int),
     "X509_STORE_add_cert": (c_int, c_void_p, c_void_p),
     "X509_free": (None, c_void_p),
@@ -106,7 +106,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "i2d_X509": (c_int, c_void_p, c_void_p),
 }
 
-_LONG = {"EVP_PKEY_sign"}  # other threads go on meanwhile
+_LONG = {"EVP_PKEY_sign", "X509_verify_cert"}  # milliseconds, with the longest keys: other threads go on meanwhile
 
 
 @cache

@@ -12,6 +12,7 @@ time.  Knows nothing of SMTP, nor when a client was silent for too long.
 import ctypes
 import hashlib
 import ssl
+from ctypes import c_int, c_void_p
 
 from smtpd.tls.context import ServerContext, server_name
 from smtpd.tls.facts import Facts
@@ -21,11 +22,16 @@ from smtpd.tls.signing import SigningFailed
 
 # Bytes until a handshake must be done: a ClientHello, and the certificates that context.py allows.
 HANDSHAKE_MAX = 128 * 1024
+# Changes of keys (RFC 8446 4.6.3) in a connection: each costs as much as kilobytes of mail, an answer too if the client
+# asks for one, and takes 27 bytes.  Keys are good for hundreds of gigabytes.
+UPDATES_MAX = 64
 _PIECE = 64 * 1024
 
 _EXPORTER = b"EXPORTER-Channel-Binding"  # RFC 9266 2
 _EXPORTED = 32  # bytes
 _GET_EXTENDED_MASTER_SECRET = 122
+_STATES_EXIT = 0x02  # openssl/ssl.h, SSL_CB_EXIT: once for each change of keys, twice if an answer to it was asked for
+_RESET = 1
 _VERIFIED = 0  # X509_V_OK
 
 # What OpenSSL calls it -> what an administrator may do something with.
@@ -67,6 +73,7 @@ class Link:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._ssl, self._address = context.connect(self._in, self._out)
         self._fed = 0
+        self._updates = UPDATES_MAX  # that are left
         self._done = False
         self._over = False  # nothing can be written any more
         self.signed = False  # no later step waits for a signature
@@ -95,11 +102,13 @@ class Link:
             self.signed |= memory.signatures > signatures
         self._done = True
         self.facts = self._find_facts()
+        openssl().SSL_set_info_callback(self._address, _count_update)
         return True
 
     def read(self) -> bytes:
         """All plaintext there is; no more after close_notify.  Raises Failed."""
         pieces = []
+        memory.updates = self._updates
         try:
             while not self.closed and (self._in.pending or self._ssl.pending()):
                 pieces.append(self._ssl.read(_PIECE))
@@ -108,6 +117,9 @@ class Link:
             pass  # half a record, or one that is no data
         except ssl.SSLError as error:
             raise self._failure(_reason(error)) from None
+        self._updates = memory.updates
+        if self._updates < 0:
+            raise self._failure("client changes keys without end")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def write(self, plaintext: bytes | bytearray | memoryview) -> None:
@@ -163,6 +175,16 @@ class Link:
         value = ctypes.create_string_buffer(_EXPORTED)
         done = library.SSL_export_keying_material(self._address, value, _EXPORTED, _EXPORTER, len(_EXPORTER), b"", 0, 1)
         return value.raw if done == 1 else b""
+
+
+@ctypes.CFUNCTYPE(None, c_void_p, c_int, c_int)
+def _count_update(connection: int, where: int, _value: int) -> None:
+    """Called by OpenSSL, once the handshake is done, for each change of keys.  It would go on as long as there is
+    input, so that is thrown away: nothing more is heard of this client."""
+    if where & _STATES_EXIT:
+        memory.updates -= 1
+        if memory.updates < 0:
+            openssl().BIO_ctrl(openssl().SSL_get_rbio(connection), _RESET, 0, None)
 
 
 def _reason(error: ssl.SSLError) -> str:

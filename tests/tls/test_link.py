@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from smtpd.tls import link as link_module
 from smtpd.tls.library import get_connection, get_context, openssl
-from smtpd.tls.link import Failed, Link
+from smtpd.tls.link import UPDATES_MAX, Failed, Link
 from smtpd.tls.signing import Signer, SigningFailed
 from tests.tls.world import Client, authority, certify, chain, client_context, key, listener, packets, pem
 
@@ -302,6 +302,38 @@ def test_a_handshake_that_stalls_just_waits(server):
     link.feed(hello()[:100])
     assert not link.step()
     assert link.take_output() == b""
+
+
+def new_keys(client, asks):
+    """The client changes its keys, and may ask us to do so too."""
+    library, address = ctypes.CDLL(ssl._ssl.__file__), get_connection(client.tls, client.tls.context)
+    library.SSL_key_update.argtypes, library.SSL_do_handshake.argtypes = (
+        [ctypes.c_void_p, ctypes.c_int],
+        [ctypes.c_void_p],
+    )
+    assert library.SSL_key_update(address, int(asks)) == library.SSL_do_handshake(address) == 1
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_client_may_change_its_keys_now_and_then(server, asks):
+    client = Client(client_context(versions=TLS13), server).shake()
+    for _ in range(UPDATES_MAX // 2):
+        new_keys(client, asks)
+        assert client.send(b"NOOP\r\n") == b"NOOP\r\n"
+        client.link.write(b"250\r\n")
+        assert client.receive() == b"250\r\n"
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_client_that_changes_its_keys_without_end_costs_no_more_than_any_other(server, asks):
+    """10000 times fit into what one read of a socket brings, and kept the loop for most of a second."""
+    client = Client(client_context(versions=TLS13), server).shake()
+    for _ in range(2000):
+        new_keys(client, asks)
+    client.link.feed(client.outgoing.read())
+    with pytest.raises(Failed, match="client changes keys without end"):
+        client.link.read()
+    assert len(client.link.take_output()) < 100 * UPDATES_MAX
 
 
 def test_renegotiation_is_refused(server):
