@@ -64,6 +64,25 @@ _TABLES = (
     "INSERT INTO life VALUES (1, 0)",
 )
 
+# Columns that the third schema has more than the second.
+_THIRD = {
+    "tls": "INTEGER NOT NULL DEFAULT 0",
+    "login": "TEXT NOT NULL DEFAULT ''",
+    "notify": "INTEGER NOT NULL DEFAULT 0",
+    "original": "TEXT NOT NULL DEFAULT ''",
+    "body": f"INTEGER NOT NULL DEFAULT {Body.EIGHT_BIT}",  # nobody had asked
+    "utf8": "INTEGER NOT NULL DEFAULT 0",
+    "require_tls": "INTEGER NOT NULL DEFAULT 0",
+    "ret": "TEXT NOT NULL DEFAULT ''",
+    "envid": "TEXT NOT NULL DEFAULT ''",
+    "submitter": "TEXT NOT NULL DEFAULT ''",
+    "release": "INTEGER NOT NULL DEFAULT 0",
+    "deliver_by": "INTEGER NOT NULL DEFAULT 0",
+    "by_mode": "TEXT NOT NULL DEFAULT ''",
+    "by_trace": "INTEGER NOT NULL DEFAULT 0",
+    "priority": "INTEGER NOT NULL DEFAULT 0",
+}
+
 # What makes the next schema of each one.  Columns are only ever added behind the others, as rows are read by position.
 _MIGRATIONS = {
     1: (
@@ -75,22 +94,8 @@ _MIGRATIONS = {
         "ALTER TABLE quarantine ADD COLUMN home",
     ),
     2: (
-        "ALTER TABLE envelope ADD COLUMN tls INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE envelope ADD COLUMN login TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE envelope ADD COLUMN notify INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE envelope ADD COLUMN original TEXT NOT NULL DEFAULT ''",
-        f"ALTER TABLE envelope ADD COLUMN body INTEGER NOT NULL DEFAULT {Body.EIGHT_BIT}",  # nobody had asked
-        "ALTER TABLE envelope ADD COLUMN utf8 INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE envelope ADD COLUMN require_tls INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE envelope ADD COLUMN ret TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE envelope ADD COLUMN envid TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE envelope ADD COLUMN submitter TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE envelope ADD COLUMN release INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE envelope ADD COLUMN deliver_by INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE envelope ADD COLUMN by_mode TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE envelope ADD COLUMN by_trace INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE envelope ADD COLUMN priority INTEGER NOT NULL DEFAULT 0",
-        *(f"ALTER TABLE quarantine ADD COLUMN {name}" for name in COLUMNS[_ADDED:]),
+        *(f"ALTER TABLE envelope ADD COLUMN {name} {kind}" for name, kind in _THIRD.items()),
+        *(f"ALTER TABLE quarantine ADD COLUMN {name}" for name in _THIRD),
     ),
 }
 
