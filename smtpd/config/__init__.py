@@ -14,7 +14,9 @@
                     value, target, protocol (of one word)  specifier, shell (%{...} in it)
                     names (declared, and used)
     of slicing:     door, address (listeners)  tablefile, alias, people, program, password (what tables lead to)
-    trust           what root may read     place  where the daemon's own files are
+                    use, entry (whether tables are good for what they are asked)  doubt (what is hardly meant)
+    command         `smtpd -n`             keyfile  the files of pki and ca, looked at for it
+    trust           what root may read     place    where the daemon's own files are
 
 Only the one-shot `smtpd -x config` and `smtpd -n` read text.  The processes see `slice.py` and nothing else.
 """
