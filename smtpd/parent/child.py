@@ -19,6 +19,9 @@ SOCKET_BUFFER = 1024 * 1024  # bytes, so that a burst does not wait for the read
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h: beyond net.core.wmem_max, for root
 
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8"}
+# For malloc(3) of glibc: what has been freed is overwritten.  OpenSSL leaves there what it has decoded of a key's file.
+OVERWRITE = {"GLIBC_TUNABLES": "glibc.malloc.perturb=90:glibc.malloc.tcache_count=0"}
+_ENVIRONMENTS = {"crypto": _ENVIRONMENT | OVERWRITE}  # others than the usual one
 _POSITION_INDEPENDENT = 3  # ET_DYN of elf.h
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
@@ -60,7 +63,7 @@ def start(role: str, number: int = 0, *, log: int = 2, arguments: tuple[str, ...
         pid = os.posix_spawn(
             sys.executable,
             command(role, *arguments),
-            {**_ENVIRONMENT, "TZ": os.environ.get("TZ", ":/etc/localtime")},
+            {**_ENVIRONMENTS.get(role, _ENVIRONMENT), "TZ": os.environ.get("TZ", ":/etc/localtime")},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),

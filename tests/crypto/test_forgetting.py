@@ -1,11 +1,13 @@
 """What the memory of a process has of a key: nothing, once the key is forgotten."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from smtpd.parent.child import OVERWRITE
 from tests.secret import found_in, numbers
 from tests.tls.world import key, key_pem
 
@@ -39,7 +41,8 @@ def test_a_key_that_is_forgotten_is_nowhere_in_memory(tmp_path, kind):
     for path, private in zip(paths, keys, strict=True):
         path.write_bytes(key_pem(private))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
-    with subprocess.Popen([sys.executable, "-c", CRYPTO, *map(str, paths)], cwd=TOP, **pipes) as child:
+    more = {"cwd": TOP, "env": os.environ | OVERWRITE}
+    with subprocess.Popen([sys.executable, "-c", CRYPTO, *map(str, paths)], **pipes, **more) as child:
 
         def at_its_next_word():
             assert child.stdout.readline()

@@ -92,8 +92,8 @@ def check_only_crypto(daemon, keys):
     every = {(at, name) for at, key in enumerate(keys) for name in numbers(key)}
     # That it is found there shows that it would be found elsewhere.
     assert {(at, name) for at, name, form in holders["crypto"]} == every
-    # The file's own bytes are overwritten.
-    assert "pem" not in {form for *_, form in holders["crypto"]}
+    # OpenSSL's own numbers; not the bytes of the file, nor what was decoded of them.
+    assert {form for *_, form in holders["crypto"]} <= {"low", "words"}
 
 
 def test_the_secret_numbers_of_keys_are_in_crypto_and_nowhere_else(daemon, smtps, authority, alice):
