@@ -17,6 +17,8 @@ from smtpd.crypto.request import is_plausible
 from smtpd.tls.library import Unusable
 from smtpd.tls.signing import PACKET_MAX, Malformed, Reply, Request
 
+RSA, ECDSA, REFUSED = "crypto.signature.rsa", "crypto.signature.ecdsa", "crypto.signature.refused"
+
 
 class Desk:
     """`keys` by the digest of their public halves; it may change at any time.  `violated` and `failed` are called in
@@ -31,7 +33,8 @@ class Desk:
     ):
         self._socket, self._keys = sock, keys
         self._violated, self._failed = violated, failed
-        self.statistics: Counter[str] = Counter()
+        # All of them from the start: whoever adds them up, in another thread, must not see one come.
+        self.statistics: Counter[str] = Counter(dict.fromkeys((RSA, ECDSA, REFUSED), 0))
 
     def start(self) -> None:
         self._socket.setblocking(True)
@@ -43,7 +46,7 @@ class Desk:
                 while packet := self._socket.recv(PACKET_MAX):
                     self._socket.send(self.answer(packet))
             except Malformed as error:
-                self.statistics["crypto.signature.refused"] += 1
+                self.statistics[REFUSED] += 1
                 self._violated(str(error))
             except OSError:
                 pass  # the dispatcher is gone, and the parent has seen it too
@@ -56,7 +59,7 @@ class Desk:
     def _sign(self, request: Request) -> bytes:
         key = self._keys.get(request.public)
         if key is None:
-            self.statistics["crypto.signature.refused"] += 1
+            self.statistics[REFUSED] += 1
             return b""
         if not is_plausible(request.operation, request.data, key.rsa, key.bits):
             raise Malformed(f"a request that no handshake makes: {request.operation.name} of {len(request.data)} bytes")
@@ -65,5 +68,5 @@ class Desk:
         except Exception as error:  # noqa: BLE001  (rule R8: the one place around one signature)
             self._failed(str(error) if isinstance(error, Unusable) else f"no signature: {error!r}")
             return b""
-        self.statistics["crypto.signature.rsa" if key.rsa else "crypto.signature.ecdsa"] += 1
+        self.statistics[RSA if key.rsa else ECDSA] += 1
         return signature

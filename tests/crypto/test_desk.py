@@ -40,13 +40,26 @@ def test_what_is_signed_is_counted(desk, publics):
         assert (reply.number, len(reply.signature)) == (7, 256)
     reply = Reply.parse(desk.answer(Request(8, Operation.ECDSA, publics["ecdsa"], bytes(32)).packet()))
     key("p256").public_key().verify(reply.signature, bytes(32), ec.ECDSA(utils.Prehashed(hashes.SHA256())))
-    assert desk.statistics == {"crypto.signature.rsa": 2, "crypto.signature.ecdsa": 1}
+    assert +desk.statistics == {"crypto.signature.rsa": 2, "crypto.signature.ecdsa": 1}
+
+
+def test_what_is_counted_is_there_from_the_start(desk, publics):
+    """Whoever adds it up does so in another thread, and a counter that comes meanwhile would end the daemon."""
+    reading = iter(desk.statistics)
+    next(reading)
+    for operation, public, data in (
+        (Operation.RSA_PKCS1, publics["rsa"], DIGEST_INFO),
+        (Operation.ECDSA, b"?" * 32, b""),
+    ):
+        desk.answer(Request(1, operation, public, data).packet())
+    desk.answer(Request(2, Operation.ECDSA, publics["ecdsa"], bytes(32)).packet())
+    assert len(list(reading)) == 2
 
 
 def test_a_key_that_is_not_there_is_refused_and_no_violation(desk):
     reply = Reply.parse(desk.answer(Request(9, Operation.ECDSA, bytes(32), bytes(32)).packet()))
     assert reply == Reply(9, b"")
-    assert desk.statistics == {"crypto.signature.refused": 1}
+    assert +desk.statistics == {"crypto.signature.refused": 1}
 
 
 @settings(max_examples=200)
@@ -85,7 +98,7 @@ def test_a_request_that_no_handshake_makes_is_a_violation_and_the_last_one(keys,
             Signer([ours]).sign(publics[name], operation, data)
         assert happened.wait(5)
     assert told == [f"a request that no handshake makes: {operation.name} of {len(data)} bytes"]
-    assert desk.statistics == {"crypto.signature.refused": 1}
+    assert +desk.statistics == {"crypto.signature.refused": 1}
 
 
 def test_several_desks_sign_at_the_same_time(publics):
