@@ -4,14 +4,13 @@ Say       write to the client; at most one in what a call returns, so a group of
 Content   append to the message that is being received
 Ask       put a question to another process; its answer comes back by `Session.answer`
 Forget    the message will not be completed: drop content and envelopes
-Blame     the client has failed once more: count it
+Blame     the client has failed once more, in a command or a login: count it
 Log       a line for the log
 Close     write out what was said, then close
 """
 
 import re
 from dataclasses import dataclass, field
-from enum import Enum
 
 from smtpd.smtp.question import Question
 
@@ -44,15 +43,9 @@ class Forget:
     envelopes: int
 
 
-class Failure(Enum):
-    COMMAND = "command"  # refused for good
-    LOGIN = "login"
-
-
 @dataclass(frozen=True, slots=True)
 class Blame:
     address: str
-    failure: Failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ What the client says in it is a secret, in whatever order it comes: none of it i
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from smtpd.smtp.action import Failure
 from smtpd.smtp.auth import Exchange, begin, offered
 from smtpd.smtp.question import BeginScram, CheckPassword, FinishScram, Verdict
 from smtpd.smtp.reply import Refuse, Reply
@@ -89,10 +88,10 @@ def _fail(session: "Session", verdict: Verdict) -> None:
         return
     session.failed_logins += 1
     if session.failed_logins > MAX_FAILURES:
-        session.blame(Failure.LOGIN)
+        session.blame()
         session.hang_up(TOO_MANY_FAILURES, "too-many-errors")
     else:
-        session.refuse(REFUSED, failure=Failure.LOGIN)
+        session.refuse(REFUSED)
 
 
 def _end(session: "Session") -> None:

@@ -23,7 +23,7 @@ from smtpd.config.model import Limits
 from smtpd.config.slice import ListenerSlice
 from smtpd.envelope import envelope_text, message_text
 from smtpd.smtp import command, content, login
-from smtpd.smtp.action import Action, Ask, Blame, Close, Content, Failure, Forget, Log, Say
+from smtpd.smtp.action import Action, Ask, Blame, Close, Content, Forget, Log, Say
 from smtpd.smtp.auth import Exchange
 from smtpd.smtp.content import Chunk
 from smtpd.smtp.extension import Offer
@@ -184,7 +184,7 @@ class Session:
         self.log("connected", address=self.address, host=self.client.name, **whose)
         if early:  # RFC 5321 3.1, 4.3.1
             self.log("bad-input", result=EARLY.text)
-            self.blame(Failure.COMMAND)
+            self.blame()
             self.hang_up(EARLY, "early-talker")
         else:
             self.say_banner()
@@ -260,7 +260,7 @@ class Session:
                 pass
         except Refuse as refused:  # not even a line: what follows cannot be told apart
             self.log("bad-input", result=refused.reply.text)
-            self.blame(Failure.COMMAND)
+            self.blame()
             self.hang_up(refused.reply, "bad-input")
 
     def _step(self) -> bool:
@@ -341,11 +341,11 @@ class Session:
         self._replies.append(data)
         self._urgent = self._urgent or not self._verb.grouped  # RFC 2920 3.2: others must leave at once
 
-    def refuse(self, reply: Reply, *, close: bool = False, failure: Failure = Failure.COMMAND) -> None:
+    def refuse(self, reply: Reply, *, close: bool = False) -> None:
         self.log("failed-command", command=self._loggable(), result=reply.text)
         if reply.code >= 500:
             self.errors += 1
-            self.blame(failure)
+            self.blame()
         else:
             self._count_idle_command()
         if self.errors > self.settings.limits.max_errors:
@@ -357,9 +357,9 @@ class Session:
         else:
             self.reply(reply)
 
-    def blame(self, failure: Failure) -> None:
+    def blame(self) -> None:
         if not self.client.local:
-            self._actions.append(Blame(self.client.address, failure))
+            self._actions.append(Blame(self.client.address))
 
     def hang_up(self, reply: Reply, reason: str) -> None:
         self.reply(reply)

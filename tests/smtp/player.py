@@ -26,7 +26,7 @@ from pathlib import Path
 
 from smtpd.config.model import Auth, Limits, Tls
 from smtpd.config.slice import ListenerSlice, TlsSlice
-from smtpd.smtp.action import Action, Ask, Blame, Close, Content, Failure, Forget, Log, Say
+from smtpd.smtp.action import Action, Ask, Blame, Close, Content, Forget, Log, Say
 from smtpd.smtp.question import (
     AcceptRecipient,
     Answer,
@@ -135,7 +135,7 @@ class Conversation:
         self.forgotten: dict[int, int] = {}
         self.begun: list[int] = []
         self.open: Question | None = None
-        self.blamed: list[tuple[str, Failure]] = []
+        self.blamed: list[str] = []
         self.obey(self.session.greeting(self.now, early, NOON))
 
     def feed(self, data: bytes) -> None:
@@ -196,8 +196,8 @@ class Conversation:
                         assert question.size == len(self.content[question.message])
                     self.open = question
                     self.asked.append(question)
-                case Blame(address, failure):
-                    self.blamed.append((address, failure))
+                case Blame(address):
+                    self.blamed.append(address)
                 case Close(reason):
                     self.closed = reason
 
