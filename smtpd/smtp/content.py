@@ -80,14 +80,12 @@ def bdat(session: "Session", argument: str) -> None:
     size = int(found[1])
     if size < SMALL and not found[2]:
         session.idle()
-    session.chunk = Chunk(size, size, bool(found[2]), session.state, _check_chunk(session, size))
-    if session.chunk.refusal is None:
-        session.get_transaction().announced += size
+    session.chunk = Chunk(size, size, bool(found[2]), session.state, _begin_chunk(session, size))
     session.enter(State.CHUNK)
 
 
-def _check_chunk(session: "Session", size: int) -> Reply | None:
-    """Why it cannot be taken."""
+def _begin_chunk(session: "Session", size: int) -> Reply | None:
+    """Why it cannot be taken; None: it counts."""
     if session.state is State.MAIL:
         return NO_RECIPIENT
     if session.state not in (State.RCPT, State.CHUNKED):
@@ -99,6 +97,7 @@ def _check_chunk(session: "Session", size: int) -> Reply | None:
     if transaction.reader is None:
         reader = ChunkReader(binary=transaction.terms.body is Body.BINARY)
         transaction.begin_content(reader, _trace(session, transaction))
+    transaction.announced += size
     return None
 
 
