@@ -16,8 +16,9 @@ from enum import Enum
 from typing import Protocol
 
 from smtpd.config.model import Limits
-from smtpd.dispatcher.network import is_loopback, network_of
+from smtpd.dispatcher.network import network_of
 from smtpd.dispatcher.rate import Rates
+from smtpd.smtp.host import is_loopback
 
 SWEEP = 5  # seconds between two looks at the time of every session
 RESERVE = 16  # descriptors that no session uses: those on their way from other processes, and what a library opens

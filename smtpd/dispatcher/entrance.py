@@ -18,10 +18,10 @@ from typing import NamedTuple, Protocol
 
 from smtpd.config.model import Tls
 from smtpd.config.slice import ListenerSlice
-from smtpd.dispatcher.network import is_loopback
 from smtpd.dispatcher.office import Office
 from smtpd.dispatcher.wire import Wire
 from smtpd.imsg import ClientWelcomed, WelcomeClient
+from smtpd.smtp.host import is_loopback
 from smtpd.smtp.proxy import Malformed, ProxyReader
 from smtpd.smtp.server import Client
 from smtpd.tls.facts import Facts

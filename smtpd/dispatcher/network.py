@@ -8,10 +8,6 @@ import socket
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 2.5.5.2: an IPv4 address, written as one of IPv6
 
 
-def is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"
-
-
 def network_of(address: str) -> str:
     """A word that is the same for all addresses of the network; what is no address stands for itself."""
     if ":" not in address:

@@ -11,7 +11,8 @@ least are forgotten, so that whoever uses a great many addresses does not make u
 from collections import Counter
 
 from smtpd.config.model import Limits
-from smtpd.dispatcher.network import is_loopback, network_of
+from smtpd.dispatcher.network import network_of
+from smtpd.smtp.host import is_loopback
 
 MINUTE = 60.0  # seconds
 MOST = 20_000  # keys of one minute

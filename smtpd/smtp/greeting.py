@@ -3,13 +3,13 @@
 After each of these the session knows nothing of what was said before (RFC 5321 4.1.4, RFC 3207 4.2).
 """
 
-import ipaddress
 from typing import TYPE_CHECKING
 
 from smtpd.config.model import Tls
 from smtpd.header.received import literal
 from smtpd.smtp import auth, command, xclient
 from smtpd.smtp.extension import Offer
+from smtpd.smtp.host import is_loopback
 from smtpd.smtp.question import Answer, Encrypt, Encrypted
 from smtpd.smtp.reply import Refuse, Reply
 from smtpd.smtp.state import State
@@ -95,7 +95,7 @@ def speak_for(session: "Session", argument: str) -> None:
     if must_encrypt(session):  # or anybody on the way could say it
         raise Refuse(530, "5.7.0", "Must issue a STARTTLS command first")
     said = xclient.overrides(argument)
-    if said.address and _is_loopback(said.address) and not _is_loopback(session.client.address):
+    if said.address and is_loopback(said.address) and not is_loopback(session.client.address):
         raise Refuse(501, "5.5.4", "Bad value of ADDR: that is another host's loopback address, not ours")
     session.drop()
     session.client = _other_client(session, said)
@@ -107,10 +107,6 @@ def speak_for(session: "Session", argument: str) -> None:
     if said.helo:
         introduce(session, said.helo, esmtp=said.protocol != "SMTP")
     session.say_banner()
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _other_client(session: "Session", said: xclient.Overrides) -> "Client":

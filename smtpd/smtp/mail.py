@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from smtpd.config.model import Auth
-from smtpd.envelope import Origin, Terms
+from smtpd.envelope import Origin, Terms, message_text
 from smtpd.header.editor import Editor
 from smtpd.smtp import command
 from smtpd.smtp.address import Address
 from smtpd.smtp.data import TOO_BIG
 from smtpd.smtp.greeting import must_encrypt
+from smtpd.smtp.host import is_loopback
 from smtpd.smtp.question import (
     AcceptRecipient,
     Answer,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from smtpd.smtp.server import Session
 
 SUBMISSION_PORTS = (587, 465)  # RFC 6409 3.1, RFC 8314 3.3
-LOOPBACK = ("127.0.0.1", "::1")
 
 OK = Reply(250, "2.0.0", "Ok")
 PRIORITY_CHANGED = Reply(250, "2.3.6", "Ok, but with priority 0")  # RFC 6710 4.1
@@ -50,7 +50,8 @@ def mail(session: "Session", argument: str) -> None:
     """RFC 5321 4.1.1.2"""
     asked = command.mail(argument, session.offer, session.date)
     if asked.size > session.settings.max_message_size:
-        raise Refuse(TOO_BIG.code, "5.3.4", "Message size exceeds limit")
+        session.refuse(TOO_BIG)
+        return
     _check_allowed(session, asked.terms)
     if session.mails >= session.settings.limits.max_mails:
         raise Refuse(452, "4.5.3", "Too many messages in this session")
@@ -135,7 +136,7 @@ def _editor(session: "Session", begun: MessageBegun, sender: str) -> Editor:
     listener = session.listener
     masquerade = sender if listener.masquerade and session.user else ""
     if session.user or _is_of_this_host(session) or listener.port in SUBMISSION_PORTS:
-        message_id = f"{begun.message:08x}{begun.time:08x}@{session.name}"
+        message_id = f"{message_text(begun.message)}{begun.time:08x}@{session.name}"
         return Editor(domain=session.name, masquerade=masquerade, date=begun.time, message_id=message_id)
     return Editor(domain=session.name, masquerade=masquerade)
 
@@ -143,8 +144,7 @@ def _editor(session: "Session", begun: MessageBegun, sender: str) -> Editor:
 def _is_of_this_host(session: "Session") -> bool:
     """A program of this host, at a door that is for these only."""
     client = session.client
-    at_home = session.listener.address in LOOPBACK and (client.address == "::1" or client.address.startswith("127."))
-    return client.local or at_home
+    return client.local or is_loopback(session.listener.address) and is_loopback(client.address)
 
 
 def _recipient_decided(session: "Session", transaction: Transaction, recipient: str, answer: Answer) -> None:

@@ -20,11 +20,10 @@ import struct
 from typing import NamedTuple
 
 from smtpd.config.model import Proxy
+from smtpd.smtp.host import IPAddress, plain
 
 MAX_V1 = 107  # bytes, CRLF included
 MAX_V2 = 4096  # bytes; certificates of clients may be in there
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 SIGNATURE_V1 = b"PROXY "
 SIGNATURE_V2 = b"\r\n\r\n\0\r\nQUIT\n"
@@ -136,8 +135,3 @@ def _header(source: IPAddress, source_port: int, destination: IPAddress, destina
     if max(source_port, destination_port) > 65535:
         raise Malformed("no such port")
     return Header(str(source), source_port, str(plain(destination)), destination_port)
-
-
-def plain(address: IPAddress) -> IPAddress:
-    """An IPv4 address is one, also where a socket for both families has made an IPv6 address of it."""
-    return isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped or address

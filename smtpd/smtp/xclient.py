@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from smtpd.smtp import sasl, xtext
 from smtpd.smtp.address import AddressError, domain
-from smtpd.smtp.proxy import plain
+from smtpd.smtp.host import plain
 from smtpd.smtp.reply import Refuse
 
 UNKNOWN = "<unknown>"
