@@ -77,7 +77,7 @@ class LocalConnection(Connection):
             self.wire.transport.abort()
         else:
             arrival = Arrival(self._client, facts=None, name="", may_xclient=False, early=b"", hasty=False)
-            self._guard(self.begin, arrival)
+            self.begin(arrival)
 
     def eof_received(self) -> bool:
         self._ended = True
