@@ -78,6 +78,9 @@ class ListenerSlice:
     received_auth: bool = False
 
 
+SOCKET = ListenerSlice(-1, "", 0, "", "")  # `listen on socket`: no listener of the kernel's, so it has no number
+
+
 @dataclass(frozen=True)
 class Person:
     """A user of a userbase that is no table of the system's."""
@@ -136,9 +139,6 @@ class ParentSlice:
     pki: tuple[PkiSlice, ...] = ()
     ca: tuple[CaSlice, ...] = ()
     passwords: bool = False  # a listener authenticates users of the system
-
-
-SOCKET = ListenerSlice(-1, "", 0, "", "")  # `listen on socket`: no listener of the kernel's, so it has no number
 
 
 @dataclass(frozen=True)

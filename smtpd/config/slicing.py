@@ -30,10 +30,13 @@ from smtpd.config.slice import (
     CryptoSlice,
     DeliverySlice,
     DispatcherSlice,
+    DoorSlice,
     ExpansionSlice,
+    ListenerSlice,
     LookupSlice,
     ParentSlice,
     PkiSlice,
+    ProgramSlice,
     QueueSlice,
     SchedulerSlice,
     Slices,
@@ -66,56 +69,78 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
     doubt.warn(parsed, host, report)
     if errors := report.errors(parsed.files):
         raise ConfigErrors(errors)
-    name, commands = host.server_name, config.alias_commands or ""
-    pki, ca = used_pki(config), used_ca(config)
     slices = Slices(
-        parent=ParentSlice(
-            listeners,
-            agents,
-            files,
-            config.dispatchers,
-            config.sandbox_required,
-            name,
-            config.sub_addr_delim,
-            programs,
-            commands,
-            alias.files(config) if commands else (),
-            tuple(PkiSlice(each.name, each.cert, each.key) for each in pki),
-            tuple(CaSlice(each.name, each.cert) for each in ca),
-            any(door.auth and not door.credentials for door in doors),
-        ),
-        dispatcher=DispatcherSlice(
-            listeners,
-            name,
-            config.max_message_size,
-            divide(config.limits, config.dispatchers),
-            {each.name: each.dhe for each in pki if each.dhe != Pki.dhe},
-            slice_socket(config.socket, host),
-        ),
-        lookup=LookupSlice(
-            name,
-            config.matches,
-            (*builtin_tables(host), *map(slice_table, config.tables)),
-            tuple(map(slice_expansion, config.actions)),
-            config.sub_addr_delim,
-            files,
-            commands,
-            doors,
-            config.limits.auth_failure_rate,
-        ),
-        queue=QueueSlice(
-            tuple(slice_delivery(action, config) for action in config.actions),
-            name,
-            config.max_message_size,
-            config.dispatchers,
-            commands,
-            config.delivery_limits,
-        ),
+        parent=slice_parent(config, host, listeners, doors, agents, programs, files),
+        dispatcher=slice_dispatcher(config, host, listeners),
+        lookup=slice_lookup(config, host, doors, files),
+        queue=slice_queue(config, host),
         scheduler=SchedulerSlice(),
-        control=ControlSlice(name, config.dispatchers),
-        crypto=CryptoSlice(tuple(each.name for each in pki)),
+        control=ControlSlice(host.server_name, config.dispatchers),
+        crypto=CryptoSlice(tuple(pki.name for pki in used_pki(config))),
     )
     return Sliced(slices, tuple(map(str, report.warnings(parsed.files))))
+
+
+def slice_parent(
+    config: Config,
+    host: Host,
+    listeners: tuple[ListenerSlice, ...],
+    doors: tuple[DoorSlice, ...],
+    agents: tuple[AgentSlice, ...],
+    programs: tuple[ProgramSlice, ...],
+    files: tuple[str, ...],
+) -> ParentSlice:
+    return ParentSlice(
+        listeners,
+        agents,
+        files,
+        config.dispatchers,
+        config.sandbox_required,
+        host.server_name,
+        config.sub_addr_delim,
+        programs,
+        alias_commands=config.alias_commands or "",
+        alias_files=alias.files(config) if config.alias_commands else (),
+        pki=tuple(PkiSlice(pki.name, pki.cert, pki.key) for pki in used_pki(config)),
+        ca=tuple(CaSlice(ca.name, ca.cert) for ca in used_ca(config)),
+        passwords=any(door.auth and not door.credentials for door in doors),
+    )
+
+
+def slice_dispatcher(config: Config, host: Host, listeners: tuple[ListenerSlice, ...]) -> DispatcherSlice:
+    return DispatcherSlice(
+        listeners,
+        host.server_name,
+        config.max_message_size,
+        divide(config.limits, config.dispatchers),
+        dhe={pki.name: pki.dhe for pki in used_pki(config) if pki.dhe != Pki.dhe},
+        socket=slice_socket(config.socket, host),
+    )
+
+
+def slice_lookup(config: Config, host: Host, doors: tuple[DoorSlice, ...], files: tuple[str, ...]) -> LookupSlice:
+    return LookupSlice(
+        host.server_name,
+        config.matches,
+        (*builtin_tables(host), *map(slice_table, config.tables)),
+        tuple(map(slice_expansion, config.actions)),
+        config.sub_addr_delim,
+        files,
+        alias_commands=config.alias_commands or "",
+        doors=doors,
+        auth_failure_rate=config.limits.auth_failure_rate,
+    )
+
+
+def slice_queue(config: Config, host: Host) -> QueueSlice:
+    return QueueSlice(
+        tuple(slice_delivery(action, config) for action in config.actions),
+        host.server_name,
+        config.max_message_size,
+        config.dispatchers,
+        alias_commands=config.alias_commands or "",
+        delivery_limits=config.delivery_limits,
+    )
 
 
 def slice_agents(parsed: Parsed, texts: TableFiles, report: Report) -> tuple[AgentSlice, ...]:
