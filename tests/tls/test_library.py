@@ -50,3 +50,10 @@ def test_what_failed_here_is_not_told_of_the_next_connection():
     openssl().PEM_read_bio_X509(openssl().BIO_new_mem_buf(b"", 0), None, None, b"")
     assert complaint() == "no start line"
     assert complaint() == ""
+
+
+def test_a_long_calculation_lets_other_threads_go_on():
+    """With all threads waiting for one certificate of a client, nobody would be served."""
+    keeps_the_lock = 4  # FUNCFLAG_PYTHONAPI of CPython's Modules/_ctypes/ctypes.h
+    long = {"EVP_PKEY_sign", "X509_verify_cert"}
+    assert {name for name in (*long, "SSL_CTX_ctrl") if not getattr(look(), name)._flags_ & keeps_the_lock} == long
