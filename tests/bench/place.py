@@ -145,6 +145,7 @@ class Users(Place):
 class Starttls(Maildir):
     NAME, LABEL = "starttls", "RSA-2048"
     KEY = "rsa"
+    AGAINST = ("smtpd", "postfix")  # OpenSMTPD 6.8 and OpenSSL 3: "EVP lib", and no signature
 
     @classmethod
     def load(cls, options):
