@@ -211,9 +211,7 @@ class ControlSlice:
 
 @dataclass(frozen=True)
 class CryptoSlice:
-    """Its keys come by descriptor.  `pki`: their names."""
-
-    pki: tuple[str, ...] = ()
+    """Nothing: its keys come by descriptor, from the parent."""
 
 
 @dataclass(frozen=True)

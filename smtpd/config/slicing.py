@@ -76,7 +76,7 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
         queue=slice_queue(config, host),
         scheduler=SchedulerSlice(),
         control=ControlSlice(host.server_name, config.dispatchers),
-        crypto=CryptoSlice(tuple(pki.name for pki in used_pki(config))),
+        crypto=CryptoSlice(),
     )
     return Sliced(slices, tuple(map(str, report.warnings(parsed.files))))
 

@@ -14,7 +14,6 @@ from smtpd.config.slice import (
     SOCKET,
     AgentSlice,
     CaSlice,
-    CryptoSlice,
     DeliverySlice,
     DoorSlice,
     ExpansionSlice,
@@ -194,7 +193,6 @@ def test_keys_that_no_listener_has_are_read_by_nobody():
         PkiSlice("*", "/any.crt", "/any.key"),
     )
     assert made.parent.ca == (CaSlice("office", "/office.crt"),)
-    assert made.crypto == CryptoSlice(("mx1", "*"))
     assert made.dispatcher.dhe == {"*": "auto"}
 
 
