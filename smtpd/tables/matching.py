@@ -22,6 +22,7 @@ from typing import Protocol
 from smtpd.tables.regex import Pattern
 from smtpd.tables.table import Service
 
+_SPECIAL = re.compile(r"[!-/:-@\[-^`{-~]")  # to RE2 a backslash before anything else is a mistake
 MAPPED = b"\x00" * 10 + b"\xff\xff"  # an IPv4 address inside an IPv6 one
 
 
@@ -70,7 +71,7 @@ def _glob(entry: str) -> Pattern:
         if part.startswith("*") and part.endswith("."):
             parts.append(r"[^.]*\.")
         elif not part.startswith("*"):
-            parts.append(re.sub(r"([^\w-])", r"\\\1", part))
+            parts.append(_SPECIAL.sub(r"\\\g<0>", part))
         else:
             parts.append(".*")
     if entry.endswith("*"):

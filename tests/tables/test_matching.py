@@ -67,6 +67,13 @@ def test_addresses(entry, key, matches):
     assert Addresses([entry], "+").check(key) is matches
 
 
+@pytest.mark.parametrize("char", [*map(chr, range(32, 127)), "\u00bf", "\u00a0", "\u00e4", "\u2028", "\U0001f600"])
+def test_any_character_beside_a_star_stands_for_itself(char):
+    if char != "*":
+        matcher = Domains([f"*{char}x"])
+        assert matcher.check(f"a{char}x") and not matcher.check(f"a{char}y")
+
+
 def test_another_delimiter_makes_plus_an_ordinary_character():
     assert Addresses(["bob"], "-").check("bob-lists@here.test")
     assert not Addresses(["bob"], "-").check("bob+lists@here.test")
