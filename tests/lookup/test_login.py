@@ -89,7 +89,7 @@ def test_the_password_lets_in_and_no_other(open_house, user):
 
 
 @pytest.mark.parametrize("user", ["locked", "clear", "costly", "nobody", ""])
-def test_who_gets_in_with_no_password_at_all(open_house, user):
+def test_who_is_let_in_by_no_password_whatever(open_house, user):
     assert logged_in(open_house, user) == "no"
 
 
