@@ -26,6 +26,10 @@ from smtpd.smtp.proxy import Malformed, ProxyReader
 from smtpd.smtp.server import Client
 from smtpd.tls.facts import Facts
 
+# For the PROXY header, which a proxy sends at once.  Until it has come nobody is counted as anybody, so one host could
+# hold all sessions.
+HEADER_SECONDS = 30.0
+
 
 class Arrival(NamedTuple):
     """Who has come, and what we are to them."""
@@ -83,7 +87,7 @@ class Entrance:
             self._greet()
 
     def tick(self, now: float) -> None:
-        if self._proxy is not None and now - self._begun >= self._limits.timeout:
+        if self._proxy is not None and now - self._begun >= HEADER_SECONDS:
             self._fail("timeout")
 
     def leave(self) -> None:
