@@ -197,7 +197,7 @@ class Editor:
             return b""
         if field.name == b"from" and self._masquerade:
             return self._replace(field, value)
-        if not address.is_whole(value) and self._may_mend(value):
+        if not address.is_whole(value) and self._take_time(value):
             value = address.complete(value, self._domain.encode())
         return field.start + value
 
@@ -206,9 +206,10 @@ class Editor:
         if self._replaced:
             return b""
         self._replaced = True
-        return field.start + address.masquerade(value if self._may_mend(value) else b"", self._masquerade.encode())
+        return field.start + address.masquerade(value if self._take_time(value) else b"", self._masquerade.encode())
 
-    def _may_mend(self, value: bytes) -> bool:
+    def _take_time(self, value: bytes) -> bool:
+        """Whether there is some left to take the list apart."""
         self._mended += len(value)
         return self._mended <= MAX_MENDED
 

@@ -82,7 +82,7 @@ def test_what_needs_no_mending_stays_as_it_is(content):
         ((b"A: " + b"x" * 1000 + b"\n") * (MAX_BLOCK // 1000), Fault.TOO_LARGE),
     ],
 )
-def test_a_bad_one(content, fault):
+def test_a_header_that_cannot_be_taken(content, fault):
     assert edit(content)[1] is fault
     assert edit(*cut(content, 997))[1] is fault
 

@@ -18,7 +18,7 @@ def test_what_it_stands_for(text, decoded):
 @pytest.mark.parametrize(
     "text", ["a+0Ab", "a+0D", "a+00", "a+7F", "+C2+85", "a b", "a=b", "+2", "+", "+2b", "+FF", "é"]
 )
-def test_refused(text):
+def test_what_is_no_xtext_or_hides_a_control_character_is_refused(text):
     with pytest.raises(ValueError):
         decode(text)
 
