@@ -177,6 +177,9 @@ class UseCertificates:
     crypto forgets other keys once no handshake can be under way with them."""
 
 
+# -- all stand: from here on until the end ------------------------------------------
+
+
 @imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery")
 class Begin:
     """All processes stand: take clients, scan, schedule."""
