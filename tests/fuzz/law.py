@@ -7,6 +7,7 @@ a log line    one line, printable
 a trace       the lines of Received, as many as we write, and nothing that goes on with them
 """
 
+import ipaddress
 import re
 from collections import Counter
 from functools import partial
@@ -87,6 +88,11 @@ def get_untraced(content: bytes) -> bytes:
     found = _TRACE.match(content)
     assert found, content[:600]
     return content[found.end() :]
+
+
+def is_mapped(address: str) -> bool:
+    """An IPv4 address that is written as one of IPv6, where no rule for IPv4 would find it."""
+    return bool(getattr(ipaddress.ip_address(address), "ipv4_mapped", None))
 
 
 class _Wire:

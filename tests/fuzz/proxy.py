@@ -9,6 +9,7 @@ from typing import Literal
 
 from smtpd.config.model import Proxy
 from smtpd.smtp.proxy import MAX_V2, Header, Malformed, ProxyReader
+from tests.fuzz import law
 
 VERSIONS = (Proxy.V1, Proxy.V2, Proxy.ANY)
 
@@ -45,6 +46,6 @@ def _check(header: Header) -> None:
     for address, port in ((header.source, header.source_port), (header.destination, header.destination_port)):
         assert str(ipaddress.ip_address(address)) == address
         assert 0 <= port <= 65535
-        assert not address.startswith("::ffff:")  # IPv4 is written as IPv4
+        assert not law.is_mapped(address)
     source = ipaddress.ip_address(header.source)
     assert not (source.is_multicast or source.is_unspecified)

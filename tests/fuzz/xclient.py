@@ -33,7 +33,7 @@ def _check(said: Overrides) -> None:
         assert port is None or 0 <= port <= 65535
     for address in (said.address, said.destination):
         assert not address or str(ipaddress.ip_address(address)) == address
-        assert not (address or "").startswith("::ffff:")  # IPv4 is written as IPv4
+        assert not address or not law.is_mapped(address)
     assert said.address != ""
     assert said.name in (None, UNKNOWN) or domain(said.name) == said.name
     origin = Origin("", said.address or "", said.name or "", said.helo or "", "", "", True, user=said.login or "")
