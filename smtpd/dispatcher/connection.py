@@ -64,6 +64,7 @@ class Connection(asyncio.Protocol):
         self._expelled = False
         self._encryption: Encryption | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None  # until a reply that is kept back
 
     # -- the transport ---------------------------------------------------------------
 
@@ -111,8 +112,8 @@ class Connection(asyncio.Protocol):
         if self.entrance is not None:
             self.entrance.leave()
         self._finished = True
-        if self._patience is not None:
-            self._patience.cancel()
+        for timer in filter(None, (self._patience, self._pause)):
+            timer.cancel()
         self._reception.close()
         self._encryption = self.wire.link = None  # large, and we may wait long for the garbage collector
         self.crowd.leave(self)
@@ -317,7 +318,7 @@ class Connection(asyncio.Protocol):
                 self.encrypt(lambda facts: self._answer(Encrypted(facts)))
             case Wait():
                 self.office.statistics["smtp.tarpit"] += 1
-                self.office.loop.call_later(question.seconds, self._answer, Waited())
+                self._pause = self.office.loop.call_later(question.seconds, self._answer, Waited())
             case _:
                 assert self.session is not None
                 self._inquiry.ask(question, self.session.client.address)
