@@ -68,6 +68,19 @@ def test_a_bad_file_changes_nothing(key, descriptor):
     before = certificates.get_context(1)
     assert certificates.take(TakeCertificate("mx.test"), descriptor(b"no PEM")).trouble
     assert certificates.get_context(1) is before
+    certificates.use()
+    assert certificates.get_context(1).find_address("mx.test")
+
+
+def test_a_new_certificate_counts_once_it_is_to_be_used(key, descriptor):
+    certificates = make()
+    certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key)))
+    certificates.use()
+    before = certificates.get_context(1)
+    certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key, name="new.test")))
+    assert certificates.get_context(1) is before
+    certificates.use()
+    assert certificates.get_context(1).find_address("new.test") and not before.find_address("new.test")
 
 
 def test_contexts_that_cannot_be_made_are_no_start(key, descriptor):
