@@ -5,6 +5,7 @@
                               |    |
                               |    +--ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
                               +--a digest to sign (tls/signing.py)--> crypto
+    parent --TakeCertificate, TakeAuthorities, AddListener: descriptors--> dispatcher
     control --OpenSession--> dispatcher --SessionOpened: a socket for a program of this host--> control
 
 SECURITY
