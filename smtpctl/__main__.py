@@ -18,10 +18,9 @@ from typing import Any
 from smtpctl.word import Unclear, find_beginning, find_command
 
 FAILED, NOT_A_COMMAND = 1, 255
-PROGRAMS = {name: name for name in ("makemap", "newaliases", "sendmail")} | {
-    "send-mail": "sendmail"
-}  # have own options
-DASHED = ("--scram",)  # words of a command
+# Programs with options of their own -> their modules.
+PROGRAMS = {"makemap": "makemap", "newaliases": "newaliases", "sendmail": "sendmail", "send-mail": "sendmail"}
+DASHED = ("--scram",)  # words of a command that look like options
 
 OPTIONS = """\
 usage: smtpctl [-hj] [--state DIR] command
