@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 SIGNERS = 4  # sockets of a dispatcher: as many signatures may be under way at once
-DEADLINE = 2.0  # seconds for a signature, waiting for a free socket included
+DEADLINE = 2.0  # seconds for a signature; as many may pass before, until a socket is free
 PACKET_MAX = 4096  # more than any request or reply
 
 _REQUEST = struct.Struct("!IB32s")
@@ -86,7 +86,7 @@ class Signer:
             self._free.put(_Line(sock))
 
     def sign(self, public: bytes, operation: Operation, data: bytes) -> bytes:
-        """Blocks, for DEADLINE at most.  Raises SigningFailed."""
+        """Blocks, for twice DEADLINE at most.  Raises SigningFailed."""
         deadline = time.monotonic() + DEADLINE
         try:
             line = self._free.get(timeout=DEADLINE)
