@@ -10,7 +10,8 @@ Close     write out what was said, then close
 """
 
 import re
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from smtpd.smtp.question import Question
 
@@ -18,45 +19,38 @@ _BARE = re.compile(r"[!#-\[\]-~]+")  # a value that needs no quotes
 _SPECIAL = re.compile(r'["\\]|[^ -~]')
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
+class Say(Struct, frozen=True):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """Line ends are LF, dots are unstuffed."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     question: Question
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(Struct, frozen=True):
     """`envelopes`: how many were accepted; some may still be on their way."""
 
     message: int
     envelopes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Blame:
+class Blame(Struct, frozen=True):
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(Struct, frozen=True):
     event: str
-    fields: dict[str, str | int] = field(default_factory=dict)
+    fields: dict[str, str | int] = {}
 
     def __str__(self) -> str:
         """`message msgid=1a2b3c4d size=512`; values with blanks in quotes, quotes and controls in them escaped."""
