@@ -224,8 +224,7 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
     booted.control_socket = True
     booted.late = late(configuration.listeners)
     present = [one for one in configuration.listeners if one not in booted.late]
-    sockets = [_take_sockets(booted, listener, dispatchers) for listener in present]
-    booted.inherited.close()
+    sockets = _take_sockets(booted, present)
     required = _required(booted)
     for role, number in wire.seats(dispatchers):
         started = _start(booted, role, number)
@@ -247,14 +246,21 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
         flush(one)
 
 
-def _take_sockets(booted: Booted, listener: ListenerSlice, dispatchers: int) -> list[socket.socket]:
-    """One for each dispatcher: of its own, or the service manager's."""
-    inherited = booted.inherited.maybe_take(listener)
-    if inherited is None:
-        return [_take(booted, partial(bind, listener, shared=dispatchers > 1)) for _ in range(dispatchers)]
-    log.info(f"{listener.address} port {listener.port}: the socket is the service manager's")
-    with inherited:
-        return [inherited.dup() for _ in range(dispatchers)]
+def _take_sockets(booted: Booted, listeners: list[ListenerSlice]) -> list[list[socket.socket]]:
+    """For each listener one for each dispatcher: of its own, or the service manager's."""
+    dispatchers = booted.configured.dispatchers
+    inherited = [booted.inherited.maybe_take(listener) for listener in listeners]
+    booted.inherited.close()  # before any is bound: what is not used may be in the way, and is named first
+    sockets = []
+    for listener, taken in zip(listeners, inherited, strict=True):
+        if taken is None:
+            make = partial(bind, listener, shared=dispatchers > 1)
+            sockets.append([_take(booted, make) for _ in range(dispatchers)])
+        else:
+            log.info(f"{listener.address} port {listener.port}: the socket is the service manager's")
+            with taken:
+                sockets.append([taken.dup() for _ in range(dispatchers)])
+    return sockets
 
 
 def _take(booted: Booted, bound: Callable[[], socket.socket]) -> socket.socket:

@@ -87,6 +87,24 @@ def test_a_port_that_is_taken_is_said(conf, ground):
     assert left_behind(ground) == []
 
 
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.executable, [sys.executable, "-m", "smtpd", *sys.argv[2:]])
+"""
+
+
+@needs_users
+def test_a_socket_of_the_service_manager_that_is_in_the_way_is_named(conf):
+    with socket.create_server(("0.0.0.0", 0)) as wide:
+        number, port = wide.fileno(), wide.getsockname()[1]
+        command = [sys.executable, "-c", ACTIVATE, str(number), *conf(f"listen on 127.0.0.1 port {port}\n{GOOD}")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd="/", pass_fds=[number])
+    assert done.returncode == 1 and f"127.0.0.1 port {port} is in use" in done.stderr
+    assert f"socket 0.0.0.0 port {port} of the service manager is not used" in done.stderr
+
+
 @pytest.mark.skipif(not ROOT, reason="needs root: an ordinary user parses as itself")
 @needs_users
 def test_what_the_parser_s_user_may_not_read_is_said_so(conf, ground):
