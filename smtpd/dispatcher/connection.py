@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.wire = Wire(cast(asyncio.Transport, transport))
-        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        peer = transport.get_extra_info("peername")
         if not peer:  # gone before we looked
             self._finished = True
             self.wire.transport.abort()
@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
         if refusal is not None:
             self._turn_away(address, refusal)
             return
+        local = transport.get_extra_info("sockname") if self.listener.welcome else None  # a system call
         ours = local[0].partition("%")[0] if local else ""
         self.entrance = Entrance(self.office, self.listener, self, (address, peer[1]), ours)
         self._guard(self.entrance.enter)
@@ -291,12 +292,12 @@ class Connection(asyncio.Protocol):
                     self._reception.add(what.data)
                 case action.Ask():
                     self._ask(what.question)
+                case action.Log():
+                    log.line(f"{self.id:016x} smtp {what}")
                 case action.Forget():
                     self._reception.forget(what.message, what.envelopes)
                 case action.Blame():
                     self._blame(what)
-                case action.Log():
-                    log.line(f"{self.id:016x} smtp {what}")
                 case action.Close():
                     self._finish(what.reason)
 

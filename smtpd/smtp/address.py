@@ -17,7 +17,8 @@ RFC would rather see no limit (4.5.3.1).  Not understood: RFC 5322 comments and 
 import ipaddress
 import re
 import unicodedata
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 MAX_LOCAL = 255  # octets; RFC 5321 4.5.3.1.1 asks for at least 64
 MAX_DOMAIN = 255  # RFC 5321 4.5.3.1.2
@@ -47,8 +48,7 @@ class AddressError(ValueError):
     """Not an address; the argument says what is wrong with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     local: str
     domain: str
 
