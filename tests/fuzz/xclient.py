@@ -9,7 +9,7 @@ from smtpd.envelope import Notify, Origin, Terms
 from smtpd.smtp.address import domain
 from smtpd.smtp.question import AcceptRecipient
 from smtpd.smtp.reply import Refuse
-from smtpd.smtp.xclient import UNKNOWN, Overrides, overrides
+from smtpd.smtp.xclient import UNAVAILABLE, UNKNOWN, Overrides, overrides
 from tests.fuzz import law
 
 
@@ -24,7 +24,8 @@ def fuzz(data: bytes) -> None:
         law.check_refusal(refused)
         return
     _check(said)
-    assert overrides(_printed(said)) == said
+    if (said.login or "").upper() not in UNAVAILABLE:  # a name that SASLprep made so cannot be said
+        assert overrides(_printed(said)) == said
 
 
 def _check(said: Overrides) -> None:
