@@ -26,7 +26,9 @@ class Reply:
         *first, last = lines
         self.code = code
         self.text = f"{code} {words}{last}"  # the last line, as a log shows it
-        self.data = "".join([f"{code}-{words}{line}\r\n" for line in first] + [self.text, "\r\n"]).encode()
+        more = f"{code}-{words}"
+        head = f"{more}{f'\r\n{more}'.join(first)}\r\n" if first else ""
+        self.data = f"{head}{self.text}\r\n".encode()
 
     def __repr__(self) -> str:
         return f"Reply({self.text!r})"
