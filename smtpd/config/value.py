@@ -8,6 +8,7 @@ import re
 
 from smtpd.config.error import Wrong, alternatives, quoted, suggestion
 from smtpd.config.host import is_host_name
+from smtpd.config.slice import OUR_PREFIX
 
 INTERVAL = re.compile(r"([0-9]{1,18})([smhd])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -48,7 +49,6 @@ LIMITS |= {"greet_delay": (0, PATIENCE), "tarpit_after": (0, LARGEST_LIMIT), "ta
 LIMITS["max_hold"] = 0, LONGEST_HOLD
 
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
-OWN_USERS = "_smtp"  # what the names of our own users begin with
 BACKEND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -154,6 +154,6 @@ def user(text: str) -> str:
         raise Wrong(f"{quoted(text)} cannot be the name of a user")
     if text == "root":
         raise Wrong("nothing is delivered as root, expected another user")
-    if text.startswith(OWN_USERS):
+    if text.startswith(OUR_PREFIX):
         raise Wrong(f"{quoted(text)} is a user of smtpd itself, expected another one")
     return text

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 from smtpd.config.model import Condition, Match, Table
 from smtpd.config.printer import print_condition, print_match
-from smtpd.config.slice import LOWEST_ID, ExpansionSlice, LookupSlice
+from smtpd.config.slice import LOWEST_ID, NOBODY, OUR_PREFIX, ExpansionSlice, LookupSlice
 from smtpd.envelope import Duty, Origin, Recipient
 from smtpd.imsg import ForwardRead
 from smtpd.ipc.log import visible
@@ -48,7 +48,6 @@ from smtpd.tables.program import ProgramTable
 from smtpd.tables.table import Awaited, Unavailable
 
 WORDS = ("from", "mail-from", "rcpt-to", "tag", "helo", "rdns", "auth", "tls")
-NOBODY = (65534, 65535)
 VERDICTS = {"user": "yes", "unknown": "no", "root": "root, who receives nothing", "daemon": "one who receives nothing"}
 ELSEWHERE = "only the running daemon asks its program"
 
@@ -295,4 +294,4 @@ def find_user(name: str) -> str:
     if found.pw_uid == 0:
         return "root"
     low = found.pw_uid < LOWEST_ID or found.pw_gid == 0
-    return "daemon" if low or found.pw_uid in NOBODY or name.startswith("_smtp") else "user"
+    return "daemon" if low or found.pw_uid in NOBODY or name.startswith(OUR_PREFIX) else "user"

@@ -14,12 +14,10 @@ import os
 import pwd
 from typing import Protocol
 
-from smtpd.config.slice import LOWEST_ID, USER_NAME
+from smtpd.config.slice import LOWEST_ID, NOBODY, OUR_PREFIX, USER_NAME
 from smtpd.imsg import PasswordTried, TryPassword
 
 SERVICE = "smtpd"
-NOBODY = (65534, 65535)
-OUR_PREFIX = "_smtp"
 REASON_MAX = 200  # characters
 
 # security/_pam_types.h

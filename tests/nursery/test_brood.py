@@ -38,7 +38,7 @@ from smtpd.ipc.channel import Channel
 from smtpd.ipc.errand import PROMISES, Post
 from smtpd.ipc.plain import Loop
 from smtpd.nursery import brood as brood_module
-from smtpd.nursery import cradle
+from smtpd.nursery import cradle, person
 from smtpd.nursery.brood import Brood
 from smtpd.nursery.person import LMTP_USER, OUR_USERS, PROGRAM_USER
 from smtpd.nursery.process import from_parent
@@ -350,6 +350,12 @@ def test_none_of_the_others_of_ours_is_become(world, name):
 def test_our_users_are_known_by_their_names():
     assert set(OUR_USERS) == set(USERS)
     assert (LMTP_USER, PROGRAM_USER) == (slice.LMTP_USER, slice.PROGRAM_USER)
+
+
+def test_who_receives_nothing_is_the_same_everywhere():
+    """The nursery has nothing of the configuration, so it says it once more."""
+    assert (person.LOWEST_UID, person.NOBODY) == (slice.LOWEST_ID, slice.NOBODY)
+    assert person.OUR_PREFIX == slice.OUR_PREFIX
 
 
 # -- the end of agents ---------------------------------------------------------------------
