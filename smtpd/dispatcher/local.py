@@ -80,9 +80,10 @@ class LocalConnection(Connection):
             self.begin(arrival)
 
     def eof_received(self) -> bool:
-        self._ended = True
+        """What is still to be said has somewhere to go; whoever has heard the last word is not waited for."""
+        over, self._ended = self._finished, True
         self._leave()
-        return True  # what is still to be said has somewhere to go
+        return not over
 
     def shutdown(self) -> None:
         if self.session is None:

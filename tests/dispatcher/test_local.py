@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from smtpd.dispatcher.connection import CLOSING
 from smtpd.imsg import ExpandRecipient, OpenSession, PauseListeners, ResolveClient, SessionOpened, SessionRefused
 from tests.dispatcher.conftest import Client
 
@@ -183,5 +184,8 @@ def test_one_that_is_silent_is_shown_out(make_house):
         now = house.loop.time()
         house.dispatcher.crowd.sweep(now + 10)
         assert (await client.reply()).startswith("421 4.4.2")
+        client.writer.close()
+        await house.until(lambda: not house.connections)
+        assert house.loop.time() - now < CLOSING / 2  # it is not waited for once it has left
 
     house.run(scenario())
