@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from smtpd.lookup.rule import LOCAL
 from smtpd.lookup.system import canonical
+from smtpd.smtp.host import is_loopback
 
 YES, NO, LATER = "yes", "no", "later"  # verdicts, as imsgs carry them
 
@@ -143,4 +144,4 @@ def network_of(address: str) -> str:
 def is_ours(address: str) -> bool:
     """A program on this host."""
     text = canonical(address)
-    return address == LOCAL if text is None else ipaddress.ip_address(text).is_loopback
+    return address == LOCAL if text is None else is_loopback(text)

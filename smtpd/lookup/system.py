@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from smtpd.smtp.host import plain
+
 RESOLV_CONF, HOSTS = "/etc/resolv.conf", "/etc/hosts"
 PORT = 53
 SERVERS = 3  # MAXNS of resolv.conf(5)
@@ -79,11 +81,9 @@ def parse_hosts(text: str) -> tuple[dict[str, str], dict[str, frozenset[str]]]:
 def canonical(address: str) -> str | None:
     """The one way to write a numeric address: no zone, and IPv4 in its own clothes.  None: it is no address."""
     try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
+        return str(plain(ipaddress.ip_address(address.partition("%")[0])))
     except ValueError:
         return None
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or parsed)
 
 
 LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
