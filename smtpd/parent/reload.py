@@ -106,7 +106,8 @@ class Reload:
         report(exchange, self._configuration)
         if exchange.troubles:
             log.warn("keys and certificates stay as they were")
-        self._manager.ready()
+        if not self._stopping:
+            self._manager.ready()
         if self._again:
             self._again = False
             self.begin()

@@ -227,6 +227,16 @@ def test_whoever_keeps_its_answer_back_is_named(make_world, capfd, monkeypatch):
     assert world.used == SEATS and "gives no answer" not in capfd.readouterr().err
 
 
+def test_a_round_that_ends_while_it_stops_does_not_say_that_mail_is_taken(make_world):
+    world = make_world(("a.test",))
+    world.reload.begin()
+    while not world.reload._exchange.asked:
+        world.loop.turn()
+    world.reload.stop()
+    world.turn()
+    assert world.said() == ["RELOADING"]
+
+
 def test_a_HUP_while_it_stops_does_nothing(make_world):
     world = make_world()
     world.reload.stop()
