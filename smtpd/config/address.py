@@ -5,6 +5,7 @@ tun0              none yet: the parent looks for     mx.example.org        what 
                   them from time to time             "*"                   0.0.0.0 and ::
 """
 
+import ipaddress
 import re
 
 from smtpd.config.error import Place, Report, quoted, suggestion
@@ -39,6 +40,11 @@ def listen_addresses(listen: Listen, host: Host, place: Place, report: Report) -
             text = f"is not an {wanted}" if kind == "address" else f"has no {wanted}"
             report.add(place, f"{kind} {quoted(listen.operand)} {text}")
     return of_family
+
+
+def may_get_more(listen: Listen, host: Host, addresses: tuple[str, ...]) -> bool:
+    """Whether these are all that an interface has as soon as it is up: others come by DHCP, or from a router."""
+    return listen.operand in host.interfaces and all(ipaddress.ip_address(one).is_link_local for one in addresses)
 
 
 def _unknown(listen: Listen, host: Host, place: Place, report: Report) -> None:

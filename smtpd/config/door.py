@@ -7,7 +7,7 @@ listen on lo smtps pki p auth <t>      listener 0  127.0.0.1 port 465      door 
 from dataclasses import replace
 
 from smtpd.config import protocol
-from smtpd.config.address import WILDCARDS, family, listen_addresses
+from smtpd.config.address import WILDCARDS, family, listen_addresses, may_get_more
 from smtpd.config.error import Report
 from smtpd.config.host import Host
 from smtpd.config.model import Config, Listen, ListenSocket, Tls
@@ -28,7 +28,8 @@ def slice_listeners(
         scram = bool(listen.credentials and passwords.are_verifiers(listen.credentials)) or listen.scram
         if listen.credentials and listen.scram:
             passwords.warn_of_hashes(listen.credentials)
-        for address in listen_addresses(listen, host, place, report) or ("",):
+        addresses = listen_addresses(listen, host, place, report)
+        for address in addresses if addresses and not may_get_more(listen, host, addresses) else (*addresses, ""):
             made = slice_listener(len(slices), address, listen, host, parsed.config, scram)
             if reason := next(filter(None, (clash(made, other) for other in slices)), None):
                 report.add(place, reason)

@@ -32,7 +32,8 @@ class Daemon:
         dispatchers = booted.channels("dispatcher")
         self.programs = Programs(self.loop, nursery, lookup, configuration.programs, booted.program_logs)
         self.reload = Reload(self.loop, manager, configuration, crypto, dispatchers, booted.strict)
-        self.interfaces = Interfaces(self.loop, booted.late, dispatchers)
+        present = [one for one in configuration.listeners if one not in booted.late]
+        self.interfaces = Interfaces(self.loop, booted.late, dispatchers, present)
         self.watch = Watch(self.loop, booted.children, booted.kernel_log, booted.record.last_word, self._stopping)
         self._booted = booted
         self._manager = manager

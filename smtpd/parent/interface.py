@@ -1,4 +1,5 @@
-"""Listeners whose interface was not there, or had no address, when we started: looked for every five seconds.
+"""Listeners whose interface was not there, or had no address but link-local ones, when we started: looked for every
+five seconds.
 
     interface comes up --> bind, for each dispatcher --AddListener + socket--> dispatcher
 
@@ -7,6 +8,7 @@ tried again for as long as it takes; it is never the daemon's end.  A socket tha
 and comes back, it works again.
 """
 
+import contextlib
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,11 +35,22 @@ def _is_there(listener: ListenerSlice) -> bool:
 
 
 class Interfaces:
-    def __init__(self, loop: Loop, listeners: Sequence[ListenerSlice], dispatchers: Sequence[Channel]):
+    """`present`: those that were bound at the start."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        listeners: Sequence[ListenerSlice],
+        dispatchers: Sequence[Channel],
+        present: Sequence[ListenerSlice] = (),
+    ):
         self._loop = loop
         self._listeners = listeners
         self._dispatchers = dispatchers
-        self._bound: set[tuple] = set()  # numbers of listeners, with socket addresses
+        self._bound: set[tuple] = set()
+        for listener in present:
+            with contextlib.suppress(OSError):  # its interface has just gone
+                self._bound.add(resolve(listener))
         self._said: set[str] = set()
         self._stopping = False
 
@@ -58,7 +71,7 @@ class Interfaces:
     def _open(self, listener: ListenerSlice) -> None:
         try:
             # With the number of a link-local address's interface: one that was made anew is another.
-            key = (listener.number, resolve(listener))
+            key = resolve(listener)
             if key in self._bound:
                 return
             sockets = self._bind(listener)

@@ -23,7 +23,7 @@ from smtpd.config.slice import (
     Slices,
     TlsSlice,
 )
-from tests.config.machine import errors_of, sliced, slices
+from tests.config.machine import INTERFACES, errors_of, sliced, slices
 
 ACCOUNTS = "bob:x:2000:2000:Bob:/home/bob:/bin/sh\n"
 DESCRIPTION = "dbpath /var/db/vusers.sqlite\nquery_userinfo SELECT uid, gid, home FROM users WHERE name = ?\n"
@@ -108,6 +108,22 @@ def test_an_interface_that_is_not_there_yet_is_waited_for(text, listener, warnin
     made = sliced(text)
     assert made.slices.parent.listeners == made.slices.dispatcher.listeners == (listener,)
     assert made.warnings == (f"f:1:11: {warning}",)
+
+
+@pytest.mark.parametrize(
+    "has, expected",
+    [
+        (("fe80::1%eth3",), ["fe80::1%eth3", ""]),
+        (("169.254.7.7", "fe80::1%eth3"), ["169.254.7.7", "fe80::1%eth3", ""]),
+        (("fe80::1%eth3", "192.0.2.3"), ["fe80::1%eth3", "192.0.2.3"]),
+        (("127.0.0.1", "::1"), ["127.0.0.1", "::1"]),
+    ],
+)
+def test_an_interface_that_has_only_just_come_up_may_get_more_addresses(monkeypatch, has, expected):
+    monkeypatch.setitem(INTERFACES, "eth3", has)
+    made = slices("listen on eth3").parent.listeners
+    assert [one.address for one in made] == expected
+    assert [one.interface for one in made if not one.address] == ["eth3"] * expected.count("")
 
 
 def test_an_interface_may_be_waited_for_once_for_each_family():

@@ -26,11 +26,11 @@ def listener(interface=LOOPBACK, address="", port=None, number=7, family=4):
 
 
 class Place:
-    def __init__(self, *listeners, dispatchers=1):
+    def __init__(self, *listeners, dispatchers=1, present=()):
         self.loop = Loop()
         pairs = [ends("parent", "dispatcher") for _ in range(dispatchers)]
         self.ours, self.theirs = [ours for ours, _ in pairs], [theirs for _, theirs in pairs]
-        self.interfaces = Interfaces(self.loop, listeners, self.ours)
+        self.interfaces = Interfaces(self.loop, listeners, self.ours, present)
         self.interfaces.begin()
 
     def again(self):
@@ -100,6 +100,12 @@ def test_an_address_that_somebody_has_is_said_once_and_tried_again(make_place, c
         assert capfd.readouterr().err.count(f"127.0.0.1 port {port} is in use; it is tried again") == 1
     place.again()
     assert len(place.heard()) == 2
+
+
+def test_an_address_that_was_bound_at_the_start_is_not_bound_again(make_place):
+    wanted = listener()
+    place = make_place(wanted, present=[listener(interface="", address="127.0.0.1", port=wanted.port, number=6)])
+    assert "127.0.0.1" not in [address for _, address, _ in place.heard()]
 
 
 def test_a_stop_ends_the_looking(make_place):
