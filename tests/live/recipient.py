@@ -39,7 +39,7 @@ _numbers = itertools.count(1)
 def send(daemon, recipient):
     """A mail from SENDER; its subject, which no other one has."""
     subject = f"number {next(_numbers)}"
-    daemon.send(recipient, f"Subject: {subject}\r\n\r\nx\r\n", SENDER)
+    daemon.send(recipient, f"Subject: {subject}\r\n\r\nx\r\n".encode(), SENDER)
     return subject
 
 
