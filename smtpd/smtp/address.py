@@ -33,7 +33,8 @@ _MAILBOX = rf"(?P<local>{_DOT_STRING}|{_QUOTED})(?:@(?P<domain>[^@<>\" ]++))?+"
 
 _DOT_STRING_RE = re.compile(_DOT_STRING)
 _MAILBOX_RE = re.compile(_MAILBOX)
-_PATH_RE = re.compile(rf"<(?:{_ROUTE}{_MAILBOX})?+>")
+_PATH_RE = re.compile(rf"<[ \t]*+(?:{_ROUTE}{_MAILBOX})?+[ \t]*+>")
+_BARE_RE = re.compile(rf"{_MAILBOX}(?![^ \t])")
 
 _LABEL_RE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?+", re.ASCII)
 _LITERAL_RE = re.compile(r"\[(?:(?P<four>[0-9.]+)|(?:IPv6:)?(?P<six>[0-9A-Fa-f:.]+))\]", re.IGNORECASE | re.ASCII)
@@ -67,8 +68,11 @@ NULL = Address("", "")
 
 
 def path(text: str) -> tuple[Address, str]:
-    """The path that `text` begins with, and what stands behind it.  Raises AddressError."""
-    found = _PATH_RE.match(text)
+    """The path that `text` begins with, and what stands behind it.  Raises AddressError.
+
+    Without brackets too, and with blanks inside of them: scanners and scripts write that, and other servers take it.
+    """
+    found = (_PATH_RE if text.startswith("<") else _BARE_RE).match(text)
     if not found:
         raise AddressError("not of the form <local-part@domain>")
     if found["local"] is None:

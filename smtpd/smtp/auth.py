@@ -95,7 +95,7 @@ def _plain(message: bytes) -> Dialogue:
         raise sasl.malformed()
     user = sasl.user_name(parts[1])
     secret = sasl.password(parts[2])
-    if parts[0] and sasl.user_name(parts[0]) != user:
+    if parts[0] and not sasl.is_same_user(sasl.user_name(parts[0]), user):
         return Failed(Verdict.NO)
     return (yield from _check(user, secret))
 

@@ -17,6 +17,7 @@ from smtpd.smtp.extension import Offer
 from smtpd.smtp.parameter import mail_terms, rcpt_terms
 from smtpd.smtp.reply import Refuse
 
+_BLANKS = re.compile(rb"[ \t]+")
 _FROM = re.compile(r"FROM:[ \t]*", re.IGNORECASE | re.ASCII)  # blanks behind the colon are against the RFC, and common
 _TO = re.compile(r"TO:[ \t]*", re.IGNORECASE | re.ASCII)
 
@@ -38,11 +39,11 @@ class Rcpt(NamedTuple):
 
 
 def command(line: bytes) -> tuple[str, str]:
-    """The verb in capitals, and the rest without blanks around it."""
-    verb, _, argument = line.partition(b" ")
+    """The verb in capitals, and its argument.  Blanks and tabs around each are dropped: clients leave them there."""
+    verb, *argument = _BLANKS.split(line.strip(b" \t"), maxsplit=1)
     try:
         # upper() while it is bytes: as text there are letters that are no ASCII and whose capitals are
-        return verb.strip(b" \t").upper().decode("ascii"), argument.strip(b" \t").decode("utf-8")
+        return verb.upper().decode("ascii"), b"".join(argument).decode("utf-8")
     except UnicodeDecodeError:
         raise Refuse(500, "5.5.2", "Neither ASCII nor UTF-8") from None
 
@@ -80,12 +81,12 @@ def rcpt(argument: str, offer: Offer, *, utf8: bool) -> Rcpt:
 
 
 def helo(argument: str) -> str:
-    """The name in HELO or EHLO: a domain or an address literal (RFC 5321 4.1.1.1)."""
+    """The name in HELO or EHLO: a domain or an address literal (RFC 5321 4.1.1.1).  A dot that ends it is dropped."""
     if not argument:
         raise Refuse(501, "5.5.1", "Syntax: HELO name")
     try:
         if not argument.isascii():
             raise AddressError("not ASCII")
-        return domain(argument)
+        return domain(argument.removesuffix("."))
     except AddressError as error:
         raise Refuse(501, "5.5.4", f"Invalid name: {error}") from None

@@ -7,6 +7,7 @@
 What the client says in it is a secret, in whatever order it comes: none of it is logged.
 """
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from smtpd.smtp.state import State
 
 if TYPE_CHECKING:
     from smtpd.smtp.server import Session
+
+_BLANKS = re.compile(r"[ \t]+")
 
 MAX_RESPONSE = 12288  # bytes of a line, RFC 4954 4
 MAX_FAILURES = 3  # in a session
@@ -39,16 +42,16 @@ def auth(session: "Session", argument: str) -> None:
         raise Refuse(503, "5.5.1", "AUTH comes after STARTTLS" if wanted else "AUTH is not offered here")
     if not argument:
         raise Refuse(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]")
-    mechanism, _, initial = argument.partition(" ")
+    mechanism, *initial = _BLANKS.split(argument, maxsplit=1)
     if mechanism.upper() not in mechanisms:
         raise Refuse(504, "5.5.4", "Unknown authentication mechanism")
     exchange = session.exchange = begin(mechanism.upper(), session.facts)
-    _go_on(session, lambda: exchange.start(initial or None))
+    _go_on(session, lambda: exchange.start(initial[0] if initial else None))
 
 
 def receive(session: "Session", line: bytes) -> None:
-    """A line in the middle of the dialogue."""
-    text = line.decode("ascii", "replace")  # no replacement is base64
+    """A line in the middle of the dialogue.  Blanks around it are dropped, as around a command."""
+    text = line.strip(b" \t").decode("ascii", "replace")  # no replacement is base64
     _go_on(session, lambda: _get_exchange(session).receive(text))
 
 

@@ -79,6 +79,12 @@ def user_name(message: bytes) -> str:
     return name
 
 
+def is_same_user(authorization: str, user: str) -> bool:
+    """Whether a client that logs in as `user` asks to act as itself.  Case does not count, as in no table of users:
+    the authorization identity gives no rights, all that follows is done as `user`."""
+    return authorization.lower() == user.lower()
+
+
 def password(message: bytes) -> str:
     """Raises Refuse, also for what a table, a program or a library might take for its end."""
     try:

@@ -22,7 +22,7 @@ import re
 from hmac import compare_digest
 
 from smtpd.smtp.question import BeginScram, FinishScram, Verdict
-from smtpd.smtp.sasl import Dialogue, Done, Failed, malformed, prompt, user_name
+from smtpd.smtp.sasl import Dialogue, Done, Failed, is_same_user, malformed, prompt, user_name
 from smtpd.tls.facts import Facts
 
 MAX_MESSAGE = 2048  # bytes
@@ -50,7 +50,7 @@ def dialogue(first: bytes, *, nonce: bytes, facts: Facts, plus: bool) -> Dialogu
     """`nonce`: ours, never the same again."""
     begun = _matched(_FIRST, first)
     user = _unescaped(begun["user"])
-    if begun["other"] is not None and _unescaped(begun["other"]) != user:
+    if begun["other"] is not None and not is_same_user(_unescaped(begun["other"]), user):
         return Failed(Verdict.NO)
     binding = _maybe_binding(begun, facts, plus)
     if binding is None:

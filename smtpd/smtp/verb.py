@@ -85,7 +85,7 @@ VERBS = {
     "RSET": Verb(rset, argument=False, idle=True, grouped=True),
     "QUIT": Verb(quit, argument=False),
     "NOOP": Verb(noop, idle=True),
-    "HELP": Verb(help, argument=False, idle=True),
+    "HELP": Verb(help, idle=True),  # RFC 5321 4.1.1.8: may have an argument
     "VRFY": Verb(vrfy, idle=True),
     "EXPN": Verb(not_implemented),
     **dict.fromkeys(("GET", "POST", "PUT", "HEAD", "CONNECT"), Verb(not_smtp)),

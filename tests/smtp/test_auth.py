@@ -88,8 +88,16 @@ def test_plain_in_two_lines():
     assert exchange.answer(PasswordChecked(Verdict.NO)) == Failed(Verdict.NO)
 
 
-def test_nobody_acts_for_somebody_else():
-    assert begin("PLAIN", BOUND).start(b64("bob\0amy\0secret")) == Failed(Verdict.NO)
+@pytest.mark.parametrize("other", ["bob", "amy@here.test", "am", "\N{LATIN SMALL LETTER DOTLESS I}my"])
+def test_nobody_acts_for_somebody_else(other):
+    assert begin("PLAIN", BOUND).start(b64(f"{other}\0amy\0secret")) == Failed(Verdict.NO)
+    assert Client(begin("SCRAM-SHA-256", BOUND), gs2=f"n,a={other},").first() == Failed(Verdict.NO)
+
+
+@pytest.mark.parametrize("itself", ["amy", "Amy", "AMY"])
+def test_a_user_may_name_itself_in_any_case(itself):
+    assert begin("PLAIN", BOUND).start(b64(f"{itself}\0amy\0secret")) == CheckPassword("amy", "secret")
+    assert Client(begin("SCRAM-SHA-256", BOUND), gs2=f"n,a={itself},").first() == BeginScram("amy")
 
 
 def test_login():

@@ -23,7 +23,10 @@ OFFER = Offer(1000, Limits(), hold=3600, require_tls=True)
         (b"noop  a  b ", ("NOOP", "a  b")),
         (b"mail FROM:<x>", ("MAIL", "FROM:<x>")),
         (b"", ("", "")),
-        (b" NOOP", ("", "NOOP")),
+        (b" NOOP", ("NOOP", "")),
+        (b" \t", ("", "")),
+        (b"helo\trelay.test\t", ("HELO", "relay.test")),
+        (b"AUTH\t PLAIN\t eA==", ("AUTH", "PLAIN\t eA==")),
         (b"VRFY \xc3\xa9", ("VRFY", "é")),
     ],
 )
