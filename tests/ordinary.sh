@@ -9,16 +9,24 @@ set -eu
 cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
 user=smtpd-try-$$
+home=/var/tmp/$user
 [ $# -gt 0 ] || set -- tests
 
-useradd --home-dir "/var/tmp/$user" --create-home --skel /nonexistent --shell /bin/sh "$user"
-trap 'pkill -9 -u "$user" || true; userdel -r "$user" 2>/dev/null || true' EXIT
+useradd --home-dir "$home" --create-home --skel /nonexistent --shell /bin/sh "$user"
+remove_user() {
+    for process in /proc/[0-9]*; do
+        [ "$(stat -c %U "$process" 2>/dev/null)" != "$user" ] || kill -9 "${process#/proc/}" 2>/dev/null || true
+    done
+    userdel -r "$user" 2>/dev/null || true
+}
+trap remove_user EXIT
+trap 'exit 130' HUP INT TERM
 
 base=$("$python" -c 'import sys; print(sys.base_prefix)')
-export base user python
+export base user home python
+status=0
 unshare --mount sh -eu -c '
     become="setpriv --reuid=$user --regid=$user --clear-groups"
-    home=$(getent passwd "$user" | cut -d: -f6)
 
     # Each directory on the way to $1 that the user may not enter becomes one that holds the same and may be entered.
     show() {
@@ -39,10 +47,12 @@ unshare --mount sh -eu -c '
     show "$base"
     show "$PWD"
     if ! $become test -r tests/ordinary.sh; then
-        echo "not run as an ordinary user: the files of this checkout are readable by root only"
+        echo "skipped: the files of this checkout are readable by root only" | tee "$home/result"
         exit 0
     fi
     exec env -i HOME="$home" PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \
-        HYPOTHESIS_STORAGE_DIRECTORY="$home/hypothesis" \
+        HYPOTHESIS_STORAGE_DIRECTORY="$home/hypothesis" TEST_RESULT="$home/result" \
         $become "$python" -m pytest -rs -p no:cacheprovider --basetemp "$home/tmp" "$@"
-' sh "$@"
+' sh "$@" || status=$?
+[ -z "${TEST_RESULT:-}" ] || cat "$home/result" >"$TEST_RESULT" || true
+exit $status

@@ -1,24 +1,49 @@
 #!/bin/sh
-# make test: everything that this machine can run; at the end, what it could not run and why.
+# make test: everything that this machine can run; at the end, what it could not run and why, and each part's result.
 #
 #   as root          unit tests, the sandbox attacked from inside, the live daemon with its users; then a second set as an
 #                    ordinary user
 #   as anybody else  unit tests and the live daemon as that user
+#
+# A part that fails stops no other part; the exit status is 0 when all have succeeded.
 set -eu
+umask 022
 cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
 export PYTHONDONTWRITEBYTECODE=1
+TEST_RESULT=$(mktemp) # where tests/conftest.py puts the numbers
+export TEST_RESULT
+trap 'rm -f "$TEST_RESULT"' EXIT
+trap 'exit 130' INT HUP TERM
+results=
+status=0
 
-"$python" -m ruff check .
-"$python" -m ruff format --check .
-"$python" -m mypy
+# title command...
+part() {
+    title=$1
+    shift
+    : >"$TEST_RESULT"
+    if "$@"; then
+        verdict=passed
+    else
+        verdict=FAILED
+        status=1
+    fi
+    results="$results
+  $title: $verdict$(sed 's/^/: /' "$TEST_RESULT")"
+}
 
+part "ruff check" "$python" -m ruff check .
+part "ruff format" "$python" -m ruff format --check .
+part "mypy" "$python" -m mypy
 if [ "$(id -u)" = 0 ]; then
-    sh tests/peers.sh
-    sh etc/setup.sh users
-fi
-"$python" -m pytest -rs tests "$@"
-if [ "$(id -u)" = 0 ]; then
+    part "other mail programs" sh tests/peers.sh
+    part "users of the processes" sh etc/setup.sh users
+    part "tests as root" "$python" -m pytest -rs tests "$@"
     echo "once more, as an ordinary user"
-    sh tests/ordinary.sh
+    part "tests as an ordinary user" sh tests/ordinary.sh
+else
+    part "tests as $(id -un)" "$python" -m pytest -rs tests "$@"
 fi
+echo "make test:$results"
+exit $status
