@@ -1,7 +1,8 @@
-# make run    set up what is missing and start smtpd on 127.0.0.1:2525
-# make test   everything that this machine can run, and what it could not run and why
-# make bench  mail into local users' hands, side by side with Postfix and OpenSMTPD
-# make check  ruff and mypy
+# make run [PORT=2525]  set up what is missing and start smtpd on 127.0.0.1
+# make test             everything that this machine can run, and what it could not run and why
+# make bench            mail into local users' hands, side by side with Postfix and OpenSMTPD
+# make check            ruff and mypy
+# make install          below /usr/local, or another prefix=
 
 VENV   := .venv
 BIN    := $(VENV)/bin

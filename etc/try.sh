@@ -1,16 +1,20 @@
 #!/bin/sh
-# make run: a trial on 127.0.0.1:2525, in the foreground, for the users of this machine.
+# make run: a trial on 127.0.0.1:2525, or another PORT, in the foreground, for the users of this machine.
 #
 #   as root               in the system's places, with the users of etc/setup.sh
 #   as an ordinary user   everything below ./.run, for this user only
+#   with another PORT     everything below ./.run-PORT, so that it may run beside the first one
 #
-# Whose checkout this is, and who else may write to it, is not asked (--insecure-paths).
+# Whose checkout this is, and who else may write to it, is not asked (--insecure-paths).  The directory of the state is
+# made by the daemon, with the modes that it needs.
 set -eu
+umask 022
 cd "$(dirname "$0")/.."
 top=$PWD
 python=$top/.venv/bin/python
-port=2525
-case $top in *[[:space:]]*) echo "the path of this checkout has a blank in it: $top" >&2 && exit 1 ;; esac
+usual=2525
+port=${PORT:-$usual}
+case $port in *[!0-9]*) echo "PORT=$port: expected a number" >&2 && exit 1 ;; esac
 
 # Root never receives mail, so somebody else has to: who became root, or the first ordinary user, or a new one.
 find_recipient() {
@@ -24,6 +28,13 @@ find_recipient() {
         done
 }
 
+if [ "$port" != $usual ]; then
+    state=$top/.run-$port
+elif [ "$(id -u)" != 0 ]; then
+    state=$top/.run
+else
+    state=
+fi
 if [ "$(id -u)" = 0 ]; then
     sh etc/setup.sh
     recipient=$(find_recipient)
@@ -32,13 +43,10 @@ if [ "$(id -u)" = 0 ]; then
         echo "making user $recipient, without a password, as root never receives mail (userdel -r $recipient removes it)"
         useradd --create-home --shell /usr/sbin/nologin "$recipient"
     fi
-    state=
 else
     recipient=$(id -un)
-    [ -d .run ] || echo "making directory $top/.run: spool, control socket and pid file of this trial"
-    mkdir -p .run
-    state="--state $top/.run"
 fi
+[ -z "$state" ] || [ -d "$state" ] || echo "making directory $state: spool, control socket and pid file of this trial"
 home=$(getent passwd "$recipient" | cut -d: -f6)
 
 cat <<END
@@ -46,11 +54,11 @@ cat <<END
 Send a mail, look at the queue, and see where it arrived:
 
   $python -c 'import smtplib; smtplib.SMTP("127.0.0.1", $port).sendmail("you@localhost", "$recipient@localhost", "Subject: hello\n\nIt works.\n")'
-  $top/.venv/bin/smtpctl ${state:+$state }show queue
+  $top/.venv/bin/smtpctl ${state:+--state $state }show queue
   cat $home/Maildir/new/*
 
-^C stops it.
+^C stops it; make run PORT=2526 takes another port.
 
 END
 # shellcheck disable=SC2086  # two words or none
-exec "$python" -m smtpd -d --insecure-paths $state -f "$top/etc/try.conf"
+exec "$python" -m smtpd -d --insecure-paths ${state:+--state $state} -D trial_port="$port" -f "$top/etc/try.conf"

@@ -1,8 +1,17 @@
 #!/bin/sh
 # Makes the virtual environment at $1 with everything pinned, from wheels only.
 set -eu
+umask 022
 venv=$1
 cd "$(dirname "$0")/.."
+
+# Before anything is made: the first lines of the programs in there could not name their interpreter.
+case $PWD in
+*[[:space:]]*)
+    echo "the path of this checkout has a blank in it: \"$PWD\"; move it to one without" >&2
+    exit 1
+    ;;
+esac
 
 for python in python3.13 python3.12 python3 python3.14; do
     # sys.executable rather than the word itself: a pyenv shim is a shell script, and the daemon runs the interpreter
@@ -10,7 +19,7 @@ for python in python3.13 python3.12 python3 python3.14; do
     [ -n "$found" ] && break
 done
 if [ -z "${found:-}" ]; then
-    echo "smtpd needs Python 3.12 or newer; none of python3.13, python3.12, python3 is" >&2
+    echo "smtpd needs Python 3.12 or newer; none of python3.13, python3.12, python3, python3.14 is" >&2
     exit 1
 fi
 if ! "$found" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -23,11 +32,20 @@ if ! "$found" -c 'import ensurepip, venv' 2>/dev/null; then
     fi
 fi
 
-echo "making $venv with $found"
-umask 022
+# Prints which package pip is at, a line each.  The exit status of a pipe is that of its last command, so a file says
+# that pip has succeeded.
+install() {
+    { "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-color --no-deps "$@" &&
+        touch "$venv/.installed"; } |
+        sed -un -e 's/^Collecting \([^ ]*\).*/  \1/p' -e 's/^Processing .*\/\([^- ]*\)-\([^- ]*\)-.*/  \1==\2/p' \
+            -e 's/^\(Installing collected packages\):.*/  \1/p'
+    rm "$venv/.installed"
+}
+
+echo "making $venv with $found; this takes a minute"
 rm -rf "$venv"
 "$found" -m venv "$venv"
-"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
-    -r requirements-dev.lock
+install --only-binary :all: --require-hashes -r requirements-dev.lock
 "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 touch "$venv/.complete"
+echo "$venv is complete"
