@@ -18,20 +18,21 @@ INTERFACE = re.compile(r"(?=.{1,15}\Z)[A-Za-z][A-Za-z0-9_-]*(\.[0-9]+)?")  # eth
 
 
 def listen_addresses(listen: Listen, host: Host, place: Place, report: Report) -> tuple[str, ...]:
-    """An interface by its name, an address, or what the resolver knows, in this order.  None for an interface that is
-    not there yet, or has no address: a warning says so."""
+    """An interface by its name, an address, or what the resolver knows, in this order; each address once.  None for an
+    interface that is not there yet, or has no address: a warning says so."""
     if listen.operand in host.interfaces:
         kind, addresses = "interface", host.interfaces[listen.operand]
     elif listen.operand in EVERYWHERE:
         kind, addresses = "address", EVERYWHERE[listen.operand]
     elif address := numeric(listen.operand):
-        kind, addresses = "address", (address,)
+        named = host.resolve(address) if "%" in address else ()  # fe80::1%2 -> fe80::1%eth0
+        kind, addresses = "address", named or (address,)
     else:
         kind, addresses = "name", host.resolve(listen.operand)
         if not addresses:
             _unknown(listen, host, place, report)
             return ()
-    of_family = tuple(address for address in addresses if listen.family in (None, family(address)))
+    of_family = tuple(dict.fromkeys(address for address in addresses if listen.family in (None, family(address))))
     if not of_family:
         wanted = f"IPv{listen.family} address" if listen.family else "address"
         if kind == "interface":

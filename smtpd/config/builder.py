@@ -159,5 +159,5 @@ class Builder:
 
     def _set_once(self, setting: str, content: object, node: Node) -> None:
         if setting in self._settings:
-            self._mistakes.error(node, f"{quoted(SAID_ONCE[setting])} is said twice")
+            self._mistakes.error(node, f"duplicate {quoted(SAID_ONCE[setting])}, expected it once")
         self._settings[setting] = content

@@ -31,7 +31,7 @@ class Certificates:
         self._places.setdefault(name, []).append(self._mistakes.place(token))
         for option in options:
             if option.data in said:
-                self._mistakes.error(option, f"the {option.data} of pki {quoted(name)} is said twice")
+                self._mistakes.error(option, f"duplicate {option.data} of pki {quoted(name)}")
             said[option.data] = self._pki_word(name, option)
 
     def _pki_word(self, name: str, option: Tree) -> str:

@@ -4,12 +4,12 @@ listen on lo smtps pki p auth <t>      listener 0  127.0.0.1 port 465      door 
                                        listener 1  ::1       port 465      door 1  credentials t
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from smtpd.config import protocol
-from smtpd.config.address import WILDCARDS, family, listen_addresses, may_get_more
-from smtpd.config.error import Report
-from smtpd.config.host import Host
+from smtpd.config.address import EVERYWHERE, WILDCARDS, family, listen_addresses, may_get_more
+from smtpd.config.error import Place, Report
+from smtpd.config.host import Host, numeric
 from smtpd.config.model import Config, Listen, ListenSocket, Tls
 from smtpd.config.parser import Parsed
 from smtpd.config.password import Passwords
@@ -18,23 +18,50 @@ from smtpd.config.slice import SOCKET, DoorSlice, ListenerSlice, TlsSlice
 SMTP, SMTPS = 25, 465
 
 
+@dataclass(frozen=True)
+class Sentence:
+    """A `listen on`, and where it stands."""
+
+    listen: Listen
+    place: Place
+
+    @property
+    def options(self) -> Listen:
+        """What has to be the same where two share an address and a port."""
+        return replace(self.listen, operand="", family=None, port=None)
+
+    def is_of_machine(self, host: Host) -> bool:
+        """The operand names an interface or a host, so its addresses are not in the file."""
+        return self.listen.operand in host.interfaces or not (
+            self.listen.operand in EVERYWHERE or numeric(self.listen.operand)
+        )
+
+
 def slice_listeners(
     parsed: Parsed, host: Host, passwords: Passwords, report: Report
 ) -> tuple[tuple[ListenerSlice, ...], tuple[DoorSlice, ...]]:
-    """Numbered from 0 in the order of the file."""
+    """Numbered from 0 in the order of the file.  No two have the same address and port."""
     slices: list[ListenerSlice] = []
     doors: list[DoorSlice] = []
-    for listen, place in zip(parsed.config.listeners, parsed.listener_places, strict=True):
+    sentences: list[Sentence] = []  # of each slice
+    for sentence in map(Sentence, parsed.config.listeners, parsed.listener_places):
+        listen, place = sentence.listen, sentence.place
         scram = bool(listen.credentials and passwords.are_verifiers(listen.credentials)) or listen.scram
         if listen.credentials and listen.scram:
             passwords.warn_of_hashes(listen.credentials)
         addresses = listen_addresses(listen, host, place, report)
         for address in addresses if addresses and not may_get_more(listen, host, addresses) else (*addresses, ""):
             made = slice_listener(len(slices), address, listen, host, parsed.config, scram)
-            if reason := next(filter(None, (clash(made, other) for other in slices)), None):
+            if reason := next(filter(None, (conflict(made, other) for other in slices)), None):
                 report.add(place, reason)
                 continue
+            overlapping = [number for number, other in enumerate(slices) if overlap(made, other)]
+            if overlapping:
+                report_duplicate(where(made), sentence, sentences[overlapping[0]], host, report)
+            if any(slices[number].family in (None, made.family) for number in overlapping):
+                continue  # nothing is left of it
             slices.append(made)
+            sentences.append(sentence)
             if listen.auth or listen.hostnames or listen.xclient:
                 doors.append(slice_door(made.number, listen))
     return tuple(slices), tuple(doors)
@@ -78,20 +105,42 @@ def slice_door(number: int, listen: Listen) -> DoorSlice:
     return DoorSlice(number, listen.auth is not None, *(table or "" for table in tables))
 
 
-def clash(listener: ListenerSlice, other: ListenerSlice) -> str | None:
-    """Why both cannot be.  Of two sockets at one address and port the kernel would give each some of the clients,
-    whatever their tags; and it has no second one beside a socket that listens on all addresses."""
-    if listener.port != other.port:
-        return None
-    port = f"port {listener.port}"
-    if not listener.address or not other.address:
-        same_family = listener.family == other.family or None in (listener.family, other.family)
-        same = listener.interface == other.interface and same_family
-        return f"interface {listener.interface} {port} is listened on already" if same else None
-    if listener.address == other.address:
-        return f"{listener.address} {port} is listened on already"
-    wildcard = WILDCARDS[family(listener.address)]
-    if family(other.address) == family(listener.address) and wildcard in (listener.address, other.address):
-        narrow = other.address if listener.address == wildcard else listener.address
-        return f"{wildcard} {port} is all addresses, so it leaves no room for {narrow}, expected one or the other"
+def where(listener: ListenerSlice) -> str:
+    return f"{listener.address or f'interface {listener.interface}'} port {listener.port}"
+
+
+def overlap(listener: ListenerSlice, other: ListenerSlice) -> bool:
+    """The same address and port, or the same interface that is waited for.  Of two sockets there the kernel would give
+    each some of the clients, whatever their options."""
+    if (listener.port, listener.address, listener.interface) != (other.port, other.address, other.interface):
+        return False
+    return listener.family == other.family or None in (listener.family, other.family)
+
+
+def conflict(listener: ListenerSlice, other: ListenerSlice) -> str | None:
+    """The kernel has no second socket beside one that listens on all addresses."""
+    for wide, narrow in ((listener, other), (other, listener)):
+        if wide.port == narrow.port and leaves_no_room(wide.address, narrow):
+            one = narrow.address or f"interface {narrow.interface}"
+            return f"{where(wide)} is all addresses, so it leaves no room for {one}, expected one or the other"
     return None
+
+
+def leaves_no_room(wildcard: str, listener: ListenerSlice) -> bool:
+    if wildcard not in WILDCARDS.values() or listener.address == wildcard:
+        return False
+    of_family = family(listener.address) if listener.address else listener.family
+    return of_family in (None, family(wildcard))
+
+
+def report_duplicate(where: str, sentence: Sentence, first: Sentence, host: Host, report: Report) -> None:
+    """It is listened on once.  Two sentences with different options are an error, unless they are the same only because
+    of addresses that interfaces or host names have: a change of those must not keep the daemon from starting."""
+    line = first.place.seen_from(sentence.place)
+    text = f"duplicate listener on {where}"
+    if sentence.options == first.options:
+        report.warn(sentence.place, f"{text}, first in {line}")
+    elif sentence.is_of_machine(host) and first.is_of_machine(host) and sentence.listen.operand != first.listen.operand:
+        report.warn(sentence.place, f"{text}: the options of {line} apply")
+    else:
+        report.add(sentence.place, f"{text}, which {line} has with other options")

@@ -18,6 +18,10 @@ class Place:
     line: int = 0  # 0: the file as a whole
     column: int = 0
 
+    def seen_from(self, other: "Place") -> str:
+        """Its line, for a message that is placed at `other`."""
+        return f"line {self.line}" + ("" if self.file == other.file else f" of {quoted(self.file)}")
+
 
 @dataclass(frozen=True)
 class ConfigError:

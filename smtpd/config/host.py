@@ -138,13 +138,24 @@ def canonical_name(hostname: str) -> str:
 
 
 def resolve(name: str) -> tuple[str, ...]:
-    """In the resolver's order, each once."""
+    """In the resolver's order, each once.  Of a numeric address it is the address, with its scope by name."""
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ()
     internet = (socket.AF_INET, socket.AF_INET6)
-    return tuple(dict.fromkeys(str(address[0]) for family, _, _, _, address in found if family in internet))
+    return tuple(dict.fromkeys(address_of(address) for family, _, _, _, address in found if family in internet))
+
+
+def address_of(socket_address: tuple) -> str:
+    """The numeric address in what getaddrinfo or getsockname returns, with %interface if it has a scope."""
+    address, scope = str(socket_address[0]).partition("%")[0], socket_address[3] if len(socket_address) > 3 else 0
+    if not scope:
+        return address
+    try:
+        return f"{address}%{socket.if_indextoname(scope)}"
+    except OSError:
+        return f"{address}%{scope}"  # there is no such interface
 
 
 class _Interface(ctypes.Structure):

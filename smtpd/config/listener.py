@@ -82,7 +82,7 @@ class Listeners:
         for option in options:
             name = self._name("pki", value_of(option))
             if name in names:
-                self._mistakes.error(option, f"pki {quoted(name)} is said twice")
+                self._mistakes.error(option, f"duplicate pki {quoted(name)}")
             names.append(name)
         if len(options) > PKI_MAX:
             self._mistakes.error(options[PKI_MAX], f"more than {PKI_MAX} pki for a listener")

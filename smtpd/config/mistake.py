@@ -65,8 +65,11 @@ class Mistakes:
         return given
 
     def twice(self, node: Tree, first: Tree) -> None:
-        other = f", but {word(first.data)} is here already" if first.data != node.data else " is said twice"
-        self.error(node, quoted(word(node.data)) + other)
+        name = quoted(word(node.data))
+        if first.data == node.data:
+            self.error(node, f"duplicate {name}")
+        else:
+            self.error(node, f"{name} excludes {quoted(word(first.data))}, which is here already")
 
     def not_yet(self, node: Node, what: str) -> None:
         self.error(node, f"{quoted(what)} is not available yet")

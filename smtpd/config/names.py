@@ -76,8 +76,7 @@ class Names:
         self.declarations[kind, name] += 1
         first = self._declared[kind].setdefault(name, place)
         if first != place and kind != "pki":  # one that is said in parts
-            where = f"in line {first.line}" + ("" if first.file == place.file else f" of {quoted(first.file)}")
-            self._report.add(place, f"{kind} {quoted(name)} is declared twice, first {where}")
+            self._report.add(place, f"duplicate {kind} {quoted(name)}, first in {first.seen_from(place)}")
 
     def place_table(self, name: str, place: Place) -> None:
         self.table_places.setdefault(name, place)

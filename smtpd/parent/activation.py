@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import MutableMapping
 
+from smtpd.config.host import address_of
 from smtpd.config.slice import ListenerSlice
 from smtpd.ipc.log import log
 
@@ -45,7 +46,7 @@ class Inherited:
 
     def _add(self, found: socket.socket) -> None:
         objection = find_objection(found)
-        where = None if objection else (plain(found.getsockname()[0]), found.getsockname()[1])
+        where = None if objection else (plain(address_of(found.getsockname())), found.getsockname()[1])
         if objection is None and where in self._sockets:
             objection = "there are two of it"
         if objection or where is None:
@@ -81,7 +82,7 @@ def name(found: socket.socket) -> str:
     if found.family not in (socket.AF_INET, socket.AF_INET6):
         return str(found.fileno())
     address = found.getsockname()
-    return f"{address[0]} port {address[1]}"
+    return f"{address_of(address)} port {address[1]}"
 
 
 def plain(address: str) -> str:

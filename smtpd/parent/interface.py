@@ -47,10 +47,10 @@ class Interfaces:
         self._loop = loop
         self._listeners = listeners
         self._dispatchers = dispatchers
-        self._bound: set[tuple] = set()
+        self._bound: dict[tuple, int | None] = {}  # by family and address: the listener that came late, if it is one
         for listener in present:
             with contextlib.suppress(OSError):  # its interface has just gone
-                self._bound.add(resolve(listener))
+                self._bound[resolve(listener)] = None
         self._said: set[str] = set()
         self._stopping = False
 
@@ -73,12 +73,13 @@ class Interfaces:
             # With the number of a link-local address's interface: one that was made anew is another.
             key = resolve(listener)
             if key in self._bound:
+                self._say_duplicate(listener, self._bound[key])
                 return
             sockets = self._bind(listener)
         except (Occupied, OSError) as error:
-            self._say(str(error))
+            self._warn_once(f"{error}; it is tried again")
             return
-        self._bound.add(key)
+        self._bound[key] = listener.number
         for dispatcher, bound in zip(self._dispatchers, sockets, strict=True):
             dispatcher.send(AddListener(listener.number, listener.address), bound.detach())
         log.info(f"listening on {listener.address} port {listener.port} from now on")
@@ -95,10 +96,15 @@ class Interfaces:
             raise
         return sockets
 
-    def _say(self, text: str) -> None:
+    def _say_duplicate(self, listener: ListenerSlice, first: int | None) -> None:
+        """Two interfaces have one address: its clients are those of the listener that got it first."""
+        if first not in (None, listener.number):
+            self._warn_once(f"duplicate listener on {listener.address} port {listener.port}: it is listened on once")
+
+    def _warn_once(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
-            log.warn(f"{text}; it is tried again")
+            log.warn(text)
 
 
 def _addresses(listener: ListenerSlice, found: dict[str, tuple[str, ...]]) -> list[str]:

@@ -23,7 +23,7 @@ from smtpd.config.slice import (
     Slices,
     TlsSlice,
 )
-from tests.config.machine import INTERFACES, errors_of, sliced, slices
+from tests.config.machine import INTERFACES, RESOLVED, errors_of, sliced, slices
 
 ACCOUNTS = "bob:x:2000:2000:Bob:/home/bob:/bin/sh\n"
 DESCRIPTION = "dbpath /var/db/vusers.sqlite\nquery_userinfo SELECT uid, gid, home FROM users WHERE name = ?\n"
@@ -61,9 +61,17 @@ def test_an_operand_is_an_interface_an_address_or_a_name(text, expected):
         ("listen on '10.0.0.1/8'", 'f:1:11: "10.0.0.1/8" is neither an interface nor an address'),
         ("listen on four.example.org inet6", 'f:1:11: name "four.example.org" has no IPv6 address'),
         ("listen on 127.0.0.1 inet6", 'f:1:11: address "127.0.0.1" is not an IPv6 address'),
-        ("listen on lo\nlisten on 127.0.0.1 tag x", "f:2:11: 127.0.0.1 port 25 is listened on already"),
-        ("listen on tun0 inet6\nlisten on tun0", "f:2:11: interface tun0 port 25 is listened on already"),
-        ("listen on tun0\nlisten on tun0 inet4", "f:2:11: interface tun0 port 25 is listened on already"),
+        (
+            "listen on lo\nlisten on 127.0.0.1 tag x",
+            "f:2:11: duplicate listener on 127.0.0.1 port 25, which line 1 has with other options",
+        ),
+        ("listen on lo tag x\nlisten on lo tag y", "f:2:11: duplicate listener on 127.0.0.1 port 25, which line 1"),
+        ("listen on tun0 tag x\nlisten on tun0", "f:2:11: duplicate listener on interface tun0 port 25, which line 1"),
+        (
+            "listen on '*'\nlisten on tun0",
+            "f:2:11: 0.0.0.0 port 25 is all addresses, so it leaves no room for interface",
+        ),
+        ("listen on tun0 inet6\nlisten on '*'", "f:2:11: :: port 25 is all addresses, so it leaves no room for interf"),
         ("listen on '*'\nlisten on '::1'", "f:2:11: :: port 25 is all addresses, so it leaves no room for ::1"),
         (
             "listen on 127.0.0.1\nlisten on 0.0.0.0",
@@ -76,7 +84,40 @@ def test_an_operand_that_cannot_be_listened_on_is_an_error(text, error):
 
 
 def test_all_operands_that_are_wrong_are_told_at_once():
-    assert len(errors_of("listen on a.b\nlisten on lo\nlisten on b.c\nlisten on ::1")) == 3
+    assert len(errors_of("listen on a.b\nlisten on lo\nlisten on b.c\nlisten on ::1 tag x")) == 3
+
+
+def test_an_address_that_is_there_twice_is_listened_on_once(monkeypatch):
+    monkeypatch.setitem(INTERFACES, "eth4", ("192.0.2.9", "192.0.2.9", "192.0.2.10"))
+    monkeypatch.setitem(RESOLVED, "twice.example.org", ("127.0.0.1", "127.0.0.1", "::1"))
+    assert addresses("listen on twice.example.org") == ["127.0.0.1", "::1"]
+    assert sliced("listen on twice.example.org\nlisten on eth4").warnings == ()
+    made = sliced("listen on eth2 mask-src\nlisten on eth4 mask-src")
+    assert [one.address for one in made.slices.parent.listeners] == ["192.0.2.9", "192.0.2.10"]
+    assert [one.number for one in made.slices.dispatcher.listeners] == [0, 1]
+    assert made.warnings == ("f:2:11: duplicate listener on 192.0.2.9 port 25, first in line 1",)
+
+
+def test_of_two_interfaces_with_one_address_the_options_of_the_first_apply(monkeypatch):
+    """That they have one is no mistake of the file, and no reason to stay down."""
+    monkeypatch.setitem(INTERFACES, "eth4", ("192.0.2.9",))
+    made = sliced("listen on eth2 tag x\nlisten on eth4 tag y")
+    assert [(one.address, one.tag) for one in made.slices.parent.listeners] == [("192.0.2.9", "x")]
+    assert made.warnings == ("f:2:11: duplicate listener on 192.0.2.9 port 25: the options of line 1 apply",)
+
+
+@pytest.mark.parametrize(
+    "text, left",
+    [
+        ("listen on tun0\nlisten on tun0", [None]),
+        ("listen on tun0\nlisten on tun0 inet4", [None]),
+        ("listen on tun0 inet6\nlisten on tun0", [6, None]),
+    ],
+)
+def test_an_interface_that_is_waited_for_twice(text, left):
+    made = sliced(text)
+    assert [one.family for one in made.slices.parent.listeners] == left
+    assert made.warnings[-1] == "f:2:11: duplicate listener on interface tun0 port 25, first in line 1"
 
 
 @pytest.mark.parametrize(

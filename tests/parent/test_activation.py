@@ -111,6 +111,22 @@ def test_one_of_both_families_is_said_and_the_one_of_IPv6_is_taken():
     assert "not there" in out[0] and "BindIPv6Only=ipv6-only" in said and "taken" in out[1]
 
 
+def test_an_address_of_an_interface_is_found_by_the_name_of_the_interface():
+    index, interface = socket.if_nameindex()[0]
+    freebind = 78  # IPV6_FREEBIND, linux/in6.h
+    try:
+        six = socket.socket(socket.AF_INET6)
+        six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        six.setsockopt(socket.IPPROTO_IPV6, freebind, 1)
+        six.bind(("fe80::77", 0, 0, index))
+    except OSError:
+        pytest.skip("no IPv6, or no address that is not there yet, can be bound here")
+    with six:
+        six.listen()
+        out, said = run([six], f"fe80::77%{interface}:{port_of(six)}")
+    assert "taken" in out[0] and said == ""
+
+
 def test_none_is_none():
     inherited = Inherited()
     assert inherited.maybe_take(ListenerSlice(0, "127.0.0.1", 25, "", "")) is None

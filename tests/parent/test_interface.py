@@ -108,6 +108,23 @@ def test_an_address_that_was_bound_at_the_start_is_not_bound_again(make_place):
     assert "127.0.0.1" not in [address for _, address, _ in place.heard()]
 
 
+def test_an_address_of_two_interfaces_is_listened_on_once(make_place, capfd):
+    """With two dispatchers the kernel would take the second socket, and share the clients between the listeners."""
+    wanted = listener()
+    place = make_place(wanted, listener(port=wanted.port, number=8), dispatchers=2)
+    assert place.heard() == [(7, "127.0.0.1", ("127.0.0.1", wanted.port))] * 2
+    place.again()
+    assert place.heard() == []
+    said = capfd.readouterr().err
+    assert said.count(f"duplicate listener on 127.0.0.1 port {wanted.port}: it is listened on once") == 1
+
+
+def test_a_listener_that_waits_for_more_addresses_has_no_duplicate_in_those_of_the_start(make_place, capfd):
+    wanted = listener()
+    make_place(wanted, present=[listener(interface="", address="127.0.0.1", port=wanted.port, number=6)])
+    assert "duplicate" not in capfd.readouterr().err
+
+
 def test_a_stop_ends_the_looking(make_place):
     place = make_place(listener(interface="nosuch0"))
     place.interfaces.stop()
