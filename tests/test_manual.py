@@ -14,6 +14,7 @@ from smtpd.config.syntax import OF_LISTENERS, OPENING, RESERVED, UNUSED
 from smtpd.lookup.explain import WORDS
 from smtpd.parent.option import USAGE
 from smtpd.smtp.extension import Offer
+from smtpd.tls.link import CLIENT_ALERT, PROTOCOL_ERROR, REASONS
 
 TOP = Path(__file__).parent.parent
 MAN = TOP / "man"
@@ -76,6 +77,16 @@ def test_what_the_log_says_of_a_session_is_in_the_manual():
     assert len(events) > 5
     assert len(reasons) > 5
     assert set(events + reasons) <= words_of("smtpd.8", "Cm")
+
+
+def test_every_reason_why_tls_fails_is_in_the_manual():
+    source = "".join(path.read_text() for room in ("tls", "dispatcher") for path in (TOP / "smtpd" / room).glob("*.py"))
+    reasons = re.findall(r'\b(?:_failure|Failed|self\._?fail|last\.fail|SigningFailed)\(f?"([^":{]+)[":]', source)
+    assert len(reasons) > 8
+    section = (MAN / "smtpd.8").read_text().partition(".Ss TLS FAILURES")[2].partition(".El")[0]
+    documented = {line.partition(" :")[0] for line in re.findall(r"^\.It (.*)", section, re.MULTILINE)}
+    shown = {*reasons, *REASONS.values(), CLIENT_ALERT, PROTOCOL_ERROR, "certificate of the client"}
+    assert shown == documented
 
 
 def test_the_examples_of_the_manual_are_good_configurations():

@@ -34,8 +34,10 @@ _STATES_EXIT = 0x02  # openssl/ssl.h, SSL_CB_EXIT: once for each change of keys,
 _RESET = 1
 _VERIFIED = 0  # X509_V_OK
 
-# What OpenSSL calls it -> what an administrator may do something with.
-_REASONS = {
+# OpenSSL's reason -> the words in the log, as smtpd(8) lists them.  OpenSSL's versions give different reasons for one
+# fault: since 3.2 any fault of a record is RECORD_LAYER_FAILURE.
+_BAD_RECORD = "a record is malformed or was changed on its way"
+REASONS = {
     "UNSUPPORTED_PROTOCOL": "client offers no version that we speak",
     "NO_PROTOCOLS_AVAILABLE": "client offers no version that we speak",
     "VERSION_TOO_LOW": "client offers no version that we speak",
@@ -55,11 +57,21 @@ _REASONS = {
     "SSLV3_ALERT_BAD_CERTIFICATE": "client does not trust our certificate",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "client does not trust our certificate: it has expired",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "client does not trust our certificate",
-    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "a record was changed on its way",
+    "RECORD_LAYER_FAILURE": _BAD_RECORD,
+    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": _BAD_RECORD,
+    "BAD_RECORD_TYPE": _BAD_RECORD,
+    "DATA_LENGTH_TOO_LONG": _BAD_RECORD,
+    "ENCRYPTED_LENGTH_TOO_LONG": _BAD_RECORD,
+    "PACKET_LENGTH_TOO_LONG": _BAD_RECORD,
+    "RECORD_LENGTH_MISMATCH": _BAD_RECORD,
+    "RECORD_TOO_SMALL": _BAD_RECORD,
+    "WRONG_SSL_VERSION": _BAD_RECORD,
 }
 # X509_V_ERR_: the chain of the client's certificate ends at nobody whom we know.
 _WITHOUT_AUTHORITY = {2, 18, 19, 20, 21}
 _UNKNOWN = "unknown authority"
+PROTOCOL_ERROR = "TLS protocol error"
+CLIENT_ALERT = "client gives up"
 _ALERT_OF_CLIENT = ("TLSV1_ALERT_", "SSLV3_ALERT_", "TLSV13_ALERT_")
 
 
@@ -192,12 +204,13 @@ def _reason(error: ssl.SSLError) -> str:
         fault = _UNKNOWN if error.verify_code in _WITHOUT_AUTHORITY else error.verify_message
         return f"certificate of the client: {fault}"
     name = error.reason or ""
-    if known := _REASONS.get(name):
+    if known := REASONS.get(name):
         return known
     for alert in _ALERT_OF_CLIENT:
         if name.startswith(alert):
-            return "client gives up: " + _words(name.removeprefix(alert))
-    return _words(name) or "malformed"
+            return f"{CLIENT_ALERT}: {_words(name.removeprefix(alert))}"
+    # A version of OpenSSL that is younger than the interpreter has reasons without a name.
+    return f"{PROTOCOL_ERROR}: {_words(name)}" if name else PROTOCOL_ERROR
 
 
 def _words(name: str) -> str:

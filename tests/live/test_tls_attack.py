@@ -284,7 +284,7 @@ def test_a_record_that_was_changed_on_its_way_ends_the_session(daemon, users, al
         record[20] ^= 1
         client.send(record)
         assert b"250" not in client.rest()
-    assert log_of(daemon)[-1] == 'disconnected reason="io-error: a record was changed on its way"'
+    assert log_of(daemon)[-1] == 'disconnected reason="io-error: a record is malformed or was changed on its way"'
     check_nothing_came(daemon, users, alice, letterbox)
 
 

@@ -2,6 +2,7 @@
 
 import ssl
 
+import msgspec
 import pytest
 
 from smtpd.tls.library import Unusable, complaint, get_connection, get_context, openssl
@@ -24,9 +25,8 @@ def test_an_interpreter_with_openssl_built_in(monkeypatch):
 
 
 def test_a_module_that_shows_no_symbols(monkeypatch):
-    import _json
-
-    monkeypatch.setattr("_ssl.__file__", _json.__file__)
+    """An extension module that every installation has as a file, and that is not linked to OpenSSL."""
+    monkeypatch.setattr("_ssl.__file__", msgspec._core.__file__)
     with pytest.raises(Unusable, match="no usable OpenSSL in this Python"):
         look()
 

@@ -226,7 +226,7 @@ def test_a_record_changed_on_its_way_ends_it(server):
     sent = bytearray(client.outgoing.read())
     sent[-1] ^= 1
     client.link.feed(sent)
-    with pytest.raises(Failed, match="a record was changed on its way"):
+    with pytest.raises(Failed, match="a record is malformed or was changed on its way"):
         client.link.read()
     client.link.write(b"354\r\n")
     client.incoming.write(client.link.take_output())
@@ -250,7 +250,8 @@ def test_plaintext_after_the_handshake_is_no_command(server):
         (b"EHLO there.test\r\n", "client does not speak TLS"),
         (b"GET / HTTP/1.0\r\n\r\n", "client speaks HTTP"),
         (b"CONNECT evil.test:25 HTTP/1.0\r\n\r\n", "client speaks HTTP"),
-        (b"\x16\x03\x01\x00\x05\x00\x00\x00\x00\x00", "unexpected message"),
+        (b"\x16\x03\x01\x00\x05\x00\x00\x00\x00\x00", "TLS protocol error"),
+        (b"\x16\x03\x01\xff\xff", "a record is malformed or was changed on its way"),
     ],
 )
 def test_who_does_not_speak_tls_is_told_so(server, first, reason):
