@@ -8,7 +8,6 @@ for the first time: a sandbox is entered by a process that has only one.
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -23,7 +22,8 @@ class Workers:
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, count: int = 1):
         self._loop, self._name, self._count = loop, name, count
         self._asked: SimpleQueue[tuple[Work, Done]] = SimpleQueue()
-        self._answers: deque[tuple[Done, Any, BaseException | None]] = deque()
+        self._lock = threading.Lock()  # of the answers
+        self._answers: list[tuple[Done, Any, BaseException | None]] = []
         self._threads = 0
         self.under_way = 0
 
@@ -41,8 +41,10 @@ class Workers:
                 result, error = function(), None
             except Exception as raised:  # whatever it is, it belongs to who asked
                 result, error = None, raised
-            self._answers.append((done, result, error))
-            if len(self._answers) == 1:  # otherwise the loop has not yet taken what was there, and takes this too
+            with self._lock:  # looked at and appended to in one step: of two threads, one is the first
+                is_first = not self._answers
+                self._answers.append((done, result, error))
+            if is_first:  # otherwise the loop has not yet taken what was there, and takes this too
                 try:
                     self._loop.call_soon_threadsafe(self._take)
                 except RuntimeError:
@@ -50,7 +52,8 @@ class Workers:
             del function, done, result, error
 
     def _take(self) -> None:
-        while self._answers:
-            done, result, error = self._answers.popleft()
+        with self._lock:
+            answers, self._answers = self._answers, []
+        for done, result, error in answers:
             self.under_way -= 1
             done(result, error)

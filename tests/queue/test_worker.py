@@ -1,0 +1,70 @@
+"""Threads of the disk, and how what they finish comes back to the loop."""
+
+import sys
+
+import pytest
+
+from smtpd.ipc.loop import prepare
+from smtpd.queue.worker import Workers
+from tests.queue.conftest import PATIENCE
+
+THREADS = 8
+ROUNDS = 1000
+
+
+@pytest.fixture
+def loop():
+    made = prepare()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def hasty_threads():
+    """Threads take turns as often as the interpreter can manage."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def stopped(loop):
+    """Run until somebody stops the loop.  Raises TimeoutError when nothing does."""
+    late = []
+    watch = loop.call_later(PATIENCE, lambda: (late.append(True), loop.stop()))
+    loop.run_forever()
+    watch.cancel()
+    if late:
+        raise TimeoutError(f"nothing has come back for {PATIENCE} s")
+
+
+def test_an_answer_belongs_to_its_question(loop):
+    workers, answers = Workers(loop, "test", 2), {}
+
+    def done(name, result, error):
+        answers[name] = result, type(error)
+        if len(answers) == 2:
+            loop.stop()
+
+    workers.ask(lambda: 1 + 1, lambda *answer: done("sum", *answer))
+    workers.ask(lambda: 1 / 0, lambda *answer: done("defect", *answer))
+    stopped(loop)
+    assert answers == {"sum": (2, type(None)), "defect": (None, ZeroDivisionError)}
+    assert workers.under_way == 0
+
+
+def test_no_answer_is_forgotten_when_several_threads_finish_at_once(loop, hasty_threads):
+    workers, left = Workers(loop, "test", THREADS), 0
+
+    def done(_result, _error):
+        nonlocal left
+        left -= 1
+        if not left:
+            loop.stop()
+
+    for _ in range(ROUNDS):
+        left = THREADS
+        for _ in range(THREADS):
+            workers.ask(int, done)
+        stopped(loop)
+    assert workers.under_way == 0
