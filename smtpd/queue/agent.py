@@ -32,6 +32,7 @@ class Errand(Protocol):
     priority: int  # higher goes first
     alone: bool  # nothing else of its line is to be under way beside it
     waits_until: float  # when there is no sense any more in beginning it, by the clock of Agents
+    over: bool  # it has had its end, and is not to be begun, answered or failed any more
 
     def begin(self, agent: int, lock: int, ready: Ready) -> None:
         """An agent has room, and holds `lock` if it needs one: call `ready(frame, descriptor)`, or `ready(None, None)`

@@ -284,7 +284,8 @@ class Agents:
                 self._close(line)
             begun, line.begun = [*line.begun.values()], {}
             for one in begun:
-                one.errand.failed("the daemon was stopped", sent=one.sent)
+                if not one.errand.over:
+                    one.errand.failed("the daemon was stopped", sent=one.sent)
 
     def under_way(self) -> int:
         return sum(len(line.begun) for line in self.lines.values())

@@ -84,7 +84,7 @@ class Flight:
         self._ready: Ready | None = None  # of the agent that has begun it; there may be another one after that
         self._session = self._lock = 0
         self._counted = False
-        self._over = False
+        self.over = False
         # It may be what has brought us down.  In its line only: whose agent is silent keeps nobody else waiting.
         self.alone = self._is_of_another_run and envelope.troubles > 0
 
@@ -166,7 +166,7 @@ class Flight:
         """There is nothing to send.  Not in the midst of being begun: the agent's line may be long."""
 
         def stop() -> None:
-            if not self._over and self._ready is ready:  # otherwise the agent went meanwhile, and we were told
+            if not self.over and self._ready is ready:  # otherwise the agent went meanwhile, and we were told
                 end()
                 ready(None, None)
 
@@ -218,7 +218,7 @@ class Flight:
     def troubled(self, error: BaseException) -> None:
         """Our own code raised."""
         log.trouble(f"envelope {envelope_text(self.number)}", error)
-        if self._over:
+        if self.over:
             return
         troubles = self.envelope.troubles + 1
         reason = f"internal error: {type(error).__name__}"
@@ -230,7 +230,7 @@ class Flight:
             self._tower.loop.call_soon(self._ready, None, None)
 
     def _defer(self, ended: Ended) -> None:
-        self._over = True
+        self.over = True
         expired = terms.why_expired(self.envelope.terms, self.envelope.expires)
         self._tower.deferred(self.number, ended._replace(expired=expired))
 
@@ -240,7 +240,7 @@ class Flight:
 
     def _end(self, change: Change, tell: Callable[[int], None]) -> None:
         """Delivered or held for good: once, whatever becomes of the commit."""
-        self._over = True
+        self.over = True
         self._disk.cache.forget(self.number)
 
         def done(error: Exception | None) -> None:
@@ -275,7 +275,7 @@ class Flight:
             self.failed("the .forward changes faster than mail is delivered")
             return
         change = Replace(self.number, successors) if successors else Remove(self.number)
-        self._over = True
+        self.over = True
         self._disk.cache.forget(self.number)
         self._disk.commits.submit(change, partial(self._replaced, successors), lasting=True)
 

@@ -38,6 +38,7 @@ def _answer(channel: Channel, request: int, verdict: str, content: bytes, reason
 class _Reading:
     deadline = DEADLINE
     alone = False
+    over = False  # its end is the end of the errand, too
     priority = 0
 
     def __init__(self, number: int, waits_until: float, answer: partial[None]):

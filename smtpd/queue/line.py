@@ -83,7 +83,7 @@ class Line:
         return late
 
     def lose_agent(self) -> list[Begun]:
-        """The agent has ended.  What was not sent goes on waiting; the rest is returned."""
-        begun, self.begun = [*self.begun.values()], {}
+        """The agent has ended.  What was not sent goes on waiting; the rest is returned, but for what is over."""
+        begun, self.begun = [one for one in self.begun.values() if not one.errand.over], {}
         self.waiting.extendleft(one.errand for one in reversed(begun) if not one.sent)
         return [one for one in begun if one.sent]

@@ -439,3 +439,28 @@ def test_constants_leave_room_for_all():
     assert PLACES_MAX + SLOW_PLACES < AGENTS_MAX
     assert STALLED < DEADLINE
     assert SLOW.patience < SLOW.deadline
+
+
+def test_an_attempt_that_has_ended_is_not_begun_again_by_the_next_agent(house, monkeypatch):
+    """Our own code raises, and before the line hears of it the agent goes."""
+    first, second = house.store([recipient(), recipient()])
+    house.due(first)
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    assert house.tried() == ([first], [], [])
+
+    def lose_the_agent():
+        house.now += DEADLINE
+        house.queue.agents.tick()
+
+    def defect(_message, _done):
+        house.loop.call_soon(lose_the_agent)
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(house.queue.disk, "find_message", defect)
+    house.due(second)
+    assert house.tried() == ([], [second], [])
+    gone(house, 1)
+    house.turn()
+    assert not house.queue.agents.waiting()
+    assert not house.mail["parent"]
