@@ -97,8 +97,11 @@ def _take_all(handed: Handed, role: str, slice_type: Any) -> None:
     while True:
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise Closed("the parent did not hand over everything in time")
-        for imsg, descriptor in handed.parent.receive():
+        received = handed.parent.receive()
+        for place, (imsg, descriptor) in enumerate(received, 1):
             if isinstance(imsg, EnterSandbox):
+                if place < len(received):
+                    raise Violation(f"{type(received[place][0]).__name__} from parent before SandboxEntered")
                 return
             _take(handed, role, slice_type, imsg, descriptor)
 

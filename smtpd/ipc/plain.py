@@ -15,7 +15,8 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -47,11 +48,17 @@ class Loop:
         self._order = itertools.count()
         self._signals: dict[int, Action] = {}
         self._woken: tuple[int, int] | None = None
+        self._first: deque[Action] = deque()  # before anything else of the next turn
 
-    def add(self, channel: Channel, handler: Handler, ended: Ended) -> None:
-        """Dispatch what `channel` brings; `ended` is told once of its end or of a Violation, and closes it."""
+    def add(
+        self, channel: Channel, handler: Handler, ended: Ended, received: Iterable[tuple[Any, int | None]] = ()
+    ) -> None:
+        """Dispatch what `channel` brings, after what it has brought already; `ended` is told once of its end or of a
+        Violation, and closes it."""
         self._channels[channel] = selectors.EVENT_READ
         self._selector.register(channel, selectors.EVENT_READ, partial(self._serve, channel, handler, ended))
+        if received:
+            self._first.append(partial(self._dispatch, channel, handler, ended, lambda: received))
 
     def remove(self, channel: Channel) -> None:
         """Take it off the loop and close it."""
@@ -87,6 +94,8 @@ class Loop:
 
     def turn(self) -> None:
         """Everything that is ready now, after waiting for something to be."""
+        while self._first:
+            self._first.popleft()()
         self.flush()
         for key, events in self._selector.select(self._patience()):
             # Another one of this turn may have closed it, or even something new may have got its number.
@@ -111,10 +120,20 @@ class Loop:
             channel.bytes_waiting = 0  # its reading side tells of the end, after what was still to be read
 
     def _serve(self, channel: Channel, handler: Handler, ended: Ended, events: int) -> None:
-        if not events & selectors.EVENT_READ or channel not in self._channels:
+        if events & selectors.EVENT_READ:
+            self._dispatch(channel, handler, ended, channel.receive)
+
+    def _dispatch(
+        self,
+        channel: Channel,
+        handler: Handler,
+        ended: Ended,
+        receive: Callable[[], Iterable[tuple[Any, int | None]]],
+    ) -> None:
+        if channel not in self._channels:
             return
         try:
-            for imsg, descriptor in channel.receive():
+            for imsg, descriptor in receive():
                 handler(channel, imsg, descriptor)
         except (Closed, Violation) as error:
             if channel in self._channels:

@@ -44,7 +44,7 @@ from smtpd.ipc.errand import PROMISES
 from smtpd.ipc.log import log
 from smtpd.parent import child, wire
 from smtpd.parent.activation import Inherited
-from smtpd.parent.answer import CannotStart, flush, receive
+from smtpd.parent.answer import Answers, CannotStart, flush
 from smtpd.parent.certificate import directories
 from smtpd.parent.check import check_configured, check_reachable, check_start
 from smtpd.parent.child import Child
@@ -81,6 +81,9 @@ class Booted:
     mailboxes: int | None = None  # their directory, where an action needs it
     program_logs: dict[str, int] = field(default_factory=dict)  # by table, for the programs that answer for them
 
+    def __post_init__(self) -> None:
+        self.answers = Answers(self.children, self.kernel_log)
+
     @property
     def nursery(self) -> Child:
         return self.children[0]
@@ -111,7 +114,7 @@ class Booted:
 
 
 def boot(booted: Booted) -> None:
-    """Raises CannotStart."""
+    """Raises CannotStart, Interrupted."""
     try:
         log.info(f"{PRODUCT} {VERSION} starting")
         _confine_all(booted)
@@ -122,11 +125,13 @@ def boot(booted: Booted) -> None:
         _start_six(booted, slices)
         _await_sandboxes(booted)
         _confine_ourselves(booted)
-        exchange_at_start(booted.configured, booted.children[1:], booted.strict, booted.kernel_log)
+        exchange_at_start(booted.configured, booted.children[1:], booted.strict, booted.answers)
     except (OSError, Unfit, Occupied, Running, trust.Untrusted, sandbox.Unavailable) as error:
         raise CannotStart(str(error)) from error
-    for one in booted.children:
+    # control last: a program that waits at its socket already finds a dispatcher that takes sessions.
+    for one in sorted(booted.children, key=lambda one: one.role == "control"):
         one.channel.send(Begin())
+        flush(one)
 
 
 # -- before anybody is started ---------------------------------------------------------
@@ -144,8 +149,13 @@ def _start_nursery(booted: Booted) -> None:
     """It gets no part of the configuration, not even by inheritance."""
     nursery = _start(booted, "nursery")
     nursery.channel.send(_configure(booted, 0, b"\xc0", required=False))
-    nursery.channel.send(EnterSandbox())
-    flush(nursery)
+    _enter_sandbox(booted, nursery)
+
+
+def _enter_sandbox(booted: Booted, one: Child) -> None:
+    booted.answers.expect(one, SandboxEntered)
+    one.channel.send(EnterSandbox())
+    flush(one)
 
 
 def _start(booted: Booted, role: str, number: int = 0) -> Child:
@@ -187,9 +197,10 @@ def _ask_parser(booted: Booted) -> ConfigurationParsed | ConfigurationRefused:
     if descriptor != 2:
         os.close(descriptor)
     try:
-        imsg = receive([parser], time.monotonic() + CONFIGURATION_DEADLINE, booted.kernel_log)[1]
-        assert isinstance(imsg, ConfigurationParsed | ConfigurationRefused)  # it has no other arrow
-        return imsg
+        booted.answers.expect(parser, ConfigurationParsed, ConfigurationRefused)
+        answer: ConfigurationParsed | ConfigurationRefused
+        _, answer = booted.answers.next_of([parser], time.monotonic() + CONFIGURATION_DEADLINE)
+        return answer
     finally:
         parser.kill()
         parser.wait()
@@ -242,8 +253,7 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
         wire.connect_signing(six)
     booted.record.hand_to(next(one.channel for one in six if one.role == "control"))
     for one in six:
-        one.channel.send(EnterSandbox())
-        flush(one)
+        _enter_sandbox(booted, one)
 
 
 def _take_sockets(booted: Booted, listeners: list[ListenerSlice]) -> list[list[socket.socket]]:
@@ -301,9 +311,7 @@ def _await_sandboxes(booted: Booted) -> None:
     deadline = time.monotonic() + SANDBOX_DEADLINE
     waiting = list(booted.children)
     while waiting:
-        one, imsg = receive(waiting, deadline, booted.kernel_log)
-        if not isinstance(imsg, SandboxEntered):
-            raise CannotStart(f"{one.title} broke the rules: {type(imsg).__name__} before it was told to begin")
+        one, imsg = booted.answers.next_of(waiting, deadline)
         _report(booted, one.title, [*imsg.held, *(f"missing: {line}" for line in imsg.missing)])
         waiting.remove(one)
     for kind, promises in PROMISES.items():

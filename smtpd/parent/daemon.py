@@ -8,6 +8,7 @@ from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop
 from smtpd.parent.agent import Agents
 from smtpd.parent.boot import Booted
+from smtpd.parent.ground import DEFERRED
 from smtpd.parent.interface import Interfaces
 from smtpd.parent.mailbox import Mailboxes
 from smtpd.parent.notify import ServiceManager
@@ -43,7 +44,7 @@ class Daemon:
         self.watch.begin()
         self._booted.record.started()
         self.loop.on_signal(signal.SIGHUP, self.reload.begin)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
         self._manager.ready()
         self.programs.begin()
         self.interfaces.begin()

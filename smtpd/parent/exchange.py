@@ -24,7 +24,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
-from smtpd.parent.answer import CannotStart, flush, receive
+from smtpd.parent.answer import Answers, CannotStart, flush
 from smtpd.parent.certificate import Subject, Unusable, open_files
 from smtpd.parent.child import Child
 
@@ -110,9 +110,7 @@ def _add(lines: list[str], line: str) -> None:
 # -- at the start -------------------------------------------------------------------------
 
 
-def exchange_at_start(
-    configuration: ParentSlice, children: Sequence[Child], strict: bool, kernel_log: int | None
-) -> None:
+def exchange_at_start(configuration: ParentSlice, children: Sequence[Child], strict: bool, answers: Answers) -> None:
     """Raises CannotStart, with all that is wrong."""
     takers = {child.channel: child for child in children if child.role in ("crypto", "dispatcher")}
     crypto, *dispatchers = sorted(takers, key=lambda channel: channel.peer != "crypto")
@@ -122,7 +120,7 @@ def exchange_at_start(
             exchange.hand_over(open_files(exchange.subject, len(dispatchers), strict))
         except Unusable as error:
             exchange.skip(str(error))
-        _await_answers(exchange, takers, kernel_log)
+        _await_answers(exchange, takers, answers)
         exchange.proceed()
     if exchange.troubles:
         raise CannotStart("\n".join(exchange.troubles))
@@ -130,12 +128,13 @@ def exchange_at_start(
         report(exchange, configuration)
 
 
-def _await_answers(exchange: Exchange, takers: dict[Channel, Child], kernel_log: int | None) -> None:
+def _await_answers(exchange: Exchange, takers: dict[Channel, Child], answers: Answers) -> None:
     deadline = time.monotonic() + DEADLINE
-    for channel in exchange.asked:
+    for channel, kind in exchange.asked.items():
+        answers.expect(takers[channel], kind)
         flush(takers[channel])
     while exchange.asked:
-        child, imsg = receive([takers[channel] for channel in exchange.asked], deadline, kernel_log)
+        child, imsg = answers.next_of([takers[channel] for channel in exchange.asked], deadline)
         try:
             exchange.take(child.channel, imsg)
         except Violation as error:

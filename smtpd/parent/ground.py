@@ -5,6 +5,9 @@ import signal
 from collections.abc import Callable
 
 EX_FAILED = 1
+# Blocked during the start, which a HUP would end, and TERM and INT too, with files left behind.  They come when there
+# is a loop; the waits of the start look whether one of the latter two is pending (answer.py).
+DEFERRED = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
 
 def settle(foreground: bool, kept: int = 0) -> Callable[[], None]:
@@ -16,8 +19,7 @@ def settle(foreground: bool, kept: int = 0) -> Callable[[], None]:
     """
     os.closerange(3 + kept, os.sysconf("SC_OPEN_MAX"))
     _open_standard_descriptors()
-    # Started with TERM blocked, it could never be stopped.  A HUP would be the end of a start: it has to wait.
-    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGHUP])
+    signal.pthread_sigmask(signal.SIG_SETMASK, DEFERRED)
     os.umask(0o022)
     os.chdir("/")
     return (lambda: None) if foreground else _leave_session()
@@ -40,6 +42,7 @@ def _leave_session() -> Callable[[], None]:
     reading, writing = os.pipe()
     if os.fork() != 0:
         os.close(writing)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whoever waits for the start may give up
         os._exit(0 if os.read(reading, 1) else EX_FAILED)
     os.close(reading)
     os.setsid()

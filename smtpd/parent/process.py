@@ -54,7 +54,7 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import unexpected
 from smtpd.ipc.log import log, take_tracebacks
 from smtpd.parent.activation import Inherited, count_sockets
-from smtpd.parent.answer import CannotStart
+from smtpd.parent.answer import CannotStart, Interrupted
 from smtpd.parent.boot import Booted, boot
 from smtpd.parent.daemon import Daemon
 from smtpd.parent.ground import settle
@@ -76,6 +76,11 @@ def main(options: Options) -> int:
     booted = Booted(options, Places(options.state), record, sandbox.open_kernel_log(), Inherited(handed))
     try:
         boot(booted)
+    except Interrupted as signalled:
+        log.info(f"{signalled}: the start is given up")
+        record.give_up()
+        booted.clear_away()
+        return 0
     except CannotStart as error:
         for line in str(error).splitlines():
             log.warn(f"fatal: {line}")
@@ -93,7 +98,8 @@ def main(options: Options) -> int:
     }
     for child in booted.children:
         handler = partial(handlers.get(child.role, from_anybody_else), daemon)
-        daemon.loop.add(child.channel, handler, partial(daemon.watch.channel_ended, child))
+        ended = partial(daemon.watch.channel_ended, child)
+        daemon.loop.add(child.channel, handler, ended, booted.answers.requests_of(child))
     started()
     return daemon.run()
 

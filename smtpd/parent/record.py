@@ -4,8 +4,8 @@
     otherwise   process --2--> pipe, never waited for --> control --> /dev/log
 
 The pipe is what names a process in the log, so none can speak for another; a program that answers for a table has one
-of its own as well.  Until control reads, a start that fails is
-told on the stderr that we were started with.
+of its own as well.  Until control reads, a start that fails is told on the stderr that we were started with; so is that
+there is no syslogd.
 """
 
 import contextlib
@@ -69,7 +69,9 @@ class Pipes:
             control.send(TakeLog(name), os.dup(reading))
         syslog = self.connect_syslog()
         if syslog is None:
-            log.warn(f"nobody takes the log at {SYSLOG} yet")
+            text = f"nobody takes the log at {SYSLOG} yet: start a syslogd, or smtpd with -d"
+            log.warn(text)
+            os.write(self._terminal, f"smtpd: warn: {text}\n".encode())
         else:
             control.send(TakeSyslog(), syslog)
 

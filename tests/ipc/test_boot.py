@@ -47,6 +47,15 @@ def test_what_comes_later_does_not_come_before_the_sandbox(ends):
         _take_all(Handed(child), "crypto", None)
 
 
+def test_what_comes_with_the_order_to_enter_the_sandbox_is_not_lost_unseen(ends):
+    parent, child = ends
+    parent.send(EnterSandbox())
+    parent.send(Begin())
+    parent.flush()
+    with pytest.raises(Violation, match="Begin from parent before SandboxEntered"):
+        _take_all(Handed(child), "crypto", None)
+
+
 def test_without_a_parent_nothing_is_waited_for(ends):
     parent, child = ends
     parent.close()

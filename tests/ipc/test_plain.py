@@ -48,6 +48,31 @@ def test_what_a_channel_brings_goes_to_its_handler_in_order(loop, channels):
     assert heard == ["one", "two", "three"]
 
 
+def test_what_came_before_a_channel_was_added_comes_first(loop, channels):
+    a, b = channels
+    heard = []
+    a.send(Word("later"))
+    a.flush()
+    loop.add(
+        b, lambda channel, imsg, descriptor: heard.append(imsg.text), fail, [(Word("one"), None), (Word("two"), None)]
+    )
+    loop.turn()
+    assert heard == ["one", "two", "later"]
+
+
+def test_a_violation_in_what_came_before_is_told_as_any_other(loop, channels):
+    _, b = channels
+    told = []
+
+    def refuse(channel, imsg, descriptor):
+        raise Violation("never")
+
+    loop.add(b, refuse, lambda channel, error: told.append(str(error)), [(Word("one"), None)])
+    loop.after(0, lambda: None)
+    loop.turn()
+    assert told == ["never"]
+
+
 def test_an_answer_leaves_in_the_same_turn(loop, channels):
     a, b = channels
     loop.add(b, lambda channel, imsg, descriptor: channel.send(imsg), fail)

@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,61 @@ def in_background(daemon):
         if lives(daemon.pid):
             os.kill(daemon.pid, signal.SIGTERM)
             until(lambda: not lives(daemon.pid), what="its end")
+
+
+def without_syslog():
+    """Words before a command: /dev/log is nothing that could be connected to, whatever there is on this machine."""
+    hide = 'mount --bind /dev/null "$0" && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", hide, str(LOG)] if LOG.exists() else []
+
+
+@pytest.mark.parametrize("round", range(3))
+def test_a_start_without_syslog_succeeds_whatever_comes_first(make_daemon, users, alice, round):
+    """Control asks for syslog at the moment when it says that its sandbox holds: a parent that was not scheduled in
+    between reads both at once."""
+    daemon = make_daemon()
+    command = [*without_syslog(), PYTHON, "-m", "smtpd", "-F", "--state", str(daemon.state)]
+    daemon.process = subprocess.Popen([*command, "-f", str(daemon.conf), *OPTIONS], cwd="/")
+    until(lambda: {"control", "scheduler"} <= set(daemon.pids()), what="the start of the processes")
+    os.kill(daemon.process.pid, signal.SIGSTOP)
+    until(partial(sleeps_in_its_sandbox, daemon.pids()["control"]), what="control's loop")
+    os.kill(daemon.process.pid, signal.SIGCONT)
+    until(lambda: daemon.smtpctl("show", "status", check=False).returncode == 0, what="an answer of smtpctl")
+    before = len(mails(users.home(alice)))
+    daemon.send(f"{alice}@here.test", b"Subject: x\r\n\r\nx\r\n")
+    until(lambda: len(mails(users.home(alice))) > before, what="delivery")
+    assert daemon.stop() == 0
+
+
+def sleeps_in_its_sandbox(pid):
+    """It has entered its sandbox, and has done nothing else since the last look."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    used = Path(f"/proc/{pid}/schedstat").read_text()
+    time.sleep(0.2)
+    return "Seccomp:\t2" in status and used == Path(f"/proc/{pid}/schedstat").read_text()
+
+
+def test_a_signal_during_the_start_leaves_nothing_behind(make_daemon):
+    daemon = make_daemon()
+    command = [PYTHON, "-m", "smtpd", "-d", "--state", str(daemon.state), "-f", str(daemon.conf), *OPTIONS]
+    daemon.process = subprocess.Popen(command, cwd="/", stderr=subprocess.PIPE, text=True)
+    until(lambda: "control" in daemon.pids(), what="the start of control")
+    os.kill(daemon.process.pid, signal.SIGTERM)
+    _, said = daemon.process.communicate(timeout=20)
+    assert daemon.process.returncode == 0, said
+    assert "info: SIGTERM: the start is given up\n" in said or "info: exiting\n" in said
+    assert {path.name for path in daemon.state.iterdir()} == {"empty", "spool"}
+
+
+def test_a_log_that_nobody_takes_is_told_where_the_daemon_was_started(make_daemon):
+    daemon = make_daemon()
+    command = [*without_syslog(), PYTHON, "-m", "smtpd", "--state", str(daemon.state), "-f", str(daemon.conf)]
+    done = subprocess.run([*command, *OPTIONS], capture_output=True, text=True, cwd="/", timeout=30)
+    pid = int((daemon.state / "smtpd.pid").read_text())
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not lives(pid), what="its end")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "smtpd: warn: nobody takes the log at /dev/log yet: start a syslogd, or smtpd with -d\n"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from smtpd.imsg import TABLE, Configure, EnterSandbox, SandboxEntered
 from smtpd.ipc import frame
 from smtpd.parent import child as child_module
-from smtpd.parent.answer import CannotStart, flush, receive
+from smtpd.parent.answer import Answers, CannotStart, flush
 from smtpd.parent.child import Child, describe_end, find_common_layout, start
 
 
@@ -30,6 +30,13 @@ def soon():
     return time.monotonic() + 10
 
 
+def receive(children, deadline):
+    answers = Answers(children, None)
+    for child in children:
+        answers.expect(child, SandboxEntered)
+    return answers.next_of(children, deadline)
+
+
 def configure(channel):
     channel.send(Configure(0, b"\xc0", "/var/empty", "/var/spool/smtpd", False, False))
 
@@ -42,7 +49,7 @@ def test_it_has_four_descriptors_an_environment_of_its_own_and_no_signal_blocked
         configure(nursery.channel)
         nursery.channel.send(EnterSandbox())
         flush(nursery)
-        assert isinstance(receive([nursery], soon(), None)[1], SandboxEntered)
+        assert isinstance(receive([nursery], soon())[1], SandboxEntered)
         proc = Path(f"/proc/{nursery.pid}")
         names = [os.readlink(entry) for entry in (proc / "fd").iterdir()] if os.geteuid() == 0 else []
         assert not [name for name in names if name == os.readlink(f"/proc/self/fd/{extra}") and name != "/dev/null"]
@@ -76,7 +83,7 @@ def test_it_ends_when_its_parent_goes(nursery):
 def test_a_forged_frame_ends_it_before_it_has_begun(nursery, forged):
     nursery.channel.sock.send(forged)
     with pytest.raises(CannotStart, match="nursery exited with status 1"):
-        receive([nursery], soon(), None)
+        receive([nursery], soon())
 
 
 def test_a_descriptor_that_belongs_to_nothing_ends_it(nursery):
@@ -86,7 +93,7 @@ def test_a_descriptor_that_belongs_to_nothing_ends_it(nursery):
     whole = frame.HEADER.pack(number, 0, frame.SIZE + 1, nursery.channel.peer_id, 0) + b"\x90"
     socket.send_fds(nursery.channel.sock, [whole], [0])
     with pytest.raises(CannotStart, match="nursery exited with status 1"):
-        receive([nursery], soon(), None)
+        receive([nursery], soon())
 
 
 def test_a_role_that_there_is_not_is_no_process():
@@ -98,7 +105,7 @@ def test_a_role_that_there_is_not_is_no_process():
 
 def test_who_says_nothing_is_not_waited_for_longer_than_that(nursery):
     with pytest.raises(CannotStart, match="nursery did not answer in time"):
-        receive([nursery], time.monotonic() + 0.05, None)
+        receive([nursery], time.monotonic() + 0.05)
 
 
 def ended(status):

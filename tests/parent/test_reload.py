@@ -19,7 +19,7 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.plain import Loop
 from smtpd.parent import reload
-from smtpd.parent.answer import CannotStart
+from smtpd.parent.answer import Answers, CannotStart
 from smtpd.parent.child import Child
 from smtpd.parent.exchange import Exchange, exchange_at_start
 from smtpd.parent.notify import ServiceManager
@@ -299,7 +299,7 @@ def start(world):
         pids.append(pid)
     children = [Child(role, number, 0, channel, status=0) for (role, number), channel in world.ours.items()]
     try:
-        exchange_at_start(world.configuration, children, False, None)
+        exchange_at_start(world.configuration, children, False, Answers(children, None))
     finally:
         for channel in world.theirs.values():
             channel.sock.shutdown(socket.SHUT_RDWR)
