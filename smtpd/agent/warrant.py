@@ -43,7 +43,7 @@ def forwarded(home: str, uid: int) -> list[Target]:
     if verdict != "text":
         raise Later(content.decode(errors="replace"))
     try:
-        return expansion.parse_forward(content)
+        return expansion.parse_forward(content).targets
     except expansion.Malformed as error:
         raise Later(f".forward: {error}") from None
 

@@ -214,9 +214,10 @@ class Expansion:
         depth, delimiter = node.depth + 1, self._plan.delimiter
         for target in targets:
             match target:
-                case language.Address(local, domain):
-                    keys = virtual_candidates(local.lower(), domain.lower(), delimiter)
-                    address = f"{local}@{domain}"
+                case language.Address():
+                    address = str(target)
+                    local, _, domain = address.lower().rpartition("@")
+                    keys = virtual_candidates(local, domain, delimiter)
                     self._add(AddressNode(depth, address, source.owner, _own(source, keys), internal=True))
                 case language.User(name):
                     entry = _own(source, alias_candidates(name.lower(), delimiter))

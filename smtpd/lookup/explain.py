@@ -237,8 +237,8 @@ def _written(target: language.Target) -> str:
     match target:
         case language.User(name):
             return name
-        case language.Address(local, domain):
-            return f"{local}@{domain}"
+        case language.Address():
+            return str(target)
         case language.Command(line):
             return f"|{line}"
         case language.File(path):

@@ -9,11 +9,10 @@ import os
 import stat
 
 from smtpd.ipc.log import log
-from smtpd.tables.expansion import Include, Target, parse_include
+from smtpd.tables.expansion import Include, Target, parse_include, said
 
 SIZE_MAX = 256 * 1024  # bytes
 REMEMBERED = 256  # files
-TROUBLES = 5  # lines of a file that are told in the log
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a fifo does not wait for a writer
 
@@ -76,9 +75,8 @@ def _content(file: int) -> bytes:
 def _members(path: str, content: bytes) -> tuple[Target, ...]:
     targets, troubles = parse_include(content)
     members = tuple(target for target in targets if not isinstance(target, Include))
-    said = [f"line {number}: {trouble}" for number, trouble in troubles]
-    if len(members) < len(targets):
-        said.append("a file that is included includes no others")
-    for trouble in said[:TROUBLES]:
+    for trouble in said(troubles):
         log.warn(f"include {path}: {trouble}")
+    if len(members) < len(targets):
+        log.warn(f"include {path}: a file that is included includes no others")
     return members

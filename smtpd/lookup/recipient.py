@@ -30,7 +30,7 @@ from smtpd.lookup.node import FindUser, Forward, Question, ReadForward, ReadIncl
 from smtpd.lookup.person import whose_forward
 from smtpd.lookup.plan import Plan
 from smtpd.lookup.refusal import TEXT, Refusal
-from smtpd.tables.expansion import Malformed, parse_forward
+from smtpd.tables.expansion import Malformed, parse_forward, said
 from smtpd.tables.table import Awaited
 
 USER_SECONDS = 60  # that a user is known, or known not to be one
@@ -172,6 +172,8 @@ class Recipients:
     def _read_forward(self, question: ReadForward) -> None:
         def read(answer: imsg.ForwardRead) -> None:
             forward = understand(answer)
+            if forward.verdict == "text" and forward.reason:
+                log.warn(f".forward of {question.user}: skipped {forward.reason}")
             self._forwards.answer(question, forward, 0 if forward.verdict == "later" else FORWARD_SECONDS)
 
         self.to_queue.ask(lambda request: imsg.ReadForward(request, question.user, question.action), read)
@@ -201,7 +203,8 @@ def understand(answer: imsg.ForwardRead) -> Forward:
     if answer.verdict != "text":
         return Forward(answer.verdict, reason=answer.reason)
     try:
-        return Forward("text", tuple(parse_forward(answer.content)))
+        targets, troubles = parse_forward(answer.content)
+        return Forward("text", tuple(targets), "; ".join(said(troubles)))
     except Malformed as error:
         return Forward("malformed", reason=str(error))
     except Exception as error:

@@ -92,7 +92,7 @@ def domain(text: str) -> str:
     """A domain name or an address literal, the latter in canonical form.  Raises AddressError."""
     if text.startswith("["):
         return _literal(text)
-    if len(text.encode()) > MAX_DOMAIN:
+    if len(text.encode(errors="surrogatepass")) > MAX_DOMAIN:
         raise AddressError("domain too long")
     for label in text.split("."):
         _check_label(label)
@@ -105,7 +105,7 @@ def _address(found: re.Match[str]) -> Address:
         local = _QUOTED_PAIR_RE.sub(r"\1", local[1:-1])
     if not local:
         raise AddressError("empty local part")
-    if len(local.encode()) > MAX_LOCAL:
+    if len(local.encode(errors="surrogatepass")) > MAX_LOCAL:
         raise AddressError("local part too long")
     if not local.isascii():
         _check_local_characters(local)
@@ -129,10 +129,11 @@ def _fits_label(char: str) -> bool:
 
 
 def _check_local_characters(local: str) -> None:
-    """No C1 control, no line separator, no blank but the ASCII one, no turn of direction, no private use."""
+    """No C1 control, no line separator, no blank but the ASCII one, no turn of direction, and nothing private or
+    unassigned (RFC 8264 9.10)."""
     for char in local:
         kind = unicodedata.category(char)
-        if kind in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp") and char not in _JOINERS or kind == "Zs" and char != " ":
+        if kind in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp") and char not in _JOINERS or kind == "Zs" and char != " ":
             raise AddressError("unprintable character")
 
 

@@ -1,25 +1,32 @@
 """The language of alias values and of .forward: what a name is expanded to.
 
     bob, amy@there.test            User("bob"), Address("amy", "there.test")
+    "amy b"@[192.0.2.1]            Address("amy b", "[192.0.2.1]"): any address that RCPT takes
     \\bob                           User("bob"): a backslash only protects the next character
     "|vacation -a bob, bob"        Command("vacation -a bob, bob")
     /var/mail/archive              File("/var/mail/archive")
     :include:/etc/mail/staff       Include("/etc/mail/staff"); also without the first colon
     :error:550 no longer here      Error(550, "no longer here"); likewise
 
-Commas separate, except in quotes, which stay where they are.  In a .forward each line is such a value, `#` begins a
-comment line, and a backslash before the end of a line joins it with the next.
+Commas separate and # begins a comment: see piece.py.  In a .forward and in an include file each line is such a value; a
+line that is none costs itself and no other one.
 
 Who may use which of these, and what becomes of them, is not known here.
 """
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from smtpd.smtp.address import Address, AddressError, mailbox
+from smtpd.tables import piece
+from smtpd.tables.piece import PieceError
 
 FORWARD_MAX = 4095  # bytes
 NAME_MAX = 255
+TROUBLES_SAID = 5  # lines of one file that the log tells of
 
 
 class Malformed(ValueError):
@@ -29,12 +36,6 @@ class Malformed(ValueError):
 @dataclass(frozen=True)
 class User:
     name: str
-
-
-@dataclass(frozen=True)
-class Address:
-    local: str
-    domain: str
 
 
 @dataclass(frozen=True)
@@ -62,40 +63,58 @@ Target = User | Address | Command | File | Include | Error
 
 _ERROR = re.compile(r":?error:([45]\d\d) ([A-Za-z0-9].*)", re.ASCII)
 _INCLUDE = re.compile(r":?include:(/.+)")
-_ATOM = r"[A-Za-z0-9!#$%*/?|^{}`~&'+=_-]+"
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_ADDRESS = re.compile(rf"({_ATOM}(?:\.{_ATOM})*+)@({_LABEL}(?:\.{_LABEL})*+)")
 _USER = re.compile(r"[A-Za-z0-9_.+-]+")
+_SPECIAL = frozenset('"/|~$*?{}`')  # in a path, a command or a pattern in the wrong place, and in no user's name
 _MEANT = {"include:": "an include has an absolute path", "error:": "an error has a code, 4xx or 5xx, and a text"}
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Parsed(NamedTuple):
+    """What a file names, and the lines that were skipped: their number, and what is wrong with them."""
+
+    targets: list[Target]
+    troubles: list[tuple[int, str]]
 
 
 def parse_value(value: str) -> list[Target]:
     """The targets of one alias value, at least one.  Raises Malformed."""
-    targets = [target(piece) for piece in _pieces(value)]
+    try:
+        targets = _targets(piece.cut(value))
+    except PieceError as error:
+        raise Malformed(str(error)) from None
     if not targets:
         raise Malformed("nothing to expand to")
     return targets
 
 
-def parse_forward(content: bytes) -> list[Target]:
-    """The targets in the text of a .forward; none when there is nothing but comments.  Raises Malformed."""
+def parse_forward(content: bytes) -> Parsed:
+    """The text of a .forward; no targets when there is nothing but comments.  Raises Malformed when no line of it can
+    be understood: then nobody knows where the mail is to go."""
     if len(content) > FORWARD_MAX:
         raise Malformed(f"longer than {FORWARD_MAX} bytes")
-    return [target(piece) for _, line in _lines(content) for piece in _pieces(line)]
+    parsed = parse_include(content)
+    if parsed.troubles and not parsed.targets:
+        raise Malformed("; ".join(said(parsed.troubles)))
+    return parsed
 
 
-def parse_include(content: bytes) -> tuple[list[Target], list[tuple[int, str]]]:
-    """The targets in the text of an include file, which is written like a .forward of any length; and what is not
-    understood: the number of the line, and why."""
-    targets: list[Target] = []
-    troubles: list[tuple[int, str]] = []
-    for number, line in _lines(content):
+def parse_include(content: bytes) -> Parsed:
+    """The text of an include file, which is written like a .forward of any length."""
+    parsed = Parsed([], [])
+    for number, pieces in piece.lines(content):
         try:
-            targets += [target(piece) for piece in _pieces(line)]
+            if isinstance(pieces, PieceError):
+                raise Malformed(str(pieces))
+            parsed.targets.extend(_targets(pieces))
         except Malformed as malformed:
-            troubles.append((number, str(malformed)))
-    return targets, troubles
+            parsed.troubles.append((number, str(malformed)))
+    return parsed
+
+
+def said(troubles: list[tuple[int, str]]) -> list[str]:
+    """For the log: the first of them."""
+    more = len(troubles) - TROUBLES_SAID
+    lines = [f"line {number}: {trouble}" for number, trouble in troubles[:TROUBLES_SAID]]
+    return lines + [f"and {more} more lines"] if more > 0 else lines
 
 
 def digest(target: Command | File) -> str:
@@ -105,51 +124,8 @@ def digest(target: Command | File) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
-def _lines(content: bytes) -> Iterator[tuple[int, str]]:
-    """Lines without blanks around, with the number of their last one.  A comment takes no line with it."""
-    begun = ""
-    number = 0
-    # What is not UTF-8 may stand in a comment and in a command, and comes out of it as the same bytes.
-    for number, line in enumerate(content.decode(errors="surrogateescape").split("\n"), 1):
-        line = begun + line.strip()
-        begun = ""
-        if line.endswith("\\") and not line.startswith("#"):
-            begun = line[:-1]
-        elif not line.startswith("#"):
-            yield number, line
-    if begun:
-        yield number, begun + "\\"  # which nothing follows
-
-
-def _pieces(value: str) -> Iterator[str]:
-    """Split at commas outside of quotes; empty pieces do not count."""
-    if _CONTROL.search(value):
-        raise Malformed("a control character")
-    piece, quote, protected = "", "", False
-    for char in value:
-        if protected:
-            piece += char
-            protected = False
-        elif char == "\\":
-            protected = True
-        elif char == "," and not quote:
-            yield from _trimmed(piece)
-            piece = ""
-        else:
-            piece += char
-            if char == quote:
-                quote = ""
-            elif char in "\"'" and not quote:
-                quote = char
-    if quote or protected:
-        raise Malformed("a quote without its other half" if quote else "ends in a backslash")
-    yield from _trimmed(piece)
-
-
-def _trimmed(piece: str) -> Iterator[str]:
-    piece = piece.strip(" \t")
-    if piece:
-        yield piece
+def _targets(pieces: Iterable[str]) -> list[Target]:
+    return [target(piece) for piece in pieces]
 
 
 def target(piece: str) -> Target:
@@ -173,12 +149,17 @@ def _command(line: str) -> Command:
 
 
 def _name(piece: str) -> Target:
-    if "@" in piece:
-        found = _ADDRESS.fullmatch(piece)
-        if not found or max(map(len, found.groups())) > NAME_MAX:
-            raise Malformed("not an address")
-        return Address(found[1], found[2])
-    if len(piece) > NAME_MAX or not _USER.fullmatch(piece):
+    if len(piece) <= NAME_MAX and _USER.fullmatch(piece):
+        return User(piece)
+    try:
+        address = mailbox(piece)
+    except AddressError as error:
+        if "@" in piece:
+            raise Malformed(f"not an address: {error}") from None
         form, colon, _ = piece.removeprefix(":").partition(":")
-        raise Malformed(_MEANT.get(form + colon, "neither an address nor the name of a user"))
+        raise Malformed(_MEANT.get(form + colon, "neither an address nor the name of a user")) from None
+    if address.domain:
+        return address
+    if not _SPECIAL.isdisjoint(piece) or "'" in (piece[0], piece[-1]):
+        raise Malformed("neither an address nor the name of a user")
     return User(piece)

@@ -185,7 +185,14 @@ def test_a_forward_of_somebody_elses_also_by_a_hard_link(start, home, owner):
     assert not (home / "mail").exists()
 
 
-@pytest.mark.parametrize("text", ["|cat > ~/mail\n|'", "|cat > ~/mail\nbob@", b"|cat > ~/mail\n|a\0b", "x" * 4096])
+@pytest.mark.parametrize("text", ["|cat > ~/mail\n|'", "bob@\n|cat > ~/mail", b"|cat > ~/mail\n|a\0b"])
+def test_another_line_of_the_forward_that_cannot_be_understood_is_no_hindrance(start, home, text):
+    write(home, text)
+    assert ask(start, RUN).outcome is Outcome.DELIVERED
+    assert (home / "mail").read_bytes() == TRACE + MAIL
+
+
+@pytest.mark.parametrize("text", ["|cat > ~/mail'", "|cat > ~/mail, bob@", b"|cat > ~/mail\0", "x" * 4096])
 def test_a_forward_that_cannot_be_understood(start, home, text):
     write(home, text)
     result = ask(start, RUN)

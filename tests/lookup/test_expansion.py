@@ -151,6 +151,29 @@ def test_an_address_that_leads_to_oneself_means_the_mailbox():
     assert sorted(reached(World(dict(bob="bob@mx.here.test, amy", amy=None)), "bob@here.test")) == ["amy", "bob"]
 
 
+@pytest.mark.parametrize(
+    "local", ["o'brien", "müller", '"a b"', '"a, \\"b\\""', "a#b", "|x", "/x", "'x'", "a&b=c"], ids=ascii
+)
+@pytest.mark.parametrize("table", ["alias", "virtual"])
+def test_what_rcpt_takes_an_alias_and_a_forward_can_name(local, table):
+    written = f'"{local}"' if local[0] in "|/" else local
+    names = {f"{local}@here.test": "amy", local: "amy", "all": f"{written}@here.test, bob", "bob": "bob"}
+    matches = Match("in", ANY, Condition("domain", operand=Operand("hosts")))
+    tables = {"names": names, "hosts": ListTable("hosts", ["here.test", "[192.0.2.1]", "bücher_1.test"])}
+    world = World(dict(bob=f"{written}@here.test", amy=None), matches=[matches], tables=tables, **{table: "names"})
+    for recipient in (local, "all", "bob"):
+        assert reached(world, f"{recipient}@here.test") == ["amy"]
+
+
+@pytest.mark.parametrize("domain", ["[192.0.2.1]", "bücher_1.test", "[IPv6:2001:db8::1]"], ids=ascii)
+def test_a_forward_leads_to_whatever_domain_the_rules_know(domain):
+    match = Match("in", ANY, Condition("domain", operand=Operand("hosts")))
+    tables = {"hosts": ListTable("hosts", ["here.test", domain.lower()])}
+    world = World(dict(bob=f"amy@{domain}", amy=None), matches=[match], tables=tables)
+    (to,) = world.expand("bob@here.test").recipients
+    assert (to.user, to.destination) == ("amy", f"amy@{domain}")
+
+
 def test_an_address_in_a_forward_is_judged_as_mail_from_here():
     matches = [Match("in", ANY, Condition("local")), Match("out", Condition("local"), ANY)]
     out = ExpansionSlice("out", Method.MBOX)

@@ -20,8 +20,8 @@ def told(capfd):
 
 
 def test_its_members(path):
-    path.write_text("# the staff\nbob, amy@there.test\n\n  eve # not a comment\n\\\nlast")
-    assert Includes().read(str(path)) == (User("bob"), Address("amy", "there.test"), User("last"))
+    path.write_text("# the staff\nbob, amy@there.test\n\n  eve # a comment\n\\\nlast")
+    assert Includes().read(str(path)) == (User("bob"), Address("amy", "there.test"), User("eve"), User("last"))
 
 
 def test_a_comment_takes_no_line_with_it(path):

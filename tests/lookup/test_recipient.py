@@ -288,6 +288,16 @@ def test_control_asks_for_counters_and_for_words(house):
     assert not log.verbose
 
 
+def test_a_wrong_line_of_a_forward_costs_that_line_and_is_said(house, capfd):
+    house = house()
+    house.users |= {"bob": "user", "amy": "user"}
+    house.forwards["bob"] = ("text", b"o'@brien@there.test\namy\nb o b\n")
+    assert house.ask(recipient(1)) == RecipientExpanded(1, 1)
+    log.flush()
+    said = capfd.readouterr().err
+    assert "warn: .forward of bob: skipped line 1: not an address: not of the form" in said and "; line 3: " in said
+
+
 @pytest.mark.parametrize("verdict", ["none", "refused", "later", "malformed"])
 def test_what_queue_says_of_a_forward(verdict):
     assert understand(ForwardRead(1, verdict, b"ignored", "why")) == Forward(verdict, reason="why")

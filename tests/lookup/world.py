@@ -97,7 +97,7 @@ class World:
             case ReadForward(user):
                 return forward(self.forwards.get(user))
             case ReadInclude(path):
-                return tuple(parse_include(self.includes.get(path, "").encode())[0])
+                return tuple(parse_include(self.includes.get(path, "").encode()).targets)
 
 
 def forward(said):
@@ -106,7 +106,7 @@ def forward(said):
     if said is None:
         return Forward("none")
     try:
-        return Forward("text", tuple(parse_forward(said.encode())))
+        return Forward("text", tuple(parse_forward(said.encode()).targets))
     except Malformed as error:
         return Forward("malformed", reason=str(error))
 

@@ -218,7 +218,15 @@ def test_a_nursery_has_loaded_no_parser_no_event_loop_and_no_process_but_the_age
     assert "smtpd.nursery.brood" in modules
     assert not modules & (FORBIDDEN - {"smtpd.smtp"} | {"pyseccomp"})
     assert not {f"smtpd.{process}" for process in (*PROCESSES, "parent")} & modules
-    of_agents = {"config.shell", "config.specifier", "config.trust", "smtp.lmtp", "smtp.response", "smtp.transfer"}
+    of_agents = {
+        "config.shell",
+        "config.specifier",
+        "config.trust",
+        "smtp.address",
+        "smtp.lmtp",
+        "smtp.response",
+        "smtp.transfer",
+    }
     of_those = {"config", "smtp", "smtp.action", "smtp.line", "smtp.question", "smtp.reply"}
     rooms = {module.removeprefix("smtpd.") for module in modules if module.startswith(("smtpd.config", "smtpd.smtp"))}
     assert rooms <= of_agents | of_those

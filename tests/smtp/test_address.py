@@ -170,3 +170,16 @@ def test_a_hostile_path_costs_no_time():
     ):
         with pytest.raises(AddressError):
             path(text)
+
+
+@pytest.mark.parametrize("text", ["caf\udce9@here.test", "bob@caf\udce9.test", "caf\udce9"])
+def test_what_was_no_utf8_is_no_address(text):
+    """As it comes from the command line, or from a file."""
+    with pytest.raises(AddressError):
+        mailbox(text)
+
+
+@pytest.mark.parametrize("text", ["\u07b2", "a\u07b2@here.test", "\ue000@here.test"], ids=ascii)
+def test_a_character_that_is_unassigned_or_private_is_in_no_local_part(text):
+    with pytest.raises(AddressError):
+        mailbox(text)

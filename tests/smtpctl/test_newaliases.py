@@ -64,7 +64,7 @@ def test_an_alias_that_leads_nowhere_is_told_and_read(newaliases, desk):
 
 def test_aliases_that_are_wrong_stay_unread(newaliases, desk):
     told = "newaliases: DIR/aliases:2: x: a quote without its other half\n"
-    assert newaliases("root: bob\nx: 'y\n") == (1, "", told)
+    assert newaliases('root: bob\nx: "y\n') == (1, "", told)
     assert desk.asked == []
 
 
