@@ -4,11 +4,12 @@
 #   swaks, gdb, dovecot, mutt, s-nail   installed; services are not started; what swaks needs for TLS and some of AUTH
 #   testssl.sh, sslscan, haproxy        likewise
 #   msmtp, gsasl, curl                  likewise
+#   ip, ss, openssl, strace             likewise: tools of the tests themselves
 #   postfix, opensmtpd                  unpacked below .cache/peers (they cannot be installed beside each other), with the
 #                                       libraries that this machine lacks; nothing of them is configured, started, or in
 #                                       anybody's PATH
 #
-# Idempotent.  What cannot be had is said, and what needs it is skipped.
+# Idempotent.  What is installed or fetched is named, what cannot be had too, and tests that need it are skipped.
 set -eu
 cd "$(dirname "$0")/.."
 peers=$PWD/.cache/peers
@@ -43,6 +44,7 @@ install_module() { # package module-of-Perl-that-proves-it
 
 install_debian() { # package
     [ "$(id -u)" = 0 ] || { echo "peers: $1 is missing, and only root can install it"; return 0; }
+    echo "peers: installing $1"
     forbid_services
     for attempt in as-known refreshed; do
         DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$1" >/dev/null 2>&1 && return 0
@@ -59,6 +61,7 @@ fetch() { # package directory
 
 unpack() { # package file-that-proves-it
     [ -e "$peers/$1/$2" ] && return 0
+    echo "peers: fetching $1 into .cache/peers"
     making=$peers/$1.making
     rm -rf "$making" && mkdir -p "$making"
     if ! fetch "$1" "$making"; then
@@ -81,6 +84,9 @@ install_package swaks swaks
 install_module libnet-ssleay-perl Net::SSLeay
 install_module libauthen-sasl-perl Authen::SASL
 install_module libauthen-ntlm-perl Authen::NTLM
+install_package iproute2 ip
+install_package openssl openssl
+install_package strace strace
 install_package gdb gdb
 install_package dovecot-lmtpd /usr/lib/dovecot/lmtp
 install_package mutt mutt

@@ -19,17 +19,29 @@ PROGRAM = "/usr/sbin/dovecot"
 READY = 20.0  # seconds
 MISSING = None if os.path.exists("/usr/lib/dovecot/lmtp") else "Dovecot's LMTP server is not installed"
 
-CONF = """
+COMMON = """
 base_dir = {directory}/run
 state_dir = {directory}/state
 log_path = {directory}/log
 protocols = lmtp
 ssl = no
 first_valid_uid = {uid}
-mail_location = maildir:~/Maildir
-auth_username_format = %Ln
 recipient_delimiter = +
 mbox_write_locks = fcntl
+service lmtp {{
+  unix_listener {directory}/lmtp {{
+    mode = 0666
+  }}
+  inet_listener lmtp {{
+    {listen} = 127.0.0.1
+    port = {port}
+  }}
+}}
+"""
+
+CONF_2_3 = """
+mail_location = maildir:~/Maildir
+auth_username_format = %Ln
 passdb {{
   driver = passwd-file
   args = {directory}/users
@@ -38,21 +50,41 @@ userdb {{
   driver = passwd-file
   args = {directory}/users
 }}
-service lmtp {{
-  unix_listener {directory}/lmtp {{
-    mode = 0666
-  }}
-  inet_listener lmtp {{
-    address = 127.0.0.1
-    port = {port}
-  }}
-}}
 mail_plugins = quota
 plugin {{
   quota = maildir:User quota
   quota_grace = 0
 }}
 """
+
+# The version of the language comes first.
+CONF_2_4 = """
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+mail_driver = maildir
+mail_path = ~/Maildir
+auth_username_format = %{{user | username | lower}}
+passdb passwd-file {{
+  passwd_file_path = {directory}/users
+}}
+userdb passwd-file {{
+  passwd_file_path = {directory}/users
+}}
+mail_plugins {{
+  quota = yes
+}}
+quota "User quota" {{
+  driver = maildir
+  storage_grace = 0
+}}
+"""
+
+
+def version():
+    """Major and minor number: the language of the configuration, and the names of a user's fields, depend on them."""
+    said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor, *_ = said.split(".")
+    return int(major), int(minor)
 
 
 class Dovecot:
@@ -64,7 +96,9 @@ class Dovecot:
         self.owner = pwd.getpwnam(owner)
         self.socket = self.directory / "lmtp"
         self.conf = self.directory / "dovecot.conf"
-        self.conf.write_text(CONF.format(directory=directory, port=port, uid=self.owner.pw_uid))
+        self.new = version() >= (2, 4)
+        listen, conf = ("listen", CONF_2_4 + COMMON) if self.new else ("address", COMMON + CONF_2_3)
+        self.conf.write_text(conf.format(directory=directory, port=port, uid=self.owner.pw_uid, listen=listen))
         self.users = self.directory / "users"
         self.users.touch()
         self.homes = self.directory / "home"
@@ -74,13 +108,13 @@ class Dovecot:
 
     def add_user(self, name, quota=None):
         """`quota` is in bytes."""
-        rule = f"userdb_quota_rule=*:bytes={quota}" if quota else ""
-        self._add(name, self.owner, f"{self.homes}/{name}", rule)
+        field = "userdb_quota_storage_size={}B" if self.new else "userdb_quota_rule=*:bytes={}"
+        self._add(name, self.owner, f"{self.homes}/{name}", field.format(quota) if quota else "")
 
     def add_reader(self, name, mail):
-        """A system user whose mail lies elsewhere: `mail` as in Dovecot's mail_location."""
+        """A system user whose mail lies elsewhere: `mail` as in mail_location, the word of Dovecot 2.3."""
         person = pwd.getpwnam(name)
-        self._add(name, person, person.pw_dir, f"userdb_mail={mail}")
+        self._add(name, person, person.pw_dir, _location(mail) if self.new else f"userdb_mail={mail}")
 
     def _add(self, name, person, home, field):
         with self.users.open("a") as users:
@@ -126,3 +160,14 @@ class Dovecot:
     def count(self, name):
         """Of what lies in this user's inbox; costs less than to read it."""
         return len([*(self.homes / name / "Maildir").glob("new/*"), *(self.homes / name / "Maildir").glob("cur/*")])
+
+
+def _location(mail):
+    """The same as fields of Dovecot 2.4, where each part of it is a setting."""
+    driver, path, *options = mail.split(":")
+    fields = [f"userdb_mail_driver={driver}", f"userdb_mail_path={path}"]
+    names = {"INBOX": "mail_inbox_path", "INDEX": "mail_index_path"}
+    for option in options:
+        name, _, value = option.partition("=")
+        fields.append(f"userdb_{names[name]}={value}")
+    return " ".join(fields)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.live import peer
+
 HERE = Path("/proc/thread-self/ns/net")
 _numbers = itertools.count(1)
 
@@ -26,6 +28,7 @@ class Network:
         self.name = f"smtpd-{os.getpid()}-{next(_numbers)}"
 
     def __enter__(self):
+        peer.skip_without("ip")
         made = subprocess.run(["ip", "netns", "add", self.name], capture_output=True, text=True)
         if made.returncode != 0:
             pytest.skip(f"no network of our own can be made here: {made.stderr.strip()}")

@@ -91,6 +91,11 @@ def as_user(name, *command, check=True):
     return subprocess.run([*become, *command], check=check, capture_output=True, text=True, timeout=30)
 
 
+def signal_as(name, kind, pids, check=True):
+    """By the shell: not every machine has the program kill."""
+    return as_user(name, "sh", "-c", f'kill -{kind} "$@"', "sh", *map(str, pids), check=check)
+
+
 def end(pids):
     for pid in pids:
         try:
@@ -110,16 +115,16 @@ def test_a_user_kills_his_agents(daemon, boxes, alice, bob):
 
 def test_a_user_stops_his_agents(daemon, boxes, alice, bob):
     stopped = awaken(daemon, boxes, alice)
-    as_user(alice, "kill", "-STOP", *map(str, stopped))
+    signal_as(alice, "STOP", stopped)
     sent = [subject for subject in map(str, range(20)) if was_taken(daemon, alice, subject)]
     others_go_on(daemon, boxes, bob)
-    as_user(alice, "kill", "-CONT", *map(str, stopped), check=False)  # the queue may have parted with them
+    signal_as(alice, "CONT", stopped, check=False)  # the queue may have parted with them
     all_arrive(daemon, boxes[alice], ["first", *sent])
 
 
 def test_a_user_stops_his_agents_for_good(daemon, boxes, alice, bob):
     """When the daemon stops they are not waited for, or not for long."""
-    as_user(alice, "kill", "-STOP", *map(str, awaken(daemon, boxes, alice)))
+    signal_as(alice, "STOP", awaken(daemon, boxes, alice))
     was_taken(daemon, alice, "second")
     others_go_on(daemon, boxes, bob)
     stopped = agents_of(daemon, alice)
