@@ -5,7 +5,7 @@
     a transaction fails        each change is tried alone; only the one at fault hears of it
     the end of a delivery      waits a moment for company: nobody waits for it, and a commit of its own costs a sync
     the disk is full           a new mail is refused; what must not be lost (the end of a delivery) waits here and is
-                               tried again, in order, until it works
+                               tried again until it works, before anything that was submitted later for its envelope
     the disk fails             all that wait are refused, the store is closed, checked and opened again;
                                the second time is the end of the daemon
 
@@ -13,8 +13,11 @@ Knows nothing of what the changes mean but whether they may be refused.
 """
 
 import asyncio
+import itertools
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import NamedTuple
 
 from smtpd.ipc.log import log
@@ -33,6 +36,7 @@ Done = Callable[[Exception | None], None]
 
 
 class Waiting(NamedTuple):
+    number: int  # counts what was submitted
     change: Change
     done: Done
     lasting: bool  # may not be refused for want of space
@@ -55,8 +59,10 @@ class Commits:
     ):
         self._loop, self._store, self._gone, self._give_up = loop, store, gone, give_up
         self._writer = Workers(loop, "commit")
+        self._numbers = itertools.count()
         self._pending: list[Waiting] = []
         self._later: list[Waiting] = []
+        self._uncommitted: defaultdict[int, list[Change]] = defaultdict(list)
         self._doubtful: list[int] = []  # messages refused while the store may have them
         self._busy = False
         self._asked = False
@@ -69,16 +75,23 @@ class Commits:
 
     def submit(self, change: Change, done: Done, *, lasting: bool = False) -> None:
         """`done(None)` when `change` is durable, `done(error)` when it is refused.  What is `lasting` is refused only
-        when it is itself at fault."""
-        waiting = Waiting(change, done, lasting)
+        when it is itself at fault, and is a change of one envelope."""
+        waiting = Waiting(next(self._numbers), change, done, lasting)
+        if lasting:
+            self._uncommitted[_envelope_of(change)].append(change)
         if lasting and (self._later or self.repairing):
-            self._put_off([waiting])
+            self._later.append(waiting)
+            self._wait_for_room()
         elif self.repairing:
             self._loop.call_soon(done, Broken("the store is being repaired"))
         else:
             self._pending.append(waiting)
             self._urgent = self._urgent or not lasting or len(self._pending) >= CROWD
             self._soon()
+
+    def uncommitted(self, envelope: int) -> list[Change]:
+        """Lasting changes of that envelope that are not durable yet, in order."""
+        return [*self._uncommitted[envelope]] if envelope in self._uncommitted else []
 
     @property
     def waits_for_room(self) -> bool:
@@ -131,11 +144,21 @@ class Commits:
             self._writer.ask(self._store.settle, self._settled)
         for waiting, error in zip(batch, outcome.errors, strict=True):
             if not (waiting.lasting and isinstance(error, Full)):
-                waiting.done(error)
+                self._end(waiting, error)
         if self._pending:
             self._soon()
         else:
             self._rest(QUIET)
+
+    def _end(self, waiting: Waiting, error: Exception | None) -> None:
+        """It is durable, or refused for good."""
+        if waiting.lasting:
+            envelope = _envelope_of(waiting.change)
+            changes = self._uncommitted[envelope]
+            changes.remove(waiting.change)
+            if not changes:
+                del self._uncommitted[envelope]
+        waiting.done(error)
 
     def _settled(self, _nothing: None, error: BaseException | None) -> None:
         if isinstance(error, Broken):
@@ -146,14 +169,22 @@ class Commits:
     # -- what must not be lost ------------------------------------------------------------------------------------
 
     def _put_off(self, waiting: list[Waiting]) -> None:
-        self._later += waiting
-        if self._later and self._again is None:
+        """With what was submitted while they were with the writer: it would be done before them."""
+        if not waiting:
+            return
+        behind = [w for w in self._pending if w.lasting]
+        self._pending = [w for w in self._pending if not w.lasting]
+        self._later = sorted(self._later + waiting + behind, key=attrgetter("number"))
+        self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        if self._again is None:
             self._again = self._loop.call_later(AGAIN, self._try_again)
 
     def _try_again(self) -> None:
         self._again = None
         if self.repairing:
-            self._put_off([])
+            self._wait_for_room()
             return
         later, self._later = self._later, []
         self._pending = later + self._pending
@@ -233,8 +264,20 @@ def _apply(store: Store, changes: list[Change]) -> Outcome:
         if len(changes) == 1:
             return Outcome([error], [])
     outcome = Outcome([], [])
+    without_room: set[int] = set()
     for change in changes:
+        envelope = _envelope_of(change)
+        if envelope in without_room:
+            outcome.errors.append(Full("an earlier change of this envelope found no room"))
+            continue
         errors, gone = _apply(store, [change])
         outcome.errors.extend(errors)
         outcome.gone.extend(gone)
+        if envelope and isinstance(errors[0], Full):
+            without_room.add(envelope)
     return outcome
+
+
+def _envelope_of(change: Change) -> int:
+    """0 for a new message."""
+    return 0 if isinstance(change, Add) else change.envelope

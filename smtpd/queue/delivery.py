@@ -112,7 +112,7 @@ class Deliveries:
         """Call `use` for each of `ids` that exists; those that do not are gone, those that make no sense set aside."""
         for at in range(0, len(ids), PAGE):
             page = ids[at : at + PAGE]
-            self.disk.read(partial(self.disk.store.load, page), partial(self._loaded, page, use, cannot))
+            self.disk.load(page, partial(self._loaded, page, use, cannot))
 
     def _loaded(
         self,
@@ -251,8 +251,7 @@ class Deliveries:
         log_end = partial(report.ended, self.now(), "Remove", "Removed by administrator")
         for at in range(0, len(imsg.envelopes), PAGE):
             page = imsg.envelopes[at : at + PAGE]
-            rows = partial(self.disk.store.load, page)
-            self.disk.read(rows, partial(self._delete, page, log_end))
+            self.disk.load(page, partial(self._delete, page, log_end))
 
     def _delete(self, page: list[int], log_end: Callable[[Envelope], None], rows: Any, _error: Any) -> None:
         for row in rows or ():

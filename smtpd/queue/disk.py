@@ -7,14 +7,24 @@ work      with spool files                        some threads, their fsyncs sid
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from smtpd.queue.cache import Cache
 from smtpd.queue.commit import Commits
 from smtpd.queue.space import Space
 from smtpd.queue.spool import Damaged, Spool
-from smtpd.queue.store import Message, Store
+from smtpd.queue.store import (
+    Change,
+    Envelope,
+    Message,
+    Remove,
+    Replace,
+    SetAside,
+    Store,
+    Unreadable,
+    changed,
+)
 from smtpd.queue.worker import Done, Work, Workers
 
 SPOOL_THREADS = 8
@@ -47,6 +57,12 @@ class Disk:
     def remove_files(self, messages: list[int]) -> None:
         self.work(partial(self.spool.remove, messages), _nothing)
 
+    def load(self, envelopes: list[int], done: Done) -> None:
+        """`done(rows, error)`: those of `envelopes` (at most PAGE) that exist, as they will be when all that was
+        submitted before is durable."""
+        uncommitted = {id: changes for id in envelopes if (changes := self.commits.uncommitted(id))}
+        self.read(partial(_load, self.store, envelopes, uncommitted), done)
+
     def find_message(self, message: int, done: Done) -> None:
         """`done(message or None, error)`; Damaged when it is not what was stored."""
         known = self.cache.maybe_message(message)
@@ -71,6 +87,24 @@ class Disk:
     def close(self, done: Done) -> None:
         """After what is under way.  Nothing may be asked any more."""
         self.commits.close(done)
+
+
+def _load(store: Store, envelopes: list[int], uncommitted: dict[int, list[Change]]) -> list[Envelope | Unreadable]:
+    """A change may be in its row already: it is made a second time then, which makes no difference but to a count."""
+    rows = store.load(envelopes)
+    if not uncommitted:
+        return [*rows]
+    after = (_changed(row, uncommitted.get(row.id, ()), store.run) for row in rows)
+    return [row for row in after if row is not None]
+
+
+def _changed(row: Envelope | Unreadable, changes: Iterable[Change], run: int) -> Envelope | Unreadable | None:
+    for change in changes:
+        if isinstance(change, Remove | Replace | SetAside):
+            return None
+        if isinstance(row, Envelope):
+            row = changed(row, change, run)
+    return row
 
 
 def _read_message(store: Store, message: int) -> Message | None:

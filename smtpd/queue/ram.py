@@ -3,23 +3,17 @@
 import threading
 from collections.abc import Iterable, Sequence
 
-from msgspec.structs import replace
-
 from smtpd.envelope import Schedule, message_of
 from smtpd.queue.store import (
     Add,
-    Begin,
     Change,
     Envelope,
-    Hold,
     LaneOf,
     Message,
-    Postpone,
     Remove,
     Replace,
-    Reschedule,
     SetAside,
-    Suspend,
+    changed,
 )
 
 
@@ -54,7 +48,7 @@ class RAMStore:
         elif before is not None and isinstance(change, Remove):
             return self._remove(before)
         elif before is not None:
-            self._envelopes[before.id] = self._changed(before, change)
+            self._envelopes[before.id] = changed(before, change, self.run)
         return []
 
     def _add(self, add: Add) -> None:
@@ -70,41 +64,6 @@ class RAMStore:
             raise ValueError(f"envelope {change.envelope:016x} cannot become {ids}")
         del self._envelopes[change.envelope]
         self._envelopes.update(zip(ids, change.envelopes, strict=True))
-
-    def _changed(self, envelope: Envelope, change: Change) -> Envelope:
-        match change:
-            case Postpone(_, next_try, last_try, error, perhaps_delivered, troubles):
-                return replace(
-                    envelope,
-                    run=self.run,
-                    next_try=next_try,
-                    last_try=last_try,
-                    retries=envelope.retries + 1,
-                    troubles=troubles,
-                    perhaps_delivered=perhaps_delivered,
-                    held=False,
-                    error=error,
-                )
-            case Reschedule(_, next_try):
-                return replace(envelope, next_try=next_try, held=False)
-            case Hold(_, 0, error):
-                return replace(envelope, held=True, troubles=0, error=error)
-            case Hold(_, last_try, error, perhaps_delivered):
-                return replace(
-                    envelope,
-                    run=self.run,
-                    last_try=last_try,
-                    retries=envelope.retries + 1,
-                    troubles=0,
-                    perhaps_delivered=perhaps_delivered,
-                    held=True,
-                    error=error,
-                )
-            case Begin():
-                return replace(envelope, troubles=envelope.troubles + 1)
-            case Suspend(_, suspended):
-                return replace(envelope, suspended=suspended)
-        raise TypeError(type(change).__name__)
 
     def _remove(self, envelope: Envelope) -> list[int]:
         del self._envelopes[envelope.id]

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from smtpd.envelope import EnvelopeId, Kind, MessageId, Origin, Recipient, Schedule, Seconds, Terms, Text
 
@@ -179,6 +180,43 @@ class SetAside(msgspec.Struct, frozen=True, gc=False):
 
 
 Change = Add | Remove | Postpone | Reschedule | Hold | Begin | Replace | Suspend | SetAside
+
+
+def changed(envelope: Envelope, change: Change, run: int) -> Envelope:
+    """The row after `change`, in the store's `run`.  Raises TypeError for a change that makes or ends rows."""
+    match change:
+        case Postpone(_, next_try, last_try, error, perhaps_delivered, troubles):
+            return replace(
+                envelope,
+                run=run,
+                next_try=next_try,
+                last_try=last_try,
+                retries=envelope.retries + 1,
+                troubles=troubles,
+                perhaps_delivered=perhaps_delivered,
+                held=False,
+                error=error,
+            )
+        case Reschedule(_, next_try):
+            return replace(envelope, next_try=next_try, held=False)
+        case Hold(_, 0, error):
+            return replace(envelope, held=True, troubles=0, error=error)
+        case Hold(_, last_try, error, perhaps_delivered):
+            return replace(
+                envelope,
+                run=run,
+                last_try=last_try,
+                retries=envelope.retries + 1,
+                troubles=0,
+                perhaps_delivered=perhaps_delivered,
+                held=True,
+                error=error,
+            )
+        case Begin():
+            return replace(envelope, troubles=envelope.troubles + 1)
+        case Suspend(_, suspended):
+            return replace(envelope, suspended=suspended)
+    raise TypeError(type(change).__name__)
 
 
 # -- what can go wrong ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from smtpd.ipc.loop import prepare
 from smtpd.queue import commit
 from smtpd.queue.commit import Commits
 from smtpd.queue.ram import RAMStore
-from smtpd.queue.store import Broken, Full, Hold, Remove
+from smtpd.queue.store import Broken, Full, Hold, Remove, Reschedule, Suspend
 from tests.queue.conftest import PATIENCE, add
 from tests.queue.fault import Faulty, broken, refuse
 
@@ -98,6 +98,49 @@ def test_the_end_of_a_delivery_waits_for_room_and_keeps_its_order(bench, monkeyp
     assert bench.run()[1:] == [None, bench.answers[2], None, None]
     assert bench.store.load([id])[0].error == "second"
     assert bench.commits.idle
+
+
+def test_a_change_that_found_no_room_stays_before_what_was_submitted_later(bench, monkeypatch):
+    """For the same envelope in the same transaction, and while that was with the writer."""
+    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    first, second = 1 << 32 | 1, 1 << 32 | 2
+    bench.submit(add(1, envelopes=2))
+    bench.run()
+    refusals = []
+
+    def fault(changes):
+        if not refusals:
+            bench.loop.call_soon_threadsafe(lambda: bench.submit(Suspend(second, False), lasting=True))
+            while len(bench.answers) < 5:
+                pass
+        if any(isinstance(change, Hold) or change == Suspend(second, True) for change in changes):
+            refusals.append(changes)
+            if len(refusals) <= 4:  # the transaction, then each of the two alone; the next transaction
+                raise Full("no room")
+
+    bench.store.faults["apply"] = fault
+    bench.submit(Hold(first, 5, "no such user", False), Suspend(second, True), lasting=True)
+    bench.submit(Reschedule(first, 77), lasting=True)
+    assert bench.run() == [None] * 5
+    rows = {row.id: row for row in bench.store.load([first, second])}
+    assert (rows[first].held, rows[first].next_try) == (False, 77)
+    assert not rows[second].suspended
+    assert not bench.commits.uncommitted(first)
+
+
+def test_lasting_changes_are_known_until_they_are_durable(bench, monkeypatch):
+    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    id = 1 << 32 | 1
+    bench.submit(add(1))
+    bench.run()
+    bench.store.faults["apply"] = refuse(Full)
+    bench.submit(Hold(id, 5, "first", False), Suspend(id, True), lasting=True)
+    assert bench.commits.uncommitted(id) == [Hold(id, 5, "first", False), Suspend(id, True)]
+    bench.until(lambda: bench.commits.waits_for_room)
+    assert len(bench.commits.uncommitted(id)) == 2
+    bench.store.faults.clear()
+    bench.run()
+    assert bench.commits.uncommitted(id) == []
 
 
 def test_a_lasting_change_that_is_itself_at_fault_is_told_so(bench):

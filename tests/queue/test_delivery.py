@@ -133,6 +133,31 @@ def test_results_wait_for_the_disk(faulty, monkeypatch):
     assert faulty.tried() == ([envelope], [], [])
 
 
+def test_a_try_knows_what_is_not_durable_yet(faulty, monkeypatch):
+    """The disk is full: what the last try has shown is on its way to the disk, and the administrator does not wait."""
+    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    first, second = faulty.store([recipient(), recipient()])
+    faulty.due(first)
+    _, agent = faulty.start_agent(1)
+    faulty.deliver(agent)
+    assert faulty.tried() == ([first], [], [])
+    faulty.due(second)
+    assert not faulty.receive(agent).perhaps_delivered
+    agent.close()
+    assert faulty.tried() == ([], [second], [])
+    store = faulty.queue.disk.store
+    store.faults["apply"] = refuse(Full)
+    faulty.say("scheduler", PostponeEnvelopes([(second, 2_000_000)]))
+    faulty.until(lambda: faulty.queue.disk.commits.waits_for_room)
+    faulty.due(second)
+    faulty.hear("parent", EndAgent)
+    _, agent = faulty.start_agent(2)
+    assert faulty.receive(agent).perhaps_delivered
+    store.faults.clear()
+    faulty.until(lambda: faulty.queue.disk.commits.idle)
+    assert row(faulty, second).perhaps_delivered
+
+
 def test_a_finished_delivery_is_not_repeated_when_its_commit_fails(faulty, monkeypatch):
     monkeypatch.setattr(commit, "AGAIN", 0.01)
     (envelope,) = faulty.store()
