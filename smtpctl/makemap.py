@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Sequence
 
 from smtpd.tables import db, expansion, file
+from smtpd.tables.text import Fault, decode
 
 DONE, FAILED = 0, 1
 USAGE = "usage: makemap [-U] [-d hash|btree] [-o file] [-t aliases|set] file"
@@ -94,46 +95,37 @@ def read(source: str, kind: str) -> tuple[list[Entry], os.stat_result]:
     try:
         with open(0 if source == STDIN else source, "rb", closefd=source != STDIN) as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            text, status = opened.read().decode(), os.fstat(opened.fileno())
+            content, status = opened.read(), os.fstat(opened.fileno())
     except BlockingIOError:
         raise Failed(f"{source} is locked") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _trouble(source, error) from None
-    entries, wrong = parse(text, kind)
+    entries, wrong = parse(decode(content), kind)
     if wrong:
         raise Failed("\n".join(f"{source}:{line}: {reason}" for line, reason in wrong))
     return entries, status
 
 
-def parse(text: str, kind: str) -> tuple[list[Entry], list[tuple[int, str]]]:
+def parse(text: str, kind: str) -> tuple[list[Entry], list[Fault]]:
     """The entries; and the numbers of the lines that are none, and why."""
-    found: dict[str, tuple[int, Entry]] = {}
-    wrong: list[tuple[int, str]] = []
-    try:
-        for number, line in file.entries(text):
-            entry = _entry(number, line, kind, wrong)
-            first, _ = found.setdefault(entry[0].lower(), (number, entry))
-            if first != number:
-                wrong.append((number, f"{entry[0]} is in line {first} already"))
-    except file.Malformed as malformed:
-        wrong.append((malformed.line, malformed.reason))
-    return [entry for _, entry in found.values()], wrong
+    content = file.read(text, is_list=kind == "set")
+    wrong = list(content.faults)
+    found: dict[str, int] = {}
+    for entry in content.entries:
+        first = found.setdefault(entry.key.lower(), entry.line)
+        if first != entry.line:
+            wrong.append((entry.line, f"duplicate {entry.key}, first in line {first}"))
+        if kind == "aliases" and (fault := _alias_fault(entry)):
+            wrong.append((entry.line, fault))
+    return [(entry.key, None if content.is_list else entry.value) for entry in content.entries], sorted(wrong)
 
 
-def _entry(number: int, line: str, kind: str, wrong: list[tuple[int, str]]) -> Entry:
-    """The entry in a line, such as it is; what is wrong with it is added to `wrong`."""
-    if kind == "set":
-        return line, None
+def _alias_fault(entry: file.Entry) -> str:
     try:
-        key, value = file.pair(number, line)
-        if kind == "aliases":
-            expansion.parse_value(value)
-    except file.Malformed as malformed:
-        wrong.append((number, malformed.reason))
-        return line, None
+        expansion.parse_value(entry.value)
     except expansion.Malformed as malformed:
-        wrong.append((number, f"{key}: {malformed}"))
-    return key, value
+        return f"{entry.key}: {malformed}"
+    return ""
 
 
 # -- the file ---------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from smtpd.config.parser import Parsed
 from smtpd.config.place import CONFIGURATION, Places
 from smtpd.config.tablefile import TableFiles
 from smtpd.imsg import UpdateTable
+from smtpd.tables.text import read_file
 
 USAGE = "usage: newaliases [-f file] [--state directory]"
 TABLE, ALIASES = "aliases", "/etc/aliases"
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 def read_configuration(path: str) -> Parsed:
     """Raises Failed."""
     try:
-        return parser.parse(path, read=parser.read_file)
+        return parser.parse(path)
     except ConfigErrors as errors:
         raise Failed(str(errors)) from None
 
@@ -78,7 +79,7 @@ def check(table: Table | None) -> str:
 def warnings(parsed: Parsed, table: Table | None) -> list[str]:
     """Of aliases that are well written, and lead nowhere."""
     report = Report()
-    alias.includes(parsed, TableFiles(parsed, parser.read_file, report), report)
+    alias.includes(parsed, TableFiles(parsed, read_file, report), report)
     return [str(warning) for warning in report.warnings() if table is not None and warning.file == table.path]
 
 

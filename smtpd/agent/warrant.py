@@ -27,6 +27,7 @@ from smtpd.envelope import Outcome
 from smtpd.ipc.errand import Deliver, Post, Result
 from smtpd.tables import expansion, file
 from smtpd.tables.expansion import Command, File, Target
+from smtpd.tables.text import LARGEST_FILE, decode
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -49,9 +50,10 @@ def forwarded(home: str, uid: int) -> list[Target]:
 
 
 def aliased(path: str) -> list[Target]:
-    """What an alias file of root's names.  Raises OSError, or ValueError for what is none."""
+    """What an alias file of root's names.  Raises OSError, or ValueError for what is not root's alone."""
     targets = list[Target]()
-    for _, value in file.parse(_text_of_root(trust.check_path(path))).pairs or ():
+    # Lookup serves what the file said before it went wrong, so that its good lines are still asked for.
+    for _, value in file.read(_text_of_root(trust.check_path(path)), is_list=False).pairs():
         try:
             targets += expansion.parse_value(value)
         except expansion.Malformed:  # that alias refuses its mail at RCPT TO; the others are none the worse
@@ -65,10 +67,10 @@ def _text_of_root(path: str) -> str:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != 0 or status.st_mode & trust.OTHERS_WRITE:
             raise trust.Untrusted(f"{path} is not a file of root's alone")
-        content = opened.read(trust.LARGEST_FILE + 1)
-    if len(content) > trust.LARGEST_FILE:
+        content = opened.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
         raise trust.Untrusted(f"{path} is too large")
-    return content.decode()
+    return decode(content)
 
 
 class Aliases:

@@ -26,17 +26,19 @@ def files(config: Config) -> tuple[str, ...]:
 
 
 def includes(parsed: Parsed, texts: TableFiles, report: Report) -> set[str]:
-    """The paths; on the way, what is wrong becomes a warning: one bad alias stops the mail to that name only."""
+    """The paths; on the way, a value that is wrong becomes a warning: it stops the mail to that name only.  A file that
+    cannot be read is told of elsewhere."""
     found = set()
     for table in tables_of(parsed.config):
         if table.backend not in ("", "file"):
             continue
         may_run = table.backend == "file" and parsed.config.alias_commands is not None
         try:
-            for entry in texts.entries(table):
-                found |= _includes(entry, may_run, texts, report)
-        except Unreadable as unreadable:
-            report.warn(unreadable.place or parsed.names.table_places[table.name], str(unreadable))
+            entries = texts.entries(table)
+        except Unreadable:
+            continue
+        for entry in entries:
+            found |= _includes(entry, may_run, texts, report)
     return found
 
 

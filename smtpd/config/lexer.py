@@ -159,6 +159,8 @@ class Lexer:
 
     def _string(self, value: str, place: Place) -> Token:
         unprintable = next((char for char in value if not char.isprintable() and char != "\t"), None)
+        if unprintable and "\udc80" <= unprintable <= "\udcff":
+            return self._broken(place, f"the byte {ord(unprintable) - 0xDC00:02X} is not UTF-8")
         if unprintable:
             return self._broken(place, f"the character U+{ord(unprintable):04X} cannot stand in a string")
         if len(value) > LONGEST:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from smtpd.config.entry import fault
-from smtpd.config.error import Place, Report, quoted, suggestion
+from smtpd.config.error import Place, Report, printable, quoted, suggestion
 from smtpd.config.host import is_host_name, numeric
 from smtpd.config.model import Table
 from smtpd.tables import expansion
+from smtpd.tables.matching import entry_fault
 from smtpd.tables.table import Service
 
 LISTS = ("anyhost", "anydestination", "localhost", "localnames")
@@ -144,8 +144,8 @@ class Names:
 
     def _check_patterns(self, table: Table) -> None:
         for entry, place in zip(table.entries, self.entry_places.get(table.name, ()), strict=True):
-            if wrong := fault(Service.REGEX, entry):
-                self._report.add(place, wrong)
+            if wrong := entry_fault(Service.REGEX, entry):
+                self._report.add(place, printable(wrong))
 
     def _check_aliases(self, table: Table) -> None:
         for (key, value), place in zip(table.pairs or (), self.entry_places.get(table.name, ()), strict=True):

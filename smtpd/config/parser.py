@@ -8,9 +8,7 @@ One sentence at a time, because a macro changes how the next one reads.  All err
 Files are opened by the `read` that the caller gives; nothing else here touches the machine.
 """
 
-import os
 import posixpath
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,8 +21,8 @@ from smtpd.config.mistake import parts
 from smtpd.config.model import Config
 from smtpd.config.names import Names
 from smtpd.config.syntax import KINDS, RESERVED, Unexpected, parse_sentence
+from smtpd.tables.text import read_file
 
-LARGEST_FILE = 16 * 1024 * 1024  # bytes
 MOST_FILES = 100  # a file that includes two that include two ... ends here
 
 # An unquoted one of these at the start of a line is the start of a sentence, even where a brace is open.
@@ -43,18 +41,6 @@ class Parsed:
     names: Names
 
 
-def read_file(path: str) -> str:
-    """The text of a regular file; whoever needs to know whose file it is passes another `read`."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, encoding="utf-8", newline="") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("not a regular file")
-        if status.st_size > LARGEST_FILE:
-            raise OSError("too large")
-        return file.read()
-
-
 def parse(
     path: str,
     *,
@@ -65,7 +51,8 @@ def parse(
     """Raises ConfigErrors with everything that is wrong.
 
     `text` is the content of `path` if it is at hand.  `macros` are those of the command line, which no file can change.
-    `read` gets a path and returns the text; it may raise OSError or UnicodeError.
+    `read` gets a path and returns the text; it may raise OSError or ValueError.  Who needs to know whose file it is
+    passes another one.
     """
     reading = Reading(macros or {}, read)
     reading.read(path, text)

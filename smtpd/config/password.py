@@ -18,8 +18,7 @@ from smtpd.config.model import Table
 from smtpd.config.operand import WITH_PATH
 from smtpd.config.parser import Parsed
 from smtpd.config.tablefile import Entry, TableFiles, Unreadable
-from smtpd.tables import credential, passwd, scram, sqlite
-from smtpd.tables.file import Malformed
+from smtpd.tables import credential, scram
 
 KNOWN = ("", "file", "passwd")  # backends whose entries are known at the start
 
@@ -36,7 +35,8 @@ class Passwords:
         self._hashed: dict[str, Entry] = {}  # the first one of each table that is good for no SCRAM
 
     def are_verifiers(self, name: str) -> bool:
-        """All that let somebody in.  What is wrong with the table becomes a warning: it stops logins only."""
+        """All that let somebody in.  A user's entry that is wrong becomes a warning: it stops that
+        user's logins only."""
         if name not in self._scram:
             table = next(table for table in self._parsed.config.tables if table.name == name)
             self._scram[name] = table.backend in KNOWN and self._look(table)
@@ -57,8 +57,8 @@ class Passwords:
                     found.add(kind)
                     if kind is not scram.Verifier:
                         self._hashed.setdefault(table.name, entry)
-        except Unreadable as unreadable:
-            self._report.warn(unreadable.place or self._parsed.names.table_places[table.name], str(unreadable))
+        except Unreadable:
+            pass  # told of elsewhere
         return found == {scram.Verifier}
 
     def _entries(self, table: Table) -> Iterator[Entry]:
@@ -67,11 +67,7 @@ class Passwords:
             yield from self._texts.entries(table)
             return
         path = table.path or ""
-        try:
-            accounts = passwd.by_name(passwd.parse(self._texts.text(path)))
-        except Malformed as malformed:
-            raise Unreadable(malformed.reason, Place(path, malformed.line, 1)) from None
-        for account in accounts.values():
+        for account in self._texts.accounts(path):
             yield Entry(Place(path, account.line, 1), account.name, account.password)
 
     def _maybe_kind(self, entry: Entry) -> type[credential.Credential] | None:
@@ -96,7 +92,5 @@ class Passwords:
             return None
         if table.backend != "sqlite":
             return table.path
-        try:
-            return sqlite.parse_settings(self._texts.text(table.path)).dbpath
-        except (Unreadable, Malformed):
-            return None
+        settings = self._texts.settings(table.path)
+        return settings.dbpath if settings else None

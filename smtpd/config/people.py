@@ -10,7 +10,7 @@ from smtpd.config.model import Action, Table
 from smtpd.config.names import SYSTEM_USERS
 from smtpd.config.parser import Parsed
 from smtpd.config.slice import LOWEST_ID, USER_NAME, Person
-from smtpd.config.tablefile import PARSERS, Entry, TableFiles, Unreadable
+from smtpd.config.tablefile import LISTED, Entry, TableFiles, Unreadable
 from smtpd.tables.userinfo import Malformed, UserInfo, parse_userinfo
 
 PEOPLE_MAX = 100_000
@@ -22,13 +22,13 @@ def find_people(action: Action, parsed: Parsed, texts: TableFiles, report: Repor
         return None
     table = next(table for table in parsed.config.tables if table.name == action.userbase)
     place = parsed.names.userbase_places[action.name]
-    if table.backend and table.backend not in PARSERS:
+    if table.backend and table.backend not in LISTED:
         report.add(place, _dynamic(action, table))
         return None
     try:
         entries = texts.entries(table)
     except Unreadable as unreadable:
-        report.add(unreadable.place or place, str(unreadable))
+        report.add(place, str(unreadable))
         return None
     if len(entries) > PEOPLE_MAX:
         report.add(place, f"table {quoted(table.name)} has more than {PEOPLE_MAX} users")
@@ -49,21 +49,23 @@ def _dynamic(action: Action, table: Table) -> str:
 def _person(entry: Entry, report: Report) -> Person | None:
     try:
         info = parse_userinfo(entry.value)
-        _check(entry.key, info)
+        return _checked(entry.key, info)
     except Malformed as malformed:
         report.add(entry.place, f"user {quoted(entry.key)}: {malformed}")
         return None
-    return Person(info.uid, info.gid, info.home)
 
 
-def _check(name: str, info: UserInfo) -> None:
-    """As the nursery will, which would refuse each mail to them."""
+def _checked(name: str, info: UserInfo) -> Person:
+    """As the nursery will, which would refuse each mail to them.  Raises Malformed."""
+    if info.uid is None or info.gid is None:
+        raise Malformed("no uid or no gid: add them, or add the user to the action, as in: user vmail")
     if info.uid < LOWEST_ID:
         raise Malformed(f"uid {info.uid}, expected {LOWEST_ID} or more")
     if info.gid == 0:
         raise Malformed("gid 0 is the group of root")
     if not USER_NAME.fullmatch(name):
         raise Malformed("not the name of a user")
+    return Person(info.uid, info.gid, info.home)
 
 
 def _is_of_the_system(entry: Entry) -> bool:

@@ -33,6 +33,7 @@ from smtpd.ipc.boot import PARENT
 from smtpd.ipc.channel import Channel, Closed
 from smtpd.ipc.log import log, take_tracebacks
 from smtpd.sandbox import seccomp
+from smtpd.tables.text import read_file
 
 USER = "_smtpl"
 PLEDGE = "stdio rpath inet unix dns"  # where the system's resolver keeps to it
@@ -81,7 +82,7 @@ def main(arguments: list[str]) -> int:
 
 def reader(insecure_paths: bool) -> Callable[[str], str]:
     """As root only what root wrote; asked once, as whoever was root stays as strict when it is no more."""
-    return parser.read_file if insecure_paths or os.geteuid() != 0 else trust.read_text
+    return read_file if insecure_paths or os.geteuid() != 0 else trust.read_text
 
 
 def as_user(read: Callable[[str], str]) -> Callable[[str], str]:

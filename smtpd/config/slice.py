@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from smtpd.config.model import Auth, DeliveryLimits, Limits, Match, Method, Proxy, Tls
+from smtpd.tables.table import Service
 
 LMTP_USER = "_smtpm"  # whom an lmtp action runs as that names nobody
 PROGRAM_USER = "_smtpf"  # and a program that answers for a table
@@ -124,6 +125,7 @@ class TableSlice:
     pairs: tuple[tuple[str, str], ...] | None = None
     path: str | None = None  # read by lookup itself
     backend: str = ""  # as in the model
+    services: tuple[Service, ...] = ()  # what it is asked for
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from smtpd.config.error import ConfigErrors, Report
 from smtpd.config.host import Host
 from smtpd.config.model import Action, Ca, Config, Limits, Method, Pki, Table
 from smtpd.config.names import SYSTEM_USERS
-from smtpd.config.parser import Parsed, read_file
+from smtpd.config.parser import Parsed
 from smtpd.config.password import Passwords
 from smtpd.config.people import find_people
 from smtpd.config.program import slice_programs
@@ -43,8 +43,9 @@ from smtpd.config.slice import (
     TableSlice,
 )
 from smtpd.config.tablefile import TableFiles
-from smtpd.config.use import check_uses
+from smtpd.config.use import check_tables, services_of
 from smtpd.config.value import RATES
+from smtpd.tables.text import read_file
 
 # Failed logins are counted by lookup, which there is only one of.
 COUNTED_OVER_ALL = ("max_sessions", "max_sessions_per_address", *RATES)
@@ -65,14 +66,14 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
     files = tuple(sorted({*texts.paths(), *alias.includes(parsed, texts, report)}))
     programs = slice_programs(parsed, host, report)
     agents = slice_agents(parsed, texts, report)
-    check_uses(parsed, texts, report)
+    check_tables(parsed, texts, report)
     doubt.warn(parsed, host, report)
     if errors := report.errors(parsed.files):
         raise ConfigErrors(errors)
     slices = Slices(
         parent=slice_parent(config, host, listeners, doors, agents, programs, files),
         dispatcher=slice_dispatcher(config, host, listeners),
-        lookup=slice_lookup(config, host, doors, files),
+        lookup=slice_lookup(parsed, host, doors, files),
         queue=slice_queue(config, host),
         scheduler=SchedulerSlice(),
         control=ControlSlice(host.server_name, config.dispatchers),
@@ -118,11 +119,12 @@ def slice_dispatcher(config: Config, host: Host, listeners: tuple[ListenerSlice,
     )
 
 
-def slice_lookup(config: Config, host: Host, doors: tuple[DoorSlice, ...], files: tuple[str, ...]) -> LookupSlice:
+def slice_lookup(parsed: Parsed, host: Host, doors: tuple[DoorSlice, ...], files: tuple[str, ...]) -> LookupSlice:
+    config = parsed.config
     return LookupSlice(
         host.server_name,
         config.matches,
-        (*builtin_tables(host), *map(slice_table, config.tables)),
+        (*builtin_tables(host), *(slice_table(table, parsed) for table in config.tables)),
         tuple(map(slice_expansion, config.actions)),
         config.sub_addr_delim,
         files,
@@ -191,8 +193,9 @@ def divide(limits: Limits, dispatchers: int) -> Limits:
     return replace(limits, **{key: whole and max(1, whole // dispatchers) for key, whole in parts.items()})
 
 
-def slice_table(table: Table) -> TableSlice:
-    return TableSlice(table.name, table.entries, table.pairs, table.path, table.backend)
+def slice_table(table: Table, parsed: Parsed) -> TableSlice:
+    services = services_of(table, parsed)
+    return TableSlice(table.name, table.entries, table.pairs, table.path, table.backend, services)
 
 
 def builtin_tables(host: Host) -> tuple[TableSlice, ...]:

@@ -1,26 +1,34 @@
 """Files of tables, as far as the daemon has to know at its start what stands in them.
 
+    texts.entries(table)       the entries that can be used; each line that cannot is an error at that line
+    texts.check(table, ...)    all that would make the table useless for what it is asked for
+
 What lookup looks up in a table is lookup's affair, and changes by `smtpctl update table`.  What is looked for here:
-which files lookup will open, whose uids count (people.py), which commands aliases name (alias.py).
+which files lookup will open, whether it will understand them, whose uids count (people.py), which commands aliases name
+(alias.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from smtpd.config.error import Place, Report, printable, quoted
 from smtpd.config.model import Table
 from smtpd.config.operand import WITH_PATH
 from smtpd.config.parser import Parsed
-from smtpd.tables import file, passwd, sqlite
-from smtpd.tables.file import Malformed
+from smtpd.tables import db, file, passwd, sqlite
+from smtpd.tables.sqlite import Settings
+from smtpd.tables.table import Service
+from smtpd.tables.text import Fault, Malformed
+
+LISTED = ("file", "passwd")  # backends whose entries are known at the start
 
 
 class Unreadable(ValueError):
-    """The text says why; `place` is in the file, if one line of it is to blame."""
+    """The text says why; `missing`: there is no such file."""
 
-    def __init__(self, text: str, place: Place | None = None) -> None:
+    def __init__(self, text: str, *, missing: bool) -> None:
         super().__init__(text)
-        self.place = place
+        self.missing = missing
 
 
 @dataclass(frozen=True)
@@ -47,17 +55,15 @@ class TableFiles:
             if table.path is None or table.backend not in WITH_PATH:
                 continue
             yield table.path
-            if table.backend == "sqlite":
-                yield from self._databases(table.name, table.path)
+            if table.backend == "sqlite" and (settings := self.settings(table.path)):
+                yield settings.dbpath
 
-    def _databases(self, table: str, path: str) -> Iterator[str]:
-        """The one that the description names; without it nothing is a path."""
+    def settings(self, path: str) -> Settings | None:
+        """Of the description of a database.  None when it cannot be used, which check() says."""
         try:
-            yield sqlite.parse_settings(self.text(path)).dbpath
-        except Unreadable as unreadable:
-            self._report.add(self._parsed.names.table_places[table], str(unreadable))
-        except Malformed as malformed:
-            self._report.add(Place(path, malformed.line, 1), malformed.reason)
+            return sqlite.parse_settings(self.text(path))
+        except (Unreadable, Malformed):
+            return None
 
     def text(self, path: str) -> str:
         """Raises Unreadable."""
@@ -73,32 +79,71 @@ class TableFiles:
             return self._read(path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            return Unreadable(f"cannot read {quoted(path)}: {printable(reason)}")
+            missing = isinstance(error, FileNotFoundError)
+            return Unreadable(f"cannot read {quoted(path)}: {printable(reason)}", missing=missing)
+
+    # -- what stands in them ----------------------------------------------------------------------
 
     def entries(self, table: Table) -> list[Entry]:
-        """Of a mapping in the configuration, in a text file or a passwd file.  Raises Unreadable."""
+        """Of a mapping in the configuration, in a text file or a passwd file: there, those that have a home.  Raises
+        Unreadable."""
         if not table.backend:
             places = self._parsed.names.entry_places.get(table.name, [])
             return [Entry(place, *pair) for place, pair in zip(places, table.pairs or (), strict=True)]
         assert table.path is not None
-        parse = PARSERS[table.backend]
+        if table.backend == "passwd":
+            accounts = self.accounts(table.path)
+            return [_entry(table.path, a.line, a.key, a.userinfo) for a in accounts if a.userinfo]
+        content = self._content(table.path)
+        return [] if content.is_list else [_entry(table.path, e.line, e.key, e.value) for e in content.entries]
+
+    def accounts(self, path: str) -> list[passwd.Account]:
+        """Those that count.  Raises Unreadable."""
+        accounts, faults = passwd.read(self.text(path))
+        self._add(path, faults)
+        return list(passwd.by_name(accounts).values())
+
+    def _content(self, path: str) -> file.Content:
+        content = file.read(self.text(path))
+        self._add(path, content.faults)
+        return content
+
+    def _add(self, path: str, faults: Collection[Fault]) -> None:
+        for line, reason in faults:
+            self._report.add(Place(path, line, 1), printable(reason))
+
+    # -- whether they can be used -----------------------------------------------------------------
+
+    def check(self, table: Table, services: Collection[Service]) -> None:
+        """A file that is not there is told of elsewhere, but for the description of a database."""
+        path = table.path
+        if path is None or table.backend not in WITH_PATH:
+            return
+        if table.backend == "db":
+            if trouble := db.trouble_at_start(path, services):
+                self._report.add(self._place(table), f"cannot read {quoted(path)}: {printable(trouble)}")
+            return
         try:
-            found = list(parse(self.text(table.path)))
-        except Malformed as malformed:
-            raise Unreadable(malformed.reason, Place(table.path, malformed.line, 1)) from None
-        return [Entry(Place(table.path, number, 1), key, value) for number, key, value in found]
+            self._check_text(table.backend, path, services)
+        except Unreadable as unreadable:
+            if not unreadable.missing or table.backend == "sqlite":
+                self._report.add(self._place(table), str(unreadable))
+
+    def _check_text(self, backend: str, path: str, services: Collection[Service]) -> None:
+        """Raises Unreadable."""
+        if backend == "sqlite":
+            try:
+                sqlite.parse_settings(self.text(path))
+            except Malformed as malformed:
+                self._add(path, malformed.faults)
+        elif backend == "passwd":
+            self.accounts(path)
+        else:
+            self._add(path, file.service_faults(self._content(path), services))
+
+    def _place(self, table: Table) -> Place:
+        return self._parsed.names.table_places[table.name]
 
 
-def _file(text: str) -> Iterator[tuple[int, str, str]]:
-    if file.parse(text).pairs is None:
-        raise Malformed(1, "this file is a list, expected a mapping")
-    return ((number, *file.pair(number, entry)) for number, entry in file.entries(text))
-
-
-def _passwd(text: str) -> Iterator[tuple[int, str, str]]:
-    """The lines that count, without those of whom only the password is known."""
-    accounts = passwd.by_name(passwd.parse(text))
-    return ((account.line, name, account.userinfo) for name, account in accounts.items() if account.userinfo)
-
-
-PARSERS = {"file": _file, "passwd": _passwd}
+def _entry(path: str, line: int, key: str, value: str) -> Entry:
+    return Entry(Place(path, line, 1), key, value)

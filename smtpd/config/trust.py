@@ -8,8 +8,9 @@ by one, and what they lead through is checked like the rest.
 import os
 import stat
 
+from smtpd.tables.text import LARGEST_FILE, decode
+
 LINKS_MAX = 40
-LARGEST_FILE = 16 * 1024 * 1024  # bytes
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -76,14 +77,14 @@ def _raise(error: OSError) -> None:
 
 
 def read_text(path: str) -> str:
-    """The text of a regular file that is root's alone.  Raises Untrusted, OSError, UnicodeError."""
+    """The text of a regular file that is root's alone.  Raises Untrusted, OSError."""
     real = check_path(path)
     descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(descriptor, encoding="utf-8", newline="") as file:
+    with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         _check_step(real, status, last=True)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a regular file")
         if status.st_size > LARGEST_FILE:
             raise OSError(f"{path} is too large")
-        return file.read()
+        return decode(file.read())

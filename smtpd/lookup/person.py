@@ -54,6 +54,8 @@ def _check_userbase(plan: Plan, name: str, action: ExpansionSlice) -> Check:
         raise later(f"user {name} in table {action.userbase}: {error}") from None
     if action.user:
         return info.home
+    if info.uid is None or info.gid is None:
+        raise later(f"user {name} in table {action.userbase} has no uid or no gid")
     if info.uid < LOWEST_ID or info.gid == 0:
         raise disabled(name)
     return ""

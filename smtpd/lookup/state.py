@@ -50,7 +50,10 @@ class Lookup:
     def update(self, channel: Channel, asked: UpdateTable) -> None:
         def updated(answer: Answer) -> None:
             trouble = visible(answer.reason)[:TEXT] if isinstance(answer, Unavailable) else ""
-            log.info(f"table {asked.table} " + (f"stays as it was: {trouble}" if trouble else "updated"))
+            if trouble:
+                log.warn(f"table {asked.table} stays as it was: {trouble}")
+            else:
+                log.info(f"table {asked.table} updated")
             channel.send(TableUpdated(asked.request, trouble))
 
         table = self._tables.get(asked.table)
@@ -71,7 +74,7 @@ def read_tables(configuration: LookupSlice) -> dict[str, Table]:
     """One that cannot be read is said now, and answers Unavailable; programs have not been started yet."""
     tables: dict[str, Table] = {}
     for described in configuration.tables:
-        table = tables[described.name] = open_table(described, configuration.sub_addr_delim)
+        table = tables[described.name] = open_table(described, configuration.sub_addr_delim, log.warn)
         trouble = None if isinstance(table, ProgramTable) else table.update()
         if isinstance(trouble, Unavailable):
             log.warn(trouble.reason)

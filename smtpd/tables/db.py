@@ -16,13 +16,14 @@ Not Berkeley DB, which no wheel worth trusting brings; SQLite is part of Python.
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from urllib.parse import quote
 
 from smtpd.tables.file import cannot_read
 from smtpd.tables.inline import ListTable
-from smtpd.tables.table import Service, Unavailable
+from smtpd.tables.matching import entry_fault
+from smtpd.tables.table import VALUED, Service, Unavailable
 
 APPLICATION_ID = 0x534D4D50  # "SMMP", in the header of the file
 SCHEMA = "CREATE TABLE map (key TEXT NOT NULL PRIMARY KEY, written TEXT NOT NULL, value TEXT) WITHOUT ROWID"
@@ -94,11 +95,57 @@ def _open(path: str) -> sqlite3.Connection:
     return connection
 
 
+def _open_for(path: str, services: Collection[Service]) -> sqlite3.Connection:
+    """A connection to a file that can serve all of these.  Raises what is in TROUBLE."""
+    connection = _open(path)
+    try:
+        _check(connection, services)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection, services: Collection[Service]) -> None:
+    """Raises Malformed for an entry that would make a service useless."""
+    if VALUED & set(services) and connection.execute("SELECT 1 FROM map WHERE value IS NULL LIMIT 1").fetchone():
+        raise Malformed("a set has no values")
+    compared = [service for service in services if service in (Service.NETADDR, Service.REGEX)]
+    if not compared:
+        return
+    for (written,) in connection.execute("SELECT written FROM map LIMIT ?", (KEYS_MAX,)):
+        for service in compared:
+            if fault := entry_fault(service, written):
+                raise Malformed(fault)
+
+
+def trouble_at_start(path: str, services: Collection[Service]) -> str:
+    """Why the file cannot serve these; empty if it can, or is not there."""
+    try:
+        _open_for(path, services).close()
+    except FileNotFoundError:
+        return ""
+    except TROUBLE as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
+
+
 class DbTable:
-    def __init__(self, name: str, path: str, delimiter: str = "+"):
+    """`warn` is told of a file that takes the place of the one that is served, and cannot be used."""
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        delimiter: str = "+",
+        services: Collection[Service] = (),
+        warn: Callable[[str], None] = lambda text: None,
+    ):
         self.name = name
         self.path = path
         self._delimiter = delimiter
+        self._services = services
+        self._warn = warn
         self._connection: sqlite3.Connection | None = None
         self._stamp: Stamp | None = None
         self._trouble = Unavailable(f"table {name}: not opened yet")
@@ -111,7 +158,7 @@ class DbTable:
     def update(self) -> Unavailable | None:
         try:
             self._stamp = _stamp(self.path)
-            connection = _open(self.path)
+            connection = _open_for(self.path, self._services)
         except TROUBLE as error:
             self._trouble = cannot_read(self.name, self.path, error)
             return self._trouble
@@ -161,10 +208,13 @@ class DbTable:
         """Open what stands there now, when it is not what is open; once, if it cannot be opened."""
         try:
             stamp = _stamp(self.path)
-        except OSError:
+        except OSError as error:
+            if self._connection is not None and self._stamp is not None:
+                self._stamp = None
+                self._warn(f"{cannot_read(self.name, self.path, error).reason}: the table stays as it was")
             return
-        if stamp != self._stamp:
-            self.update()
+        if stamp != self._stamp and (trouble := self.update()) is not None and self._connection is not None:
+            self._warn(f"{trouble.reason}: the table stays as it was")
 
 
 def _stamp(path: str) -> Stamp:

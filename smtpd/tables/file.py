@@ -4,85 +4,127 @@
     postmaster: root                  the key ends at the first blank or colon,
     root        amy, "|do # this"     and the value is the rest of the line: a mapping
     [::1]: a.example                  brackets keep the colons in them
+    staff:                            a line that begins with a blank continues the entry above it where that has no
+        amy, bob,                     value yet or ends in a comma, or where the line itself begins with a comma;
+        eve                           anywhere else the blank means nothing
 
     # @list                           before the first entry: lines are entries, whatever stands in them
     192.0.2.0/24                      no value on the first line: a list; its entries are whole lines
 
-The first entry decides whether it is a list or a mapping.  A mapping's line without a value is an error, and so is a
-NUL; a key that comes again replaces the earlier one.  An empty file is an empty mapping.  No line continues another.
+The first entry decides whether it is a list or a mapping.  A mapping's entry without a value is a fault, and so are a
+NUL and bytes that are not UTF-8, outside of comments.  A key that comes again replaces the earlier one.  An empty file
+is an empty mapping.
+
+A file with a fault is not served: what was served before is served on.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from smtpd.tables.inline import ListTable, MappingTable
-from smtpd.tables.table import LoadedTable, Service, Unavailable
+from smtpd.tables.matching import entry_fault
+from smtpd.tables.table import VALUED, LoadedTable, Service, Unavailable
+from smtpd.tables.text import Fault, line_fault, lines, raise_faults, read_file
 
 # A bracket without its other half is an ordinary character: "[abc" is a key that ends like any other.
 _KEY = re.compile(r"((?:\[[^\]\s]*\]|[^\s:])++)\s*:?\s*")
 _COMMENT = re.compile(r'(?:"[^"]*"|"[^"]*$|[^"#]|(?<!\s)#)*+')
-LIST = "#"  # no entry is that
 _LIST = re.compile(r"#\s*@list")
+NO_VALUE = "a value is expected behind the key"
+NO_MAPPING = "this file is a list, expected a mapping"
 
 
-class Malformed(ValueError):
-    """`line` counts from 1."""
+@dataclass(frozen=True)
+class Entry:
+    """`line` is the first of its lines.  In a list `value` is empty."""
 
-    def __init__(self, line: int, reason: str):
-        super().__init__(f"line {line}: {reason}")
-        self.line = line
-        self.reason = reason
+    line: int
+    key: str
+    value: str = ""
 
 
 @dataclass(frozen=True)
 class Content:
-    """`pairs` is None for a list."""
+    """The entries without a fault, and the faults."""
 
-    entries: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] | None = None
+    is_list: bool
+    entries: tuple[Entry, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        return ((entry.key, entry.value) for entry in self.entries)
 
 
-def parse(text: str) -> Content:
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    text: str  # without its comment and the blanks around
+    indented: bool
+
+
+def read(text: str, *, is_list: bool | None = None) -> Content:
+    """`is_list` where the file does not decide it.  Raises nothing: what is wrong stands in `faults`."""
+    found, marked = _lines(text)
+    if is_list is None:
+        is_list = marked or (bool(found) and _begins_list(found[0].text))
+    faults = [(line.number, fault) for line in found if (fault := line_fault(line.text))]
+    damaged = {number for number, _ in faults}
+    found = [line for line in found if line.number not in damaged]
+    if is_list:
+        return Content(True, tuple(Entry(line.number, line.text) for line in found), tuple(faults))
+    entries = _joined(found)
+    faults += [(entry.line, NO_VALUE) for entry in entries if not entry.key or not entry.value]
+    return Content(False, tuple(entry for entry in entries if entry.key and entry.value), tuple(sorted(faults)))
+
+
+def parse(text: str, *, is_list: bool | None = None) -> Content:
     """Raises Malformed."""
-    entries = list(_entries(text))
-    if not entries:
-        return Content(pairs=())
-    given = [(number, entry) for number, entry in entries if entry != LIST]
-    if entries[0][1] == LIST or not _split(given[0][1])[1]:
-        return Content(entries=tuple(entry for _, entry in given))
-    return Content(pairs=tuple(pair(number, entry) for number, entry in given))
+    content = read(text, is_list=is_list)
+    raise_faults(content.faults)
+    return content
 
 
-def entries(text: str) -> Iterator[tuple[int, str]]:
-    """Lines that are neither empty nor a comment, with their numbers.  Raises Malformed."""
-    return ((number, entry) for number, entry in _entries(text) if entry != LIST)
+def _lines(text: str) -> tuple[list[_Line], bool]:
+    """Those that are neither empty nor a comment; and whether a comment before all of them says that it is a list."""
+    found: list[_Line] = []
+    marked = False
+    for number, line in lines(text):
+        bare = line.strip()
+        if bare.startswith("#"):
+            marked = marked or not found and _LIST.fullmatch(bare) is not None
+        elif kept := _without_comment(bare):
+            found.append(_Line(number, kept, line[0].isspace()))
+    return found, marked
 
 
-def _entries(text: str) -> Iterator[tuple[int, str]]:
-    lines = enumerate(text.split("\n"), 1)
-    return ((number, entry) for number, line in lines if (entry := _entry(number, line)))
+def _without_comment(line: str) -> str:
+    if "#" not in line:
+        return line
+    found = _COMMENT.match(line)
+    return found[0].rstrip() if found else line
 
 
-def _entry(number: int, line: str) -> str:
-    """The line without its comment and the blanks around; LIST for the comment that makes a list."""
-    line = line.strip()
-    if "\0" in line:
-        raise Malformed(number, "a NUL character")
-    if line.startswith("#"):
-        return LIST if _LIST.fullmatch(line) else ""
-    if "#" in line:
-        found = _COMMENT.match(line)
-        return found[0].rstrip() if found else line
-    return line
+def _begins_list(first: str) -> bool:
+    """`word:` alone is a key that its value may follow in the next line."""
+    key, value = _split(first)
+    return not value and first != f"{key}:"
 
 
-def pair(number: int, entry: str) -> tuple[str, str]:
-    """The key and the value of one entry.  Raises Malformed."""
-    key, value = _split(entry)
-    if not key or not value:
-        raise Malformed(number, "a value is expected behind the key")
-    return key, value
+def _joined(found: list[_Line]) -> list[Entry]:
+    """The entries of a mapping, those without a key or a value too."""
+    joined: list[tuple[int, str, list[str]]] = []  # the number of the first line, the key, the pieces of the value
+    for line in found:
+        if joined and line.indented and _continues(joined[-1][2], line.text):
+            joined[-1][2].append(line.text)
+        else:
+            key, value = _split(line.text)
+            joined.append((line.number, key, [value] if value else []))
+    return [Entry(number, key, " ".join(pieces)) for number, key, pieces in joined]
+
+
+def _continues(pieces: list[str], text: str) -> bool:
+    return not pieces or pieces[-1].endswith(",") or text.startswith(",")
 
 
 def _split(entry: str) -> tuple[str, str]:
@@ -90,34 +132,49 @@ def _split(entry: str) -> tuple[str, str]:
     return (found[1], entry[found.end() :]) if found else ("", "")
 
 
-def understand(name: str, text: str, delimiter: str) -> ListTable | MappingTable:
+def service_faults(content: Content, services: Collection[Service]) -> list[Fault]:
+    """Why the file cannot serve what it is used for, line by line."""
+    if content.is_list and VALUED & set(services):
+        return [(content.entries[0].line if content.entries else 1, NO_MAPPING)]
+    return [
+        (entry.line, fault)
+        for entry in content.entries
+        for service in services
+        if (fault := entry_fault(service, entry.key))
+    ]
+
+
+def understand(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> ListTable | MappingTable:
     """Raises Malformed."""
     content = parse(text)
-    if content.pairs is None:
-        return ListTable(name, content.entries, delimiter)
-    return MappingTable(name, content.pairs, delimiter)
+    raise_faults(service_faults(content, services))
+    if content.is_list:
+        return ListTable(name, (entry.key for entry in content.entries), delimiter)
+    return MappingTable(name, content.pairs(), delimiter)
 
 
 class FileTable:
     """Serves what its file said when it was last read and understood.  `understand` makes a table of a text, or raises
-    ValueError."""
+    ValueError; `services` are what the table will be asked for."""
 
     def __init__(
         self,
         name: str,
         path: str,
         delimiter: str = "+",
-        understand: Callable[[str, str, str], LoadedTable] = understand,
+        services: Collection[Service] = (),
+        understand: Callable[[str, str, str, Collection[Service]], LoadedTable] = understand,
     ):
         self.name = name
         self.path = path
         self._delimiter = delimiter
+        self._services = services
         self._understand = understand
         self._table: LoadedTable | Unavailable = Unavailable(f"table {name}: not read yet")
 
     def update(self) -> Unavailable | None:
         try:
-            self._table = self._understand(self.name, read_text(self.path), self._delimiter)
+            self._table = self._understand(self.name, read_file(self.path), self._delimiter, self._services)
         except (OSError, ValueError) as error:
             trouble = cannot_read(self.name, self.path, error)
             if isinstance(self._table, Unavailable):
@@ -130,11 +187,6 @@ class FileTable:
 
     def find(self, service: Service, key: str) -> str | None | Unavailable:
         return self._table if isinstance(self._table, Unavailable) else self._table.find(service, key)
-
-
-def read_text(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()
 
 
 def cannot_read(name: str, path: str, error: Exception) -> Unavailable:

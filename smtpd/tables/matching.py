@@ -156,7 +156,25 @@ class Networks:
         )
 
 
-def is_network(entry: str) -> bool:
+def entry_fault(service: Service, entry: str) -> str:
+    """Why an entry of a list would never match, as a sentence about it; empty if there is no such reason.  Anything
+    may be a user, an address, a domain or a tag."""
+    if service is Service.REGEX:
+        try:
+            Pattern(entry)
+        except ValueError as error:  # Malformed, and numbers that int() finds too long
+            return f'"{_shortened(entry)}" is not a regular expression: {error}'
+    elif service is Service.NETADDR and not _is_network(entry):
+        examples = "192.0.2.1, 192.0.2.0/24, 2001:db8::/32 or local"
+        return f'"{_shortened(entry)}" is no network, expected such as {examples}'
+    return ""
+
+
+def _shortened(entry: str) -> str:
+    return entry if len(entry) <= 60 else entry[:57] + "..."
+
+
+def _is_network(entry: str) -> bool:
     """An address, a network, or `local`: nothing else is the address of a client."""
     try:
         return entry.lower() == "local" or Networks([entry.partition("%")[0]]).is_numeric()

@@ -1,5 +1,7 @@
 """From what the configuration says of a table to the table."""
 
+from collections.abc import Callable
+
 from smtpd.config.slice import TableSlice
 from smtpd.tables import passwd
 from smtpd.tables.db import DbTable
@@ -10,20 +12,21 @@ from smtpd.tables.sqlite import SqliteTable
 from smtpd.tables.table import Table
 
 
-def open_table(described: TableSlice, delimiter: str) -> Table:
-    """A file is not read here but by its first update(); a program is not asked before connect()."""
-    name, path = described.name, described.path
+def open_table(described: TableSlice, delimiter: str, warn: Callable[[str], None] = lambda text: None) -> Table:
+    """A file is not read here but by its first update(); a program is not asked before connect().  `warn` is told of
+    what goes wrong when nobody has asked for an update."""
+    name, path, services = described.name, described.path, described.services
     match described.backend:
         case "":
             if described.pairs is not None:
                 return MappingTable(name, described.pairs, delimiter)
             return ListTable(name, described.entries, delimiter)
         case "file" if path is not None:
-            return FileTable(name, path, delimiter)
+            return FileTable(name, path, delimiter, services)
         case "passwd" if path is not None:
-            return FileTable(name, path, delimiter, passwd.understand)
+            return FileTable(name, path, delimiter, services, passwd.understand)
         case "db" if path is not None:
-            return DbTable(name, path, delimiter)
+            return DbTable(name, path, delimiter, services, warn)
         case "sqlite" if path is not None:
             return SqliteTable(name, path)
         case "file" | "passwd" | "db" | "sqlite":

@@ -1,61 +1,83 @@
-"""Tables in files like passwd(5).
+"""Tables in files like passwd(5), and like those of Dovecot's passwd-file.
 
     bob:$y$...:1001:1001:Bob:/home/bob:/bin/sh      userinfo      bob -> 1001:1001:/home/bob
+    kim:$y$...:1003:1003::/home/kim::quota=1G       the same; what follows the seventh field is not looked at
+    eve:$y$...::::/home/eve                         userinfo      eve -> ::/home/eve, for an action that names the user
     amy:$y$...                                      credentials   amy -> $y$...; nothing else is known of her
 
+Fields may be left out from the end, all but the first two.  A comment field may hold any bytes; what is used is UTF-8.
 Of two lines with the same name the first one counts, as in the system's own file.  Case does not count in names.  Empty
-lines and those that begin with # are skipped; a line without a name and a password is an error.  An empty password is
+lines and those that begin with # are skipped; a line without a name and a password is a fault.  An empty password is
 none, and lets nobody in.
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from smtpd.tables.file import Malformed
 from smtpd.tables.inline import ListTable
 from smtpd.tables.table import Service, Unavailable
+from smtpd.tables.text import Fault, line_fault, lines, raise_faults
 
-FIELDS = 7
+UID, GID, HOME = 2, 3, 5  # fields, from 0; before them the name and the password
 
 
 @dataclass(frozen=True)
 class Account:
-    """What one line says.  `userinfo` is uid:gid:home, not checked yet, or empty."""
+    """What one line says.  `userinfo` is uid:gid:home, not checked yet, or empty where there is no home."""
 
     line: int
     name: str
     password: str
     userinfo: str
 
+    @property
+    def key(self) -> str:
+        """What it is found by."""
+        return self.name.lower()
+
+
+def read(text: str) -> tuple[list[Account], list[Fault]]:
+    """The lines that can be used, and what is wrong with the others."""
+    accounts: list[Account] = []
+    faults: list[Fault] = []
+    for number, line in lines(text):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = [*line.split(":", HOME + 1), *[""] * HOME]
+        used = [field for place, field in enumerate(fields[: HOME + 1]) if place != HOME - 1]
+        if fault := _fault(line, used):
+            faults.append((number, fault))
+            continue
+        userinfo = f"{fields[UID]}:{fields[GID]}:{fields[HOME]}" if fields[HOME] else ""
+        accounts.append(Account(number, fields[0].strip(), fields[1], userinfo))
+    return accounts, faults
+
+
+def _fault(line: str, used: list[str]) -> str:
+    if "\0" in line or not used[0].strip() or ":" not in line:
+        return line_fault(line) or "expected name:password, and perhaps the other fields of passwd(5)"
+    return line_fault("".join(used))
+
 
 def parse(text: str) -> list[Account]:
     """Raises Malformed."""
-    lines = enumerate(text.split("\n"), 1)
-    return [_account(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
+    accounts, faults = read(text)
+    raise_faults(faults)
+    return accounts
 
 
-def _account(number: int, line: str) -> Account:
-    fields = line.rstrip("\r").split(":")
-    name = fields[0].strip()
-    if "\0" in line:
-        raise Malformed(number, "a NUL character")
-    if not name or len(fields) not in (2, FIELDS):
-        raise Malformed(number, f"expected name:password, or the {FIELDS} fields of passwd(5)")
-    known = len(fields) == FIELDS and fields[2] and fields[3] and fields[5]
-    return Account(number, name, fields[1], ":".join((fields[2], fields[3], fields[5])) if known else "")
-
-
-def by_name(accounts: list[Account]) -> dict[str, Account]:
-    """Those that count, by their names in lower case, in the order of their lines."""
+def by_name(accounts: Iterable[Account]) -> dict[str, Account]:
+    """Those that count, by their keys, in the order of their lines."""
     found: dict[str, Account] = {}
     for account in accounts:
-        found.setdefault(account.name.lower(), account)
+        found.setdefault(account.key, account)
     return found
 
 
 class Accounts:
     """What a file of accounts answers."""
 
-    def __init__(self, name: str, accounts: list[Account], delimiter: str):
+    def __init__(self, name: str, accounts: Iterable[Account], delimiter: str):
         self._name = name
         self._accounts = by_name(accounts)
         self._names = ListTable(name, self._accounts, delimiter)
@@ -75,6 +97,6 @@ class Accounts:
         return Unavailable(f"table {self._name}: accounts have no {service}")
 
 
-def understand(name: str, text: str, delimiter: str) -> Accounts:
+def understand(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> Accounts:
     """Raises Malformed."""
     return Accounts(name, parse(text), delimiter)

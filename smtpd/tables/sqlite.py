@@ -29,8 +29,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from smtpd.tables.db import HEADER, TROUBLE, connect
-from smtpd.tables.file import Malformed, cannot_read, read_text
+from smtpd.tables.file import cannot_read
 from smtpd.tables.table import Service, Unavailable
+from smtpd.tables.text import Fault, Malformed, line_fault, lines, raise_faults, read_file
 
 COLUMNS: dict[Service, int] = {service: 1 for service in Service if service not in (Service.AUTH, Service.REGEX)}
 COLUMNS |= {Service.CREDENTIALS: 2, Service.USERINFO: 3}
@@ -62,17 +63,23 @@ class Unreadable(ValueError):
 def parse_settings(text: str) -> Settings:
     """Raises Malformed."""
     said: dict[str, str] = {}
+    faults: list[Fault] = []
     number = 0
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in lines(text):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        word, value = _setting(number, line)
+        try:
+            word, value = _setting(number, line)
+        except Malformed as malformed:
+            faults += malformed.faults
+            continue
         if word in said:
-            raise Malformed(number, f"{word} a second time")
+            faults.append((number, f"duplicate {word}"))
         said[word] = value
-    if "dbpath" not in said:
-        raise Malformed(number, "no dbpath")
+    if "dbpath" not in said and not faults:
+        faults.append((number, "no dbpath"))
+    raise_faults(faults)
     return Settings(said["dbpath"], {QUERIES[word]: value for word, value in said.items() if word in QUERIES})
 
 
@@ -81,8 +88,8 @@ def _setting(number: int, line: str) -> tuple[str, str]:
     word, value = word.removesuffix(":"), "".join(rest)
     if word not in ("dbpath", *QUERIES, *NOT_ASKED_FOR):
         raise Malformed(number, "expected dbpath or query_ and the name of a service")
-    if not value or "\0" in value:
-        raise Malformed(number, f"{word} without a value")
+    if fault := line_fault(value) or ("" if value else f"{word} without a value"):
+        raise Malformed(number, fault)
     if word == "dbpath" and not value.startswith("/"):
         raise Malformed(number, "dbpath is not absolute")
     return word, value
@@ -100,7 +107,7 @@ class SqliteTable:
     def update(self) -> Unavailable | None:
         """A first description is kept even when its database cannot be read now."""
         try:
-            settings = parse_settings(read_text(self.path))
+            settings = parse_settings(read_file(self.path))
         except (OSError, ValueError) as error:
             self._trouble = cannot_read(self.name, self.path, error)
             return self._trouble

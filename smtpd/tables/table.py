@@ -32,6 +32,12 @@ class Service(StrEnum):
     AUTH = "auth"  # user:password; programs only
 
 
+# What these are asked for is a value, so a list cannot serve them.
+VALUED = frozenset(
+    {Service.ALIAS, Service.CREDENTIALS, Service.USERINFO, Service.ADDRNAME, Service.MAILADDRMAP, Service.RELAYHOST}
+)
+
+
 @dataclass(frozen=True)
 class Unavailable:
     """Ask again later; `reason` is for the log."""

@@ -1,6 +1,7 @@
 """The value of a userbase: `uid:gid:home`.
 
     1001:1001:/home/bob        UserInfo(1001, 1001, "/home/bob")
+    ::/home/bob                UserInfo(None, None, "/home/bob"), for an action that names the user
 
 Which uids may receive mail is not known here.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 ID_MAX = 2**32 - 2  # the one above means "leave it as it is" to the kernel
 HOME_MAX = 1024
 
-_VALUE = re.compile(r"([0-9]{1,10}):([0-9]{1,10}):(/[^\x00-\x1f\x7f]*)")
+_VALUE = re.compile(r"([0-9]{0,10}):([0-9]{0,10}):(/[^\x00-\x1f\x7f]*)")
 
 
 class Malformed(ValueError):
@@ -22,8 +23,8 @@ class Malformed(ValueError):
 class UserInfo:
     """`home` is absolute, and without . and .. in it."""
 
-    uid: int
-    gid: int
+    uid: int | None
+    gid: int | None
     home: str
 
 
@@ -32,8 +33,8 @@ def parse_userinfo(value: str) -> UserInfo:
     found = _VALUE.fullmatch(value)
     if found is None:
         raise Malformed("not uid:gid:/home")
-    uid, gid, home = int(found[1]), int(found[2]), found[3]
-    if max(uid, gid) > ID_MAX:
+    (uid, gid), home = (int(digits) if digits else None for digits in found.groups()[:2]), found[3]
+    if max(uid or 0, gid or 0) > ID_MAX:
         raise Malformed("the uid or gid is too large")
     if len(home) > HOME_MAX:
         raise Malformed("the home directory's name is too long")

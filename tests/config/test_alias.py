@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.config.machine import sliced, slices
+from tests.config.machine import errors_of, sliced, slices
 
 ALIASES = "table aliases file:/etc/aliases\naction b maildir alias <aliases>\n"
 
@@ -67,17 +67,25 @@ def test_a_bad_alias_is_told_with_its_line():
     ]
 
 
+def test_an_alias_file_that_is_not_there_is_told():
+    assert warnings(ALIASES) == ('f:1:7: cannot read "/etc/aliases": No such file or directory',)
+
+
 @pytest.mark.parametrize(
-    "text, warning",
+    "text, errors",
     [
-        (None, 'f:1:7: cannot read "/etc/aliases": No such file or directory'),
-        ("a: b\nc\n", "/etc/aliases:2:1: a value is expected behind the key"),
-        ("a\n", "/etc/aliases:1:1: this file is a list, expected a mapping"),
+        ("a: b\nc\nd\n", [f"/etc/aliases:{n}:1: a value is expected behind the key" for n in (2, 3)]),
+        ("abuse:\nroot: bob\n", ["/etc/aliases:1:1: a value is expected behind the key"]),
+        ("a\n", ["/etc/aliases:1:1: this file is a list, expected a mapping"]),
+        ("a: m\udcfcller\n", ["/etc/aliases:1:1: not UTF-8"]),
     ],
 )
-def test_an_alias_file_that_cannot_be_used_is_told(text, warning):
-    files = {} if text is None else {"_etc_aliases": text}
-    assert warnings(ALIASES, **files) == (warning,)
+def test_an_alias_file_that_cannot_be_used_is_an_error(text, errors):
+    assert errors_of(ALIASES, _etc_aliases=text) == errors
+
+
+def test_what_stands_in_a_comment_does_not_matter():
+    assert slices(ALIASES, _etc_aliases="# M\udcfcller\na: b # \udcff\n")
 
 
 def test_databases_and_programs_are_not_looked_through():
@@ -87,5 +95,7 @@ def test_databases_and_programs_are_not_looked_through():
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from("ab:|/,\"'\\\n #@?\0é\x1b") | st.characters(), max_size=60))
-def test_any_alias_file_lets_the_daemon_start_and_is_told_in_printable_lines(text):
-    assert all(warning.isprintable() for warning in warnings(ALIASES, _etc_aliases=text))
+def test_any_alias_file_is_told_of_in_printable_lines(text):
+    errors = errors_of(ALIASES, _etc_aliases=text)
+    told = errors or warnings(ALIASES, _etc_aliases=text)
+    assert all(line.isprintable() and line.startswith("/etc/aliases:") for line in told)

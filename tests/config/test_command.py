@@ -45,12 +45,12 @@ def test_an_error_in_a_file_of_a_table_is_one_of_the_configuration(conf, directo
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not sandbox.find_ids("_smtpl"), reason="needs root, and the user _smtpl")
-def test_root_is_told_what_the_daemon_could_not_read(conf, directory, capsys):
+def test_what_the_daemon_could_not_read_is_an_error_for_root_too(conf, directory, capsys):
     (directory / "aliases").write_text("a: b\n")
     (directory / "aliases").chmod(0o600)
     ids = os.getresuid(), os.getresgid(), os.getgroups()
-    assert check(conf, {}, False, True) == 0
+    assert check(conf, {}, False, True) == 1
     assert capsys.readouterr().err.startswith(
-        f'warning: {conf}:1:7: cannot read "{directory}/aliases": user _smtpl has to be able to read it\n'
+        f'{conf}:1:7: cannot read "{directory}/aliases": user _smtpl has to be able to read it\n'
     )
     assert (os.getresuid(), os.getresgid(), os.getgroups()) == ids

@@ -4,7 +4,7 @@ import pytest
 
 from smtpd.config.host import has_file, has_user
 from smtpd.tables.credential import make_verifier
-from tests.config.machine import sliced
+from tests.config.machine import errors_of, sliced
 
 NICE = 'mda wrapper nice "nice {}"\naction b mda "cat" wrapper nice'
 
@@ -67,8 +67,14 @@ def test_a_locked_user_is_no_doubt():
     assert sliced(TLS.format("{ amy = '!', bob = '*' }")).warnings == ()
 
 
-def test_a_list_of_passwords_is_told():
-    assert sliced(TLS.format("file:/t"), _t="amy\n").warnings == ("/t:1:1: this file is a list, expected a mapping",)
+def test_a_list_of_passwords_is_an_error():
+    assert errors_of(TLS.format("file:/t"), _t="amy\n") == ["/t:1:1: this file is a list, expected a mapping"]
+
+
+@pytest.mark.parametrize("backend", ["file", "passwd"])
+def test_passwords_with_a_line_that_is_none_are_an_error(backend):
+    (error,) = errors_of(TLS.format(f"{backend}:/t"), _t="amy:!\n\nbob\n")
+    assert error.startswith("/t:3:1: ")
 
 
 @pytest.mark.parametrize("backend, path", [("file", "/t"), ("passwd", "/t"), ("db", "/t"), ("sqlite", "/db")])

@@ -72,8 +72,14 @@ def test_a_file_that_cannot_be_read_is_the_only_error():
 def test_a_file_that_is_not_utf8_is_an_error(tmp_path):
     path = tmp_path / "smtpd.conf"
     path.write_bytes(b'match for domain "gr\xfc\xdfe" reject\n')
-    with pytest.raises(ConfigErrors, match="cannot read"):
+    with pytest.raises(ConfigErrors, match=r"smtpd.conf:1:18: the byte FC is not UTF-8"):
         parse(str(path))
+
+
+def test_bytes_in_a_comment_and_a_byte_order_mark_do_not_matter(tmp_path):
+    path = tmp_path / "smtpd.conf"
+    path.write_bytes(b"\xef\xbb\xbfmatch reject # gr\xfc\xdfe\n# \xff\n")
+    assert len(parse(str(path)).config.matches) == 1
 
 
 def test_a_pipe_or_a_directory_is_not_read(tmp_path):

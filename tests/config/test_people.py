@@ -11,6 +11,7 @@ from smtpd.tables.table import Service
 from tests.config.machine import errors_of, sliced, slices
 
 SQLITE = "dbpath /x\nquery_userinfo SELECT 1, 2, 3\n"
+NO_UID = "no uid or no gid: add them, or add the user to the action, as in: user vmail"
 BOB = Person(2000, 2001, "/home/bob")
 
 
@@ -114,8 +115,9 @@ def test_of_two_lines_of_passwd_with_one_name_the_first_counts_and_for_lookup_to
     "kind, text, error",
     [
         ("file", None, 'f:1:27: cannot read "/users": No such file or directory'),
-        ("file", "# @list\nbob 2000:2000:/home/bob\n", "/users:1:1: this file is a list, expected a mapping"),
-        ("passwd", "bob:x:2000\n", "/users:1:1: expected name:password, or the 7 fields of passwd(5)"),
+        ("file", "# @list\nbob 2000:2000:/home/bob\n", "/users:2:1: this file is a list, expected a mapping"),
+        ("passwd", "bob\n", "/users:1:1: expected name:password, and perhaps the other fields of passwd(5)"),
+        ("passwd", "bob:x::::/home/bob\n", f'/users:1:1: user "bob": {NO_UID}'),
     ],
 )
 def test_a_userbase_that_cannot_be_read_is_an_error(kind, text, error):

@@ -238,6 +238,21 @@ def test_aliases_in_the_sandbox_and_a_file_in_the_place_of_another(unbegun):
     assert [resolve(unbegun, 3, "a"), resolve(unbegun, 4, "list")] == ["three", "four"]
 
 
+def test_a_file_that_went_wrong_leaves_the_old_aliases_in_force(unbegun):
+    aliases = Path(unbegun.table).parent / "aliases"
+    aliases.write_text("a: one\n")
+    unbegun.begin((TableSlice("aliases", path=str(aliases), backend="file"),), (str(aliases),), alias="aliases")
+    aliases.write_bytes(b"# M\xfcller\na: two\nabuse:\n")
+    unbegun.tell("control", UpdateTable(7, "aliases"))
+    trouble = f"table aliases: {aliases}: line 3: a value is expected behind the key"
+    assert unbegun.hear("control") == TableUpdated(7, trouble)
+    assert resolve(unbegun, 1, "a") == "one"
+    aliases.write_bytes(b"# M\xfcller\na: two\n")
+    unbegun.tell("control", UpdateTable(8, "aliases"))
+    assert unbegun.hear("control") == TableUpdated(8, "")
+    assert resolve(unbegun, 2, "a") == "two"
+
+
 def test_databases_in_the_sandbox(unbegun):
     folder = Path(unbegun.table).parent
     database, settings = folder / "users.db", folder / "sqlite.conf"

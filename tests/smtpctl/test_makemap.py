@@ -52,11 +52,20 @@ def test_all_that_is_wrong_is_told_by_file_and_line_and_nothing_is_made(makemap,
     assert (status, said) == (1, "")
     assert told.splitlines() == [
         "aliases:2: a value is expected behind the key",
-        "aliases:3: A is in line 1 already",
+        "aliases:3: duplicate A, first in line 1",
         "aliases:4: e: neither an address nor the name of a user",
         "aliases:6: i: a | without a command",
     ]
     assert os.listdir(tmp_path) == ["aliases"]
+
+
+def test_bytes_in_comments_do_not_matter_and_in_lines_they_are_told(makemap, tmp_path):
+    (tmp_path / "aliases").write_bytes(b"\xef\xbb\xbfroot: # M\xfcller\n  bob,\n  amy\n")
+    assert makemap("aliases") == (0, "", "")
+    assert makemap("-U", "aliases.db") == (0, "root\tbob, amy\n", "")
+    (tmp_path / "aliases").write_bytes(b"root: bob\nm\xfcller: amy\n")
+    assert makemap("aliases") == (1, "", "aliases:2: not UTF-8\n")
+    assert makemap("-U", "aliases.db") == (0, "root\tbob, amy\n", "")
 
 
 def test_values_are_checked_for_aliases_only(makemap, tmp_path):

@@ -13,14 +13,19 @@ from smtpd.tables.table import Service, Unavailable
 
 
 @pytest.fixture
-def make(tmp_path):
+def warnings():
+    return []
+
+
+@pytest.fixture
+def make(tmp_path, warnings):
     path = tmp_path / "what? 100%#.db"
 
-    def made(entries):
+    def made(entries, services=()):
         """As makemap does: another file in its place."""
         (tmp_path / "new").write_bytes(encode(entries))
         os.rename(tmp_path / "new", path)
-        return open_table(TableSlice("map", path=str(path), backend="db"), "+")
+        return open_table(TableSlice("map", path=str(path), backend="db", services=services), "+", warnings.append)
 
     return made
 
@@ -80,6 +85,45 @@ def test_nothing_or_nonsense_in_its_place_leaves_what_was_served(make):
         assert isinstance(table.update(), Unavailable)
     make([("a", "two")])
     assert table.find(Service.ALIAS, "a") == "two"
+
+
+def test_what_takes_its_place_and_cannot_be_used_is_told_once(make, warnings):
+    table = make([("a", "one")])
+    table.update()
+    with open(table.path, "wb") as file:
+        file.write(b"nonsense")
+    assert table.find(Service.ALIAS, "a") == table.find(Service.ALIAS, "A") == "one"
+    os.unlink(table.path)
+    assert table.find(Service.ALIAS, "a") == table.find(Service.ALIAS, "A") == "one"
+    stays = "the table stays as it was"
+    assert warnings == [
+        f"table map: {table.path}: not made by makemap: {stays}",
+        f"table map: {table.path}: No such file or directory: {stays}",
+    ]
+    make([("a", "two")])
+    assert table.find(Service.ALIAS, "a") == "two"
+    assert len(warnings) == 2
+
+
+@pytest.mark.parametrize(
+    "service, good, bad, key",
+    [
+        (Service.NETADDR, ("192.0.2.0/24", None), ("192.0.2.0/33", None), "192.0.2.1"),
+        (Service.REGEX, ("^a", None), ("(", None), "abc"),
+        (Service.ALIAS, ("abc", "x"), ("abd", None), "abc"),
+    ],
+)
+def test_an_entry_that_would_make_it_useless_leaves_what_was_served(make, warnings, service, good, bad, key):
+    table = make([good], (service,))
+    assert table.update() is None
+    make([good, bad])
+    assert table.check(service, key) is True
+    assert isinstance(table.update(), Unavailable)
+    assert table.check(service, key) is True
+    assert len(warnings) == 1
+    assert db.trouble_at_start(table.path, (service,))
+    assert not db.trouble_at_start(table.path, (Service.STRING,))
+    assert not db.trouble_at_start(table.path + ".gone", (service,))
 
 
 def test_a_file_that_makemap_did_not_make_is_refused(tmp_path):

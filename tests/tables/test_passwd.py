@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.config.slice import TableSlice
-from smtpd.tables.file import Malformed
 from smtpd.tables.opening import open_table
-from smtpd.tables.passwd import Accounts, parse
+from smtpd.tables.passwd import Accounts, parse, read
 from smtpd.tables.table import Service, Unavailable
+from smtpd.tables.text import Malformed
 
 TEXT = """\
 # people
@@ -18,8 +18,12 @@ Amy:$6$z
 kim::1003:1003::/home/kim:
 bob:other:0:0::/root:
 half:x:1004:::/home/half:
-uid:x::1004::/home/uid:
+six:x:1006:1006::/home/six
+more:x:1007:1007::/home/more::quota=1G mail=maildir:~/M
+virtual:x::::/home/virtual
+latin:x:1008:1008:M\udcfcller:/home/latin:/bin/\udcfc
 home:x:1004:1004:::
+short:x:1004
   \x20
 crlf:$6$y:1005:1005::/home/crlf:/bin/sh\r
 two:$6$w\r
@@ -37,8 +41,12 @@ def accounts():
         ("bob", "1001:1002:/home/bob", "$6$x$y"),
         ("BOB", "1001:1002:/home/bob", "$6$x$y"),
         ("amy", None, "$6$z"),
-        ("half", None, "x"),
-        ("uid", None, "x"),
+        ("half", "1004::/home/half", "x"),
+        ("six", "1006:1006:/home/six", "x"),
+        ("more", "1007:1007:/home/more", "x"),
+        ("virtual", "::/home/virtual", "x"),
+        ("latin", "1008:1008:/home/latin", "x"),
+        ("short", None, "x"),
         ("home", None, "x"),
         ("crlf", "1005:1005:/home/crlf", "$6$y"),
         ("two", None, "$6$w"),
@@ -66,25 +74,35 @@ def test_names_are_a_list_and_no_aliases(accounts):
     assert isinstance(accounts.find(Service.ALIAS, "kim"), Unavailable)
 
 
-@pytest.mark.parametrize("line", ["bob", ":x", "bob:x:1:2", "bob:x:1:2:3:4:5:6", "bob:\0", " :x"])
-def test_a_line_that_is_no_account_is_an_error_with_its_number(line):
+@pytest.mark.parametrize(
+    "line", ["bob", ":x", "bob:\0", " :x", "bob:x:::\0", "b\udcfcb:x", "bob:\udcfc", "a:b::::\udcfc"]
+)
+def test_a_line_that_is_no_account_is_a_fault_with_its_number(line):
     with pytest.raises(Malformed, match="^line 2: "):
         parse(f"# one\n{line}\n")
 
 
+def test_all_faults_are_told_and_the_good_lines_are_there():
+    accounts, faults = read("bob\namy:x\n:\n")
+    assert [account.name for account in accounts] == ["amy"]
+    assert [line for line, _ in faults] == [1, 3]
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.text("ab:/09 #\r\n\0", max_size=40))
+@given(st.text("ab:/09 #\r\n\0\udcfc", max_size=40))
 def test_any_text_is_accounts_or_malformed(text):
     try:
         accounts = parse(text)
     except Malformed:
         return
-    assert all(account.name and ":" not in account.name + account.password for account in accounts)
+    for account in accounts:
+        assert account.name and ":" not in account.name + account.password
+        assert not any(char in account.name + account.password + account.userinfo for char in "\0\r\n\udcfc")
 
 
 def test_a_file_that_went_wrong_leaves_what_was_served(tmp_path):
     path = tmp_path / "people"
-    path.write_text(TEXT)
+    path.write_bytes(TEXT.encode(errors="surrogateescape"))
     table = open_table(TableSlice("people", path=str(path), backend="passwd"), "+")
     assert table.update() is None
     path.write_text("bob\n")

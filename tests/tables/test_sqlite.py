@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from smtpd.config.slice import TableSlice
 from smtpd.tables.db import encode
-from smtpd.tables.file import Malformed
 from smtpd.tables.opening import open_table
 from smtpd.tables.sqlite import Settings, parse_settings
 from smtpd.tables.table import Service, Unavailable
+from smtpd.tables.text import Malformed
 
 DESCRIPTION = """\
 # people

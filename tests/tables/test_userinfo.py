@@ -11,6 +11,8 @@ from smtpd.tables.userinfo import Malformed, UserInfo, parse_userinfo
     "value, info",
     [
         ("1001:1002:/home/bob", UserInfo(1001, 1002, "/home/bob")),
+        ("::/home/bob", UserInfo(None, None, "/home/bob")),
+        ("1001::/home/bob", UserInfo(1001, None, "/home/bob")),
         ("0:0:/", UserInfo(0, 0, "/")),
         ("4294967294:1:/a b:c", UserInfo(4294967294, 1, "/a b:c")),
     ],
@@ -25,7 +27,6 @@ WRONG = [
     "1001:1002",
     "1001:1002:",
     "1001:1002:home",
-    ":1002:/home",
     "-1:1002:/home",
     "+1:1002:/home",
     " 1:2:/home",
