@@ -185,11 +185,12 @@ class Flight:
                 self._end(Remove(self.number), self._tower.delivered)
             case Outcome.DEFERRED:
                 self._log(answer.outcome, f"Error ({text})")
-                self._defer(Ended(self._tower.now(), text, False, 0))
+                # The agent may not have come to look for an earlier copy: its user's home was not there.
+                self._defer(Ended(self._tower.now(), text, self.perhaps_delivered, 0))
             case Outcome.FAILED | Outcome.LOOP:
                 looped = answer.outcome is Outcome.LOOP
                 self._log(answer.outcome, "Loop detected" if looped else f"Error ({text})")
-                self._hold("Loop detected" if looped else text, perhaps_delivered=False)
+                self._hold("Loop detected" if looped else text, perhaps_delivered=self.perhaps_delivered)
             case Outcome.STALE:
                 self._renew()
 
@@ -283,7 +284,8 @@ class Flight:
         if error is not None:
             self._tower.renewals.forget(self.envelope, successors)
             log.trouble(f"envelope {envelope_text(self.number)}", error)
-            self._defer(Ended(self._tower.now(), f"internal error: {type(error).__name__}", False, 0))
+            reason = f"internal error: {type(error).__name__}"
+            self._defer(Ended(self._tower.now(), reason, self.perhaps_delivered, 0))
             return
         log.info(f"envelope {envelope_text(self.number)} expanded again: {len(successors)} in its place")
         self._tower.submit(successors)

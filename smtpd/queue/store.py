@@ -49,7 +49,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     last_try: Seconds  # 0: never
     retries: Count
     troubles: Count  # tries, one after the other, that our own code did not bring to an end
-    perhaps_delivered: bool  # the last try ended without a word of the agent
+    perhaps_delivered: bool  # some try ended without a word of the agent
     held: bool
     suspended: bool
     error: Text

@@ -335,7 +335,7 @@ def restarted(make_house, store, run=1):
     return make_house(store)
 
 
-def test_a_mail_of_another_run_is_perhaps_delivered_until_it_was_tried(make_house):
+def test_a_mail_of_another_run_is_perhaps_delivered_until_it_is_delivered(make_house):
     store = RAMStore()
     store.apply([add(1, run=1)])
     house = restarted(make_house, store)
@@ -348,7 +348,7 @@ def test_a_mail_of_another_run_is_perhaps_delivered_until_it_was_tried(make_hous
     house.say("scheduler", PostponeEnvelopes([(1 << 32 | 1, 5)]))
     house.until(lambda: store.load([1 << 32 | 1])[0].retries)
     house.due(1 << 32 | 1)
-    assert not house.receive(agent).perhaps_delivered
+    assert house.receive(agent).perhaps_delivered  # the agent may have failed before it could look
 
 
 def test_a_mail_whose_agent_was_lost_with_it_is_perhaps_delivered(house):
