@@ -1,6 +1,7 @@
 """`smtpd …` is the parent; `smtpd -x ROLE` is the process of that name, which the parent has started."""
 
 import importlib
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def main() -> int:
 def start(arguments: list[str]) -> int:
     from smtpd.parent.option import USAGE, Misused, read_options
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to put in order before the start begins
     try:
         options = read_options(arguments)
     except Misused as error:

@@ -38,6 +38,9 @@ from smtpd.ipc.log import log, take_tracebacks
 PARENT = 3  # the descriptor of the channel to the parent
 DEADLINE = 10.0  # seconds until everything must have come
 MISSING = "missing: "
+# A ^C reaches the whole process group, and only the parent decides what it means.  A child is started with these
+# blocked, as its interpreter would end with a traceback until it ignores them.
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
 
 def command(role: str, *arguments: str) -> list[str]:
@@ -79,8 +82,9 @@ def receive(role: str, slice_type: Any) -> Handed:
     """Take what the parent hands to `role`, up to EnterSandbox.  Exits when the parent goes away or is late."""
     setproctitle(f"smtpd: {role}")
     take_tracebacks(log)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)  # a ^C reaches the whole group; the parent decides what it means
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     parent = Channel(socket.socket(fileno=PARENT), TABLE, role, "parent")
     handed = Handed(parent)
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from smtpd import sandbox
 from smtpd.imsg import TABLE
-from smtpd.ipc.boot import PARENT, command
+from smtpd.ipc.boot import IGNORED, PARENT, command
 from smtpd.ipc.channel import Channel
 
 SOCKET_BUFFER = 1024 * 1024  # bytes, so that a burst does not wait for the reader's next turn
@@ -71,7 +71,7 @@ def start(role: str, number: int = 0, *, log: int = 2, arguments: tuple[str, ...
                 (os.POSIX_SPAWN_DUP2, theirs.fileno(), PARENT),
             ],
             setsigdef=_SIGNALS,
-            setsigmask=[],
+            setsigmask=IGNORED,
         )
     return Child(role, number, pid, Channel(ours, TABLE, "parent", role, number))
 

@@ -1,0 +1,78 @@
+"""What a start makes, with the modes that it needs, and a start that is stopped before it is complete."""
+
+import os
+import signal
+import stat
+import subprocess
+
+import pytest
+
+from tests.live.conftest import PYTHON, until
+from tests.trusted import OPTIONS
+
+BOTH = """
+listen on 127.0.0.1 port {port}
+action "maildir" maildir
+action "mbox" mbox
+match from any for domain "maildir.test" action "maildir"
+match from any for domain "mbox.test" action "mbox"
+"""
+
+# The same whatever the umask of the process that starts the daemon.
+STATE = {
+    "": 0o755,
+    "empty": 0o755,
+    "mail": 0o755,
+    "mail/USER": 0o600,
+    "smtpd.pid": 0o644,
+    "smtpd.sock": 0o666,
+    "spool": 0o700,
+    "spool/content": 0o700,
+    "spool/lock": 0o600,
+    "spool/queue.db": 0o600,
+    "spool/queue.db-shm": 0o600,
+    "spool/queue.db-wal": 0o600,
+}
+MAILDIR = {"": 0o700, "cur": 0o700, "new": 0o700, "tmp": 0o700, "new/MAIL": 0o600}
+
+
+def modes(top, names):
+    """Mode of everything below `top` by its path; a name that differs each time is replaced by another one."""
+    found = {"": stat.S_IMODE(top.stat().st_mode)}
+    for path in top.rglob("*"):
+        name = str(path.relative_to(top))
+        for part, instead in names.items():
+            name = name.replace(part, instead)
+        found[name] = stat.S_IMODE(path.lstat().st_mode)
+    return found
+
+
+@pytest.mark.parametrize("umask", ["0000", "0002", "0022", "0077"])
+def test_modes_do_not_depend_on_the_umask(make_daemon, users, umask):
+    user = users.make("smtpd-umask")
+    daemon = make_daemon(BOTH).start(prefix=["sh", "-c", f'umask {umask}; exec "$@"', "sh"])
+    for domain in ("maildir.test", "mbox.test"):
+        daemon.send(f"{user}@{domain}", b"Subject: x\r\n\r\nx\r\n")
+    until(lambda: daemon.log.count("stat=Delivered") == 2, what="delivery")
+    until(lambda: not (daemon.state / "mail" / f"{user}.lock").exists(), what="the end of the lock")
+    assert modes(daemon.state, {user: "USER"}) == STATE
+    maildir = users.home(user) / "Maildir"
+    (mail,) = (maildir / "new").iterdir()
+    assert modes(maildir, {mail.name: "MAIL"}) == MAILDIR
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("children", range(1, 8))
+def test_an_interrupted_start_leaves_nothing(make_daemon, children):
+    """As ^C at a terminal: the whole process group has the signal, as soon as so many children were seen."""
+    daemon = make_daemon()
+    command = [PYTHON, "-m", "smtpd", "-d", "--state", str(daemon.state), "-f", str(daemon.conf), *OPTIONS]
+    with daemon.log_path.open("ab") as log:
+        daemon.process = subprocess.Popen(command, stderr=log, cwd="/", start_new_session=True)
+    until(lambda: len(daemon.descendants()) >= children, what=f"the start of {children} processes")
+    os.killpg(daemon.process.pid, signal.SIGINT)
+    assert daemon.ended() == 0, daemon.log
+    assert "Traceback" not in daemon.log
+    assert daemon.log.endswith(("info: SIGINT: the start is given up\n", "info: exiting\n"))
+    assert not (daemon.state / "smtpd.pid").exists()
+    assert not (daemon.state / "smtpd.sock").exists()
