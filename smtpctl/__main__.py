@@ -11,11 +11,15 @@ Runs with the rights of whoever calls it; control decides who may ask.
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import Any
 
-from smtpctl.word import Unclear, find_beginning, find_command
+from smtpd import PRODUCT, VERSION
+
+TYPE_CHECKING = False  # see command.py
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from smtpctl.command import Command
+    from smtpctl.word import Unclear
 
 FAILED, NOT_A_COMMAND = 1, 255
 # Programs with options of their own -> their modules.
@@ -26,9 +30,10 @@ OPTIONS = """\
 usage: smtpctl [-hj] [--state DIR] command
        smtpctl makemap|newaliases|sendmail ...
 
-    -h           this help; with the beginning of a command, help for what begins so
+    -h, --help   this help; with the beginning of a command, help for what begins so
     -j           print JSON, where something is printed
     --state DIR  talk to the smtpd that was started with --state DIR
+    --version    the version of smtpctl
 """
 EXIT_CODES = """\
 exit status:
@@ -45,8 +50,8 @@ class Usage(Exception):
 class Options:
     """What stands on the command line; options may stand between and behind the words."""
 
-    def __init__(self, arguments: Sequence[str]):
-        self.help = self.json = False
+    def __init__(self, arguments: "Sequence[str]"):
+        self.help = self.json = self.version = False
         self.state: str | None = None
         self.words: list[str] = []
         left = list(arguments)
@@ -58,6 +63,8 @@ class Options:
             self.help = True
         elif argument in ("-j", "--json"):
             self.json = True
+        elif argument == "--version":
+            self.version = True
         elif argument in ("-hj", "-jh"):
             self.help = self.json = True
         elif argument.startswith("--state="):
@@ -70,7 +77,7 @@ class Options:
             self.words.append(argument)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run one command; its exit status.  By default it is the command line, with the program's name."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name in a script that the locale does not have
@@ -94,15 +101,24 @@ def _called() -> list[str]:
     return [name, *sys.argv[1:]] if name in PROGRAMS else sys.argv[1:]
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: "Sequence[str]") -> int:
     if arguments and arguments[0] in PROGRAMS:
-        return int(import_module(f"smtpctl.{PROGRAMS[arguments[0]]}").main(arguments[1:]))
+        program = __import__(f"smtpctl.{PROGRAMS[arguments[0]]}", fromlist=["main"])
+        return int(program.main(arguments[1:]))
     try:
         options = Options(arguments)
     except Usage as error:
         print(f"smtpctl: unknown option {error}\n{OPTIONS}", file=sys.stderr, end="")
         return NOT_A_COMMAND
-    from smtpctl.command import COMMANDS  # and all that talks to the daemon
+    if options.version:
+        print(f"smtpctl ({PRODUCT}) {VERSION}")
+        return 0
+    return _command(options)
+
+
+def _command(options: Options) -> int:
+    from smtpctl.command import COMMANDS
+    from smtpctl.word import Unclear, find_command
 
     try:
         if options.help:
@@ -110,17 +126,17 @@ def run(arguments: Sequence[str]) -> int:
         command, parameters = find_command(COMMANDS, options.words)
     except Unclear as unclear:
         return _say_possibilities(unclear)
-    if command.run is None:
+    if not command.run:
         return _fail(f"{command.pattern}: not available yet")
-    return _talk(command.run, parameters, options)
+    return _talk(command, parameters, options)
 
 
-def _talk(command: Callable[..., int], parameters: Sequence[str], options: Options) -> int:
+def _talk(command: "Command", parameters: "Sequence[str]", options: Options) -> int:
     from smtpctl.connection import Connection, Trouble
     from smtpd.config.place import Places
 
     try:
-        return command(Connection(Places(options.state).socket), parameters, options.json)
+        return command.load()(Connection(Places(options.state).socket), parameters, options.json)
     except Trouble as trouble:
         sys.stdout.flush()
         return _fail(str(trouble))
@@ -131,22 +147,24 @@ def _fail(text: str) -> int:
     return FAILED
 
 
-def _say_possibilities(unclear: Unclear) -> int:
+def _say_possibilities(unclear: "Unclear") -> int:
     print("possibilities are:", file=sys.stderr)
     for command in unclear.possibilities:
         print(f"  {command.pattern}", file=sys.stderr)
     return NOT_A_COMMAND
 
 
-def _help(known: Sequence[Any], words: Sequence[str]) -> int:
+def _help(known: "Sequence[Command]", words: "Sequence[str]") -> int:
     """Help for all commands that begin with `words`."""
+    from smtpctl.word import find_beginning
+
     commands = find_beginning(known, words)
     if not words:
         print(OPTIONS)
         print("commands:")
     width = max(len(command.pattern) for command in commands)
     for command in commands:
-        later = "" if command.run is not None else " (not available yet)"
+        later = "" if command.run else " (not available yet)"
         print(f"    {command.pattern:{width}}  {command.help}{later}")
         if words and command.fails:
             print(f"    {'':{width}}  exit status 1 also when {command.fails}")

@@ -1,27 +1,31 @@
 """The socket to control: one question, one answer.
 
-    Connection(path) --> ask(imsg) --> no longer root --> its answer, and a descriptor that came with it
+    Connection(path) --> ask(imsg) --------> no longer root --> its answer, and a descriptor that came with it
+                     --> ask_query(word) --> no longer root --> the answer to a query (smtpd/ipc/query.py)
 
-Made by the first question: a command that asks nothing needs no daemon.
+Made by the first question: a command that asks nothing needs no daemon.  Imsgs are loaded by the first that is asked:
+a query needs none.
 
 SECURITY
     What is answered has been in mails.  The kernel has told control who we are when the connection is made, so nothing
     that root may do is needed from there on, and it is given up.
 """
 
+import _socket  # see smtpd/ipc/query.py
 import os
 import pwd
 import select
-import socket
-import struct
-from functools import cached_property
-from typing import Any
 
-from smtpd.imsg import TABLE, Denied
-from smtpd.ipc.channel import Channel, Closed, OtherVersion, Violation
+from smtpd.ipc import query
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from smtpd.ipc.channel import Channel
 
 USER = "_smtpx"  # whom root becomes
-PATIENCE = 10  # seconds until the connection is made
+CONNECT_TIMEOUT = 10  # seconds until the connection is made
 
 
 class Trouble(Exception):
@@ -33,30 +37,44 @@ class NotRunning(Trouble):
 
 
 class Connection:
-    def __init__(self, path: str, patience: float | None = None):
-        """`patience`: seconds for each step of a question and its answer; None: as long as it takes."""
+    def __init__(self, path: str, timeout: float | None = None):
+        """`timeout`: seconds for each step of a question and its answer; None: as long as it takes."""
         self._path = path
-        self._patience = None if patience is None else int(patience * 1000)
-        self._poll = select.poll()
+        self._timeout = timeout
+        self._channel: Channel | None = None
 
-    @cached_property
-    def _channel(self) -> Channel:
-        channel = Channel(_connect(self._path), TABLE, "smtpctl", "control", peer_id=TABLE.digest())
-        _give_up_root()
-        return channel
+    def ask_query(self, word: str) -> query.Answer:
+        """The answer, which may be no.  Raises Trouble."""
+        sock = self._connect()
+        sock.settimeout(self._timeout)
+        try:
+            query.send(sock, word)
+            return query.receive(sock)
+        except query.QueryError as error:
+            raise Trouble(f"smtpd {error}") from None
+        except TimeoutError:
+            raise Trouble("smtpd does not answer") from None
+        except OSError:
+            raise Trouble("smtpd closed the connection") from None
+        finally:
+            sock.close()
 
-    def ask(self, imsg: Any) -> Any:
+    def ask(self, imsg: "Any") -> "Any":
         """The answer to `imsg`.  Raises Trouble."""
         return self.ask_descriptor(imsg)[0]
 
-    def ask_descriptor(self, imsg: Any) -> tuple[Any, int | None]:
+    def ask_descriptor(self, imsg: "Any") -> "tuple[Any, int | None]":
         """The answer, and the descriptor that came with it."""
+        from smtpd.imsg import Denied
+        from smtpd.ipc.channel import Closed, OtherVersion, Violation
+
+        channel = self._channel = self._channel or self._open_channel()
         try:
-            self._channel.send(imsg)
-            while not self._channel.flush():
-                self._wait(select.POLLOUT)
-            while not (received := self._channel.receive()):
-                self._wait(select.POLLIN)
+            channel.send(imsg)
+            while not channel.flush():
+                self._wait(channel, select.POLLOUT)
+            while not (received := channel.receive()):
+                self._wait(channel, select.POLLIN)
         except OtherVersion:
             raise Trouble("smtpd is of another version: it has to be restarted") from None
         except Closed:
@@ -68,25 +86,34 @@ class Connection:
             raise Trouble(answer.reason)
         return answer, descriptor
 
-    def _wait(self, event: int) -> None:
-        self._poll.register(self._channel.fileno(), event)
-        if not self._poll.poll(self._patience):
+    def _open_channel(self) -> "Channel":
+        import socket
+
+        from smtpd.imsg import TABLE
+        from smtpd.ipc.channel import Channel
+
+        sock = socket.socket(fileno=self._connect().detach())
+        return Channel(sock, TABLE, "smtpctl", "control", peer_id=TABLE.digest())
+
+    def _wait(self, channel: "Channel", event: int) -> None:
+        poll = select.poll()
+        poll.register(channel.fileno(), event)
+        if not poll.poll(None if self._timeout is None else int(self._timeout * 1000)):
             raise Trouble("smtpd does not answer")
 
-
-def _connect(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Bounds connect too, which waits for room in the backlog.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", PATIENCE, 0))
-    try:
-        sock.connect(path)
-    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        raise NotRunning("smtpd doesn't seem to be running") from None
-    except BlockingIOError:
-        raise Trouble("smtpd is busy") from None
-    except OSError as error:
-        raise Trouble(f"{path}: {error.strerror}") from None
-    return sock
+    def _connect(self) -> _socket.socket:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        sock.settimeout(CONNECT_TIMEOUT)  # bounds the wait for room in the backlog, too
+        try:
+            sock.connect(self._path)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            raise NotRunning("smtpd doesn't seem to be running") from None
+        except (BlockingIOError, TimeoutError):
+            raise Trouble("smtpd is busy") from None
+        except OSError as error:
+            raise Trouble(f"{self._path}: {error.strerror or error}") from None
+        _give_up_root()
+        return sock
 
 
 def _give_up_root() -> None:

@@ -6,13 +6,16 @@ to be the user's own; somebody else's could hold what they like.
 
 import os
 import stat
-from collections.abc import Iterable
+
+TYPE_CHECKING = False  # see letter.py
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NAME = "dead.letter"
 NUMBERS = 100
 
 
-def save(home: str, pieces: Iterable[bytes]) -> str:
+def save(home: str, pieces: "Iterable[bytes]") -> str:
     """The path of the new file.  Raises OSError."""
     folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -11,10 +11,26 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from smtpctl.connection import Trouble
+from smtpctl.command import DONE
+from smtpctl.connection import Connection, Trouble
+from smtpctl.text import as_json
 from smtpd.smtp import sasl
 from smtpd.smtp.reply import Refuse
 from smtpd.tables.credential import make_hash, make_verifier
+
+
+def show_hash(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    return _show(encrypt(parameters, scram=False), json)
+
+
+def show_verifier(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    return _show(encrypt(parameters, scram=True), json)
+
+
+def _show(credentials: Iterable[str], json: bool) -> int:
+    for credential in credentials:
+        print(as_json({"credential": credential}) if json else credential)
+    return DONE
 
 
 def encrypt(parameters: Sequence[str], scram: bool) -> Iterator[str]:

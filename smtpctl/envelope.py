@@ -1,26 +1,26 @@
 """From whom and to whom: what the command line, the header and the system say of it.
 
 sender       the first that there is: -f, the field From, the caller
-recipients   operands, and with -t those in To, Cc and Bcc; each once
+recipients   operands, and with -t those in To, Cc and Bcc, or where a mail is sent on in Resent-To and so on; each once
 """
 
-import contextlib
 import os
 import pwd
-import re
-from email.header import Header
 
+from smtpctl import plain
 from smtpctl.letter import Letter
 from smtpctl.option import DATAERR, SOFTWARE, USAGE, Failed, Options
 from smtpctl.submission import Mail
-from smtpctl.text import visible
-from smtpd.header import address as address_list
-from smtpd.smtp.address import NULL, Address, AddressError, path
+from smtpctl.visible import visible
 
-_NOTIFY = re.compile(r"never|(?:success|failure|delay)(?:,(?:success|failure|delay))*", re.IGNORECASE)
-_RET = re.compile(r"full|hdrs", re.IGNORECASE)
-_ENVID = re.compile(r"[!-~]{1,100}")  # RFC 3461 4.4
-_WORD = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+")  # RFC 5322 3.2.3, needs no quotes in a name
+TYPE_CHECKING = False  # see letter.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NULL = ""
+
+_NOTIFICATIONS = {"SUCCESS", "FAILURE", "DELAY"}
+_RESENT_TO = (b"resent-to", b"resent-cc", b"resent-bcc")
 
 
 class Person:
@@ -39,7 +39,7 @@ def _full_name(entry: pwd.struct_passwd) -> str:
     return "".join(filter(str.isprintable, name))
 
 
-def read_recipients(options: Options) -> list[Address]:
+def read_recipients(options: Options) -> list[str]:
     """Those on the command line.  Raises Failed, without any when -t does not say that there will be more."""
     recipients = [address for operand in options.operands for address in _addresses(os.fsencode(operand), USAGE)]
     if not recipients and "t" not in options.flags:
@@ -47,10 +47,10 @@ def read_recipients(options: Options) -> list[Address]:
     return recipients
 
 
-def address(letter: Letter, options: Options, recipients: list[Address], person: Person) -> Mail:
+def address(letter: Letter, options: Options, recipients: list[str], person: Person) -> Mail:
     """What stands on the envelope.  Raises Failed."""
     if "t" in options.flags:
-        for value in letter.values(b"to", b"cc", b"bcc"):
+        for value in _destinations(letter):
             recipients = recipients + _addresses(value, DATAERR)
     if not recipients:
         raise Failed(SOFTWARE, "no recipients")
@@ -59,13 +59,30 @@ def address(letter: Letter, options: Options, recipients: list[Address], person:
         tuple(dict.fromkeys(recipients)),
         letter.size,
         eight_bit=not letter.is_ascii,
-        ret=_word(options, "R", _RET).upper(),
-        envid=_word(options, "V", _ENVID),
-        notify=_word(options, "N", _NOTIFY).upper(),
+        ret=_word(options, "R", lambda word: word in ("FULL", "HDRS")).upper(),
+        envid=_word(options, "V", lambda word: 0 < len(word) <= 100 and not word.strip(plain.VISIBLE)),  # RFC 3461 4.4
+        notify=_word(options, "N", lambda word: word == "NEVER" or _NOTIFICATIONS.issuperset(word.split(","))).upper(),
     )
 
 
-def _sender(letter: Letter, options: Options, person: Person) -> Address:
+def _destinations(letter: Letter) -> list[bytes]:
+    """The values of the fields that -t reads.
+
+    A mail that is sent on has a block of Resent- fields for each time, the last time's on top: the others say where it
+    has been sent before (RFC 5322 3.6.6)."""
+    seen: set[bytes] = set()  # Resent- fields of the last time
+    found: list[bytes] = []
+    for field in letter.fields:
+        if field.name in seen or found and not field.name.startswith(b"resent-"):
+            break
+        if field.name.startswith(b"resent-"):
+            seen.add(field.name)
+        if field.name in _RESENT_TO:
+            found.append(field.value)
+    return found if seen else letter.values(b"to", b"cc", b"bcc")
+
+
+def _sender(letter: Letter, options: Options, person: Person) -> str:
     said = options.values.get("f")
     if said is not None:
         if said in ("", "<>"):
@@ -75,20 +92,30 @@ def _sender(letter: Letter, options: Options, person: Person) -> Address:
             raise Failed(USAGE, "-f is one address")
         return sender
     for value in letter.values(b"from"):
-        with contextlib.suppress(Failed, IndexError):  # what others read as a name, and not we, keeps no mail back
+        try:
             return _addresses(value, DATAERR)[0]
+        except (Failed, IndexError):
+            pass  # what others read as a name, and not we, keeps no mail back
     return _addresses(os.fsencode(person.login), SOFTWARE)[0]
 
 
-def _word(options: Options, letter: str, fits: re.Pattern[str]) -> str:
+def _word(options: Options, letter: str, fits: "Callable[[str], bool]") -> str:
     word = options.values.get(letter, "")
-    if letter in options.values and not fits.fullmatch(word):
+    if letter in options.values and not fits(word.upper()):
         raise Failed(USAGE, f"-{letter} {visible(word)} makes no sense")
     return word
 
 
-def _addresses(value: bytes, status: int) -> list[Address]:
+def _addresses(value: bytes, status: int) -> list[str]:
     """Of a list as the fields To and Cc are.  Raises Failed, with that status."""
+    found = plain.maybe_addresses(value)
+    return _parse_addresses(value, status) if found is None else found
+
+
+def _parse_addresses(value: bytes, status: int) -> list[str]:
+    from smtpd.header import address as address_list
+    from smtpd.smtp.address import NULL, AddressError, path
+
     try:
         found = [path(f"<{text.decode()}>") for text in address_list.addresses(value)]
         if any(rest or address == NULL for address, rest in found):
@@ -97,15 +124,15 @@ def _addresses(value: bytes, status: int) -> list[Address]:
         text = visible(value.decode(errors="replace").strip())
         reason = "not UTF-8" if isinstance(error, UnicodeError) else error
         raise Failed(status, f"not an address: {text[:200]} ({reason})") from None
-    return [address for address, _ in found]
+    return [str(address) for address, _ in found]
 
 
-def from_field(sender: Address, options: Options, person: Person) -> bytes:
+def from_field(sender: str, options: Options, person: Person) -> bytes:
     """The field that is missing.  A name is no more than a name: it can end no line."""
     name = options.values.get("F", person.name)
     if not name.isprintable():
         raise Failed(USAGE, "-F is not a name: it does not print")
-    author = str(sender) or person.login
+    author = sender or person.login
     if not name:
         return f"From: {author}".encode()
     return f"From: {_phrase(name)} <{author}>".encode()
@@ -114,7 +141,9 @@ def from_field(sender: Address, options: Options, person: Person) -> bytes:
 def _phrase(name: str) -> str:
     """RFC 5322 3.2.5, RFC 2047 5"""
     if not name.isascii() or "=?" in name:
-        return Header(name, "utf-8", header_name="From").encode()
-    if all(map(_WORD.fullmatch, name.split(" "))):
+        from smtpctl.encoding import encoded_words
+
+        return encoded_words(name)
+    if all(map(plain.is_word, name.split(" "))):
         return name
-    return '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,43 +1,48 @@
-"""A mail as a program writes it, before it is sent: its header in memory, its body in a temporary file.
+"""A mail as a program writes it, before it is sent: its header in memory, its body in memory or a temporary file.
 
-    From amy Sat Nov 21 ...        left out, as is Return-Path
+    From amy Sat Nov 21 ...        left out, as are `>From amy ...` and Return-Path
     Subject: x                     a field, if the header has at least one that is known; otherwise all is body
     To: bob@here.test              read for recipients
+    Resent-Bcc: eve@here.test      read for recipients, and left out
     no colon here                  the body begins, with or without the empty line before it
 
-Lines end with LF or CRLF, and there is no CR in what is sent.  Lines that are too long for SMTP are sent as
-quoted-printable, unless the mail says how it is encoded, or has parts of its own.
+Lines end with LF, CRLF or CR, and in what is sent with LF.  What SMTP cannot carry as it is, lines that are too long
+and NUL, is encoded (encoding.py).
 
 Not done here: Bcc, Date, Message-ID and addresses without a domain are the server's (smtpd/header/editor.py).
 """
 
-import binascii
-import codecs
-import re
-import tempfile
-from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, Self
+import io
+
+TYPE_CHECKING = False  # as typing has it: this runs once for each mail, and what it loads is most of what it costs
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO, Self
 
 MAX_HEADER = 1024 * 1024  # bytes, as the server takes it
 MAX_LINE = 990  # bytes; RFC 5321 4.5.3.1.6 allows 1000 with CRLF and a stuffed dot
 IN_MEMORY = 1024 * 1024  # bytes of a body that need no file
 PIECE = 64 * 1024
 
-_FIELD = re.compile(rb"([!-9;-~]+)[\t ]*:")  # RFC 5322 2.2
-_KNOWN = re.compile(
-    rb"from|sender|reply-to|to|cc|bcc|subject|date|message-id|in-reply-to|references|mime-version|user-agent|received|"
-    rb"return-path|precedence|auto-submitted|(?:content|resent|list|x)-.+"
+_OF_NAME = bytes(code for code in range(33, 127) if code != ord(":"))  # RFC 5322 2.2
+_KNOWN = frozenset(
+    b"from sender reply-to to cc bcc subject date message-id in-reply-to references mime-version user-agent received "
+    b"return-path precedence auto-submitted".split()
 )
-_WITH_PARTS = re.compile(rb"[\t\n ]*(?:multipart|message)/", re.IGNORECASE)
+_KNOWN_BEGINNINGS = (b"content-", b"resent-", b"list-", b"x-")
+_NOT_SENT = (b"return-path", b"resent-bcc")  # RFC 5321 4.4, RFC 5322 3.6.6
 
 
 class Unfit(Exception):
     """It cannot be sent; why not."""
 
 
-class Field(NamedTuple):
-    name: bytes  # in small letters
-    text: bytearray  # all of it, with its line ends
+class Field:
+    __slots__ = ("name", "text")
+
+    def __init__(self, name: bytes, text: bytes):
+        self.name = name  # in small letters
+        self.text = bytearray(text)  # all of it, with its line ends
 
     @property
     def value(self) -> bytes:
@@ -47,22 +52,21 @@ class Field(NamedTuple):
 class Letter:
     """Read to its end as it is made, which may raise Unfit and OSError; to be closed."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: "BinaryIO"):
         self.fields: list[Field] = []
         self._size = 0  # of the body
         self.is_ascii = True  # the body
+        self.has_nul = False  # the body, or the header
         self._longest = 0  # line of the body
         self._length = 0  # of its last line so far
-        self._is_utf8 = True
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._body = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (closed below)
+        self._body: BinaryIO = io.BytesIO()
         try:
-            self._read(stream)
+            self._read(with_lf(stream))
         except BaseException:
             self._body.close()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,72 +74,87 @@ class Letter:
 
     @property
     def size(self) -> int:
-        """Bytes, as it came but for CRs."""
+        """Bytes, as it came but for line ends."""
         return sum(len(field.text) for field in self.fields) + 1 + self._size
 
     def values(self, *names: bytes) -> list[bytes]:
         return [field.value for field in self.fields if field.name in names]
 
-    def pieces(self, *more: bytes) -> Iterator[bytes]:
-        """What is sent: `more` fields first, each a line without its end."""
-        yield b"".join([*(field + b"\n" for field in (*more, *self._mime())), *self._header(), b"\n"])
-        yield from self._encoded() if self.must_encode else self._stored()
+    def pieces(self, *more: bytes) -> "Iterator[bytes]":
+        """What is sent: `more` fields first, each a line without its end.
 
-    def original(self) -> Iterator[bytes]:
-        """What came, without CRs."""
-        yield b"".join([*self._header(), b"\n"])
+        Whatever has to be loaded for that is loaded now: who reads the pieces may not be root any more."""
+        header = b"".join(bytes(field.text) for field in self.fields if field.name not in _NOT_SENT)
+        body = self._stored()
+        if self._longest > MAX_LINE or self.has_nul:
+            from smtpctl.encoding import encoded  # seldom
+
+            header, body = encoded(header, self._body)
+        return _joined(b"".join([*(field + b"\n" for field in more), header, b"\n"]), body)
+
+    def original(self) -> "Iterator[bytes]":
+        """What came, with LF line ends."""
+        yield b"".join([*(field.text for field in self.fields), b"\n"])
         yield from self._stored()
 
-    @property
-    def must_encode(self) -> bool:
-        if self._longest <= MAX_LINE or self.values(b"content-transfer-encoding"):
-            return False
-        return not any(map(_WITH_PARTS.match, self.values(b"content-type")))  # RFC 2045 6.4
-
-    def _read(self, stream: BinaryIO) -> None:
-        self._add(self._read_header(stream))
-        while piece := stream.read(PIECE):
+    def _read(self, pieces: "Iterator[bytes]") -> None:
+        self._add(self._read_header(pieces))
+        for piece in pieces:
             self._add(piece)
         self._body.flush()  # a child reads it too
 
-    def _read_header(self, stream: BinaryIO) -> bytes:
+    def _read_header(self, pieces: "Iterator[bytes]") -> bytes:
         """Takes the fields; returns what has been read of the body."""
-        lines: list[bytes] = []
-        size = 0
-        while line := stream.readline(MAX_HEADER + 1 - size):
-            size += len(line)
-            whole = line.translate(None, b"\r").removesuffix(b"\n") + b"\n"
-            if not self._take_line(whole, first=not lines):
+        text, at = b"", 0
+        while True:
+            end = text.find(b"\n", at) + 1
+            if not end and len(text) - at <= MAX_HEADER and (piece := next(pieces, b"")):
+                text += piece
+                continue
+            line = text[at : end or len(text)]
+            if line in (b"", b"\n") or not self._take_line(line, first=at == 0):
                 break
-            if size > MAX_HEADER:
+            at += len(line)
+            if at > MAX_HEADER:
                 raise Unfit("the header is too large")
-            lines.append(line)
-        if lines and not any(_KNOWN.fullmatch(field.name) for field in self.fields):
+        if at and not any(map(_is_known, self.fields)):
             self.fields.clear()
-            return b"".join(lines) + line
+            return text
         self.fields = [field for field in self.fields if field.name != b"return-path"]
-        return b"" if line in (b"\n", b"\r\n") else line
+        self.has_nul = any(b"\0" in field.text for field in self.fields)
+        return text[at + (line == b"\n") :]
 
     def _take_line(self, line: bytes, *, first: bool) -> bool:
         """Whether it is of the header."""
+        if not line.endswith(b"\n"):
+            line += b"\n"
         if line.startswith((b" ", b"\t")) and self.fields:
             self.fields[-1].text.extend(line)
             return True
-        found = _FIELD.match(line)
-        if found:
-            self.fields.append(Field(found[1].lower(), bytearray(line)))
-        return found is not None or first and line.startswith(b"From ")
+        name, colon, _ = line.partition(b":")
+        name = name.rstrip(b" \t")
+        if colon and name and not name.translate(None, _OF_NAME):
+            self.fields.append(Field(name.lower(), line))
+            return True
+        return first and line.startswith((b"From ", b">From "))
 
     def _add(self, piece: bytes) -> None:
-        piece = piece.translate(None, b"\r")
+        if self._size <= IN_MEMORY < self._size + len(piece):
+            self._move_to_file()
         self._body.write(piece)
         self._size += len(piece)
         self.is_ascii = self.is_ascii and piece.isascii()
+        self.has_nul = self.has_nul or b"\0" in piece
         self._measure(piece)
-        try:
-            self._decoder.decode(piece)
-        except UnicodeDecodeError:
-            self._is_utf8 = False
+
+    def _move_to_file(self) -> None:
+        import tempfile
+
+        file = tempfile.TemporaryFile()  # noqa: SIM115  (closed as the body)
+        self._body.seek(0)
+        file.write(self._body.read())
+        self._body.close()
+        self._body = file
 
     def _measure(self, piece: bytes) -> None:
         first, *others = map(len, piece.split(b"\n"))
@@ -144,27 +163,33 @@ class Letter:
         if others:
             self._length = others[-1]
 
-    def _header(self) -> Iterator[bytearray]:
-        return (field.text for field in self.fields)
-
-    def _mime(self) -> list[bytes]:
-        """RFC 2045"""
-        if not self.must_encode:
-            return []
-        made = [] if self.values(b"mime-version") else [b"MIME-Version: 1.0"]
-        if not self.values(b"content-type"):
-            charset = b"us-ascii" if self.is_ascii else b"utf-8" if self._is_utf8 else b"unknown-8bit"  # RFC 1428
-            made.append(b"Content-Type: text/plain; charset=" + charset)
-        return [*made, b"Content-Transfer-Encoding: quoted-printable"]
-
-    def _stored(self) -> Iterator[bytes]:
+    def _stored(self) -> "Iterator[bytes]":
         self._body.seek(0)
         while piece := self._body.read(PIECE):
             yield piece
 
-    def _encoded(self) -> Iterator[bytes]:
-        """RFC 2045 6.7.  A long line comes in several pieces, with a soft line break between them."""
-        self._body.seek(0)
-        while piece := self._body.readline(PIECE):
-            text = piece.removesuffix(b"\n")
-            yield binascii.b2a_qp(text) + (b"\n" if piece.endswith(b"\n") else b"=\n" if len(piece) == PIECE else b"")
+
+def _joined(header: bytes, body: "Iterator[bytes]") -> "Iterator[bytes]":
+    yield header
+    yield from body
+
+
+def _is_known(field: Field) -> bool:
+    name = field.name
+    return name in _KNOWN or any(name.startswith(start) and name != start for start in _KNOWN_BEGINNINGS)
+
+
+def with_lf(stream: "BinaryIO") -> "Iterator[bytes]":
+    """What can be read, piece by piece, with LF line ends instead of CRLF and CR."""
+    held = b""  # a CR, whose LF may come
+    while piece := stream.read(PIECE):
+        piece = held + piece
+        held = b"\r" if piece.endswith(b"\r") else b""
+        if held:
+            piece = piece[:-1]
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if piece:
+            yield piece
+    if held:
+        yield b"\n"

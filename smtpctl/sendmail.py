@@ -1,54 +1,64 @@
 """sendmail [options] [recipient ...]: hand in a mail from standard input, as programs of every Unix expect.
 
-    -bm  hand in a mail: what is done without -b        -bs  SMTP on standard input and output
+    -bm  hand in a mail: what is done without -b        -bs  SMTP on standard input and output: dialogue.py
     -bi  newaliases                                     -bp  mailq
+    -q   smtpctl schedule all
 
-    stdin --> Letter --> sender, recipients --> Submission --> smtpd       letter.py, submission.py
+    stdin --> Letter --> sender, recipients --> Submission --> smtpd       letter.py, envelope.py, submission.py
                  +------- not sent ----------> ~/dead.letter               deadletter.py
 
 What is said to smtpd is made here of single words that have been looked at, never of a line that somebody wrote.
+
+This runs once for each mail of a script that may send thousands, and most of its time is spent on loading modules: so
+nothing is loaded here that a usual mail does not need (tests/smtpctl/test_start.py).
 
 SECURITY
     Runs as whoever calls it, and is never set-uid: smtpd knows who that is by the kernel.  Called by root, what the
     server answers is read by a child that is not root any more.
 """
 
+import _socket  # see smtpd/ipc/query.py
 import os
-import socket
 import sys
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
-from smtpctl import deadletter
 from smtpctl.connection import Connection, Trouble
 from smtpctl.envelope import Person, address, from_field, read_recipients
 from smtpctl.letter import Letter, Unfit
-from smtpctl.option import DATAERR, IOERR, OK, SOFTWARE, TEMPFAIL, UNAVAILABLE, USAGE, Failed, Options
+from smtpctl.option import DATAERR, HELP, IOERR, NOPERM, OK, SOFTWARE, TEMPFAIL, UNAVAILABLE, USAGE, Failed, Options
 from smtpctl.submission import Lost, Mail, Refused, Submission
-from smtpctl.text import visible
+from smtpctl.visible import visible
+from smtpd import PRODUCT, VERSION
 from smtpd.config.place import Places
-from smtpd.imsg import OpenSession, SessionOpened, SessionRefused
-from smtpd.smtp.address import Address
+from smtpd.ipc import query
+
+TYPE_CHECKING = False  # see letter.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 PATIENCE = 60.0  # seconds for smtpd to open a session
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: "Sequence[str]") -> int:
     try:
         options = Options(arguments)
+        if options.help or options.version:
+            print(HELP if options.help else f"sendmail ({PRODUCT}) {VERSION}\n", end="")
+            return OK
         connection = Connection(Places(options.state).socket, PATIENCE)
-        if "q" in options.flags:
-            raise Failed(SOFTWARE, "-q is not available: smtpd tries what waits by itself")
         match options.mode:
             case "m":
                 return submit(connection, options)
             case "s":
-                return speak(connection)
+                _check_stdin()
+                from smtpctl import dialogue
+
+                return dialogue.relay(open_session(connection))
             case "p":
                 return list_queue(connection)
             case "i":
                 return make_aliases(options)
+            case "q":
+                return try_queue(connection, options)
         raise Failed(USAGE, f"-b{visible(options.values['b'])} is not available")
     except Failed as failed:
         return _say(failed)
@@ -60,37 +70,16 @@ def _say(failed: Failed) -> int:
     return failed.status
 
 
+def _check_stdin() -> None:
+    if sys.stdin is None:
+        raise Failed(IOERR, "there is no standard input")
+
+
 # -- other modes -------------------------------------------------------------------------------
 
 
-def speak(connection: Connection) -> int:
-    """-bs: between standard input and output and the server, until it closes."""
-    with _open_session(connection) as sock:
-        threading.Thread(target=_pass_on, args=(sock,), daemon=True).start()
-        while data := _receive(sock):
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-    return OK
-
-
-def _receive(sock: socket.socket) -> bytes:
-    try:
-        return sock.recv(65536)
-    except ConnectionResetError as error:
-        raise Failed(TEMPFAIL, f"the connection to smtpd is lost: {error.strerror}") from None
-
-
-def _pass_on(sock: socket.socket) -> None:
-    try:
-        while data := os.read(0, 65536):
-            sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass  # the server has closed
-
-
 def list_queue(connection: Connection) -> int:
-    from smtpctl.command import show_queue
+    from smtpctl.look import show_queue
 
     try:
         return show_queue(connection, (), False)
@@ -106,13 +95,27 @@ def make_aliases(options: Options) -> int:
     return newaliases.main([] if options.state is None else ["--state", options.state])
 
 
+def try_queue(connection: Connection, options: Options) -> int:
+    """-q.  Behind an interval or a selection nothing is done: smtpd tries everything by itself, in its time."""
+    if options.values["q"]:
+        return OK
+    if os.geteuid() != 0:
+        raise Failed(NOPERM, "only root can have the queue tried now; smtpd tries by itself what is in it")
+    from smtpctl.order import try_all
+
+    try:
+        try_all(connection)
+    except Trouble as trouble:
+        raise Failed(UNAVAILABLE, str(trouble)) from None
+    return OK
+
+
 # -- a mail ------------------------------------------------------------------------------------
 
 
 def submit(connection: Connection, options: Options) -> int:
     recipients = read_recipients(options)
-    if sys.stdin is None:
-        raise Failed(IOERR, "there is no standard input")
+    _check_stdin()
     try:
         letter = Letter(sys.stdin.buffer)
     except (Unfit, OSError) as error:
@@ -127,45 +130,52 @@ def submit(connection: Connection, options: Options) -> int:
     return status
 
 
-def _send(connection: Connection, letter: Letter, options: Options, recipients: list[Address]) -> int:
+def _send(connection: Connection, letter: Letter, options: Options, recipients: list[str]) -> int:
     """Raises Failed, or it has been said already."""
     person = Person()
     mail = address(letter, options, recipients, person)
     more = () if letter.values(b"from") else (from_field(mail.sender, options, person),)
-    return _in_child(partial(_hand_in, connection, mail, letter.pieces(*more), "v" in options.flags))
+    content = letter.pieces(*more)
+    return _in_child(lambda: _hand_in(connection, mail, content, "v" in options.flags))
 
 
 # -- handing it in -------------------------------------------------------------------------------
 
 
-def _hand_in(connection: Connection, mail: Mail, content: Iterable[bytes], verbose: bool) -> None:
+def _hand_in(connection: Connection, mail: Mail, content: "Iterable[bytes]", verbose: bool) -> None:
     """Raises Failed."""
-    show = partial(print, flush=True) if verbose else lambda line: None
-    with _open_session(connection) as sock:
-        try:
-            Submission(sock, show).send(mail, content)
-        except Refused as refused:
-            raise Failed(TEMPFAIL if refused.temporary else SOFTWARE, *refused.texts) from None
-        except Lost as lost:
-            raise Failed(TEMPFAIL, str(lost)) from None
-
-
-def _open_session(connection: Connection) -> socket.socket:
+    sock = open_session(connection)
     try:
-        answer, descriptor = connection.ask_descriptor(OpenSession(1))
+        Submission(sock, _show if verbose else lambda line: None).send(mail, content)
+    except Refused as refused:
+        raise Failed(TEMPFAIL if refused.temporary else SOFTWARE, *refused.texts) from None
+    except Lost as lost:
+        raise Failed(TEMPFAIL, str(lost)) from None
+    finally:
+        sock.close()
+
+
+def _show(line: str) -> None:
+    print(line, flush=True)
+
+
+def open_session(connection: Connection) -> _socket.socket:
+    """A socket that speaks SMTP.  Raises Failed."""
+    try:
+        answer = connection.ask_query(query.SESSION)
     except Trouble as trouble:
         raise Failed(TEMPFAIL, str(trouble)) from None
-    if isinstance(answer, SessionRefused):
-        raise Failed(UNAVAILABLE, answer.reason)
+    if not answer.granted:
+        raise Failed(UNAVAILABLE, visible(answer.text))
     try:
-        if isinstance(answer, SessionOpened):
-            return socket.socket(fileno=descriptor)
+        if answer.descriptor is not None:
+            return _socket.socket(fileno=answer.descriptor)
     except OSError:
         pass  # no socket
-    raise Failed(TEMPFAIL, f"smtpd answers nonsense: {type(answer).__name__}")
+    raise Failed(TEMPFAIL, "smtpd answers nonsense: no session")
 
 
-def _in_child(work: Callable[[], None]) -> int:
+def _in_child(work: "Callable[[], None]") -> int:
     """The exit status of `work`, done by a child: it gives up root on its way."""
     child = os.fork()
     if child:
@@ -186,6 +196,8 @@ def _in_child(work: Callable[[], None]) -> int:
 
 
 def _keep(letter: Letter) -> None:
+    from smtpctl import deadletter
+
     try:
         saved = deadletter.save(os.path.expanduser("~"), letter.original())
     except OSError as error:

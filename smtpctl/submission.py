@@ -7,29 +7,39 @@ server says becomes printable as it is read (smtpd/smtp/response.py), and what w
 goes into them.
 """
 
-import contextlib
-import socket
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-
-from smtpd.smtp import xtext
-from smtpd.smtp.address import Address
 from smtpd.smtp.response import Malformed, Response, ResponseReader
 from smtpd.smtp.transfer import stuffed
+
+TYPE_CHECKING = False  # see letter.py
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable, Iterable
 
 PATIENCE = 600.0  # seconds for an answer; RFC 5321 4.5.3.2.6
 PIECE = 64 * 1024
 
 
-@dataclass(frozen=True)
 class Mail:
-    sender: Address
-    recipients: tuple[Address, ...]
-    size: int  # about
-    eight_bit: bool = False
-    ret: str = ""  # RFC 3461, as are these two: FULL or HDRS
-    envid: str = ""
-    notify: str = ""
+    """Addresses are as they stand between the angle brackets.
+
+    size                about, in bytes
+    ret, envid, notify  RFC 3461; `ret` is FULL or HDRS, `envid` becomes xtext
+    """
+
+    __slots__ = ("eight_bit", "envid", "notify", "recipients", "ret", "sender", "size")
+
+    def __init__(
+        self,
+        sender: str,
+        recipients: tuple[str, ...],
+        size: int,
+        eight_bit: bool = False,
+        ret: str = "",
+        envid: str = "",
+        notify: str = "",
+    ):
+        self.sender, self.recipients, self.size, self.eight_bit = sender, recipients, size, eight_bit
+        self.ret, self.envid, self.notify = ret, _xtext(envid) if envid else "", notify
 
 
 class Refused(Exception):
@@ -48,13 +58,13 @@ class Lost(Exception):
 class Submission:
     """`show` gets each line of the dialogue, without what it ends in."""
 
-    def __init__(self, sock: socket.socket, show: Callable[[str], None] = lambda line: None):
+    def __init__(self, sock: "_socket.socket", show: "Callable[[str], None]" = lambda line: None):
         sock.settimeout(PATIENCE)
         self._sock = sock
         self._show = show
         self._responses = ResponseReader()
 
-    def send(self, mail: Mail, content: Iterable[bytes]) -> None:
+    def send(self, mail: Mail, content: "Iterable[bytes]") -> None:
         """Raises Refused, Lost."""
         self._check(self._receive())
         offered = {line.split(" ")[0].upper() for line in self._check(self._command("EHLO localhost")).lines[1:]}
@@ -62,11 +72,16 @@ class Submission:
         self._name_recipients(mail, f" NOTIFY={mail.notify}" if mail.notify and "DSN" in offered else "")
         self._check(self._command("DATA"))
         self._check(self._transfer(content))
-        with contextlib.suppress(Lost):  # it is done
+        self._quit()  # it is done
+
+    def _quit(self) -> None:
+        try:
             self._command("QUIT")
+        except Lost:
+            pass
 
     def _name_recipients(self, mail: Mail, parameter: str) -> None:
-        refused: list[tuple[Address, Response]] = []
+        refused: list[tuple[str, Response]] = []
         for recipient in mail.recipients:
             response = self._command(f"RCPT TO:<{recipient}>{parameter}")
             if response.kind != 2:
@@ -75,8 +90,7 @@ class Submission:
                 break
         if not refused:
             return
-        with contextlib.suppress(Lost):
-            self._command("QUIT")
+        self._quit()
         texts = [f"{recipient}: {response}" for recipient, response in refused]
         if len(refused) < len(mail.recipients):
             texts.append("so it was sent to nobody")
@@ -87,7 +101,7 @@ class Submission:
             return response
         raise Refused(f"command failed: {response}", temporary=response.kind == 4)
 
-    def _transfer(self, content: Iterable[bytes]) -> Response:
+    def _transfer(self, content: "Iterable[bytes]") -> Response:
         try:
             for piece in stuffed(content):
                 self._sock.sendall(piece)
@@ -126,6 +140,12 @@ def _of_mail(mail: Mail, offered: set[str]) -> str:
         "SIZE": f" SIZE={mail.size}",
         "8BITMIME": " BODY=8BITMIME" if mail.eight_bit else "",
         "SMTPUTF8": " SMTPUTF8" if utf8 else "",
-        "DSN": (f" RET={mail.ret}" if mail.ret else "") + (f" ENVID={xtext.encode(mail.envid)}" if mail.envid else ""),
+        "DSN": (f" RET={mail.ret}" if mail.ret else "") + (f" ENVID={mail.envid}" if mail.envid else ""),
     }
     return "".join(text for keyword, text in wanted.items() if keyword in offered)
+
+
+def _xtext(text: str) -> str:
+    from smtpd.smtp import xtext  # seldom needed, and loaded before root is given up
+
+    return xtext.encode(text)

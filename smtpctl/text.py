@@ -9,27 +9,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from smtpctl.visible import escape, visible
 from smtpd.envelope import Body, Duty, Entry, Notify, Terms, envelope_text, message_of, message_text
-
-
-def visible(text: str, also: str = "") -> str:
-    """`text` with what does not print, backslashes, and the characters in `also` as \\ooo or \\u{…}."""
-    if text.isprintable() and "\\" not in text and not any(char in text for char in also):
-        return text
-    return "".join(char if char.isprintable() and char not in also and char != "\\" else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    if char == "\\":
-        return "\\\\"
-    return f"\\{ord(char):03o}" if ord(char) < 256 else f"\\u{{{ord(char):x}}}"
 
 
 def for_terminal(text: str) -> str:
     """Content for somebody's screen: lines and tabs stay, all else that does not print is shown as what it is."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or char in "\n\t" else _escape(char) for char in text)
+    return "".join(char if char.isprintable() or char in "\n\t" else escape(char) for char in text)
 
 
 def duration(seconds: int) -> str:

@@ -3,37 +3,38 @@
     show queue             each word may be shortened as long as only one command is meant
     show queue <msgid>     a parameter takes what has its form, and wins over a prefix, as an exact word does
 
-Knows no command: a command is anything with a `pattern`.
+Knows no command: of each it looks at its `pattern`.
 """
 
-import re
-from collections.abc import Callable, Sequence
-from typing import Protocol
+TYPE_CHECKING = False  # see command.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
-from smtpd.envelope import MESSAGE_ID_MAX, message_of
+    from smtpctl.command import Command
 
 TABLE_NAME_MAX = 256  # characters that an imsg carries (smtpd/envelope.py)
-
-
-class Pattern(Protocol):
-    @property
-    def pattern(self) -> str: ...
 
 
 class Unclear(Exception):
     """No command, or several.  `possibilities` are those that begin like it."""
 
-    def __init__(self, possibilities: Sequence[Pattern]):
+    def __init__(self, possibilities: "Sequence[Command]"):
         super().__init__()
         self.possibilities = possibilities
 
 
 def is_message_id(word: str) -> bool:
-    return re.fullmatch("[0-9a-fA-F]{8}", word) is not None and 0 < int(word, 16) <= MESSAGE_ID_MAX
+    from smtpd.envelope import MESSAGE_ID_MAX  # for commands that have one
+
+    return _is_hex(word, 8) and 0 < int(word, 16) <= MESSAGE_ID_MAX
 
 
 def is_envelope_id(word: str) -> bool:
-    return re.fullmatch("[0-9a-fA-F]{16}", word) is not None and 0 < message_of(int(word, 16)) <= MESSAGE_ID_MAX
+    return _is_hex(word, 16) and is_message_id(word[:8])
+
+
+def _is_hex(word: str, length: int) -> bool:
+    return len(word) == length and not word.strip("0123456789abcdefABCDEF")
 
 
 def is_table_name(word: str) -> bool:
@@ -43,7 +44,7 @@ def is_table_name(word: str) -> bool:
 # Came after scripts had learned to say `show q`: not meant by what also means an older word.
 YIELDING = {"quarantine"}
 
-PARAMETERS: dict[str, Callable[[str], bool]] = {
+PARAMETERS: "dict[str, Callable[[str], bool]]" = {
     "<msgid>": is_message_id,
     "<evpid>": is_envelope_id,
     "<table>": is_table_name,
@@ -51,7 +52,7 @@ PARAMETERS: dict[str, Callable[[str], bool]] = {
 }
 
 
-def find_command[Command: Pattern](commands: Sequence[Command], words: Sequence[str]) -> tuple[Command, list[str]]:
+def find_command(commands: "Sequence[Command]", words: "Sequence[str]") -> "tuple[Command, list[str]]":
     """The command that `words` mean, and its parameters.  Raises Unclear."""
     left, meant = _follow(commands, words)
     for command in left:
@@ -60,12 +61,12 @@ def find_command[Command: Pattern](commands: Sequence[Command], words: Sequence[
     raise Unclear(left)
 
 
-def find_beginning[Command: Pattern](commands: Sequence[Command], words: Sequence[str]) -> list[Command]:
+def find_beginning(commands: "Sequence[Command]", words: "Sequence[str]") -> "list[Command]":
     """The commands that begin with what `words` mean.  Raises Unclear."""
     return _follow(commands, words)[0]
 
 
-def _follow[Command: Pattern](commands: Sequence[Command], words: Sequence[str]) -> tuple[list[Command], list[str]]:
+def _follow(commands: "Sequence[Command]", words: "Sequence[str]") -> "tuple[list[Command], list[str]]":
     """The commands that are left after `words`, and what each of these stands for."""
     left = list(commands)
     meant = []
@@ -78,7 +79,7 @@ def _follow[Command: Pattern](commands: Sequence[Command], words: Sequence[str])
     return left, meant
 
 
-def _word(command: Pattern, at: int) -> str:
+def _word(command: "Command", at: int) -> str:
     """Its word at that place; empty behind its last."""
     return dict(enumerate(command.pattern.split())).get(at, "")
 

@@ -765,22 +765,22 @@ class AgentEnded:
 # -- steering: smtpctl, control, and whom it concerns ------------------------------------------
 
 
-@imsg("smtpctl -> control -> dispatcher")
+@imsg("control -> dispatcher")
 class OpenSession:
-    """A program of this host has mail; anybody may ask.  Whoever does, control writes its `uid`, as the kernel says."""
+    """A program of this host has mail; anybody may ask (ipc/query.py).  The `uid` is what the kernel says."""
 
     request: int
-    uid: int = -1
+    uid: int
 
 
-@imsg("dispatcher -> control -> smtpctl", answers=OpenSession, descriptor=True)
+@imsg("dispatcher -> control", answers=OpenSession, descriptor=True)
 class SessionOpened:
     """The descriptor speaks SMTP from here on."""
 
     request: int
 
 
-@imsg("dispatcher -> control -> smtpctl", answers=OpenSession)
+@imsg("dispatcher -> control", answers=OpenSession)
 class SessionRefused:
     request: int
     reason: Text
@@ -942,18 +942,6 @@ class SetVerbose:
 @imsg("parent -> nursery")
 class NurserySetVerbose:
     verbose: bool
-
-
-@imsg("smtpctl -> control")
-class ShowStatus:
-    request: int
-
-
-@imsg("control -> smtpctl", answers=ShowStatus)
-class StatusShown:
-    request: int
-    mda_paused: bool
-    smtp_paused: bool
 
 
 @imsg("smtpctl -> control")

@@ -5,6 +5,8 @@
 A client is not read while its question is under way or its answer has not left, so it costs at most what one receive
 brings and one answer.  Whatever it sends that is not an imsg for us ends that client and nothing else.
 
+What it begins with may be a query instead of an imsg (ipc/query.py): the client is closed behind the answer.
+
 A master, root, may ask anything; a stranger for an SMTP session only.  A stranger has one question, and a few seconds
 for it and its answer, and is shown out.
 """
@@ -19,7 +21,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from smtpd.imsg import TABLE, Denied, OpenSession
+from smtpd.imsg import TABLE, Denied
+from smtpd.ipc import query
 from smtpd.ipc.channel import Channel, Closed, OtherVersion, Violation
 from smtpd.ipc.log import log
 
@@ -30,7 +33,10 @@ PATIENCE = 5.0  # seconds for a stranger's one question and its answer
 AT_ONCE = 64  # accepted in one turn of the loop
 REST = 1.0  # seconds without accepting, when descriptors have run out
 
+ROOT_ONLY = "need root privileges"
+
 Asked = Callable[["Client", Any, int | None], None]
+Queried = Callable[["Client", str], None]
 
 
 def uid_of(sock: socket.socket) -> int:
@@ -41,12 +47,20 @@ def uid_of(sock: socket.socket) -> int:
 
 
 class Clients:
-    """All of them.  `masters`: uids that may ask anything.  `asked(client, imsg, descriptor)` gets the questions."""
+    """All of them.  `masters`: uids that may ask anything.  `asked(client, imsg, descriptor)` gets the questions, and
+    `queried(client, word)` the queries."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, listener: socket.socket, masters: frozenset[int], asked: Asked):
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        masters: frozenset[int],
+        asked: Asked,
+        queried: Queried,
+    ):
         self.loop = loop
         self.masters = masters
-        self.asked = asked
+        self.asked, self.queried = asked, queried
         self.here: set[Client] = set()
         self.accepted = 0
         self._of_uid: Counter[int] = Counter()
@@ -103,6 +117,7 @@ class Client:
         self._loop = clients.loop
         self._channel = Channel(sock, TABLE, "control", "smtpctl", peer_id=TABLE.digest())
         self._waiting: deque[Any] = deque()
+        self._begun = False  # something has come
         self._asking = False  # a question is under way
         self._reading = self._writing = False
         self._deadline = None if self.is_master else self._loop.call_later(PATIENCE, self.close)
@@ -115,11 +130,20 @@ class Client:
             if descriptor is not None:
                 os.close(descriptor)
             return
-        if not self.is_master:
-            self._show_out(lambda: self._channel.send(imsg, descriptor))
-            return
         self._channel.send(imsg, descriptor)
         self._loop.call_soon(self._proceed)  # not at once: a thousand questions in one piece are no recursion
+
+    def answer_query(self, answer: query.Answer) -> None:
+        """The answer to its query; the descriptor is taken over."""
+        try:
+            if not self._channel.closed:
+                query.answer(self._channel.sock, answer)
+        except OSError:
+            pass  # it is gone
+        finally:
+            if answer.descriptor is not None:
+                os.close(answer.descriptor)
+        self.close()
 
     def close(self) -> None:
         if self._channel.closed:
@@ -133,6 +157,10 @@ class Client:
         self._clients.gone(self)
 
     def _readable(self) -> None:
+        if not self._begun:
+            self._begun = True
+            if self._maybe_query():
+                return
         try:
             self._waiting.extend(imsg for imsg, _ in self._channel.receive())
         except OtherVersion:
@@ -146,6 +174,24 @@ class Client:
             self.close()
             return
         self._proceed()
+
+    def _maybe_query(self) -> bool:
+        """Whether it has begun with a query, which then is all that it may ask."""
+        try:
+            word = query.maybe_receive(self._channel.sock)
+        except query.QueryError as error:
+            log.debug(f"control client of uid {self.uid}: {error}")
+            self.close()
+            return True
+        if word is None:
+            return False
+        self._asking = True
+        self._watch()
+        if word == query.SESSION or self.is_master:
+            self._guarded(lambda: self._clients.queried(self, word))
+        else:
+            self.answer_query(query.Answer(False, ROOT_ONLY))
+        return True
 
     def _proceed(self) -> None:
         """Write what is there; ask the next question when nothing is under way; read when there is none."""
@@ -162,13 +208,16 @@ class Client:
             self._watch()
 
     def _ask(self, imsg: Any) -> None:
-        if not (self.is_master or isinstance(imsg, OpenSession)):
-            denied = Denied(getattr(imsg, "request", 0), "need root privileges")
+        if not self.is_master:
+            denied = Denied(getattr(imsg, "request", 0), ROOT_ONLY)
             self._show_out(lambda: self._channel.send(denied))
             return
         self._asking = True
+        self._guarded(lambda: self._clients.asked(self, imsg, None))
+
+    def _guarded(self, ask: Callable[[], None]) -> None:
         try:
-            self._clients.asked(self, imsg, None)
+            ask()
         except Exception as error:  # the one around one request
             log.trouble(f"control client of uid {self.uid}", error)
             self.close()

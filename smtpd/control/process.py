@@ -1,7 +1,7 @@
 """control -- takes orders from local tools, adds up statistics, and passes the log on to syslog.
 
     smtpctl --ListEnvelopes, UpdateTable, PauseListeners …--> control --the same--> queue, lookup, dispatchers …
-    sendmail --OpenSession--> control --the same--> the first dispatcher
+    sendmail --session--> control --OpenSession--> the first dispatcher                    (a query: ipc/query.py)
     everybody --log lines--> control --> /dev/log
     control --ReopenSyslog, SetVerbose--> parent
 
@@ -31,7 +31,6 @@ from smtpd.imsg import (
     ListEnvelopes,
     ListQuarantine,
     OpenContent,
-    OpenSession,
     PauseDeliveries,
     PauseListeners,
     QuarantineListed,
@@ -42,7 +41,6 @@ from smtpd.imsg import (
     SessionRefused,
     SetVerbose,
     ShowStatistics,
-    ShowStatus,
     StatisticsReported,
     Stop,
     SuspendEnvelopes,
@@ -50,7 +48,7 @@ from smtpd.imsg import (
     TakeSyslog,
     UpdateTable,
 )
-from smtpd.ipc import boot
+from smtpd.ipc import boot, query
 from smtpd.ipc.loop import connect, prepare, unexpected
 
 USER, CHROOT = "_smtpx", "empty"
@@ -66,7 +64,14 @@ def main() -> None:
     assert handed.control_socket is not None
     journal = Journal(loop, handed.logs, handed.syslog, lambda: handed.parent.send(ReopenSyslog()))
     control = Control(
-        loop, handed.peers, handed.control_socket, masters, from_smtpctl, journal, handed.configure.paused
+        loop,
+        handed.peers,
+        handed.control_socket,
+        masters,
+        from_smtpctl,
+        query_from_smtpctl,
+        journal,
+        handed.configure.paused,
     )
     handlers = {
         "parent": from_parent,
@@ -94,8 +99,6 @@ def from_parent(control, channel, imsg, descriptor):
 
 def from_smtpctl(control, client, imsg, descriptor):
     match imsg:
-        case OpenSession():
-            control.open_session(client, imsg)
         case ListEnvelopes():
             control.forward(client, imsg, "queue")
         case ListQuarantine():
@@ -114,14 +117,22 @@ def from_smtpctl(control, client, imsg, descriptor):
             control.pause_listeners(client, imsg)
         case UpdateTable():
             control.forward(client, imsg, "lookup")
-        case ShowStatus():
-            control.show_status(client, imsg)
         case ShowStatistics():
             control.show_statistics(client, imsg)
         case SetVerbose():
             control.set_verbose(client, imsg)
         case _:
             unexpected("smtpctl", imsg)
+
+
+def query_from_smtpctl(control, client, word):
+    match word:
+        case query.SESSION:
+            control.open_session(client)
+        case query.STATUS:
+            control.show_status(client)
+        case _:
+            control.refuse(client, "smtpd does not know this query: it is of another version, and has to be restarted")
 
 
 def from_queue(control, channel, imsg, descriptor):

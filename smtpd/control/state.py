@@ -25,12 +25,13 @@ from smtpd.imsg import (
     PauseDeliveries,
     PauseListeners,
     ReportStatistics,
+    SessionOpened,
+    SessionRefused,
     SetVerbose,
     ShowStatistics,
-    ShowStatus,
     StatisticsShown,
-    StatusShown,
 )
+from smtpd.ipc import query
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.ipc.question import Questions
@@ -44,12 +45,13 @@ class Control:
         listener: socket.socket,
         masters: frozenset[int],
         asked: Callable[["Control", Client, Any, int | None], None],
+        queried: Callable[["Control", Client, str], None],
         journal: Journal,
         paused: Iterable[str] = (),
     ):
         self.loop = loop
         self.journal = journal
-        self.clients = Clients(loop, listener, masters, partial(asked, self))
+        self.clients = Clients(loop, listener, masters, partial(asked, self), partial(queried, self))
         self.mda_paused, self.smtp_paused = "mda" in paused, "smtp" in paused
         self._questions = {channel: Questions(channel) for channel in peers}
         self._started = loop.time()
@@ -73,10 +75,17 @@ class Control:
         (questions,) = self._of(role)
         questions.ask(partial(_renumbered, imsg), partial(self._pass_back, client, imsg.request))
 
-    def open_session(self, client: Client, imsg: OpenSession) -> None:
+    def open_session(self, client: Client) -> None:
         """Of several dispatchers the first has all sessions of this host's programs, so it can count them."""
+
+        def answered(imsg: SessionOpened | SessionRefused, descriptor: int | None) -> None:
+            if isinstance(imsg, SessionRefused):
+                client.answer_query(query.Answer(False, imsg.reason))
+            else:
+                client.answer_query(query.Answer(True, "", descriptor))
+
         first = min(self._of("dispatcher"), key=lambda questions: questions.channel.number)
-        first.ask(partial(_renumbered, imsg, uid=client.uid), partial(self._pass_back, client, imsg.request))
+        first.ask(lambda number: OpenSession(number, client.uid), answered)
 
     def _pass_back(self, client: Client, request: int, imsg: Any, descriptor: int | None = None) -> None:
         client.answer(_renumbered(imsg, request), descriptor)
@@ -124,8 +133,12 @@ class Control:
 
     # -- for ourselves -----------------------------------------------------------------------
 
-    def show_status(self, client: Client, imsg: ShowStatus) -> None:
-        client.answer(StatusShown(imsg.request, self.mda_paused, self.smtp_paused))
+    def show_status(self, client: Client) -> None:
+        paused = {"mda": self.mda_paused, "smtp": self.smtp_paused}
+        client.answer_query(query.Answer(True, " ".join(name for name, value in paused.items() if value)))
+
+    def refuse(self, client: Client, reason: str) -> None:
+        client.answer_query(query.Answer(False, reason))
 
     def set_verbose(self, client: Client, imsg: SetVerbose) -> None:
         log.verbose = imsg.verbose

@@ -6,11 +6,7 @@ Text may hold what a client or a name server wrote.  So whatever is not printabl
 at the length the RFC allows: no input can end a reply, begin another one, or overflow a reader.
 """
 
-import re
-
 MAX_LINE = 512  # RFC 5321 4.5.3.1.5, CRLF included
-
-_UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 class Reply:
@@ -48,7 +44,7 @@ class Refuse(Exception):
 
 def printable(text: str) -> str:
     """The text with a `?` for everything that is not printable ASCII."""
-    return text if is_printable(text) else _UNPRINTABLE.sub("?", text)
+    return text if is_printable(text) else "".join(char if " " <= char <= "~" else "?" for char in text)
 
 
 def is_printable(text: str) -> bool:

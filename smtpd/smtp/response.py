@@ -6,10 +6,9 @@
 The text is whatever the other side wrote, or let somebody else write.  So it becomes printable ASCII as it is read, and
 its length is bounded; and what is not exactly a reply is not guessed at: a line too many would be taken for the answer
 to the next command.
-"""
 
-import re
-from dataclasses import dataclass
+Loaded by sendmail for each mail, and so without what takes long to load, regular expressions above all.
+"""
 
 from smtpd.smtp.line import LineReader
 from smtpd.smtp.reply import Refuse, printable
@@ -17,18 +16,24 @@ from smtpd.smtp.reply import Refuse, printable
 MAX_LINES = 100  # of one reply; each is as long as a command may be
 MAX_TEXT = 400  # characters that str() shows
 
-_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?")  # RFC 5321 4.2; a code alone is a last line
-_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)", re.ASCII)  # RFC 3463 2
-
 
 class Malformed(Exception):
     """Not a reply; the argument says why.  Nothing that follows can be understood."""
 
 
-@dataclass(frozen=True, slots=True)
 class Response:
-    code: int
-    lines: tuple[str, ...]  # at least one
+    """`lines`: at least one."""
+
+    __slots__ = ("code", "lines")
+
+    def __init__(self, code: int, lines: tuple[str, ...]):
+        self.code, self.lines = code, lines
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Response) and (self.code, self.lines) == (other.code, other.lines)
+
+    def __repr__(self) -> str:
+        return f"Response({self.code}, {self.lines})"
 
     @property
     def kind(self) -> int:
@@ -38,8 +43,11 @@ class Response:
     @property
     def enhanced(self) -> str:
         """Empty when there is none, or one of another kind than the code (RFC 2034 4)."""
-        found = _ENHANCED.match(self.lines[0])
-        return found[1] if found and found[1].startswith(str(self.kind)) else ""
+        word = self.lines[0].partition(" ")[0]
+        numbers = word.split(".")
+        if len(numbers) != 3 or not all(number.isdecimal() and len(number) <= 3 for number in numbers):  # RFC 3463 2
+            return ""
+        return word if numbers[0] == str(self.kind) and self.kind != 3 else ""
 
     def __str__(self) -> str:
         """All of it in one line."""
@@ -73,13 +81,13 @@ class ResponseReader:
         return None
 
     def _ends_with(self, line: bytes) -> bool:
-        found = _LINE.fullmatch(line)
-        if not found:
-            raise Malformed("A line without a code")
-        if self._lines and found[1] != self._code:  # RFC 5321 4.2.1: the code of each line is the same
+        code, mark = line[:3], line[3:4]
+        if not (len(code) == 3 and code.isdigit() and b"200" <= code < b"600" and mark in (b"", b" ", b"-")):
+            raise Malformed("A line without a code")  # RFC 5321 4.2; a code alone is a last line
+        if self._lines and code != self._code:  # RFC 5321 4.2.1: the code of each line is the same
             raise Malformed("Lines with different codes")
         if len(self._lines) == MAX_LINES:
             raise Malformed("Too many lines")
-        self._code = found[1]
-        self._lines.append(printable((found[3] or b"").decode("ascii", "replace")).strip())
-        return found[2] != b"-"
+        self._code = code
+        self._lines.append(printable(line[4:].decode("ascii", "replace")).strip())
+        return mark != b"-"

@@ -6,10 +6,12 @@
 What is stored has LF line ends, in binary content those of the header.
 """
 
-from collections.abc import Iterable, Iterator
+TYPE_CHECKING = False  # as typing has it: sendmail has no time to load more
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
-def stuffed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def stuffed(pieces: "Iterable[bytes]") -> "Iterator[bytes]":
     """Content with LF line ends as it goes over the wire, final dot included (RFC 5321 4.5.2).
 
     A CR is left out wherever it stands: before an LF it is one too many, and elsewhere some servers would take it for
@@ -30,7 +32,7 @@ def stuffed(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield held + (b".\r\n" if at_start else b"\r\n.\r\n")
 
 
-def chunked(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+def chunked(pieces: "Iterable[bytes]") -> "Iterator[tuple[bytes, bool]]":
     """Commands with their chunks, and whether it is the last one (RFC 3030 2)."""
     held = b""
     for piece in _with_lines_in_header(pieces):
@@ -40,7 +42,7 @@ def chunked(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     yield b"BDAT %d LAST\r\n%s" % (len(held), held), True
 
 
-def _with_lines_in_header(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _with_lines_in_header(pieces: "Iterable[bytes]") -> "Iterator[bytes]":
     in_header, at_start = True, True  # of a line
     for piece in filter(None, pieces):
         if not in_header:

@@ -11,12 +11,14 @@ from smtpd.control import process
 from smtpd.control.journal import Journal
 from smtpd.control.state import Control
 from smtpd.imsg import TABLE
+from smtpd.ipc import query
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare
 
 PEERS = ("parent", "queue", "scheduler", "lookup", "crypto", "dispatcher", "dispatcher")
 HANDLERS = {peer: getattr(process, f"from_{peer}") for peer in PEERS}
+ASKED = process.from_smtpctl, process.query_from_smtpctl
 DEADLINE = 10.0
 
 
@@ -34,7 +36,7 @@ class House:
         listener.bind(self.path)
         listener.listen(16)
         journal = Journal(self.loop, {}, None, lambda: None)
-        self.control = Control(self.loop, ours, listener, frozenset(masters), process.from_smtpctl, journal)
+        self.control = Control(self.loop, ours, listener, frozenset(masters), *ASKED, journal)
         connect(self.loop, ours, HANDLERS, self.control)
         connect(self.loop, theirs, {"control": self._heard}, None)
         self.channels, self.listener = [*ours, *theirs], listener
@@ -59,6 +61,13 @@ class House:
 
     def client(self):
         return Tool(self.connect())
+
+    def query(self, word):
+        sock = self.connect()
+        query.send(sock, word)
+        answer = query.receive(sock)
+        assert sock.recv(1) == b""  # that was all
+        return answer
 
     def here(self):
         """How many clients control has."""

@@ -22,12 +22,10 @@ from smtpd.imsg import (
     RemoveEnvelopes,
     SessionOpened,
     SessionRefused,
-    ShowStatus,
-    StatusShown,
     TableUpdated,
     UpdateTable,
 )
-from smtpd.ipc import frame
+from smtpd.ipc import frame, query
 from smtpd.ipc.channel import Channel, Closed, OtherVersion
 from tests.control.conftest import PEERS
 
@@ -49,11 +47,7 @@ def is_closed(sock):
 
 
 def works(house):
-    tool = house.client()
-    try:
-        return isinstance(tool.ask(ShowStatus(1)), StatusShown)
-    finally:
-        tool.close()
+    return house.query("status").granted
 
 
 # -- questions ---------------------------------------------------------------------------
@@ -82,8 +76,9 @@ def test_clients_with_the_same_number_get_their_own_answers(house):
 
 
 def test_questions_in_one_piece_are_answered_in_their_order(house):
+    house.answers[ListQuarantine] = lambda _, imsg: QuarantineListed(imsg.request, [])
     tool = house.client()
-    tool.send(*(ShowStatus(number) for number in range(2000)))
+    tool.send(*(ListQuarantine(number) for number in range(2000)))
     assert [imsg.request for imsg, _ in tool.receive(2000)] == list(range(2000))
 
 
@@ -127,7 +122,7 @@ def readers_of(writing):
 # -- who may ask ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("question", [ShowStatus(4), RemoveEnvelopes(4, *ALL), OpenContent(4, 1)])
+@pytest.mark.parametrize("question", [UpdateTable(4, "aliases"), RemoveEnvelopes(4, *ALL), OpenContent(4, 1)])
 def test_who_is_not_root_gets_nothing_and_is_shown_out(strange_house, question):
     tool = strange_house.client()
     assert tool.ask(question) == Denied(4, "need root privileges")
@@ -164,34 +159,42 @@ def open_session(_, imsg):
     return SessionOpened(imsg.request), read
 
 
-@pytest.mark.parametrize("claimed", [-1, 0, 12345])
-def test_anybody_may_open_a_session_as_who_the_kernel_says(strange_house, claimed):
+def test_anybody_may_open_a_session_as_who_the_kernel_says(strange_house):
     strange_house.answers[OpenSession] = open_session
     before = descriptors()
-    tool = strange_house.client()
-    tool.send(OpenSession(7, claimed))
-    ((answer, descriptor),) = tool.receive()
-    assert answer == SessionOpened(7) and os.read(descriptor, 1) == b""
-    os.close(descriptor)
+    answer = strange_house.query("session")
+    assert answer.granted and os.read(answer.descriptor, 1) == b""
+    os.close(answer.descriptor)
     ((peer, imsg),) = strange_house.heard
     assert (peer, imsg.uid) == ("dispatcher", os.getuid())
-    assert tool.channel.sock.recv(1) == b""  # shown out
-    tool.close()
+    for sock in strange_house.socks:
+        sock.close()
     strange_house.until(lambda: strange_house.here() == 0 and descriptors() == before)
 
 
 def test_all_sessions_are_the_first_dispatchers(house):
     house.answers[OpenSession] = lambda channel, imsg: SessionRefused(imsg.request, str(channel.number))
-    tool = house.client()
-    assert {tool.ask(OpenSession(number)).reason for number in range(4)} == {str(PEERS.index("dispatcher"))}
+    answers = [house.query("session") for _ in range(4)]
+    assert {(answer.granted, answer.text) for answer in answers} == {(False, str(PEERS.index("dispatcher")))}
+
+
+@pytest.mark.parametrize("word, reason", [("status", "need root privileges"), ("secrets", "need root privileges")])
+def test_a_stranger_may_query_nothing_but_a_session(strange_house, word, reason):
+    answer = strange_house.query(word)
+    assert (answer.granted, answer.text) == (False, reason) and strange_house.heard == []
+
+
+def test_a_query_that_is_not_known_is_refused(house):
+    answer = house.query("secrets")
+    assert not answer.granted and "another version" in answer.text
 
 
 def test_a_stranger_has_one_question(strange_house):
     strange_house.answers[OpenSession] = lambda _, imsg: SessionRefused(imsg.request, "no")
-    tool = strange_house.client()
-    tool.send(OpenSession(1), OpenSession(2), RemoveEnvelopes(3, *ALL))
-    assert tool.receive() == [(SessionRefused(1, "no"), None)]
-    strange_house.until(lambda: strange_house.here() == 0)
+    assert strange_house.query("session").text == "no"
+    sock = strange_house.connect()
+    sock.send(b"session\n" + header(REMOVE, 16))
+    assert is_closed(sock)
     assert [type(imsg) for _, imsg in strange_house.heard] == [OpenSession]
 
 
@@ -199,10 +202,10 @@ def test_a_session_for_who_is_gone_is_closed(strange_house):
     asked = []
     strange_house.answers[OpenSession] = lambda channel, imsg: asked.append((channel, imsg))
     before = descriptors()
-    tool = strange_house.client()
-    tool.send(OpenSession(1))
+    sock = strange_house.connect()
+    query.send(sock, query.SESSION)
     strange_house.until(lambda: asked)
-    tool.close()
+    sock.close()
     strange_house.until(lambda: strange_house.here() == 1)
     (channel, imsg), (read, write) = asked[0], os.pipe()
     strange_house.loop.call_soon_threadsafe(channel.send, SessionOpened(imsg.request), read)
@@ -212,16 +215,17 @@ def test_a_session_for_who_is_gone_is_closed(strange_house):
 
 def test_a_stranger_does_not_wait_for_ever(strange_house, monkeypatch):
     monkeypatch.setattr("smtpd.control.client.PATIENCE", 0.05)
-    tool = strange_house.client()
-    tool.send(OpenSession(1))
-    assert is_closed(tool.channel.sock)
-    tool.close()
+    sock = strange_house.connect()
+    query.send(sock, query.SESSION)
+    assert is_closed(sock)
 
 
 # -- attacks --------------------------------------------------------------------------------------
 
 GARBAGE = {
     "text": b"GET / HTTP/1.1\r\n\r\n",
+    "a query without an end": b"session",
+    "a long query": b"x" * 40 + b"\n",
     "zeros": bytes(100),
     "an imsg that is not for us": header(1, 16),
     "an imsg of no number": header(9999, 16),
@@ -248,7 +252,8 @@ def test_garbage_ends_its_sender_and_nobody_else(house, garbage):
     sock.send(garbage)
     assert is_closed(sock)
     sock.close()
-    assert other.ask(ShowStatus(1)) == StatusShown(1, False, False)
+    house.answers[UpdateTable] = lambda _, imsg: TableUpdated(imsg.request, "")
+    assert other.ask(UpdateTable(1, "aliases")) == TableUpdated(1, "")
     assert works(house)
 
 
@@ -357,7 +362,7 @@ def test_a_question_that_makes_our_code_raise_costs_that_question(house, capfd):
 
     house.control.clients.asked = fail
     tool = house.client()
-    tool.send(ShowStatus(1))
+    tool.send(UpdateTable(1, "aliases"))
     with pytest.raises(Closed):
         tool.receive()
     house.until(lambda: "ZeroDivisionError" in capfd.readouterr().err)

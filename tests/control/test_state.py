@@ -10,10 +10,8 @@ from smtpd.imsg import (
     ReportStatistics,
     SetVerbose,
     ShowStatistics,
-    ShowStatus,
     StatisticsReported,
     StatisticsShown,
-    StatusShown,
 )
 from smtpd.ipc.log import log
 
@@ -42,16 +40,16 @@ def test_listeners_are_paused_in_every_dispatcher(house):
     tool = house.client()
     assert tool.ask(PauseListeners(3, True)) == ListenersPaused(3, True)
     assert [peer for peer, _ in house.heard] == ["dispatcher", "dispatcher"]
-    assert tool.ask(ShowStatus(4)) == StatusShown(4, False, True)
+    assert house.query("status").text == "smtp"
 
 
 def test_status_remembers_what_is_paused(house):
     house.answers[PauseDeliveries] = lambda _, imsg: DeliveriesPaused(imsg.request, imsg.paused)
     tool = house.client()
     assert tool.ask(PauseDeliveries(1, Kind.MDA, True)) == DeliveriesPaused(1, True)
-    assert tool.ask(ShowStatus(2)) == StatusShown(2, True, False)
+    assert house.query("status").text == "mda"
     assert tool.ask(PauseDeliveries(3, Kind.MDA, False)) == DeliveriesPaused(3, False)
-    assert tool.ask(ShowStatus(4)) == StatusShown(4, False, False)
+    assert house.query("status").text == ""
 
 
 def test_everybody_hears_how_much_to_say(house, monkeypatch):

@@ -6,12 +6,13 @@ import re
 import socket
 import subprocess
 import sys
+from email import message_from_bytes
 
 import pytest
 
 from smtpctl.__main__ import main
 from smtpctl.connection import Connection
-from smtpd.imsg import OpenSession, SessionRefused
+from smtpd.ipc import query
 from tests.live.conftest import PYTHON, become, empty_maildir, mails, until
 
 MAIL = b"Subject: x\nBcc: {bob}\nTo: {alice}\n\nhello\n.\nyou\n"
@@ -103,16 +104,16 @@ def test_what_is_refused_is_in_the_users_dead_letter(daemon, users, alice, homes
     assert mails(users.home(alice)) == []
 
 
-def test_nul_is_refused(daemon, users, alice, homes):
-    status, said = sendmail(daemon, alice, alice, mail=b"Subject: x\n\na\0b\n")
-    assert status == 70 and "NUL" in said
-    assert daemon.smtpctl("show", "queue").stdout == ""
+def test_nul_is_encoded(daemon, users, alice, homes):
+    assert sendmail(daemon, alice, alice, mail=b"Subject: x\n\na\0b\n") == (0, "")
+    (content,) = delivered(users, alice)
+    assert message_from_bytes(content).get_payload(decode=True) == b"a\0b\n"
 
 
 def test_bs(daemon, users, alice, homes):
     dialogue = f"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<{alice}>\r\nDATA\r\n".encode()
     status, said = sendmail(daemon, alice, "-bs", mail=dialogue)
-    assert status == 0 and said.splitlines()[-1].startswith("354 ")
+    assert status == 65 and said.splitlines()[-2].startswith("354 ")
     with subprocess.Popen(
         [PYTHON, "-m", "smtpctl", "sendmail", "--state", str(daemon.state), "-bs"],
         stdin=subprocess.PIPE,
@@ -161,12 +162,12 @@ def occupy(path, others):
     """Take every session that one user can get, and have `others` go on meanwhile."""
     held = []
     while len(held) <= 100:
-        answer, descriptor = Connection(path).ask_descriptor(OpenSession(1, 0))
-        if isinstance(answer, SessionRefused):
+        answer = Connection(path).ask_query(query.SESSION)
+        if not answer.granted:
             break
-        held.append(descriptor)
+        held.append(answer.descriptor)
     others()
-    return 0 if len(held) == 100 and answer.reason == "too many sessions of this user" else 1
+    return 0 if len(held) == 100 and answer.text == "too many sessions of this user" else 1
 
 
 def test_a_user_cannot_take_the_sessions_of_others(daemon, users, alice, bob, homes):

@@ -1,5 +1,6 @@
 """smtpctl as it is called, with a control that the test plays."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from smtpd.imsg import TABLE
+from smtpd.ipc import query
 from smtpd.ipc.channel import Channel, Closed, OtherVersion
 
 TOP = Path(__file__).parent.parent.parent
 
 
 class Desk:
-    """`asked` is what smtpctl asks; `answers` are given one after the other: an imsg, or (imsg, descriptor)."""
+    """`asked` is what smtpctl asks; `answers` are given one after the other: an imsg, or (imsg, descriptor), and to a
+    query an Answer."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -33,6 +36,9 @@ class Desk:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            if word := query.maybe_receive(sock):
+                self._answer_query(sock, word)
+                continue
             channel = Channel(sock, TABLE, "control", "smtpctl", peer_id=self.peer_id)
             sock.setblocking(True)
             try:
@@ -45,6 +51,15 @@ class Desk:
             except Closed:
                 pass
             channel.close()
+
+    def _answer_query(self, sock, word):
+        self.asked.append(word)
+        with sock:
+            if self.answers:
+                answer = self.answers.pop(0)
+                query.answer(sock, answer)
+                if answer.descriptor is not None:
+                    os.close(answer.descriptor)
 
     def _answer(self, channel, imsg):
         self.asked.append(imsg)

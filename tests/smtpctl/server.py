@@ -3,7 +3,7 @@
 import socket
 import threading
 
-from smtpd.imsg import SessionOpened
+from smtpd.ipc.query import Answer
 
 EHLO = "250-mx.test\r\n250-8BITMIME\r\n250-SIZE 1000000\r\n250-DSN\r\n250 SMTPUTF8"
 ANSWERS = {"EHLO": EHLO, "MAIL": "250 ok", "RCPT": "250 ok", "DATA": "354 go", ".": "250 taken", "QUIT": "221 bye"}
@@ -23,7 +23,7 @@ class Server:
     @property
     def opened(self):
         """What control answers."""
-        return SessionOpened(1), self.sock.detach()
+        return Answer(True, "", self.sock.detach())
 
     def _serve(self):
         with self._sock, self._sock.makefile("rb") as lines:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpctl import encoding
 from smtpctl import letter as module
 from smtpctl.letter import MAX_HEADER, MAX_LINE, Letter, Unfit
 from smtpd.header.editor import Editor
@@ -49,7 +50,14 @@ def original(mail):
         (b"Return-Path: <x@y>\nTo: b\nreturn-path: z\n w\n\nx", b"To: b\n\nx"),
         (b"X-Y: z\n\nx\n", b"X-Y: z\n\nx\n"),
         (b"To: b\n\n.\nnot the end\n", b"To: b\n\n.\nnot the end\n"),
-        (b"To: b\ra\n\nc\rd\n", b"To: ba\n\ncd\n"),
+        (b">From amy Sat Nov 21\nTo: b\n\nx\n", b"To: b\n\nx\n"),
+        (b"To: b\n>From amy\n", b"To: b\n\n>From amy\n"),
+        (b">From here on, trouble\n", b"\n>From here on, trouble\n"),
+        (b"To: b\rSubject: a\n\nc\rd\n", b"To: b\nSubject: a\n\nc\nd\n"),
+        (b"To: b\r\rx\ry\r", b"To: b\n\nx\ny\n"),
+        (b"Subject: x\n\n 0%\r 50%\r100%\r\n", b"Subject: x\n\n 0%\n 50%\n100%\n"),
+        (b"Subject: x\n\na\r\r\nb", b"Subject: x\n\na\n\nb"),
+        (b"To: b\nResent-Bcc: c\n d\nResent-To: e\n\nx\n", b"To: b\nResent-To: e\n\nx\n"),
     ],
 )
 def test_what_is_sent(mail, expected):
@@ -79,7 +87,7 @@ def test_a_header_without_end_is_not_read_to_its_end(mail):
     stream = io.BytesIO(mail * 2)
     with pytest.raises(Unfit):
         Letter(stream)
-    assert stream.tell() < MAX_HEADER + 1000
+    assert stream.tell() <= MAX_HEADER + module.PIECE
 
 
 def test_a_body_without_lines_is_no_header():
@@ -101,7 +109,7 @@ def test_a_huge_body_stays_out_of_memory():
         readable = lambda self: True  # noqa: E731
 
     with Letter(io.BufferedReader(Endless(), 1 << 16)) as made:
-        assert made._body._rolled and made.size > 10 * module.IN_MEMORY
+        assert not isinstance(made._body, io.BytesIO) and made.size > 10 * module.IN_MEMORY
 
 
 # -- long lines -------------------------------------------------------------------------------------
@@ -192,11 +200,10 @@ def test_pieces_make_no_difference(mail, size):
 @settings(max_examples=100)
 @given(st.binary(max_size=300).map(lambda data: data.replace(b"\r", b"")), st.integers(1, 20))
 def test_quoted_printable_is_what_the_standard_library_decodes(body, size):
-    before, module.PIECE = module.PIECE, size
+    before, encoding.PIECE = encoding.PIECE, size
     try:
-        with letter(b"To: b\n\n" + body) as made:
-            encoded = b"".join(made._encoded())
+        text = b"".join(encoding.quoted(io.BytesIO(body)))
     finally:
-        module.PIECE = before
-    assert quopri.decodestring(encoded) == body
-    assert all(len(line) <= 76 for line in encoded.split(b"\n"))
+        encoding.PIECE = before
+    assert quopri.decodestring(text) == body
+    assert all(len(line) <= 76 for line in text.split(b"\n"))

@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
-from smtpd.imsg import EnvelopesListed, ListEnvelopes, OpenSession, SessionOpened, SessionRefused, StatusShown
+from smtpd import VERSION
+from smtpd.envelope import MESSAGE_ID_MAX, first_envelope, last_envelope
+from smtpd.imsg import EnvelopesListed, EnvelopesScheduled, ListEnvelopes, ScheduleEnvelopes
+from smtpd.ipc.query import Answer
 from tests.smtpctl.conftest import TOP
 from tests.smtpctl.server import Server
 
@@ -65,14 +68,37 @@ def test_a_mail_is_handed_in(sendmail, desk):
     ]
     assert server.content.startswith(b"From: ") and server.content.endswith(b"Subject: x\r\n\r\nhello\r\n")
     assert (server.errors, server.shown) == ("", "")
-    assert [type(asked) for asked in desk.asked] == [OpenSession]
+    assert desk.asked == ["session"]
 
 
-@pytest.mark.parametrize("words, status", [(["-Z"], 64), (["-bd"], 64), (["-q30m"], 70), ([], 70), (["a b"], 64)])
+@pytest.mark.parametrize("words, status", [(["-Z"], 64), (["-bd"], 64), ([], 70), (["a b"], 64)])
 def test_misuse_is_told_and_nothing_is_asked(run, desk, home, words, status):
     done = run(*words)
     assert done.returncode == status and done.errors.startswith("sendmail: ")
     assert not desk.asked and not list(home.iterdir())
+
+
+@pytest.mark.parametrize("words", [["-q30m"], ["-qRthere.test"], ["-v", "-qIabc"]])
+def test_the_queue_is_not_run_at_intervals_and_not_in_parts(run, desk, words):
+    done = run(*words)
+    assert (done.returncode, done.errors, desk.asked) == (0, "", [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who alone may do so")
+def test_q_has_the_whole_queue_tried(run, desk):
+    done = run("-q", answers=[EnvelopesScheduled(1, 3)])
+    assert (done.returncode, done.errors, done.shown) == (0, "", "")
+    assert desk.asked == [ScheduleEnvelopes(1, first_envelope(1), last_envelope(MESSAGE_ID_MAX))]
+    assert run("-q").returncode == 69
+
+
+@pytest.mark.parametrize("name", ["sendmail", "send-mail"])
+@pytest.mark.parametrize(
+    "words, said", [(["--help"], "usage: sendmail "), (["--version"], f"sendmail (smtpd) {VERSION}\n")]
+)
+def test_help_and_version(desk, name, words, said):
+    done = desk.call(name, "-oi", *words)
+    assert done.returncode == 0 and done.stdout.startswith(said) and not done.stderr and not desk.asked
 
 
 def test_no_recipients_in_the_header(run, home):
@@ -111,8 +137,8 @@ def test_what_is_refused_for_now_is_temporary(sendmail, home):
 @pytest.mark.parametrize(
     "answers, status, said",
     [
-        ([SessionRefused(1, "too many sessions")], 69, "sendmail: too many sessions\n"),
-        ([StatusShown(1, False, False)], 75, "nonsense"),
+        ([Answer(False, "too many sessions")], 69, "sendmail: too many sessions\n"),
+        ([Answer(True, "mda")], 75, "nonsense"),
         ([], 75, "closed the connection"),
     ],
 )
@@ -125,7 +151,7 @@ def test_without_a_session_the_mail_is_kept(run, home, answers, status, said):
 def test_a_session_that_is_no_socket(run, desk, home):
     reading, writing = os.pipe()
     os.close(writing)
-    done = run(*PLAIN, answers=[(SessionOpened(1), reading)])
+    done = run(*PLAIN, answers=[Answer(True, "", reading)])
     assert done.returncode == 75 and "nonsense" in done.errors
 
 

@@ -30,11 +30,12 @@ from smtpd.imsg import (
     ScheduleEnvelopes,
     SetVerbose,
     StatisticsShown,
-    StatusShown,
     SuspendEnvelopes,
     TableUpdated,
     UpdateTable,
 )
+from smtpd.ipc import query
+from smtpd.ipc.query import Answer
 
 TOP = Path(__file__).parent.parent.parent
 ALL = first_envelope(1), last_envelope(2**31 - 1)
@@ -125,9 +126,9 @@ def test_a_message_that_is_not_there(desk, content):
 
 
 def test_show_status(desk):
-    shown = desk.run("show", "status", answers=[StatusShown(1, True, False)])
+    shown = desk.run("show", "status", answers=[Answer(True, "mda")])
     assert shown.stdout == "MDA paused\nSMTP running\n"
-    shown = desk.run("show", "status", "-j", answers=[StatusShown(1, True, False)])
+    shown = desk.run("show", "status", "-j", answers=[Answer(True, "mda")])
     assert json.loads(shown.stdout) == {"mda": "paused", "smtp": "running"}
 
 
@@ -234,17 +235,26 @@ def test_help_names_the_exit_codes(desk, words):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives up being that")
-def test_root_is_given_up_before_the_first_answer(desk):
+@pytest.mark.parametrize("words", [["show", "status"], ["show", "quarantine"]], ids=["a query", "an imsg"])
+def test_root_is_given_up_before_the_first_answer(desk, words):
     seen = []
 
-    def answer(channel, imsg):
-        status = Path(f"/proc/{pid_of(channel.sock)}/status").read_text()
+    def see(sock):
+        status = Path(f"/proc/{pid_of(sock)}/status").read_text()
         seen.append(next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:])
-        channel.send(StatusShown(1, False, False))
+
+    def answer(channel, imsg):
+        see(channel.sock)
+        channel.send(QuarantineListed(1, []))
         channel.flush()
 
-    desk._answer = answer
-    desk.run("show", "status")
+    def answer_query(sock, word):
+        with sock:
+            see(sock)
+            query.answer(sock, Answer(True, ""))
+
+    desk._answer, desk._answer_query = answer, answer_query
+    assert desk.run(*words).returncode == 0
     try:
         import pwd
 

@@ -1,0 +1,24 @@
+"""show status: what is paused.  Asked often by what watches this host, so it loads as little as it can."""
+
+from smtpctl.command import DONE
+from smtpctl.connection import Connection, Trouble
+from smtpd.ipc import query
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def show_status(connection: Connection, parameters: "Sequence[str]", json: bool) -> int:
+    if json:
+        from smtpctl.text import as_json  # before root is given up, who may be the only one to read it
+    answer = connection.ask_query(query.STATUS)
+    if not answer.granted:
+        raise Trouble(answer.text)
+    paused = answer.text.split()
+    words = {name: "paused" if name.lower() in paused else "running" for name in ("MDA", "SMTP")}
+    if json:
+        print(as_json({name.lower(): word for name, word in words.items()}))
+    else:
+        print("\n".join(f"{name} {word}" for name, word in words.items()))
+    return DONE
