@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 
 venv: $(VENV)/.complete
 
-$(VENV)/.complete: requirements-dev.lock pyproject.toml etc/venv.sh
+$(VENV)/.complete: requirements-dev.lock pyproject.toml etc/venv.sh etc/programs.py
 	@sh etc/venv.sh $(VENV)
 
 run: venv

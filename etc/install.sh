@@ -26,6 +26,7 @@ wheel=$(mktemp -d)
 trap 'rm -rf "$wheel"' EXIT
 .venv/bin/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir "$wheel" .
 "$library/bin/python" -m pip install -q --disable-pip-version-check --no-deps "$wheel"/*.whl
+"$library/bin/python" etc/programs.py
 
 mkdir -p "$prefix/sbin" "$prefix/bin" "$prefix/libexec/smtpd"
 link() {

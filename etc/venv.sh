@@ -47,5 +47,6 @@ rm -rf "$venv"
 "$found" -m venv "$venv"
 install --only-binary :all: --require-hashes -r requirements-dev.lock
 "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+"$venv/bin/python" etc/programs.py "$PWD"
 touch "$venv/.complete"
 echo "$venv is complete"
