@@ -24,7 +24,7 @@ from smtpd.queue.agent import Ready
 from smtpd.queue.disk import Disk
 from smtpd.queue.renewal import Renewals, TooMany
 from smtpd.queue.spool import Damaged
-from smtpd.queue.store import Begin, Change, Envelope, Full, Hold, Message, Remove, Replace
+from smtpd.queue.store import Begin, Change, Envelope, Full, Hold, Message, Remove
 
 TROUBLES = 3  # tries without an end, by our own fault, after which an envelope is held
 ERROR_MAX = 512  # characters of an error that are kept
@@ -270,23 +270,20 @@ class Flight:
         if isinstance(imsg, EnvelopeNotExpanded):
             self.failed(imsg.reason, permanent=imsg.permanent)
             return
-        try:
-            successors = self._tower.renewals.successors(self.envelope, imsg.recipients)
-        except TooMany:
+        self._tower.renewals.replace(self.envelope, imsg.recipients, self._replaced)
+
+    @at_its_own_cost
+    def _replaced(self, successors: list[Envelope] | None, error: Exception | None) -> None:
+        if isinstance(error, TooMany):
             self.failed("the .forward changes faster than mail is delivered")
             return
-        change = Replace(self.number, successors) if successors else Remove(self.number)
+        if successors is None:
+            assert error is not None
+            log.trouble(f"envelope {envelope_text(self.number)}", error)
+            self.failed(f"it cannot be expanded again: {type(error).__name__}")
+            return
         self.over = True
         self._disk.cache.forget(self.number)
-        self._disk.commits.submit(change, partial(self._replaced, successors), lasting=True)
-
-    def _replaced(self, successors: list[Envelope], error: Exception | None) -> None:
-        if error is not None:
-            self._tower.renewals.forget(self.envelope, successors)
-            log.trouble(f"envelope {envelope_text(self.number)}", error)
-            reason = f"internal error: {type(error).__name__}"
-            self._defer(Ended(self._tower.now(), reason, self.perhaps_delivered, 0))
-            return
         log.info(f"envelope {envelope_text(self.number)} expanded again: {len(successors)} in its place")
         self._tower.submit(successors)
         self._tower.delivered(self.number)

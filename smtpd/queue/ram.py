@@ -14,6 +14,8 @@ from smtpd.queue.store import (
     Replace,
     SetAside,
     changed,
+    expanded_keys,
+    recipient_key,
 )
 
 
@@ -25,14 +27,16 @@ class RAMStore:
         self._envelopes: dict[int, Envelope] = {}
         self._messages: dict[int, Message] = {}
         self._quarantine: list[tuple[int, int, str]] = []
+        self._expanded: dict[int, dict[bytes, str]] = {}
 
     def apply(self, changes: Sequence[Change]) -> list[int]:
         with self._lock:
-            before = dict(self._envelopes), dict(self._messages), list(self._quarantine)
+            expanded = {message: dict(renewers) for message, renewers in self._expanded.items()}
+            before = dict(self._envelopes), dict(self._messages), list(self._quarantine), expanded
             try:
                 return [message for change in changes for message in self._change(change)]
             except BaseException:
-                self._envelopes, self._messages, self._quarantine = before
+                self._envelopes, self._messages, self._quarantine, self._expanded = before
                 raise
 
     def _change(self, change: Change) -> list[int]:
@@ -46,6 +50,7 @@ class RAMStore:
         elif before is not None and isinstance(change, Replace):
             self._replace(change)
         elif before is not None and isinstance(change, Remove):
+            self._expanded.get(message_of(before.id), {}).pop(change.undelivered, None)
             return self._remove(before)
         elif before is not None:
             self._envelopes[before.id] = changed(before, change, self.run)
@@ -57,6 +62,7 @@ class RAMStore:
             raise ValueError(f"message {add.message.id:08x} is there already")
         self._messages[add.message.id] = add.message
         self._envelopes.update(zip(ids, add.envelopes, strict=True))
+        self._expanded[add.message.id] = dict.fromkeys(expanded_keys(add), "")
 
     def _replace(self, change: Replace) -> None:
         ids = [envelope.id for envelope in change.envelopes]
@@ -64,6 +70,9 @@ class RAMStore:
             raise ValueError(f"envelope {change.envelope:016x} cannot become {ids}")
         del self._envelopes[change.envelope]
         self._envelopes.update(zip(ids, change.envelopes, strict=True))
+        expanded = self._expanded.setdefault(message_of(change.envelope), {})
+        expanded.pop(change.undelivered, None)
+        expanded.update((recipient_key(new.recipient), new.recipient.user) for new in change.envelopes)
 
     def _remove(self, envelope: Envelope) -> list[int]:
         del self._envelopes[envelope.id]
@@ -71,6 +80,7 @@ class RAMStore:
         aside = (id for id, *_ in self._quarantine)
         if any(message_of(id) == message for id in (*self._envelopes, *aside)):
             return []
+        self._expanded.pop(message, None)
         gone = self._messages.pop(message, None)
         return [message] if gone is not None and gone.content is None else []
 
@@ -102,6 +112,10 @@ class RAMStore:
 
     def find_message(self, message: int) -> Message | None:
         return self._messages.get(message)
+
+    def expanded(self, message: int) -> dict[bytes, str]:
+        with self._lock:
+            return dict(self._expanded.get(message, {}))
 
     def sizes(self, messages: Iterable[int]) -> dict[int, int]:
         return {id: self._messages[id].size for id in messages if id in self._messages}

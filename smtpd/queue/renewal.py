@@ -1,31 +1,38 @@
 """Envelopes whose command or file is not in the user's .forward any more: what does the user want now?
 
-    Outcome.STALE --> ExpandEnvelope --> lookup --> EnvelopeExpanded --> one commit: others in the place of this one
-                                               --> EnvelopeNotExpanded --> deferred, or held with the reason
+    Outcome.STALE --> ExpandEnvelope --> lookup --> EnvelopeNotExpanded --> deferred, or held with the reason
+                                               --> EnvelopeExpanded --> less what the message's other envelopes are for,
+                                                   or were for when they were delivered --> one commit: these in the
+                                                   place of this one; or it is removed, when there is nothing new
 
 The new envelopes are of the same message, with its sender, age and end.  Their counters are drawn from the upper half,
 where none has ever been: an id stands in the names of files in Maildirs, and no two of a message may share one.
 
-Several envelopes of a message may be stale at once, as a user who has changed one line has changed them all: what one
-of them has been expanded to is not there a second time.  And a user who changes the file faster than mail is delivered
-does not make many of one: at most NEW_MAX for each message.
+What the others are and were for stands on the disk (`Store.expanded`), as long as the message is there.  An envelope
+that was replaced undelivered is not among them: a user who puts an earlier command back gets it run.
+
+Several envelopes of a message may be stale at once, as a user who has changed one line has changed them all: they are
+replaced one after the other.  And a user who changes the file faster than mail is delivered does not make many of one:
+at most NEW_MAX for each message.
 """
 
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from smtpd.envelope import COUNTER_MAX, Recipient, first_envelope, message_of
 from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded, ExpandEnvelope
 from smtpd.ipc.question import Questions
-from smtpd.queue.store import Envelope, untried
+from smtpd.queue.disk import Disk
+from smtpd.queue.store import Envelope, Remove, Replace, recipient_key, untried
 
 QUESTIONS = 64  # to lookup, at a time
 NEW_MAX = 100  # envelopes that one user's share of a message may become, as many as at its first expansion
-MEMORY = 1000  # messages of users for which that is known
 UPPER_HALF = 1 << 31
 
 Answered = Callable[[EnvelopeExpanded | EnvelopeNotExpanded], None]
+Replaced = Callable[[list[Envelope] | None, Exception | None], None]
 
 
 class TooMany(Exception):
@@ -33,11 +40,9 @@ class TooMany(Exception):
 
 
 class Renewals:
-    """`run` is that of the store."""
-
-    def __init__(self, to_lookup: Questions, run: int):
-        self._to_lookup, self._run = to_lookup, run
-        self._made: OrderedDict[tuple[int, str], set[Recipient]] = OrderedDict()
+    def __init__(self, to_lookup: Questions, disk: Disk):
+        self._to_lookup, self._disk = to_lookup, disk
+        self._waiting: dict[int, deque[Callable[[], None]]] = {}  # of each message; the first one is under way
 
     def ask(self, envelope: Envelope, answered: Answered) -> None:
         def question(request: int) -> ExpandEnvelope:
@@ -45,25 +50,63 @@ class Renewals:
 
         self._to_lookup.ask(question, answered)
 
-    def successors(self, envelope: Envelope, recipients: Sequence[Recipient]) -> list[Envelope]:
-        """What takes the place of `envelope`; nothing when others have it all already.  Raises TooMany."""
-        key = message_of(envelope.id), envelope.recipient.user
-        made = self._made.get(key, set())
-        new = [recipient for recipient in dict.fromkeys(recipients) if recipient not in made]
-        if len(made) + len(new) > NEW_MAX:
-            raise TooMany
-        self._made[key] = made.union(new)
-        self._made.move_to_end(key)
-        if len(self._made) > MEMORY:
-            self._made.popitem(last=False)
-        first = UPPER_HALF + secrets.randbelow(COUNTER_MAX - UPPER_HALF - NEW_MAX)
-        return [self._successor(envelope, first + number, recipient) for number, recipient in enumerate(new)]
+    def replace(self, envelope: Envelope, recipients: Sequence[Recipient], replaced: Replaced) -> None:
+        """Put what is new of `recipients` in the place of `envelope`, which goes.
 
-    def forget(self, envelope: Envelope, successors: Sequence[Envelope]) -> None:
-        """They could not be stored."""
-        made = self._made.get((message_of(envelope.id), envelope.recipient.user), set())
-        made.difference_update(successor.recipient for successor in successors)
+        `replaced(successors, None)` when that is durable; there are none when others have it all.  `replaced(None,
+        error)` when nothing has changed; TooMany is one such error.
+        """
+        waiting = self._waiting.setdefault(message_of(envelope.id), deque())
+        waiting.append(partial(self._look, envelope, recipients, replaced))
+        if len(waiting) == 1:
+            waiting[0]()
+
+    def _look(self, envelope: Envelope, recipients: Sequence[Recipient], replaced: Replaced) -> None:
+        expanded = partial(self._disk.store.expanded, message_of(envelope.id))
+        self._disk.read(expanded, partial(self._change, envelope, recipients, replaced))
+
+    def _change(
+        self,
+        envelope: Envelope,
+        recipients: Sequence[Recipient],
+        replaced: Replaced,
+        expanded: Mapping[bytes, str] | None,
+        error: Exception | None,
+    ) -> None:
+        own = recipient_key(envelope.recipient)
+        others = {key: renewer for key, renewer in (expanded or {}).items() if key != own}
+        new = [recipient for recipient in dict.fromkeys(recipients) if recipient_key(recipient) not in others]
+        if (
+            error is None
+            and sum(renewer == envelope.recipient.user for renewer in others.values()) + len(new) > NEW_MAX
+        ):
+            error = TooMany()
+        if error is not None:
+            self._end(envelope, partial(replaced, None), error)
+            return
+        successors = self._successors(envelope, new)
+        change = Replace(envelope.id, own, successors) if successors else Remove(envelope.id, own)
+        self._disk.commits.submit(change, partial(self._changed, envelope, successors, replaced), lasting=True)
+
+    def _changed(
+        self, envelope: Envelope, successors: list[Envelope], replaced: Replaced, error: Exception | None
+    ) -> None:
+        self._end(envelope, partial(replaced, None if error else successors), error)
+
+    def _end(self, envelope: Envelope, replaced: Callable[[Exception | None], None], error: Exception | None) -> None:
+        message = message_of(envelope.id)
+        waiting = self._waiting[message]
+        waiting.popleft()
+        if waiting:
+            waiting[0]()
+        else:
+            del self._waiting[message]
+        replaced(error)
+
+    def _successors(self, envelope: Envelope, recipients: list[Recipient]) -> list[Envelope]:
+        first = UPPER_HALF + secrets.randbelow(COUNTER_MAX - UPPER_HALF - NEW_MAX)
+        return [self._successor(envelope, first + number, recipient) for number, recipient in enumerate(recipients)]
 
     def _successor(self, envelope: Envelope, counter: int, recipient: Recipient) -> Envelope:
-        id = first_envelope(message_of(envelope.id)) + counter
-        return untried(id, self._run, envelope.created, envelope.expires, envelope.origin, recipient, envelope.terms)
+        id, run = first_envelope(message_of(envelope.id)) + counter, self._disk.store.run
+        return untried(id, run, envelope.created, envelope.expires, envelope.origin, recipient, envelope.terms)

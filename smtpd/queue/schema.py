@@ -4,6 +4,8 @@
     message      message id    size, SHA-256, content (NULL: in a spool file)
     envelope     envelope id   one typed column for each field of Envelope
     quarantine   its own       envelope rows that could not be read, as they were, with when and why
+    expanded     message id,   of messages that a .forward is concerned with: who brought the recipient, see store.py
+                 recipient
     life         1             how often the store was opened
 
 A database of an earlier schema is brought up to this one where it stands, in one transaction; one of a later schema is
@@ -18,7 +20,7 @@ import msgspec
 from smtpd.envelope import Body, Duty, Kind, Origin, Recipient, Schedule, Terms
 from smtpd.queue.store import Broken, Envelope, LaneOf
 
-SCHEMA = 3
+SCHEMA = 4
 APPLICATION = 0x534D5451  # "SMTQ"
 
 # Where one part of an Envelope ends and the next begins in a row: state, origin, recipient, and behind them what was
@@ -40,6 +42,10 @@ COLUMNS = (
     *Terms.__struct_fields__,
 )
 
+_EXPANDED = """CREATE TABLE expanded (
+        message INTEGER NOT NULL, recipient BLOB NOT NULL, renewer TEXT NOT NULL, PRIMARY KEY (message, recipient)
+    ) STRICT, WITHOUT ROWID"""
+
 _TABLES = (
     """CREATE TABLE envelope (
         id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
@@ -60,6 +66,7 @@ _TABLES = (
     # Columns without types: whatever is wrong with a row, it can be moved here.
     f"CREATE TABLE quarantine (number INTEGER PRIMARY KEY, envelope, at, reason, {', '.join(COLUMNS)})",
     "CREATE INDEX quarantined ON quarantine (envelope)",
+    _EXPANDED,
     "CREATE TABLE life (number INTEGER PRIMARY KEY, opened INTEGER NOT NULL) STRICT",
     "INSERT INTO life VALUES (1, 0)",
 )
@@ -97,6 +104,7 @@ _MIGRATIONS = {
         *(f"ALTER TABLE envelope ADD COLUMN {name} {kind}" for name, kind in _THIRD.items()),
         *(f"ALTER TABLE quarantine ADD COLUMN {name}" for name in _THIRD),
     ),
+    3: (_EXPANDED,),  # what is in the queue is not in it: it would be expanded anew as a whole
 }
 
 SCHEDULE = (

@@ -44,6 +44,8 @@ from smtpd.queue.store import (
     SetAside,
     Suspend,
     Unreadable,
+    expanded_keys,
+    recipient_key,
 )
 
 ROWS = 64  # of one INSERT at the most
@@ -56,6 +58,7 @@ STEP_PAGES = 64
 
 _ENVELOPES_OF = f"BETWEEN message.id << 32 AND (message.id << 32) + {COUNTER_MAX}"
 _LISTED = "(SELECT value FROM json_each(?))"
+_FORGET_RECIPIENT = "DELETE FROM expanded WHERE message = ? AND recipient = ?"
 
 
 class SQLiteStore:
@@ -66,6 +69,7 @@ class SQLiteStore:
         self.path = os.path.join(directory, "queue.db")
         self._reading = threading.Lock()
         self._in_log = 0  # bytes, about, that commits have left in the log
+        self._has_expanded = False  # the table `expanded` may hold something
         self.run = 0
         self._connections: list[sqlite3.Connection] = []
         try:
@@ -93,6 +97,7 @@ class SQLiteStore:
         )
         with self._transaction():
             establish(self._writer, self.path)
+            self._has_expanded = bool(self._number("SELECT EXISTS (SELECT 1 FROM expanded)"))
         self._reader = self._connect("query_only = ON")
 
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
@@ -187,6 +192,9 @@ class SQLiteStore:
         messages = [(m.id, m.size, m.digest, m.content) for m in (add.message for add in adds)]
         self._insert("message", 4, messages)
         self._insert("envelope", len(COLUMNS), [row_of(envelope) for add in adds for envelope in add.envelopes])
+        if expanded := [(add.message.id, key, "") for add in adds for key in expanded_keys(add)]:
+            self._insert("expanded", 3, expanded)
+            self._has_expanded = True
 
     def _insert(self, table: str, width: int, rows: list[tuple[Any, ...]]) -> None:
         row = f"({','.join('?' * width)})"
@@ -224,8 +232,16 @@ class SQLiteStore:
 
     def _replace(self, changes: list[Replace]) -> None:
         for change in changes:
-            if self._writer.execute("DELETE FROM envelope WHERE id = ?", (change.envelope,)).rowcount:
-                self._insert("envelope", len(COLUMNS), [row_of(envelope) for envelope in change.envelopes])
+            if not self._writer.execute("DELETE FROM envelope WHERE id = ?", (change.envelope,)).rowcount:
+                continue
+            message = message_of(change.envelope)
+            self._insert("envelope", len(COLUMNS), [row_of(envelope) for envelope in change.envelopes])
+            self._writer.execute(_FORGET_RECIPIENT, (message, change.undelivered))
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO expanded VALUES (?, ?, ?)",
+                [(message, recipient_key(new.recipient), new.recipient.user) for new in change.envelopes],
+            )
+            self._has_expanded = True
 
     def _suspend(self, changes: list[Suspend]) -> None:
         sql = "UPDATE envelope SET suspended = ? WHERE id = ?"
@@ -254,12 +270,20 @@ class SQLiteStore:
         spooled = [row[0] for row in self._writer.execute(sql, (messages,))]
         envelopes = _json(remove.envelope for remove in removes)
         self._writer.execute(f"DELETE FROM envelope WHERE id IN {_LISTED}", (envelopes,))
+        undelivered = [(message_of(remove.envelope), remove.undelivered) for remove in removes if remove.undelivered]
+        self._writer.executemany(_FORGET_RECIPIENT, undelivered)
         self._writer.execute(
             f"DELETE FROM message WHERE id IN {_LISTED}"
             f" AND NOT EXISTS (SELECT 1 FROM envelope WHERE envelope.id {_ENVELOPES_OF})"
             f" AND NOT EXISTS (SELECT 1 FROM quarantine WHERE quarantine.envelope {_ENVELOPES_OF})",
             (messages,),
         )
+        if self._has_expanded:
+            self._writer.execute(
+                f"DELETE FROM expanded WHERE message IN {_LISTED}"
+                " AND NOT EXISTS (SELECT 1 FROM message WHERE id = expanded.message)",
+                (messages,),
+            )
         if not spooled:
             return []
         sql = f"SELECT id FROM message WHERE id IN {_LISTED}"
@@ -332,6 +356,10 @@ class SQLiteStore:
         with self._read() as read:
             rows = read("SELECT id, size, digest, content FROM message WHERE id = ?", (message,))
         return Message(*rows[0]) if rows else None
+
+    def expanded(self, message: int) -> dict[bytes, str]:
+        with self._read() as read:
+            return dict(read("SELECT recipient, renewer FROM expanded WHERE message = ?", (message,)))
 
     def sizes(self, messages: Iterable[int]) -> dict[int, int]:
         with self._read() as read:

@@ -54,7 +54,7 @@ class Queue:
         self.to_lookup = Questions(lookup, renewal.QUESTIONS)
         self.agents = Agents(loop, self.starts, self.locks, roster, clock or loop.time)
         self.forwards = Forwards(self.agents, clock or loop.time)
-        renewals = Renewals(self.to_lookup, store.run)
+        renewals = Renewals(self.to_lookup, self.disk)
         self.deliveries = Deliveries(
             loop, self.disk, self.agents, roster, renewals, scheduler, self.submit, self.statistics
         )

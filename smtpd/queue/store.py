@@ -16,17 +16,22 @@ A crash in RECEIVING, SYNCED or GONE leaves a spool file without a row, which th
 leaves a message that the scan finds.  An envelope that is being tried has no state of its own here: its `run` tells
 that it was stored, or last tried, in another life of the daemon, so a try may have ended without our knowing it.
 
+Of a message with commands or files out of a .forward the store keeps, as long as the message is there, which recipients
+its envelopes have, or had when they were delivered or removed by an administrator (`expanded`).  So what a user puts
+into the .forward in the place of one of them is not delivered a second time to the others.
+
 Ids are 31 and 63 bits, rows are typed, `run` belongs to who opened the store: nothing here would have to change for a
 database that several hosts share.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Protocol
 
 import msgspec
 from msgspec.structs import replace
 
-from smtpd.envelope import EnvelopeId, Kind, MessageId, Origin, Recipient, Schedule, Seconds, Terms, Text
+from smtpd.envelope import Duty, EnvelopeId, Kind, MessageId, Origin, Recipient, Schedule, Seconds, Terms, Text
 
 PAGE = 1000  # rows of one read at the most: no read transaction outlives a page
 INLINE = 16 * 1024  # bytes of content that stand in the row; what is larger stands in a spool file
@@ -112,6 +117,11 @@ class Unreadable(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+def recipient_key(recipient: Recipient) -> bytes:
+    """What tells recipients of one message apart, in few bytes."""
+    return hashlib.sha256(msgspec.msgpack.encode(recipient)).digest()
+
+
 # -- what can happen to them: each one is a change --------------------------------------------------------------------
 
 
@@ -121,9 +131,14 @@ class Add(msgspec.Struct, frozen=True, gc=False):
 
 
 class Remove(msgspec.Struct, frozen=True, gc=False):
-    """Delivered, or removed by an administrator.  A message goes with its last envelope."""
+    """Delivered, or removed by an administrator.  A message goes with its last envelope.
+
+    `undelivered` is the recipient_key of an envelope that goes without having been delivered, as the user wants
+    something else in its place that the message's other envelopes are or were for.
+    """
 
     envelope: int
+    undelivered: bytes = b""
 
 
 class Postpone(msgspec.Struct, frozen=True, gc=False):
@@ -160,9 +175,11 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
 
 
 class Replace(msgspec.Struct, frozen=True, gc=False):
-    """Others of the same message take the place of an envelope, at least one; nothing when it is gone already."""
+    """Others of the same message take the place of an envelope that was not delivered, at least one; nothing when it is
+    gone already."""
 
     envelope: int
+    undelivered: bytes  # its recipient_key
     envelopes: list[Envelope]
 
 
@@ -219,6 +236,14 @@ def changed(envelope: Envelope, change: Change, run: int) -> Envelope:
     raise TypeError(type(change).__name__)
 
 
+def expanded_keys(add: Add) -> list[bytes]:
+    """The recipients that have to be remembered of a new message, each once; none when no .forward is concerned."""
+    recipients = [envelope.recipient for envelope in add.envelopes]
+    if all(recipient.duty is not Duty.FORWARDED for recipient in recipients):
+        return []
+    return [*dict.fromkeys(map(recipient_key, recipients))]
+
+
 # -- what can go wrong ------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +295,10 @@ class Store(Protocol):
         """The first `limit` above `after` that no try of this run and no submission has touched, by id."""
 
     def find_message(self, message: int) -> Message | None: ...
+
+    def expanded(self, message: int) -> Mapping[bytes, str]:
+        """recipient_key of each recipient that this message's envelopes have, or had when they were delivered or
+        removed -> whose .forward brought it since the message was stored; empty for the others."""
 
     def sizes(self, messages: Iterable[int]) -> dict[int, int]:
         """Bytes of content of those that exist."""

@@ -1,6 +1,7 @@
 """A command that is not in the user's .forward any more: what the user wants now takes its place."""
 
 import pytest
+from msgspec.structs import replace
 
 from smtpd.envelope import Duty, Outcome, message_of
 from smtpd.imsg import (
@@ -31,6 +32,11 @@ def stale(house, agent):
 
 def expanded(house, asked, *recipients):
     house.say("lookup", EnvelopeExpanded(asked.request, [*recipients]))
+
+
+def of_bob(recipient):
+    """It comes out of the .forward of bob, who was named to the server."""
+    return replace(recipient, recipient="bob@here.test")
 
 
 def submitted(house):
@@ -92,7 +98,7 @@ def test_no_new_envelope_has_an_id_that_one_of_its_message_ever_had(house):
         else:
             bobs = agent
     house.tried()
-    expanded(house, stale(house, bobs), recipient("amy"))
+    expanded(house, stale(house, bobs), of_bob(recipient("amy")))
     (schedule,) = submitted(house)
     assert schedule.envelope not in envelopes
     assert schedule.envelope & 0xFFFFFFFF >= UPPER_HALF
@@ -107,12 +113,75 @@ def test_two_stale_commands_of_a_mail_become_what_the_user_wants_once(house):
     assert len(submitted(house)) == 1
 
 
+def test_what_others_of_the_forward_were_for_is_not_made_again(house):
+    """`\\bob, "|old"`: one of them is delivered, the user mends the other, and another time."""
+    mailbox, _ = house.take_off(recipient("bob"), command("bob", "old"))
+    for number in (1, 2):
+        asked, agent = house.start_agent(number)
+        if asked.duty is Duty.DELIVER:
+            house.deliver(agent)
+        else:
+            commands = agent
+    assert house.tried() == ([mailbox], [], [])
+    for text in ("newer", "newest"):
+        expanded(house, stale(house, commands), recipient("bob"), command("bob", text))
+        (schedule,) = submitted(house)
+        house.tried()
+        assert [row.recipient for row in rows(house)] == [command("bob", text)]
+        house.due(schedule.envelope)
+
+
+def test_a_command_that_is_put_back_is_run(house, agent):
+    """From X to Y, to X and to Y again, while the mail waits: each of them was replaced undelivered."""
+    wanted = ["Y", "X", "Y", "X"]
+    for text in wanted:
+        expanded(house, stale(house, agent), command("bob", text))
+        (schedule,) = submitted(house)
+        house.tried()
+        house.due(schedule.envelope)
+    assert house.deliver(agent).digest == command("bob", "X").digest
+    assert house.tried() == ([schedule.envelope], [], [])
+    assert rows(house) == []
+
+
+def test_a_command_that_nobody_has_run_is_not_taken_for_run(house):
+    """An envelope that went, as another one has all that its user wants, was not delivered either."""
+    house.take_off(command("bob", "one"), command("bob", "two"))
+    _, agent = house.start_agent()
+    first, second = house.receive(agent), house.receive(agent)
+    house.answer(agent, first, Outcome.STALE, "")
+    expanded(house, house.hear("lookup", ExpandEnvelope), command("bob", "two"))
+    house.tried()
+    house.answer(agent, second, Outcome.STALE, "")
+    expanded(house, house.hear("lookup", ExpandEnvelope), command("bob", "one"))
+    submitted(house)
+    assert [row.recipient for row in rows(house)] == [command("bob", "one")]
+
+
+def test_what_a_forward_was_expanded_to_is_known_after_a_restart(make_house, tmp_path):
+    house = make_house()
+    mailbox, run = house.store([recipient("bob"), command("bob", "old")])
+    house.due(mailbox)
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    house.tried()
+    store = house.queue.disk.store
+    house.queue.disk.store.close()
+    house = make_house(type(store)(str(tmp_path)))
+    house.due(run)
+    _, agent = house.start_agent()
+    expanded(house, stale(house, agent), recipient("bob"), command("bob", "new"))
+    house.until(lambda: [row.recipient for row in rows(house)] == [command("bob", "new")])
+
+
 def test_what_another_user_wants_of_the_same_mail_is_another_matter(house):
     house.take_off(command("bob", "one"), command("amy", "one"))
     for number in (1, 2):
         _, agent = house.start_agent(number)
-        expanded(house, stale(house, agent), recipient("carol"))
-    house.until(lambda: [row.recipient for row in rows(house)] == [recipient("carol")] * 2)
+        asked = stale(house, agent)
+        expanded(house, asked, replace(recipient("carol"), recipient=asked.recipient.recipient))
+    house.until(lambda: {row.recipient.user for row in rows(house)} == {"carol"})
+    assert {row.recipient.recipient for row in rows(house)} == {"bob@here.test", "amy@here.test"}
 
 
 def test_a_forward_that_changes_all_the_time_makes_no_flood_of_one_mail(house):

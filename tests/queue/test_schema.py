@@ -7,7 +7,7 @@ import pytest
 from smtpd.envelope import Body, Duty, Terms
 from smtpd.queue.schema import SCHEMA
 from smtpd.queue.sqlite import SQLiteStore
-from smtpd.queue.store import Broken, Hold, Remove, SetAside, Unreadable
+from smtpd.queue.store import Broken, Hold, Remove, SetAside, Unreadable, recipient_key
 from tests.queue.conftest import CONTENT, ODD_TERMS, add, command
 
 SCHEMA_1 = """
@@ -90,7 +90,9 @@ def test_an_upgraded_database_takes_what_a_new_one_takes(old):
     assert [row.id >> 32 for row in store.envelopes(*EVERYTHING)] == [1, 9]
     assert store.load([9 << 32 | 1]) == added.envelopes
     assert store.find_message(9).content == CONTENT
+    assert store.expanded(9) == {recipient_key(command()): ""}
     store.apply([Remove(9 << 32 | 1)])
+    assert store.expanded(9) == {}
     store.close()
 
 
@@ -142,4 +144,20 @@ def test_terms_that_there_are_not_make_their_row_unreadable(tmp_path, column, va
     store._writer.execute(f"UPDATE envelope SET {column} = ? WHERE id = ?", (value, 1 << 32 | 1))
     bad, good = store.load([1 << 32 | 1, 2 << 32 | 1])
     assert isinstance(bad, Unreadable) and good.id == 2 << 32 | 1
+    store.close()
+
+
+def test_a_database_without_expanded_recipients_gets_room_for_them(tmp_path):
+    """Of the third schema."""
+    store = SQLiteStore(str(tmp_path))
+    store.apply([add(1, recipient=command())])
+    store.close()
+    with sqlite3.connect(tmp_path / "queue.db") as connection:
+        connection.executescript("DROP TABLE expanded; PRAGMA user_version = 3")
+    connection.close()
+    store = SQLiteStore(str(tmp_path))
+    assert version(tmp_path) == SCHEMA
+    assert store.expanded(1) == {}
+    store.apply([add(2, recipient=command())])
+    assert store.expanded(2) == {recipient_key(command()): ""}
     store.close()

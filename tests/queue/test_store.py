@@ -13,8 +13,9 @@ from smtpd.queue.store import (
     Reschedule,
     SetAside,
     Suspend,
+    recipient_key,
 )
-from tests.queue.conftest import CONTENT, ODD_TERMS, ORIGIN, add, envelope, recipient
+from tests.queue.conftest import CONTENT, ODD_TERMS, ORIGIN, add, command, envelope, recipient
 
 
 def lane(kind, action, user, duty, destination):
@@ -168,14 +169,43 @@ def test_a_page_begins_and_ends_where_it_was_asked_to(store):
 def test_others_take_the_place_of_an_envelope_and_the_message_stays(store):
     store.apply([add(1, content=None)])
     others = [envelope(1, 2**31 + 5), envelope(1, 2**31 + 6)]
-    assert store.apply([Replace(1 << 32 | 1, others)]) == []
+    assert store.apply([Replace(1 << 32 | 1, b"", others)]) == []
     assert list(store.envelopes(*EVERYTHING)) == others
     assert store.apply([Remove(others[0].id)]) == []
     assert store.apply([Remove(others[1].id)]) == [1]
 
 
+def test_recipients_of_a_forward_are_known_as_long_as_the_message_is_there(store):
+    mailbox, one, two = recipient("bob"), command("bob", "one"), command("bob", "two")
+    first, second, third = 1 << 32 | 1, 1 << 32 | 2, 1 << 32 | 2**31
+    added = add(1, content=None)
+    store.apply([replace(added, envelopes=[envelope(1, 1, recipient=mailbox), envelope(1, 2, recipient=one)])])
+    assert store.expanded(1) == {recipient_key(mailbox): "", recipient_key(one): ""}
+    store.apply([Remove(first)])  # delivered
+    assert store.expanded(1) == {recipient_key(mailbox): "", recipient_key(one): ""}
+    store.apply([Replace(second, recipient_key(one), [envelope(1, 2**31, recipient=two)])])
+    assert store.expanded(1) == {recipient_key(mailbox): "", recipient_key(two): "bob"}
+    store.apply([Suspend(third, True), add(2)])
+    assert store.expanded(1) == {recipient_key(mailbox): "", recipient_key(two): "bob"}
+    assert store.apply([Remove(third, recipient_key(two))]) == [1]
+    assert store.expanded(1) == {}
+
+
+def test_an_envelope_that_goes_undelivered_is_not_known_any_more(store):
+    one, two = command("bob", "one"), command("bob", "two")
+    added = add(1)
+    store.apply([replace(added, envelopes=[envelope(1, 1, recipient=one), envelope(1, 2, recipient=two)])])
+    store.apply([Remove(1 << 32 | 1, recipient_key(one))])
+    assert store.expanded(1) == {recipient_key(two): ""}
+
+
+def test_of_messages_without_a_forward_no_recipients_are_kept(store):
+    store.apply([add(1, envelopes=2)])
+    assert store.expanded(1) == {}
+
+
 def test_nothing_takes_the_place_of_an_envelope_that_is_gone(store):
-    store.apply([Replace(1 << 32 | 1, [envelope(1, 2)])])
+    store.apply([Replace(1 << 32 | 1, b"", [envelope(1, 2)])])
     assert list(store.envelopes(*EVERYTHING)) == []
 
 
@@ -183,7 +213,7 @@ def test_an_id_that_is_taken_already_changes_nothing(store):
     store.apply([add(1, envelopes=2)])
     before = list(store.envelopes(*EVERYTHING))
     with pytest.raises(Exception):  # noqa: B017  (whatever the store calls it)
-        store.apply([Replace(1 << 32 | 1, [envelope(1, 3), envelope(1, 2)])])
+        store.apply([Replace(1 << 32 | 1, b"", [envelope(1, 3), envelope(1, 2)])])
     assert list(store.envelopes(*EVERYTHING)) == before
 
 
