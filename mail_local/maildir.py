@@ -32,6 +32,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# On the way to another one: a home, or one above it, that may be searched and not read is none the worse.
+_WAY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE = 256 * 1024  # bytes copied at a time from a descriptor
 _RENAME_NOREPLACE = 1
@@ -102,10 +104,10 @@ def make_directory(path: str) -> None:
 def _make_directories(path: str, below: str) -> int:
     if os.path.commonpath([path, below]) != os.path.normpath(below):
         raise PermissionError(errno.EPERM, f"not below {below}", path)
-    at = os.open(below, _DIRECTORY)
+    at = os.open(below, _WAY)
     try:
         for part in filter(None, path[len(below) :].split("/")):
-            inner = _open_directory(part, at, make=True, follow=0)
+            inner = _open_directory(part, at, _WAY, make=True)
             os.close(at)
             at = inner
     except BaseException:
@@ -125,7 +127,7 @@ class Folder:
 
     @staticmethod
     def _open(root: int, name: str, opened: ExitStack) -> int:
-        descriptor = _open_directory(name, root, make=True)
+        descriptor = _open_directory(name, root, _DIRECTORY | os.O_NOFOLLOW, make=True)
         opened.callback(os.close, descriptor)
         return descriptor
 
@@ -225,7 +227,7 @@ class Maildir:
     def __init__(self, path: str, earlier: Earlier):
         self.path = path
         self.earlier = earlier
-        self._root = os.open(path, _DIRECTORY)
+        self._root = os.open(path, _WAY)
         try:
             self._inbox = Folder(self._root)
         except OSError:
@@ -288,7 +290,7 @@ class Maildir:
         return self._inbox, ""
 
     def _open_folder(self, name: str, opened: ExitStack, *, make: bool) -> Folder:
-        descriptor = _open_directory(name, self._root, make=make)
+        descriptor = _open_directory(name, self._root, _WAY | os.O_NOFOLLOW, make=make)
         try:
             folder = Folder(descriptor)
         finally:
@@ -321,15 +323,15 @@ class Draft:
             self.folder.place(self.name)
 
 
-def _open_directory(name: str, parent: int, *, make: bool, follow: int = os.O_NOFOLLOW) -> int:
+def _open_directory(name: str, parent: int, flags: int, *, make: bool) -> int:
     try:
-        return os.open(name, _DIRECTORY | follow, dir_fd=parent)
+        return os.open(name, flags, dir_fd=parent)
     except FileNotFoundError:
         if not make:
             raise
     with suppress(FileExistsError):  # made by another thread or program in this moment
         os.mkdir(name, 0o700, dir_fd=parent)
-    return os.open(name, _DIRECTORY | follow, dir_fd=parent)
+    return os.open(name, flags, dir_fd=parent)
 
 
 def _write_all(descriptor: int, piece: bytes) -> None:

@@ -424,7 +424,8 @@ class ReadForward:
 
 @imsg("queue -> lookup", answers=ReadForward)
 class ForwardRead:
-    """`verdict`: "none", "text", "refused" (the file is not acceptable), "later", "malformed" (it is too long)."""
+    """`verdict`: "none", "text", "unsafe" (the file may be another user's), "later", "malformed" (it is too long),
+    "refused" (nobody may read it for this user)."""
 
     request: int
     verdict: Word

@@ -2,12 +2,15 @@
 
     none      there is no such file, or no home
     text      the file
-    refused   it is not the user's own, or others may write it, or it is no plain file
+    unsafe    somebody else may have written it, or it is no plain file; the reason says what would mend it
     malformed it is too long to be one; the user may mend it
-    later     the home is sticky (the classic way to stop delivery), or the world is in trouble
+    later     the home is sticky (the classic way to stop delivery), or it cannot be read now
 
-The checks are made on what is open, so nothing can be exchanged between check and use.  Above the home nothing is
-checked: whoever can put another directory in its place cannot make a file in it that belongs to the user.
+The file is opened first: what is not there needs no guard, so the home may be whatever it is when there is no .forward
+in it.  The checks are made on what is open, home and file, so nothing can be exchanged between check and use; to open
+it costs nothing, whatever another user has put there: a link is not followed, a FIFO or a lease is not waited for.
+Above the home nothing is checked: whoever can put another directory in its place cannot make a file in it that belongs
+to the user.  Whoever can write to the home could, by another file of the user's; so that is checked.
 
 Does not understand what it reads; lookup does.  A lease or a hung file system stops this process, and queue's deadline
 is what answers then.
@@ -15,21 +18,23 @@ is what answers then.
 
 import errno
 import os
+import shlex
 import stat
 from contextlib import suppress
 
 from smtpd.agent.hand import Answer, Errand, Taken
+from smtpd.config.permission import IsPrivate, Where, has_private_group, others_who_write
 from smtpd.ipc.errand import FORWARD_MAX, ForwardText, ReadForward
 
-_HOME = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+NAME = ".forward"
+# A home that the user may search and not read is none the worse: O_PATH asks for no right to read it.
+_HOME = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO does not wait for a writer, a leased file not for its holder.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_REFUSING = (errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ENOTDIR)
+_WRITERS = {"g": "its group", "o": "everybody", "go": "everybody"}
 
 
-class Refused(Exception):
+class Unsafe(Exception):
     """The file is there and must not be used."""
 
 
@@ -39,6 +44,10 @@ class Later(Exception):
 
 class TooLong(Exception):
     """Not a .forward."""
+
+
+class Unasked(Exception):
+    """A group that the name service was not asked about."""
 
 
 class Reader:
@@ -55,11 +64,26 @@ class Reader:
         self.over = False
         self.places: list[tuple[str, str]] = []
         self._seen: os.stat_result | None = None
+        self._private: dict[tuple[int, ...], bool] = {}
         try:
             self._seen = os.stat(home)
             self.places = [(home, "r")]
         except OSError:
-            pass
+            return
+        for path in (home, f"{home}/{NAME}"):
+            with suppress(OSError):
+                self._ask_about(path, os.stat(path, follow_symlinks=path == home))
+
+    def _ask_about(self, path: str, status: os.stat_result) -> None:
+        """Before the sandbox, in which nobody knows who is in a group."""
+        if status.st_mode & stat.S_IWGRP and not stat.S_ISLNK(status.st_mode):
+            self._private[_identity(status)] = has_private_group(path, status)
+
+    def _is_private(self, _where: Where, status: os.stat_result) -> bool:
+        try:
+            return self._private[_identity(status)]
+        except KeyError:
+            raise Unasked from None
 
     def work(self, *_: object) -> "Reader":
         return self
@@ -68,64 +92,102 @@ class Reader:
         return [ForwardText(errand.request, *self._read()) for errand, _ in batch if isinstance(errand, ReadForward)]
 
     def _read(self) -> tuple[str, bytes]:
-        """A home that was mounted or put there after the sandbox was entered can be seen by the next agent only."""
+        """What has changed since the sandbox was entered, so that this process cannot judge it, the next one can."""
         with suppress(OSError):
             now = os.stat(self.home)
             if self._seen is None or not os.path.samestat(self._seen, now):
                 self.over = True
                 return "later", b"home directory has just come"
-        return read(self.home, os.getuid())
+        try:
+            return read(self.home, os.getuid(), self._is_private)
+        except Unasked:
+            self.over = True
+            return "later", b"its permissions have just changed"
 
 
-def read(home: str, uid: int) -> tuple[str, bytes]:
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid
+
+
+def read(home: str, uid: int, is_private: IsPrivate = has_private_group) -> tuple[str, bytes]:
     """The verdict, and the file's bytes or the reason."""
     try:
-        return "text", _read_in(home, uid)
-    except FileNotFoundError:
+        return "text", _read_in(home, uid, is_private)
+    except (FileNotFoundError, NotADirectoryError):
         return "none", b""
-    except Refused as refused:
-        return "refused", str(refused).encode()
+    except Unsafe as unsafe:
+        return "unsafe", _reason(str(unsafe))
     except Later as later:
-        return "later", str(later).encode()
+        return "later", _reason(str(later))
     except TooLong:
-        return "malformed", f".forward is longer than {FORWARD_MAX} bytes".encode()
+        return "malformed", _reason(f"{home}/{NAME} is longer than {FORWARD_MAX} bytes")
+    except PermissionError:
+        return "later", _reason(f"{home}/{NAME}: permission denied for uid {uid}")
     except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-        return "refused" if error.errno in _REFUSING else "later", reason.encode(errors="replace")
+        return "later", _reason(f"{home}/{NAME}: {error.strerror or error}")
 
 
-def _read_in(home: str, uid: int) -> bytes:
+def _reason(text: str) -> bytes:
+    return text.encode(errors="replace")[:FORWARD_MAX]
+
+
+def _read_in(home: str, uid: int, is_private: IsPrivate) -> bytes:
     directory = os.open(home, _HOME)
     try:
-        _check_home(os.fstat(directory), uid)
-        file = os.open(".forward", _FILE, dir_fd=directory)
+        file = _maybe_open(directory, home)
+        try:
+            _check_home(os.fstat(directory), home, uid, is_private, there=file is not None)
+            if file is None:
+                raise FileNotFoundError
+            _check_file(file, f"{home}/{NAME}", uid, is_private)
+            return _content(file)
+        finally:
+            if file is not None:
+                os.close(file)
     finally:
         os.close(directory)
+
+
+def _maybe_open(directory: int, home: str) -> int | None:
+    """None when there is no such file."""
     try:
-        _check_file(os.fstat(file), uid)
-        return _content(file)
-    finally:
-        os.close(file)
+        return os.open(NAME, _FILE, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Unsafe(f"{home}/{NAME} is a symbolic link, expected a file") from None
+        if error.errno in (errno.ENXIO, errno.ENODEV):
+            raise Unsafe(f"{home}/{NAME} is not a regular file") from None
+        raise
 
 
-def _check_home(status: os.stat_result, uid: int) -> None:
+def _check_home(status: os.stat_result, home: str, uid: int, is_private: IsPrivate, *, there: bool) -> None:
+    """Of a home without a .forward only whether it asks for mail to wait."""
     if status.st_mode & stat.S_ISVTX:
-        raise Later("home directory is sticky")
+        raise Later(f"home directory {home} is sticky, which stops delivery: chmod -t {shlex.quote(home)}")
+    if not there:
+        return
     if status.st_uid not in (0, uid):
-        raise Refused("home directory belongs to somebody else")
-    if status.st_mode & _OTHERS_MAY_WRITE:
-        raise Refused("home directory can be written by others")
+        owner = f"belongs to uid {status.st_uid}, expected uid {uid} or root"
+        raise Unsafe(f"home directory {home} {owner}: chown it, or remove {NAME}")
+    _check_writers(others_who_write(home, status, is_private), "home directory ", home)
 
 
-def _check_file(status: os.stat_result, uid: int) -> None:
+def _check_file(file: int, path: str, uid: int, is_private: IsPrivate) -> None:
+    status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
-        raise Refused(".forward is not a regular file")
-    if status.st_uid != uid:  # a hard link to a file of somebody else's
-        raise Refused(".forward belongs to somebody else")
-    if status.st_mode & _OTHERS_MAY_WRITE:
-        raise Refused(".forward can be written by others")
+        raise Unsafe(f"{path} is not a regular file")
+    if status.st_uid != uid:  # it may be a hard link to a file of somebody else's: no chown would be good advice
+        raise Unsafe(f"{path} belongs to uid {status.st_uid}, expected a file of uid {uid}: make it anew")
+    _check_writers(others_who_write(file, status, is_private), "", path)
     if status.st_size > FORWARD_MAX:
         raise TooLong
+
+
+def _check_writers(who: str, what: str, path: str) -> None:
+    if who:
+        raise Unsafe(f"{what}{path} is writable by {_WRITERS[who]}: chmod {who}-w {shlex.quote(path)}")
 
 
 def _content(file: int) -> bytes:

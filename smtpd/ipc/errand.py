@@ -40,7 +40,7 @@ _FLAGS = {"by_descriptor": BY_DESCRIPTOR, "perhaps_delivered": PERHAPS_DELIVERED
 
 _DELIVER = struct.Struct(">QQQHHHHHHH")  # created, size, lock, and the lengths of seven strings
 _RESULT = struct.Struct(">B")
-VERDICTS = ("none", "text", "refused", "later", "malformed")
+VERDICTS = ("none", "text", "unsafe", "later", "malformed")
 
 
 class Malformed(Exception):

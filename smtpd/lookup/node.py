@@ -46,8 +46,8 @@ Question = FindUser | ReadForward | ReadInclude
 
 @dataclass(frozen=True)
 class Forward:
-    """`verdict`: "none", "text", "refused", "later", "malformed".  `reason` is for the log, never for a client; of a
-    "text" it tells which lines were skipped."""
+    """`verdict`: as in imsg.ForwardRead.  `reason` is for the log, never for a client; of a "text" it tells which lines
+    were skipped."""
 
     verdict: str
     targets: tuple[Target, ...] = ()

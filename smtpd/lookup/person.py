@@ -70,6 +70,8 @@ def forward_trouble(user: str, forward: Forward) -> Refuse:
     reason = f".forward of {user}: {forward.reason}"
     if forward.verdict == "refused":
         return failed("Recipient's forwarding is not acceptable", reason)
+    if forward.verdict == "unsafe":
+        return deferred("Recipient's forwarding is not acceptable", reason)
     if forward.verdict == "malformed":
         return deferred("Recipient's forwarding is not understood", reason)
     return later(reason)

@@ -6,6 +6,7 @@ Root makes them by descriptor, one step and no more, and never changes the owner
 import os
 import stat
 
+from smtpd.config.permission import others_who_write
 from smtpd.sandbox import Ids
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,7 +30,7 @@ def provide(path: str, owner: Ids, mode: int) -> None:
         if made:
             os.fchown(descriptor, owner.uid, owner.gid)
             os.fchmod(descriptor, mode)
-        _check(path, os.fstat(descriptor), owner)
+        _check(path, descriptor, owner)
     finally:
         os.close(descriptor)
 
@@ -42,11 +43,13 @@ def _make(parent: int, name: str) -> bool:
     return True
 
 
-def _check(path: str, status: os.stat_result, owner: Ids) -> None:
+def _check(path: str, descriptor: int, owner: Ids) -> None:
+    status = os.fstat(descriptor)
     if status.st_uid != owner.uid:
         raise Unfit(f"{path} belongs to uid {status.st_uid} and should belong to uid {owner.uid}")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise Unfit(f"{path} is writable by others than its owner (mode {stat.S_IMODE(status.st_mode):04o})")
+    if who := others_who_write(descriptor, status):
+        mode = stat.S_IMODE(status.st_mode)
+        raise Unfit(f"{path} is writable by others than its owner (mode {mode:04o}): chmod {who}-w {path}")
 
 
 def check_empty(path: str) -> None:

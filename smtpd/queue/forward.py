@@ -18,7 +18,7 @@ from smtpd.queue.agents import Agents
 from smtpd.queue.places import Key
 
 DEADLINE = 20.0  # seconds, waiting included
-REASON_MAX = 256  # characters of what the agent says
+REASON_MAX = 1024  # characters of what the agent says
 
 
 class Forwards:

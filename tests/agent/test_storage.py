@@ -312,3 +312,14 @@ def test_a_maildir_moved_away_is_for_the_next_agent(start, home):
 def test_a_maildir_of_somebody_elses_delays(start, home):
     (home / "Maildir").mkdir(0o755)
     assert start().deliver(errand()).outcome is Outcome.DEFERRED
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a home of root's")
+def test_a_home_that_the_user_may_search_and_not_read(start, home):
+    """Nor those above it, on a host with many users."""
+    (home / "Maildir").mkdir(mode=0o700)
+    own(home / "Maildir")
+    os.chown(home, 0, 0)
+    for path in (home, home.parent):
+        path.chmod(0o711)
+    assert start().deliver(errand()).outcome is Outcome.DELIVERED

@@ -41,12 +41,12 @@ def test_there_may_be_none(home):
     assert read_forward(myself()) == ("none", b"", "")
 
 
-def test_one_that_others_may_write_is_refused_here_too(home):
+def test_one_that_others_may_write_is_unsafe_here_too(home):
     (home / ".forward").write_text("amy@there.test\n")
     (home / ".forward").chmod(0o666)
     verdict, content, reason = read_forward(myself())
-    assert (verdict, content) == ("refused", b"")
-    assert "can be written by others" in reason
+    assert (verdict, content) == ("unsafe", b"")
+    assert reason == f"{home}/.forward is writable by everybody: chmod go-w {home}/.forward"
 
 
 def test_nobody_is_told_of_a_user_that_is_not_there(home):
@@ -66,6 +66,6 @@ def test_root_follows_no_link_of_a_user_with_its_own_rights(open_ground, monkeyp
     os.link(open_ground / "secret", home / "hard")
     moved = pwd.struct_passwd((*nobody[:5], str(home), nobody[6]))
     monkeypatch.setattr(pwd, "getpwnam", {"nobody": moved}.__getitem__)
-    assert read_forward("nobody")[:2] == ("refused", b"")
+    assert read_forward("nobody")[:2] == ("unsafe", b"")
     os.rename(home / "hard", home / ".forward")
-    assert read_forward("nobody")[:2] == ("refused", b"")
+    assert read_forward("nobody")[:2] == ("later", b"")

@@ -66,10 +66,12 @@ FORWARDS = {
     "fifo": None,
     "directory": None,
     "long": "#" * 4096,
+    "mostly": "@nowhere\nmo st ly\n{alice}@system.test  # a friend\no'brien@virtual.test, m\xfcller@virtual.test\n",
 }
 
 Y, NOBODY = "250 2.1.5", "550 5.1.1 Invalid recipient"
 NOT_ACCEPTABLE = "524 5.2.4 Recipient's forwarding is not acceptable"
+UNSAFE = "424 4.2.4 Recipient's forwarding is not acceptable"
 NOT_UNDERSTOOD = "424 4.2.4 Recipient's forwarding is not understood"
 VERDICTS = {
     "plain@people.test": Y,
@@ -93,11 +95,12 @@ VERDICTS = {
     "runs@people.test": Y,
     "writes@people.test": Y,
     "several@people.test": Y,
-    "foreign@people.test": NOT_ACCEPTABLE,
-    "shared@people.test": NOT_ACCEPTABLE,
-    "linked@people.test": NOT_ACCEPTABLE,
-    "fifo@people.test": NOT_ACCEPTABLE,
-    "directory@people.test": NOT_ACCEPTABLE,
+    "foreign@people.test": "451 4.3.0 Temporary failure",
+    "shared@people.test": UNSAFE,
+    "linked@people.test": UNSAFE,
+    "fifo@people.test": UNSAFE,
+    "directory@people.test": UNSAFE,
+    "mostly@people.test": Y,
     "long@people.test": NOT_UNDERSTOOD,
     "nobody-of-this-name@people.test": NOBODY,
     "plain@file.test": Y,
@@ -152,7 +155,8 @@ def daemon(ground, users, homes, vmail):
     write(directory / "passwd", f"plain:x:{UID}:{UID}::{homes}/plain:/bin/sh\ndaemon:x:1:1::/:/bin/sh\n")
     below = users.home(vmail)
     away = {"outside": homes / "plain", "above": f"{below}/zoe/../..", "beside": f"{below}-too"}
-    write(directory / "homes", "".join(f"{name} 0:0:{home}\n" for name, home in {"zoe": below / "zoe", **away}.items()))
+    odd = {"o'brien": below / "obrien", "müller": below / "mueller", "zoe": below / "zoe"}
+    write(directory / "homes", "".join(f"{name} 0:0:{home}\n" for name, home in (odd | away).items()))
     daemon.conf.write_text(CONF.format(port=daemon.port, directory=directory, people=people, vmail=vmail))
     with started(daemon):
         yield daemon
@@ -196,6 +200,16 @@ def test_mail_goes_where_the_forward_says(daemon, homes, letterbox):
     subject = send_and_wait(daemon, "away@people.test")
     assert arrived(letterbox, subject)
     assert not (homes / "away/Maildir").exists()
+
+
+def test_a_wrong_line_costs_that_line_and_the_others_are_delivered(daemon, letterbox, users, vmail):
+    for name in ("obrien", "mueller"):
+        (users.home(vmail) / name).mkdir()
+        shutil.chown(users.home(vmail) / name, vmail, vmail)
+    subject = send_and_wait(daemon, "mostly@people.test")
+    assert arrived(letterbox, subject)
+    assert arrived(users.home(vmail) / "obrien", subject) and arrived(users.home(vmail) / "mueller", subject)
+    assert logged(daemon, "warn: .forward of mostly: skipped line 1: not an address: ", "; line 2: neither an address")
 
 
 @pytest.mark.parametrize("name", ["copies", "split"])

@@ -262,7 +262,12 @@ def test_a_forward_that_cannot_be_understood_is_for_later_and_not_repeated():
     assert "secret" not in refusal.text + refusal.reason
 
 
-def test_a_forward_that_is_not_acceptable_is_refused():
+def test_a_forward_that_is_unsafe_is_for_later():
+    refusal = refused(World(dict(bob=Forward("unsafe", reason="chmod g-w it"))), "bob@here.test", 424, "4.2.4")
+    assert refusal.reason == ".forward of bob: chmod g-w it" and "chmod" not in refusal.text
+
+
+def test_a_forward_that_nobody_may_read_is_refused():
     refusal = refused(World(dict(bob=Forward("refused", reason="not owned by bob"))), "bob@here.test", 524, "5.2.4")
     assert "owned" not in refusal.text and "owned" in refusal.reason
 

@@ -298,6 +298,6 @@ def test_a_wrong_line_of_a_forward_costs_that_line_and_is_said(house, capfd):
     assert "warn: .forward of bob: skipped line 1: not an address: not of the form" in said and "; line 3: " in said
 
 
-@pytest.mark.parametrize("verdict", ["none", "refused", "later", "malformed"])
+@pytest.mark.parametrize("verdict", ["none", "unsafe", "refused", "later", "malformed"])
 def test_what_queue_says_of_a_forward(verdict):
     assert understand(ForwardRead(1, verdict, b"ignored", "why")) == Forward(verdict, reason="why")

@@ -205,6 +205,7 @@ def test_a_parent_that_ran_has_loaded_no_parser_no_event_loop_and_no_other_proce
     assert not {module for module in modules if module.startswith("smtpd.config.")} - {
         "smtpd.config.host",
         "smtpd.config.model",
+        "smtpd.config.permission",
         "smtpd.config.place",
         "smtpd.config.slice",
         "smtpd.config.trust",
@@ -219,6 +220,7 @@ def test_a_nursery_has_loaded_no_parser_no_event_loop_and_no_process_but_the_age
     assert not modules & (FORBIDDEN - {"smtpd.smtp"} | {"pyseccomp"})
     assert not {f"smtpd.{process}" for process in (*PROCESSES, "parent")} & modules
     of_agents = {
+        "config.permission",
         "config.shell",
         "config.specifier",
         "config.trust",

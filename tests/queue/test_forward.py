@@ -35,7 +35,7 @@ def test_a_user_of_a_userbase_has_an_agent_of_that_action(house):
     assert answered(house, agent, "none") == ForwardRead(11, "none", b"", "")
 
 
-@pytest.mark.parametrize("verdict", ["none", "refused", "later"])
+@pytest.mark.parametrize("verdict", ["none", "unsafe", "later"])
 def test_other_verdicts_bring_their_reason(house, verdict):
     ask(house)
     _, agent = house.start_agent()
