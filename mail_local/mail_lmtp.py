@@ -4,6 +4,8 @@
 
     0 taken · 64 wrong arguments · 69 refused for good · 71 no room for a copy · 75 try later, or started as root
 
+Return-Path fields are removed from the header: the server adds its own (trace.py).
+
 It ends with the answer to the mail.  Whether the server says good-bye as well means nothing: a mail that it took would
 only come a second time.
 """
@@ -13,7 +15,7 @@ import sys
 from argparse import Namespace
 from typing import NoReturn
 
-from mail_local import lmtp
+from mail_local import lmtp, trace
 from mail_local.maildir import reason_of
 from mail_local.program import EX_OSERR, EX_TEMPFAIL, EX_USAGE, Arguments, copy, pieces
 from smtpd.envelope import Outcome
@@ -40,7 +42,7 @@ def mail_lmtp() -> None:
     except ValueError as error:
         _end(EX_USAGE, str(error))
     told = Mail(sender, (recipient,), content.tell())
-    (verdict,) = connection.deliver(told, pieces(content))
+    (verdict,) = connection.deliver(told, trace.delivered(b"", pieces(content)))
     connection.close()
     _end(_STATUS.get(verdict.outcome, EX_TEMPFAIL), "" if verdict.outcome is Outcome.DELIVERED else verdict.text)
 

@@ -1,18 +1,22 @@
-"""The header of a mail that is being delivered: what is added in front of it, and the two questions asked of it.
+"""The header of a mail that is being delivered: what is added in front of it, what is removed, what is asked of it.
 
-    Return-Path: <sender>         not for the null sender
+    Return-Path: <sender>         always, `<>` for the null sender; not for an LMTP server, which adds its own
     Delivered-To: recipient       a later delivery to the same address finds it: a loop
-    (the mail as it was stored)
+    (the mail as it was stored)   without the Return-Path fields of its header (RFC 5321 4.4)
 
-Looks at the header block only, and no further than HEADER_MAX into it; understands no other field and no MIME.
+Looks at the header block only: for the questions no further than HEADER_MAX into it, for Return-Path no further than
+BLOCK_MAX.  Understands no other field and no MIME.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 
 HEADER_MAX = 64 * 1024  # bytes that are searched
+BLOCK_MAX = 2 * 1024 * 1024  # bytes of a header that Return-Path is removed from; SMTP takes none of that size
 
 _FOLD = rb"(?:[ \t]|\r?\n[ \t])*"
 _DELIVERED_TO = re.compile(rb"^delivered-to:" + _FOLD + rb"([^\r\n]*)", re.MULTILINE)
+_RETURN_PATH = re.compile(rb"^return-path[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z)", re.MULTILINE | re.IGNORECASE)
 _JUNK = re.compile(rb"^x-spam(?:-flag)?:" + _FOLD + rb"yes\b", re.MULTILINE)
 
 # Also what ends a line for a reader that takes the mail for text: NEL and its like.
@@ -20,19 +24,43 @@ _CONTROLS = {code: "?" for code in (*range(32), *range(127, 160), 0x2028, 0x2029
 
 
 def added_lines(sender: str, recipient: str) -> bytes:
-    """The lines in front of the mail; an empty address leaves its line out.  Nothing in one begins another line."""
-    path = f"Return-Path: <{sender.translate(_CONTROLS)}>\n" if sender else ""
-    delivered = f"Delivered-To: {recipient.translate(_CONTROLS)}\n" if recipient else ""
-    return (path + delivered).encode(errors="replace")
+    """The lines in front of the mail.  Nothing in an address begins another line."""
+    return f"Return-Path: <{sender.translate(_CONTROLS)}>\n".encode(errors="replace") + delivered_to(recipient)
+
+
+def delivered_to(recipient: str) -> bytes:
+    """One of these lines; empty for an empty address."""
+    return f"Delivered-To: {recipient.translate(_CONTROLS)}\n".encode(errors="replace") if recipient else b""
+
+
+def delivered(lines: bytes, content: Iterable[bytes]) -> Iterator[bytes]:
+    """The mail as it is delivered, piece by piece: `lines` first, and no Return-Path from elsewhere."""
+    pieces = iter(content)
+    block, end = b"", -1
+    for piece in pieces:
+        block += piece
+        end = _end_of_header(block)
+        if end >= 0 or len(block) > BLOCK_MAX:
+            break
+    header = block[:end] if end >= 0 else block
+    if b"return-path" in header.lower():
+        block = _RETURN_PATH.sub(b"", header) + block[len(header) :]
+    yield lines + block
+    yield from pieces
 
 
 def header_of(start: bytes) -> bytes:
     """The header block at the start of a mail, in lower case, without the empty line that ends it."""
     start = start[:HEADER_MAX]
+    end = _end_of_header(start)
+    return start[: max(end - 1, 0)].lower() if end >= 0 else start.lower()
+
+
+def _end_of_header(start: bytes) -> int:
+    """Where the empty line stands that ends the header; -1 when there is none."""
     if start.startswith((b"\n", b"\r\n")):
-        return b""
-    ends = [end for end in (start.find(b"\n\n"), start.find(b"\n\r\n")) if end >= 0]
-    return start[: min(ends, default=len(start))].lower()
+        return 0
+    return min((end + 1 for end in (start.find(b"\n\n"), start.find(b"\n\r\n")) if end >= 0), default=-1)
 
 
 def was_delivered_to(header: bytes, address: str) -> bool:

@@ -236,7 +236,8 @@ def _is_plain(header: bytes) -> bool:
 
 
 def _lines(errands: list[Deliver]) -> bytes:
-    """In front of the mail.  All recipients of a transaction get the same bytes, and none of them is told of another:
-    Delivered-To is only there where it is the same for all."""
+    """In front of the mail; the server makes the final delivery, so Return-Path is for the server to add (RFC 5321
+    4.4).  All recipients of a transaction get the same bytes, and none of them is told of another: Delivered-To is only
+    there where it is the same for all."""
     recipients = {errand.recipient for errand in errands}
-    return trace.added_lines(errands[0].sender, recipients.pop() if len(recipients) == 1 else "")
+    return trace.delivered_to(recipients.pop() if len(recipients) == 1 else "")

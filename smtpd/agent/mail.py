@@ -5,7 +5,6 @@ The content came in the frame, or stands behind a descriptor that somebody else 
 
 import os
 from collections.abc import Iterable
-from itertools import chain
 
 from mail_local import trace
 from mail_local.maildir import pieces_of
@@ -20,10 +19,9 @@ def header_of(mail: Deliver, descriptor: int) -> bytes:
 
 
 def content_of(mail: Deliver, descriptor: int, lines: bytes) -> Iterable[bytes]:
-    """With `lines` in front, piece by piece; the pieces raise OSError."""
-    if descriptor < 0:
-        return (lines + mail.content,)
-    return chain((lines,), pieces_of(descriptor, mail.size))
+    """As it is delivered, with `lines` in front, piece by piece; the pieces raise OSError."""
+    stored = (mail.content,) if descriptor < 0 else pieces_of(descriptor, mail.size)
+    return trace.delivered(lines, stored)
 
 
 def loop(mail: Deliver) -> Result:

@@ -83,7 +83,7 @@ def main(home, rounds):
             killed += 1
             read_some(maildir)
     found = collections.Counter(
-        path.read_bytes().splitlines()[1] for place in ("new", "cur") for path in (maildir / place).iterdir()
+        path.read_bytes().splitlines()[2] for place in ("new", "cur") for path in (maildir / place).iterdir()
     )
     assert set(found) == {b"Subject: %d" % number for number in range(1, rounds * MAILS + 1)}
     assert set(found.values()) == {1}, [subject for subject, count in found.items() if count > 1]

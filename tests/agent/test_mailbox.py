@@ -90,7 +90,7 @@ def test_a_mail_is_quoted_and_separated(parent):
         parent.agent.deliver(to(lock, 2, sender=""))
     assert parent.read_back() == [
         TRACE + MAIL + b">From here on\nno line end\n",
-        b"Delivered-To: bob@here.test\n" + MAIL,
+        b"Return-Path: <>\nDelivered-To: bob@here.test\n" + MAIL,
     ]
     assert parent.path.read_bytes().count(b"\nFrom MAILER-DAEMON ") == 1
 

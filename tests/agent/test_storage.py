@@ -42,9 +42,9 @@ def test_the_tree_is_made_for_the_user_alone(start, home):
         assert (home / path).stat().st_uid == UID
 
 
-def test_the_null_sender_leaves_no_return_path(start, home):
+def test_the_null_sender_leaves_an_empty_return_path(start, home):
     start().deliver(errand(sender=""))
-    assert files(home)[0] == [b"Delivered-To: bob@here.test\n" + MAIL]
+    assert files(home)[0] == [b"Return-Path: <>\nDelivered-To: bob@here.test\n" + MAIL]
 
 
 def test_content_by_descriptor_arrives_byte_for_byte(start, home):

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mail_local.trace import HEADER_MAX, added_lines, header_of, is_junk, was_delivered_to
+from mail_local.trace import (
+    BLOCK_MAX,
+    HEADER_MAX,
+    added_lines,
+    delivered,
+    delivered_to,
+    header_of,
+    is_junk,
+    was_delivered_to,
+)
 
 
 def header(*lines):
@@ -16,8 +25,14 @@ def test_the_lines_name_sender_and_recipient():
     assert added_lines("amy@there.test", "bob@here.test") == expected
 
 
-def test_the_null_sender_has_no_return_path():
-    assert added_lines("", "bob@here.test") == b"Delivered-To: bob@here.test\n"
+def test_the_null_sender_has_an_empty_return_path():
+    """RFC 5321 4.4"""
+    assert added_lines("", "bob@here.test") == b"Return-Path: <>\nDelivered-To: bob@here.test\n"
+
+
+def test_without_a_recipient_there_is_no_delivered_to():
+    assert added_lines("amy@there.test", "") == b"Return-Path: <amy@there.test>\n"
+    assert delivered_to("") == b""
 
 
 def test_an_international_address_is_utf8():
@@ -29,9 +44,9 @@ def test_an_international_address_is_utf8():
 @settings(max_examples=200)
 def test_no_address_can_begin_another_line(sender, recipient):
     added = added_lines(sender, recipient)
-    assert added.count(b"\n") == bool(sender) + bool(recipient)
-    assert added[-1:] in (b"", b"\n") and b"\r" not in added and b"\0" not in added
-    assert len(added.decode().splitlines()) == bool(sender) + bool(recipient)
+    assert added.count(b"\n") == 1 + bool(recipient)
+    assert added[-1:] == b"\n" and b"\r" not in added and b"\0" not in added
+    assert len(added.decode().splitlines()) == 1 + bool(recipient)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +116,61 @@ def test_a_header_made_to_be_slow_is_not():
     fold = b"Delivered-To:" + b" \n " * 20000
     assert not was_delivered_to(header_of(fold), "bob@here.test")
     assert not is_junk(header_of(b"X-Spam:" + b" \n " * 20000))
+
+
+# -- Return-Path --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mail, left",
+    [
+        (b"Return-Path: <eve@x.test>\nA: b\n\nx\n", b"A: b\n\nx\n"),
+        (b"A: b\nRETURN-PATH :\n <eve@x.test>\n\t(x)\nC: d\n\nx\n", b"A: b\nC: d\n\nx\n"),
+        (b"return-path:x\nReturn-path: y\n\nx\n", b"\nx\n"),
+        (b"A: b\nReturn-Path: x", b"A: b\n"),
+        (b"A: b\r\nReturn-Path: x\r\n y\r\n\r\nReturn-Path: z\r\n", b"A: b\r\n\r\nReturn-Path: z\r\n"),
+        (b"A: b\n\nReturn-Path: z\n", b"A: b\n\nReturn-Path: z\n"),
+        (b"\nReturn-Path: z\n", b"\nReturn-Path: z\n"),
+        (b"X-Return-Path: a\nA: b\n Return-Path: z\n\n", b"X-Return-Path: a\nA: b\n Return-Path: z\n\n"),
+        (b"A: " + b"x" * HEADER_MAX + b"\nReturn-Path: z\n\n", b"A: " + b"x" * HEADER_MAX + b"\n\n"),
+        (b"", b""),
+    ],
+)
+def test_the_only_return_path_is_ours(mail, left):
+    assert b"".join(delivered(b"T: u\n", [mail])) == b"T: u\n" + left
+    assert b"".join(delivered(b"", [mail[n : n + 1] for n in range(min(len(mail), 200))] + [mail[200:]])) == left
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"Return-Path:", b"\n", b" ", b"\r\n", b"x", b"\n\n", b"A: b\n"]) | st.binary(max_size=4)
+    ),
+    st.lists(st.integers(0, 80), max_size=4),
+)
+@settings(max_examples=200)
+def test_no_return_path_is_left_and_nothing_else_is_gone(parts, places):
+    mail = b"".join(parts)
+    ends = sorted(min(place, len(mail)) for place in places)
+    pieces = [mail[a:b] for a, b in zip([0, *ends], [*ends, len(mail)], strict=True)]
+    left = b"".join(delivered(b"", pieces))
+    assert left == b"".join(delivered(b"", [mail]))
+    assert not any(line.startswith(b"return-path:") for line in header_of(left).split(b"\n"))
+    if b"return-path" not in mail.lower():
+        assert left == mail
+
+
+def test_a_header_without_end_is_not_held_for_ever():
+    read = []
+
+    def pieces():
+        for number in range(100):
+            read.append(number)
+            yield b"A: b\n" * 20_000
+
+    first = next(delivered(b"", pieces()))
+    assert len(first) <= BLOCK_MAX + 100_000 and len(read) < 30
+
+
+def test_return_paths_made_to_be_slow_are_not():
+    mail = b"Return-Path:" + b"\n " * 300_000 + b"\n" + b"return-path :x\n" * 40_000
+    assert b"".join(delivered(b"", [mail])) == b""
