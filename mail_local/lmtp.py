@@ -12,13 +12,13 @@ delivered by it.
 
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from mail_local.maildir import reason_of
 from smtpd.smtp.action import Close, Say
-from smtpd.smtp.lmtp import PATIENCE, Action, Mail, SendChunk, Session, State, Transfer, Verdict
-from smtpd.smtp.transfer import chunked, stuffed
+from smtpd.smtp.lmtp import PATIENCE, Action, Mail, Session, State, Transfer, Verdict
+from smtpd.smtp.transfer import stuffed
 
 PORT = 25  # of a destination without one, as OpenSMTPD has it
 CONNECT = 30.0  # seconds
@@ -83,7 +83,6 @@ class Connection:
         self._session = Session(name)
         self._verdicts: list[Verdict] = []
         self._pieces: Iterable[bytes] = ()
-        self._chunks: Iterator[tuple[bytes, bool]] = iter(())
         self._socket = socket.socket(address.family, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(CONNECT)
@@ -117,7 +116,7 @@ class Connection:
         """One for each recipient.  `pieces` are consumed once, or not at all; an OSError of theirs ends it."""
         self.mails += 1
         self.may_be_repeated = True
-        self._verdicts, self._pieces, self._chunks = [], pieces, chunked(pieces)
+        self._verdicts, self._pieces = [], pieces
         try:
             self._obey(self._session.begin(mail))
             self._listen()
@@ -156,11 +155,6 @@ class Connection:
                     self.may_be_repeated = False
                     self._send(stuffed(self._pieces))
                     self._obey(self._session.sent())
-                case SendChunk():
-                    chunk, last = next(self._chunks)
-                    self.may_be_repeated = not last
-                    self._send((chunk,))
-                    self._obey(self._session.sent(last))
                 case Verdict():
                     self._verdicts.append(action)
                 case Close():

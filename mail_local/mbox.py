@@ -12,7 +12,7 @@ comes first.
 
 `store` needs no more than a descriptor that is open for reading and writing, and locked, by whomever: mailbox.py.
 
-Understands no mail and no Content-Length; knows content by its lines only, so binary content has no place in it.
+Understands no mail and no Content-Length; knows content by its lines only.
 """
 
 import os
@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from itertools import chain
 
 from mail_local.maildir import reason_of
-
-NO_BINARY = "5.6.1 an mbox cannot hold binary content"  # RFC 3030: it may not be changed, and here it would be
 
 _FROM, _QUOTED = b"\nFrom ", b"\n>From "
 _SENDER_MAX = 256  # RFC 5321 4.5.3.1.3

@@ -70,7 +70,7 @@ class Body(IntEnum):
 
     SEVEN_BIT = 0
     EIGHT_BIT = 1
-    BINARY = 2  # the body is kept byte by byte as it came, behind a header with LF line ends
+    BINARY = 2  # what is kept is text all the same (smtp/binary.py)
 
 
 class Notify(IntFlag):

@@ -189,7 +189,7 @@ class Courier:
         lines = _lines([errand for errand, _ in group])
         recipients = tuple(self._trade.recipient(errand) for errand, _ in group)
         utf8 = errand.utf8 and not _is_plain(lines + header)
-        told = Mail(errand.sender, recipients, len(lines) + errand.size, errand.binary, utf8)
+        told = Mail(errand.sender, recipients, len(lines) + errand.size, utf8)
         verdicts = self._deliver(told, lambda: mail.content_of(errand, descriptor, lines))
         return [Result(group[verdict.recipient][0].envelope, verdict.outcome, verdict.text) for verdict in verdicts]
 
@@ -230,8 +230,8 @@ def _without_loops(header: bytes, group: list[tuple[Deliver, int]]) -> tuple[lis
 
 
 def _is_plain(header: bytes) -> bool:
-    """Whether a mail that said SMTPUTF8, as some clients do of each one, may go where nobody knows that: RFC 6531 3.2
-    asks it of a message with UTF-8 in its header.  Addresses are the session's matter."""
+    """Whether the server need not be told of SMTPUTF8, though MAIL said it, as some clients say it of each mail: RFC
+    6531 3.4 wants it for UTF-8 in the header.  Addresses are the session's matter."""
     return header.isascii() and len(header) < trace.HEADER_MAX  # of a longer one the end is not known
 
 

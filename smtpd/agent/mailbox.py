@@ -85,9 +85,7 @@ class Writer:
         now = time.time()
         for errand, descriptor in batch:
             assert isinstance(errand, Deliver)
-            if errand.binary:
-                answers += mail.failed([(errand, descriptor)], mbox.NO_BINARY)
-            elif trace.was_delivered_to(mail.header_of(errand, descriptor), errand.destination):
+            if trace.was_delivered_to(mail.header_of(errand, descriptor), errand.destination):
                 answers.append(mail.loop(errand))
             else:
                 lines = trace.added_lines(errand.sender, errand.recipient)

@@ -128,8 +128,6 @@ class Warrant:
         return Result(errand.envelope, Outcome.STALE, "not in the file any more")
 
     def _append(self, target: str, errand: Deliver, descriptor: int) -> Result:
-        if errand.binary:
-            return Result(errand.envelope, Outcome.FAILED, mbox.NO_BINARY)
         path = parse(target).path(self._runner.values(errand), self._runner.delimiter)
         content = mail.content_of(errand, descriptor, trace.added_lines(errand.sender, errand.recipient))
         try:

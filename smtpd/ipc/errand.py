@@ -35,8 +35,8 @@ PROMISES: dict[str, str | None] = {
 }
 
 DELIVER, READ_FORWARD, RESULT, FORWARD = 1, 2, 3, 4
-BY_DESCRIPTOR, PERHAPS_DELIVERED, BINARY, UTF8 = 0x01, 0x02, 0x04, 0x08
-_FLAGS = {"by_descriptor": BY_DESCRIPTOR, "perhaps_delivered": PERHAPS_DELIVERED, "binary": BINARY, "utf8": UTF8}
+BY_DESCRIPTOR, PERHAPS_DELIVERED, UTF8 = 0x01, 0x02, 0x04
+_FLAGS = {"by_descriptor": BY_DESCRIPTOR, "perhaps_delivered": PERHAPS_DELIVERED, "utf8": UTF8}
 
 _DELIVER = struct.Struct(">QQQHHHHHHH")  # created, size, lock, and the lengths of seven strings
 _RESULT = struct.Struct(">B")
@@ -89,8 +89,7 @@ class Deliver:
     home: str = ""  # of that user, when a userbase has it and the action names the user to run as
     digest: str = ""  # of the command or file, for a warrant
     lock: int = 0  # the number of the mailbox's lock, for an mbox
-    binary: bool = False  # behind its header the content is kept as it came, and lines mean nothing
-    utf8: bool = False  # RFC 6531: its addresses or its header may need a server that knows that
+    utf8: bool = False  # RFC 6531: MAIL said SMTPUTF8
 
 
 @dataclass(frozen=True)
@@ -167,9 +166,9 @@ def _decode_deliver(flags: int, envelope: int, rest: bytes) -> Deliver:
         at += length
     if at > len(rest) or flags & ~sum(_FLAGS.values()):
         raise Malformed("lengths or flags")
-    by_descriptor, perhaps, binary, utf8 = (bool(flags & flag) for flag in _FLAGS.values())
+    by_descriptor, perhaps, utf8 = (bool(flags & flag) for flag in _FLAGS.values())
     if len(rest) - at != (0 if by_descriptor else size):
         raise Malformed("size")
     sender, recipient, destination, extension, user, home, digest = strings
     mail = (envelope, created, size, sender, recipient, destination, extension, rest[at:], by_descriptor, perhaps)
-    return Deliver(*mail, user, home, digest, lock, binary, utf8)
+    return Deliver(*mail, user, home, digest, lock, utf8)

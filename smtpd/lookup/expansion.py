@@ -13,7 +13,7 @@ Nodes wait in a queue; each becomes envelopes, further nodes, or a refusal, whic
 recipient: nothing of it is delivered (and nothing of it is lost, as the client still has it).
 
 What the client wants to be told (NOTIFY), and how it named the recipient to whoever sent us the mail (ORCPT), is the
-same for all that a recipient becomes: RFC 3461 5.2.7.  A mailbox file has no place for content that is binary.
+same for all that a recipient becomes: RFC 3461 5.2.7.
 
 What ends an expansion that would not end: a node that has been there is not taken twice, none is DEPTH deep, and there
 are no more than NODES of them below anybody's .forward, LISTED in all.  The entry that named a node is not looked up
@@ -30,11 +30,11 @@ from typing import Any
 
 from smtpd.config.model import Method
 from smtpd.config.slice import ExpansionSlice
-from smtpd.envelope import Body, Duty, Kind, Notify, Origin, Recipient
+from smtpd.envelope import Duty, Kind, Notify, Origin, Recipient
 from smtpd.lookup.node import AddressNode, Entry, Node, Question, ReadInclude, Source, UserNode
 from smtpd.lookup.person import check_person, forward_trouble, whose_forward
 from smtpd.lookup.plan import Plan
-from smtpd.lookup.refusal import Refusal, Refuse, binary, deferred, failed, invalid, later, said
+from smtpd.lookup.refusal import Refusal, Refuse, deferred, failed, invalid, later, said
 from smtpd.lookup.rule import Case, Refused
 from smtpd.lookup.trace import SILENT, Trace
 from smtpd.tables import expansion as language
@@ -71,7 +71,6 @@ class Expansion:
         recipient: str,
         trace: Trace = SILENT,
         *,
-        body: Body = Body.SEVEN_BIT,
         notify: Notify = UNSAID,
         original: str = "",
     ):
@@ -79,7 +78,6 @@ class Expansion:
         self._origin = origin
         self._recipient = recipient
         self._trace = trace
-        self._body = body
         self._notify = notify
         self._original = original
         self._nodes: deque[Node] = deque()
@@ -240,8 +238,6 @@ class Expansion:
         name, _, extension = node.name.partition(self._plan.delimiter)
         if target == NOWHERE:
             self._reach(node, name, extension, Duty.DISCARD)
-        elif isinstance(target, language.File) and self._body is Body.BINARY:
-            raise binary()
         elif source.duty is None:
             reason = f"{source.text}: {ALLOWED}"
             raise deferred("Recipient is forwarded to a command that may not be run", reason)
@@ -253,8 +249,6 @@ class Expansion:
             raise failed("Recipient is forwarded to nobody")
         if node.action.method is Method.FORWARD_ONLY:
             raise deferred("Recipient is forwarded to nobody")
-        if node.action.method is Method.MBOX and self._body is Body.BINARY:
-            raise binary()
         self._reach(node, user, extension, Duty.DELIVER, home=home)
 
     def _reach(

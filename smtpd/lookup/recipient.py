@@ -110,7 +110,6 @@ class Recipients:
             self._plan,
             asked.origin,
             asked.recipient,
-            body=asked.terms.body,
             notify=asked.notify,
             original=asked.original,
         )

@@ -1,7 +1,6 @@
 """How a recipient is refused: the reply to the client, and the reason for the log.
 
 550 5.1.1, 5.2.1, 5.7.1    no such user; one that receives nothing; no rule wants it
-554 5.6.1                  the content is binary, and its mailbox is a file
 524 5.2.4, 424 4.2.4       its aliases or its .forward lead nowhere; or nowhere now
 451 4.3.0                  something that has to be asked does not answer, or what is wanted is not allowed here
 4xx, 5xx                   what an `error:` says
@@ -49,11 +48,6 @@ def invalid(enhanced: str) -> Refuse:
 # RFC 3463 X.2.1: the mailbox exists, and does not accept messages
 def disabled(user: str) -> Refuse:
     return Refuse(550, "5.2.1", "Invalid recipient", f"user {user} never receives mail")
-
-
-# RFC 3463 X.6.1: media not supported; the code is that of RFC 3030 3
-def binary() -> Refuse:
-    return Refuse(554, "5.6.1", "Recipient takes no binary content")
 
 
 def later(reason: str) -> Refuse:

@@ -161,7 +161,7 @@ class Deliveries:
             Flight(self, envelope).discard()
             return
         try:
-            key = self._roster.get_key(envelope.recipient, envelope.terms.body)
+            key = self._roster.get_key(envelope.recipient)
         except NoAgent as nobody:
             Flight(self, envelope).held(str(nobody))
         else:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, NamedTuple, Protocol
 
-from smtpd.envelope import Body, Duty, Outcome, envelope_text, message_of
+from smtpd.envelope import Duty, Outcome, envelope_text, message_of
 from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Violation
@@ -157,7 +157,6 @@ class Flight:
             home=envelope.recipient.home,
             digest=envelope.recipient.digest,
             lock=self._lock,
-            binary=envelope.terms.body is Body.BINARY,
             utf8=envelope.terms.utf8,
         )
         ready(frames.encode(deliver), descriptor)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from smtpd.config.model import Method
 from smtpd.config.slice import QueueSlice
-from smtpd.envelope import NARROW, Body, Duty, Kind, Recipient
+from smtpd.envelope import NARROW, Duty, Kind, Recipient
 from smtpd.queue.places import Key
 
 
@@ -53,7 +53,7 @@ class Roster:
         self._command = SLOW._replace(under_way=limits.max_session_per_user, command=True)
         self.shared = frozenset(action.user for action in configuration.actions if action.user)
 
-    def get_key(self, recipient: Recipient, body: Body = Body.SEVEN_BIT) -> Key:
+    def get_key(self, recipient: Recipient) -> Key:
         """Raises NoAgent."""
         if recipient.kind is not Kind.MDA:
             raise NoAgent("relaying is not available")
@@ -65,8 +65,6 @@ class Roster:
             raise NoAgent(f'the action "{recipient.action}" delivers nothing ({action.method})')
         if recipient.duty is Duty.ALIASED and not self._alias_commands:
             raise NoAgent("commands of alias files are not enabled (alias-commands)")
-        if body is Body.BINARY and action.method is Method.MBOX and recipient.duty is Duty.DELIVER:
-            raise NoAgent("5.6.1 an mbox cannot hold binary content")  # RFC 3030 3
         return Key(self._runs_as(recipient.action, recipient.user, recipient.duty), recipient.action, recipient.duty)
 
     def _runs_as(self, action: str, user: str, duty: int) -> str:

@@ -8,11 +8,6 @@
     sent()                         content, by `stuffed`, is out
     receive(b"250 …")              READY                            Verdict(0, DELIVERED)
 
-                                   binary content, instead of DATA  SendChunk()
-    sent(last=False)               a chunk, by `chunked`, is out
-    receive(b"250 …")                                               SendChunk()
-    sent(last=True)                the last one is out
-
 What makes LMTP: after the final dot there is one reply for each recipient that was accepted, in their order.  So the
 server answers for each mailbox, and nothing has to be queued behind it.
 
@@ -28,6 +23,7 @@ from enum import Enum
 from smtpd.envelope import Outcome
 from smtpd.smtp.action import Close, Say
 from smtpd.smtp.response import Malformed, Response, ResponseReader
+from smtpd.smtp.utf8 import ascii_address
 
 # What may stand between angle brackets: no control, no blank and no bracket outside of quotes could end a path, or a
 # line, that whoever named the address did not mean to end.
@@ -43,7 +39,6 @@ class State(Enum):
     ENVELOPE = "telling sender and recipients"
     DATA = "waiting for leave to send the mail"
     CONTENT = "sending the mail"
-    CHUNK = "waiting for leave to send more of the mail"
     DOT = "waiting for what became of the mail"
     RESET = "waiting for the answer to RSET"
     OVER = "the session is over"
@@ -53,10 +48,9 @@ TRANSITIONS = {
     State.GREETING: (State.HELLO, State.OVER),
     State.HELLO: (State.READY, State.OVER),
     State.READY: (State.ENVELOPE, State.OVER),
-    State.ENVELOPE: (State.DATA, State.CONTENT, State.RESET, State.OVER),
+    State.ENVELOPE: (State.DATA, State.RESET, State.OVER),
     State.DATA: (State.CONTENT, State.RESET, State.OVER),
-    State.CONTENT: (State.DOT, State.CHUNK, State.OVER),
-    State.CHUNK: (State.CONTENT, State.RESET, State.OVER),
+    State.CONTENT: (State.DOT, State.OVER),
     State.DOT: (State.READY, State.OVER),
     State.RESET: (State.READY, State.OVER),
     State.OVER: (),
@@ -74,18 +68,12 @@ class Mail:
     sender: str
     recipients: tuple[str, ...]
     size: int
-    binary: bool = False  # the server has to know RFC 3030
-    utf8: bool = False  # and RFC 6531, as there is UTF-8 in the header
+    utf8: bool = False  # there is UTF-8 in the header: a server that knows RFC 6531 is told
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
     """Send the content as `stuffed` gives it, then call `sent`."""
-
-
-@dataclass(frozen=True, slots=True)
-class SendChunk:
-    """Send the next of what `chunked` gives, then call `sent`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +85,7 @@ class Verdict:
     text: str
 
 
-Action = Say | Transfer | SendChunk | Verdict | Close
+Action = Say | Transfer | Verdict | Close
 
 
 class Session:
@@ -109,7 +97,6 @@ class Session:
         self._name = name if _HOST.fullmatch(name) else "localhost"
         self._reader = ResponseReader()
         self._extensions: frozenset[str] = frozenset()
-        self._binary = False  # the mail under way
         self._unsaid: list[bytes] = []  # commands of the envelope, for a server that wants them one by one
         self._heard: list[Response] = []  # answers to them
         self._named: list[int] = []  # recipients in the order of RCPT
@@ -121,7 +108,7 @@ class Session:
 
     def begin(self, mail: Mail) -> list[Action]:
         """Only in READY, and `mail` has recipients."""
-        self._open, self._binary = list(range(len(mail.recipients))), mail.binary
+        self._open = list(range(len(mail.recipients)))
         actions: list[Action] = []
         for place in tuple(self._open):
             if reason := self._fault_of_mail(mail) or self._fault(mail.recipients[place]):
@@ -130,7 +117,8 @@ class Session:
             return actions
         self.enter(State.ENVELOPE)
         self._named, self._heard = list(self._open), []
-        commands = [self._mail_command(mail), *(f"RCPT TO:<{mail.recipients[place]}>\r\n" for place in self._named)]
+        told = [self._told(mail.recipients[place]) for place in self._named]
+        commands = [self._mail_command(mail), *(f"RCPT TO:<{address}>\r\n" for address in told)]
         self._unsaid = [command.encode() for command in commands]
         return [*actions, self._say_on()]
 
@@ -144,10 +132,10 @@ class Session:
             actions += self.lost(f"the answer is not a reply: {malformed}")
         return actions
 
-    def sent(self, last: bool = True) -> list[Action]:
-        """Content and final dot, or a chunk, have been handed to the network."""
+    def sent(self) -> list[Action]:
+        """Content and final dot have been handed to the network."""
         if self.state is State.CONTENT:
-            self.enter(State.DOT if last else State.CHUNK)
+            self.enter(State.DOT)
         return []
 
     def lost(self, reason: str) -> list[Action]:
@@ -183,8 +171,6 @@ class Session:
                 return self._envelope_answered(response)
             case State.DATA if response.code == 354 or response.kind in (4, 5):
                 return self._data_answered(response)
-            case State.CHUNK if response.kind != 3:
-                return self._chunk_answered(response)
             case State.DOT if response.kind != 3:
                 return self._mail_answered(response)
             case State.RESET if response.kind == 2:
@@ -209,9 +195,6 @@ class Session:
 
     def _envelope_ended(self) -> Action:
         """RFC 2033 4.2 has DATA fail without a recipient; it is not sent, so nobody has to answer for none."""
-        if self._open and self._binary:
-            self.enter(State.CONTENT)
-            return SendChunk()
         if self._open:
             self.enter(State.DATA)
             return Say(b"DATA\r\n")
@@ -222,14 +205,6 @@ class Session:
         if response.code == 354:
             self.enter(State.CONTENT)
             return [Transfer()]
-        self.enter(State.RESET)
-        return [*self._judge_all(_outcome(response), str(response)), Say(b"RSET\r\n")]
-
-    def _chunk_answered(self, response: Response) -> list[Action]:
-        """One answer to each chunk but the last (RFC 2033 4.3)."""
-        if response.kind == 2:
-            self.enter(State.CONTENT)
-            return [SendChunk()]
         self.enter(State.RESET)
         return [*self._judge_all(_outcome(response), str(response)), Say(b"RSET\r\n")]
 
@@ -250,12 +225,10 @@ class Session:
         return "PIPELINING" in self._extensions
 
     def _mail_command(self, mail: Mail) -> str:
-        words = [f"MAIL FROM:<{mail.sender}>"]
+        words = [f"MAIL FROM:<{self._told(mail.sender)}>"]
         if "SIZE" in self._extensions:
             words.append(f"SIZE={mail.size}")  # RFC 1870 6: as precisely as it is known
-        if mail.binary:
-            words.append("BODY=BINARYMIME")  # RFC 3030 3
-        elif "8BITMIME" in self._extensions:
+        if "8BITMIME" in self._extensions:
             words.append("BODY=8BITMIME")
         is_ascii = "".join((mail.sender, *mail.recipients)).isascii()
         if "SMTPUTF8" in self._extensions and (mail.utf8 or not is_ascii):
@@ -263,18 +236,19 @@ class Session:
         return " ".join(words) + "\r\n"
 
     def _fault_of_mail(self, mail: Mail) -> str:
-        """Why this mail cannot be given to this server.  Content is not converted: RFC 3030 3, RFC 6531 3.2."""
-        if mail.binary and not {"BINARYMIME", "CHUNKING"} <= self._extensions:
-            return "5.6.1 the server takes no binary content"
-        if mail.utf8 and "SMTPUTF8" not in self._extensions:
-            return "5.6.7 the server takes no mail with UTF-8 in its header"
+        """Why this mail cannot be given to this server.  UTF-8 in its header is no reason: a server that does not know
+        RFC 6531 stores it as any other 8-bit header, and what it was sent for are ASCII addresses all the same."""
         return self._fault(mail.sender) if mail.sender else ""
+
+    def _told(self, address: str) -> str:
+        """As this server is told it."""
+        return address if "SMTPUTF8" in self._extensions else ascii_address(address) or ""
 
     def _fault(self, address: str) -> str:
         """Why this address cannot be told to this server."""
         if not _PATH.fullmatch(address):
             return f"cannot be written as an address: {address!a}"
-        if not address.isascii() and "SMTPUTF8" not in self._extensions:
+        if ascii_address(address) is None and "SMTPUTF8" not in self._extensions:
             return f"5.6.7 the server takes no address that is not ASCII: {address!a}"
         return ""
 

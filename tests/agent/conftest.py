@@ -23,14 +23,14 @@ MAIL = b"Received: from there\nSubject: hello\n\nGood morning.\n"
 STUCK = 30.0  # seconds after which a test has failed
 
 
-def errand(number=1, content=MAIL, *, size=None, perhaps=False, extension="", binary=False, utf8=False, **more):
+def errand(number=1, content=MAIL, *, size=None, perhaps=False, extension="", utf8=False, **more):
     """A Deliver; with `size` the content comes by descriptor."""
     fields = {"sender": "amy@there.test", "recipient": "bob@here.test", "destination": "bob@here.test", **more}
     length = len(content) if size is None else size
     strings = (fields["sender"], fields["recipient"], fields["destination"], extension)
     created = 1700000000
     mail = (77 << 32 | number, created, length, *strings, b"" if size else content, bool(size), perhaps)
-    return Deliver(*mail, binary=binary, utf8=utf8)
+    return Deliver(*mail, utf8=utf8)
 
 
 @pytest.fixture(scope="session", autouse=True)

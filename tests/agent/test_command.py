@@ -48,12 +48,6 @@ def test_it_gets_the_mail_with_its_trace(start, home):
     assert (home / "mail").read_bytes() == TRACE + MAIL
 
 
-def test_it_gets_binary_content_as_it_is(start, home):
-    content = b"Subject: x\n\n\x00\r\n.\r\r\nFrom here\n\n\r"
-    assert outcome(start, "cat > ~/mail", content=content, binary=True)[0] is Outcome.DELIVERED
-    assert (home / "mail").read_bytes() == TRACE + content
-
-
 def test_it_gets_a_large_mail_by_descriptor(start, home):
     content = MAIL + b"x" * 3_000_000
     with tempfile.TemporaryFile() as file:

@@ -117,34 +117,10 @@ def test_a_spool_file_that_is_too_short_delivers_nothing(start, serve):
 
 # -- what not every server takes -------------------------------------------------------------------------
 
-MODERN = ("PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8")
-BINARY = b"Subject: hello\n\n\x00\r\n.\r\n\n\r" + bytes(range(256)) * 1000
-
-
-def test_binary_content_arrives_byte_by_byte(start, serve):
-    server = serve(extensions=MODERN)
-    with tempfile.TemporaryFile() as file:
-        file.write(BINARY)
-        file.flush()
-        agent = start("lmtp", server.target)
-        result = agent.deliver(to("bob", size=len(BINARY), binary=True), file.fileno())
-    assert result == Result(77 << 32 | 1, Outcome.DELIVERED, "250 2.0.0 bob saved")
-    header, body = BINARY.split(b"\n\n", 1)
-    assert server.mails == [(1, "amy@there.test", ["bob"], wired(TRACE + header + b"\n\n") + body)]
-    assert server.senders == ["<amy@there.test> BODY=BINARYMIME"]
+MODERN = ("PIPELINING", "8BITMIME", "SMTPUTF8")
 
 
 GREETING = "Subject: grüß dich\n\nHello\n".encode()
-
-
-@pytest.mark.parametrize("more, code", [({"binary": True}, "5.6.1"), ({"utf8": True, "content": GREETING}, "5.6.7")])
-def test_what_a_server_does_not_take_fails_and_the_next_mail_goes(start, serve, more, code):
-    server = serve()
-    agent = start("lmtp", server.target)
-    result = agent.deliver(to("bob", **more))
-    assert result.outcome is Outcome.FAILED and result.text.startswith(code)
-    assert agent.deliver(to("bob", 2)).outcome is Outcome.DELIVERED
-    assert [recipients for _, _, recipients, _ in server.mails] == [["bob"]]
 
 
 def test_smtputf8_is_said_of_a_mail_that_needs_it_and_of_no_other(start, serve):
@@ -170,27 +146,39 @@ def test_a_mail_that_said_smtputf8_without_need_goes_to_any_server(start, serve)
     assert server.mails == [(1, "amy@there.test", ["bob"], wired(TRACE + mail))]
 
 
-def test_an_endless_header_may_have_utf8_where_nobody_looks(start, serve):
-    agent = start("lmtp", serve().target)
+def test_utf8_in_the_header_goes_to_any_server(start, serve):
+    """The mail's own, or of Delivered-To."""
+    server = serve()
+    agent = start("lmtp", server.target)
+    assert agent.deliver(to("bob", utf8=True, content=GREETING)).outcome is Outcome.DELIVERED
+    told = dataclasses.replace(to("bob", 1, message=78, utf8=True), recipient="böb@here.test")
+    assert agent.deliver(told).outcome is Outcome.DELIVERED
+    assert server.mails[0][3] == wired(TRACE + GREETING)
+    assert server.mails[1][3] == wired("Delivered-To: böb@here.test\n".encode() + MAIL)
+    assert not [said for said in server.senders if "SMTPUTF8" in said]
+
+
+def test_smtputf8_is_said_of_a_header_whose_end_nobody_knows(start, serve):
+    server = serve(extensions=MODERN)
+    agent = start("lmtp", server.target)
     long = b"Received: x\n" * (trace.HEADER_MAX // 12 + 1)
-    assert agent.deliver(to("bob", utf8=True, content=long)).text.startswith("5.6.7")
+    agent.deliver(to("bob", utf8=True, content=long))
+    assert server.senders == ["<amy@there.test> BODY=8BITMIME SMTPUTF8"]
 
 
-def test_an_address_beyond_ascii_in_the_added_lines_is_utf8_in_the_header(start, serve):
-    agent = start("lmtp", serve().target)
-    result = agent.deliver(dataclasses.replace(to("bob", utf8=True), recipient="böb@here.test"))
-    assert result.text.startswith("5.6.7")
+def test_an_address_that_the_server_cannot_be_told_fails_and_the_next_mail_goes(start, serve):
+    server = serve()
+    agent = start("lmtp", server.target)
+    result = agent.deliver(to("bob", sender="änne@there.test"))
+    assert result.outcome is Outcome.FAILED and result.text.startswith("5.6.7")
+    assert agent.deliver(to("bob", 2)).outcome is Outcome.DELIVERED
+    assert [recipients for _, _, recipients, _ in server.mails] == [["bob"]]
 
 
-def test_a_server_that_goes_between_chunks_gets_the_mail_again(serve):
-    server = serve(extensions=MODERN, closes="chunk")
-    with tempfile.TemporaryFile() as file:
-        file.write(BINARY)
-        file.flush()
-        taken = to("bob", size=len(BINARY), binary=True), os.dup(file.fileno())
-        (result,) = courier(server).do([taken])
-    assert result.outcome is Outcome.DEFERRED and "twice" not in result.text
-    assert server.mails == []
+def test_no_return_path_of_the_mail_goes_to_the_server(start, serve):
+    server = serve()
+    start("lmtp", server.target).deliver(to("bob", content=b"Return-Path: <eve@x.test>\n" + MAIL))
+    assert server.mails[0][3] == wired(TRACE + MAIL)
 
 
 # -- several recipients ------------------------------------------------------------------------------

@@ -115,14 +115,6 @@ def test_a_large_mail_comes_from_its_descriptor(parent):
     assert parent.read_back() == [TRACE + content.replace(b"\nFrom ", b"\n>From ")]
 
 
-def test_binary_content_is_refused_for_good_and_the_next_mail_is_stored(parent):
-    with parent.locked() as lock:
-        result = parent.agent.deliver(to(lock, content=MAIL + b"From \x00\r\n", binary=True))
-        assert (result.outcome, result.text) == (Outcome.FAILED, "5.6.1 an mbox cannot hold binary content")
-        assert parent.agent.deliver(to(lock, 2)).outcome is Outcome.DELIVERED
-    assert parent.read_back() == [TRACE + MAIL]
-
-
 def test_a_mail_that_was_here_before_is_a_loop(parent):
     with parent.locked() as lock:
         told = to(lock, content=b"Delivered-To: bob@here.test\n" + MAIL)

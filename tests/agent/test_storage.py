@@ -58,12 +58,6 @@ def test_content_by_descriptor_arrives_byte_for_byte(start, home):
     assert files(home) == ([TRACE + content], [])
 
 
-@pytest.mark.parametrize("content", [b"Subject: x\n\n\x00\r\n.\r\r\nFrom here\n\n\r", b"\n\r", b"a: b"])
-def test_binary_content_is_stored_as_it_is(start, home, content):
-    assert start().deliver(errand(content=content, binary=True)).outcome is Outcome.DELIVERED
-    assert files(home) == ([TRACE + content], [])
-
-
 def test_a_spool_file_that_is_too_short_is_tried_later(start, home):
     with tempfile.TemporaryFile() as file:
         file.write(b"Subject: half")

@@ -55,17 +55,6 @@ def test_the_file_that_stands_there_is_written(start, home):
     assert (home / "archive").stat().st_mode & 0o777 == 0o600
 
 
-def test_binary_content_is_run_and_not_written(start, home):
-    write(home, f"|{RUN}\n{home}/archive\n")
-    content = MAIL + b"\x00\r\n"
-    agent = start("warrant", "")
-    assert agent.deliver(told(RUN, content=content, binary=True)).outcome is Outcome.DELIVERED
-    assert (home / "mail").read_bytes() == TRACE + content
-    result = agent.deliver(told(f"{home}/archive", content=content, binary=True))
-    assert result.outcome is Outcome.FAILED and result.text.startswith("5.6.1 ")
-    assert not (home / "archive").exists()
-
-
 def test_of_two_commands_the_one_with_the_digest(start, home):
     write(home, f"|touch ~/other\n|{RUN}\n")
     assert ask(start, RUN).outcome is Outcome.DELIVERED

@@ -31,13 +31,13 @@ contents = st.binary(max_size=500)
 @st.composite
 def delivers(draw):
     content, by_descriptor = draw(contents), draw(st.booleans())
-    flags = draw(st.booleans()), draw(st.booleans())
+    utf8 = draw(st.booleans())
     size = draw(numbers) if by_descriptor else len(content)
     strings = [draw(paths) for _ in range(4)]
     fixed = (draw(numbers), draw(numbers), size, *strings)
     more = [draw(paths) for _ in range(3)]
     return Deliver(
-        *fixed, b"" if by_descriptor else content, by_descriptor, draw(st.booleans()), *more, draw(numbers), *flags
+        *fixed, b"" if by_descriptor else content, by_descriptor, draw(st.booleans()), *more, draw(numbers), utf8
     )
 
 

@@ -63,7 +63,8 @@ def test_a_mailbox_begins_each_mail_with_its_envelope(daemon, alice, box):
     until(lambda: len(in_box(box)) == 2, what="both")
     first, second = (part.splitlines() for part in box.read_bytes().split(b"\nFrom "))
     assert first[0].startswith(b"From amy@there.test ") and first[1] == b"Return-Path: <amy@there.test>"
-    assert second[0].startswith(b"MAILER-DAEMON ") and second[1] == f"Delivered-To: {alice}+tag@here.test".encode()
+    assert second[0].startswith(b"MAILER-DAEMON ") and second[1] == b"Return-Path: <>"
+    assert second[2] == f"Delivered-To: {alice}+tag@here.test".encode()
 
 
 # -- what is no mailbox ----------------------------------------------------------------------------------------------

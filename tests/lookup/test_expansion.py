@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from smtpd.config.model import Condition, Match, Method, Operand
 from smtpd.config.slice import ExpansionSlice
-from smtpd.envelope import Body, Duty, Kind, Recipient, Terms
+from smtpd.envelope import Duty, Kind, Recipient, Terms
 from smtpd.imsg import AddEnvelopes
 from smtpd.ipc.declaration import DEFAULT_LIMIT
 from smtpd.lookup.expansion import DEPTH, NODES, Expanded
@@ -345,19 +345,3 @@ def test_any_recipient_ends_and_fits_its_imsgs(local, forward):
             encoded = msgspec.msgpack.encode(AddEnvelopes(1, ORIGIN, list(outcome.recipients), Terms()))
             assert msgspec.msgpack.decode(encoded, type=AddEnvelopes).recipients == list(outcome.recipients)
             assert len(encoded) <= DEFAULT_LIMIT
-
-
-BINARY = {"body": Body.BINARY}
-
-
-def test_a_mailbox_file_takes_no_binary_content():
-    """RFC 3030 3: what cannot be delivered as it is is refused, and not made into something else."""
-    refused(World({"bob": None}, method=Method.MBOX), "bob@here.test", 554, "5.6.1", **BINARY)
-    refused(World({"bob": "/home/bob/all"}), "bob@here.test", 554, "5.6.1", **BINARY)
-    assert reached(World({"bob": None}, method=Method.MBOX), "bob@here.test") == ["bob"]
-
-
-@pytest.mark.parametrize("method", [Method.MAILDIR, Method.MDA, Method.LMTP])
-def test_what_takes_bytes_takes_binary_content(method):
-    world = World({"bob": '"|cmd", bob, /dev/null'}, method=method)
-    assert len(world.expand("bob@here.test", **BINARY).recipients) == 3

@@ -15,7 +15,6 @@ class Server:
     used       closes after each mail, without a word
     mail       closes when MAIL comes on a connection that has carried one
     dot        closes after the final dot of a mail, before any answer
-    chunk      closes after a chunk that is not the last one
     deaf       does not answer any more after the final dot
     half       closes after the first of the answers
     content    closes in the middle of the content, after a 421
@@ -92,7 +91,7 @@ class Server:
             file.write(text.encode() + b"\r\n")
             file.flush()
 
-        carried, sender, recipients, chunks = 0, None, [], b""
+        carried, sender, recipients = 0, None, []
         say("220 test")
         while line := file.readline():
             verb = line[:4].upper()
@@ -102,7 +101,7 @@ class Server:
             elif verb == b"MAIL":
                 if carried and self.closes == "mail":
                     return
-                sender, recipients, chunks = path(line), [], b""
+                sender, recipients = path(line), []
                 self.senders.append(line.decode().partition(":")[2].strip())
                 say("250 2.1.0 ok")
             elif verb == b"RCPT":
@@ -110,21 +109,13 @@ class Server:
                 if answer.startswith("2"):
                     recipients.append(path(line))
                 say(answer)
-            elif verb == b"BDAT" and not line.endswith(b" LAST\r\n"):
-                chunks += file.read(int(line.split()[1]))
-                if self.closes == "chunk":
+            elif verb == b"DATA":
+                say("354 go")
+                if self.closes == "content":
+                    file.read(1000)
+                    say("421 4.3.0 out of paper")
                     return
-                say("250 2.0.0 go on")
-            elif verb in (b"DATA", b"BDAT"):
-                if verb == b"BDAT":
-                    content = chunks + file.read(int(line.split()[1]))
-                else:
-                    say("354 go")
-                    if self.closes == "content":
-                        file.read(1000)
-                        say("421 4.3.0 out of paper")
-                        return
-                    content = read_content(file)
+                content = read_content(file)
                 if self.barrier:
                     self.barrier.wait(30)
                 with self._lock:

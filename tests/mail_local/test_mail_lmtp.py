@@ -80,7 +80,7 @@ def test_the_sender_is_an_argument(serve, arguments, sender):
 def test_lines_that_end_with_both_and_no_line_end_at_the_end(serve):
     server = serve()
     assert run("-d", server.target, "-u", mail=b"a: b\r\n\r\n.\r\nx\ry").returncode == 0
-    assert server.mails[0][3] == b"a: b\r\n\r\n.\r\nxy\r\n"
+    assert server.mails[0][3] == b"a: b\r\n\r\n.\r\nx\r\ny\r\n"
 
 
 def test_a_large_mail(serve):

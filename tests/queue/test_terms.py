@@ -3,13 +3,12 @@
 import msgspec
 import pytest
 
-from smtpd.envelope import Body, Duty, Notify, Outcome, Terms
+from smtpd.envelope import Body, Notify, Outcome, Terms
 from smtpd.imsg import AddEnvelopes, EnvelopesSubmitted, ExpireEnvelopes, MessageStored
 from smtpd.ipc.channel import Violation
 from smtpd.queue import process
-from smtpd.queue.roster import NoAgent, Roster
 from smtpd.queue.terms import FAR, expiry, find_fault
-from tests.queue.conftest import LIFETIME, ORIGIN, TERMS, configuration, recipient
+from tests.queue.conftest import LIFETIME, ORIGIN, TERMS, recipient
 
 NOW = 1_800_000_000
 
@@ -124,33 +123,14 @@ def test_a_mail_whose_sender_only_wants_to_be_told_is_delivered_later_too(house,
     assert house.deliver(agent).envelope == envelope
 
 
-# -- binary content ---------------------------------------------------------------------------
+# -- SMTPUTF8 ---------------------------------------------------------------------------------
 
 
-def test_an_mbox_gets_no_binary_content(house):
-    (envelope,) = house.take_off(recipient(action="box"), terms=Terms(Body.BINARY))
-    assert house.tried() == ([], [], [envelope])
-    assert rows(house)[0].error == "5.6.1 an mbox cannot hold binary content"
-
-
-def test_only_an_mbox_refuses_binary_content():
-    roster = Roster(configuration())
-    for action in ("local", "far", "run", "virtual"):
-        assert roster.get_key(recipient(action=action), Body.BINARY)
-    assert roster.get_key(recipient(action="box", duty=Duty.FORWARDED), Body.BINARY)
-    assert roster.get_key(recipient(action="box"), Body.EIGHT_BIT)
-    with pytest.raises(NoAgent):
-        roster.get_key(recipient(action="box"), Body.BINARY)
-
-
-@pytest.mark.parametrize("body", list(Body))
-def test_an_agent_is_told_whether_content_is_binary_and_whether_it_is_utf8(house, body):
-    house.take_off(recipient(), terms=Terms(body, utf8=True))
+@pytest.mark.parametrize("utf8", [True, False])
+def test_an_agent_is_told_whether_mail_said_smtputf8(house, utf8):
+    house.take_off(recipient(), terms=Terms(utf8=utf8))
     _, agent = house.start_agent()
-    errand = house.receive(agent)
-    assert (errand.binary, errand.utf8) == (body is Body.BINARY, True)
-    house.take_off(recipient(), terms=Terms(body))
-    assert house.receive(agent).utf8 is False
+    assert house.receive(agent).utf8 is utf8
 
 
 # -- priority -----------------------------------------------------------------------------------

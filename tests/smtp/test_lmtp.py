@@ -1,7 +1,7 @@
 """Dialogues of the LMTP client, each played whole, byte by byte, and cut at each position of what the server says.
 
     C: what the session says          S: what the server answers          V: place, outcome and text of a verdict
-    mail: sender recipient …          binary:, utf8: such a mail          lost: the connection ends, and why
+    mail: sender recipient …          utf8: such a mail          lost: the connection ends, and why
 
 Consecutive S: lines arrive together.
 """
@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from smtpd.envelope import Outcome
 from smtpd.smtp.action import Close, Say
-from smtpd.smtp.lmtp import PATIENCE, TRANSITIONS, Mail, SendChunk, Session, State, Transfer, Verdict
+from smtpd.smtp.lmtp import PATIENCE, TRANSITIONS, Mail, Session, State, Transfer, Verdict
 from smtpd.smtp.transfer import stuffed
 
 CONTENT = b"Subject: hello\n\n.dot\n"
-CHUNKS = [(b"BDAT 8\r\nx: y\r\n\r\n", False), (b"BDAT 2 LAST\r\n\r\n", True)]
 
 HELLO = """
 S: 220 mail.here.test
@@ -37,8 +36,6 @@ S: 220 mail.here.test
 C: LHLO relay.test
 S: 250-mail.here.test
 S: 250-PIPELINING
-S: 250-CHUNKING
-S: 250-BINARYMIME
 S: 250 SMTPUTF8
 """
 
@@ -49,7 +46,6 @@ class Player:
     def __init__(self, cut):
         self.session = Session("relay.test")
         self.cut = cut
-        self.chunks = []
         self.seen = []  # in the order it happened; what is said between two of these is one entry
 
     def obey(self, actions):
@@ -60,10 +56,6 @@ class Player:
                 case Transfer():
                     self.note("C", b"".join(stuffed([CONTENT])).decode())
                     self.obey(self.session.sent())
-                case SendChunk():
-                    chunk, last = self.chunks.pop(0)
-                    self.note("C", chunk.decode())
-                    self.obey(self.session.sent(last))
                 case Verdict(place, outcome, text):
                     self.note("V", f"{place} {outcome.name.lower()} {text}\r\n")
                 case Close(reason):
@@ -78,9 +70,8 @@ class Player:
                 case "S":
                     for piece in self.cut(text.encode()):
                         self.obey(self.session.receive(piece))
-                case "mail" | "binary" | "utf8":
+                case "mail" | "utf8":
                     sender, *recipients = text.split()
-                    self.chunks = [*CHUNKS]
                     terms = {kind: True} if kind != "mail" else {}
                     self.obey(self.session.begin(Mail(sender.strip("<>"), tuple(recipients), len(CONTENT), **terms)))
                 case "lost":
@@ -100,7 +91,7 @@ def steps(script):
         elif server:
             yield "S", server
             server = ""
-        if kind in ("mail", "binary", "utf8", "lost", "quit"):
+        if kind in ("mail", "utf8", "lost", "quit"):
             yield kind, text.strip()
 
 
@@ -404,91 +395,6 @@ def test_a_session_that_is_given_up_answers_for_its_mail():
 # -- what not every server takes --------------------------------------------------------------------
 
 
-def test_binary_content_goes_in_chunks_and_each_waits_for_the_answer_to_the_one_before():  # RFC 2033 4.3
-    session = talk(
-        MODERN
-        + """
-binary: amy bob carol dave
-C: MAIL FROM:<amy> BODY=BINARYMIME
-C: RCPT TO:<bob>
-C: RCPT TO:<carol>
-C: RCPT TO:<dave>
-S: 250 ok
-S: 250 ok
-S: 550 no carol
-S: 250 ok
-V: 1 failed 550 no carol
-C: BDAT 8
-C: x: y
-C:
-S: 250 8 octets
-C: BDAT 2 LAST
-C:
-S: 250 2.0.0 bob saved
-V: 0 delivered 250 2.0.0 bob saved
-S: 452 4.2.2 dave is full
-V: 2 deferred 452 4.2.2 dave is full
-"""
-    )
-    assert session.state is State.READY
-
-
-def test_a_chunk_that_is_refused_is_the_answer_for_all():
-    session = talk(
-        MODERN
-        + """
-binary: amy bob carol
-C: MAIL FROM:<amy> BODY=BINARYMIME
-C: RCPT TO:<bob>
-C: RCPT TO:<carol>
-S: 250 ok
-S: 250 ok
-S: 250 ok
-C: BDAT 8
-C: x: y
-C:
-S: 552 5.3.4 too much
-V: 0 failed 552 5.3.4 too much
-V: 1 failed 552 5.3.4 too much
-C: RSET
-S: 250 ok
-"""
-    )
-    assert session.state is State.READY
-
-
-def test_a_server_that_ends_between_chunks_has_taken_nothing():
-    talk(
-        MODERN
-        + """
-binary: amy bob
-C: MAIL FROM:<amy> BODY=BINARYMIME
-C: RCPT TO:<bob>
-S: 250 ok
-S: 250 ok
-C: BDAT 8
-C: x: y
-C:
-lost: closed
-V: 0 deferred closed
-X: closed
-"""
-    )
-
-
-@pytest.mark.parametrize("lacks", ["BINARYMIME", "CHUNKING"])
-def test_binary_content_is_not_given_to_a_server_that_does_not_take_it(lacks):
-    session = talk(
-        MODERN.replace(lacks, "X")
-        + """
-binary: amy bob carol
-V: 0 failed 5.6.1 the server takes no binary content
-V: 1 failed 5.6.1 the server takes no binary content
-"""
-    )
-    assert session.state is State.READY
-
-
 def test_smtputf8_is_said_where_the_mail_needs_it():
     talk(
         MODERN
@@ -500,14 +406,38 @@ C: RCPT TO:<bob>
     )
 
 
-def test_a_mail_with_utf8_is_not_given_to_a_server_that_does_not_take_it():
+def test_a_mail_with_utf8_in_its_header_goes_to_a_server_that_does_not_know_of_it():
+    """A store that takes 8-bit headers takes these: nothing of the envelope needs RFC 6531."""
     talk(
         HELLO
         + """
 utf8: amy bob
-V: 0 failed 5.6.7 the server takes no mail with UTF-8 in its header
+C: MAIL FROM:<amy> SIZE=21 BODY=8BITMIME
+C: RCPT TO:<bob>
 """
     )
+
+
+def test_a_domain_beyond_ascii_is_said_in_ascii_where_smtputf8_is_not_known():
+    talk(
+        HELLO
+        + """
+mail: amy@m\u00fcller.test bob@b\u00fccher.test
+C: MAIL FROM:<amy@xn--mller-kva.test> SIZE=21 BODY=8BITMIME
+C: RCPT TO:<bob@xn--bcher-kva.test>
+"""
+    )
+
+
+def test_a_sender_beyond_ascii_is_not_said_where_smtputf8_is_not_known():
+    session = talk(
+        HELLO
+        + """
+mail: \u00e5my@there.test bob
+V: 0 failed 5.6.7 the server takes no address that is not ASCII: '\\xe5my@there.test'
+"""
+    )
+    assert session.state is State.READY
 
 
 # -- addresses -----------------------------------------------------------------------------------
@@ -578,7 +508,7 @@ replies = st.sampled_from(
 )  # fmt: skip
 GOOD = [
     b"220 hi\r\n",
-    b"250-x\r\n250-BINARYMIME\r\n250-CHUNKING\r\n250 PIPELINING\r\n",
+    b"250-x\r\n250-SMTPUTF8\r\n250 PIPELINING\r\n",
     b"250 ok\r\n",
     b"250 ok\r\n",
     b"250 ok\r\n",
@@ -588,13 +518,12 @@ GOOD = [
 
 @given(st.integers(0, len(GOOD)), st.lists(replies, max_size=12), st.integers(1, 3), st.booleans())
 @settings(max_examples=200)
-def test_whatever_a_server_says_each_recipient_has_exactly_one_verdict(good, more, recipients, binary):
+def test_whatever_a_server_says_each_recipient_has_exactly_one_verdict(good, more, recipients, utf8):
     player, begun = Player(lambda data: [data]), 0
     for reply in [*GOOD[:good], *more]:
         player.obey(player.session.receive(reply))
         if player.session.state is State.READY:
-            player.chunks = [*CHUNKS]
-            player.obey(player.session.begin(Mail("amy", ("bob", "carol", "dave")[:recipients], 1, binary)))
+            player.obey(player.session.begin(Mail("amy", ("bob", "carol", "dave")[:recipients], 1, utf8)))
             begun += recipients
     player.obey(player.session.lost("closed"))
     assert len([kind for kind, _ in player.seen if kind == "V"]) == begun

@@ -1,0 +1,33 @@
+"""Addresses and domains beyond ASCII (RFC 6531), for a peer that does not know them.
+
+    amy@müller.test      ascii_address  "amy@xn--mller-kva.test"
+    müller.test          ascii_domain   "xn--mller-kva.test"        A-labels: RFC 5890 2.3.2.1
+    åmy@there.test       None: a local part means what it means to its own host, and is not rewritten
+    fußball.test         None: the two versions of IDNA make another domain of it each, and who knows which was meant
+
+No name is looked up.
+"""
+
+import encodings.idna  # noqa: F401  (now, as in a sandbox nothing can be imported)
+
+_AMBIGUOUS = frozenset("\u00df\u03c2\u200c\u200d")  # RFC 5894 7.2
+
+
+def ascii_address(address: str) -> str | None:
+    """All of it in ASCII, where it can be said so.  A name without a domain is only a local part."""
+    if address.isascii():
+        return address
+    local, at, domain = address.rpartition("@")
+    plain = ascii_domain(domain) if at and local.isascii() else None
+    return f"{local}@{plain}" if plain is not None else None
+
+
+def ascii_domain(domain: str) -> str | None:
+    if domain.isascii():
+        return domain
+    if not _AMBIGUOUS.isdisjoint(domain):
+        return None
+    try:
+        return domain.encode("idna").decode("ascii")
+    except UnicodeError:
+        return None
