@@ -25,6 +25,7 @@ from itertools import chain
 from tempfile import SpooledTemporaryFile
 
 from mail_local import mailbox, maildir, mbox, trace
+from smtpd import PRODUCT, VERSION
 
 EX_ROOT, EX_USAGE, EX_NOUSER, EX_OSERR, EX_CANTCREAT, EX_TEMPFAIL = 1, 64, 67, 71, 73, 75
 _PIECE = 64 * 1024
@@ -42,6 +43,10 @@ class Arguments(argparse.ArgumentParser):
     """`wrong`: the exit status for wrong ones."""
 
     wrong = EX_USAGE
+
+    def __init__(self, prog: str, description: str, epilog: str):
+        super().__init__(prog=prog, description=description, epilog=epilog)
+        self.add_argument("--version", action="version", version=f"{prog} ({PRODUCT}) {VERSION}")
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(self.wrong, f"{self.prog}: {message}\n{self.format_usage()}")

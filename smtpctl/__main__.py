@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FAILED, NOT_A_COMMAND = 1, 255
 # Programs with options of their own -> their modules.
 PROGRAMS = {"makemap": "makemap", "newaliases": "newaliases", "sendmail": "sendmail", "send-mail": "sendmail"}
+MAILQ = "mailq"
 DASHED = ("--scram",)  # words of a command that look like options
 
 OPTIONS = """\
@@ -34,6 +35,14 @@ usage: smtpctl [-hj] [--state DIR] command
     -j           print JSON, where something is printed
     --state DIR  talk to the smtpd that was started with --state DIR
     --version    the version of smtpctl
+"""
+MAILQ_OPTIONS = """\
+usage: mailq [-hj] [--state DIR] [msgid]
+
+    -h, --help   this help
+    -j           print JSON
+    --state DIR  talk to the smtpd that was started with --state DIR
+    --version    the version of mailq
 """
 EXIT_CODES = """\
 exit status:
@@ -96,23 +105,28 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
 def _called() -> list[str]:
     """What was typed, as words of smtpctl."""
     name = os.path.basename(sys.argv[0])
-    if name == "mailq":
-        return ["show", "queue", *sys.argv[1:]]
-    return [name, *sys.argv[1:]] if name in PROGRAMS else sys.argv[1:]
+    return [name, *sys.argv[1:]] if name in (*PROGRAMS, MAILQ) else sys.argv[1:]
 
 
 def run(arguments: "Sequence[str]") -> int:
     if arguments and arguments[0] in PROGRAMS:
         program = __import__(f"smtpctl.{PROGRAMS[arguments[0]]}", fromlist=["main"])
         return int(program.main(arguments[1:]))
+    is_mailq = arguments[:1] == [MAILQ]
+    name, usage = (MAILQ, MAILQ_OPTIONS) if is_mailq else ("smtpctl", OPTIONS)
     try:
-        options = Options(arguments)
+        options = Options(arguments[1:] if is_mailq else arguments)
     except Usage as error:
-        print(f"smtpctl: unknown option {error}\n{OPTIONS}", file=sys.stderr, end="")
+        print(f"{name}: unknown option {error}\n{usage}", file=sys.stderr, end="")
         return NOT_A_COMMAND
     if options.version:
-        print(f"smtpctl ({PRODUCT}) {VERSION}")
+        print(f"{name} ({PRODUCT}) {VERSION}")
         return 0
+    if is_mailq and options.help:
+        print(f"{usage}\n{EXIT_CODES}", end="")
+        return 0
+    if is_mailq:
+        options.words[:0] = ["show", "queue"]
     return _command(options)
 
 

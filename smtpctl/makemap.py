@@ -19,11 +19,25 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from smtpd import PRODUCT, VERSION
 from smtpd.tables import db, expansion, file
 from smtpd.tables.text import Fault, decode
 
 DONE, FAILED = 0, 1
 USAGE = "usage: makemap [-U] [-d hash|btree] [-o file] [-t aliases|set] file"
+HELP = f"""{USAGE}
+
+Make a table that is looked up in of a text file: FILE.db of FILE.
+
+  -d hash|btree    accepted; there is one kind of file
+  -o file          the file to make
+  -t aliases|set   aliases: each value is checked; set: each line is a key (default: keys and values)
+  -U               print what is in the file, which makemap made
+  --help           this text
+  --version        the version of makemap
+
+exit status: 0 done; 1 anything else
+"""
 STDIN = "-"
 
 Entry = tuple[str, str | None]
@@ -38,10 +52,13 @@ class Options:
 
     def __init__(self, arguments: Sequence[str]):
         try:
-            given, operands = getopt.getopt(list(arguments), "Ud:o:t:")
+            given, operands = getopt.getopt(list(arguments), "Ud:o:t:", ["help", "version"])
         except getopt.GetoptError:
             raise Failed(USAGE) from None
         options = dict(given)
+        self.help, self.version = "--help" in options, "--version" in options
+        if self.help or self.version:
+            return
         self.dump = "-U" in options
         self.kind = options.get("-t", "map")
         if len(operands) == 2 and operands[0] in ("hash", "btree") and not given:
@@ -59,7 +76,9 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     try:
         options = Options(arguments)
-        if options.dump:
+        if options.help or options.version:
+            print(HELP if options.help else f"makemap ({PRODUCT}) {VERSION}\n", end="")
+        elif options.dump:
             dump(options.source)
         elif not make(options.source, options.target, options.kind):
             print(f"makemap: {options.source}: no entries", file=sys.stderr)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from smtpctl import makemap
 from smtpctl.connection import Connection, NotRunning, Trouble
 from smtpctl.makemap import DONE, FAILED, Failed
+from smtpd import PRODUCT, VERSION
 from smtpd.config import alias, parser
 from smtpd.config.error import ConfigErrors, Report
 from smtpd.config.model import Table
@@ -24,19 +25,33 @@ from smtpd.imsg import UpdateTable
 from smtpd.tables.text import read_file
 
 USAGE = "usage: newaliases [-f file] [--state directory]"
+HELP = f"""{USAGE}
+
+Check the aliases, and have a daemon that runs read them again.
+
+  -f file            the configuration (default {CONFIGURATION})
+  --state directory  talk to the smtpd that was started with --state directory
+  --help             this text
+  --version          the version of newaliases
+
+exit status: 0 the aliases are good; 1 anything else
+"""
 TABLE, ALIASES = "aliases", "/etc/aliases"
 REQUEST = 1
 
 
 def main(arguments: Sequence[str]) -> int:
     try:
-        given, operands = getopt.getopt(list(arguments), "f:", ["state="])
+        given, operands = getopt.getopt(list(arguments), "f:", ["help", "state=", "version"])
     except getopt.GetoptError:
         given, operands = [], [""]
     if operands:
         print(USAGE, file=sys.stderr)
         return FAILED
     options = dict(given)
+    if "--help" in options or "--version" in options:
+        print(HELP if "--help" in options else f"newaliases ({PRODUCT}) {VERSION}\n", end="")
+        return DONE
     try:
         parsed = read_configuration(options.get("-f", CONFIGURATION))
         table = next((table for table in parsed.config.tables if table.name == TABLE), None)

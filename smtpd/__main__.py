@@ -5,6 +5,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from smtpd import PRODUCT, VERSION
 from smtpd.imsg import ROLES
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def start(arguments: list[str]) -> int:
     except Misused as error:
         print(f"smtpd: {error}\n{USAGE}", end="", file=sys.stderr)
         return 1
-    if options.help:
-        print(USAGE, end="")
+    if options.help or options.version:
+        print(USAGE if options.help else f"{PRODUCT} {VERSION}\n", end="")
         return 0
     if options.explain:
         return explain(options)

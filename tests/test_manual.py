@@ -1,6 +1,9 @@
 """What is written for people is true of the tree: manual pages and README."""
 
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from smtpctl.command import COMMANDS
 from smtpctl.option import ATTACHED, FLAGS, WITH_VALUE
 from smtpctl.word import PARAMETERS
+from smtpd import VERSION
 from smtpd.config.model import Limits
 from smtpd.config.parser import parse
 from smtpd.config.syntax import OF_LISTENERS, OPENING, RESERVED, UNUSED
@@ -53,6 +57,29 @@ def test_every_command_of_smtpctl_is_in_its_manual():
 def test_every_option_of_sendmail_is_in_its_manual():
     documented = {word[0] for word in words_of("sendmail.8", "Fl")}
     assert set(FLAGS + WITH_VALUE + ATTACHED) <= documented
+
+
+PROGRAMS = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["scripts"]
+START = "import sys; from {} import {} as main; sys.argv[0] = '/bin/{}'; sys.exit(main())"
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_every_program_has_help_and_a_version(name):
+    start = START.format(*PROGRAMS[name].split(":"), name)
+
+    def call(option):
+        return subprocess.run([sys.executable, "-c", start, option], capture_output=True, text=True, cwd=TOP)
+
+    called = "sendmail" if name == "send-mail" else name
+    shown, version = call("--help"), call("--version")
+    assert (shown.returncode, shown.stderr) == (0, "") and f"usage: {called} " in shown.stdout
+    said = "smtpd" if name == "smtpd" else f"{called} (smtpd)"
+    assert (version.returncode, version.stdout, version.stderr) == (0, f"{said} {VERSION}\n", "")
+
+
+@pytest.mark.parametrize("page", sorted(page.name for page in MAN.glob("*.8")))
+def test_help_and_version_are_in_the_manual(page):
+    assert {"-help", "-version"} <= words_of(page, "Fl")
 
 
 def test_every_option_of_smtpd_is_in_its_manual():

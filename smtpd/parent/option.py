@@ -22,6 +22,7 @@ usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory]
   -D macro=value     define a macro; wins over the file
   -f file            the configuration (default /etc/smtpd.conf)
   -h, --help         this text
+  --version          the version of smtpd
   -n                 check the configuration and exit; with -v print it in its canonical form
   --explain          with -n: what would become of a recipient, and why; the words that follow say of which:
                      rcpt-to=address, and if that matters mail-from=address from=address tag=name
@@ -33,7 +34,7 @@ usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory]
 
 exit status: 0 stopped in order, or the configuration is good; 1 anything else
 """
-SHORT, LONG = "B:dD:f:FhnP:T:v", ["explain", "help", "insecure-paths", "state="]
+SHORT, LONG = "B:dD:f:FhnP:T:v", ["explain", "help", "insecure-paths", "state=", "version"]
 PAUSABLE = ("mda", "smtp")
 
 
@@ -51,6 +52,7 @@ class Options:
     foreground: bool = False
     log_to_stderr: bool = False
     help: bool = False
+    version: bool = False
     check_only: bool = False
     verbose: bool = False
     insecure_paths: bool = False
@@ -80,6 +82,7 @@ def read_options(arguments: list[str]) -> Options:
         foreground="-d" in given or "-F" in given,
         log_to_stderr="-d" in given,
         help="-h" in given or "--help" in given,
+        version="--version" in given,
         check_only="-n" in given,
         verbose="-v" in given,
         insecure_paths="--insecure-paths" in given,
