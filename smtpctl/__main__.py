@@ -162,7 +162,7 @@ def _fail(text: str) -> int:
 
 
 def _say_possibilities(unclear: "Unclear") -> int:
-    print("possibilities are:", file=sys.stderr)
+    print(f"smtpctl: {unclear}\npossibilities are:", file=sys.stderr)
     for command in unclear.possibilities:
         print(f"  {command.pattern}", file=sys.stderr)
     return NOT_A_COMMAND

@@ -32,9 +32,10 @@ class Command:
         return loaded
 
 
-ANY_PAUSED = "it was so already"
+ALREADY_PAUSED, NOT_PAUSED = "it is already paused", "it is not paused"
 NO_ENVELOPE, NO_MESSAGE = "there is no such envelope", "there is no such message"
 NO_UPDATE = "there is no such table, or it cannot be read and stays as it was"
+ONE = (("<evpid>", "an envelope", NO_ENVELOPE), ("<msgid>", "a message", NO_MESSAGE))
 
 COMMANDS = [
     Command("discover <evpid>", "", "load an envelope that lies in the spool"),
@@ -47,30 +48,30 @@ COMMANDS = [
     Command("log verbose", "order.log_verbose", "log details too"),
     Command("monitor", "", "a line of numbers every second"),
     *[
-        Command(f"pause envelope {which}", "order.suspend", f"start no try of {what}, until it is resumed")
-        for which, what in (("<evpid>", "an envelope"), ("<msgid>", "a message"), ("all", "anything in the queue"))
+        Command(f"pause envelope {which}", "order.suspend", f"start no try of {what}, until it is resumed", fails)
+        for which, what, fails in (*ONE, ("all", "anything in the queue", ""))
     ],
-    Command("pause mda", "order.pause_deliveries", "start no local delivery", ANY_PAUSED),
+    Command("pause mda", "order.pause_deliveries", "start no local delivery", ALREADY_PAUSED),
     Command("pause mta", "", "start no relaying"),
     Command("pause mta from <string> for <string>", "", "start no relaying from an address to a domain"),
-    Command("pause smtp", "order.pause_listeners", "take no new clients", ANY_PAUSED),
+    Command("pause smtp", "order.pause_listeners", "take no new clients", ALREADY_PAUSED),
     Command("profile <string>", "", "measure"),
     *[
-        Command(f"remove {which}", "order.remove", f"remove {what}, without telling anybody")
-        for which, what in (("<evpid>", "an envelope"), ("<msgid>", "a message"), ("all", "everything in the queue"))
+        Command(f"remove {which}", "order.remove", f"remove {what}, without telling anybody", fails)
+        for which, what, fails in (*ONE, ("all", "everything in the queue", ""))
     ],
     *[
-        Command(f"resume envelope {which}", "order.resume", f"try {what} again that was paused")
-        for which, what in (("<evpid>", "an envelope"), ("<msgid>", "a message"), ("all", "everything"))
+        Command(f"resume envelope {which}", "order.resume", f"try {what} again that was paused", fails)
+        for which, what, fails in (*ONE, ("all", "everything", ""))
     ],
-    Command("resume mda", "order.resume_deliveries", "deliver locally again", ANY_PAUSED),
+    Command("resume mda", "order.resume_deliveries", "deliver locally again", NOT_PAUSED),
     Command("resume mta", "", "relay again"),
     Command("resume mta from <string> for <string>", "", "relay from an address to a domain again"),
     Command("resume route <string>", "", "use a route again that was disabled"),
-    Command("resume smtp", "order.resume_listeners", "take clients again", ANY_PAUSED),
+    Command("resume smtp", "order.resume_listeners", "take clients again", NOT_PAUSED),
     *[
-        Command(f"schedule {which}", "order.schedule", f"try {what} now; what is held is released")
-        for which, what in (("<evpid>", "an envelope"), ("<msgid>", "a message"), ("all", "everything in the queue"))
+        Command(f"schedule {which}", "order.schedule", f"try {what} now; what is held is released", fails)
+        for which, what, fails in (*ONE, ("all", "everything in the queue", ""))
     ],
     Command("show envelope <evpid>", "look.show_envelope", "all that is known of an envelope", NO_ENVELOPE),
     Command("show hosts", "", "hosts that were relayed to"),
@@ -80,7 +81,7 @@ COMMANDS = [
     Command("show mta paused", "", "what is not relayed"),
     Command("show quarantine", "look.show_quarantine", "envelopes that could not be read: id, since when, why"),
     Command("show queue", "look.show_queue", "a line for each envelope"),
-    Command("show queue <msgid>", "look.show_queue", "a line for each envelope of a message"),
+    Command("show queue <msgid>", "look.show_queue", "a line for each envelope of a message", NO_MESSAGE),
     Command("show relays", "", "relays in use"),
     Command("show routes", "", "routes in use"),
     Command("show stats", "look.show_statistics", "all counters"),

@@ -10,40 +10,45 @@ from typing import Any
 from smtpctl import text
 from smtpctl.command import DONE
 from smtpctl.connection import Connection, Trouble
-from smtpctl.order import REQUEST, envelopes
+from smtpctl.order import REQUEST, NoSuch, envelopes
 from smtpd.envelope import Entry, message_of
 from smtpd.imsg import ListEnvelopes, ListQuarantine, OpenContent, ShowStatistics
 
 
 def show_queue(connection: Connection, parameters: Sequence[str], json: bool) -> int:
     first, last = envelopes(parameters)
-    for entry in _entries(connection, first, last):
-        now = int(time.time())
-        print(text.as_json(text.envelope_object(entry, now)) if json else text.queue_line(entry, now))
+    empty = True
+    for entry, now, reason in _entries(connection, first, last):
+        empty = False
+        print(text.as_json(text.envelope_object(entry, now, reason)) if json else text.queue_line(entry, now, reason))
+    if parameters and empty:
+        raise NoSuch(*parameters)
     return DONE
 
 
 def show_envelope(connection: Connection, parameters: Sequence[str], json: bool) -> int:
     first, last = envelopes(parameters)
-    for entry in _entries(connection, first, last):
+    for entry, now, reason in _entries(connection, first, last):
         if json:
-            print(text.as_json(text.envelope_object(entry, int(time.time()))))
+            print(text.as_json(text.envelope_object(entry, now, reason)))
         else:
-            print("\n".join(text.envelope_lines(entry)))
+            print("\n".join(text.envelope_lines(entry, reason)))
         return DONE
-    raise Trouble(f"no envelope {parameters[0]}")
+    raise NoSuch(*parameters)
 
 
 def show_message(connection: Connection, parameters: Sequence[str], json: bool) -> int:
     first, _ = envelopes(parameters)
-    _, descriptor = connection.ask_descriptor(OpenContent(REQUEST, message_of(first)))
+    answer, descriptor = connection.ask_descriptor(OpenContent(REQUEST, message_of(first)))
     assert descriptor is not None  # the channel has seen to it
+    if answer.trouble:
+        raise Trouble(answer.trouble)
     empty = True
     for piece in _visible(_pieces(descriptor)) if sys.stdout.isatty() else _pieces(descriptor):
         sys.stdout.buffer.write(piece)
         empty = False
     if empty:
-        raise Trouble(f"no message {parameters[0]}")
+        raise NoSuch(*parameters)
     return DONE
 
 
@@ -80,11 +85,12 @@ def show_statistics(connection: Connection, parameters: Sequence[str], json: boo
     return DONE
 
 
-def _entries(connection: Connection, first: int, last: int) -> Iterator[Entry]:
-    """Page by page: neither side ever holds more than one."""
+def _entries(connection: Connection, first: int, last: int) -> Iterator[tuple[Entry, int, str]]:
+    """Each with the time and the reason why it waits.  Page by page: neither side ever holds more than one."""
     while first:
         page = connection.ask(ListEnvelopes(REQUEST, first, last))
         if page.trouble:
             raise Trouble(page.trouble)
-        yield from page.rows
+        now = int(time.time())
+        yield from ((row, now, text.why_waiting(row, now, mda_paused=page.mda_paused)) for row in page.rows)
         first = page.next

@@ -6,11 +6,12 @@ JSON           one object a line, ASCII only
 """
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from smtpctl.visible import escape, visible
-from smtpd.envelope import Body, Duty, Entry, Notify, Terms, envelope_text, message_of, message_text
+from smtpd.envelope import Body, Duty, Entry, Kind, Notify, Terms, envelope_text, message_of, message_text
 
 
 def for_terminal(text: str) -> str:
@@ -32,10 +33,27 @@ def duration(seconds: int) -> str:
 # -- envelopes -------------------------------------------------------------------------------
 
 
-def queue_line(entry: Entry, now: int) -> str:
+def why_waiting(entry: Entry, now: int, *, mda_paused: bool) -> str:
+    """Why no attempt is made before somebody does something, or before a time that the client has set; empty when the
+    queue decides."""
+    if entry.inflight:
+        return ""
+    if entry.schedule.suspended:
+        return "paused by administrator"
+    if entry.schedule.held:
+        return "held until it is scheduled"
+    if entry.schedule.kind is Kind.MDA and mda_paused:
+        return "mda is paused"
+    if entry.terms.release > now:
+        at = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(entry.terms.release))
+        return f"not before {at}, as the client wished"
+    return ""
+
+
+def queue_line(entry: Entry, now: int, reason: str = "") -> str:
     """
     evpid | inet4, inet6, local | mda, mta | flags | sender | rcpt | dest | created | expires | last try | retries |
-    pending, inflight | seconds to the next try, or in flight | error
+    pending, inflight | seconds to the next try, or in flight | why it waits: error
     """
     schedule, recipient = entry.schedule, entry.recipient
     fields = [
@@ -52,12 +70,12 @@ def queue_line(entry: Entry, now: int) -> str:
         schedule.retries,
         _state(entry),
         _seconds(entry, now),
-        entry.error,
+        ": ".join(filter(None, (reason, entry.error))),
     ]
     return "|".join(visible(str(field), also="|") for field in fields)
 
 
-def envelope_lines(entry: Entry) -> Iterator[str]:
+def envelope_lines(entry: Entry, reason: str = "") -> Iterator[str]:
     """All that is known of an envelope; empty values are left out."""
     schedule, origin, recipient = entry.schedule, entry.origin, entry.recipient
     values = {
@@ -81,6 +99,7 @@ def envelope_lines(entry: Entry) -> Iterator[str]:
         "retry": schedule.retries or "",
         "flags": " ".join(_flags(entry)),
         "state": _state(entry),
+        "reason": reason,
         "size": entry.size,
         "mda-user": recipient.user,
         "mda-subaddress": recipient.extension,
@@ -120,7 +139,7 @@ def _name(body: Body) -> str:
     return body.name.lower().replace("_", "-")
 
 
-def envelope_object(entry: Entry, now: int) -> dict[str, Any]:
+def envelope_object(entry: Entry, now: int, reason: str = "") -> dict[str, Any]:
     schedule, origin, recipient = entry.schedule, entry.origin, entry.recipient
     return {
         "envelope": envelope_text(schedule.envelope),
@@ -129,6 +148,7 @@ def envelope_object(entry: Entry, now: int) -> dict[str, Any]:
         "type": schedule.kind.name.lower(),
         "flags": _flags(entry),
         "state": _state(entry),
+        "reason": reason,
         "seconds": _seconds(entry, now),
         "created": schedule.created,
         "expires": schedule.expires,

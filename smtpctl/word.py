@@ -6,6 +6,8 @@
 Knows no command: of each it looks at its `pattern`.
 """
 
+from smtpctl.visible import visible
+
 TYPE_CHECKING = False  # see command.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,25 +18,24 @@ TABLE_NAME_MAX = 256  # characters that an imsg carries (smtpd/envelope.py)
 
 
 class Unclear(Exception):
-    """No command, or several.  `possibilities` are those that begin like it."""
+    """No command, or several.  `possibilities` are those that begin like it; the text says which word is wrong."""
 
-    def __init__(self, possibilities: "Sequence[Command]"):
-        super().__init__()
+    def __init__(self, reason: str, possibilities: "Sequence[Command]"):
+        super().__init__(reason)
         self.possibilities = possibilities
 
 
 def is_message_id(word: str) -> bool:
-    from smtpd.envelope import MESSAGE_ID_MAX  # for commands that have one
-
-    return _is_hex(word, 8) and 0 < int(word, 16) <= MESSAGE_ID_MAX
+    """The form decides: an id that no message can have is one of a message that does not exist."""
+    return len(word) == 8 and _is_hex(word)
 
 
 def is_envelope_id(word: str) -> bool:
-    return _is_hex(word, 16) and is_message_id(word[:8])
+    return len(word) == 16 and _is_hex(word)
 
 
-def _is_hex(word: str, length: int) -> bool:
-    return len(word) == length and not word.strip("0123456789abcdefABCDEF")
+def _is_hex(word: str) -> bool:
+    return bool(word) and not word.strip("0123456789abcdefABCDEF")
 
 
 def is_table_name(word: str) -> bool:
@@ -50,6 +51,7 @@ PARAMETERS: "dict[str, Callable[[str], bool]]" = {
     "<table>": is_table_name,
     "<string>": bool,
 }
+IDS = {"<evpid>": "an envelope's has 16 hexadecimal digits", "<msgid>": "a message's has 8 hexadecimal digits"}
 
 
 def find_command(commands: "Sequence[Command]", words: "Sequence[str]") -> "tuple[Command, list[str]]":
@@ -58,7 +60,7 @@ def find_command(commands: "Sequence[Command]", words: "Sequence[str]") -> "tupl
     for command in left:
         if len(command.pattern.split()) == len(words):
             return command, [word for word, name in zip(words, meant, strict=True) if name in PARAMETERS]
-    raise Unclear(left)
+    raise Unclear("incomplete command" if words else "no command", left)
 
 
 def find_beginning(commands: "Sequence[Command]", words: "Sequence[str]") -> "list[Command]":
@@ -71,11 +73,13 @@ def _follow(commands: "Sequence[Command]", words: "Sequence[str]") -> "tuple[lis
     left = list(commands)
     meant = []
     for at, word in enumerate(words):
-        name = _meant({_word(command, at) for command in left} - {""}, word)
-        if name is None:
-            raise Unclear([command for command in left if _word(command, at).startswith(word)] or left)
-        meant.append(name)
-        left = [command for command in left if _word(command, at) == name]
+        candidates = {_word(command, at) for command in left} - {""}
+        found = _meant(candidates, word)
+        if len(found) != 1:
+            alike = [command for command in left if _word(command, at).startswith(word)]
+            raise Unclear(_what_is_wrong(candidates, word, found), alike or left)
+        meant += found
+        left = [command for command in left if _word(command, at) in found]
     return left, meant
 
 
@@ -84,11 +88,22 @@ def _word(command: "Command", at: int) -> str:
     return dict(enumerate(command.pattern.split())).get(at, "")
 
 
-def _meant(candidates: set[str], word: str) -> str | None:
-    """Which of the candidates `word` stands for; None when that is not clear."""
+def _meant(candidates: set[str], word: str) -> list[str]:
+    """Which of the candidates `word` may stand for."""
     if word in candidates and word not in PARAMETERS:
-        return word
+        return [word]
     fitting = [name for name in candidates if name in PARAMETERS and PARAMETERS[name](word)]
     begun = [name for name in candidates if name not in PARAMETERS and word and name.startswith(word)]
-    found = fitting or [name for name in begun if name not in YIELDING] or begun
-    return found[0] if len(found) == 1 else None
+    return fitting or [name for name in begun if name not in YIELDING] or begun
+
+
+def _what_is_wrong(candidates: set[str], word: str, found: "Sequence[str]") -> str:
+    """Why `word` stands for none of the candidates, or for several of them."""
+    if found:
+        return f"ambiguous word: {visible(word)}"
+    if not candidates:
+        return f"unexpected word: {visible(word)}"
+    forms = [form for name, form in IDS.items() if name in candidates]
+    if forms and (_is_hex(word) or not candidates - IDS.keys()):
+        return f"not an id: {visible(word)} ({', '.join(forms)})"
+    return f"unknown word: {visible(word)}"

@@ -804,6 +804,7 @@ class EnvelopesListed:
     rows: list[Entry]
     next: int
     trouble: Text = ""  # why the queue could not be read
+    mda_paused: bool = False  # control fills it in: local deliveries are paused
 
 
 @imsg("smtpctl -> control -> queue")
@@ -828,9 +829,10 @@ class OpenContent:
 
 @imsg("queue -> control -> smtpctl", answers=OpenContent, descriptor=True)
 class ContentOpened:
-    """A pipe or a file to read it from."""
+    """A pipe or a file to read it from; empty for a message that does not exist."""
 
     request: int
+    trouble: Text = ""  # why one that exists could not be read
 
 
 @imsg("smtpctl -> control -> scheduler")

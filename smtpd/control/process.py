@@ -100,7 +100,7 @@ def from_parent(control, channel, imsg, descriptor):
 def from_smtpctl(control, client, imsg, descriptor):
     match imsg:
         case ListEnvelopes():
-            control.forward(client, imsg, "queue")
+            control.list_envelopes(client, imsg)
         case ListQuarantine():
             control.forward(client, imsg, "queue")
         case OpenContent():

@@ -20,7 +20,9 @@ from smtpd.control.journal import Journal
 from smtpd.imsg import (
     DeliveriesPaused,
     Done,
+    EnvelopesListed,
     ListenersPaused,
+    ListEnvelopes,
     OpenSession,
     PauseDeliveries,
     PauseListeners,
@@ -74,6 +76,15 @@ class Control:
         """Ask the one that it concerns, and give the client the answer."""
         (questions,) = self._of(role)
         questions.ask(partial(_renumbered, imsg), partial(self._pass_back, client, imsg.request))
+
+    def list_envelopes(self, client: Client, imsg: ListEnvelopes) -> None:
+        """The queue does not know what the scheduler was told to pause."""
+
+        def answered(answer: EnvelopesListed, _descriptor: None) -> None:
+            client.answer(_renumbered(answer, imsg.request, mda_paused=self.mda_paused))
+
+        (questions,) = self._of("queue")
+        questions.ask(partial(_renumbered, imsg), answered)
 
     def open_session(self, client: Client) -> None:
         """Of several dispatchers the first has all sessions of this host's programs, so it can count them."""

@@ -88,7 +88,8 @@ class Dispatcher:
 
     def pause(self, channel: Channel, imsg: PauseListeners) -> None:
         changed = self.listeners.pause(imsg.paused)
-        log.info("smtp paused" if imsg.paused else "smtp resumed")
+        if changed:
+            log.info("smtp paused" if imsg.paused else "smtp resumed")
         channel.send(ListenersPaused(imsg.request, changed))
 
     def report(self, channel: Channel, imsg: ReportStatistics) -> None:

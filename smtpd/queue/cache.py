@@ -56,13 +56,15 @@ class Cache:
         return None if kept is None else kept.envelopes.get(envelope)
 
     def forget(self, envelope: int) -> None:
-        """It has changed or is gone.  A message goes with the last envelope that is kept of it."""
+        """It has changed or is gone.  A message goes with the last envelope that is kept of it, or with any one of them
+        when none is kept: the content of a message that was read again for an attempt must not outlive it."""
         message = message_of(envelope)
         kept = self._kept.get(message)
-        if kept is None or kept.envelopes.pop(envelope, None) is None:
+        if kept is None:
             return
-        kept.weight -= WEIGHT
-        self.weight -= WEIGHT
+        if kept.envelopes.pop(envelope, None) is not None:
+            kept.weight -= WEIGHT
+            self.weight -= WEIGHT
         if not kept.envelopes:
             self.weight -= kept.weight
             del self._kept[message]

@@ -64,12 +64,17 @@ class Disk:
         self.read(partial(_load, self.store, envelopes, uncommitted), done)
 
     def find_message(self, message: int, done: Done) -> None:
-        """`done(message or None, error)`; Damaged when it is not what was stored."""
+        """`done(message or None, error)`; Damaged when it is not what was stored.  For an attempt to deliver it, whose
+        end makes the cache forget it."""
         known = self.cache.maybe_message(message)
         if known is not None:
             done(known, None)
         else:
-            self.read(partial(_read_message, self.store, message), partial(self._found, done))
+            self.read_message(message, partial(self._found, done))
+
+    def read_message(self, message: int, done: Done) -> None:
+        """As find_message, as it is in the store now."""
+        self.read(partial(_read_message, self.store, message), done)
 
     def _found(self, done: Done, message: Message | None, error: BaseException | None) -> None:
         if message is not None:

@@ -93,7 +93,7 @@ class Listing:
     # -- content --------------------------------------------------------------------------------------------------
 
     def open_content(self, channel: Channel, imsg: OpenContent) -> None:
-        self._disk.find_message(imsg.message, partial(self._found, channel, imsg))
+        self._disk.read_message(imsg.message, partial(self._found, channel, imsg))
 
     def _found(self, channel: Channel, imsg: OpenContent, message: Message | None, error: BaseException | None) -> None:
         if message is not None and message.content is None:
@@ -108,9 +108,9 @@ class Listing:
             self._answer(channel, imsg, None, error)
 
     def _answer(self, channel: Channel, imsg: OpenContent, content: bytes | None, error: BaseException | None) -> None:
-        if error is not None:
-            log.warn(f"message {message_text(imsg.message)} cannot be read: {error}")
-        channel.send(ContentOpened(imsg.request), _pipe(content or b""))
+        text = message_text(imsg.message)
+        trouble = "" if error is None else _said(f"message {text} cannot be read: {error}")
+        channel.send(ContentOpened(imsg.request, trouble), _pipe(content or b""))
 
 
 def _read(store: Store, imsg: ListEnvelopes) -> tuple[Any, dict[int, int]]:

@@ -4,7 +4,9 @@ from smtpd.envelope import Kind
 from smtpd.imsg import (
     DeliveriesPaused,
     Done,
+    EnvelopesListed,
     ListenersPaused,
+    ListEnvelopes,
     PauseDeliveries,
     PauseListeners,
     ReportStatistics,
@@ -50,6 +52,16 @@ def test_status_remembers_what_is_paused(house):
     assert house.query("status").text == "mda"
     assert tool.ask(PauseDeliveries(3, Kind.MDA, False)) == DeliveriesPaused(3, False)
     assert house.query("status").text == ""
+
+
+def test_a_page_of_the_queue_says_whether_deliveries_are_paused(house):
+    house.answers[PauseDeliveries] = lambda _, imsg: DeliveriesPaused(imsg.request, True)
+    house.answers[ListEnvelopes] = lambda _, imsg: EnvelopesListed(imsg.request, [], 0, "the disk is gone")
+    tool = house.client()
+    for paused in (True, False):
+        tool.ask(PauseDeliveries(1, Kind.MDA, paused))
+        expected = EnvelopesListed(5, [], 0, "the disk is gone", mda_paused=paused)
+        assert tool.ask(ListEnvelopes(5, 1 << 32, 2 << 32)) == expected
 
 
 def test_everybody_hears_how_much_to_say(house, monkeypatch):

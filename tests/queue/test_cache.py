@@ -32,6 +32,14 @@ def test_a_message_goes_with_its_last_envelope():
     assert (len(cache), cache.weight) == (0, 0)
 
 
+def test_a_message_that_was_read_again_goes_with_its_envelope_too():
+    cache = Cache()
+    cache.keep(message(1))
+    cache.forget(1 << 32 | 1)
+    assert cache.maybe_message(1) is None
+    assert (len(cache), cache.weight) == (0, 0)
+
+
 def test_what_was_used_longest_ago_leaves_first():
     cache = Cache(3 * (WEIGHT + 100))
     for number in (1, 2, 3):

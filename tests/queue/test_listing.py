@@ -7,10 +7,11 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from smtpd.envelope import first_envelope, last_envelope
+from smtpd.envelope import Outcome, first_envelope, last_envelope
 from smtpd.imsg import (
     AddEnvelopes,
     ContentOpened,
+    DeleteEnvelopes,
     EnvelopesListed,
     EnvelopesScanned,
     EnvelopesSubmitted,
@@ -18,6 +19,7 @@ from smtpd.imsg import (
     ListQuarantine,
     MessageStored,
     OpenContent,
+    PostponeEnvelopes,
     QuarantineListed,
     ReportStatistics,
     ScanEnvelopes,
@@ -126,7 +128,8 @@ def test_a_store_that_cannot_be_read_says_so(make_house):
     answer = house.hear("control", QuarantineListed)
     assert answer.rows == [] and "cannot be read" in answer.trouble
     house.say("control", OpenContent(6, 1))
-    assert read(house.hear("control", ContentOpened)) == b""
+    opened = house.hear("control", ContentOpened)
+    assert read(opened) == b"" and opened[0].trouble.startswith("message 00000001 cannot be read: ")
 
 
 def test_the_quarantine_shows_what_when_and_why(house):
@@ -173,6 +176,35 @@ def test_large_content_comes_by_a_descriptor_that_only_reads(house):
 def test_a_message_that_is_not_there_is_an_empty_pipe(house):
     house.say("control", OpenContent(6, 77))
     assert read(house.hear("control", ContentOpened)) == b""
+
+
+def content_of(house, id):
+    house.say("control", OpenContent(6, id >> 32))
+    return read(house.hear("control", ContentOpened))
+
+
+@pytest.mark.parametrize("end", ["delivered", "removed", "delivered after a retry", "held, and then delivered"])
+def test_the_content_of_mail_that_is_gone_is_not_shown(house, end):
+    (id,) = house.store()
+    if end == "removed":
+        assert content_of(house, id) == CONTENT
+        house.say("scheduler", DeleteEnvelopes([id]))
+        house.until(lambda: house.queue.disk.idle and not house.queue.disk.store.load([id]))
+    else:
+        house.due(id)
+        _, agent = house.start_agent()
+        if end != "delivered":
+            house.answer(agent, house.receive(agent), Outcome.DEFERRED if "retry" in end else Outcome.FAILED, "no")
+            house.tried()
+            house.say("scheduler", PostponeEnvelopes([(id, 1)]))
+            house.until(lambda: house.queue.disk.idle)
+            assert content_of(house, id) == CONTENT
+            house.due(id)
+        house.deliver(agent)
+        house.tried()
+        house.until(lambda: house.queue.disk.idle)
+    assert content_of(house, id) == b""
+    assert len(house.queue.disk.cache) == 0
 
 
 # -- the scan at the start --------------------------------------------------------------------

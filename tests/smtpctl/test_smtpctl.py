@@ -59,7 +59,7 @@ def entry(number):
 
 def test_show_queue_asks_for_a_page_after_the_other(desk):
     pages = [EnvelopesListed(1, [entry(0), entry(1)], EVPID + 2), EnvelopesListed(1, [entry(2)], 0)]
-    shown = desk.run("show", "queue", answers=pages)
+    shown = desk.run("show", "queue", answers=[*pages])
     assert [line.partition("|")[0] for line in shown.stdout.splitlines()] == [f"{EVPID + n:016x}" for n in range(3)]
     assert desk.asked == [ListEnvelopes(1, *ALL), ListEnvelopes(1, EVPID + 2, ALL[1])]
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -152,7 +152,7 @@ def test_show_quarantine(desk):
     [
         ("schedule all", ScheduleEnvelopes(1, *ALL), EnvelopesScheduled(1, 3), "3 envelopes scheduled"),
         ("remove 1a2b3c4d00000001", RemoveEnvelopes(1, EVPID, EVPID), EnvelopesRemoved(1, 1), "1 envelope removed"),
-        ("pause envelope all", SuspendEnvelopes(1, *ALL, True), EnvelopesSuspended(1, 0), "0 envelopes paused"),
+        ("pause envelope all", SuspendEnvelopes(1, *ALL, True), EnvelopesSuspended(1, 9), "9 envelopes paused"),
         ("resume envelope all", SuspendEnvelopes(1, *ALL, False), EnvelopesSuspended(1, 2), "2 envelopes resumed"),
         ("pause mda", PauseDeliveries(1, Kind.MDA, True), DeliveriesPaused(1, True), "command succeeded"),
         ("resume mda", PauseDeliveries(1, Kind.MDA, False), DeliveriesPaused(1, True), "command succeeded"),
@@ -169,9 +169,79 @@ def test_an_order_asks_and_says_what_became_of_it(desk, words, question, answer,
     assert desk.asked == [question]
 
 
-def test_what_is_so_already_fails(desk):
-    done = desk.run("pause", "mda", answers=[DeliveriesPaused(1, False)])
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "command failed\n")
+@pytest.mark.parametrize(
+    "words, answer, reason",
+    [
+        ("pause mda", DeliveriesPaused(1, False), "mda is already paused"),
+        ("resume mda", DeliveriesPaused(1, False), "mda is not paused"),
+        ("pause smtp", ListenersPaused(1, False), "smtp is already paused"),
+        ("resume smtp", ListenersPaused(1, False), "smtp is not paused"),
+    ],
+)
+def test_what_is_so_already_fails_and_says_so(desk, words, answer, reason):
+    done = desk.run(*words.split(), answers=[answer])
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"smtpctl: command failed: {reason}\n")
+    done = desk.run("-j", *words.split(), answers=[answer])
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"succeeded": False, "reason": reason})
+
+
+OF_A_RANGE = [
+    ("schedule", EnvelopesScheduled, "scheduled", "paused, or being tried"),
+    ("remove", EnvelopesRemoved, "removed", "already removed when the attempt under way ends"),
+    ("pause envelope", EnvelopesSuspended, "paused", "already paused"),
+    ("resume envelope", EnvelopesSuspended, "resumed", "not paused"),
+]
+
+
+@pytest.mark.parametrize("words, answer, done, reason", OF_A_RANGE)
+@pytest.mark.parametrize("which", ["all", "1a2b3c4d", "1a2b3c4d00000001"])
+def test_an_order_that_changes_nothing_says_why(desk, words, answer, done, reason, which):
+    listed = EnvelopesListed(1, [entry(0)], 0)
+    ordered = desk.run(*words.split(), which, answers=[answer(1, 0), listed])
+    assert (ordered.returncode, ordered.stdout) == (0, f"0 envelopes {done}\n")
+    assert ordered.stderr == f"smtpctl: {reason}\n"
+    ordered = desk.run("-j", *words.split(), which, answers=[answer(1, 0), listed])
+    assert (ordered.returncode, json.loads(ordered.stdout)) == (0, {"count": 0, "reason": reason})
+
+
+@pytest.mark.parametrize("words, answer, done, reason", OF_A_RANGE)
+def test_an_order_for_an_empty_queue_is_done(desk, words, answer, done, reason):
+    ordered = desk.run(*words.split(), "all", answers=[answer(1, 0), EnvelopesListed(1, [], 0)])
+    assert (ordered.returncode, ordered.stdout, ordered.stderr) == (0, f"0 envelopes {done}\n", "")
+
+
+NOWHERE = ["1a2b3c4d", "00000000", "80000000", "ffffffff"]
+
+
+@pytest.mark.parametrize(
+    "words, answers",
+    [
+        *[(words, [answer(1, 0), EnvelopesListed(1, [], 0)]) for words, answer, *_ in OF_A_RANGE],
+        ("show queue", [EnvelopesListed(1, [], 0)]),
+        ("show envelope", [EnvelopesListed(1, [], 0)]),
+        ("show message", []),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("id", [*NOWHERE, *[f"{id}00000001" for id in NOWHERE]])
+def test_an_id_that_does_not_exist_is_said_whatever_its_value(desk, content, words, answers, id):
+    if words == ("show envelope" if len(id) == 8 else "show queue"):
+        return  # the grammar does not have it
+    done = desk.run(*words.split(), id, answers=answers or [content(b"")])
+    what = "message" if len(id) == 8 else "envelope"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"smtpctl: no {what} {id}\n")
+    if not id.startswith("1a2b3c4d"):
+        assert desk.asked == []
+
+
+def test_paused_deliveries_are_why_mail_waits(desk):
+    listed = EnvelopesListed(1, [entry(0)], 0, mda_paused=True)
+    shown = desk.run("show", "queue", answers=[listed])
+    assert shown.stdout.endswith("|mda is paused\n")
+    shown = desk.run("-j", "show", "queue", answers=[listed])
+    assert json.loads(shown.stdout)["reason"] == "mda is paused"
+    shown = desk.run("show", "envelope", f"{EVPID:016x}", answers=[listed])
+    assert "\nreason: mda is paused\n" in shown.stdout
 
 
 def test_a_table_that_stays_as_it_was_fails_with_the_reason(desk):
@@ -213,7 +283,8 @@ def test_a_daemon_that_hangs_up(desk):
 
 def test_what_is_no_command_is_not_guessed(desk):
     wrong = desk.run("show", "st")
-    assert (wrong.returncode, wrong.stderr) == (255, "possibilities are:\n  show stats\n  show status\n")
+    assert wrong.returncode == 255
+    assert wrong.stderr == "smtpctl: ambiguous word: st\npossibilities are:\n  show stats\n  show status\n"
     assert desk.asked == []
 
 

@@ -1,13 +1,23 @@
 """What is printed, by friendly and by hostile mail."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from smtpctl.text import as_json, duration, envelope_lines, envelope_object, for_terminal, queue_line, visible
+from smtpctl.text import (
+    as_json,
+    duration,
+    envelope_lines,
+    envelope_object,
+    for_terminal,
+    queue_line,
+    visible,
+    why_waiting,
+)
 from smtpd.envelope import Body, Duty, Entry, Kind, Notify, Origin, Recipient, Schedule, Terms
 
 NOW = 1_795_243_855
@@ -23,11 +33,13 @@ def entry(**more):
         "suspended": False,
         "inflight": False,
         "recipient": "temp@x",
+        "kind": Kind.MDA,
+        "release": 0,
     } | more
     return Entry(
         Schedule(
             0x3F86A5CB48E81BFF,
-            Kind.MDA,
+            given["kind"],
             NOW - 400,
             NOW + 345_200,
             given["next_try"],
@@ -41,6 +53,7 @@ def entry(**more):
         given["error"],
         given["inflight"],
         1234,
+        Terms(release=given["release"]),
     )
 
 
@@ -67,6 +80,36 @@ def test_a_line_of_the_queue_has_fourteen_fields():
 )
 def test_the_fields_of_a_line(more, place, field):
     assert queue_line(entry(**more), NOW).split("|")[place] == field
+
+
+@pytest.mark.parametrize(
+    "more, mda_paused, reason",
+    [
+        ({}, False, ""),
+        ({"suspended": True}, False, "paused by administrator"),
+        ({"suspended": True, "held": True}, True, "paused by administrator"),
+        ({"held": True}, True, "held until it is scheduled"),
+        ({}, True, "mda is paused"),
+        ({"inflight": True, "suspended": True}, True, ""),
+        ({"kind": Kind.MTA}, True, ""),
+        ({"release": NOW}, False, ""),
+        ({"release": NOW + 60}, False, "not before 2026-11-21 06:51:55 +0000, as the client wished"),
+        ({"release": NOW + 60}, True, "mda is paused"),
+    ],
+)
+def test_paused_and_held_mail_says_why(more, mda_paused, reason, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    waiting = entry(**more)
+    assert why_waiting(waiting, NOW, mda_paused=mda_paused) == reason
+    error = "450 4.2.1 later"
+    assert queue_line(waiting, NOW, reason).split("|")[13] == (f"{reason}: {error}" if reason else error)
+    assert queue_line(entry(**more, error=""), NOW, reason).split("|")[13] == reason
+    shown = envelope_object(waiting, NOW, reason)
+    assert (shown["reason"], shown["error"]) == (reason, error)
+    assert [line for line in envelope_lines(waiting, reason) if line.startswith("reason: ")] == (
+        [f"reason: {reason}"] if reason else []
+    )
 
 
 def test_no_mail_can_add_a_field_or_a_line():

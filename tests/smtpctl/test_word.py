@@ -53,13 +53,14 @@ encrypt secret --scram              -
 update table aliases                update table <table>
 up t <dynamic:0001>                 update table <table>
 update table                        -
-show queue 00000000                 -
-show queue 8000000a                 -
+show queue 00000000                 show queue <msgid>
+show queue 8000000a                 show queue <msgid>
+show message ffffffffffffffff       show message <evpid>
 show queue 1a2b3c4                  -
 show queue 1a2b3c4d5                -
 show queue 1a2b3c4g                 -
 show queue all                      -
-schedule 0000000000000001           -
+schedule 0000000000000001           schedule <evpid>
 schedule 1a2b3c4d00000001 now       -
 nonsense                            -
 """
@@ -101,6 +102,34 @@ def test_possibilities_are_what_begins_like_it():
     with pytest.raises(Unclear) as unclear:
         find_command(COMMANDS, ["show", "st"])
     assert [command.pattern for command in unclear.value.possibilities] == ["show stats", "show status"]
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        ("", "no command"),
+        ("nonsense", "unknown word: nonsense"),
+        ("show elephants", "unknown word: elephants"),
+        ("pause all", "unknown word: all"),
+        ("show st", "ambiguous word: st"),
+        ("show", "incomplete command"),
+        ("update table", "incomplete command"),
+        ("show status now", "unexpected word: now"),
+        ("schedule 1a2b3c4d00000001 now", "unexpected word: now"),
+        ("show queue 1a2b3c4d00000001", "not an id: 1a2b3c4d00000001 (a message's has 8 hexadecimal digits)"),
+        ("show envelope x", "not an id: x (an envelope's has 16 hexadecimal digits)"),
+        (
+            "remove 1a2",
+            "not an id: 1a2 (an envelope's has 16 hexadecimal digits, a message's has 8 hexadecimal digits)",
+        ),
+        ("remove everything", "unknown word: everything"),
+        ("show \x1b[2J", "unknown word: \\033[2J"),
+    ],
+)
+def test_what_is_wrong_is_said(words, reason):
+    with pytest.raises(Unclear) as unclear:
+        find_command(COMMANDS, words.split(" ") if words else [])
+    assert str(unclear.value) == reason
 
 
 def test_without_any_that_begins_like_it_all_are_possible():
