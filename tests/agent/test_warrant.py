@@ -12,6 +12,7 @@ import pytest
 from smtpd.envelope import Outcome
 from smtpd.tables.expansion import Command, File, digest
 from tests.agent.conftest import MAIL, UID, errand, own
+from tests.unique import MARK
 
 TRACE = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
 RUN = "cat > ~/mail"
@@ -234,7 +235,7 @@ def test_a_target_that_is_no_plain_file_of_his_is_not_touched(start, home, what)
 
 
 def test_a_target_in_a_directory_where_everybody_may_write(start, home):
-    target = f"/var/tmp/smtpd-archive-{os.getpid()}"
+    target = f"/var/tmp/smtpd-archive-{MARK}"
     write(home, target)
     assert ask(start, target).outcome is Outcome.DEFERRED
     assert not os.path.exists(target)

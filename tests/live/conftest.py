@@ -24,12 +24,13 @@ import pytest
 
 from tests.live.impostor import Impostor
 from tests.trusted import OPTIONS
+from tests.unique import MARK
 
 TOP = Path(__file__).parent.parent.parent
 PYTHON = sys.executable
 COMPLETE = b"Date: Sat, 21 Nov 2026 06:50:23 +0000\r\nMessage-ID: <1@there.test>\r\n"
 ROLES = ("crypto", "control", "lookup", "dispatcher", "queue", "scheduler")
-READY = 20.0  # seconds that a start may take on a busy machine
+READY = 90.0  # seconds that a start may take on a busy machine
 
 CONF = """
 listen on 127.0.0.1 port {port}
@@ -57,15 +58,15 @@ def ground():
 
 
 class Users:
-    """System users made for the tests, with homes on the test ground; gone at the end.  Their names bear our pid, as
-    another run of these tests may have users of its own at the same time."""
+    """System users made for the tests, with homes on the test ground; gone at the end.  Another run of
+    these tests may have users of its own at the same time."""
 
     def __init__(self, ground):
         self.ground = ground
         self.names = []
 
     def make(self, name):
-        name = f"{name}-{os.getpid()}-{len(self.names)}"
+        name = f"{name}-{MARK}-{len(self.names)}"
         home = self.ground / "home" / name
         home.parent.mkdir(exist_ok=True)
         home_option = ["--home-dir", str(home), "--create-home", "--skel", "/nonexistent"]
@@ -310,7 +311,7 @@ def impostor(make_daemon):
         one.close()
 
 
-def until(condition, seconds=20.0, what="it"):
+def until(condition, seconds=60.0, what="it"):
     """Wait for the outside world: poll, with a deadline."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.live import peer
+from tests.unique import MARK
 
 HERE = Path("/proc/thread-self/ns/net")
 _numbers = itertools.count(1)
@@ -25,7 +26,7 @@ def ip(*words):
 
 class Network:
     def __init__(self):
-        self.name = f"smtpd-{os.getpid()}-{next(_numbers)}"
+        self.name = f"smtpd-{MARK}-{next(_numbers)}"
 
     def __enter__(self):
         peer.skip_without("ip")

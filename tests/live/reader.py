@@ -13,6 +13,7 @@ import re
 import select
 import shutil
 import subprocess
+import termios
 import time
 
 TERMINAL = {"TERM": "xterm", "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
@@ -72,6 +73,7 @@ def _sorted(mails):
 def _at_a_terminal(command, environment):
     """What it showed, to its end."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (25, 80))  # a new one has no size, and ncurses refuses that
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, process_group=0)
     os.close(theirs)
     shown, deadline = b"", time.monotonic() + PATIENCE

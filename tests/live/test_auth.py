@@ -1,7 +1,6 @@
 """AUTH of the real daemon: against every kind of table, a program, and PAM; what users may do, and what no log says."""
 
 import email
-import os
 import pwd
 import re
 import subprocess
@@ -15,6 +14,7 @@ from tests.live.login import NO, OK, all_at_once, attempt, connect, encode, logi
 from tests.live.network import Network
 from tests.live.recipient import logged
 from tests.live.submission import assert_unsaid, hashed, smtpctl_encrypt
+from tests.unique import MARK
 
 PORTS = {name: 2501 + number for number, name in enumerate(("inline", "file", "rows", "program", "system"))}
 CONF = """
@@ -58,7 +58,7 @@ def network():
 @pytest.fixture(scope="module")
 def program():
     """Where programs of tables are looked for, under a name that nobody else has."""
-    name = f"logins{os.getpid()}"
+    name = f"logins{MARK}"
     path = Path(f"/usr/local/libexec/smtpd/table-{name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(PROGRAM)
@@ -173,7 +173,7 @@ def person(users):
 @pytest.fixture(scope="module")
 def worker():
     """With a uid as the daemons of an old system have one."""
-    name = f"smtpd-worker-{os.getpid()}"
+    name = f"smtpd-worker-{MARK}"
     free = set(range(60, 100)) - {entry.pw_uid for entry in pwd.getpwall()}
     subprocess.run(["useradd", "--uid", str(max(free)), "--no-create-home", name], check=True)
     set_password(name)
@@ -241,7 +241,7 @@ def test_their_mail_says_who_they_are(daemon, users, alice):
 
 def test_a_password_is_in_no_log_wherever_a_client_puts_it(daemon):
     """daemon's fixture looks for it in all that was logged by all tests, too."""
-    secret = f"{ASCII}-{os.getpid()}"
+    secret = f"{ASCII}-{MARK}"
     misplaced = [f"AUTH PLAIN {encode('', 'eve', secret)}", f"auth  plain\t{encode('', 'eve', secret)}"]
     misplaced += [f"AUTH {secret}", f"AUTH LOGIN {encode('eve')} {encode(secret)}", f"AUTH CRAM-MD5 {encode(secret)}"]
     with connect(PORTS["inline"]) as client:

@@ -44,10 +44,11 @@ from smtpd.nursery.person import LMTP_USER, OUR_USERS, PROGRAM_USER
 from smtpd.nursery.process import from_parent
 from smtpd.parent.check import USERS
 from smtpd.sandbox.privilege import CAPABILITIES
+from tests.unique import MARK
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root: becomes another user")
-USER = "smtpd-nursery" if ROOT else pwd.getpwuid(os.geteuid()).pw_name
+USER = f"smtpd-nursery-{MARK}" if ROOT else pwd.getpwuid(os.geteuid()).pw_name
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,6 +16,7 @@ from smtpd.parent.directory import Unfit, check_empty, provide
 from smtpd.parent.notify import ServiceManager
 from smtpd.parent.pidfile import PidFile, Running
 from smtpd.sandbox import Ids
+from tests.unique import MARK
 
 ME = Ids(os.geteuid(), os.getegid())
 STRANGER = Ids(12345, 12345)
@@ -107,8 +108,8 @@ def test_the_service_manager_is_told(tmp_path):
 
 def test_the_service_manager_may_be_at_an_abstract_address():
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
-        listening.bind("\0smtpd-test-" + str(os.getpid()))
-        manager = ServiceManager("@smtpd-test-" + str(os.getpid()))
+        listening.bind(f"\0smtpd-test-{MARK}")
+        manager = ServiceManager(f"@smtpd-test-{MARK}")
         manager.tell("STOPPING=1")
         assert listening.recv(100) == b"STOPPING=1"
         manager.close()

@@ -15,9 +15,10 @@ from smtpd.ipc.channel import Channel
 from smtpd.password.authority import find_objection, try_password
 from smtpd.sandbox import landlock
 from smtpd.sandbox.privilege import CAPABILITIES
+from tests.unique import MARK
 
 ROOT = os.geteuid() == 0
-USER = f"smtpd-try-{os.getpid()}"
+USER = f"smtpd-try-{MARK}"
 
 needs_users = pytest.mark.skipif(not ROOT or not shutil.which("chpasswd"), reason="needs root: it makes a user")
 
