@@ -18,11 +18,15 @@ _KILLED = re.compile(
     r"sig=(?P<signal>\d+) arch=(?P<arch>[0-9a-f]+) syscall=(?P<number>\d+) "
 )
 _RECORD = 8192  # bytes; the kernel's records are shorter
+_FIRST_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO in linux/proc_ns.h: the pids that the kernel's log has
 
 
 def open_kernel_log() -> int | None:
-    """A descriptor for describe_violation, at the end of the log as it is now; None where we may not read it."""
+    """A descriptor for describe_violation, at the end of the log as it is now; None where we may not read it, and in a
+    container, where the same pid is another process than in the log."""
     try:
+        if os.readlink("/proc/self/ns/pid") != _FIRST_NAMESPACE:
+            return None
         descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.lseek(descriptor, 0, os.SEEK_END)
     except OSError:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.conftest import PYTHON, ROLES, mails, until
+from tests.namespace import unshare
 from tests.trusted import OPTIONS
 
 LOG = Path("/dev/log")
@@ -78,7 +79,7 @@ def in_background(daemon):
 def without_syslog():
     """Words before a command: /dev/log is nothing that could be connected to, whatever there is on this machine."""
     hide = 'mount --bind /dev/null "$0" && exec "$@"'
-    return ["unshare", "--mount", "sh", "-c", hide, str(LOG)] if LOG.exists() else []
+    return [*unshare(), "sh", "-c", hide, str(LOG)] if LOG.exists() else []
 
 
 @pytest.mark.parametrize("round", range(3))

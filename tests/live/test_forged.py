@@ -34,6 +34,7 @@ from smtpd.imsg import (
 )
 from tests.live.conftest import CONF, until
 from tests.live.forge import forgeries
+from tests.namespace import unshare
 
 FORGE = Path(__file__).with_name("forge.py")
 
@@ -151,7 +152,7 @@ def known_as_toor(ground, alice):
         with (etc / "passwd").open("a") as passwd:
             passwd.write("toor:x:0:0::/root:/bin/sh\n")
     program = f'mount --bind {etc} /etc && exec "$@"'
-    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", program, "sh"]
+    return [*unshare(), "sh", "-c", program, "sh"]
 
 
 NAMES = {

@@ -11,6 +11,7 @@ import pytest
 from tests.bench.ground import PEERS, POPULATION
 from tests.live import dovecot as peer
 from tests.live.conftest import TOP, free_port
+from tests.namespace import unshare
 
 POSTFIX = Path(__file__).with_name("postfix.py")
 BODY = "\n{quote}From here\n.\nend\n"
@@ -46,6 +47,7 @@ def dovecot(ground, users):
 
 
 def test_a_postfix_delivers_by_each_of_the_programs(ground, programs, dovecot):
+    namespaces = unshare("--net", "--pid", "--fork", "--mount-proc", "--kill-child")
     directory = ground / "postfix"
     directory.mkdir()
     local, maildir, mboxfile, mda, lmtp = (
@@ -63,7 +65,6 @@ def test_a_postfix_delivers_by_each_of_the_programs(ground, programs, dovecot):
     in_maildir, in_junk, in_file, in_command, in_mailbox, in_dovecot, _ = POPULATION[: len(commands)]
     dovecot.add_user(in_dovecot)
     dovecot.start()
-    namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
     done = subprocess.run(
         [*namespaces, sys.executable, "-P", POSTFIX],
         input=json.dumps({"directory": str(directory), "commands": commands}),

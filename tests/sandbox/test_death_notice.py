@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +14,9 @@ from hypothesis import strategies as st
 from smtpd import sandbox
 from smtpd.sandbox.seccomp import name_of
 from smtpd.sandbox.violation import parse_violation
+from tests.namespace import unshare
+
+TOP = Path(__file__).parent.parent.parent
 
 LINE = (
     "5,441,93510277,-;audit: type=1326 audit(1732180001.401:12): auid=4294967295 uid=64001 gid=64001 "
@@ -61,11 +67,20 @@ def test_without_a_log_nothing_is_known():
     assert sandbox.describe_violation(1, None) is None
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a pid namespace")
+def test_in_a_container_the_log_is_not_asked():
+    """Its pids are those of the host, where the same number is somebody else."""
+    program = "from smtpd import sandbox; print(sandbox.open_kernel_log())"
+    command = [*unshare("--pid", "--fork", "--mount-proc"), sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TOP)
+    assert done.stdout == "None\n", done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to read the kernel's log")
 def test_the_log_tells_what_a_process_died_of():
     log = sandbox.open_kernel_log()
     if log is None:
-        pytest.skip("there is no /dev/kmsg")
+        pytest.skip("the kernel's log cannot be read here: no /dev/kmsg, or pids of a container")
     deadline = time.monotonic() + 7
     found = None
     while found is None and time.monotonic() < deadline:
