@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from smtpd.tables.domain import ascii_form
+
 MAILNAME = "/etc/mailname"
 LIBEXEC = (
     "/usr/local/libexec/smtpd",
@@ -122,10 +124,14 @@ def numeric(operand: str) -> str | None:
 def read_first_line(path: str) -> str:
     """Empty if there is none to be read."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.readline(1024).strip()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return _in_dns(file.readline(1024).strip())
     except OSError:
         return ""
+
+
+def _in_dns(name: str) -> str:
+    return name if name.isascii() else ascii_form(name)
 
 
 def canonical_name(hostname: str) -> str:
@@ -140,7 +146,7 @@ def canonical_name(hostname: str) -> str:
 def resolve(name: str) -> tuple[str, ...]:
     """In the resolver's order, each once.  Of a numeric address it is the address, with its scope by name."""
     try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(_in_dns(name), None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ()
     internet = (socket.AF_INET, socket.AF_INET6)

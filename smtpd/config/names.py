@@ -12,6 +12,7 @@ from smtpd.config.error import Place, Report, printable, quoted, suggestion
 from smtpd.config.host import is_host_name, numeric
 from smtpd.config.model import Table
 from smtpd.tables import expansion
+from smtpd.tables.domain import ascii_form
 from smtpd.tables.matching import entry_fault
 from smtpd.tables.table import Service
 
@@ -158,5 +159,5 @@ class Names:
         for (key, value), place in zip(table.pairs or (), self.entry_places.get(table.name, ()), strict=True):
             if numeric(key) is None:
                 self._report.add(place, f"{quoted(key)} is no address")
-            elif not is_host_name(value):
+            elif not is_host_name(ascii_form(value)):
                 self._report.add(place, f"{quoted(value)} cannot be a host name")

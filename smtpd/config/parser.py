@@ -21,6 +21,7 @@ from smtpd.config.mistake import parts
 from smtpd.config.model import Config
 from smtpd.config.names import Names
 from smtpd.config.syntax import KINDS, RESERVED, Unexpected, parse_sentence
+from smtpd.tables.domain import ascii_form
 from smtpd.tables.text import read_file
 
 MOST_FILES = 100  # a file that includes two that include two ... ends here
@@ -122,7 +123,7 @@ class Reading:
         if kind.type == KINDS["mda"] and rest:
             kind, *rest = rest
         if kind.type in DECLARING and rest and rest[0].type == "STRING":
-            name = rest[0].lower() if kind in ("pki", "ca") else str(rest[0])
+            name = ascii_form(rest[0]) if kind in ("pki", "ca") else str(rest[0])
             self.names.declare(str(kind), name, place_of(file, rest[0]))
 
     def _define(self, name: Token, value: Token) -> None:

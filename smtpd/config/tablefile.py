@@ -93,7 +93,7 @@ class TableFiles:
         assert table.path is not None
         if table.backend == "passwd":
             accounts = self.accounts(table.path)
-            return [_entry(table.path, a.line, a.key, a.userinfo) for a in accounts if a.userinfo]
+            return [_entry(table.path, a.line, a.name, a.userinfo) for a in accounts if a.userinfo]
         content = self._content(table.path)
         return [] if content.is_list else [_entry(table.path, e.line, e.key, e.value) for e in content.entries]
 

@@ -12,6 +12,7 @@ from smtpd.config import specifier
 from smtpd.config.error import Wrong, printable, quoted, suggestion
 from smtpd.config.host import is_host_name
 from smtpd.config.value import number
+from smtpd.tables.domain import ascii_form
 
 MAILDIR = "~/Maildir"
 HOME = ("~/", "%{user.directory}")
@@ -39,6 +40,9 @@ def lmtp_destination(text: str) -> str:
         if len(text.encode()) > LONGEST_SOCKET:
             raise Wrong(f"the path of a socket has at most {LONGEST_SOCKET} bytes")
         return text
+    if not text.isascii():
+        host, colon, port = text.partition(":")
+        text = ascii_form(host) + colon + port
     found = DESTINATION.fullmatch(text)
     if not found or not (is_host_name(found["host"]) if found["host"] else is_ipv6(found["address"])):
         raise Wrong(f"{quoted(text)} is no destination, expected host, host:port, [address]:port or a path")

@@ -9,6 +9,7 @@ import re
 from smtpd.config.error import Wrong, alternatives, quoted, suggestion
 from smtpd.config.host import is_host_name
 from smtpd.config.slice import OUR_PREFIX
+from smtpd.tables.domain import ascii_form
 
 INTERVAL = re.compile(r"([0-9]{1,18})([smhd])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -117,16 +118,18 @@ def tag(text: str) -> str:
 
 def host_name(text: str) -> str:
     """As it goes into the banner and into trace headers: one printable word of ASCII."""
+    text = text.removesuffix(".") if text.isascii() else ascii_form(text)
     if not 1 <= len(text) <= 255 or not text.isascii() or not text.isprintable() or " " in text:
         raise Wrong(f"{quoted(text)} cannot be a host name")
     return text
 
 
 def pki_name(text: str) -> str:
-    """Of a pki or a ca: a host name in lower case, `*.` and one for all below it, or `*`."""
-    if text != "*" and not is_host_name(text.removeprefix("*.")):
+    """Of a pki or a ca: a host name as DNS and TLS have it, in lower case, `*.` and one for all below it, or `*`."""
+    name = ascii_form(text)
+    if name != "*" and not is_host_name(name.removeprefix("*.")):
         raise Wrong(f'{quoted(text)} cannot name a pki or a ca, expected a host name or "*"')
-    return text.lower()
+    return name
 
 
 def sub_addr_delim(text: str) -> str:

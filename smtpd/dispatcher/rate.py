@@ -13,6 +13,7 @@ from collections import Counter
 from smtpd.config.model import Limits
 from smtpd.dispatcher.network import network_of
 from smtpd.smtp.host import is_loopback
+from smtpd.tables.domain import normal_address
 
 MINUTE = 60.0  # seconds
 MOST = 20_000  # keys of one minute
@@ -67,7 +68,7 @@ class Rates:
     def take_message(self, address: str, user: str, now: float) -> bool:
         places = _places(self._messages, address)
         if user:
-            places.append((self._messages_of_user, user.lower()))  # as tables know it: amy is Amy
+            places.append((self._messages_of_user, normal_address(user)))  # as tables know it: amy is Amy
         return _take(places, now)
 
     def count_failure(self, address: str, now: float) -> None:

@@ -19,6 +19,7 @@ from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.lookup.failure import LATER, NO, YES
 from smtpd.lookup.system import canonical, is_host_name
+from smtpd.tables.domain import ascii_form
 from smtpd.tables.matching import Addresses
 from smtpd.tables.table import Answer, Awaited, Service, Table, Unavailable
 
@@ -115,6 +116,7 @@ async def _welcome(door: Door, asked: WelcomeClient) -> ClientWelcomed:
         name = await _known(door.hostnames, lambda table: table.find(Service.ADDRNAME, local))
     if door.xclient is not None:
         trusted = await _known(door.xclient, lambda table: table.check(Service.NETADDR, client)) is True
+    name = ascii_form(name) if isinstance(name, str) and not name.isascii() else name
     if isinstance(name, str) and not is_host_name(name):
         log.warn(f"what {local} stands for is no host name")
         name = None

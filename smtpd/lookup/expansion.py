@@ -39,6 +39,7 @@ from smtpd.lookup.rule import Case, Refused
 from smtpd.lookup.trace import SILENT, Trace
 from smtpd.tables import expansion as language
 from smtpd.tables.candidate import alias_candidates, virtual_candidates
+from smtpd.tables.domain import normal, normal_address
 from smtpd.tables.table import Awaited, Service, Unavailable
 
 DEPTH = 10
@@ -130,7 +131,7 @@ class Expansion:
 
     def _address(self, node: AddressNode) -> Steps:
         local, _, domain = node.address.rpartition("@")
-        case = Case(self._origin, node.address, domain.lower(), node.internal)
+        case = Case(self._origin, node.address, normal(domain), node.internal)
         decided = yield from self._plan.rules.decide(case, self._trace)
         if isinstance(decided, Unavailable):
             raise later(decided.reason)
@@ -142,7 +143,7 @@ class Expansion:
         user = UserNode(node.depth + 1, name, action, node.address, node.owner, node.entry)
         if not action.virtual:
             self._add(user)
-        elif not (yield from self._look_up(user, virtual_candidates(name, domain.lower(), self._plan.delimiter))):
+        elif not (yield from self._look_up(user, virtual_candidates(name, normal(domain), self._plan.delimiter))):
             raise failed("Invalid recipient")
 
     # -- a name: aliases ---------------------------------------------------------------
@@ -269,7 +270,7 @@ class Expansion:
             self._notify,
             self._original,
         )
-        key = duty, digest, action, user, extension, node.destination.lower()
+        key = duty, digest, action, user, extension, normal_address(node.destination)
         self._trace.recipient(to, key not in self._recipients)
         self._recipients.setdefault(key, to)
 

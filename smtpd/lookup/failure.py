@@ -10,7 +10,7 @@ got in as a user from an address is not counted out there by what others try wit
 Programs on this host, which log in for others, wait and are never counted out by their address.  All who try a user's
 password by way of them are one to us: they are counted by the user's name, and apart from everybody else.
 
-All that is kept is bounded.  The name of a user is counted in lower case, as tables look it up.
+All that is kept is bounded.  The name of a user is counted in its normal form, as tables look it up.
 """
 
 import ipaddress
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from smtpd.lookup.rule import LOCAL
 from smtpd.lookup.system import canonical
 from smtpd.smtp.host import is_loopback
+from smtpd.tables.domain import normal_address
 
 YES, NO, LATER = "yes", "no", "later"  # verdicts, as imsgs carry them
 
@@ -98,7 +99,7 @@ class Failures:
 
     def is_known(self, now: float, address: str, user: str) -> bool:
         """Programs of this host, and who has got in from there before: there is room for them whoever else comes."""
-        return is_ours(address) or self._is_friend(now, network_of(address), user.lower())
+        return is_ours(address) or self._is_friend(now, network_of(address), normal_address(user))
 
     def begin(self, now: float, address: str, user: str) -> bool:
         """True: look, and say how it has ended."""
@@ -130,7 +131,8 @@ class Failures:
 
 def _name(address: str, user: str) -> str:
     """What is counted as one user.  No name has a NUL in it."""
-    return f"{user.lower()}\0" if is_ours(address) else user.lower()
+    name = normal_address(user)
+    return f"{name}\0" if is_ours(address) else name
 
 
 def network_of(address: str) -> str:

@@ -31,6 +31,7 @@ from smtpd.lookup.door import Door, Doors, said
 from smtpd.lookup.failure import LATER, NO, YES, Failures
 from smtpd.tables import credential, scram
 from smtpd.tables.credential import Argon2, Credential, Locked, Malformed
+from smtpd.tables.domain import normal_address
 from smtpd.tables.program import ProgramTable, Unserved
 from smtpd.tables.scram import Verifier
 from smtpd.tables.table import Answer, Service, Table, Unavailable
@@ -168,7 +169,7 @@ class Logins:
             return kept
         look = self._looks.get(table.name)
         iterations, size = (look.iterations, len(look.salt)) if look else (scram.ITERATIONS, scram.SALT_SIZE)
-        salt = hmac.digest(self._secret, f"{table.name}\0{user.lower()}".encode(), "sha512")[:size]
+        salt = hmac.digest(self._secret, f"{table.name}\0{normal_address(user)}".encode(), "sha512")[:size]
         return Verifier(iterations, salt, secrets.token_bytes(scram.KEY_SIZE), secrets.token_bytes(scram.KEY_SIZE))
 
     # -- any of them ----------------------------------------------------------------------------

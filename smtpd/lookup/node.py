@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from smtpd.config.slice import ExpansionSlice
 from smtpd.envelope import Duty
+from smtpd.tables.domain import normal, normal_address
 from smtpd.tables.expansion import Target
 
 Owner = tuple[str, str]  # userbase, empty for users of the system, and the name there
@@ -65,7 +66,7 @@ class AddressNode:
     @property
     def key(self) -> object:
         local, _, domain = self.address.rpartition("@")
-        return local, domain.lower(), self.owner, self.entry, self.internal
+        return local, normal(domain), self.owner, self.entry, self.internal
 
     def __str__(self) -> str:
         return self.address
@@ -82,7 +83,7 @@ class UserNode:
 
     @property
     def key(self) -> object:
-        return self.name, self.action.name, self.destination.lower(), self.owner, self.entry
+        return self.name, self.action.name, normal_address(self.destination), self.owner, self.entry
 
     def __str__(self) -> str:
         return f"user {self.name}"

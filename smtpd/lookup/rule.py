@@ -19,11 +19,13 @@ for.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from smtpd.config.model import Condition, For, From, Match, Operand
 from smtpd.envelope import Origin
 from smtpd.lookup.trace import SILENT, Trace
-from smtpd.tables.table import Answer, Awaited, Service, Table, Unavailable
+from smtpd.tables.domain import spellings
+from smtpd.tables.table import Answer, Awaited, Service, Table, Unavailable, first_found
 
 LOCAL = "local"  # the address of this host's own programs
 SRC_LOCAL = Condition(From.SRC, operand=Operand("localhost"))  # tables that every configuration has
@@ -57,7 +59,7 @@ class Case:
 
 
 Verdict = bool | Unavailable
-Ask = Callable[[Case], bool | Unavailable | Awaited]
+Ask = Callable[[Case], Answer | Awaited]
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Rules:
         name = self._look(condition, Service.STRING, lambda case: case.origin.user)
         address = self._look(condition, Service.MAILADDR, lambda case: case.origin.user)
 
-        def ask(case: Case) -> bool | Unavailable | Awaited:
+        def ask(case: Case) -> Answer | Awaited:
             user = case.origin.user
             return user != "" and (address if "@" in user else name)(case)
 
@@ -179,6 +181,16 @@ class Rules:
         if condition.operand is None:
             raise ValueError(f"{condition.kind} without a table")
         table = self._tables[condition.operand.table]
-        if condition.operand.regex:
-            service = Service.REGEX
-        return lambda case: table.check(service, key(case))
+        if not condition.operand.regex:
+            return lambda case: table.check(service, key(case))
+        return lambda case: first_found(partial(table.check, Service.REGEX), _texts(service, key(case)))
+
+
+def _texts(service: Service, key: str) -> tuple[str, ...]:
+    """What an expression is tried with: the key as it is, then the other spellings of its domain.  Case counts."""
+    if service is Service.DOMAIN:
+        return tuple(dict.fromkeys((key, *spellings(key))))
+    if service is not Service.MAILADDR:
+        return (key,)
+    local, at, domain = key.rpartition("@")
+    return tuple(dict.fromkeys((key, *(f"{local}{at}{spelling}" for spelling in spellings(domain)))))

@@ -4,6 +4,7 @@
     <"o \\"h\\""@here.test>             Address('o "h"', "here.test")     unquoted inside, quoted again when printed
     <bob@[IPv6:2001:DB8:0::1]>        Address("bob", "[IPv6:2001:db8::1]")
     <@a.test,@b.test:bob@here.test>   Address("bob", "here.test")         the source route is dropped
+    <bob@here.test.>                  Address("bob", "here.test")         likewise the dot of DNS, which the RFC has not
     <postmaster>                      Address("postmaster", "")           whose domain the session knows
     <>                                Address("", "")                     the null sender
 
@@ -109,7 +110,7 @@ def _address(found: re.Match[str]) -> Address:
         raise AddressError("local part too long")
     if not local.isascii():
         _check_local_characters(local)
-    return Address(local, domain(found["domain"]) if found["domain"] is not None else "")
+    return Address(local, domain(found["domain"].removesuffix(".")) if found["domain"] is not None else "")
 
 
 def _check_label(label: str) -> None:

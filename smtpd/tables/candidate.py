@@ -4,7 +4,7 @@
     virtual    bob+lists@here.test      bob+lists@here.test, bob@here.test, bob+lists, bob, @here.test, @
                bob+lists                bob+lists, bob            a user that an expansion came to: no catch-all
 
-The first key that has a value counts.
+The first key that has a value counts.  The domain is in its normal form.
 """
 
 

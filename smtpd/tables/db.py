@@ -1,7 +1,7 @@
 """Tables that makemap(8) made: SQLite files.
 
     CREATE TABLE map (key TEXT PRIMARY KEY, written TEXT, value TEXT)
-        key        in lower case, as keys are looked up
+        key        in its normal form (domain.py), as keys are looked up
         written    as it was written, for what compares otherwise: domains, addresses, networks, expressions
         value      NULL in a set, which has keys only
 
@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from urllib.parse import quote
 
+from smtpd.tables.domain import address_spellings, normal_address
 from smtpd.tables.file import cannot_read
 from smtpd.tables.inline import ListTable
 from smtpd.tables.matching import entry_fault
@@ -63,7 +64,7 @@ def encode(entries: Iterable[tuple[str, str | None]]) -> bytes:
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(SCHEMA)
         connection.execute("BEGIN")
-        rows = ((key.lower(), key, value) for key, value in entries)
+        rows = ((normal_address(key), key, value) for key, value in entries)
         connection.executemany("INSERT INTO map VALUES (?, ?, ?)", rows)
         connection.execute("COMMIT")
         return connection.serialize()
@@ -172,11 +173,11 @@ class DbTable:
         if service in MATCHED:
             keys = self._all_keys()
             return keys if isinstance(keys, Unavailable) else keys.check(service, key)
-        rows = self._rows("SELECT 1 FROM map WHERE key = ?", key.lower())
+        rows = self._rows_of("SELECT 1 FROM map WHERE key = ?", key)
         return rows if isinstance(rows, Unavailable) else bool(rows)
 
     def find(self, service: Service, key: str) -> str | None | Unavailable:
-        rows = self._rows("SELECT value FROM map WHERE key = ?", key.lower())
+        rows = self._rows_of("SELECT value FROM map WHERE key = ?", key)
         if isinstance(rows, Unavailable):
             return rows
         if not rows:
@@ -194,6 +195,13 @@ class DbTable:
                 return Unavailable(f"table {self.name}: more than {KEYS_MAX} keys to compare with")
             self._keys = ListTable(self.name, [written for (written,) in rows], self._delimiter)
         return self._keys
+
+    def _rows_of(self, query: str, key: str) -> list[tuple] | Unavailable:
+        """Under the first spelling that has any: files that were made before keys had a normal form have others."""
+        for spelling in address_spellings(key):
+            if rows := self._rows(query, spelling):
+                return rows
+        return []
 
     def _rows(self, query: str, value: str | int) -> list[tuple] | Unavailable:
         self._follow()

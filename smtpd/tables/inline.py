@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from smtpd.tables.domain import normal_address
 from smtpd.tables.matching import Matcher, matcher
 from smtpd.tables.table import Service, Unavailable
 
@@ -36,13 +37,13 @@ class ListTable:
 
 
 class MappingTable(ListTable):
-    """Keys with values.  Case does not count in keys, unless they are expressions; of two that are the same, the later
-    one holds."""
+    """Keys with values.  Neither case nor the spelling of a domain behind an @ counts in keys, unless they are
+    expressions; of two that are the same, the later one holds."""
 
     def __init__(self, name: str, pairs: Iterable[tuple[str, str]], delimiter: str = "+"):
         pairs = tuple(pairs)
-        self._values = {key.lower(): value for key, value in pairs}
+        self._values = {normal_address(key): value for key, value in pairs}
         super().__init__(name, (key for key, _ in pairs), delimiter)
 
     def find(self, service: Service, key: str) -> str | None | Unavailable:
-        return self._values.get(key.lower())
+        return self._values.get(normal_address(key))

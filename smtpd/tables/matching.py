@@ -1,7 +1,7 @@
 """When a key matches an entry of a table.
 
     Strings      the same, whatever the case
-    Domains      example.com | *.example.com | mail*.example.com | *
+    Domains      example.com | *.example.com | mail*.example.com | *        in any spelling (domain.py)
     Addresses    user | user@domain | @domain | @, the domain as above
     Networks     192.0.2.1 | 192.0.2.0/24 | 2001:db8::/32 | [2001:db8::1] | local
     Expressions  POSIX extended regular expressions, found anywhere in the key; the only ones where case counts
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Protocol
 
+from smtpd.tables.domain import normal, normal_address, spellings
 from smtpd.tables.regex import Pattern
 from smtpd.tables.table import Service
 
@@ -31,11 +32,13 @@ class Matcher(Protocol):
 
 
 class Strings:
+    """Those with an @ are addresses."""
+
     def __init__(self, entries: Iterable[str]):
-        self._entries = frozenset(entry.lower() for entry in entries)
+        self._entries = frozenset(map(normal_address, entries))
 
     def check(self, key: str) -> bool:
-        return key.lower() in self._entries
+        return normal_address(key) in self._entries
 
 
 class Domains:
@@ -45,7 +48,7 @@ class Domains:
         self._any = False
         self._patterns: list[Pattern] = []
         for entry in entries:
-            self._add(entry.lower())
+            self._add(normal(entry))
 
     def _add(self, entry: str) -> None:
         if entry == "*":
@@ -58,11 +61,15 @@ class Domains:
             self._patterns.append(_glob(entry))
 
     def check(self, key: str) -> bool:
-        key = key.lower()
+        key = normal(key)
         if key in self._exact or self._any and key:
             return True
         _, dot, parent = key.partition(".")
-        return bool(dot) and parent in self._parents or any(pattern.search(key) for pattern in self._patterns)
+        if dot and parent in self._parents:
+            return True
+        return bool(self._patterns) and any(
+            pattern.search(spelling) for spelling in spellings(key) for pattern in self._patterns
+        )
 
 
 def _glob(entry: str) -> Pattern:
@@ -91,7 +98,7 @@ class Addresses:
         self._globs: dict[str, Domains] = {}  # user -> the patterns of domains behind it
         globs: defaultdict[str, list[str]] = defaultdict(list)
         domains: list[str] = []
-        for entry in map(str.lower, entries):
+        for entry in map(normal_address, entries):
             user, at, domain = entry.rpartition("@")
             if entry == "@":
                 self._all = True
@@ -109,7 +116,7 @@ class Addresses:
     def check(self, key: str) -> bool:
         if self._all:
             return True
-        local, _, domain = key.lower().rpartition("@")
+        local, _, domain = normal_address(key).rpartition("@")
         bare = local.partition(self._delimiter)[0]
         return self._domains.check(domain) or any(
             f"{user}@{domain}" in self._exact

@@ -6,7 +6,8 @@
     amy:$y$...                                      credentials   amy -> $y$...; nothing else is known of her
 
 Fields may be left out from the end, all but the first two.  A comment field may hold any bytes; what is used is UTF-8.
-Of two lines with the same name the first one counts, as in the system's own file.  Case does not count in names.  Empty
+Of two lines with the same name the first one counts, as in the system's own file.  Neither case nor the spelling of a
+domain counts in names.  Empty
 lines and those that begin with # are skipped; a line without a name and a password is a fault.  An empty password is
 none, and lets nobody in.
 """
@@ -14,6 +15,7 @@ none, and lets nobody in.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from smtpd.tables.domain import normal_address
 from smtpd.tables.inline import ListTable
 from smtpd.tables.table import Service, Unavailable
 from smtpd.tables.text import Fault, line_fault, lines, raise_faults
@@ -33,7 +35,7 @@ class Account:
     @property
     def key(self) -> str:
         """What it is found by."""
-        return self.name.lower()
+        return normal_address(self.name)
 
 
 def read(text: str) -> tuple[list[Account], list[Fault]]:
@@ -89,7 +91,7 @@ class Accounts:
         return self._names.check(service, key)
 
     def find(self, service: Service, key: str) -> str | None | Unavailable:
-        account = self._accounts.get(key.lower())
+        account = self._accounts.get(normal_address(key))
         if service is Service.USERINFO:
             return (account and account.userinfo) or None
         if service is Service.CREDENTIALS:

@@ -18,7 +18,8 @@ Whoever has the socket drives this:
 Several questions may be under way at once, and their answers may come in any order.  A program that is slow delays who
 asks it, PATIENCE seconds at the most; one that answers nothing for UNDER_WAY questions is asked nothing more until it
 does.  The key is the last field of its line, so a `|` in it is part of it; a key with the end of a line in it is never
-sent.  Keys are sent in lower case, but for expressions and passwords; and what a program says of an error in a password
+sent.  Keys are sent in lower case, but for expressions and passwords; a domain that is not ASCII as it is, and if
+nothing is found as DNS has it (xn--).  What a program says of an error in a password
 is not repeated.  Does not start programs, and does not know why one ended.
 """
 
@@ -26,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from smtpd.tables.table import Answer, Awaited, Service, Unavailable
+from smtpd.tables.table import Answer, Awaited, Service, Unavailable, first_found, key_spellings
 
 PROTOCOL = "0.1"
 VERSION = "7.8.0-smtpd"  # programs ask whether it is 7 or newer
@@ -34,8 +35,6 @@ PATIENCE = 10.0  # seconds
 UNDER_WAY = 256  # questions without an answer, those that nobody waits for any more too
 KEY_MAX = 1023  # bytes
 LINE_MAX = 64 * 1024  # bytes of an answer
-
-CASE_COUNTS = (Service.REGEX, Service.AUTH)
 
 
 class Broken(Exception):
@@ -93,9 +92,12 @@ class ProgramTable:
         return self._unavailable(self._reason) if self._send is None else self._awaited("update")
 
     def _ask(self, verb: str, service: Service, key: str) -> Unavailable | Awaited:
-        if trouble := self._trouble(service) or self._trouble_with(key):
-            return trouble
-        return self._awaited(verb, service, key if service in CASE_COUNTS else key.lower())
+        answer = first_found(lambda key: self._ask_for(verb, service, key), key_spellings(service, key))
+        assert isinstance(answer, Unavailable | Awaited)
+        return answer
+
+    def _ask_for(self, verb: str, service: Service, key: str) -> Unavailable | Awaited:
+        return self._trouble(service) or self._trouble_with(key) or self._awaited(verb, service, key)
 
     def _trouble(self, service: Service) -> Unavailable | None:
         if self._send is None:
@@ -111,7 +113,7 @@ class ProgramTable:
         if any(char in key for char in "\r\n\0"):
             return self._unavailable("a key with the end of a line in it")
         try:
-            too_long = len(key.lower().encode()) > KEY_MAX
+            too_long = len(key.encode()) > KEY_MAX
         except UnicodeEncodeError:
             return self._unavailable("a key that is no text")
         return self._unavailable(f"a key of more than {KEY_MAX} bytes") if too_long else None

@@ -6,7 +6,8 @@
     query_credentials  SELECT name, hash FROM users WHERE name = ?
     query_domain       SELECT name FROM domains WHERE name = ?           and so for the other services: one column
 
-The key, in lower case, is bound to the `?` and never part of the query.  A query gets WORK_MAX steps of SQLite's
+The key, in lower case, is bound to the `?` and never part of the query; a domain that is not ASCII as it is, and if
+there is no row as DNS has it (xn--).  A query gets WORK_MAX steps of SQLite's
 machine (about 20 ms), ROWS_MAX rows and a bounded heap: who may write the database can stop its own lookups and nothing
 else.
 
@@ -30,7 +31,7 @@ from dataclasses import dataclass, field
 
 from smtpd.tables.db import HEADER, TROUBLE, connect
 from smtpd.tables.file import cannot_read
-from smtpd.tables.table import Service, Unavailable
+from smtpd.tables.table import Service, Unavailable, key_spellings
 from smtpd.tables.text import Fault, Malformed, line_fault, lines, raise_faults, read_file
 
 COLUMNS: dict[Service, int] = {service: 1 for service in Service if service not in (Service.AUTH, Service.REGEX)}
@@ -147,9 +148,12 @@ class SqliteTable:
         if query is None:
             return Unavailable(f"table {self.name}: no query_{service} in {self.path}")
         try:
-            return ask(self._settings.dbpath, query, key.lower(), COLUMNS[service])
+            for spelling in key_spellings(service, key):
+                if rows := ask(self._settings.dbpath, query, spelling, COLUMNS[service]):
+                    return rows
         except TROUBLE as error:
             return cannot_read(self.name, self._settings.dbpath, error)
+        return []
 
 
 def _text(value: object) -> str:

@@ -8,10 +8,12 @@ Each may answer Unavailable instead: a table that cannot be asked is no reason t
 A table that somebody else answers for says Awaited: whoever asked goes on when the answer has come.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from smtpd.tables.domain import address_spellings, spellings
 
 
 class Service(StrEnum):
@@ -54,6 +56,37 @@ class Awaited:
     the same kind as the one it stands for."""
 
     begin: Callable[[Callable[[Answer], None]], None]
+
+
+def key_spellings(service: Service, key: str) -> tuple[str, ...]:
+    """Under which a key may be known to somebody else, the likeliest first.  Expressions and passwords stay as they
+    are."""
+    if service in (Service.REGEX, Service.AUTH):
+        return (key,)
+    return spellings(key) if service in (Service.DOMAIN, Service.RELAYHOST) else address_spellings(key)
+
+
+def first_found(ask: Callable[[str], Answer | Awaited], keys: Sequence[str]) -> Answer | Awaited:
+    """The answer for the first of the keys that is found; asks for no more of them.  There is at least one."""
+    key, *rest = keys
+    answer = ask(key)
+    if not rest:
+        return answer
+    if not isinstance(answer, Awaited):
+        return first_found(ask, rest) if answer in (None, False) else answer
+    awaited = answer
+
+    def begin(answered: Callable[[Answer], None]) -> None:
+        def heard(answer: Answer) -> None:
+            following = first_found(ask, rest) if answer in (None, False) else answer
+            if isinstance(following, Awaited):
+                following.begin(answered)
+            else:
+                answered(following)
+
+        awaited.begin(heard)
+
+    return Awaited(begin)
 
 
 class LoadedTable(Protocol):

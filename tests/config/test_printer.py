@@ -179,7 +179,7 @@ def listeners(draw, pki: list[str], ca: list[str], tables: list[Table]):
         draw(TEXT.filter(bool)),
         draw(st.none() | st.integers(1, 65535)),
         draw(st.sampled_from([None, 4, 6])),
-        draw(st.none() | HOST.filter(lambda host: not host.endswith("\\"))),
+        draw(st.none() | HOST.filter(lambda host: not host.endswith(("\\", ".")))),
         draw(QUOTED.filter(lambda tag: len(tag) <= 32)),
         **more,
         mask_src=draw(FLAG),

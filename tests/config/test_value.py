@@ -139,3 +139,13 @@ def test_a_command_or_path_that_is_too_long_is_no_command_and_no_path():
     for read, text in ((target.command, "c" * 4097), (target.wrapper, "c" * 4097), (target.maildir_path, "/" * 1025)):
         with pytest.raises(Wrong):
             read(text)
+
+
+@pytest.mark.parametrize("text", ["mx.müller.test", "mx.xn--mller-kva.test", "mx.MÜLLER.test."])
+def test_host_names_are_written_as_dns_and_tls_have_them(text):
+    assert value.host_name(text) == value.pki_name(text) == "mx.xn--mller-kva.test"
+    assert value.pki_name(f"*.{text}") == "*.mx.xn--mller-kva.test"
+
+
+def test_a_destination_is_resolved_as_dns_has_it():
+    assert target.lmtp_destination("müller.test:24") == "xn--mller-kva.test:24"

@@ -92,3 +92,5 @@ def test_no_minute_of_the_clock_has_more_than_the_limit(times, limit):
 def test_a_user_is_one_user_however_the_name_is_written():
     rates = Rates(Limits(message_rate_per_user=2))
     assert [rates.take_message("127.0.0.1", name, 0.0) for name in ("amy", "Amy", "AMY")] == [True, True, False]
+    names = "amy@müller.test", "amy@xn--mller-kva.test", "amy@müller.test."
+    assert [rates.take_message("127.0.0.1", name, 0.0) for name in names] == [True, True, False]

@@ -12,9 +12,25 @@ from tests.lookup.conftest import CONFIGURATION
 
 TABLES = (
     *CONFIGURATION.tables,
-    TableSlice("names", pairs=(("192.0.2.1", "a.here.test"), ("2001:db8::1", "b.here.test"), ("192.0.2.2", "a b"))),
+    TableSlice(
+        "names",
+        pairs=(
+            ("192.0.2.1", "a.here.test"),
+            ("2001:db8::1", "b.here.test"),
+            ("192.0.2.2", "a b"),
+            ("192.0.2.3", "mx.müller.test"),
+        ),
+    ),
     TableSlice("trusted", entries=("198.51.100.0/24", "2001:db8::/32")),
-    TableSlice("senders", pairs=(("bob", "bob@here.test, @bob.test"), ("amy@here.test", "@"), ("eve", "@\u00e4(*.x"))),
+    TableSlice(
+        "senders",
+        pairs=(
+            ("bob", "bob@here.test, @bob.test"),
+            ("amy@here.test", "@"),
+            ("eve", "@\u00e4(*.x"),
+            ("eva@müller.test", "eva@müller.test"),
+        ),
+    ),
     TableSlice("away", backend="ldap"),
 )
 DOORS = (
@@ -38,6 +54,7 @@ def open_house(house):
         ("2001:DB8::9", "2001:DB8:0::1", "b.here.test", True),
         ("::ffff:198.51.100.9", "::ffff:192.0.2.1", "a.here.test", True),
         ("local", "local", "", False),
+        ("203.0.113.9", "192.0.2.3", "mx.xn--mller-kva.test", False),
         ("203.0.113.9", "192.0.2.2", "", False),  # what stands there is no name
     ],
 )
@@ -57,6 +74,9 @@ def test_a_table_that_is_not_there_or_cannot_be_asked_changes_nothing(open_house
         ("bob", "bob@here.test", "yes"),
         ("BOB", "Bob+lists@HERE.test", "yes"),
         ("bob", "anybody@bob.test", "yes"),
+        ("eva@xn--mller-kva.test", "eva@MÜLLER.test", "yes"),
+        ("eva@müller.test", "eva@xn--mller-kva.test", "yes"),
+        ("eva@müller.test", "eva@muller.test", "no"),
         ("bob", "amy@here.test", "no"),
         ("bob", "bob@there.test", "no"),
         ("bob", "", "no"),

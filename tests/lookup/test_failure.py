@@ -59,6 +59,13 @@ def test_a_user_with_too_many_failures_in_a_minute_is_not_looked_at():
     assert fail(failures, address=THERE, user="amy")
 
 
+def test_a_user_is_one_user_however_the_domain_is_written():
+    failures = Failures(3)
+    names = "amy@müller.test", "Amy@xn--mller-kva.test", "amy@MÜLLER.test.", "amy@m\u00adüller.test"
+    waits = [fail(failures, address=f"192.0.2.{number}", user=name) for number, name in enumerate(names)]
+    assert waits == [1, 2, 4, None]
+
+
 def test_what_is_not_looked_at_does_not_count():
     failures = Failures(3)
     for _ in range(3):

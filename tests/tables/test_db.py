@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -38,6 +39,21 @@ def test_a_map_has_values(make):
     assert table.find(Service.ALIAS, "' OR 1=1 --") is None
     assert table.check(Service.STRING, "root") is True
     assert table.check(Service.STRING, "bob") is False
+
+
+@pytest.mark.parametrize("key", ["@müller.test", "@XN--mller-kva.test", "@müller.test."])
+@pytest.mark.parametrize("written", ["@MÜLLER.test", "@xn--mller-kva.test"])
+def test_a_key_is_found_whatever_way_its_domain_is_written(make, written, key):
+    table = make([(written, "x")])
+    assert table.find(Service.ALIAS, key) == "x"
+    assert table.check(Service.STRING, key) is True
+
+
+def test_a_file_from_before_keys_had_a_normal_form_is_found_in(make):
+    table = make([("a", "one")])
+    with closing(sqlite3.connect(table.path)) as connection, connection:
+        connection.execute("INSERT INTO map VALUES ('@xn--mller-kva.test', '@xn--mller-kva.test', 'two')")
+    assert table.find(Service.ALIAS, "@müller.test") == "two"
 
 
 def test_a_set_has_keys_only(make):

@@ -268,6 +268,12 @@ def test_a_mapping_is_checked_by_its_keys_and_the_later_value_holds():
     assert table.find(Service.ALIAS, "amy") is None
 
 
+def test_keys_are_found_whatever_way_their_domain_is_written():
+    table = MappingTable("m", [("@müller.test", "one"), ("amy@xn--mller-kva.test.", "two")])
+    assert table.find(Service.ALIAS, "@XN--MLLER-KVA.test") == "one"
+    assert table.find(Service.ALIAS, "amy@müller.test") == "two"
+
+
 def test_expressions_that_are_the_keys_of_a_mapping_keep_their_case():
     table = MappingTable("m", [("^[A-Z]+$", "one")])
     assert table.check(Service.REGEX, "BOB") is True

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpd.tables.domain import normal
 from smtpd.tables.matching import Addresses, Domains, Networks, Strings, matcher
 from smtpd.tables.table import Service
 
@@ -31,6 +32,17 @@ DOMAINS = [
     ("a.b", "axb", False),
     ("a*b", "a+b", True),
     ("a(*b", "a(x.yb", True),
+    ("example.com.", "example.com", True),
+    ("example.com", "Example.com.", True),
+    ("müller.test", "xn--mller-kva.test", True),
+    ("XN--mller-kva.test.", "MÜLLER.test", True),
+    ("*.müller.test", "a.xn--mller-kva.test", True),
+    ("*.xn--mller-kva.test", "ü.müller.test", True),
+    ("mü*.test", "xn--mller-kva.test", True),
+    ("xn--*.test", "müller.test", True),
+    ("xn--*.test", "muller.test", False),
+    ("*.test", "xn--mller-kva.test", True),
+    ("xn--here-.test", "here.test", False),
 ]
 
 
@@ -59,6 +71,9 @@ ADDRESSES = [
     ("@", "@", True),
     ("@*", "@", False),
     ("@here.test", '"a@b"@here.test', True),
+    ("bob@müller.test", "Bob+x@xn--mller-kva.test", True),
+    ("@xn--mller-kva.test.", "bob@müller.test", True),
+    ("bob@*.müller.test", "bob@a.xn--mller-kva.test", True),
 ]
 
 
@@ -120,6 +135,7 @@ def test_what_looks_like_a_network_and_is_none_is_an_error(entry):
 
 def test_case_counts_in_expressions_only():
     assert Strings(["Inside"]).check("iNSIDE")
+    assert Strings(["amy@müller.test"]).check("Amy@xn--mller-kva.test")
     assert not matcher(Service.REGEX, ["^A"], "+").check("abc")
     assert matcher(Service.REGEX, ["x", "^A"], "+").check("Abc")
 
@@ -150,4 +166,4 @@ def test_a_star_before_a_dot_is_one_label(entry, key):
             return bool(key)
         return any(fits(rest, key[n:]) for n in range(len(key) + 1) if not (rest[0] == "." and "." in key[:n]))
 
-    assert Domains([entry]).check(key) is fits(entry, key)
+    assert Domains([entry]).check(key) is fits(normal(entry), normal(key))

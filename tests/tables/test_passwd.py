@@ -59,6 +59,11 @@ def test_what_is_known_of_an_account(accounts, name, userinfo, credentials):
     assert accounts.check(Service.USERINFO, name) is (userinfo is not None)
 
 
+def test_a_name_is_found_whatever_way_its_domain_is_written():
+    accounts = Accounts("people", parse("amy@xn--mller-kva.test:x\n"), "+")
+    assert accounts.find(Service.CREDENTIALS, "Amy@MÜLLER.test") == "x"
+
+
 def test_an_empty_password_lets_nobody_in(accounts):
     assert accounts.find(Service.CREDENTIALS, "kim") is None
     assert accounts.check(Service.CREDENTIALS, "kim") is False

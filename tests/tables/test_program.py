@@ -102,6 +102,31 @@ def test_case_is_kept_where_it_counts():
     ]
 
 
+LETTERS, CODE = "bob@müller.test", "bob@xn--mller-kva.test"
+
+
+@pytest.mark.parametrize("key", [LETTERS, CODE])
+def test_a_domain_that_is_not_found_is_asked_for_as_dns_has_it(key):
+    program = Program()
+    program.find(key)
+    assert program.lines().endswith(f"|00000001|{LETTERS}\n".encode())
+    program.table.received(b"lookup-result|00000001|not-found\n")
+    assert program.answers == []
+    assert program.lines().endswith(f"|00000002|{CODE}\n".encode())
+    program.table.received(b"lookup-result|00000002|found|amy\n")
+    assert program.answers == ["amy"]
+
+
+@pytest.mark.parametrize("said, answer", [("found|amy", "amy"), ("error", gone("its program says error"))])
+def test_a_domain_that_is_found_or_cannot_be_is_asked_for_once(said, answer):
+    program = Program()
+    program.find(CODE)
+    program.lines()
+    program.table.received(f"lookup-result|00000001|{said}\n".encode())
+    assert program.answers == [answer]
+    assert program.lines() == b""
+
+
 def test_answers_come_in_any_order_and_in_any_pieces():
     program = Program()
     program.find("bob")

@@ -98,6 +98,17 @@ def test_any_text_is_a_description_or_malformed(pieces):
     assert found.dbpath.startswith("/")
 
 
+# -- spellings of a domain ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", ["@müller.test", "@xn--mller-kva.test"])
+@pytest.mark.parametrize("key", ["@MÜLLER.test", "@xn--mller-kva.test."])
+def test_a_row_is_found_whatever_way_its_domain_is_written(ground, table, written, key):
+    ground.database.execute("INSERT INTO aliases VALUES (?, 'bob')", (written,))
+    assert table.find(Service.ALIAS, key) == "bob"
+    assert table.find(Service.ALIAS, "@muller.test") is None
+
+
 # -- answers ------------------------------------------------------------------------------------
 
 
