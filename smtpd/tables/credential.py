@@ -1,6 +1,7 @@
 """The values of a table of credentials: what is kept of a user's password.
 
     HASH, or USER:HASH; the user there is not looked at
+    {SCHEME}HASH, as doveadm pw writes it, where the scheme is one of these
 
     $argon2id$v=19$m=65536,t=3,p=1$SALT$HASH       Argon2     RFC 9106
     SCRAM-SHA-256$15000:SALT$KEY:KEY               Verifier   scram.py
@@ -32,6 +33,9 @@ WORK_MAX = 2 * crypt.WORK_MAX // KIB  # KiB, all passes together: about a second
 LANES_MAX = 8  # each is a thread
 SIZE_MAX = 64  # bytes of a salt, of a hash
 
+# Of Dovecot, whose hashes say themselves what they are.
+CRYPT_SCHEMES = ("CRYPT", "BLF-CRYPT", "SHA256-CRYPT", "SHA512-CRYPT", "ARGON2ID")
+_SCHEME = re.compile(r"\{([A-Za-z0-9.-]{1,32})\}")
 _ARGON2 = re.compile(
     r"\$argon2id\$v=19\$m=([0-9]{1,10}),t=([0-9]{1,10}),p=([0-9]{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)"
 )
@@ -73,6 +77,8 @@ def parse_credential(value: str) -> Credential:
     """Raises Malformed, Locked."""
     user, colon, behind = value.partition(":")
     text = behind if colon and "$" not in user else value
+    if (found := _SCHEME.match(text)) is not None:
+        text = _of_scheme(found[1].upper(), text[found.end() :])
     if text in ("", "x") or text[0] in "!*":
         raise Locked
     if text.startswith("$argon2"):
@@ -81,6 +87,16 @@ def parse_credential(value: str) -> Credential:
         return scram.parse_verifier(text) if text.startswith("SCRAM") else crypt.parse_crypt(text)
     except (scram.Malformed, crypt.Malformed) as error:
         raise Malformed(str(error)) from None
+
+
+def _of_scheme(scheme: str, text: str) -> str:
+    """The same as it is written here.  Raises Malformed."""
+    if scheme in CRYPT_SCHEMES:
+        return text
+    if scheme == "SCRAM-SHA-256" and text.count(",") == 3:
+        iterations, salt, stored, server = text.split(",")
+        return f"{scheme}${iterations}:{salt}${stored}:{server}"
+    raise Malformed(f"the scheme {{{scheme}}} is not available")
 
 
 def _parse_argon2(text: str) -> Argon2:

@@ -41,7 +41,61 @@ def test_a_user_may_stand_before_the_hash(user):
     assert isinstance(parse_credential(user + ARGON2), Argon2)
 
 
-@pytest.mark.parametrize("value", ["", "x", "*", "!", "!" + YESCRYPT, "*LK*", "bob:", "bob:!", "bob:x"])
+@pytest.mark.parametrize(
+    "value, kind",
+    [
+        ("{ARGON2ID}" + ARGON2, Argon2),
+        ("{crypt}" + YESCRYPT, Crypt),
+        ("bob:{SHA512-CRYPT}$6$saltsalt$" + "a" * 86, Crypt),
+        ("{BLF-CRYPT}$2y$05$" + "a" * 53, Crypt),
+    ],
+)
+def test_a_hash_as_dovecot_keeps_it(value, kind):
+    assert isinstance(parse_credential(value), kind)
+
+
+def test_a_verifier_as_dovecot_keeps_it():
+    ours = make_verifier(b"s\xc3\xa4cret")
+    _, rest = ours.split("$", 1)
+    theirs = "{SCRAM-SHA-256}" + rest.replace("$", ",").replace(":", ",")
+    assert parse_credential(theirs) == parse_credential(ours)
+
+
+DOVEADM_PW = [  # of "secret", by Dovecot 2.3
+    "{SCRAM-SHA-256}4096,73ea1QrlH8bl3P/IL/8wug==,WAPL2g+adKsA9LIV12cASdKyQhMzoXGgDuDuYmTssjo=,"
+    "8pMlqrbFC6hrhE0I2EkY6TonmwgdKgA8IXcjSPHuDJA=",
+    "{SHA512-CRYPT}$6$Qx7cjEujwGYQbnZR$RTh.Tw7pWEvWJ3uNMa5k7DdeVcRGsA5xA8mlZ1mH5wf493"
+    "BijJUErdondQFH5mM0tzl2AdyX1YEf1DuTPNSMb0",
+    "{BLF-CRYPT}$2y$05$tXNL0AJev7jPUVPO22uEYexSzVyquJ4kNFjnEMwKNBFGGfmBmgVCm",
+]
+
+
+@pytest.mark.parametrize("value", DOVEADM_PW)
+def test_what_doveadm_has_made_is_checked_here(value):
+    assert parse_credential(value).check(b"secret")
+    assert not parse_credential(value).check(b"Secret")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{PLAIN}secret",
+        "{SSHA}c2VjcmV0",
+        "{SHA512-CRYPT}secret",
+        "{SCRAM-SHA-256}1,2,secret",
+        "{}secret",
+        "{CRYPT.B64}secret",
+    ],
+)
+def test_a_scheme_that_is_not_available_lets_nobody_in(value):
+    with pytest.raises(Malformed) as refused:
+        parse_credential(value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x", "*", "{CRYPT}!", "{CRYPT}", "!", "!" + YESCRYPT, "*LK*", "bob:", "bob:!", "bob:x"]
+)
 def test_who_is_locked_out(value):
     with pytest.raises(Locked):
         parse_credential(value)
