@@ -18,12 +18,13 @@ class Untrusted(ValueError):
     """Somebody other than root could have changed it."""
 
 
-def check_path(path: str) -> str:
-    """The real name of `path`, when it and all that leads there is root's alone.  Raises Untrusted or OSError."""
+def check_path(path: str, *, sticky: bool = False) -> str:
+    """The real name of `path`, when it and all that leads there is root's alone.  `sticky`: it may itself be a
+    directory that is writable by all and sticky.  Raises Untrusted or OSError."""
     remaining = _steps(os.path.join(os.getcwd(), path))
     at = "/"
     links = 0
-    _check_step(at, os.lstat(at), last=not remaining)
+    _check_step(at, os.lstat(at), last=not remaining and not sticky)
     while remaining:
         name = remaining.pop()
         if name == "..":
@@ -31,7 +32,7 @@ def check_path(path: str) -> str:
             continue
         step = os.path.join(at, name)
         status = os.lstat(step)
-        _check_step(step, status, last=not remaining)
+        _check_step(step, status, last=not remaining and not sticky)
         if not stat.S_ISLNK(status.st_mode):
             at = step
             continue
@@ -41,8 +42,17 @@ def check_path(path: str) -> str:
         target = os.readlink(step)
         remaining += _steps(target)
         at = "/" if target.startswith("/") else at
-    _check_step(at, os.lstat(at), last=True)  # "directory/.." has not been looked at as the last step
+    _check_step(at, os.lstat(at), last=not sticky)  # "directory/.." has not been looked at as the last step
     return at
+
+
+def check_own_directory(path: str) -> None:
+    """A directory that root has made or is about to make.  Where it is missing, another user may be quicker in a sticky
+    directory: whoever makes it has to look at its owner.  Raises Untrusted or OSError."""
+    if os.path.lexists(path):
+        check_path(path)
+    else:
+        check_path(os.path.dirname(path), sticky=True)
 
 
 def _steps(path: str) -> list[str]:
@@ -56,7 +66,9 @@ def _check_step(path: str, status: os.stat_result, *, last: bool) -> None:
     if stat.S_ISLNK(status.st_mode) or not status.st_mode & OTHERS_WRITE:
         return
     if last or not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
-        raise Untrusted(f"{path} is writable by others than root (mode {stat.S_IMODE(status.st_mode):04o})")
+        who = "g" * bool(status.st_mode & stat.S_IWGRP) + "o" * bool(status.st_mode & stat.S_IWOTH)
+        mode = stat.S_IMODE(status.st_mode)
+        raise Untrusted(f"{path} is writable by others than root (mode {mode:04o}): chmod {who}-w {path}")
 
 
 def check_tree(directory: str) -> None:

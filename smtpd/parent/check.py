@@ -35,7 +35,7 @@ def check_start(options: Options, places: Places) -> None:
     trust.check_tree(os.path.dirname(os.path.dirname(__file__)))
     trust.check_path(options.configuration)
     if places.state is not None:
-        trust.check_path(os.path.dirname(places.state))
+        trust.check_own_directory(places.state)
 
 
 def _check_users() -> None:

@@ -1,13 +1,15 @@
 """What a start makes, with the modes that it needs, and a start that is stopped before it is complete."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
+from functools import partial
 
 import pytest
 
-from tests.live.conftest import PYTHON, until
+from tests.live.conftest import PYTHON, become, empty_maildir, mails, until
 from tests.trusted import OPTIONS
 
 BOTH = """
@@ -76,3 +78,37 @@ def test_an_interrupted_start_leaves_nothing(make_daemon, children):
     assert daemon.log.endswith(("info: SIGINT: the start is given up\n", "info: exiting\n"))
     assert not (daemon.state / "smtpd.pid").exists()
     assert not (daemon.state / "smtpd.sock").exists()
+
+
+@pytest.fixture
+def sticky(ground):
+    """A directory where everybody may make files, and nobody may take away another's: as /tmp."""
+    made = ground / "sticky"
+    made.mkdir()
+    made.chmod(0o1777)
+    yield made
+    shutil.rmtree(made)
+
+
+def has_mail(home, subject):
+    return any(f"Subject: {subject}\n".encode() in mail for mail in mails(home))
+
+
+def test_a_state_below_a_sticky_directory(make_daemon, users, alice, sticky):
+    daemon = make_daemon()
+    daemon.state = sticky / "state"
+    for subject in ("first", "second"):  # made, and found
+        daemon.start()
+        daemon.send(f"{alice}@here.test", f"Subject: {subject}\r\n\r\nx\r\n".encode())
+        until(partial(has_mail, users.home(alice), subject), what="delivery")
+        assert daemon.stop() == 0
+    empty_maildir(users.home(alice))
+
+
+@pytest.mark.skipif(bool(OPTIONS), reason="with --insecure-paths, which this checkout needs, nobody looks")
+def test_a_state_that_another_user_has_made_below_a_sticky_directory(make_daemon, alice, sticky):
+    daemon = make_daemon()
+    daemon.state = sticky / "state"
+    assert become(alice, lambda: os.mkdir(daemon.state) or 0) == 0
+    with pytest.raises(AssertionError, match=r"fatal: /.*/state belongs to uid \d+, not to root"):
+        daemon.start()

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from smtpd.config import trust
-from smtpd.config.trust import Untrusted, check_path, check_tree, read_text
+from smtpd.config.trust import Untrusted, check_own_directory, check_path, check_tree, read_text
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root makes files that are root's")
 
@@ -67,6 +67,29 @@ def test_a_sticky_directory_will_do_on_the_way_but_not_at_the_end(ground):
     (ground / "tmp" / "deeper").mkdir()
     with pytest.raises(Untrusted):
         check_path(str(ground / "tmp" / "deeper" / ".."))
+
+
+def test_a_directory_of_root_below_a_sticky_one_may_be_made_and_found_again(ground):
+    (ground / "tmp").mkdir()
+    (ground / "tmp").chmod(0o1777)
+    state = ground / "tmp" / "state"
+    check_own_directory(str(state))
+    state.mkdir(mode=0o755)
+    check_own_directory(str(state))
+    state.chmod(0o1777)
+    with pytest.raises(Untrusted, match="state is writable"):
+        check_own_directory(str(state))
+    os.chown(state, STRANGER, STRANGER)
+    with pytest.raises(Untrusted, match="belongs to"):
+        check_own_directory(str(state))
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+def test_a_directory_of_root_is_not_made_where_others_could_exchange_it(ground, mode):
+    (ground / "open").mkdir()
+    (ground / "open").chmod(mode)
+    with pytest.raises(Untrusted, match="open is writable"):
+        check_own_directory(str(ground / "open" / "state"))
 
 
 def test_a_link_of_root_is_followed_and_the_real_name_returned(ground):
