@@ -47,9 +47,9 @@ def _check(path: str, descriptor: int, owner: Ids) -> None:
     status = os.fstat(descriptor)
     if status.st_uid != owner.uid:
         raise Unfit(f"{path} belongs to uid {status.st_uid} and should belong to uid {owner.uid}")
-    if who := others_who_write(descriptor, status):
+    if others := others_who_write(descriptor, status):
         mode = stat.S_IMODE(status.st_mode)
-        raise Unfit(f"{path} is writable by others than its owner (mode {mode:04o}): chmod {who}-w {path}")
+        raise Unfit(f"{path} is writable by others than its owner (mode {mode:04o}): chmod {others}-w {path}")
 
 
 def check_empty(path: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpd.config.permission import has_private_group
 from tests.live.certificate import Authority
 from tests.live.conftest import CONF, Daemon, mails, running, started, until
 from tests.live.encrypted import Client, serial_of
@@ -93,6 +94,18 @@ def test_a_mail_to_oneself_is_delivered(own):
     own.send(f"{me().pw_name}@here.test", b"Subject: mine\r\n\r\nx\r\n")
     (mail,) = until(lambda: mails(own.directory), what="delivery")
     assert mail.endswith(b"\nSubject: mine\n\nx\n")
+
+
+def test_a_state_may_be_writable_by_ones_own_group(ground):
+    """As mkdir makes it, where the umask is 0002."""
+    daemon = Daemon(ground, OWN)
+    daemon.state.mkdir()
+    daemon.state.chmod(0o775)
+    if not has_private_group(str(daemon.state), daemon.state.stat()):
+        pytest.skip("this user has no group of its own")
+    with started(daemon, "--insecure-paths"):
+        daemon.send(f"{me().pw_name}@here.test", b"Subject: mine\r\n\r\nx\r\n")
+        until(lambda: mails(daemon.directory), what="delivery")
 
 
 def test_a_large_mail_to_oneself_is_delivered(own):

@@ -48,8 +48,8 @@ def test_one_of_somebody_else_is_not_taken_over(tmp_path):
 
 def test_one_that_others_may_write_is_refused(tmp_path):
     (tmp_path / "spool").mkdir()
-    (tmp_path / "spool").chmod(0o777)
-    with pytest.raises(Unfit, match="writable"):
+    (tmp_path / "spool").chmod(0o757)
+    with pytest.raises(Unfit, match=r"writable by others than its owner \(mode 0757\): chmod o-w /.*/spool$"):
         provide(str(tmp_path / "spool"), ME, 0o700)
 
 
