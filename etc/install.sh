@@ -1,7 +1,7 @@
 #!/bin/sh
 # make install: a virtual environment of its own below $prefix/lib/smtpd, commands, manual pages, a first smtpd.conf and
 # aliases, a PAM service, and the systemd units where there is a systemd.  As root.  prefix=/usr/local unless set; what
-# exists of yours stays.
+# exists of yours stays.  $prefix/lib/smtpd/installed lists what lies elsewhere, for make uninstall.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -18,6 +18,7 @@ sh etc/setup.sh
 # Not this checkout's environment: root runs the code, so root has to own it and all that leads there.
 python=$(.venv/bin/python -c 'import sys; print(sys._base_executable)')
 echo "making $library with $python"
+before=$(cat "$library/installed" 2>/dev/null || true)
 rm -rf "$library"
 "$python" -m venv "$library"
 "$library/bin/python" -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
@@ -29,10 +30,14 @@ trap 'rm -rf "$wheel"' EXIT
 "$library/bin/python" etc/programs.py
 
 mkdir -p "$prefix/sbin" "$prefix/bin" "$prefix/libexec/smtpd"
+installing() {
+    echo "installing $1"
+    echo "$1" >>"$library/installed"
+}
 link() {
     [ -e "$library/bin/$1" ] || return 0
     ln -sf "$library/bin/$1" "$2"
-    echo "installing $2"
+    installing "$2"
 }
 link smtpd "$prefix/sbin/smtpd"
 link smtpctl "$prefix/sbin/smtpctl"
@@ -60,7 +65,7 @@ for page in man/*.[58]; do
     directory=$prefix/share/man/man${page##*.}
     mkdir -p "$directory"
     install -m 0644 "$page" "$directory/"
-    echo "installing $directory/${page##*/}"
+    installing "$directory/${page##*/}"
 done
 
 for file in smtpd.conf aliases; do
@@ -79,3 +84,8 @@ if [ -d /etc/systemd/system ]; then
     chmod 0644 /etc/systemd/system/smtpd.service
     echo "installing /etc/systemd/system/smtpd.service and smtpd.socket; to begin: systemctl enable --now smtpd"
 fi
+
+# What an earlier version has installed, and this one does not.
+echo "$before" | while read -r path; do
+    [ -z "$path" ] || grep -qxF "$path" "$library/installed" || rm -f "$path"
+done

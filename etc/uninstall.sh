@@ -1,0 +1,67 @@
+#!/bin/sh
+# make uninstall: takes away what make install has put below $prefix and /etc.  As root, with the same prefix.
+#
+# What may be yours stays and is named: a configuration that was changed, the queue, and the users.
+set -eu
+cd "$(dirname "$0")/.."
+prefix=${prefix:-/usr/local}
+library=$prefix/lib/smtpd
+units=/etc/systemd/system
+
+if [ "$(id -u)" != 0 ]; then
+    echo "make uninstall removes from $prefix and /etc: run it as root" >&2
+    exit 1
+fi
+if [ ! -f "$library/installed" ]; then
+    echo "nothing of smtpd is installed below $prefix (there is no $library/installed); say prefix= as at make install" >&2
+    exit 1
+fi
+
+is_ours() { # unit
+    [ -f "$units/$1" ] && grep -q "^ExecStart=$prefix/sbin/smtpd" "$units/smtpd.service" 2>/dev/null
+}
+if is_ours smtpd.service && command -v systemctl >/dev/null; then
+    systemctl disable --quiet --now smtpd.socket smtpd.service 2>/dev/null || true
+fi
+pid=$(cat /var/run/smtpd.pid 2>/dev/null || true)
+if [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; then
+    echo "smtpd is running, pid $pid: stop it first (kill $pid)" >&2
+    exit 1
+fi
+
+remove() {
+    echo "removing $1"
+    rm -rf "$1"
+}
+for unit in smtpd.socket smtpd.service; do
+    ! is_ours $unit || remove $units/$unit
+done
+! command -v systemctl >/dev/null || systemctl daemon-reload 2>/dev/null || true
+while read -r path; do
+    # A link that leads elsewhere is another mail server's by now.
+    if [ -L "$path" ] && [ "$(readlink "$path")" != "$library/bin/${path##*/}" ]; then
+        echo "$path is not smtpd's any more, and stays"
+    else
+        remove "$path"
+    fi
+done <"$library/installed"
+remove "$library"
+rmdir "$prefix/libexec/smtpd" "$prefix/libexec" "$prefix/share/man/man5" "$prefix/share/man/man8" 2>/dev/null || true
+[ "$prefix" = /usr/local ] ||
+    rmdir "$prefix/share/man" "$prefix/share" "$prefix/lib" "$prefix/bin" "$prefix/sbin" "$prefix" 2>/dev/null || true
+
+for file in smtpd.conf aliases pam.d/smtpd; do
+    if [ -e /etc/$file ] && cmp -s /etc/$file etc/$file; then
+        remove /etc/$file
+    elif [ -e /etc/$file ]; then
+        echo "/etc/$file stays: it is not as make install puts it there"
+    fi
+done
+if [ -L /usr/sbin/sendmail ] && [ "$(readlink /usr/sbin/sendmail)" = "$prefix/sbin/sendmail" ]; then
+    echo "/usr/sbin/sendmail leads to nothing now: rm /usr/sbin/sendmail"
+fi
+rmdir /var/spool/smtpd 2>/dev/null || [ ! -e /var/spool/smtpd ] ||
+    echo "/var/spool/smtpd stays, and mail that is in there: rm -r /var/spool/smtpd"
+for user in _smtpd _smtpl _smtpq _smtps _smtpc _smtpx _smtpm _smtpf; do
+    ! getent passwd $user >/dev/null || echo "user $user stays: userdel $user"
+done
