@@ -1,13 +1,15 @@
 # make run [PORT=2525]  set up what is missing and start smtpd on 127.0.0.1
 # make test             everything that this machine can run, and what it could not run and why
+# make fresh            both of these on a new, minimal Debian 13 in a directory of its own
 # make bench            mail into local users' hands, side by side with Postfix and OpenSMTPD
 # make check            ruff and mypy
 # make install          below /usr/local, or another prefix=
+# make uninstall        takes away what make install has put there
 
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: venv run test bench check install clean
+.PHONY: venv run test fresh bench check install uninstall clean
 
 venv: $(VENV)/.complete
 
@@ -20,6 +22,9 @@ run: venv
 test: venv
 	@sh tests/run.sh
 
+fresh: venv
+	@sh tests/fresh.sh
+
 bench: venv
 	@$(BIN)/python -m tests.bench
 
@@ -30,6 +35,9 @@ check: venv
 
 install: venv
 	@sh etc/install.sh
+
+uninstall:
+	@sh etc/uninstall.sh
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,206 @@
+#!/bin/sh
+# make fresh: the commands of the README on a new, minimal Debian 13 in a directory of its own.  As root.
+#
+#   sh tests/fresh.sh run     make run as an ordinary user and as root, with umask 0002 and 0022, below /root and
+#                             elsewhere; each time a mail is sent as it says, and read, and ^C ends it (tests/trial.py);
+#                             then make install and make uninstall (tests/installed.sh)
+#   sh tests/fresh.sh test    make test as root and as an ordinary user with umask 0002
+#   sh tests/fresh.sh         both; a step that fails stops no other, and each result is shown at the end
+#
+# debootstrap makes the new system in .cache/fresh/debian, with the packages that the README names and no others.  It is
+# kept; each call works in a copy of it, in namespaces of its own, and removes the copy.  What this machine needs to
+# reach package archives is taken along: resolv.conf, settings of apt, the configuration of pip with the files and
+# directories that it names, and the certificates.  Where no new system can be made, that is said with the reason, and is
+# no failure.
+set -eu
+umask 022
+cd "$(dirname "$0")/.."
+suite=trixie
+user=visitor
+python=$PWD/.venv/bin/python
+fresh=$PWD/.cache/fresh
+base=$fresh/debian
+certificates=/etc/ssl/certs/ca-certificates.crt
+
+skip() {
+    echo "fresh: skipped: $1"
+    exit 0
+}
+
+# -- a new system ------------------------------------------------------------------------------
+
+bootstrap() {
+    [ ! -d "$base" ] || return 0
+    if ! command -v debootstrap >/dev/null; then
+        command -v apt-get >/dev/null || skip "debootstrap is missing, and there is no apt-get to install it with"
+        echo "fresh: installing debootstrap"
+        install_debootstrap || { apt-get update -qq >/dev/null 2>&1 && install_debootstrap; } ||
+            skip "debootstrap could not be installed"
+    fi
+    packages=$(sed -n 's/.*apt-get install \([a-z0-9 -]*\).*/\1/p' README.md | head -n 1 | tr ' ' ,)
+    echo "fresh: making a Debian $suite with $packages, which takes a minute or two"
+    rm -rf "$base.making"
+    mkdir -p "$base.making"
+    debootstrap --variant=minbase --include="$packages" "$suite" "$base.making" "$(mirror)" >"$fresh/log" 2>&1 ||
+        skip "debootstrap failed: $(tail -n 1 "$fresh/log")"
+    rm -f "$base.making"/var/cache/apt/archives/*.deb
+    mv "$base.making" "$base"
+}
+
+install_debootstrap() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends debootstrap >/dev/null 2>&1
+}
+
+# Where this machine has its own Debian from.
+mirror() {
+    found=$(apt-get indextargets --format '$(SITE)' 2>/dev/null | grep '/debian/*$' | sort -u | head -n 1) || true
+    echo "${found:-http://deb.debian.org/debian}"
+}
+
+# -- what it needs to reach package archives ---------------------------------------------------
+
+take_along() { # machine
+    cp -L /etc/resolv.conf "$1/etc/resolv.conf"
+    apt-config dump 2>/dev/null | grep -E '^Acquire::(http|https|ftp|ForceIPv|Retries|Check-)' >"$1/etc/apt/apt.conf.d/90outside" || true
+    pip_configuration >"$1/etc/pip.conf"
+    named_in "$1/etc/pip.conf" | while read -r name; do
+        show "$name" "$1"
+    done
+    [ ! -f "$certificates" ] || show "$certificates" "$1"
+}
+
+# What pip is told on this machine, by files and the environment, as one file.
+pip_configuration() {
+    "$python" -m pip config list | "$python" -c '
+import ast, sys
+settings = {}
+for line in sys.stdin:
+    name, _, value = line.rstrip("\n").partition("=")
+    section, _, key = name.rpartition(".")
+    settings[section.replace(":env:", "global"), key] = ast.literal_eval(value)  # the environment comes last
+for section in sorted({section for section, _ in settings}):
+    print(f"[{section}]")
+    for (its, key), value in settings.items():
+        if its == section:
+            print(key, "=", value.replace("\n", "\n    "))
+'
+}
+
+# The files and directories in a pip.conf.  The files of an index may lie beside it, so all of its directory counts.
+named_in() {
+    sed -n 's/^[^=]* = //p; s/^    //p' "$1" | tr ' ' '\n' | sed -n 's,^file://\(/.*\)/[^/]*/*$,\1,p; /^\//p' | sort -u
+}
+
+# A file is copied, a directory is shown and cannot be changed.
+show() { # path machine
+    if [ -f "$1" ]; then
+        mkdir -p "$2${1%/*}"
+        cp -L "$1" "$2$1"
+    elif [ -d "$1" ] && [ ! -e "$2$1" ]; then
+        mkdir -p "$2$1"
+        mount --bind -o ro "$1" "$2$1"
+    fi
+}
+
+# As a minimal machine has them: devices, no syslogd, / is no mount point.
+mount_all() { # machine
+    mount -t proc proc "$1/proc"
+    mount -t sysfs sysfs "$1/sys" 2>/dev/null || mount --rbind /sys "$1/sys"
+    mount -t tmpfs -o mode=755 tmpfs "$1/dev"
+    for name in null zero full random urandom tty kmsg; do
+        [ -e "/dev/$name" ] || continue
+        : >"$1/dev/$name"
+        mount --bind "/dev/$name" "$1/dev/$name"
+    done
+    mkdir "$1/dev/pts" "$1/dev/shm"
+    mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts "$1/dev/pts"
+    mount -t tmpfs -o mode=1777 tmpfs "$1/dev/shm"
+    ln -s pts/ptmx "$1/dev/ptmx"
+    ln -s /proc/self/fd "$1/dev/fd"
+    for number in 0:stdin 1:stdout 2:stderr; do
+        ln -s "/proc/self/fd/${number%:*}" "$1/dev/${number#*:}"
+    done
+}
+
+# -- steps in it ---------------------------------------------------------------------------------
+
+# user umask directory command...
+as() {
+    home=/root sbin=/usr/local/sbin:/usr/sbin:/sbin:
+    [ "$1" = root ] || home=/home/$1 sbin=
+    who=$1 mask=$2 place=$3
+    shift 3
+    # shellcheck disable=SC2016  # expanded in there
+    chroot "$machine" setpriv --reuid="$who" --regid="$who" --init-groups \
+        env -i HOME="$home" USER="$who" LOGNAME="$who" SHELL=/bin/sh TERM=xterm PATH="$sbin/usr/local/bin:/usr/bin:/bin" \
+        sh -c 'ulimit -S -n 1024; umask "$1"; cd "$2"; shift 2; exec "$@"' sh "$mask" "$place" "$@"
+}
+
+# user umask directory: this checkout, as git would have written it for that user
+check_out() {
+    [ ! -d "$machine$3" ] || return 0
+    case $2 in 0002) mode=ug=rwX,o=rX ;; *) mode=u=rwX,go=rX ;; esac
+    as "$1" "$2" / mkdir -p "$3"
+    tar --mode="$mode" --exclude-from=.gitignore --exclude='./.[!cgp]*' --exclude=./.git --exclude=./.cache -cf - . |
+        as "$1" "$2" "$3" tar -xpf - --no-same-owner
+}
+
+# title user umask directory command...
+step() {
+    title="$1: as $2, umask $3, in $4"
+    echo "fresh: $title"
+    check_out "$2" "$3" "$4"
+    shift
+    if as "$@"; then
+        results="$results
+  $title: passed"
+    else
+        results="$results
+  $title: FAILED"
+        status=1
+    fi
+}
+
+steps() { # half
+    mount_all "$machine"
+    take_along "$machine"
+    as root 0022 / useradd --create-home --shell /bin/bash "$user"
+    as root 0022 / mkdir /srv/smtpd
+    results=
+    status=0
+    if [ "$1" != test ]; then
+        for place in "$user 0002 /home/$user/smtpd" "$user 0022 /home/$user/other" "root 0022 /root/smtpd" "root 0002 /srv/smtpd/new"; do
+            # shellcheck disable=SC2086  # three words
+            step "make run" $place python3 tests/trial.py
+        done
+        step "make install and uninstall" root 0002 /srv/smtpd/new sh tests/installed.sh "$user"
+    fi
+    if [ "$1" != run ]; then
+        step "make test" root 0022 /root/smtpd make test
+        step "make test" "$user" 0002 "/home/$user/smtpd" make test
+    fi
+    echo "fresh:$results"
+    return $status
+}
+
+case ${1:-} in
+inside)
+    machine=$2
+    steps "$3"
+    exit
+    ;;
+'' | run | test) ;;
+*)
+    echo "usage: sh tests/fresh.sh [run | test]" >&2
+    exit 2
+    ;;
+esac
+[ "$(id -u)" = 0 ] || skip "only root can make a new system"
+unshare --mount --pid --fork mount -t tmpfs tmpfs /mnt 2>/dev/null || skip "no mount namespaces can be made here"
+"$python" -m pip download -q --no-deps --dest "$(mktemp -d)" iniconfig >/dev/null 2>&1 || skip "pip reaches no package index"
+bootstrap
+machine=$(mktemp -d "$fresh/machine.XXXXXX")
+trap 'rm -rf --one-file-system "$machine"' EXIT
+trap 'exit 130' HUP INT TERM
+cp -a "$base/." "$machine"
+unshare --mount --pid --fork --kill-child sh tests/fresh.sh inside "$machine" "${1:-both}"
