@@ -1,8 +1,8 @@
 """The files that aliases include: `:include:/etc/mail/staff`.
 
 Read by lookup itself, with its own rights, and kept until they change.  One that cannot be read, or that is larger than
-SIZE_MAX, has no members, and a line that is not understood names nobody; both are said in the log when they are first
-seen.  A file that is included includes no others, so there is no way in a circle.
+SIZE_MAX, has the members that it had before, if any, and a line that is not understood names nobody; both are said in
+the log when they are first seen.  A file that is included includes no others, so there is no way in a circle.
 """
 
 import os
@@ -49,10 +49,11 @@ class Includes:
         return self._remember(path, stamp, _members(path, _content(file)))
 
     def _unreadable(self, path: str, error: OSError | ValueError) -> tuple[Target, ...]:
-        known = self._known.get(path)
-        if known is None or known[0] is not None:
-            log.warn(f"include {path}: {getattr(error, 'strerror', None) or error}: it has no members")
-        return self._remember(path, None, ())
+        stamp, members = self._known.get(path, (None, None))
+        if members is None or stamp is not None:
+            stay = "its members stay as they were" if members else "it has no members"
+            log.warn(f"include {path}: {getattr(error, 'strerror', None) or error}: {stay}")
+        return self._remember(path, None, members or ())
 
     def _remember(self, path: str, stamp: Stamp, members: tuple[Target, ...]) -> tuple[Target, ...]:
         self._known.pop(path, None)

@@ -69,9 +69,19 @@ def test_one_that_is_not_there_has_no_members_and_is_said_once(path, capfd):
     assert told(capfd).count(str(path)) == 1
     path.write_text("bob")
     assert includes.read(str(path)) == (User("bob"),)
+
+
+def test_the_members_stay_while_it_cannot_be_read(path, capfd):
+    includes = Includes()
+    path.write_text("bob")
+    assert includes.read(str(path)) == (User("bob"),)
     path.unlink()
-    assert includes.read(str(path)) == ()
-    assert str(path) in told(capfd)
+    assert includes.read(str(path)) == includes.read(str(path)) == (User("bob"),)
+    assert told(capfd) == f"warn: include {path}: No such file or directory: its members stay as they were\n"
+    path.write_text("bob\n" * (SIZE_MAX // 4 + 1))
+    assert includes.read(str(path)) == (User("bob"),)
+    path.write_text("amy")
+    assert includes.read(str(path)) == (User("amy"),)
 
 
 def test_a_file_without_end_has_no_members(path, capfd):
