@@ -56,7 +56,7 @@ class Letter:
         self.fields: list[Field] = []
         self._size = 0  # of the body
         self.is_ascii = True  # the body
-        self.has_nul = False  # the body, or the header
+        self._has_nul = False  # the body
         self._longest = 0  # line of the body
         self._length = 0  # of its last line so far
         self._body: BinaryIO = io.BytesIO()
@@ -86,10 +86,10 @@ class Letter:
         Whatever has to be loaded for that is loaded now: who reads the pieces may not be root any more."""
         header = b"".join(bytes(field.text) for field in self.fields if field.name not in _NOT_SENT)
         body = self._stored()
-        if self._longest > MAX_LINE or self.has_nul:
+        if self._longest > MAX_LINE or self._has_nul or b"\0" in header:
             from smtpctl.encoding import encoded  # seldom
 
-            header, body = encoded(header, self._body)
+            header, body = encoded(header, self._body, self._longest, self._has_nul)
         return _joined(b"".join([*(field + b"\n" for field in more), header, b"\n"]), body)
 
     def original(self) -> "Iterator[bytes]":
@@ -121,7 +121,6 @@ class Letter:
             self.fields.clear()
             return text
         self.fields = [field for field in self.fields if field.name != b"return-path"]
-        self.has_nul = any(b"\0" in field.text for field in self.fields)
         return text[at + (line == b"\n") :]
 
     def _take_line(self, line: bytes, *, first: bool) -> bool:
@@ -144,7 +143,7 @@ class Letter:
         self._body.write(piece)
         self._size += len(piece)
         self.is_ascii = self.is_ascii and piece.isascii()
-        self.has_nul = self.has_nul or b"\0" in piece
+        self._has_nul = self._has_nul or b"\0" in piece
         self._measure(piece)
 
     def _move_to_file(self) -> None:

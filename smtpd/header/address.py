@@ -6,6 +6,7 @@
     Bob Smith, =?utf-8?q?x?=, <>, "a      ->  as it is: no address, or nobody can say where one ends
 
     addresses    B <bob>, (x) amy@y.test  ->  bob, amy@y.test
+                 bob; amy@y.test;         ->  bob, amy@y.test    a semicolon outside of a group ends an address, too
     masquerade   =?utf-8?q?=C3=84?= <amy@elsewhere.test>, x@y.test   ->   =?utf-8?q?=C3=84?= <amy@here.test>
 
 Bytes are put in where they are missing; all others stay, folding and comments among them.  What is not ASCII is as good
@@ -73,7 +74,7 @@ def addresses(value: bytes) -> list[bytes]:
     """What stands between the angle brackets, or without any; of each whether it is good is for others to say.
 
     Raises ValueError where it is not certain what is meant: nobody may be left out, or added."""
-    mailboxes, is_whole = _split(value)
+    mailboxes, is_whole = _split(value, separators=(b",", b";"))
     if not is_whole:
         raise ValueError("a group without an end")
     return [_address(mailbox) for mailbox in mailboxes if mailbox]
@@ -95,14 +96,17 @@ def _mailboxes(value: bytes) -> list[list[_Token]]:
     return _split(value)[0]
 
 
-def _split(value: bytes) -> tuple[list[list[_Token]], bool]:
-    """The mailboxes, and whether that is all."""
+def _split(value: bytes, separators: tuple[bytes, ...] = (b",",)) -> tuple[list[list[_Token]], bool]:
+    """The mailboxes, and whether that is all.  `separators`: what ends one outside of a group."""
     found: list[list[_Token]] = []
     members: list[list[_Token]] | None = None  # of the group that is open
     tokens: list[_Token] = []
     for token in _tokens(value):
-        if token.text == b",":
-            (found if members is None else members).append(tokens)
+        if token.text in separators and members is None:
+            found.append(tokens)
+            tokens = []
+        elif token.text == b"," and members is not None:
+            members.append(tokens)
             tokens = []
         elif token.text == b":" and members is None and tokens:
             members, tokens = [], []

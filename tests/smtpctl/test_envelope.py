@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpctl.envelope import Person, address, from_field, read_recipients
+from smtpctl import plain
+from smtpctl.envelope import Person, _parse_addresses, address, from_field, read_recipients
 from smtpctl.letter import Letter
 from smtpctl.option import DATAERR, SOFTWARE, USAGE, Failed, Options
 from smtpd.smtp.address import mailbox
@@ -146,6 +147,80 @@ def test_recipients_are_read_from_the_header_and_each_counts_once():
     )
     found = [str(recipient) for recipient in envelope("-t", "zoe@x.test", mail=mail).recipients]
     assert found == ["zoe@x.test", "bob@here.test", "carol", "dan@x.test", "eve@x.test"]
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (b"amy; bob", ["amy", "bob"]),
+        (b"amy@x.test; Bob B. <bob@here.test>;", ["amy@x.test", "bob@here.test"]),
+        (b"amy@x.test,", ["amy@x.test"]),
+        (b'"a; b" <amy>; (c; d) bob', ["amy", "bob"]),
+        (b"Friends: amy, bob; carol; dan,", ["amy", "bob", "carol", "dan"]),
+        (b"Friends: amy; Others: bob;;", ["amy", "bob"]),
+    ],
+)
+def test_a_semicolon_ends_an_address(value, expected):
+    assert list(envelope("-t", mail=b"To: " + value + b"\n\n").recipients) == expected
+
+
+BLOCK = b"Resent-From: amy\nResent-To: bob\nResent-Cc: carol\nResent-Bcc: dan, eve\n"
+
+
+@pytest.mark.parametrize(
+    "header, expected",
+    [
+        (BLOCK + b"To: zoe\nBcc: yan\n", ["bob", "carol", "dan", "eve"]),
+        (b"To: zoe\n" + BLOCK, ["bob", "carol", "dan", "eve"]),
+        (b"Received: x\nResent-Bcc: bob\nTo: zoe\n", ["bob"]),
+        (b"Resent-To: bob\nResent-From: amy\nResent-To: old\nResent-From: zoe\nTo: yan\n", ["bob"]),
+        (BLOCK + b"Received: x\nResent-To: old\nTo: zoe\n", ["bob", "carol", "dan", "eve"]),
+        (b"Resent-To: bob;\n", ["bob"]),
+    ],
+)
+def test_a_mail_that_is_sent_on_goes_where_the_newest_resent_fields_say(header, expected):
+    assert list(envelope("-t", mail=header + b"\n").recipients) == expected
+
+
+def test_a_mail_that_is_sent_on_to_nobody_does_not_go_where_it_has_been():
+    mail = b"Resent-From: amy\nResent-Date: x\nTo: zoe\n\n"
+    assert failure("-t", mail=mail).texts == ("no recipients",)
+    assert list(envelope("-t", "bob", mail=mail).recipients) == ["bob"]
+
+
+ADDRESS_TEXT = st.lists(
+    st.sampled_from(
+        [
+            "bob",
+            "@",
+            "here.test",
+            ",",
+            " ",
+            ";",
+            "<",
+            ">",
+            "(x)",
+            '"',
+            "a.b",
+            ".",
+            ":",
+            "Bob",
+            "=?x?=",
+            "-",
+            "[1]",
+            "\\",
+        ]
+    ),
+    max_size=8,
+).map("".join)
+
+
+@settings(max_examples=500)
+@given(ADDRESS_TEXT | st.text(alphabet="ab.@-_<> ,+\n\t!é", max_size=20))
+def test_what_is_read_without_the_parser_is_what_the_parser_reads(text):
+    found = plain.maybe_addresses(text.encode())
+    if found is not None:
+        assert found == _parse_addresses(text.encode(), DATAERR)
 
 
 def test_an_operand_is_a_list_too():
