@@ -9,6 +9,9 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# su leaves a user's PATH to root.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
 .PHONY: venv run test fresh bench check install uninstall clean
 
 venv: $(VENV)/.complete

@@ -5,6 +5,7 @@
 #   sh etc/setup.sh users     the users only
 set -eu
 umask 022
+PATH=$PATH:/usr/sbin:/sbin # su does not change it
 
 if [ "$(id -u)" != 0 ]; then
     echo "etc/setup.sh makes users and system directories: run it as root" >&2

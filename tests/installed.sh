@@ -7,6 +7,7 @@
 # others; afterwards everything is as it was, but for what uninstall says that it leaves.
 set -eu
 cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 user=$1
 work=$(mktemp -d)
 library=/usr/local/lib/smtpd

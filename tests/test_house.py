@@ -138,3 +138,41 @@ def test_every_answer_goes_back_the_way_its_request_came():
 def test_begin_comes_after_everything_that_is_handed_over():
     order = [declaration.cls for declaration in TABLE.declarations]
     assert all(order.index(cls) < order.index(Begin) for cls in BOOT)
+
+
+def creating_flags(nodes):
+    """The names among `nodes` of what open(2) makes a file with."""
+    return {
+        target.id
+        for node in nodes
+        if isinstance(node, ast.Assign) and "O_CREAT" in ast.unparse(node.value)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def calls(path):
+    """Each call in a function, with the names of flags by which a file is made there."""
+    module = ast.parse(path.read_text())
+    for function in ast.walk(module):
+        if isinstance(function, ast.FunctionDef):
+            flags = creating_flags(module.body) | creating_flags(ast.walk(function))
+            for node in ast.walk(function):
+                if isinstance(node, ast.Call):
+                    yield node, ast.unparse(node.func), flags
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))
+def test_whatever_is_made_has_a_mode_that_is_said(path):
+    """The default of open(2) and mkdir(2) gives everybody what the umask of the caller does not take away."""
+    for node, name, flags in calls(path):
+        where = f"line {node.lineno}: {ast.unparse(node)}"
+        words = {ast.unparse(part) for argument in node.args for part in ast.walk(argument)}
+        if name.endswith(".open") and words & {"os.O_CREAT", *flags}:
+            assert len(node.args) > 2, where
+        elif name in ("os.mkdir", "os.makedirs", "os.mkfifo"):
+            assert len(node.args) > 1, where
+        elif name == "open" and len(node.args) > 1 and set(ast.unparse(node.args[1])) & set("wax"):
+            assert not isinstance(node.args[0], ast.Constant | ast.JoinedStr), where
+            assert words & {"descriptor", "os.memfd_create"}, where
+        assert not name.endswith((".write_text", ".write_bytes", ".touch")), where
