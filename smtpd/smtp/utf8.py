@@ -8,7 +8,7 @@
 No name is looked up.
 """
 
-import encodings.idna  # noqa: F401  (now, as in a sandbox nothing can be imported)
+from smtpd.tables.domain import ascii_form
 
 _AMBIGUOUS = frozenset("\u00df\u03c2\u200c\u200d")  # RFC 5894 7.2
 
@@ -27,7 +27,5 @@ def ascii_domain(domain: str) -> str | None:
         return domain
     if not _AMBIGUOUS.isdisjoint(domain):
         return None
-    try:
-        return domain.encode("idna").decode("ascii")
-    except UnicodeError:
-        return None
+    found = ascii_form(domain)
+    return found if found.isascii() and "" not in found.split(".") else None

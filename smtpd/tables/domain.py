@@ -105,7 +105,7 @@ def _is_name(text: str) -> bool:
 
 
 def _encoded(label: str) -> str:
-    if label.isascii():
+    if not _is_name(label):
         return label
     try:
         encoded = PREFIX + _PUNYCODE.encode(label, "strict")[0].decode("ascii")
