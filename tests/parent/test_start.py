@@ -227,7 +227,9 @@ def test_a_nursery_has_loaded_no_parser_no_event_loop_and_no_process_but_the_age
         "smtp.address",
         "smtp.lmtp",
         "smtp.response",
+        "smtp.text",
         "smtp.transfer",
+        "smtp.utf8",
     }
     of_those = {"config", "smtp", "smtp.action", "smtp.line", "smtp.question", "smtp.reply"}
     rooms = {module.removeprefix("smtpd.") for module in modules if module.startswith(("smtpd.config", "smtpd.smtp"))}

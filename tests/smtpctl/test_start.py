@@ -32,9 +32,10 @@ SENDING = {
     "smtpd.smtp.line",
     "smtpd.smtp.reply",
     "smtpd.smtp.response",
+    "smtpd.smtp.text",
     "smtpd.smtp.transfer",
 }
-SHOWING = {"smtpctl.command", "smtpctl.status", "smtpctl.word"}
+SHOWING = {"smtpctl.command", "smtpctl.status", "smtpctl.visible", "smtpctl.word"}
 
 MAIL = b"From: Amy A. <amy@here.test>\nTo: Bob <bob@here.test>, carol\nSubject: x\n\nhello\n"
 RUNS = 15
