@@ -62,6 +62,8 @@ class Actions:
         match fields["method"]:
             case Method.MAILDIR:
                 path = self._mistakes.value(target.maildir_path, words[0], "") if words else target.MAILDIR
+                if doubt := target.doubt(path):
+                    self._mistakes.warn(words[0], doubt)
                 fields |= {"target": path, "junk": "junk" in flags}
             case Method.LMTP:
                 destination = self._mistakes.value(target.lmtp_destination, words[0], "")
@@ -91,5 +93,6 @@ class Actions:
             self._names.use("wrapper", name, place)
         else:
             name = self._mistakes.value(value.user, operand, "")
-            self._names.place_user(name, place)
+            if name:
+                self._names.place_user(name, place)
         return {str(option.data): name}

@@ -14,6 +14,7 @@ from smtpd.config.model import Listen
 
 EVERYWHERE = {"*": ("0.0.0.0", "::")}
 WILDCARDS = {4: "0.0.0.0", 6: "::"}
+GROUPS = ("all", "egress")  # of OpenBSD, with all interfaces, and with those that lead to a default route
 INTERFACE = re.compile(r"(?=.{1,15}\Z)[A-Za-z][A-Za-z0-9_-]*(\.[0-9]+)?")  # eth0.7 is one of a VLAN
 
 
@@ -50,8 +51,12 @@ def may_get_more(listen: Listen, host: Host, addresses: tuple[str, ...]) -> bool
 
 def _unknown(listen: Listen, host: Host, place: Place, report: Report) -> None:
     hint = suggestion(listen.operand, host.interfaces)
-    if INTERFACE.fullmatch(listen.operand):
-        report.warn(place, f"there is no interface {quoted(listen.operand)} yet, and no such host name{hint}")
+    if listen.operand in GROUPS:
+        text = f'{quoted(listen.operand)} is a group of interfaces, expected the name of one, or "*" for all addresses'
+        report.add(place, text)
+    elif INTERFACE.fullmatch(listen.operand):
+        text = f"there is no interface {quoted(listen.operand)} yet, and no such host name"
+        report.warn(place, f"{text}; it is waited for{hint}")
     else:
         text = f"{quoted(listen.operand)} is neither an interface nor an address nor a name that resolves{hint}"
         report.add(place, text)

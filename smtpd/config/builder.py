@@ -4,7 +4,7 @@ What the grammar has and this module does not know is refused by name ("not avai
 then ignored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,8 @@ from smtpd.config.certificate import Certificates
 from smtpd.config.error import Place, Report, quoted
 from smtpd.config.listener import Listeners
 from smtpd.config.mistake import Mistakes, Node, parts, value_of, word
-from smtpd.config.model import Config, DeliveryLimits, Limits, Wrapper
-from smtpd.config.names import Names
+from smtpd.config.model import Action, Config, DeliveryLimits, Limits, Listen, Table, Wrapper
+from smtpd.config.names import BUILTIN_TABLES, Names
 from smtpd.config.operand import Tables
 from smtpd.config.rule import Rules
 
@@ -37,13 +37,15 @@ class Builder:
     """`add` each sentence, then `finish`.  Mistakes are reported, and something is put in their place."""
 
     def __init__(self, report: Report, names: Names) -> None:
-        self.listener_places: list[Place] = []
+        self.listeners: list[tuple[Listen, Place]] = []
+        self.wrong_listeners: list[tuple[Listen, Place]] = []
+        self._report = report
         self._names = names
         self._mistakes = Mistakes(report)
         self._tables = Tables(self._mistakes, names)
-        self._sentences_of_actions: list[tuple[str, Tree]] = []
-        self._sentences_of_rules: list[tuple[str, Tree]] = []
-        self._sentences_of_listeners: list[tuple[str, Tree]] = []
+        self._actions: list[tuple[str, Tree]] = []
+        self._rules: list[tuple[str, Tree]] = []
+        self._listeners: list[tuple[str, Tree]] = []
         self._doors = Listeners(self._mistakes, names, self._tables)
         self._certificates = Certificates(report, self._mistakes, names)
         self._wrappers: list[Wrapper] = []
@@ -57,12 +59,11 @@ class Builder:
             case "table":
                 self._tables.declare(*parts(sentence))
             case "action":
-                self._sentences_of_actions.append((file, sentence))
+                self._actions.append((file, sentence))
             case "match":
-                self._sentences_of_rules.append((file, sentence))
+                self._rules.append((file, sentence))
             case "listen":
-                self._sentences_of_listeners.append((file, sentence))
-                self.listener_places.append(self._mistakes.place(parts(sentence)[0]))
+                self._listeners.append((file, sentence))
             case "pki":
                 self._certificates.add_pki(*parts(sentence))
             case "ca":
@@ -86,26 +87,50 @@ class Builder:
                 self._mistakes.not_yet(sentence, word(other))
 
     def finish(self) -> Config:
-        """Actions, listeners, rules, as they are printed: inline tables of all are numbered in one row."""
+        """Actions, listeners, rules, as they are printed: inline tables of all are numbered in one row.
+
+        Sentences with errors are left out, and so are those that name what has errors."""
         actions = Actions(self._mistakes, self._names, self._tables)
         rules = Rules(self._mistakes, self._names, self._tables)
-        built = [actions.maybe_build(*parts(sentence)) for sentence in self._again(self._sentences_of_actions)]
-        listeners = [self._doors.build(*parts(sentence)) for sentence in self._again(self._sentences_of_listeners)]
-        matches = [rules.build(*parts(sentence)) for sentence in self._again(self._sentences_of_rules)]
-        tables = self._tables.all
-        self._names.check({table.name: table for table in tables})
+        built = [self._maybe_right(actions.maybe_build, *parts(action)) for action in self._again(self._actions)]
+        for sentence in self._again(self._listeners):
+            self._listen(*parts(sentence))
+        matches = [self._maybe_right(rules.build, *parts(match)) for match in self._again(self._rules)]
+        usable = Usable(self._tables.by_name, self._wrappers)
+        listeners, self.listeners = self.listeners, []
+        for listen, place in listeners:
+            (self.listeners if usable.has(*tables_of_listener(listen)) else self.wrong_listeners).append(
+                (listen, place)
+            )
         return Config(
-            listeners=tuple(listeners),
-            tables=tables,
-            actions=tuple(action for action in built if action),
-            matches=tuple(matches),
+            listeners=tuple(listen for listen, _ in self.listeners),
+            tables=self._tables.all,
+            actions=tuple(action for action in built if action and usable.is_right(action)),
+            matches=tuple(match for match in matches if match),
             wrappers=tuple(self._wrappers),
             limits=Limits(**self._limits),
             delivery_limits=DeliveryLimits(**self._delivery_limits),
-            pki=self._certificates.pki(),
-            ca=self._certificates.ca(),
+            pki=tuple(pki for pki in self._certificates.pki() if pki.name and pki.cert and pki.key),
+            ca=tuple(ca for ca in self._certificates.ca() if ca.name and ca.cert),
             **self._settings,
         )
+
+    def _maybe_right[T](self, build: Callable[..., T], *words: Any) -> T | None:
+        """None of a sentence that has an error."""
+        before = self._report.count
+        made = build(*words)
+        self._names.check(self._tables.by_name)
+        return made if self._report.count == before else None
+
+    def _listen(self, operand: Token, *options: Tree) -> None:
+        """Of one with errors the addresses are still looked at, if it says which."""
+        place = self._mistakes.place(operand)
+        if listen := self._maybe_right(self._doors.build, operand, *options):
+            self.listeners.append((listen, place))
+        elif operand:
+            families = {"inet4": 4, "inet6": 6}
+            family = next((families[option.data] for option in options if option.data in families), None)
+            self.wrong_listeners.append((Listen(str(operand), family=family), place))
 
     def _again(self, sentences: list[tuple[str, Tree]]) -> Iterator[Tree]:
         for file, sentence in sentences:
@@ -116,15 +141,18 @@ class Builder:
 
     def _mda(self, setting: Tree) -> None:
         if setting.data == "wrapper":
-            name, command = parts(setting)
-            self._mistakes.value(value.name, name, "")
-            self._wrappers.append(Wrapper(str(name), self._mistakes.value(target.wrapper, command, "")))
+            if wrapper := self._maybe_right(self._wrapper, *parts(setting)):
+                self._wrappers.append(wrapper)
             return
         for key, number in map(parts, parts(setting)):
             if key in LATER_DELIVERY_LIMITS:
                 self._mistakes.not_yet(key, f"mda limit {key}")
             else:
                 self._limit(self._delivery_limits, DELIVERY_LIMITS, key, number)
+
+    def _wrapper(self, name: Token, command: Token) -> Wrapper:
+        self._mistakes.value(value.name, name, "")
+        return Wrapper(str(name), self._mistakes.value(target.wrapper, command, ""))
 
     def _queue(self, setting: Tree) -> None:
         if setting.data != "ttl":
@@ -154,10 +182,30 @@ class Builder:
 
     def _alias_commands(self, sentence: Tree, token: Token) -> None:
         user = self._mistakes.value(value.user, token, "")
-        self._names.place_user(user, self._mistakes.place(token))
+        if user:
+            self._names.place_user(user, self._mistakes.place(token))
         self._set_once("alias_commands", user, sentence)
 
     def _set_once(self, setting: str, content: object, node: Node) -> None:
         if setting in self._settings:
             self._mistakes.error(node, f"duplicate {quoted(SAID_ONCE[setting])}, expected it once")
         self._settings[setting] = content
+
+
+class Usable:
+    """Tables and wrappers that have no errors: what names others has none itself, but nothing can be made of it."""
+
+    def __init__(self, tables: Mapping[str, Table], wrappers: Iterable[Wrapper]) -> None:
+        self._tables = {*BUILTIN_TABLES, *tables}
+        self._wrappers = {wrapper.name for wrapper in wrappers}
+
+    def has(self, *tables: str | None) -> bool:
+        return all(table is None or table in self._tables for table in tables)
+
+    def is_right(self, action: Action) -> bool:
+        tables = self.has(action.alias, action.virtual, action.userbase)
+        return tables and (action.wrapper is None or action.wrapper in self._wrappers)
+
+
+def tables_of_listener(listen: Listen) -> tuple[str | None, ...]:
+    return listen.credentials, listen.senders, listen.hostnames, listen.xclient

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from smtpd import sandbox
-from smtpd.config.error import ConfigErrors, Report
+from smtpd.config.error import ConfigErrors
 from smtpd.config.keyfile import KeyFiles
 from smtpd.config.parser import Parsed
 from smtpd.config.printer import print_config
@@ -20,8 +20,8 @@ from smtpd.config.process import USER, Configuration, as_user, configure, reader
 
 def check(path: str, macros: dict[str, str], verbose: bool, insecure_paths: bool) -> int:
     """The exit status."""
-    made = maybe_configure(path, macros, insecure_paths)
-    if made is None or not check_keys(made.parsed, insecure_paths):
+    made = maybe_configure(path, macros, insecure_paths, check_keys)
+    if made is None:
         return 1
     if verbose:
         print(print_config(made.parsed.config), end="")
@@ -29,13 +29,18 @@ def check(path: str, macros: dict[str, str], verbose: bool, insecure_paths: bool
     return 0
 
 
-def maybe_configure(path: str, macros: dict[str, str], insecure_paths: bool) -> Configuration | None:
-    """None means that there was an error."""
+def maybe_configure(
+    path: str, macros: dict[str, str], insecure_paths: bool, check: Callable[[Parsed, bool], None] | None = None
+) -> Configuration | None:
+    """None means that there was an error.  `check` gets what was parsed, and whether files have to be root's."""
+    strict = os.geteuid() == 0 and not insecure_paths
     try:
         read = reader(insecure_paths)
-        made = configure(path, read(path), macros, as_daemon(read))
+        more = (lambda parsed: check(parsed, strict)) if check else None
+        made = configure(path, read(path), macros, as_daemon(read), more)
     except ConfigErrors as errors:
-        print(errors, file=sys.stderr)
+        for line in (*(f"warning: {warning}" for warning in errors.warnings), *errors.errors):
+            print(line, file=sys.stderr)
         return None
     except (OSError, ValueError) as error:
         print(f"{path}: {reason(error)}", file=sys.stderr)
@@ -66,11 +71,5 @@ def as_daemon(read: Callable[[str], str]) -> Callable[[str], str]:
     return as_user(read_and_return)
 
 
-def check_keys(parsed: Parsed, insecure_paths: bool) -> bool:
-    report = Report()
-    strict = os.geteuid() == 0 and not insecure_paths
-    KeyFiles(parsed, report, strict=strict, now=time.time()).check()
-    errors = report.errors(parsed.files)
-    for line in (*(f"warning: {warning}" for warning in report.warnings(parsed.files)), *errors):
-        print(line, file=sys.stderr)
-    return not errors
+def check_keys(parsed: Parsed, strict: bool) -> None:
+    KeyFiles(parsed, parsed.report, strict=strict, now=time.time()).check()

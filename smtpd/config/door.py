@@ -41,6 +41,8 @@ def slice_listeners(
     parsed: Parsed, host: Host, passwords: Passwords, report: Report
 ) -> tuple[tuple[ListenerSlice, ...], tuple[DoorSlice, ...]]:
     """Numbered from 0 in the order of the file.  No two have the same address and port."""
+    for listen, place in parsed.wrong_listeners:
+        listen_addresses(listen, host, place, report)
     slices: list[ListenerSlice] = []
     doors: list[DoorSlice] = []
     sentences: list[Sentence] = []  # of each slice

@@ -1,30 +1,19 @@
 """What a daemon can start with, and what is hardly meant: warnings.
 
-table t db:/path       there is no such file
-action … user NAME     there is no such user, nor is there for alias-commands
 mda wrapper NAME "…"   there is no %{mda} in it, so what it wraps never runs
 listen … port 465      without smtps, or smtps at a port where clients begin in the clear
 """
 
 from smtpd.config import specifier
 from smtpd.config.error import Report, quoted
-from smtpd.config.host import Host
 from smtpd.config.model import Tls
-from smtpd.config.operand import WITH_PATH
 from smtpd.config.parser import Parsed
 
 AT_ONCE = (465,)  # RFC 8314 3.3: clients begin with TLS
 IN_CLEAR = (25, 587)  # RFC 3207: they ask for it by STARTTLS
 
 
-def warn(parsed: Parsed, host: Host, report: Report) -> None:
-    for table in parsed.config.tables:
-        if table.backend in WITH_PATH and table.path is not None and not host.has_file(table.path):
-            place = parsed.names.table_places[table.name]
-            report.warn(place, f"cannot read {quoted(table.path)}: No such file or directory")
-    for name, place in parsed.names.user_places.items():
-        if not host.has_user(name):
-            report.warn(place, f"there is no user {quoted(name)} on this system")
+def warn(parsed: Parsed, report: Report) -> None:
     for wrapper in parsed.config.wrappers:
         if specifier.MDA not in specifier.parse(wrapper.command, wrapper=True).names:
             place = parsed.names.wrapper_places[wrapper.name]

@@ -10,6 +10,9 @@
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+
+SUGGESTED_FROM = 300  # words that are compared with one that is not known
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,10 @@ class ConfigError:
 class ConfigErrors(Exception):
     """The configuration cannot be used.  `errors` is never empty."""
 
-    def __init__(self, errors: list[ConfigError]) -> None:
+    def __init__(self, errors: list[ConfigError], warnings: Sequence[ConfigError] = ()) -> None:
         super().__init__("\n".join(map(str, errors)))
         self.errors = errors
+        self.warnings = warnings
 
 
 class Wrong(ValueError):
@@ -55,8 +59,10 @@ class Report:
     def __init__(self) -> None:
         self._errors: dict[Place, ConfigError] = {}
         self._warnings: dict[ConfigError, None] = {}
+        self.count = 0  # of errors, also where there was one at the same place
 
     def add(self, place: Place, text: str) -> None:
+        self.count += 1
         self._errors.setdefault(place, ConfigError(place.file, place.line, place.column, text))
 
     def warn(self, place: Place, text: str) -> None:
@@ -94,5 +100,7 @@ def alternatives(words: Iterable[str]) -> str:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """ " (did you mean …?)", or nothing when no known word is near."""
+    known = list(islice(known, SUGGESTED_FROM))
     near = difflib.get_close_matches(word[:80], known, n=1, cutoff=0.6)
+    near = near or difflib.get_close_matches(word[:80].lower(), known, n=1, cutoff=0.6)
     return f" (did you mean {printable(near[0])}?)" if near else ""

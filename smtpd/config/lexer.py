@@ -24,6 +24,18 @@ BROKEN = "BROKEN"  # an error was reported, and nobody can say what should have 
 LARGEST = 2**63 - 1
 LONGEST = 8095  # characters of a word; more is a quote that was not closed, or no configuration at all
 
+LINE_END_CURES = {"CR LF": r"sed -i 's/\r$//' FILE", "CR": r"tr '\r' '\n' <FILE"}
+
+# Signs of other languages, and what is written here.
+SIGNS = dict.fromkeys(("//", "/*", "*/"), 'a comment begins with "#"')
+SIGNS |= {"[": 'a list begins with "{"', "]": 'a list ends with "}"', ";": "a sentence ends with its line"}
+
+# What word processors and web pages make of quotes, blanks and hyphens.
+FOREIGN = dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb", 'no quote here, expected "')
+FOREIGN |= dict.fromkeys("\u2018\u2019\u201a\u201b\u00b4\u2039\u203a", "no quote here, expected '")
+FOREIGN |= dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "no hyphen here, expected -")
+FOREIGN |= dict.fromkeys("\u00a0\u202f\u2007", "no blank here")
+
 WORD_START = frozenset(string.ascii_letters + string.digits + ":_")
 WORD_REST = frozenset(string.ascii_letters + string.digits + string.punctuation) - frozenset("(){}<>!=#,")
 BEHIND_NUMBER = frozenset(string.whitespace + "),/}=") | {""}
@@ -32,10 +44,10 @@ SEPARATOR = frozenset(string.whitespace + "(){}<>!=#,") | {""}
 
 class Lexer:
     """`kinds` names the tokens of the reserved words and of the signs.  `macros` is looked at whenever a `$name` comes,
-    so that a file can define as it goes."""
+    so that a file can define as it goes; None is one whose definition had an error."""
 
     def __init__(
-        self, file: str, text: str, kinds: Mapping[str, str], macros: Mapping[str, str], report: Report
+        self, file: str, text: str, kinds: Mapping[str, str], macros: Mapping[str, str | None], report: Report
     ) -> None:
         self._source = Source(file, text)
         self._kinds = kinds
@@ -52,7 +64,10 @@ class Lexer:
             if char in (" ", "\t"):
                 continue
             if char == "\r" and not self._source.expanding:
-                self._carriage_return()
+                place, ends_line = self._source.place, self._source.peek_quoted() != "\n"
+                self._carriage_return(place, "CR" if ends_line else "CR LF")
+                if ends_line:
+                    return self._make(NEWLINE, char, place)
                 continue
             if char == "#":
                 char = self._skip_comment()
@@ -92,10 +107,10 @@ class Lexer:
             pass
         return char
 
-    def _carriage_return(self) -> None:
+    def _carriage_return(self, place: Place, end: str) -> None:
         if not self._dos:
             self._dos = True
-            self._report.add(self._source.place, "carriage return: lines end in a newline alone here")
+            self._report.add(place, f"lines end with {end}, expected LF alone: {LINE_END_CURES[end]} makes it so")
 
     def _macro(self) -> Token | None:
         place = self._source.place
@@ -103,6 +118,8 @@ class Lexer:
             return self._broken(place, 'the value of a macro holds a "$": macros are not expanded within macros')
         name = self._source.take_macro_name()
         value = self._macros.get(name)
+        if value is None and name in self._macros:
+            return self._make(BROKEN, "", place)
         if value is None:
             what = f"macro ${name} is not defined" if name else 'a "$" without the name of a macro'
             return self._broken(place, what + suggestion(name, self._macros))
@@ -152,9 +169,16 @@ class Lexer:
         word = "".join(chars)
         if word in self._kinds:
             return self._make(self._kinds[word], word, place)
+        if word in SIGNS:
+            return self._broken(place, f"unexpected {quoted(word)}: {SIGNS[word]}")
+        if mark := next((char for char in word if char in FOREIGN), None):
+            shown = mark if mark.isprintable() else f"U+{ord(mark):04X}"
+            return self._broken(place, f"{quoted(word)}: {shown} is {FOREIGN[mark]}")
         if word.isprintable() and (word[0] not in WORD_START or not WORD_REST.issuperset(word)):
             rule = 'begin with a letter, a digit, ":" or "_"' if word.isascii() else "are ASCII"
             self._report.add(place, f"{quoted(word)} must be put in quotes: unquoted words {rule}")
+        if '"' in word:
+            self._report.warn(place, f"{quoted(word)} has a quote in it: is the quote before it closed?")
         return self._string(word, place)
 
     def _string(self, value: str, place: Place) -> Token:

@@ -40,6 +40,9 @@ class Mistakes:
     def error(self, node: Node, text: str) -> None:
         self._report.add(self.place(node), text)
 
+    def warn(self, node: Node, text: str) -> None:
+        self._report.warn(self.place(node), text)
+
     def value[T](self, read: Callable[[str], T], node: Token, otherwise: T, *, text: str | None = None) -> T:
         try:
             return read(str(node) if text is None else text)

@@ -4,9 +4,10 @@ Looked at when all is read, so that a name may be used before it is declared.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 
 from smtpd.config.error import Place, Report, printable, quoted, suggestion
 from smtpd.config.host import is_host_name, numeric
@@ -66,7 +67,8 @@ class Names:
             "pki": {},
             "ca": {},
         }
-        self._uses: list[tuple[str, str, Place]] = []
+        self._uses: list[tuple[str, str, Place]] = []  # not checked yet
+        self._checked = 0  # so many of table_uses are
 
     def declare(self, kind: str, name: str, place: Place) -> None:
         """`kind` is table, action, wrapper, pki or ca."""
@@ -102,20 +104,23 @@ class Names:
         self.table_uses.append(use)
 
     def check(self, tables: Mapping[str, Table]) -> None:
-        """`tables` lacks those whose declaration was wrong; nothing more is said about them."""
+        """What was used since the last check.  `tables` lacks those whose declaration was wrong; nothing more is said
+        about them."""
         for kind, name, place in self._uses:
             if name not in self._declared[kind]:
-                self._unknown(place, kind, name, list(self._declared[kind]))
-        for use in self.table_uses:
+                self._unknown(place, kind, name, self._declared[kind])
+        self._uses.clear()
+        unchecked, self._checked = self.table_uses[self._checked :], len(self.table_uses)
+        for use in unchecked:
             if use.table in tables:
                 self._check_use(use, tables[use.table])
             elif use.table in BUILTIN_TABLES:
                 self._check_builtin(use)
             elif use.table not in self._declared["table"]:
-                declared = [name for name in self._declared["table"] if not name.startswith("<")]
-                self._unknown(use.place, "table", use.table, [*declared, *BUILTIN_TABLES])
+                declared = (name for name in self._declared["table"] if not name.startswith("<"))
+                self._unknown(use.place, "table", use.table, chain(BUILTIN_TABLES, declared))
 
-    def _unknown(self, place: Place, kind: str, name: str, known: list[str]) -> None:
+    def _unknown(self, place: Place, kind: str, name: str, known: Iterable[str]) -> None:
         self._report.add(place, f"{kind} {quoted(name)} is not declared" + suggestion(name, known))
 
     def _check_builtin(self, use: Use) -> None:

@@ -22,6 +22,7 @@ class Tables:
         self._names = names
         self._declared: dict[str, Table] = {}
         self._inline: list[Table] = []
+        self.by_name: dict[str, Table] = {}
 
     @property
     def all(self) -> tuple[Table, ...]:
@@ -35,7 +36,7 @@ class Tables:
         else:
             table = self._from_backend(str(name), value_of(content))
         if table:
-            self._declared.setdefault(table.name, table)
+            self.by_name[table.name] = self._declared.setdefault(table.name, table)
 
     def _from_backend(self, name: str, source: Token) -> Table | None:
         backend, colon, path = ("file", ":", str(source)) if source.startswith("/") else str(source).partition(":")
@@ -47,8 +48,8 @@ class Tables:
         backend = self._mistakes.value(value.backend, source, "", text=backend)
         if not backend:
             return None
-        if colon:
-            path = self._mistakes.value(value.absolute_path, source, path, text=path)
+        if colon and not self._mistakes.value(value.absolute_path, source, "", text=path):
+            return None
         return Table(name, path=path if colon else None, backend="file" if backend == STATIC else backend)
 
     def _listed(self, name: str, content: Tree) -> Table | None:
@@ -73,4 +74,6 @@ class Tables:
         else:
             new = self._listed(name, table)
         self._inline.append(new or Table(name))
+        if new:
+            self.by_name[name] = new
         return name

@@ -18,12 +18,14 @@ from smtpd.config.builder import Builder
 from smtpd.config.error import ConfigErrors, Place, Report, quoted
 from smtpd.config.lexer import BROKEN, NEWLINE, Lexer
 from smtpd.config.mistake import parts
-from smtpd.config.model import Config
+from smtpd.config.model import Config, Listen
 from smtpd.config.names import Names
 from smtpd.config.syntax import KINDS, RESERVED, Unexpected, parse_sentence
 from smtpd.tables.domain import ascii_form
 from smtpd.tables.text import read_file
 
+UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # its byte order marks, which are no UTF-8
+LONGEST_RESUMED = 1000  # tokens of a sentence, in the middle of which another one is looked for
 MOST_FILES = 100  # a file that includes two that include two ... ends here
 
 # An unquoted one of these at the start of a line is the start of a sentence, even where a brace is open.
@@ -34,12 +36,22 @@ DECLARING = {KINDS[word] for word in ("table", "action", "wrapper", "pki", "ca")
 
 @dataclass(frozen=True)
 class Parsed:
-    """`files`: all that were read, the first one included."""
+    """`files`: all that were read, the first one included.
+
+    Where there are errors in `report`, `config` is what has none: enough to look for more of them, and no more.
+    """
 
     config: Config
     files: tuple[str, ...]
     listener_places: tuple[Place, ...]
     names: Names
+    report: Report
+    wrong_listeners: tuple[tuple[Listen, Place], ...] = ()  # their addresses can still be looked at
+
+    def raise_errors(self) -> None:
+        """Raises ConfigErrors, if there are errors."""
+        if errors := self.report.errors(self.files):
+            raise ConfigErrors(errors, self.report.warnings(self.files))
 
 
 def parse(
@@ -55,12 +67,25 @@ def parse(
     `read` gets a path and returns the text; it may raise OSError or ValueError.  Who needs to know whose file it is
     passes another one.
     """
+    parsed = understand(path, text=text, macros=macros, read=read)
+    parsed.raise_errors()
+    return parsed
+
+
+def understand(
+    path: str,
+    *,
+    text: str | None = None,
+    macros: Mapping[str, str] | None = None,
+    read: Callable[[str], str] = read_file,
+) -> Parsed:
+    """As `parse`, but errors are left in the report."""
     reading = Reading(macros or {}, read)
     reading.read(path, text)
+    builder = reading.builder
     config = reading.finish(path)
-    if errors := reading.report.errors(reading.files):
-        raise ConfigErrors(errors)
-    return Parsed(config, tuple(reading.files), tuple(reading.builder.listener_places), reading.names)
+    places, wrong = tuple(place for _, place in builder.listeners), tuple(builder.wrong_listeners)
+    return Parsed(config, tuple(reading.files), places, reading.names, reading.report, wrong)
 
 
 class Reading:
@@ -72,7 +97,7 @@ class Reading:
         self.builder = Builder(self.report, self.names)
         self.files: list[str] = []  # in the order of reading
         self._open: list[str] = []
-        self._macros = dict(macros)
+        self._macros: dict[str, str | None] = dict(macros)  # None: its definition has an error
         self._fixed_macros = frozenset(macros)
         self._read = read
         self._has_rules = False
@@ -88,9 +113,15 @@ class Reading:
                 self._has_rules = True  # who knows
                 return
         self.files.append(file)
+        if text.startswith(UTF16):
+            self.report.add(Place(file, 1, 1), "this file is UTF-16, expected UTF-8")
+            self._has_rules = True
+            return
         self._open.append(file)
         for tokens in sentences(Lexer(file, text, KINDS, self._macros, self.report), file, self.report):
-            self._sentence(file, tokens)
+            rest = tokens
+            while rest:
+                rest = self._sentence(file, rest)
         self._open.pop()
 
     def finish(self, path: str) -> Config:
@@ -98,15 +129,16 @@ class Reading:
             self.report.add(Place(path), "no rules, nothing to do: expected a match")
         return self.builder.finish()
 
-    def _sentence(self, file: str, tokens: list[Token]) -> None:
+    def _sentence(self, file: str, tokens: list[Token]) -> list[Token]:
+        """What of the tokens may be another sentence."""
         self._declare(file, tokens)
         if any(token.type == BROKEN for token in tokens):
-            return
+            self._has_rules = self._has_rules or tokens[0].type == BROKEN  # it may have been one
+            return []
         try:
             tree = parse_sentence(tokens)
         except Unexpected as unexpected:
-            self.report.add(place_of(file, unexpected.token), str(unexpected))
-            return
+            return self._refuse(file, tokens, unexpected)
         match tree.data:
             case "macro":
                 self._define(*parts(tree))
@@ -114,6 +146,20 @@ class Reading:
                 self._include(file, *parts(tree))
             case _:
                 self.builder.add(file, tree)
+        return []
+
+    def _refuse(self, file: str, tokens: list[Token], unexpected: Unexpected) -> list[Token]:
+        self.report.add(place_of(file, unexpected.token), str(unexpected))
+        first, second = tokens[0], tokens[min(1, len(tokens) - 1)]
+        long = any(token.line != token.end_line for token in tokens)  # the quote of one line is open, "match" in it
+        self._has_rules = self._has_rules or long or unexpected.token is first  # or "match" is misspelt
+        if second.type == KINDS["="]:
+            self._macros.setdefault(str(first), None)
+        if len(tokens) > LONGEST_RESUMED:
+            return []
+        found = next((number for number, token in enumerate(tokens) if token is unexpected.token), 0)
+        resumes = found and begins_sentence(unexpected.token) and tokens[found - 1].line != unexpected.token.line
+        return tokens[found:] if resumes else []  # the line before ends in a backslash
 
     def _declare(self, file: str, tokens: list[Token]) -> None:
         """What a sentence declares is declared even if the rest of it is wrong: one mistake, one error."""
@@ -145,6 +191,10 @@ def place_of(file: str, token: Token) -> Place:
     return Place(file, token.line or 0, token.column or 0)
 
 
+def begins_sentence(token: Token) -> bool:
+    return token in SENTENCES and token.type != "STRING"
+
+
 def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
     """Words up to the end of a line where no brace is open.
 
@@ -158,7 +208,7 @@ def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
         if token.type == NEWLINE and braces:
             line_begins = True
             continue
-        if braces and line_begins and token in SENTENCES and token.type != "STRING":
+        if braces and line_begins and begins_sentence(token):
             report.add(place_of(file, braces[-1]), 'this "{" is never closed')
             yield [*tokens, Token(BROKEN, "")]
             tokens, braces = [], []

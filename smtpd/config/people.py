@@ -28,7 +28,7 @@ def find_people(action: Action, parsed: Parsed, texts: TableFiles, report: Repor
     try:
         entries = texts.entries(table)
     except Unreadable as unreadable:
-        report.add(place, str(unreadable))
+        report.add(parsed.names.table_places[table.name], str(unreadable))
         return None
     if len(entries) > PEOPLE_MAX:
         report.add(place, f"table {quoted(table.name)} has more than {PEOPLE_MAX} users")

@@ -215,7 +215,7 @@ def interval(seconds: int) -> str:
 
 
 def size(number: int) -> str:
-    unit = next(unit for unit in "GMKB" if number % BYTES[unit] == 0)
+    unit = next(unit for unit in "GMKB" if number and number % BYTES[unit] == 0 or unit == "B")
     return f"{number // BYTES[unit]}{unit.rstrip('B')}"
 
 

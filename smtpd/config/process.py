@@ -50,11 +50,18 @@ class Configuration:
     warnings: tuple[str, ...]
 
 
-def configure(path: str, text: str, macros: dict[str, str], read: Callable[[str], str]) -> Configuration:
-    """`text` is what `path` holds, `read` is for everything else.  Raises ConfigErrors, OSError or ValueError."""
+def configure(
+    path: str,
+    text: str,
+    macros: dict[str, str],
+    read: Callable[[str], str],
+    check: Callable[[parser.Parsed], None] | None = None,
+) -> Configuration:
+    """`text` is what `path` holds, `read` is for everything else.  `check` adds to the report of what was parsed, also
+    where that has errors already.  Raises ConfigErrors, OSError or ValueError."""
     host = this_host()
-    parsed = parser.parse(path, text=text, macros=macros, read=read)
-    sliced = slice_config(parsed, host, read)
+    parsed = parser.understand(path, text=text, macros=macros, read=read)
+    sliced = slice_config(parsed, host, read, check)
     return Configuration(parsed, sliced.slices, sliced.warnings)
 
 

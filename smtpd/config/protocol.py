@@ -57,10 +57,10 @@ def ciphers(text: str) -> str:
 
 
 def dhe(text: str) -> str:
-    """The same text, or Wrong."""
-    if text not in DHE:
-        raise Wrong(f"{quoted(text)} is not known here, expected {alternatives(DHE)}{suggestion(text, DHE)}")
-    return text
+    """The word in lower case, or Wrong.  Case does not count in it."""
+    if text.lower() not in DHE:
+        raise Wrong(f"{quoted(text)} is not known here, expected {alternatives(DHE)}{suggestion(text.lower(), DHE)}")
+    return text.lower()
 
 
 def versions(text: str) -> tuple[str, ...]:

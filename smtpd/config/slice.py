@@ -12,6 +12,8 @@ from smtpd.tables.table import Service
 LMTP_USER = "_smtpm"  # whom an lmtp action runs as that names nobody
 PROGRAM_USER = "_smtpf"  # and a program that answers for a table
 
+UNLIMITED = 2**63 - 1  # bytes of a message, where the configuration says 0
+
 LOWEST_ID = 100  # of a user who may receive; below are those that Unix systems bring along: bin, mail, www-data
 NOBODY = (65534, 65535)  # the last ids of 16 bits, which are nobody's
 OUR_PREFIX = "_smtp"  # what the names of our own users begin with

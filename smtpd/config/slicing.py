@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 from smtpd.config import alias, doubt
 from smtpd.config.door import slice_listeners, slice_socket
-from smtpd.config.error import ConfigErrors, Report
+from smtpd.config.error import Report
 from smtpd.config.host import Host
+from smtpd.config.missing import check_machine
 from smtpd.config.model import Action, Ca, Config, Limits, Method, Pki, Table
 from smtpd.config.names import SYSTEM_USERS
 from smtpd.config.parser import Parsed
@@ -24,6 +25,7 @@ from smtpd.config.people import find_people
 from smtpd.config.program import slice_programs
 from smtpd.config.slice import (
     LMTP_USER,
+    UNLIMITED,
     AgentSlice,
     CaSlice,
     ControlSlice,
@@ -57,9 +59,12 @@ class Sliced:
     warnings: tuple[str, ...]
 
 
-def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_file) -> Sliced:
-    """`read` is what files of tables are read with; it may raise OSError or ValueError.  Raises ConfigErrors."""
-    report = Report()
+def slice_config(
+    parsed: Parsed, host: Host, read: Callable[[str], str] = read_file, check: Callable[[Parsed], None] | None = None
+) -> Sliced:
+    """`read` is what files of tables are read with; it may raise OSError or ValueError.  `check` looks for more that is
+    wrong.  Raises ConfigErrors, with those that the parser has found."""
+    report = parsed.report
     config = parsed.config
     texts = TableFiles(parsed, read, report)
     listeners, doors = slice_listeners(parsed, host, Passwords(parsed, host, texts, report), report)
@@ -67,9 +72,11 @@ def slice_config(parsed: Parsed, host: Host, read: Callable[[str], str] = read_f
     programs = slice_programs(parsed, host, report)
     agents = slice_agents(parsed, texts, report)
     check_tables(parsed, texts, report)
-    doubt.warn(parsed, host, report)
-    if errors := report.errors(parsed.files):
-        raise ConfigErrors(errors)
+    check_machine(parsed, host, report)
+    doubt.warn(parsed, report)
+    if check:
+        check(parsed)
+    parsed.raise_errors()
     slices = Slices(
         parent=slice_parent(config, host, listeners, doors, agents, programs, files),
         dispatcher=slice_dispatcher(config, host, listeners),
@@ -112,7 +119,7 @@ def slice_dispatcher(config: Config, host: Host, listeners: tuple[ListenerSlice,
     return DispatcherSlice(
         listeners,
         host.server_name,
-        config.max_message_size,
+        config.max_message_size or UNLIMITED,
         divide(config.limits, config.dispatchers),
         dhe={pki.name: pki.dhe for pki in used_pki(config) if pki.dhe != Pki.dhe},
         socket=slice_socket(config.socket, host),
@@ -138,7 +145,7 @@ def slice_queue(config: Config, host: Host) -> QueueSlice:
     return QueueSlice(
         tuple(slice_delivery(action, config) for action in config.actions),
         host.server_name,
-        config.max_message_size,
+        config.max_message_size or UNLIMITED,
         config.dispatchers,
         alias_commands=config.alias_commands or "",
         delivery_limits=config.delivery_limits,

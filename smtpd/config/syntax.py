@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from lark import Lark, Token, Tree, UnexpectedToken
 
+from smtpd.config import former
 from smtpd.config.error import Wrong, alternatives, quoted, suggestion
 
 PARSER = Lark(
@@ -27,6 +28,14 @@ OPENING = {"alias-commands", "dispatchers", "sandbox"}
 OF_LISTENERS = {"proxy", "proxy-v1", "scram", "xclient"}
 # Reserved, though no sentence has them.
 UNUSED = {"data-line", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
+
+# What the grammar has and builder.py refuses by this name: whole sentences, and words by the first word of theirs.
+UNAVAILABLE_SENTENCES = {"admd", "bounce", "filter", "mta", "proc", "scheduler", "srs"}
+UNAVAILABLE = {
+    "action": {"relay": "action … relay"},
+    "listen": {"filter": "listen on … filter"},
+    "queue": {"compression": "queue compression", "encryption": "queue encryption"},
+}
 
 KINDS = {word: name for word, name in TERMINALS.items() if word not in OPENING | OF_LISTENERS}
 KINDS |= dict.fromkeys(UNUSED, "UNUSED")
@@ -47,12 +56,12 @@ def parse_sentence(tokens: Sequence[Token]) -> Tree:
     followed_by_equal = len(tokens) > 1 and tokens[1].type == TERMINALS["="]
     if first.type == "STRING" and not followed_by_equal:
         if first not in OPENING:
-            raise Unexpected(first, _unknown_sentence(first))
+            raise Unexpected(first, _unknown_sentence(tokens))
         first = _as_word(first)
     end = Token("$END", "", line=last.end_line, column=last.end_column)
     state = PARSER.parse_interactive()
     tree = None
-    for token in [first, *tokens[1:], end]:
+    for number, token in enumerate([first, *tokens[1:], end]):
         if token in OF_LISTENERS and first.type == KINDS["listen"] and "STRING" not in state.accepts():
             token = _as_word(token)
         try:
@@ -61,24 +70,43 @@ def parse_sentence(tokens: Sequence[Token]) -> Tree:
             if first in RESERVED and followed_by_equal:
                 raise Unexpected(first, f"{quoted(first)} is a reserved word, a macro needs another name") from None
             if token is first:
-                raise Unexpected(first, _unknown_sentence(first)) from None
-            raise Unexpected(token, _explain(token, state.accepts()) + _long_string(tokens, token)) from None
+                raise Unexpected(first, _unknown_sentence(tokens)) from None
+            _refuse_unavailable(tokens[:number])
+            raise Unexpected(token, _explain(first, token, state.accepts()) + _long_string(tokens, token)) from None
     assert isinstance(tree, Tree)  # what feeding the end returns
     return tree
+
+
+def _refuse_unavailable(tokens: Sequence[Token]) -> None:
+    """What is wrong behind a word that is not available does not matter.  Raises Unexpected."""
+    first = tokens[0]
+    if first in UNAVAILABLE_SENTENCES:
+        raise Unexpected(first, f"{quoted(first)} is not available yet")
+    for token in tokens[1:]:
+        if token.type == KINDS.get(token) and (name := UNAVAILABLE.get(first, {}).get(token)):
+            raise Unexpected(token, f"{quoted(name)} is not available yet")
 
 
 def _as_word(string: Token) -> Token:
     return Token.new_borrow_pos(TERMINALS[string], string, string)
 
 
-def _unknown_sentence(first: Token) -> str:
-    known = sorted(WORDS[name] for name in PARSER.parse_interactive().accepts() if name in WORDS)
+def _unknown_sentence(tokens: Sequence[Token]) -> str:
+    first = tokens[0]
+    if instead := former.sentence(tokens):
+        return _former(first, instead)
+    known = sorted(
+        {WORDS[name] for name in PARSER.parse_interactive().accepts() if name in WORDS} - UNAVAILABLE_SENTENCES
+    )
     expected = alternatives([*known, "the name of a macro"])
     return f"{_found(first)}, expected {expected}{suggestion(first, known)}"
 
 
-def _explain(token: Token, accepted: set[str]) -> str:
-    words = sorted(WORDS[name] for name in accepted if name in WORDS)
+def _explain(first: Token, token: Token, accepted: set[str]) -> str:
+    if instead := former.word(first, token):
+        return _former(token, instead)
+    available = {WORDS[name] for name in accepted if name in WORDS} - UNAVAILABLE.get(first, {}).keys()
+    words = sorted(available)
     kinds = {"STRING": "a string", "NUMBER": "a number", "$END": "the end of the line"}
     named = [word if word[0].isalpha() else f'"{word}"' for word in words]
     expected = alternatives(named + [kind for name, kind in kinds.items() if name in accepted])
@@ -86,6 +114,12 @@ def _explain(token: Token, accepted: set[str]) -> str:
     if "STRING" in accepted and (token in RESERVED or token.type == "NUMBER"):
         hint = " (put it in quotes if it is meant as one)"
     return f"{_found(token)}, expected {expected}{hint}"
+
+
+def _former(token: Token, instead: str) -> str:
+    missing = instead.partition(" ")[0] in UNAVAILABLE_SENTENCES or " relay " in instead
+    later = "; but that is not available yet" if missing else ""
+    return f"{quoted(token)} is from before OpenSMTPD 6.4, write: {instead}{later}"
 
 
 def _long_string(tokens: Sequence[Token], unexpected: Token) -> str:

@@ -20,6 +20,10 @@ LONGEST_PATH = 1024  # characters
 LONGEST_COMMAND = 4096
 LONGEST_SOCKET = 107  # bytes; sun_path of unix(7) without its NUL
 SPECIFIER_NAME = re.compile(r"%\{([a-z.]+)")
+# What other programs write for a value: %u and %d of Dovecot, $user of Postfix and of shells.
+_FOREIGN = re.compile(r"%%|(%[A-Za-z](?![A-Za-z])|\$\{?[A-Za-z_]+\}?)")
+_INSTEAD = {"%d": "%{dest.domain}", "%a": "%{dest}", "%h": "%{user.directory}"}
+_SCHEME = re.compile(r"^(?:unix|lmtp|inet)6?:(?://)?")  # of Postfix and others
 DESTINATION = re.compile(r"(?:(?P<host>[^:\[\]]+)|\[(?P<address>[^\[\]]+)\])(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -30,6 +34,15 @@ def maildir_path(text: str) -> str:
     if len(text) > LONGEST_PATH:
         raise Wrong(f"a path of more than {LONGEST_PATH} characters")
     return text
+
+
+def doubt(path: str) -> str:
+    """What in a path is hardly meant as it stands; empty if nothing is."""
+    found = next((found[1] for found in _FOREIGN.finditer(path) if found[1]), None)
+    if not found:
+        return ""
+    instead = _INSTEAD.get(found, "%{user.username}")
+    return f"{quoted(found)} in a path is no specifier and stands for itself, expected such as {instead}"
 
 
 def lmtp_destination(text: str) -> str:
@@ -45,7 +58,9 @@ def lmtp_destination(text: str) -> str:
         text = ascii_form(host) + colon + port
     found = DESTINATION.fullmatch(text)
     if not found or not (is_host_name(found["host"]) if found["host"] else is_ipv6(found["address"])):
-        raise Wrong(f"{quoted(text)} is no destination, expected host, host:port, [address]:port or a path")
+        meant = f"[{text}]" if is_ipv6(text) else _SCHEME.sub("", text)
+        hint = f" (did you mean {printable(meant)}?)" if meant not in ("", text) else ""
+        raise Wrong(f"{quoted(text)} is no destination, expected host, host:port, [address]:port or a path{hint}")
     if found["port"] is not None:
         number(found["port"], "port", 1, 65535)
     return text

@@ -65,7 +65,7 @@ def interval(text: str) -> int:
 
 
 def size(text: str) -> int:
-    """Bytes, as scan_scaled(3) reads them: an optional fraction, an optional unit in either case."""
+    """Bytes, as scan_scaled(3) reads them: an optional fraction, an optional unit in either case.  May be 0."""
     found = SIZE.fullmatch(text)
     if not found or not (found[1] or found[2]):
         raise Wrong(f"{quoted(text)} is not a size, expected a number and perhaps K, M or G, such as 35M")
@@ -73,8 +73,8 @@ def size(text: str) -> int:
     number = int(whole) * BYTES[unit]
     if unit != "B":
         number += int(fraction or 0) * BYTES[unit] // 10 ** len(fraction)
-    if not 1 <= number <= LARGEST:
-        raise Wrong(f"a size of {text}, expected at least one byte and less than 8E")
+    if number > LARGEST or (not number and (whole + fraction).strip("0")):
+        raise Wrong(f"a size of {text}, expected 0, or at least one byte and less than 8E")
     return number
 
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from smtpd.config.model import Limits
+from smtpd.config.slice import UNLIMITED
 
 MAX_LIMIT = 999_999  # RFC 9422 4: six digits
 
@@ -23,7 +24,7 @@ class Offer(NamedTuple):
         words = [
             "8BITMIME",  # RFC 6152
             "ENHANCEDSTATUSCODES",  # RFC 2034
-            f"SIZE {self.max_message_size}",  # RFC 1870
+            f"SIZE {0 if self.max_message_size == UNLIMITED else self.max_message_size}",  # RFC 1870 3
             "DSN" if self.dsn else "",  # RFC 3461
             "PIPELINING",  # RFC 2920
             "CHUNKING",  # RFC 3030

@@ -1,5 +1,8 @@
 """A host that is the same everywhere, and files that are nowhere but here."""
 
+from collections.abc import Container
+from pathlib import Path
+
 from smtpd.config.error import ConfigErrors
 from smtpd.config.host import Host
 from smtpd.config.parser import parse
@@ -18,23 +21,36 @@ INTERFACES = {
 
 
 def sliced(
-    text: str, *, libexec: tuple[str, ...] = ("/nowhere", "/else"), public: tuple[str, ...] = (), **files: str
+    text: str,
+    *,
+    libexec: tuple[str, ...] = ("/nowhere", "/else"),
+    public: tuple[str, ...] = (),
+    real: tuple[Path, ...] = (),
+    **files: str,
 ) -> Sliced:
-    """`files`: their texts by path, with _ for /.  `public`: the paths of those that everybody may read."""
+    """`files`: their texts by path, with _ for /; `real` are those that are there, too.  `public`: the paths of those
+    that everybody may read."""
     there = {name.replace("_", "/"): content for name, content in files.items()}
+    there |= {str(path): path.read_text() for path in real}
 
     def read(path: str) -> str:
         if path not in there:
             raise FileNotFoundError(2, "No such file or directory")
         return there[path]
 
+    return slice_config(parse("f", text=text + RULES), this_machine(there, public, libexec), read)
+
+
+def this_machine(
+    there: Container[str], public: Container[str] = (), libexec: tuple[str, ...] = ("/nowhere", "/else")
+) -> Host:
+    """`there`: the paths of all files."""
+
     def resolve(name: str) -> tuple[str, ...]:
         return RESOLVED.get(name, ())
 
-    host = Host(
-        "MX.example.org", INTERFACES, resolve, USERS.__contains__, there.__contains__, public.__contains__, libexec
-    )
-    return slice_config(parse("f", text=text + RULES), host, read)
+    has_user, has_file, is_public = USERS.__contains__, there.__contains__, public.__contains__
+    return Host("MX.example.org", INTERFACES, resolve, has_user, has_file, is_public, libexec)
 
 
 def slices(text: str, **more) -> Slices:

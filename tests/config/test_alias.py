@@ -67,8 +67,8 @@ def test_a_bad_alias_is_told_with_its_line():
     ]
 
 
-def test_an_alias_file_that_is_not_there_is_told():
-    assert warnings(ALIASES) == ('f:1:7: cannot read "/etc/aliases": No such file or directory',)
+def test_an_alias_file_that_is_not_there_is_an_error():
+    assert errors_of(ALIASES) == ['f:1:7: cannot read "/etc/aliases": No such file or directory']
 
 
 @pytest.mark.parametrize(

@@ -2,43 +2,35 @@
 
 import pytest
 
-from smtpd.config.host import has_file, has_user
 from smtpd.tables.credential import make_verifier
 from tests.config.machine import errors_of, sliced
 
 NICE = 'mda wrapper nice "nice {}"\naction b mda "cat" wrapper nice'
 
 
-@pytest.mark.parametrize("backend", ["file", "db", "passwd"])
-def test_a_file_of_a_table_that_is_not_there(backend):
-    text = f"table t {backend}:/t\naction b maildir userbase <t> user vmail"
-    assert sliced(text).warnings == ('f:1:7: cannot read "/t": No such file or directory',)
-    assert sliced(text, _t="").warnings == ()
-
-
-def test_an_alias_file_that_is_not_there_is_told_once():
-    assert len(sliced("table t file:/t\naction b maildir alias <t>").warnings) == 1
-
-
 @pytest.mark.parametrize(
-    "text, where",
-    [("action b maildir user {}", "f:1:23"), ("alias-commands user {}", "f:1:21")],
+    "path, said",
+    [
+        ("/var/vmail/%u", '"%u" in a path is no specifier and stands for itself, expected such as %{user.username}'),
+        ("~/%d/%u", '"%d" in a path is no specifier and stands for itself, expected such as %{dest.domain}'),
+        ("/home/$USER/Maildir", '"$USER" in a path is no specifier and stands for itself, expected such as %{user.us'),
+        ("/home/${user}/Maildir", '"${user}" in a path'),
+        ("/var/%{dest.domain}/%n", '"%n" in a path'),
+    ],
 )
-def test_a_user_that_the_system_does_not_have(text, where):
-    assert sliced(text.format("vmial")).warnings == (f'{where}: there is no user "vmial" on this system',)
-    assert sliced(text.format("vmail")).warnings == ()
+def test_specifiers_of_other_programs_in_a_path(path, said):
+    (warning,) = sliced(f'action b maildir "{path}"').warnings
+    assert warning.startswith(f"f:1:18: {said}")
+
+
+@pytest.mark.parametrize("path", ["/v/%{user.username}", "/100%/x", "/v/%%u", "/v/%abc", "~/a$", "~/Mail"])
+def test_a_path_that_is_meant_as_it_stands(path):
+    assert sliced(f'action b maildir "{path}"').warnings == ()
 
 
 def test_a_wrapper_that_runs_nothing():
     assert sliced(NICE.format("-n 5")).warnings == ('f:1:13: wrapper "nice" has no %{mda}: what it wraps never runs',)
     assert sliced(NICE.format("%{mda}")).warnings == ()
-
-
-def test_the_machine_is_asked_by_name(tmp_path):
-    assert has_user("root")
-    assert not has_user("no-such-user-here")
-    assert has_file(str(tmp_path))
-    assert not has_file(str(tmp_path / "nothing"))
 
 
 TLS = 'pki mx1 cert "/c" key "/k"\nlisten on lo tls pki mx1 auth <t>\ntable t {}'

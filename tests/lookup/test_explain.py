@@ -159,7 +159,7 @@ def test_the_command_of_an_alias_and_the_members_of_a_list(capsys, tmp_path, mon
     (tmp_path / "aliases").write_text(f'staff: "|archive all, always", :include:{tmp_path}/list\nodd: "\n')
     (tmp_path / "list").write_text("amy\n# eve\nerror:450 not yet\n")
     text = f'alias-commands user lists\naction "in" mbox alias <t>\ntable t file:{tmp_path}/aliases\n'
-    lookup = slices(text + 'match from any for local action "in"\n').lookup
+    lookup = slices(text + 'match from any for local action "in"\n', real=(tmp_path / "aliases",)).lookup
     assert explain(lookup, ["rcpt-to=staff@localhost"], lambda user: ("none", b"", "")) == 1
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "= |archive all, always, run as lists" in shown

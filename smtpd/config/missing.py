@@ -1,0 +1,28 @@
+"""What the configuration names and this machine does not have.
+
+table t file:/path     there is no such file: an error, for passwd: and sqlite: too
+table t db:/path       may appear later, as makemap makes it: a warning
+action … user NAME     there is no such user, nor is there for alias-commands: a warning, as it may be added later
+
+Interfaces are looked at in address.py, programs in program.py, the files of pki and ca in keyfile.py.
+"""
+
+from smtpd.config.error import Report, quoted
+from smtpd.config.host import Host
+from smtpd.config.operand import WITH_PATH
+from smtpd.config.parser import Parsed
+
+
+def check_machine(parsed: Parsed, host: Host, report: Report) -> None:
+    for table in parsed.config.tables:
+        if table.backend not in WITH_PATH or table.path is None or host.has_file(table.path):
+            continue
+        place = parsed.names.table_places[table.name]
+        text = f"cannot read {quoted(table.path)}: No such file or directory"
+        if table.backend == "db":
+            report.warn(place, f"{text}; it is used as soon as makemap has made it")
+        else:
+            report.add(place, text)
+    for name, place in parsed.names.user_places.items():
+        if not host.has_user(name):
+            report.warn(place, f"there is no user {quoted(name)} on this system; it may be added later")

@@ -1,0 +1,46 @@
+"""What the configuration names and the machine does not have."""
+
+import pytest
+
+from smtpd.config.host import has_file, has_user
+from tests.config.machine import errors_of, sliced
+
+
+@pytest.mark.parametrize("backend", ["file", "passwd", "sqlite"])
+def test_a_file_of_a_table_that_is_not_there_is_an_error(backend):
+    text = f"table t {backend}:/t\naction b maildir userbase <t> user vmail"
+    assert errors_of(text)[0] == 'f:1:7: cannot read "/t": No such file or directory'
+
+
+def test_a_database_that_makemap_has_not_made_yet():
+    text = "table t db:/t\naction b maildir alias <t>"
+    assert sliced(text).warnings == (
+        'f:1:7: cannot read "/t": No such file or directory; it is used as soon as makemap has made it',
+    )
+
+
+def test_an_alias_file_that_is_not_there_is_told_once():
+    assert len(errors_of("table t file:/t\naction b maildir alias <t>")) == 1
+
+
+@pytest.mark.parametrize(
+    "text, where",
+    [("action b maildir user {}", "f:1:23"), ("alias-commands user {}", "f:1:21")],
+)
+def test_a_user_that_the_system_does_not_have(text, where):
+    said = f'{where}: there is no user "vmial" on this system; it may be added later'
+    assert sliced(text.format("vmial")).warnings == (said,)
+    assert sliced(text.format("vmail")).warnings == ()
+
+
+@pytest.mark.parametrize("group", ["all", "egress"])
+def test_groups_of_interfaces_are_not_known(group):
+    said = f'f:1:11: "{group}" is a group of interfaces, expected the name of one, or "*" for all addresses'
+    assert errors_of(f"listen on {group}") == [said]
+
+
+def test_the_machine_is_asked_by_name(tmp_path):
+    assert has_user("root")
+    assert not has_user("no-such-user-here")
+    assert has_file(str(tmp_path))
+    assert not has_file(str(tmp_path / "nothing"))
