@@ -12,6 +12,7 @@ from smtpd.config.host import choose_server_name, interfaces, read_first_line, t
 from smtpd.config.model import Auth, DeliveryLimits, Limits, Method, Proxy, Tls
 from smtpd.config.slice import (
     SOCKET,
+    UNLIMITED,
     AgentSlice,
     CaSlice,
     DeliverySlice,
@@ -544,3 +545,8 @@ def test_a_process_that_gets_its_slice_loads_no_parser():
     code = f"import sys; sys.path[:] = {sys.path!r}; import smtpd.config.slice; print('lark' in sys.modules)"
     out = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "False\n"
+
+
+def test_a_largest_message_of_0_is_no_limit():
+    made = slices("smtp max-message-size 0")
+    assert made.dispatcher.max_message_size == made.queue.max_message_size == UNLIMITED

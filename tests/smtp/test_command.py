@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.config.model import Limits
+from smtpd.config.slice import UNLIMITED
 from smtpd.envelope import Body, Notify, Terms
 from smtpd.smtp.address import Address
 from smtpd.smtp.command import Mail, Rcpt, command, helo, mail, rcpt
@@ -57,6 +58,12 @@ def test_everything_that_can_be_announced_in_its_order():
         "XCLIENT NAME ADDR",
         "HELP",
     ]
+
+
+def test_without_a_limit_of_size_none_is_announced():  # RFC 1870 3
+    offer = Offer(UNLIMITED, Limits())
+    assert "SIZE 0" in offer.keywords(NOON)
+    assert mail("FROM:<amy@there.test> SIZE=99999999999", offer, NOON).size < UNLIMITED
 
 
 def test_limits_are_announced_in_six_digits():  # RFC 9422 4.1, 4.2
