@@ -37,7 +37,7 @@ class Server:
                 if command == "DATA" and self.answers["DATA"].startswith("354"):
                     while (line := lines.readline()) not in (b".\r\n", b""):
                         self.content += line
-                    if not self._say("."):
+                    if not line or not self._say("."):
                         return
 
     def _say(self, command):
