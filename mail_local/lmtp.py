@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mail_local.maildir import reason_of
+from smtpd.ipc.reason import reason_of
 from smtpd.smtp.action import Close, Say
 from smtpd.smtp.lmtp import PATIENCE, Action, Mail, Session, State, Transfer, Verdict
 from smtpd.smtp.transfer import stuffed

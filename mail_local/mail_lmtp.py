@@ -16,9 +16,9 @@ from argparse import Namespace
 from typing import NoReturn
 
 from mail_local import lmtp, trace
-from mail_local.maildir import reason_of
 from mail_local.program import EX_OSERR, EX_TEMPFAIL, EX_USAGE, Arguments, copy, pieces
 from smtpd.envelope import Outcome
+from smtpd.ipc.reason import reason_of
 from smtpd.smtp.lmtp import Mail
 
 EX_UNAVAILABLE = 69

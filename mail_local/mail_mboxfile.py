@@ -12,8 +12,8 @@ import sys
 import time
 
 from mail_local import mbox, mboxfile
-from mail_local.maildir import reason_of
 from mail_local.program import EX_TEMPFAIL, Arguments, copy, end_by_exit, login_name, pieces, refuse_root
+from smtpd.ipc.reason import reason_of
 
 
 def mail_mboxfile(patience: float = mboxfile.PATIENCE) -> None:

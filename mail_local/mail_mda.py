@@ -13,6 +13,7 @@ import sys
 
 from mail_local.command import SHELL
 from mail_local.program import EX_ROOT, EX_TEMPFAIL, Arguments, refuse_root
+from smtpd.ipc.reason import reason_of
 
 
 def mail_mda() -> None:
@@ -30,6 +31,6 @@ def mail_mda() -> None:
     try:
         status = subprocess.run([SHELL, "-c", arguments.command], check=False).returncode
     except OSError as error:
-        print(f"mail.mda: {error}", file=sys.stderr)
+        print(f"mail.mda: {reason_of(error)}", file=sys.stderr)
         status = EX_TEMPFAIL
     sys.exit(status if status >= 0 else EX_TEMPFAIL)

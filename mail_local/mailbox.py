@@ -27,6 +27,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from mail_local import unmounted
+from smtpd.ipc.reason import reason_of
 
 DIRECTORY = "/var/mail"
 PATIENCE = 60.0  # seconds that a lock of somebody else is waited for
@@ -45,7 +46,11 @@ _WHOLE_FILE, _UNLOCKED = (  # struct flock of Linux
 
 
 class Refused(Exception):
-    """What is to be the mailbox is none, and a second try will not find it otherwise."""
+    """What is to be the mailbox is none, and stays so until somebody mends it.  The argument names no path."""
+
+
+class NoName(Refused):
+    """Nothing of that name will ever be a mailbox."""
 
 
 def open_directory(path: str) -> int:
@@ -58,7 +63,9 @@ def open_directory(path: str) -> int:
     status = os.fstat(descriptor)
     if status.st_mode & stat.S_IWOTH or status.st_uid not in (0, os.geteuid()):
         os.close(descriptor)
-        reason = "everybody can write to the directory" if status.st_mode & stat.S_IWOTH else "it is somebody else's"
+        reason = f"the directory belongs to uid {status.st_uid}, expected uid {os.geteuid()} or root"
+        if status.st_mode & stat.S_IWOTH:
+            reason = f"everybody can write to the directory: chmod o-w {path}"
         raise PermissionError(errno.EPERM, reason, path)
     return descriptor
 
@@ -82,7 +89,8 @@ def locked(
     """The mailbox of a user, made when there is none, locked, with and without a dot-lock: its descriptor.  `any_name`:
     its name is the user's choice, and not the user's name.
 
-    Raises Refused when it is nothing to write to, OSError for all that may be better the next time.
+    Raises Refused when it is nothing to write to, OSError for all that may be better the next time; that names the
+    mailbox or its lock, and not the directory.
     """
     for _ in _tries(patience):
         with ExitStack() as held:
@@ -99,7 +107,7 @@ def maybe_lock(
     """One try: None when somebody else has locked it.  All is given up when `held` is closed, whatever this returned or
     raised, also when the descriptor has been passed to somebody.  Raises as `locked`."""
     if not any_name and not check_name(name):
-        raise Refused(f"no name for a mailbox: {name!r}")
+        raise NoName(f"no name for a mailbox: {name!r}")
     descriptor = _maybe_open(directory, name, uid, gid)
     if descriptor is None:
         return None
@@ -162,7 +170,7 @@ def _maybe_create(directory: int, name: str, uid: int, gid: int) -> int | None:
     except FileExistsError:
         return None
     except PermissionError as error:
-        raise Refused(f"there is no mailbox, and no right to make one: {error.strerror}") from error
+        raise Refused(f"there is no mailbox, and no right to make one: {reason_of(error)}") from error
     try:
         _finish(descriptor, directory, os.fstat(descriptor), uid, gid)
     except BaseException:
@@ -185,7 +193,7 @@ def _refuse_unsuited(status: os.stat_result, uid: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise Refused("the mailbox is not a regular file")
     if status.st_uid != uid and not _is_unfinished(status):
-        raise Refused("the mailbox belongs to somebody else")
+        raise Refused(f"the mailbox belongs to uid {status.st_uid}, expected uid {uid}")
     if status.st_nlink > 1:
         raise OSError(errno.EMLINK, "the mailbox has a second name")
 
@@ -241,7 +249,8 @@ class DotLock:
         except FileExistsError:
             return None
         except PermissionError as error:
-            raise PermissionError(error.errno, f"no right to make the dot-lock: {error.strerror}", name) from error
+            reason = f"uid {os.geteuid()} has no right to make the dot-lock: {error.strerror}"
+            raise PermissionError(error.errno, reason, name) from error
 
     @classmethod
     def _make(cls, directory: int, name: str) -> "DotLock":

@@ -31,6 +31,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
+from smtpd.ipc.reason import at, reason_of
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # On the way to another one: a home, or one above it, that may be searched and not read is none the worse.
 _WAY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
@@ -89,11 +91,11 @@ def make(path: str, below: str = "/") -> None:
 
     `below` is a directory on that way, and the first one that is opened: there may be no right to open those above it.
     """
-    at = _make_directories(path, below)
+    root = _make_directories(path, below)
     try:
-        Folder(at).close()
+        Folder(root, path).close()
     finally:
-        os.close(at)
+        os.close(root)
 
 
 def make_directory(path: str) -> None:
@@ -104,24 +106,26 @@ def make_directory(path: str) -> None:
 def _make_directories(path: str, below: str) -> int:
     if os.path.commonpath([path, below]) != os.path.normpath(below):
         raise PermissionError(errno.EPERM, f"not below {below}", path)
-    at = os.open(below, _WAY)
+    opened, way = os.open(below, _WAY), below
     try:
         for part in filter(None, path[len(below) :].split("/")):
-            inner = _open_directory(part, at, _WAY, make=True)
-            os.close(at)
-            at = inner
+            with at(way):
+                inner = _open_directory(part, opened, _WAY, make=True)
+            os.close(opened)
+            opened, way = inner, os.path.join(way, part)
     except BaseException:
-        os.close(at)
+        os.close(opened)
         raise
-    return at
+    return opened
 
 
 class Folder:
     """A Maildir or a folder in one: its three directories, held open, made where they were missing."""
 
-    def __init__(self, root: int):
-        """`root` is open, and stays the caller's."""
-        with ExitStack() as opened:
+    def __init__(self, root: int, path: str):
+        """`root` is open, and stays the caller's; `path` is its name in errors."""
+        self.path = path
+        with ExitStack() as opened, at(path):
             self.tmp, self.new, self.cur = (self._open(root, name, opened) for name in ("tmp", "new", "cur"))
             self._opened = opened.pop_all()
 
@@ -134,12 +138,18 @@ class Folder:
     def close(self) -> None:
         self._opened.close()
 
+    def _path(self, *names: str) -> str:
+        return os.path.join(self.path, *names)
+
     def write(self, mail: Mail) -> int:
         """The mail in tmp/; its descriptor.  After an OSError nothing is left there."""
-        descriptor = self._create(mail.name)
+        path = self._path("tmp", mail.name)
+        with at(os.path.dirname(path)):
+            descriptor = self._create(mail.name)
         try:
             for piece in mail.content:
-                _write_all(descriptor, piece)
+                with at(path):
+                    _write_all(descriptor, piece)
         except BaseException:
             os.close(descriptor)
             self.discard(mail.name)
@@ -160,7 +170,8 @@ class Folder:
         """The file on the disk, and closed.  Some file systems tell a full disk or quota only here."""
         try:
             try:
-                os.fsync(descriptor)
+                with at(self._path("tmp", name)):
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
         except OSError:
@@ -170,7 +181,8 @@ class Folder:
     def place(self, name: str) -> None:
         """From tmp/ to new/.  One that is there already is this very mail."""
         try:
-            self._rename(name)
+            with at(self._path("new", name)):
+                self._rename(name)
         except FileExistsError:
             self.discard(name)
         except OSError:
@@ -183,7 +195,10 @@ class Folder:
         number = ctypes.get_errno() if _renameat2 else errno.ENOSYS
         if number not in _LACKING:
             raise OSError(number, os.strerror(number))
-        os.link(name, name, src_dir_fd=self.tmp, dst_dir_fd=self.new, follow_symlinks=False)
+        try:
+            os.link(name, name, src_dir_fd=self.tmp, dst_dir_fd=self.new, follow_symlinks=False)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror) from error
         self.discard(name)
 
     def discard(self, name: str) -> None:
@@ -229,7 +244,7 @@ class Maildir:
         self.earlier = earlier
         self._root = os.open(path, _WAY)
         try:
-            self._inbox = Folder(self._root)
+            self._inbox = Folder(self._root, path)
         except OSError:
             os.close(self._root)
             raise
@@ -268,9 +283,10 @@ class Maildir:
         for folder in {draft.folder for draft in drafts}:
             placed = [draft for draft in drafts if draft.folder is folder]
             try:
-                os.fsync(folder.new)
-                if any(draft.found for draft in placed):  # moved by a reader, perhaps, in the moment before a crash
-                    os.fsync(folder.cur)
+                with at(folder.path):
+                    os.fsync(folder.new)
+                    if any(draft.found for draft in placed):  # moved by a reader, perhaps, in the moment before a crash
+                        os.fsync(folder.cur)
             except OSError as error:
                 for draft in placed:
                     reasons[draft.number] = reason_of(error)
@@ -290,9 +306,10 @@ class Maildir:
         return self._inbox, ""
 
     def _open_folder(self, name: str, opened: ExitStack, *, make: bool) -> Folder:
-        descriptor = _open_directory(name, self._root, _WAY | os.O_NOFOLLOW, make=make)
+        with at(self.path):
+            descriptor = _open_directory(name, self._root, _WAY | os.O_NOFOLLOW, make=make)
         try:
-            folder = Folder(descriptor)
+            folder = Folder(descriptor, os.path.join(self.path, name))
         finally:
             os.close(descriptor)
         opened.callback(folder.close)
@@ -346,9 +363,3 @@ def _reason_in(reasons: list[str], number: int) -> Iterator[None]:
         yield
     except OSError as error:
         reasons[number] = reason_of(error)
-
-
-def reason_of(error: OSError) -> str:
-    """For the log or a user: the file, where there is one, and what is wrong with it."""
-    reason = error.strerror or str(error)
-    return f"{error.filename}: {reason}" if isinstance(error.filename, str) else reason

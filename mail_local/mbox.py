@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from mail_local.maildir import reason_of
+from smtpd.ipc.reason import reason_of
 
 _FROM, _QUOTED = b"\nFrom ", b"\n>From "
 _SENDER_MAX = 256  # RFC 5321 4.5.3.1.3

@@ -14,22 +14,25 @@ import posixpath
 
 from mail_local import mailbox, mbox
 from mail_local.mailbox import Refused
+from smtpd.ipc.reason import at
 
 PATIENCE = 30.0  # seconds that a lock of somebody else is waited for
 
 
 def append(path: str, mail: mbox.Mail, patience: float = PATIENCE) -> None:
-    """With the caller's rights; it is on the disk then.  Raises Refused for what a second try will not find otherwise,
-    OSError for the rest."""
+    """With the caller's rights; it is on the disk then.  Raises Refused for what somebody has to mend, OSError for the
+    rest."""
     directory, name = posixpath.split(path)
     if not name:
         raise Refused("no name of a file")
     where = mailbox.open_directory(directory or ".")
     try:
         whose = name, os.geteuid(), os.getegid()
-        with mailbox.locked(where, *whose, dot=False, any_name=True, patience=patience) as descriptor:
-            (reason,) = mbox.store(descriptor, [mail])
+        with at(directory):
+            locked = mailbox.locked(where, *whose, dot=False, any_name=True, patience=patience)
+            with locked as descriptor, at(path):
+                (reason,) = mbox.store(descriptor, [mail])
     finally:
         os.close(where)
     if reason:
-        raise OSError(reason)
+        raise OSError(f"{path}: {reason}")

@@ -26,6 +26,7 @@ from tempfile import SpooledTemporaryFile
 
 from mail_local import mailbox, maildir, mbox, trace
 from smtpd import PRODUCT, VERSION
+from smtpd.ipc.reason import at, reason_of
 
 EX_ROOT, EX_USAGE, EX_NOUSER, EX_OSERR, EX_CANTCREAT, EX_TEMPFAIL = 1, 64, 67, 71, 73, 75
 _PIECE = 64 * 1024
@@ -72,7 +73,7 @@ def mail_local(directory: str = mailbox.DIRECTORY, patience: float = mailbox.PAT
     try:
         content = copy()
     except OSError as error:
-        print(f"mail.local: {maildir.reason_of(error)}", file=sys.stderr)
+        print(f"mail.local: {reason_of(error)}", file=sys.stderr)
         sys.exit(EX_OSERR)
     sys.exit(max([_append(directory, user, sender, content, arguments.dot, patience) for user in arguments.users]))
 
@@ -130,7 +131,7 @@ def _append(
     except mailbox.Refused as refused:
         status, reason = EX_CANTCREAT, str(refused)
     except OSError as error:
-        status, reason = EX_TEMPFAIL, maildir.reason_of(error)
+        status, reason = EX_TEMPFAIL, reason_of(error)
     if reason:
         print(f"mail.local: {user}: {reason}", file=sys.stderr)
     return status
@@ -140,8 +141,10 @@ def _append_to(directory: str, person: pwd.struct_passwd, mail: mbox.Mail, dot: 
     where = mailbox.open_directory(directory)
     try:
         whose = person.pw_name, person.pw_uid, person.pw_gid
-        with mailbox.locked(where, *whose, dot=dot, patience=patience) as descriptor:
-            (reason,) = mbox.store(descriptor, [mail])
+        with at(directory):
+            locked = mailbox.locked(where, *whose, dot=dot, patience=patience)
+            with locked as descriptor, at(f"{directory}/{person.pw_name}"):
+                (reason,) = mbox.store(descriptor, [mail])
     finally:
         os.close(where)
     return reason
@@ -174,7 +177,7 @@ def mail_maildir() -> None:
     try:
         reason = _store(_path(arguments.path), arguments.junk)
     except OSError as error:
-        reason = str(error)
+        reason = reason_of(error)
     if reason:
         print(f"mail.maildir: {reason}", file=sys.stderr)
         sys.exit(EX_TEMPFAIL)

@@ -17,7 +17,6 @@ from functools import partial
 
 from mail_local import command, trace
 from mail_local.command import SHELL, Parted, Verdict
-from mail_local.maildir import reason_of
 from smtpd.agent import mail
 from smtpd.agent.destination import whose
 from smtpd.agent.hand import Answer, Errand, Taken
@@ -25,6 +24,7 @@ from smtpd.config.specifier import Malformed, Template, parse, values_of, wrap
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import TEXT_MAX, Deliver, Post, Result
 from smtpd.ipc.log import visible
+from smtpd.ipc.reason import reason_of
 
 HANDS = 7  # commands of one user at the same time: reference 9.1
 PATH = os.confstr("CS_PATH") or os.defpath

@@ -24,11 +24,11 @@ from posixpath import dirname
 
 from mail_local import lmtp, trace
 from mail_local.lmtp import Connection, Unreachable
-from mail_local.maildir import reason_of
 from smtpd.agent import mail
 from smtpd.agent.hand import Answer, Errand, Taken
 from smtpd.envelope import message_of
 from smtpd.ipc.errand import Deliver, Post, Result
+from smtpd.ipc.reason import reason_of
 from smtpd.smtp.lmtp import Mail, Verdict
 
 KEPT = 5.0  # seconds that a connection waits for a mail

@@ -18,11 +18,11 @@ import time
 from itertools import groupby
 
 from mail_local import mbox, trace
-from mail_local.maildir import reason_of
 from smtpd.agent import mail
 from smtpd.agent.hand import Answer, Errand, Taken
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import Deliver, Malformed, Post, Result
+from smtpd.ipc.reason import reason_of
 
 _NUMBER = struct.Struct(">Q")
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4 * 4)

@@ -15,13 +15,14 @@ from collections import OrderedDict, defaultdict
 from contextlib import suppress
 
 from mail_local import maildir, trace
-from mail_local.maildir import Earlier, Maildir, host_part, reason_of
+from mail_local.maildir import Earlier, Maildir, host_part
 from smtpd.agent import mail
 from smtpd.agent.destination import Destination, Elsewhere
 from smtpd.agent.hand import Answer, Errand, Taken
 from smtpd.config.specifier import Malformed
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import Deliver, Post, Result
+from smtpd.ipc.reason import reason_of
 
 OPEN_MAX = 16  # Maildirs that one hand holds open
 
@@ -49,7 +50,7 @@ class Storage:
             self._seen = os.stat(self.top)
             self.places = [(self.top, "rwc")]
         except OSError as error:
-            self.trouble = f"{self.top}: {error.strerror or error}"
+            self.trouble = reason_of(error)
         except Malformed as malformed:
             self.trouble = str(malformed)
         self.over = bool(self.trouble)

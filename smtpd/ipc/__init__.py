@@ -9,6 +9,7 @@
     question      requests under way and the window that bounds them
     errand        the smaller frames between queue and an agent
     log           one process's log lines on their way out
+    reason        what the system says of a failure, in words
 
 Knows nothing of mail.
 """

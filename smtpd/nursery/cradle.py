@@ -26,6 +26,7 @@ from smtpd import sandbox
 from smtpd.ipc.boot import PARENT, command
 from smtpd.ipc.errand import PROMISES, Post
 from smtpd.ipc.plain import SIGNALS, forget_signals
+from smtpd.ipc.reason import at, reason_of
 from smtpd.nursery.person import (
     LMTP_USER,
     PROGRAM_USER,
@@ -148,7 +149,8 @@ def be_agent(birth: Birth, prepare: Prepare, descriptor: int, *more: int) -> Non
         return
     except Exception as error:
         # A child of one user: the world around him may be in any state, and nobody else may feel it.
-        _say(report, f"later {type(error).__name__}: {error}")
+        what = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        _say(report, f"later {what}{reason_of(error)}")
         return
     _say(report, f"ok {', '.join(missing)}")
     os.close(report)
@@ -255,7 +257,7 @@ def be_program(
     except Refused as refused:
         _say(report, " ".join(refused.args))
     except Exception as error:
-        _say(report, f"later {arguments[0]}: {error}")
+        _say(report, f"later {reason_of(error)}")
 
 
 def be_password(descriptor: int, record: int, report: int) -> None:
@@ -268,11 +270,13 @@ def be_password(descriptor: int, record: int, report: int) -> None:
             os.set_inheritable(number, True)
         _execute(command("password"))
     except Exception as error:
-        _say(report, f"later {error}")
+        _say(report, f"later {reason_of(error)}")
 
 
 def _execute(arguments: list[str]) -> NoReturn:
-    os.execve(arguments[0], arguments, {name: os.environ[name] for name in ENVIRONMENT if name in os.environ})
+    with at(arguments[0]):
+        os.execve(arguments[0], arguments, {name: os.environ[name] for name in ENVIRONMENT if name in os.environ})
+    raise AssertionError("it has become another program")
 
 
 def _say(report: int, line: str) -> None:

@@ -42,6 +42,7 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.errand import PROMISES
 from smtpd.ipc.log import log
+from smtpd.ipc.reason import reason_of
 from smtpd.parent import child, wire
 from smtpd.parent.activation import Inherited
 from smtpd.parent.answer import Answers, CannotStart, flush
@@ -127,7 +128,7 @@ def boot(booted: Booted) -> None:
         _confine_ourselves(booted)
         exchange_at_start(booted.configured, booted.children[1:], booted.strict, booted.answers)
     except (OSError, Unfit, Occupied, Running, trust.Untrusted, sandbox.Unavailable) as error:
-        raise CannotStart(str(error)) from error
+        raise CannotStart(reason_of(error)) from error
     # control last: a program that waits at its socket already finds a dispatcher that takes sessions.
     for one in sorted(booted.children, key=lambda one: one.role == "control"):
         one.channel.send(Begin())

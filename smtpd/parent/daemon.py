@@ -28,7 +28,7 @@ class Daemon:
         self.users = Users(self.loop, nursery, configuration)
         self.passwords = Passwords(self.loop, nursery, self.users, configuration)
         self.agents = Agents(self.loop, nursery, configuration)
-        self.mailboxes = Mailboxes(self.loop, self.agents, configuration, booted.mailboxes)
+        self.mailboxes = Mailboxes(self.loop, self.agents, configuration, booted.mailboxes, booted.places.mail)
         (lookup,), (crypto,) = booted.channels("lookup"), booted.channels("crypto")
         dispatchers = booted.channels("dispatcher")
         self.programs = Programs(self.loop, nursery, lookup, configuration.programs, booted.program_logs)

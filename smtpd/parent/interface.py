@@ -19,6 +19,7 @@ from smtpd.imsg import AddListener
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop
+from smtpd.ipc.reason import reason_of
 from smtpd.parent.listener import Occupied, bind, resolve
 
 AGAIN = 5.0  # seconds
@@ -77,7 +78,7 @@ class Interfaces:
                 return
             sockets = self._bind(listener)
         except (Occupied, OSError) as error:
-            self._warn_once(f"{error}; it is tried again")
+            self._warn_once(f"{reason_of(error)}; it is tried again")
             return
         self._bound[key] = listener.number
         for dispatcher, bound in zip(self._dispatchers, sockets, strict=True):

@@ -27,6 +27,7 @@ from smtpd.imsg import LockMailbox, MailboxLocked, MailboxNotLocked, UnlockMailb
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop, Timer
+from smtpd.ipc.reason import reason_of
 from smtpd.parent.agent import Agent, Agents
 from smtpd.parent.service import SERVICES, admit
 from smtpd.parent.worker import Worker
@@ -65,13 +66,21 @@ class Lock:
 
 
 class Mailboxes:
-    """`directory`: open, where the mailboxes are; None where no action needs it, and queue may not ask."""
+    """`directory`: open, where the mailboxes are; None where no action needs it, and queue may not ask.  `path` is its
+    name, for the log."""
 
-    def __init__(self, loop: Loop, agents: Agents, configuration: ParentSlice, directory: int | None):
+    def __init__(
+        self,
+        loop: Loop,
+        agents: Agents,
+        configuration: ParentSlice,
+        directory: int | None,
+        path: str = mailbox.DIRECTORY,
+    ):
         self._loop = loop
         self._agents = agents
         self._configuration = configuration
-        self._directory = directory
+        self._directory, self._path = directory, path
         self._worker = Worker(loop)
         self._attempts: dict[Agent, Attempt] = {}
         self._locks: dict[int, Lock] = {}
@@ -121,7 +130,17 @@ class Mailboxes:
         elif outcome is None:
             self._loop.after(next(attempt.pauses), partial(self._try, attempt))
         else:
-            self._refuse(attempt, isinstance(outcome, mailbox.Refused), _reason_of(outcome))
+            self._refuse(attempt, isinstance(outcome, mailbox.NoName), self._reason_of(attempt, outcome))
+
+    def _reason_of(self, attempt: Attempt, error: Exception) -> str:
+        if isinstance(error, mailbox.NoName):
+            return str(error)
+        if isinstance(error, OSError) and isinstance(error.filename, str):  # a mailbox or its dot-lock
+            error.filename = f"{self._path}/{error.filename}"
+            return reason_of(error)
+        if not isinstance(error, OSError | mailbox.Refused):
+            log.trouble("a mailbox could not be locked", error)
+        return f"{self._path}/{attempt.agent.user}: {reason_of(error)}"
 
     def _too_late(self, attempt: Attempt) -> None:
         self._refuse(attempt, False, mailbox.LOCKED if attempt.came_back else "the mail directory does not answer")
@@ -144,7 +163,7 @@ class Mailboxes:
             socket.send_fds(agent.tether, [number.to_bytes(8, "big")], [held.descriptor])
         except OSError as error:
             self._release(held)
-            self._refuse(attempt, False, f"the agent does not take its mailbox: {error.strerror}")
+            self._refuse(attempt, False, f"the agent does not take its mailbox: {reason_of(error)}")
             return
         self._end(attempt)
         self._last = number
@@ -194,14 +213,6 @@ def _maybe_hold(directory: int, attempt: Attempt) -> Held | None:
     with ExitStack() as stack:
         descriptor = mailbox.maybe_lock(directory, agent.user, agent.uid, agent.gid, stack)
         return None if descriptor is None else Held(descriptor, stack.pop_all())
-
-
-def _reason_of(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if not isinstance(error, mailbox.Refused):
-        log.trouble("a mailbox could not be locked", error)
-    return str(error)
 
 
 def _released(outcome: Exception | None) -> None:

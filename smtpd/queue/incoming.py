@@ -33,6 +33,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
+from smtpd.ipc.reason import reason_of
 from smtpd.queue.disk import Disk
 from smtpd.queue.reservation import Reservations
 from smtpd.queue.spool import Damaged, translated
@@ -256,7 +257,7 @@ class Incoming:
             error = translated(error)
         what = f"message {message_text(receiving.id)} refused"
         if isinstance(error, Full | Broken | Damaged | OSError):
-            log.warn(f"{what}: {error}")
+            log.warn(f"{what}: {reason_of(error)}")
         elif error is not None:
             log.trouble(what, error)
         return NO_SPACE if isinstance(error, Full) else TROUBLE

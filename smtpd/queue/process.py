@@ -48,6 +48,7 @@ from smtpd.imsg import (
 from smtpd.ipc import boot
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.ipc.reason import reason_of
 from smtpd.queue.space import Space
 from smtpd.queue.spool import Locked, Spool, lock
 from smtpd.queue.sqlite import SQLiteStore
@@ -72,7 +73,7 @@ def main() -> None:
         spool = Spool(directory)
         spool.remove_orphans(store, log.warn)
     except (Locked, Broken, Full, OSError) as error:
-        log.warn(f"fatal: the spool cannot be opened: {error}")
+        log.warn(f"fatal: the spool cannot be opened: {reason_of(error)}")
         raise SystemExit(1) from None
     handed.entered(held)
     sys.setswitchinterval(SWITCH)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 
 from smtpd.ipc.log import log
+from smtpd.ipc.reason import reason_of
 
 MIB = 1024 * 1024
 RESERVE = 64 * MIB
@@ -40,7 +41,7 @@ class Space:
         try:
             space = self._statvfs(self._directory)
         except OSError as error:
-            log.warn(f"the space on the spool's disk is not known: {error}")
+            log.warn(f"the space on the spool's disk is not known: {reason_of(error)}")
             self._left = 0
             return
         reserve = min(RESERVE, space.f_blocks * space.f_frsize // SHARE)

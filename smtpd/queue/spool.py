@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from smtpd.envelope import MESSAGE_ID_MAX, message_text
+from smtpd.ipc.reason import reason_of
 from smtpd.queue.store import PAGE, Broken, Full, Store
 
 DIRECTORY = "content"
@@ -160,4 +161,4 @@ def _hash(descriptor: int) -> bytes:
 
 def translated(error: OSError) -> Full | Broken:
     """An error of the disk in the store's words."""
-    return Full(str(error)) if error.errno in _NO_SPACE else Broken(str(error))
+    return Full(reason_of(error)) if error.errno in _NO_SPACE else Broken(reason_of(error))

@@ -162,7 +162,7 @@ def test_the_half_written_file_of_a_crash_is_replaced(start, home):
 def test_a_limit_on_file_size_delays_and_leaves_nothing(start, home):
     agent = start(limits=["RLIMIT_FSIZE=8192"])
     result = agent.deliver(errand(1, MAIL + b"x" * 20000))
-    assert (result.outcome, result.text) == (Outcome.DEFERRED, "File too large")
+    assert (result.outcome, result.text) == (Outcome.DEFERRED, f"{home}/Maildir/tmp/{name(1)}: File too large")
     assert files(home) == ([], [])
     assert agent.deliver(errand(2)).outcome is Outcome.DELIVERED
 
@@ -205,7 +205,7 @@ def test_a_home_without_a_right_to_write_is_said(start, home):
         home.chmod(0o500)
     agent = start()
     result = agent.deliver(errand())
-    assert (result.outcome, result.text) == (Outcome.DEFERRED, f"{home}/Maildir: Permission denied")
+    assert (result.outcome, result.text) == (Outcome.DEFERRED, f"{home}/Maildir: permission denied for uid {UID}")
     assert agent.process.wait(30) == 0  # the next agent may find it mended
     home.chmod(0o700)
 

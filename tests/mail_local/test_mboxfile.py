@@ -107,7 +107,7 @@ def test_what_is_no_file(tmp_path, monkeypatch, path):
 def test_a_file_of_somebody_elses_is_refused(file):
     file.touch()
     os.chown(file, 54321, 54321)
-    with pytest.raises(Refused, match="somebody else"):
+    with pytest.raises(Refused, match="belongs to uid 54321, expected uid 0"):
         append(str(file), mail())
 
 

@@ -44,7 +44,7 @@ class World:
         self.users = Users(self.loop, nursery, self.configuration)
         self.passwords = Passwords(self.loop, nursery, self.users, self.configuration)
         self.agents = Agents(self.loop, nursery, self.configuration)
-        self.mailboxes = Mailboxes(self.loop, self.agents, self.configuration, directory)
+        self.mailboxes = Mailboxes(self.loop, self.agents, self.configuration, directory, str(mailboxes))
         logs = logs or dict.fromkeys((program.table for program in programs), 2)
         self.programs = Programs(self.loop, nursery, self.ours["lookup"], programs, logs)
         self.tethers = {}  # the agent's end, by pid

@@ -143,12 +143,14 @@ def test_the_mail_directories_of_both_worlds_will_do(make_world, directory, grou
     ],
     ids=["link", "fifo", "directory"],
 )
-def test_what_is_no_mailbox_is_refused_for_good(world, directory, make, reason):
+def test_what_is_no_mailbox_is_refused_until_it_is_mended(world, directory, make, reason):
     make(directory / "alice")
     agent, _ = start(world)
     refused = ask(world, 1, agent)
-    assert isinstance(refused, MailboxNotLocked) and refused.permanent and reason in refused.reason
-    assert ask(world, 2, agent).permanent  # and the agent may ask again
+    assert isinstance(refused, MailboxNotLocked) and not refused.permanent
+    assert refused.reason.startswith(f"{directory}/alice: ") and reason in refused.reason
+    (directory / "alice").rename(directory / "aside")
+    assert isinstance(ask(world, 2, agent), MailboxLocked)
 
 
 def test_a_user_whose_name_is_another_one_s_lock_has_no_mailbox(world, directory):
@@ -163,14 +165,15 @@ def test_somebody_else_s_mailbox_is_refused(world, directory):
     os.chown(directory / "alice", 54321, 54321)
     agent, _ = start(world)
     refused = ask(world, 1, agent)
-    assert refused.permanent and "somebody else" in refused.reason
+    assert not refused.permanent
+    assert refused.reason == f"{directory}/alice: the mailbox belongs to uid 54321, expected uid 1000"
 
 
 def test_a_directory_that_is_gone_is_trouble_and_not_for_good(world, directory):
     agent, _ = start(world)
     directory.rmdir()
     refused = ask(world, 1, agent)
-    assert not refused.permanent and refused.reason == "No such file or directory"
+    assert not refused.permanent and refused.reason == f"{directory}/alice: No such file or directory"
 
 
 # -- somebody else has it ---------------------------------------------------------------------
