@@ -19,6 +19,15 @@ sh etc/setup.sh
 python=$(.venv/bin/python -c 'import sys; print(sys._base_executable)')
 echo "making $library with $python"
 before=$(cat "$library/installed" 2>/dev/null || true)
+directories=
+for directory in "" /lib /sbin /bin /libexec /libexec/smtpd /share /share/man /share/man/man5 /share/man/man8; do
+    # Of those that were not there before the first make install.
+    if [ ! -d "$prefix$directory" ] || echo "$before" | grep -qxF "$prefix$directory/"; then
+        mkdir -p "$prefix$directory"
+        directories="$directories$prefix$directory/
+"
+    fi
+done
 rm -rf "$library"
 "$python" -m venv "$library"
 "$library/bin/python" -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
@@ -29,7 +38,7 @@ trap 'rm -rf "$wheel"' EXIT
 "$library/bin/python" -m pip install -q --disable-pip-version-check --no-deps "$wheel"/*.whl
 "$library/bin/python" etc/programs.py
 
-mkdir -p "$prefix/sbin" "$prefix/bin" "$prefix/libexec/smtpd"
+printf '%s' "$directories" >"$library/installed"
 installing() {
     echo "installing $1"
     echo "$1" >>"$library/installed"
@@ -63,7 +72,6 @@ done
 
 for page in man/*.[58]; do
     directory=$prefix/share/man/man${page##*.}
-    mkdir -p "$directory"
     install -m 0644 "$page" "$directory/"
     installing "$directory/${page##*/}"
 done
@@ -87,5 +95,6 @@ fi
 
 # What an earlier version has installed, and this one does not.
 echo "$before" | while read -r path; do
-    [ -z "$path" ] || grep -qxF "$path" "$library/installed" || rm -f "$path"
+    case $path in '' | */) continue ;; esac
+    grep -qxF "$path" "$library/installed" || rm -f "$path"
 done

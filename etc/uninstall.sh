@@ -37,7 +37,15 @@ for unit in smtpd.socket smtpd.service; do
     ! is_ours $unit || remove $units/$unit
 done
 ! command -v systemctl >/dev/null || systemctl daemon-reload 2>/dev/null || true
+directories=
 while read -r path; do
+    case $path in
+    */)
+        directories="$path
+$directories"
+        continue
+        ;;
+    esac
     # A link that leads elsewhere is another mail server's by now.
     if [ -L "$path" ] && [ "$(readlink "$path")" != "$library/bin/${path##*/}" ]; then
         echo "$path is not smtpd's any more, and stays"
@@ -46,9 +54,9 @@ while read -r path; do
     fi
 done <"$library/installed"
 remove "$library"
-rmdir "$prefix/libexec/smtpd" "$prefix/libexec" "$prefix/share/man/man5" "$prefix/share/man/man8" 2>/dev/null || true
-[ "$prefix" = /usr/local ] ||
-    rmdir "$prefix/share/man" "$prefix/share" "$prefix/lib" "$prefix/bin" "$prefix/sbin" "$prefix" 2>/dev/null || true
+echo "$directories" | while read -r path; do
+    [ -z "$path" ] || rmdir "$path" 2>/dev/null || true # others may use it by now
+done
 
 for file in smtpd.conf aliases pam.d/smtpd; do
     if [ -e /etc/$file ] && cmp -s /etc/$file etc/$file; then

@@ -64,5 +64,9 @@ rm /etc/smtpd.conf
 listing after
 diff "$work/before" "$work/after" || fail "something is left, or gone"
 ! make uninstall 2>/dev/null || fail "uninstalled twice"
+
+make install prefix="$work/prefix" >/dev/null
+make uninstall prefix="$work/prefix" >/dev/null
+[ ! -e "$work/prefix" ] || fail "something is left in a prefix of its own: $(find "$work/prefix")"
 rm -rf "$work"
 echo "installed: made, used and taken away"
