@@ -85,9 +85,10 @@ class TakeControlSocket:
 
 @imsg("parent -> control", descriptor=True)
 class TakeLog:
-    """The reading end of a process's log pipe; the name comes from here, never from the line."""
+    """The reading end of a process's log pipe; name and pid come from here, never from the line."""
 
     name: Word
+    pid: int  # 0: of a program that is started again and again
 
 
 @imsg("parent -> control", descriptor=True)

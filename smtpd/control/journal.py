@@ -1,10 +1,11 @@
 """The log's way out: a pipe from each process, and one socket to syslogd.
 
-    pipe of dispatcher --> lines, made visible --> "<22>Nov 21 09:00:01 smtpd[dispatcher]: …" --> /dev/log
+    pipe of queue --> lines, made visible --> "<20>Nov 21 09:00:01 smtpd[4711]: warn: queue: …" --> /dev/log
 
-RFC 3164, facility mail; the severity is the line's first word (`warn:`, `debug:`, otherwise info).  The name stands
-where others have a pid: it comes from the pipe, so no process can speak for another.  What is in a line may have come
-by mail and through a process that has fallen: control characters are escaped here, whoever did it before.
+RFC 3164, facility mail; the severity is the line's first word (`warn:`, `debug:`, otherwise info), and that of what
+ends the daemon is critical.  Name and pid of a process belong to its pipe, so that none can speak for another.  What is
+in a line may have come by mail and through a process that has fallen: control characters are escaped here, whoever did
+it before.
 
 Nothing waits for syslogd.  While it is full or away, so many lines are kept; beyond that they are counted, and the
 count is logged when there is room again.
@@ -17,24 +18,26 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from smtpd.ipc.log import LINE_MAX, visible
+from smtpd.ipc.log import LINE_MAX, attributed, visible
 
 PIECE = 64 * 1024  # bytes read from a pipe at a time
 PIECES = 16  # read at the end: as much as a pipe can be made to hold (pipe(7), pipe-max-size)
 KEPT = 1000  # lines that wait for syslogd
 _FACILITY = 2 << 3  # mail; RFC 3164 4.1.1
 _SEVERITIES = {b"warn:": 4, b"debug:": 7}
-_INFO = 6
+_INFO, _CRITICAL = 6, 2
+_FATAL = b"warn: fatal: "
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Journal:
-    """`reopen` asks for a new socket to syslogd; `take_syslog` gets it."""
+    """`pipes`: process -> its pid, and the reading end of its pipe.  `reopen` asks for a new socket to syslogd;
+    `take_syslog` gets it."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        pipes: dict[str, int],
+        pipes: dict[str, tuple[int, int]],
         syslog: socket.socket | None,
         reopen: Callable[[], None],
     ):
@@ -44,11 +47,12 @@ class Journal:
         self._asked = self._writing = False
         self._kept: deque[bytes] = deque()
         self.dropped = 0
-        self._pipes = pipes
+        self._pids = {name: pid or os.getpid() for name, (pid, _) in pipes.items()}
+        self._pipes = {name: pipe for name, (_, pipe) in pipes.items()}
         self._begun: dict[str, bytes] = {}  # lines without their end
         if syslog is not None:
             self.take_syslog(syslog)
-        for name, pipe in pipes.items():
+        for name, pipe in self._pipes.items():
             os.set_blocking(pipe, False)
             loop.add_reader(pipe, self._read, name, pipe)
 
@@ -69,7 +73,7 @@ class Journal:
             self._begun[name] = rest
         for line in lines:
             if line:
-                self._pass_on(datagram(name, line, time.time()))
+                self._pass_on(datagram(name, self._pids[name], line, time.time()))
         if not piece:
             self._loop.remove_reader(pipe)
             os.close(self._pipes.pop(name))
@@ -119,7 +123,7 @@ class Journal:
     def _tell_dropped(self) -> None:
         if self.dropped and len(self._kept) < KEPT:
             line = f"warn: {self.dropped} log lines were dropped".encode()
-            self._kept.append(datagram("control", line, time.time()))
+            self._kept.append(datagram("control", os.getpid(), line, time.time()))
             self.dropped = 0
 
     def _wait_for_room(self, waiting: bool) -> None:
@@ -137,11 +141,11 @@ class Journal:
             self._syslog = None
 
 
-def datagram(name: str, line: bytes, now: float) -> bytes:
+def datagram(name: str, pid: int, line: bytes, now: float) -> bytes:
     """One line of the process `name`, as syslogd takes it."""
-    severity = _SEVERITIES.get(line.partition(b" ")[0], _INFO)
-    text = visible(line[:LINE_MAX].decode(errors="backslashreplace"))
+    severity = _CRITICAL if line.startswith(_FATAL) else _SEVERITIES.get(line.partition(b" ")[0], _INFO)
+    text = attributed(name, visible(line[:LINE_MAX].decode(errors="backslashreplace")))
     # RFC 3164 4.1.2: English months, the day padded with a blank.
     at = time.localtime(now)
     stamp = f"{_MONTHS[at.tm_mon - 1]} {at.tm_mday:2} {at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"
-    return f"<{_FACILITY | severity}>{stamp} smtpd[{name}]: {text}".encode(errors="backslashreplace")
+    return f"<{_FACILITY | severity}>{stamp} smtpd[{pid}]: {text}".encode(errors="backslashreplace")

@@ -58,7 +58,7 @@ class Handed:
         self.peers: list[Channel] = [parent]
         self.listeners: dict[int, socket.socket] = {}
         self.signing: list[tuple[int, socket.socket]] = []  # number of the dispatcher -> a socket to sign by
-        self.logs: dict[str, int] = {}  # process -> reading end of its log pipe
+        self.logs: dict[str, tuple[int, int]] = {}  # process -> its pid, reading end of its log pipe
         self.control_socket: socket.socket | None = None
         self.syslog: socket.socket | None = None
 
@@ -126,7 +126,7 @@ def _take(handed: Handed, role: str, slice_type: Any, imsg: Any, descriptor: int
             handed.signing.append((imsg.number, socket.socket(fileno=descriptor)))
         case TakeLog():
             assert descriptor is not None  # the channel has seen to it
-            handed.logs[imsg.name] = descriptor
+            handed.logs[imsg.name] = imsg.pid, descriptor
         case TakeControlSocket():
             handed.control_socket = socket.socket(fileno=descriptor)
         case TakeSyslog():

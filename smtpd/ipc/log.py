@@ -6,6 +6,7 @@ counted, and the count is logged when there is room again.
 """
 
 import os
+import re
 import select
 import sys
 import traceback
@@ -21,6 +22,24 @@ _CONTROL = {code: f"\\{code:03o}" for code in (*range(32), 127, *range(0x80, 0xA
 def visible(text: str) -> str:
     """`text` with control characters as \\ooo, so that no mail can forge a line."""
     return text if text.isprintable() else text.translate(_CONTROL)
+
+
+PARENT, PROGRAM = "parent", "table "  # the name of a log's writer, and what those of programs of tables begin with
+# Of a session, an attempt, or an envelope: as OpenSMTPD's users know them, without a severity.
+_KNOWN = re.compile(r"[0-9a-f]{16} (?:smtp|mda|mta) |(?:delivery|relay): ")
+
+
+def attributed(name: str, line: str) -> str:
+    """`line` of the process `name`, for a log that several write to.  The lines that OpenSMTPD has stay as they are;
+    others say who wrote them, behind the severity.  What a program of a table writes is never taken for ours."""
+    severity, _, rest = line.partition(" ")
+    if name.startswith(PROGRAM):
+        return f"{name}: {line}"
+    if name == PARENT or severity == "info:" or _KNOWN.match(line):
+        return line
+    if severity in ("warn:", "debug:"):
+        return f"{severity} {name}: {rest}"
+    return f"{name}: {line}"
 
 
 def quoted(text: str) -> str:

@@ -53,7 +53,7 @@ class Lookup:
             if trouble:
                 log.warn(f"table {asked.table} stays as it was: {trouble}")
             else:
-                log.info(f"table {asked.table} updated")
+                log.info(f'Table "{asked.table}" successfully updated')
             channel.send(TableUpdated(asked.request, trouble))
 
         table = self._tables.get(asked.table)

@@ -41,7 +41,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.errand import PROMISES
-from smtpd.ipc.log import log
+from smtpd.ipc.log import PARENT, PROGRAM, log
 from smtpd.ipc.reason import reason_of
 from smtpd.parent import child, wire
 from smtpd.parent.activation import Inherited
@@ -80,6 +80,7 @@ class Booted:
     pid_file: PidFile | None = None
     control_socket: bool = False
     mailboxes: int | None = None  # their directory, where an action needs it
+    missing: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # what sandboxes lack, and which of them
     program_logs: dict[str, int] = field(default_factory=dict)  # by table, for the programs that answer for them
 
     def __post_init__(self) -> None:
@@ -126,6 +127,7 @@ def boot(booted: Booted) -> None:
         _start_six(booted, slices)
         _await_sandboxes(booted)
         _confine_ourselves(booted)
+        _sum_up_sandboxes(booted)
         exchange_at_start(booted.configured, booted.children[1:], booted.strict, booted.answers)
     except (OSError, Unfit, Occupied, Running, trust.Untrusted, sandbox.Unavailable) as error:
         raise CannotStart(reason_of(error)) from error
@@ -163,6 +165,7 @@ def _start(booted: Booted, role: str, number: int = 0) -> Child:
     name = child.title(role, number)
     descriptor = booted.record.writing_end(name)
     started = child.start(role, number, log=descriptor)
+    booted.record.belongs_to(name, started.pid)
     if descriptor != 2:
         os.close(descriptor)
     booted.children.append(started)
@@ -195,6 +198,7 @@ def _ask_parser(booted: Booted) -> ConfigurationParsed | ConfigurationRefused:
         arguments.append("--insecure-paths")
     descriptor = booted.record.writing_end("config")
     parser = child.start("config", log=descriptor, arguments=tuple(arguments))
+    booted.record.belongs_to("config", parser.pid)
     if descriptor != 2:
         os.close(descriptor)
     try:
@@ -247,7 +251,7 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
         elif role == "control":
             started.channel.send(TakeControlSocket(), control_socket.detach())
     for program in configuration.programs:
-        booted.program_logs[program.table] = booted.record.writing_end(f"table {program.table[:100]}")
+        booted.program_logs[program.table] = booted.record.writing_end(f"{PROGRAM}{program.table[:100]}")
     six = booted.children[1:]
     wire.connect(six)
     if configuration.pki:
@@ -326,16 +330,25 @@ def _await_sandboxes(booted: Booted) -> None:
 
 
 def _report(booted: Booted, name: str, held: list[str]) -> None:
-    """One line of what holds and one of what does not; what is required and does not hold ends the start."""
-    holds = [line for line in held if not line.startswith("missing: ")]
+    """One line for this process, in a verbose log; what is required and does not hold ends the start."""
     missing = [line.removeprefix("missing: ") for line in held if line.startswith("missing: ")]
-    log.info(f"sandbox of {name}: {', '.join(holds) or 'nothing'}")
+    log.debug(f"sandbox of {name}: {', '.join(held) or 'nothing'}")
     if not missing:
         return
-    log.warn(f"sandbox of {name}: missing: {', '.join(missing)}")
+    booted.missing.setdefault(tuple(missing), []).append(name)
     needed = [line for line in missing if not line.endswith("(not root)")]
     if needed and booted.configuration is not None and _required(booted):
         raise CannotStart(f"sandbox of {name}: {needed[0]} is missing, and the sandbox is required")
+
+
+def _sum_up_sandboxes(booted: Booted) -> None:
+    """What no sandbox lacks is not worth more than a line; what some lack is, once for all that lack the same."""
+    everybody = [PARENT, *(one.title for one in booted.children)]
+    if not booted.missing:
+        log.info(f"sandbox: {len(everybody)} processes confined, nothing is missing")
+    for missing, names in booted.missing.items():
+        where = "all processes" if len(names) == len(everybody) else ", ".join(names)
+        log.warn(f"sandbox: missing in {where}: {', '.join(missing)}")
 
 
 def _confine_ourselves(booted: Booted) -> None:
@@ -352,4 +365,4 @@ def _confine_ourselves(booted: Booted) -> None:
     held = sandbox.limit_capabilities(capabilities)
     held += landlock.restrict(places)
     privilege.forbid_inspection()
-    _report(booted, "parent", [*held, "not dumpable"])
+    _report(booted, PARENT, [*held, "not dumpable"])

@@ -1,10 +1,11 @@
 """The parent while everybody runs: its loop, its services, and what control asks of it."""
 
+import os
 import signal
 
 from smtpd.imsg import NurserySetVerbose, SetVerbose, TakeSyslog
 from smtpd.ipc.channel import Channel, Violation
-from smtpd.ipc.log import log
+from smtpd.ipc.log import PARENT, log
 from smtpd.ipc.plain import Loop
 from smtpd.parent.agent import Agents
 from smtpd.parent.boot import Booted
@@ -45,6 +46,7 @@ class Daemon:
         self._booted.record.started()
         self.loop.on_signal(signal.SIGHUP, self.reload.begin)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
+        self._say_ready()
         self._manager.ready()
         self.programs.begin()
         self.interfaces.begin()
@@ -53,6 +55,20 @@ class Daemon:
         self.mailboxes.close()
         self.reload.close()
         return self.watch.status
+
+    def _say_ready(self) -> None:
+        """Where clients are taken, and who is who: syslog has only the pids."""
+        for listener in self._booted.configured.listeners:
+            if listener in self._booted.late:
+                where = listener.address or f"interface {listener.interface}"
+                log.info(f"listening on {where} port {listener.port} as soon as there is such an interface and address")
+            else:
+                log.info(f"listening on {listener.address} port {listener.port}")
+        log.info(f"listening on {self._booted.places.socket}")
+        pids = [f"{PARENT} {os.getpid()}", *(f"{child.title} {child.pid}" for child in self._booted.children)]
+        log.info(f"processes: {', '.join(pids)}")
+        paused = self._booted.options.paused
+        log.info(f"ready, {' and '.join(paused)} paused" if paused else "ready")
 
     def _stopping(self) -> None:
         self.programs.stop()

@@ -83,7 +83,7 @@ class Interfaces:
         self._bound[key] = listener.number
         for dispatcher, bound in zip(self._dispatchers, sockets, strict=True):
             dispatcher.send(AddListener(listener.number, listener.address), bound.detach())
-        log.info(f"listening on {listener.address} port {listener.port} from now on")
+        log.info(f"listening on {listener.address} port {listener.port}")
 
     def _bind(self, listener: ListenerSlice) -> list[socket.socket]:
         """One for each dispatcher, or none at all."""

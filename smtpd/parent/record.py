@@ -14,10 +14,12 @@ import socket
 
 from smtpd.imsg import TakeLog, TakeSyslog
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.log import log
+from smtpd.ipc.log import PARENT, attributed, log
 
 SYSLOG = "/dev/log"
 _MAIL_CRITICAL = 2 << 3 | 2  # facility mail, severity critical (RFC 3164 4.1.1)
+_FATAL = "warn: fatal: "
+_OF_NO_FAILURE = ("info: ", "debug: ")
 
 
 class Stderr:
@@ -27,6 +29,9 @@ class Stderr:
 
     def writing_end(self, _name: str) -> int:
         return 2
+
+    def belongs_to(self, _name: str, _pid: int) -> None:
+        pass
 
     def hand_to(self, _control: Channel) -> None:
         pass
@@ -52,8 +57,10 @@ class Pipes:
     def __init__(self) -> None:
         self._terminal = os.dup(2)
         self._reading: dict[str, int] = {}
+        self._pids: dict[str, int] = {}
         self._syslog: socket.socket | None = None
-        own = self.writing_end("parent")
+        own = self.writing_end(PARENT)
+        self.belongs_to(PARENT, os.getpid())
         os.dup2(own, 2)
         os.close(own)
 
@@ -63,10 +70,15 @@ class Pipes:
         self._reading[name] = reading
         return writing
 
+    def belongs_to(self, name: str, pid: int) -> None:
+        """What is written to the pipe of that name is from the process `pid`; without one, it is a program's, which may
+        be started again and again."""
+        self._pids[name] = pid
+
     def hand_to(self, control: Channel) -> None:
         """The reading ends, and syslog.  Ours stay open until the start has succeeded."""
         for name, reading in self._reading.items():
-            control.send(TakeLog(name), os.dup(reading))
+            control.send(TakeLog(name, self._pids.get(name, 0)), os.dup(reading))
         syslog = self.connect_syslog()
         if syslog is None:
             text = f"nobody takes the log at {SYSLOG} yet: start a syslogd, or smtpd with -d"
@@ -82,13 +94,17 @@ class Pipes:
         os.close(self._terminal)
 
     def give_up(self) -> None:
-        """The start has failed, and what was said about it is still in the pipes: to whoever started us."""
+        """The start has failed, and what was said about it is still in the pipes: to whoever started us, and why to
+        syslog too."""
         log.flush()
+        if (syslog := self.connect_syslog()) is not None:
+            os.close(syslog)
         for name, reading in self._reading.items():
-            with contextlib.suppress(BlockingIOError):
-                while piece := os.read(reading, 65536):
-                    for line in piece.splitlines():
-                        os.write(self._terminal, f"{name}: ".encode() + line + b"\n")
+            for line in _lines_in(reading):
+                if not line.startswith(_OF_NO_FAILURE):
+                    os.write(self._terminal, f"smtpd: {attributed(name, line)}\n".encode())
+                if line.startswith(_FATAL):
+                    self.last_word(attributed(name, line))
 
     def connect_syslog(self) -> int | None:
         """A descriptor for control, when somebody listens there; a second one is kept for a last word."""
@@ -107,3 +123,12 @@ class Pipes:
         if self._syslog is not None:
             with contextlib.suppress(OSError):
                 self._syslog.send(f"<{_MAIL_CRITICAL}>smtpd[{os.getpid()}]: {text}".encode())
+
+
+def _lines_in(pipe: int) -> list[str]:
+    """What can be read from `pipe` without waiting."""
+    found = bytearray()
+    with contextlib.suppress(BlockingIOError):
+        while piece := os.read(pipe, 65536):
+            found += piece
+    return found.decode(errors="backslashreplace").splitlines()

@@ -116,7 +116,7 @@ class Watch:
             return
         log.warn(f"fatal: {reason}")
         log.flush()
-        self._last_word(f"fatal: {reason}")
+        self._last_word(f"warn: fatal: {reason}")
         self.status = EX_FAILED
         self._end(AT_ONCE)
 

@@ -23,7 +23,7 @@ def tried(envelope: Envelope, session: int, outcome: Outcome, stat: str, now: in
 
 def ended(now: int, what: str, stat: str, envelope: Envelope) -> None:
     """An envelope has come to an end without a try."""
-    log.info(
+    log.line(
         f"delivery: {what} for {envelope_text(envelope.id)}: from=<{envelope.origin.sender}>,"
         f" to=<{envelope.recipient.destination}>, rcpt=<{_named(envelope)}>,"
         f" delay={duration(now - envelope.created)}, stat={stat}"

@@ -14,6 +14,8 @@ from smtpd.control.journal import KEPT, PIECE, PIECES, Journal, datagram
 from smtpd.ipc.log import LINE_MAX
 from smtpd.ipc.loop import prepare
 
+PIDS = {"dispatcher": 11, "queue": 12, "table lies": 0}
+SESSION = b"3f86a5cb48e81bff smtp connected address=192.0.2.1 host=<unknown>"
 AT = time.mktime((2026, 11, 3, 9, 5, 7, 0, 0, -1))
 
 
@@ -29,7 +31,7 @@ class Desk:
         self.syslog.setblocking(False)
         if not syslog:
             ours.close()
-        reading = {name: ends[0] for name, ends in pipes.items()}
+        reading = {name: (PIDS[name], ends[0]) for name, ends in pipes.items()}
         self.journal = Journal(self.loop, reading, ours if syslog else None, self._reopen)
 
     def _reopen(self):
@@ -82,38 +84,55 @@ def desk():
 
 
 def test_a_line_becomes_a_datagram_of_syslog():
-    assert datagram("queue", b"info: queue ready", AT) == b"<22>Nov  3 09:05:07 smtpd[queue]: info: queue ready"
+    assert datagram("queue", 12, b"info: queue ready", AT) == b"<22>Nov  3 09:05:07 smtpd[12]: info: queue ready"
 
 
 @pytest.mark.parametrize(
-    "line, severity", [(b"info: x", 6), (b"warn: x", 4), (b"debug: x", 7), (b"0123 smtp connected", 6), (b"warning", 6)]
+    "line, severity",
+    [
+        (b"info: x", 6),
+        (b"warn: x", 4),
+        (b"warn: fatal: x", 2),
+        (b"debug: x", 7),
+        (b"0123 smtp connected", 6),
+        (b"warning", 6),
+    ],
 )
 def test_the_first_word_is_the_severity(line, severity):
-    assert datagram("queue", line, AT).startswith(b"<%d>" % (16 | severity))
+    assert datagram("queue", 12, line, AT).startswith(b"<%d>" % (16 | severity))
 
 
 @given(line=st.binary(max_size=3000))
 def test_no_byte_of_a_line_can_forge_another_line(line):
-    made = datagram("queue", line, AT).decode()
+    made = datagram("queue", 12, line, AT).decode()
     assert made.isprintable() or all(char >= "\xa0" for char in made if not char.isprintable())
-    assert re.match(r"<\d+>Nov  3 09:05:07 smtpd\[queue\]: ", made)
+    assert re.match(r"<\d+>Nov  3 09:05:07 smtpd\[12\]: ", made)
 
 
-def test_lines_come_under_the_name_of_their_pipe(desk):
-    desk.write("queue", b"info: one\ninfo: two\n")
-    desk.write("dispatcher", b"smtpd[queue]: forged\n")
-    assert desk.texts() == ["[queue]: info: one", "[queue]: info: two", "[dispatcher]: smtpd[queue]: forged"]
+def test_lines_come_with_the_pid_of_the_process_at_their_pipe(desk):
+    desk.write("queue", b"info: one\nwarn: two\n")
+    desk.write("dispatcher", b"smtpd[12]: forged\n")
+    assert desk.texts() == ["[12]: info: one", "[12]: warn: queue: two", "[11]: dispatcher: smtpd[12]: forged"]
+
+
+def test_what_a_program_of_a_table_writes_is_told_from_our_own_lines():
+    desk = Desk("table lies")
+    for line in (SESSION, b"info: ready", b"warn: fatal: lost child: queue", b"delivery: Remove for 1", b""):
+        desk.write("table lies", line + b"\n")
+    said = desk.texts()
+    assert len(said) == 4 and all(text.startswith(f"[{os.getpid()}]: table lies: ") for text in said)
+    desk.end()
 
 
 def test_escape_sequences_are_made_visible_again(desk):
     desk.write("dispatcher", b"from=<\x1b[2J\r\x9b>\n")
-    assert desk.texts() == ["[dispatcher]: from=<\\033[2J\\015\\x9b>"]
+    assert desk.texts() == ["[11]: dispatcher: from=<\\033[2J\\015\\x9b>"]
 
 
 def test_a_line_cut_anywhere_arrives_whole(desk):
     for byte in b"info: one\ninfo: two\n":
         desk.write("queue", bytes([byte]))
-    assert desk.texts() == ["[queue]: info: one", "[queue]: info: two"]
+    assert desk.texts() == ["[12]: info: one", "[12]: info: two"]
 
 
 def test_a_line_without_end_does_not_grow_without_end(desk):
@@ -126,9 +145,9 @@ def test_a_line_without_end_does_not_grow_without_end(desk):
 def test_the_last_words_of_a_process_are_not_lost(desk):
     desk.write("queue", b"fatal: no mem")
     desk.close("queue")
-    assert desk.texts() == ["[queue]: fatal: no mem"]
+    assert desk.texts() == ["[12]: queue: fatal: no mem"]
     desk.write("dispatcher", b"goes on\n")
-    assert desk.texts() == ["[dispatcher]: goes on"]
+    assert desk.texts() == ["[11]: dispatcher: goes on"]
 
 
 def test_what_is_in_the_pipes_at_the_end_is_passed_on(desk):
@@ -166,8 +185,8 @@ def test_a_syslogd_that_is_full_is_waited_for_and_told_what_it_missed(desk):
         lines += desk.texts()
         desk.run()
     lines += desk.texts()
-    assert lines.count("[queue]: a line") == 4000 - dropped
-    assert f"[control]: warn: {dropped} log lines were dropped" in lines
+    assert lines.count("[12]: queue: a line") == 4000 - dropped
+    assert f"[{os.getpid()}]: warn: control: {dropped} log lines were dropped" in lines
 
 
 def test_a_syslogd_that_went_away_is_asked_for_once_and_gets_what_came_meanwhile(desk):
@@ -179,7 +198,7 @@ def test_a_syslogd_that_went_away_is_asked_for_once_and_gets_what_came_meanwhile
     desk.syslog.setblocking(False)
     desk.journal.take_syslog(ours)
     desk.write("queue", b"three\n")
-    assert desk.texts() == ["[queue]: one", "[queue]: two", "[queue]: three"]
+    assert desk.texts() == ["[12]: queue: one", "[12]: queue: two", "[12]: queue: three"]
 
 
 def test_a_syslogd_that_goes_away_twice_is_asked_for_twice(desk):

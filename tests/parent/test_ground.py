@@ -137,12 +137,26 @@ def test_a_start_that_fails_tells_its_reason_where_it_was_typed(tmp_path):
     with stderr_in(tmp_path / "stderr"):
         record = record_module.Pipes()
         queue = record.writing_end("queue")
-        os.write(2, b"fatal: it cannot\n")
-        os.write(queue, b"no spool\n")
+        os.write(2, b"info: starting\nwarn: fatal: it cannot\n")
+        os.write(queue, b"debug: a detail\nwarn: no spool\nTraceback\n")
         os.close(queue)
         record.give_up()
         record.started()
-    assert (tmp_path / "stderr").read_bytes() == b"parent: fatal: it cannot\nqueue: no spool\n"
+    assert (tmp_path / "stderr").read_bytes() == (
+        b"smtpd: warn: fatal: it cannot\nsmtpd: warn: queue: no spool\nsmtpd: queue: Traceback\n"
+    )
+
+
+def test_a_start_that_fails_tells_its_reason_to_syslog_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_module, "SYSLOG", str(tmp_path / "log"))
+    with stderr_in(tmp_path / "stderr"), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslogd:
+        syslogd.bind(str(tmp_path / "log"))
+        record = record_module.Pipes()
+        os.write(2, b"info: starting\nwarn: fatal: it cannot\n")
+        record.give_up()
+        assert syslogd.recv(100) == f"<18>smtpd[{os.getpid()}]: warn: fatal: it cannot".encode()
+        record.started()
+        record._syslog.close()
 
 
 def test_control_is_handed_every_log_by_name_and_syslog(tmp_path, monkeypatch):
@@ -152,22 +166,24 @@ def test_control_is_handed_every_log_by_name_and_syslog(tmp_path, monkeypatch):
     with stderr_in(tmp_path / "stderr"), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslogd:
         syslogd.bind(str(tmp_path / "log"))
         record = record_module.Pipes()
-        writing = record.writing_end("lookup")
+        writing, program = record.writing_end("lookup"), record.writing_end("table t")
+        record.belongs_to("lookup", 4711)
         record.hand_to(parent)
         parent.flush()
         record.started()
         os.write(writing, b"a line\n")
-        received = {}
-        while len(received) < 3:
+        received, pids = {}, {}
+        while len(received) < 4:
             for imsg, descriptor in control.receive():
                 received[getattr(imsg, "name", type(imsg))] = descriptor
-        assert set(received) == {"parent", "lookup", TakeSyslog}
+                pids[getattr(imsg, "name", type(imsg))] = getattr(imsg, "pid", None)
+        assert pids == {"parent": os.getpid(), "lookup": 4711, "table t": 0, TakeSyslog: None}
         assert os.read(received["lookup"], 100) == b"a line\n"
         os.write(received[TakeSyslog], b"<22>x")
         assert syslogd.recv(100) == b"<22>x"
         record.last_word("fatal: control died")
         assert syslogd.recv(100) == f"<18>smtpd[{os.getpid()}]: fatal: control died".encode()
-    for descriptor in [*received.values(), writing]:
+    for descriptor in [*received.values(), writing, program]:
         os.close(descriptor)
     record._syslog.close()
     parent.close()
