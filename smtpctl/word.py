@@ -6,8 +6,6 @@
 Knows no command: of each it looks at its `pattern`.
 """
 
-from smtpctl.visible import visible
-
 TYPE_CHECKING = False  # see command.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,6 +97,8 @@ def _meant(candidates: set[str], word: str) -> list[str]:
 
 def _what_is_wrong(candidates: set[str], word: str, found: "Sequence[str]") -> str:
     """Why `word` stands for none of the candidates, or for several of them."""
+    from smtpctl.visible import visible  # only for what is wrong
+
     if found:
         return f"ambiguous word: {visible(word)}"
     if not candidates:
