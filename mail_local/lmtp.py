@@ -101,6 +101,10 @@ class Connection:
     def reason(self) -> str:
         return self._session.reason
 
+    @property
+    def takes_utf8(self) -> bool:
+        return self._session.takes_utf8
+
     def is_silent(self) -> bool:
         """False when the server has closed it or said something, which can only be that it will."""
         self._socket.settimeout(0)

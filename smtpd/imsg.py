@@ -415,6 +415,23 @@ class UserFound:
 
 
 @imsg("lookup -> queue")
+class AskServer:
+    """Does the LMTP server of this action know SMTPUTF8 (RFC 6531)?"""
+
+    request: int
+    action: Word
+
+
+@imsg("queue -> lookup", answers=AskServer)
+class ServerAnswered:
+    """`verdict`: "utf8", "ascii", or "later", when it cannot be asked now."""
+
+    request: int
+    verdict: Word
+    reason: Text
+
+
+@imsg("lookup -> queue")
 class ReadForward:
     """The text of this user's .forward, from the user's own agent."""
 

@@ -117,7 +117,7 @@ class Single:
 class Command:
     """The trade of an agent that runs its action's command."""
 
-    ERRAND: type[Errand] = Deliver
+    ERRANDS: tuple[type[Errand], ...] = (Deliver,)
     HANDS = HANDS
     BATCH = 1
     BATCH_BYTES = 1

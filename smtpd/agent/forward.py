@@ -53,7 +53,7 @@ class Unasked(Exception):
 class Reader:
     """The trade of the agent that reads one user's .forward."""
 
-    ERRAND: type[Errand] = ReadForward
+    ERRANDS: tuple[type[Errand], ...] = (ReadForward,)
     HANDS = 1
     BATCH = 1
     BATCH_BYTES = 1

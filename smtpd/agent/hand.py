@@ -16,16 +16,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
-from smtpd.ipc.errand import PACKET_MAX, Deliver, ForwardText, Malformed, ReadForward, Result, decode, encode
+from smtpd.ipc.errand import PACKET_MAX, Answer, Deliver, Malformed, Request, decode, encode
 
 IDLE = 60  # seconds without an errand; queue parts with its agents earlier than that
 EX_SOFTWARE, EX_PROTOCOL = 70, 76  # exit status after a defect of ours, and after what was no errand
 
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4 * 4)
 
-Errand = Deliver | ReadForward
-Answer = Result | ForwardText
-Taken = tuple[Errand, int]  # with the descriptor of the content, -1 when it came in the frame
+Errand = Request
+Taken = tuple[Request, int]  # with the descriptor of the content, -1 when it came in the frame
 
 
 class Work(Protocol):
@@ -37,7 +36,7 @@ class Work(Protocol):
 class Trade(Protocol):
     """What a kind of agent does."""
 
-    ERRAND: type[Errand]  # the only one that queue may send it
+    ERRANDS: tuple[type[Errand], ...]  # the only ones that queue may send it
     HANDS: int
     BATCH: int  # errands that a hand takes at once
     BATCH_BYTES: int  # and about how much content
@@ -122,7 +121,7 @@ class Hands:
         if told & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise Malformed("longer than a frame may be")
         errand = decode(packet)
-        if not isinstance(errand, self._trade.ERRAND) or not isinstance(errand, Errand):
+        if not isinstance(errand, self._trade.ERRANDS) or not isinstance(errand, Errand):
             raise Malformed(f"unexpected {type(errand).__name__}")
         if len(descriptors) != (1 if isinstance(errand, Deliver) and errand.by_descriptor else 0):
             raise Malformed(f"{len(descriptors)} descriptors")

@@ -1,6 +1,7 @@
 """Handing mails to an LMTP server, on queue's word.
 
     Deliver, Deliver, …  --one message, one sender-->  one transaction  --a verdict each-->  Result, Result, …
+    Greet                --------------------------->  what the server offers  ----------->  Greeted
                                     |
                           [connection|connection|…]     kept for KEPT seconds, for the next mails
 
@@ -27,7 +28,7 @@ from mail_local.lmtp import Connection, Unreachable
 from smtpd.agent import mail
 from smtpd.agent.hand import Answer, Errand, Taken
 from smtpd.envelope import message_of
-from smtpd.ipc.errand import Deliver, Post, Result
+from smtpd.ipc.errand import Deliver, Greet, Greeted, Post, Result
 from smtpd.ipc.reason import reason_of
 from smtpd.smtp.lmtp import Mail, Verdict
 
@@ -38,7 +39,7 @@ MAILS_MAX = 100  # on one connection: a server may want to begin afresh now and 
 class Lmtp:
     """The trade of an agent for one server.  `trouble`: why there is none, found before the sandbox."""
 
-    ERRAND: type[Errand] = Deliver
+    ERRANDS: tuple[type[Errand], ...] = (Deliver, Greet)
     HANDS = 4
     BATCH = 8
     BATCH_BYTES = 1024 * 1024
@@ -165,10 +166,26 @@ class Courier:
     def do(self, batch: list[Taken]) -> Iterator[Answer]:
         """The answers as they come: what the server has taken is said before it is asked to take more."""
         try:
+            yield from (self._greet(errand) for errand, _ in batch if isinstance(errand, Greet))
             for group in _transactions(batch):
                 yield from self._answers(group)
         finally:
             mail.close(batch)
+
+    def _greet(self, errand: Greet) -> Greeted:
+        try:
+            self._check_trouble()
+            connection, _ = self._take()
+        except (Unreachable, OSError) as error:
+            return Greeted(errand.request, "later", reason_of(error) if isinstance(error, OSError) else str(error))
+        try:
+            return Greeted(errand.request, "utf8" if connection.takes_utf8 else "ascii", "")
+        finally:
+            self._trade.pool.give(connection)
+
+    def _check_trouble(self) -> None:
+        if self._trade.trouble:
+            raise Unreachable(self._trade.trouble)
 
     def _answers(self, group: list[tuple[Deliver, int]]) -> list[Answer]:
         try:
@@ -183,8 +200,7 @@ class Courier:
             return mail.deferred(group, mail.defect(error))
 
     def _transact(self, header: bytes, group: list[tuple[Deliver, int]]) -> list[Answer]:
-        if self._trade.trouble:
-            raise Unreachable(self._trade.trouble)
+        self._check_trouble()
         errand, descriptor = group[0]
         lines = _lines([errand for errand, _ in group])
         recipients = tuple(self._trade.recipient(errand) for errand, _ in group)
@@ -218,8 +234,8 @@ def _transactions(batch: list[Taken]) -> list[list[tuple[Deliver, int]]]:
     """What can go together: the same message from the same sender."""
     groups: dict[tuple[int, str, int], list[tuple[Deliver, int]]] = defaultdict(list)
     for errand, descriptor in batch:
-        assert isinstance(errand, Deliver)
-        groups[message_of(errand.envelope), errand.sender, errand.size].append((errand, descriptor))
+        if isinstance(errand, Deliver):
+            groups[message_of(errand.envelope), errand.sender, errand.size].append((errand, descriptor))
     return list(groups.values())
 
 

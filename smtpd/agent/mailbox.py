@@ -31,7 +31,7 @@ _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4 * 4)
 class Mailbox:
     """The trade of an agent for the mailbox of one user."""
 
-    ERRAND: type[Errand] = Deliver
+    ERRANDS: tuple[type[Errand], ...] = (Deliver,)
     HANDS = 1
     BATCH = 32
     BATCH_BYTES = 8 * 1024 * 1024

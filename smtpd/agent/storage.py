@@ -30,7 +30,7 @@ OPEN_MAX = 16  # Maildirs that one hand holds open
 class Storage:
     """The trade of an agent for Maildirs.  `trouble`: why no mail can be stored, found before the sandbox."""
 
-    ERRAND: type[Errand] = Deliver
+    ERRANDS: tuple[type[Errand], ...] = (Deliver,)
     HANDS = 4
     BATCH = 8
     BATCH_BYTES = 1024 * 1024

@@ -103,7 +103,7 @@ class Aliases:
 class Warrant:
     """The trade of an agent for commands and files that stand in a file, and not in the configuration."""
 
-    ERRAND: type[Errand] = Deliver
+    ERRANDS: tuple[type[Errand], ...] = (Deliver,)
     HANDS = HANDS
     BATCH = 1
     BATCH_BYTES = 1

@@ -167,6 +167,7 @@ class ExpansionSlice:
     virtual: str = ""
     userbase: str = ""  # empty: users of the system
     user: str = ""  # that the action runs as
+    rcpt_to: bool = False  # of lmtp: the server is told the address, not the user
 
 
 @dataclass(frozen=True)

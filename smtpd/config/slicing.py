@@ -173,7 +173,7 @@ def slice_agents(parsed: Parsed, texts: TableFiles, report: Report) -> tuple[Age
 def slice_expansion(action: Action) -> ExpansionSlice:
     userbase = "" if action.userbase in (None, SYSTEM_USERS) else action.userbase
     names = action.alias or "", action.virtual or "", userbase or "", action.user or ""
-    return ExpansionSlice(action.name, action.method, *names)
+    return ExpansionSlice(action.name, action.method, *names, rcpt_to=action.rcpt_to)
 
 
 def slice_delivery(action: Action, config: Config) -> DeliverySlice:

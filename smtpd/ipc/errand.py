@@ -1,8 +1,8 @@
 """The frames between queue and an agent: what a user's own process is asked to do, and what it answers.
 
     queue   Deliver, one mail (content in the frame, or a descriptor with it)  -->  agent
-            ReadForward                                                        -->
-            Result, ForwardText                                                <--
+            ReadForward, Greet                                                 -->
+            Result, ForwardText, Greeted                                       <--
 
 One packet of a SOCK_SEQPACKET pair holds one frame, so a descriptor cannot stray.  Fixed structs and counted bytes, no
 msgspec: an agent is forked for every user that gets mail, and carries nothing that it does not need.  queue believes
@@ -34,13 +34,14 @@ PROMISES: dict[str, str | None] = {
     "warrant": None,
 }
 
-DELIVER, READ_FORWARD, RESULT, FORWARD = 1, 2, 3, 4
+DELIVER, READ_FORWARD, RESULT, FORWARD, GREET, GREETED = 1, 2, 3, 4, 5, 6
 BY_DESCRIPTOR, PERHAPS_DELIVERED, UTF8 = 0x01, 0x02, 0x04
 _FLAGS = {"by_descriptor": BY_DESCRIPTOR, "perhaps_delivered": PERHAPS_DELIVERED, "utf8": UTF8}
 
 _DELIVER = struct.Struct(">QQQHHHHHHH")  # created, size, lock, and the lengths of seven strings
 _RESULT = struct.Struct(">B")
 VERDICTS = ("none", "text", "unsafe", "later", "malformed")
+SERVERS = ("utf8", "ascii", "later")
 
 
 class Malformed(Exception):
@@ -98,6 +99,20 @@ class ReadForward:
 
 
 @dataclass(frozen=True)
+class Greet:
+    """Greet the LMTP server, to hear what it takes."""
+
+    request: int
+
+
+@dataclass(frozen=True)
+class Greeted:
+    request: int
+    verdict: str  # of SERVERS: it knows SMTPUTF8 (RFC 6531), or not, or cannot be asked now
+    reason: str
+
+
+@dataclass(frozen=True)
 class Result:
     envelope: int
     outcome: Outcome
@@ -111,7 +126,11 @@ class ForwardText:
     content: bytes  # the file, or the reason
 
 
-def encode(errand: Deliver | ReadForward | Result | ForwardText) -> bytes:
+Request = Deliver | ReadForward | Greet
+Answer = Result | ForwardText | Greeted
+
+
+def encode(errand: Request | Answer) -> bytes:
     match errand:
         case Deliver():
             return _encode_deliver(errand)
@@ -121,6 +140,12 @@ def encode(errand: Deliver | ReadForward | Result | ForwardText) -> bytes:
             text = errand.text.encode(errors="replace")[:TEXT_MAX]
             head = HEADER.pack(RESULT, 0, 0, _RESULT.size + len(text), errand.envelope)
             return head + _RESULT.pack(errand.outcome) + text
+        case Greet():
+            return HEADER.pack(GREET, 0, 0, 0, errand.request)
+        case Greeted():
+            text = errand.reason.encode(errors="replace")[:TEXT_MAX]
+            head = HEADER.pack(GREETED, 0, 0, _RESULT.size + len(text), errand.request)
+            return head + _RESULT.pack(SERVERS.index(errand.verdict)) + text
         case ForwardText():
             head = HEADER.pack(FORWARD, 0, 0, _RESULT.size + len(errand.content), errand.request)
             return head + _RESULT.pack(VERDICTS.index(errand.verdict)) + errand.content
@@ -135,7 +160,7 @@ def _encode_deliver(mail: Deliver) -> bytes:
     return HEADER.pack(DELIVER, flags, 0, len(rest), mail.envelope) + rest
 
 
-def decode(packet: bytes) -> Deliver | ReadForward | Result | ForwardText:
+def decode(packet: bytes) -> Request | Answer:
     """One frame.  Raises Malformed."""
     try:
         kind, flags, reserved, length, number = HEADER.unpack_from(packet)
@@ -148,6 +173,10 @@ def decode(packet: bytes) -> Deliver | ReadForward | Result | ForwardText:
             raise Malformed(f"flags {flags:#x}")
         if kind == READ_FORWARD and not rest:
             return ReadForward(number)
+        if kind == GREET and not rest:
+            return Greet(number)
+        if kind == GREETED and len(rest) <= _RESULT.size + TEXT_MAX:
+            return Greeted(number, SERVERS[rest[0]], rest[1:].decode(errors="replace"))
         if kind == RESULT and len(rest) <= _RESULT.size + TEXT_MAX:
             return Result(number, Outcome(rest[0]), rest[1:].decode(errors="replace"))
         if kind == FORWARD and len(rest) <= _RESULT.size + FORWARD_MAX:

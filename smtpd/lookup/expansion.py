@@ -15,6 +15,9 @@ recipient: nothing of it is delivered (and nothing of it is lost, as the client 
 What the client wants to be told (NOTIFY), and how it named the recipient to whoever sent us the mail (ORCPT), is the
 same for all that a recipient becomes: RFC 3461 5.2.7.
 
+An LMTP server has to be told who a mail is from and for: an address that is not ASCII is refused while the client
+listens, where the server does not know SMTPUTF8 (RFC 6531 3.6).
+
 What ends an expansion that would not end: a node that has been there is not taken twice, none is DEPTH deep, and there
 are no more than NODES of them below anybody's .forward, LISTED in all.  The entry that named a node is not looked up
 for it again, so an alias may name itself.  A user's own name in that user's .forward, or what leads to it, means the
@@ -31,12 +34,13 @@ from typing import Any
 from smtpd.config.model import Method
 from smtpd.config.slice import ExpansionSlice
 from smtpd.envelope import Duty, Kind, Notify, Origin, Recipient
-from smtpd.lookup.node import AddressNode, Entry, Node, Question, ReadInclude, Source, UserNode
+from smtpd.lookup.node import AddressNode, AskServer, Entry, Node, Question, ReadInclude, Source, UserNode
 from smtpd.lookup.person import check_person, forward_trouble, whose_forward
 from smtpd.lookup.plan import Plan
-from smtpd.lookup.refusal import Refusal, Refuse, deferred, failed, invalid, later, said
+from smtpd.lookup.refusal import Refusal, Refuse, deferred, failed, invalid, later, said, unspeakable
 from smtpd.lookup.rule import Case, Refused
 from smtpd.lookup.trace import SILENT, Trace
+from smtpd.smtp.utf8 import ascii_address
 from smtpd.tables import expansion as language
 from smtpd.tables.candidate import alias_candidates, virtual_candidates
 from smtpd.tables.domain import normal, normal_address
@@ -195,12 +199,12 @@ class Expansion:
         action = node.action
         home = yield from check_person(self._plan, name, action)
         if own or action.user and (action.userbase or action.user != name):
-            self._deliver(node, name, extension, home)
+            yield from self._deliver(node, name, extension, home)
             return
         forward = yield whose_forward(name, action)
         self._trace.forward(name, forward)
         if forward.verdict == "none" or forward.verdict == "text" and not forward.targets:
-            self._deliver(node, name, extension, home)
+            yield from self._deliver(node, name, extension, home)
         elif forward.verdict == "text":
             owner = action.userbase, name
             self._take(node, forward.targets, Source(f".forward of {name}", owner, None, Duty.FORWARDED, name))
@@ -245,12 +249,25 @@ class Expansion:
         else:
             self._reach(node, source.user, extension, source.duty, digest=language.digest(target))
 
-    def _deliver(self, node: UserNode, user: str, extension: str, home: str) -> None:
+    def _deliver(self, node: UserNode, user: str, extension: str, home: str) -> Steps:
         if node.action.method is Method.EXPAND_ONLY:
             raise failed("Recipient is forwarded to nobody")
         if node.action.method is Method.FORWARD_ONLY:
             raise deferred("Recipient is forwarded to nobody")
+        if node.action.method is Method.LMTP:
+            yield from self._check_server(node, node.destination if node.action.rcpt_to else user)
         self._reach(node, user, extension, Duty.DELIVER, home=home)
+
+    def _check_server(self, node: UserNode, told: str) -> Steps:
+        """Whether sender and recipient can be told to the server.  Only those beyond ASCII are worth a question."""
+        by_sender = ascii_address(self._origin.sender) is None
+        if not by_sender and ascii_address(told) is not None:
+            return
+        server = yield AskServer(node.action.name)
+        if server.verdict == "later":
+            raise later(f"server of action {node.action.name}: {server.reason}")
+        if server.verdict != "utf8":
+            raise unspeakable("Sender's" if by_sender else "Recipient's")
 
     def _reach(
         self, node: UserNode, user: str, extension: str, duty: Duty, *, digest: str = "", home: str = ""

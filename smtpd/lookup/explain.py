@@ -34,7 +34,7 @@ from smtpd.imsg import ForwardRead
 from smtpd.ipc.log import visible
 from smtpd.lookup.expansion import Ending, Expanded, Expansion
 from smtpd.lookup.include import Includes
-from smtpd.lookup.node import FindUser, Forward, Node, Question, ReadForward, ReadInclude
+from smtpd.lookup.node import AskServer, FindUser, Forward, Node, Question, ReadForward, ReadInclude, Server
 from smtpd.lookup.plan import make_plan
 from smtpd.lookup.recipient import understand
 from smtpd.lookup.refusal import Refusal
@@ -275,6 +275,9 @@ class Driver:
                 return understand(ForwardRead(0, *self._read_forward(user)))
             case ReadForward():
                 return Forward("none", reason="as that of a user of a userbase is not read here")
+            case AskServer(action):
+                self._told.say(f"an address is not ASCII: only the running daemon asks the server of action {action}")
+                return Server("utf8")
             case ReadInclude(path):
                 members = self._includes.read(path)
                 self._told.say(f"{path}: {', '.join(map(_written, members)) or 'nobody'}")

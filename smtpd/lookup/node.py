@@ -42,7 +42,22 @@ class ReadInclude:
     path: str
 
 
-Question = FindUser | ReadForward | ReadInclude
+@dataclass(frozen=True)
+class AskServer:
+    """Does the LMTP server of this action know SMTPUTF8?  Answered by a Server."""
+
+    action: str
+
+
+Question = FindUser | ReadForward | ReadInclude | AskServer
+
+
+@dataclass(frozen=True)
+class Server:
+    """`verdict`: "utf8", "ascii", "later".  `reason` is for the log, never for a client."""
+
+    verdict: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """lookup -- decides who a recipient is, what a client may do, what a name means.
 
-    dispatcher --ResolveClient, WelcomeClient-->  lookup  --AddEnvelopes, ReadForward--> queue
+    dispatcher --ResolveClient, WelcomeClient-->  lookup  --AddEnvelopes, ReadForward, AskServer--> queue
                  CheckCredentials, Scram                  --FindUser, CheckPassword--> parent
                  CheckSender, ExpandRecipient             <--> programs that answer for tables, name servers
          queue --ExpandEnvelope---------------->
@@ -34,6 +34,7 @@ from smtpd.imsg import (
     PasswordChecked,
     ReportStatistics,
     ResolveClient,
+    ServerAnswered,
     SetVerbose,
     Stop,
     TakeTableProgram,
@@ -113,6 +114,8 @@ def from_dispatcher(lookup, channel, imsg, descriptor):
 def from_queue(lookup, channel, imsg, descriptor):
     match imsg:
         case ForwardRead():
+            lookup.recipients.to_queue.answer(imsg)
+        case ServerAnswered():
             lookup.recipients.to_queue.answer(imsg)
         case ExpandEnvelope():
             lookup.recipients.expand_again(channel, imsg)

@@ -26,7 +26,7 @@ from smtpd.ipc.question import Questions
 from smtpd.lookup.expansion import Ending, Expanded, Expansion
 from smtpd.lookup.include import Includes
 from smtpd.lookup.memory import Memory
-from smtpd.lookup.node import FindUser, Forward, Question, ReadForward, ReadInclude
+from smtpd.lookup.node import AskServer, FindUser, Forward, Question, ReadForward, ReadInclude, Server
 from smtpd.lookup.person import whose_forward
 from smtpd.lookup.plan import Plan
 from smtpd.lookup.refusal import TEXT, Refusal
@@ -35,7 +35,9 @@ from smtpd.tables.table import Awaited
 
 USER_SECONDS = 60  # that a user is known, or known not to be one
 FORWARD_SECONDS = 5  # that a .forward is taken to be as it was: the time a change needs to be seen at the most
-USERS, FORWARDS = 10_000, 1_000  # remembered
+SERVER_SECONDS = 300  # that what an LMTP server takes is taken to be as it was,
+TROUBLE_SECONDS = 5  # and that it cannot be asked
+USERS, FORWARDS, SERVERS = 10_000, 1_000, 1_000  # remembered
 USER_QUESTIONS = 32  # to the parent at a time: each is a process there
 FORWARD_QUESTIONS = 256
 PAGE = 256 * 1024  # bytes of recipients in an imsg
@@ -63,6 +65,7 @@ class Recipients:
         self.to_queue = Questions(queue, FORWARD_QUESTIONS)
         self._users: Memory[FindUser, str] = Memory(self._find_user, now, USERS)
         self._forwards: Memory[ReadForward, Forward] = Memory(self._read_forward, now, FORWARDS)
+        self._servers: Memory[AskServer, Server] = Memory(self._ask_server, now, SERVERS)
         self._includes = Includes()
 
     def _go_on(self, task: Task, answer: Any) -> None:
@@ -89,6 +92,8 @@ class Recipients:
                 return self._users.find(question)
             case ReadForward():
                 return self._forwards.find(question)
+            case AskServer():
+                return self._servers.find(question)
             case ReadInclude():
                 return self._includes.read(question.path)
             case Awaited():
@@ -100,6 +105,8 @@ class Recipients:
                 self._users.ask(question, answered)
             case ReadForward():
                 self._forwards.ask(question, answered)
+            case AskServer():
+                self._servers.ask(question, answered)
             case Awaited():
                 question.begin(answered)
 
@@ -176,6 +183,15 @@ class Recipients:
             self._forwards.answer(question, forward, 0 if forward.verdict == "later" else FORWARD_SECONDS)
 
         self.to_queue.ask(lambda request: imsg.ReadForward(request, question.user, question.action), read)
+
+    # -- LMTP servers, from queue --------------------------------------------------------
+
+    def _ask_server(self, question: AskServer) -> None:
+        def asked(answer: imsg.ServerAnswered) -> None:
+            seconds = TROUBLE_SECONDS if answer.verdict == "later" else SERVER_SECONDS
+            self._servers.answer(question, Server(answer.verdict, answer.reason), seconds)
+
+        self.to_queue.ask(lambda request: imsg.AskServer(request, question.action), asked)
 
 
 def pages(recipients: Sequence[Recipient]) -> Iterator[list[Recipient]]:

@@ -1,6 +1,7 @@
 """How a recipient is refused: the reply to the client, and the reason for the log.
 
 550 5.1.1, 5.2.1, 5.7.1    no such user; one that receives nothing; no rule wants it
+553 5.6.7                  an address needs SMTPUTF8, and the server of the mailbox does not know that
 524 5.2.4, 424 4.2.4       its aliases or its .forward lead nowhere; or nowhere now
 451 4.3.0                  something that has to be asked does not answer, or what is wanted is not allowed here
 4xx, 5xx                   what an `error:` says
@@ -48,6 +49,11 @@ def invalid(enhanced: str) -> Refuse:
 # RFC 3463 X.2.1: the mailbox exists, and does not accept messages
 def disabled(user: str) -> Refuse:
     return Refuse(550, "5.2.1", "Invalid recipient", f"user {user} never receives mail")
+
+
+# RFC 6531 3.5: 553, mailbox name not allowed; X.6.7 non-ASCII addresses not permitted
+def unspeakable(whose: str) -> Refuse:
+    return Refuse(553, "5.6.7", f"{whose} address is not ASCII, and the recipient's server does not take that")
 
 
 def later(reason: str) -> Refuse:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from smtpd.ipc import errand as frames
-from smtpd.ipc.errand import ForwardText, Malformed, Result
+from smtpd.ipc.errand import Answer, Malformed
 
 READS = 64  # packets taken from one agent in one turn of the loop
 ANSWER_MAX = 8192  # bytes of an answer, and some more
@@ -38,7 +38,7 @@ class Errand(Protocol):
         """An agent has room, and holds `lock` if it needs one: call `ready(frame, descriptor)`, or `ready(None, None)`
         when there is nothing to send."""
 
-    def answered(self, answer: Result | ForwardText) -> None:
+    def answered(self, answer: Answer) -> None:
         """Raises Malformed when this is not an answer to it."""
 
     def failed(self, reason: str, *, sent: bool = False, permanent: bool = False) -> None:
@@ -62,7 +62,7 @@ class Agent:
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         number: int,
-        answered: Callable[[Result | ForwardText], None],
+        answered: Callable[[Answer], None],
         gone: Callable[[str], None],
     ):
         sock.setblocking(False)
@@ -117,7 +117,7 @@ class Agent:
                 return
             try:
                 answer = frames.decode(packet)
-                if not isinstance(answer, Result | ForwardText):
+                if not isinstance(answer, Answer):
                     raise Malformed("a request")
                 self._answered(answer)
             except Malformed as error:

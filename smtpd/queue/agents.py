@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 
 from smtpd.imsg import AgentRefused, AgentStarted, EndAgent, StartAgent
-from smtpd.ipc.errand import ForwardText, Malformed, Result
+from smtpd.ipc.errand import Answer, Malformed, Result
 from smtpd.ipc.log import log
 from smtpd.ipc.question import Questions
 from smtpd.queue.agent import Agent, Begun, Errand
@@ -144,7 +144,7 @@ class Agents:
         else:
             line.agent.send(begun, frame, descriptor)
 
-    def _answered(self, line: Line, answer: Result | ForwardText) -> None:
+    def _answered(self, line: Line, answer: Answer) -> None:
         number = answer.envelope if isinstance(answer, Result) else answer.request
         begun = line.begun.get(number)
         if begun is None or not begun.sent:

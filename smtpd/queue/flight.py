@@ -17,7 +17,7 @@ from smtpd.envelope import Duty, Outcome, envelope_text, message_of
 from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Violation
-from smtpd.ipc.errand import ForwardText, Malformed, Result
+from smtpd.ipc.errand import Answer, Malformed, Result
 from smtpd.ipc.log import log, visible
 from smtpd.queue import report, terms
 from smtpd.queue.agent import Ready
@@ -174,9 +174,9 @@ class Flight:
     # -- the end ----------------------------------------------------------------------------------------------------
 
     @at_its_own_cost
-    def answered(self, answer: Result | ForwardText) -> None:
+    def answered(self, answer: Answer) -> None:
         if not isinstance(answer, Result):
-            raise Malformed("a .forward instead of a result")
+            raise Malformed("no result of a delivery")
         text = visible(answer.text)[:ERROR_MAX]
         match answer.outcome:
             case Outcome.DELIVERED:

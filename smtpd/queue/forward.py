@@ -11,7 +11,7 @@ from smtpd.envelope import Duty
 from smtpd.imsg import ForwardRead, ReadForward
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.errand import FORWARD_MAX, ForwardText, Malformed, Result
+from smtpd.ipc.errand import FORWARD_MAX, Answer, ForwardText, Malformed
 from smtpd.ipc.log import visible
 from smtpd.queue.agent import Ready
 from smtpd.queue.agents import Agents
@@ -47,9 +47,9 @@ class _Reading:
     def begin(self, agent: int, lock: int, ready: Ready) -> None:
         ready(frames.encode(frames.ReadForward(self.number)), None)
 
-    def answered(self, answer: Result | ForwardText) -> None:
+    def answered(self, answer: Answer) -> None:
         if not isinstance(answer, ForwardText):
-            raise Malformed("a result of a delivery instead of a .forward")
+            raise Malformed("no .forward")
         if answer.verdict == "text":
             self._answer("text", answer.content[:FORWARD_MAX], "")
         else:

@@ -1,7 +1,7 @@
 """queue -- keeps mail and envelopes on disk, and hands mail to the agents of its recipients.
 
     dispatcher --ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
-    lookup --AddEnvelopes, ReadForward--> queue --ExpandEnvelope--> lookup
+    lookup --AddEnvelopes, ReadForward, AskServer--> queue --ExpandEnvelope--> lookup
     queue --EnvelopesSubmitted, EnvelopesTried--> scheduler --EnvelopesDue, PostponeEnvelopes, ScanEnvelopes, …--> queue
     queue --StartAgent, EndAgent, LockMailbox, UnlockMailbox--> parent             queue --errands--> agents
     control --ListEnvelopes, ListQuarantine, OpenContent--> queue
@@ -22,6 +22,7 @@ from smtpd.imsg import (
     AddEnvelopes,
     AgentRefused,
     AgentStarted,
+    AskServer,
     Begin,
     DeleteEnvelopes,
     EnvelopeExpanded,
@@ -131,6 +132,8 @@ def from_lookup(queue, channel, imsg, descriptor):
             queue.incoming.add_envelopes(imsg)
         case ReadForward():
             queue.forwards.read(channel, imsg)
+        case AskServer():
+            queue.servers.ask(channel, imsg)
         case EnvelopeExpanded():
             queue.to_lookup.answer(imsg)
         case EnvelopeNotExpanded():

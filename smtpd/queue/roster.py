@@ -67,6 +67,13 @@ class Roster:
             raise NoAgent("commands of alias files are not enabled (alias-commands)")
         return Key(self._runs_as(recipient.action, recipient.user, recipient.duty), recipient.action, recipient.duty)
 
+    def get_server(self, name: str) -> Key:
+        """The agent that speaks with the server of this action.  Raises NoAgent."""
+        action = self._actions.get(name)
+        if action is None or action.method is not Method.LMTP:
+            raise NoAgent(f'the configuration has no lmtp action "{name}"')
+        return Key(action.user, name, Duty.DELIVER)
+
     def _runs_as(self, action: str, user: str, duty: int) -> str:
         if duty == Duty.ALIASED:
             return self._alias_commands

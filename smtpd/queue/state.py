@@ -24,6 +24,7 @@ from smtpd.queue.renewal import Renewals
 from smtpd.queue.reservation import Reservations
 from smtpd.queue.roster import Roster
 from smtpd.queue.scan import Scan
+from smtpd.queue.server import Servers
 from smtpd.queue.space import Space
 from smtpd.queue.spool import Spool
 from smtpd.queue.store import PAGE, Store
@@ -54,6 +55,7 @@ class Queue:
         self.to_lookup = Questions(lookup, renewal.QUESTIONS)
         self.agents = Agents(loop, self.starts, self.locks, roster, clock or loop.time)
         self.forwards = Forwards(self.agents, clock or loop.time)
+        self.servers = Servers(self.agents, roster, clock or loop.time)
         renewals = Renewals(self.to_lookup, self.disk)
         self.deliveries = Deliveries(
             loop, self.disk, self.agents, roster, renewals, scheduler, self.submit, self.statistics
@@ -80,6 +82,7 @@ class Queue:
 
     def _every_second(self) -> None:
         self.agents.tick()
+        self.servers.tick()
         self.loop.call_later(1.0, self._every_second)
 
     # -- what the parent and control want -------------------------------------------------------------------------

@@ -221,6 +221,11 @@ class Session:
         said, self._unsaid = self._unsaid[:number], self._unsaid[number:]
         return Say(b"".join(said))
 
+    @property
+    def takes_utf8(self) -> bool:
+        """The server knows RFC 6531.  Once it has been greeted."""
+        return "SMTPUTF8" in self._extensions
+
     def _is_pipelining(self) -> bool:
         return "PIPELINING" in self._extensions
 
@@ -231,7 +236,7 @@ class Session:
         if "8BITMIME" in self._extensions:
             words.append("BODY=8BITMIME")
         is_ascii = "".join((mail.sender, *mail.recipients)).isascii()
-        if "SMTPUTF8" in self._extensions and (mail.utf8 or not is_ascii):
+        if self.takes_utf8 and (mail.utf8 or not is_ascii):
             words.append("SMTPUTF8")  # RFC 6531 3.4
         return " ".join(words) + "\r\n"
 
@@ -242,13 +247,13 @@ class Session:
 
     def _told(self, address: str) -> str:
         """As this server is told it."""
-        return address if "SMTPUTF8" in self._extensions else ascii_address(address) or ""
+        return address if self.takes_utf8 else ascii_address(address) or ""
 
     def _fault(self, address: str) -> str:
         """Why this address cannot be told to this server."""
         if not _PATH.fullmatch(address):
             return f"cannot be written as an address: {address!a}"
-        if ascii_address(address) is None and "SMTPUTF8" not in self._extensions:
+        if ascii_address(address) is None and not self.takes_utf8:
             return f"5.6.7 the server takes no address that is not ASCII: {address!a}"
         return ""
 

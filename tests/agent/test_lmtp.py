@@ -12,7 +12,7 @@ from mail_local import lmtp, trace
 from smtpd.agent.hand import EX_PROTOCOL
 from smtpd.agent.lmtp import MAILS_MAX, Courier, Lmtp, Pool
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import Post, ReadForward, Result
+from smtpd.ipc.errand import Greet, Greeted, Post, ReadForward, Result
 from smtpd.smtp.lmtp import PATIENCE, State
 from tests.agent.conftest import MAIL, errand
 from tests.mail_local.lmtp_server import Server
@@ -179,6 +179,31 @@ def test_no_return_path_of_the_mail_goes_to_the_server(start, serve):
     server = serve()
     start("lmtp", server.target).deliver(to("bob", content=b"Return-Path: <eve@x.test>\n" + MAIL))
     assert server.mails[0][3] == wired(TRACE + MAIL)
+
+
+# -- what the server takes ------------------------------------------------------------------------------
+
+
+def greet(agent, request=7):
+    agent.send(Greet(request))
+    return agent.receive()
+
+
+@pytest.mark.parametrize("extensions, verdict", [(MODERN, "utf8"), (("PIPELINING", "8BITMIME"), "ascii")])
+def test_what_a_server_knows_is_told_and_the_next_mail_goes_over_that_connection(start, serve, extensions, verdict):
+    server = serve(extensions=extensions)
+    agent = start("lmtp", server.target)
+    assert greet(agent) == Greeted(7, verdict, "")
+    assert agent.deliver(to("bob")).outcome is Outcome.DELIVERED
+    assert greet(agent, 8) == Greeted(8, verdict, "")
+    assert server.connections == 1
+
+
+def test_what_a_server_knows_that_is_not_there_is_told_later(start):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        target = "{}:{}".format(*closed.getsockname())
+    answer = greet(start("lmtp", target))
+    assert (answer.request, answer.verdict) == (7, "later") and "refused" in answer.reason
 
 
 # -- several recipients ------------------------------------------------------------------------------

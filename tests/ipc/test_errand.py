@@ -12,10 +12,13 @@ from smtpd.ipc.errand import (
     FORWARD_MAX,
     HEADER,
     PACKET_MAX,
+    SERVERS,
     TEXT_MAX,
     VERDICTS,
     Deliver,
     ForwardText,
+    Greet,
+    Greeted,
     Malformed,
     ReadForward,
     Result,
@@ -43,7 +46,9 @@ def delivers(draw):
 
 results = st.builds(Result, numbers, st.sampled_from(Outcome), st.text(st.characters(codec="utf-8"), max_size=100))
 forwards = st.builds(ForwardText, numbers, st.sampled_from(VERDICTS), st.binary(max_size=FORWARD_MAX))
-errands = st.one_of(delivers(), st.builds(ReadForward, numbers), results, forwards)
+greeted = st.builds(Greeted, numbers, st.sampled_from(SERVERS), st.text(st.characters(codec="utf-8"), max_size=100))
+requests = st.one_of(delivers(), st.builds(ReadForward, numbers), st.builds(Greet, numbers))
+errands = st.one_of(requests, results, forwards, greeted)
 
 MAIL = Deliver(
     1 << 32, 1700000000, 5, "amy@there.test", "bob@here.test", "bob@here.test", "work", b"mail\n", False, True
@@ -142,7 +147,7 @@ def test_an_address_that_is_not_utf8_is_malformed():
         decode(encode(MAIL).replace(b"amy@", b"\xff\xfe\xfd@"))
 
 
-@pytest.mark.parametrize("kind", [0, 5, 255])
+@pytest.mark.parametrize("kind", [0, 7, 255])
 def test_an_unknown_kind_is_malformed(kind):
     with pytest.raises(Malformed):
         decode(HEADER.pack(kind, 0, 0, 0, 1))

@@ -8,7 +8,17 @@ import pytest
 
 from smtpd.config.model import Condition, Match, Method
 from smtpd.config.slice import ExpansionSlice, LookupSlice, TableSlice
-from smtpd.imsg import TABLE, CheckPassword, FindUser, ForwardRead, PasswordChecked, ReadForward, UserFound
+from smtpd.imsg import (
+    TABLE,
+    AskServer,
+    CheckPassword,
+    FindUser,
+    ForwardRead,
+    PasswordChecked,
+    ReadForward,
+    ServerAnswered,
+    UserFound,
+)
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare
@@ -36,6 +46,7 @@ class House:
         configuration = replace(CONFIGURATION, **changes)
         self.loop = prepare()
         self.users, self.passwords, self.forwards = {}, {}, {}
+        self.server = "ascii"
         self.heard = []
         self.silent = set()
         self.opened = []  # servers that a test plays on the same loop
@@ -64,6 +75,8 @@ class House:
             case CheckPassword():
                 verdict = "yes" if self.passwords.get(imsg.user) == imsg.password else "no"
                 channel.send(PasswordChecked(imsg.request, verdict))
+            case AskServer():
+                channel.send(ServerAnswered(imsg.request, self.server, ""))
             case ReadForward():
                 verdict, content = self.forwards.get(imsg.user, ("none", b""))
                 channel.send(ForwardRead(imsg.request, verdict, content, "" if verdict != "refused" else "not yours"))

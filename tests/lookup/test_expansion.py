@@ -11,7 +11,7 @@ from smtpd.envelope import Duty, Kind, Recipient, Terms
 from smtpd.imsg import AddEnvelopes
 from smtpd.ipc.declaration import DEFAULT_LIMIT
 from smtpd.lookup.expansion import DEPTH, NODES, Expanded
-from smtpd.lookup.node import FindUser, Forward
+from smtpd.lookup.node import AskServer, FindUser, Forward
 from smtpd.tables.expansion import Command, File, digest
 from smtpd.tables.file import FileTable
 from smtpd.tables.inline import ListTable
@@ -345,3 +345,51 @@ def test_any_recipient_ends_and_fits_its_imsgs(local, forward):
             encoded = msgspec.msgpack.encode(AddEnvelopes(1, ORIGIN, list(outcome.recipients), Terms()))
             assert msgspec.msgpack.decode(encoded, type=AddEnvelopes).recipients == list(outcome.recipients)
             assert len(encoded) <= DEFAULT_LIMIT
+
+
+# -- addresses beyond ASCII, and LMTP ------------------------------------------------------------------
+
+
+def asked_servers(world):
+    return [question.action for question in world.asked if isinstance(question, AskServer)]
+
+
+@pytest.mark.parametrize(
+    "method, fields, sender, recipient, asked",
+    [
+        (Method.LMTP, {}, "amy@there.test", "bob@here.test", False),
+        (Method.LMTP, {}, "", "bob@here.test", False),
+        (Method.LMTP, {}, "amy@m\u00fcller.test", "bob@here.test", False),
+        (Method.LMTP, {}, "\u00e5my@there.test", "bob@here.test", True),
+        (Method.LMTP, {"rcpt_to": True}, "amy@there.test", "bob+\u00fc@here.test", True),
+        (Method.LMTP, {}, "amy@there.test", "bob+\u00fc@here.test", False),
+        (Method.MAILDIR, {}, "\u00e5my@there.test", "bob+\u00fc@here.test", False),
+        (Method.MBOX, {}, "\u00e5my@there.test", "bob+\u00fc@here.test", False),
+        (Method.MDA, {}, "\u00e5my@there.test", "bob+\u00fc@here.test", False),
+    ],
+)
+def test_a_server_is_asked_only_of_what_needs_smtputf8_to_be_told(method, fields, sender, recipient, asked):
+    """RFC 6531 3.6; the user's own name is what the server is told, where the action has no rcpt-to."""
+    world = World(dict(bob=None), server="utf8", method=method, **fields)
+    assert isinstance(world.expand(recipient, sender=sender), Expanded)
+    assert asked_servers(world) == (["in"] if asked else [])
+
+
+def test_an_address_that_the_server_cannot_be_told_is_refused():
+    world = World(dict(bob=None), method=Method.LMTP, rcpt_to=True)
+    assert refused(world, "bob@here.test", 553, "5.6.7", sender="\u00e5my@there.test").text.startswith(
+        "Sender's address"
+    )
+    assert refused(world, "bob+\u00fc@here.test", 553, "5.6.7").text.startswith("Recipient's address")
+
+
+def test_while_the_server_cannot_be_asked_the_client_may_try_again():
+    world = World(dict(bob=None), method=Method.LMTP, server="later")
+    refusal = refused(world, "bob@here.test", 451, "4.3.0", sender="\u00e5my@there.test")
+    assert refusal.reason == "server of action in: because" and "because" not in refusal.text
+
+
+def test_a_command_beside_the_server_is_no_reason_to_ask():
+    world = World(dict(bob="|cmd"), method=Method.LMTP)
+    assert isinstance(world.expand("bob@here.test", sender="\u00e5my@there.test"), Expanded)
+    assert asked_servers(world) == []

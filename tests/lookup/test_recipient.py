@@ -9,6 +9,7 @@ from smtpd.envelope import Body, Duty, Kind, Notify, Origin, Recipient, Terms
 from smtpd.imsg import (
     TABLE,
     AddEnvelopes,
+    AskServer,
     EnvelopeExpanded,
     EnvelopeNotExpanded,
     ExpandEnvelope,
@@ -301,3 +302,36 @@ def test_a_wrong_line_of_a_forward_costs_that_line_and_is_said(house, capfd):
 @pytest.mark.parametrize("verdict", ["none", "unsafe", "refused", "later", "malformed"])
 def test_what_queue_says_of_a_forward(verdict):
     assert understand(ForwardRead(1, verdict, b"ignored", "why")) == Forward(verdict, reason="why")
+
+
+# -- LMTP servers -----------------------------------------------------------------------------------
+
+
+def to_server(request, sender="\u00e5my@there.test"):
+    asked = recipient(request)
+    return msgspec.structs.replace(asked, origin=msgspec.structs.replace(asked.origin, sender=sender))
+
+
+def test_what_a_server_takes_is_remembered(house):
+    house = house(actions=(ExpansionSlice("in", Method.LMTP),))
+    house.users["bob"] = "user"
+    for request in (1, 2):
+        answer = house.ask(to_server(request))
+        assert (answer.code, answer.enhanced) == (553, "5.6.7")
+    assert [asked.action for asked in house.sent(AskServer)] == ["in"]
+    assert house.ask(to_server(3, "amy@m\u00fcller.test")) == RecipientExpanded(3, 1)
+
+
+def test_a_server_that_takes_it_has_the_mail(house):
+    house = house(actions=(ExpansionSlice("in", Method.LMTP),))
+    house.users["bob"], house.server = "user", "utf8"
+    assert house.ask(to_server(1)) == RecipientExpanded(1, 1)
+
+
+def test_that_a_server_cannot_be_asked_is_remembered_shortly(house):
+    house = house(actions=(ExpansionSlice("in", Method.LMTP),))
+    house.users["bob"], house.server = "user", "later"
+    assert house.ask(to_server(1)).code == house.ask(to_server(2)).code == 451
+    assert len(house.sent(AskServer)) == 1
+    house.server, house.lookup.recipients._servers._now = "utf8", lambda: house.loop.time() + 10
+    assert house.ask(to_server(3)) == RecipientExpanded(3, 1)

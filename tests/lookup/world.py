@@ -1,10 +1,12 @@
 """A world for expansions: users, what their .forward says, tables, actions.  Everything answers at once, or slowly."""
 
+import msgspec
+
 from smtpd.config.model import Condition, Match, Method
 from smtpd.config.slice import ExpansionSlice
 from smtpd.envelope import Duty, Notify, Origin, Terms
 from smtpd.lookup.expansion import Expanded, Expansion
-from smtpd.lookup.node import FindUser, Forward, ReadForward, ReadInclude
+from smtpd.lookup.node import AskServer, FindUser, Forward, ReadForward, ReadInclude, Server
 from smtpd.lookup.plan import Plan
 from smtpd.lookup.refusal import Refusal
 from smtpd.lookup.rule import Rules
@@ -57,6 +59,7 @@ class World:
         delimiter="+",
         slow=False,
         actions=(),
+        server="ascii",
         **action,
     ):
         self.forwards, self.verdicts, self.includes = dict(forwards), dict(verdicts), dict(includes)
@@ -66,10 +69,12 @@ class World:
         every = {action.name: action for action in (ExpansionSlice(name="in", **action), *actions)}
         rules = Rules(matches, LOCAL | made)
         self.plan = Plan(rules, every, LOCAL | made, frozenset(texts), delimiter, "mx.here.test", alias_commands)
+        self.server = Server(server, "because" if server == "later" else "")
         self.asked = []
 
-    def expand(self, recipient, trace=SILENT, **said):
-        return self.drive(Expansion(self.plan, ORIGIN, recipient, trace, **said).steps())
+    def expand(self, recipient, trace=SILENT, sender=ORIGIN.sender, **said):
+        origin = msgspec.structs.replace(ORIGIN, sender=sender)
+        return self.drive(Expansion(self.plan, origin, recipient, trace, **said).steps())
 
     def expand_again(self, user, extension="", destination="bob@here.test"):
         expansion = Expansion(self.plan, ORIGIN, "bob@here.test")
@@ -96,6 +101,8 @@ class World:
                 return self.verdicts.get(name, "user" if name in self.forwards else "unknown")
             case ReadForward(user):
                 return forward(self.forwards.get(user))
+            case AskServer():
+                return self.server
             case ReadInclude(path):
                 return tuple(parse_include(self.includes.get(path, "").encode()).targets)
 

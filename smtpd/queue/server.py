@@ -1,0 +1,69 @@
+"""What the LMTP server of an action takes: asked by lookup, answered by the action's own agent, who greets the server.
+
+A server that does not answer costs those who asked a "later" after the deadline, and its agent goes on waiting for it.
+"""
+
+import itertools
+from collections.abc import Callable
+
+from smtpd.imsg import AskServer, ServerAnswered
+from smtpd.ipc import errand as frames
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.errand import Greeted, Malformed
+from smtpd.ipc.log import visible
+from smtpd.queue.agent import Answer, Ready
+from smtpd.queue.agents import Agents
+from smtpd.queue.roster import NoAgent, Roster
+
+DEADLINE = 20.0  # seconds
+REASON_MAX = 256  # characters of what the agent says
+
+
+class Servers:
+    """`tick` is to be called every second; `clock` counts seconds."""
+
+    def __init__(self, agents: Agents, roster: Roster, clock: Callable[[], float]):
+        self._agents, self._roster, self._clock = agents, roster, clock
+        self._numbers = itertools.count(1)
+        self._open: dict[int, _Greeting] = {}  # by number, the oldest first
+
+    def ask(self, channel: Channel, imsg: AskServer) -> None:
+        try:
+            key = self._roster.get_server(imsg.action)
+        except NoAgent as nobody:
+            channel.send(ServerAnswered(imsg.request, "later", str(nobody)))
+            return
+        number, until = next(self._numbers), self._clock() + DEADLINE
+
+        def answer(verdict: str, reason: str) -> None:
+            if self._open.pop(number, None) is not None:
+                channel.send(ServerAnswered(imsg.request, verdict, visible(reason)[:REASON_MAX]))
+
+        greeting = self._open[number] = _Greeting(number, until, answer)
+        self._agents.give(key, greeting)
+
+    def tick(self) -> None:
+        for greeting in [*self._open.values()]:
+            if greeting.waits_until <= self._clock():
+                greeting.failed("the server does not answer")
+
+
+class _Greeting:
+    deadline = DEADLINE
+    alone = False
+    priority = 0
+    over = False  # a second end of it is not told
+
+    def __init__(self, number: int, waits_until: float, answer: Callable[[str, str], None]):
+        self.number, self.waits_until, self._answer = number, waits_until, answer
+
+    def begin(self, agent: int, lock: int, ready: Ready) -> None:
+        ready(frames.encode(frames.Greet(self.number)), None)
+
+    def answered(self, answer: Answer) -> None:
+        if not isinstance(answer, Greeted):
+            raise Malformed("no answer about the server")
+        self._answer(answer.verdict, answer.reason)
+
+    def failed(self, reason: str, *, sent: bool = False, permanent: bool = False) -> None:
+        self._answer("later", reason)
