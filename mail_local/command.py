@@ -1,7 +1,7 @@
 """Running a command that takes a mail: on its standard input; what it thinks of it is its exit status.
 
     mail  --pipe-->  /bin/sh -c LINE sh VALUE…  --exit status-->  Ending  --judge-->  done | later | never
-                                                --pipe-->  the last line of its output, whatever came before
+                                                --pipes->  the last lines of its output, whatever came before
 
 A value is a positional parameter and never part of the line.  The command has a session of its own, default signals,
 umask 077, the environment that it is given and nothing else, descriptors 0, 1 and 2 and no other, the caller's
@@ -21,13 +21,14 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
 SHELL = "/bin/sh"
 SECONDS = 300.0
-OUTPUT_MAX = 512  # bytes of the last line
+OUTPUT_MAX = 512  # bytes of its last lines
+LINES_MAX = 10
 
 EX_OSERR, EX_TEMPFAIL = 71, 75
 SYSEXITS = {  # sysexits.h
@@ -49,6 +50,7 @@ SYSEXITS = {  # sysexits.h
 }
 
 _PIECE = 64 * 1024
+_TAIL = 8 * 1024  # bytes of a piece that are searched for its last lines
 _LAST_PIECES = 16  # read after the end; one that was left running may write for ever
 _ROOM = 1024 * 1024  # bytes of a mail that stand in the pipe at once, and so are not cut short by our own death
 _POLL = 0.05  # seconds, where the end of a process is no event
@@ -69,24 +71,32 @@ class Ending:
     status: int  # of its exit; the signal that killed it, negative
     late: bool = False  # killed, as its time was over
     taken: bool = True  # all of the mail went into its pipe
-    output: bytes = b""  # the last line that is not empty
+    output: bytes = b""  # its last lines that are not empty: on standard error, or else on standard output
 
 
 @dataclass
-class LastLine:
+class LastLines:
     """Of an output of any length: costs no more memory than one piece of it."""
 
-    _whole: bytes = b""
+    _whole: list[bytes] = field(default_factory=list)
     _begun: bytes = b""
 
     def add(self, piece: bytes) -> None:
         head, _, rest = (self._begun + piece).rpartition(b"\n")
-        if head := head.rstrip():
-            self._whole = head[head.rfind(b"\n") + 1 :].strip()[:OUTPUT_MAX]
+        head = head.rstrip()[-_TAIL:]
+        found = list[bytes]()
+        while len(found) < LINES_MAX and (head := head.rstrip()):
+            head, _, line = head.rpartition(b"\n")
+            found.append(line.strip()[:OUTPUT_MAX])
+        self._whole = (self._whole + found[::-1])[-LINES_MAX:]
         self._begun = rest[:OUTPUT_MAX]
 
     def text(self) -> bytes:
-        return self._begun.strip() or self._whole
+        """As many of them as fit, the last one at least."""
+        lines = [line for line in (*self._whole, self._begun.strip()) if line][-LINES_MAX:]
+        while len(text := b"\n".join(lines)) > OUTPUT_MAX:
+            del lines[0]
+        return text
 
 
 def judge(ending: Ending) -> tuple[Verdict, str]:
@@ -129,19 +139,21 @@ def run(
 def _start(line: str, parameters: list[str], environment: Mapping[str, str]) -> "Started":
     with ExitStack() as opened:
         mail, feed = _pipe(opened)
-        output, told = _pipe(opened)
+        output, printed = _pipe(opened)
+        errors, told = _pipe(opened)
         process = subprocess.Popen(
             [_bytes(text) for text in (SHELL, "-c", line, "sh", *parameters)],
             stdin=mail,
-            stdout=told,
+            stdout=printed,
             stderr=told,
             env={_bytes(name): _bytes(value) for name, value in environment.items()},
             start_new_session=True,
             umask=0o077,
         )
+        os.close(printed)
         os.close(told)
         opened.pop_all()
-    return Started(process, mail, feed, output)
+    return Started(process, mail, feed, output, errors)
 
 
 def _pipe(opened: ExitStack) -> tuple[int, int]:
@@ -161,23 +173,25 @@ class Started(NamedTuple):
     mail: int  # its input; kept, so that what it does not read is no error before its end
     feed: int  # the other end of that
     output: int
+    errors: int
 
 
 class Running:
     """A command under way."""
 
     def __init__(self, started: Started, content: Iterator[bytes], parted: socket.socket | None):
-        self._process, self._mail, self._feed, self._output = started
+        self._process, self._mail, self._feed, self._output, self._errors = started
         self._content = content
         self._piece = memoryview(b"")
-        self._last = LastLine()
+        self._last = {self._errors: LastLines(), self._output: LastLines()}
         self._watched = select.poll()
         os.set_blocking(self._feed, False)
-        os.set_blocking(self._output, False)
         with suppress(OSError, AttributeError):
             fcntl.fcntl(self._feed, fcntl.F_SETPIPE_SZ, _ROOM)
         self._watched.register(self._feed, select.POLLOUT)
-        self._watched.register(self._output, select.POLLIN)
+        for descriptor in self._last:
+            os.set_blocking(descriptor, False)
+            self._watched.register(descriptor, select.POLLIN)
         if parted is not None:
             self._watched.register(parted, 0)  # nothing but that it hangs up
         self._end = _end_of(self._process.pid)
@@ -194,17 +208,19 @@ class Running:
                 break
             for descriptor, _ in self._watched.poll(1000 * (left if self._end >= 0 else min(left, _POLL))):
                 self._turn(descriptor)
-        for _ in range(_LAST_PIECES):
-            if not self._hear():
-                break
-        return Ending(self._process.returncode, late, self._has_taken_all(), self._last.text())
+        for descriptor in self._last:
+            for _ in range(_LAST_PIECES):
+                if not self._hear(descriptor):
+                    break
+        output = self._last[self._errors].text() or self._last[self._output].text()
+        return Ending(self._process.returncode, late, self._has_taken_all(), output)
 
     def _turn(self, descriptor: int) -> None:
         if descriptor == self._feed:
             self._tell()
-        elif descriptor == self._output:
-            if self._hear() == b"":
-                self._watched.unregister(self._output)
+        elif descriptor in self._last:
+            if self._hear(descriptor) == b"":
+                self._watched.unregister(descriptor)
         elif descriptor != self._end:
             raise Parted
 
@@ -222,13 +238,13 @@ class Running:
             os.close(self._feed)
             self._feed = -1
 
-    def _hear(self) -> bytes | None:
+    def _hear(self, descriptor: int) -> bytes | None:
         """A piece of output; empty at the end, None when there is none now."""
         try:
-            piece = os.read(self._output, _PIECE)
+            piece = os.read(descriptor, _PIECE)
         except BlockingIOError:
             return None
-        self._last.add(piece)
+        self._last[descriptor].add(piece)
         return piece
 
     def _has_taken_all(self) -> bool:
@@ -246,7 +262,7 @@ class Running:
             self._process.wait()
 
     def close(self) -> None:
-        for descriptor in (self._mail, self._feed, self._output, self._end):
+        for descriptor in (self._mail, self._feed, self._output, self._errors, self._end):
             if descriptor >= 0:
                 os.close(descriptor)
 

@@ -1,7 +1,7 @@
 """Running the command of an action with each mail, on queue's word.
 
     Deliver --> header --> loop? --> LOOP
-                      \\-> sh -c LINE sh VALUE… --exit status--> DELIVERED | DEFERRED | FAILED, with its last words
+                      \\-> sh -c LINE sh VALUE… --exit status--> DELIVERED | DEFERRED | FAILED, with its last lines
 
 The line is the administrator's, or, for a warrant, the user's own; what came by mail is in parameters of the shell, in
 the environment, and on standard input (config/specifier.py, mail_local/command.py).
@@ -82,9 +82,19 @@ class Runner:
         content = mail.content_of(errand, descriptor, trace.added_lines(errand.sender, errand.recipient))
         ending = command.run(line, parameters, environment, content, parted=queue)
         verdict, cause = command.judge(ending)
-        said = visible(ending.output.decode(errors="replace"))
-        text = ": ".join(filter(None, (cause, said))) if cause else "Delivered"
-        return Result(errand.envelope, _OUTCOMES[verdict], text[:TEXT_MAX])
+        text = _with_output(cause, ending.output) if cause else "Delivered"
+        return Result(errand.envelope, _OUTCOMES[verdict], text)
+
+
+def _with_output(cause: str, output: bytes) -> str:
+    """In one line of TEXT_MAX bytes: of the output its end, as far as there is room for whole lines."""
+    lines = [visible(line) for line in output.decode(errors="replace").split("\n") if line]
+    while lines:
+        text = f"{cause}: {' / '.join(lines)}"
+        if len(text.encode()) <= TEXT_MAX or len(lines) == 1:
+            return text
+        del lines[0]
+    return cause
 
 
 class Single:

@@ -174,6 +174,7 @@ def test_whose_mail_it_is_queue_says_only_where_the_action_names_the_user(start,
         ("exit 75", (Outcome.DEFERRED, "temporary failure")),
         ("exit 67", (Outcome.FAILED, "user unknown")),
         ("echo no such folder; exit 1", (Outcome.FAILED, "exited abnormally: no such folder")),
+        ("echo a; echo b >&2; echo c; echo d >&2; exit 75", (Outcome.DEFERRED, "temporary failure: b / d")),
         ("echo done", (Outcome.DELIVERED, "Delivered")),
         ("kill -9 $$", (Outcome.DEFERRED, "terminated; signal 9")),
     ],
@@ -191,6 +192,14 @@ def test_its_words_cannot_forge_a_line_or_be_endless(start):
     assert text.isprintable() and text.endswith("\\015\\000x")
     _, text = outcome(start, READ + "head -c 5000 /dev/zero | tr '\\0' '\\001'; exit 1")
     assert len(text) == TEXT_MAX
+
+
+def test_of_many_words_the_last_ones_are_told(start):
+    _, text = outcome(start, READ + "seq -f '%0100.f' 100 >&2; exit 1")
+    numbers = [f"{number:0100d}" for number in range(97, 101)]
+    assert text == f"exited abnormally: {' / '.join(numbers)}"
+    _, text = outcome(start, READ + "seq -f 'ä%090.f' 100 >&2; exit 1")
+    assert text.endswith("100") and len(text.encode()) <= TEXT_MAX
 
 
 def test_a_mail_that_has_been_here_is_a_loop(start, home):

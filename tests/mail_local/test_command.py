@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mail_local import command
-from mail_local.command import OUTPUT_MAX, Ending, LastLine, Parted, Verdict, judge
+from mail_local.command import LINES_MAX, OUTPUT_MAX, Ending, LastLines, Parted, Verdict, judge
 
 MAIL = b"Subject: hello\n\nGood morning.\n"
 LARGE = [b"x" * 65536] * 64
@@ -171,7 +171,10 @@ def _broken():
 @pytest.mark.parametrize(
     "line, output",
     [
-        ("echo one; echo two; echo; echo '  '", b"two"),
+        ("echo one; echo two; echo; echo '  '", b"one\ntwo"),
+        ("echo said; echo one >&2; echo; echo two >&2; echo on", b"one\ntwo"),
+        ("seq 100", b"\n".join(b"%d" % number for number in range(101 - LINES_MAX, 101))),
+        ("yes $(printf %0200d 7) | head -n 5 >&2; echo out", b"\n".join([b"%0200d" % 7] * 2)),
         ("printf 'no end'", b"no end"),
         ("echo out; echo err >&2", b"err"),
         ("printf '\\n\\n'", b""),
@@ -192,18 +195,41 @@ def test_a_gigabyte_of_output_costs_no_memory():
 
 def test_a_gigabyte_of_lines_costs_no_memory():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert run(f"{READ} yes | head -c 1000000000").output == b"y"
+    assert run(f"{READ} yes | head -c 1000000000").output == b"\n".join([b"y"] * LINES_MAX)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
 
 
-@given(st.lists(st.binary(max_size=40).map(lambda text: text.replace(b"a", b"\n")), max_size=20))
+@given(st.lists(st.binary(max_size=40).map(lambda text: text.replace(b"a", b"\n")), max_size=12))
 @settings(max_examples=200)
-def test_the_last_line_does_not_depend_on_where_the_output_was_cut(pieces):
-    cut = LastLine()
+def test_the_last_lines_do_not_depend_on_where_the_output_was_cut(pieces):
+    cut = LastLines()
     for piece in pieces:
         cut.add(piece)
     lines = [line.strip() for line in b"".join(pieces).split(b"\n") if line.strip()]
-    assert cut.text() == (lines[-1] if lines else b"")
+    assert cut.text() == b"\n".join(lines[-LINES_MAX:])
+
+
+@given(st.lists(st.binary(max_size=2000).map(lambda text: text.replace(b"a", b"\n")), max_size=8))
+@settings(max_examples=100)
+def test_the_last_lines_are_bounded_and_hold_the_last_one(pieces):
+    last = LastLines()
+    for piece in pieces:
+        last.add(piece)
+    text = last.text()
+    assert len(text) <= OUTPUT_MAX and text.count(b"\n") < LINES_MAX
+    lines = [line.strip() for line in b"".join(pieces).split(b"\n") if line.strip()]
+    assert bool(text) == bool(lines) or len(lines[-1]) > OUTPUT_MAX
+    if lines and len(lines[-1]) < OUTPUT_MAX // 2:
+        assert text.endswith(lines[-1])
+
+
+def test_blank_lines_without_end_cost_next_to_nothing():
+    begin = time.process_time()
+    last = LastLines()
+    for _ in range(1000):
+        last.add(b"x\n" + b"\n" * 65534)
+    assert last.text() == b"\n".join([b"x"] * LINES_MAX)
+    assert time.process_time() - begin < 5
 
 
 # -- what it is given ----------------------------------------------------------------------------------
