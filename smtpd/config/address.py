@@ -28,6 +28,9 @@ def listen_addresses(listen: Listen, host: Host, place: Place, report: Report) -
     elif address := numeric(listen.operand):
         named = host.resolve(address) if "%" in address else ()  # fe80::1%2 -> fe80::1%eth0
         kind, addresses = "address", named or (address,)
+        if "%" not in address and family(address) == 6 and ipaddress.ip_address(address).is_link_local:
+            expected = f'expected the interface behind it, as in "{address}%eth0"'
+            report.add(place, f"{address} is an address of one link only, {expected}")
     else:
         kind, addresses = "name", host.resolve(listen.operand)
         if not addresses:

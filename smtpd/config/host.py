@@ -35,13 +35,14 @@ SHORT_FAMILY = "bsd" in sys.platform or sys.platform == "darwin"
 class Host:
     """`interfaces`: name -> numeric addresses; an interface may have none.  A link-local one says `%interface`.
     `resolve`: name -> numeric addresses; none if there is no such name.
-    `has_user`, `has_file`: by name, by path.  `is_public`: a file that everybody may read.
+    `find_uid`: by name; None if there is no such user.  `has_file`: by path.
+    `is_public`: a file that everybody may read.
     `libexec`: the directories of programs that are not for users."""
 
     server_name: str
     interfaces: dict[str, tuple[str, ...]]
     resolve: Callable[[str], tuple[str, ...]]
-    has_user: Callable[[str], bool]
+    find_uid: Callable[[str], int | None]
     has_file: Callable[[str], bool]
     is_public: Callable[[str], bool]
     libexec: tuple[str, ...] = LIBEXEC
@@ -57,18 +58,17 @@ def this_host(mailname: str = MAILNAME) -> Host:
         server_name=choose_server_name(read_first_line(mailname), socket.gethostname(), canonical_name),
         interfaces=interfaces(),
         resolve=resolve,
-        has_user=has_user,
+        find_uid=find_uid,
         has_file=has_file,
         is_public=is_public,
     )
 
 
-def has_user(name: str) -> bool:
+def find_uid(name: str) -> int | None:
     try:
-        pwd.getpwnam(name)
+        return pwd.getpwnam(name).pw_uid
     except KeyError:
-        return False
-    return True
+        return None
 
 
 def has_file(path: str) -> bool:

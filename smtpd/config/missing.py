@@ -2,7 +2,8 @@
 
 table t file:/path     there is no such file: an error, for passwd: and sqlite: too
 table t db:/path       may appear later, as makemap makes it: a warning
-action … user NAME     there is no such user, nor is there for alias-commands: a warning, as it may be added later
+action … user NAME     there is no such user, nor is there for alias-commands: a warning, as it may be added later;
+                       one of the system's own, such as mail or www-data, likewise, as nothing is delivered as that
 
 Interfaces are looked at in address.py, programs in program.py, the files of pki and ca in keyfile.py.
 """
@@ -11,6 +12,7 @@ from smtpd.config.error import Report, quoted
 from smtpd.config.host import Host
 from smtpd.config.operand import WITH_PATH
 from smtpd.config.parser import Parsed
+from smtpd.config.slice import LOWEST_ID, NOBODY
 
 
 def check_machine(parsed: Parsed, host: Host, report: Report) -> None:
@@ -24,5 +26,9 @@ def check_machine(parsed: Parsed, host: Host, report: Report) -> None:
         else:
             report.add(place, text)
     for name, place in parsed.names.user_places.items():
-        if not host.has_user(name):
+        uid = host.find_uid(name)
+        if uid is None:
             report.warn(place, f"there is no user {quoted(name)} on this system; it may be added later")
+        elif uid < LOWEST_ID or uid in NOBODY:
+            text = f"nothing is delivered as {quoted(name)}, which is a user of the system itself (uid {uid})"
+            report.warn(place, f"{text}, expected another user")

@@ -168,7 +168,7 @@ class Reading:
             self._has_rules = True
         if kind.type == KINDS["mda"] and rest:
             kind, *rest = rest
-        if kind.type in DECLARING and rest and rest[0].type == "STRING":
+        if kind.type in DECLARING and rest and (rest[0].type == "STRING" or rest[0] in RESERVED):
             name = ascii_form(rest[0]) if kind in ("pki", "ca") else str(rest[0])
             self.names.declare(str(kind), name, place_of(file, rest[0]))
 

@@ -23,6 +23,7 @@ SPECIFIER_NAME = re.compile(r"%\{([a-z.]+)")
 # What other programs write for a value: %u and %d of Dovecot, $user of Postfix and of shells.
 _FOREIGN = re.compile(r"%%|(%[A-Za-z](?![A-Za-z])|\$\{?[A-Za-z_]+\}?)")
 _INSTEAD = {"%d": "%{dest.domain}", "%a": "%{dest}", "%h": "%{user.directory}"}
+_SHORT = {"user": "user.username", "username": "user.username", "home": "user.directory", "domain": "dest.domain"}
 _SCHEME = re.compile(r"^(?:unix|lmtp|inet)6?:(?://)?")  # of Postfix and others
 DESTINATION = re.compile(r"(?:(?P<host>[^:\[\]]+)|\[(?P<address>[^\[\]]+)\])(?::(?P<port>[0-9]{1,5}))?")
 
@@ -101,5 +102,5 @@ def template(text: str, *, wrapper: bool = False) -> specifier.Template:
     except specifier.Malformed as malformed:
         known = sorted(specifier.NAMES)
         strange = [name for name in SPECIFIER_NAME.findall(text.lower()) if name not in known]
-        hint = suggestion(strange[0], known) if strange else ""
+        hint = suggestion(_SHORT.get(strange[0], strange[0]), known) if strange else ""
         raise Wrong(printable(str(malformed)) + hint) from None

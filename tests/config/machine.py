@@ -11,7 +11,7 @@ from smtpd.config.slicing import Sliced, slice_config
 
 RULES = "\naction a maildir\nmatch reject"
 RESOLVED = {"mail.example.org": ("192.0.2.1", "2001:db8::1"), "four.example.org": ("192.0.2.2",)}
-USERS = ("lists", "vmail")
+USERS = {"lists": 1001, "vmail": 1002, "mail": 8, "nobody": 65534}
 INTERFACES = {
     "lo": ("127.0.0.1", "::1"),
     "eth0": ("192.0.2.1", "2001:db8::1", "fe80::1%eth0"),
@@ -49,8 +49,8 @@ def this_machine(
     def resolve(name: str) -> tuple[str, ...]:
         return RESOLVED.get(name, ())
 
-    has_user, has_file, is_public = USERS.__contains__, there.__contains__, public.__contains__
-    return Host("MX.example.org", INTERFACES, resolve, has_user, has_file, is_public, libexec)
+    has_file, is_public = there.__contains__, public.__contains__
+    return Host("MX.example.org", INTERFACES, resolve, USERS.get, has_file, is_public, libexec)
 
 
 def slices(text: str, **more) -> Slices:

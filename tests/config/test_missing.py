@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpd.config.host import has_file, has_user
+from smtpd.config.host import find_uid, has_file
 from tests.config.machine import errors_of, sliced
 
 
@@ -33,6 +33,12 @@ def test_a_user_that_the_system_does_not_have(text, where):
     assert sliced(text.format("vmail")).warnings == ()
 
 
+@pytest.mark.parametrize("name, uid", [("mail", 8), ("nobody", 65534)])
+def test_a_user_that_nothing_is_delivered_as(name, uid):
+    said = f'nothing is delivered as "{name}", which is a user of the system itself (uid {uid}), expected another user'
+    assert sliced(f"action b maildir user {name}").warnings == (f"f:1:23: {said}",)
+
+
 @pytest.mark.parametrize("group", ["all", "egress"])
 def test_groups_of_interfaces_are_not_known(group):
     said = f'f:1:11: "{group}" is a group of interfaces, expected the name of one, or "*" for all addresses'
@@ -40,7 +46,7 @@ def test_groups_of_interfaces_are_not_known(group):
 
 
 def test_the_machine_is_asked_by_name(tmp_path):
-    assert has_user("root")
-    assert not has_user("no-such-user-here")
+    assert find_uid("root") == 0
+    assert find_uid("no-such-user-here") is None
     assert has_file(str(tmp_path))
     assert not has_file(str(tmp_path / "nothing"))

@@ -88,6 +88,14 @@ def test_all_operands_that_are_wrong_are_told_at_once():
     assert len(errors_of("listen on a.b\nlisten on lo\nlisten on b.c\nlisten on ::1 tag x")) == 3
 
 
+def test_an_address_of_one_link_needs_its_interface():
+    (said,) = errors_of("listen on fe80::1")
+    assert (
+        said == 'f:1:11: fe80::1 is an address of one link only, expected the interface behind it, as in "fe80::1%eth0"'
+    )
+    assert addresses("listen on 'fe80::1%eth0'") == ["fe80::1%eth0"]
+
+
 def test_an_address_that_is_there_twice_is_listened_on_once(monkeypatch):
     monkeypatch.setitem(INTERFACES, "eth4", ("192.0.2.9", "192.0.2.9", "192.0.2.10"))
     monkeypatch.setitem(RESOLVED, "twice.example.org", ("127.0.0.1", "127.0.0.1", "::1"))
