@@ -60,6 +60,10 @@ class Server:
         except OSError:
             pass  # what it has said is still to be read
 
+    def wait(self) -> bool:
+        """Until there is something to hear."""
+        return bool(select.select([self._sock.fileno()], [], []))
+
     def answer(self) -> int:
         """Its code.  Raises Lost."""
         while not (response := self._maybe_response()):
@@ -182,14 +186,16 @@ def _converse(given: Input, server: Server) -> None:
         chunk = _CHUNK.match(line)
         if chunk:
             _pass_chunk(given, server, int(chunk[1]))
-        code = server.answer()
         verb = line.strip()[:4].upper()
+        # Asked before the answer is shown: behind it, more is what a client says that has read it.
+        goes_on = verb == b"DATA" and server.wait() and given.has_more()
+        code = server.answer()
         if chunk:
             begun = code == 250 and not chunk[2]
         elif code == 354:
             _pass_mail(given, server.send)
             server.answer()
-        elif verb == b"DATA" and given.has_more():
+        elif goes_on:
             _pass_mail(given, lambda data: None)
         elif verb == b"RSET":
             begun = False

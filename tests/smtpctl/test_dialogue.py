@@ -100,7 +100,7 @@ def test_who_waits_for_each_answer_gets_it(desk):
             process.stdin.write(line.encode())
             process.stdin.flush()
             assert process.stdout.readline().startswith(answer)
-        process.stdin.write(b"QUIT\n")
+        process.communicate(b"QUIT\n", timeout=20)
     server.end()
     assert process.returncode == 70 and server.said == ["HELO x", "DATA", "MAIL FROM:<a>", "QUIT"]
 
