@@ -39,7 +39,7 @@ install() {
         touch "$venv/.installed"; } |
         sed -un -e 's/^Collecting \([^ ]*\).*/  \1/p' -e 's/^Processing .*\/\([^- ]*\)-\([^- ]*\)-.*/  \1==\2/p' \
             -e 's/^\(Installing collected packages\):.*/  \1/p'
-    rm "$venv/.installed"
+    rm "$venv/.installed" 2>/dev/null
 }
 
 echo "making $venv with $found; this takes a minute"

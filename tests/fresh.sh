@@ -61,7 +61,8 @@ mirror() {
 
 take_along() { # machine
     cp -L /etc/resolv.conf "$1/etc/resolv.conf"
-    apt-config dump 2>/dev/null | grep -E '^Acquire::(http|https|ftp|ForceIPv|Retries|Check-)' >"$1/etc/apt/apt.conf.d/90outside" || true
+    apt-config dump 2>/dev/null | grep -E '^Acquire::(http|https|ftp|ForceIPv|Retries|Check-)' \
+        >"$1/etc/apt/apt.conf.d/90outside" || true
     pip_configuration >"$1/etc/pip.conf"
     named_in "$1/etc/pip.conf" | while read -r name; do
         show "$name" "$1"
@@ -198,10 +199,14 @@ inside)
 esac
 [ "$(id -u)" = 0 ] || skip "only root can make a new system"
 unshare --mount --pid --fork mount -t tmpfs tmpfs /mnt 2>/dev/null || skip "no mount namespaces can be made here"
-"$python" -m pip download -q --no-deps --dest "$(mktemp -d)" iniconfig >/dev/null 2>&1 || skip "pip reaches no package index"
+mkdir -p "$fresh"
+probe=$(mktemp -d "$fresh/probe.XXXXXX")
+trap 'rm -rf "$probe"' EXIT
+trap 'exit 130' HUP INT TERM
+"$python" -m pip download -q --retries 1 --no-deps --only-binary :all: --require-hashes --dest "$probe" \
+    -r requirements-dev.lock >"$fresh/log" 2>&1 || skip "pip cannot fetch what is needed: $(tail -n 1 "$fresh/log")"
 bootstrap
 machine=$(mktemp -d "$fresh/machine.XXXXXX")
-trap 'rm -rf --one-file-system "$machine"' EXIT
-trap 'exit 130' HUP INT TERM
+trap 'rm -rf --one-file-system "$probe" "$machine"' EXIT
 cp -a "$base/." "$machine"
 unshare --mount --pid --fork --kill-child sh tests/fresh.sh inside "$machine" "${1:-both}"
