@@ -11,12 +11,20 @@ umask 022
 cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
 export PYTHONDONTWRITEBYTECODE=1
-TEST_RESULT=$(mktemp) # where tests/conftest.py puts the numbers
-export TEST_RESULT
-trap 'rm -f "$TEST_RESULT"' EXIT
+work=$(mktemp -d)
+export TEST_RESULT="$work/result" # where tests/conftest.py puts the numbers
+trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT HUP TERM
 results=
 status=0
+
+# What another user has left, as root after sudo make test, is not ours to write.
+for cache in .mypy_cache .ruff_cache .pytest_cache .hypothesis .; do
+    if [ -e $cache ] && [ ! -w $cache ]; then
+        export MYPY_CACHE_DIR=/dev/null RUFF_NO_CACHE=true PYTEST_ADDOPTS="-p no:cacheprovider"
+        export HYPOTHESIS_STORAGE_DIRECTORY="$work/hypothesis"
+    fi
+done
 
 # title command...
 part() {
