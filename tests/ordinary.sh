@@ -25,7 +25,7 @@ trap 'exit 130' HUP INT TERM
 base=$("$python" -c 'import sys; print(sys.base_prefix)')
 export base user home python
 status=0
-unshare --mount sh -eu -c '
+sh tests/unshare.sh sh -eu -c '
     become="setpriv --reuid=$user --regid=$user --clear-groups"
 
     # Each directory on the way to $1 that the user may not enter becomes one that holds the same and may be entered.

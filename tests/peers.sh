@@ -2,7 +2,8 @@
 # Other people's mail programs that the live tests and the bench talk to, fetched from Debian.
 #
 #   swaks, gdb, dovecot, mutt, s-nail   installed; services are not started; what swaks needs for TLS and some of AUTH
-#   testssl.sh, sslscan, haproxy        likewise
+#   testssl.sh with socat, sslscan      likewise
+#   haproxy                             likewise
 #   msmtp, gsasl, curl                  likewise
 #   ip, ss, openssl, strace             likewise: tools of the tests themselves
 #   postfix, opensmtpd                  unpacked below .cache/peers (they cannot be installed beside each other), with the
@@ -92,6 +93,7 @@ install_package dovecot-lmtpd /usr/lib/dovecot/lmtp
 install_package mutt mutt
 install_package s-nail s-nail
 install_package testssl.sh testssl
+install_package socat socat
 install_package sslscan sslscan
 install_package haproxy haproxy
 install_package msmtp msmtp

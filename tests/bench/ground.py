@@ -3,6 +3,7 @@
 Nothing of it is seen outside, and nothing is left: the users exist in an /etc that is mounted in here.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ USERS = {
 
 def unshared(arguments):
     """The command that runs the bench again, in its namespaces."""
-    namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    namespaces = ["sh", str(TOP / "tests/unshare.sh"), "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
     return [*namespaces, sys.executable, "-P", "-m", "tests.bench", *arguments]
 
 
@@ -48,7 +49,8 @@ class Ground:
         directory.chmod(0o755)
         # ext4 looks around the inodes that were freed lately, so one server's deleted files would slow the next one's
         # new ones.  With this attribute the directories below are spread over the disk, as top-level directories are.
-        subprocess.run(["chattr", "+T", directory], stderr=subprocess.DEVNULL)
+        with contextlib.suppress(FileNotFoundError):  # a minimal system has no chattr, and perhaps no need of it
+            subprocess.run(["chattr", "+T", directory], stderr=subprocess.DEVNULL)
         self.directory = directory
         self._runs = 0
         self._authority, self._identities = Authority("bench"), {}

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.impostor import Impostor
+from tests.live.loaded import load_programs
 from tests.trusted import OPTIONS
 from tests.unique import MARK
 
@@ -326,6 +327,7 @@ def become(name, function):
     """The exit status that `function` returns, called in a child that is that user.  Forked and not executed: an
     ordinary user may not be able to reach this interpreter."""
     entry = pwd.getpwnam(name)
+    load_programs()
     pid = os.fork()
     if pid == 0:
         try:

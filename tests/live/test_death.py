@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpd import sandbox
 from tests.live.conftest import COMPLETE, CONF, ROLES, empty_maildir, mails, running, until
 
 
@@ -68,7 +69,8 @@ def test_a_forbidden_system_call_is_named(make_daemon):
     command = ["gdb", "-batch", "-nx", "-p", str(pid), "-ex", "call (int)execve(0, 0, 0)"]
     subprocess.run(command, capture_output=True, timeout=60)
     assert daemon.ended() != 0
-    assert f"lost child: dispatcher, pid {pid}, killed by SIGSYS, forbidden system call: execve" in daemon.log
+    call = "the kernel's log does not tell which" if sandbox.open_kernel_log() is None else "execve"
+    assert f"lost child: dispatcher, pid {pid}, killed by SIGSYS, forbidden system call: {call}" in daemon.log
 
 
 class Senders:
