@@ -242,7 +242,7 @@ def test_their_mail_says_who_they_are(daemon, users, alice):
 def test_a_password_is_in_no_log_wherever_a_client_puts_it(daemon):
     """daemon's fixture looks for it in all that was logged by all tests, too."""
     secret = f"{ASCII}-{MARK}"
-    misplaced = [f"AUTH PLAIN {encode('', 'eve', secret)}", f"auth  plain\t{encode('', 'eve', secret)}"]
+    misplaced = [f"AUTH PLAIN {encode('', 'eve', secret)}", f"auth  plain\t=\t{encode('', 'eve', secret)}"]
     misplaced += [f"AUTH {secret}", f"AUTH LOGIN {encode('eve')} {encode(secret)}", f"AUTH CRAM-MD5 {encode(secret)}"]
     with connect(PORTS["inline"]) as client:
         assert client.docmd(misplaced[0])[0] == 503  # before EHLO
