@@ -197,8 +197,10 @@ inside)
     exit 2
     ;;
 esac
+[ -x "$python" ] || { echo "there is no $python: make fresh makes it" >&2 && exit 1; }
 [ "$(id -u)" = 0 ] || skip "only root can make a new system"
-unshare --mount --pid --fork mount -t tmpfs tmpfs /mnt 2>/dev/null || skip "no mount namespaces can be made here"
+unshare --mount --pid --fork sh -c 'for kind in proc tmpfs devpts; do mount -t $kind $kind /mnt || exit; done' 2>/dev/null ||
+    skip "no namespaces with file systems of their own can be made here"
 mkdir -p "$fresh"
 probe=$(mktemp -d "$fresh/probe.XXXXXX")
 trap 'rm -rf "$probe"' EXIT
