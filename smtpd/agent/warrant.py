@@ -25,6 +25,7 @@ from smtpd.config import trust
 from smtpd.config.specifier import parse
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import Deliver, Post, Result
+from smtpd.ipc.reason import reason_of
 from smtpd.tables import expansion, file
 from smtpd.tables.expansion import Command, File, Target
 from smtpd.tables.text import LARGEST_FILE, decode
@@ -46,7 +47,7 @@ def forwarded(home: str, uid: int) -> list[Target]:
     try:
         return expansion.parse_forward(content).targets
     except expansion.Malformed as error:
-        raise Later(f".forward: {error}") from None
+        raise Later(f"{home}/{forward.NAME}: {error}") from None
 
 
 def aliased(path: str) -> list[Target]:
@@ -87,7 +88,8 @@ class Aliases:
             try:
                 found += self._targets_of(path)
             except (OSError, ValueError) as error:
-                raise Later(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+                reason = reason_of(error)
+                raise Later(reason if path in reason else f"{path}: {reason}") from None
         return found
 
     def _targets_of(self, path: str) -> list[Target]:

@@ -179,7 +179,7 @@ class Recipients:
         def read(answer: imsg.ForwardRead) -> None:
             forward = understand(answer)
             if forward.verdict == "text" and forward.reason:
-                log.warn(f".forward of {question.user}: skipped {forward.reason}")
+                log.warn(f".forward of {question.user}: {forward.reason}")
             self._forwards.answer(question, forward, 0 if forward.verdict == "later" else FORWARD_SECONDS)
 
         self.to_queue.ask(lambda request: imsg.ReadForward(request, question.user, question.action), read)
@@ -219,7 +219,7 @@ def understand(answer: imsg.ForwardRead) -> Forward:
         return Forward(answer.verdict, reason=answer.reason)
     try:
         targets, troubles = parse_forward(answer.content)
-        return Forward("text", tuple(targets), "; ".join(said(troubles)))
+        return Forward("text", tuple(targets), f"skipped {'; '.join(said(troubles))}" if troubles else "")
     except Malformed as error:
         return Forward("malformed", reason=str(error))
     except Exception as error:

@@ -16,7 +16,7 @@ In a file a backslash at the end of a line joins it with the next, unless it sta
 import re
 from collections.abc import Iterator
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from smtpd.tables import text
 
 _TOKEN = re.compile(r"""\\.|[\\,"'#]|[ \t]++|[^\\,"'# \t]++""", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -37,8 +37,7 @@ def lines(content: bytes) -> Iterator[tuple[int, list[str] | PieceError]]:
     """The pieces of each logical line of a file, with the number of its last line; or what is wrong with it."""
     pieces, joined, number = Pieces(), False, 0
     # What is not UTF-8 may stand in a comment and in a command, and comes out of it as the same bytes.
-    text = content.removeprefix(BYTE_ORDER_MARK).decode(errors="surrogateescape")
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in text.lines(text.decode(content)):
         line = line.strip()
         joined = pieces.add(line.removesuffix("\\")) and line.endswith("\\")
         if not joined:

@@ -126,6 +126,14 @@ def test_control_characters_in_a_forward_are_shown(capsys, monkeypatch):
     assert "not\\033[2Jyours" in capsys.readouterr().out
 
 
+def test_the_lines_of_a_forward_that_are_skipped_are_told(capsys, monkeypatch):
+    monkeypatch.setattr(module, "find_user", lambda name: "user")
+    lookup = slices('action "in" mbox\nmatch from any for local action "in"\n').lookup
+    assert explain(lookup, ["rcpt-to=bob@localhost"], lambda user: ("text", b"bob\nb o b\n", "")) == 0
+    shown = capsys.readouterr().out
+    assert ".forward: bob, skipped line 2: neither an address nor the name of a user\n" in shown
+
+
 def test_a_user_of_the_system_and_what_the_forward_says(capsys):
     me = next(user for user in pwd.getpwall() if module.find_user(user.pw_name) == "daemon")
     lookup = slices('action "in" mbox\nmatch from any for local action "in"\n').lookup

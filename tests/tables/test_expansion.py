@@ -144,6 +144,7 @@ FORWARDS = [
     (b"bob", [User("bob")]),
     (b"bob\n", [User("bob")]),
     (b"bob\r\namy\r\n", [User("bob"), User("amy")]),
+    (b"bob\ramy\r", [User("bob"), User("amy")]),
     (b"# caf\xe9\nbob, amy@there.test\n", [User("bob"), Address("amy", "there.test")]),
     (b"bob, \\\n  amy\n", [User("bob"), User("amy")]),
     (b"bob \\\n", [User("bob")]),
@@ -210,7 +211,7 @@ def test_what_is_not_understood_in_an_include_file_is_told_by_its_line():
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | st.text('ab@,|/:\\"# \n', max_size=60).map(str.encode))
 def test_any_bytes_are_an_include_file(content):
-    lines = content.count(b"\n") + 1
+    lines = content.count(b"\n") + content.count(b"\r") + 1
     assert all(1 <= number <= lines for number, _ in parse_include(content)[1])
 
 
