@@ -50,7 +50,7 @@ _DOT = re.compile(rb"(?=\r\n\.\r\n)")
 _LAST = re.compile(rb"(?=BDAT[ \t]+[0-9]+[ \t]+LAST[ \t]*\r\n)", re.IGNORECASE)
 # Where content is wrong in two ways, the pieces decide which one is found.
 _ONE_OF_TWO = re.compile(
-    r"550 5\.6\.0 [A-Z][^\r\"]*|500 5\.5\.2 (?:NUL received|Lines? [^\r\"]*)"
+    r"(?:550 5\.6\.0|554 5\.6\.3) [A-Z][^\r\"]*|500 5\.5\.2 (?:NUL received|Lines? [^\r\"]*)"
     r"|550 5\.7\.1 Malformed message header|552 5\.3\.4 Message header too large"
 )
 _MASKED = re.compile(r"AUTH( [A-Z0-9_-]{1,20})? \(\.\.\.\)")
