@@ -2,10 +2,11 @@
 
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpd.ipc.log import Log, quoted, visible
+from smtpd.ipc.log import Log, attributed, quoted, visible
 
 
 def test_a_line_break_in_a_value_is_made_visible():
@@ -20,6 +21,30 @@ def test_a_quote_in_a_value_is_escaped():
 def test_no_text_makes_a_second_line(text):
     assert len(visible(text).splitlines()) <= 1
     assert not any(ord(char) < 32 for char in visible(text))
+
+
+@pytest.mark.parametrize(
+    "name, line, shown",
+    [
+        ("queue", "3f86a5cb48e81bff mda delivery evpid=1", "3f86a5cb48e81bff mda delivery evpid=1"),
+        ("dispatcher 2", "3f86a5cb48e81bff smtp connected x", "3f86a5cb48e81bff smtp connected x"),
+        ("queue", "delivery: Remove for 1: x", "delivery: Remove for 1: x"),
+        ("scheduler", "info: mda paused", "info: mda paused"),
+        ("parent", "warn: fatal: lost child: queue", "warn: fatal: lost child: queue"),
+        ("queue", "warn: fatal: no spool", "warn: queue: fatal: no spool"),
+        ("dispatcher 2", "debug: x", "debug: dispatcher 2: x"),
+        ("queue", "Fatal Python error: Aborted", "queue: Fatal Python error: Aborted"),
+        ("table t", "info: ready", "table t: info: ready"),
+        ("queue", "", "queue: "),
+    ],
+)
+def test_a_line_says_who_wrote_it_where_it_has_to(name, line, shown):
+    assert attributed(name, line) == shown
+
+
+@given(st.text())
+def test_no_line_of_a_program_is_taken_for_ours(line):
+    assert attributed("table t", line) == f"table t: {line}"
 
 
 def test_a_full_pipe_counts_what_it_drops_and_says_so_later():

@@ -1,0 +1,61 @@
+"""What the log says of the start: sandboxes in one line, and all of them with -v."""
+
+import pytest
+
+from smtpd.config.place import Places
+from smtpd.ipc.log import log
+from smtpd.parent.answer import CannotStart
+from smtpd.parent.boot import Booted, _report, _sum_up_sandboxes
+from smtpd.parent.child import Child
+from smtpd.parent.option import Options
+from smtpd.parent.record import Stderr
+
+NOT_ROOT = "missing: chroot (not root)"
+
+
+@pytest.fixture
+def booted():
+    made = Booted(Options(), Places(None), Stderr(), None)
+    made.children += [Child("queue", 0, 0, None), Child("dispatcher", 2, 0, None)]
+    return made
+
+
+def said(booted, capfd, **held):
+    for name, lines in held.items():
+        _report(booted, name.replace("_", " "), lines)
+    _sum_up_sandboxes(booted)
+    return capfd.readouterr().err.splitlines()
+
+
+def test_complete_sandboxes_are_one_line(booted, capfd):
+    assert said(booted, capfd, parent=["capabilities kill"], queue=["uid 1"], dispatcher_2=["uid 2"]) == [
+        "info: sandbox: 3 processes confined, nothing is missing"
+    ]
+
+
+def test_what_several_lack_is_said_once(booted, capfd):
+    lines = said(booted, capfd, parent=[NOT_ROOT], queue=["uid 1", NOT_ROOT], dispatcher_2=[NOT_ROOT])
+    assert lines == ["warn: sandbox: missing in all processes: chroot (not root)"]
+
+
+def test_who_lacks_what_is_said(booted, capfd):
+    other = "missing: seccomp (no libseccomp)"
+    assert said(booted, capfd, parent=["uid 0"], queue=[NOT_ROOT, other], dispatcher_2=[NOT_ROOT]) == [
+        "warn: sandbox: missing in queue: chroot (not root), seccomp (no libseccomp)",
+        "warn: sandbox: missing in dispatcher 2: chroot (not root)",
+    ]
+
+
+def test_a_verbose_log_has_a_line_for_each(booted, capfd, monkeypatch):
+    monkeypatch.setattr(log, "verbose", True)
+    assert said(booted, capfd, parent=[], queue=["uid 1", NOT_ROOT])[:2] == [
+        "debug: sandbox of parent: nothing",
+        "debug: sandbox of queue: uid 1, missing: chroot (not root)",
+    ]
+
+
+def test_what_is_required_and_missing_ends_the_start(booted, monkeypatch):
+    monkeypatch.setattr("smtpd.parent.boot._required", lambda _booted: True)
+    booted.configuration = object()
+    with pytest.raises(CannotStart, match=r"sandbox of queue: seccomp \(no libseccomp\) is missing"):
+        _report(booted, "queue", [NOT_ROOT, "missing: seccomp (no libseccomp)"])
