@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from smtpd import sandbox
+from smtpd.config.permission import is_private_group
 from smtpd.ipc.errand import PACKET_MAX, PROMISES, Deliver, ReadForward, decode, encode
 
 TOP = Path(__file__).parent.parent.parent
@@ -153,6 +154,13 @@ def own(*paths):
     for path in paths:
         if os.geteuid() == 0:
             os.chown(path, UID, UID, follow_symlinks=False)
+
+
+def others(who):
+    """Those classes of chmod(1) among `who` that are somebody else than the user: whoever runs the tests may have a
+    group of the user's own."""
+    private = os.geteuid() != 0 and is_private_group(UID, os.getegid())
+    return who.replace("g", "") if private else who
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from smtpd.agent.telling import read_forward
+from tests.agent.conftest import others
 
 
 def myself():
@@ -46,7 +47,7 @@ def test_one_that_others_may_write_is_unsafe_here_too(home):
     (home / ".forward").chmod(0o666)
     verdict, content, reason = read_forward(myself())
     assert (verdict, content) == ("unsafe", b"")
-    assert reason == f"{home}/.forward is writable by everybody: chmod go-w {home}/.forward"
+    assert reason == f"{home}/.forward is writable by everybody: chmod {others('go')}-w {home}/.forward"
 
 
 def test_nobody_is_told_of_a_user_that_is_not_there(home):
