@@ -19,10 +19,12 @@ table people { bob = "2001:2001:/srv/bob", amy = "2002:2002:/srv/amy" }
 table answers ldap
 action "in" maildir userbase <people> alias <aliases>
 action "hosted" maildir userbase <people> user nobody
+action "far" lmtp "192.0.2.7:24" userbase <people>
 match from src <office> for any action "hosted"
 match !from src <office> for domain { "a.test", "b.test" } action "hosted"
 match from mail-from <answers> for domain "slow.test" action "in"
 match from any for domain "here.test" action "in"
+match from any for domain "lmtp.test" action "far"
 """
 
 
@@ -174,6 +176,12 @@ def test_the_command_of_an_alias_and_the_members_of_a_list(capsys, tmp_path, mon
     assert f"{tmp_path}/list: amy, error:450 not yet" in shown
     assert explain(lookup, ["rcpt-to=odd@localhost"], lambda user: ("none", b"", "")) == 1
     assert '<t> has odd: "' in capsys.readouterr().out
+
+
+def test_an_lmtp_server_is_asked_by_the_daemon_only(told):
+    status, lines, _ = told("mail-from=åmy@there.test", "rcpt-to=bob@lmtp.test")
+    assert status == 0
+    assert any("only the running daemon asks the server of action far" in line for line in lines), lines
 
 
 def test_users_as_the_daemon_would_find_them():

@@ -83,6 +83,13 @@ def test_lines_that_end_with_both_and_no_line_end_at_the_end(serve):
     assert server.mails[0][3] == b"a: b\r\n\r\n.\r\nx\r\ny\r\n"
 
 
+def test_no_return_path_of_the_mail_is_sent(serve):
+    """The server adds the one that counts."""
+    server = serve()
+    assert run("-d", server.target, "-u", mail=b"Return-Path: <amy@there.test>\n" + MAIL).returncode == 0
+    assert server.mails[0][3] == WIRED
+
+
 def test_a_large_mail(serve):
     server = serve()
     mail = MAIL + b".line\n" * 500_000

@@ -8,6 +8,7 @@ from smtpd.smtp.chunk import ChunkReader
 from smtpd.smtp.data import DataReader
 from smtpd.smtp.reply import Refuse
 from smtpd.smtp.text import MAX_LINE
+from smtpd.smtp.transfer import stuffed
 
 SPLINTERS = st.lists(
     st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"\0", b"x", b"A: b\r\n", b"\r\n\r\n", b"\r\n.\r\n"]), max_size=12
@@ -102,3 +103,19 @@ def test_a_line_without_end():
     assert read(b"x" * MAX_LINE) == b"x" * MAX_LINE + b"\n"
     assert read(b"x" * 40000, b"x" * 40000) is None
     assert read(b"\r\n" + b"x" * 80000) is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(SPLINTERS, st.lists(st.integers(0, 80), max_size=5), st.integers(1, 9), st.booleans())
+def test_smuggling_what_came_in_chunks_is_one_mail_for_the_next_server(splinters, places, step, binary):
+    """Cut anywhere on its way in, and anywhere on its way out."""
+    data = b"A: b\r\n\r\n" + b"".join(splinters)
+    ends = sorted(min(place, len(data)) for place in places)
+    content = read(*(data[a:b] for a, b in zip([0, *ends], [*ends, len(data)], strict=True)), binary=binary)
+    if content is None:
+        return
+    sent = b"".join(stuffed(content[n : n + step] for n in range(0, len(content), step)))
+    assert sent.count(b"\r") == sent.count(b"\n") == sent.count(b"\r\n")
+    reader = DataReader(10_000)
+    assert reader.feed(sent + b"QUIT\r\n") == content
+    assert reader.ended and reader.rest == b"QUIT\r\n"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from smtpd.envelope import Outcome
 from smtpd.smtp.action import Close, Say
+from smtpd.smtp.address import AddressError, path
 from smtpd.smtp.lmtp import PATIENCE, TRANSITIONS, Mail, Session, State, Transfer, Verdict
 from smtpd.smtp.transfer import stuffed
 
@@ -492,6 +493,23 @@ def test_an_address_that_is_not_ascii_needs_smtputf8():  # RFC 6531 3.4
     session = Player(lambda data: [data]).play(OLD.replace("250 mail.here.test", "250-x\nS: 250 SMTPUTF8")).session
     (said,) = session.begin(Mail("amy", ("j\u00f6rg@here.test",), 1))
     assert said.data == b"MAIL FROM:<amy> SMTPUTF8\r\n"
+
+
+ADDRESS_PARTS = st.text(st.characters(codec="utf-8", max_codepoint=0x2FFF), min_size=1, max_size=12)
+
+
+@given(ADDRESS_PARTS | st.sampled_from(['"a b"', "o'brien", '"\\""', "a/b"]), ADDRESS_PARTS | st.just("[192.0.2.1]"))
+@settings(max_examples=300)
+def test_each_address_that_rcpt_takes_can_be_told_to_a_server_that_knows_smtputf8(local, domain):
+    try:
+        address, rest = path(f"<{local}@{domain}>")
+    except AddressError:
+        return
+    if rest or not address.local:
+        return
+    session = Player(lambda data: [data]).play(MODERN).session
+    (said,) = session.begin(Mail(str(address), (str(address),), 1))
+    assert said.data.endswith(f"\r\nRCPT TO:<{address}>\r\n".encode())
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x\r\nQUIT", "-" * 300, "\u00e9"])
