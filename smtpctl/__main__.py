@@ -92,7 +92,8 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a name in a script that the locale does not have
     try:
         status = run(_called() if arguments is None else arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # mailutils closes it, and takes a failure behind the last word for a mail not sent
+            sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -117,7 +118,7 @@ def run(arguments: "Sequence[str]") -> int:
     try:
         options = Options(arguments[1:] if is_mailq else arguments)
     except Usage as error:
-        print(f"{name}: unknown option {error}\n{usage}", file=sys.stderr, end="")
+        print(f"smtpctl: unknown option {error}\n{usage}", file=sys.stderr, end="")
         return NOT_A_COMMAND
     if options.version:
         print(f"{name} ({PRODUCT}) {VERSION}")
@@ -152,7 +153,7 @@ def _talk(command: "Command", parameters: "Sequence[str]", options: Options) -> 
     try:
         return command.load()(Connection(Places(options.state).socket), parameters, options.json)
     except Trouble as trouble:
-        sys.stdout.flush()
+        print(end="", flush=True)
         return _fail(str(trouble))
 
 

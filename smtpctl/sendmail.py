@@ -50,6 +50,7 @@ def main(arguments: "Sequence[str]") -> int:
                 return submit(connection, options)
             case "s":
                 _check_stdin()
+                _check_stdout()
                 from smtpctl import dialogue
 
                 return dialogue.relay(open_session(connection))
@@ -73,6 +74,11 @@ def _say(failed: Failed) -> int:
 def _check_stdin() -> None:
     if sys.stdin is None:
         raise Failed(IOERR, "there is no standard input")
+
+
+def _check_stdout() -> None:
+    if sys.stdout is None:
+        raise Failed(IOERR, "there is no standard output")
 
 
 # -- other modes -------------------------------------------------------------------------------

@@ -6,6 +6,9 @@
 #   haproxy                             likewise
 #   msmtp, gsasl, curl                  likewise
 #   ip, ss, openssl, strace             likewise: tools of the tests themselves
+#   mailutils, reportbug                likewise; they call sendmail, as do:
+#   cron, anacron, git-email, php, logwatch, smartmontools, mdadm
+#                                       unpacked below .cache/peers: installed, some would bring services to this machine
 #   postfix, opensmtpd                  unpacked below .cache/peers (they cannot be installed beside each other), with the
 #                                       libraries that this machine lacks; nothing of them is configured, started, or in
 #                                       anybody's PATH
@@ -101,3 +104,14 @@ install_package gsasl gsasl
 install_package curl curl
 unpack postfix usr/sbin/smtp-source
 unpack opensmtpd usr/sbin/smtpd
+install_package mailutils mail.mailutils
+install_package reportbug reportbug
+unpack cron usr/sbin/cron
+unpack anacron usr/sbin/anacron
+unpack git-email usr/lib/git-core/git-send-email
+unpack libmailtools-perl usr/share/perl5/Mail/Address.pm
+unpack logwatch usr/sbin/logwatch
+unpack smartmontools usr/share/smartmontools/smartd_warning.sh
+unpack mdadm usr/share/doc/mdadm
+php=$(apt-cache depends php-cli 2>/dev/null | sed -n 's/^ *Depends: \(php[0-9.]*-cli\)$/\1/p')
+[ -z "$php" ] || unpack "$php" usr/share/doc/"$php"

@@ -161,6 +161,22 @@ def test_without_standard_input():
     assert (done.returncode, done.stderr) == (74, "sendmail: there is no standard input\n")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_caller_that_closes_what_it_does_not_read_hears_no_failure(desk, tmp_path, closed):
+    server = Server({})
+    desk.answers[:] = [server.opened]
+    command = f"exec {sys.executable} -m smtpctl sendmail --state {desk.folder} bob {closed}"
+    done = subprocess.run(["sh", "-c", command], input=MAIL, timeout=20, cwd=TOP)
+    server.end()
+    assert done.returncode == 0 and server.content
+
+
+def test_without_standard_output_there_is_no_dialogue(desk):
+    command = f"exec {sys.executable} -m smtpctl sendmail --state {desk.folder} -bs >&-"
+    done = subprocess.run(["sh", "-c", command], input=b"", stderr=subprocess.PIPE, timeout=20, cwd=TOP)
+    assert (done.returncode, done.stderr) == (74, b"sendmail: there is no standard output\n")
+
+
 def test_without_a_daemon_it_says_so_and_keeps_the_mail(run, home, tmp_path):
     done = run(*PLAIN, state=tmp_path / "nowhere")
     assert done.returncode == 75 and "doesn't seem to be running" in done.errors
