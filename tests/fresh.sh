@@ -9,9 +9,9 @@
 #
 # debootstrap makes the new system in .cache/fresh/debian, with the packages that the README names and no others.  It is
 # kept; each call works in a copy of it, in namespaces of its own, and removes the copy.  What this machine needs to
-# reach package archives is taken along: resolv.conf, settings of apt, the configuration of pip with the files and
-# directories that it names, and the certificates.  Where no new system can be made, that is said with the reason, and is
-# no failure.
+# reach package archives is taken along: resolv.conf, proxies, settings of apt, the configuration of pip with the files
+# and directories that it names, and the certificates.  Where no new system can be made, that is said with the reason,
+# and is no failure.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -21,6 +21,7 @@ python=$PWD/.venv/bin/python
 fresh=$PWD/.cache/fresh
 base=$fresh/debian
 certificates=/etc/ssl/certs/ca-certificates.crt
+proxies=$(env | grep -iE '^(http|https|no)_proxy=' || true)
 
 skip() {
     echo "fresh: skipped: $1"
@@ -67,7 +68,8 @@ take_along() { # machine
     named_in "$1/etc/pip.conf" | while read -r name; do
         show "$name" "$1"
     done
-    [ ! -f "$certificates" ] || show "$certificates" "$1"
+    mkdir -p "$1${certificates%/*}"
+    cp -L "${SSL_CERT_FILE:-$certificates}" "$1$certificates" 2>/dev/null || true
 }
 
 # What pip is told on this machine, by files and the environment, as one file.
@@ -131,9 +133,10 @@ as() {
     shift 3
     home=/root
     [ "$who" = root ] || home=/home/$who
-    # shellcheck disable=SC2016  # expanded in there
+    # shellcheck disable=SC2016,SC2086  # expanded in there; a word for each
     chroot "$machine" setpriv --reuid="$who" --regid="$who" --init-groups \
         env -i HOME="$home" USER="$who" LOGNAME="$who" SHELL=/bin/sh TERM=xterm PATH=/usr/local/bin:/usr/bin:/bin \
+        $proxies \
         sh -c 'ulimit -S -n 1024; umask "$1"; cd "$2"; shift 2; exec "$@"' sh "$mask" "$place" "$@"
 }
 

@@ -52,7 +52,7 @@ sh tests/unshare.sh sh -eu -c '
     fi
     exec env -i HOME="$home" PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \
         HYPOTHESIS_STORAGE_DIRECTORY="$home/hypothesis" TEST_RESULT="$home/result" \
-        $become "$python" -m pytest -rs -p no:cacheprovider --basetemp "$home/tmp" "$@"
+        $become "$python" -m pytest -rfEs -p no:cacheprovider --basetemp "$home/tmp" "$@"
 ' sh "$@" || status=$?
 [ -z "${TEST_RESULT:-}" ] || cat "$home/result" >"$TEST_RESULT" || true
 exit $status

@@ -47,11 +47,11 @@ part "mypy" "$python" -m mypy
 if [ "$(id -u)" = 0 ]; then
     part "other mail programs" sh tests/peers.sh
     part "users of the processes" sh etc/setup.sh users
-    part "tests as root" "$python" -m pytest -rs tests "$@"
+    part "tests as root" "$python" -m pytest -rfEs tests "$@"
     echo "once more, as an ordinary user"
     part "tests as an ordinary user" sh tests/ordinary.sh
 else
-    part "tests as $(id -un)" "$python" -m pytest -rs tests "$@"
+    part "tests as $(id -un)" "$python" -m pytest -rfEs tests "$@"
 fi
 echo "make test:$results"
 exit $status
