@@ -60,7 +60,11 @@ def _end_of_header(start: bytes) -> int:
     """Where the empty line stands that ends the header; -1 when there is none."""
     if start.startswith((b"\n", b"\r\n")):
         return 0
-    return min((end + 1 for end in (start.find(b"\n\n"), start.find(b"\n\r\n")) if end >= 0), default=-1)
+    end = start.find(b"\n\n")
+    earlier = start.find(b"\n\r\n", 0, end if end >= 0 else len(start))
+    if earlier >= 0:
+        return earlier + 1
+    return end + 1 if end >= 0 else -1
 
 
 def was_delivered_to(header: bytes, address: str) -> bool:
