@@ -6,7 +6,7 @@
 
 Queue names a target by its digest only, so nobody between here and the file can make this process run or write what
 does not stand there now, in a file that only its owner can have written: for a .forward that is the user whom this
-process has become, for an alias file root.
+process has become, for an alias file root, or the ordinary user who started the daemon.
 
 Trouble with the file is a reason to try later: the mail is for whom it names, and that cannot be known now.
 """
@@ -22,6 +22,7 @@ from smtpd.agent import forward, mail
 from smtpd.agent.command import HANDS, Runner, Single
 from smtpd.agent.hand import Errand
 from smtpd.config import trust
+from smtpd.config.permission import others_who_write
 from smtpd.config.specifier import parse
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import Deliver, Post, Result
@@ -50,11 +51,11 @@ def forwarded(home: str, uid: int) -> list[Target]:
         raise Later(f"{home}/{forward.NAME}: {error}") from None
 
 
-def aliased(path: str) -> list[Target]:
-    """What an alias file of root's names.  Raises OSError, or ValueError for what is not root's alone."""
+def aliased(path: str, owner: int) -> list[Target]:
+    """What an alias file names.  Raises OSError, or ValueError for one that may be somebody else's."""
     targets = list[Target]()
     # Lookup serves what the file said before it went wrong, so that its good lines are still asked for.
-    for _, value in file.read(_text_of_root(trust.check_path(path)), is_list=False).pairs():
+    for _, value in file.read(_text_of(path, owner), is_list=False).pairs():
         try:
             targets += expansion.parse_value(value)
         except expansion.Malformed:  # that alias refuses its mail at RCPT TO; the others are none the worse
@@ -62,12 +63,17 @@ def aliased(path: str) -> list[Target]:
     return targets
 
 
-def _text_of_root(path: str) -> str:
-    descriptor = os.open(path, _FILE)
+def _text_of(path: str, owner: int) -> str:
+    """Root's have to be root's alone, as all on the way to them; those of an ordinary user are that user's affair."""
+    descriptor = os.open(trust.check_path(path) if owner == 0 else os.path.realpath(path), _FILE)
     with open(descriptor, "rb") as opened:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != 0 or status.st_mode & trust.OTHERS_WRITE:
-            raise trust.Untrusted(f"{path} is not a file of root's alone")
+        if not stat.S_ISREG(status.st_mode):
+            raise trust.Untrusted(f"{path} is not a regular file")
+        if status.st_uid not in (0, owner):
+            raise trust.Untrusted(f"{path} belongs to uid {status.st_uid}, expected uid {owner}")
+        if who := others_who_write(descriptor, status):
+            raise trust.Untrusted(f"{path} is writable by others than its owner: chmod {who}-w {path}")
         content = opened.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
         raise trust.Untrusted(f"{path} is too large")
@@ -77,8 +83,8 @@ def _text_of_root(path: str) -> str:
 class Aliases:
     """Alias files, read again when they have changed; a hand may ask at any time."""
 
-    def __init__(self, paths: tuple[str, ...]):
-        self._paths = paths
+    def __init__(self, paths: tuple[str, ...], owner: int):
+        self._paths, self._owner = paths, owner
         self._read: dict[str, tuple[tuple[int, ...], list[Target]]] = {}
 
     def targets(self) -> list[Target]:
@@ -97,7 +103,7 @@ class Aliases:
         state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         before, targets = self._read.get(path, ((), []))
         if state != before:
-            targets = aliased(path)
+            targets = aliased(path, self._owner)
             self._read[path] = state, targets
         return targets
 
@@ -115,7 +121,7 @@ class Warrant:
         self.places: list[tuple[str, str]] = []
         self.over = False
         self._runner = Runner(post, user, home)
-        self._targets = Aliases(post.files).targets if post.files else partial(forwarded, home, os.getuid())
+        self._targets = Aliases(post.files, post.owner).targets if post.files else partial(forwarded, home, os.getuid())
 
     def work(self, queue: socket.socket, *_: object) -> Single:
         return Single(partial(self._deliver, queue))

@@ -59,7 +59,8 @@ class Post:
     lmtp        host[:port], numeric or a name                 rcpt_to
     lmtp-unix   /path of the socket                            rcpt_to
     command     the command line                    its line
-    warrant                                         its line   files: alias files of root's; none: the user's .forward
+    warrant                                         its line   files: alias files; none: the user's .forward
+                                                               owner: whose those files have to be
     """
 
     kind: str
@@ -70,6 +71,7 @@ class Post:
     delimiter: str = "+"  # of sub-addresses
     files: tuple[str, ...] = ()
     shared: bool = False  # the action names the user to run as: mail of many users comes
+    owner: int = 0  # the uid of the daemon: root, or the ordinary user who started it
 
 
 @dataclass(frozen=True)

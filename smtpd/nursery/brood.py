@@ -109,7 +109,17 @@ class Brood:
             self._parent.send(AgentNotForked(imsg.request, "later", "too many agents"))
             return
         files = tuple(imsg.files)
-        post = Post(imsg.kind, imsg.target, imsg.wrapper, imsg.junk, imsg.rcpt_to, imsg.delimiter, files, imsg.shared)
+        post = Post(
+            imsg.kind,
+            imsg.target,
+            imsg.wrapper,
+            imsg.junk,
+            imsg.rcpt_to,
+            imsg.delimiter,
+            files,
+            imsg.shared,
+            os.geteuid(),
+        )
         birth = Birth(imsg.user, imsg.person, post, self._filters.get(imsg.kind), self._ours)
         pairs = [_packets(room) for room in ((FRAMES, TETHER) if imsg.kind in TETHERED else (FRAMES,))]
         ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]

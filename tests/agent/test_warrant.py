@@ -306,6 +306,17 @@ def test_a_line_that_is_no_alias_is_no_hindrance_for_the_others(start, home, etc
     assert ask(start, RUN, files=[path]).outcome is Outcome.DELIVERED
 
 
+def test_the_alias_file_of_an_ordinary_user_who_started_the_daemon(start, home):
+    """Nobody is root there, and all processes are that user's."""
+    path = str(home / "aliases")
+    write(home, f'list: "|{RUN}"', "aliases")
+    assert ask(start, RUN, files=[path], owner=UID).outcome is Outcome.DELIVERED
+    assert ask(start, RUN, files=[path], owner=UID + 1).text == f"{path} belongs to uid {UID}, expected uid {UID + 1}"
+    os.chmod(path, 0o646)
+    said = f"{path} is writable by others than its owner: chmod o-w {path}"
+    assert ask(start, RUN, files=[path], owner=UID).text == said
+
+
 @needs_root
 @pytest.mark.parametrize("what", ["writable", "his", "in his directory", "fifo", "gone"])
 def test_an_alias_file_that_is_not_roots_alone(start, home, etc, what):

@@ -34,13 +34,17 @@ pki mx.here.test key "{directory}/mx.key"
 # Every way that ends in this user's hands; the home with the .forward is not the real one.
 EVERY = """
 table people file:{directory}/people
+table aliases file:{directory}/aliases
 listen on 127.0.0.1 port {port}
 action "box" mbox
 action "command" mda "cat > {directory}/home/%{{dest.user}}"
 action "forward" maildir userbase <people>
+action "alias" maildir alias <aliases>
+alias-commands user {me}
 match from any for domain "box.test" action "box"
 match from any for domain "command.test" action "command"
 match from any for domain "forward.test" action "forward"
+match from any for domain "alias.test" action "alias"
 """
 
 
@@ -62,10 +66,11 @@ def own(ground):
 
 @pytest.fixture
 def every(ground):
-    daemon = Daemon(ground, EVERY)
+    daemon = Daemon(ground, EVERY.replace("{me}", me().pw_name))
     home = daemon.directory / "home"
     home.mkdir(mode=0o700)
     (daemon.directory / "people").write_text(f"{me().pw_name} {me().pw_uid}:{me().pw_gid}:{home}\n")
+    (daemon.directory / "aliases").write_text(f'list: "|cat > {daemon.directory}/listed"\n')
     with started(daemon, "--insecure-paths"):
         yield daemon
 
@@ -128,6 +133,26 @@ def test_a_command_gets_a_mail(every):
     every.send(f"{me().pw_name}@command.test", b"Subject: run\r\n\r\nx\r\n")
     until(lambda: "stat=Delivered" in every.log, what="delivery")
     assert (every.directory / "home" / me().pw_name).read_bytes().endswith(b"\nSubject: run\n\nx\n")
+
+
+def test_a_command_of_an_alias_gets_a_mail(every):
+    """The alias file is this user's, as all of the configuration is."""
+    every.send("list@alias.test", b"Subject: listed\r\n\r\nx\r\n")
+    until(lambda: "result=" in every.log, what="a result")
+    assert "stat=Delivered" in every.log
+    assert (every.directory / "listed").read_bytes().endswith(b"\nSubject: listed\n\nx\n")
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022])
+def test_a_forward_as_this_users_umask_makes_it(every, umask):
+    home = every.directory / "home"
+    (home / ".forward").write_text(f"{home}/archive\n")
+    (home / ".forward").chmod(0o666 & ~umask)
+    home.chmod(0o777 & ~umask)
+    every.send(f"{me().pw_name}@forward.test", b"Subject: mine\r\n\r\nx\r\n")
+    until(lambda: "result=" in every.log, what="a result")
+    assert "stat=Delivered" in every.log
+    assert "\nSubject: mine\n" in (home / "archive").read_text()
 
 
 def test_a_command_and_a_file_of_a_forward_get_a_mail(every):

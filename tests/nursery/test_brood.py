@@ -209,7 +209,9 @@ def test_an_agent_is_its_user_with_nothing_else(world, kind):
     assert isinstance(forked, AgentForked), forked
     status, told, descriptors, mask, own_session = facts(world.sockets[0])
     person = pwd.getpwnam(USER)
-    post = Post(kind, "~/Maildir", "w", junk=True, rcpt_to=True, delimiter="+", files=("/etc/aliases",))
+    post = Post(
+        kind, "~/Maildir", "w", junk=True, rcpt_to=True, delimiter="+", files=("/etc/aliases",), owner=os.geteuid()
+    )
     assert told == (post, USER, person.pw_dir)
     assert forked == AgentForked(1, forked.pid, person.pw_uid, person.pw_gid)
     assert status["Uid"].split() == [str(person.pw_uid)] * 4
