@@ -41,8 +41,12 @@ _ESCAPE = re.compile(rb"=(2C|3D)?")  # RFC 5802 5.1
 
 
 def bindings(facts: Facts) -> dict[bytes, bytes]:
-    """The types of channel binding that can be had of a connection (RFC 9266, RFC 5929 4), each with its data."""
-    known = {b"tls-exporter": facts.exporter, b"tls-server-end-point": facts.end_point}
+    """The types of channel binding that can be had of a connection (RFC 9266, RFC 5929 3 and 4), each with its data."""
+    known = {
+        b"tls-exporter": facts.exporter,
+        b"tls-unique": facts.unique,
+        b"tls-server-end-point": facts.end_point,
+    }
     return {type: data for type, data in known.items() if data}
 
 

@@ -11,6 +11,7 @@ class Facts(NamedTuple):
     fingerprint: str = ""  # "SHA256:…" of the client's certificate; empty: it showed none
     server_name: str = ""  # what the client called us (RFC 6066 3)
     exporter: bytes = b""  # channel binding tls-exporter, RFC 9266
+    unique: bytes = b""  # channel binding tls-unique, RFC 5929 3: of TLS 1.2 only
     end_point: bytes = b""  # channel binding tls-server-end-point, RFC 5929 4: hash of our certificate
 
     def __str__(self) -> str:

@@ -167,6 +167,7 @@ class Link:
         cipher, version = self._ssl.cipher(), self._ssl.version()
         assert cipher is not None and version is not None  # there is no handshake without
         shown = self._ssl.getpeercert(binary_form=True)
+        exporter = self._export(version)
         return Facts(
             version=version,
             cipher=cipher[0],
@@ -174,7 +175,8 @@ class Link:
             verified=bool(shown) and openssl().SSL_get_verify_result(self._address) == _VERIFIED,
             fingerprint=f"SHA256:{hashlib.sha256(shown).hexdigest()}" if shown else "",
             server_name=server_name(self._address),
-            exporter=self._export(version),
+            exporter=exporter,
+            unique=(self._ssl.get_channel_binding("tls-unique") or b"") if exporter and version != "TLSv1.3" else b"",
             end_point=self._context.get_certificate(self._address).end_point,
         )
 

@@ -27,7 +27,8 @@ from smtpd.tls.facts import Facts
 from tests.fuzz import law
 
 MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS")
-FACTS = (Facts("TLSv1.3", "X", 256, exporter=b"exporter", end_point=b"end"), Facts("TLSv1.3", "X", 256))
+BOUND = {"exporter": b"exporter", "unique": b"unique", "end_point": b"end"}
+FACTS = (Facts("TLSv1.2", "X", 256, **BOUND), Facts("TLSv1.3", "X", 256))
 NONCE = "nonce"
 VERDICTS = (Verdict.YES, Verdict.YES, Verdict.NO, Verdict.LATER)
 REFUSALS = (

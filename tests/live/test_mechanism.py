@@ -1,7 +1,7 @@
 """The mechanisms of AUTH by other people's mail programs: those that there are, and those that there are not.
 
 swaks     PLAIN, LOGIN; CRAM-MD5, CRAM-SHA1, DIGEST-MD5, NTLM, which nobody offers any more
-msmtp     SCRAM-SHA-256
+msmtp     SCRAM-SHA-256; from 1.8.26 SCRAM-SHA-256-PLUS, and without PLUS not where PLUS is offered
 gsasl     SCRAM-SHA-256, SCRAM-SHA-256-PLUS, bound to TLS by its exporter (RFC 9266)
 """
 
@@ -87,12 +87,18 @@ def test_scram_is_offered_where_it_is_good_for_all_or_said_to_be(daemon):
             assert client.esmtp_features["auth"].split() == expected.split()
 
 
-def msmtp(daemon, user, password):
+def scram_of_msmtp():
+    """The best that this version knows."""
+    return "scram-sha-256-plus" if "scram-sha-256-plus" in peer.run("msmtp", "--version")[1] else "scram-sha-256"
+
+
+def msmtp(daemon, method, user, password, versions):
     rc = daemon.directory / "msmtprc"
     rc.touch(mode=0o600)
     rc.write_text(
         f"account default\nhost 127.0.0.1\nport {PORTS['rows']}\nsource_ip {elsewhere()}\ndomain client.test\n"
-        f"tls on\ntls_trust_file {daemon.ca}\nauth scram-sha-256\nuser {user}\npassword {password}\n"
+        f"tls on\ntls_trust_file {daemon.ca}\ntls_priorities {versions}\n"
+        f"auth {method}\nuser {user}\npassword {password}\n"
     )
     command = ["msmtp", "-C", rc, "--debug", "-f", f"{user}@there.test", "bob@here.test"]
     return peer.run(*command, input=b"Subject: x\n\nx\n")[1]
@@ -106,10 +112,13 @@ def gsasl(daemon, mechanism, user, password):
     return peer.run(*command)[1]
 
 
-def test_msmtp_logs_in_by_scram(daemon):
-    text = msmtp(daemon, "rosa", ASCII)
-    assert "--> AUTH SCRAM-SHA-256" in text and OK in text, text
-    assert NO in msmtp(daemon, "rosa", ASCII + "x")
+@pytest.mark.parametrize("versions", ["NORMAL", "NORMAL:-VERS-TLS1.3"])
+def test_msmtp_logs_in_by_scram(daemon, versions):
+    """With PLUS it binds by tls-unique before TLS 1.3, and by tls-exporter there."""
+    method = scram_of_msmtp()
+    text = msmtp(daemon, method, "rosa", ASCII, versions)
+    assert f"--> AUTH {method.upper()}\r\n" in text and OK in text, text
+    assert NO in msmtp(daemon, method, "rosa", ASCII + "x", versions)
 
 
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"])

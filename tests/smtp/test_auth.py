@@ -27,6 +27,7 @@ from smtpd.tls.facts import Facts
 
 BOUND = Facts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, exporter=b"exported", end_point=b"hash")
 UNBOUND = BOUND._replace(exporter=b"", end_point=b"")
+OLDER = BOUND._replace(version="TLSv1.2", unique=b"finished")
 LISTENER = ListenerSlice(1, "192.0.2.25", 587, "mx.here.test", "", auth=Auth.REQUIRED, scram=True)
 
 
@@ -246,9 +247,15 @@ def test_scram():
     assert Client(begin("SCRAM-SHA-256", BOUND), gs2="n,a=amy,").run() == Done("amy")
 
 
-@pytest.mark.parametrize("type, binding", [("tls-exporter", b"exported"), ("tls-server-end-point", b"hash")])
-def test_scram_bound_to_the_connection(type, binding):
-    client = Client(begin("SCRAM-SHA-256-PLUS", BOUND), gs2=f"p={type},,", binding=binding)
+BINDINGS = [("tls-exporter", b"exported"), ("tls-server-end-point", b"hash")]
+
+
+@pytest.mark.parametrize(
+    "facts, type, binding",
+    [*((BOUND, *one) for one in BINDINGS), *((OLDER, *one) for one in (*BINDINGS, ("tls-unique", b"finished")))],
+)
+def test_scram_bound_to_the_connection(facts, type, binding):
+    client = Client(begin("SCRAM-SHA-256-PLUS", facts), gs2=f"p={type},,", binding=binding)
     assert client.run() == Done("amy")
 
 

@@ -105,11 +105,20 @@ def test_both_ends_export_the_same_and_no_two_connections_do(server, versions):
     assert len(exported) == 2
 
 
+@VERSIONS
+def test_tls_unique_is_had_before_tls_1_3_only(server, versions):
+    """RFC 5929 3; RFC 8446 appendix C.5 defines none."""
+    client = Client(client_context(versions=versions), server).shake()
+    expected = client.tls.get_channel_binding("tls-unique") if client.tls.version() == "TLSv1.2" else b""
+    assert client.link.facts.unique == expected
+
+
 def test_without_an_extended_master_secret_nothing_is_exported(server):
-    """RFC 9266 4.2: before TLS 1.3 two connections could be made to have the same."""
+    """RFC 9266 4.2, RFC 7627 1: before TLS 1.3 two connections could be made to have the same."""
     context = client_context(versions=TLS12)
     context.options |= 1  # SSL_OP_NO_EXTENDED_MASTER_SECRET
-    assert Client(context, server).shake().link.facts.exporter == b""
+    facts = Client(context, server).shake().link.facts
+    assert (facts.exporter, facts.unique) == (b"", b"")
 
 
 @pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()], ids=lambda a: a.name)
