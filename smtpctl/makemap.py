@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from smtpd import PRODUCT, VERSION
 from smtpd.tables import db, expansion, file
+from smtpd.tables.domain import normal_address
 from smtpd.tables.text import Fault, decode
 
 DONE, FAILED = 0, 1
@@ -131,7 +132,7 @@ def parse(text: str, kind: str) -> tuple[list[Entry], list[Fault]]:
     wrong = list(content.faults)
     found: dict[str, int] = {}
     for entry in content.entries:
-        first = found.setdefault(entry.key.lower(), entry.line)
+        first = found.setdefault(normal_address(entry.key), entry.line)
         if first != entry.line:
             wrong.append((entry.line, f"duplicate {entry.key}, first in line {first}"))
         if kind == "aliases" and (fault := _alias_fault(entry)):

@@ -68,6 +68,11 @@ def test_bytes_in_comments_do_not_matter_and_in_lines_they_are_told(makemap, tmp
     assert makemap("-U", "aliases.db") == (0, "root\tbob, amy\n", "")
 
 
+def test_a_domain_in_two_spellings_is_one_key(makemap, tmp_path):
+    (tmp_path / "virtual").write_text("@m\u00fcller.test: bob\n@xn--mller-kva.test: amy\n", encoding="utf-8")
+    assert makemap("virtual") == (1, "", "virtual:2: duplicate @xn--mller-kva.test, first in line 1\n")
+
+
 def test_values_are_checked_for_aliases_only(makemap, tmp_path):
     (tmp_path / "secrets").write_text("relay user:pass word\n")
     assert makemap("secrets") == (0, "", "")
