@@ -219,7 +219,7 @@ class Expansion:
             match target:
                 case language.Address():
                     address = str(target)
-                    local, _, domain = address.lower().rpartition("@")
+                    local, _, domain = normal_address(address).rpartition("@")
                     keys = virtual_candidates(local, domain, delimiter)
                     self._add(AddressNode(depth, address, source.owner, _own(source, keys), internal=True))
                 case language.User(name):

@@ -292,6 +292,15 @@ def test_a_virtual_address_that_leads_to_itself_is_refused():
     refused(virtual({"@here.test": "x@here.test"}), "bob@here.test", 524, "5.2.4")
 
 
+@pytest.mark.parametrize("domain", ["m\u00fcller.test", "xn--mller-kva.test"])
+def test_a_virtual_address_that_leads_to_itself_is_refused_whatever_way_it_is_written(domain):
+    matches = [Match("in", ANY, Condition("domain", operand=Operand("hosts")))]
+    entries = {"bob@m\u00fcller.test": f"bob@{domain}, amy"}
+    tables = {"virtual": entries, "hosts": ListTable("hosts", ["m\u00fcller.test"])}
+    world = World(USERS, matches=matches, tables=tables, virtual="virtual")
+    refused(world, "bob@m\u00fcller.test", 524, "5.2.4")
+
+
 def test_one_user_for_all_addresses_gets_a_mail_for_each():
     world = virtual({"all@here.test": "a@here.test, b@here.test, A@here.test", "@": "vmail"}, user="vmail")
     expanded = world.expand("all@here.test")
