@@ -83,7 +83,7 @@ class Pipes:
         if syslog is None:
             text = f"nobody takes the log at {SYSLOG} yet: start a syslogd, or smtpd with -d"
             log.warn(text)
-            os.write(self._terminal, f"smtpd: warn: {text}\n".encode())
+            self._tell(f"warn: {text}")
         else:
             control.send(TakeSyslog(), syslog)
 
@@ -94,17 +94,22 @@ class Pipes:
         os.close(self._terminal)
 
     def give_up(self) -> None:
-        """The start has failed, and what was said about it is still in the pipes: to whoever started us, and why to
-        syslog too."""
+        """The start has failed, and what was said about it is still in the pipes: it goes to the caller of smtpd, and
+        the reason to syslog too."""
         log.flush()
         if (syslog := self.connect_syslog()) is not None:
             os.close(syslog)
         for name, reading in self._reading.items():
             for line in _lines_in(reading):
                 if not line.startswith(_OF_NO_FAILURE):
-                    os.write(self._terminal, f"smtpd: {attributed(name, line)}\n".encode())
+                    self._tell(attributed(name, line))
                 if line.startswith(_FATAL):
                     self.last_word(attributed(name, line))
+
+    def _tell(self, line: str) -> None:
+        """The caller of smtpd, on the stderr that it gave us.  It may have closed that: no reason to fail."""
+        with contextlib.suppress(OSError):
+            os.write(self._terminal, f"smtpd: {line}\n".encode())
 
     def connect_syslog(self) -> int | None:
         """A descriptor for control, when somebody listens there; a second one is kept for a last word."""

@@ -159,6 +159,28 @@ def test_a_start_that_fails_tells_its_reason_to_syslog_too(tmp_path, monkeypatch
         record._syslog.close()
 
 
+def test_a_stderr_that_cannot_be_written_to_is_no_second_failure(tmp_path, monkeypatch):
+    """As of a shell by ssh that has ended: the start succeeds, or is cleared away."""
+    monkeypatch.setattr(record_module, "SYSLOG", str(tmp_path / "log"))
+    ours, theirs = (Channel(end, TABLE, "parent", "control") for end in socket.socketpair())
+    reading, writing = os.pipe()
+    os.close(reading)
+    before = os.dup(2)
+    os.dup2(writing, 2)
+    try:
+        record = record_module.Pipes()
+        record.hand_to(ours)
+        os.write(2, b"warn: fatal: it cannot\n")
+        record.give_up()
+        record.started()
+    finally:
+        os.dup2(before, 2)
+    ours.close()
+    theirs.close()
+    for descriptor in (before, writing):
+        os.close(descriptor)
+
+
 def test_control_is_handed_every_log_by_name_and_syslog(tmp_path, monkeypatch):
     monkeypatch.setattr(record_module, "SYSLOG", str(tmp_path / "log"))
     ours, theirs = socket.socketpair()
