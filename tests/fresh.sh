@@ -42,7 +42,8 @@ bootstrap() {
     echo "fresh: making a Debian $suite with $packages, which takes a minute or two"
     rm -rf "$base.making"
     mkdir -p "$base.making"
-    debootstrap --variant=minbase --include="$packages" "$suite" "$base.making" "$(mirror)" >"$fresh/log" 2>&1 ||
+    # shellcheck disable=SC2046  # one word or none
+    debootstrap --variant=minbase --include="$packages" "$suite" "$base.making" $(archive) >"$fresh/log" 2>&1 ||
         skip "debootstrap failed: $(tail -n 1 "$fresh/log")"
     rm -f "$base.making"/var/cache/apt/archives/*.deb
     mv "$base.making" "$base"
@@ -52,10 +53,9 @@ install_debootstrap() {
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends debootstrap >/dev/null 2>&1
 }
 
-# Where this machine has its own Debian from.
-mirror() {
-    found=$(apt-get indextargets --format '$(SITE)' 2>/dev/null | grep '/debian/*$' | sort -u | head -n 1) || true
-    echo "${found:-http://deb.debian.org/debian}"
+# The archive of Debian that apt uses here; nothing where it uses none, and debootstrap takes its own default.
+archive() {
+    apt-get indextargets --format '$(SITE)' 2>/dev/null | grep '/debian/*$' | sort -u | head -n 1 || true
 }
 
 # -- what it needs to reach package archives ---------------------------------------------------

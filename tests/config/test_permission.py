@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpd.config.permission import has_private_group, is_private_group, others_who_write
+from tests.unique import MARK
 
 BOB, AMY = 5001, 5002
 
@@ -125,7 +126,7 @@ def test_an_access_list_may_name_others(database, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: useradd")
 def test_real_users():
-    bob, amy = f"smtpd-perm-{os.getpid()}", f"smtpd-perm2-{os.getpid()}"
+    bob, amy = f"smtpd-perm-{MARK}", f"smtpd-perm2-{MARK}"
     try:
         subprocess.run(["useradd", "--user-group", bob], check=True)
         subprocess.run(["useradd", "--gid", bob, amy], check=True)

@@ -8,6 +8,7 @@ import pytest
 
 from smtpd.parent.directory import Unfit, provide
 from smtpd.sandbox import Ids
+from tests.unique import MARK
 
 ME = Ids(os.geteuid(), os.getegid())
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a directory away")
@@ -45,7 +46,7 @@ def test_the_group_of_root_may_not_write(tmp_path):
 @needs_root
 def test_a_group_that_is_the_owners_own_may_write(tmp_path):
     """As a umask of 0002 makes it."""
-    name = f"smtpd-dir-{os.getpid()}"
+    name = f"smtpd-dir-{MARK}"
     subprocess.run(["useradd", "--user-group", name], check=True)
     try:
         _, _, uid, gid, *_ = pwd.getpwnam(name)

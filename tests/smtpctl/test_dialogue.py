@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpctl.dialogue import Unfinished, _pass_mail
+from smtpd.ipc.query import Answer
 from tests.smtpctl.conftest import TOP
 from tests.smtpctl.server import Server
 
@@ -156,8 +157,6 @@ def test_a_chunk_is_passed_byte_for_byte(desk):
 
     thread = threading.Thread(target=serve)
     thread.start()
-    from smtpd.ipc.query import Answer
-
     options = {"input": b"BDAT 6\r\n\r\n\0\r\n.BDAT 3 LAST\n", "text": False}
     answers = [Answer(True, "", os.dup(theirs.fileno()))]
     theirs.close()

@@ -39,7 +39,7 @@ SHOWING = {"smtpctl.command", "smtpctl.status", "smtpctl.visible", "smtpctl.word
 
 MAIL = b"From: Amy A. <amy@here.test>\nTo: Bob <bob@here.test>, carol\nSubject: x\n\nhello\n"
 RUNS = 15
-BUDGET = 2.5  # times what the interpreter costs that does nothing; it was 10
+BUDGET = 2.5  # times what the interpreter costs that does nothing
 
 
 @pytest.fixture(scope="session")
