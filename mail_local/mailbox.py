@@ -170,7 +170,8 @@ def _maybe_create(directory: int, name: str, uid: int, gid: int) -> int | None:
     except FileExistsError:
         return None
     except PermissionError as error:
-        raise Refused(f"there is no mailbox, and no right to make one: {reason_of(error)}") from error
+        reason = reason_of(PermissionError(error.errno, error.strerror))  # without the name
+        raise Refused(f"there is no mailbox, and no right to make one: {reason}") from error
     try:
         _finish(descriptor, directory, os.fstat(descriptor), uid, gid)
     except BaseException:
