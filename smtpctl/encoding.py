@@ -42,7 +42,7 @@ _QUOTED = b"quoted-printable"
 def encoded(header: bytes, body: "BinaryIO", longest: int, has_nul: bool) -> "tuple[bytes, Iterator[bytes]]":
     """The header and the body that are sent; `longest` line and `has_nul` are the body's.
 
-    What is loaded for that has been loaded now: the pieces may be read by who is not root any more."""
+    What is loaded for that has been loaded now: the pieces may be read by a process that has given up root."""
     header = mended(header)
     whole = first_part(header)
     is_fit = not has_nul and longest <= SERVER_LINE

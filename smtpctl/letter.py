@@ -83,7 +83,7 @@ class Letter:
     def pieces(self, *more: bytes) -> "Iterator[bytes]":
         """What is sent: `more` fields first, each a line without its end.
 
-        Whatever has to be loaded for that is loaded now: who reads the pieces may not be root any more."""
+        Whatever has to be loaded for that is loaded now: the pieces may be read by a process that has given up root."""
         header = b"".join(bytes(field.text) for field in self.fields if field.name not in _NOT_SENT)
         body = self._stored()
         if self._longest > MAX_LINE or self._has_nul or b"\0" in header:

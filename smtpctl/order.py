@@ -134,7 +134,6 @@ def update_table(connection: Connection, parameters: Sequence[str], json: bool) 
     return _say_success("", json)
 
 
-def try_all(connection: Connection) -> int:
-    """How many envelopes are tried now.  Raises Trouble."""
-    count: int = connection.ask(ScheduleEnvelopes(REQUEST, *envelopes(()))).count
-    return count
+def try_all(connection: Connection) -> None:
+    """Have all that is queued tried now.  Raises Trouble."""
+    connection.ask(ScheduleEnvelopes(REQUEST, *envelopes(())))

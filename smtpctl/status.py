@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def show_status(connection: Connection, parameters: "Sequence[str]", json: bool) -> int:
     if json:
-        from smtpctl.text import as_json  # before root is given up, who may be the only one to read it
+        from smtpctl.text import as_json  # before root is given up: its files may be readable by root only
     answer = connection.ask_query(query.STATUS)
     if not answer.granted:
         raise Trouble(answer.text)

@@ -34,8 +34,8 @@ def duration(seconds: int) -> str:
 
 
 def why_waiting(entry: Entry, now: int, *, mda_paused: bool) -> str:
-    """Why no attempt is made before somebody does something, or before a time that the client has set; empty when the
-    queue decides."""
+    """Why no attempt is made until an administrator acts, or until a time that the client has set; empty when the queue
+    decides."""
     if entry.inflight:
         return ""
     if entry.schedule.suspended:

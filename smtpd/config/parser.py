@@ -64,8 +64,8 @@ def parse(
     """Raises ConfigErrors with everything that is wrong.
 
     `text` is the content of `path` if it is at hand.  `macros` are those of the command line, which no file can change.
-    `read` gets a path and returns the text; it may raise OSError or ValueError.  Who needs to know whose file it is
-    passes another one.
+    `read` gets a path and returns the text; it may raise OSError or ValueError.  A caller that has to know whose file
+    it is passes another one.
     """
     parsed = understand(path, text=text, macros=macros, read=read)
     parsed.raise_errors()

@@ -8,6 +8,7 @@
     boot          what a child is handed before it enters its sandbox
     question      requests under way and the window that bounds them
     errand        the smaller frames between queue and an agent
+    query         what a program asks control in one word, without the table of imsgs
     log           one process's log lines on their way out
     reason        what the system says of a failure, in words
 

@@ -35,7 +35,7 @@ class CannotStart(Exception):
 
 
 class Interrupted(Exception):
-    """A signal asked for the end before everybody stood."""
+    """SIGTERM or SIGINT came before the start was complete."""
 
 
 class Answers:

@@ -343,11 +343,11 @@ def _report(booted: Booted, name: str, held: list[str]) -> None:
 
 def _sum_up_sandboxes(booted: Booted) -> None:
     """What no sandbox lacks is not worth more than a line; what some lack is, once for all that lack the same."""
-    everybody = [PARENT, *(one.title for one in booted.children)]
+    titles = [PARENT, *(one.title for one in booted.children)]
     if not booted.missing:
-        log.info(f"sandbox: {len(everybody)} processes confined, nothing is missing")
+        log.info(f"sandbox: {len(titles)} processes confined, nothing is missing")
     for missing, names in booted.missing.items():
-        where = "all processes" if len(names) == len(everybody) else ", ".join(names)
+        where = "all processes" if len(names) == len(titles) else ", ".join(names)
         log.warn(f"sandbox: missing in {where}: {', '.join(missing)}")
 
 

@@ -57,7 +57,7 @@ class Daemon:
         return self.watch.status
 
     def _say_ready(self) -> None:
-        """Where clients are taken, and who is who: syslog has only the pids."""
+        """The listeners, and the pid of each process: a line in syslog has only a pid."""
         for listener in self._booted.configured.listeners:
             if listener in self._booted.late:
                 where = listener.address or f"interface {listener.interface}"

@@ -4,7 +4,7 @@
     message      message id    size, SHA-256, content (NULL: in a spool file)
     envelope     envelope id   one typed column for each field of Envelope
     quarantine   its own       envelope rows that could not be read, as they were, with when and why
-    expanded     message id,   of messages that a .forward is concerned with: who brought the recipient, see store.py
+    expanded     message id,   of messages with recipients out of a .forward: out of whose, see store.py
                  recipient
     life         1             how often the store was opened
 

@@ -1,6 +1,9 @@
-"""What the LMTP server of an action takes: asked by lookup, answered by the action's own agent, who greets the server.
+"""Questions to the LMTP server of an action: does it know SMTPUTF8?
 
-A server that does not answer costs those who asked a "later" after the deadline, and its agent goes on waiting for it.
+    lookup --AskServer--> queue --Greet--> the action's agent --LHLO--> server
+    lookup <--ServerAnswered-- queue <--Greeted--
+
+A question that has no answer at its deadline is answered "later"; the agent goes on waiting for the server.
 """
 
 import itertools
@@ -9,9 +12,9 @@ from collections.abc import Callable
 from smtpd.imsg import AskServer, ServerAnswered
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.errand import Greeted, Malformed
+from smtpd.ipc.errand import Answer, Greeted, Malformed
 from smtpd.ipc.log import visible
-from smtpd.queue.agent import Answer, Ready
+from smtpd.queue.agent import Ready
 from smtpd.queue.agents import Agents
 from smtpd.queue.roster import NoAgent, Roster
 
@@ -30,8 +33,8 @@ class Servers:
     def ask(self, channel: Channel, imsg: AskServer) -> None:
         try:
             key = self._roster.get_server(imsg.action)
-        except NoAgent as nobody:
-            channel.send(ServerAnswered(imsg.request, "later", str(nobody)))
+        except NoAgent as error:
+            channel.send(ServerAnswered(imsg.request, "later", str(error)))
             return
         number, until = next(self._numbers), self._clock() + DEADLINE
 

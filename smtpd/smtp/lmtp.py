@@ -242,7 +242,7 @@ class Session:
 
     def _fault_of_mail(self, mail: Mail) -> str:
         """Why this mail cannot be given to this server.  UTF-8 in its header is no reason: a server that does not know
-        RFC 6531 stores it as any other 8-bit header, and what it was sent for are ASCII addresses all the same."""
+        RFC 6531 stores such a header as any other 8-bit one, and the addresses that it is told are ASCII."""
         return self._fault(mail.sender) if mail.sender else ""
 
     def _told(self, address: str) -> str:

@@ -80,8 +80,8 @@ def user_name(message: bytes) -> str:
 
 
 def is_same_user(authorization: str, user: str) -> bool:
-    """Whether a client that logs in as `user` asks to act as itself.  Case does not count, as in no table of users:
-    the authorization identity gives no rights, all that follows is done as `user`."""
+    """Whether a client that logs in as `user` asks to act as itself (RFC 4616 2).  Case does not count, as it does not
+    in tables of users.  The authorization identity gives no rights: all that follows is done as `user`."""
     return authorization.lower() == user.lower()
 
 

@@ -2,8 +2,8 @@
 alone ends it.
 
 What smtpd stores has LF line ends only.  A program like mail.lmtp is given anything, and reads it as the text of a
-chunk (text.py).  So no bare CR or LF goes out, which some servers would take for the end of a line, and dots are
-doubled at the beginning of each line that there is for anybody.
+chunk (text.py).  So no bare CR or LF goes out, which some servers would take for the end of a line, and no line begins
+with a dot that is not doubled, whatever a server takes for the end of a line.
 """
 
 from smtpd.smtp.text import Lines

@@ -3,7 +3,7 @@
     amy@müller.test      ascii_address  "amy@xn--mller-kva.test"
     müller.test          ascii_domain   "xn--mller-kva.test"        A-labels: RFC 5890 2.3.2.1
     åmy@there.test       None: a local part means what it means to its own host, and is not rewritten
-    fußball.test         None: the two versions of IDNA make another domain of it each, and who knows which was meant
+    fußball.test         None: IDNA 2003 and IDNA 2008 make two different domains of it
 
 No name is looked up.
 """

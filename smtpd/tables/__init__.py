@@ -13,6 +13,7 @@
     domain      domains that are written in different ways
     text        text files as numbered lines, and what is wrong with them
     candidate   the keys under which a name is looked up
+    piece       alias values and lines of a .forward, cut at their commas
     expansion   `bob, amy@there.test, "|command", /file` as targets
     userinfo    `uid:gid:home`, the values of a userbase
     credential  what is kept of a password, the values of a table of credentials

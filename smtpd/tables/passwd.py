@@ -7,9 +7,8 @@
 
 Fields may be left out from the end, all but the first two.  A comment field may hold any bytes; what is used is UTF-8.
 Of two lines with the same name the first one counts, as in the system's own file.  Neither case nor the spelling of a
-domain counts in names.  Empty
-lines and those that begin with # are skipped; a line without a name and a password is a fault.  An empty password is
-none, and lets nobody in.
+domain counts in names.  Empty lines and those that begin with # are skipped; a line without a name and a password is a
+fault.  An empty password is none, and lets nobody in.
 """
 
 from collections.abc import Collection, Iterable

@@ -19,8 +19,8 @@ Several questions may be under way at once, and their answers may come in any or
 asks it, PATIENCE seconds at the most; one that answers nothing for UNDER_WAY questions is asked nothing more until it
 does.  The key is the last field of its line, so a `|` in it is part of it; a key with the end of a line in it is never
 sent.  Keys are sent in lower case, but for expressions and passwords; a domain that is not ASCII as it is, and if
-nothing is found as DNS has it (xn--).  What a program says of an error in a password
-is not repeated.  Does not start programs, and does not know why one ended.
+nothing is found as DNS has it (xn--).  What a program says of an error in a password is not repeated.  Does not start
+programs, and does not know why one ended.
 """
 
 import time

@@ -7,9 +7,8 @@
     query_domain       SELECT name FROM domains WHERE name = ?           and so for the other services: one column
 
 The key, in lower case, is bound to the `?` and never part of the query; a domain that is not ASCII as it is, and if
-there is no row as DNS has it (xn--).  A query gets WORK_MAX steps of SQLite's
-machine (about 20 ms), ROWS_MAX rows and a bounded heap: who may write the database can stop its own lookups and nothing
-else.
+there is no row as DNS has it (xn--).  A query gets WORK_MAX steps of SQLite's machine (about 20 ms), ROWS_MAX rows and
+a bounded heap: a user who may write the database can stop the lookups in it and nothing else.
 
 SECURITY
     Whoever has the database reads it as SQLite's own readers do, under a shared lock on its lock bytes, but through a
