@@ -84,6 +84,7 @@ class Converter:
     def __init__(self) -> None:
         self._state = State.HEADER
         self._raw = b""  # came, and is not certain yet
+        self._searched = 0  # bytes of it that are known to be no end of a header, and no delimiter
         self._at_start = True  # _raw begins a line
         self._ended_line = True  # what was given out last ends one
         self._around: list[Multipart] = []
@@ -121,7 +122,7 @@ class Converter:
 
     def _step_in_header(self, given: list[bytes], final: bool) -> bool:
         """Whether there is more to do with what has come."""
-        found, end = self._find_delimiter(final), _end_of_header(self._raw)
+        found, end = self._find_delimiter(final), _end_of_header(self._raw, self._searched)
         if found and (not end or found.line < end):  # a part without an empty line, and so without content
             self._check_header(found.start)
             given.append(self._give(_header_text(self._take_raw(found.start))))
@@ -131,6 +132,7 @@ class Converter:
             given.append(self._begin_content(_header_text(self._take_raw(end))[:-1]))
         else:
             self._check_header(len(self._raw))
+            self._searched = max(len(self._raw) - _DELIMITER_MAX, 0)
             return False
         return True
 
@@ -147,7 +149,7 @@ class Converter:
             raise NotText("Header of a message or part too long")
 
     def _take_raw(self, size: int) -> bytes:
-        taken, self._raw = self._raw[:size], self._raw[size:]
+        taken, self._raw, self._searched = self._raw[:size], self._raw[size:], 0
         if taken:
             self._at_start = taken.endswith(b"\n")
         return taken
@@ -167,7 +169,7 @@ class Converter:
         found = inner.at_start.match(raw) if self._at_start else None
         line = 0
         if not found:
-            found = inner.behind.search(raw)
+            found = inner.behind.search(raw, self._searched)
             line = found.start() + 1 if found else 0
         if not found or not (final or found[0].endswith(b"\n")):
             return None
@@ -288,11 +290,11 @@ def base64_lines(content: bytes) -> bytes:
     return bytes(lines)
 
 
-def _end_of_header(raw: bytes) -> int:
-    """Behind the empty line; 0 when it is not there."""
+def _end_of_header(raw: bytes, searched: int) -> int:
+    """Behind the empty line; 0 when it is not there.  `searched` bytes are known to be in front of it."""
     if raw.startswith((b"\n", b"\r\n")):
         return raw.index(b"\n") + 1
-    found = _EMPTY_LINE.search(raw)
+    found = _EMPTY_LINE.search(raw, searched)
     return found.end() if found else 0
 
 

@@ -226,6 +226,14 @@ def test_a_header_without_end_is_not_held():
             converter.take(b"A: " + b"b" * 995 + b"\r\n")
 
 
+def test_a_header_that_comes_in_pieces_is_not_searched_again_and_again():
+    converter = Converter()
+    converter.take(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n")
+    for _ in range(1000):
+        converter.take(b"A: b\r\n")
+        assert len(converter._raw) - converter._searched < 300
+
+
 def test_a_part_is_not_held_longer_than_that():
     converter = Converter()
     converter.take(labelled(b"binary"))
