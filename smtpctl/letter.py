@@ -34,7 +34,11 @@ _NOT_SENT = (b"return-path", b"resent-bcc")  # RFC 5321 4.4, RFC 5322 3.6.6
 
 
 class Unfit(Exception):
-    """It cannot be sent; why not."""
+    """It cannot be sent; why not.  `pieces`: all of it, as far as it has been read and beyond."""
+
+    def __init__(self, reason: str, pieces: "Iterator[bytes]"):
+        super().__init__(reason)
+        self.pieces = pieces
 
 
 class Field:
@@ -116,7 +120,7 @@ class Letter:
                 break
             at += len(line)
             if at > MAX_HEADER:
-                raise Unfit("the header is too large")
+                raise Unfit("the header is too large", _joined(text, pieces))
         if at and not any(map(_is_known, self.fields)):
             self.fields.clear()
             return text

@@ -124,15 +124,19 @@ def submit(connection: Connection, options: Options) -> int:
     _check_stdin()
     try:
         letter = Letter(sys.stdin.buffer)
-    except (Unfit, OSError) as error:
-        raise Failed(DATAERR if isinstance(error, Unfit) else IOERR, f"cannot read the mail: {error}") from None
+    except Unfit as unfit:
+        status = _say(Failed(DATAERR, f"cannot read the mail: {unfit}"))
+        _keep(unfit.pieces)
+        return status
+    except OSError as error:
+        raise Failed(IOERR, f"cannot read the mail: {error}") from None
     with letter:
         try:
             status = _send(connection, letter, options, recipients)
         except Failed as failed:
             status = _say(failed)
         if status != OK:
-            _keep(letter)
+            _keep(letter.original())
     return status
 
 
@@ -201,11 +205,11 @@ def _in_child(work: "Callable[[], None]") -> int:
         os._exit(status)
 
 
-def _keep(letter: Letter) -> None:
+def _keep(pieces: "Iterable[bytes]") -> None:
     from smtpctl import deadletter
 
     try:
-        saved = deadletter.save(os.path.expanduser("~"), letter.original())
+        saved = deadletter.save(os.path.expanduser("~"), pieces)
     except OSError as error:
         print(f"sendmail: the mail is not sent, and not saved: {error.strerror or error}", file=sys.stderr)
     else:

@@ -190,6 +190,13 @@ def test_a_large_mail_that_is_refused_is_saved_whole(sendmail, home):
     assert (home / "dead.letter").read_bytes() == MAIL + body
 
 
+def test_a_header_that_is_too_large_is_saved_whole(run, home, desk):
+    mail = MAIL[:11] + b"X-Y: " + b"z" * 3_000_000 + b"\n\nhello\n"
+    done = run(*PLAIN, mail=mail)
+    assert done.returncode == 65 and "the header is too large" in done.errors and not desk.asked
+    assert (home / "dead.letter").read_bytes() == mail
+
+
 # -- other modes -----------------------------------------------------------------------------------
 
 
