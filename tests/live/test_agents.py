@@ -187,10 +187,16 @@ def sockets_of(pid):
 
 
 def say(pid, packets):
-    for sock in sockets_of(pid):
+    """False: it has ended meanwhile, as agents do that have nothing to do."""
+    try:
+        sockets = sockets_of(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    for sock in sockets:
         with sock, contextlib.suppress(ConnectionError):  # its first words may have been enough
             for packet in packets:
                 sock.send(packet)
+    return True
 
 
 LIES = {
@@ -221,8 +227,7 @@ def test_an_agent_cannot_speak_for_another_users_mail(daemon, boxes, alice, bob)
     send(daemon, bob, "for bob's eyes")
     (line,) = daemon.smtpctl("show", "queue").stdout.splitlines()
     lie = encode(Result(int(line.partition("|")[0], 16), Outcome.DELIVERED, ""))
-    for agent in agents:
-        say(agent, [lie])
+    assert any([say(agent, [lie]) for agent in agents])
     until(lambda: not agents_of(daemon, alice), what="their end")
     end(agents_of(daemon, bob))
     all_arrive(daemon, boxes[bob], ["first", "for bob's eyes"])
