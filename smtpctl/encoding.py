@@ -34,7 +34,7 @@ _WIDTH = 76  # of a line of base64
 _TYPE = re.compile(rb"^content-type[\t ]*:", re.MULTILINE | re.IGNORECASE)
 _FIELD = re.compile(rb"^([^:\n]*+:)([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.MULTILINE)
 _UNSTRUCTURED = re.compile(rb"(?:subject|comments|x-[!-9;-~]*)[\t ]*:", re.IGNORECASE)
-_WORD = re.compile(rb"[^ \t\n]*\0[^ \t\n]*")
+_WORD = re.compile(rb"(?<![^ \t\n])[^ \t\n\0]*+\0[^ \t\n]*+")  # from its beginning only: a word may be long
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")  # RFC 2047 5 (3)
 _QUOTED = b"quoted-printable"
 

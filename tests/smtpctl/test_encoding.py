@@ -4,6 +4,7 @@ import email
 import email.header
 import io
 import quopri
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -156,6 +157,13 @@ def test_a_part_with_a_line_that_is_too_long_is_encoded_and_the_others_stay():
 def test_long_lines_that_the_server_takes_stay_in_parts():
     mail = b"Content-Type: multipart/mixed; boundary=x\n\n--x\n\n" + b"y" * 60_000 + b"\n--x--\n"
     assert sent(mail) == mail
+
+
+def test_a_long_word_in_a_header_costs_time_in_proportion():
+    header = b"X-Long: " + b"a" * 200_000 + b"\nX-Nul: b\0\n"
+    begun = time.process_time()
+    assert encoding.mended(header) == header.replace(b"b\0", b"=?utf-8?q?b=00?=")
+    assert time.process_time() - begun < 5
 
 
 def test_a_message_in_a_digest_needs_no_type():
