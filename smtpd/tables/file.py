@@ -27,8 +27,9 @@ from smtpd.tables.matching import entry_fault
 from smtpd.tables.table import VALUED, LoadedTable, Service, Unavailable
 from smtpd.tables.text import Fault, line_fault, lines, raise_faults, read_file
 
-# A bracket without its other half is an ordinary character: "[abc" is a key that ends like any other.
-_KEY = re.compile(r"((?:\[[^\]\s]*\]|[^\s:])++)\s*:?\s*")
+# A bracket without its other half is an ordinary character: "[abc" is a key that ends like any other.  The other half
+# is looked for up to the next bracket only, so that many of them cost no more than their length.
+_KEY = re.compile(r"((?:\[[^\[\]\s]*+\]|[^\s:])++)\s*:?\s*")
 _COMMENT = re.compile(r'(?:"[^"]*"|"[^"]*$|[^"#]|(?<!\s)#)*+')
 _LIST = re.compile(r"#\s*@list")
 NO_VALUE = "a value is expected behind the key"

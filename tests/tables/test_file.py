@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -108,6 +109,12 @@ def test_a_line_that_does_not_fit_is_a_fault_with_its_number(text, line, reason)
         parse(text)
     assert malformed.value.faults == ((line, reason),)
     assert str(malformed.value) == f"line {line}: {reason}"
+
+
+def test_brackets_without_their_other_half_cost_time_in_proportion():
+    begun = time.process_time()
+    assert read("[" * 100_000 + ": x").entries[0].value == "x"
+    assert time.process_time() - begun < 5
 
 
 def test_all_faults_are_told_and_the_good_lines_are_there():
