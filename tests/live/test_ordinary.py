@@ -126,7 +126,7 @@ def test_a_mailbox_of_ones_own_lies_below_the_state(every):
     until(lambda: every.log.count("stat=Delivered") == 2, what="delivery")
     assert sorted(subjects(path)) == ["one", "two"]
     assert path.stat().st_mode & 0o777 == 0o600
-    assert not path.with_name(path.name + ".lock").exists()
+    until(lambda: not path.with_name(path.name + ".lock").exists(), what="the end of the lock")
 
 
 def test_a_command_gets_a_mail(every):
