@@ -68,11 +68,12 @@ class Reader:
         try:
             self._seen = os.stat(home)
             self.places = [(home, "r")]
+            path = f"{home}/{NAME}"
+            file = os.lstat(path)
         except OSError:
-            return
-        for path in (home, f"{home}/{NAME}"):
-            with suppress(OSError):
-                self._ask_about(path, os.stat(path, follow_symlinks=path == home))
+            return  # of a home without the file only the sticky bit matters
+        self._ask_about(home, self._seen)
+        self._ask_about(path, file)
 
     def _ask_about(self, path: str, status: os.stat_result) -> None:
         """Before the sandbox, in which nobody knows who is in a group."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.agent.forward import TooLong, _content, read
+from smtpd.agent.forward import Reader, TooLong, _content, read
 from smtpd.ipc.errand import FORWARD_MAX
 from tests.agent.conftest import UID, others, own
 
@@ -186,6 +186,17 @@ def test_of_nothing_that_does_not_matter_it_is_asked_who_is_in_a_group(home):
     home.chmod(0o700)
     write(home)
     assert read(str(home), UID, is_private)[0] == "text"
+
+
+def test_an_agent_asks_about_a_home_only_where_there_is_a_forward(home, monkeypatch):
+    asked = []
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: asked.append(uid) or {}[uid])
+    home.chmod(0o770)
+    reader = Reader(str(home))
+    assert asked == [] and reader.places == [(str(home), "r")]
+    write(home)
+    Reader(str(home))
+    assert asked == [home.stat().st_uid]
 
 
 def test_modes_that_change_under_an_agent_are_for_the_next_one_to_judge(start, home):
