@@ -124,7 +124,6 @@ class Letter:
         if at and not any(map(_is_known, self.fields)):
             self.fields.clear()
             return text
-        self.fields = [field for field in self.fields if field.name != b"return-path"]
         return text[at + (line == b"\n") :]
 
     def _take_line(self, line: bytes, *, first: bool) -> bool:
