@@ -24,7 +24,7 @@ def visible(text: str) -> str:
     return text if text.isprintable() else text.translate(_CONTROL)
 
 
-PARENT, PROGRAM = "parent", "table "  # the name of a log's writer, and what those of programs of tables begin with
+PARENT_NAME, PROGRAM_PREFIX = "parent", "table "  # names of writers of the log: ours, those of programs of tables
 # Of a session, an attempt, or an envelope: as OpenSMTPD's users know them, without a severity.
 _KNOWN = re.compile(r"[0-9a-f]{16} (?:smtp|mda|mta) |(?:delivery|relay): ")
 
@@ -33,9 +33,9 @@ def attributed(name: str, line: str) -> str:
     """`line` of the process `name`, for a log that several write to.  The lines that OpenSMTPD has stay as they are;
     others say who wrote them, behind the severity.  What a program of a table writes is never taken for ours."""
     severity, _, rest = line.partition(" ")
-    if name.startswith(PROGRAM):
+    if name.startswith(PROGRAM_PREFIX):
         return f"{name}: {line}"
-    if name == PARENT or severity == "info:" or _KNOWN.match(line):
+    if name == PARENT_NAME or severity == "info:" or _KNOWN.match(line):
         return line
     if severity in ("warn:", "debug:"):
         return f"{severity} {name}: {rest}"

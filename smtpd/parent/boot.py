@@ -41,7 +41,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.errand import PROMISES
-from smtpd.ipc.log import PARENT, PROGRAM, log
+from smtpd.ipc.log import PARENT_NAME, PROGRAM_PREFIX, log
 from smtpd.ipc.reason import reason_of
 from smtpd.parent import child, wire
 from smtpd.parent.activation import Inherited
@@ -251,7 +251,7 @@ def _start_six(booted: Booted, slices: dict[str, bytes]) -> None:
         elif role == "control":
             started.channel.send(TakeControlSocket(), control_socket.detach())
     for program in configuration.programs:
-        booted.program_logs[program.table] = booted.record.writing_end(f"{PROGRAM}{program.table[:100]}")
+        booted.program_logs[program.table] = booted.record.writing_end(f"{PROGRAM_PREFIX}{program.table[:100]}")
     six = booted.children[1:]
     wire.connect(six)
     if configuration.pki:
@@ -343,7 +343,7 @@ def _report(booted: Booted, name: str, held: list[str]) -> None:
 
 def _sum_up_sandboxes(booted: Booted) -> None:
     """What no sandbox lacks is not worth more than a line; what some lack is, once for all that lack the same."""
-    titles = [PARENT, *(one.title for one in booted.children)]
+    titles = [PARENT_NAME, *(one.title for one in booted.children)]
     if not booted.missing:
         log.info(f"sandbox: {len(titles)} processes confined, nothing is missing")
     for missing, names in booted.missing.items():
@@ -365,4 +365,4 @@ def _confine_ourselves(booted: Booted) -> None:
     held = sandbox.limit_capabilities(capabilities)
     held += landlock.restrict(places)
     privilege.forbid_inspection()
-    _report(booted, PARENT, [*held, "not dumpable"])
+    _report(booted, PARENT_NAME, [*held, "not dumpable"])

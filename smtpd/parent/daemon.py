@@ -5,7 +5,7 @@ import signal
 
 from smtpd.imsg import NurserySetVerbose, SetVerbose, TakeSyslog
 from smtpd.ipc.channel import Channel, Violation
-from smtpd.ipc.log import PARENT, log
+from smtpd.ipc.log import PARENT_NAME, log
 from smtpd.ipc.plain import Loop
 from smtpd.parent.agent import Agents
 from smtpd.parent.boot import Booted
@@ -65,7 +65,7 @@ class Daemon:
             else:
                 log.info(f"listening on {listener.address} port {listener.port}")
         log.info(f"listening on {self._booted.places.socket}")
-        pids = [f"{PARENT} {os.getpid()}", *(f"{child.title} {child.pid}" for child in self._booted.children)]
+        pids = [f"{PARENT_NAME} {os.getpid()}", *(f"{child.title} {child.pid}" for child in self._booted.children)]
         log.info(f"processes: {', '.join(pids)}")
         paused = self._booted.options.paused
         log.info(f"ready, {' and '.join(paused)} paused" if paused else "ready")

@@ -14,7 +14,7 @@ import socket
 
 from smtpd.imsg import TakeLog, TakeSyslog
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.log import PARENT, attributed, log
+from smtpd.ipc.log import PARENT_NAME, attributed, log
 
 SYSLOG = "/dev/log"
 _MAIL_CRITICAL = 2 << 3 | 2  # facility mail, severity critical (RFC 3164 4.1.1)
@@ -59,8 +59,8 @@ class Pipes:
         self._reading: dict[str, int] = {}
         self._pids: dict[str, int] = {}
         self._syslog: socket.socket | None = None
-        own = self.writing_end(PARENT)
-        self.belongs_to(PARENT, os.getpid())
+        own = self.writing_end(PARENT_NAME)
+        self.belongs_to(PARENT_NAME, os.getpid())
         os.dup2(own, 2)
         os.close(own)
 
