@@ -61,7 +61,7 @@ def _end_of_header(start: bytes) -> int:
     if start.startswith((b"\n", b"\r\n")):
         return 0
     end = start.find(b"\n\n")
-    earlier = start.find(b"\n\r\n", 0, end if end >= 0 else len(start))
+    earlier = start.find(b"\n\r\n", 0, end + 1 if end >= 0 else len(start))  # they may share a line end
     if earlier >= 0:
         return earlier + 1
     return end + 1 if end >= 0 else -1

@@ -118,6 +118,11 @@ def test_a_header_made_to_be_slow_is_not():
     assert not is_junk(header_of(b"X-Spam:" + b" \n " * 20000))
 
 
+@pytest.mark.parametrize("rest", [b"\n\n", b"\n\r\n", b"\r\n\r\n", b"\n\n\r\n", b"\n\r\n\n", b"\n\r\n\nb: c\n\n"])
+def test_a_header_ends_at_the_first_empty_line(rest):
+    assert header_of(b"A: b" + rest).rstrip(b"\r") == b"a: b"
+
+
 # -- Return-Path --------------------------------------------------------------------------------------
 
 
