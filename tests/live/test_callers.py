@@ -11,6 +11,7 @@ import pytest
 
 from tests.live.caller import CALLERS, PEERS, UNPACKED
 from tests.live.conftest import TOP, empty_maildir, mails, until
+from tests.namespace import unshare
 
 LINES = b"one\n50%\n100%\n.\nFrom here\nthree\n"  # as in caller.TEXT, with a line end for the bare CR
 
@@ -52,7 +53,7 @@ def call(daemon, alice):
         directory = Path(tempfile.mkdtemp(prefix="caller-", dir=daemon.directory))
         directory.chmod(0o755)
         order = {"directory": str(directory), "state": str(daemon.state), "user": alice, "name": name}
-        command = ["unshare", "--mount", sys.executable, "-P", "-m", "tests.live.caller"]
+        command = [*unshare(), sys.executable, "-P", "-m", "tests.live.caller"]
         done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, cwd=TOP, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
