@@ -9,6 +9,10 @@ So the whole dialogue may come in one piece, as `printf ... | sendmail -bs` writ
 or CR ends a line of a command and of a mail.  Where DATA is refused and a mail comes behind it all the same, the mail
 is skipped, so that none of its lines is taken for a command.
 
+A mail ends with a dot in a line whose ends are as that of the DATA command: a program doubles the dots behind the line
+ends that it knows, and the mail that it has been given may hold others.  A dot behind one of those is doubled here, or
+what follows it could be commands that the mail's author has written (SMTP smuggling).
+
     exit status   0   nothing was refused            70, 75   something was; 75: later it may not be
                   65  the input ended in a mail      75       the server is gone
 """
@@ -30,8 +34,19 @@ if TYPE_CHECKING:
 MAX_LINE = 64 * 1024  # bytes of a command that are given to the server, which refuses it
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-_MAIL_END = re.compile(rb"(?:\r\n|\r|\n)\.(?:\r\n|\r|\n)")
-_PERHAPS_MAIL_END = re.compile(rb"(?:\r\n?|\n)\.?\Z")
+# By the end of the line with DATA: the end of the mail, and the other line ends, where a dot comes behind them.
+_MAIL_ENDS = {
+    b"\r\n": re.compile(rb"\r\n\.\r\n"),
+    b"\n": re.compile(rb"\n\.\r?\n"),
+    b"\r": re.compile(rb"\r\.\r\n?"),
+}
+_FOREIGN_ENDS = {
+    b"\r\n": re.compile(rb"(?:\r|(?<!\r)\n)(?=\.)"),
+    b"\n": re.compile(rb"\r(?=\.)"),
+    b"\r": re.compile(rb"\n(?=\.)"),
+}
+_PERHAPS_MAIL_END = re.compile(rb"(?:\r\n?|\n)(?:\.\r?)?\Z")
+_DOT_ALONE = re.compile(rb"\n\.(?=\n)")
 _CHUNK = re.compile(rb"BDAT[ \t]+([0-9]{1,18})([ \t]+LAST)?[ \t]*\Z", re.IGNORECASE)  # RFC 3030 2
 
 
@@ -106,6 +121,7 @@ class Input:
     def __init__(self, server: Server):
         self._server = server
         self._text = b""
+        self.line_end = b"\n"  # of the line that was read last; behind a CR, certain when more has come
         self._ended = False
         self._skip_feed = False  # the CR of the last line has been taken for its end; an LF belongs to it
 
@@ -117,6 +133,7 @@ class Input:
             return self._take(len(self._text)) or None
         line = self._text[: found.start()]
         self._take(found.end())
+        self.line_end = found[0]
         self._skip_feed = found[0] == b"\r" and not self._text
         return line
 
@@ -150,7 +167,9 @@ class Input:
             data = os.read(0, PIECE)
             self._ended = not data
             if self._skip_feed:
-                data, self._skip_feed = data.removeprefix(b"\n"), False
+                if data.startswith(b"\n"):
+                    data, self.line_end = data[1:], b"\r\n"
+                self._skip_feed = False
             self._text += data
             if data:
                 return True
@@ -217,22 +236,27 @@ def _pass_chunk(given: Input, server: Server, size: int) -> None:
 
 def _pass_mail(given: Input, send: "Callable[[bytes], None]") -> None:
     """To the line with a dot, and with it; as lines that end in CRLF."""
-    held, first = b"\n", 2  # the dot may stand in the first line; bytes that are not of the mail
+    held: bytes | None = None
+    first = 2  # the dot may stand in the first line; bytes that are not of the mail
     while piece := given.piece():
-        text = held + piece
-        found = _MAIL_END.search(text)
+        end = given.line_end
+        text = (end if held is None else held) + piece
+        found = _MAIL_ENDS[end].search(text)
         if found:
             given.give_back(text[found.end() :], skip_feed=text.endswith(b"\r"))
-            send(_with_crlf(text[: found.end()])[first:])
+            send((_with_crlf(text[: found.start()], end) + b"\r\n.\r\n")[first:])
             return
         perhaps = _PERHAPS_MAIL_END.search(text)
-        end = perhaps.start() if perhaps else len(text)
-        held = text[end:]
-        if end:
-            send(_with_crlf(text[:end])[first:])
+        cut = perhaps.start() if perhaps else len(text)
+        held = text[cut:]
+        if cut:
+            send(_with_crlf(text[:cut], end)[first:])
             first = 0
     raise Unfinished
 
 
-def _with_crlf(text: bytes) -> bytes:
-    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+def _with_crlf(text: bytes, end: bytes) -> bytes:
+    """No line of it is a dot alone, nor begins with one that its writer did not know to begin a line."""
+    text = _FOREIGN_ENDS[end].sub(rb"\g<0>.", text)
+    lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return _DOT_ALONE.sub(b"\n..", lines).replace(b"\n", b"\r\n")

@@ -1,6 +1,7 @@
 """sendmail -bs: whatever its lines end with and however much comes at once, and how it ends."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -106,38 +107,87 @@ def test_who_waits_for_each_answer_gets_it(desk):
     assert process.returncode == 70 and server.said == ["HELO x", "DATA", "MAIL FROM:<a>", "QUIT"]
 
 
+def test_a_line_end_that_comes_in_two_pieces_is_one(desk):
+    server = Server({})
+    desk.answers[:] = [server.opened]
+    command = [sys.executable, "-m", "smtpctl", "sendmail", "--state", str(desk.folder), "-bs"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=TOP) as process:
+        process.stdin.write(b"DATA\r")
+        process.stdin.flush()
+        assert [process.stdout.readline()[:3] for _ in range(2)] == [b"220", b"354"]
+        process.communicate(b"\nx\n.\n\r\n.\r\nQUIT\r\n", timeout=20)
+    server.end()
+    assert process.returncode == 0 and server.said == ["DATA", "QUIT"]
+
+
 class Pieces:
     """An Input for _pass_mail."""
 
-    def __init__(self, pieces):
-        self.pieces = list(pieces)
+    def __init__(self, pieces, line_end):
+        self.pieces, self.line_end = list(pieces), line_end
         self.rest = None
 
     def piece(self):
         return self.pieces.pop(0) if self.pieces else b""
 
     def give_back(self, text, *, skip_feed):
-        self.rest = (b"\n" if skip_feed else b"") + text
+        self.rest = text + b"".join(self.pieces)
 
 
+def passed(text, end, cuts=()):
+    """What is sent, and what is left; None when the mail does not end."""
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    pieces = Pieces([text[start:stop] for start, stop in zip(places, places[1:], strict=False)], end)
+    sent = []
+    try:
+        _pass_mail(pieces, sent.append)
+    except Unfinished:
+        return None
+    return b"".join(sent), pieces.rest
+
+
+ENDS = [b"\r\n", b"\n", b"\r"]
 TEXT = st.lists(st.sampled_from([b"\r\n", b"\n", b"\r", b".", b"..", b"a", b"\r\n.\r\n", b"\n.\n"]), max_size=12).map(
     b"".join
 )
+CUTS = st.lists(st.integers(0, 40), max_size=4)
 
 
 @settings(max_examples=500)
-@given(TEXT, st.lists(st.integers(0, 40), max_size=4))
-def test_a_mail_ends_at_its_dot_however_it_is_cut(text, cuts):
-    lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    pieces = [text[start:end] for start, end in zip(places, places[1:], strict=False)]
-    sent = []
-    if b"." not in lines[:-1]:
-        with pytest.raises(Unfinished):
-            _pass_mail(Pieces(pieces), sent.append)
+@given(st.lists(st.sampled_from([b"", b".", b"..", b"a", b".a"]), max_size=8), st.sampled_from(ENDS), CUTS)
+def test_a_mail_ends_at_its_dot_however_it_is_cut(lines, end, cuts):
+    found = passed(b"".join(line + end for line in lines), end, cuts)
+    if b"." not in lines:
+        assert found is None
         return
-    _pass_mail(Pieces(pieces), sent.append)
-    assert b"".join(sent) == b"\r\n".join([*lines[: lines.index(b".") + 1], b""])
+    count = lines.index(b".") + 1
+    sent = b"".join(line + b"\r\n" for line in lines[:count])
+    assert found == (sent, b"".join(line + end for line in lines[count:]))
+
+
+@settings(max_examples=1000)
+@given(TEXT, st.sampled_from(ENDS), CUTS)
+def test_smuggling_in_a_mail_the_server_finds_its_end_where_its_writer_has_put_it(text, end, cuts):
+    dot = re.compile({b"\r\n": rb"\r\n\.\r\n", b"\n": rb"\n\.\r?\n", b"\r": rb"\r\.\r\n?"}[end])
+    written = dot.search(end + text)
+    found = passed(text, end, cuts)
+    assert (found is None) == (written is None)
+    if not found:
+        return
+    sent, rest = found
+    read = b"\r\n" + sent
+    assert read.find(b"\r\n.\r\n") == len(read) - 5
+    assert b"\r" not in read.replace(b"\r\n", b"") and b"\n" not in read.replace(b"\r\n", b"")
+    assert rest.lstrip(b"\n") == (end + text)[written.end() :].lstrip(b"\n")
+
+
+@pytest.mark.parametrize("dot", ["\r.\r\n", "\n.\n", "\n.\r\n", "\r\n.\n", "\r\n.\r"])
+def test_smuggling_what_stands_in_a_mail_is_no_command(talk, dot):
+    """A program that knows CRLF only has doubled no other dot."""
+    mail = f"Subject: x\r\n\r\nhello{dot}MAIL FROM:<eve>\r\nRCPT TO:<bob>\r\nDATA\r\nx\r\n.\r\n"
+    server = talk(joined(DIALOGUE[:4], "\r\n") + mail.encode() + b"QUIT\r\n")
+    assert server.said == COMMANDS
+    assert b"\r\n..\r\nMAIL FROM:<eve>\r\n" in server.content
 
 
 def test_a_chunk_is_passed_byte_for_byte(desk):
