@@ -197,7 +197,6 @@ class DeliverySlice:
 class QueueSlice:
     actions: tuple[DeliverySlice, ...]
     server_name: str
-    max_message_size: int
     dispatchers: int
     alias_commands: str = ""
     delivery_limits: DeliveryLimits = field(default_factory=DeliveryLimits)

@@ -145,7 +145,6 @@ def slice_queue(config: Config, host: Host) -> QueueSlice:
     return QueueSlice(
         tuple(slice_delivery(action, config) for action in config.actions),
         host.server_name,
-        config.max_message_size or UNLIMITED,
         config.dispatchers,
         alias_commands=config.alias_commands or "",
         delivery_limits=config.delivery_limits,

@@ -220,7 +220,7 @@ def configs(draw):
         actions=tuple(actions),
         matches=tuple(rules),
         queue_ttl=draw(COUNT),
-        max_message_size=draw(st.integers(1, 2**63 - 1)),
+        max_message_size=draw(st.integers(0, 2**63 - 1)),
         sub_addr_delim=draw(st.sampled_from("+-=\"'#$~")),
         limits=draw(st.builds(Limits, **LIMITS)),
         delivery_limits=draw(st.builds(DeliveryLimits, COUNT, COUNT)),

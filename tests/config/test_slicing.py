@@ -556,5 +556,4 @@ def test_a_process_that_gets_its_slice_loads_no_parser():
 
 
 def test_a_largest_message_of_0_is_no_limit():
-    made = slices("smtp max-message-size 0")
-    assert made.dispatcher.max_message_size == made.queue.max_message_size == UNLIMITED
+    assert slices("smtp max-message-size 0").dispatcher.max_message_size == UNLIMITED

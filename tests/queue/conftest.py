@@ -66,7 +66,6 @@ def configuration(**changes):
     fields = {
         "actions": ACTIONS,
         "server_name": "mx.here.test",
-        "max_message_size": 1 << 25,
         "dispatchers": 2,
         "alias_commands": "runner",
         "delivery_limits": DeliveryLimits(max_session=10, max_session_per_user=4),
