@@ -19,8 +19,8 @@ import itertools
 import re
 
 from smtpctl.letter import MAX_LINE, PIECE
-from smtpctl.part import IDENTITY, Part, first_part, walk
-from smtpd.header.mime import relabelled
+from smtpctl.part import Part, first_part, walk
+from smtpd.header.mime import IDENTITY, relabelled
 from smtpd.smtp.text import MAX_LINE as SERVER_LINE
 
 TYPE_CHECKING = False  # see letter.py

@@ -15,17 +15,14 @@ A mail that has no parts is part 0 itself.
 """
 
 from smtpctl.letter import MAX_HEADER, PIECE
-from smtpd.header.mime import describe
+from smtpd.header.mime import IDENTITY, MESSAGES, describe
 
 TYPE_CHECKING = False  # see letter.py
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-IDENTITY = (b"", b"7bit", b"8bit", b"binary")  # encodings that are none
 DEPTH = 20  # multiparts in each other; what is deeper is one part
-
-_MESSAGES = (b"message/rfc822", b"message/global")
 
 
 class Part:
@@ -64,7 +61,7 @@ class _Position:
         self._default = b""
         if kind.startswith(b"multipart/") and found.boundary and len(self.around) < DEPTH:
             self.around.append(_Multipart(kind, found.boundary))
-        elif kind in _MESSAGES and found.encoding in IDENTITY:
+        elif kind in MESSAGES and found.encoding in IDENTITY:
             self.header = b""
         else:
             self.part = Part(self._parts, kind, found.encoding)

@@ -12,6 +12,8 @@ import re
 from typing import NamedTuple
 
 BOUNDARY_MAX = 128  # bytes; RFC 2046 5.1.1 allows 70
+IDENTITY = (b"", b"7bit", b"8bit", b"binary")  # encodings that encode nothing; empty: 7bit (RFC 2045 6.1)
+MESSAGES = (b"message/rfc822", b"message/global")  # kinds whose content is a message (RFC 2046 5.2.1, RFC 6532 3.7)
 
 _FOLDED = rb"[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?"
 _TYPE = re.compile(rb"^content-type" + _FOLDED, re.MULTILINE | re.IGNORECASE)

@@ -27,7 +27,7 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-from smtpd.header.mime import BOUNDARY_MAX, describe, relabelled
+from smtpd.header.mime import BOUNDARY_MAX, IDENTITY, MESSAGES, describe, relabelled
 from smtpd.smtp.text import LineEnds, LineLength, NotText
 
 HELD = 64 * 1024  # bytes of a part that are looked at before it is decided what they are
@@ -42,8 +42,6 @@ _DELIMITER_MAX = 2 + 2 + BOUNDARY_MAX + 2 + _PADDING + 2
 _GROUP = 57  # bytes that make a line of base64
 _WIDTH = 76
 
-_PLAIN = (b"", b"7bit", b"8bit", b"binary")
-_MESSAGES = (b"message/rfc822", b"message/global")
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _LONG = re.compile(rb"^[^\n]{%d}" % (LINE_MAX + 2), re.MULTILINE)  # with its CR
 _STRAY = re.compile(rb"\r(?!\n)")
@@ -212,11 +210,11 @@ class Converter:
     def _begin_content(self, header: bytes) -> bytes:
         said = describe(header)
         kind = said.kind or (self._around[-1].default if self._around and not self._of_message else b"")
-        plain = said.encoding in _PLAIN
+        plain = said.encoding in IDENTITY
         if plain and kind.startswith(b"multipart/") and said.boundary and len(self._around) < DEPTH:
-            self._enter(said.boundary, _MESSAGES[0] if kind == b"multipart/digest" else b"")
+            self._enter(said.boundary, MESSAGES[0] if kind == b"multipart/digest" else b"")
             self._begin_text()
-        elif plain and kind in _MESSAGES:
+        elif plain and kind in MESSAGES:
             self._begin_header(of_message=True)
         else:
             self._header, self._encoding = header, said.encoding
