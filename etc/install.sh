@@ -95,6 +95,10 @@ fi
 
 # What an earlier version has installed, and this one does not.
 echo "$before" | while read -r path; do
-    case $path in '' | */) continue ;; esac
+    case $path in
+    '' | */ | */../* | */..) continue ;;
+    "$prefix"/*) ;;
+    *) continue ;; # whoever has written that, root removes nothing elsewhere
+    esac
     grep -qxF "$path" "$library/installed" || rm -f "$path"
 done

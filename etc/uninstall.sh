@@ -17,6 +17,20 @@ if [ ! -f "$library/installed" ]; then
     exit 1
 fi
 
+# Where the prefix is another user's, so may be the list; whatever it says, root removes nothing elsewhere.
+if [ -z "$(find "$library/installed" -prune -type f -user root)" ]; then
+    echo "$library/installed is not root's own file: nothing is removed" >&2
+    exit 1
+fi
+while read -r path; do
+    case $path in
+    */../* | */..) ;;
+    "$prefix"/*) continue ;;
+    esac
+    echo "$library/installed names $path, which is not below $prefix: nothing is removed" >&2
+    exit 1
+done <"$library/installed"
+
 is_ours() { # unit
     [ -f "$units/$1" ] && grep -q "^ExecStart=$prefix/sbin/smtpd" "$units/smtpd.service" 2>/dev/null
 }

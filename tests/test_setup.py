@@ -51,6 +51,32 @@ def test_nothing_is_taken_away_where_nothing_was_installed(tmp_path):
     assert f"nothing of smtpd is installed below {tmp_path}" in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root installs")
+@pytest.mark.parametrize("place", ["", "/prefix/../"], ids=["elsewhere", "dots"])
+def test_nothing_is_taken_away_that_is_not_below_the_prefix(tmp_path, place):
+    """Where the prefix belongs to another user, that user may have written the list."""
+    victim, library = tmp_path / "victim", tmp_path / "prefix/lib/smtpd"
+    library.mkdir(parents=True)
+    victim.touch()
+    named = f"{tmp_path}{place}victim" if place else victim
+    (library / "installed").write_text(f"{tmp_path}/prefix/bin/mailq\n{named}\n")
+    done = run("sh", "etc/uninstall.sh", cwd=TOP, prefix=str(tmp_path / "prefix"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"names {named}, which is not below {tmp_path}/prefix: nothing is removed" in done.stderr
+    assert victim.exists() and library.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root installs")
+def test_a_list_that_another_user_has_written_is_not_obeyed(tmp_path):
+    library = tmp_path / "lib/smtpd"
+    library.mkdir(parents=True)
+    (library / "installed").write_text(f"{tmp_path}/bin/mailq\n")
+    os.chown(library / "installed", 1000, 1000)
+    done = run("sh", "etc/uninstall.sh", cwd=TOP, prefix=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not root's own file: nothing is removed" in done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may")
 @pytest.mark.parametrize("script", ["install", "uninstall", "setup"])
 def test_who_is_not_root_is_told_so(script):
