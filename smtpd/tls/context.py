@@ -57,6 +57,10 @@ _VERIFY_PEER, _VERIFY_FAIL_IF_NO_CERTIFICATE = 1, 2
 _SERVERNAME_OK, _SERVERNAME_IGNORED = 0, 3
 _HOST_NAME = 0
 
+# RFC 8879, in OpenSSL 3.2 and later; neither sent nor taken: a chain of keys that costs seconds would come in a few bytes,
+# and how much a client may cost is judged by what it has sent.  SSL_OP_NO_TX_CERTIFICATE_COMPRESSION and ..._RX_... of
+# openssl/ssl.h; older versions know no such bits.
+_NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
 _OPTIONS = (
     ssl.OP_NO_COMPRESSION
     | ssl.OP_NO_RENEGOTIATION
@@ -126,7 +130,7 @@ def make_context(
 
 
 def _set_protocol(context: ssl.SSLContext, address: int, tls: TlsSlice, dhe: str) -> None:
-    context.options |= _OPTIONS
+    context.options |= _OPTIONS | _NO_CERTIFICATE_COMPRESSION
     context.num_tickets = 0
     try:
         context.set_ciphers(_cipher_list(tls, dhe))

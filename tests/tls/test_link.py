@@ -373,6 +373,27 @@ def test_more_than_a_handshake_can_have_is_refused(signatory):
         client.shake()
 
 
+@pytest.mark.skipif(ssl.OPENSSL_VERSION_INFO < (3, 2), reason="this OpenSSL does not compress certificates")
+def test_a_certificate_of_the_client_is_not_taken_compressed(signatory):
+    """RFC 8879: a few bytes would be a chain that costs seconds."""
+    names = ["client.test", *(f"{'a' * 60}.{number}.test" for number in range(50))]
+    shows = pem(certify(key("p256", "client"), *names, by=authority())), key("p256", "client")
+    server = listener(signatory.signer, {"a.test": chain("p256", "a.test")}, authorities=pem(authority()[0]))
+    client = Client(client_context(shows=shows, versions=TLS13), server)
+    sent = 0
+    feed = client.link.feed
+
+    def count(data):
+        nonlocal sent
+        sent += len(data)
+        feed(data)
+
+    client.link.feed = count
+    client.shake()
+    assert client.link.facts.fingerprint
+    assert sent > sum(map(len, names))
+
+
 def test_a_hello_that_does_not_end_is_refused(server):
     message = b"\x01\x01\xff\x00" + bytes(0x1FF00)
     records = [
