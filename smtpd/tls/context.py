@@ -57,9 +57,9 @@ _VERIFY_PEER, _VERIFY_FAIL_IF_NO_CERTIFICATE = 1, 2
 _SERVERNAME_OK, _SERVERNAME_IGNORED = 0, 3
 _HOST_NAME = 0
 
-# RFC 8879, in OpenSSL 3.2 and later; neither sent nor taken: a chain of keys that costs seconds would come in a few bytes,
-# and how much a client may cost is judged by what it has sent.  SSL_OP_NO_TX_CERTIFICATE_COMPRESSION and ..._RX_... of
-# openssl/ssl.h; older versions know no such bits.
+# RFC 8879, in OpenSSL 3.2 and later; neither sent nor taken: a chain of keys that costs seconds would come in a few,
+# and how much a client may cost is judged by what it has sent.  These are SSL_OP_NO_TX_CERTIFICATE_COMPRESSION and
+# SSL_OP_NO_RX_CERTIFICATE_COMPRESSION of openssl/ssl.h; older versions know no such bits.
 _NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
 _OPTIONS = (
     ssl.OP_NO_COMPRESSION
