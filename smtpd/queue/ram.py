@@ -72,7 +72,7 @@ class RAMStore:
         self._envelopes.update(zip(ids, change.envelopes, strict=True))
         expanded = self._expanded.setdefault(message_of(change.envelope), {})
         expanded.pop(change.undelivered, None)
-        expanded.update((recipient_key(new.recipient), new.recipient.user) for new in change.envelopes)
+        expanded.update((recipient_key(new.recipient), change.renewer) for new in change.envelopes)
 
     def _remove(self, envelope: Envelope) -> list[int]:
         del self._envelopes[envelope.id]

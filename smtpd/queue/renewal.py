@@ -85,7 +85,9 @@ class Renewals:
             self._end(envelope, partial(replaced, None), error)
             return
         successors = self._successors(envelope, new)
-        change = Replace(envelope.id, own, successors) if successors else Remove(envelope.id, own)
+        change: Replace | Remove = Remove(envelope.id, own)
+        if successors:
+            change = Replace(envelope.id, own, envelope.recipient.user, successors)
         self._disk.commits.submit(change, partial(self._changed, envelope, successors, replaced), lasting=True)
 
     def _changed(

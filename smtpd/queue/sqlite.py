@@ -239,7 +239,7 @@ class SQLiteStore:
             self._writer.execute(_FORGET_RECIPIENT, (message, change.undelivered))
             self._writer.executemany(
                 "INSERT OR REPLACE INTO expanded VALUES (?, ?, ?)",
-                [(message, recipient_key(new.recipient), new.recipient.user) for new in change.envelopes],
+                [(message, recipient_key(new.recipient), change.renewer) for new in change.envelopes],
             )
             self._has_expanded = True
 

@@ -198,6 +198,20 @@ def test_a_forward_that_changes_all_the_time_makes_no_flood_of_one_mail(house):
     assert len(rows(house)) == NEW_MAX
 
 
+def test_nor_does_one_that_names_other_users_each_time(house):
+    """Else a user of the system sends many copies of one mail to all the others, and is not counted for it."""
+    house.take_off(command("bob", "old"))
+    _, agent = house.start_agent()
+    first = [command("bob", "new"), *(of_bob(recipient(f"first{n}")) for n in range(NEW_MAX - 1))]
+    expanded(house, stale(house, agent), *first)
+    schedules = submitted(house)
+    house.tried()
+    house.due(schedules[0].envelope)
+    expanded(house, stale(house, agent), *(of_bob(recipient(f"second{n}")) for n in range(NEW_MAX)))
+    assert len(house.tried()[1]) == 1
+    assert len(rows(house)) == NEW_MAX
+
+
 @pytest.mark.parametrize("permanent", [False, True])
 def test_what_cannot_be_expanded_is_deferred_or_held_with_the_reason(house, agent, permanent):
     asked = stale(house, agent)

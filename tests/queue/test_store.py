@@ -169,7 +169,7 @@ def test_a_page_begins_and_ends_where_it_was_asked_to(store):
 def test_others_take_the_place_of_an_envelope_and_the_message_stays(store):
     store.apply([add(1, content=None)])
     others = [envelope(1, 2**31 + 5), envelope(1, 2**31 + 6)]
-    assert store.apply([Replace(1 << 32 | 1, b"", others)]) == []
+    assert store.apply([Replace(1 << 32 | 1, b"", "bob", others)]) == []
     assert list(store.envelopes(*EVERYTHING)) == others
     assert store.apply([Remove(others[0].id)]) == []
     assert store.apply([Remove(others[1].id)]) == [1]
@@ -183,12 +183,19 @@ def test_recipients_of_a_forward_are_known_as_long_as_the_message_is_there(store
     assert store.expanded(1) == {recipient_key(mailbox): "", recipient_key(one): ""}
     store.apply([Remove(first)])  # delivered
     assert store.expanded(1) == {recipient_key(mailbox): "", recipient_key(one): ""}
-    store.apply([Replace(second, recipient_key(one), [envelope(1, 2**31, recipient=two)])])
+    store.apply([Replace(second, recipient_key(one), "bob", [envelope(1, 2**31, recipient=two)])])
     assert store.expanded(1) == {recipient_key(mailbox): "", recipient_key(two): "bob"}
     store.apply([Suspend(third, True), add(2)])
     assert store.expanded(1) == {recipient_key(mailbox): "", recipient_key(two): "bob"}
     assert store.apply([Remove(third, recipient_key(two))]) == [1]
     assert store.expanded(1) == {}
+
+
+def test_a_recipient_is_known_by_whose_forward_has_brought_it_and_not_by_whom_it_is(store):
+    one, carol = command("bob", "one"), recipient("carol")
+    store.apply([replace(add(1), envelopes=[envelope(1, 1, recipient=one)])])
+    store.apply([Replace(1 << 32 | 1, recipient_key(one), "bob", [envelope(1, 2**31, recipient=carol)])])
+    assert store.expanded(1) == {recipient_key(carol): "bob"}
 
 
 def test_an_envelope_that_goes_undelivered_is_not_known_any_more(store):
@@ -205,7 +212,7 @@ def test_of_messages_without_a_forward_no_recipients_are_kept(store):
 
 
 def test_nothing_takes_the_place_of_an_envelope_that_is_gone(store):
-    store.apply([Replace(1 << 32 | 1, b"", [envelope(1, 2)])])
+    store.apply([Replace(1 << 32 | 1, b"", "bob", [envelope(1, 2)])])
     assert list(store.envelopes(*EVERYTHING)) == []
 
 
@@ -213,7 +220,7 @@ def test_an_id_that_is_taken_already_changes_nothing(store):
     store.apply([add(1, envelopes=2)])
     before = list(store.envelopes(*EVERYTHING))
     with pytest.raises(Exception):  # noqa: B017  (whatever the store calls it)
-        store.apply([Replace(1 << 32 | 1, b"", [envelope(1, 3), envelope(1, 2)])])
+        store.apply([Replace(1 << 32 | 1, b"", "bob", [envelope(1, 3), envelope(1, 2)])])
     assert list(store.envelopes(*EVERYTHING)) == before
 
 
