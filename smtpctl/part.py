@@ -47,7 +47,7 @@ class _Position:
 
     def __init__(self, header: bytes):
         self.around: list[_Multipart] = []
-        self.header: bytes | None = None  # what has come of a header
+        self.header: bytearray | None = None  # what has come of a header
         self.part: Part | None = None
         self._default = b""  # the kind of a part whose header does not say
         self._parts = 0
@@ -62,7 +62,7 @@ class _Position:
         if kind.startswith(b"multipart/") and found.boundary and len(self.around) < DEPTH:
             self.around.append(_Multipart(kind, found.boundary))
         elif kind in MESSAGES and found.encoding in IDENTITY:
-            self.header = b""
+            self.header = bytearray()
         else:
             self.part = Part(self._parts, kind, found.encoding)
             self._parts += 1
@@ -77,7 +77,7 @@ class _Position:
             if text in (delimiter, delimiter + b"--"):
                 closing = text != delimiter
                 del self.around[level + (not closing) :]
-                self.header, self.part = None if closing else b"", None
+                self.header, self.part = None if closing else bytearray(), None
                 self._default = self.around[-1].default if self.around else b""
                 return True
         return False
@@ -96,15 +96,15 @@ def walk(header: bytes, body: "BinaryIO") -> "Iterator[tuple[Part | None, bytes,
         begun = position.header
         if at_start and position.pass_delimiter(line):
             if begun:
-                yield None, begun, False
+                yield None, bytes(begun), False
             yield None, line, False
         elif begun is not None and line != b"\n" and len(begun) <= MAX_HEADER:
-            position.header = begun + line
+            begun += line
         else:
             if begun is not None:
-                position.enter(begun)
-                yield position.part, begun, True
+                position.enter(whole := bytes(begun))
+                yield position.part, whole, True
             yield position.part if begun is None or line != b"\n" else None, line, False
         at_start = line.endswith(b"\n")
     if position.header:
-        yield None, position.header, False
+        yield None, bytes(position.header), False

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpctl import encoding
-from smtpctl.letter import MAX_LINE, Letter
+from smtpctl.letter import MAX_HEADER, MAX_LINE, Letter
 from smtpctl.part import walk
 from smtpd.smtp.text import MAX_LINE as SERVER_LINE
 
@@ -163,6 +163,13 @@ def test_a_long_word_in_a_header_costs_time_in_proportion():
     header = b"X-Long: " + b"a" * 200_000 + b"\nX-Nul: b\0\n"
     begun = time.process_time()
     assert encoding.mended(header) == header.replace(b"b\0", b"=?utf-8?q?b=00?=")
+    assert time.process_time() - begun < 5
+
+
+def test_a_header_of_many_lines_in_a_part_costs_time_in_proportion():
+    mail = b"--x\n" + b"a\n" * (MAX_HEADER // 2) + b"\nhello\n--x--\n"
+    begun = time.process_time()
+    assert len(list(walk(b"Content-Type: multipart/mixed; boundary=x\n", io.BytesIO(mail)))) == 5
     assert time.process_time() - begun < 5
 
 
