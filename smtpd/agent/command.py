@@ -19,10 +19,10 @@ from mail_local import command, trace
 from mail_local.command import SHELL, Parted, Verdict
 from smtpd.agent import mail
 from smtpd.agent.destination import whose
-from smtpd.agent.hand import Answer, Errand, Taken
+from smtpd.agent.hand import Answer, Taken
 from smtpd.config.specifier import Malformed, Template, parse, values_of, wrap
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import TEXT_MAX, Deliver, Post, Result
+from smtpd.ipc.errand import TEXT_MAX, Deliver, Post, Request, Result
 from smtpd.ipc.log import visible
 from smtpd.ipc.reason import reason_of
 
@@ -127,7 +127,7 @@ class Single:
 class Command:
     """The trade of an agent that runs its action's command."""
 
-    ERRANDS: tuple[type[Errand], ...] = (Deliver,)
+    ERRANDS: tuple[type[Request], ...] = (Deliver,)
     HANDS = HANDS
     BATCH = 1
     BATCH_BYTES = 1

@@ -22,9 +22,9 @@ import shlex
 import stat
 from contextlib import suppress
 
-from smtpd.agent.hand import Answer, Errand, Taken
+from smtpd.agent.hand import Answer, Taken
 from smtpd.config.permission import IsPrivate, Where, has_private_group, others_who_write
-from smtpd.ipc.errand import FORWARD_MAX, ForwardText, ReadForward
+from smtpd.ipc.errand import FORWARD_MAX, ForwardText, ReadForward, Request
 
 NAME = ".forward"
 # A home that the user may search and not read is none the worse: O_PATH asks for no right to read it.
@@ -53,7 +53,7 @@ class Unasked(Exception):
 class Reader:
     """The trade of the agent that reads one user's .forward."""
 
-    ERRANDS: tuple[type[Errand], ...] = (ReadForward,)
+    ERRANDS: tuple[type[Request], ...] = (ReadForward,)
     HANDS = 1
     BATCH = 1
     BATCH_BYTES = 1

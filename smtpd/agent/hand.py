@@ -23,7 +23,6 @@ EX_SOFTWARE, EX_PROTOCOL = 70, 76  # exit status after a defect of ours, and aft
 
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4 * 4)
 
-Errand = Request
 Taken = tuple[Request, int]  # with the descriptor of the content, -1 when it came in the frame
 
 
@@ -36,7 +35,7 @@ class Work(Protocol):
 class Trade(Protocol):
     """What a kind of agent does."""
 
-    ERRANDS: tuple[type[Errand], ...]  # the only ones that queue may send it
+    ERRANDS: tuple[type[Request], ...]  # the only ones that queue may send it
     HANDS: int
     BATCH: int  # errands that a hand takes at once
     BATCH_BYTES: int  # and about how much content
@@ -121,7 +120,7 @@ class Hands:
         if told & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise Malformed("longer than a frame may be")
         errand = decode(packet)
-        if not isinstance(errand, self._trade.ERRANDS) or not isinstance(errand, Errand):
+        if not isinstance(errand, self._trade.ERRANDS) or not isinstance(errand, Request):
             raise Malformed(f"unexpected {type(errand).__name__}")
         if len(descriptors) != (1 if isinstance(errand, Deliver) and errand.by_descriptor else 0):
             raise Malformed(f"{len(descriptors)} descriptors")

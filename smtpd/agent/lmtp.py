@@ -26,9 +26,9 @@ from posixpath import dirname
 from mail_local import lmtp, trace
 from mail_local.lmtp import Connection, Unreachable
 from smtpd.agent import mail
-from smtpd.agent.hand import Answer, Errand, Taken
+from smtpd.agent.hand import Answer, Taken
 from smtpd.envelope import message_of
-from smtpd.ipc.errand import Deliver, Greet, Greeted, Post, Result
+from smtpd.ipc.errand import Deliver, Greet, Greeted, Post, Request, Result
 from smtpd.ipc.reason import reason_of
 from smtpd.smtp.lmtp import Mail, Verdict
 
@@ -39,7 +39,7 @@ MAILS_MAX = 100  # on one connection: a server may want to begin afresh now and 
 class Lmtp:
     """The trade of an agent for one server.  `trouble`: why there is none, found before the sandbox."""
 
-    ERRANDS: tuple[type[Errand], ...] = (Deliver, Greet)
+    ERRANDS: tuple[type[Request], ...] = (Deliver, Greet)
     HANDS = 4
     BATCH = 8
     BATCH_BYTES = 1024 * 1024

@@ -19,9 +19,9 @@ from itertools import groupby
 
 from mail_local import mbox, trace
 from smtpd.agent import mail
-from smtpd.agent.hand import Answer, Errand, Taken
+from smtpd.agent.hand import Answer, Taken
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import Deliver, Malformed, Post, Result
+from smtpd.ipc.errand import Deliver, Malformed, Post, Request, Result
 from smtpd.ipc.reason import reason_of
 
 _NUMBER = struct.Struct(">Q")
@@ -31,7 +31,7 @@ _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4 * 4)
 class Mailbox:
     """The trade of an agent for the mailbox of one user."""
 
-    ERRANDS: tuple[type[Errand], ...] = (Deliver,)
+    ERRANDS: tuple[type[Request], ...] = (Deliver,)
     HANDS = 1
     BATCH = 32
     BATCH_BYTES = 8 * 1024 * 1024

@@ -18,10 +18,10 @@ from mail_local import maildir, trace
 from mail_local.maildir import Earlier, Maildir, host_part
 from smtpd.agent import mail
 from smtpd.agent.destination import Destination, Elsewhere
-from smtpd.agent.hand import Answer, Errand, Taken
+from smtpd.agent.hand import Answer, Taken
 from smtpd.config.specifier import Malformed
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import Deliver, Post, Result
+from smtpd.ipc.errand import Deliver, Post, Request, Result
 from smtpd.ipc.reason import reason_of
 
 OPEN_MAX = 16  # Maildirs that one hand holds open
@@ -30,7 +30,7 @@ OPEN_MAX = 16  # Maildirs that one hand holds open
 class Storage:
     """The trade of an agent for Maildirs.  `trouble`: why no mail can be stored, found before the sandbox."""
 
-    ERRANDS: tuple[type[Errand], ...] = (Deliver,)
+    ERRANDS: tuple[type[Request], ...] = (Deliver,)
     HANDS = 4
     BATCH = 8
     BATCH_BYTES = 1024 * 1024

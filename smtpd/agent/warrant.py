@@ -20,12 +20,11 @@ from functools import partial
 from mail_local import mbox, mboxfile, trace
 from smtpd.agent import forward, mail
 from smtpd.agent.command import HANDS, Runner, Single
-from smtpd.agent.hand import Errand
 from smtpd.config import trust
 from smtpd.config.permission import others_who_write
 from smtpd.config.specifier import parse
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import Deliver, Post, Result
+from smtpd.ipc.errand import Deliver, Post, Request, Result
 from smtpd.ipc.reason import reason_of
 from smtpd.tables import expansion, file
 from smtpd.tables.expansion import Command, File, Target
@@ -111,7 +110,7 @@ class Aliases:
 class Warrant:
     """The trade of an agent for commands and files that stand in a file, and not in the configuration."""
 
-    ERRANDS: tuple[type[Errand], ...] = (Deliver,)
+    ERRANDS: tuple[type[Request], ...] = (Deliver,)
     HANDS = HANDS
     BATCH = 1
     BATCH_BYTES = 1

@@ -135,11 +135,11 @@ def leaves_no_room(wildcard: str, listener: ListenerSlice) -> bool:
     return of_family in (None, family(wildcard))
 
 
-def report_duplicate(where: str, sentence: Sentence, first: Sentence, host: Host, report: Report) -> None:
+def report_duplicate(door: str, sentence: Sentence, first: Sentence, host: Host, report: Report) -> None:
     """It is listened on once.  Two sentences with different options are an error, unless they are the same only because
     of addresses that interfaces or host names have: a change of those must not keep the daemon from starting."""
     line = first.place.seen_from(sentence.place)
-    text = f"duplicate listener on {where}"
+    text = f"duplicate listener on {door}"
     if sentence.options == first.options:
         report.warn(sentence.place, f"{text}, first in {line}")
     elif sentence.is_of_machine(host) and first.is_of_machine(host) and sentence.listen.operand != first.listen.operand:
