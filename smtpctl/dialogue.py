@@ -202,7 +202,7 @@ def _converse(given: Input, server: Server) -> None:
     begun = False  # a mail, whose last chunk has not come
     while (line := given.maybe_line()) is not None:
         server.send(line + b"\r\n")
-        chunk = _CHUNK.match(line)
+        chunk = _CHUNK.match(line.lstrip(b" \t"))  # as the server reads it
         if chunk:
             _pass_chunk(given, server, int(chunk[1]))
         verb = line.strip()[:4].upper()

@@ -190,7 +190,8 @@ def test_smuggling_what_stands_in_a_mail_is_no_command(talk, dot):
     assert b"\r\n..\r\nMAIL FROM:<eve>\r\n" in server.content
 
 
-def test_a_chunk_is_passed_byte_for_byte(desk):
+@pytest.mark.parametrize("blanks", [b"", b" \t"], ids=["plain", "blanks"])
+def test_a_chunk_is_passed_byte_for_byte(desk, blanks):
     ours, theirs = socket.socketpair()
     heard = bytearray()
 
@@ -199,18 +200,18 @@ def test_a_chunk_is_passed_byte_for_byte(desk):
             ours.sendall(b"220 mx\r\n")
             while b"\r\n" not in heard:
                 heard.extend(ours.recv(100))
-            while len(heard) < 8 + 6:
-                heard.extend(ours.recv(100))
+            while len(heard) < len(blanks) + 8 + 6 and (data := ours.recv(100)):
+                heard.extend(data)
             ours.sendall(b"250 ok\r\n")
             while data := ours.recv(100):
                 heard.extend(data)
 
     thread = threading.Thread(target=serve)
     thread.start()
-    options = {"input": b"BDAT 6\r\n\r\n\0\r\n.BDAT 3 LAST\n", "text": False}
+    options = {"input": blanks + b"BDAT 6\r\n\r\n\0\r\n.BDAT 3 LAST\n", "text": False}
     answers = [Answer(True, "", os.dup(theirs.fileno()))]
     theirs.close()
     done = desk.call("sendmail", "-bs", "--state", str(desk.folder), answers=answers, **options)
     thread.join(10)
-    assert bytes(heard) == b"BDAT 6\r\n\r\n\0\r\n.BDAT 3 LAST\r\n"
+    assert bytes(heard) == blanks + b"BDAT 6\r\n\r\n\0\r\n.BDAT 3 LAST\r\n"
     assert done.returncode == 65
