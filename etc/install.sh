@@ -6,6 +6,7 @@ set -eu
 umask 022
 cd "$(dirname "$0")/.."
 prefix=${prefix:-/usr/local}
+prefix=${prefix%/} # as it stands in the list of what is installed
 library=$prefix/lib/smtpd
 
 if [ "$(id -u)" != 0 ]; then

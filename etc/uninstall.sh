@@ -5,6 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 prefix=${prefix:-/usr/local}
+prefix=${prefix%/} # as it stands in the list of what is installed
 library=$prefix/lib/smtpd
 units=/etc/systemd/system
 
