@@ -13,11 +13,11 @@ that was replaced undelivered is not among them: a user who puts an earlier comm
 
 Several envelopes of a message may be stale at once, as a user who has changed one line has changed them all: they are
 replaced one after the other.  And a user who changes the file faster than mail is delivered does not make many of one:
-at most NEW_MAX for each message.
+at most NEW_MAX for each message, whether they are there at once or one after the other.
 """
 
 import secrets
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -29,6 +29,7 @@ from smtpd.queue.store import Envelope, Remove, Replace, recipient_key, untried
 
 QUESTIONS = 64  # to lookup, at a time
 NEW_MAX = 100  # envelopes that one user's share of a message may become, as many as at its first expansion
+MEMORY = 1000  # messages of users whose replacements are counted
 UPPER_HALF = 1 << 31
 
 Answered = Callable[[EnvelopeExpanded | EnvelopeNotExpanded], None]
@@ -43,6 +44,7 @@ class Renewals:
     def __init__(self, to_lookup: Questions, disk: Disk):
         self._to_lookup, self._disk = to_lookup, disk
         self._waiting: dict[int, deque[Callable[[], None]]] = {}  # of each message; the first one is under way
+        self._rounds: OrderedDict[tuple[int, str], int] = OrderedDict()  # replacements of a message for a user
 
     def ask(self, envelope: Envelope, answered: Answered) -> None:
         def question(request: int) -> ExpandEnvelope:
@@ -76,10 +78,8 @@ class Renewals:
         own = recipient_key(envelope.recipient)
         others = {key: renewer for key, renewer in (expanded or {}).items() if key != own}
         new = [recipient for recipient in dict.fromkeys(recipients) if recipient_key(recipient) not in others]
-        if (
-            error is None
-            and sum(renewer == envelope.recipient.user for renewer in others.values()) + len(new) > NEW_MAX
-        ):
+        there = sum(renewer == envelope.recipient.user for renewer in others.values())
+        if error is None and (there + len(new) > NEW_MAX or (new and not self._counts_another(envelope))):
             error = TooMany()
         if error is not None:
             self._end(envelope, partial(replaced, None), error)
@@ -89,6 +89,15 @@ class Renewals:
         if successors:
             change = Replace(envelope.id, own, envelope.recipient.user, successors)
         self._disk.commits.submit(change, partial(self._changed, envelope, successors, replaced), lasting=True)
+
+    def _counts_another(self, envelope: Envelope) -> bool:
+        """False after NEW_MAX replacements: an envelope that is always stale would go on without end."""
+        key = message_of(envelope.id), envelope.recipient.user
+        rounds = self._rounds[key] = self._rounds.get(key, 0) + 1
+        self._rounds.move_to_end(key)
+        if len(self._rounds) > MEMORY:
+            self._rounds.popitem(last=False)
+        return rounds <= NEW_MAX
 
     def _changed(
         self, envelope: Envelope, successors: list[Envelope], replaced: Replaced, error: Exception | None

@@ -198,6 +198,18 @@ def test_a_forward_that_changes_all_the_time_makes_no_flood_of_one_mail(house):
     assert len(rows(house)) == NEW_MAX
 
 
+def test_one_that_is_stale_each_time_is_not_asked_about_without_end(house, agent):
+    """Each try finds another line, or a lookup makes one up."""
+    for number in range(NEW_MAX):
+        expanded(house, stale(house, agent), command("bob", f"new {number}"))
+        (schedule,) = submitted(house)
+        house.tried()
+        house.due(schedule.envelope)
+    expanded(house, stale(house, agent), command("bob", "one more"))
+    assert len(house.tried()[1]) == 1
+    assert [row.recipient for row in rows(house)] == [command("bob", f"new {NEW_MAX - 1}")]
+
+
 def test_nor_does_one_that_names_other_users_each_time(house):
     """Else a user of the system sends many copies of one mail to all the others, and is not counted for it."""
     house.take_off(command("bob", "old"))
