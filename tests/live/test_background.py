@@ -15,8 +15,8 @@ import pytest
 
 from tests.live.conftest import PYTHON, mails, until
 from tests.namespace import unshare
-from tests.unique import MARK
 from tests.trusted import OPTIONS
+from tests.unique import MARK
 
 LOG = Path("/dev/log")
 
