@@ -83,8 +83,6 @@ class Server:
         """Its code.  Raises Lost."""
         while not (response := self._maybe_response()):
             self.listen()
-        if response.kind > 3:
-            self.refused.add(response.kind)
         return response.code
 
     def listen(self) -> None:
@@ -94,6 +92,8 @@ class Server:
         except OSError:
             data = b""
         if not data:
+            while self._maybe_response():  # said in the middle of a mail, so that nothing has waited for it
+                pass
             raise Lost
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -110,9 +110,12 @@ class Server:
 
     def _maybe_response(self) -> Response | None:
         try:
-            return self._responses.maybe_response()
+            response = self._responses.maybe_response()
         except Malformed:
             raise Lost from None
+        if response and response.kind > 3:
+            self.refused.add(response.kind)
+        return response
 
 
 class Input:

@@ -9,13 +9,17 @@ from tests.corpus.mail import Changed, Encoded, Mail, Outcome, Refused, Same
 MAX_LINE = 65534  # bytes
 MAX_NAME, MAX_VALUE = 1023, 65535
 MAX_HEADER = 1024 * 1024
+MAX_HEADER_BINARYMIME = 256 * 1024
 MAX_RECEIVED = 99
 MAX_FIELDS = 1000
+LOOKED_AT = 64 * 1024  # bytes of a part with BODY=BINARYMIME
 LONG = 990  # bytes of a line that sendmail sends as it is, in a mail without parts
 
 BARE = Refused("bare CR or LF, or a NUL, behind DATA", 500, "5.5.2", closes=True)
 LONG_DATA = Refused("a line longer than 65534 bytes, behind DATA", 500, "5.5.2", closes=True)
 LONG_CHUNK = Refused("a line longer than 65534 bytes", 550, "5.6.0")
+LARGE_HEADER = Refused("a header of more than 256 KB, with BODY=BINARYMIME", 550, "5.6.0")
+LATE_NUL = Refused("a NUL behind the first 64 KB of a part, with BODY=BINARYMIME", 554, "5.6.3")
 NUL = Refused("a NUL in a chunk", 550, "5.6.0")
 CR_HEADER = Refused("all lines of the header end with a CR alone", 550, "5.6.0")
 MALFORMED = Refused("a header line that is none, or that is too long", 550, "5.7.1")
@@ -23,6 +27,7 @@ LOOP = Refused("a hundredth Received", 500, "5.4.6")
 TOO_LARGE = Refused("a header of more than 1 MB", 552, "5.3.4")
 CR_ALONE = {
     "bdat": "a CR alone ends a line of the body, and is a blank in the header",
+    "binarymime": "a CR alone ends a line of the body, and is a blank in the header",
     "sendmail": "a CR alone ends a line",
 }
 UNSENT = Refused("a header of more than 1 MB is not sent", 0, "")  # by sendmail itself
@@ -37,7 +42,7 @@ _NAME = re.compile(rb"[!-9;-~]+[\t ]*:")
 
 
 def expected(mail: Mail, way: str) -> Outcome:
-    outcome = {"data": _data, "bdat": _bdat, "sendmail": _sendmail}[way](mail)
+    outcome = {"data": _data, "bdat": _bdat, "binarymime": _binarymime, "sendmail": _sendmail}[way](mail)
     if isinstance(outcome, Same) and re.search(rb"\r(?!\n)", mail.content):
         return Changed(CR_ALONE[way], outcome.body)
     return outcome
@@ -66,11 +71,27 @@ def _bdat(mail: Mail) -> Outcome:
     return LONG_CHUNK if _is_long(text) else _stored(text)
 
 
+def _binarymime(mail: Mail) -> Outcome:
+    """Of mails without parts; those of the corpus that have some are text in each of them."""
+    header, _, body = mail.as_chunk().partition(b"\r\n\r\n")
+    if len(header) > MAX_HEADER_BINARYMIME:
+        return LARGE_HEADER
+    if max(map(len, header.split(b"\n"))) > MAX_LINE:
+        return MALFORMED
+    if b"\0" not in body:
+        return _bdat(mail)
+    if b"\0" in body[:LOOKED_AT]:
+        return Encoded("a part with NUL is base64", body)
+    return LATE_NUL
+
+
 def _sendmail(mail: Mail) -> Outcome:
     text = mail.content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     header, body = _letter(text)
     if sum(map(len, header)) > MAX_HEADER:
         return UNSENT
+    if max(map(len, header), default=0) > MAX_LINE:
+        return LONG_DATA
     if fault := _fault(header):
         return fault
     if body and not body.endswith(b"\n"):

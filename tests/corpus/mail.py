@@ -1,19 +1,19 @@
 """A mail of the corpus: what a sender has, and what the documented rules make of it.
 
     Same       the body that is delivered is the one that was sent, in lines that end with LF, the last one too
-    Encoded    sent by sendmail in another transfer encoding: decoded it is the same
+    Encoded    kept in another transfer encoding: decoded it is the same
     Changed    another body, by the named rule
     Refused    no mail: the reply, by the named rule; `closes`: the session ends, too
 
 `content` is what a program writes, byte for byte.  Where `raw` is False its line ends are LF, and a client on the way
 makes CRLF of them; where it is True, nobody touches it but to stuff dots and to put the final one.
 
-Ways: "data" and "bdat" over SMTP, "sendmail" on this host.
+Ways: "data", "bdat", and "binarymime" for BDAT with BODY=BINARYMIME, over SMTP; "sendmail" on this host.
 """
 
 from dataclasses import dataclass
 
-WAYS = ("data", "bdat", "sendmail")
+WAYS = ("data", "bdat", "binarymime", "sendmail")
 
 
 @dataclass(frozen=True)

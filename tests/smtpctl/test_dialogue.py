@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpctl import dialogue
 from smtpctl.dialogue import Unfinished, _pass_mail
 from smtpd.ipc.query import Answer
 from tests.smtpctl.conftest import TOP
@@ -118,6 +119,20 @@ def test_a_line_end_that_comes_in_two_pieces_is_one(desk):
         process.communicate(b"\nx\n.\n\r\n.\r\nQUIT\r\n", timeout=20)
     server.end()
     assert process.returncode == 0 and server.said == ["DATA", "QUIT"]
+
+
+def test_a_server_that_refuses_and_closes_in_the_middle_of_a_mail_has_refused_it(capfdbinary):
+    """Nothing waits for an answer then."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        server = dialogue.Server(theirs)
+        ours.sendall(b"500 5.5.2 Line too long\r\n")
+        ours.close()
+        server.listen()
+        with pytest.raises(dialogue.Lost):
+            server.listen()
+    assert server.refused == {5}
+    assert capfdbinary.readouterr().out == b"500 5.5.2 Line too long\r\n"
 
 
 class Pieces:
