@@ -46,7 +46,7 @@ _FOREIGN_ENDS = {
     b"\r": re.compile(rb"\n(?=\.)"),
 }
 _PERHAPS_MAIL_END = re.compile(rb"(?:\r\n?|\n)(?:\.\r?)?\Z")
-_DOT_ALONE = re.compile(rb"\n\.(?=\n)")
+_DOT_ALONE = re.compile(rb"\n\.(?=\n|\Z)")  # at the end of a piece its line end comes next
 _CHUNK = re.compile(rb"BDAT[ \t]+([0-9]{1,18})([ \t]+LAST)?[ \t]*\Z", re.IGNORECASE)  # RFC 3030 2
 
 

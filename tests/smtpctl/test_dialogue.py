@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtpctl import dialogue
@@ -182,6 +182,8 @@ def test_a_mail_ends_at_its_dot_however_it_is_cut(lines, end, cuts):
 
 @settings(max_examples=1000)
 @given(TEXT, st.sampled_from(ENDS), CUTS)
+@example(b"\r\n.\n\r\n.\r\n", b"\r\n", [4])
+@example(b"\r\n.\n.\n\r\n.\r\n", b"\r\n", [5])
 def test_smuggling_in_a_mail_the_server_finds_its_end_where_its_writer_has_put_it(text, end, cuts):
     dot = re.compile({b"\r\n": rb"\r\n\.\r\n", b"\n": rb"\n\.\r?\n", b"\r": rb"\r\.\r\n?"}[end])
     written = dot.search(end + text)
