@@ -102,7 +102,8 @@ def anacron(caller):
 def git(caller):
     patch = caller.file("0001.patch", PATCH.format(text=TEXT.replace("\r", "")))
     options = ["--confirm=never", "--suppress-cc=all", "--from=amy@there.test", f"--to={caller.user}"]
-    return caller.as_user("git", "-c", "user.name=Amy", "send-email", *options, patch)
+    identity = ["-c", "user.name=Amy", "-c", "user.email=amy@there.test"]
+    return caller.as_user("git", *identity, "send-email", *options, patch)
 
 
 def php(caller):
