@@ -150,7 +150,7 @@ TAKEN = ["250 2.0.0", "250 2.1.5", "250 2.0.0"]
 
 def is_delivered(daemon, stores, target):
     """Within its time, once, and nothing of it waits."""
-    until(lambda: stores.read(target) and not envelopes(daemon), what=f"the mail in {target}")
+    until(lambda: not envelopes(daemon) and stores.read(target), what=f"the mail in {target}")  # not half of it
     (mail,) = stores.read(target)
     return mail
 
