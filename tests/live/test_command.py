@@ -34,7 +34,7 @@ LIBRARYS_OWN = 3 << 31  # signals 32 and 33, which no program can set
 TELL = "; ".join(
     [
         "cat /proc/$$/environ > environ",
-        "ls /proc/$$/fd > fds",
+        "(ls /proc/$$/fd > fds)",
         "cat /proc/$$/stat > stat",
         "cat /proc/self/status > status",
         "pwd > cwd",
