@@ -180,7 +180,7 @@ class Replace(msgspec.Struct, frozen=True, gc=False):
 
     envelope: int
     undelivered: bytes  # its recipient_key
-    renewer: str  # the user whose .forward names the others, whoever they are for
+    renewer: str  # the user whose .forward names the others, for this or other users
     envelopes: list[Envelope]
 
 
