@@ -61,11 +61,29 @@ def connect(addresses: Iterable[Address], name: str) -> "Connection":
     """To the first address with a server that answers our greeting, which calls us `name`.  Raises Unreachable."""
     reasons = []
     for address in addresses:
-        connection = Connection(address, name)
+        try:
+            connection = Connection(_connected(address), name)
+        except OSError as error:
+            reasons.append(f"{address.text}: {reason_of(error)}")
+            continue
         if connection.is_ready:
             return connection
         reasons.append(f"{address.text}: {connection.reason}")
     raise Unreachable("; ".join(reasons))
+
+
+def _connected(address: Address) -> socket.socket:
+    """Raises OSError: also where the kernel does not have this family, though a name may have addresses of both."""
+    made = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        made.settimeout(CONNECT)
+        made.connect(address.address)
+        if address.family != socket.AF_UNIX:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 class Connection:
@@ -76,21 +94,14 @@ class Connection:
     is_deaf           the server is there, and says nothing
     """
 
-    def __init__(self, address: Address, name: str):
+    def __init__(self, connected: socket.socket, name: str):
         self.mails = 0
         self.may_be_repeated = True
         self.is_deaf = False
         self._session = Session(name)
         self._verdicts: list[Verdict] = []
         self._pieces: Iterable[bytes] = ()
-        self._socket = socket.socket(address.family, socket.SOCK_STREAM)
-        try:
-            self._socket.settimeout(CONNECT)
-            self._socket.connect(address.address)
-            if address.family != socket.AF_UNIX:
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            self._obey(self._session.lost(reason_of(error)))
+        self._socket = connected
         self._listen()
 
     @property

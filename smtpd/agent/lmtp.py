@@ -96,15 +96,23 @@ class Pool:
             kept = self._maybe_kept()
             return kept or self._connect(), kept is not None
         except Unreachable:
+            self._have_none()
             if kept := self._maybe_wait():
                 return kept, True
             raise
+        except BaseException:
+            self._have_none()
+            raise
+
+    def _have_none(self) -> None:
+        """No connection has come of it: nobody waits for this hand to give one back."""
+        with self._changed:
+            self._in_use -= 1
+            self._changed.notify_all()
 
     def _maybe_wait(self) -> Connection | None:
         """For one that another hand gives back; None when no hand has any."""
         with self._changed:
-            self._in_use -= 1
-            self._changed.notify_all()
             self._changed.wait_for(lambda: self._idle or not self._in_use)
             if not self._idle:
                 return None

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import msgspec
@@ -52,7 +52,7 @@ from smtpd.parent.child import Child
 from smtpd.parent.directory import Unfit, check_empty, provide
 from smtpd.parent.exchange import exchange_at_start
 from smtpd.parent.interface import late
-from smtpd.parent.listener import Occupied, bind, bind_control
+from smtpd.parent.listener import Occupied, bind, bind_control, supported
 from smtpd.parent.option import Options
 from smtpd.parent.pidfile import PidFile, Running
 from smtpd.parent.record import Pipes, Stderr
@@ -184,7 +184,8 @@ def _read_configuration(booted: Booted) -> dict[str, bytes]:
         log.warn(warning)
     if set(answer.slices) != set(ROLES):
         raise CannotStart("the configuration process did not answer for every role")
-    booted.configuration = msgspec.msgpack.decode(answer.parent, type=ParentSlice)
+    configured = msgspec.msgpack.decode(answer.parent, type=ParentSlice)
+    booted.configuration = replace(configured, listeners=supported(configured.listeners))
     check_configured(booted.options, booted.configuration)
     return answer.slices
 

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterable
 
 from smtpd.config.slice import ListenerSlice
 from smtpd.ipc.log import log
@@ -23,6 +24,28 @@ _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
 
 class Occupied(Exception):
     """Somebody else has this address."""
+
+
+def supported(listeners: Iterable[ListenerSlice]) -> tuple[ListenerSlice, ...]:
+    """Those whose addresses are of a family that this kernel has.  The others are said, and are no reason to stay down:
+    a name has addresses of both families."""
+    found = []
+    for listener in listeners:
+        if ":" not in listener.address or _has(socket.AF_INET6):
+            found.append(listener)
+        else:
+            log.warn(f"cannot listen on {listener.address} port {listener.port}: this system has no IPv6")
+    return tuple(found)
+
+
+def _has(family: int) -> bool:
+    try:
+        socket.socket(family, socket.SOCK_STREAM).close()
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return False
+        raise
+    return True
 
 
 def resolve(listener: ListenerSlice) -> tuple[int, tuple]:

@@ -1,6 +1,7 @@
 """Mail to an LMTP server: what it is told, what queue is told, and what happens when it goes away."""
 
 import dataclasses
+import errno
 import os
 import socket
 import tempfile
@@ -371,6 +372,48 @@ def test_the_second_address_is_tried_when_the_first_does_not_answer(serve):
         connection.close()
         with pytest.raises(lmtp.Unreachable, match=r"^(127\.0\.0\.1:\d+: Connection refused(; )?){2}$"):
             lmtp.connect(dead * 2, "here")
+
+
+@pytest.fixture
+def kernel_without_ipv6(monkeypatch):
+    class Socket(socket.socket):
+        def __init__(self, family=socket.AF_INET, *arguments, **named):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *arguments, **named)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+
+
+def test_an_address_of_a_family_that_the_kernel_does_not_have_is_passed_over(serve, kernel_without_ipv6):
+    """A name may have addresses of both families."""
+    server = serve()
+    sixth = lmtp.Address(socket.AF_INET6, ("::1", 24, 0, 0), "[::1]:24")
+    lmtp.connect([sixth, *lmtp.resolve(server.target)], "here").close()
+    with pytest.raises(lmtp.Unreachable, match=r"^\[::1\]:24: Address family not supported by protocol$"):
+        lmtp.connect([sixth], "here")
+
+
+def test_a_hand_that_gets_no_connection_keeps_no_other_hand_waiting():
+    """Whatever the reason is."""
+    failures = [MemoryError(), OSError(errno.EMFILE, "Too many open files"), lmtp.Unreachable("one is enough")]
+
+    def connect():
+        raise failures.pop(0)
+
+    pool = Pool(connect)
+    for kind in (MemoryError, OSError, lmtp.Unreachable):
+        taken = []
+
+        def take(kind=kind, taken=taken):
+            with pytest.raises(kind):
+                pool.take()
+            taken.append(kind)
+
+        hand = threading.Thread(target=take, daemon=True)
+        hand.start()
+        hand.join(5)
+        assert taken == [kind]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Sockets that are bound for others."""
 
+import errno
 import os
 import socket
 import stat
@@ -8,7 +9,7 @@ import pytest
 
 from smtpd.config.slice import ListenerSlice
 from smtpd.parent import listener as listener_module
-from smtpd.parent.listener import Occupied, bind, bind_control
+from smtpd.parent.listener import Occupied, bind, bind_control, supported
 
 
 def at(address="127.0.0.1", port=0):
@@ -43,6 +44,20 @@ def test_IPv6_is_IPv6_only():
         pytest.skip("no IPv6 here")
     with bound:
         assert bound.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
+def test_an_address_of_a_family_that_the_kernel_does_not_have_is_said_and_passed_over(monkeypatch, capfd):
+    class Socket(socket.socket):
+        def __init__(self, family=socket.AF_INET, *arguments, **named):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *arguments, **named)
+
+    both = at(), at("::1", 2525), at("")
+    assert supported(both) == both or not socket.has_ipv6
+    monkeypatch.setattr(socket, "socket", Socket)
+    assert supported(both) == (at(), at(""))
+    assert "cannot listen on ::1 port 2525: this system has no IPv6" in capfd.readouterr().err
 
 
 def test_an_address_that_no_interface_has_yet_is_no_reason_to_stay_down(capfd):
