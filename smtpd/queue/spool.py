@@ -66,6 +66,7 @@ class Spool:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
             pass
+        _sync_directory(directory)  # each time: a crash may have come between the two
         self._directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._sealed: dict[int, tuple[int, int]] = {}  # message -> length and time of change when it was right
 
@@ -140,6 +141,14 @@ class Spool:
         self.remove(names)
         if names:
             say(f"removed {len(names)} spool files of messages that were never accepted")
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_ours(name: str) -> bool:
