@@ -71,10 +71,10 @@ class Connection:
         channel = self._channel = self._channel or self._open_channel()
         try:
             channel.send(imsg)
-            while not channel.flush():
-                self._wait(channel, select.POLLOUT)
+            if not channel.flush_within(self._timeout):
+                raise Trouble("smtpd does not answer")
             while not (received := channel.receive()):
-                self._wait(channel, select.POLLIN)
+                self._wait(channel)
         except OtherVersion:
             raise Trouble("smtpd is of another version: it has to be restarted") from None
         except Closed:
@@ -95,9 +95,9 @@ class Connection:
         sock = socket.socket(fileno=self._connect().detach())
         return Channel(sock, TABLE, "smtpctl", "control", peer_id=TABLE.digest())
 
-    def _wait(self, channel: "Channel", event: int) -> None:
+    def _wait(self, channel: "Channel") -> None:
         poll = select.poll()
-        poll.register(channel.fileno(), event)
+        poll.register(channel.fileno(), select.POLLIN)
         if not poll.poll(None if self._timeout is None else int(self._timeout * 1000)):
             raise Trouble("smtpd does not answer")
 

@@ -14,7 +14,6 @@ SECURITY
 
 import getopt
 import os
-import select
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -129,11 +128,8 @@ def encode(slices: Slices, warnings: list[str]) -> ConfigurationParsed:
 
 def send(channel: Channel, answer: ConfigurationParsed | ConfigurationRefused) -> int:
     channel.send(answer)
-    poll = select.poll()
-    poll.register(channel.fileno(), select.POLLOUT)
     try:
-        while not channel.flush():
-            poll.poll()
+        channel.flush_within(None)
     except Closed:
         return 1  # the parent has given up
     return 0

@@ -205,6 +205,8 @@ class Client:
         if written and self._waiting and not self._asking:
             self._ask(self._waiting.popleft())
         if not self._channel.closed:
+            if self._channel.pause:
+                self._loop.call_later(self._channel.pause, self._proceed)
             self._watch()
 
     def _ask(self, imsg: Any) -> None:
@@ -233,7 +235,7 @@ class Client:
 
     def _watch(self) -> None:
         reading = not self._asking and not self._waiting and not self._channel.bytes_waiting
-        writing = self._channel.bytes_waiting > 0
+        writing = self._channel.bytes_waiting > 0 and not self._channel.pause
         descriptor = self._channel.fileno()
         if reading != self._reading:
             self._reading = reading

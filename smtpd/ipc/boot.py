@@ -75,7 +75,7 @@ class Handed:
         """Tell the parent what the sandbox really holds."""
         missing = [line.removeprefix(MISSING) for line in held if line.startswith(MISSING)]
         self.parent.send(SandboxEntered([line for line in held if not line.startswith(MISSING)], missing))
-        self.parent.flush()
+        self.parent.flush_within(DEADLINE)
 
 
 def receive(role: str, slice_type: Any) -> Handed:

@@ -10,12 +10,17 @@ Anything that our own code would not have sent raises Violation: a wrong arrow, 
 many or too few.  Between processes of the daemon that is fatal; a control client is dropped for it.
 
 A channel never blocks and is never left unread.  What bounds its growth is the asker's window (question.py).
+
+The kernel may refuse to take anything though the socket has room: too many descriptors of our user are under way, which
+others may not have read yet, or there is no memory.  Then no poll says when to try again: `pause` does.
 """
 
 import array
 import errno
 import os
+import select
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -28,6 +33,9 @@ from smtpd.ipc.declaration import Declaration, Table
 BUFFER = 256 * 1024  # of the socket, and what one receive takes
 WAITING_DESCRIPTORS = 16
 BATCH = 128 * 1024  # bytes given to one sendmsg
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5  # seconds between two attempts where the kernel refuses what there is room for
+REFUSALS = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM))  # by the kernel, for now
 
 # As numbers: asked of the enum each time, they are a good part of what a receive costs.
 _CLOSE_ON_EXEC, _CUT_OFF = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
@@ -76,6 +84,7 @@ class Channel:
         self._pid = os.getpid()
         self._out: deque[tuple[bytes | bytearray | memoryview, int | None]] = deque()
         self.bytes_waiting = 0
+        self.pause = 0.0  # seconds until the next flush makes sense; 0 when that is as soon as there is room
         self.wake: Callable[[Channel], None] | None = None  # a loop's, which flushes at the end of its turn
         self._descriptors: deque[int] = deque()
         self._buffer = bytearray(BUFFER)
@@ -114,22 +123,41 @@ class Channel:
         self.bytes_waiting += frame.SIZE
 
     def flush(self) -> bool:
-        """Hand what is queued to the socket.  True when all of it left.  Raises Closed."""
+        """Hand what is queued to the socket.  True when all of it left; otherwise `pause` says when to go on.  Raises
+        Closed."""
         while self._out:
             batch, descriptor, size = self._batch()
             rights = [] if descriptor is None else [_right(descriptor)]
             try:
                 sent = self.sock.sendmsg(batch, rights)
             except (BlockingIOError, InterruptedError):
+                self.pause = 0.0
                 return False
             except OSError as error:
-                # ETOOMANYREFS is the world's doing (descriptors in flight): try again when the peer has read some.
-                if error.errno == errno.ETOOMANYREFS:
+                if error.errno in REFUSALS:
+                    self.pause = min(2 * self.pause, LONGEST_PAUSE) or FIRST_PAUSE
                     return False
                 raise Closed(str(error)) from error
+            self.pause = 0.0
             self._sent(sent)
             if sent < size:
                 return False
+        return True
+
+    def flush_within(self, seconds: float | None) -> bool:
+        """For those without a loop: wait until all of it left, or for so many seconds (None: for ever); then False.
+        Raises Closed."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self.sock, select.POLLOUT)
+        while not self.flush():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            if self.pause:
+                time.sleep(self.pause if left is None else min(self.pause, left))
+            else:
+                poll.poll(None if left is None else 1000 * left)
         return True
 
     def _batch(self) -> tuple[list[bytes | bytearray | memoryview], int | None, int]:

@@ -44,7 +44,8 @@ class Switchboard:
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self.loop = loop
         self._touched: set[Channel] = set()
-        self._writing: set[Channel] = set()
+        self._writing: set[Channel] = set()  # wait for room
+        self._pausing: set[Channel] = set()  # wait for a while
         log.later = loop.call_soon
 
     def add(self, channel: Channel, handler: Handler, closed: Callable[[Channel, Exception], None]) -> None:
@@ -57,6 +58,8 @@ class Switchboard:
     def remove(self, channel: Channel) -> None:
         """Take it off the loop and close it."""
         self._touched.discard(channel)
+        self._writing.discard(channel)
+        self._pausing.discard(channel)
         if not channel.closed:
             self.loop.remove_reader(channel.fileno())
             self.loop.remove_writer(channel.fileno())
@@ -70,7 +73,7 @@ class Switchboard:
     def _flush(self) -> None:
         touched, self._touched = self._touched, set()
         for channel in touched:
-            if channel not in self._writing:
+            if channel not in self._writing and channel not in self._pausing:
                 self._write(channel)
 
     def _write(self, channel: Channel) -> None:
@@ -78,13 +81,22 @@ class Switchboard:
             done = channel.closed or channel.flush()
         except Closed:
             done = True  # its reader sees the end too, after what was still to be read
-        if done and channel in self._writing:
+        wants_room = not done and not channel.pause
+        if channel in self._writing and not wants_room:
             self._writing.discard(channel)
             if not channel.closed:
                 self.loop.remove_writer(channel.fileno())
-        elif not done and channel not in self._writing:
+        elif wants_room and channel not in self._writing:
             self._writing.add(channel)
             self.loop.add_writer(channel.fileno(), self._write, channel)
+        if not done and channel.pause:
+            self._pausing.add(channel)
+            self.loop.call_later(channel.pause, self._paused, channel)
+
+    def _paused(self, channel: Channel) -> None:
+        if channel in self._pausing:
+            self._pausing.discard(channel)
+            self._write(channel)
 
     def _readable(self, channel: Channel, handler: Handler, closed: Callable[[Channel, Exception], None]) -> None:
         try:

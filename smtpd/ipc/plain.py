@@ -44,6 +44,7 @@ class Loop:
         self.ended = False
         self._selector = selectors.DefaultSelector()
         self._channels: dict[Channel, int] = {}  # -> events that are waited for
+        self._pausing: set[Channel] = set()  # the kernel takes nothing of theirs for a while
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._signals: dict[int, Action] = {}
@@ -62,6 +63,7 @@ class Loop:
 
     def remove(self, channel: Channel) -> None:
         """Take it off the loop and close it."""
+        self._pausing.discard(channel)
         if self._channels.pop(channel, None) is not None:
             self._selector.unregister(channel)
         if not channel.closed:
@@ -106,18 +108,23 @@ class Loop:
 
     def flush(self) -> None:
         for channel, waiting_for in list(self._channels.items()):
-            if channel.bytes_waiting and not channel.closed:
+            if channel.bytes_waiting and not channel.closed and channel not in self._pausing:
                 self._write(channel)
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.bytes_waiting else 0)
+            waits_for_room = channel.bytes_waiting and channel not in self._pausing
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if waits_for_room else 0)
             if wanted != waiting_for and channel in self._channels:
                 self._channels[channel] = wanted
                 self._selector.modify(channel, wanted, self._selector.get_key(channel).data)
 
     def _write(self, channel: Channel) -> None:
         try:
-            channel.flush()
+            done = channel.flush()
         except Closed:
             channel.bytes_waiting = 0  # its reading side tells of the end, after what was still to be read
+            return
+        if not done and channel.pause:
+            self._pausing.add(channel)
+            self.after(channel.pause, partial(self._pausing.discard, channel))
 
     def _serve(self, channel: Channel, handler: Handler, ended: Ended, events: int) -> None:
         if events & selectors.EVENT_READ:

@@ -113,12 +113,8 @@ def _end_of(child: Child, kernel_log: int | None) -> str:
 
 def flush(child: Child) -> None:
     """Hand over all that was sent to `child`.  If it is gone, that is found out when its answer is waited for."""
-    poll = select.poll()
-    poll.register(child.channel.fileno(), select.POLLOUT)
-    deadline = time.monotonic() + TAKING
     try:
-        while not child.channel.flush():
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise CannotStart(f"{child.title} does not take what it is handed")
+        if not child.channel.flush_within(TAKING):
+            raise CannotStart(f"{child.title} does not take what it is handed")
     except Closed:
         pass

@@ -62,10 +62,9 @@ def receive(channel: Channel) -> TryPassword:
 
 
 def answer(channel: Channel, imsg: PasswordTried) -> int:
-    """It is one short frame, for which a new socket has room."""
     channel.send(imsg)
     try:
-        channel.flush()
+        channel.flush_within(None)
     except Closed:
         return EX_FAILED
     return 0

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from smtpd.ipc import errand as frames
+from smtpd.ipc.channel import FIRST_PAUSE, LONGEST_PAUSE, REFUSALS
 from smtpd.ipc.errand import Answer, Malformed
 
 READS = 64  # packets taken from one agent in one turn of the loop
@@ -70,6 +71,8 @@ class Agent:
         self.session = secrets.randbits(64)  # names it in the log
         self._loop, self._sock, self._answered, self._gone = loop, sock, answered, gone
         self._outbox: deque[tuple[Begun, bytes, int | None]] = deque()
+        self._pause = 0.0  # seconds that the kernel, which refused the last errand, is given
+        self._again: asyncio.TimerHandle | None = None
         self._closed = False
         loop.add_reader(sock.fileno(), self._readable)
 
@@ -89,15 +92,26 @@ class Agent:
                 self._loop.add_writer(self._sock.fileno(), self._flush)
                 return
             except OSError as error:
+                if error.errno in REFUSALS:
+                    self._wait_for_kernel()
+                    return
                 self._readable()  # what it answered before it ended
                 self._end(f"nothing can be sent to it: {error.strerror}")
                 return
+            self._pause = 0.0
             begun.sent = True
             self._outbox.popleft()
             if descriptor is not None:
                 os.close(descriptor)
         if not self._closed:
             self._loop.remove_writer(self._sock.fileno())
+
+    def _wait_for_kernel(self) -> None:
+        """There are too many descriptors of ours under way, or no memory: no fault of this agent's, and no poll says when
+        that is over."""
+        self._loop.remove_writer(self._sock.fileno())
+        self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
+        self._again = self._loop.call_later(self._pause, self._flush)
 
     def _readable(self) -> None:
         """A descriptor that comes along is dropped by the kernel: there is no room for one."""
@@ -129,6 +143,8 @@ class Agent:
 
     def close(self) -> None:
         self._closed = True
+        if self._again is not None:
+            self._again.cancel()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         for _, _, descriptor in self._outbox:

@@ -1,5 +1,6 @@
 """Agents are processes of users, who may do with them what they like: it costs them, and nobody else."""
 
+import errno
 import os
 import resource
 import socket
@@ -14,6 +15,7 @@ from smtpd.queue import places
 from smtpd.queue.agents import PENALTY, SLOW_PLACES
 from smtpd.queue.places import CROWD, IDLE, PLACES, PLACES_MAX, SILENCE, TURN
 from smtpd.queue.roster import QUICK, SLOW
+from tests.ipc.test_refusal import Kernel
 from tests.queue.conftest import add, recipient
 
 UNDER_WAY, STALLED, DEADLINE = QUICK.under_way, QUICK.patience, QUICK.deadline
@@ -276,6 +278,41 @@ def test_an_agent_that_leaves_of_its_own_accord_costs_nothing(house):
     _, other = house.start_agent(2)
     house.deliver(other)
     assert house.tried() == ([envelope], [], [])
+
+
+def test_an_agent_is_none_the_worse_when_the_kernel_refuses_for_a_while(house):
+    """Too many descriptors of ours are under way, to others, who do not read: no fault of this agent's."""
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    house.tried()
+    (line,) = house.queue.agents.lines.values()
+    kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
+    kernel.refuses, kernel.times = errno.ETOOMANYREFS, 3
+    (second,) = house.store()
+    house.due(second)
+    house.deliver(agent)
+    assert kernel.asked == 4
+    assert house.tried() == ([second], [], [])
+
+
+def test_an_agent_that_goes_while_the_kernel_refuses_had_nothing_yet(house):
+    envelopes = house.store([recipient(), recipient()])
+    house.due(envelopes[0])
+    _, agent = house.start_agent(1)
+    house.deliver(agent)
+    house.tried()
+    (line,) = house.queue.agents.lines.values()
+    kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
+    kernel.refuses = errno.ENOBUFS
+    house.due(envelopes[1])
+    house.until(lambda: kernel.asked)
+    agent.close()
+    gone(house, 1)
+    _, other = house.start_agent(2)
+    assert not house.deliver(other).perhaps_delivered
+    assert house.tried() == ([envelopes[1]], [], [])
 
 
 # -- more users than places ------------------------------------------------------------------
