@@ -107,8 +107,7 @@ class Agent:
             self._loop.remove_writer(self._sock.fileno())
 
     def _wait_for_kernel(self) -> None:
-        """There are too many descriptors of ours under way, or no memory: no fault of this agent's, and no poll says when
-        that is over."""
+        """There are too many descriptors of ours under way, or no memory: no fault of this agent's."""
         self._loop.remove_writer(self._sock.fileno())
         self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
         self._again = self._loop.call_later(self._pause, self._flush)
