@@ -17,7 +17,7 @@ SYNCING
     joins their commits.  On ext4 with its journal, 4 KiB mails: one at a time 950/s; four threads with up to eight each
     5 400/s, without the hint 2 400/s; one thread with up to 32 mails 1 900/s.  syncfs for a whole batch costs less CPU,
     but waits for the dirty pages of everybody else and does nothing on FUSE: not used.  fdatasync saves nothing, as the
-    size of a new file has to be written anyway.
+    size of a new file has to be written anyway.  A directory that was made is synced in the one above it.
 
 Understands no mail: the caller decides about folders (folder_name, and `trace` for junk).
 """
@@ -37,6 +37,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # On the way to another one: a home, or one above it, that may be searched and not read is none the worse.
 _WAY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_PARTS = ("tmp", "new", "cur")
 _PIECE = 256 * 1024  # bytes copied at a time from a descriptor
 _RENAME_NOREPLACE = 1
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # the second and third: a symbolic link
@@ -125,13 +126,23 @@ class Folder:
     def __init__(self, root: int, path: str):
         """`root` is open, and stays the caller's; `path` is its name in errors."""
         self.path = path
-        with ExitStack() as opened, at(path):
-            self.tmp, self.new, self.cur = (self._open(root, name, opened) for name in ("tmp", "new", "cur"))
+        with at(path):
+            try:
+                self._open(root)
+            except FileNotFoundError:
+                for name in _PARTS:
+                    _make_directory(name, root)
+                _sync_directory(root)
+                self._open(root)
+
+    def _open(self, root: int) -> None:
+        with ExitStack() as opened:
+            self.tmp, self.new, self.cur = (self._open_part(root, name, opened) for name in _PARTS)
             self._opened = opened.pop_all()
 
     @staticmethod
-    def _open(root: int, name: str, opened: ExitStack) -> int:
-        descriptor = _open_directory(name, root, _DIRECTORY | os.O_NOFOLLOW, make=True)
+    def _open_part(root: int, name: str, opened: ExitStack) -> int:
+        descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
         opened.callback(os.close, descriptor)
         return descriptor
 
@@ -346,9 +357,26 @@ def _open_directory(name: str, parent: int, flags: int, *, make: bool) -> int:
     except FileNotFoundError:
         if not make:
             raise
+    _make_directory(name, parent)
+    _sync_directory(parent)
+    return os.open(name, flags, dir_fd=parent)
+
+
+def _make_directory(name: str, parent: int) -> None:
     with suppress(FileExistsError):  # made by another thread or program in this moment
         os.mkdir(name, 0o700, dir_fd=parent)
-    return os.open(name, flags, dir_fd=parent)
+
+
+def _sync_directory(way: int) -> None:
+    """The names in it, some of which are new; not where there is a right to make some and none to read them."""
+    try:
+        descriptor = os.open(".", _DIRECTORY, dir_fd=way)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(descriptor: int, piece: bytes) -> None:

@@ -18,6 +18,7 @@ below it is noted.
     queue tells scheduler: EnvelopesTried      an imsg, when it is given to its channel
     errand Deliver, answer DELIVERED           to an agent, and of one
     says 250 2.0.0 saved, hears 250 ...        a line to and from a server that is played by the test
+    ... fails                                  what ended with an OSError
 
 An event has a beginning and an end, as threads run side by side: one is before another when it was over before the
 other began.  `refuse` makes a call fail as a disk does.
@@ -95,11 +96,17 @@ class Recorder:
     @contextmanager
     def happening(self, text):
         """Note what is done inside; nothing when there is no text."""
+        if text is None:
+            yield
+            return
         began = next(self._clock)
-        if text is not None:
+        try:
             self._fail(text)
-        yield
-        if text is not None:
+            yield
+        except OSError:
+            text = f"{text} fails"
+            raise
+        finally:
             self._events.append(Event(text, began, next(self._clock)))
 
     def note(self, text):
