@@ -2,7 +2,8 @@
 
     fcntl(2)     on the mailbox.  On Linux it belongs to the open file and not to the process: it goes with the
                  descriptor to whoever that is passed to, and is lost only when all copies are closed.
-    NAME.lock    beside the mailbox, for programs that know nothing else.  One older than STALE was left by a crash.
+    NAME.lock    beside the mailbox, for programs that know nothing else.  One older than STALE was left by a crash, and
+                 so was one from the future.
 
     Taken in this order, given up together when either is not to be had, and tried again: no two programs wait for each
     other whatever their order is.  Holding both, the mailbox must still be the file that its name leads to.
@@ -270,7 +271,8 @@ class DotLock:
 
 def _remove_stale(directory: int, name: str) -> bool:
     try:
-        if time.time() - os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime < STALE:
+        age = time.time() - os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
+        if abs(age) < STALE:  # one from further in the future was made before the clock was set back
             return False
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:  # its owner is done

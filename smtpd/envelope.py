@@ -141,6 +141,7 @@ class Schedule(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     suspended: bool  # `smtpctl pause envelope`
     lane: Lane = 0
     priority: Priority = 0
+    release: Seconds = 0  # RFC 4865: not to be tried before; its tries are counted from then
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

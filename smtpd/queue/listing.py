@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from smtpd.envelope import Entry, message_of, message_text
 from smtpd.imsg import (
@@ -70,7 +69,7 @@ class Listing:
 
     def _entry(self, envelope: Envelope, sizes: dict[int, int]) -> Entry:
         return Entry(
-            schedule=replace(envelope.schedule(), created=envelope.created),
+            schedule=envelope.schedule(),
             origin=envelope.origin,
             recipient=envelope.recipient,
             last_try=envelope.last_try,

@@ -108,8 +108,7 @@ _MIGRATIONS = {
 }
 
 SCHEDULE = (
-    "id, kind, max(created, release), expires, next_try, retries, held, suspended, priority,"
-    " action, user, duty, destination"
+    "id, kind, created, expires, next_try, retries, held, suspended, priority, release, action, user, duty, destination"
 )
 _KINDS = frozenset(Kind)
 
@@ -156,7 +155,7 @@ def envelope_of(row: tuple[Any, ...]) -> Envelope:
 
 def schedule_of(lane_of: LaneOf, row: tuple[Any, ...]) -> Schedule:
     """Raises ValidationError."""
-    *columns, priority, action, user, duty, destination = row
+    *columns, priority, release, action, user, duty, destination = row
     kind = Kind(columns[1]) if columns[1] in _KINDS else Kind.MDA  # otherwise refused below
     lane = lane_of(kind, action, user, duty, destination)
-    return msgspec.convert((*columns, lane, priority), Schedule, strict=False)
+    return msgspec.convert((*columns, lane, priority, release), Schedule, strict=False)

@@ -63,11 +63,10 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     terms: Terms
 
     def schedule(self, lane: int = 0) -> Schedule:
-        """For the scheduler, who counts tries from `created`: where a release was wanted, from that."""
         return Schedule(
             self.id,
             self.recipient.kind,
-            max(self.created, self.terms.release),
+            self.created,
             self.expires,
             self.next_try,
             self.retries,
@@ -75,6 +74,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
             self.suspended,
             lane,
             self.terms.priority,
+            self.terms.release,
         )
 
 

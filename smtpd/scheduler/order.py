@@ -56,7 +56,7 @@ class Orders:
         return self.scanned is None or order.last <= self.scanned or order.first == order.last in self._policy.shelf
 
     def turn(self, now: int) -> None:
-        """The next slice of the first order."""
+        """The next slice of the first order.  `now` is what the wall clock says."""
         order = self._orders[0]
         if self._ids is None:
             self._ids, self._count = self._policy.shelf.ids(order.first, order.last), 0

@@ -30,7 +30,7 @@ from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
 from smtpd.scheduler.gate import Gate
 from smtpd.scheduler.line import Line
-from smtpd.scheduler.retry import next_try
+from smtpd.scheduler.retry import next_try, times_of
 from smtpd.scheduler.shelf import Envelope, Shelf, State
 
 EFFORT = 1000  # envelopes moved in one turn: some milliseconds
@@ -76,16 +76,18 @@ class Policy:
 
     # -- what comes from queue -----------------------------------------------------
 
-    def submit(self, schedule: Schedule, now: int) -> None:
-        """A new envelope, or one that the scan found.  One that is known already is left alone."""
+    def submit(self, schedule: Schedule, now: int, ahead: int = 0) -> None:
+        """A new envelope, or one that the scan found, with times of a clock that is `ahead` seconds ahead of `now`.
+        One that is known already is left alone."""
         if schedule.envelope in self.shelf:
             return
+        times = times_of(schedule, now, ahead)
         envelope = Envelope(
             schedule.envelope,
             schedule.kind,
-            schedule.created,
-            schedule.expires,
-            schedule.next_try,
+            times.origin,
+            times.expires,
+            times.next_try,
             schedule.lane,
             State.HELD if schedule.held else State.WAITING,
             schedule.suspended,
@@ -94,11 +96,11 @@ class Policy:
         if envelope.state is State.HELD:
             self.shelf.put(envelope)
             self.statistics["scheduler.envelope.held"] += 1
-        elif schedule.next_try <= now:
+        elif times.next_try <= now:
             self.shelf.put(envelope)
             self._become_due(envelope)
         else:
-            self._set_timer(envelope, schedule.next_try)
+            self._set_timer(envelope, times.next_try)
             self.shelf.put(envelope)
 
     def tried(self, delivered: Iterable[int], deferred: Iterable[int], held: Iterable[int], now: int) -> Aftermath:
@@ -155,7 +157,7 @@ class Policy:
         return (bool(self._timers) and self._timers[0] >> 63 <= now) or self._next_kind() is not None
 
     def next_time(self) -> int | None:
-        """When a turn has to come at the latest, in seconds since 1970."""
+        """When a turn has to come at the latest."""
         return self._timers[0] >> 63 if self._timers else None
 
     def _set_timer(self, envelope: Envelope, time: int) -> None:

@@ -3,9 +3,9 @@
     message id --> the packed envelope                      when the message has one: nearly always
                --> {envelope id: packed envelope, …}        when it has several
 
-    packed:  counter u32 | created u64 | expires u32 | next try u32 | lane u32 | flags u8 | priority i8
+    packed:  counter u32 | created, expires, next try: 40 bits each, in two u64 | lane u32 | flags u8 | priority i8
 
-expires and next try are seconds after `created`.  An Envelope that was found is a copy: what was changed in it is put
+An Envelope that was found is a copy: what was changed in it is put
 back.  Nothing here decides anything.
 """
 
@@ -15,8 +15,8 @@ from enum import IntEnum
 
 from smtpd.envelope import COUNTER_MAX, Kind, message_of
 
-_PACKED = struct.Struct("<IQIIIBb")
-_U32 = 2**32 - 1
+_PACKED = struct.Struct("<IQQIBb")
+_TIME, _U64 = 2**40 - 1, 2**64 - 1  # the largest time that is kept; the lower half of the three
 _STATE, _KIND, _SUSPENDED, _TIMED, _REMOVED = 0x07, 0x08, 0x10, 0x20, 0x40
 
 
@@ -136,12 +136,11 @@ def _id(message: int, packed: bytes) -> int:
 
 
 def _pack(envelope: Envelope) -> bytes:
-    created = envelope.created
+    times = _time(envelope.created) | _time(envelope.expires) << 40 | _time(envelope.next_try) << 80
     return _PACKED.pack(
         envelope.id & COUNTER_MAX,
-        created,
-        _after(created, envelope.expires),
-        _after(created, envelope.next_try),
+        times & _U64,
+        times >> 64,
         envelope.lane,
         envelope.state
         | (_KIND if envelope.kind is Kind.MTA else 0)
@@ -152,19 +151,20 @@ def _pack(envelope: Envelope) -> bytes:
     )
 
 
-def _after(created: int, time: int) -> int:
-    """A time as seconds after `created`; one before it means the same as `created` itself: now."""
-    return min(max(0, time - created), _U32)
+def _time(seconds: int) -> int:
+    """What can be kept of a time."""
+    return min(max(0, seconds), _TIME)
 
 
 def _unpack(id: int, packed: bytes) -> Envelope:
-    _, created, expires, next_try, lane, flags, priority = _PACKED.unpack(packed)
+    _, low, high, lane, flags, priority = _PACKED.unpack(packed)
+    times = high << 64 | low
     return Envelope(
         id,
         Kind.MTA if flags & _KIND else Kind.MDA,
-        created,
-        created + expires,
-        created + next_try,
+        times & _TIME,
+        times >> 40 & _TIME,
+        times >> 80,
         lane,
         _STATES[flags & _STATE],
         bool(flags & _SUSPENDED),

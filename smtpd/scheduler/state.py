@@ -4,7 +4,6 @@ imsgs --> policy --> turn, at the end of this turn of the loop, and when the nex
 """
 
 import asyncio
-import time
 
 from smtpd.config.slice import SchedulerSlice
 from smtpd.imsg import (
@@ -24,18 +23,25 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
+from smtpd.scheduler.clock import Clock
 from smtpd.scheduler.order import PATIENCE, Order, Orders
 from smtpd.scheduler.policy import Policy
 
-LOOK_UP = 60.0  # seconds: the wall clock may have been set while we slept
+LOOK_UP = 60.0  # seconds: the machine may have been suspended, which the loop's timers do not count
 SOON = 0.05  # seconds, for queue to catch up
 
 
 class Scheduler:
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, configuration: SchedulerSlice, queue: Channel, control: Channel
+        self,
+        loop: asyncio.AbstractEventLoop,
+        configuration: SchedulerSlice,
+        queue: Channel,
+        control: Channel,
+        clock: Clock | None = None,
     ):
         self.loop = loop
+        self.clock = clock or Clock()
         self.queue, self.control = queue, control
         self.policy = Policy(configuration)
         # Looked up at each call: the loop puts its own send in the channel's place.
@@ -49,9 +55,9 @@ class Scheduler:
         self.queue.send(ScanEnvelopes(0))
 
     def take_submitted(self, imsg: EnvelopesSubmitted) -> None:
-        now = _now()
+        now, ahead = self.clock.now(), self.clock.ahead()
         for schedule in imsg.schedules:
-            self.policy.submit(schedule, now)
+            self.policy.submit(schedule, now, ahead)
         self._turn_soon()
 
     def take_scanned(self, imsg: EnvelopesScanned) -> None:
@@ -66,9 +72,10 @@ class Scheduler:
         self._turn_soon()
 
     def take_results(self, imsg: EnvelopesTried) -> None:
-        aftermath = self.policy.tried(imsg.delivered, imsg.deferred, imsg.held, _now())
+        aftermath = self.policy.tried(imsg.delivered, imsg.deferred, imsg.held, self.clock.now())
         if aftermath.postponed:
-            self.queue.send(PostponeEnvelopes(aftermath.postponed))
+            ahead = self.clock.ahead()
+            self.queue.send(PostponeEnvelopes([(id, max(0, time + ahead)) for id, time in aftermath.postponed]))
         if aftermath.expired:
             self.queue.send(ExpireEnvelopes(aftermath.expired))
         if aftermath.removed:
@@ -85,9 +92,9 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._soon = False
-        now = _now()
+        now = self.clock.now()
         if self.orders.ready and self.queue.bytes_waiting < PATIENCE:
-            self.orders.turn(now)
+            self.orders.turn(now + self.clock.ahead())
         due = self.policy.turn(now)
         if due:
             self.queue.send(EnvelopesDue(due))
@@ -102,7 +109,7 @@ class Scheduler:
         elif self.orders.ready:
             self._timer = self.loop.call_later(SOON, self._turn_soon)
         elif (next_time := self.policy.next_time()) is not None:
-            self._timer = self.loop.call_later(min(max(0.0, next_time - time.time()), LOOK_UP), self._turn_soon)
+            self._timer = self.loop.call_later(min(max(0.0, next_time - self.clock.exact()), LOOK_UP), self._turn_soon)
 
     # -- what control says ------------------------------------------------------------------
 
@@ -125,8 +132,3 @@ class Scheduler:
 
     def set_verbose(self, imsg: SetVerbose) -> None:
         log.verbose = imsg.verbose
-
-
-def _now() -> int:
-    """Seconds since 1970."""
-    return int(time.time())

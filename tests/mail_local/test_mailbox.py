@@ -213,11 +213,21 @@ def test_whoever_holds_the_dot_lock_is_waited_for_and_then_named_the_reason(dire
     write(directory, b"x\n", dot=False)
 
 
-def test_a_stale_dot_lock_is_removed_after_its_time(directory, tmp_path):
+@pytest.mark.parametrize("age", [mailbox.STALE + 1, -mailbox.STALE - 10, -1e9])
+def test_a_stale_dot_lock_is_removed_after_its_time(directory, tmp_path, age):
+    """One from the future is as stale: it was made before the clock was set back."""
     (tmp_path / "bob.lock").touch()
-    os.utime(tmp_path / "bob.lock", (time.time() - mailbox.STALE - 1,) * 2)
+    os.utime(tmp_path / "bob.lock", (time.time() - age,) * 2)
     write(directory, b"x\n")
     assert os.listdir(tmp_path) == ["bob"]
+
+
+@pytest.mark.parametrize("age", [mailbox.STALE - 30, -mailbox.STALE + 30])
+def test_a_dot_lock_of_a_clock_that_differs_a_little_counts(directory, tmp_path, age):
+    (tmp_path / "bob.lock").touch()
+    os.utime(tmp_path / "bob.lock", (time.time() - age,) * 2)
+    with pytest.raises(BlockingIOError):
+        write(directory, b"x\n")
 
 
 def test_a_dot_lock_that_is_a_link_is_not_followed(directory, tmp_path):

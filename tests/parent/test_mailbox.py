@@ -224,9 +224,10 @@ def test_a_user_who_keeps_a_lock_delays_nobody_else(world, directory):
     assert ask(world, 2, bob) == MailboxLocked(2, 1)
 
 
-def test_a_dot_lock_that_a_crash_left_counts_for_its_time_and_no_longer(world, directory):
+@pytest.mark.parametrize("age", [mailbox.STALE + 1, -2 * mailbox.STALE])
+def test_a_dot_lock_that_a_crash_left_counts_for_its_time_and_no_longer(world, directory, age):
     (directory / "alice.lock").touch()
-    os.utime(directory / "alice.lock", (time.time() - mailbox.STALE - 1,) * 2)
+    os.utime(directory / "alice.lock", (time.time() - age,) * 2)
     agent, _ = start(world)
     assert ask(world, 1, agent) == MailboxLocked(1, 1)
 

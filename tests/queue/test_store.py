@@ -55,11 +55,11 @@ def test_what_was_added_is_read_as_it_was(store):
     assert store.sizes([7, 8]) == {7: len(CONTENT)}
 
 
-def test_the_scheduler_counts_from_the_release_and_is_told_the_priority(store):
+def test_the_scheduler_is_told_release_and_priority(store):
     held_back = envelope(3, run=0, next_try=1_100_000, terms=Terms(release=1_100_000, priority=-3))
     store.apply([replace(add(3), envelopes=[held_back])])
     (schedule,) = store.schedules(0, 10, lane)
-    assert (schedule.created, schedule.next_try, schedule.priority) == (1_100_000, 1_100_000, -3)
+    assert (schedule.release, schedule.next_try, schedule.priority) == (1_100_000, 1_100_000, -3)
     to = held_back.recipient
     assert schedule == held_back.schedule(lane(to.kind, to.action, to.user, to.duty, to.destination))
 

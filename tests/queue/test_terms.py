@@ -78,8 +78,8 @@ def test_what_is_stored_and_scheduled_is_what_the_client_said(house, second):
     assert (row.terms, row.recipient) == (terms, to)
     assert (row.next_try, row.expires) == (terms.release, terms.release + LIFETIME)
     (schedule,) = house.hear("scheduler", EnvelopesSubmitted).schedules
-    assert (schedule.created, schedule.next_try, schedule.priority) == (terms.release, terms.release, 4)
-    assert schedule.expires == row.expires
+    assert (schedule.release, schedule.next_try, schedule.priority) == (terms.release, terms.release, 4)
+    assert (schedule.created, schedule.expires) == (row.created, row.expires)
 
 
 @pytest.mark.parametrize("second_terms", [Terms(priority=1), Terms(release=NOW), Terms(Body.BINARY)], ids=str)

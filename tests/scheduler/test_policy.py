@@ -15,6 +15,7 @@ from smtpd.scheduler.policy import NARROWER, TRANSITIONS, Policy
 from smtpd.scheduler.shelf import State
 
 NOW = 1_800_000_000
+YEAR = 365 * 86400
 
 
 def schedule(message=1, counter=1, kind=Kind.MDA, lane=0, **more):
@@ -41,7 +42,7 @@ def test_a_new_envelope_is_tried_at_once():
 
 
 def test_an_envelope_waits_for_its_next_try():
-    made = policy(schedule(next_try=NOW + 60))
+    made = policy(schedule(kind=Kind.MTA, next_try=NOW + 60))
     assert made.turn(NOW + 59) == []
     assert made.next_time() == NOW + 60
     assert made.turn(NOW + 60) == [id_of(1)]
@@ -83,6 +84,41 @@ def test_a_clock_that_was_set_back_loses_nothing():
     assert made.turn(NOW + 10) == [id_of(1)]
     assert made.tried([], [id_of(1)], [], NOW - 3600).postponed == [(id_of(1), NOW + 10)]
     assert made.turn(NOW + 10) == [id_of(1)]
+
+
+@pytest.mark.parametrize("next_try", [0, NOW - 1000, NOW + 10, NOW + YEAR, NOW + 2 * YEAR])
+@pytest.mark.parametrize("created", [NOW - 1000, NOW, NOW + 5, NOW + YEAR])
+def test_what_was_written_while_the_clock_was_ahead_is_due_as_if_it_came_now(created, next_try):
+    """The clock is set back, and the daemon starts."""
+    made = policy(schedule(created=created, expires=created + 345_600, next_try=next_try))
+    first = NOW + 240 if created == NOW - 1000 else NOW + 10
+    due = made.turn(NOW) or made.turn(first)
+    assert due == [id_of(1)]
+    aftermath = made.tried([], due, [], NOW + 20)
+    assert aftermath.expired == []
+    assert made.turn(NOW + 500) == [id_of(1)]
+
+
+def test_a_mail_from_the_future_keeps_the_time_that_it_had():
+    made = policy(schedule(created=NOW + YEAR, expires=NOW + YEAR + 1000))
+    made.tried([], made.turn(NOW), [], NOW + 10)
+    due = made.turn(NOW + 1000)
+    assert made.tried([], due, [], NOW + 1000).expired == [id_of(1)]
+
+
+@pytest.mark.parametrize("ahead", [-YEAR, -3600, 0, 3600, YEAR])
+def test_a_step_of_the_clock_in_a_run_changes_no_interval_and_no_expiry(ahead):
+    """`ahead`: of the clock that wrote these times, compared with the one that the scheduler counts by."""
+    times = {"created": NOW + ahead, "expires": NOW + ahead + 1000}
+    made = policy()
+    made.submit(schedule(1, **times), NOW, ahead)
+    made.submit(schedule(2, **times, kind=Kind.MTA, next_try=NOW + ahead + 30), NOW, ahead)
+    assert made.turn(NOW) == [id_of(1)] and made.next_time() == NOW + 30
+    assert made.tried([], [id_of(1)], [], NOW).postponed == [(id_of(1), NOW + 10)]
+    assert made.turn(NOW + 10) == [id_of(1)]
+    assert made.turn(NOW + 30) == [id_of(2)]
+    assert made.tried([], [id_of(1)], [], NOW + 900).postponed == [(id_of(1), NOW + 1000)]
+    assert made.tried([], [id_of(2)], [], NOW + 900).expired == [id_of(2)]
 
 
 def test_what_was_delivered_is_forgotten():
@@ -381,7 +417,8 @@ class Anything(RuleBasedStateMachine):
         for id, wait, word in submissions:
             kind, lane = Kind(1 + (id % 3 == 0)), (0, 1, 1, 2 | NARROW)[id % 4]  # an envelope never changes these
             flags = {"held": word == "held", "suspended": word == "suspended"}
-            times = {"created": self.now, "expires": self.now + 500, "next_try": self.now + wait if wait else 0}
+            created = self.now - 1000  # so that the next of its times is later than that
+            times = {"created": created, "expires": self.now + 500, "next_try": self.now + wait if wait else 0}
             made = Schedule(id, kind, retries=0, lane=lane, priority=id % 5 - 2, **times, **flags)
             self.policy.submit(made, self.now)
             if id not in self.known:

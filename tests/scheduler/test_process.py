@@ -27,6 +27,7 @@ from smtpd.imsg import (
     SuspendEnvelopes,
 )
 from smtpd.ipc.channel import Violation
+from smtpd.scheduler.clock import Clock
 
 ALL = first_envelope(1), last_envelope(2**31 - 1)
 
@@ -38,7 +39,8 @@ def schedule(message, counter=1, **more):
 
 
 def later(message):
-    return schedule(message, next_try=int(time.time()) + 3600)
+    then = int(time.time()) + 3600
+    return schedule(message, next_try=then, release=then)
 
 
 def scanned(house, schedules=(), last=0):
@@ -94,6 +96,31 @@ def test_an_envelope_is_tried_when_its_time_comes(house):
     house.queue.send(EnvelopesSubmitted([schedule(1, next_try=int(now) + 1)]))
     house.until_told("queue", EnvelopesDue)
     assert int(now) + 1 <= time.time() < now + 1.5
+
+
+YEAR = 365 * 86400
+
+
+@pytest.mark.parametrize("step", [-YEAR, YEAR])
+def test_a_stepped_clock_disturbs_no_wait_and_is_what_is_written(house, step):
+    """In a run.  What is there waits as long as it was to wait, what is new is tried at once, and all that queue is to
+    keep is in the time of the clock as it is now."""
+    now, stepped = int(time.time()), 0
+    house.scheduler.clock = Clock(lambda: time.time() + stepped)
+    house.queue.send(EnvelopesSubmitted([schedule(1), schedule(2, next_try=now + 1), later(3)]))
+    assert house.until_told("queue", EnvelopesDue)[0].envelopes == [schedule(1).envelope]
+    stepped = step
+    new = schedule(4, created=now + step, expires=now + step + 345_600)
+    house.queue.send(EnvelopesTried([], [schedule(1).envelope], []))
+    house.queue.send(EnvelopesSubmitted([new]))
+    (postponed,) = house.until_told("queue", PostponeEnvelopes)
+    ((id, when),) = postponed.tries
+    assert id == schedule(1).envelope and abs(when - (now + step + 10)) <= 1
+    house.until(lambda: [new.envelope] in [i.envelopes for i in house.said["queue"] if isinstance(i, EnvelopesDue)])
+    house.until(
+        lambda: [schedule(2).envelope] in [i.envelopes for i in house.said["queue"] if isinstance(i, EnvelopesDue)]
+    )
+    assert not any(isinstance(imsg, ExpireEnvelopes) for imsg in house.said["queue"])
 
 
 def test_remove_all_means_all_even_while_the_scan_goes_on(house):
