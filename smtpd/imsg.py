@@ -171,11 +171,38 @@ class AuthoritiesTaken:
     trouble: Text
 
 
-@imsg("parent -> dispatcher, crypto")
-class UseCertificates:
-    """Keys and certificates fit each other: what came last counts from now on, for new sessions.
+@imsg("parent -> dispatcher")
+class MakeContexts:
+    """Everything of a round has been taken: make the TLS contexts of all listeners, and keep them aside."""
 
-    crypto forgets other keys once no handshake can be under way with them."""
+
+@imsg("dispatcher -> parent", answers=MakeContexts)
+class ContextsMade:
+    """`trouble` is why one cannot be made, `pki` whose certificate it is about; empty: nobody's."""
+
+    pki: Word
+    trouble: Text
+
+
+@imsg("parent -> dispatcher")
+class UseCertificates:
+    """Every dispatcher has made its contexts, crypto has the keys: from now on they are for new sessions."""
+
+
+@imsg("dispatcher -> parent", answers=UseCertificates)
+class CertificatesUsed:
+    """No new session begins with older ones here."""
+
+
+@imsg("parent -> crypto")
+class SettleKeys:
+    """Every dispatcher uses the keys of this round.  Those of the round before are forgotten once no handshake can be
+    under way with them."""
+
+
+@imsg("parent -> crypto, dispatcher")
+class DropCertificates:
+    """The round is refused: what was taken in it is forgotten, what was in use stays."""
 
 
 # -- all stand: from here on until the end ------------------------------------------

@@ -1,32 +1,29 @@
 """The files of pki and ca, looked at before anything is started: for `smtpd -n`, by whoever types it.
 
-    not there, no certificate, a key that is encrypted, or another's       the daemon would not start: an error
+    not there, no certificate, a key that is encrypted or another's,       the daemon would not start: an error
+    a certificate that is too weak for a listener that shows it
     expired, for other names than the pki's, not to be read by this user   a warning
 
-The daemon itself never has a key and its certificate in one process.
+Keys are read as crypto reads them, and of certificates the contexts are made that a dispatcher makes of them: what is
+refused here is what would be refused there.  The daemon itself never has a key and its certificate in one process.
 """
 
 import os
-import ssl
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from smtpd.config import trust
+from smtpd.config.door import slice_tls
 from smtpd.config.error import Place, Report, alternatives, quoted
-from smtpd.config.model import Pki
+from smtpd.config.model import Listen, Pki
 from smtpd.config.parser import Parsed
-from smtpd.tls.certificate import Authorities, Certificate
+from smtpd.tls.certificate import LARGEST_FILE, Authorities, Certificate
+from smtpd.tls.context import ContextError, make_context
 from smtpd.tls.library import Unusable
-
-# What OpenSSL says of a key that is another's, and of one of another kind.
-MISFITS = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
-
-LARGEST = 16 * 1024 * 1024  # bytes
-
-
-class Encrypted(Exception):
-    """Nobody is there to type a passphrase when a server starts."""
+from smtpd.tls.private import PrivateKey
+from smtpd.tls.signing import Signer
 
 
 class KeyFiles:
@@ -38,24 +35,39 @@ class KeyFiles:
         self._now = now
 
     def check(self) -> None:
-        for pki in self._parsed.config.pki:
-            certificate = self._maybe_read(pki.name, pki.cert, Certificate.read)
+        config = self._parsed.config
+        certificates: dict[str, Certificate] = {}
+        authorities: dict[str, Authorities] = {}
+        for pki in config.pki:
+            certificate = self._maybe_read(pki.name, pki.cert, partial(_read, Certificate.read))
             if certificate:
+                certificates[pki.name] = certificate
                 self._check_certificate(pki, certificate)
-            if self._maybe_read(pki.name, pki.key, bytes) is not None and certificate:
-                self._check_pair(pki)
+            key = self._maybe_read(pki.name, pki.key, PrivateKey.read)
+            if key and certificate and key.public.hex() != certificate.public:
+                text = f"{quoted(pki.key)} has not the key of the certificate in {quoted(pki.cert)}"
+                self._report.add(self._place(pki.name, pki.key), text)
             self._check_mode(pki)
-        for ca in self._parsed.config.ca:
-            self._maybe_read(ca.name, ca.cert, Authorities.read)
+        for ca in config.ca:
+            found = self._maybe_read(ca.name, ca.cert, partial(_read, Authorities.read))
+            if found:
+                authorities[ca.name] = found
+        for listen, place in zip(config.listeners, self._parsed.listener_places, strict=False):
+            self._check_listener(listen, place, certificates, authorities)
 
     def _place(self, owner: str, path: str) -> Place:
         return self._parsed.names.file_places[owner, path]
 
-    def _maybe_read[T](self, owner: str, path: str, understand: Callable[[bytes], T]) -> T | None:
+    def _maybe_read[T](self, owner: str, path: str, understand: Callable[[int], T]) -> T | None:
+        """`understand` gets an open file."""
         try:
             if self._strict:
                 trust.check_path(path)
-            return understand(read(path))
+            descriptor = _open(path)
+            try:
+                return understand(descriptor)
+            finally:
+                os.close(descriptor)
         except PermissionError as error:
             text = f"cannot read {quoted(path)}, so it is not checked: {error.strerror}"
             self._report.warn(self._place(owner, path), text)
@@ -77,16 +89,29 @@ class KeyFiles:
             text = f"the certificate in {quoted(pki.cert)} is for {names}, and not for {quoted(pki.name)}"
             self._report.warn(self._place(pki.name, pki.cert), text)
 
-    def _check_pair(self, pki: Pki) -> None:
+    def _check_listener(
+        self,
+        listen: Listen,
+        place: Place,
+        certificates: Mapping[str, Certificate],
+        authorities: Mapping[str, Authorities],
+    ) -> None:
+        """Unless one of its files is wrong or cannot be read, which has been said."""
+        if listen.tls is None or not listen.pki or not certificates.keys() >= {*listen.pki}:
+            return
+        if listen.ca not in (None, *authorities) or (listen.verify and not listen.ca):
+            return
+        pki = {pki.name: pki for pki in self._parsed.config.pki}
+        tls = slice_tls(listen, listen.tls, self._parsed.config)
+        dhe = {name: pki[name].dhe for name in listen.pki}
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(pki.cert, pki.key, _refuse_to_say)
-        except Encrypted:
-            text = f"the key in {quoted(pki.key)} is encrypted, expected one that can be read without a passphrase"
-            self._report.add(self._place(pki.name, pki.key), text)
-        except ssl.SSLError as error:
-            mismatch = error.reason in MISFITS
-            text = f"not the key of the certificate in {quoted(pki.cert)}" if mismatch else "no private key in PEM"
-            self._report.add(self._place(pki.name, pki.key), f"{quoted(pki.key)} has {text}")
+            make_context(tls, certificates, authorities.get(tls.ca), dhe, Signer([]))
+        except ContextError as error:
+            if error.pki:
+                place = self._place(error.pki, pki[error.pki].cert)
+            self._report.add(place, f"{quoted(pki[error.pki].cert)}: {error}" if error.pki else str(error))
+        except Unusable as error:
+            self._report.add(place, str(error))
 
     def _check_mode(self, pki: Pki) -> None:
         try:
@@ -98,19 +123,24 @@ class KeyFiles:
             self._report.add(self._place(pki.name, pki.key), text)
 
 
-def read(path: str) -> bytes:
+def _open(path: str) -> int:
     """Raises OSError."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
-            raise OSError("not a regular file, or too large")
-        return file.read()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("not a regular file")
+    return descriptor
+
+
+def _read[T](understand: Callable[[bytes], T], descriptor: int) -> T:
+    """Raises OSError, Unusable."""
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise Unusable("is too large for certificates")
+    return understand(content)
 
 
 def covers(name: str, host: str) -> bool:
     """`name` of a certificate, which may stand for one label more: RFC 6125 6.4.3."""
     return name == host or (name.startswith("*.") and name[2:] == host.partition(".")[2])
-
-
-def _refuse_to_say() -> str:
-    raise Encrypted

@@ -12,9 +12,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from smtpd.crypto.key import PrivateKey
 from smtpd.crypto.request import is_plausible
 from smtpd.tls.library import Unusable
+from smtpd.tls.private import PrivateKey
 from smtpd.tls.signing import PACKET_MAX, Malformed, Reply, Request
 
 RSA, ECDSA, REFUSED = "crypto.signature.rsa", "crypto.signature.ecdsa", "crypto.signature.refused"

@@ -1,17 +1,20 @@
 """The private keys that there are, by the digest of their public halves.
 
     take       read the key of a `pki`, at the start or at a SIGHUP; it can sign from now on
-    settle     all keys and certificates fit: a minute later those are forgotten that no `pki` has any more
+    settle     every dispatcher uses the keys of this round: those of the round before are forgotten a minute later
+    drop       the round is refused: what was taken in it is forgotten
 
-Until then both sign: dispatchers learn of the new certificates sooner or later than we do, and handshakes are under
-way.
+Each round has a minute of its own.  Handshakes that had begun before it are under way with the keys of the round
+before, and a round that comes soon afterwards takes nothing from them.
 """
 
 from collections.abc import Callable
+from functools import partial
 
-from smtpd.crypto.key import PrivateKey
+from smtpd.tls.private import PrivateKey
 
 LINGER = 60.0  # seconds: as long as a handshake may last, and more
+ROUNDS_MAX = 64  # whose keys linger at the same time; of more the oldest are forgotten early
 
 
 class Keyring:
@@ -20,21 +23,35 @@ class Keyring:
     def __init__(self, later: Callable[[float, Callable[[], None]], object]):
         self._later = later
         self.keys: dict[bytes, PrivateKey] = {}
-        self._of: dict[str, bytes] = {}  # pki -> its key
-        self._settled: set[bytes] = set()  # those that certificates are shown for
+        self._taken: set[bytes] = set()  # in the round that is under way
+        self._settled: set[bytes] = set()  # in use
+        self._replaced: dict[int, set[bytes]] = {}  # by round, the oldest first: the keys that it took out of use
+        self._rounds = 0
 
-    def take(self, pki: str, descriptor: int) -> bytes:
-        """The digest of its public half.  Raises Unusable; the `pki` keeps the key that it had."""
+    def take(self, descriptor: int) -> bytes:
+        """The digest of its public half.  Raises Unusable."""
         key = PrivateKey.read(descriptor)
         self.keys.setdefault(key.public, key)
-        self._of[pki] = key.public
+        self._taken.add(key.public)
         return key.public
 
     def settle(self) -> None:
-        self._settled = set(self._of.values())
-        self._later(LINGER, self._forget)
+        self._rounds += 1
+        self._replaced[self._rounds] = self._settled - self._taken
+        self._settled, self._taken = self._taken, set()
+        if len(self._replaced) > ROUNDS_MAX:
+            self._end(next(iter(self._replaced)))
+        self._later(LINGER, partial(self._end, self._rounds))
+
+    def drop(self) -> None:
+        self._taken = set()
+        self._forget()
+
+    def _end(self, number: int) -> None:
+        """The minute of that round is over."""
+        self._replaced.pop(number, None)
+        self._forget()
 
     def _forget(self) -> None:
-        """Not what was taken meanwhile, whose certificates may fit or not."""
-        for public in self.keys.keys() - self._settled - set(self._of.values()):
+        for public in self.keys.keys() - self._settled - self._taken - set().union(*self._replaced.values()):
             del self.keys[public]

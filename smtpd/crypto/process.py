@@ -1,6 +1,6 @@
 """crypto -- holds private keys, and signs with them for those who have none.
 
-    parent --TakeKey, a descriptor--> crypto --KeyTaken--> parent --UseCertificates--> crypto
+    parent --TakeKey, a descriptor--> crypto --KeyTaken--> parent --SettleKeys, DropCertificates--> crypto
     dispatcher --a digest--> a desk of its own, a thread (tls/signing.py) --a signature--> dispatcher
     control --ReportStatistics, SetVerbose--> crypto
 
@@ -19,7 +19,7 @@ SECURITY
 from smtpd import sandbox
 from smtpd.config.slice import CryptoSlice
 from smtpd.crypto.state import Crypto
-from smtpd.imsg import Begin, ReportStatistics, SetVerbose, Stop, TakeKey, UseCertificates
+from smtpd.imsg import Begin, DropCertificates, ReportStatistics, SettleKeys, SetVerbose, Stop, TakeKey
 from smtpd.ipc import boot
 from smtpd.ipc.loop import connect, prepare, unexpected
 
@@ -41,8 +41,10 @@ def from_parent(crypto, channel, imsg, descriptor):
     match imsg:
         case TakeKey():
             crypto.take_key(channel, imsg, descriptor)
-        case UseCertificates():
+        case SettleKeys():
             crypto.keyring.settle()
+        case DropCertificates():
+            crypto.keyring.drop()
         case Begin():
             crypto.begin()
         case Stop():

@@ -39,7 +39,7 @@ class Crypto:
 
     def take_key(self, channel: Channel, imsg: TakeKey, descriptor: int) -> None:
         try:
-            channel.send(KeyTaken(imsg.pki, self.keyring.take(imsg.pki, descriptor).hex(), ""))
+            channel.send(KeyTaken(imsg.pki, self.keyring.take(descriptor).hex(), ""))
         except Unusable as error:
             channel.send(KeyTaken(imsg.pki, "", str(error)))
         finally:

@@ -1,10 +1,12 @@
 """Certificates and authorities, and the TLS contexts of the listeners that are made of them.
 
     TakeCertificate, TakeAuthorities    read and kept aside; what cannot be used is said in the answer
-    UseCertificates                     new contexts, one for each listener with TLS
+    MakeContexts                        new contexts, one for each listener with TLS, kept aside likewise
+    UseCertificates                     those are for connections that come from now on; this cannot fail
+    DropCertificates                    what is kept aside is forgotten
 
-A connection keeps the context that its handshake began with, so new certificates disturb nobody.  What is kept aside
-counts only when UseCertificates comes: a file that is no good changes nothing.
+A connection keeps the context that its handshake began with, so new certificates disturb nobody.  A context is made
+before any process uses the new keys: one that OpenSSL refuses changes nothing, here and elsewhere.
 """
 
 import os
@@ -12,12 +14,18 @@ import time
 from collections.abc import Callable
 
 from smtpd.config.slice import DispatcherSlice, ListenerSlice
-from smtpd.imsg import AuthoritiesTaken, CertificateTaken, TakeAuthorities, TakeCertificate
-from smtpd.ipc.log import log
-from smtpd.tls.context import Authorities, Certificate, ServerContext, Unusable, make_context
+from smtpd.imsg import (
+    AuthoritiesTaken,
+    CertificatesUsed,
+    CertificateTaken,
+    ContextsMade,
+    TakeAuthorities,
+    TakeCertificate,
+)
+from smtpd.tls.certificate import LARGEST_FILE
+from smtpd.tls.context import Authorities, Certificate, ContextError, ServerContext, Unusable, make_context
 from smtpd.tls.signing import Signer
 
-MOST = 4 * 1024 * 1024  # bytes of a file; that of all public authorities has 200 KiB
 DAY = 86400  # seconds
 SOON = 7 * DAY
 
@@ -26,9 +34,10 @@ class Certificates:
     def __init__(self, configuration: DispatcherSlice, signer: Signer, now: Callable[[], float] = time.time):
         self._listeners = [listener for listener in configuration.listeners if listener.tls is not None]
         self._dhe, self._signer, self._now = configuration.dhe, signer, now
-        self._certificates: dict[str, Certificate] = {}
+        self._certificates: dict[str, Certificate] = {}  # of the round that is under way
         self._authorities: dict[str, Authorities] = {}
-        self._contexts: dict[int, ServerContext] = {}
+        self._made: dict[int, ServerContext] = {}
+        self._contexts: dict[int, ServerContext] = {}  # in use
 
     def take(self, imsg: TakeCertificate, descriptor: int) -> CertificateTaken:
         try:
@@ -44,15 +53,23 @@ class Certificates:
             return AuthoritiesTaken(imsg.ca, str(trouble))
         return AuthoritiesTaken(imsg.ca, "")
 
-    def use(self) -> None:
+    def make(self) -> ContextsMade:
         try:
-            contexts = {listener.number: self._make_context(listener) for listener in self._listeners}
+            self._made = {listener.number: self._make_context(listener) for listener in self._listeners}
+        except ContextError as error:
+            return ContextsMade(error.pki, str(error))
         except Unusable as trouble:
-            if not self._contexts:
-                raise SystemExit(f"dispatcher: {trouble}") from None
-            log.warn(f"certificates not changed: {trouble}")
-        else:
-            self._contexts = contexts
+            return ContextsMade("", str(trouble))
+        return ContextsMade("", "")
+
+    def use(self) -> CertificatesUsed:
+        assert self._made.keys() == {listener.number for listener in self._listeners}  # the parent has waited for make
+        self._contexts = self._made
+        self.drop()
+        return CertificatesUsed()
+
+    def drop(self) -> None:
+        self._certificates, self._authorities, self._made = {}, {}, {}
 
     def get_context(self, listener: int) -> ServerContext:
         return self._contexts[listener]
@@ -77,9 +94,9 @@ def _read[Read](descriptor: int, parse: Callable[[bytes], Read]) -> Read:
     """Raises Unusable.  Closes the descriptor."""
     with os.fdopen(descriptor, "rb") as file:
         try:
-            content = file.read(MOST + 1)
+            content = file.read(LARGEST_FILE + 1)
         except OSError as error:
             raise Unusable(f"cannot be read: {error.strerror}") from None
-    if len(content) > MOST:
+    if len(content) > LARGEST_FILE:
         raise Unusable("is too large for certificates")
     return parse(content)

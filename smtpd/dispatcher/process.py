@@ -24,6 +24,8 @@ from smtpd.imsg import (
     ClientResolved,
     ClientWelcomed,
     CredentialsChecked,
+    DropCertificates,
+    MakeContexts,
     MessageIdsReserved,
     MessageRefused,
     MessageStored,
@@ -74,8 +76,12 @@ def from_parent(dispatcher, channel, imsg, descriptor):
             dispatcher.take_certificate(channel, imsg, descriptor)
         case TakeAuthorities():
             dispatcher.take_authorities(channel, imsg, descriptor)
+        case MakeContexts():
+            dispatcher.make_contexts(channel)
         case UseCertificates():
-            dispatcher.use_certificates()
+            dispatcher.use_certificates(channel)
+        case DropCertificates():
+            dispatcher.office.certificates.drop()
         case AddListener():
             dispatcher.add_listener(imsg, descriptor)
         case _:

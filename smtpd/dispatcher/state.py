@@ -72,8 +72,11 @@ class Dispatcher:
     def take_authorities(self, channel: Channel, imsg: TakeAuthorities, descriptor: int) -> None:
         channel.send(self.office.certificates.take_authorities(imsg, descriptor))
 
-    def use_certificates(self) -> None:
-        self.office.certificates.use()
+    def make_contexts(self, channel: Channel) -> None:
+        channel.send(self.office.certificates.make())
+
+    def use_certificates(self, channel: Channel) -> None:
+        channel.send(self.office.certificates.use())
 
     def add_listener(self, imsg: AddListener, descriptor: int) -> None:
         self.listeners.add(imsg, descriptor)

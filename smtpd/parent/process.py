@@ -8,6 +8,7 @@
     crypto  --KeyTaken------------------>          --TryPassword----------->  password
     dispatcher
             --CertificateTaken, AuthoritiesTaken>
+            --ContextsMade, CertificatesUsed---->
 
 SECURITY
     Reads the imsgs of its children and nothing else: no configuration text (a one-shot process without rights parses
@@ -36,8 +37,10 @@ from smtpd.imsg import (
     AgentNotForked,
     AgentTether,
     AuthoritiesTaken,
+    CertificatesUsed,
     CertificateTaken,
     CheckPassword,
+    ContextsMade,
     EndAgent,
     FindUser,
     KeyTaken,
@@ -149,6 +152,10 @@ def from_dispatcher(daemon, channel, imsg, descriptor):
         case CertificateTaken():
             daemon.reload.take(channel, imsg)
         case AuthoritiesTaken():
+            daemon.reload.take(channel, imsg)
+        case ContextsMade():
+            daemon.reload.take(channel, imsg)
+        case CertificatesUsed():
             daemon.reload.take(channel, imsg)
         case _:
             unexpected("dispatcher", imsg)

@@ -1,12 +1,19 @@
 """HUP: keys and certificates are read again, and used for new sessions if all of them fit.
 
-    HUP --> thread opens the files --> crypto and dispatchers take them --> all use them
+    HUP --> thread opens the files --> crypto and dispatchers take them --> dispatchers make contexts --> all use them
                                                                             a warning, and nothing changes
 
 Only they are: the rest of the configuration needs a restart, as processes that are confined could not open what a new
 one names.  A HUP that comes meanwhile begins another round when this one is over.
+
+A round is given up when a file is not opened, or a process does not answer, within SILENCE.  What is still owed is
+waited for before another round begins, which it then does, so that no descriptors pile up in front of a process that
+hangs.  Once all have
+made their contexts nothing is given up: a process that is late then goes on with the old ones until it has read that
+there are new ones, and as long crypto keeps the old keys.
 """
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,14 +21,14 @@ from typing import Any
 from smtpd.config.slice import ParentSlice
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
-from smtpd.ipc.plain import Loop
-from smtpd.parent.certificate import Subject, Unusable, open_files
-from smtpd.parent.exchange import Exchange, Taken, report
+from smtpd.ipc.plain import Loop, Timer
+from smtpd.parent.certificate import Unusable, open_files
+from smtpd.parent.exchange import Answer, Exchange, Phase, report
 from smtpd.parent.notify import ServiceManager
 from smtpd.parent.worker import Worker
 
 PATIENCE = 1.0  # seconds at the end, for files that are being opened
-SILENCE = 10.0  # seconds that it takes nobody to look at a file
+SILENCE = 10.0  # seconds for each step: a file is opened, every process has answered
 
 
 class Reload:
@@ -41,7 +48,9 @@ class Reload:
         self._dispatchers = dispatchers
         self._strict = strict
         self._worker = Worker(loop)
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | None = None  # also one that was given up, while something of it is still to come
+        self._opening = False
+        self._timer: Timer | None = None
         self._again = False
         self._stopping = False
 
@@ -53,6 +62,8 @@ class Reload:
             return
         if self._exchange is not None:
             self._again = True
+            if self._timer is None:
+                log.warn(f"HUP: waiting for the end of the last one: {self._late(self._exchange)}")
             return
         log.info("HUP: keys and certificates are read again; anything else of the configuration needs a restart")
         self._manager.reloading()
@@ -65,49 +76,81 @@ class Reload:
     def close(self) -> None:
         self._worker.end(PATIENCE)
 
-    def take(self, channel: Channel, imsg: Taken) -> None:
-        if self._exchange is None:
+    def take(self, channel: Channel, imsg: Answer) -> None:
+        exchange = self._exchange
+        if exchange is None:
             raise Violation(f"{channel.peer} answers {type(imsg).__name__} to a question that nobody asked")
-        self._exchange.take(channel, imsg)
-        if not self._exchange.asked:
-            self._exchange.proceed()
-            self._go_on(self._exchange)
+        exchange.take(channel, imsg)
+        self._proceed(exchange)
 
     def _go_on(self, exchange: Exchange) -> None:
-        if exchange.subject is None:
-            self._finish(exchange)
-            return
-        job = partial(open_files, exchange.subject, len(self._dispatchers), self._strict)
-        self._worker.do(job, partial(self._opened, exchange))
+        """The next step: files to be opened, or answers to be waited for."""
+        self._timer = self._loop.after(SILENCE, partial(self._lose_patience, exchange))
+        if exchange.subject is not None:
+            self._opening = True
+            job = partial(open_files, exchange.subject, len(self._dispatchers), self._strict)
+            self._worker.do(job, partial(self._opened, exchange))
 
     def _opened(self, exchange: Exchange, outcome: Any) -> None:
-        if self._stopping:
-            return  # nobody takes them any more, and this process ends too
-        if isinstance(outcome, Unusable):
+        self._opening = False
+        if self._stopping or exchange.phase is Phase.OVER:
+            _close(outcome)
+        elif isinstance(outcome, Unusable):
             exchange.skip(str(outcome))
         elif isinstance(outcome, Exception):
             log.trouble("reload", outcome)
             exchange.skip(type(outcome).__name__)
         else:
             exchange.hand_over(outcome)
-            self._loop.after(SILENCE, partial(self._complain, exchange, exchange.subject))
-            return
-        exchange.proceed()
-        self._go_on(exchange)
+        if not self._stopping:
+            self._proceed(exchange)
 
-    def _complain(self, exchange: Exchange, subject: Subject | None) -> None:
+    def _proceed(self, exchange: Exchange) -> None:
+        if self._opening or exchange.asked:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        given_up, self._timer = exchange.phase is Phase.OVER, None
+        exchange.proceed()
+        if exchange.phase is not Phase.OVER:
+            self._go_on(exchange)
+            return
+        self._exchange = None
+        if not given_up:
+            self._finish(exchange)
+        if self._again:
+            self._again = False
+            self.begin()
+
+    def _lose_patience(self, exchange: Exchange) -> None:
         """A process that keeps its answer back keeps the old keys in use, and nobody would know."""
-        if exchange.subject is subject and not self._stopping:
-            late = ", ".join(sorted({channel.peer for channel in exchange.asked}))
-            log.warn(f"{late} gives no answer: keys and certificates stay as they were")
+        self._timer = None
+        if self._stopping:
+            return
+        if exchange.phase is Phase.USING:
+            log.warn(f"{self._late(exchange)}: until then new sessions there may see the old certificates")
+            self._manager.ready()
+        else:
+            exchange.give_up(f"{self._late(exchange)}, and is waited for")
+            self._finish(exchange)
+            self._again = True
+
+    def _late(self, exchange: Exchange) -> str:
+        if self._opening:
+            return "the file system gives no answer"
+        return f"{exchange.late} gives no answer"
 
     def _finish(self, exchange: Exchange) -> None:
-        self._exchange = None
+        """What becomes of the round is decided."""
         report(exchange, self._configuration)
         if exchange.troubles:
             log.warn("keys and certificates stay as they were")
         if not self._stopping:
             self._manager.ready()
-        if self._again:
-            self._again = False
-            self.begin()
+
+
+def _close(outcome: Any) -> None:
+    """Descriptors that no process takes any more."""
+    if isinstance(outcome, list):
+        for descriptor in outcome:
+            os.close(descriptor)

@@ -18,6 +18,7 @@ from smtpd.tls.library import Unusable, complaint, digest_of_public_key, encode,
 _NID_COMMON_NAME, _NID_SUBJECT_ALT_NAME = 13, 85
 _GEN_DNS = 2
 
+LARGEST_FILE = 4 * 1024 * 1024  # bytes; that of all public authorities has 200 KiB
 LONGEST_CHAIN = 10  # of ours: each handshake carries it
 MOST_AUTHORITIES = 1000  # a system's bundle has some 150
 _SECRET = b"PRIVATE KEY-----"
@@ -138,13 +139,27 @@ def _text(name: bytes) -> str:
     return text if text.isascii() and text.isprintable() else ""
 
 
-def _end_point(certificate: int) -> bytes:
-    """The certificate's hash by the algorithm of its signature; SHA-256 instead of what is broken."""
+def signature_hash(certificate: int) -> str:
+    """OpenSSL's name of the algorithm that the certificate was hashed with to be signed; empty where the signature has
+    none of its own."""
     library, algorithm = openssl(), c_int()
     known = library.X509_get_signature_info(certificate, ctypes.byref(algorithm), None, None, None)
     complaint()
-    if not known or not algorithm.value:
-        return b""
-    name = library.OBJ_nid2sn(algorithm.value).decode().lower()
+    return library.OBJ_nid2sn(algorithm.value).decode() if known and algorithm.value else ""
+
+
+def key_bits(certificate: int) -> int:
+    library = openssl()
+    key = library.X509_get_pubkey(certificate)
+    try:
+        return library.EVP_PKEY_get_bits(key) if key else 0
+    finally:
+        library.EVP_PKEY_free(key)
+        complaint()
+
+
+def _end_point(certificate: int) -> bytes:
+    """The certificate's hash by the algorithm of its signature; SHA-256 instead of what is broken."""
+    name = signature_hash(certificate).lower()
     name = "sha256" if name in ("md5", "sha1") else name
     return hashlib.new(name, encode("i2d_X509", certificate)).digest() if name in hashlib.algorithms_guaranteed else b""

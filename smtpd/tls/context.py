@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from ctypes import c_int, c_void_p
 
 from smtpd.config.slice import TlsSlice
-from smtpd.tls.certificate import Authorities, Certificate
+from smtpd.tls.certificate import Authorities, Certificate, key_bits, signature_hash
 from smtpd.tls.key import make_key
 from smtpd.tls.library import Unusable, complaint, get_connection, get_context, openssl
 from smtpd.tls.signing import Signer
 
-__all__ = ["Authorities", "Certificate", "ServerContext", "Unusable", "make_context"]
+__all__ = ["Authorities", "Certificate", "ContextError", "ServerContext", "Unusable", "make_context"]
 
 # Forward secrecy and authenticated encryption, with nothing else in it.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -52,6 +52,7 @@ _DEPTH_MAX = 8  # authorities above a client's certificate
 # openssl/ssl.h
 _SET_SESSION_CACHE_MODE, _SET_MAX_CERT_LIST, _SET_SERVERNAME_CALLBACK, _SET_SERVERNAME_ARGUMENT = 44, 51, 53, 54
 _CHAIN_CERT, _SET_GROUPS_LIST, _SET_DH_AUTO, _SET_MIN_VERSION, _SET_MAX_VERSION = 89, 92, 118, 123, 124
+_MODE, _NO_AUTO_CHAIN = 33, 0x08
 _SESSION_CACHE_OFF = 0
 _VERIFY_PEER, _VERIFY_FAIL_IF_NO_CERTIFICATE = 1, 2
 _SERVERNAME_OK, _SERVERNAME_IGNORED = 0, 3
@@ -69,6 +70,15 @@ _OPTIONS = (
     | ssl.OP_SINGLE_DH_USE
     | ssl.OP_SINGLE_ECDH_USE
 )
+
+
+class ContextError(Unusable):
+    """A listener's context cannot be made.  `pki` is the one whose certificate is refused; empty: the trouble is with
+    the listener itself."""
+
+    def __init__(self, text: str, pki: str = ""):
+        super().__init__(text)
+        self.pki = pki
 
 
 class ServerContext:
@@ -115,15 +125,18 @@ def make_context(
     signer: Signer,
 ) -> ServerContext:
     """The context of a listener.  `certificates` and `dhe` by the names of `pki`; `authorities` are those of its `ca`.
-    Raises Unusable."""
+    Raises ContextError."""
     if tls.verify and authorities is None:
-        raise Unusable("without a ca no certificate of a client can be verified")
+        raise ContextError("without a ca no certificate of a client can be verified")
     contexts = {}
     for name in tls.pki:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         address = get_context(context)
         _set_protocol(context, address, tls, dhe.get(name, "none"))
-        _show(address, certificates[name], signer)
+        try:
+            _show(address, certificates[name], signer)
+        except Unusable as error:
+            raise ContextError(str(error), name) from None
         _ask_for_certificate(address, tls, authorities)
         contexts[name] = context, certificates[name]
     return ServerContext(tls, contexts)
@@ -135,7 +148,7 @@ def _set_protocol(context: ssl.SSLContext, address: int, tls: TlsSlice, dhe: str
     try:
         context.set_ciphers(_cipher_list(tls, dhe))
     except ssl.SSLError:
-        raise Unusable(f"there is no cipher in {tls.ciphers}") from None
+        raise ContextError(f"there is no cipher in {tls.ciphers}") from None
     control(address, _SET_SESSION_CACHE_MODE, _SESSION_CACHE_OFF)
     control(address, _SET_MIN_VERSION, _VERSIONS[tls.protocols[0]], needed=True)
     control(address, _SET_MAX_VERSION, _VERSIONS[tls.protocols[-1]], needed=True)
@@ -154,14 +167,29 @@ def _cipher_list(tls: TlsSlice, dhe: str) -> str:
 
 
 def _show(address: int, certificate: Certificate, signer: Signer) -> None:
+    """Certificates that are too weak for the level of `_cipher_list` are refused here: a handshake with them would
+    fail, each of them.  For the same reason none is looked for among the authorities of clients."""
     library = openssl()
     own, *above = certificate.addresses
+    control(address, _MODE, _NO_AUTO_CHAIN)
     if not library.SSL_CTX_use_certificate(address, own):
-        raise Unusable(f"its certificate: {complaint()}")
-    for authority in above:
-        control(address, _CHAIN_CERT, 1, authority, needed=True)  # 1: counts a reference
+        raise Unusable(f"the certificate {_fault(address, own)}")
+    for number, authority in enumerate(above, 2):
+        if not control(address, _CHAIN_CERT, 1, authority):  # 1: counts a reference
+            raise Unusable(f"certificate {number} of {len(above) + 1}, of an authority, {_fault(address, authority)}")
     if not library.SSL_CTX_use_PrivateKey(address, make_key(certificate.key, signer)):
         raise Unusable(f"its key: {complaint()}")
+
+
+def _fault(address: int, certificate: int) -> str:
+    """Why OpenSSL has just refused the certificate, with the words that its reason stands for."""
+    reason = complaint()
+    level = f"too weak for OpenSSL's security level {openssl().SSL_CTX_get_security_level(address)}"
+    if reason == "ca md too weak":  # of any certificate, not only of an authority's
+        return f"is signed with {signature_hash(certificate)}, which is {level}"
+    if reason.endswith("key too small"):
+        return f"has a key of {key_bits(certificate)} bits, which is {level}"
+    return f"cannot be used: {reason}"
 
 
 def _ask_for_certificate(address: int, tls: TlsSlice, authorities: Authorities | None) -> None:

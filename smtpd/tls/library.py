@@ -77,6 +77,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "SSL_CTX_ctrl": (c_long, c_void_p, c_int, c_long, c_void_p),
     "SSL_CTX_get_cert_store": (c_void_p, c_void_p),
     "SSL_CTX_get_options": (c_uint64, c_void_p),
+    "SSL_CTX_get_security_level": (c_int, c_void_p),
     "SSL_CTX_set_cert_verify_callback": (None, c_void_p, c_void_p, c_void_p),
     "SSL_CTX_set_verify": (None, c_void_p, c_int, c_void_p),
     "SSL_CTX_set_verify_depth": (None, c_void_p, c_int),

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from smtpd.config.error import Report
 from smtpd.config.keyfile import KeyFiles, covers
 from smtpd.config.parser import parse
+from smtpd.tls.certificate import LARGEST_FILE
+from tests.tls.world import by_sha1, certify, key, pem
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 PEM, PKCS8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
@@ -48,14 +50,17 @@ def directory():
 def looked_at(directory):
     """Errors and warnings, without the directory of the files."""
 
-    def look_at(pki: str = "mx.test", *, missing: str = "", **changed: bytes) -> tuple[list[str], list[str]]:
+    def look_at(
+        pki: str = "mx.test", *, listen: str = "", missing: str = "", **changed: bytes
+    ) -> tuple[list[str], list[str]]:
         files = GOOD | {name.replace("_", "."): content for name, content in changed.items()}
         for name, content in files.items():
             if name != missing:
                 (directory / name).touch(0o600)
                 (directory / name).write_bytes(content)
         at = f"{directory}/"
-        text = f'pki "{pki}" cert "{at}mx.crt"\npki "{pki}" key "{at}mx.key"\nca x cert "{at}ca.crt"\nmatch reject'
+        text = f'pki "{pki}" cert "{at}mx.crt"\npki "{pki}" key "{at}mx.key"\nca x cert "{at}ca.crt"\n'
+        text += f"{listen}\nmatch reject"
         parsed = parse("f", text=text)
         report = Report()
         KeyFiles(parsed, report, strict=False, now=NOW.timestamp()).check()
@@ -87,7 +92,7 @@ def test_the_key_of_another_certificate(looked_at, key):
 
 def test_a_key_with_a_passphrase(looked_at):
     errors, _ = looked_at(mx_key=pem_of(KEY, serialization.BestAvailableEncryption(b"sesame")))
-    assert errors == ['f:2:19: the key in "mx.key" is encrypted, expected one that can be read without a passphrase']
+    assert errors == ['f:2:19: "mx.key": the key is encrypted, and nobody is asked for its password']
 
 
 @pytest.mark.parametrize(
@@ -95,7 +100,7 @@ def test_a_key_with_a_passphrase(looked_at):
 )
 def test_what_is_no_key(looked_at, content):
     errors, _ = looked_at(mx_key=content)
-    assert errors == ['f:2:19: "mx.key" has no private key in PEM']
+    assert errors == ['f:2:19: "mx.key": there is no private key in the file']
 
 
 @pytest.mark.parametrize("file, content", [("mx_crt", b""), ("mx_crt", GOOD["mx.key"]), ("ca_crt", b"-----BEGIN")])
@@ -108,8 +113,49 @@ def test_what_is_no_certificate(looked_at, file, content):
 def test_a_key_that_could_not_be_kept_in_another_process(looked_at):
     key = ed25519.Ed25519PrivateKey.generate()
     errors, _ = looked_at(mx_key=pem_of(key), mx_crt=certificate_of(key, "mx.test"))
+    assert [error.partition(": a key of Ed25519 ")[0] for error in errors] == ['f:1:20: "mx.crt"', 'f:2:19: "mx.key"']
+
+
+LISTEN = "listen on 127.0.0.1 tls pki mx.test"
+WEAK = "too weak for OpenSSL's security level 2"
+
+
+def by_weak_authority() -> bytes:
+    return pem(certify(KEY, "mx.test", by=(weak_authority(), key("rsa1024"))), weak_authority())
+
+
+def weak_authority():
+    return certify(key("rsa1024"), "weak", authority=True)
+
+
+def test_a_certificate_that_a_listener_cannot_show_is_to_blame_and_not_its_key(looked_at):
+    """It is the dispatcher's own context that is made."""
+    weak = pem(by_sha1(KEY, "mx.test"))
+    errors, _ = looked_at(listen=LISTEN, mx_crt=weak)
+    assert errors == [f'f:1:20: "mx.crt": the certificate is signed with SHA1, which is {WEAK}']
+    assert looked_at(listen=f"{LISTEN} protocols all", mx_crt=weak) == ([], [])  # what that allows
+    assert looked_at(mx_crt=weak) == ([], [])
+
+
+def test_a_weak_authority_above_a_certificate(looked_at):
+    errors, _ = looked_at(listen=LISTEN, mx_crt=by_weak_authority())
+    assert errors == [f'f:1:20: "mx.crt": certificate 2 of 2, of an authority, has a key of 1024 bits, which is {WEAK}']
+
+
+def test_a_key_of_another_and_a_weak_certificate_are_both_said(looked_at):
+    errors, _ = looked_at(listen=LISTEN, mx_crt=pem(by_sha1(KEY, "mx.test")), mx_key=pem_of(OTHER))
+    assert ["SHA1" in errors[0], "has not the key of the certificate" in errors[1]] == [True, True]
+
+
+@pytest.mark.parametrize("missing", ["mx.crt", "ca.crt"])
+def test_a_listener_whose_files_cannot_be_read_is_not_looked_at(looked_at, missing):
+    errors, _ = looked_at(listen=LISTEN.replace("tls ", "tls ca x "), missing=missing)
     assert len(errors) == 1
-    assert "Ed25519" in errors[0]
+
+
+def test_a_certificate_larger_than_the_daemon_takes(looked_at):
+    errors, _ = looked_at(mx_crt=GOOD["mx.crt"] + b"\n" * LARGEST_FILE)
+    assert errors == ['f:1:20: "mx.crt": is too large for certificates']
 
 
 def test_a_certificate_that_has_expired_is_a_warning(looked_at):
@@ -136,7 +182,7 @@ def test_a_key_that_others_may_read(looked_at, directory):
 def test_a_pipe_in_the_place_of_a_key_does_not_hang(looked_at, directory):
     os.mkfifo(directory / "mx.key", 0o600)
     errors, _ = looked_at(missing="mx.key")
-    assert errors[0].endswith('cannot read "mx.key": not a regular file, or too large')
+    assert errors[0].endswith('cannot read "mx.key": not a regular file')
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from smtpd.crypto.desk import Desk
-from smtpd.crypto.keyring import LINGER, Keyring
-from smtpd.tls.library import Unusable
 from smtpd.tls.signing import Malformed, Operation, Reply, Request, Signer, SigningFailed
 from tests.crypto.test_request import DIGEST_INFO
 from tests.tls.world import Signatory, key, key_pem, packets, private_key
@@ -136,82 +134,3 @@ def test_what_raises_costs_one_signature_and_not_the_desk():
         request = Request(5, Operation.ECDSA, bytes(32), bytes(32))
         assert Reply.parse(desk.answer(request.packet())) == Reply(5, b"")
     assert told == ["no signature: MemoryError()"]
-
-
-# -- the keyring: keys come and go ---------------------------------------------------
-
-
-class Later:
-    """A clock that is moved by hand."""
-
-    def __init__(self):
-        self.waiting = []
-
-    def __call__(self, seconds, function):
-        assert seconds == LINGER
-        self.waiting.append(function)
-
-    def pass_by(self):
-        waiting, self.waiting = self.waiting, []
-        for function in waiting:
-            function()
-
-
-@pytest.fixture
-def take(tmp_path):
-    """take(keyring, pki, kind): the digest of the key."""
-
-    def take(keyring, pki, kind, content=None):
-        path = tmp_path / "key"
-        path.write_bytes(content or key_pem(key(kind)))
-        with open(path, "rb") as file:
-            return keyring.take(pki, file.fileno())
-
-    return take
-
-
-def test_old_and_new_keys_sign_until_a_minute_after_the_change(take):
-    later = Later()
-    keyring = Keyring(later)
-    old = take(keyring, "a.test", "rsa2048")
-    keyring.settle()
-    later.pass_by()
-    new = take(keyring, "a.test", "p256")
-    assert {old, new} == keyring.keys.keys()
-    keyring.settle()
-    assert {old, new} == keyring.keys.keys()
-    later.pass_by()
-    assert {new} == keyring.keys.keys()
-
-
-def test_a_key_that_two_names_share_stays_when_one_of_them_changes(take):
-    later = Later()
-    keyring = Keyring(later)
-    shared = take(keyring, "a.test", "rsa2048")
-    assert take(keyring, "b.test", "rsa2048") == shared
-    new = take(keyring, "a.test", "p256")
-    keyring.settle()
-    later.pass_by()
-    assert keyring.keys.keys() == {shared, new}
-
-
-def test_a_change_that_did_not_come_about_costs_no_key_that_is_in_use(take):
-    """Taken, and then the certificate does not fit."""
-    later = Later()
-    keyring = Keyring(later)
-    used = take(keyring, "a.test", "rsa2048")
-    keyring.settle()
-    take(keyring, "a.test", "p256")
-    later.pass_by()
-    assert used in keyring.keys
-
-
-def test_a_file_without_a_key_leaves_the_one_that_was(take):
-    later = Later()
-    keyring = Keyring(later)
-    used = take(keyring, "a.test", "rsa2048")
-    with pytest.raises(Unusable):
-        take(keyring, "a.test", "", b"garbage")
-    keyring.settle()
-    later.pass_by()
-    assert keyring.keys.keys() == {used}

@@ -22,7 +22,7 @@ waiting = []
 ring = Keyring(lambda seconds, function: waiting.append(function))
 for number, path in enumerate(sys.argv[1:]):
     with open(path, "rb") as file:
-        public = ring.take("mx.here.test", file.fileno())
+        public = ring.take(file.fileno())
     ring.settle()
     print("taken", flush=True)
     sys.stdin.readline()

@@ -15,15 +15,18 @@ from smtpd.imsg import (
     TABLE,
     Begin,
     BeginScram,
+    CertificatesUsed,
     CertificateTaken,
     CheckCredentials,
     CheckSender,
     ClientResolved,
     ClientWelcomed,
+    ContextsMade,
     CredentialsChecked,
     ExpandRecipient,
     FinishScram,
     ForgetMessage,
+    MakeContexts,
     MessageIdsReserved,
     MessageRefused,
     MessageStored,
@@ -144,7 +147,7 @@ class House:
         self.channels = [list(channels.values()), list(theirs.values())]
         if self.crypto:
             self.certify(certificate(self.crypto.key))
-            self.parent.send(UseCertificates())
+            self.use_certificates()
         self.parent.send(Begin())
         self.run(self.until(lambda: self.dispatcher.listeners.listening))
 
@@ -157,6 +160,12 @@ class House:
         self.run(self.until(lambda: len(self.told) > before))
         assert isinstance(self.told[-1], CertificateTaken)
         return self.told[-1]
+
+    def use_certificates(self):
+        self.parent.send(MakeContexts())
+        self.parent.send(UseCertificates())
+        self.run(self.until(lambda: self.told and isinstance(self.told[-1], CertificatesUsed)))
+        assert self.told[-2] == ContextsMade("", "")
 
     @property
     def statistics(self):

@@ -7,10 +7,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from smtpd.config.model import Limits, Tls
 from smtpd.config.slice import DispatcherSlice, ListenerSlice, TlsSlice
-from smtpd.dispatcher.certificate import MOST, Certificates
-from smtpd.imsg import TakeAuthorities, TakeCertificate
+from smtpd.dispatcher.certificate import Certificates
+from smtpd.imsg import ContextsMade, TakeAuthorities, TakeCertificate
+from smtpd.tls.certificate import LARGEST_FILE
 from smtpd.tls.signing import Signer
 from tests.dispatcher.tls import certificate
+from tests.tls.world import by_sha1, pem
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_what_expires_soon_is_said(key, descriptor):
     assert certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key, days=-1))).warning == "has expired"
 
 
-@pytest.mark.parametrize("content", [b"", b"no PEM", bytes(MOST + 1)])
+@pytest.mark.parametrize("content", [b"", b"no PEM", bytes(LARGEST_FILE + 1)])
 def test_what_is_no_certificate_is_refused(content, descriptor):
     certificates = make()
     assert certificates.take(TakeCertificate("mx.test"), descriptor(content)).trouble
@@ -61,30 +63,59 @@ def test_a_descriptor_is_closed_whatever_it_holds(descriptor):
         os.fstat(opened)
 
 
+def taken(certificates, content, descriptor):
+    """A round up to UseCertificates."""
+    assert certificates.take(TakeCertificate("mx.test"), descriptor(content)).trouble == ""
+    assert certificates.make() == ContextsMade("", "")
+    return certificates
+
+
 def test_a_bad_file_changes_nothing(key, descriptor):
-    certificates = make()
-    certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key)))
+    certificates = taken(make(), certificate(key), descriptor)
     certificates.use()
     before = certificates.get_context(1)
     assert certificates.take(TakeCertificate("mx.test"), descriptor(b"no PEM")).trouble
+    certificates.drop()
     assert certificates.get_context(1) is before
-    certificates.use()
-    assert certificates.get_context(1).find_address("mx.test")
 
 
 def test_a_new_certificate_counts_once_it_is_to_be_used(key, descriptor):
-    certificates = make()
-    certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key)))
+    certificates = taken(make(), certificate(key), descriptor)
     certificates.use()
     before = certificates.get_context(1)
-    certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key, name="new.test")))
+    taken(certificates, certificate(key, name="new.test"), descriptor)
     assert certificates.get_context(1) is before
     certificates.use()
     assert certificates.get_context(1).find_address("new.test") and not before.find_address("new.test")
 
 
-def test_contexts_that_cannot_be_made_are_no_start(key, descriptor):
+def test_what_was_dropped_does_not_count_in_the_next_round(key, descriptor):
+    """Neither its certificates nor the contexts that were made of them."""
+    certificates = taken(make(), certificate(key), descriptor)
+    certificates.use()
+    taken(certificates, certificate(key, name="dropped.test"), descriptor)
+    certificates.drop()
+    with pytest.raises(KeyError):
+        certificates.make()
+    with pytest.raises(AssertionError):
+        certificates.use()
+    assert not certificates.get_context(1).find_address("dropped.test")
+
+
+def test_a_certificate_that_openssl_finds_too_weak_is_named_and_changes_nothing(key, descriptor):
+    certificates = taken(make(), certificate(key), descriptor)
+    certificates.use()
+    before = certificates.get_context(1)
+    weak = pem(by_sha1(key, "mx.test"))
+    assert certificates.take(TakeCertificate("mx.test"), descriptor(weak)).trouble == ""
+    made = certificates.make()
+    assert made.pki == "mx.test"
+    assert made.trouble == "the certificate is signed with SHA1, which is too weak for OpenSSL's security level 2"
+    certificates.drop()
+    assert certificates.get_context(1) is before
+
+
+def test_contexts_that_cannot_be_made_for_a_reason_of_the_listener(key, descriptor):
     certificates = make(ciphers="no-such-cipher")
     certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key)))
-    with pytest.raises(SystemExit, match="no-such-cipher"):
-        certificates.use()
+    assert certificates.make() == ContextsMade("", "there is no cipher in no-such-cipher")

@@ -336,7 +336,7 @@ def test_new_certificates_are_for_new_sessions(make_house):
     old = house.run(scenario())
     assert house.certify(certificate(house.crypto.key, name="new.test")).trouble == ""
     before = house.dispatcher.office.certificates.get_context(1)
-    house.dispatcher.use_certificates()
+    house.use_certificates()
 
     async def afterwards():
         assert b"new.test" not in old.tls.ssl.getpeercert(binary_form=True)

@@ -3,14 +3,18 @@
 import os
 import re
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
 from tests.live.certificate import Authority, key_pem
-from tests.live.conftest import Daemon, empty_maildir, mails, started, until
+from tests.live.conftest import PYTHON, Daemon, empty_maildir, mails, started, until
 from tests.live.encrypted import Client, serial_of, showing
+from tests.tls.world import by_sha1, certify, pem
+from tests.tls.world import key as key_of
+from tests.trusted import OPTIONS
 
 CONF = """
 pki mx.here.test cert "{directory}/live/mx.crt"
@@ -55,6 +59,11 @@ class Site:
             return text if LOADED in text or KEPT in text else None
 
         return until(said, what="the end of the reload")
+
+    def check(self):
+        """smtpd -n"""
+        command = [PYTHON, "-m", "smtpd", "-n", *OPTIONS, "-f", str(self.daemon.conf)]
+        return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
 
     def shown(self, **more):
         """The serial number of what a new client is shown."""
@@ -166,7 +175,7 @@ def garbage(site):
 
 def key_of_another(site):
     (site.live / "mx.key").write_bytes(key_pem(site.other.key))
-    return "pki mx.here.test: the key is not the one that the certificate is for"
+    return r"pki mx.here.test: \S+/mx.key: not the key of the certificate in \S+/mx.crt$"
 
 
 def nothing(site):
@@ -176,7 +185,7 @@ def nothing(site):
 
 def empty(site):
     (site.live / "mx.crt").write_bytes(b"")
-    return "pki mx.here.test: there is no certificate in it"
+    return r"pki mx.here.test: \S+/mx.crt: there is no certificate in it"
 
 
 def key_for_everybody(site):
@@ -192,15 +201,33 @@ def pipe(site):
 
 def key_among_certificates(site):
     (site.live / "mx.crt").write_bytes(site.mx.chain + key_pem(site.mx.key))
-    return "pki mx.here.test: a private key stands among the certificates"
+    return r"pki mx.here.test: \S+/mx.crt: a private key stands among the certificates"
 
 
 def no_authorities(site):
     (site.live / "clients.ca").write_text("nobody\n")
-    return "ca clients: there is no certificate in it"
+    return r"ca clients: \S+/clients.ca: there is no certificate in it"
+
+
+def signed_by_sha1(site):
+    """It can be read, and its key fits; only OpenSSL would not show it."""
+    key = key_of("rsa2048", "another")
+    (site.live / "mx.crt").write_bytes(pem(by_sha1(key, "mx.here.test")))
+    (site.live / "mx.key").write_bytes(key_pem(key))
+    return r"pki mx.here.test: \S+/mx.crt: the certificate is signed with SHA1, which is too weak "
+
+
+def weak_authority(site):
+    key = key_of("p256", "another")
+    weak = certify(key_of("rsa1024"), "weak", authority=True)
+    issued = certify(key, "mx.here.test", by=(weak, key_of("rsa1024")))
+    (site.live / "mx.crt").write_bytes(pem(issued, weak))
+    (site.live / "mx.key").write_bytes(key_pem(key))
+    return r"pki mx.here.test: \S+/mx.crt: certificate 2 of 2, of an authority, has a key of 1024 bits"
 
 
 BAD = [garbage, key_of_another, nothing, empty, key_for_everybody, pipe, key_among_certificates, no_authorities]
+BAD += [signed_by_sha1, weak_authority]
 
 
 @pytest.mark.parametrize("spoil", BAD)
@@ -212,6 +239,8 @@ def test_a_file_that_is_no_good_changes_nothing_and_is_named(site, spoil):
     said = site.hup()
     assert re.search(f"^warn: {reason}", said, re.MULTILINE), said
     assert KEPT in said and LOADED not in said
+    checked = site.check()
+    assert checked.returncode == 1 and len(checked.stderr.splitlines()) == 1, checked.stderr
     assert site.shown() == site.mx.serial
     assert site.shown(name="other.test") == old
     assert site.daemon.running()

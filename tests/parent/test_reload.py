@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 
 import pytest
 
@@ -9,8 +10,13 @@ from smtpd.config.slice import CaSlice, ParentSlice, PkiSlice
 from smtpd.imsg import (
     TABLE,
     AuthoritiesTaken,
+    CertificatesUsed,
     CertificateTaken,
+    ContextsMade,
+    DropCertificates,
     KeyTaken,
+    MakeContexts,
+    SettleKeys,
     TakeAuthorities,
     TakeCertificate,
     TakeKey,
@@ -20,6 +26,7 @@ from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.plain import Loop
 from smtpd.parent import reload
 from smtpd.parent.answer import Answers, CannotStart
+from smtpd.parent.certificate import open_files
 from smtpd.parent.child import Child
 from smtpd.parent.exchange import Exchange, exchange_at_start
 from smtpd.parent.notify import ServiceManager
@@ -28,6 +35,15 @@ from smtpd.parent.reload import Reload
 
 ONE, OTHER = "1" * 64, "2" * 64
 SEATS = [("crypto", 0), ("dispatcher", 1), ("dispatcher", 2)]
+ROUND = [
+    (SEATS[1], MakeContexts),
+    (SEATS[2], MakeContexts),
+    (SEATS[1], UseCertificates),
+    (SEATS[2], UseCertificates),
+    (SEATS[0], SettleKeys),
+]
+DROPPED = [(seat, DropCertificates) for seat in SEATS]
+MISFIT = "pki a.test: {place}/a.test.key: not the key of the certificate in {place}/a.test.crt"
 
 
 class World:
@@ -45,7 +61,9 @@ class World:
             ours, theirs = socket.socketpair()
             self.ours[role, number] = Channel(ours, TABLE, "parent", role, number)
             self.theirs[role, number] = Channel(theirs, TABLE, role, "parent", number)
-        self.answers, self.read, self.used = {}, [], []
+        self.answers, self.read, self.told = {}, [], []
+        self.refused = {}  # seat -> ContextsMade
+        self.silent = set()  # kinds of imsgs that are not answered
         self.loop = Loop()
         self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.listening.bind(str(place / "notify"))
@@ -73,17 +91,37 @@ class World:
         """Each of the others takes what it was sent."""
         for seat, channel in self.theirs.items():
             for imsg, descriptor in channel.receive():
-                if isinstance(imsg, UseCertificates):
-                    self.used.append(seat)
-                    continue
-                name = imsg.ca if isinstance(imsg, TakeAuthorities) else imsg.pki
-                with open(descriptor) as file:
-                    self.read.append((seat[0], name, file.read()))
-                public, trouble = self.answers.get((seat, name), (ONE, ""))
-                kind = {TakeKey: KeyTaken, TakeCertificate: CertificateTaken, TakeAuthorities: AuthoritiesTaken}
-                words = (name, trouble) if isinstance(imsg, TakeAuthorities) else (name, public, trouble)
-                channel.send(kind[type(imsg)](*words))
-                channel.flush()
+                self.take(seat, channel, imsg, descriptor)
+
+    def take(self, seat, channel, imsg, descriptor):
+        match imsg:
+            case MakeContexts():
+                reply = self.refused.get(seat, ContextsMade("", ""))
+            case UseCertificates():
+                reply = CertificatesUsed()
+            case SettleKeys() | DropCertificates():
+                reply = None
+            case _:
+                reply = self.taken(seat, imsg, descriptor)
+        if not isinstance(imsg, TakeKey | TakeCertificate | TakeAuthorities):
+            self.told.append((seat, type(imsg)))
+        if reply is not None and (seat, type(imsg)) not in self.silent:
+            channel.send(reply)
+            channel.flush()
+
+    def taken(self, seat, imsg, descriptor):
+        name = imsg.ca if isinstance(imsg, TakeAuthorities) else imsg.pki
+        with open(descriptor) as file:
+            self.read.append((seat[0], name, file.read()))
+        public, trouble = self.answers.get((seat, name), (ONE, ""))
+        kind = {TakeKey: KeyTaken, TakeCertificate: CertificateTaken, TakeAuthorities: AuthoritiesTaken}
+        words = (name, trouble) if isinstance(imsg, TakeAuthorities) else (name, public, trouble)
+        return kind[type(imsg)](*words)
+
+    @property
+    def used(self):
+        """Which use what is new."""
+        return [seat for seat, kind in self.told if kind in (UseCertificates, SettleKeys)]
 
     def hup(self):
         self.reload.begin()
@@ -142,7 +180,7 @@ def test_all_take_theirs_and_then_all_use_them(make_world, capfd):
         *[("dispatcher", "b.test", "1")] * 2,
         *[("dispatcher", "clients", "ca")] * 2,
     ]
-    assert world.used == SEATS
+    assert world.told == ROUND
     assert "certificates of 2 pki loaded" in capfd.readouterr().err
     assert world.said() == ["RELOADING", "READY"]
 
@@ -158,10 +196,16 @@ def test_each_round_reads_the_files_anew(make_world):
 @pytest.mark.parametrize(
     "answers, said",
     [
-        ({(SEATS[0], "a.test"): (OTHER, "")}, "pki a.test: the key is not the one that the certificate is for"),
-        ({(SEATS[2], "a.test"): (OTHER, "")}, "pki a.test: the key is not the one that the certificate is for"),
-        ({(SEATS[0], "b.test"): ("", "no PEM in it")}, "pki b.test: no PEM in it"),
-        ({(SEATS[1], "b.test"): ("", "no PEM in it")}, "pki b.test: no PEM in it"),
+        (
+            {(SEATS[0], "a.test"): (OTHER, "")},
+            "pki a.test: {place}/a.test.key: not the key of the certificate in {place}/a.test.crt",
+        ),
+        (
+            {(SEATS[2], "a.test"): (OTHER, "")},
+            "pki a.test: {place}/a.test.key: not the key of the certificate in {place}/a.test.crt",
+        ),
+        ({(SEATS[0], "b.test"): ("", "no PEM in it")}, "pki b.test: {place}/b.test.key: no PEM in it"),
+        ({(SEATS[1], "b.test"): ("", "no PEM in it")}, "pki b.test: {place}/b.test.crt: no PEM in it"),
     ],
 )
 def test_a_misfit_changes_nothing_for_anybody(make_world, capfd, answers, said):
@@ -169,7 +213,7 @@ def test_a_misfit_changes_nothing_for_anybody(make_world, capfd, answers, said):
     world.answers = answers
     world.hup()
     text = capfd.readouterr().err
-    assert said in text and "stay as they were" in text and world.used == []
+    assert said.format(place=world.place) in text and "stay as they were" in text and world.told == DROPPED
     assert world.said() == ["RELOADING", "READY"]  # or systemd would wait for it
 
 
@@ -181,7 +225,7 @@ def test_every_trouble_is_said(make_world, capfd):
     text = capfd.readouterr().err
     assert "pki a.test: " in text and "can be read by others" in text
     assert "pki b.test: " in text and "No such file" in text
-    assert world.used == world.read == []
+    assert world.told == DROPPED and world.read == []
 
 
 def test_what_the_dispatchers_warn_of_is_said_once(make_world, capfd):
@@ -192,14 +236,12 @@ def test_what_the_dispatchers_warn_of_is_said_once(make_world, capfd):
         world.theirs[seat].send(CertificateTaken("a.test", ONE, "", "it expires in 3 days"))
     while not world.reload._exchange.asked:
         world.loop.turn()
-    for channel in world.theirs.values():
+    for seat, channel in world.theirs.items():
+        world.silent.add((seat, TakeKey if seat == SEATS[0] else TakeCertificate))
         channel.flush()
-    while world.reload._exchange is not None:
-        world.loop.turn()
-    assert capfd.readouterr().err.count("pki a.test: it expires in 3 days") == 1
-    for seat in SEATS:
-        for _, descriptor in world.theirs[seat].receive():
-            os.close(descriptor)
+    world.turn()
+    warning = f"pki a.test: {world.place}/a.test.crt: it expires in 3 days"
+    assert capfd.readouterr().err.count(warning) == 1
 
 
 def test_a_HUP_that_comes_meanwhile_begins_another_round(make_world):
@@ -208,23 +250,120 @@ def test_a_HUP_that_comes_meanwhile_begins_another_round(make_world):
     world.reload.begin()
     world.turn()
     world.turn()
-    assert world.used == SEATS * 2
+    assert world.told == ROUND * 2
 
 
-def test_whoever_keeps_its_answer_back_is_named(make_world, capfd, monkeypatch):
-    monkeypatch.setattr(reload, "SILENCE", 0.01)
+@pytest.mark.parametrize("seat", SEATS[1:])
+def test_a_context_that_one_dispatcher_cannot_make_changes_nothing_for_any_process(make_world, capfd, seat):
+    world = make_world()
+    world.refused[seat] = ContextsMade("b.test", "the certificate is signed with SHA1")
+    world.hup()
+    text = capfd.readouterr().err
+    assert f"warn: pki b.test: {world.place}/b.test.crt: the certificate is signed with SHA1\n" in text
+    assert "stay as they were" in text and "loaded" not in text
+    assert world.told == [*ROUND[:2], *DROPPED]
+    world.refused.clear()
+    world.told.clear()
+    world.hup()
+    assert world.told == ROUND
+
+
+def test_a_context_that_no_certificate_is_to_blame_for(make_world, capfd):
+    world = make_world()
+    world.refused[SEATS[1]] = ContextsMade("", "no cipher")
+    world.hup()
+    assert "warn: TLS: no cipher\n" in capfd.readouterr().err and world.used == []
+
+
+def lose_patience(world, condition):
+    """Turn until that holds."""
+    world.loop.after(0.02, lambda: None)
+    for _ in range(200):
+        world.loop.turn()
+        world.answer()
+        if condition():
+            return
+        world.loop.after(0.01, lambda: None)
+    raise AssertionError("it does not come to that")
+
+
+LATE = [
+    (SEATS[0], TakeKey, KeyTaken("a.test", ONE, ""), "crypto"),
+    (SEATS[1], TakeCertificate, CertificateTaken("a.test", ONE, ""), "dispatcher 1"),
+    (SEATS[2], MakeContexts, ContextsMade("", ""), "dispatcher 2"),
+]
+
+
+@pytest.mark.parametrize("seat, silent, answer, name", LATE)
+def test_a_process_that_does_not_answer_in_time_is_named_and_changes_nothing(
+    make_world, capfd, monkeypatch, seat, silent, answer, name
+):
+    monkeypatch.setattr(reload, "SILENCE", 0.05)
+    world = make_world(("a.test",))
+    world.silent = {(seat, silent)}
+    world.reload.begin()
+    lose_patience(world, lambda: world.told[-3:] == DROPPED)
+    text = capfd.readouterr().err
+    assert f"warn: {name} gives no answer, and is waited for\n" in text and "stay as they were" in text
+    assert world.used == [] and world.said() == ["RELOADING", "READY"]
+    # No other round before the answer has come, however often it is asked for.
+    world.reload.begin()
+    world.reload.begin()
+    assert "waiting for the end of the last one" in capfd.readouterr().err
+    world.told.clear()
+    read = len(world.read)
+    world.loop.after(0, lambda: None)
+    world.loop.turn()
+    world.answer()
+    assert (world.told, len(world.read)) == ([], read)
+    # Then it is made up for.
+    world.silent.clear()
+    world.theirs[seat].send(answer)
+    world.theirs[seat].flush()
+    monkeypatch.setattr(reload, "SILENCE", 10.0)
+    world.turn()
+    assert world.told == ROUND and world.error is None
+
+
+def test_the_old_keys_are_kept_for_a_dispatcher_that_is_late_to_use_the_new_ones(make_world, capfd, monkeypatch):
+    monkeypatch.setattr(reload, "SILENCE", 0.05)
+    world = make_world(("a.test",))
+    world.silent = {(SEATS[2], UseCertificates)}
+    world.reload.begin()
+    said = []
+    lose_patience(world, lambda: said.append(capfd.readouterr().err) or "old certificates" in "".join(said))
+    assert "warn: dispatcher 2 gives no answer: until then" in "".join(said)
+    assert (SEATS[0], SettleKeys) not in world.told and world.said() == ["RELOADING", "READY"]
+    world.theirs[SEATS[2]].send(CertificatesUsed())
+    world.theirs[SEATS[2]].flush()
+    world.turn()
+    assert world.told == ROUND
+    assert "certificates of 1 pki loaded" in capfd.readouterr().err
+
+
+def test_files_that_are_opened_too_late_are_closed_again(make_world, capfd, monkeypatch):
+    """A file system that hangs: nothing but the thread waits for it."""
+    opened, go = [], threading.Event()
+
+    def slow(*arguments):
+        go.wait(10)
+        opened.append(open_files(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(reload, "SILENCE", 0.05)
+    monkeypatch.setattr(reload, "open_files", slow)
     world = make_world(("a.test",))
     world.reload.begin()
-    while not (world.reload._exchange and world.reload._exchange.asked):
-        world.loop.turn()
-    world.loop.after(0.02, lambda: None)
-    said = ""
-    while "gives no answer" not in said:
-        world.loop.turn()
-        said = capfd.readouterr().err
-    assert "warn: crypto, dispatcher gives no answer: keys and certificates stay as they were" in said
+    lose_patience(world, lambda: world.told == DROPPED)
+    assert "the file system gives no answer" in capfd.readouterr().err and world.read == []
+    world.told.clear()
+    monkeypatch.setattr(reload, "SILENCE", 10.0)
+    go.set()
     world.turn()
-    assert world.used == SEATS and "gives no answer" not in capfd.readouterr().err
+    assert world.told == ROUND and len(opened) == 2
+    for descriptor in opened[0]:
+        with pytest.raises(OSError):
+            os.fstat(descriptor)
 
 
 def test_a_round_that_ends_while_it_stops_does_not_say_that_mail_is_taken(make_world):
@@ -247,7 +386,7 @@ def test_a_HUP_while_it_stops_does_nothing(make_world):
 def test_without_certificates_a_HUP_says_that_there_are_none(make_world, capfd):
     world = make_world(())
     world.hup()
-    assert "no keys and certificates" in capfd.readouterr().err and world.used == []
+    assert "no keys and certificates" in capfd.readouterr().err and world.told == []
 
 
 @pytest.mark.parametrize(
@@ -256,6 +395,8 @@ def test_without_certificates_a_HUP_says_that_there_are_none(make_world, capfd):
         (SEATS[0], KeyTaken("a.test", ONE, "")),
         (SEATS[1], CertificateTaken("a.test", ONE, "")),
         (SEATS[1], AuthoritiesTaken("clients", "")),
+        (SEATS[1], ContextsMade("", "")),
+        (SEATS[2], CertificatesUsed()),
     ],
 )
 def test_an_answer_that_nobody_asked_for_is_a_violation(make_world, seat, imsg):
@@ -316,5 +457,12 @@ def test_at_the_start_a_misfit_is_the_end_of_it_and_all_are_said(make_world):
     world = make_world()
     world.answers = {(SEATS[0], "a.test"): (OTHER, "")}
     os.unlink(world.place / "b.test.key")
-    with pytest.raises(CannotStart, match="pki a.test: the key is not.*\npki b.test: .*No such file"):
+    with pytest.raises(CannotStart, match="pki a.test: .*a.test.key: not the key of.*\npki b.test: .*No such file"):
+        start(world)
+
+
+def test_at_the_start_a_context_that_cannot_be_made_is_the_end_of_it(make_world):
+    world = make_world()
+    world.refused[SEATS[2]] = ContextsMade("b.test", "signed with SHA1")
+    with pytest.raises(CannotStart, match=r"^pki b.test: \S+/b.test.crt: signed with SHA1$"):
         start(world)

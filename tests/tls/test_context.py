@@ -12,12 +12,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from smtpd.tls.context import Authorities, Certificate, Unusable
+from smtpd.tls.context import Authorities, Certificate, ContextError, Unusable
 from smtpd.tls.library import get_context
 from smtpd.tls.link import Failed, Link
 from smtpd.tls.signing import SIGNERS
 from tests.tls.test_link import TLS12, TLS13
-from tests.tls.world import Client, authority, certify, chain, client_context, key, key_pem, listener, pem
+from tests.tls.world import Client, authority, by_sha1, certify, chain, client_context, key, key_pem, listener, pem
 
 THREE = {"mx.here.test": "rsa2048", "*.lists.test": "p256", "*": "p384"}
 
@@ -250,3 +250,62 @@ def test_a_connection_leaves_no_memory_behind(server):
     for _ in range(200):
         Client(context, server).shake()
     assert pages() - before < 200  # 4 KiB for each would be as many
+
+
+# -- certificates that OpenSSL does not show at its security level --------------------
+
+WEAK = "too weak for OpenSSL's security level"
+
+
+def weak_authority():
+    return certify(key("rsa1024"), "weak authority", authority=True)
+
+
+def below_weak_authority():
+    """Signed by it, without it."""
+    return certify(key("p256"), "mx.here.test", by=(weak_authority(), key("rsa1024")))
+
+
+@pytest.mark.parametrize(
+    "chain, fault",
+    [
+        (lambda: [by_sha1(key("p256"), "mx.here.test")], f"the certificate is signed with SHA1, which is {WEAK} 2"),
+        (
+            lambda: [below_weak_authority(), weak_authority()],
+            f"certificate 2 of 2, of an authority, has a key of 1024 bits, which is {WEAK} 2",
+        ),
+        (
+            lambda: [below_weak_authority(), by_sha1(key("rsa2048"), "above")],
+            f"certificate 2 of 2, of an authority, is signed with SHA1, which is {WEAK} 2",
+        ),
+    ],
+    ids=["leaf", "small authority", "authority"],
+)
+def test_a_certificate_that_is_too_weak_is_refused_with_its_pki(signatory, chain, fault):
+    good = pem(certify(key("p256"), "good.test", by=authority()))
+    with pytest.raises(ContextError) as refused:
+        listener(signatory.signer, {"good.test": good, "mx.here.test": pem(*chain())})
+    assert (refused.value.pki, str(refused.value)) == ("mx.here.test", fault)
+
+
+def test_what_a_listener_with_old_protocols_allows(signatory):
+    """And one whose administrator says so."""
+    weak = {"mx.here.test": pem(by_sha1(key("p256"), "mx.here.test"))}
+    for more in ({"protocols": ("TLSv1", "TLSv1.1", "TLSv1.2")}, {"ciphers": "HIGH:@SECLEVEL=0"}):
+        listener(signatory.signer, weak, **more)
+    with pytest.raises(ContextError, match=f"{WEAK} 1"):
+        listener(signatory.signer, weak, ciphers="HIGH:@SECLEVEL=1")
+
+
+def test_what_is_wrong_with_the_listener_is_blamed_on_no_certificate(signatory):
+    with pytest.raises(ContextError, match="no cipher in nonsense") as refused:
+        listener(signatory.signer, {"mx.here.test": chain("p256", "mx.here.test")}, ciphers="nonsense")
+    assert refused.value.pki == ""
+
+
+@pytest.mark.parametrize("versions", [TLS12, TLS13], ids=["TLSv1.2", "TLSv1.3"])
+def test_the_authorities_of_clients_are_not_shown_with_our_certificate(signatory, versions):
+    """Only what its file has.  One that is too weak to be shown would be the end of each handshake."""
+    authorities = pem(weak_authority(), certify(key("p256"), "another", authority=True))
+    server = listener(signatory.signer, {"mx.here.test": pem(below_weak_authority())}, authorities=authorities)
+    assert shown_to(server, "mx.here.test", versions) == "mx.here.test"

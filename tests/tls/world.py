@@ -15,9 +15,9 @@ from cryptography.x509.oid import NameOID
 from smtpd.config.model import Tls
 from smtpd.config.slice import TlsSlice
 from smtpd.crypto.desk import Desk
-from smtpd.crypto.key import PrivateKey
 from smtpd.tls.context import Authorities, Certificate, make_context
 from smtpd.tls.link import Link
+from smtpd.tls.private import PrivateKey
 from smtpd.tls.signing import SIGNERS, Signer
 
 KINDS = {
@@ -63,6 +63,27 @@ def certify(private, *names, by=None, authority=False, end=END, algorithm=None, 
         builder = builder.add_extension(extension, False)
     edwards = isinstance(issuer_key, ed25519.Ed25519PrivateKey)
     return builder.sign(issuer_key, None if edwards else algorithm or hashes.SHA256())
+
+
+class Encoded:
+    """A certificate for `pem`."""
+
+    def __init__(self, der):
+        self._der = der
+
+    def public_bytes(self, _encoding):
+        return ssl.DER_cert_to_PEM_cert(self._der).encode()
+
+
+def by_sha1(private, *names, **more):
+    """A certificate that says it was signed by RSA with SHA-1, which this library does no more.  The signature does not
+    hold; OpenSSL looks at its strength first."""
+    signer = key("rsa2048", "authority by SHA-1")
+    issuer = certify(signer, "authority by SHA-1", authority=True), signer
+    der = certify(private, *names, by=issuer, **more).public_bytes(serialization.Encoding.DER)
+    sha256_with_rsa, sha1_with_rsa = bytes.fromhex("2a864886f70d01010b"), bytes.fromhex("2a864886f70d010105")
+    assert der.count(sha256_with_rsa) == 2
+    return Encoded(der.replace(sha256_with_rsa, sha1_with_rsa))
 
 
 def pem(*certificates):

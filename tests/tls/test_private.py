@@ -8,8 +8,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 
-from smtpd.crypto.key import LARGEST_FILE, PrivateKey
 from smtpd.tls.library import Unusable
+from smtpd.tls.private import LARGEST_FILE, PrivateKey
 from smtpd.tls.signing import Operation
 from tests.crypto.test_request import DIGEST_INFO, pss_block
 from tests.tls.world import chain, key, key_pem, private_key
