@@ -659,6 +659,15 @@ class EnvelopesTried:
     held: list[EnvelopeId]
 
 
+@imsg("queue -> scheduler")
+class EnvelopeReplaced:
+    """Others stand in the place of one that was in flight, as its user has changed the .forward; none, when others of
+    the message have all that the user wants, or an administrator has removed it."""
+
+    envelope: EnvelopeId
+    schedules: list[Schedule]
+
+
 @imsg("scheduler -> queue", limit=256 * 1024)
 class PostponeEnvelopes:
     """When to try the deferred ones again, or, told by an administrator, others."""
@@ -926,7 +935,7 @@ class EnvelopesSuspended:
 
 @imsg("scheduler -> queue", limit=128 * 1024)
 class DeleteEnvelopes:
-    """Removed by an administrator; none of them is under way."""
+    """Removed by an administrator.  The result of one that is in flight is still expected."""
 
     envelopes: list[EnvelopeId]
 

@@ -8,7 +8,7 @@
                                   (Postpone, Expire) is written
     failed, a loop, damaged,      held, with the reason              held, when that is durable
     nobody to deliver it
-    stale                         others in its place                delivered, and the others submitted
+    stale                         others in its place                replaced by the others, when that is durable
 
 An envelope of another run of the daemon, or one whose last agent was lost with it, is perhaps delivered: its agent
 looks first, and so do those of all later tries, as an agent may fail before it can look.  The first try of one of
@@ -26,8 +26,16 @@ from functools import partial
 from itertools import batched
 from typing import Any
 
-from smtpd.envelope import Duty, Schedule, envelope_text
-from smtpd.imsg import DeleteEnvelopes, EnvelopesDue, EnvelopesTried, ExpireEnvelopes, MarkSuspended, PostponeEnvelopes
+from smtpd.envelope import Duty, envelope_text
+from smtpd.imsg import (
+    DeleteEnvelopes,
+    EnvelopeReplaced,
+    EnvelopesDue,
+    EnvelopesTried,
+    ExpireEnvelopes,
+    MarkSuspended,
+    PostponeEnvelopes,
+)
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log, visible
 from smtpd.queue import report, terms
@@ -54,7 +62,7 @@ TOLD = 4096  # results in one imsg
 
 
 class Deliveries:
-    """All tries under way.  `submitted` gets the schedules of envelopes that take the place of others."""
+    """All tries under way."""
 
     def __init__(
         self,
@@ -64,15 +72,14 @@ class Deliveries:
         roster: Roster,
         renewals: Renewals,
         scheduler: Channel,
-        submitted: Callable[[list[Schedule]], None],
         statistics: Counter[str],
         now: Callable[[], float] = time.time,
     ):
         self.loop, self.disk, self.renewals = loop, disk, renewals
         self._agents, self._roster = agents, roster
-        self._scheduler, self._submitted, self._statistics, self._now = scheduler, submitted, statistics, now
+        self._scheduler, self._statistics, self._now = scheduler, statistics, now
         self._calm_at = loop.time() + CALM
-        self._flights: set[int] = set()
+        self._flights: dict[int, Flight | None] = {}  # None: its row is being read
         self._ended: dict[int, Ended] = {}  # told as deferred; the scheduler's answer is on its way
         self._told = EnvelopesTried([], [], [])
         self._telling = False
@@ -93,7 +100,7 @@ class Deliveries:
         for id in imsg.envelopes:
             if id in self._flights:
                 raise Violation(f"the scheduler wants envelope {envelope_text(id)} tried twice at a time")
-            self._flights.add(id)
+            self._flights[id] = None
             envelope = self.disk.cache.maybe_envelope(id)
             if envelope is None:
                 unknown.append(id)
@@ -154,18 +161,20 @@ class Deliveries:
             self.held(id)
 
     def _take_off(self, envelope: Envelope) -> None:
+        flight = self._flights[envelope.id] = Flight(self, envelope)
         if terms.is_overdue(envelope.terms, self.now()):
-            Flight(self, envelope).held(f"{terms.OVERDUE}: {envelope.error}" if envelope.error else terms.OVERDUE)
+            flight.held(f"{terms.OVERDUE}: {envelope.error}" if envelope.error else terms.OVERDUE)
             return
         if envelope.recipient.duty is Duty.DISCARD:
-            Flight(self, envelope).discard()
+            flight.discard()
             return
         try:
             key = self._roster.get_key(envelope.recipient)
         except NoAgent as nobody:
-            Flight(self, envelope).held(str(nobody))
+            flight.held(str(nobody))
         else:
-            self._give(key, Flight(self, envelope, self._roster.terms(key).deadline))
+            flight.deadline = self._roster.terms(key).deadline
+            self._give(key, flight)
 
     def _give(self, key: Key, flight: Flight) -> None:
         wait = self._calm_at - self.loop.time()
@@ -187,8 +196,13 @@ class Deliveries:
     def held(self, id: int) -> None:
         self._tell(id, self._told.held)
 
+    def replaced(self, id: int, envelopes: list[Envelope]) -> None:
+        del self._flights[id]
+        schedules = [envelope.schedule(self._roster.lane_of(envelope.recipient)) for envelope in envelopes]
+        self._scheduler.send(EnvelopeReplaced(id, schedules))
+
     def _tell(self, id: int, result: list[int]) -> None:
-        self._flights.remove(id)
+        del self._flights[id]
         result.append(id)
         if not self._telling:
             self._telling = True
@@ -207,9 +221,6 @@ class Deliveries:
             self._scheduler.send(EnvelopesTried([], [*ids], []))
         for ids in batched(told.held, TOLD):
             self._scheduler.send(EnvelopesTried([], [], [*ids]))
-
-    def submit(self, envelopes: list[Envelope]) -> None:
-        self._submitted([envelope.schedule(self._roster.lane_of(envelope.recipient)) for envelope in envelopes])
 
     # -- what the scheduler makes of it, and what an administrator wants --------------------------------------------
 
@@ -260,6 +271,9 @@ class Deliveries:
                 log_end(row)
         for id in page:
             self._ended.pop(id, None)
+            flight = self._flights.get(id)
+            if flight is not None:
+                flight.removed = True
             self._change(Remove(id))
 
     def _change(self, change: Postpone | Reschedule | Hold | Suspend | Remove) -> None:

@@ -51,7 +51,7 @@ class Tower(Protocol):
     def delivered(self, id: int) -> None: ...
     def deferred(self, id: int, ended: Ended) -> None: ...
     def held(self, id: int) -> None: ...
-    def submit(self, envelopes: list[Envelope]) -> None: ...
+    def replaced(self, id: int, envelopes: list[Envelope]) -> None: ...
 
 
 def at_its_own_cost(step: Callable[..., None]) -> Callable[..., None]:
@@ -74,10 +74,10 @@ class Flight:
 
     waits_until = math.inf
 
-    def __init__(self, tower: Tower, envelope: Envelope, deadline: float = math.inf):
+    def __init__(self, tower: Tower, envelope: Envelope):
         self.number = envelope.id
         self.priority = envelope.terms.priority
-        self.deadline = deadline
+        self.deadline = math.inf  # that of the agent's line
         self.envelope = envelope
         self._tower = tower
         self._disk = tower.disk
@@ -85,6 +85,7 @@ class Flight:
         self._session = self._lock = 0
         self._counted = False
         self.over = False
+        self.removed = False  # by an administrator: not begun any more
         # It may be what has brought us down.  In its line only: whose agent is silent keeps nobody else waiting.
         self.alone = self._is_of_another_run and envelope.troubles > 0
 
@@ -122,7 +123,9 @@ class Flight:
 
     @at_its_own_cost
     def _found(self, ready: Ready, message: Message | None, error: BaseException | None) -> None:
-        if isinstance(error, Damaged) or (message is None and error is None):
+        if self.removed:
+            self._stop(ready, self._forget)
+        elif isinstance(error, Damaged) or (message is None and error is None):
             self._stop(ready, partial(self.held, str(error or "the content is missing")))
         elif error is not None or message is None:
             self._stop(ready, partial(self.failed, f"the queue cannot be read: {error}"))
@@ -133,7 +136,9 @@ class Flight:
 
     @at_its_own_cost
     def _opened(self, ready: Ready, message: Message, descriptor: int | None, error: BaseException | None) -> None:
-        if isinstance(error, Damaged):
+        if self.removed and error is not None:
+            self._stop(ready, self._forget)
+        elif isinstance(error, Damaged):
             self._stop(ready, partial(self.held, str(error)))
         elif error is not None:
             self._stop(ready, partial(self.failed, f"the spool cannot be read: {error}"))
@@ -210,6 +215,11 @@ class Flight:
         troubles = self.envelope.troubles if self._is_of_another_run else 0
         self._defer(Ended(self._tower.now(), reason, sent or self.perhaps_delivered, troubles))
 
+    def _forget(self) -> None:
+        """Its row is gone already."""
+        self.over = True
+        self._tower.delivered(self.number)
+
     def held(self, reason: str) -> None:
         """Without an agent's word, but for good."""
         self._log(Outcome.FAILED, f"Error ({reason})")
@@ -284,5 +294,4 @@ class Flight:
         self.over = True
         self._disk.cache.forget(self.number)
         log.info(f"envelope {envelope_text(self.number)} expanded again: {len(successors)} in its place")
-        self._tower.submit(successors)
-        self._tower.delivered(self.number)
+        self._tower.replaced(self.number, successors)

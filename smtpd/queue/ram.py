@@ -16,6 +16,7 @@ from smtpd.queue.store import (
     changed,
     expanded_keys,
     recipient_key,
+    successors,
 )
 
 
@@ -68,8 +69,8 @@ class RAMStore:
         ids = [envelope.id for envelope in change.envelopes]
         if self._envelopes.keys() & set(ids) or len(set(ids)) < len(ids):
             raise ValueError(f"envelope {change.envelope:016x} cannot become {ids}")
-        del self._envelopes[change.envelope]
-        self._envelopes.update(zip(ids, change.envelopes, strict=True))
+        before = self._envelopes.pop(change.envelope)
+        self._envelopes.update(zip(ids, successors(change, suspended=before.suspended), strict=True))
         expanded = self._expanded.setdefault(message_of(change.envelope), {})
         expanded.pop(change.undelivered, None)
         expanded.update((recipient_key(new.recipient), change.renewer) for new in change.envelopes)

@@ -21,11 +21,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from smtpd.envelope import COUNTER_MAX, Recipient, first_envelope, message_of
+from smtpd.envelope import COUNTER_MAX, Recipient, envelope_text, first_envelope, message_of
 from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded, ExpandEnvelope
+from smtpd.ipc.log import log
 from smtpd.ipc.question import Questions
 from smtpd.queue.disk import Disk
-from smtpd.queue.store import Envelope, Remove, Replace, recipient_key, untried
+from smtpd.queue.store import Envelope, Remove, Replace, Unreadable, recipient_key, untried
 
 QUESTIONS = 64  # to lookup, at a time
 NEW_MAX = 100  # envelopes that one user's share of a message may become, as many as at its first expansion
@@ -55,8 +56,9 @@ class Renewals:
     def replace(self, envelope: Envelope, recipients: Sequence[Recipient], replaced: Replaced) -> None:
         """Put what is new of `recipients` in the place of `envelope`, which goes.
 
-        `replaced(successors, None)` when that is durable; there are none when others have it all.  `replaced(None,
-        error)` when nothing has changed; TooMany is one such error.
+        `replaced(successors, None)` when that is durable, as they stand on the disk; there are none when others have it
+        all, or an administrator has removed the envelope.  `replaced(None, error)` when nothing has changed; TooMany is
+        one such error.
         """
         waiting = self._waiting.setdefault(message_of(envelope.id), deque())
         waiting.append(partial(self._look, envelope, recipients, replaced))
@@ -102,7 +104,32 @@ class Renewals:
     def _changed(
         self, envelope: Envelope, successors: list[Envelope], replaced: Replaced, error: Exception | None
     ) -> None:
-        self._end(envelope, partial(replaced, None if error else successors), error)
+        if error is not None or not successors:
+            self._end(envelope, partial(replaced, None if error else []), error)
+        else:
+            made = partial(self._made, envelope, successors, replaced)
+            self._disk.load([successor.id for successor in successors], made)
+
+    def _made(
+        self,
+        envelope: Envelope,
+        successors: list[Envelope],
+        replaced: Replaced,
+        rows: list[Envelope | Unreadable] | None,
+        error: BaseException | None,
+    ) -> None:
+        """What an administrator wanted of the envelope may have changed them, or kept them from being made.  One that
+        cannot be read is told as it was to be: its first try sets it aside."""
+        if rows is None:
+            log.warn(f"envelopes in the place of {envelope_text(envelope.id)} cannot be read: {error}")
+        else:
+            found = {row.id: row for row in rows}
+            successors = [
+                row if isinstance(row := found[planned.id], Envelope) else planned
+                for planned in successors
+                if planned.id in found
+            ]
+        self._end(envelope, partial(replaced, successors), None)
 
     def _end(self, envelope: Envelope, replaced: Callable[[Exception | None], None], error: Exception | None) -> None:
         message = message_of(envelope.id)

@@ -46,6 +46,7 @@ from smtpd.queue.store import (
     Unreadable,
     expanded_keys,
     recipient_key,
+    successors,
 )
 
 ROWS = 64  # of one INSERT at the most
@@ -179,9 +180,18 @@ class SQLiteStore:
 
     def _apply(self, changes: Sequence[Change]) -> list[int]:
         """Many of a kind with few statements; what may concern one envelope more than once stays in its order."""
-        adds = [change for change in changes if isinstance(change, Add)]
-        removes = [change for change in changes if isinstance(change, Remove)]
-        others = [change for change in changes if not isinstance(change, Add | Remove)]
+        adds: list[Add] = []
+        removes: list[Remove] = []
+        others: list[Change] = []
+        removed: set[int] = set()  # what comes behind the removal of its envelope does nothing
+        for change in changes:
+            if isinstance(change, Add):
+                adds.append(change)
+            elif isinstance(change, Remove):
+                removes.append(change)
+                removed.add(change.envelope)
+            elif change.envelope not in removed:
+                others.append(change)
         if adds:
             self._add(adds)
         for kind, same in groupby(others, type):
@@ -232,10 +242,14 @@ class SQLiteStore:
 
     def _replace(self, changes: list[Replace]) -> None:
         for change in changes:
-            if not self._writer.execute("DELETE FROM envelope WHERE id = ?", (change.envelope,)).rowcount:
+            sql = "SELECT suspended FROM envelope WHERE id = ?"
+            before = self._writer.execute(sql, (change.envelope,)).fetchall()
+            if not before:
                 continue
+            self._writer.execute("DELETE FROM envelope WHERE id = ?", (change.envelope,))
             message = message_of(change.envelope)
-            self._insert("envelope", len(COLUMNS), [row_of(envelope) for envelope in change.envelopes])
+            made = successors(change, suspended=bool(before[0][0]))
+            self._insert("envelope", len(COLUMNS), [row_of(envelope) for envelope in made])
             self._writer.execute(_FORGET_RECIPIENT, (message, change.undelivered))
             self._writer.executemany(
                 "INSERT OR REPLACE INTO expanded VALUES (?, ?, ?)",
@@ -268,10 +282,11 @@ class SQLiteStore:
         messages = _json({message_of(remove.envelope) for remove in removes})
         sql = f"SELECT id FROM message WHERE id IN {_LISTED} AND content IS NULL"
         spooled = [row[0] for row in self._writer.execute(sql, (messages,))]
-        envelopes = _json(remove.envelope for remove in removes)
-        self._writer.execute(f"DELETE FROM envelope WHERE id IN {_LISTED}", (envelopes,))
-        undelivered = [(message_of(remove.envelope), remove.undelivered) for remove in removes if remove.undelivered]
-        self._writer.executemany(_FORGET_RECIPIENT, undelivered)
+        plain = _json(remove.envelope for remove in removes if not remove.undelivered)
+        self._writer.execute(f"DELETE FROM envelope WHERE id IN {_LISTED}", (plain,))
+        for remove in removes:
+            if remove.undelivered:
+                self._remove_undelivered(remove)
         self._writer.execute(
             f"DELETE FROM message WHERE id IN {_LISTED}"
             f" AND NOT EXISTS (SELECT 1 FROM envelope WHERE envelope.id {_ENVELOPES_OF})"
@@ -289,6 +304,10 @@ class SQLiteStore:
         sql = f"SELECT id FROM message WHERE id IN {_LISTED}"
         left = {row[0] for row in self._writer.execute(sql, (_json(spooled),))}
         return [message for message in spooled if message not in left]
+
+    def _remove_undelivered(self, remove: Remove) -> None:
+        if self._writer.execute("DELETE FROM envelope WHERE id = ?", (remove.envelope,)).rowcount:
+            self._writer.execute(_FORGET_RECIPIENT, (message_of(remove.envelope), remove.undelivered))
 
     # -- housekeeping -------------------------------------------------------------------------------------------------
 

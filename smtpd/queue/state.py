@@ -57,9 +57,7 @@ class Queue:
         self.forwards = Forwards(self.agents, clock or loop.time)
         self.servers = Servers(self.agents, roster, clock or loop.time)
         renewals = Renewals(self.to_lookup, self.disk)
-        self.deliveries = Deliveries(
-            loop, self.disk, self.agents, roster, renewals, scheduler, self.submit, self.statistics
-        )
+        self.deliveries = Deliveries(loop, self.disk, self.agents, roster, renewals, scheduler, self.statistics)
         reservations = Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX))
         lifetimes = {action.name: action.lifetime for action in configuration.actions}
         self.incoming = Incoming(loop, self.disk, reservations, lifetimes, roster.lane_of, self.submit)

@@ -134,7 +134,8 @@ class Remove(msgspec.Struct, frozen=True, gc=False):
     """Delivered, or removed by an administrator.  A message goes with its last envelope.
 
     `undelivered` is the recipient_key of an envelope that goes without having been delivered, as the user wants
-    something else in its place that the message's other envelopes are or were for.
+    something else in its place that the message's other envelopes are or were for.  It is not `expanded` any more then,
+    unless an administrator has removed the envelope before.
     """
 
     envelope: int
@@ -175,8 +176,11 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
 
 
 class Replace(msgspec.Struct, frozen=True, gc=False):
-    """Others of the same message take the place of an envelope that was not delivered, at least one; nothing when it is
-    gone already."""
+    """Others of the same message take the place of an envelope that was not delivered, at least one.
+
+    What an administrator wanted of the envelope goes for them, too, up to this change and also in the same transaction:
+    they are suspended when it is, and not made when it is gone.
+    """
 
     envelope: int
     undelivered: bytes  # its recipient_key
@@ -235,6 +239,11 @@ def changed(envelope: Envelope, change: Change, run: int) -> Envelope:
         case Suspend(_, suspended):
             return replace(envelope, suspended=suspended)
     raise TypeError(type(change).__name__)
+
+
+def successors(change: Replace, *, suspended: bool) -> list[Envelope]:
+    """The rows that `change` makes, of an envelope that is suspended or not."""
+    return [replace(envelope, suspended=suspended) for envelope in change.envelopes]
 
 
 def expanded_keys(add: Add) -> list[bytes]:

@@ -10,7 +10,7 @@ them.  After a start, an order waits until the scan has found what is in its ran
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from smtpd.imsg import (
@@ -47,6 +47,12 @@ class Orders:
     def add(self, order: Order) -> None:
         self._orders.append(order)
 
+    def replaced(self, successors: list[int]) -> None:
+        """The order under way does not miss those in its range: it may not have come to the one that they replace."""
+        if self._ids is not None:
+            order = self._orders[0]
+            self._ids = chain(self._ids, [id for id in successors if order.first <= id <= order.last])
+
     @property
     def ready(self) -> bool:
         """There is something to do in the next turn."""
@@ -77,8 +83,8 @@ class Orders:
                 changed = self._policy.suspend(ids, order.suspended)
                 count, tell = len(changed), MarkSuspended(changed, order.suspended)
             case RemoveEnvelopes():
-                count, changed = self._policy.remove(ids)
-                tell = DeleteEnvelopes(changed)
+                changed = self._policy.remove(ids)
+                count, tell = len(changed), DeleteEnvelopes(changed)
         self._count += count
         if changed:
             self._to_queue(tell)

@@ -25,6 +25,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
@@ -50,11 +52,13 @@ TRANSITIONS: dict[State, set[State]] = {
 
 @dataclass
 class Aftermath:
-    """What queue has to be told about envelopes that were tried."""
+    """What queue has to be told about envelopes that were tried, or stand in the place of one that was."""
 
     postponed: list[tuple[int, int]] = field(default_factory=list)  # envelope, next try
     expired: list[int] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)  # as an administrator wished while they were in flight
+    suspended: list[int] = field(default_factory=list)  # likewise, and queue does not know
+    resumed: list[int] = field(default_factory=list)
 
 
 class Policy:
@@ -116,6 +120,21 @@ class Policy:
             envelope = self._land(id, "permfail")
             if not self._is_removed(envelope, aftermath):
                 self._enter(envelope, State.HELD)
+        return aftermath
+
+    def replaced(self, id: int, schedules: Iterable[Schedule], now: int, ahead: int = 0) -> Aftermath:
+        """Others, with times as for `submit`, stand in the place of one that was in flight.  What an administrator
+        wanted of that one while queue replaced it goes for them.  Raises Violation when it was not in flight."""
+        before = self._land(id, "replaced")
+        self._forget(before)
+        aftermath = Aftermath()
+        for schedule in schedules:
+            if before.removed:
+                aftermath.removed.append(schedule.envelope)
+                continue
+            if schedule.suspended is not before.suspended:
+                (aftermath.suspended if before.suspended else aftermath.resumed).append(schedule.envelope)
+            self.submit(msgspec.structs.replace(schedule, suspended=before.suspended), now, ahead)
         return aftermath
 
     def _land(self, id: int, result: str) -> Envelope:
@@ -222,21 +241,21 @@ class Policy:
                 changed.append(envelope.id)
         return count, changed
 
-    def remove(self, ids: Iterable[int]) -> tuple[int, list[int]]:
-        """Forget these.  Returns how many, and those that queue may delete now; the others are still in flight."""
-        count, gone = 0, []
+    def remove(self, ids: Iterable[int]) -> list[int]:
+        """Returns those that queue is to delete now.  One that is in flight is known until its result comes."""
+        gone = []
         for envelope in self._known(ids):
-            if envelope.state is not State.INFLIGHT:
-                self._give_places(envelope)
-                self._forget(envelope)
-                gone.append(envelope.id)
-                count += 1
-            elif not envelope.removed:
+            if envelope.removed:
+                continue
+            if envelope.state is State.INFLIGHT:
                 envelope.removed = True
                 self.shelf.put(envelope)
-                count += 1
-        self.statistics["scheduler.envelope.removed"] += count
-        return count, gone
+            else:
+                self._give_places(envelope)
+                self._forget(envelope)
+            gone.append(envelope.id)
+        self.statistics["scheduler.envelope.removed"] += len(gone)
+        return gone
 
     def suspend(self, ids: Iterable[int], suspended: bool) -> list[int]:
         """Start no try of these, or start them again.  Returns those for which that is new."""

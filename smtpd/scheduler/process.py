@@ -1,6 +1,7 @@
 """scheduler -- knows when to try what again.
 
-    queue --EnvelopesSubmitted, EnvelopesTried--> scheduler --EnvelopesDue, PostponeEnvelopes, ExpireEnvelopes--> queue
+    queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced--> scheduler
+    scheduler --EnvelopesDue, PostponeEnvelopes, ExpireEnvelopes, DeleteEnvelopes, MarkSuspended--> queue
     control --ScheduleEnvelopes, RemoveEnvelopes, SuspendEnvelopes, PauseDeliveries--> scheduler
 
 SECURITY
@@ -15,6 +16,7 @@ from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import Kind
 from smtpd.imsg import (
     Begin,
+    EnvelopeReplaced,
     EnvelopesScanned,
     EnvelopesSubmitted,
     EnvelopesTried,
@@ -65,6 +67,8 @@ def from_queue(scheduler, channel, imsg, descriptor):
             scheduler.take_scanned(imsg)
         case EnvelopesTried():
             scheduler.take_results(imsg)
+        case EnvelopeReplaced():
+            scheduler.take_replaced(imsg)
         case _:
             unexpected("queue", imsg)
 

@@ -9,11 +9,13 @@ from smtpd.config.slice import SchedulerSlice
 from smtpd.imsg import (
     DeleteEnvelopes,
     DeliveriesPaused,
+    EnvelopeReplaced,
     EnvelopesDue,
     EnvelopesScanned,
     EnvelopesSubmitted,
     EnvelopesTried,
     ExpireEnvelopes,
+    MarkSuspended,
     PauseDeliveries,
     PostponeEnvelopes,
     ReportStatistics,
@@ -80,6 +82,17 @@ class Scheduler:
             self.queue.send(ExpireEnvelopes(aftermath.expired))
         if aftermath.removed:
             self.queue.send(DeleteEnvelopes(aftermath.removed))
+        self._turn_soon()
+
+    def take_replaced(self, imsg: EnvelopeReplaced) -> None:
+        aftermath = self.policy.replaced(imsg.envelope, imsg.schedules, self.clock.now(), self.clock.ahead())
+        if aftermath.removed:
+            self.queue.send(DeleteEnvelopes(aftermath.removed))
+        if aftermath.suspended:
+            self.queue.send(MarkSuspended(aftermath.suspended, True))
+        if aftermath.resumed:
+            self.queue.send(MarkSuspended(aftermath.resumed, False))
+        self.orders.replaced([schedule.envelope for schedule in imsg.schedules])
         self._turn_soon()
 
     # -- time ----------------------------------------------------------------------------

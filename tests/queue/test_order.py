@@ -13,9 +13,9 @@ from smtpd.imsg import (
     AddEnvelopes,
     DeleteEnvelopes,
     EnvelopeExpanded,
+    EnvelopeReplaced,
     EnvelopesScanned,
     EnvelopesSubmitted,
-    EnvelopesTried,
     ExpandEnvelope,
     ExpireEnvelopes,
     LockMailbox,
@@ -272,11 +272,10 @@ def test_what_replaces_an_envelope_is_there_in_the_commit_that_removes_it(house,
     house.answer(agent, house.receive(agent), Outcome.STALE)
     asked = house.hear("lookup", ExpandEnvelope)
     house.say("lookup", EnvelopeExpanded(asked.request, [command(text="new"), recipient()]))
-    house.hear("scheduler", EnvelopesSubmitted)
-    house.hear("scheduler", EnvelopesTried)
+    house.hear("scheduler", EnvelopeReplaced)
     replaced = "commit delete envelope, insert envelope, delete expanded, insert expanded"
-    recorder.in_order("queue tells lookup: ExpandEnvelope", "begin", replaced, TOLD)
-    recorder.in_order(replaced, "queue tells scheduler: EnvelopesSubmitted")
+    told = "queue tells scheduler: EnvelopeReplaced"
+    recorder.in_order("queue tells lookup: ExpandEnvelope", "begin", replaced, told)
 
 
 # -- across a start --------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from smtpd.imsg import (
     EndAgent,
     EnvelopeExpanded,
     EnvelopeNotExpanded,
-    EnvelopesSubmitted,
+    EnvelopeReplaced,
     EnvelopesTried,
     ExpandEnvelope,
+    MarkSuspended,
     PostponeEnvelopes,
 )
 from smtpd.ipc.channel import Violation
@@ -19,9 +20,10 @@ from smtpd.queue import commit, process, renewal
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.renewal import NEW_MAX, UPPER_HALF
 from smtpd.queue.roster import Roster
-from smtpd.queue.store import Full, Replace
+from smtpd.queue.sqlite import SQLiteStore
+from smtpd.queue.store import Full, Remove, Replace, Suspend
 from tests.queue.conftest import CONTENT, ORIGIN, command, configuration, recipient
-from tests.queue.fault import Faulty, refuse
+from tests.queue.fault import Faulty, broken, refuse
 
 
 def stale(house, agent):
@@ -39,8 +41,9 @@ def of_bob(recipient):
     return replace(recipient, recipient="bob@here.test")
 
 
-def submitted(house):
-    return house.hear("scheduler", EnvelopesSubmitted).schedules
+def replaced(house):
+    """What the scheduler is told to stand in the place of the stale envelope."""
+    return house.hear("scheduler", EnvelopeReplaced).schedules
 
 
 def rows(house):
@@ -63,8 +66,7 @@ def test_new_envelopes_take_the_place_of_the_old_one(house, agent):
     (before,) = rows(house)
     wanted = [command("bob", "new"), recipient("amy")]
     expanded(house, stale(house, agent), *wanted)
-    schedules = submitted(house)
-    assert house.tried() == ([house.envelope], [], [])
+    schedules = replaced(house)
     after = rows(house)
     assert {row.recipient for row in after} == set(wanted)
     assert {schedule.envelope for schedule in schedules} == {row.id for row in after}
@@ -78,8 +80,7 @@ def test_new_envelopes_take_the_place_of_the_old_one(house, agent):
 
 def test_new_envelopes_are_delivered_as_any_other(house, agent):
     expanded(house, stale(house, agent), recipient("amy"))
-    (schedule,) = submitted(house)
-    house.tried()
+    (schedule,) = replaced(house)
     house.due(schedule.envelope)
     asked, amys = house.start_agent(2)
     assert asked.user == "amy"
@@ -99,7 +100,7 @@ def test_no_new_envelope_has_an_id_that_one_of_its_message_ever_had(house):
             bobs = agent
     house.tried()
     expanded(house, stale(house, bobs), of_bob(recipient("amy")))
-    (schedule,) = submitted(house)
+    (schedule,) = replaced(house)
     assert schedule.envelope not in envelopes
     assert schedule.envelope & 0xFFFFFFFF >= UPPER_HALF
 
@@ -110,7 +111,8 @@ def test_two_stale_commands_of_a_mail_become_what_the_user_wants_once(house):
     for _ in range(2):
         expanded(house, stale(house, agent), command("bob", "new"))
     house.until(lambda: [row.recipient for row in rows(house)] == [command("bob", "new")])
-    assert len(submitted(house)) == 1
+    assert len(replaced(house)) == 1
+    assert replaced(house) == []
 
 
 def test_what_others_of_the_forward_were_for_is_not_made_again(house):
@@ -125,8 +127,7 @@ def test_what_others_of_the_forward_were_for_is_not_made_again(house):
     assert house.tried() == ([mailbox], [], [])
     for text in ("newer", "newest"):
         expanded(house, stale(house, commands), recipient("bob"), command("bob", text))
-        (schedule,) = submitted(house)
-        house.tried()
+        (schedule,) = replaced(house)
         assert [row.recipient for row in rows(house)] == [command("bob", text)]
         house.due(schedule.envelope)
 
@@ -136,8 +137,7 @@ def test_a_command_that_is_put_back_is_run(house, agent):
     wanted = ["Y", "X", "Y", "X"]
     for text in wanted:
         expanded(house, stale(house, agent), command("bob", text))
-        (schedule,) = submitted(house)
-        house.tried()
+        (schedule,) = replaced(house)
         house.due(schedule.envelope)
     assert house.deliver(agent).digest == command("bob", "X").digest
     assert house.tried() == ([schedule.envelope], [], [])
@@ -151,10 +151,10 @@ def test_a_command_that_nobody_has_run_is_not_taken_for_run(house):
     first, second = house.receive(agent), house.receive(agent)
     house.answer(agent, first, Outcome.STALE, "")
     expanded(house, house.hear("lookup", ExpandEnvelope), command("bob", "two"))
-    house.tried()
+    assert replaced(house) == []
     house.answer(agent, second, Outcome.STALE, "")
     expanded(house, house.hear("lookup", ExpandEnvelope), command("bob", "one"))
-    submitted(house)
+    replaced(house)
     assert [row.recipient for row in rows(house)] == [command("bob", "one")]
 
 
@@ -190,8 +190,7 @@ def test_a_forward_that_changes_all_the_time_makes_no_flood_of_one_mail(house):
     _, agent = house.start_agent()
     first = [command("bob", f"first {n}") for n in range(NEW_MAX)]
     expanded(house, stale(house, agent), *first)
-    schedules = submitted(house)
-    house.tried()
+    schedules = replaced(house)
     house.due(schedules[0].envelope)
     expanded(house, stale(house, agent), *(command("bob", f"second {n}") for n in range(NEW_MAX)))
     assert len(house.tried()[1]) == 1
@@ -202,8 +201,7 @@ def test_one_that_is_stale_each_time_is_not_asked_about_without_end(house, agent
     """Each try finds another line, or a lookup makes one up."""
     for number in range(NEW_MAX):
         expanded(house, stale(house, agent), command("bob", f"new {number}"))
-        (schedule,) = submitted(house)
-        house.tried()
+        (schedule,) = replaced(house)
         house.due(schedule.envelope)
     expanded(house, stale(house, agent), command("bob", "one more"))
     assert len(house.tried()[1]) == 1
@@ -216,8 +214,7 @@ def test_nor_does_one_that_names_other_users_each_time(house):
     _, agent = house.start_agent()
     first = [command("bob", "new"), *(of_bob(recipient(f"first{n}")) for n in range(NEW_MAX - 1))]
     expanded(house, stale(house, agent), *first)
-    schedules = submitted(house)
-    house.tried()
+    schedules = replaced(house)
     house.due(schedules[0].envelope)
     expanded(house, stale(house, agent), *(of_bob(recipient(f"second{n}")) for n in range(NEW_MAX)))
     assert len(house.tried()[1]) == 1
@@ -266,8 +263,7 @@ def test_old_and_new_change_place_in_one_commit(make_house, monkeypatch):
     assert [row.id for row in rows(house)] == [envelope]
     assert not house.mail["scheduler"]
     house.queue.disk.store.faults.clear()
-    assert len(submitted(house)) == 2
-    assert house.tried() == ([envelope], [], [])
+    assert len(replaced(house)) == 2
     (changes,) = [c for (c,) in house.queue.disk.store.called("apply") if any(isinstance(one, Replace) for one in c)]
     assert len(changes) == 1
 
@@ -289,14 +285,87 @@ def test_new_envelopes_that_cannot_be_stored_leave_the_old_one_for_another_try(m
     assert "ValueError" in capfd.readouterr().err
 
 
+# -- what an administrator wants meanwhile ----------------------------------------------------------------------------
+
+
 def test_an_envelope_that_was_removed_meanwhile_has_no_successor(house, agent):
     asked = stale(house, agent)
     house.say("scheduler", DeleteEnvelopes([house.envelope]))
     house.until(lambda: not rows(house))
     expanded(house, asked, recipient("amy"))
-    assert house.hear("scheduler", EnvelopesSubmitted)
-    assert house.hear("scheduler", EnvelopesTried).delivered == [house.envelope]
+    assert replaced(house) == []
     assert rows(house) == []
+
+
+@pytest.mark.parametrize("suspended", [True, False])
+def test_a_suspended_envelope_has_suspended_successors(house, agent, suspended):
+    asked = stale(house, agent)
+    house.say("scheduler", MarkSuspended([house.envelope], True))
+    house.say("scheduler", MarkSuspended([house.envelope], suspended))
+    house.until(lambda: house.queue.disk.commits.idle and rows(house)[0].suspended is suspended)
+    expanded(house, asked, recipient("amy"), command("bob", "new"))
+    assert [schedule.suspended for schedule in replaced(house)] == [suspended, suspended]
+    assert [row.suspended for row in rows(house)] == [suspended, suspended]
+
+
+@pytest.mark.parametrize("first", ["wish", "successors"])
+@pytest.mark.parametrize("wish", ["remove", "suspend"])
+def test_what_an_administrator_wants_while_the_disk_is_full(make_house, tmp_path, monkeypatch, wish, first):
+    """The wish and the replacement are committed in one transaction, in the order in which they came."""
+    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    house = make_house(Faulty(SQLiteStore(str(tmp_path))))
+    (envelope,) = house.take_off(command("bob", "old"))
+    _, agent = house.start_agent()
+    asked = stale(house, agent)
+    house.queue.disk.store.faults["apply"] = refuse(Full)
+    wanted = DeleteEnvelopes([envelope]) if wish == "remove" else MarkSuspended([envelope], True)
+    kind = Remove if wish == "remove" else Suspend
+    steps = [
+        (lambda: house.say("scheduler", wanted), kind),
+        (lambda: expanded(house, asked, recipient("amy")), Replace),
+    ]
+    for step, change in steps if first == "wish" else reversed(steps):
+        step()
+        house.until(lambda change=change: change in map(type, house.queue.disk.commits.uncommitted(envelope)))
+    house.queue.disk.store.faults.clear()
+    schedules = replaced(house)
+    if first == "wish" and wish == "remove":
+        assert schedules == [] and rows(house) == []
+    else:  # a scheduler that hears of successors knows what it had wanted
+        assert [schedule.suspended for schedule in schedules] == [first == "wish"]
+        assert [row.suspended for row in rows(house)] == [first == "wish"]
+
+
+def test_an_envelope_that_was_removed_before_an_agent_had_it_is_not_tried(house):
+    """It waits in line; another envelope keeps the content where it is."""
+    first, second, third = house.take_off(*(command("bob", text) for text in ("one", "two", "three")))
+    house.say("scheduler", DeleteEnvelopes([second]))
+    house.until(lambda: len(rows(house)) == 2)
+    _, agent = house.start_agent()
+    assert {house.deliver(agent).envelope for _ in range(2)} == {first, third}
+    told = set()
+    while told != {first, second, third}:
+        told |= {*house.hear("scheduler", EnvelopesTried).delivered}
+
+
+def test_an_envelope_that_was_removed_is_not_called_a_mail_without_content(house, capfd):
+    (envelope,) = house.take_off(command("bob", "one"))
+    house.say("scheduler", DeleteEnvelopes([envelope]))
+    house.until(lambda: not rows(house))
+    house.start_agent()
+    assert house.tried() == ([envelope], [], [])
+    assert "PermFail" not in capfd.readouterr().err
+
+
+def test_successors_that_cannot_be_read_are_told_all_the_same(make_house):
+    house = make_house(Faulty(RAMStore()))
+    house.take_off(command("bob", "old"))
+    _, agent = house.start_agent()
+    asked = stale(house, agent)
+    house.queue.disk.store.faults["load"] = broken
+    expanded(house, asked, recipient("amy"))
+    (schedule,) = replaced(house)
+    assert [row.id for row in rows(house)] == [schedule.envelope]
 
 
 def test_no_more_questions_wait_for_lookup_than_it_may_have(house):

@@ -216,6 +216,40 @@ def test_nothing_takes_the_place_of_an_envelope_that_is_gone(store):
     assert list(store.envelopes(*EVERYTHING)) == []
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("wish", ["remove", "set aside", "suspend", "suspend and resume"])
+def test_what_an_administrator_wants_of_an_envelope_goes_for_its_successors(store, wish, together):
+    """In one transaction with the replacement or in one before it; `suspend` behind it changes nothing more."""
+    store.apply([add(1, 1), add(2, 1)])
+    id = 1 << 32 | 1
+    wishes = {
+        "remove": [Remove(id)],
+        "set aside": [SetAside(id, 5, "damaged")],
+        "suspend": [Suspend(id, True)],
+        "suspend and resume": [Suspend(id, True), Suspend(id, False)],
+    }
+    others = [envelope(1, 8), envelope(1, 9)]
+    changes = [*wishes[wish], Replace(id, b"", "bob", others), Suspend(id, True), Remove(2 << 32 | 1)]
+    for part in [changes] if together else [[change] for change in changes]:
+        store.apply(part)
+    left = [(row.id & 0xFFFFFFFF, row.suspended) for row in store.envelopes(*EVERYTHING)]
+    gone = wish in ("remove", "set aside")
+    assert left == ([] if gone else [(8, wish == "suspend"), (9, wish == "suspend")])
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_an_administrator_has_removed_is_not_made_anew(store, together):
+    """The user wants what others of the message are for; an administrator has removed the envelope meanwhile."""
+    made = add(1, 2)
+    rows = [replace(made.envelopes[0], recipient=command("bob")), made.envelopes[1]]
+    store.apply([replace(made, envelopes=rows)])
+    key = recipient_key(rows[0].recipient)
+    changes = [Remove(rows[0].id), Remove(rows[0].id, key)]
+    for part in [changes] if together else [[change] for change in changes]:
+        store.apply(part)
+    assert key in store.expanded(1)
+
+
 def test_an_id_that_is_taken_already_changes_nothing(store):
     store.apply([add(1, envelopes=2)])
     before = list(store.envelopes(*EVERYTHING))

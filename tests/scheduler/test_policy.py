@@ -6,12 +6,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 
 from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
 from smtpd.scheduler.line import FAIR
-from smtpd.scheduler.policy import NARROWER, TRANSITIONS, Policy
+from smtpd.scheduler.policy import NARROWER, TRANSITIONS, Aftermath, Policy
 from smtpd.scheduler.shelf import State
 
 NOW = 1_800_000_000
@@ -352,16 +353,17 @@ def test_a_suspended_envelope_lets_its_time_pass():
 
 def test_a_removed_envelope_is_gone():
     made = policy(schedule(next_try=NOW + 10), schedule(2))
-    assert made.remove([id_of(1), id_of(2), id_of(9)]) == (2, [id_of(1), id_of(2)])
+    assert made.remove([id_of(1), id_of(2), id_of(9)]) == [id_of(1), id_of(2)]
     assert made.turn(NOW + 10) == []
 
 
 @pytest.mark.parametrize("result", ["deferred", "held"])
-def test_an_envelope_removed_in_flight_goes_when_it_comes_back(result):
+def test_an_envelope_removed_in_flight_goes_at_once_and_its_result_changes_nothing(result):
+    """Queue deletes it twice: the second time with what it has kept of the try."""
     made = policy(schedule())
     made.turn(NOW)
-    assert made.remove([id_of(1)]) == (1, [])
-    assert made.remove([id_of(1)]) == (0, [])
+    assert made.remove([id_of(1)]) == [id_of(1)]
+    assert made.remove([id_of(1)]) == []
     results = {"delivered": [], "deferred": [], "held": [], result: [id_of(1)]}
     aftermath = made.tried(**results, now=NOW)
     assert (aftermath.removed, aftermath.postponed, aftermath.expired) == ([id_of(1)], [], [])
@@ -374,6 +376,62 @@ def test_an_envelope_removed_in_flight_may_have_arrived():
     made.remove([id_of(1)])
     assert made.tried([id_of(1)], [], [], NOW).removed == []
     assert len(made.shelf) == 0
+
+
+# -- others in the place of one that was in flight ---------------------------------------------
+
+
+def successors(count=2, **more):
+    return [schedule(1, 1 << 31 | number, **more) for number in range(count)]
+
+
+def ids(schedules):
+    return [schedule.envelope for schedule in schedules]
+
+
+def test_others_in_the_place_of_one_are_tried_and_it_is_forgotten():
+    made = policy(schedule(), max_inflight_per_message=1)
+    made.turn(NOW)
+    aftermath = made.replaced(id_of(1), successors(1), NOW)
+    assert aftermath == Aftermath()
+    assert made.turn(NOW) == ids(successors(1))
+    assert id_of(1) not in made.shelf
+
+
+def test_one_that_was_removed_in_flight_has_no_successors():
+    made = policy(schedule())
+    made.turn(NOW)
+    made.remove([id_of(1)])
+    assert made.replaced(id_of(1), successors(), NOW) == Aftermath(removed=ids(successors()))
+    assert made.turn(NOW) == [] and len(made.shelf) == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_one_that_was_suspended_in_flight_has_suspended_successors(known):
+    """Queue is told where it does not know: it had replaced the envelope already."""
+    made = policy(schedule())
+    made.turn(NOW)
+    made.suspend([id_of(1)], True)
+    others = successors(suspended=known)
+    assert made.replaced(id_of(1), others, NOW) == Aftermath(suspended=[] if known else ids(others))
+    assert made.turn(NOW) == []
+    assert made.suspend(ids(others), False) == ids(others)
+    assert made.turn(NOW) == ids(others)
+
+
+def test_one_that_was_resumed_in_flight_has_no_suspended_successors():
+    made = policy(schedule())
+    made.turn(NOW)
+    others = successors(suspended=True)
+    assert made.replaced(id_of(1), others, NOW) == Aftermath(resumed=ids(others))
+    assert made.turn(NOW) == ids(others)
+
+
+def test_others_in_the_place_of_one_that_was_not_in_flight_are_refused():
+    made = policy(schedule(next_try=NOW + 10))
+    for id in (id_of(1), id_of(7)):
+        with pytest.raises(Violation):
+            made.replaced(id, [], NOW)
 
 
 def test_a_paused_kind_starts_nothing_and_keeps_nobody_else_waiting():
@@ -392,7 +450,7 @@ def test_every_state_can_be_left():
 # -- anything, in any order -------------------------------------------------------------------
 
 LIMITS = SchedulerSlice(max_inflight=5, max_inflight_per_message=2, max_inflight_per_lane=2)
-IDS = st.builds(id_of, st.integers(1, 3), st.integers(1, 6))
+IDS = st.builds(id_of, st.integers(1, 3), st.sampled_from([1, 2, 3, 4, 5, 6, 100, 101]))
 SETS = st.lists(IDS, max_size=12)
 SUBMISSIONS = st.tuples(
     IDS,
@@ -474,12 +532,36 @@ class Anything(RuleBasedStateMachine):
 
     @rule(ids=SETS)
     def remove(self, ids):
-        count, gone = self.policy.remove(ids)
+        gone = self.policy.remove(ids)
         wanted = (set(ids) & set(self.known)) - self.removed
-        assert count == len(wanted) and set(gone) == wanted - self.inflight
+        assert sorted(gone) == sorted(wanted)
         self.removed |= wanted & self.inflight
-        for id in gone:
+        for id in wanted - self.inflight:
             self.forget(id)
+
+    @rule(data=st.data(), count=st.integers(0, 3), suspended=st.booleans())
+    def put_others_in_its_place(self, data, count, suspended):
+        if not self.inflight:
+            return
+        id = data.draw(st.sampled_from(sorted(self.inflight)))
+        before, wanted = self.known[id], id in self.suspended
+        free = [new for new in (id_of(message_of(id), 100 + n) for n in range(20)) if new not in self.known]
+        changes = {"suspended": suspended, "held": False, "next_try": 0}
+        made = [replace(before, envelope=new, **changes) for new in free[:count]]
+        aftermath = self.policy.replaced(id, made, self.now)
+        self.inflight.discard(id)
+        self.forget(id)
+        removed = id in self.removed
+        self.removed.discard(id)
+        told = [] if removed or wanted is suspended else ids(made)
+        assert aftermath == Aftermath(
+            removed=ids(made) if removed else [],
+            suspended=told if wanted else [],
+            resumed=[] if wanted else told,
+        )
+        for one in [] if removed else made:
+            self.known[one.envelope], self.earliest[one.envelope] = one, 0
+            self.suspended |= {one.envelope} if wanted else set()
 
     def forget(self, id):
         del self.known[id]

@@ -3,11 +3,13 @@
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from smtpd.envelope import Kind, Schedule, first_envelope, last_envelope
 from smtpd.imsg import (
     DeleteEnvelopes,
     DeliveriesPaused,
+    EnvelopeReplaced,
     EnvelopesDue,
     EnvelopesRemoved,
     EnvelopesScanned,
@@ -27,6 +29,7 @@ from smtpd.imsg import (
     SuspendEnvelopes,
 )
 from smtpd.ipc.channel import Violation
+from smtpd.scheduler import order
 from smtpd.scheduler.clock import Clock
 
 ALL = first_envelope(1), last_envelope(2**31 - 1)
@@ -140,6 +143,44 @@ def test_an_order_for_one_known_envelope_does_not_wait_for_the_scan(house):
     id = later(5).envelope
     house.control.send(ScheduleEnvelopes(7, id, id))
     assert house.until_told("control", EnvelopesScheduled) == [EnvelopesScheduled(7, 1)]
+
+
+def successors(count):
+    return [schedule(1, 1 << 31 | number) for number in range(count)]
+
+
+@pytest.mark.parametrize("wish", ["remove", "suspend", "resume"])
+def test_what_is_wanted_of_one_in_flight_reaches_those_in_its_place(house, wish):
+    house.queue.send(EnvelopesSubmitted([schedule(1)]))
+    house.until_told("queue", EnvelopesDue)
+    id = schedule(1).envelope
+    order = RemoveEnvelopes(7, id, id) if wish == "remove" else SuspendEnvelopes(7, id, id, True)
+    house.control.send(order)
+    if wish == "resume":
+        house.control.send(SuspendEnvelopes(8, id, id, False))
+    house.until(lambda: house.said["control"][1 if wish == "resume" else 0 :])
+    house.queue.send(EnvelopeReplaced(id, [replace(new, suspended=wish == "resume") for new in successors(2)]))
+    ids = [new.envelope for new in successors(2)]
+    told = {"remove": DeleteEnvelopes(ids), "suspend": MarkSuspended(ids, True), "resume": MarkSuspended(ids, False)}
+    house.until(lambda: told[wish] in house.said["queue"])
+    if wish == "resume":
+        house.until(lambda: EnvelopesDue(ids) in house.said["queue"])
+    assert (EnvelopesDue(ids) in house.said["queue"]) is (wish == "resume")
+
+
+def test_an_order_under_way_does_not_miss_those_in_the_place_of_one_that_it_has_not_come_to(house, monkeypatch):
+    monkeypatch.setattr(order, "SLICE", 1)
+    waiting, inflight = later(1), schedule(1, 2)
+    scanned(house, [waiting, inflight])
+    house.until_told("queue", EnvelopesDue)
+    scheduler = house.scheduler
+    scheduler.order(RemoveEnvelopes(7, *ALL))
+    scheduler.orders.turn(0)  # the first slice: not yet the envelope in flight
+    scheduler.take_replaced(EnvelopeReplaced(inflight.envelope, successors(2)))
+    (answer,) = house.until_told("control", EnvelopesRemoved)
+    assert answer.count == 3
+    deleted = {id for imsg in house.said["queue"] if isinstance(imsg, DeleteEnvelopes) for id in imsg.envelopes}
+    assert deleted == {waiting.envelope, *(new.envelope for new in successors(2))}
 
 
 def test_schedule_is_kept_over_a_restart_and_tried_now(house):
