@@ -80,6 +80,14 @@ def test_pages_of_many_rows_follow_each_other(make_house):
     assert len(ids) == 2500
 
 
+@pytest.mark.parametrize("count", [PAGE - 1, PAGE, PAGE + 1, PAGE + 2])
+def test_no_row_is_left_out_between_two_pages_whose_ids_follow_each_other(make_house, count):
+    store = RAMStore()
+    store.apply([add(1, envelopes=count)])
+    found = [entry.schedule.envelope for page in pages(make_house(store)) for entry in page]
+    assert found == [1 << 32 | number for number in range(1, count + 1)]
+
+
 def test_a_page_of_large_rows_ends_before_its_limit(make_house):
     store = RAMStore()
     long = "ü" * 1000

@@ -75,6 +75,13 @@ def test_a_commit_is_synced_and_nobody_checkpoints_by_accident(store):
     assert store._reader.execute("PRAGMA query_only").fetchone() == (1,)
 
 
+def test_what_stands_in_the_schema_of_the_file_is_not_trusted(store):
+    """A view or a default value in a file that was tampered with calls no function that does anything."""
+    store.repair([])
+    for connection in (store._writer, store._reader):
+        assert connection.execute("PRAGMA trusted_schema").fetchone() == (0,)
+
+
 def test_something_else_than_a_database_is_refused(tmp_path):
     (tmp_path / "queue.db").write_bytes(b"From amy@there.test\n" * 1000)
     with pytest.raises(Broken):
