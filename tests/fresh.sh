@@ -50,7 +50,8 @@ bootstrap() {
 }
 
 install_debootstrap() {
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends debootstrap >/dev/null 2>&1
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=120 \
+        debootstrap >/dev/null 2>&1
 }
 
 # The archive of Debian that apt uses here; nothing where it uses none, and debootstrap takes its own default.

@@ -1,11 +1,12 @@
 #!/bin/sh
 # make test: everything that this machine can run; at the end, what it could not run and why, and each part's result.
 #
-#   as root          unit tests, the sandbox attacked from inside, the live daemon with its users; then a second set as an
-#                    ordinary user
+#   as root          the live daemon with its users; beside it unit tests and the sandbox attacked from inside, and what
+#                    depends on the user once more as an ordinary user; their output is shown when the live tests are over
 #   as anybody else  unit tests and the live daemon as that user
 #
-# A part that fails stops no other part; the exit status is 0 when all have succeeded.
+# A part that fails stops no other part; the exit status is 0 when all have succeeded.  Arguments are pytest's: with any,
+# all tests run one after another.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -13,7 +14,14 @@ python=$PWD/.venv/bin/python
 export PYTHONDONTWRITEBYTECODE=1
 work=$(mktemp -d)
 export TEST_RESULT="$work/result" # where tests/conftest.py puts the numbers
-trap 'rm -rf "$work"' EXIT
+clean_up() {
+    for group in "$work"/*.group; do
+        [ ! -e "$group" ] || kill -s TERM -- "-$(cat "$group")" 2>/dev/null || true
+    done
+    wait
+    rm -rf "$work"
+}
+trap clean_up EXIT
 trap 'exit 130' INT HUP TERM
 results=
 status=0
@@ -41,15 +49,42 @@ part() {
   $title: $verdict$(sed 's/^/: /' "$TEST_RESULT")"
 }
 
+# name command...: starts it beside what follows
+start_beside() {
+    name=$1
+    shift
+    TEST_RESULT="$work/$name.result" "$python" tests/beside.py "$@" >"$work/$name" 2>&1 &
+    echo $! >"$work/$name.group"
+}
+
+# name: its end, its output, its exit status
+end_of() {
+    ended=0
+    wait "$(cat "$work/$1.group")" || ended=$?
+    rm "$work/$1.group"
+    cat "$work/$1"
+    cat "$work/$1.result" >"$TEST_RESULT" 2>/dev/null || true
+    return $ended
+}
+
 part "ruff check" "$python" -m ruff check .
 part "ruff format" "$python" -m ruff format --check .
 part "mypy" "$python" -m mypy
 if [ "$(id -u)" = 0 ]; then
     part "other mail programs" sh tests/peers.sh
     part "users of the processes" sh etc/setup.sh users
-    part "tests as root" "$python" -m pytest -rfEs tests "$@"
+    start_beside ordinary sh tests/ordinary.sh
+    if [ $# = 0 ]; then
+        start_beside unit "$python" -m pytest -rfEs tests --ignore tests/live
+        echo "the live daemon, as root"
+        part "live tests as root" "$python" -m pytest -rfEs tests/live
+        echo "unit tests, as root"
+        part "unit tests as root" end_of unit
+    else
+        part "tests as root" "$python" -m pytest -rfEs tests "$@"
+    fi
     echo "once more, as an ordinary user"
-    part "tests as an ordinary user" sh tests/ordinary.sh
+    part "tests as an ordinary user" end_of ordinary
 else
     part "tests as $(id -un)" "$python" -m pytest -rfEs tests "$@"
 fi

@@ -1,6 +1,7 @@
 """The architecture, asked of the code itself."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,14 @@ FILES = sorted(path for folder in ("smtpd", "smtpctl", "mail_local") for path in
 BOOT = {Configure, TakePeer, TakeListener, TakeSigningSocket, TakeControlSocket, TakeLog, EnterSandbox, SandboxEntered}
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
 def imports(path):
     """The modules that a file names in its imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -83,7 +89,7 @@ def test_every_file_has_a_room_and_says_what_it_is(path):
     elif relative.parts[0] == "smtpd":
         assert relative.name in {"__init__.py", "__main__.py", "imsg.py", "envelope.py"}
     if path.read_text().strip():
-        assert ast.get_docstring(ast.parse(path.read_text())), "has no docstring"
+        assert ast.get_docstring(parsed(path)), "has no docstring"
 
 
 def routes_of_processes():
@@ -103,7 +109,7 @@ def test_each_process_handles_exactly_what_it_can_be_sent(sender, receiver):
 
 
 def find_function(path, name):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return node
     return None
@@ -113,7 +119,7 @@ def find_function(path, name):
 def test_a_process_opens_with_its_user_its_root_and_its_promises(role):
     names = [
         name.id
-        for node in ast.parse((TOP / f"smtpd/{role}/process.py").read_text()).body
+        for node in parsed(TOP / f"smtpd/{role}/process.py").body
         if isinstance(node, ast.Assign)
         for target in node.targets
         for name in ast.walk(target)
@@ -124,7 +130,7 @@ def test_a_process_opens_with_its_user_its_root_and_its_promises(role):
 
 @pytest.mark.parametrize("role", sorted(PROCESSES))
 def test_a_process_says_what_falls_if_it_falls(role):
-    docstring = ast.get_docstring(ast.parse((TOP / f"smtpd/{role}/process.py").read_text()))
+    docstring = ast.get_docstring(parsed(TOP / f"smtpd/{role}/process.py"))
     assert docstring is not None and "SECURITY" in docstring
 
 
@@ -153,7 +159,7 @@ def creating_flags(nodes):
 
 def calls(path):
     """Each call in a function, with the names of flags by which a file is made there."""
-    module = ast.parse(path.read_text())
+    module = parsed(path)
     for function in ast.walk(module):
         if isinstance(function, ast.FunctionDef):
             flags = creating_flags(module.body) | creating_flags(ast.walk(function))
@@ -176,3 +182,22 @@ def test_whatever_is_made_has_a_mode_that_is_said(path):
             assert not isinstance(node.args[0], ast.Constant | ast.JoinedStr), where
             assert words & {"descriptor", "os.memfd_create"}, where
         assert not name.endswith((".write_text", ".write_bytes", ".touch")), where
+
+
+def rooms_tested_once():
+    """The list in tests/ordinary.sh."""
+    name, text = "same_for_all=", (TOP / "tests/ordinary.sh").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith(name)]
+    return line.removeprefix(name).strip('"').split()
+
+
+@pytest.mark.parametrize("room", rooms_tested_once())
+def test_rooms_that_are_tested_as_root_only_depend_on_no_user(room):
+    place = TOP / "tests" / room
+    paths = list(place.rglob("*.py")) if place.is_dir() else [place]
+    assert paths
+    for path in paths:
+        found = {module.partition(".")[0] for module in imports(path)}
+        assert not found & {"os", "pwd", "grp", "signal", "subprocess", "tempfile", "shutil"}, path
+        arguments = {node.arg for node in ast.walk(parsed(path)) if isinstance(node, ast.arg)}
+        assert not any(name.startswith("tmp_path") for name in arguments), path

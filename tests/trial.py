@@ -18,7 +18,7 @@ import sys
 import time
 
 USUAL = 2525
-SETTING_UP = 300.0  # seconds until it says how to send a mail; a virtual environment may have to be made
+SETTING_UP = 600.0  # seconds until it says how to send a mail; a virtual environment may have to be made
 STARTING = 60.0  # seconds from then on until it takes mail
 ENDING = 60.0  # seconds
 INVITATION = b"^C stops it"

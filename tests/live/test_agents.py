@@ -18,13 +18,31 @@ import pytest
 
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import PACKET_MAX, ForwardText, Result, encode
-from tests.live.conftest import become, empty_maildir, mails, pids_of, until
+from tests.live.conftest import become, mails, pids_of, running, until
+
+
+@pytest.fixture(scope="module")
+def daemon(ground, users):
+    with running(ground) as made:
+        yield made
+
+
+# Users of each test's own: the daemon knows for a while what was in a .forward, and keeps agents that are at rest.
+@pytest.fixture
+def alice(users):
+    return users.make("smtpd-alice")
+
+
+@pytest.fixture
+def bob(users):
+    return users.make("smtpd-bob")
 
 
 @pytest.fixture
 def boxes(daemon, users, alice, bob):
-    for name in (alice, bob):
-        empty_maildir(users.home(name))
+    """The homes; no mail of an earlier test waits."""
+    daemon.smtpctl("remove", "all", check=False)  # there may be none
+    until(lambda: daemon.smtpctl("show", "queue").stdout == "", what="an empty queue")
     return {name: users.home(name) for name in (alice, bob)}
 
 
@@ -122,8 +140,9 @@ def test_a_user_stops_his_agents(daemon, boxes, alice, bob):
     all_arrive(daemon, boxes[alice], ["first", *sent])
 
 
-def test_a_user_stops_his_agents_for_good(daemon, boxes, alice, bob):
+def test_a_user_stops_his_agents_for_good(make_daemon, boxes, alice, bob):
     """When the daemon stops they are not waited for, or not for long."""
+    daemon = make_daemon().start()
     signal_as(alice, "STOP", awaken(daemon, boxes, alice))
     was_taken(daemon, alice, "second")
     others_go_on(daemon, boxes, bob)

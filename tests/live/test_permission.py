@@ -9,10 +9,16 @@ import subprocess
 
 import pytest
 
-from tests.live.conftest import until
+from tests.live.conftest import running, until
 from tests.live.recipient import arrived, explain, logged, rcpt, send, send_and_wait
 
 UNSAFE = "424 4.2.4 Recipient's forwarding is not acceptable"
+
+
+@pytest.fixture(scope="module")
+def daemon(ground, users):
+    with running(ground) as made:
+        yield made
 
 
 @pytest.fixture

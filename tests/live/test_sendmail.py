@@ -13,7 +13,7 @@ import pytest
 from smtpctl.__main__ import main
 from smtpctl.connection import Connection
 from smtpd.ipc import query
-from tests.live.conftest import PYTHON, become, empty_maildir, mails, until
+from tests.live.conftest import PYTHON, become, empty_maildir, mails, running, until
 
 MAIL = b"Subject: x\nBcc: {bob}\nTo: {alice}\n\nhello\n.\nyou\n"
 
@@ -51,6 +51,12 @@ def sendmail(daemon, name, *words, mail=MAIL):
 def delivered(users, name, count=1):
     until(lambda: len(mails(users.home(name))) == count, what="delivery")
     return mails(users.home(name))
+
+
+@pytest.fixture(scope="module")
+def daemon(ground, users):
+    with running(ground) as made:
+        yield made
 
 
 @pytest.fixture
@@ -148,7 +154,8 @@ def test_with_several_dispatchers(make_daemon, users, alice, homes):
     assert daemon.stop() == 0
 
 
-def test_paused_and_stopped(daemon, users, alice, homes):
+def test_paused_and_stopped(make_daemon, alice, homes):
+    daemon = make_daemon().start()
     daemon.smtpctl("pause", "smtp")
     status, said = sendmail(daemon, alice, alice)
     assert status == 69 and said.startswith("sendmail: no new sessions for now\n") and said.endswith("/dead.letter\n")

@@ -10,16 +10,26 @@ import pytest
 from smtpctl.__main__ import main
 from smtpd.imsg import TABLE
 from smtpd.ipc.frame import HEADER
-from tests.live.conftest import become, empty_maildir, mails, until
+from tests.live.conftest import become, empty_maildir, mails, running, until
+
+
+@pytest.fixture(scope="module")
+def daemon(ground, users):
+    with running(ground) as made:
+        yield made
 
 
 @pytest.fixture
 def waiting(daemon, users, alice):
-    """A mail that waits, as deliveries are paused: its envelope id."""
+    """A mail that waits, as deliveries are paused: its envelope id.  At the end the queue is empty and nothing is
+    paused."""
     empty_maildir(users.home(alice))
     daemon.smtpctl("pause", "mda")
     daemon.send(f"{alice}@here.test", b"Subject: waiting\r\n\r\nx\r\n")
-    return daemon.smtpctl("show", "queue").stdout.split("|")[0]
+    yield daemon.smtpctl("show", "queue").stdout.split("|")[0]
+    daemon.smtpctl("remove", "all", check=False)  # there may be none
+    until(lambda: daemon.smtpctl("show", "queue").stdout == "", what="an empty queue")
+    daemon.smtpctl("resume", "mda", check=False)  # the test may have done it
 
 
 def test_show_queue_has_the_fourteen_fields(daemon, alice, waiting):
