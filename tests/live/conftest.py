@@ -102,6 +102,14 @@ def pids_of(name):
     return found
 
 
+def lives(pid):
+    """Also when nobody has waited for it yet, a dead one is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def kill_all_of(name):
     pids = pids_of(name)
     for pid in pids:

@@ -10,20 +10,11 @@ import subprocess
 import threading
 import uuid
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from smtpd import sandbox
-from tests.live.conftest import COMPLETE, CONF, ROLES, empty_maildir, mails, running, until
-
-
-def lives(pid):
-    """Also when nobody has waited for it yet, a dead one is dead."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+from tests.live.conftest import COMPLETE, CONF, ROLES, empty_maildir, lives, mails, running, until
 
 
 def awaken(daemon, users, name):
