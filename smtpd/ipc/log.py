@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 # A pipe that polls writable takes this much without blocking (POSIX PIPE_BUF), even a stderr that is shared.
 PIECE = 4096
-LINE_MAX = 2048
+LINE_MAX = 2048  # bytes of a line, with its end
 
 _CONTROL = {code: f"\\{code:03o}" for code in (*range(32), 127, *range(0x80, 0xA0), 0x2028, 0x2029)}
 
@@ -58,11 +58,12 @@ class Log:
         self._lines: list[bytes] = []
         self._scheduled = False
         self.dropped = 0
+        self._cut = False  # what was written last did not end with a line
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
 
     def line(self, text: str) -> None:
-        self._lines.append(visible(text)[:LINE_MAX].encode(errors="backslashreplace") + b"\n")
+        self._lines.append(encoded(text))
         if self.later is None:
             self.flush()
         elif not self._scheduled:
@@ -88,28 +89,41 @@ class Log:
     def flush(self) -> None:
         self._scheduled = False
         lines, self._lines = self._lines, []
-        if self.dropped:
-            lines.append(f"warn: {self.dropped} log lines were dropped\n".encode())
         piece = bytearray()
-        count = 0
         for line in lines:
             if len(piece) + len(line) > PIECE:
-                self._write(piece, count)
-                piece, count = bytearray(), 0
+                self._write(piece)
+                piece = bytearray()
             piece += line
-            count += 1
-        self._write(piece, count)
+        if piece:
+            self._write(piece)
+        if dropped := self.dropped:
+            notice = bytearray(b"warn: %d log lines were dropped\n" % dropped)
+            if self._put(notice) == len(notice):
+                self.dropped -= dropped
 
-    def _write(self, piece: bytearray, count: int) -> None:
-        if not piece:
-            return
+    def _write(self, piece: bytearray) -> None:
+        """Some lines; those of them that do not leave are counted."""
+        self.dropped += piece.count(b"\n", self._put(piece))
+
+    def _put(self, piece: bytearray) -> int:
+        """How many bytes of it have left: all or none, or some of them into a file on a full disk, say."""
+        data = b"\n" + piece if self._cut else piece
         try:
-            if not self._poll.poll(0) or os.write(self.descriptor, piece) < len(piece):
-                self.dropped += count
-            else:
-                self.dropped = 0
+            written = os.write(self.descriptor, data) if self._poll.poll(0) else 0
         except OSError:
-            self.dropped += count
+            return 0
+        if written:
+            self._cut = data[written - 1 : written] != b"\n"
+        return max(0, written - (len(data) - len(piece)))
+
+
+def encoded(text: str) -> bytes:
+    """One line, of LINE_MAX bytes with its end: nothing that a pipe would take by halves."""
+    line = visible(text[:LINE_MAX])[:LINE_MAX].encode(errors="backslashreplace")
+    if len(line) >= LINE_MAX:
+        line = line[: LINE_MAX - 1].decode(errors="ignore").encode()
+    return line + b"\n"
 
 
 log = Log()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpd.ipc.log import Log, attributed, quoted, visible
+from smtpd.ipc import log as log_module
+from smtpd.ipc.log import LINE_MAX, PIECE, Log, attributed, encoded, quoted, visible
 
 
 def test_a_line_break_in_a_value_is_made_visible():
@@ -66,6 +67,78 @@ def test_a_full_pipe_counts_what_it_drops_and_says_so_later():
     assert f"{dropped} log lines were dropped" in text and "again" in text
     os.close(reading)
     os.close(writing)
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    """What a log has written; `takes` says of each write how many bytes of it are taken, and then all."""
+    reading, writing = os.pipe()
+
+    class Paper:
+        def __init__(self):
+            self.text, self.takes = b"", []
+            self.log = Log(writing)
+            self.log.later = lambda flush: None
+
+        def write(self, _descriptor, data):
+            if self.takes and (taken := self.takes.pop(0)) is not None:
+                data = data[:taken]
+                if not data:
+                    raise BlockingIOError
+            self.text += data
+            return len(data)
+
+    made = Paper()
+    monkeypatch.setattr(log_module.os, "write", made.write)
+    yield made
+    monkeypatch.undo()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_what_was_dropped_is_counted_whatever_leaves_behind_it(paper):
+    for number in range(6):
+        paper.log.line(f"{number}" + "x" * 1500)
+    paper.takes = [0, None, None]  # two lines in each
+    paper.log.flush()
+    assert [line[:30] for line in paper.text.decode().splitlines()] == [
+        *(f"{number}" + "x" * 29 for number in range(2, 6)),
+        "warn: 2 log lines were dropped",
+    ]
+    assert paper.log.dropped == 0
+
+
+def test_a_notice_that_is_dropped_comes_later_with_the_sum(paper):
+    paper.takes = [0, 0, 0, 0]
+    paper.log.line("one")
+    paper.log.flush()
+    paper.log.line("two")
+    paper.log.flush()
+    assert paper.log.dropped == 2 and not paper.text
+    paper.log.line("three")
+    paper.log.flush()
+    assert paper.text == b"three\nwarn: 2 log lines were dropped\n"
+
+
+@pytest.mark.parametrize("taken", range(1, 12))
+def test_of_what_leaves_by_halves_whole_lines_count_and_the_next_begins_a_line(paper, taken):
+    for line in ("one", "two", "four"):
+        paper.log.line(line)
+    paper.takes = [taken, 0]
+    paper.log.flush()
+    whole = b"one\ntwo\nfour\n"[:taken].count(b"\n")
+    assert paper.log.dropped == 3 - whole
+    paper.log.line("five")
+    paper.log.flush()
+    *_, behind, notice = paper.text.decode().splitlines()
+    assert behind == "five" and notice == f"warn: {3 - whole} log lines were dropped"
+
+
+@given(st.text(max_size=3000))
+def test_no_line_is_longer_than_what_a_pipe_takes_in_one_piece(text):
+    line = encoded(text)
+    assert len(line) <= LINE_MAX < PIECE and line.endswith(b"\n") and line.count(b"\n") == 1
+    assert visible(text).startswith(line.decode()[:-1]) or not text.isprintable()
 
 
 def test_lines_of_one_turn_leave_together():
