@@ -18,6 +18,7 @@ from typing import NoReturn
 from mail_local import lmtp, trace
 from mail_local.program import EX_OSERR, EX_TEMPFAIL, EX_USAGE, Arguments, copy, pieces
 from smtpd.envelope import Outcome
+from smtpd.ipc.disposition import own_signals
 from smtpd.ipc.reason import reason_of
 from smtpd.smtp.lmtp import Mail
 
@@ -63,6 +64,7 @@ def _arguments() -> tuple[Namespace, str]:
     recipient.add_argument("-r", dest="variable", action="store_const", const="RECIPIENT", help="for $RECIPIENT")
     recipient.add_argument("-u", dest="variable", action="store_const", const="USER", help="for $USER")
     arguments = parser.parse_args()
+    own_signals()
     if not os.environ.get(arguments.variable):
         parser.error(f"no recipient: {arguments.variable} is not set")
     return arguments, os.environ[arguments.variable]

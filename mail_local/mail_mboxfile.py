@@ -13,6 +13,7 @@ import time
 
 from mail_local import mbox, mboxfile
 from mail_local.program import EX_TEMPFAIL, Arguments, copy, end_by_exit, login_name, pieces, refuse_root
+from smtpd.ipc.disposition import own_signals
 from smtpd.ipc.reason import reason_of
 
 
@@ -28,6 +29,7 @@ def mail_mboxfile(patience: float = mboxfile.PATIENCE) -> None:
     parser.add_argument("-f", dest="sender", metavar="from", help="the envelope's sender (default: who starts it)")
     parser.add_argument("file", help="the file to append to")
     arguments = parser.parse_args()
+    own_signals()
     refuse_root(parser.prog)
     os.umask(0o077)
     end_by_exit()

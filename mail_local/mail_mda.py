@@ -13,6 +13,7 @@ import sys
 
 from mail_local.command import SHELL
 from mail_local.program import EX_ROOT, EX_TEMPFAIL, Arguments, refuse_root
+from smtpd.ipc.disposition import own_signals
 from smtpd.ipc.reason import reason_of
 
 
@@ -27,6 +28,7 @@ def mail_mda() -> None:
     parser.wrong = EX_ROOT
     parser.add_argument("command", help="a line for /bin/sh")
     arguments = parser.parse_args()
+    own_signals()
     refuse_root(parser.prog)
     try:
         status = subprocess.run([SHELL, "-c", arguments.command], check=False).returncode

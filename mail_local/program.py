@@ -26,6 +26,7 @@ from tempfile import SpooledTemporaryFile
 
 from mail_local import mailbox, maildir, mbox, trace
 from smtpd import PRODUCT, VERSION
+from smtpd.ipc.disposition import own_signals
 from smtpd.ipc.reason import at, reason_of
 
 EX_ROOT, EX_USAGE, EX_NOUSER, EX_OSERR, EX_CANTCREAT, EX_TEMPFAIL = 1, 64, 67, 71, 73, 75
@@ -67,6 +68,7 @@ def mail_local(directory: str = mailbox.DIRECTORY, patience: float = mailbox.PAT
     parser.add_argument("-f", dest="sender", metavar="from", help="the envelope's sender (default: who starts it)")
     parser.add_argument("users", nargs="+", metavar="user")
     arguments = parser.parse_args()
+    own_signals()
     os.umask(0o077)
     end_by_exit()
     sender = login_name() if arguments.sender is None else arguments.sender
@@ -172,6 +174,7 @@ def mail_maildir() -> None:
     parser.add_argument("-j", dest="junk", action="store_true", help="mails with X-Spam: yes go to the folder .Junk")
     parser.add_argument("path", nargs="?", help="the Maildir, an absolute path (default: $HOME/Maildir)")
     arguments = parser.parse_args()
+    own_signals()
     refuse_root(parser.prog)
     os.umask(0o077)
     try:

@@ -13,6 +13,7 @@ import os
 import sys
 
 from smtpd import PRODUCT, VERSION
+from smtpd.ipc.disposition import own_signals
 
 TYPE_CHECKING = False  # see command.py
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Options:
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run one command; its exit status.  By default it is the command line, with the program's name."""
+    own_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name in a script that the locale does not have
     try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from smtpd import PRODUCT, VERSION
 from smtpd.imsg import ROLES
+from smtpd.ipc.disposition import own_signals
 
 if TYPE_CHECKING:
     from smtpd.parent.option import Options
@@ -37,6 +38,7 @@ def main() -> int:
 def start(arguments: list[str]) -> int:
     from smtpd.parent.option import USAGE, Misused, read_options
 
+    own_signals()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to put in order before the start begins
     try:
         options = read_options(arguments)

@@ -4,6 +4,8 @@ import os
 import signal
 from collections.abc import Callable
 
+from smtpd.ipc.disposition import own_signals
+
 EX_FAILED = 1
 # Blocked during the start, which a HUP would end, and TERM and INT too, with files left behind.  They come when there
 # is a loop; the waits of the start look whether one of the latter two is pending (answer.py).
@@ -19,6 +21,7 @@ def settle(foreground: bool, kept: int = 0) -> Callable[[], None]:
     """
     os.closerange(3 + kept, os.sysconf("SC_OPEN_MAX"))
     _open_standard_descriptors()
+    own_signals(*DEFERRED)  # one that is ignored would never be pending
     signal.pthread_sigmask(signal.SIG_SETMASK, DEFERRED)
     os.umask(0o022)
     os.chdir("/")

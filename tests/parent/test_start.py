@@ -14,6 +14,7 @@ import pytest
 
 from smtpd.config.slice import LMTP_USER, PROGRAM_USER
 from smtpd.parent.check import USERS
+from tests.ipc.test_disposition import careless
 from tests.trusted import OPTIONS, UNTRUSTED
 
 ROOT = os.geteuid() == 0
@@ -179,6 +180,27 @@ PROCESSES = {"dispatcher", "lookup", "queue", "scheduler", "crypto", "control"}
 def loaded(stderr):
     """The modules in the output of -X importtime."""
     return {line.rpartition("|")[2].strip() for line in stderr.splitlines() if line.startswith("import time:")}
+
+
+@needs_users
+def test_a_caller_who_ignores_and_blocks_signals_gets_a_daemon_like_any_other(conf, ground):
+    """It hears of its children's end, also of the one that parses the configuration, and stops when it is told."""
+    address = str(ground / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(address)
+        notify.settimeout(20)
+        command = [sys.executable, "-m", "smtpd", *conf(GOOD)]
+        environment = {**os.environ, "NOTIFY_SOCKET": address}
+        with subprocess.Popen(
+            command, stderr=subprocess.PIPE, cwd="/", env=environment, text=True, preexec_fn=careless
+        ) as process:
+            try:
+                assert b"READY=1" in notify.recv(100)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(20) == 0
+            finally:
+                process.kill()
+            assert "Traceback" not in process.stderr.read()
 
 
 @needs_users
