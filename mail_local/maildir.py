@@ -275,7 +275,7 @@ class Maildir:
         """Store all of them; for each an empty text when it is durable, or why it is not (and then it is not there)."""
         reasons = [""] * len(mails)
         drafts: list[Draft] = []
-        with ExitStack() as opened:
+        with ExitStack() as opened, _given_up_together(drafts):
             for number, mail in enumerate(mails):
                 with _reason_in(reasons, number):
                     folder, path = self._folder_of(mail, opened)
@@ -344,11 +344,20 @@ class Draft:
 
     def sync(self) -> None:
         if not self.found:
-            self.folder.sync(self.name, self.descriptor)
+            descriptor, self.descriptor = self.descriptor, -1
+            self.folder.sync(self.name, descriptor)
 
     def place(self) -> None:
         if not self.found:
             self.folder.place(self.name)
+
+    def give_up(self) -> None:
+        """It will come again."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        if not self.found:
+            self.folder.discard(self.name)
+            self.folder.withdraw(self.name)
 
 
 def _open_directory(name: str, parent: int, flags: int, *, make: bool) -> int:
@@ -383,6 +392,17 @@ def _write_all(descriptor: int, piece: bytes) -> None:
     rest = memoryview(piece)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+@contextmanager
+def _given_up_together(drafts: list[Draft]) -> Iterator[None]:
+    """What is no OSError of one mail ends all of them: no descriptor and no file of theirs stays."""
+    try:
+        yield
+    except BaseException:
+        for draft in drafts:
+            draft.give_up()
+        raise
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from smtpctl.command import DONE
 from smtpctl.connection import Connection, Trouble
 from smtpctl.order import REQUEST, NoSuch, envelopes
 from smtpd.envelope import Entry, message_of
-from smtpd.imsg import ListEnvelopes, ListQuarantine, OpenContent, ShowStatistics
+from smtpd.imsg import ContentNotOpened, ListEnvelopes, ListQuarantine, OpenContent, ShowStatistics
 
 
 def show_queue(connection: Connection, parameters: Sequence[str], json: bool) -> int:
@@ -40,9 +40,9 @@ def show_envelope(connection: Connection, parameters: Sequence[str], json: bool)
 def show_message(connection: Connection, parameters: Sequence[str], json: bool) -> int:
     first, _ = envelopes(parameters)
     answer, descriptor = connection.ask_descriptor(OpenContent(REQUEST, message_of(first)))
+    if isinstance(answer, ContentNotOpened):
+        raise Trouble(answer.reason)
     assert descriptor is not None  # the channel has seen to it
-    if answer.trouble:
-        raise Trouble(answer.trouble)
     empty = True
     for piece in _visible(_pieces(descriptor)) if sys.stdout.isatty() else _pieces(descriptor):
         sys.stdout.buffer.write(piece)

@@ -886,7 +886,14 @@ class ContentOpened:
     """A pipe or a file to read it from; empty for a message that does not exist."""
 
     request: int
-    trouble: Text = ""  # why one that exists could not be read
+
+
+@imsg("queue -> control -> smtpctl", answers=OpenContent)
+class ContentNotOpened:
+    """It cannot be read."""
+
+    request: int
+    reason: Text
 
 
 @imsg("smtpctl -> control -> scheduler")

@@ -21,6 +21,7 @@ from smtpd.control.journal import Journal
 from smtpd.control.state import Control
 from smtpd.imsg import (
     Begin,
+    ContentNotOpened,
     ContentOpened,
     DeliveriesPaused,
     EnvelopesListed,
@@ -143,6 +144,8 @@ def from_queue(control, channel, imsg, descriptor):
             control.answered(channel, imsg)
         case ContentOpened():
             control.answered(channel, imsg, descriptor)
+        case ContentNotOpened():
+            control.answered(channel, imsg)
         case StatisticsReported():
             control.answered(channel, imsg)
         case _:

@@ -100,7 +100,20 @@ class Channel:
     # -- out -------------------------------------------------------------------
 
     def send(self, imsg: Any, descriptor: int | None = None) -> None:
-        """Queue `imsg`; raises Violation against an arrow.  `descriptor` is taken over and closed when it has left."""
+        """Queue `imsg`; raises Violation against an arrow, or what the encoder raises.  `descriptor` is taken over, and
+        closed when it has left or cannot leave."""
+        try:
+            buffer = self._encoded(imsg, descriptor)
+        except BaseException:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise
+        self._out.append((buffer, descriptor))
+        self.bytes_waiting += len(buffer)
+        if self.wake is not None:
+            self.wake(self)
+
+    def _encoded(self, imsg: Any, descriptor: int | None) -> bytearray:
         declaration = self._outgoing.get(type(imsg))
         if declaration is None:
             raise Violation(f"{self.me} may not send {type(imsg).__name__} to {self.peer}")
@@ -112,10 +125,7 @@ class Channel:
             raise Violation(f"{type(imsg).__name__} of {len(buffer)} bytes is over its limit")
         flags = 0 if descriptor is None else frame.DESCRIPTOR
         frame.HEADER.pack_into(buffer, 0, declaration.number, flags, len(buffer), self.peer_id, self._pid)
-        self._out.append((buffer, descriptor))
-        self.bytes_waiting += len(buffer)
-        if self.wake is not None:
-            self.wake(self)
+        return buffer
 
     def send_version(self) -> None:
         """Queue a bare header: whoever speaks another version reads that much of it, and knows."""

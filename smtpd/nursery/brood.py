@@ -17,7 +17,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -121,8 +121,12 @@ class Brood:
             os.geteuid(),
         )
         birth = Birth(imsg.user, imsg.person, post, self._filters.get(imsg.kind), self._ours)
-        pairs = [_packets(room) for room in ((FRAMES, TETHER) if imsg.kind in TETHERED else (FRAMES,))]
-        ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
+        try:
+            ours, theirs = _packets((FRAMES, TETHER) if imsg.kind in TETHERED else (FRAMES,))
+        except OSError as error:
+            log.warn(f"no socket for an agent: {error.strerror}")
+            self._parent.send(AgentNotForked(imsg.request, "later", f"no socket can be made: {error.strerror}"))
+            return
         pid = self._bear(
             partial(be_agent, birth, self._prepare),
             partial(self._agent_heard, imsg, ours),
@@ -174,7 +178,12 @@ class Brood:
 
     def fork_program(self, imsg: ForkProgram, record: int) -> None:
         """`record`: what its standard error is."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            os.close(record)
+            self._parent.send(ProgramNotForked(imsg.request, f"no socket can be made: {error.strerror}"))
+            return
         with theirs:
             child = partial(be_program, imsg.user, imsg.arguments, self._ours)
             heard = partial(self._program_heard, imsg, ours)
@@ -212,7 +221,11 @@ class Brood:
 
     def _bear(self, child: Callable[..., None], heard: Callable[[Young, str], None], *kept: int) -> int | None:
         """The pid of a new child; None when there can be none now."""
-        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            log.warn(f"pipe: {error.strerror}")
+            return None
         try:
             pid = fork(child, *kept, writing)
         except OSError as error:
@@ -297,12 +310,19 @@ def _ids_in(line: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _packets(room: int) -> tuple[socket.socket, socket.socket]:
-    """A socketpair that keeps frames apart."""
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in ends:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
-    return ends
+def _packets(rooms: Iterable[int]) -> tuple[list[socket.socket], list[socket.socket]]:
+    """The ends of socketpairs that keep frames apart, one with each of these buffers.  Raises OSError, and then none is
+    left open."""
+    ours, theirs = list[socket.socket](), list[socket.socket]()
+    try:
+        for room in rooms:
+            for ends, end in zip((ours, theirs), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET), strict=True):
+                ends.append(end)
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+    except BaseException:
+        _close([*ours, *theirs])
+        raise
+    return ours, theirs
 
 
 def _close(sockets: list[socket.socket]) -> None:

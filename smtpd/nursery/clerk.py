@@ -72,7 +72,11 @@ class Clerks:
         return self._maybe_new() if len(self._clerks) < CLERKS_MAX else None
 
     def _maybe_new(self) -> Clerk | None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            log.warn(f"no socket for a process that asks the name service: {error.strerror}")
+            return None
         with theirs:
             try:
                 pid = fork(partial(be_clerk, self._us, self._ours), theirs.fileno())

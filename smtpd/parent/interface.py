@@ -64,7 +64,11 @@ class Interfaces:
         self._stopping = True
 
     def _look(self) -> None:
-        found = interfaces()
+        try:
+            found = interfaces()
+        except OSError as error:
+            self._warn_once(f"the interfaces cannot be listed: {reason_of(error)}; it is tried again")
+            return
         for listener in self._listeners:
             for address in _addresses(listener, found):
                 self._open(replace(listener, address=address))

@@ -64,10 +64,15 @@ class Programs:
     def _start(self, program: Program) -> None:
         if self._stopping:
             return
+        configured = program.configured
+        try:
+            record = os.dup(self._logs[configured.table])
+        except OSError as error:
+            log.warn(f"table {configured.table}: its program cannot be started: {error.strerror}")
+            self._start_later(program)
+            return
         self._last += 1
         self._asked[self._last] = program
-        configured = program.configured
-        record = os.dup(self._logs[configured.table])
         self._nursery.send(ForkProgram(self._last, configured.user, list(configured.arguments)), record)
 
     def program_forked(self, imsg: ProgramForked, descriptor: int) -> None:

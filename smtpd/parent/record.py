@@ -113,15 +113,19 @@ class Pipes:
 
     def connect_syslog(self) -> int | None:
         """A descriptor for control, when somebody listens there; a second one is kept for a last word."""
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        made.setblocking(False)
-        try:
-            made.connect(SYSLOG)
-        except OSError:
-            made.close()
-            return None
+        with contextlib.ExitStack() as undone:
+            try:
+                made = undone.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+                made.setblocking(False)
+                made.connect(SYSLOG)
+                descriptor = os.dup(made.fileno())
+            except OSError:
+                return None
+            undone.pop_all()
+        if self._syslog is not None:
+            self._syslog.close()
         self._syslog = made
-        return os.dup(made.fileno())
+        return descriptor
 
     def last_word(self, text: str) -> None:
         """When control is the one that died, nobody would pass on why."""

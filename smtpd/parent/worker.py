@@ -6,6 +6,7 @@
 It is begun with the first job, when the parent has confined itself, and so is as confined.
 """
 
+import errno
 import os
 import signal
 import threading
@@ -37,16 +38,24 @@ class Worker:
         if self._ended:
             self._done.append((then, _outcome_of(job)))
             return
-        if self._thread is None:
-            self._thread = self._begin()
-        self._jobs.put((job, then))
+        if self._thread is None and (error := self._begin()) is not None:
+            self._done.append((then, error))
+            self._loop.after(0, self._deliver)
+        else:
+            self._jobs.put((job, then))
 
-    def _begin(self) -> threading.Thread:
+    def _begin(self) -> OSError | None:
+        """Why there can be no thread now."""
         thread = threading.Thread(target=self._work, daemon=True)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are the loop's
-        thread.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return thread
+        try:
+            thread.start()
+        except RuntimeError:  # the limit of processes
+            return OSError(errno.EAGAIN, "no thread can be made")
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._thread = thread
+        return None
 
     def end(self, patience: float) -> None:
         """Wait so many seconds for what is left; whoever is told of something done may ask for more."""

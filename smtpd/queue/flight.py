@@ -9,6 +9,7 @@ One envelope that makes our own code raise costs that envelope: deferred, and he
 
 import asyncio
 import math
+import os
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, NamedTuple, Protocol
@@ -146,6 +147,15 @@ class Flight:
             self._send(ready, message, descriptor)
 
     def _send(self, ready: Ready, message: Message, descriptor: int | None) -> None:
+        try:
+            frame = self._frame(message, by_descriptor=descriptor is not None)
+        except BaseException:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise
+        ready(frame, descriptor)
+
+    def _frame(self, message: Message, *, by_descriptor: bool) -> bytes:
         envelope = self.envelope
         deliver = frames.Deliver(
             envelope=envelope.id,
@@ -156,7 +166,7 @@ class Flight:
             destination=envelope.recipient.destination,
             extension=envelope.recipient.extension,
             content=message.content or b"",
-            by_descriptor=descriptor is not None,
+            by_descriptor=by_descriptor,
             perhaps_delivered=self.perhaps_delivered,
             user=envelope.recipient.user,
             home=envelope.recipient.home,
@@ -164,7 +174,7 @@ class Flight:
             lock=self._lock,
             utf8=envelope.terms.utf8,
         )
-        ready(frames.encode(deliver), descriptor)
+        return frames.encode(deliver)
 
     def _stop(self, ready: Ready, end: Callable[[], None]) -> None:
         """There is nothing to send.  Not in the midst of being begun: the agent's line may be long."""

@@ -4,6 +4,7 @@ A page has at most 1000 rows and less than 1 MiB.  The content of a small messag
 of it, that of a large one as a fresh descriptor of its file; for a message that is not there the pipe is empty.
 """
 
+import errno
 import os
 from collections.abc import Container, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ import msgspec
 
 from smtpd.envelope import Entry, message_of, message_text
 from smtpd.imsg import (
+    ContentNotOpened,
     ContentOpened,
     EnvelopesListed,
     ListEnvelopes,
@@ -107,9 +109,14 @@ class Listing:
             self._answer(channel, imsg, None, error)
 
     def _answer(self, channel: Channel, imsg: OpenContent, content: bytes | None, error: BaseException | None) -> None:
-        text = message_text(imsg.message)
-        trouble = "" if error is None else _said(f"message {text} cannot be read: {error}")
-        channel.send(ContentOpened(imsg.request, trouble), _pipe(content or b""))
+        if error is None:
+            try:
+                channel.send(ContentOpened(imsg.request), _pipe(content or b""))
+                return
+            except OSError as no_pipe:
+                error = no_pipe
+        reason = _said(f"message {message_text(imsg.message)} cannot be read: {error}")
+        channel.send(ContentNotOpened(imsg.request, reason))
 
 
 def _read(store: Store, imsg: ListEnvelopes) -> tuple[Any, dict[int, int]]:
@@ -124,11 +131,16 @@ def _said(trouble: str) -> str:
 
 
 def _pipe(content: bytes) -> int:
-    """The reading end of a pipe that holds `content`: less than a pipe takes at once."""
+    """The reading end of a pipe that holds `content`, which is less than a pipe has room for; but with very many pipes
+    their user gets small ones (pipe(7)).  Raises OSError."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(writing, False)
     try:
-        os.write(writing, content)
+        os.set_blocking(writing, False)
+        if os.write(writing, content) < len(content):
+            raise OSError(errno.ENOBUFS, "there is no room in a pipe")
+    except BaseException:
+        os.close(reading)
+        raise
     finally:
         os.close(writing)
     return reading

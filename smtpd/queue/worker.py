@@ -7,8 +7,10 @@ for the first time: a sandbox is entered by a process that has only one.
 """
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
@@ -30,9 +32,18 @@ class Workers:
     def ask(self, function: Work, done: Done) -> None:
         self.under_way += 1
         if self._threads < min(self._count, self.under_way):
+            self._begin_another()
+        if self._threads:
+            self._asked.put((function, done))
+        else:
+            self._answer(done, None, OSError(errno.EAGAIN, "no thread can be made"))
+
+    def _begin_another(self) -> None:
+        """At the limit of processes those that there are do it all."""
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        with suppress(RuntimeError):
+            thread.start()
             self._threads += 1
-            threading.Thread(target=self._work, name=self._name, daemon=True).start()
-        self._asked.put((function, done))
 
     def _work(self) -> None:
         while True:
@@ -41,15 +52,18 @@ class Workers:
                 result, error = function(), None
             except Exception as raised:  # whatever it is, it belongs to who asked
                 result, error = None, raised
-            with self._lock:  # looked at and appended to in one step: of two threads, one is the first
-                is_first = not self._answers
-                self._answers.append((done, result, error))
-            if is_first:  # otherwise the loop has not yet taken what was there, and takes this too
-                try:
-                    self._loop.call_soon_threadsafe(self._take)
-                except RuntimeError:
-                    return  # the loop has been closed: nobody waits any more
+            try:
+                self._answer(done, result, error)
+            except RuntimeError:
+                return  # the loop has been closed: nobody waits any more
             del function, done, result, error
+
+    def _answer(self, done: Done, result: Any, error: BaseException | None) -> None:
+        with self._lock:  # looked at and appended to in one step: of two threads, one is the first
+            is_first = not self._answers
+            self._answers.append((done, result, error))
+        if is_first:  # otherwise the loop has not yet taken what was there, and takes this too
+            self._loop.call_soon_threadsafe(self._take)
 
     def _take(self) -> None:
         with self._lock:

@@ -194,9 +194,20 @@ def test_sending_against_an_arrow_is_refused(channels):
 def test_sending_a_descriptor_where_none_belongs_is_refused(channels):
     a, _ = channels
     with pytest.raises(Violation):
-        a.send(Ask(1, ""), 0)
+        a.send(Ask(1, ""), os.dup(0))
     with pytest.raises(Violation):
         a.send(Take("none"))
+
+
+@pytest.mark.parametrize("imsg", [Answered(1), Take("x" * 100_000), Take("\udc80"), Take(object())])
+def test_a_descriptor_of_what_cannot_be_sent_is_closed(channels, imsg):
+    a, _ = channels
+    descriptor = os.dup(0)
+    with pytest.raises((Violation, UnicodeError, TypeError)):
+        a.send(imsg, descriptor)
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+    assert not a.bytes_waiting
 
 
 def test_sending_over_the_limit_is_refused(channels):

@@ -63,6 +63,20 @@ def test_an_empty_list_is_stored(root):
     assert store(root) == []
 
 
+def test_a_defect_in_one_mail_leaves_nothing_of_the_others(root):
+    """What has been answered for none of them comes again."""
+
+    def defective():
+        yield b"Subject: "
+        raise ZeroDivisionError
+
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ZeroDivisionError):
+        store(root, mail(1), mail(2), Mail("1.E3.host", defective()))
+    assert os.listdir("/proc/self/fd") == before
+    assert os.listdir(root / "tmp") == os.listdir(root / "new") == []
+
+
 def test_reasons_come_in_the_order_of_the_mails(root):
     (root / "tmp" / mail(2).name).mkdir()
     reasons = store(root, mail(1), mail(2), mail(3))

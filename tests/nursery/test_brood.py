@@ -1,6 +1,7 @@
 """The nursery's children, forked for real: what they are, what they may not be, and that nobody waits for them."""
 
 import ast
+import errno
 import os
 import pwd
 import resource
@@ -610,6 +611,36 @@ def test_when_no_process_can_be_made_it_is_later(make_world, monkeypatch):
     assert world.ask(agent(1, USER)).verdict == "later"
     assert world.ask(LookUpUser(1, "root")).verdict == "later"
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()  # the next child's end is heard of
+
+
+@pytest.mark.parametrize("call", ["os.pipe2", "socket.socketpair"])
+def test_when_no_descriptor_can_be_had_it_is_later_and_none_is_lost(make_world, monkeypatch, record, call):
+    """Of this process or of the whole system: no reason to end."""
+    world = make_world()
+    room, name = {"os": os, "socket": socket}[call.partition(".")[0]], call.partition(".")[2]
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(room, name, _scarce(getattr(room, name), 0))
+        assert isinstance(world.ask(agent(1, USER)), AgentNotForked)
+        assert isinstance(world.ask(LookUpUser(2, "root")), UserLookedUp)
+        assert isinstance(world.ask(program(3, "/bin/true"), os.dup(record)), ProgramNotForked)
+        patched.setattr(room, name, _scarce(getattr(room, name), 1 if name == "socketpair" else 0))
+        assert isinstance(world.ask(agent(4, USER, "mbox")), AgentNotForked)
+    world.brood._clerks.leave()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert isinstance(world.ask(agent(5, USER)), AgentForked)
+
+
+def _scarce(call, left):
+    """The call, which fails after so many times."""
+    counts = iter(range(left))
+
+    def scarce(*arguments):
+        if next(counts, None) is None:
+            raise OSError(errno.ENFILE, "Too many open files in system")
+        return call(*arguments)
+
+    return scarce
 
 
 def test_a_memory_limit_only_ever_goes_down():

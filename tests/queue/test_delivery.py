@@ -98,6 +98,35 @@ def test_what_is_not_in_the_cache_is_read(house):
     assert house.tried() == ([envelope], [], [])
 
 
+def test_an_envelope_that_makes_no_frame_costs_itself_and_no_descriptor(house, monkeypatch):
+    """Our own code raises when the content is open already."""
+    content = os.urandom(50_000)
+    message = house.reserve()[0]
+    house.say("dispatcher0", OpenSpoolFile(3, message))
+    _, descriptor = house.hear("dispatcher0", SpoolFileOpened)
+    os.write(descriptor, content)
+    os.close(descriptor)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(content)))
+    house.hear("dispatcher0", MessageStored)
+    house.mail["scheduler"].clear()
+
+    def encode(_errand):
+        raise UnicodeEncodeError("utf-8", "\udc80", 0, 1, "surrogates not allowed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(frames, "encode", encode)
+        house.due(message << 32 | 1)
+        house.start_agent()
+        assert house.tried() == ([], [message << 32 | 1], [])
+    open_ones = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if _is_open(name)]
+    assert not [path for path in open_ones if f"{message:08x}" in path]
+
+
+def _is_open(name):
+    return os.path.lexists(f"/proc/self/fd/{name}")
+
+
 def test_a_large_mail_goes_as_a_fresh_descriptor(house, tmp_path):
     content = os.urandom(50_000)
     message = house.reserve()[0]

@@ -1,5 +1,7 @@
 """What the scheduler and smtpctl read of the queue: pages, and never more than a page."""
 
+import errno
+import fcntl
 import os
 from itertools import pairwise
 
@@ -10,6 +12,7 @@ from msgspec.structs import replace
 from smtpd.envelope import Outcome, first_envelope, last_envelope
 from smtpd.imsg import (
     AddEnvelopes,
+    ContentNotOpened,
     ContentOpened,
     DeleteEnvelopes,
     EnvelopesListed,
@@ -136,8 +139,7 @@ def test_a_store_that_cannot_be_read_says_so(make_house):
     answer = house.hear("control", QuarantineListed)
     assert answer.rows == [] and "cannot be read" in answer.trouble
     house.say("control", OpenContent(6, 1))
-    opened = house.hear("control", ContentOpened)
-    assert read(opened) == b"" and opened[0].trouble.startswith("message 00000001 cannot be read: ")
+    assert house.hear("control", ContentNotOpened).reason.startswith("message 00000001 cannot be read: ")
 
 
 def test_the_quarantine_shows_what_when_and_why(house):
@@ -166,6 +168,36 @@ def test_content_comes_by_descriptor(house, content):
         answer = house.hear("control", ContentOpened)
         assert answer[0].request == 6
         assert read(answer) == content
+
+
+def test_content_that_no_pipe_can_be_had_for_is_not_opened(house, monkeypatch):
+    (id,) = house.store()
+
+    def none(_flags):
+        raise OSError(errno.ENFILE, "Too many open files in system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pipe2", none)
+        house.say("control", OpenContent(6, id >> 32))
+        assert house.hear("control", ContentNotOpened).reason.endswith("Too many open files in system")
+    assert content_of(house, id) == CONTENT
+
+
+def test_content_that_a_small_pipe_cannot_hold_is_not_cut_short(house, monkeypatch):
+    """The user of very many pipes gets small ones."""
+    (id,) = house.store(content=bytes(16 * 1024))
+    pipe2 = os.pipe2
+
+    def small(flags):
+        ends = pipe2(flags)
+        fcntl.fcntl(ends[0], fcntl.F_SETPIPE_SZ, 4096)
+        return ends
+
+    monkeypatch.setattr(os, "pipe2", small)
+    before = len(os.listdir("/proc/self/fd"))
+    house.say("control", OpenContent(6, id >> 32))
+    assert house.hear("control", ContentNotOpened).reason.endswith("there is no room in a pipe")
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_large_content_comes_by_a_descriptor_that_only_reads(house):

@@ -1,6 +1,7 @@
 """Threads of the disk, and how what they finish comes back to the loop."""
 
 import sys
+import threading
 
 import pytest
 
@@ -50,6 +51,32 @@ def test_an_answer_belongs_to_its_question(loop):
     workers.ask(lambda: 1 / 0, lambda *answer: done("defect", *answer))
     stopped(loop)
     assert answers == {"sum": (2, type(None)), "defect": (None, ZeroDivisionError)}
+    assert workers.under_way == 0
+
+
+def test_without_a_thread_it_is_an_error_and_with_one_it_is_done_by_that(loop, monkeypatch):
+    """At the limit of processes."""
+    workers, answers, start = Workers(loop, "test", 3), [], threading.Thread.start
+
+    def none(_thread):
+        raise RuntimeError("can't start new thread")
+
+    def done(result, error):
+        answers.append((result, type(error)))
+        if len(answers) in (1, 4):
+            loop.stop()
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    workers.ask(lambda: "never", done)
+    assert not answers  # not in the midst of the question
+    stopped(loop)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    workers.ask(lambda: "one", done)
+    monkeypatch.setattr(threading.Thread, "start", none)
+    workers.ask(lambda: "two", done)
+    workers.ask(lambda: "three", done)
+    stopped(loop)
+    assert answers == [(None, BlockingIOError), *((word, type(None)) for word in ("one", "two", "three"))]
     assert workers.under_way == 0
 
 

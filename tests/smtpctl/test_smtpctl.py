@@ -12,6 +12,7 @@ import pytest
 
 from smtpd.envelope import Entry, Kind, Origin, Recipient, Schedule, first_envelope, last_envelope
 from smtpd.imsg import (
+    ContentNotOpened,
     ContentOpened,
     DeliveriesPaused,
     Denied,
@@ -118,6 +119,11 @@ def test_on_a_terminal_a_message_commands_nothing(desk, content):
     shown = os.read(ours, 65536).decode()
     os.close(ours)
     assert shown == "Subject: Grüße\\033]0;title\\007\\2332J\\015\r\n\\xff\r\n"
+
+
+def test_a_message_that_cannot_be_read(desk):
+    shown = desk.run("show", "message", "1a2b3c4d", answers=[ContentNotOpened(1, "the disk says no")])
+    assert (shown.returncode, shown.stderr) == (1, "smtpctl: the disk says no\n")
 
 
 def test_a_message_that_is_not_there(desk, content):
