@@ -213,7 +213,7 @@ def test_a_descriptor_of_what_cannot_be_sent_is_closed(channels, imsg):
 def test_sending_over_the_limit_is_refused(channels):
     a, _ = channels
     with pytest.raises(Violation):
-        a.send(Take("x" * 20_000), 0)
+        a.send(Take("x" * 20_000), os.dup(0))
 
 
 def header(number, length, flags=0, peer_id=0):

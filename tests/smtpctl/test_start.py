@@ -16,7 +16,15 @@ from tests.smtpctl.conftest import TOP
 from tests.smtpctl.server import Server
 
 OF_PYTHON = {"_collections_abc", "_socket", "_stat", "errno", "genericpath", "os", "posixpath", "pwd", "select", "stat"}
-ASKING = {"smtpctl", "smtpctl.connection", "smtpctl.__main__", "smtpd", "smtpd.ipc", "smtpd.ipc.query"} | {
+ASKING = {
+    "smtpd.ipc.disposition",
+    "smtpctl",
+    "smtpctl.connection",
+    "smtpctl.__main__",
+    "smtpd",
+    "smtpd.ipc",
+    "smtpd.ipc.query",
+} | {
     "smtpd.config",
     "smtpd.config.place",
 }
