@@ -33,7 +33,7 @@ def test_removed_waiters_are_passed_over(ids, lane, limits, removed):
     made = policy(ids, lane, **limits)
     due = made.turn(NOW)
     assert due == ids[:2]
-    _, gone = made.remove(ids[2 : 2 + removed])
+    gone = made.remove(ids[2 : 2 + removed])
     assert gone == ids[2 : 2 + removed]
     made.tried(due[:1], [], [], NOW)
     assert made.turn(NOW) == [ids[2 + removed]]
