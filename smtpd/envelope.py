@@ -31,6 +31,9 @@ Word = Annotated[str, msgspec.Meta(max_length=256, pattern=_PRINTABLE)]  # a nam
 Path = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # an address, a path
 Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # of a reply or an error
 Line = Annotated[str, msgspec.Meta(max_length=4096, pattern=_ONE_LINE)]  # a command of the configuration
+# A text of the configuration that stays with the process that is told it: no other imsg carries it.
+Setting = Annotated[str, msgspec.Meta(max_length=8192, pattern=_ONE_LINE)]
+ALIAS_FILES_MAX = 32  # that commands are looked for in
 SECRET = {"secret": True}  # an imsg is printed without such a field (ipc/declaration.py)
 # A password: any text but NUL and line ends, which some table or library would take for its end.
 Secret = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"\A[^\x00\r\n]*\Z", extra=SECRET)]

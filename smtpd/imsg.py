@@ -7,9 +7,12 @@ A request is an imperative, its answer a participle; who was asked answers, with
 between queue and an agent stand in ipc/errand.py: an agent is smaller than this table.
 """
 
-from typing import Any, dataclass_transform
+from typing import Annotated, Any, dataclass_transform
+
+import msgspec
 
 from smtpd.envelope import (
+    ALIAS_FILES_MAX,
     Digest,
     Duty,
     Entry,
@@ -51,8 +54,8 @@ class Configure:
 
     number: int  # which of several dispatchers
     slice: SecretBytes  # tables of credentials may stand in it
-    empty: str  # the two directories that processes chroot into
-    spool: str
+    empty: Path  # the two directories that processes chroot into
+    spool: Path
     sandbox_required: bool
     verbose: bool
     paused: list[Word] = []  # of "mda", "smtp": what `smtpd -P` wants to begin with
@@ -228,6 +231,12 @@ class AddListener:
 
 # -- the configuration, from its one-shot process --------------------------------
 
+REPORT_LINES, REPORT_LINE = 200, 2000  # of errors, or of warnings; characters of one
+Reported = Annotated[
+    list[Annotated[str, msgspec.Meta(max_length=REPORT_LINE)]],
+    msgspec.Meta(max_length=REPORT_LINES + 1),  # and how many more there are
+]
+
 
 @imsg("config -> parent", limit=64 * 1024 * 1024)
 class ConfigurationParsed:
@@ -235,12 +244,12 @@ class ConfigurationParsed:
 
     parent: bytes
     slices: dict[str, bytes]
-    warnings: list[str]
+    warnings: Reported
 
 
-@imsg("config -> parent", limit=1024 * 1024)
+@imsg("config -> parent", limit=2 * 1024 * 1024)
 class ConfigurationRefused:
-    errors: list[str]
+    errors: Reported
 
 
 # -- a client connects -----------------------------------------------------------
@@ -414,7 +423,7 @@ class MessageIdsReserved:
 # -- RCPT TO: who is it for, and may this client send there? -------------------------
 
 
-@imsg("dispatcher -> lookup")
+@imsg("dispatcher -> lookup", limit=64 * 1024)
 class ExpandRecipient:
     """The client named a recipient; rules, aliases and .forward apply."""
 
@@ -500,7 +509,7 @@ class RecipientRefused:
     text: Text
 
 
-@imsg("queue -> lookup")
+@imsg("queue -> lookup", limit=64 * 1024)
 class ExpandEnvelope:
     """What this envelope was for is not in the user's .forward any more: what does the user want now?"""
 
@@ -538,7 +547,7 @@ class ForkProgram:
 
     request: int
     user: Word
-    arguments: list[Path]  # the first one is the program; absolute
+    arguments: Annotated[list[Path], msgspec.Meta(max_length=2)]  # the program, and what configures it; absolute
 
 
 @imsg("nursery -> parent", answers=ForkProgram, descriptor=True)
@@ -765,7 +774,7 @@ class UserLookedUp:
     verdict: Word
 
 
-@imsg("parent -> nursery")
+@imsg("parent -> nursery", limit=256 * 1024)
 class ForkAgent:
     """Whom to become, and the agent's post (ipc/errand.py) as the configuration has it."""
 
@@ -778,7 +787,7 @@ class ForkAgent:
     junk: bool
     rcpt_to: bool
     delimiter: Word
-    files: list[Path]
+    files: Annotated[list[Path], msgspec.Meta(max_length=ALIAS_FILES_MAX)]
     shared: bool = False
 
 

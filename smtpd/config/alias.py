@@ -6,10 +6,11 @@ known before it is asked.
 
 from collections.abc import Iterator
 
-from smtpd.config.error import Report, quoted
+from smtpd.config.error import Place, Report, quoted
 from smtpd.config.model import Config, Table
 from smtpd.config.parser import Parsed
 from smtpd.config.tablefile import Entry, TableFiles, Unreadable
+from smtpd.envelope import ALIAS_FILES_MAX
 from smtpd.tables import expansion
 
 NOWHERE = "/dev/null"
@@ -23,6 +24,12 @@ def tables_of(config: Config) -> Iterator[Table]:
 def files(config: Config) -> tuple[str, ...]:
     """Text files, which alone may name commands."""
     return tuple(sorted({table.path for table in tables_of(config) if table.backend == "file" and table.path}))
+
+
+def check_count(config: Config, place: Place, report: Report) -> None:
+    """All of them are told to each agent that looks for a command."""
+    if len(files(config)) > ALIAS_FILES_MAX:
+        report.add(place, f"{len(files(config))} alias files may name commands, expected {ALIAS_FILES_MAX} or fewer")
 
 
 def includes(parsed: Parsed, texts: TableFiles, report: Report) -> set[str]:

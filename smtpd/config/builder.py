@@ -16,7 +16,7 @@ from smtpd.config.certificate import Certificates
 from smtpd.config.error import Place, Report, quoted
 from smtpd.config.listener import Listeners
 from smtpd.config.mistake import Mistakes, Node, parts, value_of, word
-from smtpd.config.model import Action, Config, DeliveryLimits, Limits, Listen, Table, Wrapper
+from smtpd.config.model import Action, Config, DeliveryLimits, Limits, Listen, Method, Table, Wrapper
 from smtpd.config.names import BUILTIN_TABLES, Names
 from smtpd.config.operand import Tables
 from smtpd.config.rule import Rules
@@ -57,7 +57,7 @@ class Builder:
         self._mistakes.file = file
         match sentence.data:
             case "table":
-                self._tables.declare(*parts(sentence))
+                self._mistakes.fits(sentence, self._tables.maybe_declare(*parts(sentence)))
             case "action":
                 self._actions.append((file, sentence))
             case "match":
@@ -92,10 +92,12 @@ class Builder:
         Sentences with errors are left out, and so are those that name what has errors."""
         actions = Actions(self._mistakes, self._names, self._tables)
         rules = Rules(self._mistakes, self._names, self._tables)
-        built = [self._maybe_right(actions.maybe_build, *parts(action)) for action in self._again(self._actions)]
+        built = [
+            self._maybe_right(partial(self._maybe_action, actions), action) for action in self._again(self._actions)
+        ]
         for sentence in self._again(self._listeners):
-            self._listen(*parts(sentence))
-        matches = [self._maybe_right(rules.build, *parts(match)) for match in self._again(self._rules)]
+            self._listen(sentence, *parts(sentence))
+        matches = [self._maybe_right(rules.build, match) for match in self._again(self._rules)]
         usable = Usable(self._tables.by_name, self._wrappers)
         listeners, self.listeners = self.listeners, []
         for listen, place in listeners:
@@ -115,17 +117,24 @@ class Builder:
             **self._settings,
         )
 
-    def _maybe_right[T](self, build: Callable[..., T], *words: Any) -> T | None:
+    def _maybe_right[T](self, build: Callable[..., T], sentence: Tree) -> T | None:
         """None of a sentence that has an error."""
         before = self._report.count
-        made = build(*words)
+        made = build(*parts(sentence))
         self._names.check(self._tables.by_name)
-        return made if self._report.count == before else None
+        return made if self._mistakes.fits(sentence, made) and self._report.count == before else None
 
-    def _listen(self, operand: Token, *options: Tree) -> None:
+    def _maybe_action(self, actions: Actions, name: Token, method: Tree, *options: Tree) -> Action | None:
+        action = actions.maybe_build(name, method, *options)
+        wrapper = next((wrapper for wrapper in self._wrappers if action and wrapper.name == action.wrapper), None)
+        if action and wrapper and action.method is Method.MDA and action.target and wrapper.command:
+            self._mistakes.value(partial(target.wrapped, wrapper.command), name, "", text=action.target)
+        return action
+
+    def _listen(self, sentence: Tree, operand: Token, *options: Tree) -> None:
         """Of one with errors the addresses are still looked at, if it says which."""
         place = self._mistakes.place(operand)
-        if listen := self._maybe_right(self._doors.build, operand, *options):
+        if listen := self._maybe_right(self._doors.build, sentence):
             self.listeners.append((listen, place))
         elif operand:
             families = {"inet4": 4, "inet6": 6}
@@ -141,7 +150,7 @@ class Builder:
 
     def _mda(self, setting: Tree) -> None:
         if setting.data == "wrapper":
-            if wrapper := self._maybe_right(self._wrapper, *parts(setting)):
+            if wrapper := self._maybe_right(self._wrapper, setting):
                 self._wrappers.append(wrapper)
             return
         for key, number in map(parts, parts(setting)):

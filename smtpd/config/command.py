@@ -8,9 +8,11 @@ Errors and warnings go to standard error, the configuration in its canonical for
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from smtpd import sandbox
+from smtpd.config import trust
 from smtpd.config.error import ConfigErrors
 from smtpd.config.keyfile import KeyFiles
 from smtpd.config.parser import Parsed
@@ -34,10 +36,20 @@ def maybe_configure(
 ) -> Configuration | None:
     """None means that there was an error.  `check` gets what was parsed, and whether files have to be root's."""
     strict = os.geteuid() == 0 and not insecure_paths
+
+    def check_ourselves(parsed: Parsed) -> None:
+        if check:
+            with own_rights():
+                check(parsed, strict)
+
     try:
         read = reader(insecure_paths)
-        more = (lambda parsed: check(parsed, strict)) if check else None
-        made = configure(path, read(path), macros, as_daemon(read), more)
+        text, included = read(path), as_user(read)
+        with rights_of_daemon():
+            made = configure(path, text, macros, included, check_ourselves)
+        if strict:
+            parent = made.slices.parent
+            trust.check_named(parent.files, [word for program in parent.programs for word in program.arguments])
     except ConfigErrors as errors:
         for line in (*(f"warning: {warning}" for warning in errors.warnings), *errors.errors):
             print(line, file=sys.stderr)
@@ -50,25 +62,34 @@ def maybe_configure(
     return made
 
 
-def as_daemon(read: Callable[[str], str]) -> Callable[[str], str]:
-    """Included files, and those of tables: root can read all of them, which says nothing."""
+@contextmanager
+def rights_of_daemon() -> Iterator[None]:
+    """Of the user who reads included files, tables and databases: root can read all of them, which says nothing."""
     ids = sandbox.find_ids(USER) if os.geteuid() == 0 else None
     if ids is None:
-        return read
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(ids.gid)
+    os.seteuid(ids.uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
-    def read_and_return(path: str) -> str:
-        groups, group = os.getgroups(), os.getegid()
-        os.setgroups([])
-        os.setegid(ids.gid)
-        os.seteuid(ids.uid)
-        try:
-            return read(path)
-        finally:
-            os.seteuid(0)
-            os.setegid(group)
-            os.setgroups(groups)
 
-    return as_user(read_and_return)
+@contextmanager
+def own_rights() -> Iterator[None]:
+    """In the middle of the above: those of who has asked."""
+    user = os.geteuid()
+    os.seteuid(os.getuid())
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def check_keys(parsed: Parsed, strict: bool) -> None:

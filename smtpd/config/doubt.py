@@ -1,6 +1,7 @@
 """What a daemon can start with, and what is hardly meant: warnings.
 
 mda wrapper NAME "…"   there is no %{mda} in it, so what it wraps never runs
+pki NAME, ca NAME      no listener has it, so its files are not opened
 listen … port 465      without smtps, or smtps at a port where clients begin in the clear
 """
 
@@ -19,6 +20,7 @@ def warn(parsed: Parsed, report: Report) -> None:
             place = parsed.names.wrapper_places[wrapper.name]
             report.warn(place, f"wrapper {quoted(wrapper.name)} has no %{{mda}}: what it wraps never runs")
     _warn_of_ports(parsed, report)
+    _warn_of_certificates(parsed, report)
 
 
 def _warn_of_ports(parsed: Parsed, report: Report) -> None:
@@ -28,3 +30,11 @@ def _warn_of_ports(parsed: Parsed, report: Report) -> None:
             report.warn(place, f"clients of port {listen.port} begin with TLS, expected smtps")
         elif listen.port in IN_CLEAR and listen.tls is Tls.AT_ONCE:
             report.warn(place, f"clients of port {listen.port} begin without TLS, expected tls or tls-require")
+
+
+def _warn_of_certificates(parsed: Parsed, report: Report) -> None:
+    for kind, declared in (("pki", parsed.config.pki), ("ca", parsed.config.ca)):
+        for one in declared:
+            if (kind, one.name) not in parsed.names.used:
+                place = parsed.names.file_places[one.name, one.cert]
+                report.warn(place, f"no listener has {kind} {quoted(one.name)}: its files are not opened")

@@ -6,6 +6,7 @@
 
 Keys are read as crypto reads them, and of certificates the contexts are made that a dispatcher makes of them: what is
 refused here is what would be refused there.  The daemon itself never has a key and its certificate in one process.
+Those of a pki or ca that no listener has are not looked at, as the daemon does not open them: doubt.py warns of it.
 """
 
 import os
@@ -38,7 +39,8 @@ class KeyFiles:
         config = self._parsed.config
         certificates: dict[str, Certificate] = {}
         authorities: dict[str, Authorities] = {}
-        for pki in config.pki:
+        used = self._parsed.names.used
+        for pki in (pki for pki in config.pki if ("pki", pki.name) in used):
             certificate = self._maybe_read(pki.name, pki.cert, partial(_read, Certificate.read))
             if certificate:
                 certificates[pki.name] = certificate
@@ -48,7 +50,7 @@ class KeyFiles:
                 text = f"{quoted(pki.key)} has not the key of the certificate in {quoted(pki.cert)}"
                 self._report.add(self._place(pki.name, pki.key), text)
             self._check_mode(pki)
-        for ca in config.ca:
+        for ca in (ca for ca in config.ca if ("ca", ca.name) in used):
             found = self._maybe_read(ca.name, ca.cert, partial(_read, Authorities.read))
             if found:
                 authorities[ca.name] = found

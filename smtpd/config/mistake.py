@@ -1,11 +1,14 @@
 """What the builders of sentences share: where a word stands, what it means, and what is said when it means nothing."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from operator import eq
 from typing import Any
 
 from lark import Token, Tree
 
 from smtpd.config.error import Place, Report, Wrong, alternatives, quoted, suggestion
+from smtpd.ipc import bound
 
 type Node = Token | Tree
 
@@ -49,6 +52,14 @@ class Mistakes:
         except Wrong as wrong:
             self.error(node, str(wrong))
             return otherwise
+
+    def fits(self, node: Tree, made: Any) -> bool:
+        """Whether each text of `made`, which was built of `node`, can travel in an imsg."""
+        before = self._report.count
+        for text, wrong in bound.misfits(made, type(made)):
+            token = next(node.scan_values(partial(eq, text)), node)
+            self.error(token, f"{quoted(text)} cannot be used here: {wrong}")
+        return self._report.count == before
 
     def known(self, token: Token, known: Iterable[str]) -> bool:
         if token in known:

@@ -2,10 +2,15 @@
 
 Frozen dataclasses, one per sentence of the grammar.  Nothing here is resolved (names of interfaces, the server's own
 name, files): the model of a file is the same on every machine, and printing it gives a file with the same model.
+
+Texts have the types of the imsg fields that they end up in, as in slice.py; builder.py reports, at its place, what does
+not fit.
 """
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from smtpd.envelope import Line, Path, Setting, Word
 
 
 class Method(StrEnum):
@@ -40,18 +45,18 @@ class For(StrEnum):
 class Table:
     """`table NAME { … }`, `table NAME BACKEND:/path`, or the anonymous one of an inline operand (`<dynamic:N>`)."""
 
-    name: str
-    entries: tuple[str, ...] = ()  # an inline list
-    pairs: tuple[tuple[str, str], ...] | None = None  # an inline mapping
-    path: str | None = None  # what the backend reads; None: inline, or a program without a configuration
-    backend: str = ""  # "file", "db", "passwd", "sqlite", or X for the program table-X; empty: inline
+    name: Word
+    entries: tuple[Setting, ...] = ()  # an inline list
+    pairs: tuple[tuple[Setting, Setting], ...] | None = None  # an inline mapping
+    path: Path | None = None  # what the backend reads; None: inline, or a program without a configuration
+    backend: Word = ""  # "file", "db", "passwd", "sqlite", or X for the program table-X; empty: inline
 
 
 @dataclass(frozen=True)
 class Operand:
     """`[regex] <table>` behind a word of a match; `table` is the name of a Table of the model."""
 
-    table: str
+    table: Word
     regex: bool = False
 
 
@@ -59,7 +64,7 @@ class Operand:
 class Condition:
     """`[!] KIND [regex] <table>`.  The operand is missing where the kind takes none."""
 
-    kind: str  # a From or For value, or "tag", "helo", "tls", "auth", "mail-from", "rcpt-to"
+    kind: Word  # a From or For value, or "tag", "helo", "tls", "auth", "mail-from", "rcpt-to"
     negated: bool = False
     operand: Operand | None = None
 
@@ -68,7 +73,7 @@ class Condition:
 class Match:
     """`match … action NAME | reject`; `action` is None for reject."""
 
-    action: str | None
+    action: Word | None
     source: Condition = Condition("local")
     destination: Condition = Condition("local")
     tag: Condition | None = None
@@ -81,16 +86,16 @@ class Match:
 
 @dataclass(frozen=True)
 class Action:
-    name: str
+    name: Word
     method: Method
-    target: str = ""  # the path of a maildir, the destination of lmtp, the command of mda; specifiers as written
+    target: Line = ""  # the path of a maildir, the destination of lmtp, the command of mda; specifiers as written
     junk: bool = False  # of a maildir
     rcpt_to: bool = False  # of lmtp
-    alias: str | None = None  # names of tables of the model
-    virtual: str | None = None
-    userbase: str | None = None
-    user: str | None = None  # to run as
-    wrapper: str | None = None  # name of a Wrapper
+    alias: Word | None = None  # names of tables of the model
+    virtual: Word | None = None
+    userbase: Word | None = None
+    user: Word | None = None  # to run as
+    wrapper: Word | None = None  # name of a Wrapper
     ttl: int | None = None  # seconds
 
 
@@ -98,8 +103,8 @@ class Action:
 class Wrapper:
     """`mda wrapper NAME COMMAND`; %{mda} in it stands for what is wrapped."""
 
-    name: str
-    command: str
+    name: Word
+    command: Line
 
 
 class Tls(StrEnum):
@@ -127,51 +132,51 @@ class Proxy(StrEnum):
 class Pki:
     """`pki NAME cert FILE`, `pki NAME key FILE`, `pki NAME dhe WORD`: NAME is a host name or `*`."""
 
-    name: str
-    cert: str
-    key: str
-    dhe: str = "none"  # or "auto", "legacy"
+    name: Word
+    cert: Path
+    key: Path
+    dhe: Word = "none"  # or "auto", "legacy"
 
 
 @dataclass(frozen=True)
 class Ca:
     """`ca NAME cert FILE`: whom certificates of clients have to come from."""
 
-    name: str
-    cert: str
+    name: Word
+    cert: Path
 
 
 @dataclass(frozen=True)
 class Listen:
-    operand: str  # interface, address or name, as written
+    operand: Word  # interface, address or name, as written
     port: int | None = None  # 25, or 465 with smtps
     family: int | None = None  # 4, 6, or both
-    hostname: str | None = None
-    tag: str = ""
+    hostname: Word | None = None
+    tag: Word = ""
     tls: Tls | None = None
     verify: bool = False  # the client has to show a certificate
-    pki: tuple[str, ...] = ()  # names of Pki
-    ca: str | None = None
-    ciphers: str | None = None  # None: as `smtp ciphers`
-    protocols: str | None = None
+    pki: tuple[Word, ...] = ()  # names of Pki
+    ca: Word | None = None
+    ciphers: Setting | None = None  # None: as `smtp ciphers`
+    protocols: Setting | None = None
     auth: Auth | None = None
-    credentials: str | None = None  # table; None: users of the system
+    credentials: Word | None = None  # table; None: users of the system
     scram: bool = False  # all in the table is good for SCRAM; not said: only if that can be seen
-    hostnames: str | None = None  # table: our address -> our name there
+    hostnames: Word | None = None  # table: our address -> our name there
     mask_src: bool = False
     no_dsn: bool = False
     proxy: Proxy | None = None
     received_auth: bool = False
-    senders: str | None = None  # table: user -> addresses that the user may send as
+    senders: Word | None = None  # table: user -> addresses that the user may send as
     masquerade: bool = False
-    xclient: str | None = None  # table: addresses of clients that may speak for others
+    xclient: Word | None = None  # table: addresses of clients that may speak for others
 
 
 @dataclass(frozen=True)
 class ListenSocket:
     """`listen on socket`: programs of this host, by the socket that smtpctl uses too.  It need not be said."""
 
-    tag: str = ""
+    tag: Word = ""
     mask_src: bool = False
     no_dsn: bool = False
 
@@ -221,14 +226,14 @@ class Config:
     matches: tuple[Match, ...] = ()
     queue_ttl: int = 4 * 86400  # seconds
     max_message_size: int = 35 * 1024 * 1024  # bytes
-    sub_addr_delim: str = "+"
+    sub_addr_delim: Word = "+"
     limits: Limits = field(default_factory=Limits)
     delivery_limits: DeliveryLimits = field(default_factory=DeliveryLimits)
     wrappers: tuple[Wrapper, ...] = ()
-    alias_commands: str | None = None  # `alias-commands user NAME`: who runs commands that alias files name
+    alias_commands: Word | None = None  # `alias-commands user NAME`: who runs commands that alias files name
     sandbox_required: bool | None = None  # None: required for a start as root
     pki: tuple[Pki, ...] = ()
     ca: tuple[Ca, ...] = ()
-    ciphers: str = ""  # `smtp ciphers`, in OpenSSL's words; empty: those that are good today
+    ciphers: Setting = ""  # `smtp ciphers`, in OpenSSL's words; empty: those that are good today
     dispatchers: int = 1
     socket: ListenSocket = field(default_factory=ListenSocket)

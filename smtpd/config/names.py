@@ -58,6 +58,7 @@ class Names:
         self.user_places: dict[str, Place] = {}  # of users of the system, where they are named first
         self.file_places: dict[tuple[str, str], Place] = {}  # by the name of a pki or a ca, and the path
         self.table_uses: list[Use] = []
+        self.used: set[tuple[str, str]] = set()  # a kind and a name, but for tables
         self.declarations: Counter[tuple[str, str]] = Counter()  # of a kind and a name: how many sentences
         self._report = report
         self._declared: dict[str, dict[str, Place]] = {
@@ -98,6 +99,7 @@ class Names:
 
     def use(self, kind: str, name: str, place: Place) -> None:
         """Anything but a table."""
+        self.used.add((kind, name))
         self._uses.append((kind, name, place))
 
     def use_table(self, use: Use) -> None:

@@ -15,7 +15,7 @@ WITH_PATH = ("file", STATIC, "db", "passwd", "sqlite")
 
 
 class Tables:
-    """`declare` those that have a sentence, ask for the name of an `operand`, and take `all` in the end."""
+    """`maybe_declare` those that have a sentence, ask for the name of an `operand`, and take `all` in the end."""
 
     def __init__(self, mistakes: Mistakes, names: Names) -> None:
         self._mistakes = mistakes
@@ -28,8 +28,8 @@ class Tables:
     def all(self) -> tuple[Table, ...]:
         return (*self._declared.values(), *self._inline)
 
-    def declare(self, name: Token, content: Tree) -> None:
-        """table NAME { … } | /path | BACKEND[:/path]"""
+    def maybe_declare(self, name: Token, content: Tree) -> Table | None:
+        """table NAME { … } | /path | BACKEND[:/path]; None of one that has an error."""
         self._mistakes.value(value.name, name, "")
         if content.data == "list":
             table = self._listed(str(name), content)
@@ -37,6 +37,7 @@ class Tables:
             table = self._from_backend(str(name), value_of(content))
         if table:
             self.by_name[table.name] = self._declared.setdefault(table.name, table)
+        return table
 
     def _from_backend(self, name: str, source: Token) -> Table | None:
         backend, colon, path = ("file", ":", str(source)) if source.startswith("/") else str(source).partition(":")

@@ -18,26 +18,25 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import msgspec
 from setproctitle import setproctitle
 
 from smtpd import sandbox
-from smtpd.config import parser, trust
+from smtpd.config import macro, parser, trust
+from smtpd.config.encoding import PARENT as PARENT_ROLE
+from smtpd.config.encoding import encode_slices
 from smtpd.config.error import ConfigErrors
 from smtpd.config.host import this_host
 from smtpd.config.slice import Slices
 from smtpd.config.slicing import slice_config
-from smtpd.imsg import ROLES, TABLE, ConfigurationParsed, ConfigurationRefused
+from smtpd.imsg import REPORT_LINE, REPORT_LINES, TABLE, ConfigurationParsed, ConfigurationRefused
 from smtpd.ipc.boot import PARENT
 from smtpd.ipc.channel import Channel, Closed
-from smtpd.ipc.log import log, take_tracebacks
+from smtpd.ipc.log import log, take_tracebacks, visible
 from smtpd.sandbox import seccomp
 from smtpd.tables.text import read_file
 
 USER = "_smtpl"
 PLEDGE = "stdio rpath inet unix dns"  # where the system's resolver keeps to it
-LINES_MAX = 200  # of errors, or of warnings
-LINE_MAX = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Configuration:
 
     parsed: parser.Parsed
     slices: Slices
+    encoded: dict[str, bytes]  # the slices, by role
     warnings: tuple[str, ...]
 
 
@@ -61,7 +61,7 @@ def configure(
     host = this_host()
     parsed = parser.understand(path, text=text, macros=macros, read=read)
     sliced = slice_config(parsed, host, read, check)
-    return Configuration(parsed, sliced.slices, sliced.warnings)
+    return Configuration(parsed, sliced.slices, encode_slices(path, sliced.slices), sliced.warnings)
 
 
 def main(arguments: list[str]) -> int:
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
     channel = Channel(socket.socket(fileno=PARENT), TABLE, "config", "parent")
     options, _ = getopt.getopt(arguments, "f:D:", ["insecure-paths"])
     path = dict(options)["-f"]
-    macros = dict(value.split("=", 1) for option, value in options if option == "-D")
+    macros = dict(macro.split(value) for option, value in options if option == "-D")
     read = reader(("--insecure-paths", "") in options)
     answer: ConfigurationParsed | ConfigurationRefused
     try:
@@ -78,11 +78,12 @@ def main(arguments: list[str]) -> int:
         included = as_user(read)
         missing = confine()
         made = configure(path, text, macros, included)
-        answer = encode(made.slices, [*missing, *brief(made.warnings)])
+        slices = dict(made.encoded)
+        answer = ConfigurationParsed(slices.pop(PARENT_ROLE), slices, brief([*missing, *made.warnings]))
     except ConfigErrors as errors:
         answer = ConfigurationRefused(brief(list(map(str, errors.errors))))
     except (OSError, ValueError, sandbox.Unavailable) as error:
-        answer = ConfigurationRefused([f"{path}: {reason(error)}"])
+        answer = ConfigurationRefused(brief([f"{path}: {reason(error)}"]))
     return send(channel, answer)
 
 
@@ -111,19 +112,9 @@ def confine() -> list[str]:
 
 
 def brief(lines: Sequence[str]) -> list[str]:
-    """As much as a log has room for."""
-    more = [f"and {len(lines) - LINES_MAX} more"] if len(lines) > LINES_MAX else []
-    return [line[:LINE_MAX] for line in lines[:LINES_MAX]] + more
-
-
-def encode(slices: Slices, warnings: list[str]) -> ConfigurationParsed:
-    """Each slice for itself, so that nobody has to decode what is not theirs."""
-    encoder = msgspec.msgpack.Encoder()
-    return ConfigurationParsed(
-        parent=encoder.encode(slices.parent),
-        slices={role: encoder.encode(getattr(slices, role)) for role in ROLES},
-        warnings=warnings,
-    )
+    """As much as a log, and the imsg, has room for."""
+    more = [f"and {len(lines) - REPORT_LINES} more"] if len(lines) > REPORT_LINES else []
+    return [visible(line)[:REPORT_LINE] for line in lines[:REPORT_LINES]] + more
 
 
 def send(channel: Channel, answer: ConfigurationParsed | ConfigurationRefused) -> int:

@@ -1,16 +1,25 @@
 """What each process is told of the configuration: its slice, resolved, and nothing that it need not know.
 
 The parent passes the slices on without looking into them, all but its own.
+
+Each text has the type of the imsg field that it ends up in, or is a Setting, which none carries: what does not fit is
+an error of the configuration (slicing.py), and never of a process that receives it.
 """
 
 import re
 from dataclasses import dataclass, field
+from typing import Annotated
+
+import msgspec
 
 from smtpd.config.model import Auth, DeliveryLimits, Limits, Match, Method, Proxy, Tls
+from smtpd.envelope import ALIAS_FILES_MAX, Line, Path, Seconds, Setting, Word
 from smtpd.tables.table import Service
 
 LMTP_USER = "_smtpm"  # whom an lmtp action runs as that names nobody
 PROGRAM_USER = "_smtpf"  # and a program that answers for a table
+
+AliasFiles = Annotated[tuple[Path, ...], msgspec.Meta(max_length=ALIAS_FILES_MAX)]
 
 UNLIMITED = 2**63 - 1  # bytes of a message, where the configuration says 0
 
@@ -26,24 +35,24 @@ USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}")
 @dataclass(frozen=True)
 class TlsSlice:
     mode: Tls
-    pki: tuple[str, ...]  # names, the first or "*" for clients that name none of them
+    pki: tuple[Word, ...]  # names, the first or "*" for clients that name none of them
     verify: bool = False
-    ca: str = ""
-    ciphers: str = ""  # for TLS up to 1.2, in OpenSSL's words; empty: our own choice
-    protocols: tuple[str, ...] = ("TLSv1.2", "TLSv1.3")  # in a row, of TLSv1, TLSv1.1, TLSv1.2, TLSv1.3
+    ca: Word = ""
+    ciphers: Setting = ""  # for TLS up to 1.2, in OpenSSL's words; empty: our own choice
+    protocols: tuple[Setting, ...] = ("TLSv1.2", "TLSv1.3")  # in a row, of TLSv1, TLSv1.1, TLSv1.2, TLSv1.3
 
 
 @dataclass(frozen=True)
 class PkiSlice:
-    name: str
-    cert: str  # paths
-    key: str
+    name: Word
+    cert: Path
+    key: Path
 
 
 @dataclass(frozen=True)
 class CaSlice:
-    name: str
-    cert: str
+    name: Word
+    cert: Path
 
 
 @dataclass(frozen=True)
@@ -52,10 +61,10 @@ class DoorSlice:
 
     number: int  # of the listener
     auth: bool = False
-    credentials: str = ""  # empty: users of the system
-    senders: str = ""
-    hostnames: str = ""
-    xclient: str = ""
+    credentials: Word = ""  # empty: users of the system
+    senders: Word = ""
+    hostnames: Word = ""
+    xclient: Word = ""
 
 
 @dataclass(frozen=True)
@@ -65,11 +74,11 @@ class ListenerSlice:
     Where `interface` is named there is no address yet: the parent looks for them, and adds a socket for each."""
 
     number: int
-    address: str  # numeric, without brackets; of a link-local one with %interface; empty: that of `interface`
+    address: Word  # numeric, without brackets; of a link-local one with %interface; empty: that of `interface`
     port: int
-    hostname: str  # of the banner, of Received
-    tag: str
-    interface: str = ""
+    hostname: Word  # of the banner, of Received
+    tag: Word
+    interface: Word = ""
     family: int | None = None  # of the addresses of `interface`: 4, 6, or both
     tls: TlsSlice | None = None
     auth: Auth | None = None
@@ -92,41 +101,41 @@ class Person:
 
     uid: int
     gid: int
-    home: str
+    home: Path
 
 
 @dataclass(frozen=True)
 class AgentSlice:
     """A local action as the parent and the agents need it: what is run, and as whom."""
 
-    name: str
+    name: Word
     method: Method
-    target: str  # the path of a maildir, the destination of lmtp, the command of mda
+    target: Line  # the path of a maildir, the destination of lmtp, the command of mda
     junk: bool = False
     rcpt_to: bool = False
-    wrapper: str = ""  # its command
-    user: str = ""  # to run as; empty: as the recipient
-    people: dict[str, Person] | None = None  # of a userbase whose uids count; None: users of the system, or `user`
+    wrapper: Line = ""  # its command
+    user: Word = ""  # to run as; empty: as the recipient
+    people: dict[Word, Person] | None = None  # of a userbase whose uids count; None: users of the system, or `user`
 
 
 @dataclass(frozen=True)
 class ProgramSlice:
     """A program that answers for a table: `arguments` with its absolute path first."""
 
-    table: str
-    arguments: tuple[str, ...]
-    user: str
+    table: Word
+    arguments: tuple[Path, ...]
+    user: Word
 
 
 @dataclass(frozen=True)
 class TableSlice:
     """A table as lookup opens it.  The builtin ones (anyhost, localhost, localnames) are filled in here."""
 
-    name: str
-    entries: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] | None = None
-    path: str | None = None  # read by lookup itself
-    backend: str = ""  # as in the model
+    name: Word
+    entries: tuple[Setting, ...] = ()
+    pairs: tuple[tuple[Setting, Setting], ...] | None = None
+    path: Path | None = None  # read by lookup itself
+    backend: Word = ""  # as in the model
     services: tuple[Service, ...] = ()  # what it is asked for
 
 
@@ -134,14 +143,14 @@ class TableSlice:
 class ParentSlice:
     listeners: tuple[ListenerSlice, ...]
     actions: tuple[AgentSlice, ...]
-    files: tuple[str, ...]  # that lookup reads (tables, what they include): checked by the parent, unveiled by lookup
+    files: tuple[Path, ...]  # that lookup reads (tables, what they include): checked by the parent, unveiled by lookup
     dispatchers: int
     sandbox_required: bool | None
-    server_name: str
-    sub_addr_delim: str = "+"
+    server_name: Word
+    sub_addr_delim: Word = "+"
     programs: tuple[ProgramSlice, ...] = ()
-    alias_commands: str = ""  # the user who runs what alias files name; empty: nobody does
-    alias_files: tuple[str, ...] = ()  # those that are text files
+    alias_commands: Word = ""  # the user who runs what alias files name; empty: nobody does
+    alias_files: AliasFiles = ()  # those that are text files
     pki: tuple[PkiSlice, ...] = ()
     ca: tuple[CaSlice, ...] = ()
     passwords: bool = False  # a listener authenticates users of the system
@@ -150,10 +159,10 @@ class ParentSlice:
 @dataclass(frozen=True)
 class DispatcherSlice:
     listeners: tuple[ListenerSlice, ...]
-    server_name: str
+    server_name: Word
     max_message_size: int
     limits: Limits  # already divided by the number of dispatchers
-    dhe: dict[str, str] = field(default_factory=dict)  # pki -> "auto" or "legacy"
+    dhe: dict[Word, Word] = field(default_factory=dict)  # pki -> "auto" or "legacy"
     socket: ListenerSlice = SOCKET
 
 
@@ -161,24 +170,24 @@ class DispatcherSlice:
 class ExpansionSlice:
     """A local action as lookup needs it: how a recipient becomes users.  Tables by name, empty for none."""
 
-    name: str
+    name: Word
     method: Method
-    alias: str = ""
-    virtual: str = ""
-    userbase: str = ""  # empty: users of the system
-    user: str = ""  # that the action runs as
+    alias: Word = ""
+    virtual: Word = ""
+    userbase: Word = ""  # empty: users of the system
+    user: Word = ""  # that the action runs as
     rcpt_to: bool = False  # of lmtp: the server is told the address, not the user
 
 
 @dataclass(frozen=True)
 class LookupSlice:
-    server_name: str
+    server_name: Word
     matches: tuple[Match, ...]
     tables: tuple[TableSlice, ...]
     actions: tuple[ExpansionSlice, ...]
-    sub_addr_delim: str
-    files: tuple[str, ...]
-    alias_commands: str = ""
+    sub_addr_delim: Word
+    files: tuple[Path, ...]
+    alias_commands: Word = ""
     doors: tuple[DoorSlice, ...] = ()
     auth_failure_rate: int = 10  # a minute, of an address and of a user
 
@@ -187,18 +196,18 @@ class LookupSlice:
 class DeliverySlice:
     """A local action as queue needs it: which agent, and how long an envelope may wait."""
 
-    name: str
+    name: Word
     method: Method
-    user: str  # to run as (`_smtpm` for lmtp without a user); empty: as the recipient
-    lifetime: int  # seconds until its envelopes expire
+    user: Word  # to run as (`_smtpm` for lmtp without a user); empty: as the recipient
+    lifetime: Seconds  # seconds until its envelopes expire
 
 
 @dataclass(frozen=True)
 class QueueSlice:
     actions: tuple[DeliverySlice, ...]
-    server_name: str
+    server_name: Word
     dispatchers: int
-    alias_commands: str = ""
+    alias_commands: Word = ""
     delivery_limits: DeliveryLimits = field(default_factory=DeliveryLimits)
 
 
@@ -211,7 +220,7 @@ class SchedulerSlice:
 
 @dataclass(frozen=True)
 class ControlSlice:
-    server_name: str
+    server_name: Word
     dispatchers: int
 
 

@@ -73,6 +73,8 @@ def slice_config(
     agents = slice_agents(parsed, texts, report)
     check_tables(parsed, texts, report)
     check_machine(parsed, host, report)
+    if config.alias_commands:
+        alias.check_count(config, parsed.names.user_places[config.alias_commands], report)
     doubt.warn(parsed, report)
     if check:
         check(parsed)

@@ -8,11 +8,8 @@ Outside quotes a backslash joins two lines, and before any other character it on
 asks for the characters as they are.  What a character means is the lexer's business.
 """
 
-import re
-
 from smtpd.config.error import Place
-
-MACRO_NAME = re.compile(r"[A-Za-z0-9_]*")
+from smtpd.config.macro import MACRO_NAME
 
 
 class Source:

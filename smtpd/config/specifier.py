@@ -118,14 +118,12 @@ class Template:
             elif not line.ended:
                 parameters.append(piece.value(values, delimiter))
                 line.refer(len(parameters))
-        text = line.finish()
-        if len(text) > LINE_MAX:
-            raise Malformed(f"longer than {LINE_MAX} characters")
-        return text, parameters
+        return _short(line.finish()), parameters
 
     def check_command(self) -> None:
-        """That there is a line for each value.  Raises Malformed."""
-        _line(self)
+        """That there is a line, whatever the values are.  Raises Malformed."""
+        _, line = _line(self)
+        _short(line)
 
     def path(self, values: Mapping[str, str], delimiter: str) -> str:
         """An absolute path, in which a value is at the most one component of its own.  Raises Malformed."""
@@ -222,9 +220,15 @@ def wrap(wrapper: Template, inner: Template) -> Template:
     return Template(tuple(pieces))
 
 
+def _short(line: str) -> str:
+    if len(line) > LINE_MAX:
+        raise Malformed(f"longer than {LINE_MAX} characters")
+    return line
+
+
 def _line(template: Template) -> tuple[list[Piece], str]:
     """The pieces without a comment.  Raises Malformed where there could be no line."""
-    line, pieces = Line(), list[Piece]()
+    line, pieces, values = Line(), list[Piece](), 0
     for piece in template.pieces:
         begin = len(line.text)
         if isinstance(piece, str):
@@ -235,7 +239,8 @@ def _line(template: Template) -> tuple[list[Piece], str]:
             if piece.name == MDA:
                 line.check_unquoted("%{mda}")
             else:
-                line.refer(1)
+                values += 1
+                line.refer(values)
     return pieces, line.finish()
 
 

@@ -12,12 +12,12 @@ from smtpd.config import specifier
 from smtpd.config.error import Wrong, printable, quoted, suggestion
 from smtpd.config.host import is_host_name
 from smtpd.config.value import number
+from smtpd.envelope import Line, Path
+from smtpd.ipc.bound import fault
 from smtpd.tables.domain import ascii_form
 
 MAILDIR = "~/Maildir"
 HOME = ("~/", "%{user.directory}")
-LONGEST_PATH = 1024  # characters
-LONGEST_COMMAND = 4096
 LONGEST_SOCKET = 107  # bytes; sun_path of unix(7) without its NUL
 SPECIFIER_NAME = re.compile(r"%\{([a-z.]+)")
 # What other programs write for a value: %u and %d of Dovecot, $user of Postfix and of shells.
@@ -32,8 +32,8 @@ def maildir_path(text: str) -> str:
     template(text)
     if not text.lower().startswith(("/", *HOME)):
         raise Wrong(f"the path {quoted(text)} is relative, expected it to begin with / or ~/")
-    if len(text) > LONGEST_PATH:
-        raise Wrong(f"a path of more than {LONGEST_PATH} characters")
+    if wrong := fault(Path, text):
+        raise Wrong(f"the path {quoted(text)} cannot be used: {wrong}")
     return text
 
 
@@ -53,6 +53,8 @@ def lmtp_destination(text: str) -> str:
     if text.startswith("/"):
         if len(text.encode()) > LONGEST_SOCKET:
             raise Wrong(f"the path of a socket has at most {LONGEST_SOCKET} bytes")
+        if wrong := fault(Path, text):
+            raise Wrong(f"the path {quoted(text)} cannot be used: {wrong}")
         return text
     if not text.isascii():
         host, colon, port = text.partition(":")
@@ -89,11 +91,20 @@ def wrapper(text: str) -> str:
     return text
 
 
+def wrapped(wrapper: str, text: str) -> str:
+    """`text`, a command that `wrapper` is put around; both are good by themselves."""
+    try:
+        specifier.wrap(specifier.parse(wrapper, wrapper=True), specifier.parse(text)).check_command()
+    except specifier.Malformed as malformed:
+        raise Wrong(f"with its wrapper the command is {malformed}") from None
+    return text
+
+
 def _command(text: str) -> None:
     if not text.strip():
         raise Wrong("a command cannot be empty")
-    if len(text) > LONGEST_COMMAND:
-        raise Wrong(f"a command of more than {LONGEST_COMMAND} characters")
+    if wrong := fault(Line, text):
+        raise Wrong(f"a command with {wrong}")
 
 
 def template(text: str, *, wrapper: bool = False) -> specifier.Template:

@@ -7,6 +7,7 @@ by one, and what they lead through is checked like the rest.
 
 import os
 import stat
+from collections.abc import Iterable
 
 from smtpd.tables.text import LARGEST_FILE, decode
 
@@ -44,6 +45,18 @@ def check_path(path: str, *, sticky: bool = False) -> str:
         at = "/" if target.startswith("/") else at
     _check_step(at, os.lstat(at), last=not sticky)  # "directory/.." has not been looked at as the last step
     return at
+
+
+def check_named(files: Iterable[str], programs: Iterable[str]) -> None:
+    """The files that a configuration names, and the programs with theirs.  One that is not there has been told of, and
+    starts nothing; but nobody else than root may put it there.  Raises Untrusted or OSError."""
+    for path in files:
+        try:
+            check_path(path)
+        except FileNotFoundError as missing:
+            check_path(os.path.dirname(missing.filename))
+    for path in programs:
+        check_path(path)
 
 
 def check_own_directory(path: str) -> None:

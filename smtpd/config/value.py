@@ -9,6 +9,8 @@ import re
 from smtpd.config.error import Wrong, alternatives, quoted, suggestion
 from smtpd.config.host import is_host_name
 from smtpd.config.slice import OUR_PREFIX
+from smtpd.envelope import Path, Word
+from smtpd.ipc.bound import fault
 from smtpd.tables.domain import ascii_form
 
 INTERVAL = re.compile(r"([0-9]{1,18})([smhd])")
@@ -107,12 +109,19 @@ def number(text: str, what: str, least: int, most: int) -> int:
 def name(text: str) -> str:
     if not text:
         raise Wrong("a name cannot be empty")
-    return text
+    return _fitting(Word, text)
 
 
 def tag(text: str) -> str:
     if not 1 <= len(text) <= TAG_LENGTH:
         raise Wrong(f"a tag of {len(text)} characters, expected 1 to {TAG_LENGTH}")
+    return _fitting(Word, text)
+
+
+def _fitting(kind: object, text: str) -> str:
+    """The same text, if it can travel as `kind`."""
+    if wrong := fault(kind, text):
+        raise Wrong(f"{quoted(text)} cannot be used here: {wrong}")
     return text
 
 
@@ -127,7 +136,7 @@ def host_name(text: str) -> str:
 def pki_name(text: str) -> str:
     """Of a pki or a ca: a host name as DNS and TLS have it, in lower case, `*.` and one for all below it, or `*`."""
     name = ascii_form(text)
-    if name != "*" and not is_host_name(name.removeprefix("*.")):
+    if name != "*" and (len(name) > 255 or not is_host_name(name.removeprefix("*."))):
         raise Wrong(f'{quoted(text)} cannot name a pki or a ca, expected a host name or "*"')
     return name
 
@@ -141,7 +150,7 @@ def sub_addr_delim(text: str) -> str:
 def absolute_path(text: str) -> str:
     if not text.startswith("/"):
         raise Wrong(f"the path {quoted(text)} is relative, expected it to begin with /")
-    return text
+    return _fitting(Path, text)
 
 
 def backend(text: str) -> str:

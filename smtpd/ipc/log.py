@@ -17,10 +17,11 @@ PIECE = 4096
 LINE_MAX = 2048  # bytes of a line, with its end
 
 _CONTROL = {code: f"\\{code:03o}" for code in (*range(32), 127, *range(0x80, 0xA0), 0x2028, 0x2029)}
+_CONTROL |= {0xDC00 + byte: f"\\{byte:03o}" for byte in range(0x80, 0x100)}  # of what is not UTF-8 (PEP 383)
 
 
 def visible(text: str) -> str:
-    """`text` with control characters as \\ooo, so that no mail can forge a line."""
+    """`text` with control characters and bytes that are not UTF-8 as \\ooo, so that no mail can forge a line."""
     return text if text.isprintable() else text.translate(_CONTROL)
 
 

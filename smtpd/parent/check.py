@@ -55,19 +55,8 @@ def check_configured(options: Options, configuration: ParentSlice) -> None:
     if configuration.passwords and os.geteuid() != 0:
         log.warn("not root: PAM may be unable to check passwords of the system's users")
     if os.geteuid() == 0 and not options.insecure_paths:
-        for path in configuration.files:
-            _check_file(path)
-        for program in configuration.programs:
-            for word in program.arguments:
-                trust.check_path(word)
-
-
-def _check_file(path: str) -> None:
-    """One that is not there has been told of, and starts nothing; but nobody else than root may put it there."""
-    try:
-        trust.check_path(path)
-    except FileNotFoundError as missing:
-        trust.check_path(os.path.dirname(missing.filename))
+        words = [word for program in configuration.programs for word in program.arguments]
+        trust.check_named(configuration.files, words)
 
 
 def check_reachable(options: Options, path: str) -> None:

@@ -11,7 +11,10 @@ import os
 from dataclasses import dataclass, field
 
 from smtpd import PRODUCT, VERSION
+from smtpd.config import macro
 from smtpd.config.place import CONFIGURATION
+from smtpd.envelope import Path
+from smtpd.ipc.bound import fault
 
 USAGE = f"""{PRODUCT} {VERSION}
 usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory] [--insecure-paths]
@@ -104,14 +107,17 @@ def _check_explain(given: list[str], words: list[str]) -> None:
 def _absolute(path: str) -> str:
     if not path:
         raise Misused("an empty path")
-    return os.path.join(os.getcwd(), path)
+    absolute = os.path.join(os.getcwd(), path)
+    if wrong := fault(Path, absolute):
+        raise Misused(f'"{path}" cannot be used as a path: {wrong}')
+    return absolute
 
 
 def _macro(text: str) -> tuple[str, str]:
-    name, sign, value = text.rpartition("=")  # at the last one, as ever
-    if not sign or not name:
-        raise Misused(f'-D "{text}": expected macro=value')
-    return name, value
+    try:
+        return macro.split(text)
+    except ValueError as error:
+        raise Misused(f"-D {error}") from None
 
 
 def _pausable(word: str) -> str:

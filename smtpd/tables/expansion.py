@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from smtpd.envelope import Path
+from smtpd.ipc.bound import fault
 from smtpd.smtp.address import Address, AddressError, mailbox
 from smtpd.tables import piece
 from smtpd.tables.piece import PieceError
@@ -133,6 +135,8 @@ def target(piece: str) -> Target:
     if found := _ERROR.fullmatch(piece):
         return Error(int(found[1]), found[2])
     if found := _INCLUDE.fullmatch(piece):
+        if wrong := fault(Path, found[1]):
+            raise Malformed(f"the path of an include has {wrong}")
         return Include(found[1])
     command = piece[1:-1] if len(piece) > 1 and piece[0] == piece[-1] == '"' else piece
     if command.startswith("|"):

@@ -28,6 +28,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
+from smtpd.envelope import Path
+from smtpd.ipc import bound
 from smtpd.tables.db import HEADER, TROUBLE, connect
 from smtpd.tables.file import cannot_read
 from smtpd.tables.table import Service, Unavailable, key_spellings
@@ -92,6 +94,8 @@ def _setting(number: int, line: str) -> tuple[str, str]:
         raise Malformed(number, fault)
     if word == "dbpath" and not value.startswith("/"):
         raise Malformed(number, "dbpath is not absolute")
+    if word == "dbpath" and (wrong := bound.fault(Path, value)):
+        raise Malformed(number, f"dbpath has {wrong}")
     return word, value
 
 

@@ -1,6 +1,6 @@
 """A host that is the same everywhere, and files that are nowhere but here."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from smtpd.config.error import ConfigErrors
@@ -26,11 +26,13 @@ def sliced(
     libexec: tuple[str, ...] = ("/nowhere", "/else"),
     public: tuple[str, ...] = (),
     real: tuple[Path, ...] = (),
+    texts: Mapping[str, str] = {},  # noqa: B006  (never changed)
     **files: str,
 ) -> Sliced:
-    """`files`: their texts by path, with _ for /; `real` are those that are there, too.  `public`: the paths of those
-    that everybody may read."""
+    """`files`: their texts by path, with _ for /; `texts`: by path; `real` are those that are there, too.
+    `public`: the paths of those that everybody may read."""
     there = {name.replace("_", "/"): content for name, content in files.items()}
+    there |= texts
     there |= {str(path): path.read_text() for path in real}
 
     def read(path: str) -> str:

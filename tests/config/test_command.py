@@ -8,6 +8,7 @@ import pytest
 
 from smtpd import sandbox
 from smtpd.config.command import check
+from smtpd.tables import db
 
 CONF = 'table aliases file:{0}/aliases\naction "local" maildir alias <aliases>\nmatch for local action "local"\n'
 
@@ -54,3 +55,38 @@ def test_what_the_daemon_could_not_read_is_an_error_for_root_too(conf, directory
         f'{conf}:1:7: cannot read "{directory}/aliases": user _smtpl has to be able to read it\n'
     )
     assert (os.getresuid(), os.getresgid(), os.getgroups()) == ids
+
+
+AS_ROOT = pytest.mark.skipif(
+    os.geteuid() != 0 or not sandbox.find_ids("_smtpl"), reason="needs root, and the user _smtpl"
+)
+
+
+@pytest.fixture
+def database(directory):
+    """A table that makemap made, and a configuration that has it."""
+    path = directory / "aliases.db"
+    path.write_bytes(db.encode([("a", "b")]))
+    conf = directory / "smtpd.conf"
+    conf.write_text(CONF.format(directory).replace("file:", "db:").replace("/aliases\n", "/aliases.db\n"))
+    return str(conf), path
+
+
+@AS_ROOT
+def test_a_database_that_the_daemon_could_not_read_is_an_error_for_root_too(database, capsys):
+    conf, path = database
+    assert check(conf, {}, False, True) == 0
+    path.chmod(0o600)
+    ids = os.getresuid(), os.getresgid(), os.getgroups()
+    assert check(conf, {}, False, True) == 1
+    assert f'{conf}:1:7: cannot read "{path}": Permission denied' in capsys.readouterr().err
+    assert (os.getresuid(), os.getresgid(), os.getgroups()) == ids
+
+
+@AS_ROOT
+def test_a_database_that_others_may_write_is_an_error_as_at_the_start(database, capsys):
+    conf, path = database
+    os.chmod(conf, 0o644)
+    path.chmod(0o666)
+    assert check(conf, {}, False, False) == 1
+    assert f"{path} is writable by others than root (mode 0666): chmod go-w {path}" in capsys.readouterr().err

@@ -34,13 +34,15 @@ QUOTED = st.text(
 ).filter(lambda text: all(char.isprintable() or char == "\t" for char in text) and not text.endswith("\\"))
 BARE = st.text(ascii_sets.ascii_letters + "\\:_.", max_size=5).map(lambda text: f"x{text}\\")
 TEXT = QUOTED | BARE
-NAME = TEXT.filter(lambda text: bool(text) and "<" not in text and ">" not in text)
+NAME = TEXT.filter(lambda text: bool(text) and not set(text) & set("<>\t"))
 HOST = st.text(ascii_sets.ascii_letters + ascii_sets.digits + ".-:[]\"'{}\\=", min_size=1, max_size=12)
+WORD = TEXT.filter(lambda text: bool(text) and "\t" not in text)
+TAG = QUOTED.filter(lambda tag: len(tag) <= 32 and "\t" not in tag)
 COUNT = st.integers(1, 2**31 - 1)
 LIMITS = {key: st.integers(*value.LIMITS.get(key, (1, 9))) for key in Limits.__dataclass_fields__}
 LIST = st.lists(TEXT, min_size=1, max_size=8).map(tuple)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(tuple)
-PATH = QUOTED.map("/".__add__)
+PATH = QUOTED.filter(lambda text: "\t" not in text).map("/".__add__)
 ALIASES = st.lists(st.tuples(TEXT, st.sampled_from(["amy", "|cat", "a@b, c", ":include:/x"])), min_size=1).map(tuple)
 USER = st.sampled_from(["nobody", "vmail", "user", "4d", "a.b-c"])
 COMMAND = st.sampled_from(
@@ -176,11 +178,11 @@ def listeners(draw, pki: list[str], ca: list[str], tables: list[Table]):
     more["hostnames"] = draw(st.none() | mappings(tables, HOST_NAMES))
     operand = draw(st.none() | operands(tables, may_be_regex=False))
     return Listen(
-        draw(TEXT.filter(bool)),
+        draw(WORD),
         draw(st.none() | st.integers(1, 65535)),
         draw(st.sampled_from([None, 4, 6])),
         draw(st.none() | HOST.filter(lambda host: not host.endswith(("\\", ".")))),
-        draw(QUOTED.filter(lambda tag: len(tag) <= 32)),
+        draw(TAG),
         **more,
         mask_src=draw(FLAG),
         no_dsn=draw(FLAG),
@@ -202,10 +204,10 @@ def configs(draw):
         lambda name: st.builds(Table, st.just(name), backend=st.just("weather")),
     )
     tables = [draw(draw(st.sampled_from(kinds))(name)) for name in names]
-    wrappers = [Wrapper(name, draw(WRAPPING)) for name in draw(st.lists(TEXT.filter(bool), max_size=2, unique=True))]
+    wrappers = [Wrapper(name, draw(WRAPPING)) for name in draw(st.lists(WORD, max_size=2, unique=True))]
     actions = [
         draw(any_action(name, [wrapper.name for wrapper in wrappers], tables))
-        for name in draw(st.lists(TEXT.filter(bool), max_size=3, unique=True))
+        for name in draw(st.lists(WORD, max_size=3, unique=True))
     ]
     pki = [Pki(name, "/c", '/"k"', draw(st.sampled_from(["none", "auto", "legacy"]))) for name in draw(SOME_PKI)]
     ca = [Ca(name, "/ca") for name in draw(SOME_PKI)]
@@ -231,7 +233,7 @@ def configs(draw):
         ca=tuple(ca),
         ciphers=draw(st.sampled_from(["", "HIGH", "secure"])),
         dispatchers=draw(st.integers(1, 64)),
-        socket=draw(st.builds(ListenSocket, QUOTED.filter(lambda tag: len(tag) <= 32), FLAG, FLAG)),
+        socket=draw(st.builds(ListenSocket, TAG, FLAG, FLAG)),
     )
 
 

@@ -18,8 +18,22 @@ def test_d_is_the_foreground_with_stderr_and_F_the_foreground_with_syslog():
     assert read_options(["-F"]).foreground and not read_options(["-F"]).log_to_stderr
 
 
-def test_a_macro_is_split_at_its_last_equals_sign():
-    assert read_options(["-D", "a=b=c", "-D", "d=e"]).macros == {"a=b": "c", "d": "e"}
+def test_the_last_of_two_macros_of_one_name_counts():
+    assert read_options(["-D", "a=b c", "-D", "d=e", "-D", "a="]).macros == {"a": "", "d": "e"}
+
+
+@pytest.mark.parametrize("name", ["a=b", "a-b", "ä", "a b"])
+def test_a_macro_has_a_name_that_a_file_can_use(name):
+    """Split at the last equals sign, as by OpenSMTPD."""
+    with pytest.raises(Misused, match="cannot name a macro"):
+        read_options(["-D", f"{name}=c"])
+
+
+@pytest.mark.parametrize("option", ["-f", "--state"])
+@pytest.mark.parametrize("path", ["/a\tb", "/a\x1b[2J", "/" + "a" * 1024, "/\udcff"])
+def test_a_path_that_no_imsg_can_carry_is_refused(option, path):
+    with pytest.raises(Misused, match="cannot be used as a path"):
+        read_options([option, path])
 
 
 @pytest.mark.parametrize("word", ["a", "=b", ""])
