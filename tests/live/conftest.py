@@ -150,6 +150,7 @@ class Daemon:
         self.directory.chmod(0o755)
         self.state = self.directory / "state"
         self.port = port or free_port()
+        self.python = PYTHON
         self.conf = self.directory / "smtpd.conf"
         self.configure(conf)
         self.log_path = self.directory / "log"
@@ -165,7 +166,7 @@ class Daemon:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.log_path.open("ab") as log:
             notify.bind(address)
             notify.settimeout(0.2)
-            command = [PYTHON, "-m", "smtpd", "-d", "--state", str(self.state), "-f", str(self.conf)]
+            command = [self.python, "-m", "smtpd", "-d", "--state", str(self.state), "-f", str(self.conf)]
             command += [*OPTIONS, *options]
             environment = {**os.environ, "NOTIFY_SOCKET": address}
             self.process = subprocess.Popen(
@@ -255,7 +256,7 @@ class Daemon:
             return client.sendmail(sender, [recipient], COMPLETE + content)
 
     def smtpctl(self, *words, check=True):
-        command = [PYTHON, "-m", "smtpctl", "--state", str(self.state), *words]
+        command = [self.python, "-m", "smtpctl", "--state", str(self.state), *words]
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
         assert not check or done.returncode == 0, f"smtpctl {words}: {done.stdout}{done.stderr}{self.log[-3000:]}"
         return done

@@ -1,0 +1,511 @@
+"""The model: everything around the queue and the scheduler, in steps that a name and a number describe.
+
+    World(directory).step(name, number)      raises Wrong when a promise is broken
+
+The number chooses among what there is at that moment (which imsg, which agent, which users), so any list of steps can
+be played, and any list that is left of one when steps are taken out of it.
+"""
+
+import os
+import random
+import shutil
+from collections import deque
+from unittest.mock import patch
+
+from smtpd.envelope import COUNTER_MAX, Kind, Origin, Outcome, Terms, first_envelope, last_envelope, message_of
+from smtpd.imsg import (
+    AddEnvelopes,
+    AgentRefused,
+    AgentStarted,
+    EndAgent,
+    EnvelopeExpanded,
+    EnvelopeNotExpanded,
+    EnvelopesDue,
+    ExpandEnvelope,
+    ForgetMessage,
+    LockMailbox,
+    MailboxLocked,
+    MailboxNotLocked,
+    MessageIdsReserved,
+    MessageRefused,
+    MessageStored,
+    OpenSpoolFile,
+    PauseDeliveries,
+    RemoveEnvelopes,
+    ReserveMessageIds,
+    ScheduleEnvelopes,
+    SpoolFileOpened,
+    SpoolFileRefused,
+    StartAgent,
+    Stop,
+    StoreMessage,
+    SuspendEnvelopes,
+)
+from smtpd.ipc.log import log
+from tests.queue.model.hand import Hand
+from tests.queue.model.ledger import Ledger, Wrong
+from tests.queue.model.life import Disk, Life
+from tests.queue.model.people import EDITORS, USERS, People
+from tests.queue.model.stage import Clock, Crashed
+from tests.queue.model.verdict import check_deferred, check_end, compare
+
+# How often each step is made, of about a thousand.
+WEIGHTS = {
+    "accept": 50,
+    "imsg": 60,
+    "turn": 60,
+    "work": 50,
+    "settle": 150,
+    "serve": 130,
+    "agent": 180,
+    "hear": 40,
+    "start": 30,
+    "lock": 15,
+    "expand": 25,
+    "edit": 70,
+    "order": 40,
+    "pause": 4,
+    "time": 60,
+    "clock": 5,
+    "fill": 10,
+    "fail": 2,
+    "crash": 5,
+    "commit_crash": 4,
+    "stop": 4,
+    "check": 10,
+    "heal": 3,
+}
+SECONDS = [0.005, 0.02, 0.3, 1.0, 1.0, 3.0, 6.0, 20.0, 20.0, 61.0, 61.0, 400.0, 400.0, 4000.0, 4000.0, 50_000.0]
+SETTINGS = [30, 400, 4000, 100_000, 1_000_000, -30, -400, -4000, -100_000, -1_000_000]
+ORIGIN = Origin("amy@there.test", "127.0.0.1", "client.test", "client.test", "mx.here.test", "", True)
+BIG = b"x" * 17_000  # more than stands in a row
+PATIENCE = 3000  # rounds until what has to end has ended
+
+
+class World:
+    def __init__(self, directory):
+        self.clock, self.disk, self.ledger, self.people = Clock(), Disk(), Ledger(), People()
+        self._base, self._lives = directory, 0
+        Wrong.first = None
+        self._maildir = set()
+        self._big = set()
+        self._without_file = set()  # messages that were refused, and had better not be there
+        self.steps = 0
+        self._trouble = []
+        self._randbelow = patch("secrets.randbelow", random.Random(1).randrange)
+        self._randbelow.start()
+        log.line = lambda text: None
+        log.trouble = lambda what, error: self._trouble.append((what, error))
+        os.mkdir(self._directory)
+        self._begin()
+
+    def _begin(self):
+        self.ledger.forget_life()
+        self.disk.begin()
+        self.hands, self._agents = {}, 0
+        self._ids, self._asked_ids = deque(), False
+        self._starts, self._locks, self._expansions = [], [], []
+        self._spooled = {}
+        self._healthy = False
+        self.life = Life(self._directory, self.clock, self.disk, self.ledger, self._sent)
+        policy = self.life.scheduler.policy
+        remove, suspend = policy.remove, policy.suspend
+
+        def removing(ids):
+            ids = [*ids]
+            self.ledger.remove(id for id in ids if id in policy.shelf)
+            return remove(ids)
+
+        def suspending(ids, suspended):
+            ids = [*ids]
+            self.ledger.suspend([id for id in ids if id in policy.shelf], suspended)
+            return suspend(ids, suspended)
+
+        policy.remove, policy.suspend = removing, suspending
+        renewals = self.life.queue.deliveries.renewals
+        replace = renewals.replace
+
+        def replacing(envelope, recipients, *more):
+            self.ledger.wanted[envelope.id] = recipients
+            return replace(envelope, recipients, *more)
+
+        renewals.replace = replacing
+
+    @property
+    def _directory(self):
+        return f"{self._base}/{self._lives}"
+
+    def step(self, name, number=0):
+        self.steps += 1
+        try:
+            getattr(self, f"step_{name}")(number)
+        except Crashed:
+            self.step_crash(0)
+        if Wrong.first is not None:
+            raise Wrong.first
+        if self._trouble:
+            what, error = self._trouble[0]
+            raise Wrong(f"{what}: {error!r}") from error
+
+    def close(self):
+        self._part()
+        self.life.close()
+        self._randbelow.stop()
+        del log.line, log.trouble
+
+    def _sent(self, imsg):
+        if isinstance(imsg, EnvelopesDue):
+            self.ledger.check_due(imsg.envelopes)
+
+    # -- mail comes in ------------------------------------------------------------------------------------------------
+
+    def step_accept(self, number):
+        """A client sends a mail, in a row of the database or in a file; now and then it goes away before the end."""
+        if not self._ids:
+            if not self._asked_ids:
+                self._say("dispatcher", ReserveMessageIds(1))
+                self._asked_ids = True
+            return
+        number, kind = divmod(number, 8)
+        number, chosen = divmod(number, 1 << len(USERS))
+        users = [user for at, user in enumerate(USERS) if chosen >> at & 1] or [EDITORS[0]]
+        recipients = [r for user in users for r in self.people.expand(f"{user}@here.test", user)]
+        release = int(self.clock.wall) + 100 if kind == 7 else 0
+        message, terms = self._ids.popleft(), Terms(release=release, priority=number % 3)
+        if kind in (0, 1):
+            self._big.add(message)
+            self._say("dispatcher", OpenSpoolFile(message, message))
+            self._spooled[message] = len(recipients)
+        half = len(recipients) // 2 if kind == 2 else 0
+        if half:
+            self._say("lookup", AddEnvelopes(message, ORIGIN, recipients[:half], terms))
+        self._say("lookup", AddEnvelopes(message, ORIGIN, recipients[half:], terms))
+        if kind == 3 and number % 4 == 0:
+            self._say("dispatcher", ForgetMessage(message, len(recipients)))
+        elif kind > 1:
+            self._store(message, len(recipients))
+
+    def _store(self, message, count):
+        content = b"" if message in self._big else self._content(message)
+        self._say("dispatcher", StoreMessage(message, message, count, content, len(self._content(message))))
+
+    def _content(self, message):
+        return b"Subject: %d\n\n" % message + (BIG if message in self._big else b"")
+
+    def _say(self, role, imsg, descriptor=None):
+        receiver = "scheduler" if role == "control" else "queue"
+        self.life.pipes[role, receiver].send(imsg, descriptor)
+
+    # -- what is under way moves --------------------------------------------------------------------------------------
+
+    def _pipes(self):
+        return [arrow for arrow, pipe in self.life.pipes.items() if pipe.imsgs]
+
+    def step_imsg(self, number):
+        arrows = self._pipes()
+        if arrows:
+            number, at = divmod(number, len(arrows))
+            for _ in range(1 + number % 3):
+                if self.life.pipes[arrows[at]].imsgs:
+                    self._take(*arrows[at])
+
+    def _take(self, sender, receiver):
+        if receiver in ("queue", "scheduler"):
+            self.life.take(sender, receiver)
+        else:
+            imsg, descriptor = self.life.pipes[sender, receiver].imsgs.popleft()
+            self._hear(imsg, descriptor)
+
+    def step_turn(self, number):
+        self.life.loops[number % 2].turn()
+
+    def step_work(self, number):
+        threads = [threads for threads in self.life.threads if threads.asked]
+        if threads:
+            number, at = divmod(number, len(threads))
+            threads[at].work(number)
+
+    def step_settle(self, number):
+        """Everything goes on for a while, without agents and time."""
+        self._settle(1 + number % 12)
+
+    def step_serve(self, number):
+        """Everything goes on for a while, and the parent and lookup do what is wanted."""
+        for _ in range(1 + number % 4):
+            self._settle(4)
+            self._serve()
+
+    def _settle(self, rounds):
+        """False when there would be more."""
+        life = self.life
+        for _ in range(rounds):
+            moved = False
+            for arrow in self._pipes():
+                moved = True
+                for _ in range(len(life.pipes[arrow].imsgs)):
+                    self._take(*arrow)
+            for threads in life.threads:
+                while threads.asked:
+                    moved = True
+                    threads.work()
+            for hand in [*self.hands.values()]:
+                self._let_read(hand)
+            for loop in life.loops:
+                if loop.ready:
+                    moved = True
+                    loop.turn()
+            if self._healthy and self._help():
+                moved = True
+            if not moved:
+                return True
+        return False
+
+    # -- what queue and scheduler say ---------------------------------------------------------------------------------
+
+    def _hear(self, imsg, descriptor):
+        match imsg:
+            case MessageIdsReserved():
+                self._ids.extend(imsg.ids[:20])
+                self._asked_ids = False
+            case MessageStored(message):
+                if message not in self.ledger.stored:
+                    raise Wrong(f"message {message:08x} is accepted and not on the disk")
+            case MessageRefused(message):
+                self.ledger.refused.add(message)
+            case SpoolFileOpened(message):
+                os.write(descriptor, self._content(message))
+                os.close(descriptor)
+                self._store(message, self._spooled.pop(message))
+            case SpoolFileRefused(message):
+                self._say("dispatcher", ForgetMessage(message, self._spooled.pop(message)))
+            case StartAgent():
+                self._starts.append(imsg)
+            case LockMailbox():
+                self._locks.append(imsg)
+            case ExpandEnvelope():
+                self._expansions.append(imsg)
+            case EndAgent(agent):
+                self.hands.pop(agent).lose()
+
+    # -- agents -------------------------------------------------------------------------------------------------------
+
+    def step_start(self, number):
+        """The parent starts an agent, or cannot."""
+        if not self._starts:
+            return
+        number, at = divmod(number, len(self._starts))
+        asked = self._starts.pop(at)
+        if number % 32 in (1, 2, 3, 4):
+            self._say("parent", AgentRefused(asked.request, number % 32 == 4, "no"))
+            return
+        self._agents += 1
+        hand = Hand(self._agents, asked, self.ledger, self.people, self._maildir, self._check)
+        self.hands[self._agents] = hand
+        self._say("parent", AgentStarted(asked.request, self._agents), hand.near)
+
+    def step_lock(self, number):
+        if not self._locks:
+            return
+        asked = self._locks.pop(0)
+        if number % 16 in (1, 2, 3):
+            self._say("parent", MailboxNotLocked(asked.request, number % 16 == 3, "no"))
+        else:
+            self._say("parent", MailboxLocked(asked.request, asked.request))
+
+    def _check(self, errand, descriptors):
+        """What an agent gets is the mail."""
+        expected = self._content(message_of(errand.envelope))
+        content = os.pread(descriptors[0], len(expected) + 1, 0) if descriptors else errand.content
+        if content != expected:
+            raise Wrong(f"{errand.envelope:016x} has another content")
+
+    def step_agent(self, number):
+        """An agent does the next thing, in one of many ways."""
+        hands = [hand for hand in self.hands.values() if hand.waits]
+        if not hands:
+            return
+        number, at = divmod(number, len(hands))
+        hand = hands[at]
+        match number % 24:
+            case 1:
+                hand.deliver("end")
+            case 2:
+                hand.deliver("answer and end")
+            case 3:
+                hand.lose()
+            case 4:
+                hand.talk_nonsense()
+            case 5:
+                hand.refuse(Outcome.FAILED, "never")
+            case 6:
+                hand.refuse(Outcome.LOOP, "")
+            case 7 | 8 | 9 | 10:
+                hand.refuse(Outcome.DEFERRED, f"later {number}")
+            case _:
+                hand.deliver()
+
+    def step_hear(self, number):
+        """Queue reads what an agent has answered, or that it has ended."""
+        if self.hands:
+            self._let_read([*self.hands.values()][number % len(self.hands)])
+
+    def _let_read(self, hand):
+        reader = self.life.loops[0].readers.get(hand.near)
+        if reader is not None and reader.func.__self__.number == hand.number:  # the number of a descriptor comes back
+            reader()
+            hand.heard()
+
+    # -- users, and lookup --------------------------------------------------------------------------------------------
+
+    def step_edit(self, number):
+        number, at = divmod(number, len(EDITORS))
+        self.people.edit(EDITORS[at], number)
+
+    def step_expand(self, number):
+        """Lookup says what the user wants now, or cannot."""
+        if not self._expansions:
+            return
+        number, at = divmod(number, len(self._expansions))
+        asked = self._expansions.pop(at)
+        if number % 12 in (1, 2):
+            self._say("lookup", EnvelopeNotExpanded(asked.request, number % 12 == 2, "no"))
+            return
+        recipients = self.people.expand(asked.recipient.recipient, asked.recipient.user)
+        self._say("lookup", EnvelopeExpanded(asked.request, recipients))
+
+    # -- the administrator --------------------------------------------------------------------------------------------
+
+    def step_order(self, number):
+        number, what = divmod(number, 6)
+        number, scope = divmod(number, 6)
+        rows = [*self.ledger.rows]
+        if not rows:
+            return
+        id = rows[number % len(rows)]
+        first, last = id, id
+        if scope == 0:
+            first, last = 1 << 32, (2**31 - 1) << 32 | COUNTER_MAX
+        elif scope == 1:
+            first, last = first_envelope(message_of(id)), last_envelope(message_of(id))
+        match what:
+            case 0 | 1:
+                self._say("control", ScheduleEnvelopes(1, first, last))
+            case 2:
+                self._say("control", RemoveEnvelopes(1, first, last))
+            case 3:
+                self._say("control", SuspendEnvelopes(1, first, last, True))
+            case 4 | 5:
+                self._say("control", SuspendEnvelopes(1, first, last, False))
+
+    def step_pause(self, number):
+        self._say("control", PauseDeliveries(1, Kind.MDA, number % 2 == 0))
+
+    # -- the world ----------------------------------------------------------------------------------------------------
+
+    def step_time(self, number):
+        self.clock.advance(SECONDS[number % len(SECONDS)])
+
+    def step_clock(self, number):
+        self.clock.set(SETTINGS[number % len(SETTINGS)])
+
+    def step_fill(self, number):
+        """The disk is full for some changes, or there is room again."""
+        self.disk.full = max(0, number % 12 - 6)
+
+    def step_fail(self, number):
+        """The disk fails once in this life; a second time is the end of it."""
+        self.disk.breaks = 1 + number % 2
+
+    def step_commit_crash(self, number):
+        self.disk.crash_in = (number % 8 - 4) or 1
+
+    def step_crash(self, _number):
+        """Nothing is left but what is on the disk, and what agents have done."""
+        before = self._directory
+        self._lives += 1
+        self._part()
+        shutil.copytree(before, self._directory)  # as it is: closing would copy the log back
+        self.life.close()
+        shutil.rmtree(before)
+        if self.disk.failures:  # nothing has taken back what was on the disk when that failed, but for its file
+            self._without_file |= self.ledger.refused & self.ledger.stored
+            self.ledger.refused -= self.ledger.stored
+        self._begin()
+
+    def _part(self):
+        for hand in self.hands.values():
+            hand.lose()
+
+    def step_stop(self, number):
+        """The administrator stops the daemon, in good order, and starts it again."""
+        full = self.disk.full
+        self._say("parent", Stop())
+        for _ in range(PATIENCE):
+            self._settle(50)
+            if self.life.loops[0].stopped:
+                break
+            if number % 3:
+                self.step_start(0)
+                self.step_lock(0)
+                self.step_agent(number // 3)
+            self.clock.advance(0.3)
+        else:
+            raise Wrong("the daemon does not stop")
+        if not full:
+            check_deferred(self.ledger)
+        self._part()
+        self.life.close()
+        self._begin()
+
+    # -- what has to be true ------------------------------------------------------------------------------------------
+
+    def step_check(self, _number):
+        """When nothing moves, disk, ledger and scheduler tell the same."""
+        if self._settle(100):
+            compare(self.life, self.ledger, self.clock)
+
+    def step_heal(self, _number):
+        """The world is well again, and time passes: nothing waits any more."""
+        self.disk.full = self.disk.breaks = self.disk.crash_in = 0
+        first, last = 1 << 32, (2**31 - 1) << 32 | COUNTER_MAX
+        self._say("control", PauseDeliveries(1, Kind.MDA, False))
+        self._say("control", SuspendEnvelopes(1, first, last, False))
+        self._healthy = True
+        for _ in range(PATIENCE):
+            if self._settle(100) and not self._pass_time():
+                break
+        else:
+            raise Wrong(f"these wait for ever: {[hex(id) for id, row in self.ledger.rows.items() if not row.held]}")
+        self._healthy = False
+        compare(self.life, self.ledger, self.clock)
+        check_end(self.life, self.ledger, self._directory, self._without_file)
+
+    def _help(self):
+        """Everybody around the queue does what is wanted.  True when there was something."""
+        did = self._serve()
+        for hand in self.hands.values():
+            while hand.waits:
+                hand.deliver()
+                did = True
+        return did
+
+    def _serve(self):
+        did = False
+        while self._starts or self._locks or self._expansions:
+            self.step_start(0)
+            self.step_lock(0)
+            self.step_expand(0)
+            did = True
+        return did
+
+    def _pass_time(self):
+        """To the next thing that is to happen.  False when there is none."""
+        queue, policy = self.life.queue, self.life.scheduler.policy
+        if len(queue.deliveries) or not queue.disk.commits.idle or self.life.scheduler.orders.scanned is not None:
+            self.clock.advance(max(0.001, min(loop.next_time or 1e9 for loop in self.life.loops) - self.clock.passed))
+            return True
+        when = policy.next_time()
+        if when is None or all(row.held for row in self.ledger.rows.values()):
+            return False
+        self.clock.advance(max(1.0, when - self.life.scheduler.clock.now()))
+        return True
