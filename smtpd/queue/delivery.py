@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import batched
-from typing import Any
 
 from smtpd.envelope import Duty, envelope_text
 from smtpd.imsg import (
@@ -109,44 +108,28 @@ class Deliveries:
         for key, count in (("hit", len(imsg.envelopes) - len(unknown)), ("missed", len(unknown))):
             if count:
                 self._statistics[f"queue.evpcache.load.{key}"] += count
-        self._load(unknown, self._take_off, self._cannot_load)
+        for at in range(0, len(unknown), PAGE):
+            page = unknown[at : at + PAGE]
+            self.disk.load(page, partial(self._loaded, page))
 
-    def _load(
-        self,
-        ids: list[int],
-        use: Callable[[Envelope], None],
-        cannot: Callable[[list[int], BaseException], None],
-    ) -> None:
-        """Call `use` for each of `ids` that exists; those that do not are gone, those that make no sense set aside."""
-        for at in range(0, len(ids), PAGE):
-            page = ids[at : at + PAGE]
-            self.disk.load(page, partial(self._loaded, page, use, cannot))
-
-    def _loaded(
-        self,
-        page: list[int],
-        use: Callable[[Envelope], None],
-        cannot: Callable[[list[int], BaseException], None],
-        rows: list[Envelope | Unreadable] | None,
-        error: BaseException | None,
-    ) -> None:
+    def _loaded(self, page: list[int], rows: list[Envelope | Unreadable] | None, error: BaseException | None) -> None:
+        """Those that do not exist are gone, those that make no sense are set aside."""
         if rows is None:
-            assert error is not None
-            cannot(page, error)
+            self._cannot_load(page, error)
             return
         for row in rows:
             if isinstance(row, Unreadable):
                 self.set_aside(row)
             else:
-                use(row)
+                self._take_off(row)
         for id in {*page}.difference(row.id for row in rows):
-            if id in self._flights:
-                self.delivered(id)
+            self.delivered(id)
 
-    def _cannot_load(self, page: list[int], error: BaseException) -> None:
+    def _cannot_load(self, page: list[int], error: BaseException | None) -> None:
+        """They were not tried: nothing of their rows changes but the time of the next try."""
         log.warn(f"{len(page)} envelopes cannot be read: {error}")
         for id in page:
-            self.deferred(id, Ended(self.now(), f"the queue cannot be read: {error}"[:ERROR_MAX], True, 0))
+            self._tell(id, self._told.deferred)
 
     def set_aside(self, row: Unreadable) -> None:
         """A row that makes no sense stops nobody; an administrator finds it in the quarantine."""
@@ -162,6 +145,11 @@ class Deliveries:
 
     def _take_off(self, envelope: Envelope) -> None:
         flight = self._flights[envelope.id] = Flight(self, envelope)
+        flight.carefully(self._match, flight)
+
+    def _match(self, flight: Flight) -> None:
+        """To the line of its agent, or to its end where none is for it."""
+        envelope = flight.envelope
         if terms.is_overdue(envelope.terms, self.now()):
             flight.held(f"{terms.OVERDUE}: {envelope.error}" if envelope.error else terms.OVERDUE)
             return
@@ -179,7 +167,7 @@ class Deliveries:
     def _give(self, key: Key, flight: Flight) -> None:
         wait = self._calm_at - self.loop.time()
         if flight.alone and flight.envelope.troubles == TROUBLES - 1 and wait > 0:
-            self.loop.call_later(wait, self._agents.give, key, flight)
+            self.loop.call_later(wait, flight.carefully, self._agents.give, key, flight)
         else:
             self._agents.give(key, flight)
 
@@ -256,25 +244,34 @@ class Deliveries:
             else:
                 why = f"{ended.expired}: {ended.error}"[:ERROR_MAX]
                 hold = Hold(id, ended.last_try, why, ended.perhaps_delivered)
-            self._load([id], partial(report.ended, self.now(), "Expire", hold.error), _cannot_log)
+            self.disk.load([id], partial(self._log_end, "Expire", hold.error))
             self._change(hold)
 
     def delete(self, imsg: DeleteEnvelopes) -> None:
-        log_end = partial(report.ended, self.now(), "Remove", "Removed by administrator")
         for at in range(0, len(imsg.envelopes), PAGE):
             page = imsg.envelopes[at : at + PAGE]
-            self.disk.load(page, partial(self._delete, page, log_end))
+            self.disk.load(page, partial(self._delete, page))
 
-    def _delete(self, page: list[int], log_end: Callable[[Envelope], None], rows: Any, _error: Any) -> None:
-        for row in rows or ():
-            if isinstance(row, Envelope):
-                log_end(row)
+    def _delete(self, page: list[int], rows: list[Envelope | Unreadable] | None, error: BaseException | None) -> None:
+        self._log_end("Remove", "Removed by administrator", rows, error)
         for id in page:
             self._ended.pop(id, None)
             flight = self._flights.get(id)
             if flight is not None:
                 flight.removed = True
             self._change(Remove(id))
+
+    def _log_end(
+        self, what: str, stat: str, rows: list[Envelope | Unreadable] | None, error: BaseException | None
+    ) -> None:
+        if rows is None:
+            log.warn(f"envelopes cannot be read, for the log: {error}")
+        for row in rows or ():
+            if isinstance(row, Envelope):
+                try:
+                    report.ended(self.now(), what, stat, row)
+                except Exception as raised:  # noqa: BLE001  (one envelope, rule R8)
+                    log.trouble(f"envelope {envelope_text(row.id)}", raised)
 
     def _change(self, change: Postpone | Reschedule | Hold | Suspend | Remove) -> None:
         self.disk.cache.forget(change.envelope)
@@ -284,7 +281,3 @@ class Deliveries:
 def _changed(id: int, error: Exception | None) -> None:
     if error is not None:
         log.trouble(f"envelope {envelope_text(id)}", error)
-
-
-def _cannot_log(page: list[int], error: BaseException) -> None:
-    log.warn(f"{len(page)} envelopes cannot be read: {error}")

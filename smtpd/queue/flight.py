@@ -60,14 +60,14 @@ def at_its_own_cost(step: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(step)
     def guarded(flight: "Flight", *arguments: Any, **named: Any) -> None:
-        try:
-            step(flight, *arguments, **named)
-        except (Violation, Malformed):
-            raise
-        except Exception as error:  # noqa: BLE001  (rule R8: the one place around one envelope)
-            flight.troubled(error)
+        flight.carefully(step, flight, *arguments, **named)
 
     return guarded
+
+
+def _kept(reason: str) -> str:
+    """As much of `reason` as a row may hold, of characters that it may hold."""
+    return visible(reason.encode(errors="backslashreplace").decode())[:ERROR_MAX]
 
 
 class Flight:
@@ -98,12 +98,23 @@ class Flight:
     def _is_of_another_run(self) -> bool:
         return self.envelope.run != self._disk.store.run
 
+    def carefully(self, step: Callable[..., None], *arguments: Any, **named: Any) -> None:
+        """Take a step of this envelope: what it raises costs this envelope, and nothing else."""
+        try:
+            step(*arguments, **named)
+        except (Violation, Malformed):
+            raise
+        except Exception as error:  # noqa: BLE001  (rule R8: the one place around one envelope)
+            self.troubled(error)
+
     # -- on the way to the agent ----------------------------------------------------------------------------------
 
     @at_its_own_cost
     def begin(self, agent: int, lock: int, ready: Ready) -> None:
         self._session, self._lock, self._ready = agent, lock, ready
-        if self._counted or not self._is_of_another_run:
+        if self.over:  # our own code raised after it had joined the line
+            self._tower.loop.call_soon(ready, None, None)
+        elif self._counted or not self._is_of_another_run:
             self._fetch(ready)
         elif self.envelope.troubles >= TROUBLES:
             self._stop(ready, partial(self.held, "a try was begun and never ended, three starts running"))
@@ -192,7 +203,7 @@ class Flight:
     def answered(self, answer: Answer) -> None:
         if not isinstance(answer, Result):
             raise Malformed("no result of a delivery")
-        text = visible(answer.text)[:ERROR_MAX]
+        text = _kept(answer.text)
         match answer.outcome:
             case Outcome.DELIVERED:
                 self._log(answer.outcome, "Delivered")
@@ -217,7 +228,7 @@ class Flight:
     @at_its_own_cost
     def failed(self, reason: str, *, sent: bool = False, permanent: bool = False) -> None:
         """No agent has answered."""
-        reason = visible(reason)[:ERROR_MAX]
+        reason = _kept(reason)
         if permanent:
             self.held(reason)
             return
@@ -232,6 +243,7 @@ class Flight:
 
     def held(self, reason: str) -> None:
         """Without an agent's word, but for good."""
+        reason = _kept(reason)
         self._log(Outcome.FAILED, f"Error ({reason})")
         self._hold(reason, perhaps_delivered=self.perhaps_delivered)
 
@@ -255,7 +267,7 @@ class Flight:
         self._tower.deferred(self.number, ended._replace(expired=expired))
 
     def _hold(self, reason: str, *, perhaps_delivered: bool) -> None:
-        hold = Hold(self.number, self._tower.now(), reason[:ERROR_MAX], perhaps_delivered)
+        hold = Hold(self.number, self._tower.now(), reason, perhaps_delivered)
         self._end(hold, self._tower.held)
 
     def _end(self, change: Change, tell: Callable[[int], None]) -> None:

@@ -216,8 +216,11 @@ class Incoming:
             if isinstance(error, Broken):
                 self._disk.commits.failed(error)
             self._refuse(receiving, error)
-        else:
+            return
+        try:
             self._commit(receiving, digest, None)
+        except Exception as raised:  # noqa: BLE001  (one mail, rule R8)
+            self._refuse(receiving, raised)
 
     def _commit(self, receiving: _Receiving, digest: bytes, content: bytes | None) -> None:
         assert receiving.question is not None and receiving.terms is not None

@@ -67,9 +67,9 @@ class Renewals:
 
     def _look(self, envelope: Envelope, recipients: Sequence[Recipient], replaced: Replaced) -> None:
         expanded = partial(self._disk.store.expanded, message_of(envelope.id))
-        self._disk.read(expanded, partial(self._change, envelope, recipients, replaced))
+        self._disk.read(expanded, partial(self._looked, envelope, recipients, replaced))
 
-    def _change(
+    def _looked(
         self,
         envelope: Envelope,
         recipients: Sequence[Recipient],
@@ -77,20 +77,33 @@ class Renewals:
         expanded: Mapping[bytes, str] | None,
         error: Exception | None,
     ) -> None:
+        try:
+            change, successors = self._decide(envelope, recipients, expanded, error)
+        except Exception as raised:  # noqa: BLE001  (one envelope, rule R8)
+            self._end(envelope, partial(replaced, None), raised)
+        else:
+            changed = partial(self._changed, envelope, successors, replaced)
+            self._disk.commits.submit(change, changed, lasting=True)
+
+    def _decide(
+        self,
+        envelope: Envelope,
+        recipients: Sequence[Recipient],
+        expanded: Mapping[bytes, str] | None,
+        error: Exception | None,
+    ) -> tuple[Replace | Remove, list[Envelope]]:
+        if error is not None:
+            raise error
         own = recipient_key(envelope.recipient)
         others = {key: renewer for key, renewer in (expanded or {}).items() if key != own}
         new = [recipient for recipient in dict.fromkeys(recipients) if recipient_key(recipient) not in others]
         there = sum(renewer == envelope.recipient.user for renewer in others.values())
-        if error is None and (there + len(new) > NEW_MAX or (new and not self._counts_another(envelope))):
-            error = TooMany()
-        if error is not None:
-            self._end(envelope, partial(replaced, None), error)
-            return
+        if there + len(new) > NEW_MAX or (new and not self._counts_another(envelope)):
+            raise TooMany
         successors = self._successors(envelope, new)
-        change: Replace | Remove = Remove(envelope.id, own)
-        if successors:
-            change = Replace(envelope.id, own, envelope.recipient.user, successors)
-        self._disk.commits.submit(change, partial(self._changed, envelope, successors, replaced), lasting=True)
+        if not successors:
+            return Remove(envelope.id, own), []
+        return Replace(envelope.id, own, envelope.recipient.user, successors), successors
 
     def _counts_another(self, envelope: Envelope) -> bool:
         """False after NEW_MAX replacements: an envelope that is always stale would go on without end."""

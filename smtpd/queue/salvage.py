@@ -1,22 +1,21 @@
 """Reading on where a row, or a page of rows, is damaged.
 
-text that is not text, a value out of its range     that row is Unreadable
-a damaged page of the database                      what stands on it is skipped, and said to be
-anything else                                       not a matter of rows: raised again
+text that is not text, a value out of its range,     that row is Unreadable
+whatever our own code makes of the row
+a damaged page of the database                       what stands on it is skipped, and said to be
+anything else of the database, no memory             not a matter of rows: raised again
 """
 
 import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from smtpd.queue.store import Unreadable
 
 ID_MAX = 2**63 - 1
 
 Read = Callable[[str, tuple[Any, ...]], list[Any]]
-ROW_ERRORS = (sqlite3.Error, msgspec.ValidationError)
+ROW_ERRORS = Exception
 
 
 def check_whose(error: Exception) -> None:
@@ -24,7 +23,8 @@ def check_whose(error: Exception) -> None:
     code = getattr(error, "sqlite_errorcode", None)
     text_that_is_none = isinstance(error, sqlite3.OperationalError) and code is None
     damaged_page = code is not None and code & 0xFF == sqlite3.SQLITE_CORRUPT
-    if not (isinstance(error, msgspec.ValidationError) or text_that_is_none or damaged_page):
+    of_the_database = isinstance(error, sqlite3.Error) and not (text_that_is_none or damaged_page)
+    if of_the_database or isinstance(error, MemoryError | OSError):
         raise error
 
 

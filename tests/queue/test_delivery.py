@@ -14,21 +14,24 @@ from smtpd.imsg import (
     DeleteEnvelopes,
     EndAgent,
     EnvelopesDue,
+    EnvelopesSubmitted,
     EnvelopesTried,
     ExpireEnvelopes,
     MarkSuspended,
     MessageStored,
     OpenSpoolFile,
     PostponeEnvelopes,
+    ScanEnvelopes,
     SpoolFileOpened,
     StartAgent,
     StoreMessage,
 )
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Violation
-from smtpd.queue import commit, delivery, process
+from smtpd.queue import commit, delivery, process, sqlite
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.report import duration
+from smtpd.queue.sqlite import SQLiteStore
 from smtpd.queue.store import Broken, Full, Remove
 from tests.queue.conftest import CONTENT, ORIGIN, TERMS, add, command, recipient
 from tests.queue.fault import Faulty, broken, refuse
@@ -463,6 +466,93 @@ def test_an_envelope_that_makes_our_code_raise_is_deferred_and_held_the_third_ti
     assert row(house, bad).error == "internal error: AttributeError"
 
 
+def explosive(function, bad):
+    """`function`, with a mistake that shows at whatever concerns the user `bad`."""
+
+    def raising(*arguments, **named):
+        if any(bad in str(argument) for argument in arguments):
+            raise KeyError("a mistake of ours")
+        return function(*arguments, **named)
+
+    return raising
+
+
+@pytest.mark.parametrize("where", ["get_key", "terms"])
+def test_an_envelope_that_cannot_be_matched_to_an_agent_costs_itself(house, capfd, monkeypatch, where):
+    """Before its try is counted, too: or each start would end with it."""
+    roster = house.queue.deliveries._roster
+    monkeypatch.setattr(roster, where, explosive(getattr(roster, where), "eve"))
+    bad, good = house.store([recipient("eve"), recipient("bob")])
+    house.due(bad, good)
+    assert house.tried() == ([], [bad], [])
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    assert house.tried() == ([good], [], [])
+    assert f"envelope {bad:016x}: KeyError" in capfd.readouterr().err
+    for troubles in (1, 2):
+        house.say("scheduler", PostponeEnvelopes([(bad, 5)]))
+        house.until(lambda troubles=troubles: row(house, bad).troubles == troubles)
+        house.due(bad)
+        result = house.tried()
+    assert result == ([], [], [bad])
+    assert row(house, bad).error == "internal error: KeyError"
+
+
+def test_one_that_joined_a_line_before_our_code_raised_is_not_begun(house, monkeypatch):
+    give = house.queue.agents.give
+
+    def give_and_raise(key, flight):
+        give(key, flight)
+        if flight.envelope.recipient.extension:
+            raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(house.queue.agents, "give", give_and_raise)
+    bad, good = house.store([replace(recipient("bob"), extension="bad"), recipient("bob")])
+    house.due(bad, good)
+    assert house.tried() == ([], [bad], [])
+    _, agent = house.start_agent()
+    assert house.deliver(agent).envelope == good
+    assert house.tried() == ([good], [], [])
+
+
+def test_what_the_log_cannot_say_of_one_envelope_ends_nothing(house, capfd, monkeypatch):
+    monkeypatch.setattr(delivery.report, "ended", explosive(delivery.report.ended, "eve"))
+    for imsg in (ExpireEnvelopes, DeleteEnvelopes):
+        envelopes = house.store([recipient("eve"), recipient("bob")])
+        house.say("scheduler", imsg(envelopes))
+        house.until(lambda envelopes=envelopes: all(row.held for row in house.queue.disk.store.load(envelopes)))
+        log = ""
+        while "KeyError" not in log or "<bob@here.test>" not in log:
+            house.turn()
+            log += capfd.readouterr().err
+
+
+def test_a_row_that_our_code_cannot_read_does_not_keep_its_page_from_being_read(make_house, monkeypatch, tmp_path):
+    house = make_house()
+    monkeypatch.setattr(sqlite, "envelope_of", explosive(sqlite.envelope_of, "eve"))
+    bad, good = house.store([recipient("eve"), recipient("bob")])
+    house.queue.disk.cache.forget(bad)
+    house.queue.disk.cache.forget(good)
+    house.due(bad, good)
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    told = [house.hear("scheduler", EnvelopesTried) for _ in range(2)]
+    assert sorted((imsg.delivered, imsg.held) for imsg in told) == [([], [bad]), ([good], [])]
+    assert [entry[0] for entry in house.queue.disk.store.quarantine(5)] == [bad]
+
+
+def test_a_row_that_our_code_cannot_place_does_not_keep_the_scan_from_the_others(make_house, monkeypatch, tmp_path):
+    store = SQLiteStore(str(tmp_path))
+    users = ["amy", "eve", "bob"]
+    store.apply([add(message, run=0, recipient=recipient(user)) for message, user in enumerate(users, 1)])
+    house = make_house(store)
+    monkeypatch.setattr(house.queue.scan, "_lane_of", explosive(house.queue.scan._lane_of, "eve"))
+    house.say("scheduler", ScanEnvelopes(0))
+    schedules = house.hear("scheduler", EnvelopesSubmitted).schedules
+    assert [schedule.envelope for schedule in schedules] == [1 << 32 | 1, 3 << 32 | 1]
+    house.until(lambda: [entry[0] for entry in store.quarantine(5)] == [2 << 32 | 1])
+
+
 def test_content_that_is_missing_or_damaged_holds_the_mail(house):
     for sql, reason in (
         ("DELETE FROM message", "the content is missing"),
@@ -501,6 +591,19 @@ def test_a_store_that_cannot_be_read_defers(faulty):
     faulty.queue.disk.store.faults["load"] = broken
     faulty.due(envelope)
     assert faulty.tried() == ([], [envelope], [])
+
+
+def test_a_row_that_cannot_be_read_now_keeps_what_is_known_of_it(make_house):
+    store = Faulty(RAMStore())
+    store.apply([add(1, run=1, troubles=2, error="over quota")])
+    house = make_house(store)
+    (before,) = store.load([1 << 32 | 1])
+    store.faults["load"] = broken
+    house.due(1 << 32 | 1)
+    assert house.tried() == ([], [1 << 32 | 1], [])
+    store.faults.clear()
+    house.say("scheduler", PostponeEnvelopes([(1 << 32 | 1, 5)]))
+    house.until(lambda: store.load([1 << 32 | 1]) == [replace(before, next_try=5)])
 
 
 # -- the log ----------------------------------------------------------------------------------

@@ -288,6 +288,24 @@ def test_new_envelopes_that_cannot_be_stored_leave_the_old_one_for_another_try(m
 # -- what an administrator wants meanwhile ----------------------------------------------------------------------------
 
 
+def test_an_envelope_that_makes_our_code_raise_costs_itself_and_lets_its_message_go_on(house, monkeypatch, capfd):
+    house.take_off(command("bob", "one"), command("amy", "one"))
+    key = renewal.recipient_key
+
+    def raising(recipient):
+        if recipient.user == "bob":
+            raise KeyError("a mistake of ours")
+        return key(recipient)
+
+    monkeypatch.setattr(renewal, "recipient_key", raising)
+    agents = {asked.user: agent for asked, agent in (house.start_agent(number) for number in (1, 2))}
+    for user, agent in sorted(agents.items(), reverse=True):
+        expanded(house, stale(house, agent), command(user, "new"))
+    deferred = house.tried()[1]
+    assert len(deferred) == len(replaced(house)) == 1
+    assert "KeyError" in capfd.readouterr().err
+
+
 def test_an_envelope_that_was_removed_meanwhile_has_no_successor(house, agent):
     asked = stale(house, agent)
     house.say("scheduler", DeleteEnvelopes([house.envelope]))

@@ -87,6 +87,20 @@ def test_ends_in_quick_succession_hold_nobody(start):
     assert (store.load([first(1)])[0].troubles, store.load([first(1)])[0].held) == (2, False)
 
 
+def test_one_that_makes_our_code_raise_when_its_last_chance_comes_is_held(start, monkeypatch):
+    monkeypatch.setattr(delivery, "CALM", 0.1)
+    store = RAMStore()
+    store.apply([add(1, run=1, troubles=2)])
+    house = start(store)
+
+    def raising(_key, _flight):
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(house.queue.agents, "give", raising)
+    house.due(first(1))
+    assert house.tried() == ([], [], [first(1)])
+
+
 def test_a_mail_has_its_last_chance_when_the_daemon_has_stood_for_a_while(start, monkeypatch):
     monkeypatch.setattr(delivery, "CALM", 0.2)
     store = RAMStore()

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
@@ -457,6 +457,38 @@ SUBMISSIONS = st.tuples(
     st.sampled_from([0, 0, 0, 7, 40]),  # seconds to the next try
     st.sampled_from(["", "", "", "held", "suspended"]),
 )
+
+
+TIMES = st.one_of(st.integers(0, 2**40), st.integers(NOW - 10_000, NOW + 10_000), st.sampled_from([0, 2**40]))
+
+
+@settings(deadline=None)
+@given(
+    st.builds(
+        Schedule,
+        envelope=st.integers(1 << 32, (2**31 - 1) << 32 | 2**32 - 1),
+        kind=st.sampled_from(Kind),
+        created=TIMES,
+        expires=TIMES,
+        next_try=TIMES,
+        retries=st.integers(0, 2**31),
+        held=st.booleans(),
+        suspended=st.booleans(),
+        lane=st.integers(0, 2**32 - 1),
+        priority=st.integers(-9, 9),
+        release=TIMES,
+    ),
+    TIMES,
+    st.integers(-(2**33), 2**33),
+)
+def test_whatever_a_row_may_hold_is_tried_when_an_administrator_wants_it(made, now, ahead):
+    tried = Policy(SchedulerSlice())
+    tried.submit(made, now, ahead)
+    tried.suspend([made.envelope], False)
+    tried.schedule([made.envelope])
+    assert tried.turn(now) == [made.envelope]
+    aftermath = tried.tried([], [made.envelope], [], now)
+    assert aftermath.expired == [made.envelope] or aftermath.postponed[0][1] > now
 
 
 class Anything(RuleBasedStateMachine):
