@@ -61,8 +61,8 @@ class Hands:
         """Until queue closes the socket, or nothing came for a while."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", IDLE, 0))
         self._serve()
-        for thread in self._others:
-            thread.join()
+        while others := self._living():  # one of them may have begun another one meanwhile
+            others[0].join()
 
     def _serve(self) -> None:
         try:
@@ -79,9 +79,14 @@ class Hands:
         except BaseException:  # in a thread it would go unnoticed, with errands that nobody answers
             os._exit(EX_SOFTWARE)
 
-    def _begin_another(self) -> None:
+    def _living(self) -> list[threading.Thread]:
         with self._lock:
             self._others = [thread for thread in self._others if thread.is_alive()]
+            return self._others
+
+    def _begin_another(self) -> None:
+        self._living()
+        with self._lock:
             if len(self._others) + 1 < self._trade.HANDS:
                 thread = threading.Thread(target=self._serve)
                 with suppress(RuntimeError):  # the user's limit of processes: then with fewer hands

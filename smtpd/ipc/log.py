@@ -5,12 +5,15 @@ the line.  Lines gather during a turn of the loop and leave in one write; what a
 counted, and the count is logged when there is room again.
 """
 
+import asyncio
 import os
 import re
 import select
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 # A pipe that polls writable takes this much without blocking (POSIX PIPE_BUF), even a stderr that is shared.
 PIECE = 4096
@@ -56,6 +59,8 @@ class Log:
         self.descriptor = descriptor
         self.verbose = False
         self.later: Callable[[Callable[[], None]], object] | None = None
+        self._thread = 0  # of the loop
+        self._hand_over: Callable[[Callable[[str], None], str], object] | None = None  # from other threads
         self._lines: list[bytes] = []
         self._scheduled = False
         self.dropped = 0
@@ -63,7 +68,16 @@ class Log:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
 
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From here on lines gather during a turn of `loop`, whose thread calls this; other threads may log as well."""
+        self.later = loop.call_soon
+        self._thread, self._hand_over = threading.get_ident(), loop.call_soon_threadsafe
+
     def line(self, text: str) -> None:
+        if self.later is not None and self._hand_over is not None and threading.get_ident() != self._thread:
+            with suppress(RuntimeError):  # the loop has been closed
+                self._hand_over(self.line, text)
+            return
         self._lines.append(encoded(text))
         if self.later is None:
             self.flush()

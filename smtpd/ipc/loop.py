@@ -46,7 +46,7 @@ class Switchboard:
         self._touched: set[Channel] = set()
         self._writing: set[Channel] = set()  # wait for room
         self._pausing: set[Channel] = set()  # wait for a while
-        log.later = loop.call_soon
+        log.attach(loop)
 
     def add(self, channel: Channel, handler: Handler, closed: Callable[[Channel, Exception], None]) -> None:
         """Dispatch what `channel` brings to `handler`; `closed` is told of its end or of a Violation."""

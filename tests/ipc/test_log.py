@@ -1,6 +1,7 @@
 """Log lines: nothing that came by mail forges one, and nothing waits for a reader."""
 
 import os
+import threading
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 
 from smtpd.ipc import log as log_module
 from smtpd.ipc.log import LINE_MAX, PIECE, Log, attributed, encoded, quoted, visible
+from smtpd.ipc.loop import prepare
+from tests.stress import hasty_threads, join, rounds, run_until_stopped
 
 
 def test_a_line_break_in_a_value_is_made_visible():
@@ -150,5 +153,36 @@ def test_lines_of_one_turn_leave_together():
     assert len(turns) == 1
     turns[0]()
     assert os.read(reading, 100) == b"info: one\nwarn: two\n"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_hand_over_lines_of_other_threads_leave_at_once_and_whole():
+    """In a loop that has nothing else to do."""
+    loop = prepare()
+    reading, writing = os.pipe()
+    log, came = Log(writing), []
+    log.attach(loop)
+
+    def read():
+        came.extend(os.read(reading, 1 << 16).splitlines())
+        if len(came) == 4 * 20:
+            loop.stop()
+
+    def write(name):
+        for number in range(20):
+            log.info(f"{name} {number}")
+
+    loop.add_reader(reading, read)
+    with hasty_threads():
+        for _ in rounds(20):
+            came.clear()
+            threads = [threading.Thread(target=write, args=(name,), daemon=True) for name in "abcd"]
+            for thread in threads:
+                thread.start()
+            run_until_stopped(loop)
+            join(threads)
+            assert sorted(came) == sorted(b"info: %c %d" % (name, number) for name in b"abcd" for number in range(20))
+    loop.close()
     os.close(reading)
     os.close(writing)

@@ -1,16 +1,14 @@
 """Threads of the disk, and how what they finish comes back to the loop."""
 
-import sys
 import threading
 
 import pytest
 
 from smtpd.ipc.loop import prepare
 from smtpd.queue.worker import Workers
-from tests.queue.conftest import PATIENCE
+from tests.stress import hasty_threads, rounds, run_until_stopped
 
 THREADS = 8
-ROUNDS = 1000
 
 
 @pytest.fixture
@@ -18,25 +16,6 @@ def loop():
     made = prepare()
     yield made
     made.close()
-
-
-@pytest.fixture
-def hasty_threads():
-    """Threads take turns as often as the interpreter can manage."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-def stopped(loop):
-    """Run until somebody stops the loop.  Raises TimeoutError when nothing does."""
-    late = []
-    watch = loop.call_later(PATIENCE, lambda: (late.append(True), loop.stop()))
-    loop.run_forever()
-    watch.cancel()
-    if late:
-        raise TimeoutError(f"nothing has come back for {PATIENCE} s")
 
 
 def test_an_answer_belongs_to_its_question(loop):
@@ -49,7 +28,7 @@ def test_an_answer_belongs_to_its_question(loop):
 
     workers.ask(lambda: 1 + 1, lambda *answer: done("sum", *answer))
     workers.ask(lambda: 1 / 0, lambda *answer: done("defect", *answer))
-    stopped(loop)
+    run_until_stopped(loop)
     assert answers == {"sum": (2, type(None)), "defect": (None, ZeroDivisionError)}
     assert workers.under_way == 0
 
@@ -69,18 +48,18 @@ def test_without_a_thread_it_is_an_error_and_with_one_it_is_done_by_that(loop, m
     monkeypatch.setattr(threading.Thread, "start", none)
     workers.ask(lambda: "never", done)
     assert not answers  # not in the midst of the question
-    stopped(loop)
+    run_until_stopped(loop)
     monkeypatch.setattr(threading.Thread, "start", start)
     workers.ask(lambda: "one", done)
     monkeypatch.setattr(threading.Thread, "start", none)
     workers.ask(lambda: "two", done)
     workers.ask(lambda: "three", done)
-    stopped(loop)
+    run_until_stopped(loop)
     assert answers == [(None, BlockingIOError), *((word, type(None)) for word in ("one", "two", "three"))]
     assert workers.under_way == 0
 
 
-def test_no_answer_is_forgotten_when_several_threads_finish_at_once(loop, hasty_threads):
+def test_hand_over_no_answer_is_forgotten_when_several_threads_finish_at_once(loop):
     workers, left = Workers(loop, "test", THREADS), 0
 
     def done(_result, _error):
@@ -89,9 +68,10 @@ def test_no_answer_is_forgotten_when_several_threads_finish_at_once(loop, hasty_
         if not left:
             loop.stop()
 
-    for _ in range(ROUNDS):
-        left = THREADS
-        for _ in range(THREADS):
-            workers.ask(int, done)
-        stopped(loop)
+    with hasty_threads():
+        for _ in rounds(1000):
+            left = THREADS
+            for _ in range(THREADS):
+                workers.ask(int, done)
+            run_until_stopped(loop)
     assert workers.under_way == 0

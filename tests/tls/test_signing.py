@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from smtpd.tls import signing
 from smtpd.tls.signing import Malformed, Operation, Reply, Request, Signer, SigningFailed
+from tests.stress import hasty_threads, join, rounds
 from tests.tls.world import packets
 
 PUBLIC = bytes(range(32))
@@ -150,3 +151,38 @@ def test_no_turn_within_the_deadline_fails(monkeypatch):
     monkeypatch.setattr(signing, "DEADLINE", 0.01)
     with pytest.raises(SigningFailed, match="too many signatures are waited for"):
         Signer([]).sign(PUBLIC, Operation.ECDSA, b"abc")
+
+
+def test_hand_over_every_thread_gets_its_own_signature():
+    """Twice as many threads as there are sockets."""
+    pairs = [packets() for _ in range(signing.SIGNERS)]
+    signer, troubles = Signer([ours for ours, _ in pairs]), []
+
+    def serve(sock):
+        while packet := sock.recv(signing.PACKET_MAX):
+            request = Request.parse(packet)
+            sock.send(Reply(request.number, request.data[::-1]).packet())
+
+    def ask(name):
+        try:
+            for number in range(20):
+                data = b"%d %d" % (name, number)
+                assert signer.sign(PUBLIC, Operation.ECDSA, data) == data[::-1]
+        except BaseException as error:
+            troubles.append(error)
+
+    servers = [threading.Thread(target=serve, args=(theirs,), daemon=True) for _, theirs in pairs]
+    for server in servers:
+        server.start()
+    with hasty_threads():
+        for _ in rounds(3):
+            threads = [threading.Thread(target=ask, args=(n,), daemon=True) for n in range(2 * signing.SIGNERS)]
+            for thread in threads:
+                thread.start()
+            join(threads)
+    for ours, _ in pairs:
+        ours.close()
+    join(servers)
+    for _, theirs in pairs:
+        theirs.close()
+    assert troubles == []

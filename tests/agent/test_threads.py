@@ -1,0 +1,155 @@
+"""An agent's hands side by side: on one socket, with one pool of connections, in one Maildir."""
+
+import os
+import random
+import socket
+import threading
+
+import pytest
+
+from mail_local import maildir
+from mail_local.lmtp import Unreachable
+from smtpd.agent import hand
+from smtpd.agent.hand import Hands
+from smtpd.agent.lmtp import Pool
+from smtpd.envelope import Outcome
+from smtpd.ipc.errand import PACKET_MAX, Deliver, Result, decode, encode
+from tests.agent.conftest import errand
+from tests.stress import PATIENCE, hasty_threads, join, rounds
+
+ERRANDS = 60
+
+
+class Trade:
+    """Answers each errand."""
+
+    ERRANDS = (Deliver,)
+    HANDS, BATCH, BATCH_BYTES, GATHER = 6, 3, 1 << 20, 0
+    over, places = False, ()
+
+    def work(self, _queue, _tether):
+        return self
+
+    def do(self, batch):
+        return [Result(taken.envelope, Outcome.DELIVERED, "") for taken, _ in batch]
+
+
+def test_hand_over_each_errand_is_answered_once_and_no_hand_is_left(monkeypatch):
+    ends = []
+    monkeypatch.setattr(hand.os, "_exit", ends.append)
+    packets = [encode(errand(number)) for number in range(1, ERRANDS + 1)]
+    with hasty_threads():
+        for _ in rounds(6):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.settimeout(PATIENCE)
+            hands = Hands(theirs, None, Trade())
+            main = threading.Thread(target=hands.run, daemon=True)
+            main.start()
+
+            def send(ours=ours):
+                for packet in packets:
+                    ours.send(packet)
+                ours.shutdown(socket.SHUT_WR)
+
+            sender = threading.Thread(target=send, daemon=True)
+            sender.start()
+            answered = sorted(decode(ours.recv(PACKET_MAX)).envelope for _ in range(ERRANDS))
+            assert answered == sorted(decode(packet).envelope for packet in packets)
+            join([sender, main])
+            assert not any(thread.is_alive() for thread in hands._others)
+            assert ends == []
+            ours.close()
+            theirs.close()
+
+
+class Server:
+    """One that takes so many connections and no more; now and then it has enough of one."""
+
+    def __init__(self, limit):
+        self.limit, self.open, self.most = limit, 0, 0
+        self._lock = threading.Lock()
+
+    def connect(self):
+        with self._lock:
+            if self.open == self.limit:
+                raise Unreachable("too many")
+            self.open += 1
+            self.most = max(self.most, self.open)
+        return Connection(self)
+
+    def left(self):
+        with self._lock:
+            self.open -= 1
+
+
+class Connection:
+    def __init__(self, server):
+        self._server = server
+        self.mails, self.is_ready, self.in_use, self.closed = 0, True, False, False
+
+    def is_silent(self):
+        return not self.closed
+
+    def close(self):
+        assert not self.closed and not self.in_use
+        self.closed = True
+        self._server.left()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 8])
+def test_hand_over_no_hand_waits_for_a_connection_that_nobody_gives_back(limit):
+    """Six hands, and a sweeper that is always about to close what is kept."""
+    with hasty_threads():
+        for _ in rounds(2):
+            server, troubles, done = Server(limit), [], []
+            pool = Pool(server.connect, kept=0.0005)
+
+            def work(server=server, pool=pool, troubles=troubles, done=done):
+                try:
+                    for number in range(15):
+                        try:
+                            connection, _ = pool.take()
+                        except Unreachable:  # nobody had one, in the moment before the server knew of that
+                            continue
+                        assert not connection.in_use and not connection.closed
+                        connection.in_use = True
+                        connection.mails += 1
+                        connection.is_ready = random.random() < 0.9
+                        connection.in_use = False
+                        pool.give(connection)
+                        done.append(number)
+                except BaseException as error:
+                    troubles.append(error)
+
+            threads = [threading.Thread(target=work, daemon=True) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            join(threads)
+            assert troubles == [] and done and server.most <= limit
+            pool._kept = 0.0
+
+
+def test_hand_over_what_lay_in_a_maildir_is_read_once_for_all_hands(tmp_path):
+    """And all of them are told the same."""
+    path = str(tmp_path / "Maildir")
+    maildir.make(path)
+    (tmp_path / "Maildir/new/1.E1.here").touch()
+    with hasty_threads():
+        for number in rounds(20):
+            earlier, told = maildir.Earlier("here"), []
+            new = tmp_path / f"Maildir/new/{number + 2}.E1.here"
+
+            def ask(earlier=earlier, told=told, new=new):
+                root = os.open(path, os.O_RDONLY)
+                folder = maildir.Folder(root, path)
+                told.append((earlier.holds("", folder, "1.E1.here"), earlier.holds("", folder, new.name)))
+                new.touch()  # what is stored later is not what lay there before
+                folder.close()
+                os.close(root)
+
+            threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            join(threads)
+            assert told == [(True, False)] * 4
+            new.unlink()
