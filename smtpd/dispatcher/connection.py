@@ -7,6 +7,9 @@
 
 Before there is a session the bytes go to entrance.py, during a handshake to encryption.py.
 
+A client that sends no more (wire.py) and still reads is answered to the end: the connection is over when all that came
+has been obeyed, as it was before that client did so.
+
 Dull on purpose.  It reads no further while the session waits, while spool writing lags behind, or while the client does
 not read its answers; so a client costs at most what one read of the socket brings.  An exception costs this session.
 """
@@ -44,7 +47,7 @@ from smtpd.tls.facts import Facts
 from smtpd.tls.link import Failed
 
 TOO_MANY_MESSAGES = Refused(450, "4.7.1", "Too many messages, try again later")
-CLOSING = 5.0  # seconds that a client has to take its last reply
+CLOSING = 5.0  # seconds that a client has to take its last reply, once the socket has taken it from us
 
 
 class Connection(asyncio.Protocol):
@@ -104,6 +107,25 @@ class Connection(asyncio.Protocol):
         self._step(self.session.receive, data, self.office.loop.time())
         if (waiting or not self._may_read()) and not self._is_shaking:
             self.wire.pause()
+
+    def eof_received(self) -> bool:
+        """True: the transport stays open for what is still to be said."""
+        over, self.wire.eof = self._finished, True
+        self._guard(self._end_input)
+        return not over
+
+    def _end_input(self) -> None:
+        if self._encryption is not None and self._encryption.under_way:
+            self._encryption.end()
+        elif self.entrance is not None and self.entrance.needs_input:
+            self._gone("disconnect")
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Nothing more comes, and what came has been answered."""
+        if self.session is not None and self.wire.ended and not self.session.waiting:
+            self._gone("disconnect")
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._encryption is not None:
@@ -184,6 +206,7 @@ class Connection(asyncio.Protocol):
         elif arrival.early:
             self._take(arrival.early)
         self._resume()
+        self._leave()
 
     # -- TLS ------------------------------------------------------------------------------------
 
@@ -216,8 +239,7 @@ class Connection(asyncio.Protocol):
             return
         if plaintext:
             self._take(plaintext)
-        if self.wire.ended:
-            self._gone("disconnect")
+        self._leave()
 
     # -- time and the end ----------------------------------------------------------------
 
@@ -248,12 +270,23 @@ class Connection(asyncio.Protocol):
         self._reception.close()
 
     def _finish(self, reason: str) -> None:
-        """The last reply has been written; a client that does not take it has a few seconds."""
+        """The last reply has been written.  A client that has said all it had to say may take as long to read as it may
+        be silent: its mails may have been stored, and what is not yet in its socket says so."""
         if self._finished:
             return
         self._finished = True
-        self._patience = self.office.loop.call_later(CLOSING, self.wire.transport.abort)
+        patience = self.office.settings.limits.timeout if reason in ("quit", "disconnect") else CLOSING
+        self._cut_later(self.office.loop.time() + patience)
         self.wire.close(all_read=reason == "quit")
+
+    def _cut_later(self, latest: float) -> None:
+        self._patience = self.office.loop.call_later(CLOSING, self._cut, latest)
+
+    def _cut(self, latest: float) -> None:
+        if self.wire.transport.get_write_buffer_size() and self.office.loop.time() < latest:
+            self._cut_later(latest)
+        else:
+            self.wire.transport.abort()
 
     # -- what the session wants ---------------------------------------------------------------
 
@@ -333,6 +366,7 @@ class Connection(asyncio.Protocol):
         self._step(self.session.answer, answer, self.office.loop.time())
         if not self._finished:
             self._resume()
+            self._leave()
 
     def _begin_message(self, question: BeginMessage) -> None:
         office = self.office

@@ -43,7 +43,8 @@ class Encryption:
             office.loop.time() + SECONDS,
             self._shaken,
         )
-        self.receive, self.tick, self.fail = self._handshake.receive, self._handshake.tick, self._handshake.fail
+        self.receive, self.tick = self._handshake.receive, self._handshake.tick
+        self.end, self.fail = self._handshake.end, self._handshake.fail
 
     def close(self) -> None:
         """The connection is gone."""

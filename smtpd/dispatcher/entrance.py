@@ -72,6 +72,11 @@ class Entrance:
         self._welcome = ClientWelcomed(0, "", False)
         self._delay: asyncio.TimerHandle | None = None
 
+    @property
+    def needs_input(self) -> bool:
+        """Nothing becomes of a client that sends no more."""
+        return self._proxy is not None
+
     def enter(self) -> None:
         if self._proxy is None:
             self._identify()

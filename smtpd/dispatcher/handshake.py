@@ -55,6 +55,7 @@ class Handshake:
         self._size = 0  # of all that came
         self._size_signed = 0  # of what had come when our signature went out
         self._stepping = False  # in the line, or in a thread
+        self._ended = False  # nothing more comes
 
     def receive(self, data: bytes) -> None:
         self._size += len(data)
@@ -64,6 +65,12 @@ class Handshake:
         self._came += data
         if not self._stepping:
             self._proceed()
+
+    def end(self) -> None:
+        """The client sends no more.  What it has sent may be enough."""
+        self._ended = True
+        if not self._stepping:
+            self.fail("the client left")
 
     def tick(self, now: float) -> None:
         if now >= self._deadline:
@@ -100,6 +107,8 @@ class Handshake:
             self._end(outcome)
         elif self._came:
             self._proceed()
+        if self._ended and not self._stepping:
+            self.fail("the client left")
 
     def _proceed(self) -> None:
         if self._link is not None and self._link.signed and self._size - self._size_signed <= LAST_FLIGHT:

@@ -6,8 +6,6 @@
 Such a client is told from others by who it is and not by where it comes from: the kernel knows its uid.  It is not
 counted by rates, greeted late, named by DNS, or asked for TLS and passwords.  It has the limits of a session, and of
 sessions a user has as many as an address has, so that nobody on this host uses up what is there for all.
-
-What it sends before it closes its side is still obeyed and answered.
 """
 
 import asyncio
@@ -21,7 +19,7 @@ from smtpd.dispatcher.entrance import Arrival
 from smtpd.dispatcher.office import Office
 from smtpd.dispatcher.wire import Wire
 from smtpd.ipc.log import log
-from smtpd.smtp.question import Answer, BeginMessage
+from smtpd.smtp.question import BeginMessage
 from smtpd.smtp.server import Client
 
 
@@ -69,7 +67,6 @@ class LocalConnection(Connection):
         self.address = f"uid {uid}"
         self.statistic = "smtp.session.local"
         self._client = Client("local", 0, listener.hostname, local=True, uid=uid)
-        self._ended = False  # its side is closed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.wire = Wire(cast(asyncio.Transport, transport))
@@ -79,30 +76,11 @@ class LocalConnection(Connection):
             arrival = Arrival(self._client, facts=None, name="", may_xclient=False, early=b"", hasty=False)
             self.begin(arrival)
 
-    def eof_received(self) -> bool:
-        """What is still to be said has somewhere to go; whoever has heard the last word is not waited for."""
-        over, self._ended = self._finished, True
-        self._leave()
-        return not over
-
     def shutdown(self) -> None:
         if self.session is None:
             self._finished = True
         else:
             super().shutdown()
 
-    def _leave(self) -> None:
-        if self._ended and self.session is not None and not self.session.waiting:
-            self._gone("disconnect")
-
-    def _answer(self, answer: Answer) -> None:
-        super()._answer(answer)
-        self._leave()
-
     def _begin_message(self, question: BeginMessage) -> None:
         self._reception.begin()
-
-    def _finish(self, reason: str) -> None:
-        super()._finish(reason)
-        if self._ended:
-            self.wire.transport.close()

@@ -3,8 +3,12 @@
     transport --- data ---> open --> plaintext           what the session is fed
     transport <-- write --- say  <-- plaintext           what the session says
 
-Without a link both sides are the same bytes.  Of a link nothing is read, and into it nothing is written, after the
-client has closed it (close_notify): what came before that is all there ever was.
+Without a link both sides are the same bytes.
+
+The client may end what it sends (FIN, or close_notify of TLS) and go on reading: what came before is all there ever
+was, and it is answered.  TLS 1.3 has it so (RFC 8446 6.1).  RFC 5246 7.2.1 wants pending writes thrown away instead;
+but a client of TLS 1.2 that does not read any more loses nothing by an answer, and one that does would send its mail
+again without it.
 """
 
 import asyncio
@@ -18,11 +22,12 @@ class Wire:
         self.link: Link | None = None
         self.client_reads = True  # what is written does not pile up
         self.reading = True
+        self.eof = False  # FIN has come
 
     @property
     def ended(self) -> bool:
-        """The client has closed its link; the connection below may still be there."""
-        return self.link is not None and self.link.closed
+        """Nothing more comes from the client; it may still read."""
+        return self.eof or (self.link is not None and self.link.closed)
 
     def open(self, data: bytes) -> bytes:
         """The plaintext that `data` completes.  Raises Failed."""
@@ -37,7 +42,7 @@ class Wire:
     def say(self, data: bytes) -> None:
         if self.link is None:
             self.transport.write(data)
-        elif not self.link.closed:
+        else:
             self.link.write(data)
             self.flush()
 
@@ -62,12 +67,12 @@ class Wire:
         """After the last word has been written; the caller has to abort what the client does not end in time.
 
         More may be on its way to us, and a close with bytes unread is a reset, which can overtake that word: so unless
-        `all_read` only our side is closed, and whoever reads throws away what still comes.
+        `all_read`, or FIN has come, only our side is closed, and whoever reads throws away what still comes.
         """
-        if self.link is not None and not self.link.closed:
+        if self.link is not None:
             self.link.close()
             self.flush()
-        if all_read or not self.transport.can_write_eof():
+        if all_read or self.eof or not self.transport.can_write_eof():
             self.transport.close()
         elif not self.transport.is_closing():
             self.transport.write_eof()

@@ -135,8 +135,9 @@ class Link:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def write(self, plaintext: bytes | bytearray | memoryview) -> None:
-        """Nothing goes into a link that the client has closed, or that failed."""
-        if plaintext and not self.closed and not self._over:
+        """Nothing goes into a link that failed, or that we have closed.  One that only the client has closed takes our
+        answers: it may still read."""
+        if plaintext and not self._over:
             self._ssl.write(plaintext)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import struct
 from dataclasses import replace
 
 import pytest
@@ -231,6 +232,12 @@ class Client:
 
     def write(self, data):
         (self.tls or self.writer).write(data)
+
+    def vanish(self):
+        """Be gone, and not only say that no more is sent: a reset."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
     async def reply(self):
         """One reply, joined; empty at the end of the connection."""

@@ -94,7 +94,7 @@ def test_who_leaves_while_it_waits_costs_nothing(make_house):
         client.write(b"NONSENSE\r\n")
         await house.until(lambda: house.statistics["smtp.tarpit"])
         (connection,) = house.connections
-        client.writer.transport.abort()
+        client.vanish()
         await house.until(lambda: not house.connections)
         assert connection._pause.cancelled()  # or it would be kept for the whole time
 

@@ -92,7 +92,7 @@ def test_a_client_that_leaves_is_forgotten_only_after_lookup_has_answered(house)
         house.others.hold = {ExpandRecipient}
         client.writer.write(b"RCPT TO:<bob@here.test>\r\n")
         await house.until(lambda: house.others.held)
-        client.writer.close()
+        client.vanish()
         await house.until(lambda: not house.dispatcher.crowd.members)
         assert not house.others.forgotten
         house.others.release()
@@ -132,7 +132,7 @@ def test_a_client_that_leaves_while_its_large_mail_is_still_written_leaves_nothi
         client.writer.write(b"x: y\r\n\r\n" + b"line\r\n" * 10_000 + b".\r\n")
         (connection,) = house.dispatcher.crowd.members.values()
         await house.until(lambda: house.others.held and connection.session.asking)
-        client.writer.transport.abort()
+        client.vanish()
         await house.until(lambda: house.others.forgotten)
         house.others.release()
         await house.until(lambda: house.others.spool)

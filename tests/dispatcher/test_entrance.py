@@ -285,7 +285,7 @@ def test_who_leaves_during_the_delay_is_forgotten(make_house):
         client = await house.client()
         await house.until(lambda: house.connections and house.connections[0].entrance._delay)
         (connection,) = house.connections
-        client.writer.transport.abort()
+        client.vanish()
         await house.until(lambda: not house.connections)
         assert connection.entrance._delay.cancelled()
 

@@ -39,6 +39,7 @@ class Crypto:
     def __init__(self):
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.signatures = 0
+        self.waiting = 0  # requests that have come
         self.go = threading.Event()
         self.go.set()
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(SIGNERS)]
@@ -52,6 +53,7 @@ class Crypto:
         try:
             while packet := sock.recv(4096):
                 request = Request.parse(packet)
+                self.waiting += 1
                 self.go.wait()
                 algorithm = utils.Prehashed(HASHES[len(request.data)])
                 self.signatures += 1  # whoever counts them may have the reply sooner than we go on

@@ -128,6 +128,9 @@ class Client:
             except ssl.SSLWantReadError:
                 if not self._receive():
                     return False
+            except ssl.SSLZeroReturnError:  # after both have said it
+                self.was_closed = True
+                return False
             except ssl.SSLError:
                 return False
 

@@ -211,12 +211,18 @@ def test_nothing_is_read_that_stands_behind_close_notify_in_the_same_piece(serve
     assert client.link.read() == b""
 
 
-def test_no_reply_goes_into_a_link_that_the_client_has_closed(server):
-    client = Client(client_context(), server).shake()
+@VERSIONS
+def test_a_client_that_has_said_close_notify_still_reads(server, versions):
+    """RFC 8446 6.1; and of TLS 1.2 too, where RFC 5246 7.2.1 would have pending answers thrown away."""
+    client = Client(client_context(versions=versions), server).shake()
+    client.tls.write(b"QUIT\r\n")
     close_by(client)
-    client.carry()
-    client.link.write(b"250 2.0.0 accepted\r\n")
-    assert client.link.take_output() == b""
+    assert client.carry() == b"QUIT\r\n"
+    client.link.write(b"221 2.0.0 bye\r\n")
+    client.link.close()
+    assert client.receive() == b"221 2.0.0 bye\r\n"
+    with pytest.raises(ssl.SSLZeroReturnError):  # we have said close_notify as well
+        client.tls.read(100)
 
 
 def test_we_say_close_notify_and_nothing_after_it(server):

@@ -1,0 +1,488 @@
+"""Clients that say that they send no more, by FIN or close_notify, and go on reading: all they sent is answered."""
+
+import asyncio
+import socket
+import ssl
+
+import pytest
+
+from smtpd.config.model import Auth, Proxy, Tls
+from smtpd.config.slice import TlsSlice
+from smtpd.dispatcher import connection as module
+from smtpd.imsg import (
+    CheckCredentials,
+    ExpandRecipient,
+    MessageIdsReserved,
+    OpenSpoolFile,
+    ResolveClient,
+    StoreMessage,
+)
+from tests.dispatcher.test_local import program
+from tests.dispatcher.tls import TlsClient, careless_context
+
+SMTPS = {"tls": TlsSlice(Tls.AT_ONCE, ("mx.test",))}
+STARTTLS = {"tls": TlsSlice(Tls.OFFERED, ("mx.test",))}
+SUBMISSION = {**SMTPS, "auth": Auth.REQUIRED}
+MAIL = b"MAIL FROM:<amy@there.test>\r\nRCPT TO:<bob@here.test>\r\n"
+CONTENT = b"Subject: x\r\n\r\nhello\r\n"
+
+
+class Way:
+    """How a client comes, and how it says that it sends no more."""
+
+    def __init__(self, name, listener=None, version=None, *, close_notify=False, fin=False, local=False):
+        self.name, self.listener, self.version = name, listener, version
+        self.close_notify, self.fin, self.local = close_notify, fin, local
+
+    async def come(self, house):
+        if self.local:
+            return await program(house)
+        client = await house.client()
+        if self.version:
+            context = careless_context()
+            context.minimum_version = context.maximum_version = self.version
+            client.tls = await TlsClient(client.reader, client.writer, context).shake()
+        return client
+
+    def end(self, client):
+        if self.close_notify:
+            client.writer.write(client.tls.close_notify())
+        if self.fin:
+            client.writer.write_eof()
+
+
+TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+WAYS = [
+    Way("tcp", fin=True),
+    Way("local", fin=True, local=True),
+    *(
+        Way(f"{version.name} {'and '.join(words)}", SMTPS, version, **dict.fromkeys(words, True))
+        for version in (TLS12, TLS13)
+        for words in (["close_notify"], ["close_notify", "fin"], ["fin"])
+    ),
+]
+
+
+FEW = [WAYS[0], WAYS[1], WAYS[2], WAYS[-2]]
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way.name)
+def way(request):
+    return request.param
+
+
+@pytest.fixture
+def house(make_house, way):
+    return make_house(listener=way.listener)
+
+
+async def rest(client):
+    """All replies up to the end of the connection."""
+    replies = []
+    while reply := await client.reply():
+        replies.append(reply[:3])
+    return replies
+
+
+async def gone(house, client):
+    """The connection is over as soon as the client is done, and not when some time is."""
+    client.writer.close()
+    await house.until(lambda: not house.connections)
+    assert house.statistics["smtp.session"] == 0
+
+
+def test_a_mail_is_answered_when_nothing_comes_behind_its_end(house, way):
+    async def scenario():
+        client = await way.come(house)
+        await client.greet()
+        await client.envelope()
+        await client.say("DATA", "354")
+        house.others.hold = {StoreMessage}
+        client.write(CONTENT + b".\r\n")
+        way.end(client)
+        await house.until(lambda: house.others.held)
+        await asyncio.sleep(0.01)
+        assert house.statistics["smtp.session"] == 1  # it still counts
+        house.others.release()
+        assert await rest(client) == ["250"]
+        await gone(house, client)
+
+    house.run(scenario())
+    assert len(house.others.stored) == 1 and not house.others.forgotten
+
+
+def test_a_session_in_one_piece_is_answered_to_its_end(house, way):
+    """Also where each of its questions has to wait; it need not even say QUIT."""
+    group = MAIL + b"BDAT %d LAST\r\n" % len(CONTENT) + CONTENT
+
+    async def scenario():
+        client = await way.come(house)
+        house.others.hold = {ExpandRecipient, StoreMessage}
+        client.write(b"EHLO client.test\r\n" + group + group)
+        way.end(client)
+        for _ in range(2):
+            await house.until(lambda: house.others.held)
+            house.others.release()
+            house.others.hold = {ExpandRecipient, StoreMessage}
+            await house.until(lambda: house.others.held)
+            house.others.release()
+            house.others.hold = {ExpandRecipient, StoreMessage}
+        assert await rest(client) == ["220", *["250"] * 7]
+        await gone(house, client)
+
+    house.run(scenario())
+    assert len(house.others.stored) == 2
+
+
+@pytest.mark.parametrize("way", FEW, ids=lambda way: way.name, indirect=True)
+@pytest.mark.parametrize(
+    "piece", [b"", b"NOOP\r\n", b"NOOP\r\nQUI", b"EHLO client.test\r\nMAIL FROM:<amy@there.test>\r\n"]
+)
+def test_what_is_complete_is_answered_and_the_rest_is_not(house, way, piece):
+    async def scenario():
+        client = await way.come(house)
+        await client.greet()
+        if piece:
+            client.write(piece)
+        way.end(client)
+        assert await rest(client) == ["250"] * piece.count(b"\r\n")
+        await gone(house, client)
+
+    house.run(scenario())
+    assert not house.others.stored
+
+
+@pytest.mark.parametrize("way", FEW, ids=lambda way: way.name, indirect=True)
+@pytest.mark.parametrize(
+    "begin, content",
+    [
+        (b"DATA\r\n", CONTENT),
+        (b"DATA\r\n", CONTENT + b"."),
+        (b"DATA\r\n", CONTENT + b".\r"),
+        (b"DATA\r\n", b"S: x\r\n\r\n" + b"y" * 70 + b"\r\n" * 20_000),  # in a spool file
+        (b"BDAT 1000 LAST\r\n", CONTENT),
+        (b"BDAT %d\r\n" % len(CONTENT), CONTENT),
+    ],
+    ids=lambda piece: str(len(piece)),
+)
+def test_the_end_of_input_is_not_the_end_of_a_mail(house, way, begin, content):
+    async def scenario():
+        client = await way.come(house)
+        await client.greet()
+        await client.envelope()
+        client.write(begin)
+        if begin.startswith(b"DATA"):
+            assert (await client.reply()).startswith("354")
+        client.write(content)
+        way.end(client)
+        assert [reply for reply in await rest(client) if reply != "250"] == []
+        await gone(house, client)
+
+    house.run(scenario())
+    assert not house.others.stored
+    assert [(f.message, f.envelopes) for f in house.others.forgotten] == [(1, 1)]
+    assert house.dispatcher.office.memory.used == 0
+
+
+def test_a_large_mail_whose_writing_lags_behind(house, way):
+    async def scenario():
+        client = await way.come(house)
+        await client.greet()
+        await client.envelope()
+        await client.say("DATA", "354")
+        house.others.hold = {OpenSpoolFile}
+        client.write(b"x: y\r\n\r\n" + b"line\r\n" * 10_000 + b".\r\n")
+        way.end(client)
+        await house.until(lambda: house.others.held)
+        await asyncio.sleep(0.01)
+        house.others.release()
+        assert await rest(client) == ["250"]
+        await gone(house, client)
+
+    house.run(scenario())
+    assert house.others.stored[1].endswith(b"\nline\n")
+
+
+def test_before_there_is_a_banner(house, way):
+    """While the client's name is looked for; a client that sent nothing hears the banner all the same."""
+
+    async def scenario():
+        house.others.hold = {ResolveClient}
+        client = await way.come(house)
+        client.write(b"EHLO client.test\r\nNOOP\r\n")
+        way.end(client)
+        silent = await way.come(house)
+        way.end(silent)
+        await asyncio.sleep(0.01)
+        house.others.release()
+        assert await rest(client) == ["220", "250", "250"]
+        assert await rest(silent) == ["220"]
+        client.writer.close()
+        await gone(house, silent)
+
+    house.run(scenario())
+
+
+def test_while_there_is_no_message_id(house, way):
+    async def scenario():
+        client = await way.come(house)
+        await client.greet()
+        numbers = house.dispatcher.office.numbers
+        ids = list(numbers._ids)
+        numbers._ids.clear()
+        numbers._asked = True
+        client.write(MAIL)
+        way.end(client)
+        await house.until(lambda: numbers._waiting)
+        numbers._reserved(MessageIdsReserved(0, ids))
+        assert await rest(client) == ["250", "250"]
+        await gone(house, client)
+
+    house.run(scenario())
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way.version], ids=lambda way: way.name, indirect=True)
+def test_while_a_password_is_checked(make_house, way):
+    house = make_house(listener=SUBMISSION)
+
+    async def scenario():
+        client = await way.come(house)
+        await client.greet()
+        house.others.hold = {CheckCredentials}
+        client.write(b"AUTH PLAIN AGFteQBzZWNyZXQ=\r\n" + MAIL)
+        way.end(client)
+        await house.until(lambda: house.others.held)
+        house.others.release()
+        assert await rest(client) == ["235", "250", "250"]
+        await gone(house, client)
+
+    house.run(scenario())
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way.version], ids=lambda way: way.name, indirect=True)
+def test_in_the_middle_of_auth(make_house, way):
+    house = make_house(listener=SUBMISSION)
+
+    async def scenario():
+        client = await way.come(house)
+        await client.greet()
+        client.write(b"AUTH PLAIN\r\n")
+        way.end(client)
+        assert await rest(client) == ["334"]
+        await gone(house, client)
+
+    house.run(scenario())
+
+
+def test_while_a_reply_is_kept_back(make_house, way):
+    house = make_house(listener=way.listener, tarpit_after=0, tarpit=0.05)
+
+    async def scenario():
+        client = await way.come(house)
+        await client.greet()
+        client.write(b"NONSENSE\r\nNONSENSE\r\nNOOP\r\n")
+        way.end(client)
+        assert await rest(client) == ["500", "500", "250"]
+        await gone(house, client)
+
+    house.run(scenario())
+
+
+@pytest.mark.parametrize("way", WAYS[:1], ids=lambda way: way.name, indirect=True)
+@pytest.mark.parametrize("early, replies", [(b"", ["220"]), (b"EHLO client.test\r\n", ["554"])])
+def test_where_the_banner_is_kept_back(make_house, way, early, replies):
+    house = make_house(greet_delay=0.05)
+
+    async def scenario():
+        client = await way.come(house)
+        client.write(early)
+        way.end(client)
+        assert await rest(client) == replies
+        await gone(house, client)
+
+    house.run(scenario())
+
+
+def test_a_stop_while_a_mail_of_such_a_client_is_stored(house, way):
+    async def scenario():
+        client = await way.come(house)
+        await client.greet()
+        await client.envelope()
+        await client.say("DATA", "354")
+        house.others.hold = {StoreMessage}
+        client.write(CONTENT + b".\r\n")
+        way.end(client)
+        await house.until(lambda: house.others.held)
+        house.dispatcher.crowd.shutdown()
+        house.others.release()
+        assert await rest(client) == ["250", "421"]
+        await gone(house, client)
+
+    house.run(scenario())
+
+
+# -- before there is anything to answer --------------------------------------------------
+
+
+def test_a_proxy_that_goes_before_its_header_is_complete(make_house, capfd):
+    house = make_house(listener={"proxy": Proxy.V1})
+
+    async def scenario():
+        client = await house.client()
+        client.write(b"PROXY TCP4 192.0.2.7")
+        client.writer.write_eof()
+        assert await client.reader.read() == b""
+        await gone(house, client)
+
+    house.run(scenario())
+    assert capfd.readouterr().err == ""  # a health check is no news
+
+
+def test_a_proxy_whose_client_sends_no_more(make_house):
+    house = make_house(listener={"proxy": Proxy.V1})
+
+    async def scenario():
+        client = await house.client()
+        client.write(b"PROXY TCP4 192.0.2.7 192.0.2.8 1 25\r\nEHLO client.test\r\n")
+        client.writer.write_eof()
+        assert await rest(client) == ["220", "250"]
+        await gone(house, client)
+
+    house.run(scenario())
+
+
+@pytest.mark.parametrize("hello", [b"", b"\x16", b"\x16\x03\x01\x02\x00half a hello"])
+@pytest.mark.parametrize("listener", [SMTPS, STARTTLS], ids=["smtps", "starttls"])
+def test_a_handshake_that_can_never_end_ends_at_once(make_house, capfd, listener, hello):
+    house = make_house(listener=listener)
+
+    async def scenario():
+        client = await house.client()
+        if listener is STARTTLS:
+            await client.greet()
+            await client.say("STARTTLS", "220")
+        client.writer.write(hello)
+        client.writer.write_eof()
+        await client.reader.read()
+        await gone(house, client)
+
+    house.run(scenario())
+    assert 'tls-failed reason="the client left"' in capfd.readouterr().err
+
+
+def test_a_client_that_leaves_while_its_handshake_waits_for_a_signature(make_house):
+    """It hears our part of it, and there is no answer to be waited for."""
+    house = make_house(listener=SMTPS)
+
+    async def scenario():
+        house.crypto.go.clear()
+        client = await house.client()
+        client.writer.write(TlsClient(None, None).hello())
+        await house.until(lambda: house.crypto.waiting)
+        client.writer.write_eof()
+        await asyncio.sleep(0.01)
+        assert house.connections
+        house.crypto.go.set()
+        assert await client.reader.read()
+        await gone(house, client)
+
+    house.run(scenario())
+    assert house.statistics["smtp.tls.failed"] == 1
+
+
+@pytest.mark.parametrize("version", [TLS12, TLS13])
+def test_all_of_a_session_in_one_piece_with_the_end_of_the_handshake(make_house, version):
+    """What `openssl s_client` makes of a pipe."""
+    house = make_house(listener=SMTPS)
+
+    async def scenario():
+        client = await house.client()
+        context = careless_context()
+        context.minimum_version = context.maximum_version = version
+        tls = client.tls = TlsClient(client.reader, client.writer, context)
+        client.writer.write(tls.hello())
+        while not await shaken(tls):
+            pass
+        client.writer.write(tls.out.read() + tls.sealed(b"EHLO client.test\r\nNOOP\r\n") + tls.close_notify())
+        client.writer.write_eof()
+        assert await rest(client) == ["220", "250", "250"]
+        await gone(house, client)
+
+    async def shaken(tls):
+        """The last flight is not sent (TLS 1.3), or has been answered (TLS 1.2)."""
+        await tls._receive()
+        try:
+            tls.ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            tls.writer.write(tls.out.read())
+            return False
+        return True
+
+    house.run(scenario())
+
+
+# -- what such a client can cost --------------------------------------------------------
+
+
+HELP = 5000  # lines, whose answers are more than the sockets take
+
+
+async def deaf(house, way):
+    """A client that has asked for a megabyte, has said that it sends no more, and does not read."""
+    client = await way.come(house)
+    await client.greet()
+    (member,) = house.connections
+    member.wire.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    client.writer.transport.pause_reading()
+    client.write(b"HELP\r\n" * HELP)
+    way.end(client)
+    await house.until(lambda: member._finished or not member.wire.client_reads)
+    assert member.wire.transport.get_write_buffer_size()
+    return client
+
+
+async def count_answers(client):
+    """Up to the end of the connection."""
+    found = b""
+    if client.tls:
+        while line := await client.tls.readline():
+            found += line + client.tls._lines
+            client.tls._lines = b""
+    else:
+        found = await client.reader.read()
+    return found.count(b"214 ")
+
+
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
+def test_a_client_that_does_not_read_is_cut_by_the_usual_timeout(make_house, way, monkeypatch):
+    monkeypatch.setattr(module, "CLOSING", 0.02)
+    house = make_house(listener=way.listener, timeout=0.2, max_errors=HELP)
+
+    async def scenario():
+        begun = house.loop.time()
+        client = await deaf(house, way)
+        while house.connections:
+            house.dispatcher.crowd._swept = 0.0
+            house.dispatcher.crowd.sweep(house.loop.time())
+            await asyncio.sleep(0.01)
+        assert house.loop.time() - begun > 0.2
+        client.writer.transport.abort()
+
+    house.run(scenario())
+    assert house.statistics["smtp.session"] == 0
+
+
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
+def test_a_client_that_reads_late_hears_all_of_it(make_house, way, monkeypatch):
+    """Later than one that has said something wrong is waited for: its mails may have been stored."""
+    monkeypatch.setattr(module, "CLOSING", 0.02)
+    house = make_house(listener=way.listener, max_errors=HELP)
+
+    async def scenario():
+        client = await deaf(house, way)
+        await asyncio.sleep(0.1)
+        client.writer.transport.resume_reading()
+        assert await count_answers(client) == HELP
+        await gone(house, client)
+
+    house.run(scenario())
