@@ -14,6 +14,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
+from smtpd.config.slice import LMTP_USER
 from tests.live.conftest import COMPLETE
 from tests.mail_local import lmtp_server
 
@@ -46,7 +47,7 @@ class Place:
 
     name: str
     address: str
-    user: str
+    user: str  # whose agents deliver
     home: object
     exactly_once: bool  # its Maildir
     forms: list = field(default_factory=list)
@@ -56,35 +57,23 @@ class Place:
 def places_of(users, names):
     """One of each kind; `names` are users of the system, a fresh one for each but LMTP."""
     plain, box, runs, copies, several = names
+
+    def place(name, user, forms=(), *, domain="home.test", exactly_once=True):
+        return Place(name, f"{user}@{domain}", user, users.home(user), exactly_once, [*forms], bool(forms))
+
     made = [
-        Place("maildir", f"{plain}@home.test", plain, users.home(plain), True),
-        Place("mbox", f"{box}@box.test", box, users.home(box), False),
-        Place("lmtp", "lmtp-user@lmtp.test", plain, None, False),
-        Place("command", f"{runs}@home.test", runs, users.home(runs), False, [X, Y], True),
-        Place(
-            "copies",
-            f"{copies}@home.test",
-            copies,
-            users.home(copies),
-            True,
-            [f"\\{copies}, {X}", f"\\{copies}, {Y}"],
-            True,
-        ),
-        Place(
-            "several",
-            f"{several}@home.test",
-            several,
-            users.home(several),
-            True,
-            [f"\\{several}, {X}, {Y}", f"\\{several}, {Y}", f"\\{several}, {X}"],
-            True,
-        ),
+        place("maildir", plain),
+        place("mbox", box, domain="box.test", exactly_once=False),
+        Place("lmtp", "lmtp-user@lmtp.test", LMTP_USER, None, False),
+        place("command", runs, [X, Y], exactly_once=False),
+        place("copies", copies, [f"\\{copies}, {X}", f"\\{copies}, {Y}"]),
+        place("several", several, [f"\\{several}, {X}, {Y}", f"\\{several}, {Y}", f"\\{several}, {X}"]),
     ]
-    for place in made:
-        if place.forms:
-            (place.home / "ran").mkdir()
-            own(place.home / "ran", place.user)
-    return {place.name: place for place in made}
+    for one in made:
+        if one.forms:
+            (one.home / "ran").mkdir()
+            own(one.home / "ran", one.user)
+    return {one.name: one for one in made}
 
 
 def own(path, user):
