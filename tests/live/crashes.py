@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.live import crashpoint
 from tests.live.conftest import COMPLETE, TOP, Daemon, empty_maildir, mails
 
-ROLES = ("queue", "agent", "dispatcher", "parent", "scheduler", "lookup", "nursery")
+ROLES = ("queue", "agent", "dispatcher", "parent", "nursery", "scheduler", "lookup")
 CONF = """
 listen on 127.0.0.1 port {port}
 action "local" maildir

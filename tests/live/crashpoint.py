@@ -4,8 +4,9 @@ A test that wants it makes an interpreter of its own (crashes.py): this file is 
 modules, with a line that imports it at each start.  So it is there before any code of smtpd, and all that it will ever
 need is in memory that the test shares: it opens no file and asks the kernel for nothing, whatever a sandbox forbids.
 
-    what counts    fsync, rename, link, unlink, truncate, COMMIT, what goes to another process or comes from it, and, of
-                   an agent, each write.  The process ends before it does that: so the one before has just happened
+    what counts    fsync, rename, link, unlink, truncate, COMMIT, what goes to another process, and, of an agent, each
+                   write and what comes: the process ends before it does that, so the one before has just happened.
+                   Of a dispatcher what comes, too, and behind that: the client hears of it next
     whose          of one role; "agent" is all that the nursery has forked, counted together
     shared page    u64 n at which to end (0: none) | u64 steps so far | name of the step that was the end
 
@@ -16,7 +17,6 @@ is not lost: whether everything is synced in time is asked in tests/queue/test_o
 import mmap
 import os
 import socket
-import sqlite3
 import struct
 import sys
 
@@ -79,9 +79,24 @@ def main():
     for name in ("write", "pwrite", "writev", "sendfile", "copy_file_range"):
         if hasattr(os, name):
             setattr(os, name, counted(getattr(os, name), name, of_agents=True))
-    for name in ("sendmsg", "recvmsg_into", "recvmsg", "send", "sendall", "recv"):
+    for name in ("sendmsg", "send", "sendall", "recv", "recvmsg"):
         real = getattr(socket.socket, name)
-        setattr(socket.socket, name, counted(real, name, of_agents=name in ("send", "sendall", "recv", "recvmsg")))
+        setattr(socket.socket, name, counted(real, name, of_agents=name != "sendmsg"))
+    if role == "dispatcher":
+        receive = socket.socket.recvmsg_into
+
+        def received(*arguments):
+            result = receive(*arguments)
+            page.step("behind recvmsg_into")
+            return result
+
+        socket.socket.recvmsg_into = received
+    if role == "queue":
+        count_commits(counted)
+
+
+def count_commits(counted):
+    import sqlite3
 
     class Connection(sqlite3.Connection):
         def execute(self, sql, *more):

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 import time
@@ -38,16 +39,25 @@ def play(steps):
     return None, world
 
 
+def kind_of(error):
+    """What is wrong, without the numbers."""
+    return None if error is None else (type(error), re.sub(r"[0-9a-fx]{6,}|\d+|\[.*", "", str(error)))
+
+
 def shorten(steps):
-    """Take out what is not needed, and make numbers smaller."""
-    before = None
+    """Take out what is not needed for the same fault, and make numbers smaller."""
+    fault, before = kind_of(play(steps)[0]), None
+
+    def fails(fewer):
+        return kind_of(play(fewer)[0]) == fault
+
     while steps != before:
         before, size = steps, len(steps) // 2
         while size:
             at = 0
             while at < len(steps):
                 fewer = steps[:at] + steps[at + size :]
-                if play(fewer)[0] is not None:
+                if fails(fewer):
                     steps = fewer
                 else:
                     at += size
@@ -55,7 +65,7 @@ def shorten(steps):
     for at, (name, number) in enumerate(steps):
         for smaller in (*range(8), number % 24, number % 256):
             other = [*steps[:at], (name, smaller), *steps[at + 1 :]]
-            if smaller < number and play(other)[0] is not None:
+            if smaller < number and fails(other):
                 steps = other
                 break
     return steps

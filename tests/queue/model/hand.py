@@ -42,7 +42,8 @@ class Hand:
                 if not packet:
                     return
                 errand = frames.decode(packet)
-                self._check(errand, descriptors)
+                if isinstance(errand, frames.Deliver):
+                    self._check(errand, descriptors)
                 for descriptor in descriptors:
                     os.close(descriptor)
                 self._errands.append(errand)
@@ -67,6 +68,9 @@ class Hand:
     def deliver(self, then="answer"):
         """It is delivered; `then` the agent answers, or ends before that, or after."""
         errand = self._errands.pop(0)
+        if not isinstance(errand, frames.Deliver):
+            self._tell(errand, "text", "utf8")
+            return
         if errand.digest and not self._people.has(errand.user, errand.digest):
             self._answer(errand, Outcome.STALE, "")
             return
@@ -85,6 +89,9 @@ class Hand:
 
     def refuse(self, outcome, text):
         errand = self._errands.pop(0)
+        if not isinstance(errand, frames.Deliver):
+            self._tell(errand, "later", "later")
+            return
         self._answer(errand, outcome, text)
         if outcome is Outcome.DEFERRED:
             self._deferred[errand.envelope] = text
@@ -96,6 +103,16 @@ class Hand:
         with suppress(BrokenPipeError, ConnectionResetError):
             self.sock.send(b"250 2.0.0 Ok")
 
+    def _tell(self, errand, of_forward, of_server):
+        """Not a mail, but a question."""
+        if isinstance(errand, frames.ReadForward):
+            self._send(frames.ForwardText(errand.request, of_forward, b""))
+        else:
+            self._send(frames.Greeted(errand.request, of_server, ""))
+
     def _answer(self, errand, outcome, text):
+        self._send(frames.Result(errand.envelope, outcome, text))
+
+    def _send(self, answer):
         with suppress(BrokenPipeError, ConnectionResetError):  # queue has parted with it meanwhile
-            self.sock.send(frames.encode(frames.Result(errand.envelope, outcome, text)))
+            self.sock.send(frames.encode(answer))

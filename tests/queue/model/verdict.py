@@ -36,7 +36,8 @@ def compare(life, ledger, clock):
             raise Wrong(f"{id:016x} is to be suspended: {wanted}, and is {row.suspended}")
         if id in ledger.removed:
             raise Wrong(f"{id:016x} was removed, and is there")
-        waits = envelope.state is State.WAITING and not clock.was_set
+        # Before it is released, a start counts from then again, as if it had not been tried.
+        waits = envelope.state is State.WAITING and not clock.was_set and envelope.created <= clock.wall
         if waits and max(row.next_try, envelope.created) != envelope.next_try:
             raise Wrong(f"{id:016x} is next tried at {row.next_try}, or {envelope.next_try}")
 

@@ -17,12 +17,14 @@ from smtpd.imsg import (
     AddEnvelopes,
     AgentRefused,
     AgentStarted,
+    AskServer,
     EndAgent,
     EnvelopeExpanded,
     EnvelopeNotExpanded,
     EnvelopesDue,
     ExpandEnvelope,
     ForgetMessage,
+    ForwardRead,
     LockMailbox,
     MailboxLocked,
     MailboxNotLocked,
@@ -31,9 +33,11 @@ from smtpd.imsg import (
     MessageStored,
     OpenSpoolFile,
     PauseDeliveries,
+    ReadForward,
     RemoveEnvelopes,
     ReserveMessageIds,
     ScheduleEnvelopes,
+    ServerAnswered,
     SpoolFileOpened,
     SpoolFileRefused,
     StartAgent,
@@ -63,12 +67,14 @@ WEIGHTS = {
     "lock": 15,
     "expand": 25,
     "edit": 70,
+    "ask": 15,
     "order": 40,
     "pause": 4,
     "time": 60,
     "clock": 5,
     "fill": 10,
     "fail": 2,
+    "defect": 3,
     "crash": 5,
     "commit_crash": 4,
     "stop": 4,
@@ -80,6 +86,10 @@ SETTINGS = [30, 400, 4000, 100_000, 1_000_000, -30, -400, -4000, -100_000, -1_00
 ORIGIN = Origin("amy@there.test", "127.0.0.1", "client.test", "client.test", "mx.here.test", "", True)
 BIG = b"x" * 17_000  # more than stands in a row
 PATIENCE = 3000  # rounds until what has to end has ended
+
+
+class Defect(Exception):
+    """An error of our own, which is to cost one envelope."""
 
 
 class World:
@@ -95,7 +105,7 @@ class World:
         self._randbelow = patch("secrets.randbelow", random.Random(1).randrange)
         self._randbelow.start()
         log.line = lambda text: None
-        log.trouble = lambda what, error: self._trouble.append((what, error))
+        log.trouble = self._note_trouble
         os.mkdir(self._directory)
         self._begin()
 
@@ -106,7 +116,9 @@ class World:
         self._ids, self._asked_ids = deque(), False
         self._starts, self._locks, self._expansions = [], [], []
         self._spooled = {}
+        self._asked, self._questions = set(), 0
         self._healthy = False
+        self._defect_in = 0
         self.life = Life(self._directory, self.clock, self.disk, self.ledger, self._sent)
         policy = self.life.scheduler.policy
         remove, suspend = policy.remove, policy.suspend
@@ -130,6 +142,14 @@ class World:
             return replace(envelope, recipients, *more)
 
         renewals.replace = replacing
+        roster = self.life.queue.deliveries._roster
+        get_key = roster.get_key
+
+        def getting(recipient):
+            self._fail_now()
+            return get_key(recipient)
+
+        roster.get_key = getting
 
     @property
     def _directory(self):
@@ -153,6 +173,10 @@ class World:
         self._randbelow.stop()
         del log.line, log.trouble
 
+    def _note_trouble(self, what, error):
+        if not isinstance(error, Defect):
+            self._trouble.append((what, error))
+
     def _sent(self, imsg):
         if isinstance(imsg, EnvelopesDue):
             self.ledger.check_due(imsg.envelopes)
@@ -171,7 +195,10 @@ class World:
         users = [user for at, user in enumerate(USERS) if chosen >> at & 1] or [EDITORS[0]]
         recipients = [r for user in users for r in self.people.expand(f"{user}@here.test", user)]
         release = int(self.clock.wall) + 100 if kind == 7 else 0
-        message, terms = self._ids.popleft(), Terms(release=release, priority=number % 3)
+        terms = Terms(release=release, priority=number % 3)
+        if kind == 6 and number % 4 == 0:
+            terms = Terms(deliver_by=int(self.clock.wall) + 100, by_mode="R")
+        message = self._ids.popleft()
         if kind in (0, 1):
             self._big.add(message)
             self._say("dispatcher", OpenSpoolFile(message, message))
@@ -284,6 +311,10 @@ class World:
                 self._locks.append(imsg)
             case ExpandEnvelope():
                 self._expansions.append(imsg)
+            case ForwardRead(request) | ServerAnswered(request):
+                if request not in self._asked:
+                    raise Wrong(f"{imsg} has been answered before")
+                self._asked.remove(request)
             case EndAgent(agent):
                 self.hands.pop(agent).lose()
 
@@ -373,6 +404,15 @@ class World:
         recipients = self.people.expand(asked.recipient.recipient, asked.recipient.user)
         self._say("lookup", EnvelopeExpanded(asked.request, recipients))
 
+    def step_ask(self, number):
+        """Lookup wants to know what stands in a .forward, or what a server takes."""
+        self._questions += 1
+        self._asked.add(self._questions)
+        if number % 3:
+            self._say("lookup", ReadForward(self._questions, EDITORS[number % 2], ""))
+        else:
+            self._say("lookup", AskServer(self._questions, "far"))
+
     # -- the administrator --------------------------------------------------------------------------------------------
 
     def step_order(self, number):
@@ -415,6 +455,15 @@ class World:
     def step_fail(self, number):
         """The disk fails once in this life; a second time is the end of it."""
         self.disk.breaks = 1 + number % 2
+
+    def step_defect(self, number):
+        """The next envelope but some has our own code raise."""
+        self._defect_in = 1 + number % 4
+
+    def _fail_now(self):
+        self._defect_in -= 1
+        if self._defect_in == 0:
+            raise Defect
 
     def step_commit_crash(self, number):
         self.disk.crash_in = (number % 8 - 4) or 1
@@ -466,7 +515,7 @@ class World:
 
     def step_heal(self, _number):
         """The world is well again, and time passes: nothing waits any more."""
-        self.disk.full = self.disk.breaks = self.disk.crash_in = 0
+        self.disk.full = self.disk.breaks = self.disk.crash_in = self._defect_in = 0
         first, last = 1 << 32, (2**31 - 1) << 32 | COUNTER_MAX
         self._say("control", PauseDeliveries(1, Kind.MDA, False))
         self._say("control", SuspendEnvelopes(1, first, last, False))
@@ -477,6 +526,8 @@ class World:
         else:
             raise Wrong(f"these wait for ever: {[hex(id) for id, row in self.ledger.rows.items() if not row.held]}")
         self._healthy = False
+        if self._asked:
+            raise Wrong(f"questions {self._asked} have no answer")
         compare(self.life, self.ledger, self.clock)
         check_end(self.life, self.ledger, self._directory, self._without_file)
 
@@ -501,7 +552,12 @@ class World:
     def _pass_time(self):
         """To the next thing that is to happen.  False when there is none."""
         queue, policy = self.life.queue, self.life.scheduler.policy
-        if len(queue.deliveries) or not queue.disk.commits.idle or self.life.scheduler.orders.scanned is not None:
+        if (
+            len(queue.deliveries)
+            or self._asked
+            or not queue.disk.commits.idle
+            or self.life.scheduler.orders.scanned is not None
+        ):
             self.clock.advance(max(0.001, min(loop.next_time or 1e9 for loop in self.life.loops) - self.clock.passed))
             return True
         when = policy.next_time()
