@@ -8,7 +8,8 @@
     makemap hash NAME < FILE           makes NAME.db, as in the days of sendmail
 
 The lines are those of a table in a file (smtpd/tables/file.py); what is wrong with them is told line by line, and then
-nothing is made.  The new file appears whole and synced, in place of the old one, with FILE's mode and owner.
+nothing is made.  The new file is read back as lookup reads it, and then appears whole and synced, in place of the old
+one, with FILE's mode and owner.  A link in its place stays, and leads to the new file.
 """
 
 import fcntl
@@ -40,6 +41,7 @@ Make a table that is looked up in of a text file: FILE.db of FILE.
 exit status: 0 done; 1 anything else
 """
 STDIN = "-"
+LINKS_MAX = 40
 
 Entry = tuple[str, str | None]
 
@@ -101,8 +103,8 @@ def make(source: str, target: str, kind: str) -> int:
     """How many entries.  Raises Failed."""
     entries, status = read(source, kind)
     try:
-        _replace(target, db.encode(entries), status)
-    except OSError as error:
+        _replace(_followed(target, status), entries, status)
+    except db.TROUBLE as error:
         raise _trouble(target, error) from None
     return len(entries)
 
@@ -135,6 +137,8 @@ def parse(text: str, kind: str) -> tuple[list[Entry], list[Fault]]:
         first = found.setdefault(normal_address(entry.key), entry.line)
         if first != entry.line:
             wrong.append((entry.line, f"duplicate {entry.key}, first in line {first}"))
+        if db.is_too_large(entry.key, entry.value):
+            wrong.append((entry.line, f"more than {db.VALUE_MAX} bytes in an entry"))
         if kind == "aliases" and (fault := _alias_fault(entry)):
             wrong.append((entry.line, fault))
     return [(entry.key, None if content.is_list else entry.value) for entry in content.entries], sorted(wrong)
@@ -151,14 +155,47 @@ def _alias_fault(entry: file.Entry) -> str:
 # -- the file ---------------------------------------------------------------------------------
 
 
-def _replace(target: str, content: bytes, like: os.stat_result) -> None:
-    """Whoever opens `target` finds the old file or the new one."""
+def _followed(target: str, source: os.stat_result) -> str:
+    """Where the links that stand there lead to: the file there is replaced, and they stay.  Raises Failed, OSError."""
+    path = target
+    for _ in range(LINKS_MAX):
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return path
+        if not stat.S_ISLNK(status.st_mode):
+            break
+        if status.st_uid not in (0, os.geteuid()):  # in a directory that others may write, it is anybody's
+            raise Failed(f"{path}: a link of uid {status.st_uid} is not followed")
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    else:
+        raise Failed(f"{target}: too many links")
+    if os.path.samestat(status, source):
+        raise Failed(f"{target} is what is read: expected another file for the table")
+    if not stat.S_ISREG(status.st_mode):
+        raise Failed(f"{target}: not a regular file")
+    if path != target and not _is_database(path):
+        raise Failed(f"{target} is a link to {path}, which makemap has not made")
+    return path
+
+
+def _is_database(path: str) -> bool:
+    """Or empty: what a link leads to is replaced only if it looks like what makemap makes."""
+    with open(path, "rb") as file:
+        return file.read(len(db.HEADER)) in (b"", db.HEADER)
+
+
+def _replace(target: str, entries: list[Entry], like: os.stat_result) -> None:
+    """Whoever opens `target`, which is no link, finds the old file or the new one.  Raises OSError, or Malformed of
+    tables/db.py."""
     folder, name = os.path.split(target)
     descriptor, path = tempfile.mkstemp(prefix=f"{name}.", dir=folder or ".")
     try:
         with open(descriptor, "wb") as made:
-            made.write(content)
+            made.write(db.encode(entries))
             made.flush()
+            if dict(db.read(path)) != dict(entries):
+                raise db.Malformed("what was written is not what is read back")
             if stat.S_ISREG(like.st_mode):
                 _give(made.fileno(), like)
             os.fsync(made.fileno())

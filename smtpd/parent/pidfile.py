@@ -16,19 +16,37 @@ class PidFile:
     def __init__(self, path: str):
         """Raises Running or OSError.  `left_behind`: there was one, of a daemon that did not stop in order."""
         self.path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        self._descriptor = os.open(path, flags, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
+        self._descriptor = _open(path)
+        while not _is(self._descriptor, path):  # who held it has removed it since it was opened
             os.close(self._descriptor)
-            raise Running(f"another smtpd is running, pid {holder or 'not yet written'} ({path})") from None
+            self._descriptor = _open(path)
         self.left_behind = os.fstat(self._descriptor).st_size > 0
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def remove(self) -> None:
+        """Unless it is another daemon's: somebody has removed ours, and then that one was started."""
         with contextlib.suppress(OSError):
-            os.unlink(self.path)
+            if _is(self._descriptor, self.path):
+                os.unlink(self.path)
         os.close(self._descriptor)
+
+
+def _open(path: str) -> int:
+    """What stands there, locked.  Raises Running or OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise Running(f"another smtpd is running, pid {holder or 'not yet written'} ({path})") from None
+    return descriptor
+
+
+def _is(descriptor: int, path: str) -> bool:
+    """Whether the file that is open is the one that stands there."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False

@@ -31,7 +31,9 @@ SCHEMA = "CREATE TABLE map (key TEXT NOT NULL PRIMARY KEY, written TEXT NOT NULL
 HEADER = b"SQLite format 3\0"  # sqlite.org/fileformat2.html 1.3
 KEYS_MAX = 100_000
 HEAP_MAX = 128 * 1024 * 1024  # bytes that SQLite may use in this process, all its connections together
-VALUE_MAX = 1024 * 1024  # bytes
+VALUE_MAX = 1024 * 1024  # bytes of a row
+ROW_HEAD = 64  # bytes of it, at the most, that are neither key nor value
+TRIES = 5  # to open a file that others are put in the place of
 MATCHED = (Service.DOMAIN, Service.NETADDR, Service.MAILADDR, Service.REGEX)
 
 Stamp = tuple[int, int, int, int]
@@ -107,6 +109,22 @@ def _open_for(path: str, services: Collection[Service]) -> sqlite3.Connection:
     return connection
 
 
+def _open_now(path: str, services: Collection[Service]) -> tuple[Stamp, sqlite3.Connection]:
+    """Likewise, and which file it is: looked at again behind the opening, as another one may have taken its place, or a
+    link been bent, since its header was read."""
+    for _ in range(TRIES):
+        stamp = _stamp(path)
+        connection = _open_for(os.path.realpath(path), services)
+        try:
+            if _stamp(path) == stamp:
+                return stamp, connection
+        except OSError:
+            connection.close()
+            raise
+        connection.close()
+    raise Malformed("other files take its place all the time")
+
+
 def _check(connection: sqlite3.Connection, services: Collection[Service]) -> None:
     """Raises Malformed for an entry that would make a service useless."""
     if VALUED & set(services) and connection.execute("SELECT 1 FROM map WHERE value IS NULL LIMIT 1").fetchone():
@@ -118,6 +136,11 @@ def _check(connection: sqlite3.Connection, services: Collection[Service]) -> Non
         for service in compared:
             if fault := entry_fault(service, written):
                 raise Malformed(fault)
+
+
+def is_too_large(key: str, value: str | None) -> bool:
+    """More than whoever looks it up takes (connect): a row has the key in both forms, the value, and a few numbers."""
+    return sum(len(text.encode()) for text in (normal_address(key), key, value or "")) > VALUE_MAX - ROW_HEAD
 
 
 def trouble_at_start(path: str, services: Collection[Service]) -> str:
@@ -158,8 +181,8 @@ class DbTable:
 
     def update(self) -> Unavailable | None:
         try:
-            self._stamp = _stamp(self.path)
-            connection = _open_for(self.path, self._services)
+            self._stamp = _stamp(self.path)  # of one that cannot be opened, too: it is tried once
+            self._stamp, connection = _open_now(self.path, self._services)
         except TROUBLE as error:
             self._trouble = cannot_read(self.name, self.path, error)
             return self._trouble

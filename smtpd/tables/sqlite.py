@@ -16,13 +16,16 @@ SECURITY
     the write-ahead log for writing as soon as somebody switched the database to it, which is death under the promises
     of a process that reads only.  Needed: rpath, flock.
 
-Hence not readable: a database with a write-ahead log (until PRAGMA journal_mode=DELETE), and one in which a change was
-cut off (until its writer has been there again).  The lists of `fetch_source` are not asked for yet.
+Hence not readable: a database with a write-ahead log (until PRAGMA journal_mode=DELETE), one in which a change was cut
+off (until its writer has been there again), and one with two names, as the journal is beside one of them only.  Links
+are followed once, and lock, journal and connection are those of the file that they lead to, as SQLite has it.  The
+lists of `fetch_source` are not asked for yet.
 """
 
 import fcntl
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -45,6 +48,7 @@ WORK_MAX = 2_000_000
 WORK_STEP = 10_000
 ROWS_MAX = 1_000
 TRIES, PAUSE = 10, 0.005  # seconds
+REPLACED = "another file has taken its place while it was opened"
 
 # sqlite.org/fileformat2.html 1.3, and the bytes that all who use a database lock (os.h of SQLite)
 VERSIONS, WAL = slice(18, 20), 2
@@ -170,7 +174,10 @@ def _text(value: object) -> str:
 
 def ask(path: str, query: str, key: str, columns: int) -> list[tuple]:
     """The rows.  Raises what is in TROUBLE."""
-    with _locked(path), closing(connect(path)) as connection:
+    real = os.path.realpath(path)
+    with _locked(real) as file, closing(connect(real)) as connection:
+        if not os.path.samestat(os.stat(real), os.fstat(file)):
+            raise Unreadable(REPLACED)
         _limit_work(connection)
         cursor = connection.execute(query, (key,))
         if len(cursor.description or ()) != columns:
@@ -193,23 +200,34 @@ def _limit_work(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Nobody writes in the meantime.  A lock of this kind goes when the process closes any descriptor of the file, so
-    the connection has to be made and closed within."""
-    with open(path, "rb") as file:
+def _locked(path: str) -> Iterator[int]:
+    """A descriptor of the file, which nobody writes in the meantime.  A lock of this kind goes when the process closes
+    any descriptor of the file, so the connection has to be made and closed within.  `path` is no link."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _check_kind(os.fstat(file))
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(PAUSE)
-            if _lock(file.fileno()) and not _is_changing(path):
+            if _lock(file) and not _is_changing(path):
                 break
         else:
             raise Unreadable("it is being changed, or a change was cut off")
-        header = os.pread(file.fileno(), 100, 0)
+        header = os.pread(file, 100, 0)
         if not header.startswith(HEADER):
             raise Unreadable("not an SQLite database")
         if WAL in header[VERSIONS]:
             raise Unreadable("it has a write-ahead log: PRAGMA journal_mode=DELETE is needed to read it from here")
-        yield
+        yield file
+    finally:
+        os.close(file)
+
+
+def _check_kind(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("not a regular file")
+    if status.st_nlink > 1:
+        raise Unreadable("it has another name (a hard link), and a change under way may show beside that one only")
 
 
 def _lock(descriptor: int) -> bool:

@@ -1,6 +1,7 @@
 """Directories, pid file, service manager, log pipes: what the parent provides before others need it."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
@@ -86,6 +87,39 @@ def test_a_pid_file_that_a_crash_left_stops_nobody(tmp_path):
     path = tmp_path / "smtpd.pid"
     path.write_text("999999999\n")
     PidFile(str(path)).remove()
+
+
+def test_two_daemons_cannot_both_lock_a_pid_file_that_is_being_removed(tmp_path, monkeypatch):
+    """The second one opens it, the first one stops, the third one makes another: the second one's lock is of a file
+    that no name leads to."""
+    path = tmp_path / "smtpd.pid"
+    first, lock, others = PidFile(str(path)), fcntl.flock, []
+
+    def flock(descriptor, operation):
+        if first:
+            first.pop().remove()
+            others.append(PidFile(str(path)))
+        lock(descriptor, operation)
+
+    first = [first]
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(Running, match=f"pid {os.getpid()} "):
+        PidFile(str(path))
+    (other,) = others
+    assert path.read_text() == f"{os.getpid()}\n"
+    other.remove()
+    assert not path.exists()
+
+
+def test_a_pid_file_of_another_daemon_is_not_removed(tmp_path):
+    """Somebody has removed ours, and another one was started."""
+    path = tmp_path / "smtpd.pid"
+    ours = PidFile(str(path))
+    path.unlink()
+    other = PidFile(str(path))
+    ours.remove()
+    assert path.exists()
+    other.remove()
 
 
 def test_a_pid_file_that_is_a_link_is_not_followed(tmp_path):

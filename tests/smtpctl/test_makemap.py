@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpctl.makemap import make, parse
+from smtpctl.makemap import Failed, make, parse
 from smtpd.tables import db
 from smtpd.tables.db import DbTable
 from smtpd.tables.table import Service
@@ -132,13 +132,86 @@ def test_the_file_has_the_owner_of_its_source(tmp_path):
     assert (target.stat().st_uid, target.stat().st_gid) == (1234, 2345)
 
 
-def test_a_link_in_its_place_is_replaced_and_not_followed(tmp_path):
+@pytest.fixture
+def linked(tmp_path):
+    """map, and map.db, a link by way of another one to a file in another directory."""
     (tmp_path / "map").write_text("a b\n")
-    (tmp_path / "victim").write_text("precious")
-    os.symlink(tmp_path / "victim", tmp_path / "map.db")
+    (tmp_path / "there").mkdir()
+    os.symlink("there/link.db", tmp_path / "map.db")
+    os.symlink("real.db", tmp_path / "there" / "link.db")
+    return tmp_path
+
+
+@pytest.mark.parametrize("before", [None, b"", db.encode([("x", "y")])])
+def test_a_link_in_its_place_stays_and_leads_to_the_new_file(linked, before):
+    real = linked / "there" / "real.db"
+    if before is not None:
+        real.write_bytes(before)
+    make(str(linked / "map"), str(linked / "map.db"), "map")
+    assert os.readlink(linked / "map.db") == "there/link.db" and not real.is_symlink()
+    assert list(db.read(str(linked / "map.db"))) == [("a", "b")]
+    assert sorted(os.listdir(linked / "there")) == ["link.db", "real.db"]
+
+
+def refused(directory, source="map", target="map.db"):
+    with pytest.raises(Failed) as failed:
+        make(str(directory / source), str(directory / target), "map")
+    return str(failed.value).replace(f"{directory}/", "")
+
+
+def test_a_link_to_something_else_is_an_error(linked):
+    real = linked / "there" / "real.db"
+    real.write_text("precious")
+    assert refused(linked) == "map.db is a link to there/real.db, which makemap has not made"
+    assert real.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_link_of_another_user_is_not_followed(linked):
+    """Where others may write, it could lead root anywhere."""
+    os.chown(linked / "there" / "link.db", 1234, 1234, follow_symlinks=False)
+    assert refused(linked) == "there/link.db: a link of uid 1234 is not followed"
+
+
+def test_links_in_a_circle(linked):
+    os.symlink("link.db", linked / "there" / "real.db")
+    assert refused(linked) == "map.db: too many links"
+
+
+@pytest.mark.parametrize("target", ["map", "also", "link"])
+def test_the_text_itself_is_never_replaced(linked, target):
+    os.link(linked / "map", linked / "also")
+    os.symlink("map", linked / "link")
+    assert refused(linked, target=target) == f"{target} is what is read: expected another file for the table"
+    assert (linked / "map").read_text() == "a b\n"
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_only_a_regular_file_is_replaced(linked, kind):
+    """Or `makemap -o /dev/null` would leave a file there."""
+    (os.mkdir if kind == "directory" else os.mkfifo)(linked / "other", 0o700)
+    assert refused(linked, target="other") == "other: not a regular file"
+
+
+def test_an_entry_that_could_not_be_looked_up_is_an_error_of_its_line(tmp_path):
+    """The reader takes rows of up to VALUE_MAX bytes, with the key in both of its forms."""
+    (tmp_path / "map").write_text(f"a b\nbob {'x' * db.VALUE_MAX}\n")
+    assert refused(tmp_path) == f"map:2: more than {db.VALUE_MAX} bytes in an entry"
+    assert sorted(os.listdir(tmp_path)) == ["map"]
+    largest = "é" * ((db.VALUE_MAX - db.ROW_HEAD - len("bobbob")) // 2)
+    (tmp_path / "map").write_text(f"bob {largest}\n")
     make(str(tmp_path / "map"), str(tmp_path / "map.db"), "map")
-    assert (tmp_path / "victim").read_text() == "precious"
-    assert not (tmp_path / "map.db").is_symlink()
+    assert DbTable("map", str(tmp_path / "map.db")).find(Service.ALIAS, "bob") == largest
+
+
+@pytest.mark.parametrize("wrong", [b"SQLite format 3\0", db.encode([("a", "c")]), b""])
+def test_what_cannot_be_read_back_takes_no_place(linked, monkeypatch, wrong):
+    """A disk that lies, or a writer with limits of its own: the old table stays."""
+    make(str(linked / "map"), str(linked / "map.db"), "map")
+    monkeypatch.setattr(db, "encode", lambda entries: wrong)
+    assert refused(linked).startswith("map.db: ")
+    assert list(db.read(str(linked / "map.db"))) == [("a", "b")]
+    assert sorted(os.listdir(linked / "there")) == ["link.db", "real.db"]
 
 
 @settings(max_examples=200, deadline=None)

@@ -177,3 +177,31 @@ def test_a_key_that_comes_twice_is_no_map():
 def test_what_is_dumped_is_what_went_in(make):
     entries = [("A b", "x"), ("c", None), ("é", "ü")]
     assert list(db.read(make(entries).path)) == entries
+
+
+def test_a_link_is_followed_once_and_seen_when_it_is_bent(make, tmp_path, monkeypatch):
+    """The header that was read is that of the file that is served."""
+    table = make([("a", "one")])
+    os.rename(table.path, tmp_path / "one.db")
+    (tmp_path / "two.db").write_bytes(encode([("a", "two")]))
+    os.symlink("one.db", table.path)
+    connect = db.connect
+
+    def bend_and_connect(path):
+        monkeypatch.setattr(db, "connect", connect)
+        os.symlink("two.db", tmp_path / "new")
+        os.rename(tmp_path / "new", table.path)
+        assert path == str(tmp_path / "one.db")
+        return connect(path)
+
+    monkeypatch.setattr(db, "connect", bend_and_connect)
+    assert table.update() is None
+    assert table.find(Service.ALIAS, "a") == "two"
+
+
+def test_a_file_that_never_stays_is_trouble_and_no_endless_loop(make, monkeypatch):
+    table = make([("a", "b")])
+    stamps = iter(range(100))
+    monkeypatch.setattr(db, "_stamp", lambda path: (0, next(stamps), 0, 0))
+    trouble = table.update()
+    assert isinstance(trouble, Unavailable) and trouble.reason.endswith("other files take its place all the time")

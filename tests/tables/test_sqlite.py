@@ -4,12 +4,14 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.config.slice import TableSlice
+from smtpd.tables import sqlite
 from smtpd.tables.db import encode
 from smtpd.tables.opening import open_table
 from smtpd.tables.sqlite import Settings, parse_settings
@@ -327,3 +329,87 @@ def test_under_the_promises_of_a_process_that_reads_nothing_kills_it(ground, tmp
         ground.path.unlink()
         assert see("gone").startswith("True Unavailable")
         assert (reader.wait(20), reader.stderr.read()) == (0, "")
+
+
+# -- links -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["link", "link to a link", "directory"])
+def linked(request, ground, tmp_path):
+    """The table, which reaches the database by a link."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.symlink(ground.path, elsewhere / "second")
+    os.symlink(tmp_path, elsewhere / "folder")
+    named = {"link": ground.path, "link to a link": "second", "directory": "folder/users.db"}[request.param]
+    os.symlink(named, elsewhere / "linked.db")
+    ground.describe(DESCRIPTION.replace("{path}", str(elsewhere / "linked.db")))
+    assert ground.table.update() is None
+    return ground.table
+
+
+def test_a_change_under_way_is_seen_whatever_link_leads_there(linked, ground):
+    """Its journal is beside the database, and not beside the link."""
+    with open(f"{ground.path}-journal", "wb") as journal:
+        journal.write(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"\0" * 504)
+    found = linked.find(Service.ALIAS, "root")
+    assert isinstance(found, Unavailable) and found.reason.endswith(CHANGING)
+
+
+SPILLING = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.executescript("PRAGMA cache_size = 1; BEGIN; DELETE FROM aliases; CREATE TABLE filler (x)")
+for _ in range(99):
+    database.execute("INSERT INTO filler VALUES (zeroblob(3000))")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_an_aborted_change_had_written_is_never_served(linked, ground):
+    """A cache that is too small for the change writes before the commit."""
+    subprocess.run([sys.executable, "-c", SPILLING, str(ground.path)], check=False, timeout=20)
+    found = linked.find(Service.ALIAS, "root")
+    assert isinstance(found, Unavailable) and found.reason.endswith(CHANGING)
+    ground.database.execute("SELECT 1 FROM aliases")  # whoever may write takes it back
+    assert linked.find(Service.ALIAS, "root") == "bob, amy@there.test"
+
+
+def test_a_link_that_is_bent_leads_to_another_database(ground, tmp_path):
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as database:
+        database.executescript(SCHEMA.replace("'root', 'bob'", "'root', 'eve'"))
+    os.symlink(ground.path, tmp_path / "link")
+    ground.describe(DESCRIPTION.replace("{path}", str(tmp_path / "link")))
+    assert ground.table.update() is None
+    os.symlink(other, tmp_path / "new")
+    os.rename(tmp_path / "new", tmp_path / "link")
+    assert ground.table.find(Service.ALIAS, "root") == "eve, amy@there.test"
+
+
+def test_a_file_that_takes_the_place_of_what_was_locked_is_not_asked(table, ground, tmp_path, monkeypatch):
+    """Its own lock has not been looked at."""
+
+    def connect_late(path):
+        other = tmp_path / "other.db"
+        with closing(sqlite3.connect(other)) as database:
+            database.executescript(SCHEMA)
+        os.rename(other, ground.path)
+        return connect(path)
+
+    connect = sqlite.connect
+    monkeypatch.setattr(sqlite, "connect", connect_late)
+    assert table.find(Service.ALIAS, "root") == Unavailable(f"table people: {ground.path}: {sqlite.REPLACED}")
+
+
+def test_a_database_with_two_names_is_not_read(table, ground, tmp_path):
+    """SQLite's journal is beside the name that its writer knows."""
+    os.link(ground.path, tmp_path / "also.db")
+    found = table.find(Service.ALIAS, "root")
+    assert isinstance(found, Unavailable) and "another name (a hard link)" in found.reason
+
+
+def test_what_is_no_file_keeps_nobody_waiting(ground, tmp_path):
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    ground.describe(DESCRIPTION.replace("{path}", str(tmp_path / "fifo")))
+    assert ground.table.update() == Unavailable(f"table people: {tmp_path}/fifo: not a regular file")
