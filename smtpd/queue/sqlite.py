@@ -56,6 +56,7 @@ LOG_KEPT = 32 * 1024 * 1024  # bytes of log that are left on the disk for the ne
 FREE_KEPT = 32 * 1024 * 1024  # bytes of unused pages that are left in the database for the next mails
 STEP = 0.005  # seconds of one step of giving the others back
 STEP_PAGES = 64
+PATIENCE = 5.0  # seconds that a lock of another connection is waited for
 
 _ENVELOPES_OF = f"BETWEEN message.id << 32 AND (message.id << 32) + {COUNTER_MAX}"
 _LISTED = "(SELECT value FROM json_each(?))"
@@ -103,7 +104,7 @@ class SQLiteStore:
 
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=5
+            self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=PATIENCE
         )
         self._connections.append(connection)
         for pragma in ("temp_store = MEMORY", "trusted_schema = OFF", *pragmas):

@@ -31,6 +31,7 @@ from smtpd.imsg import (
     StoreMessage,
     UnlockMailbox,
 )
+from smtpd.queue import sqlite
 from smtpd.queue.spool import Spool, lock
 from smtpd.queue.sqlite import SQLiteStore
 from smtpd.queue.store import Broken
@@ -355,7 +356,8 @@ def test_a_mail_that_was_refused_while_the_disk_failed_is_taken_back_before_othe
     recorder.in_order("check", STORED, "queue tells dispatcher: MessageStored")
 
 
-def test_a_store_that_is_in_use_by_another_reader_is_not_called_repaired(recorder, tmp_path):
+def test_a_store_that_is_in_use_by_another_reader_is_not_called_repaired(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "PATIENCE", 0.05)
     store, other = SQLiteStore(str(tmp_path)), SQLiteStore(str(tmp_path))
     store.apply([add(1)])
     other._reader.execute("BEGIN")

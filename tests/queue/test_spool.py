@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from smtpd.envelope import MESSAGE_ID_MAX
+from smtpd.queue import spool as spool_room
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.spool import Damaged, Locked, Spool, lock, translated
 from smtpd.queue.store import Broken, Full, Remove
@@ -146,6 +149,99 @@ def test_files_without_a_row_are_removed_and_others_are_not(spool, tmp_path):
     store.apply([Remove(1 << 32 | 1)])
 
 
+def test_files_of_many_pages_of_rows_are_all_kept(spool, tmp_path, monkeypatch):
+    """Ids that follow each other at the end of a page: one that was skipped would lose its mail."""
+    monkeypatch.setattr(spool_room, "PAGE", 2)
+    store = RAMStore()
+    store.apply([add(n, content=None) for n in range(1, 8)])
+    for number in range(1, 10):
+        for descriptor in spool.create(number):
+            os.close(descriptor)
+    said = []
+    spool.remove_orphans(store, said.append)
+    assert sorted(os.listdir(tmp_path / "content")) == [f"{n:08x}" for n in range(1, 8)]
+    assert said == ["removed 2 spool files of messages that were never accepted"]
+
+
+def test_the_last_id_that_there_can_be_is_one_of_ours_and_none_is_not(spool, tmp_path):
+    for name in (f"{MESSAGE_ID_MAX:08x}", "00000000", f"{MESSAGE_ID_MAX + 1:08x}"):
+        (tmp_path / "content" / name).touch()
+    spool.remove_orphans(RAMStore(), lambda _text: None)
+    assert sorted(os.listdir(tmp_path / "content")) == ["00000000", f"{MESSAGE_ID_MAX + 1:08x}"]
+
+
+def test_files_are_nobody_elses_to_read(spool, tmp_path):
+    before = os.umask(0)
+    try:
+        for descriptor in spool.create(1):
+            os.close(descriptor)
+        other = tmp_path / "other"
+        other.mkdir()
+        os.close(Spool(str(other))._directory)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "content/00000001").stat().st_mode & 0o777 == 0o600
+    assert (other / "content").stat().st_mode & 0o777 == 0o700
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_file_that_cannot_be_opened_twice_leaves_nothing(spool, tmp_path, monkeypatch):
+    def no_more(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = descriptors()
+    monkeypatch.setattr(spool, "_open", no_more)
+    with pytest.raises(OSError):
+        spool.create(1)
+    assert descriptors() == before
+    assert os.listdir(tmp_path / "content") == []
+
+
+def test_damage_leaves_no_descriptor(spool, sealed, tmp_path):
+    other = Spool(str(tmp_path))
+    before = descriptors()
+    for _ in range(3):
+        with pytest.raises(Damaged):
+            other.open(1, len(CONTENT), bytes(32))
+    assert descriptors() == before
+    os.close(other._directory)
+
+
+def test_what_is_written_while_it_is_sealed_is_found_out(spool, monkeypatch):
+    theirs, own = write(spool, 1)
+    plain = os.pread
+
+    def pread(descriptor, size, at):
+        piece = plain(descriptor, size, at)
+        if not piece:  # the hash is made
+            monkeypatch.undo()
+            os.utime(theirs, (1, 1))
+            os.pwrite(theirs, b"y", 0)
+        return piece
+
+    monkeypatch.setattr(os, "pread", pread)
+    time.sleep(0.01)  # longer than the clock of a file system ticks
+    digest = spool.seal(1, own, len(CONTENT))
+    with pytest.raises(Damaged):
+        spool.open(1, len(CONTENT), digest)
+    os.close(theirs)
+    os.close(own)
+
+
+def test_what_is_remembered_of_files_is_bounded(spool, monkeypatch):
+    monkeypatch.setattr(spool_room, "SEALED_KEPT", 3)
+    for number in range(1, 9):
+        theirs, own = write(spool, number, b"x")
+        digest = spool.seal(number, own, 1)
+        os.close(theirs)
+        os.close(own)
+        assert len(spool._sealed) <= 3
+    os.close(spool.open(1, 1, digest))
+
+
 def test_a_file_that_is_gone_already_is_no_trouble(spool):
     spool.remove([1, 2, 3])
 
@@ -153,6 +249,7 @@ def test_a_file_that_is_gone_already_is_no_trouble(spool):
 def test_errors_of_the_disk_have_two_kinds():
     assert isinstance(translated(OSError(errno.ENOSPC, "")), Full)
     assert isinstance(translated(OSError(errno.EDQUOT, "")), Full)
+    assert isinstance(translated(OSError(errno.EFBIG, "")), Full)
     assert isinstance(translated(OSError(errno.EIO, "")), Broken)
 
 
@@ -179,6 +276,7 @@ def test_a_second_daemon_is_refused_by_the_name_of_the_first(tmp_path):
 
 
 def test_the_lock_goes_with_its_holder_and_is_no_file_to_be_removed(tmp_path):
+    (tmp_path / "lock").write_text("4194304\n4194304\n")  # longer than any that comes
     for _ in range(3):
         os.close(lock(str(tmp_path), patience=0))
     assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
