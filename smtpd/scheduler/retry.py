@@ -42,9 +42,12 @@ class Times(NamedTuple):
 
 def times_of(schedule: Schedule, now: int, ahead: int = 0) -> Times:
     """What the times of an envelope are worth `now`, whose wall clock is `ahead` seconds ahead."""
-    created = min(schedule.created - ahead, now)
+    created, after = schedule.created - ahead, schedule.next_try - ahead
+    if created <= now and after <= now and not schedule.release:  # nearly all: due, and nothing is wrong with them
+        return Times(created, schedule.expires - ahead, after)
+    created = min(created, now)
     hold = max(0, schedule.release - schedule.created)
     origin = created if not hold else max(created, min(schedule.release - ahead, now + 2 * hold))
     lifetime = schedule.expires - max(schedule.created, schedule.release)
     latest = origin if origin > now else next_try(schedule.kind, origin, now)
-    return Times(origin, origin + lifetime, min(schedule.next_try - ahead, latest))
+    return Times(origin, origin + lifetime, min(after, latest))
