@@ -691,6 +691,16 @@ class ExpireEnvelopes:
     envelopes: list[EnvelopeId]
 
 
+@imsg("queue -> scheduler")
+class StopScheduling:
+    """The daemon stops, and no result will come any more: send what is to be written, and nothing else."""
+
+
+@imsg("scheduler -> queue", answers=StopScheduling)
+class SchedulingStopped:
+    """The last imsg to queue."""
+
+
 # -- into their hands: agents --------------------------------------------------------------
 
 

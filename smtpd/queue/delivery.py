@@ -82,6 +82,7 @@ class Deliveries:
         self._ended: dict[int, Ended] = {}  # told as deferred; the scheduler's answer is on its way
         self._told = EnvelopesTried([], [], [])
         self._telling = False
+        self._stopping = self._ending = False
 
     def now(self) -> int:
         return int(self._now())
@@ -95,6 +96,8 @@ class Deliveries:
     # -- what is due ------------------------------------------------------------------------------------------------
 
     def due(self, imsg: EnvelopesDue) -> None:
+        if self._stopping:
+            return  # at the next start
         unknown: list[int] = []
         for id in imsg.envelopes:
             if id in self._flights:
@@ -178,8 +181,12 @@ class Deliveries:
 
     def deferred(self, id: int, ended: Ended) -> None:
         self.disk.cache.forget(id)
-        self._ended[id] = ended
-        self._tell(id, self._told.deferred)
+        if self._ending:
+            del self._flights[id]
+            self._postpone(id, ended.last_try, ended)
+        else:
+            self._ended[id] = ended
+            self._tell(id, self._told.deferred)
 
     def held(self, id: int) -> None:
         self._tell(id, self._told.held)
@@ -198,6 +205,8 @@ class Deliveries:
 
     def _flush(self) -> None:
         """Everything that this turn of the loop has ended."""
+        if not self._telling:
+            return
         told, self._told = self._told, EnvelopesTried([], [], [])
         self._telling = False
         if len(told.delivered) + len(told.deferred) + len(told.held) <= TOLD:
@@ -218,18 +227,10 @@ class Deliveries:
             if ended is None:
                 self._change(Reschedule(id, next_try))
             else:
-                self._change(
-                    Postpone(id, next_try, ended.last_try, ended.error, ended.perhaps_delivered, ended.troubles)
-                )
+                self._postpone(id, next_try, ended)
 
-    def land(self) -> None:
-        """The daemon stops, and nobody will say any more when to try again: at the next start.  What was under way has
-        not brought us down, and is not to look so."""
-        for id, ended in self._ended.items():
-            self._change(
-                Postpone(id, ended.last_try, ended.last_try, ended.error, ended.perhaps_delivered, ended.troubles)
-            )
-        self._ended.clear()
+    def _postpone(self, id: int, next_try: int, ended: Ended) -> None:
+        self._change(Postpone(id, next_try, ended.last_try, ended.error, ended.perhaps_delivered, ended.troubles))
 
     def suspend(self, imsg: MarkSuspended) -> None:
         for id in imsg.envelopes:
@@ -260,6 +261,28 @@ class Deliveries:
             if flight is not None:
                 flight.removed = True
             self._change(Remove(id))
+
+    # -- the daemon stops -------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Nothing more is due.  What is under way goes on."""
+        self._stopping = True
+
+    def end(self) -> None:
+        """What is deferred from here on has been interrupted, and is tried at the next start.  An attempt that was
+        counted, and has not come to its end, has not brought us down, and is not to look so."""
+        self._flush()
+        self._ending = True
+        self._agents.end()
+        for flight in [*self._flights.values()]:
+            if flight is not None:
+                flight.interrupt()
+
+    def write_deferred(self) -> None:
+        """The scheduler will not say any more when to try these again: at the next start."""
+        for id, ended in self._ended.items():
+            self._postpone(id, ended.last_try, ended)
+        self._ended.clear()
 
     def _log_end(
         self, what: str, stat: str, rows: list[Envelope | Unreadable] | None, error: BaseException | None

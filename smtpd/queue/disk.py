@@ -87,7 +87,8 @@ class Disk:
 
     @property
     def idle(self) -> bool:
-        return self.commits.idle and not self._spoolers.under_way
+        """Nothing is under way; what was read may have led to a change."""
+        return self.commits.idle and not self._spoolers.under_way and not self._reader.under_way
 
     def close(self, done: Done) -> None:
         """After what is under way.  Nothing may be asked any more."""

@@ -241,6 +241,12 @@ class Flight:
         self.over = True
         self._tower.delivered(self.number)
 
+    def interrupt(self) -> None:
+        """The daemon stops, and this is with no agent.  An attempt that is not counted leaves no trace."""
+        if self._counted and not self.over:
+            self.failed("the daemon was stopped")
+        self.over = True
+
     def held(self, reason: str) -> None:
         """Without an agent's word, but for good."""
         reason = _kept(reason)
@@ -298,6 +304,8 @@ class Flight:
 
     @at_its_own_cost
     def _renewed(self, imsg: EnvelopeExpanded | EnvelopeNotExpanded) -> None:
+        if self.over:  # interrupted
+            return
         if isinstance(imsg, EnvelopeNotExpanded):
             self.failed(imsg.reason, permanent=imsg.permanent)
             return
@@ -305,6 +313,8 @@ class Flight:
 
     @at_its_own_cost
     def _replaced(self, successors: list[Envelope] | None, error: Exception | None) -> None:
+        if self.over:  # interrupted
+            return
         if isinstance(error, TooMany):
             self.failed("the .forward changes faster than mail is delivered")
             return

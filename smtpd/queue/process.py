@@ -43,6 +43,7 @@ from smtpd.imsg import (
     ReportStatistics,
     ReserveMessageIds,
     ScanEnvelopes,
+    SchedulingStopped,
     SetVerbose,
     Stop,
     StoreMessage,
@@ -157,6 +158,8 @@ def from_scheduler(queue, channel, imsg, descriptor):
             queue.deliveries.delete(imsg)
         case MarkSuspended():
             queue.deliveries.suspend(imsg)
+        case SchedulingStopped():
+            queue.scheduling_stopped()
         case _:
             unexpected("scheduler", imsg)
 

@@ -47,6 +47,11 @@ class Renewals:
         self._waiting: dict[int, deque[Callable[[], None]]] = {}  # of each message; the first one is under way
         self._rounds: OrderedDict[tuple[int, str], int] = OrderedDict()  # replacements of a message for a user
 
+    @property
+    def under_way(self) -> bool:
+        """Something is to be replaced, or being replaced, on the disk."""
+        return bool(self._waiting)
+
     def ask(self, envelope: Envelope, answered: Answered) -> None:
         def question(request: int) -> ExpandEnvelope:
             return ExpandEnvelope(request, envelope.origin, envelope.recipient)

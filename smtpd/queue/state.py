@@ -1,6 +1,7 @@
 """What the queue process holds: the disk, what is being received and delivered, and the way to end it all."""
 
 import asyncio
+import math
 import os
 import secrets
 from collections import Counter
@@ -9,8 +10,8 @@ from itertools import batched
 
 from smtpd.config.slice import QueueSlice
 from smtpd.envelope import MESSAGE_ID_MAX, Schedule
-from smtpd.imsg import EnvelopesSubmitted, ReportStatistics, SetVerbose, StatisticsReported
-from smtpd.ipc.channel import Channel
+from smtpd.imsg import EnvelopesSubmitted, ReportStatistics, SetVerbose, StatisticsReported, StopScheduling
+from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.question import Questions
 from smtpd.queue import renewal
@@ -29,7 +30,9 @@ from smtpd.queue.space import Space
 from smtpd.queue.spool import Spool
 from smtpd.queue.store import PAGE, Store
 
-LEAVE = 5.0  # seconds that a stop waits for agents, and for the disk
+LEAVE = 5.0  # seconds that a stop waits for agents, and for a full disk
+ANSWER = 5.0  # seconds that a stop waits for the scheduler
+POLL = 0.01  # seconds between two looks at what a stop waits for
 STARTS = 32  # agents that are being started at a time
 LOCKS = 64  # mailboxes that are being locked at a time: one for each agent, as each may take long
 
@@ -56,15 +59,16 @@ class Queue:
         self.agents = Agents(loop, self.starts, self.locks, roster, clock or loop.time)
         self.forwards = Forwards(self.agents, clock or loop.time)
         self.servers = Servers(self.agents, roster, clock or loop.time)
-        renewals = Renewals(self.to_lookup, self.disk)
-        self.deliveries = Deliveries(loop, self.disk, self.agents, roster, renewals, scheduler, self.statistics)
+        self.renewals = Renewals(self.to_lookup, self.disk)
+        self.deliveries = Deliveries(loop, self.disk, self.agents, roster, self.renewals, scheduler, self.statistics)
         reservations = Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX))
         lifetimes = {action.name: action.lifetime for action in configuration.actions}
         self.incoming = Incoming(loop, self.disk, reservations, lifetimes, roster.lane_of, self.submit)
         self.scan = Scan(loop, self.disk, self.deliveries.set_aside, roster.lane)
         self.listing = Listing(self.disk, self.deliveries)
         self._submitted: list[Schedule] = []
-        self._stop_at: float | None = None
+        self._stop_at = math.inf  # by the clock of the loop
+        self._scheduler_asked = self._scheduler_done = False
         loop.call_later(1.0, self._every_second)
 
     def submit(self, schedules: list[Schedule]) -> None:
@@ -88,29 +92,6 @@ class Queue:
     def begin(self) -> None:
         """The scheduler asks for what it wants to know."""
 
-    def stop(self) -> None:
-        """Nothing new is begun; what is under way has some seconds, and what is being committed as long as it takes."""
-        self.agents.stop()
-        self._stop_at = self.loop.time() + LEAVE
-        self._leave()
-
-    def _leave(self) -> None:
-        assert self._stop_at is not None
-        late = self.loop.time() >= self._stop_at
-        if late and self.agents.under_way():
-            self.agents.end()
-            self.deliveries.land()
-        waits_for_room = late and self.disk.commits.waits_for_room
-        if not self.agents.under_way() and (self.disk.idle or waits_for_room):
-            self.disk.close(self._closed)
-        else:
-            self.loop.call_later(0.01, self._leave)
-
-    def _closed(self, _nothing: None, error: BaseException | None) -> None:
-        if error is not None:
-            log.warn(f"the store was not closed in order: {error}")
-        self.loop.stop()
-
     def report(self, channel: Channel, imsg: ReportStatistics) -> None:
         gauges = {
             "mda.envelope": len(self.deliveries),
@@ -123,6 +104,52 @@ class Queue:
 
     def set_verbose(self, imsg: SetVerbose) -> None:
         log.verbose = imsg.verbose
+
+    # -- the end: agents, then the scheduler, then the disk -------------------------------------------------------
+
+    def stop(self) -> None:
+        """Nothing new is begun; what is under way has some seconds, and what is being committed as long as it takes."""
+        self._stop_at = self.loop.time() + LEAVE
+        self.deliveries.stop()
+        self.agents.stop()
+        self._wait_for_agents()
+
+    def _wait_for_agents(self) -> None:
+        if (self.agents.under_way() or self.renewals.under_way) and self.loop.time() < self._stop_at:
+            self.loop.call_later(POLL, self._wait_for_agents)
+            return
+        self.deliveries.end()
+        if self.scheduler.closed:
+            self._let_scheduler_go()
+        else:
+            self._scheduler_asked = True
+            self.scheduler.send(StopScheduling())
+            self.loop.call_later(ANSWER, self._let_scheduler_go)
+
+    def scheduling_stopped(self) -> None:
+        """All that the scheduler wanted written has come: the next tries of what was deferred, and what an
+        administrator has ordered."""
+        if not self._scheduler_asked:
+            raise Violation("the scheduler has stopped, and was not told to")
+        self._let_scheduler_go()
+
+    def _let_scheduler_go(self) -> None:
+        if not self._scheduler_done:
+            self._scheduler_done = True
+            self.deliveries.write_deferred()
+            self._wait_for_disk()
+
+    def _wait_for_disk(self) -> None:
+        waits_for_room = self.loop.time() >= self._stop_at and self.disk.commits.waits_for_room
+        if self.disk.idle or waits_for_room:
+            self.disk.close(self._closed)
+        else:
+            self.loop.call_later(POLL, self._wait_for_disk)
+
+    def _closed(self, _nothing: None, error: BaseException | None) -> None:
+        if error is not None:
+            log.warn(f"the store was not closed in order: {error}")
+        self.loop.stop()
 
 
 def _give_up() -> None:

@@ -26,6 +26,7 @@ from smtpd.imsg import (
     ScheduleEnvelopes,
     SetVerbose,
     Stop,
+    StopScheduling,
     SuspendEnvelopes,
 )
 from smtpd.ipc import boot
@@ -69,6 +70,8 @@ def from_queue(scheduler, channel, imsg, descriptor):
             scheduler.take_results(imsg)
         case EnvelopeReplaced():
             scheduler.take_replaced(imsg)
+        case StopScheduling():
+            scheduler.stop_scheduling()
         case _:
             unexpected("queue", imsg)
 

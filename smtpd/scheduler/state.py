@@ -4,6 +4,7 @@ imsgs --> policy --> turn, at the end of this turn of the loop, and when the nex
 """
 
 import asyncio
+from typing import Any
 
 from smtpd.config.slice import SchedulerSlice
 from smtpd.imsg import (
@@ -20,6 +21,7 @@ from smtpd.imsg import (
     PostponeEnvelopes,
     ReportStatistics,
     ScanEnvelopes,
+    SchedulingStopped,
     SetVerbose,
     StatisticsReported,
 )
@@ -47,14 +49,19 @@ class Scheduler:
         self.queue, self.control = queue, control
         self.policy = Policy(configuration)
         # Looked up at each call: the loop puts its own send in the channel's place.
-        self.orders = Orders(self.policy, lambda imsg: queue.send(imsg), lambda imsg: control.send(imsg))
+        self.orders = Orders(self.policy, self._to_queue, lambda imsg: control.send(imsg))
         self._timer: asyncio.TimerHandle | None = None
         self._soon = False
+        self._stopped = False
+
+    def _to_queue(self, imsg: Any) -> None:
+        if not self._stopped:
+            self.queue.send(imsg)
 
     # -- start, and what queue says ----------------------------------------------------
 
     def begin(self) -> None:
-        self.queue.send(ScanEnvelopes(0))
+        self._to_queue(ScanEnvelopes(0))
 
     def take_submitted(self, imsg: EnvelopesSubmitted) -> None:
         now, ahead = self.clock.now(), self.clock.ahead()
@@ -68,7 +75,7 @@ class Scheduler:
             raise Violation("queue tells of a page of the spool that nobody asked for")
         self.orders.scanned = imsg.last or None
         if imsg.last:
-            self.queue.send(ScanEnvelopes(imsg.last))
+            self._to_queue(ScanEnvelopes(imsg.last))
         else:
             log.debug(f"scan: {len(self.policy.shelf)} envelopes")
         self._turn_soon()
@@ -77,23 +84,28 @@ class Scheduler:
         aftermath = self.policy.tried(imsg.delivered, imsg.deferred, imsg.held, self.clock.now())
         if aftermath.postponed:
             ahead = self.clock.ahead()
-            self.queue.send(PostponeEnvelopes([(id, max(0, time + ahead)) for id, time in aftermath.postponed]))
+            self._to_queue(PostponeEnvelopes([(id, max(0, time + ahead)) for id, time in aftermath.postponed]))
         if aftermath.expired:
-            self.queue.send(ExpireEnvelopes(aftermath.expired))
+            self._to_queue(ExpireEnvelopes(aftermath.expired))
         if aftermath.removed:
-            self.queue.send(DeleteEnvelopes(aftermath.removed))
+            self._to_queue(DeleteEnvelopes(aftermath.removed))
         self._turn_soon()
 
     def take_replaced(self, imsg: EnvelopeReplaced) -> None:
         aftermath = self.policy.replaced(imsg.envelope, imsg.schedules, self.clock.now(), self.clock.ahead())
         if aftermath.removed:
-            self.queue.send(DeleteEnvelopes(aftermath.removed))
+            self._to_queue(DeleteEnvelopes(aftermath.removed))
         if aftermath.suspended:
-            self.queue.send(MarkSuspended(aftermath.suspended, True))
+            self._to_queue(MarkSuspended(aftermath.suspended, True))
         if aftermath.resumed:
-            self.queue.send(MarkSuspended(aftermath.resumed, False))
+            self._to_queue(MarkSuspended(aftermath.resumed, False))
         self.orders.replaced([schedule.envelope for schedule in imsg.schedules])
         self._turn_soon()
+
+    def stop_scheduling(self) -> None:
+        """What queue told before this has been answered."""
+        self._to_queue(SchedulingStopped())
+        self._stopped = True
 
     # -- time ----------------------------------------------------------------------------
 
@@ -105,12 +117,14 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._soon = False
+        if self._stopped:
+            return
         now = self.clock.now()
         if self.orders.ready and self.queue.bytes_waiting < PATIENCE:
             self.orders.turn(now + self.clock.ahead())
         due = self.policy.turn(now)
         if due:
-            self.queue.send(EnvelopesDue(due))
+            self._to_queue(EnvelopesDue(due))
         self._set_timer(now)
 
     def _set_timer(self, now: int) -> None:

@@ -24,7 +24,9 @@ from smtpd.imsg import (
     MessageIdsReserved,
     MessageStored,
     ReserveMessageIds,
+    SchedulingStopped,
     StartAgent,
+    StopScheduling,
     StoreMessage,
 )
 from smtpd.ipc import errand as frames
@@ -136,6 +138,7 @@ class House:
         self.far = {}
         self.agents = []
         self._news = asyncio.Event()
+        self.scheduler_hangs = False  # it does not answer when the daemon stops
         near = []
         self._board = Switchboard(self.loop)
         roles = [("parent", 0), ("lookup", 0), ("scheduler", 0), ("control", 0)]
@@ -172,6 +175,8 @@ class House:
         def took(channel, imsg, descriptor):
             self.mail[name].append((imsg, descriptor))
             self._news.set()
+            if isinstance(imsg, StopScheduling) and not self.scheduler_hangs:
+                channel.send(SchedulingStopped())
 
         return took
 
@@ -293,8 +298,9 @@ class House:
         self.queue.disk.close(lambda *result: closed.append(result))
         self.until(lambda: closed)
         for channel in [*self.far.values(), *self.near.values()]:
-            self.loop.remove_reader(channel.fileno())
-            channel.close()
+            if not channel.closed:
+                self.loop.remove_reader(channel.fileno())
+                channel.close()
         self.loop.close()
         log.later = None
         log.flush()

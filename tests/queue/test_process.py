@@ -3,8 +3,21 @@
 import pytest
 
 from smtpd.envelope import Outcome
-from smtpd.imsg import Begin, EndAgent, MessageStored, PostponeEnvelopes, Stop
-from smtpd.queue import commit, delivery, state
+from smtpd.imsg import (
+    Begin,
+    DeleteEnvelopes,
+    EndAgent,
+    EnvelopeExpanded,
+    ExpandEnvelope,
+    MarkSuspended,
+    MessageStored,
+    PostponeEnvelopes,
+    SchedulingStopped,
+    Stop,
+    StopScheduling,
+)
+from smtpd.ipc.channel import Violation
+from smtpd.queue import commit, delivery, process, state
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.store import Full
 from tests.queue.conftest import add, command, recipient
@@ -103,6 +116,108 @@ def test_nothing_new_is_begun_while_we_stop(watched, monkeypatch):
     run_to_the_end(watched)
     assert [imsg for imsg, _ in watched.mail["parent"]] == [EndAgent(1)]
     assert errand.envelope == one
+
+
+# -- what the scheduler has to say yet --------------------------------------------------------
+
+
+def row(house, envelope):
+    (found,) = house.queue.disk.store.load([envelope])
+    return found
+
+
+@pytest.fixture
+def deferred(watched):
+    """An envelope whose attempt was deferred; the scheduler has been told, and has not answered yet."""
+    (envelope,) = watched.store()
+    watched.due(envelope)
+    _, agent = watched.start_agent()
+    watched.receive(agent)
+    agent.close()
+    assert watched.tried() == ([], [envelope], [])
+    return envelope
+
+
+def test_a_deferral_is_written_with_the_time_that_the_scheduler_names(watched, deferred):
+    watched.scheduler_hangs = True
+    watched.say("parent", Stop())
+    watched.hear("scheduler", StopScheduling)
+    watched.say("scheduler", PostponeEnvelopes([(deferred, 2_000_000_000)]))
+    watched.say("scheduler", SchedulingStopped())
+    run_to_the_end(watched)
+    found = row(watched, deferred)
+    assert (found.next_try, found.retries, found.perhaps_delivered) == (2_000_000_000, 1, True)
+    assert found.error.startswith("the agent was lost")
+
+
+@pytest.mark.parametrize("scheduler", ["hangs", "gone"])
+def test_a_deferral_is_written_without_a_scheduler_too(watched, deferred, monkeypatch, scheduler):
+    if scheduler == "hangs":
+        monkeypatch.setattr(state, "ANSWER", 0.05)
+        watched.scheduler_hangs = True
+    else:
+        channel = watched.far["scheduler"]
+        watched.loop.remove_reader(channel.fileno())
+        channel.close()
+        watched.until(lambda: watched.queue.scheduler.closed)
+    watched.say("parent", Stop())
+    run_to_the_end(watched)
+    found = row(watched, deferred)
+    assert (found.next_try, found.retries, found.perhaps_delivered) == (found.last_try, 1, True)
+    assert found.error.startswith("the agent was lost")
+
+
+def test_what_an_attempt_brings_while_we_stop_is_told_before_the_scheduler_is_stopped(watched):
+    (envelope,) = watched.store()
+    watched.due(envelope)
+    _, agent = watched.start_agent()
+    errand = watched.receive(agent)
+    watched.scheduler_hangs = True
+    watched.say("parent", Stop())
+    watched.until(lambda: watched.queue.agents._stopping)
+    watched.answer(agent, errand, Outcome.DEFERRED, "over quota")
+    assert watched.tried() == ([], [envelope], [])
+    watched.hear("scheduler", StopScheduling)
+    watched.say("scheduler", PostponeEnvelopes([(envelope, 77)]))
+    watched.say("scheduler", SchedulingStopped())
+    run_to_the_end(watched)
+    assert (row(watched, envelope).next_try, row(watched, envelope).error) == (77, "over quota")
+
+
+def test_what_an_administrator_has_ordered_is_written_before_the_end(watched):
+    """The order is on its way when the daemon stops; it may be read after that."""
+    one, two = watched.store([recipient("bob"), recipient("amy")])
+    watched.scheduler_hangs = True
+    watched.say("parent", Stop())
+    watched.hear("scheduler", StopScheduling)
+    for imsg in (DeleteEnvelopes([one]), MarkSuspended([two], True), SchedulingStopped()):
+        watched.say("scheduler", imsg)
+    run_to_the_end(watched)
+    assert watched.queue.disk.store.load([one]) == []
+    assert row(watched, two).suspended
+
+
+def test_an_attempt_that_waits_for_lookup_is_not_counted_against_its_envelope(make_house):
+    """It was counted when it began, and nobody has told what became of it: three stops would hold it."""
+    store = Faulty(RAMStore())
+    store.apply([add(1, run=0, recipient=command("bob"))])
+    house = make_house(store)
+    house.due(1 << 32 | 1)
+    _, agent = house.start_agent()
+    house.answer(agent, house.receive(agent), Outcome.STALE)
+    asked = house.hear("lookup", ExpandEnvelope)
+    assert row(house, 1 << 32 | 1).troubles == 1
+    house.say("parent", Stop())
+    house.hear("scheduler", StopScheduling)
+    house.say("lookup", EnvelopeExpanded(asked.request, [recipient()]))
+    run_to_the_end(house)
+    found = row(house, 1 << 32 | 1)
+    assert (found.troubles, found.error) == (0, "the daemon was stopped")
+
+
+def test_a_scheduler_that_stops_and_was_not_told_to_is_fatal(watched):
+    with pytest.raises(Violation):
+        process.from_scheduler(watched.queue, watched.near["scheduler", 0], SchedulingStopped(), None)
 
 
 def test_answers_of_the_scheduler_are_written_before_the_end(watched):

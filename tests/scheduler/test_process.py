@@ -25,7 +25,9 @@ from smtpd.imsg import (
     ReportStatistics,
     ScanEnvelopes,
     ScheduleEnvelopes,
+    SchedulingStopped,
     StatisticsReported,
+    StopScheduling,
     SuspendEnvelopes,
 )
 from smtpd.ipc.channel import Violation
@@ -143,6 +145,21 @@ def test_an_order_for_one_known_envelope_does_not_wait_for_the_scan(house):
     id = later(5).envelope
     house.control.send(ScheduleEnvelopes(7, id, id))
     assert house.until_told("control", EnvelopesScheduled) == [EnvelopesScheduled(7, 1)]
+
+
+def test_the_end_comes_behind_what_queue_is_to_write_and_nothing_behind_it(house):
+    house.queue.send(EnvelopesSubmitted([schedule(1)]))
+    house.until_told("queue", EnvelopesDue)
+    del house.said["queue"][:]
+    house.queue.send(EnvelopesTried([], [schedule(1).envelope], []))
+    house.queue.send(StopScheduling())
+    house.queue.send(EnvelopesSubmitted([schedule(2)]))
+    house.queue.send(EnvelopesScanned(schedule(2).envelope))
+    house.control.send(RemoveEnvelopes(7, *ALL))
+    house.control.send(PauseDeliveries(1, Kind.MDA, True))
+    house.until_told("control", DeliveriesPaused)
+    house.until_told("queue", SchedulingStopped)
+    assert [type(imsg) for imsg in house.said["queue"]] == [PostponeEnvelopes, SchedulingStopped]
 
 
 def successors(count):

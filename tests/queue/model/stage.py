@@ -158,6 +158,7 @@ class Pipe:
         self._allowed = _allowed(sender, receiver)
         self._answers = {d.cls: d.answers for d in TABLE.between(receiver, sender).values()}
         self.bytes_waiting = 0
+        self.closed = False
 
     def send(self, imsg, descriptor=None):
         declaration, decoder = self._allowed[type(imsg)]
