@@ -21,6 +21,8 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a durat
 Lane = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # an agent or a destination: one lane gets its share; 0: none
 NARROW = 1 << 31  # a lane with this bit gets a smaller share: its agent runs commands, or waits for another host
 
+INLINE = 16 * 1024  # bytes of content that travel in an imsg and stand in a row; what is larger has a spool file
+
 Priority = Annotated[int, msgspec.Meta(ge=-9, le=9)]  # RFC 6710: higher goes first
 
 # \Z and not $, which would let a line feed pass at the end

@@ -2,10 +2,12 @@
 
 import ast
 import functools
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
+from smtpd.dispatcher import state as dispatcher_state
 from smtpd.imsg import (
     TABLE,
     Begin,
@@ -18,6 +20,11 @@ from smtpd.imsg import (
     TakePeer,
     TakeSigningSocket,
 )
+from smtpd.nursery import brood
+from smtpd.parent import agent as parent_agent
+from smtpd.parent import watch
+from smtpd.queue import agents, places
+from smtpd.queue import state as queue_state
 
 TOP = Path(__file__).parent.parent
 PROCESSES = {
@@ -201,3 +208,78 @@ def test_rooms_that_are_tested_as_root_only_depend_on_no_user(room):
         assert not found & {"os", "pwd", "grp", "signal", "subprocess", "tempfile", "shutil"}, path
         arguments = {node.arg for node in ast.walk(parsed(path)) if isinstance(node, ast.arg)}
         assert not any(name.startswith("tmp_path") for name in arguments), path
+
+
+# -- one definition of what two processes have to agree on ----------------------------------------------------------
+
+# Constants that bear the same name and the same value in two rooms, and do not depend on each other.
+ALIKE = {
+    "AGAIN": "pauses of one process",
+    "BACKLOG": "asyncio listens once more on a socket that listens",
+    "CHROOT": "a process says its own at its opening",
+    "DEADLINE": "each for its own question",
+    "DEPTH": "of a MIME structure; of an expansion",
+    "EX_FAILED": "the exit status of programs",
+    "EX_SOFTWARE": "sysexits.h",
+    "FIRST_PAUSE": "pauses of one process",
+    "IN_MEMORY": "of a program",
+    "LABEL_MAX": "RFC 1035",
+    "LEAVE": "of one process; that the parent waits for longer is tested below",
+    "LINE_MAX": "of a program's standard input; of a command in the configuration",
+    "LMTP_USER": "nursery loads no configuration: tests/nursery/test_brood.py compares them",
+    "MAX_LABEL": "RFC 1035",
+    "MINUTE": "sixty seconds",
+    "MONTHS": "RFC 3164 and RFC 5322",
+    "NOBODY": "as LMTP_USER",
+    "OUR_PREFIX": "as LMTP_USER",
+    "PATIENCE": "each for its own peer",
+    "PIECE": "of a buffer",
+    "PROGRAM_USER": "as LMTP_USER",
+    "REASON_MAX": "of one process",
+    "SILENCE": "each for its own peer",
+    "TYPE_CHECKING": "False",
+    "UNDER_WAY": "of one process",
+    "USER": "a process says its own at its opening",
+    "WIDTH": "RFC 2045",
+}
+
+
+def constants(path):
+    """Names in capitals that a module gives a value that does not depend on others: (name, value)."""
+    for statement in parsed(path).body:
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+            continue
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        for target in targets:
+            pairs = [(target, statement.value)]
+            if isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple):
+                pairs = zip(target.elts, statement.value.elts, strict=True)
+            for name, value in pairs:
+                if isinstance(name, ast.Name) and name.id.isupper() and is_plain(value):
+                    yield name.id.lstrip("_"), repr(eval(compile(ast.Expression(value), str(path), "eval")))
+
+
+def is_plain(value):
+    plain = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Tuple, ast.Dict, ast.Set, ast.operator, ast.unaryop, ast.Load)
+    return all(isinstance(node, plain) for node in ast.walk(value))
+
+
+def test_what_two_rooms_have_to_agree_on_is_defined_once():
+    """A constant of the same name and value in two rooms is one constant, which both import; or it is listed above."""
+    rooms = defaultdict(set)
+    for path in FILES:
+        for constant in constants(path):
+            rooms[constant].add(room_of(path))
+    alike = {constant[0] for constant, found in rooms.items() if len(found) > 1}
+    assert alike - ALIKE.keys() == set(), "import it from one place, or say in ALIKE why they need not agree"
+    assert ALIKE.keys() - alike == set(), "listed in vain"
+
+
+def test_a_process_ends_before_the_parent_loses_its_patience():
+    wanted = queue_state.LEAVE + queue_state.ANSWER
+    assert wanted < watch.PATIENCE["queue"]
+    assert watch.PATIENCE["dispatcher"] > dispatcher_state.LEAVE
+
+
+def test_there_are_places_for_all_agents_that_queue_may_have():
+    assert places.PLACES_MAX + agents.SLOW_PLACES <= parent_agent.AGENTS_MAX <= brood.AGENTS_MAX

@@ -13,6 +13,7 @@ ECDHE+AESGCM:!SHA               OpenSSL's own words, see openssl-ciphers(1); for
 import ssl
 
 from smtpd.config.error import Wrong, alternatives, quoted, suggestion
+from smtpd.config.slice import CIPHER_WORDS, NEVER_CIPHERS
 
 VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")  # in a row
 SECURE = VERSIONS[2:]
@@ -27,15 +28,6 @@ PROTOCOLS = {
     "tlsv1.2": VERSIONS[2:3],
     "tlsv1.3": VERSIONS[3:],
 }
-CIPHERS = {
-    "all": "ALL:!aNULL:!eNULL",
-    "compat": "HIGH:!aNULL",
-    "default": "",
-    "insecure": "ALL:!aNULL:!eNULL",
-    "legacy": "HIGH:MEDIUM:!aNULL",
-    "secure": "",
-}
-NEVER = ":!aNULL:!eNULL:!kRSA"  # no listener has these: no certificate, no encryption, a key that would have to decrypt
 DHE = ("none", "auto", "legacy")
 
 
@@ -48,8 +40,8 @@ def protocols(text: str) -> str:
 def ciphers(text: str) -> str:
     """The same text, or Wrong."""
     try:
-        if text.lower() not in CIPHERS:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(text + NEVER)
+        if text.lower() not in CIPHER_WORDS:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(text + NEVER_CIPHERS)
     except (ssl.SSLError, ValueError):  # ValueError: a NUL
         expected = "expected secure, or what openssl-ciphers(1) says"
         raise Wrong(f"{quoted(text)} means no cipher that can be had, {expected}") from None
@@ -85,4 +77,4 @@ def versions(text: str) -> tuple[str, ...]:
 
 def cipher_string(text: str) -> str:
     """In OpenSSL's words; empty: our own choice."""
-    return CIPHERS.get(text.lower(), text)
+    return CIPHER_WORDS.get(text.lower(), text)

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from smtpd.ipc.log import LINE_MAX, attributed, visible
+from smtpd.ipc.log import FATAL, LINE_MAX, attributed, visible
 
 PIECE = 64 * 1024  # bytes read from a pipe at a time
 PIECES = 16  # read at the end: as much as a pipe can be made to hold (pipe(7), pipe-max-size)
@@ -26,7 +26,7 @@ KEPT = 1000  # lines that wait for syslogd
 _FACILITY = 2 << 3  # mail; RFC 3164 4.1.1
 _SEVERITIES = {b"warn:": 4, b"debug:": 7}
 _INFO, _CRITICAL = 6, 2
-_FATAL = b"warn: fatal: "
+_FATAL = FATAL.encode()
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 from smtpd.imsg import ClientResolved, ResolveClient
 from smtpd.ipc.question import Questions
+from smtpd.smtp.xclient import UNKNOWN
 
 KEEP = 60.0  # seconds; lookup honours the records' own time
 MOST = 10_000  # addresses
-
-UNKNOWN = "<unknown>"
 
 
 class ClientNames:

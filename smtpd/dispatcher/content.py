@@ -15,11 +15,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
+from smtpd.envelope import INLINE
 from smtpd.imsg import OpenSpoolFile, SpoolFileOpened
 from smtpd.ipc.question import Questions
 from smtpd.smtp.question import Refused
 
-INLINE = 16 * 1024  # bytes of a mail that stay in memory
 TOGETHER = 64 * 1024 * 1024  # bytes of all mails in memory
 WAITING = 256 * 1024  # bytes of one mail that may wait to be written
 

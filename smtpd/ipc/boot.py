@@ -34,10 +34,10 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel, Closed, Violation
 from smtpd.ipc.log import log, take_tracebacks
+from smtpd.sandbox import MISSING
 
 PARENT = 3  # the descriptor of the channel to the parent
 DEADLINE = 10.0  # seconds until everything must have come
-MISSING = "missing: "
 # A ^C reaches the whole process group, and only the parent decides what it means.  A child is started with these
 # blocked, as its interpreter would end with a traceback until it ignores them.
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)

@@ -21,6 +21,7 @@ PACKET_MAX = 96 * 1024  # bytes of one frame at the most; a Deliver with a descr
 CONTENT_MAX = 64 * 1024  # bytes of content in a frame
 TEXT_MAX = 512  # bytes of a result's text
 FORWARD_MAX = 4095  # bytes of a .forward
+TETHERED = frozenset({"mbox"})  # kinds of agents that the parent hands mailboxes, by a socket of their own
 
 # What an agent of each kind may do: the parent compiles it, the nursery's child installs it.  None: it runs commands of
 # its user, or of the administrator as that user, and there is nothing that those may need and the user may not.

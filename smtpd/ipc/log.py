@@ -28,6 +28,7 @@ def visible(text: str) -> str:
     return text if text.isprintable() else text.translate(_CONTROL)
 
 
+FATAL = "warn: fatal: "  # how the line begins that says why the daemon ends
 PARENT_NAME, PROGRAM_PREFIX = "parent", "table "  # names of writers of the log: ours, those of programs of tables
 # Of a session, an attempt, or an envelope: as OpenSMTPD's users know them, without a severity.
 _KNOWN = re.compile(r"[0-9a-f]{16} (?:smtp|mda|mta) |(?:delivery|relay): ")

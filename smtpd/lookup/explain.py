@@ -38,11 +38,12 @@ from smtpd.lookup.node import AskServer, FindUser, Forward, Node, Question, Read
 from smtpd.lookup.plan import make_plan
 from smtpd.lookup.recipient import understand
 from smtpd.lookup.refusal import Refusal
-from smtpd.lookup.rule import LOCAL, NAMELESS
+from smtpd.lookup.rule import LOCAL
 from smtpd.lookup.state import read_tables
 from smtpd.lookup.system import canonical
 from smtpd.lookup.trace import Trace
 from smtpd.smtp.address import NULL, AddressError, mailbox
+from smtpd.smtp.xclient import UNKNOWN
 from smtpd.tables import expansion as language
 from smtpd.tables.program import ProgramTable
 from smtpd.tables.table import Awaited, Unavailable
@@ -66,7 +67,7 @@ class Asked:
     def __str__(self) -> str:
         """What was understood, with what was not given."""
         origin = self.origin
-        name = "" if origin.client == NAMELESS else origin.client
+        name = "" if origin.client == UNKNOWN else origin.client
         tls = "yes" if origin.tls else ""
         more = {"tag": origin.tag, "helo": origin.helo, "rdns": name, "auth": origin.user, "tls": tls}
         said = "".join(f" {key}={value}" for key, value in more.items() if value)
@@ -115,7 +116,7 @@ def parse(words: Sequence[str], server_name: str) -> Asked:
     origin = Origin(
         sender=sender,
         address=address,
-        client=given.get("rdns", "").lower() or NAMELESS,
+        client=given.get("rdns", "").lower() or UNKNOWN,
         helo=given.get("helo", ""),
         hostname=server_name,
         tag=given.get("tag", ""),

@@ -24,13 +24,13 @@ from functools import partial
 from smtpd.config.model import Condition, For, From, Match, Operand
 from smtpd.envelope import Origin
 from smtpd.lookup.trace import SILENT, Trace
+from smtpd.smtp.xclient import UNKNOWN
 from smtpd.tables.domain import spellings
 from smtpd.tables.table import Answer, Awaited, Service, Table, Unavailable, first_found
 
 LOCAL = "local"  # the address of this host's own programs
 SRC_LOCAL = Condition(From.SRC, operand=Operand("localhost"))  # tables that every configuration has
 FOR_LOCAL = Condition(For.DOMAIN, operand=Operand("localnames"))
-NAMELESS = "<unknown>"  # a client whose address has no verified name
 # `from auth` and `from mail-from` are `from any` with a condition that is asked for in its own place, as is
 # `for rcpt-to`.
 LATER: dict[str, int] = {"helo": 1, From.AUTH: 2, "tls": 3, From.MAIL_FROM: 4, For.RCPT_TO: 5}
@@ -77,7 +77,7 @@ class Clause:
     def _beside_the_point(self, case: Case) -> bool:
         """Neither it nor its contrary can be said."""
         if self.condition.kind == From.RDNS and self.condition.operand is not None:
-            return case.client == NAMELESS
+            return case.client == UNKNOWN
         return case.internal and self.condition.kind in (From.SOCKET, From.RDNS)
 
 
@@ -143,7 +143,7 @@ class Rules:
             case From.SOCKET:
                 return lambda case: case.origin.address == LOCAL
             case From.RDNS if condition.operand is None:
-                return lambda case: case.client != NAMELESS
+                return lambda case: case.client != UNKNOWN
             case From.AUTH:
                 return self._ask_user(condition)
             case "tls":

@@ -37,7 +37,7 @@ from smtpd.imsg import (
     UserLookedUp,
 )
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.errand import PACKET_MAX, PROMISES, Post
+from smtpd.ipc.errand import PACKET_MAX, PROMISES, TETHERED, Post
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop, Timer
 from smtpd.nursery.clerk import Clerks
@@ -51,7 +51,6 @@ LINE_MAX = 8192  # bytes
 PASSWORD_DEADLINE = 15.0  # seconds; a directory server may hang
 LEAVING = 3.0  # seconds that agents have to end by themselves
 TIDYING = 2.0  # seconds that an agent has to end its commands before it is killed
-TETHERED = ("mbox",)  # kinds of agents that are handed further descriptors
 FRAMES = 8 * PACKET_MAX  # bytes of room in a socket
 TETHER = 4096  # a few descriptors: how many of root's may be under way is limited, for all of root's processes together
 PERSON = re.compile(r"person ([0-9]{1,10}) ([0-9]{1,10})")

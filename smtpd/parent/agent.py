@@ -22,6 +22,7 @@ from smtpd.imsg import (
     StartAgent,
 )
 from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.errand import TETHERED
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop
 from smtpd.parent.line import Line
@@ -30,7 +31,6 @@ from smtpd.parent.service import SERVICES, admit
 
 AGENTS_MAX = 384  # alive or being made: all places of queue's, and some that have just been parted with
 AGENTS_PER_USER_MAX = 8  # of one recipient; of an action that runs as one user for all
-TETHERED = "mbox"  # the kind that is handed mailboxes
 PERMANENT = {
     "unknown": "no such user",
     "root": "root does not receive mail",
@@ -141,9 +141,9 @@ class Agents:
         self._line.answered(imsg, descriptor)
 
     def _take_tether(self, pid: int, kind: str) -> socket.socket | None:
-        if self._tether is None and kind != TETHERED:
+        if self._tether is None and kind not in TETHERED:
             return None
-        if self._tether is None or kind != TETHERED or self._tether[0] != pid:
+        if self._tether is None or kind not in TETHERED or self._tether[0] != pid:
             raise Violation(f"nursery made an agent of kind {kind} with a tether too many or too few")
         tether, self._tether = self._tether[1], None
         return tether

@@ -14,11 +14,10 @@ import socket
 
 from smtpd.imsg import TakeLog, TakeSyslog
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.log import PARENT_NAME, attributed, log
+from smtpd.ipc.log import FATAL, PARENT_NAME, attributed, log
 
 SYSLOG = "/dev/log"
 _MAIL_CRITICAL = 2 << 3 | 2  # facility mail, severity critical (RFC 3164 4.1.1)
-_FATAL = "warn: fatal: "
 _OF_NO_FAILURE = ("info: ", "debug: ")
 
 
@@ -103,7 +102,7 @@ class Pipes:
             for line in _lines_in(reading):
                 if not line.startswith(_OF_NO_FAILURE):
                     self._tell(attributed(name, line))
-                if line.startswith(_FATAL):
+                if line.startswith(FATAL):
                     self.last_word(attributed(name, line))
 
     def _tell(self, line: str) -> None:

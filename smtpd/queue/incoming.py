@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from smtpd.envelope import Duty, MessageId, Origin, Recipient, Schedule, Terms, first_envelope, message_text
+from smtpd.envelope import INLINE, Duty, MessageId, Origin, Recipient, Schedule, Terms, first_envelope, message_text
 from smtpd.imsg import (
     AddEnvelopes,
     ForgetMessage,
@@ -37,7 +37,7 @@ from smtpd.ipc.reason import reason_of
 from smtpd.queue.disk import Disk
 from smtpd.queue.reservation import Reservations
 from smtpd.queue.spool import Damaged, translated
-from smtpd.queue.store import INLINE, Add, Broken, Envelope, Full, Message, untried
+from smtpd.queue.store import Add, Broken, Envelope, Full, Message, untried
 from smtpd.queue.terms import expiry, find_fault
 
 NO_SPACE = 452, "4.3.1", "Insufficient system storage"

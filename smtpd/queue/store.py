@@ -34,7 +34,6 @@ from msgspec.structs import replace
 from smtpd.envelope import Duty, EnvelopeId, Kind, MessageId, Origin, Recipient, Schedule, Seconds, Terms, Text
 
 PAGE = 1000  # rows of one read at the most: no read transaction outlives a page
-INLINE = 16 * 1024  # bytes of content that stand in the row; what is larger stands in a spool file
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 

@@ -16,7 +16,7 @@ It knows nothing of what the processes do.  It compiles with libseccomp, and nee
 that was compiled elsewhere.
 """
 
-from smtpd.sandbox.enter import Unavailable, enter, inside
+from smtpd.sandbox.enter import MISSING, Unavailable, enter, inside
 from smtpd.sandbox.memory import check as check_memory
 from smtpd.sandbox.memory import executable_writable_mappings, seal_callbacks
 from smtpd.sandbox.preload import rehearse
@@ -25,6 +25,7 @@ from smtpd.sandbox.seccomp import compile, deny, install
 from smtpd.sandbox.violation import describe_violation, open_kernel_log
 
 __all__ = [
+    "MISSING",
     "Ids",
     "Unavailable",
     "check_memory",

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from smtpd.sandbox import landlock, memory, openbsd, preload, privilege, promise, seccomp
 from smtpd.sandbox.privilege import Ids
 
-MISSING = "missing: "
+MISSING = "missing: "  # how a line of what does not hold begins
 NOT_ROOT = "(not root)"
 
 

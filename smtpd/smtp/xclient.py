@@ -26,7 +26,7 @@ from smtpd.smtp.address import AddressError, domain
 from smtpd.smtp.host import plain
 from smtpd.smtp.reply import Refuse
 
-UNKNOWN = "<unknown>"
+UNKNOWN = "<unknown>"  # a client whose address has no verified name
 UNAVAILABLE = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)

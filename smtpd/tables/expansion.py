@@ -22,11 +22,11 @@ from typing import NamedTuple
 
 from smtpd.envelope import Path
 from smtpd.ipc.bound import fault
+from smtpd.ipc.errand import FORWARD_MAX
 from smtpd.smtp.address import Address, AddressError, mailbox
 from smtpd.tables import piece
 from smtpd.tables.piece import PieceError
 
-FORWARD_MAX = 4095  # bytes
 NAME_MAX = 255
 TROUBLES_SAID = 5  # lines of one file that the log tells of
 

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Mapping
 from ctypes import c_int, c_void_p
 
-from smtpd.config.slice import TlsSlice
+from smtpd.config.slice import CIPHER_WORDS, NEVER_CIPHERS, TlsSlice
 from smtpd.tls.certificate import Authorities, Certificate, key_bits, signature_hash
 from smtpd.tls.key import make_key
 from smtpd.tls.library import Unusable, complaint, get_connection, get_context, openssl
@@ -31,17 +31,6 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _DHE_CIPHERS = ":DHE+AESGCM:DHE+CHACHA20"
 _GROUPS = b"X25519:P-256:P-384"
 _OLD_CIPHERS = ":ECDHE+AES"  # for those versions before 1.2 that somebody asks for: the best that they know
-# Words of tls_config_set_ciphers(3), which OpenSMTPD's configurations may have.
-_CIPHER_WORDS = {
-    "secure": "",
-    "default": "",
-    "compat": "HIGH:!aNULL",
-    "legacy": "HIGH:MEDIUM:!aNULL",
-    "insecure": "ALL:!aNULL:!eNULL",
-    "all": "ALL:!aNULL:!eNULL",
-}
-# Encryption without a certificate, none at all, and with RSA as the way to exchange keys: crypto decrypts nothing.
-_NEVER = ":!aNULL:!eNULL:!kRSA"
 
 _VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 _OLD = {"TLSv1", "TLSv1.1"}
@@ -161,7 +150,7 @@ def _set_protocol(context: ssl.SSLContext, address: int, tls: TlsSlice, dhe: str
 def _cipher_list(tls: TlsSlice, dhe: str) -> str:
     old = bool(_OLD & {*tls.protocols})
     own = _CIPHERS + (_DHE_CIPHERS if dhe != "none" else "") + (_OLD_CIPHERS if old else "")
-    ciphers = (_CIPHER_WORDS.get(tls.ciphers.lower(), tls.ciphers) or own) + _NEVER
+    ciphers = (CIPHER_WORDS.get(tls.ciphers.lower(), tls.ciphers) or own) + NEVER_CIPHERS
     # The older ones sign with MD5 and SHA-1, which are below OpenSSL's level 1.
     return ciphers if "@SECLEVEL" in ciphers else f"{ciphers}:@SECLEVEL={0 if old else 2}"
 

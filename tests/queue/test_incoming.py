@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from smtpd.envelope import Duty
+from smtpd.envelope import INLINE, Duty
 from smtpd.imsg import (
     AddEnvelopes,
     EnvelopesSubmitted,
@@ -22,7 +22,7 @@ from smtpd.ipc.channel import Violation
 from smtpd.queue import incoming, process
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.roster import Roster
-from smtpd.queue.store import INLINE, Broken, Full
+from smtpd.queue.store import Broken, Full
 from tests.queue.conftest import CONTENT, ORIGIN, TERMS, configuration, recipient
 from tests.queue.fault import Faulty, broken, refuse, times
 

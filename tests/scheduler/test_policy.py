@@ -74,6 +74,16 @@ def test_an_envelope_whose_next_try_would_be_too_late_expires():
     assert made.turn(NOW + 1000) == []
 
 
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_an_envelope_may_be_tried_at_the_last_second_of_its_time(beyond):
+    """Tried at once, an envelope has its second try ten seconds after it was created."""
+    made = policy(schedule(expires=NOW + 10 - beyond))
+    assert made.turn(NOW) == [id_of(1)]
+    aftermath = made.tried([], [id_of(1)], [], NOW)
+    expected = ([], [id_of(1)]) if beyond else ([(id_of(1), NOW + 10)], [])
+    assert (aftermath.postponed, aftermath.expired) == expected
+
+
 def test_an_envelope_that_expired_while_the_daemon_was_down_is_tried_once_more():
     made = policy(schedule(created=NOW - 500_000, expires=NOW - 100_000, next_try=NOW - 200_000))
     assert made.turn(NOW) == [id_of(1)]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpd.ipc.errand import FORWARD_MAX
 from smtpd.smtp.address import Address, mailbox, path
 from smtpd.tables.expansion import (
-    FORWARD_MAX,
     Command,
     Error,
     File,
