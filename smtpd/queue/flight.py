@@ -88,7 +88,7 @@ class Flight:
         self.over = False
         self.removed = False  # by an administrator: not begun any more
         # It may be what has brought us down.  In its line only: whose agent is silent keeps nobody else waiting.
-        self.alone = self._is_of_another_run and envelope.troubles > 0
+        self.alone = envelope.troubles > 0
 
     @property
     def perhaps_delivered(self) -> bool:
@@ -114,7 +114,7 @@ class Flight:
         self._session, self._lock, self._ready = agent, lock, ready
         if self.over:  # our own code raised after it had joined the line
             self._tower.loop.call_soon(ready, None, None)
-        elif self._counted or not self._is_of_another_run:
+        elif self._counted or not (self._is_of_another_run or self.envelope.troubles):
             self._fetch(ready)
         elif self.envelope.troubles >= TROUBLES:
             self._stop(ready, partial(self.held, "a try was begun and never ended, three starts running"))
@@ -233,12 +233,13 @@ class Flight:
             self.held(reason)
             return
         self._log(Outcome.DEFERRED, f"Error ({reason})")
-        troubles = self.envelope.troubles if self._is_of_another_run else 0
+        troubles = 0 if sent else self.envelope.troubles  # what no agent had shows nothing of the envelope
         self._defer(Ended(self._tower.now(), reason, sent or self.perhaps_delivered, troubles))
 
     def _forget(self) -> None:
         """Its row is gone already."""
         self.over = True
+        self._disk.cache.forget(self.number)
         self._tower.delivered(self.number)
 
     def interrupt(self) -> None:

@@ -74,7 +74,7 @@ def main() -> None:
         held_for_life = lock(directory)
         store = SQLiteStore(directory)
         spool = Spool(directory)
-        spool.remove_orphans(store, log.warn)
+        clear(store, spool)
     except (Locked, Broken, Full, OSError) as error:
         log.warn(f"fatal: the spool cannot be opened: {reason_of(error)}")
         raise SystemExit(1) from None
@@ -94,6 +94,16 @@ def main() -> None:
     connect(loop, handed.peers, handlers, queue)
     loop.run_forever()
     del held_for_life
+
+
+def clear(store, spool):
+    """A damaged page of the database keeps files of no message where they are, and no message from its users."""
+    try:
+        spool.remove_orphans(store, log.warn)
+    except (Broken, Full, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001  (what is wrong with some rows, rule R8)
+        log.trouble("spool files of messages that were never accepted cannot be told from others now", error)
 
 
 def from_parent(queue, channel, imsg, descriptor):

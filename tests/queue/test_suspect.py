@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpd.imsg import ReportStatistics, StatisticsReported
+from smtpd.imsg import AgentRefused, PostponeEnvelopes, ReportStatistics, StartAgent, StatisticsReported
 from smtpd.queue import delivery
 from smtpd.queue.ram import RAMStore
 from tests.queue.conftest import add
@@ -85,6 +85,24 @@ def test_ends_in_quick_succession_hold_nobody(start):
         assert house.hear("control", StatisticsReported).counters["mda.envelope"] == 1
         assert not house.mail["parent"]
     assert (store.load([first(1)])[0].troubles, store.load([first(1)])[0].held) == (2, False)
+
+
+def test_one_that_no_agent_had_stays_suspect(start, at_once):
+    """Otherwise it could bring down each life after two refusals, and would never be held."""
+    store = RAMStore()
+    store.apply([add(1, run=1, troubles=2)])
+    house = start(store)
+    for _ in range(2):
+        house.due(first(1))
+        house.say("parent", AgentRefused(house.hear("parent", StartAgent).request, False, "too many agents"))
+        assert house.tried() == ([], [first(1)], [])
+        house.say("scheduler", PostponeEnvelopes([(first(1), 5)]))
+        house.until(lambda: house.queue.disk.commits.idle and store.load([first(1)])[0].error == "too many agents")
+        assert store.load([first(1)])[0].troubles == 2
+    house.due(first(1))
+    _, agent = house.start_agent()
+    house.receive(agent)
+    assert store.load([first(1)])[0].troubles == 3
 
 
 def test_one_that_makes_our_code_raise_when_its_last_chance_comes_is_held(start, monkeypatch):
