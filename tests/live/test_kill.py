@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -26,7 +27,7 @@ SEED = int(os.environ.get("SMTPD_KILL_SEED", "1"))
 CLIENTS = 6
 ALONE = 15.0 if KILLS > 100 else 1.0  # seconds that the queue has before an administrator schedules all of it
 EMPTY = 180.0  # seconds after the last kill in which the queue has to be empty
-CHOICES = {"agent": 40, "command": 16, "several": 2, "all": 2, "delivery": 12, "parent": 2, "nursery": 1}
+CHOICES = {"agent": 70, "command": 30, "several": 2, "all": 2, "delivery": 12, "parent": 2, "nursery": 1}
 CHOICES |= dict.fromkeys(ROLES, 1)
 VITAL = {*ROLES, "parent", "nursery"}
 
@@ -114,7 +115,7 @@ class Killer:
         self.starts += 1
         try:
             self.daemon.start()
-        except AssertionError:
+        except (AssertionError, subprocess.TimeoutExpired):
             self.troubles += ["the daemon has not started:", *self.daemon.log.splitlines()[-5:]]
             self.daemon.start()
 
