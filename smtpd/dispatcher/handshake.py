@@ -192,10 +192,15 @@ class Handshakes:
             del self._line[network]
 
     def _start(self, handshake: Handshake) -> None:
+        if self._busy == len(self._threads):
+            thread = threading.Thread(target=self._step, name="handshake", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has none left: this handshake fails, and takes no place
+                handshake.fail(str(error))
+                return
+            self._threads.append(thread)
         self._busy += 1
-        if self._busy > len(self._threads):
-            self._threads.append(threading.Thread(target=self._step, name="handshake", daemon=True))
-            self._threads[-1].start()
         self._work.put((handshake, handshake.take()))
 
     def _step(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import ssl
+import threading
 from dataclasses import replace
 
 import pytest
@@ -129,6 +130,22 @@ def test_a_handshake_ends_with_a_link(hall):
     hall.shake(peer)
     assert peer.link.facts.version == "TLSv1.3"
     assert hall.crypto.signatures == 1
+
+
+def test_threads_that_cannot_be_started_are_not_waited_for(hall, monkeypatch):
+    """More of them than there may be: those that come when it is over are served all the same."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as change:
+        change.setattr(threading.Thread, "start", refuse)
+        failed = [Peer(hall).hello() for _ in range(SIGNERS + 1)]
+    assert [peer.failure for peer in failed] == ["can't start new thread"] * len(failed)
+    peers = [Peer(hall).hello() for _ in range(SIGNERS + 1)]
+    for peer in peers:
+        hall.shake(peer)
+        assert peer.link
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

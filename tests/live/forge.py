@@ -23,8 +23,8 @@ import msgspec
 from smtpd import sandbox
 from smtpd.agent import process as agent
 from smtpd.config import parser
+from smtpd.config.encoding import encode_slices
 from smtpd.config.host import this_host
-from smtpd.config.process import encode
 from smtpd.config.slicing import slice_config
 from smtpd.envelope import Origin, Terms
 from smtpd.imsg import (
@@ -229,7 +229,7 @@ def main() -> None:
     role = order["role"]
     sandbox.deny()
     parsed = parser.parse("forge.conf", text=CONF, macros={}, read=str)
-    slices = encode(slice_config(parsed, this_host()).slices, []).slices
+    slices = encode_slices("forge.conf", slice_config(parsed, this_host()).slices)
     results = {}
     for sender in sorted(s for s, r in TABLE.routes() if r == role and s != "smtpctl"):
         for what, forged in forgeries(sender, role):
