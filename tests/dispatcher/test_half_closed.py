@@ -321,6 +321,32 @@ def test_a_stop_while_a_mail_of_such_a_client_is_stored(house, way):
     house.run(scenario())
 
 
+PIECES = [b"EHLO c.test\r\n", b"MAIL FROM:<a@b.test>\r\n", b"RCPT TO:<bob@here.test>\r\n"]
+PIECES += [b"BDAT 4\r\nx: y", b"BDAT 2 LAST\r\n\r\n", b"NOOP\r\n"]
+
+
+def test_wherever_a_session_is_cut(make_house):
+    """What is complete is answered, a mail is stored if it is whole."""
+    house = make_house(connection_rate=0)
+    whole = b"".join(PIECES)
+    ends = [len(b"".join(PIECES[: number + 1])) for number in range(len(PIECES))]
+
+    async def scenario():
+        for cut in range(len(whole) + 1):
+            stored = len(house.others.stored)
+            client = await house.client()
+            client.write(whole[:cut])
+            client.writer.write_eof()
+            answers = (await client.reader.read()).decode().split("\r\n")[:-1]
+            complete = sum(end <= cut for end in ends)
+            assert len([line for line in answers if line[3] == " "]) == 1 + complete, whole[:cut]
+            client.writer.close()
+            await house.until(lambda: not house.connections)
+            assert len(house.others.stored) - stored == (complete >= 5)
+
+    house.run(scenario())
+
+
 # -- before there is anything to answer --------------------------------------------------
 
 
