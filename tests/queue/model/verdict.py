@@ -7,12 +7,19 @@ from smtpd.scheduler.shelf import State
 from tests.queue.model.ledger import Wrong
 
 
-def check_deferred(ledger):
-    """After an orderly stop: what agents said is on the disk."""
+def check_stopped(ledger, removed, suspended):
+    """After an orderly stop: what agents said is on the disk, and what was ordered before it began."""
     for id, text in ledger.deferred.items():
         row = ledger.rows.get(id)
         if row is not None and text not in row.error:
             raise Wrong(f"{id:016x} was deferred with {text!r}, the queue has {row.error!r}")
+    for id in removed:
+        if id in ledger.rows:
+            raise Wrong(f"{id:016x} was removed before a stop, and is there")
+    for id, wanted in suspended.items():
+        row = ledger.rows.get(id)
+        if row is not None and wanted is not None and row.suspended is not wanted:
+            raise Wrong(f"{id:016x} was suspended before a stop, {wanted}, and the disk has it as before")
 
 
 def compare(life, ledger, clock):

@@ -51,7 +51,7 @@ from tests.queue.model.ledger import Ledger, Wrong
 from tests.queue.model.life import Disk, Life
 from tests.queue.model.people import EDITORS, USERS, People
 from tests.queue.model.stage import Clock, Crashed
-from tests.queue.model.verdict import check_deferred, check_end, compare
+from tests.queue.model.verdict import check_end, check_stopped, compare
 
 # How often each step is made, of about a thousand.
 WEIGHTS = {
@@ -488,6 +488,7 @@ class World:
     def step_stop(self, number):
         """The administrator stops the daemon, in good order, and starts it again."""
         full = self.disk.full
+        orders = {*self.ledger.removed} & self.ledger.rows.keys(), dict(self.ledger.suspended)
         self._say("parent", Stop())
         for _ in range(PATIENCE):
             self._settle(50)
@@ -501,7 +502,7 @@ class World:
         else:
             raise Wrong("the daemon does not stop")
         if not full:
-            check_deferred(self.ledger)
+            check_stopped(self.ledger, *orders)
         self._part()
         self.life.close()
         self._begin()
