@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from smtpd.envelope import Entry, message_of, message_text
+from smtpd.envelope import Entry, envelope_text, message_of, message_text
 from smtpd.imsg import (
     ContentNotOpened,
     ContentOpened,
@@ -60,8 +60,12 @@ class Listing:
         for row in rows:
             if isinstance(row, Unreadable):  # the scan or a try of it says so, and sets it aside
                 continue
-            entry = self._entry(row, sizes)
-            room -= len(_encode(entry))
+            try:
+                entry = self._entry(row, sizes)
+                room -= len(_encode(entry))
+            except Exception as raised:  # noqa: BLE001  (one envelope, rule R8)
+                log.trouble(f"envelope {envelope_text(row.id)}", raised)
+                continue
             if room < 0:
                 channel.send(EnvelopesListed(imsg.request, page, row.id))
                 return
@@ -86,10 +90,9 @@ class Listing:
     def list_quarantine(self, channel: Channel, imsg: ListQuarantine) -> None:
         def done(rows: list[tuple[int, int, str]] | None, error: BaseException | None) -> None:
             trouble = "" if error is None else _said(f"the quarantine cannot be read: {error}")
-            listed = [(envelope, when, reason[:REASON_MAX]) for envelope, when, reason in rows or ()]
-            channel.send(QuarantineListed(imsg.request, listed, trouble))
+            channel.send(QuarantineListed(imsg.request, rows or [], trouble))
 
-        self._disk.read(partial(self._disk.store.quarantine, PAGE), done)
+        self._disk.read(partial(_read_quarantine, self._disk.store), done)
 
     # -- content --------------------------------------------------------------------------------------------------
 
@@ -121,7 +124,12 @@ class Listing:
 
 def _read(store: Store, imsg: ListEnvelopes) -> tuple[Any, dict[int, int]]:
     rows = store.envelopes(imsg.first, imsg.last, PAGE)
-    return rows, store.sizes({message_of(row.id) for row in rows})
+    sizes = store.sizes({message_of(row.id) for row in rows})
+    return rows, {message: size for message, size in sizes.items() if isinstance(size, int) and size >= 0}
+
+
+def _read_quarantine(store: Store) -> list[tuple[int, int, str]]:
+    return [(envelope, when, reason[:REASON_MAX]) for envelope, when, reason in store.quarantine(PAGE)]
 
 
 def _said(trouble: str) -> str:

@@ -557,6 +557,8 @@ def test_content_that_is_missing_or_damaged_holds_the_mail(house):
     for sql, reason in (
         ("DELETE FROM message", "the content is missing"),
         ("UPDATE message SET content = 'x'", "the content was changed after it was stored"),
+        ("UPDATE message SET size = size + 1", "the size was changed after the content was stored"),
+        ("UPDATE message SET content = NULL, size = -1", "the content was changed after it was stored"),
     ):
         (envelope,) = house.store()
         house.queue.disk.cache.forget(envelope)

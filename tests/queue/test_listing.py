@@ -128,6 +128,36 @@ def test_a_row_that_makes_no_sense_is_not_listed(house):
     assert entry.schedule.envelope == two
 
 
+def test_a_message_whose_size_makes_no_sense_ends_neither_us_nor_control(house):
+    """Control would call it a breach of the rules."""
+    (one,) = house.store()
+    house.queue.disk.store._writer.execute("UPDATE message SET size = -1")
+    ((entry,),) = pages(house)
+    assert (entry.schedule.envelope, entry.size) == (one, 0)
+
+
+def test_a_row_that_makes_our_code_raise_is_left_out(house, monkeypatch, capfd):
+    one, two = house.store([recipient("bob"), recipient("amy")])
+    entry_of = house.queue.listing._entry
+
+    def raising(row, sizes):
+        if row.id == one:
+            raise KeyError("a mistake of ours")
+        return entry_of(row, sizes)
+
+    monkeypatch.setattr(house.queue.listing, "_entry", raising)
+    ((entry,),) = pages(house)
+    assert entry.schedule.envelope == two
+    assert f"envelope {one:016x}: KeyError" in capfd.readouterr().err
+
+
+def test_a_quarantine_that_makes_no_sense_says_so(house):
+    house.queue.disk.store._writer.execute("INSERT INTO quarantine (envelope, at, reason) VALUES (1, 2, NULL)")
+    house.say("control", ListQuarantine(5))
+    answer = house.hear("control", QuarantineListed)
+    assert answer.rows == [] and "cannot be read" in answer.trouble
+
+
 def test_a_store_that_cannot_be_read_says_so(make_house):
     store = Faulty(RAMStore())
     store.faults = {"envelopes": broken, "quarantine": broken, "find_message": broken}
