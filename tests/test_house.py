@@ -225,6 +225,7 @@ ALIKE = {
     "IN_MEMORY": "of a program",
     "LABEL_MAX": "RFC 1035",
     "LEAVE": "of one process; that the parent waits for longer is tested below",
+    "LINKS_MAX": "as many as Linux follows, path_resolution(7)",
     "LINE_MAX": "of a program's standard input; of a command in the configuration",
     "LMTP_USER": "nursery loads no configuration: tests/nursery/test_brood.py compares them",
     "MAX_LABEL": "RFC 1035",
