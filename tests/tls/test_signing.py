@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from smtpd.tls import signing
 from smtpd.tls.signing import Malformed, Operation, Reply, Request, Signer, SigningFailed
-from tests.stress import hasty_threads, join, rounds
+from tests.stress import PATIENCE, hasty_threads, join, rounds
 from tests.tls.world import packets
 
 PUBLIC = bytes(range(32))
@@ -153,8 +153,9 @@ def test_no_turn_within_the_deadline_fails(monkeypatch):
         Signer([]).sign(PUBLIC, Operation.ECDSA, b"abc")
 
 
-def test_hand_over_every_thread_gets_its_own_signature():
+def test_hand_over_every_thread_gets_its_own_signature(monkeypatch):
     """Twice as many threads as there are sockets."""
+    monkeypatch.setattr(signing, "DEADLINE", PATIENCE)
     pairs = [packets() for _ in range(signing.SIGNERS)]
     signer, troubles = Signer([ours for ours, _ in pairs]), []
 
