@@ -26,6 +26,7 @@ KILLS = int(os.environ.get("SMTPD_KILLS", "6"))
 SEED = int(os.environ.get("SMTPD_KILL_SEED", "1"))
 CLIENTS = 6
 ALONE = 15.0 if KILLS > 100 else 1.0  # seconds that the queue has before an administrator schedules all of it
+STUCK = 240.0  # seconds without a mail that is accepted, on a busy machine
 EMPTY = 180.0  # seconds after the last kill in which the queue has to be empty
 CHOICES = {"agent": 70, "command": 30, "several": 2, "all": 2, "delivery": 12, "parent": 2, "nursery": 1}
 CHOICES |= dict.fromkeys(ROLES, 1)
@@ -110,6 +111,18 @@ class Killer:
                     found.append((place.home / path).stat().st_mtime_ns)
         return found
 
+    def standing(self):
+        """What each process does, twice: state, processor time, and where it waits."""
+        lines = []
+        for _ in range(2):
+            for title, pid in self.processes():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                    place = Path(f"/proc/{pid}/wchan").read_text()
+                    lines.append(f"{title}, pid {pid}: {fields[0]} {fields[11]}+{fields[12]} {place}")
+            time.sleep(3)
+        return lines
+
     def start(self):
         """Again when it ends at once, which is a trouble all the same: what it has accepted is still to be found."""
         self.starts += 1
@@ -166,10 +179,12 @@ def test_nothing_is_lost_or_stuck_and_a_maildir_has_it_once(ground, users, place
         try:
             while len(killer.kills) < KILLS:
                 goal = len(clients.accepted) + source.randint(0, 6)
-                until(lambda goal=goal: len(clients.accepted) >= goal, 120, what="progress")
+                until(lambda goal=goal: len(clients.accepted) >= goal, STUCK, what="progress")
                 killer.kill()
         except AssertionError as error:  # the rest of the report is wanted all the same
-            killer.troubles.append(str(error)[-2000:])
+            killer.troubles += [str(error)[-2000:], *killer.standing(), *daemon.log.splitlines()[-20:]]
+            if not daemon.running():
+                daemon.start()
         finally:
             for background in backgrounds:
                 background.stop()
