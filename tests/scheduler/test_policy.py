@@ -197,8 +197,8 @@ def test_a_mail_to_many_leaves_room_for_the_others():
 
 
 def test_a_user_whose_agent_hangs_leaves_room_for_the_others():
-    flood = [schedule(message, lane=7) for message in range(1, 1001)]
-    made = policy(*flood, schedule(2000, lane=8), max_inflight_per_lane=20)
+    flood = [schedule(message, lane=4) for message in range(1, 1001)]
+    made = policy(*flood, schedule(2000, lane=5), max_inflight_per_lane=20)
     due = made.turn(NOW)
     assert len(due) == 21 and due[-1] == id_of(2000)
 
@@ -301,6 +301,11 @@ def test_schedule_makes_a_waiting_envelope_due():
     made = policy(schedule(next_try=NOW + 3600))
     assert made.schedule([id_of(1), id_of(9)]) == (1, [id_of(1)])
     assert made.turn(NOW) == [id_of(1)]
+
+
+def test_schedule_counts_all_that_are_due_by_it():
+    made = policy(schedule(1, next_try=NOW + 3600), schedule(2, held=True), schedule(3, suspended=True))
+    assert made.schedule([id_of(1), id_of(2), id_of(3)]) == (2, [id_of(1), id_of(2)])
 
 
 def test_schedule_counts_what_is_due_already_and_not_what_is_in_flight():
@@ -451,6 +456,27 @@ def test_a_paused_kind_starts_nothing_and_keeps_nobody_else_waiting():
     assert not made.busy(NOW)
     assert made.pause(Kind.MDA, False) and not made.pause(Kind.MDA, False)
     assert made.turn(NOW) == [id_of(1, 1)]
+
+
+def test_every_result_is_counted_under_its_name():
+    old = [schedule(message, created=NOW - 400, expires=NOW) for message in (7, 8)]
+    made = policy(*(schedule(message) for message in range(1, 7)), *old, schedule(9), schedule(10))
+    made.turn(NOW)
+    made.tried([id_of(1), id_of(2)], [id_of(3), id_of(4), id_of(7), id_of(8)], [id_of(5), id_of(6)], NOW)
+    for message in (9, 10):
+        made.replaced(id_of(message), [], NOW)
+    made.remove([id_of(3)])
+    made.remove([id_of(4)])
+    assert made.statistics == {
+        "scheduler.delivery.ok": 2,
+        "scheduler.delivery.tempfail": 4,
+        "scheduler.delivery.permfail": 2,
+        "scheduler.delivery.replaced": 2,
+        "scheduler.envelope.updated": 2,
+        "scheduler.envelope.expired": 2,
+        "scheduler.envelope.held": 4,
+        "scheduler.envelope.removed": 2,
+    }
 
 
 def test_every_state_can_be_left():

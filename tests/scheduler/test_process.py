@@ -128,6 +128,23 @@ def test_a_stepped_clock_disturbs_no_wait_and_is_what_is_written(house, step):
     assert not any(isinstance(imsg, ExpireEnvelopes) for imsg in house.said["queue"])
 
 
+@pytest.mark.parametrize("step", [0, -YEAR])
+def test_what_stands_in_the_place_of_another_has_all_the_time_of_a_new_one(house, step):
+    """Also when the clock was set back in this run: it does not count as old, and does not expire at its first try."""
+    now, stepped = int(time.time()), 0
+    house.scheduler.clock = Clock(lambda: time.time() + stepped)
+    house.queue.send(EnvelopesSubmitted([schedule(1)]))
+    house.until_told("queue", EnvelopesDue)
+    stepped = step
+    new = schedule(1, 2, created=now + step, expires=now + step + 345_600)
+    house.queue.send(EnvelopeReplaced(schedule(1).envelope, [new]))
+    house.until(lambda: EnvelopesDue([new.envelope]) in house.said["queue"])
+    house.queue.send(EnvelopesTried([], [new.envelope], []))
+    (postponed,) = house.until_told("queue", PostponeEnvelopes)
+    ((id, when),) = postponed.tries
+    assert id == new.envelope and abs(when - (now + step + 10)) <= 1
+
+
 def test_remove_all_means_all_even_while_the_scan_goes_on(house):
     scanned(house, [later(1), later(2)], last=later(2).envelope)
     house.control.send(RemoveEnvelopes(7, *ALL))
@@ -188,16 +205,31 @@ def test_what_is_wanted_of_one_in_flight_reaches_those_in_its_place(house, wish)
 def test_an_order_under_way_does_not_miss_those_in_the_place_of_one_that_it_has_not_come_to(house, monkeypatch):
     monkeypatch.setattr(order, "SLICE", 1)
     waiting, inflight = later(1), schedule(1, 2)
-    scanned(house, [waiting, inflight])
+    scanned(house, [waiting, inflight, later(2)])
     house.until_told("queue", EnvelopesDue)
     scheduler = house.scheduler
     scheduler.order(RemoveEnvelopes(7, *ALL))
     scheduler.orders.turn(0)  # the first slice: not yet the envelope in flight
     scheduler.take_replaced(EnvelopeReplaced(inflight.envelope, successors(2)))
     (answer,) = house.until_told("control", EnvelopesRemoved)
-    assert answer.count == 3
+    assert answer.count == 4
     deleted = {id for imsg in house.said["queue"] if isinstance(imsg, DeleteEnvelopes) for id in imsg.envelopes}
-    assert deleted == {waiting.envelope, *(new.envelope for new in successors(2))}
+    assert deleted == {waiting.envelope, later(2).envelope, *(new.envelope for new in successors(2))}
+
+
+def test_an_order_under_way_reaches_to_both_ends_of_its_range_and_not_beyond(house, monkeypatch):
+    monkeypatch.setattr(order, "SLICE", 1)
+    below, first, waiting, last, above = (schedule(1, 1 << 31 | number) for number in range(5))
+    inflight = schedule(2)
+    scanned(house, [replace(waiting, held=True), inflight])
+    house.until_told("queue", EnvelopesDue)
+    scheduler = house.scheduler
+    scheduler.order(RemoveEnvelopes(7, first.envelope, last.envelope))
+    scheduler.orders.turn(0)  # so that it is under way
+    scheduler.take_replaced(EnvelopeReplaced(inflight.envelope, [below, first, last, above]))
+    (answer,) = house.until_told("control", EnvelopesRemoved)
+    assert answer.count == 3
+    assert below.envelope in scheduler.policy.shelf and above.envelope in scheduler.policy.shelf
 
 
 def test_schedule_is_kept_over_a_restart_and_tried_now(house):
