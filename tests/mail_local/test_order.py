@@ -74,6 +74,35 @@ def test_mails_stored_together_are_all_written_then_all_synced_then_all_placed(r
     assert [recorder.happened(what) for what in ("sync box/tmp/*", "move *", "sync box/new")] == [3, 3, 1]
 
 
+@pytest.mark.parametrize("link", ["second name", "symbolic link"])
+def test_what_lies_in_tmp_under_the_name_of_a_mail_is_removed_and_never_written_to(root, tmp_path, link):
+    (tmp_path / "other").write_bytes(b"somebody else's, and longer than the mail")
+    if link == "second name":
+        os.link(tmp_path / "other", root / "tmp" / ONE)
+    else:
+        os.symlink(tmp_path / "other", root / "tmp" / ONE)
+    assert store(root, mail(ONE)) == [""]
+    assert (root / "new" / ONE).read_bytes() == b"onetwo"
+    assert (tmp_path / "other").read_bytes() == b"somebody else's, and longer than the mail"
+    assert names(root) == {"new": [ONE]}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.EIO])
+def test_a_folder_that_cannot_be_opened_now_is_waited_for(root, monkeypatch, number):
+    """The user wants the mail there; only where there is no such folder it goes to the inbox."""
+    os.mkdir(root / ".work")
+    plain = os.open
+
+    def refuse(name, *arguments, **named):
+        if name == ".work":
+            raise OSError(number, os.strerror(number))
+        return plain(name, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert store(root, mail(ONE, extension="work")) != [""]
+    assert names(root) == {}
+
+
 def test_each_folder_is_synced_in_which_a_mail_was_placed(recorder, root):
     os.mkdir(root / ".work")
     assert store(root, mail(ONE), mail(TWO, extension="work"), mail(THREE, junk=True)) == [""] * 3
@@ -131,6 +160,15 @@ def test_one_mail_that_fails_takes_no_other_with_it(recorder, root):
     recorder.refuse(f"sync box/tmp/{TWO}")
     assert [bool(reason) for reason in store(root, mail(ONE), mail(TWO), mail(THREE))] == [False, True, False]
     assert names(root) == {"new": [ONE, THREE]}
+
+
+def test_a_mail_that_failed_before_keeps_its_reason_and_takes_nothing_back(recorder, root):
+    store(root, mail(ONE))
+    recorder.refuse(f"sync box/tmp/{ONE}", errno.EDQUOT)
+    recorder.refuse("sync box/new", errno.EIO)
+    reasons = store(root, mail(ONE), mail(TWO))
+    assert os.strerror(errno.EDQUOT) in reasons[0] and os.strerror(errno.EIO) in reasons[1]
+    assert names(root) == {"new": [ONE]}
 
 
 def test_a_directory_that_cannot_be_synced_takes_all_with_it_that_came_but_not_what_was_there(recorder, root):

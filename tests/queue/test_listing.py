@@ -114,7 +114,9 @@ def test_one_message_is_listed_alone(make_house):
 def test_exactly_one_page_has_no_next(make_house):
     store = RAMStore()
     store.apply([add(1, envelopes=PAGE)])
-    assert [len(page) for page in pages(make_house(store), *ALL)][0] == PAGE
+    house = make_house(store)
+    assert [len(page) for page in pages(house, *ALL)][0] == PAGE
+    assert [len(page) for page in pages(house, 1 << 32 | 1, 1 << 32 | PAGE)] == [PAGE]
 
 
 def test_an_empty_queue_is_one_empty_page(house):

@@ -10,10 +10,13 @@ class Disk:
         self.asked = 0
         self.total, self.free, self.inodes = total, free, 10**6
         self.now = 0.0
+        self.error = None
         self.space = Space("/", lambda: self.now, self.statvfs)
 
     def statvfs(self, _path):
         self.asked += 1
+        if self.error:
+            raise self.error
         return SimpleNamespace(f_frsize=1, f_blocks=self.total, f_bavail=self.free, f_files=10**6, f_favail=self.inodes)
 
 
@@ -63,7 +66,16 @@ def test_a_disk_that_does_not_answer_is_full():
     assert not Space("/", lambda: 0.0, statvfs).take(1)
 
 
+def test_a_disk_that_does_not_answer_any_more_is_full():
+    disk = Disk(1000 * MIB, 500 * MIB)
+    assert disk.space.take(1)
+    disk.error, disk.now = OSError(5, "Input/output error"), 1.0
+    assert not disk.space.take(1)
+
+
 def test_a_disk_without_inodes_is_full():
     disk = Disk(1000 * MIB, 500 * MIB)
-    disk.inodes = INODES - 1
+    disk.inodes = INODES
+    assert disk.space.take(1)
+    disk.inodes, disk.now = INODES - 1, 1.0
     assert not disk.space.take(1)

@@ -92,6 +92,17 @@ def test_a_mail_changed_between_two_deliveries_is_found_out(spool, sealed):
         spool.open(1, len(CONTENT), digest)
 
 
+def test_a_time_of_change_that_was_set_back_hides_nothing(spool, sealed, tmp_path):
+    theirs, digest = sealed
+    os.close(spool.open(1, len(CONTENT), digest))
+    before = os.fstat(theirs).st_mtime_ns
+    time.sleep(0.01)
+    os.pwrite(theirs, b"y", 0)
+    os.utime(theirs, ns=(before, before))
+    with pytest.raises(Damaged):
+        spool.open(1, len(CONTENT), digest)
+
+
 def test_another_start_reads_the_file_before_it_believes_it(spool, sealed, tmp_path):
     other = Spool(str(tmp_path))
     os.close(other.open(1, len(CONTENT), sealed[1]))
