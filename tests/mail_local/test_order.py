@@ -122,6 +122,15 @@ def test_a_mail_found_in_the_place_of_an_earlier_delivery_is_made_durable_where_
     assert names(root) == {"cur": [f"{ONE}:2,S"]}
 
 
+def test_one_mail_that_was_found_among_new_ones_is_made_durable_too(recorder, root):
+    store(root, mail(ONE))
+    (root / "new" / ONE).rename(root / "cur" / f"{ONE}:2,S")
+    recorder.forget()
+    assert store(root, mail(ONE, perhaps_stored=True), mail(TWO)) == ["", ""]
+    recorder.in_order("list box/cur", "sync box/cur")
+    assert names(root) == {"new": [TWO], "cur": [f"{ONE}:2,S"]}
+
+
 def test_the_second_delivery_of_a_mail_that_is_in_new_syncs_that_too(recorder, root):
     store(root, mail(ONE))
     recorder.forget()

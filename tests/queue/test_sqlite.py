@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from smtpd.envelope import Notify
 from smtpd.queue import schema, sqlite
 from smtpd.queue.sqlite import SQLiteStore
-from smtpd.queue.store import Broken, Full, Hold, Postpone, Remove, SetAside, Unreadable
-from tests.queue.conftest import ODD_TERMS, ORIGIN, add, envelope, recipient
+from smtpd.queue.store import Broken, Full, Hold, Postpone, Remove, Replace, SetAside, Unreadable, recipient_key
+from tests.queue.conftest import ODD_TERMS, ORIGIN, add, command, envelope, recipient
+from tests.recorder import recorded
 
 TOP = Path(__file__).parent.parent.parent
 
@@ -181,7 +183,8 @@ def test_a_damaged_page_hides_only_what_stands_on_it(tmp_path):
     assert {1, 2, 399, 400} <= set(readable)
     assert any(isinstance(row, Unreadable) and "malformed" in row.reason for row in found)
     lost = next(row.id for row in found if isinstance(row, Unreadable))
-    store.apply([SetAside(lost, 5, "damaged")])
+    for _ in range(2):
+        store.apply([SetAside(lost, 5, "damaged")])
     assert [row[0] for row in store.quarantine(5)] == [lost]
     store.close()
 
@@ -219,6 +222,100 @@ def test_the_log_is_copied_back_and_begins_anew(store):
         store.apply([Remove(message.envelopes[0].id) for message in messages])
         store.settle()
     assert os.stat(store.path + "-wal").st_size < 3 * sqlite.CHECKPOINT
+
+
+def test_the_log_is_copied_back_when_content_and_rows_have_made_it_long(store, monkeypatch):
+    content = bytes(50_000)
+    monkeypatch.setattr(sqlite, "CHECKPOINT", 2 * (sqlite.ROOM + len(content)))
+    store.apply([add(1, content=content)])
+    assert not store.unsettled
+    store.apply([add(2, content=content)])
+    assert store.unsettled
+    store.settle()
+    assert not store.unsettled
+    (_, pages, copied) = store._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    assert pages == copied
+
+
+def test_changes_without_content_make_the_log_long_too(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "CHECKPOINT", 3 * sqlite.ROOM)
+    store.apply([Postpone(1 << 32 | 1, 1, 1, "", False, 0)] * 2)
+    assert not store.unsettled
+    store.apply([Remove(1 << 32 | 1)])
+    assert store.unsettled
+
+
+def test_a_quiet_store_has_nothing_left_in_its_log(tmp_path):
+    with recorded(tmp_path) as recorder:
+        store = SQLiteStore(str(tmp_path))
+        store.apply([add(1)])
+        assert not store.shrink()
+        assert recorder.happened("checkpoint PASSIVE") == 1
+        assert not store.shrink()
+        assert recorder.happened("checkpoint PASSIVE") == 1
+        store.close()
+
+
+def test_unused_space_is_kept_for_the_next_mails(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "FREE_KEPT", 1024 * 1024)
+    messages = [add(n, content=bytes(16000)) for n in range(1, 11)]
+    store.apply(messages)
+    store.apply([Remove(message.envelopes[0].id) for message in messages])
+    unused = store._number("PRAGMA freelist_count")
+    assert unused > 10
+    assert not store.shrink()
+    assert store._number("PRAGMA freelist_count") == unused
+
+
+def test_a_store_that_was_closed_leaves_no_log(tmp_path):
+    store = SQLiteStore(str(tmp_path))
+    store.apply([add(1)])
+    store.close()
+    assert not (tmp_path / "queue.db-wal").exists()
+
+
+def test_a_store_is_not_read_while_it_is_repaired(store):
+    store.apply([add(1)])
+    repair = threading.Thread(target=store.repair, args=([],))
+    with store._read() as read:
+        repair.start()
+        repair.join(0.05)
+        assert repair.is_alive()
+        assert read("SELECT id FROM message", ()) == [(1,)]
+    repair.join()
+
+
+def test_a_row_to_be_set_aside_hides_no_error_of_what_goes_with_it(store):
+    """A mail that was not stored must not be answered as if it were."""
+    store.apply([add(1)])
+    with pytest.raises(sqlite3.IntegrityError):
+        store.apply([SetAside(2 << 32 | 1, 5, "odd"), add(1), add(3)])
+    assert store.messages(1, 9) == {1}
+    assert store.quarantine(5) == []
+
+
+def expanded(store):
+    return store._writer.execute("SELECT count(*) FROM expanded").fetchone()[0]
+
+
+def test_what_was_expanded_goes_with_its_message_after_a_start_too(tmp_path):
+    store = SQLiteStore(str(tmp_path))
+    store.apply([add(1, recipient=command())])
+    assert expanded(store) == 1
+    store.close()
+    store = SQLiteStore(str(tmp_path))
+    store.apply([Remove(1 << 32 | 1)])
+    assert expanded(store) == 0
+    store.close()
+
+
+def test_what_replaces_an_envelope_of_an_earlier_schema_goes_with_its_message(store):
+    old, new = command(text="old"), envelope(1, 5, recipient=command(text="new"))
+    store.apply([add(1)])
+    store.apply([Replace(1 << 32 | 1, recipient_key(old), "bob", [new])])
+    assert expanded(store) == 1
+    store.apply([Remove(new.id)])
+    assert expanded(store) == 0
 
 
 @pytest.fixture
