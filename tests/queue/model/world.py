@@ -9,47 +9,14 @@ be played, and any list that is left of one when steps are taken out of it.
 import os
 import random
 import shutil
-from collections import deque
 from unittest.mock import patch
 
-from smtpd.envelope import COUNTER_MAX, Kind, Origin, Outcome, Terms, first_envelope, last_envelope, message_of
-from smtpd.imsg import (
-    AddEnvelopes,
-    AgentRefused,
-    AgentStarted,
-    AskServer,
-    EndAgent,
-    EnvelopeExpanded,
-    EnvelopeNotExpanded,
-    EnvelopesDue,
-    ExpandEnvelope,
-    ForgetMessage,
-    ForwardRead,
-    LockMailbox,
-    MailboxLocked,
-    MailboxNotLocked,
-    MessageIdsReserved,
-    MessageRefused,
-    MessageStored,
-    OpenSpoolFile,
-    PauseDeliveries,
-    ReadForward,
-    RemoveEnvelopes,
-    ReserveMessageIds,
-    ScheduleEnvelopes,
-    ServerAnswered,
-    SpoolFileOpened,
-    SpoolFileRefused,
-    StartAgent,
-    Stop,
-    StoreMessage,
-    SuspendEnvelopes,
-)
+from smtpd.envelope import COUNTER_MAX, Kind
+from smtpd.imsg import EnvelopesDue, PauseDeliveries, Stop, SuspendEnvelopes
 from smtpd.ipc.log import log
-from tests.queue.model.hand import Hand
-from tests.queue.model.ledger import Ledger, Wrong
+from tests.queue.model.ledger import Wrong
 from tests.queue.model.life import Disk, Life
-from tests.queue.model.people import EDITORS, USERS, People
+from tests.queue.model.outside import Outside
 from tests.queue.model.stage import Clock, Crashed
 from tests.queue.model.verdict import check_end, check_stopped, compare
 
@@ -83,8 +50,6 @@ WEIGHTS = {
 }
 SECONDS = [0.005, 0.02, 0.3, 1.0, 1.0, 3.0, 6.0, 20.0, 20.0, 61.0, 61.0, 400.0, 400.0, 4000.0, 4000.0, 50_000.0]
 SETTINGS = [30, 400, 4000, 100_000, 1_000_000, -30, -400, -4000, -100_000, -1_000_000]
-ORIGIN = Origin("amy@there.test", "127.0.0.1", "client.test", "client.test", "mx.here.test", "", True)
-BIG = b"x" * 17_000  # more than stands in a row
 PATIENCE = 3000  # rounds until what has to end has ended
 
 
@@ -92,13 +57,12 @@ class Defect(Exception):
     """An error of our own, which is to cost one envelope."""
 
 
-class World:
+class World(Outside):
     def __init__(self, directory):
-        self.clock, self.disk, self.ledger, self.people = Clock(), Disk(), Ledger(), People()
+        super().__init__(Clock())
+        self.disk = Disk()
         self._base, self._lives = directory, 0
         Wrong.first = None
-        self._maildir = set()
-        self._big = set()
         self._without_file = set()  # messages that were refused, and had better not be there
         self.steps = 0
         self._trouble = []
@@ -112,15 +76,15 @@ class World:
     def _begin(self):
         self.ledger.forget_life()
         self.disk.begin()
-        self.hands, self._agents = {}, 0
-        self._ids, self._asked_ids = deque(), False
-        self._starts, self._locks, self._expansions = [], [], []
-        self._spooled = {}
-        self._asked, self._questions = set(), 0
+        self._forget()
         self._healthy = False
         self._defect_in = 0
         self.life = Life(self._directory, self.clock, self.disk, self.ledger, self._sent)
-        policy = self.life.scheduler.policy
+        self._listen()
+
+    def _listen(self):
+        """The ledger hears of what is ordered and wanted, and an envelope that is due may have our code raise."""
+        policy, deliveries = self.life.scheduler.policy, self.life.queue.deliveries
         remove, suspend = policy.remove, policy.suspend
 
         def removing(ids):
@@ -134,22 +98,20 @@ class World:
             return suspend(ids, suspended)
 
         policy.remove, policy.suspend = removing, suspending
-        renewals = self.life.queue.deliveries.renewals
-        replace = renewals.replace
+        replace = deliveries.renewals.replace
 
         def replacing(envelope, recipients, *more):
             self.ledger.wanted[envelope.id] = recipients
             return replace(envelope, recipients, *more)
 
-        renewals.replace = replacing
-        roster = self.life.queue.deliveries._roster
-        get_key = roster.get_key
+        deliveries.renewals.replace = replacing
+        get_key = deliveries._roster.get_key
 
         def getting(recipient):
             self._fail_now()
             return get_key(recipient)
 
-        roster.get_key = getting
+        deliveries._roster.get_key = getting
 
     @property
     def _directory(self):
@@ -180,48 +142,6 @@ class World:
     def _sent(self, imsg):
         if isinstance(imsg, EnvelopesDue):
             self.ledger.check_due(imsg.envelopes)
-
-    # -- mail comes in ------------------------------------------------------------------------------------------------
-
-    def step_accept(self, number):
-        """A client sends a mail, in a row of the database or in a file; now and then it goes away before the end."""
-        if not self._ids:
-            if not self._asked_ids:
-                self._say("dispatcher", ReserveMessageIds(1))
-                self._asked_ids = True
-            return
-        number, kind = divmod(number, 8)
-        number, chosen = divmod(number, 1 << len(USERS))
-        users = [user for at, user in enumerate(USERS) if chosen >> at & 1] or [EDITORS[0]]
-        recipients = [r for user in users for r in self.people.expand(f"{user}@here.test", user)]
-        release = int(self.clock.wall) + 100 if kind == 7 else 0
-        terms = Terms(release=release, priority=number % 3)
-        if kind == 6 and number % 4 == 0:
-            terms = Terms(deliver_by=int(self.clock.wall) + 100, by_mode="R")
-        message = self._ids.popleft()
-        if kind in (0, 1):
-            self._big.add(message)
-            self._say("dispatcher", OpenSpoolFile(message, message))
-            self._spooled[message] = len(recipients)
-        half = len(recipients) // 2 if kind == 2 else 0
-        if half:
-            self._say("lookup", AddEnvelopes(message, ORIGIN, recipients[:half], terms))
-        self._say("lookup", AddEnvelopes(message, ORIGIN, recipients[half:], terms))
-        if kind == 3 and number % 4 == 0:
-            self._say("dispatcher", ForgetMessage(message, len(recipients)))
-        elif kind > 1:
-            self._store(message, len(recipients))
-
-    def _store(self, message, count):
-        content = b"" if message in self._big else self._content(message)
-        self._say("dispatcher", StoreMessage(message, message, count, content, len(self._content(message))))
-
-    def _content(self, message):
-        return b"Subject: %d\n\n" % message + (BIG if message in self._big else b"")
-
-    def _say(self, role, imsg, descriptor=None):
-        receiver = "scheduler" if role == "control" else "queue"
-        self.life.pipes[role, receiver].send(imsg, descriptor)
 
     # -- what is under way moves --------------------------------------------------------------------------------------
 
@@ -286,159 +206,6 @@ class World:
             if not moved:
                 return True
         return False
-
-    # -- what queue and scheduler say ---------------------------------------------------------------------------------
-
-    def _hear(self, imsg, descriptor):
-        match imsg:
-            case MessageIdsReserved():
-                self._ids.extend(imsg.ids[:20])
-                self._asked_ids = False
-            case MessageStored(message):
-                if message not in self.ledger.stored:
-                    raise Wrong(f"message {message:08x} is accepted and not on the disk")
-            case MessageRefused(message):
-                self.ledger.refused.add(message)
-            case SpoolFileOpened(message):
-                os.write(descriptor, self._content(message))
-                os.close(descriptor)
-                self._store(message, self._spooled.pop(message))
-            case SpoolFileRefused(message):
-                self._say("dispatcher", ForgetMessage(message, self._spooled.pop(message)))
-            case StartAgent():
-                self._starts.append(imsg)
-            case LockMailbox():
-                self._locks.append(imsg)
-            case ExpandEnvelope():
-                self._expansions.append(imsg)
-            case ForwardRead(request) | ServerAnswered(request):
-                if request not in self._asked:
-                    raise Wrong(f"{imsg} has been answered before")
-                self._asked.remove(request)
-            case EndAgent(agent):
-                self.hands.pop(agent).lose()
-
-    # -- agents -------------------------------------------------------------------------------------------------------
-
-    def step_start(self, number):
-        """The parent starts an agent, or cannot."""
-        if not self._starts:
-            return
-        number, at = divmod(number, len(self._starts))
-        asked = self._starts.pop(at)
-        if number % 32 in (1, 2, 3, 4):
-            self._say("parent", AgentRefused(asked.request, number % 32 == 4, "no"))
-            return
-        self._agents += 1
-        hand = Hand(self._agents, asked, self.ledger, self.people, self._maildir, self._check)
-        self.hands[self._agents] = hand
-        self._say("parent", AgentStarted(asked.request, self._agents), hand.near)
-
-    def step_lock(self, number):
-        if not self._locks:
-            return
-        asked = self._locks.pop(0)
-        if number % 16 in (1, 2, 3):
-            self._say("parent", MailboxNotLocked(asked.request, number % 16 == 3, "no"))
-        else:
-            self._say("parent", MailboxLocked(asked.request, asked.request))
-
-    def _check(self, errand, descriptors):
-        """What an agent gets is the mail."""
-        expected = self._content(message_of(errand.envelope))
-        content = os.pread(descriptors[0], len(expected) + 1, 0) if descriptors else errand.content
-        if content != expected:
-            raise Wrong(f"{errand.envelope:016x} has another content")
-
-    def step_agent(self, number):
-        """An agent does the next thing, in one of many ways."""
-        hands = [hand for hand in self.hands.values() if hand.waits]
-        if not hands:
-            return
-        number, at = divmod(number, len(hands))
-        hand = hands[at]
-        match number % 24:
-            case 1:
-                hand.deliver("end")
-            case 2:
-                hand.deliver("answer and end")
-            case 3:
-                hand.lose()
-            case 4:
-                hand.talk_nonsense()
-            case 5:
-                hand.refuse(Outcome.FAILED, "never")
-            case 6:
-                hand.refuse(Outcome.LOOP, "")
-            case 7 | 8 | 9 | 10:
-                hand.refuse(Outcome.DEFERRED, f"later {number}")
-            case _:
-                hand.deliver()
-
-    def step_hear(self, number):
-        """Queue reads what an agent has answered, or that it has ended."""
-        if self.hands:
-            self._let_read([*self.hands.values()][number % len(self.hands)])
-
-    def _let_read(self, hand):
-        reader = self.life.loops[0].readers.get(hand.near)
-        if reader is not None and reader.func.__self__.number == hand.number:  # the number of a descriptor comes back
-            reader()
-            hand.heard()
-
-    # -- users, and lookup --------------------------------------------------------------------------------------------
-
-    def step_edit(self, number):
-        number, at = divmod(number, len(EDITORS))
-        self.people.edit(EDITORS[at], number)
-
-    def step_expand(self, number):
-        """Lookup says what the user wants now, or cannot."""
-        if not self._expansions:
-            return
-        number, at = divmod(number, len(self._expansions))
-        asked = self._expansions.pop(at)
-        if number % 12 in (1, 2):
-            self._say("lookup", EnvelopeNotExpanded(asked.request, number % 12 == 2, "no"))
-            return
-        recipients = self.people.expand(asked.recipient.recipient, asked.recipient.user)
-        self._say("lookup", EnvelopeExpanded(asked.request, recipients))
-
-    def step_ask(self, number):
-        """Lookup wants to know what stands in a .forward, or what a server takes."""
-        self._questions += 1
-        self._asked.add(self._questions)
-        if number % 3:
-            self._say("lookup", ReadForward(self._questions, EDITORS[number % 2], ""))
-        else:
-            self._say("lookup", AskServer(self._questions, "far"))
-
-    # -- the administrator --------------------------------------------------------------------------------------------
-
-    def step_order(self, number):
-        number, what = divmod(number, 6)
-        number, scope = divmod(number, 6)
-        rows = [*self.ledger.rows]
-        if not rows:
-            return
-        id = rows[number % len(rows)]
-        first, last = id, id
-        if scope == 0:
-            first, last = 1 << 32, (2**31 - 1) << 32 | COUNTER_MAX
-        elif scope == 1:
-            first, last = first_envelope(message_of(id)), last_envelope(message_of(id))
-        match what:
-            case 0 | 1:
-                self._say("control", ScheduleEnvelopes(1, first, last))
-            case 2:
-                self._say("control", RemoveEnvelopes(1, first, last))
-            case 3:
-                self._say("control", SuspendEnvelopes(1, first, last, True))
-            case 4 | 5:
-                self._say("control", SuspendEnvelopes(1, first, last, False))
-
-    def step_pause(self, number):
-        self._say("control", PauseDeliveries(1, Kind.MDA, number % 2 == 0))
 
     # -- the world ----------------------------------------------------------------------------------------------------
 
@@ -531,24 +298,6 @@ class World:
             raise Wrong(f"questions {self._asked} have no answer")
         compare(self.life, self.ledger, self.clock)
         check_end(self.life, self.ledger, self._directory, self._without_file)
-
-    def _help(self):
-        """Everybody around the queue does what is wanted.  True when there was something."""
-        did = self._serve()
-        for hand in self.hands.values():
-            while hand.waits:
-                hand.deliver()
-                did = True
-        return did
-
-    def _serve(self):
-        did = False
-        while self._starts or self._locks or self._expansions:
-            self.step_start(0)
-            self.step_lock(0)
-            self.step_expand(0)
-            did = True
-        return did
 
     def _pass_time(self):
         """To the next thing that is to happen.  False when there is none."""
