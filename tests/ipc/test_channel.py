@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.ipc import frame
-from smtpd.ipc.channel import Channel, Closed, OtherVersion, Violation
+from smtpd.ipc.channel import WAITING_DESCRIPTORS, Channel, Closed, OtherVersion, Violation
 from smtpd.ipc.declaration import Table
 
 TABLE = Table()
@@ -220,6 +220,34 @@ def header(number, length, flags=0, peer_id=0):
     return frame.HEADER.pack(number, flags, length, peer_id, 0)
 
 
+LIMIT = 200_000  # bytes of an Ask
+LARGEST = LIMIT - 8  # bytes of its data: the rest says what is what
+
+
+def test_the_largest_imsg_arrives_and_a_byte_more_is_not_sent(channels):
+    a, b = channels
+    a.send(Ask(1, "", b"x" * LARGEST))
+    received = []
+    while not received:
+        a.flush()
+        received += b.receive()
+    assert received == [(Ask(1, "", b"x" * LARGEST), None)]
+    with pytest.raises(Violation):
+        a.send(Ask(1, "", b"x" * (LARGEST + 1)))
+
+
+def test_the_largest_length_is_waited_for_and_one_more_ends_the_receiver(raw):
+    sock, b = raw
+    sock.send(header(1, frame.SIZE + LIMIT))
+    assert b.receive() == []
+    one, other = socket.socketpair()
+    with one, pytest.raises(Violation):
+        one.send(header(1, frame.SIZE + LIMIT + 1))
+        other = Channel(other, TABLE, "b", "a")
+        other.receive()
+    other.close()
+
+
 FORGED = {
     "an imsg of another arrow": bytes_of(Ask(1, "")).replace(b"\x00\x01", b"\x00\x02", 1),
     "an imsg that does not exist": header(99, 16),
@@ -259,9 +287,21 @@ def test_a_stray_descriptor_ends_the_receiver(raw):
         b.receive()
 
 
+def test_as_many_descriptors_as_may_wait_are_kept_for_their_imsgs(raw):
+    sock, b = raw
+    frames = [header(3, 19, flags=frame.DESCRIPTOR) + b"\x91\xa1x"] * WAITING_DESCRIPTORS
+    send_with(sock, frames[0][:10], [0] * WAITING_DESCRIPTORS)
+    assert b.receive() == []
+    sock.send(b"".join(frames)[10:])
+    received = b.receive()
+    assert len({descriptor for _, descriptor in received}) == WAITING_DESCRIPTORS
+    for _, descriptor in received:
+        os.close(descriptor)
+
+
 def test_more_descriptors_than_may_wait_end_the_receiver(raw):
     sock, b = raw
-    send_with(sock, bytes_of(Ask(1, ""))[:10], [0] * 17)
+    send_with(sock, bytes_of(Ask(1, ""))[:10], [0] * (WAITING_DESCRIPTORS + 1))
     with pytest.raises(Violation):
         b.receive()
 

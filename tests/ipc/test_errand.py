@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import (
     CONTENT_MAX,
+    FORWARD,
     FORWARD_MAX,
+    GREET,
+    GREETED,
     HEADER,
     PACKET_MAX,
+    READ_FORWARD,
+    RESULT,
     SERVERS,
     TEXT_MAX,
     VERDICTS,
@@ -109,15 +114,36 @@ def test_a_result_text_is_cut_at_its_bound():
     assert result.text == "x" * TEXT_MAX
 
 
-def test_a_longer_result_text_from_a_users_process_is_malformed():
+@pytest.mark.parametrize("kind, longest", [(RESULT, TEXT_MAX), (GREETED, TEXT_MAX), (FORWARD, FORWARD_MAX)])
+def test_a_text_of_a_users_process_is_as_long_as_it_may_be_or_malformed(kind, longest):
+    def answer(length):
+        return decode(HEADER.pack(kind, 0, 0, 1 + length, 1) + b"\1" + b"x" * length)
+
+    assert len(dataclasses.astuple(answer(longest))[-1]) == longest
     with pytest.raises(Malformed):
-        decode(HEADER.pack(3, 0, 0, TEXT_MAX + 2, 1) + bytes([Outcome.DELIVERED]) + b"x" * (TEXT_MAX + 1))
+        answer(longest + 1)
 
 
-def test_a_forward_longer_than_one_may_be_is_malformed():
-    frame = encode(ForwardText(1, "text", b"x" * (FORWARD_MAX + 1)))
+def test_a_packet_is_as_long_as_it_may_be_or_malformed():
+    longest = PACKET_MAX - len(encode(dataclasses.replace(MAIL, size=0, content=b"")))
+    for size in (longest, longest + 1):
+        packet = encode(dataclasses.replace(MAIL, size=size, content=b"x" * size))
+        if size == longest:
+            assert len(decode(packet).content) == longest
+        else:
+            with pytest.raises(Malformed):
+                decode(packet)
+
+
+@pytest.mark.parametrize("kind", [READ_FORWARD, GREET])
+def test_a_question_with_more_than_its_number_is_malformed(kind):
     with pytest.raises(Malformed):
-        decode(frame)
+        decode(HEADER.pack(kind, 0, 0, 1, 1) + b"x")
+
+
+def test_a_header_whose_reserved_field_is_not_zero_is_malformed():
+    with pytest.raises(Malformed):
+        decode(HEADER.pack(READ_FORWARD, 0, 1, 0, 1))
 
 
 @pytest.mark.parametrize("outcome", [0, 6, 255])
