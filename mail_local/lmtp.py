@@ -10,11 +10,14 @@ Does not decide what to do about a connection that fails: `may_be_repeated` says
 delivered by it.
 """
 
+import errno
 import re
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from smtpd.ipc.errand import LONGEST_TRANSACTION
 from smtpd.ipc.reason import reason_of
 from smtpd.smtp.action import Close, Say
 from smtpd.smtp.lmtp import PATIENCE, Action, Mail, Session, State, Transfer, Verdict
@@ -22,9 +25,17 @@ from smtpd.smtp.transfer import stuffed
 
 PORT = 25  # of a destination without one, as OpenSMTPD has it
 CONNECT = 30.0  # seconds
+TOO_LONG = f"it has taken {LONGEST_TRANSACTION:.0f} seconds"
 _PIECE = 64 * 1024
 
 _DESTINATION = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
+
+
+Progress = Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
 
 
 class Unreachable(Exception):
@@ -57,12 +68,14 @@ def _text(address: tuple[object, ...]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def connect(addresses: Iterable[Address], name: str) -> "Connection":
-    """To the first address with a server that answers our greeting, which calls us `name`.  Raises Unreachable."""
+def connect(addresses: Iterable[Address], name: str, progress: Progress = _nothing) -> "Connection":
+    """To the first address with a server that answers our greeting, which calls us `name`.  Raises Unreachable.
+    `progress` is called with each step."""
     reasons = []
     for address in addresses:
+        progress()
         try:
-            connection = Connection(_connected(address), name)
+            connection = Connection(_connected(address), name, progress)
         except OSError as error:
             reasons.append(f"{address.text}: {reason_of(error)}")
             continue
@@ -94,7 +107,7 @@ class Connection:
     is_deaf           the server is there, and says nothing
     """
 
-    def __init__(self, connected: socket.socket, name: str):
+    def __init__(self, connected: socket.socket, name: str, progress: Progress = _nothing):
         self.mails = 0
         self.may_be_repeated = True
         self.is_deaf = False
@@ -102,7 +115,10 @@ class Connection:
         self._verdicts: list[Verdict] = []
         self._pieces: Iterable[bytes] = ()
         self._socket = connected
+        self._progress = progress
+        self._until = time.monotonic() + LONGEST_TRANSACTION
         self._listen()
+        self._progress = _nothing
 
     @property
     def is_ready(self) -> bool:
@@ -127,9 +143,12 @@ class Connection:
             pass
         return False
 
-    def deliver(self, mail: Mail, pieces: Iterable[bytes]) -> list[Verdict]:
-        """One for each recipient.  `pieces` are consumed once, or not at all; an OSError of theirs ends it."""
+    def deliver(self, mail: Mail, pieces: Iterable[bytes], progress: Progress = _nothing) -> list[Verdict]:
+        """One for each recipient.  `pieces` are consumed once, or not at all; an OSError of theirs ends it.  `progress`
+        is called with each step of the server's: between two of them is no more time than it has for one."""
         self.mails += 1
+        self._progress = progress
+        self._until = time.monotonic() + LONGEST_TRANSACTION
         self.may_be_repeated = True
         self._verdicts, self._pieces = [], pieces
         try:
@@ -138,6 +157,8 @@ class Connection:
         except BaseException:
             self._socket.close()
             raise
+        finally:
+            self._progress = _nothing  # what is said later is of no mail
         return self._verdicts
 
     def close(self) -> None:
@@ -145,14 +166,19 @@ class Connection:
         self._obey(self._session.end())
 
     def _listen(self) -> None:
-        while self._session.state not in (State.READY, State.OVER):
-            patience = PATIENCE[self._session.state]
+        """Each reply has its time, however many pieces it comes in; and all of them together."""
+        replies, since = self._session.replies, time.monotonic()
+        while (state := self._session.state) not in (State.READY, State.OVER):
+            if self._session.replies != replies:
+                replies, since = self._session.replies, time.monotonic()
+                self._progress()
+            patience = PATIENCE[state]
             try:
-                self._socket.settimeout(patience)
+                self._socket.settimeout(max(0.001, min(since + patience, self._until) - time.monotonic()))
                 data = self._socket.recv(_PIECE)
             except TimeoutError:
                 self.is_deaf = True
-                self._lose(f"no answer in {patience:.0f} seconds")
+                self._lose(f"no answer in {patience:.0f} seconds" if self._has_time else TOO_LONG)
             except OSError as error:
                 self._lose(reason_of(error))
             else:
@@ -160,6 +186,10 @@ class Connection:
                     self._obey(self._session.receive(data))
                 else:
                     self._lose("the server closed the connection")
+
+    @property
+    def _has_time(self) -> bool:
+        return time.monotonic() < self._until
 
     def _obey(self, actions: list[Action]) -> None:
         for action in actions:
@@ -179,7 +209,10 @@ class Connection:
         try:
             self._socket.settimeout(PATIENCE[State.CONTENT])
             for piece in pieces:
+                if not self._has_time:
+                    raise TimeoutError(errno.ETIMEDOUT, TOO_LONG)
                 self._socket.sendall(piece)
+                self._progress()
         except OSError as error:
             self._overhear()
             self._lose(reason_of(error))

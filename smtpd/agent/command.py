@@ -19,7 +19,7 @@ from mail_local import command, trace
 from mail_local.command import SHELL, Parted, Verdict
 from smtpd.agent import mail
 from smtpd.agent.destination import whose
-from smtpd.agent.hand import Answer, Taken
+from smtpd.agent.hand import Answer, Taken, say_at_work
 from smtpd.config.specifier import Malformed, Template, parse, values_of, wrap
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import TEXT_MAX, Deliver, Post, Request, Result
@@ -100,12 +100,15 @@ def _with_output(cause: str, output: bytes) -> str:
 class Single:
     """The work of a hand that takes one mail at a time."""
 
-    def __init__(self, deliver: Callable[[Deliver, int], Result]):
+    def __init__(self, queue: socket.socket, deliver: Callable[[Deliver, int], Result]):
         """`deliver` may raise Malformed, OSError, Parted."""
+        self._queue = queue
         self._deliver = deliver
 
     def do(self, batch: list[Taken]) -> list[Answer]:
         try:
+            for errand, _ in batch:
+                say_at_work(self._queue, errand)
             return [self._result(errand, descriptor) for errand, descriptor in batch if isinstance(errand, Deliver)]
         except Parted:
             raise ConnectionAbortedError from None
@@ -132,6 +135,8 @@ class Command:
     BATCH = 1
     BATCH_BYTES = 1
     GATHER = 0
+    BY_MESSAGE = False
+    SPARE = True
 
     def __init__(self, post: Post, user: str, home: str):
         self.places: list[tuple[str, str]] = []
@@ -140,7 +145,7 @@ class Command:
         self._runner = Runner(post, user, home)
 
     def work(self, queue: socket.socket, *_: object) -> Single:
-        return Single(partial(self._deliver, queue))
+        return Single(queue, partial(self._deliver, queue))
 
     def _deliver(self, queue: socket.socket, errand: Deliver, descriptor: int) -> Result:
         return self._runner.run(self._runner.template(self._line), errand, descriptor, queue)

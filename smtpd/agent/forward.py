@@ -58,6 +58,8 @@ class Reader:
     BATCH = 1
     BATCH_BYTES = 1
     GATHER = 0
+    BY_MESSAGE = False
+    SPARE = False
 
     def __init__(self, home: str):
         self.home = home

@@ -2,9 +2,13 @@
 
     queue ==packets==> [ hand | hand | … ] ==packets==> queue
 
-All hands wait on the same socket, which gives a packet to one of them: nothing is handed from thread to thread, nothing
-is locked.  The first hand is the main thread; another one begins when a hand took as much as it may and more may be
-waiting.  So a single mail costs no thread, and many are synced side by side.
+All hands wait on the same socket, which gives a packet to one of them: nothing is handed from thread to thread.  The
+first hand is the main thread; another one begins when a hand took as much as it may and more may be waiting.  So a
+single mail costs no thread, and many are synced side by side.  Where one errand may take long (SPARE), another hand
+begins in any case: it would wait although hands are free.
+
+Where a hand takes only what belongs to one message (BY_MESSAGE), they take one after the other, as each looks at the
+next packet before it takes it: what is left is for another hand, and does not wait until this one is done.
 """
 
 import os
@@ -13,10 +17,22 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Protocol
 
-from smtpd.ipc.errand import PACKET_MAX, Answer, Deliver, Malformed, Request, decode, encode
+from smtpd.envelope import message_of
+from smtpd.ipc.errand import (
+    HEADER,
+    PACKET_MAX,
+    Answer,
+    AtWork,
+    Deliver,
+    Malformed,
+    Request,
+    decode,
+    encode,
+    number_of,
+)
 
 IDLE = 60  # seconds without an errand; queue parts with its agents earlier than that
 EX_SOFTWARE, EX_PROTOCOL = 70, 76  # exit status after a defect of ours, and after what was no errand
@@ -40,6 +56,8 @@ class Trade(Protocol):
     BATCH: int  # errands that a hand takes at once
     BATCH_BYTES: int  # and about how much content
     GATHER: int  # milliseconds that it waits for one more
+    BY_MESSAGE: bool  # and those of one message only
+    SPARE: bool  # one hand more than are at work, as what comes next must not wait for them
     places: list[tuple[str, str]]  # that it must be able to see, with letters for unveil
     over: bool  # nothing more can be done: answer what has come, and leave
 
@@ -56,6 +74,7 @@ class Hands:
         self._trade = trade
         self._others: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._turn: AbstractContextManager[object] = threading.Lock() if trade.BY_MESSAGE else nullcontext()
 
     def run(self) -> None:
         """Until queue closes the socket, or nothing came for a while."""
@@ -95,6 +114,14 @@ class Hands:
 
     def _take(self) -> list[Taken]:
         """What waits, after waiting for the first.  Empty at the end, or when nothing came for a while."""
+        with self._turn:
+            batch, more = self._taken()
+        if more or (batch and self._trade.SPARE):
+            self._begin_another()
+        return batch
+
+    def _taken(self) -> tuple[list[Taken], bool]:
+        """And whether more may be waiting."""
         batch: list[Taken] = []
         size = 0
         while len(batch) < self._trade.BATCH and size < self._trade.BATCH_BYTES:
@@ -102,16 +129,25 @@ class Hands:
             if batch:
                 flags |= socket.MSG_DONTWAIT
                 self._gather()
+                if self._trade.BY_MESSAGE and (other := self._is_other(batch[0][0])) is not False:
+                    return batch, bool(other)
             try:
                 packet, ancillary, told, _ = self._socket.recvmsg(PACKET_MAX, _ROOM_FOR_DESCRIPTORS, flags)
             except BlockingIOError:
-                return batch
+                return batch, False
             if not packet:
-                return batch
+                return batch, False
             batch.append(self._errand(packet, ancillary, told))
             size += getattr(batch[-1][0], "size", 0)
-        self._begin_another()
-        return batch
+        return batch, True
+
+    def _is_other(self, errand: Request) -> bool | None:
+        """Whether what comes next is of another message; None when nothing does.  Nobody else takes it meanwhile."""
+        try:
+            header = self._socket.recv(HEADER.size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        return len(header) < HEADER.size or message_of(HEADER.unpack(header)[-1]) != message_of(number_of(errand))
 
     def _gather(self) -> None:
         """Packets come one by one, and the first has woken us."""
@@ -130,3 +166,8 @@ class Hands:
         if len(descriptors) != (1 if isinstance(errand, Deliver) and errand.by_descriptor else 0):
             raise Malformed(f"{len(descriptors)} descriptors")
         return errand, descriptors[0] if descriptors else -1
+
+
+def say_at_work(queue: socket.socket, errand: Request) -> None:
+    """A hand is at work with it: from now on it has its time.  Raises ConnectionError."""
+    queue.send(encode(AtWork(number_of(errand))), socket.MSG_NOSIGNAL)

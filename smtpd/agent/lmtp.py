@@ -13,26 +13,28 @@ sent that could be delivered, the mail goes over another one, at last a new one.
 a reason to try later: see smtp/lmtp.py for what that means after the final dot.
 """
 
+import math
 import os
 import socket
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from posixpath import dirname
 
 from mail_local import lmtp, trace
-from mail_local.lmtp import Connection, Unreachable
+from mail_local.lmtp import Connection, Progress, Unreachable
 from smtpd.agent import mail
-from smtpd.agent.hand import Answer, Taken
+from smtpd.agent.hand import Answer, Taken, say_at_work
 from smtpd.envelope import message_of
 from smtpd.ipc.errand import Deliver, Greet, Greeted, Post, Request, Result
 from smtpd.ipc.reason import reason_of
-from smtpd.smtp.lmtp import Mail, Verdict
+from smtpd.smtp.lmtp import PATIENCE, Mail, State, Verdict
 
 KEPT = 5.0  # seconds that a connection waits for a mail
+PULSE = 20.0  # seconds between two words to queue that a mail is still being worked at
 MAILS_MAX = 100  # on one connection: a server may want to begin afresh now and then
 
 
@@ -44,6 +46,8 @@ class Lmtp:
     BATCH = 8
     BATCH_BYTES = 1024 * 1024
     GATHER = 2  # the recipients of one mail, for one transaction
+    BY_MESSAGE = True
+    SPARE = True
 
     def __init__(self, post: Post, user: str, home: str):
         self.user = user
@@ -60,15 +64,20 @@ class Lmtp:
         except ValueError as error:
             self.trouble = str(error)
         self.over = bool(self.trouble)
+        self.heard = time.monotonic()  # when the server last said something, on whichever connection
         self.pool = Pool(partial(lmtp.connect, addresses, os.uname().nodename))
 
     def work(self, queue: socket.socket, tether: socket.socket | None) -> "Courier":
-        return Courier(self)
+        return Courier(self, queue)
 
     def give_up(self, trouble: str) -> None:
         """All that has come is answered with that."""
         self.trouble = trouble
         self.over = True
+
+    def has_fallen_silent(self) -> bool:
+        """A delivery that takes long for one user is no reason to think so, as long as others go on."""
+        return time.monotonic() - self.heard >= PATIENCE[State.DOT]
 
     def recipient(self, errand: Deliver) -> str:
         return errand.destination if self.rcpt_to else errand.user or self.user
@@ -77,7 +86,7 @@ class Lmtp:
 class Pool:
     """The connections of all hands: in use by one of them, or kept for whoever comes next."""
 
-    def __init__(self, connect: Callable[[], Connection], kept: float = KEPT):
+    def __init__(self, connect: Callable[[Progress], Connection], kept: float = KEPT):
         self._connect = connect
         self._kept = kept
         self._idle: list[tuple[Connection, float]] = []  # and since when, by the monotonic clock; the oldest first
@@ -85,19 +94,20 @@ class Pool:
         self._changed = threading.Condition()
         self._sweeper: threading.Thread | None = None
 
-    def take(self) -> tuple[Connection, bool]:
+    def take(self, progress: Progress) -> tuple[Connection, bool]:
         """A connection, and whether it was kept.  Raises Unreachable when no hand has one.
 
         A server that wants no further connection has to be content with those it has: then this waits for one.
+        `progress` is called again and again meanwhile.
         """
         with self._changed:
             self._in_use += 1
         try:
             kept = self._maybe_kept()
-            return kept or self._connect(), kept is not None
+            return kept or self._connect(progress), kept is not None
         except Unreachable:
             self._have_none()
-            if kept := self._maybe_wait():
+            if kept := self._maybe_wait(progress):
                 return kept, True
             raise
         except BaseException:
@@ -110,10 +120,11 @@ class Pool:
             self._in_use -= 1
             self._changed.notify_all()
 
-    def _maybe_wait(self) -> Connection | None:
+    def _maybe_wait(self, progress: Progress) -> Connection | None:
         """For one that another hand gives back; None when no hand has any."""
         with self._changed:
-            self._changed.wait_for(lambda: self._idle or not self._in_use)
+            while not self._changed.wait_for(lambda: self._idle or not self._in_use, PULSE):
+                progress()
             if not self._idle:
                 return None
             self._in_use += 1
@@ -168,15 +179,46 @@ class Pool:
 class Courier:
     """One hand's work."""
 
-    def __init__(self, trade: Lmtp):
+    def __init__(self, trade: Lmtp, queue: socket.socket):
         self._trade = trade
+        self._queue = queue
+        self._at_work: tuple[Request, ...] = ()
+        self._said = 0.0  # when queue was told that
+
+    @contextmanager
+    def _working_at(self, *errands: Request) -> Iterator[None]:
+        """Queue hears of it: at once, and as long as that goes on."""
+        self._at_work, self._said = errands, -math.inf
+        self._say_at_work()
+        try:
+            yield
+        finally:
+            self._at_work = ()
+
+    def _say_at_work(self) -> None:
+        """Raises ConnectionError when queue has parted with us."""
+        if time.monotonic() - self._said >= PULSE:
+            self._said = time.monotonic()
+            for errand in self._at_work:
+                say_at_work(self._queue, errand)
+
+    def _progress(self) -> None:
+        """The server has said or taken something."""
+        self._trade.heard = time.monotonic()
+        self._say_at_work()
 
     def do(self, batch: list[Taken]) -> Iterator[Answer]:
         """The answers as they come: what the server has taken is said before it is asked to take more."""
         try:
-            yield from (self._greet(errand) for errand, _ in batch if isinstance(errand, Greet))
+            for errand, _ in batch:
+                if isinstance(errand, Greet):
+                    with self._working_at(errand):
+                        greeted = self._greet(errand)
+                    yield greeted
             for group in _transactions(batch):
-                yield from self._answers(group)
+                with self._working_at(*(errand for errand, _ in group)):
+                    answers = self._answers(group)
+                yield from answers
         finally:
             mail.close(batch)
 
@@ -221,8 +263,8 @@ class Courier:
         while True:
             connection, kept = self._take()
             try:
-                verdicts = connection.deliver(told, content())
-                if connection.is_deaf:  # the next mail would wait as long, and queue for all of them together
+                verdicts = connection.deliver(told, content(), self._progress)
+                if connection.is_deaf and self._trade.has_fallen_silent():  # the next mail would wait as long
                     self._trade.give_up("the server has fallen silent")
                 if connection.is_ready or not (kept and connection.may_be_repeated):
                     return verdicts
@@ -232,7 +274,7 @@ class Courier:
     def _take(self) -> tuple[Connection, bool]:
         """A name that leads nowhere now may lead elsewhere for the next agent, which can look it up."""
         try:
-            return self._trade.pool.take()
+            return self._trade.pool.take(self._say_at_work)
         except Unreachable as unreachable:
             self._trade.give_up(str(unreachable))
             raise

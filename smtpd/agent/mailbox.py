@@ -36,6 +36,8 @@ class Mailbox:
     BATCH = 32
     BATCH_BYTES = 8 * 1024 * 1024
     GATHER = 0
+    BY_MESSAGE = False
+    SPARE = False
 
     def __init__(self, post: Post, user: str, home: str):
         self.over = False

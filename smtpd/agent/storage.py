@@ -35,9 +35,11 @@ class Storage:
     BATCH = 8
     BATCH_BYTES = 1024 * 1024
     GATHER = 0
+    BY_MESSAGE = False
 
     def __init__(self, post: Post, user: str, home: str):
         self.junk = post.junk
+        self.SPARE = post.shared  # a disk of one user must not keep others waiting
         self.trouble = ""
         self.places: list[tuple[str, str]] = []
         self.host = host_part(os.uname().nodename)

@@ -115,6 +115,8 @@ class Warrant:
     BATCH = 1
     BATCH_BYTES = 1
     GATHER = 0
+    BY_MESSAGE = False
+    SPARE = True
 
     def __init__(self, post: Post, user: str, home: str):
         self.places: list[tuple[str, str]] = []
@@ -123,7 +125,7 @@ class Warrant:
         self._targets = Aliases(post.files, post.owner).targets if post.files else partial(forwarded, home, os.getuid())
 
     def work(self, queue: socket.socket, *_: object) -> Single:
-        return Single(partial(self._deliver, queue))
+        return Single(queue, partial(self._deliver, queue))
 
     def _deliver(self, queue: socket.socket, errand: Deliver, descriptor: int) -> Result:
         for target in self._targets():

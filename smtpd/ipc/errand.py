@@ -2,6 +2,7 @@
 
     queue   Deliver, one mail (content in the frame, or a descriptor with it)  -->  agent
             ReadForward, Greet                                                 -->
+            AtWork                                                             <--  of a slow kind, when it begins
             Result, ForwardText, Greeted                                       <--
 
 One packet of a SOCK_SEQPACKET pair holds one frame, so a descriptor cannot stray.  Fixed structs and counted bytes, no
@@ -22,6 +23,7 @@ CONTENT_MAX = 64 * 1024  # bytes of content in a frame
 TEXT_MAX = 512  # bytes of a result's text
 FORWARD_MAX = 4095  # bytes of a .forward
 TETHERED = frozenset({"mbox"})  # kinds of agents that the parent hands mailboxes, by a socket of their own
+LONGEST_TRANSACTION = 3600.0  # seconds that an agent gives an LMTP server for one mail, all steps together
 
 # What an agent of each kind may do: the parent compiles it, the nursery's child installs it.  None: it runs commands of
 # its user, or of the administrator as that user, and there is nothing that those may need and the user may not.
@@ -35,7 +37,7 @@ PROMISES: dict[str, str | None] = {
     "warrant": None,
 }
 
-DELIVER, READ_FORWARD, RESULT, FORWARD, GREET, GREETED = 1, 2, 3, 4, 5, 6
+DELIVER, READ_FORWARD, RESULT, FORWARD, GREET, GREETED, AT_WORK = 1, 2, 3, 4, 5, 6, 7
 BY_DESCRIPTOR, PERHAPS_DELIVERED, UTF8 = 0x01, 0x02, 0x04
 _FLAGS = {"by_descriptor": BY_DESCRIPTOR, "perhaps_delivered": PERHAPS_DELIVERED, "utf8": UTF8}
 
@@ -129,12 +131,31 @@ class ForwardText:
     content: bytes  # the file, or the reason
 
 
+@dataclass(frozen=True)
+class AtWork:
+    """A hand of the agent is at work with it; of a slow server's also while that goes on."""
+
+    number: int  # of an envelope or a request
+
+
 Request = Deliver | ReadForward | Greet
 Answer = Result | ForwardText | Greeted
 
 
-def encode(errand: Request | Answer) -> bytes:
+def number_of(errand: Request | Answer | AtWork) -> int:
+    """Of its envelope or request: what belongs together has the same."""
     match errand:
+        case Deliver() | Result():
+            return errand.envelope
+        case AtWork():
+            return errand.number
+    return errand.request
+
+
+def encode(errand: Request | Answer | AtWork) -> bytes:
+    match errand:
+        case AtWork():
+            return HEADER.pack(AT_WORK, 0, 0, 0, errand.number)
         case Deliver():
             return _encode_deliver(errand)
         case ReadForward():
@@ -163,7 +184,7 @@ def _encode_deliver(mail: Deliver) -> bytes:
     return HEADER.pack(DELIVER, flags, 0, len(rest), mail.envelope) + rest
 
 
-def decode(packet: bytes) -> Request | Answer:
+def decode(packet: bytes) -> Request | Answer | AtWork:
     """One frame.  Raises Malformed."""
     try:
         kind, flags, reserved, length, number = HEADER.unpack_from(packet)
@@ -176,6 +197,8 @@ def decode(packet: bytes) -> Request | Answer:
             raise Malformed(f"flags {flags:#x}")
         if kind == READ_FORWARD and not rest:
             return ReadForward(number)
+        if kind == AT_WORK and not rest:
+            return AtWork(number)
         if kind == GREET and not rest:
             return Greet(number)
         if kind == GREETED and len(rest) <= _RESULT.size + TEXT_MAX:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import FIRST_PAUSE, LONGEST_PAUSE, REFUSALS
-from smtpd.ipc.errand import Answer, Malformed
+from smtpd.ipc.errand import Answer, AtWork, Malformed
 
 READS = 64  # packets taken from one agent in one turn of the loop
 ANSWER_MAX = 8192  # bytes of an answer, and some more
@@ -29,7 +29,7 @@ class Errand(Protocol):
     """Something that one agent is to do."""
 
     number: int  # envelope id, or a number of our own
-    deadline: float  # seconds that the agent has for it
+    deadline: float  # seconds that the agent has for it; of a slow kind, from its last word that it is at work with it
     priority: int  # higher goes first
     alone: bool  # nothing else of its line is to be under way beside it
     waits_until: float  # when there is no sense any more in beginning it, by the clock of Agents
@@ -49,10 +49,12 @@ class Errand(Protocol):
 class Begun:
     """An errand on its way to the agent, or with it."""
 
-    __slots__ = ("errand", "until", "sent")
+    __slots__ = ("errand", "until", "sent", "handed", "most")
 
     def __init__(self, errand: Errand, until: float):
         self.errand, self.until, self.sent = errand, until, False
+        self.handed: float | None = None  # when it was ready to be sent
+        self.most: float | None = None  # when it is late whatever the agent says; None before that is at work with it
 
 
 class Agent:
@@ -63,7 +65,7 @@ class Agent:
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         number: int,
-        answered: Callable[[Answer], None],
+        answered: Callable[[Answer | AtWork], None],
         gone: Callable[[str], None],
     ):
         sock.setblocking(False)
@@ -130,7 +132,7 @@ class Agent:
                 return
             try:
                 answer = frames.decode(packet)
-                if not isinstance(answer, Answer):
+                if not isinstance(answer, Answer | AtWork):
                     raise Malformed("a request")
                 self._answered(answer)
             except Malformed as error:

@@ -22,14 +22,15 @@ from collections.abc import Callable
 from functools import partial
 
 from smtpd.imsg import AgentRefused, AgentStarted, EndAgent, StartAgent
-from smtpd.ipc.errand import Answer, Malformed, Result
+from smtpd.ipc import errand as frames
+from smtpd.ipc.errand import Answer, AtWork, Malformed
 from smtpd.ipc.log import log
 from smtpd.ipc.question import Questions
 from smtpd.queue.agent import Agent, Begun, Errand
 from smtpd.queue.line import Line
 from smtpd.queue.mailbox import Mailbox
 from smtpd.queue.places import Key, Places
-from smtpd.queue.roster import SLOW, Roster
+from smtpd.queue.roster import SERVER, Roster
 from smtpd.queue.session import Sessions
 
 PENALTY = 5.0  # seconds without a new agent for a line whose agent did nothing but end
@@ -53,7 +54,8 @@ class Agents:
     ):
         self._loop, self._starts, self._locks, self._roster, self._clock = loop, starts, locks, roster, clock
         self.quick = Places(shared=roster.shared)
-        self.slow = Places(SLOW_PLACES, SLOW_OF_USER, silence=SLOW.deadline, shared=roster.shared)
+        # What they have comes to an end by itself: each errand has its time.
+        self.slow = Places(SLOW_PLACES, SLOW_OF_USER, silence=SERVER.most, shared=roster.shared)
         self._sessions = Sessions(roster.commands)
         self.lines: dict[Key, Line] = {}
         self._penalties: dict[Key, tuple[float, str]] = {}
@@ -73,7 +75,7 @@ class Agents:
             line = self.lines[key] = Line(key, terms, self.slow if terms.slow else self.quick, now)
             line.join(errand, now)
             self._want(line)
-        elif line.is_stalled(now):
+        elif line.is_stalled(now) and not line.has_room:
             errand.failed(_reason(line))
         else:
             line.join(errand, now)
@@ -142,13 +144,17 @@ class Agents:
         elif frame is None:
             self._finished(line, number)
         else:
+            begun.handed = self._clock()
             line.agent.send(begun, frame, descriptor)
 
-    def _answered(self, line: Line, answer: Answer) -> None:
-        number = answer.envelope if isinstance(answer, Result) else answer.request
+    def _answered(self, line: Line, answer: Answer | AtWork) -> None:
+        number = frames.number_of(answer)
         begun = line.begun.get(number)
         if begun is None or not begun.sent:
             raise Malformed("an answer that nobody asked for")
+        if isinstance(answer, AtWork):
+            line.at_work(begun, self._clock())
+            return
         begun.errand.answered(answer)
         line.answers += 1
         line.heard = self._clock()
@@ -303,4 +309,4 @@ def _start_agent(key: Key, request: int) -> StartAgent:
 
 
 def _reason(line: Line) -> str:
-    return SILENT if line.begun or not line.terms.slow else NO_TURN
+    return NO_TURN if line.terms.slow and (line.is_at_work or not line.begun) else SILENT

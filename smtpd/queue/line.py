@@ -8,10 +8,13 @@ about.
 
 from collections import deque
 
+from smtpd.ipc.errand import Malformed
 from smtpd.queue.agent import Agent, Begun, Errand
 from smtpd.queue.mailbox import Mailbox
 from smtpd.queue.places import Key, Places
 from smtpd.queue.roster import Terms
+
+NOT_BEGUN = 3600.0  # seconds that a slow agent may have something, while it is at work with other things
 
 
 class Line:
@@ -25,7 +28,7 @@ class Line:
         self.mailbox: Mailbox | None = None  # that its agent needs locked
         self.alone = False  # what has been begun last is to stay alone
         self.answers = 0  # of this agent
-        self.heard = now  # when it last answered, or had nothing to answer
+        self.heard = now  # when it last answered, began something, or had nothing to do
         self.leaving = False  # takes nothing more: others wait for its place
         self.session = False  # is kept for the first command of an agent that is being started
 
@@ -40,12 +43,25 @@ class Line:
         self.waiting.insert(at, errand)
 
     @property
+    def has_room(self) -> bool:
+        """There is an agent, and it may have one more errand."""
+        most = self.terms.in_a_crowd if self.places.is_crowded else self.terms.under_way
+        if self.agent is None or self.leaving or len(self.begun) >= most:
+            return False
+        return not self.begun or not (self.alone or self.terms.single)
+
+    @property
     def may_begin(self) -> bool:
         """There is an agent, and it may have what waits."""
         most = self.terms.in_a_crowd if self.places.is_crowded else self.terms.under_way
         if self.agent is None or self.leaving or not self.waiting or len(self.begun) >= most:
             return False
         return not self.begun or not (self.alone or self.waiting[0].alone)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Its agent has said so."""
+        return any(begun.most is not None for begun in self.begun.values())
 
     @property
     def is_abandoned(self) -> bool:
@@ -57,8 +73,18 @@ class Line:
             self.heard = now
         errand = self.waiting.popleft()
         self.alone = errand.alone
-        begun = self.begun[errand.number] = Begun(errand, now + errand.deadline)
+        begun = Begun(errand, now + (NOT_BEGUN if self.terms.slow else errand.deadline))
+        self.begun[errand.number] = begun
         return begun
+
+    def at_work(self, begun: Begun, now: float) -> None:
+        """The agent is at work with it.  Raises Malformed when it must not say so, or not again."""
+        if not self.terms.slow or (begun.most is not None and self.terms.most <= self.terms.deadline):
+            raise Malformed("at work with what it should have done")
+        if begun.most is None:
+            begun.most = now + self.terms.most
+            self.heard = now
+        begun.until = min(now + begun.errand.deadline, begun.most)
 
     # -- silence --------------------------------------------------------------------------------------------------
 
@@ -68,11 +94,13 @@ class Line:
         return bool(waits) and self.heard + self.terms.patience <= now
 
     def is_late(self, now: float) -> bool:
-        """The agent has had something for too long.  Where it takes its time for each, as long as it answers others
-        it may not have come to this one yet."""
-        if self.terms.slow and self.heard + self.terms.deadline > now:
+        """The agent has had something for too long, or has something and is at work with nothing."""
+        if any(begun.until <= now for begun in self.begun.values()):
+            return True
+        if not self.terms.slow or self.heard + self.terms.patience > now or self.is_at_work:
             return False
-        return any(begun.until <= now for begun in self.begun.values())
+        given = [begun.handed for begun in self.begun.values() if begun.handed is not None]
+        return bool(given) and min(given) + self.terms.patience <= now
 
     def take_late(self, now: float) -> list[Errand]:
         """What has waited for too long, taken out of the line."""

@@ -10,6 +10,7 @@
 
 A quick agent waits for nothing but a disk.  A slow one waits for another host, or for programs that may take minutes:
 it has more patience, fewer envelopes in flight, and its place is one of others, so that it costs nobody who is quick.
+It says what it is at work with, and the time for an errand counts from that: what has not been begun is not late.
 
 No process, no clock, no file: the configuration, and names.
 """
@@ -20,6 +21,7 @@ from typing import NamedTuple
 from smtpd.config.model import Method
 from smtpd.config.slice import QueueSlice
 from smtpd.envelope import NARROW, Duty, Kind, Recipient
+from smtpd.ipc.errand import LONGEST_TRANSACTION
 from smtpd.queue.places import Key
 
 
@@ -28,16 +30,21 @@ class Terms(NamedTuple):
 
     under_way: int = 32  # errands that it has at a time
     in_a_crowd: int = 8  # the same, when there are very many agents
-    deadline: float = 300.0  # for one mail
+    deadline: float = 300.0  # for one mail; where it says what it is at work with, from its last word of that
+    most: float = 300.0  # for one mail, whatever it says
     patience: float = 10.0  # without a word of it, after which nothing more waits for it
-    slow: bool = False
+    slow: bool = False  # says what it is at work with
+    single: bool = False  # does one thing after the other: while it is at work, nothing else is
     command: bool = False  # counts among those that run at the same time
     mailbox: bool = False  # which has to be locked for it
 
 
 QUICK = Terms()
-MBOX = Terms(mailbox=True)
-SLOW = Terms(deadline=330.0, patience=60.0, slow=True)  # it gives a command, or another host, 300 s itself
+READER = Terms(single=True)
+MBOX = Terms(mailbox=True, single=True)
+# It gives a command 300 s itself, and another host as much for each step.
+SLOW = Terms(deadline=330.0, most=330.0, patience=60.0, slow=True)
+SERVER = SLOW._replace(most=LONGEST_TRANSACTION + 330.0)
 
 
 class NoAgent(Exception):
@@ -83,14 +90,14 @@ class Roster:
     def terms(self, key: Key) -> Terms:
         """`key` is one that get_key has made, or of somebody who reads a .forward."""
         if key.duty is Duty.READ:
-            return QUICK
+            return READER
         if key.duty is not Duty.DELIVER:
             return self._command
         match self._actions[key.action].method:
             case Method.MDA:
                 return self._command
             case Method.LMTP:
-                return SLOW
+                return SERVER
             case Method.MBOX:
                 return MBOX
         return QUICK

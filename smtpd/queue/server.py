@@ -16,7 +16,7 @@ from smtpd.ipc.errand import Answer, Greeted, Malformed
 from smtpd.ipc.log import visible
 from smtpd.queue.agent import Ready
 from smtpd.queue.agents import Agents
-from smtpd.queue.roster import NoAgent, Roster
+from smtpd.queue.roster import SERVER, NoAgent, Roster
 
 DEADLINE = 20.0  # seconds
 REASON_MAX = 256  # characters of what the agent says
@@ -52,7 +52,7 @@ class Servers:
 
 
 class _Greeting:
-    deadline = DEADLINE
+    deadline = SERVER.deadline  # whoever asked has had an answer long before: no reason to end the agent
     alone = False
     priority = 0
     over = False  # a second end of it is not told

@@ -56,8 +56,8 @@ TRANSITIONS = {
     State.OVER: (),
 }
 
-# Seconds without a byte in a state, as RFC 5321 4.5.3.2 has them; but for DOT, where it would have 600: a delivery has
-# as long as a command has.
+# Seconds for a reply in a state, and for each piece of content, as RFC 5321 4.5.3.2 has them; but for DOT, where it
+# would have 600: a delivery has as long as a command has.
 PATIENCE = dict.fromkeys(State, 300.0) | {State.DATA: 120.0, State.CONTENT: 180.0}
 
 
@@ -94,6 +94,7 @@ class Session:
     def __init__(self, name: str):
         self.state = State.GREETING
         self.reason = ""
+        self.replies = 0  # that have come
         self._name = name if _HOST.fullmatch(name) else "localhost"
         self._reader = ResponseReader()
         self._extensions: frozenset[str] = frozenset()
@@ -127,6 +128,7 @@ class Session:
         try:
             self._reader.feed(data)
             while self.state is not State.OVER and (response := self._reader.maybe_response()):
+                self.replies += 1
                 actions += self._obey(response)
         except Malformed as malformed:
             actions += self.lost(f"the answer is not a reply: {malformed}")

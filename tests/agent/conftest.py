@@ -16,7 +16,7 @@ import pytest
 
 from smtpd import sandbox
 from smtpd.config.permission import is_private_group
-from smtpd.ipc.errand import PACKET_MAX, PROMISES, Deliver, ReadForward, decode, encode
+from smtpd.ipc.errand import PACKET_MAX, PROMISES, AtWork, Deliver, ReadForward, decode, encode
 
 TOP = Path(__file__).parent.parent.parent
 UID = 54321 if os.geteuid() == 0 else os.getuid()  # nobody's
@@ -93,6 +93,7 @@ class Agent:
     def __init__(self, home, kind="maildir", target="~/Maildir", *, limits=(), **post):
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(STUCK)
+        self.began = []
         self.tether, their_tether = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         order = {
             "post": {"kind": kind, "target": target, **post},
@@ -113,6 +114,12 @@ class Agent:
             socket.send_fds(self.socket, [packet], [descriptor])
 
     def receive(self):
+        """The next answer; `began` are those that it was said to be at work with before."""
+        while isinstance(told := self.hear(), AtWork):
+            self.began.append(told.number)
+        return told
+
+    def hear(self):
         packet = self.socket.recv(PACKET_MAX)
         assert packet, f"the agent ended: {self.process.wait(STUCK)}"
         return decode(packet)

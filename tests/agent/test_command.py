@@ -5,6 +5,7 @@ import os
 import re
 import select
 import signal
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from smtpd.agent.command import HANDS, Runner, Single, environment_of
 from smtpd.config.specifier import Malformed
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import TEXT_MAX, Post
+from smtpd.ipc.errand import TEXT_MAX, AtWork, Post, decode
 from tests.agent.conftest import MAIL, STUCK, UID, errand, own
 
 TRACE = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
@@ -232,7 +233,10 @@ def test_a_defect_of_ours_delays_that_mail_and_says_where():
     def broken(mail, descriptor):
         raise ZeroDivisionError
 
-    (result,) = Single(broken).do([(errand(), -1)])
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        (result,) = Single(ours, broken).do([(errand(), -1)])
+        assert decode(theirs.recv(100)) == AtWork(errand().envelope)
     assert result.outcome is Outcome.DEFERRED and "broken line" in result.text
 
 

@@ -6,14 +6,16 @@ import os
 import socket
 import tempfile
 import threading
+import time
 
 import pytest
 
 from mail_local import lmtp, trace
+from smtpd.agent import lmtp as lmtp_agent
 from smtpd.agent.hand import EX_PROTOCOL
 from smtpd.agent.lmtp import MAILS_MAX, Courier, Lmtp, Pool
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import Greet, Greeted, Post, ReadForward, Result
+from smtpd.ipc.errand import AtWork, Greet, Greeted, Post, ReadForward, Result, decode
 from smtpd.smtp.lmtp import PATIENCE, State
 from tests.agent.conftest import MAIL, errand
 from tests.mail_local.lmtp_server import Server
@@ -40,6 +42,10 @@ def to(user, number=1, message=77, **more):
     return dataclasses.replace(told, envelope=message << 32 | number, user=user)
 
 
+def nothing():
+    pass
+
+
 def wired(content):
     return content.replace(b"\n", b"\r\n")
 
@@ -48,9 +54,19 @@ def outcomes(agent, count):
     return {result.envelope & 0xFFFFFFFF: result.outcome for result in (agent.receive() for _ in range(count))}
 
 
+class Queue:
+    """What a hand tells while it works."""
+
+    def __init__(self):
+        self.heard = []
+
+    def send(self, packet, _flags):
+        self.heard.append(decode(packet))
+
+
 def courier(server, **post):
     """One hand, without a process: for what only several errands at once can show."""
-    return Courier(Lmtp(Post("lmtp", server.target, **post), "mail", "/"))
+    return Courier(Lmtp(Post("lmtp", server.target, **post), "mail", "/"), Queue())
 
 
 def test_a_mail_to_a_user_over_tcp(start, serve):
@@ -288,6 +304,80 @@ def test_many_mails_go_over_several_connections_each_once(start, serve):
     )
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_mail_that_is_slow_for_one_user_keeps_no_other_mail_waiting(start, serve, at_once):
+    """Whether the others come later or wait beside it: hands are free."""
+    slow = threading.Event()
+    server = serve(holds={"slow": slow})
+    agent = start("lmtp", server.target)
+    agent.send(to("slow", 1, message=1))
+    if not at_once:
+        assert agent.hear() == AtWork(1 << 32 | 1)
+    for number in range(2, 12):
+        agent.send(to("bob", 1, message=number))
+    assert {agent.receive().envelope >> 32 for _ in range(10)} == {*range(2, 12)}
+    slow.set()
+    assert agent.receive().envelope >> 32 == 1
+
+
+def test_queue_is_told_what_a_hand_is_at_work_with_before_and_while_it_is(serve, monkeypatch):
+    monkeypatch.setattr(lmtp_agent, "PULSE", 0.0)
+    hand = courier(serve(extensions=()))
+    list(hand.do([(to("bob", 1), -1), (to("carol", 2), -1)]))
+    numbers = [word.number & 0xFF for word in hand._queue.heard]
+    assert numbers[:2] == [1, 2] and numbers.count(1) == numbers.count(2) > 6
+    said = len(hand._queue.heard)
+    list(hand.do([(Greet(9), -1)]))
+    assert {word.number for word in hand._queue.heard[said:]} == {9}
+    said = len(hand._queue.heard)
+    for connection, _ in hand._trade.pool._idle:
+        connection.close()  # by whoever sweeps: it is no word about a mail
+    assert len(hand._queue.heard) == said
+
+
+def test_a_word_is_said_now_and_then_and_not_each_time(serve):
+    hand = courier(serve(extensions=()))
+    list(hand.do([(to("bob", 1), -1)]))
+    assert len(hand._queue.heard) == 1
+
+
+def test_a_server_that_drips_its_reply_has_its_time_and_no_more(serve, monkeypatch):
+    monkeypatch.setitem(PATIENCE, State.DOT, 0.3)
+    server = serve(answers={"bob": "\r\n".join(["250-and so on"] * 40)}, drips=0.05)
+    (result,) = courier(server).do([(to("bob"), -1)])
+    assert result.outcome is Outcome.DEFERRED and "no answer in 0 seconds" in result.text
+
+
+def test_a_mail_has_not_more_time_than_all_its_steps_together(serve, monkeypatch):
+    monkeypatch.setattr(lmtp, "LONGEST_TRANSACTION", 0.2)
+    slow = threading.Event()
+    server = serve(holds={"bob": slow})
+    (result,) = courier(server).do([(to("bob"), -1)])
+    slow.set()
+    assert result.outcome is Outcome.DEFERRED and lmtp.TOO_LONG in result.text
+
+
+def test_a_server_that_is_deaf_for_one_mail_is_not_given_up_while_it_goes_on_with_others(serve, monkeypatch):
+    monkeypatch.setitem(PATIENCE, State.DOT, 0.2)
+    slow = threading.Event()
+    server = serve(holds={"slow": slow})
+    hand = courier(server)
+    trade, others = hand._trade, []
+
+    def go_on():
+        while not others:
+            trade.heard = time.monotonic()
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    (result,) = hand.do([(to("slow"), -1)])
+    others.append(True)
+    thread.join()
+    slow.set()
+    assert result.outcome is Outcome.DEFERRED and not trade.over
+
+
 def test_a_server_that_wants_one_connection_gets_everything_over_one(start, serve):
     server = serve(limit=1)
     agent = start("lmtp", server.target)
@@ -299,12 +389,12 @@ def test_a_server_that_wants_one_connection_gets_everything_over_one(start, serv
 
 def test_a_kept_connection_is_given_up_after_a_while(serve):
     server = serve()
-    pool = Pool(lambda: lmtp.connect(lmtp.resolve(server.target), "here"), kept=0.05)
-    connection, kept = pool.take()
+    pool = Pool(lambda _progress: lmtp.connect(lmtp.resolve(server.target), "here"), kept=0.05)
+    connection, kept = pool.take(nothing)
     assert not kept
     pool.give(connection)
     assert server.ended.acquire(timeout=30)
-    connection, kept = pool.take()
+    connection, kept = pool.take(nothing)
     assert not kept
     connection.close()
 
@@ -398,7 +488,7 @@ def test_a_hand_that_gets_no_connection_keeps_no_other_hand_waiting():
     """Whatever the reason is."""
     failures = [MemoryError(), OSError(errno.EMFILE, "Too many open files"), lmtp.Unreachable("one is enough")]
 
-    def connect():
+    def connect(_progress):
         raise failures.pop(0)
 
     pool = Pool(connect)
@@ -407,7 +497,7 @@ def test_a_hand_that_gets_no_connection_keeps_no_other_hand_waiting():
 
         def take(kind=kind, taken=taken):
             with pytest.raises(kind):
-                pool.take()
+                pool.take(nothing)
             taken.append(kind)
 
         hand = threading.Thread(target=take, daemon=True)

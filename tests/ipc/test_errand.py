@@ -20,6 +20,7 @@ from smtpd.ipc.errand import (
     SERVERS,
     TEXT_MAX,
     VERDICTS,
+    AtWork,
     Deliver,
     ForwardText,
     Greet,
@@ -53,7 +54,7 @@ results = st.builds(Result, numbers, st.sampled_from(Outcome), st.text(st.charac
 forwards = st.builds(ForwardText, numbers, st.sampled_from(VERDICTS), st.binary(max_size=FORWARD_MAX))
 greeted = st.builds(Greeted, numbers, st.sampled_from(SERVERS), st.text(st.characters(codec="utf-8"), max_size=100))
 requests = st.one_of(delivers(), st.builds(ReadForward, numbers), st.builds(Greet, numbers))
-errands = st.one_of(requests, results, forwards, greeted)
+errands = st.one_of(requests, results, forwards, greeted, st.builds(AtWork, numbers))
 
 MAIL = Deliver(
     1 << 32, 1700000000, 5, "amy@there.test", "bob@here.test", "bob@here.test", "work", b"mail\n", False, True
@@ -173,7 +174,7 @@ def test_an_address_that_is_not_utf8_is_malformed():
         decode(encode(MAIL).replace(b"amy@", b"\xff\xfe\xfd@"))
 
 
-@pytest.mark.parametrize("kind", [0, 7, 255])
+@pytest.mark.parametrize("kind", [0, 8, 255])
 def test_an_unknown_kind_is_malformed(kind):
     with pytest.raises(Malformed):
         decode(HEADER.pack(kind, 0, 0, 0, 1))

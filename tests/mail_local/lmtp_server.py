@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -27,6 +28,8 @@ class Server:
     closes: str = "quit"
     extensions: tuple = ("PIPELINING", "8BITMIME", "SIZE")
     limit: int = 1000  # connections at a time; the others are refused
+    drips: float = 0.0  # seconds between the lines of an answer to the mail
+    holds: dict = field(default_factory=dict)  # recipient -> an event that the answer to its mail waits for
     barrier: threading.Barrier | None = None  # met by each mail before it is answered
 
     def __post_init__(self):
@@ -116,6 +119,9 @@ class Server:
                     say("421 4.3.0 out of paper")
                     return
                 content = read_content(file)
+                for recipient in recipients:
+                    if recipient in self.holds:
+                        self.holds[recipient].wait(30)
                 if self.barrier:
                     self.barrier.wait(30)
                 with self._lock:
@@ -126,7 +132,9 @@ class Server:
                     file.read()
                     return
                 for recipient in recipients:
-                    say(self.answers.get(recipient, f"250 2.0.0 {recipient} saved"))
+                    for line in self.answers.get(recipient, f"250 2.0.0 {recipient} saved").split("\r\n"):
+                        say(line)
+                        time.sleep(self.drips)
                     if self.closes == "half":
                         return
                 carried += 1

@@ -275,6 +275,17 @@ class House:
         errand, descriptors = got[0]
         return (errand, descriptors[0]) if descriptors else errand
 
+    def begin(self, agent):
+        """The next errand of an agent, which says that it is at work with it."""
+        errand = self.receive(agent)
+        agent.send(frames.encode(frames.AtWork(errand.envelope)))
+        self.until(lambda: self._is_at_work(errand.envelope))
+        return errand
+
+    def _is_at_work(self, number):
+        lines = self.queue.agents.lines.values()
+        return any(number in line.begun and line.begun[number].most is not None for line in lines)
+
     def answer(self, agent, errand, outcome=Outcome.DELIVERED, text="Delivered"):
         agent.send(frames.encode(frames.Result(errand.envelope, outcome, text)))
 

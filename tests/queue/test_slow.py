@@ -16,12 +16,13 @@ from smtpd.imsg import (
     StatisticsReported,
 )
 from smtpd.ipc import errand as frames
-from smtpd.queue.agents import NO_TURN, PENALTY, SILENT
+from smtpd.queue.agents import NO_TURN, PENALTY
 from smtpd.queue.places import IDLE, PLACES, TURN
-from smtpd.queue.roster import QUICK, SLOW
+from smtpd.queue.roster import QUICK, SERVER, SLOW
 from tests.queue.conftest import command, recipient
 from tests.queue.test_agents import all_tried, closed
 
+FAR = "_smtpm", "far", Duty.DELIVER
 OF_AGENT, IN_ALL = 4, 10  # commands, by the configuration of these tests
 
 
@@ -105,13 +106,13 @@ def test_a_command_has_its_time_though_others_wait_for_its_place(house):
 def test_what_waits_behind_commands_that_hang_is_deferred_and_not_the_commands(house):
     envelopes = house.take_off(*(command("eve", str(n)) for n in range(20)))
     _, agent = house.start_agent()
-    begun = [house.receive(agent) for _ in range(OF_AGENT)]
+    begun = [house.begin(agent) for _ in range(OF_AGENT)]
     house.pass_time(QUICK.patience)
     house.turn()
     assert not house.mail["scheduler"]
     house.pass_time(SLOW.patience - QUICK.patience)
     assert all_tried(house, 16)[1] == set(envelopes) - {errand.envelope for errand in begun}
-    assert errors(house, envelopes[4:]) == {SILENT}
+    assert errors(house, envelopes[4:]) == {NO_TURN}
     (more,) = house.take_off(command("eve", "more"))
     assert house.tried() == ([], [more], [])
     for errand in begun:
@@ -123,9 +124,19 @@ def test_what_waits_behind_commands_that_hang_is_deferred_and_not_the_commands(h
 def crowded(house):
     """All sessions are taken by commands of three users, who have two more waiting."""
     house.hanging = house.take_off(*(command(f"eve{n % 3}", str(n)) for n in range(12)))
-    house.crowd = [house.start_agent(number)[1] for number in (1, 2, 3)]
+    started = [house.start_agent(number) for number in (1, 2, 3)]
+    house.crowd = [agent for _, agent in started]
     house.until(lambda: house.queue.agents.under_way() == IN_ALL)
+    for asked, agent in started:
+        for number in house.queue.agents.lines[asked.user, asked.action, asked.duty].begun:
+            house.until(lambda number=number: _sent(house, number))
+            agent.send(frames.encode(frames.AtWork(number)))
+            house.until(lambda number=number: house._is_at_work(number))
     return house
+
+
+def _sent(house, number):
+    return any(number in line.begun and line.begun[number].sent for line in house.queue.agents.lines.values())
 
 
 def test_no_agent_is_started_that_could_do_nothing_for_want_of_a_session(crowded):
@@ -278,13 +289,17 @@ def answer_some(house, agent):
             return
         if not packet:
             return
-        house.answer(agent, frames.decode(packet))
+        try:
+            agent.send(frames.encode(frames.AtWork(frames.decode(packet).envelope)))
+            house.answer(agent, frames.decode(packet))
+        except BrokenPipeError:
+            return
 
 
 def test_a_command_that_is_never_answered_ends_with_its_agent(house):
     (envelope,) = house.take_off(command("eve"))
     _, agent = house.start_agent()
-    house.receive(agent)
+    house.begin(agent)
     house.pass_time(QUICK.deadline)
     assert not closed(agent)
     house.pass_time(SLOW.deadline - QUICK.deadline)
@@ -298,11 +313,134 @@ def test_a_slow_host_that_answers_now_and_then_is_not_given_up(house):
     asked, agent = house.start_agent()
     assert asked.user == "_smtpm"
     for _ in range(3):
-        errand = house.receive(agent)
+        errand = house.begin(agent)
         house.pass_time(SLOW.deadline - 30)
         house.answer(agent, errand)
         house.turn()
     assert all_tried(house, 3)[0] == set(envelopes)
+
+
+# -- an agent that is at work in one hand is alive ------------------------------------------------------------
+
+
+def test_a_command_that_takes_long_keeps_no_other_mail_of_its_user_waiting(house):
+    (long,) = house.take_off(command("bob", "long"))
+    _, agent = house.start_agent()
+    errand = house.begin(agent)
+    for number in range(4):
+        house.pass_time(SLOW.patience + 5)
+        (other,) = house.take_off(command("bob", str(number)))
+        house.answer(agent, house.begin(agent))
+        assert house.tried() == ([other], [], [])
+    house.answer(agent, errand)
+    assert house.tried() == ([long], [], [])
+    assert not closed(agent)
+
+
+def test_an_agent_that_is_at_work_with_nothing_it_was_given_is_found(house):
+    """Stopped by its user, before it began anything."""
+    envelopes = house.take_off(command("eve", "one"), command("eve", "two"))
+    _, agent = house.start_agent()
+    house.receive(agent)
+    house.pass_time(SLOW.patience - 1)
+    assert not closed(agent)
+    house.pass_time(1)
+    assert all_tried(house, 2)[1] == set(envelopes)
+    assert house.hear("parent", EndAgent)
+
+
+def test_one_that_stops_after_an_answer_is_found_too(house):
+    first, second = house.take_off(command("eve", "one"), command("eve", "two"))
+    _, agent = house.start_agent()
+    errand = house.begin(agent)
+    house.pass_time(SLOW.patience * 2)
+    house.answer(agent, errand)
+    assert house.tried() == ([first], [], [])
+    house.pass_time(SLOW.patience - 1)
+    assert not closed(agent)
+    house.pass_time(1)
+    assert house.tried() == ([], [second], [])
+    assert house.hear("parent", EndAgent)
+
+
+def test_the_time_of_an_errand_is_its_own_however_many_others_are_answered(house):
+    (hanging,) = house.take_off(command("eve", "hangs"))
+    _, agent = house.start_agent()
+    house.begin(agent)
+    for number in range(int(SLOW.deadline // 60)):
+        house.pass_time(60)
+        (other,) = house.take_off(command("eve", str(number)))
+        house.answer(agent, house.begin(agent))
+        assert house.tried() == ([other], [], [])
+    house.pass_time(SLOW.deadline % 60)
+    assert house.tried() == ([], [hanging], [])
+    assert house.hear("parent", EndAgent)
+
+
+def test_what_has_not_been_begun_yet_is_not_late(house):
+    """The agent has a single hand: its user may have no more threads."""
+    envelopes = house.take_off(*(command("bob", str(number)) for number in range(OF_AGENT)))
+    _, agent = house.start_agent()
+    for _ in envelopes:
+        errand = house.begin(agent)
+        house.pass_time(SLOW.deadline - 1)
+        house.answer(agent, errand)
+        house.turn()
+    assert all_tried(house, OF_AGENT)[0] == set(envelopes)
+    assert not closed(agent)
+
+
+@pytest.mark.parametrize("action, duty", [("local", Duty.FORWARDED), ("run", Duty.DELIVER)])
+def test_nobody_prolongs_the_time_of_a_command(house, action, duty):
+    (envelope,) = house.take_off(command("eve", action=action, duty=duty))
+    _, agent = house.start_agent()
+    errand = house.begin(agent)
+    agent.send(frames.encode(frames.AtWork(errand.envelope)))
+    assert house.tried() == ([], [envelope], [])
+    assert house.hear("parent", EndAgent)
+
+
+def test_a_quick_agent_is_not_at_work_but_done(house):
+    (envelope,) = house.take_off(recipient("eve"))
+    _, agent = house.start_agent()
+    errand = house.receive(agent)
+    agent.send(frames.encode(frames.AtWork(errand.envelope)))
+    assert house.tried() == ([], [envelope], [])
+
+
+def test_a_mail_that_a_server_takes_slowly_has_time_as_long_as_it_goes_on_and_not_for_ever(house):
+    (envelope,) = house.take_off(recipient("bob", "far"))
+    _, agent = house.start_agent()
+    errand = house.begin(agent)
+    for _ in range(int(SERVER.most // 300)):
+        house.pass_time(300)
+        assert not closed(agent)
+        agent.send(frames.encode(frames.AtWork(errand.envelope)))
+        house.until(lambda: house.queue.agents.lines[FAR].begun[errand.envelope].until > house.now)
+    house.pass_time(SERVER.most % 300 + 1)
+    assert house.tried() == ([], [envelope], [])
+    assert house.hear("parent", EndAgent)
+
+
+def test_a_server_that_says_nothing_any_more_is_given_up(house):
+    (envelope,) = house.take_off(recipient("bob", "far"))
+    _, agent = house.start_agent()
+    house.begin(agent)
+    house.pass_time(SERVER.deadline)
+    assert house.tried() == ([], [envelope], [])
+
+
+def test_a_disk_of_one_user_that_hangs_keeps_no_other_user_of_the_same_agent_waiting(house):
+    (hanging,) = house.take_off(recipient("bob", "virtual"))
+    asked, agent = house.start_agent()
+    assert asked.user == "vmail"
+    house.receive(agent)
+    house.pass_time(QUICK.patience + 5)
+    (other,) = house.take_off(recipient("amy", "virtual"))
+    house.deliver(agent)
+    assert house.tried() == ([other], [], [])
+    house.pass_time(QUICK.deadline)
+    assert house.tried() == ([], [hanging], [])
 
 
 def test_envelopes_of_one_message_come_to_their_agent_one_after_the_other(house):
