@@ -15,6 +15,7 @@ comes first.
 Understands no mail and no Content-Length; knows content by its lines only.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from smtpd.ipc.reason import reason_of
+
+NO_TIME = "the disk is slow, and the mailbox must not stay locked for longer"
 
 _FROM, _QUOTED = b"\nFrom ", b"\n>From "
 _SENDER_MAX = 256  # RFC 5321 4.5.3.1.3
@@ -61,15 +64,19 @@ def _quotable(text: bytes) -> int:
     return cut if cut >= 0 and _FROM.startswith(text[cut:]) else len(text) - 1
 
 
-def store(descriptor: int, mails: list[Mail]) -> list[str]:
-    """Append all of them; for each an empty text when it is durable, or why it is not (and then it is not there).
+def store(descriptor: int, mails: list[Mail], until: float = math.inf) -> list[str]:
+    """Append all of them; for each an empty text when it is durable, or why it is not (and then it is not there).  None
+    but the first is begun when the monotonic clock has come to `until`: the lock is to be given up.
 
     Raises OSError when what was begun could not be taken back: then none of them counts as stored.
     """
     begin = at = os.fstat(descriptor).st_size
     reasons = []
     try:
-        for mail in mails:
+        for number, mail in enumerate(mails):
+            if number and time.monotonic() >= until:
+                reasons.append(NO_TIME)
+                continue
             at, reason = _append(descriptor, at, mail)
             reasons.append(reason)
         os.fsync(descriptor)  # some file systems tell a full disk or quota only here

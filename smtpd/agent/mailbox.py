@@ -6,8 +6,13 @@
 Nobody but root can make a mailbox or its dot-lock beside all others, so this process opens nothing: it writes to what
 it was handed, and only under the lock that queue named.  All mails that wait are appended, then synced, once.
 
-A mail that comes under a lock which is not here is tried later.  What a crash leaves is at the most a mail whose end is
-missing, which the next one does not run into (mail_local/mbox.py).
+A mail that comes under a lock which is not here is tried later, and so is what is not begun before the mailbox has been
+locked for HOLD.  The parent kills who does not let go, and where that met the middle of a mail, half of it would stay,
+and all of the batch come a second time.  On a slow disk 32 large mails under one lock would take longer than that; a
+batch (8 MiB, and the rest of its last mail) has all the time between HOLD and HELD_MAX of the parent.
+
+What a crash leaves is at the most a mail whose end is missing, which the next one does not run into
+(mail_local/mbox.py).
 """
 
 import os
@@ -23,6 +28,8 @@ from smtpd.agent.hand import Answer, Taken
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import Deliver, Malformed, Post, Request, Result
 from smtpd.ipc.reason import reason_of
+
+HOLD = 30.0  # seconds under one lock after which no mail is begun but the first
 
 _NUMBER = struct.Struct(">Q")
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4 * 4)
@@ -56,6 +63,8 @@ class Writer:
         self._tether = tether
         self._lock = 0  # the last one that came
         self._mailbox = -1  # and what was locked by it
+        self._until = 0.0  # when nothing more may be begun under it, by the monotonic clock
+        self._is_used = False  # something was stored under it
 
     def do(self, batch: list[Taken]) -> list[Answer]:
         answers: list[Answer] = []
@@ -71,6 +80,8 @@ class Writer:
             self._reach(lock)
             if lock != self._lock:
                 return mail.deferred(batch, "the lock of the mailbox has been given up")
+            if self._is_used and time.monotonic() >= self._until:
+                return mail.deferred(batch, mbox.NO_TIME)
             if not stat.S_ISREG(os.fstat(self._mailbox).st_mode):
                 return mail.deferred(batch, "the mailbox is not a regular file")
             return self._append(batch)
@@ -92,7 +103,8 @@ class Writer:
             else:
                 lines = trace.added_lines(errand.sender, errand.recipient)
                 fresh.append((errand, mbox.Mail(errand.sender, now, mail.content_of(errand, descriptor, lines))))
-        reasons = mbox.store(self._mailbox, [stored for _, stored in fresh]) if fresh else []
+        self._is_used = True
+        reasons = mbox.store(self._mailbox, [stored for _, stored in fresh], self._until) if fresh else []
         return answers + [
             Result(errand.envelope, Outcome.DEFERRED if reason else Outcome.DELIVERED, reason or "Delivered")
             for (errand, _), reason in zip(fresh, reasons, strict=True)
@@ -115,6 +127,7 @@ class Writer:
                 os.close(self._mailbox)
             (self._lock,) = _NUMBER.unpack(packet)
             (self._mailbox,) = descriptors
+            self._until, self._is_used = time.monotonic() + HOLD, False
 
 
 def _lock_of(taken: Taken) -> int:

@@ -32,7 +32,9 @@ from smtpd.parent.agent import Agent, Agents
 from smtpd.parent.service import SERVICES, admit
 from smtpd.parent.worker import Worker
 
-HELD_MAX = 60.0  # seconds that an agent may hold a mailbox
+# Seconds that an agent may hold a mailbox.  By itself it begins no mail after the first 30, and what it has begun then
+# may take long on a slow disk; but others take our dot-lock for forgotten after mailbox.STALE.
+HELD_MAX = 240.0
 ENDING = 2.0  # seconds that the end of the daemon waits for the thread
 
 

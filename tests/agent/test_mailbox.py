@@ -4,16 +4,20 @@ import dataclasses
 import fcntl
 import mailbox
 import os
+import socket
 import struct
 import tempfile
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from mail_local.mailbox import maybe_lock
+from mail_local import mbox
+from mail_local.mailbox import STALE, maybe_lock
 from smtpd.agent.hand import EX_PROTOCOL
+from smtpd.agent.mailbox import HOLD, Writer
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import ReadForward
+from smtpd.parent.mailbox import HELD_MAX
 from tests.agent.conftest import MAIL, UID, Agent, errand, own
 
 TRACE = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
@@ -260,3 +264,77 @@ def test_no_descriptor_stays_behind(parent):
         with parent.locked() as lock:
             assert parent.agent.deliver(to(lock, number)).outcome is Outcome.DELIVERED
     assert len(os.listdir(f"/proc/{parent.agent.process.pid}/fd")) == before
+
+
+# -- a slow disk -----------------------------------------------------------------------------------------
+
+RATE = 1000.0  # bytes in a second
+
+
+class Disk:
+    """A clock that writing and syncing move on, as a disk of that RATE would; what is written waits for the sync."""
+
+    def __init__(self, monkeypatch):
+        self.now, self._dirty = 1000.0, 0
+        pwrite, fsync = os.pwrite, os.fsync
+
+        def write(descriptor, data, at):
+            self._dirty += len(data)
+            return pwrite(descriptor, data, at)
+
+        def sync(descriptor):
+            self.now += self._dirty / RATE
+            self._dirty = 0
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "pwrite", write)
+        monkeypatch.setattr(os, "fsync", sync)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    return Disk(monkeypatch)
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A hand, and a mailbox that is locked for it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with open(tmp_path / "bob", "a+b") as opened, ours, theirs:
+        ours.sendmsg([struct.pack(">Q", 1)], [(1, 1, struct.pack("i", opened.fileno()))])
+        made = Writer(theirs)
+        yield made
+        os.close(made._mailbox)
+
+
+def test_no_lock_is_held_for_long_whatever_waits_and_however_slow_the_disk_is(tmp_path, disk, writer):
+    """Without a bound these would take 320 seconds: longer than the parent waits until it kills in the middle."""
+    begun, outcomes = disk.now, []
+    for batch in range(8):  # each costs 40 seconds
+        mails = [to(1, 4 * batch + number, content=b"x\n" * 5000) for number in range(4)]
+        outcomes += [result.outcome for result in writer.do([(told, -1) for told in mails])]
+    assert disk.now - begun < HOLD + 45 < HELD_MAX < STALE
+    assert outcomes == [Outcome.DELIVERED] * 4 + [Outcome.DEFERRED] * 28
+    text = (tmp_path / "bob").read_bytes()
+    assert text.count(b"From amy@there.test ") == 4 and text.endswith(b"x\n\n")
+
+
+def test_within_a_batch_none_but_the_first_is_begun_when_it_is_late(tmp_path, monkeypatch, disk, writer):
+
+    def slow(descriptor, data, at, pwrite=os.pwrite):
+        disk.now += HOLD / 2
+        return pwrite(descriptor, data, at)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    results = writer.do([(to(1, number), -1) for number in range(4)])
+    assert [result.outcome for result in results] == [Outcome.DELIVERED, *[Outcome.DEFERRED] * 3]
+    assert {result.text for result in results[1:]} == {mbox.NO_TIME}
+    assert (tmp_path / "bob").read_bytes().count(b"From amy@there.test ") == 1
+
+
+def test_the_first_batch_under_a_lock_is_begun_whenever_it_comes(disk, writer):
+    writer._reach(1)
+    disk.now += HOLD + 1
+    (result,) = writer.do([(to(1), -1)])
+    assert result.outcome is Outcome.DELIVERED
