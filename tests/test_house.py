@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from smtpd.crypto import keyring
+from smtpd.dispatcher import crowd, handshake
 from smtpd.dispatcher import state as dispatcher_state
 from smtpd.imsg import (
     TABLE,
@@ -25,6 +27,7 @@ from smtpd.parent import agent as parent_agent
 from smtpd.parent import watch
 from smtpd.queue import agents, places
 from smtpd.queue import state as queue_state
+from smtpd.tls import signing
 
 TOP = Path(__file__).parent.parent
 PROCESSES = {
@@ -224,7 +227,6 @@ ALIKE = {
     "FIRST_PAUSE": "pauses of one process",
     "IN_MEMORY": "of a program",
     "LABEL_MAX": "RFC 1035",
-    "LEAVE": "of one process; that the parent waits for longer is tested below",
     "LINKS_MAX": "as many as Linux follows, path_resolution(7)",
     "LINE_MAX": "of a program's standard input; of a command in the configuration",
     "LMTP_USER": "nursery loads no configuration: tests/nursery/test_brood.py compares them",
@@ -280,6 +282,10 @@ def test_a_process_ends_before_the_parent_loses_its_patience():
     wanted = queue_state.LEAVE + queue_state.ANSWER
     assert wanted < watch.PATIENCE["queue"]
     assert watch.PATIENCE["dispatcher"] > dispatcher_state.LEAVE
+
+
+def test_a_key_outlives_every_handshake_that_may_be_under_way_with_it():
+    assert keyring.LINGER > handshake.SECONDS + crowd.SWEEP + 2 * signing.DEADLINE
 
 
 def test_there_are_places_for_all_agents_that_queue_may_have():

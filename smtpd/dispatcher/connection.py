@@ -259,6 +259,9 @@ class Connection(asyncio.Protocol):
             self.wire.transport.abort()
         elif not self._finished:
             self._step(self.session.shutdown)
+        elif self._patience is not None:  # it is not waited for as long as at other times
+            self._patience.cancel()
+            self._cut_later(self.office.loop.time())
 
     def _gone(self, reason: str) -> None:
         """Nothing more comes that counts, and nothing more can be said."""

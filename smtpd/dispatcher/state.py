@@ -24,7 +24,9 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 
-LEAVE = 5.0  # seconds that a stop waits for mails whose 250 is being earned
+# Seconds that a stop waits for mails that queue is storing: a client that does not hear 250 sends its mail again, and a
+# disk may take long.  The parent waits a little longer.
+LEAVE = 12.0
 
 
 class Dispatcher:

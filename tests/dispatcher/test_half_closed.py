@@ -512,3 +512,17 @@ def test_a_client_that_reads_late_hears_all_of_it(make_house, way, monkeypatch):
         await gone(house, client)
 
     house.run(scenario())
+
+
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
+def test_a_stop_does_not_wait_long_for_a_client_that_does_not_read(make_house, way, monkeypatch):
+    house = make_house(listener=way.listener, max_errors=HELP)
+
+    async def scenario():
+        client = await deaf(house, way)
+        monkeypatch.setattr(module, "CLOSING", 0.02)
+        house.dispatcher.crowd.shutdown()
+        await house.until(lambda: not house.connections)
+        client.writer.transport.abort()
+
+    house.run(scenario())
