@@ -541,13 +541,13 @@ class TakeTableProgram:
     table: Word
 
 
-@imsg("parent -> nursery", descriptor=True)
+@imsg("parent -> nursery", descriptor=True, limit=64 * 1024)
 class ForkProgram:
     """Run a program as `user`, its standard input and output one socket, its standard error the descriptor."""
 
     request: int
     user: Word
-    arguments: Annotated[list[Path], msgspec.Meta(max_length=2)]  # the program, and what configures it; absolute
+    arguments: Annotated[list[Path], msgspec.Meta(max_length=8)]  # the first one is the program; absolute
 
 
 @imsg("nursery -> parent", answers=ForkProgram, descriptor=True)

@@ -7,7 +7,9 @@ from collections import Counter
 
 from smtpd.crypto.desk import Desk
 from smtpd.crypto.keyring import Keyring
+from smtpd.envelope import Text
 from smtpd.imsg import KeyTaken, ReportStatistics, SetVerbose, StatisticsReported, TakeKey
+from smtpd.ipc.bound import fit
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import die
@@ -41,7 +43,7 @@ class Crypto:
         try:
             channel.send(KeyTaken(imsg.pki, self.keyring.take(descriptor).hex(), ""))
         except Unusable as error:
-            channel.send(KeyTaken(imsg.pki, "", str(error)))
+            channel.send(KeyTaken(imsg.pki, "", fit(Text, str(error))))
         finally:
             os.close(descriptor)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from smtpd.config.slice import DispatcherSlice, ListenerSlice
+from smtpd.envelope import Text
 from smtpd.imsg import (
     AuthoritiesTaken,
     CertificatesUsed,
@@ -22,6 +23,7 @@ from smtpd.imsg import (
     TakeAuthorities,
     TakeCertificate,
 )
+from smtpd.ipc.bound import fit
 from smtpd.tls.certificate import LARGEST_FILE
 from smtpd.tls.context import Authorities, Certificate, ContextError, ServerContext, Unusable, make_context
 from smtpd.tls.signing import Signer
@@ -43,23 +45,23 @@ class Certificates:
         try:
             certificate = self._certificates[imsg.pki] = _read(descriptor, Certificate.read)
         except Unusable as trouble:
-            return CertificateTaken(imsg.pki, "", str(trouble))
+            return CertificateTaken(imsg.pki, "", fit(Text, str(trouble)))
         return CertificateTaken(imsg.pki, certificate.public, "", self._warning(certificate))
 
     def take_authorities(self, imsg: TakeAuthorities, descriptor: int) -> AuthoritiesTaken:
         try:
             self._authorities[imsg.ca] = _read(descriptor, Authorities.read)
         except Unusable as trouble:
-            return AuthoritiesTaken(imsg.ca, str(trouble))
+            return AuthoritiesTaken(imsg.ca, fit(Text, str(trouble)))
         return AuthoritiesTaken(imsg.ca, "")
 
     def make(self) -> ContextsMade:
         try:
             self._made = {listener.number: self._make_context(listener) for listener in self._listeners}
         except ContextError as error:
-            return ContextsMade(error.pki, str(error))
+            return ContextsMade(error.pki, fit(Text, str(error)))
         except Unusable as trouble:
-            return ContextsMade("", str(trouble))
+            return ContextsMade("", fit(Text, str(trouble)))
         return ContextsMade("", "")
 
     def use(self) -> CertificatesUsed:

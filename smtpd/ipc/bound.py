@@ -2,6 +2,7 @@
 
     fault(Word, "a\\tb")             "a control character"         empty if it fits
     misfits(model, type(model))     each text that does not fit its field, and why
+    fit(Text, "what\nhas failed")   "what\\012has failed"     for a reason that somebody else has written
 
 msgspec checks the types of envelope.py when an imsg is decoded, not when it is made, and a process that receives what
 does not fit ends the daemon.  So whatever comes from outside is compared with the type before it is part of an imsg.
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from smtpd.ipc.log import visible
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -72,3 +75,9 @@ def _is_dataclass(kind: Any) -> bool:
 def _fields(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def fit(kind: Any, text: str) -> str:
+    """A reason that others have written, as much of it as `kind` carries, with what it does not as \\ooo."""
+    longest, _ = _limits(kind)
+    return visible(text)[:longest]

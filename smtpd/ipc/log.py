@@ -5,7 +5,6 @@ the line.  Lines gather during a turn of the loop and leave in one write; what a
 counted, and the count is logged when there is room again.
 """
 
-import asyncio
 import os
 import re
 import select
@@ -14,6 +13,10 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+
+TYPE_CHECKING = False  # neither the parent nor an agent loads an event loop
+if TYPE_CHECKING:
+    import asyncio
 
 # A pipe that polls writable takes this much without blocking (POSIX PIPE_BUF), even a stderr that is shared.
 PIECE = 4096
@@ -69,7 +72,7 @@ class Log:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+    def attach(self, loop: "asyncio.AbstractEventLoop") -> None:
         """From here on lines gather during a turn of `loop`, whose thread calls this; other threads may log as well."""
         self.later = loop.call_soon
         self._thread, self._hand_over = threading.get_ident(), loop.call_soon_threadsafe

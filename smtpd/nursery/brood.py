@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from smtpd.envelope import Text
 from smtpd.imsg import (
     AgentEnded,
     AgentForked,
@@ -36,6 +37,7 @@ from smtpd.imsg import (
     TakeProgram,
     UserLookedUp,
 )
+from smtpd.ipc.bound import fit
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.errand import PACKET_MAX, PROMISES, TETHERED, Post
 from smtpd.ipc.log import log
@@ -143,7 +145,8 @@ class Brood:
         if verdict != "ok" or young.ids is None:
             _close(sockets)
             reason = rest or (SILENT if not line else "")
-            self._parent.send(AgentNotForked(imsg.request, verdict if verdict in VERDICTS else "later", reason))
+            known = verdict if verdict in VERDICTS else "later"
+            self._parent.send(AgentNotForked(imsg.request, known, fit(Text, reason)))
             return
         if rest and not self._said_what_is_missing:
             self._said_what_is_missing = True
@@ -198,7 +201,8 @@ class Brood:
         if line:
             sock.close()
             verdict, _, reason = line.partition(" ")
-            self._parent.send(ProgramNotForked(imsg.request, reason or f"user {imsg.user}: {verdict}"))
+            trouble = fit(Text, reason or f"user {imsg.user}: {verdict}")
+            self._parent.send(ProgramNotForked(imsg.request, trouble))
         else:
             self._announced.add(young.pid)
             self._parent.send(ProgramForked(imsg.request, young.pid), sock.detach())

@@ -23,7 +23,9 @@ from functools import partial
 
 from mail_local import mailbox
 from smtpd.config.slice import ParentSlice
+from smtpd.envelope import Text
 from smtpd.imsg import LockMailbox, MailboxLocked, MailboxNotLocked, UnlockMailbox
+from smtpd.ipc.bound import fit
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop, Timer
@@ -149,7 +151,7 @@ class Mailboxes:
 
     def _refuse(self, attempt: Attempt, permanent: bool, reason: str) -> None:
         self._end(attempt)
-        attempt.channel.send(MailboxNotLocked(attempt.request, permanent, reason))
+        attempt.channel.send(MailboxNotLocked(attempt.request, permanent, fit(Text, reason)))
 
     def _end(self, attempt: Attempt) -> None:
         attempt.over = True

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from smtpd.envelope import Entry, envelope_text, message_of, message_text
+from smtpd.envelope import Entry, Text, envelope_text, message_of, message_text
 from smtpd.imsg import (
     ContentNotOpened,
     ContentOpened,
@@ -22,6 +22,7 @@ from smtpd.imsg import (
     OpenContent,
     QuarantineListed,
 )
+from smtpd.ipc.bound import fit
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, visible
 from smtpd.queue.disk import Disk
@@ -129,7 +130,8 @@ def _read(store: Store, imsg: ListEnvelopes) -> tuple[Any, dict[int, int]]:
 
 
 def _read_quarantine(store: Store) -> list[tuple[int, int, str]]:
-    return [(envelope, when, reason[:REASON_MAX]) for envelope, when, reason in store.quarantine(PAGE)]
+    """A row that cannot be decoded is quoted by SQLite as it is."""
+    return [(envelope, when, fit(Text, reason)[:REASON_MAX]) for envelope, when, reason in store.quarantine(PAGE)]
 
 
 def _said(trouble: str) -> str:

@@ -653,3 +653,17 @@ def test_a_memory_limit_only_ever_goes_down():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert [int(line) for line in done.stdout.split()] == [cradle.MEMORY_MAX, 2**28]
+
+
+@pytest.mark.parametrize("line", [b"later a\x01b\tc", b"later " + b"\xff" * 990, b"\x1b[2J", b"daemon \xe2\x80\xa8\r"])
+def test_what_a_child_says_is_never_more_than_the_parent_can_read(monkeypatch, line):
+    """The parent ends the daemon over an imsg that does not fit."""
+    monkeypatch.setattr(brood_module, "be_program", lambda *more: os.write(more[-1], line + b"\n"))
+    monkeypatch.setattr(brood_module, "be_agent", lambda *more: os.write(more[-1], line + b"\n"))
+    world = World()
+    try:
+        world.brood.fork_program(ForkProgram(1, "x" * 256, ["/bin/true"]), os.open("/dev/null", os.O_WRONLY))
+        world.brood.fork_agent(agent(2, "bob"))
+        assert {type(imsg) for imsg in world.answers(2)} == {ProgramNotForked, AgentNotForked}
+    finally:
+        world.close()

@@ -79,6 +79,48 @@ def test_a_configuration_that_is_not_there_is_said(conf, ground):
     assert done.returncode == 1 and "smtpd.conf" in done.stderr and "No such file" in done.stderr
 
 
+TAKEN = "listen on 127.0.0.1 port 1"  # what stands behind it is looked at before anything is bound
+
+
+@needs_users
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (f'{TAKEN} tag "a\tb"\n{GOOD}', ":1:32: "),
+        (f'mda wrapper w "{"a" * 3000} %{{mda}}"\naction b mda "{"b" * 2000}" wrapper w\n{GOOD}', ":2:8: "),
+    ],
+)
+def test_what_no_imsg_can_carry_is_said_by_n_and_by_the_start(conf, text, said):
+    """The first RCPT would have ended the daemon, after each restart again."""
+    words = conf(text)
+    checked, started = run("-n", *words), run(*words)
+    assert checked.returncode == started.returncode == 1
+    (line,) = [line for line in checked.stderr.splitlines() if said in line]
+    assert line in started.stderr
+
+
+@needs_users
+def test_files_of_a_pki_that_no_listener_has_are_not_opened(conf, ground):
+    """Neither by -n nor by the start, which say so."""
+    address = str(ground / "notify")
+    words = conf(f'pki "x.test" cert "/nowhere/c" key "/nowhere/k"\n{GOOD}')
+    checked = run("-n", *words)
+    warning = 'no listener has pki "x.test": its files are not opened'
+    assert checked.returncode == 0 and warning in checked.stderr
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, open(ground / "log", "w+") as log:
+        notify.bind(address)
+        notify.settimeout(20)
+        command = [sys.executable, "-m", "smtpd", *words]
+        with subprocess.Popen(command, stderr=log, cwd="/", env={**os.environ, "NOTIFY_SOCKET": address}) as process:
+            try:
+                assert b"READY=1" in notify.recv(100)
+            finally:
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        log.seek(0)
+        assert warning in log.read()
+
+
 @needs_users
 def test_a_port_that_is_taken_is_said(conf, ground):
     with socket.create_server(("127.0.0.1", 0)) as taken:

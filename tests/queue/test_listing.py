@@ -182,6 +182,16 @@ def test_the_quarantine_shows_what_when_and_why(house):
     assert (answer.request, answer.rows) == (5, [(id, 99, "odd")])
 
 
+def test_a_row_that_sqlite_quotes_in_the_reason_does_not_end_control(house):
+    """What cannot be decoded stands in its message as it is."""
+    (id,) = house.store()
+    reason = "Could not decode to UTF-8 column 'sender' with text 'a\x01\n" + "x" * 2000
+    house.queue.disk.store.apply([SetAside(id, 99, reason)])
+    house.say("control", ListQuarantine(5))
+    ((_, _, told),) = house.hear("control", QuarantineListed).rows
+    assert told.startswith("Could not decode to UTF-8 column 'sender' with text 'a\\001\\012xxx")
+
+
 # -- show message ---------------------------------------------------------------------------
 
 
