@@ -27,6 +27,9 @@ class Trade:
     HANDS, BATCH, BATCH_BYTES, GATHER = 6, 3, 1 << 20, 0
     over, places = False, ()
 
+    def __init__(self, by_message):
+        self.BY_MESSAGE = self.SPARE = by_message
+
     def work(self, _queue, _tether):
         return self
 
@@ -34,7 +37,8 @@ class Trade:
         return [Result(taken.envelope, Outcome.DELIVERED, "") for taken, _ in batch]
 
 
-def test_hand_over_each_errand_is_answered_once_and_no_hand_is_left(monkeypatch):
+@pytest.mark.parametrize("by_message", [False, True])
+def test_hand_over_each_errand_is_answered_once_and_no_hand_is_left(monkeypatch, by_message):
     ends = []
     monkeypatch.setattr(hand.os, "_exit", ends.append)
     packets = [encode(errand(number)) for number in range(1, ERRANDS + 1)]
@@ -42,7 +46,7 @@ def test_hand_over_each_errand_is_answered_once_and_no_hand_is_left(monkeypatch)
         for _ in rounds(6):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.settimeout(PATIENCE)
-            hands = Hands(theirs, None, Trade())
+            hands = Hands(theirs, None, Trade(by_message))
             main = threading.Thread(target=hands.run, daemon=True)
             main.start()
 
@@ -69,7 +73,7 @@ class Server:
         self.limit, self.open, self.most = limit, 0, 0
         self._lock = threading.Lock()
 
-    def connect(self):
+    def connect(self, _progress):
         with self._lock:
             if self.open == self.limit:
                 raise Unreachable("too many")
@@ -108,7 +112,7 @@ def test_hand_over_no_hand_waits_for_a_connection_that_nobody_gives_back(limit):
                 try:
                     for number in range(15):
                         try:
-                            connection, _ = pool.take()
+                            connection, _ = pool.take(lambda: None)
                         except Unreachable:  # nobody had one, in the moment before the server knew of that
                             continue
                         assert not connection.in_use and not connection.closed
