@@ -94,3 +94,35 @@ def test_what_is_no_answer_to_this_kind_of_question_is_a_violation(pair):
     pair.asked()
     with pytest.raises(Violation):
         questions.answer(Happened(pair.heard[0].request))
+
+
+def test_one_answer_makes_room_for_all_that_fit_in_their_order(pair):
+    questions = Questions(pair.near, size=1000)
+    for word, size in (("large", 900), ("x", 200), ("y", 300), ("z", 300), ("last", 300)):
+        questions.ask(say(word), lambda imsg: None, size=size)
+    assert pair.asked() == ["large", "x"] and len(questions) == 5
+    questions.answer(Said(pair.heard[0].request))
+    assert pair.asked() == ["large", "x", "y", "z", "last"]
+    assert questions.full and len(questions) == 4
+
+
+def test_a_window_that_is_used_to_the_last_byte_is_full(pair):
+    questions = Questions(pair.near, size=1000)
+    questions.ask(say("x"), lambda imsg: None, size=999)
+    assert not questions.full
+    questions.ask(say("y"), lambda imsg: None, size=1)
+    assert questions.full
+
+
+def test_a_number_that_is_under_way_is_not_given_to_another_question(pair, monkeypatch):
+    monkeypatch.setattr("smtpd.ipc.question.ID_MAX", 4)
+    questions = Questions(pair.near)
+    for word in "abcd":
+        questions.ask(say(word), lambda imsg: None)
+    pair.asked()
+    for imsg in pair.heard[0], pair.heard[2]:
+        questions.answer(Said(imsg.request))
+    for word in "ef":
+        questions.ask(say(word), lambda imsg: None)
+    pair.asked()
+    assert [imsg.request for imsg in pair.heard] == [1, 2, 3, 4, 1, 3]
