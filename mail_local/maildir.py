@@ -216,10 +216,18 @@ class Folder:
         with suppress(OSError):
             os.unlink(name, dir_fd=self.tmp)
 
-    def withdraw(self, name: str) -> None:
-        """Out of new/ again: its directory could not be synced, and the mail will come again."""
-        with suppress(OSError):
+    def withdraw(self, name: str) -> bool:
+        """Out of new/ again: its directory could not be synced, and the mail will come again.  False when a reader has
+        moved it to cur/ meanwhile, and that is on the disk: then it is delivered."""
+        try:
             os.unlink(name, dir_fd=self.new)
+        except FileNotFoundError:
+            with suppress(OSError):
+                os.fsync(self.cur)
+                return False
+        except OSError:
+            pass
+        return True
 
     def names(self) -> Iterator[str]:
         """Of all mails in new/ and cur/, without flags.  In this order: a reader moves them from one to the other."""
@@ -300,9 +308,8 @@ class Maildir:
                         os.fsync(folder.cur)
             except OSError as error:
                 for draft in placed:
-                    reasons[draft.number] = reason_of(error)
-                    if not draft.found:
-                        folder.withdraw(draft.name)
+                    if draft.found or folder.withdraw(draft.name):
+                        reasons[draft.number] = reason_of(error)
 
     def _folder_of(self, mail: Mail, opened: ExitStack) -> tuple[Folder, str]:
         if mail.junk:

@@ -1,5 +1,6 @@
 """The library below the agent: names, folders, and stores that run side by side."""
 
+import errno
 import os
 import threading
 
@@ -75,6 +76,22 @@ def test_a_defect_in_one_mail_leaves_nothing_of_the_others(root):
         store(root, mail(1), mail(2), Mail("1.E3.host", defective()))
     assert os.listdir("/proc/self/fd") == before
     assert os.listdir(root / "tmp") == os.listdir(root / "new") == []
+
+
+def test_a_mail_that_a_reader_took_before_its_directory_could_be_synced_does_not_come_twice(root, monkeypatch):
+    """It cannot be taken back, and the next try would not find it in new/."""
+    fsync, new = os.fsync, os.stat(root / "new")
+
+    def failing(descriptor):
+        if os.path.samestat(os.fstat(descriptor), new):
+            (root / "new" / mail(1).name).rename(root / "cur" / f"{mail(1).name}:2,S")
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    reasons = store(root, mail(1), mail(2))
+    assert [bool(reason) for reason in reasons] == [False, True]
+    assert os.listdir(root / "new") == []
 
 
 def test_reasons_come_in_the_order_of_the_mails(root):
