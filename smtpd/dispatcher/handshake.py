@@ -212,9 +212,11 @@ class Handshakes:
 
     def _stepped(self, handshake: Handshake, outcome: Link | Failed | None) -> None:
         self._busy -= 1
-        handshake.stepped(outcome)
-        while self._line and self._busy < SIGNERS:
-            self._serve()
+        try:
+            handshake.stepped(outcome)
+        finally:  # a fault of ours in one of them keeps no other one waiting
+            while self._line and self._busy < SIGNERS:
+                self._serve()
 
     def _serve(self) -> None:
         network = next(iter(self._line))

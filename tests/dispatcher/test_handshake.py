@@ -132,6 +132,19 @@ def test_a_handshake_ends_with_a_link(hall):
     assert hall.crypto.signatures == 1
 
 
+def test_our_own_fault_in_one_handshake_keeps_no_other_one_in_the_line(hall):
+    raised = []
+    hall.loop.set_exception_handler(lambda loop, context: raised.append(context["exception"]))
+    for _ in range(SIGNERS):
+        faulty = Peer(hall)
+        faulty.handshake._done = lambda outcome: 1 / 0
+        faulty.handshake.receive(b"GET / HTTP/1.0\r\n\r\n")
+    waiting = Peer(hall).hello()
+    assert len(hall.handshakes) == 1
+    hall.shake(waiting)
+    assert waiting.link and len(raised) == SIGNERS
+
+
 def test_threads_that_cannot_be_started_are_not_waited_for(hall, monkeypatch):
     """More of them than there may be: those that come when it is over are served all the same."""
 
