@@ -112,3 +112,21 @@ def test_a_state_that_another_user_has_made_below_a_sticky_directory(make_daemon
     assert become(alice, lambda: os.mkdir(daemon.state) or 0) == 0
     with pytest.raises(AssertionError, match=r"fatal: /.*/state belongs to uid \d+, not to root"):
         daemon.start()
+
+
+LONGEST = """
+listen on 127.0.0.1 port {{port}} tag "{tag}"
+mda wrapper "{wrapper}" "{comment} %{{{{mda}}}}"
+action "{action}" mda "cat > mail; : {filling}" wrapper "{wrapper}"
+match tag "{tag}" from any for any action "{action}"
+"""
+
+
+def test_the_longest_words_that_are_accepted_carry_a_mail(make_daemon, users):
+    """In letters of three bytes: all that a recipient and its agent are told of the configuration."""
+    user = users.make("smtpd-longest")
+    words = {"tag": "€" * 32, "wrapper": "w" * 256, "action": "€" * 256, "comment": f": {'€' * 2000};"}
+    daemon = make_daemon(LONGEST.format(filling="€" * 2050, **words)).start()
+    daemon.send(f"{user}@here.test", b"Subject: x\r\n\r\nx\r\n")
+    until(lambda: "stat=Delivered" in daemon.log, what="delivery")
+    assert (users.home(user) / "mail").read_text().endswith("\nx\n")

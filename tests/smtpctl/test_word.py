@@ -1,11 +1,14 @@
 """Which command a line means: a table."""
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smtpctl.command import COMMANDS
+from smtpctl.order import NoSuch, envelopes
 from smtpctl.word import Unclear, find_beginning, find_command
+from smtpd.imsg import TABLE, ScheduleEnvelopes, UpdateTable
 
 MEANT = """
 show queue                          show queue
@@ -150,3 +153,28 @@ def test_any_words_are_a_command_or_unclear(words):
         assert unclear.possibilities
     else:
         assert len(words) == len(command.pattern.split())
+
+
+@given(parameter=st.text() | st.from_regex("[0-9a-f]{8}|[0-9a-f]{16}", fullmatch=True))
+@example("x" * 256)
+@example("\udcff")
+@example("ffffffffffffffff")
+@example("0000000100000000")
+@example("7fffffff")
+def test_what_is_understood_can_be_asked(parameter):
+    """Control would show us out over anything else, without a word of what is wrong."""
+    asked = []
+    try:
+        _, (name,) = find_command(COMMANDS, ["update", "table", parameter])
+        asked.append(UpdateTable(1, name))
+    except Unclear:
+        pass
+    try:
+        _, ids = find_command(COMMANDS, ["schedule", parameter])
+        asked.append(ScheduleEnvelopes(1, *envelopes(ids)))
+    except (Unclear, NoSuch):
+        pass
+    for imsg in asked:
+        payload = msgspec.msgpack.encode(imsg)
+        assert len(payload) <= TABLE.by_class[type(imsg)].limit
+        assert msgspec.msgpack.decode(payload, type=type(imsg)) == imsg
