@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 
 import pytest
@@ -74,6 +75,26 @@ def test_remove(daemon, users, alice, waiting):
     until(lambda: daemon.smtpctl("show", "queue").stdout == "", what="an empty queue")
     daemon.smtpctl("resume", "mda")
     assert mails(users.home(alice)) == []
+
+
+def test_what_is_removed_while_it_is_tried_is_gone_also_when_the_daemon_dies(daemon, users, alice):
+    home = users.home(alice)
+    forward, begun = home / ".forward", home / "begun"
+    forward.write_text(f'"|touch {begun}; exec sleep 5"\n')
+    shutil.chown(forward, alice, alice)
+    forward.chmod(0o600)
+    try:
+        daemon.send(f"{alice}@here.test", b"Subject: slow\r\n\r\nx\r\n")
+        until(begun.exists, what="the command")
+        (line,) = daemon.smtpctl("show", "queue").stdout.splitlines()
+        assert "1 envelope" in daemon.smtpctl("remove", line.split("|")[0]).stdout
+        until(lambda: daemon.smtpctl("show", "queue").stdout == "", what="an empty queue")
+        daemon.kill()
+        daemon.start()
+        assert daemon.smtpctl("show", "queue").stdout == ""
+    finally:
+        forward.unlink()
+        begun.unlink(missing_ok=True)
 
 
 def test_pause_fails_when_it_is_so_already(daemon, waiting):
