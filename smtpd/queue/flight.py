@@ -228,6 +228,8 @@ class Flight:
     @at_its_own_cost
     def failed(self, reason: str, *, sent: bool = False, permanent: bool = False) -> None:
         """No agent has answered."""
+        if self.over:  # our own code raised after it had joined the line
+            return
         reason = _kept(reason)
         if permanent:
             self.held(reason)

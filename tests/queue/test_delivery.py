@@ -498,7 +498,8 @@ def test_an_envelope_that_cannot_be_matched_to_an_agent_costs_itself(house, capf
     assert row(house, bad).error == "internal error: KeyError"
 
 
-def test_one_that_joined_a_line_before_our_code_raised_is_not_begun(house, monkeypatch):
+@pytest.mark.parametrize("agent", ["started", "refused"])
+def test_one_that_joined_a_line_before_our_code_raised_has_one_end(house, monkeypatch, capfd, agent):
     give = house.queue.agents.give
 
     def give_and_raise(key, flight):
@@ -510,9 +511,13 @@ def test_one_that_joined_a_line_before_our_code_raised_is_not_begun(house, monke
     bad, good = house.store([replace(recipient("bob"), extension="bad"), recipient("bob")])
     house.due(bad, good)
     assert house.tried() == ([], [bad], [])
-    _, agent = house.start_agent()
-    assert house.deliver(agent).envelope == good
-    assert house.tried() == ([good], [], [])
+    if agent == "refused":
+        house.say("parent", AgentRefused(house.hear("parent", StartAgent).request, False, "too many agents"))
+        assert house.tried() == ([], [good], [])
+    else:
+        assert house.deliver(house.start_agent()[1]).envelope == good
+        assert house.tried() == ([good], [], [])
+    assert capfd.readouterr().err.count("Traceback") == 1
 
 
 def test_what_the_log_cannot_say_of_one_envelope_ends_nothing(house, capfd, monkeypatch):
