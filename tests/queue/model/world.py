@@ -105,13 +105,17 @@ class World(Outside):
             return replace(envelope, recipients, *more)
 
         deliveries.renewals.replace = replacing
-        get_key = deliveries._roster.get_key
+        self._let_fail(deliveries._roster, "get_key")  # when it is due
+        self._let_fail(deliveries.disk, "find_message")  # when an agent begins it
 
-        def getting(recipient):
+    def _let_fail(self, part, name):
+        real = getattr(part, name)
+
+        def call(*arguments):
             self._fail_now()
-            return get_key(recipient)
+            return real(*arguments)
 
-        deliveries._roster.get_key = getting
+        setattr(part, name, call)
 
     @property
     def _directory(self):
