@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from msgspec.structs import replace
 
 from smtpd.envelope import INLINE, Duty
 from smtpd.imsg import (
@@ -322,3 +323,43 @@ def test_an_envelope_that_no_mail_can_have_is_fatal(house):
     added = AddEnvelopes(message, ORIGIN, [recipient("bob", duty=Duty.READ)], TERMS)
     with pytest.raises(Violation):
         process.from_lookup(house.queue, house.near["lookup", 0], added, None)
+
+
+def test_other_terms_than_before_are_fatal(house, mine):
+    """One MAIL has one set of them: which ones would the envelopes get?"""
+    say(house, AddEnvelopes(mine, ORIGIN, [recipient()], TERMS), "lookup")
+    say(house, AddEnvelopes(mine, ORIGIN, [recipient()], TERMS), "lookup")
+    with pytest.raises(Violation):
+        say(house, AddEnvelopes(mine, ORIGIN, [recipient()], replace(TERMS, envid="other")), "lookup")
+
+
+def test_a_second_spool_file_is_fatal_while_the_first_is_being_made(house, mine):
+    say(house, OpenSpoolFile(1, mine))
+    with pytest.raises(Violation):
+        say(house, OpenSpoolFile(2, mine))
+    house.hear("dispatcher0", SpoolFileOpened)
+
+
+def test_as_much_as_an_imsg_may_bring_is_stored_in_the_row(house, mine):
+    house.submit(mine, content=b"x" * INLINE)
+    house.hear("dispatcher0", MessageStored)
+    assert house.queue.disk.store.find_message(mine).content == b"x" * INLINE
+
+
+def test_no_spool_file_is_begun_while_the_store_is_repaired(house, mine, tmp_path):
+    house.queue.disk.commits.repairing = True
+    say(house, OpenSpoolFile(1, mine))
+    assert house.hear("dispatcher0", SpoolFileRefused).code == 451
+    house.queue.disk.commits.repairing = False
+    assert files(tmp_path) == []
+
+
+def test_nothing_is_sealed_or_committed_while_the_store_is_repaired(house, mine, tmp_path):
+    spool(house, mine)
+    house.queue.disk.commits.repairing = True
+    say(house, AddEnvelopes(mine, ORIGIN, [recipient()], TERMS), "lookup")
+    say(house, StoreMessage(7, mine, 1, b"", len(LARGE)))
+    assert house.hear("dispatcher0", MessageRefused).code == 451
+    assert not house.spool.called("seal")
+    house.queue.disk.commits.repairing = False
+    house.until(lambda: files(tmp_path) == [])

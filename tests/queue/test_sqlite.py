@@ -214,6 +214,16 @@ def test_one_step_of_giving_back_is_short(store, monkeypatch):
     assert unused - store._number("PRAGMA freelist_count") <= sqlite.STEP_PAGES
 
 
+def test_giving_space_back_makes_no_long_log(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "FREE_KEPT", 0)
+    messages = [add(n, content=bytes(16000)) for n in range(1, 51)]
+    store.apply(messages)
+    store.apply([Remove(message.envelopes[0].id) for message in messages])
+    monkeypatch.setattr(sqlite, "CHECKPOINT", 1)
+    assert store.shrink()
+    assert not store.unsettled
+
+
 def test_the_log_is_copied_back_and_begins_anew(store):
     for round in range(25):
         messages = [add(round * 100 + n, content=os.urandom(10000)) for n in range(1, 101)]
@@ -336,6 +346,20 @@ def fill_with_mail(store, first):
             store.apply([add(first, content=os.urandom(16000))])
             first += 1
     return first - 1
+
+
+def test_after_a_full_disk_the_log_is_copied_back(store):
+    """Then it has room for the end of deliveries, which make more."""
+    store.apply([add(1)])
+    store.settle()
+    pages = store._number("PRAGMA page_count")
+    store._writer.execute(f"PRAGMA max_page_count = {pages}")
+    assert not store.unsettled
+    with pytest.raises(Full):
+        store.apply([add(2, content=os.urandom(16000))])
+    assert store.unsettled
+    store.settle()
+    store.apply([Remove(1 << 32 | 1)])
 
 
 def test_a_full_disk_is_full_and_not_broken_and_goes_on_by_itself(small_disk):
