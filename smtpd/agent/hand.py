@@ -73,6 +73,7 @@ class Hands:
         self._tether = tether
         self._trade = trade
         self._others: list[threading.Thread] = []
+        self._at_work = 0  # hands
         self._lock = threading.Lock()
         self._turn: AbstractContextManager[object] = threading.Lock() if trade.BY_MESSAGE else nullcontext()
 
@@ -87,8 +88,11 @@ class Hands:
         try:
             work = self._trade.work(self._socket, self._tether)
             while batch := self._take():
-                for answer in work.do(batch):
-                    self._socket.send(encode(answer), socket.MSG_NOSIGNAL)
+                try:
+                    for answer in work.do(batch):
+                        self._socket.send(encode(answer), socket.MSG_NOSIGNAL)
+                finally:
+                    self._count(-1)
                 if self._trade.over:
                     self._socket.shutdown(socket.SHUT_RD)
         except ConnectionError:
@@ -97,6 +101,10 @@ class Hands:
             os._exit(EX_PROTOCOL)
         except BaseException:  # in a thread it would go unnoticed, with errands that nobody answers
             os._exit(EX_SOFTWARE)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._at_work += change
 
     def _living(self) -> list[threading.Thread]:
         with self._lock:
@@ -116,6 +124,8 @@ class Hands:
         """What waits, after waiting for the first.  Empty at the end, or when nothing came for a while."""
         with self._turn:
             batch, more = self._taken()
+        if batch:
+            self._count(1)
         if more or (batch and self._trade.SPARE):
             self._begin_another()
         return batch
@@ -134,6 +144,8 @@ class Hands:
             try:
                 packet, ancillary, told, _ = self._socket.recvmsg(PACKET_MAX, _ROOM_FOR_DESCRIPTORS, flags)
             except BlockingIOError:
+                if self._at_work and not batch:  # queue keeps this agent, and may have more for it
+                    continue
                 return batch, False
             if not packet:
                 return batch, False

@@ -2,16 +2,19 @@
 
 import dataclasses
 import os
+import socket
 import struct
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from smtpd.agent.hand import EX_PROTOCOL
+from smtpd.agent.hand import EX_PROTOCOL, Hands
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import PACKET_MAX, ReadForward, Result, encode
-from tests.agent.conftest import MAIL, UID, Agent, errand, files
+from smtpd.ipc.errand import PACKET_MAX, Deliver, ReadForward, Result, decode, encode
+from tests.agent.conftest import MAIL, STUCK, UID, Agent, errand, files
 
 
 def test_it_ends_when_queue_parts_with_it(start):
@@ -101,6 +104,52 @@ def test_it_starts_no_thread_for_a_single_mail(start):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits of another user")
+def test_a_hand_waits_for_as_long_as_another_is_at_work():
+    """Queue keeps the agent, and gives it more: a command may run for longer than a hand has to wait."""
+    go_on = threading.Event()
+
+    class Trade:
+        ERRANDS, HANDS, BATCH, BATCH_BYTES, GATHER, BY_MESSAGE, SPARE = (Deliver,), 2, 1, 1, 0, False, True
+        over, places = False, ()
+
+        def work(self, *_):
+            return self
+
+        def do(self, batch):
+            (told, _) = batch[0]
+            if told.envelope & 0xFF == 1:
+                go_on.wait(STUCK)
+            return [Result(told.envelope, Outcome.DELIVERED, "")]
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.settimeout(STUCK)
+        hands = Hands(_Hasty(theirs), None, Trade())
+        main = threading.Thread(target=hands.run, daemon=True)
+        main.start()
+        ours.send(encode(errand(1)))
+        time.sleep(0.05)  # several times as long as a hand waits
+        ours.send(encode(errand(2)))
+        assert decode(ours.recv(100)).envelope & 0xFF == 2
+        go_on.set()
+        assert decode(ours.recv(100)).envelope & 0xFF == 1
+        main.join(STUCK)  # with nothing at work, they end by themselves
+        assert not main.is_alive()
+
+
+class _Hasty:
+    """A socket on which nothing is waited for long."""
+
+    def __init__(self, sock):
+        self._sock = sock
+
+    def setsockopt(self, *_):
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 10_000))
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
 def test_a_user_without_a_process_to_spare_gets_his_mail_all_the_same(start, home):
     agent = start(limits=["RLIMIT_NPROC=0"])
     for number in range(1, 101):

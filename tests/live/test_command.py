@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,22 @@ def test_a_command_that_forks_away_is_done_and_delays_nobody(daemon, users, caro
     assert logged(daemon, f"<{carol}+forks@", "result=Ok")
     send_and_wait(daemon, f"{carol}+next@behave.test")
     assert (users.home(carol) / "done-next").exists()
+
+
+LONG = float(os.environ.get("SMTPD_LONG_COMMAND", "1"))  # seconds that a command runs before another mail comes
+
+
+def test_a_command_that_runs_for_long_keeps_no_other_mail_of_its_user_waiting(daemon, users, carol):
+    """SMTPD_LONG_COMMAND=70 lets it run for longer than an agent may say nothing."""
+    stuck = users.home(carol) / "stuck"
+    send(daemon, f"{carol}+stuck@behave.test")
+    until(lambda: stuck.exists(), what="the command")
+    time.sleep(LONG)
+    send(daemon, f"{carol}+other@behave.test")
+    until(lambda: (users.home(carol) / "done-other").exists(), 20, what="the other command")
+    assert len(stuck.read_text().split()) == 1
+    assert not logged(daemon, carol, "result=TempFail")
+    remove_all(daemon)
 
 
 def test_stuck_commands_delay_nobody_and_end_with_the_daemon(make_daemon, users, alice, carol):
