@@ -18,7 +18,7 @@ from smtpd.queue.space import Space
 from smtpd.queue.spool import Spool
 from smtpd.queue.sqlite import SQLiteStore
 from smtpd.queue.state import Queue
-from smtpd.queue.store import Add, Broken, Full, Hold, Postpone, Remove, Replace
+from smtpd.queue.store import Add, Broken, Full, Hold, Postpone, Remove, Replace, Reschedule, Suspend
 from smtpd.queue.store import Begin as BeginTry
 from smtpd.scheduler import process as scheduler_process
 from smtpd.scheduler.clock import Clock
@@ -47,6 +47,7 @@ FULL = [
     lambda changes: any(isinstance(change, Add | Replace | BeginTry) for change in changes),
     lambda changes: any(isinstance(change, Postpone | Hold) for change in changes),
     lambda changes: any(isinstance(change, Remove) for change in changes),
+    lambda changes: any(isinstance(change, Suspend | Reschedule) for change in changes),
     lambda changes: len(changes) > 1,
 ]
 

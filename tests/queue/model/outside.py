@@ -242,7 +242,7 @@ class Outside:
             return
         id = rows[number % len(rows)]
         first, last = id, id
-        if scope == 0:
+        if scope in (0, 2):
             first, last = 1 << 32, (2**31 - 1) << 32 | COUNTER_MAX
         elif scope == 1:
             first, last = first_envelope(message_of(id)), last_envelope(message_of(id))

@@ -35,11 +35,11 @@ WEIGHTS = {
     "expand": 25,
     "edit": 70,
     "ask": 15,
-    "order": 40,
+    "order": 50,
     "pause": 4,
     "time": 60,
     "clock": 5,
-    "fill": 10,
+    "fill": 20,
     "fail": 2,
     "defect": 3,
     "crash": 5,
@@ -221,7 +221,7 @@ class World(Outside):
 
     def step_fill(self, number):
         """The disk is full for some changes, or there is room again."""
-        self.disk.full = max(0, number % 12 - 6)
+        self.disk.full = max(0, number % 14 - 7)
 
     def step_fail(self, number):
         """The disk fails once in this life; a second time is the end of it."""
