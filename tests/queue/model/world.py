@@ -273,7 +273,9 @@ class World(Outside):
         else:
             raise Wrong("the daemon does not stop")
         if not full:
-            check_stopped(self.ledger, *orders)
+            removed, suspended = orders
+            suspended = {id: wish for id, wish in suspended.items() if self.ledger.suspended.get(id) == wish}
+            check_stopped(self.ledger, removed, suspended)
         self._part()
         self.life.close()
         self._begin()
