@@ -11,7 +11,7 @@ from smtpd.queue.commit import Commits
 from smtpd.queue.ram import RAMStore
 from smtpd.queue.store import Broken, Full, Hold, Remove, Reschedule, Suspend
 from tests.queue.conftest import PATIENCE, add
-from tests.queue.fault import Faulty, broken, refuse
+from tests.queue.fault import Faulty, broken, refuse, times
 
 
 class Bench:
@@ -126,6 +126,37 @@ def test_a_change_that_found_no_room_stays_before_what_was_submitted_later(bench
     assert (rows[first].held, rows[first].next_try) == (False, 77)
     assert not rows[second].suspended
     assert not bench.commits.uncommitted(first)
+
+
+def test_what_comes_while_a_change_waits_for_room_stays_behind_it(bench, monkeypatch):
+    monkeypatch.setattr(commit, "AGAIN", 0.05)
+    envelope = 1 << 32 | 1
+    bench.submit(add(1))
+    bench.run()
+    faults = times(1, Full)
+    bench.store.faults["apply"] = lambda changes: faults() if Suspend(envelope, True) in changes else None
+    bench.submit(Suspend(envelope, True), lasting=True)
+    bench.until(lambda: bench.commits.waits_for_room)
+    bench.submit(Suspend(envelope, False), lasting=True)
+    assert bench.run() == [None] * 3
+    (row,) = bench.store.load([envelope])
+    assert not row.suspended
+
+
+def test_a_transaction_is_bounded_and_a_long_rest_does_not_wait(bench, monkeypatch):
+    monkeypatch.setattr(commit, "BATCH", 10)
+    monkeypatch.setattr(commit, "COMPANY", 3600.0)
+    bench.submit(*(add(n) for n in range(1, 22)))
+    bench.until(lambda: len(bench.store.called("apply")) == 2)
+    assert [len(changes) for (changes,) in bench.store.called("apply")] == [10, 10]
+
+
+def test_a_long_log_is_copied_back_after_the_commit(bench):
+    bench.store.real.unsettled = True
+    bench.submit(add(1))
+    assert bench.run() == [None]
+    bench.until(lambda: bench.store.called("settle"))
+    assert [name for name, *_ in bench.store.calls] == ["apply", "settle"]
 
 
 def test_lasting_changes_are_known_until_they_are_durable(bench, monkeypatch):

@@ -1,5 +1,6 @@
 """Messages on their way in: what is answered when, and what ends the process."""
 
+import errno
 import os
 
 import pytest
@@ -363,3 +364,41 @@ def test_nothing_is_sealed_or_committed_while_the_store_is_repaired(house, mine,
     assert not house.spool.called("seal")
     house.queue.disk.commits.repairing = False
     house.until(lambda: files(tmp_path) == [])
+
+
+def test_a_spool_file_without_a_byte_is_fatal(house, mine):
+    spool(house, mine, b"")
+    with pytest.raises(Violation):
+        say(house, StoreMessage(7, mine, 1, b"", 0))
+
+
+@pytest.mark.parametrize(
+    "number, code", [(errno.ENOSPC, 452), (errno.EDQUOT, 452), (errno.EIO, 451), (errno.EMFILE, 451)]
+)
+def test_a_spool_file_that_cannot_be_made_is_refused_for_what_it_is(house, mine, number, code):
+    def fault(_message):
+        raise OSError(number, os.strerror(number))
+
+    house.spool.faults["create"] = fault
+    say(house, OpenSpoolFile(1, mine))
+    assert house.hear("dispatcher0", SpoolFileRefused).code == code
+
+
+@pytest.mark.parametrize("end", [MessageStored, MessageRefused])
+def test_no_descriptor_of_a_spool_file_stays(house, end):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    counts = []
+    for message in house.reserve()[:3]:
+        spool(house, message)
+        house.disk_is_full = end is MessageRefused
+        house.pass_time(10)
+        house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
+        house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+        house.hear("dispatcher0", end)
+        house.disk_is_full = False
+        house.pass_time(10)
+        house.until(lambda: len(house.queue.incoming) == 0)
+        counts.append(descriptors())
+    assert counts[1] == counts[2]
