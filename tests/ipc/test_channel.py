@@ -89,6 +89,18 @@ def test_what_is_sent_in_one_turn_arrives_in_one_receive(channels):
     assert [imsg for imsg, _ in b.receive()] == [Ask(number, "hé") for number in range(20)]
 
 
+def test_thousands_of_small_imsgs_leave_in_one_turn(channels):
+    """The kernel takes 1024 pieces in one sendmsg, and more are an error."""
+    a, b = channels
+    for number in range(3000):
+        a.send(Ask(number, ""))
+    received = []
+    while len(received) < 3000:
+        a.flush()
+        received += [imsg.request for imsg, _ in b.receive()]
+    assert received == [*range(3000)]
+
+
 def test_frames_fed_byte_by_byte_arrive_whole(raw):
     sock, b = raw
     data = bytes_of(Ask(1, "one")) + bytes_of(Ask(2, "two", b"x" * 300))
@@ -311,6 +323,28 @@ def test_two_descriptors_with_one_frame_end_the_receiver(raw):
     send_with(sock, header(3, 19, flags=frame.DESCRIPTOR) + b"\x91\xa1x", [0, 0])
     with pytest.raises(Violation):
         b.receive()
+
+
+def test_a_channel_that_is_closed_leaves_no_descriptor_open_that_was_to_be_sent(channels):
+    a, _ = channels
+    reading, writing = os.pipe()
+    a.send(Take("pipe"), writing)
+    a.close()
+    os.set_blocking(reading, False)
+    assert os.read(reading, 1) == b""  # no writing end is left
+    os.close(reading)
+
+
+def test_a_channel_that_is_closed_leaves_no_received_descriptor_open(raw):
+    sock, b = raw
+    reading, writing = os.pipe()
+    send_with(sock, header(3, 19, flags=frame.DESCRIPTOR), [writing])
+    os.close(writing)
+    assert b.receive() == []
+    b.close()
+    os.set_blocking(reading, False)
+    assert os.read(reading, 1) == b""  # no writing end is left
+    os.close(reading)
 
 
 def test_end_of_file_is_closed(raw):

@@ -60,6 +60,14 @@ def test_what_came_before_a_channel_was_added_comes_first(loop, channels):
     assert heard == ["one", "two", "later"]
 
 
+def test_what_came_before_is_not_told_of_a_channel_that_was_removed_meanwhile(loop, channels):
+    _, b = channels
+    loop.add(b, fail, fail, [(Word("one"), None)])
+    loop.remove(b)
+    loop.after(0, lambda: None)
+    loop.turn()
+
+
 def test_a_violation_in_what_came_before_is_told_as_any_other(loop, channels):
     _, b = channels
     told = []
@@ -131,6 +139,17 @@ def test_the_end_of_a_channel_is_told_once_after_what_was_still_to_be_read(loop,
     loop.after(0, lambda: None)
     loop.turn()
     assert heard == ["last", Closed]
+
+
+def test_what_a_peer_does_not_read_any_more_is_not_tried_again_and_again(loop, channels):
+    """It has closed that direction only, so its end is not told, and poll says all the time that there is room."""
+    a, b = channels
+    loop.add(b, fail, fail)
+    a.sock.shutdown(socket.SHUT_RD)
+    b.send(Word("nobody reads this"))
+    loop.after(0, lambda: None)
+    loop.turn()
+    assert b.bytes_waiting == 0
 
 
 def test_nonsense_is_told_as_a_violation(loop, channels):

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.tls import link as link_module
+from smtpd.tls.key import memory
 from smtpd.tls.library import get_connection, get_context, openssl
 from smtpd.tls.link import UPDATES_MAX, Failed, Link
 from smtpd.tls.signing import Signer, SigningFailed
@@ -209,6 +210,22 @@ def test_nothing_is_read_that_stands_behind_close_notify_in_the_same_piece(serve
     client.link.feed(behind)
     assert (client.link.read(), client.link.closed) == (b"", True)
     assert client.link.read() == b""
+
+
+def test_nothing_is_kept_of_what_comes_behind_close_notify(server):
+    client = Client(client_context(), server).shake()
+    close_by(client)
+    client.carry()
+    assert client.link.closed
+    client.link.feed(bytes(1_000_000))
+    assert client.link._in.pending == 0
+
+
+def test_a_handshake_fails_for_its_own_reason(server):
+    """Whatever one before it in the same thread has left."""
+    memory.trouble = SigningFailed("of another connection")
+    reason, _ = failure(server, b"EHLO there.test\r\n")
+    assert reason == "client does not speak TLS"
 
 
 @VERSIONS

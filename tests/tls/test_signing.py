@@ -1,5 +1,6 @@
 """Asking for a signature: one packet there, one back, and never longer than it may take."""
 
+import socket
 import threading
 
 import pytest
@@ -131,6 +132,52 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(pair, monke
         ],
     )
     assert signer.sign(PUBLIC, Operation.ECDSA, b"second") == b"of the second"
+
+
+def ask_in_vain(signer):
+    """There is no signature in time, and the thread that asked goes on."""
+    told = []
+
+    def ask():
+        try:
+            signer.sign(PUBLIC, Operation.ECDSA, b"abc")
+        except SigningFailed as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert told == ["no signature in time"]
+
+
+def test_answers_to_other_requests_do_not_make_it_wait_longer(pair, monkeypatch):
+    """However many of them there are."""
+    monkeypatch.setattr(signing, "DEADLINE", 0.05)
+    over = threading.Event()
+
+    def flood():
+        while not over.is_set():
+            try:
+                pair[1].send(Reply(77, b"not asked for").packet())
+            except OSError:
+                return
+
+    thread = threading.Thread(target=flood, daemon=True)
+    thread.start()
+    try:
+        ask_in_vain(Signer([pair[0]]))
+    finally:
+        over.set()
+        pair[0].close()
+        thread.join(5)
+
+
+def test_requests_that_nobody_reads_make_it_wait_no_longer(pair, monkeypatch):
+    monkeypatch.setattr(signing, "DEADLINE", 0.01)
+    pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least that there is
+    signer = Signer([pair[0]])
+    for _ in range(20):
+        ask_in_vain(signer)
 
 
 def test_more_threads_than_sockets_wait_for_their_turn(pair):
