@@ -20,7 +20,7 @@ from smtpd.agent.mailbox import Mailbox
 from smtpd.agent.storage import Storage
 from smtpd.agent.warrant import Warrant
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import PACKET_MAX, Post, decode, encode
+from smtpd.ipc.errand import PACKET_MAX, Post, Result, decode, encode
 from smtpd.tables import expansion
 from tests.agent.conftest import errand, files
 from tests.mail_local.lmtp_server import Server
@@ -46,7 +46,7 @@ def serve(recorder, trade, *errands, tether=None, sock=None):
         answers = []
         while packet := ours.recv(PACKET_MAX):
             answers.append(decode(packet))
-    return [answer.outcome for answer in answers]
+    return [answer.outcome for answer in answers if isinstance(answer, Result)]
 
 
 def name(number=1):
@@ -160,7 +160,7 @@ def test_what_a_server_has_taken_is_said_before_it_is_asked_to_take_more(recorde
         assert serve(recorder, Lmtp(Post("lmtp", server.target), "mail", "/"), *mails) == [Outcome.DELIVERED] * 2
     finally:
         server.stop()
-    story = [text for text in recorder.events if text.startswith(("says MAIL", "answer"))]
+    story = [text for text in recorder.events if text.startswith(("says MAIL", "answer DELIVERED"))]
     assert [text.split()[0] for text in story] == ["says", "answer", "says", "answer"]
 
 
@@ -170,9 +170,10 @@ class Observed(socket.socket):
     done = None
     seen = None
 
-    def send(self, *arguments):
-        Observed.seen = self.done.exists()
-        return super().send(*arguments)
+    def send(self, packet, *flags):
+        if isinstance(decode(packet), Result):
+            Observed.seen = self.done.exists()
+        return super().send(packet, *flags)
 
 
 def observed(done):
