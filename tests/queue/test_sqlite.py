@@ -127,6 +127,12 @@ def test_a_row_that_makes_no_sense_does_not_stop_the_scan(store, nonsense):
     tamper(store, nonsense, 3 << 32 | 1)
     rows = store.schedules(0, 10, no_lane)
     assert [isinstance(row, Unreadable) for row in rows] == [False, False, True, False, False]
+    assert len(store.schedules(2 << 32 | 1, 10, no_lane)) == 3
+
+
+def test_ids_that_are_taken_are_told_from_the_first_to_the_last(store):
+    store.apply([add(n) for n in (4, 5, 6, 7, 8)])
+    assert store.messages(5, 7) == {5, 6, 7}
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
