@@ -341,6 +341,13 @@ def test_a_try_by_hand_leaves_the_next_try_where_it_was():
     assert made.turn(NOW + 10) == [id_of(1)]
 
 
+def test_an_empty_queue_has_no_timers():
+    """Of those that were removed before their time, which may be days away."""
+    made = policy(*(schedule(message, next_try=NOW + 3600) for message in range(1, 4)))
+    made.remove([id_of(message) for message in range(1, 4)])
+    assert made.next_time() is None
+
+
 def test_tries_by_hand_do_not_pile_up_timers():
     made = policy(schedule(kind=Kind.MTA, next_try=NOW + 400))
     for second in range(399):

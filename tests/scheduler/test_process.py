@@ -31,7 +31,7 @@ from smtpd.imsg import (
     SuspendEnvelopes,
 )
 from smtpd.ipc.channel import Violation
-from smtpd.scheduler import order
+from smtpd.scheduler import order, state
 from smtpd.scheduler.clock import Clock
 
 ALL = first_envelope(1), last_envelope(2**31 - 1)
@@ -281,6 +281,20 @@ def test_a_large_order_leaves_room_for_others_between_its_slices(house):
     assert [type(imsg) for imsg in house.said["control"]] == [StatisticsReported, EnvelopesRemoved]
     assert house.said["control"][-1].count == count
     assert sum(len(imsg.envelopes) for imsg in house.until_told("queue", DeleteEnvelopes)) == count
+
+
+def test_an_order_waits_until_queue_has_read_what_it_was_told(house, monkeypatch):
+    scanned(house, [later(1)])
+    house.until(lambda: house.scheduler.orders.scanned is None)
+    monkeypatch.setattr(state, "PATIENCE", 0)  # as if it had not
+    house.control.send(RemoveEnvelopes(7, *ALL))
+    house.queue.send(EnvelopesSubmitted([schedule(2)]))
+    house.until_told("queue", EnvelopesDue)
+    house.control.send(ReportStatistics(8))
+    house.until_told("control", StatisticsReported)
+    assert not [imsg for imsg in house.said["control"] if isinstance(imsg, EnvelopesRemoved)]
+    monkeypatch.setattr(state, "PATIENCE", 1)
+    assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 2)]
 
 
 def test_a_paused_kind_is_tried_after_it_is_resumed(house):
