@@ -273,9 +273,7 @@ class World(Outside):
         else:
             raise Wrong("the daemon does not stop")
         if not full:
-            removed, suspended = orders
-            suspended = {id: wish for id, wish in suspended.items() if self.ledger.suspended.get(id) == wish}
-            check_stopped(self.ledger, removed, suspended)
+            check_stopped(self.ledger, *orders)
         self._part()
         self.life.close()
         self._begin()
