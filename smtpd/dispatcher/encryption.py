@@ -60,7 +60,7 @@ class Encryption:
             self._log(f"tls-failed reason={quoted(str(outcome))} address={self._address}")
             self._done(None)
             return
-        self._wire.link = outcome
+        self._wire.encrypt(outcome)
         self._statistics[LIVE[self._tls.mode]] += 1
         self._log(f"tls ciphers={outcome.facts}")
         if self._tls.ca:

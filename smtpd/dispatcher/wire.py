@@ -20,19 +20,25 @@ class Wire:
     def __init__(self, transport: asyncio.Transport):
         self.transport = transport
         self.link: Link | None = None
+        self._unread = False  # what came behind the handshake is still in the link
         self.client_reads = True  # what is written does not pile up
         self.reading = True
         self.eof = False  # FIN has come
 
     @property
     def ended(self) -> bool:
-        """Nothing more comes from the client; it may still read."""
-        return self.eof or (self.link is not None and self.link.closed)
+        """Nothing more comes from the client, and all that came has been opened; it may still read."""
+        return not self._unread and (self.eof or (self.link is not None and self.link.closed))
+
+    def encrypt(self, link: Link) -> None:
+        """From here on everything goes through `link`.  Some of it may have come with the handshake: open it."""
+        self.link, self._unread = link, True
 
     def open(self, data: bytes) -> bytes:
         """The plaintext that `data` completes.  Raises Failed."""
         if self.link is None:
             return data
+        self._unread = False
         self.link.feed(data)
         try:
             return self.link.read()

@@ -17,6 +17,7 @@ from smtpd.imsg import (
     ResolveClient,
     StoreMessage,
 )
+from smtpd.tls.signing import SIGNERS
 from tests.dispatcher.test_local import program
 from tests.dispatcher.tls import TlsClient, careless_context
 
@@ -423,26 +424,62 @@ def test_all_of_a_session_in_one_piece_with_the_end_of_the_handshake(make_house,
 
     async def scenario():
         client = await house.client()
-        context = careless_context()
-        context.minimum_version = context.maximum_version = version
-        tls = client.tls = TlsClient(client.reader, client.writer, context)
-        client.writer.write(tls.hello())
-        while not await shaken(tls):
-            pass
+        tls = await shake_all_but_the_last(client, version)
         client.writer.write(tls.out.read() + tls.sealed(b"EHLO client.test\r\nNOOP\r\n") + tls.close_notify())
         client.writer.write_eof()
         assert await rest(client) == ["220", "250", "250"]
         await gone(house, client)
 
-    async def shaken(tls):
-        """The last flight is not sent (TLS 1.3), or has been answered (TLS 1.2)."""
+    house.run(scenario())
+
+
+async def shake_all_but_the_last(client, version):
+    """The last flight is not sent (TLS 1.3), or has been answered (TLS 1.2)."""
+    context = careless_context()
+    context.minimum_version = context.maximum_version = version
+    tls = client.tls = TlsClient(client.reader, client.writer, context)
+    client.writer.write(tls.hello())
+    while True:
         await tls._receive()
         try:
             tls.ssl.do_handshake()
         except ssl.SSLWantReadError:
-            tls.writer.write(tls.out.read())
-            return False
-        return True
+            client.writer.write(tls.out.read())
+        else:
+            return tls
+
+
+@pytest.mark.parametrize("listener", [SMTPS, STARTTLS], ids=["smtps", "starttls"])
+def test_a_session_whose_handshake_ends_after_its_input(make_house, listener):
+    """What came right behind the handshake is not read when the end of the input is known."""
+    house = make_house(listener=listener)
+    commands = b"EHLO client.test\r\n" + b"NOOP\r\n" * 100  # more than LAST_FLIGHT: the last step needs a thread
+
+    async def scenario():
+        client = await house.client()
+        if listener is STARTTLS:
+            await client.greet()
+            await client.say("STARTTLS", "220")
+        (member,) = house.connections
+        tls = await shake_all_but_the_last(client, TLS13)
+        house.dispatcher.office.names._known["127.0.0.1"] = "client.test", house.loop.time() + 60
+        house.crypto.go.clear()
+        waiting = house.crypto.waiting
+        others = [await house.client() for _ in range(SIGNERS)]
+        for other in others:
+            if listener is STARTTLS:
+                await other.greet()
+                await other.say("STARTTLS", "220")
+            other.writer.write(TlsClient(None, None).hello())
+        await house.until(lambda: house.crypto.waiting == waiting + SIGNERS)
+        client.writer.write(tls.out.read() + tls.sealed(commands))
+        client.writer.write_eof()
+        await house.until(lambda: member.wire.eof)
+        house.crypto.go.set()
+        assert await rest(client) == ["220"] * (listener is SMTPS) + ["250"] * 101
+        for other in others:
+            other.writer.transport.abort()
+        await house.until(lambda: not house.connections)
 
     house.run(scenario())
 
