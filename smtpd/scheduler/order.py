@@ -10,7 +10,7 @@ them.  After a start, an order waits until the scan has found what is in its ran
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from smtpd.imsg import (
@@ -41,6 +41,7 @@ class Orders:
         self._to_queue, self._to_control = to_queue, to_control
         self._orders: deque[Order] = deque()
         self._ids: Iterator[int] | None = None  # of the first order, what is left of it
+        self._successors: deque[int] = deque()  # of envelopes replaced meanwhile; they come last
         self._count = 0
         self.scanned: int | None = 0  # the last id that the scan has found; None: it has found all
 
@@ -51,7 +52,12 @@ class Orders:
         """The order under way does not miss those in its range: it may not have come to the one that they replace."""
         if self._ids is not None:
             order = self._orders[0]
-            self._ids = chain(self._ids, [id for id in successors if order.first <= id <= order.last])
+            self._successors.extend(id for id in successors if order.first <= id <= order.last)
+
+    def _ids_of(self, order: Order) -> Iterator[int]:
+        yield from self._policy.shelf.ids(order.first, order.last)
+        while self._successors:
+            yield self._successors.popleft()
 
     @property
     def ready(self) -> bool:
@@ -65,7 +71,7 @@ class Orders:
         """The next slice of the first order.  `now` is what the wall clock says."""
         order = self._orders[0]
         if self._ids is None:
-            self._ids, self._count = self._policy.shelf.ids(order.first, order.last), 0
+            self._ids, self._count = self._ids_of(order), 0
         ids = list(islice(self._ids, SLICE))
         self._carry_out(order, ids, now)
         if len(ids) < SLICE:

@@ -5,8 +5,7 @@
 
     packed:  counter u32 | created, expires, next try: 40 bits each, in two u64 | lane u32 | flags u8 | priority i8
 
-An Envelope that was found is a copy: what was changed in it is put
-back.  Nothing here decides anything.
+An Envelope that was found is a copy: what was changed in it is put back.  Nothing here decides anything.
 """
 
 import struct

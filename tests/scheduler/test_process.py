@@ -1,10 +1,12 @@
 """The scheduler as its peers see it: over real channels, on its real loop."""
 
+import threading
 import time
 
 import pytest
 from msgspec.structs import replace
 
+from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import Kind, Schedule, first_envelope, last_envelope
 from smtpd.imsg import (
     DeleteEnvelopes,
@@ -33,6 +35,7 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Violation
 from smtpd.scheduler import order, state
 from smtpd.scheduler.clock import Clock
+from smtpd.scheduler.policy import Policy
 
 ALL = first_envelope(1), last_envelope(2**31 - 1)
 
@@ -230,6 +233,28 @@ def test_an_order_under_way_reaches_to_both_ends_of_its_range_and_not_beyond(hou
     (answer,) = house.until_told("control", EnvelopesRemoved)
     assert answer.count == 3
     assert below.envelope in scheduler.policy.shelf and above.envelope in scheduler.policy.shelf
+
+
+def test_an_order_under_way_needs_no_more_stack_however_many_envelopes_are_replaced_meanwhile():
+    """A stack overflow ends the process, and with it the daemon."""
+    known = Policy(SchedulerSlice())
+    for message in range(1, order.SLICE + 2):
+        known.submit(later(message), int(time.time()))
+    answers = []
+    orders = order.Orders(known, lambda imsg: None, answers.append)
+    orders.scanned = None
+    orders.add(RemoveEnvelopes(7, *ALL))
+    orders.turn(0)  # so that it is under way
+    for _ in range(30_000):
+        orders.replaced([])
+    size_before = threading.stack_size(256 * 1024)
+    try:
+        thread = threading.Thread(target=orders.turn, args=(0,))
+        thread.start()
+    finally:
+        threading.stack_size(size_before)
+    thread.join()
+    assert answers == [EnvelopesRemoved(7, order.SLICE + 1)]
 
 
 def test_schedule_is_kept_over_a_restart_and_tried_now(house):
