@@ -192,7 +192,7 @@ class Flight:
 
         def stop() -> None:
             if not self.over and self._ready is ready:  # otherwise the agent went meanwhile, and we were told
-                end()
+                self.carefully(end)
                 ready(None, None)
 
         self._tower.loop.call_soon(stop)

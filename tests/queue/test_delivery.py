@@ -532,6 +532,18 @@ def test_what_the_log_cannot_say_of_one_envelope_ends_nothing(house, capfd, monk
             log += capfd.readouterr().err
 
 
+def test_what_the_log_cannot_say_of_one_that_no_agent_gets_costs_that_one(house, capfd, monkeypatch):
+    """Its content is missing, which is so after each start."""
+    monkeypatch.setattr(delivery.report, "tried", explosive(delivery.report.tried, "eve"))
+    (bad,) = house.store([recipient("eve")])
+    house.queue.disk.cache.forget(bad)
+    house.queue.disk.store._writer.execute("DELETE FROM message")
+    house.due(bad)
+    house.start_agent()
+    assert house.tried() == ([], [bad], [])
+    assert row(house, bad).held is False and "KeyError" in capfd.readouterr().err
+
+
 def test_a_row_that_our_code_cannot_read_does_not_keep_its_page_from_being_read(make_house, monkeypatch, tmp_path):
     house = make_house()
     monkeypatch.setattr(sqlite, "envelope_of", explosive(sqlite.envelope_of, "eve"))
