@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tests.live.kill_load import token_of
 
 SECOND = 1.5  # a mailbox has the second in which a mail was written, and a batch is written with one time
-GOES_ON = 5.0  # that a command, whose agent was killed, may still take to its end, on a busy machine
+GOES_ON = 5.0  # that a command or a server, whose agent was killed, may take to its end, on a busy machine
 LATE = 60.0  # seconds after which a delivery that has been made must have been made known, on a busy machine
 
 
@@ -29,8 +29,9 @@ class Kill:
     vital: bool  # the end of the daemon
     over: float = 0.0  # when that had come
 
-    def concerns(self, user):
-        return self.vital or any(title in (f"agent of {user}", "other") for title, _ in self.victims)
+    def concerns(self, place):
+        titles = {f"agent of {place.user}", *(["other"] if place.commands else [])}
+        return self.vital or any(title in titles for title, _ in self.victims)
 
     def __str__(self):
         titles = Counter(title for title, _ in self.victims)
@@ -147,12 +148,13 @@ def _judge_doubles(verdict, places, found, kills):
 def _explain(verdict, place, kind, token, first, second, kills):
     """A kill before queue had made known what was delivered; in a Maildir that is none, but for a reader who has taken
     the mail away before the next try looks for it."""
-    slack = {"mbox": SECOND, "maildir": 0.0, "lmtp": 0.0}.get(kind, GOES_ON)
-    since, until = first.when - slack, second.when + SECOND
-    between = [kill for kill in kills if kill.when <= until and since <= kill.over and kill.concerns(place.user)]
+    since = first.when - {"mbox": SECOND, "maildir": 0.0}.get(kind, GOES_ON)
+    until = second.when + (SECOND if kind == "mbox" else 0.0)
+    between = [kill for kill in kills if kill.when <= until and since <= kill.over and kill.concerns(place)]
+    between.sort(key=lambda kill: abs(kill.when - first.when))
     line = f"{place.name}, {token}: {first.kind}, "
     if not between:
-        before = [kill for kill in kills if kill.when < second.when and kill.concerns(place.user)]
+        before = [kill for kill in kills if kill.when < second.when and kill.concerns(place)]
         line += f"the last kill {before[-1].when - first.when:+.2f} s {before[-1]}, " if before else "no kill, "
     else:
         line += f"{between[0].when - first.when:+.2f} s {between[0]}, "

@@ -30,6 +30,7 @@ STUCK = 240.0  # seconds without a mail that is accepted, on a busy machine
 EMPTY = 180.0  # seconds after the last kill in which the queue has to be empty
 CHOICES = {"agent": 70, "command": 30, "several": 2, "all": 2, "delivery": 12, "parent": 2, "nursery": 1}
 CHOICES |= dict.fromkeys(ROLES, 1)
+FIRST = ("agent", "parent", "command", "all", "delivery", "queue")  # those of the short form
 VITAL = {*ROLES, "parent", "nursery"}
 
 
@@ -59,6 +60,8 @@ class Killer:
             self.check()
             self.start()
         (kind,) = self.random.choices([*CHOICES], [*CHOICES.values()])
+        if len(self.kills) < len(FIRST):
+            kind = FIRST[len(self.kills)]
         if kind == "delivery":
             self._wait_for_delivery()
         processes = self.processes()
