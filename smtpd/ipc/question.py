@@ -46,9 +46,9 @@ class Questions:
         while self._next in self._asked:  # a number that is still under way after a wrap
             self._next = self._next % ID_MAX + 1
         question = make(self._next)
+        self.channel.send(question)  # what it raises leaves the window as it was
         self._asked[self._next] = (type(question), answered, size)
         self._bytes += size
-        self.channel.send(question)
 
     def answer(self, imsg: Any, *more: Any) -> None:
         """`imsg.request` has its answer."""

@@ -114,6 +114,15 @@ def test_a_window_that_is_used_to_the_last_byte_is_full(pair):
     assert questions.full
 
 
+def test_a_question_that_cannot_be_encoded_takes_no_place_in_the_window(pair):
+    questions = Questions(pair.near, count=1, size=1000)
+    with pytest.raises(TypeError):
+        questions.ask(say(object()), lambda imsg: None, size=1000)
+    assert not questions.full and len(questions) == 0
+    questions.ask(say("x"), lambda imsg: None)
+    assert pair.asked() == ["x"]
+
+
 def test_a_number_that_is_under_way_is_not_given_to_another_question(pair, monkeypatch):
     monkeypatch.setattr("smtpd.ipc.question.ID_MAX", 4)
     questions = Questions(pair.near)
