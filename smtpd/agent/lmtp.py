@@ -34,7 +34,7 @@ from smtpd.ipc.reason import reason_of
 from smtpd.smtp.lmtp import PATIENCE, Mail, State, Verdict
 
 KEPT = 5.0  # seconds that a connection waits for a mail
-PULSE = 20.0  # seconds between two words to queue that a mail is still being worked at
+PROGRESS_INTERVAL = 20.0  # seconds between two words to queue that a mail is still being worked at
 MAILS_MAX = 100  # on one connection: a server may want to begin afresh now and then
 
 
@@ -123,7 +123,7 @@ class Pool:
     def _maybe_wait(self, progress: Progress) -> Connection | None:
         """For one that another hand gives back; None when no hand has any."""
         with self._changed:
-            while not self._changed.wait_for(lambda: self._idle or not self._in_use, PULSE):
+            while not self._changed.wait_for(lambda: self._idle or not self._in_use, PROGRESS_INTERVAL):
                 progress()
             if not self._idle:
                 return None
@@ -197,7 +197,7 @@ class Courier:
 
     def _say_at_work(self) -> None:
         """Raises ConnectionError when queue has parted with us."""
-        if time.monotonic() - self._said >= PULSE:
+        if time.monotonic() - self._said >= PROGRESS_INTERVAL:
             self._said = time.monotonic()
             for errand in self._at_work:
                 say_at_work(self._queue, errand)

@@ -6,10 +6,11 @@
 Nobody but root can make a mailbox or its dot-lock beside all others, so this process opens nothing: it writes to what
 it was handed, and only under the lock that queue named.  All mails that wait are appended, then synced, once.
 
-A mail that comes under a lock which is not here is tried later, and so is what is not begun before the mailbox has been
-locked for HOLD.  The parent kills who does not let go, and where that met the middle of a mail, half of it would stay,
-and all of the batch come a second time.  On a slow disk 32 large mails under one lock would take longer than that; a
-batch (8 MiB, and the rest of its last mail) has all the time between HOLD and HELD_MAX of the parent.
+A mail that comes under a lock which is not here is tried later, and so is one that is not begun before the mailbox has
+been locked for LOCK_TIME.  The parent kills an agent that does not give the lock back.  Killed in the middle of a mail
+it would leave half of that mail, and the whole batch would come a second time.  On a slow disk 32 large mails under one
+lock would take longer than that; a batch (8 MiB, and the rest of its last mail) has all the time between LOCK_TIME and
+the parent's HELD_MAX.
 
 What a crash leaves is at the most a mail whose end is missing, which the next one does not run into
 (mail_local/mbox.py).
@@ -29,7 +30,7 @@ from smtpd.envelope import Outcome
 from smtpd.ipc.errand import Deliver, Malformed, Post, Request, Result
 from smtpd.ipc.reason import reason_of
 
-HOLD = 30.0  # seconds under one lock after which no mail is begun but the first
+LOCK_TIME = 30.0  # seconds under one lock after which no mail is begun but the first
 
 _NUMBER = struct.Struct(">Q")
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4 * 4)
@@ -127,7 +128,7 @@ class Writer:
                 os.close(self._mailbox)
             (self._lock,) = _NUMBER.unpack(packet)
             (self._mailbox,) = descriptors
-            self._until, self._is_used = time.monotonic() + HOLD, False
+            self._until, self._is_used = time.monotonic() + LOCK_TIME, False
 
 
 def _lock_of(taken: Taken) -> int:

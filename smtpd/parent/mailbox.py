@@ -34,8 +34,8 @@ from smtpd.parent.agent import Agent, Agents
 from smtpd.parent.service import SERVICES, admit
 from smtpd.parent.worker import Worker
 
-# Seconds that an agent may hold a mailbox.  By itself it begins no mail after the first 30, and what it has begun then
-# may take long on a slow disk; but others take our dot-lock for forgotten after mailbox.STALE.
+# Seconds that an agent may hold a mailbox.  It begins no mail after LOCK_TIME (smtpd/agent/mailbox.py), and one that it
+# has begun may take long on a slow disk; but other programs remove a dot-lock that is older than mailbox.STALE.
 HELD_MAX = 240.0
 ENDING = 2.0  # seconds that the end of the daemon waits for the thread
 

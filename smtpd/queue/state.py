@@ -31,7 +31,7 @@ from smtpd.queue.spool import Spool
 from smtpd.queue.store import PAGE, Store
 
 LEAVE = 5.0  # seconds that a stop waits for agents, and for a full disk
-ANSWER = 5.0  # seconds that a stop waits for the scheduler
+SCHEDULER_PATIENCE = 5.0  # seconds that a stop waits for the scheduler
 POLL = 0.01  # seconds between two looks at what a stop waits for
 STARTS = 32  # agents that are being started at a time
 LOCKS = 64  # mailboxes that are being locked at a time: one for each agent, as each may take long
@@ -124,7 +124,7 @@ class Queue:
         else:
             self._scheduler_asked = True
             self.scheduler.send(StopScheduling())
-            self.loop.call_later(ANSWER, self._let_scheduler_go)
+            self.loop.call_later(SCHEDULER_PATIENCE, self._let_scheduler_go)
 
     def scheduling_stopped(self) -> None:
         """All that the scheduler wanted written has come: the next tries of what was deferred, and what an

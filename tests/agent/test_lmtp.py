@@ -321,7 +321,7 @@ def test_a_mail_that_is_slow_for_one_user_keeps_no_other_mail_waiting(start, ser
 
 
 def test_queue_is_told_what_a_hand_is_at_work_with_before_and_while_it_is(serve, monkeypatch):
-    monkeypatch.setattr(lmtp_agent, "PULSE", 0.0)
+    monkeypatch.setattr(lmtp_agent, "PROGRESS_INTERVAL", 0.0)
     hand = courier(serve(extensions=()))
     list(hand.do([(to("bob", 1), -1), (to("carol", 2), -1)]))
     numbers = [word.number & 0xFF for word in hand._queue.heard]

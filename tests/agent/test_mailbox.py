@@ -14,7 +14,7 @@ import pytest
 from mail_local import mbox
 from mail_local.mailbox import STALE, maybe_lock
 from smtpd.agent.hand import EX_PROTOCOL
-from smtpd.agent.mailbox import HOLD, Writer
+from smtpd.agent.mailbox import LOCK_TIME, Writer
 from smtpd.envelope import Outcome
 from smtpd.ipc.errand import ReadForward
 from smtpd.parent.mailbox import HELD_MAX
@@ -314,7 +314,7 @@ def test_no_lock_is_held_for_long_whatever_waits_and_however_slow_the_disk_is(tm
     for batch in range(8):  # each costs 40 seconds
         mails = [to(1, 4 * batch + number, content=b"x\n" * 5000) for number in range(4)]
         outcomes += [result.outcome for result in writer.do([(told, -1) for told in mails])]
-    assert disk.now - begun < HOLD + 45 < HELD_MAX < STALE
+    assert disk.now - begun < LOCK_TIME + 45 < HELD_MAX < STALE
     assert outcomes == [Outcome.DELIVERED] * 4 + [Outcome.DEFERRED] * 28
     text = (tmp_path / "bob").read_bytes()
     assert text.count(b"From amy@there.test ") == 4 and text.endswith(b"x\n\n")
@@ -323,7 +323,7 @@ def test_no_lock_is_held_for_long_whatever_waits_and_however_slow_the_disk_is(tm
 def test_within_a_batch_none_but_the_first_is_begun_when_it_is_late(tmp_path, monkeypatch, disk, writer):
 
     def slow(descriptor, data, at, pwrite=os.pwrite):
-        disk.now += HOLD / 2
+        disk.now += LOCK_TIME / 2
         return pwrite(descriptor, data, at)
 
     monkeypatch.setattr(os, "pwrite", slow)
@@ -335,6 +335,6 @@ def test_within_a_batch_none_but_the_first_is_begun_when_it_is_late(tmp_path, mo
 
 def test_the_first_batch_under_a_lock_is_begun_whenever_it_comes(disk, writer):
     writer._reach(1)
-    disk.now += HOLD + 1
+    disk.now += LOCK_TIME + 1
     (result,) = writer.do([(to(1), -1)])
     assert result.outcome is Outcome.DELIVERED

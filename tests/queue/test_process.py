@@ -180,7 +180,7 @@ def test_a_deferral_is_written_with_the_time_that_the_scheduler_names(watched, d
 @pytest.mark.parametrize("scheduler", ["hangs", "gone"])
 def test_a_deferral_is_written_without_a_scheduler_too(watched, deferred, monkeypatch, scheduler):
     if scheduler == "hangs":
-        monkeypatch.setattr(state, "ANSWER", 0.05)
+        monkeypatch.setattr(state, "SCHEDULER_PATIENCE", 0.05)
         watched.scheduler_hangs = True
     else:
         channel = watched.far["scheduler"]
