@@ -12,10 +12,10 @@
 
 An envelope of another run of the daemon, or one whose last agent was lost with it, is perhaps delivered: its agent
 looks first, and so do those of all later tries, as an agent may fail before it can look.  The first try of one of
-another run is counted on the disk before it begins, so that an envelope that brings us down is held after the third
-start.  One that was counted already is tried alone in its line, so that its neighbours are not blamed with it; and the
-third time not before the daemon has stood for a while, as ends that come quickly one after the other may have another
-cause.
+another run, and each one of an envelope that made our own code raise, is counted on the disk before it begins, so that
+an envelope that brings us down is held after the third start.  One that was counted already is tried alone in its line,
+so that its neighbours are not blamed with it; and the third time not before the daemon has stood for a while, as ends
+that come quickly one after the other may have another cause.
 """
 
 import asyncio

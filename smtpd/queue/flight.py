@@ -1,8 +1,10 @@
 """One try of one envelope: an errand for an agent, and what becomes of it.
 
-    begin --> counted, if of another run --> content fetched --> ready(frame) --> answered | failed
-                                                                                     |
-    told, once: delivered, deferred, held  <-----------------------------------------+
+    begin --> counted, if suspect --> content fetched --> ready(frame) --> answered | failed
+                                                                                    |
+    told, once: delivered, deferred, held, replaced  <------------------------------+
+
+    suspect: of another run, or with troubles from earlier attempts
 
 One envelope that makes our own code raise costs that envelope: deferred, and held after the third time.
 """

@@ -2,8 +2,8 @@
 
     dispatcher --ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
     lookup --AddEnvelopes, ReadForward, AskServer--> queue --ExpandEnvelope--> lookup
-    queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced--> scheduler
-    scheduler --EnvelopesDue, PostponeEnvelopes, ScanEnvelopes, …--> queue
+    queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
+    scheduler --EnvelopesDue, PostponeEnvelopes, SchedulingStopped, …--> queue
     queue --StartAgent, EndAgent, LockMailbox, UnlockMailbox--> parent             queue --errands--> agents
     control --ListEnvelopes, ListQuarantine, OpenContent--> queue
 

@@ -169,7 +169,7 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
 
 
 class Begin(msgspec.Struct, frozen=True, gc=False):
-    """The first try of this run of an envelope from another one: it counts as trouble until its end is known."""
+    """A try of an envelope of another run, or of one with troubles: it counts as trouble until its end is known."""
 
     envelope: int
 

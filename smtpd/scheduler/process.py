@@ -1,7 +1,8 @@
 """scheduler -- knows when to try what again.
 
-    queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced--> scheduler
-    scheduler --EnvelopesDue, PostponeEnvelopes, ExpireEnvelopes, DeleteEnvelopes, MarkSuspended--> queue
+    queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
+    scheduler --EnvelopesDue, PostponeEnvelopes, ExpireEnvelopes, DeleteEnvelopes, MarkSuspended,
+                ScanEnvelopes, SchedulingStopped--> queue
     control --ScheduleEnvelopes, RemoveEnvelopes, SuspendEnvelopes, PauseDeliveries--> scheduler
 
 SECURITY
