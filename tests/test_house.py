@@ -279,7 +279,7 @@ def test_what_two_rooms_have_to_agree_on_is_defined_once():
 
 
 def test_a_process_ends_before_the_parent_loses_its_patience():
-    wanted = queue_state.LEAVE + queue_state.ANSWER
+    wanted = queue_state.LEAVE + queue_state.SCHEDULER_PATIENCE
     assert wanted < watch.PATIENCE["queue"]
     assert watch.PATIENCE["dispatcher"] > dispatcher_state.LEAVE
 
