@@ -13,7 +13,7 @@ ECDHE+AESGCM:!SHA               OpenSSL's own words, see openssl-ciphers(1); for
 import ssl
 
 from smtpd.config.error import Wrong, alternatives, quoted, suggestion
-from smtpd.config.slice import CIPHER_WORDS, NEVER_CIPHERS
+from smtpd.config.slice import NEVER_CIPHERS
 
 VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")  # in a row
 SECURE = VERSIONS[2:]
@@ -28,6 +28,15 @@ PROTOCOLS = {
     "tlsv1.2": VERSIONS[2:3],
     "tlsv1.3": VERSIONS[3:],
 }
+# Words of tls_config_set_ciphers(3), which OpenSMTPD's configurations may have -> ciphers; empty: our own choice.
+CIPHERS = {
+    "secure": "",
+    "default": "",
+    "compat": "HIGH:!aNULL",
+    "legacy": "HIGH:MEDIUM:!aNULL",
+    "insecure": "ALL:!aNULL:!eNULL",
+    "all": "ALL:!aNULL:!eNULL",
+}
 DHE = ("none", "auto", "legacy")
 
 
@@ -40,7 +49,7 @@ def protocols(text: str) -> str:
 def ciphers(text: str) -> str:
     """The same text, or Wrong."""
     try:
-        if text.lower() not in CIPHER_WORDS:
+        if text.lower() not in CIPHERS:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(text + NEVER_CIPHERS)
     except (ssl.SSLError, ValueError):  # ValueError: a NUL
         expected = "expected secure, or what openssl-ciphers(1) says"
@@ -77,4 +86,4 @@ def versions(text: str) -> tuple[str, ...]:
 
 def cipher_string(text: str) -> str:
     """In OpenSSL's words; empty: our own choice."""
-    return CIPHER_WORDS.get(text.lower(), text)
+    return CIPHERS.get(text.lower(), text)

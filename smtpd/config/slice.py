@@ -25,15 +25,6 @@ UNLIMITED = 2**63 - 1  # bytes of a message, where the configuration says 0
 
 LOWEST_ID = 100  # of a user who may receive; below are those that Unix systems bring along: bin, mail, www-data
 NOBODY = (65534, 65535)  # the last ids of 16 bits, which are nobody's
-# Words of tls_config_set_ciphers(3), which OpenSMTPD's configurations may have -> ciphers; empty: our own choice.
-CIPHER_WORDS = {
-    "secure": "",
-    "default": "",
-    "compat": "HIGH:!aNULL",
-    "legacy": "HIGH:MEDIUM:!aNULL",
-    "insecure": "ALL:!aNULL:!eNULL",
-    "all": "ALL:!aNULL:!eNULL",
-}
 # Ciphers that no listener has: without a certificate, without encryption, and with RSA as the way to exchange keys,
 # as crypto decrypts nothing.
 NEVER_CIPHERS = ":!aNULL:!eNULL:!kRSA"

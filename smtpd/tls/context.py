@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Mapping
 from ctypes import c_int, c_void_p
 
-from smtpd.config.slice import CIPHER_WORDS, NEVER_CIPHERS, TlsSlice
+from smtpd.config.slice import NEVER_CIPHERS, TlsSlice
 from smtpd.tls.certificate import Authorities, Certificate, key_bits, signature_hash
 from smtpd.tls.key import make_key
 from smtpd.tls.library import Unusable, complaint, get_connection, get_context, openssl
@@ -150,7 +150,7 @@ def _set_protocol(context: ssl.SSLContext, address: int, tls: TlsSlice, dhe: str
 def _cipher_list(tls: TlsSlice, dhe: str) -> str:
     old = bool(_OLD & {*tls.protocols})
     own = _CIPHERS + (_DHE_CIPHERS if dhe != "none" else "") + (_OLD_CIPHERS if old else "")
-    ciphers = (CIPHER_WORDS.get(tls.ciphers.lower(), tls.ciphers) or own) + NEVER_CIPHERS
+    ciphers = (tls.ciphers or own) + NEVER_CIPHERS
     # The older ones sign with MD5 and SHA-1, which are below OpenSSL's level 1.
     return ciphers if "@SECLEVEL" in ciphers else f"{ciphers}:@SECLEVEL={0 if old else 2}"
 

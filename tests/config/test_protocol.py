@@ -57,7 +57,7 @@ def test_ciphers_that_leave_none_up_to_tls_1_2_are_wrong(text):
 
 
 def test_all_words_for_ciphers_mean_some():
-    for text in filter(None, protocol.CIPHER_WORDS.values()):
+    for text in filter(None, protocol.CIPHERS.values()):
         assert protocol.ciphers(text) == text
 
 

@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from smtpd.config.protocol import cipher_string
 from smtpd.tls.context import Authorities, Certificate, ContextError, Unusable
 from smtpd.tls.library import get_context
 from smtpd.tls.link import Failed, Link
@@ -120,7 +121,7 @@ def test_our_order_of_ciphers_counts(server):
 
 @pytest.mark.parametrize("word", ["secure", "default", "compat", "legacy", "insecure", "all", "HIGH", "ECDHE+AESGCM"])
 def test_ciphers_of_configurations_have_no_rsa_key_exchange_and_no_anonymous_ones(signatory, word):
-    server = listener(signatory.signer, {"a.test": chain("rsa2048", "a.test")}, ciphers=word)
+    server = listener(signatory.signer, {"a.test": chain("rsa2048", "a.test")}, ciphers=cipher_string(word))
     (context,) = server._contexts
     ciphers = context.get_ciphers()
     assert ciphers
