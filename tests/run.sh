@@ -16,7 +16,9 @@ work=$(mktemp -d)
 export TEST_RESULT="$work/result" # where tests/conftest.py puts the numbers
 clean_up() {
     for group in "$work"/*.group; do
-        [ ! -e "$group" ] || kill -s TERM -- "-$(cat "$group")" 2>/dev/null || true
+        [ -e "$group" ] || continue
+        first=$(cat "$group")
+        kill -s TERM -- "-$first" 2>/dev/null || kill -s TERM "$first" 2>/dev/null || true # no group of its own yet
     done
     wait
     rm -rf "$work"
@@ -73,18 +75,20 @@ part "mypy" "$python" -m mypy
 if [ "$(id -u)" = 0 ]; then
     part "other mail programs" sh tests/peers.sh
     part "users of the processes" sh etc/setup.sh users
-    start_beside ordinary sh tests/ordinary.sh
     if [ $# = 0 ]; then
+        start_beside ordinary sh tests/ordinary.sh
         start_beside unit "$python" -m pytest -rfEs tests --ignore tests/live
         echo "the live daemon, as root"
         part "live tests as root" "$python" -m pytest -rfEs tests/live
         echo "unit tests, as root"
         part "unit tests as root" end_of unit
+        echo "once more, as an ordinary user"
+        part "tests as an ordinary user" end_of ordinary
     else
         part "tests as root" "$python" -m pytest -rfEs tests "$@"
+        echo "once more, as an ordinary user"
+        part "tests as an ordinary user" sh tests/ordinary.sh tests "$@"
     fi
-    echo "once more, as an ordinary user"
-    part "tests as an ordinary user" end_of ordinary
 else
     part "tests as $(id -un)" "$python" -m pytest -rfEs tests "$@"
 fi
