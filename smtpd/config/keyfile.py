@@ -47,7 +47,7 @@ class KeyFiles:
                 self._check_certificate(pki, certificate)
             key = self._maybe_read(pki.name, pki.key, PrivateKey.read)
             if key and certificate and key.public.hex() != certificate.public:
-                text = f"{quoted(pki.key)} has not the key of the certificate in {quoted(pki.cert)}"
+                text = f"{quoted(pki.key)} is not the key of the certificate in {quoted(pki.cert)}"
                 self._report.add(self._place(pki.name, pki.key), text)
             self._check_mode(pki)
         for ca in (ca for ca in config.ca if ("ca", ca.name) in used):

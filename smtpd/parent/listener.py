@@ -27,8 +27,8 @@ class Occupied(Exception):
 
 
 def supported(listeners: Iterable[ListenerSlice]) -> tuple[ListenerSlice, ...]:
-    """Those whose addresses are of a family that this kernel has.  The others are said, and are no reason to stay down:
-    a name has addresses of both families."""
+    """Those whose addresses are of a family that this kernel has.  Each other one is a warning and does not stop the
+    start: a host name may have addresses of both families."""
     found = []
     for listener in listeners:
         if ":" not in listener.address or _has(socket.AF_INET6):

@@ -6,11 +6,10 @@
 Only they are: the rest of the configuration needs a restart, as processes that are confined could not open what a new
 one names.  A HUP that comes meanwhile begins another round when this one is over.
 
-A round is given up when a file is not opened, or a process does not answer, within SILENCE.  What is still owed is
-waited for before another round begins, which it then does, so that no descriptors pile up in front of a process that
-hangs.  Once all have
-made their contexts nothing is given up: a process that is late then goes on with the old ones until it has read that
-there are new ones, and as long crypto keeps the old keys.
+A round is given up when a file is not opened, or a process does not answer, within SILENCE.  Another round begins as
+soon as all that is still owed has come, and not before: otherwise descriptors would pile up in front of a process that
+hangs.  Once all have made their contexts nothing is given up: a process that is late uses the old ones until it has
+read UseCertificates, and crypto keeps the old keys until then.
 """
 
 import os

@@ -87,7 +87,7 @@ def test_a_file_that_is_not_there(looked_at, file, column):
 @pytest.mark.parametrize("key", [OTHER, rsa.generate_private_key(65537, 2048)])
 def test_the_key_of_another_certificate(looked_at, key):
     errors, _ = looked_at(mx_key=pem_of(key))
-    assert errors == ['f:2:19: "mx.key" has not the key of the certificate in "mx.crt"']
+    assert errors == ['f:2:19: "mx.key" is not the key of the certificate in "mx.crt"']
 
 
 def test_a_key_with_a_passphrase(looked_at):
@@ -144,7 +144,7 @@ def test_a_weak_authority_above_a_certificate(looked_at):
 
 def test_a_key_of_another_and_a_weak_certificate_are_both_said(looked_at):
     errors, _ = looked_at(listen=LISTEN, mx_crt=pem(by_sha1(KEY, "mx.test")), mx_key=pem_of(OTHER))
-    assert ["SHA1" in errors[0], "has not the key of the certificate" in errors[1]] == [True, True]
+    assert ["SHA1" in errors[0], "is not the key of the certificate" in errors[1]] == [True, True]
 
 
 @pytest.mark.parametrize("missing", ["mx.crt", "ca.crt"])
