@@ -70,15 +70,17 @@ def _text(address: tuple[object, ...]) -> str:
 
 def connect(addresses: Iterable[Address], name: str, progress: Progress = _nothing) -> "Connection":
     """To the first address with a server that answers our greeting, which calls us `name`.  Raises Unreachable.
-    `progress` is called with each step."""
+    `progress` is called with each step: between two of them is the time for a connection, or for a reply."""
     reasons = []
     for address in addresses:
         progress()
         try:
-            connection = Connection(_connected(address), name, progress)
+            connected = _connected(address)
         except OSError as error:
             reasons.append(f"{address.text}: {reason_of(error)}")
             continue
+        progress()
+        connection = Connection(connected, name, progress)
         if connection.is_ready:
             return connection
         reasons.append(f"{address.text}: {connection.reason}")

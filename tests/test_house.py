@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mail_local import lmtp
+from smtpd.agent import lmtp as lmtp_agent
 from smtpd.crypto import keyring
 from smtpd.dispatcher import crowd, handshake
 from smtpd.dispatcher import state as dispatcher_state
@@ -27,6 +29,8 @@ from smtpd.parent import agent as parent_agent
 from smtpd.parent import watch
 from smtpd.queue import agents, places
 from smtpd.queue import state as queue_state
+from smtpd.queue.roster import SERVER
+from smtpd.smtp.lmtp import PATIENCE
 from smtpd.tls import signing
 
 TOP = Path(__file__).parent.parent
@@ -282,6 +286,11 @@ def test_a_process_ends_before_the_parent_loses_its_patience():
     wanted = queue_state.LEAVE + queue_state.SCHEDULER_PATIENCE
     assert wanted < watch.PATIENCE["queue"]
     assert watch.PATIENCE["dispatcher"] > dispatcher_state.LEAVE
+
+
+def test_each_step_of_an_lmtp_server_ends_before_queue_loses_its_patience():
+    longest_silence = lmtp_agent.PROGRESS_INTERVAL + max(lmtp.CONNECT, *PATIENCE.values())
+    assert longest_silence < SERVER.deadline
 
 
 def test_a_key_outlives_every_handshake_that_may_be_under_way_with_it():

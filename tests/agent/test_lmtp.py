@@ -464,6 +464,17 @@ def test_the_second_address_is_tried_when_the_first_does_not_answer(serve):
             lmtp.connect(dead * 2, "here")
 
 
+def test_a_connection_and_a_greeting_have_each_their_own_time(monkeypatch):
+    """Together they would be more than queue waits for a word: it would drop the agent with all that it has."""
+    monkeypatch.setitem(PATIENCE, State.GREETING, 0.05)
+    steps = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = "{}:{}".format(*silent.getsockname())
+        with pytest.raises(lmtp.Unreachable, match="no answer"):
+            lmtp.connect(lmtp.resolve(target), "here", lambda: steps.append(time.monotonic()))
+    assert len(steps) == 2
+
+
 @pytest.fixture
 def kernel_without_ipv6(monkeypatch):
     class Socket(socket.socket):
