@@ -21,6 +21,7 @@ from smtpd.config.slice import ParentSlice
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.plain import Loop, Timer
+from smtpd.ipc.reason import reason_of
 from smtpd.parent.certificate import Unusable, open_files
 from smtpd.parent.exchange import Answer, Exchange, Phase, report
 from smtpd.parent.notify import ServiceManager
@@ -94,8 +95,8 @@ class Reload:
         self._opening = False
         if self._stopping or exchange.phase is Phase.OVER:
             _close(outcome)
-        elif isinstance(outcome, Unusable):
-            exchange.skip(str(outcome))
+        elif isinstance(outcome, Unusable | OSError):  # OSError: there is no thread to open them
+            exchange.skip(reason_of(outcome))
         elif isinstance(outcome, Exception):
             log.trouble("reload", outcome)
             exchange.skip(type(outcome).__name__)

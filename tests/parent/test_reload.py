@@ -228,6 +228,23 @@ def test_every_trouble_is_said(make_world, capfd):
     assert world.told == DROPPED and world.read == []
 
 
+def test_files_that_no_thread_can_be_had_to_open(make_world, capfd, monkeypatch):
+    """Foreseen, so no traceback; the next SIGHUP has a thread."""
+    world = make_world(("a.test",))
+
+    def none(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none)
+        world.hup()
+    text = capfd.readouterr().err
+    assert "warn: pki a.test: no thread can be made\n" in text and "Traceback" not in text and world.told == DROPPED
+    world.told.clear()
+    world.hup()
+    assert world.told == ROUND
+
+
 def test_what_the_dispatchers_warn_of_is_said_once(make_world, capfd):
     world = make_world(("a.test",))
     world.reload.begin()
