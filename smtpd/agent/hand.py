@@ -5,7 +5,7 @@
 All hands wait on the same socket, which gives a packet to one of them: nothing is handed from thread to thread.  The
 first hand is the main thread; another one begins when a hand took as much as it may and more may be waiting.  So a
 single mail costs no thread, and many are synced side by side.  Where one errand may take long (SPARE), another hand
-begins in any case: it would wait although hands are free.
+begins in any case, so that the next errand does not wait for this one.
 
 Where a hand takes only what belongs to one message (BY_MESSAGE), they take one after the other, as each looks at the
 next packet before it takes it: what is left is for another hand, and does not wait until this one is done.
@@ -131,7 +131,7 @@ class Hands:
         return batch
 
     def _taken(self) -> tuple[list[Taken], bool]:
-        """And whether more may be waiting."""
+        """What was taken, and whether more may be waiting."""
         batch: list[Taken] = []
         size = 0
         while len(batch) < self._trade.BATCH and size < self._trade.BATCH_BYTES:
@@ -154,7 +154,7 @@ class Hands:
         return batch, True
 
     def _is_other(self, errand: Request) -> bool | None:
-        """Whether what comes next is of another message; None when nothing does.  Nobody else takes it meanwhile."""
+        """Whether the next packet is of another message; None when there is none.  No other hand takes it meanwhile."""
         try:
             header = self._socket.recv(HEADER.size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:

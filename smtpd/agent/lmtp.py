@@ -34,7 +34,7 @@ from smtpd.ipc.reason import reason_of
 from smtpd.smtp.lmtp import PATIENCE, Mail, State, Verdict
 
 KEPT = 5.0  # seconds that a connection waits for a mail
-PROGRESS_INTERVAL = 20.0  # seconds between two words to queue that a mail is still being worked at
+PROGRESS_INTERVAL = 20.0  # seconds between two AtWork for one errand
 MAILS_MAX = 100  # on one connection: a server may want to begin afresh now and then
 
 
@@ -115,7 +115,7 @@ class Pool:
             raise
 
     def _have_none(self) -> None:
-        """No connection has come of it: nobody waits for this hand to give one back."""
+        """This hand has no connection: no other one waits for it to give one back."""
         with self._changed:
             self._in_use -= 1
             self._changed.notify_all()
@@ -183,7 +183,7 @@ class Courier:
         self._trade = trade
         self._queue = queue
         self._at_work: tuple[Request, ...] = ()
-        self._said = 0.0  # when queue was told that
+        self._said = 0.0  # when the last AtWork was sent, by the monotonic clock
 
     @contextmanager
     def _working_at(self, *errands: Request) -> Iterator[None]:

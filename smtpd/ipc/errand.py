@@ -133,7 +133,7 @@ class ForwardText:
 
 @dataclass(frozen=True)
 class AtWork:
-    """A hand of the agent is at work with it; of a slow server's also while that goes on."""
+    """A hand of the agent is at work with it; for an LMTP server it is sent again while the transaction goes on."""
 
     number: int  # of an envelope or a request
 

@@ -126,7 +126,7 @@ class Log:
         self.dropped += piece.count(b"\n", self._put(piece))
 
     def _put(self, piece: bytearray) -> int:
-        """How many bytes of it have left: all or none, or some of them into a file on a full disk, say."""
+        """How many bytes of it were written: all or none, but perhaps some where the log is a file on a full disk."""
         data = b"\n" + piece if self._cut else piece
         try:
             written = os.write(self.descriptor, data) if self._poll.poll(0) else 0
@@ -138,7 +138,7 @@ class Log:
 
 
 def encoded(text: str) -> bytes:
-    """One line, of LINE_MAX bytes with its end: nothing that a pipe would take by halves."""
+    """One line, of at most LINE_MAX bytes with its end, which a pipe takes as a whole."""
     line = visible(text[:LINE_MAX])[:LINE_MAX].encode(errors="backslashreplace")
     if len(line) >= LINE_MAX:
         line = line[: LINE_MAX - 1].decode(errors="ignore").encode()

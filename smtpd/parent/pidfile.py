@@ -17,7 +17,7 @@ class PidFile:
         """Raises Running or OSError.  `left_behind`: there was one, of a daemon that did not stop in order."""
         self.path = path
         self._descriptor = _open(path)
-        while not _is(self._descriptor, path):  # who held it has removed it since it was opened
+        while not _is(self._descriptor, path):  # its holder has removed it since it was opened
             os.close(self._descriptor)
             self._descriptor = _open(path)
         self.left_behind = os.fstat(self._descriptor).st_size > 0
@@ -25,7 +25,7 @@ class PidFile:
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def remove(self) -> None:
-        """Unless it is another daemon's: somebody has removed ours, and then that one was started."""
+        """Unless it is another daemon's, which was started after our file had been removed."""
         with contextlib.suppress(OSError):
             if _is(self._descriptor, self.path):
                 os.unlink(self.path)

@@ -52,7 +52,7 @@ class Servers:
 
 
 class _Greeting:
-    deadline = SERVER.deadline  # whoever asked has had an answer long before: no reason to end the agent
+    deadline = SERVER.deadline  # lookup has had an answer long before (DEADLINE): no reason to end the agent
     alone = False
     priority = 0
     over = False  # a second end of it is not told
