@@ -38,7 +38,6 @@ def main() -> int:
 def start(arguments: list[str]) -> int:
     from smtpd.parent.option import USAGE, Misused, read_options
 
-    own_signals()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to put in order before the start begins
     try:
         options = read_options(arguments)
@@ -48,15 +47,16 @@ def start(arguments: list[str]) -> int:
     if options.help or options.version:
         print(USAGE if options.help else f"{PRODUCT} {VERSION}\n", end="")
         return 0
+    if not (options.check_only or options.explain):
+        from smtpd.parent import process as parent
+
+        return parent.main(options)
+    own_signals()
     if options.explain:
         return explain(options)
-    if options.check_only:
-        from smtpd.config import command
+    from smtpd.config import command
 
-        return command.check(options.configuration, options.macros, options.verbose, options.insecure_paths)
-    from smtpd.parent import process as parent
-
-    return parent.main(options)
+    return command.check(options.configuration, options.macros, options.verbose, options.insecure_paths)
 
 
 def explain(options: "Options") -> int:

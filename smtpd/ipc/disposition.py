@@ -18,10 +18,12 @@ _CALLERS = {
 }
 
 
-def own_signals(*more: int) -> None:
-    """None is blocked, and none ignored but those that the caller may have had a reason for.  `more`: of these, those
-    that we depend on all the same."""
-    for number in _signal.valid_signals() - (_CALLERS - {*more}):
+def own_signals(waited_for: tuple[int, ...] = ()) -> None:
+    """None is ignored but those that the caller may have had a reason for, and none is blocked.
+
+    `waited_for` are ignored for no reason, and stay blocked until somebody can take them: one that came before is kept.
+    """
+    for number in _signal.valid_signals() - (_CALLERS - {*waited_for}):
         if _signal.getsignal(number) == _signal.SIG_IGN:
             _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, waited_for)

@@ -21,8 +21,7 @@ def settle(foreground: bool, kept: int = 0) -> Callable[[], None]:
     """
     os.closerange(3 + kept, os.sysconf("SC_OPEN_MAX"))
     _open_standard_descriptors()
-    own_signals(*DEFERRED)  # one that is ignored would never be pending
-    signal.pthread_sigmask(signal.SIG_SETMASK, DEFERRED)
+    own_signals(DEFERRED)
     os.umask(0o022)
     os.chdir("/")
     return (lambda: None) if foreground else _leave_session()

@@ -130,7 +130,7 @@ class Queue:
         """All that the scheduler wanted written has come: the next tries of what was deferred, and what an
         administrator has ordered."""
         if not self._scheduler_asked:
-            raise Violation("the scheduler has stopped, and was not told to")
+            raise Violation("the scheduler tells of an end that nobody asked for")
         self._let_scheduler_go()
 
     def _let_scheduler_go(self) -> None:
