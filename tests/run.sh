@@ -1,8 +1,8 @@
 #!/bin/sh
 # make test: everything that this machine can run; at the end, what it could not run and why, and each part's result.
 #
-#   as root          the live daemon with its users; beside it unit tests and the sandbox attacked from inside, and what
-#                    depends on the user once more as an ordinary user; their output is shown when the live tests are over
+#   as root          the live daemon with its users; then unit tests and the sandbox attacked from inside, and beside them,
+#                    shown afterwards, what depends on the user once more as an ordinary user
 #   as anybody else  unit tests and the live daemon as that user
 #
 # A part that fails stops no other part; the exit status is 0 when all have succeeded.  Arguments are pytest's: with any,
@@ -76,12 +76,11 @@ if [ "$(id -u)" = 0 ]; then
     part "other mail programs" sh tests/peers.sh
     part "users of the processes" sh etc/setup.sh users
     if [ $# = 0 ]; then
-        start_beside ordinary sh tests/ordinary.sh
-        start_beside unit "$python" -m pytest -rfEs tests --ignore tests/live
         echo "the live daemon, as root"
         part "live tests as root" "$python" -m pytest -rfEs tests/live
+        start_beside ordinary sh tests/ordinary.sh
         echo "unit tests, as root"
-        part "unit tests as root" end_of unit
+        part "unit tests as root" "$python" -m pytest -rfEs tests --ignore tests/live
         echo "once more, as an ordinary user"
         part "tests as an ordinary user" end_of ordinary
     else

@@ -19,7 +19,7 @@ from smtpd.ipc.loop import connect, prepare
 PEERS = ("parent", "queue", "scheduler", "lookup", "crypto", "dispatcher", "dispatcher")
 HANDLERS = {peer: getattr(process, f"from_{peer}") for peer in PEERS}
 ASKED = process.from_smtpctl, process.query_from_smtpctl
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 class House:
@@ -41,6 +41,7 @@ class House:
         connect(self.loop, theirs, {"control": self._heard}, None)
         self.channels, self.listener = [*ours, *theirs], listener
         self.control.begin()
+        self.loop.call_soon(log.attach, self.loop)  # the thread that it runs in is another one
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
 

@@ -217,4 +217,4 @@ def test_a_second_large_mail_costs_no_memory(busy, users, alice):
     with Watch(busy) as watch:
         busy.send(f"{alice}@here.test", content)
         until(lambda: len(mails(users.home(alice))) == 2, 60, what="the second delivery")
-    assert before < watch.most < before + 8 * 1024 * 1024
+    assert before // 2 < watch.most < before + 8 * 1024 * 1024

@@ -24,7 +24,7 @@ from smtpd.imsg import (
     RecipientExpanded,
     StartAgent,
 )
-from smtpd.ipc.errand import PACKET_MAX, Deliver, ReadForward, Result, decode, encode
+from smtpd.ipc.errand import PACKET_MAX, AtWork, Deliver, ReadForward, Result, decode, encode
 from smtpd.tables.expansion import Command, File, digest
 from tests.live.conftest import mails, until
 from tests.live.recipient import envelopes, logged, write
@@ -151,8 +151,10 @@ class Agent:
         told = target if isinstance(target, str) else "" if target is None else digest(target)
         fields |= {"extension": "", "by_descriptor": False, "perhaps_delivered": False, "digest": told, **more}
         self.socket.send(encode(Deliver(7 << 32 | 1, 1_700_000_000, len(CONTENT), content=CONTENT, **fields)))
-        packet = self.socket.recv(PACKET_MAX)
-        return decode(packet) if packet else None
+        while packet := self.socket.recv(PACKET_MAX):
+            if not isinstance(answer := decode(packet), AtWork):
+                return answer
+        return None
 
 
 @pytest.fixture

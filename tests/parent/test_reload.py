@@ -315,7 +315,7 @@ LATE = [
 def test_a_process_that_does_not_answer_in_time_is_named_and_changes_nothing(
     make_world, capfd, monkeypatch, seat, silent, answer, name
 ):
-    monkeypatch.setattr(reload, "SILENCE", 0.05)
+    monkeypatch.setattr(reload, "SILENCE", 0.3)
     world = make_world(("a.test",))
     world.silent = {(seat, silent)}
     world.reload.begin()
