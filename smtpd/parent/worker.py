@@ -39,8 +39,7 @@ class Worker:
             self._done.append((then, _outcome_of(job)))
             return
         if self._thread is None and (error := self._begin()) is not None:
-            self._done.append((then, error))
-            self._loop.after(0, self._deliver)
+            self._hand_back(then, error)
         else:
             self._jobs.put((job, then))
 
@@ -62,19 +61,23 @@ class Worker:
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join(patience)
-            self._ended = not self._thread.is_alive()
+        self._ended = self._thread is None or not self._thread.is_alive()
         self._loop.forget(self._woken)
         self._deliver()
-        if self._thread is None or self._ended:
+        if self._ended:
             os.close(self._woken)
             os.close(self._wake)
 
     def _work(self) -> None:
         while (work := self._jobs.get()) is not None:
             job, then = work
-            self._done.append((then, _outcome_of(job)))
-            with suppress(BlockingIOError):  # it is full of wake-ups already
-                os.write(self._wake, b"\0")
+            self._hand_back(then, _outcome_of(job))
+
+    def _hand_back(self, then: Then, outcome: Any) -> None:
+        """To the loop, from any thread."""
+        self._done.append((then, outcome))
+        with suppress(BlockingIOError):  # it is full of wake-ups already
+            os.write(self._wake, b"\0")
 
     def _deliver(self) -> None:
         with suppress(BlockingIOError):

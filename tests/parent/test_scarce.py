@@ -81,3 +81,18 @@ def test_a_job_that_no_thread_can_be_had_for_has_an_error_and_the_next_one_a_thr
         loop.turn()
     assert told == ["two"] and worker.waiting == 0
     worker.end(5)
+
+
+def test_the_end_comes_right_after_a_job_that_no_thread_could_be_had_for(monkeypatch):
+    loop, told = Loop(), []
+    worker = Worker(loop)
+
+    def none(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    worker.do(lambda: "one", lambda error: (told.append(error), worker.do(lambda: "two", told.append)))
+    worker.end(5)
+    assert isinstance(told[0], BlockingIOError) and told[1:] == ["two"] and worker.waiting == 0
+    loop.after(0, lambda: None)
+    loop.turn()  # nothing is left in it that needs what the worker had
