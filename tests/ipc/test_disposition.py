@@ -19,6 +19,8 @@ def careless():
     """Before exec: as little as possible of what a program expects of its signals."""
     for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGQUIT):  # a shell may have started these tests in the background
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
