@@ -10,6 +10,7 @@
     errand        the smaller frames between queue and an agent
     query         what a program asks control in one word, without the table of imsgs
     log           one process's log lines on their way out
+    bound         whether a text fits the type that it will travel in
     disposition   signals, whatever a program was started with
     reason        what the system says of a failure, in words
 

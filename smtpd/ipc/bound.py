@@ -2,7 +2,7 @@
 
     fault(Word, "a\\tb")             "a control character"         empty if it fits
     misfits(model, type(model))     each text that does not fit its field, and why
-    fit(Text, "what\nhas failed")   "what\\012has failed"     for a reason that somebody else has written
+    fit(Text, "what\nhas failed")   "what\\012has failed"     for a reason that another program has written
 
 msgspec checks the types of envelope.py when an imsg is decoded, not when it is made, and a process that receives what
 does not fit ends the daemon.  So whatever comes from outside is compared with the type before it is part of an imsg.
@@ -68,6 +68,7 @@ def misfits(value: Any, kind: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_dataclass(kind: Any) -> bool:
+    """Without the narrowed type of dataclasses.is_dataclass, which cannot be the key of a cache."""
     return is_dataclass(kind)
 
 
