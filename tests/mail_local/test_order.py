@@ -7,7 +7,8 @@ from contextlib import ExitStack
 import pytest
 
 from mail_local import mailbox, maildir, mbox, mboxfile
-from mail_local.maildir import Earlier, Mail, Maildir
+from mail_local.maildir import Mail
+from tests.mail_local.test_maildir import store
 from tests.recorder import recorded
 
 UID, GID = os.getuid(), os.getgid()
@@ -24,14 +25,6 @@ def recorder(tmp_path):
 def root(tmp_path):
     maildir.make(str(tmp_path / "box"))
     return tmp_path / "box"
-
-
-def store(root, *mails):
-    box = Maildir(str(root), Earlier("host"))
-    try:
-        return box.store(list(mails))
-    finally:
-        box.close()
 
 
 def mail(name, **more):
