@@ -64,7 +64,7 @@ fetch() { # package directory
 }
 
 unpack() { # package file-that-proves-it
-    [ -e "$peers/$1/$2" ] && return 0
+    [ -e "$peers/$1/$2" ] || [ -L "$peers/$1/$2" ] && return 0
     echo "peers: fetching $1 into .cache/peers"
     making=$peers/$1.making
     rm -rf "$making" && mkdir -p "$making"
