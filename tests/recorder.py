@@ -14,6 +14,7 @@ below it is noted.
     move F to G, link F to G     rename, and link
     remove F, list F, lock F, unlock F
     begin, roll back, checkpoint TRUNCATE, check, open database, close database
+    close reader                 a connection to a database that only reads
     commit insert message, delete envelope     with what the transaction has changed, each once
     queue tells scheduler: EnvelopesTried      an imsg, when it is given to its channel
     errand Deliver, answer DELIVERED           to an agent, and of one
@@ -258,7 +259,8 @@ def _watch_databases(recorder, patch):
             return self._changed(sql, super().executemany(sql, *values))
 
         def close(self):
-            with recorder.happening("close database"):
+            (only_reads,) = super().execute("PRAGMA query_only").fetchone()
+            with recorder.happening("close reader" if only_reads else "close database"):
                 super().close()
 
         def _text(self, sql):

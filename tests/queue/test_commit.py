@@ -159,6 +159,28 @@ def test_a_long_log_is_copied_back_after_the_commit(bench):
     assert [name for name, *_ in bench.store.calls] == ["apply", "settle"]
 
 
+def test_a_disk_that_fails_while_the_log_is_copied_back_is_repaired(bench):
+    bench.store.real.unsettled = True
+    bench.store.faults["settle"] = times(1, Broken)
+    bench.submit(add(1))
+    assert bench.run() == [None]
+    bench.until(lambda: bench.store.called("repair") and not bench.commits.repairing)
+    assert not bench.given_up
+
+
+def test_many_ends_of_deliveries_do_not_wait_for_more(bench, monkeypatch):
+    monkeypatch.setattr(commit, "COMPANY", 3600.0)
+    monkeypatch.setattr(commit, "CROWD", 3)
+    bench.submit(add(1, envelopes=3))
+    bench.run()
+    bench.submit(Remove(1 << 32 | 1), Remove(1 << 32 | 2), lasting=True)
+    bench.loop.run_until_complete(asyncio.sleep(0.01))
+    assert len(bench.store.called("apply")) == 1
+    bench.submit(Remove(1 << 32 | 3), lasting=True)
+    assert bench.run() == [None] * 4
+    assert [len(changes) for (changes,) in bench.store.called("apply")] == [1, 3]
+
+
 def test_lasting_changes_are_known_until_they_are_durable(bench, monkeypatch):
     monkeypatch.setattr(commit, "AGAIN", 0.01)
     id = 1 << 32 | 1
@@ -269,3 +291,16 @@ def test_unused_space_is_given_back_when_it_is_quiet(bench, monkeypatch):
     bench.submit(add(1))
     bench.until(lambda: len(done) == 3)
     assert bench.run() == [None]
+
+
+def test_no_space_is_given_back_while_a_change_waits_for_room(bench, monkeypatch):
+    monkeypatch.setattr(commit, "QUIET", 0.01)
+    monkeypatch.setattr(commit, "AGAIN", 0.1)
+    bench.store.real.shrink = lambda: False
+    bench.submit(add(1))
+    bench.run()
+    bench.store.faults["apply"] = times(1, Full)
+    bench.submit(Remove(1 << 32 | 1), lasting=True)
+    assert bench.run() == [None] * 2
+    bench.until(lambda: bench.store.called("shrink"))
+    assert [name for name, *_ in bench.store.calls] == ["apply", "apply", "shrink"]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 
 import pytest
 from msgspec.structs import replace
@@ -64,6 +65,15 @@ def test_a_stored_message_is_on_the_disk_before_it_is_answered(house):
     schedules = house.hear("scheduler", EnvelopesSubmitted).schedules
     roster = Roster(configuration())
     assert schedules == [row.schedule(roster.lane_of(row.recipient)) for row in stored]
+
+
+def test_a_message_with_a_release_is_first_tried_then(house):
+    release = int(time.time()) + 3600
+    house.submit(house.reserve()[0], terms=replace(TERMS, release=release))
+    house.hear("dispatcher0", MessageStored)
+    (schedule,) = house.hear("scheduler", EnvelopesSubmitted).schedules
+    assert schedule.next_try == schedule.release == release
+    assert [row.next_try for row in rows(house)] == [release]
 
 
 def test_envelopes_may_come_after_the_message(house):

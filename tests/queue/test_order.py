@@ -338,7 +338,12 @@ def test_a_repair_opens_anew_copies_the_log_and_checks_before_anything_is_writte
     recorder.forget()
     store.repair([1])
     recorder.in_order(
-        "close database", "open database", "checkpoint TRUNCATE", "check", "commit delete envelope, delete message"
+        "close reader",
+        "close database",
+        "open database",
+        "checkpoint TRUNCATE",
+        "check",
+        "commit delete envelope, delete message",
     )
     assert [row.id for row in store.envelopes(0, 2**63 - 1, 10)] == [2 << 32 | 1]
     assert (tmp_path / "queue.db-wal").stat().st_size < 64 * 1024

@@ -1,12 +1,14 @@
 """The end: what was accepted is safe, what is under way has its time."""
 
 import os
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from smtpd.envelope import Outcome
 from smtpd.imsg import (
+    AddEnvelopes,
     Begin,
     DeleteEnvelopes,
     EndAgent,
@@ -18,6 +20,7 @@ from smtpd.imsg import (
     SchedulingStopped,
     Stop,
     StopScheduling,
+    StoreMessage,
 )
 from smtpd.ipc.channel import Violation
 from smtpd.queue import commit, delivery, process, state
@@ -25,8 +28,9 @@ from smtpd.queue.ram import RAMStore
 from smtpd.queue.spool import Spool
 from smtpd.queue.sqlite import SQLiteStore
 from smtpd.queue.store import Broken, Full
-from tests.queue.conftest import PATIENCE, add, command, recipient
+from tests.queue.conftest import ORIGIN, PATIENCE, TERMS, add, command, recipient
 from tests.queue.fault import Faulty, broken, refuse
+from tests.queue.test_incoming import spool
 
 
 def run_to_the_end(house):
@@ -54,6 +58,22 @@ def test_what_is_being_stored_is_stored_and_answered_first(watched):
     watched.submit(message)
     watched.say("parent", Stop())
     run_to_the_end(watched)
+    assert watched.hear("dispatcher0", MessageStored)
+
+
+def test_a_spool_file_that_is_being_sealed_is_stored_and_answered_first(watched):
+    begun, sealed = threading.Event(), threading.Event()
+    watched.spool.faults["seal"] = lambda *_: begun.set() or sealed.wait(PATIENCE)
+    message = watched.reserve()[0]
+    spool(watched, message, b"small")
+    watched.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
+    watched.say("dispatcher0", StoreMessage(7, message, 1, b"", 5))
+    watched.until(begun.is_set)
+    watched.say("parent", Stop())
+    watched.until(lambda: watched.queue._scheduler_done)
+    watched.loop.call_later(2 * state.POLL, sealed.set)
+    run_to_the_end(watched)
+    assert [name for name, *_ in watched.queue.disk.store.calls][-2:] == ["apply", "close"]
     assert watched.hear("dispatcher0", MessageStored)
 
 

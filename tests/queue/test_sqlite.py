@@ -290,6 +290,14 @@ def test_a_store_that_was_closed_leaves_no_log(tmp_path):
     assert not (tmp_path / "queue.db-wal").exists()
 
 
+def test_the_writer_is_closed_last_as_the_last_connection_copies_the_log_back(tmp_path):
+    with recorded(tmp_path) as recorder:
+        store = SQLiteStore(str(tmp_path))
+        store.apply([add(1)])
+        store.close()
+        recorder.in_order("close reader", "close database")
+
+
 def test_a_store_is_not_read_while_it_is_repaired(store):
     store.apply([add(1)])
     repair = threading.Thread(target=store.repair, args=([],))
@@ -314,12 +322,14 @@ def expanded(store):
     return store._writer.execute("SELECT count(*) FROM expanded").fetchone()[0]
 
 
-def test_what_was_expanded_goes_with_its_message_after_a_start_too(tmp_path):
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_was_expanded_goes_with_its_message(tmp_path, restarts):
     store = SQLiteStore(str(tmp_path))
     store.apply([add(1, recipient=command())])
     assert expanded(store) == 1
-    store.close()
-    store = SQLiteStore(str(tmp_path))
+    if restarts:
+        store.close()
+        store = SQLiteStore(str(tmp_path))
     store.apply([Remove(1 << 32 | 1)])
     assert expanded(store) == 0
     store.close()
