@@ -12,8 +12,8 @@ from smtpctl.command import COMMANDS
 from smtpctl.option import ATTACHED, FLAGS, WITH_VALUE
 from smtpctl.word import PARAMETERS
 from smtpd import VERSION
-from smtpd.config.model import Limits
 from smtpd.config.parser import parse
+from smtpd.config.slice import Limits
 from smtpd.config.syntax import OF_LISTENERS, OPENING, RESERVED, UNUSED
 from smtpd.lookup.explain import WORDS
 from smtpd.parent.option import USAGE

@@ -7,9 +7,10 @@ from lark import Token, Tree
 from smtpd.config import target, value
 from smtpd.config.error import quoted
 from smtpd.config.mistake import Mistakes, parts, value_of, word
-from smtpd.config.model import Action, Method
+from smtpd.config.model import Action
 from smtpd.config.names import Names, Use, Wanted
 from smtpd.config.operand import Tables
+from smtpd.config.slice import Method
 from smtpd.tables.table import Service
 
 METHODS = {method.value for method in Method}

@@ -16,13 +16,14 @@ from smtpd.config.certificate import Certificates
 from smtpd.config.error import Place, Report, quoted
 from smtpd.config.listener import Listeners
 from smtpd.config.mistake import Mistakes, Node, parts, value_of, word
-from smtpd.config.model import Action, Config, DeliveryLimits, Limits, Listen, Method, Table, Wrapper
+from smtpd.config.model import Action, Config, Listen, Table, Wrapper
 from smtpd.config.names import BUILTIN_TABLES, Names
 from smtpd.config.operand import Tables
 from smtpd.config.rule import Rules
+from smtpd.config.slice import DeliveryLimits, Limits, Method
 
-LIMITS = {field.replace("_", "-"): field for field in Limits.__dataclass_fields__}
-DELIVERY_LIMITS = {field.replace("_", "-"): field for field in DeliveryLimits.__dataclass_fields__}
+LIMITS = {field.replace("_", "-"): field for field in Limits.__struct_fields__}
+DELIVERY_LIMITS = {field.replace("_", "-"): field for field in DeliveryLimits.__struct_fields__}
 LATER_DELIVERY_LIMITS = {"task-hiwat", "task-lowat", "task-release"}
 SAID_ONCE = {
     "alias_commands": "alias-commands",

@@ -6,14 +6,16 @@ listen on lo smtps pki p auth <t>      listener 0  127.0.0.1 port 465      door 
 
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from smtpd.config import protocol
 from smtpd.config.address import EVERYWHERE, WILDCARDS, family, listen_addresses, may_get_more
 from smtpd.config.error import Place, Report
 from smtpd.config.host import Host, numeric
-from smtpd.config.model import Config, Listen, ListenSocket, Tls
+from smtpd.config.model import Config, Listen, ListenSocket
 from smtpd.config.parser import Parsed
 from smtpd.config.password import Passwords
-from smtpd.config.slice import SOCKET, DoorSlice, ListenerSlice, TlsSlice
+from smtpd.config.slice import SOCKET, USUAL_PROTOCOLS, DoorSlice, ListenerSlice, Tls, TlsSlice
 
 SMTP, SMTPS = 25, 465
 
@@ -93,12 +95,14 @@ def slice_listener(number: int, address: str, listen: Listen, host: Host, config
 
 
 def slice_socket(socket: ListenSocket, host: Host) -> ListenerSlice:
-    return replace(SOCKET, hostname=host.server_name, tag=socket.tag, mask_src=socket.mask_src, no_dsn=socket.no_dsn)
+    return msgspec.structs.replace(
+        SOCKET, hostname=host.server_name, tag=socket.tag, mask_src=socket.mask_src, no_dsn=socket.no_dsn
+    )
 
 
 def slice_tls(listen: Listen, mode: Tls, config: Config) -> TlsSlice:
     ciphers = config.ciphers if listen.ciphers is None else listen.ciphers
-    protocols = TlsSlice.protocols if listen.protocols is None else protocol.versions(listen.protocols)
+    protocols = USUAL_PROTOCOLS if listen.protocols is None else protocol.versions(listen.protocols)
     return TlsSlice(mode, listen.pki, listen.verify, listen.ca or "", protocol.cipher_string(ciphers), protocols)
 
 

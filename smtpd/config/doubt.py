@@ -7,8 +7,8 @@ listen … port 465      without smtps, or smtps at a port where clients begin i
 
 from smtpd.config import specifier
 from smtpd.config.error import Report, quoted
-from smtpd.config.model import Tls
 from smtpd.config.parser import Parsed
+from smtpd.config.slice import Tls
 
 AT_ONCE = (465,)  # RFC 8314 3.3: clients begin with TLS
 IN_CLEAR = (25, 587)  # RFC 3207: they ask for it by STARTTLS

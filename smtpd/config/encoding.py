@@ -4,9 +4,6 @@ The places of words that cannot travel have been reported before (mistake.py); t
 that a slice can hold, and that no slice is larger than the imsg that takes it to its process.
 """
 
-from dataclasses import fields
-from typing import get_type_hints
-
 import msgspec
 
 from smtpd.config.error import ConfigError, ConfigErrors
@@ -21,14 +18,14 @@ PARENT_MAX = 4 * SLICE_MAX
 
 def encode_slices(path: str, slices: Slices) -> dict[str, bytes]:
     """By role.  Raises ConfigErrors, about the file `path`."""
-    kinds = get_type_hints(Slices)
-    return {field.name: _encoded(path, field.name, getattr(slices, field.name), kinds) for field in fields(Slices)}
+    fields = msgspec.structs.fields(Slices)
+    return {field.name: _encoded(path, field.name, getattr(slices, field.name), field.type) for field in fields}
 
 
-def _encoded(path: str, role: str, part: object, kinds: dict[str, type]) -> bytes:
+def _encoded(path: str, role: str, part: object, kind: type) -> bytes:
     try:
         encoded = msgspec.msgpack.encode(part)
-        msgspec.msgpack.decode(encoded, type=kinds[role])
+        msgspec.msgpack.decode(encoded, type=kind)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise _refused(path, f"what {role} is told cannot be used: {error}") from None
     most = PARENT_MAX if role == PARENT else SLICE_MAX

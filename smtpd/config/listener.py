@@ -7,9 +7,10 @@ from lark import Token, Tree
 from smtpd.config import protocol, value
 from smtpd.config.error import quoted
 from smtpd.config.mistake import Mistakes, parts, value_of, word
-from smtpd.config.model import Auth, Listen, ListenSocket, Proxy, Tls
+from smtpd.config.model import Listen, ListenSocket
 from smtpd.config.names import Names, Use, Wanted
 from smtpd.config.operand import Tables
+from smtpd.config.slice import Auth, Proxy, Tls
 from smtpd.tables.table import Service
 
 PKI_MAX = 32

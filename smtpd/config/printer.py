@@ -7,19 +7,8 @@ but its meaning: macros, includes and comments are gone.
 import re
 from collections.abc import Iterable, Iterator
 
-from smtpd.config.model import (
-    Action,
-    Condition,
-    Config,
-    DeliveryLimits,
-    Limits,
-    Listen,
-    ListenSocket,
-    Match,
-    Method,
-    Pki,
-    Table,
-)
+from smtpd.config.model import Action, Config, Listen, ListenSocket, Pki, Table
+from smtpd.config.slice import Condition, DeliveryLimits, Limits, Match, Method
 from smtpd.config.syntax import RESERVED
 from smtpd.config.target import MAILDIR
 from smtpd.config.value import BYTES, SECONDS
@@ -63,7 +52,7 @@ def print_settings(config: Config) -> Iterator[str]:
 
 
 def print_limits[T: (Limits, DeliveryLimits)](of: str, limits: T, default: T) -> Iterator[str]:
-    for field in limits.__dataclass_fields__:
+    for field in limits.__struct_fields__:
         limit = getattr(limits, field)
         if limit != getattr(default, field):
             yield f"{of} limit {field.replace('_', '-')} {limit}"

@@ -3,9 +3,9 @@
 from lark import Tree
 
 from smtpd.config.mistake import Mistakes, word
-from smtpd.config.model import Condition, Match, Operand
 from smtpd.config.names import Names, Use, Wanted
 from smtpd.config.operand import Tables
+from smtpd.config.slice import Condition, Match, Operand
 from smtpd.tables.table import Service
 
 # criterion of a match -> the field of Match.  In this order, which is the printer's, conditions are built: so the

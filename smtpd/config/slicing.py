@@ -10,14 +10,16 @@ daemon from starting is a warning.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from smtpd.config import alias, doubt
 from smtpd.config.door import slice_listeners, slice_socket
 from smtpd.config.error import Report
 from smtpd.config.host import Host
 from smtpd.config.missing import check_machine
-from smtpd.config.model import Action, Ca, Config, Limits, Method, Pki, Table
+from smtpd.config.model import Action, Ca, Config, Pki, Table
 from smtpd.config.names import SYSTEM_USERS
 from smtpd.config.parser import Parsed
 from smtpd.config.password import Passwords
@@ -34,8 +36,10 @@ from smtpd.config.slice import (
     DispatcherSlice,
     DoorSlice,
     ExpansionSlice,
+    Limits,
     ListenerSlice,
     LookupSlice,
+    Method,
     ParentSlice,
     PkiSlice,
     ProgramSlice,

@@ -19,8 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from smtpd.config.model import Tls
-from smtpd.config.slice import ListenerSlice
+from smtpd.config.slice import ListenerSlice, Tls
 from smtpd.dispatcher.crowd import Crowd, Refusal
 from smtpd.dispatcher.encryption import Encryption
 from smtpd.dispatcher.entrance import Arrival, Entrance

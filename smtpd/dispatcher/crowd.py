@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
-from smtpd.config.model import Limits
+from smtpd.config.slice import Limits
 from smtpd.dispatcher.network import network_of
 from smtpd.dispatcher.rate import Rates
 from smtpd.smtp.host import is_loopback

@@ -6,8 +6,7 @@ afterwards   wire.link stands, or the connection is over
 
 from collections.abc import Callable
 
-from smtpd.config.model import Tls
-from smtpd.config.slice import ListenerSlice
+from smtpd.config.slice import ListenerSlice, Tls
 from smtpd.dispatcher.handshake import SECONDS, Handshake
 from smtpd.dispatcher.network import network_of
 from smtpd.dispatcher.office import Office

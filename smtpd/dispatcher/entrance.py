@@ -16,8 +16,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from smtpd.config.model import Tls
-from smtpd.config.slice import ListenerSlice
+from smtpd.config.slice import ListenerSlice, Tls
 from smtpd.dispatcher.office import Office
 from smtpd.dispatcher.wire import Wire
 from smtpd.imsg import ClientWelcomed, WelcomeClient

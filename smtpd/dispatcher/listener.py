@@ -6,8 +6,9 @@ connections wait in the backlog, which is large (a short one makes twenty client
 
 import asyncio
 import socket
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from smtpd.config.slice import ListenerSlice
 from smtpd.dispatcher.connection import Connection

@@ -10,7 +10,7 @@ least are forgotten, so that whoever uses a great many addresses does not make u
 
 from collections import Counter
 
-from smtpd.config.model import Limits
+from smtpd.config.slice import Limits
 from smtpd.dispatcher.network import network_of
 from smtpd.smtp.host import is_loopback
 from smtpd.tables.domain import normal_address

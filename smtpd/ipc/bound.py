@@ -13,9 +13,11 @@ import re
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from msgspec import Struct
 
 from smtpd.ipc.log import visible
 
@@ -62,20 +64,15 @@ def misfits(value: Any, kind: Any) -> Iterator[tuple[str, str]]:
             for key, item in value.items():
                 yield from misfits(key, of[0])
                 yield from misfits(item, of[1])
-        case None if _is_dataclass(kind):
+        case None:
             for name, of_field in _fields(kind).items():
                 yield from misfits(getattr(value, name), of_field)
 
 
-def _is_dataclass(kind: Any) -> bool:
-    """Without the narrowed type of dataclasses.is_dataclass, which cannot be the key of a cache."""
-    return is_dataclass(kind)
-
-
 @lru_cache
 def _fields(cls: Any) -> dict[str, Any]:
-    hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(cls)}
+    """Of a dataclass or a Struct; other types have none."""
+    return get_type_hints(cls, include_extras=True) if is_dataclass(cls) or issubclass(cls, Struct) else {}
 
 
 def fit(kind: Any, text: str) -> str:

@@ -31,8 +31,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from smtpd.config.model import Method
-from smtpd.config.slice import ExpansionSlice
+from smtpd.config.slice import ExpansionSlice, Method
 from smtpd.envelope import Duty, Kind, Notify, Origin, Recipient
 from smtpd.lookup.node import AddressNode, AskServer, Entry, Node, Question, ReadInclude, Source, UserNode
 from smtpd.lookup.person import check_person, forward_trouble, whose_forward

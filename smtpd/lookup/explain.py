@@ -26,9 +26,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from smtpd.config.model import Condition, Match, Table
+from smtpd.config.model import Table
 from smtpd.config.printer import print_condition, print_match
-from smtpd.config.slice import LOWEST_ID, NOBODY, OUR_PREFIX, ExpansionSlice, LookupSlice
+from smtpd.config.slice import LOWEST_ID, NOBODY, OUR_PREFIX, Condition, ExpansionSlice, LookupSlice, Match
 from smtpd.envelope import Duty, Origin, Recipient
 from smtpd.imsg import ForwardRead
 from smtpd.ipc.log import visible

@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from smtpd.config.model import Condition, For, From, Match, Operand
+from smtpd.config.slice import Condition, For, From, Match, Operand
 from smtpd.envelope import Origin
 from smtpd.lookup.trace import SILENT, Trace
 from smtpd.smtp.xclient import UNKNOWN

@@ -8,7 +8,7 @@ named       it names another node, which is new, or has been there
 recipient   it comes to an envelope, which is new, or has been there
 """
 
-from smtpd.config.model import Condition, Match
+from smtpd.config.slice import Condition, Match
 from smtpd.envelope import Recipient
 from smtpd.lookup.node import Forward, Node
 from smtpd.tables.table import Unavailable

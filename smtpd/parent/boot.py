@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -185,7 +185,7 @@ def _read_configuration(booted: Booted) -> dict[str, bytes]:
     if set(answer.slices) != set(ROLES):
         raise CannotStart("the configuration process did not answer for every role")
     configured = msgspec.msgpack.decode(answer.parent, type=ParentSlice)
-    booted.configuration = replace(configured, listeners=supported(configured.listeners))
+    booted.configuration = msgspec.structs.replace(configured, listeners=supported(configured.listeners))
     check_configured(booted.options, booted.configuration)
     return answer.slices
 

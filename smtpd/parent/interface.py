@@ -11,7 +11,8 @@ and comes back, it works again.
 import contextlib
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from smtpd.config.host import interfaces
 from smtpd.config.slice import ListenerSlice

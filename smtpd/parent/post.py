@@ -17,8 +17,7 @@ another user than the action's, is a Violation.
 
 from dataclasses import dataclass
 
-from smtpd.config.model import Method
-from smtpd.config.slice import LMTP_USER, AgentSlice, ParentSlice
+from smtpd.config.slice import LMTP_USER, AgentSlice, Method, ParentSlice
 from smtpd.envelope import Duty
 from smtpd.imsg import ForkAgent, StartAgent
 from smtpd.ipc.channel import Violation

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from smtpd.config.model import Method
-from smtpd.config.slice import ParentSlice
+from smtpd.config.slice import Method, ParentSlice
 from smtpd.imsg import CheckPassword, EndAgent, FindUser, LockMailbox, StartAgent, UnlockMailbox
 from smtpd.ipc.channel import Channel, Violation
 

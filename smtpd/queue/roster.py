@@ -18,8 +18,7 @@ No process, no clock, no file: the configuration, and names.
 import zlib
 from typing import NamedTuple
 
-from smtpd.config.model import Method
-from smtpd.config.slice import QueueSlice
+from smtpd.config.slice import Method, QueueSlice
 from smtpd.envelope import NARROW, Duty, Kind, Recipient
 from smtpd.ipc.errand import LONGEST_TRANSACTION
 from smtpd.queue.places import Key

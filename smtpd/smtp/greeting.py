@@ -5,7 +5,7 @@ After each of these the session knows nothing of what was said before (RFC 5321 
 
 from typing import TYPE_CHECKING
 
-from smtpd.config.model import Tls
+from smtpd.config.slice import Tls
 from smtpd.header.received import literal
 from smtpd.smtp import auth, command, xclient
 from smtpd.smtp.extension import Offer

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from smtpd.config.model import Auth
+from smtpd.config.slice import Auth
 from smtpd.envelope import Origin, Terms, message_text
 from smtpd.header.editor import Editor
 from smtpd.smtp import command

@@ -19,7 +19,7 @@ import re
 import struct
 from typing import NamedTuple
 
-from smtpd.config.model import Proxy
+from smtpd.config.slice import Proxy
 from smtpd.smtp.host import IPAddress, plain
 
 MAX_V1 = 107  # bytes, CRLF included

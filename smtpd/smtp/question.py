@@ -13,8 +13,9 @@
 One question at a time; while it is open the session reads no further line.
 """
 
-from dataclasses import dataclass, field
 from enum import Enum
+
+from msgspec import Struct
 
 from smtpd.envelope import Notify, Origin, Terms
 from smtpd.tls.facts import Facts
@@ -26,34 +27,34 @@ class Verdict(Enum):
     LATER = "later"
 
 
-@dataclass(frozen=True, slots=True)
-class Encrypt:
+def _without_secrets(question: "CheckPassword | FinishScram") -> str:
+    return f"{type(question).__name__}(user={question.user!r})"
+
+
+class Encrypt(Struct, frozen=True):
     """The go-ahead has been said in the clear; from its last byte on everything is TLS."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encrypted:
+class Encrypted(Struct, frozen=True):
     facts: Facts
 
 
-@dataclass(frozen=True, slots=True)
-class CheckPassword:
+class CheckPassword(Struct, frozen=True):
     user: str
-    password: str = field(repr=False)
+    password: str
+
+    __repr__ = _without_secrets
 
 
-@dataclass(frozen=True, slots=True)
-class PasswordChecked:
+class PasswordChecked(Struct, frozen=True):
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class BeginScram:
+class BeginScram(Struct, frozen=True):
     user: str
 
 
-@dataclass(frozen=True, slots=True)
-class ScramBegun:
+class ScramBegun(Struct, frozen=True):
     """YES, also for a user who does not exist; or LATER."""
 
     verdict: Verdict
@@ -61,62 +62,55 @@ class ScramBegun:
     iterations: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FinishScram:
+class FinishScram(Struct, frozen=True):
     """RFC 5802 3: AuthMessage and ClientProof."""
 
     user: str
-    message: bytes = field(repr=False)
-    proof: bytes = field(repr=False)
+    message: bytes
+    proof: bytes
+
+    __repr__ = _without_secrets
 
 
-@dataclass(frozen=True, slots=True)
-class ScramFinished:
+class ScramFinished(Struct, frozen=True):
     verdict: Verdict
     signature: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckSender:
+class CheckSender(Struct, frozen=True):
     """May this authenticated user send as `sender`?  Complete, or empty for the null sender."""
 
     user: str
     sender: str
 
 
-@dataclass(frozen=True, slots=True)
-class SenderChecked:
+class SenderChecked(Struct, frozen=True):
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Waited:
+class Waited(Struct, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class BeginMessage:
+class BeginMessage(Struct, frozen=True):
     """A sender was named: which message id will it be?  `address` and `user`: whose rates it counts for."""
 
     address: str
     user: str
 
 
-@dataclass(frozen=True, slots=True)
-class MessageBegun:
+class MessageBegun(Struct, frozen=True):
     """`time`: seconds since 1970, the date of the Received header."""
 
     message: int
     time: int
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptRecipient:
+class AcceptRecipient(Struct, frozen=True):
     """Who is it for, and may this client send there?  `recipient` is complete: it has a domain."""
 
     message: int
@@ -127,15 +121,13 @@ class AcceptRecipient:
     original: str  # ORCPT, decoded
 
 
-@dataclass(frozen=True, slots=True)
-class RecipientAccepted:
+class RecipientAccepted(Struct, frozen=True):
     """`envelopes`: how many it became."""
 
     envelopes: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoreContent:
+class StoreContent(Struct, frozen=True):
     """All content has been given out: make it durable.
 
     `size`: bytes given out as Content, the trace header among them.  `envelopes`: sum of what was accepted.
@@ -146,13 +138,11 @@ class StoreContent:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ContentStored:
+class ContentStored(Struct, frozen=True):
     """It is on the disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """No, and what to tell the client.  With 421 the session ends."""
 
     code: int

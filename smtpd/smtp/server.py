@@ -19,8 +19,7 @@ from collections.abc import Callable
 from math import ceil, inf
 from typing import NamedTuple
 
-from smtpd.config.model import Limits
-from smtpd.config.slice import ListenerSlice
+from smtpd.config.slice import Limits, ListenerSlice
 from smtpd.envelope import envelope_text, message_text
 from smtpd.smtp import command, content, login
 from smtpd.smtp.action import Action, Ask, Blame, Close, Content, Forget, Log, Say

@@ -8,12 +8,14 @@ A process that receives what does not fit its type ends the daemon: at the first
 import os
 import types
 import typing
-from dataclasses import is_dataclass, replace
+from dataclasses import is_dataclass
 
 import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpd.config import model, slice
 from smtpd.config.encoding import SLICE_MAX, encode_slices
@@ -49,6 +51,11 @@ from tests.config.machine import errors_of, sliced
 # -- the architecture: no text of the configuration without a type that it travels in ---------------------------------
 
 
+def is_record(kind):
+    """A class with fields: of the model a dataclass, of the slices a Struct."""
+    return isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, Struct) and kind is not Struct)
+
+
 def texts_without_bounds(kind, where):
     """The places in a type where a `str` is not bounded by characters and length."""
     parts = typing.get_args(kind)
@@ -61,7 +68,7 @@ def texts_without_bounds(kind, where):
             yield from texts_without_bounds(parts[0], where)
         case None if kind is str:
             yield where
-        case None if is_dataclass(kind):
+        case None if is_record(kind):
             for name, of_field in typing.get_type_hints(kind, include_extras=True).items():
                 yield from texts_without_bounds(of_field, f"{kind.__name__}.{name}")
         case _:
@@ -79,7 +86,7 @@ def test_no_part_of_model_and_slices_is_overlooked(module):
     """What cannot be reached from Config or Slices would not be looked at above."""
 
     def reached(kind):
-        if is_dataclass(kind):
+        if is_record(kind):
             yield kind
             for of_field in typing.get_type_hints(kind, include_extras=True).values():
                 yield from reached(of_field)
@@ -87,7 +94,7 @@ def test_no_part_of_model_and_slices_is_overlooked(module):
             yield from reached(part)
 
     found = {*reached(Config), *reached(Slices)}
-    here = {one for one in vars(module).values() if is_dataclass(one) and isinstance(one, type)}
+    here = {one for one in vars(module).values() if is_record(one)}
     assert here <= found
 
 
@@ -114,7 +121,7 @@ def size_max(kind):
             return 16
         case None if kind in (int, bool, types.NoneType) or isinstance(kind, type) and issubclass(kind, int):
             return 9
-        case None if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        case None if isinstance(kind, type) and issubclass(kind, Struct):
             sizes = [size_max(hint) for hint in typing.get_type_hints(kind, include_extras=True).values()]
         case _:
             return None

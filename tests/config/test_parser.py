@@ -8,8 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtpd.config.error import ConfigErrors
-from smtpd.config.model import Config, Match, Table
+from smtpd.config.model import Config, Table
 from smtpd.config.parser import MOST_FILES, parse
+from smtpd.config.slice import Match
 from smtpd.config.syntax import RESERVED
 
 RULE = "match for any reject\n"

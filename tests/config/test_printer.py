@@ -7,26 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.config import printer, value
-from smtpd.config.model import (
-    Action,
-    Auth,
-    Ca,
-    Condition,
-    Config,
-    DeliveryLimits,
-    Limits,
-    Listen,
-    ListenSocket,
-    Match,
-    Method,
-    Operand,
-    Pki,
-    Proxy,
-    Table,
-    Tls,
-    Wrapper,
-)
+from smtpd.config.model import Action, Ca, Config, Listen, ListenSocket, Pki, Table, Wrapper
 from smtpd.config.parser import parse
+from smtpd.config.slice import Auth, Condition, DeliveryLimits, Limits, Match, Method, Operand, Proxy, Tls
 
 # What a string can hold; one that ends in a backslash was a bare word.
 QUOTED = st.text(
@@ -39,7 +22,7 @@ HOST = st.text(ascii_sets.ascii_letters + ascii_sets.digits + ".-:[]\"'{}\\=", m
 WORD = TEXT.filter(lambda text: bool(text) and "\t" not in text)
 TAG = QUOTED.filter(lambda tag: len(tag) <= 32 and "\t" not in tag)
 COUNT = st.integers(1, 2**31 - 1)
-LIMITS = {key: st.integers(*value.LIMITS.get(key, (1, 9))) for key in Limits.__dataclass_fields__}
+LIMITS = {key: st.integers(*value.LIMITS.get(key, (1, 9))) for key in Limits.__struct_fields__}
 LIST = st.lists(TEXT, min_size=1, max_size=8).map(tuple)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(tuple)
 PATH = QUOTED.filter(lambda text: "\t" not in text).map("/".__add__)

@@ -2,26 +2,31 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from smtpd.config.host import choose_server_name, interfaces, read_first_line, this_host
-from smtpd.config.model import Auth, DeliveryLimits, Limits, Method, Proxy, Tls
 from smtpd.config.slice import (
     SOCKET,
     UNLIMITED,
     AgentSlice,
+    Auth,
     CaSlice,
+    DeliveryLimits,
     DeliverySlice,
     DoorSlice,
     ExpansionSlice,
+    Limits,
     ListenerSlice,
+    Method,
     PkiSlice,
     ProgramSlice,
+    Proxy,
     Slices,
+    Tls,
     TlsSlice,
 )
 from tests.config.machine import INTERFACES, RESOLVED, errors_of, sliced, slices
@@ -538,14 +543,14 @@ def test_the_interfaces_of_this_machine_have_their_loopback_address():
     assert any("127.0.0.1" in addresses for addresses in interfaces().values())
 
 
-@pytest.mark.parametrize("field", Slices.__dataclass_fields__.values(), ids=lambda field: field.name)
-def test_a_slice_survives_its_way_to_the_process(field, tmp_path):
+@pytest.mark.parametrize("role", Slices.__struct_fields__)
+def test_a_slice_survives_its_way_to_the_process(role, tmp_path):
     text = (Path(__file__).parent.parent / "conf" / "everything.conf").read_text(encoding="utf-8")
     for program in ("table-ldap", "table-weather"):
         (tmp_path / program).touch(0o755)
     files = {"_etc_mail_passwd": ACCOUNTS, "_etc_mail_sqlite.conf": DESCRIPTION, "_etc_mail_passwords": ""}
     files |= dict.fromkeys(("_etc_mail_people", "_etc_mail_friends", "_etc_aliases"), "")
-    piece = getattr(slices(text, libexec=(str(tmp_path),), **files), field.name)
+    piece = getattr(slices(text, libexec=(str(tmp_path),), **files), role)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(piece), type=type(piece)) == piece
 
 

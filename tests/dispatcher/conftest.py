@@ -4,12 +4,11 @@ import asyncio
 import os
 import socket
 import struct
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
-from smtpd.config.model import Limits
-from smtpd.config.slice import SOCKET, DispatcherSlice, ListenerSlice
+from smtpd.config.slice import SOCKET, DispatcherSlice, Limits, ListenerSlice
 from smtpd.dispatcher import process
 from smtpd.dispatcher.state import Dispatcher
 from smtpd.imsg import (

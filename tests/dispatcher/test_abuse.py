@@ -1,6 +1,6 @@
 """Who does too much of something: what they are told, and that others notice nothing."""
 
-from smtpd.config.model import Proxy
+from smtpd.config.slice import Proxy
 
 PROXY = {"proxy": Proxy.V1}
 

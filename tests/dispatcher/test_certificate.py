@@ -5,8 +5,7 @@ import os
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from smtpd.config.model import Limits, Tls
-from smtpd.config.slice import DispatcherSlice, ListenerSlice, TlsSlice
+from smtpd.config.slice import DispatcherSlice, Limits, ListenerSlice, Tls, TlsSlice
 from smtpd.dispatcher.certificate import Certificates
 from smtpd.imsg import ContextsMade, TakeAuthorities, TakeCertificate
 from smtpd.tls.certificate import LARGEST_FILE

@@ -6,8 +6,7 @@ import socket
 
 import pytest
 
-from smtpd.config.model import Proxy, Tls
-from smtpd.config.slice import ListenerSlice, TlsSlice
+from smtpd.config.slice import ListenerSlice, Proxy, Tls, TlsSlice
 from smtpd.dispatcher.entrance import Entrance
 from smtpd.imsg import AddListener, ExpandRecipient, ResolveClient, WelcomeClient
 

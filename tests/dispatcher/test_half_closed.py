@@ -6,8 +6,7 @@ import ssl
 
 import pytest
 
-from smtpd.config.model import Auth, Proxy, Tls
-from smtpd.config.slice import TlsSlice
+from smtpd.config.slice import Auth, Proxy, Tls, TlsSlice
 from smtpd.dispatcher import connection as module
 from smtpd.imsg import (
     CheckCredentials,

@@ -4,15 +4,14 @@ import asyncio
 import itertools
 import ssl
 import threading
-from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from smtpd.config.model import Tls
-from smtpd.config.slice import TlsSlice
+from smtpd.config.slice import Tls, TlsSlice
 from smtpd.dispatcher.handshake import LAST_FLIGHT, Handshake, Handshakes
 from smtpd.dispatcher.wire import Wire
 from smtpd.tls.context import Authorities, Certificate, control, make_context

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.model import Limits
+from smtpd.config.slice import Limits
 from smtpd.dispatcher.rate import Rate, Rates
 
 

@@ -6,8 +6,7 @@ import gc
 
 import pytest
 
-from smtpd.config.model import Auth, Tls
-from smtpd.config.slice import TlsSlice
+from smtpd.config.slice import Auth, Tls, TlsSlice
 from smtpd.dispatcher.handshake import SECONDS
 from smtpd.imsg import CheckCredentials, ExpandRecipient, StoreMessage
 from smtpd.tls.link import Link

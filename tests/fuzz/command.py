@@ -4,7 +4,7 @@ byte 0      what is offered, bit by bit
 the rest    lines of a client
 """
 
-from smtpd.config.model import Limits
+from smtpd.config.slice import Limits
 from smtpd.envelope import Origin
 from smtpd.smtp import command
 from smtpd.smtp.extension import Offer

@@ -7,7 +7,7 @@ the rest    what a proxy sends
 import ipaddress
 from typing import Literal
 
-from smtpd.config.model import Proxy
+from smtpd.config.slice import Proxy
 from smtpd.smtp.proxy import MAX_V2, Header, Malformed, ProxyReader
 from tests.fuzz import law
 

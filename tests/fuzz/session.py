@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from smtpd.config.model import Auth, Tls
+from smtpd.config.slice import Auth, Tls
 from smtpd.smtp.action import Action, Ask, Content, Forget, Log, Say
 from smtpd.smtp.data import END
 from smtpd.smtp.question import (

@@ -2,12 +2,11 @@
 
 import asyncio
 import socket
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
-from smtpd.config.model import Condition, Match, Method
-from smtpd.config.slice import ExpansionSlice, LookupSlice, TableSlice
+from smtpd.config.slice import Condition, ExpansionSlice, LookupSlice, Match, Method, TableSlice
 from smtpd.imsg import (
     TABLE,
     AskServer,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd import imsg
-from smtpd.config.model import Method
+from smtpd.config.slice import Method
 from smtpd.envelope import Notify, Terms
 from smtpd.imsg import TABLE
 from smtpd.lookup.door import _welcome

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.model import Condition, Match, Method, Operand
-from smtpd.config.slice import ExpansionSlice
+from smtpd.config.slice import Condition, ExpansionSlice, Match, Method, Operand
 from smtpd.envelope import Duty, Kind, Recipient, Terms
 from smtpd.imsg import AddEnvelopes
 from smtpd.ipc.declaration import DEFAULT_LIMIT

@@ -2,11 +2,11 @@
 
 import os
 import pwd
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
-from smtpd.config.model import Condition, Match, Operand
+from smtpd.config.slice import Condition, Match, Operand
 from smtpd.lookup import explain as module
 from smtpd.lookup.explain import Misused, explain, parse
 from smtpd.smtp.address import AddressError

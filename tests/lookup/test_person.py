@@ -2,8 +2,7 @@
 
 import pytest
 
-from smtpd.config.model import Condition, Match, Method
-from smtpd.config.slice import ExpansionSlice
+from smtpd.config.slice import Condition, ExpansionSlice, Match, Method
 from smtpd.envelope import Duty
 from smtpd.lookup.expansion import Expanded
 from smtpd.lookup.node import FindUser, Forward, ReadForward

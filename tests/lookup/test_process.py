@@ -19,8 +19,7 @@ import msgspec
 import pytest
 from argon2 import PasswordHasher
 
-from smtpd.config.model import Condition, Match, Method, Operand
-from smtpd.config.slice import DoorSlice, ExpansionSlice, LookupSlice, TableSlice
+from smtpd.config.slice import Condition, DoorSlice, ExpansionSlice, LookupSlice, Match, Method, Operand, TableSlice
 from smtpd.envelope import Origin
 from smtpd.imsg import (
     TABLE,

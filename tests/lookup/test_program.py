@@ -4,8 +4,7 @@ import socket
 
 import pytest
 
-from smtpd.config.model import Condition, Match, Method
-from smtpd.config.slice import ExpansionSlice, TableSlice
+from smtpd.config.slice import Condition, ExpansionSlice, Match, Method, TableSlice
 from smtpd.envelope import Origin
 from smtpd.imsg import (
     AddEnvelopes,

@@ -3,8 +3,7 @@
 import msgspec
 import pytest
 
-from smtpd.config.model import Condition, Match, Method, Operand
-from smtpd.config.slice import ExpansionSlice, TableSlice
+from smtpd.config.slice import Condition, ExpansionSlice, Match, Method, Operand, TableSlice
 from smtpd.envelope import Body, Duty, Kind, Notify, Origin, Recipient, Terms
 from smtpd.imsg import (
     TABLE,

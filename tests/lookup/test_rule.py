@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpd.config.model import Condition, Match, Operand
+from smtpd.config.slice import Condition, Match, Operand
 from smtpd.envelope import Origin
 from smtpd.lookup.rule import Case, Refused, Rules
 from smtpd.tables.inline import ListTable, MappingTable

@@ -2,8 +2,7 @@
 
 import msgspec
 
-from smtpd.config.model import Condition, Match, Method
-from smtpd.config.slice import ExpansionSlice
+from smtpd.config.slice import Condition, ExpansionSlice, Match, Method
 from smtpd.envelope import Duty, Notify, Origin, Terms
 from smtpd.lookup.expansion import Expanded, Expansion
 from smtpd.lookup.node import AskServer, FindUser, Forward, ReadForward, ReadInclude, Server

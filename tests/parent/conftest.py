@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from smtpd.config.model import Method
-from smtpd.config.slice import AgentSlice, ParentSlice
+from smtpd.config.slice import AgentSlice, Method, ParentSlice
 from smtpd.envelope import Duty
 from smtpd.imsg import TABLE, AgentForked, AgentTether, StartAgent
 from smtpd.ipc.channel import Channel

@@ -5,8 +5,7 @@ import socket
 
 import pytest
 
-from smtpd.config.model import Method
-from smtpd.config.slice import AgentSlice, Person
+from smtpd.config.slice import AgentSlice, Method, Person
 from smtpd.envelope import Duty
 from smtpd.imsg import (
     TABLE,

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.model import Method
-from smtpd.config.slice import LMTP_USER, AgentSlice, ParentSlice, Person
+from smtpd.config.slice import LMTP_USER, AgentSlice, Method, ParentSlice, Person
 from smtpd.envelope import Duty
 from smtpd.imsg import AgentRefused, ForkAgent, StartAgent
 from smtpd.ipc.channel import Violation

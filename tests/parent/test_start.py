@@ -269,7 +269,6 @@ def test_a_parent_that_ran_has_loaded_no_parser_no_event_loop_and_no_other_proce
     assert not {module for module in modules if module.startswith("smtpd.config.")} - {
         "smtpd.config.host",
         "smtpd.config.macro",
-        "smtpd.config.model",
         "smtpd.config.permission",
         "smtpd.config.place",
         "smtpd.config.slice",

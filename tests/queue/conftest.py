@@ -11,8 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from smtpd.config.model import DeliveryLimits, Method
-from smtpd.config.slice import DeliverySlice, QueueSlice
+from smtpd.config.slice import DeliveryLimits, DeliverySlice, Method, QueueSlice
 from smtpd.envelope import Body, Duty, Kind, Origin, Outcome, Recipient, Terms
 from smtpd.imsg import (
     TABLE,

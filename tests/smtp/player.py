@@ -21,11 +21,12 @@ Each dialogue is played line by line, where the replies must stand behind their 
 byte, and cut at each position, where all that comes out must be the same; and once more behind STARTTLS, and over TLS.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from smtpd.config.model import Auth, Limits, Tls
-from smtpd.config.slice import ListenerSlice, TlsSlice
+from msgspec.structs import replace
+
+from smtpd.config.slice import Auth, Limits, ListenerSlice, Tls, TlsSlice
 from smtpd.smtp.action import Action, Ask, Blame, Close, Content, Forget, Log, Say
 from smtpd.smtp.question import (
     AcceptRecipient,

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.model import Auth
-from smtpd.config.slice import ListenerSlice
+from smtpd.config.slice import Auth, ListenerSlice
 from smtpd.smtp import sasl, scram
 from smtpd.smtp.auth import Exchange, begin, offered
 from smtpd.smtp.question import (

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.model import Limits
-from smtpd.config.slice import UNLIMITED
+from smtpd.config.slice import UNLIMITED, Limits
 from smtpd.envelope import Body, Notify, Terms
 from smtpd.smtp.address import Address
 from smtpd.smtp.command import Mail, Rcpt, command, helo, mail, rcpt

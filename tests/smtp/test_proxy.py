@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.model import Proxy
+from smtpd.config.slice import Proxy
 from smtpd.smtp.proxy import MAX_V2, SIGNATURE_V2, Header, Malformed, ProxyReader
 
 FOUR = bytes([192, 0, 2, 1, 192, 0, 2, 25]) + struct.pack("!HH", 4711, 25)

@@ -1,13 +1,13 @@
 """What a dialogue cannot say: what is asked, in which order, and what happens when an answer comes too late."""
 
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from smtpd.config.model import Auth, Limits
+from smtpd.config.slice import Auth, Limits
 from smtpd.envelope import Notify, Origin, Terms
 from smtpd.smtp.action import Close, Forget, Log, Say
 from smtpd.smtp.question import (

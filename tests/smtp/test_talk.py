@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.config.model import Tls
+from smtpd.config.slice import Tls
 from smtpd.smtp.question import Answer, Encrypt
 from smtpd.tls.context import ServerContext
 from tests.smtp.player import Conversation, Dialogue, dialogues, play_by_line, play_in_pieces

@@ -15,7 +15,7 @@ DISPATCHER = """
     import socket, ssl, sys
     from concurrent.futures import ThreadPoolExecutor
     from smtpd import sandbox
-    from smtpd.config.model import Tls
+    from smtpd.config.slice import Tls
     from smtpd.config.slice import TlsSlice
     from smtpd.tls.context import Authorities, Certificate, make_context
     from smtpd.tls.link import Link

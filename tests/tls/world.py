@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from smtpd.config.model import Tls
-from smtpd.config.slice import TlsSlice
+from smtpd.config.slice import Tls, TlsSlice
 from smtpd.crypto.desk import Desk
 from smtpd.tls.context import Authorities, Certificate, make_context
 from smtpd.tls.link import Link

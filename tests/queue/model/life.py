@@ -10,8 +10,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from unittest.mock import patch
 
-from smtpd.config.model import DeliveryLimits, Method
-from smtpd.config.slice import DeliverySlice, QueueSlice, SchedulerSlice
+from smtpd.config.slice import DeliveryLimits, DeliverySlice, Method, QueueSlice, SchedulerSlice
 from smtpd.imsg import Begin
 from smtpd.queue import process as queue_process
 from smtpd.queue.space import Space
