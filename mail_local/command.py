@@ -5,7 +5,7 @@
 
 A value is a positional parameter and never part of the line.  The command has a session of its own, default signals,
 umask 077, the environment that it is given and nothing else, descriptors 0, 1 and 2 and no other, the caller's
-directory, and SECONDS.  What is left of its process group then is killed, and so it is when nobody waits any more.
+directory, and COMMAND_TIMEOUT.  What is left of its process group then is killed, also when the caller hangs up.
 
 A command is done when it has ended itself.  What it leaves running goes on, with nobody at the other end of its output.
 
@@ -26,7 +26,7 @@ from enum import Enum
 from typing import NamedTuple
 
 SHELL = "/bin/sh"
-SECONDS = 300.0
+COMMAND_TIMEOUT = 300.0
 OUTPUT_MAX = 512  # bytes of its last lines
 LINES_MAX = 10
 
@@ -56,18 +56,18 @@ _ROOM = 1024 * 1024  # bytes of a mail that stand in the pipe at once, and so ar
 _POLL = 0.05  # seconds, where the end of a process is no event
 
 
-class Parted(Exception):
+class CommandAbandoned(Exception):
     """Nobody waits for the command any more; it has been killed."""
 
 
-class Verdict(Enum):
+class CommandVerdict(Enum):
     DONE = "the mail is delivered"
     LATER = "another try may do"
     NEVER = "another try would not"
 
 
 @dataclass(frozen=True)
-class Ending:
+class CommandResult:
     status: int  # of its exit; the signal that killed it, negative
     late: bool = False  # killed, as its time was over
     taken: bool = True  # all of the mail went into its pipe
@@ -75,7 +75,7 @@ class Ending:
 
 
 @dataclass
-class LastLines:
+class OutputTail:
     """Of an output of any length: costs no more memory than one piece of it."""
 
     _whole: list[bytes] = field(default_factory=list)
@@ -99,19 +99,19 @@ class LastLines:
         return text
 
 
-def judge(ending: Ending) -> tuple[Verdict, str]:
+def judge(ending: CommandResult) -> tuple[CommandVerdict, str]:
     """What became of the mail, and why (reference 1.6); the output is not part of that."""
     match ending:
-        case Ending(late=True):
-            return Verdict.LATER, "terminated; timeout"
-        case Ending(status=status) if status < 0:
-            return Verdict.LATER, f"terminated; signal {-status}"
-        case Ending(status=0, taken=False):
-            return Verdict.LATER, "mda exited prematurely"
-        case Ending(status=0):
-            return Verdict.DONE, ""
-        case Ending(status=status):
-            verdict = Verdict.LATER if status in (EX_OSERR, EX_TEMPFAIL) else Verdict.NEVER
+        case CommandResult(late=True):
+            return CommandVerdict.LATER, "terminated; timeout"
+        case CommandResult(status=status) if status < 0:
+            return CommandVerdict.LATER, f"terminated; signal {-status}"
+        case CommandResult(status=0, taken=False):
+            return CommandVerdict.LATER, "mda exited prematurely"
+        case CommandResult(status=0):
+            return CommandVerdict.DONE, ""
+        case CommandResult(status=status):
+            verdict = CommandVerdict.LATER if status in (EX_OSERR, EX_TEMPFAIL) else CommandVerdict.NEVER
             return verdict, SYSEXITS.get(status, "exited abnormally")
 
 
@@ -121,12 +121,12 @@ def run(
     environment: Mapping[str, str],
     content: Iterable[bytes],
     *,
-    parted: socket.socket | None = None,
-    seconds: float = SECONDS,
-) -> Ending:
+    hangup: socket.socket | None = None,
+    seconds: float = COMMAND_TIMEOUT,
+) -> CommandResult:
     """Run it to its end.  Raises Parted when the other side of `parted` hangs up; OSError when it could not be started
     or `content` raises that: then nothing of it is left running."""
-    running = Running(_start(line, parameters, environment), iter(content), parted)
+    running = RunningCommand(_start(line, parameters, environment), iter(content), hangup)
     try:
         return running.wait(time.monotonic() + seconds)
     except BaseException:
@@ -136,7 +136,7 @@ def run(
         running.close()
 
 
-def _start(line: str, parameters: list[str], environment: Mapping[str, str]) -> "Started":
+def _start(line: str, parameters: list[str], environment: Mapping[str, str]) -> "StartedCommand":
     with ExitStack() as opened:
         mail, feed = _pipe(opened)
         output, printed = _pipe(opened)
@@ -153,7 +153,7 @@ def _start(line: str, parameters: list[str], environment: Mapping[str, str]) -> 
         os.close(printed)
         os.close(told)
         opened.pop_all()
-    return Started(process, mail, feed, output, errors)
+    return StartedCommand(process, mail, feed, output, errors)
 
 
 def _pipe(opened: ExitStack) -> tuple[int, int]:
@@ -168,7 +168,7 @@ def _bytes(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-class Started(NamedTuple):
+class StartedCommand(NamedTuple):
     process: "subprocess.Popen[bytes]"
     mail: int  # its input; kept, so that what it does not read is no error before its end
     feed: int  # the other end of that
@@ -176,14 +176,14 @@ class Started(NamedTuple):
     errors: int
 
 
-class Running:
+class RunningCommand:
     """A command under way."""
 
-    def __init__(self, started: Started, content: Iterator[bytes], parted: socket.socket | None):
+    def __init__(self, started: StartedCommand, content: Iterator[bytes], hangup: socket.socket | None):
         self._process, self._mail, self._feed, self._output, self._errors = started
         self._content = content
         self._piece = memoryview(b"")
-        self._last = {self._errors: LastLines(), self._output: LastLines()}
+        self._last = {self._errors: OutputTail(), self._output: OutputTail()}
         self._watched = select.poll()
         os.set_blocking(self._feed, False)
         with suppress(OSError, AttributeError):
@@ -192,13 +192,13 @@ class Running:
         for descriptor in self._last:
             os.set_blocking(descriptor, False)
             self._watched.register(descriptor, select.POLLIN)
-        if parted is not None:
-            self._watched.register(parted, 0)  # nothing but that it hangs up
+        if hangup is not None:
+            self._watched.register(hangup, 0)  # nothing but that it hangs up
         self._end = _end_of(self._process.pid)
         if self._end >= 0:
             self._watched.register(self._end, select.POLLIN)
 
-    def wait(self, deadline: float) -> Ending:
+    def wait(self, deadline: float) -> CommandResult:
         late = False
         while self._process.poll() is None:
             left = deadline - time.monotonic()
@@ -213,7 +213,7 @@ class Running:
                 if not self._hear(descriptor):
                     break
         output = self._last[self._errors].text() or self._last[self._output].text()
-        return Ending(self._process.returncode, late, self._has_taken_all(), output)
+        return CommandResult(self._process.returncode, late, self._has_taken_all(), output)
 
     def _turn(self, descriptor: int) -> None:
         if descriptor == self._feed:
@@ -222,7 +222,7 @@ class Running:
             if self._hear(descriptor) == b"":
                 self._watched.unregister(descriptor)
         elif descriptor != self._end:
-            raise Parted
+            raise CommandAbandoned
 
     def _tell(self) -> None:
         """As much of the mail as goes into the pipe."""

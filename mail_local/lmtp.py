@@ -17,15 +17,15 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from smtpd.ipc.errand import LONGEST_TRANSACTION
-from smtpd.ipc.reason import reason_of
+from smtpd.errand import TRANSACTION_MAX
+from smtpd.ipc.os_error import describe_error
 from smtpd.smtp.action import Close, Say
-from smtpd.smtp.lmtp import PATIENCE, Action, Mail, Session, State, Transfer, Verdict
-from smtpd.smtp.transfer import stuffed
+from smtpd.smtp.dot_stuffing import dot_stuffed
+from smtpd.smtp.lmtp import REPLY_TIMEOUT, LmtpAction, LmtpMail, LmtpSession, LmtpState, LmtpVerdict, SendContent
 
-PORT = 25  # of a destination without one, as OpenSMTPD has it
-CONNECT = 30.0  # seconds
-TOO_LONG = f"it has taken {LONGEST_TRANSACTION:.0f} seconds"
+DEFAULT_PORT = 25  # of a destination without one, as OpenSMTPD has it
+CONNECT_TIMEOUT = 30.0  # seconds
+TRANSACTION_TOO_LONG = f"it has taken {TRANSACTION_MAX:.0f} seconds"
 _PIECE = 64 * 1024
 
 _DESTINATION = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
@@ -42,25 +42,25 @@ class Unreachable(Exception):
     """No server there takes mail now; the argument says why, for each address."""
 
 
-class Address(NamedTuple):
+class ServerAddress(NamedTuple):
     family: int
     address: str | tuple[str, int] | tuple[str, int, int, int]
     text: str  # for the log
 
 
-def resolve(destination: str) -> list[Address]:
+def resolve(destination: str) -> list[ServerAddress]:
     """At least one.  Raises ValueError for what is no destination, OSError when a name leads nowhere."""
     if destination.startswith("/"):
-        return [Address(socket.AF_UNIX, destination, destination)]
+        return [ServerAddress(socket.AF_UNIX, destination, destination)]
     found = _DESTINATION.fullmatch(destination)
-    port = int(found["port"] or PORT) if found else 0
+    port = int(found["port"] or DEFAULT_PORT) if found else 0
     if not found or not 0 < port < 65536:
         raise ValueError(f"neither host:port nor the path of a socket: {destination!r}")
     try:
         answers = socket.getaddrinfo(found["literal"] or found["host"], port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise ValueError(f"not the name of a host: {destination!r}") from None
-    return [Address(family, address, _text(address)) for family, _, _, _, address in answers]  # type: ignore[arg-type]
+    return [ServerAddress(family, address, _text(address)) for family, _, _, _, address in answers]  # type: ignore[arg-type]
 
 
 def _text(address: tuple[object, ...]) -> str:
@@ -68,7 +68,7 @@ def _text(address: tuple[object, ...]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def connect(addresses: Iterable[Address], name: str, progress: Progress = _nothing) -> "Connection":
+def connect(addresses: Iterable[ServerAddress], name: str, progress: Progress = _nothing) -> "LmtpConnection":
     """To the first address with a server that answers our greeting, which calls us `name`.  Raises Unreachable.
     `progress` is called with each step: between two of them is the time for a connection, or for a reply."""
     reasons = []
@@ -77,21 +77,21 @@ def connect(addresses: Iterable[Address], name: str, progress: Progress = _nothi
         try:
             connected = _connected(address)
         except OSError as error:
-            reasons.append(f"{address.text}: {reason_of(error)}")
+            reasons.append(f"{address.text}: {describe_error(error)}")
             continue
         progress()
-        connection = Connection(connected, name, progress)
+        connection = LmtpConnection(connected, name, progress)
         if connection.is_ready:
             return connection
         reasons.append(f"{address.text}: {connection.reason}")
     raise Unreachable("; ".join(reasons))
 
 
-def _connected(address: Address) -> socket.socket:
+def _connected(address: ServerAddress) -> socket.socket:
     """Raises OSError: also where the kernel does not have this family, though a name may have addresses of both."""
     made = socket.socket(address.family, socket.SOCK_STREAM)
     try:
-        made.settimeout(CONNECT)
+        made.settimeout(CONNECT_TIMEOUT)
         made.connect(address.address)
         if address.family != socket.AF_UNIX:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -101,7 +101,7 @@ def _connected(address: Address) -> socket.socket:
     return made
 
 
-class Connection:
+class LmtpConnection:
     """One to one server, kept for several mails.
 
     mails             how many it has carried
@@ -112,19 +112,19 @@ class Connection:
     def __init__(self, connected: socket.socket, name: str, progress: Progress = _nothing):
         self.mails = 0
         self.may_be_repeated = True
-        self.is_deaf = False
-        self._session = Session(name)
-        self._verdicts: list[Verdict] = []
+        self.timed_out = False
+        self._session = LmtpSession(name)
+        self._verdicts: list[LmtpVerdict] = []
         self._pieces: Iterable[bytes] = ()
         self._socket = connected
         self._progress = progress
-        self._until = time.monotonic() + LONGEST_TRANSACTION
+        self._until = time.monotonic() + TRANSACTION_MAX
         self._listen()
         self._progress = _nothing
 
     @property
     def is_ready(self) -> bool:
-        return self._session.state is State.READY
+        return self._session.state is LmtpState.READY
 
     @property
     def reason(self) -> str:
@@ -134,7 +134,7 @@ class Connection:
     def takes_utf8(self) -> bool:
         return self._session.takes_utf8
 
-    def is_silent(self) -> bool:
+    def is_idle(self) -> bool:
         """False when the server has closed it or said something, which can only be that it will."""
         self._socket.settimeout(0)
         try:
@@ -145,12 +145,12 @@ class Connection:
             pass
         return False
 
-    def deliver(self, mail: Mail, pieces: Iterable[bytes], progress: Progress = _nothing) -> list[Verdict]:
+    def deliver(self, mail: LmtpMail, pieces: Iterable[bytes], progress: Progress = _nothing) -> list[LmtpVerdict]:
         """One for each recipient.  `pieces` are consumed once, or not at all; an OSError of theirs ends it.  `progress`
         is called with each step of the server's: between two of them is no more time than it has for one."""
         self.mails += 1
         self._progress = progress
-        self._until = time.monotonic() + LONGEST_TRANSACTION
+        self._until = time.monotonic() + TRANSACTION_MAX
         self.may_be_repeated = True
         self._verdicts, self._pieces = [], pieces
         try:
@@ -170,19 +170,19 @@ class Connection:
     def _listen(self) -> None:
         """Each reply has its time, however many pieces it comes in; and all of them together."""
         replies, since = self._session.replies, time.monotonic()
-        while (state := self._session.state) not in (State.READY, State.OVER):
+        while (state := self._session.state) not in (LmtpState.READY, LmtpState.OVER):
             if self._session.replies != replies:
                 replies, since = self._session.replies, time.monotonic()
                 self._progress()
-            patience = PATIENCE[state]
+            lock_timeout = REPLY_TIMEOUT[state]
             try:
-                self._socket.settimeout(max(0.001, min(since + patience, self._until) - time.monotonic()))
+                self._socket.settimeout(max(0.001, min(since + lock_timeout, self._until) - time.monotonic()))
                 data = self._socket.recv(_PIECE)
             except TimeoutError:
-                self.is_deaf = True
-                self._lose(f"no answer in {patience:.0f} seconds" if self._has_time else TOO_LONG)
+                self.timed_out = True
+                self._lose(f"no answer in {lock_timeout:.0f} seconds" if self._has_time else TRANSACTION_TOO_LONG)
             except OSError as error:
-                self._lose(reason_of(error))
+                self._lose(describe_error(error))
             else:
                 if data:
                     self._obey(self._session.receive(data))
@@ -193,31 +193,31 @@ class Connection:
     def _has_time(self) -> bool:
         return time.monotonic() < self._until
 
-    def _obey(self, actions: list[Action]) -> None:
+    def _obey(self, actions: list[LmtpAction]) -> None:
         for action in actions:
             match action:
                 case Say(data):
                     self._send((data,))
-                case Transfer():
+                case SendContent():
                     self.may_be_repeated = False
-                    self._send(stuffed(self._pieces))
+                    self._send(dot_stuffed(self._pieces))
                     self._obey(self._session.sent())
-                case Verdict():
+                case LmtpVerdict():
                     self._verdicts.append(action)
                 case Close():
                     self._socket.close()
 
     def _send(self, pieces: Iterable[bytes]) -> None:
         try:
-            self._socket.settimeout(PATIENCE[State.CONTENT])
+            self._socket.settimeout(REPLY_TIMEOUT[LmtpState.CONTENT])
             for piece in pieces:
                 if not self._has_time:
-                    raise TimeoutError(errno.ETIMEDOUT, TOO_LONG)
+                    raise TimeoutError(errno.ETIMEDOUT, TRANSACTION_TOO_LONG)
                 self._socket.sendall(piece)
                 self._progress()
         except OSError as error:
             self._overhear()
-            self._lose(reason_of(error))
+            self._lose(describe_error(error))
 
     def _overhear(self) -> None:
         """A server that closes often says why before that."""

@@ -18,9 +18,9 @@ from typing import NoReturn
 from mail_local import lmtp, trace
 from mail_local.program import EX_OSERR, EX_TEMPFAIL, EX_USAGE, Arguments, copy, pieces
 from smtpd.envelope import Outcome
-from smtpd.ipc.disposition import own_signals
-from smtpd.ipc.reason import reason_of
-from smtpd.smtp.lmtp import Mail
+from smtpd.ipc.os_error import describe_error
+from smtpd.ipc.signal_disposition import reset_signals
+from smtpd.smtp.lmtp import LmtpMail
 
 EX_UNAVAILABLE = 69
 _STATUS = {Outcome.DELIVERED: 0, Outcome.FAILED: EX_UNAVAILABLE}
@@ -35,14 +35,14 @@ def mail_lmtp() -> None:
     try:
         content = copy()
     except OSError as error:
-        _end(EX_OSERR, reason_of(error))
+        _end(EX_OSERR, describe_error(error))
     try:
         connection = lmtp.connect(lmtp.resolve(arguments.destination), arguments.name)
     except (OSError, lmtp.Unreachable) as trouble:
-        _end(EX_TEMPFAIL, reason_of(trouble) if isinstance(trouble, OSError) else str(trouble))
+        _end(EX_TEMPFAIL, describe_error(trouble) if isinstance(trouble, OSError) else str(trouble))
     except ValueError as error:
         _end(EX_USAGE, str(error))
-    told = Mail(sender, (recipient,), content.tell())
+    told = LmtpMail(sender, (recipient,), content.tell())
     (verdict,) = connection.deliver(told, trace.delivered(b"", pieces(content)))
     connection.close()
     _end(_STATUS.get(verdict.outcome, EX_TEMPFAIL), "" if verdict.outcome is Outcome.DELIVERED else verdict.text)
@@ -64,7 +64,7 @@ def _arguments() -> tuple[Namespace, str]:
     recipient.add_argument("-r", dest="variable", action="store_const", const="RECIPIENT", help="for $RECIPIENT")
     recipient.add_argument("-u", dest="variable", action="store_const", const="USER", help="for $USER")
     arguments = parser.parse_args()
-    own_signals()
+    reset_signals()
     if not os.environ.get(arguments.variable):
         parser.error(f"no recipient: {arguments.variable} is not set")
     return arguments, os.environ[arguments.variable]

@@ -13,11 +13,11 @@ import time
 
 from mail_local import mbox, mboxfile
 from mail_local.program import EX_TEMPFAIL, Arguments, copy, end_by_exit, login_name, pieces, refuse_root
-from smtpd.ipc.disposition import own_signals
-from smtpd.ipc.reason import reason_of
+from smtpd.ipc.os_error import describe_error
+from smtpd.ipc.signal_disposition import reset_signals
 
 
-def mail_mboxfile(patience: float = mboxfile.PATIENCE) -> None:
+def mail_mboxfile(lock_timeout: float = mboxfile.LOCK_TIMEOUT) -> None:
     """`mail.mboxfile`: append the mail on standard input to a file."""
     parser = Arguments(
         prog="mail.mboxfile",
@@ -29,16 +29,16 @@ def mail_mboxfile(patience: float = mboxfile.PATIENCE) -> None:
     parser.add_argument("-f", dest="sender", metavar="from", help="the envelope's sender (default: who starts it)")
     parser.add_argument("file", help="the file to append to")
     arguments = parser.parse_args()
-    own_signals()
+    reset_signals()
     refuse_root(parser.prog)
     os.umask(0o077)
     end_by_exit()
     sender = login_name() if arguments.sender is None else arguments.sender
     try:
-        mboxfile.append(arguments.file, mbox.Mail(sender, time.time(), pieces(copy())), patience)
+        mboxfile.append(arguments.file, mbox.MboxMail(sender, time.time(), pieces(copy())), lock_timeout)
     except OSError as error:
-        _try_later(arguments.file, reason_of(error))
-    except mboxfile.Refused as refused:
+        _try_later(arguments.file, describe_error(error))
+    except mboxfile.MailboxError as refused:
         _try_later(arguments.file, str(refused))
 
 

@@ -13,8 +13,8 @@ import sys
 
 from mail_local.command import SHELL
 from mail_local.program import EX_ROOT, EX_TEMPFAIL, Arguments, refuse_root
-from smtpd.ipc.disposition import own_signals
-from smtpd.ipc.reason import reason_of
+from smtpd.ipc.os_error import describe_error
+from smtpd.ipc.signal_disposition import reset_signals
 
 
 def mail_mda() -> None:
@@ -28,11 +28,11 @@ def mail_mda() -> None:
     parser.wrong = EX_ROOT
     parser.add_argument("command", help="a line for /bin/sh")
     arguments = parser.parse_args()
-    own_signals()
+    reset_signals()
     refuse_root(parser.prog)
     try:
         status = subprocess.run([SHELL, "-c", arguments.command], check=False).returncode
     except OSError as error:
-        print(f"mail.mda: {reason_of(error)}", file=sys.stderr)
+        print(f"mail.mda: {describe_error(error)}", file=sys.stderr)
         status = EX_TEMPFAIL
     sys.exit(status if status >= 0 else EX_TEMPFAIL)

@@ -2,7 +2,7 @@
 
     fcntl(2)     on the mailbox.  On Linux it belongs to the open file and not to the process: it goes with the
                  descriptor to whoever that is passed to, and is lost only when all copies are closed.
-    NAME.lock    beside the mailbox, for programs that know nothing else.  One older than STALE was left by a crash, and
+    NAME.lock    beside the mailbox, for programs that know nothing else.  It is stale after STALE_LOCK_AGE, and
                  so was one from the future.
 
     Taken in this order, given up together when either is not to be had, and tried again: no two programs wait for each
@@ -27,13 +27,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from mail_local import unmounted
-from smtpd.ipc.reason import reason_of
+from mail_local import openat2
+from smtpd.ipc.os_error import describe_error
 
-DIRECTORY = "/var/mail"
-PATIENCE = 60.0  # seconds that a lock of somebody else is waited for
-STALE = 300.0  # seconds after which a dot-lock is nobody's, as liblockfile has it
-LOCKED = "locked by another program"
+MAIL_DIRECTORY = "/var/mail"
+LOCK_TIMEOUT = 60.0  # seconds that a lock of somebody else is waited for
+STALE_LOCK_AGE = 300.0  # seconds after which a dot-lock is nobody's, as liblockfile has it
+LOCKED_REASON = "locked by another program"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # no fifo and no lease keeps us waiting
@@ -46,11 +46,11 @@ _WHOLE_FILE, _UNLOCKED = (  # struct flock of Linux
 )
 
 
-class Refused(Exception):
+class MailboxError(Exception):
     """What is to be the mailbox is none, and stays so until somebody mends it.  The argument names no path."""
 
 
-class NoName(Refused):
+class MailboxNameError(MailboxError):
     """Nothing of that name will ever be a mailbox."""
 
 
@@ -85,7 +85,7 @@ def locked(
     *,
     dot: bool = True,
     any_name: bool = False,
-    patience: float = PATIENCE,
+    lock_timeout: float = LOCK_TIMEOUT,
 ) -> Iterator[int]:
     """The mailbox of a user, made when there is none, locked, with and without a dot-lock: its descriptor.  `any_name`:
     its name is the user's choice, and not the user's name.
@@ -93,13 +93,13 @@ def locked(
     Raises Refused when it is nothing to write to, OSError for all that may be better the next time; that names the
     mailbox or its lock, and not the directory.
     """
-    for _ in _tries(patience):
+    for _ in _tries(lock_timeout):
         with ExitStack() as held:
             descriptor = maybe_lock(directory, name, uid, gid, held, dot=dot, any_name=any_name)
             if descriptor is not None:
                 yield descriptor
                 return
-    raise BlockingIOError(errno.EAGAIN, LOCKED, name)
+    raise BlockingIOError(errno.EAGAIN, LOCKED_REASON, name)
 
 
 def maybe_lock(
@@ -108,7 +108,7 @@ def maybe_lock(
     """One try: None when somebody else has locked it.  All is given up when `held` is closed, whatever this returned or
     raised, also when the descriptor has been passed to somebody.  Raises as `locked`."""
     if not any_name and not check_name(name):
-        raise NoName(f"no name for a mailbox: {name!r}")
+        raise MailboxNameError(f"no name for a mailbox: {name!r}")
     descriptor = _maybe_open(directory, name, uid, gid)
     if descriptor is None:
         return None
@@ -131,8 +131,8 @@ def pauses() -> Iterator[float]:
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _tries(patience: float) -> Iterator[None]:
-    end = time.monotonic() + patience
+def _tries(lock_timeout: float) -> Iterator[None]:
+    end = time.monotonic() + lock_timeout
     yield
     for pause in pauses():
         left = end - time.monotonic()
@@ -145,11 +145,11 @@ def _tries(patience: float) -> Iterator[None]:
 def _maybe_open(directory: int, name: str, uid: int, gid: int) -> int | None:
     """The mailbox, made with mode 0600 when there is none; None when it was replaced or removed in this very moment."""
     try:
-        seen = unmounted.stat(name, dir_fd=directory)
+        seen = openat2.stat(name, dir_fd=directory)
     except FileNotFoundError:
         return _maybe_create(directory, name, uid, gid)
     _refuse_unsuited(seen, uid)  # before the open: opening a device may already do something
-    descriptor = unmounted.open(name, _OPEN, dir_fd=directory)
+    descriptor = openat2.open(name, _OPEN, dir_fd=directory)
     try:
         opened = os.fstat(descriptor)
         if os.path.samestat(seen, opened) and opened.st_nlink:
@@ -165,14 +165,14 @@ def _maybe_open(directory: int, name: str, uid: int, gid: int) -> int | None:
 
 def _maybe_create(directory: int, name: str, uid: int, gid: int) -> int | None:
     if os.geteuid() not in (0, uid):  # it would be ours, and the user's never
-        raise Refused("there is no mailbox, and only root can make one for somebody else")
+        raise MailboxError("there is no mailbox, and only root can make one for somebody else")
     try:
-        descriptor = unmounted.open(name, _OPEN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+        descriptor = openat2.open(name, _OPEN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
     except FileExistsError:
         return None
     except PermissionError as error:
-        reason = reason_of(PermissionError(error.errno, error.strerror))  # without the name
-        raise Refused(f"there is no mailbox, and no right to make one: {reason}") from error
+        reason = describe_error(PermissionError(error.errno, error.strerror))  # without the name
+        raise MailboxError(f"there is no mailbox, and no right to make one: {reason}") from error
     try:
         _finish(descriptor, directory, os.fstat(descriptor), uid, gid)
     except BaseException:
@@ -191,11 +191,11 @@ def _finish(descriptor: int, directory: int, status: os.stat_result, uid: int, g
 
 def _refuse_unsuited(status: os.stat_result, uid: int) -> None:
     if stat.S_ISLNK(status.st_mode):
-        raise Refused("the mailbox is a symbolic link")
+        raise MailboxError("the mailbox is a symbolic link")
     if not stat.S_ISREG(status.st_mode):
-        raise Refused("the mailbox is not a regular file")
+        raise MailboxError("the mailbox is not a regular file")
     if status.st_uid != uid and not _is_unfinished(status):
-        raise Refused(f"the mailbox belongs to uid {status.st_uid}, expected uid {uid}")
+        raise MailboxError(f"the mailbox belongs to uid {status.st_uid}, expected uid {uid}")
     if status.st_nlink > 1:
         raise OSError(errno.EMLINK, "the mailbox has a second name")
 
@@ -272,7 +272,7 @@ class DotLock:
 def _remove_stale(directory: int, name: str) -> bool:
     try:
         age = time.time() - os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
-        if abs(age) < STALE:  # one from further in the future was made before the clock was set back
+        if abs(age) < STALE_LOCK_AGE:  # one from further in the future was made before the clock was set back
             return False
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:  # its owner is done
@@ -282,6 +282,6 @@ def _remove_stale(directory: int, name: str) -> bool:
 
 def _leads_to(directory: int, name: str, status: os.stat_result) -> bool:
     try:
-        return os.path.samestat(unmounted.stat(name, dir_fd=directory), status)
+        return os.path.samestat(openat2.stat(name, dir_fd=directory), status)
     except FileNotFoundError:
         return False

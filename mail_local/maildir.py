@@ -31,7 +31,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
-from smtpd.ipc.reason import at, reason_of
+from smtpd.ipc.os_error import describe_error, error_path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # On the way to another one: a home, or one above it, that may be searched and not read is none the worse.
@@ -54,7 +54,7 @@ _SPECIAL = re.compile(r"[!#$%&'*?`{|}~/\x00-\x1f\x7f:]")  # reference 3, and wha
 
 
 @dataclass(frozen=True)
-class Mail:
+class MaildirMail:
     """`content` is consumed once, piece by piece."""
 
     name: str
@@ -110,7 +110,7 @@ def _make_directories(path: str, below: str) -> int:
     opened, way = os.open(below, _WAY), below
     try:
         for part in filter(None, path[len(below) :].split("/")):
-            with at(way):
+            with error_path(way):
                 inner = _open_directory(part, opened, _WAY, make=True)
             os.close(opened)
             opened, way = inner, os.path.join(way, part)
@@ -126,7 +126,7 @@ class Folder:
     def __init__(self, root: int, path: str):
         """`root` is open, and stays the caller's; `path` is its name in errors."""
         self.path = path
-        with at(path):
+        with error_path(path):
             try:
                 self._open(root)
             except FileNotFoundError:
@@ -152,14 +152,14 @@ class Folder:
     def _path(self, *names: str) -> str:
         return os.path.join(self.path, *names)
 
-    def write(self, mail: Mail) -> int:
+    def write(self, mail: MaildirMail) -> int:
         """The mail in tmp/; its descriptor.  After an OSError nothing is left there."""
         path = self._path("tmp", mail.name)
-        with at(os.path.dirname(path)):
+        with error_path(os.path.dirname(path)):
             descriptor = self._create(mail.name)
         try:
             for piece in mail.content:
-                with at(path):
+                with error_path(path):
                     _write_all(descriptor, piece)
         except BaseException:
             os.close(descriptor)
@@ -181,7 +181,7 @@ class Folder:
         """The file on the disk, and closed.  Some file systems tell a full disk or quota only here."""
         try:
             try:
-                with at(self._path("tmp", name)):
+                with error_path(self._path("tmp", name)):
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -192,7 +192,7 @@ class Folder:
     def place(self, name: str) -> None:
         """From tmp/ to new/.  One that is there already is this very mail."""
         try:
-            with at(self._path("new", name)):
+            with error_path(self._path("new", name)):
                 self._rename(name)
         except FileExistsError:
             self.discard(name)
@@ -237,7 +237,7 @@ class Folder:
 
 
 @dataclass
-class Earlier:
+class EarlierDeliveries:
     """What lay in the folders when somebody first asked; shared by the threads of a process.
 
     Once is enough: what this process stores itself it stores once, and what it found and a reader has removed since
@@ -258,7 +258,7 @@ class Earlier:
 class Maildir:
     """The Maildir at `path`, held open; for one thread at a time.  Raises OSError when it cannot be opened."""
 
-    def __init__(self, path: str, earlier: Earlier):
+    def __init__(self, path: str, earlier: EarlierDeliveries):
         self.path = path
         self.earlier = earlier
         self._root = os.open(path, _WAY)
@@ -279,15 +279,15 @@ class Maildir:
         except OSError:
             return False
 
-    def store(self, mails: list[Mail]) -> list[str]:
+    def store(self, mails: list[MaildirMail]) -> list[str]:
         """Store all of them; for each an empty text when it is durable, or why it is not (and then it is not there)."""
         reasons = [""] * len(mails)
-        drafts: list[Draft] = []
+        drafts: list[PendingMail] = []
         with ExitStack() as opened, _given_up_together(drafts):
             for number, mail in enumerate(mails):
                 with _reason_in(reasons, number):
                     folder, path = self._folder_of(mail, opened)
-                    drafts.append(Draft.of(number, mail, folder, path, self.earlier))
+                    drafts.append(PendingMail.of(number, mail, folder, path, self.earlier))
             for draft in drafts:
                 with _reason_in(reasons, draft.number):
                     draft.sync()
@@ -298,20 +298,20 @@ class Maildir:
             self._sync_directories([draft for draft in drafts if not reasons[draft.number]], reasons)
         return reasons
 
-    def _sync_directories(self, drafts: list["Draft"], reasons: list[str]) -> None:
+    def _sync_directories(self, drafts: list["PendingMail"], reasons: list[str]) -> None:
         for folder in {draft.folder for draft in drafts}:
             placed = [draft for draft in drafts if draft.folder is folder]
             try:
-                with at(folder.path):
+                with error_path(folder.path):
                     os.fsync(folder.new)
                     if any(draft.found for draft in placed):  # moved by a reader, perhaps, in the moment before a crash
                         os.fsync(folder.cur)
             except OSError as error:
                 for draft in placed:
                     if draft.found or folder.withdraw(draft.name):
-                        reasons[draft.number] = reason_of(error)
+                        reasons[draft.number] = describe_error(error)
 
-    def _folder_of(self, mail: Mail, opened: ExitStack) -> tuple[Folder, str]:
+    def _folder_of(self, mail: MaildirMail, opened: ExitStack) -> tuple[Folder, str]:
         if mail.junk:
             return self._open_folder(".Junk", opened, make=True), ".Junk"
         if mail.extension:
@@ -324,7 +324,7 @@ class Maildir:
         return self._inbox, ""
 
     def _open_folder(self, name: str, opened: ExitStack, *, make: bool) -> Folder:
-        with at(self.path):
+        with error_path(self.path):
             descriptor = _open_directory(name, self._root, _WAY | os.O_NOFOLLOW, make=make)
         try:
             folder = Folder(descriptor, os.path.join(self.path, name))
@@ -335,7 +335,7 @@ class Maildir:
 
 
 @dataclass
-class Draft:
+class PendingMail:
     """One mail on its way through tmp/; or `found`, when an earlier process had stored it."""
 
     number: int
@@ -345,7 +345,7 @@ class Draft:
     found: bool
 
     @classmethod
-    def of(cls, number: int, mail: Mail, folder: Folder, path: str, earlier: Earlier) -> "Draft":
+    def of(cls, number: int, mail: MaildirMail, folder: Folder, path: str, earlier: EarlierDeliveries) -> "PendingMail":
         found = mail.perhaps_stored and earlier.holds(path, folder, mail.name)
         return cls(number, mail.name, folder, -1 if found else folder.write(mail), found)
 
@@ -402,7 +402,7 @@ def _write_all(descriptor: int, piece: bytes) -> None:
 
 
 @contextmanager
-def _given_up_together(drafts: list[Draft]) -> Iterator[None]:
+def _given_up_together(drafts: list[PendingMail]) -> Iterator[None]:
     """What is no OSError of one mail ends all of them: no descriptor and no file of theirs stays."""
     try:
         yield
@@ -417,4 +417,4 @@ def _reason_in(reasons: list[str], number: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reasons[number] = reason_of(error)
+        reasons[number] = describe_error(error)

@@ -22,9 +22,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from smtpd.ipc.reason import reason_of
+from smtpd.ipc.os_error import describe_error
 
-NO_TIME = "the disk is slow, and the mailbox must not stay locked for longer"
+LOCK_TIME_OVER = "the disk is slow, and the mailbox must not stay locked for longer"
 
 _FROM, _QUOTED = b"\nFrom ", b"\n>From "
 _SENDER_MAX = 256  # RFC 5321 4.5.3.1.3
@@ -32,7 +32,7 @@ _UNSEEN = bytes.maketrans(bytes((*range(33), 127)), b"?" * 34)
 
 
 @dataclass(frozen=True)
-class Mail:
+class MboxMail:
     """`content` is consumed once, piece by piece.  `received` in seconds since the epoch."""
 
     sender: str  # empty: the null sender
@@ -46,7 +46,7 @@ def envelope_line(sender: str, received: float) -> bytes:
     return b"From %s %s\n" % (address, time.asctime(time.localtime(received)).encode())
 
 
-def framed(mail: Mail) -> Iterator[bytes]:
+def framed(mail: MboxMail) -> Iterator[bytes]:
     """All that a mail is in an mbox, piece by piece."""
     held = envelope_line(mail.sender, mail.received)
     for piece in mail.content:
@@ -64,7 +64,7 @@ def _quotable(text: bytes) -> int:
     return cut if cut >= 0 and _FROM.startswith(text[cut:]) else len(text) - 1
 
 
-def store(descriptor: int, mails: list[Mail], until: float = math.inf) -> list[str]:
+def store(descriptor: int, mails: list[MboxMail], until: float = math.inf) -> list[str]:
     """Append all of them; for each an empty text when it is durable, or why it is not (and then it is not there).  None
     but the first is begun when the monotonic clock has come to `until`: the lock is to be given up.
 
@@ -75,21 +75,21 @@ def store(descriptor: int, mails: list[Mail], until: float = math.inf) -> list[s
     try:
         for number, mail in enumerate(mails):
             if number and time.monotonic() >= until:
-                reasons.append(NO_TIME)
+                reasons.append(LOCK_TIME_OVER)
                 continue
             at, reason = _append(descriptor, at, mail)
             reasons.append(reason)
         os.fsync(descriptor)  # some file systems tell a full disk or quota only here
     except OSError as error:
         os.ftruncate(descriptor, begin)
-        return [reason_of(error)] * len(mails)
+        return [describe_error(error)] * len(mails)
     except BaseException:
         os.ftruncate(descriptor, begin)
         raise
     return reasons
 
 
-def _append(descriptor: int, begin: int, mail: Mail) -> tuple[int, str]:
+def _append(descriptor: int, begin: int, mail: MboxMail) -> tuple[int, str]:
     """Where the mailbox ends now, and why the mail is not in it."""
     try:
         at = begin
@@ -98,7 +98,7 @@ def _append(descriptor: int, begin: int, mail: Mail) -> tuple[int, str]:
         return at, ""
     except OSError as error:
         os.ftruncate(descriptor, begin)
-        return begin, reason_of(error)
+        return begin, describe_error(error)
 
 
 def _gap(descriptor: int, size: int) -> bytes:

@@ -13,24 +13,24 @@ import os
 import posixpath
 
 from mail_local import mailbox, mbox
-from mail_local.mailbox import Refused
-from smtpd.ipc.reason import at
+from mail_local.mailbox import MailboxError
+from smtpd.ipc.os_error import error_path
 
-PATIENCE = 30.0  # seconds that a lock of somebody else is waited for
+LOCK_TIMEOUT = 30.0  # seconds that a lock of somebody else is waited for
 
 
-def append(path: str, mail: mbox.Mail, patience: float = PATIENCE) -> None:
+def append(path: str, mail: mbox.MboxMail, lock_timeout: float = LOCK_TIMEOUT) -> None:
     """With the caller's rights; it is on the disk then.  Raises Refused for what somebody has to mend, OSError for the
     rest."""
     directory, name = posixpath.split(path)
     if not name:
-        raise Refused("no name of a file")
+        raise MailboxError("no name of a file")
     where = mailbox.open_directory(directory or ".")
     try:
         whose = name, os.geteuid(), os.getegid()
-        with at(directory):
-            locked = mailbox.locked(where, *whose, dot=False, any_name=True, patience=patience)
-            with locked as descriptor, at(path):
+        with error_path(directory):
+            locked = mailbox.locked(where, *whose, dot=False, any_name=True, lock_timeout=lock_timeout)
+            with locked as descriptor, error_path(path):
                 (reason,) = mbox.store(descriptor, [mail])
     finally:
         os.close(where)

@@ -26,8 +26,8 @@ from tempfile import SpooledTemporaryFile
 
 from mail_local import mailbox, maildir, mbox, trace
 from smtpd import PRODUCT, VERSION
-from smtpd.ipc.disposition import own_signals
-from smtpd.ipc.reason import at, reason_of
+from smtpd.ipc.os_error import describe_error, error_path
+from smtpd.ipc.signal_disposition import reset_signals
 
 EX_ROOT, EX_USAGE, EX_NOUSER, EX_OSERR, EX_CANTCREAT, EX_TEMPFAIL = 1, 64, 67, 71, 73, 75
 _PIECE = 64 * 1024
@@ -54,7 +54,7 @@ class Arguments(argparse.ArgumentParser):
         self.exit(self.wrong, f"{self.prog}: {message}\n{self.format_usage()}")
 
 
-def mail_local(directory: str = mailbox.DIRECTORY, patience: float = mailbox.PATIENCE) -> None:
+def mail_local(directory: str = mailbox.MAIL_DIRECTORY, lock_timeout: float = mailbox.LOCK_TIMEOUT) -> None:
     """`mail.local`: append the mail on standard input to the mailboxes of users."""
     parser = Arguments(
         prog="mail.local",
@@ -68,16 +68,16 @@ def mail_local(directory: str = mailbox.DIRECTORY, patience: float = mailbox.PAT
     parser.add_argument("-f", dest="sender", metavar="from", help="the envelope's sender (default: who starts it)")
     parser.add_argument("users", nargs="+", metavar="user")
     arguments = parser.parse_args()
-    own_signals()
+    reset_signals()
     os.umask(0o077)
     end_by_exit()
     sender = login_name() if arguments.sender is None else arguments.sender
     try:
         content = copy()
     except OSError as error:
-        print(f"mail.local: {reason_of(error)}", file=sys.stderr)
+        print(f"mail.local: {describe_error(error)}", file=sys.stderr)
         sys.exit(EX_OSERR)
-    sys.exit(max([_append(directory, user, sender, content, arguments.dot, patience) for user in arguments.users]))
+    sys.exit(max([_append(directory, user, sender, content, arguments.dot, lock_timeout) for user in arguments.users]))
 
 
 def refuse_root(program: str) -> None:
@@ -119,7 +119,7 @@ def pieces(content: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
 
 
 def _append(
-    directory: str, user: str, sender: str, content: SpooledTemporaryFile[bytes], dot: bool, patience: float
+    directory: str, user: str, sender: str, content: SpooledTemporaryFile[bytes], dot: bool, lock_timeout: float
 ) -> int:
     """The exit status for one user; why, on standard error."""
     try:
@@ -127,25 +127,25 @@ def _append(
         if person is None:
             status, reason = EX_NOUSER, "no such user"
         else:
-            mail = mbox.Mail(sender, time.time(), pieces(content))
-            reason = _append_to(directory, person, mail, dot, patience)
+            mail = mbox.MboxMail(sender, time.time(), pieces(content))
+            reason = _append_to(directory, person, mail, dot, lock_timeout)
             status = EX_TEMPFAIL if reason else 0
-    except mailbox.Refused as refused:
+    except mailbox.MailboxError as refused:
         status, reason = EX_CANTCREAT, str(refused)
     except OSError as error:
-        status, reason = EX_TEMPFAIL, reason_of(error)
+        status, reason = EX_TEMPFAIL, describe_error(error)
     if reason:
         print(f"mail.local: {user}: {reason}", file=sys.stderr)
     return status
 
 
-def _append_to(directory: str, person: pwd.struct_passwd, mail: mbox.Mail, dot: bool, patience: float) -> str:
+def _append_to(directory: str, person: pwd.struct_passwd, mail: mbox.MboxMail, dot: bool, lock_timeout: float) -> str:
     where = mailbox.open_directory(directory)
     try:
         whose = person.pw_name, person.pw_uid, person.pw_gid
-        with at(directory):
-            locked = mailbox.locked(where, *whose, dot=dot, patience=patience)
-            with locked as descriptor, at(f"{directory}/{person.pw_name}"):
+        with error_path(directory):
+            locked = mailbox.locked(where, *whose, dot=dot, lock_timeout=lock_timeout)
+            with locked as descriptor, error_path(f"{directory}/{person.pw_name}"):
                 (reason,) = mbox.store(descriptor, [mail])
     finally:
         os.close(where)
@@ -174,13 +174,13 @@ def mail_maildir() -> None:
     parser.add_argument("-j", dest="junk", action="store_true", help="mails with X-Spam: yes go to the folder .Junk")
     parser.add_argument("path", nargs="?", help="the Maildir, an absolute path (default: $HOME/Maildir)")
     arguments = parser.parse_args()
-    own_signals()
+    reset_signals()
     refuse_root(parser.prog)
     os.umask(0o077)
     try:
         reason = _store(_path(arguments.path), arguments.junk)
     except OSError as error:
-        reason = reason_of(error)
+        reason = describe_error(error)
     if reason:
         print(f"mail.maildir: {reason}", file=sys.stderr)
         sys.exit(EX_TEMPFAIL)
@@ -200,9 +200,9 @@ def _store(path: str, junk: bool) -> str:
     spam = junk and trace.is_junk(trace.header_of(start))
     host = maildir.host_part(os.uname().nodename)
     name = f"{int(time.time())}.{secrets.token_hex(8)}.{host}"
-    mail = maildir.Mail(name, chain((start,), _rest()), spam, os.environ.get("EXTENSION", ""))
+    mail = maildir.MaildirMail(name, chain((start,), _rest()), spam, os.environ.get("EXTENSION", ""))
     maildir.make(path)
-    (reason,) = maildir.Maildir(path, maildir.Earlier(host)).store([mail])
+    (reason,) = maildir.Maildir(path, maildir.EarlierDeliveries(host)).store([mail])
     return reason
 
 

@@ -13,14 +13,14 @@ import os
 import sys
 
 from smtpd import PRODUCT, VERSION
-from smtpd.ipc.disposition import own_signals
+from smtpd.ipc.signal_disposition import reset_signals
 
 TYPE_CHECKING = False  # see command.py
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from smtpctl.command import Command
-    from smtpctl.word import Unclear
+    from smtpctl.command_parser import UnknownCommand
 
 FAILED, NOT_A_COMMAND = 1, 255
 # Programs with options of their own -> their modules.
@@ -89,7 +89,7 @@ class Options:
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run one command; its exit status.  By default it is the command line, with the program's name."""
-    own_signals()
+    reset_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name in a script that the locale does not have
     try:
@@ -135,13 +135,13 @@ def run(arguments: "Sequence[str]") -> int:
 
 def _command(options: Options) -> int:
     from smtpctl.command import COMMANDS
-    from smtpctl.word import Unclear, find_command
+    from smtpctl.command_parser import UnknownCommand, find_command
 
     try:
         if options.help:
             return _help(COMMANDS, options.words)
         command, parameters = find_command(COMMANDS, options.words)
-    except Unclear as unclear:
+    except UnknownCommand as unclear:
         return _say_possibilities(unclear)
     if not command.run:
         return _fail(f"{command.pattern}: not available yet")
@@ -149,12 +149,12 @@ def _command(options: Options) -> int:
 
 
 def _talk(command: "Command", parameters: "Sequence[str]", options: Options) -> int:
-    from smtpctl.connection import Connection, Trouble
-    from smtpd.config.place import Places
+    from smtpctl.connection import Connection, ControlError
+    from smtpd.paths import Paths
 
     try:
-        return command.load()(Connection(Places(options.state).socket), parameters, options.json)
-    except Trouble as trouble:
+        return command.load()(Connection(Paths(options.state).socket), parameters, options.json)
+    except ControlError as trouble:
         print(end="", flush=True)
         return _fail(str(trouble))
 
@@ -164,7 +164,7 @@ def _fail(text: str) -> int:
     return FAILED
 
 
-def _say_possibilities(unclear: "Unclear") -> int:
+def _say_possibilities(unclear: "UnknownCommand") -> int:
     print(f"smtpctl: {unclear}\npossibilities are:", file=sys.stderr)
     for command in unclear.possibilities:
         print(f"  {command.pattern}", file=sys.stderr)
@@ -173,7 +173,7 @@ def _say_possibilities(unclear: "Unclear") -> int:
 
 def _help(known: "Sequence[Command]", words: "Sequence[str]") -> int:
     """Help for all commands that begin with `words`."""
-    from smtpctl.word import find_beginning
+    from smtpctl.command_parser import find_beginning
 
     commands = find_beginning(known, words)
     if not words:

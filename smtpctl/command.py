@@ -44,51 +44,51 @@ COMMANDS = [
     Command("encrypt <string>", "encrypt.show_hash", "the same of a password that others see meanwhile"),
     Command("encrypt --scram", "encrypt.show_verifier", "what SCRAM-SHA-256 needs of a password from stdin"),
     Command("encrypt --scram <string>", "encrypt.show_verifier", "the same of a password that others see meanwhile"),
-    Command("log brief", "order.log_brief", "log as usual"),
-    Command("log verbose", "order.log_verbose", "log details too"),
+    Command("log brief", "operation.log_brief", "log as usual"),
+    Command("log verbose", "operation.log_verbose", "log details too"),
     Command("monitor", "", "a line of numbers every second"),
     *[
-        Command(f"pause envelope {which}", "order.suspend", f"start no try of {what}, until it is resumed", fails)
+        Command(f"pause envelope {which}", "operation.suspend", f"start no try of {what}, until it is resumed", fails)
         for which, what, fails in (*ONE, ("all", "anything in the queue", ""))
     ],
-    Command("pause mda", "order.pause_deliveries", "start no local delivery", ALREADY_PAUSED),
+    Command("pause mda", "operation.pause_deliveries", "start no local delivery", ALREADY_PAUSED),
     Command("pause mta", "", "start no relaying"),
     Command("pause mta from <string> for <string>", "", "start no relaying from an address to a domain"),
-    Command("pause smtp", "order.pause_listeners", "take no new clients", ALREADY_PAUSED),
+    Command("pause smtp", "operation.pause_listeners", "take no new clients", ALREADY_PAUSED),
     Command("profile <string>", "", "measure"),
     *[
-        Command(f"remove {which}", "order.remove", f"remove {what}, without telling anybody", fails)
+        Command(f"remove {which}", "operation.remove", f"remove {what}, without telling anybody", fails)
         for which, what, fails in (*ONE, ("all", "everything in the queue", ""))
     ],
     *[
-        Command(f"resume envelope {which}", "order.resume", f"try {what} again that was paused", fails)
+        Command(f"resume envelope {which}", "operation.resume", f"try {what} again that was paused", fails)
         for which, what, fails in (*ONE, ("all", "everything", ""))
     ],
-    Command("resume mda", "order.resume_deliveries", "deliver locally again", NOT_PAUSED),
+    Command("resume mda", "operation.resume_deliveries", "deliver locally again", NOT_PAUSED),
     Command("resume mta", "", "relay again"),
     Command("resume mta from <string> for <string>", "", "relay from an address to a domain again"),
     Command("resume route <string>", "", "use a route again that was disabled"),
-    Command("resume smtp", "order.resume_listeners", "take clients again", NOT_PAUSED),
+    Command("resume smtp", "operation.resume_listeners", "take clients again", NOT_PAUSED),
     *[
-        Command(f"schedule {which}", "order.schedule", f"try {what} now; what is held is released", fails)
+        Command(f"schedule {which}", "operation.schedule", f"try {what} now; what is held is released", fails)
         for which, what, fails in (*ONE, ("all", "everything in the queue", ""))
     ],
-    Command("show envelope <evpid>", "look.show_envelope", "all that is known of an envelope", NO_ENVELOPE),
+    Command("show envelope <evpid>", "show.show_envelope", "all that is known of an envelope", NO_ENVELOPE),
     Command("show hosts", "", "hosts that were relayed to"),
     Command("show hoststats", "", "what became of relaying to each domain"),
-    Command("show message <evpid>", "look.show_message", "the content of an envelope's message", NO_MESSAGE),
-    Command("show message <msgid>", "look.show_message", "the content of a message", NO_MESSAGE),
+    Command("show message <evpid>", "show.show_message", "the content of an envelope's message", NO_MESSAGE),
+    Command("show message <msgid>", "show.show_message", "the content of a message", NO_MESSAGE),
     Command("show mta paused", "", "what is not relayed"),
-    Command("show quarantine", "look.show_quarantine", "envelopes that could not be read: id, since when, why"),
-    Command("show queue", "look.show_queue", "a line for each envelope"),
-    Command("show queue <msgid>", "look.show_queue", "a line for each envelope of a message", NO_MESSAGE),
+    Command("show quarantine", "show.show_quarantine", "envelopes that could not be read: id, since when, why"),
+    Command("show queue", "show.show_queue", "a line for each envelope"),
+    Command("show queue <msgid>", "show.show_queue", "a line for each envelope of a message", NO_MESSAGE),
     Command("show relays", "", "relays in use"),
     Command("show routes", "", "routes in use"),
-    Command("show stats", "look.show_statistics", "all counters"),
+    Command("show stats", "show.show_statistics", "all counters"),
     Command("show status", "status.show_status", "what is running and what is paused"),
     Command("spf walk", "", "the addresses in the SPF records of domains"),
     Command("trace <string>", "", "log a subject in detail"),
     Command("unprofile <string>", "", "stop measuring"),
     Command("untrace <string>", "", "log a subject as usual"),
-    Command("update table <table>", "order.update_table", "read a table again", NO_UPDATE),
+    Command("update table <table>", "operation.update_table", "read a table again", NO_UPDATE),
 ]

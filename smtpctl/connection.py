@@ -28,11 +28,11 @@ USER = "_smtpx"  # whom root becomes
 CONNECT_TIMEOUT = 10  # seconds until the connection is made
 
 
-class Trouble(Exception):
+class ControlError(Exception):
     """There is no answer; what to say about it."""
 
 
-class NotRunning(Trouble):
+class NotRunning(ControlError):
     """There is no daemon."""
 
 
@@ -51,11 +51,11 @@ class Connection:
             query.send(sock, word)
             return query.receive(sock)
         except query.QueryError as error:
-            raise Trouble(f"smtpd {error}") from None
+            raise ControlError(f"smtpd {error}") from None
         except TimeoutError:
-            raise Trouble("smtpd does not answer") from None
+            raise ControlError("smtpd does not answer") from None
         except OSError:
-            raise Trouble("smtpd closed the connection") from None
+            raise ControlError("smtpd closed the connection") from None
         finally:
             sock.close()
 
@@ -66,24 +66,24 @@ class Connection:
     def ask_descriptor(self, imsg: "Any") -> "tuple[Any, int | None]":
         """The answer, and the descriptor that came with it."""
         from smtpd.imsg import Denied
-        from smtpd.ipc.channel import Closed, OtherVersion, Violation
+        from smtpd.ipc.channel import ChannelClosed, VersionMismatch, Violation
 
         channel = self._channel = self._channel or self._open_channel()
         try:
             channel.send(imsg)
             if not channel.flush_within(self._timeout):
-                raise Trouble("smtpd does not answer")
+                raise ControlError("smtpd does not answer")
             while not (received := channel.receive()):
                 self._wait(channel)
-        except OtherVersion:
-            raise Trouble("smtpd is of another version: it has to be restarted") from None
-        except Closed:
-            raise Trouble("smtpd closed the connection") from None
+        except VersionMismatch:
+            raise ControlError("smtpd is of another version: it has to be restarted") from None
+        except ChannelClosed:
+            raise ControlError("smtpd closed the connection") from None
         except Violation as error:
-            raise Trouble(f"smtpd answers nonsense: {error}") from None
+            raise ControlError(f"smtpd answers nonsense: {error}") from None
         answer, descriptor = received[0]
         if isinstance(answer, Denied):
-            raise Trouble(answer.reason)
+            raise ControlError(answer.reason)
         return answer, descriptor
 
     def _open_channel(self) -> "Channel":
@@ -99,7 +99,7 @@ class Connection:
         poll = select.poll()
         poll.register(channel.fileno(), select.POLLIN)
         if not poll.poll(None if self._timeout is None else int(self._timeout * 1000)):
-            raise Trouble("smtpd does not answer")
+            raise ControlError("smtpd does not answer")
 
     def _connect(self) -> _socket.socket:
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -109,9 +109,9 @@ class Connection:
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NotRunning("smtpd doesn't seem to be running") from None
         except (BlockingIOError, TimeoutError):
-            raise Trouble("smtpd is busy") from None
+            raise ControlError("smtpd is busy") from None
         except OSError as error:
-            raise Trouble(f"{self._path}: {error.strerror or error}") from None
+            raise ControlError(f"{self._path}: {error.strerror or error}") from None
         _give_up_root()
         return sock
 

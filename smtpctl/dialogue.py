@@ -22,9 +22,9 @@ import re
 import select
 import sys
 
-from smtpctl.option import DATAERR, OK, SOFTWARE, TEMPFAIL, Failed
+from smtpctl.sendmail_option import DATAERR, OK, SOFTWARE, TEMPFAIL, SendmailError
 from smtpctl.submission import PIECE
-from smtpd.smtp.response import Malformed, Response, ResponseReader
+from smtpd.smtp.response import Response, ResponseError, ResponseReader
 
 TYPE_CHECKING = False  # see letter.py
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ _DOT_ALONE = re.compile(rb"\n\.(?=\n|\Z)")  # at the end of a piece its line end
 _CHUNK = re.compile(rb"BDAT[ \t]+([0-9]{1,18})([ \t]+LAST)?[ \t]*\Z", re.IGNORECASE)  # RFC 3030 2
 
 
-class Lost(Exception):
+class ServerClosed(Exception):
     """The server has closed."""
 
 
-class Unfinished(Exception):
+class MailIncomplete(Exception):
     """The input has ended in the middle of a mail."""
 
 
@@ -94,7 +94,7 @@ class Server:
         if not data:
             while self._maybe_response():  # said in the middle of a mail, so that nothing has waited for it
                 pass
-            raise Lost
+            raise ServerClosed
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         self._responses.feed(data)
@@ -105,14 +105,14 @@ class Server:
             self._sock.shutdown(1)
             while True:
                 self.listen()
-        except (OSError, Lost):
+        except (OSError, ServerClosed):
             pass
 
     def _maybe_response(self) -> Response | None:
         try:
             response = self._responses.maybe_response()
-        except Malformed:
-            raise Lost from None
+        except ResponseError:
+            raise ServerClosed from None
         if response and response.kind > 3:
             self.refused.add(response.kind)
         return response
@@ -185,10 +185,12 @@ def relay(sock: "_socket.socket") -> int:
     try:
         server.answer()
         _converse(Input(server), server)
-    except Unfinished:
-        raise Failed(_status(server) or DATAERR, "the input ended in the middle of a mail, which is not sent") from None
-    except Lost:
-        raise Failed(_status(server) or TEMPFAIL, "smtpd closed the connection") from None
+    except MailIncomplete:
+        raise SendmailError(
+            _status(server) or DATAERR, "the input ended in the middle of a mail, which is not sent"
+        ) from None
+    except ServerClosed:
+        raise SendmailError(_status(server) or TEMPFAIL, "smtpd closed the connection") from None
     finally:
         sock.close()
     return _status(server)
@@ -224,7 +226,7 @@ def _converse(given: Input, server: Server) -> None:
         if code in (221, 421):
             return
     if begun:
-        raise Unfinished
+        raise MailIncomplete
     server.end()
 
 
@@ -232,7 +234,7 @@ def _pass_chunk(given: Input, server: Server, size: int) -> None:
     while size:
         piece = given.piece(min(size, PIECE))
         if not piece:
-            raise Unfinished
+            raise MailIncomplete
         server.send(piece)
         size -= len(piece)
 
@@ -255,7 +257,7 @@ def _pass_mail(given: Input, send: "Callable[[bytes], None]") -> None:
         if cut:
             send(_with_crlf(text[:cut], end)[first:])
             first = 0
-    raise Unfinished
+    raise MailIncomplete
 
 
 def _with_crlf(text: bytes, end: bytes) -> bytes:

@@ -18,10 +18,10 @@ import codecs
 import itertools
 import re
 
-from smtpctl.letter import MAX_LINE, PIECE
-from smtpctl.part import Part, first_part, walk
-from smtpd.header.mime import IDENTITY, relabelled
-from smtpd.smtp.text import MAX_LINE as SERVER_LINE
+from smtpctl.mime_part import MimePart, first_part, walk
+from smtpctl.raw_mail import MAX_LINE, PIECE
+from smtpd.header.mime import IDENTITY, with_encoding
+from smtpd.smtp.line_ending import TEXT_LINE_MAX as SERVER_LINE
 
 TYPE_CHECKING = False  # see letter.py
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def encoded(header: bytes, body: "BinaryIO", longest: int, has_nul: bool) -> "tu
     if whole.is_encodable and whole.encoding in IDENTITY:
         if not _TYPE.search(header):
             header += b"Content-Type: text/plain; charset=%b\n" % _charset(body)
-        header = relabelled(header, _QUOTED, version=True)
+        header = with_encoding(header, _QUOTED, version=True)
     return header, _encoded(whole, _lines(body))
 
 
@@ -68,7 +68,7 @@ def _with_parts(header: bytes, body: "BinaryIO") -> "Iterator[bytes]":
         if is_header:
             label = part and part.number in unfit and part.is_encodable and part.encoding in IDENTITY
             for text in map(mended, texts):
-                yield relabelled(text, _QUOTED) if label else text
+                yield with_encoding(text, _QUOTED) if label else text
         elif part and part.number in unfit:
             yield from _encoded(part, texts)
         else:
@@ -103,7 +103,7 @@ def _charset(body: "BinaryIO") -> bytes:
 # -- bodies ------------------------------------------------------------------------------------
 
 
-def _encoded(part: Part, lines: "Iterable[bytes]") -> "Iterator[bytes]":
+def _encoded(part: MimePart, lines: "Iterable[bytes]") -> "Iterator[bytes]":
     if part.is_encodable and part.encoding in IDENTITY:
         return quoted(lines)
     if part.encoding == _QUOTED:

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from smtpctl.command import DONE
-from smtpctl.connection import Connection, Trouble
-from smtpctl.text import as_json
+from smtpctl.connection import Connection, ControlError
+from smtpctl.output import as_json
 from smtpd.smtp import sasl
-from smtpd.smtp.reply import Refuse
+from smtpd.smtp.reply import CommandRefused
 from smtpd.tables.credential import make_hash, make_verifier
 
 
@@ -49,15 +49,15 @@ def _typed() -> bytes:
     try:
         password, again = getpass.getpass("password: "), getpass.getpass("again: ")
     except EOFError:
-        raise Trouble("no password") from None
+        raise ControlError("no password") from None
     if password != again:
-        raise Trouble("these are two passwords")
+        raise ControlError("these are two passwords")
     return os.fsencode(password)
 
 
 def _checked(password: bytes) -> bytes:
     try:
         return sasl.password(password).encode()
-    except Refuse:
+    except CommandRefused:
         size = f"1 to {sasl.MAX_PASSWORD} characters"
-        raise Trouble(f"no client can send that: a password has {size}, in UTF-8, and no line ends") from None
+        raise ControlError(f"no client can send that: a password has {size}, in UTF-8, and no line ends") from None

@@ -21,9 +21,9 @@ import tempfile
 from collections.abc import Sequence
 
 from smtpd import PRODUCT, VERSION
-from smtpd.tables import db, expansion, file
+from smtpd.tables import alias_syntax, db, file
 from smtpd.tables.domain import normal_address
-from smtpd.tables.text import Fault, decode
+from smtpd.tables.text_file import LineFault, decode
 
 DONE, FAILED = 0, 1
 USAGE = "usage: makemap [-U] [-d hash|btree] [-o file] [-t aliases|set] file"
@@ -46,18 +46,18 @@ LINKS_MAX = 40
 Entry = tuple[str, str | None]
 
 
-class Failed(Exception):
+class MakemapError(Exception):
     """What to say, a line each."""
 
 
-class Options:
+class MakemapOptions:
     """What stands on the command line.  Raises Failed, with how to use it."""
 
     def __init__(self, arguments: Sequence[str]):
         try:
             given, operands = getopt.getopt(list(arguments), "Ud:o:t:", ["help", "version"])
         except getopt.GetoptError:
-            raise Failed(USAGE) from None
+            raise MakemapError(USAGE) from None
         options = dict(given)
         self.help, self.version = "--help" in options, "--version" in options
         if self.help or self.version:
@@ -67,25 +67,25 @@ class Options:
         if len(operands) == 2 and operands[0] in ("hash", "btree") and not given:
             operands, options["-o"] = [STDIN], f"{operands[1]}.db"
         if len(operands) != 1 or self.kind not in ("map", "aliases", "set"):
-            raise Failed(USAGE)
+            raise MakemapError(USAGE)
         if options.get("-d", "hash") not in ("hash", "btree"):
-            raise Failed(USAGE)
+            raise MakemapError(USAGE)
         self.source = operands[0]
         if self.source == STDIN and "-o" not in options:
-            raise Failed("makemap: standard input needs -o")
+            raise MakemapError("makemap: standard input needs -o")
         self.target = options.get("-o", f"{self.source}.db")
 
 
 def main(arguments: Sequence[str]) -> int:
     try:
-        options = Options(arguments)
+        options = MakemapOptions(arguments)
         if options.help or options.version:
             print(HELP if options.help else f"makemap ({PRODUCT}) {VERSION}\n", end="")
         elif options.dump:
             dump(options.source)
         elif not make(options.source, options.target, options.kind):
             print(f"makemap: {options.source}: no entries", file=sys.stderr)
-    except Failed as failed:
+    except MakemapError as failed:
         print(failed, file=sys.stderr)
         return FAILED
     return DONE
@@ -95,7 +95,7 @@ def dump(path: str) -> None:
     try:
         for key, value in db.read(path):
             print(key if value is None else f"{key}\t{value}")
-    except db.TROUBLE as error:
+    except db.READ_ERRORS as error:
         raise _trouble(path, error) from None
 
 
@@ -104,7 +104,7 @@ def make(source: str, target: str, kind: str) -> int:
     entries, status = read(source, kind)
     try:
         _replace(_followed(target, status), entries, status)
-    except db.TROUBLE as error:
+    except db.READ_ERRORS as error:
         raise _trouble(target, error) from None
     return len(entries)
 
@@ -119,16 +119,16 @@ def read(source: str, kind: str) -> tuple[list[Entry], os.stat_result]:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
             content, status = opened.read(), os.fstat(opened.fileno())
     except BlockingIOError:
-        raise Failed(f"{source} is locked") from None
+        raise MakemapError(f"{source} is locked") from None
     except OSError as error:
         raise _trouble(source, error) from None
     entries, wrong = parse(decode(content), kind)
     if wrong:
-        raise Failed("\n".join(f"{source}:{line}: {reason}" for line, reason in wrong))
+        raise MakemapError("\n".join(f"{source}:{line}: {reason}" for line, reason in wrong))
     return entries, status
 
 
-def parse(text: str, kind: str) -> tuple[list[Entry], list[Fault]]:
+def parse(text: str, kind: str) -> tuple[list[Entry], list[LineFault]]:
     """The entries; and the numbers of the lines that are none, and why."""
     content = file.read(text, is_list=kind == "set")
     wrong = list(content.faults)
@@ -144,10 +144,10 @@ def parse(text: str, kind: str) -> tuple[list[Entry], list[Fault]]:
     return [(entry.key, None if content.is_list else entry.value) for entry in content.entries], sorted(wrong)
 
 
-def _alias_fault(entry: file.Entry) -> str:
+def _alias_fault(entry: file.FileEntry) -> str:
     try:
-        expansion.parse_value(entry.value)
-    except expansion.Malformed as malformed:
+        alias_syntax.parse_value(entry.value)
+    except alias_syntax.AliasSyntaxError as malformed:
         return f"{entry.key}: {malformed}"
     return ""
 
@@ -166,16 +166,16 @@ def _followed(target: str, source: os.stat_result) -> str:
         if not stat.S_ISLNK(status.st_mode):
             break
         if status.st_uid not in (0, os.geteuid()):  # in a directory that others may write, it is anybody's
-            raise Failed(f"{path}: a link of uid {status.st_uid} is not followed")
+            raise MakemapError(f"{path}: a link of uid {status.st_uid} is not followed")
         path = os.path.join(os.path.dirname(path), os.readlink(path))
     else:
-        raise Failed(f"{target}: too many links")
+        raise MakemapError(f"{target}: too many links")
     if os.path.samestat(status, source):
-        raise Failed(f"{target} is what is read: expected another file for the table")
+        raise MakemapError(f"{target} is what is read: expected another file for the table")
     if not stat.S_ISREG(status.st_mode):
-        raise Failed(f"{target}: not a regular file")
+        raise MakemapError(f"{target}: not a regular file")
     if path != target and not _is_database(path):
-        raise Failed(f"{target} is a link to {path}, which makemap has not made")
+        raise MakemapError(f"{target} is a link to {path}, which makemap has not made")
     return path
 
 
@@ -195,7 +195,7 @@ def _replace(target: str, entries: list[Entry], like: os.stat_result) -> None:
             made.write(db.encode(entries))
             made.flush()
             if dict(db.read(path)) != dict(entries):
-                raise db.Malformed("what was written is not what is read back")
+                raise db.DbFileError("what was written is not what is read back")
             if stat.S_ISREG(like.st_mode):
                 _give(made.fileno(), like)
             os.fsync(made.fileno())
@@ -220,5 +220,5 @@ def _give(descriptor: int, like: os.stat_result) -> None:
     os.fchmod(descriptor, stat.S_IMODE(like.st_mode) & 0o777)
 
 
-def _trouble(path: str, error: Exception) -> Failed:
-    return Failed(f"{path}: {getattr(error, 'strerror', None) or error}")
+def _trouble(path: str, error: Exception) -> MakemapError:
+    return MakemapError(f"{path}: {getattr(error, 'strerror', None) or error}")

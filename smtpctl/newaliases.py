@@ -12,17 +12,18 @@ import sys
 from collections.abc import Sequence
 
 from smtpctl import makemap
-from smtpctl.connection import Connection, NotRunning, Trouble
-from smtpctl.makemap import DONE, FAILED, Failed
+from smtpctl.connection import Connection, ControlError, NotRunning
+from smtpctl.makemap import DONE, FAILED, MakemapError
 from smtpd import PRODUCT, VERSION
-from smtpd.config import alias, parser
-from smtpd.config.error import ConfigErrors, Report
+from smtpd.config import parser
+from smtpd.config.check import alias_tables
+from smtpd.config.check.table_files import TableFiles
+from smtpd.config.errors import ConfigErrors, Report
 from smtpd.config.model import Table
 from smtpd.config.parser import Parsed
-from smtpd.config.place import CONFIGURATION, Places
-from smtpd.config.tablefile import TableFiles
 from smtpd.imsg import UpdateTable
-from smtpd.tables.text import read_file
+from smtpd.paths import CONFIGURATION, Paths
+from smtpd.tables.text_file import read_file
 
 USAGE = "usage: newaliases [-f file] [--state directory]"
 HELP = f"""{USAGE}
@@ -59,8 +60,8 @@ def main(arguments: Sequence[str]) -> int:
         for warning in warnings(parsed, table):
             print(f"warning: {warning}", file=sys.stderr)
         if table is not None:
-            update(Places(options.get("--state")).socket)
-    except (Failed, Trouble) as trouble:
+            update(Paths(options.get("--state")).socket)
+    except (MakemapError, ControlError) as trouble:
         print(f"newaliases: {trouble}", file=sys.stderr)
         return FAILED
     return DONE
@@ -71,7 +72,7 @@ def read_configuration(path: str) -> Parsed:
     try:
         return parser.parse(path)
     except ConfigErrors as errors:
-        raise Failed(str(errors)) from None
+        raise MakemapError(str(errors)) from None
 
 
 def check(table: Table | None) -> str:
@@ -87,14 +88,14 @@ def check(table: Table | None) -> str:
             source = path.removesuffix(".db")
             return f"{source}: {makemap.make(source, path, 'aliases')} aliases"
         case "db":
-            raise Failed(f"{path} does not end in .db, so what it is made of is not known: use makemap")
+            raise MakemapError(f"{path} does not end in .db, so what it is made of is not known: use makemap")
     return f"table {TABLE} is in no file of aliases"
 
 
 def warnings(parsed: Parsed, table: Table | None) -> list[str]:
     """Of aliases that are well written, and lead nowhere."""
     report = Report()
-    alias.includes(parsed, TableFiles(parsed, read_file, report), report)
+    alias_tables.included_files(parsed, TableFiles(parsed, read_file, report), report)
     return [str(warning) for warning in report.warnings() if table is not None and warning.file == table.path]
 
 
@@ -105,4 +106,4 @@ def update(socket: str) -> None:
     except NotRunning:
         return
     if updated.trouble:
-        raise Trouble(updated.trouble)
+        raise ControlError(updated.trouble)

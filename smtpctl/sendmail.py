@@ -21,30 +21,42 @@ import _socket  # see smtpd/ipc/query.py
 import os
 import sys
 
-from smtpctl.connection import Connection, Trouble
-from smtpctl.envelope import Person, address, from_field, read_recipients
-from smtpctl.letter import Letter, Unfit
-from smtpctl.option import DATAERR, HELP, IOERR, NOPERM, OK, SOFTWARE, TEMPFAIL, UNAVAILABLE, USAGE, Failed, Options
-from smtpctl.submission import Lost, Mail, Refused, Submission
+from smtpctl.addressing import Caller, address_mail, from_field, read_recipients
+from smtpctl.connection import Connection, ControlError
+from smtpctl.raw_mail import RawMail, RawMailError
+from smtpctl.sendmail_option import (
+    DATAERR,
+    HELP,
+    IOERR,
+    NOPERM,
+    OK,
+    SOFTWARE,
+    TEMPFAIL,
+    UNAVAILABLE,
+    USAGE,
+    SendmailError,
+    SendmailOptions,
+)
+from smtpctl.submission import ConnectionLost, Submission, SubmissionMail, SubmissionRefused
 from smtpctl.visible import visible
 from smtpd import PRODUCT, VERSION
-from smtpd.config.place import Places
 from smtpd.ipc import query
+from smtpd.paths import Paths
 
 TYPE_CHECKING = False  # see letter.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-PATIENCE = 60.0  # seconds for smtpd to open a session
+SESSION_TIMEOUT = 60.0  # seconds for smtpd to open a session
 
 
 def main(arguments: "Sequence[str]") -> int:
     try:
-        options = Options(arguments)
+        options = SendmailOptions(arguments)
         if options.help or options.version:
             print(HELP if options.help else f"sendmail ({PRODUCT}) {VERSION}\n", end="")
             return OK
-        connection = Connection(Places(options.state).socket, PATIENCE)
+        connection = Connection(Paths(options.state).socket, SESSION_TIMEOUT)
         match options.mode:
             case "m":
                 return submit(connection, options)
@@ -60,12 +72,12 @@ def main(arguments: "Sequence[str]") -> int:
                 return make_aliases(options)
             case "q":
                 return try_queue(connection, options)
-        raise Failed(USAGE, f"-b{visible(options.values['b'])} is not available")
-    except Failed as failed:
+        raise SendmailError(USAGE, f"-b{visible(options.values['b'])} is not available")
+    except SendmailError as failed:
         return _say(failed)
 
 
-def _say(failed: Failed) -> int:
+def _say(failed: SendmailError) -> int:
     for text in failed.texts:
         print(f"sendmail: {text}", file=sys.stderr, flush=True)
     return failed.status
@@ -73,77 +85,77 @@ def _say(failed: Failed) -> int:
 
 def _check_stdin() -> None:
     if sys.stdin is None:
-        raise Failed(IOERR, "there is no standard input")
+        raise SendmailError(IOERR, "there is no standard input")
 
 
 def _check_stdout() -> None:
     if sys.stdout is None:
-        raise Failed(IOERR, "there is no standard output")
+        raise SendmailError(IOERR, "there is no standard output")
 
 
 # -- other modes -------------------------------------------------------------------------------
 
 
 def list_queue(connection: Connection) -> int:
-    from smtpctl.look import show_queue
+    from smtpctl.show import show_queue
 
     try:
         return show_queue(connection, (), False)
-    except Trouble as trouble:
-        raise Failed(UNAVAILABLE, str(trouble)) from None
+    except ControlError as trouble:
+        raise SendmailError(UNAVAILABLE, str(trouble)) from None
 
 
-def make_aliases(options: Options) -> int:
+def make_aliases(options: SendmailOptions) -> int:
     from smtpctl import newaliases  # and the language of smtpd.conf
 
     if "O" in options.values or options.values.get("o", "").startswith("A"):
-        raise Failed(USAGE, "the file of aliases is what smtpd.conf says: see newaliases(8)")
+        raise SendmailError(USAGE, "the file of aliases is what smtpd.conf says: see newaliases(8)")
     return newaliases.main([] if options.state is None else ["--state", options.state])
 
 
-def try_queue(connection: Connection, options: Options) -> int:
+def try_queue(connection: Connection, options: SendmailOptions) -> int:
     """-q.  Behind an interval or a selection nothing is done: smtpd tries everything by itself, in its time."""
     if options.values["q"]:
         return OK
     if os.geteuid() != 0:
-        raise Failed(NOPERM, "only root can have the queue tried now; smtpd tries by itself what is in it")
-    from smtpctl.order import try_all
+        raise SendmailError(NOPERM, "only root can have the queue tried now; smtpd tries by itself what is in it")
+    from smtpctl.operation import try_all
 
     try:
         try_all(connection)
-    except Trouble as trouble:
-        raise Failed(UNAVAILABLE, str(trouble)) from None
+    except ControlError as trouble:
+        raise SendmailError(UNAVAILABLE, str(trouble)) from None
     return OK
 
 
 # -- a mail ------------------------------------------------------------------------------------
 
 
-def submit(connection: Connection, options: Options) -> int:
+def submit(connection: Connection, options: SendmailOptions) -> int:
     recipients = read_recipients(options)
     _check_stdin()
     try:
-        letter = Letter(sys.stdin.buffer)
-    except Unfit as unfit:
-        status = _say(Failed(DATAERR, f"cannot read the mail: {unfit}"))
+        letter = RawMail(sys.stdin.buffer)
+    except RawMailError as unfit:
+        status = _say(SendmailError(DATAERR, f"cannot read the mail: {unfit}"))
         _keep(unfit.pieces)
         return status
     except OSError as error:
-        raise Failed(IOERR, f"cannot read the mail: {error}") from None
+        raise SendmailError(IOERR, f"cannot read the mail: {error}") from None
     with letter:
         try:
             status = _send(connection, letter, options, recipients)
-        except Failed as failed:
+        except SendmailError as failed:
             status = _say(failed)
         if status != OK:
             _keep(letter.original())
     return status
 
 
-def _send(connection: Connection, letter: Letter, options: Options, recipients: list[str]) -> int:
+def _send(connection: Connection, letter: RawMail, options: SendmailOptions, recipients: list[str]) -> int:
     """Raises Failed, or it has been said already."""
-    person = Person()
-    mail = address(letter, options, recipients, person)
+    person = Caller()
+    mail = address_mail(letter, options, recipients, person)
     more = () if letter.values(b"from") else (from_field(mail.sender, options, person),)
     content = letter.pieces(*more)
     return _in_child(lambda: _hand_in(connection, mail, content, "v" in options.flags))
@@ -152,15 +164,15 @@ def _send(connection: Connection, letter: Letter, options: Options, recipients: 
 # -- handing it in -------------------------------------------------------------------------------
 
 
-def _hand_in(connection: Connection, mail: Mail, content: "Iterable[bytes]", verbose: bool) -> None:
+def _hand_in(connection: Connection, mail: SubmissionMail, content: "Iterable[bytes]", verbose: bool) -> None:
     """Raises Failed."""
     sock = open_session(connection)
     try:
         Submission(sock, _show if verbose else lambda line: None).send(mail, content)
-    except Refused as refused:
-        raise Failed(TEMPFAIL if refused.temporary else SOFTWARE, *refused.texts) from None
-    except Lost as lost:
-        raise Failed(TEMPFAIL, str(lost)) from None
+    except SubmissionRefused as refused:
+        raise SendmailError(TEMPFAIL if refused.temporary else SOFTWARE, *refused.texts) from None
+    except ConnectionLost as lost:
+        raise SendmailError(TEMPFAIL, str(lost)) from None
     finally:
         sock.close()
 
@@ -173,16 +185,16 @@ def open_session(connection: Connection) -> _socket.socket:
     """A socket that speaks SMTP.  Raises Failed."""
     try:
         answer = connection.ask_query(query.SESSION)
-    except Trouble as trouble:
-        raise Failed(TEMPFAIL, str(trouble)) from None
+    except ControlError as trouble:
+        raise SendmailError(TEMPFAIL, str(trouble)) from None
     if not answer.granted:
-        raise Failed(UNAVAILABLE, visible(answer.text))
+        raise SendmailError(UNAVAILABLE, visible(answer.text))
     try:
         if answer.descriptor is not None:
             return _socket.socket(fileno=answer.descriptor)
     except OSError:
         pass  # no socket
-    raise Failed(TEMPFAIL, "smtpd answers nonsense: no session")
+    raise SendmailError(TEMPFAIL, "smtpd answers nonsense: no session")
 
 
 def _in_child(work: "Callable[[], None]") -> int:
@@ -195,7 +207,7 @@ def _in_child(work: "Callable[[], None]") -> int:
     try:
         work()
         status = OK
-    except Failed as failed:
+    except SendmailError as failed:
         status = _say(failed)
     except KeyboardInterrupt:
         status = TEMPFAIL
@@ -206,10 +218,10 @@ def _in_child(work: "Callable[[], None]") -> int:
 
 
 def _keep(pieces: "Iterable[bytes]") -> None:
-    from smtpctl import deadletter
+    from smtpctl import dead_letter
 
     try:
-        saved = deadletter.save(os.path.expanduser("~"), pieces)
+        saved = dead_letter.save(os.path.expanduser("~"), pieces)
     except OSError as error:
         print(f"sendmail: the mail is not sent, and not saved: {error.strerror or error}", file=sys.stderr)
     else:

@@ -1,7 +1,7 @@
 """show status: what is paused.  Asked often by what watches this host, so it loads as little as it can."""
 
 from smtpctl.command import DONE
-from smtpctl.connection import Connection, Trouble
+from smtpctl.connection import Connection, ControlError
 from smtpd.ipc import query
 
 TYPE_CHECKING = False
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 def show_status(connection: Connection, parameters: "Sequence[str]", json: bool) -> int:
     if json:
-        from smtpctl.text import as_json  # before root is given up: its files may be readable by root only
+        from smtpctl.output import as_json  # before root is given up: its files may be readable by root only
     answer = connection.ask_query(query.STATUS)
     if not answer.granted:
-        raise Trouble(answer.text)
+        raise ControlError(answer.text)
     paused = answer.text.split()
     words = {name: "paused" if name.lower() in paused else "running" for name in ("MDA", "SMTP")}
     if json:

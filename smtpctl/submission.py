@@ -7,19 +7,19 @@ server says becomes printable as it is read (smtpd/smtp/response.py), and what w
 goes into them.
 """
 
-from smtpd.smtp.response import Malformed, Response, ResponseReader
-from smtpd.smtp.transfer import stuffed
+from smtpd.smtp.dot_stuffing import dot_stuffed
+from smtpd.smtp.response import Response, ResponseError, ResponseReader
 
 TYPE_CHECKING = False  # see letter.py
 if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable, Iterable
 
-PATIENCE = 600.0  # seconds for an answer; RFC 5321 4.5.3.2.6
+REPLY_TIMEOUT = 600.0  # seconds for an answer; RFC 5321 4.5.3.2.6
 PIECE = 64 * 1024
 
 
-class Mail:
+class SubmissionMail:
     """Addresses are as they stand between the angle brackets.
 
     size                about, in bytes
@@ -42,7 +42,7 @@ class Mail:
         self.ret, self.envid, self.notify = ret, _xtext(envid) if envid else "", notify
 
 
-class Refused(Exception):
+class SubmissionRefused(Exception):
     """By the server, in its words; nothing has been sent.  `temporary`: later it may not be."""
 
     def __init__(self, *texts: str, temporary: bool):
@@ -51,7 +51,7 @@ class Refused(Exception):
         self.temporary = temporary
 
 
-class Lost(Exception):
+class ConnectionLost(Exception):
     """The server is gone, or makes no sense."""
 
 
@@ -59,12 +59,12 @@ class Submission:
     """`show` gets each line of the dialogue, without what it ends in."""
 
     def __init__(self, sock: "_socket.socket", show: "Callable[[str], None]" = lambda line: None):
-        sock.settimeout(PATIENCE)
+        sock.settimeout(REPLY_TIMEOUT)
         self._sock = sock
         self._show = show
         self._responses = ResponseReader()
 
-    def send(self, mail: Mail, content: "Iterable[bytes]") -> None:
+    def send(self, mail: SubmissionMail, content: "Iterable[bytes]") -> None:
         """Raises Refused, Lost."""
         self._check(self._receive())
         offered = {line.split(" ")[0].upper() for line in self._check(self._command("EHLO localhost")).lines[1:]}
@@ -77,10 +77,10 @@ class Submission:
     def _quit(self) -> None:
         try:
             self._command("QUIT")
-        except Lost:
+        except ConnectionLost:
             pass
 
-    def _name_recipients(self, mail: Mail, parameter: str) -> None:
+    def _name_recipients(self, mail: SubmissionMail, parameter: str) -> None:
         refused: list[tuple[str, Response]] = []
         for recipient in mail.recipients:
             response = self._command(f"RCPT TO:<{recipient}>{parameter}")
@@ -94,16 +94,16 @@ class Submission:
         texts = [f"{recipient}: {response}" for recipient, response in refused]
         if len(refused) < len(mail.recipients):
             texts.append("so it was sent to nobody")
-        raise Refused(*texts, temporary=all(response.kind == 4 for _, response in refused))
+        raise SubmissionRefused(*texts, temporary=all(response.kind == 4 for _, response in refused))
 
     def _check(self, response: Response) -> Response:
         if response.kind in (2, 3):
             return response
-        raise Refused(f"command failed: {response}", temporary=response.kind == 4)
+        raise SubmissionRefused(f"command failed: {response}", temporary=response.kind == 4)
 
     def _transfer(self, content: "Iterable[bytes]") -> Response:
         try:
-            for piece in stuffed(content):
+            for piece in dot_stuffed(content):
                 self._sock.sendall(piece)
         except OSError:
             pass  # the server has ended it, and perhaps said why
@@ -114,7 +114,7 @@ class Submission:
         try:
             self._sock.sendall(line.encode() + b"\r\n")
         except OSError as error:
-            raise Lost(f"the connection to smtpd is lost: {error.strerror or error}") from None
+            raise ConnectionLost(f"the connection to smtpd is lost: {error.strerror or error}") from None
         return self._receive()
 
     def _receive(self) -> Response:
@@ -122,18 +122,18 @@ class Submission:
             while not (response := self._responses.maybe_response()):
                 data = self._sock.recv(PIECE)
                 if not data:
-                    raise Lost("smtpd closed the connection")
+                    raise ConnectionLost("smtpd closed the connection")
                 self._responses.feed(data)
         except OSError as error:
-            raise Lost(f"the connection to smtpd is lost: {error.strerror or error}") from None
-        except Malformed as malformed:
-            raise Lost(f"smtpd answers nonsense: {malformed}") from None
+            raise ConnectionLost(f"the connection to smtpd is lost: {error.strerror or error}") from None
+        except ResponseError as malformed:
+            raise ConnectionLost(f"smtpd answers nonsense: {malformed}") from None
         for line in response.lines:
             self._show(f"<<< {response.code} {line}")
         return response
 
 
-def _of_mail(mail: Mail, offered: set[str]) -> str:
+def _of_mail(mail: SubmissionMail, offered: set[str]) -> str:
     """The parameters, each if it is needed and offered."""
     utf8 = not all(address.isascii() for address in (mail.sender, *mail.recipients))
     wanted = {

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from smtpd import PRODUCT, VERSION
 from smtpd.imsg import ROLES
-from smtpd.ipc.disposition import own_signals
+from smtpd.ipc.signal_disposition import reset_signals
 
 if TYPE_CHECKING:
-    from smtpd.parent.option import Options
+    from smtpd.parent.start.option import Options
 
 
 def main() -> int:
@@ -36,12 +36,12 @@ def main() -> int:
 
 
 def start(arguments: list[str]) -> int:
-    from smtpd.parent.option import USAGE, Misused, read_options
+    from smtpd.parent.start.option import USAGE, UsageError, read_options
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to put in order before the start begins
     try:
         options = read_options(arguments)
-    except Misused as error:
+    except UsageError as error:
         print(f"smtpd: {error}\n{USAGE}", end="", file=sys.stderr)
         return 1
     if options.help or options.version:
@@ -51,18 +51,18 @@ def start(arguments: list[str]) -> int:
         from smtpd.parent import process as parent
 
         return parent.main(options)
-    own_signals()
+    reset_signals()
     if options.explain:
         return explain(options)
-    from smtpd.config import command
+    from smtpd.config import configtest
 
-    return command.check(options.configuration, options.macros, options.verbose, options.insecure_paths)
+    return configtest.configtest(options.configuration, options.macros, options.verbose, options.insecure_paths)
 
 
 def explain(options: "Options") -> int:
     """`smtpd -n --explain`: lookup's own code, with an agent's way to a .forward."""
-    from smtpd.agent.telling import read_forward
-    from smtpd.config.command import maybe_configure
+    from smtpd.agent.explain_forward import read_forward
+    from smtpd.config.configtest import maybe_configure
     from smtpd.lookup import explain as lookup
 
     made = maybe_configure(options.configuration, options.macros, options.insecure_paths)

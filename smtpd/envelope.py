@@ -21,7 +21,7 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a durat
 Lane = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # an agent or a destination: one lane gets its share; 0: none
 NARROW = 1 << 31  # a lane with this bit gets a smaller share: its agent runs commands, or waits for another host
 
-INLINE = 16 * 1024  # bytes of content that travel in an imsg and stand in a row; what is larger has a spool file
+INLINE_MAX = 16 * 1024  # bytes of content that travel in an imsg and stand in a row; what is larger has a spool file
 
 Priority = Annotated[int, msgspec.Meta(ge=-9, le=9)]  # RFC 6710: higher goes first
 
@@ -32,7 +32,7 @@ _ONE_LINE = r"\A[^\x00-\x08\x0a-\x1f\x7f]*\Z"  # as above, and tabs
 Word = Annotated[str, msgspec.Meta(max_length=256, pattern=_PRINTABLE)]  # a name, or half an address
 Path = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # an address, a path
 Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # of a reply or an error
-Line = Annotated[str, msgspec.Meta(max_length=4096, pattern=_ONE_LINE)]  # a command of the configuration
+CommandLine = Annotated[str, msgspec.Meta(max_length=4096, pattern=_ONE_LINE)]  # a command of the configuration
 # A text of the configuration that stays with the process that is told it: no other imsg carries it.
 Setting = Annotated[str, msgspec.Meta(max_length=8192, pattern=_ONE_LINE)]
 ALIAS_FILES_MAX = 32  # that commands are looked for in
@@ -75,7 +75,7 @@ class Body(IntEnum):
 
     SEVEN_BIT = 0
     EIGHT_BIT = 1
-    BINARY = 2  # what is kept is text all the same (smtp/binary.py)
+    BINARY = 2  # what is kept is text all the same (smtp/binary_mime.py)
 
 
 class Notify(IntFlag):
@@ -101,7 +101,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     user: Word = ""  # as whom the client has authenticated
 
 
-class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class MailParameters(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """On what terms the client gave us the message: the parameters of MAIL, one set for all its recipients."""
 
     body: Body = Body.SEVEN_BIT
@@ -127,7 +127,7 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     user: Word  # for local delivery: whose mailbox, or whose .forward
     extension: Word  # the sub-address
     duty: Duty = Duty.DELIVER
-    digest: Digest = ""  # of the command or file, for FORWARDED and ALIASED (tables/expansion.py)
+    digest: Digest = ""  # of the command or file, for FORWARDED and ALIASED (tables/alias_syntax.py)
     home: Path = ""  # as the action's userbase has it, where the action names the user to run as
     notify: Notify = Notify(0)
     original: Path = ""  # RFC 3461 4.2, ORCPT: "rfc822;bob@here.test", decoded
@@ -149,7 +149,7 @@ class Schedule(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     release: Seconds = 0  # RFC 4865: not to be tried before; its tries are counted from then
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class QueueEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """An envelope as the queue lists it."""
 
     schedule: Schedule
@@ -159,7 +159,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     error: str  # of the last try, or why it is held
     inflight: bool
     size: int  # bytes of content
-    terms: Terms = Terms()
+    terms: MailParameters = MailParameters()
 
 
 def message_of(envelope: int) -> int:

@@ -4,7 +4,7 @@ The arrow is not a comment: a channel refuses to send against it, and a process 
 exits.  What a broken-into lookup could ask of root:   grep '"lookup -> parent"' smtpd/imsg.py
 
 A request is an imperative, its answer a participle; who was asked answers, with the number of the request.  The frames
-between queue and an agent stand in ipc/errand.py: an agent is smaller than this table.
+between queue and an agent stand in errand.py: an agent is smaller than this table.
 """
 
 from typing import Annotated, Any, dataclass_transform
@@ -13,22 +13,22 @@ import msgspec
 
 from smtpd.envelope import (
     ALIAS_FILES_MAX,
+    CommandLine,
     Digest,
     Duty,
-    Entry,
     EnvelopeId,
     Kind,
-    Line,
+    MailParameters,
     MessageId,
     Notify,
     Origin,
     Path,
+    QueueEntry,
     Recipient,
     Schedule,
     Seconds,
     Secret,
     SecretBytes,
-    Terms,
     Text,
     Word,
 )
@@ -105,7 +105,7 @@ class ReopenSyslog:
 
 
 @imsg("parent -> nursery")
-class TakeProgram:
+class TakeSeccompFilter:
     """The ready-made seccomp program of one kind of agent."""
 
     kind: Word
@@ -198,7 +198,7 @@ class CertificatesUsed:
 
 
 @imsg("parent -> crypto")
-class SettleKeys:
+class UseTakenKeys:
     """Every dispatcher uses the keys of this round.  Those of the round before are forgotten once no handshake can be
     under way with them."""
 
@@ -273,7 +273,7 @@ class ClientResolved:
 
 
 @imsg("dispatcher -> lookup")
-class WelcomeClient:
+class ClassifyClient:
     """Asked where the listener has `hostnames` or `xclient`: what is our name, may the client speak for others?"""
 
     request: int
@@ -282,8 +282,8 @@ class WelcomeClient:
     local: Word  # our address of this connection
 
 
-@imsg("lookup -> dispatcher", answers=WelcomeClient)
-class ClientWelcomed:
+@imsg("lookup -> dispatcher", answers=ClassifyClient)
+class ClientClassified:
     request: int
     hostname: Word  # empty: the listener's own
     xclient: bool
@@ -431,7 +431,7 @@ class ExpandRecipient:
     message: MessageId
     origin: Origin
     recipient: Path
-    terms: Terms
+    terms: MailParameters
     notify: Notify
     original: Path  # ORCPT
 
@@ -451,14 +451,14 @@ class UserFound:
 
 
 @imsg("lookup -> queue")
-class AskServer:
+class AskServerForUtf8:
     """Does the LMTP server of this action know SMTPUTF8 (RFC 6531)?"""
 
     request: int
     action: Word
 
 
-@imsg("queue -> lookup", answers=AskServer)
+@imsg("queue -> lookup", answers=AskServerForUtf8)
 class ServerAnswered:
     """`verdict`: "utf8", "ascii", or "later", when it cannot be asked now."""
 
@@ -492,7 +492,7 @@ class AddEnvelopes:
     message: MessageId
     origin: Origin
     recipients: list[Recipient]
-    terms: Terms
+    terms: MailParameters
 
 
 @imsg("lookup -> dispatcher", answers=ExpandRecipient)
@@ -542,7 +542,7 @@ class TakeTableProgram:
 
 
 @imsg("parent -> nursery", descriptor=True, limit=64 * 1024)
-class ForkProgram:
+class ForkTableProgram:
     """Run a program as `user`, its standard input and output one socket, its standard error the descriptor."""
 
     request: int
@@ -550,20 +550,20 @@ class ForkProgram:
     arguments: Annotated[list[Path], msgspec.Meta(max_length=8)]  # the first one is the program; absolute
 
 
-@imsg("nursery -> parent", answers=ForkProgram, descriptor=True)
-class ProgramForked:
+@imsg("nursery -> parent", answers=ForkTableProgram, descriptor=True)
+class TableProgramForked:
     request: int
     pid: int
 
 
-@imsg("nursery -> parent", answers=ForkProgram)
-class ProgramNotForked:
+@imsg("nursery -> parent", answers=ForkTableProgram)
+class TableProgramNotForked:
     request: int
     reason: Text
 
 
 @imsg("nursery -> parent")
-class ProgramEnded:
+class TableProgramEnded:
     """`status` as waitpid gives it."""
 
     pid: int
@@ -786,14 +786,14 @@ class UserLookedUp:
 
 @imsg("parent -> nursery", limit=256 * 1024)
 class ForkAgent:
-    """Whom to become, and the agent's post (ipc/errand.py) as the configuration has it."""
+    """Whom to become, and the agent's post (errand.py) as the configuration has it."""
 
     request: int
     user: Word
-    person: tuple[int, int, Path] | None  # uid, gid, home of a userbase; None: a user of the system
+    account: tuple[int, int, Path] | None  # uid, gid, home of a userbase; None: a user of the system
     kind: Word
-    target: Line
-    wrapper: Line
+    target: CommandLine
+    wrapper: CommandLine
     junk: bool
     rcpt_to: bool
     delimiter: Word
@@ -810,7 +810,7 @@ class AgentForked:
 
 
 @imsg("nursery -> parent", descriptor=True)
-class AgentTether:
+class AgentMailboxSocket:
     """Before AgentForked, for an agent that stores into a mailbox: the socket that mailboxes are passed by."""
 
     pid: int
@@ -874,7 +874,7 @@ class EnvelopesListed:
     """Rows in the order of ids; `next` is where the next page begins, 0 when there is none."""
 
     request: int
-    rows: list[Entry]
+    rows: list[QueueEntry]
     next: int
     trouble: Text = ""  # why the queue could not be read
     mda_paused: bool = False  # control fills it in: local deliveries are paused

@@ -39,8 +39,8 @@ from typing import NamedTuple
 
 import pytest
 
-from mail_local import maildir, unmounted
-from smtpd.ipc import errand as frames
+from mail_local import maildir, openat2
+from smtpd import errand as frames
 from smtpd.ipc.channel import Channel
 
 
@@ -198,7 +198,7 @@ def _watch_files(recorder, patch):
         _watch(recorder, patch, os, name, both("move"))
     _watch(recorder, patch, os, "link", both("link"))
     _watch(recorder, patch, os, "open", made)
-    _watch(recorder, patch, unmounted, "open", made)
+    _watch(recorder, patch, openat2, "open", made)
     _watch_renameat2(recorder, patch, both("move"))
 
 
@@ -297,7 +297,7 @@ def _watch_talk(recorder, patch):
     def frame(packet):
         try:
             said = frames.decode(bytes(packet))
-        except frames.Malformed:
+        except frames.FrameError:
             return None
         if isinstance(said, frames.Result):
             return f"answer {said.outcome.name}"

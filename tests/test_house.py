@@ -10,8 +10,8 @@ import pytest
 from mail_local import lmtp
 from smtpd.agent import lmtp as lmtp_agent
 from smtpd.crypto import keyring
-from smtpd.dispatcher import crowd, handshake
 from smtpd.dispatcher import state as dispatcher_state
+from smtpd.dispatcher.inbound import connections, handshake
 from smtpd.imsg import (
     TABLE,
     Begin,
@@ -24,13 +24,13 @@ from smtpd.imsg import (
     TakePeer,
     TakeSigningSocket,
 )
-from smtpd.nursery import brood
+from smtpd.nursery import children
 from smtpd.parent import agent as parent_agent
 from smtpd.parent import watch
-from smtpd.queue import agents, places
 from smtpd.queue import state as queue_state
-from smtpd.queue.roster import SERVER
-from smtpd.smtp.lmtp import PATIENCE
+from smtpd.queue.agents import pool, slots
+from smtpd.queue.agents.routing import LMTP_LIMITS
+from smtpd.smtp.lmtp import REPLY_TIMEOUT
 from smtpd.tls import signing
 
 TOP = Path(__file__).parent.parent
@@ -101,7 +101,15 @@ def test_every_file_has_a_room_and_says_what_it_is(path):
     if relative.parts[0] == "smtpd" and len(relative.parts) > 2:
         assert relative.parts[1] in PROCESSES | ROOMS
     elif relative.parts[0] == "smtpd":
-        assert relative.name in {"__init__.py", "__main__.py", "imsg.py", "envelope.py"}
+        assert relative.name in {
+            "__init__.py",
+            "__main__.py",
+            "imsg.py",
+            "envelope.py",
+            "errand.py",
+            "slice.py",
+            "paths.py",
+        }
     if path.read_text().strip():
         assert ast.get_docstring(parsed(path)), "has no docstring"
 
@@ -233,7 +241,7 @@ ALIKE = {
     "LABEL_MAX": "RFC 1035",
     "LINKS_MAX": "as many as Linux follows, path_resolution(7)",
     "LINE_MAX": "of a program's standard input; of a command in the configuration",
-    "LMTP_USER": "nursery loads no configuration: tests/nursery/test_brood.py compares them",
+    "LMTP_USER": "nursery loads no configuration: tests/nursery/test_children.py compares them",
     "MAX_LABEL": "RFC 1035",
     "MINUTE": "sixty seconds",
     "MONTHS": "RFC 3164 and RFC 5322",
@@ -283,19 +291,22 @@ def test_what_two_rooms_have_to_agree_on_is_defined_once():
 
 
 def test_a_process_ends_before_the_parent_loses_its_patience():
-    wanted = queue_state.LEAVE + queue_state.SCHEDULER_PATIENCE
-    assert wanted < watch.PATIENCE["queue"]
-    assert watch.PATIENCE["dispatcher"] > dispatcher_state.LEAVE
+    wanted = queue_state.STOP_TIMEOUT + queue_state.SCHEDULER_STOP_TIMEOUT
+    assert wanted < watch.STOP_TIMEOUTS["queue"]
+    assert watch.STOP_TIMEOUTS["dispatcher"] > dispatcher_state.STOP_TIMEOUT
 
 
 def test_each_step_of_an_lmtp_server_ends_before_queue_loses_its_patience():
-    longest_silence = lmtp_agent.PROGRESS_INTERVAL + max(lmtp.CONNECT, *PATIENCE.values())
-    assert longest_silence < SERVER.deadline
+    longest_silence = lmtp_agent.PROGRESS_INTERVAL + max(lmtp.CONNECT_TIMEOUT, *REPLY_TIMEOUT.values())
+    assert longest_silence < LMTP_LIMITS.deadline
 
 
 def test_a_key_outlives_every_handshake_that_may_be_under_way_with_it():
-    assert keyring.LINGER > handshake.SECONDS + crowd.SWEEP + 2 * signing.DEADLINE
+    assert (
+        keyring.REPLACED_KEY_TIME
+        > handshake.HANDSHAKE_TIMEOUT + connections.SWEEP_INTERVAL + 2 * signing.SIGNING_TIMEOUT
+    )
 
 
 def test_there_are_places_for_all_agents_that_queue_may_have():
-    assert places.PLACES_MAX + agents.SLOW_PLACES <= parent_agent.AGENTS_MAX <= brood.AGENTS_MAX
+    assert slots.SLOTS_MAX + pool.SLOW_SLOTS <= parent_agent.AGENTS_MAX <= children.AGENTS_MAX

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from smtpctl.command import COMMANDS
-from smtpctl.option import ATTACHED, FLAGS, WITH_VALUE
-from smtpctl.word import PARAMETERS
+from smtpctl.command_parser import PARAMETERS
+from smtpctl.sendmail_option import ATTACHED, FLAGS, WITH_VALUE
 from smtpd import VERSION
+from smtpd.config.parse.syntax import LISTENER_ONLY_WORDS, RESERVED, SENTENCE_ONLY_WORDS, UNUSED_RESERVED
 from smtpd.config.parser import parse
-from smtpd.config.slice import Limits
-from smtpd.config.syntax import OF_LISTENERS, OPENING, RESERVED, UNUSED
-from smtpd.lookup.explain import WORDS
-from smtpd.parent.option import USAGE
+from smtpd.lookup.explain import EXPLAIN_KEYS
+from smtpd.parent.start.option import USAGE
+from smtpd.slice import Limits
 from smtpd.smtp.extension import Offer
-from smtpd.tls.link import CLIENT_ALERT, PROTOCOL_ERROR, REASONS
+from smtpd.tls.connection import CLIENT_ALERT, PROTOCOL_ERROR, REASONS
 
 TOP = Path(__file__).parent.parent
 MAN = TOP / "man"
@@ -42,7 +42,7 @@ def words_of(page, macros="Ic|Cm"):
     return found
 
 
-@pytest.mark.parametrize("word", sorted(RESERVED - UNUSED | OPENING | OF_LISTENERS))
+@pytest.mark.parametrize("word", sorted(RESERVED - UNUSED_RESERVED | SENTENCE_ONLY_WORDS | LISTENER_ONLY_WORDS))
 def test_a_word_of_the_language_is_in_the_manual_as_soon_as_it_is_available(word):
     assert (word in words_of("smtpd.conf.5")) == (word not in LATER.split())
 
@@ -86,7 +86,7 @@ def test_every_option_of_smtpd_is_in_its_manual():
     text = (MAN / "smtpd.8").read_text()
     for option in re.findall(r"^  --?([\w-]+)", USAGE, re.MULTILINE):
         assert re.search(rf"^\.It Fl (n )?-?{option}\b", text, re.MULTILINE), option
-    assert set(WORDS) <= words_of("smtpd.8")
+    assert set(EXPLAIN_KEYS) <= words_of("smtpd.8")
 
 
 def test_what_a_session_offers_is_in_the_manual():
@@ -97,7 +97,7 @@ def test_what_a_session_offers_is_in_the_manual():
 
 def test_what_the_log_says_of_a_session_is_in_the_manual():
     source = "".join(
-        path.read_text() for room in ("smtp", "dispatcher") for path in (TOP / "smtpd" / room).glob("*.py")
+        path.read_text() for room in ("smtp", "dispatcher") for path in (TOP / "smtpd" / room).rglob("*.py")
     )
     events = re.findall(r'\blog\(\s*"([a-z-]+)"', source) + re.findall(r'reject\("([a-z-]+)"', source)
     reasons = re.findall(r'(?:hang_up|_dismiss|Close)\((?:[A-Z_]+, )?"([a-z-]+)"', source)
@@ -107,8 +107,11 @@ def test_what_the_log_says_of_a_session_is_in_the_manual():
 
 
 def test_every_reason_why_tls_fails_is_in_the_manual():
-    source = "".join(path.read_text() for room in ("tls", "dispatcher") for path in (TOP / "smtpd" / room).glob("*.py"))
-    reasons = re.findall(r'\b(?:_failure|Failed|self\._?fail|last\.fail|SigningFailed)\(f?"([^":{]+)[":]', source)
+    rooms = (TOP / "smtpd" / room for room in ("tls", "dispatcher"))
+    source = "".join(path.read_text() for room in rooms for path in room.rglob("*.py"))
+        path.read_text() for room in ("tls", "dispatcher") for path in (TOP / "smtpd" / room).rglob("*.py")
+    )
+    reasons = re.findall(r'\b(?:_failure|TlsFailed|self\._?fail|last\.fail|SigningFailed)\(f?"([^":{]+)[":]', source)
     assert len(reasons) > 8
     section = (MAN / "smtpd.8").read_text().partition(".Ss TLS FAILURES")[2].partition(".El")[0]
     documented = {line.partition(" :")[0] for line in re.findall(r"^\.It (.*)", section, re.MULTILINE)}

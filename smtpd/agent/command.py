@@ -16,22 +16,26 @@ from collections.abc import Callable
 from functools import partial
 
 from mail_local import command, trace
-from mail_local.command import SHELL, Parted, Verdict
+from mail_local.command import SHELL, CommandAbandoned, CommandVerdict
 from smtpd.agent import mail
-from smtpd.agent.destination import whose
-from smtpd.agent.hand import Answer, Taken, say_at_work
-from smtpd.config.specifier import Malformed, Template, parse, values_of, wrap
+from smtpd.agent.maildir_path import recipient_account
+from smtpd.agent.worker import Answer, TakenRequest, say_at_work
+from smtpd.config.specifier import Template, TemplateError, parse, values_of, wrap
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import TEXT_MAX, Deliver, Post, Request, Result
+from smtpd.errand import TEXT_MAX, AgentSpec, Deliver, Request, Result
 from smtpd.ipc.log import visible
-from smtpd.ipc.reason import reason_of
+from smtpd.ipc.os_error import describe_error
 
-HANDS = 7  # commands of one user at the same time: reference 9.1
+WORKERS_MAX = 7  # commands of one user at the same time: reference 9.1
 PATH = os.confstr("CS_PATH") or os.defpath
 ENVIRONMENT_MAX = 1024  # characters of one value
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_OUTCOMES = {Verdict.DONE: Outcome.DELIVERED, Verdict.LATER: Outcome.DEFERRED, Verdict.NEVER: Outcome.FAILED}
+_OUTCOMES = {
+    CommandVerdict.DONE: Outcome.DELIVERED,
+    CommandVerdict.LATER: Outcome.DEFERRED,
+    CommandVerdict.NEVER: Outcome.FAILED,
+}
 
 
 def environment_of(errand: Deliver, user: str, home: str) -> dict[str, str]:
@@ -52,14 +56,14 @@ def environment_of(errand: Deliver, user: str, home: str) -> dict[str, str]:
     if errand.extension:
         environment["EXTENSION"] = errand.extension
     if any(len(value) > ENVIRONMENT_MAX for value in environment.values()):
-        raise Malformed(f"longer than {ENVIRONMENT_MAX} characters: no variable for a command")
+        raise TemplateError(f"longer than {ENVIRONMENT_MAX} characters: no variable for a command")
     return {name: _CONTROL.sub("?", value) for name, value in environment.items()}
 
 
-class Runner:
+class CommandRunner:
     """Whoever runs commands for one user, and how."""
 
-    def __init__(self, post: Post, user: str, home: str):
+    def __init__(self, post: AgentSpec, user: str, home: str):
         self.user = user
         self.home = home
         self.delimiter = post.delimiter
@@ -72,7 +76,7 @@ class Runner:
 
     def values(self, errand: Deliver) -> dict[str, str]:
         """Raises Elsewhere."""
-        user, home = whose(self._post, errand, self.user, self.home)
+        user, home = recipient_account(self._post, errand, self.user, self.home)
         return values_of(errand.sender, errand.recipient, errand.destination, user, home)
 
     def run(self, template: Template, errand: Deliver, descriptor: int, queue: socket.socket) -> Result:
@@ -80,7 +84,7 @@ class Runner:
         line, parameters = template.command(self.values(errand), self.delimiter)
         environment = environment_of(errand, self.user, self.home)
         content = mail.content_of(errand, descriptor, trace.added_lines(errand.sender, errand.recipient))
-        ending = command.run(line, parameters, environment, content, parted=queue)
+        ending = command.run(line, parameters, environment, content, hangup=queue)
         verdict, cause = command.judge(ending)
         text = _with_output(cause, ending.output) if cause else "Delivered"
         return Result(errand.envelope, _OUTCOMES[verdict], text)
@@ -97,7 +101,7 @@ def _with_output(cause: str, output: bytes) -> str:
     return cause
 
 
-class Single:
+class OneMailExecutor:
     """The work of a hand that takes one mail at a time."""
 
     def __init__(self, queue: socket.socket, deliver: Callable[[Deliver, int], Result]):
@@ -105,17 +109,17 @@ class Single:
         self._queue = queue
         self._deliver = deliver
 
-    def do(self, batch: list[Taken]) -> list[Answer]:
+    def do(self, batch: list[TakenRequest]) -> list[Answer]:
         try:
             for errand, _ in batch:
                 say_at_work(self._queue, errand)
             return [self._result(errand, descriptor) for errand, descriptor in batch if isinstance(errand, Deliver)]
-        except Parted:
+        except CommandAbandoned:
             raise ConnectionAbortedError from None
-        except Malformed as error:  # the same the next time: reference 3
+        except TemplateError as error:  # the same the next time: reference 3
             return mail.failed(batch, str(error))
         except OSError as error:
-            return mail.deferred(batch, reason_of(error))
+            return mail.deferred(batch, describe_error(error))
         except Exception as error:  # a defect of ours costs this mail a delay, not the user's other mail
             return mail.deferred(batch, mail.defect(error))
         finally:
@@ -127,25 +131,25 @@ class Single:
         return self._deliver(errand, descriptor)
 
 
-class Command:
+class CommandAgent:
     """The trade of an agent that runs its action's command."""
 
-    ERRANDS: tuple[type[Request], ...] = (Deliver,)
-    HANDS = HANDS
+    REQUESTS: tuple[type[Request], ...] = (Deliver,)
+    WORKERS_MAX = WORKERS_MAX
     BATCH = 1
     BATCH_BYTES = 1
-    GATHER = 0
-    BY_MESSAGE = False
-    SPARE = True
+    GATHER_TIME = 0
+    SAME_MESSAGE = False
+    SPARE_WORKER = True
 
-    def __init__(self, post: Post, user: str, home: str):
-        self.places: list[tuple[str, str]] = []
-        self.over = False
+    def __init__(self, post: AgentSpec, user: str, home: str):
+        self.visible_paths: list[tuple[str, str]] = []
+        self.draining = False
         self._line = post.target
-        self._runner = Runner(post, user, home)
+        self._runner = CommandRunner(post, user, home)
 
-    def work(self, queue: socket.socket, *_: object) -> Single:
-        return Single(queue, partial(self._deliver, queue))
+    def work(self, queue: socket.socket, *_: object) -> OneMailExecutor:
+        return OneMailExecutor(queue, partial(self._deliver, queue))
 
     def _deliver(self, queue: socket.socket, errand: Deliver, descriptor: int) -> Result:
         return self._runner.run(self._runner.template(self._line), errand, descriptor, queue)

@@ -22,9 +22,9 @@ import shlex
 import stat
 from contextlib import suppress
 
-from smtpd.agent.hand import Answer, Taken
-from smtpd.config.permission import IsPrivate, Where, has_private_group, others_who_write
-from smtpd.ipc.errand import FORWARD_MAX, ForwardText, ReadForward, Request
+from smtpd.agent.worker import Answer, TakenRequest
+from smtpd.config.file_permission import IsPrivate, Where, has_private_group, others_who_write
+from smtpd.errand import FORWARD_MAX, ForwardText, ReadForward, Request
 
 NAME = ".forward"
 # A home that the user may search and not read is none the worse: O_PATH asks for no right to read it.
@@ -34,42 +34,42 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WRITERS = {"g": "its group", "o": "everybody", "go": "everybody"}
 
 
-class Unsafe(Exception):
+class UnsafeForward(Exception):
     """The file is there and must not be used."""
 
 
-class Later(Exception):
+class ForwardDeferred(Exception):
     """Not now."""
 
 
-class TooLong(Exception):
+class ForwardTooLong(Exception):
     """Not a .forward."""
 
 
-class Unasked(Exception):
+class UnknownGroup(Exception):
     """A group that the name service was not asked about."""
 
 
-class Reader:
+class ForwardAgent:
     """The trade of the agent that reads one user's .forward."""
 
-    ERRANDS: tuple[type[Request], ...] = (ReadForward,)
-    HANDS = 1
+    REQUESTS: tuple[type[Request], ...] = (ReadForward,)
+    WORKERS_MAX = 1
     BATCH = 1
     BATCH_BYTES = 1
-    GATHER = 0
-    BY_MESSAGE = False
-    SPARE = False
+    GATHER_TIME = 0
+    SAME_MESSAGE = False
+    SPARE_WORKER = False
 
     def __init__(self, home: str):
         self.home = home
-        self.over = False
-        self.places: list[tuple[str, str]] = []
+        self.draining = False
+        self.visible_paths: list[tuple[str, str]] = []
         self._seen: os.stat_result | None = None
         self._private: dict[tuple[int, ...], bool] = {}
         try:
             self._seen = os.stat(home)
-            self.places = [(home, "r")]
+            self.visible_paths = [(home, "r")]
             path = f"{home}/{NAME}"
             file = os.lstat(path)
         except OSError:
@@ -86,12 +86,12 @@ class Reader:
         try:
             return self._private[_identity(status)]
         except KeyError:
-            raise Unasked from None
+            raise UnknownGroup from None
 
-    def work(self, *_: object) -> "Reader":
+    def work(self, *_: object) -> "ForwardAgent":
         return self
 
-    def do(self, batch: list[Taken]) -> list[Answer]:
+    def do(self, batch: list[TakenRequest]) -> list[Answer]:
         return [ForwardText(errand.request, *self._read()) for errand, _ in batch if isinstance(errand, ReadForward)]
 
     def _read(self) -> tuple[str, bytes]:
@@ -99,12 +99,12 @@ class Reader:
         with suppress(OSError):
             now = os.stat(self.home)
             if self._seen is None or not os.path.samestat(self._seen, now):
-                self.over = True
+                self.draining = True
                 return "later", b"home directory has just come"
         try:
             return read(self.home, os.getuid(), self._is_private)
-        except Unasked:
-            self.over = True
+        except UnknownGroup:
+            self.draining = True
             return "later", b"its permissions have just changed"
 
 
@@ -118,11 +118,11 @@ def read(home: str, uid: int, is_private: IsPrivate = has_private_group) -> tupl
         return "text", _read_in(home, uid, is_private)
     except (FileNotFoundError, NotADirectoryError):
         return "none", b""
-    except Unsafe as unsafe:
+    except UnsafeForward as unsafe:
         return "unsafe", _reason(str(unsafe))
-    except Later as later:
+    except ForwardDeferred as later:
         return "later", _reason(str(later))
-    except TooLong:
+    except ForwardTooLong:
         return "malformed", _reason(f"{home}/{NAME} is longer than {FORWARD_MAX} bytes")
     except PermissionError:
         return "later", _reason(f"{home}/{NAME}: permission denied for uid {uid}")
@@ -159,38 +159,38 @@ def _maybe_open(directory: int, home: str) -> int | None:
         return None
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise Unsafe(f"{home}/{NAME} is a symbolic link, expected a file") from None
+            raise UnsafeForward(f"{home}/{NAME} is a symbolic link, expected a file") from None
         if error.errno in (errno.ENXIO, errno.ENODEV):
-            raise Unsafe(f"{home}/{NAME} is not a regular file") from None
+            raise UnsafeForward(f"{home}/{NAME} is not a regular file") from None
         raise
 
 
 def _check_home(status: os.stat_result, home: str, uid: int, is_private: IsPrivate, *, there: bool) -> None:
     """Of a home without a .forward only whether it asks for mail to wait."""
     if status.st_mode & stat.S_ISVTX:
-        raise Later(f"home directory {home} is sticky, which stops delivery: chmod -t {shlex.quote(home)}")
+        raise ForwardDeferred(f"home directory {home} is sticky, which stops delivery: chmod -t {shlex.quote(home)}")
     if not there:
         return
     if status.st_uid not in (0, uid):
         owner = f"belongs to uid {status.st_uid}, expected uid {uid} or root"
-        raise Unsafe(f"home directory {home} {owner}: chown it, or remove {NAME}")
+        raise UnsafeForward(f"home directory {home} {owner}: chown it, or remove {NAME}")
     _check_writers(others_who_write(home, status, is_private), "home directory ", home)
 
 
 def _check_file(file: int, path: str, uid: int, is_private: IsPrivate) -> None:
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
-        raise Unsafe(f"{path} is not a regular file")
+        raise UnsafeForward(f"{path} is not a regular file")
     if status.st_uid != uid:  # it may be a hard link to a file of somebody else's: no chown would be good advice
-        raise Unsafe(f"{path} belongs to uid {status.st_uid}, expected a file of uid {uid}: make it anew")
+        raise UnsafeForward(f"{path} belongs to uid {status.st_uid}, expected a file of uid {uid}: make it anew")
     _check_writers(others_who_write(file, status, is_private), "", path)
     if status.st_size > FORWARD_MAX:
-        raise TooLong
+        raise ForwardTooLong
 
 
 def _check_writers(who: str, what: str, path: str) -> None:
     if who:
-        raise Unsafe(f"{what}{path} is writable by {_WRITERS[who]}: chmod {who}-w {shlex.quote(path)}")
+        raise UnsafeForward(f"{what}{path} is writable by {_WRITERS[who]}: chmod {who}-w {shlex.quote(path)}")
 
 
 def _content(file: int) -> bytes:
@@ -200,4 +200,4 @@ def _content(file: int) -> bytes:
         if not piece:
             return content
         content += piece
-    raise TooLong
+    raise ForwardTooLong

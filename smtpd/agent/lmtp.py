@@ -25,76 +25,76 @@ from functools import partial
 from posixpath import dirname
 
 from mail_local import lmtp, trace
-from mail_local.lmtp import Connection, Progress, Unreachable
+from mail_local.lmtp import LmtpConnection, Progress, Unreachable
 from smtpd.agent import mail
-from smtpd.agent.hand import Answer, Taken, say_at_work
+from smtpd.agent.worker import Answer, TakenRequest, say_at_work
 from smtpd.envelope import message_of
-from smtpd.ipc.errand import Deliver, Greet, Greeted, Post, Request, Result
-from smtpd.ipc.reason import reason_of
-from smtpd.smtp.lmtp import PATIENCE, Mail, State, Verdict
+from smtpd.errand import AgentSpec, Deliver, ProbeServer, Request, Result, ServerProbed
+from smtpd.ipc.os_error import describe_error
+from smtpd.smtp.lmtp import REPLY_TIMEOUT, LmtpMail, LmtpState, LmtpVerdict
 
-KEPT = 5.0  # seconds that a connection waits for a mail
+KEEP_TIME = 5.0  # seconds that a connection waits for a mail
 PROGRESS_INTERVAL = 20.0  # seconds between two AtWork for one errand
-MAILS_MAX = 100  # on one connection: a server may want to begin afresh now and then
+MAILS_PER_CONNECTION = 100  # on one connection: a server may want to begin afresh now and then
 
 
-class Lmtp:
+class LmtpAgent:
     """The trade of an agent for one server.  `trouble`: why there is none, found before the sandbox."""
 
-    ERRANDS: tuple[type[Request], ...] = (Deliver, Greet)
-    HANDS = 4
+    REQUESTS: tuple[type[Request], ...] = (Deliver, ProbeServer)
+    WORKERS_MAX = 4
     BATCH = 8
     BATCH_BYTES = 1024 * 1024
-    GATHER = 2  # the recipients of one mail, for one transaction
-    BY_MESSAGE = True
-    SPARE = True
+    GATHER_TIME = 2  # the recipients of one mail, for one transaction
+    SAME_MESSAGE = True
+    SPARE_WORKER = True
 
-    def __init__(self, post: Post, user: str, home: str):
+    def __init__(self, post: AgentSpec, user: str, home: str):
         self.user = user
         self.rcpt_to = post.rcpt_to
         self.trouble = ""
-        self.places: list[tuple[str, str]] = []
-        addresses: list[lmtp.Address] = []
+        self.visible_paths: list[tuple[str, str]] = []
+        addresses: list[lmtp.ServerAddress] = []
         try:
             addresses = lmtp.resolve(post.target)
             if post.kind == "lmtp-unix":  # its directory, as a server that starts makes its socket anew
-                self.places = [(dirname(post.target), "rw")] if os.path.isdir(dirname(post.target)) else []
+                self.visible_paths = [(dirname(post.target), "rw")] if os.path.isdir(dirname(post.target)) else []
         except OSError as error:
-            self.trouble = f"{post.target}: {reason_of(error)}"
+            self.trouble = f"{post.target}: {describe_error(error)}"
         except ValueError as error:
             self.trouble = str(error)
-        self.over = bool(self.trouble)
+        self.draining = bool(self.trouble)
         self.heard = time.monotonic()  # when the server last said something, on whichever connection
-        self.pool = Pool(partial(lmtp.connect, addresses, os.uname().nodename))
+        self.pool = ConnectionPool(partial(lmtp.connect, addresses, os.uname().nodename))
 
-    def work(self, queue: socket.socket, tether: socket.socket | None) -> "Courier":
-        return Courier(self, queue)
+    def work(self, queue: socket.socket, mailbox_socket: socket.socket | None) -> "LmtpSender":
+        return LmtpSender(self, queue)
 
     def give_up(self, trouble: str) -> None:
         """All that has come is answered with that."""
         self.trouble = trouble
-        self.over = True
+        self.draining = True
 
     def has_fallen_silent(self) -> bool:
         """A delivery that takes long for one user is no reason to think so, as long as others go on."""
-        return time.monotonic() - self.heard >= PATIENCE[State.DOT]
+        return time.monotonic() - self.heard >= REPLY_TIMEOUT[LmtpState.DOT]
 
     def recipient(self, errand: Deliver) -> str:
         return errand.destination if self.rcpt_to else errand.user or self.user
 
 
-class Pool:
+class ConnectionPool:
     """The connections of all hands: in use by one of them, or kept for whoever comes next."""
 
-    def __init__(self, connect: Callable[[Progress], Connection], kept: float = KEPT):
+    def __init__(self, connect: Callable[[Progress], LmtpConnection], kept: float = KEEP_TIME):
         self._connect = connect
         self._kept = kept
-        self._idle: list[tuple[Connection, float]] = []  # and since when, by the monotonic clock; the oldest first
+        self._idle: list[tuple[LmtpConnection, float]] = []  # and since when, by the monotonic clock; the oldest first
         self._in_use = 0
         self._changed = threading.Condition()
         self._sweeper: threading.Thread | None = None
 
-    def take(self, progress: Progress) -> tuple[Connection, bool]:
+    def take(self, progress: Progress) -> tuple[LmtpConnection, bool]:
         """A connection, and whether it was kept.  Raises Unreachable when no hand has one.
 
         A server that wants no further connection has to be content with those it has: then this waits for one.
@@ -120,7 +120,7 @@ class Pool:
             self._in_use -= 1
             self._changed.notify_all()
 
-    def _maybe_wait(self, progress: Progress) -> Connection | None:
+    def _maybe_wait(self, progress: Progress) -> LmtpConnection | None:
         """For one that another hand gives back; None when no hand has any."""
         with self._changed:
             while not self._changed.wait_for(lambda: self._idle or not self._in_use, PROGRESS_INTERVAL):
@@ -130,22 +130,22 @@ class Pool:
             self._in_use += 1
             return self._idle.pop()[0]
 
-    def _maybe_kept(self) -> Connection | None:
+    def _maybe_kept(self) -> LmtpConnection | None:
         """The one that was used last, so that those which are not needed can go."""
         while True:
             with self._changed:
                 if not self._idle:
                     return None
                 connection, _ = self._idle.pop()
-            if connection.is_silent():
+            if connection.is_idle():
                 return connection
             connection.close()
 
-    def give(self, connection: Connection) -> None:
+    def give(self, connection: LmtpConnection) -> None:
         """Back; it is kept while it is of use."""
         with self._changed:
             self._in_use -= 1
-            keep = connection.is_ready and connection.mails < MAILS_MAX and self._is_swept()
+            keep = connection.is_ready and connection.mails < MAILS_PER_CONNECTION and self._is_swept()
             if keep:
                 self._idle.append((connection, time.monotonic()))
             self._changed.notify_all()
@@ -176,11 +176,11 @@ class Pool:
                 connection.close()
 
 
-class Courier:
+class LmtpSender:
     """One hand's work."""
 
-    def __init__(self, trade: Lmtp, queue: socket.socket):
-        self._trade = trade
+    def __init__(self, kind: LmtpAgent, queue: socket.socket):
+        self._kind = kind
         self._queue = queue
         self._at_work: tuple[Request, ...] = ()
         self._said = 0.0  # when the last AtWork was sent, by the monotonic clock
@@ -204,14 +204,14 @@ class Courier:
 
     def _progress(self) -> None:
         """The server has said or taken something."""
-        self._trade.heard = time.monotonic()
+        self._kind.heard = time.monotonic()
         self._say_at_work()
 
-    def do(self, batch: list[Taken]) -> Iterator[Answer]:
+    def do(self, batch: list[TakenRequest]) -> Iterator[Answer]:
         """The answers as they come: what the server has taken is said before it is asked to take more."""
         try:
             for errand, _ in batch:
-                if isinstance(errand, Greet):
+                if isinstance(errand, ProbeServer):
                     with self._working_at(errand):
                         greeted = self._greet(errand)
                     yield greeted
@@ -222,20 +222,22 @@ class Courier:
         finally:
             mail.close(batch)
 
-    def _greet(self, errand: Greet) -> Greeted:
+    def _greet(self, errand: ProbeServer) -> ServerProbed:
         try:
             self._check_trouble()
             connection, _ = self._take()
         except (Unreachable, OSError) as error:
-            return Greeted(errand.request, "later", reason_of(error) if isinstance(error, OSError) else str(error))
+            return ServerProbed(
+                errand.request, "later", describe_error(error) if isinstance(error, OSError) else str(error)
+            )
         try:
-            return Greeted(errand.request, "utf8" if connection.takes_utf8 else "ascii", "")
+            return ServerProbed(errand.request, "utf8" if connection.takes_utf8 else "ascii", "")
         finally:
-            self._trade.pool.give(connection)
+            self._kind.pool.give(connection)
 
     def _check_trouble(self) -> None:
-        if self._trade.trouble:
-            raise Unreachable(self._trade.trouble)
+        if self._kind.trouble:
+            raise Unreachable(self._kind.trouble)
 
     def _answers(self, group: list[tuple[Deliver, int]]) -> list[Answer]:
         try:
@@ -245,7 +247,7 @@ class Courier:
         except Unreachable as unreachable:
             return mail.deferred(group, str(unreachable))
         except OSError as error:
-            return mail.deferred(group, reason_of(error))
+            return mail.deferred(group, describe_error(error))
         except Exception as error:  # a defect of ours costs these mails a delay, not the other ones
             return mail.deferred(group, mail.defect(error))
 
@@ -253,34 +255,34 @@ class Courier:
         self._check_trouble()
         errand, descriptor = group[0]
         lines = _lines([errand for errand, _ in group])
-        recipients = tuple(self._trade.recipient(errand) for errand, _ in group)
+        recipients = tuple(self._kind.recipient(errand) for errand, _ in group)
         utf8 = errand.utf8 and not _is_plain(lines + header)
-        told = Mail(errand.sender, recipients, len(lines) + errand.size, utf8)
+        told = LmtpMail(errand.sender, recipients, len(lines) + errand.size, utf8)
         verdicts = self._deliver(told, lambda: mail.content_of(errand, descriptor, lines))
         return [Result(group[verdict.recipient][0].envelope, verdict.outcome, verdict.text) for verdict in verdicts]
 
-    def _deliver(self, told: Mail, content: Callable[[], Iterable[bytes]]) -> list[Verdict]:
+    def _deliver(self, told: LmtpMail, content: Callable[[], Iterable[bytes]]) -> list[LmtpVerdict]:
         while True:
             connection, kept = self._take()
             try:
                 verdicts = connection.deliver(told, content(), self._progress)
-                if connection.is_deaf and self._trade.has_fallen_silent():  # the next mail would wait as long
-                    self._trade.give_up("the server has fallen silent")
+                if connection.timed_out and self._kind.has_fallen_silent():  # the next mail would wait as long
+                    self._kind.give_up("the server has fallen silent")
                 if connection.is_ready or not (kept and connection.may_be_repeated):
                     return verdicts
             finally:
-                self._trade.pool.give(connection)
+                self._kind.pool.give(connection)
 
-    def _take(self) -> tuple[Connection, bool]:
+    def _take(self) -> tuple[LmtpConnection, bool]:
         """A name that leads nowhere now may lead elsewhere for the next agent, which can look it up."""
         try:
-            return self._trade.pool.take(self._say_at_work)
+            return self._kind.pool.take(self._say_at_work)
         except Unreachable as unreachable:
-            self._trade.give_up(str(unreachable))
+            self._kind.give_up(str(unreachable))
             raise
 
 
-def _transactions(batch: list[Taken]) -> list[list[tuple[Deliver, int]]]:
+def _transactions(batch: list[TakenRequest]) -> list[list[tuple[Deliver, int]]]:
     """What can go together: the same message from the same sender."""
     groups: dict[tuple[int, str, int], list[tuple[Deliver, int]]] = defaultdict(list)
     for errand, descriptor in batch:

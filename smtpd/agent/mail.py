@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 from mail_local import trace
 from mail_local.maildir import pieces_of
-from smtpd.agent.hand import Answer, Taken
+from smtpd.agent.worker import Answer, TakenRequest
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import Deliver, Result
+from smtpd.errand import Deliver, Result
 
 
 def header_of(mail: Deliver, descriptor: int) -> bytes:
@@ -28,15 +28,15 @@ def loop(mail: Deliver) -> Result:
     return Result(mail.envelope, Outcome.LOOP, "Loop detected")
 
 
-def deferred(batch: Iterable[Taken], reason: str) -> list[Answer]:
+def deferred(batch: Iterable[TakenRequest], reason: str) -> list[Answer]:
     return _all(batch, Outcome.DEFERRED, reason)
 
 
-def failed(batch: Iterable[Taken], reason: str) -> list[Answer]:
+def failed(batch: Iterable[TakenRequest], reason: str) -> list[Answer]:
     return _all(batch, Outcome.FAILED, reason)
 
 
-def _all(batch: Iterable[Taken], outcome: Outcome, reason: str) -> list[Answer]:
+def _all(batch: Iterable[TakenRequest], outcome: Outcome, reason: str) -> list[Answer]:
     return [Result(mail.envelope, outcome, reason) for mail, _ in batch if isinstance(mail, Deliver)]
 
 
@@ -49,7 +49,7 @@ def defect(error: Exception) -> str:
     return f"defect in the agent: {place}: {error!r}"
 
 
-def close(batch: Iterable[Taken]) -> None:
+def close(batch: Iterable[TakenRequest]) -> None:
     for _, descriptor in batch:
         if descriptor >= 0:
             os.close(descriptor)

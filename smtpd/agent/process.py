@@ -9,7 +9,7 @@ and the `places` of what `prepare` returned, and calls its `serve`.  One agent p
 long as queue keeps its socket, or until nothing came for a while.  Blocking calls and a few threads, no event loop.
 
 SECURITY
-    Reads frames of queue (ipc/errand.py), in them mail as bytes to store; what is no errand ends it.  It has the rights
+    Reads frames of queue (errand.py), in them mail as bytes to store; what is no errand ends it.  It has the rights
     of its user and no more, and by its promises and by unveil only those that its kind needs: one Maildir, or the home
     for reading, or one server.  An agent that runs commands has neither: there is nothing that those may need and the
     user may not.  What keeps them from more is that nothing they start can gain a right.
@@ -23,31 +23,31 @@ import signal
 import socket
 from collections.abc import Callable
 
-from smtpd.agent.command import Command
-from smtpd.agent.forward import Reader
-from smtpd.agent.hand import Hands, Trade
-from smtpd.agent.lmtp import Lmtp
-from smtpd.agent.mailbox import Mailbox
-from smtpd.agent.storage import Storage
-from smtpd.agent.warrant import Warrant
-from smtpd.ipc.errand import Post
+from smtpd.agent.command import CommandAgent
+from smtpd.agent.expansion_target import ExpansionTargetAgent
+from smtpd.agent.forward import ForwardAgent
+from smtpd.agent.lmtp import LmtpAgent
+from smtpd.agent.mailbox import MailboxAgent
+from smtpd.agent.maildir import MaildirAgent
+from smtpd.agent.worker import AgentKind, Workers
+from smtpd.errand import AgentSpec
 
 
 class Agent:
     """Made outside the sandbox, serves inside.  `places`: what it must be able to see, for unveil."""
 
-    def __init__(self, trade: Trade):
-        self._trade = trade
-        self.places = trade.places
+    def __init__(self, kind: AgentKind):
+        self._kind = kind
+        self.visible_paths = kind.visible_paths
 
-    def serve(self, sock: socket.socket, tether: socket.socket | None = None) -> None:
+    def serve(self, sock: socket.socket, mailbox_socket: socket.socket | None = None) -> None:
         """Until queue closes its end, or nothing came for a while, or a SIGTERM, which is like the first.  Ends the
         process on anything impossible."""
         signal.signal(signal.SIGTERM, lambda *_: sock.shutdown(socket.SHUT_RDWR))
-        Hands(sock, tether, self._trade).run()
+        Workers(sock, mailbox_socket, self._kind).run()
 
 
-def prepare(post: Post, user: str, home: str) -> Agent:
+def prepare(post: AgentSpec, user: str, home: str) -> Agent:
     """The agent of one user, by that user, before the sandbox.
 
     Never raises for what the world does (no space, no right, a home that is gone): that is what the errands are
@@ -55,15 +55,15 @@ def prepare(post: Post, user: str, home: str) -> Agent:
     """
     for number in (signal.SIGXFSZ, signal.SIGPIPE):  # a limit, a reader that went: errors of write(2), not our death
         signal.signal(number, signal.SIG_IGN)
-    return Agent(TRADES[post.kind](post, user, home))
+    return Agent(AGENT_KINDS[post.kind](post, user, home))
 
 
-TRADES: dict[str, Callable[[Post, str, str], Trade]] = {
-    "forward": lambda post, user, home: Reader(home),
-    "maildir": Storage,
-    "mbox": Mailbox,
-    "command": Command,
-    "warrant": Warrant,
-    "lmtp": Lmtp,
-    "lmtp-unix": Lmtp,
+AGENT_KINDS: dict[str, Callable[[AgentSpec, str, str], AgentKind]] = {
+    "forward": lambda post, user, home: ForwardAgent(home),
+    "maildir": MaildirAgent,
+    "mbox": MailboxAgent,
+    "command": CommandAgent,
+    "expansion-target": ExpansionTargetAgent,
+    "lmtp": LmtpAgent,
+    "lmtp-unix": LmtpAgent,
 }

@@ -9,8 +9,8 @@ not fit.
 
 from dataclasses import dataclass, field
 
-from smtpd.config.slice import Auth, DeliveryLimits, Limits, Match, Method, Proxy, Tls
-from smtpd.envelope import Line, Path, Setting, Word
+from smtpd.envelope import CommandLine, Path, Setting, Word
+from smtpd.slice import Auth, DeliveryLimits, Limits, Match, Method, Proxy, Tls
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Table:
 class Action:
     name: Word
     method: Method
-    target: Line = ""  # the path of a maildir, the destination of lmtp, the command of mda; specifiers as written
+    target: CommandLine = (
+        ""  # the path of a maildir, the destination of lmtp, the command of mda; specifiers as written
+    )
     junk: bool = False  # of a maildir
     rcpt_to: bool = False  # of lmtp
     alias: Word | None = None  # names of tables of the model
@@ -44,7 +46,7 @@ class Wrapper:
     """`mda wrapper NAME COMMAND`; %{mda} in it stands for what is wrapped."""
 
     name: Word
-    command: Line
+    command: CommandLine
 
 
 @dataclass(frozen=True)

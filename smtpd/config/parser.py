@@ -14,24 +14,24 @@ from dataclasses import dataclass
 
 from lark import Token
 
-from smtpd.config.builder import Builder
-from smtpd.config.error import ConfigErrors, Place, Report, quoted
-from smtpd.config.lexer import BROKEN, NEWLINE, Lexer
-from smtpd.config.mistake import parts
+from smtpd.config.build.builder import Builder
+from smtpd.config.build.diagnostics import parts
+from smtpd.config.build.names import Names
+from smtpd.config.errors import ConfigErrors, Report, SourcePosition, quoted
 from smtpd.config.model import Config, Listen
-from smtpd.config.names import Names
-from smtpd.config.syntax import KINDS, RESERVED, Unexpected, parse_sentence
+from smtpd.config.parse.lexer import BROKEN, NEWLINE, Lexer
+from smtpd.config.parse.syntax import RESERVED, TOKEN_KINDS, SentenceError, parse_sentence
 from smtpd.tables.domain import ascii_form
-from smtpd.tables.text import read_file
+from smtpd.tables.text_file import read_file
 
-UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # its byte order marks, which are no UTF-8
-LONGEST_RESUMED = 1000  # tokens of a sentence, in the middle of which another one is looked for
-MOST_FILES = 100  # a file that includes two that include two ... ends here
+UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")  # its byte order marks, which are no UTF-8
+RESUME_TOKENS_MAX = 1000  # tokens of a sentence, in the middle of which another one is looked for
+FILES_MAX = 100  # a file that includes two that include two ... ends here
 
 # An unquoted one of these at the start of a line is the start of a sentence, even where a brace is open.
-SENTENCES = {"action", "ca", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "table"}
-assert SENTENCES <= RESERVED
-DECLARING = {KINDS[word] for word in ("table", "action", "wrapper", "pki", "ca")}
+SENTENCE_WORDS = {"action", "ca", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "table"}
+assert SENTENCE_WORDS <= RESERVED
+DECLARING_KINDS = {TOKEN_KINDS[word] for word in ("table", "action", "wrapper", "pki", "ca")}
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Parsed:
 
     config: Config
     files: tuple[str, ...]
-    listener_places: tuple[Place, ...]
+    listener_positions: tuple[SourcePosition, ...]
     names: Names
     report: Report
-    wrong_listeners: tuple[tuple[Listen, Place], ...] = ()  # their addresses can still be looked at
+    invalid_listeners: tuple[tuple[Listen, SourcePosition], ...] = ()  # their addresses can still be looked at
 
     def raise_errors(self) -> None:
         """Raises ConfigErrors, if there are errors."""
@@ -67,12 +67,12 @@ def parse(
     `read` gets a path and returns the text; it may raise OSError or ValueError.  A caller that has to know whose file
     it is passes another one.
     """
-    parsed = understand(path, text=text, macros=macros, read=read)
+    parsed = parse_with_report(path, text=text, macros=macros, read=read)
     parsed.raise_errors()
     return parsed
 
 
-def understand(
+def parse_with_report(
     path: str,
     *,
     text: str | None = None,
@@ -80,15 +80,15 @@ def understand(
     read: Callable[[str], str] = read_file,
 ) -> Parsed:
     """As `parse`, but errors are left in the report."""
-    reading = Reading(macros or {}, read)
+    reading = ConfigReader(macros or {}, read)
     reading.read(path, text)
     builder = reading.builder
     config = reading.finish(path)
-    places, wrong = tuple(place for _, place in builder.listeners), tuple(builder.wrong_listeners)
+    places, wrong = tuple(place for _, place in builder.listeners), tuple(builder.invalid_listeners)
     return Parsed(config, tuple(reading.files), places, reading.names, reading.report, wrong)
 
 
-class Reading:
+class ConfigReader:
     """The state of reading one configuration with all that it includes."""
 
     def __init__(self, macros: Mapping[str, str], read: Callable[[str], str]) -> None:
@@ -102,23 +102,23 @@ class Reading:
         self._read = read
         self._has_rules = False
 
-    def read(self, file: str, text: str | None, place: Place | None = None) -> None:
+    def read(self, file: str, text: str | None, place: SourcePosition | None = None) -> None:
         """`place` is that of the include that asks for it."""
         if text is None:
             try:
                 text = self._read(file)
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                self.report.add(place or Place(file), f"cannot read {quoted(file)}: {reason}")
+                self.report.add(place or SourcePosition(file), f"cannot read {quoted(file)}: {reason}")
                 self._has_rules = True  # who knows
                 return
         self.files.append(file)
-        if text.startswith(UTF16):
-            self.report.add(Place(file, 1, 1), "this file is UTF-16, expected UTF-8")
+        if text.startswith(UTF16_MARKS):
+            self.report.add(SourcePosition(file, 1, 1), "this file is UTF-16, expected UTF-8")
             self._has_rules = True
             return
         self._open.append(file)
-        for tokens in sentences(Lexer(file, text, KINDS, self._macros, self.report), file, self.report):
+        for tokens in sentences(Lexer(file, text, TOKEN_KINDS, self._macros, self.report), file, self.report):
             rest = tokens
             while rest:
                 rest = self._sentence(file, rest)
@@ -126,7 +126,7 @@ class Reading:
 
     def finish(self, path: str) -> Config:
         if not self._has_rules:
-            self.report.add(Place(path), "no rules, nothing to do: expected a match")
+            self.report.add(SourcePosition(path), "no rules, nothing to do: expected a match")
         return self.builder.finish()
 
     def _sentence(self, file: str, tokens: list[Token]) -> list[Token]:
@@ -137,7 +137,7 @@ class Reading:
             return []
         try:
             tree = parse_sentence(tokens)
-        except Unexpected as unexpected:
+        except SentenceError as unexpected:
             return self._refuse(file, tokens, unexpected)
         match tree.data:
             case "macro":
@@ -148,14 +148,14 @@ class Reading:
                 self.builder.add(file, tree)
         return []
 
-    def _refuse(self, file: str, tokens: list[Token], unexpected: Unexpected) -> list[Token]:
-        self.report.add(place_of(file, unexpected.token), str(unexpected))
+    def _refuse(self, file: str, tokens: list[Token], unexpected: SentenceError) -> list[Token]:
+        self.report.add(position_of(file, unexpected.token), str(unexpected))
         first, second = tokens[0], tokens[min(1, len(tokens) - 1)]
         long = any(token.line != token.end_line for token in tokens)  # the quote of one line is open, "match" in it
         self._has_rules = self._has_rules or long or unexpected.token is first  # or "match" is misspelt
-        if second.type == KINDS["="]:
+        if second.type == TOKEN_KINDS["="]:
             self._macros.setdefault(str(first), None)
-        if len(tokens) > LONGEST_RESUMED:
+        if len(tokens) > RESUME_TOKENS_MAX:
             return []
         found = next((number for number, token in enumerate(tokens) if token is unexpected.token), 0)
         resumes = found and begins_sentence(unexpected.token) and tokens[found - 1].line != unexpected.token.line
@@ -164,13 +164,13 @@ class Reading:
     def _declare(self, file: str, tokens: list[Token]) -> None:
         """What a sentence declares is declared even if the rest of it is wrong: one mistake, one error."""
         kind, *rest = tokens
-        if kind.type == KINDS["match"]:
+        if kind.type == TOKEN_KINDS["match"]:
             self._has_rules = True
-        if kind.type == KINDS["mda"] and rest:
+        if kind.type == TOKEN_KINDS["mda"] and rest:
             kind, *rest = rest
-        if kind.type in DECLARING and rest and (rest[0].type == "STRING" or rest[0] in RESERVED):
+        if kind.type in DECLARING_KINDS and rest and (rest[0].type == "STRING" or rest[0] in RESERVED):
             name = ascii_form(rest[0]) if kind in ("pki", "ca") else str(rest[0])
-            self.names.declare(str(kind), name, place_of(file, rest[0]))
+            self.names.declare(str(kind), name, position_of(file, rest[0]))
 
     def _define(self, name: Token, value: Token) -> None:
         if name not in self._fixed_macros:
@@ -178,21 +178,21 @@ class Reading:
 
     def _include(self, file: str, path: Token) -> None:
         """A relative path begins where the file is that includes."""
-        included, place = posixpath.join(posixpath.dirname(file), path), place_of(file, path)
+        included, place = posixpath.join(posixpath.dirname(file), path), position_of(file, path)
         if included in self._open:
             self.report.add(place, f"{quoted(included)} includes itself")
-        elif len(self.files) >= MOST_FILES:
-            self.report.add(place, f"more than {MOST_FILES} files")
+        elif len(self.files) >= FILES_MAX:
+            self.report.add(place, f"more than {FILES_MAX} files")
         else:
             self.read(included, None, place)
 
 
-def place_of(file: str, token: Token) -> Place:
-    return Place(file, token.line or 0, token.column or 0)
+def position_of(file: str, token: Token) -> SourcePosition:
+    return SourcePosition(file, token.line or 0, token.column or 0)
 
 
 def begins_sentence(token: Token) -> bool:
-    return token in SENTENCES and token.type != "STRING"
+    return token in SENTENCE_WORDS and token.type != "STRING"
 
 
 def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
@@ -209,7 +209,7 @@ def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
             line_begins = True
             continue
         if braces and line_begins and begins_sentence(token):
-            report.add(place_of(file, braces[-1]), 'this "{" is never closed')
+            report.add(position_of(file, braces[-1]), 'this "{" is never closed')
             yield [*tokens, Token(BROKEN, "")]
             tokens, braces = [], []
         if token.type == NEWLINE:
@@ -219,12 +219,12 @@ def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
             continue
         line_begins = False
         tokens.append(token)
-        if token.type == KINDS["{"]:
+        if token.type == TOKEN_KINDS["{"]:
             braces.append(token)
-        elif token.type == KINDS["}"] and braces:
+        elif token.type == TOKEN_KINDS["}"] and braces:
             braces.pop()
     if braces:
-        report.add(place_of(file, braces[-1]), 'this "{" is never closed')
+        report.add(position_of(file, braces[-1]), 'this "{" is never closed')
         tokens.append(Token(BROKEN, ""))
     if tokens:
         yield tokens

@@ -7,11 +7,11 @@ but its meaning: macros, includes and comments are gone.
 import re
 from collections.abc import Iterable, Iterator
 
+from smtpd.config.build.delivery_target import MAILDIR
+from smtpd.config.build.value import BYTES_PER_UNIT, SECONDS_PER_UNIT
 from smtpd.config.model import Action, Config, Listen, ListenSocket, Pki, Table
-from smtpd.config.slice import Condition, DeliveryLimits, Limits, Match, Method
-from smtpd.config.syntax import RESERVED
-from smtpd.config.target import MAILDIR
-from smtpd.config.value import BYTES, SECONDS
+from smtpd.config.parse.syntax import RESERVED
+from smtpd.slice import Condition, DeliveryLimits, Limits, Match, Method
 
 PLAIN = re.compile(r"(?![0-9]+(?:/|\Z))[A-Za-z0-9:_][A-Za-z0-9:_./%-]*")
 WIDTH = 120  # a list that is longer than a line gets a line for each entry
@@ -199,13 +199,13 @@ def inline(table: Table) -> bool:
 
 def interval(seconds: int) -> str:
     """In the largest unit that says it exactly."""
-    unit = next(unit for unit in "dhms" if seconds % SECONDS[unit] == 0)
-    return f"{seconds // SECONDS[unit]}{unit}"
+    unit = next(unit for unit in "dhms" if seconds % SECONDS_PER_UNIT[unit] == 0)
+    return f"{seconds // SECONDS_PER_UNIT[unit]}{unit}"
 
 
 def size(number: int) -> str:
-    unit = next(unit for unit in "GMKB" if number and number % BYTES[unit] == 0 or unit == "B")
-    return f"{number // BYTES[unit]}{unit.rstrip('B')}"
+    unit = next(unit for unit in "GMKB" if number and number % BYTES_PER_UNIT[unit] == 0 or unit == "B")
+    return f"{number // BYTES_PER_UNIT[unit]}{unit.rstrip('B')}"
 
 
 def name(text: str) -> str:

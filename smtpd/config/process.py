@@ -22,18 +22,18 @@ from setproctitle import setproctitle
 
 from smtpd import sandbox
 from smtpd.config import macro, parser, trust
-from smtpd.config.encoding import PARENT as PARENT_ROLE
-from smtpd.config.encoding import encode_slices
-from smtpd.config.error import ConfigErrors
+from smtpd.config.errors import ConfigErrors
 from smtpd.config.host import this_host
-from smtpd.config.slice import Slices
-from smtpd.config.slicing import slice_config
+from smtpd.config.resolve.slice_encoding import PARENT as PARENT_ROLE
+from smtpd.config.resolve.slice_encoding import encode_slices
+from smtpd.config.resolve.slicing import slice_config
 from smtpd.imsg import REPORT_LINE, REPORT_LINES, TABLE, ConfigurationParsed, ConfigurationRefused
 from smtpd.ipc.boot import PARENT
-from smtpd.ipc.channel import Channel, Closed
+from smtpd.ipc.channel import Channel, ChannelClosed
 from smtpd.ipc.log import log, take_tracebacks, visible
 from smtpd.sandbox import seccomp
-from smtpd.tables.text import read_file
+from smtpd.slice import Slices
+from smtpd.tables.text_file import read_file
 
 USER = "_smtpl"
 PLEDGE = "stdio rpath inet unix dns"  # where the system's resolver keeps to it
@@ -59,7 +59,7 @@ def configure(
     """`text` is what `path` holds, `read` is for everything else.  `check` adds to the report of what was parsed, also
     where that has errors already.  Raises ConfigErrors, OSError or ValueError."""
     host = this_host()
-    parsed = parser.understand(path, text=text, macros=macros, read=read)
+    parsed = parser.parse_with_report(path, text=text, macros=macros, read=read)
     sliced = slice_config(parsed, host, read, check)
     return Configuration(parsed, sliced.slices, encode_slices(path, sliced.slices), sliced.warnings)
 
@@ -71,28 +71,28 @@ def main(arguments: list[str]) -> int:
     options, _ = getopt.getopt(arguments, "f:D:", ["insecure-paths"])
     path = dict(options)["-f"]
     macros = dict(macro.split(value) for option, value in options if option == "-D")
-    read = reader(("--insecure-paths", "") in options)
+    read = file_reader(("--insecure-paths", "") in options)
     answer: ConfigurationParsed | ConfigurationRefused
     try:
         text = read(path)
-        included = as_user(read)
+        included = explain_denial(read)
         missing = confine()
         made = configure(path, text, macros, included)
         slices = dict(made.encoded)
-        answer = ConfigurationParsed(slices.pop(PARENT_ROLE), slices, brief([*missing, *made.warnings]))
+        answer = ConfigurationParsed(slices.pop(PARENT_ROLE), slices, truncate_lines([*missing, *made.warnings]))
     except ConfigErrors as errors:
-        answer = ConfigurationRefused(brief(list(map(str, errors.errors))))
-    except (OSError, ValueError, sandbox.Unavailable) as error:
-        answer = ConfigurationRefused(brief([f"{path}: {reason(error)}"]))
+        answer = ConfigurationRefused(truncate_lines(list(map(str, errors.errors))))
+    except (OSError, ValueError, sandbox.SandboxUnavailable) as error:
+        answer = ConfigurationRefused(truncate_lines([f"{path}: {reason(error)}"]))
     return send(channel, answer)
 
 
-def reader(insecure_paths: bool) -> Callable[[str], str]:
+def file_reader(insecure_paths: bool) -> Callable[[str], str]:
     """As root only what root wrote; asked once, as whoever was root stays as strict when it is no more."""
     return read_file if insecure_paths or os.geteuid() != 0 else trust.read_text
 
 
-def as_user(read: Callable[[str], str]) -> Callable[[str], str]:
+def explain_denial(read: Callable[[str], str]) -> Callable[[str], str]:
     """What may not be read is so because of whom we have become: say it."""
 
     def read_and_explain(path: str) -> str:
@@ -111,7 +111,7 @@ def confine() -> list[str]:
     return [f"sandbox of config: {line}" for line in held if line.startswith("missing: ") and "(not root)" not in line]
 
 
-def brief(lines: Sequence[str]) -> list[str]:
+def truncate_lines(lines: Sequence[str]) -> list[str]:
     """As much as a log, and the imsg, has room for."""
     more = [f"and {len(lines) - REPORT_LINES} more"] if len(lines) > REPORT_LINES else []
     return [visible(line)[:REPORT_LINE] for line in lines[:REPORT_LINES]] + more
@@ -121,7 +121,7 @@ def send(channel: Channel, answer: ConfigurationParsed | ConfigurationRefused) -
     channel.send(answer)
     try:
         channel.flush_within(None)
-    except Closed:
+    except ChannelClosed:
         return 1  # the parent has given up
     return 0
 

@@ -13,7 +13,7 @@ r"""Format specifiers: how a command, a path or a wrapper of the configuration, 
 
 A value is SANITISED (all but user.directory, and unless raw): what a shell might take for its own becomes a colon, and
 so does a hyphen that would make it an option.  That is the second fence.  The first: a value is never part of a line,
-but a parameter of the shell that runs it (config/shell.py), and never more than one component of a path.
+but a parameter of the shell that runs it (config/shell_line.py), and never more than one component of a path.
 """
 
 import posixpath
@@ -21,13 +21,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from smtpd.config.shell import Line, Malformed
+from smtpd.config.shell_line import ShellLine, TemplateError
 
-__all__ = ["Malformed", "Template", "parse", "values_of", "wrap"]
+__all__ = ["TemplateError", "Template", "parse", "values_of", "wrap"]
 
 INSIDE_MAX = 127  # characters between the braces
 VALUE_MAX = 1023
-LINE_MAX = 4096
+COMMAND_MAX = 4096
 PATH_MAX = 1023
 
 MDA, DIRECTORY = "mda", "user.directory"
@@ -52,13 +52,13 @@ class Specifier:
     last: int | None = None  # to here
 
     def value(self, values: Mapping[str, str], delimiter: str) -> str:
-        """Raises Malformed."""
+        """Raises TemplateError."""
         value = values[self.name]
         for modifier in self.modifiers:
             value = _modified(value, modifier, delimiter)
         value = self._clean(self._cut(value))
         if len(value) > VALUE_MAX:
-            raise Malformed(f"the value of %{{{self.name}}} is longer than {VALUE_MAX} characters")
+            raise TemplateError(f"the value of %{{{self.name}}} is longer than {VALUE_MAX} characters")
         return value
 
     def _clean(self, value: str) -> str:
@@ -76,7 +76,7 @@ class Specifier:
         else:
             return value
         if not 0 <= first < size or last < first:
-            raise Malformed(f"the value of %{{{self.name}}} has no such characters")
+            raise TemplateError(f"the value of %{{{self.name}}} has no such characters")
         return value[first : last + 1]
 
     @staticmethod
@@ -110,8 +110,8 @@ class Template:
         return frozenset(piece.name for piece in self.pieces if isinstance(piece, Specifier))
 
     def command(self, values: Mapping[str, str], delimiter: str) -> tuple[str, list[str]]:
-        """A line for sh and its positional parameters.  Raises Malformed: a longer one is never cut short."""
-        line, parameters = Line(), list[str]()
+        """A line for sh and its positional parameters.  Raises TemplateError: a longer one is never cut short."""
+        line, parameters = ShellLine(), list[str]()
         for piece in self.pieces:
             if isinstance(piece, str):
                 line.add(piece)
@@ -121,12 +121,12 @@ class Template:
         return _short(line.finish()), parameters
 
     def check_command(self) -> None:
-        """That there is a line, whatever the values are.  Raises Malformed."""
+        """That there is a line, whatever the values are.  Raises TemplateError."""
         _, line = _line(self)
         _short(line)
 
     def path(self, values: Mapping[str, str], delimiter: str) -> str:
-        """An absolute path, in which a value is at the most one component of its own.  Raises Malformed."""
+        """An absolute path, in which a value is at the most one component of its own.  Raises TemplateError."""
         components, filled = [""], set[int]()
         for piece in self._rooted():
             if isinstance(piece, str):
@@ -139,11 +139,11 @@ class Template:
             components[-1] += parts[0]
             components += parts[1:]
         if any(components[number] in ("", ".", "..") for number in filled):
-            raise Malformed("a value makes no name of a file")
+            raise TemplateError("a value makes no name of a file")
         return _checked("/".join(components))
 
     def prefix(self, values: Mapping[str, str], delimiter: str = "+") -> str:
-        """The directory that `path` is in, or all of it, as far as `values` decide.  Raises Malformed."""
+        """The directory that `path` is in, or all of it, as far as `values` decide.  Raises TemplateError."""
         known = list[Piece]()
         for piece in self._rooted():
             if isinstance(piece, Specifier) and piece.name not in values:
@@ -164,19 +164,19 @@ class Template:
 
 def _checked(path: str) -> str:
     if not path.startswith("/"):
-        raise Malformed(f"not an absolute path: {path[:80]!r}")
+        raise TemplateError(f"not an absolute path: {path[:80]!r}")
     if len(path) > PATH_MAX or _CONTROL.search(path):
-        raise Malformed("a control character in a path" if len(path) <= PATH_MAX else "the path is too long")
+        raise TemplateError("a control character in a path" if len(path) <= PATH_MAX else "the path is too long")
     return path
 
 
 def parse(text: str, *, wrapper: bool = False) -> Template:
-    """The text of a command or path, as the configuration or a .forward has it.  Raises Malformed.
+    """The text of a command or path, as the configuration or a .forward has it.  Raises TemplateError.
 
     Whether it is a line of the shell `check_command` says, but for a wrapper, which can be nothing else.
     """
     if _CONTROL_BUT_TAB.search(text):
-        raise Malformed("a control character")
+        raise TemplateError("a control character")
     pieces, at = [""], 0
     specifiers = list[Specifier]()
     for found in _SPECIFIER.finditer(text):
@@ -186,7 +186,7 @@ def parse(text: str, *, wrapper: bool = False) -> Template:
             pieces[-1] += "%"
             continue
         if found[2]:
-            raise Malformed("%{ without its }")
+            raise TemplateError("%{ without its }")
         specifiers.append(_specifier(found[1], wrapper))
         pieces.append("")
     pieces[-1] += text[at:]
@@ -199,21 +199,21 @@ def parse(text: str, *, wrapper: bool = False) -> Template:
 def _specifier(inside: str, wrapper: bool) -> Specifier:
     found = _INSIDE.fullmatch(inside.lower())
     if len(inside) > INSIDE_MAX or not found:
-        raise Malformed(f"not a specifier: %{{{inside[:40]}}}")
+        raise TemplateError(f"not a specifier: %{{{inside[:40]}}}")
     name, only, first, last, modifiers = found.groups()
     words = tuple(modifiers.split("|")) if modifiers else ()
     if name == MDA and wrapper and inside.lower() == MDA:
         return Specifier(MDA)
     if name not in NAMES:
-        raise Malformed(f"no such specifier: %{{{name}}}" if name != MDA else "%{mda} is for wrappers, as it is")
+        raise TemplateError(f"no such specifier: %{{{name}}}" if name != MDA else "%{mda} is for wrappers, as it is")
     if unknown := set(words) - MODIFIERS:
-        raise Malformed(f"no such modifier: {min(unknown)}")
+        raise TemplateError(f"no such modifier: {min(unknown)}")
     numbers = [None if number is None else int(number) for number in (only, first, last)]
     return Specifier(name, words, *numbers)
 
 
 def wrap(wrapper: Template, inner: Template) -> Template:
-    """The wrapper with `inner` in the place of %{mda}, and the comment at its end left out.  Raises Malformed."""
+    """The wrapper with `inner` in the place of %{mda}, and the comment at its end left out.  Raises TemplateError."""
     inside, _ = _line(inner)
     outside, _ = _line(wrapper)
     pieces = [part for piece in outside for part in (inside if piece == Specifier(MDA) else [piece])]
@@ -221,14 +221,14 @@ def wrap(wrapper: Template, inner: Template) -> Template:
 
 
 def _short(line: str) -> str:
-    if len(line) > LINE_MAX:
-        raise Malformed(f"longer than {LINE_MAX} characters")
+    if len(line) > COMMAND_MAX:
+        raise TemplateError(f"longer than {COMMAND_MAX} characters")
     return line
 
 
 def _line(template: Template) -> tuple[list[Piece], str]:
-    """The pieces without a comment.  Raises Malformed where there could be no line."""
-    line, pieces, values = Line(), list[Piece](), 0
+    """The pieces without a comment.  Raises TemplateError where there could be no line."""
+    line, pieces, values = ShellLine(), list[Piece](), 0
     for piece in template.pieces:
         begin = len(line.text)
         if isinstance(piece, str):

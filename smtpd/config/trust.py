@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterable
 
-from smtpd.tables.text import LARGEST_FILE, decode
+from smtpd.tables.text_file import FILE_SIZE_MAX, decode
 
 LINKS_MAX = 40
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -110,6 +110,6 @@ def read_text(path: str) -> str:
         _check_step(real, status, last=True)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a regular file")
-        if status.st_size > LARGEST_FILE:
+        if status.st_size > FILE_SIZE_MAX:
             raise OSError(f"{path} is too large")
         return decode(file.read())

@@ -23,15 +23,15 @@ from typing import Any
 
 from smtpd.imsg import TABLE, Denied
 from smtpd.ipc import query
-from smtpd.ipc.channel import Channel, Closed, OtherVersion, Violation
+from smtpd.ipc.channel import Channel, ChannelClosed, VersionMismatch, Violation
 from smtpd.ipc.log import log
 
 PER_UID = 32
-STRANGERS = 128  # clients who are no masters, all together
-RESERVE = 64  # descriptors that are never a client's
-PATIENCE = 5.0  # seconds for a stranger's one question and its answer
-AT_ONCE = 64  # accepted in one turn of the loop
-REST = 1.0  # seconds without accepting, when descriptors have run out
+UNPRIVILEGED_MAX = 128  # clients who are no masters, all together
+DESCRIPTORS_RESERVED = 64  # descriptors that are never a client's
+UNPRIVILEGED_TIMEOUT = 5.0  # seconds for a stranger's one question and its answer
+ACCEPTS_PER_TURN = 64  # accepted in one turn of the loop
+ACCEPT_PAUSE = 1.0  # seconds without accepting, when descriptors have run out
 
 ROOT_ONLY = "need root privileges"
 
@@ -54,18 +54,18 @@ class Clients:
         self,
         loop: asyncio.AbstractEventLoop,
         listener: socket.socket,
-        masters: frozenset[int],
+        privileged_uids: frozenset[int],
         asked: Asked,
         queried: Queried,
     ):
         self.loop = loop
-        self.masters = masters
+        self.privileged_uids = privileged_uids
         self.asked, self.queried = asked, queried
         self.here: set[Client] = set()
         self.accepted = 0
         self._of_uid: Counter[int] = Counter()
         self._listener = listener
-        self._most = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE)
+        self._most = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTORS_RESERVED)
 
     def begin(self) -> None:
         self._listener.setblocking(False)
@@ -74,7 +74,7 @@ class Clients:
     def _accept(self) -> None:
         """As many as wait, within reason: who may not stay is not to keep the others in the backlog."""
         try:
-            for _ in range(AT_ONCE):
+            for _ in range(ACCEPTS_PER_TURN):
                 sock, _ = self._listener.accept()
                 self._admit(sock)
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -82,7 +82,7 @@ class Clients:
         except OSError as error:
             log.warn(f"control socket: {error.strerror}")
             self.loop.remove_reader(self._listener.fileno())
-            self.loop.call_later(REST, self.loop.add_reader, self._listener.fileno(), self._accept)
+            self.loop.call_later(ACCEPT_PAUSE, self.loop.add_reader, self._listener.fileno(), self._accept)
 
     def _admit(self, sock: socket.socket) -> None:
         uid = uid_of(sock)
@@ -95,11 +95,11 @@ class Clients:
 
     def _is_too_many(self, uid: int) -> bool:
         # However many strangers there are, a master gets in.
-        strangers = len(self.here) - sum(self._of_uid[master] for master in self.masters)
+        unprivileged = len(self.here) - sum(self._of_uid[master] for master in self.privileged_uids)
         return (
             self._of_uid[uid] >= PER_UID
             or len(self.here) >= self._most
-            or (uid not in self.masters and strangers >= min(STRANGERS, self._most // 2))
+            or (uid not in self.privileged_uids and unprivileged >= min(UNPRIVILEGED_MAX, self._most // 2))
         )
 
     def gone(self, client: "Client") -> None:
@@ -112,7 +112,7 @@ class Clients:
 class Client:
     def __init__(self, clients: Clients, sock: socket.socket, uid: int):
         self.uid = uid
-        self.is_master = uid in clients.masters
+        self.is_privileged = uid in clients.privileged_uids
         self._clients = clients
         self._loop = clients.loop
         self._channel = Channel(sock, TABLE, "control", "smtpctl", peer_id=TABLE.digest())
@@ -120,7 +120,7 @@ class Client:
         self._begun = False  # something has come
         self._asking = False  # a question is under way
         self._reading = self._writing = False
-        self._deadline = None if self.is_master else self._loop.call_later(PATIENCE, self.close)
+        self._deadline = None if self.is_privileged else self._loop.call_later(UNPRIVILEGED_TIMEOUT, self.close)
         self._watch()
 
     def answer(self, imsg: Any, descriptor: int | None = None) -> None:
@@ -163,14 +163,14 @@ class Client:
                 return
         try:
             self._waiting.extend(imsg for imsg, _ in self._channel.receive())
-        except OtherVersion:
-            self._show_out(self._channel.send_version)
+        except VersionMismatch:
+            self._send_and_close(self._channel.send_version)
             return
         except Violation as violation:
             log.debug(f"control client of uid {self.uid}: {violation}")
             self.close()
             return
-        except Closed:
+        except ChannelClosed:
             self.close()
             return
         self._proceed()
@@ -187,7 +187,7 @@ class Client:
             return False
         self._asking = True
         self._watch()
-        if word == query.SESSION or self.is_master:
+        if word == query.SESSION or self.is_privileged:
             self._guarded(lambda: self._clients.queried(self, word))
         else:
             self.answer_query(query.Answer(False, ROOT_ONLY))
@@ -199,7 +199,7 @@ class Client:
             return
         try:
             written = self._channel.flush()
-        except Closed:
+        except ChannelClosed:
             self.close()
             return
         if written and self._waiting and not self._asking:
@@ -210,9 +210,9 @@ class Client:
             self._watch()
 
     def _ask(self, imsg: Any) -> None:
-        if not self.is_master:
+        if not self.is_privileged:
             denied = Denied(getattr(imsg, "request", 0), ROOT_ONLY)
-            self._show_out(lambda: self._channel.send(denied))
+            self._send_and_close(lambda: self._channel.send(denied))
             return
         self._asking = True
         self._guarded(lambda: self._clients.asked(self, imsg, None))
@@ -224,12 +224,12 @@ class Client:
             log.trouble(f"control client of uid {self.uid}", error)
             self.close()
 
-    def _show_out(self, say: Callable[[], None]) -> None:
+    def _send_and_close(self, say: Callable[[], None]) -> None:
         """A last word: it fits into the socket's buffer, or nobody reads it."""
         say()
         try:
             self._channel.flush()
-        except Closed:
+        except ChannelClosed:
             pass
         self.close()
 

@@ -16,8 +16,7 @@ import os
 import socket
 
 from smtpd import sandbox
-from smtpd.config.slice import ControlSlice
-from smtpd.control.journal import Journal
+from smtpd.control.log_forwarder import LogForwarder
 from smtpd.control.state import Control
 from smtpd.imsg import (
     Begin,
@@ -51,6 +50,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc import boot, query
 from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.slice import ControlSlice
 
 USER, CHROOT = "_smtpx", "empty"
 PLEDGE = "stdio recvfd sendfd"
@@ -59,19 +59,19 @@ PLEDGE = "stdio recvfd sendfd"
 def main() -> None:
     handed = boot.receive("control", ControlSlice)
     loop = prepare()
-    masters = frozenset({0, os.getuid()})  # before we lose it, it is that of whoever started the daemon
+    privileged_uids = frozenset({0, os.getuid()})  # before we lose it, it is that of whoever started the daemon
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
     handed.entered(held)
     assert handed.control_socket is not None
-    journal = Journal(loop, handed.logs, handed.syslog, lambda: handed.parent.send(ReopenSyslog()))
+    log_forwarder = LogForwarder(loop, handed.logs, handed.syslog, lambda: handed.parent.send(ReopenSyslog()))
     control = Control(
         loop,
         handed.peers,
         handed.control_socket,
-        masters,
+        privileged_uids,
         from_smtpctl,
         query_from_smtpctl,
-        journal,
+        log_forwarder,
         handed.configure.paused,
     )
     handlers = {
@@ -93,7 +93,7 @@ def from_parent(control, channel, imsg, descriptor):
         case Stop():
             control.stop()
         case TakeSyslog():
-            control.journal.take_syslog(socket.socket(fileno=descriptor))
+            control.log_forwarder.take_syslog(socket.socket(fileno=descriptor))
         case _:
             unexpected("parent", imsg)
 

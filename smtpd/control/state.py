@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from smtpd.control.client import Client, Clients
-from smtpd.control.journal import Journal
+from smtpd.control.log_forwarder import LogForwarder
 from smtpd.imsg import (
     DeliveriesPaused,
     Done,
@@ -36,7 +36,7 @@ from smtpd.imsg import (
 from smtpd.ipc import query
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
-from smtpd.ipc.question import Questions
+from smtpd.ipc.request_window import RequestWindow
 
 
 class Control:
@@ -45,17 +45,17 @@ class Control:
         loop: asyncio.AbstractEventLoop,
         peers: Iterable[Channel],
         listener: socket.socket,
-        masters: frozenset[int],
+        privileged_uids: frozenset[int],
         asked: Callable[["Control", Client, Any, int | None], None],
         queried: Callable[["Control", Client, str], None],
-        journal: Journal,
+        log_forwarder: LogForwarder,
         paused: Iterable[str] = (),
     ):
         self.loop = loop
-        self.journal = journal
-        self.clients = Clients(loop, listener, masters, partial(asked, self), partial(queried, self))
+        self.log_forwarder = log_forwarder
+        self.clients = Clients(loop, listener, privileged_uids, partial(asked, self), partial(queried, self))
         self.mda_paused, self.smtp_paused = "mda" in paused, "smtp" in paused
-        self._questions = {channel: Questions(channel) for channel in peers}
+        self._questions = {channel: RequestWindow(channel) for channel in peers}
         self._started = loop.time()
 
     def begin(self) -> None:
@@ -63,7 +63,7 @@ class Control:
 
     def stop(self) -> None:
         """The last lines of the others are in the pipes; then nothing is left to do."""
-        self.journal.finish()
+        self.log_forwarder.finish()
         self.loop.call_soon(self.loop.stop)
 
     def answered(self, channel: Channel, imsg: Any, descriptor: int | None = None) -> None:
@@ -129,7 +129,7 @@ class Control:
         self._ask_all(everybody, ReportStatistics, answered)
 
     def _ask_all(
-        self, asked: list[Questions], make: Callable[[int], Any], answered: Callable[[list[Any]], None]
+        self, asked: list[RequestWindow], make: Callable[[int], Any], answered: Callable[[list[Any]], None]
     ) -> None:
         """`answered` gets all their answers, once they are there."""
         answers: list[Any] = []
@@ -157,7 +157,7 @@ class Control:
             channel.send(imsg)
         client.answer(Done(0))
 
-    def _of(self, role: str) -> list[Questions]:
+    def _of(self, role: str) -> list[RequestWindow]:
         return [questions for channel, questions in self._questions.items() if channel.peer == role]
 
 

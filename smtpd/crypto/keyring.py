@@ -11,9 +11,9 @@ before, and a round that comes soon afterwards takes nothing from them.
 from collections.abc import Callable
 from functools import partial
 
-from smtpd.tls.private import PrivateKey
+from smtpd.tls.private_key import PrivateKey
 
-LINGER = 60.0  # seconds: as long as a handshake may last, and more
+REPLACED_KEY_TIME = 60.0  # seconds: as long as a handshake may last, and more
 ROUNDS_MAX = 64  # whose keys linger at the same time; of more the oldest are forgotten early
 
 
@@ -24,7 +24,7 @@ class Keyring:
         self._later = later
         self.keys: dict[bytes, PrivateKey] = {}
         self._taken: set[bytes] = set()  # in the round that is under way
-        self._settled: set[bytes] = set()  # in use
+        self._in_use: set[bytes] = set()  # in use
         self._replaced: dict[int, set[bytes]] = {}  # by round, the oldest first: the keys that it took out of use
         self._rounds = 0
 
@@ -35,13 +35,13 @@ class Keyring:
         self._taken.add(key.public)
         return key.public
 
-    def settle(self) -> None:
+    def use_taken(self) -> None:
         self._rounds += 1
-        self._replaced[self._rounds] = self._settled - self._taken
-        self._settled, self._taken = self._taken, set()
+        self._replaced[self._rounds] = self._in_use - self._taken
+        self._in_use, self._taken = self._taken, set()
         if len(self._replaced) > ROUNDS_MAX:
             self._end(next(iter(self._replaced)))
-        self._later(LINGER, partial(self._end, self._rounds))
+        self._later(REPLACED_KEY_TIME, partial(self._end, self._rounds))
 
     def drop(self) -> None:
         self._taken = set()
@@ -53,5 +53,5 @@ class Keyring:
         self._forget()
 
     def _forget(self) -> None:
-        for public in self.keys.keys() - self._settled - self._taken - set().union(*self._replaced.values()):
+        for public in self.keys.keys() - self._in_use - self._taken - set().union(*self._replaced.values()):
             del self.keys[public]

@@ -1,6 +1,6 @@
 """crypto -- holds private keys, and signs with them for those who have none.
 
-    parent --TakeKey, a descriptor--> crypto --KeyTaken--> parent --SettleKeys, DropCertificates--> crypto
+    parent --TakeKey, a descriptor--> crypto --KeyTaken--> parent --UseTakenKeys, DropCertificates--> crypto
     dispatcher --a digest--> a desk of its own, a thread (tls/signing.py) --a signature--> dispatcher
     control --ReportStatistics, SetVerbose--> crypto
 
@@ -17,11 +17,11 @@ SECURITY
 """
 
 from smtpd import sandbox
-from smtpd.config.slice import CryptoSlice
 from smtpd.crypto.state import Crypto
-from smtpd.imsg import Begin, DropCertificates, ReportStatistics, SettleKeys, SetVerbose, Stop, TakeKey
+from smtpd.imsg import Begin, DropCertificates, ReportStatistics, SetVerbose, Stop, TakeKey, UseTakenKeys
 from smtpd.ipc import boot
 from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.slice import CryptoSlice
 
 USER, CHROOT = "_smtpc", "empty"
 PLEDGE = "stdio recvfd"
@@ -41,8 +41,8 @@ def from_parent(crypto, channel, imsg, descriptor):
     match imsg:
         case TakeKey():
             crypto.take_key(channel, imsg, descriptor)
-        case SettleKeys():
-            crypto.keyring.settle()
+        case UseTakenKeys():
+            crypto.keyring.use_taken()
         case DropCertificates():
             crypto.keyring.drop()
         case Begin():

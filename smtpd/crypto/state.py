@@ -5,15 +5,15 @@ import os
 import socket
 from collections import Counter
 
-from smtpd.crypto.desk import Desk
 from smtpd.crypto.keyring import Keyring
+from smtpd.crypto.signing_thread import SigningThread
 from smtpd.envelope import Text
 from smtpd.imsg import KeyTaken, ReportStatistics, SetVerbose, StatisticsReported, TakeKey
-from smtpd.ipc.bound import fit
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import die
-from smtpd.tls.library import Unusable
+from smtpd.ipc.text_limit import fit_text
+from smtpd.tls.openssl_library import TlsUnusable
 
 
 class Crypto:
@@ -22,9 +22,9 @@ class Crypto:
     def __init__(self, loop: asyncio.AbstractEventLoop, parent: Channel, signing: list[tuple[int, socket.socket]]):
         self.loop, self._parent = loop, parent
         self.keyring = Keyring(loop.call_later)
-        self._desks = [self._desk(number, sock) for number, sock in signing]
+        self._signing_threads = [self._signing_thread(number, sock) for number, sock in signing]
 
-    def _desk(self, number: int, sock: socket.socket) -> Desk:
+    def _signing_thread(self, number: int, sock: socket.socket) -> SigningThread:
         name = f"dispatcher {number}".removesuffix(" 0")
 
         def violated(text: str) -> None:
@@ -33,24 +33,24 @@ class Crypto:
         def failed(text: str) -> None:
             self.loop.call_soon_threadsafe(log.warn, text)
 
-        return Desk(sock, self.keyring.keys, violated, failed)
+        return SigningThread(sock, self.keyring.keys, violated, failed)
 
     def begin(self) -> None:
-        for desk in self._desks:
-            desk.start()
+        for signing_thread in self._signing_threads:
+            signing_thread.start()
 
     def take_key(self, channel: Channel, imsg: TakeKey, descriptor: int) -> None:
         try:
             channel.send(KeyTaken(imsg.pki, self.keyring.take(descriptor).hex(), ""))
-        except Unusable as error:
-            channel.send(KeyTaken(imsg.pki, "", fit(Text, str(error))))
+        except TlsUnusable as error:
+            channel.send(KeyTaken(imsg.pki, "", fit_text(Text, str(error))))
         finally:
             os.close(descriptor)
 
     def report(self, channel: Channel, imsg: ReportStatistics) -> None:
         counters: Counter[str] = Counter()
-        for desk in self._desks:
-            counters += desk.statistics
+        for signing_thread in self._signing_threads:
+            counters += signing_thread.statistics
         channel.send(StatisticsReported(imsg.request, dict(counters)))
 
     def set_verbose(self, imsg: SetVerbose) -> None:

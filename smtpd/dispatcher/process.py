@@ -1,6 +1,6 @@
 """dispatcher -- the network: takes mail from SMTP clients, and shows them the answers of the others.
 
-    clients <--SMTP, TLS--> dispatcher --ResolveClient, WelcomeClient, ExpandRecipient--> lookup
+    clients <--SMTP, TLS--> dispatcher --ResolveClient, ClassifyClient, ExpandRecipient--> lookup
                               |    |   --CheckCredentials, BeginScram, FinishScram, CheckSender--> lookup
                               |    |
                               |    +--ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
@@ -16,13 +16,12 @@ SECURITY
 """
 
 from smtpd import sandbox
-from smtpd.config.slice import DispatcherSlice
 from smtpd.dispatcher.state import Dispatcher
 from smtpd.imsg import (
     AddListener,
     Begin,
+    ClientClassified,
     ClientResolved,
-    ClientWelcomed,
     CredentialsChecked,
     DropCertificates,
     MakeContexts,
@@ -47,6 +46,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc import boot
 from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.slice import DispatcherSlice
 
 USER, CHROOT = "_smtpd", "empty"
 PLEDGE = "stdio inet recvfd sendfd"
@@ -81,7 +81,7 @@ def from_parent(dispatcher, channel, imsg, descriptor):
         case UseCertificates():
             dispatcher.use_certificates(channel)
         case DropCertificates():
-            dispatcher.office.certificates.drop()
+            dispatcher.resources.certificates.drop()
         case AddListener():
             dispatcher.add_listener(imsg, descriptor)
         case _:
@@ -91,21 +91,21 @@ def from_parent(dispatcher, channel, imsg, descriptor):
 def from_lookup(dispatcher, channel, imsg, descriptor):
     match imsg:
         case ClientResolved():
-            dispatcher.office.to_lookup.answer(imsg)
-        case ClientWelcomed():
-            dispatcher.office.to_lookup.answer(imsg)
+            dispatcher.resources.to_lookup.answer(imsg)
+        case ClientClassified():
+            dispatcher.resources.to_lookup.answer(imsg)
         case CredentialsChecked():
-            dispatcher.office.to_lookup.answer(imsg)
+            dispatcher.resources.to_lookup.answer(imsg)
         case ScramBegun():
-            dispatcher.office.to_lookup.answer(imsg)
+            dispatcher.resources.to_lookup.answer(imsg)
         case ScramFinished():
-            dispatcher.office.to_lookup.answer(imsg)
+            dispatcher.resources.to_lookup.answer(imsg)
         case SenderChecked():
-            dispatcher.office.to_lookup.answer(imsg)
+            dispatcher.resources.to_lookup.answer(imsg)
         case RecipientExpanded():
-            dispatcher.office.to_lookup.answer(imsg)
+            dispatcher.resources.to_lookup.answer(imsg)
         case RecipientRefused():
-            dispatcher.office.to_lookup.answer(imsg)
+            dispatcher.resources.to_lookup.answer(imsg)
         case _:
             unexpected("lookup", imsg)
 
@@ -113,15 +113,15 @@ def from_lookup(dispatcher, channel, imsg, descriptor):
 def from_queue(dispatcher, channel, imsg, descriptor):
     match imsg:
         case MessageIdsReserved():
-            dispatcher.office.to_queue.answer(imsg)
+            dispatcher.resources.to_queue.answer(imsg)
         case SpoolFileOpened():
-            dispatcher.office.to_queue.answer(imsg, descriptor)
+            dispatcher.resources.to_queue.answer(imsg, descriptor)
         case SpoolFileRefused():
-            dispatcher.office.to_queue.answer(imsg, None)
+            dispatcher.resources.to_queue.answer(imsg, None)
         case MessageStored():
-            dispatcher.office.to_queue.answer(imsg)
+            dispatcher.resources.to_queue.answer(imsg)
         case MessageRefused():
-            dispatcher.office.to_queue.answer(imsg)
+            dispatcher.resources.to_queue.answer(imsg)
         case _:
             unexpected("queue", imsg)
 

@@ -3,11 +3,10 @@
 import asyncio
 import socket
 
-from smtpd.config.slice import DispatcherSlice
-from smtpd.dispatcher.crowd import Crowd
-from smtpd.dispatcher.listener import Listeners
-from smtpd.dispatcher.local import LocalSessions, NoSession
-from smtpd.dispatcher.office import Office
+from smtpd.dispatcher.inbound.connections import Connections
+from smtpd.dispatcher.inbound.listener import Listeners
+from smtpd.dispatcher.inbound.local_session import LocalSessions, SessionUnavailable
+from smtpd.dispatcher.inbound.resources import Resources
 from smtpd.imsg import (
     AddListener,
     ListenersPaused,
@@ -23,10 +22,11 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
+from smtpd.slice import DispatcherSlice
 
 # Seconds that a stop waits for mails that queue is storing: a client that does not hear 250 sends its mail again, and a
 # disk may take long.  The parent waits a little longer.
-LEAVE = 12.0
+STOP_TIMEOUT = 12.0
 
 
 class Dispatcher:
@@ -40,45 +40,45 @@ class Dispatcher:
         signing: list[socket.socket],
     ):
         self._loop = loop
-        self.office = Office(loop, configuration, lookup, queue, signing)
-        self.crowd = Crowd(configuration.limits, self.office.rates, self.office.statistics)
-        self.listeners = Listeners(self.office, self.crowd, configuration.listeners, sockets)
-        self.local = LocalSessions(self.office, self.crowd, configuration.socket)
-        self.crowd.scarce = self.listeners.rest
-        self.crowd.left = self.listeners.recover
+        self.resources = Resources(loop, configuration, lookup, queue, signing)
+        self.connections = Connections(configuration.limits, self.resources.rates, self.resources.statistics)
+        self.listeners = Listeners(self.resources, self.connections, configuration.listeners, sockets)
+        self.local = LocalSessions(self.resources, self.connections, configuration.socket)
+        self.connections.scarce = self.listeners.rest
+        self.connections.left = self.listeners.recover
 
     def begin(self) -> None:
-        self.office.numbers.reserve()
+        self.resources.message_ids.reserve()
         self.listeners.open()
         self._loop.call_later(1.0, self._every_second)
 
     def _every_second(self) -> None:
-        self.crowd.sweep(self._loop.time())
+        self.connections.sweep(self._loop.time())
         self._loop.call_later(1.0, self._every_second)
 
     def stop(self) -> None:
         """No new client; 421 to those who wait for nothing; the others get their answer first."""
         self.listeners.close()
-        self.crowd.left = self._end_with_the_last
-        self.crowd.shutdown()
-        self._loop.call_later(LEAVE, self._loop.stop)
+        self.connections.left = self._end_with_the_last
+        self.connections.shutdown()
+        self._loop.call_later(STOP_TIMEOUT, self._loop.stop)
         self._end_with_the_last()
 
     def _end_with_the_last(self) -> None:
-        if not self.crowd:
+        if not self.connections:
             self._loop.call_soon(self._loop.stop)
 
     def take_certificate(self, channel: Channel, imsg: TakeCertificate, descriptor: int) -> None:
-        channel.send(self.office.certificates.take(imsg, descriptor))
+        channel.send(self.resources.certificates.take(imsg, descriptor))
 
     def take_authorities(self, channel: Channel, imsg: TakeAuthorities, descriptor: int) -> None:
-        channel.send(self.office.certificates.take_authorities(imsg, descriptor))
+        channel.send(self.resources.certificates.take_authorities(imsg, descriptor))
 
     def make_contexts(self, channel: Channel) -> None:
-        channel.send(self.office.certificates.make())
+        channel.send(self.resources.certificates.make())
 
     def use_certificates(self, channel: Channel) -> None:
-        channel.send(self.office.certificates.use())
+        channel.send(self.resources.certificates.use())
 
     def add_listener(self, imsg: AddListener, descriptor: int) -> None:
         self.listeners.add(imsg, descriptor)
@@ -86,9 +86,9 @@ class Dispatcher:
     def open_session(self, channel: Channel, imsg: OpenSession) -> None:
         try:
             if not self.listeners.welcoming:
-                raise NoSession("no new sessions for now")
+                raise SessionUnavailable("no new sessions for now")
             channel.send(SessionOpened(imsg.request), self.local.open(imsg.uid).detach())
-        except NoSession as reason:
+        except SessionUnavailable as reason:
             channel.send(SessionRefused(imsg.request, str(reason)))
 
     def pause(self, channel: Channel, imsg: PauseListeners) -> None:
@@ -98,7 +98,7 @@ class Dispatcher:
         channel.send(ListenersPaused(imsg.request, changed))
 
     def report(self, channel: Channel, imsg: ReportStatistics) -> None:
-        channel.send(StatisticsReported(imsg.request, dict(self.office.statistics)))
+        channel.send(StatisticsReported(imsg.request, dict(self.resources.statistics)))
 
     def set_verbose(self, imsg: SetVerbose) -> None:
         log.verbose = imsg.verbose

@@ -13,7 +13,7 @@
 
     a field             what becomes of it
     Bcc                 left out (RFC 5322 3.6.3)
-    To, Cc, From        a local part that stands alone gets our domain (header/address.py)
+    To, Cc, From        a local part that stands alone gets our domain (header/address_list.py)
     From                replaced, where its user may write under one address only
     Date, Message-ID    added behind the others if missing, where that is asked for (RFC 6409 8.2, 8.3)
 
@@ -25,13 +25,13 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-from smtpd.header import address
+from smtpd.header import address_list
 from smtpd.header.received import date as date_text
 
 MAX_RECEIVED = 99
 MAX_NAME = 1023  # bytes
 MAX_VALUE = 65535  # bytes
-MAX_LINE = MAX_NAME + 1 + MAX_VALUE
+FIELD_LINE_MAX = MAX_NAME + 1 + MAX_VALUE
 MAX_BLOCK = 1024 * 1024  # bytes, as it came
 MAX_FIELDS = 1000  # of To, Cc, From and Bcc: each is looked at, which takes the time of a kilobyte of anything else
 MAX_MENDED = 8 * 1024  # bytes of address lists that are taken apart, in 50 ms; what exceeds them stays as it is
@@ -44,7 +44,7 @@ _DATE = re.compile(rb"\ndate[\t ]*+:", re.IGNORECASE)
 _MESSAGE_ID = re.compile(rb"\nmessage-id[\t ]*+:", re.IGNORECASE)
 
 
-class Fault(Enum):
+class HeaderFault(Enum):
     """Why a message cannot be taken: code, enhanced code, text."""
 
     LOOP = (500, "5.4.6", "Routing loop detected")
@@ -52,7 +52,7 @@ class Fault(Enum):
     TOO_LARGE = (552, "5.3.4", "Message header too large")
 
 
-class Editor:
+class HeaderEditor:
     """Fed with content (LF line ends) in pieces, which make no difference to what comes out of all of them.
 
     Holds one field at most: To, Cc or From, or the beginning of a line.  With a fault, what it gives out means nothing.
@@ -97,13 +97,13 @@ class Editor:
         self._size = 0
 
     @property
-    def fault(self) -> Fault | None:
+    def fault(self) -> HeaderFault | None:
         """The verdict on what was fed so far; a fault does not go away with more."""
         if self._malformed:
-            return Fault.MALFORMED
+            return HeaderFault.MALFORMED
         if self._received > MAX_RECEIVED:
-            return Fault.LOOP
-        return Fault.TOO_LARGE if self._size > MAX_BLOCK or self._fields > MAX_FIELDS else None
+            return HeaderFault.LOOP
+        return HeaderFault.TOO_LARGE if self._size > MAX_BLOCK or self._fields > MAX_FIELDS else None
 
     def feed(self, content: bytes) -> bytes:
         """What is certain now."""
@@ -134,7 +134,7 @@ class Editor:
         assert found
         end = found.end()
         self._ended = block.startswith(b"\n", end)
-        broken = not self._ended and (block.find(b"\n", end) >= 0 or len(block) - end > MAX_LINE)
+        broken = not self._ended and (block.find(b"\n", end) >= 0 or len(block) - end > FIELD_LINE_MAX)
         if broken or b"\r" in found[0] or not self._begun and found[0].startswith((b" ", b"\t")):
             self._malformed = True
         self._begun = self._begun or end > 0
@@ -174,7 +174,7 @@ class Editor:
         """No byte of the field is to be changed."""
         if name == b"bcc" or name == b"from" and self._masquerade:
             return False
-        return len(value) <= MAX_VALUE and address.is_whole(value)
+        return len(value) <= MAX_VALUE and address_list.is_complete(value)
 
     def _go_on(self, text: bytes, edited: list[bytes]) -> int:
         """More of the field that the last piece ended in; how much of the text that is."""
@@ -197,8 +197,8 @@ class Editor:
             return b""
         if field.name == b"from" and self._masquerade:
             return self._replace(field, value)
-        if not address.is_whole(value) and self._take_time(value):
-            value = address.complete(value, self._domain.encode())
+        if not address_list.is_complete(value) and self._take_time(value):
+            value = address_list.complete(value, self._domain.encode())
         return field.start + value
 
     def _replace(self, field: "_Field", value: bytes) -> bytes:
@@ -206,7 +206,9 @@ class Editor:
         if self._replaced:
             return b""
         self._replaced = True
-        return field.start + address.masquerade(value if self._take_time(value) else b"", self._masquerade.encode())
+        return field.start + address_list.masquerade(
+            value if self._take_time(value) else b"", self._masquerade.encode()
+        )
 
     def _take_time(self, value: bytes) -> bool:
         """Whether there is some left to take the list apart."""

@@ -40,7 +40,7 @@ def describe(header: bytes) -> Description:
     return Description(kind, boundary, word[1].lower() if word else b"")
 
 
-def relabelled(header: bytes, encoding: bytes, *, version: bool = False) -> bytes:
+def with_encoding(header: bytes, encoding: bytes, *, version: bool = False) -> bytes:
     """With this one Content-Transfer-Encoding.  `version`: and with a MIME-Version, without which that says nothing."""
     fields = _ENCODING.sub(b"", header)
     if fields and not fields.endswith(b"\n"):

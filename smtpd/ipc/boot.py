@@ -32,7 +32,7 @@ from smtpd.imsg import (
     TakeSigningSocket,
     TakeSyslog,
 )
-from smtpd.ipc.channel import Channel, Closed, Violation
+from smtpd.ipc.channel import Channel, ChannelClosed, Violation
 from smtpd.ipc.log import log, take_tracebacks
 from smtpd.sandbox import MISSING
 
@@ -89,7 +89,7 @@ def receive(role: str, slice_type: Any) -> Handed:
     handed = Handed(parent)
     try:
         _take_all(handed, role, slice_type)
-    except (Closed, Violation) as error:
+    except (ChannelClosed, Violation) as error:
         raise SystemExit(f"{role}: {error}") from None
     return handed
 
@@ -100,7 +100,7 @@ def _take_all(handed: Handed, role: str, slice_type: Any) -> None:
     poll.register(handed.parent.fileno(), select.POLLIN)
     while True:
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise Closed("the parent did not hand over everything in time")
+            raise ChannelClosed("the parent did not hand over everything in time")
         received = handed.parent.receive()
         for place, (imsg, descriptor) in enumerate(received, 1):
             if isinstance(imsg, EnterSandbox):

@@ -52,11 +52,11 @@ class Violation(Exception):
     """The peer sent what it may not, or what is nothing at all."""
 
 
-class OtherVersion(Violation):
+class VersionMismatch(Violation):
     """smtpctl and smtpd were not made together."""
 
 
-class Closed(Exception):
+class ChannelClosed(Exception):
     """The peer is gone: end of file, or an error of the socket."""
 
 
@@ -147,7 +147,7 @@ class Channel:
                 if error.errno in REFUSALS:
                     self.pause = min(2 * self.pause, LONGEST_PAUSE) or FIRST_PAUSE
                     return False
-                raise Closed(str(error)) from error
+                raise ChannelClosed(str(error)) from error
             self.pause = 0.0
             self._sent(sent)
             if sent < size:
@@ -204,10 +204,10 @@ class Channel:
             except (BlockingIOError, InterruptedError):
                 return []
             except OSError as error:
-                raise Closed(str(error)) from error
+                raise ChannelClosed(str(error)) from error
             self._take_descriptors(rights, flags)
             if count == 0:
-                raise Closed("end of file")
+                raise ChannelClosed("end of file")
             self._have += count
             received, used, wanted = self._frames(view)
         self._keep(used, wanted)
@@ -244,7 +244,7 @@ class Channel:
 
     def _expected(self, number: int, flags: int, length: int, peer_id: int) -> tuple[Declaration, Any]:
         if peer_id != self.peer_id:
-            raise OtherVersion(f"{self.peer} speaks another version of the protocol")
+            raise VersionMismatch(f"{self.peer} speaks another version of the protocol")
         try:
             declaration, decoder = self._incoming[number]
         except KeyError:

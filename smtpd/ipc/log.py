@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import asyncio
 
 # A pipe that polls writable takes this much without blocking (POSIX PIPE_BUF), even a stderr that is shared.
-PIECE = 4096
+WRITE_MAX = 4096
 LINE_MAX = 2048  # bytes of a line, with its end
 
 _CONTROL = {code: f"\\{code:03o}" for code in (*range(32), 127, *range(0x80, 0xA0), 0x2028, 0x2029)}
@@ -110,7 +110,7 @@ class Log:
         lines, self._lines = self._lines, []
         piece = bytearray()
         for line in lines:
-            if len(piece) + len(line) > PIECE:
+            if len(piece) + len(line) > WRITE_MAX:
                 self._write(piece)
                 piece = bytearray()
             piece += line

@@ -17,10 +17,10 @@ from typing import Any
 
 import uvloop
 
-from smtpd.ipc.channel import Channel, Closed, Violation, unexpected
+from smtpd.ipc.channel import Channel, ChannelClosed, Violation, unexpected
 from smtpd.ipc.log import log
 
-__all__ = ["Switchboard", "connect", "die", "prepare", "unexpected"]
+__all__ = ["ChannelSet", "connect", "die", "prepare", "unexpected"]
 
 Handler = Callable[[Channel, Any, int | None], None]
 
@@ -38,7 +38,7 @@ def prepare() -> asyncio.AbstractEventLoop:
     return loop
 
 
-class Switchboard:
+class ChannelSet:
     """The channels of one process on its loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
@@ -79,7 +79,7 @@ class Switchboard:
     def _write(self, channel: Channel) -> None:
         try:
             done = channel.closed or channel.flush()
-        except Closed:
+        except ChannelClosed:
             done = True  # its reader sees the end too, after what was still to be read
         wants_room = not done and not channel.pause
         if channel in self._writing and not wants_room:
@@ -104,7 +104,7 @@ class Switchboard:
                 handler(channel, imsg, descriptor)
                 if channel.closed:
                     return
-        except (Closed, Violation) as error:
+        except (ChannelClosed, Violation) as error:
             self._writing.discard(channel)
             closed(channel, error)
 
@@ -119,11 +119,11 @@ def die(channel: Channel, error: Exception) -> None:
 
 def connect(
     loop: asyncio.AbstractEventLoop, peers: list[Channel], handlers: dict[str, Callable], state: Any
-) -> Switchboard:
+) -> ChannelSet:
     """Put all peers of a process on its loop: `handlers[peer](state, channel, imsg, descriptor)`."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     loop.set_exception_handler(_crashed)
-    board = Switchboard(loop)
+    board = ChannelSet(loop)
     for channel in peers:
         # A peer that goes is noticed by the parent too, which stops everybody: only its own end is ours at once.
         ended = die if channel.peer == "parent" else partial(_peer_gone, board)
@@ -131,7 +131,7 @@ def connect(
     return board
 
 
-def _peer_gone(board: Switchboard, channel: Channel, error: Exception) -> None:
+def _peer_gone(board: ChannelSet, channel: Channel, error: Exception) -> None:
     if isinstance(error, Violation):
         die(channel, error)
     board.remove(channel)

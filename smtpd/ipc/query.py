@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from socket import socket
 
 SESSION, STATUS = "session", "status"
-LONGEST = 32  # bytes of a query
-MAX_ANSWER = 2048  # bytes
+QUERY_MAX = 32  # bytes of a query
+ANSWER_MAX = 2048  # bytes
 _RECEIVED = 64 * 1024  # bytes: all of what is no query, or the client would learn of a reset instead of an end
 _DESCRIPTOR_SIZE = 4  # bytes, a C int
 
@@ -48,13 +48,13 @@ def receive(sock: _socket.socket) -> Answer:
     data = b""
     while not data.endswith(b"\n"):
         piece, ancillary, flags, _ = sock.recvmsg(
-            MAX_ANSWER, _socket.CMSG_SPACE(_DESCRIPTOR_SIZE), _socket.MSG_CMSG_CLOEXEC
+            ANSWER_MAX, _socket.CMSG_SPACE(_DESCRIPTOR_SIZE), _socket.MSG_CMSG_CLOEXEC
         )
         for level, kind, numbers in ancillary:
             if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
                 descriptors.append(int.from_bytes(numbers[:_DESCRIPTOR_SIZE], sys.byteorder))
         data += piece
-        if not piece or len(data) > MAX_ANSWER or flags & _socket.MSG_CTRUNC or len(descriptors) > 1:
+        if not piece or len(data) > ANSWER_MAX or flags & _socket.MSG_CTRUNC or len(descriptors) > 1:
             raise QueryError("closed the connection" if not data else "answers nonsense")
     if data[:1] not in (b"+", b"-"):
         raise QueryError("answers nonsense")
@@ -76,7 +76,7 @@ def maybe_receive(sock: "socket") -> str | None:
     if not begun.isalpha():
         return None
     line = sock.recv(_RECEIVED)
-    if len(line) > LONGEST or not line.endswith(b"\n") or not line[:-1].isalpha():
+    if len(line) > QUERY_MAX or not line.endswith(b"\n") or not line[:-1].isalpha():
         raise QueryError("malformed query")
     return line[:-1].decode()
 

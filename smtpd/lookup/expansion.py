@@ -18,10 +18,11 @@ same for all that a recipient becomes: RFC 3461 5.2.7.
 An LMTP server has to be told who a mail is from and for: an address that is not ASCII is refused while the client
 listens, where the server does not know SMTPUTF8 (RFC 6531 3.6).
 
-What ends an expansion that would not end: a node that has been there is not taken twice, none is DEPTH deep, and there
-are no more than NODES of them below anybody's .forward, LISTED in all.  The entry that named a node is not looked up
-for it again, so an alias may name itself.  A user's own name in that user's .forward, or what leads to it, means the
-mailbox; a .forward that leads back by way of another user is a loop.  A recipient of which nothing is left is refused.
+What ends an expansion that would not end: a node that has been there is not taken twice, none is DEPTH_MAX deep, and
+there are no more than FORWARD_NODES_MAX of them below anybody's .forward, NODES_MAX in all.  The entry that named a
+node is not looked up for it again, so an alias may name itself.  A user's own name in that user's .forward, or what
+leads to it, means the mailbox; a .forward that leads back by way of another user is a loop.  A recipient of which
+nothing is left is refused.
 
 Not understood yet: relaying.
 """
@@ -31,27 +32,45 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from smtpd.config.slice import ExpansionSlice, Method
 from smtpd.envelope import Duty, Kind, Notify, Origin, Recipient
-from smtpd.lookup.node import AddressNode, AskServer, Entry, Node, Question, ReadInclude, Source, UserNode
-from smtpd.lookup.person import check_person, forward_trouble, whose_forward
-from smtpd.lookup.plan import Plan
-from smtpd.lookup.refusal import Refusal, Refuse, deferred, failed, invalid, later, said, unspeakable
-from smtpd.lookup.rule import Case, Refused
-from smtpd.lookup.trace import SILENT, Trace
-from smtpd.smtp.utf8 import ascii_address
-from smtpd.tables import expansion as language
-from smtpd.tables.candidate import alias_candidates, virtual_candidates
+from smtpd.lookup.expansion_config import ExpansionConfig
+from smtpd.lookup.node import (
+    AddressNode,
+    ExpansionQuestion,
+    IncludeQuestion,
+    Node,
+    ServerQuestion,
+    TableEntry,
+    TargetSource,
+    UserNode,
+)
+from smtpd.lookup.refusal import (
+    RecipientError,
+    Refusal,
+    expansion_deferred,
+    expansion_failed,
+    from_error_target,
+    invalid_recipient,
+    smtputf8_required,
+    temporary_failure,
+)
+from smtpd.lookup.rule import Rejected, RuleInput
+from smtpd.lookup.trace import NO_TRACE, Trace
+from smtpd.lookup.user_check import check_user, forward_error, forward_question
+from smtpd.slice import ExpansionSlice, Method
+from smtpd.smtp.idna import ascii_address
+from smtpd.tables import alias_syntax as language
 from smtpd.tables.domain import normal, normal_address
-from smtpd.tables.table import Awaited, Service, Unavailable
+from smtpd.tables.lookup_keys import alias_keys, virtual_keys
+from smtpd.tables.table import PendingAnswer, Service, TableUnavailable
 
-DEPTH = 10
-NODES = 100  # below .forward files
-LISTED = 1000  # below aliases, which are the administrator's
-WORD, PATH = 256, 1024  # characters that an imsg carries (envelope.py)
-UNSAID = Notify(0)
-NOWHERE = language.File("/dev/null")
-ALLOWED = "commands and files need a table in a text file, and alias-commands"
+DEPTH_MAX = 10
+FORWARD_NODES_MAX = 100  # below .forward files
+NODES_MAX = 1000  # below aliases, which are the administrator's
+WORD_MAX, PATH_MAX = 256, 1024  # characters that an imsg carries (envelope.py)
+NOTIFY_DEFAULT = Notify(0)
+DEV_NULL = language.File("/dev/null")
+COMMANDS_ALLOWED = "commands and files need a table in a text file, and alias-commands"
 
 
 @dataclass(frozen=True)
@@ -61,8 +80,8 @@ class Expanded:
     recipients: tuple[Recipient, ...]
 
 
-Steps = Generator[Question | Awaited, Any, None]
-Ending = Generator[Question | Awaited, Any, Expanded | Refusal]
+Steps = Generator[ExpansionQuestion | PendingAnswer, Any, None]
+ExpansionSteps = Generator[ExpansionQuestion | PendingAnswer, Any, Expanded | Refusal]
 
 
 class Expansion:
@@ -70,15 +89,15 @@ class Expansion:
 
     def __init__(
         self,
-        plan: Plan,
+        config: ExpansionConfig,
         origin: Origin,
         recipient: str,
-        trace: Trace = SILENT,
+        trace: Trace = NO_TRACE,
         *,
-        notify: Notify = UNSAID,
+        notify: Notify = NOTIFY_DEFAULT,
         original: str = "",
     ):
-        self._plan = plan
+        self._config = config
         self._origin = origin
         self._recipient = recipient
         self._trace = trace
@@ -89,18 +108,18 @@ class Expansion:
         self._listed = self._forwarded = 0  # nodes and commands: all, and those below a .forward
         self._recipients: dict[object, Recipient] = {}
 
-    def steps(self) -> Ending:
+    def steps(self) -> ExpansionSteps:
         """From what the client named."""
         # RFC 5321 4.1.1.3: <postmaster> comes without a domain.
-        address = self._recipient if "@" in self._recipient else f"{self._recipient}@{self._plan.server_name}"
+        address = self._recipient if "@" in self._recipient else f"{self._recipient}@{self._config.server_name}"
         return self._all(AddressNode(0, address))
 
-    def steps_from(self, user: str, extension: str, action: ExpansionSlice, destination: str) -> Ending:
+    def steps_from(self, user: str, extension: str, action: ExpansionSlice, destination: str) -> ExpansionSteps:
         """From a user whose .forward has changed.  Aliases have been asked, as if they had named the user."""
-        name = f"{user}{self._plan.delimiter}{extension}" if extension else user
+        name = f"{user}{self._config.delimiter}{extension}" if extension else user
         return self._all(UserNode(0, name, action, destination, entry=(action.alias or action.virtual, name)))
 
-    def _all(self, first: Node) -> Ending:
+    def _all(self, first: Node) -> ExpansionSteps:
         node = first
         try:
             self._add(first)
@@ -109,14 +128,14 @@ class Expansion:
                 self._trace.node(node)
                 yield from self._address(node) if isinstance(node, AddressNode) else self._user(node)
             if not self._recipients:
-                raise failed("Recipient leads to nobody")
-        except Refuse as refused:
+                raise expansion_failed("Recipient leads to nobody")
+        except RecipientError as refused:
             return _explained(refused.refusal(self._recipient), node)
         return Expanded(tuple(self._recipients.values()))
 
     def _add(self, node: Node) -> None:
-        if node.depth >= DEPTH:
-            raise failed("Recipient is forwarded too often")
+        if node.depth >= DEPTH_MAX:
+            raise expansion_failed("Recipient is forwarded too often")
         new = node.key not in self._seen
         self._trace.named(node, new)
         if new:
@@ -127,48 +146,48 @@ class Expansion:
     def _count(self, forwarded: bool) -> None:
         self._listed += 1
         self._forwarded += forwarded
-        if self._forwarded > NODES or self._listed > LISTED:
-            raise deferred("Recipient is forwarded to too many")
+        if self._forwarded > FORWARD_NODES_MAX or self._listed > NODES_MAX:
+            raise expansion_deferred("Recipient is forwarded to too many")
 
     # -- an address: the rules ---------------------------------------------------------
 
     def _address(self, node: AddressNode) -> Steps:
         local, _, domain = node.address.rpartition("@")
-        case = Case(self._origin, node.address, normal(domain), node.internal)
-        decided = yield from self._plan.rules.decide(case, self._trace)
-        if isinstance(decided, Unavailable):
-            raise later(decided.reason)
-        if isinstance(decided, Refused):
-            raise invalid("5.7.1")
-        name, action = local.lower(), self._plan.actions[decided]
-        if len(name) > WORD or len(node.address) > PATH:  # lower() makes some letters two
-            raise invalid("5.1.1")
+        case = RuleInput(self._origin, node.address, normal(domain), node.internal)
+        decided = yield from self._config.rules.decide(case, self._trace)
+        if isinstance(decided, TableUnavailable):
+            raise temporary_failure(decided.reason)
+        if isinstance(decided, Rejected):
+            raise invalid_recipient("5.7.1")
+        name, action = local.lower(), self._config.actions[decided]
+        if len(name) > WORD_MAX or len(node.address) > PATH_MAX:  # lower() makes some letters two
+            raise invalid_recipient("5.1.1")
         user = UserNode(node.depth + 1, name, action, node.address, node.owner, node.entry)
         if not action.virtual:
             self._add(user)
-        elif not (yield from self._look_up(user, virtual_candidates(name, normal(domain), self._plan.delimiter))):
-            raise failed("Invalid recipient")
+        elif not (yield from self._look_up(user, virtual_keys(name, normal(domain), self._config.delimiter))):
+            raise expansion_failed("Invalid recipient")
 
     # -- a name: aliases ---------------------------------------------------------------
 
     def _user(self, node: UserNode) -> Steps:
-        name = node.name.partition(self._plan.delimiter)[0]
+        name = node.name.partition(self._config.delimiter)[0]
         own = node.owner == (node.action.userbase, name)
         if not own and (node.action.alias or node.action.virtual):
-            found = yield from self._look_up(node, alias_candidates(node.name, self._plan.delimiter))
+            found = yield from self._look_up(node, alias_keys(node.name, self._config.delimiter))
             if found:
                 return
         yield from self._person(node, own)
 
-    def _look_up(self, node: UserNode, keys: Iterable[str]) -> Generator[Question | Awaited, Any, bool]:
+    def _look_up(self, node: UserNode, keys: Iterable[str]) -> Generator[ExpansionQuestion | PendingAnswer, Any, bool]:
         """Is there an entry?  Then what it names is on its way."""
         table = node.action.alias or node.action.virtual
         for key in keys:
             if (table, key) == node.entry:
                 return False
-            value = yield from self._plan.find(table, Service.ALIAS, key)
-            if isinstance(value, Unavailable):
-                raise deferred("Aliases of the recipient cannot be read now", value.reason)
+            value = yield from self._config.find(table, Service.ALIAS, key)
+            if isinstance(value, TableUnavailable):
+                raise expansion_deferred("Aliases of the recipient cannot be read now", value.reason)
             if value is not None:
                 self._trace.entry(table, key, value)
                 yield from self._entry(node, table, key, value)
@@ -177,16 +196,16 @@ class Expansion:
 
     def _entry(self, node: UserNode, table: str, key: str, value: str) -> Steps:
         text = f"{key} in table {table}"
-        may_run = table in self._plan.texts and self._plan.alias_commands != ""
+        may_run = table in self._config.texts and self._config.alias_commands != ""
         duty = Duty.ALIASED if may_run else None
-        source = Source(text, node.owner, (table, key), duty, self._plan.alias_commands)
+        source = TargetSource(text, node.owner, (table, key), duty, self._config.alias_commands)
         try:
             targets = language.parse_value(value)
-        except language.Malformed as error:
-            raise deferred("Aliases of the recipient are not understood", f"{text}: {error}") from None
+        except language.AliasSyntaxError as error:
+            raise expansion_deferred("Aliases of the recipient are not understood", f"{text}: {error}") from None
         for target in targets:
             if isinstance(target, language.Include):
-                included = yield ReadInclude(target.path)
+                included = yield IncludeQuestion(target.path)
                 self._take(node, included, source._replace(text=f"{target.path}, {text}", duty=None))
             else:
                 self._take(node, (target,), source)
@@ -194,65 +213,65 @@ class Expansion:
     # -- a user: the system or a userbase, and what the user wants ---------------------------
 
     def _person(self, node: UserNode, own: bool) -> Steps:
-        name, _, extension = node.name.partition(self._plan.delimiter)
+        name, _, extension = node.name.partition(self._config.delimiter)
         action = node.action
-        home = yield from check_person(self._plan, name, action)
+        home = yield from check_user(self._config, name, action)
         if own or action.user and (action.userbase or action.user != name):
             yield from self._deliver(node, name, extension, home)
             return
-        forward = yield whose_forward(name, action)
+        forward = yield forward_question(name, action)
         self._trace.forward(name, forward)
         if forward.verdict == "none" or forward.verdict == "text" and not forward.targets:
             yield from self._deliver(node, name, extension, home)
         elif forward.verdict == "text":
             owner = action.userbase, name
-            self._take(node, forward.targets, Source(f".forward of {name}", owner, None, Duty.FORWARDED, name))
+            self._take(node, forward.targets, TargetSource(f".forward of {name}", owner, None, Duty.FORWARDED, name))
         else:
-            raise forward_trouble(name, forward)
+            raise forward_error(name, forward)
 
     # -- what is named, and what stays ------------------------------------------------------
 
-    def _take(self, node: UserNode, targets: Iterable[language.Target], source: Source) -> None:
-        depth, delimiter = node.depth + 1, self._plan.delimiter
+    def _take(self, node: UserNode, targets: Iterable[language.Target], source: TargetSource) -> None:
+        depth, delimiter = node.depth + 1, self._config.delimiter
         for target in targets:
             match target:
                 case language.Address():
                     address = str(target)
                     local, _, domain = normal_address(address).rpartition("@")
-                    keys = virtual_candidates(local, domain, delimiter)
+                    keys = virtual_keys(local, domain, delimiter)
                     self._add(AddressNode(depth, address, source.owner, _own(source, keys), internal=True))
                 case language.User(name):
-                    entry = _own(source, alias_candidates(name.lower(), delimiter))
+                    entry = _own(source, alias_keys(name.lower(), delimiter))
                     self._add(UserNode(depth, name.lower(), node.action, node.destination, source.owner, entry))
-                case language.Error():
+                case language.ErrorReply():
                     self._check_more_than_addresses(node, source)
-                    raise said(target)
+                    raise from_error_target(target)
                 case language.Command() | language.File():
                     self._run(node, target, source)
                 case _:
-                    raise deferred("Recipient is forwarded to an include file", source.text)
+                    raise expansion_deferred("Recipient is forwarded to an include file", source.text)
 
-    def _check_more_than_addresses(self, node: UserNode, source: Source) -> None:
+    def _check_more_than_addresses(self, node: UserNode, source: TargetSource) -> None:
         if node.action.method is Method.FORWARD_ONLY:
-            raise later(f"{source.text}: action {node.action.name} is {node.action.method}")
+            raise temporary_failure(f"{source.text}: action {node.action.name} is {node.action.method}")
 
-    def _run(self, node: UserNode, target: language.Command | language.File, source: Source) -> None:
+    def _run(self, node: UserNode, target: language.Command | language.File, source: TargetSource) -> None:
         self._check_more_than_addresses(node, source)
         self._count(source.owner is not None)
-        name, _, extension = node.name.partition(self._plan.delimiter)
-        if target == NOWHERE:
+        name, _, extension = node.name.partition(self._config.delimiter)
+        if target == DEV_NULL:
             self._reach(node, name, extension, Duty.DISCARD)
         elif source.duty is None:
-            reason = f"{source.text}: {ALLOWED}"
-            raise deferred("Recipient is forwarded to a command that may not be run", reason)
+            reason = f"{source.text}: {COMMANDS_ALLOWED}"
+            raise expansion_deferred("Recipient is forwarded to a command that may not be run", reason)
         else:
             self._reach(node, source.user, extension, source.duty, digest=language.digest(target))
 
     def _deliver(self, node: UserNode, user: str, extension: str, home: str) -> Steps:
         if node.action.method is Method.EXPAND_ONLY:
-            raise failed("Recipient is forwarded to nobody")
+            raise expansion_failed("Recipient is forwarded to nobody")
         if node.action.method is Method.FORWARD_ONLY:
-            raise deferred("Recipient is forwarded to nobody")
+            raise expansion_deferred("Recipient is forwarded to nobody")
         if node.action.method is Method.LMTP:
             yield from self._check_server(node, node.destination if node.action.rcpt_to else user)
         self._reach(node, user, extension, Duty.DELIVER, home=home)
@@ -262,11 +281,11 @@ class Expansion:
         by_sender = ascii_address(self._origin.sender) is None
         if not by_sender and ascii_address(told) is not None:
             return
-        server = yield AskServer(node.action.name)
+        server = yield ServerQuestion(node.action.name)
         if server.verdict == "later":
-            raise later(f"server of action {node.action.name}: {server.reason}")
+            raise temporary_failure(f"server of action {node.action.name}: {server.reason}")
         if server.verdict != "utf8":
-            raise unspeakable("Sender's" if by_sender else "Recipient's")
+            raise smtputf8_required("Sender's" if by_sender else "Recipient's")
 
     def _reach(
         self, node: UserNode, user: str, extension: str, duty: Duty, *, digest: str = "", home: str = ""
@@ -299,6 +318,6 @@ def _explained(refusal: Refusal, node: Node) -> Refusal:
     return replace(refusal, reason=f"it leads to {node}")
 
 
-def _own(source: Source, keys: Iterable[str]) -> Entry | None:
+def _own(source: TargetSource, keys: Iterable[str]) -> TableEntry | None:
     """The entry that has named a node, if it is among those that would be looked up for it."""
     return source.entry if source.entry is not None and source.entry[1] in keys else None

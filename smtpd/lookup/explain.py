@@ -28,46 +28,55 @@ from dataclasses import dataclass, field
 
 from smtpd.config.model import Table
 from smtpd.config.printer import print_condition, print_match
-from smtpd.config.slice import LOWEST_ID, NOBODY, OUR_PREFIX, Condition, ExpansionSlice, LookupSlice, Match
 from smtpd.envelope import Duty, Origin, Recipient
 from smtpd.imsg import ForwardRead
 from smtpd.ipc.log import visible
-from smtpd.lookup.expansion import Ending, Expanded, Expansion
-from smtpd.lookup.include import Includes
-from smtpd.lookup.node import AskServer, FindUser, Forward, Node, Question, ReadForward, ReadInclude, Server
-from smtpd.lookup.plan import make_plan
-from smtpd.lookup.recipient import understand
+from smtpd.lookup.expansion import Expanded, Expansion, ExpansionSteps
+from smtpd.lookup.expansion_config import make_expansion_config
+from smtpd.lookup.include_file import IncludeFiles
+from smtpd.lookup.node import (
+    ExpansionQuestion,
+    ForwardAnswer,
+    ForwardQuestion,
+    IncludeQuestion,
+    Node,
+    ServerAnswer,
+    ServerQuestion,
+    UserQuestion,
+)
+from smtpd.lookup.recipient import to_forward_answer
 from smtpd.lookup.refusal import Refusal
+from smtpd.lookup.resolver_config import canonical_address
 from smtpd.lookup.rule import LOCAL
-from smtpd.lookup.state import read_tables
-from smtpd.lookup.system import canonical
+from smtpd.lookup.state import open_tables
 from smtpd.lookup.trace import Trace
-from smtpd.smtp.address import NULL, AddressError, mailbox
-from smtpd.smtp.xclient import UNKNOWN
-from smtpd.tables import expansion as language
+from smtpd.slice import LOWEST_ID, NOBODY, OUR_PREFIX, Condition, ExpansionSlice, LookupSlice, Match
+from smtpd.smtp.address import NULL, AddressError, parse_mailbox
+from smtpd.smtp.xclient import UNKNOWN_NAME
+from smtpd.tables import alias_syntax as language
 from smtpd.tables.program import ProgramTable
-from smtpd.tables.table import Awaited, Unavailable
+from smtpd.tables.table import PendingAnswer, TableUnavailable
 
-WORDS = ("from", "mail-from", "rcpt-to", "tag", "helo", "rdns", "auth", "tls")
+EXPLAIN_KEYS = ("from", "mail-from", "rcpt-to", "tag", "helo", "rdns", "auth", "tls")
 VERDICTS = {"user": "yes", "unknown": "no", "root": "root, who receives nothing", "daemon": "one who receives nothing"}
-ELSEWHERE = "only the running daemon asks its program"
+PROGRAM_NOT_ASKED = "only the running daemon asks its program"
 
 ReadFile = Callable[[str], tuple[str, bytes, str]]  # user -> verdict of agents, content, reason
 
 
-class Misused(ValueError):
+class ExplainError(ValueError):
     """The words do not say of which recipient."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExplainRequest:
     origin: Origin
     recipient: str
 
     def __str__(self) -> str:
         """What was understood, with what was not given."""
         origin = self.origin
-        name = "" if origin.client == UNKNOWN else origin.client
+        name = "" if origin.client == UNKNOWN_NAME else origin.client
         tls = "yes" if origin.tls else ""
         more = {"tag": origin.tag, "helo": origin.helo, "rdns": name, "auth": origin.user, "tls": tls}
         said = "".join(f" {key}={value}" for key, value in more.items() if value)
@@ -78,45 +87,45 @@ def explain(configuration: LookupSlice, words: Sequence[str], read_forward: Read
     """Prints it; 0 when the recipient is accepted.  `read_forward` reads that of a user of the system."""
     try:
         asked = parse(words, configuration.server_name)
-    except (Misused, AddressError) as error:
+    except (ExplainError, AddressError) as error:
         print(f"--explain: {error}", file=sys.stderr)
         return 1
-    tables = read_tables(configuration)
+    tables = open_tables(configuration)
     for table in tables.values():
         if isinstance(table, ProgramTable):
-            table.lost(ELSEWHERE)
-    plan = make_plan(configuration, tables)
+            table.lost(PROGRAM_NOT_ASKED)
+    config = make_expansion_config(configuration, tables)
     shown = {t.name: Table(t.name, t.entries, t.pairs, t.path, t.backend) for t in configuration.tables}
-    told = Told(shown, plan.actions)
-    outcome = Driver(told, read_forward).drive(Expansion(plan, asked.origin, asked.recipient, told).steps())
+    told = ExplainTrace(shown, config.actions)
+    outcome = ExpansionDriver(told, read_forward).drive(Expansion(config, asked.origin, asked.recipient, told).steps())
     end = told.ended(outcome)
     print("\n".join(visible(line) for line in [str(asked), *told.lines(), end]))
     return 0 if isinstance(outcome, Expanded) else 1
 
 
-def parse(words: Sequence[str], server_name: str) -> Asked:
+def parse(words: Sequence[str], server_name: str) -> ExplainRequest:
     """key=value, each once; all but rcpt-to may be missing.  Raises Misused, AddressError."""
     given = dict[str, str]()
     for word in words:
         key, sign, value = word.partition("=")
-        if key not in WORDS or not sign:
-            raise Misused(f'"{word}": expected one of {", ".join(f"{known}=" for known in WORDS)}')
+        if key not in EXPLAIN_KEYS or not sign:
+            raise ExplainError(f'"{word}": expected one of {", ".join(f"{known}=" for known in EXPLAIN_KEYS)}')
         if key in given:
-            raise Misused(f"{key} is given twice")
+            raise ExplainError(f"{key} is given twice")
         given[key] = value
     if "rcpt-to" not in given:
-        raise Misused("rcpt-to= is missing")
+        raise ExplainError("rcpt-to= is missing")
     client = given.get("from", LOCAL)
-    address = LOCAL if client == LOCAL else canonical(client)
+    address = LOCAL if client == LOCAL else canonical_address(client)
     if address is None:
-        raise Misused(f'from="{client}": expected an address, or {LOCAL}')
+        raise ExplainError(f'from="{client}": expected an address, or {LOCAL}')
     sender = _without_brackets(given.get("mail-from", ""))
-    sender = str(mailbox(sender) if sender else NULL)
-    recipient = str(mailbox(_without_brackets(given["rcpt-to"])))
+    sender = str(parse_mailbox(sender) if sender else NULL)
+    recipient = str(parse_mailbox(_without_brackets(given["rcpt-to"])))
     origin = Origin(
         sender=sender,
         address=address,
-        client=given.get("rdns", "").lower() or UNKNOWN,
+        client=given.get("rdns", "").lower() or UNKNOWN_NAME,
         helo=given.get("helo", ""),
         hostname=server_name,
         tag=given.get("tag", ""),
@@ -124,12 +133,12 @@ def parse(words: Sequence[str], server_name: str) -> Asked:
         tls=_yes_or_no("tls", given.get("tls", "no")),
         user=given.get("auth", ""),
     )
-    return Asked(origin, recipient)
+    return ExplainRequest(origin, recipient)
 
 
 def _yes_or_no(key: str, value: str) -> bool:
     if value not in ("yes", "no"):
-        raise Misused(f'{key}="{value}": expected yes or no')
+        raise ExplainError(f'{key}="{value}": expected yes or no')
     return value == "yes"
 
 
@@ -152,7 +161,7 @@ class Step:
         return found
 
 
-class Told(Trace):
+class ExplainTrace(Trace):
     """Nodes are expanded in the order in which they were named; they are printed below the one that named them."""
 
     def __init__(self, tables: Mapping[str, Table], actions: Mapping[str, ExpansionSlice]):
@@ -173,10 +182,10 @@ class Told(Trace):
         self._now.looked_at = True
         self._rules = 0
 
-    def rule(self, match: Match, failed: Condition | None, verdict: bool | Unavailable) -> None:
+    def rule(self, match: Match, failed: Condition | None, verdict: bool | TableUnavailable) -> None:
         self._rules += 1
         words = " ".join(print_match(match, self._tables).split())
-        if isinstance(verdict, Unavailable):
+        if isinstance(verdict, TableUnavailable):
             words += f": cannot be asked: {verdict.reason}"
         elif verdict:
             words += ": yes"
@@ -188,10 +197,10 @@ class Told(Trace):
 
     def entry(self, table: str, key: str, value: str) -> None:
         self.say(f"{table if table.startswith('<') else f'<{table}>'} has {key}: {value}")
-        with suppress(language.Malformed):
+        with suppress(language.AliasSyntaxError):
             self._keep(language.parse_value(value))
 
-    def forward(self, user: str, forward: Forward) -> None:
+    def forward(self, user: str, forward: ForwardAnswer) -> None:
         self._keep(forward.targets)
         said = ", ".join(map(_written, forward.targets)) or ("none" if forward.verdict == "text" else forward.verdict)
         self.say(f".forward: {said}" + (f", {forward.reason}" if forward.reason else ""))
@@ -246,19 +255,19 @@ def _written(target: language.Target) -> str:
             return path
         case language.Include(path):
             return f":include:{path}"
-        case language.Error(code, text):
+        case language.ErrorReply(code, text):
             return f"error:{code} {text}"
 
 
-class Driver:
+class ExpansionDriver:
     """Answers what an expansion asks, at once."""
 
-    def __init__(self, told: Told, read_forward: ReadFile):
+    def __init__(self, told: ExplainTrace, read_forward: ReadFile):
         self._told = told
         self._read_forward = read_forward
-        self._includes = Includes()
+        self._includes = IncludeFiles()
 
-    def drive(self, steps: Ending) -> Expanded | Refusal:
+    def drive(self, steps: ExpansionSteps) -> Expanded | Refusal:
         answer = None
         while True:
             try:
@@ -266,25 +275,25 @@ class Driver:
             except StopIteration as end:
                 return end.value
 
-    def _answer(self, question: Question | Awaited) -> object:
+    def _answer(self, question: ExpansionQuestion | PendingAnswer) -> object:
         match question:
-            case FindUser(name):
+            case UserQuestion(name):
                 verdict = find_user(name)
                 self._told.say(f"user of the system: {VERDICTS[verdict]}")
                 return verdict
-            case ReadForward(user, ""):
-                return understand(ForwardRead(0, *self._read_forward(user)))
-            case ReadForward():
-                return Forward("none", reason="as that of a user of a userbase is not read here")
-            case AskServer(action):
+            case ForwardQuestion(user, ""):
+                return to_forward_answer(ForwardRead(0, *self._read_forward(user)))
+            case ForwardQuestion():
+                return ForwardAnswer("none", reason="as that of a user of a userbase is not read here")
+            case ServerQuestion(action):
                 self._told.say(f"an address is not ASCII: only the running daemon asks the server of action {action}")
-                return Server("utf8")
-            case ReadInclude(path):
+                return ServerAnswer("utf8")
+            case IncludeQuestion(path):
                 members = self._includes.read(path)
                 self._told.say(f"{path}: {', '.join(map(_written, members)) or 'nobody'}")
                 return members
-            case Awaited():
-                return Unavailable(ELSEWHERE)
+            case PendingAnswer():
+                return TableUnavailable(PROGRAM_NOT_ASKED)
 
 
 def find_user(name: str) -> str:

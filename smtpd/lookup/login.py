@@ -23,26 +23,30 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from smtpd import imsg
-from smtpd.config.slice import USER_NAME
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log, quoted
-from smtpd.ipc.question import Questions
-from smtpd.lookup.door import Door, Doors, said
-from smtpd.lookup.failure import LATER, NO, YES, Failures
+from smtpd.ipc.request_window import RequestWindow
+from smtpd.lookup.listener_tables import ListenerQuestions, ListenerTables, said
+from smtpd.lookup.login_failures import NO, TRY_LATER, YES, LoginFailures
+from smtpd.slice import USER_NAME
 from smtpd.tables import credential, scram
-from smtpd.tables.credential import Argon2, Credential, Locked, Malformed
+from smtpd.tables.credential import Argon2, Credential, CredentialError, CredentialLocked
 from smtpd.tables.domain import normal_address
-from smtpd.tables.program import ProgramTable, Unserved
+from smtpd.tables.program import ProgramTable, ServiceUnavailable
 from smtpd.tables.scram import Verifier
-from smtpd.tables.table import Answer, Service, Table, Unavailable
+from smtpd.tables.table import Answer, Service, Table, TableUnavailable
 
-COMPARING, WAITING = 2, 32  # threads, and passwords that wait for one
-PARENT_QUESTIONS = 32  # under way
-RESERVED = 32  # more of both for those who are known
-LATE_ANSWERS = 256  # that are kept back at a time: who asks has only so many open questions
+COMPARE_THREADS, COMPARE_QUEUE_MAX = 2, 32  # threads, and passwords that wait for one
+PARENT_QUESTIONS_MAX = 32  # under way
+RESERVED_FOR_KNOWN = 32  # more of both for those who are known
+DELAYED_ANSWERS_MAX = 256  # that are kept back at a time: who asks has only so many open questions
 
-DECOY: Credential = Argon2(
-    credential.MEMORY, credential.PASSES, credential.LANES, bytes(credential.SALT_SIZE), bytes(credential.HASH_SIZE)
+DECOY_CREDENTIAL: Credential = Argon2(
+    credential.ARGON2_MEMORY,
+    credential.ARGON2_PASSES,
+    credential.ARGON2_LANES,
+    bytes(credential.SALT_SIZE),
+    bytes(credential.HASH_SIZE),
 )
 
 Result = tuple[str, bytes]  # a verdict; and for SCRAM our signature
@@ -50,18 +54,23 @@ Result = tuple[str, bytes]  # a verdict; and for SCRAM our signature
 
 class Logins:
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, doors: Doors, parent: Channel, rate: int, statistics: Counter[str]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener_tables: ListenerQuestions,
+        parent: Channel,
+        rate: int,
+        statistics: Counter[str],
     ):
         self._loop = loop
-        self._doors = doors
+        self._doors = listener_tables
         self._statistics = statistics
-        self._failures = Failures(rate)
-        self._threads = ThreadPoolExecutor(COMPARING, "password")
+        self._failures = LoginFailures(rate)
+        self._threads = ThreadPoolExecutor(COMPARE_THREADS, "password")
         self._comparing = self._late = 0
         self._decoys: dict[str, Credential] = {}  # table -> what its users cost
         self._looks: dict[str, Verifier] = {}  # table -> what its verifiers look like, as far as we know
         self._secret = secrets.token_bytes(32)
-        self.to_parent = Questions(parent, PARENT_QUESTIONS + RESERVED)
+        self.to_parent = RequestWindow(parent, PARENT_QUESTIONS_MAX + RESERVED_FOR_KNOWN)
 
     # -- PLAIN and LOGIN ----------------------------------------------------------------------
 
@@ -73,39 +82,39 @@ class Logins:
             verdict, _ = await self._guarded(asked.address, asked.user, looking)
             return imsg.CredentialsChecked(asked.request, verdict)
 
-        self._doors.answer(dispatcher, "a login", answer(), imsg.CredentialsChecked(asked.request, LATER))
+        self._doors.answer(dispatcher, "a login", answer(), imsg.CredentialsChecked(asked.request, TRY_LATER))
 
-    async def _look(self, door: Door, asked: imsg.CheckCredentials) -> Result:
+    async def _look(self, door: ListenerTables, asked: imsg.CheckCredentials) -> Result:
         # An empty password is nobody's: RFC 4616 2 has none, and to LDAP (RFC 4513 5.1.2) it is a way in.
         if not asked.user or not asked.password:
             return NO, b""
-        reserved = RESERVED if self._failures.is_known(self._loop.time(), asked.address, asked.user) else 0
+        reserved = RESERVED_FOR_KNOWN if self._failures.is_known(self._loop.time(), asked.address, asked.user) else 0
         if door.credentials is None:
-            return await self._ask_parent(asked, PARENT_QUESTIONS + reserved), b""
+            return await self._ask_parent(asked, PARENT_QUESTIONS_MAX + reserved), b""
         if isinstance(door.credentials, ProgramTable):
             answer = await _ask_program(door.credentials, asked.user, asked.password)
-            if not isinstance(answer, Unserved):
+            if not isinstance(answer, ServiceUnavailable):
                 return _verdict(answer), b""
         found = await said(door.credentials.find(Service.CREDENTIALS, asked.user))
-        if isinstance(found, Unavailable):
+        if isinstance(found, TableUnavailable):
             return _verdict(found), b""
         kept = _understood(door.credentials, asked.user, found)
-        room = COMPARING + WAITING + reserved
+        room = COMPARE_THREADS + COMPARE_QUEUE_MAX + reserved
         return await self._compare(door.credentials, kept, asked.password.encode(), room), b""
 
     async def _compare(self, table: Table, kept: Credential | None, password: bytes, room: int) -> str:
-        decoy = self._decoys.get(table.name, DECOY)
+        decoy = self._decoys.get(table.name, DECOY_CREDENTIAL)
         if kept is not None:
             self._decoys[table.name] = kept
         if self._comparing >= room:
             log.warn("too many passwords to compare")
-            return LATER
+            return TRY_LATER
         self._comparing += 1
         try:
             fits = await self._loop.run_in_executor(self._threads, (kept or decoy).check, password)
         except OSError as error:
             log.warn(f"table {table.name}: a password cannot be compared: {error.strerror}")
-            return LATER
+            return TRY_LATER
         finally:
             self._comparing -= 1
         return YES if fits and kept is not None else NO
@@ -114,7 +123,7 @@ class Logins:
         if not USER_NAME.fullmatch(asked.user):
             return NO
         if len(self.to_parent) >= room:
-            return LATER
+            return TRY_LATER
         future: asyncio.Future[str] = self._loop.create_future()
 
         def checked(answer: imsg.PasswordChecked) -> None:
@@ -131,13 +140,13 @@ class Logins:
     def begin_scram(self, dispatcher: Channel, asked: imsg.BeginScram) -> None:
         table = self._table(asked.listener)
         answer = self._begin_scram(table, asked)
-        self._doors.answer(dispatcher, "a login", answer, imsg.ScramBegun(asked.request, LATER, b"", 0))
+        self._doors.answer(dispatcher, "a login", answer, imsg.ScramBegun(asked.request, TRY_LATER, b"", 0))
 
     async def _begin_scram(self, table: Table, asked: imsg.BeginScram) -> imsg.ScramBegun:
         if not self._failures.may_ask(self._loop.time(), asked.address, asked.user):
             return imsg.ScramBegun(asked.request, self._counted_out(asked.address), b"", 0)
         verifier = await self._verifier(table, asked.user)
-        if isinstance(verifier, Unavailable):
+        if isinstance(verifier, TableUnavailable):
             return imsg.ScramBegun(asked.request, _verdict(verifier), b"", 0)
         return imsg.ScramBegun(asked.request, YES, verifier.salt, verifier.iterations)
 
@@ -149,19 +158,19 @@ class Logins:
             verdict, signature = await self._guarded(asked.address, asked.user, finishing)
             return imsg.ScramFinished(asked.request, verdict, signature)
 
-        self._doors.answer(dispatcher, "a login", answer(), imsg.ScramFinished(asked.request, LATER, b""))
+        self._doors.answer(dispatcher, "a login", answer(), imsg.ScramFinished(asked.request, TRY_LATER, b""))
 
     async def _finish_scram(self, table: Table, asked: imsg.FinishScram) -> Result:
         verifier = await self._verifier(table, asked.user)
-        if isinstance(verifier, Unavailable):
+        if isinstance(verifier, TableUnavailable):
             return _verdict(verifier), b""
         signature = verifier.finish(asked.message, asked.proof)
         return (NO, b"") if signature is None else (YES, signature)
 
-    async def _verifier(self, table: Table, user: str) -> Verifier | Unavailable:
+    async def _verifier(self, table: Table, user: str) -> Verifier | TableUnavailable:
         """The user's, or one that nobody can prove to know the password of: always the same for the same user."""
         found = await said(table.find(Service.CREDENTIALS, user))
-        if isinstance(found, Unavailable):
+        if isinstance(found, TableUnavailable):
             return found
         kept = _understood(table, user, found)
         if isinstance(kept, Verifier):
@@ -174,7 +183,7 @@ class Logins:
 
     # -- any of them ----------------------------------------------------------------------------
 
-    def _door(self, listener: int) -> Door:
+    def _door(self, listener: int) -> ListenerTables:
         door = self._doors.get(listener)
         if not door.auth:
             raise Violation(f"a login at listener {listener}, which takes none")
@@ -192,7 +201,7 @@ class Logins:
         if not self._failures.begin(begun, address, user):
             looking.close()
             return self._counted_out(address), b""
-        verdict, signature = LATER, b""
+        verdict, signature = TRY_LATER, b""
         try:
             verdict, signature = await looking
         finally:
@@ -204,10 +213,10 @@ class Logins:
     def _counted_out(self, address: str) -> str:
         self._statistics["lookup.login.counted-out"] += 1
         log.info(f"login from {address} not looked at: too many have failed")
-        return LATER
+        return TRY_LATER
 
     async def _keep_back(self, until: float) -> None:
-        if self._late < LATE_ANSWERS:
+        if self._late < DELAYED_ANSWERS_MAX:
             self._late += 1
             try:
                 await asyncio.sleep(until - self._loop.time())
@@ -221,9 +230,9 @@ async def _ask_program(table: ProgramTable, user: str, password: str) -> Answer:
 
 
 def _verdict(answer: Answer) -> str:
-    if isinstance(answer, Unavailable):
+    if isinstance(answer, TableUnavailable):
         log.warn(answer.reason)
-        return LATER
+        return TRY_LATER
     return YES if answer is True else NO
 
 
@@ -233,8 +242,8 @@ def _understood(table: Table, user: str, found: Answer) -> Credential | None:
         return None
     try:
         return credential.parse_credential(found)
-    except Locked:
+    except CredentialLocked:
         return None
-    except Malformed as error:
+    except CredentialError as error:
         log.warn(f"table {table.name}: credentials of {quoted(user)}: {error}")
         return None

@@ -11,24 +11,24 @@ that entry could be the node's own too: what has been asked is not asked again, 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from smtpd.config.slice import ExpansionSlice
 from smtpd.envelope import Duty
+from smtpd.slice import ExpansionSlice
+from smtpd.tables.alias_syntax import Target
 from smtpd.tables.domain import normal, normal_address
-from smtpd.tables.expansion import Target
 
-Owner = tuple[str, str]  # userbase, empty for users of the system, and the name there
-Entry = tuple[str, str]  # table and key
+ForwardOwner = tuple[str, str]  # userbase, empty for users of the system, and the name there
+TableEntry = tuple[str, str]  # table and key
 
 
 @dataclass(frozen=True)
-class FindUser:
+class UserQuestion:
     """Answered by "user", "unknown", "root", "daemon" or "later"."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class ReadForward:
+class ForwardQuestion:
     """Answered by a Forward.  `action`: the one whose userbase has the user; empty for a user of the system."""
 
     user: str
@@ -36,24 +36,24 @@ class ReadForward:
 
 
 @dataclass(frozen=True)
-class ReadInclude:
+class IncludeQuestion:
     """Answered by the targets in that file, a tuple."""
 
     path: str
 
 
 @dataclass(frozen=True)
-class AskServer:
+class ServerQuestion:
     """Does the LMTP server of this action know SMTPUTF8?  Answered by a Server."""
 
     action: str
 
 
-Question = FindUser | ReadForward | ReadInclude | AskServer
+ExpansionQuestion = UserQuestion | ForwardQuestion | IncludeQuestion | ServerQuestion
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerAnswer:
     """`verdict`: "utf8", "ascii", "later".  `reason` is for the log, never for a client."""
 
     verdict: str
@@ -61,7 +61,7 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Forward:
+class ForwardAnswer:
     """`verdict`: as in imsg.ForwardRead.  `reason` is for the log, never for a client; of a "text" it tells which lines
     were skipped."""
 
@@ -74,8 +74,8 @@ class Forward:
 class AddressNode:
     depth: int
     address: str  # user@domain
-    owner: Owner | None = None
-    entry: Entry | None = None
+    owner: ForwardOwner | None = None
+    entry: TableEntry | None = None
     internal: bool = False  # it came out of an expansion
 
     @property
@@ -93,8 +93,8 @@ class UserNode:
     name: str  # with its sub-address
     action: ExpansionSlice
     destination: str  # the nearest address above
-    owner: Owner | None = None
-    entry: Entry | None = None
+    owner: ForwardOwner | None = None
+    entry: TableEntry | None = None
 
     @property
     def key(self) -> object:
@@ -107,11 +107,11 @@ class UserNode:
 Node = AddressNode | UserNode
 
 
-class Source(NamedTuple):
+class TargetSource(NamedTuple):
     """Whoever names the next nodes, and what a command or a file there would be."""
 
     text: str  # for the log
-    owner: Owner | None
-    entry: Entry | None = None
+    owner: ForwardOwner | None
+    entry: TableEntry | None = None
     duty: Duty | None = None  # None: it may name no commands
     user: str = ""  # who would run them

@@ -1,6 +1,6 @@
 """lookup -- decides who a recipient is, what a client may do, what a name means.
 
-    dispatcher --ResolveClient, WelcomeClient-->  lookup  --AddEnvelopes, ReadForward, AskServer--> queue
+    dispatcher --ResolveClient, ClassifyClient-->  lookup  --AddEnvelopes, ReadForward, AskServerForUtf8--> queue
                  CheckCredentials, Scram                  --FindUser, CheckPassword--> parent
                  CheckSender, ExpandRecipient             <--> programs that answer for tables, name servers
          queue --ExpandEnvelope---------------->
@@ -21,12 +21,12 @@ import os
 from collections.abc import Iterable
 
 from smtpd import sandbox
-from smtpd.config.slice import LookupSlice
 from smtpd.imsg import (
     Begin,
     BeginScram,
     CheckCredentials,
     CheckSender,
+    ClassifyClient,
     ExpandEnvelope,
     ExpandRecipient,
     FinishScram,
@@ -40,13 +40,13 @@ from smtpd.imsg import (
     TakeTableProgram,
     UpdateTable,
     UserFound,
-    WelcomeClient,
 )
 from smtpd.ipc import boot
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.lookup.resolver_config import read_resolver_config
 from smtpd.lookup.state import Lookup
-from smtpd.lookup.system import read_system
+from smtpd.slice import LookupSlice
 
 USER, CHROOT = "_smtpl", None
 PLEDGE = "stdio rpath flock inet dns"
@@ -55,7 +55,7 @@ PLEDGE = "stdio rpath flock inet dns"
 def main() -> None:
     handed = boot.receive("lookup", LookupSlice)
     loop = prepare()
-    system = read_system()
+    system = read_resolver_config()
     places = [(path, "r") for path in directories(handed.slice.files)]
     required = handed.configure.sandbox_required
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, unveil=places, required=required)
@@ -95,8 +95,8 @@ def from_dispatcher(lookup, channel, imsg, descriptor):
     match imsg:
         case ResolveClient():
             lookup.clients.resolve(channel, imsg)
-        case WelcomeClient():
-            lookup.doors.welcome(channel, imsg)
+        case ClassifyClient():
+            lookup.listener_tables.welcome(channel, imsg)
         case CheckCredentials():
             lookup.logins.check(channel, imsg)
         case BeginScram():
@@ -104,7 +104,7 @@ def from_dispatcher(lookup, channel, imsg, descriptor):
         case FinishScram():
             lookup.logins.finish_scram(channel, imsg)
         case CheckSender():
-            lookup.doors.check_sender(channel, imsg)
+            lookup.listener_tables.check_sender(channel, imsg)
         case ExpandRecipient():
             lookup.recipients.expand(channel, imsg)
         case _:

@@ -22,60 +22,77 @@ from smtpd import imsg
 from smtpd.envelope import Duty, Recipient, message_text
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, quoted
-from smtpd.ipc.question import Questions
-from smtpd.lookup.expansion import Ending, Expanded, Expansion
-from smtpd.lookup.include import Includes
-from smtpd.lookup.memory import Memory
-from smtpd.lookup.node import AskServer, FindUser, Forward, Question, ReadForward, ReadInclude, Server
-from smtpd.lookup.person import whose_forward
-from smtpd.lookup.plan import Plan
-from smtpd.lookup.refusal import TEXT, Refusal
-from smtpd.tables.expansion import Malformed, parse_forward, said
-from smtpd.tables.table import Awaited
+from smtpd.ipc.request_window import RequestWindow
+from smtpd.lookup.answer_cache import AnswerCache
+from smtpd.lookup.expansion import Expanded, Expansion, ExpansionSteps
+from smtpd.lookup.expansion_config import ExpansionConfig
+from smtpd.lookup.include_file import IncludeFiles
+from smtpd.lookup.node import (
+    ExpansionQuestion,
+    ForwardAnswer,
+    ForwardQuestion,
+    IncludeQuestion,
+    ServerAnswer,
+    ServerQuestion,
+    UserQuestion,
+)
+from smtpd.lookup.refusal import TEXT_MAX, Refusal
+from smtpd.lookup.user_check import forward_question
+from smtpd.tables.alias_syntax import AliasSyntaxError, describe_faults, parse_forward
+from smtpd.tables.table import PendingAnswer
 
-USER_SECONDS = 60  # that a user is known, or known not to be one
-FORWARD_SECONDS = 5  # that a .forward is taken to be as it was: the time a change needs to be seen at the most
-SERVER_SECONDS = 300  # that what an LMTP server takes is taken to be as it was,
-TROUBLE_SECONDS = 5  # and that it cannot be asked
-USERS, FORWARDS, SERVERS = 10_000, 1_000, 1_000  # remembered
-USER_QUESTIONS = 32  # to the parent at a time: each is a process there
-FORWARD_QUESTIONS = 256
-PAGE = 256 * 1024  # bytes of recipients in an imsg
+USER_TTL = 60  # that a user is known, or known not to be one
+FORWARD_TTL = 5  # that a .forward is taken to be as it was: the time a change needs to be seen at the most
+SERVER_TTL = 300  # that what an LMTP server takes is taken to be as it was,
+FAILURE_TTL = 5  # and that it cannot be asked
+USERS_CACHED, FORWARDS_CACHED, SERVERS_CACHED = 10_000, 1_000, 1_000  # remembered
+USER_QUESTIONS_MAX = 32  # to the parent at a time: each is a process there
+QUEUE_QUESTIONS_MAX = 256
+PAGE_SIZE = 256 * 1024  # bytes of recipients in an imsg
 
-BROKEN = Refusal(451, "4.3.0", "Temporary failure")
+INTERNAL_ERROR = Refusal(451, "4.3.0", "Temporary failure")
 
 Ended = Callable[[Expanded | Refusal], None]
 
 
 @dataclass(eq=False)
-class Task:
+class RunningExpansion:
     """An expansion under way, and who is told how it ended."""
 
     about: str
-    steps: Ending
+    steps: ExpansionSteps
     ended: Ended
 
 
-class Recipients:
-    def __init__(self, plan: Plan, parent: Channel, queue: Channel, now: Callable[[], float], statistics: Counter[str]):
-        self._plan = plan
+class RecipientExpander:
+    def __init__(
+        self,
+        config: ExpansionConfig,
+        parent: Channel,
+        queue: Channel,
+        now: Callable[[], float],
+        statistics: Counter[str],
+    ):
+        self._config = config
         self._queue = queue
         self._statistics = statistics
-        self.to_parent = Questions(parent, USER_QUESTIONS)
-        self.to_queue = Questions(queue, FORWARD_QUESTIONS)
-        self._users: Memory[FindUser, str] = Memory(self._find_user, now, USERS)
-        self._forwards: Memory[ReadForward, Forward] = Memory(self._read_forward, now, FORWARDS)
-        self._servers: Memory[AskServer, Server] = Memory(self._ask_server, now, SERVERS)
-        self._includes = Includes()
+        self.to_parent = RequestWindow(parent, USER_QUESTIONS_MAX)
+        self.to_queue = RequestWindow(queue, QUEUE_QUESTIONS_MAX)
+        self._users: AnswerCache[UserQuestion, str] = AnswerCache(self._find_user, now, USERS_CACHED)
+        self._forwards: AnswerCache[ForwardQuestion, ForwardAnswer] = AnswerCache(
+            self._read_forward, now, FORWARDS_CACHED
+        )
+        self._servers: AnswerCache[ServerQuestion, ServerAnswer] = AnswerCache(self._ask_server, now, SERVERS_CACHED)
+        self._includes = IncludeFiles()
 
-    def _go_on(self, task: Task, answer: Any) -> None:
+    def _go_on(self, task: RunningExpansion, answer: Any) -> None:
         try:
             self._step(task, answer)
         except Exception as error:
             log.trouble(task.about, error)
-            task.ended(BROKEN)
+            task.ended(INTERNAL_ERROR)
 
-    def _step(self, task: Task, answer: Any) -> None:
+    def _step(self, task: RunningExpansion, answer: Any) -> None:
         """Up to the first question whose answer is not known, or to the end."""
         try:
             question = task.steps.send(answer)
@@ -86,42 +103,42 @@ class Recipients:
         else:
             self._ask(question, partial(self._go_on, task))
 
-    def _find(self, question: Question | Awaited) -> Any:
+    def _find(self, question: ExpansionQuestion | PendingAnswer) -> Any:
         match question:
-            case FindUser():
+            case UserQuestion():
                 return self._users.find(question)
-            case ReadForward():
+            case ForwardQuestion():
                 return self._forwards.find(question)
-            case AskServer():
+            case ServerQuestion():
                 return self._servers.find(question)
-            case ReadInclude():
+            case IncludeQuestion():
                 return self._includes.read(question.path)
-            case Awaited():
+            case PendingAnswer():
                 return None
 
-    def _ask(self, question: Question | Awaited, answered: Callable[[Any], None]) -> None:
+    def _ask(self, question: ExpansionQuestion | PendingAnswer, answered: Callable[[Any], None]) -> None:
         match question:
-            case FindUser():
+            case UserQuestion():
                 self._users.ask(question, answered)
-            case ReadForward():
+            case ForwardQuestion():
                 self._forwards.ask(question, answered)
-            case AskServer():
+            case ServerQuestion():
                 self._servers.ask(question, answered)
-            case Awaited():
+            case PendingAnswer():
                 question.begin(answered)
 
     # -- a recipient, for a dispatcher ------------------------------------------------
 
     def expand(self, dispatcher: Channel, asked: imsg.ExpandRecipient) -> None:
         expansion = Expansion(
-            self._plan,
+            self._config,
             asked.origin,
             asked.recipient,
             notify=asked.notify,
             original=asked.original,
         )
         about = f"recipient of message {message_text(asked.message)}"
-        self._go_on(Task(about, expansion.steps(), partial(self._recipient_ended, dispatcher, asked)), None)
+        self._go_on(RunningExpansion(about, expansion.steps(), partial(self._recipient_ended, dispatcher, asked)), None)
 
     def _recipient_ended(self, dispatcher: Channel, asked: imsg.ExpandRecipient, end: Expanded | Refusal) -> None:
         if isinstance(end, Refusal):
@@ -139,22 +156,22 @@ class Recipients:
 
     def expand_again(self, queue: Channel, asked: imsg.ExpandEnvelope) -> None:
         was = asked.recipient
-        action = self._plan.actions.get(was.action)
+        action = self._config.actions.get(was.action)
         if action is None or was.duty is not Duty.FORWARDED:
             # What an alias named was named together with others, who have their mail.
             reason = f"action {was.action} is gone" if action is None else "what its alias named is gone"
-            queue.send(imsg.EnvelopeNotExpanded(asked.request, False, reason[:TEXT]))
+            queue.send(imsg.EnvelopeNotExpanded(asked.request, False, reason[:TEXT_MAX]))
             return
-        self._forwards.forget(whose_forward(was.user, action))
-        expansion = Expansion(self._plan, asked.origin, was.recipient, notify=was.notify, original=was.original)
+        self._forwards.forget(forward_question(was.user, action))
+        expansion = Expansion(self._config, asked.origin, was.recipient, notify=was.notify, original=was.original)
         steps = expansion.steps_from(was.user, was.extension, action, was.destination)
-        self._go_on(Task("envelope", steps, partial(self._envelope_ended, queue, asked)), None)
+        self._go_on(RunningExpansion("envelope", steps, partial(self._envelope_ended, queue, asked)), None)
 
     def _envelope_ended(self, queue: Channel, asked: imsg.ExpandEnvelope, end: Expanded | Refusal) -> None:
         was = asked.recipient
         if isinstance(end, Refusal):
             _say_why(was.recipient, end)
-            reason = f"{end.code} {end.enhanced} {end.text}"[:TEXT]
+            reason = f"{end.code} {end.enhanced} {end.text}"[:TEXT_MAX]
             queue.send(imsg.EnvelopeNotExpanded(asked.request, end.code >= 500, reason))
         elif was.digest in {to.digest for to in end.recipients}:
             reason = f".forward of {was.user} is read in two ways"
@@ -167,42 +184,42 @@ class Recipients:
 
     # -- users, from the parent ------------------------------------------------------
 
-    def _find_user(self, question: FindUser) -> None:
+    def _find_user(self, question: UserQuestion) -> None:
         def found(answer: imsg.UserFound) -> None:
-            self._users.answer(question, answer.verdict, 0 if answer.verdict == "later" else USER_SECONDS)
+            self._users.answer(question, answer.verdict, 0 if answer.verdict == "later" else USER_TTL)
 
         self.to_parent.ask(lambda request: imsg.FindUser(request, question.name), found)
 
     # -- .forward, from queue ----------------------------------------------------------
 
-    def _read_forward(self, question: ReadForward) -> None:
+    def _read_forward(self, question: ForwardQuestion) -> None:
         def read(answer: imsg.ForwardRead) -> None:
-            forward = understand(answer)
+            forward = to_forward_answer(answer)
             if forward.verdict == "text" and forward.reason:
                 log.warn(f".forward of {question.user}: {forward.reason}")
-            self._forwards.answer(question, forward, 0 if forward.verdict == "later" else FORWARD_SECONDS)
+            self._forwards.answer(question, forward, 0 if forward.verdict == "later" else FORWARD_TTL)
 
         self.to_queue.ask(lambda request: imsg.ReadForward(request, question.user, question.action), read)
 
     # -- LMTP servers, from queue --------------------------------------------------------
 
-    def _ask_server(self, question: AskServer) -> None:
+    def _ask_server(self, question: ServerQuestion) -> None:
         def asked(answer: imsg.ServerAnswered) -> None:
-            seconds = TROUBLE_SECONDS if answer.verdict == "later" else SERVER_SECONDS
-            self._servers.answer(question, Server(answer.verdict, answer.reason), seconds)
+            seconds = FAILURE_TTL if answer.verdict == "later" else SERVER_TTL
+            self._servers.answer(question, ServerAnswer(answer.verdict, answer.reason), seconds)
 
-        self.to_queue.ask(lambda request: imsg.AskServer(request, question.action), asked)
+        self.to_queue.ask(lambda request: imsg.AskServerForUtf8(request, question.action), asked)
 
 
 def pages(recipients: Sequence[Recipient]) -> Iterator[list[Recipient]]:
     """All of them, as many at a time as an imsg carries."""
     page: list[Recipient] = []
-    left = PAGE
+    left = PAGE_SIZE
     for recipient in recipients:
         size = len(msgspec.msgpack.encode(recipient)) if len(recipients) > 1 else 0
         if page and size > left:
             yield page
-            page, left = [], PAGE
+            page, left = [], PAGE_SIZE
         page.append(recipient)
         left -= size
     yield page
@@ -213,15 +230,17 @@ def _say_why(recipient: str, refusal: Refusal) -> None:
         log.info(f"recipient {quoted(recipient)} refused: {refusal.reason}")
 
 
-def understand(answer: imsg.ForwardRead) -> Forward:
+def to_forward_answer(answer: imsg.ForwardRead) -> ForwardAnswer:
     """What the user wants; parsed once for as long as it is remembered."""
     if answer.verdict != "text":
-        return Forward(answer.verdict, reason=answer.reason)
+        return ForwardAnswer(answer.verdict, reason=answer.reason)
     try:
         targets, troubles = parse_forward(answer.content)
-        return Forward("text", tuple(targets), f"skipped {'; '.join(said(troubles))}" if troubles else "")
-    except Malformed as error:
-        return Forward("malformed", reason=str(error))
+        return ForwardAnswer(
+            "text", tuple(targets), f"skipped {'; '.join(describe_faults(troubles))}" if troubles else ""
+        )
+    except AliasSyntaxError as error:
+        return ForwardAnswer("malformed", reason=str(error))
     except Exception as error:
         log.trouble("the text of a .forward", error)
-        return Forward("later", reason="its text cannot be read")
+        return ForwardAnswer("later", reason="its text cannot be read")

@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass
 
 from smtpd.smtp.reply import printable
-from smtpd.tables.expansion import Error
+from smtpd.tables.alias_syntax import ErrorReply
 
-TEXT = 1024  # characters that an imsg carries (envelope.py)
+TEXT_MAX = 1024  # characters that an imsg carries (envelope.py)
 
 _ENHANCED = re.compile(r"([45]\.[0-9]{1,3}\.[0-9]{1,3})(?: +|\Z)")  # RFC 3463 2
 
@@ -28,7 +28,7 @@ class Refusal:
     reason: str = ""
 
 
-class Refuse(Exception):
+class RecipientError(Exception):
     """`named`: the reply repeats the recipient."""
 
     def __init__(self, code: int, enhanced: str, text: str, reason: str = "", *, named: bool = True):
@@ -39,37 +39,37 @@ class Refuse(Exception):
     def refusal(self, recipient: str) -> Refusal:
         said = self._refusal
         text = f"{said.text}: <{recipient}>" if self._named else said.text
-        return Refusal(said.code, said.enhanced, text[:TEXT], said.reason)
+        return Refusal(said.code, said.enhanced, text[:TEXT_MAX], said.reason)
 
 
-def invalid(enhanced: str) -> Refuse:
-    return Refuse(550, enhanced, "Invalid recipient")
+def invalid_recipient(enhanced: str) -> RecipientError:
+    return RecipientError(550, enhanced, "Invalid recipient")
 
 
 # RFC 3463 X.2.1: the mailbox exists, and does not accept messages
-def disabled(user: str) -> Refuse:
-    return Refuse(550, "5.2.1", "Invalid recipient", f"user {user} never receives mail")
+def disabled_recipient(user: str) -> RecipientError:
+    return RecipientError(550, "5.2.1", "Invalid recipient", f"user {user} never receives mail")
 
 
 # RFC 6531 3.5: 553, mailbox name not allowed; X.6.7 non-ASCII addresses not permitted
-def unspeakable(whose: str) -> Refuse:
-    return Refuse(553, "5.6.7", f"{whose} address is not ASCII, and the recipient's server does not take that")
+def smtputf8_required(whose: str) -> RecipientError:
+    return RecipientError(553, "5.6.7", f"{whose} address is not ASCII, and the recipient's server does not take that")
 
 
-def later(reason: str) -> Refuse:
-    return Refuse(451, "4.3.0", "Temporary failure", reason)
+def temporary_failure(reason: str) -> RecipientError:
+    return RecipientError(451, "4.3.0", "Temporary failure", reason)
 
 
 # RFC 3463 X.2.4: mailing list expansion problem
-def failed(text: str, reason: str = "") -> Refuse:
-    return Refuse(524, "5.2.4", text, reason)
+def expansion_failed(text: str, reason: str = "") -> RecipientError:
+    return RecipientError(524, "5.2.4", text, reason)
 
 
-def deferred(text: str, reason: str = "") -> Refuse:
-    return Refuse(424, "4.2.4", text, reason)
+def expansion_deferred(text: str, reason: str = "") -> RecipientError:
+    return RecipientError(424, "4.2.4", text, reason)
 
 
-def said(error: Error) -> Refuse:
+def from_error_target(error: ErrorReply) -> RecipientError:
     """What an alias or a .forward wants to be said, which may begin with an enhanced code."""
     code, text = error.code, printable(error.text.replace("\t", " "))
     if code == 421:
@@ -77,4 +77,4 @@ def said(error: Error) -> Refuse:
     enhanced = f"{code // 100}.2.0"  # RFC 3463 3.3: other mailbox status
     if (found := _ENHANCED.match(text)) and found[1][0] == enhanced[0]:
         enhanced, text = found[1], text[found.end() :]
-    return Refuse(code, enhanced, text, named=False)
+    return RecipientError(code, enhanced, text, named=False)

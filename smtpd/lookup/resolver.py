@@ -16,63 +16,75 @@ from itertools import chain, repeat
 import dns.name
 import dns.reversename
 
-from smtpd.lookup.answer import NO_ERROR, NO_NAME, UDP_MAX, Answer, Circle, Found, Kind, Question
-from smtpd.lookup.system import Server
+from smtpd.lookup.dns_message import (
+    NOERROR,
+    NXDOMAIN,
+    UDP_MAX,
+    CnameLoop,
+    DnsAnswer,
+    DnsQuestion,
+    DnsResult,
+    RecordType,
+)
+from smtpd.lookup.resolver_config import NameServer
 
-FIRST, LATER = 1.0, 2.0  # seconds that a server has for an answer, in the first round and in the second
-ABSENT = 60  # seconds that a name does not exist
+FIRST_TIMEOUT, SECOND_TIMEOUT = (
+    1.0,
+    2.0,
+)  # seconds that a server has for an answer, in the first round and in the second
+NEGATIVE_TTL = 60  # seconds that a name does not exist
 
 
-class NoAnswer(Exception):
+class NoDnsAnswer(Exception):
     """No server has said anything of use."""
 
 
 class Resolver:
-    def __init__(self, loop: asyncio.AbstractEventLoop, servers: Sequence[Server], statistics: Counter[str]):
+    def __init__(self, loop: asyncio.AbstractEventLoop, servers: Sequence[NameServer], statistics: Counter[str]):
         self._loop = loop
         self._servers = servers
         self._statistics = statistics
 
-    async def names(self, address: str) -> Found:
-        """The names of a numeric address, as they were sent.  Raises NoAnswer."""
-        return await self._find(dns.reversename.from_address(address), Kind.PTR)
+    async def names(self, address: str) -> DnsResult:
+        """The names of a numeric address, as they were sent.  Raises NoDnsAnswer."""
+        return await self._find(dns.reversename.from_address(address), RecordType.PTR)
 
-    async def addresses(self, name: str, version: int) -> Found:
-        """The addresses of a host, IP version 4 or 6.  Raises NoAnswer."""
-        return await self._find(dns.name.from_text(name), Kind.A if version == 4 else Kind.AAAA)
+    async def addresses(self, name: str, version: int) -> DnsResult:
+        """The addresses of a host, IP version 4 or 6.  Raises NoDnsAnswer."""
+        return await self._find(dns.name.from_text(name), RecordType.A if version == 4 else RecordType.AAAA)
 
-    async def _find(self, name: dns.name.Name, kind: Kind) -> Found:
+    async def _find(self, name: dns.name.Name, kind: RecordType) -> DnsResult:
         for server, seconds in self._tries():
-            question = Question(secrets.randbelow(1 << 16), name, kind)
+            question = DnsQuestion(secrets.randbelow(1 << 16), name, kind)
             self._statistics["lookup.dns.query"] += 1
             try:
                 async with asyncio.timeout(seconds):
                     answer = await self._ask(server, question)
-                if answer.code in (NO_ERROR, NO_NAME):
-                    return question.find(answer, ABSENT)
-            except (OSError, TimeoutError, NoAnswer, Circle):
+                if answer.code in (NOERROR, NXDOMAIN):
+                    return question.find(answer, NEGATIVE_TTL)
+            except (OSError, TimeoutError, NoDnsAnswer, CnameLoop):
                 continue
-        raise NoAnswer
+        raise NoDnsAnswer
 
-    def _tries(self) -> Iterator[tuple[Server, float]]:
-        return chain(zip(self._servers, repeat(FIRST)), zip(self._servers, repeat(LATER)))
+    def _tries(self) -> Iterator[tuple[NameServer, float]]:
+        return chain(zip(self._servers, repeat(FIRST_TIMEOUT)), zip(self._servers, repeat(SECOND_TIMEOUT)))
 
-    async def _ask(self, server: Server, question: Question) -> Answer:
+    async def _ask(self, server: NameServer, question: DnsQuestion) -> DnsAnswer:
         answer = await self._by_datagram(server, question)
         return await self._by_stream(server, question) if answer.truncated else answer
 
-    async def _by_datagram(self, server: Server, question: Question) -> Answer:
+    async def _by_datagram(self, server: NameServer, question: DnsQuestion) -> DnsAnswer:
         with socket.socket(server.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
             sock.connect(server.address)  # from now on nobody else's datagrams arrive
             sock.send(question.to_wire())
-            arrived: asyncio.Future[Answer] = self._loop.create_future()
+            arrived: asyncio.Future[DnsAnswer] = self._loop.create_future()
             self._loop.add_reader(sock.fileno(), _receive, sock, question, arrived)
             try:
                 return await arrived
             finally:
                 self._loop.remove_reader(sock.fileno())
 
-    async def _by_stream(self, server: Server, question: Question) -> Answer:
+    async def _by_stream(self, server: NameServer, question: DnsQuestion) -> DnsAnswer:
         """RFC 7766 8: two bytes of length in front."""
         wire = question.to_wire()
         with socket.socket(server.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
@@ -81,7 +93,7 @@ class Resolver:
             size = int.from_bytes(await self._exactly(sock, 2))
             answer = question.read(await self._exactly(sock, size))
         if answer is None or answer.truncated:
-            raise NoAnswer
+            raise NoDnsAnswer
         return answer
 
     async def _exactly(self, sock: socket.socket, size: int) -> bytes:
@@ -89,12 +101,12 @@ class Resolver:
         while len(data) < size:
             more = await self._loop.sock_recv(sock, size - len(data))
             if not more:
-                raise NoAnswer
+                raise NoDnsAnswer
             data += more
         return data
 
 
-def _receive(sock: socket.socket, question: Question, arrived: asyncio.Future[Answer]) -> None:
+def _receive(sock: socket.socket, question: DnsQuestion, arrived: asyncio.Future[DnsAnswer]) -> None:
     if arrived.done():
         return
     try:

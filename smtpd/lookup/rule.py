@@ -21,23 +21,23 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from smtpd.config.slice import Condition, For, From, Match, Operand
 from smtpd.envelope import Origin
-from smtpd.lookup.trace import SILENT, Trace
-from smtpd.smtp.xclient import UNKNOWN
+from smtpd.lookup.trace import NO_TRACE, Trace
+from smtpd.slice import Condition, For, From, Match, Operand
+from smtpd.smtp.xclient import UNKNOWN_NAME
 from smtpd.tables.domain import spellings
-from smtpd.tables.table import Answer, Awaited, Service, Table, Unavailable, first_found
+from smtpd.tables.table import Answer, PendingAnswer, Service, Table, TableUnavailable, first_found
 
 LOCAL = "local"  # the address of this host's own programs
 SRC_LOCAL = Condition(From.SRC, operand=Operand("localhost"))  # tables that every configuration has
 FOR_LOCAL = Condition(For.DOMAIN, operand=Operand("localnames"))
 # `from auth` and `from mail-from` are `from any` with a condition that is asked for in its own place, as is
 # `for rcpt-to`.
-LATER: dict[str, int] = {"helo": 1, From.AUTH: 2, "tls": 3, From.MAIL_FROM: 4, For.RCPT_TO: 5}
+EVALUATION_ORDER: dict[str, int] = {"helo": 1, From.AUTH: 2, "tls": 3, From.MAIL_FROM: 4, For.RCPT_TO: 5}
 
 
 @dataclass(frozen=True)
-class Case:
+class RuleInput:
     """What a rule decides about."""
 
     origin: Origin
@@ -58,8 +58,8 @@ class Case:
         return self.origin.sender or "@"  # the null sender, as address tables know it
 
 
-Verdict = bool | Unavailable
-Ask = Callable[[Case], Answer | Awaited]
+Verdict = bool | TableUnavailable
+AskTable = Callable[[RuleInput], Answer | PendingAnswer]
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,17 @@ class Clause:
     """A condition as it is written, and how its table is asked."""
 
     condition: Condition
-    ask: Ask
+    ask: AskTable
 
-    def judge(self, case: Case, answer: Answer) -> Verdict:
-        if isinstance(answer, Unavailable):
+    def judge(self, case: RuleInput, answer: Answer) -> Verdict:
+        if isinstance(answer, TableUnavailable):
             return answer
         return not self._beside_the_point(case) and bool(answer) is not self.condition.negated
 
-    def _beside_the_point(self, case: Case) -> bool:
+    def _beside_the_point(self, case: RuleInput) -> bool:
         """Neither it nor its contrary can be said."""
         if self.condition.kind == From.RDNS and self.condition.operand is not None:
-            return case.client == UNKNOWN
+            return case.client == UNKNOWN_NAME
         return case.internal and self.condition.kind in (From.SOCKET, From.RDNS)
 
 
@@ -88,7 +88,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     """No line matches, or one that says reject."""
 
 
@@ -99,23 +99,25 @@ class Rules:
         self._tables = tables
         self._rules = [Rule(match, tuple(self._clauses(match))) for match in matches]
 
-    def decide(self, case: Case, trace: Trace = SILENT) -> Generator[Awaited, Answer, str | Refused | Unavailable]:
+    def decide(
+        self, case: RuleInput, trace: Trace = NO_TRACE
+    ) -> Generator[PendingAnswer, Answer, str | Rejected | TableUnavailable]:
         """The name of the action.  Yields what has to be waited for, and is sent the answer to it."""
         for rule in self._rules:
             failed: Condition | None = None
             verdict: Verdict = True
             for clause in rule.clauses:
                 answer = clause.ask(case)
-                verdict = clause.judge(case, (yield answer) if isinstance(answer, Awaited) else answer)
+                verdict = clause.judge(case, (yield answer) if isinstance(answer, PendingAnswer) else answer)
                 if verdict is not True:
                     failed = clause.condition
                     break
             trace.rule(rule.match, failed, verdict)
-            if isinstance(verdict, Unavailable):
+            if isinstance(verdict, TableUnavailable):
                 return verdict
             if verdict:
-                return Refused() if rule.match.action is None else rule.match.action
-        return Refused()
+                return Rejected() if rule.match.action is None else rule.match.action
+        return Rejected()
 
     def _clauses(self, match: Match) -> list[Clause]:
         """In the order of evaluation.  What is always true is left out."""
@@ -134,16 +136,16 @@ class Rules:
             for condition, local in given
             if condition is not None and condition != Condition("any")
         ]
-        return sorted(clauses, key=lambda clause: LATER.get(clause.condition.kind, 0))
+        return sorted(clauses, key=lambda clause: EVALUATION_ORDER.get(clause.condition.kind, 0))
 
-    def _ask(self, condition: Condition) -> Ask:
+    def _ask(self, condition: Condition) -> AskTable:
         match condition.kind:
             case "any":
                 return lambda case: True
             case From.SOCKET:
                 return lambda case: case.origin.address == LOCAL
             case From.RDNS if condition.operand is None:
-                return lambda case: case.client != UNKNOWN
+                return lambda case: case.client != UNKNOWN_NAME
             case From.AUTH:
                 return self._ask_user(condition)
             case "tls":
@@ -164,20 +166,20 @@ class Rules:
                 return self._look(condition, Service.MAILADDR, lambda case: case.destination)
         raise ValueError(f"{condition.kind} is no condition")
 
-    def _ask_user(self, condition: Condition) -> Ask:
+    def _ask_user(self, condition: Condition) -> AskTable:
         """Of a user with a domain the table may name the domain alone."""
         if condition.operand is None:
             return lambda case: case.origin.user != "" or case.origin.address == LOCAL
         name = self._look(condition, Service.STRING, lambda case: case.origin.user)
         address = self._look(condition, Service.MAILADDR, lambda case: case.origin.user)
 
-        def ask(case: Case) -> Answer | Awaited:
+        def ask(case: RuleInput) -> Answer | PendingAnswer:
             user = case.origin.user
             return user != "" and (address if "@" in user else name)(case)
 
         return ask
 
-    def _look(self, condition: Condition, service: Service, key: Callable[[Case], str]) -> Ask:
+    def _look(self, condition: Condition, service: Service, key: Callable[[RuleInput], str]) -> AskTable:
         if condition.operand is None:
             raise ValueError(f"{condition.kind} without a table")
         table = self._tables[condition.operand.table]

@@ -3,22 +3,22 @@
 import asyncio
 from collections import Counter
 
-from smtpd.config.slice import LookupSlice
 from smtpd.imsg import ReportStatistics, SetVerbose, StatisticsReported, TableUpdated, UpdateTable
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, visible
-from smtpd.lookup.client import Clients
-from smtpd.lookup.door import Doors
+from smtpd.lookup.client_name import ClientNames
+from smtpd.lookup.expansion_config import make_expansion_config
+from smtpd.lookup.listener_tables import ListenerQuestions
 from smtpd.lookup.login import Logins
-from smtpd.lookup.plan import make_plan
-from smtpd.lookup.program import Programs
-from smtpd.lookup.recipient import Recipients
-from smtpd.lookup.refusal import TEXT
+from smtpd.lookup.open_tables import open_table
+from smtpd.lookup.recipient import RecipientExpander
+from smtpd.lookup.refusal import TEXT_MAX
 from smtpd.lookup.resolver import Resolver
-from smtpd.lookup.system import System
-from smtpd.tables.opening import open_table
+from smtpd.lookup.resolver_config import ResolverConfig
+from smtpd.lookup.table_programs import TablePrograms
+from smtpd.slice import LookupSlice
 from smtpd.tables.program import ProgramTable
-from smtpd.tables.table import Answer, Awaited, Table, Unavailable
+from smtpd.tables.table import Answer, PendingAnswer, Table, TableUnavailable
 
 
 class Lookup:
@@ -26,19 +26,21 @@ class Lookup:
         self,
         loop: asyncio.AbstractEventLoop,
         configuration: LookupSlice,
-        system: System,
+        system: ResolverConfig,
         parent: Channel,
         queue: Channel,
     ):
         self.loop = loop
         self.statistics: Counter[str] = Counter()
-        self._tables = read_tables(configuration)
-        self.programs = Programs(loop, self._tables)
-        plan = make_plan(configuration, self._tables)
-        self.recipients = Recipients(plan, parent, queue, loop.time, self.statistics)
-        self.doors = Doors(configuration.doors, self._tables, configuration.sub_addr_delim)
-        self.logins = Logins(loop, self.doors, parent, configuration.auth_failure_rate, self.statistics)
-        self.clients = Clients(loop, system, Resolver(loop, system.servers, self.statistics))
+        self._tables = open_tables(configuration)
+        self.programs = TablePrograms(loop, self._tables)
+        config = make_expansion_config(configuration, self._tables)
+        self.recipients = RecipientExpander(config, parent, queue, loop.time, self.statistics)
+        self.listener_tables = ListenerQuestions(
+            configuration.listener_tables, self._tables, configuration.sub_addr_delim
+        )
+        self.logins = Logins(loop, self.listener_tables, parent, configuration.auth_failure_rate, self.statistics)
+        self.clients = ClientNames(loop, system, Resolver(loop, system.servers, self.statistics))
 
     def begin(self) -> None:
         """Nothing to open: who asks is answered."""
@@ -49,7 +51,7 @@ class Lookup:
 
     def update(self, channel: Channel, asked: UpdateTable) -> None:
         def updated(answer: Answer) -> None:
-            trouble = visible(answer.reason)[:TEXT] if isinstance(answer, Unavailable) else ""
+            trouble = visible(answer.reason)[:TEXT_MAX] if isinstance(answer, TableUnavailable) else ""
             if trouble:
                 log.warn(f"table {asked.table} stays as it was: {trouble}")
             else:
@@ -57,8 +59,8 @@ class Lookup:
             channel.send(TableUpdated(asked.request, trouble))
 
         table = self._tables.get(asked.table)
-        answer = Unavailable(f"there is no table {asked.table}") if table is None else table.update()
-        if isinstance(answer, Awaited):
+        answer = TableUnavailable(f"there is no table {asked.table}") if table is None else table.update()
+        if isinstance(answer, PendingAnswer):
             answer.begin(updated)
         else:
             updated(answer)
@@ -70,12 +72,12 @@ class Lookup:
         log.verbose = order.verbose
 
 
-def read_tables(configuration: LookupSlice) -> dict[str, Table]:
+def open_tables(configuration: LookupSlice) -> dict[str, Table]:
     """One that cannot be read is said now, and answers Unavailable; programs have not been started yet."""
     tables: dict[str, Table] = {}
     for described in configuration.tables:
         table = tables[described.name] = open_table(described, configuration.sub_addr_delim, log.warn)
         trouble = None if isinstance(table, ProgramTable) else table.update()
-        if isinstance(trouble, Unavailable):
+        if isinstance(trouble, TableUnavailable):
             log.warn(trouble.reason)
     return tables

@@ -8,10 +8,10 @@ named       it names another node, which is new, or has been there
 recipient   it comes to an envelope, which is new, or has been there
 """
 
-from smtpd.config.slice import Condition, Match
 from smtpd.envelope import Recipient
-from smtpd.lookup.node import Forward, Node
-from smtpd.tables.table import Unavailable
+from smtpd.lookup.node import ForwardAnswer, Node
+from smtpd.slice import Condition, Match
+from smtpd.tables.table import TableUnavailable
 
 
 class Trace:
@@ -19,15 +19,15 @@ class Trace:
 
     def node(self, node: Node) -> None: ...
 
-    def rule(self, match: Match, failed: Condition | None, verdict: bool | Unavailable) -> None: ...
+    def rule(self, match: Match, failed: Condition | None, verdict: bool | TableUnavailable) -> None: ...
 
     def entry(self, table: str, key: str, value: str) -> None: ...
 
-    def forward(self, user: str, forward: Forward) -> None: ...
+    def forward(self, user: str, forward: ForwardAnswer) -> None: ...
 
     def named(self, node: Node, new: bool) -> None: ...
 
     def recipient(self, recipient: Recipient, new: bool) -> None: ...
 
 
-SILENT = Trace()
+NO_TRACE = Trace()

@@ -2,7 +2,7 @@
 
     parent --LookUpUser, ForkAgent, KillAgent--> nursery --fork--> a child that asks NSS
            <--UserLookedUp, AgentForked, AgentEnded--    --fork--> an agent: that user, in its sandbox
-           --ForkProgram-->  <--ProgramForked, ProgramEnded--      a program that answers for a table
+           --ForkTableProgram-->  <--TableProgramForked, TableProgramEnded--      a program that answers for a table
            --ForkPassword-->                                       the one-shot that asks PAM, which stays root
 
 SECURITY
@@ -25,20 +25,20 @@ from smtpd.imsg import (
     Begin,
     ForkAgent,
     ForkPassword,
-    ForkProgram,
+    ForkTableProgram,
     KillAgent,
     LookUpUser,
     NurserySetVerbose,
     Stop,
-    TakeProgram,
+    TakeSeccompFilter,
 )
 from smtpd.ipc import boot
 from smtpd.ipc.channel import Channel, Violation, unexpected
 from smtpd.ipc.log import log
-from smtpd.ipc.plain import Loop
-from smtpd.nursery.brood import Brood
-from smtpd.nursery.cradle import PASSWORD_CAPABILITIES, Prepare
-from smtpd.nursery.person import OUR_USERS
+from smtpd.ipc.selector_loop import SelectorLoop
+from smtpd.nursery.account import OUR_USERS
+from smtpd.nursery.child_main import PASSWORD_CAPABILITIES, Prepare
+from smtpd.nursery.children import Children
 from smtpd.sandbox import privilege
 
 # setpcap lets a child give up the rest for good, before it becomes a user.  What the child that asks PAM needs is kept
@@ -50,13 +50,13 @@ LOOK_UP_USER = "_smtpl"  # whom a child is while it asks NSS: it answers lookup 
 def main(prepare: Prepare) -> int:
     """`prepare` makes an agent, already as its user: this process imports no other one."""
     handed = boot.receive("nursery", None)
-    loop = Loop()
+    loop = SelectorLoop()
     found = {name: sandbox.find_ids(name) for name in OUR_USERS} if os.geteuid() == 0 else {}
     ours = {ids.uid for ids in found.values() if ids is not None}
-    brood = Brood(loop, handed.parent, prepare, found.get(LOOK_UP_USER), ours)
+    children = Children(loop, handed.parent, prepare, found.get(LOOK_UP_USER), ours)
     handed.entered(confine())
-    loop.on_signal(signal.SIGCHLD, brood.reap)
-    loop.add(handed.parent, partial(from_parent, brood), ended)
+    loop.on_signal(signal.SIGCHLD, children.reap)
+    loop.add(handed.parent, partial(from_parent, children), ended)
     loop.run()
     return 0
 
@@ -74,26 +74,26 @@ def confine() -> list[str]:
     return [*held, "not dumpable", "dies with its parent"]
 
 
-def from_parent(brood, channel, imsg, descriptor):
+def from_parent(children, channel, imsg, descriptor):
     match imsg:
-        case TakeProgram():
-            brood.take_program(imsg)
+        case TakeSeccompFilter():
+            children.take_seccomp_filter(imsg)
         case Begin():
             pass  # it began with its first request; there is none before
         case LookUpUser():
-            brood.look_up_user(imsg)
+            children.look_up_user(imsg)
         case ForkAgent():
-            brood.fork_agent(imsg)
+            children.fork_agent(imsg)
         case KillAgent():
-            brood.kill_agent(imsg)
-        case ForkProgram():
-            brood.fork_program(imsg, descriptor)
+            children.kill_agent(imsg)
+        case ForkTableProgram():
+            children.fork_program(imsg, descriptor)
         case ForkPassword():
-            brood.fork_password(descriptor)
+            children.fork_password(descriptor)
         case NurserySetVerbose():
             log.verbose = imsg.verbose
         case Stop():
-            brood.leave()
+            children.stop()
         case _:
             unexpected("parent", imsg)
 

@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from smtpd.config.slice import USER_NAME, ParentSlice
+from smtpd.errand import MAILBOX_KINDS
 from smtpd.imsg import (
     AgentEnded,
     AgentForked,
+    AgentMailboxSocket,
     AgentNotForked,
     AgentRefused,
     AgentStarted,
-    AgentTether,
     EndAgent,
     ForkAgent,
     KillAgent,
     StartAgent,
 )
 from smtpd.ipc.channel import Channel, Violation
-from smtpd.ipc.errand import TETHERED
 from smtpd.ipc.log import log
-from smtpd.ipc.plain import Loop
-from smtpd.parent.line import Line
-from smtpd.parent.post import Assignment, Posts, Unknown
-from smtpd.parent.service import SERVICES, admit
+from smtpd.ipc.selector_loop import SelectorLoop
+from smtpd.parent.nursery_request import NurseryRequests
+from smtpd.parent.permitted_agent import PermittedAgent, PermittedAgents, UnknownUser
+from smtpd.parent.privileged_request import PRIVILEGED_REQUESTS, check_allowed
+from smtpd.slice import USER_NAME, ParentSlice
 
 AGENTS_MAX = 384  # alive or being made: all places of queue's, and some that have just been parted with
 AGENTS_PER_USER_MAX = 8  # of one recipient; of an action that runs as one user for all
@@ -46,52 +46,52 @@ class Agent:
     share: tuple[str, str]
     uid: int
     gid: int
-    tether: socket.socket | None  # of one that stores into mailboxes
+    mailbox_socket: socket.socket | None  # of one that stores into mailboxes
 
 
 class Agents:
     """`ended` is told of each that has."""
 
-    def __init__(self, loop: Loop, nursery: Channel, configuration: ParentSlice):
+    def __init__(self, loop: SelectorLoop, nursery: Channel, configuration: ParentSlice):
         self.ended: Callable[[Agent], None] = lambda _agent: None
         self._nursery = nursery
         self._configuration = configuration
-        self._posts = Posts(configuration)
-        self._line = Line(loop, nursery, SERVICES[StartAgent], self._never_forked)
-        self._being_made: dict[int, Assignment] = {}  # by the number of the request to the nursery
+        self._posts = PermittedAgents(configuration)
+        self._line = NurseryRequests(loop, nursery, PRIVILEGED_REQUESTS[StartAgent], self._never_forked)
+        self._being_made: dict[int, PermittedAgent] = {}  # by the number of the request to the nursery
         self._numbers: dict[int, Agent] = {}
         self._pids: dict[int, Agent] = {}
         self._shares: Counter[tuple[str, str]] = Counter()
-        self._tether: tuple[int, socket.socket] | None = None  # of the agent that is told of next
+        self._mailbox_socket: tuple[int, socket.socket] | None = None  # of the agent that is told of next
         self._last = 0
 
     # -- queue asks ------------------------------------------------------------------
 
     def start_agent(self, channel: Channel, imsg: StartAgent) -> None:
-        admit(self._configuration, channel, imsg)
+        check_allowed(self._configuration, channel, imsg)
         refuse = partial(_refuse, channel, imsg)
         try:
-            assignment = self._posts.get_assignment(imsg)
-        except Unknown:
+            permitted = self._posts.get_permitted(imsg)
+        except UnknownUser:
             refuse("unknown")
             return
         if not USER_NAME.fullmatch(imsg.user):
             refuse("unknown")
-        elif self._shares.total() >= AGENTS_MAX or self._shares[assignment.share] >= AGENTS_PER_USER_MAX:
+        elif self._shares.total() >= AGENTS_MAX or self._shares[permitted.share] >= AGENTS_PER_USER_MAX:
             refuse("later", "too many agents")
         elif self._line.full:
             refuse("later", "too many agents are being started")
         else:
-            self._shares[assignment.share] += 1
+            self._shares[permitted.share] += 1
             self._line.ask(
-                partial(self._fork, assignment),
+                partial(self._fork, permitted),
                 partial(self._answered, channel, imsg),
                 partial(refuse, "later", "the nursery did not answer in time"),
             )
 
-    def _fork(self, assignment: Assignment, request: int) -> ForkAgent:
-        self._being_made[request] = assignment
-        return assignment.fork(request)
+    def _fork(self, permitted: PermittedAgent, request: int) -> ForkAgent:
+        self._being_made[request] = permitted
+        return permitted.fork(request)
 
     def _answered(self, channel: Channel, asked: StartAgent, imsg: Any, descriptor: int | None) -> None:
         if isinstance(imsg, AgentForked):
@@ -100,7 +100,7 @@ class Agents:
             _refuse(channel, asked, imsg.verdict, imsg.reason)
 
     def end_agent(self, channel: Channel, imsg: EndAgent) -> None:
-        admit(self._configuration, channel, imsg)
+        check_allowed(self._configuration, channel, imsg)
         agent = self.find(imsg.agent)
         if agent is not None:
             self.kill(agent)
@@ -118,35 +118,35 @@ class Agents:
 
     # -- the nursery answers ---------------------------------------------------------
 
-    def agent_tether(self, imsg: AgentTether, descriptor: int) -> None:
-        tether = socket.socket(fileno=descriptor)
-        tether.setblocking(False)
-        if self._tether is not None:
-            raise Violation("nursery sends a second tether before the agent of the first")
-        self._tether = imsg.pid, tether
+    def agent_mailbox_socket(self, imsg: AgentMailboxSocket, descriptor: int) -> None:
+        mailbox_socket = socket.socket(fileno=descriptor)
+        mailbox_socket.setblocking(False)
+        if self._mailbox_socket is not None:
+            raise Violation("nursery sends a second mailbox_socket before the agent of the first")
+        self._mailbox_socket = imsg.pid, mailbox_socket
 
     def agent_forked(self, imsg: AgentForked, descriptor: int) -> None:
         request = self._line.get_asked(imsg)
         asked: ForkAgent = request.imsg
-        if imsg.uid == 0 or (asked.person is not None and asked.person[:2] != (imsg.uid, imsg.gid)):
+        if imsg.uid == 0 or (asked.account is not None and asked.account[:2] != (imsg.uid, imsg.gid)):
             raise Violation(f"nursery made an agent of {asked.user} with uid {imsg.uid}, gid {imsg.gid}")
         share = self._being_made.pop(imsg.request).share
-        tether = self._take_tether(imsg.pid, asked.kind)
+        mailbox_socket = self._take_mailbox_socket(imsg.pid, asked.kind)
         self._last += 1
-        agent = Agent(self._last, imsg.pid, asked.user, share, imsg.uid, imsg.gid, tether)
+        agent = Agent(self._last, imsg.pid, asked.user, share, imsg.uid, imsg.gid, mailbox_socket)
         self._numbers[agent.number] = self._pids[agent.pid] = agent
         if request.answer is None:  # too late
             os.close(descriptor)
             self.kill(agent)
         self._line.answered(imsg, descriptor)
 
-    def _take_tether(self, pid: int, kind: str) -> socket.socket | None:
-        if self._tether is None and kind not in TETHERED:
+    def _take_mailbox_socket(self, pid: int, kind: str) -> socket.socket | None:
+        if self._mailbox_socket is None and kind not in MAILBOX_KINDS:
             return None
-        if self._tether is None or kind not in TETHERED or self._tether[0] != pid:
-            raise Violation(f"nursery made an agent of kind {kind} with a tether too many or too few")
-        tether, self._tether = self._tether[1], None
-        return tether
+        if self._mailbox_socket is None or kind not in MAILBOX_KINDS or self._mailbox_socket[0] != pid:
+            raise Violation(f"nursery made an agent of kind {kind} with a mailbox_socket too many or too few")
+        mailbox_socket, self._mailbox_socket = self._mailbox_socket[1], None
+        return mailbox_socket
 
     def agent_not_forked(self, imsg: AgentNotForked) -> None:
         self._line.get_asked(imsg)
@@ -162,8 +162,8 @@ class Agents:
             raise Violation(f"nursery tells of the end of agent {imsg.pid}, which there never was")
         del self._numbers[agent.number]
         self._leave(agent.share)
-        if agent.tether is not None:
-            agent.tether.close()
+        if agent.mailbox_socket is not None:
+            agent.mailbox_socket.close()
         if imsg.status:
             log.debug(f"agent of {agent.user} (pid {agent.pid}) ended with wait status {imsg.status}")
         self.ended(agent)

@@ -20,8 +20,8 @@ _SO_SNDBUFFORCE = 32  # asm-generic/socket.h: beyond net.core.wmem_max, for root
 
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8"}
 # For malloc(3) of glibc: what has been freed is overwritten.  OpenSSL leaves there what it has decoded of a key's file.
-OVERWRITE = {"GLIBC_TUNABLES": "glibc.malloc.perturb=90:glibc.malloc.tcache_count=0"}
-_ENVIRONMENTS = {"crypto": _ENVIRONMENT | OVERWRITE}  # others than the usual one
+OVERWRITE_FREED_MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.perturb=90:glibc.malloc.tcache_count=0"}
+_ENVIRONMENTS = {"crypto": _ENVIRONMENT | OVERWRITE_FREED_MEMORY}  # others than the usual one
 _POSITION_INDEPENDENT = 3  # ET_DYN of elf.h
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
@@ -99,7 +99,7 @@ def describe_status(pid: int, status: int, kernel_log: int | None) -> str:
     if code >= 0:
         return f"exited with status {code}"
     if -code == signal.SIGSYS:
-        call = sandbox.describe_violation(pid, kernel_log) or "the kernel's log does not tell which"
+        call = sandbox.describe_seccomp_kill(pid, kernel_log) or "the kernel's log does not tell which"
         return f"killed by SIGSYS, forbidden system call: {call}"
     try:
         return f"killed by {signal.Signals(-code).name}"

@@ -6,37 +6,37 @@ import signal
 from smtpd.imsg import NurserySetVerbose, SetVerbose, TakeSyslog
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import PARENT_NAME, log
-from smtpd.ipc.plain import Loop
+from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.parent.agent import Agents
-from smtpd.parent.boot import Booted
-from smtpd.parent.ground import DEFERRED
-from smtpd.parent.interface import Interfaces
+from smtpd.parent.late_listener import LateListeners
 from smtpd.parent.mailbox import Mailboxes
 from smtpd.parent.notify import ServiceManager
 from smtpd.parent.password import Passwords
-from smtpd.parent.program import Programs
 from smtpd.parent.reload import Reload
+from smtpd.parent.start.boot import StartState
+from smtpd.parent.start.daemonize import DEFERRED_SIGNALS
+from smtpd.parent.table_program import TablePrograms
 from smtpd.parent.user import Users
 from smtpd.parent.watch import Watch
 
-SYSLOG_AGAIN = 1.0  # seconds between two attempts to reach it
+SYSLOG_RETRY_INTERVAL = 1.0  # seconds between two attempts to reach it
 
 
 class Daemon:
-    def __init__(self, booted: Booted, manager: ServiceManager):
+    def __init__(self, booted: StartState, manager: ServiceManager):
         configuration, nursery = booted.configured, booted.nursery.channel
-        self.loop = Loop()
+        self.loop = SelectorLoop()
         self.users = Users(self.loop, nursery, configuration)
         self.passwords = Passwords(self.loop, nursery, self.users, configuration)
         self.agents = Agents(self.loop, nursery, configuration)
         self.mailboxes = Mailboxes(self.loop, self.agents, configuration, booted.mailboxes, booted.places.mail)
         (lookup,), (crypto,) = booted.channels("lookup"), booted.channels("crypto")
         dispatchers = booted.channels("dispatcher")
-        self.programs = Programs(self.loop, nursery, lookup, configuration.programs, booted.program_logs)
+        self.programs = TablePrograms(self.loop, nursery, lookup, configuration.programs, booted.program_logs)
         self.reload = Reload(self.loop, manager, configuration, crypto, dispatchers, booted.strict)
         present = [one for one in configuration.listeners if one not in booted.late]
-        self.interfaces = Interfaces(self.loop, booted.late, dispatchers, present)
-        self.watch = Watch(self.loop, booted.children, booted.kernel_log, booted.record.last_word, self._stopping)
+        self.interfaces = LateListeners(self.loop, booted.late, dispatchers, present)
+        self.watch = Watch(self.loop, booted.children, booted.kernel_log, booted.record.log_directly, self._stopping)
         self._booted = booted
         self._manager = manager
         self._reopening = False
@@ -45,7 +45,7 @@ class Daemon:
         self.watch.begin()
         self._booted.record.started()
         self.loop.on_signal(signal.SIGHUP, self.reload.begin)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED_SIGNALS)
         self._say_ready()
         self._manager.ready()
         self.programs.begin()
@@ -95,7 +95,7 @@ class Daemon:
             return
         descriptor = self._booted.record.connect_syslog()
         if descriptor is None:
-            self.loop.after(SYSLOG_AGAIN, lambda: self._try_syslog(control))
+            self.loop.after(SYSLOG_RETRY_INTERVAL, lambda: self._try_syslog(control))
             return
         self._reopening = False
         control.send(TakeSyslog(), descriptor)

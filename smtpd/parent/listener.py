@@ -14,15 +14,15 @@ import socket
 import stat
 from collections.abc import Iterable
 
-from smtpd.config.slice import ListenerSlice
 from smtpd.ipc.log import log
+from smtpd.slice import ListenerSlice
 
 BACKLOG = 4096  # a short one makes twenty clients at once wait for their second SYN
 CONTROL_BACKLOG = 128
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
 
 
-class Occupied(Exception):
+class AddressInUse(Exception):
     """Somebody else has this address."""
 
 
@@ -75,7 +75,7 @@ def bind(listener: ListenerSlice, *, shared: bool, early: bool = True) -> socket
     except OSError as error:
         made.close()
         if error.errno == errno.EADDRINUSE:
-            raise Occupied(f"{where} is in use") from None
+            raise AddressInUse(f"{where} is in use") from None
         raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from None
     return made
 
@@ -99,9 +99,9 @@ def bind_control(path: str) -> socket.socket:
     """The socket for smtpctl, open to all: control looks at who connects.  Raises Occupied or OSError."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise Occupied(f"{path} is there, and is no socket")
+            raise AddressInUse(f"{path} is there, and is no socket")
         if _answers(path):
-            raise Occupied(f"{path}: another smtpd answers here")
+            raise AddressInUse(f"{path}: another smtpd answers here")
         os.unlink(path)  # a crash has left it
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o111)

@@ -1,10 +1,10 @@
 """LockMailbox, UnlockMailbox: mailboxes, made and locked for an agent of their user, and passed to it.
 
-    queue --LockMailbox(agent)--> try, pause, try ... --descriptor--> agent, by its tether
+    queue --LockMailbox(agent)--> try, pause, try ... --descriptor--> agent, by its mailbox_socket
                                                       --MailboxLocked(lock)--> queue
           --UnlockMailbox(lock)-> unlocked, and the dot-lock removed
 
-    given up too     when the agent ends, or the daemon; an agent that has not let go after HELD_MAX is killed for it
+    given up too     when the agent ends, or the daemon; an agent that has not let go after LOCK_MAX is killed for it
     waited for       a lock of somebody else, as long as the service's deadline says
 
 Whose mailbox it is and what uid its owner has, the agent itself is asked for by nobody: it is the name that it was
@@ -22,26 +22,26 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mail_local import mailbox
-from smtpd.config.slice import ParentSlice
 from smtpd.envelope import Text
 from smtpd.imsg import LockMailbox, MailboxLocked, MailboxNotLocked, UnlockMailbox
-from smtpd.ipc.bound import fit
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
-from smtpd.ipc.plain import Loop, Timer
-from smtpd.ipc.reason import reason_of
+from smtpd.ipc.os_error import describe_error
+from smtpd.ipc.selector_loop import SelectorLoop, Timer
+from smtpd.ipc.text_limit import fit_text
 from smtpd.parent.agent import Agent, Agents
-from smtpd.parent.service import SERVICES, admit
-from smtpd.parent.worker import Worker
+from smtpd.parent.blocking_call import BlockingCalls
+from smtpd.parent.privileged_request import PRIVILEGED_REQUESTS, check_allowed
+from smtpd.slice import ParentSlice
 
 # Seconds that an agent may hold a mailbox.  It begins no mail after LOCK_TIME (smtpd/agent/mailbox.py), and one that it
 # has begun may take long on a slow disk; but other programs remove a dot-lock that is older than mailbox.STALE.
-HELD_MAX = 240.0
-ENDING = 2.0  # seconds that the end of the daemon waits for the thread
+LOCK_MAX = 240.0
+END_TIMEOUT = 2.0  # seconds that the end of the daemon waits for the thread
 
 
 @dataclass
-class Held:
+class LockedMailbox:
     """A mailbox, locked; closing `stack` gives it up."""
 
     descriptor: int
@@ -49,7 +49,7 @@ class Held:
 
 
 @dataclass(eq=False)
-class Attempt:
+class LockAttempt:
     """A request, until it is answered.  `over` is read by the thread too."""
 
     channel: Channel
@@ -65,7 +65,7 @@ class Attempt:
 class Lock:
     number: int
     agent: Agent
-    held: Held
+    held: LockedMailbox
     timer: Timer
 
 
@@ -75,18 +75,18 @@ class Mailboxes:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: SelectorLoop,
         agents: Agents,
         configuration: ParentSlice,
         directory: int | None,
-        path: str = mailbox.DIRECTORY,
+        path: str = mailbox.MAIL_DIRECTORY,
     ):
         self._loop = loop
         self._agents = agents
         self._configuration = configuration
         self._directory, self._path = directory, path
-        self._worker = Worker(loop)
-        self._attempts: dict[Agent, Attempt] = {}
+        self._worker = BlockingCalls(loop)
+        self._attempts: dict[Agent, LockAttempt] = {}
         self._locks: dict[int, Lock] = {}
         self._last = 0
         agents.ended = self._agent_ended
@@ -94,23 +94,23 @@ class Mailboxes:
     # -- queue asks --------------------------------------------------------------------
 
     def lock_mailbox(self, channel: Channel, imsg: LockMailbox) -> None:
-        admit(self._configuration, channel, imsg)
-        service = SERVICES[LockMailbox]
+        check_allowed(self._configuration, channel, imsg)
+        service = PRIVILEGED_REQUESTS[LockMailbox]
         agent = self._agents.find(imsg.agent)
         if agent is None:
             channel.send(MailboxNotLocked(imsg.request, False, "the agent has ended"))
             return
-        if agent.tether is None or agent in self._attempts or self._find_lock(agent):
+        if agent.mailbox_socket is None or agent in self._attempts or self._find_lock(agent):
             raise Violation(f"queue asks for a mailbox for agent {agent.number}, which has one or needs none")
         if self._worker.waiting >= service.waiting:
             channel.send(MailboxNotLocked(imsg.request, False, "too many mailboxes are waited for"))
             return
-        attempt = self._attempts[agent] = Attempt(channel, imsg.request, agent)
+        attempt = self._attempts[agent] = LockAttempt(channel, imsg.request, agent)
         attempt.timer = self._loop.after(service.deadline, partial(self._too_late, attempt))
         self._try(attempt)
 
     def unlock_mailbox(self, channel: Channel, imsg: UnlockMailbox) -> None:
-        admit(self._configuration, channel, imsg)
+        check_allowed(self._configuration, channel, imsg)
         if not 0 < imsg.lock <= self._last:
             raise Violation(f"queue gives up lock {imsg.lock}, which there never was")
         lock = self._locks.get(imsg.lock)
@@ -119,59 +119,61 @@ class Mailboxes:
 
     # -- an attempt ----------------------------------------------------------------------
 
-    def _try(self, attempt: Attempt) -> None:
+    def _try(self, attempt: LockAttempt) -> None:
         assert self._directory is not None
         if not attempt.over:
             self._worker.do(partial(_maybe_hold, self._directory, attempt), partial(self._tried, attempt))
 
-    def _tried(self, attempt: Attempt, outcome: Held | Exception | None) -> None:
+    def _tried(self, attempt: LockAttempt, outcome: LockedMailbox | Exception | None) -> None:
         attempt.came_back = True
         if attempt.over:
-            if isinstance(outcome, Held):
+            if isinstance(outcome, LockedMailbox):
                 self._release(outcome)
-        elif isinstance(outcome, Held):
+        elif isinstance(outcome, LockedMailbox):
             self._pass(attempt, outcome)
         elif outcome is None:
             self._loop.after(next(attempt.pauses), partial(self._try, attempt))
         else:
-            self._refuse(attempt, isinstance(outcome, mailbox.NoName), self._reason_of(attempt, outcome))
+            self._refuse(attempt, isinstance(outcome, mailbox.MailboxNameError), self._reason_of(attempt, outcome))
 
-    def _reason_of(self, attempt: Attempt, error: Exception) -> str:
-        if isinstance(error, mailbox.NoName):
+    def _reason_of(self, attempt: LockAttempt, error: Exception) -> str:
+        if isinstance(error, mailbox.MailboxNameError):
             return str(error)
         if isinstance(error, OSError) and isinstance(error.filename, str):  # a mailbox or its dot-lock
             error.filename = f"{self._path}/{error.filename}"
-            return reason_of(error)
-        if not isinstance(error, OSError | mailbox.Refused):
+            return describe_error(error)
+        if not isinstance(error, OSError | mailbox.MailboxError):
             log.trouble("a mailbox could not be locked", error)
-        return f"{self._path}/{attempt.agent.user}: {reason_of(error)}"
+        return f"{self._path}/{attempt.agent.user}: {describe_error(error)}"
 
-    def _too_late(self, attempt: Attempt) -> None:
-        self._refuse(attempt, False, mailbox.LOCKED if attempt.came_back else "the mail directory does not answer")
+    def _too_late(self, attempt: LockAttempt) -> None:
+        self._refuse(
+            attempt, False, mailbox.LOCKED_REASON if attempt.came_back else "the mail directory does not answer"
+        )
 
-    def _refuse(self, attempt: Attempt, permanent: bool, reason: str) -> None:
+    def _refuse(self, attempt: LockAttempt, permanent: bool, reason: str) -> None:
         self._end(attempt)
-        attempt.channel.send(MailboxNotLocked(attempt.request, permanent, fit(Text, reason)))
+        attempt.channel.send(MailboxNotLocked(attempt.request, permanent, fit_text(Text, reason)))
 
-    def _end(self, attempt: Attempt) -> None:
+    def _end(self, attempt: LockAttempt) -> None:
         attempt.over = True
         del self._attempts[attempt.agent]
         if attempt.timer is not None:
             attempt.timer.cancel()
 
-    def _pass(self, attempt: Attempt, held: Held) -> None:
+    def _pass(self, attempt: LockAttempt, held: LockedMailbox) -> None:
         """To the agent, and only then is it queue's to speak of."""
         number, agent = self._last + 1, attempt.agent
-        assert agent.tether is not None
+        assert agent.mailbox_socket is not None
         try:
-            socket.send_fds(agent.tether, [number.to_bytes(8, "big")], [held.descriptor])
+            socket.send_fds(agent.mailbox_socket, [number.to_bytes(8, "big")], [held.descriptor])
         except OSError as error:
             self._release(held)
-            self._refuse(attempt, False, f"the agent does not take its mailbox: {reason_of(error)}")
+            self._refuse(attempt, False, f"the agent does not take its mailbox: {describe_error(error)}")
             return
         self._end(attempt)
         self._last = number
-        timer = self._loop.after(HELD_MAX, partial(self._held_too_long, agent))
+        timer = self._loop.after(LOCK_MAX, partial(self._held_too_long, agent))
         self._locks[number] = Lock(number, agent, held, timer)
         attempt.channel.send(MailboxLocked(attempt.request, number))
 
@@ -190,7 +192,7 @@ class Mailboxes:
         lock.timer.cancel()
         self._release(lock.held)
 
-    def _release(self, held: Held) -> None:
+    def _release(self, held: LockedMailbox) -> None:
         self._worker.do(held.stack.close, _released)
 
     def _agent_ended(self, agent: Agent) -> None:
@@ -206,17 +208,17 @@ class Mailboxes:
             self._end(attempt)
         for lock in list(self._locks.values()):
             self._give_up(lock)
-        self._worker.end(ENDING)
+        self._worker.end(END_TIMEOUT)
 
 
-def _maybe_hold(directory: int, attempt: Attempt) -> Held | None:
+def _maybe_hold(directory: int, attempt: LockAttempt) -> LockedMailbox | None:
     """In the thread.  None when somebody else has locked it."""
     if attempt.over:
         return None
     agent = attempt.agent
     with ExitStack() as stack:
         descriptor = mailbox.maybe_lock(directory, agent.user, agent.uid, agent.gid, stack)
-        return None if descriptor is None else Held(descriptor, stack.pop_all())
+        return None if descriptor is None else LockedMailbox(descriptor, stack.pop_all())
 
 
 def _released(outcome: Exception | None) -> None:

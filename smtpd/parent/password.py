@@ -20,22 +20,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from smtpd.config.slice import USER_NAME, ParentSlice
 from smtpd.imsg import TABLE, CheckPassword, ForkPassword, PasswordChecked, TryPassword
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
-from smtpd.ipc.plain import Loop, Timer
-from smtpd.parent.service import SERVICES, admit
+from smtpd.ipc.selector_loop import SelectorLoop, Timer
+from smtpd.parent.privileged_request import PRIVILEGED_REQUESTS, check_allowed
 from smtpd.parent.user import Users
+from smtpd.slice import USER_NAME, ParentSlice
 
 VERDICTS = ("yes", "no", "later")
 WAITING_OF_USER = 4  # more of one user are answered "later"
-PATIENCE = 16.0  # seconds for one process; the nursery kills it a moment before
+PROCESS_TIMEOUT = 16.0  # seconds for one process; the nursery kills it a moment before
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 16.0  # seconds
-FORGIVEN = 600.0  # seconds after which a failure counts no more
+FAILURE_LIFETIME = 600.0  # seconds after which a failure counts no more
 FAILURES_MAX = 4096  # sources
-KNOWN_OF_USER = 4  # addresses, the last ones
-KNOWN_MAX = 4096  # users
+KNOWN_ADDRESSES_MAX = 4  # addresses, the last ones
+KNOWN_USERS_MAX = 4096  # users
 
 Source = tuple[str, str]  # a user, and an address that is known; or empty: all others
 
@@ -56,19 +56,19 @@ class Check:
 
 
 class Passwords:
-    def __init__(self, loop: Loop, nursery: Channel, users: Users, configuration: ParentSlice):
+    def __init__(self, loop: SelectorLoop, nursery: Channel, users: Users, configuration: ParentSlice):
         self._loop = loop
         self._nursery = nursery
         self._users = users
         self._configuration = configuration
-        self._service = SERVICES[CheckPassword]
+        self._service = PRIVILEGED_REQUESTS[CheckPassword]
         self._checks: list[Check] = []
         self._failures: OrderedDict[Source, tuple[int, float]] = OrderedDict()  # how many in a row, the last when
         self._resting: set[Source] = set()
         self._known: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # user -> addresses, the last one first
 
     def check_password(self, channel: Channel, imsg: CheckPassword) -> None:
-        admit(self._configuration, channel, imsg)
+        check_allowed(self._configuration, channel, imsg)
         source = imsg.user, imsg.address if imsg.address in self._known.get(imsg.user, ()) else ""
         in_line = sum(check.source == source for check in self._checks)
         if not USER_NAME.fullmatch(imsg.user):
@@ -113,7 +113,7 @@ class Passwords:
         check.process = Channel(ours, TABLE, "parent", "password")
         self._loop.add(check.process, partial(self._tried, check), partial(self._gone, check))
         check.process.send(TryPassword(check.user, check.password, check.address))
-        self._wait(check, PATIENCE, partial(self._gone, check))
+        self._wait(check, PROCESS_TIMEOUT, partial(self._gone, check))
 
     def _tried(self, check: Check, _channel: Channel, imsg: Any, _descriptor: int | None) -> None:
         """PasswordTried: there is no other arrow."""
@@ -158,7 +158,7 @@ class Passwords:
             return
         source, now = check.source, time.monotonic()
         count, last = self._failures.get(source, (0, now))
-        count = count + 1 if now - last < FORGIVEN else 1
+        count = count + 1 if now - last < FAILURE_LIFETIME else 1
         self._failures[source] = (count, now)
         self._failures.move_to_end(source)
         if len(self._failures) > FAILURES_MAX:
@@ -168,8 +168,8 @@ class Passwords:
 
     def _know(self, user: str, address: str) -> None:
         others = (known for known in self._known.pop(user, ()) if known != address)
-        self._known[user] = (address, *others)[:KNOWN_OF_USER]
-        if len(self._known) > KNOWN_MAX:
+        self._known[user] = (address, *others)[:KNOWN_ADDRESSES_MAX]
+        if len(self._known) > KNOWN_USERS_MAX:
             self._known.popitem(last=False)
 
     def _rested(self, source: Source) -> None:

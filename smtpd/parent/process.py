@@ -3,7 +3,7 @@
     lookup  --FindUser------------------>          --LookUpUser------------>
             --CheckPassword------------->          --ForkPassword---------->
     queue   --StartAgent, EndAgent------>  parent  --ForkAgent, KillAgent-->  nursery
-            --LockMailbox, UnlockMailbox>          --ForkProgram----------->
+            --LockMailbox, UnlockMailbox>          --ForkTableProgram----------->
     control --SetVerbose, ReopenSyslog-->
     crypto  --KeyTaken------------------>          --TryPassword----------->  password
     dispatcher
@@ -30,12 +30,11 @@ from functools import partial
 from setproctitle import setproctitle
 
 from smtpd import sandbox
-from smtpd.config.place import Places
 from smtpd.imsg import (
     AgentEnded,
     AgentForked,
+    AgentMailboxSocket,
     AgentNotForked,
-    AgentTether,
     AuthoritiesTaken,
     CertificatesUsed,
     CertificateTaken,
@@ -45,41 +44,42 @@ from smtpd.imsg import (
     FindUser,
     KeyTaken,
     LockMailbox,
-    ProgramEnded,
-    ProgramForked,
-    ProgramNotForked,
     ReopenSyslog,
     SetVerbose,
     StartAgent,
+    TableProgramEnded,
+    TableProgramForked,
+    TableProgramNotForked,
     UnlockMailbox,
     UserLookedUp,
 )
 from smtpd.ipc.channel import unexpected
 from smtpd.ipc.log import log, take_tracebacks
-from smtpd.parent.activation import Inherited, count_sockets
-from smtpd.parent.answer import CannotStart, Interrupted
-from smtpd.parent.boot import Booted, boot
 from smtpd.parent.daemon import Daemon
-from smtpd.parent.ground import settle
 from smtpd.parent.notify import find_service_manager
-from smtpd.parent.option import Options
-from smtpd.parent.record import Pipes, Stderr
+from smtpd.parent.start.activation import InheritedSockets, count_sockets
+from smtpd.parent.start.await_child import CannotStart, StartInterrupted
+from smtpd.parent.start.boot import StartState, boot
+from smtpd.parent.start.daemonize import daemonize
+from smtpd.parent.start.log_pipes import LogPipes, StderrLog
+from smtpd.parent.start.option import Options
 from smtpd.parent.watch import EX_FAILED
+from smtpd.paths import Paths
 
 
 def main(options: Options) -> int:
     """The exit status, after everybody has ended."""
     handed = count_sockets(os.environ)
-    started = settle(options.foreground, handed)
+    started = daemonize(options.foreground, handed)
     manager = find_service_manager()
     setproctitle("smtpd: parent")
     take_tracebacks(log)
     log.verbose = options.verbose
-    record = Stderr() if options.log_to_stderr else Pipes()
-    booted = Booted(options, Places(options.state), record, sandbox.open_kernel_log(), Inherited(handed))
+    record = StderrLog() if options.log_to_stderr else LogPipes()
+    booted = StartState(options, Paths(options.state), record, sandbox.open_kernel_log(), InheritedSockets(handed))
     try:
         boot(booted)
-    except Interrupted as signalled:
+    except StartInterrupted as signalled:
         log.info(f"{signalled}: the start is given up")
         record.give_up()
         booted.clear_away()
@@ -111,19 +111,19 @@ def from_nursery(daemon, channel, imsg, descriptor):
     match imsg:
         case UserLookedUp():
             daemon.users.user_looked_up(imsg)
-        case AgentTether():
-            daemon.agents.agent_tether(imsg, descriptor)
+        case AgentMailboxSocket():
+            daemon.agents.agent_mailbox_socket(imsg, descriptor)
         case AgentForked():
             daemon.agents.agent_forked(imsg, descriptor)
         case AgentNotForked():
             daemon.agents.agent_not_forked(imsg)
         case AgentEnded():
             daemon.agents.agent_ended(imsg)
-        case ProgramForked():
+        case TableProgramForked():
             daemon.programs.program_forked(imsg, descriptor)
-        case ProgramNotForked():
+        case TableProgramNotForked():
             daemon.programs.program_not_forked(imsg)
-        case ProgramEnded():
+        case TableProgramEnded():
             daemon.programs.program_ended(imsg)
         case _:
             unexpected("nursery", imsg)

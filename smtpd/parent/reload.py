@@ -6,10 +6,10 @@
 Only they are: the rest of the configuration needs a restart, as processes that are confined could not open what a new
 one names.  A HUP that comes meanwhile begins another round when this one is over.
 
-A round is given up when a file is not opened, or a process does not answer, within SILENCE.  Another round begins as
-soon as all that is still owed has come, and not before: otherwise descriptors would pile up in front of a process that
-hangs.  Once all have made their contexts nothing is given up: a process that is late uses the old ones until it has
-read UseCertificates, and crypto keeps the old keys until then.
+A round is given up when a file is not opened, or a process does not answer, within STEP_TIMEOUT.  Another round begins
+as soon as all that is still owed has come, and not before: otherwise descriptors would pile up in front of a process
+that hangs.  Once all have made their contexts nothing is given up: a process that is late uses the old ones until it
+has read UseCertificates, and crypto keeps the old keys until then.
 """
 
 import os
@@ -17,24 +17,24 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from smtpd.config.slice import ParentSlice
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
-from smtpd.ipc.plain import Loop, Timer
-from smtpd.ipc.reason import reason_of
-from smtpd.parent.certificate import Unusable, open_files
-from smtpd.parent.exchange import Answer, Exchange, Phase, report
+from smtpd.ipc.os_error import describe_error
+from smtpd.ipc.selector_loop import SelectorLoop, Timer
+from smtpd.parent.blocking_call import BlockingCalls
+from smtpd.parent.certificate_file import CertificateFileError, open_files
+from smtpd.parent.certificate_update import Answer, CertificateUpdate, Phase, report
 from smtpd.parent.notify import ServiceManager
-from smtpd.parent.worker import Worker
+from smtpd.slice import ParentSlice
 
-PATIENCE = 1.0  # seconds at the end, for files that are being opened
-SILENCE = 10.0  # seconds for each step: a file is opened, every process has answered
+END_TIMEOUT = 1.0  # seconds at the end, for files that are being opened
+STEP_TIMEOUT = 10.0  # seconds for each step: a file is opened, every process has answered
 
 
 class Reload:
     def __init__(
         self,
-        loop: Loop,
+        loop: SelectorLoop,
         manager: ServiceManager,
         configuration: ParentSlice,
         crypto: Channel,
@@ -47,8 +47,10 @@ class Reload:
         self._crypto = crypto
         self._dispatchers = dispatchers
         self._strict = strict
-        self._worker = Worker(loop)
-        self._exchange: Exchange | None = None  # also one that was given up, while something of it is still to come
+        self._worker = BlockingCalls(loop)
+        self._exchange: CertificateUpdate | None = (
+            None  # also one that was given up, while something of it is still to come
+        )
         self._opening = False
         self._timer: Timer | None = None
         self._again = False
@@ -67,14 +69,14 @@ class Reload:
             return
         log.info("HUP: keys and certificates are read again; anything else of the configuration needs a restart")
         self._manager.reloading()
-        self._exchange = Exchange(self._configuration, self._crypto, self._dispatchers)
+        self._exchange = CertificateUpdate(self._configuration, self._crypto, self._dispatchers)
         self._go_on(self._exchange)
 
     def stop(self) -> None:
         self._stopping = True
 
     def close(self) -> None:
-        self._worker.end(PATIENCE)
+        self._worker.end(END_TIMEOUT)
 
     def take(self, channel: Channel, imsg: Answer) -> None:
         exchange = self._exchange
@@ -83,29 +85,29 @@ class Reload:
         exchange.take(channel, imsg)
         self._proceed(exchange)
 
-    def _go_on(self, exchange: Exchange) -> None:
+    def _go_on(self, exchange: CertificateUpdate) -> None:
         """The next step: files to be opened, or answers to be waited for."""
-        self._timer = self._loop.after(SILENCE, partial(self._lose_patience, exchange))
+        self._timer = self._loop.after(STEP_TIMEOUT, partial(self._lose_patience, exchange))
         if exchange.subject is not None:
             self._opening = True
             job = partial(open_files, exchange.subject, len(self._dispatchers), self._strict)
             self._worker.do(job, partial(self._opened, exchange))
 
-    def _opened(self, exchange: Exchange, outcome: Any) -> None:
+    def _opened(self, exchange: CertificateUpdate, outcome: Any) -> None:
         self._opening = False
         if self._stopping or exchange.phase is Phase.OVER:
             _close(outcome)
-        elif isinstance(outcome, Unusable | OSError):  # OSError: there is no thread to open them
-            exchange.skip(reason_of(outcome))
+        elif isinstance(outcome, CertificateFileError | OSError):  # OSError: there is no thread to open them
+            exchange.skip(describe_error(outcome))
         elif isinstance(outcome, Exception):
             log.trouble("reload", outcome)
             exchange.skip(type(outcome).__name__)
         else:
-            exchange.hand_over(outcome)
+            exchange.send_files(outcome)
         if not self._stopping:
             self._proceed(exchange)
 
-    def _proceed(self, exchange: Exchange) -> None:
+    def _proceed(self, exchange: CertificateUpdate) -> None:
         if self._opening or exchange.asked:
             return
         if self._timer is not None:
@@ -122,7 +124,7 @@ class Reload:
             self._again = False
             self.begin()
 
-    def _lose_patience(self, exchange: Exchange) -> None:
+    def _lose_patience(self, exchange: CertificateUpdate) -> None:
         """A process that keeps its answer back keeps the old keys in use, and nobody would know."""
         self._timer = None
         if self._stopping:
@@ -135,12 +137,12 @@ class Reload:
             self._finish(exchange)
             self._again = True
 
-    def _late(self, exchange: Exchange) -> str:
+    def _late(self, exchange: CertificateUpdate) -> str:
         if self._opening:
             return "the file system gives no answer"
         return f"{exchange.late} gives no answer"
 
-    def _finish(self, exchange: Exchange) -> None:
+    def _finish(self, exchange: CertificateUpdate) -> None:
         """What becomes of the round is decided."""
         report(exchange, self._configuration)
         if exchange.troubles:

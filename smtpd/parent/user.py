@@ -8,26 +8,26 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from smtpd.config.slice import USER_NAME, ParentSlice
 from smtpd.imsg import FindUser, LookUpUser, UserFound, UserLookedUp
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.plain import Loop
-from smtpd.parent.line import Line
-from smtpd.parent.service import SERVICES, admit
+from smtpd.ipc.selector_loop import SelectorLoop
+from smtpd.parent.nursery_request import NurseryRequests
+from smtpd.parent.privileged_request import PRIVILEGED_REQUESTS, check_allowed
+from smtpd.slice import USER_NAME, ParentSlice
 
 CACHE_SECONDS = 60
 CACHE_MAX = 4096  # names
 
 
 class Users:
-    def __init__(self, loop: Loop, nursery: Channel, configuration: ParentSlice):
+    def __init__(self, loop: SelectorLoop, nursery: Channel, configuration: ParentSlice):
         self._configuration = configuration
-        self._line = Line(loop, nursery, SERVICES[FindUser])
+        self._line = NurseryRequests(loop, nursery, PRIVILEGED_REQUESTS[FindUser])
         self._verdicts: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._asking: dict[str, list[Callable[[str], None]]] = {}
 
     def find_user(self, channel: Channel, imsg: FindUser) -> None:
-        admit(self._configuration, channel, imsg)
+        check_allowed(self._configuration, channel, imsg)
         self.find(imsg.name, lambda verdict: channel.send(UserFound(imsg.request, verdict)))
 
     def find(self, name: str, use: Callable[[str], None]) -> None:

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from smtpd.imsg import Stop
-from smtpd.ipc.channel import Channel, Closed, Violation
+from smtpd.ipc.channel import Channel, ChannelClosed, Violation
 from smtpd.ipc.log import log
-from smtpd.ipc.plain import Loop, Timer
+from smtpd.ipc.selector_loop import SelectorLoop, Timer
 from smtpd.parent.child import Child, describe_end
 
 # In this order: first nobody comes in, then what was accepted is made safe, and the log is passed on to the end.
 STAGES = (("dispatcher",), ("queue",), ("lookup", "scheduler", "crypto"), ("nursery",), ("control",))
-PATIENCE = {"dispatcher": 15.0, "queue": 30.0}  # seconds to end what is under way, then SIGKILL
-USUAL_PATIENCE = 5.0
-CLOSED_PATIENCE = 1.0  # seconds between the end of a channel and the end of its process
+STOP_TIMEOUTS = {"dispatcher": 15.0, "queue": 30.0}  # seconds to end what is under way, then SIGKILL
+STOP_TIMEOUT = 5.0
+EXIT_TIMEOUT = 1.0  # seconds between the end of a channel and the end of its process
 EX_FAILED = 1
 
 
@@ -37,7 +37,7 @@ class Stage:
     patience: float  # seconds
 
 
-ORDERLY = [Stage(roles, True, max(PATIENCE.get(role, USUAL_PATIENCE) for role in roles)) for roles in STAGES]
+ORDERLY = [Stage(roles, True, max(STOP_TIMEOUTS.get(role, STOP_TIMEOUT) for role in roles)) for roles in STAGES]
 AT_ONCE = [
     Stage(("dispatcher", "queue", "lookup", "scheduler", "crypto", "nursery"), False, 1.0),
     Stage(("control",), True, 2.0),
@@ -49,16 +49,16 @@ class Watch:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: SelectorLoop,
         children: list[Child],
         kernel_log: int | None,
-        last_word: Callable[[str], None],
+        log_directly: Callable[[str], None],
         stopping: Callable[[], None],
     ):
         self._loop = loop
         self._children = children
         self._kernel_log = kernel_log
-        self._last_word = last_word
+        self._last_word = log_directly
         self._stopping = stopping  # told once, when the end begins
         self._stages: list[Stage] | None = None  # still to come; None while everybody runs
         self._stage: Stage | None = None
@@ -83,9 +83,9 @@ class Watch:
         self._loop.remove(channel)
         if isinstance(error, Violation):
             self.fail(f"{child.title} broke the rules: {error}")
-        elif isinstance(error, Closed) and not self._expected(child):
+        elif isinstance(error, ChannelClosed) and not self._expected(child):
             # It is dying, or it has closed its channel and lives on.
-            self._loop.after(CLOSED_PATIENCE, partial(self._closed, child))
+            self._loop.after(EXIT_TIMEOUT, partial(self._closed, child))
 
     def _closed(self, child: Child) -> None:
         if child.status is None and not self._expected(child):

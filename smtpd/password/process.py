@@ -21,9 +21,9 @@ from setproctitle import setproctitle
 
 from smtpd.imsg import TABLE, PasswordTried, TryPassword
 from smtpd.ipc.boot import PARENT
-from smtpd.ipc.channel import Channel, Closed, Violation
+from smtpd.ipc.channel import Channel, ChannelClosed, Violation
 from smtpd.ipc.log import log, take_tracebacks
-from smtpd.password.authority import make_authenticator, try_password
+from smtpd.password.pam_check import make_authenticator, try_password
 from smtpd.sandbox import landlock, privilege
 
 USER, CHROOT = "root", None
@@ -42,7 +42,7 @@ def main() -> int:
     confine()
     try:
         asked = receive(channel)
-    except (Closed, Violation):
+    except (ChannelClosed, Violation):
         return EX_FAILED  # the parent has given up, or is none
     return answer(channel, try_password(asked, authenticator))
 
@@ -65,6 +65,6 @@ def answer(channel: Channel, imsg: PasswordTried) -> int:
     channel.send(imsg)
     try:
         channel.flush_within(None)
-    except Closed:
+    except ChannelClosed:
         return EX_FAILED
     return 0

@@ -18,7 +18,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from smtpd.envelope import INLINE, Duty, MessageId, Origin, Recipient, Schedule, Terms, first_envelope, message_text
+from smtpd.envelope import (
+    INLINE_MAX,
+    Duty,
+    MailParameters,
+    MessageId,
+    Origin,
+    Recipient,
+    Schedule,
+    first_envelope,
+    message_text,
+)
 from smtpd.imsg import (
     AddEnvelopes,
     ForgetMessage,
@@ -33,17 +43,17 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
-from smtpd.ipc.reason import reason_of
-from smtpd.queue.disk import Disk
+from smtpd.ipc.os_error import describe_error
+from smtpd.queue.delivery.expiry import expiry, find_fault
 from smtpd.queue.reservation import Reservations
-from smtpd.queue.spool import Damaged, translated
-from smtpd.queue.store import Add, Broken, Envelope, Full, Message, untried
-from smtpd.queue.terms import expiry, find_fault
+from smtpd.queue.store.disk import Disk
+from smtpd.queue.store.spool import ContentDamaged, store_error
+from smtpd.queue.store.store import Add, Envelope, Message, StoreBroken, StoreFull, untried
 
 NO_SPACE = 452, "4.3.1", "Insufficient system storage"
 TROUBLE = 451, "4.3.0", "Temporary failure"
-LIFETIME = 4 * 86400  # seconds, of an envelope whose action the configuration does not have any more
-AGAIN = 1.0  # seconds until the store is asked again for free ids
+DEFAULT_LIFETIME = 4 * 86400  # seconds, of an envelope whose action the configuration does not have any more
+RETRY_DELAY = 1.0  # seconds until the store is asked again for free ids
 
 
 class _Receiving:
@@ -54,7 +64,7 @@ class _Receiving:
     def __init__(self, message: MessageId):
         self.id = message
         self.recipients: list[tuple[Origin, Recipient]] = []
-        self.terms: Terms | None = None
+        self.terms: MailParameters | None = None
         self.own: int | None = None  # our descriptor of its spool file
         self.opening = False
         self.announced: int | None = None  # envelopes, by whoever ended it
@@ -103,7 +113,7 @@ class Incoming:
     ) -> None:
         if error is not None:
             log.warn(f"cannot look for free message ids: {error}")
-            self._loop.call_later(AGAIN, self.reserve, channel, imsg)
+            self._loop.call_later(RETRY_DELAY, self.reserve, channel, imsg)
         elif ids := self._reservations.reserve(channel.number, first, last, taken):
             channel.send(MessageIdsReserved(imsg.request, ids))
         else:
@@ -144,7 +154,7 @@ class Incoming:
             raise Violation(f"dispatcher {channel.number} wants a second spool file for {message_text(imsg.message)}")
         if self._disk.commits.repairing:
             channel.send(SpoolFileRefused(imsg.request, *TROUBLE))
-        elif not self._disk.space.take(INLINE):
+        elif not self._disk.space.take(INLINE_MAX):
             channel.send(SpoolFileRefused(imsg.request, *NO_SPACE))
         else:
             receiving.opening = True
@@ -172,7 +182,7 @@ class Incoming:
         spooled = receiving.own is not None
         if not imsg.envelopes or (imsg.content and (spooled or imsg.size != len(imsg.content))):
             raise Violation(f"dispatcher {channel.number} stores a message that cannot be")
-        if len(imsg.content) > INLINE or (not imsg.content and not (spooled and imsg.size)):
+        if len(imsg.content) > INLINE_MAX or (not imsg.content and not (spooled and imsg.size)):
             raise Violation(f"dispatcher {channel.number} stores content that cannot be")
         receiving.question = channel, imsg
         self._proceed(receiving)
@@ -200,9 +210,9 @@ class Incoming:
         _, imsg = receiving.question
         try:
             if not self._disk.space.take(imsg.size):  # of a spool file too: it grew since the disk was asked
-                self._refuse(receiving, Full("the reserve of the spool is reached"))
+                self._refuse(receiving, StoreFull("the reserve of the spool is reached"))
             elif self._disk.commits.repairing:
-                self._refuse(receiving, Broken("the store is being repaired"))
+                self._refuse(receiving, StoreBroken("the store is being repaired"))
             elif receiving.own is None:
                 self._commit(receiving, hashlib.sha256(imsg.content).digest(), imsg.content)
             else:
@@ -213,7 +223,7 @@ class Incoming:
 
     def _sealed(self, receiving: _Receiving, digest: bytes | None, error: BaseException | None) -> None:
         if digest is None:
-            if isinstance(error, Broken):
+            if isinstance(error, StoreBroken):
                 self._disk.commits.failed(error)
             self._refuse(receiving, error)
             return
@@ -233,8 +243,8 @@ class Incoming:
         add = Add(Message(receiving.id, imsg.size, digest, content), envelopes)
         self._disk.commits.submit(add, partial(self._stored, receiving, add))
 
-    def _envelope(self, id: int, created: int, origin: Origin, recipient: Recipient, terms: Terms) -> Envelope:
-        expires = expiry(terms, created, self._lifetimes.get(recipient.action, LIFETIME))
+    def _envelope(self, id: int, created: int, origin: Origin, recipient: Recipient, terms: MailParameters) -> Envelope:
+        expires = expiry(terms, created, self._lifetimes.get(recipient.action, DEFAULT_LIFETIME))
         return untried(id, self._disk.store.run, created, expires, origin, recipient, terms, terms.release)
 
     def _stored(self, receiving: _Receiving, add: Add, error: Exception | None) -> None:
@@ -257,13 +267,13 @@ class Incoming:
     def _refusal(self, receiving: _Receiving, error: BaseException | None) -> tuple[int, str, str]:
         """Code, enhanced code and text for the client; the reason is for our own log."""
         if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
-            error = translated(error)
+            error = store_error(error)
         what = f"message {message_text(receiving.id)} refused"
-        if isinstance(error, Full | Broken | Damaged | OSError):
-            log.warn(f"{what}: {reason_of(error)}")
+        if isinstance(error, StoreFull | StoreBroken | ContentDamaged | OSError):
+            log.warn(f"{what}: {describe_error(error)}")
         elif error is not None:
             log.trouble(what, error)
-        return NO_SPACE if isinstance(error, Full) else TROUBLE
+        return NO_SPACE if isinstance(error, StoreFull) else TROUBLE
 
     def _drop(self, receiving: _Receiving) -> None:
         if receiving.own is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from smtpd.envelope import Entry, Text, envelope_text, message_of, message_text
+from smtpd.envelope import QueueEntry, Text, envelope_text, message_of, message_text
 from smtpd.imsg import (
     ContentNotOpened,
     ContentOpened,
@@ -22,13 +22,13 @@ from smtpd.imsg import (
     OpenContent,
     QuarantineListed,
 )
-from smtpd.ipc.bound import fit
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, visible
-from smtpd.queue.disk import Disk
-from smtpd.queue.store import PAGE, Envelope, Message, Store, Unreadable
+from smtpd.ipc.text_limit import fit_text
+from smtpd.queue.store.disk import Disk
+from smtpd.queue.store.store import PAGE, Envelope, Message, Store, UnreadableRow
 
-BYTES = 900 * 1024  # of the rows of one page
+PAGE_BYTES = 900 * 1024  # of the rows of one page
 REASON_MAX = 200  # characters of why a row was set aside
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -49,17 +49,17 @@ class Listing:
         self,
         channel: Channel,
         imsg: ListEnvelopes,
-        read: tuple[Sequence[Envelope | Unreadable], dict[int, int]] | None,
+        read: tuple[Sequence[Envelope | UnreadableRow], dict[int, int]] | None,
         error: BaseException | None,
     ) -> None:
         if read is None:
             channel.send(EnvelopesListed(imsg.request, [], 0, _said(f"the queue cannot be read: {error}")))
             return
         rows, sizes = read
-        page: list[Entry] = []
-        room = BYTES
+        page: list[QueueEntry] = []
+        room = PAGE_BYTES
         for row in rows:
-            if isinstance(row, Unreadable):  # the scan or a try of it says so, and sets it aside
+            if isinstance(row, UnreadableRow):  # the scan or a try of it says so, and sets it aside
                 continue
             try:
                 entry = self._entry(row, sizes)
@@ -74,8 +74,8 @@ class Listing:
         behind = rows[-1].id + 1 if len(rows) == PAGE and rows[-1].id < imsg.last else 0
         channel.send(EnvelopesListed(imsg.request, page, behind))
 
-    def _entry(self, envelope: Envelope, sizes: dict[int, int]) -> Entry:
-        return Entry(
+    def _entry(self, envelope: Envelope, sizes: dict[int, int]) -> QueueEntry:
+        return QueueEntry(
             schedule=envelope.schedule(),
             origin=envelope.origin,
             recipient=envelope.recipient,
@@ -131,7 +131,7 @@ def _read(store: Store, imsg: ListEnvelopes) -> tuple[Any, dict[int, int]]:
 
 def _read_quarantine(store: Store) -> list[tuple[int, int, str]]:
     """A row that cannot be decoded is quoted by SQLite as it is."""
-    return [(envelope, when, fit(Text, reason)[:REASON_MAX]) for envelope, when, reason in store.quarantine(PAGE)]
+    return [(envelope, when, fit_text(Text, reason)[:REASON_MAX]) for envelope, when, reason in store.quarantine(PAGE)]
 
 
 def _said(trouble: str) -> str:

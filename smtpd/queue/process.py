@@ -1,7 +1,7 @@
 """queue -- keeps mail and envelopes on disk, and hands mail to the agents of its recipients.
 
     dispatcher --ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
-    lookup --AddEnvelopes, ReadForward, AskServer--> queue --ExpandEnvelope--> lookup
+    lookup --AddEnvelopes, ReadForward, AskServerForUtf8--> queue --ExpandEnvelope--> lookup
     queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
     scheduler --EnvelopesDue, PostponeEnvelopes, SchedulingStopped, …--> queue
     queue --StartAgent, EndAgent, LockMailbox, UnlockMailbox--> parent             queue --errands--> agents
@@ -18,12 +18,11 @@ import gc
 import sys
 
 from smtpd import sandbox
-from smtpd.config.slice import QueueSlice
 from smtpd.imsg import (
     AddEnvelopes,
     AgentRefused,
     AgentStarted,
-    AskServer,
+    AskServerForUtf8,
     Begin,
     DeleteEnvelopes,
     EnvelopeExpanded,
@@ -51,18 +50,19 @@ from smtpd.imsg import (
 from smtpd.ipc import boot
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare, unexpected
-from smtpd.ipc.reason import reason_of
-from smtpd.queue.space import Space
-from smtpd.queue.spool import Locked, Spool, lock
-from smtpd.queue.sqlite import SQLiteStore
+from smtpd.ipc.os_error import describe_error
 from smtpd.queue.state import Queue
-from smtpd.queue.store import Broken, Full
+from smtpd.queue.store.space import Space
+from smtpd.queue.store.spool import Spool, SpoolLocked, lock
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import StoreBroken, StoreFull
+from smtpd.slice import QueueSlice
 
 USER, CHROOT = "_smtpq", "spool"
 PLEDGE = "stdio rpath wpath cpath flock recvfd sendfd"
 
 UNVEIL = [("/", "rwc")]
-SWITCH = 0.0005  # seconds: the writing thread asks for its turn between two statements, and is to get it soon
+SWITCH_INTERVAL = 0.0005  # seconds: the writing thread asks for its turn between two statements, and is to get it soon
 
 
 def main() -> None:
@@ -75,11 +75,11 @@ def main() -> None:
         store = SQLiteStore(directory)
         spool = Spool(directory)
         clear(store, spool)
-    except (Locked, Broken, Full, OSError) as error:
-        log.warn(f"fatal: the spool cannot be opened: {reason_of(error)}")
+    except (SpoolLocked, StoreBroken, StoreFull, OSError) as error:
+        log.warn(f"fatal: the spool cannot be opened: {describe_error(error)}")
         raise SystemExit(1) from None
     handed.entered(held)
-    sys.setswitchinterval(SWITCH)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     space = Space(directory, loop.time)
     peers = handed.peer("scheduler"), handed.parent, handed.peer("lookup")
     queue = Queue(loop, handed.slice, store, spool, space, *peers)
@@ -100,7 +100,7 @@ def clear(store, spool):
     """A damaged page of the database keeps files of no message where they are, and no message from its users."""
     try:
         spool.remove_orphans(store, log.warn)
-    except (Broken, Full, OSError):
+    except (StoreBroken, StoreFull, OSError):
         raise
     except Exception as error:  # noqa: BLE001  (what is wrong with some rows, rule R8)
         log.trouble("spool files of messages that were never accepted cannot be told from others now", error)
@@ -143,8 +143,8 @@ def from_lookup(queue, channel, imsg, descriptor):
         case AddEnvelopes():
             queue.incoming.add_envelopes(imsg)
         case ReadForward():
-            queue.forwards.read(channel, imsg)
-        case AskServer():
+            queue.forward_reader.read(channel, imsg)
+        case AskServerForUtf8():
             queue.servers.ask(channel, imsg)
         case EnvelopeExpanded():
             queue.to_lookup.answer(imsg)

@@ -11,8 +11,8 @@ from collections.abc import Container
 from smtpd.envelope import MESSAGE_ID_MAX, message_text
 from smtpd.ipc.channel import Violation
 
-BLOCK = 1024
-HOARD_MAX = 1024 * 1024  # ids that one dispatcher may hold: more than it can have sessions
+BLOCK_SIZE = 1024
+RESERVED_MAX = 1024 * 1024  # ids that one dispatcher may hold: more than it can have sessions
 
 
 class Reservations:
@@ -26,7 +26,7 @@ class Reservations:
     def advance(self) -> tuple[int, int]:
         """The next ids to hand out, first and last: what is taken among them is wanted by `reserve`."""
         first = self._next
-        last = min(first + BLOCK - 1, MESSAGE_ID_MAX)
+        last = min(first + BLOCK_SIZE - 1, MESSAGE_ID_MAX)
         self._next = last + 1 if last < MESSAGE_ID_MAX else 1
         return first, last
 
@@ -34,7 +34,7 @@ class Reservations:
         """Those from `first` to `last` that are free now belong to `dispatcher`.  May be none."""
         ids = [id for id in range(first, last + 1) if id not in taken and id not in self._owner]
         held = self._held.get(dispatcher, 0) + len(ids)
-        if held > HOARD_MAX:
+        if held > RESERVED_MAX:
             raise Violation(f"dispatcher {dispatcher} hoards message ids")
         self._held[dispatcher] = held
         self._owner.update(dict.fromkeys(ids, dispatcher))

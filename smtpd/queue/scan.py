@@ -13,12 +13,12 @@ from smtpd.envelope import Schedule
 from smtpd.imsg import EnvelopesScanned, EnvelopesSubmitted, ScanEnvelopes
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
-from smtpd.queue.disk import Disk
-from smtpd.queue.store import PAGE, LaneOf, Unreadable
+from smtpd.queue.store.disk import Disk
+from smtpd.queue.store.store import PAGE, LaneOf, UnreadableRow
 
-AGAIN = 5.0  # seconds until a page that could not be read is tried again
+RETRY_DELAY = 5.0  # seconds until a page that could not be read is tried again
 
-Rows = Sequence[Schedule | Unreadable]
+Rows = Sequence[Schedule | UnreadableRow]
 
 
 class Scan:
@@ -26,7 +26,7 @@ class Scan:
         self,
         loop: asyncio.AbstractEventLoop,
         disk: Disk,
-        set_aside: Callable[[Unreadable], None],
+        set_aside: Callable[[UnreadableRow], None],
         lane_of: LaneOf,
     ):
         self._loop, self._disk, self._set_aside, self._lane_of = loop, disk, set_aside, lane_of
@@ -38,14 +38,14 @@ class Scan:
     def _page(self, channel: Channel, imsg: ScanEnvelopes, rows: Rows | None, error: BaseException | None) -> None:
         if rows is None:
             log.warn(f"the spool cannot be scanned now: {error}")
-            self._loop.call_later(AGAIN, self.scan, channel, imsg)
+            self._loop.call_later(RETRY_DELAY, self.scan, channel, imsg)
             return
         channel.send(EnvelopesSubmitted([row for row in rows if isinstance(row, Schedule)]))
         for row in rows:
-            if isinstance(row, Unreadable):
+            if isinstance(row, UnreadableRow):
                 self._set_aside(row)
         channel.send(EnvelopesScanned(_id(rows[-1]) if rows else 0))
 
 
-def _id(row: Schedule | Unreadable) -> int:
+def _id(row: Schedule | UnreadableRow) -> int:
     return row.envelope if isinstance(row, Schedule) else row.id

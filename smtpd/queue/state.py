@@ -8,33 +8,33 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import batched
 
-from smtpd.config.slice import QueueSlice
 from smtpd.envelope import MESSAGE_ID_MAX, Schedule
 from smtpd.imsg import EnvelopesSubmitted, ReportStatistics, SetVerbose, StatisticsReported, StopScheduling
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
-from smtpd.ipc.question import Questions
-from smtpd.queue import renewal
-from smtpd.queue.agents import Agents
-from smtpd.queue.delivery import Deliveries
-from smtpd.queue.disk import Disk
-from smtpd.queue.forward import Forwards
+from smtpd.ipc.request_window import RequestWindow
+from smtpd.queue.agents.forward import ForwardReader
+from smtpd.queue.agents.lmtp_features import LmtpFeatures
+from smtpd.queue.agents.pool import AgentPool
+from smtpd.queue.agents.routing import AgentRouting
+from smtpd.queue.delivery import reexpansion
+from smtpd.queue.delivery.deliveries import Deliveries
+from smtpd.queue.delivery.reexpansion import Reexpansions
 from smtpd.queue.incoming import Incoming
 from smtpd.queue.listing import Listing
-from smtpd.queue.renewal import Renewals
 from smtpd.queue.reservation import Reservations
-from smtpd.queue.roster import Roster
 from smtpd.queue.scan import Scan
-from smtpd.queue.server import Servers
-from smtpd.queue.space import Space
-from smtpd.queue.spool import Spool
-from smtpd.queue.store import PAGE, Store
+from smtpd.queue.store.disk import Disk
+from smtpd.queue.store.space import Space
+from smtpd.queue.store.spool import Spool
+from smtpd.queue.store.store import PAGE, Store
+from smtpd.slice import QueueSlice
 
-LEAVE = 5.0  # seconds that a stop waits for agents, and for a full disk
-SCHEDULER_PATIENCE = 5.0  # seconds that a stop waits for the scheduler
-POLL = 0.01  # seconds between two looks at what a stop waits for
-STARTS = 32  # agents that are being started at a time
-LOCKS = 64  # mailboxes that are being locked at a time: one for each agent, as each may take long
+STOP_TIMEOUT = 5.0  # seconds that a stop waits for agents, and for a full disk
+SCHEDULER_STOP_TIMEOUT = 5.0  # seconds that a stop waits for the scheduler
+POLL_INTERVAL = 0.01  # seconds between two looks at what a stop waits for
+STARTS_MAX = 32  # agents that are being started at a time
+LOCKS_MAX = 64  # mailboxes that are being locked at a time: one for each agent, as each may take long
 
 
 class Queue:
@@ -53,14 +53,16 @@ class Queue:
         self.loop, self.scheduler = loop, scheduler
         self.statistics: Counter[str] = Counter()
         self.disk = Disk(loop, store, spool, space, _give_up)
-        roster = Roster(configuration)
-        self.starts, self.locks = Questions(parent, STARTS), Questions(parent, LOCKS)
-        self.to_lookup = Questions(lookup, renewal.QUESTIONS)
-        self.agents = Agents(loop, self.starts, self.locks, roster, clock or loop.time)
-        self.forwards = Forwards(self.agents, clock or loop.time)
-        self.servers = Servers(self.agents, roster, clock or loop.time)
-        self.renewals = Renewals(self.to_lookup, self.disk)
-        self.deliveries = Deliveries(loop, self.disk, self.agents, roster, self.renewals, scheduler, self.statistics)
+        roster = AgentRouting(configuration)
+        self.starts, self.locks = RequestWindow(parent, STARTS_MAX), RequestWindow(parent, LOCKS_MAX)
+        self.to_lookup = RequestWindow(lookup, reexpansion.QUESTIONS_MAX)
+        self.agents = AgentPool(loop, self.starts, self.locks, roster, clock or loop.time)
+        self.forward_reader = ForwardReader(self.agents, clock or loop.time)
+        self.servers = LmtpFeatures(self.agents, roster, clock or loop.time)
+        self.reexpansions = Reexpansions(self.to_lookup, self.disk)
+        self.deliveries = Deliveries(
+            loop, self.disk, self.agents, roster, self.reexpansions, scheduler, self.statistics
+        )
         reservations = Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX))
         lifetimes = {action.name: action.lifetime for action in configuration.actions}
         self.incoming = Incoming(loop, self.disk, reservations, lifetimes, roster.lane_of, self.submit)
@@ -109,14 +111,14 @@ class Queue:
 
     def stop(self) -> None:
         """Nothing new is begun; what is under way has some seconds, and what is being committed as long as it takes."""
-        self._stop_at = self.loop.time() + LEAVE
+        self._stop_at = self.loop.time() + STOP_TIMEOUT
         self.deliveries.stop()
         self.agents.stop()
         self._wait_for_agents()
 
     def _wait_for_agents(self) -> None:
-        if (self.agents.under_way() or self.renewals.under_way) and self.loop.time() < self._stop_at:
-            self.loop.call_later(POLL, self._wait_for_agents)
+        if (self.agents.under_way() or self.reexpansions.under_way) and self.loop.time() < self._stop_at:
+            self.loop.call_later(POLL_INTERVAL, self._wait_for_agents)
             return
         self.deliveries.end()
         if self.scheduler.closed:
@@ -124,7 +126,7 @@ class Queue:
         else:
             self._scheduler_asked = True
             self.scheduler.send(StopScheduling())
-            self.loop.call_later(SCHEDULER_PATIENCE, self._let_scheduler_go)
+            self.loop.call_later(SCHEDULER_STOP_TIMEOUT, self._let_scheduler_go)
 
     def scheduling_stopped(self) -> None:
         """All that the scheduler wanted written has come: the next tries of what was deferred, and what an
@@ -144,7 +146,7 @@ class Queue:
         if self.disk.idle or waits_for_room:
             self.disk.close(self._closed)
         else:
-            self.loop.call_later(POLL, self._wait_for_disk)
+            self.loop.call_later(POLL_INTERVAL, self._wait_for_disk)
 
     def _closed(self, _nothing: None, error: BaseException | None) -> None:
         if error is not None:

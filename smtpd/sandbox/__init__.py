@@ -16,22 +16,22 @@ It knows nothing of what the processes do.  It compiles with libseccomp, and nee
 that was compiled elsewhere.
 """
 
-from smtpd.sandbox.enter import MISSING, Unavailable, enter, inside
+from smtpd.sandbox.enter import MISSING, SandboxUnavailable, enter, inside
 from smtpd.sandbox.memory import check as check_memory
 from smtpd.sandbox.memory import executable_writable_mappings, seal_callbacks
 from smtpd.sandbox.preload import rehearse
 from smtpd.sandbox.privilege import Ids, find_ids, limit_capabilities
 from smtpd.sandbox.seccomp import compile, deny, install
-from smtpd.sandbox.violation import describe_violation, open_kernel_log
+from smtpd.sandbox.seccomp_kill import describe_seccomp_kill, open_kernel_log
 
 __all__ = [
     "MISSING",
     "Ids",
-    "Unavailable",
+    "SandboxUnavailable",
     "check_memory",
     "compile",
     "deny",
-    "describe_violation",
+    "describe_seccomp_kill",
     "enter",
     "executable_writable_mappings",
     "find_ids",

@@ -18,7 +18,7 @@ MISSING = "missing: "  # how a line of what does not hold begins
 NOT_ROOT = "(not root)"
 
 
-class Unavailable(Exception):
+class SandboxUnavailable(Exception):
     """This machine cannot give a protection that was required."""
 
 
@@ -33,7 +33,7 @@ class _Held(list[str]):
     def add(self, *lines: str) -> None:
         for line in lines:
             if self.required and line.startswith(MISSING) and not line.endswith(NOT_ROOT):
-                raise Unavailable(line.removeprefix(MISSING))
+                raise SandboxUnavailable(line.removeprefix(MISSING))
             self.append(line)
 
 
@@ -62,11 +62,11 @@ def enter(
     unveil    (path, letters out of rwxc), paths as seen in `root`; what is not named cannot be opened
     ports     TCP ports that may be connected to (None: any that the promises allow)
     program   the promises, compiled elsewhere
-    required  raise Unavailable for what this machine cannot give, instead of saying so
+    required  raise SandboxUnavailable for what this machine cannot give, instead of saying so
 
-    Returns what really holds, a line each, and what does not as "missing: …".  Raises Unavailable, ValueError for an
-    unknown word, RuntimeError when the process is in no state to be confined (threads, an io_uring), OSError for a path
-    that is not there.  After an exception the process must end.
+    Returns what really holds, a line each, and what does not as "missing: …".  Raises SandboxUnavailable, ValueError
+    for an unknown word, RuntimeError when the process is in no state to be confined (threads, an io_uring), OSError for
+    a path that is not there.  After an exception the process must end.
     """
     held = _Held(required)
     parent = os.getppid()
@@ -98,7 +98,7 @@ def enter(
 def _ids(user: str | Ids | None) -> Ids | None:
     ids = privilege.find_ids(user) if isinstance(user, str) else user
     if ids is None and user is not None:
-        raise Unavailable(f"user {user} (no such user)")
+        raise SandboxUnavailable(f"user {user} (no such user)")
     if ids is not None and 0 in ids:
         raise ValueError("root is nobody to become")
     return ids

@@ -27,31 +27,31 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
-from smtpd.scheduler.gate import Gate
-from smtpd.scheduler.line import Line
+from smtpd.scheduler.concurrency_limit import ConcurrencyLimit
+from smtpd.scheduler.envelope_table import EnvelopeState, EnvelopeTable, ScheduledEnvelope
+from smtpd.scheduler.priority_queue import PriorityQueue
 from smtpd.scheduler.retry import next_try, times_of
-from smtpd.scheduler.shelf import Envelope, Shelf, State
+from smtpd.slice import SchedulerSlice
 
-EFFORT = 1000  # envelopes moved in one turn: some milliseconds
-NARROWER = 4  # times fewer places that a narrow lane has
+STEPS_PER_TURN = 1000  # envelopes moved in one turn: some milliseconds
+NARROW_LANE_DIVISOR = 4  # times fewer places that a narrow lane has
 
-_DUE = {State.AT_LANE, State.AT_MESSAGE, State.IN_LINE}
-TRANSITIONS: dict[State, set[State]] = {
-    State.WAITING: {State.IDLE, *_DUE},
-    State.IDLE: _DUE,
-    State.AT_LANE: {State.AT_MESSAGE, State.IN_LINE},
-    State.AT_MESSAGE: {State.IN_LINE},
-    State.IN_LINE: {State.INFLIGHT, State.IDLE},
-    State.INFLIGHT: {State.WAITING, State.HELD},
-    State.HELD: _DUE,
+_DUE = {EnvelopeState.WAITING_FOR_LANE, EnvelopeState.WAITING_FOR_MESSAGE, EnvelopeState.QUEUED}
+TRANSITIONS: dict[EnvelopeState, set[EnvelopeState]] = {
+    EnvelopeState.WAITING: {EnvelopeState.DUE_SUSPENDED, *_DUE},
+    EnvelopeState.DUE_SUSPENDED: _DUE,
+    EnvelopeState.WAITING_FOR_LANE: {EnvelopeState.WAITING_FOR_MESSAGE, EnvelopeState.QUEUED},
+    EnvelopeState.WAITING_FOR_MESSAGE: {EnvelopeState.QUEUED},
+    EnvelopeState.QUEUED: {EnvelopeState.INFLIGHT, EnvelopeState.DUE_SUSPENDED},
+    EnvelopeState.INFLIGHT: {EnvelopeState.WAITING, EnvelopeState.HELD},
+    EnvelopeState.HELD: _DUE,
 }
 
 
 @dataclass
-class Aftermath:
+class QueueUpdates:
     """What queue has to be told about envelopes that were tried, or stand in the place of one that was."""
 
     postponed: list[tuple[int, int]] = field(default_factory=list)  # envelope, next try
@@ -63,16 +63,16 @@ class Aftermath:
 
 class Policy:
     def __init__(self, limits: SchedulerSlice):
-        self.shelf = Shelf()
+        self.table = EnvelopeTable()
         self.inflight: Counter[Kind] = Counter()
         self.paused: set[Kind] = set()
         self.statistics: Counter[str] = Counter()
         self._places = limits.max_inflight
         self._places_of_kind = limits.max_inflight - limits.max_inflight // 4
-        self._lanes = Gate(limits.max_inflight_per_lane)
-        self._narrow_lanes = Gate(max(1, limits.max_inflight_per_lane // NARROWER))
-        self._messages = Gate(limits.max_inflight_per_message)
-        self._lines: dict[Kind, Line] = {kind: Line() for kind in Kind}
+        self._lanes = ConcurrencyLimit(limits.max_inflight_per_lane)
+        self._narrow_lanes = ConcurrencyLimit(max(1, limits.max_inflight_per_lane // NARROW_LANE_DIVISOR))
+        self._messages = ConcurrencyLimit(limits.max_inflight_per_message)
+        self._lines: dict[Kind, PriorityQueue] = {kind: PriorityQueue() for kind in Kind}
         self._turns = deque(Kind)  # whose line is served next
         # Time and envelope in one number, as a million tuples would take three times the memory.  A timer that its
         # envelope does not wait for any more is left in place: what it finds tells.
@@ -83,93 +83,93 @@ class Policy:
     def submit(self, schedule: Schedule, now: int, ahead: int = 0) -> None:
         """A new envelope, or one that the scan found, with times of a clock that is `ahead` seconds ahead of `now`.
         One that is known already is left alone."""
-        if schedule.envelope in self.shelf:
+        if schedule.envelope in self.table:
             return
         times = times_of(schedule, now, ahead)
-        envelope = Envelope(
+        envelope = ScheduledEnvelope(
             schedule.envelope,
             schedule.kind,
             times.origin,
             times.expires,
             times.next_try,
             schedule.lane,
-            State.HELD if schedule.held else State.WAITING,
+            EnvelopeState.HELD if schedule.held else EnvelopeState.WAITING,
             schedule.suspended,
             priority=schedule.priority,
         )
-        if envelope.state is State.HELD:
-            self.shelf.put(envelope)
+        if envelope.state is EnvelopeState.HELD:
+            self.table.put(envelope)
             self.statistics["scheduler.envelope.held"] += 1
         elif times.next_try <= now:
-            self.shelf.put(envelope)
+            self.table.put(envelope)
             self._become_due(envelope)
         else:
             self._set_timer(envelope, times.next_try)
-            self.shelf.put(envelope)
+            self.table.put(envelope)
 
-    def tried(self, delivered: Iterable[int], deferred: Iterable[int], held: Iterable[int], now: int) -> Aftermath:
+    def tried(self, delivered: Iterable[int], deferred: Iterable[int], held: Iterable[int], now: int) -> QueueUpdates:
         """The results of what was in flight.  Raises Violation for anything else."""
-        aftermath = Aftermath()
+        updates = QueueUpdates()
         for id in delivered:
-            self._forget(self._land(id, "ok"))
+            self._forget(self._take_result(id, "ok"))
         for id in deferred:
-            envelope = self._land(id, "tempfail")
-            if not self._is_removed(envelope, aftermath):
-                self._try_again(envelope, now, aftermath)
+            envelope = self._take_result(id, "tempfail")
+            if not self._is_removed(envelope, updates):
+                self._try_again(envelope, now, updates)
         for id in held:
-            envelope = self._land(id, "permfail")
-            if not self._is_removed(envelope, aftermath):
-                self._enter(envelope, State.HELD)
-        return aftermath
+            envelope = self._take_result(id, "permfail")
+            if not self._is_removed(envelope, updates):
+                self._enter(envelope, EnvelopeState.HELD)
+        return updates
 
-    def replaced(self, id: int, schedules: Iterable[Schedule], now: int, ahead: int = 0) -> Aftermath:
+    def replaced(self, id: int, schedules: Iterable[Schedule], now: int, ahead: int = 0) -> QueueUpdates:
         """Others, with times as for `submit`, stand in the place of one that was in flight.  What an administrator
         wanted of that one while queue replaced it goes for them.  Raises Violation when it was not in flight."""
-        before = self._land(id, "replaced")
+        before = self._take_result(id, "replaced")
         self._forget(before)
-        aftermath = Aftermath()
+        updates = QueueUpdates()
         for schedule in schedules:
             if before.removed:
-                aftermath.removed.append(schedule.envelope)
+                updates.removed.append(schedule.envelope)
                 continue
             if schedule.suspended is not before.suspended:
-                (aftermath.suspended if before.suspended else aftermath.resumed).append(schedule.envelope)
+                (updates.suspended if before.suspended else updates.resumed).append(schedule.envelope)
             self.submit(msgspec.structs.replace(schedule, suspended=before.suspended), now, ahead)
-        return aftermath
+        return updates
 
-    def _land(self, id: int, result: str) -> Envelope:
-        envelope = self.shelf.find(id)
-        if envelope is None or envelope.state is not State.INFLIGHT:
+    def _take_result(self, id: int, result: str) -> ScheduledEnvelope:
+        envelope = self.table.find(id)
+        if envelope is None or envelope.state is not EnvelopeState.INFLIGHT:
             raise Violation(f"queue tried envelope {id:016x}, which was not in flight")
         self.inflight[envelope.kind] -= 1
         self.statistics[f"scheduler.delivery.{result}"] += 1
-        self._give_places(envelope)
+        self._release_limits(envelope)
         return envelope
 
-    def _is_removed(self, envelope: Envelope, aftermath: Aftermath) -> bool:
+    def _is_removed(self, envelope: ScheduledEnvelope, updates: QueueUpdates) -> bool:
         if envelope.removed:
             self._forget(envelope)
-            aftermath.removed.append(envelope.id)
+            updates.removed.append(envelope.id)
         return envelope.removed
 
-    def _try_again(self, envelope: Envelope, now: int, aftermath: Aftermath) -> None:
+    def _try_again(self, envelope: ScheduledEnvelope, now: int, updates: QueueUpdates) -> None:
         time = next_try(envelope.kind, envelope.created, now)
         if time > envelope.expires:
             self.statistics["scheduler.envelope.expired"] += 1
-            self._enter(envelope, State.HELD)
-            aftermath.expired.append(envelope.id)
+            self._enter(envelope, EnvelopeState.HELD)
+            updates.expired.append(envelope.id)
         else:
             self.statistics["scheduler.envelope.updated"] += 1
             self._set_timer(envelope, time)
-            self._enter(envelope, State.WAITING)
-            aftermath.postponed.append((envelope.id, time))
+            self._enter(envelope, EnvelopeState.WAITING)
+            updates.postponed.append((envelope.id, time))
 
     # -- time ------------------------------------------------------------------------
 
-    def turn(self, now: int, effort: int = EFFORT) -> list[int]:
+    def turn(self, now: int, effort: int = STEPS_PER_TURN) -> list[int]:
         """The envelopes that are to be tried now: they are in flight from here on."""
-        self._ring(now, effort)
-        return self._serve(effort)
+        self._run_timers(now, effort)
+        return self._start_queued(effort)
 
     def busy(self, now: int) -> bool:
         """There is more to do for the next turn, at once."""
@@ -179,26 +179,26 @@ class Policy:
         """When a turn has to come at the latest."""
         return self._timers[0] >> 63 if self._timers else None
 
-    def _set_timer(self, envelope: Envelope, time: int) -> None:
+    def _set_timer(self, envelope: ScheduledEnvelope, time: int) -> None:
         if not (envelope.timed and envelope.next_try == time):
             heapq.heappush(self._timers, time << 63 | envelope.id)
         envelope.timed, envelope.next_try = True, time
 
-    def _ring(self, now: int, effort: int) -> None:
+    def _run_timers(self, now: int, effort: int) -> None:
         """Let those whose time has come become due."""
         for _ in range(effort):
             if not self._timers or self._timers[0] >> 63 > now:
                 return
             timer = heapq.heappop(self._timers)
-            envelope = self.shelf.find(timer & (1 << 63) - 1)
+            envelope = self.table.find(timer & (1 << 63) - 1)
             if envelope is None or not envelope.timed or envelope.next_try != timer >> 63:
                 continue
             envelope.timed = False
-            self.shelf.put(envelope)
-            if envelope.state is State.WAITING:
+            self.table.put(envelope)
+            if envelope.state is EnvelopeState.WAITING:
                 self._become_due(envelope)
 
-    def _serve(self, effort: int) -> list[int]:
+    def _start_queued(self, effort: int) -> list[int]:
         """Take from the lines what has a free place."""
         due: list[int] = []
         for _ in range(effort):
@@ -207,15 +207,15 @@ class Policy:
                 break
             self._turns.remove(kind)
             self._turns.append(kind)
-            envelope = self.shelf.find(self._lines[kind].leave())
-            if envelope is None or envelope.state is not State.IN_LINE:
+            envelope = self.table.find(self._lines[kind].leave())
+            if envelope is None or envelope.state is not EnvelopeState.QUEUED:
                 continue  # removed while it stood there
             if envelope.suspended:
-                self._give_places(envelope)
-                self._enter(envelope, State.IDLE)
+                self._release_limits(envelope)
+                self._enter(envelope, EnvelopeState.DUE_SUSPENDED)
             else:
                 self.inflight[kind] += 1
-                self._enter(envelope, State.INFLIGHT)
+                self._enter(envelope, EnvelopeState.INFLIGHT)
                 due.append(envelope.id)
         return due
 
@@ -233,11 +233,11 @@ class Policy:
         """Make these due, held ones too.  Returns how many are, and those that were not."""
         count, changed = 0, []
         for envelope in self._known(ids):
-            if envelope.suspended or envelope.state is State.INFLIGHT:
+            if envelope.suspended or envelope.state is EnvelopeState.INFLIGHT:
                 continue
             count += 1
-            if envelope.state in (State.WAITING, State.HELD):
-                self._line_up(envelope)
+            if envelope.state in (EnvelopeState.WAITING, EnvelopeState.HELD):
+                self._enqueue(envelope)
                 changed.append(envelope.id)
         return count, changed
 
@@ -247,11 +247,11 @@ class Policy:
         for envelope in self._known(ids):
             if envelope.removed:
                 continue
-            if envelope.state is State.INFLIGHT:
+            if envelope.state is EnvelopeState.INFLIGHT:
                 envelope.removed = True
-                self.shelf.put(envelope)
+                self.table.put(envelope)
             else:
-                self._give_places(envelope)
+                self._release_limits(envelope)
                 self._forget(envelope)
             gone.append(envelope.id)
         self.statistics["scheduler.envelope.removed"] += len(gone)
@@ -263,9 +263,9 @@ class Policy:
         for envelope in self._known(ids):
             if envelope.suspended is not suspended:
                 envelope.suspended = suspended
-                self.shelf.put(envelope)
-                if envelope.state is State.IDLE:
-                    self._line_up(envelope)
+                self.table.put(envelope)
+                if envelope.state is EnvelopeState.DUE_SUSPENDED:
+                    self._enqueue(envelope)
                 changed.append(envelope.id)
         return changed
 
@@ -276,74 +276,79 @@ class Policy:
         (self.paused.add if paused else self.paused.discard)(kind)
         return True
 
-    def _known(self, ids: Iterable[int]) -> Iterable[Envelope]:
+    def _known(self, ids: Iterable[int]) -> Iterable[ScheduledEnvelope]:
         for id in ids:
-            envelope = self.shelf.find(id)
+            envelope = self.table.find(id)
             if envelope is not None:
                 yield envelope
 
     # -- the way of an envelope from its time to its turn --------------------------------------
 
-    def _become_due(self, envelope: Envelope) -> None:
+    def _become_due(self, envelope: ScheduledEnvelope) -> None:
         if envelope.suspended:
-            self._enter(envelope, State.IDLE)
+            self._enter(envelope, EnvelopeState.DUE_SUSPENDED)
         else:
-            self._line_up(envelope)
+            self._enqueue(envelope)
 
-    def _line_up(self, envelope: Envelope) -> None:
-        if envelope.lane and not self._gate_of(envelope).enter(_lane(envelope), envelope.id, envelope.priority):
-            self._enter(envelope, State.AT_LANE)
+    def _enqueue(self, envelope: ScheduledEnvelope) -> None:
+        if envelope.lane and not self._lane_limit(envelope).enter(_lane(envelope), envelope.id, envelope.priority):
+            self._enter(envelope, EnvelopeState.WAITING_FOR_LANE)
         else:
             self._pass_lane(envelope)
 
-    def _gate_of(self, envelope: Envelope) -> Gate:
+    def _lane_limit(self, envelope: ScheduledEnvelope) -> ConcurrencyLimit:
         return self._narrow_lanes if envelope.lane & NARROW else self._lanes
 
-    def _pass_lane(self, envelope: Envelope) -> None:
+    def _pass_lane(self, envelope: ScheduledEnvelope) -> None:
         if self._messages.enter(_message(envelope), envelope.id, envelope.priority):
             self._pass_message(envelope)
         else:
-            self._enter(envelope, State.AT_MESSAGE)
+            self._enter(envelope, EnvelopeState.WAITING_FOR_MESSAGE)
 
-    def _pass_message(self, envelope: Envelope) -> None:
+    def _pass_message(self, envelope: ScheduledEnvelope) -> None:
         self._lines[envelope.kind].join(envelope.id, envelope.priority)
-        self._enter(envelope, State.IN_LINE)
+        self._enter(envelope, EnvelopeState.QUEUED)
 
-    def _give_places(self, envelope: Envelope) -> None:
+    def _release_limits(self, envelope: ScheduledEnvelope) -> None:
         """Hand on the places that it has at the gates, by where it stands."""
-        if envelope.state in (State.IN_LINE, State.INFLIGHT):
-            self._hand_on(self._messages, _message(envelope), State.AT_MESSAGE, self._pass_message)
-        if envelope.state in (State.AT_MESSAGE, State.IN_LINE, State.INFLIGHT) and envelope.lane:
-            self._hand_on(self._gate_of(envelope), _lane(envelope), State.AT_LANE, self._pass_lane)
+        if envelope.state in (EnvelopeState.QUEUED, EnvelopeState.INFLIGHT):
+            self._pass_on(self._messages, _message(envelope), EnvelopeState.WAITING_FOR_MESSAGE, self._pass_message)
+        if (
+            envelope.state in (EnvelopeState.WAITING_FOR_MESSAGE, EnvelopeState.QUEUED, EnvelopeState.INFLIGHT)
+            and envelope.lane
+        ):
+            self._pass_on(self._lane_limit(envelope), _lane(envelope), EnvelopeState.WAITING_FOR_LANE, self._pass_lane)
 
-    def _hand_on(self, gate: Gate, key: int, waiting: State, onward: Callable[[Envelope], None]) -> None:
+    def _pass_on(
+        self, gate: ConcurrencyLimit, key: int, waiting: EnvelopeState, onward: Callable[[ScheduledEnvelope], None]
+    ) -> None:
         while (id := gate.leave(key)) is not None:
-            envelope = self.shelf.find(id)
+            envelope = self.table.find(id)
             if envelope is not None and envelope.state is waiting:
                 return onward(envelope)
         return None
 
     # -- the state: written here only --------------------------------------------------------------
 
-    def _enter(self, envelope: Envelope, state: State) -> None:
+    def _enter(self, envelope: ScheduledEnvelope, state: EnvelopeState) -> None:
         assert state in TRANSITIONS[envelope.state], f"{envelope.id:016x}: {envelope.state.name} to {state.name}"
-        if State.HELD in (state, envelope.state):
-            self.statistics["scheduler.envelope.held"] += 1 if state is State.HELD else -1
+        if EnvelopeState.HELD in (state, envelope.state):
+            self.statistics["scheduler.envelope.held"] += 1 if state is EnvelopeState.HELD else -1
         envelope.state = state
-        self.shelf.put(envelope)
+        self.table.put(envelope)
 
-    def _forget(self, envelope: Envelope) -> None:
-        if envelope.state is State.HELD:
+    def _forget(self, envelope: ScheduledEnvelope) -> None:
+        if envelope.state is EnvelopeState.HELD:
             self.statistics["scheduler.envelope.held"] -= 1
-        self.shelf.remove(envelope.id)
-        if not len(self.shelf):
+        self.table.remove(envelope.id)
+        if not len(self.table):
             self._timers.clear()
 
 
-def _lane(envelope: Envelope) -> int:
+def _lane(envelope: ScheduledEnvelope) -> int:
     return envelope.lane << 2 | envelope.kind
 
 
-def _message(envelope: Envelope) -> int:
+def _message(envelope: ScheduledEnvelope) -> int:
     """Each kind has its own gate: what is paused must not keep the rest of a message waiting."""
     return message_of(envelope.id) << 2 | envelope.kind

@@ -13,7 +13,6 @@ SECURITY
 import gc
 
 from smtpd import sandbox
-from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import Kind
 from smtpd.imsg import (
     Begin,
@@ -33,6 +32,7 @@ from smtpd.imsg import (
 from smtpd.ipc import boot
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.scheduler.state import Scheduler
+from smtpd.slice import SchedulerSlice
 
 USER, CHROOT = "_smtps", "empty"
 PLEDGE = "stdio"

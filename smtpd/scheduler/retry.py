@@ -22,12 +22,12 @@ from typing import NamedTuple
 
 from smtpd.envelope import Kind, Schedule
 
-BASE = {Kind.MDA: 10, Kind.MTA: 400}  # seconds
+RETRY_BASE = {Kind.MDA: 10, Kind.MTA: 400}  # seconds
 
 
 def next_try(kind: Kind, created: int, now: int) -> int:
     """The first of the times of an envelope after `now`.  All in seconds."""
-    base = BASE[kind]
+    base = RETRY_BASE[kind]
     passed = isqrt(max(0, now - created) // base)  # the largest n with base * n * n <= now - created
     return created + base * (passed + 1) ** 2
 

@@ -6,7 +6,6 @@ imsgs --> policy --> turn, at the end of this turn of the loop, and when the nex
 import asyncio
 from typing import Any
 
-from smtpd.config.slice import SchedulerSlice
 from smtpd.imsg import (
     DeleteEnvelopes,
     DeliveriesPaused,
@@ -27,12 +26,13 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
+from smtpd.scheduler.admin_order import UNREAD_BYTES_MAX, AdminOrder, AdminOrders
 from smtpd.scheduler.clock import Clock
-from smtpd.scheduler.order import PATIENCE, Order, Orders
 from smtpd.scheduler.policy import Policy
+from smtpd.slice import SchedulerSlice
 
-LOOK_UP = 60.0  # seconds: the machine may have been suspended, which the loop's timers do not count
-SOON = 0.05  # seconds, for queue to catch up
+TIMER_MAX = 60.0  # seconds: the machine may have been suspended, which the loop's timers do not count
+CATCH_UP_DELAY = 0.05  # seconds, for queue to catch up
 
 
 class Scheduler:
@@ -49,7 +49,7 @@ class Scheduler:
         self.queue, self.control = queue, control
         self.policy = Policy(configuration)
         # Looked up at each call: the loop puts its own send in the channel's place.
-        self.orders = Orders(self.policy, self._to_queue, lambda imsg: control.send(imsg))
+        self.orders = AdminOrders(self.policy, self._to_queue, lambda imsg: control.send(imsg))
         self._timer: asyncio.TimerHandle | None = None
         self._soon = False
         self._stopped = False
@@ -77,28 +77,28 @@ class Scheduler:
         if imsg.last:
             self._to_queue(ScanEnvelopes(imsg.last))
         else:
-            log.debug(f"scan: {len(self.policy.shelf)} envelopes")
+            log.debug(f"scan: {len(self.policy.table)} envelopes")
         self._turn_soon()
 
     def take_results(self, imsg: EnvelopesTried) -> None:
-        aftermath = self.policy.tried(imsg.delivered, imsg.deferred, imsg.held, self.clock.now())
-        if aftermath.postponed:
+        updates = self.policy.tried(imsg.delivered, imsg.deferred, imsg.held, self.clock.now())
+        if updates.postponed:
             ahead = self.clock.ahead()
-            self._to_queue(PostponeEnvelopes([(id, max(0, time + ahead)) for id, time in aftermath.postponed]))
-        if aftermath.expired:
-            self._to_queue(ExpireEnvelopes(aftermath.expired))
-        if aftermath.removed:
-            self._to_queue(DeleteEnvelopes(aftermath.removed))
+            self._to_queue(PostponeEnvelopes([(id, max(0, time + ahead)) for id, time in updates.postponed]))
+        if updates.expired:
+            self._to_queue(ExpireEnvelopes(updates.expired))
+        if updates.removed:
+            self._to_queue(DeleteEnvelopes(updates.removed))
         self._turn_soon()
 
     def take_replaced(self, imsg: EnvelopeReplaced) -> None:
-        aftermath = self.policy.replaced(imsg.envelope, imsg.schedules, self.clock.now(), self.clock.ahead())
-        if aftermath.removed:
-            self._to_queue(DeleteEnvelopes(aftermath.removed))
-        if aftermath.suspended:
-            self._to_queue(MarkSuspended(aftermath.suspended, True))
-        if aftermath.resumed:
-            self._to_queue(MarkSuspended(aftermath.resumed, False))
+        updates = self.policy.replaced(imsg.envelope, imsg.schedules, self.clock.now(), self.clock.ahead())
+        if updates.removed:
+            self._to_queue(DeleteEnvelopes(updates.removed))
+        if updates.suspended:
+            self._to_queue(MarkSuspended(updates.suspended, True))
+        if updates.resumed:
+            self._to_queue(MarkSuspended(updates.resumed, False))
         self.orders.replaced([schedule.envelope for schedule in imsg.schedules])
         self._turn_soon()
 
@@ -120,7 +120,7 @@ class Scheduler:
         if self._stopped:
             return
         now = self.clock.now()
-        if self.orders.ready and self.queue.bytes_waiting < PATIENCE:
+        if self.orders.ready and self.queue.bytes_waiting < UNREAD_BYTES_MAX:
             self.orders.turn(now + self.clock.ahead())
         due = self.policy.turn(now)
         if due:
@@ -131,16 +131,18 @@ class Scheduler:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.policy.busy(now) or self.orders.ready and self.queue.bytes_waiting < PATIENCE:
+        if self.policy.busy(now) or self.orders.ready and self.queue.bytes_waiting < UNREAD_BYTES_MAX:
             self._turn_soon()
         elif self.orders.ready:
-            self._timer = self.loop.call_later(SOON, self._turn_soon)
+            self._timer = self.loop.call_later(CATCH_UP_DELAY, self._turn_soon)
         elif (next_time := self.policy.next_time()) is not None:
-            self._timer = self.loop.call_later(min(max(0.0, next_time - self.clock.exact()), LOOK_UP), self._turn_soon)
+            self._timer = self.loop.call_later(
+                min(max(0.0, next_time - self.clock.exact()), TIMER_MAX), self._turn_soon
+            )
 
     # -- what control says ------------------------------------------------------------------
 
-    def order(self, imsg: Order) -> None:
+    def order(self, imsg: AdminOrder) -> None:
         self.orders.add(imsg)
         self._turn_soon()
 
@@ -153,7 +155,7 @@ class Scheduler:
 
     def report(self, imsg: ReportStatistics) -> None:
         counters = dict(self.policy.statistics)
-        counters["scheduler.envelope"] = len(self.policy.shelf)
+        counters["scheduler.envelope"] = len(self.policy.table)
         counters["scheduler.envelope.inflight"] = self.policy.inflight.total()
         self.control.send(StatisticsReported(imsg.request, counters))
 

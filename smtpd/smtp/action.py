@@ -23,7 +23,7 @@ class Say(Struct, frozen=True):
     data: bytes
 
 
-class Content(Struct, frozen=True):
+class AppendContent(Struct, frozen=True):
     """Line ends are LF, dots are unstuffed."""
 
     data: bytes
@@ -33,14 +33,14 @@ class Ask(Struct, frozen=True):
     question: Question
 
 
-class Forget(Struct, frozen=True):
+class DropMessage(Struct, frozen=True):
     """`envelopes`: how many were accepted; some may still be on their way."""
 
     message: int
     envelopes: int
 
 
-class Blame(Struct, frozen=True):
+class CountFailure(Struct, frozen=True):
     address: str
 
 
@@ -57,7 +57,7 @@ class Log(Struct, frozen=True):
         return " ".join([self.event, *(f"{key}={_value(value)}" for key, value in self.fields.items())])
 
 
-Action = Say | Content | Ask | Forget | Blame | Log | Close
+Action = Say | AppendContent | Ask | DropMessage | CountFailure | Log | Close
 
 
 def _value(value: str | int) -> str:

@@ -70,7 +70,7 @@ class Address(Struct, frozen=True):
 NULL = Address("", "")
 
 
-def path(text: str) -> tuple[Address, str]:
+def parse_path(text: str) -> tuple[Address, str]:
     """The path that `text` begins with, and what stands behind it.  Raises AddressError.
 
     Without brackets too, and with blanks inside of them: scanners and scripts write that, and other servers take it.
@@ -83,7 +83,7 @@ def path(text: str) -> tuple[Address, str]:
     return _address(found), text[found.end() :]
 
 
-def mailbox(text: str) -> Address:
+def parse_mailbox(text: str) -> Address:
     """All of `text` as an address without brackets; what str() prints of any Address but NULL.  Raises AddressError."""
     found = _MAILBOX_RE.fullmatch(text)
     if not found:

@@ -1,16 +1,16 @@
 """AUTH (RFC 4954): which mechanisms there are, and the exchange of one, line by line.
 
-    C: AUTH PLAIN AGFteQBzZWNyZXQ=          start      ->  CheckPassword
+    C: AUTH PLAIN AGFteQBzZWNyZXQ=          start      ->  PasswordQuestion
                                             answer     ->  Done | Failed
 
     C: AUTH LOGIN                           start      ->  Prompt    S: 334 VXNlcm5hbWU6
     C: YW15                                 receive    ->  Prompt    S: 334 UGFzc3dvcmQ6
-    C: c2VjcmV0                             receive    ->  CheckPassword
+    C: c2VjcmV0                             receive    ->  PasswordQuestion
 
     SCRAM-SHA-256, SCRAM-SHA-256-PLUS       scram.py
 
-Only under TLS.  What is no base64, or no message of the mechanism, raises Refuse, and the exchange is over; nothing of
-what the client sent is in the text.
+Only under TLS.  What is no base64, or no message of the mechanism, raises CommandRefused, and the exchange is over;
+nothing of what the client sent is in the text.
 """
 
 import binascii
@@ -18,17 +18,17 @@ import secrets
 from collections.abc import Callable
 from functools import partial
 
-from smtpd.config.slice import ListenerSlice
+from smtpd.slice import ListenerSlice
 from smtpd.smtp import sasl, scram
-from smtpd.smtp.question import Answer, CheckPassword, Verdict
-from smtpd.smtp.reply import Refuse
-from smtpd.smtp.sasl import Dialogue, Done, Failed, Step
-from smtpd.tls.facts import Facts
+from smtpd.smtp.question import Answer, PasswordQuestion, Verdict
+from smtpd.smtp.reply import CommandRefused
+from smtpd.smtp.sasl import AuthFailed, AuthSucceeded, Dialogue, Step
+from smtpd.tls.facts import TlsFacts
 
 NONCE_SIZE = 18  # bytes
 
 
-def offered(listener: ListenerSlice, facts: Facts | None) -> tuple[str, ...]:
+def offered(listener: ListenerSlice, facts: TlsFacts | None) -> tuple[str, ...]:
     """As EHLO names them, what shows the password to nobody first."""
     if listener.auth is None or facts is None:
         return ()
@@ -36,22 +36,22 @@ def offered(listener: ListenerSlice, facts: Facts | None) -> tuple[str, ...]:
     return (*plus, "SCRAM-SHA-256", "PLAIN", "LOGIN") if listener.scram else ("PLAIN", "LOGIN")
 
 
-def begin(mechanism: str, facts: Facts | None) -> "Exchange":
+def begin(mechanism: str, facts: TlsFacts | None) -> "SaslExchange":
     """One that was offered, its name in capitals."""
     match mechanism:
         case _ if facts is None:
             pass
         case "PLAIN":
-            return Exchange(_plain)
+            return SaslExchange(_plain)
         case "LOGIN":
-            return Exchange(_login, b"Username:")
+            return SaslExchange(_login, b"Username:")
         case "SCRAM-SHA-256" | "SCRAM-SHA-256-PLUS":
             nonce = secrets.token_urlsafe(NONCE_SIZE).encode()
-            return Exchange(partial(scram.dialogue, nonce=nonce, facts=facts, plus=mechanism.endswith("-PLUS")))
-    raise Refuse(504, "5.5.4", "Unknown authentication mechanism")  # RFC 4954 4
+            return SaslExchange(partial(scram.dialogue, nonce=nonce, facts=facts, plus=mechanism.endswith("-PLUS")))
+    raise CommandRefused(504, "5.5.4", "Unknown authentication mechanism")  # RFC 4954 4
 
 
-class Exchange:
+class SaslExchange:
     """`opening`: what the client is asked if it does not begin by itself."""
 
     def __init__(self, mechanism: Callable[[bytes], Dialogue], opening: bytes = b""):
@@ -60,15 +60,15 @@ class Exchange:
         self._dialogue: Dialogue | None = None
 
     def start(self, initial: str | None) -> Step:
-        """What stood behind the mechanism's name, if anything did.  Raises Refuse."""
+        """What stood behind the mechanism's name, if anything did.  Raises CommandRefused."""
         if initial is None:
             return sasl.prompt(self._opening)
         return self._take(b"" if initial == "=" else _decode(initial))  # RFC 4954 4: "=" is the empty one
 
     def receive(self, line: str) -> Step:
-        """The client's answer to a Prompt.  Raises Refuse."""
+        """The client's answer to a Prompt.  Raises CommandRefused."""
         if line == "*":
-            raise Refuse(501, "5.5.2", "Authentication cancelled")
+            raise CommandRefused(501, "5.5.2", "Authentication cancelled")
         return self._take(_decode(line))
 
     def answer(self, answer: Answer) -> Step:
@@ -96,7 +96,7 @@ def _plain(message: bytes) -> Dialogue:
     user = sasl.user_name(parts[1])
     secret = sasl.password(parts[2])
     if parts[0] and not sasl.is_same_user(sasl.user_name(parts[0]), user):
-        return Failed(Verdict.NO)
+        return AuthFailed(Verdict.NO)
     return (yield from _check(user, secret))
 
 
@@ -108,12 +108,12 @@ def _login(message: bytes) -> Dialogue:
 
 
 def _check(user: str, secret: str) -> Dialogue:
-    checked = yield CheckPassword(user, secret)
-    return Done(user) if checked.verdict is Verdict.YES else Failed(checked.verdict)
+    checked = yield PasswordQuestion(user, secret)
+    return AuthSucceeded(user) if checked.verdict is Verdict.YES else AuthFailed(checked.verdict)
 
 
 def _decode(text: str) -> bytes:
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
-        raise Refuse(501, "5.5.2", "Not base64") from None
+        raise CommandRefused(501, "5.5.2", "Not base64") from None

@@ -12,9 +12,9 @@ whatever is wrong with it.  Chunks cut anywhere, also between CR and LF.
 
 from collections.abc import Callable
 
-from smtpd.smtp.binary import Converter, Unconvertible
+from smtpd.smtp.binary_mime import BinaryMimeConverter, ConversionError
+from smtpd.smtp.line_ending import ChunkText, TextError
 from smtpd.smtp.reply import Reply
-from smtpd.smtp.text import Counted, NotText
 
 
 class ChunkReader:
@@ -24,7 +24,7 @@ class ChunkReader:
 
     def __init__(self, *, binary: bool):
         self.fault: Reply | None = None
-        self._text = Converter() if binary else Counted()
+        self._text = BinaryMimeConverter() if binary else ChunkText()
 
     def feed(self, data: bytes) -> bytes:
         """What of the content is certain now, perhaps nothing."""
@@ -39,8 +39,8 @@ class ChunkReader:
             return b""
         try:
             return step()
-        except Unconvertible as error:  # RFC 3463 X.6.3: conversion required but not supported
+        except ConversionError as error:  # RFC 3463 X.6.3: conversion required but not supported
             self.fault = Reply(554, "5.6.3", str(error))
-        except NotText as error:
+        except TextError as error:
             self.fault = Reply(550, "5.6.0", str(error))
         return b""

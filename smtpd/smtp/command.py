@@ -5,32 +5,32 @@
     command     "MAIL", "FROM: <amy@there.test> SIZE=100 BODY=8BITMIME"
     mail        Mail(Address("amy", "there.test"), size=100, terms=Terms(body=Body.EIGHT_BIT))
 
-What is wrong raises Refuse with the answer.  The parameters stand in parameter.py.
+What is wrong raises CommandRefused with the answer.  The parameters stand in parameter.py.
 """
 
 import re
 from typing import NamedTuple
 
-from smtpd.envelope import Notify, Terms
-from smtpd.smtp.address import NULL, Address, AddressError, domain, path
+from smtpd.envelope import MailParameters, Notify
+from smtpd.smtp.address import NULL, Address, AddressError, domain, parse_path
 from smtpd.smtp.extension import Offer
-from smtpd.smtp.parameter import mail_terms, rcpt_terms
-from smtpd.smtp.reply import Refuse
+from smtpd.smtp.parameter import mail_parameters, rcpt_parameters
+from smtpd.smtp.reply import CommandRefused
 
 _BLANKS = re.compile(rb"[ \t]+")
 _FROM = re.compile(r"FROM:[ \t]*", re.IGNORECASE | re.ASCII)  # blanks behind the colon are against the RFC, and common
 _TO = re.compile(r"TO:[ \t]*", re.IGNORECASE | re.ASCII)
 
 
-class Mail(NamedTuple):
+class MailCommand(NamedTuple):
     """`size` is 0 when the client did not say."""
 
     sender: Address
     size: int
-    terms: Terms
+    terms: MailParameters
 
 
-class Rcpt(NamedTuple):
+class RcptCommand(NamedTuple):
     """`original` is ORCPT, decoded."""
 
     recipient: Address
@@ -38,55 +38,55 @@ class Rcpt(NamedTuple):
     original: str
 
 
-def command(line: bytes) -> tuple[str, str]:
+def split_command(line: bytes) -> tuple[str, str]:
     """The verb in capitals, and its argument.  Blanks and tabs around each are dropped: clients leave them there."""
     verb, *argument = _BLANKS.split(line.strip(b" \t"), maxsplit=1)
     try:
         # upper() while it is bytes: as text there are letters that are no ASCII and whose capitals are
         return verb.upper().decode("ascii"), b"".join(argument).decode("utf-8")
     except UnicodeDecodeError:
-        raise Refuse(500, "5.5.2", "Neither ASCII nor UTF-8") from None
+        raise CommandRefused(500, "5.5.2", "Neither ASCII nor UTF-8") from None
 
 
-def mail(argument: str, offer: Offer, date: int) -> Mail:
+def parse_mail(argument: str, offer: Offer, date: int) -> MailCommand:
     """RFC 5321 4.1.1.2.  `date`: seconds since 1970."""
     prefix = _FROM.match(argument)
     if not prefix:
-        raise Refuse(501, "5.5.4", "Syntax: MAIL FROM:<address>")
+        raise CommandRefused(501, "5.5.4", "Syntax: MAIL FROM:<address>")
     try:
-        sender, rest = path(argument[prefix.end() :])
+        sender, rest = parse_path(argument[prefix.end() :])
     except AddressError as error:
-        raise Refuse(553, "5.1.0", f"Sender address syntax error: {error}") from None
-    size, terms = mail_terms(rest, offer, date)
+        raise CommandRefused(553, "5.1.0", f"Sender address syntax error: {error}") from None
+    size, terms = mail_parameters(rest, offer, date)
     if not (terms.utf8 or sender.isascii()):
-        raise Refuse(553, "5.6.7", "Address is not ASCII, and MAIL said no SMTPUTF8")  # RFC 6531 3.5
-    return Mail(sender, size, terms)
+        raise CommandRefused(553, "5.6.7", "Address is not ASCII, and MAIL said no SMTPUTF8")  # RFC 6531 3.5
+    return MailCommand(sender, size, terms)
 
 
-def rcpt(argument: str, offer: Offer, *, utf8: bool) -> Rcpt:
+def parse_rcpt(argument: str, offer: Offer, *, utf8: bool) -> RcptCommand:
     """RFC 5321 4.1.1.3; `utf8` is what MAIL said."""
     prefix = _TO.match(argument)
     if not prefix:
-        raise Refuse(501, "5.5.4", "Syntax: RCPT TO:<address>")
+        raise CommandRefused(501, "5.5.4", "Syntax: RCPT TO:<address>")
     try:
-        recipient, rest = path(argument[prefix.end() :])
+        recipient, rest = parse_path(argument[prefix.end() :])
     except AddressError as error:
-        raise Refuse(501, "5.1.3", f"Recipient address syntax error: {error}") from None
+        raise CommandRefused(501, "5.1.3", f"Recipient address syntax error: {error}") from None
     if recipient == NULL:
-        raise Refuse(501, "5.1.3", "Recipient address syntax error: empty")
-    notify, original = rcpt_terms(rest, offer, utf8=utf8)
+        raise CommandRefused(501, "5.1.3", "Recipient address syntax error: empty")
+    notify, original = rcpt_parameters(rest, offer, utf8=utf8)
     if not (utf8 or recipient.isascii()):
-        raise Refuse(553, "5.6.7", "Address is not ASCII, and MAIL said no SMTPUTF8")
-    return Rcpt(recipient, notify, original)
+        raise CommandRefused(553, "5.6.7", "Address is not ASCII, and MAIL said no SMTPUTF8")
+    return RcptCommand(recipient, notify, original)
 
 
-def helo(argument: str) -> str:
+def parse_helo(argument: str) -> str:
     """The name in HELO or EHLO: a domain or an address literal (RFC 5321 4.1.1.1).  A dot that ends it is dropped."""
     if not argument:
-        raise Refuse(501, "5.5.1", "Syntax: HELO name")
+        raise CommandRefused(501, "5.5.1", "Syntax: HELO name")
     try:
         if not argument.isascii():
             raise AddressError("not ASCII")
         return domain(argument.removesuffix("."))
     except AddressError as error:
-        raise Refuse(501, "5.5.4", f"Invalid name: {error}") from None
+        raise CommandRefused(501, "5.5.4", f"Invalid name: {error}") from None

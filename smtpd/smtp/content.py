@@ -15,8 +15,8 @@ from smtpd.envelope import Body, message_text
 from smtpd.header.received import received
 from smtpd.smtp.chunk import ChunkReader
 from smtpd.smtp.data import TOO_BIG, DataReader
-from smtpd.smtp.question import Answer, Refused, StoreContent
-from smtpd.smtp.reply import Refuse, Reply
+from smtpd.smtp.question import Answer, RefusedAnswer, StoreQuestion
+from smtpd.smtp.reply import CommandRefused, Reply
 from smtpd.smtp.state import State
 from smtpd.smtp.transaction import Transaction
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from smtpd.smtp.server import Session
 
 GO_AHEAD = Reply(354, "", 'Enter mail, end with "." on a line by itself')
-SMALL = 64  # bytes: a chunk of less is next to nothing for a client to say, and not for us to obey
+SMALL_CHUNK = 64  # bytes: a chunk of less is next to nothing for a client to say, and not for us to obey
 
 NO_RECIPIENT = Reply(503, "5.5.4", "No recipient was accepted")
 
@@ -44,9 +44,9 @@ def data(session: "Session", argument: str) -> None:
     """RFC 5321 4.1.1.4"""
     transaction = session.get_transaction()
     if session.state is State.MAIL:
-        raise Refuse(503, "5.5.4", "DATA not allowed: no recipient was accepted")
+        raise CommandRefused(503, "5.5.4", "DATA not allowed: no recipient was accepted")
     if transaction.terms.body is Body.BINARY:  # RFC 3030 3
-        raise Refuse(503, "5.5.1", "DATA not allowed: BODY=BINARYMIME needs BDAT")
+        raise CommandRefused(503, "5.5.1", "DATA not allowed: BODY=BINARYMIME needs BDAT")
     transaction.begin_content(DataReader(session.settings.max_message_size), _trace(session, transaction))
     session.enter(State.DATA)
     session.reply(GO_AHEAD)
@@ -76,10 +76,10 @@ def bdat(session: "Session", argument: str) -> None:
     """RFC 3030 2"""
     found = _CHUNK.fullmatch(argument)
     if not found:  # nobody knows where the next command begins
-        raise Refuse(501, "5.5.4", "Syntax: BDAT size [LAST]", close=True)
+        raise CommandRefused(501, "5.5.4", "Syntax: BDAT size [LAST]", close=True)
     size = int(found[1])
-    if size < SMALL and not found[2]:
-        session.idle()
+    if size < SMALL_CHUNK and not found[2]:
+        session.unproductive()
     session.chunk = Chunk(size, size, bool(found[2]), session.state, _begin_chunk(session, size))
     session.enter(State.CHUNK)
 
@@ -150,13 +150,13 @@ def _give_out(session: "Session", transaction: Transaction, content: bytes, *, e
 
 
 def _store(session: "Session", transaction: Transaction) -> None:
-    question = StoreContent(transaction.message, transaction.envelopes, transaction.size)
+    question = StoreQuestion(transaction.message, transaction.envelopes, transaction.size)
     session.ask(question, lambda answer: _stored(session, transaction, answer))
 
 
 def _stored(session: "Session", transaction: Transaction, answer: Answer) -> None:
     """Only here is a message said to be taken: it is on the disk."""
-    if isinstance(answer, Refused):
+    if isinstance(answer, RefusedAnswer):
         _drop(session)
         session.refuse(Reply(answer.code, answer.enhanced, answer.text))
         return

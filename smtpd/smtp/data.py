@@ -10,8 +10,8 @@ next one.
 The header is not looked at here; see header/editor.py.
 """
 
-from smtpd.smtp.reply import Refuse, Reply
-from smtpd.smtp.text import NotText, Text, undecided
+from smtpd.smtp.line_ending import DataText, TextError, undecided
+from smtpd.smtp.reply import CommandRefused, Reply
 
 END = b"\r\n.\r\n"  # RFC 5321 4.1.1.4
 TOO_BIG = Reply(552, "5.3.4", "Message size exceeds limit")  # RFC 1870 6.2, 6.3
@@ -35,10 +35,10 @@ class DataReader:
         self.fault: Reply | None = None
         self._held = b"\r\n"  # that of the DATA command: the final dot may be the first thing to come
         self._empty = True  # nothing given out yet
-        self._text = Text()
+        self._text = DataText()
 
     def feed(self, data: bytes) -> bytes:
-        """What of the content is certain now, perhaps nothing.  Raises Refuse."""
+        """What of the content is certain now, perhaps nothing.  Raises CommandRefused."""
         piece = self._held + data
         dots = b"." in piece and piece.rfind(b"\r\n.") >= 0  # neither of the two costs much, find() would
         end = piece.find(END) if dots else -1
@@ -57,8 +57,8 @@ class DataReader:
         """The piece, which ends in no half CRLF, as content."""
         try:
             content = self._text.take(piece)
-        except NotText as error:
-            raise Refuse(500, "5.5.2", str(error), close=True) from None
+        except TextError as error:
+            raise CommandRefused(500, "5.5.2", str(error), close=True) from None
         if self._empty and content:
             content = content[1:]
             self._empty = False

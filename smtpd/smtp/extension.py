@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from smtpd.config.slice import UNLIMITED, Limits
+from smtpd.slice import UNLIMITED, Limits
 
 MAX_LIMIT = 999_999  # RFC 9422 4: six digits
 

@@ -1,15 +1,15 @@
 """The line discipline of commands: nothing but CRLF ends a line.
 
     b"NOOP\\r\\nQUIT\\r\\n"     ->  b"NOOP", b"QUIT"
-    b"NOOP\\nQUIT\\r\\n"       ->  Refuse, and the session ends; so for a CR or a NUL inside, and for an endless line
+    b"NOOP\\nQUIT\\r\\n"       ->  CommandRefused, the session ends; so for a CR or NUL inside, and for an endless line
 
 Where two mail servers disagree about what ends a line, one mail can be made to look like two.  So what is not exactly a
 line is not guessed at.  Content is not read here but in data.py, with the same discipline.
 """
 
-from smtpd.smtp.reply import Refuse
+from smtpd.smtp.reply import CommandRefused
 
-MAX_LINE = 2047  # bytes before the CRLF; RFC 5321 4.5.3.1.4 asks for 512 with it
+COMMAND_LINE_MAX = 2047  # bytes before the CRLF; RFC 5321 4.5.3.1.4 asks for 512 with it
 
 
 class LineReader:
@@ -25,19 +25,19 @@ class LineReader:
         rest = self.take_rest()
         self._bytes = rest + data if rest else data
 
-    def maybe_line(self, longest: int = MAX_LINE, enhanced: str = "5.5.2") -> bytes | None:
-        """The next line without its CRLF; None until it is there.  Raises Refuse, with `enhanced` if it is longer."""
+    def maybe_line(self, longest: int = COMMAND_LINE_MAX, enhanced: str = "5.5.2") -> bytes | None:
+        """The next line without its CRLF; None until it is there.  CommandRefused, with `enhanced`, if it is longer."""
         start = self._at
         end = self._bytes.find(b"\n", start, start + longest + 2)
         if end < 0:
             if len(self._bytes) - start >= longest + 2:
-                raise Refuse(500, enhanced, "Line too long", close=True)
+                raise CommandRefused(500, enhanced, "Line too long", close=True)
             return None
         if end == start or self._bytes[end - 1] != 0x0D:  # RFC 5321 2.3.8
-            raise Refuse(500, "5.5.2", "A line ends with <CR><LF>: bare <LF> received", close=True)
+            raise CommandRefused(500, "5.5.2", "A line ends with <CR><LF>: bare <LF> received", close=True)
         line = self._bytes[start : end - 1]
         if b"\r" in line or b"\0" in line:
-            raise Refuse(500, "5.5.2", "Bare <CR> or NUL received", close=True)
+            raise CommandRefused(500, "5.5.2", "Bare <CR> or NUL received", close=True)
         self._at = end + 1
         if self._at == len(self._bytes):  # a session may be silent for long: let go of what was read
             self._bytes, self._at = b"", 0

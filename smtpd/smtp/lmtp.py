@@ -22,8 +22,8 @@ from enum import Enum
 
 from smtpd.envelope import Outcome
 from smtpd.smtp.action import Close, Say
-from smtpd.smtp.response import Malformed, Response, ResponseReader
-from smtpd.smtp.utf8 import ascii_address
+from smtpd.smtp.idna import ascii_address
+from smtpd.smtp.response import Response, ResponseError, ResponseReader
 
 # What may stand between angle brackets: no control, no blank and no bracket outside of quotes could end a path, or a
 # line, that whoever named the address did not mean to end.
@@ -32,7 +32,7 @@ _PATH = re.compile(rf'(?:"(?:[^"\\{_BAD}]|\\[ -~])*"|[^{_BAD} @<>"\\]+)(?:@[^{_B
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9_])?|\[[A-Za-z0-9:.]{1,253}\]", re.ASCII)
 
 
-class State(Enum):
+class LmtpState(Enum):
     GREETING = "waiting for the greeting"
     HELLO = "waiting for the answer to LHLO"
     READY = "greeted, no mail begun"
@@ -45,24 +45,24 @@ class State(Enum):
 
 
 TRANSITIONS = {
-    State.GREETING: (State.HELLO, State.OVER),
-    State.HELLO: (State.READY, State.OVER),
-    State.READY: (State.ENVELOPE, State.OVER),
-    State.ENVELOPE: (State.DATA, State.RESET, State.OVER),
-    State.DATA: (State.CONTENT, State.RESET, State.OVER),
-    State.CONTENT: (State.DOT, State.OVER),
-    State.DOT: (State.READY, State.OVER),
-    State.RESET: (State.READY, State.OVER),
-    State.OVER: (),
+    LmtpState.GREETING: (LmtpState.HELLO, LmtpState.OVER),
+    LmtpState.HELLO: (LmtpState.READY, LmtpState.OVER),
+    LmtpState.READY: (LmtpState.ENVELOPE, LmtpState.OVER),
+    LmtpState.ENVELOPE: (LmtpState.DATA, LmtpState.RESET, LmtpState.OVER),
+    LmtpState.DATA: (LmtpState.CONTENT, LmtpState.RESET, LmtpState.OVER),
+    LmtpState.CONTENT: (LmtpState.DOT, LmtpState.OVER),
+    LmtpState.DOT: (LmtpState.READY, LmtpState.OVER),
+    LmtpState.RESET: (LmtpState.READY, LmtpState.OVER),
+    LmtpState.OVER: (),
 }
 
 # Seconds for a reply in a state, and for each piece of content, as RFC 5321 4.5.3.2 has them; but for DOT, where it
 # would have 600: a delivery has as long as a command has.
-PATIENCE = dict.fromkeys(State, 300.0) | {State.DATA: 120.0, State.CONTENT: 180.0}
+REPLY_TIMEOUT = dict.fromkeys(LmtpState, 300.0) | {LmtpState.DATA: 120.0, LmtpState.CONTENT: 180.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class LmtpMail:
     """`sender` is empty for the null sender.  `size` in bytes, about: without the CRs."""
 
     sender: str
@@ -72,12 +72,12 @@ class Mail:
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer:
+class SendContent:
     """Send the content as `stuffed` gives it, then call `sent`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LmtpVerdict:
     """Of the server, about the recipient at this place of the mail: DELIVERED, DEFERRED or FAILED."""
 
     recipient: int
@@ -85,14 +85,14 @@ class Verdict:
     text: str
 
 
-Action = Say | Transfer | Verdict | Close
+LmtpAction = Say | SendContent | LmtpVerdict | Close
 
 
-class Session:
+class LmtpSession:
     """`name` is ours, for LHLO.  `reason`: why it is over."""
 
     def __init__(self, name: str):
-        self.state = State.GREETING
+        self.state = LmtpState.GREETING
         self.reason = ""
         self.replies = 0  # that have come
         self._name = name if _HOST.fullmatch(name) else "localhost"
@@ -103,87 +103,87 @@ class Session:
         self._named: list[int] = []  # recipients in the order of RCPT
         self._open: list[int] = []  # those without a verdict
 
-    def enter(self, state: State) -> None:
+    def enter(self, state: LmtpState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"
         self.state = state
 
-    def begin(self, mail: Mail) -> list[Action]:
+    def begin(self, mail: LmtpMail) -> list[LmtpAction]:
         """Only in READY, and `mail` has recipients."""
         self._open = list(range(len(mail.recipients)))
-        actions: list[Action] = []
+        actions: list[LmtpAction] = []
         for place in tuple(self._open):
             if reason := self._fault_of_mail(mail) or self._fault(mail.recipients[place]):
                 actions.append(self._judge(place, Outcome.FAILED, reason))
         if not self._open:
             return actions
-        self.enter(State.ENVELOPE)
+        self.enter(LmtpState.ENVELOPE)
         self._named, self._heard = list(self._open), []
         told = [self._told(mail.recipients[place]) for place in self._named]
         commands = [self._mail_command(mail), *(f"RCPT TO:<{address}>\r\n" for address in told)]
         self._unsaid = [command.encode() for command in commands]
         return [*actions, self._say_on()]
 
-    def receive(self, data: bytes) -> list[Action]:
-        actions: list[Action] = []
+    def receive(self, data: bytes) -> list[LmtpAction]:
+        actions: list[LmtpAction] = []
         try:
             self._reader.feed(data)
-            while self.state is not State.OVER and (response := self._reader.maybe_response()):
+            while self.state is not LmtpState.OVER and (response := self._reader.maybe_response()):
                 self.replies += 1
                 actions += self._obey(response)
-        except Malformed as malformed:
+        except ResponseError as malformed:
             actions += self.lost(f"the answer is not a reply: {malformed}")
         return actions
 
-    def sent(self) -> list[Action]:
+    def sent(self) -> list[LmtpAction]:
         """Content and final dot have been handed to the network."""
-        if self.state is State.CONTENT:
-            self.enter(State.DOT)
+        if self.state is LmtpState.CONTENT:
+            self.enter(LmtpState.DOT)
         return []
 
-    def lost(self, reason: str) -> list[Action]:
+    def lost(self, reason: str) -> list[LmtpAction]:
         """The connection ended, or nothing came for too long, or what came makes no sense."""
-        if self.state is State.OVER:
+        if self.state is LmtpState.OVER:
             return []
-        if self.state is State.DOT:
+        if self.state is LmtpState.DOT:
             reason = f"{reason}; the mail had been sent and may arrive twice"
         self.reason = reason
-        self.enter(State.OVER)
+        self.enter(LmtpState.OVER)
         return [*self._judge_all(Outcome.DEFERRED, reason), Close(reason)]
 
-    def end(self) -> list[Action]:
+    def end(self) -> list[LmtpAction]:
         """Good-bye.  The answer means nothing to anybody: each mail has had its verdict."""
-        if self.state is not State.READY:
+        if self.state is not LmtpState.READY:
             return self.lost("given up")
         self.reason = "quit"
-        self.enter(State.OVER)
+        self.enter(LmtpState.OVER)
         return [Say(b"QUIT\r\n"), Close("quit")]
 
-    def _obey(self, response: Response) -> list[Action]:
+    def _obey(self, response: Response) -> list[LmtpAction]:
         if response.code == 421:  # RFC 5321 3.8: may come instead of any answer
             return self.lost(f"the server ends the session: {response}")
         match self.state:
-            case State.GREETING if response.code == 220:
-                self.enter(State.HELLO)
+            case LmtpState.GREETING if response.code == 220:
+                self.enter(LmtpState.HELLO)
                 return [Say(f"LHLO {self._name}\r\n".encode())]  # RFC 2033 4.1
-            case State.HELLO if response.kind == 2:
+            case LmtpState.HELLO if response.kind == 2:
                 self._extensions = frozenset(line.upper().partition(" ")[0] for line in response.lines[1:])
-                self.enter(State.READY)
+                self.enter(LmtpState.READY)
                 return []
-            case State.ENVELOPE if response.kind != 3:
+            case LmtpState.ENVELOPE if response.kind != 3:
                 return self._envelope_answered(response)
-            case State.DATA if response.code == 354 or response.kind in (4, 5):
+            case LmtpState.DATA if response.code == 354 or response.kind in (4, 5):
                 return self._data_answered(response)
-            case State.DOT if response.kind != 3:
+            case LmtpState.DOT if response.kind != 3:
                 return self._mail_answered(response)
-            case State.RESET if response.kind == 2:
-                self.enter(State.READY)
+            case LmtpState.RESET if response.kind == 2:
+                self.enter(LmtpState.READY)
                 return []
         return self.lost(f"{self.state.value}: unexpected {response}")
 
-    def _envelope_answered(self, response: Response) -> list[Action]:
+    def _envelope_answered(self, response: Response) -> list[LmtpAction]:
         """To MAIL first, then to each RCPT; where MAIL was refused, the others say only that (RFC 2920 3.1)."""
         self._heard.append(response)
-        actions: list[Action] = []
+        actions: list[LmtpAction] = []
         if len(self._heard) > 1 and self._heard[0].kind == 2 and response.kind != 2:
             actions.append(self._judge(self._named[len(self._heard) - 2], _outcome(response), str(response)))
         if self._heard[0].kind != 2:
@@ -195,26 +195,26 @@ class Session:
             actions.append(self._envelope_ended())
         return actions
 
-    def _envelope_ended(self) -> Action:
+    def _envelope_ended(self) -> LmtpAction:
         """RFC 2033 4.2 has DATA fail without a recipient; it is not sent, so nobody has to answer for none."""
         if self._open:
-            self.enter(State.DATA)
+            self.enter(LmtpState.DATA)
             return Say(b"DATA\r\n")
-        self.enter(State.RESET)
+        self.enter(LmtpState.RESET)
         return Say(b"RSET\r\n")
 
-    def _data_answered(self, response: Response) -> list[Action]:
+    def _data_answered(self, response: Response) -> list[LmtpAction]:
         if response.code == 354:
-            self.enter(State.CONTENT)
-            return [Transfer()]
-        self.enter(State.RESET)
+            self.enter(LmtpState.CONTENT)
+            return [SendContent()]
+        self.enter(LmtpState.RESET)
         return [*self._judge_all(_outcome(response), str(response)), Say(b"RSET\r\n")]
 
-    def _mail_answered(self, response: Response) -> list[Action]:
+    def _mail_answered(self, response: Response) -> list[LmtpAction]:
         """RFC 2033 4.2: in the order of the RCPTs that were accepted."""
         verdict = self._judge(self._open[0], _outcome(response), str(response))
         if not self._open:
-            self.enter(State.READY)
+            self.enter(LmtpState.READY)
         return [verdict]
 
     def _say_on(self) -> Say:
@@ -231,7 +231,7 @@ class Session:
     def _is_pipelining(self) -> bool:
         return "PIPELINING" in self._extensions
 
-    def _mail_command(self, mail: Mail) -> str:
+    def _mail_command(self, mail: LmtpMail) -> str:
         words = [f"MAIL FROM:<{self._told(mail.sender)}>"]
         if "SIZE" in self._extensions:
             words.append(f"SIZE={mail.size}")  # RFC 1870 6: as precisely as it is known
@@ -242,7 +242,7 @@ class Session:
             words.append("SMTPUTF8")  # RFC 6531 3.4
         return " ".join(words) + "\r\n"
 
-    def _fault_of_mail(self, mail: Mail) -> str:
+    def _fault_of_mail(self, mail: LmtpMail) -> str:
         """Why this mail cannot be given to this server.  UTF-8 in its header is no reason: a server that does not know
         RFC 6531 stores such a header as any other 8-bit one, and the addresses that it is told are ASCII."""
         return self._fault(mail.sender) if mail.sender else ""
@@ -259,11 +259,11 @@ class Session:
             return f"5.6.7 the server takes no address that is not ASCII: {address!a}"
         return ""
 
-    def _judge(self, place: int, outcome: Outcome, text: str) -> Verdict:
+    def _judge(self, place: int, outcome: Outcome, text: str) -> LmtpVerdict:
         self._open.remove(place)
-        return Verdict(place, outcome, text)
+        return LmtpVerdict(place, outcome, text)
 
-    def _judge_all(self, outcome: Outcome, text: str) -> list[Action]:
+    def _judge_all(self, outcome: Outcome, text: str) -> list[LmtpAction]:
         return [self._judge(place, outcome, text) for place in tuple(self._open)]
 
 

@@ -2,7 +2,7 @@
 
     READY --AUTH--> mechanism --Prompt: 334--> AUTH --line--> mechanism --Question--> WAITING --answer--> mechanism
                         |
-                        +-- Done 235, Failed 535 or 454, Refuse 501 or 504 --> READY
+                        +-- Done 235, Failed 535 or 454, CommandRefused 501 or 504 --> READY
 
 What the client says in it is a secret, in whatever order it comes: none of it is logged.
 """
@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from smtpd.smtp.auth import Exchange, begin, offered
-from smtpd.smtp.question import BeginScram, CheckPassword, FinishScram, Verdict
-from smtpd.smtp.reply import Refuse, Reply
-from smtpd.smtp.sasl import Done, Failed, Prompt, Step
+from smtpd.smtp.auth import SaslExchange, begin, offered
+from smtpd.smtp.question import PasswordQuestion, ScramProofQuestion, ScramSeedQuestion, Verdict
+from smtpd.smtp.reply import CommandRefused, Reply
+from smtpd.smtp.sasl import AuthFailed, AuthSucceeded, Prompt, Step
 from smtpd.smtp.state import State
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ RESULTS = {Verdict.YES: "ok", Verdict.NO: "permfail", Verdict.LATER: "tempfail"}
 def auth(session: "Session", argument: str) -> None:
     mechanisms = offered(session.listener, session.facts)
     if session.user:
-        raise Refuse(503, "5.5.1", "Already authenticated")
+        raise CommandRefused(503, "5.5.1", "Already authenticated")
     if not mechanisms:
         wanted = session.listener.auth is not None  # and so there is TLS
-        raise Refuse(503, "5.5.1", "AUTH comes after STARTTLS" if wanted else "AUTH is not offered here")
+        raise CommandRefused(503, "5.5.1", "AUTH comes after STARTTLS" if wanted else "AUTH is not offered here")
     if not argument:
-        raise Refuse(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]")
+        raise CommandRefused(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]")
     mechanism, *initial = _BLANKS.split(argument, maxsplit=1)
     if mechanism.upper() not in mechanisms:
-        raise Refuse(504, "5.5.4", "Unknown authentication mechanism")
+        raise CommandRefused(504, "5.5.4", "Unknown authentication mechanism")
     exchange = session.exchange = begin(mechanism.upper(), session.facts)
     _go_on(session, lambda: exchange.start(initial[0] if initial else None))
 
@@ -58,7 +58,7 @@ def receive(session: "Session", line: bytes) -> None:
 def _go_on(session: "Session", take: Callable[[], Step]) -> None:
     try:
         step = take()
-    except Refuse as refused:
+    except CommandRefused as refused:
         _end(session)
         session.refuse(refused.reply, close=refused.close)
         return
@@ -66,20 +66,20 @@ def _go_on(session: "Session", take: Callable[[], Step]) -> None:
         case Prompt(text=text):
             session.enter(State.AUTH)
             session.say(f"334 {text}\r\n".encode())
-        case CheckPassword(user=user) | BeginScram(user=user) | FinishScram(user=user):
+        case PasswordQuestion(user=user) | ScramSeedQuestion(user=user) | ScramProofQuestion(user=user):
             session.login = user
             session.ask(step, lambda answer: _go_on(session, lambda: _get_exchange(session).answer(answer)))
-        case Done(user=user):
+        case AuthSucceeded(user=user):
             _end(session)
             session.login = session.user = user
             _log(session, Verdict.YES)
             session.reply(SUCCEEDED)
-        case Failed(verdict=verdict):
+        case AuthFailed(verdict=verdict):
             _end(session)
             _fail(session, verdict)
 
 
-def _get_exchange(session: "Session") -> Exchange:
+def _get_exchange(session: "Session") -> SaslExchange:
     assert session.exchange is not None
     return session.exchange
 
@@ -91,7 +91,7 @@ def _fail(session: "Session", verdict: Verdict) -> None:
         return
     session.failed_logins += 1
     if session.failed_logins > MAX_FAILURES:
-        session.blame()
+        session.count_failure()
         session.hang_up(TOO_MANY_FAILURES, "too-many-errors")
     else:
         session.refuse(REFUSED)

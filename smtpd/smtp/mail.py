@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from smtpd.config.slice import Auth
-from smtpd.envelope import Origin, Terms, message_text
-from smtpd.header.editor import Editor
+from smtpd.envelope import MailParameters, Origin, message_text
+from smtpd.header.editor import HeaderEditor
+from smtpd.slice import Auth
 from smtpd.smtp import command
 from smtpd.smtp.address import Address
 from smtpd.smtp.data import TOO_BIG
-from smtpd.smtp.greeting import must_encrypt
-from smtpd.smtp.host import is_loopback
+from smtpd.smtp.hello import must_encrypt
+from smtpd.smtp.ip_address import is_loopback
 from smtpd.smtp.question import (
-    AcceptRecipient,
     Answer,
-    BeginMessage,
-    CheckSender,
-    MessageBegun,
-    RecipientAccepted,
-    Refused,
-    SenderChecked,
+    MessageIdAnswer,
+    MessageIdQuestion,
+    RecipientAnswer,
+    RecipientQuestion,
+    RefusedAnswer,
+    SenderAnswer,
+    SenderQuestion,
     Verdict,
 )
-from smtpd.smtp.reply import Refuse, Reply
+from smtpd.smtp.reply import CommandRefused, Reply
 from smtpd.smtp.state import State
 from smtpd.smtp.transaction import Transaction
 
@@ -48,15 +48,15 @@ SENDER_LATER = Reply(451, "4.3.0", "Sender cannot be checked now")
 
 def mail(session: "Session", argument: str) -> None:
     """RFC 5321 4.1.1.2"""
-    asked = command.mail(argument, session.offer, session.date)
+    asked = command.parse_mail(argument, session.offer, session.date)
     if asked.size > session.settings.max_message_size:
         session.refuse(TOO_BIG)
         return
     _check_allowed(session, asked.terms)
     if session.mails >= session.settings.limits.max_mails:
-        raise Refuse(452, "4.5.3", "Too many messages in this session")
+        raise CommandRefused(452, "4.5.3", "Too many messages in this session")
     if session.listener.senders and session.user:
-        question = CheckSender(session.user, _complete(session, asked.sender))
+        question = SenderQuestion(session.user, _complete(session, asked.sender))
         session.ask(question, lambda answer: _sender_checked(session, asked, answer))
     else:
         _ask_for_id(session, asked)
@@ -65,27 +65,27 @@ def mail(session: "Session", argument: str) -> None:
 def rcpt(session: "Session", argument: str) -> None:
     """RFC 5321 4.1.1.3"""
     transaction = session.get_transaction()
-    asked = command.rcpt(argument, session.offer, utf8=transaction.terms.utf8)
+    asked = command.parse_rcpt(argument, session.offer, utf8=transaction.terms.utf8)
     if len(transaction.recipients) >= session.settings.limits.max_rcpt:
-        raise Refuse(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
+        raise CommandRefused(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
     recipient = _complete(session, asked.recipient)
-    question = AcceptRecipient(
+    question = RecipientQuestion(
         transaction.message, transaction.origin, recipient, transaction.terms, asked.notify, asked.original
     )
     session.ask(question, lambda answer: _recipient_decided(session, transaction, recipient, answer))
 
 
-def _check_allowed(session: "Session", terms: Terms) -> None:
+def _check_allowed(session: "Session", terms: MailParameters) -> None:
     if must_encrypt(session):  # RFC 3207 4
-        raise Refuse(530, "5.7.0", "Must issue a STARTTLS command first")
+        raise CommandRefused(530, "5.7.0", "Must issue a STARTTLS command first")
     if session.user or session.client.local:
         return
     if session.listener.auth is Auth.REQUIRED or terms.release:  # RFC 4954 6
-        raise Refuse(530, "5.7.0", "Authentication required")
+        raise CommandRefused(530, "5.7.0", "Authentication required")
 
 
-def _sender_checked(session: "Session", asked: command.Mail, answer: Answer) -> None:
-    assert isinstance(answer, SenderChecked)
+def _sender_checked(session: "Session", asked: command.MailCommand, answer: Answer) -> None:
+    assert isinstance(answer, SenderAnswer)
     session.enter(State.READY)
     if answer.verdict is Verdict.YES:
         _ask_for_id(session, asked)
@@ -93,16 +93,16 @@ def _sender_checked(session: "Session", asked: command.Mail, answer: Answer) -> 
         session.refuse(SENDER_REJECTED if answer.verdict is Verdict.NO else SENDER_LATER)
 
 
-def _ask_for_id(session: "Session", asked: command.Mail) -> None:
-    session.ask(BeginMessage(session.address, session.user), lambda answer: _begun(session, asked, answer))
+def _ask_for_id(session: "Session", asked: command.MailCommand) -> None:
+    session.ask(MessageIdQuestion(session.address, session.user), lambda answer: _begun(session, asked, answer))
 
 
-def _begun(session: "Session", asked: command.Mail, answer: Answer) -> None:
-    if isinstance(answer, Refused):
+def _begun(session: "Session", asked: command.MailCommand, answer: Answer) -> None:
+    if isinstance(answer, RefusedAnswer):
         session.enter(State.READY)
         session.refuse(Reply(answer.code, answer.enhanced, answer.text))
         return
-    assert isinstance(answer, MessageBegun)
+    assert isinstance(answer, MessageIdAnswer)
     origin = Origin(
         sender=_complete(session, asked.sender),
         address=session.address,
@@ -121,7 +121,7 @@ def _begun(session: "Session", asked: command.Mail, answer: Answer) -> None:
     session.reply(OK if terms.priority == asked.terms.priority else PRIORITY_CHANGED)
 
 
-def _granted(session: "Session", terms: Terms) -> Terms:
+def _granted(session: "Session", terms: MailParameters) -> MailParameters:
     if session.user or session.client.local:
         return terms
     if terms.submitter:  # RFC 4954 5: nobody is trusted to say it
@@ -131,14 +131,14 @@ def _granted(session: "Session", terms: Terms) -> Terms:
     return terms
 
 
-def _editor(session: "Session", begun: MessageBegun, sender: str) -> Editor:
+def _editor(session: "Session", begun: MessageIdAnswer, sender: str) -> HeaderEditor:
     """What is missing in a message is added where it enters the world, and nowhere else (RFC 6409 8)."""
     listener = session.listener
     masquerade = sender if listener.masquerade and session.user else ""
     if session.user or _is_of_this_host(session) or listener.port in SUBMISSION_PORTS:
         message_id = f"{message_text(begun.message)}{begun.time:08x}@{session.name}"
-        return Editor(domain=session.name, masquerade=masquerade, date=begun.time, message_id=message_id)
-    return Editor(domain=session.name, masquerade=masquerade)
+        return HeaderEditor(domain=session.name, masquerade=masquerade, date=begun.time, message_id=message_id)
+    return HeaderEditor(domain=session.name, masquerade=masquerade)
 
 
 def _is_of_this_host(session: "Session") -> bool:
@@ -148,11 +148,11 @@ def _is_of_this_host(session: "Session") -> bool:
 
 
 def _recipient_decided(session: "Session", transaction: Transaction, recipient: str, answer: Answer) -> None:
-    if isinstance(answer, Refused):
+    if isinstance(answer, RefusedAnswer):
         session.enter(State.RCPT if transaction.recipients else State.MAIL)
         session.refuse(Reply(answer.code, answer.enhanced, answer.text))
         return
-    assert isinstance(answer, RecipientAccepted)
+    assert isinstance(answer, RecipientAnswer)
     transaction.add_recipient(recipient, answer.envelopes)
     session.enter(State.RCPT)
     session.reply(RECIPIENT_OK)

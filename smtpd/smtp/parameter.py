@@ -15,14 +15,14 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from smtpd.envelope import Body, Notify, Terms
+from smtpd.envelope import Body, MailParameters, Notify
 from smtpd.smtp import xtext
-from smtpd.smtp.address import AddressError, mailbox
+from smtpd.smtp.address import AddressError, parse_mailbox
 from smtpd.smtp.extension import Offer
-from smtpd.smtp.reply import Refuse
+from smtpd.smtp.reply import CommandRefused
 
-PLAIN = Terms()
-SILENT = Notify(0)
+NO_PARAMETERS = MailParameters()
+NO_NOTIFY = Notify(0)
 MAX_ENVID = 100  # RFC 3461 4.4
 MAX_ORCPT = 500  # RFC 3461 4.2
 
@@ -44,7 +44,7 @@ _NOTICES = {word.name: word for word in Notify}
 Given = dict[str, str | None]
 
 
-class Circumstances(NamedTuple):
+class ParameterContext(NamedTuple):
     """What a parameter is read with."""
 
     offer: Offer
@@ -52,33 +52,33 @@ class Circumstances(NamedTuple):
     utf8: bool = False  # MAIL said SMTPUTF8
 
 
-Parser = Callable[[str | None, Circumstances], dict[str, Any]]  # value -> fields of Terms, or of RCPT's own
+Parser = Callable[[str | None, ParameterContext], dict[str, Any]]  # value -> fields of Terms, or of RCPT's own
 
 
-class Unknown(Exception):
+class UnknownParameter(Exception):
     """Nothing of this name is offered."""
 
 
-def mail_terms(rest: str, offer: Offer, date: int) -> tuple[int, Terms]:
-    """Behind the path of MAIL: the size (0: not said) and the terms.  Raises Refuse."""
+def mail_parameters(rest: str, offer: Offer, date: int) -> tuple[int, MailParameters]:
+    """Behind the path of MAIL: the size (0: not said) and the terms.  Raises CommandRefused."""
     if not rest:
-        return 0, PLAIN
+        return 0, NO_PARAMETERS
     given = _split(rest)
     size = _size(given.pop("SIZE")) if "SIZE" in given else 0
     if "HOLDFOR" in given and "HOLDUNTIL" in given:  # RFC 4865 4
         raise _malformed("HOLDFOR and HOLDUNTIL exclude each other")
-    terms = Terms(**_read(given, MAIL, Circumstances(offer, date)))
+    terms = MailParameters(**_read(given, MAIL, ParameterContext(offer, date)))
     if terms.by_mode == "R" and terms.release >= terms.deliver_by:
         raise _malformed("It would have to be delivered before it is released")
     return size, terms
 
 
-def rcpt_terms(rest: str, offer: Offer, *, utf8: bool) -> tuple[Notify, str]:
-    """Behind the path of RCPT: NOTIFY, and ORCPT decoded.  Raises Refuse."""
+def rcpt_parameters(rest: str, offer: Offer, *, utf8: bool) -> tuple[Notify, str]:
+    """Behind the path of RCPT: NOTIFY, and ORCPT decoded.  Raises CommandRefused."""
     if not rest:
-        return SILENT, ""
-    read = _read(_split(rest), RCPT, Circumstances(offer, utf8=utf8))
-    return read.get("notify", SILENT), read.get("original", "")
+        return NO_NOTIFY, ""
+    read = _read(_split(rest), RCPT, ParameterContext(offer, utf8=utf8))
+    return read.get("notify", NO_NOTIFY), read.get("original", "")
 
 
 def _split(rest: str) -> Given:
@@ -98,22 +98,22 @@ def _split(rest: str) -> Given:
     return given
 
 
-def _read(given: Given, parsers: dict[str, Parser], now: Circumstances) -> dict[str, Any]:
+def _read(given: Given, parsers: dict[str, Parser], now: ParameterContext) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for keyword, value in given.items():
         try:
             fields |= parsers.get(keyword, _unknown)(value, now)
-        except Unknown:
-            raise Refuse(555, "5.5.4", f"Parameter {keyword} not recognised") from None  # RFC 5321 4.1.1.11
+        except UnknownParameter:
+            raise CommandRefused(555, "5.5.4", f"Parameter {keyword} not recognised") from None  # RFC 5321 4.1.1.11
     return fields
 
 
-def _unknown(value: str | None, now: Circumstances) -> dict[str, Any]:
-    raise Unknown
+def _unknown(value: str | None, now: ParameterContext) -> dict[str, Any]:
+    raise UnknownParameter
 
 
-def _malformed(text: str) -> Refuse:
-    return Refuse(501, "5.5.4", text)
+def _malformed(text: str) -> CommandRefused:
+    return CommandRefused(501, "5.5.4", text)
 
 
 def _size(value: str | None) -> int:
@@ -122,7 +122,7 @@ def _size(value: str | None) -> int:
     return int(value)
 
 
-def _body(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _body(value: str | None, now: ParameterContext) -> dict[str, Any]:
     """RFC 6152 2, RFC 3030 3.  7BIT and 8BITMIME are a promise of the client, which nobody checks."""
     body = _BODIES.get((value or "").upper())
     if body is None:
@@ -130,32 +130,32 @@ def _body(value: str | None, now: Circumstances) -> dict[str, Any]:
     return {"body": body}
 
 
-def _utf8(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _utf8(value: str | None, now: ParameterContext) -> dict[str, Any]:
     if value is not None:  # RFC 6531 3.4
         raise _malformed("SMTPUTF8 takes no value")
     return {"utf8": True}
 
 
-def _require_tls(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _require_tls(value: str | None, now: ParameterContext) -> dict[str, Any]:
     if not now.offer.require_tls:  # RFC 8689 4.1: only under TLS
-        raise Unknown
+        raise UnknownParameter
     if value is not None:
         raise _malformed("REQUIRETLS takes no value")
     return {"require_tls": True}
 
 
-def _ret(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _ret(value: str | None, now: ParameterContext) -> dict[str, Any]:
     if not now.offer.dsn:
-        raise Unknown
+        raise UnknownParameter
     word = (value or "").upper()
     if word not in ("FULL", "HDRS"):  # RFC 3461 4.3
         raise _malformed("RET is FULL or HDRS")
     return {"ret": word}
 
 
-def _envid(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _envid(value: str | None, now: ParameterContext) -> dict[str, Any]:
     if not now.offer.dsn:
-        raise Unknown
+        raise UnknownParameter
     if not value or len(value) > MAX_ENVID:
         raise _malformed(f"ENVID needs at most {MAX_ENVID} characters")
     decoded = _decode("ENVID", value)
@@ -164,28 +164,28 @@ def _envid(value: str | None, now: Circumstances) -> dict[str, Any]:
     return {"envid": decoded}
 
 
-def _submitter(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _submitter(value: str | None, now: ParameterContext) -> dict[str, Any]:
     """RFC 4954 5"""
     if value == "<>":
         return {"submitter": value}
     try:
-        return {"submitter": str(mailbox(_decode("AUTH", value or "")))}
+        return {"submitter": str(parse_mailbox(_decode("AUTH", value or "")))}
     except AddressError as error:
         raise _malformed(f"AUTH address syntax error: {error}") from None
 
 
-def _hold_for(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _hold_for(value: str | None, now: ParameterContext) -> dict[str, Any]:
     """RFC 4865 4"""
     if not now.offer.hold:
-        raise Unknown
+        raise UnknownParameter
     if not value or not _SECONDS.fullmatch(value) or not int(value):
         raise _malformed("HOLDFOR needs a number of seconds")
     return {"release": _check_hold(now.date + int(value), now)}
 
 
-def _hold_until(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _hold_until(value: str | None, now: ParameterContext) -> dict[str, Any]:
     if not now.offer.hold:
-        raise Unknown
+        raise UnknownParameter
     text = (value or "").upper()
     try:
         if not _DATE.fullmatch(text):
@@ -198,13 +198,13 @@ def _hold_until(value: str | None, now: Circumstances) -> dict[str, Any]:
     return {"release": _check_hold(release, now)}
 
 
-def _check_hold(release: int, now: Circumstances) -> int:
+def _check_hold(release: int, now: ParameterContext) -> int:
     if release > now.date + now.offer.hold:
         raise _malformed(f"No message is held for more than {now.offer.hold} seconds")
     return release
 
 
-def _by(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _by(value: str | None, now: ParameterContext) -> dict[str, Any]:
     """RFC 2852 4.  With N the time may have come already, before the message came here."""
     found = _BY.fullmatch(value or "")
     if not found:
@@ -215,16 +215,16 @@ def _by(value: str | None, now: Circumstances) -> dict[str, Any]:
     return {"deliver_by": max(1, now.date + seconds), "by_mode": mode, "by_trace": bool(found[3])}
 
 
-def _priority(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _priority(value: str | None, now: ParameterContext) -> dict[str, Any]:
     if not value or not _PRIORITY.fullmatch(value):
-        raise Refuse(501, "5.5.2", "MT-PRIORITY is a number from -9 to 9")  # RFC 6710 4.1
+        raise CommandRefused(501, "5.5.2", "MT-PRIORITY is a number from -9 to 9")  # RFC 6710 4.1
     return {"priority": int(value)}
 
 
-def _notify(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _notify(value: str | None, now: ParameterContext) -> dict[str, Any]:
     """RFC 3461 4.1"""
     if not now.offer.dsn:
-        raise Unknown
+        raise UnknownParameter
     notify = Notify(0)
     for word in (value or "").upper().split(","):
         if word not in _NOTICES:
@@ -235,10 +235,10 @@ def _notify(value: str | None, now: Circumstances) -> dict[str, Any]:
     return {"notify": notify}
 
 
-def _original(value: str | None, now: Circumstances) -> dict[str, Any]:
+def _original(value: str | None, now: ParameterContext) -> dict[str, Any]:
     """RFC 3461 4.2: a type of addresses, and one of them"""
     if not now.offer.dsn:
-        raise Unknown
+        raise UnknownParameter
     kind, _, address = (value or "").partition(";")
     if not address or not _TYPE.fullmatch(kind):
         raise _malformed("Syntax: ORCPT=type;address")

@@ -19,8 +19,8 @@ import re
 import struct
 from typing import NamedTuple
 
-from smtpd.config.slice import Proxy
-from smtpd.smtp.host import IPAddress, plain
+from smtpd.slice import Proxy
+from smtpd.smtp.ip_address import IPAddress, unmapped
 
 MAX_V1 = 107  # bytes, CRLF included
 MAX_V2 = 4096  # bytes; certificates of clients may be in there
@@ -42,11 +42,11 @@ VERSIONS = {Proxy.V1: " of version 1", Proxy.V2: " of version 2", Proxy.ANY: ""}
 ADDRESSES = {TCP4: struct.Struct("!4s4sHH"), TCP6: struct.Struct("!16s16sHH"), UNIX: struct.Struct("!108s108s")}
 
 
-class Malformed(ValueError):
+class ProxyError(ValueError):
     """No such header; the argument says why."""
 
 
-class Header(NamedTuple):
+class ProxyHeader(NamedTuple):
     """`local`: nobody is behind the proxy, or nobody with an address; the others are empty."""
 
     source: str = ""
@@ -60,7 +60,7 @@ class ProxyReader:
     """`header` and `rest`, what was sent behind it, are there once `feed` has returned True."""
 
     def __init__(self, version: Proxy):
-        self.header = Header()
+        self.header = ProxyHeader()
         self.rest = b""
         self._version = version
         self._held = b""
@@ -80,27 +80,27 @@ class ProxyReader:
         for signature in SIGNATURES[self._version]:
             if signature.startswith(held[: len(signature)]):
                 return signature
-        raise Malformed("no PROXY header" + VERSIONS[self._version])
+        raise ProxyError("no PROXY header" + VERSIONS[self._version])
 
 
 def _maybe_length_v1(held: bytes) -> int | None:
     end = held.find(b"\n", 0, MAX_V1)
     if end < 0 and len(held) >= MAX_V1:
-        raise Malformed("header too long")
+        raise ProxyError("header too long")
     return end + 1 or None
 
 
-def _read_v1(header: bytes) -> Header:
+def _read_v1(header: bytes) -> ProxyHeader:
     found = _V1.fullmatch(header)
     if not found:
-        raise Malformed("malformed header")
+        raise ProxyError("malformed header")
     if not found["family"]:
-        return Header(local=True)
+        return ProxyHeader(local=True)
     make = ipaddress.IPv4Address if found["family"] == b"TCP4" else ipaddress.IPv6Address
     try:
         source, destination = make(found["source"].decode()), make(found["destination"].decode())
     except ValueError:
-        raise Malformed("malformed address") from None
+        raise ProxyError("malformed address") from None
     return _header(source, int(found["source_port"]), destination, int(found["destination_port"]))
 
 
@@ -109,29 +109,29 @@ def _maybe_length_v2(held: bytes) -> int | None:
         return None
     _, command, family, length = _V2.unpack_from(held)
     if command not in (LOCAL, PROXY):
-        raise Malformed("unknown version or command")
+        raise ProxyError("unknown version or command")
     if command == PROXY and family not in ADDRESSES:
-        raise Malformed("unknown family")
+        raise ProxyError("unknown family")
     if command == PROXY and length < ADDRESSES[family].size:
-        raise Malformed("addresses cut short")
+        raise ProxyError("addresses cut short")
     if _V2.size + length > MAX_V2:
-        raise Malformed("header too long")
+        raise ProxyError("header too long")
     return _V2.size + length
 
 
-def _read_v2(header: bytes) -> Header:
+def _read_v2(header: bytes) -> ProxyHeader:
     _, command, family, _ = _V2.unpack_from(header)
     if command == LOCAL or family == UNIX:
-        return Header(local=True)
+        return ProxyHeader(local=True)
     make = ipaddress.IPv4Address if family == TCP4 else ipaddress.IPv6Address
     source, destination, source_port, destination_port = ADDRESSES[family].unpack_from(header, _V2.size)
     return _header(make(source), source_port, make(destination), destination_port)
 
 
-def _header(source: IPAddress, source_port: int, destination: IPAddress, destination_port: int) -> Header:
-    source = plain(source)  # first: ::ffff:224.0.0.1 does not say of itself that it is a multicast address
+def _header(source: IPAddress, source_port: int, destination: IPAddress, destination_port: int) -> ProxyHeader:
+    source = unmapped(source)  # first: ::ffff:224.0.0.1 does not say of itself that it is a multicast address
     if source.is_unspecified or source.is_multicast:
-        raise Malformed("nobody has that address")
+        raise ProxyError("nobody has that address")
     if max(source_port, destination_port) > 65535:
-        raise Malformed("no such port")
-    return Header(str(source), source_port, str(plain(destination)), destination_port)
+        raise ProxyError("no such port")
+    return ProxyHeader(str(source), source_port, str(unmapped(destination)), destination_port)

@@ -1,13 +1,13 @@
 """What a session asks of the other processes, and what they answer: plain values, no imsgs.
 
     at STARTTLS      Encrypt            ->  Encrypted               (or the connection ends)
-    at AUTH          CheckPassword      ->  PasswordChecked
-                     BeginScram         ->  ScramBegun
-                     FinishScram        ->  ScramFinished
-    at MAIL          CheckSender        ->  SenderChecked
-                     BeginMessage       ->  MessageBegun       | Refused
-    at RCPT          AcceptRecipient    ->  RecipientAccepted  | Refused
-    at end of data   StoreContent       ->  ContentStored      | Refused
+    at AUTH          PasswordQuestion      ->  PasswordAnswer
+                     ScramSeedQuestion         ->  ScramSeedAnswer
+                     ScramProofQuestion        ->  ScramProofAnswer
+    at MAIL          SenderQuestion        ->  SenderAnswer
+                     MessageIdQuestion       ->  MessageIdAnswer       | Refused
+    at RCPT          RecipientQuestion    ->  RecipientAnswer  | Refused
+    at end of data   StoreQuestion       ->  StoreAnswer      | Refused
     after an error   Wait               ->  Waited                  (the reply is kept back so long)
 
 One question at a time; while it is open the session reads no further line.
@@ -17,8 +17,8 @@ from enum import Enum
 
 from msgspec import Struct
 
-from smtpd.envelope import Notify, Origin, Terms
-from smtpd.tls.facts import Facts
+from smtpd.envelope import MailParameters, Notify, Origin
+from smtpd.tls.facts import TlsFacts
 
 
 class Verdict(Enum):
@@ -27,34 +27,34 @@ class Verdict(Enum):
     LATER = "later"
 
 
-def _without_secrets(question: "CheckPassword | FinishScram") -> str:
+def _without_secrets(question: "PasswordQuestion | ScramProofQuestion") -> str:
     return f"{type(question).__name__}(user={question.user!r})"
 
 
-class Encrypt(Struct, frozen=True):
+class TlsQuestion(Struct, frozen=True):
     """The go-ahead has been said in the clear; from its last byte on everything is TLS."""
 
 
-class Encrypted(Struct, frozen=True):
-    facts: Facts
+class TlsAnswer(Struct, frozen=True):
+    facts: TlsFacts
 
 
-class CheckPassword(Struct, frozen=True):
+class PasswordQuestion(Struct, frozen=True):
     user: str
     password: str
 
     __repr__ = _without_secrets
 
 
-class PasswordChecked(Struct, frozen=True):
+class PasswordAnswer(Struct, frozen=True):
     verdict: Verdict
 
 
-class BeginScram(Struct, frozen=True):
+class ScramSeedQuestion(Struct, frozen=True):
     user: str
 
 
-class ScramBegun(Struct, frozen=True):
+class ScramSeedAnswer(Struct, frozen=True):
     """YES, also for a user who does not exist; or LATER."""
 
     verdict: Verdict
@@ -62,7 +62,7 @@ class ScramBegun(Struct, frozen=True):
     iterations: int = 0
 
 
-class FinishScram(Struct, frozen=True):
+class ScramProofQuestion(Struct, frozen=True):
     """RFC 5802 3: AuthMessage and ClientProof."""
 
     user: str
@@ -72,62 +72,62 @@ class FinishScram(Struct, frozen=True):
     __repr__ = _without_secrets
 
 
-class ScramFinished(Struct, frozen=True):
+class ScramProofAnswer(Struct, frozen=True):
     verdict: Verdict
     signature: bytes = b""
 
 
-class CheckSender(Struct, frozen=True):
+class SenderQuestion(Struct, frozen=True):
     """May this authenticated user send as `sender`?  Complete, or empty for the null sender."""
 
     user: str
     sender: str
 
 
-class SenderChecked(Struct, frozen=True):
+class SenderAnswer(Struct, frozen=True):
     verdict: Verdict
 
 
-class Wait(Struct, frozen=True):
+class PauseQuestion(Struct, frozen=True):
     seconds: float
 
 
-class Waited(Struct, frozen=True):
+class PauseAnswer(Struct, frozen=True):
     pass
 
 
-class BeginMessage(Struct, frozen=True):
+class MessageIdQuestion(Struct, frozen=True):
     """A sender was named: which message id will it be?  `address` and `user`: whose rates it counts for."""
 
     address: str
     user: str
 
 
-class MessageBegun(Struct, frozen=True):
+class MessageIdAnswer(Struct, frozen=True):
     """`time`: seconds since 1970, the date of the Received header."""
 
     message: int
     time: int
 
 
-class AcceptRecipient(Struct, frozen=True):
+class RecipientQuestion(Struct, frozen=True):
     """Who is it for, and may this client send there?  `recipient` is complete: it has a domain."""
 
     message: int
     origin: Origin
     recipient: str
-    terms: Terms
+    terms: MailParameters
     notify: Notify
     original: str  # ORCPT, decoded
 
 
-class RecipientAccepted(Struct, frozen=True):
+class RecipientAnswer(Struct, frozen=True):
     """`envelopes`: how many it became."""
 
     envelopes: int
 
 
-class StoreContent(Struct, frozen=True):
+class StoreQuestion(Struct, frozen=True):
     """All content has been given out: make it durable.
 
     `size`: bytes given out as Content, the trace header among them.  `envelopes`: sum of what was accepted.
@@ -138,11 +138,11 @@ class StoreContent(Struct, frozen=True):
     size: int
 
 
-class ContentStored(Struct, frozen=True):
+class StoreAnswer(Struct, frozen=True):
     """It is on the disk."""
 
 
-class Refused(Struct, frozen=True):
+class RefusedAnswer(Struct, frozen=True):
     """No, and what to tell the client.  With 421 the session ends."""
 
     code: int
@@ -151,38 +151,38 @@ class Refused(Struct, frozen=True):
 
 
 Question = (
-    Encrypt
-    | CheckPassword
-    | BeginScram
-    | FinishScram
-    | CheckSender
-    | BeginMessage
-    | AcceptRecipient
-    | StoreContent
-    | Wait
+    TlsQuestion
+    | PasswordQuestion
+    | ScramSeedQuestion
+    | ScramProofQuestion
+    | SenderQuestion
+    | MessageIdQuestion
+    | RecipientQuestion
+    | StoreQuestion
+    | PauseQuestion
 )
 Answer = (
-    Encrypted
-    | PasswordChecked
-    | ScramBegun
-    | ScramFinished
-    | SenderChecked
-    | MessageBegun
-    | RecipientAccepted
-    | ContentStored
-    | Waited
-    | Refused
+    TlsAnswer
+    | PasswordAnswer
+    | ScramSeedAnswer
+    | ScramProofAnswer
+    | SenderAnswer
+    | MessageIdAnswer
+    | RecipientAnswer
+    | StoreAnswer
+    | PauseAnswer
+    | RefusedAnswer
 )
 
 # What may come as the answer to which question.
 ANSWERS: dict[type[Question], tuple[type[Answer], ...]] = {
-    Encrypt: (Encrypted,),
-    CheckPassword: (PasswordChecked,),
-    BeginScram: (ScramBegun,),
-    FinishScram: (ScramFinished,),
-    CheckSender: (SenderChecked,),
-    BeginMessage: (MessageBegun, Refused),
-    AcceptRecipient: (RecipientAccepted, Refused),
-    StoreContent: (ContentStored, Refused),
-    Wait: (Waited,),
+    TlsQuestion: (TlsAnswer,),
+    PasswordQuestion: (PasswordAnswer,),
+    ScramSeedQuestion: (ScramSeedAnswer,),
+    ScramProofQuestion: (ScramProofAnswer,),
+    SenderQuestion: (SenderAnswer,),
+    MessageIdQuestion: (MessageIdAnswer, RefusedAnswer),
+    RecipientQuestion: (RecipientAnswer, RefusedAnswer),
+    StoreQuestion: (StoreAnswer, RefusedAnswer),
+    PauseQuestion: (PauseAnswer,),
 }

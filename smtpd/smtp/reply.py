@@ -6,7 +6,7 @@ Text may hold what a client or a name server wrote.  So whatever is not printabl
 at the length the RFC allows: no input can end a reply, begin another one, or overflow a reader.
 """
 
-MAX_LINE = 512  # RFC 5321 4.5.3.1.5, CRLF included
+REPLY_LINE_MAX = 512  # RFC 5321 4.5.3.1.5, CRLF included
 
 
 class Reply:
@@ -16,7 +16,7 @@ class Reply:
 
     def __init__(self, code: int, enhanced: str, *lines: str):
         words = f"{printable(enhanced)} " if enhanced else ""
-        room = MAX_LINE - len(f"{code} {words}\r\n")
+        room = REPLY_LINE_MAX - len(f"{code} {words}\r\n")
         if not (is_printable("".join(lines)) and max(map(len, lines)) <= room):  # seldom: looked at all at once
             lines = tuple(printable(line)[:room] for line in lines)
         *first, last = lines
@@ -30,7 +30,7 @@ class Reply:
         return f"Reply({self.text!r})"
 
 
-class Refuse(Exception):
+class CommandRefused(Exception):
     """The client is wrong, or may not: raised anywhere below a command, caught once, answered.
 
     With `close` nothing the client sends after this can be understood any more: the session ends.

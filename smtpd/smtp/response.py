@@ -11,13 +11,13 @@ Loaded by sendmail for each mail, and so without what takes long to load, regula
 """
 
 from smtpd.smtp.line import LineReader
-from smtpd.smtp.reply import Refuse, printable
+from smtpd.smtp.reply import CommandRefused, printable
 
 MAX_LINES = 100  # of one reply; each is as long as a command may be
 MAX_TEXT = 400  # characters that str() shows
 
 
-class Malformed(Exception):
+class ResponseError(Exception):
     """Not a reply; the argument says why.  Nothing that follows can be understood."""
 
 
@@ -76,18 +76,18 @@ class ResponseReader:
                     response = Response(int(self._code), tuple(self._lines))
                     self._code, self._lines = b"", []
                     return response
-        except Refuse as refused:
-            raise Malformed(refused.args[2]) from None
+        except CommandRefused as refused:
+            raise ResponseError(refused.args[2]) from None
         return None
 
     def _ends_with(self, line: bytes) -> bool:
         code, mark = line[:3], line[3:4]
         if not (len(code) == 3 and code.isdigit() and b"200" <= code < b"600" and mark in (b"", b" ", b"-")):
-            raise Malformed("A line without a code")  # RFC 5321 4.2; a code alone is a last line
+            raise ResponseError("A line without a code")  # RFC 5321 4.2; a code alone is a last line
         if self._lines and code != self._code:  # RFC 5321 4.2.1: the code of each line is the same
-            raise Malformed("Lines with different codes")
+            raise ResponseError("Lines with different codes")
         if len(self._lines) == MAX_LINES:
-            raise Malformed("Too many lines")
+            raise ResponseError("Too many lines")
         self._code = code
         self._lines.append(printable(line[4:].decode("ascii", "replace")).strip())
         return mark != b"-"

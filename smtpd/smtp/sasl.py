@@ -6,7 +6,7 @@
 
 A mechanism is a generator: made with the first message of the client, it yields what is to be asked of the client or
 of another process, is sent the answer, and returns Done or Failed.  It knows neither base64 nor SMTP; what is no
-message at all raises Refuse.
+message at all raises CommandRefused.
 """
 
 import base64
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 from unicodedata import ucd_3_2_0 as unicode  # RFC 3454 knows no later one
 
-from smtpd.smtp.question import BeginScram, CheckPassword, FinishScram, Verdict
-from smtpd.smtp.reply import Refuse
+from smtpd.smtp.question import PasswordQuestion, ScramProofQuestion, ScramSeedQuestion, Verdict
+from smtpd.smtp.reply import CommandRefused
 
 MAX_USER = 255  # octets, RFC 4616 2
 MAX_PASSWORD = 1024  # characters
@@ -43,33 +43,35 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class AuthSucceeded:
     user: str
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class AuthFailed:
     """NO or LATER."""
 
     verdict: Verdict
 
 
-Request = Prompt | CheckPassword | BeginScram | FinishScram
-Step = Request | Done | Failed
-Dialogue = Generator[Request, Any, Done | Failed]  # sent: bytes after a Prompt, otherwise the question's Answer
+Request = Prompt | PasswordQuestion | ScramSeedQuestion | ScramProofQuestion
+Step = Request | AuthSucceeded | AuthFailed
+Dialogue = Generator[
+    Request, Any, AuthSucceeded | AuthFailed
+]  # sent: bytes after a Prompt, otherwise the question's Answer
 
 
 def prompt(message: bytes) -> Prompt:
     return Prompt(base64.b64encode(message).decode())
 
 
-def malformed() -> Refuse:
+def malformed() -> CommandRefused:
     """It does not say where: the message holds secrets."""
-    return Refuse(501, "5.5.2", "Malformed authentication message")
+    return CommandRefused(501, "5.5.2", "Malformed authentication message")
 
 
 def user_name(message: bytes) -> str:
-    """Raises Refuse; too long before SASLprep too, which may make eighteen letters of one and takes its time."""
+    """Raises CommandRefused; if too long, before SASLprep, which may make eighteen letters of one and is slow."""
     try:
         name = prepare(message.decode()) if len(message) <= MAX_USER else ""
     except ValueError:
@@ -86,7 +88,7 @@ def is_same_user(authorization: str, user: str) -> bool:
 
 
 def password(message: bytes) -> str:
-    """Raises Refuse, also for what a table, a program or a library might take for its end."""
+    """Raises CommandRefused, also for what a table, a program or a library might take for its end."""
     try:
         text = message.decode()
     except UnicodeDecodeError:

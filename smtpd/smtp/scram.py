@@ -1,8 +1,8 @@
 """SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802, RFC 7677): the server's side, without the password.
 
-    C: n,,n=amy,r=CLIENT                             ->  BeginScram("amy")       salt and iterations
+    C: n,,n=amy,r=CLIENT                             ->  ScramSeedQuestion("amy")       salt and iterations
     S: r=CLIENTSERVER,s=SALT,i=4096
-    C: c=biws,r=CLIENTSERVER,p=PROOF                 ->  FinishScram             proof, and signature
+    C: c=biws,r=CLIENTSERVER,p=PROOF                 ->  ScramProofQuestion             proof, and signature
     S: v=SIGNATURE
     C: (empty)                                       ->  Done("amy")
 
@@ -21,9 +21,9 @@ import binascii
 import re
 from hmac import compare_digest
 
-from smtpd.smtp.question import BeginScram, FinishScram, Verdict
-from smtpd.smtp.sasl import Dialogue, Done, Failed, is_same_user, malformed, prompt, user_name
-from smtpd.tls.facts import Facts
+from smtpd.smtp.question import ScramProofQuestion, ScramSeedQuestion, Verdict
+from smtpd.smtp.sasl import AuthFailed, AuthSucceeded, Dialogue, is_same_user, malformed, prompt, user_name
+from smtpd.tls.facts import TlsFacts
 
 MAX_MESSAGE = 2048  # bytes
 
@@ -40,7 +40,7 @@ _FINAL = re.compile(
 _ESCAPE = re.compile(rb"=(2C|3D)?")  # RFC 5802 5.1
 
 
-def bindings(facts: Facts) -> dict[bytes, bytes]:
+def bindings(facts: TlsFacts) -> dict[bytes, bytes]:
     """The types of channel binding that can be had of a connection (RFC 9266, RFC 5929 3 and 4), each with its data."""
     known = {
         b"tls-exporter": facts.exporter,
@@ -50,36 +50,36 @@ def bindings(facts: Facts) -> dict[bytes, bytes]:
     return {type: data for type, data in known.items() if data}
 
 
-def dialogue(first: bytes, *, nonce: bytes, facts: Facts, plus: bool) -> Dialogue:
+def dialogue(first: bytes, *, nonce: bytes, facts: TlsFacts, plus: bool) -> Dialogue:
     """`nonce`: ours, never the same again."""
     begun = _matched(_FIRST, first)
     user = _unescaped(begun["user"])
     if begun["other"] is not None and not is_same_user(_unescaped(begun["other"]), user):
-        return Failed(Verdict.NO)
+        return AuthFailed(Verdict.NO)
     binding = _maybe_binding(begun, facts, plus)
     if binding is None:
-        return Failed(Verdict.NO)
+        return AuthFailed(Verdict.NO)
 
-    seed = yield BeginScram(user)
+    seed = yield ScramSeedQuestion(user)
     if seed.verdict is not Verdict.YES:
-        return Failed(seed.verdict)
+        return AuthFailed(seed.verdict)
     nonce = begun["nonce"] + nonce
     challenge = b"r=%b,s=%b,i=%d" % (nonce, base64.b64encode(seed.salt), seed.iterations)
 
     finished = _matched(_FINAL, (yield prompt(challenge)))
     proof = _decoded(finished["proof"])
     if not compare_digest(_decoded(finished["binding"]), begun["gs2"] + binding) or finished["nonce"] != nonce:
-        return Failed(Verdict.NO)
+        return AuthFailed(Verdict.NO)
     message = b",".join((begun["bare"], challenge, finished["bare"]))  # AuthMessage, RFC 5802 3
-    checked = yield FinishScram(user, message, proof)
+    checked = yield ScramProofQuestion(user, message, proof)
     if checked.verdict is not Verdict.YES:
-        return Failed(checked.verdict)
+        return AuthFailed(checked.verdict)
     if (yield prompt(b"v=" + base64.b64encode(checked.signature))):
         raise malformed()
-    return Done(user)
+    return AuthSucceeded(user)
 
 
-def _maybe_binding(begun: re.Match[bytes], facts: Facts, plus: bool) -> bytes | None:
+def _maybe_binding(begun: re.Match[bytes], facts: TlsFacts, plus: bool) -> bytes | None:
     """The data that the client has to repeat; None if it must not go on."""
     offered = bindings(facts)
     if plus:

@@ -19,41 +19,41 @@ from collections.abc import Callable
 from math import ceil, inf
 from typing import NamedTuple
 
-from smtpd.config.slice import Limits, ListenerSlice
 from smtpd.envelope import envelope_text, message_text
+from smtpd.slice import Limits, ListenerSlice
 from smtpd.smtp import command, content, login
-from smtpd.smtp.action import Action, Ask, Blame, Close, Content, Forget, Log, Say
-from smtpd.smtp.auth import Exchange
+from smtpd.smtp.action import Action, AppendContent, Ask, Close, CountFailure, DropMessage, Log, Say
+from smtpd.smtp.auth import SaslExchange
 from smtpd.smtp.content import Chunk
 from smtpd.smtp.extension import Offer
 from smtpd.smtp.line import LineReader
 from smtpd.smtp.masking import loggable
 from smtpd.smtp.question import (
     ANSWERS,
-    AcceptRecipient,
     Answer,
-    BeginMessage,
-    ContentStored,
-    Encrypt,
-    MessageBegun,
+    MessageIdAnswer,
+    MessageIdQuestion,
+    PauseQuestion,
     Question,
-    RecipientAccepted,
-    StoreContent,
-    Wait,
+    RecipientAnswer,
+    RecipientQuestion,
+    StoreAnswer,
+    StoreQuestion,
+    TlsQuestion,
 )
-from smtpd.smtp.reply import Refuse, Reply
+from smtpd.smtp.reply import CommandRefused, Reply
 from smtpd.smtp.state import TRANSITIONS, State
 from smtpd.smtp.transaction import Transaction
 from smtpd.smtp.verb import UNKNOWN, VERBS
-from smtpd.tls.facts import Facts
+from smtpd.tls.facts import TlsFacts
 
-MAX_IDLE_COMMANDS = 100  # between two mails: NOOP, RSET and the like, and temporary refusals; each more is an error
+UNPRODUCTIVE_MAX = 100  # between two mails: NOOP, RSET and the like, and temporary refusals; each more is an error
 
-EARLY = Reply(554, "5.5.1", "You spoke before the banner")
+SPOKE_EARLY = Reply(554, "5.5.1", "You spoke before the banner")
 TIMEOUT = Reply(421, "4.4.2", "Timeout, closing connection")
 TOO_LONG_A_SESSION = Reply(421, "4.4.2", "Session lasted too long, closing connection")
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, closing connection")
-EXPELLED = Reply(421, "4.7.0", "Too many errors from your address, closing connection")
+TOO_MANY_ERRORS_OF_ADDRESS = Reply(421, "4.7.0", "Too many errors from your address, closing connection")
 SHUTTING_DOWN = Reply(421, "4.3.2", "Service shutting down, closing connection")
 INTERNAL_ERROR = Reply(421, "4.3.0", "Internal error, closing connection")
 
@@ -84,7 +84,7 @@ class Session:
         "_dismissal",
         "_epoch",
         "_heard",
-        "_idle_commands",
+        "_unproductive_commands",
         "_line",
         "_question",
         "_replies",
@@ -121,7 +121,7 @@ class Session:
         *,
         client: Client,
         settings: Settings,
-        facts: Facts | None = None,
+        facts: TlsFacts | None = None,
         name: str = "",
         may_xclient: bool = False,
     ):
@@ -138,14 +138,14 @@ class Session:
         self.offer: Offer  # since HELO
         self.user = ""  # as whom the client has authenticated
         self.login = ""  # as whom it tries to
-        self.exchange: Exchange | None = None  # the AUTH that is under way
+        self.exchange: SaslExchange | None = None  # the AUTH that is under way
         self.failed_logins = 0
         self.transaction: Transaction | None = None
         self.chunk: Chunk | None = None  # that is being read
         self.mails = 0  # stored
         self.errors = 0
         self.lines = LineReader()
-        self._idle_commands = 0
+        self._unproductive_commands = 0
         self._begun = self._heard = inf  # seconds; until the greeting no time passes
         self._epoch = 0.0  # of "now", in seconds since 1970
         self._question: Question | None = None
@@ -182,9 +182,9 @@ class Session:
         whose = {} if self.client.uid is None else {"uid": self.client.uid}
         self.log("connected", address=self.address, host=self.client.name, **whose)
         if early:  # RFC 5321 3.1, 4.3.1
-            self.log("bad-input", result=EARLY.text)
-            self.blame()
-            self.hang_up(EARLY, "early-talker")
+            self.log("bad-input", result=SPOKE_EARLY.text)
+            self.count_failure()
+            self.hang_up(SPOKE_EARLY, "early-talker")
         else:
             self.say_banner()
         return self._take_actions()
@@ -193,7 +193,7 @@ class Session:
         """Any bytes: part of a command, a group of commands, content."""
         self._heard = now
         if self.state is State.WAITING:
-            if not isinstance(self._question, Encrypt):  # RFC 3207 4.2: nothing more in the clear
+            if not isinstance(self._question, TlsQuestion):  # RFC 3207 4.2: nothing more in the clear
                 self.lines.feed(data)
         elif self.state is not State.CLOSED:
             self.lines.feed(data)
@@ -231,13 +231,13 @@ class Session:
 
     def expel(self) -> list[Action]:
         """Too much was refused to this client's address, here or in other sessions."""
-        return self._dismiss(EXPELLED, "too-many-errors")
+        return self._dismiss(TOO_MANY_ERRORS_OF_ADDRESS, "too-many-errors")
 
     def failed(self) -> list[Action]:
         """A method of this session raised: it costs this session and no other."""
         if any(isinstance(action, Ask) for action in self._actions):
             self._question = None  # it was never asked
-        self._actions = [action for action in self._actions if isinstance(action, Forget | Log)]
+        self._actions = [action for action in self._actions if isinstance(action, DropMessage | Log)]
         if self.closed:
             self._actions.append(Close("internal-error"))
         else:
@@ -257,9 +257,9 @@ class Session:
         try:
             while self.state not in (State.WAITING, State.CLOSED) and self._step():
                 pass
-        except Refuse as refused:  # not even a line: what follows cannot be told apart
+        except CommandRefused as refused:  # not even a line: what follows cannot be told apart
             self.log("bad-input", result=refused.reply.text)
-            self.blame()
+            self.count_failure()
             self.hang_up(refused.reply, "bad-input")
 
     def _step(self) -> bool:
@@ -281,25 +281,25 @@ class Session:
     def _obey(self, line: bytes) -> None:
         self._line, self._verb = line, UNKNOWN
         try:
-            word, argument = command.command(line)
+            word, argument = command.split_command(line)
             self._verb = VERBS.get(word, UNKNOWN)
             if self._verb is not UNKNOWN:
                 self._secretive = word == "AUTH"
             self._check_order(word, argument)
             self._verb.obey(self, argument)
-        except Refuse as refused:
+        except CommandRefused as refused:
             self.refuse(refused.reply, close=refused.close)
 
     def _check_order(self, word: str, argument: str) -> None:
         verb = self._verb
         if verb.last and not self.lines.is_empty():  # RFC 2920 3.1: content must not be taken for commands
-            raise Refuse(503, "5.5.1", f"Nothing may follow {word} before its answer", close=True)
+            raise CommandRefused(503, "5.5.1", f"Nothing may follow {word} before its answer", close=True)
         if self.state not in verb.states:
-            raise Refuse(503, "5.5.1", f"{word} not allowed: {self.state.value}")
+            raise CommandRefused(503, "5.5.1", f"{word} not allowed: {self.state.value}")
         if argument and not verb.argument:
-            raise Refuse(500, "5.5.4", f"{word} takes no argument")
-        if verb.idle:
-            self.idle()
+            raise CommandRefused(500, "5.5.4", f"{word} takes no argument")
+        if verb.unproductive:
+            self.unproductive()
 
     # What the commands call
 
@@ -323,11 +323,11 @@ class Session:
         self.enter(State.WAITING)
         self._actions.append(Ask(question))
 
-    def idle(self) -> None:
-        """A command that brings no mail nearer.  Raises Refuse, of one too many."""
-        self._count_idle_command()
+    def unproductive(self) -> None:
+        """A command that brings no mail nearer.  Raises CommandRefused, of one too many."""
+        self._count_unproductive_command()
         if self.errors > self.settings.limits.max_errors:
-            raise Refuse(421, "4.7.0", "Too many commands without a mail")
+            raise CommandRefused(421, "4.7.0", "Too many commands without a mail")
 
     def say_banner(self) -> None:
         self.reply(Reply(220, "", f"{self.name} ESMTP {self.settings.product}"))
@@ -338,15 +338,15 @@ class Session:
     def say(self, data: bytes) -> None:
         """A reply as it is sent."""
         self._replies.append(data)
-        self._urgent = self._urgent or not self._verb.grouped  # RFC 2920 3.2: others must leave at once
+        self._urgent = self._urgent or not self._verb.reply_may_wait  # RFC 2920 3.2: others must leave at once
 
     def refuse(self, reply: Reply, *, close: bool = False) -> None:
         self.log("failed-command", command=self._loggable(), result=reply.text)
         if reply.code >= 500:
             self.errors += 1
-            self.blame()
+            self.count_failure()
         else:
-            self._count_idle_command()
+            self._count_unproductive_command()
         if self.errors > self.settings.limits.max_errors:
             self.hang_up(TOO_MANY_ERRORS, "too-many-errors")
         elif close or reply.code == 421:  # RFC 5321 4.2.3: 421 is said by who closes
@@ -356,9 +356,9 @@ class Session:
         else:
             self.reply(reply)
 
-    def blame(self) -> None:
+    def count_failure(self) -> None:
         if not self.client.local:
-            self._actions.append(Blame(self.client.address))
+            self._actions.append(CountFailure(self.client.address))
 
     def hang_up(self, reply: Reply, reason: str) -> None:
         self.reply(reply)
@@ -374,14 +374,14 @@ class Session:
 
     def give_out(self, data: bytes) -> None:
         """Content of the transaction."""
-        self._actions.append(Content(data))
+        self._actions.append(AppendContent(data))
 
     def finish(self) -> None:
         """The transaction is stored."""
         self._log_message(self.get_transaction())
         self.transaction = None
         self.mails += 1
-        self._idle_commands = 0
+        self._unproductive_commands = 0
 
     def drop(self) -> None:
         """The transaction, if there is one."""
@@ -393,7 +393,7 @@ class Session:
         """It will not be stored; it may still be read to its end."""
         if not transaction.forgotten:
             transaction.forgotten = True
-            self._actions.append(Forget(transaction.message, transaction.envelopes))
+            self._actions.append(DropMessage(transaction.message, transaction.envelopes))
 
     # The way out
 
@@ -408,11 +408,11 @@ class Session:
             self.enter(before)
             self.reply(reply)
 
-        self.ask(Wait(self.settings.limits.tarpit), say)
+        self.ask(PauseQuestion(self.settings.limits.tarpit), say)
 
     def _dismiss(self, reply: Reply, reason: str) -> list[Action]:
         """A message that is being stored is answered first, or it would be sent twice."""
-        if isinstance(self._question, StoreContent):
+        if isinstance(self._question, StoreQuestion):
             self._dismissal = (reply, reason)
         elif not self.closed:
             self.hang_up(reply, reason)
@@ -421,22 +421,22 @@ class Session:
     def _settle(self, answer: Answer) -> None:
         """The client left while this was being asked: what was stored stays, the rest is taken back."""
         match answer:
-            case MessageBegun():
-                self._actions.append(Forget(answer.message, 0))
-            case RecipientAccepted():
+            case MessageIdAnswer():
+                self._actions.append(DropMessage(answer.message, 0))
+            case RecipientAnswer():
                 self.get_transaction().envelopes += answer.envelopes
-            case ContentStored():
+            case StoreAnswer():
                 self._log_message(self.get_transaction())
                 self.transaction = None
         self.drop()
 
-    def _count_idle_command(self) -> None:
-        self._idle_commands += 1
-        if self._idle_commands > MAX_IDLE_COMMANDS:
+    def _count_unproductive_command(self) -> None:
+        self._unproductive_commands += 1
+        if self._unproductive_commands > UNPRODUCTIVE_MAX:
             self.errors += 1
 
     def _leave(self, reason: str) -> None:
-        if not isinstance(self._question, BeginMessage | AcceptRecipient | StoreContent):
+        if not isinstance(self._question, MessageIdQuestion | RecipientQuestion | StoreQuestion):
             self._question = None
             self.drop()  # otherwise _settle sees to it
         self.enter(State.CLOSED)
@@ -453,7 +453,7 @@ class Session:
 
     def _may_hold_replies(self) -> bool:
         """While more of a group is there, the answers to its MAIL, RCPT and RSET wait to leave in one segment."""
-        if self._urgent or self.state is not State.WAITING or isinstance(self._question, Wait):
+        if self._urgent or self.state is not State.WAITING or isinstance(self._question, PauseQuestion):
             return False
         return self.lines.has_line()
 

@@ -6,8 +6,8 @@ can be left over for the next.
     DataReader, ChunkReader  -->  Editor (header/editor.py)  -->  content to be stored, the trace line first
 """
 
-from smtpd.envelope import Origin, Terms, first_envelope
-from smtpd.header.editor import Editor
+from smtpd.envelope import MailParameters, Origin, first_envelope
+from smtpd.header.editor import HeaderEditor
 from smtpd.header.received import protocol_word
 from smtpd.smtp.chunk import ChunkReader
 from smtpd.smtp.data import DataReader
@@ -34,7 +34,7 @@ class Transaction:
         "time",
     )
 
-    def __init__(self, message: int, time: int, origin: Origin, terms: Terms, editor: Editor):
+    def __init__(self, message: int, time: int, origin: Origin, terms: MailParameters, editor: HeaderEditor):
         self.message = message
         self.time = time  # when it began, in seconds since 1970
         self.origin = origin

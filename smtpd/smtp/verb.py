@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from smtpd.smtp import content, greeting, login, mail
-from smtpd.smtp.reply import Refuse, Reply
+from smtpd.smtp import content, hello, login, mail
+from smtpd.smtp.reply import CommandRefused, Reply
 from smtpd.smtp.state import BETWEEN_MAILS, COMMANDING, GREETED, IN_MAIL, State
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ class Verb(NamedTuple):
     obey: Callable[["Session", str], None]
     states: tuple[State, ...] = COMMANDING
     argument: bool = True  # may have one
-    idle: bool = False  # brings no mail nearer
+    unproductive: bool = False  # brings no mail nearer
     last: bool = False  # nothing may be sent behind it before its answer
-    grouped: bool = False  # its answer may wait for those to the next commands
+    reply_may_wait: bool = False  # its answer may wait for those to the next commands
 
 
 def rset(session: "Session", argument: str) -> None:
@@ -52,41 +52,41 @@ def help(session: "Session", argument: str) -> None:
 
 def vrfy(session: "Session", argument: str) -> None:
     if not argument:
-        raise Refuse(501, "5.5.4", "Syntax: VRFY name")
+        raise CommandRefused(501, "5.5.4", "Syntax: VRFY name")
     if not (argument.isascii() or argument.upper().endswith(" SMTPUTF8")):  # RFC 6531 3.7.4.2
-        raise Refuse(553, "5.6.7", "Name is not ASCII, and VRFY said no SMTPUTF8")
+        raise CommandRefused(553, "5.6.7", "Name is not ASCII, and VRFY said no SMTPUTF8")
     session.reply(CANNOT_VERIFY)  # RFC 5321 3.5.3: who exists is not told
 
 
 def not_implemented(session: "Session", argument: str) -> None:
-    raise Refuse(502, "5.5.1", "Command not implemented")
+    raise CommandRefused(502, "5.5.1", "Command not implemented")
 
 
 def not_smtp(session: "Session", argument: str) -> None:
     """A browser was made to carry somebody's commands, in the body of a form."""
-    raise Refuse(500, "5.5.1", "This is no HTTP server", close=True)
+    raise CommandRefused(500, "5.5.1", "This is no HTTP server", close=True)
 
 
 def unknown(session: "Session", argument: str) -> None:
-    raise Refuse(500, "5.5.1", "Command unrecognized")
+    raise CommandRefused(500, "5.5.1", "Command unrecognized")
 
 
 UNKNOWN = Verb(unknown)
 VERBS = {
-    "HELO": Verb(greeting.helo, idle=True),
-    "EHLO": Verb(greeting.ehlo, idle=True),
-    "STARTTLS": Verb(greeting.starttls, BETWEEN_MAILS, idle=True, last=True),
-    "AUTH": Verb(login.auth, GREETED, idle=True),  # RFC 4954 4
-    "XCLIENT": Verb(greeting.speak_for, BETWEEN_MAILS, idle=True),
-    "MAIL": Verb(mail.mail, GREETED, grouped=True),
-    "RCPT": Verb(mail.rcpt, IN_MAIL, grouped=True),
+    "HELO": Verb(hello.helo, unproductive=True),
+    "EHLO": Verb(hello.ehlo, unproductive=True),
+    "STARTTLS": Verb(hello.starttls, BETWEEN_MAILS, unproductive=True, last=True),
+    "AUTH": Verb(login.auth, GREETED, unproductive=True),  # RFC 4954 4
+    "XCLIENT": Verb(hello.speak_for, BETWEEN_MAILS, unproductive=True),
+    "MAIL": Verb(mail.mail, GREETED, reply_may_wait=True),
+    "RCPT": Verb(mail.rcpt, IN_MAIL, reply_may_wait=True),
     "DATA": Verb(content.data, IN_MAIL, argument=False, last=True),
     "BDAT": Verb(content.bdat),  # checks the state itself: its chunk comes in any
-    "RSET": Verb(rset, argument=False, idle=True, grouped=True),
+    "RSET": Verb(rset, argument=False, unproductive=True, reply_may_wait=True),
     "QUIT": Verb(quit, argument=False),
-    "NOOP": Verb(noop, idle=True),
-    "HELP": Verb(help, idle=True),  # RFC 5321 4.1.1.8: may have an argument
-    "VRFY": Verb(vrfy, idle=True),
+    "NOOP": Verb(noop, unproductive=True),
+    "HELP": Verb(help, unproductive=True),  # RFC 5321 4.1.1.8: may have an argument
+    "VRFY": Verb(vrfy, unproductive=True),
     "EXPN": Verb(not_implemented),
     **dict.fromkeys(("GET", "POST", "PUT", "HEAD", "CONNECT"), Verb(not_smtp)),
 }

@@ -23,16 +23,16 @@ from typing import NamedTuple
 
 from smtpd.smtp import sasl, xtext
 from smtpd.smtp.address import AddressError, domain
-from smtpd.smtp.host import plain
-from smtpd.smtp.reply import Refuse
+from smtpd.smtp.ip_address import unmapped
+from smtpd.smtp.reply import CommandRefused
 
-UNKNOWN = "<unknown>"  # a client whose address has no verified name
+UNKNOWN_NAME = "<unknown>"  # a client whose address has no verified name
 UNAVAILABLE = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
 
 
-class Overrides(NamedTuple):
+class XclientOverrides(NamedTuple):
     """None: not said, it stays what it was."""
 
     name: str | None = None
@@ -45,29 +45,29 @@ class Overrides(NamedTuple):
     destination_port: int | None = None
 
 
-def overrides(argument: str) -> Overrides:
-    """Raises Refuse.  With another address the name and port of the one before are forgotten."""
+def parse_xclient(argument: str) -> XclientOverrides:
+    """Raises CommandRefused.  With another address the name and port of the one before are forgotten."""
     said: dict[str, str | int] = {}
     for attribute in filter(None, argument.split(" ")):
         word, _, value = attribute.partition("=")
         if word.upper() not in _ATTRIBUTES:
-            raise Refuse(501, "5.5.4", "Unknown XCLIENT attribute")
+            raise CommandRefused(501, "5.5.4", "Unknown XCLIENT attribute")
         field, read = _ATTRIBUTES[word.upper()]
         if field in said:
-            raise Refuse(501, "5.5.4", f"{word.upper()} given twice")
+            raise CommandRefused(501, "5.5.4", f"{word.upper()} given twice")
         try:
             said[field] = read(xtext.decode(value))
-        except (ValueError, Refuse):
-            raise Refuse(501, "5.5.4", f"Bad value of {word.upper()}") from None
+        except (ValueError, CommandRefused):
+            raise CommandRefused(501, "5.5.4", f"Bad value of {word.upper()}") from None
     if not said:
-        raise Refuse(501, "5.5.4", "Syntax: XCLIENT name=value ...")
-    forgotten: dict[str, str | int] = {"name": UNKNOWN, "port": 0} if "address" in said else {}
-    return Overrides(**forgotten | said)  # type: ignore[arg-type]
+        raise CommandRefused(501, "5.5.4", "Syntax: XCLIENT name=value ...")
+    forgotten: dict[str, str | int] = {"name": UNKNOWN_NAME, "port": 0} if "address" in said else {}
+    return XclientOverrides(**forgotten | said)  # type: ignore[arg-type]
 
 
 def _name(text: str) -> str:
     if _is_unavailable(text):
-        return UNKNOWN
+        return UNKNOWN_NAME
     if text.startswith("["):
         raise AddressError("no host name")
     return _helo(text)
@@ -85,7 +85,7 @@ def _address(text: str) -> str:
     if text[:5].upper() == "IPV6:":
         if "%" in text:
             raise AddressError("a scope means nothing here")
-        return str(plain(ipaddress.IPv6Address(text[5:])))
+        return str(unmapped(ipaddress.IPv6Address(text[5:])))
     return str(ipaddress.IPv4Address(text))
 
 

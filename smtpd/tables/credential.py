@@ -26,7 +26,11 @@ from argon2.low_level import Type, hash_secret, hash_secret_raw
 from smtpd.tables import crypt, scram
 
 KIB = 1024
-MEMORY, PASSES, LANES = 64 * KIB, 3, 1  # of hashes made here, memory in KiB: RFC 9106 4, without threads of their own
+ARGON2_MEMORY, ARGON2_PASSES, ARGON2_LANES = (
+    64 * KIB,
+    3,
+    1,
+)  # of hashes made here, memory in KiB: RFC 9106 4, without threads of their own
 SALT_SIZE, HASH_SIZE = 16, 32  # bytes
 MEMORY_MAX = crypt.MEMORY_MAX // KIB
 WORK_MAX = 2 * crypt.WORK_MAX // KIB  # KiB, all passes together: about a second
@@ -41,11 +45,11 @@ _ARGON2 = re.compile(
 )
 
 
-class Malformed(ValueError):
+class CredentialError(ValueError):
     """Not a credential that is accepted.  The argument does not repeat it."""
 
 
-class Locked(ValueError):
+class CredentialLocked(ValueError):
     """On purpose no password fits."""
 
 
@@ -80,13 +84,13 @@ def parse_credential(value: str) -> Credential:
     if (found := _SCHEME.match(text)) is not None:
         text = _of_scheme(found[1].upper(), text[found.end() :])
     if text in ("", "x") or text[0] in "!*":
-        raise Locked
+        raise CredentialLocked
     if text.startswith("$argon2"):
         return _parse_argon2(text)
     try:
         return scram.parse_verifier(text) if text.startswith("SCRAM") else crypt.parse_crypt(text)
-    except (scram.Malformed, crypt.Malformed) as error:
-        raise Malformed(str(error)) from None
+    except (scram.VerifierError, crypt.CryptHashError) as error:
+        raise CredentialError(str(error)) from None
 
 
 def _of_scheme(scheme: str, text: str) -> str:
@@ -96,21 +100,21 @@ def _of_scheme(scheme: str, text: str) -> str:
     if scheme == "SCRAM-SHA-256" and text.count(",") == 3:
         iterations, salt, stored, server = text.split(",")
         return f"{scheme}${iterations}:{salt}${stored}:{server}"
-    raise Malformed(f"the scheme {{{scheme}}} is not available")
+    raise CredentialError(f"the scheme {{{scheme}}} is not available")
 
 
 def _parse_argon2(text: str) -> Argon2:
     found = _ARGON2.fullmatch(text)
     if found is None:
-        raise Malformed("not $argon2id$v=19$m=…,t=…,p=…$salt$hash")
+        raise CredentialError("not $argon2id$v=19$m=…,t=…,p=…$salt$hash")
     memory, passes, lanes = map(int, found.groups()[:3])
     salt, hashed = map(_bytes, found.groups()[3:])
     if memory > MEMORY_MAX or memory * passes > WORK_MAX or lanes > LANES_MAX:
-        raise Malformed(f"needs {memory} KiB, {passes} times, {lanes} threads")
+        raise CredentialError(f"needs {memory} KiB, {passes} times, {lanes} threads")
     if not passes or not lanes or memory < 8 * lanes:  # RFC 9106 3.1
-        raise Malformed("parameters that Argon2 has not")
+        raise CredentialError("parameters that Argon2 has not")
     if not 8 <= len(salt) <= SIZE_MAX or not 16 <= len(hashed) <= SIZE_MAX:
-        raise Malformed("a salt or a hash of the wrong size")
+        raise CredentialError("a salt or a hash of the wrong size")
     return Argon2(memory, passes, lanes, salt, hashed)
 
 
@@ -118,13 +122,13 @@ def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise Malformed("a salt or a hash that is not base64") from None
+        raise CredentialError("a salt or a hash that is not base64") from None
 
 
 def make_hash(password: bytes) -> str:
     """Argon2, with a new salt."""
     salt = secrets.token_bytes(SALT_SIZE)
-    return hash_secret(password, salt, PASSES, MEMORY, LANES, HASH_SIZE, Type.ID).decode("ascii")
+    return hash_secret(password, salt, ARGON2_PASSES, ARGON2_MEMORY, ARGON2_LANES, HASH_SIZE, Type.ID).decode("ascii")
 
 
 def make_verifier(password: bytes) -> str:

@@ -36,7 +36,7 @@ _BCRYPT = re.compile(rf"\$2[aby]\$([0-9]{{2}})\${_L}{{53}}")
 _SHA = re.compile(rf"\$(?:5|6)\$(?:rounds=([1-9][0-9]{{3,9}})\$)?{_L}{{0,16}}\$(?:{_L}{{43}}|{_L}{{86}})")
 
 
-class Malformed(ValueError):
+class CryptHashError(ValueError):
     """Not a hash that is accepted.  The argument does not repeat it."""
 
 
@@ -58,19 +58,19 @@ def parse_crypt(text: str) -> Crypt:
         _limit(_LETTERS.index(found[1]), _number(found[2]), _number(found[3]))
     elif found := _BCRYPT.fullmatch(text):
         if not 4 <= int(found[1]) <= COST_MAX:
-            raise Malformed(f"a cost of {found[1]}")
+            raise CryptHashError(f"a cost of {found[1]}")
     elif found := _SHA.fullmatch(text):
         if int(found[1] or 0) > ROUNDS_MAX:
-            raise Malformed(f"{found[1]} rounds")
+            raise CryptHashError(f"{found[1]} rounds")
     else:
-        raise Malformed("no hash of a kind that is accepted")
+        raise CryptHashError("no hash of a kind that is accepted")
     return Crypt(text.encode())
 
 
 def _limit(n: int, r: int, p: int) -> None:
     memory = 128 * r << n
     if memory > MEMORY_MAX or memory * p > WORK_MAX:
-        raise Malformed(f"needs {memory >> 20} MiB, {p} times")
+        raise CryptHashError(f"needs {memory >> 20} MiB, {p} times")
 
 
 def _number(letters: str) -> int:

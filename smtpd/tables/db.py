@@ -24,7 +24,7 @@ from smtpd.tables.domain import address_spellings, normal_address
 from smtpd.tables.file import cannot_read
 from smtpd.tables.inline import ListTable
 from smtpd.tables.matching import entry_fault
-from smtpd.tables.table import VALUED, Service, Unavailable
+from smtpd.tables.table import VALUE_SERVICES, Service, TableUnavailable
 
 APPLICATION_ID = 0x534D4D50  # "SMMP", in the header of the file
 SCHEMA = "CREATE TABLE map (key TEXT NOT NULL PRIMARY KEY, written TEXT NOT NULL, value TEXT) WITHOUT ROWID"
@@ -32,15 +32,15 @@ HEADER = b"SQLite format 3\0"  # sqlite.org/fileformat2.html 1.3
 KEYS_MAX = 100_000
 HEAP_MAX = 128 * 1024 * 1024  # bytes that SQLite may use in this process, all its connections together
 VALUE_MAX = 1024 * 1024  # bytes of a row
-ROW_HEAD = 64  # bytes of it, at the most, that are neither key nor value
-TRIES = 5  # to open a file that others are put in the place of
-MATCHED = (Service.DOMAIN, Service.NETADDR, Service.MAILADDR, Service.REGEX)
+ROW_OVERHEAD = 64  # bytes of it, at the most, that are neither key nor value
+OPEN_ATTEMPTS = 5  # to open a file that others are put in the place of
+MATCHED_SERVICES = (Service.DOMAIN, Service.NETADDR, Service.MAILADDR, Service.REGEX)
 
-Stamp = tuple[int, int, int, int]
-TROUBLE = (sqlite3.Error, OSError, ValueError, MemoryError)  # what a file may do to who reads it
+FileStamp = tuple[int, int, int, int]
+READ_ERRORS = (sqlite3.Error, OSError, ValueError, MemoryError)  # what a file may do to who reads it
 
 
-class Malformed(ValueError):
+class DbFileError(ValueError):
     """Not made by makemap."""
 
 
@@ -73,7 +73,7 @@ def encode(entries: Iterable[tuple[str, str | None]]) -> bytes:
 
 
 def read(path: str) -> Iterator[tuple[str, str | None]]:
-    """Keys as they were written, and their values.  Raises what is in TROUBLE."""
+    """Keys as they were written, and their values.  Raises what is in READ_ERRORS."""
     with closing(_open(path)) as connection:
         yield from connection.execute("SELECT written, value FROM map ORDER BY key")
 
@@ -83,14 +83,14 @@ def _open(path: str) -> sqlite3.Connection:
         header = file.read(100)
         size = os.fstat(file.fileno()).st_size
     if not header.startswith(HEADER):
-        raise Malformed("not made by makemap")
+        raise DbFileError("not made by makemap")
     page, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
     if size < pages * (65536 if page == 1 else page):
-        raise Malformed("incomplete")  # a copy that was cut off: SQLite would read zeros there
+        raise DbFileError("incomplete")  # a copy that was cut off: SQLite would read zeros there
     connection = connect(path)
     try:
         if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
-            raise Malformed("not made by makemap")
+            raise DbFileError("not made by makemap")
         connection.execute("SELECT key, written, value FROM map LIMIT 1").fetchall()
     except BaseException:
         connection.close()
@@ -99,7 +99,7 @@ def _open(path: str) -> sqlite3.Connection:
 
 
 def _open_for(path: str, services: Collection[Service]) -> sqlite3.Connection:
-    """A connection to a file that can serve all of these.  Raises what is in TROUBLE."""
+    """A connection to a file that can serve all of these.  Raises what is in READ_ERRORS."""
     connection = _open(path)
     try:
         _check(connection, services)
@@ -109,10 +109,10 @@ def _open_for(path: str, services: Collection[Service]) -> sqlite3.Connection:
     return connection
 
 
-def _open_now(path: str, services: Collection[Service]) -> tuple[Stamp, sqlite3.Connection]:
+def _open_now(path: str, services: Collection[Service]) -> tuple[FileStamp, sqlite3.Connection]:
     """Likewise, and which file it is: looked at again behind the opening, as another one may have taken its place, or a
     link been bent, since its header was read."""
-    for _ in range(TRIES):
+    for _ in range(OPEN_ATTEMPTS):
         stamp = _stamp(path)
         connection = _open_for(os.path.realpath(path), services)
         try:
@@ -122,34 +122,37 @@ def _open_now(path: str, services: Collection[Service]) -> tuple[Stamp, sqlite3.
             connection.close()
             raise
         connection.close()
-    raise Malformed("other files take its place all the time")
+    raise DbFileError("other files take its place all the time")
 
 
 def _check(connection: sqlite3.Connection, services: Collection[Service]) -> None:
     """Raises Malformed for an entry that would make a service useless."""
-    if VALUED & set(services) and connection.execute("SELECT 1 FROM map WHERE value IS NULL LIMIT 1").fetchone():
-        raise Malformed("a set has no values")
+    if (
+        VALUE_SERVICES & set(services)
+        and connection.execute("SELECT 1 FROM map WHERE value IS NULL LIMIT 1").fetchone()
+    ):
+        raise DbFileError("a set has no values")
     compared = [service for service in services if service in (Service.NETADDR, Service.REGEX)]
     if not compared:
         return
     for (written,) in connection.execute("SELECT written FROM map LIMIT ?", (KEYS_MAX,)):
         for service in compared:
             if fault := entry_fault(service, written):
-                raise Malformed(fault)
+                raise DbFileError(fault)
 
 
 def is_too_large(key: str, value: str | None) -> bool:
     """More than whoever looks it up takes (connect): a row has the key in both forms, the value, and a few numbers."""
-    return sum(len(text.encode()) for text in (normal_address(key), key, value or "")) > VALUE_MAX - ROW_HEAD
+    return sum(len(text.encode()) for text in (normal_address(key), key, value or "")) > VALUE_MAX - ROW_OVERHEAD
 
 
-def trouble_at_start(path: str, services: Collection[Service]) -> str:
+def fault_at_start(path: str, services: Collection[Service]) -> str:
     """Why the file cannot serve these; empty if it can, or is not there."""
     try:
         _open_for(path, services).close()
     except FileNotFoundError:
         return ""
-    except TROUBLE as error:
+    except READ_ERRORS as error:
         return getattr(error, "strerror", None) or str(error)
     return ""
 
@@ -171,19 +174,19 @@ class DbTable:
         self._services = services
         self._warn = warn
         self._connection: sqlite3.Connection | None = None
-        self._stamp: Stamp | None = None
-        self._trouble = Unavailable(f"table {name}: not opened yet")
+        self._stamp: FileStamp | None = None
+        self._trouble = TableUnavailable(f"table {name}: not opened yet")
         self._keys: ListTable | None = None  # read when they are first needed
 
     def __del__(self) -> None:
         if self._connection is not None:
             self._connection.close()
 
-    def update(self) -> Unavailable | None:
+    def update(self) -> TableUnavailable | None:
         try:
             self._stamp = _stamp(self.path)  # of one that cannot be opened, too: it is tried once
             self._stamp, connection = _open_now(self.path, self._services)
-        except TROUBLE as error:
+        except READ_ERRORS as error:
             self._trouble = cannot_read(self.name, self.path, error)
             return self._trouble
         if self._connection is not None:
@@ -192,47 +195,47 @@ class DbTable:
         self._keys = None
         return None
 
-    def check(self, service: Service, key: str) -> bool | Unavailable:
-        if service in MATCHED:
+    def check(self, service: Service, key: str) -> bool | TableUnavailable:
+        if service in MATCHED_SERVICES:
             keys = self._all_keys()
-            return keys if isinstance(keys, Unavailable) else keys.check(service, key)
+            return keys if isinstance(keys, TableUnavailable) else keys.check(service, key)
         rows = self._rows_of("SELECT 1 FROM map WHERE key = ?", key)
-        return rows if isinstance(rows, Unavailable) else bool(rows)
+        return rows if isinstance(rows, TableUnavailable) else bool(rows)
 
-    def find(self, service: Service, key: str) -> str | None | Unavailable:
+    def find(self, service: Service, key: str) -> str | None | TableUnavailable:
         rows = self._rows_of("SELECT value FROM map WHERE key = ?", key)
-        if isinstance(rows, Unavailable):
+        if isinstance(rows, TableUnavailable):
             return rows
         if not rows:
             return None
         (value,) = rows[0]
-        return value if isinstance(value, str) else Unavailable(f"table {self.name}: a set has no values")
+        return value if isinstance(value, str) else TableUnavailable(f"table {self.name}: a set has no values")
 
-    def _all_keys(self) -> ListTable | Unavailable:
+    def _all_keys(self) -> ListTable | TableUnavailable:
         self._follow()
         if self._keys is None:
             rows = self._rows("SELECT written FROM map LIMIT ?", KEYS_MAX + 1)
-            if isinstance(rows, Unavailable):
+            if isinstance(rows, TableUnavailable):
                 return rows
             if len(rows) > KEYS_MAX:
-                return Unavailable(f"table {self.name}: more than {KEYS_MAX} keys to compare with")
+                return TableUnavailable(f"table {self.name}: more than {KEYS_MAX} keys to compare with")
             self._keys = ListTable(self.name, [written for (written,) in rows], self._delimiter)
         return self._keys
 
-    def _rows_of(self, query: str, key: str) -> list[tuple] | Unavailable:
+    def _rows_of(self, query: str, key: str) -> list[tuple] | TableUnavailable:
         """Under the first spelling that has any: files that were made before keys had a normal form have others."""
         for spelling in address_spellings(key):
             if rows := self._rows(query, spelling):
                 return rows
         return []
 
-    def _rows(self, query: str, value: str | int) -> list[tuple] | Unavailable:
+    def _rows(self, query: str, value: str | int) -> list[tuple] | TableUnavailable:
         self._follow()
         if self._connection is None:
             return self._trouble
         try:
             return self._connection.execute(query, (value,)).fetchall()
-        except TROUBLE as error:
+        except READ_ERRORS as error:
             return cannot_read(self.name, self.path, error)
 
     def _follow(self) -> None:
@@ -248,7 +251,7 @@ class DbTable:
             self._warn(f"{trouble.reason}: the table stays as it was")
 
 
-def _stamp(path: str) -> Stamp:
+def _stamp(path: str) -> FileStamp:
     """Another one for another file, and for another content."""
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

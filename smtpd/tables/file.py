@@ -24,8 +24,8 @@ from dataclasses import dataclass
 
 from smtpd.tables.inline import ListTable, MappingTable
 from smtpd.tables.matching import entry_fault
-from smtpd.tables.table import VALUED, LoadedTable, Service, Unavailable
-from smtpd.tables.text import Fault, line_fault, lines, raise_faults, read_file
+from smtpd.tables.table import VALUE_SERVICES, LoadedTable, Service, TableUnavailable
+from smtpd.tables.text_file import LineFault, line_fault, lines, raise_faults, read_file
 
 # A bracket without its other half is an ordinary character: "[abc" is a key that ends like any other.  The other half
 # is looked for up to the next bracket only, so that many of them cost no more than their length.
@@ -37,7 +37,7 @@ NO_MAPPING = "this file is a list, expected a mapping"
 
 
 @dataclass(frozen=True)
-class Entry:
+class FileEntry:
     """`line` is the first of its lines.  In a list `value` is empty."""
 
     line: int
@@ -50,8 +50,8 @@ class Content:
     """The entries without a fault, and the faults."""
 
     is_list: bool
-    entries: tuple[Entry, ...] = ()
-    faults: tuple[Fault, ...] = ()
+    entries: tuple[FileEntry, ...] = ()
+    faults: tuple[LineFault, ...] = ()
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         return ((entry.key, entry.value) for entry in self.entries)
@@ -73,7 +73,7 @@ def read(text: str, *, is_list: bool | None = None) -> Content:
     damaged = {number for number, _ in faults}
     found = [line for line in found if line.number not in damaged]
     if is_list:
-        return Content(True, tuple(Entry(line.number, line.text) for line in found), tuple(faults))
+        return Content(True, tuple(FileEntry(line.number, line.text) for line in found), tuple(faults))
     entries = _joined(found)
     faults += [(entry.line, NO_VALUE) for entry in entries if not entry.key or not entry.value]
     return Content(False, tuple(entry for entry in entries if entry.key and entry.value), tuple(sorted(faults)))
@@ -112,7 +112,7 @@ def _begins_list(first: str) -> bool:
     return not value and first != f"{key}:"
 
 
-def _joined(found: list[_Line]) -> list[Entry]:
+def _joined(found: list[_Line]) -> list[FileEntry]:
     """The entries of a mapping, those without a key or a value too."""
     joined: list[tuple[int, str, list[str]]] = []  # the number of the first line, the key, the pieces of the value
     for line in found:
@@ -121,7 +121,7 @@ def _joined(found: list[_Line]) -> list[Entry]:
         else:
             key, value = _split(line.text)
             joined.append((line.number, key, [value] if value else []))
-    return [Entry(number, key, " ".join(pieces)) for number, key, pieces in joined]
+    return [FileEntry(number, key, " ".join(pieces)) for number, key, pieces in joined]
 
 
 def _continues(pieces: list[str], text: str) -> bool:
@@ -133,9 +133,9 @@ def _split(entry: str) -> tuple[str, str]:
     return (found[1], entry[found.end() :]) if found else ("", "")
 
 
-def service_faults(content: Content, services: Collection[Service]) -> list[Fault]:
+def service_faults(content: Content, services: Collection[Service]) -> list[LineFault]:
     """Why the file cannot serve what it is used for, line by line."""
-    if content.is_list and VALUED & set(services):
+    if content.is_list and VALUE_SERVICES & set(services):
         return [(content.entries[0].line if content.entries else 1, NO_MAPPING)]
     return [
         (entry.line, fault)
@@ -145,7 +145,7 @@ def service_faults(content: Content, services: Collection[Service]) -> list[Faul
     ]
 
 
-def understand(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> ListTable | MappingTable:
+def make_table(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> ListTable | MappingTable:
     """Raises Malformed."""
     content = parse(text)
     raise_faults(service_faults(content, services))
@@ -164,31 +164,31 @@ class FileTable:
         path: str,
         delimiter: str = "+",
         services: Collection[Service] = (),
-        understand: Callable[[str, str, str, Collection[Service]], LoadedTable] = understand,
+        understand: Callable[[str, str, str, Collection[Service]], LoadedTable] = make_table,
     ):
         self.name = name
         self.path = path
         self._delimiter = delimiter
         self._services = services
         self._understand = understand
-        self._table: LoadedTable | Unavailable = Unavailable(f"table {name}: not read yet")
+        self._table: LoadedTable | TableUnavailable = TableUnavailable(f"table {name}: not read yet")
 
-    def update(self) -> Unavailable | None:
+    def update(self) -> TableUnavailable | None:
         try:
             self._table = self._understand(self.name, read_file(self.path), self._delimiter, self._services)
         except (OSError, ValueError) as error:
             trouble = cannot_read(self.name, self.path, error)
-            if isinstance(self._table, Unavailable):
+            if isinstance(self._table, TableUnavailable):
                 self._table = trouble
             return trouble
         return None
 
-    def check(self, service: Service, key: str) -> bool | Unavailable:
-        return self._table if isinstance(self._table, Unavailable) else self._table.check(service, key)
+    def check(self, service: Service, key: str) -> bool | TableUnavailable:
+        return self._table if isinstance(self._table, TableUnavailable) else self._table.check(service, key)
 
-    def find(self, service: Service, key: str) -> str | None | Unavailable:
-        return self._table if isinstance(self._table, Unavailable) else self._table.find(service, key)
+    def find(self, service: Service, key: str) -> str | None | TableUnavailable:
+        return self._table if isinstance(self._table, TableUnavailable) else self._table.find(service, key)
 
 
-def cannot_read(name: str, path: str, error: Exception) -> Unavailable:
-    return Unavailable(f"table {name}: {path}: {getattr(error, 'strerror', None) or error}")
+def cannot_read(name: str, path: str, error: Exception) -> TableUnavailable:
+    return TableUnavailable(f"table {name}: {path}: {getattr(error, 'strerror', None) or error}")

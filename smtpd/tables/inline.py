@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from smtpd.tables.domain import normal_address
-from smtpd.tables.matching import Matcher, matcher
-from smtpd.tables.table import Service, Unavailable
+from smtpd.tables.matching import Matcher, make_matcher
+from smtpd.tables.table import Service, TableUnavailable
 
 
 class ListTable:
@@ -14,25 +14,25 @@ class ListTable:
         self.name = name
         self._entries = tuple(entries)
         self._delimiter = delimiter
-        self._matchers: dict[Service, Matcher | Unavailable] = {}
+        self._matchers: dict[Service, Matcher | TableUnavailable] = {}
 
-    def check(self, service: Service, key: str) -> bool | Unavailable:
+    def check(self, service: Service, key: str) -> bool | TableUnavailable:
         try:
             found = self._matchers[service]
         except KeyError:
             found = self._matchers[service] = self._matcher(service)
-        return found if isinstance(found, Unavailable) else found.check(key)
+        return found if isinstance(found, TableUnavailable) else found.check(key)
 
-    def _matcher(self, service: Service) -> Matcher | Unavailable:
+    def _matcher(self, service: Service) -> Matcher | TableUnavailable:
         try:
-            return matcher(service, self._entries, self._delimiter)
+            return make_matcher(service, self._entries, self._delimiter)
         except ValueError as error:
-            return Unavailable(f"table {self.name}: {error}")
+            return TableUnavailable(f"table {self.name}: {error}")
 
-    def find(self, service: Service, key: str) -> str | None | Unavailable:
-        return Unavailable(f"table {self.name}: a list has no values")
+    def find(self, service: Service, key: str) -> str | None | TableUnavailable:
+        return TableUnavailable(f"table {self.name}: a list has no values")
 
-    def update(self) -> Unavailable | None:
+    def update(self) -> TableUnavailable | None:
         return None
 
 
@@ -45,5 +45,5 @@ class MappingTable(ListTable):
         self._values = {normal_address(key): value for key, value in pairs}
         super().__init__(name, (key for key, _ in pairs), delimiter)
 
-    def find(self, service: Service, key: str) -> str | None | Unavailable:
+    def find(self, service: Service, key: str) -> str | None | TableUnavailable:
         return self._values.get(normal_address(key))

@@ -24,7 +24,7 @@ from smtpd.tables.regex import Pattern
 from smtpd.tables.table import Service
 
 _SPECIAL = re.compile(r"[!-/:-@\[-^`{-~]")  # to RE2 a backslash before anything else is a mistake
-MAPPED = b"\x00" * 10 + b"\xff\xff"  # an IPv4 address inside an IPv6 one
+IPV4_MAPPED = b"\x00" * 10 + b"\xff\xff"  # an IPv4 address inside an IPv6 one
 
 
 class Matcher(Protocol):
@@ -199,7 +199,7 @@ def _packed(address: str) -> bytes | None:
         packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)
     except (OSError, ValueError):
         return None
-    return packed[12:] if packed.startswith(MAPPED) and len(packed) == 16 else packed
+    return packed[12:] if packed.startswith(IPV4_MAPPED) and len(packed) == 16 else packed
 
 
 class Expressions:
@@ -210,7 +210,7 @@ class Expressions:
         return any(pattern.search(key) for pattern in self._patterns)
 
 
-def matcher(service: Service, entries: Iterable[str], delimiter: str) -> Matcher:
+def make_matcher(service: Service, entries: Iterable[str], delimiter: str) -> Matcher:
     """What has no matcher of its own is compared as a string.  Raises ValueError when an entry means nothing to this
     service."""
     if service is Service.AUTH:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from smtpd.tables.domain import normal_address
 from smtpd.tables.inline import ListTable
-from smtpd.tables.table import Service, Unavailable
-from smtpd.tables.text import Fault, line_fault, lines, raise_faults
+from smtpd.tables.table import Service, TableUnavailable
+from smtpd.tables.text_file import LineFault, line_fault, lines, raise_faults
 
 UID, GID, HOME = 2, 3, 5  # fields, from 0; before them the name and the password
 
@@ -37,10 +37,10 @@ class Account:
         return normal_address(self.name)
 
 
-def read(text: str) -> tuple[list[Account], list[Fault]]:
+def read(text: str) -> tuple[list[Account], list[LineFault]]:
     """The lines that can be used, and what is wrong with the others."""
     accounts: list[Account] = []
-    faults: list[Fault] = []
+    faults: list[LineFault] = []
     for number, line in lines(text):
         if not line.strip() or line.startswith("#"):
             continue
@@ -83,21 +83,21 @@ class Accounts:
         self._accounts = by_name(accounts)
         self._names = ListTable(name, self._accounts, delimiter)
 
-    def check(self, service: Service, key: str) -> bool | Unavailable:
+    def check(self, service: Service, key: str) -> bool | TableUnavailable:
         if service in (Service.CREDENTIALS, Service.USERINFO):
             found = self.find(service, key)
-            return found if isinstance(found, Unavailable) else found is not None
+            return found if isinstance(found, TableUnavailable) else found is not None
         return self._names.check(service, key)
 
-    def find(self, service: Service, key: str) -> str | None | Unavailable:
+    def find(self, service: Service, key: str) -> str | None | TableUnavailable:
         account = self._accounts.get(normal_address(key))
         if service is Service.USERINFO:
             return (account and account.userinfo) or None
         if service is Service.CREDENTIALS:
             return (account and account.password) or None
-        return Unavailable(f"table {self._name}: accounts have no {service}")
+        return TableUnavailable(f"table {self._name}: accounts have no {service}")
 
 
-def understand(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> Accounts:
+def make_table(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> Accounts:
     """Raises Malformed."""
     return Accounts(name, parse(text), delimiter)

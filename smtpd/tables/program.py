@@ -16,37 +16,37 @@ Whoever has the socket drives this:
     tick(now)         about once a second, with seconds of a clock that is never set
 
 Several questions may be under way at once, and their answers may come in any order.  A program that is slow delays who
-asks it, PATIENCE seconds at the most; one that answers nothing for UNDER_WAY questions is asked nothing more until it
-does.  The key is the last field of its line, so a `|` in it is part of it; a key with the end of a line in it is never
-sent.  Keys are sent in lower case, but for expressions and passwords; a domain that is not ASCII as it is, and if
-nothing is found as DNS has it (xn--).  What a program says of an error in a password is not repeated.  Does not start
-programs, and does not know why one ended.
+asks it, ANSWER_TIMEOUT seconds at the most; one that answers nothing for QUESTIONS_MAX questions is asked nothing more
+until it does.  The key is the last field of its line, so a `|` in it is part of it; a key with the end of a line in it
+is never sent.  Keys are sent in lower case, but for expressions and passwords; a domain that is not ASCII as it is, and
+if nothing is found as DNS has it (xn--).  What a program says of an error in a password is not repeated.  Does not
+start programs, and does not know why one ended.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from smtpd.tables.table import Answer, Awaited, Service, Unavailable, first_found, key_spellings
+from smtpd.tables.table import Answer, PendingAnswer, Service, TableUnavailable, first_found, key_spellings
 
 PROTOCOL = "0.1"
 VERSION = "7.8.0-smtpd"  # programs ask whether it is 7 or newer
-PATIENCE = 10.0  # seconds
-UNDER_WAY = 256  # questions without an answer, those that nobody waits for any more too
+ANSWER_TIMEOUT = 10.0  # seconds
+QUESTIONS_MAX = 256  # questions without an answer, those that nobody waits for any more too
 KEY_MAX = 1023  # bytes
 LINE_MAX = 64 * 1024  # bytes of an answer
 
 
-class Broken(Exception):
+class ProgramError(Exception):
     """The program does not speak this protocol."""
 
 
-class Unserved(Unavailable):
+class ServiceUnavailable(TableUnavailable):
     """The program runs, and does not answer for this service."""
 
 
 @dataclass(eq=False)
-class Question:
+class ProgramQuestion:
     """`answered` is None when nobody waits any more.  `deadline` is set by the first tick."""
 
     verb: str
@@ -72,44 +72,44 @@ class ProgramTable:
         self._ready = False
         self._begun = b""  # a line whose end has not come
         self._last_id = 0
-        self._asked: dict[str, Question] = {}
-        self._unsent: list[Question] = []  # to be answered by the next tick
+        self._asked: dict[str, ProgramQuestion] = {}
+        self._unsent: list[ProgramQuestion] = []  # to be answered by the next tick
         self._reason = "its program does not run"
 
     # -- what a table can do -----------------------------------------------------------
 
-    def check(self, service: Service, key: str) -> Unavailable | Awaited:
+    def check(self, service: Service, key: str) -> TableUnavailable | PendingAnswer:
         return self._ask("check", service, key)
 
-    def find(self, service: Service, key: str) -> Unavailable | Awaited:
+    def find(self, service: Service, key: str) -> TableUnavailable | PendingAnswer:
         return self._ask("lookup", service, key)
 
-    def fetch(self, service: Service) -> Unavailable | Awaited:
+    def fetch(self, service: Service) -> TableUnavailable | PendingAnswer:
         """The next value of a list."""
         return self._trouble(service) or self._awaited("fetch", service)
 
-    def update(self) -> Unavailable | Awaited:
+    def update(self) -> TableUnavailable | PendingAnswer:
         return self._unavailable(self._reason) if self._send is None else self._awaited("update")
 
-    def _ask(self, verb: str, service: Service, key: str) -> Unavailable | Awaited:
+    def _ask(self, verb: str, service: Service, key: str) -> TableUnavailable | PendingAnswer:
         answer = first_found(lambda key: self._ask_for(verb, service, key), key_spellings(service, key))
-        assert isinstance(answer, Unavailable | Awaited)
+        assert isinstance(answer, TableUnavailable | PendingAnswer)
         return answer
 
-    def _ask_for(self, verb: str, service: Service, key: str) -> Unavailable | Awaited:
+    def _ask_for(self, verb: str, service: Service, key: str) -> TableUnavailable | PendingAnswer:
         return self._trouble(service) or self._trouble_with(key) or self._awaited(verb, service, key)
 
-    def _trouble(self, service: Service) -> Unavailable | None:
+    def _trouble(self, service: Service) -> TableUnavailable | None:
         if self._send is None:
             return self._unavailable(self._reason)
         if self._ready and service not in self._services:
             return self._unserved(service)
         return None
 
-    def _unserved(self, service: Service) -> Unserved:
-        return Unserved(f"table {self.name}: its program does not answer for {service}")
+    def _unserved(self, service: Service) -> ServiceUnavailable:
+        return ServiceUnavailable(f"table {self.name}: its program does not answer for {service}")
 
-    def _trouble_with(self, key: str) -> Unavailable | None:
+    def _trouble_with(self, key: str) -> TableUnavailable | None:
         if any(char in key for char in "\r\n\0"):
             return self._unavailable("a key with the end of a line in it")
         try:
@@ -118,22 +118,22 @@ class ProgramTable:
             return self._unavailable("a key that is no text")
         return self._unavailable(f"a key of more than {KEY_MAX} bytes") if too_long else None
 
-    def _unavailable(self, reason: str) -> Unavailable:
-        return Unavailable(f"table {self.name}: {reason}")
+    def _unavailable(self, reason: str) -> TableUnavailable:
+        return TableUnavailable(f"table {self.name}: {reason}")
 
-    def _awaited(self, verb: str, service: Service | None = None, key: str | None = None) -> Awaited:
-        return Awaited(lambda answered: self._begin(verb, service, key, answered))
+    def _awaited(self, verb: str, service: Service | None = None, key: str | None = None) -> PendingAnswer:
+        return PendingAnswer(lambda answered: self._begin(verb, service, key, answered))
 
     # -- questions -------------------------------------------------------------------------
 
     def _begin(self, verb: str, service: Service | None, key: str | None, answered: Callable[[Answer], None]) -> None:
-        if self._send is None or len(self._asked) >= UNDER_WAY:
-            self._unsent.append(Question(verb, service, b"", answered))
+        if self._send is None or len(self._asked) >= QUESTIONS_MAX:
+            self._unsent.append(ProgramQuestion(verb, service, b"", answered))
             return
         id = self._next_id()
         fields = ["table", PROTOCOL, f"{self._clock():.6f}", self.name, verb, service, id, key]
         line = "|".join(field for field in fields if field is not None).encode() + b"\n"
-        self._asked[id] = Question(verb, service, line, answered)
+        self._asked[id] = ProgramQuestion(verb, service, line, answered)
         if self._ready:
             self._send(line)
 
@@ -147,7 +147,7 @@ class ProgramTable:
     # -- driven from outside --------------------------------------------------------------------
 
     def connect(self, send: Callable[[bytes], None]) -> None:
-        """`send` must not call back, and must keep what cannot be written yet: it is bounded, UNDER_WAY lines."""
+        """`send` must not call back, and must keep what cannot be written yet: it is bounded, QUESTIONS_MAX lines."""
         self.lost("another program takes its place")
         self._send = send
         told = {"smtpd-version": VERSION, "protocol": PROTOCOL, "tablename": self.name}
@@ -160,7 +160,7 @@ class ProgramTable:
         try:
             for line in self._lines(data):
                 self._line(line)
-        except Broken as broken:
+        except ProgramError as broken:
             self.lost(f"its program {broken}")
             raise
 
@@ -181,11 +181,11 @@ class ProgramTable:
             self._give_up(question, self._reason if self._send is None else "too many questions are under way")
         for question in list(self._asked.values()):
             if question.deadline is None:
-                question.deadline = now + PATIENCE
+                question.deadline = now + ANSWER_TIMEOUT
             elif question.deadline <= now:
-                self._give_up(question, f"no answer within {PATIENCE:.0f} seconds")
+                self._give_up(question, f"no answer within {ANSWER_TIMEOUT:.0f} seconds")
 
-    def _give_up(self, question: Question, reason: str) -> None:
+    def _give_up(self, question: ProgramQuestion, reason: str) -> None:
         question.answer(self._unavailable(reason))
 
     # -- what a program says ------------------------------------------------------------------------
@@ -194,13 +194,13 @@ class ProgramTable:
         *lines, self._begun = (self._begun + data).split(b"\n")
         for line in lines:
             if len(line) > LINE_MAX:
-                raise Broken("sent a line that is too long")
+                raise ProgramError("sent a line that is too long")
             try:
                 yield line.decode()
             except UnicodeDecodeError:
-                raise Broken("sent a line that is not UTF-8") from None
+                raise ProgramError("sent a line that is not UTF-8") from None
         if len(self._begun) > LINE_MAX:
-            raise Broken("sent a line that is too long")
+            raise ProgramError("sent a line that is too long")
 
     def _line(self, line: str) -> None:
         word, _, rest = line.partition("|")
@@ -209,7 +209,7 @@ class ProgramTable:
         elif self._ready:
             self._result(word, rest)
         else:
-            raise Broken("sent something else than what it answers for")
+            raise ProgramError("sent something else than what it answers for")
 
     def _register(self, word: str) -> None:
         if word == "ready":
@@ -218,15 +218,15 @@ class ProgramTable:
         try:
             service = Service(word)
         except ValueError:
-            raise Broken("answers for a service that is none") from None
+            raise ProgramError("answers for a service that is none") from None
         if service in self._services:  # or it could go on for ever, and be read for ever
-            raise Broken(f"says twice that it answers for {service}")
+            raise ProgramError(f"says twice that it answers for {service}")
         self._services.add(service)
 
     def _begin_asking(self) -> None:
         """What was asked while the program got ready is sent now, as far as somebody waits for it still."""
         if not self._services:
-            raise Broken("answers for nothing")
+            raise ProgramError("answers for nothing")
         assert self._send is not None
         self._ready = True
         held, self._asked = self._asked, {}
@@ -241,12 +241,12 @@ class ProgramTable:
         id, _, said = rest.partition("|")
         question = self._asked.get(id)
         if question is None or word != f"{question.verb}-result":
-            raise Broken("answers what it was not asked")
+            raise ProgramError("answers what it was not asked")
         answer = self._understood(question, said)
         del self._asked[id]
         question.answer(answer)
 
-    def _understood(self, question: Question, said: str) -> Answer:
+    def _understood(self, question: ProgramQuestion, said: str) -> Answer:
         word, bar, value = said.partition("|")
         match question.verb, word, bool(bar):
             case _, "error", _:
@@ -262,4 +262,4 @@ class ProgramTable:
                 return value
             case "lookup" | "fetch", "not-found", False:
                 return None
-        raise Broken("gives an answer that is none")
+        raise ProgramError("gives an answer that is none")

@@ -18,7 +18,7 @@ IGNORE_CASE = "(?i)"
 _REWRITTEN = re.compile(r"\\[<>]|\\.|\[\^?\]?(?:\[:[a-z]*:\]|[^\]])*\]?", re.DOTALL)
 
 
-class Malformed(ValueError):
+class RegexError(ValueError):
     """Not a regular expression."""
 
 
@@ -35,7 +35,7 @@ class Pattern:
             self._compiled = re2.compile(_REWRITTEN.sub(_rewrite, text.removeprefix(IGNORE_CASE)), options)
         except re2.error as error:
             reason = error.args[0]
-            raise Malformed(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)) from None
+            raise RegexError(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)) from None
 
     def search(self, text: str) -> bool:
         return self._compiled.search(text) is not None
@@ -48,5 +48,5 @@ def _rewrite(found: re.Match[str]) -> str:
     if not word.startswith("["):
         return word
     if "[." in word[1:] or "[=" in word[1:]:
-        raise Malformed("[. .] and [= =] are not available")
+        raise RegexError("[. .] and [= =] are not available")
     return word.replace("\\", r"\\")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from smtpd.smtp.sasl import prepare
 
 ITERATIONS = 15_000  # RFC 7677 4
-LEAST, MOST = 4096, 1_000_000  # iterations; a million takes less than a second
+ITERATIONS_MIN, ITERATIONS_MAX = 4096, 1_000_000  # iterations; a million takes less than a second
 SALT_SIZE = 16  # bytes
 SALT_MAX = 64
 KEY_SIZE = 32
@@ -28,7 +28,7 @@ KEY_SIZE = 32
 _VALUE = re.compile(r"SCRAM-SHA-256\$([0-9]{1,9}):([^$:]+)\$([^$:]+):([^$:]+)")
 
 
-class Malformed(ValueError):
+class VerifierError(ValueError):
     """Not such a value.  The argument does not repeat it."""
 
 
@@ -69,13 +69,13 @@ def parse_verifier(text: str) -> Verifier:
     """Raises Malformed."""
     found = _VALUE.fullmatch(text)
     if found is None:
-        raise Malformed("not SCRAM-SHA-256$iterations:salt$key:key")
+        raise VerifierError("not SCRAM-SHA-256$iterations:salt$key:key")
     iterations = int(found[1])
     salt, stored, server = map(_bytes, found.groups()[1:])
-    if not LEAST <= iterations <= MOST:  # RFC 5802 5.1: at least 4096
-        raise Malformed(f"{iterations} iterations")
+    if not ITERATIONS_MIN <= iterations <= ITERATIONS_MAX:  # RFC 5802 5.1: at least 4096
+        raise VerifierError(f"{iterations} iterations")
     if not 0 < len(salt) <= SALT_MAX or len(stored) != KEY_SIZE or len(server) != KEY_SIZE:
-        raise Malformed("a salt or a key of the wrong size")
+        raise VerifierError("a salt or a key of the wrong size")
     return Verifier(iterations, salt, stored, server)
 
 
@@ -99,4 +99,4 @@ def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise Malformed("a salt or a key that is not base64") from None
+        raise VerifierError("a salt or a key that is not base64") from None

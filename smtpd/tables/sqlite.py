@@ -32,28 +32,28 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from smtpd.envelope import Path
-from smtpd.ipc import bound
-from smtpd.tables.db import HEADER, TROUBLE, connect
+from smtpd.ipc import text_limit
+from smtpd.tables.db import HEADER, READ_ERRORS, connect
 from smtpd.tables.file import cannot_read
-from smtpd.tables.table import Service, Unavailable, key_spellings
-from smtpd.tables.text import Fault, Malformed, line_fault, lines, raise_faults, read_file
+from smtpd.tables.table import Service, TableUnavailable, key_spellings
+from smtpd.tables.text_file import LineFault, TextFileError, line_fault, lines, raise_faults, read_file
 
 COLUMNS: dict[Service, int] = {service: 1 for service in Service if service not in (Service.AUTH, Service.REGEX)}
 COLUMNS |= {Service.CREDENTIALS: 2, Service.USERINFO: 3}
 SEVERAL_ROWS = (Service.ALIAS, Service.MAILADDRMAP)
 QUERIES = {f"query_{service}": service for service in COLUMNS}
-NOT_ASKED_FOR = ("fetch_source", "fetch_source_expire", "fetch_source_refresh", "fetch_relayhost")
+UNUSED_QUERIES = ("fetch_source", "fetch_source_expire", "fetch_source_refresh", "fetch_relayhost")
 
 WORK_MAX = 2_000_000
 WORK_STEP = 10_000
 ROWS_MAX = 1_000
-TRIES, PAUSE = 10, 0.005  # seconds
-REPLACED = "another file has taken its place while it was opened"
+LOCK_ATTEMPTS, LOCK_PAUSE = 10, 0.005  # seconds
+FILE_REPLACED = "another file has taken its place while it was opened"
 
 # sqlite.org/fileformat2.html 1.3, and the bytes that all who use a database lock (os.h of SQLite)
 VERSIONS, WAL = slice(18, 20), 2
-PENDING = 0x40000000
-SHARED, SHARED_SIZE = PENDING + 2, 510
+PENDING_BYTE = 0x40000000
+SHARED_FIRST, SHARED_SIZE = PENDING_BYTE + 2, 510
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Settings:
     queries: dict[Service, str] = field(default_factory=dict)
 
 
-class Unreadable(ValueError):
+class DatabaseError(ValueError):
     """Not a database that can be read now."""
 
 
 def parse_settings(text: str) -> Settings:
     """Raises Malformed."""
     said: dict[str, str] = {}
-    faults: list[Fault] = []
+    faults: list[LineFault] = []
     number = 0
     for number, line in lines(text):
         line = line.strip()
@@ -77,7 +77,7 @@ def parse_settings(text: str) -> Settings:
             continue
         try:
             word, value = _setting(number, line)
-        except Malformed as malformed:
+        except TextFileError as malformed:
             faults += malformed.faults
             continue
         if word in said:
@@ -92,14 +92,14 @@ def parse_settings(text: str) -> Settings:
 def _setting(number: int, line: str) -> tuple[str, str]:
     word, *rest = line.split(None, 1)
     word, value = word.removesuffix(":"), "".join(rest)
-    if word not in ("dbpath", *QUERIES, *NOT_ASKED_FOR):
-        raise Malformed(number, "expected dbpath or query_ and the name of a service")
+    if word not in ("dbpath", *QUERIES, *UNUSED_QUERIES):
+        raise TextFileError(number, "expected dbpath or query_ and the name of a service")
     if fault := line_fault(value) or ("" if value else f"{word} without a value"):
-        raise Malformed(number, fault)
+        raise TextFileError(number, fault)
     if word == "dbpath" and not value.startswith("/"):
-        raise Malformed(number, "dbpath is not absolute")
-    if word == "dbpath" and (wrong := bound.fault(Path, value)):
-        raise Malformed(number, f"dbpath has {wrong}")
+        raise TextFileError(number, "dbpath is not absolute")
+    if word == "dbpath" and (wrong := text_limit.text_error(Path, value)):
+        raise TextFileError(number, f"dbpath has {wrong}")
     return word, value
 
 
@@ -110,9 +110,9 @@ class SqliteTable:
         self.name = name
         self.path = path
         self._settings: Settings | None = None
-        self._trouble = Unavailable(f"table {name}: not read yet")
+        self._trouble = TableUnavailable(f"table {name}: not read yet")
 
-    def update(self) -> Unavailable | None:
+    def update(self) -> TableUnavailable | None:
         """A first description is kept even when its database cannot be read now."""
         try:
             settings = parse_settings(read_file(self.path))
@@ -124,41 +124,41 @@ class SqliteTable:
             self._settings = settings
         return trouble
 
-    def _trouble_with(self, settings: Settings) -> Unavailable | None:
+    def _trouble_with(self, settings: Settings) -> TableUnavailable | None:
         try:
             for service, query in settings.queries.items():
                 ask(settings.dbpath, query, "", COLUMNS[service])
-        except TROUBLE as error:
+        except READ_ERRORS as error:
             return cannot_read(self.name, settings.dbpath, error)
         return None
 
-    def check(self, service: Service, key: str) -> bool | Unavailable:
+    def check(self, service: Service, key: str) -> bool | TableUnavailable:
         rows = self._rows(service, key)
-        return rows if isinstance(rows, Unavailable) else bool(rows)
+        return rows if isinstance(rows, TableUnavailable) else bool(rows)
 
-    def find(self, service: Service, key: str) -> str | None | Unavailable:
+    def find(self, service: Service, key: str) -> str | None | TableUnavailable:
         rows = self._rows(service, key)
-        if isinstance(rows, Unavailable):
+        if isinstance(rows, TableUnavailable):
             return rows
         if not rows:
             return None
         try:
             values = [":".join(map(_text, row)) for row in rows]
         except ValueError as error:
-            return Unavailable(f"table {self.name}: query_{service}: {error}")
+            return TableUnavailable(f"table {self.name}: query_{service}: {error}")
         return ", ".join(values) if service in SEVERAL_ROWS else values[0]
 
-    def _rows(self, service: Service, key: str) -> list[tuple] | Unavailable:
+    def _rows(self, service: Service, key: str) -> list[tuple] | TableUnavailable:
         if self._settings is None:
             return self._trouble
         query = self._settings.queries.get(service)
         if query is None:
-            return Unavailable(f"table {self.name}: no query_{service} in {self.path}")
+            return TableUnavailable(f"table {self.name}: no query_{service} in {self.path}")
         try:
             for spelling in key_spellings(service, key):
                 if rows := ask(self._settings.dbpath, query, spelling, COLUMNS[service]):
                     return rows
-        except TROUBLE as error:
+        except READ_ERRORS as error:
             return cannot_read(self.name, self._settings.dbpath, error)
         return []
 
@@ -173,18 +173,18 @@ def _text(value: object) -> str:
 
 
 def ask(path: str, query: str, key: str, columns: int) -> list[tuple]:
-    """The rows.  Raises what is in TROUBLE."""
+    """The rows.  Raises what is in READ_ERRORS."""
     real = os.path.realpath(path)
     with _locked(real) as file, closing(connect(real)) as connection:
         if not os.path.samestat(os.stat(real), os.fstat(file)):
-            raise Unreadable(REPLACED)
+            raise DatabaseError(FILE_REPLACED)
         _limit_work(connection)
         cursor = connection.execute(query, (key,))
         if len(cursor.description or ()) != columns:
-            raise Unreadable(f"the query has to give {columns} column{'s' if columns > 1 else ''}: {query}")
+            raise DatabaseError(f"the query has to give {columns} column{'s' if columns > 1 else ''}: {query}")
         rows = cursor.fetchmany(ROWS_MAX + 1)
     if len(rows) > ROWS_MAX:
-        raise Unreadable(f"more than {ROWS_MAX} rows")
+        raise DatabaseError(f"more than {ROWS_MAX} rows")
     return rows
 
 
@@ -206,18 +206,18 @@ def _locked(path: str) -> Iterator[int]:
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         _check_kind(os.fstat(file))
-        for attempt in range(TRIES):
+        for attempt in range(LOCK_ATTEMPTS):
             if attempt:
-                time.sleep(PAUSE)
+                time.sleep(LOCK_PAUSE)
             if _lock(file) and not _is_changing(path):
                 break
         else:
-            raise Unreadable("it is being changed, or a change was cut off")
+            raise DatabaseError("it is being changed, or a change was cut off")
         header = os.pread(file, 100, 0)
         if not header.startswith(HEADER):
-            raise Unreadable("not an SQLite database")
+            raise DatabaseError("not an SQLite database")
         if WAL in header[VERSIONS]:
-            raise Unreadable("it has a write-ahead log: PRAGMA journal_mode=DELETE is needed to read it from here")
+            raise DatabaseError("it has a write-ahead log: PRAGMA journal_mode=DELETE is needed to read it from here")
         yield file
     finally:
         os.close(file)
@@ -225,19 +225,19 @@ def _locked(path: str) -> Iterator[int]:
 
 def _check_kind(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise Unreadable("not a regular file")
+        raise DatabaseError("not a regular file")
     if status.st_nlink > 1:
-        raise Unreadable("it has another name (a hard link), and a change under way may show beside that one only")
+        raise DatabaseError("it has another name (a hard link), and a change under way may show beside that one only")
 
 
 def _lock(descriptor: int) -> bool:
     """As all readers do: past a writer who waits, to a share of the lock."""
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, PENDING)
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, PENDING_BYTE)
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, SHARED_SIZE, SHARED)
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, SHARED_SIZE, SHARED_FIRST)
         finally:
-            fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, PENDING)
+            fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, PENDING_BYTE)
     except BlockingIOError:
         return False
     return True

@@ -35,23 +35,23 @@ class Service(StrEnum):
 
 
 # What these are asked for is a value, so a list cannot serve them.
-VALUED = frozenset(
+VALUE_SERVICES = frozenset(
     {Service.ALIAS, Service.CREDENTIALS, Service.USERINFO, Service.ADDRNAME, Service.MAILADDRMAP, Service.RELAYHOST}
 )
 
 
 @dataclass(frozen=True)
-class Unavailable:
+class TableUnavailable:
     """Ask again later; `reason` is for the log."""
 
     reason: str
 
 
-Answer = bool | str | None | Unavailable
+Answer = bool | str | None | TableUnavailable
 
 
 @dataclass(frozen=True)
-class Awaited:
+class PendingAnswer:
     """`begin(answered)` asks; `answered(answer)` is called once, later, never before `begin` returns.  The answer is of
     the same kind as the one it stands for."""
 
@@ -66,42 +66,42 @@ def key_spellings(service: Service, key: str) -> tuple[str, ...]:
     return spellings(key) if service in (Service.DOMAIN, Service.RELAYHOST) else address_spellings(key)
 
 
-def first_found(ask: Callable[[str], Answer | Awaited], keys: Sequence[str]) -> Answer | Awaited:
+def first_found(ask: Callable[[str], Answer | PendingAnswer], keys: Sequence[str]) -> Answer | PendingAnswer:
     """The answer for the first of the keys that is found; asks for no more of them.  There is at least one."""
     key, *rest = keys
     answer = ask(key)
     if not rest:
         return answer
-    if not isinstance(answer, Awaited):
+    if not isinstance(answer, PendingAnswer):
         return first_found(ask, rest) if answer in (None, False) else answer
     awaited = answer
 
     def begin(answered: Callable[[Answer], None]) -> None:
         def heard(answer: Answer) -> None:
             following = first_found(ask, rest) if answer in (None, False) else answer
-            if isinstance(following, Awaited):
+            if isinstance(following, PendingAnswer):
                 following.begin(answered)
             else:
                 answered(following)
 
         awaited.begin(heard)
 
-    return Awaited(begin)
+    return PendingAnswer(begin)
 
 
 class LoadedTable(Protocol):
     """One that is in memory, and answers at once."""
 
-    def check(self, service: Service, key: str) -> bool | Unavailable: ...
+    def check(self, service: Service, key: str) -> bool | TableUnavailable: ...
 
-    def find(self, service: Service, key: str) -> str | None | Unavailable: ...
+    def find(self, service: Service, key: str) -> str | None | TableUnavailable: ...
 
 
 class Table(Protocol):
     name: str
 
-    def check(self, service: Service, key: str) -> bool | Unavailable | Awaited: ...
+    def check(self, service: Service, key: str) -> bool | TableUnavailable | PendingAnswer: ...
 
-    def find(self, service: Service, key: str) -> str | None | Unavailable | Awaited: ...
+    def find(self, service: Service, key: str) -> str | None | TableUnavailable | PendingAnswer: ...
 
-    def update(self) -> Unavailable | None | Awaited: ...
+    def update(self) -> TableUnavailable | None | PendingAnswer: ...

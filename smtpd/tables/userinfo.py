@@ -15,7 +15,7 @@ HOME_MAX = 1024
 _VALUE = re.compile(r"([0-9]{0,10}):([0-9]{0,10}):(/[^\x00-\x1f\x7f]*)")
 
 
-class Malformed(ValueError):
+class UserInfoError(ValueError):
     """Not such a value.  The argument does not repeat what was read."""
 
 
@@ -32,12 +32,12 @@ def parse_userinfo(value: str) -> UserInfo:
     """Raises Malformed."""
     found = _VALUE.fullmatch(value)
     if found is None:
-        raise Malformed("not uid:gid:/home")
+        raise UserInfoError("not uid:gid:/home")
     (uid, gid), home = (int(digits) if digits else None for digits in found.groups()[:2]), found[3]
     if max(uid or 0, gid or 0) > ID_MAX:
-        raise Malformed("the uid or gid is too large")
+        raise UserInfoError("the uid or gid is too large")
     if len(home) > HOME_MAX:
-        raise Malformed("the home directory's name is too long")
+        raise UserInfoError("the home directory's name is too long")
     if {".", ".."} & set(home.split("/")):
-        raise Malformed("a . or .. in the home directory's name")
+        raise UserInfoError("a . or .. in the home directory's name")
     return UserInfo(uid, gid, home)

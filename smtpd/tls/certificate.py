@@ -11,16 +11,16 @@ import weakref
 from collections.abc import Callable
 from ctypes import c_int
 
-from smtpd.tls.kind import check_kind
-from smtpd.tls.library import Unusable, complaint, digest_of_public_key, encode, openssl, read_pem
+from smtpd.tls.key_kind import check_kind
+from smtpd.tls.openssl_library import TlsUnusable, digest_of_public_key, encode, openssl, openssl_error, read_pem
 
 # openssl/obj_mac.h, openssl/x509v3.h
 _NID_COMMON_NAME, _NID_SUBJECT_ALT_NAME = 13, 85
 _GEN_DNS = 2
 
-LARGEST_FILE = 4 * 1024 * 1024  # bytes; that of all public authorities has 200 KiB
-LONGEST_CHAIN = 10  # of ours: each handshake carries it
-MOST_AUTHORITIES = 1000  # a system's bundle has some 150
+CERTIFICATE_FILE_MAX = 4 * 1024 * 1024  # bytes; that of all public authorities has 200 KiB
+CHAIN_MAX = 10  # of ours: each handshake carries it
+AUTHORITIES_MAX = 1000  # a system's bundle has some 150
 _SECRET = b"PRIVATE KEY-----"
 
 
@@ -39,12 +39,12 @@ def _free(free: Callable[[int], None], addresses: list[int]) -> None:
 
 def _read(pem: bytes, most: int) -> _Owned:
     if _SECRET in pem:
-        raise Unusable("a private key stands among the certificates: it belongs into a file of its own")
+        raise TlsUnusable("a private key stands among the certificates: it belongs into a file of its own")
     owned = _Owned(read_pem(pem, "PEM_read_bio_X509"))
     if not owned.addresses:
-        raise Unusable("there is no certificate in it")
+        raise TlsUnusable("there is no certificate in it")
     if len(owned.addresses) > most:
-        raise Unusable(f"{len(owned.addresses)} certificates are too many")
+        raise TlsUnusable(f"{len(owned.addresses)} certificates are too many")
     return owned
 
 
@@ -62,7 +62,7 @@ class Certificate:
         library = openssl()
         self.key = library.X509_get_pubkey(self.addresses[0])
         if not self.key:
-            raise Unusable(f"its public key cannot be read: {complaint()}")
+            raise TlsUnusable(f"its public key cannot be read: {openssl_error()}")
         weakref.finalize(self, library.EVP_PKEY_free, self.key)
         check_kind(self.key)
         self.public = digest_of_public_key(self.key).hex()
@@ -73,7 +73,7 @@ class Certificate:
     @classmethod
     def read(cls, pem: bytes) -> "Certificate":
         """Its own first.  Raises Unusable."""
-        return cls(_read(pem, LONGEST_CHAIN))
+        return cls(_read(pem, CHAIN_MAX))
 
 
 class Authorities:
@@ -86,26 +86,26 @@ class Authorities:
     @classmethod
     def read(cls, pem: bytes) -> "Authorities":
         """Raises Unusable."""
-        return cls(_read(pem, MOST_AUTHORITIES))
+        return cls(_read(pem, AUTHORITIES_MAX))
 
 
 def _not_after(certificate: int) -> int:
     library = openssl()
     broken_down = (c_int * 16)()  # struct tm: second, minute, hour, day, month from 0, years since 1900, and more
     if not library.ASN1_TIME_to_tm(library.X509_get0_notAfter(certificate), broken_down):
-        raise Unusable(f"its end cannot be read: {complaint()}")
+        raise TlsUnusable(f"its end cannot be read: {openssl_error()}")
     second, minute, hour, day, month, year = broken_down[:6]
     try:
         return calendar.timegm((year + 1900, month + 1, day, hour, minute, second))
     except ValueError:  # in the year 0
-        raise Unusable("it ended before there were calendars") from None
+        raise TlsUnusable("it ended before there were calendars") from None
 
 
 def _names(certificate: int) -> tuple[str, ...]:
     """Those of subjectAltName; without them the common name, as of old."""
     library = openssl()
     names = library.X509_get_ext_d2i(certificate, _NID_SUBJECT_ALT_NAME, None, None)
-    complaint()
+    openssl_error()
     if not names:
         return _common_name(certificate)
     try:
@@ -128,7 +128,7 @@ def _common_name(certificate: int) -> tuple[str, ...]:
     length = library.X509_NAME_get_text_by_NID(
         library.X509_get_subject_name(certificate), _NID_COMMON_NAME, name, len(name)
     )
-    complaint()
+    openssl_error()
     text = _text(name.raw[:length]) if length > 0 else ""
     return (text,) if text else ()
 
@@ -144,7 +144,7 @@ def signature_hash(certificate: int) -> str:
     none of its own."""
     library, algorithm = openssl(), c_int()
     known = library.X509_get_signature_info(certificate, ctypes.byref(algorithm), None, None, None)
-    complaint()
+    openssl_error()
     return library.OBJ_nid2sn(algorithm.value).decode() if known and algorithm.value else ""
 
 
@@ -155,7 +155,7 @@ def key_bits(certificate: int) -> int:
         return library.EVP_PKEY_get_bits(key) if key else 0
     finally:
         library.EVP_PKEY_free(key)
-        complaint()
+        openssl_error()
 
 
 def _end_point(certificate: int) -> bytes:

@@ -18,13 +18,13 @@ import weakref
 from collections.abc import Mapping
 from ctypes import c_int, c_void_p
 
-from smtpd.config.slice import NEVER_CIPHERS, TlsSlice
+from smtpd.slice import NEVER_CIPHERS, TlsSlice
 from smtpd.tls.certificate import Authorities, Certificate, key_bits, signature_hash
-from smtpd.tls.key import make_key
-from smtpd.tls.library import Unusable, complaint, get_connection, get_context, openssl
+from smtpd.tls.openssl_library import TlsUnusable, get_connection, get_context, openssl, openssl_error
+from smtpd.tls.remote_key import make_key
 from smtpd.tls.signing import Signer
 
-__all__ = ["Authorities", "Certificate", "ContextError", "ServerContext", "Unusable", "make_context"]
+__all__ = ["Authorities", "Certificate", "ContextError", "ServerContext", "TlsUnusable", "make_context"]
 
 # Forward secrecy and authenticated encryption, with nothing else in it.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -61,7 +61,7 @@ _OPTIONS = (
 )
 
 
-class ContextError(Unusable):
+class ContextError(TlsUnusable):
     """A listener's context cannot be made.  `pki` is the one whose certificate is refused; empty: the trouble is with
     the listener itself."""
 
@@ -124,7 +124,7 @@ def make_context(
         _set_protocol(context, address, tls, dhe.get(name, "none"))
         try:
             _show(address, certificates[name], signer)
-        except Unusable as error:
+        except TlsUnusable as error:
             raise ContextError(str(error), name) from None
         _ask_for_certificate(address, tls, authorities)
         contexts[name] = context, certificates[name]
@@ -138,13 +138,13 @@ def _set_protocol(context: ssl.SSLContext, address: int, tls: TlsSlice, dhe: str
         context.set_ciphers(_cipher_list(tls, dhe))
     except ssl.SSLError:
         raise ContextError(f"there is no cipher in {tls.ciphers}") from None
-    control(address, _SET_SESSION_CACHE_MODE, _SESSION_CACHE_OFF)
-    control(address, _SET_MIN_VERSION, _VERSIONS[tls.protocols[0]], needed=True)
-    control(address, _SET_MAX_VERSION, _VERSIONS[tls.protocols[-1]], needed=True)
-    control(address, _SET_GROUPS_LIST, 0, _GROUPS, needed=True)
+    context_ctrl(address, _SET_SESSION_CACHE_MODE, _SESSION_CACHE_OFF)
+    context_ctrl(address, _SET_MIN_VERSION, _VERSIONS[tls.protocols[0]], needed=True)
+    context_ctrl(address, _SET_MAX_VERSION, _VERSIONS[tls.protocols[-1]], needed=True)
+    context_ctrl(address, _SET_GROUPS_LIST, 0, _GROUPS, needed=True)
     if dhe != "none":
         # 1: a group as strong as the certificate's key.  "legacy" means 1024 bits to OpenSMTPD, which is broken.
-        control(address, _SET_DH_AUTO, 1, needed=True)
+        context_ctrl(address, _SET_DH_AUTO, 1, needed=True)
 
 
 def _cipher_list(tls: TlsSlice, dhe: str) -> str:
@@ -160,19 +160,21 @@ def _show(address: int, certificate: Certificate, signer: Signer) -> None:
     fail, each of them.  For the same reason none is looked for among the authorities of clients."""
     library = openssl()
     own, *above = certificate.addresses
-    control(address, _MODE, _NO_AUTO_CHAIN)
+    context_ctrl(address, _MODE, _NO_AUTO_CHAIN)
     if not library.SSL_CTX_use_certificate(address, own):
-        raise Unusable(f"the certificate {_fault(address, own)}")
+        raise TlsUnusable(f"the certificate {_fault(address, own)}")
     for number, authority in enumerate(above, 2):
-        if not control(address, _CHAIN_CERT, 1, authority):  # 1: counts a reference
-            raise Unusable(f"certificate {number} of {len(above) + 1}, of an authority, {_fault(address, authority)}")
+        if not context_ctrl(address, _CHAIN_CERT, 1, authority):  # 1: counts a reference
+            raise TlsUnusable(
+                f"certificate {number} of {len(above) + 1}, of an authority, {_fault(address, authority)}"
+            )
     if not library.SSL_CTX_use_PrivateKey(address, make_key(certificate.key, signer)):
-        raise Unusable(f"its key: {complaint()}")
+        raise TlsUnusable(f"its key: {openssl_error()}")
 
 
 def _fault(address: int, certificate: int) -> str:
     """Why OpenSSL has just refused the certificate, with the words that its reason stands for."""
-    reason = complaint()
+    reason = openssl_error()
     level = f"too weak for OpenSSL's security level {openssl().SSL_CTX_get_security_level(address)}"
     if reason == "ca md too weak":  # of any certificate, not only of an authority's
         return f"is signed with {signature_hash(certificate)}, which is {level}"
@@ -187,7 +189,7 @@ def _ask_for_certificate(address: int, tls: TlsSlice, authorities: Authorities |
     library = openssl()
     if authorities is None:
         return
-    control(address, _SET_MAX_CERT_LIST, CERTIFICATES_MAX)
+    context_ctrl(address, _SET_MAX_CERT_LIST, CERTIFICATES_MAX)
     library.SSL_CTX_set_verify_depth(address, _DEPTH_MAX)
     store = library.SSL_CTX_get_cert_store(address)
     for authority in authorities.addresses:
@@ -199,11 +201,13 @@ def _ask_for_certificate(address: int, tls: TlsSlice, authorities: Authorities |
         library.SSL_CTX_set_cert_verify_callback(address, _accept_any, None)
 
 
-def control(address: int, command: int, number: int, pointer: int | bytes | None = None, needed: bool = False) -> int:
+def context_ctrl(
+    address: int, command: int, number: int, pointer: int | bytes | None = None, needed: bool = False
+) -> int:
     """SSL_CTX_ctrl(3).  Raises Unusable when `needed` and refused."""
     result: int = openssl().SSL_CTX_ctrl(address, command, number, pointer)
     if needed and not result:
-        raise Unusable(f"TLS: setting {command} to {number}: {complaint()}")
+        raise TlsUnusable(f"TLS: setting {command} to {number}: {openssl_error()}")
     return result
 
 
@@ -215,7 +219,7 @@ _servers: weakref.WeakValueDictionary[int, ServerContext] = weakref.WeakValueDic
 
 def _let_names_choose(address: int, number: int) -> None:
     openssl().SSL_CTX_callback_ctrl(address, _SET_SERVERNAME_CALLBACK, _choose)
-    control(address, _SET_SERVERNAME_ARGUMENT, 0, number)
+    context_ctrl(address, _SET_SERVERNAME_ARGUMENT, 0, number)
 
 
 @ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p)
@@ -237,7 +241,7 @@ def _accept_any(chain: int, _argument: int) -> int:
     Not by SSL_CTX_set_verify's callback: where that accepts a fault OpenSSL looks at what comes behind it too, and so
     at each signature of a chain that leads nowhere.  Made for that, with the longest keys, it takes 35 ms."""
     openssl().X509_verify_cert(chain)
-    complaint()
+    openssl_error()
     return 1
 
 

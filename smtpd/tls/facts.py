@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Facts(NamedTuple):
+class TlsFacts(NamedTuple):
     version: str  # "TLSv1.3"
     cipher: str  # OpenSSL's name
     bits: int

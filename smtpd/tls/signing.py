@@ -17,8 +17,8 @@ from enum import IntEnum
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-SIGNERS = 4  # sockets of a dispatcher: as many signatures may be under way at once
-DEADLINE = 2.0  # seconds for a signature; as many may pass before, until a socket is free
+SIGNING_SOCKETS = 4  # sockets of a dispatcher: as many signatures may be under way at once
+SIGNING_TIMEOUT = 2.0  # seconds for a signature; as many may pass before, until a socket is free
 PACKET_MAX = 4096  # more than any request or reply
 
 _REQUEST = struct.Struct("!IB32s")
@@ -30,7 +30,7 @@ class SigningFailed(Exception):
     """There is no signature, and the text says why."""
 
 
-class Malformed(Exception):
+class SigningPacketError(Exception):
     """No packet of ours."""
 
 
@@ -40,7 +40,7 @@ class Operation(IntEnum):
     ECDSA = 3  # the data is a digest
 
 
-class Request(NamedTuple):
+class SigningRequest(NamedTuple):
     number: int  # comes back with the reply
     operation: Operation
     public: bytes
@@ -50,16 +50,16 @@ class Request(NamedTuple):
         return _REQUEST.pack(self.number, self.operation, self.public) + self.data
 
     @classmethod
-    def parse(cls, packet: bytes) -> "Request":
+    def parse(cls, packet: bytes) -> "SigningRequest":
         """Raises Malformed."""
         try:
             number, operation, public = _REQUEST.unpack_from(packet)
             return cls(number, Operation(operation), public, packet[_REQUEST.size :])
         except (struct.error, ValueError) as error:
-            raise Malformed(f"a request for a signature: {error}") from None
+            raise SigningPacketError(f"a request for a signature: {error}") from None
 
 
-class Reply(NamedTuple):
+class SigningReply(NamedTuple):
     """An empty `signature` is a refusal: there is no such key."""
 
     number: int
@@ -69,10 +69,10 @@ class Reply(NamedTuple):
         return _REPLY.pack(self.number, bool(self.signature)) + self.signature
 
     @classmethod
-    def parse(cls, packet: bytes) -> "Reply":
+    def parse(cls, packet: bytes) -> "SigningReply":
         """Raises Malformed."""
         if len(packet) < _REPLY.size or packet[4] != (len(packet) > _REPLY.size):
-            raise Malformed("a reply without its signature")
+            raise SigningPacketError("a reply without its signature")
         return cls(_REPLY.unpack_from(packet)[0], packet[_REPLY.size :])
 
 
@@ -81,15 +81,15 @@ class Signer:
     turn, so that one whose other end hangs is not all that anybody gets; one that is broken is used no more."""
 
     def __init__(self, sockets: list[socket.socket]):
-        self._free: SimpleQueue[_Line] = SimpleQueue()
+        self._free: SimpleQueue[_SigningSocket] = SimpleQueue()
         for sock in sockets:
-            self._free.put(_Line(sock))
+            self._free.put(_SigningSocket(sock))
 
     def sign(self, public: bytes, operation: Operation, data: bytes) -> bytes:
-        """Blocks, for twice DEADLINE at most.  Raises SigningFailed."""
-        deadline = time.monotonic() + DEADLINE
+        """Blocks, for twice SIGNING_TIMEOUT at most.  Raises SigningFailed."""
+        deadline = time.monotonic() + SIGNING_TIMEOUT
         try:
-            line = self._free.get(timeout=DEADLINE)
+            line = self._free.get(timeout=SIGNING_TIMEOUT)
         except Empty:
             raise SigningFailed("too many signatures are waited for") from None
         broken = False
@@ -97,7 +97,7 @@ class Signer:
             return line.ask(public, operation, data, deadline)
         except BlockingIOError:  # the time of a socket is over
             raise SigningFailed("no signature in time") from None
-        except (OSError, Malformed) as error:
+        except (OSError, SigningPacketError) as error:
             broken = True
             raise SigningFailed(f"no signature: {error}") from None
         finally:
@@ -105,7 +105,7 @@ class Signer:
                 self._free.put(line)
 
 
-class _Line:
+class _SigningSocket:
     """One socket, with at most one request that anybody waits for.
 
     The kernel watches the time.  Python would poll before each call, and let go of its lock as often: threads that
@@ -114,19 +114,19 @@ class _Line:
     def __init__(self, sock: socket.socket):
         self._socket = sock
         self._number = 0
-        seconds, rest = divmod(DEADLINE, 1)
+        seconds, rest = divmod(SIGNING_TIMEOUT, 1)
         sock.setblocking(True)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIME.pack(int(seconds), int(rest * 1e6)))
 
     def ask(self, public: bytes, operation: Operation, data: bytes, deadline: float) -> bytes:
         self._number = (self._number + 1) & 0xFFFFFFFF
         # What fills the buffer are requests of ours that nobody has read.
-        self._socket.send(Request(self._number, operation, public, data).packet(), socket.MSG_DONTWAIT)
+        self._socket.send(SigningRequest(self._number, operation, public, data).packet(), socket.MSG_DONTWAIT)
         while time.monotonic() < deadline:
             packet = self._socket.recv(PACKET_MAX)
             if not packet:
                 raise ConnectionError("whoever signs is gone")
-            reply = Reply.parse(packet)
+            reply = SigningReply.parse(packet)
             if reply.number == self._number:  # others are answers to requests that nobody waits for any more
                 if not reply.signature:
                     raise SigningFailed("no such key")

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from smtpd import sandbox
-from smtpd.config.permission import is_private_group
-from smtpd.ipc.errand import PACKET_MAX, PROMISES, AtWork, Deliver, ReadForward, decode, encode
+from smtpd.config.file_permission import is_private_group
+from smtpd.errand import PACKET_MAX, PROMISES, Deliver, InProgress, ReadForward, decode, encode
 
 TOP = Path(__file__).parent.parent.parent
 UID = 54321 if os.geteuid() == 0 else os.getuid()  # nobody's
 MAIL = b"Received: from there\nSubject: hello\n\nGood morning.\n"
-STUCK = 30.0  # seconds after which a test has failed
+TEST_TIMEOUT = 30.0  # seconds after which a test has failed
 
 
 def errand(number=1, content=MAIL, *, size=None, perhaps=False, extension="", utf8=False, **more):
@@ -38,12 +38,12 @@ def errand(number=1, content=MAIL, *, size=None, perhaps=False, extension="", ut
 def stand():
     """One interpreter that forks all agents; it ends with its socket for orders."""
     Process.orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-P", str(Path(__file__).parent / "stand.py"), str(theirs.fileno())]
+    command = [sys.executable, "-P", str(Path(__file__).parent / "forker.py"), str(theirs.fileno())]
     with theirs:
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env={"PYTHONPATH": str(TOP)})
     yield
     Process.orders.close()
-    assert process.wait(STUCK) == 0
+    assert process.wait(TEST_TIMEOUT) == 0
 
 
 @functools.cache
@@ -62,7 +62,7 @@ class Process:
         self._told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             socket.send_fds(self.orders, [json.dumps(order).encode()], [end.fileno() for end in (*sockets, theirs)])
-        self._told.settimeout(STUCK)
+        self._told.settimeout(TEST_TIMEOUT)
         self.pid = int(self._told.recv(16))
         self.returncode = None
 
@@ -92,9 +92,9 @@ class Agent:
 
     def __init__(self, home, kind="maildir", target="~/Maildir", *, limits=(), **post):
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(STUCK)
+        self.socket.settimeout(TEST_TIMEOUT)
         self.began = []
-        self.tether, their_tether = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.mailbox_socket, their_mailbox_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         order = {
             "post": {"kind": kind, "target": target, **post},
             "home": str(home),
@@ -102,9 +102,9 @@ class Agent:
             "program": program_of(kind),
             "limits": list(limits),
         }
-        self.process = Process(order, theirs, their_tether)
+        self.process = Process(order, theirs, their_mailbox_socket)
         theirs.close()
-        their_tether.close()
+        their_mailbox_socket.close()
 
     def send(self, told, descriptor=None):
         packet = told if isinstance(told, bytes) else encode(told)
@@ -115,13 +115,13 @@ class Agent:
 
     def receive(self):
         """The next answer; `began` are those that it was said to be at work with before."""
-        while isinstance(told := self.hear(), AtWork):
+        while isinstance(told := self.hear(), InProgress):
             self.began.append(told.number)
         return told
 
     def hear(self):
         packet = self.socket.recv(PACKET_MAX)
-        assert packet, f"the agent ended: {self.process.wait(STUCK)}"
+        assert packet, f"the agent ended: {self.process.wait(TEST_TIMEOUT)}"
         return decode(packet)
 
     def deliver(self, told, descriptor=None):
@@ -136,12 +136,12 @@ class Agent:
     def end(self):
         """Its exit status after queue has parted with it."""
         self.socket.close()
-        self.tether.close()
-        return self.process.wait(STUCK)
+        self.mailbox_socket.close()
+        return self.process.wait(TEST_TIMEOUT)
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(STUCK)
+        self.process.wait(TEST_TIMEOUT)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def start(home):
         if agent.process.poll() is None:
             agent.kill()
         agent.socket.close()
-        agent.tether.close()
+        agent.mailbox_socket.close()
 
 
 def make_tree(home):

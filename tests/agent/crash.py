@@ -15,7 +15,7 @@ from pathlib import Path
 
 from smtpd.agent.process import prepare
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import PACKET_MAX, Deliver, Post, decode, encode
+from smtpd.errand import PACKET_MAX, AgentSpec, Deliver, decode, encode
 
 MAILS = 24
 
@@ -25,7 +25,7 @@ def start(home):
     pid = os.fork()
     if pid == 0:
         ours.close()
-        prepare(Post("maildir", "~/Maildir"), "bob", home).serve(theirs)
+        prepare(AgentSpec("maildir", "~/Maildir"), "bob", home).serve(theirs)
         os._exit(0)
     theirs.close()
     return pid, ours

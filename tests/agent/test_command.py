@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.agent.command import HANDS, Runner, Single, environment_of
-from smtpd.config.specifier import Malformed
+from smtpd.agent.command import WORKERS_MAX, CommandRunner, OneMailExecutor, environment_of
+from smtpd.config.specifier import TemplateError
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import TEXT_MAX, AtWork, Post, decode
-from tests.agent.conftest import MAIL, STUCK, UID, errand, own
+from smtpd.errand import TEXT_MAX, AgentSpec, InProgress, decode
+from tests.agent.conftest import MAIL, TEST_TIMEOUT, UID, errand, own
 
 TRACE = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
 READ = "cat > /dev/null; "
@@ -34,7 +34,7 @@ def outcome(start, line, **more):
 
 def wait_for(path):
     """What a command has written there by renaming it into place."""
-    end = time.monotonic() + STUCK
+    end = time.monotonic() + TEST_TIMEOUT
     while not path.exists():
         assert time.monotonic() < end
         select.select([], [], [], 0.01)
@@ -97,7 +97,7 @@ def test_without_a_sub_address_and_a_sender():
 
 def test_no_variable_holds_a_control_character_or_is_endless():
     assert environment_of(errand(sender="a\0b\nc"), "bob", "/")["SENDER"] == "a?b?c"
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         environment_of(errand(sender="x" * 1025), "bob", "/")
 
 
@@ -235,14 +235,14 @@ def test_a_defect_of_ours_delays_that_mail_and_says_where():
 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        (result,) = Single(ours, broken).do([(errand(), -1)])
-        assert decode(theirs.recv(100)) == AtWork(errand().envelope)
+        (result,) = OneMailExecutor(ours, broken).do([(errand(), -1)])
+        assert decode(theirs.recv(100)) == InProgress(errand().envelope)
     assert result.outcome is Outcome.DEFERRED and "broken line" in result.text
 
 
 def test_a_wrapper_is_refused_where_it_is_none():
-    with pytest.raises(Malformed):
-        Runner(Post("command", "x", "'%{mda}'"), "bob", "/").template("x")
+    with pytest.raises(TemplateError):
+        CommandRunner(AgentSpec("command", "x", "'%{mda}'"), "bob", "/").template("x")
 
 
 # -- nobody waits for a command but its own mail --------------------------------------------------------
@@ -250,10 +250,10 @@ def test_a_wrapper_is_refused_where_it_is_none():
 
 def test_seven_run_at_once(start, home):
     """Each waits for all the others."""
-    agent = command(start, f"{READ} touch ~/$SENDER; until [ $(ls ~ | wc -l) = {HANDS} ]; do sleep 0.01; done")
-    for number in range(HANDS):
+    agent = command(start, f"{READ} touch ~/$SENDER; until [ $(ls ~ | wc -l) = {WORKERS_MAX} ]; do sleep 0.01; done")
+    for number in range(WORKERS_MAX):
         agent.send(errand(number, sender=f"amy{number}@there.test"))
-    assert {agent.receive().outcome for _ in range(HANDS)} == {Outcome.DELIVERED}
+    assert {agent.receive().outcome for _ in range(WORKERS_MAX)} == {Outcome.DELIVERED}
 
 
 def test_a_stuck_one_and_one_that_writes_a_gigabyte_delay_nobody(start, home):
@@ -278,16 +278,16 @@ def test_a_stuck_one_and_one_that_writes_a_gigabyte_delay_nobody(start, home):
 @pytest.mark.parametrize("how", ["queue parts", "SIGTERM"])
 def test_commands_end_with_their_agent(start, home, how):
     agent = command(start, "echo $$ > ~/$SENDER.new; mv ~/$SENDER.new ~/$SENDER; sleep 100; touch ~/late")
-    senders = [f"amy{number}@there.test" for number in range(HANDS)]
+    senders = [f"amy{number}@there.test" for number in range(WORKERS_MAX)]
     for number, sender in enumerate(senders):
         agent.send(errand(number, sender=sender))
     commands = [os.pidfd_open(int(wait_for(home / sender))) for sender in senders]
     if how == "SIGTERM":
         agent.process.send_signal(signal.SIGTERM)
-        assert agent.process.wait(STUCK) == 0
+        assert agent.process.wait(TEST_TIMEOUT) == 0
     else:
         assert agent.end() == 0
     for descriptor in commands:
-        assert select.select([descriptor], [], [], STUCK)[0]
+        assert select.select([descriptor], [], [], TEST_TIMEOUT)[0]
         os.close(descriptor)
     assert not (home / "late").exists()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.agent.forward import Reader, TooLong, _content, read
-from smtpd.ipc.errand import FORWARD_MAX
+from smtpd.agent.forward import ForwardAgent, ForwardTooLong, _content, read
+from smtpd.errand import FORWARD_MAX
 from tests.agent.conftest import UID, others, own
 
 ROOT = os.geteuid() == 0
@@ -102,7 +102,7 @@ def test_a_file_that_grows_while_it_is_read_is_too_long():
     os.write(writing, b"x" * (FORWARD_MAX + 1))
     os.close(writing)
     try:
-        with pytest.raises(TooLong):
+        with pytest.raises(ForwardTooLong):
             _content(reading)
     finally:
         os.close(reading)
@@ -192,10 +192,10 @@ def test_an_agent_asks_about_a_home_only_where_there_is_a_forward(home, monkeypa
     asked = []
     monkeypatch.setattr("pwd.getpwuid", lambda uid: asked.append(uid) or {}[uid])
     home.chmod(0o770)
-    reader = Reader(str(home))
-    assert asked == [] and reader.places == [(str(home), "r")]
+    reader = ForwardAgent(str(home))
+    assert asked == [] and reader.visible_paths == [(str(home), "r")]
     write(home)
-    Reader(str(home))
+    ForwardAgent(str(home))
     assert asked == [home.stat().st_uid]
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from mail_local import lmtp, trace
 from smtpd.agent import lmtp as lmtp_agent
-from smtpd.agent.hand import EX_PROTOCOL
-from smtpd.agent.lmtp import MAILS_MAX, Courier, Lmtp, Pool
+from smtpd.agent.lmtp import MAILS_PER_CONNECTION, ConnectionPool, LmtpAgent, LmtpSender
+from smtpd.agent.worker import EX_PROTOCOL
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import AtWork, Greet, Greeted, Post, ReadForward, Result, decode
-from smtpd.smtp.lmtp import PATIENCE, State
+from smtpd.errand import AgentSpec, InProgress, ProbeServer, ReadForward, Result, ServerProbed, decode
+from smtpd.smtp.lmtp import REPLY_TIMEOUT, LmtpState
 from tests.agent.conftest import MAIL, errand
 from tests.mail_local.lmtp_server import Server
 
@@ -66,7 +66,7 @@ class Queue:
 
 def courier(server, **post):
     """One hand, without a process: for what only several errands at once can show."""
-    return Courier(Lmtp(Post("lmtp", server.target, **post), "mail", "/"), Queue())
+    return LmtpSender(LmtpAgent(AgentSpec("lmtp", server.target, **post), "mail", "/"), Queue())
 
 
 def test_a_mail_to_a_user_over_tcp(start, serve):
@@ -202,7 +202,7 @@ def test_no_return_path_of_the_mail_goes_to_the_server(start, serve):
 
 
 def greet(agent, request=7):
-    agent.send(Greet(request))
+    agent.send(ProbeServer(request))
     return agent.receive()
 
 
@@ -210,9 +210,9 @@ def greet(agent, request=7):
 def test_what_a_server_knows_is_told_and_the_next_mail_goes_over_that_connection(start, serve, extensions, verdict):
     server = serve(extensions=extensions)
     agent = start("lmtp", server.target)
-    assert greet(agent) == Greeted(7, verdict, "")
+    assert greet(agent) == ServerProbed(7, verdict, "")
     assert agent.deliver(to("bob")).outcome is Outcome.DELIVERED
-    assert greet(agent, 8) == Greeted(8, verdict, "")
+    assert greet(agent, 8) == ServerProbed(8, verdict, "")
     assert server.connections == 1
 
 
@@ -286,10 +286,10 @@ def test_an_answer_is_told_before_the_next_mail_is_sent(serve):
 def test_a_connection_carries_many_mails_but_not_for_ever(start, serve):
     server = serve()
     agent = start("lmtp", server.target)
-    for number in range(1, MAILS_MAX + 3):
+    for number in range(1, MAILS_PER_CONNECTION + 3):
         assert agent.deliver(to("bob", 1, message=number)).outcome is Outcome.DELIVERED
     numbers = [number for number, *_ in server.mails]
-    assert numbers == [1] * MAILS_MAX + [2] * 2
+    assert numbers == [1] * MAILS_PER_CONNECTION + [2] * 2
 
 
 def test_many_mails_go_over_several_connections_each_once(start, serve):
@@ -312,7 +312,7 @@ def test_a_mail_that_is_slow_for_one_user_keeps_no_other_mail_waiting(start, ser
     agent = start("lmtp", server.target)
     agent.send(to("slow", 1, message=1))
     if not at_once:
-        assert agent.hear() == AtWork(1 << 32 | 1)
+        assert agent.hear() == InProgress(1 << 32 | 1)
     for number in range(2, 12):
         agent.send(to("bob", 1, message=number))
     assert {agent.receive().envelope >> 32 for _ in range(10)} == {*range(2, 12)}
@@ -327,10 +327,10 @@ def test_queue_is_told_what_a_hand_is_at_work_with_before_and_while_it_is(serve,
     numbers = [word.number & 0xFF for word in hand._queue.heard]
     assert numbers[:2] == [1, 2] and numbers.count(1) == numbers.count(2) > 6
     said = len(hand._queue.heard)
-    list(hand.do([(Greet(9), -1)]))
+    list(hand.do([(ProbeServer(9), -1)]))
     assert {word.number for word in hand._queue.heard[said:]} == {9}
     said = len(hand._queue.heard)
-    for connection, _ in hand._trade.pool._idle:
+    for connection, _ in hand._kind.pool._idle:
         connection.close()  # by whoever sweeps: it is no word about a mail
     assert len(hand._queue.heard) == said
 
@@ -342,7 +342,7 @@ def test_a_word_is_said_now_and_then_and_not_each_time(serve):
 
 
 def test_a_server_that_drips_its_reply_has_its_time_and_no_more(serve, monkeypatch):
-    monkeypatch.setitem(PATIENCE, State.DOT, 0.3)
+    monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.DOT, 0.3)
     server = serve(answers={"bob": "\r\n".join(["250-and so on"] * 40)}, drips=0.05)
     (result,) = courier(server).do([(to("bob"), -1)])
     assert result.outcome is Outcome.DEFERRED and "no answer in 0 seconds" in result.text
@@ -354,19 +354,19 @@ def test_a_mail_has_not_more_time_than_all_its_steps_together(serve, monkeypatch
     server = serve(holds={"bob": slow})
     (result,) = courier(server).do([(to("bob"), -1)])
     slow.set()
-    assert result.outcome is Outcome.DEFERRED and lmtp.TOO_LONG in result.text
+    assert result.outcome is Outcome.DEFERRED and lmtp.TRANSACTION_TOO_LONG in result.text
 
 
 def test_a_server_that_is_deaf_for_one_mail_is_not_given_up_while_it_goes_on_with_others(serve, monkeypatch):
-    monkeypatch.setitem(PATIENCE, State.DOT, 0.2)
+    monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.DOT, 0.2)
     slow = threading.Event()
     server = serve(holds={"slow": slow})
     hand = courier(server)
-    trade, others = hand._trade, []
+    kind, others = hand._kind, []
 
     def go_on():
         while not others:
-            trade.heard = time.monotonic()
+            kind.heard = time.monotonic()
             time.sleep(0.02)
 
     thread = threading.Thread(target=go_on)
@@ -375,7 +375,7 @@ def test_a_server_that_is_deaf_for_one_mail_is_not_given_up_while_it_goes_on_wit
     others.append(True)
     thread.join()
     slow.set()
-    assert result.outcome is Outcome.DEFERRED and not trade.over
+    assert result.outcome is Outcome.DEFERRED and not kind.draining
 
 
 def test_a_server_that_wants_one_connection_gets_everything_over_one(start, serve):
@@ -389,7 +389,7 @@ def test_a_server_that_wants_one_connection_gets_everything_over_one(start, serv
 
 def test_a_kept_connection_is_given_up_after_a_while(serve):
     server = serve()
-    pool = Pool(lambda _progress: lmtp.connect(lmtp.resolve(server.target), "here"), kept=0.05)
+    pool = ConnectionPool(lambda _progress: lmtp.connect(lmtp.resolve(server.target), "here"), kept=0.05)
     connection, kept = pool.take(nothing)
     assert not kept
     pool.give(connection)
@@ -422,7 +422,7 @@ def test_after_the_dot_nothing_is_sent_again_at_once(serve, closes, delivered):
 
 
 def test_a_server_that_falls_silent_is_waited_for_once(serve, monkeypatch):
-    monkeypatch.setitem(PATIENCE, State.DOT, 0.1)
+    monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.DOT, 0.1)
     server = serve(closes="deaf")
     hand = courier(server)
     results = list(hand.do([(to("bob", 1, message=number), -1) for number in range(1, 4)]))
@@ -466,7 +466,7 @@ def test_the_second_address_is_tried_when_the_first_does_not_answer(serve):
 
 def test_a_connection_and_a_greeting_have_each_their_own_time(monkeypatch):
     """Together they would be more than queue waits for a word: it would drop the agent with all that it has."""
-    monkeypatch.setitem(PATIENCE, State.GREETING, 0.05)
+    monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.GREETING, 0.05)
     steps = []
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = "{}:{}".format(*silent.getsockname())
@@ -489,7 +489,7 @@ def kernel_without_ipv6(monkeypatch):
 def test_an_address_of_a_family_that_the_kernel_does_not_have_is_passed_over(serve, kernel_without_ipv6):
     """A name may have addresses of both families."""
     server = serve()
-    sixth = lmtp.Address(socket.AF_INET6, ("::1", 24, 0, 0), "[::1]:24")
+    sixth = lmtp.ServerAddress(socket.AF_INET6, ("::1", 24, 0, 0), "[::1]:24")
     lmtp.connect([sixth, *lmtp.resolve(server.target)], "here").close()
     with pytest.raises(lmtp.Unreachable, match=r"^\[::1\]:24: Address family not supported by protocol$"):
         lmtp.connect([sixth], "here")
@@ -502,7 +502,7 @@ def test_a_hand_that_gets_no_connection_keeps_no_other_hand_waiting():
     def connect(_progress):
         raise failures.pop(0)
 
-    pool = Pool(connect)
+    pool = ConnectionPool(connect)
     for kind in (MemoryError, OSError, lmtp.Unreachable):
         taken = []
 

@@ -12,12 +12,12 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from mail_local import mbox
-from mail_local.mailbox import STALE, maybe_lock
-from smtpd.agent.hand import EX_PROTOCOL
-from smtpd.agent.mailbox import LOCK_TIME, Writer
+from mail_local.mailbox import STALE_LOCK_AGE, maybe_lock
+from smtpd.agent.mailbox import LOCK_TIME, MailboxWriter
+from smtpd.agent.worker import EX_PROTOCOL
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import ReadForward
-from smtpd.parent.mailbox import HELD_MAX
+from smtpd.errand import ReadForward
+from smtpd.parent.mailbox import LOCK_MAX
 from tests.agent.conftest import MAIL, UID, Agent, errand, own
 
 TRACE = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
@@ -45,7 +45,7 @@ class Parent:
 
     def hand_over(self, number, *descriptors):
         rights = [(1, 1, struct.pack(f"{len(descriptors)}i", *descriptors))] if descriptors else []
-        self.agent.tether.sendmsg([struct.pack(">Q", number)], rights)
+        self.agent.mailbox_socket.sendmsg([struct.pack(">Q", number)], rights)
 
     def close(self):
         self._stack.close()
@@ -191,7 +191,7 @@ def test_what_is_no_mailbox_on_the_tether_ends_it(start, packet, count):
     agent = start("mbox", "")
     with tempfile.TemporaryFile() as file:
         rights = [(1, 1, struct.pack(f"{count}i", *[file.fileno()] * count))] if count else []
-        agent.tether.sendmsg([packet], rights)
+        agent.mailbox_socket.sendmsg([packet], rights)
     agent.send(to(2**63))
     if packet:
         assert agent.process.wait(30) == EX_PROTOCOL
@@ -202,7 +202,7 @@ def test_what_is_no_mailbox_on_the_tether_ends_it(start, packet, count):
 def test_a_descriptor_that_is_no_file_is_not_written_to(start):
     agent = start("mbox", "")
     reading, writing = os.pipe()
-    agent.tether.sendmsg([struct.pack(">Q", 1)], [(1, 1, struct.pack("i", writing))])
+    agent.mailbox_socket.sendmsg([struct.pack(">Q", 1)], [(1, 1, struct.pack("i", writing))])
     result = agent.deliver(to(1))
     assert (result.outcome, result.text) == (Outcome.DEFERRED, "the mailbox is not a regular file")
     os.close(reading)
@@ -303,7 +303,7 @@ def writer(tmp_path):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with open(tmp_path / "bob", "a+b") as opened, ours, theirs:
         ours.sendmsg([struct.pack(">Q", 1)], [(1, 1, struct.pack("i", opened.fileno()))])
-        made = Writer(theirs)
+        made = MailboxWriter(theirs)
         yield made
         os.close(made._mailbox)
 
@@ -314,7 +314,7 @@ def test_no_lock_is_held_for_long_whatever_waits_and_however_slow_the_disk_is(tm
     for batch in range(8):  # each costs 40 seconds
         mails = [to(1, 4 * batch + number, content=b"x\n" * 5000) for number in range(4)]
         outcomes += [result.outcome for result in writer.do([(told, -1) for told in mails])]
-    assert disk.now - begun < LOCK_TIME + 45 < HELD_MAX < STALE
+    assert disk.now - begun < LOCK_TIME + 45 < LOCK_MAX < STALE_LOCK_AGE
     assert outcomes == [Outcome.DELIVERED] * 4 + [Outcome.DEFERRED] * 28
     text = (tmp_path / "bob").read_bytes()
     assert text.count(b"From amy@there.test ") == 4 and text.endswith(b"x\n\n")
@@ -329,7 +329,7 @@ def test_within_a_batch_none_but_the_first_is_begun_when_it_is_late(tmp_path, mo
     monkeypatch.setattr(os, "pwrite", slow)
     results = writer.do([(to(1, number), -1) for number in range(4)])
     assert [result.outcome for result in results] == [Outcome.DELIVERED, *[Outcome.DEFERRED] * 3]
-    assert {result.text for result in results[1:]} == {mbox.NO_TIME}
+    assert {result.text for result in results[1:]} == {mbox.LOCK_TIME_OVER}
     assert (tmp_path / "bob").read_bytes().count(b"From amy@there.test ") == 1
 
 

@@ -13,15 +13,15 @@ import pytest
 
 from mail_local import maildir
 from mail_local.mailbox import maybe_lock
-from smtpd.agent.command import Command
-from smtpd.agent.hand import Hands
-from smtpd.agent.lmtp import Lmtp
-from smtpd.agent.mailbox import Mailbox
-from smtpd.agent.storage import Storage
-from smtpd.agent.warrant import Warrant
+from smtpd.agent.command import CommandAgent
+from smtpd.agent.expansion_target import ExpansionTargetAgent
+from smtpd.agent.lmtp import LmtpAgent
+from smtpd.agent.mailbox import MailboxAgent
+from smtpd.agent.maildir import MaildirAgent
+from smtpd.agent.worker import Workers
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import PACKET_MAX, Post, Result, decode, encode
-from smtpd.tables import expansion
+from smtpd.errand import PACKET_MAX, AgentSpec, Result, decode, encode
+from smtpd.tables import alias_syntax
 from tests.agent.conftest import errand, files
 from tests.mail_local.lmtp_server import Server
 from tests.recorder import recorded
@@ -33,7 +33,7 @@ def recorder(tmp_path):
         yield made
 
 
-def serve(recorder, trade, *errands, tether=None, sock=None):
+def serve(recorder, kind, *errands, mailbox_socket=None, sock=None):
     """All of an agent's life: its errands, its answers, its end."""
     ours, theirs = sock or socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
@@ -42,7 +42,7 @@ def serve(recorder, trade, *errands, tether=None, sock=None):
         ours.shutdown(socket.SHUT_WR)
         recorder.forget()
         with theirs:
-            Hands(theirs, tether, trade).run()
+            Workers(theirs, mailbox_socket, kind).run()
         answers = []
         while packet := ours.recv(PACKET_MAX):
             answers.append(decode(packet))
@@ -58,7 +58,7 @@ def name(number=1):
 
 @pytest.fixture
 def storage(recorder, tmp_path):
-    return Storage(Post("maildir", "~/Maildir"), "bob", str(tmp_path))
+    return MaildirAgent(AgentSpec("maildir", "~/Maildir"), "bob", str(tmp_path))
 
 
 def test_a_mail_is_durable_in_its_maildir_before_it_is_said_to_be_delivered(recorder, storage):
@@ -109,12 +109,12 @@ def test_a_home_that_may_be_written_and_not_read_gets_a_maildir(start, home):
 
 @pytest.fixture
 def locked(tmp_path):
-    """The tether of an agent, with a mailbox in it as the parent locks and passes it: lock 1."""
+    """The mailbox_socket of an agent, with a mailbox in it as the parent locks and passes it: lock 1."""
     directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    parent, tether = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with parent, tether, ExitStack() as held:
+    parent, mailbox_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with parent, mailbox_socket, ExitStack() as held:
         socket.send_fds(parent, [(1).to_bytes(8, "big")], [maybe_lock(directory, "bob", os.getuid(), 0, held)])
-        yield tether
+        yield mailbox_socket
     os.close(directory)
 
 
@@ -124,7 +124,10 @@ def under_lock(number):
 
 def test_mails_are_written_and_synced_once_before_the_first_is_said_to_be_in_the_mailbox(recorder, locked):
     mails = [under_lock(number) for number in (1, 2, 3)]
-    assert serve(recorder, Mailbox(Post("mbox", ""), "bob", "/"), *mails, tether=locked) == [Outcome.DELIVERED] * 3
+    assert (
+        serve(recorder, MailboxAgent(AgentSpec("mbox", ""), "bob", "/"), *mails, mailbox_socket=locked)
+        == [Outcome.DELIVERED] * 3
+    )
     recorder.in_order("write bob", "sync bob", "answer DELIVERED")
     assert recorder.happened("sync bob") == 1
 
@@ -132,8 +135,8 @@ def test_mails_are_written_and_synced_once_before_the_first_is_said_to_be_in_the
 @pytest.mark.parametrize("what", ["write bob", "sync bob"])
 def test_what_is_not_durable_in_a_mailbox_is_deferred_and_taken_back_first(recorder, locked, tmp_path, what):
     recorder.refuse(what, errno.ENOSPC)
-    trade = Mailbox(Post("mbox", ""), "bob", "/")
-    assert serve(recorder, trade, under_lock(1), tether=locked) == [Outcome.DEFERRED]
+    kind = MailboxAgent(AgentSpec("mbox", ""), "bob", "/")
+    assert serve(recorder, kind, under_lock(1), mailbox_socket=locked) == [Outcome.DEFERRED]
     recorder.in_order("cut bob", "answer DEFERRED")
     assert (tmp_path / "bob").read_bytes() == b""
 
@@ -144,7 +147,7 @@ def test_what_is_not_durable_in_a_mailbox_is_deferred_and_taken_back_first(recor
 def test_a_server_has_taken_the_mail_before_it_is_said_to_be_delivered(recorder):
     server = Server()
     try:
-        outcomes = serve(recorder, Lmtp(Post("lmtp", server.target), "mail", "/"), errand())
+        outcomes = serve(recorder, LmtpAgent(AgentSpec("lmtp", server.target), "mail", "/"), errand())
     finally:
         server.stop()
     assert outcomes == [Outcome.DELIVERED]
@@ -156,10 +159,10 @@ def test_what_a_server_has_taken_is_said_before_it_is_asked_to_take_more(recorde
     """A crash between two mails makes no second copy of the first."""
     server = Server()
     mails = [errand(1, sender="amy@there.test"), errand(2, sender="eve@there.test")]
-    trade = Lmtp(Post("lmtp", server.target), "mail", "/")
-    trade.HANDS = 1
+    kind = LmtpAgent(AgentSpec("lmtp", server.target), "mail", "/")
+    kind.WORKERS_MAX = 1
     try:
-        assert serve(recorder, trade, *mails) == [Outcome.DELIVERED] * 2
+        assert serve(recorder, kind, *mails) == [Outcome.DELIVERED] * 2
     finally:
         server.stop()
     story = [text for text in recorder.events if text.startswith(("says MAIL", "answer DELIVERED"))]
@@ -189,24 +192,26 @@ LINE = "cat >%s; sleep 0.05; : >%s"
 
 def test_a_command_is_over_before_its_mail_is_said_to_be_delivered(recorder, tmp_path):
     line = LINE % (tmp_path / "mail", tmp_path / "done")
-    trade = Command(Post("command", line), "bob", str(tmp_path))
-    assert serve(recorder, trade, errand(), sock=observed(tmp_path / "done")) == [Outcome.DELIVERED]
+    kind = CommandAgent(AgentSpec("command", line), "bob", str(tmp_path))
+    assert serve(recorder, kind, errand(), sock=observed(tmp_path / "done")) == [Outcome.DELIVERED]
     assert Observed.seen is True
 
 
 def test_a_command_of_a_forward_is_over_before_its_mail_is_said_to_be_delivered(recorder, tmp_path):
     line = LINE % (tmp_path / "mail", tmp_path / "done")
     (tmp_path / ".forward").write_text(f'"|{line}"\n')
-    told = dataclasses.replace(errand(), digest=expansion.digest(expansion.Command(line)))
-    trade = Warrant(Post("warrant", ""), "bob", str(tmp_path))
-    assert serve(recorder, trade, told, sock=observed(tmp_path / "done")) == [Outcome.DELIVERED]
+    told = dataclasses.replace(errand(), digest=alias_syntax.digest(alias_syntax.Command(line)))
+    kind = ExpansionTargetAgent(AgentSpec("expansion-target", ""), "bob", str(tmp_path))
+    assert serve(recorder, kind, told, sock=observed(tmp_path / "done")) == [Outcome.DELIVERED]
     assert Observed.seen is True
 
 
 def test_a_file_of_a_forward_is_durable_before_its_mail_is_said_to_be_delivered(recorder, tmp_path):
     (tmp_path / ".forward").write_text(f"{tmp_path}/archive\n")
-    told = dataclasses.replace(errand(), digest=expansion.digest(expansion.File(f"{tmp_path}/archive")))
-    assert serve(recorder, Warrant(Post("warrant", ""), "bob", str(tmp_path)), told) == [Outcome.DELIVERED]
+    told = dataclasses.replace(errand(), digest=alias_syntax.digest(alias_syntax.File(f"{tmp_path}/archive")))
+    assert serve(recorder, ExpansionTargetAgent(AgentSpec("expansion-target", ""), "bob", str(tmp_path)), told) == [
+        Outcome.DELIVERED
+    ]
     recorder.in_order(
         "make archive", "sync .", "lock archive", "write archive", "sync archive", "unlock archive", "answer DELIVERED"
     )

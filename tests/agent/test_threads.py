@@ -9,28 +9,28 @@ import pytest
 
 from mail_local import maildir
 from mail_local.lmtp import Unreachable
-from smtpd.agent import hand
-from smtpd.agent.hand import Hands
-from smtpd.agent.lmtp import Pool
+from smtpd.agent import worker
+from smtpd.agent.lmtp import ConnectionPool
+from smtpd.agent.worker import Workers
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import PACKET_MAX, Deliver, Result, decode, encode
+from smtpd.errand import PACKET_MAX, Deliver, Result, decode, encode
 from tests.agent.conftest import errand
 from tests.stress import PATIENCE, hasty_threads, join, rounds
 
-ERRANDS = 60
+REQUESTS = 60
 
 
 class Trade:
     """Answers each errand."""
 
-    ERRANDS = (Deliver,)
-    HANDS, BATCH, BATCH_BYTES, GATHER = 6, 3, 1 << 20, 0
-    over, places = False, ()
+    REQUESTS = (Deliver,)
+    WORKERS_MAX, BATCH, BATCH_BYTES, GATHER_TIME = 6, 3, 1 << 20, 0
+    draining, visible_paths = False, ()
 
     def __init__(self, by_message):
-        self.BY_MESSAGE = self.SPARE = by_message
+        self.SAME_MESSAGE = self.SPARE_WORKER = by_message
 
-    def work(self, _queue, _tether):
+    def work(self, _queue, _mailbox_socket):
         return self
 
     def do(self, batch):
@@ -40,13 +40,13 @@ class Trade:
 @pytest.mark.parametrize("by_message", [False, True])
 def test_hand_over_each_errand_is_answered_once_and_no_hand_is_left(monkeypatch, by_message):
     ends = []
-    monkeypatch.setattr(hand.os, "_exit", ends.append)
-    packets = [encode(errand(number)) for number in range(1, ERRANDS + 1)]
+    monkeypatch.setattr(worker.os, "_exit", ends.append)
+    packets = [encode(errand(number)) for number in range(1, REQUESTS + 1)]
     with hasty_threads():
         for _ in rounds(6):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.settimeout(PATIENCE)
-            hands = Hands(theirs, None, Trade(by_message))
+            hands = Workers(theirs, None, Trade(by_message))
             main = threading.Thread(target=hands.run, daemon=True)
             main.start()
 
@@ -57,7 +57,7 @@ def test_hand_over_each_errand_is_answered_once_and_no_hand_is_left(monkeypatch,
 
             sender = threading.Thread(target=send, daemon=True)
             sender.start()
-            answered = sorted(decode(ours.recv(PACKET_MAX)).envelope for _ in range(ERRANDS))
+            answered = sorted(decode(ours.recv(PACKET_MAX)).envelope for _ in range(REQUESTS))
             assert answered == sorted(decode(packet).envelope for packet in packets)
             join([sender, main])
             assert not any(thread.is_alive() for thread in hands._others)
@@ -91,7 +91,7 @@ class Connection:
         self._server = server
         self.mails, self.is_ready, self.in_use, self.closed = 0, True, False, False
 
-    def is_silent(self):
+    def is_idle(self):
         return not self.closed
 
     def close(self):
@@ -106,7 +106,7 @@ def test_hand_over_no_hand_waits_for_a_connection_that_nobody_gives_back(limit):
     with hasty_threads():
         for _ in rounds(2):
             server, troubles, done = Server(limit), [], []
-            pool = Pool(server.connect, kept=0.0005)
+            pool = ConnectionPool(server.connect, kept=0.0005)
 
             def work(server=server, pool=pool, troubles=troubles, done=done):
                 try:
@@ -140,7 +140,7 @@ def test_hand_over_what_lay_in_a_maildir_is_read_once_for_all_hands(tmp_path):
     (tmp_path / "Maildir/new/1.E1.here").touch()
     with hasty_threads():
         for number in rounds(20):
-            earlier, told = maildir.Earlier("here"), []
+            earlier, told = maildir.EarlierDeliveries("here"), []
             new = tmp_path / f"Maildir/new/{number + 2}.E1.here"
 
             def ask(earlier=earlier, told=told, new=new):

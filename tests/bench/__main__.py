@@ -19,16 +19,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.ground import Ground, Unavailable, inside, unshared
-from tests.bench.place import OF_MAIL, PLACES
+from tests.bench.scenario import OF_MAIL, SCENARIOS
 from tests.bench.server import SERVERS
+from tests.bench.testbed import Testbed, Unavailable, inside, unshared
 
 TOP = Path(__file__).parent.parent.parent
 
 
 def arguments():
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Mail for local users, side by side.")
-    places = f"places, with commas: {', '.join(PLACES)} (default: those of mail)"
+    places = f"places, with commas: {', '.join(SCENARIOS)} (default: those of mail)"
     parser.add_argument("--into", default=",".join(OF_MAIL), help=places)
     parser.add_argument("--messages", type=int, help="a round (default 2000; users 1000, flood 10000)")
     parser.add_argument("--size", type=int, default=4096, help="bytes of a message (default 4096)")
@@ -46,7 +46,7 @@ def arguments():
 
 def main():
     options = arguments()
-    if options.ground:
+    if options.testbed:
         inside()
         compare(options)
         return 0
@@ -64,22 +64,22 @@ def main():
 
 
 def compare(options):
-    ground = Ground(Path(options.ground))
+    testbed = Testbed(Path(options.testbed))
     results = []
     for name in options.into.split(","):
-        place = PLACES[name]
+        place = SCENARIOS[name]
         servers = [server for server in options.only.split(",") if server in place.AGAINST]
         load = place.load(options)
-        results.append((place, load, compared(place, servers, ground, load, options.rounds)))
+        results.append((place, load, compared(place, servers, testbed, load, options.rounds)))
     show(results, options)
 
 
-def compared(place, names, ground, load, rounds):
+def compared(place, names, testbed, load, rounds):
     measures = {name: [] for name in names}
     for turn in range(rounds + 1):  # the first one warms up: disk blocks, caches
         for name in list(measures):
             try:
-                measure = measured(name, place(ground), ground, load if turn else load.short())
+                measure = measured(name, place(testbed), testbed, load if turn else load.short())
             except Unavailable as error:
                 print(f"bench: {place.NAME}, {name}: {error}", file=sys.stderr)
                 del measures[name]
@@ -90,8 +90,8 @@ def compared(place, names, ground, load, rounds):
     return {name: some[0].middle(some) for name, some in measures.items() if some}
 
 
-def measured(name, place, ground, load):
-    server = SERVERS[name](ground, place)
+def measured(name, place, testbed, load):
+    server = SERVERS[name](testbed, place)
     try:
         server.start()
         try:

@@ -96,7 +96,7 @@ class Client:
         return data
 
 
-class Crowd:
+class ClientPool:
     def __init__(self, port, most, rate, seconds):
         self._port, self._most, self._rate, self._seconds = port, most, rate, seconds
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -141,7 +141,7 @@ class Crowd:
 
 
 def main(port, most, rate, seconds):
-    crowd = Crowd(int(port), int(most), float(rate), float(seconds))
+    crowd = ClientPool(int(port), int(most), float(rate), float(seconds))
     taken = crowd.run()
     print(json.dumps({"done": crowd.done, "failed": crowd.failed, "seconds": taken, "complaint": crowd.complaint}))
 

@@ -17,8 +17,8 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.bench.ground import TOP, Unavailable
 from tests.bench.load import TICK, of_each_process, shares_of
+from tests.bench.testbed import TOP, Unavailable
 
 PROCESSES = 2  # of clients
 EVERY = 0.05  # seconds

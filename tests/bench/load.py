@@ -6,7 +6,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field, replace
 
-from tests.bench.ground import PEERS, Unavailable
+from tests.bench.testbed import PEERS, Unavailable
 
 LONGEST = 120.0  # seconds that a round may take
 TICK = 1000 / os.sysconf("SC_CLK_TCK")  # ms

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.bench.ground import PEERS, TOP, Unavailable
 from tests.bench.load import environment
+from tests.bench.testbed import PEERS, TOP, Unavailable
 
 READY = 20.0  # seconds
 
@@ -34,10 +34,10 @@ class Server:
     NAME = LABEL = DURABILITY = ""
     MAIL = "mail"  # where the system's mailboxes are, below its directory
 
-    def __init__(self, ground, place):
-        self.ground = ground
+    def __init__(self, testbed, place):
+        self.testbed = testbed
         self.place = place
-        self.directory = ground.next_run(self.NAME)
+        self.directory = testbed.next_run(self.NAME)
         self.mail = self.directory / self.MAIL
         self.log = self.directory / "log"
 
@@ -45,7 +45,7 @@ class Server:
         """Of smtpd and OpenSMTPD."""
         pki, tls = "", ""
         if self.place.KEY:
-            pki, tls = PKI.format(*self.ground.identity(self.place.KEY)), "tls pki here.test"
+            pki, tls = PKI.format(*self.testbed.identity(self.place.KEY)), "tls pki here.test"
         conf = self.directory / "smtpd.conf"
         conf.write_text(CONFIGURATION.format(port=self.PORT, action=self.place.ACTION, pki=pki, tls=tls))
         return conf
@@ -202,7 +202,7 @@ smtpd_tls_key_file = {}
             raise Unavailable("not here")
         place = self.place.POSTFIX.format(mail=self.mail)
         if self.place.KEY:
-            place += self.TLS.format(*self.ground.identity(self.place.KEY))
+            place += self.TLS.format(*self.testbed.identity(self.place.KEY))
         places = {"tree": self.TREE, "directory": self.directory, "port": self.PORT, "place": place}
         etc = self.directory / "etc"
         etc.mkdir()
@@ -213,13 +213,13 @@ smtpd_tls_key_file = {}
 
     def _make_queue(self):
         run = self.directory.name
-        self.ground.make_mail_directory(f"{run}/{self.MAIL}")
-        self.ground.make(f"{run}/data", "postfix", 0o700)
-        self.ground.make(f"{run}/queue/pid")
+        self.testbed.make_mail_directory(f"{run}/{self.MAIL}")
+        self.testbed.make(f"{run}/data", "postfix", 0o700)
+        self.testbed.make(f"{run}/queue/pid")
         for name in self.QUEUES:
-            self.ground.make(f"{run}/queue/{name}", "postfix", 0o700)
-        self.ground.make(f"{run}/queue/maildrop", "postfix", 0o730)
-        self.ground.make(f"{run}/queue/public", "postfix", 0o710)
+            self.testbed.make(f"{run}/queue/{name}", "postfix", 0o700)
+        self.testbed.make(f"{run}/queue/maildrop", "postfix", 0o730)
+        self.testbed.make(f"{run}/queue/public", "postfix", 0o710)
 
     def environment(self):
         return {**environment(), "MAIL_CONFIG": str(self.directory / "etc")}
@@ -243,9 +243,9 @@ exec /usr/sbin/smtpd -d -f {directory}/smtpd.conf
         if not (self.TREE / "usr/sbin/smtpd").exists():
             raise Unavailable("not here")
         for name in ("var/spool", "var/lib/opensmtpd/empty", "run"):
-            self.ground.make(f"{self.directory.name}/{name}")
-        self.ground.make_mail_directory(f"{self.directory.name}/{self.MAIL}")
-        self.ground.make(f"{self.directory.name}/var/spool/smtpd", mode=0o711)
+            self.testbed.make(f"{self.directory.name}/{name}")
+        self.testbed.make_mail_directory(f"{self.directory.name}/{self.MAIL}")
+        self.testbed.make(f"{self.directory.name}/var/spool/smtpd", mode=0o711)
         self.configuration()
         script = self.MOUNTS.format(tree=self.TREE, directory=self.directory)
         return ["unshare", "--mount", "sh", "-eu", "-c", script]

@@ -3,11 +3,11 @@
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from smtpd.config.error import ConfigErrors
+from smtpd.config.errors import ConfigErrors
 from smtpd.config.host import Host
 from smtpd.config.parser import parse
-from smtpd.config.slice import Slices
-from smtpd.config.slicing import Sliced, slice_config
+from smtpd.config.resolve.slicing import Sliced, slice_config
+from smtpd.slice import Slices
 
 RULES = "\naction a maildir\nmatch reject"
 RESOLVED = {"mail.example.org": ("192.0.2.1", "2001:db8::1"), "four.example.org": ("192.0.2.2",)}

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.error import ConfigErrors
+from smtpd.config.errors import ConfigErrors
 from smtpd.config.model import Config, Table
-from smtpd.config.parser import MOST_FILES, parse
-from smtpd.config.slice import Match
-from smtpd.config.syntax import RESERVED
+from smtpd.config.parse.syntax import RESERVED
+from smtpd.config.parser import FILES_MAX, parse
+from smtpd.slice import Match
 
 RULE = "match for any reject\n"
 
@@ -62,7 +62,7 @@ def test_all_files_that_were_read_are_told():
 
 def test_a_listener_is_placed_where_it_stands():
     read = reader(f=f'{RULE}include "g"\nlisten on a', g="\n  listen on b")
-    places = parse("f", read=read).listener_places
+    places = parse("f", read=read).listener_positions
     assert [(place.file, place.line, place.column) for place in places] == [("g", 2, 13), ("f", 3, 11)]
 
 
@@ -95,7 +95,7 @@ def test_a_pipe_or_a_directory_is_not_read(tmp_path):
 def test_files_that_include_ever_more_come_to_an_end():
     """Each includes the next one twice: 2^50 without a bound."""
     files = {f"f{n}": f'include "f{n + 1}"\n' * 2 for n in range(50)} | {"f50": RULE}
-    with pytest.raises(ConfigErrors, match=f"more than {MOST_FILES} files"):
+    with pytest.raises(ConfigErrors, match=f"more than {FILES_MAX} files"):
         parse("f0", read=reader(**files))
 
 

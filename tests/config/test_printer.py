@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config import printer, value
+from smtpd.config import printer
+from smtpd.config.build import value
 from smtpd.config.model import Action, Ca, Config, Listen, ListenSocket, Pki, Table, Wrapper
 from smtpd.config.parser import parse
-from smtpd.config.slice import Auth, Condition, DeliveryLimits, Limits, Match, Method, Operand, Proxy, Tls
+from smtpd.slice import Auth, Condition, DeliveryLimits, Limits, Match, Method, Operand, Proxy, Tls
 
 # What a string can hold; one that ends in a backslash was a bare word.
 QUOTED = st.text(
@@ -22,7 +23,7 @@ HOST = st.text(ascii_sets.ascii_letters + ascii_sets.digits + ".-:[]\"'{}\\=", m
 WORD = TEXT.filter(lambda text: bool(text) and "\t" not in text)
 TAG = QUOTED.filter(lambda tag: len(tag) <= 32 and "\t" not in tag)
 COUNT = st.integers(1, 2**31 - 1)
-LIMITS = {key: st.integers(*value.LIMITS.get(key, (1, 9))) for key in Limits.__struct_fields__}
+LIMITS = {key: st.integers(*value.LIMIT_RANGES.get(key, (1, 9))) for key in Limits.__struct_fields__}
 LIST = st.lists(TEXT, min_size=1, max_size=8).map(tuple)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(tuple)
 PATH = QUOTED.filter(lambda text: "\t" not in text).map("/".__add__)
@@ -195,12 +196,12 @@ def configs(draw):
     pki = [Pki(name, "/c", '/"k"', draw(st.sampled_from(["none", "auto", "legacy"]))) for name in draw(SOME_PKI)]
     ca = [Ca(name, "/ca") for name in draw(SOME_PKI)]
     names = [each.name for each in pki], [each.name for each in ca]
-    doors = [draw(listeners(*names, tables)) for _ in range(draw(st.integers(0, 3)))]
+    listener_tables = [draw(listeners(*names, tables)) for _ in range(draw(st.integers(0, 3)))]
     rules = [draw(matches([action.name for action in actions], tables)) for _ in range(draw(st.integers(1, 3)))]
     declared = [table for table in tables if not table.name.startswith("<")]
     inline = [table for table in tables if table.name.startswith("<")]
     return Config(
-        listeners=tuple(doors),
+        listeners=tuple(listener_tables),
         tables=(*declared, *inline),
         actions=tuple(actions),
         matches=tuple(rules),

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from smtpd.config.host import choose_server_name, interfaces, read_first_line, this_host
-from smtpd.config.slice import (
+from smtpd.slice import (
     SOCKET,
     UNLIMITED,
     AgentSlice,
@@ -17,10 +17,10 @@ from smtpd.config.slice import (
     CaSlice,
     DeliveryLimits,
     DeliverySlice,
-    DoorSlice,
     ExpansionSlice,
     Limits,
     ListenerSlice,
+    ListenerTablesSlice,
     Method,
     PkiSlice,
     ProgramSlice,
@@ -275,9 +275,9 @@ def test_lookup_is_told_of_each_listener_that_it_is_asked_about():
     listen on eth0 inet4 port 26 xclient "127.0.0.1" hostnames <t>
     table t2 {{ "192.0.2.1" = mx1 }}
     """.replace("hostnames <t>", "hostnames <t2>")
-    assert slices(text).lookup.doors == (
-        DoorSlice(2, True, credentials="t", senders="t"),
-        DoorSlice(3, hostnames="t2", xclient="<dynamic:0>"),
+    assert slices(text).lookup.listener_tables == (
+        ListenerTablesSlice(2, True, credentials="t", senders="t"),
+        ListenerTablesSlice(3, hostnames="t2", xclient="<dynamic:0>"),
     )
 
 
@@ -285,14 +285,14 @@ def test_lookup_is_told_of_each_listener_that_it_is_asked_about():
     "option, door",
     [
         ("", ()),
-        ("auth", (DoorSlice(0, True),)),
-        ("hostnames <t>", (DoorSlice(0, hostnames="t"),)),
-        ("xclient '127.0.0.1'", (DoorSlice(0, xclient="<dynamic:0>"),)),
+        ("auth", (ListenerTablesSlice(0, True),)),
+        ("hostnames <t>", (ListenerTablesSlice(0, hostnames="t"),)),
+        ("xclient '127.0.0.1'", (ListenerTablesSlice(0, xclient="<dynamic:0>"),)),
     ],
 )
 def test_lookup_is_asked_about_a_listener_for_any_one_of_its_tables(option, door):
     text = f'{PKI}table t {{ "192.0.2.1" = mx1 }}\nlisten on eth0 inet4 tls pki mx1 {option}'
-    assert slices(text).lookup.doors == door
+    assert slices(text).lookup.listener_tables == door
 
 
 @pytest.mark.parametrize("operands", [("tun0 inet4", "tun0 inet6"), ("tun0", "eth0"), ("tun0", "tun0 port 26")])
@@ -488,7 +488,7 @@ def test_an_lmtp_action_says_which_recipient_it_names():
 def test_users_of_the_system_are_no_table():
     made = slices("action b maildir userbase <getpwnam>")
     assert made.lookup.actions[0].userbase == ""
-    assert made.parent.actions[0].people is None
+    assert made.parent.actions[0].accounts is None
 
 
 def test_limits_of_delivery_reach_queue():
@@ -555,7 +555,7 @@ def test_a_slice_survives_its_way_to_the_process(role, tmp_path):
 
 
 def test_a_process_that_gets_its_slice_loads_no_parser():
-    code = f"import sys; sys.path[:] = {sys.path!r}; import smtpd.config.slice; print('lark' in sys.modules)"
+    code = f"import sys; sys.path[:] = {sys.path!r}; import smtpd.slice; print('lark' in sys.modules)"
     out = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "False\n"
 

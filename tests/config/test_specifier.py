@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.specifier import LINE_MAX, NAMES, VALUE_MAX, Malformed, Template, parse, values_of, wrap
+from smtpd.config.specifier import COMMAND_MAX, NAMES, VALUE_MAX, Template, TemplateError, parse, values_of, wrap
 
 VALUES = values_of("Amy+x@There.test", "bob+list@here.test", "bob@here.test", "bob", "/home/bob")
 HOSTILE = "$(touch x);`id`\n'\"\\ *~!#|&<>{}[]%{rcpt}${1}$HOME"
@@ -113,13 +113,13 @@ def test_a_home_is_not_changed():
     ],
 )
 def test_what_is_no_specifier(text):
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         parse(text)
 
 
 @pytest.mark.parametrize("text", ["%{sender[16]}", "%{sender[-17]}", "%{sender[3:2]}", "%{sender[20:]}"])
 def test_characters_that_a_value_does_not_have(text):
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         expand(text)
 
 
@@ -128,25 +128,25 @@ def test_characters_that_a_value_does_not_have(text):
 
 def test_a_very_long_specifier():
     for inside in ("x" * 128, "sender" + "|raw" * 100_000, "sender:" + "raw|" * 40 + "raw"):
-        with pytest.raises(Malformed):
+        with pytest.raises(TemplateError):
             parse(f"%{{{inside}}}")
 
 
 def test_very_many_specifiers():
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         parse("%{sender}" * 1000).command(VALUES, "+")
 
 
 def test_a_very_long_command():
-    assert parse("x" * LINE_MAX).command({}, "+") == ("x" * LINE_MAX, [])
-    with pytest.raises(Malformed):
-        parse("x" * (LINE_MAX + 1)).command({}, "+")
+    assert parse("x" * COMMAND_MAX).command({}, "+") == ("x" * COMMAND_MAX, [])
+    with pytest.raises(TemplateError):
+        parse("x" * (COMMAND_MAX + 1)).command({}, "+")
 
 
 def test_a_very_long_value():
     assert expand("%{sender}", sender="x" * VALUE_MAX) == "x" * VALUE_MAX
     for text in ("%{sender}", "/%{sender}"):
-        with pytest.raises(Malformed):
+        with pytest.raises(TemplateError):
             parse(text).path(VALUES | {"sender": "x" * (VALUE_MAX + 1)}, "+")
 
 
@@ -186,9 +186,9 @@ def test_a_value_is_a_parameter_quoted_as_the_place_wants(text, line):
 )
 def test_where_no_value_can_stand(text):
     template = parse(text)
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         template.check_command()
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         template.command(VALUES, "+")
 
 
@@ -232,7 +232,7 @@ def test_a_value_never_changes_the_words_of_the_line(fragments, sender, recipien
     text = "printf '%s\\0' " + "".join(fragments)
     try:
         line, parameters = parse(text).command(VALUES | {"sender": sender, "rcpt": recipient}, "+")
-    except Malformed:
+    except TemplateError:
         assume(False)
     status, words = printed(text.replace("%{sender:raw}", "SENDER").replace("%{rcpt:raw}", "RCPT"), [])
     controls = {code: ":" for code in (*range(32), 127)}
@@ -247,7 +247,7 @@ def test_any_text_is_a_template_or_malformed(text):
     for use in (lambda t: t.command(VALUES, "+"), lambda t: t.path(VALUES, "+"), Template.check_command):
         try:
             use(parse(text))
-        except Malformed:
+        except TemplateError:
             pass
 
 
@@ -273,12 +273,12 @@ def test_a_wrapper_wraps():
     ['sh -c "%{mda}"', "sh -c '%{mda}'", "\\%{mda}", "$%{mda}", "$(%{mda})", "%{mda:raw}", "%{mda[0]}", "a '"],
 )
 def test_where_no_command_can_be_wrapped(text):
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         parse(text, wrapper=True)
 
 
 def test_a_wrapped_command_with_a_quote_of_its_own_is_none():
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         wrap(parse("nice %{mda}", wrapper=True), parse("a 'b"))
 
 
@@ -304,7 +304,7 @@ def test_paths(text, path):
 
 @pytest.mark.parametrize("text", ["Maildir", "", "~bob/Maildir", "%{sender}", "~"])
 def test_a_path_is_absolute(text):
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         parse(text).path(VALUES, "+")
 
 
@@ -317,19 +317,19 @@ def test_a_slash_in_an_address_makes_no_directory(value):
 @pytest.mark.parametrize("value", ["", ".", ".."])
 def test_a_value_that_would_lead_elsewhere(value):
     for name in ("rcpt.user", "user.username"):
-        with pytest.raises(Malformed):
+        with pytest.raises(TemplateError):
             parse(f"/m/%{{{name}}}/Maildir").path(VALUES | {name: value}, "+")
 
 
 def test_two_values_that_would_lead_elsewhere_together():
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         parse("/m/%{sender}%{rcpt}").path({"sender": ".", "rcpt": "."}, "+")
 
 
 def test_a_user_without_a_home_has_no_path_in_it():
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         parse("%{user.directory}mail").path({"user.directory": ""}, "+")
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         parse("~/mail").path({"user.directory": "home"}, "+")
 
 
@@ -338,7 +338,7 @@ def test_the_home_may_be_the_root():
 
 
 def test_a_very_long_path():
-    with pytest.raises(Malformed):
+    with pytest.raises(TemplateError):
         parse("/" + "x" * 1023).path({}, "+")
 
 
@@ -366,7 +366,7 @@ def test_any_value_stays_below_its_directory(sender, recipient, user):
     for text in ("~/m/%{sender}/x", "~/m/%{rcpt.user:raw}%{user.username}", "~/m/.%{sender.domain:lowercase}"):
         try:
             path = parse(text).path(values, "+")
-        except Malformed:
+        except TemplateError:
             continue
         assert path.startswith("/home/bob/m/") and ".." not in path.split("/")[3:]
         assert path.count("/") == text.count("/") + 2

@@ -5,10 +5,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lark import Token
 
-from smtpd.config import former
-from smtpd.config.error import ConfigErrors
+from smtpd.config.errors import ConfigErrors
+from smtpd.config.parse import obsolete
+from smtpd.config.parse.syntax import TERMINALS, WORD_OF_TERMINAL
 from smtpd.config.parser import parse
-from smtpd.config.syntax import TERMINALS, WORDS
 
 RULE = "\nmatch for any reject\n"
 
@@ -80,11 +80,13 @@ def test_what_is_proposed_is_understood():
     assert errors_of(f"{action}\n{match}") == []
 
 
-TOKENS = [Token("STRING", word) for word in (*former.CRITERIA, *former.TABLE_OPTIONS, *former.METHODS, "x", "to", "as")]
-TOKENS += [
-    Token("STRING", word) for word in ("accept", "reject", "limit", "map", "deliver", "expire", *former.SENTENCES)
+TOKENS = [
+    Token("STRING", word) for word in (*obsolete.CRITERIA, *obsolete.TABLE_OPTIONS, *obsolete.METHODS, "x", "to", "as")
 ]
-TOKENS += [Token(name, word) for name, word in WORDS.items()]
+TOKENS += [
+    Token("STRING", word) for word in ("accept", "reject", "limit", "map", "deliver", "expire", *obsolete.SENTENCES)
+]
+TOKENS += [Token(name, word) for name, word in WORD_OF_TERMINAL.items()]
 
 
 @settings(max_examples=300, deadline=None)
@@ -92,9 +94,9 @@ TOKENS += [Token(name, word) for name, word in WORDS.items()]
 @example([Token("STRING", "<")] * 3)
 def test_any_words_behind_a_former_one_are_answered(words):
     for first in ("accept", "reject", "expire", "limit", "map"):
-        said = former.sentence([Token("STRING", first), *words])
-        assert said and said.isprintable() and len(said) <= former.LONGEST
-    assert former.sentence([Token("STRING", "listen"), *words]) is None
+        said = obsolete.replace_sentence([Token("STRING", first), *words])
+        assert said and said.isprintable() and len(said) <= obsolete.PROPOSAL_LENGTH_MAX
+    assert obsolete.replace_sentence([Token("STRING", "listen"), *words]) is None
 
 
 @pytest.mark.parametrize("word", ["none", "NONE", "Auto", "LEGACY"])

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config import target, value
-from smtpd.config.error import Wrong
+from smtpd.config.build import delivery_target, value
+from smtpd.config.errors import ConfigValueError
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_sizes_as_scan_scaled_reads_them(text, number):
 
 @pytest.mark.parametrize("text", ["", ".", "K", "1KB", "1 K", "-1", "0.1", "8E", "9" * 20, "1e3", "1,5K", "0x10", "١"])
 def test_what_is_no_size(text):
-    with pytest.raises(Wrong):
+    with pytest.raises(ConfigValueError):
         value.size(text)
 
 
@@ -44,7 +44,7 @@ def test_intervals(text, seconds):
     "text", ["", "4", "d", "4w", "4D", "0d", "-1d", "1d2h", "1.5d", " 4d", "99999d", "9" * 30 + "s"]
 )
 def test_what_is_no_interval(text):
-    with pytest.raises(Wrong):
+    with pytest.raises(ConfigValueError):
         value.interval(text)
 
 
@@ -57,7 +57,7 @@ def test_ports(text, port):
 
 @pytest.mark.parametrize("text", ["", "0", "65536", "-25", "--25", "25 ", "²", "ftp", "SMTP", "9" * 5000])
 def test_what_is_no_port(text):
-    with pytest.raises(Wrong):
+    with pytest.raises(ConfigValueError):
         value.port(text)
 
 
@@ -67,10 +67,10 @@ READERS = [
     value.port,
     value.backend,
     value.user,
-    target.maildir_path,
-    target.lmtp_destination,
-    target.command,
-    target.wrapper,
+    delivery_target.maildir_path,
+    delivery_target.lmtp_destination,
+    delivery_target.command,
+    delivery_target.wrapper,
     value.tag,
     value.host_name,
     value.sub_addr_delim,
@@ -84,7 +84,7 @@ READERS = [
 def test_any_text_has_a_value_or_is_wrong(read, text):
     try:
         read(text)
-    except Wrong as wrong:
+    except ConfigValueError as wrong:
         assert str(wrong).isprintable()
 
 
@@ -93,7 +93,7 @@ def test_any_text_has_a_value_or_is_wrong(read, text):
     ["mx", "mx.example.org:24", "192.0.2.1", "192.0.2.1:1", "[::1]", "[2001:db8::1]:65535", "/run/lmtp", "/a b"],
 )
 def test_destinations_of_lmtp(text):
-    assert target.lmtp_destination(text) == text
+    assert delivery_target.lmtp_destination(text) == text
 
 
 @pytest.mark.parametrize(
@@ -117,27 +117,31 @@ def test_destinations_of_lmtp(text):
     ],
 )
 def test_what_is_no_destination_of_lmtp(text):
-    with pytest.raises(Wrong):
-        target.lmtp_destination(text)
+    with pytest.raises(ConfigValueError):
+        delivery_target.lmtp_destination(text)
 
 
 @pytest.mark.parametrize(
     "name", ["root", "_smtpd", "_smtpm", "_smtpx", "", "-x", "a b", "a:b", "../a", "a\n", "%{user.username}"]
 )
 def test_nothing_runs_as_root_nor_as_one_of_ours(name):
-    with pytest.raises(Wrong):
+    with pytest.raises(ConfigValueError):
         value.user(name)
 
 
 @pytest.mark.parametrize("text", ["../evil", "/bin/sh", "a.b", "a b", "", "-x", "é"])
 def test_a_kind_of_table_cannot_lead_out_of_the_directory_of_programs(text):
-    with pytest.raises(Wrong):
+    with pytest.raises(ConfigValueError):
         value.backend(text)
 
 
 def test_a_command_or_path_that_is_too_long_is_no_command_and_no_path():
-    for read, text in ((target.command, "c" * 4097), (target.wrapper, "c" * 4097), (target.maildir_path, "/" * 1025)):
-        with pytest.raises(Wrong):
+    for read, text in (
+        (delivery_target.command, "c" * 4097),
+        (delivery_target.wrapper, "c" * 4097),
+        (delivery_target.maildir_path, "/" * 1025),
+    ):
+        with pytest.raises(ConfigValueError):
             read(text)
 
 
@@ -148,4 +152,4 @@ def test_host_names_are_written_as_dns_and_tls_have_them(text):
 
 
 def test_a_destination_is_resolved_as_dns_has_it():
-    assert target.lmtp_destination("müller.test:24") == "xn--mller-kva.test:24"
+    assert delivery_target.lmtp_destination("müller.test:24") == "xn--mller-kva.test:24"

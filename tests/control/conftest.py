@@ -8,7 +8,7 @@ import time
 import pytest
 
 from smtpd.control import process
-from smtpd.control.journal import Journal
+from smtpd.control.log_forwarder import LogForwarder
 from smtpd.control.state import Control
 from smtpd.imsg import TABLE
 from smtpd.ipc import query
@@ -25,7 +25,7 @@ DEADLINE = 30.0
 class House:
     """`heard` is what the others were told; `answers[type]` makes the answer: imsg, or (imsg, descriptor), or None."""
 
-    def __init__(self, folder, masters):
+    def __init__(self, folder, privileged_uids):
         self.path = str(folder / "smtpd.sock")
         self.loop = prepare()
         self.heard, self.answers, self.socks = [], {}, []
@@ -35,8 +35,8 @@ class House:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(self.path)
         listener.listen(16)
-        journal = Journal(self.loop, {}, None, lambda: None)
-        self.control = Control(self.loop, ours, listener, frozenset(masters), *ASKED, journal)
+        log_forwarder = LogForwarder(self.loop, {}, None, lambda: None)
+        self.control = Control(self.loop, ours, listener, frozenset(privileged_uids), *ASKED, log_forwarder)
         connect(self.loop, ours, HANDLERS, self.control)
         connect(self.loop, theirs, {"control": self._heard}, None)
         self.channels, self.listener = [*ours, *theirs], listener

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from smtpd.control import client as clients
-from smtpd.control.client import PER_UID, STRANGERS
+from smtpd.control.client import PER_UID, UNPRIVILEGED_MAX
 from smtpd.imsg import OpenContent
 from tests.control.test_client import is_closed, works
 
@@ -42,8 +42,8 @@ def fill(house, kernel, limit):
 
 
 def test_so_many_strangers_of_whatever_users_are_there_and_a_master_still_gets_in(house, kernel):
-    assert STRANGERS == 128
-    fill(house, kernel, STRANGERS)
+    assert UNPRIVILEGED_MAX == 128
+    fill(house, kernel, UNPRIVILEGED_MAX)
     kernel.uid = US
     assert works(house)
 

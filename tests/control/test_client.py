@@ -26,7 +26,7 @@ from smtpd.imsg import (
     UpdateTable,
 )
 from smtpd.ipc import frame, query
-from smtpd.ipc.channel import Channel, Closed, OtherVersion
+from smtpd.ipc.channel import Channel, ChannelClosed, VersionMismatch
 from tests.control.conftest import PEERS
 
 ALL = first_envelope(1), last_envelope(2**31 - 1)
@@ -143,7 +143,7 @@ def test_another_version_is_told_ours(house):
     sock.send(header(REMOVE, 16, peer_id=DIGEST ^ 1))
     tool = Channel(sock, TABLE, "smtpctl", "control", peer_id=DIGEST ^ 1)
     sock.settimeout(5)
-    with pytest.raises(OtherVersion):
+    with pytest.raises(VersionMismatch):
         tool.receive()
     assert is_closed(sock)
     tool.close()
@@ -364,7 +364,7 @@ def test_a_question_that_makes_our_code_raise_costs_that_question(house, capfd):
     house.control.clients.asked = fail
     tool = house.client()
     tool.send(UpdateTable(1, "aliases"))
-    with pytest.raises(Closed):
+    with pytest.raises(ChannelClosed):
         tool.receive()
     said = []  # each look takes away what it has seen
     house.until(lambda: said.append(capfd.readouterr().err) or "ZeroDivisionError" in "".join(said))

@@ -8,11 +8,11 @@ from collections import Counter
 
 import pytest
 
-from smtpctl.letter import Letter, Unfit
-from smtpd.header.editor import Editor
+from smtpctl.raw_mail import RawMail, RawMailError
+from smtpd.header.editor import HeaderEditor
 from smtpd.smtp.chunk import ChunkReader
 from smtpd.smtp.data import DataReader
-from smtpd.smtp.reply import Refuse
+from smtpd.smtp.reply import CommandRefused
 from tests.corpus import WAYS, Changed, Encoded, Mail, Refused, Same, all_mails, expected
 
 MAX_SIZE = 100 * 1024 * 1024  # bytes
@@ -47,7 +47,7 @@ def by_data(mail):
     reader = DataReader(MAX_SIZE)
     try:
         content = b"".join(map(reader.feed, pieces(mail.as_data())))
-    except Refuse as refused:
+    except CommandRefused as refused:
         return refused.reply
     assert reader.ended and not reader.rest and not reader.fault
     return content
@@ -65,9 +65,9 @@ def by_binarymime(mail):
 
 def by_sendmail(mail):
     try:
-        with Letter(io.BytesIO(mail.content)) as letter:
+        with RawMail(io.BytesIO(mail.content)) as letter:
             return by_data(Mail(mail.family, mail.name, b"".join(letter.pieces())))
-    except Unfit:
+    except RawMailError:
         return None
 
 
@@ -76,7 +76,7 @@ READERS = {"data": by_data, "bdat": by_bdat, "binarymime": by_binarymime, "sendm
 
 def stored(content):
     """The header, mended, and the body; or a fault."""
-    editor = Editor(domain="here.test")
+    editor = HeaderEditor(domain="here.test")
     edited = b"".join(map(editor.feed, pieces(content))) + editor.end()
     if editor.fault:
         return editor.fault.value[:2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.parent.child import OVERWRITE
+from smtpd.parent.child import OVERWRITE_FREED_MEMORY
 from tests.secret import found_in, numbers
 from tests.tls.world import key, key_pem
 
@@ -23,7 +23,7 @@ ring = Keyring(lambda seconds, function: waiting.append(function))
 for number, path in enumerate(sys.argv[1:]):
     with open(path, "rb") as file:
         public = ring.take(file.fileno())
-    ring.settle()
+    ring.use_taken()
     print("taken", flush=True)
     sys.stdin.readline()
 for function in waiting:
@@ -41,7 +41,7 @@ def test_a_key_that_is_forgotten_is_nowhere_in_memory(tmp_path, kind):
     for path, private in zip(paths, keys, strict=True):
         path.write_bytes(key_pem(private))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
-    more = {"cwd": TOP, "env": os.environ | OVERWRITE}
+    more = {"cwd": TOP, "env": os.environ | OVERWRITE_FREED_MEMORY}
     with subprocess.Popen([sys.executable, "-c", CRYPTO, *map(str, paths)], **pipes, **more) as child:
 
         def at_its_next_word():

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpd.crypto import keyring as module
-from smtpd.crypto.keyring import LINGER, ROUNDS_MAX, Keyring
-from smtpd.tls.library import Unusable
+from smtpd.crypto.keyring import REPLACED_KEY_TIME, ROUNDS_MAX, Keyring
+from smtpd.tls.openssl_library import TlsUnusable
 from tests.tls.world import key, key_pem
 
 
@@ -20,7 +20,7 @@ class Clock:
     def __call__(self, seconds, function):
         self.waiting.append((self.now + seconds, function))
 
-    def pass_by(self, seconds=LINGER):
+    def pass_by(self, seconds=REPLACED_KEY_TIME):
         self.now += seconds
         due = [function for time, function in self.waiting if time <= self.now]
         self.waiting = [(time, function) for time, function in self.waiting if time > self.now]
@@ -53,12 +53,12 @@ def take(tmp_path, keyring):
 
 def test_old_and_new_keys_sign_until_a_minute_after_the_change(take, keyring, clock):
     old = take("rsa2048")
-    keyring.settle()
+    keyring.use_taken()
     clock.pass_by()
     new = take("p256")
     assert {old, new} == keyring.keys.keys()
-    keyring.settle()
-    clock.pass_by(LINGER - 1)
+    keyring.use_taken()
+    clock.pass_by(REPLACED_KEY_TIME - 1)
     assert {old, new} == keyring.keys.keys()
     clock.pass_by(1)
     assert {new} == keyring.keys.keys()
@@ -67,15 +67,15 @@ def test_old_and_new_keys_sign_until_a_minute_after_the_change(take, keyring, cl
 def test_each_round_has_a_minute_of_its_own(take, keyring, clock):
     """54 s after the first change comes a second one, and a handshake that began before it is not over 6 s later."""
     first = take("rsa2048")
-    keyring.settle()
+    keyring.use_taken()
     second = take("p256")
-    keyring.settle()
-    clock.pass_by(LINGER - 6)
+    keyring.use_taken()
+    clock.pass_by(REPLACED_KEY_TIME - 6)
     third = take("p384")
-    keyring.settle()
+    keyring.use_taken()
     clock.pass_by(6)
     assert keyring.keys.keys() == {second, third}, first
-    clock.pass_by(LINGER - 7)
+    clock.pass_by(REPLACED_KEY_TIME - 7)
     assert keyring.keys.keys() == {second, third}
     clock.pass_by(1)
     assert keyring.keys.keys() == {third}
@@ -83,15 +83,15 @@ def test_each_round_has_a_minute_of_its_own(take, keyring, clock):
 
 def test_a_key_that_comes_back_is_kept_as_long_as_its_last_change_says(take, keyring, clock):
     old = take("rsa2048")
-    keyring.settle()
+    keyring.use_taken()
     take("p256")
-    keyring.settle()
+    keyring.use_taken()
     clock.pass_by(20)
     assert take("rsa2048") == old
-    keyring.settle()
+    keyring.use_taken()
     clock.pass_by(20)
     new = take("p384")
-    keyring.settle()
+    keyring.use_taken()
     clock.pass_by(20)  # a minute after the first change
     assert old in keyring.keys
     clock.pass_by(40)
@@ -101,17 +101,17 @@ def test_a_key_that_comes_back_is_kept_as_long_as_its_last_change_says(take, key
 def test_a_key_that_two_names_share_stays_when_one_of_them_changes(take, keyring, clock):
     shared = take("rsa2048")
     assert take("rsa2048") == shared
-    keyring.settle()
+    keyring.use_taken()
     new = take("p256")
     assert take("rsa2048") == shared
-    keyring.settle()
+    keyring.use_taken()
     clock.pass_by()
     assert keyring.keys.keys() == {shared, new}
 
 
 def test_a_round_that_is_refused_leaves_what_was(take, keyring, clock):
     used = take("rsa2048")
-    keyring.settle()
+    keyring.use_taken()
     take("p256")
     keyring.drop()
     assert keyring.keys.keys() == {used}
@@ -121,9 +121,9 @@ def test_a_round_that_is_refused_leaves_what_was(take, keyring, clock):
 
 def test_a_round_that_is_refused_takes_no_key_that_handshakes_are_under_way_with(take, keyring, clock):
     old = take("rsa2048")
-    keyring.settle()
+    keyring.use_taken()
     new = take("p256")
-    keyring.settle()
+    keyring.use_taken()
     take("rsa2048")
     take("p384")
     keyring.drop()
@@ -134,20 +134,20 @@ def test_a_round_that_is_refused_takes_no_key_that_handshakes_are_under_way_with
 
 def test_the_minute_of_a_round_takes_nothing_from_one_that_is_under_way(take, keyring, clock):
     take("rsa2048")
-    keyring.settle()
+    keyring.use_taken()
     take("p256")
-    keyring.settle()
+    keyring.use_taken()
     taken = take("p384")
     clock.pass_by()
     assert taken in keyring.keys
-    keyring.settle()
+    keyring.use_taken()
     assert taken in keyring.keys
 
 
 def test_a_file_without_a_key_changes_nothing(take, keyring):
     used = take("rsa2048")
-    keyring.settle()
-    with pytest.raises(Unusable):
+    keyring.use_taken()
+    with pytest.raises(TlsUnusable):
         take("", b"garbage")
     assert keyring.keys.keys() == {used}
 
@@ -167,7 +167,7 @@ def fake_keys(monkeypatch):
 def test_however_many_rounds_there_are_a_bounded_number_of_keys_is_kept(keyring, clock):
     for number in range(3 * ROUNDS_MAX):
         keyring.take(number)
-        keyring.settle()
+        keyring.use_taken()
         assert len(keyring.keys) <= ROUNDS_MAX + 1
     last = 3 * ROUNDS_MAX - 1
     assert keyring.keys.keys() == {*range(last - ROUNDS_MAX, last)} | {last}
@@ -200,7 +200,7 @@ def test_whatever_comes_a_key_signs_for_a_minute_after_it_was_in_use_and_no_long
                     keyring.take(public)
                 assert keyring.keys.keys() >= used | value
                 if step == "settle":
-                    until |= dict.fromkeys(used - value, clock.now + LINGER)
+                    until |= dict.fromkeys(used - value, clock.now + REPLACED_KEY_TIME)
                     used = value
                 getattr(keyring, step)()
             lingering = {public for public, time in until.items() if time > clock.now}

@@ -12,7 +12,6 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 
-from smtpd.config.slice import CryptoSlice
 from smtpd.imsg import (
     TABLE,
     Begin,
@@ -20,15 +19,16 @@ from smtpd.imsg import (
     EnterSandbox,
     KeyTaken,
     SandboxEntered,
-    SettleKeys,
     Stop,
     TakeKey,
     TakeSigningSocket,
+    UseTakenKeys,
 )
 from smtpd.ipc.channel import Channel
 from smtpd.parent import child
+from smtpd.slice import CryptoSlice
 from smtpd.tls.signing import Operation, Signer, SigningFailed
-from tests.crypto.test_request import DIGEST_INFO, pss_block
+from tests.crypto.test_request_check import DIGEST_INFO, pss_block
 from tests.tls.world import chain, key, key_pem, packets
 
 
@@ -125,7 +125,7 @@ def test_keys_come_and_are_used_and_go(crypto, log):
     taken = crypto.take_key("a.test", key_pem(key("rsa2048")))
     assert taken.trouble == ""
     rsa = bytes.fromhex(taken.public)
-    crypto.say(SettleKeys())
+    crypto.say(UseTakenKeys())
     crypto.say(Begin())
     public = key("rsa2048").public_key()
     signature = crypto.signer.sign(rsa, Operation.RSA_PKCS1, DIGEST_INFO)
@@ -135,7 +135,7 @@ def test_keys_come_and_are_used_and_go(crypto, log):
     # Other keys, while it runs and signs.
     taken = crypto.take_key("a.test", key_pem(key("p256")))
     ecdsa = bytes.fromhex(taken.public)
-    crypto.say(SettleKeys())
+    crypto.say(UseTakenKeys())
     for operation, name, data in [(Operation.ECDSA, ecdsa, bytes(32)), (Operation.RSA_PKCS1, rsa, DIGEST_INFO)]:
         assert crypto.signer.sign(name, operation, data)
     signature = Signer(crypto.sockets[2:]).sign(ecdsa, Operation.ECDSA, bytes(32))

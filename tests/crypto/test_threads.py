@@ -9,7 +9,7 @@ from smtpd.imsg import ReportStatistics
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import prepare
 from smtpd.tls import signing
-from smtpd.tls.signing import SIGNERS, Operation, Signer, SigningFailed
+from smtpd.tls.signing import SIGNING_SOCKETS, Operation, Signer, SigningFailed
 from tests.stress import PATIENCE, hasty_threads, join, rounds, run_until_stopped
 from tests.tls.world import key, key_pem, packets, private_key
 
@@ -19,11 +19,11 @@ DIGEST = bytes(32)
 def test_hand_over_signatures_keys_and_complaints(monkeypatch):
     """A key that is there signs, one that is not is refused, each thread gets its own answer, and what a thread has to
     complain of reaches the loop."""
-    monkeypatch.setattr(signing, "DEADLINE", PATIENCE)
+    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", PATIENCE)
     loop = prepare()
     steady, changing = (private_key(key_pem(key("p256", number))) for number in range(2))
     broken = SimpleNamespace(rsa=False, bits=256, sign=lambda *_: 1 / 0)
-    pairs = [packets() for _ in range(SIGNERS)]
+    pairs = [packets() for _ in range(SIGNING_SOCKETS)]
     complaints, sums, troubles = [], [], []
     monkeypatch.setattr(log, "warn", complaints.append)
     channel = SimpleNamespace(send=lambda imsg: sums.append(imsg.counters))
@@ -55,8 +55,8 @@ def test_hand_over_signatures_keys_and_complaints(monkeypatch):
 
     with hasty_threads():
         for _ in rounds(3):
-            before, asked = len(complaints), 2 * 2 * SIGNERS
-            threads = [threading.Thread(target=ask, daemon=True) for _ in range(2 * SIGNERS)]
+            before, asked = len(complaints), 2 * 2 * SIGNING_SOCKETS
+            threads = [threading.Thread(target=ask, daemon=True) for _ in range(2 * SIGNING_SOCKETS)]
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads):
@@ -65,9 +65,9 @@ def test_hand_over_signatures_keys_and_complaints(monkeypatch):
             loop.call_soon(loop.stop)
             run_until_stopped(loop)
             assert len(complaints) - before == asked
-            counted["asked"] += 2 * SIGNERS * 10
+            counted["asked"] += 2 * SIGNING_SOCKETS * 10
     assert troubles == []
-    assert max(s["crypto.signature.ecdsa"] for s in sums) >= counted["asked"] - 2 * SIGNERS * 10
+    assert max(s["crypto.signature.ecdsa"] for s in sums) >= counted["asked"] - 2 * SIGNING_SOCKETS * 10
     for ours, _ in pairs:
         ours.close()
     loop.close()

@@ -8,7 +8,6 @@ import struct
 import pytest
 from msgspec.structs import replace
 
-from smtpd.config.slice import SOCKET, DispatcherSlice, Limits, ListenerSlice
 from smtpd.dispatcher import process
 from smtpd.dispatcher.state import Dispatcher
 from smtpd.imsg import (
@@ -19,8 +18,9 @@ from smtpd.imsg import (
     CertificateTaken,
     CheckCredentials,
     CheckSender,
+    ClassifyClient,
+    ClientClassified,
     ClientResolved,
-    ClientWelcomed,
     ContextsMade,
     CredentialsChecked,
     ExpandRecipient,
@@ -43,14 +43,14 @@ from smtpd.imsg import (
     StoreMessage,
     TakeCertificate,
     UseCertificates,
-    WelcomeClient,
 )
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.loop import connect, prepare
-from tests.dispatcher.tls import Crypto, TlsClient, certificate
+from smtpd.slice import SOCKET, DispatcherSlice, Limits, ListenerSlice
+from tests.dispatcher.tls_peers import Crypto, TlsClient, certificate
 
 
-class Others:
+class PeerProcesses:
     """What queue and lookup would say.  `hold` keeps answers back until `release`."""
 
     def __init__(self, folder):
@@ -78,8 +78,8 @@ class Others:
         match imsg:
             case ResolveClient():
                 channel.send(ClientResolved(imsg.request, "client.test", True))
-            case WelcomeClient():
-                channel.send(ClientWelcomed(imsg.request, "name.test", True))
+            case ClassifyClient():
+                channel.send(ClientClassified(imsg.request, "name.test", True))
             case CheckCredentials():
                 channel.send(CredentialsChecked(imsg.request, "yes" if imsg.password == "secret" else "no"))
             case BeginScram():
@@ -112,12 +112,12 @@ class Others:
                 self.forgotten.append(imsg)
 
 
-class House:
+class Harness:
     def __init__(self, folder, *, listener=None, socket_listener=None, **limits):
         self.loop = prepare()
         self.folder = folder
         sockets = {peer: socket.socketpair() for peer in ("lookup", "queue", "control", "parent")}
-        self.others = Others(folder)
+        self.peers = PeerProcesses(folder)
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         self.port = sock.getsockname()[1]
@@ -169,11 +169,11 @@ class House:
 
     @property
     def statistics(self):
-        return self.dispatcher.office.statistics
+        return self.dispatcher.resources.statistics
 
     @property
     def connections(self):
-        return list(self.dispatcher.crowd.members.values())
+        return list(self.dispatcher.connections.by_id.values())
 
     def _from_dispatcher(self, state, channel, imsg, descriptor):
         if channel.me == "control":
@@ -183,7 +183,7 @@ class House:
         elif channel.me == "parent":
             self.told.append(imsg)
         else:
-            self.others.from_dispatcher(state, channel, imsg, descriptor)
+            self.peers.from_dispatcher(state, channel, imsg, descriptor)
 
     def run(self, scenario):
         return self.loop.run_until_complete(asyncio.wait_for(scenario, 20))
@@ -204,11 +204,11 @@ class House:
         for client in self.clients:
             client.writer.transport.abort()
         self.dispatcher.listeners.close()
-        self.dispatcher.crowd.shutdown()
-        self.run(self.until(lambda: not self.dispatcher.crowd.members))
+        self.dispatcher.connections.shutdown()
+        self.run(self.until(lambda: not self.dispatcher.connections.by_id))
         if self.crypto:
             self.crypto.go.set()
-        self.dispatcher.office.close()
+        self.dispatcher.resources.close()
         for board, channels in zip(self.boards, self.channels, strict=True):
             for channel in channels:
                 board.remove(channel)
@@ -269,20 +269,20 @@ class Client:
 
 
 @pytest.fixture
-def house(tmp_path):
-    made = House(tmp_path)
+def harness(tmp_path):
+    made = Harness(tmp_path)
     yield made
     made.close()
 
 
 @pytest.fixture
-def make_house(tmp_path):
-    houses = []
+def make_harness(tmp_path):
+    harnesses = []
 
     def make(**more):
-        houses.append(House(tmp_path, **more))
-        return houses[-1]
+        harnesses.append(Harness(tmp_path, **more))
+        return harnesses[-1]
 
     yield make
-    for made in houses:
+    for made in harnesses:
         made.close()

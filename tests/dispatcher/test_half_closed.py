@@ -6,8 +6,7 @@ import ssl
 
 import pytest
 
-from smtpd.config.slice import Auth, Proxy, Tls, TlsSlice
-from smtpd.dispatcher import connection as module
+from smtpd.dispatcher.inbound import connection as module
 from smtpd.imsg import (
     CheckCredentials,
     ExpandRecipient,
@@ -16,9 +15,10 @@ from smtpd.imsg import (
     ResolveClient,
     StoreMessage,
 )
-from smtpd.tls.signing import SIGNERS
-from tests.dispatcher.test_local import program
-from tests.dispatcher.tls import TlsClient, careless_context
+from smtpd.slice import Auth, Proxy, Tls, TlsSlice
+from smtpd.tls.signing import SIGNING_SOCKETS
+from tests.dispatcher.test_local_session import program
+from tests.dispatcher.tls_peers import TlsClient, careless_context
 
 SMTPS = {"tls": TlsSlice(Tls.AT_ONCE, ("mx.test",))}
 STARTTLS = {"tls": TlsSlice(Tls.OFFERED, ("mx.test",))}
@@ -34,10 +34,10 @@ class Way:
         self.name, self.listener, self.version = name, listener, version
         self.close_notify, self.fin, self.local = close_notify, fin, local
 
-    async def come(self, house):
+    async def come(self, harness):
         if self.local:
-            return await program(house)
-        client = await house.client()
+            return await program(harness)
+        client = await harness.client()
         if self.version:
             context = careless_context()
             context.minimum_version = context.maximum_version = self.version
@@ -72,8 +72,8 @@ def way(request):
 
 
 @pytest.fixture
-def house(make_house, way):
-    return make_house(listener=way.listener)
+def harness(make_harness, way):
+    return make_harness(listener=way.listener)
 
 
 async def rest(client):
@@ -84,72 +84,72 @@ async def rest(client):
     return replies
 
 
-async def gone(house, client):
+async def gone(harness, client):
     """The connection is over as soon as the client is done, and not when some time is."""
     client.writer.close()
-    await house.until(lambda: not house.connections)
-    assert house.statistics["smtp.session"] == 0
+    await harness.until(lambda: not harness.connections)
+    assert harness.statistics["smtp.session"] == 0
 
 
-def test_a_mail_is_answered_when_nothing_comes_behind_its_end(house, way):
+def test_a_mail_is_answered_when_nothing_comes_behind_its_end(harness, way):
     async def scenario():
-        client = await way.come(house)
+        client = await way.come(harness)
         await client.greet()
         await client.envelope()
         await client.say("DATA", "354")
-        house.others.hold = {StoreMessage}
+        harness.peers.hold = {StoreMessage}
         client.write(CONTENT + b".\r\n")
         way.end(client)
-        await house.until(lambda: house.others.held)
+        await harness.until(lambda: harness.peers.held)
         await asyncio.sleep(0.01)
-        assert house.statistics["smtp.session"] == 1  # it still counts
-        house.others.release()
+        assert harness.statistics["smtp.session"] == 1  # it still counts
+        harness.peers.release()
         assert await rest(client) == ["250"]
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
-    assert len(house.others.stored) == 1 and not house.others.forgotten
+    harness.run(scenario())
+    assert len(harness.peers.stored) == 1 and not harness.peers.forgotten
 
 
-def test_a_session_in_one_piece_is_answered_to_its_end(house, way):
+def test_a_session_in_one_piece_is_answered_to_its_end(harness, way):
     """Also where each of its questions has to wait; it need not even say QUIT."""
     group = MAIL + b"BDAT %d LAST\r\n" % len(CONTENT) + CONTENT
 
     async def scenario():
-        client = await way.come(house)
-        house.others.hold = {ExpandRecipient, StoreMessage}
+        client = await way.come(harness)
+        harness.peers.hold = {ExpandRecipient, StoreMessage}
         client.write(b"EHLO client.test\r\n" + group + group)
         way.end(client)
         for _ in range(2):
-            await house.until(lambda: house.others.held)
-            house.others.release()
-            house.others.hold = {ExpandRecipient, StoreMessage}
-            await house.until(lambda: house.others.held)
-            house.others.release()
-            house.others.hold = {ExpandRecipient, StoreMessage}
+            await harness.until(lambda: harness.peers.held)
+            harness.peers.release()
+            harness.peers.hold = {ExpandRecipient, StoreMessage}
+            await harness.until(lambda: harness.peers.held)
+            harness.peers.release()
+            harness.peers.hold = {ExpandRecipient, StoreMessage}
         assert await rest(client) == ["220", *["250"] * 7]
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
-    assert len(house.others.stored) == 2
+    harness.run(scenario())
+    assert len(harness.peers.stored) == 2
 
 
 @pytest.mark.parametrize("way", FEW, ids=lambda way: way.name, indirect=True)
 @pytest.mark.parametrize(
     "piece", [b"", b"NOOP\r\n", b"NOOP\r\nQUI", b"EHLO client.test\r\nMAIL FROM:<amy@there.test>\r\n"]
 )
-def test_what_is_complete_is_answered_and_the_rest_is_not(house, way, piece):
+def test_what_is_complete_is_answered_and_the_rest_is_not(harness, way, piece):
     async def scenario():
-        client = await way.come(house)
+        client = await way.come(harness)
         await client.greet()
         if piece:
             client.write(piece)
         way.end(client)
         assert await rest(client) == ["250"] * piece.count(b"\r\n")
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
-    assert not house.others.stored
+    harness.run(scenario())
+    assert not harness.peers.stored
 
 
 @pytest.mark.parametrize("way", FEW, ids=lambda way: way.name, indirect=True)
@@ -165,9 +165,9 @@ def test_what_is_complete_is_answered_and_the_rest_is_not(house, way, piece):
     ],
     ids=lambda piece: str(len(piece)),
 )
-def test_the_end_of_input_is_not_the_end_of_a_mail(house, way, begin, content):
+def test_the_end_of_input_is_not_the_end_of_a_mail(harness, way, begin, content):
     async def scenario():
-        client = await way.come(house)
+        client = await way.come(harness)
         await client.greet()
         await client.envelope()
         client.write(begin)
@@ -176,260 +176,260 @@ def test_the_end_of_input_is_not_the_end_of_a_mail(house, way, begin, content):
         client.write(content)
         way.end(client)
         assert [reply for reply in await rest(client) if reply != "250"] == []
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
-    assert not house.others.stored
-    assert [(f.message, f.envelopes) for f in house.others.forgotten] == [(1, 1)]
-    assert house.dispatcher.office.memory.used == 0
+    harness.run(scenario())
+    assert not harness.peers.stored
+    assert [(f.message, f.envelopes) for f in harness.peers.forgotten] == [(1, 1)]
+    assert harness.dispatcher.resources.memory.used == 0
 
 
-def test_a_large_mail_whose_writing_lags_behind(house, way):
+def test_a_large_mail_whose_writing_lags_behind(harness, way):
     async def scenario():
-        client = await way.come(house)
+        client = await way.come(harness)
         await client.greet()
         await client.envelope()
         await client.say("DATA", "354")
-        house.others.hold = {OpenSpoolFile}
+        harness.peers.hold = {OpenSpoolFile}
         client.write(b"x: y\r\n\r\n" + b"line\r\n" * 10_000 + b".\r\n")
         way.end(client)
-        await house.until(lambda: house.others.held)
+        await harness.until(lambda: harness.peers.held)
         await asyncio.sleep(0.01)
-        house.others.release()
+        harness.peers.release()
         assert await rest(client) == ["250"]
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
-    assert house.others.stored[1].endswith(b"\nline\n")
+    harness.run(scenario())
+    assert harness.peers.stored[1].endswith(b"\nline\n")
 
 
-def test_before_there_is_a_banner(house, way):
+def test_before_there_is_a_banner(harness, way):
     """While the client's name is looked for; a client that sent nothing hears the banner all the same."""
 
     async def scenario():
-        house.others.hold = {ResolveClient}
-        client = await way.come(house)
+        harness.peers.hold = {ResolveClient}
+        client = await way.come(harness)
         client.write(b"EHLO client.test\r\nNOOP\r\n")
         way.end(client)
-        silent = await way.come(house)
+        silent = await way.come(harness)
         way.end(silent)
         await asyncio.sleep(0.01)
-        house.others.release()
+        harness.peers.release()
         assert await rest(client) == ["220", "250", "250"]
         assert await rest(silent) == ["220"]
         client.writer.close()
-        await gone(house, silent)
+        await gone(harness, silent)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
-def test_while_there_is_no_message_id(house, way):
+def test_while_there_is_no_message_id(harness, way):
     async def scenario():
-        client = await way.come(house)
+        client = await way.come(harness)
         await client.greet()
-        numbers = house.dispatcher.office.numbers
-        ids = list(numbers._ids)
-        numbers._ids.clear()
-        numbers._asked = True
+        message_ids = harness.dispatcher.resources.message_ids
+        ids = list(message_ids._ids)
+        message_ids._ids.clear()
+        message_ids._asked = True
         client.write(MAIL)
         way.end(client)
-        await house.until(lambda: numbers._waiting)
-        numbers._reserved(MessageIdsReserved(0, ids))
+        await harness.until(lambda: message_ids._waiting)
+        message_ids._reserved(MessageIdsReserved(0, ids))
         assert await rest(client) == ["250", "250"]
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way.version], ids=lambda way: way.name, indirect=True)
-def test_while_a_password_is_checked(make_house, way):
-    house = make_house(listener=SUBMISSION)
+def test_while_a_password_is_checked(make_harness, way):
+    harness = make_harness(listener=SUBMISSION)
 
     async def scenario():
-        client = await way.come(house)
+        client = await way.come(harness)
         await client.greet()
-        house.others.hold = {CheckCredentials}
+        harness.peers.hold = {CheckCredentials}
         client.write(b"AUTH PLAIN AGFteQBzZWNyZXQ=\r\n" + MAIL)
         way.end(client)
-        await house.until(lambda: house.others.held)
-        house.others.release()
+        await harness.until(lambda: harness.peers.held)
+        harness.peers.release()
         assert await rest(client) == ["235", "250", "250"]
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way.version], ids=lambda way: way.name, indirect=True)
-def test_in_the_middle_of_auth(make_house, way):
-    house = make_house(listener=SUBMISSION)
+def test_in_the_middle_of_auth(make_harness, way):
+    harness = make_harness(listener=SUBMISSION)
 
     async def scenario():
-        client = await way.come(house)
+        client = await way.come(harness)
         await client.greet()
         client.write(b"AUTH PLAIN\r\n")
         way.end(client)
         assert await rest(client) == ["334"]
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
-def test_while_a_reply_is_kept_back(make_house, way):
-    house = make_house(listener=way.listener, tarpit_after=0, tarpit=0.05)
+def test_while_a_reply_is_kept_back(make_harness, way):
+    harness = make_harness(listener=way.listener, tarpit_after=0, tarpit=0.05)
 
     async def scenario():
-        client = await way.come(house)
+        client = await way.come(harness)
         await client.greet()
         client.write(b"NONSENSE\r\nNONSENSE\r\nNOOP\r\n")
         way.end(client)
         assert await rest(client) == ["500", "500", "250"]
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
 @pytest.mark.parametrize("way", WAYS[:1], ids=lambda way: way.name, indirect=True)
 @pytest.mark.parametrize("early, replies", [(b"", ["220"]), (b"EHLO client.test\r\n", ["554"])])
-def test_where_the_banner_is_kept_back(make_house, way, early, replies):
-    house = make_house(greet_delay=0.05)
+def test_where_the_banner_is_kept_back(make_harness, way, early, replies):
+    harness = make_harness(greet_delay=0.05)
 
     async def scenario():
-        client = await way.come(house)
+        client = await way.come(harness)
         client.write(early)
         way.end(client)
         assert await rest(client) == replies
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
-def test_a_stop_while_a_mail_of_such_a_client_is_stored(house, way):
+def test_a_stop_while_a_mail_of_such_a_client_is_stored(harness, way):
     async def scenario():
-        client = await way.come(house)
+        client = await way.come(harness)
         await client.greet()
         await client.envelope()
         await client.say("DATA", "354")
-        house.others.hold = {StoreMessage}
+        harness.peers.hold = {StoreMessage}
         client.write(CONTENT + b".\r\n")
         way.end(client)
-        await house.until(lambda: house.others.held)
-        house.dispatcher.crowd.shutdown()
-        house.others.release()
+        await harness.until(lambda: harness.peers.held)
+        harness.dispatcher.connections.shutdown()
+        harness.peers.release()
         assert await rest(client) == ["250", "421"]
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
 PIECES = [b"EHLO c.test\r\n", b"MAIL FROM:<a@b.test>\r\n", b"RCPT TO:<bob@here.test>\r\n"]
 PIECES += [b"BDAT 4\r\nx: y", b"BDAT 2 LAST\r\n\r\n", b"NOOP\r\n"]
 
 
-def test_wherever_a_session_is_cut(make_house):
+def test_wherever_a_session_is_cut(make_harness):
     """What is complete is answered, a mail is stored if it is whole."""
-    house = make_house(connection_rate=0)
+    harness = make_harness(connection_rate=0)
     whole = b"".join(PIECES)
     ends = [len(b"".join(PIECES[: number + 1])) for number in range(len(PIECES))]
 
     async def scenario():
         for cut in range(len(whole) + 1):
-            stored = len(house.others.stored)
-            client = await house.client()
+            stored = len(harness.peers.stored)
+            client = await harness.client()
             client.write(whole[:cut])
             client.writer.write_eof()
             answers = (await client.reader.read()).decode().split("\r\n")[:-1]
             complete = sum(end <= cut for end in ends)
             assert len([line for line in answers if line[3] == " "]) == 1 + complete, whole[:cut]
             client.writer.close()
-            await house.until(lambda: not house.connections)
-            assert len(house.others.stored) - stored == (complete >= 5)
+            await harness.until(lambda: not harness.connections)
+            assert len(harness.peers.stored) - stored == (complete >= 5)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
 # -- before there is anything to answer --------------------------------------------------
 
 
-def test_a_proxy_that_goes_before_its_header_is_complete(make_house, capfd):
-    house = make_house(listener={"proxy": Proxy.V1})
+def test_a_proxy_that_goes_before_its_header_is_complete(make_harness, capfd):
+    harness = make_harness(listener={"proxy": Proxy.V1})
 
     async def scenario():
-        client = await house.client()
+        client = await harness.client()
         client.write(b"PROXY TCP4 192.0.2.7")
         client.writer.write_eof()
         assert await client.reader.read() == b""
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
     assert capfd.readouterr().err == ""  # a health check is no news
 
 
-def test_a_proxy_whose_client_sends_no_more(make_house):
-    house = make_house(listener={"proxy": Proxy.V1})
+def test_a_proxy_whose_client_sends_no_more(make_harness):
+    harness = make_harness(listener={"proxy": Proxy.V1})
 
     async def scenario():
-        client = await house.client()
+        client = await harness.client()
         client.write(b"PROXY TCP4 192.0.2.7 192.0.2.8 1 25\r\nEHLO client.test\r\n")
         client.writer.write_eof()
         assert await rest(client) == ["220", "250"]
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
 @pytest.mark.parametrize("hello", [b"", b"\x16", b"\x16\x03\x01\x02\x00half a hello"])
 @pytest.mark.parametrize("listener", [SMTPS, STARTTLS], ids=["smtps", "starttls"])
-def test_a_handshake_that_can_never_end_ends_at_once(make_house, capfd, listener, hello):
-    house = make_house(listener=listener)
+def test_a_handshake_that_can_never_end_ends_at_once(make_harness, capfd, listener, hello):
+    harness = make_harness(listener=listener)
 
     async def scenario():
-        client = await house.client()
+        client = await harness.client()
         if listener is STARTTLS:
             await client.greet()
             await client.say("STARTTLS", "220")
         client.writer.write(hello)
         client.writer.write_eof()
         await client.reader.read()
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
     assert 'tls-failed reason="the client left"' in capfd.readouterr().err
 
 
-def test_a_client_that_leaves_while_its_handshake_waits_for_a_signature(make_house):
+def test_a_client_that_leaves_while_its_handshake_waits_for_a_signature(make_harness):
     """It hears our part of it, and there is no answer to be waited for."""
-    house = make_house(listener=SMTPS)
+    harness = make_harness(listener=SMTPS)
 
     async def scenario():
-        house.crypto.go.clear()
-        client = await house.client()
+        harness.crypto.go.clear()
+        client = await harness.client()
         client.writer.write(TlsClient(None, None).hello())
-        await house.until(lambda: house.crypto.waiting)
+        await harness.until(lambda: harness.crypto.waiting)
         client.writer.write_eof()
         await asyncio.sleep(0.01)
-        assert house.connections
-        house.crypto.go.set()
+        assert harness.connections
+        harness.crypto.go.set()
         assert await client.reader.read()
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
-    assert house.statistics["smtp.tls.failed"] == 1
+    harness.run(scenario())
+    assert harness.statistics["smtp.tls.failed"] == 1
 
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
-def test_all_of_a_session_in_one_piece_with_the_end_of_the_handshake(make_house, version):
+def test_all_of_a_session_in_one_piece_with_the_end_of_the_handshake(make_harness, version):
     """What `openssl s_client` makes of a pipe."""
-    house = make_house(listener=SMTPS)
+    harness = make_harness(listener=SMTPS)
 
     async def scenario():
-        client = await house.client()
+        client = await harness.client()
         tls = await shake_all_but_the_last(client, version)
         client.writer.write(tls.out.read() + tls.sealed(b"EHLO client.test\r\nNOOP\r\n") + tls.close_notify())
         client.writer.write_eof()
         assert await rest(client) == ["220", "250", "250"]
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
 async def shake_all_but_the_last(client, version):
@@ -449,38 +449,38 @@ async def shake_all_but_the_last(client, version):
 
 
 @pytest.mark.parametrize("listener", [SMTPS, STARTTLS], ids=["smtps", "starttls"])
-def test_a_session_whose_handshake_ends_after_its_input(make_house, listener):
+def test_a_session_whose_handshake_ends_after_its_input(make_harness, listener):
     """What came right behind the handshake is not read when the end of the input is known."""
-    house = make_house(listener=listener)
+    harness = make_harness(listener=listener)
     commands = b"EHLO client.test\r\n" + b"NOOP\r\n" * 100  # more than LAST_FLIGHT: the last step needs a thread
 
     async def scenario():
-        client = await house.client()
+        client = await harness.client()
         if listener is STARTTLS:
             await client.greet()
             await client.say("STARTTLS", "220")
-        (member,) = house.connections
+        (member,) = harness.connections
         tls = await shake_all_but_the_last(client, TLS13)
-        house.dispatcher.office.names._known["127.0.0.1"] = "client.test", house.loop.time() + 60
-        house.crypto.go.clear()
-        waiting = house.crypto.waiting
-        others = [await house.client() for _ in range(SIGNERS)]
-        for other in others:
+        harness.dispatcher.resources.names._known["127.0.0.1"] = "client.test", harness.loop.time() + 60
+        harness.crypto.go.clear()
+        waiting = harness.crypto.waiting
+        peers = [await harness.client() for _ in range(SIGNING_SOCKETS)]
+        for other in peers:
             if listener is STARTTLS:
                 await other.greet()
                 await other.say("STARTTLS", "220")
             other.writer.write(TlsClient(None, None).hello())
-        await house.until(lambda: house.crypto.waiting == waiting + SIGNERS)
+        await harness.until(lambda: harness.crypto.waiting == waiting + SIGNING_SOCKETS)
         client.writer.write(tls.out.read() + tls.sealed(commands))
         client.writer.write_eof()
-        await house.until(lambda: member.wire.eof)
-        house.crypto.go.set()
+        await harness.until(lambda: member.stream.eof)
+        harness.crypto.go.set()
         assert await rest(client) == ["220"] * (listener is SMTPS) + ["250"] * 101
-        for other in others:
+        for other in peers:
             other.writer.transport.abort()
-        await house.until(lambda: not house.connections)
+        await harness.until(lambda: not harness.connections)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
 # -- what such a client can cost --------------------------------------------------------
@@ -489,17 +489,17 @@ def test_a_session_whose_handshake_ends_after_its_input(make_house, listener):
 HELP = 5000  # lines, whose answers are more than the sockets take
 
 
-async def deaf(house, way):
+async def deaf(harness, way):
     """A client that has asked for a megabyte, has said that it sends no more, and does not read."""
-    client = await way.come(house)
+    client = await way.come(harness)
     await client.greet()
-    (member,) = house.connections
-    member.wire.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    (member,) = harness.connections
+    member.stream.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
     client.writer.transport.pause_reading()
     client.write(b"HELP\r\n" * HELP)
     way.end(client)
-    await house.until(lambda: member._finished or not member.wire.client_reads)
-    assert member.wire.transport.get_write_buffer_size()
+    await harness.until(lambda: member._finished or not member.stream.client_reads)
+    assert member.stream.transport.get_write_buffer_size()
     return client
 
 
@@ -516,49 +516,49 @@ async def count_answers(client):
 
 
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
-def test_a_client_that_does_not_read_is_cut_by_the_usual_timeout(make_house, way, monkeypatch):
+def test_a_client_that_does_not_read_is_cut_by_the_usual_timeout(make_harness, way, monkeypatch):
     monkeypatch.setattr(module, "CLOSING", 0.02)
-    house = make_house(listener=way.listener, timeout=0.2, max_errors=HELP)
+    harness = make_harness(listener=way.listener, timeout=0.2, max_errors=HELP)
 
     async def scenario():
-        begun = house.loop.time()
-        client = await deaf(house, way)
-        while house.connections:
-            house.dispatcher.crowd._swept = 0.0
-            house.dispatcher.crowd.sweep(house.loop.time())
+        begun = harness.loop.time()
+        client = await deaf(harness, way)
+        while harness.connections:
+            harness.dispatcher.connections._swept = 0.0
+            harness.dispatcher.connections.sweep(harness.loop.time())
             await asyncio.sleep(0.01)
-        assert house.loop.time() - begun > 0.2
+        assert harness.loop.time() - begun > 0.2
         client.writer.transport.abort()
 
-    house.run(scenario())
-    assert house.statistics["smtp.session"] == 0
+    harness.run(scenario())
+    assert harness.statistics["smtp.session"] == 0
 
 
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
-def test_a_client_that_reads_late_hears_all_of_it(make_house, way, monkeypatch):
+def test_a_client_that_reads_late_hears_all_of_it(make_harness, way, monkeypatch):
     """Later than one that has said something wrong is waited for: its mails may have been stored."""
     monkeypatch.setattr(module, "CLOSING", 0.02)
-    house = make_house(listener=way.listener, max_errors=HELP)
+    harness = make_harness(listener=way.listener, max_errors=HELP)
 
     async def scenario():
-        client = await deaf(house, way)
+        client = await deaf(harness, way)
         await asyncio.sleep(0.1)
         client.writer.transport.resume_reading()
         assert await count_answers(client) == HELP
-        await gone(house, client)
+        await gone(harness, client)
 
-    house.run(scenario())
+    harness.run(scenario())
 
 
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
-def test_a_stop_does_not_wait_long_for_a_client_that_does_not_read(make_house, way, monkeypatch):
-    house = make_house(listener=way.listener, max_errors=HELP)
+def test_a_stop_does_not_wait_long_for_a_client_that_does_not_read(make_harness, way, monkeypatch):
+    harness = make_harness(listener=way.listener, max_errors=HELP)
 
     async def scenario():
-        client = await deaf(house, way)
+        client = await deaf(harness, way)
         monkeypatch.setattr(module, "CLOSING", 0.02)
-        house.dispatcher.crowd.shutdown()
-        await house.until(lambda: not house.connections)
+        harness.dispatcher.connections.shutdown()
+        await harness.until(lambda: not harness.connections)
         client.writer.transport.abort()
 
-    house.run(scenario())
+    harness.run(scenario())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpd.dispatcher.network import network_of
+from smtpd.dispatcher.inbound.network import network_of
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.slice import Limits
-from smtpd.dispatcher.rate import Rate, Rates
+from smtpd.dispatcher.inbound.rate import Rate, Rates
+from smtpd.slice import Limits
 
 
 def taken(rates, count, address="192.0.2.1", now=1000.0):

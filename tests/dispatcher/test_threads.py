@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from smtpd.dispatcher import handshake
-from smtpd.dispatcher.content import INLINE, Content, Memory
-from smtpd.dispatcher.handshake import Handshakes
-from smtpd.dispatcher.office import WRITERS
+from smtpd.dispatcher.inbound import handshake
+from smtpd.dispatcher.inbound.content import INLINE_MAX, IncomingContent, MemoryUse
+from smtpd.dispatcher.inbound.handshake import HandshakePool
+from smtpd.dispatcher.inbound.resources import WRITER_THREADS
 from smtpd.imsg import SpoolFileOpened
 from smtpd.ipc.log import Log
 from smtpd.ipc.loop import prepare
@@ -59,7 +59,7 @@ def test_hand_over_every_step_of_a_handshake_comes_back(loop, monkeypatch):
     log = Log(writing)
     log.attach(loop)
     monkeypatch.setattr(handshake, "log", log)
-    handshakes, left = Handshakes(loop), 0
+    handshakes, left = HandshakePool(loop), 0
 
     def ended():
         nonlocal left
@@ -94,7 +94,7 @@ class Opened:
 
 
 def test_hand_over_every_piece_of_a_mail_is_written_once_and_in_order(loop, tmp_path):
-    writers, memory = ThreadPoolExecutor(WRITERS), Memory()
+    writers, memory = ThreadPoolExecutor(WRITER_THREADS), MemoryUse()
     pieces = [bytes([number]) * 3000 for number in range(20)]
     outcomes = {}
 
@@ -111,13 +111,14 @@ def test_hand_over_every_piece_of_a_mail_is_written_once_and_in_order(loop, tmp_
         else:
             content.finish(lambda outcome: finished(content.message, outcome))
 
-    assert len(b"".join(pieces)) > INLINE
+    assert len(b"".join(pieces)) > INLINE_MAX
     with hasty_threads():
         for _ in rounds(5):
             outcomes.clear()
             opened = Opened(loop, tmp_path)
             contents = [
-                Content(message, memory, opened, loop, writers, lambda: None) for message in range(1, CLIENTS + 1)
+                IncomingContent(message, memory, opened, loop, writers, lambda: None)
+                for message in range(1, CLIENTS + 1)
             ]
             for content in contents:
                 feed(content, pieces)

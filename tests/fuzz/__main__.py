@@ -17,7 +17,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from tests.fuzz import pick, words
+from tests.fuzz import dictionary_words, select_seeds
 from tests.fuzz.mutator import Mutator
 
 SEEDS = Path(__file__).parent / "seeds"
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--pick", type=Path, metavar="CORPUS")
     chosen = parser.parse_args()
     if chosen.pick:
-        pick.pick(f"tests.fuzz.{chosen.target}", SEEDS / chosen.target, chosen.pick)
+        select_seeds.select(f"tests.fuzz.{chosen.target}", SEEDS / chosen.target, chosen.pick)
     else:
         fuzz(chosen.target, chosen.seconds, chosen.corpus or Path("/tmp/smtpd-fuzz", chosen.target))
 
@@ -44,9 +44,9 @@ def fuzz(name: str, seconds: int, corpus: Path) -> None:
     with atheris.instrument_imports(include=["smtpd"]):
         target = importlib.import_module(f"tests.fuzz.{name}")
     corpus.mkdir(parents=True, exist_ok=True)
-    known = words.read(name)
+    known = dictionary_words.read(name)
     dictionary = corpus.parent / f"{name}.dict"
-    dictionary.write_text(words.as_dictionary(known))
+    dictionary.write_text(dictionary_words.as_dictionary(known))
     # looked up when it is called: atheris has no other before it runs
     mutator = Mutator(known, lambda data, longest: atheris.Mutate(data, longest))
     options = [

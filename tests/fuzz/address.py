@@ -5,7 +5,7 @@ data    UTF-8, read as a path, as a mailbox and as a domain
 
 import unicodedata
 
-from smtpd.smtp.address import MAX_DOMAIN, MAX_LOCAL, NULL, Address, AddressError, domain, mailbox, path
+from smtpd.smtp.address import MAX_DOMAIN, MAX_LOCAL, NULL, Address, AddressError, domain, parse_mailbox, parse_path
 
 
 def fuzz(data: bytes) -> None:
@@ -20,18 +20,18 @@ def fuzz(data: bytes) -> None:
 
 def _check_path(text: str) -> None:
     try:
-        address, rest = path(text)
+        address, rest = parse_path(text)
     except AddressError as error:
         assert str(error).isascii()
         return
     assert text.endswith(rest)
-    assert path(f"<{address}>{rest}") == (address, rest)
+    assert parse_path(f"<{address}>{rest}") == (address, rest)
     _check(address)
 
 
 def _check_mailbox(text: str) -> None:
     try:
-        address = mailbox(text)
+        address = parse_mailbox(text)
     except AddressError:
         return
     assert address != NULL
@@ -41,7 +41,7 @@ def _check_mailbox(text: str) -> None:
 def _check(address: Address) -> None:
     printed = str(address)
     if address != NULL:
-        assert mailbox(printed) == address
+        assert parse_mailbox(printed) == address
     assert len(address.local.encode()) <= MAX_LOCAL and len(address.domain.encode()) <= MAX_DOMAIN
     assert len(printed) <= 1024
     for char in printed:
@@ -57,4 +57,4 @@ def _check_domain(text: str) -> None:
     except AddressError:
         return
     assert domain(name) == name
-    assert path(f"<bob@{name}>") == (Address("bob", name), "")
+    assert parse_path(f"<bob@{name}>") == (Address("bob", name), "")

@@ -13,22 +13,22 @@ from unittest.mock import patch
 from smtpd.smtp.auth import begin
 from smtpd.smtp.question import (
     Answer,
-    BeginScram,
-    CheckPassword,
-    FinishScram,
-    PasswordChecked,
-    ScramBegun,
-    ScramFinished,
+    PasswordAnswer,
+    PasswordQuestion,
+    ScramProofAnswer,
+    ScramProofQuestion,
+    ScramSeedAnswer,
+    ScramSeedQuestion,
     Verdict,
 )
-from smtpd.smtp.reply import Refuse
-from smtpd.smtp.sasl import Done, Failed, Prompt
-from smtpd.tls.facts import Facts
-from tests.fuzz import law
+from smtpd.smtp.reply import CommandRefused
+from smtpd.smtp.sasl import AuthFailed, AuthSucceeded, Prompt
+from smtpd.tls.facts import TlsFacts
+from tests.fuzz import invariants
 
 MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS")
 BOUND = {"exporter": b"exporter", "unique": b"unique", "end_point": b"end"}
-FACTS = (Facts("TLSv1.2", "X", 256, **BOUND), Facts("TLSv1.3", "X", 256))
+FACTS = (TlsFacts("TLSv1.2", "X", 256, **BOUND), TlsFacts("TLSv1.3", "X", 256))
 NONCE = "nonce"
 VERDICTS = (Verdict.YES, Verdict.YES, Verdict.NO, Verdict.LATER)
 REFUSALS = (
@@ -57,21 +57,21 @@ def fuzz(data: bytes) -> None:
                 case Prompt(text=text):
                     base64.b64decode(text, validate=True)
                     step = exchange.receive(next(given))
-                case Done(user=user):
+                case AuthSucceeded(user=user):
                     assert user in granted
                     return
-                case Failed(verdict=failed):
+                case AuthFailed(verdict=failed):
                     assert failed is not Verdict.YES
                     return
                 case _:
-                    law.check_question(step)
-                    if not isinstance(step, BeginScram) and verdict is Verdict.YES:
+                    invariants.check_question(step)
+                    if not isinstance(step, ScramSeedQuestion) and verdict is Verdict.YES:
                         granted.add(step.user)
                     assert repr(step) == f"{type(step).__name__}(user={step.user!r})"  # no password, no proof
                     step = exchange.answer(_answer(step, verdict))
         raise AssertionError("endless")
-    except Refuse as refused:
-        law.check_refusal(refused)
+    except CommandRefused as refused:
+        invariants.check_refusal(refused)
         assert refused.reply.text in REFUSALS  # nothing of what the client sent
     except StopIteration:
         pass  # the client has nothing more to say
@@ -79,12 +79,12 @@ def fuzz(data: bytes) -> None:
 
 def _answer(question: object, verdict: Verdict) -> Answer:
     match question:
-        case CheckPassword(password=password):
+        case PasswordQuestion(password=password):
             assert password and not {"\0", "\r", "\n"} & set(password)
-            return PasswordChecked(verdict)
-        case BeginScram():
-            return ScramBegun(Verdict.LATER if verdict is Verdict.LATER else Verdict.YES, b"salt", 4096)
-        case FinishScram(message=message):
+            return PasswordAnswer(verdict)
+        case ScramSeedQuestion():
+            return ScramSeedAnswer(Verdict.LATER if verdict is Verdict.LATER else Verdict.YES, b"salt", 4096)
+        case ScramProofQuestion(message=message):
             assert message.count(b"nonce") >= 2
-            return ScramFinished(verdict, b"signature")
+            return ScramProofAnswer(verdict, b"signature")
     raise TypeError(question)

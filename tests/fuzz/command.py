@@ -4,14 +4,14 @@ byte 0      what is offered, bit by bit
 the rest    lines of a client
 """
 
-from smtpd.config.slice import Limits
 from smtpd.envelope import Origin
+from smtpd.slice import Limits
 from smtpd.smtp import command
 from smtpd.smtp.extension import Offer
-from smtpd.smtp.line import MAX_LINE, LineReader
-from smtpd.smtp.question import AcceptRecipient
-from smtpd.smtp.reply import Refuse
-from tests.fuzz import law
+from smtpd.smtp.line import COMMAND_LINE_MAX, LineReader
+from smtpd.smtp.question import RecipientQuestion
+from smtpd.smtp.reply import CommandRefused
+from tests.fuzz import invariants
 
 NOON = 1795243823
 ORIGIN = Origin("", "192.0.2.1", "<unknown>", "there.test", "mx.here.test", "", True)
@@ -23,7 +23,7 @@ def fuzz(data: bytes) -> None:
     assert _lines(data, 1) == (lines, refused)
     offer = _offer(offered[0])
     for line in lines:
-        assert len(line) <= MAX_LINE and not {b"\r", b"\n", b"\0"} & {line[n : n + 1] for n in range(len(line))}
+        assert len(line) <= COMMAND_LINE_MAX and not {b"\r", b"\n", b"\0"} & {line[n : n + 1] for n in range(len(line))}
         _obey(line, offer, utf8=bool(offered[0] & 16))
 
 
@@ -34,8 +34,8 @@ def _lines(data: bytes, step: int) -> tuple[list[bytes], str]:
         try:
             while (line := reader.maybe_line()) is not None:
                 lines.append(line)
-        except Refuse as refused:
-            law.check_refusal(refused)
+        except CommandRefused as refused:
+            invariants.check_refusal(refused)
             assert refused.close
             return lines, refused.reply.text
     return lines, ""
@@ -54,21 +54,23 @@ def _offer(bits: int) -> Offer:
 
 def _obey(line: bytes, offer: Offer, *, utf8: bool) -> None:
     try:
-        verb, argument = command.command(line)
+        verb, argument = command.split_command(line)
         assert verb.isascii() and verb == verb.upper()
         if verb == "MAIL":
-            asked = command.mail(argument, offer, NOON)
+            asked = command.parse_mail(argument, offer, NOON)
             assert asked.size >= 0
             assert asked.terms.utf8 or asked.sender.isascii()
-            law.check_question(AcceptRecipient(1, ORIGIN, str(asked.sender), asked.terms, command.Notify(0), ""))
+            invariants.check_question(
+                RecipientQuestion(1, ORIGIN, str(asked.sender), asked.terms, command.Notify(0), "")
+            )
         elif verb == "RCPT":
-            named = command.rcpt(argument, offer, utf8=utf8)
+            named = command.parse_rcpt(argument, offer, utf8=utf8)
             assert named.recipient.local and (utf8 or named.recipient.isascii())
-            law.check_question(
-                AcceptRecipient(1, ORIGIN, str(named.recipient), command.Terms(), named.notify, named.original)
+            invariants.check_question(
+                RecipientQuestion(1, ORIGIN, str(named.recipient), command.Terms(), named.notify, named.original)
             )
         else:
-            name = command.helo(argument)
+            name = command.parse_helo(argument)
             assert 0 < len(name) <= 256 and name.isascii() and name.isprintable()
-    except Refuse as refused:
-        law.check_refusal(refused)
+    except CommandRefused as refused:
+        invariants.check_refusal(refused)

@@ -6,9 +6,9 @@ the rest    what a client sends
 
 from smtpd.smtp.chunk import ChunkReader
 from smtpd.smtp.data import DataReader
-from smtpd.smtp.reply import Refuse
-from smtpd.smtp.transfer import stuffed
-from tests.fuzz import law
+from smtpd.smtp.dot_stuffing import dot_stuffed
+from smtpd.smtp.reply import CommandRefused
+from tests.fuzz import invariants
 
 END = b"\r\n.\r\n"
 LIMIT = 100  # bytes
@@ -41,7 +41,7 @@ def _check_data(data: bytes, limit: int, step: int) -> None:
     assert too_big == (len(content) + content.count(b"\n") > limit)
     if not too_big:
         assert given == content
-        sent = b"".join(stuffed([content]))
+        sent = b"".join(dot_stuffed([content]))
         assert _read_data(sent + b"rest", limit, len(sent) + 4) == (content, b"rest", True, False)
 
 
@@ -54,8 +54,8 @@ def _read_data(data: bytes, limit: int, step: int) -> tuple[bytes, bytes, bool, 
             if reader.ended:
                 content = b"" if reader.fault else b"".join(given)
                 return content, reader.rest + data[at + step :], True, bool(reader.fault)
-    except Refuse as refused:
-        law.check_refusal(refused)
+    except CommandRefused as refused:
+        invariants.check_refusal(refused)
         assert refused.close
         return None
     return b"", b"", False, bool(reader.fault)
@@ -68,7 +68,7 @@ def _check_chunks(data: bytes, binary: bool, step: int) -> None:
         assert whole == _counted(data)
     if whole is not None:
         assert b"\0" not in whole and b"\r" not in whole and whole[-1:] in (b"", b"\n")
-        sent = b"".join(stuffed([whole]))
+        sent = b"".join(dot_stuffed([whole]))
         assert _read_data(sent, 2**30, len(sent)) == (whole, b"", True, False)
 
 
@@ -85,7 +85,7 @@ def _text(seen: bytes) -> bytes | None:
 
 
 def _counted(data: bytes) -> bytes | None:
-    """As smtp/text.py says of a chunk."""
+    """As smtp/line_ending.py says of a chunk."""
     content = data.replace(b"\r\n", b"\n")
     end = 1 if content.startswith(b"\n") else content.find(b"\n\n") + 2
     header, body = (content[:end], content[end:]) if end > 1 or content[:1] == b"\n" else (content, None)

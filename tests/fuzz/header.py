@@ -7,9 +7,9 @@ the rest    content with LF line ends
 import re
 from email.utils import getaddresses
 
-from smtpd.header.editor import MAX_MENDED, Editor
+from smtpd.header.editor import MAX_MENDED, HeaderEditor
 from smtpd.header.received import received
-from tests.fuzz import law
+from tests.fuzz import invariants
 
 NOON = 1795243823
 DOMAIN = b"@here.test"
@@ -31,7 +31,7 @@ def fuzz(data: bytes) -> None:
 
 
 def _edit(content: bytes, step: int, masked: int, submitted: int) -> bytes | None:
-    editor = Editor(
+    editor = HeaderEditor(
         domain="here.test",
         masquerade=ADDRESS if masked else "",
         date=NOON if submitted else None,
@@ -110,4 +110,4 @@ def _check_trace(content: bytes) -> None:
         user=user,
         received_auth=True,
     )
-    assert law.get_untraced(line) == b""
+    assert invariants.get_untraced(line) == b""

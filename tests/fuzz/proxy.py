@@ -7,9 +7,9 @@ the rest    what a proxy sends
 import ipaddress
 from typing import Literal
 
-from smtpd.config.slice import Proxy
-from smtpd.smtp.proxy import MAX_V2, Header, Malformed, ProxyReader
-from tests.fuzz import law
+from smtpd.slice import Proxy
+from smtpd.smtp.proxy import MAX_V2, ProxyError, ProxyHeader, ProxyReader
+from tests.fuzz import invariants
 
 VERSIONS = (Proxy.V1, Proxy.V2, Proxy.ANY)
 
@@ -23,12 +23,12 @@ def fuzz(data: bytes) -> None:
         return
     length, header = whole
     assert length <= MAX_V2
-    assert not header.local or header == Header(local=True)
+    assert not header.local or header == ProxyHeader(local=True)
     if not header.local:
         _check(header)
 
 
-def _read(version: Proxy, data: bytes, step: int) -> tuple[int, Header] | Literal[False] | None:
+def _read(version: Proxy, data: bytes, step: int) -> tuple[int, ProxyHeader] | Literal[False] | None:
     """The length of the header, and what it says; None: malformed; False: not complete."""
     reader = ProxyReader(version)
     try:
@@ -36,16 +36,16 @@ def _read(version: Proxy, data: bytes, step: int) -> tuple[int, Header] | Litera
             if reader.feed(data[at : at + step]):
                 assert data[: at + step].endswith(reader.rest)
                 return min(at + step, len(data)) - len(reader.rest), reader.header
-    except Malformed as malformed:
+    except ProxyError as malformed:
         assert str(malformed).isascii()
         return None
     return False
 
 
-def _check(header: Header) -> None:
+def _check(header: ProxyHeader) -> None:
     for address, port in ((header.source, header.source_port), (header.destination, header.destination_port)):
         assert str(ipaddress.ip_address(address)) == address
         assert 0 <= port <= 65535
-        assert not law.is_mapped(address)
+        assert not invariants.is_mapped(address)
     source = ipaddress.ip_address(header.source)
     assert not (source.is_multicast or source.is_unspecified)

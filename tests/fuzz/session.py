@@ -15,27 +15,27 @@ import re
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from smtpd.config.slice import Auth, Tls
-from smtpd.smtp.action import Action, Ask, Content, Forget, Log, Say
+from smtpd.slice import Auth, Tls
+from smtpd.smtp.action import Action, AppendContent, Ask, DropMessage, Log, Say
 from smtpd.smtp.data import END
+from smtpd.smtp.dot_stuffing import dot_stuffed
 from smtpd.smtp.question import (
-    AcceptRecipient,
     Answer,
-    CheckPassword,
-    ContentStored,
-    Encrypt,
-    FinishScram,
-    PasswordChecked,
+    PasswordAnswer,
+    PasswordQuestion,
     Question,
-    Refused,
-    ScramFinished,
-    StoreContent,
+    RecipientQuestion,
+    RefusedAnswer,
+    ScramProofAnswer,
+    ScramProofQuestion,
+    StoreAnswer,
+    StoreQuestion,
+    TlsQuestion,
     Verdict,
 )
 from smtpd.smtp.server import Client
 from smtpd.smtp.state import COMMANDING, State
-from smtpd.smtp.transfer import stuffed
-from tests.fuzz import law
+from tests.fuzz import invariants
 from tests.smtp.player import CLIENT, LISTENER, Conversation
 
 EVENTS = ("tick 1", "tick 301", "abort", "shutdown", "expel", "tick 100", "fail", "tick 8000")
@@ -168,7 +168,7 @@ class Watched(Conversation):
         return _ONE_OF_TWO.sub("wrong", self.said.decode())
 
     def feed(self, data: bytes) -> None:
-        if isinstance(self.open, Encrypt):
+        if isinstance(self.open, TlsQuestion):
             assert not self.session.receive(data, self.now)
             assert self.session.lines.is_empty()
             return
@@ -192,19 +192,19 @@ class Watched(Conversation):
     def answer(self, answer: Answer | None = None) -> None:
         question = self.open
         match question:
-            case FinishScram(user=user, proof=proof):
-                answer = ScramFinished(Verdict.YES, b"x") if proof == PROOF else ScramFinished(Verdict.NO)
+            case ScramProofQuestion(user=user, proof=proof):
+                answer = ScramProofAnswer(Verdict.YES, b"x") if proof == PROOF else ScramProofAnswer(Verdict.NO)
                 self._grant(user, answer.verdict)
-            case CheckPassword(user=user, password="secret"):
-                answer = PasswordChecked(Verdict.YES)
+            case PasswordQuestion(user=user, password="secret"):
+                answer = PasswordAnswer(Verdict.YES)
                 self._grant(user, answer.verdict)
-            case AcceptRecipient(recipient=recipient) if recipient.startswith("nobody@"):
-                answer = Refused(550, "5.1.1", NASTY)
-            case StoreContent() if "store" not in self.refusals:
+            case RecipientQuestion(recipient=recipient) if recipient.startswith("nobody@"):
+                answer = RefusedAnswer(550, "5.1.1", NASTY)
+            case StoreQuestion() if "store" not in self.refusals:
                 self._check_content(self.content[question.message], question.message in self.binary)
-                answer = ContentStored()
+                answer = StoreAnswer()
         super().answer(answer)
-        if isinstance(question, Encrypt) and not self.session.closed:
+        if isinstance(question, TlsQuestion) and not self.session.closed:
             assert self.session.state is State.FRESH and not self.session.helo and self.session.lines.is_empty()
 
     def _grant(self, user: str, verdict: Verdict) -> None:
@@ -216,23 +216,23 @@ class Watched(Conversation):
         for action in actions:
             match action:
                 case Say(data):
-                    law.check_replies(data)
+                    invariants.check_replies(data)
                     assert not self.gone
                 case Log(fields=fields):
-                    law.check_log(str(action))
+                    invariants.check_log(str(action))
                     self.shown.append(_MASKED.sub("", str(fields.get("command", ""))))
-                case Content(data):
+                case AppendContent(data):
                     assert data
                 case Ask(question):
                     self._check_question(question)
         closed, self.closed = self.closed, ""  # what was being asked then is settled behind it
-        assert not closed or all(isinstance(action, Forget | Log) for action in actions), actions
+        assert not closed or all(isinstance(action, DropMessage | Log) for action in actions), actions
         super().obey(actions)
         self.closed = self.closed or closed
 
     def _check_question(self, question: Question) -> None:
-        law.check_question(question)
-        if isinstance(question, AcceptRecipient):
+        invariants.check_question(question)
+        if isinstance(question, RecipientQuestion):
             origin, listener = question.origin, self.session.listener
             if question.terms.body == 2:
                 self.binary.add(question.message)
@@ -245,11 +245,11 @@ class Watched(Conversation):
 
     def _check_content(self, content: bytes, binary: bool) -> None:
         """One message, here and wherever it is sent."""
-        header, _, body = (b"\n" + law.get_untraced(content)).partition(b"\n\n")
+        header, _, body = (b"\n" + invariants.get_untraced(content)).partition(b"\n\n")
         assert b"\r" not in header and b"\0" not in header
         if not binary:
             assert b"\r" not in body and b"\0" not in body and content.endswith(b"\n")
-            sent = b"".join(stuffed([content]))
+            sent = b"".join(dot_stuffed([content]))
             assert len(_DOT.findall(sent)) == 1 and sent.endswith(END)
             assert b"\n.\n" not in sent and b"\r.\r" not in sent
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.__main__ import SEEDS, TARGETS
+from tests.fuzz.dictionary_words import as_dictionary, read
 from tests.fuzz.mutator import Mutator
-from tests.fuzz.words import as_dictionary, read
 
 
 @pytest.mark.parametrize("path", sorted(SEEDS.glob("*/*")), ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -5,12 +5,12 @@ data    UTF-8, the argument
 
 import ipaddress
 
-from smtpd.envelope import Notify, Origin, Terms
+from smtpd.envelope import MailParameters, Notify, Origin
 from smtpd.smtp.address import domain
-from smtpd.smtp.question import AcceptRecipient
-from smtpd.smtp.reply import Refuse
-from smtpd.smtp.xclient import UNAVAILABLE, UNKNOWN, Overrides, overrides
-from tests.fuzz import law
+from smtpd.smtp.question import RecipientQuestion
+from smtpd.smtp.reply import CommandRefused
+from smtpd.smtp.xclient import UNAVAILABLE, UNKNOWN_NAME, XclientOverrides, parse_xclient
+from tests.fuzz import invariants
 
 
 def fuzz(data: bytes) -> None:
@@ -19,31 +19,31 @@ def fuzz(data: bytes) -> None:
     except UnicodeDecodeError:
         return
     try:
-        said = overrides(argument)
-    except Refuse as refused:
-        law.check_refusal(refused)
+        said = parse_xclient(argument)
+    except CommandRefused as refused:
+        invariants.check_refusal(refused)
         return
     _check(said)
     if (said.login or "").upper() not in UNAVAILABLE:  # a name that SASLprep made so cannot be said
-        assert overrides(_printed(said)) == said
+        assert parse_xclient(_printed(said)) == said
 
 
-def _check(said: Overrides) -> None:
+def _check(said: XclientOverrides) -> None:
     assert said.protocol in (None, "SMTP", "ESMTP")
     for port in (said.port, said.destination_port):
         assert port is None or 0 <= port <= 65535
     for address in (said.address, said.destination):
         assert not address or str(ipaddress.ip_address(address)) == address
-        assert not address or not law.is_mapped(address)
+        assert not address or not invariants.is_mapped(address)
     assert said.address != ""
-    assert said.name in (None, UNKNOWN) or domain(said.name) == said.name
+    assert said.name in (None, UNKNOWN_NAME) or domain(said.name) == said.name
     origin = Origin("", said.address or "", said.name or "", said.helo or "", "", "", True, user=said.login or "")
-    law.check_question(AcceptRecipient(1, origin, "bob@here.test", Terms(), Notify(0), ""))
+    invariants.check_question(RecipientQuestion(1, origin, "bob@here.test", MailParameters(), Notify(0), ""))
 
 
-def _printed(said: Overrides) -> str:
+def _printed(said: XclientOverrides) -> str:
     values = [
-        ("NAME", "[UNAVAILABLE]" if said.name == UNKNOWN else said.name),
+        ("NAME", "[UNAVAILABLE]" if said.name == UNKNOWN_NAME else said.name),
         ("ADDR", said.address and ("IPV6:" if ":" in said.address else "") + said.address),
         ("PORT", said.port),
         ("PROTO", said.protocol),

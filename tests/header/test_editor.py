@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.header.editor import MAX_BLOCK, MAX_FIELDS, MAX_LINE, MAX_MENDED, MAX_VALUE, Editor, Fault
+from smtpd.header.editor import FIELD_LINE_MAX, MAX_BLOCK, MAX_FIELDS, MAX_MENDED, MAX_VALUE, HeaderEditor, HeaderFault
 
 SUBMITTED = {"date": 1795243823, "message_id": "1a2b3c4d@here.test"}
 DATE = b"Date: Sat, 21 Nov 2026 06:50:23 +0000 (UTC)\n"
 MESSAGE_ID = b"Message-ID: <1a2b3c4d@here.test>\n"
 
 
-def edit(*pieces: bytes, **options) -> tuple[bytes, Fault | None]:
-    editor = Editor(domain="here.test", **options)
+def edit(*pieces: bytes, **options) -> tuple[bytes, HeaderFault | None]:
+    editor = HeaderEditor(domain="here.test", **options)
     edited = b"".join([*map(editor.feed, pieces), editor.end()])
     return b"" if editor.fault else edited, editor.fault
 
@@ -65,21 +65,21 @@ def test_what_needs_no_mending_stays_as_it_is(content):
 @pytest.mark.parametrize(
     "content, fault",
     [
-        (b" folded into our trace line\n\n", Fault.MALFORMED),
-        (b"\tfolded into our trace line\nA: b\n\n", Fault.MALFORMED),
-        (b" \n\n", Fault.MALFORMED),
-        (b"no colon\n", Fault.MALFORMED),
-        (b"no colon", Fault.MALFORMED),
-        (b"A: b\nno colon\n\nbody\n", Fault.MALFORMED),
-        (b": no name\n\n", Fault.MALFORMED),
-        (b"A: b\rc\n\n", Fault.MALFORMED),
-        (b"x" * 1024 + b": y\n\n", Fault.MALFORMED),
-        (b"A:" + b"x" * (MAX_VALUE + 1) + b"\n", Fault.MALFORMED),
-        (b"A:" + b"x" * (MAX_LINE + 1), Fault.MALFORMED),
-        (b"Received: x\n" * 100 + b"\n", Fault.LOOP),
-        (b"rEcEiVeD: x\n y\n" * 100 + b"\n", Fault.LOOP),
-        (b"Received: x\n" * 200 + b"no colon\n\n", Fault.MALFORMED),
-        ((b"A: " + b"x" * 1000 + b"\n") * (MAX_BLOCK // 1000), Fault.TOO_LARGE),
+        (b" folded into our trace line\n\n", HeaderFault.MALFORMED),
+        (b"\tfolded into our trace line\nA: b\n\n", HeaderFault.MALFORMED),
+        (b" \n\n", HeaderFault.MALFORMED),
+        (b"no colon\n", HeaderFault.MALFORMED),
+        (b"no colon", HeaderFault.MALFORMED),
+        (b"A: b\nno colon\n\nbody\n", HeaderFault.MALFORMED),
+        (b": no name\n\n", HeaderFault.MALFORMED),
+        (b"A: b\rc\n\n", HeaderFault.MALFORMED),
+        (b"x" * 1024 + b": y\n\n", HeaderFault.MALFORMED),
+        (b"A:" + b"x" * (MAX_VALUE + 1) + b"\n", HeaderFault.MALFORMED),
+        (b"A:" + b"x" * (FIELD_LINE_MAX + 1), HeaderFault.MALFORMED),
+        (b"Received: x\n" * 100 + b"\n", HeaderFault.LOOP),
+        (b"rEcEiVeD: x\n y\n" * 100 + b"\n", HeaderFault.LOOP),
+        (b"Received: x\n" * 200 + b"no colon\n\n", HeaderFault.MALFORMED),
+        ((b"A: " + b"x" * 1000 + b"\n") * (MAX_BLOCK // 1000), HeaderFault.TOO_LARGE),
     ],
 )
 def test_a_header_that_cannot_be_taken(content, fault):
@@ -88,7 +88,7 @@ def test_a_header_that_cannot_be_taken(content, fault):
 
 
 @pytest.mark.parametrize("name", [b"To", b"Cc", b"From"])
-@pytest.mark.parametrize("size, fault", [(65535, None), (65536, Fault.MALFORMED)])
+@pytest.mark.parametrize("size, fault", [(65535, None), (65536, HeaderFault.MALFORMED)])
 def test_an_address_list_is_measured_unfolded(name, size, fault):
     lines, rest = divmod(size, 1000)
     content = name + b":" + (b" " + b"x" * 999 + b"\n") * lines + b" " + b"x" * (rest - 1) + b"\nA: b\n\n"
@@ -96,7 +96,7 @@ def test_an_address_list_is_measured_unfolded(name, size, fault):
     assert edit(*cut(content, 4096))[1] is fault
 
 
-@pytest.mark.parametrize("size, fault", [(MAX_BLOCK, None), (MAX_BLOCK + 1, Fault.TOO_LARGE)])
+@pytest.mark.parametrize("size, fault", [(MAX_BLOCK, None), (MAX_BLOCK + 1, HeaderFault.TOO_LARGE)])
 def test_the_block_is_measured_to_the_byte(size, fault):
     fields = (b"A:" + b"x" * 1021 + b"\n") * 1000
     content = fields + b"B:" + b"x" * 10000 + b"\n"
@@ -109,12 +109,12 @@ def test_what_is_held_has_a_bound():
     endless = [b"To: " + b"x" * 1000 + b"\n", b"A: b\nTo: b\n", b"A:", b"Bcc: x\n"]
     for start in endless:
         for more in (b" " + b"x" * 999 + b"\n", b"x" * 1000, b" \n"):
-            editor = Editor(domain="here.test")
+            editor = HeaderEditor(domain="here.test")
             editor.feed(start)
             for _ in range(2000):
                 editor.feed(more)
             field = editor._field.value if editor._field else b""
-            assert len(editor._held) + len(field) <= 2 * MAX_LINE + len(more)
+            assert len(editor._held) + len(field) <= 2 * FIELD_LINE_MAX + len(more)
 
 
 def test_blind_copies_are_left_out():
@@ -231,4 +231,4 @@ def test_a_thousand_fields_of_addresses_are_enough(name):
     field = f"{name}: a@there.test\n".encode()
     for step in (10**9, 100):
         assert edit(*cut(field * MAX_FIELDS, step))[1] is None
-        assert edit(*cut(field * (MAX_FIELDS + 1), step))[1] is Fault.TOO_LARGE
+        assert edit(*cut(field * (MAX_FIELDS + 1), step))[1] is HeaderFault.TOO_LARGE

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.header.mime import BOUNDARY_MAX, Description, describe, relabelled
+from smtpd.header.mime import BOUNDARY_MAX, Description, describe, with_encoding
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_the_encoding(header, encoding):
     ],
 )
 def test_another_label(header, changed):
-    assert relabelled(header, b"8bit") == changed
+    assert with_encoding(header, b"8bit") == changed
 
 
 def test_a_message_gets_the_version_that_a_label_needs():
-    assert relabelled(b"", b"8bit", version=True) == b"MIME-Version: 1.0\nContent-Transfer-Encoding: 8bit\n"
-    assert relabelled(b"mime-version: 1.0\n", b"8bit", version=True).count(b"ersion") == 1
+    assert with_encoding(b"", b"8bit", version=True) == b"MIME-Version: 1.0\nContent-Transfer-Encoding: 8bit\n"
+    assert with_encoding(b"mime-version: 1.0\n", b"8bit", version=True).count(b"ersion") == 1
 
 
 @given(st.lists(st.sampled_from([b"Content-Type:", b"a/b", b";", b"boundary=", b'"', b"\\", b"\n", b" ", b"x"])))
@@ -71,5 +71,5 @@ def test_a_header_made_to_be_slow_is_not(piece):
     header = b"Content-Type: a/b" + piece * (200_000 // len(piece))
     begin = time.process_time()
     describe(header)
-    relabelled(header, b"8bit", version=True)
+    with_encoding(header, b"8bit", version=True)
     assert time.process_time() - begin < 5

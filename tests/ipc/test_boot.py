@@ -8,7 +8,7 @@ import pytest
 
 from smtpd.imsg import TABLE, Begin, EnterSandbox, TakeSigningSocket
 from smtpd.ipc.boot import Handed, _take_all, command
-from smtpd.ipc.channel import Channel, Closed, Violation
+from smtpd.ipc.channel import Channel, ChannelClosed, Violation
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_what_comes_with_the_order_to_enter_the_sandbox_is_not_lost_unseen(ends)
 def test_without_a_parent_nothing_is_waited_for(ends):
     parent, child = ends
     parent.close()
-    with pytest.raises(Closed):
+    with pytest.raises(ChannelClosed):
         _take_all(Handed(child), "crypto", None)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.ipc import frame
-from smtpd.ipc.channel import WAITING_DESCRIPTORS, Channel, Closed, OtherVersion, Violation
+from smtpd.ipc.channel import WAITING_DESCRIPTORS, Channel, ChannelClosed, VersionMismatch, Violation
 from smtpd.ipc.declaration import Table
 
 TABLE = Table()
@@ -288,7 +288,7 @@ def test_a_forged_frame_ends_the_receiver(raw, forged):
 def test_another_version_is_told_apart(raw):
     sock, b = raw
     sock.send(header(1, 16, peer_id=7))
-    with pytest.raises(OtherVersion):
+    with pytest.raises(VersionMismatch):
         b.receive()
 
 
@@ -350,7 +350,7 @@ def test_a_channel_that_is_closed_leaves_no_received_descriptor_open(raw):
 def test_end_of_file_is_closed(raw):
     sock, b = raw
     sock.close()
-    with pytest.raises(Closed):
+    with pytest.raises(ChannelClosed):
         b.receive()
 
 

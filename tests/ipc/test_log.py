@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpd.ipc import log as log_module
-from smtpd.ipc.log import LINE_MAX, PIECE, Log, attributed, encoded, quoted, visible
+from smtpd.ipc.log import LINE_MAX, WRITE_MAX, Log, attributed, encoded, quoted, visible
 from smtpd.ipc.loop import prepare
 from tests.stress import hasty_threads, join, rounds, run_until_stopped
 
@@ -140,7 +140,7 @@ def test_of_what_leaves_by_halves_whole_lines_count_and_the_next_begins_a_line(p
 @given(st.text(max_size=3000))
 def test_no_line_is_longer_than_what_a_pipe_takes_in_one_piece(text):
     line = encoded(text)
-    assert len(line) <= LINE_MAX < PIECE and line.endswith(b"\n") and line.count(b"\n") == 1
+    assert len(line) <= LINE_MAX < WRITE_MAX and line.endswith(b"\n") and line.count(b"\n") == 1
     assert visible(text).startswith(line.decode()[:-1]) or not text.isprintable()
 
 

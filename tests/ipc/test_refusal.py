@@ -14,8 +14,8 @@ import pytest
 
 from smtpd.ipc.channel import FIRST_PAUSE, LONGEST_PAUSE, REFUSALS, Channel
 from smtpd.ipc.declaration import Table
-from smtpd.ipc.loop import Switchboard, prepare
-from smtpd.ipc.plain import Loop
+from smtpd.ipc.loop import ChannelSet, prepare
+from smtpd.ipc.selector_loop import SelectorLoop
 
 TABLE = Table()
 
@@ -94,7 +94,7 @@ def test_the_loop_of_the_six_does_not_spin(ends):
     kernel, near, far = ends
     kernel.refuses = errno.ETOOMANYREFS
     loop = prepare()
-    board = Switchboard(loop)
+    board = ChannelSet(loop)
     board.add(near, pytest.fail, pytest.fail)
     near.send(Tell(b"one"))
     loop.call_later(2 * FIRST_PAUSE, near.send, Tell(b"two"))
@@ -122,7 +122,7 @@ async def _turns():
 def test_the_loop_of_root_does_not_spin(ends):
     kernel, near, far = ends
     kernel.refuses = errno.ETOOMANYREFS
-    loop = Loop()
+    loop = SelectorLoop()
     loop.add(near, pytest.fail, pytest.fail)
     near.send(Tell(b"one"))
     over = []
@@ -187,7 +187,7 @@ def wait_for_the_kernel(which):
 
 def _turner_of_six(near):
     loop = prepare()
-    Switchboard(loop).add(near, None, None)
+    ChannelSet(loop).add(near, None, None)
 
     def turn(seconds):
         loop.call_later(seconds, loop.stop)
@@ -197,7 +197,7 @@ def _turner_of_six(near):
 
 
 def _turner_of_root(near):
-    loop = Loop()
+    loop = SelectorLoop()
     loop.add(near, None, None)
 
     def turn(seconds):

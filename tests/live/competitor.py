@@ -44,7 +44,7 @@ def main(role, directory, user, name, count):
         return
     where = os.open(directory, os.O_RDONLY)
     for number in range(int(count)):
-        letter = mbox.Mail(f"{name}@there.test", time.time(), [unquoted(name, number)])
+        letter = mbox.MboxMail(f"{name}@there.test", time.time(), [unquoted(name, number)])
         if role == "mboxfile":
             mboxfile.append(f"{directory}/{user}", letter)
             continue

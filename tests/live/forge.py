@@ -23,10 +23,10 @@ import msgspec
 from smtpd import sandbox
 from smtpd.agent import process as agent
 from smtpd.config import parser
-from smtpd.config.encoding import encode_slices
 from smtpd.config.host import this_host
-from smtpd.config.slicing import slice_config
-from smtpd.envelope import Origin, Terms
+from smtpd.config.resolve.slice_encoding import encode_slices
+from smtpd.config.resolve.slicing import slice_config
+from smtpd.envelope import MailParameters, Origin
 from smtpd.imsg import (
     ROLES,
     TABLE,
@@ -66,7 +66,7 @@ IMPOSSIBLE = {
         StoreMessage(1, MESSAGE, 1, b"x", 1),
         ForgetMessage(MESSAGE, 0),
     ],
-    ("lookup", "queue"): [AddEnvelopes(MESSAGE, ORIGIN, [], Terms())],
+    ("lookup", "queue"): [AddEnvelopes(MESSAGE, ORIGIN, [], MailParameters())],
     ("scheduler", "queue"): [EnvelopesDue([ENVELOPE, ENVELOPE])],
     ("queue", "scheduler"): [EnvelopesTried([ENVELOPE], [], [])],
 }

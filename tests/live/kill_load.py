@@ -14,7 +14,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
-from smtpd.config.slice import LMTP_USER
+from smtpd.slice import LMTP_USER
 from tests.live.conftest import COMPLETE
 from tests.mail_local import lmtp_server
 

@@ -15,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.bench.ground import POPULATION, TOP, Ground, inside
 from tests.bench.server import Postfix
+from tests.bench.testbed import POPULATION, TOP, Testbed, inside
 
 MAIL = "Subject: to {name}\r\nX-Spam: yes\r\n\r\nFrom here\r\n.\r\nend\r\n"
 PATIENCE = 30.0  # seconds
@@ -50,7 +50,7 @@ def bind(path, place):
 def main():
     order = json.load(sys.stdin)
     inside()
-    ground = Ground(Path(order["directory"]))
+    ground = Testbed(Path(order["directory"]))
     for number, path in enumerate((Path(sys.base_prefix), TOP)):
         show(path, ground.make(f"aside-{number}"))
     bind(ground.make("mail"), "/var/mail")

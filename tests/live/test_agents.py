@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from smtpd.envelope import Outcome
-from smtpd.ipc.errand import PACKET_MAX, ForwardText, Result, encode
+from smtpd.errand import PACKET_MAX, ForwardText, Result, encode
 from tests.live.conftest import become, mails, pids_of, running, until
 
 

@@ -30,7 +30,7 @@ match from any for domain "unix.test" action "unix"
 match from any for domain "whole.test" action "whole"
 match from any for domain "here.test" action "local"
 """
-HANDS = 4  # conversations of one agent with the server, with a mail each: so many may be under way
+WORKERS = 4  # conversations of one agent with the server, with a mail each: so many may be under way
 PEOPLE = ("carol", "dave", "erin", "frank")  # erin is nobody to Dovecot
 
 
@@ -103,7 +103,7 @@ def test_connections_are_kept_for_the_next_mails(daemon, dovecot):
         for number in range(50):
             client.sendmail("amy@there.test", "frank@tcp.test", f"Subject: kept {number}\r\n\r\nx\r\n".encode())
     until(lambda: dovecot.count("frank") == there + 50, what="all of them")
-    assert dovecot.log.count("Connect from") - before <= HANDS
+    assert dovecot.log.count("Connect from") - before <= WORKERS
 
 
 def test_a_server_that_is_not_there_delays_nobody_else(daemon, dovecot, users, alice):
@@ -185,4 +185,4 @@ def test_a_server_that_restarts_under_load_has_every_mail_and_few_twice(daemon, 
     until(empty, 40, what="an empty queue")
     found = collections.Counter(subject for subject in subjects(dovecot, "carol") if disturb.__name__ in subject)
     assert set(found) == {*sent[0], *sent[1]} and len(found) >= times * 20
-    assert sum(found.values()) - len(found) <= times * HANDS
+    assert sum(found.values()) - len(found) <= times * WORKERS

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.config.permission import has_private_group
+from smtpd.config.file_permission import has_private_group
 from tests.live.certificate import Authority
 from tests.live.conftest import CONF, Daemon, mails, running, started, until
 from tests.live.encrypted import Client, serial_of

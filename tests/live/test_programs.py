@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.ground import PEERS, POPULATION
+from tests.bench.testbed import PEERS, POPULATION
 from tests.live import dovecot as peer
 from tests.live.conftest import TOP, free_port
 from tests.namespace import unshare

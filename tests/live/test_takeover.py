@@ -12,7 +12,8 @@ import socket
 
 import pytest
 
-from smtpd.envelope import Duty, Kind, Notify, Outcome, Recipient, Terms
+from smtpd.envelope import Duty, Kind, MailParameters, Notify, Outcome, Recipient
+from smtpd.errand import PACKET_MAX, Deliver, InProgress, ReadForward, Result, decode, encode
 from smtpd.imsg import (
     AddEnvelopes,
     AgentRefused,
@@ -24,8 +25,7 @@ from smtpd.imsg import (
     RecipientExpanded,
     StartAgent,
 )
-from smtpd.ipc.errand import PACKET_MAX, AtWork, Deliver, ReadForward, Result, decode, encode
-from smtpd.tables.expansion import Command, File, digest
+from smtpd.tables.alias_syntax import Command, File, digest
 from tests.live.conftest import mails, until
 from tests.live.recipient import envelopes, logged, write
 
@@ -152,7 +152,7 @@ class Agent:
         fields |= {"extension": "", "by_descriptor": False, "perhaps_delivered": False, "digest": told, **more}
         self.socket.send(encode(Deliver(7 << 32 | 1, 1_700_000_000, len(CONTENT), content=CONTENT, **fields)))
         while packet := self.socket.recv(PACKET_MAX):
-            if not isinstance(answer := decode(packet), AtWork):
+            if not isinstance(answer := decode(packet), InProgress):
                 return answer
         return None
 
@@ -347,7 +347,9 @@ def test_an_envelope_that_cannot_be_is_the_end(taken, recipient, reason):
 
 
 @pytest.mark.parametrize(
-    "terms, reason", [(Terms(priority=9), "other terms than before"), (Terms(release=2**40), "other terms")], ids=str
+    "terms, reason",
+    [(MailParameters(priority=9), "other terms than before"), (MailParameters(release=2**40), "other terms")],
+    ids=str,
 )
 def test_other_terms_for_another_recipient_are_the_end(taken, terms, reason):
     lookup = Lookup(taken("lookup"))

@@ -6,10 +6,9 @@ import socket
 import pytest
 from msgspec.structs import replace
 
-from smtpd.config.slice import Condition, ExpansionSlice, LookupSlice, Match, Method, TableSlice
 from smtpd.imsg import (
     TABLE,
-    AskServer,
+    AskServerForUtf8,
     CheckPassword,
     FindUser,
     ForwardRead,
@@ -22,8 +21,9 @@ from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare
 from smtpd.lookup import process
+from smtpd.lookup.resolver_config import ResolverConfig
 from smtpd.lookup.state import Lookup
-from smtpd.lookup.system import System
+from smtpd.slice import Condition, ExpansionSlice, LookupSlice, Match, Method, TableSlice
 
 CONFIGURATION = LookupSlice(
     server_name="mx.here.test",
@@ -55,7 +55,9 @@ class House:
             ours.append(Channel(here, TABLE, "lookup", peer, number))
             channels.setdefault(peer, ours[-1])
             self.theirs[peer + str(number or "")] = Channel(there, TABLE, peer, "lookup", number)
-        self.lookup = Lookup(self.loop, configuration, system or System(), channels["parent"], channels["queue"])
+        self.lookup = Lookup(
+            self.loop, configuration, system or ResolverConfig(), channels["parent"], channels["queue"]
+        )
         handlers = {role: getattr(process, f"from_{role}") for role in ("parent", "dispatcher", "queue", "control")}
         self.boards = [
             (connect(self.loop, ours, handlers, self.lookup), ours),
@@ -74,7 +76,7 @@ class House:
             case CheckPassword():
                 verdict = "yes" if self.passwords.get(imsg.user) == imsg.password else "no"
                 channel.send(PasswordChecked(imsg.request, verdict))
-            case AskServer():
+            case AskServerForUtf8():
                 channel.send(ServerAnswered(imsg.request, self.server, ""))
             case ReadForward():
                 verdict, content = self.forwards.get(imsg.user, ("none", b""))
@@ -115,7 +117,7 @@ class House:
                 board.remove(channel)
         for opened in self.opened:
             opened.close()
-        for task in (*self.lookup.clients._tasks, *self.lookup.doors._tasks):
+        for task in (*self.lookup.clients._tasks, *self.lookup.listener_tables._tasks):
             task.cancel()
         self.loop.run_until_complete(asyncio.sleep(0.001))
         log.flush()

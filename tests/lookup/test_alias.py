@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.slice import Condition, ExpansionSlice, Match, Method, Operand
-from smtpd.envelope import Duty, Terms
+from smtpd.envelope import Duty, MailParameters
 from smtpd.imsg import AddEnvelopes
-from smtpd.lookup.expansion import LISTED, NODES, Expanded
-from smtpd.lookup.node import FindUser, ReadForward
+from smtpd.lookup.expansion import FORWARD_NODES_MAX, NODES_MAX, Expanded
+from smtpd.lookup.node import ForwardQuestion, UserQuestion
 from smtpd.lookup.refusal import Refusal
-from smtpd.tables.expansion import Command, File, digest
+from smtpd.slice import Condition, ExpansionSlice, Match, Method, Operand
+from smtpd.tables.alias_syntax import Command, File, digest
 from smtpd.tables.inline import ListTable
 from tests.lookup.world import ANY, IN, ORIGIN, World, reached, refused
 
@@ -32,7 +32,7 @@ def virtual(entries, forwards=(), **more):
 def test_an_alias_is_replaced_by_what_it_names():
     world = aliased({"staff": "bob, amy@here.test, eve+x"})
     assert reached(world, "staff@here.test") == ["bob", "eve+x", "amy"]
-    assert FindUser("staff") not in world.asked
+    assert UserQuestion("staff") not in world.asked
 
 
 def test_an_alias_has_no_case():
@@ -141,14 +141,14 @@ def test_a_long_way_of_aliases_is_refused():
 
 
 def test_a_list_may_be_longer_than_a_forward():
-    many = {f"u{n}": None for n in range(5 * NODES)}
+    many = {f"u{n}": None for n in range(5 * FORWARD_NODES_MAX)}
     world = aliased({"all": ", ".join(many)}, many)
-    assert len(reached(world, "all@here.test")) == 5 * NODES
-    refused(aliased({"all": ", ".join(f"u{n}" for n in range(LISTED))}), "all@here.test", 424, "4.2.4")
+    assert len(reached(world, "all@here.test")) == 5 * FORWARD_NODES_MAX
+    refused(aliased({"all": ", ".join(f"u{n}" for n in range(NODES_MAX))}), "all@here.test", 424, "4.2.4")
 
 
 def test_a_long_list_that_a_forward_names_is_too_long():
-    many = {f"u{n}": None for n in range(5 * NODES)}
+    many = {f"u{n}": None for n in range(5 * FORWARD_NODES_MAX)}
     refused(aliased({"all": ", ".join(many)}, many | dict(bob="all")), "bob@here.test", 424, "4.2.4")
 
 
@@ -240,7 +240,7 @@ def test_a_command_of_a_user_that_an_alias_names_is_the_users():
 def test_commands_in_the_forward_of_root_are_not_read():
     world = aliased({}, dict(root="|id"), verdicts=dict(root="root"), alias_commands="vmail")
     refused(world, "root@here.test", 550, "5.2.1")
-    assert ReadForward("root", "") not in world.asked
+    assert ForwardQuestion("root", "") not in world.asked
 
 
 def test_root_may_be_an_alias():
@@ -336,11 +336,11 @@ def test_any_aliases_and_forwards_end_within_the_limits(entries, said, included,
     world = World(said, tables={"aliases": entries}, slow=slow, **options)
     outcome = world.expand("u0@here.test")
     assert isinstance(outcome, Expanded | Refusal)
-    assert len(world.asked) <= 3 * LISTED
+    assert len(world.asked) <= 3 * NODES_MAX
     if isinstance(outcome, Expanded):
         ways = [(to.action, to.user, to.extension, to.duty, to.digest, to.destination) for to in outcome.recipients]
-        assert 0 < len(ways) == len(set(ways)) <= LISTED
+        assert 0 < len(ways) == len(set(ways)) <= NODES_MAX
         assert {to.user for to in outcome.recipients if to.duty in (Duty.DELIVER, Duty.FORWARDED)} <= set(said)
         assert {to.user for to in outcome.recipients if to.duty is Duty.ALIASED} <= {"vmail"}
-        encoded = msgspec.msgpack.encode(AddEnvelopes(1, ORIGIN, list(outcome.recipients), Terms()))
+        encoded = msgspec.msgpack.encode(AddEnvelopes(1, ORIGIN, list(outcome.recipients), MailParameters()))
         assert msgspec.msgpack.decode(encoded, type=AddEnvelopes).recipients == list(outcome.recipients)

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.slice import Condition, ExpansionSlice, Match, Method, Operand
-from smtpd.envelope import Duty, Kind, Recipient, Terms
+from smtpd.envelope import Duty, Kind, MailParameters, Recipient
 from smtpd.imsg import AddEnvelopes
 from smtpd.ipc.declaration import DEFAULT_LIMIT
-from smtpd.lookup.expansion import DEPTH, NODES, Expanded
-from smtpd.lookup.node import AskServer, FindUser, Forward
-from smtpd.tables.expansion import Command, File, digest
+from smtpd.lookup.expansion import DEPTH_MAX, FORWARD_NODES_MAX, Expanded
+from smtpd.lookup.node import ForwardAnswer, ServerQuestion, UserQuestion
+from smtpd.slice import Condition, ExpansionSlice, Match, Method, Operand
+from smtpd.tables.alias_syntax import Command, File, digest
 from smtpd.tables.file import FileTable
 from smtpd.tables.inline import ListTable
 from tests.lookup.world import ANY, ORIGIN, World, reached, refused
@@ -66,7 +66,7 @@ def test_relaying_is_refused():
 def test_root_and_daemons_receive_nothing(verdict):
     world = World(dict(root="|id"), verdicts=dict(root=verdict))
     refused(world, "root@here.test", 550, "5.2.1")
-    assert world.asked == [FindUser("root")]
+    assert world.asked == [UserQuestion("root")]
 
 
 @pytest.mark.parametrize("verdict", ["later", "nonsense", ""])
@@ -262,18 +262,20 @@ def test_a_forward_that_cannot_be_understood_is_for_later_and_not_repeated():
 
 
 def test_a_forward_that_is_unsafe_is_for_later():
-    refusal = refused(World(dict(bob=Forward("unsafe", reason="chmod g-w it"))), "bob@here.test", 424, "4.2.4")
+    refusal = refused(World(dict(bob=ForwardAnswer("unsafe", reason="chmod g-w it"))), "bob@here.test", 424, "4.2.4")
     assert refusal.reason == ".forward of bob: chmod g-w it" and "chmod" not in refusal.text
 
 
 def test_a_forward_that_nobody_may_read_is_refused():
-    refusal = refused(World(dict(bob=Forward("refused", reason="not owned by bob"))), "bob@here.test", 524, "5.2.4")
+    refusal = refused(
+        World(dict(bob=ForwardAnswer("refused", reason="not owned by bob"))), "bob@here.test", 524, "5.2.4"
+    )
     assert "owned" not in refusal.text and "owned" in refusal.reason
 
 
 @pytest.mark.parametrize("verdict", ["later", "nonsense"])
 def test_a_forward_that_cannot_be_read_now_is_for_later(verdict):
-    refused(World(dict(bob=Forward(verdict, reason="its agent is silent"))), "bob@here.test", 451, "4.3.0")
+    refused(World(dict(bob=ForwardAnswer(verdict, reason="its agent is silent"))), "bob@here.test", 451, "4.3.0")
 
 
 # -- what would not end --------------------------------------------------------------
@@ -293,8 +295,8 @@ def chain(length):
 
 
 def test_a_long_way_is_refused():
-    assert reached(World(chain(DEPTH - 2)), "u0@here.test") == ["u8"]
-    refused(World(chain(DEPTH - 1)), "u0@here.test", 524, "5.2.4")
+    assert reached(World(chain(DEPTH_MAX - 2)), "u0@here.test") == ["u8"]
+    refused(World(chain(DEPTH_MAX - 1)), "u0@here.test", 524, "5.2.4")
 
 
 def test_a_way_that_grows_by_its_sub_address_is_refused():
@@ -302,15 +304,15 @@ def test_a_way_that_grows_by_its_sub_address_is_refused():
 
 
 def test_so_many_addresses_and_one_more():
-    many = {f"u{n}": None for n in range(NODES + 1)}
-    fits = ", ".join(f"u{n}" for n in range(NODES))
-    assert len(reached(World(many | dict(bob=fits)), "bob@here.test")) == NODES
-    refused(World(many | dict(bob=f"{fits}, u{NODES}")), "bob@here.test", 424, "4.2.4")
+    many = {f"u{n}": None for n in range(FORWARD_NODES_MAX + 1)}
+    fits = ", ".join(f"u{n}" for n in range(FORWARD_NODES_MAX))
+    assert len(reached(World(many | dict(bob=fits)), "bob@here.test")) == FORWARD_NODES_MAX
+    refused(World(many | dict(bob=f"{fits}, u{FORWARD_NODES_MAX}")), "bob@here.test", 424, "4.2.4")
 
 
 def test_so_many_commands_and_one_more():
-    fits = "\n".join(f"|{n}" for n in range(NODES))
-    assert len(reached(World(dict(bob=fits)), "bob@here.test")) == NODES
+    fits = "\n".join(f"|{n}" for n in range(FORWARD_NODES_MAX))
+    assert len(reached(World(dict(bob=fits)), "bob@here.test")) == FORWARD_NODES_MAX
     refused(World(dict(bob=f"{fits}\n|one more")), "bob@here.test", 424, "4.2.4")
 
 
@@ -341,7 +343,7 @@ def test_any_recipient_ends_and_fits_its_imsgs(local, forward):
             continue
         outcome = world.expand(recipient)
         if isinstance(outcome, Expanded):
-            encoded = msgspec.msgpack.encode(AddEnvelopes(1, ORIGIN, list(outcome.recipients), Terms()))
+            encoded = msgspec.msgpack.encode(AddEnvelopes(1, ORIGIN, list(outcome.recipients), MailParameters()))
             assert msgspec.msgpack.decode(encoded, type=AddEnvelopes).recipients == list(outcome.recipients)
             assert len(encoded) <= DEFAULT_LIMIT
 
@@ -350,7 +352,7 @@ def test_any_recipient_ends_and_fits_its_imsgs(local, forward):
 
 
 def asked_servers(world):
-    return [question.action for question in world.asked if isinstance(question, AskServer)]
+    return [question.action for question in world.asked if isinstance(question, ServerQuestion)]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pwd
 import pytest
 from msgspec.structs import replace
 
-from smtpd.config.slice import Condition, Match, Operand
 from smtpd.lookup import explain as module
-from smtpd.lookup.explain import Misused, explain, parse
+from smtpd.lookup.explain import ExplainError, explain, parse
+from smtpd.slice import Condition, Match, Operand
 from smtpd.smtp.address import AddressError
 from tests.config.machine import slices
 
@@ -212,5 +212,5 @@ def test_words_that_name_no_recipient(told, words):
     status, lines, error = told(*words)
     assert (status, lines) == (1, [])
     assert error.startswith("--explain: ")
-    with pytest.raises((Misused, AddressError)):
+    with pytest.raises((ExplainError, AddressError)):
         parse(words, "mx.here.test")

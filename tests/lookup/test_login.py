@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from smtpd.config.slice import DoorSlice, TableSlice
 from smtpd.imsg import (
     BeginScram,
     CheckCredentials,
@@ -20,7 +19,8 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
-from smtpd.lookup import failure, login
+from smtpd.lookup import login, login_failures
+from smtpd.slice import ListenerTablesSlice, TableSlice
 from smtpd.tables import credential, scram
 from smtpd.tables.program import ProgramTable
 from tests.lookup.conftest import CONFIGURATION
@@ -53,23 +53,23 @@ TABLES = (
     TableSlice("ldap", backend="ldap"),
 )
 DOORS = (
-    DoorSlice(0, True),
-    DoorSlice(1, True, "users"),
-    DoorSlice(2, True, "away"),
-    DoorSlice(3, True, "ldap"),
-    DoorSlice(4, hostnames="away"),
+    ListenerTablesSlice(0, True),
+    ListenerTablesSlice(1, True, "users"),
+    ListenerTablesSlice(2, True, "away"),
+    ListenerTablesSlice(3, True, "ldap"),
+    ListenerTablesSlice(4, hostnames="away"),
 )
 
 
 @pytest.fixture
 def short(monkeypatch):
     """A "no" takes no time worth waiting for."""
-    monkeypatch.setattr(failure, "FIRST", 0.001)
+    monkeypatch.setattr(login_failures, "ANSWER_DELAY_MIN", 0.001)
 
 
 @pytest.fixture
 def open_house(house, short):
-    return house(tables=TABLES, doors=DOORS, auth_failure_rate=100)
+    return house(tables=TABLES, listener_tables=DOORS, auth_failure_rate=100)
 
 
 def logged_in(house, user, password=SECRET, listener=1, request=5, address=HERE):
@@ -121,7 +121,7 @@ def test_a_user_who_is_not_there_costs_what_the_others_cost(open_house):
 
 
 def test_more_passwords_than_can_be_compared_are_for_later(open_house, monkeypatch):
-    monkeypatch.setattr(login, "WAITING", -login.COMPARING)
+    monkeypatch.setattr(login, "COMPARE_QUEUE_MAX", -login.COMPARE_THREADS)
     assert logged_in(open_house, "argon") == "later"
 
 
@@ -144,7 +144,7 @@ def test_what_is_no_name_is_not_asked_for(open_house, user):
 
 def test_the_parent_is_not_asked_about_more_than_it_can_do(open_house):
     open_house.silent = {CheckPassword}
-    count = login.PARENT_QUESTIONS
+    count = login.PARENT_QUESTIONS_MAX
 
     async def scenario():
         for n in range(count + 1):
@@ -159,7 +159,7 @@ def test_strangers_leave_room_for_those_who_are_known_and_for_programs_of_this_h
     open_house.passwords["bob"] = SECRET
     assert logged_in(open_house, "bob", listener=0) == "yes"
     open_house.silent = {CheckPassword}
-    count = login.PARENT_QUESTIONS
+    count = login.PARENT_QUESTIONS_MAX
 
     async def scenario():
         send = open_house.theirs["dispatcher1"].send
@@ -175,7 +175,7 @@ def test_strangers_leave_room_for_those_who_are_known_and_for_programs_of_this_h
 
 def test_a_password_of_who_is_known_is_compared_where_no_stranger_s_is(open_house, monkeypatch):
     assert logged_in(open_house, "argon") == "yes"
-    monkeypatch.setattr(login, "WAITING", -login.COMPARING)
+    monkeypatch.setattr(login, "COMPARE_QUEUE_MAX", -login.COMPARE_THREADS)
     assert logged_in(open_house, "argon", request=6) == "yes"
     assert logged_in(open_house, "argon", request=7, address="198.51.100.1") == "later"
 
@@ -273,7 +273,7 @@ def test_who_is_not_there_goes_on_looking_the_same_whoever_logs_in_meanwhile(ope
 
 
 def test_what_looks_like_a_user_is_of_no_use_after_a_restart(house, short):
-    assert len({begin(house(tables=TABLES, doors=DOORS), "eve").salt for _ in range(2)}) == 2
+    assert len({begin(house(tables=TABLES, listener_tables=DOORS), "eve").salt for _ in range(2)}) == 2
 
 
 def test_scram_with_a_table_that_cannot_be_asked_is_for_later(open_house):
@@ -286,8 +286,8 @@ def test_scram_with_a_table_that_cannot_be_asked_is_for_later(open_house):
 
 
 def test_a_no_comes_late_and_a_yes_does_not(house, monkeypatch):
-    monkeypatch.setattr(failure, "FIRST", 0.2)
-    house = house(tables=TABLES, doors=DOORS)
+    monkeypatch.setattr(login_failures, "ANSWER_DELAY_MIN", 0.2)
+    house = house(tables=TABLES, listener_tables=DOORS)
     begun = time.monotonic()
     assert logged_in(house, "argon") == "yes"
     assert time.monotonic() - begun < 0.2
@@ -297,7 +297,7 @@ def test_a_no_comes_late_and_a_yes_does_not(house, monkeypatch):
 
 
 def test_others_do_not_wait_with_who_is_kept_waiting(house):
-    house = house(tables=TABLES, doors=DOORS)
+    house = house(tables=TABLES, listener_tables=DOORS)
 
     async def scenario():
         house.theirs["dispatcher1"].send(CheckCredentials(1, 1, HERE, "argon", "x"))
@@ -310,9 +310,9 @@ def test_others_do_not_wait_with_who_is_kept_waiting(house):
 
 def test_only_so_many_answers_are_kept_back(house, monkeypatch):
     """Each is a question of a dispatcher's, and it has a window of them."""
-    monkeypatch.setattr(failure, "FIRST", 60)
-    monkeypatch.setattr(login, "LATE_ANSWERS", 1)
-    house = house(tables=TABLES, doors=DOORS)
+    monkeypatch.setattr(login_failures, "ANSWER_DELAY_MIN", 60)
+    monkeypatch.setattr(login, "DELAYED_ANSWERS_MAX", 1)
+    house = house(tables=TABLES, listener_tables=DOORS)
 
     async def scenario():
         for request in (1, 2):
@@ -325,7 +325,7 @@ def test_only_so_many_answers_are_kept_back(house, monkeypatch):
 def test_too_many_failures_and_nobody_looks(house, short, monkeypatch):
     lines = []
     monkeypatch.setattr(log, "line", lines.append)
-    house = house(tables=TABLES, doors=DOORS, auth_failure_rate=3)
+    house = house(tables=TABLES, listener_tables=DOORS, auth_failure_rate=3)
     verdicts = [logged_in(house, "argon", "x", request=n) for n in range(1, 5)]
     assert verdicts == ["no", "no", "no", "later"]
     assert logged_in(house, "bob@here.test", request=5) == "later"
@@ -344,7 +344,7 @@ def test_no_password_and_no_hash_is_in_the_log(house, short, monkeypatch):
     lines = []
     monkeypatch.setattr(log, "line", lines.append)
     log.verbose = True
-    house = house(tables=TABLES, doors=DOORS, auth_failure_rate=100)
+    house = house(tables=TABLES, listener_tables=DOORS, auth_failure_rate=100)
     request = 0
     for listener in range(4):
         for user in (*USERS, "nobody"):
@@ -364,7 +364,7 @@ def test_an_exception_of_ours_costs_one_login_and_tells_no_password(house, short
 
     lines = []
     monkeypatch.setattr(log, "line", lines.append)
-    house = house(tables=TABLES, doors=DOORS)
+    house = house(tables=TABLES, listener_tables=DOORS)
     house.lookup.logins._decoys["users"] = Broken()
     assert logged_in(house, "nobody") == "later"
     assert any("KeyError" in line for line in lines) and not any(SECRET in line for line in lines)

@@ -19,7 +19,6 @@ import msgspec
 import pytest
 from argon2 import PasswordHasher
 
-from smtpd.config.slice import Condition, DoorSlice, ExpansionSlice, LookupSlice, Match, Method, Operand, TableSlice
 from smtpd.envelope import Origin
 from smtpd.imsg import (
     TABLE,
@@ -48,6 +47,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel
 from smtpd.lookup.process import directories
+from smtpd.slice import Condition, ExpansionSlice, ListenerTablesSlice, LookupSlice, Match, Method, Operand, TableSlice
 from smtpd.tables.credential import make_hash, make_verifier
 from tests.lookup.world import UNSAID
 
@@ -58,11 +58,11 @@ PROGRAM = """
 import os, sys
 from smtpd import sandbox
 from smtpd.lookup import process
-from smtpd.lookup.system import System, server_at
+from smtpd.lookup.resolver_config import ResolverConfig, server_at
 os.dup2(int(sys.argv[1]), 3)
 process.USER = sandbox.Ids(65534, 65534) if os.geteuid() == 0 else process.USER
 sandbox.deny()  # as the parent does before it starts anybody
-process.read_system = lambda: System((server_at("127.0.0.1", int(sys.argv[2])),))
+process.read_resolver_config = lambda: ResolverConfig((server_at("127.0.0.1", int(sys.argv[2])),))
 process.main()
 """
 
@@ -137,13 +137,13 @@ class Process:
         self.peers = {"parent": self.parent}
         self.table = str(table)
 
-    def begin(self, tables=(), files=(), doors=(), **action):
+    def begin(self, tables=(), files=(), listener_tables=(), **action):
         """Hand over, and wait until it stands."""
         match = Match("in", Condition("any"), Condition("domain", operand=Operand("domains")))
         tables = (TableSlice("domains", path=self.table, backend="file"), *tables)
         actions = (ExpansionSlice("in", Method.MAILDIR, **action),)
         files = (self.table, "/nowhere", *files)
-        slice = LookupSlice("mx.here.test", (match,), tables, actions, "+", files, doors=doors)
+        slice = LookupSlice("mx.here.test", (match,), tables, actions, "+", files, listener_tables=listener_tables)
         encoded = msgspec.msgpack.encode(slice)
         self.parent.send(Configure(0, encoded, "/var/empty", "/var/spool/smtpd", False, False))
         for peer in ("queue", "control", "dispatcher"):
@@ -298,7 +298,7 @@ def passwords():
 def test_passwords_are_compared_in_the_sandbox(unbegun):
     kept = passwords()
     users = TableSlice("users", pairs=tuple((f"u{number}", value) for number, value in enumerate(kept)))
-    unbegun.begin((users,), doors=(DoorSlice(3, True, "users"),))
+    unbegun.begin((users,), listener_tables=(ListenerTablesSlice(3, True, "users"),))
     for number in range(len(kept)):
         unbegun.tell("dispatcher", CheckCredentials(number, 3, f"192.0.2.{number}", f"u{number}", "secret"))
         assert unbegun.hear("dispatcher") == CredentialsChecked(number, "yes")
@@ -307,7 +307,7 @@ def test_passwords_are_compared_in_the_sandbox(unbegun):
 
 
 def test_a_user_of_the_system_in_the_sandbox(unbegun):
-    unbegun.begin(doors=(DoorSlice(0, True),))
+    unbegun.begin(listener_tables=(ListenerTablesSlice(0, True),))
     unbegun.tell("dispatcher", CheckCredentials(1, 0, "192.0.2.1", "bob", "secret"))
     asked = unbegun.hear("parent")
     assert isinstance(asked, CheckPassword) and (asked.user, asked.password) == ("bob", "secret")

@@ -3,12 +3,11 @@
 import msgspec
 import pytest
 
-from smtpd.config.slice import Condition, ExpansionSlice, Match, Method, Operand, TableSlice
-from smtpd.envelope import Body, Duty, Kind, Notify, Origin, Recipient, Terms
+from smtpd.envelope import Body, Duty, Kind, MailParameters, Notify, Origin, Recipient
 from smtpd.imsg import (
     TABLE,
     AddEnvelopes,
-    AskServer,
+    AskServerForUtf8,
     EnvelopeExpanded,
     EnvelopeNotExpanded,
     ExpandEnvelope,
@@ -26,13 +25,14 @@ from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
 from smtpd.lookup import recipient as recipient_module
 from smtpd.lookup.expansion import Expansion
-from smtpd.lookup.node import Forward
-from smtpd.lookup.recipient import pages, understand
-from smtpd.tables.expansion import Command, digest
+from smtpd.lookup.node import ForwardAnswer
+from smtpd.lookup.recipient import pages, to_forward_answer
+from smtpd.slice import Condition, ExpansionSlice, Match, Method, Operand, TableSlice
+from smtpd.tables.alias_syntax import Command, digest
 from tests.lookup.conftest import CONFIGURATION
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
-TERMS, UNSAID = Terms(), Notify(0)
+TERMS, UNSAID = MailParameters(), Notify(0)
 
 
 def recipient(request, name="bob@here.test", message=77, terms=TERMS, notify=UNSAID, original=""):
@@ -108,7 +108,7 @@ def test_unknown_names_are_not_all_asked_for_at_once(house):
     async def scenario():
         for request in range(1, 201):
             house.theirs["dispatcher1"].send(recipient(request, f"u{request}@here.test"))
-        await house.until(lambda: len(house.sent(FindUser)) == recipient_module.USER_QUESTIONS)
+        await house.until(lambda: len(house.sent(FindUser)) == recipient_module.USER_QUESTIONS_MAX)
         waiting = len(house.lookup.recipients.to_parent)
         house.release()
         await house.until(lambda: len(house.sent(RecipientRefused)) == 200)
@@ -146,7 +146,7 @@ def test_an_exception_while_a_forward_is_read_costs_that_user(monkeypatch, capfd
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(recipient_module, "parse_forward", broken)
-    assert understand(ForwardRead(1, "text", b"x", "")).verdict == "later"
+    assert to_forward_answer(ForwardRead(1, "text", b"x", "")).verdict == "later"
 
 
 def test_envelopes_that_fit_no_imsg_cost_their_recipient(house):
@@ -177,7 +177,7 @@ def test_the_longest_recipients_fit_into_their_imsgs():
     origin = Origin(path, word, word, word, word, word, True, True, word)
     for count in (1, 2, 100):
         for page in pages([longest] * count):
-            imsg = AddEnvelopes(77, origin, page, Terms(envid=word, submitter=path))
+            imsg = AddEnvelopes(77, origin, page, MailParameters(envid=word, submitter=path))
             assert len(msgspec.msgpack.encode(imsg)) <= TABLE.by_class[AddEnvelopes].limit
             count -= len(page)
         assert count == 0
@@ -187,7 +187,7 @@ def test_what_the_client_said_goes_along(house):
     house = house()
     house.users |= {"bob": "user", "amy": "user"}
     house.forwards["bob"] = ("text", b"bob, amy\n")
-    terms = Terms(body=Body.EIGHT_BIT, require_tls=True, ret="HDRS", envid="42")
+    terms = MailParameters(body=Body.EIGHT_BIT, require_tls=True, ret="HDRS", envid="42")
     asked = recipient(1, terms=terms, notify=Notify.FAILURE | Notify.DELAY, original="rfc822;b@x.test")
     assert house.ask(asked) == RecipientExpanded(1, 2)
     (added,) = house.sent(AddEnvelopes)
@@ -300,7 +300,7 @@ def test_a_wrong_line_of_a_forward_costs_that_line_and_is_said(house, capfd):
 
 @pytest.mark.parametrize("verdict", ["none", "unsafe", "refused", "later", "malformed"])
 def test_what_queue_says_of_a_forward(verdict):
-    assert understand(ForwardRead(1, verdict, b"ignored", "why")) == Forward(verdict, reason="why")
+    assert to_forward_answer(ForwardRead(1, verdict, b"ignored", "why")) == ForwardAnswer(verdict, reason="why")
 
 
 # -- LMTP servers -----------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_what_a_server_takes_is_remembered(house):
     for request in (1, 2):
         answer = house.ask(to_server(request))
         assert (answer.code, answer.enhanced) == (553, "5.6.7")
-    assert [asked.action for asked in house.sent(AskServer)] == ["in"]
+    assert [asked.action for asked in house.sent(AskServerForUtf8)] == ["in"]
     assert house.ask(to_server(3, "amy@m\u00fcller.test")) == RecipientExpanded(3, 1)
 
 
@@ -331,6 +331,6 @@ def test_that_a_server_cannot_be_asked_is_remembered_shortly(house):
     house = house(actions=(ExpansionSlice("in", Method.LMTP),))
     house.users["bob"], house.server = "user", "later"
     assert house.ask(to_server(1)).code == house.ask(to_server(2)).code == 451
-    assert len(house.sent(AskServer)) == 1
+    assert len(house.sent(AskServerForUtf8)) == 1
     house.server, house.lookup.recipients._servers._now = "utf8", lambda: house.loop.time() + 10
     assert house.ask(to_server(3)) == RecipientExpanded(3, 1)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from smtpd.config.slice import Condition, Match, Operand
 from smtpd.envelope import Origin
-from smtpd.lookup.rule import Case, Refused, Rules
+from smtpd.lookup.rule import Rejected, RuleInput, Rules
+from smtpd.slice import Condition, Match, Operand
 from smtpd.tables.inline import ListTable, MappingTable
-from smtpd.tables.table import Awaited, Unavailable
+from smtpd.tables.table import PendingAnswer, TableUnavailable
 
 
 class Slow:
@@ -15,7 +15,7 @@ class Slow:
     name = "slow"
 
     def __init__(self, said):
-        self.awaited = Awaited(lambda answered: None)
+        self.awaited = PendingAnswer(lambda answered: None)
         ANSWERS[self.awaited] = said
 
     def check(self, service, key):
@@ -31,12 +31,12 @@ class Silent:
     name = "silent"
 
     def check(self, service, key):
-        return Unavailable("silent")
+        return TableUnavailable("silent")
 
     find = check
 
     def update(self):
-        return Unavailable("silent")
+        return TableUnavailable("silent")
 
 
 TABLES = {
@@ -56,7 +56,7 @@ TABLES = {
     "silent": Silent(),
     "slow yes": Slow(True),
     "slow no": Slow(False),
-    "slow silence": Slow(Unavailable("slow")),
+    "slow silence": Slow(TableUnavailable("slow")),
 }
 
 ANY = Condition("any")
@@ -79,7 +79,7 @@ def decide(
     internal=False,
 ):
     origin = Origin(sender, address, client, helo, "mx.here.test", tag, True, tls, user)
-    steps = Rules(matches, TABLES).decide(Case(origin, to, to.rpartition("@")[2].lower(), internal))
+    steps = Rules(matches, TABLES).decide(RuleInput(origin, to, to.rpartition("@")[2].lower(), internal))
     answer = None
     while True:
         try:
@@ -189,31 +189,31 @@ CONDITIONS = [
 @pytest.mark.parametrize("conditions, case, holds", CONDITIONS)
 def test_a_condition(conditions, case, holds):
     match = Match("a", **{"source": ANY, "destination": ANY} | conditions)
-    assert decide(match, **case) == ("a" if holds else Refused())
+    assert decide(match, **case) == ("a" if holds else Rejected())
 
 
 def test_from_local_for_local_is_what_is_meant_when_nothing_is_said():
     assert decide(Match("a"), address="127.0.0.1") == "a"
-    assert decide(Match("a"), address="203.0.113.9") == Refused()
-    assert decide(Match("a"), address="127.0.0.1", to="x@there.test") == Refused()
+    assert decide(Match("a"), address="203.0.113.9") == Rejected()
+    assert decide(Match("a"), address="127.0.0.1", to="x@there.test") == Rejected()
 
 
 def test_the_first_line_that_matches_decides():
     lines = [Match("no", ANY, on("domain", "domains")), Match(None, ANY, on("local")), Match("late", ANY, ANY)]
-    assert decide(*lines) == Refused()
+    assert decide(*lines) == Rejected()
     assert decide(*lines, to="x@other.test") == "no"
     assert decide(*lines, to="x@else.test") == "late"
 
 
 def test_no_line_is_a_refusal():
-    assert decide() == Refused()
+    assert decide() == Rejected()
 
 
 @pytest.mark.parametrize("negated", [False, True])
 @pytest.mark.parametrize("field", ["tag", "helo", "mail_from", "rcpt_to"])
 def test_a_silent_table_is_no_answer_even_turned_round(field, negated):
     match = Match("a", ANY, ANY, **{field: on(field.replace("_", "-"), "silent", negated)})
-    assert decide(match, Match("b", ANY, ANY)) == Unavailable("silent")
+    assert decide(match, Match("b", ANY, ANY)) == TableUnavailable("silent")
 
 
 @pytest.mark.parametrize("negated", [False, True])
@@ -226,7 +226,7 @@ def test_a_table_that_is_waited_for_answers_like_any_other(table, holds, negated
 @pytest.mark.parametrize("negated", [False, True])
 def test_a_silence_that_was_waited_for_is_no_answer_even_turned_round(negated):
     match = Match("a", on("src", "slow silence", negated), ANY)
-    assert decide(match, Match("b", ANY, ANY)) == Unavailable("slow")
+    assert decide(match, Match("b", ANY, ANY)) == TableUnavailable("slow")
 
 
 def test_a_silent_table_behind_a_condition_that_fails_is_not_asked():
@@ -237,13 +237,13 @@ def test_a_silent_table_behind_a_condition_that_fails_is_not_asked():
     assert decide(Match("a", on("mail-from", "silent"), on("domain", "domains")), Match("b", ANY, ANY)) == "b"
     assert decide(Match("a", on("src", "office"), on("domain", "silent")), Match("b", ANY, ANY)) == "b"
     assert decide(Match("a", on("src", "silent"), ANY, on("tag", "tags")), Match("b", ANY, ANY)) == "b"
-    assert decide(Match("a", ANY, on("rcpt-to", "silent"), None, on("mail-from", "tags"))) == Refused()
+    assert decide(Match("a", ANY, on("rcpt-to", "silent"), None, on("mail-from", "tags"))) == Rejected()
 
 
 @pytest.mark.parametrize("negated", [False, True])
 def test_whether_a_user_is_in_a_silent_table_is_not_known(negated):
     match = Match("a", ANY, ANY, auth=on("auth", "silent", negated))
-    assert decide(match, Match("b", ANY, ANY), user="bob") == Unavailable("silent")
+    assert decide(match, Match("b", ANY, ANY), user="bob") == TableUnavailable("silent")
 
 
 def test_a_line_that_matched_is_not_reached_by_a_silent_one_behind_it():

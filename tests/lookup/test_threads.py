@@ -1,7 +1,7 @@
 """Passwords are compared in threads; each verdict comes back to the loop."""
 
 from smtpd.imsg import CheckCredentials
-from smtpd.lookup.login import COMPARING, WAITING
+from smtpd.lookup.login import COMPARE_QUEUE_MAX, COMPARE_THREADS
 from tests.lookup.test_login import DOORS, SECRET, TABLES
 from tests.stress import hasty_threads, rounds
 
@@ -10,8 +10,8 @@ LOGINS = 16  # of one user at a time
 
 def test_hand_over_each_login_gets_its_verdict(house):
     """Right passwords: a wrong one takes its time on purpose."""
-    assert LOGINS < COMPARING + WAITING
-    made = house(tables=TABLES, doors=DOORS, auth_failure_rate=100)
+    assert LOGINS < COMPARE_THREADS + COMPARE_QUEUE_MAX
+    made = house(tables=TABLES, listener_tables=DOORS, auth_failure_rate=100)
     with hasty_threads():
         for _ in rounds(5):
             made.heard.clear()

@@ -2,20 +2,27 @@
 
 import msgspec
 
-from smtpd.config.slice import Condition, ExpansionSlice, Match, Method
-from smtpd.envelope import Duty, Notify, Origin, Terms
+from smtpd.envelope import Duty, MailParameters, Notify, Origin
 from smtpd.lookup.expansion import Expanded, Expansion
-from smtpd.lookup.node import AskServer, FindUser, Forward, ReadForward, ReadInclude, Server
-from smtpd.lookup.plan import Plan
+from smtpd.lookup.expansion_config import ExpansionConfig
+from smtpd.lookup.node import (
+    ForwardAnswer,
+    ForwardQuestion,
+    IncludeQuestion,
+    ServerAnswer,
+    ServerQuestion,
+    UserQuestion,
+)
 from smtpd.lookup.refusal import Refusal
 from smtpd.lookup.rule import Rules
-from smtpd.lookup.trace import SILENT
-from smtpd.tables.expansion import Malformed, parse_forward, parse_include
+from smtpd.lookup.trace import NO_TRACE
+from smtpd.slice import Condition, ExpansionSlice, Match, Method
+from smtpd.tables.alias_syntax import AliasSyntaxError, parse_forward, parse_include
 from smtpd.tables.inline import ListTable, MappingTable
-from smtpd.tables.table import Awaited
+from smtpd.tables.table import PendingAnswer
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
-UNSAID = Terms(), Notify(0), ""  # of the message and the recipient: what a client may say and need not
+UNSAID = MailParameters(), Notify(0), ""  # of the message and the recipient: what a client may say and need not
 
 LOCAL = {
     "localhost": ListTable("localhost", ["local", "127.0.0.1"]),
@@ -38,7 +45,7 @@ class SlowTable:
         return self.later(self.table.find(service, key))
 
     def later(self, answer):
-        return Awaited(lambda answered: answered(answer))
+        return PendingAnswer(lambda answered: answered(answer))
 
 
 class World:
@@ -67,17 +74,19 @@ class World:
         action.setdefault("method", Method.MAILDIR)
         every = {action.name: action for action in (ExpansionSlice(name="in", **action), *actions)}
         rules = Rules(matches, LOCAL | made)
-        self.plan = Plan(rules, every, LOCAL | made, frozenset(texts), delimiter, "mx.here.test", alias_commands)
-        self.server = Server(server, "because" if server == "later" else "")
+        self.config = ExpansionConfig(
+            rules, every, LOCAL | made, frozenset(texts), delimiter, "mx.here.test", alias_commands
+        )
+        self.server = ServerAnswer(server, "because" if server == "later" else "")
         self.asked = []
 
-    def expand(self, recipient, trace=SILENT, sender=ORIGIN.sender, **said):
+    def expand(self, recipient, trace=NO_TRACE, sender=ORIGIN.sender, **said):
         origin = msgspec.structs.replace(ORIGIN, sender=sender)
-        return self.drive(Expansion(self.plan, origin, recipient, trace, **said).steps())
+        return self.drive(Expansion(self.config, origin, recipient, trace, **said).steps())
 
     def expand_again(self, user, extension="", destination="bob@here.test"):
-        expansion = Expansion(self.plan, ORIGIN, "bob@here.test")
-        return self.drive(expansion.steps_from(user, extension, self.plan.actions["in"], destination))
+        expansion = Expansion(self.config, ORIGIN, "bob@here.test")
+        return self.drive(expansion.steps_from(user, extension, self.config.actions["in"], destination))
 
     def drive(self, steps):
         answer = None
@@ -89,32 +98,32 @@ class World:
             answer = self.answer(question)
 
     def answer(self, question):
-        if not isinstance(question, Awaited):
+        if not isinstance(question, PendingAnswer):
             self.asked.append(question)
         match question:
-            case Awaited():
+            case PendingAnswer():
                 heard = []
                 question.begin(heard.append)
                 return heard[0]
-            case FindUser(name):
+            case UserQuestion(name):
                 return self.verdicts.get(name, "user" if name in self.forwards else "unknown")
-            case ReadForward(user):
+            case ForwardQuestion(user):
                 return forward(self.forwards.get(user))
-            case AskServer():
+            case ServerQuestion():
                 return self.server
-            case ReadInclude(path):
+            case IncludeQuestion(path):
                 return tuple(parse_include(self.includes.get(path, "").encode()).targets)
 
 
 def forward(said):
-    if isinstance(said, Forward):
+    if isinstance(said, ForwardAnswer):
         return said
     if said is None:
-        return Forward("none")
+        return ForwardAnswer("none")
     try:
-        return Forward("text", tuple(parse_forward(said.encode()).targets))
-    except Malformed as error:
-        return Forward("malformed", reason=str(error))
+        return ForwardAnswer("text", tuple(parse_forward(said.encode()).targets))
+    except AliasSyntaxError as error:
+        return ForwardAnswer("malformed", reason=str(error))
 
 
 def reached(world, recipient):

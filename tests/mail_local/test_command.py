@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mail_local import command
-from mail_local.command import LINES_MAX, OUTPUT_MAX, Ending, LastLines, Parted, Verdict, judge
+from mail_local.command import LINES_MAX, OUTPUT_MAX, CommandAbandoned, CommandResult, CommandVerdict, OutputTail, judge
 
 MAIL = b"Subject: hello\n\nGood morning.\n"
 LARGE = [b"x" * 65536] * 64
@@ -43,17 +43,17 @@ def ended(pid):
 @pytest.mark.parametrize(
     "line, verdict, reason",
     [
-        ("exit 0", Verdict.DONE, ""),
-        ("exit 75", Verdict.LATER, "temporary failure"),
-        ("exit 71", Verdict.LATER, "system error"),
-        ("exit 67", Verdict.NEVER, "user unknown"),
-        ("exit 77", Verdict.NEVER, "permission denied"),
-        ("exit 1", Verdict.NEVER, "exited abnormally"),
-        ("exit 255", Verdict.NEVER, "exited abnormally"),
-        ("nosuchcommand", Verdict.NEVER, "exited abnormally"),
-        ("kill -TERM $$", Verdict.LATER, "terminated; signal 15"),
-        ("kill -KILL $$", Verdict.LATER, "terminated; signal 9"),
-        ("kill -ALRM $$", Verdict.LATER, "terminated; signal 14"),
+        ("exit 0", CommandVerdict.DONE, ""),
+        ("exit 75", CommandVerdict.LATER, "temporary failure"),
+        ("exit 71", CommandVerdict.LATER, "system error"),
+        ("exit 67", CommandVerdict.NEVER, "user unknown"),
+        ("exit 77", CommandVerdict.NEVER, "permission denied"),
+        ("exit 1", CommandVerdict.NEVER, "exited abnormally"),
+        ("exit 255", CommandVerdict.NEVER, "exited abnormally"),
+        ("nosuchcommand", CommandVerdict.NEVER, "exited abnormally"),
+        ("kill -TERM $$", CommandVerdict.LATER, "terminated; signal 15"),
+        ("kill -KILL $$", CommandVerdict.LATER, "terminated; signal 9"),
+        ("kill -ALRM $$", CommandVerdict.LATER, "terminated; signal 14"),
     ],
 )
 def test_what_an_end_means(line, verdict, reason):
@@ -78,31 +78,31 @@ IDLE = pytest.mark.parametrize("line", ["exit 0", "exec 0<&-", "head -c 1 > /dev
 
 @IDLE
 def test_one_that_exits_before_it_has_read_a_large_mail_has_not_taken_it(line):
-    assert judge(run(line, LARGE)) == (Verdict.LATER, "mda exited prematurely")
+    assert judge(run(line, LARGE)) == (CommandVerdict.LATER, "mda exited prematurely")
 
 
 @IDLE
 def test_one_that_needs_nothing_of_a_small_mail_is_not_run_again_for_it(line):
-    assert judge(run(line, [MAIL])) == (Verdict.DONE, "")
+    assert judge(run(line, [MAIL])) == (CommandVerdict.DONE, "")
 
 
 def test_one_that_refuses_a_mail_need_not_read_it():
-    assert judge(run("exit 67", LARGE)) == (Verdict.NEVER, "user unknown")
+    assert judge(run("exit 67", LARGE)) == (CommandVerdict.NEVER, "user unknown")
 
 
 def test_one_that_reads_to_the_last_byte_and_no_further_has_read_it():
-    assert judge(run(f"head -c {len(MAIL)} > /dev/null")) == (Verdict.DONE, "")
+    assert judge(run(f"head -c {len(MAIL)} > /dev/null")) == (CommandVerdict.DONE, "")
 
 
 def test_a_stuck_one_is_killed_with_all_that_it_started(tmp_path):
     line = f"trap '' TERM ALRM; sleep 100 & echo $! > {tmp_path}/child; sleep 100"
-    assert judge(run(line, seconds=0.3)) == (Verdict.LATER, "terminated; timeout")
+    assert judge(run(line, seconds=0.3)) == (CommandVerdict.LATER, "terminated; timeout")
     assert ended(int((tmp_path / "child").read_text()))
 
 
 def test_a_stopped_one_is_no_dead_one():
     """A stop is news to who waits for a child; it is killed when its time is over."""
-    assert judge(run("kill -STOP $$", seconds=0.3)) == (Verdict.LATER, "terminated; timeout")
+    assert judge(run("kill -STOP $$", seconds=0.3)) == (CommandVerdict.LATER, "terminated; timeout")
 
 
 def test_one_that_forks_away_is_done_when_it_has_ended_itself(tmp_path):
@@ -110,7 +110,7 @@ def test_one_that_forks_away_is_done_when_it_has_ended_itself(tmp_path):
     ending = run(f"{READ} sleep 100 & echo $! > {tmp_path}/child; echo left")
     child = int((tmp_path / "child").read_text())
     os.kill(child, signal.SIGKILL)  # it went on
-    assert ending == Ending(0, output=b"left")
+    assert ending == CommandResult(0, output=b"left")
     assert time.monotonic() - begin < STUCK
 
 
@@ -128,8 +128,8 @@ def test_who_waits_hangs_up_and_it_is_killed(tmp_path):
 
         def wait():
             try:
-                run(f"echo $$ > {tmp_path}/begun; sleep 100", parted=ours)
-            except Parted:
+                run(f"echo $$ > {tmp_path}/begun; sleep 100", hangup=ours)
+            except CommandAbandoned:
                 outcome.append("parted")
 
         thread = threading.Thread(target=wait)
@@ -189,7 +189,7 @@ def test_its_last_words(line, output):
 def test_a_gigabyte_of_output_costs_no_memory():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ending = run(f"{READ} head -c 1000000000 /dev/zero; echo; echo done")
-    assert ending == Ending(0, output=b"done")
+    assert ending == CommandResult(0, output=b"done")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
 
 
@@ -202,7 +202,7 @@ def test_a_gigabyte_of_lines_costs_no_memory():
 @given(st.lists(st.binary(max_size=40).map(lambda text: text.replace(b"a", b"\n")), max_size=12))
 @settings(max_examples=200)
 def test_the_last_lines_do_not_depend_on_where_the_output_was_cut(pieces):
-    cut = LastLines()
+    cut = OutputTail()
     for piece in pieces:
         cut.add(piece)
     lines = [line.strip() for line in b"".join(pieces).split(b"\n") if line.strip()]
@@ -212,7 +212,7 @@ def test_the_last_lines_do_not_depend_on_where_the_output_was_cut(pieces):
 @given(st.lists(st.binary(max_size=2000).map(lambda text: text.replace(b"a", b"\n")), max_size=8))
 @settings(max_examples=100)
 def test_the_last_lines_are_bounded_and_hold_the_last_one(pieces):
-    last = LastLines()
+    last = OutputTail()
     for piece in pieces:
         last.add(piece)
     text = last.text()
@@ -225,7 +225,7 @@ def test_the_last_lines_are_bounded_and_hold_the_last_one(pieces):
 
 def test_blank_lines_without_end_cost_next_to_nothing():
     begin = time.process_time()
-    last = LastLines()
+    last = OutputTail()
     for _ in range(1000):
         last.add(b"x\n" + b"\n" * 65534)
     assert last.text() == b"\n".join([b"x"] * LINES_MAX)

@@ -28,7 +28,7 @@ if os.getuid() != uid:
     os.setresuid(uid, uid, uid)
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.exit(mail_local(directory, patience=0.0))
+sys.exit(mail_local(directory, lock_timeout=0.0))
 """
 MAIL = b"Subject: hello\n\nGood morning.\n"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mail_local import mailbox, unmounted
-from mail_local.mailbox import Refused, locked, maybe_lock, open_directory
+from mail_local import mailbox, openat2
+from mail_local.mailbox import MailboxError, locked, maybe_lock, open_directory
 
 UID, GID = os.getuid(), os.getgid()
 
@@ -64,7 +64,7 @@ def make_socket(path):
 def test_what_is_no_mailbox_is_refused(directory, tmp_path, make, reason):
     make(tmp_path / "bob")
     before = {path.name: path.lstat().st_size for path in tmp_path.iterdir()}
-    with pytest.raises(Refused, match=reason):
+    with pytest.raises(MailboxError, match=reason):
         write(directory, b"x\n")
     assert {path.name: path.lstat().st_size for path in tmp_path.iterdir()} == before
 
@@ -93,7 +93,7 @@ def test_what_is_mounted_over_a_mailbox_is_never_asked_for_anything(directory, t
 
 def test_a_reader_that_removes_an_empty_mailbox_between_look_and_use_costs_nothing(directory, tmp_path, monkeypatch):
     write(directory, b"")
-    plain = unmounted.open
+    plain = openat2.open
 
     def removed(name, flags, *rest, **more):
         descriptor = plain(name, flags, *rest, **more)
@@ -102,28 +102,28 @@ def test_a_reader_that_removes_an_empty_mailbox_between_look_and_use_costs_nothi
             (tmp_path / "bob").unlink()
         return descriptor
 
-    monkeypatch.setattr(unmounted, "open", removed)
-    write(directory, b"new\n", patience=10.0)
+    monkeypatch.setattr(openat2, "open", removed)
+    write(directory, b"new\n", lock_timeout=10.0)
     assert (tmp_path / "bob").read_bytes() == b"new\n"
 
 
 def test_a_nul_in_a_name_does_not_end_it(directory):
     with pytest.raises(ValueError):
-        unmounted.open("bob\0x", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=directory)
+        openat2.open("bob\0x", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=directory)
 
 
 def test_somebody_elses_mailbox_is_refused(directory, tmp_path):
     (tmp_path / "bob").write_bytes(b"\n\n")
     with (
-        pytest.raises(Refused, match=f"belongs to uid {UID}, expected uid {UID + 1}"),
-        locked(directory, "bob", UID + 1, GID, patience=0.0),
+        pytest.raises(MailboxError, match=f"belongs to uid {UID}, expected uid {UID + 1}"),
+        locked(directory, "bob", UID + 1, GID, lock_timeout=0.0),
     ):
         pass
 
 
 @pytest.mark.skipif(UID != 0, reason="needs root: gives files away")
 def test_root_makes_a_mailbox_for_its_user(directory, tmp_path):
-    with locked(directory, "bob", 54321, 54322, patience=0.0):
+    with locked(directory, "bob", 54321, 54322, lock_timeout=0.0):
         status = (tmp_path / "bob").stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (54321, 54322, 0o600)
 
@@ -131,13 +131,13 @@ def test_root_makes_a_mailbox_for_its_user(directory, tmp_path):
 @pytest.mark.skipif(UID != 0, reason="needs root: gives files away")
 def test_an_empty_mailbox_that_root_left_behind_is_given_to_its_user(directory, tmp_path):
     (tmp_path / "bob").touch(0o600)
-    with locked(directory, "bob", 54321, 54322, patience=0.0):
+    with locked(directory, "bob", 54321, 54322, lock_timeout=0.0):
         assert (tmp_path / "bob").stat().st_uid == 54321
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".bob", "../bob", "a/b", "/etc/passwd", "bob.lock", "bob\0x"])
 def test_a_name_that_leads_elsewhere_is_refused(directory, tmp_path, name):
-    with pytest.raises(Refused, match="no name"), locked(directory, name, UID, GID):
+    with pytest.raises(MailboxError, match="no name"), locked(directory, name, UID, GID):
         pass
     assert os.listdir(tmp_path) == []
 
@@ -165,7 +165,7 @@ def test_a_directory_as_systems_have_it_will_do(tmp_path, mode):
 def test_a_link_that_is_put_there_between_look_and_open_is_not_followed(directory, tmp_path, monkeypatch):
     write(directory, b"old\n")
     (tmp_path / "victim").write_bytes(b"")
-    plain = unmounted.open
+    plain = openat2.open
 
     def replaced(name, flags, *rest, **more):
         if name == "bob" and not flags & os.O_PATH:
@@ -174,7 +174,7 @@ def test_a_link_that_is_put_there_between_look_and_open_is_not_followed(director
         return plain(name, flags, *rest, **more)
 
     with monkeypatch.context() as race:
-        race.setattr(unmounted, "open", replaced)
+        race.setattr(openat2, "open", replaced)
         with pytest.raises(OSError):
             write(directory, b"x\n")
     assert (tmp_path / "victim").read_bytes() == b""
@@ -213,7 +213,7 @@ def test_whoever_holds_the_dot_lock_is_waited_for_and_then_named_the_reason(dire
     write(directory, b"x\n", dot=False)
 
 
-@pytest.mark.parametrize("age", [mailbox.STALE + 1, -mailbox.STALE - 10, -1e9])
+@pytest.mark.parametrize("age", [mailbox.STALE_LOCK_AGE + 1, -mailbox.STALE_LOCK_AGE - 10, -1e9])
 def test_a_stale_dot_lock_is_removed_after_its_time(directory, tmp_path, age):
     """One from the future is as stale: it was made before the clock was set back."""
     (tmp_path / "bob.lock").touch()
@@ -222,7 +222,7 @@ def test_a_stale_dot_lock_is_removed_after_its_time(directory, tmp_path, age):
     assert os.listdir(tmp_path) == ["bob"]
 
 
-@pytest.mark.parametrize("age", [mailbox.STALE - 30, -mailbox.STALE + 30])
+@pytest.mark.parametrize("age", [mailbox.STALE_LOCK_AGE - 30, -mailbox.STALE_LOCK_AGE + 30])
 def test_a_dot_lock_of_a_clock_that_differs_a_little_counts(directory, tmp_path, age):
     (tmp_path / "bob.lock").touch()
     os.utime(tmp_path / "bob.lock", (time.time() - age,) * 2)
@@ -329,5 +329,5 @@ def test_a_mailbox_that_a_reader_replaced_is_opened_again(directory, tmp_path, m
         return plain(descriptor)
 
     monkeypatch.setattr(mailbox, "lock", lock)
-    write(directory, b"new\n", patience=10.0)
+    write(directory, b"new\n", lock_timeout=10.0)
     assert (tmp_path / "bob").read_bytes() == b"new\n"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mail_local import maildir
-from mail_local.maildir import Earlier, Mail, Maildir, folder_name, host_part, pieces_of
+from mail_local.maildir import EarlierDeliveries, Maildir, MaildirMail, folder_name, host_part, pieces_of
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def root(tmp_path):
 
 
 def store(root, *mails):
-    box = Maildir(str(root), Earlier("host"))
+    box = Maildir(str(root), EarlierDeliveries("host"))
     try:
         return box.store(list(mails))
     finally:
@@ -27,7 +27,7 @@ def store(root, *mails):
 
 
 def mail(number, content=b"x", **more):
-    return Mail(f"1.E{number:016x}.host", (content,), **more)
+    return MaildirMail(f"1.E{number:016x}.host", (content,), **more)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_defect_in_one_mail_leaves_nothing_of_the_others(root):
 
     before = os.listdir("/proc/self/fd")
     with pytest.raises(ZeroDivisionError):
-        store(root, mail(1), mail(2), Mail("1.E3.host", defective()))
+        store(root, mail(1), mail(2), MaildirMail("1.E3.host", defective()))
     assert os.listdir("/proc/self/fd") == before
     assert os.listdir(root / "tmp") == os.listdir(root / "new") == []
 
@@ -105,7 +105,7 @@ def test_content_that_fails_in_the_middle_leaves_nothing(root):
         yield b"first"
         raise OSError(5, "Input/output error")
 
-    assert store(root, Mail("name", pieces())) == ["Input/output error"]
+    assert store(root, MaildirMail("name", pieces())) == ["Input/output error"]
     assert os.listdir(root / "tmp") == os.listdir(root / "new") == []
 
 
@@ -168,5 +168,5 @@ def test_a_folder_opened_in_part_leaves_no_descriptor(root):
     (root / "cur").touch()
     before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
     with pytest.raises(NotADirectoryError):
-        Maildir(str(root), Earlier("host"))
+        Maildir(str(root), EarlierDeliveries("host"))
     assert (os.listdir("/proc/self/fd") if before else []) == before

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mail_local import maildir
 from mail_local.mailbox import locked
-from mail_local.mbox import Mail, envelope_line, framed, store
+from mail_local.mbox import MboxMail, envelope_line, framed, store
 
 TOP = Path(__file__).parent.parent.parent
 UID, GID = os.getuid(), os.getgid()
@@ -41,7 +41,7 @@ def directory(tmp_path):
 
 
 def mail(content, sender="amy@there.test"):
-    return Mail(sender, NOON, (content,))
+    return MboxMail(sender, NOON, (content,))
 
 
 @contextmanager
@@ -102,21 +102,21 @@ def test_a_reader_finds_each_mail_that_was_written(contents, sender):
 @given(awkward, st.lists(st.integers(0, 200), max_size=10))
 @settings(max_examples=200)
 def test_the_pieces_a_mail_comes_in_make_no_difference(content, places):
-    assert b"".join(framed(Mail("", NOON, cut(content, places)))) == b"".join(framed(mail(content, "")))
+    assert b"".join(framed(MboxMail("", NOON, cut(content, places)))) == b"".join(framed(mail(content, "")))
 
 
 def test_a_from_line_cut_at_each_place_is_quoted():
     content = b"x\nFrom y\n\nFrom z\n"
     for place in range(len(content) + 1):
-        written = b"".join(framed(Mail("", NOON, cut(content, [place])))).partition(b"\n")[2]
+        written = b"".join(framed(MboxMail("", NOON, cut(content, [place])))).partition(b"\n")[2]
         assert written == quoted(content) + EMPTY_LINE
-    one_by_one = b"".join(framed(Mail("", NOON, cut(content, range(len(content))))))
+    one_by_one = b"".join(framed(MboxMail("", NOON, cut(content, range(len(content))))))
     assert one_by_one.partition(b"\n")[2] == quoted(content) + EMPTY_LINE
 
 
 def test_a_large_mail_is_never_in_memory():
     pieces = (b"From " * 50_000 + b"\n" for _ in range(40))
-    assert max(map(len, framed(Mail("", NOON, pieces)))) < 300_000
+    assert max(map(len, framed(MboxMail("", NOON, pieces)))) < 300_000
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_content_that_ends_too_early_is_taken_back(directory, tmp_path):
     with tempfile.TemporaryFile() as short, bob(directory) as descriptor:
         short.write(b"12345")
         short.flush()
-        torn = Mail("", NOON, maildir.pieces_of(short.fileno(), 6))
+        torn = MboxMail("", NOON, maildir.pieces_of(short.fileno(), 6))
         assert store(descriptor, [torn, mail(b"whole\n")]) == ["content ends after 5 of 6 bytes", ""]
     assert read_back(tmp_path / "bob") == [b"whole\n"]
 
@@ -200,7 +200,7 @@ def test_whoever_is_told_to_stop_takes_back_what_was_begun(directory, tmp_path):
     deliver(directory, b"old\n")
     before = (tmp_path / "bob").read_bytes()
     with pytest.raises(SystemExit), bob(directory) as descriptor:
-        store(descriptor, [mail(b"whole\n"), Mail("", NOON, content())])
+        store(descriptor, [mail(b"whole\n"), MboxMail("", NOON, content())])
     assert (tmp_path / "bob").read_bytes() == before
     assert os.listdir(tmp_path) == ["bob"]
 

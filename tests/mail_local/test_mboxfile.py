@@ -10,14 +10,14 @@ from contextlib import closing
 import pytest
 
 from mail_local import mbox
-from mail_local.mboxfile import Refused, append
+from mail_local.mboxfile import MailboxError, append
 
 MAIL = b"Subject: hello\n\nFrom here one sees the sea.\n"
 UID = os.geteuid()
 
 
 def mail(content=(MAIL,), sender="amy@there.test"):
-    return mbox.Mail(sender, 1700000000.0, iter(content))
+    return mbox.MboxMail(sender, 1700000000.0, iter(content))
 
 
 def messages(file):
@@ -63,14 +63,14 @@ def test_a_link_is_not_followed_to_another_file_of_the_users(tmp_path, file):
     keys = tmp_path / "authorized_keys"
     keys.write_bytes(b"precious")
     file.symlink_to(keys)
-    with pytest.raises(Refused, match="symbolic link"):
+    with pytest.raises(MailboxError, match="symbolic link"):
         append(str(file), mail())
     assert keys.read_bytes() == b"precious"
 
 
 def test_a_link_to_nothing_makes_nothing(tmp_path, file):
     file.symlink_to(tmp_path / "new")
-    with pytest.raises(Refused):
+    with pytest.raises(MailboxError):
         append(str(file), mail())
     assert not (tmp_path / "new").exists()
 
@@ -85,20 +85,20 @@ def test_a_file_with_a_second_name_is_refused(tmp_path, file):
 
 def test_a_fifo_is_refused_without_waiting_for_a_reader(file):
     os.mkfifo(file)
-    with pytest.raises(Refused, match="regular"):
+    with pytest.raises(MailboxError, match="regular"):
         append(str(file), mail())
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "/dev/full"])
 def test_a_device_is_refused(path):
-    with pytest.raises(Refused, match="regular"):
+    with pytest.raises(MailboxError, match="regular"):
         append(path, mail())
 
 
 @pytest.mark.parametrize("path", ["", "/", "x/", "/nonexistent/x", "."])
 def test_what_is_no_file(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises((Refused, OSError)):
+    with pytest.raises((MailboxError, OSError)):
         append(path, mail())
     assert os.listdir(tmp_path) == []
 
@@ -107,7 +107,7 @@ def test_what_is_no_file(tmp_path, monkeypatch, path):
 def test_a_file_of_somebody_elses_is_refused(file):
     file.touch()
     os.chown(file, 54321, 54321)
-    with pytest.raises(Refused, match="belongs to uid 54321, expected uid 0"):
+    with pytest.raises(MailboxError, match="belongs to uid 54321, expected uid 0"):
         append(str(file), mail())
 
 
@@ -124,14 +124,14 @@ def test_a_lock_of_somebody_elses_is_waited_for_but_not_for_ever(file):
     with file.open("r+b") as held:
         fcntl.fcntl(held, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         with pytest.raises(BlockingIOError):
-            append(str(file), mail(), patience=0.05)
+            append(str(file), mail(), lock_timeout=0.05)
     append(str(file), mail())
     assert file.stat().st_size > 0
 
 
 def test_there_is_no_dot_lock(tmp_path, file):
     (tmp_path / "archive.lock").touch()
-    append(str(file), mail(), patience=0.05)
+    append(str(file), mail(), lock_timeout=0.05)
     assert (tmp_path / "archive.lock").exists()
 
 

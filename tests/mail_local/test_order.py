@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from mail_local import mailbox, maildir, mbox, mboxfile
-from mail_local.maildir import Mail
+from mail_local.maildir import MaildirMail
 from tests.mail_local.test_maildir import store
 from tests.recorder import recorded
 
@@ -28,7 +28,7 @@ def root(tmp_path):
 
 
 def mail(name, **more):
-    return Mail(name, (b"one", b"two"), **more)
+    return MaildirMail(name, (b"one", b"two"), **more)
 
 
 def names(root):
@@ -220,8 +220,8 @@ def directory(tmp_path):
 
 
 def append(directory, **more):
-    with mailbox.locked(directory, "bob", UID, GID, patience=0.0, **more) as descriptor:
-        return mbox.store(descriptor, [mbox.Mail("amy@there.test", 0, (b"one\n",))] * 2)
+    with mailbox.locked(directory, "bob", UID, GID, lock_timeout=0.0, **more) as descriptor:
+        return mbox.store(descriptor, [mbox.MboxMail("amy@there.test", 0, (b"one\n",))] * 2)
 
 
 def test_a_new_mailbox_is_durable_in_its_directory_before_anything_is_written_to_it(recorder, directory):
@@ -266,6 +266,6 @@ def test_what_could_not_be_appended_is_taken_back_before_the_mailbox_is_unlocked
 
 
 def test_a_file_of_the_users_own_is_locked_written_synced_and_unlocked(recorder, tmp_path):
-    mboxfile.append(str(tmp_path / "archive"), mbox.Mail("amy@there.test", 0, (b"one\n",)), patience=0.0)
+    mboxfile.append(str(tmp_path / "archive"), mbox.MboxMail("amy@there.test", 0, (b"one\n",)), lock_timeout=0.0)
     recorder.in_order("make archive", "sync .", "lock archive", "write archive", "sync archive", "unlock archive")
     assert not recorder.happened("make archive.lock")

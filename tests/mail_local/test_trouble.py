@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from mail_local import mailbox, maildir, mbox, unmounted
-from mail_local.maildir import Earlier, Mail, Maildir
+from mail_local import mailbox, maildir, mbox, openat2
+from mail_local.maildir import EarlierDeliveries, Maildir, MaildirMail
 from tests.recorder import recorded
 
 UID, GID = os.getuid(), os.getgid()
@@ -31,8 +31,8 @@ def descriptors():
 
 
 def append(directory, content=b"one\n"):
-    with mailbox.locked(directory, "bob", UID, GID, patience=0.0) as descriptor:
-        return mbox.store(descriptor, [mbox.Mail("amy@there.test", 0, (content,))])
+    with mailbox.locked(directory, "bob", UID, GID, lock_timeout=0.0) as descriptor:
+        return mbox.store(descriptor, [mbox.MboxMail("amy@there.test", 0, (content,))])
 
 
 def test_a_disk_that_takes_a_byte_at_a_time_gets_all_of_a_mail(root, directory, tmp_path, monkeypatch):
@@ -40,8 +40,8 @@ def test_a_disk_that_takes_a_byte_at_a_time_gets_all_of_a_mail(root, directory, 
     write, pwrite = os.write, os.pwrite
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, bytes(data[:1])))
     monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: pwrite(descriptor, bytes(data[:1]), at))
-    box = Maildir(str(root), Earlier("host"))
-    assert box.store([Mail("name", (b"Subject: hello\n", b"\nhello\n"))]) == [""]
+    box = Maildir(str(root), EarlierDeliveries("host"))
+    assert box.store([MaildirMail("name", (b"Subject: hello\n", b"\nhello\n"))]) == [""]
     box.close()
     assert append(directory, b"Subject: hello\n\nhello\n") == [""]
     monkeypatch.undo()
@@ -56,13 +56,13 @@ def test_a_maildir_leaves_no_descriptor_whatever_fails(root, tmp_path, what):
     with recorded(tmp_path) as recorder:
         if what:
             recorder.refuse(what, times=3)
-        box = Maildir(str(root), Earlier("host"))
+        box = Maildir(str(root), EarlierDeliveries("host"))
         reasons = box.store(
             [
-                Mail("1.E1.host", (b"x",)),
-                Mail("1.E2.host", (b"x",), extension="work"),
-                Mail("1.E3.host", (b"x",), junk=True),
-                Mail("1.E4.host", (b"x",), extension="none"),
+                MaildirMail("1.E1.host", (b"x",)),
+                MaildirMail("1.E2.host", (b"x",), extension="work"),
+                MaildirMail("1.E3.host", (b"x",), junk=True),
+                MaildirMail("1.E4.host", (b"x",), extension="none"),
             ]
         )
         box.close()
@@ -98,14 +98,14 @@ def test_a_lock_that_cannot_be_had_is_not_somebody_elses(directory, tmp_path, nu
 def test_a_second_name_that_is_made_between_look_and_use_is_seen(directory, tmp_path, monkeypatch):
     """Or somebody could lead mail into another file of the user's."""
     append(directory)
-    before, plain = (tmp_path / "bob").read_bytes(), unmounted.open
+    before, plain = (tmp_path / "bob").read_bytes(), openat2.open
 
     def linked(name, flags, *rest, **more):
         if name == "bob" and not flags & os.O_PATH:
             (tmp_path / "second").hardlink_to(tmp_path / "bob")
         return plain(name, flags, *rest, **more)
 
-    monkeypatch.setattr(unmounted, "open", linked)
+    monkeypatch.setattr(openat2, "open", linked)
     with pytest.raises(OSError, match="second name"):
         append(directory)
     assert (tmp_path / "bob").read_bytes() == before
@@ -113,7 +113,7 @@ def test_a_second_name_that_is_made_between_look_and_use_is_seen(directory, tmp_
 
 def test_a_mailbox_that_is_replaced_between_look_and_use_leaves_no_descriptor(directory, tmp_path, monkeypatch):
     append(directory)
-    before, plain = descriptors(), unmounted.open
+    before, plain = descriptors(), openat2.open
 
     def replaced(name, flags, *rest, **more):
         if name == "bob" and not flags & os.O_PATH:
@@ -121,7 +121,7 @@ def test_a_mailbox_that_is_replaced_between_look_and_use_leaves_no_descriptor(di
             (tmp_path / "other").rename(tmp_path / "bob")
         return plain(name, flags, *rest, **more)
 
-    monkeypatch.setattr(unmounted, "open", replaced)
+    monkeypatch.setattr(openat2, "open", replaced)
     with ExitStack() as held:
         assert mailbox.maybe_lock(directory, "bob", UID, GID, held) is None
     assert descriptors() == before

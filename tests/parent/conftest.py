@@ -7,17 +7,17 @@ import time
 
 import pytest
 
-from smtpd.config.slice import AgentSlice, Method, ParentSlice
 from smtpd.envelope import Duty
-from smtpd.imsg import TABLE, AgentForked, AgentTether, StartAgent
+from smtpd.imsg import TABLE, AgentForked, AgentMailboxSocket, StartAgent
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.plain import Loop
+from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.parent.agent import Agents
 from smtpd.parent.mailbox import Mailboxes
 from smtpd.parent.password import Passwords
 from smtpd.parent.process import from_lookup, from_nursery, from_queue
-from smtpd.parent.program import Programs
+from smtpd.parent.table_program import TablePrograms
 from smtpd.parent.user import Users
+from smtpd.slice import AgentSlice, Method, ParentSlice
 
 LOCAL = AgentSlice("local", Method.MAILDIR, "~/Maildir", junk=True)
 MBOX = AgentSlice("mbox", Method.MBOX, "")
@@ -33,7 +33,7 @@ def ends(one, other):
 
 class World:
     def __init__(self, *actions, mailboxes=None, programs=(), logs=None, **configured):
-        self.loop = Loop()
+        self.loop = SelectorLoop()
         pairs = {name: ends("parent", name) for name in HANDLERS}
         self.ours = {name: ours for name, (ours, _) in pairs.items()}
         self.theirs = {name: theirs for name, (_, theirs) in pairs.items()}
@@ -45,8 +45,8 @@ class World:
         self.agents = Agents(self.loop, nursery, self.configuration)
         self.mailboxes = Mailboxes(self.loop, self.agents, self.configuration, directory, str(mailboxes))
         logs = logs or dict.fromkeys((program.table for program in programs), 2)
-        self.programs = Programs(self.loop, nursery, self.ours["lookup"], programs, logs)
-        self.tethers = {}  # the agent's end, by pid
+        self.programs = TablePrograms(self.loop, nursery, self.ours["lookup"], programs, logs)
+        self.mailbox_sockets = {}  # the agent's end, by pid
         self._directory = directory
         self.closed = False
 
@@ -77,8 +77,8 @@ class World:
         (asked,) = self.hears("nursery")
         pid = pid or 1000 + request
         if asked.kind == "mbox":
-            ours, self.tethers[pid] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.say("nursery", AgentTether(pid), ours.detach())
+            ours, self.mailbox_sockets[pid] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.say("nursery", AgentMailboxSocket(pid), ours.detach())
         self.say("nursery", AgentForked(asked.request, pid, *ids), os.open("/dev/null", os.O_RDONLY))
         return self.hears("queue")
 
@@ -103,10 +103,10 @@ class World:
         for end in (*self.ours.values(), *self.theirs.values()):
             end.close()
         for agent in self.agents._numbers.values():
-            if agent.tether is not None:
-                agent.tether.close()
-        for tether in self.tethers.values():
-            tether.close()
+            if agent.mailbox_socket is not None:
+                agent.mailbox_socket.close()
+        for mailbox_socket in self.mailbox_sockets.values():
+            mailbox_socket.close()
         if self._directory is not None:
             os.close(self._directory)
 

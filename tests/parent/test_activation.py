@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from smtpd.config.slice import ListenerSlice
-from smtpd.parent.activation import Inherited, count_sockets
+from smtpd.parent.start.activation import InheritedSockets, count_sockets
+from smtpd.slice import ListenerSlice
 
 
 def environment(**changed):
@@ -39,8 +39,8 @@ def test_what_is_for_somebody_else_or_no_number_counts_nothing(changed):
 
 PROGRAM = """
 import os, sys
-from smtpd.config.slice import ListenerSlice
-from smtpd.parent.activation import Inherited
+from smtpd.slice import ListenerSlice
+from smtpd.parent.start.activation import Inherited
 inherited = Inherited(int(sys.argv[1]))
 for words in sys.argv[2:]:
     address, port = words.rsplit(":", 1)
@@ -128,6 +128,6 @@ def test_an_address_of_an_interface_is_found_by_the_name_of_the_interface():
 
 
 def test_none_is_none():
-    inherited = Inherited()
+    inherited = InheritedSockets()
     assert inherited.maybe_take(ListenerSlice(0, "127.0.0.1", 25, "", "")) is None
     inherited.close()

@@ -5,16 +5,15 @@ import socket
 
 import pytest
 
-from smtpd.config.slice import AgentSlice, Method, Person
 from smtpd.envelope import Duty
 from smtpd.imsg import (
     TABLE,
     AgentEnded,
     AgentForked,
+    AgentMailboxSocket,
     AgentNotForked,
     AgentRefused,
     AgentStarted,
-    AgentTether,
     EndAgent,
     FindUser,
     ForkAgent,
@@ -27,7 +26,8 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Violation
 from smtpd.parent import agent
 from smtpd.parent.agent import AGENTS_PER_USER_MAX
-from smtpd.parent.service import SERVICES
+from smtpd.parent.privileged_request import PRIVILEGED_REQUESTS
+from smtpd.slice import Account, AgentSlice, Method
 
 
 def test_an_agent_is_forked_with_what_the_configuration_says(world):
@@ -87,7 +87,7 @@ def test_a_refused_agent_is_not_counted(world, monkeypatch):
 def test_an_agent_that_comes_too_late_is_killed(world):
     world.say("queue", StartAgent(3, "alice", "local", Duty.DELIVER))
     (asked,) = world.hears("nursery")
-    world.wait(SERVICES[StartAgent].deadline + 1)
+    world.wait(PRIVILEGED_REQUESTS[StartAgent].deadline + 1)
     ((refused),) = world.hears("queue")
     assert not refused.permanent
     world.say("nursery", AgentForked(asked.request, 4711, 1000, 1000), os.open("/dev/null", os.O_RDONLY))
@@ -96,10 +96,10 @@ def test_an_agent_that_comes_too_late_is_killed(world):
 
 
 def test_an_agent_that_was_still_in_line_when_it_became_too_late_is_not_counted(world, monkeypatch):
-    monkeypatch.setattr(agent, "AGENTS_MAX", SERVICES[StartAgent].at_once + 1)
-    for number in range(SERVICES[StartAgent].at_once + 1):
+    monkeypatch.setattr(agent, "AGENTS_MAX", PRIVILEGED_REQUESTS[StartAgent].at_once + 1)
+    for number in range(PRIVILEGED_REQUESTS[StartAgent].at_once + 1):
         world.say("queue", StartAgent(number, f"user{number}", "local", Duty.DELIVER))
-    world.wait(SERVICES[StartAgent].deadline + 1)
+    world.wait(PRIVILEGED_REQUESTS[StartAgent].deadline + 1)
     for asked in world.hears("nursery"):
         world.say("nursery", AgentNotForked(asked.request, "later", "why"))
     world.hears("queue")
@@ -161,7 +161,7 @@ def test_an_answer_to_no_question_is_fatal(world, imsg, descriptor):
         world.say("nursery", imsg, os.open("/dev/null", os.O_RDONLY) if descriptor else None)
 
 
-PEOPLE = AgentSlice("people", Method.MAILDIR, "~/Maildir", people={"alice": Person(2000, 2000, "/home/alice")})
+PEOPLE = AgentSlice("people", Method.MAILDIR, "~/Maildir", accounts={"alice": Account(2000, 2000, "/home/alice")})
 
 
 @pytest.mark.parametrize("uid, gid", [(0, 2000), (2001, 2000), (2000, 2001)])
@@ -178,10 +178,10 @@ def test_an_agent_that_is_root_is_fatal(world):
 def test_a_tether_for_an_agent_that_has_no_use_for_it_is_fatal(world):
     world.say("queue", StartAgent(1, "alice", "local", Duty.DELIVER))
     (asked,) = world.hears("nursery")
-    world.say("nursery", AgentTether(4711), socket.socket(socket.AF_UNIX).detach())
-    with pytest.raises(Violation, match="tether"):
+    world.say("nursery", AgentMailboxSocket(4711), socket.socket(socket.AF_UNIX).detach())
+    with pytest.raises(Violation, match="mailbox_socket"):
         world.say("nursery", AgentForked(asked.request, 4711, 1000, 1000), os.open("/dev/null", os.O_RDONLY))
-    world.agents._tether[1].close()
+    world.agents._mailbox_socket[1].close()
 
 
 def test_an_answer_of_the_wrong_kind_is_fatal(world):

@@ -2,20 +2,20 @@
 
 import pytest
 
-from smtpd.config.place import Places
 from smtpd.ipc.log import log
-from smtpd.parent.answer import CannotStart
-from smtpd.parent.boot import Booted, _report, _sum_up_sandboxes
 from smtpd.parent.child import Child
-from smtpd.parent.option import Options
-from smtpd.parent.record import Stderr
+from smtpd.parent.start.await_child import CannotStart
+from smtpd.parent.start.boot import StartState, _report, _sum_up_sandboxes
+from smtpd.parent.start.log_pipes import StderrLog
+from smtpd.parent.start.option import Options
+from smtpd.paths import Paths
 
 NOT_ROOT = "missing: chroot (not root)"
 
 
 @pytest.fixture
 def booted():
-    made = Booted(Options(), Places(None), Stderr(), None)
+    made = StartState(Options(), Paths(None), StderrLog(), None)
     made.children += [Child("queue", 0, 0, None), Child("dispatcher", 2, 0, None)]
     return made
 
@@ -55,7 +55,7 @@ def test_a_verbose_log_has_a_line_for_each(booted, capfd, monkeypatch):
 
 
 def test_what_is_required_and_missing_ends_the_start(booted, monkeypatch):
-    monkeypatch.setattr("smtpd.parent.boot._required", lambda _booted: True)
+    monkeypatch.setattr("smtpd.parent.start.boot._required", lambda _booted: True)
     booted.configuration = object()
     with pytest.raises(CannotStart, match=r"sandbox of queue: seccomp \(no libseccomp\) is missing"):
         _report(booted, "queue", [NOT_ROOT, "missing: seccomp (no libseccomp)"])

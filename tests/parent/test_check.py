@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from smtpd.config.place import Places
-from smtpd.config.slice import ParentSlice, ProgramSlice
 from smtpd.config.trust import Untrusted, check_path
-from smtpd.parent.answer import CannotStart
-from smtpd.parent.check import check_configured, check_reachable, check_start
-from smtpd.parent.option import Options
+from smtpd.parent.start.await_child import CannotStart
+from smtpd.parent.start.check import check_configured, check_reachable, check_start
+from smtpd.parent.start.option import Options
+from smtpd.paths import Paths
+from smtpd.slice import ParentSlice, ProgramSlice
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root is careful about others")
 
@@ -75,4 +75,4 @@ def test_mailboxes_are_not_looked_for_where_somebody_else_could_put_another_dire
 @pytest.mark.skipif(os.geteuid() == 0, reason="root has a default place")
 def test_an_ordinary_user_has_to_say_where():
     with pytest.raises(CannotStart, match="--state"):
-        check_start(Options(), Places())
+        check_start(Options(), Paths())

@@ -12,8 +12,8 @@ import pytest
 from smtpd.imsg import TABLE, Configure, EnterSandbox, SandboxEntered
 from smtpd.ipc import frame
 from smtpd.parent import child as child_module
-from smtpd.parent.answer import Answers, CannotStart, flush
 from smtpd.parent.child import Child, describe_end, find_common_layout, start
+from smtpd.parent.start.await_child import CannotStart, ChildAnswers, flush
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def soon():
 
 
 def receive(children, deadline):
-    answers = Answers(children, None)
+    answers = ChildAnswers(children, None)
     for child in children:
         answers.expect(child, SandboxEntered)
     return answers.next_of(children, deadline)

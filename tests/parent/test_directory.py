@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from smtpd.parent.directory import Unfit, provide
+from smtpd.parent.start.directory import DirectoryError, make_directory
 from smtpd.sandbox import Ids
 from tests.unique import MARK
 
@@ -22,9 +22,9 @@ def umask(request):
 
 
 def test_what_is_made_has_its_mode_whatever_the_umask(tmp_path, umask):
-    provide(str(tmp_path / "new"), ME, 0o755)
+    make_directory(str(tmp_path / "new"), ME, 0o755)
     assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o755
-    provide(str(tmp_path / "new"), ME, 0o755)
+    make_directory(str(tmp_path / "new"), ME, 0o755)
 
 
 @pytest.mark.parametrize("mode", [0o757, 0o777])
@@ -32,15 +32,15 @@ def test_one_that_others_may_write_is_unfit_and_the_cure_is_said(tmp_path, mode)
     path = tmp_path / "spool"
     path.mkdir()
     path.chmod(mode)
-    with pytest.raises(Unfit, match=f"^{path} is writable by others .*: chmod (go|o)-w {path}$"):
-        provide(str(path), ME, 0o700)
+    with pytest.raises(DirectoryError, match=f"^{path} is writable by others .*: chmod (go|o)-w {path}$"):
+        make_directory(str(path), ME, 0o700)
 
 
 @needs_root
 def test_the_group_of_root_may_not_write(tmp_path):
     tmp_path.chmod(0o775)
-    with pytest.raises(Unfit, match=f"chmod g-w {tmp_path}$"):
-        provide(str(tmp_path), ME, 0o755)
+    with pytest.raises(DirectoryError, match=f"chmod g-w {tmp_path}$"):
+        make_directory(str(tmp_path), ME, 0o755)
 
 
 @needs_root
@@ -54,16 +54,16 @@ def test_a_group_that_is_the_owners_own_may_write(tmp_path):
         path.mkdir()
         os.chown(path, uid, gid)
         path.chmod(0o775)
-        provide(str(path), Ids(uid, gid), 0o755)
+        make_directory(str(path), Ids(uid, gid), 0o755)
         os.chown(path, uid, 100)
         path.chmod(0o775)
-        with pytest.raises(Unfit):
-            provide(str(path), Ids(uid, gid), 0o755)
+        with pytest.raises(DirectoryError):
+            make_directory(str(path), Ids(uid, gid), 0o755)
     finally:
         subprocess.run(["userdel", name], check=True)
 
 
 @needs_root
 def test_one_of_another_user_is_unfit(tmp_path):
-    with pytest.raises(Unfit, match="belongs to uid 0 and should belong to uid 54321"):
-        provide(str(tmp_path), Ids(54321, 54321), 0o755)
+    with pytest.raises(DirectoryError, match="belongs to uid 0 and should belong to uid 54321"):
+        make_directory(str(tmp_path), Ids(54321, 54321), 0o755)

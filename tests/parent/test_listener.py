@@ -7,9 +7,9 @@ import stat
 
 import pytest
 
-from smtpd.config.slice import ListenerSlice
 from smtpd.parent import listener as listener_module
-from smtpd.parent.listener import Occupied, bind, bind_control, supported
+from smtpd.parent.listener import AddressInUse, bind, bind_control, supported
+from smtpd.slice import ListenerSlice
 
 
 def at(address="127.0.0.1", port=0):
@@ -24,7 +24,7 @@ def test_a_client_that_comes_before_anybody_accepts_waits_and_is_not_refused():
 def test_an_address_that_somebody_else_has_is_refused_by_name():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(Occupied, match=f"127.0.0.1 port {port} is in use"):
+        with pytest.raises(AddressInUse, match=f"127.0.0.1 port {port} is in use"):
             bind(at(port=port), shared=False)
 
 
@@ -82,14 +82,14 @@ def test_the_control_socket_is_for_all(tmp_path):
 def test_a_control_socket_that_a_crash_left_is_replaced_and_one_that_answers_is_not(tmp_path):
     path = str(tmp_path / "smtpd.sock")
     bind_control(path).close()
-    with bind_control(path), pytest.raises(Occupied, match="another smtpd"):
+    with bind_control(path), pytest.raises(AddressInUse, match="another smtpd"):
         bind_control(path)
 
 
 def test_what_is_no_socket_is_not_removed(tmp_path):
     (tmp_path / "smtpd.sock").write_text("something")
     (tmp_path / "smtpd.sock").chmod(0o600)
-    with pytest.raises(Occupied, match="no socket"):
+    with pytest.raises(AddressInUse, match="no socket"):
         bind_control(str(tmp_path / "smtpd.sock"))
     assert (tmp_path / "smtpd.sock").read_text() == "something"
 

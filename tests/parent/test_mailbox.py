@@ -22,8 +22,8 @@ from smtpd.imsg import (
     UnlockMailbox,
 )
 from smtpd.ipc.channel import Violation
-from smtpd.parent.mailbox import HELD_MAX
-from smtpd.parent.service import SERVICES
+from smtpd.parent.mailbox import LOCK_MAX
+from smtpd.parent.privileged_request import PRIVILEGED_REQUESTS
 from tests.parent.conftest import LOCAL, MBOX
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
@@ -59,8 +59,8 @@ def answer(world):
 
 
 def take(world, pid):
-    """What the agent finds in its tether: the number of a lock, and the mailbox."""
-    data, descriptors, _, _ = socket.recv_fds(world.tethers[pid], 100, 4)
+    """What the agent finds in its mailbox_socket: the number of a lock, and the mailbox."""
+    data, descriptors, _, _ = socket.recv_fds(world.mailbox_sockets[pid], 100, 4)
     (descriptor,) = descriptors
     return int.from_bytes(data, "big"), descriptor
 
@@ -197,8 +197,8 @@ def test_who_holds_it_longer_than_our_patience_makes_it_later(world, directory):
     agent, _ = start(world)
     world.say("queue", LockMailbox(1, agent))
     settled(world)
-    world.wait(SERVICES[LockMailbox].deadline + 1)
-    assert world.hears("queue") == [MailboxNotLocked(1, False, mailbox.LOCKED)]
+    world.wait(PRIVILEGED_REQUESTS[LockMailbox].deadline + 1)
+    assert world.hears("queue") == [MailboxNotLocked(1, False, mailbox.LOCKED_REASON)]
     settled(world)
     assert not is_locked(directory / "alice")
     assert sorted(os.listdir(directory)) == ["alice", "alice.lock"]  # which is theirs
@@ -224,7 +224,7 @@ def test_a_user_who_keeps_a_lock_delays_nobody_else(world, directory):
     assert ask(world, 2, bob) == MailboxLocked(2, 1)
 
 
-@pytest.mark.parametrize("age", [mailbox.STALE + 1, -2 * mailbox.STALE])
+@pytest.mark.parametrize("age", [mailbox.STALE_LOCK_AGE + 1, -2 * mailbox.STALE_LOCK_AGE])
 def test_a_dot_lock_that_a_crash_left_counts_for_its_time_and_no_longer(world, directory, age):
     (directory / "alice.lock").touch()
     os.utime(directory / "alice.lock", (time.time() - age,) * 2)
@@ -257,7 +257,7 @@ def test_an_agent_that_ends_while_its_mailbox_is_locked_for_it_gets_none(world, 
 def test_an_agent_that_does_not_let_go_is_killed_and_only_then_unlocked(world, directory):
     agent, pid = start(world)
     ask(world, 1, agent)
-    world.wait(HELD_MAX - 1)
+    world.wait(LOCK_MAX - 1)
     assert world.hears("nursery") == []
     world.wait(2)
     assert world.hears("nursery") == [KillAgent(pid)]
@@ -271,14 +271,14 @@ def test_an_agent_that_took_its_mailbox_and_gave_it_up_is_not_killed(world):
     agent, _ = start(world)
     ask(world, 1, agent)
     world.say("queue", UnlockMailbox(1))
-    world.wait(2 * HELD_MAX)
+    world.wait(2 * LOCK_MAX)
     assert world.hears("nursery") == []
 
 
 def test_an_agent_that_takes_nothing_out_of_its_tether_is_later(world, directory):
     """Stopped by its user; the parent does not wait for it."""
     agent, pid = start(world)
-    world.agents.find(agent).tether.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
+    world.agents.find(agent).mailbox_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
     told = ask(world, 1, agent)
     for request in range(2, 2000):
         if not isinstance(told, MailboxLocked):
@@ -324,7 +324,7 @@ def test_a_system_call_that_hangs_makes_it_later_for_all_and_stops_nobody(world,
     bob, _ = start(world, 2, "bob")
     world.say("queue", LockMailbox(1, alice))
     world.say("queue", LockMailbox(2, bob))
-    world.wait(SERVICES[LockMailbox].deadline + 1)
+    world.wait(PRIVILEGED_REQUESTS[LockMailbox].deadline + 1)
     heard = world.hears("queue")
     assert heard == [MailboxNotLocked(number, False, "the mail directory does not answer") for number in (1, 2)]
     hanging.set()
@@ -334,7 +334,7 @@ def test_a_system_call_that_hangs_makes_it_later_for_all_and_stops_nobody(world,
 
 
 def test_what_waits_for_a_system_call_that_hangs_is_bounded(world, hanging, monkeypatch):
-    monkeypatch.setattr(world.mailboxes._worker, "waiting", SERVICES[LockMailbox].waiting)
+    monkeypatch.setattr(world.mailboxes._worker, "waiting", PRIVILEGED_REQUESTS[LockMailbox].waiting)
     agent, _ = start(world)
     assert ask(world, 1, agent) == MailboxNotLocked(1, False, "too many mailboxes are waited for")
     monkeypatch.undo()
@@ -395,8 +395,8 @@ import os, sys
 from contextlib import ExitStack
 from smtpd import sandbox
 from smtpd.sandbox import landlock
-from smtpd.ipc.plain import Loop
-from smtpd.parent.worker import Worker
+from smtpd.ipc.selector_loop import Loop
+from smtpd.parent.blocking_call import Worker
 from mail_local import mailbox
 directory, capabilities = sys.argv[1], sys.argv[2].split()
 descriptor = mailbox.open_directory(directory)

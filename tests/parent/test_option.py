@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from smtpd.parent.option import CONFIGURATION, Misused, read_options
+from smtpd.parent.start.option import CONFIGURATION, UsageError, read_options
 
 
 def test_without_words_it_is_the_system_s_daemon_in_the_background():
@@ -25,20 +25,20 @@ def test_the_last_of_two_macros_of_one_name_counts():
 @pytest.mark.parametrize("name", ["a=b", "a-b", "ä", "a b"])
 def test_a_macro_has_a_name_that_a_file_can_use(name):
     """Split at the last equals sign, as by OpenSMTPD."""
-    with pytest.raises(Misused, match="cannot name a macro"):
+    with pytest.raises(UsageError, match="cannot name a macro"):
         read_options(["-D", f"{name}=c"])
 
 
 @pytest.mark.parametrize("option", ["-f", "--state"])
 @pytest.mark.parametrize("path", ["/a\tb", "/a\x1b[2J", "/" + "a" * 1024, "/\udcff"])
 def test_a_path_that_no_imsg_can_carry_is_refused(option, path):
-    with pytest.raises(Misused, match="cannot be used as a path"):
+    with pytest.raises(UsageError, match="cannot be used as a path"):
         read_options([option, path])
 
 
 @pytest.mark.parametrize("word", ["a", "=b", ""])
 def test_a_macro_without_a_name_or_a_value_is_refused(word):
-    with pytest.raises(Misused, match="macro=value"):
+    with pytest.raises(UsageError, match="macro=value"):
         read_options(["-D", word])
 
 
@@ -85,5 +85,5 @@ def test_what_cannot_be_obeyed_is_refused_by_name(words, said):
     if said is None:
         assert read_options(words).insecure_paths  # a long word may be shortened, as everywhere
         return
-    with pytest.raises(Misused, match=said):
+    with pytest.raises(UsageError, match=said):
         read_options(words)

@@ -17,8 +17,8 @@ from smtpd.imsg import (
     TryPassword,
     UserLookedUp,
 )
-from smtpd.ipc.channel import Channel, Closed, Violation
-from smtpd.parent.password import KNOWN_OF_USER, PATIENCE, WAITING_OF_USER
+from smtpd.ipc.channel import Channel, ChannelClosed, Violation
+from smtpd.parent.password import KNOWN_ADDRESSES_MAX, PROCESS_TIMEOUT, WAITING_OF_USER
 from tests.parent.conftest import LOCAL
 
 
@@ -156,7 +156,7 @@ def test_guessing_from_an_address_where_the_user_was_let_in_is_slow_too(desk):
 
 def test_only_the_last_addresses_of_a_user_have_lines_of_their_own(desk):
     """Or a lookup that was taken over would make as many as it needs, one for each guess."""
-    for number in range(KNOWN_OF_USER + 1):
+    for number in range(KNOWN_ADDRESSES_MAX + 1):
         desk.ask(number, address=f"192.0.2.{number}")
         desk.says("alice", "yes")
     desk.ask(100, address="192.0.2.0")
@@ -204,9 +204,9 @@ def test_who_waits_too_long_in_line_is_told_later(desk):
         desk.ask(request, user)
     for process in desk.processes.values():
         process.close()
-    desk.wait(PATIENCE)
+    desk.wait(PROCESS_TIMEOUT)
     assert [asked.user for asked in desk.asked] == list("abcdefgh") and 8 not in desk.verdicts
-    desk.wait(20 - PATIENCE)
+    desk.wait(20 - PROCESS_TIMEOUT)
     assert desk.verdicts[8] == "later"
 
 
@@ -215,7 +215,7 @@ def test_a_process_that_gives_no_answer_is_nobody_else_s_trouble(desk, trouble, 
     desk.ask(1)
     process = desk.processes["alice"]
     if trouble == "silence":
-        desk.wait(PATIENCE)
+        desk.wait(PROCESS_TIMEOUT)
     elif trouble == "death":
         process.close()
         desk.world.loop.turn()
@@ -230,7 +230,7 @@ def test_a_process_that_gives_no_answer_is_nobody_else_s_trouble(desk, trouble, 
     assert desk.verdicts == {1: "later"}
     assert "gave no answer" in capfd.readouterr().err
     if trouble != "death":
-        with pytest.raises(Closed):
+        with pytest.raises(ChannelClosed):
             while process.receive():
                 pass
         process.close()

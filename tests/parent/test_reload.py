@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from smtpd.config.slice import CaSlice, ParentSlice, PkiSlice
 from smtpd.imsg import (
     TABLE,
     AuthoritiesTaken,
@@ -16,22 +15,23 @@ from smtpd.imsg import (
     DropCertificates,
     KeyTaken,
     MakeContexts,
-    SettleKeys,
     TakeAuthorities,
     TakeCertificate,
     TakeKey,
     UseCertificates,
+    UseTakenKeys,
 )
 from smtpd.ipc.channel import Channel, Violation
-from smtpd.ipc.plain import Loop
+from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.parent import reload
-from smtpd.parent.answer import Answers, CannotStart
-from smtpd.parent.certificate import open_files
+from smtpd.parent.certificate_file import open_files
+from smtpd.parent.certificate_update import CertificateUpdate, update_at_start
 from smtpd.parent.child import Child
-from smtpd.parent.exchange import Exchange, exchange_at_start
 from smtpd.parent.notify import ServiceManager
 from smtpd.parent.process import from_crypto, from_dispatcher
 from smtpd.parent.reload import Reload
+from smtpd.parent.start.await_child import CannotStart, ChildAnswers
+from smtpd.slice import CaSlice, ParentSlice, PkiSlice
 
 ONE, OTHER = "1" * 64, "2" * 64
 SEATS = [("crypto", 0), ("dispatcher", 1), ("dispatcher", 2)]
@@ -40,7 +40,7 @@ ROUND = [
     (SEATS[2], MakeContexts),
     (SEATS[1], UseCertificates),
     (SEATS[2], UseCertificates),
-    (SEATS[0], SettleKeys),
+    (SEATS[0], UseTakenKeys),
 ]
 DROPPED = [(seat, DropCertificates) for seat in SEATS]
 MISFIT = "pki a.test: {place}/a.test.key: not the key of the certificate in {place}/a.test.crt"
@@ -64,7 +64,7 @@ class World:
         self.answers, self.read, self.told = {}, [], []
         self.refused = {}  # seat -> ContextsMade
         self.silent = set()  # kinds of imsgs that are not answered
-        self.loop = Loop()
+        self.loop = SelectorLoop()
         self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.listening.bind(str(place / "notify"))
         self.listening.setblocking(False)
@@ -99,7 +99,7 @@ class World:
                 reply = self.refused.get(seat, ContextsMade("", ""))
             case UseCertificates():
                 reply = CertificatesUsed()
-            case SettleKeys() | DropCertificates():
+            case UseTakenKeys() | DropCertificates():
                 reply = None
             case _:
                 reply = self.taken(seat, imsg, descriptor)
@@ -121,7 +121,7 @@ class World:
     @property
     def used(self):
         """Which use what is new."""
-        return [seat for seat, kind in self.told if kind in (UseCertificates, SettleKeys)]
+        return [seat for seat, kind in self.told if kind in (UseCertificates, UseTakenKeys)]
 
     def hup(self):
         self.reload.begin()
@@ -315,7 +315,7 @@ LATE = [
 def test_a_process_that_does_not_answer_in_time_is_named_and_changes_nothing(
     make_world, capfd, monkeypatch, seat, silent, answer, name
 ):
-    monkeypatch.setattr(reload, "SILENCE", 0.3)
+    monkeypatch.setattr(reload, "STEP_TIMEOUT", 0.3)
     world = make_world(("a.test",))
     world.silent = {(seat, silent)}
     world.reload.begin()
@@ -337,20 +337,20 @@ def test_a_process_that_does_not_answer_in_time_is_named_and_changes_nothing(
     world.silent.clear()
     world.theirs[seat].send(answer)
     world.theirs[seat].flush()
-    monkeypatch.setattr(reload, "SILENCE", 10.0)
+    monkeypatch.setattr(reload, "STEP_TIMEOUT", 10.0)
     world.turn()
     assert world.told == ROUND and world.error is None
 
 
 def test_the_old_keys_are_kept_for_a_dispatcher_that_is_late_to_use_the_new_ones(make_world, capfd, monkeypatch):
-    monkeypatch.setattr(reload, "SILENCE", 0.05)
+    monkeypatch.setattr(reload, "STEP_TIMEOUT", 0.05)
     world = make_world(("a.test",))
     world.silent = {(SEATS[2], UseCertificates)}
     world.reload.begin()
     said = []
     lose_patience(world, lambda: said.append(capfd.readouterr().err) or "old certificates" in "".join(said))
     assert "warn: dispatcher 2 gives no answer: until then" in "".join(said)
-    assert (SEATS[0], SettleKeys) not in world.told and world.said() == ["RELOADING", "READY"]
+    assert (SEATS[0], UseTakenKeys) not in world.told and world.said() == ["RELOADING", "READY"]
     world.theirs[SEATS[2]].send(CertificatesUsed())
     world.theirs[SEATS[2]].flush()
     world.turn()
@@ -367,14 +367,14 @@ def test_files_that_are_opened_too_late_are_closed_again(make_world, capfd, monk
         opened.append(open_files(*arguments))
         return opened[-1]
 
-    monkeypatch.setattr(reload, "SILENCE", 0.05)
+    monkeypatch.setattr(reload, "STEP_TIMEOUT", 0.05)
     monkeypatch.setattr(reload, "open_files", slow)
     world = make_world(("a.test",))
     world.reload.begin()
     lose_patience(world, lambda: world.told == DROPPED)
     assert "the file system gives no answer" in capfd.readouterr().err and world.read == []
     world.told.clear()
-    monkeypatch.setattr(reload, "SILENCE", 10.0)
+    monkeypatch.setattr(reload, "STEP_TIMEOUT", 10.0)
     go.set()
     world.turn()
     assert world.told == ROUND and len(opened) == 2
@@ -426,8 +426,8 @@ def test_an_answer_that_nobody_asked_for_is_a_violation(make_world, seat, imsg):
 def test_an_answer_for_something_else_is_a_violation(make_world, imsg):
     world = make_world()
     crypto, *dispatchers = world.ours.values()
-    exchange = Exchange(world.configuration, crypto, dispatchers)
-    exchange.hand_over([os.open("/dev/null", os.O_RDONLY) for _ in range(3)])
+    exchange = CertificateUpdate(world.configuration, crypto, dispatchers)
+    exchange.send_files([os.open("/dev/null", os.O_RDONLY) for _ in range(3)])
     with pytest.raises(Violation, match="nobody asked"):
         exchange.take(dispatchers[0], imsg)
     with pytest.raises(Violation, match="nobody asked"):
@@ -457,7 +457,7 @@ def start(world):
         pids.append(pid)
     children = [Child(role, number, 0, channel, status=0) for (role, number), channel in world.ours.items()]
     try:
-        exchange_at_start(world.configuration, children, False, Answers(children, None))
+        update_at_start(world.configuration, children, False, ChildAnswers(children, None))
     finally:
         for channel in world.theirs.values():
             channel.sock.shutdown(socket.SHUT_RDWR)

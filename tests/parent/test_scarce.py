@@ -8,14 +8,14 @@ import threading
 
 import pytest
 
-from smtpd.imsg import ForkProgram
-from smtpd.ipc.plain import SIGNALS, Loop
-from smtpd.parent import interface
-from smtpd.parent import record as record_module
-from smtpd.parent.worker import Worker
+from smtpd.imsg import ForkTableProgram
+from smtpd.ipc.selector_loop import SIGNALS, SelectorLoop
+from smtpd.parent import late_listener
+from smtpd.parent.blocking_call import BlockingCalls
+from smtpd.parent.start import log_pipes as record_module
 from tests.parent.conftest import LOCAL
-from tests.parent.test_interface import listener, make_place  # noqa: F401  (a fixture)
-from tests.parent.test_program import REDIS
+from tests.parent.test_late_listener import listener, make_place  # noqa: F401  (a fixture)
+from tests.parent.test_table_program import REDIS
 
 
 def scarce(*_arguments, **_named):
@@ -30,13 +30,13 @@ def test_a_table_s_program_is_started_later(make_world, monkeypatch, capfd):
     assert "table hosts: its program cannot be started: Too many open files" in capfd.readouterr().err
     assert world.hears("nursery") == []
     world.wait(1)
-    assert world.hears("nursery") == [ForkProgram(1, "_smtpf", [*REDIS.arguments])]
+    assert world.hears("nursery") == [ForkTableProgram(1, "_smtpf", [*REDIS.arguments])]
 
 
 @pytest.mark.parametrize("room, name", [(socket, "socket"), (os, "dup")])
 def test_syslog_is_not_there(monkeypatch, tmp_path, room, name):
     monkeypatch.setattr(record_module, "SYSLOG", str(tmp_path / "log"))
-    record = object.__new__(record_module.Pipes)  # whose stderr stays ours
+    record = object.__new__(record_module.LogPipes)  # whose stderr stays ours
     record._syslog = None
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslogd:
         syslogd.bind(str(tmp_path / "log"))
@@ -53,7 +53,7 @@ def test_syslog_is_not_there(monkeypatch, tmp_path, room, name):
 
 def test_interfaces_are_looked_for_again(make_place, monkeypatch, capfd):  # noqa: F811
     with monkeypatch.context() as patched:
-        patched.setattr(interface, "interfaces", scarce)
+        patched.setattr(late_listener, "interfaces", scarce)
         place = make_place(listener())
         place.again()
     assert capfd.readouterr().err.count("the interfaces cannot be listed: Too many open files") == 1
@@ -62,8 +62,8 @@ def test_interfaces_are_looked_for_again(make_place, monkeypatch, capfd):  # noq
 
 
 def test_a_job_that_no_thread_can_be_had_for_has_an_error_and_the_next_one_a_thread(monkeypatch):
-    loop, told = Loop(), []
-    worker = Worker(loop)
+    loop, told = SelectorLoop(), []
+    worker = BlockingCalls(loop)
 
     def none(_thread):
         raise RuntimeError("can't start new thread")
@@ -84,8 +84,8 @@ def test_a_job_that_no_thread_can_be_had_for_has_an_error_and_the_next_one_a_thr
 
 
 def test_the_end_comes_right_after_a_job_that_no_thread_could_be_had_for(monkeypatch):
-    loop, told = Loop(), []
-    worker = Worker(loop)
+    loop, told = SelectorLoop(), []
+    worker = BlockingCalls(loop)
 
     def none(_thread):
         raise RuntimeError("can't start new thread")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.config.slice import LMTP_USER, PROGRAM_USER
-from smtpd.parent.check import USERS
-from tests.ipc.test_disposition import careless
+from smtpd.parent.start.check import USERS
+from smtpd.slice import LMTP_USER, PROGRAM_USER
+from tests.ipc.test_signal_disposition import careless
 from tests.trusted import OPTIONS, UNTRUSTED
 
 ROOT = os.geteuid() == 0
@@ -260,18 +260,18 @@ def test_a_parent_that_ran_has_loaded_no_parser_no_event_loop_and_no_other_proce
             assert process.wait(20) == 0
         log.seek(0)
         modules = loaded(log.read())
-    assert "smtpd.parent.service" in modules
+    assert "smtpd.parent.privileged_request" in modules
     assert not modules & FORBIDDEN
     assert {module for module in modules if module.startswith("mail_local.")} == {
         "mail_local.mailbox",
-        "mail_local.unmounted",
+        "mail_local.openat2",
     }
     assert not {module for module in modules if module.startswith("smtpd.config.")} - {
         "smtpd.config.host",
         "smtpd.config.macro",
-        "smtpd.config.permission",
-        "smtpd.config.place",
-        "smtpd.config.slice",
+        "smtpd.config.file_permission",
+        "smtpd.paths",
+        "smtpd.slice",
         "smtpd.config.trust",
     }
     assert not {f"smtpd.{process}" for process in (*PROCESSES, "agent", "nursery")} & modules
@@ -280,7 +280,7 @@ def test_a_parent_that_ran_has_loaded_no_parser_no_event_loop_and_no_other_proce
 def test_a_nursery_has_loaded_no_parser_no_event_loop_and_no_process_but_the_agent():
     program = "from smtpd.agent import process; from smtpd.nursery import process; import sys; print(*sys.modules)"
     modules = set(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split())
-    assert "smtpd.nursery.brood" in modules
+    assert "smtpd.nursery.children" in modules
     assert not modules & (FORBIDDEN - {"smtpd.smtp"} | {"pyseccomp"})
     assert not {f"smtpd.{process}" for process in (*PROCESSES, "parent")} & modules
     of_agents = {

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.slice import USER_NAME
 from smtpd.envelope import Duty
 from smtpd.imsg import AgentRefused, FindUser, LookUpUser, StartAgent, UserFound, UserLookedUp
 from smtpd.ipc.channel import Violation
 from smtpd.parent import user
-from smtpd.parent.service import SERVICES
+from smtpd.parent.privileged_request import PRIVILEGED_REQUESTS
+from smtpd.slice import USER_NAME
 
 
 @pytest.mark.parametrize("verdict", ["user", "unknown", "root", "daemon", "later"])
@@ -89,7 +89,7 @@ def test_the_same_question_twice_is_asked_once(world):
 
 
 def test_few_are_asked_at_once_the_others_wait_and_too_many_come_later(world):
-    limits = SERVICES[FindUser]
+    limits = PRIVILEGED_REQUESTS[FindUser]
     for number in range(limits.at_once + limits.waiting + 5):
         world.say("lookup", FindUser(number, f"user{number}"))
     assert len(world.hears("nursery")) == limits.at_once
@@ -99,7 +99,7 @@ def test_few_are_asked_at_once_the_others_wait_and_too_many_come_later(world):
 def test_a_nursery_that_is_silent_makes_it_later_and_its_late_answer_harms_nobody(world):
     world.say("lookup", FindUser(1, "alice"))
     (asked,) = world.hears("nursery")
-    world.wait(SERVICES[FindUser].deadline + 1)
+    world.wait(PRIVILEGED_REQUESTS[FindUser].deadline + 1)
     assert world.hears("lookup") == [UserFound(1, "later")]
     world.say("nursery", UserLookedUp(asked.request, "user"))
     assert world.hears("lookup") == []

@@ -8,8 +8,8 @@ import pytest
 
 from smtpd import sandbox
 from smtpd.imsg import TABLE, ReopenSyslog, Stop
-from smtpd.ipc.channel import Channel, Closed
-from smtpd.ipc.plain import Loop, forget_signals
+from smtpd.ipc.channel import Channel, ChannelClosed
+from smtpd.ipc.selector_loop import SelectorLoop, forget_signals
 from smtpd.parent import watch as watch_module
 from smtpd.parent.child import Child
 from smtpd.parent.watch import STAGES, Watch
@@ -23,7 +23,7 @@ def obey(channel, tell):
     while True:
         try:
             received = channel.receive()
-        except Closed:
+        except ChannelClosed:
             tell("closed")
             os._exit(0)
         if any(isinstance(imsg, Stop) for imsg, _ in received):
@@ -70,7 +70,7 @@ class World:
     """A parent over a few processes; `said` is who ended, in order."""
 
     def __init__(self, behaviour):
-        self.loop = Loop()
+        self.loop = SelectorLoop()
         self.reading, self.writing = os.pipe()
         self.kernel_log = sandbox.open_kernel_log()
         self.last_words, self.told_that_it_stops = [], 0
@@ -131,7 +131,7 @@ class World:
 
 @pytest.fixture
 def make_world(monkeypatch):
-    monkeypatch.setattr(watch_module, "CLOSED_PATIENCE", 0.2)
+    monkeypatch.setattr(watch_module, "EXIT_TIMEOUT", 0.2)
     made = []
 
     def make(**behaviour):

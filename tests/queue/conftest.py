@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from smtpd.config.slice import DeliveryLimits, DeliverySlice, Method, QueueSlice
-from smtpd.envelope import Body, Duty, Kind, Origin, Outcome, Recipient, Terms
+from smtpd import errand as frames
+from smtpd.envelope import Body, Duty, Kind, MailParameters, Origin, Outcome, Recipient
 from smtpd.imsg import (
     TABLE,
     AddEnvelopes,
@@ -28,24 +28,24 @@ from smtpd.imsg import (
     StopScheduling,
     StoreMessage,
 )
-from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
-from smtpd.ipc.loop import Switchboard, connect, prepare
+from smtpd.ipc.loop import ChannelSet, connect, prepare
 from smtpd.queue import process
-from smtpd.queue.ram import RAMStore
-from smtpd.queue.space import Space
-from smtpd.queue.spool import Spool
-from smtpd.queue.sqlite import SQLiteStore
 from smtpd.queue.state import Queue
-from smtpd.queue.store import Add, Envelope, Message
+from smtpd.queue.store.space import Space
+from smtpd.queue.store.spool import Spool
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import Add, Envelope, Message
+from smtpd.slice import DeliveryLimits, DeliverySlice, Method, QueueSlice
 from tests.queue.fault import Faulty
+from tests.queue.ram_store import RAMStore
 
 PATIENCE = 10.0  # seconds that a test waits for what has to come
 
 ORIGIN = Origin("amy@there.test", "127.0.0.1", "client.test", "client.test", "mx.here.test", "", True)
-TERMS = Terms()
-ODD_TERMS = Terms(
+TERMS = MailParameters()
+ODD_TERMS = MailParameters(
     Body.BINARY, True, True, "HDRS", "id|;'1", "amy@größe.test", 1_100_000, 1_200_000, "N", True, -9
 )  # no value twice, and none of the defaults
 CONTENT = b"Received: by mx.here.test\nSubject: hello\n\nHello.\n"
@@ -139,7 +139,7 @@ class House:
         self._news = asyncio.Event()
         self.scheduler_hangs = False  # it does not answer when the daemon stops
         near = []
-        self._board = Switchboard(self.loop)
+        self._board = ChannelSet(self.loop)
         roles = [("parent", 0), ("lookup", 0), ("scheduler", 0), ("control", 0)]
         for role, number in [*roles, *(("dispatcher", n) for n in range(dispatchers))]:
             one, other = socket.socketpair()
@@ -233,7 +233,7 @@ class House:
         self.hear("dispatcher0", MessageStored)
         return [schedule.envelope for schedule in self.hear("scheduler", EnvelopesSubmitted).schedules]
 
-    def take_off(self, *recipients, **more):
+    def store_due(self, *recipients, **more):
         """A new message, stored and due; its envelopes."""
         envelopes = self.store([*recipients], **more)
         self.due(*envelopes)
@@ -277,7 +277,7 @@ class House:
     def begin(self, agent):
         """The next errand of an agent, which says that it is at work with it."""
         errand = self.receive(agent)
-        agent.send(frames.encode(frames.AtWork(errand.envelope)))
+        agent.send(frames.encode(frames.InProgress(errand.envelope)))
         self.until(lambda: self._is_at_work(errand.envelope))
         return errand
 

@@ -1,6 +1,6 @@
 """Faults on order: a wrapper around a real store or spool that asks before each call whether it is to fail."""
 
-from smtpd.queue.store import Broken
+from smtpd.queue.store.store import StoreBroken
 
 
 class Faulty:
@@ -42,7 +42,7 @@ def refuse(kind, *messages):
 
 
 def broken(*_arguments):
-    raise Broken("Input/output error")
+    raise StoreBroken("Input/output error")
 
 
 def times(count, kind):

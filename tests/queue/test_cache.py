@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpd.queue.cache import WEIGHT, Cache
-from smtpd.queue.store import Message
+from smtpd.queue.store.cache import ENTRY_BYTES, Cache
+from smtpd.queue.store.store import Message
 from tests.queue.conftest import add, envelope
 
 
@@ -41,7 +41,7 @@ def test_a_message_that_was_read_again_goes_with_its_envelope_too():
 
 
 def test_what_was_used_longest_ago_leaves_first():
-    cache = Cache(3 * (WEIGHT + 100))
+    cache = Cache(3 * (ENTRY_BYTES + 100))
     for number in (1, 2, 3):
         cache.keep(message(number))
     cache.maybe_message(1)
@@ -64,4 +64,6 @@ def test_the_weight_is_that_of_what_is_kept_and_never_above_the_bound(steps):
         else:
             cache.keep(message(number, size), [envelope(number, n) for n in range(count)])
         kept = cache._kept.values()
-        assert cache.weight == sum(WEIGHT * (1 + len(k.envelopes)) + len(k.message.content) for k in kept) <= 12_000
+        assert (
+            cache.weight == sum(ENTRY_BYTES * (1 + len(k.envelopes)) + len(k.message.content) for k in kept) <= 12_000
+        )

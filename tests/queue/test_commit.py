@@ -6,12 +6,12 @@ import threading
 import pytest
 
 from smtpd.ipc.loop import prepare
-from smtpd.queue import commit
-from smtpd.queue.commit import Commits
-from smtpd.queue.ram import RAMStore
-from smtpd.queue.store import Broken, Full, Hold, Remove, Reschedule, Suspend
+from smtpd.queue.store import commit
+from smtpd.queue.store.commit import Commits
+from smtpd.queue.store.store import Hold, Remove, Reschedule, StoreBroken, StoreFull, Suspend
 from tests.queue.conftest import PATIENCE, add
 from tests.queue.fault import Faulty, broken, refuse, times
+from tests.queue.ram_store import RAMStore
 
 
 class Bench:
@@ -22,11 +22,13 @@ class Bench:
         self.commits = Commits(self.loop, self.store, self.gone.extend, lambda: self.given_up.append(True))
         self.answers = {}
 
-    def submit(self, *changes, lasting=False):
+    def submit(self, *changes, must_succeed=False):
         for change in changes:
             name = len(self.answers)
             self.answers[name] = ...
-            self.commits.submit(change, lambda error, name=name: self.answers.update({name: error}), lasting=lasting)
+            self.commits.submit(
+                change, lambda error, name=name: self.answers.update({name: error}), must_succeed=must_succeed
+            )
 
     def until(self, condition):
         async def wait():
@@ -76,22 +78,22 @@ def test_only_the_one_at_fault_is_refused(bench):
 
 
 def test_a_full_disk_refuses_the_mails_that_do_not_fit_and_no_other(bench):
-    bench.store.faults["apply"] = refuse(Full, 2)
+    bench.store.faults["apply"] = refuse(StoreFull, 2)
     bench.submit(add(1), add(2), add(3))
-    assert [type(error) for error in bench.run()] == [type(None), Full, type(None)]
+    assert [type(error) for error in bench.run()] == [type(None), StoreFull, type(None)]
     assert not bench.store.called("repair")
 
 
 def test_the_end_of_a_delivery_waits_for_room_and_keeps_its_order(bench, monkeypatch):
-    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
     id = 1 << 32 | 1
     bench.submit(add(1))
     bench.run()
-    bench.store.faults["apply"] = refuse(Full)
-    bench.submit(Hold(id, 5, "first", False), lasting=True)
+    bench.store.faults["apply"] = refuse(StoreFull)
+    bench.submit(Hold(id, 5, "first", False), must_succeed=True)
     bench.submit(add(2))
-    bench.until(lambda: isinstance(bench.answers[2], Full))
-    bench.submit(Hold(id, 6, "second", False), Remove(2 << 32 | 1), lasting=True)
+    bench.until(lambda: isinstance(bench.answers[2], StoreFull))
+    bench.submit(Hold(id, 6, "second", False), Remove(2 << 32 | 1), must_succeed=True)
     bench.until(lambda: bench.commits.waits_for_room)
     assert bench.answers[1] is bench.answers[3] is bench.answers[4] is ...
     bench.store.faults.clear()
@@ -102,7 +104,7 @@ def test_the_end_of_a_delivery_waits_for_room_and_keeps_its_order(bench, monkeyp
 
 def test_a_change_that_found_no_room_stays_before_what_was_submitted_later(bench, monkeypatch):
     """For the same envelope in the same transaction, and while that was with the writer."""
-    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
     first, second = 1 << 32 | 1, 1 << 32 | 2
     bench.submit(add(1, envelopes=2))
     bench.run()
@@ -110,17 +112,17 @@ def test_a_change_that_found_no_room_stays_before_what_was_submitted_later(bench
 
     def fault(changes):
         if not refusals:
-            bench.loop.call_soon_threadsafe(lambda: bench.submit(Suspend(second, False), lasting=True))
+            bench.loop.call_soon_threadsafe(lambda: bench.submit(Suspend(second, False), must_succeed=True))
             while len(bench.answers) < 5:
                 pass
         if any(isinstance(change, Hold) or change == Suspend(second, True) for change in changes):
             refusals.append(changes)
             if len(refusals) <= 4:  # the transaction, then each of the two alone; the next transaction
-                raise Full("no room")
+                raise StoreFull("no room")
 
     bench.store.faults["apply"] = fault
-    bench.submit(Hold(first, 5, "no such user", False), Suspend(second, True), lasting=True)
-    bench.submit(Reschedule(first, 77), lasting=True)
+    bench.submit(Hold(first, 5, "no such user", False), Suspend(second, True), must_succeed=True)
+    bench.submit(Reschedule(first, 77), must_succeed=True)
     assert bench.run() == [None] * 5
     rows = {row.id: row for row in bench.store.load([first, second])}
     assert (rows[first].held, rows[first].next_try) == (False, 77)
@@ -129,23 +131,23 @@ def test_a_change_that_found_no_room_stays_before_what_was_submitted_later(bench
 
 
 def test_what_comes_while_a_change_waits_for_room_stays_behind_it(bench, monkeypatch):
-    monkeypatch.setattr(commit, "AGAIN", 0.05)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.05)
     envelope = 1 << 32 | 1
     bench.submit(add(1))
     bench.run()
-    faults = times(1, Full)
+    faults = times(1, StoreFull)
     bench.store.faults["apply"] = lambda changes: faults() if Suspend(envelope, True) in changes else None
-    bench.submit(Suspend(envelope, True), lasting=True)
+    bench.submit(Suspend(envelope, True), must_succeed=True)
     bench.until(lambda: bench.commits.waits_for_room)
-    bench.submit(Suspend(envelope, False), lasting=True)
+    bench.submit(Suspend(envelope, False), must_succeed=True)
     assert bench.run() == [None] * 3
     (row,) = bench.store.load([envelope])
     assert not row.suspended
 
 
 def test_a_transaction_is_bounded_and_a_long_rest_does_not_wait(bench, monkeypatch):
-    monkeypatch.setattr(commit, "BATCH", 10)
-    monkeypatch.setattr(commit, "COMPANY", 3600.0)
+    monkeypatch.setattr(commit, "BATCH_MAX", 10)
+    monkeypatch.setattr(commit, "BATCH_DELAY", 3600.0)
     bench.submit(*(add(n) for n in range(1, 22)))
     assert bench.run() == [None] * 21
     assert [len(changes) for (changes,) in bench.store.called("apply")] == [10, 10, 1]
@@ -161,7 +163,7 @@ def test_a_long_log_is_copied_back_after_the_commit(bench):
 
 def test_a_disk_that_fails_while_the_log_is_copied_back_is_repaired(bench):
     bench.store.real.unsettled = True
-    bench.store.faults["settle"] = times(1, Broken)
+    bench.store.faults["settle"] = times(1, StoreBroken)
     bench.submit(add(1))
     assert bench.run() == [None]
     bench.until(lambda: bench.store.called("repair") and not bench.commits.repairing)
@@ -169,25 +171,25 @@ def test_a_disk_that_fails_while_the_log_is_copied_back_is_repaired(bench):
 
 
 def test_many_ends_of_deliveries_do_not_wait_for_more(bench, monkeypatch):
-    monkeypatch.setattr(commit, "COMPANY", 3600.0)
-    monkeypatch.setattr(commit, "CROWD", 3)
+    monkeypatch.setattr(commit, "BATCH_DELAY", 3600.0)
+    monkeypatch.setattr(commit, "BATCH_FULL", 3)
     bench.submit(add(1, envelopes=3))
     bench.run()
-    bench.submit(Remove(1 << 32 | 1), Remove(1 << 32 | 2), lasting=True)
+    bench.submit(Remove(1 << 32 | 1), Remove(1 << 32 | 2), must_succeed=True)
     bench.loop.run_until_complete(asyncio.sleep(0.01))
     assert len(bench.store.called("apply")) == 1
-    bench.submit(Remove(1 << 32 | 3), lasting=True)
+    bench.submit(Remove(1 << 32 | 3), must_succeed=True)
     assert bench.run() == [None] * 4
     assert [len(changes) for (changes,) in bench.store.called("apply")] == [1, 3]
 
 
 def test_lasting_changes_are_known_until_they_are_durable(bench, monkeypatch):
-    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
     id = 1 << 32 | 1
     bench.submit(add(1))
     bench.run()
-    bench.store.faults["apply"] = refuse(Full)
-    bench.submit(Hold(id, 5, "first", False), Suspend(id, True), lasting=True)
+    bench.store.faults["apply"] = refuse(StoreFull)
+    bench.submit(Hold(id, 5, "first", False), Suspend(id, True), must_succeed=True)
     assert bench.commits.uncommitted(id) == [Hold(id, 5, "first", False), Suspend(id, True)]
     bench.until(lambda: bench.commits.waits_for_room)
     assert len(bench.commits.uncommitted(id)) == 2
@@ -198,19 +200,19 @@ def test_lasting_changes_are_known_until_they_are_durable(bench, monkeypatch):
 
 def test_a_lasting_change_that_is_itself_at_fault_is_told_so(bench):
     bench.store.faults["apply"] = refuse(ValueError)
-    bench.submit(Remove(1 << 32 | 1), lasting=True)
+    bench.submit(Remove(1 << 32 | 1), must_succeed=True)
     assert [type(error) for error in bench.run()] == [ValueError]
 
 
 def test_a_failing_disk_refuses_all_that_wait_and_the_store_is_mended(bench, monkeypatch):
-    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
     bench.submit(add(1))
     bench.run()
-    bench.store.faults["apply"] = refuse(Broken, 3)
+    bench.store.faults["apply"] = refuse(StoreBroken, 3)
     bench.submit(add(2), add(3), add(4))
-    bench.submit(Remove(1 << 32 | 1), lasting=True)
+    bench.submit(Remove(1 << 32 | 1), must_succeed=True)
     answers = bench.run()
-    assert [type(error) for error in answers] == [type(None), Broken, Broken, Broken, type(None)]
+    assert [type(error) for error in answers] == [type(None), StoreBroken, StoreBroken, StoreBroken, type(None)]
     assert bench.store.called("repair") == [[[2, 3, 4]]]
     assert bench.store.messages(1, 9) == set()
     assert not bench.given_up
@@ -218,20 +220,20 @@ def test_a_failing_disk_refuses_all_that_wait_and_the_store_is_mended(bench, mon
 
 def test_nothing_is_accepted_while_the_store_is_being_mended(bench):
     mended = threading.Event()
-    bench.store.faults["apply"] = refuse(Broken, 1)
+    bench.store.faults["apply"] = refuse(StoreBroken, 1)
     bench.store.faults["repair"] = lambda doubtful: mended.wait(PATIENCE)
     bench.submit(add(1))
     bench.until(lambda: bench.commits.repairing)
     bench.submit(add(2))
-    bench.until(lambda: isinstance(bench.answers[1], Broken))
+    bench.until(lambda: isinstance(bench.answers[1], StoreBroken))
     mended.set()
     bench.until(lambda: not bench.commits.repairing)
     bench.submit(add(3))
-    assert [type(error) for error in bench.run()] == [Broken, Broken, type(None)]
+    assert [type(error) for error in bench.run()] == [StoreBroken, StoreBroken, type(None)]
 
 
 def test_a_disk_that_fails_twice_is_the_end(bench):
-    bench.store.faults["apply"] = refuse(Broken)
+    bench.store.faults["apply"] = refuse(StoreBroken)
     bench.submit(add(1))
     bench.until(lambda: bench.store.called("repair") and not bench.commits.repairing)
     bench.submit(add(2))
@@ -246,10 +248,10 @@ def test_a_store_that_cannot_be_mended_is_the_end(bench):
 
 def test_a_spool_file_that_cannot_be_synced_is_a_failing_disk_too(bench):
     bench.submit(add(1))
-    bench.commits.failed(Broken("fsync: Input/output error"))
+    bench.commits.failed(StoreBroken("fsync: Input/output error"))
     bench.run()
     bench.until(lambda: not bench.commits.repairing)
-    assert isinstance(bench.answers[0], Broken)
+    assert isinstance(bench.answers[0], StoreBroken)
     assert bench.store.messages(1, 9) == set()
 
 
@@ -257,13 +259,13 @@ def test_what_was_already_with_the_writer_is_taken_back_too(bench):
     """The spool's disk fails while a transaction is under way, and that one fails as well."""
 
     def fault(changes):
-        failed = bench.loop.call_soon_threadsafe(bench.commits.failed, Broken("fsync: Input/output error"))
+        failed = bench.loop.call_soon_threadsafe(bench.commits.failed, StoreBroken("fsync: Input/output error"))
         while not bench.commits.repairing:
             pass
         del failed
         bench.store.real.apply(changes)
         bench.store.faults.clear()
-        raise Broken("in doubt")
+        raise StoreBroken("in doubt")
 
     bench.store.faults["apply"] = fault
     bench.submit(add(1))
@@ -277,14 +279,14 @@ def test_what_was_already_with_the_writer_is_taken_back_too(bench):
 def test_spool_files_are_named_when_their_message_is_gone(bench):
     bench.submit(add(1, content=None), add(2))
     bench.run()
-    bench.submit(Remove(1 << 32 | 1), Remove(2 << 32 | 1), lasting=True)
+    bench.submit(Remove(1 << 32 | 1), Remove(2 << 32 | 1), must_succeed=True)
     bench.run()
     assert bench.gone == [1]
 
 
 def test_unused_space_is_given_back_when_it_is_quiet(bench, monkeypatch):
-    monkeypatch.setattr(commit, "QUIET", 0.01)
-    monkeypatch.setattr(commit, "PAUSE", 0.001)
+    monkeypatch.setattr(commit, "SHRINK_DELAY", 0.01)
+    monkeypatch.setattr(commit, "SHRINK_INTERVAL", 0.001)
     steps = iter([True, True, False])
     done = []
     bench.store.real.shrink = lambda: done.append(True) or next(steps)
@@ -294,13 +296,13 @@ def test_unused_space_is_given_back_when_it_is_quiet(bench, monkeypatch):
 
 
 def test_no_space_is_given_back_while_a_change_waits_for_room(bench, monkeypatch):
-    monkeypatch.setattr(commit, "QUIET", 0.01)
-    monkeypatch.setattr(commit, "AGAIN", 0.1)
+    monkeypatch.setattr(commit, "SHRINK_DELAY", 0.01)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.1)
     bench.store.real.shrink = lambda: False
     bench.submit(add(1))
     bench.run()
-    bench.store.faults["apply"] = times(1, Full)
-    bench.submit(Remove(1 << 32 | 1), lasting=True)
+    bench.store.faults["apply"] = times(1, StoreFull)
+    bench.submit(Remove(1 << 32 | 1), must_succeed=True)
     assert bench.run() == [None] * 2
     bench.until(lambda: bench.store.called("shrink"))
     assert [name for name, *_ in bench.store.calls] == ["apply", "apply", "shrink"]

@@ -7,6 +7,7 @@ import socket
 import pytest
 from msgspec.structs import replace
 
+from smtpd import errand as frames
 from smtpd.envelope import Duty, Kind, Outcome
 from smtpd.imsg import (
     AddEnvelopes,
@@ -26,15 +27,16 @@ from smtpd.imsg import (
     StartAgent,
     StoreMessage,
 )
-from smtpd.ipc import errand as frames
 from smtpd.ipc.channel import Violation
-from smtpd.queue import commit, delivery, process, sqlite
-from smtpd.queue.ram import RAMStore
-from smtpd.queue.report import duration
-from smtpd.queue.sqlite import SQLiteStore
-from smtpd.queue.store import Broken, Full, Remove
+from smtpd.queue import process
+from smtpd.queue.delivery import deliveries
+from smtpd.queue.delivery.delivery_log import duration
+from smtpd.queue.store import commit, sqlite
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import Remove, StoreBroken, StoreFull
 from tests.queue.conftest import CONTENT, ORIGIN, TERMS, add, command, recipient
 from tests.queue.fault import Faulty, broken, refuse
+from tests.queue.ram_store import RAMStore
 
 
 def row(house, envelope):
@@ -153,10 +155,10 @@ def test_a_large_mail_goes_as_a_fresh_descriptor(house, tmp_path):
 
 
 def test_results_wait_for_the_disk(faulty, monkeypatch):
-    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
     (envelope,) = faulty.store()
     store = faulty.queue.disk.store
-    store.faults["apply"] = refuse(Full)
+    store.faults["apply"] = refuse(StoreFull)
     faulty.due(envelope)
     _, agent = faulty.start_agent()
     faulty.deliver(agent)
@@ -168,7 +170,7 @@ def test_results_wait_for_the_disk(faulty, monkeypatch):
 
 def test_a_try_knows_what_is_not_durable_yet(faulty, monkeypatch):
     """The disk is full: what the last try has shown is on its way to the disk, and the administrator does not wait."""
-    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
     first, second = faulty.store([recipient(), recipient()])
     faulty.due(first)
     _, agent = faulty.start_agent(1)
@@ -179,7 +181,7 @@ def test_a_try_knows_what_is_not_durable_yet(faulty, monkeypatch):
     agent.close()
     assert faulty.tried() == ([], [second], [])
     store = faulty.queue.disk.store
-    store.faults["apply"] = refuse(Full)
+    store.faults["apply"] = refuse(StoreFull)
     faulty.say("scheduler", PostponeEnvelopes([(second, 2_000_000)]))
     faulty.until(lambda: faulty.queue.disk.commits.waits_for_room)
     faulty.due(second)
@@ -192,9 +194,9 @@ def test_a_try_knows_what_is_not_durable_yet(faulty, monkeypatch):
 
 
 def test_a_finished_delivery_is_not_repeated_when_its_commit_fails(faulty, monkeypatch):
-    monkeypatch.setattr(commit, "AGAIN", 0.01)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
     (envelope,) = faulty.store()
-    faults = [Full("1"), Broken("2"), Full("3")]
+    faults = [StoreFull("1"), StoreBroken("2"), StoreFull("3")]
 
     def fault(changes):
         if any(isinstance(change, Remove) for change in changes) and faults:
@@ -284,7 +286,7 @@ def test_an_action_that_is_gone_holds_the_mail_and_says_so(house):
 
 
 def test_mail_for_dev_null_needs_no_agent(house, capfd):
-    (envelope,) = house.take_off(recipient("bob", duty=Duty.DISCARD))
+    (envelope,) = house.store_due(recipient("bob", duty=Duty.DISCARD))
     assert house.tried() == ([envelope], [], [])
     assert not house.queue.disk.store.load([envelope])
     assert not house.mail["parent"]
@@ -292,13 +294,15 @@ def test_mail_for_dev_null_needs_no_agent(house, capfd):
 
 
 def test_an_action_that_delivers_nothing_holds_the_mail_and_says_so(house):
-    (envelope,) = house.take_off(recipient("bob", action="expand"))
+    (envelope,) = house.store_due(recipient("bob", action="expand"))
     assert house.tried() == ([], [], [envelope])
     assert row(house, envelope).error == 'the action "expand" delivers nothing (expand-only)'
 
 
 def test_an_agent_of_an_action_with_a_user_is_told_whose_mail_it_is(house):
-    house.take_off(recipient("bob", "virtual", home="/srv/mail/bob"), recipient("amy", "virtual", home="/srv/mail/amy"))
+    house.store_due(
+        recipient("bob", "virtual", home="/srv/mail/bob"), recipient("amy", "virtual", home="/srv/mail/amy")
+    )
     asked, agent = house.start_agent()
     assert (asked.user, asked.action) == ("vmail", "virtual")
     errands = [house.deliver(agent) for _ in range(2)]
@@ -307,7 +311,7 @@ def test_an_agent_of_an_action_with_a_user_is_told_whose_mail_it_is(house):
 
 def test_the_agent_of_a_command_is_told_its_digest_and_nothing_of_its_line(house):
     wanted = command("bob", "vacation")
-    house.take_off(wanted)
+    house.store_due(wanted)
     asked, agent = house.start_agent()
     assert (asked.user, asked.action, asked.duty) == ("bob", "local", Duty.FORWARDED)
     assert house.deliver(agent).digest == wanted.digest
@@ -405,7 +409,7 @@ def test_a_mail_whose_agent_was_lost_with_it_is_perhaps_delivered(house):
 
 
 def test_an_envelope_that_brings_us_down_is_held_after_three_starts(make_house, monkeypatch):
-    monkeypatch.setattr(delivery, "CALM", 0.0)
+    monkeypatch.setattr(deliveries, "SUSPECT_DELAY", 0.0)
     store = RAMStore()
     store.apply([add(1, run=1), add(2, run=1)])
     for run in (1, 2, 3):  # each time it is with an agent when the daemon dies
@@ -430,7 +434,7 @@ def test_a_full_disk_does_not_keep_mail_of_another_run_from_being_delivered(make
     store = Faulty(RAMStore())
     store.apply([add(1, run=5)])
     house = make_house(store)
-    store.faults["apply"] = refuse(Full)
+    store.faults["apply"] = refuse(StoreFull)
     house.due(1 << 32 | 1)
     _, agent = house.start_agent()
     assert house.receive(agent).envelope == 1 << 32 | 1
@@ -441,11 +445,11 @@ def test_an_envelope_that_makes_our_code_raise_is_deferred_and_held_the_third_ti
     bad, good = house.store([recipient("eve"), recipient("bob")])
     give = house.queue.agents.give
 
-    def explosive(key, flight):
+    def explosive(key, attempt):
         """Raises as a mistake of ours would, in the midst of the one envelope."""
-        if flight.number == bad:
-            flight.envelope = replace(flight.envelope, origin=None)
-        give(key, flight)
+        if attempt.number == bad:
+            attempt.envelope = replace(attempt.envelope, origin=None)
+        give(key, attempt)
 
     house.queue.agents.give = explosive
     house.due(bad)
@@ -502,9 +506,9 @@ def test_an_envelope_that_cannot_be_matched_to_an_agent_costs_itself(house, capf
 def test_one_that_joined_a_line_before_our_code_raised_has_one_end(house, monkeypatch, capfd, agent):
     give = house.queue.agents.give
 
-    def give_and_raise(key, flight):
-        give(key, flight)
-        if flight.envelope.recipient.extension:
+    def give_and_raise(key, attempt):
+        give(key, attempt)
+        if attempt.envelope.recipient.extension:
             raise KeyError("a mistake of ours")
 
     monkeypatch.setattr(house.queue.agents, "give", give_and_raise)
@@ -521,7 +525,7 @@ def test_one_that_joined_a_line_before_our_code_raised_has_one_end(house, monkey
 
 
 def test_what_the_log_cannot_say_of_one_envelope_ends_nothing(house, capfd, monkeypatch):
-    monkeypatch.setattr(delivery.report, "ended", explosive(delivery.report.ended, "eve"))
+    monkeypatch.setattr(deliveries.report, "ended", explosive(deliveries.report.ended, "eve"))
     for imsg in (ExpireEnvelopes, DeleteEnvelopes):
         envelopes = house.store([recipient("eve"), recipient("bob")])
         house.say("scheduler", imsg(envelopes))
@@ -534,7 +538,7 @@ def test_what_the_log_cannot_say_of_one_envelope_ends_nothing(house, capfd, monk
 
 def test_what_the_log_cannot_say_of_one_that_no_agent_gets_costs_that_one(house, capfd, monkeypatch):
     """Its content is missing, which is so after each start."""
-    monkeypatch.setattr(delivery.report, "tried", explosive(delivery.report.tried, "eve"))
+    monkeypatch.setattr(deliveries.report, "tried", explosive(deliveries.report.tried, "eve"))
     (bad,) = house.store([recipient("eve")])
     house.queue.disk.cache.forget(bad)
     house.queue.disk.store._writer.execute("DELETE FROM message")

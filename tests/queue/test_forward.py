@@ -2,11 +2,11 @@
 
 import pytest
 
+from smtpd import errand as frames
 from smtpd.envelope import Duty, Outcome
+from smtpd.errand import FORWARD_MAX
 from smtpd.imsg import AgentRefused, EndAgent, ForwardRead, ReadForward, StartAgent
-from smtpd.ipc import errand as frames
-from smtpd.ipc.errand import FORWARD_MAX
-from smtpd.queue.forward import DEADLINE
+from smtpd.queue.agents.forward import DEADLINE
 
 
 def ask(house, user="bob", request=11, action=""):

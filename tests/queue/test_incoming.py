@@ -7,7 +7,7 @@ import time
 import pytest
 from msgspec.structs import replace
 
-from smtpd.envelope import INLINE, Duty
+from smtpd.envelope import INLINE_MAX, Duty
 from smtpd.imsg import (
     AddEnvelopes,
     EnvelopesSubmitted,
@@ -23,11 +23,11 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Violation
 from smtpd.queue import incoming, process
-from smtpd.queue.ram import RAMStore
-from smtpd.queue.roster import Roster
-from smtpd.queue.store import Broken, Full
+from smtpd.queue.agents.routing import AgentRouting
+from smtpd.queue.store.store import StoreBroken, StoreFull
 from tests.queue.conftest import CONTENT, ORIGIN, TERMS, configuration, recipient
 from tests.queue.fault import Faulty, broken, refuse, times
+from tests.queue.ram_store import RAMStore
 
 LARGE = os.urandom(100) * 5000
 
@@ -63,7 +63,7 @@ def test_a_stored_message_is_on_the_disk_before_it_is_answered(house):
     assert stored[0].expires == stored[0].created + 400_000
     assert house.queue.disk.store.find_message(message).content == CONTENT
     schedules = house.hear("scheduler", EnvelopesSubmitted).schedules
-    roster = Roster(configuration())
+    roster = AgentRouting(configuration())
     assert schedules == [row.schedule(roster.lane_of(row.recipient)) for row in stored]
 
 
@@ -186,7 +186,7 @@ def test_below_the_reserve_a_mail_is_refused_with_452(house):
     house.until(lambda: len(house.queue.incoming) == 0)
 
 
-@pytest.mark.parametrize("fault, code", [(Full, 452), (Broken, 451), (ValueError, 451)])
+@pytest.mark.parametrize("fault, code", [(StoreFull, 452), (StoreBroken, 451), (ValueError, 451)])
 def test_a_commit_that_fails_is_a_4xx_for_its_mail_only(make_house, tmp_path, fault, code):
     store = Faulty(RAMStore())
     house = make_house(store)
@@ -203,7 +203,7 @@ def test_a_commit_that_fails_is_a_4xx_for_its_mail_only(make_house, tmp_path, fa
 
 def test_a_commit_that_fails_leaves_no_spool_file(make_house, tmp_path):
     store = Faulty(RAMStore())
-    store.faults["apply"] = refuse(Full)
+    store.faults["apply"] = refuse(StoreFull)
     house = make_house(store)
     message = house.reserve()[0]
     spool(house, message)
@@ -243,9 +243,9 @@ def test_a_spool_file_that_cannot_be_made_is_refused(house, tmp_path):
 
 
 def test_ids_wait_for_a_store_that_cannot_be_read(make_house, monkeypatch):
-    monkeypatch.setattr(incoming, "AGAIN", 0.01)
+    monkeypatch.setattr(incoming, "RETRY_DELAY", 0.01)
     store = Faulty(RAMStore())
-    store.faults["messages"] = times(2, Broken)
+    store.faults["messages"] = times(2, StoreBroken)
     house = make_house(store)
     house.say("dispatcher0", ReserveMessageIds(5))
     answer = house.hear("dispatcher0", MessageIdsReserved)
@@ -315,7 +315,7 @@ def test_a_second_spool_file_is_fatal(house, mine):
 
 @pytest.mark.parametrize(
     "envelopes, content, size",
-    [(0, CONTENT, None), (1, CONTENT, 5), (1, b"", 0), (1, b"", 5), (1, b"x" * (INLINE + 1), None)],
+    [(0, CONTENT, None), (1, CONTENT, 5), (1, b"", 0), (1, b"", 5), (1, b"x" * (INLINE_MAX + 1), None)],
     ids=["no envelope", "another length", "nothing", "a file that is not there", "more than is sent in an imsg"],
 )
 def test_content_that_cannot_be_is_fatal(house, mine, envelopes, content, size):
@@ -352,9 +352,9 @@ def test_a_second_spool_file_is_fatal_while_the_first_is_being_made(house, mine)
 
 
 def test_as_much_as_an_imsg_may_bring_is_stored_in_the_row(house, mine):
-    house.submit(mine, content=b"x" * INLINE)
+    house.submit(mine, content=b"x" * INLINE_MAX)
     house.hear("dispatcher0", MessageStored)
-    assert house.queue.disk.store.find_message(mine).content == b"x" * INLINE
+    assert house.queue.disk.store.find_message(mine).content == b"x" * INLINE_MAX
 
 
 def test_no_spool_file_is_begun_while_the_store_is_repaired(house, mine, tmp_path):

@@ -32,10 +32,10 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.log import log
 from smtpd.queue import scan
-from smtpd.queue.ram import RAMStore
-from smtpd.queue.store import PAGE, Broken, SetAside
+from smtpd.queue.store.store import PAGE, Quarantine, StoreBroken
 from tests.queue.conftest import CONTENT, ORIGIN, TERMS, add, envelope, recipient
 from tests.queue.fault import Faulty, broken, times
+from tests.queue.ram_store import RAMStore
 from tests.queue.test_incoming import LARGE, spool
 
 ALL = 1 << 32, last_envelope(2**31 - 1)
@@ -176,7 +176,7 @@ def test_a_store_that_cannot_be_read_says_so(make_house):
 
 def test_the_quarantine_shows_what_when_and_why(house):
     (id,) = house.store()
-    house.queue.disk.store.apply([SetAside(id, 99, "odd")])
+    house.queue.disk.store.apply([Quarantine(id, 99, "odd")])
     house.say("control", ListQuarantine(5))
     answer = house.hear("control", QuarantineListed)
     assert (answer.request, answer.rows) == (5, [(id, 99, "odd")])
@@ -186,7 +186,7 @@ def test_a_row_that_sqlite_quotes_in_the_reason_does_not_end_control(house):
     """What cannot be decoded stands in its message as it is."""
     (id,) = house.store()
     reason = "Could not decode to UTF-8 column 'sender' with text 'a\x01\n" + "x" * 2000
-    house.queue.disk.store.apply([SetAside(id, 99, reason)])
+    house.queue.disk.store.apply([Quarantine(id, 99, reason)])
     house.say("control", ListQuarantine(5))
     ((_, _, told),) = house.hear("control", QuarantineListed).rows
     assert told.startswith("Could not decode to UTF-8 column 'sender' with text 'a\\001\\012xxx")
@@ -343,10 +343,10 @@ def test_a_row_that_makes_no_sense_is_set_aside_and_the_scan_goes_on(house):
 
 
 def test_a_scan_that_fails_goes_on_later(make_house, monkeypatch):
-    monkeypatch.setattr(scan, "AGAIN", 0.01)
+    monkeypatch.setattr(scan, "RETRY_DELAY", 0.01)
     store = Faulty(RAMStore())
     store.apply([add(1, run=5)])
-    store.faults["schedules"] = times(2, Broken)
+    store.faults["schedules"] = times(2, StoreBroken)
     assert len(scanned(make_house(store))) == 1
 
 

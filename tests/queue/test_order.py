@@ -31,10 +31,10 @@ from smtpd.imsg import (
     StoreMessage,
     UnlockMailbox,
 )
-from smtpd.queue import sqlite
-from smtpd.queue.spool import Spool, lock
-from smtpd.queue.sqlite import SQLiteStore
-from smtpd.queue.store import Broken
+from smtpd.queue.store import sqlite
+from smtpd.queue.store.spool import Spool, lock
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import StoreBroken
 from tests.queue.conftest import ORIGIN, TERMS, add, command, recipient
 from tests.recorder import recorded
 
@@ -164,7 +164,7 @@ def test_room_is_asked_for_by_the_size_of_each_mail(house):
     ids=["maildir", "lmtp", "mda", "forward"],
 )
 def test_a_delivery_is_told_when_its_row_is_gone_for_good(house, recorder, to):
-    house.take_off(to)
+    house.store_due(to)
     _, agent = house.start_agent()
     errand = house.receive(agent)
     recorder.forget()
@@ -174,7 +174,7 @@ def test_a_delivery_is_told_when_its_row_is_gone_for_good(house, recorder, to):
 
 
 def test_a_mailbox_is_locked_before_the_mail_goes_to_its_agent_and_until_it_has_answered(house, recorder):
-    house.take_off(recipient(action="box"))
+    house.store_due(recipient(action="box"))
     _, agent = house.start_agent()
     house.say("parent", MailboxLocked(house.hear("parent", LockMailbox).request, 5))
     house.deliver(agent)
@@ -191,7 +191,7 @@ def test_a_mailbox_is_locked_before_the_mail_goes_to_its_agent_and_until_it_has_
 
 
 def test_mail_for_dev_null_is_gone_from_the_disk_before_it_counts_as_delivered(house, recorder):
-    house.take_off(recipient(duty=Duty.DISCARD))
+    house.store_due(recipient(duty=Duty.DISCARD))
     assert house.tried()[0]
     recorder.in_order(STORED, REMOVED, TOLD)
 
@@ -225,7 +225,7 @@ def test_a_spool_file_stays_as_long_as_one_envelope_does(house, recorder):
 
 
 def test_a_deferral_is_told_at_once_and_the_new_time_written_when_it_is_known(house, recorder):
-    (envelope,) = house.take_off(recipient())
+    (envelope,) = house.store_due(recipient())
     _, agent = house.start_agent()
     house.answer(agent, house.receive(agent), Outcome.DEFERRED, "later")
     assert house.tried() == ([], [envelope], [])
@@ -237,7 +237,7 @@ def test_a_deferral_is_told_at_once_and_the_new_time_written_when_it_is_known(ho
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.LOOP])
 def test_a_failure_is_told_when_its_reason_is_on_the_disk(house, recorder, outcome):
-    (envelope,) = house.take_off(recipient())
+    (envelope,) = house.store_due(recipient())
     _, agent = house.start_agent()
     house.answer(agent, house.receive(agent), outcome, "no such folder")
     assert house.tried() == ([], [], [envelope])
@@ -245,7 +245,7 @@ def test_a_failure_is_told_when_its_reason_is_on_the_disk(house, recorder, outco
 
 
 def test_an_envelope_without_an_agent_is_told_as_held_when_it_is(house, recorder):
-    house.take_off(recipient(action="gone"))
+    house.store_due(recipient(action="gone"))
     assert house.tried()[2]
     recorder.in_order(CHANGED, TOLD)
 
@@ -267,7 +267,7 @@ def test_a_removed_mail_leaves_its_file_after_its_row(house, recorder):
 
 
 def test_what_replaces_an_envelope_is_there_in_the_commit_that_removes_it(house, recorder):
-    house.take_off(command(text="old"))
+    house.store_due(command(text="old"))
     _, agent = house.start_agent()
     recorder.forget()
     house.answer(agent, house.receive(agent), Outcome.STALE)
@@ -362,12 +362,12 @@ def test_a_mail_that_was_refused_while_the_disk_failed_is_taken_back_before_othe
 
 
 def test_a_store_that_is_in_use_by_another_reader_is_not_called_repaired(tmp_path, monkeypatch):
-    monkeypatch.setattr(sqlite, "PATIENCE", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
     store, other = SQLiteStore(str(tmp_path)), SQLiteStore(str(tmp_path))
     store.apply([add(1)])
     other._reader.execute("BEGIN")
     other._reader.execute("SELECT * FROM envelope").fetchone()
-    with pytest.raises(Broken, match="in use"):
+    with pytest.raises(StoreBroken, match="in use"):
         store.repair([])
     other.close()
     store.close()

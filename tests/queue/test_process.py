@@ -23,13 +23,15 @@ from smtpd.imsg import (
     StoreMessage,
 )
 from smtpd.ipc.channel import Violation
-from smtpd.queue import commit, delivery, process, state
-from smtpd.queue.ram import RAMStore
-from smtpd.queue.spool import Spool
-from smtpd.queue.sqlite import SQLiteStore
-from smtpd.queue.store import Broken, Full
+from smtpd.queue import process, state
+from smtpd.queue.delivery import deliveries
+from smtpd.queue.store import commit
+from smtpd.queue.store.spool import Spool
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import StoreBroken, StoreFull
 from tests.queue.conftest import ORIGIN, PATIENCE, TERMS, add, command, recipient
 from tests.queue.fault import Faulty, broken, refuse
+from tests.queue.ram_store import RAMStore
 from tests.queue.test_incoming import spool
 
 
@@ -71,7 +73,7 @@ def test_a_spool_file_that_is_being_sealed_is_stored_and_answered_first(watched)
     watched.until(begun.is_set)
     watched.say("parent", Stop())
     watched.until(lambda: watched.queue._scheduler_done)
-    watched.loop.call_later(2 * state.POLL, sealed.set)
+    watched.loop.call_later(2 * state.POLL_INTERVAL, sealed.set)
     run_to_the_end(watched)
     assert [name for name, *_ in watched.queue.disk.store.calls][-2:] == ["apply", "close"]
     assert watched.hear("dispatcher0", MessageStored)
@@ -90,8 +92,8 @@ def test_what_is_with_an_agent_may_end(watched, monkeypatch):
 
 def test_orderly_stops_while_a_long_command_runs_hold_nobody(make_house, monkeypatch):
     """A try that began and did not end is suspicious only when the daemon has died of it."""
-    monkeypatch.setattr(state, "LEAVE", 0.05)
-    monkeypatch.setattr(delivery, "CALM", 0.0)
+    monkeypatch.setattr(state, "STOP_TIMEOUT", 0.05)
+    monkeypatch.setattr(deliveries, "SUSPECT_DELAY", 0.0)
     store = Faulty(RAMStore())
     store.apply([add(1, run=0, recipient=command("bob"))])
     for run in (1, 2, 3, 4):
@@ -107,7 +109,7 @@ def test_orderly_stops_while_a_long_command_runs_hold_nobody(make_house, monkeyp
 
 
 def test_an_agent_that_does_not_end_is_not_waited_for_long(watched, monkeypatch):
-    monkeypatch.setattr(state, "LEAVE", 0.05)
+    monkeypatch.setattr(state, "STOP_TIMEOUT", 0.05)
     (envelope,) = watched.store()
     watched.due(envelope)
     _, agent = watched.start_agent()
@@ -118,10 +120,10 @@ def test_an_agent_that_does_not_end_is_not_waited_for_long(watched, monkeypatch)
 
 
 def test_a_full_disk_does_not_keep_us_from_stopping(watched, monkeypatch):
-    monkeypatch.setattr(state, "LEAVE", 0.05)
-    monkeypatch.setattr(commit, "AGAIN", 60)
+    monkeypatch.setattr(state, "STOP_TIMEOUT", 0.05)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 60)
     (envelope,) = watched.store()
-    watched.queue.disk.store.faults["apply"] = refuse(Full)
+    watched.queue.disk.store.faults["apply"] = refuse(StoreFull)
     watched.due(envelope)
     _, agent = watched.start_agent()
     watched.deliver(agent)
@@ -131,7 +133,7 @@ def test_a_full_disk_does_not_keep_us_from_stopping(watched, monkeypatch):
 
 
 def test_nothing_new_is_begun_while_we_stop(watched, monkeypatch):
-    monkeypatch.setattr(state, "LEAVE", 0.05)
+    monkeypatch.setattr(state, "STOP_TIMEOUT", 0.05)
     one, two = watched.store([recipient("bob"), recipient("amy")])
     watched.due(one)
     _, agent = watched.start_agent()
@@ -161,7 +163,7 @@ def test_a_damaged_page_of_messages_does_not_keep_us_from_starting(tmp_path, cap
 
 def test_a_disk_that_fails_keeps_us_from_starting():
     store, spool = Faulty(RAMStore()), SimpleNamespace(remove_orphans=broken)
-    with pytest.raises(Broken):
+    with pytest.raises(StoreBroken):
         process.clear(store, spool)
 
 
@@ -200,7 +202,7 @@ def test_a_deferral_is_written_with_the_time_that_the_scheduler_names(watched, d
 @pytest.mark.parametrize("scheduler", ["hangs", "gone"])
 def test_a_deferral_is_written_without_a_scheduler_too(watched, deferred, monkeypatch, scheduler):
     if scheduler == "hangs":
-        monkeypatch.setattr(state, "SCHEDULER_PATIENCE", 0.05)
+        monkeypatch.setattr(state, "SCHEDULER_STOP_TIMEOUT", 0.05)
         watched.scheduler_hangs = True
     else:
         channel = watched.far["scheduler"]

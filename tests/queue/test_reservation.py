@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from smtpd.envelope import MESSAGE_ID_MAX
 from smtpd.ipc.channel import Violation
 from smtpd.queue import reservation
-from smtpd.queue.reservation import BLOCK, Reservations
+from smtpd.queue.reservation import BLOCK_SIZE, Reservations
 
 
 def reserve(reservations, dispatcher=0, taken=()):
@@ -16,8 +16,8 @@ def reserve(reservations, dispatcher=0, taken=()):
 
 def test_ids_ascend_from_the_start():
     reservations = Reservations(1000)
-    assert reserve(reservations) == [*range(1000, 1000 + BLOCK)]
-    assert reserve(reservations) == [*range(1000 + BLOCK, 1000 + 2 * BLOCK)]
+    assert reserve(reservations) == [*range(1000, 1000 + BLOCK_SIZE)]
+    assert reserve(reservations) == [*range(1000 + BLOCK_SIZE, 1000 + 2 * BLOCK_SIZE)]
 
 
 def test_ids_wrap_to_one_and_a_block_never_does():
@@ -35,7 +35,7 @@ def test_what_is_still_reserved_is_left_out_after_a_wrap():
     first = reserve(reservations)
     for id in first[:10]:
         reservations.spend(id)
-    assert reservations.reserve(1, 1, BLOCK, set()) == first[:10]
+    assert reservations.reserve(1, 1, BLOCK_SIZE, set()) == first[:10]
 
 
 def test_an_id_of_another_dispatcher_is_fatal():
@@ -49,7 +49,7 @@ def test_an_id_of_another_dispatcher_is_fatal():
 def test_an_id_that_nobody_was_given_is_fatal():
     reservations = Reservations(1)
     reserve(reservations)
-    for id in (BLOCK + 1, MESSAGE_ID_MAX):
+    for id in (BLOCK_SIZE + 1, MESSAGE_ID_MAX):
         with pytest.raises(Violation):
             reservations.check(0, id)
         with pytest.raises(Violation):
@@ -67,7 +67,7 @@ def test_a_spent_id_is_fatal():
 
 
 def test_a_dispatcher_that_hoards_ids_is_fatal(monkeypatch):
-    monkeypatch.setattr(reservation, "HOARD_MAX", 3 * BLOCK)
+    monkeypatch.setattr(reservation, "RESERVED_MAX", 3 * BLOCK_SIZE)
     reservations = Reservations(1)
     for _ in range(3):
         reserve(reservations)

@@ -4,10 +4,10 @@ import sqlite3
 
 import pytest
 
-from smtpd.envelope import Body, Duty, Terms
-from smtpd.queue.schema import SCHEMA
-from smtpd.queue.sqlite import SQLiteStore
-from smtpd.queue.store import Broken, Hold, Remove, SetAside, Unreadable, recipient_key
+from smtpd.envelope import Body, Duty, MailParameters
+from smtpd.queue.store.schema import SCHEMA
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import Hold, Quarantine, Remove, StoreBroken, UnreadableRow, recipient_key
 from tests.queue.conftest import CONTENT, ODD_TERMS, add, command
 
 SCHEMA_1 = """
@@ -77,7 +77,7 @@ def test_envelopes_of_an_earlier_schema_are_delivered_as_their_actions_say(old):
         assert (row.recipient.duty, row.recipient.digest, row.recipient.home) == (Duty.DELIVER, "", "")
         assert (row.recipient.notify, row.recipient.original) == (0, "")
         assert (row.origin.tls, row.origin.user) == (False, "")
-        assert row.terms == Terms(Body.EIGHT_BIT)
+        assert row.terms == MailParameters(Body.EIGHT_BIT)
     assert store.quarantine(5) == [(3 << 32 | 1, 77, "odd")]
     assert (store.run, version(old)) == (42, SCHEMA)
     store.close()
@@ -86,7 +86,7 @@ def test_envelopes_of_an_earlier_schema_are_delivered_as_their_actions_say(old):
 def test_an_upgraded_database_takes_what_a_new_one_takes(old):
     store = SQLiteStore(old)
     added = add(9, recipient=command(), terms=ODD_TERMS)
-    store.apply([added, Hold(1 << 32 | 1, 600, "no", False), SetAside(2 << 32 | 1, 5, "odd")])
+    store.apply([added, Hold(1 << 32 | 1, 600, "no", False), Quarantine(2 << 32 | 1, 5, "odd")])
     assert [row.id >> 32 for row in store.envelopes(*EVERYTHING)] == [1, 9]
     assert store.load([9 << 32 | 1]) == added.envelopes
     assert store.find_message(9).content == CONTENT
@@ -108,7 +108,7 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(old):
         before = connection.execute("PRAGMA user_version").fetchone()
         connection.execute("ALTER TABLE quarantine ADD COLUMN priority")  # what the last statement wants to add
     connection.close()
-    with pytest.raises(Broken, match="duplicate column"):
+    with pytest.raises(StoreBroken, match="duplicate column"):
         SQLiteStore(old)
     assert (version(old),) == before
     with sqlite3.connect(f"{old}/queue.db") as connection:
@@ -123,7 +123,7 @@ def test_a_database_of_another_schema_is_refused_and_left_alone(tmp_path, number
     with sqlite3.connect(tmp_path / "queue.db") as connection:
         connection.execute(f"PRAGMA user_version = {number}")
     connection.close()
-    with pytest.raises(Broken, match=f"schema {number}"):
+    with pytest.raises(StoreBroken, match=f"schema {number}"):
         SQLiteStore(str(tmp_path))
     assert version(tmp_path) == number
 
@@ -133,7 +133,7 @@ def test_a_duty_that_there_is_not_makes_its_row_unreadable(tmp_path):
     store.apply([add(1), add(2)])
     store._writer.execute("UPDATE envelope SET duty = 77 WHERE id = ?", (1 << 32 | 1,))
     bad, good = store.load([1 << 32 | 1, 2 << 32 | 1])
-    assert isinstance(bad, Unreadable) and good.id == 2 << 32 | 1
+    assert isinstance(bad, UnreadableRow) and good.id == 2 << 32 | 1
     store.close()
 
 
@@ -143,7 +143,7 @@ def test_terms_that_there_are_not_make_their_row_unreadable(tmp_path, column, va
     store.apply([add(1), add(2)])
     store._writer.execute(f"UPDATE envelope SET {column} = ? WHERE id = ?", (value, 1 << 32 | 1))
     bad, good = store.load([1 << 32 | 1, 2 << 32 | 1])
-    assert isinstance(bad, Unreadable) and good.id == 2 << 32 | 1
+    assert isinstance(bad, UnreadableRow) and good.id == 2 << 32 | 1
     store.close()
 
 

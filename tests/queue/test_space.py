@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from smtpd.queue.space import INODES, MIB, RESERVE, Space
+from smtpd.queue.store.space import INODES_RESERVE, MIB, RESERVE_BYTES, Space
 
 
 class Disk:
@@ -21,14 +21,14 @@ class Disk:
 
 
 def test_above_the_reserve_there_is_room():
-    disk = Disk(1000 * MIB, RESERVE + 100)
+    disk = Disk(1000 * MIB, RESERVE_BYTES + 100)
     assert disk.space.take(100)
 
 
 def test_below_the_reserve_there_is_none():
-    disk = Disk(1000 * MIB, RESERVE + 100)
+    disk = Disk(1000 * MIB, RESERVE_BYTES + 100)
     assert not disk.space.take(101)
-    assert not Disk(1000 * MIB, RESERVE - 1).space.take(0)
+    assert not Disk(1000 * MIB, RESERVE_BYTES - 1).space.take(0)
 
 
 def test_a_small_disk_keeps_half_of_it():
@@ -38,7 +38,7 @@ def test_a_small_disk_keeps_half_of_it():
 
 
 def test_what_was_let_in_counts_until_the_disk_is_asked_again():
-    disk = Disk(1000 * MIB, RESERVE + 100)
+    disk = Disk(1000 * MIB, RESERVE_BYTES + 100)
     assert disk.space.take(60)
     assert not disk.space.take(60)
     disk.now = 1.0
@@ -75,7 +75,7 @@ def test_a_disk_that_does_not_answer_any_more_is_full():
 
 def test_a_disk_without_inodes_is_full():
     disk = Disk(1000 * MIB, 500 * MIB)
-    disk.inodes = INODES
+    disk.inodes = INODES_RESERVE
     assert disk.space.take(1)
-    disk.inodes, disk.now = INODES - 1, 1.0
+    disk.inodes, disk.now = INODES_RESERVE - 1, 1.0
     assert not disk.space.take(1)

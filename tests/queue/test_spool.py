@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from smtpd.envelope import MESSAGE_ID_MAX
-from smtpd.queue import spool as spool_room
-from smtpd.queue.ram import RAMStore
-from smtpd.queue.spool import Damaged, Locked, Spool, lock, translated
-from smtpd.queue.store import Broken, Full, Remove
+from smtpd.queue.store import spool as spool_room
+from smtpd.queue.store.spool import ContentDamaged, Spool, SpoolLocked, lock, store_error
+from smtpd.queue.store.store import Remove, StoreBroken, StoreFull
 from tests.queue.conftest import add
+from tests.queue.ram_store import RAMStore
 
 TOP = Path(__file__).parent.parent.parent
 CONTENT = b"x" * 100_000
@@ -78,7 +78,7 @@ def test_a_second_file_of_one_message_is_not_made(spool, sealed):
 def test_a_mail_changed_after_the_250_is_found_out(spool, sealed):
     theirs, digest = sealed
     os.pwrite(theirs, b"y", 50_000)
-    with pytest.raises(Damaged):
+    with pytest.raises(ContentDamaged):
         spool.open(1, len(CONTENT), digest)
 
 
@@ -88,7 +88,7 @@ def test_a_mail_changed_between_two_deliveries_is_found_out(spool, sealed):
     os.ftruncate(theirs, 0)
     os.write(theirs, b"y" * len(CONTENT))
     os.utime(theirs, (1, 1))
-    with pytest.raises(Damaged):
+    with pytest.raises(ContentDamaged):
         spool.open(1, len(CONTENT), digest)
 
 
@@ -99,7 +99,7 @@ def test_a_time_of_change_that_was_set_back_hides_nothing(spool, sealed, tmp_pat
     time.sleep(0.01)
     os.pwrite(theirs, b"y", 0)
     os.utime(theirs, ns=(before, before))
-    with pytest.raises(Damaged):
+    with pytest.raises(ContentDamaged):
         spool.open(1, len(CONTENT), digest)
 
 
@@ -112,7 +112,7 @@ def test_another_start_reads_the_file_before_it_believes_it(spool, sealed, tmp_p
 @pytest.mark.parametrize("size, digest", [(len(CONTENT) - 1, None), (len(CONTENT), bytes(32))])
 def test_a_file_that_is_not_what_the_row_says_is_damage(spool, sealed, tmp_path, size, digest):
     other = Spool(str(tmp_path))
-    with pytest.raises(Damaged):
+    with pytest.raises(ContentDamaged):
         other.open(1, size, digest or sealed[1])
     os.close(other._directory)
 
@@ -120,14 +120,14 @@ def test_a_file_that_is_not_what_the_row_says_is_damage(spool, sealed, tmp_path,
 @pytest.mark.parametrize("announced", [0, len(CONTENT) - 1, len(CONTENT) + 1])
 def test_a_length_that_was_not_announced_is_refused(spool, announced):
     theirs, own = write(spool, 2)
-    with pytest.raises(Damaged):
+    with pytest.raises(ContentDamaged):
         spool.seal(2, own, announced)
     os.close(theirs)
     os.close(own)
 
 
 def test_a_missing_file_is_damage(spool):
-    with pytest.raises(Damaged):
+    with pytest.raises(ContentDamaged):
         spool.open(3, 5, bytes(32))
 
 
@@ -215,7 +215,7 @@ def test_damage_leaves_no_descriptor(spool, sealed, tmp_path):
     other = Spool(str(tmp_path))
     before = descriptors()
     for _ in range(3):
-        with pytest.raises(Damaged):
+        with pytest.raises(ContentDamaged):
             other.open(1, len(CONTENT), bytes(32))
     assert descriptors() == before
     os.close(other._directory)
@@ -236,7 +236,7 @@ def test_what_is_written_while_it_is_sealed_is_found_out(spool, monkeypatch):
     monkeypatch.setattr(os, "pread", pread)
     time.sleep(0.01)  # longer than the clock of a file system ticks
     digest = spool.seal(1, own, len(CONTENT))
-    with pytest.raises(Damaged):
+    with pytest.raises(ContentDamaged):
         spool.open(1, len(CONTENT), digest)
     os.close(theirs)
     os.close(own)
@@ -258,16 +258,19 @@ def test_a_file_that_is_gone_already_is_no_trouble(spool):
 
 
 def test_errors_of_the_disk_have_two_kinds():
-    assert isinstance(translated(OSError(errno.ENOSPC, "")), Full)
-    assert isinstance(translated(OSError(errno.EDQUOT, "")), Full)
-    assert isinstance(translated(OSError(errno.EFBIG, "")), Full)
-    assert isinstance(translated(OSError(errno.EIO, "")), Broken)
+    assert isinstance(store_error(OSError(errno.ENOSPC, "")), StoreFull)
+    assert isinstance(store_error(OSError(errno.EDQUOT, "")), StoreFull)
+    assert isinstance(store_error(OSError(errno.EFBIG, "")), StoreFull)
+    assert isinstance(store_error(OSError(errno.EIO, "")), StoreBroken)
 
 
 # -- the lock -----------------------------------------------------------------------
 
 
-HOLD = "import sys; from smtpd.queue.spool import lock; lock(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+HOLD = (
+    "import sys; from smtpd.queue.store.spool import lock; lock(sys.argv[1]); "
+    "print('held', flush=True); sys.stdin.read()"
+)
 
 
 def test_a_second_daemon_is_refused_by_the_name_of_the_first(tmp_path):
@@ -280,7 +283,7 @@ def test_a_second_daemon_is_refused_by_the_name_of_the_first(tmp_path):
     )
     with holding:
         assert holding.stdout.readline() == "held\n"
-        with pytest.raises(Locked, match=f"process {holding.pid}$"):
+        with pytest.raises(SpoolLocked, match=f"process {holding.pid}$"):
             lock(str(tmp_path), patience=0)
         holding.send_signal(signal.SIGKILL)
         os.close(lock(str(tmp_path), patience=5))

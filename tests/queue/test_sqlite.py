@@ -14,9 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtpd.envelope import Notify
-from smtpd.queue import schema, sqlite
-from smtpd.queue.sqlite import SQLiteStore
-from smtpd.queue.store import Broken, Full, Hold, Postpone, Remove, Replace, SetAside, Unreadable, recipient_key
+from smtpd.queue.store import schema, sqlite
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import (
+    Hold,
+    Postpone,
+    Quarantine,
+    Remove,
+    Replace,
+    StoreBroken,
+    StoreFull,
+    UnreadableRow,
+    recipient_key,
+)
 from tests.queue.conftest import ODD_TERMS, ORIGIN, add, command, envelope, recipient
 from tests.recorder import recorded
 
@@ -86,7 +96,7 @@ def test_what_stands_in_the_schema_of_the_file_is_not_trusted(store):
 
 def test_something_else_than_a_database_is_refused(tmp_path):
     (tmp_path / "queue.db").write_bytes(b"From amy@there.test\n" * 1000)
-    with pytest.raises(Broken):
+    with pytest.raises(StoreBroken):
         SQLiteStore(str(tmp_path))
 
 
@@ -118,7 +128,7 @@ def test_a_row_that_makes_no_sense_does_not_hide_the_others(store, nonsense):
     tamper(store, nonsense, ids[2])
     for rows in (store.load(ids), store.envelopes(*EVERYTHING)):
         assert [row.id for row in rows] == ids
-        assert [isinstance(row, Unreadable) for row in rows] == [False, False, True, False, False]
+        assert [isinstance(row, UnreadableRow) for row in rows] == [False, False, True, False, False]
 
 
 @pytest.mark.parametrize("nonsense", [NONSENSE[1], NONSENSE[3], NONSENSE[4]])
@@ -126,7 +136,7 @@ def test_a_row_that_makes_no_sense_does_not_stop_the_scan(store, nonsense):
     store.apply([add(n, run=0) for n in range(1, 6)])
     tamper(store, nonsense, 3 << 32 | 1)
     rows = store.schedules(0, 10, no_lane)
-    assert [isinstance(row, Unreadable) for row in rows] == [False, False, True, False, False]
+    assert [isinstance(row, UnreadableRow) for row in rows] == [False, False, True, False, False]
     assert len(store.schedules(2 << 32 | 1, 10, no_lane)) == 3
 
 
@@ -143,7 +153,7 @@ def test_what_is_set_aside_is_kept_as_it_was(store, nonsense):
     whole = "SELECT * FROM envelope"
     store._reader.text_factory = bytes
     (before,) = store._reader.execute(whole).fetchall()
-    store.apply([SetAside(id, 5, "odd")])
+    store.apply([Quarantine(id, 5, "odd")])
     (after,) = store._reader.execute("SELECT * FROM quarantine").fetchall()
     assert after[4:] == before
 
@@ -154,7 +164,7 @@ def test_any_bytes_in_a_text_column_read_or_are_unreadable(store, column, junk):
     store.apply([add(1)])
     tamper(store, f"UPDATE envelope SET {column} = CAST(? AS TEXT)", junk)
     (row,) = store.load([1 << 32 | 1])
-    assert isinstance(row, Unreadable) or junk.decode() in repr(row) or not junk.isascii() or b"\\" in junk
+    assert isinstance(row, UnreadableRow) or junk.decode() in repr(row) or not junk.isascii() or b"\\" in junk
     store.apply([Remove(1 << 32 | 1)])
 
 
@@ -183,14 +193,14 @@ def test_a_damaged_page_hides_only_what_stands_on_it(tmp_path):
     found, after = [], 0
     while page := store.schedules(after, 50, no_lane):
         found += page
-        after = page[-1].envelope if not isinstance(page[-1], Unreadable) else page[-1].id
-    readable = [row.envelope >> 32 for row in found if not isinstance(row, Unreadable)]
+        after = page[-1].envelope if not isinstance(page[-1], UnreadableRow) else page[-1].id
+    readable = [row.envelope >> 32 for row in found if not isinstance(row, UnreadableRow)]
     assert 350 < len(set(readable)) < 400
     assert {1, 2, 399, 400} <= set(readable)
-    assert any(isinstance(row, Unreadable) and "malformed" in row.reason for row in found)
-    lost = next(row.id for row in found if isinstance(row, Unreadable))
+    assert any(isinstance(row, UnreadableRow) and "malformed" in row.reason for row in found)
+    lost = next(row.id for row in found if isinstance(row, UnreadableRow))
     for _ in range(2):
-        store.apply([SetAside(lost, 5, "damaged")])
+        store.apply([Quarantine(lost, 5, "damaged")])
     assert [row[0] for row in store.quarantine(5)] == [lost]
     store.close()
 
@@ -199,7 +209,7 @@ def test_a_damaged_page_hides_only_what_stands_on_it(tmp_path):
 
 
 def test_a_drained_queue_gives_its_space_back(store, monkeypatch):
-    monkeypatch.setattr(sqlite, "FREE_KEPT", 256 * 1024)
+    monkeypatch.setattr(sqlite, "FREE_KEPT_BYTES", 256 * 1024)
     messages = [add(n, content=os.urandom(16000)) for n in range(1, 301)]
     store.apply(messages)
     store.apply([Remove(message.envelopes[0].id) for message in messages])
@@ -210,22 +220,22 @@ def test_a_drained_queue_gives_its_space_back(store, monkeypatch):
 
 
 def test_one_step_of_giving_back_is_short(store, monkeypatch):
-    monkeypatch.setattr(sqlite, "FREE_KEPT", 0)
-    monkeypatch.setattr(sqlite, "STEP", 0)
+    monkeypatch.setattr(sqlite, "FREE_KEPT_BYTES", 0)
+    monkeypatch.setattr(sqlite, "SHRINK_STEP_TIME", 0)
     messages = [add(n, content=os.urandom(16000)) for n in range(1, 101)]
     store.apply(messages)
     store.apply([Remove(message.envelopes[0].id) for message in messages])
     unused = store._number("PRAGMA freelist_count")
     assert store.shrink()
-    assert unused - store._number("PRAGMA freelist_count") <= sqlite.STEP_PAGES
+    assert unused - store._number("PRAGMA freelist_count") <= sqlite.SHRINK_STEP_PAGES
 
 
 def test_giving_space_back_makes_no_long_log(store, monkeypatch):
-    monkeypatch.setattr(sqlite, "FREE_KEPT", 0)
+    monkeypatch.setattr(sqlite, "FREE_KEPT_BYTES", 0)
     messages = [add(n, content=bytes(16000)) for n in range(1, 51)]
     store.apply(messages)
     store.apply([Remove(message.envelopes[0].id) for message in messages])
-    monkeypatch.setattr(sqlite, "CHECKPOINT", 1)
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 1)
     assert store.shrink()
     assert not store.unsettled
 
@@ -237,12 +247,12 @@ def test_the_log_is_copied_back_and_begins_anew(store):
         store.settle()
         store.apply([Remove(message.envelopes[0].id) for message in messages])
         store.settle()
-    assert os.stat(store.path + "-wal").st_size < 3 * sqlite.CHECKPOINT
+    assert os.stat(store.path + "-wal").st_size < 3 * sqlite.CHECKPOINT_BYTES
 
 
 def test_the_log_is_copied_back_when_content_and_rows_have_made_it_long(store, monkeypatch):
     content = bytes(50_000)
-    monkeypatch.setattr(sqlite, "CHECKPOINT", 2 * (sqlite.ROOM + len(content)))
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 2 * (sqlite.CHANGE_BYTES + len(content)))
     store.apply([add(1, content=content)])
     assert not store.unsettled
     store.apply([add(2, content=content)])
@@ -254,7 +264,7 @@ def test_the_log_is_copied_back_when_content_and_rows_have_made_it_long(store, m
 
 
 def test_changes_without_content_make_the_log_long_too(store, monkeypatch):
-    monkeypatch.setattr(sqlite, "CHECKPOINT", 3 * sqlite.ROOM)
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 3 * sqlite.CHANGE_BYTES)
     store.apply([Postpone(1 << 32 | 1, 1, 1, "", False, 0)] * 2)
     assert not store.unsettled
     store.apply([Remove(1 << 32 | 1)])
@@ -273,7 +283,7 @@ def test_a_quiet_store_has_nothing_left_in_its_log(tmp_path):
 
 
 def test_unused_space_is_kept_for_the_next_mails(store, monkeypatch):
-    monkeypatch.setattr(sqlite, "FREE_KEPT", 1024 * 1024)
+    monkeypatch.setattr(sqlite, "FREE_KEPT_BYTES", 1024 * 1024)
     messages = [add(n, content=bytes(16000)) for n in range(1, 11)]
     store.apply(messages)
     store.apply([Remove(message.envelopes[0].id) for message in messages])
@@ -313,7 +323,7 @@ def test_a_row_to_be_set_aside_hides_no_error_of_what_goes_with_it(store):
     """A mail that was not stored must not be answered as if it were."""
     store.apply([add(1)])
     with pytest.raises(sqlite3.IntegrityError):
-        store.apply([SetAside(2 << 32 | 1, 5, "odd"), add(1), add(3)])
+        store.apply([Quarantine(2 << 32 | 1, 5, "odd"), add(1), add(3)])
     assert store.messages(1, 9) == {1}
     assert store.quarantine(5) == []
 
@@ -357,7 +367,7 @@ def small_disk(tmp_path):
 
 def fill_with_mail(store, first):
     """Store until there is no room any more; how many there are then."""
-    with pytest.raises(Full):
+    with pytest.raises(StoreFull):
         while True:
             store.apply([add(first, content=os.urandom(16000))])
             first += 1
@@ -371,7 +381,7 @@ def test_after_a_full_disk_the_log_is_copied_back(store):
     pages = store._number("PRAGMA page_count")
     store._writer.execute(f"PRAGMA max_page_count = {pages}")
     assert not store.unsettled
-    with pytest.raises(Full):
+    with pytest.raises(StoreFull):
         store.apply([add(2, content=os.urandom(16000))])
     assert store.unsettled
     store.settle()
@@ -398,8 +408,8 @@ def test_a_full_disk_is_full_and_not_broken_and_goes_on_by_itself(small_disk):
 
 WRITER = """
 import sys
-from smtpd.queue.sqlite import SQLiteStore
-from smtpd.queue.store import Remove
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import Remove
 from tests.queue.conftest import add
 store, first = SQLiteStore(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)
@@ -460,14 +470,14 @@ def test_a_repaired_store_goes_on_where_it_was(store):
 def test_a_store_that_is_damaged_is_not_repaired(store):
     store.apply([add(n, run=0) for n in range(1, 401)])
     damage_a_leaf(store)
-    with pytest.raises(Broken):
+    with pytest.raises(StoreBroken):
         store.repair([])
 
 
 FAILING = """
 import resource, sys
-from smtpd.queue.sqlite import SQLiteStore
-from smtpd.queue.store import Broken, Remove
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import Broken, Remove
 from tests.queue.conftest import add
 store = SQLiteStore(sys.argv[1])
 stored = 0

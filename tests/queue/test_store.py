@@ -3,15 +3,15 @@
 import pytest
 from msgspec.structs import replace
 
-from smtpd.envelope import Duty, Notify, Terms
-from smtpd.queue.store import (
-    Begin,
+from smtpd.envelope import Duty, MailParameters, Notify
+from smtpd.queue.store.store import (
+    CountAttempt,
     Hold,
     Postpone,
+    Quarantine,
     Remove,
     Replace,
     Reschedule,
-    SetAside,
     Suspend,
     recipient_key,
 )
@@ -56,7 +56,7 @@ def test_what_was_added_is_read_as_it_was(store):
 
 
 def test_the_scheduler_is_told_release_and_priority(store):
-    held_back = envelope(3, run=0, next_try=1_100_000, terms=Terms(release=1_100_000, priority=-3))
+    held_back = envelope(3, run=0, next_try=1_100_000, terms=MailParameters(release=1_100_000, priority=-3))
     store.apply([replace(add(3), envelopes=[held_back])])
     (schedule,) = store.schedules(0, 10, lane)
     assert (schedule.release, schedule.next_try, schedule.priority) == (1_100_000, 1_100_000, -3)
@@ -66,7 +66,9 @@ def test_the_scheduler_is_told_release_and_priority(store):
 
 def test_a_change_of_what_is_not_there_changes_nothing(store):
     id = 9 << 32 | 1
-    store.apply([Postpone(id, 1, 1, "", False, 0), Hold(id, 1, "", False), Begin(id), Suspend(id, True), Remove(id)])
+    store.apply(
+        [Postpone(id, 1, 1, "", False, 0), Hold(id, 1, "", False), CountAttempt(id), Suspend(id, True), Remove(id)]
+    )
     assert list(store.envelopes(*EVERYTHING)) == []
 
 
@@ -111,7 +113,7 @@ def test_a_held_envelope_keeps_its_reason_until_an_administrator_wants_it(store)
     store.apply([Hold(id, 0, "Expired", True)])
     (row,) = store.load([id])
     assert (row.held, row.error, row.run, row.last_try, row.retries, row.troubles) == (True, "Expired", 0, 0, 0, 0)
-    store.apply([Begin(id), Hold(id, 600, "no such user", False)])
+    store.apply([CountAttempt(id), Hold(id, 600, "no such user", False)])
     (row,) = store.load([id])
     assert (row.held, row.error, row.run, row.last_try, row.retries) == (True, "no such user", store.run, 600, 1)
     assert row.troubles == 0
@@ -134,8 +136,8 @@ def test_changes_of_one_envelope_are_made_in_their_order(store):
 def test_a_begun_try_counts_until_its_end_is_known(store):
     id = 1 << 32 | 1
     store.apply([add(1, run=0)])
-    store.apply([Begin(id)])
-    store.apply([Begin(id)])
+    store.apply([CountAttempt(id)])
+    store.apply([CountAttempt(id)])
     assert store.load([id])[0].troubles == 2
     assert store.load([id])[0].run == 0
     store.apply([Postpone(id, 1, 1, "", False, 0)])
@@ -225,7 +227,7 @@ def test_what_an_administrator_wants_of_an_envelope_goes_for_its_successors(stor
     id = 1 << 32 | 1
     wishes = {
         "remove": [Remove(id)],
-        "set aside": [SetAside(id, 5, "damaged")],
+        "set aside": [Quarantine(id, 5, "damaged")],
         "suspend": [Suspend(id, True)],
         "suspend and resume": [Suspend(id, True), Suspend(id, False)],
     }
@@ -261,7 +263,7 @@ def test_an_id_that_is_taken_already_changes_nothing(store):
 
 def test_what_is_set_aside_keeps_its_message(store):
     store.apply([add(1, envelopes=2)])
-    store.apply([SetAside(1 << 32 | 1, 77, "odd"), Remove(1 << 32 | 2)])
+    store.apply([Quarantine(1 << 32 | 1, 77, "odd"), Remove(1 << 32 | 2)])
     assert list(store.envelopes(*EVERYTHING)) == []
     assert store.find_message(1) is not None
     assert list(store.quarantine(10)) == [(1 << 32 | 1, 77, "odd")]

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from smtpd.ipc.loop import prepare
-from smtpd.queue.disk import Disk
-from smtpd.queue.space import Space
-from smtpd.queue.spool import Spool
-from smtpd.queue.sqlite import SQLiteStore
-from smtpd.queue.store import Remove
+from smtpd.queue.store.disk import Disk
+from smtpd.queue.store.space import Space
+from smtpd.queue.store.spool import Spool
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import Remove
 from tests.queue.conftest import CONTENT, add
 from tests.stress import hasty_threads, join, rounds, run_until_stopped
 
@@ -53,7 +53,7 @@ class Life:
 
     def loaded(self, rows, error):
         assert error is None and [row.id for row in rows] == [self.number << 32 | 1]
-        self.disk.commits.submit(Remove(self.number << 32 | 1), self.removed, lasting=True)
+        self.disk.commits.submit(Remove(self.number << 32 | 1), self.removed, must_succeed=True)
 
     def removed(self, error):
         assert error is None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from smtpd import sandbox
 from smtpd.sandbox.seccomp import name_of
-from smtpd.sandbox.violation import parse_violation
+from smtpd.sandbox.seccomp_kill import parse_seccomp_kill
 from tests.namespace import unshare
 
 TOP = Path(__file__).parent.parent.parent
@@ -26,7 +26,7 @@ LINE = (
 
 
 def test_the_line_of_a_killed_process():
-    assert parse_violation(LINE.replace('"smtpd: queue"', "736D7470643A207175657565")) == (812, 0xC000003E, 59)
+    assert parse_seccomp_kill(LINE.replace('"smtpd: queue"', "736D7470643A207175657565")) == (812, 0xC000003E, 59)
 
 
 @pytest.mark.parametrize(
@@ -41,19 +41,19 @@ def test_the_line_of_a_killed_process():
     ],
 )
 def test_other_lines_are_about_nobody(line):
-    assert parse_violation(line) is None
+    assert parse_seccomp_kill(line) is None
 
 
 def test_a_process_cannot_name_itself_after_another():
     """A comm with a blank is written in hex, so no text of it looks like a field."""
     forged = LINE.replace('"smtpd: queue"', '"pid=1"').replace("pid=812", "pid=813")
-    assert parse_violation(forged) == (813, 0xC000003E, 59)
+    assert parse_seccomp_kill(forged) == (813, 0xC000003E, 59)
 
 
 @given(st.text())
 def test_any_line_can_be_read(line):
-    parse_violation(line)
-    parse_violation(LINE[:100] + line)
+    parse_seccomp_kill(line)
+    parse_seccomp_kill(LINE[:100] + line)
 
 
 def test_names_of_system_calls():
@@ -64,7 +64,7 @@ def test_names_of_system_calls():
 
 
 def test_without_a_log_nothing_is_known():
-    assert sandbox.describe_violation(1, None) is None
+    assert sandbox.describe_seccomp_kill(1, None) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a pid namespace")
@@ -94,7 +94,7 @@ def test_the_log_tells_what_a_process_died_of():
         _, status = os.waitpid(child, 0)
         assert os.WTERMSIG(status) == signal.SIGSYS
         # The kernel writes at most ten such lines in five seconds; others may have used them up.
-        found = sandbox.describe_violation(child, log, patience=1)
+        found = sandbox.describe_seccomp_kill(child, log, patience=1)
     os.close(log)
     if found is None:
         pytest.skip("the kernel's log did not get to it")

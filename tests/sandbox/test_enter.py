@@ -114,7 +114,7 @@ def test_after_a_chroot_the_inside_of_the_root_is_the_root(fresh_python, tmp_pat
         ),
         pytest.param(
             "sandbox.enter('nobody-at-all', None, 'stdio')",
-            "Unavailable user nobody-at-all (no such user)",
+            "SandboxUnavailable user nobody-at-all (no such user)",
             marks=needs_root,
         ),
     ],
@@ -174,7 +174,7 @@ def test_memory_that_stays_writable_and_executable_is_said_or_fatal(fresh_python
         page = mmap.mmap(-1, 4096, prot=7)  # shared, so none of libffi's
         try:
             held = sandbox.enter(None, None, "stdio", required={required})
-        except sandbox.Unavailable as error:
+        except sandbox.SandboxUnavailable as error:
             print(error)
         else:
             print(*[line for line in held if "memory" in line], sep="\\n")

@@ -5,13 +5,13 @@ import socket
 
 import pytest
 
-from smtpd.config.slice import SchedulerSlice
 from smtpd.imsg import TABLE
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare
 from smtpd.scheduler import process
 from smtpd.scheduler.state import Scheduler
+from smtpd.slice import SchedulerSlice
 
 
 class House:

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
-from smtpd.scheduler.line import FAIR
-from smtpd.scheduler.policy import NARROWER, TRANSITIONS, Aftermath, Policy
-from smtpd.scheduler.shelf import State
+from smtpd.scheduler.envelope_table import EnvelopeState
+from smtpd.scheduler.policy import NARROW_LANE_DIVISOR, TRANSITIONS, Policy, QueueUpdates
+from smtpd.scheduler.priority_queue import LOWER_PRIORITY_INTERVAL
+from smtpd.slice import SchedulerSlice
 
 NOW = 1_800_000_000
 YEAR = 365 * 86400
@@ -54,7 +54,7 @@ def test_a_known_envelope_is_not_taken_twice():
     assert made.turn(NOW) == [id_of(1)]
     made.submit(schedule(), NOW)
     assert made.turn(NOW) == []
-    assert len(made.shelf) == 1
+    assert len(made.table) == 1
 
 
 def test_a_deferred_envelope_comes_again_at_its_next_time():
@@ -69,8 +69,8 @@ def test_a_deferred_envelope_comes_again_at_its_next_time():
 def test_an_envelope_whose_next_try_would_be_too_late_expires():
     made = policy(schedule(expires=NOW + 30))
     made.turn(NOW + 10)
-    aftermath = made.tried([], [id_of(1)], [], NOW + 10)
-    assert (aftermath.postponed, aftermath.expired) == ([], [id_of(1)])
+    updates = made.tried([], [id_of(1)], [], NOW + 10)
+    assert (updates.postponed, updates.expired) == ([], [id_of(1)])
     assert made.turn(NOW + 1000) == []
 
 
@@ -79,9 +79,9 @@ def test_an_envelope_may_be_tried_at_the_last_second_of_its_time(beyond):
     """Tried at once, an envelope has its second try ten seconds after it was created."""
     made = policy(schedule(expires=NOW + 10 - beyond))
     assert made.turn(NOW) == [id_of(1)]
-    aftermath = made.tried([], [id_of(1)], [], NOW)
+    updates = made.tried([], [id_of(1)], [], NOW)
     expected = ([], [id_of(1)]) if beyond else ([(id_of(1), NOW + 10)], [])
-    assert (aftermath.postponed, aftermath.expired) == expected
+    assert (updates.postponed, updates.expired) == expected
 
 
 def test_an_envelope_that_expired_while_the_daemon_was_down_is_tried_once_more():
@@ -105,8 +105,8 @@ def test_what_was_written_while_the_clock_was_ahead_is_due_as_if_it_came_now(cre
     first = NOW + 240 if created == NOW - 1000 else NOW + 10
     due = made.turn(NOW) or made.turn(first)
     assert due == [id_of(1)]
-    aftermath = made.tried([], due, [], NOW + 20)
-    assert aftermath.expired == []
+    updates = made.tried([], due, [], NOW + 20)
+    assert updates.expired == []
     assert made.turn(NOW + 500) == [id_of(1)]
 
 
@@ -136,7 +136,7 @@ def test_what_was_delivered_is_forgotten():
     made = policy(schedule())
     made.turn(NOW)
     made.tried([id_of(1)], [], [], NOW)
-    assert (len(made.shelf), made.turn(NOW + 999), made.next_time()) == (0, [], None)
+    assert (len(made.table), made.turn(NOW + 999), made.next_time()) == (0, [], None)
 
 
 @pytest.mark.parametrize("result", [0, 1, 2])
@@ -207,10 +207,10 @@ def test_the_lane_of_an_agent_that_takes_its_time_is_narrow():
     flood = [schedule(message, lane=7 | NARROW) for message in range(1, 1001)]
     made = policy(*flood, schedule(2000, lane=7), max_inflight_per_lane=20)
     due = made.turn(NOW)
-    assert len(due) == 20 // NARROWER + 1
+    assert len(due) == 20 // NARROW_LANE_DIVISOR + 1
     assert id_of(2000) in due
     made.tried([], due, [], NOW)
-    assert len(made.turn(NOW)) == 20 // NARROWER
+    assert len(made.turn(NOW)) == 20 // NARROW_LANE_DIVISOR
 
 
 def test_without_a_lane_there_is_no_limit_of_a_lane():
@@ -277,7 +277,7 @@ def test_a_flood_of_high_priority_does_not_starve_a_low_one():
     made = policy(schedule(1, priority=-9), schedule(2, priority=0), max_inflight=1)
     for message in range(10, 200):
         made.submit(schedule(message, priority=9), NOW)
-    order = served(made, 3 * FAIR)
+    order = served(made, 3 * LOWER_PRIORITY_INTERVAL)
     assert {1, 2} <= {*order}
 
 
@@ -387,9 +387,9 @@ def test_an_envelope_removed_in_flight_goes_at_once_and_its_result_changes_nothi
     assert made.remove([id_of(1)]) == [id_of(1)]
     assert made.remove([id_of(1)]) == []
     results = {"delivered": [], "deferred": [], "held": [], result: [id_of(1)]}
-    aftermath = made.tried(**results, now=NOW)
-    assert (aftermath.removed, aftermath.postponed, aftermath.expired) == ([id_of(1)], [], [])
-    assert len(made.shelf) == 0
+    updates = made.tried(**results, now=NOW)
+    assert (updates.removed, updates.postponed, updates.expired) == ([id_of(1)], [], [])
+    assert len(made.table) == 0
 
 
 def test_an_envelope_removed_in_flight_may_have_arrived():
@@ -397,7 +397,7 @@ def test_an_envelope_removed_in_flight_may_have_arrived():
     made.turn(NOW)
     made.remove([id_of(1)])
     assert made.tried([id_of(1)], [], [], NOW).removed == []
-    assert len(made.shelf) == 0
+    assert len(made.table) == 0
 
 
 # -- others in the place of one that was in flight ---------------------------------------------
@@ -414,18 +414,18 @@ def ids(schedules):
 def test_others_in_the_place_of_one_are_tried_and_it_is_forgotten():
     made = policy(schedule(), max_inflight_per_message=1)
     made.turn(NOW)
-    aftermath = made.replaced(id_of(1), successors(1), NOW)
-    assert aftermath == Aftermath()
+    updates = made.replaced(id_of(1), successors(1), NOW)
+    assert updates == QueueUpdates()
     assert made.turn(NOW) == ids(successors(1))
-    assert id_of(1) not in made.shelf
+    assert id_of(1) not in made.table
 
 
 def test_one_that_was_removed_in_flight_has_no_successors():
     made = policy(schedule())
     made.turn(NOW)
     made.remove([id_of(1)])
-    assert made.replaced(id_of(1), successors(), NOW) == Aftermath(removed=ids(successors()))
-    assert made.turn(NOW) == [] and len(made.shelf) == 0
+    assert made.replaced(id_of(1), successors(), NOW) == QueueUpdates(removed=ids(successors()))
+    assert made.turn(NOW) == [] and len(made.table) == 0
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -435,7 +435,7 @@ def test_one_that_was_suspended_in_flight_has_suspended_successors(known):
     made.turn(NOW)
     made.suspend([id_of(1)], True)
     others = successors(suspended=known)
-    assert made.replaced(id_of(1), others, NOW) == Aftermath(suspended=[] if known else ids(others))
+    assert made.replaced(id_of(1), others, NOW) == QueueUpdates(suspended=[] if known else ids(others))
     assert made.turn(NOW) == []
     assert made.suspend(ids(others), False) == ids(others)
     assert made.turn(NOW) == ids(others)
@@ -445,7 +445,7 @@ def test_one_that_was_resumed_in_flight_has_no_suspended_successors():
     made = policy(schedule())
     made.turn(NOW)
     others = successors(suspended=True)
-    assert made.replaced(id_of(1), others, NOW) == Aftermath(resumed=ids(others))
+    assert made.replaced(id_of(1), others, NOW) == QueueUpdates(resumed=ids(others))
     assert made.turn(NOW) == ids(others)
 
 
@@ -487,7 +487,7 @@ def test_every_result_is_counted_under_its_name():
 
 
 def test_every_state_can_be_left():
-    assert set(TRANSITIONS) == set(State) and all(TRANSITIONS.values())
+    assert set(TRANSITIONS) == set(EnvelopeState) and all(TRANSITIONS.values())
 
 
 # -- anything, in any order -------------------------------------------------------------------
@@ -530,8 +530,8 @@ def test_whatever_a_row_may_hold_is_tried_when_an_administrator_wants_it(made, n
     tried.suspend([made.envelope], False)
     tried.schedule([made.envelope])
     assert tried.turn(now) == [made.envelope]
-    aftermath = tried.tried([], [made.envelope], [], now)
-    assert aftermath.expired == [made.envelope] or aftermath.postponed[0][1] > now
+    updates = tried.tried([], [made.envelope], [], now)
+    assert updates.expired == [made.envelope] or updates.postponed[0][1] > now
 
 
 class Anything(RuleBasedStateMachine):
@@ -578,17 +578,17 @@ class Anything(RuleBasedStateMachine):
         ids = data.draw(st.lists(st.sampled_from(sorted(self.inflight)), unique=True))
         results = {id: data.draw(st.sampled_from(["delivered", "deferred", "held"])) for id in ids}
         lists = {name: [id for id in ids if results[id] == name] for name in ("delivered", "deferred", "held")}
-        aftermath = self.policy.tried(**lists, now=self.now)
-        postponed = {id for id, _ in aftermath.postponed}
-        answered = [*lists["delivered"], *postponed, *aftermath.expired, *aftermath.removed]
-        answered += [id for id in lists["held"] if id not in aftermath.removed]
+        updates = self.policy.tried(**lists, now=self.now)
+        postponed = {id for id, _ in updates.postponed}
+        answered = [*lists["delivered"], *postponed, *updates.expired, *updates.removed]
+        answered += [id for id in lists["held"] if id not in updates.removed]
         assert sorted(answered) == sorted(ids)
-        assert set(aftermath.removed) == self.removed & (set(ids) - set(lists["delivered"]))
+        assert set(updates.removed) == self.removed & (set(ids) - set(lists["delivered"]))
         self.inflight -= set(ids)
-        self.earliest.update(aftermath.postponed)
-        for id in [*lists["delivered"], *aftermath.removed]:
+        self.earliest.update(updates.postponed)
+        for id in [*lists["delivered"], *updates.removed]:
             self.forget(id)
-        self.held |= set(lists["held"]) - self.removed | set(aftermath.expired)
+        self.held |= set(lists["held"]) - self.removed | set(updates.expired)
         self.removed -= set(ids)
 
     @rule(ids=SETS)
@@ -623,13 +623,13 @@ class Anything(RuleBasedStateMachine):
         free = [new for new in (id_of(message_of(id), 100 + n) for n in range(20)) if new not in self.known]
         changes = {"suspended": suspended, "held": False, "next_try": 0}
         made = [replace(before, envelope=new, **changes) for new in free[:count]]
-        aftermath = self.policy.replaced(id, made, self.now)
+        updates = self.policy.replaced(id, made, self.now)
         self.inflight.discard(id)
         self.forget(id)
         removed = id in self.removed
         self.removed.discard(id)
         told = [] if removed or wanted is suspended else ids(made)
-        assert aftermath == Aftermath(
+        assert updates == QueueUpdates(
             removed=ids(made) if removed else [],
             suspended=told if wanted else [],
             resumed=[] if wanted else told,
@@ -661,7 +661,7 @@ class Anything(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_unknown(self):
-        assert set(self.policy.shelf.ids(0, 2**63)) == set(self.known)
+        assert set(self.policy.table.ids(0, 2**63)) == set(self.known)
 
     def teardown(self):
         """Nothing is lost: once everything is released, everything is tried and goes."""
@@ -676,7 +676,7 @@ class Anything(RuleBasedStateMachine):
         while due := self.policy.turn(self.now + 1000):
             left -= set(due)
             self.policy.tried(due, [], [], self.now)
-        assert not left and not len(self.policy.shelf)
+        assert not left and not len(self.policy.table)
         assert not self.policy._lanes._taken and not self.policy._narrow_lanes._taken
         assert not self.policy._messages._taken
         assert self.policy.statistics["scheduler.envelope.held"] == 0

@@ -6,7 +6,6 @@ import time
 import pytest
 from msgspec.structs import replace
 
-from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import Kind, Schedule, first_envelope, last_envelope
 from smtpd.imsg import (
     DeleteEnvelopes,
@@ -33,9 +32,10 @@ from smtpd.imsg import (
     SuspendEnvelopes,
 )
 from smtpd.ipc.channel import Violation
-from smtpd.scheduler import order, state
+from smtpd.scheduler import admin_order, state
 from smtpd.scheduler.clock import Clock
 from smtpd.scheduler.policy import Policy
+from smtpd.slice import SchedulerSlice
 
 ALL = first_envelope(1), last_envelope(2**31 - 1)
 
@@ -206,7 +206,7 @@ def test_what_is_wanted_of_one_in_flight_reaches_those_in_its_place(house, wish)
 
 
 def test_an_order_under_way_does_not_miss_those_in_the_place_of_one_that_it_has_not_come_to(house, monkeypatch):
-    monkeypatch.setattr(order, "SLICE", 1)
+    monkeypatch.setattr(admin_order, "SLICE_SIZE", 1)
     waiting, inflight = later(1), schedule(1, 2)
     scanned(house, [waiting, inflight, later(2)])
     house.until_told("queue", EnvelopesDue)
@@ -221,7 +221,7 @@ def test_an_order_under_way_does_not_miss_those_in_the_place_of_one_that_it_has_
 
 
 def test_an_order_under_way_reaches_to_both_ends_of_its_range_and_not_beyond(house, monkeypatch):
-    monkeypatch.setattr(order, "SLICE", 1)
+    monkeypatch.setattr(admin_order, "SLICE_SIZE", 1)
     below, first, waiting, last, above = (schedule(1, 1 << 31 | number) for number in range(5))
     inflight = schedule(2)
     scanned(house, [replace(waiting, held=True), inflight])
@@ -232,16 +232,16 @@ def test_an_order_under_way_reaches_to_both_ends_of_its_range_and_not_beyond(hou
     scheduler.take_replaced(EnvelopeReplaced(inflight.envelope, [below, first, last, above]))
     (answer,) = house.until_told("control", EnvelopesRemoved)
     assert answer.count == 3
-    assert below.envelope in scheduler.policy.shelf and above.envelope in scheduler.policy.shelf
+    assert below.envelope in scheduler.policy.table and above.envelope in scheduler.policy.table
 
 
 def test_an_order_under_way_needs_no_more_stack_however_many_envelopes_are_replaced_meanwhile():
     """A stack overflow ends the process, and with it the daemon."""
     known = Policy(SchedulerSlice())
-    for message in range(1, order.SLICE + 2):
+    for message in range(1, admin_order.SLICE_SIZE + 2):
         known.submit(later(message), int(time.time()))
     answers = []
-    orders = order.Orders(known, lambda imsg: None, answers.append)
+    orders = admin_order.AdminOrders(known, lambda imsg: None, answers.append)
     orders.scanned = None
     orders.add(RemoveEnvelopes(7, *ALL))
     orders.turn(0)  # so that it is under way
@@ -254,7 +254,7 @@ def test_an_order_under_way_needs_no_more_stack_however_many_envelopes_are_repla
     finally:
         threading.stack_size(size_before)
     thread.join()
-    assert answers == [EnvelopesRemoved(7, order.SLICE + 1)]
+    assert answers == [EnvelopesRemoved(7, admin_order.SLICE_SIZE + 1)]
 
 
 def test_schedule_is_kept_over_a_restart_and_tried_now(house):
@@ -311,14 +311,14 @@ def test_a_large_order_leaves_room_for_others_between_its_slices(house):
 def test_an_order_waits_until_queue_has_read_what_it_was_told(house, monkeypatch):
     scanned(house, [later(1)])
     house.until(lambda: house.scheduler.orders.scanned is None)
-    monkeypatch.setattr(state, "PATIENCE", 0)  # as if it had not
+    monkeypatch.setattr(state, "UNREAD_BYTES_MAX", 0)  # as if it had not
     house.control.send(RemoveEnvelopes(7, *ALL))
     house.queue.send(EnvelopesSubmitted([schedule(2)]))
     house.until_told("queue", EnvelopesDue)
     house.control.send(ReportStatistics(8))
     house.until_told("control", StatisticsReported)
     assert not [imsg for imsg in house.said["control"] if isinstance(imsg, EnvelopesRemoved)]
-    monkeypatch.setattr(state, "PATIENCE", 1)
+    monkeypatch.setattr(state, "UNREAD_BYTES_MAX", 1)
     assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 2)]
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from smtpd.config.slice import SchedulerSlice
 from smtpd.envelope import Kind, Schedule
 from smtpd.scheduler.policy import Policy
+from smtpd.slice import SchedulerSlice
 
 NOW = 1_800_000_000
 

@@ -26,72 +26,72 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from smtpd.config.slice import Auth, Limits, ListenerSlice, Tls, TlsSlice
-from smtpd.smtp.action import Action, Ask, Blame, Close, Content, Forget, Log, Say
+from smtpd.slice import Auth, Limits, ListenerSlice, Tls, TlsSlice
+from smtpd.smtp.action import Action, AppendContent, Ask, Close, CountFailure, DropMessage, Log, Say
 from smtpd.smtp.question import (
-    AcceptRecipient,
     Answer,
-    BeginMessage,
-    BeginScram,
-    CheckPassword,
-    CheckSender,
-    ContentStored,
-    Encrypt,
-    Encrypted,
-    FinishScram,
-    MessageBegun,
-    PasswordChecked,
+    MessageIdAnswer,
+    MessageIdQuestion,
+    PasswordAnswer,
+    PasswordQuestion,
+    PauseAnswer,
+    PauseQuestion,
     Question,
-    RecipientAccepted,
-    Refused,
-    ScramBegun,
-    ScramFinished,
-    SenderChecked,
-    StoreContent,
+    RecipientAnswer,
+    RecipientQuestion,
+    RefusedAnswer,
+    ScramProofAnswer,
+    ScramProofQuestion,
+    ScramSeedAnswer,
+    ScramSeedQuestion,
+    SenderAnswer,
+    SenderQuestion,
+    StoreAnswer,
+    StoreQuestion,
+    TlsAnswer,
+    TlsQuestion,
     Verdict,
-    Wait,
-    Waited,
 )
 from smtpd.smtp.server import Client, Session, Settings
-from smtpd.tls.facts import Facts
+from smtpd.tls.facts import TlsFacts
 
 LISTENER = ListenerSlice(0, "192.0.2.25", 25, "mx.here.test", "in")
 CLIENT = Client("192.0.2.1", 40025, "mail.there.test")
-FACTS = Facts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, exporter=b"exporter", end_point=b"end point")
+FACTS = TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, exporter=b"exporter", end_point=b"end point")
 NOON = 1795243823  # Sat, 21 Nov 2026 06:50:23
 FIRST_ID = 0x1A2B3C01
 
 REFUSALS = {
-    "nobody": Refused(550, "5.1.1", "no such user"),
-    "later": Refused(451, "4.3.0", "Temporary failure"),
-    "gone": Refused(421, "4.3.0", "going away"),
+    "nobody": RefusedAnswer(550, "5.1.1", "no such user"),
+    "later": RefusedAnswer(451, "4.3.0", "Temporary failure"),
+    "gone": RefusedAnswer(421, "4.3.0", "going away"),
 }
 
 
 VERDICTS = {"secret": Verdict.YES, "later": Verdict.LATER, "eve": Verdict.NO}
 
 
-def others_answer(question: Question, message: int, refusals: dict[str, Refused]) -> Answer:
+def others_answer(question: Question, message: int, refusals: dict[str, RefusedAnswer]) -> Answer:
     match question:
-        case BeginMessage():
-            return refusals.get("begin") or MessageBegun(message, NOON)
-        case AcceptRecipient(recipient=recipient):
+        case MessageIdQuestion():
+            return refusals.get("begin") or MessageIdAnswer(message, NOON)
+        case RecipientQuestion(recipient=recipient):
             local = recipient.partition("@")[0]
-            return REFUSALS.get(local) or RecipientAccepted(3 if local == "team" else 1)
-        case StoreContent():
-            return refusals.get("store") or ContentStored()
-        case Encrypt():
-            return Encrypted(FACTS)
-        case CheckPassword(password=password):
-            return PasswordChecked(VERDICTS.get(password, Verdict.NO))
-        case BeginScram():
-            return ScramBegun(Verdict.YES, b"salt", 4096)
-        case FinishScram():
-            return ScramFinished(Verdict.NO)
-        case CheckSender(sender=sender):
-            return SenderChecked(VERDICTS.get(sender.partition("@")[0], Verdict.YES))
-        case Wait():
-            return Waited()
+            return REFUSALS.get(local) or RecipientAnswer(3 if local == "team" else 1)
+        case StoreQuestion():
+            return refusals.get("store") or StoreAnswer()
+        case TlsQuestion():
+            return TlsAnswer(FACTS)
+        case PasswordQuestion(password=password):
+            return PasswordAnswer(VERDICTS.get(password, Verdict.NO))
+        case ScramSeedQuestion():
+            return ScramSeedAnswer(Verdict.YES, b"salt", 4096)
+        case ScramProofQuestion():
+            return ScramProofAnswer(Verdict.NO)
+        case SenderQuestion(sender=sender):
+            return SenderAnswer(VERDICTS.get(sender.partition("@")[0], Verdict.YES))
+        case PauseQuestion():
+            return PauseAnswer()
 
 
 def listener_with(options: dict[str, str], listener: ListenerSlice = LISTENER) -> ListenerSlice:
@@ -119,7 +119,7 @@ class Conversation:
         for key, value in options.items():
             if key in ("begin", "store"):
                 code, enhanced = value.split("/")
-                self.refusals[key] = Refused(int(code), enhanced, "says the other")
+                self.refusals[key] = RefusedAnswer(int(code), enhanced, "says the other")
             elif key == "size":
                 size = int(value)
             else:
@@ -150,10 +150,10 @@ class Conversation:
         assert question is not None
         message = FIRST_ID + len(self.begun)
         answer = answer or others_answer(question, message, self.refusals)
-        if isinstance(answer, MessageBegun):
+        if isinstance(answer, MessageIdAnswer):
             self.begun.append(message)
             self.content[message] = b""
-        if isinstance(answer, ContentStored):
+        if isinstance(answer, StoreAnswer):
             self.stored[question.message] = self.content.pop(question.message)
         self.obey(self.session.answer(answer, self.now))
 
@@ -185,19 +185,19 @@ class Conversation:
                     self.hear(data)
                 case Log():
                     self.logged.append(str(action))
-                case Content(data):
+                case AppendContent(data):
                     self.content[self.begun[-1]] += data
-                case Forget(message, envelopes):
+                case DropMessage(message, envelopes):
                     assert message in self.content
                     del self.content[message]
                     self.forgotten[message] = envelopes
                 case Ask(question):
                     assert self.open is None
-                    if isinstance(question, StoreContent):
+                    if isinstance(question, StoreQuestion):
                         assert question.size == len(self.content[question.message])
                     self.open = question
                     self.asked.append(question)
-                case Blame(address):
+                case CountFailure(address):
                     self.blamed.append(address)
                 case Close(reason):
                     self.closed = reason

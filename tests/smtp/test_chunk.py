@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from smtpd.smtp.chunk import ChunkReader
 from smtpd.smtp.data import DataReader
-from smtpd.smtp.reply import Refuse
-from smtpd.smtp.text import MAX_LINE
-from smtpd.smtp.transfer import stuffed
+from smtpd.smtp.dot_stuffing import dot_stuffed
+from smtpd.smtp.line_ending import TEXT_LINE_MAX
+from smtpd.smtp.reply import CommandRefused
 
 SPLINTERS = st.lists(
     st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"\0", b"x", b"A: b\r\n", b"\r\n\r\n", b"\r\n.\r\n"]), max_size=12
@@ -41,7 +41,7 @@ def test_what_data_would_take_is_the_same_in_chunks(splinters):
     end = b".\r\n" if not data or data.endswith(b"\r\n") else b"\r\n.\r\n"
     try:
         expected = reader.feed(stuffed + end)
-    except Refuse:
+    except CommandRefused:
         return
     if not data.endswith(b"\r"):  # which would be half of a CRLF there
         assert read(data) == expected
@@ -100,7 +100,7 @@ def test_what_cannot_be_taken_is_given_out_no_further(binary):
 
 
 def test_a_line_without_end():
-    assert read(b"x" * MAX_LINE) == b"x" * MAX_LINE + b"\n"
+    assert read(b"x" * TEXT_LINE_MAX) == b"x" * TEXT_LINE_MAX + b"\n"
     assert read(b"x" * 40000, b"x" * 40000) is None
     assert read(b"\r\n" + b"x" * 80000) is None
 
@@ -114,7 +114,7 @@ def test_smuggling_what_came_in_chunks_is_one_mail_for_the_next_server(splinters
     content = read(*(data[a:b] for a, b in zip([0, *ends], [*ends, len(data)], strict=True)), binary=binary)
     if content is None:
         return
-    sent = b"".join(stuffed(content[n : n + step] for n in range(0, len(content), step)))
+    sent = b"".join(dot_stuffed(content[n : n + step] for n in range(0, len(content), step)))
     assert sent.count(b"\r") == sent.count(b"\n") == sent.count(b"\r\n")
     reader = DataReader(10_000)
     assert reader.feed(sent + b"QUIT\r\n") == content

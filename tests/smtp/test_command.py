@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.slice import UNLIMITED, Limits
-from smtpd.envelope import Body, Notify, Terms
+from smtpd.envelope import Body, MailParameters, Notify
+from smtpd.slice import UNLIMITED, Limits
 from smtpd.smtp.address import Address
-from smtpd.smtp.command import Mail, Rcpt, command, helo, mail, rcpt
+from smtpd.smtp.command import MailCommand, RcptCommand, parse_helo, parse_mail, parse_rcpt, split_command
 from smtpd.smtp.extension import Offer
 from smtpd.smtp.parameter import MAIL, RCPT
-from smtpd.smtp.reply import Refuse
+from smtpd.smtp.reply import CommandRefused
 
 NOON = 1795262400
 OFFER = Offer(1000, Limits(), hold=3600, require_tls=True)
@@ -31,7 +31,7 @@ OFFER = Offer(1000, Limits(), hold=3600, require_tls=True)
     ],
 )
 def test_a_verb_and_its_argument(line, parts):
-    assert command(line) == parts
+    assert split_command(line) == parts
 
 
 def test_everything_that_can_be_announced_in_its_order():
@@ -62,7 +62,7 @@ def test_everything_that_can_be_announced_in_its_order():
 def test_without_a_limit_of_size_none_is_announced():  # RFC 1870 3
     offer = Offer(UNLIMITED, Limits())
     assert "SIZE 0" in offer.keywords(NOON)
-    assert mail("FROM:<amy@there.test> SIZE=99999999999", offer, NOON).size < UNLIMITED
+    assert parse_mail("FROM:<amy@there.test> SIZE=99999999999", offer, NOON).size < UNLIMITED
 
 
 def test_limits_are_announced_in_six_digits():  # RFC 9422 4.1, 4.2
@@ -72,41 +72,41 @@ def test_limits_are_announced_in_six_digits():  # RFC 9422 4.1, 4.2
 
 @pytest.mark.parametrize("line", [b"NOOP \xff", b"\xc3\xa9", b"R\xc5\xbfET", b"VRFY \xed\xa0\x80"])
 def test_neither_ascii_nor_utf8(line):
-    with pytest.raises(Refuse):
-        command(line)
+    with pytest.raises(CommandRefused):
+        split_command(line)
 
 
 AMY = Address("amy", "there.test")
 BOB = Address("bob", "here.test")
 
 
-def terms(parameters: str) -> Terms:
-    return mail(f"FROM:<amy@there.test> {parameters}", OFFER, NOON).terms
+def terms(parameters: str) -> MailParameters:
+    return parse_mail(f"FROM:<amy@there.test> {parameters}", OFFER, NOON).terms
 
 
 def test_mail():
-    assert mail("FROM:<amy@there.test>", OFFER, NOON) == Mail(AMY, 0, Terms())
-    asked = mail("from:\t <amy@there.test>\tsize=12  SmtpUtf8 Body=7bit AUTH=<>", OFFER, NOON)
-    assert asked == Mail(AMY, 12, Terms(utf8=True, submitter="<>"))
+    assert parse_mail("FROM:<amy@there.test>", OFFER, NOON) == MailCommand(AMY, 0, MailParameters())
+    asked = parse_mail("from:\t <amy@there.test>\tsize=12  SmtpUtf8 Body=7bit AUTH=<>", OFFER, NOON)
+    assert asked == MailCommand(AMY, 12, MailParameters(utf8=True, submitter="<>"))
 
 
 @pytest.mark.parametrize(
     "parameters, expected",
     [
-        ("BODY=8BITMIME", Terms(body=Body.EIGHT_BIT)),
-        ("BODY=binarymime", Terms(body=Body.BINARY)),
-        ("REQUIRETLS", Terms(require_tls=True)),
-        ("RET=full ENVID=QQ+2B+20314159", Terms(ret="FULL", envid="QQ+ 314159")),
-        ("AUTH=e+3Dmc2@there.test", Terms(submitter="e=mc2@there.test")),
-        ("HOLDFOR=3600", Terms(release=NOON + 3600)),
-        ("HOLDUNTIL=2026-11-21T12:30:00Z", Terms(release=NOON + 1800)),
-        ("HOLDUNTIL=2026-11-21T13:30:00.5+01:00", Terms(release=NOON + 1800)),
-        ("BY=1;R", Terms(deliver_by=NOON + 1, by_mode="R")),
-        ("BY=120;R", Terms(deliver_by=NOON + 120, by_mode="R")),
-        ("BY=-120;nt", Terms(deliver_by=NOON - 120, by_mode="N", by_trace=True)),
-        ("BY=120;R HOLDFOR=60", Terms(deliver_by=NOON + 120, by_mode="R", release=NOON + 60)),
-        ("MT-PRIORITY=-9", Terms(priority=-9)),
-        ("MT-PRIORITY=0", Terms()),
+        ("BODY=8BITMIME", MailParameters(body=Body.EIGHT_BIT)),
+        ("BODY=binarymime", MailParameters(body=Body.BINARY)),
+        ("REQUIRETLS", MailParameters(require_tls=True)),
+        ("RET=full ENVID=QQ+2B+20314159", MailParameters(ret="FULL", envid="QQ+ 314159")),
+        ("AUTH=e+3Dmc2@there.test", MailParameters(submitter="e=mc2@there.test")),
+        ("HOLDFOR=3600", MailParameters(release=NOON + 3600)),
+        ("HOLDUNTIL=2026-11-21T12:30:00Z", MailParameters(release=NOON + 1800)),
+        ("HOLDUNTIL=2026-11-21T13:30:00.5+01:00", MailParameters(release=NOON + 1800)),
+        ("BY=1;R", MailParameters(deliver_by=NOON + 1, by_mode="R")),
+        ("BY=120;R", MailParameters(deliver_by=NOON + 120, by_mode="R")),
+        ("BY=-120;nt", MailParameters(deliver_by=NOON - 120, by_mode="N", by_trace=True)),
+        ("BY=120;R HOLDFOR=60", MailParameters(deliver_by=NOON + 120, by_mode="R", release=NOON + 60)),
+        ("MT-PRIORITY=-9", MailParameters(priority=-9)),
+        ("MT-PRIORITY=0", MailParameters()),
     ],
 )
 def test_the_terms_of_a_message(parameters, expected):
@@ -135,7 +135,7 @@ def test_the_terms_of_a_message(parameters, expected):
     ],
 )
 def test_terms_that_are_none(parameters):
-    with pytest.raises(Refuse) as refused:
+    with pytest.raises(CommandRefused) as refused:
         terms(parameters)
     assert refused.value.reply.text.startswith("501 5.5.4 ")
 
@@ -143,33 +143,33 @@ def test_terms_that_are_none(parameters):
 @pytest.mark.parametrize("keyword", [*MAIL, "SIZE"])
 def test_a_parameter_of_mail_without_the_value_that_it_needs(keyword):
     if keyword in ("SMTPUTF8", "REQUIRETLS"):
-        assert terms(keyword) != Terms()
+        assert terms(keyword) != MailParameters()
         return
-    with pytest.raises(Refuse) as refused:
+    with pytest.raises(CommandRefused) as refused:
         terms(keyword)
     assert refused.value.reply.code == 501
 
 
 @pytest.mark.parametrize("keyword", RCPT)
 def test_a_parameter_of_rcpt_without_the_value_that_it_needs(keyword):
-    with pytest.raises(Refuse) as refused:
-        rcpt(f"TO:<bob@here.test> {keyword}", OFFER, utf8=False)
+    with pytest.raises(CommandRefused) as refused:
+        parse_rcpt(f"TO:<bob@here.test> {keyword}", OFFER, utf8=False)
     assert refused.value.reply.code == 501
 
 
 def test_a_size_that_is_not_said():
-    assert mail("FROM:<amy@there.test> BODY=7BIT", OFFER, NOON).size == 0
+    assert parse_mail("FROM:<amy@there.test> BODY=7BIT", OFFER, NOON).size == 0
 
 
 def test_rcpt():
-    assert rcpt("TO:<bob@here.test>", OFFER, utf8=False) == Rcpt(BOB, Notify(0), "")
-    asked = rcpt("to:<bob@here.test> ORCPT=rfc822;Bob+2Bx@here.test NOTIFY=success,FAILURE", OFFER, utf8=False)
-    assert asked == Rcpt(BOB, Notify.SUCCESS | Notify.FAILURE, "rfc822;Bob+x@here.test")
+    assert parse_rcpt("TO:<bob@here.test>", OFFER, utf8=False) == RcptCommand(BOB, Notify(0), "")
+    asked = parse_rcpt("to:<bob@here.test> ORCPT=rfc822;Bob+2Bx@here.test NOTIFY=success,FAILURE", OFFER, utf8=False)
+    assert asked == RcptCommand(BOB, Notify.SUCCESS | Notify.FAILURE, "rfc822;Bob+x@here.test")
 
 
 @pytest.mark.parametrize("address, utf8", [(r"b\x{F6}b@here.test", False), ("b\u00f6b@here.test", True)])
 def test_an_original_recipient_beyond_ascii(address, utf8):
-    asked = rcpt(f"TO:<bob@here.test> ORCPT=utf-8;{address}", OFFER, utf8=utf8)
+    asked = parse_rcpt(f"TO:<bob@here.test> ORCPT=utf-8;{address}", OFFER, utf8=utf8)
     assert asked.original == "utf-8;b\u00f6b@here.test"
 
 
@@ -186,14 +186,14 @@ def test_an_original_recipient_beyond_ascii(address, utf8):
     ],
 )
 def test_an_original_recipient_that_is_none(original):
-    with pytest.raises(Refuse):
-        rcpt(f"TO:<bob@here.test> ORCPT={original}", OFFER, utf8=False)
+    with pytest.raises(CommandRefused):
+        parse_rcpt(f"TO:<bob@here.test> ORCPT={original}", OFFER, utf8=False)
 
 
 COMMANDS = [
-    command,
-    lambda line: mail(line.decode(), OFFER, NOON),
-    lambda line: rcpt(line.decode(), OFFER, utf8=True),
+    split_command,
+    lambda line: parse_mail(line.decode(), OFFER, NOON),
+    lambda line: parse_rcpt(line.decode(), OFFER, utf8=True),
 ]
 PIECES = [
     b"FROM:",
@@ -235,9 +235,9 @@ PIECES = [
 @settings(max_examples=200)
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3).map(str.encode)), max_size=12).map(b"".join))
 def test_whatever_comes_is_understood_or_refused(line):
-    for parse in [*COMMANDS, lambda line: helo(line.decode())]:
+    for parse in [*COMMANDS, lambda line: parse_helo(line.decode())]:
         try:
             parse(line)
-        except Refuse as refused:
+        except CommandRefused as refused:
             assert 500 <= refused.reply.code < 560
             assert refused.reply.data.count(b"\r\n") == 1 and refused.reply.data.isascii()

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.smtp.data import DataReader
-from smtpd.smtp.reply import Refuse
-from smtpd.smtp.text import MAX_LINE
+from smtpd.smtp.line_ending import TEXT_LINE_MAX
+from smtpd.smtp.reply import CommandRefused
 
 BIG = 1 << 30
 
@@ -27,7 +27,7 @@ def read(*pieces: bytes, max_size: int = BIG) -> tuple[DataReader, bytes]:
 def outcome(*pieces: bytes):
     try:
         reader, content = read(*pieces)
-    except Refuse:
+    except CommandRefused:
         return "refused"
     return content, reader.ended, reader.rest, reader.size
 
@@ -118,7 +118,7 @@ def test_smuggling(data):
 
 
 def test_a_violation_costs_the_session():
-    with pytest.raises(Refuse) as refused:
+    with pytest.raises(CommandRefused) as refused:
         read(b"x\ny")
     assert refused.value.close
     assert refused.value.reply.data.startswith(b"500 5.5.2 ")
@@ -129,14 +129,14 @@ def test_a_line_as_long_as_it_may_be_and_one_longer(step):
     def pieces(data):
         return [data[n : n + step] for n in range(0, len(data), step)]
 
-    longest = b"x" * MAX_LINE + b"\r\n"
+    longest = b"x" * TEXT_LINE_MAX + b"\r\n"
     _, content = read(*pieces(longest * 3 + b".\r\n"))
-    assert content == (b"x" * MAX_LINE + b"\n") * 3
+    assert content == (b"x" * TEXT_LINE_MAX + b"\n") * 3
     for before in (b"", b"\r\n", longest):
-        with pytest.raises(Refuse):
+        with pytest.raises(CommandRefused):
             read(*pieces(before + b"x" + longest + b".\r\n"))
-        with pytest.raises(Refuse):
-            read(*pieces(before + b"x" * (MAX_LINE + 10)))
+        with pytest.raises(CommandRefused):
+            read(*pieces(before + b"x" * (TEXT_LINE_MAX + 10)))
 
 
 def test_the_size_counts_neither_stuffing_nor_the_last_dot():
@@ -152,7 +152,7 @@ def test_what_is_too_big_is_still_watched():
     assert reader.ended and reader.rest == b"NOOP"
     reader = DataReader(4)
     reader.feed(b"123456\r\n")
-    with pytest.raises(Refuse):
+    with pytest.raises(CommandRefused):
         reader.feed(b"more\n.\n")
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.smtp.line import MAX_LINE, LineReader
-from smtpd.smtp.reply import Refuse
+from smtpd.smtp.line import COMMAND_LINE_MAX, LineReader
+from smtpd.smtp.reply import CommandRefused
 
 
 def lines(*pieces: bytes) -> list[bytes | str]:
@@ -15,7 +15,7 @@ def lines(*pieces: bytes) -> list[bytes | str]:
         try:
             while (line := reader.maybe_line()) is not None:
                 found.append(line)
-        except Refuse as refused:
+        except CommandRefused as refused:
             assert refused.close
             return [*found, refused.reply.text]
     return found
@@ -49,7 +49,7 @@ def test_a_line_as_long_as_it_may_be_and_one_longer(step):
     def pieces(data):
         return [data[n : n + step] for n in range(0, len(data), step)]
 
-    longest = b"x" * MAX_LINE
+    longest = b"x" * COMMAND_LINE_MAX
     assert lines(*pieces(longest + b"\r\n" + longest + b"\r\n")) == [longest, longest]
     assert lines(*pieces(longest + b"x\r\n")) == ["500 5.5.2 Line too long"]
     assert lines(*pieces(longest + b"xxxx")) == ["500 5.5.2 Line too long"]

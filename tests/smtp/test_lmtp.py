@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from smtpd.envelope import Outcome
 from smtpd.smtp.action import Close, Say
-from smtpd.smtp.address import AddressError, path
-from smtpd.smtp.lmtp import PATIENCE, TRANSITIONS, Mail, Session, State, Transfer, Verdict
-from smtpd.smtp.transfer import stuffed
+from smtpd.smtp.address import AddressError, parse_path
+from smtpd.smtp.dot_stuffing import dot_stuffed
+from smtpd.smtp.lmtp import REPLY_TIMEOUT, TRANSITIONS, LmtpMail, LmtpSession, LmtpState, LmtpVerdict, SendContent
 
 CONTENT = b"Subject: hello\n\n.dot\n"
 
@@ -45,7 +45,7 @@ class Player:
     """A driver without a network."""
 
     def __init__(self, cut):
-        self.session = Session("relay.test")
+        self.session = LmtpSession("relay.test")
         self.cut = cut
         self.seen = []  # in the order it happened; what is said between two of these is one entry
 
@@ -54,10 +54,10 @@ class Player:
             match action:
                 case Say(data):
                     self.note("C", data.decode())
-                case Transfer():
-                    self.note("C", b"".join(stuffed([CONTENT])).decode())
+                case SendContent():
+                    self.note("C", b"".join(dot_stuffed([CONTENT])).decode())
                     self.obey(self.session.sent())
-                case Verdict(place, outcome, text):
+                case LmtpVerdict(place, outcome, text):
                     self.note("V", f"{place} {outcome.name.lower()} {text}\r\n")
                 case Close(reason):
                     self.note("X", f"{reason}\r\n")
@@ -74,7 +74,9 @@ class Player:
                 case "mail" | "utf8":
                     sender, *recipients = text.split()
                     terms = {kind: True} if kind != "mail" else {}
-                    self.obey(self.session.begin(Mail(sender.strip("<>"), tuple(recipients), len(CONTENT), **terms)))
+                    self.obey(
+                        self.session.begin(LmtpMail(sender.strip("<>"), tuple(recipients), len(CONTENT), **terms))
+                    )
                 case "lost":
                     self.obey(self.session.lost(text))
                 case "quit":
@@ -136,7 +138,7 @@ C: QUIT
 X: quit
 """
     )
-    assert session.state is State.OVER
+    assert session.state is LmtpState.OVER
 
 
 def test_each_recipient_has_its_own_answer():  # RFC 2033 4.2, its example
@@ -166,7 +168,7 @@ V: 0 delivered 250 2.0.0 ok
 V: 2 deferred 452 4.2.2 green@foo.test is full
 """
     )
-    assert session.state is State.READY
+    assert session.state is LmtpState.READY
 
 
 def test_a_server_without_pipelining_is_told_one_thing_at_a_time():
@@ -254,7 +256,7 @@ def test_without_a_recipient_there_is_no_data(hello):  # RFC 2033 4.2
         hello + "mail: amy bob\nS: 250 ok\nC:\nS: 550 5.1.1 no\nC:\nS: 250 reset\n"
     )
     assert player.seen[-2:] == [("V", "0 failed 550 5.1.1 no"), ("C", "RSET")]
-    assert player.session.state is State.READY
+    assert player.session.state is LmtpState.READY
 
 
 def test_refused_data_refuses_those_who_were_accepted():
@@ -371,20 +373,20 @@ X: the server ends the session: 421 bye
 )
 def test_a_server_that_makes_no_sense_is_left(script, reason):
     player = Player(lambda data: [data]).play(script)
-    assert player.session.state is State.OVER
+    assert player.session.state is LmtpState.OVER
     assert player.session.reason == reason
     assert player.seen[-1] == ("X", reason)
     assert player.session.receive(b"250 ok\r\n") == [] == player.session.lost("again")
 
 
 def test_an_answer_while_the_mail_is_being_sent_ends_it():
-    session = Session("relay.test")
+    session = LmtpSession("relay.test")
     player = Player(lambda data: [data])
     player.session = session
     player.play(HELLO + "mail: a b\nS: 250 ok\nS: 250 ok\n")
-    assert session.receive(b"354 go\r\n") == [Transfer()]
+    assert session.receive(b"354 go\r\n") == [SendContent()]
     verdict, close = session.receive(b"552 too big\r\n")
-    assert verdict == Verdict(0, Outcome.DEFERRED, "sending the mail: unexpected 552 too big") and close
+    assert verdict == LmtpVerdict(0, Outcome.DEFERRED, "sending the mail: unexpected 552 too big") and close
     assert session.sent() == []
 
 
@@ -438,7 +440,7 @@ mail: \u00e5my@there.test bob
 V: 0 failed 5.6.7 the server takes no address that is not ASCII: '\\xe5my@there.test'
 """
     )
-    assert session.state is State.READY
+    assert session.state is LmtpState.READY
 
 
 # -- addresses -----------------------------------------------------------------------------------
@@ -464,16 +466,16 @@ V: 0 failed 5.6.7 the server takes no address that is not ASCII: '\\xe5my@there.
 )
 def test_an_address_that_would_end_its_command_is_never_said(address):
     session = Player(lambda data: [data]).play(HELLO).session
-    refused, said = session.begin(Mail("amy@there.test", (address, "bob"), 1))
-    assert isinstance(refused, Verdict) and (refused.recipient, refused.outcome) == (0, Outcome.FAILED)
+    refused, said = session.begin(LmtpMail("amy@there.test", (address, "bob"), 1))
+    assert isinstance(refused, LmtpVerdict) and (refused.recipient, refused.outcome) == (0, Outcome.FAILED)
     assert isinstance(said, Say) and said.data.endswith(b"BODY=8BITMIME\r\nRCPT TO:<bob>\r\n")
 
 
 def test_a_sender_that_would_end_its_command_fails_the_mail():
     session = Player(lambda data: [data]).play(HELLO).session
-    actions = session.begin(Mail("amy>\r\nQUIT", ("bob", "carol"), 1))
+    actions = session.begin(LmtpMail("amy>\r\nQUIT", ("bob", "carol"), 1))
     assert [action.outcome for action in actions] == [Outcome.FAILED] * 2
-    assert session.state is State.READY
+    assert session.state is LmtpState.READY
 
 
 @pytest.mark.parametrize(
@@ -481,17 +483,17 @@ def test_a_sender_that_would_end_its_command_fails_the_mail():
 )
 def test_an_address_as_it_is(address):
     session = Player(lambda data: [data]).play(HELLO).session
-    (said,) = session.begin(Mail(address, (address,), 1))
+    (said,) = session.begin(LmtpMail(address, (address,), 1))
     assert said.data == f"MAIL FROM:<{address}> SIZE=1 BODY=8BITMIME\r\nRCPT TO:<{address}>\r\n".encode()
 
 
 def test_an_address_that_is_not_ascii_needs_smtputf8():  # RFC 6531 3.4
     session = Player(lambda data: [data]).play(HELLO).session
-    refused, said = session.begin(Mail("amy", ("j\u00f6rg@here.test", "bob"), 1))
+    refused, said = session.begin(LmtpMail("amy", ("j\u00f6rg@here.test", "bob"), 1))
     assert (refused.recipient, refused.outcome) == (0, Outcome.FAILED)
     assert said.data == b"MAIL FROM:<amy> SIZE=1 BODY=8BITMIME\r\nRCPT TO:<bob>\r\n"
     session = Player(lambda data: [data]).play(OLD.replace("250 mail.here.test", "250-x\nS: 250 SMTPUTF8")).session
-    (said,) = session.begin(Mail("amy", ("j\u00f6rg@here.test",), 1))
+    (said,) = session.begin(LmtpMail("amy", ("j\u00f6rg@here.test",), 1))
     assert said.data == b"MAIL FROM:<amy> SMTPUTF8\r\n"
 
 
@@ -502,19 +504,19 @@ ADDRESS_PARTS = st.text(st.characters(codec="utf-8", max_codepoint=0x2FFF), min_
 @settings(max_examples=300)
 def test_each_address_that_rcpt_takes_can_be_told_to_a_server_that_knows_smtputf8(local, domain):
     try:
-        address, rest = path(f"<{local}@{domain}>")
+        address, rest = parse_path(f"<{local}@{domain}>")
     except AddressError:
         return
     if rest or not address.local:
         return
     session = Player(lambda data: [data]).play(MODERN).session
-    (said,) = session.begin(Mail(str(address), (str(address),), 1))
+    (said,) = session.begin(LmtpMail(str(address), (str(address),), 1))
     assert said.data.endswith(f"\r\nRCPT TO:<{address}>\r\n".encode())
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x\r\nQUIT", "-" * 300, "\u00e9"])
 def test_a_name_of_ours_that_is_none(name):
-    session = Session(name)
+    session = LmtpSession(name)
     assert session.receive(b"220 hi\r\n") == [Say(b"LHLO localhost\r\n")]
 
 
@@ -540,12 +542,12 @@ def test_whatever_a_server_says_each_recipient_has_exactly_one_verdict(good, mor
     player, begun = Player(lambda data: [data]), 0
     for reply in [*GOOD[:good], *more]:
         player.obey(player.session.receive(reply))
-        if player.session.state is State.READY:
-            player.obey(player.session.begin(Mail("amy", ("bob", "carol", "dave")[:recipients], 1, utf8)))
+        if player.session.state is LmtpState.READY:
+            player.obey(player.session.begin(LmtpMail("amy", ("bob", "carol", "dave")[:recipients], 1, utf8)))
             begun += recipients
     player.obey(player.session.lost("closed"))
     assert len([kind for kind, _ in player.seen if kind == "V"]) == begun
 
 
 def test_every_state_has_its_transitions_and_its_patience():
-    assert set(TRANSITIONS) == set(State) == set(PATIENCE)
+    assert set(TRANSITIONS) == set(LmtpState) == set(REPLY_TIMEOUT)

@@ -6,23 +6,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.slice import Proxy
-from smtpd.smtp.proxy import MAX_V2, SIGNATURE_V2, Header, Malformed, ProxyReader
+from smtpd.slice import Proxy
+from smtpd.smtp.proxy import MAX_V2, SIGNATURE_V2, ProxyError, ProxyHeader, ProxyReader
 
 FOUR = bytes([192, 0, 2, 1, 192, 0, 2, 25]) + struct.pack("!HH", 4711, 25)
 SIX = bytes.fromhex("20010db800000000000000000000000120010db8000000000000000000000019") + struct.pack("!HH", 4711, 25)
 UNIX = b"/run/a".ljust(108, b"\0") + b"/run/b".ljust(108, b"\0")
 
-CLIENT = Header("192.0.2.1", 4711, "192.0.2.25", 25)
-CLIENT6 = Header("2001:db8::1", 4711, "2001:db8::19", 25)
-NOBODY = Header(local=True)
+CLIENT = ProxyHeader("192.0.2.1", 4711, "192.0.2.25", 25)
+CLIENT6 = ProxyHeader("2001:db8::1", 4711, "2001:db8::19", 25)
+NOBODY = ProxyHeader(local=True)
 
 
 def v2(command: int, family: int, body: bytes, *, length: int | None = None) -> bytes:
     return SIGNATURE_V2 + struct.pack("!BBH", command, family, len(body) if length is None else length) + body
 
 
-def read(version: Proxy, *pieces: bytes) -> tuple[Header, bytes] | None:
+def read(version: Proxy, *pieces: bytes) -> tuple[ProxyHeader, bytes] | None:
     """Header and rest; None while it is not complete."""
     reader = ProxyReader(version)
     for n, piece in enumerate(pieces):
@@ -34,7 +34,7 @@ def read(version: Proxy, *pieces: bytes) -> tuple[Header, bytes] | None:
 def outcome(version: Proxy, *pieces: bytes):
     try:
         return read(version, *pieces)
-    except Malformed as malformed:
+    except ProxyError as malformed:
         return str(malformed)
 
 

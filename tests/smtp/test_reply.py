@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.smtp.action import Log
-from smtpd.smtp.reply import MAX_LINE, Reply
+from smtpd.smtp.reply import REPLY_LINE_MAX, Reply
 
 
 def test_one_line():
@@ -26,7 +26,7 @@ def test_text_cannot_end_a_reply_or_overflow_it(texts):
     assert len(lines) == len(texts) + 1 and lines[-1] == b""
     for line, separator in zip(lines, [b"-"] * (len(texts) - 1) + [b" "], strict=False):
         assert line[:4] == b"550" + separator
-        assert len(line) + 2 <= MAX_LINE
+        assert len(line) + 2 <= REPLY_LINE_MAX
         assert all(32 <= c < 127 for c in line)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.smtp.response import MAX_LINES, MAX_TEXT, Malformed, Response, ResponseReader
+from smtpd.smtp.response import MAX_LINES, MAX_TEXT, Response, ResponseError, ResponseReader
 
 
 def read(*pieces):
@@ -70,25 +70,25 @@ def test_the_enhanced_code_agrees_with_the_code(line, enhanced):
     ],
 )
 def test_what_is_no_reply(data):
-    with pytest.raises(Malformed):
+    with pytest.raises(ResponseError):
         read(data)
 
 
 def test_a_line_feed_that_the_server_repeats_is_no_second_reply():
-    with pytest.raises(Malformed, match="bare <LF>"):
+    with pytest.raises(ResponseError, match="bare <LF>"):
         read(b"550 no such user: bob\n250 saved\r\n")
-    with pytest.raises(Malformed, match="Bare <CR>"):
+    with pytest.raises(ResponseError, match="Bare <CR>"):
         read(b"550 no such user: bob\r250 saved\r\n")
 
 
 def test_an_endless_line():
-    with pytest.raises(Malformed, match="too long"):
+    with pytest.raises(ResponseError, match="too long"):
         read(b"250 ", *[b"x" * 100] * 100)
 
 
 def test_an_endless_reply():
     assert len(read(b"250-x\r\n" * (MAX_LINES - 1) + b"250 x\r\n")) == 1
-    with pytest.raises(Malformed, match="Too many"):
+    with pytest.raises(ResponseError, match="Too many"):
         read(b"250-x\r\n" * (MAX_LINES + 1))
 
 
@@ -109,7 +109,7 @@ def test_any_bytes_are_replies_or_malformed_wherever_they_are_cut(data, place):
     for pieces in ([data], [data[:place], data[place:]], [data[n : n + 1] for n in range(len(data))]):
         try:
             outcomes.append(read(*pieces))
-        except Malformed as malformed:
+        except ResponseError as malformed:
             outcomes.append(str(malformed))
     assert outcomes[0] == outcomes[1] == outcomes[2]
     if isinstance(outcomes[0], list):

@@ -7,20 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from smtpd.config.slice import Auth, Limits
-from smtpd.envelope import Notify, Origin, Terms
-from smtpd.smtp.action import Close, Forget, Log, Say
+from smtpd.envelope import MailParameters, Notify, Origin
+from smtpd.slice import Auth, Limits
+from smtpd.smtp.action import Close, DropMessage, Log, Say
 from smtpd.smtp.question import (
-    AcceptRecipient,
-    BeginMessage,
-    Encrypt,
-    Encrypted,
-    RecipientAccepted,
-    Refused,
-    StoreContent,
-    Wait,
+    MessageIdQuestion,
+    PauseQuestion,
+    RecipientAnswer,
+    RecipientQuestion,
+    RefusedAnswer,
+    StoreQuestion,
+    TlsAnswer,
+    TlsQuestion,
 )
-from smtpd.smtp.server import MAX_IDLE_COMMANDS, Client
+from smtpd.smtp.server import UNPRODUCTIVE_MAX, Client
 from smtpd.smtp.state import State
 from tests.smtp.player import FACTS, FIRST_ID, LISTENER, NOON, Conversation
 
@@ -50,9 +50,9 @@ def test_what_is_asked_of_the_others(talk):
     talk.answer_all()
     origin = Origin("amy@there.test", "192.0.2.1", "mail.there.test", "relay.test", "mx.here.test", "in", True)
     assert talk.asked == [
-        BeginMessage("192.0.2.1", ""),
-        AcceptRecipient(FIRST_ID, origin, "bob@here.test", Terms(), Notify(0), ""),
-        StoreContent(FIRST_ID, envelopes=1, size=len(talk.stored[FIRST_ID])),
+        MessageIdQuestion("192.0.2.1", ""),
+        RecipientQuestion(FIRST_ID, origin, "bob@here.test", MailParameters(), Notify(0), ""),
+        StoreQuestion(FIRST_ID, envelopes=1, size=len(talk.stored[FIRST_ID])),
     ]
 
 
@@ -145,14 +145,14 @@ def test_the_word_that_a_mail_is_stored_waits_for_nothing(talk):
     in_data(talk).feed(b".\r\nRSET\r\n" + MAIL + RCPT)
     talk.answer()
     assert b"1a2b3c01 Message accepted" in talk.said
-    assert isinstance(talk.open, BeginMessage)
+    assert isinstance(talk.open, MessageIdQuestion)
 
 
 def test_nothing_is_read_while_another_process_decides(talk):
     talk.feed(MAIL)
     assert talk.session.waiting
     talk.feed(RCPT + b"QUIT\r\n")
-    assert talk.asked == [BeginMessage("192.0.2.1", "")]
+    assert talk.asked == [MessageIdQuestion("192.0.2.1", "")]
     assert not talk.closed
 
 
@@ -168,7 +168,7 @@ def test_content_is_never_taken_for_commands_when_data_is_refused(talk):
     talk.feed(MAIL + b"DATA\r\nMAIL FROM:<eve@there.test>\r\n.\r\n")
     talk.answer_all()
     assert talk.closed == "refused"
-    assert talk.asked == [BeginMessage("192.0.2.1", "")]
+    assert talk.asked == [MessageIdQuestion("192.0.2.1", "")]
 
 
 # Behind STARTTLS, and not in front of it
@@ -178,7 +178,7 @@ def encrypting() -> Conversation:
     talk = Conversation({"tls": "tls"})
     talk.feed(b"EHLO relay.test\r\n")
     talk.feed(b"STARTTLS\r\n")
-    assert isinstance(talk.open, Encrypt)
+    assert isinstance(talk.open, TlsQuestion)
     return talk
 
 
@@ -203,7 +203,7 @@ def test_plaintext_before_the_handshake_is_thrown_away():
     talk = encrypting()
     before = talk.said
     talk.feed(b"EHLO eve.test\r\nMAIL FROM:<eve@there.test>\r\nRS")
-    talk.answer(Encrypted(FACTS))
+    talk.answer(TlsAnswer(FACTS))
     talk.feed(b"NOOP\r\n")
     assert talk.said == before + b"250 2.0.0 Ok\r\n"
 
@@ -246,7 +246,7 @@ def test_who_has_authenticated_is_in_the_origin_and_in_the_trace_line():
     talk.answer_all()
     in_data(talk).feed(b".\r\n")
     talk.answer_all()
-    assert talk.asked[1] == BeginMessage("192.0.2.1", "amy")
+    assert talk.asked[1] == MessageIdQuestion("192.0.2.1", "amy")
     assert (talk.asked[2].origin.user, talk.asked[2].origin.tls) == ("amy", True)
     assert (
         b" with ESMTPSA id 1a2b3c01 (TLSv1.3:TLS_AES_256_GCM_SHA384:256:NO) auth=yes user=amy\n"
@@ -257,7 +257,7 @@ def test_who_has_authenticated_is_in_the_origin_and_in_the_trace_line():
 @pytest.mark.parametrize("verified, word", [(True, b":256:YES)"), (False, b":256:NO)")])
 def test_whether_the_client_has_shown_a_good_certificate_is_in_the_trace_line(verified, word):
     talk = encrypting()
-    talk.answer(Encrypted(FACTS._replace(verified=verified)))
+    talk.answer(TlsAnswer(FACTS._replace(verified=verified)))
     talk.feed(b"EHLO relay.test\r\n")
     in_data(talk).feed(b".\r\n")
     talk.answer_all()
@@ -330,7 +330,7 @@ def test_a_local_program_need_not_authenticate_and_may_ask_for_more():
     talk = local_program(replace(LISTENER, auth=Auth.REQUIRED))
     talk.feed(b"MAIL FROM:<amy@here.test> MT-PRIORITY=1 HOLDFOR=60 AUTH=bob@here.test\r\n" + RCPT)
     talk.answer_all()
-    assert talk.asked[1].terms == Terms(submitter="bob@here.test", priority=1, release=NOON + 60)
+    assert talk.asked[1].terms == MailParameters(submitter="bob@here.test", priority=1, release=NOON + 60)
 
 
 @pytest.mark.parametrize(
@@ -410,9 +410,9 @@ def test_what_is_asked_of_a_message_is_for_those_who_authenticate():
     talk.answer_all()
     talk.feed(asked + RCPT)
     talk.answer_all()
-    first, second = (question.terms for question in talk.asked if isinstance(question, AcceptRecipient))
-    assert first == Terms(submitter="<>")
-    assert second == Terms(submitter="bob@there.test", priority=5, release=NOON + 60)
+    first, second = (question.terms for question in talk.asked if isinstance(question, RecipientQuestion))
+    assert first == MailParameters(submitter="<>")
+    assert second == MailParameters(submitter="bob@there.test", priority=5, release=NOON + 60)
 
 
 def test_each_recipient_has_its_own_notify_and_orcpt(talk):
@@ -489,7 +489,7 @@ def test_answers_to_many_errors_are_kept_back():
     talk.feed(b"WHAT\r\n" * 2)
     assert talk.said.count(b"500 ") == 2 and not talk.open
     talk.feed(b"WHAT\r\nNOOP\r\n")
-    assert talk.open == Wait(7) and talk.session.waiting
+    assert talk.open == PauseQuestion(7) and talk.session.waiting
     assert talk.said.count(b"500 ") == 2
     talk.answer()
     assert talk.said.endswith(b"500 5.5.1 Command unrecognized\r\n250 2.0.0 Ok\r\n")
@@ -499,7 +499,7 @@ def test_what_was_said_before_does_not_wait_with_an_answer_that_is_kept_back():
     talk = Conversation({"tarpit_after": "0"})
     talk.feed(b"HELO relay.test\r\n" + MAIL + b"RCPT\r\nNOOP\r\n")
     talk.answer()
-    assert isinstance(talk.open, Wait)
+    assert isinstance(talk.open, PauseQuestion)
     assert last_line(talk) == b"250 2.0.0 Ok"
 
 
@@ -574,7 +574,7 @@ def test_what_is_being_stored_when_the_client_leaves_stays(talk):
 def test_what_could_not_be_stored_after_the_client_left_is_forgotten(talk):
     in_data(talk).feed(b".\r\n")
     talk.do("abort")
-    talk.answer(Refused(452, "4.3.1", "disk full"))
+    talk.answer(RefusedAnswer(452, "4.3.1", "disk full"))
     assert talk.forgotten == {FIRST_ID: 1}
 
 
@@ -622,7 +622,7 @@ def test_our_own_thinking_is_no_silence_of_the_client(talk):
 def test_an_answer_to_another_question_is_our_own_fault(talk):
     talk.feed(MAIL)
     with pytest.raises(TypeError):
-        talk.answer(RecipientAccepted(1))
+        talk.answer(RecipientAnswer(1))
     actions = talk.session.failed()
     assert isinstance(actions[0], Say) and actions[0].data.startswith(b"421 4.3.0")
     assert actions[-1] == Close("internal-error")
@@ -637,12 +637,12 @@ def test_a_transition_that_is_not_in_the_table_is_our_own_fault(talk):
 def test_a_failure_in_the_middle_of_a_mail_takes_it_back(talk):
     in_data(talk)
     actions = talk.session.failed()
-    assert Forget(FIRST_ID, 1) in actions
+    assert DropMessage(FIRST_ID, 1) in actions
     assert Log("disconnected", {"reason": "internal-error"}) in actions
 
 
 def test_a_failure_before_a_question_is_asked_leaves_nothing_to_be_answered(talk):
-    in_data(talk).session.ask(Wait(1), print)  # and here it raises
+    in_data(talk).session.ask(PauseQuestion(1), print)  # and here it raises
     talk.obey(talk.session.failed())
     assert talk.closed == "internal-error" and not talk.session.asking
     assert talk.forgotten == {FIRST_ID: 1} and talk.open is None
@@ -659,7 +659,7 @@ def test_a_failure_of_what_is_over_says_nothing_more(talk):
 def test_idle_commands_without_end(talk):
     talk.feed(b"NOOP\r\nRSET\r\n" * 1000)
     assert talk.closed == "too-many-errors"
-    assert talk.said.count(b"250 2.0.0 Ok") == MAX_IDLE_COMMANDS - 1 + Limits().max_errors
+    assert talk.said.count(b"250 2.0.0 Ok") == UNPRODUCTIVE_MAX - 1 + Limits().max_errors
 
 
 def test_idle_commands_between_mails_are_free(talk):
@@ -681,7 +681,7 @@ def test_as_many_mails_as_the_limit_says():
 
 
 def test_recipients_are_no_idle_commands(talk):
-    talk.feed(MAIL + RCPT * (MAX_IDLE_COMMANDS + Limits().max_errors + 1))
+    talk.feed(MAIL + RCPT * (UNPRODUCTIVE_MAX + Limits().max_errors + 1))
     talk.answer_all()
     assert not talk.closed and last_line(talk).startswith(b"250 2.1.5")
 
@@ -746,7 +746,7 @@ def test_a_long_name_makes_no_long_reply(talk):
 def test_a_reply_of_another_process_cannot_begin_a_second_one(talk):
     talk.feed(MAIL + RCPT)
     talk.answer()
-    talk.answer(Refused(550, "5.1.1", "no\r\n250 2.0.0 yes\0\x1b[2J " + "é" * 5000))
+    talk.answer(RefusedAnswer(550, "5.1.1", "no\r\n250 2.0.0 yes\0\x1b[2J " + "é" * 5000))
     assert last_line(talk).startswith(b"550 5.1.1 no??250 2.0.0 yes??[2J ?????")
     assert len(last_line(talk)) == 510
 
@@ -829,10 +829,10 @@ def test_chunks_of_nothing_do_not_come_without_end(talk):
     """Of a quarter of a megabyte of them, one read of a socket, the loop had half a second."""
     in_mail(talk).feed(b"BDAT 0\r\n" * 1000)
     assert talk.closed == "too-many-errors" and last_line(talk).startswith(b"421 4.7.0")
-    assert talk.said.count(b"octets received") < MAX_IDLE_COMMANDS + Limits().max_errors
+    assert talk.said.count(b"octets received") < UNPRODUCTIVE_MAX + Limits().max_errors
 
 
 def test_chunks_of_a_line_each_are_a_message(talk):
-    in_mail(talk).feed(b"BDAT 6\r\nA: b\r\n" * (MAX_IDLE_COMMANDS - 1) + b"BDAT 0 LAST\r\n")
+    in_mail(talk).feed(b"BDAT 6\r\nA: b\r\n" * (UNPRODUCTIVE_MAX - 1) + b"BDAT 0 LAST\r\n")
     talk.answer_all()
     assert last_line(talk).startswith(b"250") and not talk.closed

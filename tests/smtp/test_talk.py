@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.config.slice import Tls
-from smtpd.smtp.question import Answer, Encrypt
+from smtpd.slice import Tls
+from smtpd.smtp.question import Answer, TlsQuestion
 from smtpd.tls.context import ServerContext
 from tests.smtp.player import Conversation, Dialogue, dialogues, play_by_line, play_in_pieces
-from tests.tls.world import Client, Signatory, chain, client_context, key, listener
+from tests.tls.world import Client, SigningService, chain, client_context, key, listener
 
 TALKS = [
     pytest.param(dialogue, id=f"{path.stem}: {dialogue.name}")
@@ -46,7 +46,7 @@ class Encrypted(Conversation):
         super().hear(data)
 
     def answer(self, answer: Answer | None = None) -> None:
-        if isinstance(self.open, Encrypt):
+        if isinstance(self.open, TlsQuestion):
             self.tls.shake()
             self.shaken = True
         super().answer(answer)
@@ -54,7 +54,7 @@ class Encrypted(Conversation):
 
 @pytest.fixture(scope="module")
 def server():
-    signatory = Signatory(key("p256"))
+    signatory = SigningService(key("p256"))
     yield listener(signatory.signer, {"mx.here.test": chain("p256", "mx.here.test")})
     signatory.close()
 

@@ -6,37 +6,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.smtp.reply import Refuse
-from smtpd.smtp.xclient import ATTRIBUTES, Overrides, overrides
+from smtpd.smtp.reply import CommandRefused
+from smtpd.smtp.xclient import ATTRIBUTES, XclientOverrides, parse_xclient
 
 
 @pytest.mark.parametrize(
     "argument, said",
     [
-        ("NAME=mail.there.test", Overrides(name="mail.there.test")),
-        ("name=[unavailable]", Overrides(name="<unknown>")),
-        ("NAME=[TEMPUNAVAIL]", Overrides(name="<unknown>")),
-        ("NAME=a.test ADDR=192.0.2.1 PORT=4711", Overrides(name="a.test", address="192.0.2.1", port=4711)),
-        ("ADDR=IPV6:2001:DB8:0::1 NAME=a.test", Overrides(name="a.test", address="2001:db8::1", port=0)),
-        ("ADDR=IPV6:::ffff:192.0.2.1 NAME=a.test", Overrides(name="a.test", address="192.0.2.1", port=0)),
-        ("addr=ipv6:::1 name=a.test", Overrides(name="a.test", address="::1", port=0)),
-        ("PROTO=smtp  HELO=there.test", Overrides(protocol="SMTP", helo="there.test")),
-        ("PROTO=ESMTP HELO=[192.0.2.1]", Overrides(protocol="ESMTP", helo="[192.0.2.1]")),
-        ("HELO=[UNAVAILABLE]", Overrides(helo="")),
-        ("LOGIN=amy+2Bx@here.test", Overrides(login="amy+x@here.test")),
-        ("LOGIN=[UNAVAILABLE]", Overrides(login="")),
-        ("DESTADDR=192.0.2.25 DESTPORT=25", Overrides(destination="192.0.2.25", destination_port=25)),
-        ("DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE]", Overrides(destination="", destination_port=0)),
-        ("PORT=[UNAVAILABLE]", Overrides(port=0)),
-        ("PORT=65535", Overrides(port=65535)),
+        ("NAME=mail.there.test", XclientOverrides(name="mail.there.test")),
+        ("name=[unavailable]", XclientOverrides(name="<unknown>")),
+        ("NAME=[TEMPUNAVAIL]", XclientOverrides(name="<unknown>")),
+        ("NAME=a.test ADDR=192.0.2.1 PORT=4711", XclientOverrides(name="a.test", address="192.0.2.1", port=4711)),
+        ("ADDR=IPV6:2001:DB8:0::1 NAME=a.test", XclientOverrides(name="a.test", address="2001:db8::1", port=0)),
+        ("ADDR=IPV6:::ffff:192.0.2.1 NAME=a.test", XclientOverrides(name="a.test", address="192.0.2.1", port=0)),
+        ("addr=ipv6:::1 name=a.test", XclientOverrides(name="a.test", address="::1", port=0)),
+        ("PROTO=smtp  HELO=there.test", XclientOverrides(protocol="SMTP", helo="there.test")),
+        ("PROTO=ESMTP HELO=[192.0.2.1]", XclientOverrides(protocol="ESMTP", helo="[192.0.2.1]")),
+        ("HELO=[UNAVAILABLE]", XclientOverrides(helo="")),
+        ("LOGIN=amy+2Bx@here.test", XclientOverrides(login="amy+x@here.test")),
+        ("LOGIN=[UNAVAILABLE]", XclientOverrides(login="")),
+        ("DESTADDR=192.0.2.25 DESTPORT=25", XclientOverrides(destination="192.0.2.25", destination_port=25)),
+        ("DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE]", XclientOverrides(destination="", destination_port=0)),
+        ("PORT=[UNAVAILABLE]", XclientOverrides(port=0)),
+        ("PORT=65535", XclientOverrides(port=65535)),
     ],
 )
 def test_what_may_be_said(argument, said):
-    assert overrides(argument) == said
+    assert parse_xclient(argument) == said
 
 
 def test_another_address_does_not_keep_the_name_of_the_one_before():
-    assert overrides("ADDR=192.0.2.1") == Overrides(name="<unknown>", address="192.0.2.1", port=0)
+    assert parse_xclient("ADDR=192.0.2.1") == XclientOverrides(name="<unknown>", address="192.0.2.1", port=0)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_another_address_does_not_keep_the_name_of_the_one_before():
     ],
 )
 def test_what_may_not(argument):
-    with pytest.raises(Refuse) as refused:
-        overrides(argument)
+    with pytest.raises(CommandRefused) as refused:
+        parse_xclient(argument)
     assert refused.value.reply.text.startswith("501 5.5.4 ")
 
 
@@ -103,8 +103,8 @@ SAID = st.lists(st.tuples(st.sampled_from(ATTRIBUTES.split()), VALUES), max_size
 @given(SAID)
 def test_garbage_is_refused_or_harmless(said):
     try:
-        got = overrides(" ".join(f"{word}={value}" for word, value in said))
-    except Refuse as refused:
+        got = parse_xclient(" ".join(f"{word}={value}" for word, value in said))
+    except CommandRefused as refused:
         assert refused.reply.code == 501
         return
     assert got.address is None or ipaddress.ip_address(got.address)

@@ -11,12 +11,12 @@ import pytest
 
 from smtpd.imsg import TABLE
 from smtpd.ipc import query
-from smtpd.ipc.channel import Channel, Closed, OtherVersion
+from smtpd.ipc.channel import Channel, ChannelClosed, VersionMismatch
 
 TOP = Path(__file__).parent.parent.parent
 
 
-class Desk:
+class FakeControl:
     """`asked` is what smtpctl asks; `answers` are given one after the other: an imsg, or (imsg, descriptor), and to a
     query an Answer."""
 
@@ -45,10 +45,10 @@ class Desk:
                 while True:
                     for imsg, _ in channel.receive():
                         self._answer(channel, imsg)
-            except OtherVersion:
+            except VersionMismatch:
                 channel.send_version()
                 channel.flush()
-            except Closed:
+            except ChannelClosed:
                 pass
             channel.close()
 
@@ -64,7 +64,7 @@ class Desk:
     def _answer(self, channel, imsg):
         self.asked.append(imsg)
         if not self.answers:
-            raise Closed
+            raise ChannelClosed
         answer = self.answers.pop(0)
         channel.send(*answer) if isinstance(answer, tuple) else channel.send(answer)
         channel.flush()
@@ -85,7 +85,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path):
-    made = Desk(tmp_path)
+def control(tmp_path):
+    made = FakeControl(tmp_path)
     yield made
     made.end()

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtpctl import dialogue
-from smtpctl.dialogue import Unfinished, _pass_mail
+from smtpctl.dialogue import MailIncomplete, _pass_mail
 from smtpd.ipc.query import Answer
 from tests.smtpctl.conftest import TOP
 from tests.smtpctl.server import Server
@@ -28,13 +28,13 @@ def joined(lines, end="\n"):
 
 
 @pytest.fixture
-def talk(desk):
+def talk(control):
     """`talk(input, status, answers)`: the server that it has talked to."""
     servers = []
 
     def talk(given, status=0, answers=None):
         servers.append(Server({"HELO": "250 hello", "NOOP": "250 ok", **(answers or {})}))
-        done = desk.call("sendmail", "-bs", "--state", str(desk.folder), answers=[servers[-1].opened], **given)
+        done = control.call("sendmail", "-bs", "--state", str(control.folder), answers=[servers[-1].opened], **given)
         servers[-1].end()
         assert done.returncode == status, done.stderr
         servers[-1].shown, servers[-1].errors = done.stdout, done.stderr
@@ -94,10 +94,10 @@ def test_the_mail_behind_a_refused_data_is_no_command(talk):
     assert server.said == ["MAIL FROM:<amy>", "DATA", "NOOP", "QUIT"]
 
 
-def test_who_waits_for_each_answer_gets_it(desk):
+def test_who_waits_for_each_answer_gets_it(control):
     server = Server({"DATA": "503 no", "HELO": "250 hello"})
-    desk.answers[:] = [server.opened]
-    command = [sys.executable, "-m", "smtpctl", "sendmail", "--state", str(desk.folder), "-bs"]
+    control.answers[:] = [server.opened]
+    command = [sys.executable, "-m", "smtpctl", "sendmail", "--state", str(control.folder), "-bs"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=TOP) as process:
         for line, answer in (("", b"220"), ("HELO x\r", b"250"), ("DATA\r\n", b"503"), ("MAIL FROM:<a>\n", b"250")):
             process.stdin.write(line.encode())
@@ -108,10 +108,10 @@ def test_who_waits_for_each_answer_gets_it(desk):
     assert process.returncode == 70 and server.said == ["HELO x", "DATA", "MAIL FROM:<a>", "QUIT"]
 
 
-def test_a_line_end_that_comes_in_two_pieces_is_one(desk):
+def test_a_line_end_that_comes_in_two_pieces_is_one(control):
     server = Server({})
-    desk.answers[:] = [server.opened]
-    command = [sys.executable, "-m", "smtpctl", "sendmail", "--state", str(desk.folder), "-bs"]
+    control.answers[:] = [server.opened]
+    command = [sys.executable, "-m", "smtpctl", "sendmail", "--state", str(control.folder), "-bs"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=TOP) as process:
         process.stdin.write(b"DATA\r")
         process.stdin.flush()
@@ -129,7 +129,7 @@ def test_a_server_that_refuses_and_closes_in_the_middle_of_a_mail_has_refused_it
         ours.sendall(b"500 5.5.2 Line too long\r\n")
         ours.close()
         server.listen()
-        with pytest.raises(dialogue.Lost):
+        with pytest.raises(dialogue.ServerClosed):
             server.listen()
     assert server.refused == {5}
     assert capfdbinary.readouterr().out == b"500 5.5.2 Line too long\r\n"
@@ -156,7 +156,7 @@ def passed(text, end, cuts=()):
     sent = []
     try:
         _pass_mail(pieces, sent.append)
-    except Unfinished:
+    except MailIncomplete:
         return None
     return b"".join(sent), pieces.rest
 
@@ -208,7 +208,7 @@ def test_smuggling_what_stands_in_a_mail_is_no_command(talk, dot):
 
 
 @pytest.mark.parametrize("blanks", [b"", b" \t"], ids=["plain", "blanks"])
-def test_a_chunk_is_passed_byte_for_byte(desk, blanks):
+def test_a_chunk_is_passed_byte_for_byte(control, blanks):
     ours, theirs = socket.socketpair()
     heard = bytearray()
 
@@ -228,7 +228,7 @@ def test_a_chunk_is_passed_byte_for_byte(desk, blanks):
     options = {"input": blanks + b"BDAT 6\r\n\r\n\0\r\n.BDAT 3 LAST\n", "text": False}
     answers = [Answer(True, "", os.dup(theirs.fileno()))]
     theirs.close()
-    done = desk.call("sendmail", "-bs", "--state", str(desk.folder), answers=answers, **options)
+    done = control.call("sendmail", "-bs", "--state", str(control.folder), answers=answers, **options)
     thread.join(10)
     assert bytes(heard) == blanks + b"BDAT 6\r\n\r\n\0\r\n.BDAT 3 LAST\r\n"
     assert done.returncode == 65

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpctl import encoding
-from smtpctl.letter import MAX_HEADER, MAX_LINE, Letter
-from smtpctl.part import walk
-from smtpd.smtp.text import MAX_LINE as SERVER_LINE
+from smtpctl.mime_part import walk
+from smtpctl.raw_mail import MAX_HEADER, MAX_LINE, RawMail
+from smtpd.smtp.line_ending import TEXT_LINE_MAX as SERVER_LINE
 
 HUGE = b"0123456789" * 8000
 
 
 def sent(mail):
-    with Letter(io.BytesIO(mail)) as letter:
+    with RawMail(io.BytesIO(mail)) as letter:
         return b"".join(letter.pieces())
 
 

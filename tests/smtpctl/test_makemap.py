@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpctl.makemap import Failed, make, parse
+from smtpctl.makemap import MakemapError, make, parse
 from smtpd.tables import db
 from smtpd.tables.db import DbTable
 from smtpd.tables.table import Service
@@ -154,7 +154,7 @@ def test_a_link_in_its_place_stays_and_leads_to_the_new_file(linked, before):
 
 
 def refused(directory, source="map", target="map.db"):
-    with pytest.raises(Failed) as failed:
+    with pytest.raises(MakemapError) as failed:
         make(str(directory / source), str(directory / target), "map")
     return str(failed.value).replace(f"{directory}/", "")
 
@@ -198,7 +198,7 @@ def test_an_entry_that_could_not_be_looked_up_is_an_error_of_its_line(tmp_path):
     (tmp_path / "map").write_text(f"a b\nbob {'x' * db.VALUE_MAX}\n")
     assert refused(tmp_path) == f"map:2: more than {db.VALUE_MAX} bytes in an entry"
     assert sorted(os.listdir(tmp_path)) == ["map"]
-    largest = "é" * ((db.VALUE_MAX - db.ROW_HEAD - len("bobbob")) // 2)
+    largest = "é" * ((db.VALUE_MAX - db.ROW_OVERHEAD - len("bobbob")) // 2)
     (tmp_path / "map").write_text(f"bob {largest}\n")
     make(str(tmp_path / "map"), str(tmp_path / "map.db"), "map")
     assert DbTable("map", str(tmp_path / "map.db")).find(Service.ALIAS, "bob") == largest

@@ -38,34 +38,34 @@ def newaliases(tmp_path):
     return run
 
 
-def test_aliases_are_counted_and_the_daemon_reads_them_again(newaliases, desk):
-    desk.answers[:] = [TableUpdated(1, "")]
+def test_aliases_are_counted_and_the_daemon_reads_them_again(newaliases, control):
+    control.answers[:] = [TableUpdated(1, "")]
     assert newaliases("root: bob\npostmaster: root\n") == (0, "DIR/aliases: 2 aliases\n", "")
-    assert desk.asked == [UpdateTable(1, "aliases")]
+    assert control.asked == [UpdateTable(1, "aliases")]
 
 
 def test_a_daemon_that_does_not_run_reads_them_when_it_starts(newaliases):
     assert newaliases("root: bob\n") == (0, "DIR/aliases: 1 aliases\n", "")
 
 
-def test_a_daemon_that_cannot_read_them_is_heard(newaliases, desk):
-    desk.answers[:] = [TableUpdated(1, "table aliases: no")]
+def test_a_daemon_that_cannot_read_them_is_heard(newaliases, control):
+    control.answers[:] = [TableUpdated(1, "table aliases: no")]
     assert newaliases("root: bob\n") == (1, "DIR/aliases: 1 aliases\n", "newaliases: table aliases: no\n")
 
 
-def test_an_alias_that_leads_nowhere_is_told_and_read(newaliases, desk):
-    desk.answers[:] = [TableUpdated(1, "")]
+def test_an_alias_that_leads_nowhere_is_told_and_read(newaliases, control):
+    control.answers[:] = [TableUpdated(1, "")]
     status, _, told = newaliases("root: bob\nlist: |cat\nall: :include:/nowhere/all\n")
-    assert (status, desk.asked) == (0, [UpdateTable(1, "aliases")])
+    assert (status, control.asked) == (0, [UpdateTable(1, "aliases")])
     command, include = told.splitlines()
     assert command.startswith('warning: DIR/aliases:2:1: alias "list" is refused: ')
     assert include.startswith('warning: DIR/aliases:3:1: alias "all" includes nothing: ')
 
 
-def test_aliases_that_are_wrong_stay_unread(newaliases, desk):
+def test_aliases_that_are_wrong_stay_unread(newaliases, control):
     told = "newaliases: DIR/aliases:2: x: a quote without its other half\n"
     assert newaliases('root: bob\nx: "y\n') == (1, "", told)
-    assert desk.asked == []
+    assert control.asked == []
 
 
 def test_a_db_is_made_of_the_file_without_its_ending(newaliases, tmp_path):

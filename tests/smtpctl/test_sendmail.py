@@ -26,13 +26,13 @@ def home(tmp_path):
 
 
 @pytest.fixture
-def run(desk, home):
+def run(control, home):
     """`run(*words, mail=…)`: the finished process."""
 
-    def run(*words, mail=MAIL, state=desk.folder, **more):
+    def run(*words, mail=MAIL, state=control.folder, **more):
         environment = {**os.environ, "HOME": str(home)}
         words = ["sendmail", "--state", str(state), *words]
-        done = desk.call(*words, input=mail, text=False, env=environment, **more)
+        done = control.call(*words, input=mail, text=False, env=environment, **more)
         done.errors, done.shown = done.stderr.decode(), done.stdout.decode()
         return done
 
@@ -57,7 +57,7 @@ def sendmail(run):
         server.end()
 
 
-def test_a_mail_is_handed_in(sendmail, desk):
+def test_a_mail_is_handed_in(sendmail, control):
     server = sendmail(*PLAIN)
     assert server.said == [
         "EHLO localhost",
@@ -68,27 +68,27 @@ def test_a_mail_is_handed_in(sendmail, desk):
     ]
     assert server.content.startswith(b"From: ") and server.content.endswith(b"Subject: x\r\n\r\nhello\r\n")
     assert (server.errors, server.shown) == ("", "")
-    assert desk.asked == ["session"]
+    assert control.asked == ["session"]
 
 
 @pytest.mark.parametrize("words, status", [(["-Z"], 64), (["-bd"], 64), ([], 70), (["a b"], 64)])
-def test_misuse_is_told_and_nothing_is_asked(run, desk, home, words, status):
+def test_misuse_is_told_and_nothing_is_asked(run, control, home, words, status):
     done = run(*words)
     assert done.returncode == status and done.errors.startswith("sendmail: ")
-    assert not desk.asked and not list(home.iterdir())
+    assert not control.asked and not list(home.iterdir())
 
 
 @pytest.mark.parametrize("words", [["-q30m"], ["-qRthere.test"], ["-v", "-qIabc"]])
-def test_the_queue_is_not_run_at_intervals_and_not_in_parts(run, desk, words):
+def test_the_queue_is_not_run_at_intervals_and_not_in_parts(run, control, words):
     done = run(*words)
-    assert (done.returncode, done.errors, desk.asked) == (0, "", [])
+    assert (done.returncode, done.errors, control.asked) == (0, "", [])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who alone may do so")
-def test_q_has_the_whole_queue_tried(run, desk):
+def test_q_has_the_whole_queue_tried(run, control):
     done = run("-q", answers=[EnvelopesScheduled(1, 3)])
     assert (done.returncode, done.errors, done.shown) == (0, "", "")
-    assert desk.asked == [ScheduleEnvelopes(1, first_envelope(1), last_envelope(MESSAGE_ID_MAX))]
+    assert control.asked == [ScheduleEnvelopes(1, first_envelope(1), last_envelope(MESSAGE_ID_MAX))]
     assert run("-q").returncode == 69
 
 
@@ -96,9 +96,9 @@ def test_q_has_the_whole_queue_tried(run, desk):
 @pytest.mark.parametrize(
     "words, said", [(["--help"], "usage: sendmail "), (["--version"], f"sendmail (smtpd) {VERSION}\n")]
 )
-def test_help_and_version(desk, name, words, said):
-    done = desk.call(name, "-oi", *words)
-    assert done.returncode == 0 and done.stdout.startswith(said) and not done.stderr and not desk.asked
+def test_help_and_version(control, name, words, said):
+    done = control.call(name, "-oi", *words)
+    assert done.returncode == 0 and done.stdout.startswith(said) and not done.stderr and not control.asked
 
 
 def test_no_recipients_in_the_header(run, home):
@@ -148,7 +148,7 @@ def test_without_a_session_the_mail_is_kept(run, home, answers, status, said):
     assert (home / "dead.letter").read_bytes() == MAIL
 
 
-def test_a_session_that_is_no_socket(run, desk, home):
+def test_a_session_that_is_no_socket(run, control, home):
     reading, writing = os.pipe()
     os.close(writing)
     done = run(*PLAIN, answers=[Answer(True, "", reading)])
@@ -162,17 +162,17 @@ def test_without_standard_input():
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_caller_that_closes_what_it_does_not_read_hears_no_failure(desk, tmp_path, closed):
+def test_a_caller_that_closes_what_it_does_not_read_hears_no_failure(control, tmp_path, closed):
     server = Server({})
-    desk.answers[:] = [server.opened]
-    command = f"exec {sys.executable} -m smtpctl sendmail --state {desk.folder} bob {closed}"
+    control.answers[:] = [server.opened]
+    command = f"exec {sys.executable} -m smtpctl sendmail --state {control.folder} bob {closed}"
     done = subprocess.run(["sh", "-c", command], input=MAIL, timeout=20, cwd=TOP)
     server.end()
     assert done.returncode == 0 and server.content
 
 
-def test_without_standard_output_there_is_no_dialogue(desk):
-    command = f"exec {sys.executable} -m smtpctl sendmail --state {desk.folder} -bs >&-"
+def test_without_standard_output_there_is_no_dialogue(control):
+    command = f"exec {sys.executable} -m smtpctl sendmail --state {control.folder} -bs >&-"
     done = subprocess.run(["sh", "-c", command], input=b"", stderr=subprocess.PIPE, timeout=20, cwd=TOP)
     assert (done.returncode, done.stderr) == (74, b"sendmail: there is no standard output\n")
 
@@ -190,10 +190,10 @@ def test_a_large_mail_that_is_refused_is_saved_whole(sendmail, home):
     assert (home / "dead.letter").read_bytes() == MAIL + body
 
 
-def test_a_header_that_is_too_large_is_saved_whole(run, home, desk):
+def test_a_header_that_is_too_large_is_saved_whole(run, home, control):
     mail = MAIL[:11] + b"X-Y: " + b"z" * 3_000_000 + b"\n\nhello\n"
     done = run(*PLAIN, mail=mail)
-    assert done.returncode == 65 and "the header is too large" in done.errors and not desk.asked
+    assert done.returncode == 65 and "the header is too large" in done.errors and not control.asked
     assert (home / "dead.letter").read_bytes() == mail
 
 
@@ -210,10 +210,10 @@ def test_bs_ends_with_its_input(sendmail):
     assert sendmail("-bs", mail=b"EHLO x\r\n").said == ["EHLO x"]
 
 
-def test_bp_is_show_queue(run, desk):
+def test_bp_is_show_queue(run, control):
     done = run("-bp", answers=[EnvelopesListed(1, [], 0)])
     assert (done.returncode, done.shown, done.errors) == (0, "", "")
-    assert [type(asked) for asked in desk.asked] == [ListEnvelopes]
+    assert [type(asked) for asked in control.asked] == [ListEnvelopes]
 
 
 @pytest.mark.parametrize(

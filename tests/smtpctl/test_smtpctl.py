@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.envelope import Entry, Kind, Origin, Recipient, Schedule, first_envelope, last_envelope
+from smtpd.envelope import Kind, Origin, QueueEntry, Recipient, Schedule, first_envelope, last_envelope
 from smtpd.imsg import (
     ContentNotOpened,
     ContentOpened,
@@ -44,7 +44,7 @@ EVPID = 0x1A2B3C4D00000001
 
 
 def entry(number):
-    return Entry(
+    return QueueEntry(
         Schedule(EVPID + number, Kind.MDA, 1000, 2000, 0, 0, False, False),
         Origin("amy@there.test", "local", "client", "helo", "mx", "", True),
         Recipient("bob@here.test", "bob", "local", Kind.MDA, "bob", ""),
@@ -58,39 +58,39 @@ def entry(number):
 # -- looking --------------------------------------------------------------------------------
 
 
-def test_show_queue_asks_for_a_page_after_the_other(desk):
+def test_show_queue_asks_for_a_page_after_the_other(control):
     pages = [EnvelopesListed(1, [entry(0), entry(1)], EVPID + 2), EnvelopesListed(1, [entry(2)], 0)]
-    shown = desk.run("show", "queue", answers=[*pages])
+    shown = control.run("show", "queue", answers=[*pages])
     assert [line.partition("|")[0] for line in shown.stdout.splitlines()] == [f"{EVPID + n:016x}" for n in range(3)]
-    assert desk.asked == [ListEnvelopes(1, *ALL), ListEnvelopes(1, EVPID + 2, ALL[1])]
+    assert control.asked == [ListEnvelopes(1, *ALL), ListEnvelopes(1, EVPID + 2, ALL[1])]
     assert (shown.returncode, shown.stderr) == (0, "")
 
 
-def test_show_queue_of_a_message_asks_for_its_envelopes(desk):
-    desk.run("show", "queue", "1a2b3c4d", answers=[EnvelopesListed(1, [], 0)])
-    assert desk.asked == [ListEnvelopes(1, first_envelope(0x1A2B3C4D), last_envelope(0x1A2B3C4D))]
+def test_show_queue_of_a_message_asks_for_its_envelopes(control):
+    control.run("show", "queue", "1a2b3c4d", answers=[EnvelopesListed(1, [], 0)])
+    assert control.asked == [ListEnvelopes(1, first_envelope(0x1A2B3C4D), last_envelope(0x1A2B3C4D))]
 
 
-def test_show_queue_as_json_is_an_object_a_line(desk):
-    shown = desk.run("-j", "show", "queue", answers=[EnvelopesListed(1, [entry(0), entry(1)], 0)])
+def test_show_queue_as_json_is_an_object_a_line(control):
+    shown = control.run("-j", "show", "queue", answers=[EnvelopesListed(1, [entry(0), entry(1)], 0)])
     assert [json.loads(line)["user"] for line in shown.stdout.splitlines()] == ["bob", "bob"]
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(desk):
-    script = f"{sys.executable} -m smtpctl --state {desk.folder} show queue | head -1"
-    desk.answers[:] = [EnvelopesListed(1, [entry(n) for n in range(3000)], 0)]
+def test_a_reader_that_has_seen_enough_is_no_error(control):
+    script = f"{sys.executable} -m smtpctl --state {control.folder} show queue | head -1"
+    control.answers[:] = [EnvelopesListed(1, [entry(n) for n in range(3000)], 0)]
     shown = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=20, check=True, cwd=TOP)
     assert len(shown.stdout.splitlines()) == 1 and shown.stderr == ""
 
 
-def test_show_envelope(desk):
-    shown = desk.run("show", "envelope", f"{EVPID:016x}", answers=[EnvelopesListed(1, [entry(0)], 0)])
+def test_show_envelope(control):
+    shown = control.run("show", "envelope", f"{EVPID:016x}", answers=[EnvelopesListed(1, [entry(0)], 0)])
     assert shown.stdout.startswith("evpid: 1a2b3c4d00000001\n")
-    assert desk.asked == [ListEnvelopes(1, EVPID, EVPID)]
+    assert control.asked == [ListEnvelopes(1, EVPID, EVPID)]
 
 
-def test_an_envelope_that_is_not_there(desk):
-    shown = desk.run("show", "envelope", f"{EVPID:016x}", answers=[EnvelopesListed(1, [], 0)])
+def test_an_envelope_that_is_not_there(control):
+    shown = control.run("show", "envelope", f"{EVPID:016x}", answers=[EnvelopesListed(1, [], 0)])
     assert (shown.returncode, shown.stderr) == (1, "smtpctl: no envelope 1a2b3c4d00000001\n")
 
 
@@ -103,50 +103,50 @@ def content(tmp_path):
     return make
 
 
-def test_show_message_is_byte_for_byte(desk, content):
+def test_show_message_is_byte_for_byte(control, content):
     data = b"Subject: \x1b[2J\xff\r\n\n" + bytes(range(256)) * 1000
-    shown = desk.run("show", "message", f"{EVPID:016x}", answers=[content(data)], text=False)
+    shown = control.run("show", "message", f"{EVPID:016x}", answers=[content(data)], text=False)
     assert shown.stdout == data
-    assert desk.asked == [OpenContent(1, 0x1A2B3C4D)]
+    assert control.asked == [OpenContent(1, 0x1A2B3C4D)]
 
 
-def test_on_a_terminal_a_message_commands_nothing(desk, content):
+def test_on_a_terminal_a_message_commands_nothing(control, content):
     ours, theirs = pty.openpty()
     data = "Subject: Grüße\x1b]0;title\x07\x9b2J\r\n".encode() + b"\xff\n"
     options = {"capture_output": False, "stdout": theirs, "text": False}
-    desk.run("show", "message", "1a2b3c4d", answers=[content(data)], **options)
+    control.run("show", "message", "1a2b3c4d", answers=[content(data)], **options)
     os.close(theirs)
     shown = os.read(ours, 65536).decode()
     os.close(ours)
     assert shown == "Subject: Grüße\\033]0;title\\007\\2332J\\015\r\n\\xff\r\n"
 
 
-def test_a_message_that_cannot_be_read(desk):
-    shown = desk.run("show", "message", "1a2b3c4d", answers=[ContentNotOpened(1, "the disk says no")])
+def test_a_message_that_cannot_be_read(control):
+    shown = control.run("show", "message", "1a2b3c4d", answers=[ContentNotOpened(1, "the disk says no")])
     assert (shown.returncode, shown.stderr) == (1, "smtpctl: the disk says no\n")
 
 
-def test_a_message_that_is_not_there(desk, content):
-    shown = desk.run("show", "message", "1a2b3c4d", answers=[content(b"")])
+def test_a_message_that_is_not_there(control, content):
+    shown = control.run("show", "message", "1a2b3c4d", answers=[content(b"")])
     assert (shown.returncode, shown.stderr) == (1, "smtpctl: no message 1a2b3c4d\n")
 
 
-def test_show_status(desk):
-    shown = desk.run("show", "status", answers=[Answer(True, "mda")])
+def test_show_status(control):
+    shown = control.run("show", "status", answers=[Answer(True, "mda")])
     assert shown.stdout == "MDA paused\nSMTP running\n"
-    shown = desk.run("show", "status", "-j", answers=[Answer(True, "mda")])
+    shown = control.run("show", "status", "-j", answers=[Answer(True, "mda")])
     assert json.loads(shown.stdout) == {"mda": "paused", "smtp": "running"}
 
 
-def test_show_stats_is_sorted(desk):
+def test_show_stats_is_sorted(control):
     counters = {"uptime": 93784, "smtp.session": 3, "control.session": 1}
-    shown = desk.run("show", "stats", answers=[StatisticsShown(1, counters)])
+    shown = control.run("show", "stats", answers=[StatisticsShown(1, counters)])
     assert shown.stdout == "control.session=1\nsmtp.session=3\nuptime=93784\nuptime.human=1d2h3m4s\n"
 
 
-def test_show_quarantine(desk):
+def test_show_quarantine(control):
     rows = [(EVPID, 1000, "bad | row")]
-    shown = desk.run("show", "quarantine", answers=[QuarantineListed(1, rows)])
+    shown = control.run("show", "quarantine", answers=[QuarantineListed(1, rows)])
     assert shown.stdout == "1a2b3c4d00000001|1000|bad \\174 row\n"
 
 
@@ -169,10 +169,10 @@ def test_show_quarantine(desk):
         ("update table aliases", UpdateTable(1, "aliases"), TableUpdated(1, ""), "command succeeded"),
     ],
 )
-def test_an_order_asks_and_says_what_became_of_it(desk, words, question, answer, said):
-    done = desk.run(*words.split(), answers=[answer])
+def test_an_order_asks_and_says_what_became_of_it(control, words, question, answer, said):
+    done = control.run(*words.split(), answers=[answer])
     assert (done.returncode, done.stdout, done.stderr) == (0, said + "\n", "")
-    assert desk.asked == [question]
+    assert control.asked == [question]
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,10 @@ def test_an_order_asks_and_says_what_became_of_it(desk, words, question, answer,
         ("resume smtp", ListenersPaused(1, False), "smtp is not paused"),
     ],
 )
-def test_what_is_so_already_fails_and_says_so(desk, words, answer, reason):
-    done = desk.run(*words.split(), answers=[answer])
+def test_what_is_so_already_fails_and_says_so(control, words, answer, reason):
+    done = control.run(*words.split(), answers=[answer])
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"smtpctl: command failed: {reason}\n")
-    done = desk.run("-j", *words.split(), answers=[answer])
+    done = control.run("-j", *words.split(), answers=[answer])
     assert (done.returncode, json.loads(done.stdout)) == (1, {"succeeded": False, "reason": reason})
 
 
@@ -201,18 +201,18 @@ OF_A_RANGE = [
 
 @pytest.mark.parametrize("words, answer, done, reason", OF_A_RANGE)
 @pytest.mark.parametrize("which", ["all", "1a2b3c4d", "1a2b3c4d00000001"])
-def test_an_order_that_changes_nothing_says_why(desk, words, answer, done, reason, which):
+def test_an_order_that_changes_nothing_says_why(control, words, answer, done, reason, which):
     listed = EnvelopesListed(1, [entry(0)], 0)
-    ordered = desk.run(*words.split(), which, answers=[answer(1, 0), listed])
+    ordered = control.run(*words.split(), which, answers=[answer(1, 0), listed])
     assert (ordered.returncode, ordered.stdout) == (0, f"0 envelopes {done}\n")
     assert ordered.stderr == f"smtpctl: {reason}\n"
-    ordered = desk.run("-j", *words.split(), which, answers=[answer(1, 0), listed])
+    ordered = control.run("-j", *words.split(), which, answers=[answer(1, 0), listed])
     assert (ordered.returncode, json.loads(ordered.stdout)) == (0, {"count": 0, "reason": reason})
 
 
 @pytest.mark.parametrize("words, answer, done, reason", OF_A_RANGE)
-def test_an_order_for_an_empty_queue_is_done(desk, words, answer, done, reason):
-    ordered = desk.run(*words.split(), "all", answers=[answer(1, 0), EnvelopesListed(1, [], 0)])
+def test_an_order_for_an_empty_queue_is_done(control, words, answer, done, reason):
+    ordered = control.run(*words.split(), "all", answers=[answer(1, 0), EnvelopesListed(1, [], 0)])
     assert (ordered.returncode, ordered.stdout, ordered.stderr) == (0, f"0 envelopes {done}\n", "")
 
 
@@ -230,28 +230,28 @@ NOWHERE = ["1a2b3c4d", "00000000", "80000000", "ffffffff"]
     ids=str,
 )
 @pytest.mark.parametrize("id", [*NOWHERE, *[f"{id}00000001" for id in NOWHERE]])
-def test_an_id_that_does_not_exist_is_said_whatever_its_value(desk, content, words, answers, id):
+def test_an_id_that_does_not_exist_is_said_whatever_its_value(control, content, words, answers, id):
     if words == ("show envelope" if len(id) == 8 else "show queue"):
         return  # the grammar does not have it
-    done = desk.run(*words.split(), id, answers=answers or [content(b"")])
+    done = control.run(*words.split(), id, answers=answers or [content(b"")])
     what = "message" if len(id) == 8 else "envelope"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"smtpctl: no {what} {id}\n")
     if not id.startswith("1a2b3c4d"):
-        assert desk.asked == []
+        assert control.asked == []
 
 
-def test_paused_deliveries_are_why_mail_waits(desk):
+def test_paused_deliveries_are_why_mail_waits(control):
     listed = EnvelopesListed(1, [entry(0)], 0, mda_paused=True)
-    shown = desk.run("show", "queue", answers=[listed])
+    shown = control.run("show", "queue", answers=[listed])
     assert shown.stdout.endswith("|mda is paused\n")
-    shown = desk.run("-j", "show", "queue", answers=[listed])
+    shown = control.run("-j", "show", "queue", answers=[listed])
     assert json.loads(shown.stdout)["reason"] == "mda is paused"
-    shown = desk.run("show", "envelope", f"{EVPID:016x}", answers=[listed])
+    shown = control.run("show", "envelope", f"{EVPID:016x}", answers=[listed])
     assert "\nreason: mda is paused\n" in shown.stdout
 
 
-def test_a_table_that_stays_as_it_was_fails_with_the_reason(desk):
-    done = desk.run("update", "table", "aliases", answers=[TableUpdated(1, "table aliases: line 2")])
+def test_a_table_that_stays_as_it_was_fails_with_the_reason(control):
+    done = control.run("update", "table", "aliases", answers=[TableUpdated(1, "table aliases: line 2")])
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "smtpctl: table aliases: line 2\n")
 
 
@@ -259,14 +259,14 @@ def test_a_table_that_stays_as_it_was_fails_with_the_reason(desk):
 
 
 @pytest.mark.parametrize("words, answer", [("queue", EnvelopesListed), ("quarantine", QuarantineListed)])
-def test_a_queue_that_cannot_be_read_is_not_shown_as_an_empty_one(desk, words, answer):
+def test_a_queue_that_cannot_be_read_is_not_shown_as_an_empty_one(control, words, answer):
     more = (0,) if answer is EnvelopesListed else ()
-    shown = desk.run("show", words, answers=[answer(1, [], *more, "the disk is gone")])
+    shown = control.run("show", words, answers=[answer(1, [], *more, "the disk is gone")])
     assert (shown.returncode, shown.stdout, shown.stderr) == (1, "", "smtpctl: the disk is gone\n")
 
 
-def test_who_is_not_root_is_told_so(desk):
-    denied = desk.run("show", "queue", answers=[Denied(1, "need root privileges")])
+def test_who_is_not_root_is_told_so(control):
+    denied = control.run("show", "queue", answers=[Denied(1, "need root privileges")])
     assert (denied.returncode, denied.stderr) == (1, "smtpctl: need root privileges\n")
 
 
@@ -276,44 +276,44 @@ def test_a_daemon_that_does_not_run(tmp_path):
     assert (shown.returncode, shown.stderr) == (1, "smtpctl: smtpd doesn't seem to be running\n")
 
 
-def test_a_daemon_of_another_version(desk):
-    desk.peer_id ^= 1
-    shown = desk.run("show", "queue")
+def test_a_daemon_of_another_version(control):
+    control.peer_id ^= 1
+    shown = control.run("show", "queue")
     assert (shown.returncode, shown.stderr) == (1, "smtpctl: smtpd is of another version: it has to be restarted\n")
 
 
-def test_a_daemon_that_hangs_up(desk):
-    shown = desk.run("show", "queue")
+def test_a_daemon_that_hangs_up(control):
+    shown = control.run("show", "queue")
     assert (shown.returncode, shown.stderr) == (1, "smtpctl: smtpd closed the connection\n")
 
 
-def test_what_is_no_command_is_not_guessed(desk):
-    wrong = desk.run("show", "st")
+def test_what_is_no_command_is_not_guessed(control):
+    wrong = control.run("show", "st")
     assert wrong.returncode == 255
     assert wrong.stderr == "smtpctl: ambiguous word: st\npossibilities are:\n  show stats\n  show status\n"
-    assert desk.asked == []
+    assert control.asked == []
 
 
-def test_what_is_not_built_yet_says_so(desk):
-    wrong = desk.run("show", "relays")
+def test_what_is_not_built_yet_says_so(control):
+    wrong = control.run("show", "relays")
     assert (wrong.returncode, wrong.stderr) == (1, "smtpctl: show relays: not available yet\n")
 
 
-def test_an_unknown_option(desk):
-    wrong = desk.run("--stats")
+def test_an_unknown_option(control):
+    wrong = control.run("--stats")
     assert wrong.returncode == 255 and "unknown option --stats" in wrong.stderr
 
 
 @pytest.mark.parametrize("words", [["-h"], ["pause", "-h"], ["show", "queue", "-h"]])
-def test_help_names_the_exit_codes(desk, words):
-    shown = desk.run(*words)
+def test_help_names_the_exit_codes(control, words):
+    shown = control.run(*words)
     assert shown.returncode == 0 and "255" in shown.stdout
     assert ("show queue" in shown.stdout) == (words != ["pause", "-h"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives up being that")
 @pytest.mark.parametrize("words", [["show", "status"], ["show", "quarantine"]], ids=["a query", "an imsg"])
-def test_root_is_given_up_before_the_first_answer(desk, words):
+def test_root_is_given_up_before_the_first_answer(control, words):
     seen = []
 
     def see(sock):
@@ -330,8 +330,8 @@ def test_root_is_given_up_before_the_first_answer(desk, words):
             see(sock)
             query.answer(sock, Answer(True, ""))
 
-    desk._answer, desk._answer_query = answer, answer_query
-    assert desk.run(*words).returncode == 0
+    control._answer, control._answer_query = answer, answer_query
+    assert control.run(*words).returncode == 0
     try:
         import pwd
 

@@ -17,7 +17,7 @@ from tests.smtpctl.server import Server
 
 OF_PYTHON = {"_collections_abc", "_socket", "_stat", "errno", "genericpath", "os", "posixpath", "pwd", "select", "stat"}
 ASKING = {
-    "smtpd.ipc.disposition",
+    "smtpd.ipc.signal_disposition",
     "smtpctl",
     "smtpctl.connection",
     "smtpctl.__main__",
@@ -26,13 +26,13 @@ ASKING = {
     "smtpd.ipc.query",
 } | {
     "smtpd.config",
-    "smtpd.config.place",
+    "smtpd.paths",
 }
 SENDING = {
-    "smtpctl.envelope",
-    "smtpctl.letter",
-    "smtpctl.option",
-    "smtpctl.plain",
+    "smtpctl.addressing",
+    "smtpctl.raw_mail",
+    "smtpctl.sendmail_option",
+    "smtpctl.simple_address",
     "smtpctl.sendmail",
     "smtpctl.submission",
     "smtpctl.visible",
@@ -40,10 +40,10 @@ SENDING = {
     "smtpd.smtp.line",
     "smtpd.smtp.reply",
     "smtpd.smtp.response",
-    "smtpd.smtp.text",
-    "smtpd.smtp.transfer",
+    "smtpd.smtp.line_ending",
+    "smtpd.smtp.dot_stuffing",
 }
-SHOWING = {"smtpctl.command", "smtpctl.status", "smtpctl.visible", "smtpctl.word"}
+SHOWING = {"smtpctl.command", "smtpctl.status", "smtpctl.visible", "smtpctl.command_parser"}
 
 MAIL = b"From: Amy A. <amy@here.test>\nTo: Bob <bob@here.test>, carol\nSubject: x\n\nhello\n"
 RUNS = 15
@@ -79,7 +79,7 @@ def names(said):
 
 
 @pytest.fixture
-def server(desk):
+def server(control):
     made = []
 
     def make():
@@ -92,15 +92,15 @@ def server(desk):
 
 
 @pytest.mark.parametrize("words", [["-oi", "-t"], ["-f", "amy@here.test", "bob", "carol@here.test"]])
-def test_a_usual_mail_loads_only_what_it_needs(programs, desk, server, words):
-    desk.answers[:] = [server()]
-    found = loaded(programs / "sendmail", "--state", str(desk.folder), *words)
+def test_a_usual_mail_loads_only_what_it_needs(programs, control, server, words):
+    control.answers[:] = [server()]
+    found = loaded(programs / "sendmail", "--state", str(control.folder), *words)
     assert found <= OF_PYTHON | ASKING | SENDING
 
 
-def test_show_status_loads_only_what_it_needs(programs, desk):
-    desk.answers[:] = [Answer(True, "mda")]
-    found = loaded(programs / "smtpctl", "--state", str(desk.folder), "show", "status")
+def test_show_status_loads_only_what_it_needs(programs, control):
+    control.answers[:] = [Answer(True, "mda")]
+    found = loaded(programs / "smtpctl", "--state", str(control.folder), "show", "status")
     assert found <= OF_PYTHON | ASKING | SHOWING
 
 
@@ -115,15 +115,15 @@ def cost(mail, *command):
 
 
 @pytest.mark.parametrize("words", [["sendmail", "-t"], ["smtpctl", "show", "status"]], ids=" ".join)
-def test_a_call_costs_little_more_than_the_interpreter(programs, desk, server, tmp_path, words):
+def test_a_call_costs_little_more_than_the_interpreter(programs, control, server, tmp_path, words):
     mail = tmp_path / "mail"
     mail.write_bytes(MAIL)
     nothing, calls = [], []
     name, *words = words
     for _ in range(RUNS):
         nothing.append(cost(mail, sys.executable, "-c", "pass"))
-        desk.answers[:] = [Answer(True, "") if name == "smtpctl" else server()]
-        calls.append(cost(mail, programs / name, "--state", str(desk.folder), *words))
+        control.answers[:] = [Answer(True, "") if name == "smtpctl" else server()]
+        calls.append(cost(mail, programs / name, "--state", str(control.folder), *words))
     assert min(calls) <= BUDGET * min(nothing)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpctl.submission import Lost, Mail, Refused, Submission
+from smtpctl.submission import ConnectionLost, Submission, SubmissionMail, SubmissionRefused
 from tests.smtpctl.server import Server
 
 AMY, BOB = "amy@here.test", "bob@here.test"
@@ -17,7 +17,7 @@ def talk(mail=None, answers=None, content=CONTENT):
     shown = []
     try:
         with server.sock as sock:
-            Submission(sock, shown.append).send(mail or Mail(AMY, (BOB,), 6), content)
+            Submission(sock, shown.append).send(mail or SubmissionMail(AMY, (BOB,), 6), content)
     finally:
         server.end()
     return server, shown
@@ -31,7 +31,7 @@ def test_a_mail_is_handed_in():
 
 
 def test_what_is_asked_for_is_asked_where_it_is_offered():
-    mail = Mail(AMY, (BOB,), 6, True, "HDRS", "a+b=c d", "SUCCESS,DELAY")
+    mail = SubmissionMail(AMY, (BOB,), 6, True, "HDRS", "a+b=c d", "SUCCESS,DELAY")
     server, _ = talk(mail)
     assert server.said[1] == "MAIL FROM:<amy@here.test> SIZE=6 BODY=8BITMIME RET=HDRS ENVID=a+2Bb+3Dc+20d"
     assert server.said[2] == "RCPT TO:<bob@here.test> NOTIFY=SUCCESS,DELAY"
@@ -40,7 +40,7 @@ def test_what_is_asked_for_is_asked_where_it_is_offered():
 
 
 def test_addresses_beyond_ascii_need_smtputf8():
-    server, _ = talk(Mail("", ("jürgen@bücher.test",), 6))
+    server, _ = talk(SubmissionMail("", ("jürgen@bücher.test",), 6))
     assert server.said[1:3] == ["MAIL FROM:<> SIZE=6 SMTPUTF8", "RCPT TO:<jürgen@bücher.test>"]
 
 
@@ -53,8 +53,8 @@ def test_the_dialogue_is_shown_and_prints():
 @pytest.mark.parametrize("answer, temporary", [("550 5.1.1 nobody", False), ("450 4.2.1 later", True)])
 def test_one_bad_recipient_keeps_the_mail_from_all_and_each_is_named(answer, temporary):
     bad = tuple(f"bad@{number}.test" for number in range(2))
-    with pytest.raises(Refused) as refused:
-        talk(Mail(AMY, (BOB, *bad), 6), {"RCPT TO:<bad": answer})
+    with pytest.raises(SubmissionRefused) as refused:
+        talk(SubmissionMail(AMY, (BOB, *bad), 6), {"RCPT TO:<bad": answer})
     assert refused.value.texts == (f"bad@0.test: {answer}", f"bad@1.test: {answer}", "so it was sent to nobody")
     assert refused.value.temporary is temporary
 
@@ -72,7 +72,7 @@ def test_one_bad_recipient_keeps_the_mail_from_all_and_each_is_named(answer, tem
     ],
 )
 def test_a_refusal_is_told_in_the_servers_words(answers, temporary, said):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SubmissionRefused) as refused:
         talk(answers=answers)
     assert (refused.value.texts, refused.value.temporary) == ((said,), temporary)
 
@@ -82,12 +82,12 @@ def test_a_refusal_is_told_in_the_servers_words(answers, temporary, said):
     [{"": ""}, {"EHLO": "nonsense"}, {"MAIL": "250\0 ok"}, {"RCPT": "250-" + "x" * 5000}, {"DATA": ""}, {".": ""}],
 )
 def test_a_server_that_makes_no_sense_or_goes_is_lost(answers):
-    with pytest.raises(Lost):
+    with pytest.raises(ConnectionLost):
         talk(answers=answers)
 
 
 def test_a_server_that_refuses_while_it_is_sent_content_is_heard():
-    with pytest.raises(Refused, match="554 enough"):
+    with pytest.raises(SubmissionRefused, match="554 enough"):
         talk(answers={"DATA": "354 go\r\n554 enough", ".": ""}, content=[b"x" * 65536] * 100)
 
 
@@ -102,5 +102,5 @@ def test_a_server_may_answer_anything(garbage):
     words = dict(zip(("", "EHLO", "MAIL", "RCPT"), garbage, strict=False))
     try:
         talk(answers={**words, "RCPT": ""})
-    except (Lost, Refused):
+    except (ConnectionLost, SubmissionRefused):
         pass

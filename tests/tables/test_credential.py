@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from smtpd.tables.credential import (
     Argon2,
-    Locked,
-    Malformed,
+    CredentialError,
+    CredentialLocked,
     make_hash,
     make_verifier,
     parse_credential,
@@ -88,7 +88,7 @@ def test_what_doveadm_has_made_is_checked_here(value):
     ],
 )
 def test_a_scheme_that_is_not_available_lets_nobody_in(value):
-    with pytest.raises(Malformed) as refused:
+    with pytest.raises(CredentialError) as refused:
         parse_credential(value)
     assert "secret" not in str(refused.value)
 
@@ -97,13 +97,13 @@ def test_a_scheme_that_is_not_available_lets_nobody_in(value):
     "value", ["", "x", "*", "{CRYPT}!", "{CRYPT}", "!", "!" + YESCRYPT, "*LK*", "bob:", "bob:!", "bob:x"]
 )
 def test_who_is_locked_out(value):
-    with pytest.raises(Locked):
+    with pytest.raises(CredentialLocked):
         parse_credential(value)
 
 
 @pytest.mark.parametrize("value", ["secret", "bob:secret", "$1$abc$iCQ2D3nhptRYi27fDYv2s1", "SCRAM-SHA-1$4096:a$b:c"])
 def test_a_password_in_the_clear_or_a_weak_hash_lets_nobody_in(value):
-    with pytest.raises(Malformed) as refused:
+    with pytest.raises(CredentialError) as refused:
         parse_credential(value)
     assert "secret" not in str(refused.value)
 
@@ -138,7 +138,7 @@ def test_the_form_is_right_where_only_its_numbers_are_wrong():
     ],
 )
 def test_an_argon2_that_asks_for_too_much_or_makes_no_sense(value):
-    with pytest.raises(Malformed):
+    with pytest.raises(CredentialError):
         parse_credential(value)
 
 
@@ -148,7 +148,7 @@ def test_garbage_is_malformed_and_nothing_else(garbage, at):
     for text in (garbage, ARGON2[:at] + garbage, garbage + ARGON2[at:]):
         try:
             parse_credential(text)
-        except (Malformed, Locked) as refused:
+        except (CredentialError, CredentialLocked) as refused:
             assert ARGON2 not in str(refused)
 
 

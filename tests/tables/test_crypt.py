@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.tables import crypt
-from smtpd.tables.crypt import Malformed, parse_crypt
+from smtpd.tables.crypt import CryptHashError, parse_crypt
 
 LETTERS = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -54,7 +54,7 @@ def test_what_stands_before_a_nul_is_not_the_password():
     ],
 )
 def test_what_is_no_hash_that_is_accepted(stored):
-    with pytest.raises(Malformed):
+    with pytest.raises(CryptHashError):
         parse_crypt(stored)
 
 
@@ -71,7 +71,7 @@ def test_what_is_no_hash_that_is_accepted(stored):
     ],
 )
 def test_a_hash_that_asks_for_too_much(stored):
-    with pytest.raises(Malformed) as refused:
+    with pytest.raises(CryptHashError) as refused:
         parse_crypt(stored)
     assert stored not in str(refused.value)
 
@@ -82,7 +82,7 @@ def test_garbage_is_malformed_and_nothing_else(garbage, at):
     for text in (garbage, YESCRYPT[:at] + garbage, garbage + YESCRYPT[at:]):
         try:
             parse_crypt(text)
-        except Malformed:
+        except CryptHashError:
             pass
 
 

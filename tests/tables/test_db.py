@@ -6,11 +6,11 @@ from contextlib import closing
 
 import pytest
 
-from smtpd.config.slice import TableSlice
+from smtpd.lookup.open_tables import open_table
+from smtpd.slice import TableSlice
 from smtpd.tables import db
 from smtpd.tables.db import DbTable, encode
-from smtpd.tables.opening import open_table
-from smtpd.tables.table import Service, Unavailable
+from smtpd.tables.table import Service, TableUnavailable
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_set_has_keys_only(make):
     table = make([("a", None)])
     table.update()
     assert table.check(Service.STRING, "A") is True
-    assert isinstance(table.find(Service.ALIAS, "a"), Unavailable)
+    assert isinstance(table.find(Service.ALIAS, "a"), TableUnavailable)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_nothing_or_nonsense_in_its_place_leaves_what_was_served(make):
         with open(table.path, "wb") as file:
             file.write(content)
         assert table.find(Service.ALIAS, "a") == "one"
-        assert isinstance(table.update(), Unavailable)
+        assert isinstance(table.update(), TableUnavailable)
     make([("a", "two")])
     assert table.find(Service.ALIAS, "a") == "two"
 
@@ -134,12 +134,12 @@ def test_an_entry_that_would_make_it_useless_leaves_what_was_served(make, warnin
     assert table.update() is None
     make([good, bad])
     assert table.check(service, key) is True
-    assert isinstance(table.update(), Unavailable)
+    assert isinstance(table.update(), TableUnavailable)
     assert table.check(service, key) is True
     assert len(warnings) == 1
-    assert db.trouble_at_start(table.path, (service,))
-    assert not db.trouble_at_start(table.path, (Service.STRING,))
-    assert not db.trouble_at_start(table.path + ".gone", (service,))
+    assert db.fault_at_start(table.path, (service,))
+    assert not db.fault_at_start(table.path, (Service.STRING,))
+    assert not db.fault_at_start(table.path + ".gone", (service,))
 
 
 def test_a_file_that_makemap_did_not_make_is_refused(tmp_path):
@@ -147,16 +147,16 @@ def test_a_file_that_makemap_did_not_make_is_refused(tmp_path):
     with sqlite3.connect(path) as connection:
         connection.execute(db.SCHEMA)
     connection.close()
-    assert DbTable("map", str(path)).update() == Unavailable(f"table map: {path}: not made by makemap")
+    assert DbTable("map", str(path)).update() == TableUnavailable(f"table map: {path}: not made by makemap")
     path.write_bytes(b"\0\0\0\0\0\0\0\1\0\0\0\0\x61\x15\x06\0")  # Berkeley DB's
-    assert DbTable("map", str(path)).update() == Unavailable(f"table map: {path}: not made by makemap")
+    assert DbTable("map", str(path)).update() == TableUnavailable(f"table map: {path}: not made by makemap")
 
 
 def test_a_file_that_is_not_there_is_unavailable_until_it_is(make, tmp_path):
     table = make([("a", "one")])
     os.rename(table.path, tmp_path / "away")
-    assert table.update() == Unavailable(f"table map: {table.path}: No such file or directory")
-    assert isinstance(table.check(Service.STRING, "a"), Unavailable)
+    assert table.update() == TableUnavailable(f"table map: {table.path}: No such file or directory")
+    assert isinstance(table.check(Service.STRING, "a"), TableUnavailable)
     os.rename(tmp_path / "away", table.path)
     assert table.find(Service.ALIAS, "a") == "one"
 
@@ -165,7 +165,7 @@ def test_more_keys_than_can_be_compared_with_are_not_compared_with(make, monkeyp
     monkeypatch.setattr(db, "KEYS_MAX", 3)
     table = make([(f"d{number}.test", None) for number in range(4)])
     table.update()
-    assert isinstance(table.check(Service.DOMAIN, "d1.test"), Unavailable)
+    assert isinstance(table.check(Service.DOMAIN, "d1.test"), TableUnavailable)
     assert table.check(Service.STRING, "d1.test") is True
 
 
@@ -204,4 +204,4 @@ def test_a_file_that_never_stays_is_trouble_and_no_endless_loop(make, monkeypatc
     stamps = iter(range(100))
     monkeypatch.setattr(db, "_stamp", lambda path: (0, next(stamps), 0, 0))
     trouble = table.update()
-    assert isinstance(trouble, Unavailable) and trouble.reason.endswith("other files take its place all the time")
+    assert isinstance(trouble, TableUnavailable) and trouble.reason.endswith("other files take its place all the time")

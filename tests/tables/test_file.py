@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.slice import TableSlice
+from smtpd.lookup.open_tables import open_table
+from smtpd.slice import TableSlice
 from smtpd.tables.file import FileTable, parse, read
 from smtpd.tables.inline import ListTable, MappingTable
-from smtpd.tables.opening import open_table
-from smtpd.tables.table import Service, Unavailable
-from smtpd.tables.text import LARGEST_FILE, Malformed, decode, read_file
+from smtpd.tables.table import Service, TableUnavailable
+from smtpd.tables.text_file import FILE_SIZE_MAX, TextFileError, decode, read_file
 
 MAPPINGS = [
     ("a: b", [("a", "b")]),
@@ -105,7 +105,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("text, line, reason", FAULTS)
 def test_a_line_that_does_not_fit_is_a_fault_with_its_number(text, line, reason):
-    with pytest.raises(Malformed) as malformed:
+    with pytest.raises(TextFileError) as malformed:
         parse(text)
     assert malformed.value.faults == ((line, reason),)
     assert str(malformed.value) == f"line {line}: {reason}"
@@ -121,7 +121,7 @@ def test_all_faults_are_told_and_the_good_lines_are_there():
     content = read("a: b\nc\nd: e\nf\ng: \0\n")
     assert [line for line, _ in content.faults] == [2, 4, 5]
     assert list(content.pairs()) == [("a", "b"), ("d", "e")]
-    with pytest.raises(Malformed, match="^line 2: .* \\(and 2 more\\)$"):
+    with pytest.raises(TextFileError, match="^line 2: .* \\(and 2 more\\)$"):
         parse("a: b\nc\nd: e\nf\ng: \0\n")
 
 
@@ -180,7 +180,7 @@ def test_bytes_become_text(content, text):
 def test_any_bytes_are_a_table_or_malformed(content):
     try:
         assert not any("\ud800" <= char <= "\udfff" for entry in parse(decode(content)).entries for char in entry.key)
-    except Malformed as malformed:
+    except TextFileError as malformed:
         assert malformed.faults
 
 
@@ -189,14 +189,14 @@ def test_a_file_is_read_as_it_is_up_to_a_size(tmp_path):
     path.write_bytes(b"a\r\nb\n")
     assert read_file(str(path)) == "a\r\nb\n"
     with path.open("wb") as file:
-        file.truncate(LARGEST_FILE + 1)
+        file.truncate(FILE_SIZE_MAX + 1)
     with pytest.raises(OSError, match="too large"):
         read_file(str(path))
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    assert FileTable("t", str(tmp_path / "fifo")).update() == Unavailable(
+    assert FileTable("t", str(tmp_path / "fifo")).update() == TableUnavailable(
         f"table t: {tmp_path}/fifo: not a regular file"
     )
 
@@ -208,7 +208,7 @@ def test_a_file_is_served_once_it_was_read(tmp_path):
     path = tmp_path / "domains"
     path.write_text("*.here.test\n")
     table = open_table(TableSlice("domains", path=str(path), backend="file"), "+")
-    assert isinstance(table.check(Service.DOMAIN, "a.here.test"), Unavailable)
+    assert isinstance(table.check(Service.DOMAIN, "a.here.test"), TableUnavailable)
     assert table.update() is None
     assert table.check(Service.DOMAIN, "a.here.test") is True
 
@@ -219,7 +219,7 @@ def test_a_file_that_went_wrong_leaves_what_was_served(tmp_path):
     table = FileTable("aliases", str(path))
     table.update()
     path.write_text("root: amy\nwrong\n")
-    assert table.update() == Unavailable(f"table aliases: {path}: line 2: a value is expected behind the key")
+    assert table.update() == TableUnavailable(f"table aliases: {path}: line 2: a value is expected behind the key")
     assert table.find(Service.ALIAS, "ROOT") == "bob"
 
 
@@ -238,7 +238,7 @@ def test_an_entry_that_would_make_the_table_useless_leaves_what_was_served(tmp_p
     assert table.update() is None
     path.write_bytes(bad.encode(errors="surrogateescape"))
     trouble = table.update()
-    assert isinstance(trouble, Unavailable) and re.search(f"table t: {path}: {reason}", trouble.reason)
+    assert isinstance(trouble, TableUnavailable) and re.search(f"table t: {path}: {reason}", trouble.reason)
     assert table.check(service, key) is True
     path.write_text(good + good.replace("192", "193"))
     assert table.update() is None
@@ -250,7 +250,7 @@ def test_a_list_takes_no_place_of_a_mapping(tmp_path):
     table = open_table(TableSlice("aliases", path=str(path), backend="file", services=(Service.ALIAS,)), "+")
     table.update()
     path.write_text("root\n")
-    assert table.update() == Unavailable(f"table aliases: {path}: line 1: this file is a list, expected a mapping")
+    assert table.update() == TableUnavailable(f"table aliases: {path}: line 1: this file is a list, expected a mapping")
     assert table.find(Service.ALIAS, "root") == "bob"
 
 
@@ -259,13 +259,13 @@ def test_a_file_that_is_not_there_is_unavailable(tmp_path):
     assert (
         table.update()
         == table.check(Service.STRING, "x")
-        == Unavailable(f"table gone: {tmp_path}/gone: No such file or directory")
+        == TableUnavailable(f"table gone: {tmp_path}/gone: No such file or directory")
     )
 
 
 def test_a_file_that_is_no_text_is_unavailable(tmp_path):
     (tmp_path / "t").write_bytes(b"\xff\xfe")
-    assert isinstance(FileTable("t", str(tmp_path / "t")).update(), Unavailable)
+    assert isinstance(FileTable("t", str(tmp_path / "t")).update(), TableUnavailable)
 
 
 def test_a_mapping_is_checked_by_its_keys_and_the_later_value_holds():
@@ -288,11 +288,11 @@ def test_expressions_that_are_the_keys_of_a_mapping_keep_their_case():
 
 
 def test_a_list_has_no_values():
-    assert isinstance(ListTable("l", ["a"]).find(Service.ALIAS, "a"), Unavailable)
+    assert isinstance(ListTable("l", ["a"]).find(Service.ALIAS, "a"), TableUnavailable)
 
 
 def test_an_entry_that_means_nothing_makes_the_table_unavailable_for_that_service_alone():
     table = open_table(TableSlice("t", entries=("(",)), "+")
-    assert isinstance(table.check(Service.REGEX, "x"), Unavailable)
+    assert isinstance(table.check(Service.REGEX, "x"), TableUnavailable)
     assert table.check(Service.STRING, "(") is True
     assert table.update() is None

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.slice import TableSlice
-from smtpd.tables.opening import open_table
+from smtpd.lookup.open_tables import open_table
+from smtpd.slice import TableSlice
 from smtpd.tables.passwd import Accounts, parse, read
-from smtpd.tables.table import Service, Unavailable
-from smtpd.tables.text import Malformed
+from smtpd.tables.table import Service, TableUnavailable
+from smtpd.tables.text_file import TextFileError
 
 TEXT = """\
 # people
@@ -76,14 +76,14 @@ def test_a_name_that_comes_again_does_not_become_root(accounts):
 def test_names_are_a_list_and_no_aliases(accounts):
     assert accounts.check(Service.STRING, "Kim") is True
     assert accounts.check(Service.MAILADDR, "kim+x@here.test") is True
-    assert isinstance(accounts.find(Service.ALIAS, "kim"), Unavailable)
+    assert isinstance(accounts.find(Service.ALIAS, "kim"), TableUnavailable)
 
 
 @pytest.mark.parametrize(
     "line", ["bob", ":x", "bob:\0", " :x", "bob:x:::\0", "b\udcfcb:x", "bob:\udcfc", "a:b::::\udcfc"]
 )
 def test_a_line_that_is_no_account_is_a_fault_with_its_number(line):
-    with pytest.raises(Malformed, match="^line 2: "):
+    with pytest.raises(TextFileError, match="^line 2: "):
         parse(f"# one\n{line}\n")
 
 
@@ -98,7 +98,7 @@ def test_all_faults_are_told_and_the_good_lines_are_there():
 def test_any_text_is_accounts_or_malformed(text):
     try:
         accounts = parse(text)
-    except Malformed:
+    except TextFileError:
         return
     for account in accounts:
         assert account.name and ":" not in account.name + account.password
@@ -111,5 +111,5 @@ def test_a_file_that_went_wrong_leaves_what_was_served(tmp_path):
     table = open_table(TableSlice("people", path=str(path), backend="passwd"), "+")
     assert table.update() is None
     path.write_text("bob\n")
-    assert isinstance(table.update(), Unavailable)
+    assert isinstance(table.update(), TableUnavailable)
     assert table.find(Service.CREDENTIALS, "bob") == "$6$x$y"

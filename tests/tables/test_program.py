@@ -4,8 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.tables.program import KEY_MAX, LINE_MAX, PATIENCE, UNDER_WAY, Broken, ProgramTable, Unserved
-from smtpd.tables.table import Awaited, Service, Unavailable
+from smtpd.tables.program import (
+    ANSWER_TIMEOUT,
+    KEY_MAX,
+    LINE_MAX,
+    QUESTIONS_MAX,
+    ProgramError,
+    ProgramTable,
+    ServiceUnavailable,
+)
+from smtpd.tables.table import PendingAnswer, Service, TableUnavailable
 
 HANDSHAKE = b"config|smtpd-version|7.8.0-smtpd\nconfig|protocol|0.1\nconfig|tablename|people\nconfig|ready\n"
 REGISTERED = b"register|alias\nregister|mailaddr\nregister|regex\nregister|auth\nregister|ready\n"
@@ -29,7 +37,7 @@ class Program:
         return lines
 
     def ask(self, awaited):
-        assert isinstance(awaited, Awaited), awaited
+        assert isinstance(awaited, PendingAnswer), awaited
         awaited.begin(self.answers.append)
 
     def find(self, key, service=Service.ALIAS):
@@ -37,11 +45,11 @@ class Program:
 
 
 def gone(reason):
-    return Unavailable(f"table people: {reason}")
+    return TableUnavailable(f"table people: {reason}")
 
 
 def unserved(service):
-    return Unserved(f"table people: its program does not answer for {service}")
+    return ServiceUnavailable(f"table people: its program does not answer for {service}")
 
 
 def test_before_a_program_runs_the_table_is_unavailable():
@@ -153,8 +161,8 @@ def test_a_service_that_it_did_not_register_is_not_asked_for():
 @pytest.mark.parametrize("key", ["bob\r", "bob\nconfig|ready", "bob\0", "b" * (KEY_MAX + 1), "bob\udc80"])
 def test_a_key_that_would_not_be_one_field_of_one_line_is_never_sent(key):
     program = Program()
-    assert isinstance(program.table.find(Service.ALIAS, key), Unavailable)
-    assert isinstance(program.table.check(Service.AUTH, key), Unavailable)
+    assert isinstance(program.table.find(Service.ALIAS, key), TableUnavailable)
+    assert isinstance(program.table.check(Service.AUTH, key), TableUnavailable)
     assert program.lines() == b""
 
 
@@ -192,10 +200,10 @@ def test_nonsense_ends_the_connection_and_answers_all_who_wait(said):
     program = Program()
     program.find("bob")
     program.ask(program.table.update())
-    with pytest.raises(Broken):
+    with pytest.raises(ProgramError):
         program.table.received(said)
-    assert [type(answer) for answer in program.answers] == [Unavailable, Unavailable]
-    assert isinstance(program.table.find(Service.ALIAS, "bob"), Unavailable)
+    assert [type(answer) for answer in program.answers] == [TableUnavailable, TableUnavailable]
+    assert isinstance(program.table.find(Service.ALIAS, "bob"), TableUnavailable)
     program.table.received(b"lookup-result|00000001|found|late\n")
     assert len(program.answers) == 2
 
@@ -211,7 +219,7 @@ def test_nonsense_ends_the_connection_and_answers_all_who_wait(said):
 )
 def test_nonsense_instead_of_a_registration(said):
     program = Program(registered=b"")
-    with pytest.raises(Broken):
+    with pytest.raises(ProgramError):
         program.table.received(said)
 
 
@@ -255,9 +263,9 @@ def test_an_answer_that_does_not_come_is_waited_for_so_long():
     program = Program()
     program.find("bob")
     program.table.tick(100)
-    program.table.tick(100 + PATIENCE - 1)
+    program.table.tick(100 + ANSWER_TIMEOUT - 1)
     assert program.answers == []
-    program.table.tick(100 + PATIENCE)
+    program.table.tick(100 + ANSWER_TIMEOUT)
     assert program.answers == [gone("no answer within 10 seconds")]
     program.table.received(b"lookup-result|00000001|found|late\n")
     assert len(program.answers) == 1
@@ -267,7 +275,7 @@ def test_a_registration_that_does_not_come_is_waited_for_so_long():
     program = Program(registered=b"")
     program.find("bob")
     program.table.tick(100)
-    program.table.tick(100 + PATIENCE)
+    program.table.tick(100 + ANSWER_TIMEOUT)
     assert len(program.answers) == 1
     program.lines()
     program.table.received(REGISTERED)
@@ -276,9 +284,9 @@ def test_a_registration_that_does_not_come_is_waited_for_so_long():
 
 def test_a_program_that_never_answers_is_not_asked_more_and_more():
     program = Program()
-    for number in range(UNDER_WAY + 1):
+    for number in range(QUESTIONS_MAX + 1):
         program.find(f"user{number}")
-    assert program.lines().count(b"\n") == UNDER_WAY
+    assert program.lines().count(b"\n") == QUESTIONS_MAX
     assert program.answers == []
     program.table.tick(100)
     assert program.answers == [gone("too many questions are under way")]
@@ -311,7 +319,7 @@ def test_whatever_it_says_everybody_is_answered_once_or_it_is_broken(words, regi
     program.ask(program.table.check(Service.MAILADDR, "amy"))
     try:
         program.table.received("".join(words).encode())
-    except Broken:
+    except ProgramError:
         assert len(program.answers) == 2
     program.table.lost("its program has ended")
     assert len(program.answers) == 2

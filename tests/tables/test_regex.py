@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.tables.inline import ListTable
-from smtpd.tables.regex import Malformed, Pattern
+from smtpd.tables.regex import Pattern, RegexError
 from smtpd.tables.table import Service
 
 MATCHING = [
@@ -85,7 +85,7 @@ def test_it_is_not_found(pattern, text):
 
 @pytest.mark.parametrize("pattern", MALFORMED)
 def test_what_is_no_expression_is_refused(pattern):
-    with pytest.raises(Malformed):
+    with pytest.raises(RegexError):
         Pattern(pattern)
 
 
@@ -142,5 +142,5 @@ def test_it_agrees_with_python_where_both_know_the_form(pattern, text):
 def test_any_text_is_a_pattern_or_malformed(pattern, text):
     try:
         Pattern(pattern).search(text)
-    except Malformed:
+    except RegexError:
         pass

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.tables.scram import Malformed, Verifier, make_verifier, parse_verifier
+from smtpd.tables.scram import Verifier, VerifierError, make_verifier, parse_verifier
 
 # RFC 7677 3: user "user", password "pencil".
 SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
@@ -73,7 +73,7 @@ def test_a_password_is_what_its_client_makes_of_it():
     ],
 )
 def test_what_is_no_verifier(text):
-    with pytest.raises(Malformed):
+    with pytest.raises(VerifierError):
         parse_verifier(text)
 
 
@@ -83,7 +83,7 @@ def test_garbage_is_malformed_and_nothing_else(garbage, at):
     for text in (garbage, str(PENCIL)[:at] + garbage, garbage + str(PENCIL)[at:]):
         try:
             parse_verifier(text)
-        except Malformed:
+        except VerifierError:
             pass
 
 

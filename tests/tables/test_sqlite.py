@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.config.slice import TableSlice
+from smtpd.lookup.open_tables import open_table
+from smtpd.slice import TableSlice
 from smtpd.tables import sqlite
 from smtpd.tables.db import encode
-from smtpd.tables.opening import open_table
 from smtpd.tables.sqlite import Settings, parse_settings
-from smtpd.tables.table import Service, Unavailable
-from smtpd.tables.text import Malformed
+from smtpd.tables.table import Service, TableUnavailable
+from smtpd.tables.text_file import TextFileError
 
 DESCRIPTION = """\
 # people
@@ -86,7 +86,7 @@ def test_a_description():
     ],
 )
 def test_a_description_that_is_none_is_an_error_with_its_line(text, line):
-    with pytest.raises(Malformed, match=f"^line {line}: "):
+    with pytest.raises(TextFileError, match=f"^line {line}: "):
         parse_settings(text)
 
 
@@ -95,7 +95,7 @@ def test_a_description_that_is_none_is_an_error_with_its_line(text, line):
 def test_any_text_is_a_description_or_malformed(pieces):
     try:
         found = parse_settings("".join(pieces))
-    except Malformed:
+    except TextFileError:
         return
     assert found.dbpath.startswith("/")
 
@@ -142,11 +142,11 @@ def test_a_key_is_bound_and_never_part_of_the_query(table):
 
 @pytest.mark.parametrize("key", ["nil", "half"])
 def test_what_is_no_text_is_no_value(table, key):
-    assert isinstance(table.find(Service.ALIAS, key), Unavailable)
+    assert isinstance(table.find(Service.ALIAS, key), TableUnavailable)
 
 
 def test_a_service_without_a_query_is_unavailable(table, ground):
-    assert table.find(Service.RELAYHOST, "x") == Unavailable(
+    assert table.find(Service.RELAYHOST, "x") == TableUnavailable(
         f"table people: no query_relayhost in {ground.description}"
     )
 
@@ -173,20 +173,20 @@ def test_a_change_is_seen_at_once(table, ground):
 )
 def test_a_query_that_cannot_be_asked_is_trouble_when_it_is_read(ground, query):
     ground.describe(f"dbpath {{path}}\nquery_alias {query}\n")
-    assert isinstance(ground.table.update(), Unavailable)
+    assert isinstance(ground.table.update(), TableUnavailable)
     assert ground.database.execute("SELECT count(*) FROM aliases").fetchone() == (5,)
 
 
 def test_a_description_that_went_wrong_leaves_what_was_served(table, ground):
     for text in ("nonsense", "dbpath /nowhere\nquery_alias SELECT ?", "dbpath {path}\nquery_alias SELECT"):
         ground.describe(text)
-        assert isinstance(table.update(), Unavailable)
+        assert isinstance(table.update(), TableUnavailable)
         assert table.find(Service.ALIAS, "root") == "bob, amy@there.test"
 
 
 def test_a_database_that_comes_later_is_found(ground):
     os.rename(ground.path, f"{ground.path}.away")
-    trouble = Unavailable(f"table people: {ground.path}: No such file or directory")
+    trouble = TableUnavailable(f"table people: {ground.path}: No such file or directory")
     assert ground.table.update() == ground.table.find(Service.ALIAS, "root") == trouble
     os.rename(f"{ground.path}.away", ground.path)
     assert ground.table.find(Service.ALIAS, "root") == "bob, amy@there.test"
@@ -214,7 +214,7 @@ CHANGING = "it is being changed, or a change was cut off"
 
 def test_a_change_that_is_being_written_is_waited_for_and_not_for_long(table, ground, writer):
     writer("BEGIN EXCLUSIVE")
-    assert table.find(Service.ALIAS, "root") == Unavailable(f"table people: {ground.path}: {CHANGING}")
+    assert table.find(Service.ALIAS, "root") == TableUnavailable(f"table people: {ground.path}: {CHANGING}")
     writer("ROLLBACK")
     assert table.find(Service.ALIAS, "root") == "bob, amy@there.test"
 
@@ -229,7 +229,7 @@ def test_a_change_that_is_not_written_yet_is_not_seen(table, writer):
 def test_half_a_change_that_was_cut_off_is_not_believed(table, ground):
     with open(f"{ground.path}-journal", "wb") as journal:
         journal.write(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"\0" * 504)
-    assert table.find(Service.ALIAS, "root") == Unavailable(f"table people: {ground.path}: {CHANGING}")
+    assert table.find(Service.ALIAS, "root") == TableUnavailable(f"table people: {ground.path}: {CHANGING}")
 
 
 def test_a_reader_keeps_a_writer_out_only_while_it_reads(table, writer):
@@ -250,7 +250,7 @@ def test_a_journal_that_is_kept_is_no_change_under_way(table, ground, mode):
 def test_a_database_switched_to_a_write_ahead_log_is_unavailable_and_says_so(table, ground):
     ground.database.execute("PRAGMA journal_mode=WAL")
     found = table.find(Service.ALIAS, "root")
-    assert isinstance(found, Unavailable) and "journal_mode=DELETE" in found.reason
+    assert isinstance(found, TableUnavailable) and "journal_mode=DELETE" in found.reason
     ground.database.execute("PRAGMA journal_mode=DELETE")
     assert table.find(Service.ALIAS, "root") == "bob, amy@there.test"
 
@@ -269,7 +269,7 @@ BOMBS = {
 def test_who_may_write_the_database_stops_only_its_own_lookups(table, ground, bomb):
     ground.database.execute("ALTER TABLE aliases RENAME TO alias")
     ground.database.execute(f"CREATE VIEW aliases (name, target) AS {bomb}")
-    assert isinstance(table.find(Service.ALIAS, "root"), Unavailable)
+    assert isinstance(table.find(Service.ALIAS, "root"), TableUnavailable)
     assert table.find(Service.USERINFO, "bob") == "1001:1002:/home/#bob"
 
 
@@ -280,15 +280,15 @@ def test_a_damaged_database_is_unavailable_or_right(table, ground, at):
     content[at : at + 64] = b"\xff" * 64
     ground.path.write_bytes(content)
     assert table.find(Service.ALIAS, "root") in ("bob, amy@there.test", None) or isinstance(
-        table.find(Service.ALIAS, "root"), Unavailable
+        table.find(Service.ALIAS, "root"), TableUnavailable
     )
 
 
 IN_A_SANDBOX = """
 import sqlite3, sys
 from smtpd import sandbox
-from smtpd.config.slice import TableSlice
-from smtpd.tables.opening import open_table
+from smtpd.slice import TableSlice
+from smtpd.lookup.open_tables import open_table
 from smtpd.tables.table import Service
 
 folder = sys.argv[1]
@@ -320,14 +320,14 @@ def test_under_the_promises_of_a_process_that_reads_nothing_kills_it(ground, tmp
             return reader.stdout.readline()
 
         ground.database.execute("BEGIN EXCLUSIVE")
-        assert see("busy").startswith("True Unavailable")
+        assert see("busy").startswith("True TableUnavailable")
         ground.database.execute("ROLLBACK")
         ground.database.execute("PRAGMA journal_mode=WAL")
         ground.database.execute("DELETE FROM users")
-        assert see("wal").startswith("True Unavailable")
+        assert see("wal").startswith("True TableUnavailable")
         ground.database.close()
         ground.path.unlink()
-        assert see("gone").startswith("True Unavailable")
+        assert see("gone").startswith("True TableUnavailable")
         assert (reader.wait(20), reader.stderr.read()) == (0, "")
 
 
@@ -353,7 +353,7 @@ def test_a_change_under_way_is_seen_whatever_link_leads_there(linked, ground):
     with open(f"{ground.path}-journal", "wb") as journal:
         journal.write(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"\0" * 504)
     found = linked.find(Service.ALIAS, "root")
-    assert isinstance(found, Unavailable) and found.reason.endswith(CHANGING)
+    assert isinstance(found, TableUnavailable) and found.reason.endswith(CHANGING)
 
 
 SPILLING = """
@@ -370,7 +370,7 @@ def test_what_an_aborted_change_had_written_is_never_served(linked, ground):
     """A cache that is too small for the change writes before the commit."""
     subprocess.run([sys.executable, "-c", SPILLING, str(ground.path)], check=False, timeout=20)
     found = linked.find(Service.ALIAS, "root")
-    assert isinstance(found, Unavailable) and found.reason.endswith(CHANGING)
+    assert isinstance(found, TableUnavailable) and found.reason.endswith(CHANGING)
     ground.database.execute("SELECT 1 FROM aliases")  # whoever may write takes it back
     assert linked.find(Service.ALIAS, "root") == "bob, amy@there.test"
 
@@ -399,17 +399,17 @@ def test_a_file_that_takes_the_place_of_what_was_locked_is_not_asked(table, grou
 
     connect = sqlite.connect
     monkeypatch.setattr(sqlite, "connect", connect_late)
-    assert table.find(Service.ALIAS, "root") == Unavailable(f"table people: {ground.path}: {sqlite.REPLACED}")
+    assert table.find(Service.ALIAS, "root") == TableUnavailable(f"table people: {ground.path}: {sqlite.FILE_REPLACED}")
 
 
 def test_a_database_with_two_names_is_not_read(table, ground, tmp_path):
     """SQLite's journal is beside the name that its writer knows."""
     os.link(ground.path, tmp_path / "also.db")
     found = table.find(Service.ALIAS, "root")
-    assert isinstance(found, Unavailable) and "another name (a hard link)" in found.reason
+    assert isinstance(found, TableUnavailable) and "another name (a hard link)" in found.reason
 
 
 def test_what_is_no_file_keeps_nobody_waiting(ground, tmp_path):
     os.mkfifo(tmp_path / "fifo", 0o600)
     ground.describe(DESCRIPTION.replace("{path}", str(tmp_path / "fifo")))
-    assert ground.table.update() == Unavailable(f"table people: {tmp_path}/fifo: not a regular file")
+    assert ground.table.update() == TableUnavailable(f"table people: {tmp_path}/fifo: not a regular file")

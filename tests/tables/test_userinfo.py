@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.tables.userinfo import Malformed, UserInfo, parse_userinfo
+from smtpd.tables.userinfo import UserInfo, UserInfoError, parse_userinfo
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ WRONG = [
 
 @pytest.mark.parametrize("value", WRONG)
 def test_what_is_not_quite_a_user_is_none(value):
-    with pytest.raises(Malformed):
+    with pytest.raises(UserInfoError):
         parse_userinfo(value)
 
 
@@ -55,6 +55,6 @@ def test_what_is_not_quite_a_user_is_none(value):
 def test_any_text_is_a_user_or_malformed(value):
     try:
         info = parse_userinfo(value)
-    except Malformed:
+    except UserInfoError:
         return
     assert value == f"{value.split(':')[0]}:{value.split(':')[1]}:{info.home}" and info.home.startswith("/")

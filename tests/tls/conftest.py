@@ -1,11 +1,11 @@
 import pytest
 
-from tests.tls.world import Signatory, chain, key, listener
+from tests.tls.world import SigningService, chain, key, listener
 
 
 @pytest.fixture(scope="session")
 def signatory():
-    made = Signatory(key("rsa2048"), key("p256"), key("p384"), key("rsa3001"))
+    made = SigningService(key("rsa2048"), key("p256"), key("p384"), key("rsa3001"))
     yield made
     made.close()
     assert made.troubles == []

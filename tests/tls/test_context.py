@@ -12,12 +12,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from smtpd.config.protocol import cipher_string
-from smtpd.tls.context import Authorities, Certificate, ContextError, Unusable
-from smtpd.tls.library import get_context
-from smtpd.tls.link import Failed, Link
-from smtpd.tls.signing import SIGNERS
-from tests.tls.test_link import TLS12, TLS13
+from smtpd.config.build.tls_options import cipher_string
+from smtpd.tls.connection import TlsConnection, TlsFailed
+from smtpd.tls.context import Authorities, Certificate, ContextError, TlsUnusable
+from smtpd.tls.openssl_library import get_context
+from smtpd.tls.signing import SIGNING_SOCKETS
+from tests.tls.test_connection import TLS12, TLS13
 from tests.tls.world import Client, authority, by_sha1, certify, chain, client_context, key, key_pem, listener, pem
 
 THREE = {"mx.here.test": "rsa2048", "*.lists.test": "p256", "*": "p384"}
@@ -58,7 +58,7 @@ def test_of_three_certificates_the_client_is_shown_the_one_it_asks_for(three, as
 def test_handshakes_at_the_same_time_are_not_shown_each_others_certificates(three):
     """OpenSMTPD, 2015-04: the name that one client had asked for was another one's choice."""
     asked = ["mx.here.test", "any.lists.test", "star.test"] * 8
-    with ThreadPoolExecutor(SIGNERS) as threads:
+    with ThreadPoolExecutor(SIGNING_SOCKETS) as threads:
         assert list(threads.map(lambda name: shown_to(three, name), asked)) == asked
 
 
@@ -84,7 +84,7 @@ def with_server_name(name):
 
 @pytest.mark.parametrize("name", [b"\xff\xfe\xfd\xfc", "bücher.test".encode(), b"a\nb.test", b"*.lists.test", b"...."])
 def test_a_name_that_is_none_gets_the_default_and_no_traceback(three, name):
-    link = Link(three)
+    link = TlsConnection(three)
     link.feed(with_server_name(name))
     link.step()
     assert link.signed
@@ -138,7 +138,7 @@ def test_dhe_is_offered_where_the_configuration_says_so(signatory):
         if good:
             assert client.shake().link.facts.cipher.startswith("DHE-RSA-")
         else:
-            with pytest.raises(Failed, match="client offers no cipher that we have"):
+            with pytest.raises(TlsFailed, match="client offers no cipher that we have"):
                 client.shake()
 
 
@@ -147,15 +147,15 @@ def test_a_listener_of_one_version_speaks_that_one(signatory, protocols):
     server = listener(signatory.signer, {"a.test": chain("p256", "a.test")}, protocols=protocols)
     assert Client(client_context(), server).shake().link.facts.version == protocols[0]
     other = TLS13 if protocols == ("TLSv1.2",) else TLS12
-    with pytest.raises(Failed, match="client offers no version that we speak"):
+    with pytest.raises(TlsFailed, match="client offers no version that we speak"):
         Client(client_context(versions=other), server).shake()
 
 
 def test_what_cannot_be_offered_is_said(signatory):
     one = {"a.test": chain("p256", "a.test")}
-    with pytest.raises(Unusable, match="there is no cipher in NONSENSE"):
+    with pytest.raises(TlsUnusable, match="there is no cipher in NONSENSE"):
         listener(signatory.signer, one, ciphers="NONSENSE")
-    with pytest.raises(Unusable, match="without a ca"):
+    with pytest.raises(TlsUnusable, match="without a ca"):
         listener(signatory.signer, one, verify=True)
 
 
@@ -178,7 +178,7 @@ def test_a_certificate_that_ended_in_the_year_0_is_none():
     end = datetime.datetime(2060, 1, 1)
     made = certify(key("p256"), "a.test", end=end).public_bytes(serialization.Encoding.DER)
     assert made.count(b"20600101000000Z") == 1
-    with pytest.raises(Unusable, match="before there were calendars"):
+    with pytest.raises(TlsUnusable, match="before there were calendars"):
         Certificate.read(ssl.DER_cert_to_PEM_cert(made.replace(b"20600101000000Z", b"00000101000000Z")).encode())
 
 
@@ -202,13 +202,13 @@ def test_without_alternative_names_the_common_name_counts():
     ],
 )
 def test_what_is_no_certificate_of_ours_is_refused_in_words(content, trouble):
-    with pytest.raises(Unusable, match=trouble):
+    with pytest.raises(TlsUnusable, match=trouble):
         Certificate.read(content if isinstance(content, bytes) else content())
 
 
 def test_authorities_may_be_many_and_none_is_refused():
     assert len(Authorities.read(pem(*[authority(number)[0] for number in range(3)])).addresses) == 3
-    with pytest.raises(Unusable, match="there is no certificate"):
+    with pytest.raises(TlsUnusable, match="there is no certificate"):
         Authorities.read(b"\n")
 
 
@@ -223,7 +223,7 @@ def test_the_context_of_another_layout_is_not_believed():
     class Pretending(ssl.SSLContext):
         options = 1
 
-    with pytest.raises(Unusable, match="elsewhere"):
+    with pytest.raises(TlsUnusable, match="elsewhere"):
         get_context(Pretending(ssl.PROTOCOL_TLS_SERVER))
 
 

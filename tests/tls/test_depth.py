@@ -2,8 +2,8 @@
 
 import pytest
 
+from smtpd.tls.connection import TlsFailed
 from smtpd.tls.context import _DEPTH_MAX
-from smtpd.tls.link import Failed
 from tests.tls.world import Client, authority, certify, chain, client_context, key, listener, pem
 
 
@@ -31,5 +31,5 @@ def test_as_many_authorities_as_may_be_are_followed(signatory, levels):
 
 @pytest.mark.parametrize("levels", [_DEPTH_MAX + 1, 2 * _DEPTH_MAX])
 def test_more_authorities_than_may_be_are_refused(signatory, levels):
-    with pytest.raises(Failed, match="certificate of the client"):
+    with pytest.raises(TlsFailed, match="certificate of the client"):
         shake(signatory, levels, verify=True)

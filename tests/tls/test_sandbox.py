@@ -15,10 +15,10 @@ DISPATCHER = """
     import socket, ssl, sys
     from concurrent.futures import ThreadPoolExecutor
     from smtpd import sandbox
-    from smtpd.config.slice import Tls
-    from smtpd.config.slice import TlsSlice
+    from smtpd.slice import Tls
+    from smtpd.slice import TlsSlice
     from smtpd.tls.context import Authorities, Certificate, make_context
-    from smtpd.tls.link import Link
+    from smtpd.tls.connection import Link
     from smtpd.tls.signing import Signer
 
     empty, numbers = sys.argv[1], [int(number) for number in sys.argv[2:]]

@@ -8,29 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.tls import signing
-from smtpd.tls.signing import Malformed, Operation, Reply, Request, Signer, SigningFailed
+from smtpd.tls.signing import Operation, Signer, SigningFailed, SigningPacketError, SigningReply, SigningRequest
 from tests.stress import PATIENCE, hasty_threads, join, rounds
 from tests.tls.world import packets
 
 PUBLIC = bytes(range(32))
 
 
-@given(st.builds(Request, st.integers(0, 2**32 - 1), st.sampled_from(Operation), st.just(PUBLIC), st.binary()))
+@given(st.builds(SigningRequest, st.integers(0, 2**32 - 1), st.sampled_from(Operation), st.just(PUBLIC), st.binary()))
 def test_a_request_comes_out_as_it_went_in(request_):
-    assert Request.parse(request_.packet()) == request_
+    assert SigningRequest.parse(request_.packet()) == request_
 
 
-@given(st.builds(Reply, st.integers(0, 2**32 - 1), st.binary(max_size=600)))
+@given(st.builds(SigningReply, st.integers(0, 2**32 - 1), st.binary(max_size=600)))
 def test_a_reply_comes_out_as_it_went_in(reply):
-    assert Reply.parse(reply.packet()) == reply
+    assert SigningReply.parse(reply.packet()) == reply
 
 
 @settings(max_examples=200)
-@given(st.binary(max_size=60), st.sampled_from([Request, Reply]))
+@given(st.binary(max_size=60), st.sampled_from([SigningRequest, SigningReply]))
 def test_garbage_is_malformed_or_means_one_thing(garbage, kind):
     try:
         assert kind.parse(garbage).packet() == garbage
-    except Malformed:
+    except SigningPacketError:
         pass
 
 
@@ -47,7 +47,7 @@ def answering(sock, *answers):
 
     def answer():
         for make in answers:
-            request = Request.parse(sock.recv(signing.PACKET_MAX))
+            request = SigningRequest.parse(sock.recv(signing.PACKET_MAX))
             for packet in make(request):
                 sock.send(packet)
 
@@ -57,16 +57,16 @@ def answering(sock, *answers):
 
 
 def test_a_signature_comes_back(pair):
-    answering(pair[1], lambda request: [Reply(request.number, request.data[::-1]).packet()])
+    answering(pair[1], lambda request: [SigningReply(request.number, request.data[::-1]).packet()])
     assert Signer([pair[0]]).sign(PUBLIC, Operation.ECDSA, b"abc") == b"cba"
 
 
 @pytest.mark.parametrize(
     "answer, reason",
     [
-        (lambda request: [Reply(request.number, b"").packet()], "no such key"),
+        (lambda request: [SigningReply(request.number, b"").packet()], "no such key"),
         (lambda request: [b"xyz"], "no signature: "),
-        (lambda request: [Reply(request.number, b"").packet()[:4] + b"\x01"], "no signature: "),
+        (lambda request: [SigningReply(request.number, b"").packet()[:4] + b"\x01"], "no signature: "),
     ],
 )
 def test_what_is_no_signature_fails(pair, answer, reason):
@@ -76,7 +76,7 @@ def test_what_is_no_signature_fails(pair, answer, reason):
 
 
 def test_whoever_signs_is_gone(pair, monkeypatch):
-    monkeypatch.setattr(signing, "DEADLINE", 0.05)
+    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", 0.05)
     pair[1].close()
     signer = Signer([pair[0]])
     for _ in range(2):
@@ -89,7 +89,7 @@ def test_one_socket_whose_other_end_is_gone_does_not_stop_the_others(dead):
     pairs = [packets(), packets()]
     pairs[dead][1].close()
     pairs[1 - dead][1].settimeout(5)
-    answering(pairs[1 - dead][1], *[lambda request: [Reply(request.number, request.data).packet()]] * 3)
+    answering(pairs[1 - dead][1], *[lambda request: [SigningReply(request.number, request.data).packet()]] * 3)
     signer = Signer([ours for ours, _ in pairs])
     failed = 0
     for _ in range(4):
@@ -104,11 +104,11 @@ def test_one_socket_whose_other_end_is_gone_does_not_stop_the_others(dead):
 
 
 def test_one_socket_whose_other_end_hangs_is_not_the_next_one_to_be_used(monkeypatch):
-    monkeypatch.setattr(signing, "DEADLINE", 0.5)
+    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", 0.5)
     pairs = [packets(), packets()]
     for _, theirs in pairs:
         theirs.settimeout(5)
-    answering(pairs[1][1], lambda request: [Reply(request.number, request.data).packet()])
+    answering(pairs[1][1], lambda request: [SigningReply(request.number, request.data).packet()])
     signer = Signer([ours for ours, _ in pairs])
     with pytest.raises(SigningFailed):
         signer.sign(PUBLIC, Operation.ECDSA, b"abc")
@@ -119,16 +119,16 @@ def test_one_socket_whose_other_end_hangs_is_not_the_next_one_to_be_used(monkeyp
 
 
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(pair, monkeypatch):
-    monkeypatch.setattr(signing, "DEADLINE", 0.5)
+    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", 0.5)
     signer = Signer([pair[0]])
     with pytest.raises(SigningFailed, match="no signature in time"):
         signer.sign(PUBLIC, Operation.ECDSA, b"first")
-    late = Request.parse(pair[1].recv(signing.PACKET_MAX))
+    late = SigningRequest.parse(pair[1].recv(signing.PACKET_MAX))
     answering(
         pair[1],
         lambda request: [
-            Reply(late.number, b"of the first").packet(),
-            Reply(request.number, b"of the second").packet(),
+            SigningReply(late.number, b"of the first").packet(),
+            SigningReply(request.number, b"of the second").packet(),
         ],
     )
     assert signer.sign(PUBLIC, Operation.ECDSA, b"second") == b"of the second"
@@ -152,13 +152,13 @@ def ask_in_vain(signer):
 
 def test_answers_to_other_requests_do_not_make_it_wait_longer(pair, monkeypatch):
     """However many of them there are."""
-    monkeypatch.setattr(signing, "DEADLINE", 0.05)
+    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", 0.05)
     over = threading.Event()
 
     def flood():
         while not over.is_set():
             try:
-                pair[1].send(Reply(77, b"not asked for").packet())
+                pair[1].send(SigningReply(77, b"not asked for").packet())
             except OSError:
                 return
 
@@ -173,7 +173,7 @@ def test_answers_to_other_requests_do_not_make_it_wait_longer(pair, monkeypatch)
 
 
 def test_requests_that_nobody_reads_make_it_wait_no_longer(pair, monkeypatch):
-    monkeypatch.setattr(signing, "DEADLINE", 0.01)
+    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", 0.01)
     pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least that there is
     signer = Signer([pair[0]])
     for _ in range(20):
@@ -181,7 +181,7 @@ def test_requests_that_nobody_reads_make_it_wait_no_longer(pair, monkeypatch):
 
 
 def test_more_threads_than_sockets_wait_for_their_turn(pair):
-    answering(pair[1], *[lambda request: [Reply(request.number, request.data).packet()]] * 20)
+    answering(pair[1], *[lambda request: [SigningReply(request.number, request.data).packet()]] * 20)
     signer, got = Signer([pair[0]]), []
     threads = [
         threading.Thread(target=lambda n=n: got.append((n, signer.sign(PUBLIC, Operation.ECDSA, bytes([n + 1])))))
@@ -195,21 +195,21 @@ def test_more_threads_than_sockets_wait_for_their_turn(pair):
 
 
 def test_no_turn_within_the_deadline_fails(monkeypatch):
-    monkeypatch.setattr(signing, "DEADLINE", 0.01)
+    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", 0.01)
     with pytest.raises(SigningFailed, match="too many signatures are waited for"):
         Signer([]).sign(PUBLIC, Operation.ECDSA, b"abc")
 
 
 def test_hand_over_every_thread_gets_its_own_signature(monkeypatch):
     """Twice as many threads as there are sockets."""
-    monkeypatch.setattr(signing, "DEADLINE", PATIENCE)
-    pairs = [packets() for _ in range(signing.SIGNERS)]
+    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", PATIENCE)
+    pairs = [packets() for _ in range(signing.SIGNING_SOCKETS)]
     signer, troubles = Signer([ours for ours, _ in pairs]), []
 
     def serve(sock):
         while packet := sock.recv(signing.PACKET_MAX):
-            request = Request.parse(packet)
-            sock.send(Reply(request.number, request.data[::-1]).packet())
+            request = SigningRequest.parse(packet)
+            sock.send(SigningReply(request.number, request.data[::-1]).packet())
 
     def ask(name):
         try:
@@ -224,7 +224,7 @@ def test_hand_over_every_thread_gets_its_own_signature(monkeypatch):
         server.start()
     with hasty_threads():
         for _ in rounds(3):
-            threads = [threading.Thread(target=ask, args=(n,), daemon=True) for n in range(2 * signing.SIGNERS)]
+            threads = [threading.Thread(target=ask, args=(n,), daemon=True) for n in range(2 * signing.SIGNING_SOCKETS)]
             for thread in threads:
                 thread.start()
             join(threads)

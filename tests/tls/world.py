@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from smtpd.config.slice import Tls, TlsSlice
-from smtpd.crypto.desk import Desk
+from smtpd.crypto.signing_thread import SigningThread
+from smtpd.slice import Tls, TlsSlice
+from smtpd.tls.connection import TlsConnection
 from smtpd.tls.context import Authorities, Certificate, make_context
-from smtpd.tls.link import Link
-from smtpd.tls.private import PrivateKey
-from smtpd.tls.signing import SIGNERS, Signer
+from smtpd.tls.private_key import PrivateKey
+from smtpd.tls.signing import SIGNING_SOCKETS, Signer
 
 KINDS = {
     "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
@@ -116,19 +116,21 @@ def packets():
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-class Signatory:
+class SigningService:
     """crypto's own desks over the keys given; `troubles` is what they said."""
 
-    def __init__(self, *keys, sockets=SIGNERS):
+    def __init__(self, *keys, sockets=SIGNING_SOCKETS):
         self.troubles = []
         self.keys = {}
         for private in keys:
             made = private_key(key_pem(private))
             self.keys[made.public] = made
         pairs = [packets() for _ in range(sockets)]
-        self.desks = [Desk(theirs, self.keys, self.troubles.append, self.troubles.append) for _, theirs in pairs]
-        for desk in self.desks:
-            desk.start()
+        self.signing_threads = [
+            SigningThread(theirs, self.keys, self.troubles.append, self.troubles.append) for _, theirs in pairs
+        ]
+        for signing_thread in self.signing_threads:
+            signing_thread.start()
         self.sockets = [ours for ours, _ in pairs]
         self.signer = Signer(self.sockets)
 
@@ -173,7 +175,7 @@ class Client:
     def __init__(self, context, server, *, name="mx.here.test", piece=None):
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
-        self.link = Link(server)
+        self.link = TlsConnection(server)
         self.piece = piece
 
     def carry(self):

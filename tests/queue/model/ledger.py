@@ -1,6 +1,6 @@
 """What has to be true: every recipient that got its 250 is waiting, held, delivered, or removed by the administrator.
 
-The ledger hears of every commit, and of everything that an agent has done, and raises Wrong when
+The ledger hears of every commit, and of everything that an agent has done, and raises PromiseBroken when
 
     a row goes whose mail was neither delivered nor removed by the administrator
     a row is replaced, and something that its user wants now is neither there nor delivered nor removed
@@ -11,9 +11,9 @@ The ledger hears of every commit, and of everything that an agent has done, and 
 from collections import Counter
 
 from smtpd.envelope import Duty, envelope_text, message_of
-from smtpd.queue.store import (
+from smtpd.queue.store.store import (
     Add,
-    Begin,
+    CountAttempt,
     Hold,
     Postpone,
     Remove,
@@ -24,14 +24,14 @@ from smtpd.queue.store import (
 )
 
 
-class Wrong(AssertionError):
+class PromiseBroken(AssertionError):
     """A promise of the queue is broken.  The first one is kept: queue may catch it, as any error of one envelope."""
 
-    first: "Wrong | None" = None
+    first: "PromiseBroken | None" = None
 
     def __init__(self, text):
         super().__init__(text)
-        Wrong.first = Wrong.first or self
+        PromiseBroken.first = PromiseBroken.first or self
 
 
 class Row:
@@ -72,7 +72,9 @@ class Ledger:
         self.count[row.key] += 1
         if self.count[row.key] > 1:
             if once or row.key not in self._excused:
-                raise Wrong(f"{envelope_text(envelope)} is delivered {self.count[row.key]} times: {row.recipient}")
+                raise PromiseBroken(
+                    f"{envelope_text(envelope)} is delivered {self.count[row.key]} times: {row.recipient}"
+                )
             self.doubles += 1
         self._excused.discard(row.key)
 
@@ -104,9 +106,9 @@ class Ledger:
         for id in envelopes:
             self.deferred.pop(id, None)
             if id in self.removed:
-                raise Wrong(f"{envelope_text(id)} is tried, and was removed")
+                raise PromiseBroken(f"{envelope_text(id)} is tried, and was removed")
             if self.suspended.get(id):
-                raise Wrong(f"{envelope_text(id)} is tried, and is suspended")
+                raise PromiseBroken(f"{envelope_text(id)} is tried, and is suspended")
 
     # -- what the disk has ----------------------------------------------------------------------------------------
 
@@ -123,14 +125,14 @@ class Ledger:
                     self._replace(change)
                 case Remove():
                     self._remove(change)
-                case Begin() | Postpone() | Reschedule() | Hold() | Suspend():
+                case CountAttempt() | Postpone() | Reschedule() | Hold() | Suspend():
                     self._change(change)
                 case _:
-                    raise Wrong(f"nothing is damaged, and there is a {type(change).__name__}")
+                    raise PromiseBroken(f"nothing is damaged, and there is a {type(change).__name__}")
 
     def _add(self, envelope, suspended=False):
         if envelope.id in self.rows:
-            raise Wrong(f"{envelope_text(envelope.id)} is there twice")
+            raise PromiseBroken(f"{envelope_text(envelope.id)} is there twice")
         row = self.rows[envelope.id] = self.known[envelope.id] = Row(envelope)
         row.suspended = suspended
 
@@ -158,7 +160,7 @@ class Ledger:
         elif id in self.answered:
             self.settled.add(row.key)
         elif message_of(id) not in self.refused:
-            raise Wrong(f"{envelope_text(id)} is lost: {row.recipient}")
+            raise PromiseBroken(f"{envelope_text(id)} is lost: {row.recipient}")
 
     def _replace(self, change):
         id = change.envelope
@@ -177,14 +179,14 @@ class Ledger:
         message = message_of(id)
         waiting = [other.key for other in self._rows_of(message) if other is not row]
         if len(set(waiting)) < len(waiting):
-            raise Wrong(f"{envelope_text(id)} is replaced by what is there already: {successors}")
+            raise PromiseBroken(f"{envelope_text(id)} is replaced by what is there already: {successors}")
         for recipient in self.wanted[id]:
             key = message, recipient_key(recipient)
             if key not in self.settled and key not in waiting:
-                raise Wrong(f"{envelope_text(id)} goes, and {recipient} is forgotten")
+                raise PromiseBroken(f"{envelope_text(id)} goes, and {recipient} is forgotten")
         for recipient in successors:
             if (message, recipient_key(recipient)) in self.settled:
-                raise Wrong(f"{envelope_text(id)} is replaced by {recipient}, which was delivered or removed")
+                raise PromiseBroken(f"{envelope_text(id)} is replaced by {recipient}, which was delivered or removed")
 
     def _rows_of(self, message):
         return [row for id, row in self.rows.items() if message_of(id) == message]

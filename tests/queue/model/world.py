@@ -1,6 +1,6 @@
 """The model: everything around the queue and the scheduler, in steps that a name and a number describe.
 
-    World(directory).step(name, number)      raises Wrong when a promise is broken
+    World(directory).step(name, number)      raises PromiseBroken when a promise is broken
 
 The number chooses among what there is at that moment (which imsg, which agent, which users), so any list of steps can
 be played, and any list that is left of one when steps are taken out of it.
@@ -14,11 +14,11 @@ from unittest.mock import patch
 from smtpd.envelope import COUNTER_MAX, Kind
 from smtpd.imsg import EnvelopesDue, PauseDeliveries, Stop, SuspendEnvelopes
 from smtpd.ipc.log import log
-from tests.queue.model.ledger import Wrong
-from tests.queue.model.life import Disk, Life
-from tests.queue.model.outside import Outside
-from tests.queue.model.stage import Clock, Crashed
-from tests.queue.model.verdict import check_end, check_stopped, compare
+from tests.queue.model.daemon_run import DaemonRun, Disk
+from tests.queue.model.invariants import check_end, check_stopped, compare
+from tests.queue.model.ledger import PromiseBroken
+from tests.queue.model.peers import Peers
+from tests.queue.model.runtime import Clock, Crashed
 
 # How often each step is made, of about a thousand.
 WEIGHTS = {
@@ -57,12 +57,12 @@ class Defect(Exception):
     """An error of our own, which is to cost one envelope."""
 
 
-class World(Outside):
+class World(Peers):
     def __init__(self, directory):
         super().__init__(Clock())
         self.disk = Disk()
         self._base, self._lives = directory, 0
-        Wrong.first = None
+        PromiseBroken.first = None
         self._without_file = set()  # messages that were refused, and had better not be there
         self.steps = 0
         self._trouble = []
@@ -79,7 +79,7 @@ class World(Outside):
         self._forget()
         self._healthy = False
         self._defect_in = 0
-        self.life = Life(self._directory, self.clock, self.disk, self.ledger, self._sent)
+        self.life = DaemonRun(self._directory, self.clock, self.disk, self.ledger, self._sent)
         self._listen()
 
     def _listen(self):
@@ -89,22 +89,22 @@ class World(Outside):
 
         def removing(ids):
             ids = [*ids]
-            self.ledger.remove(id for id in ids if id in policy.shelf)
+            self.ledger.remove(id for id in ids if id in policy.table)
             return remove(ids)
 
         def suspending(ids, suspended):
             ids = [*ids]
-            self.ledger.suspend([id for id in ids if id in policy.shelf], suspended)
+            self.ledger.suspend([id for id in ids if id in policy.table], suspended)
             return suspend(ids, suspended)
 
         policy.remove, policy.suspend = removing, suspending
-        replace = deliveries.renewals.replace
+        replace = deliveries.reexpansions.replace
 
         def replacing(envelope, recipients, *more):
             self.ledger.wanted[envelope.id] = recipients
             return replace(envelope, recipients, *more)
 
-        deliveries.renewals.replace = replacing
+        deliveries.reexpansions.replace = replacing
         self._let_fail(deliveries._roster, "get_key")  # when it is due
         self._let_fail(deliveries.disk, "find_message")  # when an agent begins it
 
@@ -127,11 +127,11 @@ class World(Outside):
             getattr(self, f"step_{name}")(number)
         except Crashed:
             self.step_crash(0)
-        if Wrong.first is not None:
-            raise Wrong.first
+        if PromiseBroken.first is not None:
+            raise PromiseBroken.first
         if self._trouble:
             what, error = self._trouble[0]
-            raise Wrong(f"{what}: {error!r}") from error
+            raise PromiseBroken(f"{what}: {error!r}") from error
 
     def close(self):
         self._part()
@@ -199,8 +199,8 @@ class World(Outside):
                 while threads.asked:
                     moved = True
                     threads.work()
-            for hand in [*self.hands.values()]:
-                self._let_read(hand)
+            for agent in [*self.agents.values()]:
+                self._let_read(agent)
             for loop in life.loops:
                 if loop.ready:
                     moved = True
@@ -253,8 +253,8 @@ class World(Outside):
         self._begin()
 
     def _part(self):
-        for hand in self.hands.values():
-            hand.lose()
+        for agent in self.agents.values():
+            agent.lose()
 
     def step_stop(self, number):
         """The administrator stops the daemon, in good order, and starts it again."""
@@ -271,7 +271,7 @@ class World(Outside):
                 self.step_agent(number // 3)
             self.clock.advance(0.3)
         else:
-            raise Wrong("the daemon does not stop")
+            raise PromiseBroken("the daemon does not stop")
         if not full:
             check_stopped(self.ledger, *orders)
         self._part()
@@ -296,10 +296,12 @@ class World(Outside):
             if self._settle(100) and not self._pass_time():
                 break
         else:
-            raise Wrong(f"these wait for ever: {[hex(id) for id, row in self.ledger.rows.items() if not row.held]}")
+            raise PromiseBroken(
+                f"these wait for ever: {[hex(id) for id, row in self.ledger.rows.items() if not row.held]}"
+            )
         self._healthy = False
         if self._asked:
-            raise Wrong(f"questions {self._asked} have no answer")
+            raise PromiseBroken(f"questions {self._asked} have no answer")
         compare(self.life, self.ledger, self.clock)
         check_end(self.life, self.ledger, self._directory, self._without_file)
 

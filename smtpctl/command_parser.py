@@ -1,0 +1,109 @@
+"""From the words of a command line to one command.
+
+    show queue             each word may be shortened as long as only one command is meant
+    show queue <msgid>     a parameter takes what has its form, and wins over a prefix, as an exact word does
+
+Knows no command: of each it looks at its `pattern`.
+"""
+
+TYPE_CHECKING = False  # see command.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from smtpctl.command import Command
+
+TABLE_NAME_MAX = 256  # characters that an imsg carries (smtpd/envelope.py)
+
+
+class UnknownCommand(Exception):
+    """No command, or several.  `possibilities` are those that begin like it; the text says which word is wrong."""
+
+    def __init__(self, reason: str, possibilities: "Sequence[Command]"):
+        super().__init__(reason)
+        self.possibilities = possibilities
+
+
+def is_message_id(word: str) -> bool:
+    """The form decides: an id that no message can have is one of a message that does not exist."""
+    return len(word) == 8 and _is_hex(word)
+
+
+def is_envelope_id(word: str) -> bool:
+    return len(word) == 16 and _is_hex(word)
+
+
+def _is_hex(word: str) -> bool:
+    return bool(word) and not word.strip("0123456789abcdefABCDEF")
+
+
+def is_table_name(word: str) -> bool:
+    return 0 < len(word) <= TABLE_NAME_MAX and word.isprintable()
+
+
+# Came after scripts had learned to say `show q`: not meant by what also means an older word.
+LATER_WORDS = {"quarantine"}
+
+PARAMETERS: "dict[str, Callable[[str], bool]]" = {
+    "<msgid>": is_message_id,
+    "<evpid>": is_envelope_id,
+    "<table>": is_table_name,
+    "<string>": bool,
+}
+ID_FORMS = {"<evpid>": "an envelope's has 16 hexadecimal digits", "<msgid>": "a message's has 8 hexadecimal digits"}
+
+
+def find_command(commands: "Sequence[Command]", words: "Sequence[str]") -> "tuple[Command, list[str]]":
+    """The command that `words` mean, and its parameters.  Raises Unclear."""
+    left, meant = _follow(commands, words)
+    for command in left:
+        if len(command.pattern.split()) == len(words):
+            return command, [word for word, name in zip(words, meant, strict=True) if name in PARAMETERS]
+    raise UnknownCommand("incomplete command" if words else "no command", left)
+
+
+def find_beginning(commands: "Sequence[Command]", words: "Sequence[str]") -> "list[Command]":
+    """The commands that begin with what `words` mean.  Raises Unclear."""
+    return _follow(commands, words)[0]
+
+
+def _follow(commands: "Sequence[Command]", words: "Sequence[str]") -> "tuple[list[Command], list[str]]":
+    """The commands that are left after `words`, and what each of these stands for."""
+    left = list(commands)
+    meant = []
+    for at, word in enumerate(words):
+        candidates = {_word(command, at) for command in left} - {""}
+        found = _meant(candidates, word)
+        if len(found) != 1:
+            alike = [command for command in left if _word(command, at).startswith(word)]
+            raise UnknownCommand(_what_is_wrong(candidates, word, found), alike or left)
+        meant += found
+        left = [command for command in left if _word(command, at) in found]
+    return left, meant
+
+
+def _word(command: "Command", at: int) -> str:
+    """Its word at that place; empty behind its last."""
+    return dict(enumerate(command.pattern.split())).get(at, "")
+
+
+def _meant(candidates: set[str], word: str) -> list[str]:
+    """Which of the candidates `word` may stand for."""
+    if word in candidates and word not in PARAMETERS:
+        return [word]
+    fitting = [name for name in candidates if name in PARAMETERS and PARAMETERS[name](word)]
+    begun = [name for name in candidates if name not in PARAMETERS and word and name.startswith(word)]
+    return fitting or [name for name in begun if name not in LATER_WORDS] or begun
+
+
+def _what_is_wrong(candidates: set[str], word: str, found: "Sequence[str]") -> str:
+    """Why `word` stands for none of the candidates, or for several of them."""
+    from smtpctl.visible import visible  # only for what is wrong
+
+    if found:
+        return f"ambiguous word: {visible(word)}"
+    if not candidates:
+        return f"unexpected word: {visible(word)}"
+    forms = [form for name, form in ID_FORMS.items() if name in candidates]
+    if forms and (_is_hex(word) or not candidates - ID_FORMS.keys()):
+        return f"not an id: {visible(word)} ({', '.join(forms)})"
+    return f"unknown word: {visible(word)}"

@@ -1,0 +1,100 @@
+"""Commands that show what the daemon holds."""
+
+import codecs
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from smtpctl import output
+from smtpctl.command import DONE
+from smtpctl.connection import Connection, ControlError
+from smtpctl.operation import REQUEST, UnknownId, envelopes
+from smtpd.envelope import QueueEntry, message_of
+from smtpd.imsg import ContentNotOpened, ListEnvelopes, ListQuarantine, OpenContent, ShowStatistics
+
+
+def show_queue(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    first, last = envelopes(parameters)
+    empty = True
+    for entry, now, reason in _entries(connection, first, last):
+        empty = False
+        print(
+            output.as_json(output.envelope_object(entry, now, reason))
+            if json
+            else output.queue_line(entry, now, reason)
+        )
+    if parameters and empty:
+        raise UnknownId(*parameters)
+    return DONE
+
+
+def show_envelope(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    first, last = envelopes(parameters)
+    for entry, now, reason in _entries(connection, first, last):
+        if json:
+            print(output.as_json(output.envelope_object(entry, now, reason)))
+        else:
+            print("\n".join(output.envelope_lines(entry, reason)))
+        return DONE
+    raise UnknownId(*parameters)
+
+
+def show_message(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    first, _ = envelopes(parameters)
+    answer, descriptor = connection.ask_descriptor(OpenContent(REQUEST, message_of(first)))
+    if isinstance(answer, ContentNotOpened):
+        raise ControlError(answer.reason)
+    assert descriptor is not None  # the channel has seen to it
+    empty = True
+    for piece in _visible(_pieces(descriptor)) if sys.stdout.isatty() else _pieces(descriptor):
+        sys.stdout.buffer.write(piece)
+        empty = False
+    if empty:
+        raise UnknownId(*parameters)
+    return DONE
+
+
+def _pieces(descriptor: int) -> Iterator[bytes]:
+    while piece := os.read(descriptor, 65536):
+        yield piece
+
+
+def _visible(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """For a terminal: a mail must not command it."""
+    for piece in codecs.iterdecode(pieces, "utf-8", "backslashreplace"):
+        yield output.for_terminal(piece).encode()
+
+
+def show_quarantine(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    listed = connection.ask(ListQuarantine(REQUEST))
+    if listed.trouble:
+        raise ControlError(listed.trouble)
+    for id, when, reason in listed.rows:
+        if json:
+            print(output.as_json({"envelope": f"{id:016x}", "since": when, "reason": reason}))
+        else:
+            print(f"{id:016x}|{when}|{output.visible(reason, also='|')}")
+    return DONE
+
+
+def show_statistics(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    counters: dict[str, Any] = connection.ask(ShowStatistics(REQUEST)).counters
+    counters["uptime.human"] = output.duration(counters["uptime"])
+    if json:
+        print(output.as_json(dict(sorted(counters.items()))))
+    else:
+        print("\n".join(f"{output.visible(key)}={counters[key]}" for key in sorted(counters)))
+    return DONE
+
+
+def _entries(connection: Connection, first: int, last: int) -> Iterator[tuple[QueueEntry, int, str]]:
+    """Each with the time and the reason why it waits.  Page by page: neither side ever holds more than one."""
+    while first:
+        page = connection.ask(ListEnvelopes(REQUEST, first, last))
+        if page.trouble:
+            raise ControlError(page.trouble)
+        now = int(time.time())
+        yield from ((row, now, output.why_waiting(row, now, mda_paused=page.mda_paused)) for row in page.rows)
+        first = page.next

@@ -1,0 +1,103 @@
+"""action NAME METHOD OPTIONS [ttl D] -> an action of the model."""
+
+from typing import Any
+
+from lark import Token, Tree
+
+from smtpd.config.build import delivery_target, value
+from smtpd.config.build.diagnostics import Diagnostics, parts, value_of, word
+from smtpd.config.build.names import Names, TableContent, TableUse
+from smtpd.config.build.table_operand import TableBuilder
+from smtpd.config.errors import quoted
+from smtpd.config.model import Action
+from smtpd.slice import Method
+from smtpd.tables.table import Service
+
+METHODS = {method.value for method in Method}
+
+# option -> what it says.  Inline tables are numbered in this order, which is the printer's.
+OPTIONS = {"alias": "names", "virtual": "names", "userbase": "userbase", "user": "user", "wrapper": "wrapper"}
+TABLES = {
+    "alias": (TableContent.ALIASES, Service.ALIAS),
+    "virtual": (TableContent.ALIASES, Service.ALIAS),
+    "userbase": (TableContent.USERS, Service.USERINFO),
+}
+
+# method -> option -> why it cannot have it
+EXCLUDED = {
+    Method.MBOX: {
+        "user": "a mailbox belongs to its user",
+        "wrapper": "there is no command to be wrapped",
+    },
+    Method.EXPAND_ONLY: {"user": "nothing is delivered"},
+    Method.FORWARD_ONLY: {"user": "nothing is delivered"},
+}
+
+
+class ActionBuilder:
+    def __init__(self, diagnostics: Diagnostics, names: Names, tables: TableBuilder) -> None:
+        self._diagnostics = diagnostics
+        self._names = names
+        self._tables = tables
+
+    def maybe_build(self, name: Token, method: Tree, *options: Tree) -> Action | None:
+        """None for a method that is not available."""
+        self._diagnostics.value(value.name, name, "")
+        if word(method.data) not in METHODS:
+            self._diagnostics.not_yet(method, f"action … {word(method.data)}")
+            return None
+        given = self._diagnostics.available(options, OPTIONS | {"ttl": "ttl"}, "action")
+        fields = self._method(method)
+        self._check_excluded(fields["method"], given)
+        for what in dict.fromkeys(OPTIONS.values()):
+            if what in given:
+                fields |= self._option(str(name), given[what])
+        if "ttl" in given:
+            fields["ttl"] = self._diagnostics.value(value.interval, value_of(given["ttl"]), 1)
+        return Action(str(name), **fields)
+
+    def _method(self, method: Tree) -> dict[str, Any]:
+        words = [child for child in method.children if isinstance(child, Token)]
+        flags = {child.data for child in method.children if isinstance(child, Tree)}
+        fields: dict[str, Any] = {"method": Method(word(method.data))}
+        match fields["method"]:
+            case Method.MAILDIR:
+                path = (
+                    self._diagnostics.value(delivery_target.maildir_path, words[0], "")
+                    if words
+                    else delivery_target.MAILDIR
+                )
+                if doubt := delivery_target.foreign_specifier_warning(path):
+                    self._diagnostics.warn(words[0], doubt)
+                fields |= {"target": path, "junk": "junk" in flags}
+            case Method.LMTP:
+                destination = self._diagnostics.value(delivery_target.lmtp_destination, words[0], "")
+                fields |= {"target": destination, "rcpt_to": "by_rcpt_to" in flags}
+            case Method.MDA:
+                fields["target"] = self._diagnostics.value(delivery_target.command, words[0], "")
+        return fields
+
+    def _check_excluded(self, method: Method, given: dict[str, Tree]) -> None:
+        for option, reason in EXCLUDED.get(method, {}).items():
+            if option in given:
+                self._diagnostics.error(
+                    given[option], f"an action with {method.value} cannot have {quoted(option)}: {reason}"
+                )
+
+    def _option(self, action: str, option: Tree) -> dict[str, str]:
+        """The field and its value."""
+        (operand,) = parts(option)
+        place = self._diagnostics.place(operand)
+        if option.data in TABLES:
+            name = self._tables.operand(operand)
+            self._names.use_table(TableUse(place, name, *TABLES[option.data]))
+            if option.data == "userbase":
+                self._names.note_userbase(action, place)
+        elif option.data == "wrapper":
+            name = str(operand)
+            self._names.use("wrapper", name, place)
+        else:
+            name = self._diagnostics.value(value.user, operand, "")
+            if name:
+                self._names.note_user(name, place)
+        return {str(option.data): name}

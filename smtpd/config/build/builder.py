@@ -1,0 +1,221 @@
+"""Sentences -> the model.
+
+What the grammar has and this module does not know is refused by name ("not available yet"): nothing is accepted and
+then ignored.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from lark import Token, Tree
+
+from smtpd.config.build import delivery_target, tls_options, value
+from smtpd.config.build.action import ActionBuilder
+from smtpd.config.build.diagnostics import Diagnostics, Node, parts, value_of, word
+from smtpd.config.build.listener import ListenerBuilder
+from smtpd.config.build.names import BUILTIN_TABLES, Names
+from smtpd.config.build.pki import PkiBuilder
+from smtpd.config.build.rule import RuleBuilder
+from smtpd.config.build.table_operand import TableBuilder
+from smtpd.config.errors import Report, SourcePosition, quoted
+from smtpd.config.model import Action, Config, Listen, Table, Wrapper
+from smtpd.slice import DeliveryLimits, Limits, Method
+
+LIMITS = {field.replace("_", "-"): field for field in Limits.__struct_fields__}
+DELIVERY_LIMITS = {field.replace("_", "-"): field for field in DeliveryLimits.__struct_fields__}
+UNAVAILABLE_DELIVERY_LIMITS = {"task-hiwat", "task-lowat", "task-release"}
+SINGLE_SETTINGS = {
+    "alias_commands": "alias-commands",
+    "dispatchers": "dispatchers",
+    "sandbox_required": "sandbox",
+    "socket": "listen on socket",
+}
+SANDBOX = {"required": True, "optional": False}
+
+
+class Builder:
+    """`add` each sentence, then `finish`.  Mistakes are reported, and something is put in their place."""
+
+    def __init__(self, report: Report, names: Names) -> None:
+        self.listeners: list[tuple[Listen, SourcePosition]] = []
+        self.invalid_listeners: list[tuple[Listen, SourcePosition]] = []
+        self._report = report
+        self._names = names
+        self._diagnostics = Diagnostics(report)
+        self._tables = TableBuilder(self._diagnostics, names)
+        self._actions: list[tuple[str, Tree]] = []
+        self._rules: list[tuple[str, Tree]] = []
+        self._listeners: list[tuple[str, Tree]] = []
+        self._doors = ListenerBuilder(self._diagnostics, names, self._tables)
+        self._certificates = PkiBuilder(report, self._diagnostics, names)
+        self._wrappers: list[Wrapper] = []
+        self._settings: dict[str, Any] = {}
+        self._limits: dict[str, int] = {}
+        self._delivery_limits: dict[str, int] = {}
+
+    def add(self, file: str, sentence: Tree) -> None:
+        self._diagnostics.file = file
+        match sentence.data:
+            case "table":
+                self._diagnostics.fits(sentence, self._tables.maybe_declare(*parts(sentence)))
+            case "action":
+                self._actions.append((file, sentence))
+            case "match":
+                self._rules.append((file, sentence))
+            case "listen":
+                self._listeners.append((file, sentence))
+            case "pki":
+                self._certificates.add_pki(*parts(sentence))
+            case "ca":
+                self._certificates.add_ca(*parts(sentence))
+            case "mda":
+                self._mda(*parts(sentence))
+            case "queue":
+                self._queue(*parts(sentence))
+            case "smtp":
+                self._smtp(*parts(sentence))
+            case "alias_commands":
+                self._alias_commands(sentence, value_of(sentence))
+            case "sandbox":
+                self._sandbox(*parts(sentence))
+            case "dispatchers":
+                number = self._diagnostics.value(value.dispatchers, value_of(sentence), 1)
+                self._set_once("dispatchers", number, sentence)
+            case "listen_socket":
+                self._set_once("socket", self._doors.build_socket(*parts(sentence)), sentence)
+            case other:
+                self._diagnostics.not_yet(sentence, word(other))
+
+    def finish(self) -> Config:
+        """Actions, listeners, rules, as they are printed: inline tables of all are numbered in one row.
+
+        Sentences with errors are left out, and so are those that name what has errors."""
+        actions = ActionBuilder(self._diagnostics, self._names, self._tables)
+        rules = RuleBuilder(self._diagnostics, self._names, self._tables)
+        built = [
+            self._maybe_right(partial(self._maybe_action, actions), action) for action in self._again(self._actions)
+        ]
+        for sentence in self._again(self._listeners):
+            self._listen(sentence, *parts(sentence))
+        matches = [self._maybe_right(rules.build, match) for match in self._again(self._rules)]
+        usable = UsableNames(self._tables.by_name, self._wrappers)
+        listeners, self.listeners = self.listeners, []
+        for listen, place in listeners:
+            (self.listeners if usable.has(*tables_of_listener(listen)) else self.invalid_listeners).append(
+                (listen, place)
+            )
+        return Config(
+            listeners=tuple(listen for listen, _ in self.listeners),
+            tables=self._tables.all,
+            actions=tuple(action for action in built if action and usable.is_right(action)),
+            matches=tuple(match for match in matches if match),
+            wrappers=tuple(self._wrappers),
+            limits=Limits(**self._limits),
+            delivery_limits=DeliveryLimits(**self._delivery_limits),
+            pki=tuple(pki for pki in self._certificates.pki() if pki.name and pki.cert and pki.key),
+            ca=tuple(ca for ca in self._certificates.ca() if ca.name and ca.cert),
+            **self._settings,
+        )
+
+    def _maybe_right[T](self, build: Callable[..., T], sentence: Tree) -> T | None:
+        """None of a sentence that has an error."""
+        before = self._report.count
+        made = build(*parts(sentence))
+        self._names.check(self._tables.by_name)
+        return made if self._diagnostics.fits(sentence, made) and self._report.count == before else None
+
+    def _maybe_action(self, actions: ActionBuilder, name: Token, method: Tree, *options: Tree) -> Action | None:
+        action = actions.maybe_build(name, method, *options)
+        wrapper = next((wrapper for wrapper in self._wrappers if action and wrapper.name == action.wrapper), None)
+        if action and wrapper and action.method is Method.MDA and action.target and wrapper.command:
+            self._diagnostics.value(partial(delivery_target.wrapped, wrapper.command), name, "", text=action.target)
+        return action
+
+    def _listen(self, sentence: Tree, operand: Token, *options: Tree) -> None:
+        """Of one with errors the addresses are still looked at, if it says which."""
+        place = self._diagnostics.place(operand)
+        if listen := self._maybe_right(self._doors.build, sentence):
+            self.listeners.append((listen, place))
+        elif operand:
+            families = {"inet4": 4, "inet6": 6}
+            family = next((families[option.data] for option in options if option.data in families), None)
+            self.invalid_listeners.append((Listen(str(operand), family=family), place))
+
+    def _again(self, sentences: list[tuple[str, Tree]]) -> Iterator[Tree]:
+        for file, sentence in sentences:
+            self._diagnostics.file = file
+            yield sentence
+
+    # -- settings: of one that is said twice, the last counts; of those that the language lacks, it is an error
+
+    def _mda(self, setting: Tree) -> None:
+        if setting.data == "wrapper":
+            if wrapper := self._maybe_right(self._wrapper, setting):
+                self._wrappers.append(wrapper)
+            return
+        for key, number in map(parts, parts(setting)):
+            if key in UNAVAILABLE_DELIVERY_LIMITS:
+                self._diagnostics.not_yet(key, f"mda limit {key}")
+            else:
+                self._limit(self._delivery_limits, DELIVERY_LIMITS, key, number)
+
+    def _wrapper(self, name: Token, command: Token) -> Wrapper:
+        self._diagnostics.value(value.name, name, "")
+        return Wrapper(str(name), self._diagnostics.value(delivery_target.wrapper, command, ""))
+
+    def _queue(self, setting: Tree) -> None:
+        if setting.data != "ttl":
+            return self._diagnostics.not_yet(setting, f"queue {word(setting.data)}")
+        self._settings["queue_ttl"] = self._diagnostics.value(value.interval, value_of(setting), 1)
+        return None
+
+    def _smtp(self, setting: Tree) -> None:
+        match setting.data:
+            case "max_message_size":
+                self._settings["max_message_size"] = self._diagnostics.value(value.size, value_of(setting), 1)
+            case "sub_addr_delim":
+                self._settings["sub_addr_delim"] = self._diagnostics.value(value.sub_addr_delim, value_of(setting), "+")
+            case "ciphers":
+                self._settings["ciphers"] = self._diagnostics.value(tls_options.ciphers, value_of(setting), "")
+            case "limit":
+                for key, number in map(parts, parts(setting)):
+                    self._limit(self._limits, LIMITS, key, number)
+
+    def _limit(self, limits: dict[str, int], known: dict[str, str], key: Token, number: Token) -> None:
+        if self._diagnostics.known(key, known):
+            limits[known[key]] = self._diagnostics.value(partial(value.limit, key=known[key]), number, 1)
+
+    def _sandbox(self, required: Token) -> None:
+        if self._diagnostics.known(required, SANDBOX):
+            self._set_once("sandbox_required", SANDBOX[required], required)
+
+    def _alias_commands(self, sentence: Tree, token: Token) -> None:
+        user = self._diagnostics.value(value.user, token, "")
+        if user:
+            self._names.note_user(user, self._diagnostics.place(token))
+        self._set_once("alias_commands", user, sentence)
+
+    def _set_once(self, setting: str, content: object, node: Node) -> None:
+        if setting in self._settings:
+            self._diagnostics.error(node, f"duplicate {quoted(SINGLE_SETTINGS[setting])}, expected it once")
+        self._settings[setting] = content
+
+
+class UsableNames:
+    """Tables and wrappers that have no errors: what names others has none itself, but nothing can be made of it."""
+
+    def __init__(self, tables: Mapping[str, Table], wrappers: Iterable[Wrapper]) -> None:
+        self._tables = {*BUILTIN_TABLES, *tables}
+        self._wrappers = {wrapper.name for wrapper in wrappers}
+
+    def has(self, *tables: str | None) -> bool:
+        return all(table is None or table in self._tables for table in tables)
+
+    def is_right(self, action: Action) -> bool:
+        tables = self.has(action.alias, action.virtual, action.userbase)
+        return tables and (action.wrapper is None or action.wrapper in self._wrappers)
+
+
+def tables_of_listener(listen: Listen) -> tuple[str | None, ...]:
+    return listen.credentials, listen.senders, listen.hostnames, listen.xclient

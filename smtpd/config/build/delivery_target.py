@@ -1,0 +1,119 @@
+"""Where an action takes mail: text in, the same text out, or Wrong with the reason.
+
+"~/Mail/%{user.username}"                          the path of a Maildir
+mx:24  192.0.2.1  "[::1]:24"  "/run/lmtp"          a destination of lmtp
+"procmail -a %{rcpt.user}"  "/bin/nice %{mda}"     a command; one that is wrapped around another
+"""
+
+import ipaddress
+import re
+
+from smtpd.config import specifier
+from smtpd.config.build.value import number
+from smtpd.config.errors import ConfigValueError, printable, quoted, suggestion
+from smtpd.config.host import is_host_name
+from smtpd.envelope import CommandLine, Path
+from smtpd.ipc.text_limit import text_error
+from smtpd.tables.domain import ascii_form
+
+MAILDIR = "~/Maildir"
+HOME_PREFIXES = ("~/", "%{user.directory}")
+SOCKET_PATH_MAX = 107  # bytes; sun_path of unix(7) without its NUL
+SPECIFIER_START = re.compile(r"%\{([a-z.]+)")
+# What other programs write for a value: %u and %d of Dovecot, $user of Postfix and of shells.
+_FOREIGN_SPECIFIER = re.compile(r"%%|(%[A-Za-z](?![A-Za-z])|\$\{?[A-Za-z_]+\}?)")
+_REPLACEMENT = {"%d": "%{dest.domain}", "%a": "%{dest}", "%h": "%{user.directory}"}
+_SHORT_NAME = {"user": "user.username", "username": "user.username", "home": "user.directory", "domain": "dest.domain"}
+_SCHEME = re.compile(r"^(?:unix|lmtp|inet)6?:(?://)?")  # of Postfix and others
+DESTINATION = re.compile(r"(?:(?P<host>[^:\[\]]+)|\[(?P<address>[^\[\]]+)\])(?::(?P<port>[0-9]{1,5}))?")
+
+
+def maildir_path(text: str) -> str:
+    template(text)
+    if not text.lower().startswith(("/", *HOME_PREFIXES)):
+        raise ConfigValueError(f"the path {quoted(text)} is relative, expected it to begin with / or ~/")
+    if wrong := text_error(Path, text):
+        raise ConfigValueError(f"the path {quoted(text)} cannot be used: {wrong}")
+    return text
+
+
+def foreign_specifier_warning(path: str) -> str:
+    """What in a path is hardly meant as it stands; empty if nothing is."""
+    found = next((found[1] for found in _FOREIGN_SPECIFIER.finditer(path) if found[1]), None)
+    if not found:
+        return ""
+    instead = _REPLACEMENT.get(found, "%{user.username}")
+    return f"{quoted(found)} in a path is no specifier and stands for itself, expected such as {instead}"
+
+
+def lmtp_destination(text: str) -> str:
+    """host, host:port, [address]:port or the path of a socket."""
+    if "%" in text:
+        raise ConfigValueError(f"{quoted(text)}: all mail of an action goes to one destination, without specifiers")
+    if text.startswith("/"):
+        if len(text.encode()) > SOCKET_PATH_MAX:
+            raise ConfigValueError(f"the path of a socket has at most {SOCKET_PATH_MAX} bytes")
+        if wrong := text_error(Path, text):
+            raise ConfigValueError(f"the path {quoted(text)} cannot be used: {wrong}")
+        return text
+    if not text.isascii():
+        host, colon, port = text.partition(":")
+        text = ascii_form(host) + colon + port
+    found = DESTINATION.fullmatch(text)
+    if not found or not (is_host_name(found["host"]) if found["host"] else is_ipv6(found["address"])):
+        meant = f"[{text}]" if is_ipv6(text) else _SCHEME.sub("", text)
+        hint = f" (did you mean {printable(meant)}?)" if meant not in ("", text) else ""
+        raise ConfigValueError(
+            f"{quoted(text)} is no destination, expected host, host:port, [address]:port or a path{hint}"
+        )
+    if found["port"] is not None:
+        number(found["port"], "port", 1, 65535)
+    return text
+
+
+def is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def command(text: str) -> str:
+    _command(text)
+    try:
+        template(text).check_command()
+    except specifier.TemplateError as malformed:
+        raise ConfigValueError(printable(str(malformed))) from None
+    return text
+
+
+def wrapper(text: str) -> str:
+    _command(text)
+    template(text, wrapper=True)
+    return text
+
+
+def wrapped(wrapper: str, text: str) -> str:
+    """`text`, a command that `wrapper` is put around; both are good by themselves."""
+    try:
+        specifier.wrap(specifier.parse(wrapper, wrapper=True), specifier.parse(text)).check_command()
+    except specifier.TemplateError as malformed:
+        raise ConfigValueError(f"with its wrapper the command is {malformed}") from None
+    return text
+
+
+def _command(text: str) -> None:
+    if not text.strip():
+        raise ConfigValueError("a command cannot be empty")
+    if wrong := text_error(CommandLine, text):
+        raise ConfigValueError(f"a command with {wrong}")
+
+
+def template(text: str, *, wrapper: bool = False) -> specifier.Template:
+    try:
+        return specifier.parse(text, wrapper=wrapper)
+    except specifier.TemplateError as malformed:
+        known = sorted(specifier.NAMES)
+        strange = [name for name in SPECIFIER_START.findall(text.lower()) if name not in known]
+        hint = suggestion(_SHORT_NAME.get(strange[0], strange[0]), known) if strange else ""
+        raise ConfigValueError(printable(str(malformed)) + hint) from None

@@ -1,0 +1,149 @@
+"""Files of tables, as far as the daemon has to know at its start what stands in them.
+
+    texts.entries(table)       the entries that can be used; each line that cannot is an error at that line
+    texts.check(table, ...)    all that would make the table useless for what it is asked for
+
+What lookup looks up in a table is lookup's affair, and changes by `smtpctl update table`.  What is looked for here:
+which files lookup will open, whether it will understand them, whose uids count (people.py), which commands aliases name
+(alias.py).
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from smtpd.config.build.table_operand import BACKENDS_WITH_PATH
+from smtpd.config.errors import Report, SourcePosition, printable, quoted
+from smtpd.config.model import Table
+from smtpd.config.parser import Parsed
+from smtpd.tables import db, file, passwd, sqlite
+from smtpd.tables.sqlite import Settings
+from smtpd.tables.table import Service
+from smtpd.tables.text_file import LineFault, TextFileError
+
+READABLE_BACKENDS = ("file", "passwd")  # backends whose entries are known at the start
+
+
+class TableFileError(ValueError):
+    """The text says why; `missing`: there is no such file."""
+
+    def __init__(self, text: str, *, missing: bool) -> None:
+        super().__init__(text)
+        self.missing = missing
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """A key and its value, and where they stand."""
+
+    place: SourcePosition
+    key: str
+    value: str
+
+
+class TableFiles:
+    """Each file is read once."""
+
+    def __init__(self, parsed: Parsed, read: Callable[[str], str], report: Report) -> None:
+        self._parsed = parsed
+        self._read = read
+        self._report = report
+        self._texts: dict[str, str | TableFileError] = {}
+
+    def paths(self) -> Iterator[str]:
+        """Of all files that lookup reads tables from; programs open their own."""
+        for table in self._parsed.config.tables:
+            if table.path is None or table.backend not in BACKENDS_WITH_PATH:
+                continue
+            yield table.path
+            if table.backend == "sqlite" and (settings := self.settings(table.path)):
+                yield settings.dbpath
+
+    def settings(self, path: str) -> Settings | None:
+        """Of the description of a database.  None when it cannot be used, which check() says."""
+        try:
+            return sqlite.parse_settings(self.text(path))
+        except (TableFileError, TextFileError):
+            return None
+
+    def text(self, path: str) -> str:
+        """Raises Unreadable."""
+        if path not in self._texts:
+            self._texts[path] = self._read_once(path)
+        found = self._texts[path]
+        if isinstance(found, TableFileError):
+            raise found
+        return found
+
+    def _read_once(self, path: str) -> str | TableFileError:
+        try:
+            return self._read(path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            missing = isinstance(error, FileNotFoundError)
+            return TableFileError(f"cannot read {quoted(path)}: {printable(reason)}", missing=missing)
+
+    # -- what stands in them ----------------------------------------------------------------------
+
+    def entries(self, table: Table) -> list[TableEntry]:
+        """Of a mapping in the configuration, in a text file or a passwd file: there, those that have a home.  Raises
+        Unreadable."""
+        if not table.backend:
+            places = self._parsed.names.entry_positions.get(table.name, [])
+            return [TableEntry(place, *pair) for place, pair in zip(places, table.pairs or (), strict=True)]
+        assert table.path is not None
+        if table.backend == "passwd":
+            accounts = self.accounts(table.path)
+            return [_entry(table.path, a.line, a.name, a.userinfo) for a in accounts if a.userinfo]
+        content = self._content(table.path)
+        return [] if content.is_list else [_entry(table.path, e.line, e.key, e.value) for e in content.entries]
+
+    def accounts(self, path: str) -> list[passwd.Account]:
+        """Those that count.  Raises Unreadable."""
+        accounts, faults = passwd.read(self.text(path))
+        self._add(path, faults)
+        return list(passwd.by_name(accounts).values())
+
+    def _content(self, path: str) -> file.Content:
+        content = file.read(self.text(path))
+        self._add(path, content.faults)
+        return content
+
+    def _add(self, path: str, faults: Collection[LineFault]) -> None:
+        for line, reason in faults:
+            self._report.add(SourcePosition(path, line, 1), printable(reason))
+
+    # -- whether they can be used -----------------------------------------------------------------
+
+    def check(self, table: Table, services: Collection[Service]) -> None:
+        """A file that is not there is told of elsewhere, but for the description of a database."""
+        path = table.path
+        if path is None or table.backend not in BACKENDS_WITH_PATH:
+            return
+        if table.backend == "db":
+            if trouble := db.fault_at_start(path, services):
+                self._report.add(self._place(table), f"cannot read {quoted(path)}: {printable(trouble)}")
+            return
+        try:
+            self._check_text(table.backend, path, services)
+        except TableFileError as unreadable:
+            if not unreadable.missing or table.backend == "sqlite":
+                self._report.add(self._place(table), str(unreadable))
+
+    def _check_text(self, backend: str, path: str, services: Collection[Service]) -> None:
+        """Raises Unreadable."""
+        if backend == "sqlite":
+            try:
+                sqlite.parse_settings(self.text(path))
+            except TextFileError as malformed:
+                self._add(path, malformed.faults)
+        elif backend == "passwd":
+            self.accounts(path)
+        else:
+            self._add(path, file.service_faults(self._content(path), services))
+
+    def _place(self, table: Table) -> SourcePosition:
+        return self._parsed.names.table_positions[table.name]
+
+
+def _entry(path: str, line: int, key: str, value: str) -> TableEntry:
+    return TableEntry(SourcePosition(path, line, 1), key, value)

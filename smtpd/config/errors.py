@@ -1,0 +1,106 @@
+"""What is wrong with a configuration, and where.
+
+    smtpd.conf:7:11: "domian" is not known here, expected any, domain, local or rcpt-to (did you mean domain?)
+    file       | column (in characters, from 1; a tab is one)
+               line
+
+`ConfigErrors` carries all of them, in the order in which they stand in the files.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+SUGGESTION_WORDS_MAX = 300  # words that are compared with one that is not known
+
+
+@dataclass(frozen=True)
+class SourcePosition:
+    file: str
+    line: int = 0  # 0: the file as a whole
+    column: int = 0
+
+    def seen_from(self, other: "SourcePosition") -> str:
+        """Its line, for a message that is placed at `other`."""
+        return f"line {self.line}" + ("" if self.file == other.file else f" of {quoted(self.file)}")
+
+
+@dataclass(frozen=True)
+class ConfigError:
+    """One line for the administrator.  It may quote the file, but never a control character of it."""
+
+    file: str
+    line: int
+    column: int
+    text: str
+
+    def __str__(self) -> str:
+        where = f"{self.line}:{self.column}: " if self.line else " "
+        return f"{printable(self.file)}:{where}{self.text}"
+
+
+class ConfigErrors(Exception):
+    """The configuration cannot be used.  `errors` is never empty."""
+
+    def __init__(self, errors: list[ConfigError], warnings: Sequence[ConfigError] = ()) -> None:
+        super().__init__("\n".join(map(str, errors)))
+        self.errors = errors
+        self.warnings = warnings
+
+
+class ConfigValueError(ValueError):
+    """A value that cannot be meant; the text goes behind the place of the value."""
+
+
+class Report:
+    """Collects what is wrong with one configuration: of errors at one place the first, as the others follow from it."""
+
+    def __init__(self) -> None:
+        self._errors: dict[SourcePosition, ConfigError] = {}
+        self._warnings: dict[ConfigError, None] = {}
+        self.count = 0  # of errors, also where there was one at the same place
+
+    def add(self, place: SourcePosition, text: str) -> None:
+        self.count += 1
+        self._errors.setdefault(place, ConfigError(place.file, place.line, place.column, text))
+
+    def warn(self, place: SourcePosition, text: str) -> None:
+        """Nothing that keeps the configuration from being used."""
+        self._warnings[ConfigError(place.file, place.line, place.column, text)] = None
+
+    def errors(self, files: Sequence[str] = ()) -> list[ConfigError]:
+        """By file, in the order of `files`, by line, by column."""
+        return sorted_errors(self._errors.values(), files)
+
+    def warnings(self, files: Sequence[str] = ()) -> list[ConfigError]:
+        return sorted_errors(self._warnings, files)
+
+
+def sorted_errors(errors: Iterable[ConfigError], files: Sequence[str]) -> list[ConfigError]:
+    order = {file: number for number, file in enumerate(files)}
+    return sorted(errors, key=lambda error: (order.get(error.file, len(order)), error.file, error.line, error.column))
+
+
+def printable(text: str) -> str:
+    """Without anything that a terminal or a log would take for more than text."""
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
+
+
+def quoted(text: str) -> str:
+    """As it is named in an error: in quotes, and not longer than a line has room for."""
+    return f'"{printable(text if len(text) <= 60 else text[:57] + "...")}"'
+
+
+def alternatives(words: Iterable[str]) -> str:
+    """any, domain or local"""
+    *rest, last = words
+    return f"{', '.join(rest)} or {last}" if rest else last
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean …?)", or nothing when no known word is near."""
+    known = list(islice(known, SUGGESTION_WORDS_MAX))
+    near = difflib.get_close_matches(word[:80], known, n=1, cutoff=0.6)
+    near = near or difflib.get_close_matches(word[:80].lower(), known, n=1, cutoff=0.6)
+    return f" (did you mean {printable(near[0])}?)" if near else ""

@@ -1,0 +1,147 @@
+"""The words of one sentence -> its tree, or what was expected instead.
+
+grammar.lark says what the sentences are.  Each is parsed by itself, so that a mistake costs one sentence and the errors
+of all of them are shown at once.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from lark import Lark, Token, Tree, UnexpectedToken
+
+from smtpd.config.errors import ConfigValueError, alternatives, quoted, suggestion
+from smtpd.config.parse import obsolete
+
+PARSER = Lark(
+    files("smtpd.config").joinpath("grammar.lark").read_text(encoding="ascii"),
+    parser="lalr",
+    lexer="basic",
+    propagate_positions=True,
+    maybe_placeholders=False,
+)
+TERMINALS = {str(terminal.pattern.value): terminal.name for terminal in PARSER.terminals if terminal.pattern}
+WORD_OF_TERMINAL = {name: word for word, name in TERMINALS.items()}
+
+# Newer than the language: reserved only where a sentence begins, or where a listener can have nothing but an option, so
+# that files which use them as names stay valid.
+SENTENCE_ONLY_WORDS = {"alias-commands", "dispatchers", "sandbox"}
+LISTENER_ONLY_WORDS = {"proxy", "proxy-v1", "scram", "xclient"}
+# Reserved, though no sentence has them.
+UNUSED_RESERVED = {"data-line", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
+
+# What the grammar has and builder.py refuses by this name: whole sentences, and words by the first word of theirs.
+UNAVAILABLE_SENTENCES = {"admd", "bounce", "filter", "mta", "proc", "scheduler", "srs"}
+UNAVAILABLE = {
+    "action": {"relay": "action … relay"},
+    "listen": {"filter": "listen on … filter"},
+    "queue": {"compression": "queue compression", "encryption": "queue encryption"},
+}
+
+TOKEN_KINDS = {word: name for word, name in TERMINALS.items() if word not in SENTENCE_ONLY_WORDS | LISTENER_ONLY_WORDS}
+TOKEN_KINDS |= dict.fromkeys(UNUSED_RESERVED, "UNUSED")
+RESERVED = {word for word in TOKEN_KINDS if word[0].isalpha()}
+
+
+class SentenceError(ConfigValueError):
+    """The sentence cannot go on with `token`; an empty one is its end."""
+
+    def __init__(self, token: Token, text: str) -> None:
+        super().__init__(text)
+        self.token = token
+
+
+def parse_sentence(tokens: Sequence[Token]) -> Tree:
+    """`tokens` is not empty.  Raises Unexpected."""
+    first, last = tokens[0], tokens[-1]
+    followed_by_equal = len(tokens) > 1 and tokens[1].type == TERMINALS["="]
+    if first.type == "STRING" and not followed_by_equal:
+        if first not in SENTENCE_ONLY_WORDS:
+            raise SentenceError(first, _unknown_sentence(tokens))
+        first = _as_word(first)
+    end = Token("$END", "", line=last.end_line, column=last.end_column)
+    state = PARSER.parse_interactive()
+    tree = None
+    for number, token in enumerate([first, *tokens[1:], end]):
+        if token in LISTENER_ONLY_WORDS and first.type == TOKEN_KINDS["listen"] and "STRING" not in state.accepts():
+            token = _as_word(token)
+        try:
+            tree = state.feed_token(token)
+        except UnexpectedToken:
+            if first in RESERVED and followed_by_equal:
+                raise SentenceError(first, f"{quoted(first)} is a reserved word, a macro needs another name") from None
+            if token is first:
+                raise SentenceError(first, _unknown_sentence(tokens)) from None
+            _refuse_unavailable(tokens[:number])
+            raise SentenceError(token, _explain(first, token, state.accepts()) + _long_string(tokens, token)) from None
+    assert isinstance(tree, Tree)  # what feeding the end returns
+    return tree
+
+
+def _refuse_unavailable(tokens: Sequence[Token]) -> None:
+    """What is wrong behind a word that is not available does not matter.  Raises Unexpected."""
+    first = tokens[0]
+    if first in UNAVAILABLE_SENTENCES:
+        raise SentenceError(first, f"{quoted(first)} is not available yet")
+    for token in tokens[1:]:
+        if token.type == TOKEN_KINDS.get(token) and (name := UNAVAILABLE.get(first, {}).get(token)):
+            raise SentenceError(token, f"{quoted(name)} is not available yet")
+
+
+def _as_word(string: Token) -> Token:
+    return Token.new_borrow_pos(TERMINALS[string], string, string)
+
+
+def _unknown_sentence(tokens: Sequence[Token]) -> str:
+    first = tokens[0]
+    if instead := obsolete.replace_sentence(tokens):
+        return _former(first, instead)
+    known = sorted(
+        {WORD_OF_TERMINAL[name] for name in PARSER.parse_interactive().accepts() if name in WORD_OF_TERMINAL}
+        - UNAVAILABLE_SENTENCES
+    )
+    expected = alternatives([*known, "the name of a macro"])
+    return f"{_found(first)}, expected {expected}{suggestion(first, known)}"
+
+
+def _explain(first: Token, token: Token, accepted: set[str]) -> str:
+    if instead := obsolete.replace_word(first, token):
+        return _former(token, instead)
+    available = {WORD_OF_TERMINAL[name] for name in accepted if name in WORD_OF_TERMINAL} - UNAVAILABLE.get(
+        first, {}
+    ).keys()
+    words = sorted(available)
+    kinds = {"STRING": "a string", "NUMBER": "a number", "$END": "the end of the line"}
+    named = [word if word[0].isalpha() else f'"{word}"' for word in words]
+    expected = alternatives(named + [kind for name, kind in kinds.items() if name in accepted])
+    hint = suggestion(token, words)
+    if "STRING" in accepted and (token in RESERVED or token.type == "NUMBER"):
+        hint = " (put it in quotes if it is meant as one)"
+    return f"{_found(token)}, expected {expected}{hint}"
+
+
+def _former(token: Token, instead: str) -> str:
+    missing = instead.partition(" ")[0] in UNAVAILABLE_SENTENCES or " relay " in instead
+    later = "; but that is not available yet" if missing else ""
+    return f"{quoted(token)} is from before OpenSMTPD 6.4, write: {instead}{later}"
+
+
+def _long_string(tokens: Sequence[Token], unexpected: Token) -> str:
+    """A quote that is not closed ends where the next string begins, and that is where the sentence goes wrong."""
+    for token in tokens:
+        if token is unexpected:
+            break
+        if token.type == "STRING" and token.line != token.end_line:
+            return f"; a string goes from line {token.line} to line {token.end_line}, is the quote closed?"
+    return ""
+
+
+def _found(token: Token) -> str:
+    match token.type:
+        case "$END":
+            return "the sentence ends here"
+        case "NUMBER":
+            return f"unexpected number {token}"
+        case "STRING":
+            return f"{quoted(token)} is not known here"
+        case _:
+            return f"unexpected {quoted(token)}"

@@ -1,0 +1,235 @@
+"""The model and a host -> what each process is told.
+
+    listen on eth0      -> each of its addresses          limits        -> divided by the dispatchers
+    listen on localhost -> what the name resolves to      userbase <t>  -> the people in it
+    table t x:/path     -> the program table-x            tables        -> with the builtin ones filled in
+    pki, ca             -> those that a listener has
+
+Here a configuration meets its machine, so here it can still turn out to be wrong: ConfigErrors.  What does not keep the
+daemon from starting is a warning.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from smtpd.config.build.names import SYSTEM_USERS
+from smtpd.config.build.value import RATE_LIMITS
+from smtpd.config.check import alias_tables, implausible
+from smtpd.config.check.files_and_users import check_files_and_users
+from smtpd.config.check.password_tables import PasswordTables
+from smtpd.config.check.table_files import TableFiles
+from smtpd.config.check.table_use import check_tables, services_of
+from smtpd.config.errors import Report
+from smtpd.config.host import Host
+from smtpd.config.model import Action, Ca, Config, Pki, Table
+from smtpd.config.parser import Parsed
+from smtpd.config.resolve.listener_slices import slice_listeners, slice_socket
+from smtpd.config.resolve.table_programs import slice_programs
+from smtpd.config.resolve.userbase import userbase_users
+from smtpd.slice import (
+    LMTP_USER,
+    UNLIMITED,
+    AgentSlice,
+    CaSlice,
+    ControlSlice,
+    CryptoSlice,
+    DeliverySlice,
+    DispatcherSlice,
+    ExpansionSlice,
+    Limits,
+    ListenerSlice,
+    ListenerTablesSlice,
+    LookupSlice,
+    Method,
+    ParentSlice,
+    PkiSlice,
+    ProgramSlice,
+    QueueSlice,
+    SchedulerSlice,
+    Slices,
+    TableSlice,
+)
+from smtpd.tables.text_file import read_file
+
+# Failed logins are counted by lookup, which there is only one of.
+COUNTED_OVER_ALL = ("max_sessions", "max_sessions_per_address", *RATE_LIMITS)
+
+
+@dataclass(frozen=True)
+class Sliced:
+    slices: Slices
+    warnings: tuple[str, ...]
+
+
+def slice_config(
+    parsed: Parsed, host: Host, read: Callable[[str], str] = read_file, check: Callable[[Parsed], None] | None = None
+) -> Sliced:
+    """`read` is what files of tables are read with; it may raise OSError or ValueError.  `check` looks for more that is
+    wrong.  Raises ConfigErrors, with those that the parser has found."""
+    report = parsed.report
+    config = parsed.config
+    texts = TableFiles(parsed, read, report)
+    listeners, listener_tables = slice_listeners(parsed, host, PasswordTables(parsed, host, texts, report), report)
+    files = tuple(sorted({*texts.paths(), *alias_tables.included_files(parsed, texts, report)}))
+    programs = slice_programs(parsed, host, report)
+    agents = slice_agents(parsed, texts, report)
+    check_tables(parsed, texts, report)
+    check_files_and_users(parsed, host, report)
+    if config.alias_commands:
+        alias_tables.check_file_count(config, parsed.names.user_positions[config.alias_commands], report)
+    implausible.warn_of_implausible(parsed, report)
+    if check:
+        check(parsed)
+    parsed.raise_errors()
+    slices = Slices(
+        parent=slice_parent(config, host, listeners, listener_tables, agents, programs, files),
+        dispatcher=slice_dispatcher(config, host, listeners),
+        lookup=slice_lookup(parsed, host, listener_tables, files),
+        queue=slice_queue(config, host),
+        scheduler=SchedulerSlice(),
+        control=ControlSlice(host.server_name, config.dispatchers),
+        crypto=CryptoSlice(),
+    )
+    return Sliced(slices, tuple(map(str, report.warnings(parsed.files))))
+
+
+def slice_parent(
+    config: Config,
+    host: Host,
+    listeners: tuple[ListenerSlice, ...],
+    listener_tables: tuple[ListenerTablesSlice, ...],
+    agents: tuple[AgentSlice, ...],
+    programs: tuple[ProgramSlice, ...],
+    files: tuple[str, ...],
+) -> ParentSlice:
+    return ParentSlice(
+        listeners,
+        agents,
+        files,
+        config.dispatchers,
+        config.sandbox_required,
+        host.server_name,
+        config.sub_addr_delim,
+        programs,
+        alias_commands=config.alias_commands or "",
+        alias_files=alias_tables.command_files(config) if config.alias_commands else (),
+        pki=tuple(PkiSlice(pki.name, pki.cert, pki.key) for pki in used_pki(config)),
+        ca=tuple(CaSlice(ca.name, ca.cert) for ca in used_ca(config)),
+        passwords=any(door.auth and not door.credentials for door in listener_tables),
+    )
+
+
+def slice_dispatcher(config: Config, host: Host, listeners: tuple[ListenerSlice, ...]) -> DispatcherSlice:
+    return DispatcherSlice(
+        listeners,
+        host.server_name,
+        config.max_message_size or UNLIMITED,
+        divide(config.limits, config.dispatchers),
+        dhe={pki.name: pki.dhe for pki in used_pki(config) if pki.dhe != Pki.dhe},
+        socket=slice_socket(config.socket, host),
+    )
+
+
+def slice_lookup(
+    parsed: Parsed, host: Host, listener_tables: tuple[ListenerTablesSlice, ...], files: tuple[str, ...]
+) -> LookupSlice:
+    config = parsed.config
+    return LookupSlice(
+        host.server_name,
+        config.matches,
+        (*builtin_tables(host), *(slice_table(table, parsed) for table in config.tables)),
+        tuple(map(slice_expansion, config.actions)),
+        config.sub_addr_delim,
+        files,
+        alias_commands=config.alias_commands or "",
+        listener_tables=listener_tables,
+        auth_failure_rate=config.limits.auth_failure_rate,
+    )
+
+
+def slice_queue(config: Config, host: Host) -> QueueSlice:
+    return QueueSlice(
+        tuple(slice_delivery(action, config) for action in config.actions),
+        host.server_name,
+        config.dispatchers,
+        alias_commands=config.alias_commands or "",
+        delivery_limits=config.delivery_limits,
+    )
+
+
+def slice_agents(parsed: Parsed, texts: TableFiles, report: Report) -> tuple[AgentSlice, ...]:
+    config = parsed.config
+    wrappers = {wrapper.name: wrapper.command for wrapper in config.wrappers}
+    return tuple(
+        AgentSlice(
+            action.name,
+            action.method,
+            action.target,
+            action.junk,
+            action.rcpt_to,
+            wrappers[action.wrapper] if action.wrapper is not None else "",
+            action.user or "",
+            userbase_users(action, parsed, texts, report),
+        )
+        for action in config.actions
+    )
+
+
+def slice_expansion(action: Action) -> ExpansionSlice:
+    userbase = "" if action.userbase in (None, SYSTEM_USERS) else action.userbase
+    names = action.alias or "", action.virtual or "", userbase or "", action.user or ""
+    return ExpansionSlice(action.name, action.method, *names, rcpt_to=action.rcpt_to)
+
+
+def slice_delivery(action: Action, config: Config) -> DeliverySlice:
+    user = action.user or (LMTP_USER if action.method is Method.LMTP else "")
+    lifetime = config.queue_ttl if action.ttl is None else action.ttl
+    return DeliverySlice(action.name, action.method, user, lifetime)
+
+
+def used_pki(config: Config) -> tuple[Pki, ...]:
+    """Nobody holds a key that no listener has."""
+    used = {name for listen in config.listeners for name in listen.pki}
+    return tuple(pki for pki in config.pki if pki.name in used)
+
+
+def used_ca(config: Config) -> tuple[Ca, ...]:
+    used = {listen.ca for listen in config.listeners}
+    return tuple(ca for ca in config.ca if ca.name in used)
+
+
+def divide(limits: Limits, dispatchers: int) -> Limits:
+    """Each dispatcher counts only what it sees, so each gets its part of what is counted over all sessions; a 0 is no
+    limit, and stays none."""
+    parts = {key: getattr(limits, key) for key in COUNTED_OVER_ALL}
+    return replace(limits, **{key: whole and max(1, whole // dispatchers) for key, whole in parts.items()})
+
+
+def slice_table(table: Table, parsed: Parsed) -> TableSlice:
+    services = services_of(table, parsed)
+    return TableSlice(table.name, table.entries, table.pairs, table.path, table.backend, services)
+
+
+def builtin_tables(host: Host) -> tuple[TableSlice, ...]:
+    """The names of the host and of its addresses are in lower case, as matchers compare them."""
+    addresses = own_addresses(host)
+    names = ["localhost", host.server_name.lower(), *addresses, *map(literal, addresses)]
+    return (
+        TableSlice("anyhost", ("local", "0.0.0.0/0", "::/0")),
+        TableSlice("anydestination", ("*",)),
+        TableSlice("localhost", ("local", *addresses)),
+        TableSlice("localnames", tuple(dict.fromkeys(names))),
+    )
+
+
+def own_addresses(host: Host) -> tuple[str, ...]:
+    """Each once, without the interface that a link-local one belongs to."""
+    scoped = (address for addresses in host.interfaces.values() for address in addresses)
+    return tuple(dict.fromkeys(address.partition("%")[0] for address in scoped))
+
+
+def literal(address: str) -> str:
+    """As a domain in a mail address, RFC 5321 4.1.3."""
+    return f"[ipv6:{address}]" if ":" in address else f"[{address}]"

@@ -1,0 +1,104 @@
+"""Certificates and authorities, and the TLS contexts of the listeners that are made of them.
+
+    TakeCertificate, TakeAuthorities    read and kept aside; what cannot be used is said in the answer
+    MakeContexts                        new contexts, one for each listener with TLS, kept aside likewise
+    UseCertificates                     those are for connections that come from now on; this cannot fail
+    DropCertificates                    what is kept aside is forgotten
+
+A connection keeps the context that its handshake began with, so new certificates disturb nobody.  A context is made
+before any process uses the new keys: one that OpenSSL refuses changes nothing, here and elsewhere.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+from smtpd.envelope import Text
+from smtpd.imsg import (
+    AuthoritiesTaken,
+    CertificatesUsed,
+    CertificateTaken,
+    ContextsMade,
+    TakeAuthorities,
+    TakeCertificate,
+)
+from smtpd.ipc.text_limit import fit_text
+from smtpd.slice import DispatcherSlice, ListenerSlice
+from smtpd.tls.certificate import CERTIFICATE_FILE_MAX
+from smtpd.tls.context import Authorities, Certificate, ContextError, ServerContext, TlsUnusable, make_context
+from smtpd.tls.signing import Signer
+
+DAY = 86400  # seconds
+EXPIRY_WARNING = 7 * DAY
+
+
+class Certificates:
+    def __init__(self, configuration: DispatcherSlice, signer: Signer, now: Callable[[], float] = time.time):
+        self._listeners = [listener for listener in configuration.listeners if listener.tls is not None]
+        self._dhe, self._signer, self._now = configuration.dhe, signer, now
+        self._certificates: dict[str, Certificate] = {}  # of the round that is under way
+        self._authorities: dict[str, Authorities] = {}
+        self._made: dict[int, ServerContext] = {}
+        self._contexts: dict[int, ServerContext] = {}  # in use
+
+    def take(self, imsg: TakeCertificate, descriptor: int) -> CertificateTaken:
+        try:
+            certificate = self._certificates[imsg.pki] = _read(descriptor, Certificate.read)
+        except TlsUnusable as trouble:
+            return CertificateTaken(imsg.pki, "", fit_text(Text, str(trouble)))
+        return CertificateTaken(imsg.pki, certificate.public, "", self._warning(certificate))
+
+    def take_authorities(self, imsg: TakeAuthorities, descriptor: int) -> AuthoritiesTaken:
+        try:
+            self._authorities[imsg.ca] = _read(descriptor, Authorities.read)
+        except TlsUnusable as trouble:
+            return AuthoritiesTaken(imsg.ca, fit_text(Text, str(trouble)))
+        return AuthoritiesTaken(imsg.ca, "")
+
+    def make(self) -> ContextsMade:
+        try:
+            self._made = {listener.number: self._make_context(listener) for listener in self._listeners}
+        except ContextError as error:
+            return ContextsMade(error.pki, fit_text(Text, str(error)))
+        except TlsUnusable as trouble:
+            return ContextsMade("", fit_text(Text, str(trouble)))
+        return ContextsMade("", "")
+
+    def use(self) -> CertificatesUsed:
+        assert self._made.keys() == {listener.number for listener in self._listeners}  # the parent has waited for make
+        self._contexts = self._made
+        self.drop()
+        return CertificatesUsed()
+
+    def drop(self) -> None:
+        self._certificates, self._authorities, self._made = {}, {}, {}
+
+    def get_context(self, listener: int) -> ServerContext:
+        return self._contexts[listener]
+
+    def _make_context(self, listener: ListenerSlice) -> ServerContext:
+        tls = listener.tls
+        assert tls is not None
+        authorities = self._authorities[tls.ca] if tls.ca else None
+        certificates = {name: self._certificates[name] for name in tls.pki}
+        return make_context(tls, certificates, authorities, self._dhe, self._signer)
+
+    def _warning(self, certificate: Certificate) -> str:
+        left = certificate.not_after - self._now()
+        if left <= 0:
+            return "has expired"
+        if left <= EXPIRY_WARNING:
+            return f"expires in {int(left / DAY)} days"
+        return ""
+
+
+def _read[Read](descriptor: int, parse: Callable[[bytes], Read]) -> Read:
+    """Raises Unusable.  Closes the descriptor."""
+    with os.fdopen(descriptor, "rb") as file:
+        try:
+            content = file.read(CERTIFICATE_FILE_MAX + 1)
+        except OSError as error:
+            raise TlsUnusable(f"cannot be read: {error.strerror}") from None
+    if len(content) > CERTIFICATE_FILE_MAX:
+        raise TlsUnusable("is too large for certificates")
+    return parse(content)

@@ -1,0 +1,229 @@
+"""TLS handshakes: each until the signature in one of a few threads, from there on in the loop.
+
+    client's hello      kept until its first record is complete: whoever stalls costs its bytes and no thread
+      |
+    the line            a queue for each network, served in turn; too long: the longest queue loses its last
+      |
+    SIGNING_SOCKETS threads     make the link, step; the step that signs waits for crypto
+      |
+    the loop            the remaining steps: no signature, some 50 microseconds; with a certificate of the client, whose
+                        keys and signatures may be of any size, in a thread like the first
+
+The bytes that a client may send for its handshake are bounded, certificates included, and so is its time.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from smtpd.dispatcher.inbound.stream import ClientStream
+from smtpd.ipc.log import log
+from smtpd.tls.connection import HANDSHAKE_MAX, TlsConnection, TlsFailed
+from smtpd.tls.context import ServerContext
+from smtpd.tls.signing import SIGNING_SOCKETS
+
+QUEUE_MAX = 1024  # handshakes that wait for a thread
+HANDSHAKE_TIMEOUT = 25.0  # for all of it; the crowd's sweep notices up to 5 seconds later
+
+FINISHED_MAX = 512  # bytes of a client behind our signature, if there is no certificate among them
+
+RECORD_HEADER = 5  # bytes, RFC 8446 5.1: type, version, length
+RECORD_MAX = 2**14  # bytes behind it
+HANDSHAKE_TYPE = 22  # the type
+
+
+class Handshake:
+    """One of them.  `done` is called once: with the link, or with the reason why there is none."""
+
+    def __init__(
+        self,
+        handshakes: "HandshakePool",
+        stream: ClientStream,
+        context: ServerContext,
+        network: str,
+        deadline: float,
+        done: Callable[[TlsConnection | TlsFailed], None],
+    ):
+        self.network = network
+        self.over = False
+        self._handshakes, self._stream, self._context = handshakes, stream, context
+        self._deadline, self._done = deadline, done
+        self._link: TlsConnection | None = None
+        self._came = bytearray()  # and was not yet given to the link
+        self._size = 0  # of all that came
+        self._size_signed = 0  # of what had come when our signature went out
+        self._stepping = False  # in the line, or in a thread
+        self._ended = False  # nothing more comes
+
+    def receive(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > HANDSHAKE_MAX:
+            self.fail("client sends too much")
+            return
+        self._came += data
+        if not self._stepping:
+            self._proceed()
+
+    def end(self) -> None:
+        """The client sends no more.  What it has sent may be enough."""
+        self._ended = True
+        if not self._stepping:
+            self.fail("the client left")
+
+    def tick(self, now: float) -> None:
+        if now >= self._deadline:
+            self.fail("handshake stalled")
+
+    def fail(self, reason: str) -> None:
+        self._end(TlsFailed(reason))
+
+    def take(self) -> bytes:
+        """What has come, for the next step.  In the loop: a thread must not see it change."""
+        data = bytes(self._came)
+        self._came.clear()
+        return data
+
+    def step(self, data: bytes) -> TlsConnection | None:
+        """Mostly in a thread.  The link when it stands; None: the client's turn.  Raises Failed."""
+        if self._link is None:
+            self._link = TlsConnection(self._context)
+        self._link.feed(data)
+        return self._link if self._link.step() else None
+
+    def stepped(self, outcome: TlsConnection | TlsFailed | None) -> None:
+        self._stepping = False
+        if self.over:
+            self._link = None
+            return
+        if self._link is not None and self._link.signed and not self._size_signed:
+            self._size_signed = self._size - len(self._came)
+        if self._link is not None:  # of a failure too: the alert that says why
+            output = self._link.take_output()
+            if output:
+                self._stream.transport.write(output)
+        if outcome is not None:
+            self._end(outcome)
+        elif self._came:
+            self._proceed()
+        if self._ended and not self._stepping:
+            self.fail("the client left")
+
+    def _proceed(self) -> None:
+        if self._link is not None and self._link.signed and self._size - self._size_signed <= FINISHED_MAX:
+            self.stepped(_outcome(self.step, self.take()))
+        elif self._link is not None or _begins_with_a_record(self._came):
+            self._stepping = True
+            self._handshakes.queue(self)
+
+    def _end(self, outcome: TlsConnection | TlsFailed) -> None:
+        if self.over:
+            return
+        self.over = True
+        rest = self.take()
+        if isinstance(outcome, TlsConnection) and rest:
+            outcome.feed(rest)  # came while the last step was made
+        if not self._stepping:
+            self._link = None
+        self._done(outcome)
+
+
+def _begins_with_a_record(data: bytearray) -> bool:
+    """Or with what is none, or what is too long for one: then there is nothing to wait for."""
+    if data[0] != HANDSHAKE_TYPE:
+        return True
+    if len(data) < RECORD_HEADER:
+        return False
+    length = int.from_bytes(data[3:5])
+    return length > RECORD_MAX or len(data) >= RECORD_HEADER + length
+
+
+def _outcome(step: Callable[[bytes], TlsConnection | None], data: bytes) -> TlsConnection | TlsFailed | None:
+    try:
+        return step(data)
+    except TlsFailed as failed:
+        return failed
+    except Exception as error:  # noqa: BLE001  (rule R8: the one place around one handshake)
+        log.trouble("smtp tls", error)
+        return TlsFailed("internal error")
+
+
+class HandshakePool:
+    """The line, and the threads."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int = QUEUE_MAX):
+        self._loop, self._most = loop, most
+        self._threads: list[threading.Thread] = []  # as many as were ever busy
+        self._work: SimpleQueue[tuple[Handshake, bytes] | None] = SimpleQueue()
+        self._line: dict[str, deque[Handshake]] = {}  # by network; the first is served next
+        self._waiting = 0
+        self._busy = 0
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def queue(self, handshake: Handshake) -> None:
+        if self._busy < SIGNING_SOCKETS:
+            self._start(handshake)
+            return
+        self._line.setdefault(handshake.network, deque()).append(handshake)
+        self._waiting += 1
+        if self._waiting > self._most:
+            self._shorten()
+
+    def close(self) -> None:
+        """Nobody is served any more."""
+        self._line.clear()
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _shorten(self) -> None:
+        network = max(self._line, key=lambda network: len(self._line[network]))
+        last = self._line[network].pop()
+        self._left(network)
+        last.fail("too many handshakes")
+
+    def _left(self, network: str) -> None:
+        self._waiting -= 1
+        if not self._line[network]:
+            del self._line[network]
+
+    def _start(self, handshake: Handshake) -> None:
+        if self._busy == len(self._threads):
+            thread = threading.Thread(target=self._step, name="handshake", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has none left: this handshake fails, and takes no place
+                handshake.fail(str(error))
+                return
+            self._threads.append(thread)
+        self._busy += 1
+        self._work.put((handshake, handshake.take()))
+
+    def _step(self) -> None:
+        """In a thread.  An executor and its futures would cost more than they do here."""
+        while work := self._work.get():
+            handshake, data = work
+            self._loop.call_soon_threadsafe(self._stepped, handshake, _outcome(handshake.step, data))
+            del work, handshake  # while we wait for the next one it may go
+
+    def _stepped(self, handshake: Handshake, outcome: TlsConnection | TlsFailed | None) -> None:
+        self._busy -= 1
+        try:
+            handshake.stepped(outcome)
+        finally:  # a fault of ours in one of them keeps no other one waiting
+            while self._line and self._busy < SIGNING_SOCKETS:
+                self._serve()
+
+    def _serve(self) -> None:
+        network = next(iter(self._line))
+        waiting = self._line.pop(network)
+        handshake = waiting.popleft()
+        self._waiting -= 1
+        if waiting:
+            self._line[network] = waiting  # behind the others
+        if not handshake.over:
+            self._start(handshake)

@@ -1,0 +1,58 @@
+"""What every session of one dispatcher uses: whom it asks, out of what it takes ids and memory."""
+
+import asyncio
+import socket
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from smtpd.dispatcher.inbound.certificates import Certificates
+from smtpd.dispatcher.inbound.content import MemoryUse
+from smtpd.dispatcher.inbound.handshake import HandshakePool
+from smtpd.dispatcher.inbound.message_ids import MessageIds
+from smtpd.dispatcher.inbound.rate import Rates
+from smtpd.dispatcher.inbound.reverse_dns import ClientNames
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.request_window import RequestWindow
+from smtpd.slice import DispatcherSlice
+from smtpd.smtp.server import Settings
+from smtpd.tls.signing import Signer
+
+WRITER_THREADS = 4  # threads that write spool files
+
+
+class Resources:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        configuration: DispatcherSlice,
+        lookup: Channel,
+        queue: Channel,
+        signing: list[socket.socket],
+    ):
+        self.loop = loop
+        self.settings = Settings(
+            server_name=configuration.server_name,
+            max_message_size=configuration.max_message_size,
+            limits=configuration.limits,
+        )
+        self.to_lookup = RequestWindow(lookup)
+        self.to_queue = RequestWindow(queue)
+        self.queue = queue
+        self.statistics: Counter[str] = Counter()
+        self.message_ids = MessageIds(self.to_queue)
+        self.names = ClientNames(self.to_lookup, loop.time)
+        self.rates = Rates(configuration.limits)
+        self.certificates = Certificates(configuration, Signer(signing))
+        self.handshakes = HandshakePool(loop)
+        self.memory = MemoryUse()
+        self.writers = ThreadPoolExecutor(WRITER_THREADS, "spool")
+
+    def close(self) -> None:
+        """No thread of ours is left."""
+        self.handshakes.close()
+        self.writers.shutdown()
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return time.time()

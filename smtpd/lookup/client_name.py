@@ -1,0 +1,107 @@
+"""The name of a client: what its address leads to, if that leads back to the address.
+
+    192.0.2.1 --hosts file, PTR--> mail.example, other.example --hosts file, A--> 192.0.2.1, …: confirmed
+
+Of several names the first confirmed one is taken, else the first one, unconfirmed.  Whoever owns an address writes what
+its PTR says, so what is no host name does not exist, and only a few names are followed.
+
+Each address is asked about once at a time, and what was found is remembered for as long as its records say, within
+bounds.  After the deadline a client has no name, and is not kept waiting any longer.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from smtpd.imsg import ClientResolved, ResolveClient
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.log import log
+from smtpd.lookup.answer_cache import AnswerCache
+from smtpd.lookup.dns_message import DnsResult
+from smtpd.lookup.resolver import NoDnsAnswer, Resolver
+from smtpd.lookup.resolver_config import ResolverConfig, canonical_address, is_host_name
+from smtpd.lookup.rule import LOCAL
+
+LOOKUP_TIMEOUT = 5.0  # seconds from the question to a name, or to none
+LOOKUPS_MAX = 256  # addresses that are asked about at a time; each has a socket
+NAMES_CACHED = 20_000  # addresses
+CACHE_TTL_MIN, CACHE_TTL_MAX = 60, 3600  # seconds that an answer is remembered, whatever its records say
+NEGATIVE_TTL_MAX = 300  # that there is no name
+FAILURE_TTL = 30  # that nothing could be found out
+PTR_NAMES_MAX = 4
+
+
+@dataclass(frozen=True)
+class ClientName:
+    text: str  # empty: none
+    confirmed: bool
+
+
+NO_NAME = ClientName("", False)
+
+
+class ClientNames:
+    def __init__(self, loop: asyncio.AbstractEventLoop, system: ResolverConfig, resolver: Resolver):
+        self._loop = loop
+        self._system = system
+        self._resolver = resolver
+        self._slots = asyncio.Semaphore(LOOKUPS_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._memory: AnswerCache[str, ClientName] = AnswerCache(self._fetch, loop.time, NAMES_CACHED)
+
+    def resolve(self, dispatcher: Channel, asked: ResolveClient) -> None:
+        address = canonical_address(asked.address)
+        if address is None:
+            _answer(dispatcher, asked, ClientName("localhost", True) if asked.address == LOCAL else NO_NAME)
+        elif address in self._system.names:
+            _answer(dispatcher, asked, ClientName(self._system.names[address], True))
+        elif known := self._memory.find(address):
+            _answer(dispatcher, asked, known)
+        else:
+            self._memory.ask(address, lambda name: _answer(dispatcher, asked, name))
+
+    def _fetch(self, address: str) -> None:
+        task = self._loop.create_task(self._look_up(address))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look_up(self, address: str) -> None:
+        name, seconds = NO_NAME, FAILURE_TTL
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT), self._slots:
+                name, seconds = await self._name(address)
+        except (TimeoutError, NoDnsAnswer):
+            log.debug(f"no name server has an answer for {address}")
+        except Exception as error:
+            log.trouble(f"name of {address}", error)
+        self._memory.answer(address, name, seconds)
+
+    async def _name(self, address: str) -> tuple[ClientName, int]:
+        found = await self._resolver.names(address)
+        names = [name.lower() for name in found.values if is_host_name(name)][:PTR_NAMES_MAX]
+        if not names:
+            return NO_NAME, _within(found.seconds, NEGATIVE_TTL_MAX)
+        return await self._confirm(address, names, found.seconds)
+
+    async def _confirm(self, address: str, names: list[str], seconds: int) -> tuple[ClientName, int]:
+        for name in names:
+            found = await self._addresses(name, 6 if ":" in address else 4)
+            seconds = min(seconds, found.seconds)
+            if address in map(canonical_address, found.values):
+                return ClientName(name, True), _within(seconds, CACHE_TTL_MAX)
+        return ClientName(names[0], False), _within(seconds, NEGATIVE_TTL_MAX)
+
+    async def _addresses(self, name: str, version: int) -> DnsResult:
+        if name in self._system.addresses:
+            return DnsResult(tuple(self._system.addresses[name]), CACHE_TTL_MAX)
+        try:
+            return await self._resolver.addresses(name, version)
+        except NoDnsAnswer:
+            return DnsResult((), FAILURE_TTL)
+
+
+def _within(seconds: int, most: int) -> int:
+    return max(CACHE_TTL_MIN, min(seconds, most))
+
+
+def _answer(dispatcher: Channel, asked: ResolveClient, name: ClientName) -> None:
+    dispatcher.send(ClientResolved(asked.request, name.text, name.confirmed))

@@ -1,0 +1,38 @@
+"""What the configuration says of recipients, for as long as the process lives: rules, actions, tables."""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+
+from smtpd.lookup.rule import Rules
+from smtpd.slice import ExpansionSlice, LookupSlice
+from smtpd.tables.table import PendingAnswer, Service, Table, TableUnavailable
+
+
+@dataclass(frozen=True)
+class ExpansionConfig:
+    rules: Rules
+    actions: Mapping[str, ExpansionSlice]
+    tables: Mapping[str, Table]
+    texts: frozenset[str]  # the tables that are text files: only those may name commands
+    delimiter: str  # of sub-addresses
+    server_name: str
+    alias_commands: str  # who runs what aliases name; empty: nobody
+
+    def find(
+        self, table: str, service: Service, key: str
+    ) -> Generator[PendingAnswer, str | TableUnavailable | None, str | TableUnavailable | None]:
+        """The value, waited for where it has to be."""
+        found = self.tables[table].find(service, key)
+        return (yield found) if isinstance(found, PendingAnswer) else found
+
+
+def make_expansion_config(configuration: LookupSlice, tables: Mapping[str, Table]) -> ExpansionConfig:
+    return ExpansionConfig(
+        rules=Rules(configuration.matches, tables),
+        actions={action.name: action for action in configuration.actions},
+        tables=tables,
+        texts=frozenset(table.name for table in configuration.tables if table.backend == "file"),
+        delimiter=configuration.sub_addr_delim,
+        server_name=configuration.server_name,
+        alias_commands=configuration.alias_commands,
+    )

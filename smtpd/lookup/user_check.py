@@ -1,0 +1,89 @@
+"""Is there such a user, may it receive, and what if its .forward is no good?
+
+users of the system     UserQuestion, which the parent answers
+an action's userbase    a table: uid:gid:home
+"""
+
+from collections.abc import Generator
+from typing import Any
+
+from smtpd.lookup.expansion_config import ExpansionConfig
+from smtpd.lookup.node import ExpansionQuestion, ForwardAnswer, ForwardQuestion, UserQuestion
+from smtpd.lookup.refusal import (
+    RecipientError,
+    disabled_recipient,
+    expansion_deferred,
+    expansion_failed,
+    invalid_recipient,
+    temporary_failure,
+)
+from smtpd.slice import LOWEST_ID, USER_NAME, ExpansionSlice
+from smtpd.tables.table import PendingAnswer, Service, TableUnavailable
+from smtpd.tables.userinfo import UserInfoError, parse_userinfo
+
+USER_NAME_MAX = 32  # of useradd(8); what is longer is no user of any system
+USER_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
+
+Check = Generator[ExpansionQuestion | PendingAnswer, Any, str]
+
+
+def check_user(config: ExpansionConfig, name: str, action: ExpansionSlice) -> Check:
+    """The home, where it counts: of a userbase, under an action that says itself whom to run as.  Raises Refuse."""
+    if action.userbase:
+        return (yield from _check_userbase(config, name, action))
+    return (yield from _check_system(name))
+
+
+def _check_system(name: str) -> Check:
+    if not is_user_name(name):
+        raise invalid_recipient("5.1.1")
+    verdict = yield UserQuestion(name)
+    if verdict == "unknown":
+        raise invalid_recipient("5.1.1")
+    if verdict in ("root", "daemon"):
+        raise disabled_recipient(name)
+    if verdict != "user":
+        raise temporary_failure(f"user {name} cannot be looked up now")
+    return ""
+
+
+def _check_userbase(config: ExpansionConfig, name: str, action: ExpansionSlice) -> Check:
+    if not name or not action.user and not USER_NAME.fullmatch(name):
+        raise invalid_recipient("5.1.1")
+    value = yield from config.find(action.userbase, Service.USERINFO, name)
+    if isinstance(value, TableUnavailable):
+        raise temporary_failure(value.reason)
+    if value is None:
+        raise invalid_recipient("5.1.1")
+    try:
+        info = parse_userinfo(value)
+    except UserInfoError as error:
+        raise temporary_failure(f"user {name} in table {action.userbase}: {error}") from None
+    if action.user:
+        return info.home
+    if info.uid is None or info.gid is None:
+        raise temporary_failure(f"user {name} in table {action.userbase} has no uid or no gid")
+    if info.uid < LOWEST_ID or info.gid == 0:
+        raise disabled_recipient(name)
+    return ""
+
+
+def forward_question(name: str, action: ExpansionSlice) -> ForwardQuestion:
+    """A user of a userbase is known under the name of the action only."""
+    return ForwardQuestion(name, action.name if action.userbase else "")
+
+
+def forward_error(user: str, forward: ForwardAnswer) -> RecipientError:
+    reason = f".forward of {user}: {forward.reason}"
+    if forward.verdict == "refused":
+        return expansion_failed("Recipient's forwarding is not acceptable", reason)
+    if forward.verdict == "unsafe":
+        return expansion_deferred("Recipient's forwarding is not acceptable", reason)
+    if forward.verdict == "malformed":
+        return expansion_deferred("Recipient's forwarding is not understood", reason)
+    return temporary_failure(reason)
+
+
+def is_user_name(name: str) -> bool:
+    """POSIX 3.436 user names, in lower case.  Nobody is asked whether anything else is a user."""
+    return 0 < len(name) <= USER_NAME_MAX and USER_NAME_CHARACTERS.issuperset(name) and name[0] not in "-."

@@ -1,0 +1,284 @@
+"""From fork to the first line of work: what a child of the nursery does, alone, with nobody waiting in a loop.
+
+    be_clerk     a user without rights, asks NSS                     name --> verdict, again and again
+    be_agent     who will it be?                                              --> "person UID GID"
+                 become the user, sandbox, then serve its socket              --> "ok", or "verdict reason"
+    be_program   become its user, exec                                        --> nothing, or "verdict reason"
+    be_password  stay root, without what root may, exec                       --> nothing, or "verdict reason"
+
+What it has to say goes, a line at a time, into a pipe that the nursery watches.  Whom it will be, an agent says first,
+while it is root and no user had a part in it.  Beside that pipe a child has nothing of the nursery's: an agent has its
+socket, or two, and a program its socket and a log of its own.
+"""
+
+import fcntl
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+from setproctitle import setproctitle
+
+from smtpd import sandbox
+from smtpd.errand import PROMISES, AgentSpec
+from smtpd.ipc.boot import PARENT, command
+from smtpd.ipc.os_error import describe_error, error_path
+from smtpd.ipc.selector_loop import SIGNALS, forget_signals
+from smtpd.nursery.account import (
+    LMTP_USER,
+    PROGRAM_USER,
+    Account,
+    UserDatabaseError,
+    check_entry,
+    check_ids,
+    find_account,
+    find_with_verdict,
+)
+from smtpd.sandbox import Ids, privilege
+
+EX_SOFTWARE = 70
+MEMORY_MAX = 512 * 1024 * 1024  # bytes of data of one agent
+PROCESSES_MAX = 1024  # and threads, of one user, as far as commands may make more of them
+REPORT_MAX = 1000  # characters
+DESCRIPTORS_MAX = os.sysconf("SC_OPEN_MAX")
+LMTP_KINDS = ("lmtp", "lmtp-unix")
+# For PAM: to read a shadow file that not even its owner may, and to write the audit log, without which it says no.
+PASSWORD_CAPABILITIES = ["dac_read_search", "audit_write"]
+ENVIRONMENT = ("PATH", "LANG", "TZ")  # of a program: as ours, which the parent has made anew
+
+
+class Agent(Protocol):
+    """What `prepare` of the agent's room makes."""
+
+    @property
+    def visible_paths(self) -> list[tuple[str, str]]: ...
+
+    def serve(self, sock: socket.socket, mailbox_socket: socket.socket | None) -> None: ...
+
+
+Prepare = Callable[[AgentSpec, str, str], Agent]  # post, user, home
+
+
+@dataclass(frozen=True)
+class AgentSetup:
+    """An agent to be."""
+
+    user: str
+    account: tuple[int, int, str] | None  # uid, gid, home of a userbase; None: whom the system calls `user`
+    post: AgentSpec
+    program: bytes | None  # its seccomp filter; None: compile it, if this machine can
+    ours: Collection[int] = ()  # uids that it must not have
+
+
+class AccountRefused(Exception):
+    """There will be no agent: the verdict, and why."""
+
+
+def fork(child: Callable[..., None], *kept: int) -> int:
+    """Run `child` in a process of its own, which ends with it; returns its pid.  It is called with its own numbers of
+    the descriptors in `kept`, and has no others."""
+    nursery = os.getpid()
+    # No signal may come before ours are forgotten: it would be told to the nursery by the descriptor that both share.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+    if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return pid
+    try:
+        forget_signals()
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.setsid()  # a ^C is not for it
+        if privilege.LINUX:
+            privilege.die_with(nursery)
+        child(*_keep_only(kept))
+        os._exit(0)
+    finally:
+        os._exit(EX_SOFTWARE)
+
+
+def _keep_only(descriptors: tuple[int, ...]) -> range:
+    """They become 3, 4 and so on.  The channel to the parent goes, and the log, which is nobody else's to write to."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    aside = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64) for descriptor in (null, null, null, *descriptors)]
+    for number, descriptor in enumerate(aside):
+        os.dup2(descriptor, number, inheritable=False)
+    os.closerange(len(aside), DESCRIPTORS_MAX)
+    return range(3, len(aside))
+
+
+# -- clerks ----------------------------------------------------------------------------------
+
+
+def run_user_lookup(us: Ids | None, ours: Collection[int], descriptor: int) -> None:
+    """`us`: whom to be while modules of the name service work, which may speak with a server; None: stay."""
+    me = os.geteuid()
+    setproctitle("smtpd: nursery's clerk")
+    if us is not None:
+        _become(us)
+    _limit(resource.RLIMIT_DATA, MEMORY_MAX)
+    _give_up_privileges()
+    with socket.socket(fileno=descriptor) as sock:
+        while name := sock.recv(REPORT_MAX):
+            sock.send(_verdict(name.decode(), me, ours).encode())
+
+
+def _verdict(name: str, me: int, ours: Collection[int]) -> str:
+    try:
+        return check_entry(name, find_account(name), me, ours)
+    except UserDatabaseError:
+        return "later"
+
+
+# -- agents ----------------------------------------------------------------------------------
+
+
+def run_agent(setup: AgentSetup, prepare: Prepare, descriptor: int, *more: int) -> None:
+    """`more`: the mailbox_socket where the agent has one, and the pipe that it reports to."""
+    *mailbox_sockets, report = more
+    try:
+        agent, missing = _make(setup, prepare, report)
+    except AccountRefused as refused:
+        _say(report, " ".join(refused.args))
+        return
+    except Exception as error:
+        # A child of one user: the world around him may be in any state, and nobody else may feel it.
+        what = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        _say(report, f"later {what}{describe_error(error)}")
+        return
+    _say(report, f"ok {', '.join(missing)}")
+    os.close(report)
+    agent.serve(socket.socket(fileno=descriptor), socket.socket(fileno=mailbox_sockets[0]) if mailbox_sockets else None)
+
+
+def _make(setup: AgentSetup, prepare: Prepare, report: int) -> tuple[Agent, list[str]]:
+    """The agent, as its user and in its sandbox, and what of that this machine could not give.  No descriptor above
+    `report` is its own."""
+    account = _get_person(setup)
+    _say(report, f"person {account.uid} {account.gid}")
+    setproctitle(f"smtpd: agent of {account.name}")
+    _become(account.ids)
+    os.umask(0o077)
+    _go_home(account.home)
+    promises = PROMISES[setup.post.kind]
+    if promises is None:  # a fork bomb would take from all agents what a service manager allows us
+        _limit(resource.RLIMIT_NPROC, PROCESSES_MAX)
+    else:
+        _limit(resource.RLIMIT_DATA, MEMORY_MAX)
+    agent = prepare(setup.post, account.name, account.home)
+    os.closerange(report + 1, DESCRIPTORS_MAX)  # what the name service may have left open
+    if promises is None:
+        _give_up_privileges()
+        return agent, []
+    held = sandbox.enter(account.ids, None, promises, unveil=agent.visible_paths, program=setup.program)
+    return agent, [line.removeprefix("missing: ") for line in held if line.startswith("missing: ")]
+
+
+def _get_person(setup: AgentSetup) -> Account:
+    """Whom to become.  Raises Refused."""
+    if setup.account is None:
+        return _get_user(setup.user, setup.ours, LMTP_USER if setup.post.kind in LMTP_KINDS else "")
+    account = Account(setup.user, *setup.account)
+    verdict = check_ids(account, os.geteuid(), setup.ours)
+    if verdict != "user":
+        raise AccountRefused(verdict, "")
+    return account
+
+
+def _get_user(name: str, ours: Collection[int], service_account: str) -> Account:
+    """Raises Refused."""
+    try:
+        verdict, account = find_with_verdict(name, os.geteuid(), ours, service_account=service_account)
+    except UserDatabaseError as error:
+        raise AccountRefused("later", f"the user database does not answer: {error}") from None
+    if verdict != "user" or account is None:
+        raise AccountRefused(verdict, "")
+    return account
+
+
+def _become(ids: Ids) -> None:
+    """Of somebody who is not root, find_person and the like have made sure that it is us."""
+    if os.geteuid() != 0:
+        return
+    if privilege.LINUX:
+        privilege.cut_bounding_set()
+    privilege.become(ids)
+
+
+def _give_up_privileges() -> None:
+    """All that holds those whose commands, or modules, may do what their user may; and the deny filter, which they
+    inherit."""
+    nursery = os.getppid()
+    if privilege.LINUX:
+        privilege.set_capabilities()
+        privilege.set_no_new_privileges()
+        privilege.die_with(nursery)  # becoming the user has undone it
+    privilege.forbid_inspection()
+
+
+def _limit(what: int, most: int) -> None:
+    """What is limited more tightly already stays so."""
+    _, hard = resource.getrlimit(what)
+    most = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    resource.setrlimit(what, (most, most))
+
+
+def _go_home(home: str) -> None:
+    """Whether a home that is gone matters is the agent's to say: its Maildir may be elsewhere."""
+    try:
+        os.chdir(home)
+    except OSError:
+        os.chdir("/")
+
+
+# -- programs, passwords ---------------------------------------------------------------------------
+
+
+def run_table_program(
+    user: str, arguments: list[str], ours: Collection[int], descriptor: int, record: int, report: int
+) -> None:
+    """Another program from here on, with the socket as 0 and 1 and `record` as 2.  Silence is success: the pipe closes
+    by itself."""
+    try:
+        _become(_get_user(user, ours, PROGRAM_USER).ids)
+        os.umask(0o077)
+        os.chdir("/")
+        os.closerange(report + 1, DESCRIPTORS_MAX)
+        _give_up_privileges()
+        for number, target in ((0, descriptor), (1, descriptor), (2, record)):
+            os.dup2(target, number)
+        _execute(arguments)
+    except AccountRefused as refused:
+        _say(report, " ".join(refused.args))
+    except Exception as error:
+        _say(report, f"later {describe_error(error)}")
+
+
+def run_password(descriptor: int, record: int, report: int) -> None:
+    """`smtpd -x password` from here on: still root, and able to do next to nothing of what root can."""
+    try:
+        assert descriptor == PARENT  # what is kept begins with it
+        sandbox.limit_capabilities(PASSWORD_CAPABILITIES)
+        os.dup2(record, 2)
+        for number in (0, 1, descriptor):
+            os.set_inheritable(number, True)
+        _execute(command("password"))
+    except Exception as error:
+        _say(report, f"later {describe_error(error)}")
+
+
+def _execute(arguments: list[str]) -> NoReturn:
+    with error_path(arguments[0]):
+        os.execve(arguments[0], arguments, {name: os.environ[name] for name in ENVIRONMENT if name in os.environ})
+    raise AssertionError("it has become another program")
+
+
+def _say(report: int, line: str) -> None:
+    printable = "".join(char if char.isprintable() else "?" for char in line[:REPORT_MAX])
+    os.write(report, printable.encode(errors="replace") + b"\n")

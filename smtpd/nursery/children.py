@@ -1,0 +1,339 @@
+"""The nursery's children: asked for, heard of, dead.
+
+    LookUpUser  --------> a clerk, one of a few --------> UserLookedUp        clerk.py
+    ForkAgent   --fork--> a child becomes … --line--> AgentForked             at most AGENTS_MAX
+                                                      AgentNotForked
+    ForkTableProgram --fork--> a child executes  --------> TableProgramForked
+                                                      TableProgramNotForked
+    ForkPassword --fork-> a child executes, asks PAM, and has a while for it
+    SIGCHLD     ---------------------------- waitpid -> AgentEnded, TableProgramEnded
+
+Nothing here waits for a child.  One that does not say its line in time (a directory server or a home that hangs) is
+killed and answered "later".
+"""
+
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from smtpd.envelope import Text
+from smtpd.errand import MAILBOX_KINDS, PACKET_MAX, PROMISES, AgentSpec
+from smtpd.imsg import (
+    AgentEnded,
+    AgentForked,
+    AgentMailboxSocket,
+    AgentNotForked,
+    ForkAgent,
+    ForkTableProgram,
+    KillAgent,
+    LookUpUser,
+    TableProgramEnded,
+    TableProgramForked,
+    TableProgramNotForked,
+    TakeSeccompFilter,
+    UserLookedUp,
+)
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.log import log
+from smtpd.ipc.selector_loop import SelectorLoop, Timer
+from smtpd.ipc.text_limit import fit_text
+from smtpd.nursery.account import VERDICTS
+from smtpd.nursery.child_main import AgentSetup, Prepare, fork, run_agent, run_password, run_table_program
+from smtpd.nursery.user_lookup import UserLookups
+from smtpd.sandbox import Ids
+
+AGENTS_MAX = 448  # a little more than the parent asks for
+START_TIMEOUT = 5.0  # seconds
+REPORT_MAX = 8192  # bytes
+PASSWORD_TIMEOUT = 15.0  # seconds; a directory server may hang
+AGENTS_EXIT_TIMEOUT = 3.0  # seconds that agents have to end by themselves
+COMMANDS_EXIT_TIMEOUT = 2.0  # seconds that an agent has to end its commands before it is killed
+PACKET_BUFFER = 8 * PACKET_MAX  # bytes of room in a socket
+MAILBOX_BUFFER = (
+    4096  # a few descriptors: how many of root's may be under way is limited, for all of root's processes together
+)
+IDS = re.compile(r"person ([0-9]{1,10}) ([0-9]{1,10})")
+NO_REPORT = "the process ended without a word"
+TOO_LATE = "no answer in time"
+
+
+@dataclass(eq=False)
+class StartingChild:
+    """A child that has not said its last line yet."""
+
+    pid: int
+    pipe: int
+    timer: Timer
+    finished: Callable[["StartingChild", str], None]  # its last line; empty when there was none
+    ids: tuple[int, int] | None = None  # whom it was about to become, while it was still root
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    pid: int
+    has_commands: bool
+
+
+class Children:
+    """`us`: who asks NSS; `ours`: the uids that no agent of a user may have."""
+
+    def __init__(
+        self, loop: SelectorLoop, parent: Channel, prepare: Prepare, us: Ids | None, ours: Collection[int] = ()
+    ):
+        self._loop = loop
+        self._parent = parent
+        self._prepare = prepare
+        self._ours = ours
+        self._lookups = UserLookups(loop, us, ours, time.monotonic)
+        self._filters: dict[str, bytes] = {}
+        self._starting: dict[int, StartingChild] = {}
+        self._agents: dict[int, Agent] = {}  # every one that is not reaped yet
+        self._programs: set[int] = set()
+        self._passwords: dict[int, Timer] = {}
+        self._announced: set[int] = set()
+        self._said_what_is_missing = False
+        self._stopping = False
+
+    def take_seccomp_filter(self, imsg: TakeSeccompFilter) -> None:
+        self._filters[imsg.kind] = imsg.program
+
+    # -- users ---------------------------------------------------------------------
+
+    def look_up_user(self, imsg: LookUpUser) -> None:
+        self._lookups.look_up(imsg.name, lambda verdict: self._parent.send(UserLookedUp(imsg.request, verdict)))
+
+    # -- agents ----------------------------------------------------------------------
+
+    def fork_agent(self, imsg: ForkAgent) -> None:
+        if len(self._agents) >= AGENTS_MAX or self._stopping:
+            self._parent.send(AgentNotForked(imsg.request, "later", "too many agents"))
+            return
+        files = tuple(imsg.files)
+        post = AgentSpec(
+            imsg.kind,
+            imsg.target,
+            imsg.wrapper,
+            imsg.junk,
+            imsg.rcpt_to,
+            imsg.delimiter,
+            files,
+            imsg.shared,
+            os.geteuid(),
+        )
+        setup = AgentSetup(imsg.user, imsg.account, post, self._filters.get(imsg.kind), self._ours)
+        try:
+            ours, theirs = _packets((PACKET_BUFFER, MAILBOX_BUFFER) if imsg.kind in MAILBOX_KINDS else (PACKET_BUFFER,))
+        except OSError as error:
+            log.warn(f"no socket for an agent: {error.strerror}")
+            self._parent.send(AgentNotForked(imsg.request, "later", f"no socket can be made: {error.strerror}"))
+            return
+        pid = self._fork_child(
+            partial(run_agent, setup, self._prepare),
+            partial(self._agent_started, imsg, ours),
+            *(end.fileno() for end in theirs),
+        )
+        _close(theirs)
+        if pid is None:
+            _close(ours)
+            self._parent.send(AgentNotForked(imsg.request, "later", "no further process can be made"))
+            return
+        self._agents[pid] = Agent(pid, PROMISES[imsg.kind] is None)
+
+    def _agent_started(self, imsg: ForkAgent, sockets: list[socket.socket], starting: StartingChild, line: str) -> None:
+        verdict, _, rest = line.partition(" ")
+        if verdict != "ok" or starting.ids is None:
+            _close(sockets)
+            reason = rest or (NO_REPORT if not line else "")
+            known = verdict if verdict in VERDICTS else "later"
+            self._parent.send(AgentNotForked(imsg.request, known, fit_text(Text, reason)))
+            return
+        if rest and not self._said_what_is_missing:
+            self._said_what_is_missing = True
+            log.warn(f"sandbox of agents: missing: {rest}")
+        self._announced.add(starting.pid)
+        sock, *mailbox_sockets = sockets
+        for mailbox_socket in mailbox_sockets:
+            self._parent.send(AgentMailboxSocket(starting.pid), mailbox_socket.detach())
+        self._parent.send(AgentForked(imsg.request, starting.pid, *starting.ids), sock.detach())
+
+    def kill_agent(self, imsg: KillAgent) -> None:
+        """A pid is ours until it has been waited for; one that we do not know has ended in the meantime."""
+        agent = self._agents.get(imsg.pid)
+        if agent is None:
+            return
+        if agent.has_commands:
+            self._end_commands(agent)
+        else:
+            os.kill(agent.pid, signal.SIGKILL)
+
+    def _end_commands(self, agent: Agent) -> None:
+        """They are its children, and only it knows them: it is asked first, and may hang."""
+        os.kill(agent.pid, signal.SIGTERM)
+        self._loop.after(COMMANDS_EXIT_TIMEOUT, partial(self._kill, agent))
+
+    def _kill(self, agent: Agent) -> None:
+        if self._agents.get(agent.pid) is agent:
+            os.kill(agent.pid, signal.SIGKILL)
+
+    # -- programs ---------------------------------------------------------------------
+
+    def fork_program(self, imsg: ForkTableProgram, record: int) -> None:
+        """`record`: what its standard error is."""
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            os.close(record)
+            self._parent.send(TableProgramNotForked(imsg.request, f"no socket can be made: {error.strerror}"))
+            return
+        with theirs:
+            child = partial(run_table_program, imsg.user, imsg.arguments, self._ours)
+            finished = partial(self._program_started, imsg, ours)
+            pid = None if self._stopping else self._fork_child(child, finished, theirs.fileno(), record)
+        os.close(record)
+        if pid is None:
+            ours.close()
+            self._parent.send(TableProgramNotForked(imsg.request, "no further process can be made"))
+        else:
+            self._programs.add(pid)
+
+    def _program_started(self, imsg: ForkTableProgram, sock: socket.socket, starting: StartingChild, line: str) -> None:
+        if line:
+            sock.close()
+            verdict, _, reason = line.partition(" ")
+            trouble = fit_text(Text, reason or f"user {imsg.user}: {verdict}")
+            self._parent.send(TableProgramNotForked(imsg.request, trouble))
+        else:
+            self._announced.add(starting.pid)
+            self._parent.send(TableProgramForked(imsg.request, starting.pid), sock.detach())
+
+    # -- passwords --------------------------------------------------------------------
+
+    def fork_password(self, channel: int) -> None:
+        """It tells its own parent's side by `channel`, and shares our log."""
+        pid = None if self._stopping else self._fork_child(run_password, self._password_started, channel, 2)
+        os.close(channel)
+        if pid is not None:
+            self._passwords[pid] = self._loop.after(PASSWORD_TIMEOUT, partial(os.kill, pid, signal.SIGKILL))
+
+    def _password_started(self, _starting: StartingChild, line: str) -> None:
+        if line:
+            log.warn(f"password: {line.partition(' ')[2]}")
+
+    # -- any child ----------------------------------------------------------------------
+
+    def _fork_child(
+        self, child: Callable[..., None], finished: Callable[[StartingChild, str], None], *kept: int
+    ) -> int | None:
+        """The pid of a new child; None when there can be none now."""
+        try:
+            reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            log.warn(f"pipe: {error.strerror}")
+            return None
+        try:
+            pid = fork(child, *kept, writing)
+        except OSError as error:
+            os.close(reading)
+            log.warn(f"fork: {error.strerror}")
+            return None
+        finally:
+            os.close(writing)
+        starting = StartingChild(pid, reading, self._loop.after(START_TIMEOUT, partial(self._too_late, pid)), finished)
+        self._starting[pid] = starting
+        self._loop.watch(reading, partial(self._hear, starting))
+        return pid
+
+    def _hear(self, starting: StartingChild) -> None:
+        """A line is one write into a pipe, so it comes whole or not at all.  Whom it will be is said first or never."""
+        try:
+            data = os.read(starting.pipe, REPORT_MAX)
+        except BlockingIOError:
+            data = b""
+        first, _, rest = data.decode(errors="replace").partition("\n")
+        if starting.ids is None and (ids := _ids_in(first)) is not None:
+            starting.ids, first = ids, rest.strip()
+            if not first:
+                return
+        self._startup_finished(starting, first.strip())
+
+    def _too_late(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        self._startup_finished(self._starting[pid], f"later {TOO_LATE}")
+
+    def _startup_finished(self, starting: StartingChild, line: str) -> None:
+        del self._starting[starting.pid]
+        starting.timer.cancel()
+        self._loop.forget(starting.pipe)
+        os.close(starting.pipe)
+        starting.finished(starting, line)
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            self._ended(pid, status)
+        if self._stopping and not self._agents:
+            self._loop.ended = True
+
+    def _ended(self, pid: int, status: int) -> None:
+        while pid in self._starting:
+            self._hear(self._starting[pid])  # its last words may still be in the pipe
+        self._lookups.ended(pid)
+        self._agents.pop(pid, None)
+        ended = TableProgramEnded if pid in self._programs else AgentEnded
+        self._programs.discard(pid)
+        if pid in self._passwords:
+            self._passwords.pop(pid).cancel()
+        if pid in self._announced:
+            self._announced.discard(pid)
+            self._parent.send(ended(pid, status))
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Queue is gone, so the agents end by themselves, and lookup is, so the programs do; who does not, dies with
+        us.  What a command does now, nobody hears of."""
+        self._stopping = True
+        self._lookups.stop()
+        for agent in self._agents.values():
+            if agent.has_commands:
+                self._end_commands(agent)
+        self._loop.after(AGENTS_EXIT_TIMEOUT, self._end)
+        self.reap()
+
+    def _end(self) -> None:
+        self._loop.ended = True
+
+
+def _ids_in(line: str) -> tuple[int, int] | None:
+    found = IDS.fullmatch(line)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _packets(rooms: Iterable[int]) -> tuple[list[socket.socket], list[socket.socket]]:
+    """The ends of socketpairs that keep frames apart, one with each of these buffers.  Raises OSError, and then none is
+    left open."""
+    ours, theirs = list[socket.socket](), list[socket.socket]()
+    try:
+        for room in rooms:
+            for ends, end in zip((ours, theirs), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET), strict=True):
+                ends.append(end)
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+    except BaseException:
+        _close([*ours, *theirs])
+        raise
+    return ours, theirs
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()

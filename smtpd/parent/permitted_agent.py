@@ -1,0 +1,135 @@
+"""Which agent may be asked for, and what it is made for: our own slice of the configuration decides.
+
+    duty        kind                        who it is                         it has
+    READ        forward                     the recipient
+    DELIVER     maildir mbox lmtp command   whom the action names, else the   what the action says
+                                            recipient
+    FORWARDED   warrant                     the recipient                     the action's wrapper
+    ALIASED     warrant                     whom alias-commands names         the wrapper, the alias files
+    DISCARD     never an agent's
+
+    A recipient is a user of the system, or, with a userbase whose uids count, of that userbase.
+    expand-only has no mailboxes, forward-only no agent but the one that reads.
+
+queue names a user, an action and a duty.  A name that nobody has is an answer; what no queue of ours would ask for, as
+another user than the action's, is a Violation.
+"""
+
+from dataclasses import dataclass
+
+from smtpd.envelope import Duty
+from smtpd.errand import AgentSpec
+from smtpd.imsg import ForkAgent, StartAgent
+from smtpd.ipc.channel import Violation
+from smtpd.slice import LMTP_USER, AgentSlice, Method, ParentSlice
+
+KINDS = {Method.MBOX: "mbox", Method.MAILDIR: "maildir", Method.LMTP: "lmtp", Method.MDA: "command"}
+
+
+class UnknownUser(Exception):
+    """The action has a userbase, and that user is not in it."""
+
+
+@dataclass(frozen=True)
+class PermittedAgent:
+    """An agent that may be asked for."""
+
+    user: str
+    account: tuple[int, int, str] | None  # uid, gid, home, where a userbase has them
+    post: AgentSpec
+    share: tuple[str, str]  # whose part of all agents it takes: a recipient's, or one action's
+
+    def fork(self, request: int) -> ForkAgent:
+        post = self.post
+        return ForkAgent(
+            request,
+            self.user,
+            self.account,
+            post.kind,
+            post.target,
+            post.wrapper,
+            post.junk,
+            post.rcpt_to,
+            post.delimiter,
+            list(post.files),
+            post.shared,
+        )
+
+
+class PermittedAgents:
+    def __init__(self, configuration: ParentSlice):
+        self._configuration = configuration
+        self._actions = {action.name: action for action in configuration.actions}
+
+    def get_permitted(self, asked: StartAgent) -> PermittedAgent:
+        """Raises Violation, Unknown."""
+        if asked.duty is Duty.READ:
+            return self._reading(asked)
+        action = self._get_action(asked)
+        if action.method is Method.FORWARD_ONLY:
+            raise _violation(asked, "an action that only forwards")
+        if asked.duty is Duty.FORWARDED:
+            return self._of_recipient(asked, action, self._warrant(action))
+        if asked.duty is Duty.ALIASED:
+            return self._aliased(asked, action)
+        if asked.duty is Duty.DELIVER and action.method is not Method.EXPAND_ONLY:
+            return self._delivering(asked, action)
+        raise _violation(asked, "no agent's duty")
+
+    def _get_action(self, asked: StartAgent) -> AgentSlice:
+        action = self._actions.get(asked.action)
+        if action is None:
+            raise _violation(asked, "an action that is not configured")
+        return action
+
+    def _reading(self, asked: StartAgent) -> PermittedAgent:
+        post = AgentSpec("forward")
+        if not asked.action:
+            return PermittedAgent(asked.user, None, post, (asked.user, ""))
+        action = self._get_action(asked)
+        if action.accounts is None:
+            raise _violation(asked, "an action without users of its own")
+        return self._of_recipient(asked, action, post)
+
+    def _delivering(self, asked: StartAgent, action: AgentSlice) -> PermittedAgent:
+        post = self._post(action)
+        runs_as = action.user or (LMTP_USER if action.method is Method.LMTP else "")
+        return self._as_named(asked, runs_as, post) if runs_as else self._of_recipient(asked, action, post)
+
+    def _aliased(self, asked: StartAgent, action: AgentSlice) -> PermittedAgent:
+        if not self._configuration.alias_commands:
+            raise _violation(asked, "commands of alias files, which are not allowed")
+        post = self._warrant(action, self._configuration.alias_files)
+        return self._as_named(asked, self._configuration.alias_commands, post)
+
+    def _as_named(self, asked: StartAgent, user: str, post: AgentSpec) -> PermittedAgent:
+        if asked.user != user:
+            raise _violation(asked, "which runs as somebody else")
+        return PermittedAgent(user, None, post, (user, asked.action))
+
+    def _of_recipient(self, asked: StartAgent, action: AgentSlice, post: AgentSpec) -> PermittedAgent:
+        share = (asked.user, "")
+        if action.accounts is None:
+            return PermittedAgent(asked.user, None, post, share)
+        account = action.accounts.get(asked.user)
+        if account is None:
+            raise UnknownUser
+        return PermittedAgent(asked.user, (account.uid, account.gid, account.home), post, share)
+
+    # -- what the agent has ------------------------------------------------------------
+
+    def _post(self, action: AgentSlice) -> AgentSpec:
+        kind = KINDS[action.method]
+        if kind == "lmtp" and action.target.startswith("/"):
+            kind = "lmtp-unix"
+        delimiter = self._configuration.sub_addr_delim
+        shared = bool(action.user)
+        return AgentSpec(kind, action.target, action.wrapper, action.junk, action.rcpt_to, delimiter, shared=shared)
+
+    def _warrant(self, action: AgentSlice, files: tuple[str, ...] = ()) -> AgentSpec:
+        delimiter = self._configuration.sub_addr_delim
+        return AgentSpec("expansion-target", wrapper=action.wrapper, delimiter=delimiter, files=files)
+
+
+def _violation(asked: StartAgent, why: str) -> Violation:
+    return Violation(f'queue asks for an agent of {asked.user} to {asked.duty.name} by "{asked.action}": {why}')

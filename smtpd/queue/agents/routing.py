@@ -1,0 +1,126 @@
+"""Which agent an envelope is for, whom that agent runs as, and on which terms it works.
+
+    duty         runs as                               terms
+    DELIVER      the user that the action names,       maildir, mbox: quick    lmtp: slow    mda: a command
+                 otherwise the recipient
+    FORWARDED    the recipient                         a command, out of the user's own .forward
+    ALIASED      whom `alias-commands` names           a command, out of an alias file
+    READ         whose .forward it is                  quick
+    DISCARD      nobody: there is no agent for it
+
+A quick agent waits for nothing but a disk.  A slow one waits for another host, or for programs that may take minutes:
+it has more patience, fewer envelopes in flight, and its place is one of others, so that it costs nobody who is quick.
+It says what it is at work with, and the time for an errand counts from that: what has not been begun is not late.
+
+No process, no clock, no file: the configuration, and names.
+"""
+
+import zlib
+from typing import NamedTuple
+
+from smtpd.envelope import NARROW, Duty, Kind, Recipient
+from smtpd.errand import TRANSACTION_MAX
+from smtpd.queue.agents.slots import AgentKey
+from smtpd.slice import Method, QueueSlice
+
+
+class AgentLimits(NamedTuple):
+    """How an agent is treated.  Times in seconds."""
+
+    under_way: int = 32  # errands that it has at a time
+    concurrency_of_many: int = 8  # the same, when there are very many agents
+    deadline: float = 300.0  # for one mail; where it says what it is at work with, from its last word of that
+    most: float = 300.0  # for one mail, whatever it says
+    patience: float = 10.0  # without a word of it, after which nothing more waits for it
+    slow: bool = False  # says what it is at work with
+    single: bool = False  # does one thing after the other: while it is at work, nothing else is
+    command: bool = False  # counts among those that run at the same time
+    mailbox: bool = False  # which has to be locked for it
+
+
+QUICK_LIMITS = AgentLimits()
+READER_LIMITS = AgentLimits(single=True)
+MBOX_LIMITS = AgentLimits(mailbox=True, single=True)
+# It gives a command 300 s itself, and another host as much for each step.
+SLOW_LIMITS = AgentLimits(deadline=330.0, most=330.0, patience=60.0, slow=True)
+LMTP_LIMITS = SLOW_LIMITS._replace(most=TRANSACTION_MAX + 330.0)
+
+
+class NoAgent(Exception):
+    """Nobody can deliver this, by the configuration as it is now.  The argument says why."""
+
+
+class AgentRouting:
+    def __init__(self, configuration: QueueSlice):
+        self._actions = {action.name: action for action in configuration.actions}
+        self._alias_commands = configuration.alias_commands
+        limits = configuration.delivery_limits
+        self.commands = limits.max_session
+        self._command = SLOW_LIMITS._replace(under_way=limits.max_session_per_user, command=True)
+        self.shared = frozenset(action.user for action in configuration.actions if action.user)
+
+    def get_key(self, recipient: Recipient) -> AgentKey:
+        """Raises NoAgent."""
+        if recipient.kind is not Kind.MDA:
+            raise NoAgent("relaying is not available")
+        action = self._actions.get(recipient.action)
+        if action is None:
+            raise NoAgent(f'the configuration has no action "{recipient.action}"')
+        expands = action.method is Method.EXPAND_ONLY and recipient.duty is Duty.DELIVER
+        if expands or action.method is Method.FORWARD_ONLY:
+            raise NoAgent(f'the action "{recipient.action}" delivers nothing ({action.method})')
+        if recipient.duty is Duty.ALIASED and not self._alias_commands:
+            raise NoAgent("commands of alias files are not enabled (alias-commands)")
+        return AgentKey(
+            self._runs_as(recipient.action, recipient.user, recipient.duty), recipient.action, recipient.duty
+        )
+
+    def get_server(self, name: str) -> AgentKey:
+        """The agent that speaks with the server of this action.  Raises NoAgent."""
+        action = self._actions.get(name)
+        if action is None or action.method is not Method.LMTP:
+            raise NoAgent(f'the configuration has no lmtp action "{name}"')
+        return AgentKey(action.user, name, Duty.DELIVER)
+
+    def _runs_as(self, action: str, user: str, duty: int) -> str:
+        if duty == Duty.ALIASED:
+            return self._alias_commands
+        configured = self._actions.get(action) if duty == Duty.DELIVER else None
+        return (configured.user if configured is not None else "") or user
+
+    def terms(self, key: AgentKey) -> AgentLimits:
+        """`key` is one that get_key has made, or of somebody who reads a .forward."""
+        if key.duty is Duty.READ:
+            return READER_LIMITS
+        if key.duty is not Duty.DELIVER:
+            return self._command
+        match self._actions[key.action].method:
+            case Method.MDA:
+                return self._command
+            case Method.LMTP:
+                return LMTP_LIMITS
+            case Method.MBOX:
+                return MBOX_LIMITS
+        return QUICK_LIMITS
+
+    # -- lanes: what shares the capacity of one agent, or of the connections to one domain, bears one number ----------
+
+    def lane_of(self, recipient: Recipient) -> int:
+        r = recipient
+        return self.lane(r.kind, r.action, r.user, r.duty, r.destination)
+
+    def lane(self, kind: Kind, action: str, user: str, duty: int, destination: str) -> int:
+        if kind is not Kind.MDA:
+            return _number(f"{kind} {destination.rpartition('@')[2].lower()}")
+        if duty == Duty.DISCARD:
+            return 0
+        number = _number(f"{kind} {self._runs_as(action, user, duty)} {action} {duty}")
+        return number | NARROW if self._is_slow(action, duty) else number
+
+    def _is_slow(self, action: str, duty: int) -> bool:
+        configured = self._actions.get(action)
+        return duty != Duty.DELIVER or (configured is not None and configured.method in (Method.MDA, Method.LMTP))
+
+
+def _number(name: str) -> int:
+    return (zlib.crc32(name.encode(errors="replace")) & ~NARROW) or 1

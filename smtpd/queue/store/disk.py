@@ -1,0 +1,133 @@
+"""Everything of the queue that is on the disk, as the loop sees it: nothing here blocks.
+
+commits   changes of the store, in groups         one thread
+read      of the store                            one thread
+work      with spool files                        some threads, their fsyncs side by side
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from smtpd.queue.store.cache import Cache
+from smtpd.queue.store.commit import Commits
+from smtpd.queue.store.disk_threads import DiskThreads, Done, Work
+from smtpd.queue.store.space import Space
+from smtpd.queue.store.spool import ContentDamaged, Spool
+from smtpd.queue.store.store import (
+    Change,
+    Envelope,
+    Message,
+    Quarantine,
+    Remove,
+    Replace,
+    Store,
+    UnreadableRow,
+    changed,
+)
+
+SPOOL_THREADS = 8
+
+
+class Disk:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        store: Store,
+        spool: Spool,
+        space: Space,
+        give_up: Callable[[], None],
+    ):
+        self.store, self.spool, self.space = store, spool, space
+        self.cache = Cache()
+        self.commits = Commits(loop, store, self._gone, give_up)
+        self._reader = DiskThreads(loop, "read")
+        self._spoolers = DiskThreads(loop, "spool", SPOOL_THREADS)
+
+    def read(self, function: Work, done: Done) -> None:
+        self._reader.ask(function, done)
+
+    def work(self, function: Work, done: Done) -> None:
+        self._spoolers.ask(function, done)
+
+    def _gone(self, messages: list[int]) -> None:
+        self.remove_files(messages)
+
+    def remove_files(self, messages: list[int]) -> None:
+        self.work(partial(self.spool.remove, messages), _nothing)
+
+    def load(self, envelopes: list[int], done: Done) -> None:
+        """`done(rows, error)`: those of `envelopes` (at most PAGE) that exist, as they will be when all that was
+        submitted before is durable."""
+        uncommitted = {id: changes for id in envelopes if (changes := self.commits.uncommitted(id))}
+        self.read(partial(_load, self.store, envelopes, uncommitted), done)
+
+    def find_message(self, message: int, done: Done) -> None:
+        """`done(message or None, error)`; Damaged when it is not what was stored.  For an attempt to deliver it, whose
+        end makes the cache forget it."""
+        known = self.cache.maybe_message(message)
+        if known is not None:
+            done(known, None)
+        else:
+            self.read_message(message, partial(self._found, done))
+
+    def read_message(self, message: int, done: Done) -> None:
+        """As find_message, as it is in the store now."""
+        self.read(partial(_read_message, self.store, message), done)
+
+    def _found(self, done: Done, message: Message | None, error: BaseException | None) -> None:
+        if message is not None:
+            self.cache.keep(message)
+        done(message, error)
+
+    def open_content(self, message: Message, done: Done) -> None:
+        """`done(descriptor, error)`: a fresh one, of a spool file that is still what was stored."""
+        self.work(partial(self.spool.open, message.id, message.size, message.digest), done)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way; what was read may have led to a change."""
+        return self.commits.idle and not self._spoolers.under_way and not self._reader.under_way
+
+    def close(self, done: Done) -> None:
+        """After what is under way.  Nothing may be asked any more."""
+        self.commits.close(done)
+
+
+def _load(store: Store, envelopes: list[int], uncommitted: dict[int, list[Change]]) -> list[Envelope | UnreadableRow]:
+    """A change may be in its row already: it is made a second time then, which makes no difference but to a count."""
+    rows = store.load(envelopes)
+    if not uncommitted:
+        return [*rows]
+    after = (_changed(row, uncommitted.get(row.id, ()), store.run) for row in rows)
+    return [row for row in after if row is not None]
+
+
+def _changed(row: Envelope | UnreadableRow, changes: Iterable[Change], run: int) -> Envelope | UnreadableRow | None:
+    for change in changes:
+        if isinstance(change, Remove | Replace | Quarantine):
+            return None
+        if isinstance(row, Envelope):
+            row = changed(row, change, run)
+    return row
+
+
+def _read_message(store: Store, message: int) -> Message | None:
+    found = store.find_message(message)
+    if found is None or (found.content is None and _is_number(found.size)):
+        return found
+    if not isinstance(found.content, bytes) or hashlib.sha256(found.content).digest() != found.digest:
+        raise ContentDamaged("the content was changed after it was stored")
+    if len(found.content) != found.size:
+        raise ContentDamaged("the size was changed after the content was stored")
+    return found
+
+
+def _is_number(size: object) -> bool:
+    """A damaged row may hold anything."""
+    return isinstance(size, int) and size > 0
+
+
+def _nothing(_result: object, _error: object) -> None:
+    pass

@@ -1,0 +1,161 @@
+"""The tables of the database, and a row as what it stands for.
+
+    table        key           holds
+    message      message id    size, SHA-256, content (NULL: in a spool file)
+    envelope     envelope id   one typed column for each field of Envelope
+    quarantine   its own       envelope rows that could not be read, as they were, with when and why
+    expanded     message id,   of messages with recipients out of a .forward: out of whose, see store.py
+                 recipient
+    life         1             how often the store was opened
+
+A database of an earlier schema is brought up to this one where it stands, in one transaction; one of a later schema is
+refused.  Knows nothing of when rows change.
+"""
+
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from smtpd.envelope import Body, Duty, Kind, MailParameters, Origin, Recipient, Schedule
+from smtpd.queue.store.store import Envelope, LaneOf, StoreBroken
+
+SCHEMA = 4
+APPLICATION = 0x534D5451  # "SMTQ"
+
+# Where one part of an Envelope ends and the next begins in a row: state, origin, recipient, and behind them what was
+# added later, of the origin, of the recipient, and the terms.
+_STATE = len(Envelope.__struct_fields__) - 3
+_EARLY_ORIGIN, _EARLY_RECIPIENT = 7, 9  # fields that stand in front
+_RECIPIENT = _STATE + _EARLY_ORIGIN
+_ADDED = _RECIPIENT + _EARLY_RECIPIENT
+_ADDED_RECIPIENT = _ADDED + len(Origin.__struct_fields__) - _EARLY_ORIGIN
+_TERMS = _ADDED_RECIPIENT + len(Recipient.__struct_fields__) - _EARLY_RECIPIENT
+
+COLUMNS = (
+    *Envelope.__struct_fields__[:_STATE],
+    *Origin.__struct_fields__[:_EARLY_ORIGIN],
+    *Recipient.__struct_fields__[:_EARLY_RECIPIENT],
+    "tls",
+    "login",  # the origin's user; the recipient's has that name already
+    *Recipient.__struct_fields__[_EARLY_RECIPIENT:],
+    *MailParameters.__struct_fields__,
+)
+
+_EXPANDED = """CREATE TABLE expanded (
+        message INTEGER NOT NULL, recipient BLOB NOT NULL, renewer TEXT NOT NULL, PRIMARY KEY (message, recipient)
+    ) STRICT, WITHOUT ROWID"""
+
+_TABLES = (
+    """CREATE TABLE envelope (
+        id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
+        created INTEGER NOT NULL, expires INTEGER NOT NULL, next_try INTEGER NOT NULL, last_try INTEGER NOT NULL,
+        retries INTEGER NOT NULL, troubles INTEGER NOT NULL, perhaps_delivered INTEGER NOT NULL,
+        held INTEGER NOT NULL, suspended INTEGER NOT NULL, error TEXT NOT NULL,
+        sender TEXT NOT NULL, address TEXT NOT NULL, client TEXT NOT NULL, helo TEXT NOT NULL,
+        hostname TEXT NOT NULL, tag TEXT NOT NULL, esmtp INTEGER NOT NULL,
+        recipient TEXT NOT NULL, destination TEXT NOT NULL, action TEXT NOT NULL, kind INTEGER NOT NULL,
+        user TEXT NOT NULL, extension TEXT NOT NULL,
+        duty INTEGER NOT NULL, digest TEXT NOT NULL, home TEXT NOT NULL,
+        tls INTEGER NOT NULL, login TEXT NOT NULL, notify INTEGER NOT NULL, original TEXT NOT NULL,
+        body INTEGER NOT NULL, utf8 INTEGER NOT NULL, require_tls INTEGER NOT NULL, ret TEXT NOT NULL,
+        envid TEXT NOT NULL, submitter TEXT NOT NULL, release INTEGER NOT NULL, deliver_by INTEGER NOT NULL,
+        by_mode TEXT NOT NULL, by_trace INTEGER NOT NULL, priority INTEGER NOT NULL
+    ) STRICT""",
+    "CREATE TABLE message (id INTEGER PRIMARY KEY, size INTEGER NOT NULL, digest BLOB NOT NULL, content BLOB) STRICT",
+    # Columns without types: whatever is wrong with a row, it can be moved here.
+    f"CREATE TABLE quarantine (number INTEGER PRIMARY KEY, envelope, at, reason, {', '.join(COLUMNS)})",
+    "CREATE INDEX quarantined ON quarantine (envelope)",
+    _EXPANDED,
+    "CREATE TABLE life (number INTEGER PRIMARY KEY, opened INTEGER NOT NULL) STRICT",
+    "INSERT INTO life VALUES (1, 0)",
+)
+
+# Columns that the third schema has more than the second.
+_THIRD = {
+    "tls": "INTEGER NOT NULL DEFAULT 0",
+    "login": "TEXT NOT NULL DEFAULT ''",
+    "notify": "INTEGER NOT NULL DEFAULT 0",
+    "original": "TEXT NOT NULL DEFAULT ''",
+    "body": f"INTEGER NOT NULL DEFAULT {Body.EIGHT_BIT}",  # nobody had asked
+    "utf8": "INTEGER NOT NULL DEFAULT 0",
+    "require_tls": "INTEGER NOT NULL DEFAULT 0",
+    "ret": "TEXT NOT NULL DEFAULT ''",
+    "envid": "TEXT NOT NULL DEFAULT ''",
+    "submitter": "TEXT NOT NULL DEFAULT ''",
+    "release": "INTEGER NOT NULL DEFAULT 0",
+    "deliver_by": "INTEGER NOT NULL DEFAULT 0",
+    "by_mode": "TEXT NOT NULL DEFAULT ''",
+    "by_trace": "INTEGER NOT NULL DEFAULT 0",
+    "priority": "INTEGER NOT NULL DEFAULT 0",
+}
+
+# What makes the next schema of each one.  Columns are only ever added behind the others, as rows are read by position.
+_MIGRATIONS = {
+    1: (
+        f"ALTER TABLE envelope ADD COLUMN duty INTEGER NOT NULL DEFAULT {Duty.DELIVER}",
+        "ALTER TABLE envelope ADD COLUMN digest TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE envelope ADD COLUMN home TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE quarantine ADD COLUMN duty",
+        "ALTER TABLE quarantine ADD COLUMN digest",
+        "ALTER TABLE quarantine ADD COLUMN home",
+    ),
+    2: (
+        *(f"ALTER TABLE envelope ADD COLUMN {name} {kind}" for name, kind in _THIRD.items()),
+        *(f"ALTER TABLE quarantine ADD COLUMN {name}" for name in _THIRD),
+    ),
+    3: (_EXPANDED,),  # what is in the queue is not in it: it would be expanded anew as a whole
+}
+
+SCHEDULE = (
+    "id, kind, created, expires, next_try, retries, held, suspended, priority, release, action, user, duty, destination"
+)
+_KINDS = frozenset(Kind)
+
+
+def establish(connection: sqlite3.Connection, path: str) -> None:
+    """Make the tables, or bring those of an earlier schema up to this one, in the transaction of the caller."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        _execute(connection, _TABLES)
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+    elif not 0 < version <= SCHEMA:
+        raise StoreBroken(f"{path} is of schema {version}, this program knows schema {SCHEMA}")
+    else:
+        for earlier in range(version, SCHEMA):
+            _execute(connection, _MIGRATIONS[earlier])
+    if version != SCHEMA:
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _execute(connection: sqlite3.Connection, statements: tuple[str, ...]) -> None:
+    for statement in statements:
+        connection.execute(statement)
+
+
+def row_of(envelope: Envelope) -> tuple[Any, ...]:
+    *state, origin, recipient, terms = msgspec.structs.astuple(envelope)
+    origin, recipient = msgspec.structs.astuple(origin), msgspec.structs.astuple(recipient)
+    return (
+        *state,
+        *origin[:_EARLY_ORIGIN],
+        *recipient[:_EARLY_RECIPIENT],
+        *origin[_EARLY_ORIGIN:],
+        *recipient[_EARLY_RECIPIENT:],
+        *msgspec.structs.astuple(terms),
+    )
+
+
+def envelope_of(row: tuple[Any, ...]) -> Envelope:
+    """Raises ValidationError.  SQLite has no booleans: hence not strict."""
+    origin = row[_STATE:_RECIPIENT] + row[_ADDED:_ADDED_RECIPIENT]
+    recipient = row[_RECIPIENT:_ADDED] + row[_ADDED_RECIPIENT:_TERMS]
+    return msgspec.convert((*row[:_STATE], origin, recipient, row[_TERMS:]), Envelope, strict=False)
+
+
+def schedule_of(lane_of: LaneOf, row: tuple[Any, ...]) -> Schedule:
+    """Raises ValidationError."""
+    *columns, priority, release, action, user, duty, destination = row
+    kind = Kind(columns[1]) if columns[1] in _KINDS else Kind.MDA  # otherwise refused below
+    lane = lane_of(kind, action, user, duty, destination)
+    return msgspec.convert((*columns, lane, priority, release), Schedule, strict=False)

@@ -1,0 +1,424 @@
+"""The store in SQLite: one connection that writes and checkpoints, one that only reads.
+
+    changes --> writer: one transaction, one fsync          reads --> reader: pages
+
+WAL with synchronous=FULL: a commit is one fsync.  Nobody but the writer ever checkpoints: releases before 3.51.3 can
+lose a commit when two do.  Rows go in with as few statements as possible, each a power of two of them: between two
+statements the interpreter gives other threads their turn, and gets its own back late.
+
+What the tables are stands in schema.py.  Does not understand mail, and keeps no open read behind: each read is a page.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, groupby
+from typing import Any
+
+import msgspec
+
+from smtpd.envelope import COUNTER_MAX, Schedule, message_of
+from smtpd.ipc.log import log
+from smtpd.queue.store import salvage
+from smtpd.queue.store.salvage import Read
+from smtpd.queue.store.schema import COLUMNS, SCHEDULE, envelope_of, establish, row_of, schedule_of
+from smtpd.queue.store.sqlite_errors import translated
+from smtpd.queue.store.store import (
+    Add,
+    Change,
+    CountAttempt,
+    Envelope,
+    Hold,
+    LaneOf,
+    Message,
+    Postpone,
+    Quarantine,
+    Remove,
+    Replace,
+    Reschedule,
+    StoreBroken,
+    StoreFull,
+    Suspend,
+    UnreadableRow,
+    expanded_keys,
+    recipient_key,
+    successors,
+)
+
+INSERT_ROWS_MAX = 64  # of one INSERT at the most
+CHECKPOINT_BYTES = 8 * 1024 * 1024  # bytes of log after which it is copied back
+CHANGE_BYTES = 4096  # bytes that a change takes in the log, about, beside content
+LOG_KEPT_BYTES = 32 * 1024 * 1024  # bytes of log that are left on the disk for the next commits
+FREE_KEPT_BYTES = 32 * 1024 * 1024  # bytes of unused pages that are left in the database for the next mails
+SHRINK_STEP_TIME = 0.005  # seconds of one step of giving the others back
+SHRINK_STEP_PAGES = 64
+BUSY_TIMEOUT = 5.0  # seconds that a lock of another connection is waited for
+
+_ENVELOPES_OF = f"BETWEEN message.id << 32 AND (message.id << 32) + {COUNTER_MAX}"
+_LISTED = "(SELECT value FROM json_each(?))"
+_FORGET_RECIPIENT = "DELETE FROM expanded WHERE message = ? AND recipient = ?"
+
+
+class SQLiteStore:
+    """The database `queue.db` in `directory`, made when it is not there.  Raises Broken, and Full, when it cannot."""
+
+    def __init__(self, directory: str):
+        self.directory = directory
+        self.path = os.path.join(directory, "queue.db")
+        self._reading = threading.Lock()
+        self._in_log = 0  # bytes, about, that commits have left in the log
+        self._has_expanded = False  # the table `expanded` may hold something
+        self.run = 0
+        self._connections: list[sqlite3.Connection] = []
+        try:
+            with translated(self.directory):
+                self._open()
+                self.run = self._begin_life()
+        except sqlite3.Error as error:
+            self._disconnect()
+            raise StoreBroken(f"{self.path}: {error}") from error
+        except BaseException:
+            self._disconnect()
+            raise
+        log.debug(f"SQLite {sqlite3.sqlite_version}")
+
+    # -- open, close, mend ------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._writer = self._connect(
+            "auto_vacuum = INCREMENTAL",  # has an effect only before the first table
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            f"journal_size_limit = {LOG_KEPT_BYTES}",
+            "wal_autocheckpoint = 0",
+            "secure_delete = OFF",
+        )
+        with self._transaction():
+            establish(self._writer, self.path)
+            self._has_expanded = bool(self._number("SELECT EXISTS (SELECT 1 FROM expanded)"))
+        self._reader = self._connect("query_only = ON")
+
+    def _connect(self, *pragmas: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=BUSY_TIMEOUT
+        )
+        self._connections.append(connection)
+        for pragma in ("temp_store = MEMORY", "trusted_schema = OFF", *pragmas):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        return connection
+
+    def _disconnect(self) -> None:
+        """The reader first: the last connection to close copies the log back and removes it."""
+        while self._connections:
+            try:
+                self._connections.pop().close()
+            except sqlite3.Error as error:
+                log.warn(f"{self.path}: {error}")
+
+    def _number(self, sql: str) -> int:
+        (number,) = self._writer.execute(sql).fetchone()
+        return number
+
+    def _begin_life(self) -> int:
+        with self._transaction():
+            self._writer.execute("UPDATE life SET opened = opened + 1")
+            return self._number("SELECT opened FROM life")
+
+    def close(self) -> None:
+        with self._reading:
+            self._disconnect()
+
+    def repair(self, doubtful: Sequence[int]) -> None:
+        with self._reading, translated(self.directory):
+            self._disconnect()
+            self._open()
+            # What a failed fsync left in the log may be in memory and not on the disk: nothing may be appended to it.
+            # A copied log starts anew, and the copy is fsynced.
+            busy, *_ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            damage = self._writer.execute("PRAGMA quick_check(1)").fetchall()
+            if busy or damage != [("ok",)]:
+                raise StoreBroken(f"{self.path}: {'in use' if busy else damage[0][0]}")
+        self._in_log = 0
+        envelopes = [row[0] for message in doubtful for row in self._envelopes_of(message)]
+        self.apply([Remove(envelope) for envelope in envelopes])
+
+    def _envelopes_of(self, message: int) -> list[tuple[int]]:
+        sql = f"SELECT envelope.id FROM message, envelope WHERE message.id = ? AND envelope.id {_ENVELOPES_OF}"
+        return self._writer.execute(sql, (message,)).fetchall()
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:  # some errors have rolled back already
+                self._writer.execute("ROLLBACK")
+            raise
+
+    def apply(self, changes: Sequence[Change]) -> list[int]:
+        try:
+            with translated(self.directory), self._transaction():
+                gone = self._apply(changes)
+        except StoreFull:
+            self._in_log = CHECKPOINT_BYTES  # copied back, the log has room for the next ones
+            raise
+        except sqlite3.DatabaseError:
+            if not all(isinstance(change, Quarantine) for change in changes):
+                raise
+            with translated(self.directory), self._transaction():
+                self._note_damage(changes)
+            return []
+        self._in_log += sum(
+            CHANGE_BYTES + len(c.message.content or b"") if isinstance(c, Add) else CHANGE_BYTES for c in changes
+        )
+        return gone
+
+    def _apply(self, changes: Sequence[Change]) -> list[int]:
+        """Many of a kind with few statements; what may concern one envelope more than once stays in its order."""
+        adds: list[Add] = []
+        removes: list[Remove] = []
+        others: list[Change] = []
+        removed: set[int] = set()  # what comes behind the removal of its envelope does nothing
+        for change in changes:
+            if isinstance(change, Add):
+                adds.append(change)
+            elif isinstance(change, Remove):
+                removes.append(change)
+                removed.add(change.envelope)
+            elif change.envelope not in removed:
+                others.append(change)
+        if adds:
+            self._add(adds)
+        for kind, same in groupby(others, type):
+            _STEPS[kind](self, list(same))
+        return self._remove(removes) if removes else []
+
+    def _add(self, adds: list[Add]) -> None:
+        messages = [(m.id, m.size, m.digest, m.content) for m in (add.message for add in adds)]
+        self._insert("message", 4, messages)
+        self._insert("envelope", len(COLUMNS), [row_of(envelope) for add in adds for envelope in add.envelopes])
+        if expanded := [(add.message.id, key, "") for add in adds for key in expanded_keys(add)]:
+            self._insert("expanded", 3, expanded)
+            self._has_expanded = True
+
+    def _insert(self, table: str, width: int, rows: list[tuple[Any, ...]]) -> None:
+        row = f"({','.join('?' * width)})"
+        at = 0
+        while at < len(rows):
+            count = min(INSERT_ROWS_MAX, 1 << (len(rows) - at).bit_length() - 1)
+            values = tuple(chain.from_iterable(rows[at : at + count]))
+            self._writer.execute(f"INSERT INTO {table} VALUES {','.join([row] * count)}", values)
+            at += count
+
+    def _postpone(self, changes: list[Postpone]) -> None:
+        self._writer.executemany(
+            "UPDATE envelope SET next_try = ?, last_try = ?, error = ?, perhaps_delivered = ?, troubles = ?, run = ?,"
+            " retries = retries + 1, held = 0 WHERE id = ?",
+            [(c.next_try, c.last_try, c.error, c.perhaps_delivered, c.troubles, self.run, c.envelope) for c in changes],
+        )
+
+    def _reschedule(self, changes: list[Reschedule]) -> None:
+        sql = "UPDATE envelope SET next_try = ?, held = 0 WHERE id = ?"
+        self._writer.executemany(sql, [(c.next_try, c.envelope) for c in changes])
+
+    def _hold(self, changes: list[Hold]) -> None:
+        tried = [(c.error, c.last_try, c.perhaps_delivered, self.run, c.envelope) for c in changes if c.last_try]
+        self._writer.executemany(
+            "UPDATE envelope SET held = 1, error = ?, last_try = ?, perhaps_delivered = ?, run = ?, troubles = 0,"
+            " retries = retries + 1 WHERE id = ?",
+            tried,
+        )
+        untried = [(c.error, c.envelope) for c in changes if not c.last_try]
+        self._writer.executemany("UPDATE envelope SET held = 1, troubles = 0, error = ? WHERE id = ?", untried)
+
+    def _begin(self, changes: list[CountAttempt]) -> None:
+        sql = f"UPDATE envelope SET troubles = troubles + 1 WHERE id IN {_LISTED}"
+        self._writer.execute(sql, (_json(c.envelope for c in changes),))
+
+    def _replace(self, changes: list[Replace]) -> None:
+        for change in changes:
+            sql = "SELECT suspended FROM envelope WHERE id = ?"
+            before = self._writer.execute(sql, (change.envelope,)).fetchall()
+            if not before:
+                continue
+            self._writer.execute("DELETE FROM envelope WHERE id = ?", (change.envelope,))
+            message = message_of(change.envelope)
+            made = successors(change, suspended=bool(before[0][0]))
+            self._insert("envelope", len(COLUMNS), [row_of(envelope) for envelope in made])
+            self._writer.execute(_FORGET_RECIPIENT, (message, change.undelivered))
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO expanded VALUES (?, ?, ?)",
+                [(message, recipient_key(new.recipient), change.renewer) for new in change.envelopes],
+            )
+            self._has_expanded = True
+
+    def _suspend(self, changes: list[Suspend]) -> None:
+        sql = "UPDATE envelope SET suspended = ? WHERE id = ?"
+        self._writer.executemany(sql, [(c.suspended, c.envelope) for c in changes])
+
+    def _set_aside(self, changes: list[Quarantine]) -> None:
+        self._writer.executemany(
+            "INSERT INTO quarantine SELECT NULL, ?1, ?2, ?3, * FROM envelope WHERE id = ?1",
+            [(c.envelope, c.when, c.reason) for c in changes if isinstance(c, Quarantine)],
+        )
+        sql = f"DELETE FROM envelope WHERE id IN {_LISTED}"
+        self._writer.execute(sql, (_json(c.envelope for c in changes),))
+
+    def _note_damage(self, changes: Sequence[Change]) -> None:
+        """The page that the row stands on is damaged: there it stays."""
+        self._writer.executemany(
+            "INSERT INTO quarantine (envelope, at, reason) SELECT ?1, ?2, ?3"
+            " WHERE NOT EXISTS (SELECT 1 FROM quarantine WHERE envelope = ?1)",
+            [(c.envelope, c.when, c.reason) for c in changes if isinstance(c, Quarantine)],
+        )
+
+    def _remove(self, removes: list[Remove]) -> list[int]:
+        """Returns the messages that went with their last envelopes and leave a spool file."""
+        messages = _json({message_of(remove.envelope) for remove in removes})
+        sql = f"SELECT id FROM message WHERE id IN {_LISTED} AND content IS NULL"
+        spooled = [row[0] for row in self._writer.execute(sql, (messages,))]
+        plain = _json(remove.envelope for remove in removes if not remove.undelivered)
+        self._writer.execute(f"DELETE FROM envelope WHERE id IN {_LISTED}", (plain,))
+        for remove in removes:
+            if remove.undelivered:
+                self._remove_undelivered(remove)
+        self._writer.execute(
+            f"DELETE FROM message WHERE id IN {_LISTED}"
+            f" AND NOT EXISTS (SELECT 1 FROM envelope WHERE envelope.id {_ENVELOPES_OF})"
+            f" AND NOT EXISTS (SELECT 1 FROM quarantine WHERE quarantine.envelope {_ENVELOPES_OF})",
+            (messages,),
+        )
+        if self._has_expanded:
+            self._writer.execute(
+                f"DELETE FROM expanded WHERE message IN {_LISTED}"
+                " AND NOT EXISTS (SELECT 1 FROM message WHERE id = expanded.message)",
+                (messages,),
+            )
+        if not spooled:
+            return []
+        sql = f"SELECT id FROM message WHERE id IN {_LISTED}"
+        left = {row[0] for row in self._writer.execute(sql, (_json(spooled),))}
+        return [message for message in spooled if message not in left]
+
+    def _remove_undelivered(self, remove: Remove) -> None:
+        if self._writer.execute("DELETE FROM envelope WHERE id = ?", (remove.envelope,)).rowcount:
+            self._writer.execute(_FORGET_RECIPIENT, (message_of(remove.envelope), remove.undelivered))
+
+    # -- housekeeping -------------------------------------------------------------------------------------------------
+
+    @property
+    def unsettled(self) -> bool:
+        return self._in_log >= CHECKPOINT_BYTES
+
+    def settle(self) -> None:
+        if self.unsettled:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        self._in_log = 0
+        with translated(self.directory):
+            self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def shrink(self) -> bool:
+        with translated(self.directory):
+            kept = FREE_KEPT_BYTES // self._number("PRAGMA page_size")
+            unused = self._number("PRAGMA freelist_count") - kept
+            if unused <= 0:
+                if self._in_log:
+                    self._checkpoint()
+                return False
+            end = time.monotonic() + SHRINK_STEP_TIME
+            with self._transaction():
+                while unused > 0 and time.monotonic() < end:
+                    self._writer.execute(f"PRAGMA incremental_vacuum({min(unused, SHRINK_STEP_PAGES)})").fetchall()
+                    unused -= SHRINK_STEP_PAGES
+                    self._in_log += SHRINK_STEP_PAGES * 64
+        self.settle()
+        return True
+
+    # -- reads --------------------------------------------------------------------------------------------------------
+
+    def load(self, envelopes: Sequence[int]) -> list[Envelope | UnreadableRow]:
+        sql = f"SELECT * FROM envelope WHERE id IN {_LISTED}"
+        with self._read() as read:
+            try:
+                return [envelope_of(row) for row in read(sql, (_json(envelopes),))]
+            except salvage.ROW_ERRORS as error:
+                salvage.raise_unless_of_a_row(error)
+                return [
+                    row for row in (salvage.read_row(read, "*", id, envelope_of) for id in envelopes) if row is not None
+                ]
+
+    def envelopes(self, first: int, last: int, limit: int) -> list[Envelope | UnreadableRow]:
+        sql = "SELECT * FROM envelope WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+        with self._read() as read:
+            try:
+                return [envelope_of(row) for row in read(sql, (first, last, limit))]
+            except salvage.ROW_ERRORS as error:
+                salvage.raise_unless_of_a_row(error)
+                return salvage.read_rows(read, "*", first, last, limit, envelope_of)
+
+    def schedules(self, after: int, limit: int, lane_of: LaneOf) -> list[Schedule | UnreadableRow]:
+        schedule = partial(schedule_of, lane_of)
+        sql = f"SELECT {SCHEDULE} FROM envelope WHERE id > ? AND run <> ? ORDER BY id LIMIT ?"
+        with self._read() as read:
+            try:
+                return [schedule(row) for row in read(sql, (after, self.run, limit))]
+            except salvage.ROW_ERRORS as error:
+                salvage.raise_unless_of_a_row(error)
+                return salvage.read_rows(read, SCHEDULE, after + 1, salvage.ID_MAX, limit, schedule)
+
+    def find_message(self, message: int) -> Message | None:
+        with self._read() as read:
+            rows = read("SELECT id, size, digest, content FROM message WHERE id = ?", (message,))
+        return Message(*rows[0]) if rows else None
+
+    def expanded(self, message: int) -> dict[bytes, str]:
+        with self._read() as read:
+            return dict(read("SELECT recipient, renewer FROM expanded WHERE message = ?", (message,)))
+
+    def sizes(self, messages: Iterable[int]) -> dict[int, int]:
+        with self._read() as read:
+            return dict(read(f"SELECT id, size FROM message WHERE id IN {_LISTED}", (_json(messages),)))
+
+    def messages(self, first: int, last: int) -> set[int]:
+        with self._read() as read:
+            return {row[0] for row in read("SELECT id FROM message WHERE id BETWEEN ? AND ?", (first, last))}
+
+    def spooled(self, after: int, limit: int) -> list[int]:
+        sql = "SELECT id FROM message WHERE id > ? AND content IS NULL ORDER BY id LIMIT ?"
+        with self._read() as read:
+            return [row[0] for row in read(sql, (after, limit))]
+
+    def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
+        with self._read() as read:
+            return read("SELECT envelope, at, reason FROM quarantine ORDER BY number DESC LIMIT ?", (limit,))
+
+    @contextmanager
+    def _read(self) -> Iterator[Read]:
+        with self._reading, translated(self.directory):
+            yield lambda sql, values: self._reader.execute(sql, values).fetchall()
+
+
+_STEPS: dict[type, Callable[[SQLiteStore, list[Any]], None]] = {
+    CountAttempt: SQLiteStore._begin,
+    Postpone: SQLiteStore._postpone,
+    Reschedule: SQLiteStore._reschedule,
+    Hold: SQLiteStore._hold,
+    Replace: SQLiteStore._replace,
+    Suspend: SQLiteStore._suspend,
+    Quarantine: SQLiteStore._set_aside,
+}
+
+
+def _json(numbers: Iterable[int]) -> str:
+    """For json_each, which wants text."""
+    return msgspec.json.encode(list(numbers)).decode()

@@ -1,0 +1,42 @@
+"""A gate: so many places for each key, and a line of those who wait for one.
+
+    enter(key, envelope, priority)  -->  True: it has a place         False: it waits
+    leave(key)                      -->  the envelope that gets the place, or None when nobody waits
+
+A place that is left goes straight to the next: it is never free in between.  Whether the one that waited is still there
+the gate does not know; the caller leaves again, in the place of one that is not.
+"""
+
+from smtpd.scheduler.priority_queue import PriorityQueue
+
+
+class ConcurrencyLimit:
+    def __init__(self, places: int):
+        self.places = places
+        self._taken: dict[int, int] = {}
+        self._waiting: dict[int, PriorityQueue] = {}
+
+    def enter(self, key: int, envelope: int, priority: int = 0) -> bool:
+        """Take a place of `key`, or wait for one."""
+        taken = self._taken.get(key, 0)
+        if taken < self.places:
+            self._taken[key] = taken + 1
+            return True
+        line = self._waiting.get(key)
+        if line is None:
+            line = self._waiting[key] = PriorityQueue()
+        line.join(envelope, priority)
+        return False
+
+    def leave(self, key: int) -> int | None:
+        """Give up a place of `key`, to the envelope that is returned."""
+        line = self._waiting.get(key)
+        if line:
+            return line.leave()
+        self._waiting.pop(key, None)
+        taken = self._taken[key] - 1
+        if taken:
+            self._taken[key] = taken
+        else:
+            del self._taken[key]
+        return None

@@ -1,0 +1,169 @@
+"""The language of alias values and of .forward: what a name is expanded to.
+
+    bob, amy@there.test            User("bob"), Address("amy", "there.test")
+    "amy b"@[192.0.2.1]            Address("amy b", "[192.0.2.1]"): any address that RCPT takes
+    \\bob                           User("bob"): a backslash only protects the next character
+    "|vacation -a bob, bob"        Command("vacation -a bob, bob")
+    /var/mail/archive              File("/var/mail/archive")
+    :include:/etc/mail/staff       Include("/etc/mail/staff"); also without the first colon
+    :error:550 no longer here      Error(550, "no longer here"); likewise
+
+Commas separate and # begins a comment: see piece.py.  In a .forward and in an include file each line is such a value; a
+line that is none costs itself and no other one.
+
+Who may use which of these, and what becomes of them, is not known here.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from smtpd.envelope import Path
+from smtpd.errand import FORWARD_MAX
+from smtpd.ipc.text_limit import text_error
+from smtpd.smtp.address import Address, AddressError, parse_mailbox
+from smtpd.tables import alias_lexer
+from smtpd.tables.alias_lexer import PieceError
+
+NAME_MAX = 255
+FAULTS_LOGGED = 5  # lines of one file that the log tells of
+
+
+class AliasSyntaxError(ValueError):
+    """Not in this language.  The argument does not repeat what was read: it may be a file that is none of ours."""
+
+
+@dataclass(frozen=True)
+class User:
+    name: str
+
+
+@dataclass(frozen=True)
+class Command:
+    line: str
+
+
+@dataclass(frozen=True)
+class File:
+    path: str
+
+
+@dataclass(frozen=True)
+class Include:
+    path: str
+
+
+@dataclass(frozen=True)
+class ErrorReply:
+    code: int
+    text: str
+
+
+Target = User | Address | Command | File | Include | ErrorReply
+
+_ERROR = re.compile(r":?error:([45]\d\d) ([A-Za-z0-9].*)", re.ASCII)
+_INCLUDE = re.compile(r":?include:(/.+)")
+_USER = re.compile(r"[A-Za-z0-9_.+-]+")
+_SPECIAL = frozenset('"/|~$*?{}`')  # in a path, a command or a pattern in the wrong place, and in no user's name
+_MEANT = {"include:": "an include has an absolute path", "error:": "an error has a code, 4xx or 5xx, and a text"}
+
+
+class ParsedFile(NamedTuple):
+    """What a file names, and the lines that were skipped: their number, and what is wrong with them."""
+
+    targets: list[Target]
+    troubles: list[tuple[int, str]]
+
+
+def parse_value(value: str) -> list[Target]:
+    """The targets of one alias value, at least one.  Raises Malformed."""
+    try:
+        targets = _targets(alias_lexer.split_value(value))
+    except PieceError as error:
+        raise AliasSyntaxError(str(error)) from None
+    if not targets:
+        raise AliasSyntaxError("nothing to expand to")
+    return targets
+
+
+def parse_forward(content: bytes) -> ParsedFile:
+    """The text of a .forward; no targets when there is nothing but comments.  Raises Malformed when no line of it can
+    be understood: then nobody knows where the mail is to go."""
+    if len(content) > FORWARD_MAX:
+        raise AliasSyntaxError(f"longer than {FORWARD_MAX} bytes")
+    parsed = parse_include(content)
+    if parsed.troubles and not parsed.targets:
+        raise AliasSyntaxError("; ".join(describe_faults(parsed.troubles)))
+    return parsed
+
+
+def parse_include(content: bytes) -> ParsedFile:
+    """The text of an include file, which is written like a .forward of any length."""
+    parsed = ParsedFile([], [])
+    for number, pieces in alias_lexer.lines(content):
+        try:
+            if isinstance(pieces, PieceError):
+                raise AliasSyntaxError(str(pieces))
+            parsed.targets.extend(_targets(pieces))
+        except AliasSyntaxError as malformed:
+            parsed.troubles.append((number, str(malformed)))
+    return parsed
+
+
+def describe_faults(troubles: list[tuple[int, str]]) -> list[str]:
+    """For the log: the first of them."""
+    more = len(troubles) - FAULTS_LOGGED
+    lines = [f"line {number}: {trouble}" for number, trouble in troubles[:FAULTS_LOGGED]]
+    return lines + [f"and {more} more lines"] if more > 0 else lines
+
+
+def digest(target: Command | File) -> str:
+    """What stands for a command or a file where it must not be repeated: SHA-256, in hex, of `|` and the command, or of
+    the path."""
+    text = f"|{target.line}" if isinstance(target, Command) else target.path
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _targets(pieces: Iterable[str]) -> list[Target]:
+    return [parse_target(piece) for piece in pieces]
+
+
+def parse_target(piece: str) -> Target:
+    """One piece, by the first form that it has.  Raises Malformed."""
+    if found := _ERROR.fullmatch(piece):
+        return ErrorReply(int(found[1]), found[2])
+    if found := _INCLUDE.fullmatch(piece):
+        if wrong := text_error(Path, found[1]):
+            raise AliasSyntaxError(f"the path of an include has {wrong}")
+        return Include(found[1])
+    command = piece[1:-1] if len(piece) > 1 and piece[0] == piece[-1] == '"' else piece
+    if command.startswith("|"):
+        return _command(command[1:].strip(" \t"))
+    if piece.startswith("/"):
+        return File(piece)
+    return _name(piece)
+
+
+def _command(line: str) -> Command:
+    if not line:
+        raise AliasSyntaxError("a | without a command")
+    return Command(line)
+
+
+def _name(piece: str) -> Target:
+    if len(piece) <= NAME_MAX and _USER.fullmatch(piece):
+        return User(piece)
+    try:
+        address = parse_mailbox(piece)
+    except AddressError as error:
+        if "@" in piece:
+            raise AliasSyntaxError(f"not an address: {error}") from None
+        form, colon, _ = piece.removeprefix(":").partition(":")
+        raise AliasSyntaxError(_MEANT.get(form + colon, "neither an address nor the name of a user")) from None
+    if address.domain:
+        return address
+    if not _SPECIAL.isdisjoint(piece) or "'" in (piece[0], piece[-1]):
+        raise AliasSyntaxError("neither an address nor the name of a user")
+    return User(piece)

@@ -1,0 +1,72 @@
+"""A .forward for a command that somebody types."""
+
+import os
+import pwd
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from smtpd.agent.explain_forward import read_forward
+from tests.agent.conftest import others
+
+
+def myself():
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Whoever runs the tests, at home in a directory of this test."""
+    found = pwd.getpwnam(myself())
+    moved = pwd.struct_passwd((*found[:5], str(tmp_path), found[6]))
+    monkeypatch.setattr(pwd, "getpwnam", {myself(): moved}.__getitem__)
+    return tmp_path
+
+
+@pytest.fixture
+def open_ground():
+    """A directory that others can pass through."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
+
+
+def test_ones_own_forward_is_told(home):
+    (home / ".forward").write_text("amy@there.test\n")
+    (home / ".forward").chmod(0o600)
+    assert read_forward(myself()) == ("text", b"amy@there.test\n", "")
+
+
+def test_there_may_be_none(home):
+    assert read_forward(myself()) == ("none", b"", "")
+
+
+def test_one_that_others_may_write_is_unsafe_here_too(home):
+    (home / ".forward").write_text("amy@there.test\n")
+    (home / ".forward").chmod(0o666)
+    verdict, content, reason = read_forward(myself())
+    assert (verdict, content) == ("unsafe", b"")
+    assert reason == f"{home}/.forward is writable by everybody: chmod {others('go')}-w {home}/.forward"
+
+
+def test_nobody_is_told_of_a_user_that_is_not_there(home):
+    assert read_forward("no-such-user")[0] == "later"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a child becomes another user")
+def test_root_follows_no_link_of_a_user_with_its_own_rights(open_ground, monkeypatch):
+    """A .forward that only root could read stays unread."""
+    nobody = pwd.getpwnam("nobody")
+    home = open_ground / "home"
+    home.mkdir()
+    os.chown(home, nobody.pw_uid, nobody.pw_gid)
+    (open_ground / "secret").write_text("amy@there.test\n")
+    (open_ground / "secret").chmod(0o600)
+    (home / ".forward").symlink_to(open_ground / "secret")
+    os.link(open_ground / "secret", home / "hard")
+    moved = pwd.struct_passwd((*nobody[:5], str(home), nobody[6]))
+    monkeypatch.setattr(pwd, "getpwnam", {"nobody": moved}.__getitem__)
+    assert read_forward("nobody")[:2] == ("unsafe", b"")
+    os.rename(home / "hard", home / ".forward")
+    assert read_forward("nobody")[:2] == ("later", b"")

@@ -1,0 +1,187 @@
+"""What an agent makes of its socket: errands, nonsense, and the end."""
+
+import dataclasses
+import os
+import socket
+import struct
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from smtpd.agent.worker import EX_PROTOCOL, Workers
+from smtpd.envelope import Outcome
+from smtpd.errand import PACKET_MAX, Deliver, ReadForward, Result, decode, encode
+from tests.agent.conftest import MAIL, TEST_TIMEOUT, UID, Agent, errand, files
+
+
+def test_it_ends_when_queue_parts_with_it(start):
+    assert start().end() == 0
+
+
+def test_what_was_on_its_way_is_done_before_it_ends(start, home):
+    agent = start()
+    for number in range(1, 41):
+        agent.send(errand(number))
+    assert agent.end() == 0
+    new, tmp = files(home)
+    assert len(new) == len(set(os.listdir(home / "Maildir/new"))) and tmp == []
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"x",
+        b"\0" * 16,
+        encode(errand())[:-1],
+        encode(errand()) + b"x",
+        encode(Result(1, Outcome.DELIVERED, "")),
+        encode(ReadForward(1)),
+        encode(errand()).ljust(PACKET_MAX + 1, b"x"),
+        struct.pack(">BBHIQ", 1, 0, 0, 2**32 - 1, 1),
+    ],
+    ids=["short", "zeros", "cut", "long", "answer", "other-trade", "too-long", "length"],
+)
+def test_a_packet_that_is_no_errand_ends_it(start, packet):
+    agent = start()
+    agent.send(packet)
+    assert agent.process.wait(30) == EX_PROTOCOL
+
+
+def test_mail_for_the_reader_of_a_forward_ends_it(start):
+    agent = start("forward", "")
+    agent.send(errand())
+    assert agent.process.wait(30) == EX_PROTOCOL
+
+
+@pytest.mark.parametrize("size, count", [(None, 1), (None, 16), (5000, 0), (5000, 2)])
+def test_a_stray_or_a_missing_descriptor_ends_it(start, size, count):
+    agent = start()
+    with tempfile.TemporaryFile() as file:
+        agent.socket.sendmsg(
+            [encode(errand(size=size))],
+            [(1, 1, struct.pack(f"{count}i", *[file.fileno()] * count))] if count else [],
+        )
+        assert agent.process.wait(30) == EX_PROTOCOL
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: looks into a process that cannot be inspected")
+def test_no_descriptor_stays_behind(start):
+    agent = start()
+    agent.deliver(errand())
+    before = os.listdir(f"/proc/{agent.process.pid}/fd")
+    with tempfile.TemporaryFile() as file:
+        file.write(MAIL * 200)
+        file.flush()
+        for number in range(2, 20):
+            agent.deliver(errand(number, size=len(MAIL) * 200), file.fileno())
+            agent.deliver(errand(number + 50, size=len(MAIL) * 999), file.fileno())  # too short
+    assert os.listdir(f"/proc/{agent.process.pid}/fd") == before
+
+
+def test_it_waits_for_a_queue_that_does_not_read(start, home):
+    agent = start()
+    for number in range(1, 201):
+        agent.send(errand(number))
+    assert len([agent.receive() for _ in range(200)]) == 200
+    assert len(files(home)[0]) == 200
+
+
+def test_addresses_with_line_ends_add_no_line(start, home):
+    told = dataclasses.replace(errand(), sender="a\nX-Evil: 1\n", recipient="b\r\nX-Evil: 2")
+    start().deliver(told)
+    (content,), _ = files(home)
+    assert content == b"Return-Path: <a?X-Evil: 1?>\nDelivered-To: b??X-Evil: 2\n" + MAIL
+
+
+def test_it_starts_no_thread_for_a_single_mail(start):
+    agent = start()
+    for number in range(1, 4):
+        agent.deliver(errand(number))
+    assert len(os.listdir(f"/proc/{agent.process.pid}/task")) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits of another user")
+def test_a_hand_waits_for_as_long_as_another_is_at_work():
+    """Queue keeps the agent, and gives it more: a command may run for longer than a hand has to wait."""
+    go_on = threading.Event()
+
+    class Trade:
+        REQUESTS, WORKERS_MAX, BATCH, BATCH_BYTES, GATHER_TIME, SAME_MESSAGE, SPARE_WORKER = (
+            (Deliver,),
+            2,
+            1,
+            1,
+            0,
+            False,
+            True,
+        )
+        draining, visible_paths = False, ()
+
+        def work(self, *_):
+            return self
+
+        def do(self, batch):
+            (told, _) = batch[0]
+            if told.envelope & 0xFF == 1:
+                go_on.wait(TEST_TIMEOUT)
+            return [Result(told.envelope, Outcome.DELIVERED, "")]
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.settimeout(TEST_TIMEOUT)
+        hands = Workers(_Hasty(theirs), None, Trade())
+        main = threading.Thread(target=hands.run, daemon=True)
+        main.start()
+        ours.send(encode(errand(1)))
+        time.sleep(0.05)  # several times as long as a hand waits
+        ours.send(encode(errand(2)))
+        assert decode(ours.recv(100)).envelope & 0xFF == 2
+        go_on.set()
+        assert decode(ours.recv(100)).envelope & 0xFF == 1
+        main.join(TEST_TIMEOUT)  # with nothing at work, they end by themselves
+        assert not main.is_alive()
+
+
+class _Hasty:
+    """A socket on which nothing is waited for long."""
+
+    def __init__(self, sock):
+        self._sock = sock
+
+    def setsockopt(self, *_):
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 10_000))
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+def test_a_user_without_a_process_to_spare_gets_his_mail_all_the_same(start, home):
+    agent = start(limits=["RLIMIT_NPROC=0"])
+    for number in range(1, 101):
+        agent.send(errand(number))
+    assert {agent.receive().outcome for _ in range(100)} == {Outcome.DELIVERED}
+
+
+def test_the_home_is_not_written_outside_the_maildir(start, home):
+    start().deliver(errand())
+    assert [path.name for path in home.iterdir()] == ["Maildir"]
+
+
+def test_the_agent_is_that_user_and_confined(start):
+    agent = start()
+    agent.deliver(errand())
+    lines = Path(f"/proc/{agent.process.pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert status["Uid"].split() == [str(UID)] * 4
+    assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2" and int(status["CapEff"], 16) == 0
+
+
+def test_an_agent_that_queue_left_writes_to_nobody(home):
+    agent = Agent(home)
+    for number in range(1, 30):
+        agent.send(errand(number))
+    agent.receive()
+    assert agent.end() == 0

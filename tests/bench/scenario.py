@@ -1,0 +1,165 @@
+"""Where the mail goes: what each server is told, how it is sent, when all of it has arrived.
+
+place     the servers' way there                      all has arrived when
+maildir   one system user, ~/Maildir                  so many files lie in new/
+mbox      one system user, the system's mailbox       so many lines "From " stand in it
+lmtp      one user of a Dovecot that runs beside      so many files lie in that user's new/
+users     200 system users, ~/Maildir                 each of them has his share
+flood     as maildir, with many mails
+
+starttls  none: sessions that encrypt and leave (handshake.py), the certificate of an RSA key of 2048 bits
+p256      the same with an ECDSA key
+"""
+
+import os
+import re
+from dataclasses import dataclass
+
+from tests.bench.handshake import Attempts
+from tests.bench.load import Load
+from tests.bench.testbed import POPULATION, RECIPIENT, Unavailable
+from tests.live import dovecot
+
+LMTP_PORT = 2424
+
+
+@dataclass(frozen=True)
+class Source:
+    """One run of smtp-source."""
+
+    recipient: str
+    messages: int
+    sessions: int
+    numbered: bool = False  # each mail to another recipient: a number before the name
+
+
+class Scenario:
+    NAME = LABEL = ""
+    MESSAGES = 2000  # a round
+    AGAINST = ("smtpd", "postfix", "opensmtpd")
+    ACTION = "maildir"  # of smtpd and OpenSMTPD
+    POSTFIX = "home_mailbox = Maildir/"
+    KEY = ""  # the kind of the server's key; empty: no TLS
+
+    def __init__(self, testbed):
+        """Fresh, for one start of a server."""
+        self.testbed = testbed
+
+    @classmethod
+    def load(cls, options):
+        return Load(options.messages or cls.MESSAGES, options.size, options.sessions, options.kept)
+
+    def sources(self, load):
+        return [Source(RECIPIENT, load.messages, load.sessions)]
+
+    def missing(self, server, count):
+        """How many of `count` mails have not arrived.  Looks as seldom and as little as it can: it costs what it
+        measures."""
+        raise NotImplementedError
+
+    def close(self):
+        pass
+
+
+class Maildir(Scenario):
+    NAME, LABEL = "maildir", "one user's Maildir"
+
+    def __init__(self, testbed):
+        super().__init__(testbed)
+        self.maildir = testbed.new_maildir(RECIPIENT)
+
+    def missing(self, server, count):
+        return count - files_in(self.maildir / "new")
+
+
+class Flood(Maildir):
+    NAME, LABEL = "flood", "one user's Maildir"
+    MESSAGES = 10_000
+    AGAINST = ("smtpd", "postfix")
+
+
+class Mbox(Scenario):
+    NAME, LABEL = "mbox", "one user's mailbox"
+    ACTION = "mbox"
+    POSTFIX = "mail_spool_directory = {mail}"
+    LINE = re.compile(rb"^From ", re.MULTILINE)
+
+    def __init__(self, testbed):
+        super().__init__(testbed)
+        self.read = self.found = 0
+
+    def missing(self, server, count):
+        """Reads on where it stopped, up to the last end of a line."""
+        path = server.mail / RECIPIENT
+        if path.exists():
+            with path.open("rb") as mailbox:
+                mailbox.seek(self.read)
+                lines, end, _ = mailbox.read().rpartition(b"\n")
+            self.found += len(self.LINE.findall(lines))
+            self.read += len(lines + end)
+        return count - self.found
+
+
+class Lmtp(Scenario):
+    NAME, LABEL = "lmtp", "one user of a Dovecot, by LMTP"
+    AGAINST = ("smtpd", "postfix")
+    ACTION = f'lmtp "127.0.0.1:{LMTP_PORT}"'
+    POSTFIX = f"local_transport = lmtp:inet:127.0.0.1:{LMTP_PORT}"
+
+    def __init__(self, testbed):
+        super().__init__(testbed)
+        if dovecot.MISSING:
+            raise Unavailable(dovecot.MISSING)
+        self.dovecot = dovecot.Dovecot(testbed.next_run("dovecot"), LMTP_PORT, RECIPIENT)
+        self.dovecot.add_user(RECIPIENT)
+        self.dovecot.start()
+
+    def missing(self, server, count):
+        return count - files_in(self.dovecot.homes / RECIPIENT / "Maildir/new")
+
+    def close(self):
+        self.dovecot.kill()
+
+
+class Users(Scenario):
+    NAME, LABEL = "users", f"the Maildirs of {len(POPULATION)} users"
+    MESSAGES = 1000
+
+    def __init__(self, testbed):
+        super().__init__(testbed)
+        self.waiting = [testbed.new_maildir(name) for name in POPULATION]
+
+    def sources(self, load):
+        """Each sends one mail to everybody, one after the other; --sessions does not count here."""
+        numbered = POPULATION[0].lstrip("0123456789")
+        return [Source(numbered, len(POPULATION), 1, True)] * max(1, load.messages // len(POPULATION))
+
+    def missing(self, server, count):
+        """Looks only at the first one who still waits; how many the others wait for, it does not know."""
+        share = count // len(POPULATION)
+        while self.waiting and files_in(self.waiting[0] / "new") >= share:
+            self.waiting.pop(0)
+        return len(self.waiting)
+
+
+class Starttls(Maildir):
+    NAME, LABEL = "starttls", "RSA-2048"
+    KEY = "rsa"
+    AGAINST = ("smtpd", "postfix")  # OpenSMTPD 6.8 and OpenSSL 3: "EVP lib", and no signature
+
+    @classmethod
+    def load(cls, options):
+        return Attempts(options.rate, options.clients, options.seconds)
+
+
+class P256(Starttls):
+    NAME, LABEL = "p256", "ECDSA, P-256"
+    KEY = "p256"
+
+
+def files_in(directory):
+    return len(os.listdir(directory)) if directory.is_dir() else 0
+
+
+OF_MAIL = {place.NAME: place for place in (Maildir, Mbox, Lmtp, Users, Flood)}
+SCENARIOS = OF_MAIL | {place.NAME: place for place in (Starttls, P256)}

@@ -1,0 +1,74 @@
+"""Each file of tests/conf, and what smtpd makes of it.
+
+NAME.conf   NAME.canonical   the model, printed; and printing what that parses to changes nothing
+NAME.conf   NAME.errors      the lines that an administrator sees
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from smtpd.config import specifier
+from smtpd.config.build.action import METHODS, OPTIONS
+from smtpd.config.build.builder import DELIVERY_LIMITS, LIMITS
+from smtpd.config.errors import ConfigErrors
+from smtpd.config.parser import parse
+from smtpd.config.printer import print_config
+
+PROJECT = Path(__file__).parent.parent.parent
+CONF = PROJECT / "tests" / "conf"
+FILES = sorted(CONF.glob("*.conf"))
+
+
+def read(path: str) -> str:
+    """As the parser's own, but from where the golden files are, so that their paths are short."""
+    try:
+        return (CONF / path).read_bytes().decode()
+    except FileNotFoundError:
+        raise FileNotFoundError(2, "No such file or directory") from None
+
+
+def outcome(file: str) -> tuple[str, str]:
+    try:
+        return "canonical", print_config(parse(file, read=read).config)
+    except ConfigErrors as errors:
+        return "errors", f"{errors}\n"
+
+
+@pytest.mark.parametrize("file", [file.name for file in FILES])
+def test_golden(file):
+    kind, text = outcome(file)
+    assert text == (CONF / file).with_suffix(f".{kind}").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", [file.name for file in FILES if file.with_suffix(".canonical").exists()])
+def test_the_canonical_form_means_the_same_and_is_its_own(file):
+    model = parse(file, read=read).config
+    printed = print_config(model)
+    assert parse("printed", text=printed).config == model
+    assert print_config(parse("printed", text=printed).config) == printed
+
+
+@pytest.mark.parametrize("file", ["smtpd.conf", "try.conf"])
+def test_what_is_installed_has_no_errors_and_relays_for_nobody(file):
+    config = parse(str(PROJECT / "etc" / file)).config
+    assert [(match.source.kind, match.destination.kind) for match in config.matches] == [("local", "local")]
+
+
+MANUAL = (PROJECT / "man" / "smtpd.conf.5").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("example", re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", MANUAL, re.DOTALL | re.MULTILINE))
+def test_the_manual_has_examples_that_work(example):
+    assert parse("example", text=example).config.matches
+
+
+def test_the_manual_has_all_limits_methods_options_and_specifiers():
+    items = set(re.findall(r"^\.It Cm (\S+)", MANUAL, re.MULTILINE))
+    assert set(LIMITS) | set(DELIVERY_LIMITS) | METHODS | set(OPTIONS) <= items
+    described = set(re.findall(r"%\{([a-z.]+)", MANUAL))
+    halves = {f"{name}{half}" for name in ("rcpt", "dest") for half in (".user", ".domain")}
+    assert specifier.NAMES - halves <= described
+    words = " ".join(re.findall(r"^\.It Cm (.*)$", MANUAL, re.MULTILINE))
+    assert set(re.findall(r"[a-z]+", words)) >= specifier.MODIFIERS

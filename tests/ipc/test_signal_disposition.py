@@ -1,0 +1,52 @@
+"""Programs whose caller ignores the end of children and blocks every signal: what a shell, a supervisor or another
+mail server may have left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mail_local.test_mda import START as MAIL_PROGRAM
+from tests.mail_local.test_mda import UID
+
+TOP = Path(__file__).parent.parent.parent
+
+
+def careless():
+    """Before exec: as little as possible of what a program expects of its signals."""
+    for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGQUIT):  # a shell may have started these tests in the background
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def run(*words, **more):
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(TOP)}
+    return subprocess.run(
+        [sys.executable, *words], preexec_fn=careless, cwd="/", env=environment, timeout=60, capture_output=True, **more
+    )
+
+
+@pytest.mark.parametrize("status", [0, 75, 100])
+def test_the_status_of_a_command_is_not_lost(status):
+    """What has failed would count as delivered."""
+    done = run("-c", MAIL_PROGRAM, "mail_mda", str(UID), f"exit {status}", input=b"")
+    assert done.returncode == status, done.stderr
+
+
+STATE = """
+import signal
+from smtpd.ipc.signal_disposition import own_signals
+own_signals()
+ignored = {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
+print(sorted(n.name for n in ignored), sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+"""
+
+
+def test_what_a_caller_may_have_meant_stays():
+    done = run("-c", STATE, text=True)
+    assert done.stdout == "['SIGHUP', 'SIGPIPE', 'SIGXFSZ'] []\n", done.stderr

@@ -1,0 +1,133 @@
+"""The store in memory, for tests: the same behaviour, gone with the process."""
+
+import threading
+from collections.abc import Iterable, Sequence
+
+from smtpd.envelope import Schedule, message_of
+from smtpd.queue.store.store import (
+    Add,
+    Change,
+    Envelope,
+    LaneOf,
+    Message,
+    Quarantine,
+    Remove,
+    Replace,
+    changed,
+    expanded_keys,
+    recipient_key,
+    successors,
+)
+
+
+class RAMStore:
+    def __init__(self) -> None:
+        self.run = 1
+        self.unsettled = False
+        self._lock = threading.Lock()
+        self._envelopes: dict[int, Envelope] = {}
+        self._messages: dict[int, Message] = {}
+        self._quarantine: list[tuple[int, int, str]] = []
+        self._expanded: dict[int, dict[bytes, str]] = {}
+
+    def apply(self, changes: Sequence[Change]) -> list[int]:
+        with self._lock:
+            expanded = {message: dict(renewers) for message, renewers in self._expanded.items()}
+            before = dict(self._envelopes), dict(self._messages), list(self._quarantine), expanded
+            try:
+                return [message for change in changes for message in self._change(change)]
+            except BaseException:
+                self._envelopes, self._messages, self._quarantine, self._expanded = before
+                raise
+
+    def _change(self, change: Change) -> list[int]:
+        if isinstance(change, Add):
+            self._add(change)
+            return []
+        before = self._envelopes.get(change.envelope)
+        if isinstance(change, Quarantine):
+            self._quarantine.append((change.envelope, change.when, change.reason))
+            self._envelopes.pop(change.envelope, None)
+        elif before is not None and isinstance(change, Replace):
+            self._replace(change)
+        elif before is not None and isinstance(change, Remove):
+            self._expanded.get(message_of(before.id), {}).pop(change.undelivered, None)
+            return self._remove(before)
+        elif before is not None:
+            self._envelopes[before.id] = changed(before, change, self.run)
+        return []
+
+    def _add(self, add: Add) -> None:
+        ids = [envelope.id for envelope in add.envelopes]
+        if add.message.id in self._messages or self._envelopes.keys() & set(ids) or len(set(ids)) < len(ids):
+            raise ValueError(f"message {add.message.id:08x} is there already")
+        self._messages[add.message.id] = add.message
+        self._envelopes.update(zip(ids, add.envelopes, strict=True))
+        self._expanded[add.message.id] = dict.fromkeys(expanded_keys(add), "")
+
+    def _replace(self, change: Replace) -> None:
+        ids = [envelope.id for envelope in change.envelopes]
+        if self._envelopes.keys() & set(ids) or len(set(ids)) < len(ids):
+            raise ValueError(f"envelope {change.envelope:016x} cannot become {ids}")
+        before = self._envelopes.pop(change.envelope)
+        self._envelopes.update(zip(ids, successors(change, suspended=before.suspended), strict=True))
+        expanded = self._expanded.setdefault(message_of(change.envelope), {})
+        expanded.pop(change.undelivered, None)
+        expanded.update((recipient_key(new.recipient), change.renewer) for new in change.envelopes)
+
+    def _remove(self, envelope: Envelope) -> list[int]:
+        del self._envelopes[envelope.id]
+        message = message_of(envelope.id)
+        aside = (id for id, *_ in self._quarantine)
+        if any(message_of(id) == message for id in (*self._envelopes, *aside)):
+            return []
+        self._expanded.pop(message, None)
+        gone = self._messages.pop(message, None)
+        return [message] if gone is not None and gone.content is None else []
+
+    def settle(self) -> None:
+        pass
+
+    def shrink(self) -> bool:
+        return False
+
+    def repair(self, doubtful: Sequence[int]) -> None:
+        self.apply([Remove(id) for id in self._envelopes if message_of(id) in doubtful])
+
+    def close(self) -> None:
+        pass
+
+    def load(self, envelopes: Sequence[int]) -> list[Envelope]:
+        with self._lock:
+            return [self._envelopes[id] for id in envelopes if id in self._envelopes]
+
+    def envelopes(self, first: int, last: int, limit: int) -> list[Envelope]:
+        with self._lock:
+            return [self._envelopes[id] for id in sorted(self._envelopes) if first <= id <= last][:limit]
+
+    def schedules(self, after: int, limit: int, lane_of: LaneOf) -> list[Schedule]:
+        with self._lock:
+            rows = [self._envelopes[id] for id in sorted(self._envelopes) if id > after]
+        others = [(row, row.recipient) for row in rows if row.run != self.run][:limit]
+        return [row.schedule(lane_of(r.kind, r.action, r.user, r.duty, r.destination)) for row, r in others]
+
+    def find_message(self, message: int) -> Message | None:
+        return self._messages.get(message)
+
+    def expanded(self, message: int) -> dict[bytes, str]:
+        with self._lock:
+            return dict(self._expanded.get(message, {}))
+
+    def sizes(self, messages: Iterable[int]) -> dict[int, int]:
+        return {id: self._messages[id].size for id in messages if id in self._messages}
+
+    def messages(self, first: int, last: int) -> set[int]:
+        with self._lock:
+            return {id for id in self._messages if first <= id <= last}
+
+    def spooled(self, after: int, limit: int) -> list[int]:
+        with self._lock:
+            return sorted(id for id, m in self._messages.items() if id > after and m.content is None)[:limit]
+
+    def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
+        return self._quarantine[::-1][:limit]

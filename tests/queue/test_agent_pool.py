@@ -1,0 +1,503 @@
+"""Agents are processes of users, who may do with them what they like: it costs them, and nobody else."""
+
+import errno
+import os
+import resource
+import socket
+
+import pytest
+
+from smtpd import errand as frames
+from smtpd.envelope import Duty, Outcome
+from smtpd.imsg import AgentRefused, AgentStarted, EndAgent, EnvelopesTried, PostponeEnvelopes, StartAgent
+from smtpd.parent.agent import AGENTS_MAX
+from smtpd.queue.agents import slots
+from smtpd.queue.agents.pool import RESTART_DELAY, SLOW_SLOTS
+from smtpd.queue.agents.routing import QUICK_LIMITS, SLOW_LIMITS
+from smtpd.queue.agents.slots import IDLE, LEAVE_TIMEOUT, MANY_AGENTS, SLOTS, SLOTS_MAX, WORK_TIME
+from tests.ipc.test_refusal import Kernel
+from tests.queue.conftest import add, recipient
+
+UNDER_WAY, STALLED, DEADLINE = QUICK_LIMITS.under_way, QUICK_LIMITS.patience, QUICK_LIMITS.deadline
+BOB = "bob", "local", Duty.DELIVER
+
+
+def gone(house, number):
+    assert house.hear("parent", EndAgent).agent == number
+
+
+def all_tried(house, count):
+    """Results of `count` envelopes, in three sets."""
+    delivered, deferred, held = set(), set(), set()
+    while len(delivered) + len(deferred) + len(held) < count:
+        told = house.hear("scheduler", EnvelopesTried)
+        delivered.update(told.delivered)
+        deferred.update(told.deferred)
+        held.update(told.held)
+    return delivered, deferred, held
+
+
+def closed(sock):
+    """The other end is closed; what was sent before it is thrown away."""
+    try:
+        while sock.recv(frames.PACKET_MAX):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
+# -- many mails, one life ---------------------------------------------------------------
+
+
+def test_one_agent_takes_many_mails_side_by_side_and_no_more_than_it_may(house):
+    envelopes = house.store([recipient("bob") for _ in range(2 * UNDER_WAY)])
+    house.due(*envelopes)
+    _, agent = house.start_agent()
+    first = [house.receive(agent) for _ in range(UNDER_WAY)]
+    house.turn()
+    with pytest.raises(BlockingIOError):
+        agent.recv(1)
+    for errand in first[:5]:
+        house.answer(agent, errand)
+    second = [house.receive(agent) for _ in range(5)]
+    for errand in [*first[5:], *second]:
+        house.answer(agent, errand)
+    for _ in range(UNDER_WAY - 5):
+        house.deliver(agent)
+    assert all_tried(house, len(envelopes))[0] == set(envelopes)
+
+
+def test_an_agent_is_kept_for_the_next_mail(house):
+    for _ in range(3):
+        (envelope,) = house.store()
+        house.due(envelope)
+        if not house.agents:
+            house.start_agent()
+        house.deliver(house.agents[0])
+        assert house.tried() == ([envelope], [], [])
+    assert not house.mail["parent"]
+
+
+def test_an_agent_without_mail_leaves_after_a_while(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, agent = house.start_agent(5)
+    house.deliver(agent)
+    house.tried()
+    house.pass_time(IDLE - 0.5)
+    assert not closed(agent)
+    house.pass_time(0.5)
+    assert closed(agent)
+    gone(house, 5)
+    assert not house.queue.agents.lines
+
+
+def test_users_have_agents_of_their_own(house):
+    one, two = house.store([recipient("bob"), recipient("amy")])
+    house.due(one, two)
+    asked = {}
+    for number in (1, 2):
+        question, agent = house.start_agent(number)
+        asked[question.user] = agent
+    assert house.receive(asked["bob"]).envelope == one
+    assert house.receive(asked["amy"]).envelope == two
+
+
+# -- what users do to their agents ---------------------------------------------------------
+
+
+@pytest.fixture
+def two(house):
+    """Bob, who behaves, and eve; each with an agent that has a mail."""
+    mails = dict(zip(("eve", "bob"), house.store([recipient("eve"), recipient("bob")]), strict=True))
+    house.due(*mails.values())
+    sockets = {}
+    for number in (1, 2):
+        asked, agent = house.start_agent(number)
+        sockets[asked.user] = agent
+    errands = {user: house.receive(sockets[user]) for user in mails}
+    return mails, sockets, errands
+
+
+def bob_is_served(house, two):
+    mails, sockets, errands = two
+    house.answer(sockets["bob"], errands["bob"])
+    assert all_tried(house, 1)[0] == {mails["bob"]}
+
+
+def test_an_agent_that_is_killed_costs_its_user(house, two):
+    mails, sockets, _ = two
+    sockets["eve"].close()
+    assert house.tried() == ([], [mails["eve"]], [])
+    gone(house, 1)
+    bob_is_served(house, two)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"x",
+        b"junk" * 100,
+        bytes(8192),
+        os.urandom(90_000),
+        frames.encode(frames.ReadForward(1)),
+        frames.encode(frames.Result(1 << 32 | 9, Outcome.DELIVERED, "never asked")),
+        frames.encode(frames.ForwardText(1, "text", b"root: eve")),
+    ],
+    ids=["empty", "a byte", "text", "zeros", "noise", "a request", "another's result", "a .forward"],
+)
+def test_an_agent_that_talks_nonsense_costs_its_user(house, two, junk):
+    mails, sockets, _ = two
+    sockets["eve"].send(junk)
+    assert house.tried() == ([], [mails["eve"]], [])
+    gone(house, 1)
+    bob_is_served(house, two)
+
+
+def test_an_agent_cannot_answer_for_another_user(house, two):
+    mails, sockets, errands = two
+    house.answer(sockets["eve"], errands["bob"])
+    assert house.tried() == ([], [mails["eve"]], [])
+    bob_is_served(house, two)
+
+
+def test_an_agent_cannot_answer_twice(house, two):
+    mails, sockets, errands = two
+    house.answer(sockets["eve"], errands["eve"])
+    house.answer(sockets["eve"], errands["eve"])
+    assert house.tried() == ([mails["eve"]], [], [])
+    gone(house, 1)
+    bob_is_served(house, two)
+
+
+def test_an_agent_that_floods_us_costs_its_user(house, two):
+    mails, sockets, errands = two
+    try:
+        while True:
+            sockets["eve"].send(b"x" * 1000)
+    except BlockingIOError:
+        pass
+    house.answer(sockets["bob"], errands["bob"])
+    assert all_tried(house, 2) == ({mails["bob"]}, {mails["eve"]}, set())
+
+
+def test_an_agent_that_sends_descriptors_leaves_none_with_us(house, two):
+    mails, sockets, errands = two
+    before = len(os.listdir("/proc/self/fd"))
+    packet = frames.encode(frames.Result(mails["eve"], Outcome.DELIVERED, "Delivered"))
+    null = os.open("/dev/null", os.O_RDONLY)
+    socket.send_fds(sockets["eve"], [packet], [null] * 50)
+    os.close(null)
+    assert house.tried() == ([mails["eve"]], [], [])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_agent_that_stands_still_is_ended_at_the_deadline(house, two):
+    mails, sockets, _ = two
+    bob_is_served(house, two)
+    house.pass_time(DEADLINE)
+    assert all_tried(house, 1)[1] == {mails["eve"]}
+    while house.hear("parent", EndAgent).agent != 1:
+        pass
+
+
+def test_nothing_more_waits_for_an_agent_that_stands_still(house):
+    envelopes = house.store([recipient("eve") for _ in range(100)])
+    house.due(*envelopes)
+    _, agent = house.start_agent()
+    house.receive(agent)
+    house.pass_time(STALLED)
+    assert len(all_tried(house, 100 - UNDER_WAY)[1]) == 100 - UNDER_WAY
+    more = house.store([recipient("eve")])
+    house.due(*more)
+    assert all_tried(house, 1)[1] == set(more)
+
+
+def test_an_agent_that_does_not_read_blocks_nobody(house):
+    """Its socket is full; the mails wait in our memory, and not many of them."""
+    envelopes = house.store([recipient("eve") for _ in range(60)], content=bytes(16_000))
+    house.due(*envelopes)
+    _, agent = house.start_agent()
+    agent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    (good,) = house.store([recipient("bob")])
+    house.due(good)
+    _, other = house.start_agent(2)
+    house.deliver(other)
+    assert house.tried() == ([good], [], [])
+    (line,) = (line for key, line in house.queue.agents.lines.items() if key.user == "eve")
+    assert len(line.begun) == UNDER_WAY
+    for _ in range(60):
+        house.deliver(agent)
+    assert all_tried(house, 60)[0] == set(envelopes)
+
+
+def test_an_agent_that_does_nothing_but_die_is_not_started_over_and_over(house):
+    for round in range(2):
+        (envelope,) = house.store([recipient("eve")])
+        house.due(envelope)
+        _, agent = house.start_agent(round + 1)
+        agent.close()
+        assert house.tried() == ([], [envelope], [])
+        gone(house, round + 1)
+        (again,) = house.store([recipient("eve")])
+        house.due(again)
+        assert house.tried() == ([], [again], [])
+        assert not house.mail["parent"]
+        house.pass_time(RESTART_DELAY)
+
+
+def test_what_was_not_sent_yet_goes_to_the_next_agent(house):
+    envelopes = house.store([recipient("bob") for _ in range(UNDER_WAY + 10)])
+    house.due(*envelopes)
+    _, agent = house.start_agent(1)
+    house.deliver(agent)
+    agent.close()
+    delivered, deferred, _ = all_tried(house, UNDER_WAY)
+    assert len(delivered) == 1
+    gone(house, 1)
+    _, other = house.start_agent(2)
+    for _ in range(10):
+        house.deliver(other)
+    assert all_tried(house, 10)[0] | delivered | deferred == set(envelopes)
+
+
+def test_an_agent_that_leaves_of_its_own_accord_costs_nothing(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, agent = house.start_agent(1)
+    house.deliver(agent)
+    house.tried()
+    agent.close()
+    gone(house, 1)
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, other = house.start_agent(2)
+    house.deliver(other)
+    assert house.tried() == ([envelope], [], [])
+
+
+def test_an_agent_is_none_the_worse_when_the_kernel_refuses_for_a_while(house):
+    """Too many descriptors of ours are under way, to others, who do not read: no fault of this agent's."""
+    (envelope,) = house.store()
+    house.due(envelope)
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    house.tried()
+    (line,) = house.queue.agents.lines.values()
+    kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
+    kernel.refuses, kernel.times = errno.ETOOMANYREFS, 3
+    (second,) = house.store()
+    house.due(second)
+    house.deliver(agent)
+    assert kernel.asked == 4
+    assert house.tried() == ([second], [], [])
+
+
+def test_an_agent_that_goes_while_the_kernel_refuses_had_nothing_yet(house):
+    envelopes = house.store([recipient(), recipient()])
+    house.due(envelopes[0])
+    _, agent = house.start_agent(1)
+    house.deliver(agent)
+    house.tried()
+    (line,) = house.queue.agents.lines.values()
+    kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
+    kernel.refuses = errno.ENOBUFS
+    house.due(envelopes[1])
+    house.until(lambda: kernel.asked)
+    agent.close()
+    gone(house, 1)
+    _, other = house.start_agent(2)
+    assert not house.deliver(other).perhaps_delivered
+    assert house.tried() == ([envelopes[1]], [], [])
+
+
+# -- more users than places ------------------------------------------------------------------
+
+
+@pytest.fixture
+def crowd(make_house):
+    made = make_house()
+    made.queue.agents.quick._count = 2
+    return made
+
+
+def test_users_without_a_place_get_one_when_another_is_idle(crowd):
+    mails = crowd.store([recipient(f"user{n}") for n in range(6)])
+    crowd.due(*mails)
+    for number in range(1, 3):
+        crowd.start_agent(number)
+    for number in range(6):
+        crowd.deliver(crowd.agents[number])
+        assert crowd.hear("scheduler", EnvelopesTried).delivered == [mails[number]]
+        if number < 4:
+            gone(crowd, number + 1)
+            crowd.start_agent(number + 3)
+    assert all(closed(agent) for agent in crowd.agents[:4])
+
+
+def test_an_agent_that_is_always_busy_makes_room(crowd):
+    busy = crowd.store([recipient(user) for user in ("amy", "bob") for _ in range(100)])
+    crowd.due(*busy)
+    for number in (1, 2):
+        crowd.start_agent(number)
+    (other,) = crowd.store([recipient("carol")])
+    crowd.due(other)
+    crowd.turn()
+    assert not crowd.mail["parent"]
+    crowd.pass_time(WORK_TIME)
+    for _ in range(UNDER_WAY):
+        crowd.deliver(crowd.agents[0])
+    gone(crowd, 1)
+    asked, carol = crowd.start_agent(3)
+    assert asked.user == "carol"
+    crowd.deliver(carol)
+    while other not in crowd.hear("scheduler", EnvelopesTried).delivered:
+        pass
+    gone(crowd, 3)
+    assert crowd.start_agent(4)[0].user == "amy"
+
+
+def test_a_silent_agent_keeps_others_waiting_for_some_seconds_only(crowd):
+    mails = crowd.store([recipient(user) for user in ("eve", "mallory", "carol")])
+    crowd.due(*mails)
+    for number in (1, 2):
+        crowd.start_agent(number)
+        crowd.receive(crowd.agents[-1])
+    crowd.pass_time(WORK_TIME)
+    crowd.pass_time(LEAVE_TIMEOUT)
+    assert len(all_tried(crowd, 1)[1]) == 1
+    gone(crowd, 1)
+    assert crowd.start_agent(3)[0].user == "carol"
+
+
+def test_more_agents_than_places_are_never_alive(house):
+    mails = house.store([recipient(f"user{n}") for n in range(SLOTS + 5)])
+    house.due(*mails)
+    for number in range(SLOTS):
+        house.start_agent(number + 1)
+    house.turn()
+    assert not house.mail["parent"]
+    for agent in house.agents[:5]:
+        house.deliver(agent)
+    for number in range(5):
+        gone(house, number + 1)
+        question = house.hear("parent", StartAgent)
+        house.say("parent", AgentRefused(question.request, False, "later"))
+    for agent in house.agents[5:]:
+        house.deliver(agent)
+    delivered, deferred, _ = all_tried(house, SLOTS + 5)
+    assert deferred == set(mails[SLOTS:])
+    assert delivered | deferred == set(mails)
+
+
+def test_in_a_crowd_each_has_less_to_do_at_a_time(house, monkeypatch):
+    monkeypatch.setattr(slots, "MANY_AGENTS", 1)
+    house.due(*house.store([recipient("amy")]))
+    _, _amy = house.start_agent(1)
+    house.due(*house.store([recipient("bob") for _ in range(UNDER_WAY)]))
+    _, bob = house.start_agent(2)
+    house.receive(bob)
+    assert len(house.queue.agents.lines[BOB].begun) == QUICK_LIMITS.concurrency_of_many
+
+
+def test_an_agent_that_comes_when_nobody_wants_it_any_more_is_idle(house):
+    (envelope,) = house.store()
+    house.due(envelope)
+    asked = house.hear("parent", StartAgent)
+    house.queue.agents.lines[BOB].waiting.clear()
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    other.setblocking(False)
+    house.say("parent", AgentStarted(asked.request, 9), one.detach())
+    house.until(lambda: house.queue.agents.lines[BOB].agent)
+    house.pass_time(IDLE)
+    assert closed(other)
+    gone(house, 9)
+    other.close()
+
+
+# -- suspects -----------------------------------------------------------------------------------
+
+
+def test_a_suspect_is_alone_with_its_agent(house):
+    """Three mails of another run; one has been begun before and never came to an end."""
+    house.queue.disk.store.apply([add(n, run=0, troubles=n == 2) for n in (1, 2, 3)])
+    house.due(1 << 32 | 1, 2 << 32 | 1, 3 << 32 | 1)
+    _, agent = house.start_agent()
+    for number in (1, 2, 3):
+        errand = house.receive(agent)
+        assert errand.envelope >> 32 == number
+        house.turn()
+        with pytest.raises(BlockingIOError):
+            agent.recv(1)
+        house.answer(agent, errand)
+    assert len(all_tried(house, 3)[0]) == 3
+
+
+# -- descriptors ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packets_before():
+    return packet_sockets()
+
+
+def test_a_lost_agent_leaves_no_descriptor_behind(packets_before, house, two):
+    mails, sockets, _ = two
+    bob_is_served(house, two)
+    sockets["eve"].close()
+    all_tried(house, 1)
+    house.say("scheduler", PostponeEnvelopes([(mails["eve"], 5)]))
+    house.pass_time(60)
+    house.until(lambda: not house.queue.agents.lines)
+    assert packet_sockets() <= packets_before | {sock.fileno() for sock in house.agents}
+
+
+def packet_sockets():
+    """Descriptors of this process that an agent could be at the other end of."""
+    found = set()
+    for descriptor in range(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 4096)):
+        try:
+            link = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            continue
+        if link.startswith("socket:"):
+            with socket.socket(fileno=os.dup(descriptor)) as sock:
+                if sock.type == socket.SOCK_SEQPACKET:
+                    found.add(descriptor)
+    return found
+
+
+def test_constants_leave_room_for_all():
+    assert MANY_AGENTS * UNDER_WAY + (SLOTS_MAX - MANY_AGENTS) * QUICK_LIMITS.concurrency_of_many < 5000
+    assert SLOTS_MAX + SLOW_SLOTS < AGENTS_MAX
+    assert STALLED < DEADLINE
+    assert SLOW_LIMITS.patience < SLOW_LIMITS.deadline
+
+
+def test_an_attempt_that_has_ended_is_not_begun_again_by_the_next_agent(house, monkeypatch):
+    """Our own code raises, and before the line hears of it the agent goes."""
+    first, second = house.store([recipient(), recipient()])
+    house.due(first)
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    assert house.tried() == ([first], [], [])
+
+    def lose_the_agent():
+        house.now += DEADLINE
+        house.queue.agents.tick()
+
+    def defect(_message, _done):
+        house.loop.call_soon(lose_the_agent)
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(house.queue.disk, "find_message", defect)
+    house.due(second)
+    assert house.tried() == ([], [second], [])
+    gone(house, 1)
+    house.turn()
+    assert not house.queue.agents.waiting()
+    assert not house.mail["parent"]

@@ -1,0 +1,71 @@
+"""The packed envelopes, beside a plain dictionary that does the same."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.envelope import Kind, first_envelope, last_envelope
+from smtpd.scheduler.envelope_table import EnvelopeState, EnvelopeTable, ScheduledEnvelope
+
+FIELDS = ScheduledEnvelope.__slots__
+IDS = st.builds(lambda message, counter: message << 32 | counter, st.integers(1, 4), st.integers(0, 3))
+
+ENVELOPES = st.builds(
+    ScheduledEnvelope,
+    id=IDS,
+    kind=st.sampled_from(Kind),
+    created=st.integers(0, 2**40 - 1),
+    expires=st.integers(0, 2**40 - 1),
+    next_try=st.integers(0, 2**40 - 1),
+    lane=st.integers(0, 2**32 - 1),
+    state=st.sampled_from(EnvelopeState),
+    suspended=st.booleans(),
+    timed=st.booleans(),
+    removed=st.booleans(),
+    priority=st.integers(-9, 9),
+)
+
+
+def fields(envelope):
+    return None if envelope is None else [getattr(envelope, name) for name in FIELDS]
+
+
+@settings(max_examples=200)
+@given(steps=st.lists(st.one_of(ENVELOPES, IDS), max_size=30), first=IDS, last=IDS)
+def test_what_was_put_is_found_as_it_was(steps, first, last):
+    table, plain = EnvelopeTable(), {}
+    for step in steps:
+        if isinstance(step, ScheduledEnvelope):
+            table.put(step)
+            plain[step.id] = step
+        elif step in plain:
+            table.remove(step)
+            del plain[step]
+        assert len(table) == len(plain)
+    for id in {first, last, *plain}:
+        assert fields(table.find(id)) == fields(plain.get(id))
+        assert (id in table) == (id in plain)
+    assert sorted(table.ids(first, last)) == sorted(id for id in plain if first <= id <= last)
+
+
+def test_times_beyond_all_reason_are_kept_within_it():
+    table = EnvelopeTable()
+    table.put(ScheduledEnvelope(1 << 32, Kind.MDA, created=-5, expires=2**40, next_try=2**50))
+    found = table.find(1 << 32)
+    assert (found.created, found.expires, found.next_try) == (0, 2**40 - 1, 2**40 - 1)
+
+
+def test_an_envelope_that_was_found_is_a_copy():
+    table = EnvelopeTable()
+    table.put(ScheduledEnvelope(1 << 32, Kind.MDA, 1, 2, 3))
+    table.find(1 << 32).next_try = 99
+    assert table.find(1 << 32).next_try == 3
+
+
+def test_what_goes_while_one_iterates_does_not_disturb():
+    table = EnvelopeTable()
+    for message in range(1, 50):
+        for counter in range(3):
+            table.put(ScheduledEnvelope(message << 32 | counter, Kind.MDA, 1, 2, 3))
+    for id in table.ids(first_envelope(1), last_envelope(50)):
+        table.remove(id)
+    assert len(table) == 0

@@ -1,0 +1,102 @@
+"""Private keys out of files; signatures that others verify."""
+
+import base64
+import hashlib
+import os
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
+
+from smtpd.tls.openssl_library import TlsUnusable
+from smtpd.tls.private_key import KEY_FILE_MAX, PrivateKey
+from smtpd.tls.signing import Operation
+from tests.crypto.test_request_check import DIGEST_INFO, pss_block
+from tests.tls.world import chain, key, key_pem, private_key
+
+TRADITIONAL = serialization.PrivateFormat.TraditionalOpenSSL
+
+
+@pytest.mark.parametrize("kind", ["rsa2048", "rsa3001", "p256", "p384"])
+@pytest.mark.parametrize("form", [serialization.PrivateFormat.PKCS8, TRADITIONAL], ids=["PKCS #8", "traditional"])
+def test_keys_are_read_in_every_form(kind, form):
+    read = private_key(key_pem(key(kind), form=form))
+    spki = (
+        key(kind).public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    assert read.public == hashlib.sha256(spki).digest()
+    assert read.rsa == kind.startswith("rsa")
+
+
+def test_certificates_in_the_file_of_a_key_are_no_matter():
+    assert private_key(chain("p256", "a.test") + key_pem(key("p256"))).public
+
+
+@pytest.mark.parametrize("kind", ["rsa2048", "rsa3001"])
+def test_rsa_signatures_verify(kind):
+    private, public = private_key(key_pem(key(kind))), key(kind).public_key()
+    signature = private.sign(Operation.RSA_PKCS1, DIGEST_INFO)
+    public.verify(signature, bytes(32), padding.PKCS1v15(), utils.Prehashed(hashes.SHA256()))
+    signature = private.sign(Operation.RSA_PSS, pss_block(key(kind)))
+    scheme = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+    public.verify(signature, b"a handshake", scheme, hashes.SHA256())
+
+
+@pytest.mark.parametrize("kind, length", [("p256", 32), ("p256", 20), ("p384", 48), ("p384", 64)])
+def test_ecdsa_signatures_verify_and_no_two_are_the_same(kind, length):
+    algorithm = {20: hashes.SHA1, 32: hashes.SHA256, 48: hashes.SHA384, 64: hashes.SHA512}[length]()
+    private = private_key(key_pem(key(kind)))
+    signatures = {private.sign(Operation.ECDSA, bytes(length)) for _ in range(3)}
+    assert len(signatures) == 3
+    for signature in signatures:
+        key(kind).public_key().verify(signature, bytes(length), ec.ECDSA(utils.Prehashed(algorithm)))
+
+
+def mismatched():
+    """A key whose public half is somebody else's."""
+    other = key("p256", "other").public_key().public_numbers()
+    der = key("p256").private_bytes(serialization.Encoding.DER, TRADITIONAL, serialization.NoEncryption())
+    ours = key("p256").public_key().public_numbers()
+    der = der.replace(ours.x.to_bytes(32) + ours.y.to_bytes(32), other.x.to_bytes(32) + other.y.to_bytes(32))
+    body = base64.encodebytes(der)
+    return b"-----BEGIN EC PRIVATE KEY-----\n" + body + b"-----END EC PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "content, trouble",
+    [
+        (b"", "there is no private key in the file"),
+        (b"garbage", "there is no private key in the file"),
+        (b"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n", "there is no private key in the file"),
+        (lambda: chain("p256", "a.test"), "there is no private key in the file"),
+        (bytes(KEY_FILE_MAX + 1), "the file of the key is too large"),
+        (lambda: key_pem(key("p256"), serialization.BestAvailableEncryption(b"x")), "the key is encrypted"),
+        (lambda: key_pem(key("p256"), serialization.BestAvailableEncryption(b"x"), TRADITIONAL), "is encrypted"),
+        (lambda: key_pem(key("ed25519")), "a key of Ed25519 cannot be kept in another process"),
+        (lambda: key_pem(key("rsa1024")), "an RSA key has 2048 to 8192 bits, and this one 1024"),
+        (lambda: key_pem(key("p521")), "an ECDSA key is of P-256 or P-384, and not of secp521r1"),
+        (mismatched, "do not belong together"),
+    ],
+)
+def test_what_cannot_sign_is_refused_in_words_that_have_nothing_of_it(content, trouble):
+    with pytest.raises(TlsUnusable, match=trouble) as refused:
+        private_key(content if isinstance(content, bytes) else content())
+    assert str(refused.value).isprintable() and "PRIVATE" not in str(refused.value)
+
+
+def test_a_pipe_is_no_key_and_is_not_waited_for():
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(TlsUnusable, match="no regular file"):
+            PrivateKey.read(reading)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_descriptor_that_stands_elsewhere_is_read_from_the_beginning(tmp_path):
+    path = tmp_path / "key"
+    path.write_bytes(key_pem(key("p256")))
+    with open(path, "rb") as file:
+        file.seek(50)
+        assert PrivateKey.read(file.fileno()).public
