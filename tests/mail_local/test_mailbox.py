@@ -28,7 +28,7 @@ def directory(tmp_path):
 
 
 def bob(directory, **more):
-    return locked(directory, "bob", UID, GID, **{"patience": 0.0, **more})
+    return locked(directory, "bob", UID, GID, **{"lock_timeout": 0.0, **more})
 
 
 def write(directory, content, **more):

@@ -46,7 +46,7 @@ def mail(content, sender="amy@there.test"):
 
 @contextmanager
 def bob(directory, **more):
-    with locked(directory, "bob", UID, GID, **{"patience": 0.0, **more}) as descriptor:
+    with locked(directory, "bob", UID, GID, **{"lock_timeout": 0.0, **more}) as descriptor:
         yield descriptor
 
 
