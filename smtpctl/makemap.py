@@ -21,8 +21,8 @@ import tempfile
 from collections.abc import Sequence
 
 from smtpd import PRODUCT, VERSION
+from smtpd.domain_name import normal_address
 from smtpd.tables import alias_syntax, db, file
-from smtpd.tables.domain import normal_address
 from smtpd.tables.text_file import LineFault, decode
 
 DONE, FAILED = 0, 1

@@ -13,7 +13,6 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from smtpd.envelope import ALIAS_FILES_MAX, CommandLine, Path, Seconds, Setting, Word
-from smtpd.tables.table import Service
 
 LMTP_USER = "_smtpm"  # whom an lmtp action runs as that names nobody
 PROGRAM_USER = "_smtpf"  # and a program that answers for a table
@@ -33,6 +32,24 @@ OUR_PREFIX = "_smtp"  # what the names of our own users begin with
 # Whom the parent starts agents for: one word of /etc/passwd, no path, no option, nothing that a terminal or a log would
 # take for more.
 USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}")
+
+
+class Service(StrEnum):
+    """What a table is asked for: what its keys are, and how they are compared."""
+
+    ALIAS = "alias"  # a name or an address -> what it is expanded to
+    DOMAIN = "domain"
+    CREDENTIALS = "credentials"  # a user or a label -> a secret
+    NETADDR = "netaddr"  # a numeric address, or "local"
+    USERINFO = "userinfo"  # a user -> uid:gid:home
+    SOURCE = "source"  # a list of numeric addresses
+    MAILADDR = "mailaddr"  # an address -> patterns of addresses
+    ADDRNAME = "addrname"  # a numeric address -> a host name
+    MAILADDRMAP = "mailaddrmap"  # a user -> patterns of addresses
+    RELAYHOST = "relayhost"  # a domain -> a URL
+    STRING = "string"
+    REGEX = "regex"
+    AUTH = "auth"  # user:password; programs only
 
 
 class Method(StrEnum):

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smtpd.tables.domain import ascii_form
+from smtpd.domain_name import ascii_form
 
 MAILNAME = "/etc/mailname"
 LIBEXEC = (

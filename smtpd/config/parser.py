@@ -21,7 +21,7 @@ from smtpd.config.errors import ConfigErrors, Report, SourcePosition, quoted
 from smtpd.config.model import Config, Listen
 from smtpd.config.parse.lexer import BROKEN, NEWLINE, Lexer
 from smtpd.config.parse.syntax import RESERVED, TOKEN_KINDS, SentenceError, parse_sentence
-from smtpd.tables.domain import ascii_form
+from smtpd.domain_name import ascii_form
 from smtpd.tables.text_file import read_file
 
 UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")  # its byte order marks, which are no UTF-8

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from setproctitle import setproctitle
 
 from smtpd import sandbox
+from smtpd.boot import PARENT
 from smtpd.config import macro, parser, trust
 from smtpd.config.errors import ConfigErrors
 from smtpd.config.host import this_host
@@ -28,7 +29,6 @@ from smtpd.config.resolve.slice_encoding import PARENT as PARENT_ROLE
 from smtpd.config.resolve.slice_encoding import encode_slices
 from smtpd.config.resolve.slicing import slice_config
 from smtpd.imsg import REPORT_LINE, REPORT_LINES, TABLE, ConfigurationParsed, ConfigurationRefused
-from smtpd.ipc.boot import PARENT
 from smtpd.ipc.channel import Channel, ChannelClosed
 from smtpd.ipc.log import log, take_tracebacks, visible
 from smtpd.sandbox import seccomp

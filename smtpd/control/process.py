@@ -15,7 +15,7 @@ SECURITY
 import os
 import socket
 
-from smtpd import sandbox
+from smtpd import boot, sandbox
 from smtpd.control.log_forwarder import LogForwarder
 from smtpd.control.state import Control
 from smtpd.imsg import (
@@ -48,7 +48,7 @@ from smtpd.imsg import (
     TakeSyslog,
     UpdateTable,
 )
-from smtpd.ipc import boot, query
+from smtpd.ipc import query
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.slice import ControlSlice
 

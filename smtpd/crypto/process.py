@@ -16,10 +16,9 @@ SECURITY
     configuration asks for it.  A request of another form ends the daemon.
 """
 
-from smtpd import sandbox
+from smtpd import boot, sandbox
 from smtpd.crypto.state import Crypto
 from smtpd.imsg import Begin, DropCertificates, ReportStatistics, SetVerbose, Stop, TakeKey, UseTakenKeys
-from smtpd.ipc import boot
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.slice import CryptoSlice
 

@@ -15,7 +15,7 @@ SECURITY
     There may be several; none knows of another.
 """
 
-from smtpd import sandbox
+from smtpd import boot, sandbox
 from smtpd.dispatcher.state import Dispatcher
 from smtpd.imsg import (
     AddListener,
@@ -44,7 +44,6 @@ from smtpd.imsg import (
     TakeCertificate,
     UseCertificates,
 )
-from smtpd.ipc import boot
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.slice import DispatcherSlice
 

@@ -32,6 +32,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from smtpd.domain_name import normal, normal_address
 from smtpd.envelope import Duty, Kind, Notify, Origin, Recipient
 from smtpd.lookup.expansion_config import ExpansionConfig
 from smtpd.lookup.node import (
@@ -57,12 +58,11 @@ from smtpd.lookup.refusal import (
 from smtpd.lookup.rule import Rejected, RuleInput
 from smtpd.lookup.trace import NO_TRACE, Trace
 from smtpd.lookup.user_check import check_user, forward_error, forward_question
-from smtpd.slice import ExpansionSlice, Method
+from smtpd.slice import ExpansionSlice, Method, Service
 from smtpd.smtp.idna import ascii_address
 from smtpd.tables import alias_syntax as language
-from smtpd.tables.domain import normal, normal_address
 from smtpd.tables.lookup_keys import alias_keys, virtual_keys
-from smtpd.tables.table import PendingAnswer, Service, TableUnavailable
+from smtpd.tables.table import PendingAnswer, TableUnavailable
 
 DEPTH_MAX = 10
 FORWARD_NODES_MAX = 100  # below .forward files

@@ -4,8 +4,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 from smtpd.lookup.rule import Rules
-from smtpd.slice import ExpansionSlice, LookupSlice
-from smtpd.tables.table import PendingAnswer, Service, Table, TableUnavailable
+from smtpd.slice import ExpansionSlice, LookupSlice, Service
+from smtpd.tables.table import PendingAnswer, Table, TableUnavailable
 
 
 @dataclass(frozen=True)

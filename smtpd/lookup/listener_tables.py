@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from smtpd.domain_name import ascii_form
 from smtpd.imsg import CheckSender, ClassifyClient, ClientClassified, SenderChecked
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.lookup.login_failures import NO, TRY_LATER, YES
 from smtpd.lookup.resolver_config import canonical_address, is_host_name
-from smtpd.slice import ListenerTablesSlice
-from smtpd.tables.domain import ascii_form
+from smtpd.slice import ListenerTablesSlice, Service
 from smtpd.tables.matching import Addresses
-from smtpd.tables.table import Answer, PendingAnswer, Service, Table, TableUnavailable
+from smtpd.tables.table import Answer, PendingAnswer, Table, TableUnavailable
 
 NULL_SENDER = "@"  # as address tables know it
 

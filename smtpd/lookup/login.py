@@ -23,18 +23,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from smtpd import imsg
+from smtpd.domain_name import normal_address
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log, quoted
 from smtpd.ipc.request_window import RequestWindow
 from smtpd.lookup.listener_tables import ListenerQuestions, ListenerTables, said
 from smtpd.lookup.login_failures import NO, TRY_LATER, YES, LoginFailures
-from smtpd.slice import USER_NAME
+from smtpd.slice import USER_NAME, Service
 from smtpd.tables import credential, scram
 from smtpd.tables.credential import Argon2, Credential, CredentialError, CredentialLocked
-from smtpd.tables.domain import normal_address
 from smtpd.tables.program import ProgramTable, ServiceUnavailable
 from smtpd.tables.scram import Verifier
-from smtpd.tables.table import Answer, Service, Table, TableUnavailable
+from smtpd.tables.table import Answer, Table, TableUnavailable
 
 COMPARE_THREADS, COMPARE_QUEUE_MAX = 2, 32  # threads, and passwords that wait for one
 PARENT_QUESTIONS_MAX = 32  # under way

@@ -17,10 +17,10 @@ import ipaddress
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
+from smtpd.domain_name import normal_address
 from smtpd.lookup.resolver_config import canonical_address
 from smtpd.lookup.rule import LOCAL
 from smtpd.smtp.ip_address import is_loopback
-from smtpd.tables.domain import normal_address
 
 YES, NO, TRY_LATER = "yes", "no", "later"  # verdicts, as imsgs carry them
 

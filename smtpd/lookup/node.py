@@ -11,10 +11,10 @@ that entry could be the node's own too: what has been asked is not asked again, 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from smtpd.domain_name import normal, normal_address
 from smtpd.envelope import Duty
 from smtpd.slice import ExpansionSlice
 from smtpd.tables.alias_syntax import Target
-from smtpd.tables.domain import normal, normal_address
 
 ForwardOwner = tuple[str, str]  # userbase, empty for users of the system, and the name there
 TableEntry = tuple[str, str]  # table and key

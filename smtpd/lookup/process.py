@@ -20,7 +20,7 @@ SECURITY
 import os
 from collections.abc import Iterable
 
-from smtpd import sandbox
+from smtpd import boot, sandbox
 from smtpd.imsg import (
     Begin,
     BeginScram,
@@ -41,7 +41,6 @@ from smtpd.imsg import (
     UpdateTable,
     UserFound,
 )
-from smtpd.ipc import boot
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.lookup.resolver_config import read_resolver_config

@@ -21,12 +21,12 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from smtpd.domain_name import spellings
 from smtpd.envelope import Origin
 from smtpd.lookup.trace import NO_TRACE, Trace
-from smtpd.slice import Condition, For, From, Match, Operand
+from smtpd.slice import Condition, For, From, Match, Operand, Service
 from smtpd.smtp.xclient import UNKNOWN_NAME
-from smtpd.tables.domain import spellings
-from smtpd.tables.table import Answer, PendingAnswer, Service, Table, TableUnavailable, first_found
+from smtpd.tables.table import Answer, PendingAnswer, Table, TableUnavailable, first_found
 
 LOCAL = "local"  # the address of this host's own programs
 SRC_LOCAL = Condition(From.SRC, operand=Operand("localhost"))  # tables that every configuration has

@@ -17,8 +17,8 @@ from smtpd.lookup.refusal import (
     invalid_recipient,
     temporary_failure,
 )
-from smtpd.slice import LOWEST_ID, USER_NAME, ExpansionSlice
-from smtpd.tables.table import PendingAnswer, Service, TableUnavailable
+from smtpd.slice import LOWEST_ID, USER_NAME, ExpansionSlice, Service
+from smtpd.tables.table import PendingAnswer, TableUnavailable
 from smtpd.tables.userinfo import UserInfoError, parse_userinfo
 
 USER_NAME_MAX = 32  # of useradd(8); what is longer is no user of any system

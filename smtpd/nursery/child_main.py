@@ -23,8 +23,8 @@ from typing import NoReturn, Protocol
 from setproctitle import setproctitle
 
 from smtpd import sandbox
+from smtpd.boot import PARENT, command
 from smtpd.errand import PROMISES, AgentSpec
-from smtpd.ipc.boot import PARENT, command
 from smtpd.ipc.os_error import describe_error, error_path
 from smtpd.ipc.selector_loop import SIGNALS, forget_signals
 from smtpd.nursery.account import (

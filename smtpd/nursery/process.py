@@ -20,7 +20,7 @@ import signal
 from contextlib import suppress
 from functools import partial
 
-from smtpd import sandbox
+from smtpd import boot, sandbox
 from smtpd.imsg import (
     Begin,
     ForkAgent,
@@ -32,7 +32,6 @@ from smtpd.imsg import (
     Stop,
     TakeSeccompFilter,
 )
-from smtpd.ipc import boot
 from smtpd.ipc.channel import Channel, Violation, unexpected
 from smtpd.ipc.log import log
 from smtpd.ipc.selector_loop import SelectorLoop

@@ -11,8 +11,8 @@ import sys
 from dataclasses import dataclass
 
 from smtpd import sandbox
+from smtpd.boot import IGNORED, PARENT, command
 from smtpd.imsg import TABLE
-from smtpd.ipc.boot import IGNORED, PARENT, command
 from smtpd.ipc.channel import Channel
 
 SOCKET_BUFFER = 1024 * 1024  # bytes, so that a burst does not wait for the reader's next turn

@@ -19,8 +19,8 @@ import socket
 
 from setproctitle import setproctitle
 
+from smtpd.boot import PARENT
 from smtpd.imsg import TABLE, PasswordTried, TryPassword
-from smtpd.ipc.boot import PARENT
 from smtpd.ipc.channel import Channel, ChannelClosed, Violation
 from smtpd.ipc.log import log, take_tracebacks
 from smtpd.password.pam_check import make_authenticator, try_password

@@ -17,7 +17,7 @@ SECURITY
 import gc
 import sys
 
-from smtpd import sandbox
+from smtpd import boot, sandbox
 from smtpd.imsg import (
     AddEnvelopes,
     AgentRefused,
@@ -47,7 +47,6 @@ from smtpd.imsg import (
     Stop,
     StoreMessage,
 )
-from smtpd.ipc import boot
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.ipc.os_error import describe_error

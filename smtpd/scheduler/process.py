@@ -12,7 +12,7 @@ SECURITY
 
 import gc
 
-from smtpd import sandbox
+from smtpd import boot, sandbox
 from smtpd.envelope import Kind
 from smtpd.imsg import (
     Begin,
@@ -29,7 +29,6 @@ from smtpd.imsg import (
     StopScheduling,
     SuspendEnvelopes,
 )
-from smtpd.ipc import boot
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.scheduler.state import Scheduler
 from smtpd.slice import SchedulerSlice

@@ -8,7 +8,7 @@
 No name is looked up.
 """
 
-from smtpd.tables.domain import ascii_form
+from smtpd.domain_name import ascii_form
 
 _AMBIGUOUS = frozenset("\u00df\u03c2\u200c\u200d")  # RFC 5894 7.2
 

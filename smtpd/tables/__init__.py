@@ -10,7 +10,6 @@
     matching    when a key matches an entry: domains, addresses, networks, strings, regular expressions
     regex       regular expressions in time proportional to what they are matched against
     opening     from the configuration to a table
-    domain      domains that are written in different ways
     text        text files as numbered lines, and what is wrong with them
     candidate   the keys under which a name is looked up
     piece       alias values and lines of a .forward, cut at their commas

@@ -20,11 +20,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from urllib.parse import quote
 
-from smtpd.tables.domain import address_spellings, normal_address
+from smtpd.domain_name import address_spellings, normal_address
+from smtpd.slice import Service
 from smtpd.tables.file import cannot_read
 from smtpd.tables.inline import ListTable
 from smtpd.tables.matching import entry_fault
-from smtpd.tables.table import VALUE_SERVICES, Service, TableUnavailable
+from smtpd.tables.table import VALUE_SERVICES, TableUnavailable
 
 APPLICATION_ID = 0x534D4D50  # "SMMP", in the header of the file
 SCHEMA = "CREATE TABLE map (key TEXT NOT NULL PRIMARY KEY, written TEXT NOT NULL, value TEXT) WITHOUT ROWID"

@@ -22,9 +22,10 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from smtpd.slice import Service
 from smtpd.tables.inline import ListTable, MappingTable
 from smtpd.tables.matching import entry_fault
-from smtpd.tables.table import VALUE_SERVICES, LoadedTable, Service, TableUnavailable
+from smtpd.tables.table import VALUE_SERVICES, LoadedTable, TableUnavailable
 from smtpd.tables.text_file import LineFault, line_fault, lines, raise_faults, read_file
 
 # A bracket without its other half is an ordinary character: "[abc" is a key that ends like any other.  The other half

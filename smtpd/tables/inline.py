@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from smtpd.tables.domain import normal_address
+from smtpd.domain_name import normal_address
+from smtpd.slice import Service
 from smtpd.tables.matching import Matcher, make_matcher
-from smtpd.tables.table import Service, TableUnavailable
+from smtpd.tables.table import TableUnavailable
 
 
 class ListTable:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Protocol
 
-from smtpd.tables.domain import normal, normal_address, spellings
+from smtpd.domain_name import normal, normal_address, spellings
+from smtpd.slice import Service
 from smtpd.tables.regex import Pattern
-from smtpd.tables.table import Service
 
 _SPECIAL = re.compile(r"[!-/:-@\[-^`{-~]")  # to RE2 a backslash before anything else is a mistake
 IPV4_MAPPED = b"\x00" * 10 + b"\xff\xff"  # an IPv4 address inside an IPv6 one

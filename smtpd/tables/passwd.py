@@ -14,9 +14,10 @@ fault.  An empty password is none, and lets nobody in.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from smtpd.tables.domain import normal_address
+from smtpd.domain_name import normal_address
+from smtpd.slice import Service
 from smtpd.tables.inline import ListTable
-from smtpd.tables.table import Service, TableUnavailable
+from smtpd.tables.table import TableUnavailable
 from smtpd.tables.text_file import LineFault, line_fault, lines, raise_faults
 
 UID, GID, HOME = 2, 3, 5  # fields, from 0; before them the name and the password

@@ -27,7 +27,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from smtpd.tables.table import Answer, PendingAnswer, Service, TableUnavailable, first_found, key_spellings
+from smtpd.slice import Service
+from smtpd.tables.table import Answer, PendingAnswer, TableUnavailable, first_found, key_spellings
 
 PROTOCOL = "0.1"
 VERSION = "7.8.0-smtpd"  # programs ask whether it is 7 or newer

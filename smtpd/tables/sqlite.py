@@ -33,9 +33,10 @@ from dataclasses import dataclass, field
 
 from smtpd.envelope import Path
 from smtpd.ipc import text_limit
+from smtpd.slice import Service
 from smtpd.tables.db import HEADER, READ_ERRORS, connect
 from smtpd.tables.file import cannot_read
-from smtpd.tables.table import Service, TableUnavailable, key_spellings
+from smtpd.tables.table import TableUnavailable, key_spellings
 from smtpd.tables.text_file import LineFault, TextFileError, line_fault, lines, raise_faults, read_file
 
 COLUMNS: dict[Service, int] = {service: 1 for service in Service if service not in (Service.AUTH, Service.REGEX)}

@@ -10,29 +10,10 @@ A table that somebody else answers for says Awaited: whoever asked goes on when 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
-from smtpd.tables.domain import address_spellings, spellings
-
-
-class Service(StrEnum):
-    """What a key is and how it is compared."""
-
-    ALIAS = "alias"  # a name or an address -> what it is expanded to
-    DOMAIN = "domain"
-    CREDENTIALS = "credentials"  # a user or a label -> a secret
-    NETADDR = "netaddr"  # a numeric address, or "local"
-    USERINFO = "userinfo"  # a user -> uid:gid:home
-    SOURCE = "source"  # a list of numeric addresses
-    MAILADDR = "mailaddr"  # an address -> patterns of addresses
-    ADDRNAME = "addrname"  # a numeric address -> a host name
-    MAILADDRMAP = "mailaddrmap"  # a user -> patterns of addresses
-    RELAYHOST = "relayhost"  # a domain -> a URL
-    STRING = "string"
-    REGEX = "regex"
-    AUTH = "auth"  # user:password; programs only
-
+from smtpd.domain_name import address_spellings, spellings
+from smtpd.slice import Service
 
 # What these are asked for is a value, so a list cannot serve them.
 VALUE_SERVICES = frozenset(

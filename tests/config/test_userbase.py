@@ -5,9 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.config.resolve.userbase import USERBASE_MAX
-from smtpd.slice import Account
+from smtpd.slice import Account, Service
 from smtpd.tables.passwd import Accounts, parse
-from smtpd.tables.table import Service
 from tests.config.machine import errors_of, sliced, slices
 
 SQLITE = "dbpath /x\nquery_userinfo SELECT 1, 2, 3\n"

@@ -22,6 +22,7 @@ import msgspec
 
 from smtpd import sandbox
 from smtpd.agent import process as agent
+from smtpd.boot import PARENT
 from smtpd.config import parser
 from smtpd.config.host import this_host
 from smtpd.config.resolve.slice_encoding import encode_slices
@@ -48,7 +49,6 @@ from smtpd.imsg import (
     TakeSigningSocket,
 )
 from smtpd.ipc import frame
-from smtpd.ipc.boot import PARENT
 from smtpd.ipc.channel import Channel
 
 CONF = 'listen on 127.0.0.1 port 2525\naction "local" maildir\nmatch from any for any action "local"\n'

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpctl.makemap import MakemapError, make, parse
+from smtpd.slice import Service
 from smtpd.tables import db
 from smtpd.tables.db import DbTable
-from smtpd.tables.table import Service
 
 TOP = Path(__file__).parent.parent.parent
 

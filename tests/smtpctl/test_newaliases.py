@@ -9,8 +9,8 @@ import pytest
 from smtpctl.newaliases import check
 from smtpd.config.model import Table
 from smtpd.imsg import TableUpdated, UpdateTable
+from smtpd.slice import Service
 from smtpd.tables.db import DbTable
-from smtpd.tables.table import Service
 
 TOP = Path(__file__).parent.parent.parent
 CONF = """\

@@ -7,10 +7,10 @@ from contextlib import closing
 import pytest
 
 from smtpd.lookup.open_tables import open_table
-from smtpd.slice import TableSlice
+from smtpd.slice import Service, TableSlice
 from smtpd.tables import db
 from smtpd.tables.db import DbTable, encode
-from smtpd.tables.table import Service, TableUnavailable
+from smtpd.tables.table import TableUnavailable
 
 
 @pytest.fixture

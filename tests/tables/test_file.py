@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.lookup.open_tables import open_table
-from smtpd.slice import TableSlice
+from smtpd.slice import Service, TableSlice
 from smtpd.tables.file import FileTable, parse, read
 from smtpd.tables.inline import ListTable, MappingTable
-from smtpd.tables.table import Service, TableUnavailable
+from smtpd.tables.table import TableUnavailable
 from smtpd.tables.text_file import FILE_SIZE_MAX, TextFileError, decode, read_file
 
 MAPPINGS = [

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.tables.domain import normal
+from smtpd.domain_name import normal
+from smtpd.slice import Service
 from smtpd.tables.matching import Addresses, Domains, Networks, Strings, make_matcher
-from smtpd.tables.table import Service
 
 DOMAINS = [
     ("example.com", "example.com", True),

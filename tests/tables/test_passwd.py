@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.lookup.open_tables import open_table
-from smtpd.slice import TableSlice
+from smtpd.slice import Service, TableSlice
 from smtpd.tables.passwd import Accounts, parse, read
-from smtpd.tables.table import Service, TableUnavailable
+from smtpd.tables.table import TableUnavailable
 from smtpd.tables.text_file import TextFileError
 
 TEXT = """\

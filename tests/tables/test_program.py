@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpd.slice import Service
 from smtpd.tables.program import (
     ANSWER_TIMEOUT,
     KEY_MAX,
@@ -13,7 +14,7 @@ from smtpd.tables.program import (
     ProgramTable,
     ServiceUnavailable,
 )
-from smtpd.tables.table import PendingAnswer, Service, TableUnavailable
+from smtpd.tables.table import PendingAnswer, TableUnavailable
 
 HANDSHAKE = b"config|smtpd-version|7.8.0-smtpd\nconfig|protocol|0.1\nconfig|tablename|people\nconfig|ready\n"
 REGISTERED = b"register|alias\nregister|mailaddr\nregister|regex\nregister|auth\nregister|ready\n"

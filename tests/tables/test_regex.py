@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpd.slice import Service
 from smtpd.tables.inline import ListTable
 from smtpd.tables.regex import Pattern, RegexError
-from smtpd.tables.table import Service
 
 MATCHING = [
     ("", ""),

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.lookup.open_tables import open_table
-from smtpd.slice import TableSlice
+from smtpd.slice import Service, TableSlice
 from smtpd.tables import sqlite
 from smtpd.tables.db import encode
 from smtpd.tables.sqlite import Settings, parse_settings
-from smtpd.tables.table import Service, TableUnavailable
+from smtpd.tables.table import TableUnavailable
 from smtpd.tables.text_file import TextFileError
 
 DESCRIPTION = """\
@@ -289,7 +289,7 @@ import sqlite3, sys
 from smtpd import sandbox
 from smtpd.slice import TableSlice
 from smtpd.lookup.open_tables import open_table
-from smtpd.tables.table import Service
+from smtpd.slice import Service
 
 folder = sys.argv[1]
 people = open_table(TableSlice("people", path=f"{folder}/sqlite.conf", backend="sqlite"), "+")

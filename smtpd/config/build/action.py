@@ -10,8 +10,7 @@ from smtpd.config.build.names import Names, TableContent, TableUse
 from smtpd.config.build.table_operand import TableBuilder
 from smtpd.config.errors import quoted
 from smtpd.config.model import Action
-from smtpd.slice import Method
-from smtpd.tables.table import Service
+from smtpd.slice import Method, Service
 
 METHODS = {method.value for method in Method}
 

@@ -12,9 +12,9 @@ from smtpd.config import specifier
 from smtpd.config.build.value import number
 from smtpd.config.errors import ConfigValueError, printable, quoted, suggestion
 from smtpd.config.host import is_host_name
+from smtpd.domain_name import ascii_form
 from smtpd.envelope import CommandLine, Path
 from smtpd.ipc.text_limit import text_error
-from smtpd.tables.domain import ascii_form
 
 MAILDIR = "~/Maildir"
 HOME_PREFIXES = ("~/", "%{user.directory}")

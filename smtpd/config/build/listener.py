@@ -10,8 +10,7 @@ from smtpd.config.build.names import Names, TableContent, TableUse
 from smtpd.config.build.table_operand import TableBuilder
 from smtpd.config.errors import quoted
 from smtpd.config.model import Listen, ListenSocket
-from smtpd.slice import Auth, Proxy, Tls
-from smtpd.tables.table import Service
+from smtpd.slice import Auth, Proxy, Service, Tls
 
 PKI_MAX = 32
 FAMILIES = {"inet4": 4, "inet6": 6}

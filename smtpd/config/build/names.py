@@ -12,10 +12,10 @@ from itertools import chain
 from smtpd.config.errors import Report, SourcePosition, printable, quoted, suggestion
 from smtpd.config.host import is_host_name, numeric
 from smtpd.config.model import Table
+from smtpd.domain_name import ascii_form
+from smtpd.slice import Service
 from smtpd.tables import alias_syntax
-from smtpd.tables.domain import ascii_form
 from smtpd.tables.matching import entry_fault
-from smtpd.tables.table import Service
 
 BUILTIN_LISTS = ("anyhost", "anydestination", "localhost", "localnames")
 SYSTEM_USERS = "getpwnam"

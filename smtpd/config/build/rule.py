@@ -5,8 +5,7 @@ from lark import Tree
 from smtpd.config.build.diagnostics import Diagnostics, word
 from smtpd.config.build.names import Names, TableContent, TableUse
 from smtpd.config.build.table_operand import TableBuilder
-from smtpd.slice import Condition, Match, Operand
-from smtpd.tables.table import Service
+from smtpd.slice import Condition, Match, Operand, Service
 
 # criterion of a match -> the field of Match.  In this order, which is the printer's, conditions are built: so the
 # numbers of inline tables do not depend on the order in which the criteria were written.

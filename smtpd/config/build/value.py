@@ -8,10 +8,10 @@ import re
 
 from smtpd.config.errors import ConfigValueError, alternatives, quoted, suggestion
 from smtpd.config.host import is_host_name
+from smtpd.domain_name import ascii_form
 from smtpd.envelope import Path, Word
 from smtpd.ipc.text_limit import text_error
 from smtpd.slice import OUR_PREFIX
-from smtpd.tables.domain import ascii_form
 
 INTERVAL = re.compile(r"([0-9]{1,18})([smhd])")
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -15,9 +15,9 @@ from smtpd.config.build.table_operand import BACKENDS_WITH_PATH
 from smtpd.config.errors import Report, SourcePosition, printable, quoted
 from smtpd.config.model import Table
 from smtpd.config.parser import Parsed
+from smtpd.slice import Service
 from smtpd.tables import db, file, passwd, sqlite
 from smtpd.tables.sqlite import Settings
-from smtpd.tables.table import Service
 from smtpd.tables.text_file import LineFault, TextFileError
 
 READABLE_BACKENDS = ("file", "passwd")  # backends whose entries are known at the start

@@ -14,9 +14,9 @@ from smtpd.config.check.table_files import TableFiles
 from smtpd.config.errors import Report, printable, quoted
 from smtpd.config.model import Table
 from smtpd.config.parser import Parsed
+from smtpd.slice import Service
 from smtpd.tables import sqlite
 from smtpd.tables.matching import entry_fault
-from smtpd.tables.table import Service
 
 
 def check_tables(parsed: Parsed, texts: TableFiles, report: Report) -> None:

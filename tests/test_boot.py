@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from smtpd.boot import Handed, _take_all, command
 from smtpd.imsg import TABLE, Begin, EnterSandbox, TakeSigningSocket
-from smtpd.ipc.boot import Handed, _take_all, command
 from smtpd.ipc.channel import Channel, ChannelClosed, Violation
 
 

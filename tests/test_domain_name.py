@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from smtpd.tables.domain import address_spellings, ascii_form, normal, normal_address, spellings
+from smtpd.domain_name import address_spellings, ascii_form, normal, normal_address, spellings
 
 SAME = [
     ("here.test", "Here.TEST", "here.test."),
