@@ -21,6 +21,8 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a durat
 Lane = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # an agent or a destination: one lane gets its share; 0: none
 NARROW = 1 << 31  # a lane with this bit gets a smaller share: its agent runs commands, or waits for another host
 
+UNKNOWN_NAME = "<unknown>"  # of a client whose address has no verified name
+
 INLINE_MAX = 16 * 1024  # bytes of content that travel in an imsg and stand in a row; what is larger has a spool file
 
 Priority = Annotated[int, msgspec.Meta(ge=-9, le=9)]  # RFC 6710: higher goes first
@@ -92,7 +94,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
     sender: Path  # empty for the null sender
     address: Word  # of the client, numeric; "local" for a local program
-    client: Word  # its verified name or "<unknown>"
+    client: Word  # its verified name or UNKNOWN_NAME
     helo: Word
     hostname: Word  # of our listener
     tag: Word
@@ -169,6 +171,14 @@ def message_of(envelope: int) -> int:
 
 def first_envelope(message: int) -> int:
     return message << 32
+
+
+def envelope_number(message: int, number: int) -> int:
+    """The id of the envelope of this number, from 1, in the order in which lookup adds the envelopes of the message.
+
+    queue gives the ids by it, and the session that receives the message by the same rule writes them to its log without
+    asking queue."""
+    return first_envelope(message) + number
 
 
 def last_envelope(message: int) -> int:

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 from smtpd.config.model import Table
 from smtpd.config.printer import print_condition, print_match
-from smtpd.envelope import Duty, Origin, Recipient
+from smtpd.envelope import UNKNOWN_NAME, Duty, Origin, Recipient
 from smtpd.imsg import ForwardRead
 from smtpd.ipc.log import visible
 from smtpd.lookup.expansion import Expanded, Expansion, ExpansionSteps
@@ -52,7 +52,6 @@ from smtpd.lookup.state import open_tables
 from smtpd.lookup.trace import Trace
 from smtpd.slice import LOWEST_ID, NOBODY, OUR_PREFIX, Condition, ExpansionSlice, LookupSlice, Match
 from smtpd.smtp.address import NULL, AddressError, parse_mailbox
-from smtpd.smtp.xclient import UNKNOWN_NAME
 from smtpd.tables import alias_syntax as language
 from smtpd.tables.program import ProgramTable
 from smtpd.tables.table import PendingAnswer, TableUnavailable

@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from smtpd.domain_name import spellings
-from smtpd.envelope import Origin
+from smtpd.envelope import UNKNOWN_NAME, Origin
 from smtpd.lookup.trace import NO_TRACE, Trace
 from smtpd.slice import Condition, For, From, Match, Operand, Service
-from smtpd.smtp.xclient import UNKNOWN_NAME
 from smtpd.tables.table import Answer, PendingAnswer, Table, TableUnavailable, first_found
 
 LOCAL = "local"  # the address of this host's own programs

@@ -26,7 +26,7 @@ from smtpd.envelope import (
     Origin,
     Recipient,
     Schedule,
-    first_envelope,
+    envelope_number,
     message_text,
 )
 from smtpd.imsg import (
@@ -237,7 +237,7 @@ class Incoming:
         _, imsg = receiving.question
         created = int(self._now())
         envelopes = [
-            self._envelope(first_envelope(receiving.id) + number, created, origin, recipient, receiving.terms)
+            self._envelope(envelope_number(receiving.id, number), created, origin, recipient, receiving.terms)
             for number, (origin, recipient) in enumerate(receiving.recipients, 1)
         ]
         add = Add(Message(receiving.id, imsg.size, digest, content), envelopes)

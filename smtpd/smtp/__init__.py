@@ -1,22 +1,26 @@
 """The SMTP protocol without I/O: bytes, answers and "now" go in, actions come out.
 
-server       a session of a client
-  verb       what may be said when
-  greeting   HELO, STARTTLS, XCLIENT: who talks to whom; extension: what EHLO announces
-  login      AUTH, around the mechanisms of auth; sasl: what they are made of; scram: one of them
-  mail       MAIL and RCPT; parameter: what stands behind the address
-  content    DATA and BDAT
-transaction  one message on its way in
-state        what a session is waiting for, and what comes after what; masking: what of a command may be logged
-command      one line -> a verb and its argument
-address      paths, mailboxes, domains, literals; host: numeric addresses
-line         the line discipline of commands
-data, chunk  the content of a message, in bulk; text: what it may consist of
-reply        what is answered
-transfer     content on its way out
-lmtp         the client's side of LMTP; response: what a server answers it
-xclient      what a proxy says of its client; proxy: the header that others say it by
-xtext        any text as one word
-question     what a session asks others
-action       what it wants done
+server        a session's input: lines, content, answers, time
+  verb        the table of commands; the short ones
+  hello       HELO, EHLO; extension: what EHLO announces
+  starttls    STARTTLS
+  xclient     XCLIENT; xclient_attributes: what a proxy says of its client
+  login       AUTH, around the mechanisms of auth; sasl: what they are made of; scram: one of them
+  mail        MAIL and RCPT; parameter: what stands behind the address
+  content     DATA and BDAT
+session       state, transaction, replies: what the commands call
+transaction   one message on its way in
+state         what a session is waiting for, and which state may follow which
+question      what a session asks other processes
+action        what a session wants done
+command       one line -> a verb and its argument; what of it may be logged
+address       paths, mailboxes, domains, literals
+line          the line discipline of commands
+data, chunk   the content of a message, in bulk; line_ending: which bytes it may hold; binary_mime: binary parts as text
+reply         what the server answers
+lmtp          the client's side of LMTP; response: what a server answers; dot_stuffing: content on its way out
+proxy         the header of the PROXY protocol
+ip_address    numeric addresses of hosts
+idna          addresses beyond ASCII, for a peer without SMTPUTF8
+xtext         any text as one word
 """

@@ -11,10 +11,23 @@ whatever is wrong with it.  Chunks cut anywhere, also between CR and LF.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from smtpd.smtp.binary_mime import BinaryMimeConverter, ConversionError
 from smtpd.smtp.line_ending import ChunkText, TextError
 from smtpd.smtp.reply import Reply
+from smtpd.smtp.state import State
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A BDAT under way."""
+
+    left: int  # bytes still to come
+    size: int
+    last: bool
+    before: State  # that BDAT came in
+    refusal: Reply | None
 
 
 class ChunkReader:

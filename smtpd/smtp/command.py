@@ -17,8 +17,11 @@ from smtpd.smtp.extension import Offer
 from smtpd.smtp.parameter import mail_parameters, rcpt_parameters
 from smtpd.smtp.reply import CommandRefused
 
+MAX_LOGGED = 256  # bytes of a command
+
 _BLANKS = re.compile(rb"[ \t]+")
 _FROM = re.compile(r"FROM:[ \t]*", re.IGNORECASE | re.ASCII)  # blanks behind the colon are against the RFC, and common
+_MECHANISM = re.compile(r"AUTH [A-Z0-9_-]{1,20}(?= )", re.ASCII)  # RFC 4422 3.1
 _TO = re.compile(r"TO:[ \t]*", re.IGNORECASE | re.ASCII)
 
 
@@ -90,3 +93,12 @@ def parse_helo(argument: str) -> str:
         return domain(argument.removesuffix("."))
     except AddressError as error:
         raise CommandRefused(501, "5.5.4", f"Invalid name: {error}") from None
+
+
+def loggable(line: bytes) -> str:
+    """Known by the first letters alone, so that no mistake behind them, nor a refusal, brings the rest to light."""
+    text = line.lstrip()[:MAX_LOGGED].decode("utf-8", "replace")
+    if text[:4].upper() != "AUTH":
+        return text
+    mechanism = _MECHANISM.match(text)
+    return (mechanism[0] if mechanism else text[:4]) + " (...)"

@@ -8,20 +8,16 @@ refused, wherever it comes (RFC 3030 2).
 """
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from smtpd.envelope import Body, message_text
 from smtpd.header.received import received
-from smtpd.smtp.chunk import ChunkReader
+from smtpd.smtp.chunk import Chunk, ChunkReader
 from smtpd.smtp.data import TOO_BIG, DataReader
 from smtpd.smtp.question import Answer, RefusedAnswer, StoreQuestion
 from smtpd.smtp.reply import CommandRefused, Reply
+from smtpd.smtp.session import Session
 from smtpd.smtp.state import State
 from smtpd.smtp.transaction import Transaction
-
-if TYPE_CHECKING:
-    from smtpd.smtp.server import Session
 
 GO_AHEAD = Reply(354, "", 'Enter mail, end with "." on a line by itself')
 SMALL_CHUNK = 64  # bytes: a chunk of less is next to nothing for a client to say, and not for us to obey
@@ -31,16 +27,7 @@ NO_RECIPIENT = Reply(503, "5.5.4", "No recipient was accepted")
 _CHUNK = re.compile(r"([0-9]{1,18})(?:[ \t]+(LAST))?", re.IGNORECASE | re.ASCII)  # RFC 3030 2
 
 
-@dataclass(slots=True)
-class Chunk:
-    left: int  # bytes still to come
-    size: int
-    last: bool
-    before: State  # that BDAT came in
-    refusal: Reply | None
-
-
-def data(session: "Session", argument: str) -> None:
+def data(session: Session, argument: str) -> None:
     """RFC 5321 4.1.1.4"""
     transaction = session.get_transaction()
     if session.state is State.MAIL:
@@ -52,7 +39,7 @@ def data(session: "Session", argument: str) -> None:
     session.reply(GO_AHEAD)
 
 
-def read_data(session: "Session") -> bool:
+def read_data(session: Session) -> bool:
     """Whether there is more to do with what has come."""
     transaction, taken = session.get_transaction(), session.lines.take_rest()
     if not taken:
@@ -72,19 +59,19 @@ def read_data(session: "Session") -> bool:
     return True
 
 
-def bdat(session: "Session", argument: str) -> None:
+def bdat(session: Session, argument: str) -> None:
     """RFC 3030 2"""
     found = _CHUNK.fullmatch(argument)
     if not found:  # nobody knows where the next command begins
         raise CommandRefused(501, "5.5.4", "Syntax: BDAT size [LAST]", close=True)
     size = int(found[1])
     if size < SMALL_CHUNK and not found[2]:
-        session.unproductive()
+        session.count_unproductive()
     session.chunk = Chunk(size, size, bool(found[2]), session.state, _begin_chunk(session, size))
     session.enter(State.CHUNK)
 
 
-def _begin_chunk(session: "Session", size: int) -> Reply | None:
+def _begin_chunk(session: Session, size: int) -> Reply | None:
     """Why it cannot be taken; None: it counts."""
     if session.state is State.MAIL:
         return NO_RECIPIENT
@@ -101,7 +88,7 @@ def _begin_chunk(session: "Session", size: int) -> Reply | None:
     return None
 
 
-def read_chunk(session: "Session") -> bool:
+def read_chunk(session: Session) -> bool:
     """Whether there is more to do with what has come."""
     chunk = session.chunk
     assert chunk is not None
@@ -116,7 +103,7 @@ def read_chunk(session: "Session") -> bool:
     return True
 
 
-def _take_chunk(session: "Session", transaction: Transaction, chunk: Chunk, taken: bytes) -> None:
+def _take_chunk(session: Session, transaction: Transaction, chunk: Chunk, taken: bytes) -> None:
     reader = transaction.reader
     assert isinstance(reader, ChunkReader)
     ended = chunk.last and not chunk.left
@@ -127,7 +114,7 @@ def _take_chunk(session: "Session", transaction: Transaction, chunk: Chunk, take
     chunk.refusal = transaction.fault
 
 
-def _end_chunk(session: "Session", chunk: Chunk) -> None:
+def _end_chunk(session: Session, chunk: Chunk) -> None:
     if chunk.refusal:
         if chunk.before in (State.RCPT, State.CHUNKED):
             _drop(session)
@@ -141,7 +128,7 @@ def _end_chunk(session: "Session", chunk: Chunk) -> None:
         session.reply(Reply(250, "2.0.0", f"{chunk.size} octets received"))
 
 
-def _give_out(session: "Session", transaction: Transaction, content: bytes, *, ended: bool) -> None:
+def _give_out(session: Session, transaction: Transaction, content: bytes, *, ended: bool) -> None:
     content = transaction.take(content, ended=ended)
     if content:
         session.give_out(content)
@@ -149,12 +136,12 @@ def _give_out(session: "Session", transaction: Transaction, content: bytes, *, e
         session.forget(transaction)
 
 
-def _store(session: "Session", transaction: Transaction) -> None:
+def _store(session: Session, transaction: Transaction) -> None:
     question = StoreQuestion(transaction.message, transaction.envelopes, transaction.size)
     session.ask(question, lambda answer: _stored(session, transaction, answer))
 
 
-def _stored(session: "Session", transaction: Transaction, answer: Answer) -> None:
+def _stored(session: Session, transaction: Transaction, answer: Answer) -> None:
     """Only here is a message said to be taken: it is on the disk."""
     if isinstance(answer, RefusedAnswer):
         _drop(session)
@@ -165,12 +152,12 @@ def _stored(session: "Session", transaction: Transaction, answer: Answer) -> Non
     session.reply(Reply(250, "2.0.0", f"{message_text(transaction.message)} Message accepted for delivery"))
 
 
-def _drop(session: "Session") -> None:
+def _drop(session: Session) -> None:
     session.drop()
     session.enter(State.READY)
 
 
-def _trace(session: "Session", transaction: Transaction) -> bytes:
+def _trace(session: Session, transaction: Transaction) -> bytes:
     origin, facts, listener = transaction.origin, session.facts, session.listener
     return received(
         helo=origin.helo,

@@ -9,16 +9,13 @@ What the client says in it is a secret, in whatever order it comes: none of it i
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from smtpd.smtp.auth import SaslExchange, begin, offered
 from smtpd.smtp.question import PasswordQuestion, ScramProofQuestion, ScramSeedQuestion, Verdict
 from smtpd.smtp.reply import CommandRefused, Reply
 from smtpd.smtp.sasl import AuthFailed, AuthSucceeded, Prompt, Step
+from smtpd.smtp.session import Session
 from smtpd.smtp.state import State
-
-if TYPE_CHECKING:
-    from smtpd.smtp.server import Session
 
 _BLANKS = re.compile(r"[ \t]+")
 
@@ -33,7 +30,7 @@ TOO_MANY_FAILURES = Reply(421, "4.7.0", "Too many failed logins, closing connect
 RESULTS = {Verdict.YES: "ok", Verdict.NO: "permfail", Verdict.LATER: "tempfail"}
 
 
-def auth(session: "Session", argument: str) -> None:
+def auth(session: Session, argument: str) -> None:
     mechanisms = offered(session.listener, session.facts)
     if session.user:
         raise CommandRefused(503, "5.5.1", "Already authenticated")
@@ -45,17 +42,17 @@ def auth(session: "Session", argument: str) -> None:
     mechanism, *initial = _BLANKS.split(argument, maxsplit=1)
     if mechanism.upper() not in mechanisms:
         raise CommandRefused(504, "5.5.4", "Unknown authentication mechanism")
-    exchange = session.exchange = begin(mechanism.upper(), session.facts)
+    exchange = session.sasl_exchange = begin(mechanism.upper(), session.facts)
     _go_on(session, lambda: exchange.start(initial[0] if initial else None))
 
 
-def receive(session: "Session", line: bytes) -> None:
+def receive(session: Session, line: bytes) -> None:
     """A line in the middle of the dialogue.  Blanks around it are dropped, as around a command."""
     text = line.strip(b" \t").decode("ascii", "replace")  # no replacement is base64
     _go_on(session, lambda: _get_exchange(session).receive(text))
 
 
-def _go_on(session: "Session", take: Callable[[], Step]) -> None:
+def _go_on(session: Session, take: Callable[[], Step]) -> None:
     try:
         step = take()
     except CommandRefused as refused:
@@ -79,12 +76,12 @@ def _go_on(session: "Session", take: Callable[[], Step]) -> None:
             _fail(session, verdict)
 
 
-def _get_exchange(session: "Session") -> SaslExchange:
-    assert session.exchange is not None
-    return session.exchange
+def _get_exchange(session: Session) -> SaslExchange:
+    assert session.sasl_exchange is not None
+    return session.sasl_exchange
 
 
-def _fail(session: "Session", verdict: Verdict) -> None:
+def _fail(session: Session, verdict: Verdict) -> None:
     _log(session, verdict)
     if verdict is not Verdict.NO:
         session.refuse(LATER)
@@ -97,10 +94,10 @@ def _fail(session: "Session", verdict: Verdict) -> None:
         session.refuse(REFUSED)
 
 
-def _end(session: "Session") -> None:
-    session.exchange = None
+def _end(session: Session) -> None:
+    session.sasl_exchange = None
     session.enter(State.READY)
 
 
-def _log(session: "Session", verdict: Verdict) -> None:
+def _log(session: Session, verdict: Verdict) -> None:
     session.log("authentication", user=session.login, result=RESULTS[verdict])

@@ -7,8 +7,6 @@ What a client may ask for depends on who it is: priority above the ordinary, bei
 message at first, are for those who have authenticated.
 """
 
-from typing import TYPE_CHECKING
-
 from msgspec.structs import replace
 
 from smtpd.envelope import MailParameters, Origin, message_text
@@ -17,7 +15,6 @@ from smtpd.slice import Auth
 from smtpd.smtp import command
 from smtpd.smtp.address import Address
 from smtpd.smtp.data import TOO_BIG
-from smtpd.smtp.hello import must_encrypt
 from smtpd.smtp.ip_address import is_loopback
 from smtpd.smtp.question import (
     Answer,
@@ -31,11 +28,10 @@ from smtpd.smtp.question import (
     Verdict,
 )
 from smtpd.smtp.reply import CommandRefused, Reply
+from smtpd.smtp.session import Session
+from smtpd.smtp.starttls import must_encrypt
 from smtpd.smtp.state import State
 from smtpd.smtp.transaction import Transaction
-
-if TYPE_CHECKING:
-    from smtpd.smtp.server import Session
 
 SUBMISSION_PORTS = (587, 465)  # RFC 6409 3.1, RFC 8314 3.3
 
@@ -46,7 +42,7 @@ SENDER_REJECTED = Reply(550, "5.7.1", "Sender rejected")
 SENDER_LATER = Reply(451, "4.3.0", "Sender cannot be checked now")
 
 
-def mail(session: "Session", argument: str) -> None:
+def mail(session: Session, argument: str) -> None:
     """RFC 5321 4.1.1.2"""
     asked = command.parse_mail(argument, session.offer, session.date)
     if asked.size > session.settings.max_message_size:
@@ -62,7 +58,7 @@ def mail(session: "Session", argument: str) -> None:
         _ask_for_id(session, asked)
 
 
-def rcpt(session: "Session", argument: str) -> None:
+def rcpt(session: Session, argument: str) -> None:
     """RFC 5321 4.1.1.3"""
     transaction = session.get_transaction()
     asked = command.parse_rcpt(argument, session.offer, utf8=transaction.terms.utf8)
@@ -75,7 +71,7 @@ def rcpt(session: "Session", argument: str) -> None:
     session.ask(question, lambda answer: _recipient_decided(session, transaction, recipient, answer))
 
 
-def _check_allowed(session: "Session", terms: MailParameters) -> None:
+def _check_allowed(session: Session, terms: MailParameters) -> None:
     if must_encrypt(session):  # RFC 3207 4
         raise CommandRefused(530, "5.7.0", "Must issue a STARTTLS command first")
     if session.user or session.client.local:
@@ -84,7 +80,7 @@ def _check_allowed(session: "Session", terms: MailParameters) -> None:
         raise CommandRefused(530, "5.7.0", "Authentication required")
 
 
-def _sender_checked(session: "Session", asked: command.MailCommand, answer: Answer) -> None:
+def _sender_checked(session: Session, asked: command.MailCommand, answer: Answer) -> None:
     assert isinstance(answer, SenderAnswer)
     session.enter(State.READY)
     if answer.verdict is Verdict.YES:
@@ -93,11 +89,11 @@ def _sender_checked(session: "Session", asked: command.MailCommand, answer: Answ
         session.refuse(SENDER_REJECTED if answer.verdict is Verdict.NO else SENDER_LATER)
 
 
-def _ask_for_id(session: "Session", asked: command.MailCommand) -> None:
+def _ask_for_id(session: Session, asked: command.MailCommand) -> None:
     session.ask(MessageIdQuestion(session.address, session.user), lambda answer: _begun(session, asked, answer))
 
 
-def _begun(session: "Session", asked: command.MailCommand, answer: Answer) -> None:
+def _begun(session: Session, asked: command.MailCommand, answer: Answer) -> None:
     if isinstance(answer, RefusedAnswer):
         session.enter(State.READY)
         session.refuse(Reply(answer.code, answer.enhanced, answer.text))
@@ -121,7 +117,7 @@ def _begun(session: "Session", asked: command.MailCommand, answer: Answer) -> No
     session.reply(OK if terms.priority == asked.terms.priority else PRIORITY_CHANGED)
 
 
-def _granted(session: "Session", terms: MailParameters) -> MailParameters:
+def _granted(session: Session, terms: MailParameters) -> MailParameters:
     if session.user or session.client.local:
         return terms
     if terms.submitter:  # RFC 4954 5: nobody is trusted to say it
@@ -131,7 +127,7 @@ def _granted(session: "Session", terms: MailParameters) -> MailParameters:
     return terms
 
 
-def _editor(session: "Session", begun: MessageIdAnswer, sender: str) -> HeaderEditor:
+def _editor(session: Session, begun: MessageIdAnswer, sender: str) -> HeaderEditor:
     """What is missing in a message is added where it enters the world, and nowhere else (RFC 6409 8)."""
     listener = session.listener
     masquerade = sender if listener.masquerade and session.user else ""
@@ -141,13 +137,13 @@ def _editor(session: "Session", begun: MessageIdAnswer, sender: str) -> HeaderEd
     return HeaderEditor(domain=session.name, masquerade=masquerade)
 
 
-def _is_of_this_host(session: "Session") -> bool:
+def _is_of_this_host(session: Session) -> bool:
     """A program of this host, at a door that is for these only."""
     client = session.client
     return client.local or is_loopback(session.listener.address) and is_loopback(client.address)
 
 
-def _recipient_decided(session: "Session", transaction: Transaction, recipient: str, answer: Answer) -> None:
+def _recipient_decided(session: Session, transaction: Transaction, recipient: str, answer: Answer) -> None:
     if isinstance(answer, RefusedAnswer):
         session.enter(State.RCPT if transaction.recipients else State.MAIL)
         session.refuse(Reply(answer.code, answer.enhanced, answer.text))
@@ -158,7 +154,7 @@ def _recipient_decided(session: "Session", transaction: Transaction, recipient: 
     session.reply(RECIPIENT_OK)
 
 
-def _complete(session: "Session", address: Address) -> str:
+def _complete(session: Session, address: Address) -> str:
     """An address without a domain is one of ours."""
     if address.local and not address.domain:
         address = Address(address.local, session.name)

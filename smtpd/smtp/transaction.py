@@ -6,7 +6,7 @@ can be left over for the next.
     DataReader, ChunkReader  -->  Editor (header/editor.py)  -->  content to be stored, the trace line first
 """
 
-from smtpd.envelope import MailParameters, Origin, first_envelope
+from smtpd.envelope import MailParameters, Origin, envelope_number
 from smtpd.header.editor import HeaderEditor
 from smtpd.header.received import protocol_word
 from smtpd.smtp.chunk import ChunkReader
@@ -59,8 +59,8 @@ class Transaction:
         return Reply(*fault.value) if fault else None
 
     def add_recipient(self, recipient: str, envelopes: int) -> None:
-        """Queue counts envelopes from 1, in the order in which they come to be."""
-        self.recipients.append((recipient, first_envelope(self.message) + self.envelopes + 1))
+        """`envelopes`: how many lookup made of it; they were added to the message in this order."""
+        self.recipients.append((recipient, envelope_number(self.message, self.envelopes + 1)))
         self.envelopes += envelopes
 
     def begin_content(self, reader: DataReader | ChunkReader, trace: bytes) -> None:

@@ -1,128 +1,43 @@
-"""XCLIENT, as Postfix has it: a proxy that we trust says who the client is that it speaks for.
+"""XCLIENT: a trusted proxy says which client it speaks for; the session goes on with that one.
 
-    XCLIENT NAME=mail.there.test ADDR=192.0.2.1 PORT=4711 PROTO=ESMTP HELO=there.test LOGIN=amy
-
-    NAME       a host name                                       [UNAVAILABLE], [TEMPUNAVAIL]: "<unknown>"
-    ADDR       192.0.2.1, IPV6:2001:db8::1                       has to be known: the rules ask for it
-    PORT       0 to 65535                                        [UNAVAILABLE]: 0
-    PROTO      SMTP, ESMTP
-    HELO       what the client called itself                     [UNAVAILABLE]: empty
-    LOGIN      as whom it has authenticated                      [UNAVAILABLE]: empty, as nobody
-    DESTADDR   as ADDR; which of our addresses it came to        [UNAVAILABLE]: empty
-    DESTPORT   as PORT
-
-Values are xtext (RFC 3461 4), names and what stands in brackets go in any case.  Nobody goes by DESTADDR and DESTPORT:
-our own name, which `hostnames` has by address, is that of the banner.  Whether the proxy may say it at all is not asked
-here.
+After it the session knows nothing of what was said before.
 """
 
-import ipaddress
-import re
-from collections.abc import Callable
-from typing import NamedTuple
-
-from smtpd.smtp import sasl, xtext
-from smtpd.smtp.address import AddressError, domain
-from smtpd.smtp.ip_address import unmapped
+from smtpd.smtp.hello import introduce
+from smtpd.smtp.ip_address import is_loopback
 from smtpd.smtp.reply import CommandRefused
-
-UNKNOWN_NAME = "<unknown>"  # a client whose address has no verified name
-UNAVAILABLE = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
-
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
-
-
-class XclientOverrides(NamedTuple):
-    """None: not said, it stays what it was."""
-
-    name: str | None = None
-    address: str | None = None
-    port: int | None = None
-    protocol: str | None = None  # "SMTP" or "ESMTP"
-    helo: str | None = None
-    login: str | None = None
-    destination: str | None = None
-    destination_port: int | None = None
+from smtpd.smtp.session import Client, Session
+from smtpd.smtp.starttls import must_encrypt
+from smtpd.smtp.state import State
+from smtpd.smtp.xclient_attributes import XclientOverrides, parse_xclient
 
 
-def parse_xclient(argument: str) -> XclientOverrides:
-    """Raises CommandRefused.  With another address the name and port of the one before are forgotten."""
-    said: dict[str, str | int] = {}
-    for attribute in filter(None, argument.split(" ")):
-        word, _, value = attribute.partition("=")
-        if word.upper() not in _ATTRIBUTES:
-            raise CommandRefused(501, "5.5.4", "Unknown XCLIENT attribute")
-        field, read = _ATTRIBUTES[word.upper()]
-        if field in said:
-            raise CommandRefused(501, "5.5.4", f"{word.upper()} given twice")
-        try:
-            said[field] = read(xtext.decode(value))
-        except (ValueError, CommandRefused):
-            raise CommandRefused(501, "5.5.4", f"Bad value of {word.upper()}") from None
-    if not said:
-        raise CommandRefused(501, "5.5.4", "Syntax: XCLIENT name=value ...")
-    forgotten: dict[str, str | int] = {"name": UNKNOWN_NAME, "port": 0} if "address" in said else {}
-    return XclientOverrides(**forgotten | said)  # type: ignore[arg-type]
+def xclient(session: Session, argument: str) -> None:
+    """XCLIENT: a proxy that we trust says who the client is.  It may say so in several commands."""
+    if not session.may_xclient:
+        raise CommandRefused(550, "5.7.0", "XCLIENT is not for you")
+    if must_encrypt(session):  # or anybody on the way could say it
+        raise CommandRefused(530, "5.7.0", "Must issue a STARTTLS command first")
+    said = parse_xclient(argument)
+    if said.address and is_loopback(said.address) and not is_loopback(session.client.address):
+        raise CommandRefused(501, "5.5.4", "Bad value of ADDR: that is another host's loopback address, not ours")
+    session.drop()
+    session.client = _other_client(session, said)
+    if said.login is not None or said.address is not None:  # another client is nobody before it is said who
+        session.user = said.login or ""
+    session.log("xclient", address=session.address, host=session.client.name, user=session.user)
+    session.helo = ""
+    session.enter(State.FRESH)
+    if said.helo:
+        introduce(session, said.helo, esmtp=said.protocol != "SMTP")
+    session.say_banner()
 
 
-def _name(text: str) -> str:
-    if _is_unavailable(text):
-        return UNKNOWN_NAME
-    if text.startswith("["):
-        raise AddressError("no host name")
-    return _helo(text)
-
-
-def _helo(text: str) -> str:
-    if _is_unavailable(text):
-        return ""
-    if not text.isascii():
-        raise AddressError("not ASCII")
-    return domain(text)
-
-
-def _address(text: str) -> str:
-    if text[:5].upper() == "IPV6:":
-        if "%" in text:
-            raise AddressError("a scope means nothing here")
-        return str(unmapped(ipaddress.IPv6Address(text[5:])))
-    return str(ipaddress.IPv4Address(text))
-
-
-def _destination(text: str) -> str:
-    return "" if _is_unavailable(text) else _address(text)
-
-
-def _port(text: str) -> int:
-    if _is_unavailable(text):
-        return 0
-    if not _NUMBER.fullmatch(text) or int(text) > 65535:
-        raise ValueError("no port")
-    return int(text)
-
-
-def _protocol(text: str) -> str:
-    if text.upper() not in ("SMTP", "ESMTP"):
-        raise ValueError("no protocol")
-    return text.upper()
-
-
-def _login(text: str) -> str:
-    return "" if _is_unavailable(text) else sasl.user_name(text.encode())
-
-
-def _is_unavailable(text: str) -> bool:
-    return text.upper() in UNAVAILABLE
-
-
-_ATTRIBUTES: dict[str, tuple[str, Callable[[str], str | int]]] = {
-    "NAME": ("name", _name),
-    "ADDR": ("address", _address),
-    "PORT": ("port", _port),
-    "PROTO": ("protocol", _protocol),
-    "HELO": ("helo", _helo),
-    "LOGIN": ("login", _login),
-    "DESTADDR": ("destination", _destination),
-    "DESTPORT": ("destination_port", _port),
-}
-ATTRIBUTES = " ".join(_ATTRIBUTES)  # as EHLO names them
+def _other_client(session: Session, said: XclientOverrides) -> Client:
+    client = session.client
+    return client._replace(
+        address=client.address if said.address is None else said.address,
+        port=client.port if said.port is None else said.port,
+        name=client.name if said.name is None else said.name,
+        local=client.local and said.address is None,
+    )

@@ -131,7 +131,7 @@ def test_a_client_that_leaves_while_its_large_mail_is_still_written_leaves_nothi
         harness.peers.hold = {OpenSpoolFile}
         client.writer.write(b"x: y\r\n\r\n" + b"line\r\n" * 10_000 + b".\r\n")
         (connection,) = harness.dispatcher.connections.by_id.values()
-        await harness.until(lambda: harness.peers.held and connection.session.asking)
+        await harness.until(lambda: harness.peers.held and connection.session.question)
         client.vanish()
         await harness.until(lambda: harness.peers.forgotten)
         harness.peers.release()

@@ -33,7 +33,7 @@ from smtpd.smtp.question import (
     TlsQuestion,
     Verdict,
 )
-from smtpd.smtp.server import Client
+from smtpd.smtp.session import Client
 from smtpd.smtp.state import COMMANDING, State
 from tests.fuzz import invariants
 from tests.smtp.player import CLIENT, LISTENER, Conversation

@@ -5,11 +5,11 @@ data    UTF-8, the argument
 
 import ipaddress
 
-from smtpd.envelope import MailParameters, Notify, Origin
+from smtpd.envelope import UNKNOWN_NAME, MailParameters, Notify, Origin
 from smtpd.smtp.address import domain
 from smtpd.smtp.question import RecipientQuestion
 from smtpd.smtp.reply import CommandRefused
-from smtpd.smtp.xclient import UNAVAILABLE, UNKNOWN_NAME, XclientOverrides, parse_xclient
+from smtpd.smtp.xclient_attributes import UNAVAILABLE, XclientOverrides, parse_xclient
 from tests.fuzz import invariants
 
 

@@ -52,7 +52,8 @@ from smtpd.smtp.question import (
     TlsQuestion,
     Verdict,
 )
-from smtpd.smtp.server import Client, Session, Settings
+from smtpd.smtp.server import ServerSession
+from smtpd.smtp.session import Client, Settings
 from smtpd.tls.facts import TlsFacts
 
 LISTENER = ListenerSlice(0, "192.0.2.25", 25, "mx.here.test", "in")
@@ -125,7 +126,9 @@ class Conversation:
             else:
                 limits = replace(limits, **{key: int(value)})
         settings = Settings("here.test", size, limits)
-        self.session = Session(7, listener, client=client, settings=settings, facts=facts, may_xclient=may_xclient)
+        self.session = ServerSession(
+            7, listener, client=client, settings=settings, facts=facts, may_xclient=may_xclient
+        )
         self.now = 1000.0
         self.said = b""
         self.logged: list[str] = []

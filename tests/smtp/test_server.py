@@ -20,7 +20,7 @@ from smtpd.smtp.question import (
     TlsAnswer,
     TlsQuestion,
 )
-from smtpd.smtp.server import UNPRODUCTIVE_MAX, Client
+from smtpd.smtp.session import UNPRODUCTIVE_MAX, Client
 from smtpd.smtp.state import State
 from tests.smtp.player import FACTS, FIRST_ID, LISTENER, NOON, Conversation
 
@@ -218,7 +218,7 @@ def test_a_handshake_that_fails_ends_the_session():
     talk = encrypting()
     talk.obey(talk.session.aborted("tls-accept-failed"))
     assert talk.logged[-1] == "disconnected reason=tls-accept-failed"
-    assert talk.session.closed and not talk.session.asking
+    assert talk.session.closed and talk.session.question is None
 
 
 def test_close_notify_in_the_middle_of_a_chunk_takes_the_message_back(talk):
@@ -547,7 +547,7 @@ def test_content_is_taken_back_when_the_client_leaves_before_the_final_dot(talk)
 def test_a_message_id_that_comes_after_the_client_left_is_given_back(talk):
     talk.feed(MAIL)
     talk.do("abort")
-    assert talk.session.closed and talk.session.asking
+    assert talk.session.closed and talk.session.question is not None
     talk.answer()
     assert talk.forgotten == {FIRST_ID: 0}
 
@@ -644,7 +644,7 @@ def test_a_failure_in_the_middle_of_a_mail_takes_it_back(talk):
 def test_a_failure_before_a_question_is_asked_leaves_nothing_to_be_answered(talk):
     in_data(talk).session.ask(PauseQuestion(1), print)  # and here it raises
     talk.obey(talk.session.failed())
-    assert talk.closed == "internal-error" and not talk.session.asking
+    assert talk.closed == "internal-error" and talk.session.question is None
     assert talk.forgotten == {FIRST_ID: 1} and talk.open is None
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.smtp.reply import CommandRefused
-from smtpd.smtp.xclient import ATTRIBUTES, XclientOverrides, parse_xclient
+from smtpd.smtp.xclient_attributes import ATTRIBUTES, XclientOverrides, parse_xclient
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from smtpd.smtp.question import (
     TlsQuestion,
 )
 from smtpd.smtp.reply import Reply
-from smtpd.smtp.server import Session
+from smtpd.smtp.server import ServerSession
 from smtpd.tls.connection import TlsFailed
 from smtpd.tls.facts import TlsFacts
 
@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         self.statistic = ""
         self.stream: ClientStream
         self.preamble: Preamble | None = None  # until there is a session
-        self.session: Session | None = None
+        self.session: ServerSession | None = None
         self._lookup_questions = LookupQuestions(
             resources.to_lookup, resources.statistics, listener.number, self._answer
         )
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, result: PreambleResult) -> None:
         self.preamble = None
-        self.session = Session(
+        self.session = ServerSession(
             self.id,
             self.listener,
             client=result.client,

@@ -20,7 +20,7 @@ from smtpd.dispatcher.inbound.stream import ClientStream
 from smtpd.ipc.log import log
 from smtpd.slice import ListenerSlice
 from smtpd.smtp.question import MessageIdQuestion
-from smtpd.smtp.server import Client
+from smtpd.smtp.session import Client
 
 
 class SessionUnavailable(Exception):

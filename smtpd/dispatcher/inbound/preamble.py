@@ -22,7 +22,7 @@ from smtpd.imsg import ClassifyClient, ClientClassified
 from smtpd.slice import ListenerSlice, Tls
 from smtpd.smtp.ip_address import is_loopback
 from smtpd.smtp.proxy import ProxyError, ProxyReader
-from smtpd.smtp.server import Client
+from smtpd.smtp.session import Client
 from smtpd.tls.facts import TlsFacts
 
 # For the PROXY header, which a proxy sends at once.  Until it has come nobody is counted as anybody, so one host could

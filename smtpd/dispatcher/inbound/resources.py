@@ -15,7 +15,7 @@ from smtpd.dispatcher.inbound.reverse_dns import ClientNames
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.request_window import RequestWindow
 from smtpd.slice import DispatcherSlice
-from smtpd.smtp.server import Settings
+from smtpd.smtp.session import Settings
 from smtpd.tls.signing import Signer
 
 WRITER_THREADS = 4  # threads that write spool files

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from smtpd.envelope import UNKNOWN_NAME
 from smtpd.imsg import ClientResolved, ResolveClient
 from smtpd.ipc.request_window import RequestWindow
-from smtpd.smtp.xclient import UNKNOWN_NAME
 
 NAME_LIFETIME = 60.0  # seconds; lookup honours the records' own time
 NAMES_MAX = 10_000  # addresses
