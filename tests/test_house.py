@@ -149,6 +149,15 @@ def test_each_process_handles_exactly_what_it_can_be_sent(sender, receiver):
     assert handled == expected
 
 
+@pytest.mark.parametrize("role", sorted(PROCESSES - {"agent", "password"}))
+def test_the_handlers_of_a_process_are_checked_by_mypy(role):
+    """An `Any` among their parameters would turn the check off."""
+    for function in ast.walk(parsed(TOP / f"smtpd/{role}/process.py")):
+        if isinstance(function, ast.FunctionDef) and function.name.startswith("from_"):
+            state, peer, *rest = [ast.unparse(argument.annotation) for argument in function.args.args]
+            assert state[0].isupper() and peer in ("Channel", "Client") and rest == ["object", "int | None"]
+
+
 def find_function(path, name):
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef) and node.name == name:

@@ -16,6 +16,7 @@ import os
 import socket
 
 from smtpd import boot, sandbox
+from smtpd.control.client import Client
 from smtpd.control.log_forwarder import LogForwarder
 from smtpd.control.state import Control
 from smtpd.imsg import (
@@ -49,6 +50,7 @@ from smtpd.imsg import (
     UpdateTable,
 )
 from smtpd.ipc import query
+from smtpd.ipc.channel import Channel, owned
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.slice import ControlSlice
 
@@ -86,31 +88,25 @@ def main() -> None:
     loop.run_forever()
 
 
-def from_parent(control, channel, imsg, descriptor):
+def from_parent(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case Begin():
             control.begin()
         case Stop():
             control.stop()
         case TakeSyslog():
-            control.log_forwarder.take_syslog(socket.socket(fileno=descriptor))
+            control.log_forwarder.take_syslog(socket.socket(fileno=owned(descriptor)))
         case _:
             unexpected("parent", imsg)
 
 
-def from_smtpctl(control, client, imsg, descriptor):
+def from_smtpctl(control: Control, client: Client, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case ListEnvelopes():
             control.list_envelopes(client, imsg)
-        case ListQuarantine():
+        case ListQuarantine() | OpenContent():
             control.forward(client, imsg, "queue")
-        case OpenContent():
-            control.forward(client, imsg, "queue")
-        case ScheduleEnvelopes():
-            control.forward(client, imsg, "scheduler")
-        case RemoveEnvelopes():
-            control.forward(client, imsg, "scheduler")
-        case SuspendEnvelopes():
+        case ScheduleEnvelopes() | RemoveEnvelopes() | SuspendEnvelopes():
             control.forward(client, imsg, "scheduler")
         case PauseDeliveries():
             control.pause_deliveries(client, imsg)
@@ -126,7 +122,7 @@ def from_smtpctl(control, client, imsg, descriptor):
             unexpected("smtpctl", imsg)
 
 
-def query_from_smtpctl(control, client, word):
+def query_from_smtpctl(control: Control, client: Client, word: str) -> None:
     match word:
         case query.SESSION:
             control.open_session(client)
@@ -136,63 +132,47 @@ def query_from_smtpctl(control, client, word):
             control.refuse(client, "smtpd does not know this query: it is of another version, and has to be restarted")
 
 
-def from_queue(control, channel, imsg, descriptor):
+def from_queue(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case EnvelopesListed():
-            control.answered(channel, imsg)
-        case QuarantineListed():
+        case EnvelopesListed() | QuarantineListed():
             control.answered(channel, imsg)
         case ContentOpened():
             control.answered(channel, imsg, descriptor)
-        case ContentNotOpened():
-            control.answered(channel, imsg)
-        case StatisticsReported():
+        case ContentNotOpened() | StatisticsReported():
             control.answered(channel, imsg)
         case _:
             unexpected("queue", imsg)
 
 
-def from_scheduler(control, channel, imsg, descriptor):
+def from_scheduler(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case EnvelopesScheduled():
-            control.answered(channel, imsg)
-        case EnvelopesRemoved():
-            control.answered(channel, imsg)
-        case EnvelopesSuspended():
-            control.answered(channel, imsg)
-        case DeliveriesPaused():
-            control.answered(channel, imsg)
-        case StatisticsReported():
+        case (
+            EnvelopesScheduled() | EnvelopesRemoved() | EnvelopesSuspended() | DeliveriesPaused() | StatisticsReported()
+        ):
             control.answered(channel, imsg)
         case _:
             unexpected("scheduler", imsg)
 
 
-def from_dispatcher(control, channel, imsg, descriptor):
+def from_dispatcher(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case SessionOpened():
             control.answered(channel, imsg, descriptor)
-        case SessionRefused():
-            control.answered(channel, imsg)
-        case ListenersPaused():
-            control.answered(channel, imsg)
-        case StatisticsReported():
+        case SessionRefused() | ListenersPaused() | StatisticsReported():
             control.answered(channel, imsg)
         case _:
             unexpected("dispatcher", imsg)
 
 
-def from_lookup(control, channel, imsg, descriptor):
+def from_lookup(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case TableUpdated():
-            control.answered(channel, imsg)
-        case StatisticsReported():
+        case TableUpdated() | StatisticsReported():
             control.answered(channel, imsg)
         case _:
             unexpected("lookup", imsg)
 
 
-def from_crypto(control, channel, imsg, descriptor):
+def from_crypto(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case StatisticsReported():
             control.answered(channel, imsg)

@@ -19,6 +19,7 @@ SECURITY
 from smtpd import boot, sandbox
 from smtpd.crypto.state import Crypto
 from smtpd.imsg import Begin, DropCertificates, ReportStatistics, SetVerbose, Stop, TakeKey, UseTakenKeys
+from smtpd.ipc.channel import Channel, owned
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.slice import CryptoSlice
 
@@ -36,10 +37,10 @@ def main() -> None:
     loop.run_forever()
 
 
-def from_parent(crypto, channel, imsg, descriptor):
+def from_parent(crypto: Crypto, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case TakeKey():
-            crypto.take_key(channel, imsg, descriptor)
+            crypto.take_key(channel, imsg, owned(descriptor))
         case UseTakenKeys():
             crypto.keyring.use_taken()
         case DropCertificates():
@@ -52,7 +53,7 @@ def from_parent(crypto, channel, imsg, descriptor):
             unexpected("parent", imsg)
 
 
-def from_control(crypto, channel, imsg, descriptor):
+def from_control(crypto: Crypto, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case ReportStatistics():
             crypto.report(channel, imsg)

@@ -44,6 +44,7 @@ from smtpd.imsg import (
     TakeCertificate,
     UseCertificates,
 )
+from smtpd.ipc.channel import Channel, owned
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.slice import DispatcherSlice
 
@@ -65,16 +66,16 @@ def main() -> None:
     loop.run_forever()
 
 
-def from_parent(dispatcher, channel, imsg, descriptor):
+def from_parent(dispatcher: Dispatcher, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case Begin():
             dispatcher.begin()
         case Stop():
             dispatcher.stop()
         case TakeCertificate():
-            dispatcher.take_certificate(channel, imsg, descriptor)
+            dispatcher.take_certificate(channel, imsg, owned(descriptor))
         case TakeAuthorities():
-            dispatcher.take_authorities(channel, imsg, descriptor)
+            dispatcher.take_authorities(channel, imsg, owned(descriptor))
         case MakeContexts():
             dispatcher.make_contexts(channel)
         case UseCertificates():
@@ -82,34 +83,29 @@ def from_parent(dispatcher, channel, imsg, descriptor):
         case DropCertificates():
             dispatcher.resources.certificates.drop()
         case AddListener():
-            dispatcher.add_listener(imsg, descriptor)
+            dispatcher.add_listener(imsg, owned(descriptor))
         case _:
             unexpected("parent", imsg)
 
 
-def from_lookup(dispatcher, channel, imsg, descriptor):
+def from_lookup(dispatcher: Dispatcher, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case ClientResolved():
-            dispatcher.resources.to_lookup.answer(imsg)
-        case ClientClassified():
-            dispatcher.resources.to_lookup.answer(imsg)
-        case CredentialsChecked():
-            dispatcher.resources.to_lookup.answer(imsg)
-        case ScramBegun():
-            dispatcher.resources.to_lookup.answer(imsg)
-        case ScramFinished():
-            dispatcher.resources.to_lookup.answer(imsg)
-        case SenderChecked():
-            dispatcher.resources.to_lookup.answer(imsg)
-        case RecipientExpanded():
-            dispatcher.resources.to_lookup.answer(imsg)
-        case RecipientRefused():
+        case (
+            ClientResolved()
+            | ClientClassified()
+            | CredentialsChecked()
+            | ScramBegun()
+            | ScramFinished()
+            | SenderChecked()
+            | RecipientExpanded()
+            | RecipientRefused()
+        ):
             dispatcher.resources.to_lookup.answer(imsg)
         case _:
             unexpected("lookup", imsg)
 
 
-def from_queue(dispatcher, channel, imsg, descriptor):
+def from_queue(dispatcher: Dispatcher, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case MessageIdsReserved():
             dispatcher.resources.to_queue.answer(imsg)
@@ -117,15 +113,13 @@ def from_queue(dispatcher, channel, imsg, descriptor):
             dispatcher.resources.to_queue.answer(imsg, descriptor)
         case SpoolFileRefused():
             dispatcher.resources.to_queue.answer(imsg, None)
-        case MessageStored():
-            dispatcher.resources.to_queue.answer(imsg)
-        case MessageRefused():
+        case MessageStored() | MessageRefused():
             dispatcher.resources.to_queue.answer(imsg)
         case _:
             unexpected("queue", imsg)
 
 
-def from_control(dispatcher, channel, imsg, descriptor):
+def from_control(dispatcher: Dispatcher, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case OpenSession():
             dispatcher.open_session(channel, imsg)

@@ -65,6 +65,13 @@ def unexpected(peer: str, imsg: Any) -> NoReturn:
     raise Violation(f"unexpected {type(imsg).__name__} from {peer}")
 
 
+def owned(descriptor: int | None) -> int:
+    """The descriptor of an imsg that is declared with one, now the caller's.  A channel receives no such imsg without
+    it."""
+    assert descriptor is not None
+    return descriptor
+
+
 class Channel:
     """One end of the socket `sock` between `me` and `peer`.  `number` tells several peers of one role apart."""
 

@@ -41,6 +41,7 @@ from smtpd.imsg import (
     UpdateTable,
     UserFound,
 )
+from smtpd.ipc.channel import Channel, owned
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.lookup.resolver_config import read_resolver_config
@@ -74,7 +75,7 @@ def directories(files: Iterable[str]) -> list[str]:
     return sorted(filter(os.path.exists, seen))
 
 
-def from_parent(lookup, channel, imsg, descriptor):
+def from_parent(lookup: Lookup, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case Begin():
             lookup.begin()
@@ -85,12 +86,12 @@ def from_parent(lookup, channel, imsg, descriptor):
         case PasswordChecked():
             lookup.logins.to_parent.answer(imsg)
         case TakeTableProgram():
-            lookup.programs.take(imsg, descriptor)
+            lookup.programs.take(imsg, owned(descriptor))
         case _:
             unexpected("parent", imsg)
 
 
-def from_dispatcher(lookup, channel, imsg, descriptor):
+def from_dispatcher(lookup: Lookup, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case ResolveClient():
             lookup.clients.resolve(channel, imsg)
@@ -110,11 +111,9 @@ def from_dispatcher(lookup, channel, imsg, descriptor):
             unexpected("dispatcher", imsg)
 
 
-def from_queue(lookup, channel, imsg, descriptor):
+def from_queue(lookup: Lookup, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case ForwardRead():
-            lookup.recipients.to_queue.answer(imsg)
-        case ServerAnswered():
+        case ForwardRead() | ServerAnswered():
             lookup.recipients.to_queue.answer(imsg)
         case ExpandEnvelope():
             lookup.recipients.expand_again(channel, imsg)
@@ -122,7 +121,7 @@ def from_queue(lookup, channel, imsg, descriptor):
             unexpected("queue", imsg)
 
 
-def from_control(lookup, channel, imsg, descriptor):
+def from_control(lookup: Lookup, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case ReportStatistics():
             lookup.report(channel, imsg)

@@ -32,7 +32,7 @@ from smtpd.imsg import (
     Stop,
     TakeSeccompFilter,
 )
-from smtpd.ipc.channel import Channel, Violation, unexpected
+from smtpd.ipc.channel import Channel, Violation, owned, unexpected
 from smtpd.ipc.log import log
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.nursery.account import OUR_USERS
@@ -73,7 +73,7 @@ def confine() -> list[str]:
     return [*held, "not dumpable", "dies with its parent"]
 
 
-def from_parent(children, channel, imsg, descriptor):
+def from_parent(children: Children, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case TakeSeccompFilter():
             children.take_seccomp_filter(imsg)
@@ -86,9 +86,9 @@ def from_parent(children, channel, imsg, descriptor):
         case KillAgent():
             children.kill_agent(imsg)
         case ForkTableProgram():
-            children.fork_program(imsg, descriptor)
+            children.fork_program(imsg, owned(descriptor))
         case ForkPassword():
-            children.fork_password(descriptor)
+            children.fork_password(owned(descriptor))
         case NurserySetVerbose():
             log.verbose = imsg.verbose
         case Stop():

@@ -53,7 +53,7 @@ from smtpd.imsg import (
     UnlockMailbox,
     UserLookedUp,
 )
-from smtpd.ipc.channel import unexpected
+from smtpd.ipc.channel import Channel, owned, unexpected
 from smtpd.ipc.log import log, take_tracebacks
 from smtpd.parent.daemon import Daemon
 from smtpd.parent.notify import find_service_manager
@@ -107,20 +107,20 @@ def main(options: Options) -> int:
     return daemon.run()
 
 
-def from_nursery(daemon, channel, imsg, descriptor):
+def from_nursery(daemon: Daemon, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case UserLookedUp():
             daemon.users.user_looked_up(imsg)
         case AgentMailboxSocket():
-            daemon.agents.agent_mailbox_socket(imsg, descriptor)
+            daemon.agents.agent_mailbox_socket(imsg, owned(descriptor))
         case AgentForked():
-            daemon.agents.agent_forked(imsg, descriptor)
+            daemon.agents.agent_forked(imsg, owned(descriptor))
         case AgentNotForked():
             daemon.agents.agent_not_forked(imsg)
         case AgentEnded():
             daemon.agents.agent_ended(imsg)
         case TableProgramForked():
-            daemon.programs.program_forked(imsg, descriptor)
+            daemon.programs.program_forked(imsg, owned(descriptor))
         case TableProgramNotForked():
             daemon.programs.program_not_forked(imsg)
         case TableProgramEnded():
@@ -129,7 +129,7 @@ def from_nursery(daemon, channel, imsg, descriptor):
             unexpected("nursery", imsg)
 
 
-def from_lookup(daemon, channel, imsg, descriptor):
+def from_lookup(daemon: Daemon, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case FindUser():
             daemon.users.find_user(channel, imsg)
@@ -139,7 +139,7 @@ def from_lookup(daemon, channel, imsg, descriptor):
             unexpected("lookup", imsg)
 
 
-def from_crypto(daemon, channel, imsg, descriptor):
+def from_crypto(daemon: Daemon, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case KeyTaken():
             daemon.reload.take(channel, imsg)
@@ -147,21 +147,15 @@ def from_crypto(daemon, channel, imsg, descriptor):
             unexpected("crypto", imsg)
 
 
-def from_dispatcher(daemon, channel, imsg, descriptor):
+def from_dispatcher(daemon: Daemon, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case CertificateTaken():
-            daemon.reload.take(channel, imsg)
-        case AuthoritiesTaken():
-            daemon.reload.take(channel, imsg)
-        case ContextsMade():
-            daemon.reload.take(channel, imsg)
-        case CertificatesUsed():
+        case CertificateTaken() | AuthoritiesTaken() | ContextsMade() | CertificatesUsed():
             daemon.reload.take(channel, imsg)
         case _:
             unexpected("dispatcher", imsg)
 
 
-def from_queue(daemon, channel, imsg, descriptor):
+def from_queue(daemon: Daemon, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case StartAgent():
             daemon.agents.start_agent(channel, imsg)
@@ -175,7 +169,7 @@ def from_queue(daemon, channel, imsg, descriptor):
             unexpected("queue", imsg)
 
 
-def from_control(daemon, channel, imsg, descriptor):
+def from_control(daemon: Daemon, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case SetVerbose():
             daemon.set_verbose(imsg)
@@ -185,6 +179,6 @@ def from_control(daemon, channel, imsg, descriptor):
             unexpected("control", imsg)
 
 
-def from_anybody_else(daemon, channel, imsg, descriptor):
+def from_anybody_else(daemon: Daemon, channel: Channel, imsg: object, descriptor: int | None) -> None:
     """Once it stands, the scheduler has nothing to say to root."""
     unexpected(channel.peer, imsg)

@@ -47,6 +47,7 @@ from smtpd.imsg import (
     Stop,
     StoreMessage,
 )
+from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.ipc.os_error import describe_error
@@ -95,7 +96,7 @@ def main() -> None:
     del held_for_life
 
 
-def clear(store, spool):
+def clear(store: SQLiteStore, spool: Spool) -> None:
     """A damaged page of the database keeps files of no message where they are, and no message from its users."""
     try:
         spool.remove_orphans(store, log.warn)
@@ -105,7 +106,7 @@ def clear(store, spool):
         log.trouble("spool files of messages that were never accepted cannot be told from others now", error)
 
 
-def from_parent(queue, channel, imsg, descriptor):
+def from_parent(queue: Queue, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case Begin():
             queue.begin()
@@ -115,15 +116,13 @@ def from_parent(queue, channel, imsg, descriptor):
             queue.starts.answer(imsg, descriptor)
         case AgentRefused():
             queue.starts.answer(imsg)
-        case MailboxLocked():
-            queue.locks.answer(imsg)
-        case MailboxNotLocked():
+        case MailboxLocked() | MailboxNotLocked():
             queue.locks.answer(imsg)
         case _:
             unexpected("parent", imsg)
 
 
-def from_dispatcher(queue, channel, imsg, descriptor):
+def from_dispatcher(queue: Queue, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case ReserveMessageIds():
             queue.incoming.reserve(channel, imsg)
@@ -137,7 +136,7 @@ def from_dispatcher(queue, channel, imsg, descriptor):
             unexpected("dispatcher", imsg)
 
 
-def from_lookup(queue, channel, imsg, descriptor):
+def from_lookup(queue: Queue, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case AddEnvelopes():
             queue.incoming.add_envelopes(imsg)
@@ -145,15 +144,13 @@ def from_lookup(queue, channel, imsg, descriptor):
             queue.forward_reader.read(channel, imsg)
         case AskServerForUtf8():
             queue.servers.ask(channel, imsg)
-        case EnvelopeExpanded():
-            queue.to_lookup.answer(imsg)
-        case EnvelopeNotExpanded():
+        case EnvelopeExpanded() | EnvelopeNotExpanded():
             queue.to_lookup.answer(imsg)
         case _:
             unexpected("lookup", imsg)
 
 
-def from_scheduler(queue, channel, imsg, descriptor):
+def from_scheduler(queue: Queue, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case ScanEnvelopes():
             queue.scan.scan(channel, imsg)
@@ -173,7 +170,7 @@ def from_scheduler(queue, channel, imsg, descriptor):
             unexpected("scheduler", imsg)
 
 
-def from_control(queue, channel, imsg, descriptor):
+def from_control(queue: Queue, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case ListEnvelopes():
             queue.listing.list_envelopes(channel, imsg)

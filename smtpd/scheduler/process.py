@@ -29,6 +29,7 @@ from smtpd.imsg import (
     StopScheduling,
     SuspendEnvelopes,
 )
+from smtpd.ipc.channel import Channel
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.scheduler.state import Scheduler
 from smtpd.slice import SchedulerSlice
@@ -50,7 +51,7 @@ def main() -> None:
     loop.run_forever()
 
 
-def from_parent(scheduler, channel, imsg, descriptor):
+def from_parent(scheduler: Scheduler, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case Begin():
             scheduler.begin()
@@ -60,7 +61,7 @@ def from_parent(scheduler, channel, imsg, descriptor):
             unexpected("parent", imsg)
 
 
-def from_queue(scheduler, channel, imsg, descriptor):
+def from_queue(scheduler: Scheduler, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
         case EnvelopesSubmitted():
             scheduler.take_submitted(imsg)
@@ -76,13 +77,9 @@ def from_queue(scheduler, channel, imsg, descriptor):
             unexpected("queue", imsg)
 
 
-def from_control(scheduler, channel, imsg, descriptor):
+def from_control(scheduler: Scheduler, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case ScheduleEnvelopes():
-            scheduler.order(imsg)
-        case RemoveEnvelopes():
-            scheduler.order(imsg)
-        case SuspendEnvelopes():
+        case ScheduleEnvelopes() | RemoveEnvelopes() | SuspendEnvelopes():
             scheduler.order(imsg)
         case PauseDeliveries():
             scheduler.pause(imsg)

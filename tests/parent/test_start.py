@@ -270,8 +270,6 @@ def test_a_parent_that_ran_has_loaded_no_parser_no_event_loop_and_no_other_proce
         "smtpd.config.host",
         "smtpd.config.macro",
         "smtpd.config.file_permission",
-        "smtpd.paths",
-        "smtpd.slice",
         "smtpd.config.trust",
     }
     assert not {f"smtpd.{process}" for process in (*PROCESSES, "agent", "nursery")} & modules
@@ -284,16 +282,16 @@ def test_a_nursery_has_loaded_no_parser_no_event_loop_and_no_process_but_the_age
     assert not modules & (FORBIDDEN - {"smtpd.smtp"} | {"pyseccomp"})
     assert not {f"smtpd.{process}" for process in (*PROCESSES, "parent")} & modules
     of_agents = {
-        "config.permission",
-        "config.shell",
+        "config.file_permission",
+        "config.shell_line",
         "config.specifier",
         "config.trust",
         "smtp.address",
         "smtp.lmtp",
         "smtp.response",
-        "smtp.text",
-        "smtp.transfer",
-        "smtp.utf8",
+        "smtp.line_ending",
+        "smtp.dot_stuffing",
+        "smtp.idna",
     }
     of_those = {"config", "smtp", "smtp.action", "smtp.line", "smtp.question", "smtp.reply"}
     rooms = {module.removeprefix("smtpd.") for module in modules if module.startswith(("smtpd.config", "smtpd.smtp"))}

@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
 
     # -- what the session wants ---------------------------------------------------------------
 
-    def _guard(self, step, *arguments) -> None:
+    def _guard(self, step: Callable[..., object], *arguments: object) -> None:
         """Our own fault in what comes before a session costs this client and nobody else."""
         try:
             step(*arguments)
@@ -302,7 +302,7 @@ class Connection(asyncio.Protocol):
             log.trouble(f"{self.id:016x} smtp", error)
             self._gone("internal-error")
 
-    def _step(self, step, *arguments) -> None:
+    def _step(self, step: Callable[..., list[action.Action]], *arguments: object) -> None:
         """Let the session take one step and obey it.  Our own fault in it costs this session and nobody else."""
         assert self.session is not None
         self._stepping = True

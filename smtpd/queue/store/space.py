@@ -21,7 +21,9 @@ MEASURE_INTERVAL = 1.0  # seconds
 class Space:
     """Of the file system that holds `directory`; `clock` counts seconds."""
 
-    def __init__(self, directory: str, clock: Callable[[], float], statvfs=os.statvfs):
+    def __init__(
+        self, directory: str, clock: Callable[[], float], statvfs: Callable[[str], os.statvfs_result] = os.statvfs
+    ):
         self._directory, self._clock, self._statvfs = directory, clock, statvfs
         self._left = 0
         self._inodes = True
