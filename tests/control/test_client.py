@@ -132,7 +132,7 @@ def test_who_is_not_root_gets_nothing_and_is_shown_out(strange_house, question):
 
 
 def test_a_stranger_who_asks_nothing_does_not_stay(strange_house, monkeypatch):
-    monkeypatch.setattr("smtpd.control.client.PATIENCE", 0.05)
+    monkeypatch.setattr("smtpd.control.client.UNPRIVILEGED_TIMEOUT", 0.05)
     sock = strange_house.connect()
     assert is_closed(sock)
     sock.close()
@@ -214,7 +214,7 @@ def test_a_session_for_who_is_gone_is_closed(strange_house):
 
 
 def test_a_stranger_does_not_wait_for_ever(strange_house, monkeypatch):
-    monkeypatch.setattr("smtpd.control.client.PATIENCE", 0.05)
+    monkeypatch.setattr("smtpd.control.client.UNPRIVILEGED_TIMEOUT", 0.05)
     sock = strange_house.connect()
     query.send(sock, query.SESSION)
     assert is_closed(sock)

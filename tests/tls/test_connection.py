@@ -546,7 +546,7 @@ def test_a_certificate_of_ours_does_not_verify_a_client_of_another_name_for_auth
 
 
 def test_a_signature_that_does_not_come_fails_the_handshake_and_says_why(monkeypatch):
-    monkeypatch.setattr("smtpd.tls.signing.DEADLINE", 0.05)
+    monkeypatch.setattr("smtpd.tls.signing.SIGNING_TIMEOUT", 0.05)
     ours, theirs = packets()
     with ours, theirs:
         server = listener(Signer([ours]), {"a.test": chain("p256", "a.test")})
