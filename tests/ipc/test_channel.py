@@ -318,6 +318,16 @@ def test_more_descriptors_than_may_wait_end_the_receiver(raw):
         b.receive()
 
 
+def test_one_descriptor_more_than_may_wait_ends_the_receiver_when_it_comes_by_itself(raw):
+    sock, b = raw
+    frame_of_take = header(3, 19, flags=frame.DESCRIPTOR) + b"\x91\xa1x"
+    send_with(sock, frame_of_take[:10], [0] * WAITING_DESCRIPTORS)
+    assert b.receive() == []
+    send_with(sock, frame_of_take[10:11], [0])
+    with pytest.raises(Violation):
+        b.receive()
+
+
 def test_two_descriptors_with_one_frame_end_the_receiver(raw):
     sock, b = raw
     send_with(sock, header(3, 19, flags=frame.DESCRIPTOR) + b"\x91\xa1x", [0, 0])

@@ -27,16 +27,34 @@ def test_a_word_that_is_no_arrow_is_refused(arrows):
         Table().declare(arrows)(type("X", (), {}))
 
 
-def made(arrows="a -> b", **more):
+def made(arrows="a -> b", name="X", field="request", kind=int, **more):
     table = Table()
-    table.declare(arrows, **more)(type("X", (), {"__annotations__": {"request": int}}))
+    table.declare(arrows, **more)(type(name, (), {"__annotations__": {field: kind}}))
     return table
 
 
-def test_the_version_changes_with_arrow_descriptor_and_limit():
-    digests = {t.digest() for t in (made(), made("b -> a"), made(descriptor=True), made(limit=1))}
-    assert len(digests) == 4
-    assert made().digest() == made().digest()
+def test_the_version_changes_with_arrow_name_fields_descriptor_and_limit():
+    others = [
+        made("b -> a"),
+        made(name="Y"),
+        made(field="number"),
+        made(kind=str),
+        made(descriptor=True),
+        made(limit=1),
+    ]
+    digests = {table.digest() for table in (made(), *others)}
+    assert len(digests) == 1 + len(others)
+    assert made().digest() == made().digest() < 2**32
+
+
+def test_the_version_changes_with_the_order_of_the_imsgs():
+    digests = set()
+    for names in ("XY", "YX"):
+        table = Table()
+        for name in names:
+            table.declare("a -> b")(type(name, (), {}))
+        digests.add(table.digest())
+    assert len(digests) == 2
 
 
 def test_an_imsg_is_frozen_and_keeps_its_defaults():

@@ -10,7 +10,7 @@ import pytest
 
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.declaration import Table
-from smtpd.ipc.loop import connect, prepare
+from smtpd.ipc.loop import ChannelSet, connect, prepare
 
 TABLE = Table()
 
@@ -27,7 +27,7 @@ class Answered:
     data: bytes
 
 
-@TABLE.declare("left -> right")
+@TABLE.declare("left, parent -> right")
 class Stop:
     pass
 
@@ -53,8 +53,20 @@ def serve(descriptor):
     loop.run_forever()
 
 
-def started(descriptor):
-    program = f"from tests.ipc.test_loop import serve; serve({descriptor})"
+def serve_parent(descriptor):
+    """As any of the six: its parent speaks, and one word of it is the end of a process that has a defect."""
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    loop = prepare()
+    channel = Channel(socket.socket(fileno=descriptor), TABLE, "right", "parent")
+    connect(loop, [channel], {"parent": fail}, None)
+    loop.run_forever()
+
+
+def started(descriptor, serve="serve"):
+    program = f"from tests.ipc.test_loop import {serve}; {serve}({descriptor})"
     process = subprocess.Popen([sys.executable, "-c", program], pass_fds=[descriptor])
     os.close(descriptor)
     return process
@@ -116,3 +128,66 @@ def test_the_loop_does_not_live_on_a_broken_pipe(ends):
     finally:
         os.kill(peer.pid, signal.SIGKILL)
         peer.wait()
+
+
+def test_the_end_of_the_parent_is_the_end_in_order(ends):
+    ours, theirs = ends
+    peer = started(theirs.detach(), "serve_parent")
+    ours.close()
+    assert peer.wait(20) == 0
+
+
+def test_a_forged_frame_of_the_parent_is_fatal(ends):
+    ours, theirs = ends
+    peer = started(theirs.detach(), "serve_parent")
+    ours.sendall(b"\xff" * 64)
+    assert peer.wait(20) == 1
+
+
+def test_an_exception_that_nothing_has_caught_is_fatal(ends):
+    ours, theirs = ends
+    peer = started(theirs.detach(), "serve_parent")
+    parent = Channel(ours, TABLE, "parent", "right")
+    parent.send(Stop())
+    parent.flush()
+    assert peer.wait(20) == 1
+
+
+@pytest.fixture
+def board():
+    """A loop in this process, and the two ends of a channel, which are not on it yet."""
+    loop = prepare()
+    one, other = socket.socketpair()
+    board = ChannelSet(loop)
+    left, right = Channel(one, TABLE, "left", "right"), Channel(other, TABLE, "right", "left")
+    yield board, left, right
+    board.remove(left)
+    board.remove(right)
+    loop.close()
+
+
+def test_what_was_sent_before_a_channel_came_to_the_loop_leaves(board):
+    board, left, right = board
+    left.send(Ask(1, b""))
+    heard = []
+    board.add(right, lambda channel, imsg, descriptor: (heard.append(imsg), board.loop.stop()), pytest.fail)
+    board.add(left, pytest.fail, pytest.fail)
+    board.loop.run_forever()
+    assert heard == [Ask(1, b"")]
+
+
+def test_nothing_more_is_dispatched_of_a_channel_that_its_handler_has_removed(board):
+    board, left, right = board
+    heard = []
+
+    def hear(channel, imsg, descriptor):
+        heard.append(imsg)
+        board.remove(channel)
+        board.loop.call_soon(board.loop.stop)
+
+    board.add(right, hear, pytest.fail)
+    for number in (1, 2):
+        left.send(Ask(number, b""))
+    left.flush()
+    board.loop.run_forever()
+    assert heard == [Ask(1, b"")]

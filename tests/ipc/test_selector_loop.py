@@ -235,9 +235,12 @@ def test_a_signal_is_handled_in_the_loop(loop):
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_child_that_forgets_signals_is_killed_by_them(loop):
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_child_that_forgets_signals_is_killed_by_them(loop, ignored):
     before = signal.getsignal(signal.SIGTERM)
     loop.on_signal(signal.SIGTERM, lambda: None)
+    if ignored:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         pid = os.fork()
         if pid == 0:

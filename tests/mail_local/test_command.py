@@ -105,6 +105,18 @@ def test_a_stopped_one_is_no_dead_one():
     assert judge(run("kill -STOP $$", seconds=0.3)) == (CommandVerdict.LATER, "terminated; timeout")
 
 
+def test_one_that_has_closed_its_output_is_waited_for_at_no_cost():
+    begin = time.process_time()
+    assert run(READ + "exec >&- 2>&-; sleep 0.5; exit 3").status == 3
+    assert time.process_time() - begin < 0.25
+
+
+def test_it_is_waited_for_also_where_the_end_of_a_process_is_no_event(monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open")
+    assert run("sleep 0.1; wc -c; exit 3", LARGE) == CommandResult(3, output=b"%d" % sum(map(len, LARGE)))
+    assert run("sleep 100", seconds=0.2).late
+
+
 def test_one_that_forks_away_is_done_when_it_has_ended_itself(tmp_path):
     begin = time.monotonic()
     ending = run(f"{READ} sleep 100 & echo $! > {tmp_path}/child; echo left")
@@ -151,12 +163,15 @@ def test_a_mail_that_cannot_be_read_is_never_taken_for_a_whole_one(tmp_path):
     assert not (tmp_path / "taken").exists()
 
 
-def test_nothing_stays_open():
+def test_nothing_stays_open(monkeypatch):
     before = sorted(os.listdir("/proc/self/fd"))
     run("cat")
     run("sleep 100", seconds=0.0)
     with pytest.raises(OSError):
         run("cat", _broken())
+    monkeypatch.setattr(command, "SHELL", "/nonexistent")
+    with pytest.raises(FileNotFoundError):
+        run("cat")
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
@@ -180,6 +195,7 @@ def _broken():
         ("printf '\\n\\n'", b""),
         ("printf ' a \\r\\n'", b"a"),
         ("head -c 100000 /dev/zero | tr '\\0' x", b"x" * OUTPUT_MAX),
+        ("head -c 100000 /dev/zero | tr '\\0' x; echo", b"x" * OUTPUT_MAX),
     ],
 )
 def test_its_last_words(line, output):

@@ -4,19 +4,32 @@ import errno
 import os
 import resource
 import socket
+import threading
 
 import pytest
 
 from smtpd import errand as frames
 from smtpd.envelope import Duty, Outcome
-from smtpd.imsg import AgentRefused, AgentStarted, EndAgent, EnvelopesTried, PostponeEnvelopes, StartAgent
+from smtpd.imsg import (
+    AddEnvelopes,
+    AgentRefused,
+    AgentStarted,
+    EndAgent,
+    EnvelopesSubmitted,
+    EnvelopesTried,
+    MessageStored,
+    PostponeEnvelopes,
+    StartAgent,
+    StoreMessage,
+)
 from smtpd.parent.agent import AGENTS_MAX
 from smtpd.queue.agents import slots
 from smtpd.queue.agents.pool import RESTART_DELAY, SLOW_SLOTS
 from smtpd.queue.agents.routing import QUICK_LIMITS, SLOW_LIMITS
 from smtpd.queue.agents.slots import IDLE, LEAVE_TIMEOUT, MANY_AGENTS, SLOTS, SLOTS_MAX, WORK_TIME
 from tests.ipc.test_refusal import Kernel
-from tests.queue.conftest import add, recipient
+from tests.queue.conftest import ORIGIN, PATIENCE, TERMS, add, recipient
+from tests.queue.test_incoming import LARGE, spool
 
 UNDER_WAY, STALLED, DEADLINE = QUICK_LIMITS.under_way, QUICK_LIMITS.patience, QUICK_LIMITS.deadline
 BOB = "bob", "local", Duty.DELIVER
@@ -153,6 +166,14 @@ def test_an_agent_that_is_killed_costs_its_user(house, two):
 def test_an_agent_that_talks_nonsense_costs_its_user(house, two, junk):
     mails, sockets, _ = two
     sockets["eve"].send(junk)
+    assert house.tried() == ([], [mails["eve"]], [])
+    gone(house, 1)
+    bob_is_served(house, two)
+
+
+def test_an_agent_that_answers_a_mail_with_a_forward_costs_its_user(house, two):
+    mails, sockets, _ = two
+    sockets["eve"].send(frames.encode(frames.ForwardText(mails["eve"], "text", b"root: eve")))
     assert house.tried() == ([], [mails["eve"]], [])
     gone(house, 1)
     bob_is_served(house, two)
@@ -313,6 +334,41 @@ def test_an_agent_that_goes_while_the_kernel_refuses_had_nothing_yet(house):
     _, other = house.start_agent(2)
     assert not house.deliver(other).perhaps_delivered
     assert house.tried() == ([envelopes[1]], [], [])
+
+
+def spool_files(house, message):
+    """Descriptors of ours of that message's spool file."""
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return [link for link in links if os.path.lexists(link) and f"{message:08x}" in os.readlink(link)]
+
+
+@pytest.mark.parametrize("when", ["opened", "sent"])
+def test_an_agent_that_goes_leaves_no_descriptor_with_us(house, when):
+    """While the spool file is opened for it, and while the kernel does not take the descriptor."""
+    message = house.reserve()[0]
+    spool(house, message)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+    house.hear("dispatcher0", MessageStored)
+    house.hear("scheduler", EnvelopesSubmitted)
+    (first,) = house.store_due(recipient())
+    _, agent = house.start_agent(1)
+    house.deliver(agent)
+    house.tried()
+    (line,) = house.queue.agents.lines.values()
+    kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
+    kernel.refuses = errno.ENOBUFS if when == "sent" else 0
+    begun, go_on = threading.Event(), threading.Event()
+    if when == "opened":
+        house.spool.faults["open"] = lambda *_: begun.set() or go_on.wait(PATIENCE)
+    house.due(message << 32 | 1)
+    house.until(begun.is_set if when == "opened" else lambda: kernel.asked)
+    agent.close()
+    gone(house, 1)
+    go_on.set()
+    house.until(lambda: house.mail["parent"] and not house.queue.disk._spoolers.under_way)
+    house.turn()
+    assert not spool_files(house, message)
 
 
 # -- more users than places ------------------------------------------------------------------

@@ -59,9 +59,10 @@ def test_all_that_one_turn_brings_is_one_transaction(bench):
 def test_what_arrives_while_a_commit_runs_goes_into_the_next_one(bench):
     def slow(changes):
         if not bench.store.calls:
-            bench.loop.call_soon_threadsafe(lambda: bench.submit(*(add(n) for n in range(2, 51))))
-            while len(bench.answers) < 50:
-                pass
+            for first, behind in ((2, 21), (21, 51)):  # in two turns of the loop
+                bench.loop.call_soon_threadsafe(bench.submit, *(add(n) for n in range(first, behind)))
+                while len(bench.answers) < behind - 1:
+                    pass
 
     bench.store.faults["apply"] = slow
     bench.submit(add(1))
@@ -128,6 +129,17 @@ def test_a_change_that_found_no_room_stays_before_what_was_submitted_later(bench
     assert (rows[first].held, rows[first].next_try) == (False, 77)
     assert not rows[second].suspended
     assert not bench.commits.uncommitted(first)
+
+
+def test_what_waits_for_room_is_tried_again_at_one_time_however_much_it_is(bench):
+    bench.submit(add(1, envelopes=2))
+    bench.run()
+    bench.store.faults["apply"] = refuse(StoreFull)
+    bench.submit(Suspend(1 << 32 | 1, True), must_succeed=True)
+    bench.until(lambda: bench.commits.waits_for_room)
+    again = bench.commits._again
+    bench.submit(Suspend(1 << 32 | 2, True), must_succeed=True)
+    assert bench.commits._again is again
 
 
 def test_what_comes_while_a_change_waits_for_room_stays_behind_it(bench, monkeypatch):
@@ -252,7 +264,10 @@ def test_a_spool_file_that_cannot_be_synced_is_a_failing_disk_too(bench):
     bench.run()
     bench.until(lambda: not bench.commits.repairing)
     assert isinstance(bench.answers[0], StoreBroken)
-    assert bench.store.messages(1, 9) == set()
+    bench.submit(add(2))
+    bench.run()
+    assert bench.store.messages(1, 9) == {2}
+    assert len(bench.store.called("apply")) == 1
 
 
 def test_what_was_already_with_the_writer_is_taken_back_too(bench):

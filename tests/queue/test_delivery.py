@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import threading
 
 import pytest
 from msgspec.structs import replace
@@ -29,14 +30,15 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Violation
 from smtpd.queue import process
-from smtpd.queue.delivery import deliveries
+from smtpd.queue.delivery import deliveries, delivery_log
 from smtpd.queue.delivery.delivery_log import duration
 from smtpd.queue.store import commit, sqlite
 from smtpd.queue.store.sqlite import SQLiteStore
-from smtpd.queue.store.store import Remove, StoreBroken, StoreFull
-from tests.queue.conftest import CONTENT, ORIGIN, TERMS, add, command, recipient
-from tests.queue.fault import Faulty, broken, refuse
+from smtpd.queue.store.store import Remove, StoreBroken, StoreFull, UnreadableRow
+from tests.queue.conftest import CONTENT, ORIGIN, PATIENCE, TERMS, add, command, recipient
+from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
+from tests.queue.test_incoming import LARGE, spool
 
 
 def row(house, envelope):
@@ -525,7 +527,7 @@ def test_one_that_joined_a_line_before_our_code_raised_has_one_end(house, monkey
 
 
 def test_what_the_log_cannot_say_of_one_envelope_ends_nothing(house, capfd, monkeypatch):
-    monkeypatch.setattr(deliveries.report, "ended", explosive(deliveries.report.ended, "eve"))
+    monkeypatch.setattr(delivery_log, "log_end", explosive(delivery_log.log_end, "eve"))
     for imsg in (ExpireEnvelopes, DeleteEnvelopes):
         envelopes = house.store([recipient("eve"), recipient("bob")])
         house.say("scheduler", imsg(envelopes))
@@ -538,7 +540,7 @@ def test_what_the_log_cannot_say_of_one_envelope_ends_nothing(house, capfd, monk
 
 def test_what_the_log_cannot_say_of_one_that_no_agent_gets_costs_that_one(house, capfd, monkeypatch):
     """Its content is missing, which is so after each start."""
-    monkeypatch.setattr(deliveries.report, "tried", explosive(deliveries.report.tried, "eve"))
+    monkeypatch.setattr(delivery_log, "log_attempt", explosive(delivery_log.log_attempt, "eve"))
     (bad,) = house.store([recipient("eve")])
     house.queue.disk.cache.forget(bad)
     house.queue.disk.store._writer.execute("DELETE FROM message")
@@ -627,6 +629,129 @@ def test_a_row_that_cannot_be_read_now_keeps_what_is_known_of_it(make_house):
     store.faults.clear()
     house.say("scheduler", PostponeEnvelopes([(1 << 32 | 1, 5)]))
     house.until(lambda: store.load([1 << 32 | 1]) == [replace(before, next_try=5)])
+
+
+# -- what cannot be read or written ---------------------------------------------------------
+
+
+def reason_kept(house, envelope):
+    """Of an envelope that was deferred, after the scheduler has answered."""
+    house.say("scheduler", PostponeEnvelopes([(envelope, 5)]))
+    house.until(lambda: row(house, envelope).next_try == 5)
+    return row(house, envelope).error
+
+
+def test_a_try_that_cannot_be_counted_is_not_made(make_house):
+    store = Faulty(RAMStore())
+    store.apply([add(1, run=5)])
+    house = make_house(store)
+    store.faults["apply"] = times(1, ValueError)
+    house.due(1 << 32 | 1)
+    _, agent = house.start_agent()
+    assert house.tried() == ([], [1 << 32 | 1], [])
+    with pytest.raises(BlockingIOError):
+        agent.recv(1)
+    assert reason_kept(house, 1 << 32 | 1) == "the queue cannot be written: fault 0"
+
+
+def test_content_that_cannot_be_read_now_defers(faulty):
+    (envelope,) = faulty.store()
+    faulty.queue.disk.cache.forget(envelope)
+    faulty.queue.disk.store.faults["find_message"] = times(1, StoreBroken)
+    faulty.due(envelope)
+    faulty.start_agent()
+    assert faulty.tried() == ([], [envelope], [])
+    assert reason_kept(faulty, envelope) == "the queue cannot be read: fault 0"
+
+
+@pytest.fixture
+def spooled(house):
+    """A message whose content is in a spool file: its envelope."""
+    message = house.reserve()[0]
+    spool(house, message)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+    house.hear("dispatcher0", MessageStored)
+    house.hear("scheduler", EnvelopesSubmitted)
+    return message << 32 | 1
+
+
+def test_a_spool_file_that_cannot_be_opened_now_defers(house, spooled):
+    house.spool.faults["open"] = times(1, PermissionError)
+    house.due(spooled)
+    house.start_agent()
+    assert house.tried() == ([], [spooled], [])
+    assert reason_kept(house, spooled).startswith("the spool cannot be read: ")
+
+
+def test_a_spool_file_that_was_changed_holds_the_mail(house, spooled, tmp_path):
+    (tmp_path / "content" / f"{spooled >> 32:08x}").write_bytes(LARGE[:-1] + b"?")
+    house.due(spooled)
+    house.start_agent()
+    assert house.tried() == ([], [], [spooled])
+    assert row(house, spooled).held
+
+
+def test_a_mail_removed_while_its_spool_file_is_opened_has_not_failed(house, spooled, capfd):
+    removed = threading.Event()
+    house.spool.faults["open"] = lambda *_: removed.wait(PATIENCE) and broken()
+    house.due(spooled)
+    house.start_agent()
+    house.say("scheduler", DeleteEnvelopes([spooled]))
+    house.until(lambda: not house.queue.disk.store.load([spooled]))
+    removed.set()
+    assert house.tried() == ([spooled], [], [])
+    assert "result=" not in capfd.readouterr().err
+
+
+def test_a_row_that_cannot_be_set_aside_is_held_all_the_same(make_house, tmp_path, capfd):
+    house = make_house(Faulty(SQLiteStore(str(tmp_path))))
+    (envelope,) = house.store()
+    house.queue.disk.cache.forget(envelope)
+    house.queue.disk.store.real._writer.execute("UPDATE envelope SET kind = 77")
+    house.queue.disk.store.faults["apply"] = times(1, ValueError)
+    house.due(envelope)
+    assert house.tried() == ([], [], [envelope])
+    assert f"envelope {envelope:016x}: ValueError" in capfd.readouterr().err
+
+
+def test_a_mail_is_removed_also_when_the_log_cannot_say_whose_it_was(faulty, capfd):
+    (envelope,) = faulty.store()
+    faulty.queue.disk.store.faults["load"] = times(1, StoreBroken)
+    faulty.say("scheduler", DeleteEnvelopes([envelope]))
+    faulty.until(lambda: not faulty.queue.disk.store.real.load([envelope]))
+    assert "envelopes cannot be read, for the log: fault 0" in capfd.readouterr().err
+
+
+def test_a_change_that_the_store_refuses_is_in_the_log(faulty, capfd):
+    (envelope,) = faulty.store()
+    faulty.queue.disk.store.faults["apply"] = times(1, ValueError)
+    faulty.say("scheduler", MarkSuspended([envelope], True))
+    log = ""
+    while f"envelope {envelope:016x}: ValueError" not in log:
+        faulty.turn()
+        log += capfd.readouterr().err
+
+
+@pytest.mark.parametrize("result", ["delivered", "deferred", "held"])
+def test_more_results_than_an_imsg_carries_are_told_in_several(faulty, monkeypatch, result):
+    monkeypatch.setattr(deliveries, "RESULTS_MAX", 2)
+    if result == "delivered":  # their rows are gone
+        envelopes = [message << 32 | 1 for message in range(1, 6)]
+    else:
+        envelopes = faulty.store([recipient() for _ in range(5)])
+    for envelope in envelopes:
+        faulty.queue.disk.cache.forget(envelope)
+    if result == "deferred":
+        faulty.queue.disk.store.faults["load"] = broken
+    if result == "held":
+        monkeypatch.setattr(
+            faulty.queue.disk.store.real, "load", lambda ids: [UnreadableRow(id, "odd") for id in ids], raising=False
+        )
+    faulty.due(*envelopes)
+    told = [faulty.hear("scheduler", EnvelopesTried) for _ in range(3)]
+    assert [len(imsg.delivered + imsg.deferred + imsg.held) for imsg in told] == [2, 2, 1]
+    assert {id for imsg in told for id in getattr(imsg, result)} == {*envelopes}
 
 
 # -- the log ----------------------------------------------------------------------------------

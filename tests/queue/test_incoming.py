@@ -213,6 +213,26 @@ def test_a_commit_that_fails_leaves_no_spool_file(make_house, tmp_path):
     house.until(lambda: not files(tmp_path))
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_a_message_that_makes_our_code_raise_is_refused_alone(house, monkeypatch, tmp_path, capfd, large):
+    def mistake(*_):
+        raise KeyError("a mistake of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(incoming, "expiry", mistake)
+        message = house.reserve()[0]
+        if large:
+            spool(house, message)
+            house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
+            house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+        else:
+            house.submit(message)
+        assert house.hear("dispatcher0", MessageRefused).code == 451
+    assert "KeyError" in capfd.readouterr().err
+    house.until(lambda: not files(tmp_path))
+    house.store()
+
+
 def test_a_spool_file_of_another_length_is_refused(house, tmp_path):
     message = house.reserve()[0]
     spool(house, message, LARGE[:-1])

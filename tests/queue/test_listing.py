@@ -255,6 +255,17 @@ def test_large_content_comes_by_a_descriptor_that_only_reads(house):
     assert read(answer) == LARGE
 
 
+def test_large_content_that_cannot_be_opened_says_so(house, tmp_path):
+    message = house.reserve()[0]
+    spool(house, message)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+    house.hear("dispatcher0", MessageStored)
+    (tmp_path / "content" / f"{message:08x}").unlink()
+    house.say("control", OpenContent(4, message))
+    assert "cannot be read" in house.hear("control", ContentNotOpened).reason
+
+
 def test_a_message_that_is_not_there_is_an_empty_pipe(house):
     house.say("control", OpenContent(6, 77))
     assert read(house.hear("control", ContentOpened)) == b""

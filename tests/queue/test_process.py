@@ -30,7 +30,7 @@ from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import StoreBroken, StoreFull
 from tests.queue.conftest import ORIGIN, PATIENCE, TERMS, add, command, recipient
-from tests.queue.fault import Faulty, broken, refuse
+from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
 from tests.queue.test_incoming import spool
 
@@ -144,6 +144,28 @@ def test_nothing_new_is_begun_while_we_stop(watched, monkeypatch):
     run_to_the_end(watched)
     assert [imsg for imsg, _ in watched.mail["parent"]] == [EndAgent(1)]
     assert errand.envelope == one
+
+
+def test_an_envelope_whose_row_comes_after_the_stop_is_not_begun(watched):
+    (envelope,) = watched.store()
+    watched.queue.disk.cache.forget(envelope)
+    stopped = threading.Event()
+    watched.queue.disk.store.faults["load"] = lambda *_: stopped.wait(PATIENCE) and None
+    watched.due(envelope)
+    watched.until(lambda: envelope in watched.queue.deliveries._attempts)
+    watched.say("parent", Stop())
+    watched.until(lambda: watched.queue._scheduler_done)
+    stopped.set()
+    run_to_the_end(watched)
+    assert not watched.mail["parent"]
+    assert watched.queue.disk.store.load([envelope])
+
+
+def test_a_store_that_is_not_closed_in_order_is_in_the_log_and_the_end_all_the_same(watched, capfd):
+    watched.queue.disk.store.faults["close"] = times(1, StoreBroken)
+    watched.say("parent", Stop())
+    watched.loop.run_forever()
+    assert "the store was not closed in order: fault 0" in capfd.readouterr().err
 
 
 # -- the start ---------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """A command that is not in the user's .forward any more: what the user wants now takes its place."""
 
+import threading
+
 import pytest
 from msgspec.structs import replace
 
@@ -14,17 +16,18 @@ from smtpd.imsg import (
     ExpandEnvelope,
     MarkSuspended,
     PostponeEnvelopes,
+    Stop,
 )
 from smtpd.ipc.channel import Violation
-from smtpd.queue import process
+from smtpd.queue import process, state
 from smtpd.queue.agents.routing import AgentRouting
 from smtpd.queue.delivery import reexpansion
 from smtpd.queue.delivery.reexpansion import SUCCESSORS_MAX, UPPER_HALF
 from smtpd.queue.store import commit
 from smtpd.queue.store.sqlite import SQLiteStore
-from smtpd.queue.store.store import Remove, Replace, StoreFull, Suspend
-from tests.queue.conftest import CONTENT, ORIGIN, command, configuration, recipient
-from tests.queue.fault import Faulty, broken, refuse
+from smtpd.queue.store.store import Remove, Replace, StoreBroken, StoreFull, Suspend
+from tests.queue.conftest import CONTENT, ORIGIN, PATIENCE, command, configuration, recipient
+from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
 
 
@@ -386,6 +389,44 @@ def test_successors_that_cannot_be_read_are_told_all_the_same(make_house):
     expanded(house, asked, recipient("amy"))
     (schedule,) = replaced(house)
     assert [row.id for row in rows(house)] == [schedule.envelope]
+
+
+def test_a_replacement_for_which_the_message_cannot_be_read_is_made_later(make_house):
+    house = make_house(Faulty(RAMStore()))
+    (envelope,) = house.store_due(command("bob", "old"))
+    _, agent = house.start_agent()
+    house.queue.disk.store.faults["expanded"] = times(1, StoreBroken)
+    expanded(house, stale(house, agent), recipient("amy"))
+    assert house.tried() == ([], [envelope], [])
+    assert [row.id for row in rows(house)] == [envelope]
+
+
+def test_of_no_more_messages_than_so_many_the_replacements_are_counted(house, monkeypatch):
+    monkeypatch.setattr(reexpansion, "ROUNDS_KEPT", 2)
+    for number in range(4):
+        house.store_due(command("bob", "old"))
+        if not number:
+            _, agent = house.start_agent()
+        expanded(house, stale(house, agent), recipient("amy"))
+        replaced(house)
+        assert len(house.queue.reexpansions._rounds) == min(number + 1, 2)
+
+
+def test_a_replacement_that_a_stop_did_not_wait_for_is_not_told(make_house, monkeypatch):
+    monkeypatch.setattr(state, "STOP_TIMEOUT", 0.05)
+    house = make_house(Faulty(RAMStore()))
+    house.store_due(command("bob", "old"))
+    _, agent = house.start_agent()
+    stopped = threading.Event()
+    house.queue.disk.store.faults["expanded"] = lambda *_: stopped.wait(PATIENCE) and None
+    expanded(house, stale(house, agent), recipient("amy"))
+    house.until(lambda: house.queue.reexpansions.under_way)
+    house.say("parent", Stop())
+    house.until(lambda: house.queue._scheduler_done)
+    stopped.set()
+    house.loop.run_forever()
+    assert [row.recipient for row in rows(house)] == [recipient("amy")]
+    assert not [imsg for imsg, _ in house.mail["scheduler"] if isinstance(imsg, EnvelopeReplaced)]
 
 
 def test_no_more_questions_wait_for_lookup_than_it_may_have(house):

@@ -282,6 +282,9 @@ def test_an_order_for_nothing_is_answered(house):
     scanned(house)
     house.control.send(RemoveEnvelopes(7, *ALL))
     assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 0)]
+    house.queue.send(EnvelopesSubmitted([schedule(1)]))
+    house.until_told("queue", EnvelopesDue)
+    assert [type(imsg) for imsg in house.said["queue"]] == [EnvelopesDue]
 
 
 def test_a_removed_one_in_flight_is_deleted_when_it_comes_back(house):

@@ -93,6 +93,11 @@ def test_a_release_is_as_far_away_as_it_says():
     assert release_of(CREATED, CREATED + 3600, CREATED + 5) == CREATED + 3600
 
 
+def test_a_release_is_as_far_away_as_it_says_also_by_a_clock_that_is_ahead():
+    kept = schedule(CREATED + YEAR, CREATED + YEAR + 3600, CREATED + YEAR + 3600)
+    assert times_of(kept, CREATED + 5, ahead=YEAR).origin == CREATED + 3600
+
+
 def test_a_release_from_a_clock_that_was_a_little_ahead_is_the_time_that_it_says():
     assert release_of(CREATED, CREATED + 3600, CREATED - 1800) == CREATED + 3600
 
