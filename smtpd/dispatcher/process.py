@@ -1,4 +1,4 @@
-"""dispatcher -- the network: takes mail from SMTP clients, and shows them the answers of the others.
+"""dispatcher -- takes mail from SMTP clients, and tells them the answers of lookup and queue.
 
     clients <--SMTP, TLS--> dispatcher --ResolveClient, ClassifyClient, ExpandRecipient--> lookup
                               |    |   --CheckCredentials, BeginScram, FinishScram, CheckSender--> lookup
@@ -9,10 +9,10 @@
     control --OpenSession--> dispatcher --SessionOpened: a socket for a program of this host--> control
 
 SECURITY
-    Reads what anybody on the network sends: the process that we expect to fall first.  Taken over, it reads and forges
-    the mail that passes, and the passwords that are tried meanwhile.  It asks nothing of the parent, makes no
-    envelopes, holds no private key, and sees no file but certificates and the spool files that queue opened for it.
-    There may be several; none knows of another.
+    Reads what any host of the network sends: of all processes this one is expected to fall first.  Taken over, it
+    reads and forges the mail that passes, and reads the passwords that are tried meanwhile.  It asks nothing of the
+    parent, makes no envelopes, holds no private key, and sees no file but certificates and the spool files that queue
+    opened for it.  There may be several dispatchers; none knows of another.
 """
 
 from smtpd import boot, sandbox
@@ -107,14 +107,10 @@ def from_lookup(dispatcher: Dispatcher, channel: Channel, imsg: object, descript
 
 def from_queue(dispatcher: Dispatcher, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case MessageIdsReserved():
+        case MessageIdsReserved() | MessageStored() | MessageRefused():
             dispatcher.resources.to_queue.answer(imsg)
-        case SpoolFileOpened():
+        case SpoolFileOpened() | SpoolFileRefused():
             dispatcher.resources.to_queue.answer(imsg, descriptor)
-        case SpoolFileRefused():
-            dispatcher.resources.to_queue.answer(imsg, None)
-        case MessageStored() | MessageRefused():
-            dispatcher.resources.to_queue.answer(imsg)
         case _:
             unexpected("queue", imsg)
 

@@ -1,4 +1,4 @@
-"""What one dispatcher holds, and what the parent and control want of it."""
+"""State of one dispatcher, and what the parent and control ask of it."""
 
 import asyncio
 import socket
@@ -41,11 +41,16 @@ class Dispatcher:
     ):
         self._loop = loop
         self.resources = Resources(loop, configuration, lookup, queue, signing)
-        self.connections = Connections(configuration.limits, self.resources.rates, self.resources.statistics)
+        self.connections = Connections(
+            configuration.limits,
+            self.resources.rates,
+            self.resources.statistics,
+            removed=self._connection_removed,
+            descriptors_scarce=self._descriptors_scarce,
+        )
         self.listeners = Listeners(self.resources, self.connections, configuration.listeners, sockets)
         self.local = LocalSessions(self.resources, self.connections, configuration.socket)
-        self.connections.scarce = self.listeners.rest
-        self.connections.left = self.listeners.recover
+        self._stopping = False
 
     def begin(self) -> None:
         self.resources.message_ids.reserve()
@@ -57,14 +62,23 @@ class Dispatcher:
         self._loop.call_later(1.0, self._every_second)
 
     def stop(self) -> None:
-        """No new client; 421 to those who wait for nothing; the others get their answer first."""
+        """No new client; 421 to every session, after the answer that it waits for."""
+        self._stopping = True
         self.listeners.close()
-        self.connections.left = self._end_with_the_last
         self.connections.shutdown()
         self._loop.call_later(STOP_TIMEOUT, self._loop.stop)
-        self._end_with_the_last()
+        self._end_without_connections()
 
-    def _end_with_the_last(self) -> None:
+    def _connection_removed(self) -> None:
+        if self._stopping:
+            self._end_without_connections()
+        else:
+            self.listeners.recover()
+
+    def _descriptors_scarce(self) -> None:
+        self.listeners.rest()
+
+    def _end_without_connections(self) -> None:
         if not self.connections:
             self._loop.call_soon(self._loop.stop)
 

@@ -13,14 +13,13 @@ password by way of them are one to us: they are counted by the user's name, and 
 All that is kept is bounded.  The name of a user is counted in its normal form, as tables look it up.
 """
 
-import ipaddress
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
 from smtpd.domain_name import normal_address
 from smtpd.lookup.resolver_config import canonical_address
 from smtpd.lookup.rule import LOCAL
-from smtpd.smtp.ip_address import is_loopback
+from smtpd.smtp.ip_address import counted_address, is_loopback
 
 YES, NO, TRY_LATER = "yes", "no", "later"  # verdicts, as imsgs carry them
 
@@ -90,7 +89,7 @@ class LoginFailures:
         self._friends: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def may_ask(self, now: float, address: str, user: str) -> bool:
-        network, name = network_of(address), _name(address, user)
+        network, name = counted_address(address), _name(address, user)
         if not is_local(address) and (self._addresses.is_full(now, network) or not self._addresses.has_room(network)):
             return False
         if self._is_friend(now, network, name):
@@ -99,18 +98,18 @@ class LoginFailures:
 
     def is_known(self, now: float, address: str, user: str) -> bool:
         """Programs of this host, and who has got in from there before: there is room for them whoever else comes."""
-        return is_local(address) or self._is_friend(now, network_of(address), normal_address(user))
+        return is_local(address) or self._is_friend(now, counted_address(address), normal_address(user))
 
     def begin(self, now: float, address: str, user: str) -> bool:
         """True: look, and say how it has ended."""
         if not self.may_ask(now, address, user):
             return False
-        self._addresses.begin(network_of(address))
+        self._addresses.begin(counted_address(address))
         self._users.begin(_name(address, user))
         return True
 
     def ended(self, now: float, address: str, user: str, verdict: str) -> float:
-        network, name = network_of(address), _name(address, user)
+        network, name = counted_address(address), _name(address, user)
         self._addresses.end(network)
         self._users.end(name)
         if verdict == YES and not is_local(address):
@@ -133,14 +132,6 @@ def _name(address: str, user: str) -> str:
     """What is counted as one user.  No name has a NUL in it."""
     name = normal_address(user)
     return f"{name}\0" if is_local(address) else name
-
-
-def network_of(address: str) -> str:
-    """What is counted as one address."""
-    text = canonical_address(address)
-    if text is None or ":" not in text:
-        return text or address
-    return str(ipaddress.ip_network((text, 64), strict=False))
 
 
 def is_local(address: str) -> bool:

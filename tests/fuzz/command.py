@@ -67,7 +67,9 @@ def _obey(line: bytes, offer: Offer, *, utf8: bool) -> None:
             named = command.parse_rcpt(argument, offer, utf8=utf8)
             assert named.recipient.local and (utf8 or named.recipient.isascii())
             invariants.check_question(
-                RecipientQuestion(1, ORIGIN, str(named.recipient), command.Terms(), named.notify, named.original)
+                RecipientQuestion(
+                    1, ORIGIN, str(named.recipient), command.MailParameters(), named.notify, named.original
+                )
             )
         else:
             name = command.parse_helo(argument)

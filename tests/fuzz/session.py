@@ -257,4 +257,4 @@ class Watched(Conversation):
         assert len(self.stored) <= len(_DOT.findall(sent)) + len(_LAST.findall(sent))
         taken = self.said.count(b" Message accepted for delivery\r\n")
         assert taken <= len(self.stored) <= taken + 1
-        assert not self.session.asking
+        assert self.session.question is None

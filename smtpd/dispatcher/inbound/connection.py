@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
             self._finished = True
             self.stream.transport.abort()
             return
-        refusal = self.connections.enter(self, transport.get_extra_info("socket").fileno())
+        refusal = self.connections.add(self, transport.get_extra_info("socket").fileno())
         address = peer[0].partition("%")[0]
         if refusal is not None:
             self._turn_away(address, refusal)
@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
             timer.cancel()
         self._message.close()
         self._encryption = self.stream.link = None  # large, and we may wait long for the garbage collector
-        self.connections.leave(self)
+        self.connections.remove(self)
 
     def pause_writing(self) -> None:
         self.stream.client_reads = False

@@ -1,10 +1,9 @@
-"""Everybody who is connected: who may come in, and when each has to notice the time.
+"""Table of open connections: admission limits, and the sweep that makes each session notice the time.
 
-enter      a connection is there: is there room for one more?
-identify   it is known who it is (a PROXY header may say so): may this address come in?
-leave      the connection is gone, however far it had come
-
-A program of this host enters as who it is.
+add         a connection has been accepted: is there room for one more?
+identify    its address is known (a PROXY header may say it): may this address connect?
+add_local   a session for a program of this host: may this user have one more?
+remove      the connection is gone, in whatever phase
 """
 
 import itertools
@@ -15,19 +14,16 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
-from smtpd.dispatcher.inbound.network import network_of
 from smtpd.dispatcher.inbound.rate import Rates
 from smtpd.slice import Limits
-from smtpd.smtp.ip_address import is_loopback
+from smtpd.smtp.ip_address import counted_address, is_loopback
 
-SWEEP_INTERVAL = 5  # seconds between two looks at the time of every session
-RESERVED_DESCRIPTORS = (
-    16  # descriptors that no session uses: those on their way from other processes, and what a library opens
-)
+SWEEP_INTERVAL = 5  # seconds between two looks at the timeouts of all sessions
+RESERVED_DESCRIPTORS = 16  # that no session uses: those on their way from other processes, and what a library opens
 
 
 class Refusal(Enum):
-    """Why somebody may not come in, as the log says it."""
+    """Why a connection is refused, as the log says it."""
 
     SESSIONS = "too many sessions"
     SESSIONS_OF_ADDRESS = "too many sessions from your address"
@@ -46,7 +42,7 @@ STATISTICS = {
 
 
 class RegisteredConnection(Protocol):
-    """A connection, as far as the crowd is concerned."""
+    """A connection, as far as this table needs it."""
 
     id: int
     address: str  # numeric; empty until it is known; of a program of this host, its user
@@ -58,15 +54,24 @@ class RegisteredConnection(Protocol):
 
 
 class Connections:
-    def __init__(self, limits: Limits, rates: Rates, statistics: Counter[str]):
+    """`removed` is called after each `remove`; `descriptors_scarce` when there are none for one more connection."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        rates: Rates,
+        statistics: Counter[str],
+        *,
+        removed: Callable[[], None],
+        descriptors_scarce: Callable[[], None],
+    ):
         self.by_id: dict[int, RegisteredConnection] = {}
-        self.left: Callable[[], None] = lambda: None  # told of everyone who leaves
-        self.scarce: Callable[[], None] = lambda: None  # told when there are no descriptors for one more
-        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS
         self._limits, self._rates, self._statistics = limits, rates, statistics
-        self._by_address: Counter[str] = Counter()  # or by what is one (_place)
+        self._removed, self._descriptors_scarce = removed, descriptors_scarce
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS
+        self._by_address: Counter[str] = Counter()  # by counted_address
         self._identified: set[int] = set()
-        # A session id says nothing but which line of the log belongs to which session.
+        # A session id only tells which line of the log belongs to which session.
         self._ids = itertools.count(secrets.randbits(63))
         self._swept = 0.0
 
@@ -76,23 +81,22 @@ class Connections:
     def new_id(self) -> int:
         return next(self._ids) & (2**64 - 1)
 
-    def enter(self, connection: RegisteredConnection, descriptor: int) -> Refusal | None:
+    def add(self, connection: RegisteredConnection, descriptor: int) -> Refusal | None:
         """`descriptor` is its socket's: the lowest that was free, so it tells how many are used.
 
-        Every session may come to need one more, for a spool file; a descriptor that cannot be received is the end of
-        the daemon."""
+        Every session may need one more, for a spool file; a descriptor that cannot be received ends the daemon."""
         if len(self.by_id) >= self._limits.max_sessions:
             return self._refuse(Refusal.SESSIONS)
         self.by_id[connection.id] = connection
         if descriptor + len(self.by_id) >= self._descriptors:
-            self.scarce()
+            self._descriptors_scarce()
         return None
 
     def identify(self, connection: RegisteredConnection, now: float) -> Refusal | None:
-        """Count it as what it is.  Who is refused here is a member until it leaves."""
+        """Count it by its address.  A connection that is refused here stays in the table until it is removed."""
         address = connection.address
         if not is_loopback(address):
-            if self._by_address[_counted_address(address)] >= self._limits.max_sessions_per_address:
+            if self._by_address[counted_address(address)] >= self._limits.max_sessions_per_address:
                 return self._refuse(Refusal.SESSIONS_OF_ADDRESS)
             if self._rates.has_failed(address, now):
                 return self._refuse(Refusal.FAILURE_RATE)
@@ -101,22 +105,22 @@ class Connections:
         self._admit(connection)
         return None
 
-    def enter_local(self, connection: RegisteredConnection, descriptor: int) -> Refusal | None:
-        """No rate is asked: a user who does harm has a name, and mail to show for it."""
-        if self._by_address[_counted_address(connection.address)] >= self._limits.max_sessions_per_address:
+    def add_local(self, connection: RegisteredConnection, descriptor: int) -> Refusal | None:
+        """Rates do not count: a user who does harm is known by name, and by the mail that was sent."""
+        if self._by_address[connection.address] >= self._limits.max_sessions_per_address:
             return self._refuse(Refusal.SESSIONS_OF_USER)
-        refusal = self.enter(connection, descriptor)
+        refusal = self.add(connection, descriptor)
         if refusal is None:
             self._admit(connection)
         return refusal
 
-    def leave(self, connection: RegisteredConnection) -> None:
+    def remove(self, connection: RegisteredConnection) -> None:
         if self.by_id.pop(connection.id, None) is None:
             return
         if connection.id in self._identified:
             self._identified.discard(connection.id)
             self._count(connection, -1)
-        self.left()
+        self._removed()
 
     def _admit(self, connection: RegisteredConnection) -> None:
         self._identified.add(connection.id)
@@ -127,7 +131,7 @@ class Connections:
         return refusal
 
     def _count(self, connection: RegisteredConnection, step: int) -> None:
-        key = _counted_address(connection.address)
+        key = counted_address(connection.address)
         self._by_address[key] += step
         if not self._by_address[key]:
             del self._by_address[key]
@@ -145,8 +149,3 @@ class Connections:
     def shutdown(self) -> None:
         for connection in list(self.by_id.values()):
             connection.shutdown()
-
-
-def _counted_address(address: str) -> str:
-    """Of IPv6 the network, as whoever has one address there has all of them: else one client would be all sessions."""
-    return network_of(address) if ":" in address else address

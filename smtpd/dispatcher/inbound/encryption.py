@@ -7,11 +7,11 @@ afterwards   wire.link stands, or the connection is over
 from collections.abc import Callable
 
 from smtpd.dispatcher.inbound.handshake import HANDSHAKE_TIMEOUT, Handshake
-from smtpd.dispatcher.inbound.network import network_of
 from smtpd.dispatcher.inbound.resources import Resources
 from smtpd.dispatcher.inbound.stream import ClientStream
 from smtpd.ipc.log import log, quoted
 from smtpd.slice import ListenerSlice, Tls
+from smtpd.smtp.ip_address import network_of
 from smtpd.tls.connection import TlsConnection, TlsFailed
 from smtpd.tls.facts import TlsFacts
 

@@ -39,7 +39,7 @@ class LocalSessions:
             ours, theirs = socket.socketpair()
         except OSError as error:
             raise SessionUnavailable(error.strerror) from None
-        refusal = self._connections.enter_local(connection, max(ours.fileno(), theirs.fileno()))
+        refusal = self._connections.add_local(connection, max(ours.fileno(), theirs.fileno()))
         if refusal is not None:
             ours.close()
             theirs.close()
@@ -56,7 +56,7 @@ class LocalSessions:
         except OSError as error:
             log.warn(f"{connection.id:016x} smtp: {error.strerror}")
             sock.close()
-            self._connections.leave(connection)
+            self._connections.remove(connection)
 
 
 class LocalConnection(Connection):

@@ -10,10 +10,9 @@ least are forgotten, so that whoever uses a great many addresses does not make u
 
 from collections import Counter
 
-from smtpd.dispatcher.inbound.network import network_of
 from smtpd.domain_name import normal_address
 from smtpd.slice import Limits
-from smtpd.smtp.ip_address import is_loopback
+from smtpd.smtp.ip_address import is_loopback, network_of
 
 MINUTE = 60.0  # seconds
 KEYS_MAX = 20_000  # keys of one minute
