@@ -8,7 +8,7 @@ import pytest
 from smtpd.ipc.loop import prepare
 from smtpd.queue.store import commit
 from smtpd.queue.store.commit import Commits
-from smtpd.queue.store.store import Hold, Remove, Reschedule, StoreBroken, StoreFull, Suspend
+from smtpd.queue.store.store import CountAttempt, Hold, Remove, Reschedule, StoreBroken, StoreFull, Suspend
 from tests.queue.conftest import PATIENCE, add
 from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
@@ -38,6 +38,9 @@ class Bench:
 
         self.loop.run_until_complete(wait())
 
+    def run_for(self, seconds):
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
     def run(self):
         self.until(lambda: ... not in self.answers.values())
         return [*self.answers.values()]
@@ -45,9 +48,11 @@ class Bench:
 
 @pytest.fixture
 def bench():
-    made = Bench()
+    made, raised = Bench(), []
+    made.loop.set_exception_handler(lambda _loop, context: raised.append(context))
     yield made
     made.loop.close()
+    assert not raised
 
 
 def test_all_that_one_turn_brings_is_one_transaction(bench):
@@ -68,6 +73,60 @@ def test_what_arrives_while_a_commit_runs_goes_into_the_next_one(bench):
     bench.submit(add(1))
     bench.until(lambda: len(bench.answers) == 50 and ... not in bench.answers.values())
     assert [len(changes) for (changes,) in bench.store.called("apply")] == [1, 49]
+
+
+def test_what_arrives_while_a_commit_runs_does_not_wait_for_more(bench, monkeypatch):
+    """Neither a new mail nor the end of a delivery that comes behind it."""
+    monkeypatch.setattr(commit, "BATCH_DELAY", 3600.0)
+    monkeypatch.setattr(commit, "RETRY_DELAY", 3600.0)
+    bench.submit(add(1))
+    bench.run()
+
+    def slow(changes):
+        if len(bench.store.calls) == 1:
+            bench.loop.call_soon_threadsafe(bench.submit, add(3))
+            bench.loop.call_soon_threadsafe(lambda: bench.submit(Remove(1 << 32 | 1), must_succeed=True))
+            while len(bench.answers) < 4:
+                pass
+
+    bench.store.faults["apply"] = slow
+    bench.submit(add(2))
+    bench.until(lambda: len(bench.answers) == 4 and ... not in bench.answers.values())
+    assert [len(changes) for (changes,) in bench.store.called("apply")] == [1, 1, 2]
+
+
+def test_the_store_is_idle_when_nothing_waits_and_nothing_is_under_way(bench, monkeypatch):
+    monkeypatch.setattr(commit, "RETRY_DELAY", 3600.0)
+    seen = []
+    bench.store.faults["apply"] = lambda _: seen.append((bench.commits.idle, bench.commits.waits_for_room))
+    assert (bench.commits.idle, bench.commits.waits_for_room) == (True, False)
+    bench.submit(add(1))
+    assert (bench.commits.idle, bench.commits.waits_for_room) == (False, False)
+    bench.run()
+    assert seen == [(False, False)]
+    assert (bench.commits.idle, bench.commits.waits_for_room) == (True, False)
+    bench.store.faults["apply"] = refuse(StoreFull, 1)
+    bench.submit(Remove(1 << 32 | 1), must_succeed=True)
+    bench.until(lambda: bench.commits.waits_for_room)
+    assert not bench.commits.idle
+    bench.store.faults["apply"] = lambda _: seen.append((bench.commits.idle, bench.commits.waits_for_room))
+    bench.submit(add(2))
+    assert (bench.commits.idle, bench.commits.waits_for_room) == (False, False)
+    bench.until(lambda: bench.answers[2] is None)
+    assert seen[1:] == [(False, False)]
+    assert (bench.commits.idle, bench.commits.waits_for_room) == (False, True)
+
+
+def test_in_a_transaction_that_fails_each_change_of_an_envelope_has_its_turn(bench, monkeypatch):
+    monkeypatch.setattr(commit, "RETRY_DELAY", 3600.0)
+    bench.submit(add(1, envelopes=2, content=None))
+    bench.run()
+    bench.store.faults["apply"] = refuse(ValueError, 2)
+    first, second = 1 << 32 | 1, 1 << 32 | 2
+    bench.submit(add(2), add(3))
+    bench.submit(Suspend(first, True), Suspend(first, False), Remove(first), Remove(second), must_succeed=True)
+    assert [type(error) for error in bench.run()] == [type(None), ValueError, *[type(None)] * 5]
+    assert bench.gone == [1]
 
 
 def test_only_the_one_at_fault_is_refused(bench):
@@ -165,12 +224,26 @@ def test_a_transaction_is_bounded_and_a_long_rest_does_not_wait(bench, monkeypat
     assert [len(changes) for (changes,) in bench.store.called("apply")] == [10, 10, 1]
 
 
-def test_a_long_log_is_copied_back_after_the_commit(bench):
+def test_a_long_log_is_copied_back_after_the_commit(bench, capfd):
     bench.store.real.unsettled = True
     bench.submit(add(1))
     assert bench.run() == [None]
     bench.until(lambda: bench.store.called("settle"))
     assert [name for name, *_ in bench.store.calls] == ["apply", "settle"]
+    bench.run_for(0.01)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_log_that_cannot_be_copied_back_now_is_said_and_changes_nothing(bench, capfd):
+    bench.store.real.unsettled = True
+    bench.store.faults["settle"] = times(1, StoreFull)
+    log = ""
+    bench.submit(add(1))
+    while "store: fault 0" not in log:
+        bench.run_for(0.001)
+        log += capfd.readouterr().err
+    assert bench.run() == [None]
+    assert not bench.commits.repairing and not bench.store.called("repair")
 
 
 def test_a_disk_that_fails_while_the_log_is_copied_back_is_repaired(bench):
@@ -208,6 +281,7 @@ def test_lasting_changes_are_known_until_they_are_durable(bench, monkeypatch):
     bench.store.faults.clear()
     bench.run()
     assert bench.commits.uncommitted(id) == []
+    assert not bench.commits._uncommitted  # and nothing is left of it
 
 
 def test_a_lasting_change_that_is_itself_at_fault_is_told_so(bench):
@@ -221,16 +295,17 @@ def test_a_failing_disk_refuses_all_that_wait_and_the_store_is_mended(bench, mon
     bench.submit(add(1))
     bench.run()
     bench.store.faults["apply"] = refuse(StoreBroken, 3)
-    bench.submit(add(2), add(3), add(4))
+    bench.submit(add(2), add(3), add(4), CountAttempt(1 << 32 | 1))
     bench.submit(Remove(1 << 32 | 1), must_succeed=True)
     answers = bench.run()
-    assert [type(error) for error in answers] == [type(None), StoreBroken, StoreBroken, StoreBroken, type(None)]
+    assert [type(error) for error in answers] == [type(None), *[StoreBroken] * 4, type(None)]
     assert bench.store.called("repair") == [[[2, 3, 4]]]
     assert bench.store.messages(1, 9) == set()
     assert not bench.given_up
 
 
-def test_nothing_is_accepted_while_the_store_is_being_mended(bench):
+def test_nothing_is_accepted_while_the_store_is_being_mended_and_nothing_lost(bench, monkeypatch):
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.05)
     mended = threading.Event()
     bench.store.faults["apply"] = refuse(StoreBroken, 1)
     bench.store.faults["repair"] = lambda doubtful: mended.wait(PATIENCE)
@@ -238,10 +313,12 @@ def test_nothing_is_accepted_while_the_store_is_being_mended(bench):
     bench.until(lambda: bench.commits.repairing)
     bench.submit(add(2))
     bench.until(lambda: isinstance(bench.answers[1], StoreBroken))
+    bench.submit(Remove(9 << 32 | 1), must_succeed=True)
+    bench.run_for(0.1)  # it is tried again, and waits on
     mended.set()
     bench.until(lambda: not bench.commits.repairing)
     bench.submit(add(3))
-    assert [type(error) for error in bench.run()] == [StoreBroken, StoreBroken, type(None)]
+    assert [type(error) for error in bench.run()] == [StoreBroken, StoreBroken, type(None), type(None)]
 
 
 def test_a_disk_that_fails_twice_is_the_end(bench):
@@ -291,6 +368,29 @@ def test_what_was_already_with_the_writer_is_taken_back_too(bench):
     assert not bench.given_up
 
 
+def test_what_was_with_the_writer_when_the_disk_failed_stays_before_what_was_submitted_later(bench, monkeypatch):
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
+    id = 1 << 32 | 1
+    bench.submit(add(1))
+    bench.run()
+
+    def fault(changes):
+        bench.loop.call_soon_threadsafe(bench.commits.failed, StoreBroken("fsync: Input/output error"))
+        bench.loop.call_soon_threadsafe(bench.commits.failed, StoreBroken("and another one"))
+        bench.loop.call_soon_threadsafe(lambda: bench.submit(Suspend(id, False), must_succeed=True))
+        while len(bench.answers) < 3:
+            pass
+        bench.store.faults.clear()
+        raise StoreBroken("in doubt")
+
+    bench.store.faults["apply"] = fault
+    bench.submit(Suspend(id, True), must_succeed=True)
+    bench.until(lambda: len(bench.answers) == 3 and ... not in bench.answers.values())
+    (row,) = bench.store.load([id])
+    assert not row.suspended
+    assert not bench.given_up
+
+
 def test_spool_files_are_named_when_their_message_is_gone(bench):
     bench.submit(add(1, content=None), add(2))
     bench.run()
@@ -307,6 +407,41 @@ def test_unused_space_is_given_back_when_it_is_quiet(bench, monkeypatch):
     bench.store.real.shrink = lambda: done.append(True) or next(steps)
     bench.submit(add(1))
     bench.until(lambda: len(done) == 3)
+    assert bench.run() == [None]
+    bench.run_for(0.01)
+    assert len(done) == 3
+
+
+def test_space_is_given_back_that_long_after_the_last_commit(bench):
+    for number in (1, 2):
+        bench.submit(add(number))
+        bench.run()
+        if number == 1:
+            before = bench.commits._quiet
+    assert before.cancelled() and not bench.commits._quiet.cancelled()
+
+
+def test_a_change_that_comes_while_space_is_given_back_is_made_after_it(bench, monkeypatch):
+    monkeypatch.setattr(commit, "SHRINK_DELAY", 0.01)
+    bench.store.real.shrink = lambda: False
+
+    def slow():
+        bench.loop.call_soon_threadsafe(bench.submit, add(2))
+        while len(bench.answers) < 2:
+            pass
+        bench.store.faults.clear()
+
+    bench.store.faults["shrink"] = slow
+    bench.submit(add(1))
+    bench.until(lambda: len(bench.answers) == 2 and ... not in bench.answers.values())
+    assert [name for name, *_ in bench.store.calls][:3] == ["apply", "shrink", "apply"]
+
+
+def test_a_disk_that_fails_while_space_is_given_back_is_repaired(bench, monkeypatch):
+    monkeypatch.setattr(commit, "SHRINK_DELAY", 0.01)
+    bench.store.faults["shrink"] = times(1, StoreBroken)
+    bench.submit(add(1))
+    bench.until(lambda: bench.store.called("repair") and not bench.commits.repairing)
     assert bench.run() == [None]
 
 
