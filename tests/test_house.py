@@ -116,6 +116,13 @@ def test_no_edge_is_allowed_in_vain():
     assert ALLOWED_EDGES.keys() <= edges
 
 
+@pytest.mark.parametrize("path", sorted((TOP / "smtpd/parent").glob("*.py")), ids=lambda path: path.name)
+def test_what_root_runs_once_children_can_speak_needs_nothing_of_the_start(path):
+    """So that what an auditor has to read is one folder without its subfolder.  process.py runs the start first."""
+    if path.name != "process.py":
+        assert not [module for module in imports(path) if module.startswith("smtpd.parent.start")]
+
+
 @EVERY_FILE
 def test_only_the_agent_imports_local_delivery(path):
     """And the parent, which makes and locks mailboxes, the one module for that."""

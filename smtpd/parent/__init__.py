@@ -1,22 +1,28 @@
-"""The parent: starts the others, binds what needs root, answers a few questions about names, and stops everybody.
+"""The parent: root starts the other processes, answers a few questions about names, and stops them all.
 
-process      its opening, and who may say what    daemon       what it is while everybody runs
-option       the command line                     ground       what it lets go of at the very start
-boot         from the command line to Begin       answer       waiting for a child while there is no loop yet
-check        what must hold before that
-child        a process, executed afresh           wire         socketpairs, from the arrows
-listener     bound sockets                        activation   those that the service manager has bound
-interface    those that have no address yet       directory    spool and empty directory
-pidfile      one daemon, and which                record       the log's pipes, until control reads them
-watch        who died and why; the order of stopping
-notify       the service manager
+In start/ is what runs before Begin: no process has read anything that others wrote.  The modules of this folder are all
+that runs here as root afterwards; only process.py, which runs the start, imports anything of it (tests/test_house.py).
 
-certificate  files of keys and certificates       exchange     who takes them, and whether they fit
-reload       HUP
+process             its opening, and who may say what
+daemon              the parent while the others run: its services, the log, the end
+watch               which child died and why; the order of stopping
+child               a process: its channel, its pid, how it ended
+cleanup             what must not outlive the daemon
+syslog, notify      syslogd, and the service manager
 
-service      what may be asked of root: the table
-user         FindUser                             line         what the nursery is asked, and until when
-agent        StartAgent, EndAgent                 post         which agents the configuration allows
-mailbox      LockMailbox, UnlockMailbox           worker       the thread that their system calls are made by
-program      those that answer for tables         password     CheckPassword
+privileged_request  what may be asked of root: the table
+nursery_request     requests to the nursery, and until when each is answered
+user                FindUser
+agent               StartAgent, EndAgent
+permitted_agent     which agents the configuration allows
+mailbox             LockMailbox, UnlockMailbox
+password            CheckPassword
+table_program       programs that answer for tables
+blocking_call       a thread for system calls that may take long
+
+reload              SIGHUP
+certificate_update  keys and certificates: handed over, and used when all of them fit
+certificate_file    their files
+late_listener       listeners whose interface comes after the start
+listener            a bound socket
 """

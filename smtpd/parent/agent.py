@@ -3,7 +3,6 @@
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,10 +49,7 @@ class Agent:
 
 
 class Agents:
-    """`ended` is told of each that has."""
-
     def __init__(self, loop: SelectorLoop, nursery: Channel, configuration: ParentSlice):
-        self.ended: Callable[[Agent], None] = lambda _agent: None
         self._nursery = nursery
         self._configuration = configuration
         self._posts = PermittedAgents(configuration)
@@ -156,7 +152,8 @@ class Agents:
     def _never_forked(self, imsg: ForkAgent) -> None:
         self._leave(self._being_made.pop(imsg.request).share)
 
-    def agent_ended(self, imsg: AgentEnded) -> None:
+    def agent_ended(self, imsg: AgentEnded) -> Agent:
+        """The one that ended."""
         agent = self._pids.pop(imsg.pid, None)
         if agent is None:
             raise Violation(f"nursery tells of the end of agent {imsg.pid}, which there never was")
@@ -166,7 +163,7 @@ class Agents:
             agent.mailbox_socket.close()
         if imsg.status:
             log.debug(f"agent of {agent.user} (pid {agent.pid}) ended with wait status {imsg.status}")
-        self.ended(agent)
+        return agent
 
     def _leave(self, share: tuple[str, str]) -> None:
         self._shares[share] -= 1

@@ -1,6 +1,5 @@
 """Files of keys and certificates: opened here, and read by others.
 
-directories   where they lie, also after a renewal: what the parent sees of the disk once it is confined
 open_files    of one `pki` or `ca`, after a look at whose they are
 """
 
@@ -8,7 +7,7 @@ import os
 import stat
 
 from smtpd.config import trust
-from smtpd.slice import CaSlice, ParentSlice, PkiSlice
+from smtpd.slice import CaSlice, PkiSlice
 
 FILE_MAX = 16 * 1024 * 1024  # bytes: the authorities of a whole system are half a megabyte
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -62,15 +61,6 @@ def _check(path: str, status: os.stat_result, strict: bool, forbidden: int) -> N
         raise CertificateFileError(f"{path} can be read by others (mode {mode:04o}): chmod o= {path}")
     if status.st_size > FILE_MAX:
         raise CertificateFileError(f"{path} is too large")
-
-
-def directories(configuration: ParentSlice) -> list[str]:
-    """Where the files will be looked for, again and again: where they lie now, and where links to them lie.  That is
-    enough where a link is bent to a new file beside the old one, or to one in a new directory below the link."""
-    paths = [path for pki in configuration.pki for path in (pki.cert, pki.key)] + [ca.cert for ca in configuration.ca]
-    found = [os.path.realpath(os.path.dirname(path)) for path in paths]
-    found += [os.path.dirname(os.path.realpath(path)) for path in paths]
-    return sorted({path for path in found if os.path.isdir(path)})
 
 
 def open_files(subject: CertificateSlice, dispatchers: int, strict: bool) -> list[int]:

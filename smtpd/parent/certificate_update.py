@@ -14,7 +14,6 @@ One `pki` or `ca` after the other, so that a thousand of them need no more descr
 gathered.  What stands in the files this process never sees.
 """
 
-import time
 from collections.abc import Sequence
 from enum import Enum
 
@@ -34,12 +33,9 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
-from smtpd.parent.certificate_file import CertificateFileError, CertificateSlice, open_files
-from smtpd.parent.child import Child, title
-from smtpd.parent.start.await_child import CannotStart, ChildAnswers, flush
+from smtpd.parent.certificate_file import CertificateSlice
+from smtpd.parent.child import title
 from smtpd.slice import ParentSlice, PkiSlice
-
-STEP_TIMEOUT = 10.0  # seconds for one of them, while there is no loop
 
 Answer = KeyTaken | CertificateTaken | AuthoritiesTaken | ContextsMade | CertificatesUsed
 
@@ -188,41 +184,6 @@ def _add(lines: list[str], line: str) -> None:
     """Several dispatchers say the same."""
     if line not in lines:
         lines.append(line)
-
-
-# -- at the start -------------------------------------------------------------------------
-
-
-def update_at_start(configuration: ParentSlice, children: Sequence[Child], strict: bool, answers: ChildAnswers) -> None:
-    """Raises CannotStart, with all that is wrong."""
-    takers = {child.channel: child for child in children if child.role in ("crypto", "dispatcher")}
-    crypto, *dispatchers = sorted(takers, key=lambda channel: channel.peer != "crypto")
-    exchange = CertificateUpdate(configuration, crypto, dispatchers)
-    while exchange.phase is not Phase.OVER:
-        if exchange.subject is not None:
-            try:
-                exchange.send_files(open_files(exchange.subject, len(dispatchers), strict))
-            except CertificateFileError as error:
-                exchange.skip(str(error))
-        _await_answers(exchange, takers, answers)
-        exchange.proceed()
-    if exchange.troubles:
-        raise CannotStart("\n".join(exchange.troubles))
-    if configuration.pki:
-        report(exchange, configuration)
-
-
-def _await_answers(exchange: CertificateUpdate, takers: dict[Channel, Child], answers: ChildAnswers) -> None:
-    deadline = time.monotonic() + STEP_TIMEOUT
-    for channel, kind in exchange.asked.items():
-        answers.expect(takers[channel], kind)
-        flush(takers[channel])
-    while exchange.asked:
-        child, imsg = answers.next_of([takers[channel] for channel in exchange.asked], deadline)
-        try:
-            exchange.take(child.channel, imsg)
-        except Violation as error:
-            raise CannotStart(f"{child.title} broke the rules: {error}") from None
 
 
 def report(exchange: CertificateUpdate, configuration: ParentSlice) -> None:

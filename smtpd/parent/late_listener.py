@@ -26,16 +26,6 @@ from smtpd.slice import ListenerSlice
 RETRY_INTERVAL = 5.0  # seconds
 
 
-def late(listeners: Sequence[ListenerSlice]) -> tuple[ListenerSlice, ...]:
-    """Those that have no address yet, or one of an interface that there is not (fe80::1%eth7)."""
-    return tuple(listener for listener in listeners if not listener.address or not _is_there(listener))
-
-
-def _is_there(listener: ListenerSlice) -> bool:
-    _, _, interface = listener.address.partition("%")
-    return not interface or any(interface == name for _, name in socket.if_nameindex())
-
-
 class LateListeners:
     """`present`: those that were bound at the start."""
 
@@ -95,7 +85,7 @@ class LateListeners:
         sockets: list[socket.socket] = []
         try:
             for _ in self._dispatchers:
-                sockets.append(bind(listener, shared=len(self._dispatchers) > 1, early=False))
+                sockets.append(bind(listener, shared=len(self._dispatchers) > 1))
         except (AddressInUse, OSError):
             for bound in sockets:
                 bound.close()

@@ -89,7 +89,6 @@ class Mailboxes:
         self._attempts: dict[Agent, LockAttempt] = {}
         self._locks: dict[int, Lock] = {}
         self._last = 0
-        agents.ended = self._agent_ended
 
     # -- queue asks --------------------------------------------------------------------
 
@@ -195,7 +194,7 @@ class Mailboxes:
     def _release(self, held: LockedMailbox) -> None:
         self._worker.do(held.stack.close, _released)
 
-    def _agent_ended(self, agent: Agent) -> None:
+    def agent_ended(self, agent: Agent) -> None:
         lock = self._find_lock(agent)
         if lock is not None:
             self._give_up(lock)

@@ -70,27 +70,27 @@ from smtpd.paths import Paths
 def main(options: Options) -> int:
     """The exit status, after everybody has ended."""
     handed = count_sockets(os.environ)
-    started = daemonize(options.foreground, handed)
+    tell_caller = daemonize(options.foreground, handed)
     manager = find_service_manager()
     setproctitle("smtpd: parent")
     take_tracebacks(log)
     log.verbose = options.verbose
-    record = StderrLog() if options.log_to_stderr else LogPipes()
-    booted = StartState(options, Paths(options.state), record, sandbox.open_kernel_log(), InheritedSockets(handed))
+    logs = StderrLog() if options.log_to_stderr else LogPipes()
+    state = StartState(options, Paths(options.state), logs, sandbox.open_kernel_log(), InheritedSockets(handed))
     try:
-        boot(booted)
+        started = boot(state, manager)
     except StartInterrupted as signalled:
         log.info(f"{signalled}: the start is given up")
-        record.give_up()
-        booted.clear_away()
+        logs.give_up()
+        state.cleanup.run()
         return 0
     except CannotStart as error:
         for line in str(error).splitlines():
             log.warn(f"fatal: {line}")
-        record.give_up()
-        booted.clear_away()
+        logs.give_up()
+        state.cleanup.run()
         return EX_FAILED
-    daemon = Daemon(booted, manager)
+    daemon = Daemon(started)
     handlers = {
         "nursery": from_nursery,
         "crypto": from_crypto,
@@ -99,11 +99,11 @@ def main(options: Options) -> int:
         "queue": from_queue,
         "control": from_control,
     }
-    for child in booted.children:
+    for child in started.children:
         handler = partial(handlers.get(child.role, from_anybody_else), daemon)
         ended = partial(daemon.watch.channel_ended, child)
-        daemon.loop.add(child.channel, handler, ended, booted.answers.requests_of(child))
-    started()
+        daemon.loop.add(child.channel, handler, ended, started.requests[child])
+    tell_caller()
     return daemon.run()
 
 
@@ -118,7 +118,7 @@ def from_nursery(daemon: Daemon, channel: Channel, imsg: object, descriptor: int
         case AgentNotForked():
             daemon.agents.agent_not_forked(imsg)
         case AgentEnded():
-            daemon.agents.agent_ended(imsg)
+            daemon.agent_ended(imsg)
         case TableProgramForked():
             daemon.programs.program_forked(imsg, owned(descriptor))
         case TableProgramNotForked():

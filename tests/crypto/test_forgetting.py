@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.parent.child import OVERWRITE_FREED_MEMORY
+from smtpd.parent.start.spawn import OVERWRITE_FREED_MEMORY
 from tests.secret import found_in, numbers
 from tests.tls.world import key, key_pem
 

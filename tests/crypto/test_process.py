@@ -25,7 +25,7 @@ from smtpd.imsg import (
     UseTakenKeys,
 )
 from smtpd.ipc.channel import Channel
-from smtpd.parent import child
+from smtpd.parent.start import spawn
 from smtpd.slice import CryptoSlice
 from smtpd.tls.signing import Operation, Signer, SigningFailed
 from tests.crypto.test_request_check import DIGEST_INFO, pss_block
@@ -60,7 +60,7 @@ main()
 class Process:
     def __init__(self, folder, log):
         self.folder = folder
-        ours, theirs = child.pair()
+        ours, theirs = spawn.pair()
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-P", "-c", CRYPTO, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,

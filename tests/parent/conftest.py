@@ -50,6 +50,9 @@ class World:
         self._directory = directory
         self.closed = False
 
+    def agent_ended(self, imsg):
+        self.mailboxes.agent_ended(self.agents.agent_ended(imsg))
+
     def say(self, who, imsg, descriptor=None):
         """`who` sends `imsg`; the parent takes it, and answers."""
         self.theirs[who].send(imsg, descriptor)

@@ -40,8 +40,8 @@ def test_what_is_for_somebody_else_or_no_number_counts_nothing(changed):
 PROGRAM = """
 import os, sys
 from smtpd.slice import ListenerSlice
-from smtpd.parent.start.activation import Inherited
-inherited = Inherited(int(sys.argv[1]))
+from smtpd.parent.start.activation import InheritedSockets
+inherited = InheritedSockets(int(sys.argv[1]))
 for words in sys.argv[2:]:
     address, port = words.rsplit(":", 1)
     taken = inherited.maybe_take(ListenerSlice(0, address, int(port), "", ""))

@@ -16,7 +16,7 @@ NOT_ROOT = "missing: chroot (not root)"
 @pytest.fixture
 def booted():
     made = StartState(Options(), Paths(None), StderrLog(), None)
-    made.children += [Child("queue", 0, 0, None), Child("dispatcher", 2, 0, None)]
+    made.children.extend([Child("queue", 0, 0, None), Child("dispatcher", 2, 0, None)])
     return made
 
 

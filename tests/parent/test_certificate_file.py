@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.parent.certificate_file import CertificateFileError, directories, open_certificate, open_files, open_key
+from smtpd.parent.certificate_file import CertificateFileError, open_certificate, open_files, open_key
+from smtpd.parent.start.certificates import directories
 from smtpd.slice import CaSlice, ParentSlice, PkiSlice
 
 ROOT = os.geteuid() == 0
@@ -85,9 +86,9 @@ def test_a_link_in_the_last_step_is_never_followed_by_open(place):
     """A name that has just been looked at may have become a link: /etc/shadow must not be what goes to crypto."""
     write(place / "key")
     program = (
-        "import os, sys; from smtpd.parent import certificate\n"
-        "certificate.os.path.realpath = lambda path: path\n"
-        "certificate.open_key(sys.argv[1], False)\n"
+        "import os, sys; from smtpd.parent import certificate_file\n"
+        "certificate_file.os.path.realpath = lambda path: path\n"
+        "certificate_file.open_key(sys.argv[1], False)\n"
     )
     (place / "link").symlink_to("key")
     done = subprocess.run([sys.executable, "-c", program, str(place / "link")], capture_output=True, text=True)
@@ -134,6 +135,7 @@ def test_a_renewal_is_read_by_a_process_that_sees_only_those_directories(place):
     other = write(place / "other" / "secret")
     program = (
         "import os, sys; from smtpd.parent.certificate_file import *; from smtpd.sandbox import landlock, privilege\n"
+        "from smtpd.parent.start.certificates import directories; from smtpd.slice import *\n"
         f"pki = PkiSlice('here.test', {made.pki.cert!r}, {made.pki.key!r})\n"
         f"configured = ParentSlice((), (), (), 1, None, 'x', pki=(pki,))\n"
         "privilege.set_no_new_privileges()\n"

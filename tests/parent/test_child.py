@@ -11,9 +11,9 @@ import pytest
 
 from smtpd.imsg import TABLE, Configure, EnterSandbox, SandboxEntered
 from smtpd.ipc import frame
-from smtpd.parent import child as child_module
-from smtpd.parent.child import Child, describe_end, find_common_layout, start
+from smtpd.parent.child import Child, describe_end, title
 from smtpd.parent.start.await_child import CannotStart, ChildAnswers, flush
+from smtpd.parent.start.spawn import find_common_layout, start
 
 
 @pytest.fixture
@@ -128,8 +128,8 @@ def test_an_end_is_told_in_words(status, text):
 
 
 def test_titles():
-    assert child_module.title("dispatcher", 2) == "dispatcher 2"
-    assert child_module.title("queue", 0) == "queue"
+    assert title("dispatcher", 2) == "dispatcher 2"
+    assert title("queue", 0) == "queue"
 
 
 def test_this_interpreter_is_looked_at(tmp_path):

@@ -12,10 +12,11 @@ import pytest
 
 from smtpd.imsg import TABLE, TakeSyslog
 from smtpd.ipc.channel import Channel
+from smtpd.parent import syslog
 from smtpd.parent.notify import ServiceManager
-from smtpd.parent.start import log_pipes as record_module
 from smtpd.parent.start.directory import DirectoryError, check_empty, make_directory
-from smtpd.parent.start.pidfile import AlreadyRunning, PidFile
+from smtpd.parent.start.log_pipes import LogPipes
+from smtpd.parent.start.pidfile import AlreadyRunning, lock_pid_file
 from smtpd.sandbox import Ids
 from tests.unique import MARK
 
@@ -75,10 +76,10 @@ def test_an_empty_directory_is_empty(tmp_path):
 
 def test_one_daemon_holds_the_pid_file_and_the_next_is_told_which(tmp_path):
     path = tmp_path / "smtpd.pid"
-    held = PidFile(str(path))
+    held = lock_pid_file(str(path))
     assert path.read_text() == f"{os.getpid()}\n"
     with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()} "):
-        PidFile(str(path))
+        lock_pid_file(str(path))
     held.remove()
     assert not path.exists()
 
@@ -86,25 +87,25 @@ def test_one_daemon_holds_the_pid_file_and_the_next_is_told_which(tmp_path):
 def test_a_pid_file_that_a_crash_left_stops_nobody(tmp_path):
     path = tmp_path / "smtpd.pid"
     path.write_text("999999999\n")
-    PidFile(str(path)).remove()
+    lock_pid_file(str(path)).remove()
 
 
 def test_two_daemons_cannot_both_lock_a_pid_file_that_is_being_removed(tmp_path, monkeypatch):
     """The second one opens it, the first one stops, the third one makes another: the second one's lock is of a file
     that no name leads to."""
     path = tmp_path / "smtpd.pid"
-    first, lock, others = PidFile(str(path)), fcntl.flock, []
+    first, lock, others = lock_pid_file(str(path)), fcntl.flock, []
 
     def flock(descriptor, operation):
         if first:
             first.pop().remove()
-            others.append(PidFile(str(path)))
+            others.append(lock_pid_file(str(path)))
         lock(descriptor, operation)
 
     first = [first]
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()} "):
-        PidFile(str(path))
+        lock_pid_file(str(path))
     (other,) = others
     assert path.read_text() == f"{os.getpid()}\n"
     other.remove()
@@ -114,9 +115,9 @@ def test_two_daemons_cannot_both_lock_a_pid_file_that_is_being_removed(tmp_path,
 def test_a_pid_file_of_another_daemon_is_not_removed(tmp_path):
     """Somebody has removed ours, and another one was started."""
     path = tmp_path / "smtpd.pid"
-    ours = PidFile(str(path))
+    ours = lock_pid_file(str(path))
     path.unlink()
-    other = PidFile(str(path))
+    other = lock_pid_file(str(path))
     ours.remove()
     assert path.exists()
     other.remove()
@@ -126,7 +127,7 @@ def test_a_pid_file_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "smtpd.pid").symlink_to("victim")
     with pytest.raises(OSError):
-        PidFile(str(tmp_path / "smtpd.pid"))
+        lock_pid_file(str(tmp_path / "smtpd.pid"))
     assert (tmp_path / "victim").read_text() == "precious"
 
 
@@ -169,7 +170,7 @@ def stderr_in(path):
 
 def test_a_start_that_fails_tells_its_reason_where_it_was_typed(tmp_path):
     with stderr_in(tmp_path / "stderr"):
-        record = record_module.LogPipes()
+        record = LogPipes()
         queue = record.writing_end("queue")
         os.write(2, b"info: starting\nwarn: fatal: it cannot\n")
         os.write(queue, b"debug: a detail\nwarn: no spool\nTraceback\n")
@@ -182,27 +183,27 @@ def test_a_start_that_fails_tells_its_reason_where_it_was_typed(tmp_path):
 
 
 def test_a_start_that_fails_tells_its_reason_to_syslog_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(record_module, "SYSLOG", str(tmp_path / "log"))
+    monkeypatch.setattr(syslog, "SYSLOG", str(tmp_path / "log"))
     with stderr_in(tmp_path / "stderr"), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslogd:
         syslogd.bind(str(tmp_path / "log"))
-        record = record_module.LogPipes()
+        record = LogPipes()
         os.write(2, b"info: starting\nwarn: fatal: it cannot\n")
         record.give_up()
         assert syslogd.recv(100) == f"<18>smtpd[{os.getpid()}]: warn: fatal: it cannot".encode()
         record.started()
-        record._syslog.close()
+        record.syslog._socket.close()
 
 
 def test_a_stderr_that_cannot_be_written_to_is_no_second_failure(tmp_path, monkeypatch):
     """As of a shell by ssh that has ended: the start succeeds, or is cleared away."""
-    monkeypatch.setattr(record_module, "SYSLOG", str(tmp_path / "log"))
+    monkeypatch.setattr(syslog, "SYSLOG", str(tmp_path / "log"))
     ours, theirs = (Channel(end, TABLE, "parent", "control") for end in socket.socketpair())
     reading, writing = os.pipe()
     os.close(reading)
     before = os.dup(2)
     os.dup2(writing, 2)
     try:
-        record = record_module.LogPipes()
+        record = LogPipes()
         record.hand_to(ours)
         os.write(2, b"warn: fatal: it cannot\n")
         record.give_up()
@@ -216,12 +217,12 @@ def test_a_stderr_that_cannot_be_written_to_is_no_second_failure(tmp_path, monke
 
 
 def test_control_is_handed_every_log_by_name_and_syslog(tmp_path, monkeypatch):
-    monkeypatch.setattr(record_module, "SYSLOG", str(tmp_path / "log"))
+    monkeypatch.setattr(syslog, "SYSLOG", str(tmp_path / "log"))
     ours, theirs = socket.socketpair()
     parent, control = Channel(ours, TABLE, "parent", "control"), Channel(theirs, TABLE, "control", "parent")
     with stderr_in(tmp_path / "stderr"), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslogd:
         syslogd.bind(str(tmp_path / "log"))
-        record = record_module.LogPipes()
+        record = LogPipes()
         writing, program = record.writing_end("lookup"), record.writing_end("table t")
         record.set_pid("lookup", 4711)
         record.hand_to(parent)
@@ -237,18 +238,18 @@ def test_control_is_handed_every_log_by_name_and_syslog(tmp_path, monkeypatch):
         assert os.read(received["lookup"], 100) == b"a line\n"
         os.write(received[TakeSyslog], b"<22>x")
         assert syslogd.recv(100) == b"<22>x"
-        record.log_directly("fatal: control died")
+        record.syslog.log_directly("fatal: control died")
         assert syslogd.recv(100) == f"<18>smtpd[{os.getpid()}]: fatal: control died".encode()
     for descriptor in [*received.values(), writing, program]:
         os.close(descriptor)
-    record._syslog.close()
+    record.syslog._socket.close()
     parent.close()
     control.close()
 
 
 def test_a_full_log_pipe_blocks_nobody(tmp_path):
     with stderr_in(tmp_path / "stderr"):
-        record = record_module.LogPipes()
+        record = LogPipes()
         writing = record.writing_end("queue")
         with pytest.raises(BlockingIOError):
             while True:
@@ -260,13 +261,13 @@ def test_a_full_log_pipe_blocks_nobody(tmp_path):
 def test_nothing_is_inherited_from_whoever_starts_it():
     reading, writing = os.pipe()
     program = (
-        "import os, signal, sys; from smtpd.parent.start.daemonize import DEFERRED, settle\n"
+        "import os, signal, sys; from smtpd.parent.start.daemonize import DEFERRED_SIGNALS, daemonize\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
-        "settle(True)\n"
+        "daemonize(True)\n"
         "print(sorted(int(n) for n in os.listdir('/proc/self/fd'))[:3], os.getcwd(), oct(os.umask(0)),"
         " os.readlink('/proc/self/fd/0'))\n"
         "blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
-        f"print(os.path.exists('/proc/self/fd/{writing}'), blocked == {{*DEFERRED}})"
+        f"print(os.path.exists('/proc/self/fd/{writing}'), blocked == {{*DEFERRED_SIGNALS}})"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], stdin=reading, capture_output=True, text=True, pass_fds=[writing], check=True
@@ -278,8 +279,8 @@ def test_nothing_is_inherited_from_whoever_starts_it():
 
 def test_nobody_waits_for_the_stdout_of_a_daemon():
     program = (
-        "import os, sys; from smtpd.parent.start.daemonize import settle\n"
-        "started = settle(False)\n"
+        "import os, sys; from smtpd.parent.start.daemonize import daemonize\n"
+        "started = daemonize(False)\n"
         "os.write(2, os.readlink('/proc/self/fd/1').encode())\n"
         "started()"
     )
@@ -289,8 +290,8 @@ def test_nobody_waits_for_the_stdout_of_a_daemon():
 
 def test_in_the_background_the_first_process_tells_how_the_start_went():
     program = (
-        "import os, sys; from smtpd.parent.start.daemonize import settle\n"
-        "started = settle(False)\n"
+        "import os, sys; from smtpd.parent.start.daemonize import daemonize\n"
+        "started = daemonize(False)\n"
         "if sys.argv[1] == 'well': started()\n"
         "os._exit(0)"
     )

@@ -9,7 +9,8 @@ import pytest
 
 from smtpd.imsg import AddListener
 from smtpd.ipc.selector_loop import SelectorLoop
-from smtpd.parent.late_listener import LateListeners, late
+from smtpd.parent.late_listener import LateListeners
+from smtpd.parent.start.bind import find_late
 from smtpd.slice import ListenerSlice
 from tests.parent.conftest import ends
 
@@ -69,12 +70,12 @@ def make_place():
 
 
 def test_who_has_an_address_is_not_late():
-    assert late([ListenerSlice(0, "127.0.0.1", 25, "", ""), ListenerSlice(1, f"::1%{LOOPBACK}", 25, "", "")]) == ()
+    assert find_late([ListenerSlice(0, "127.0.0.1", 25, "", ""), ListenerSlice(1, f"::1%{LOOPBACK}", 25, "", "")]) == ()
 
 
 def test_who_has_none_or_one_of_an_interface_that_there_is_not_is_late():
     those = (listener(), listener(interface="", address="fe80::1%nosuch0"))
-    assert late(those) == those
+    assert find_late(those) == those
 
 
 def test_each_dispatcher_is_given_a_socket_of_its_own_once(make_place):

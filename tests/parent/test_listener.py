@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-from smtpd.parent import listener as listener_module
-from smtpd.parent.listener import AddressInUse, bind, bind_control, supported
+from smtpd.parent.listener import AddressInUse, bind
+from smtpd.parent.start.bind import CONTROL_BACKLOG, bind_at_start, bind_control, supported
 from smtpd.slice import ListenerSlice
 
 
@@ -61,7 +61,7 @@ def test_an_address_of_a_family_that_the_kernel_does_not_have_is_said_and_passed
 
 
 def test_an_address_that_no_interface_has_yet_is_no_reason_to_stay_down(capfd):
-    with bind(at("192.0.2.1"), shared=False) as bound:
+    with bind_at_start(at("192.0.2.1"), shared=False) as bound:
         assert bound.getsockname()[0] == "192.0.2.1"
     assert "no interface has this address yet" in capfd.readouterr().err
 
@@ -95,4 +95,4 @@ def test_what_is_no_socket_is_not_removed(tmp_path):
 
 
 def test_the_backlog_of_control_is_more_than_a_few(tmp_path):
-    assert listener_module.CONTROL_BACKLOG >= 128
+    assert CONTROL_BACKLOG >= 128

@@ -307,14 +307,14 @@ def test_at_the_end_of_the_daemon_nothing_stays_locked(make_world, directory):
 def hanging(monkeypatch):
     """A file system on which alice's mailbox hangs until the test lets it go."""
     let_go = threading.Event()
-    plain = mailbox.unmounted.stat
+    plain = mailbox.openat2.stat
 
     def stat(name, **more):
         if name == "alice":
             assert let_go.wait(20)
         return plain(name, **more)
 
-    monkeypatch.setattr(mailbox.unmounted, "stat", stat)
+    monkeypatch.setattr(mailbox.openat2, "stat", stat)
     yield let_go
     let_go.set()
 
@@ -395,16 +395,16 @@ import os, sys
 from contextlib import ExitStack
 from smtpd import sandbox
 from smtpd.sandbox import landlock
-from smtpd.ipc.selector_loop import Loop
-from smtpd.parent.blocking_call import Worker
+from smtpd.ipc.selector_loop import SelectorLoop
+from smtpd.parent.blocking_call import BlockingCalls
 from mail_local import mailbox
 directory, capabilities = sys.argv[1], sys.argv[2].split()
 descriptor = mailbox.open_directory(directory)
 sandbox.deny()
 sandbox.limit_capabilities(capabilities)
 landlock.restrict([(directory, "rwc")])
-loop, told = Loop(), []
-worker = Worker(loop)
+loop, told = SelectorLoop(), []
+worker = BlockingCalls(loop)
 def lock(name):
     with ExitStack() as held:
         return mailbox.maybe_lock(descriptor, name, 54321, 54322, held) is not None

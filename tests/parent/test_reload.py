@@ -25,12 +25,13 @@ from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.parent import reload
 from smtpd.parent.certificate_file import open_files
-from smtpd.parent.certificate_update import CertificateUpdate, update_at_start
+from smtpd.parent.certificate_update import CertificateUpdate
 from smtpd.parent.child import Child
 from smtpd.parent.notify import ServiceManager
 from smtpd.parent.process import from_crypto, from_dispatcher
 from smtpd.parent.reload import Reload
 from smtpd.parent.start.await_child import CannotStart, ChildAnswers
+from smtpd.parent.start.certificates import update_at_start
 from smtpd.slice import CaSlice, ParentSlice, PkiSlice
 
 ONE, OTHER = "1" * 64, "2" * 64

@@ -10,9 +10,8 @@ import pytest
 
 from smtpd.imsg import ForkTableProgram
 from smtpd.ipc.selector_loop import SIGNALS, SelectorLoop
-from smtpd.parent import late_listener
+from smtpd.parent import late_listener, syslog
 from smtpd.parent.blocking_call import BlockingCalls
-from smtpd.parent.start import log_pipes as record_module
 from tests.parent.conftest import LOCAL
 from tests.parent.test_late_listener import listener, make_place  # noqa: F401  (a fixture)
 from tests.parent.test_table_program import REDIS
@@ -35,20 +34,19 @@ def test_a_table_s_program_is_started_later(make_world, monkeypatch, capfd):
 
 @pytest.mark.parametrize("room, name", [(socket, "socket"), (os, "dup")])
 def test_syslog_is_not_there(monkeypatch, tmp_path, room, name):
-    monkeypatch.setattr(record_module, "SYSLOG", str(tmp_path / "log"))
-    record = object.__new__(record_module.LogPipes)  # whose stderr stays ours
-    record._syslog = None
+    monkeypatch.setattr(syslog, "SYSLOG", str(tmp_path / "log"))
+    ours = syslog.Syslog()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslogd:
         syslogd.bind(str(tmp_path / "log"))
         with monkeypatch.context() as patched:
             patched.setattr(room, name, scarce)
-            assert record.connect_syslog() is None
+            assert ours.connect() is None
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(3):  # syslogd was restarted
-            descriptor = record.connect_syslog()
+            descriptor = ours.connect()
             os.close(descriptor)
         assert len(os.listdir("/proc/self/fd")) == before + 1
-        record._syslog.close()
+        ours._socket.close()
 
 
 def test_interfaces_are_looked_for_again(make_place, monkeypatch, capfd):  # noqa: F811

@@ -133,7 +133,7 @@ def test_a_fifo_does_not_hang_and_is_refused(ground):
 
 
 def test_a_huge_file_is_refused(ground, monkeypatch):
-    monkeypatch.setattr(trust, "LARGEST_FILE", 3)
+    monkeypatch.setattr(trust, "FILE_SIZE_MAX", 3)
     with pytest.raises(OSError, match="too large"):
         read_text(make(ground / "conf"))
 

@@ -1,15 +1,13 @@
-"""What a daemon stands on: the descriptors, signals, directory and session that it does not inherit."""
+"""Detach from the caller: descriptors, signals, working directory and session are not inherited."""
 
 import os
 import signal
 from collections.abc import Callable
 
 from smtpd.ipc.signal_disposition import reset_signals
+from smtpd.parent.daemon import DEFERRED_SIGNALS
 
 EX_FAILED = 1
-# Blocked during the start, which a HUP would end, and TERM and INT too, with files left behind.  They come when there
-# is a loop; the waits of the start look whether one of the latter two is pending (answer.py).
-DEFERRED_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
 
 def daemonize(foreground: bool, kept: int = 0) -> Callable[[], None]:

@@ -10,21 +10,19 @@ there is no syslogd.
 
 import contextlib
 import os
-import socket
 
 from smtpd.imsg import TakeLog, TakeSyslog
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import FATAL, PARENT_NAME, attributed, log
+from smtpd.parent.syslog import SYSLOG, Syslog
 
-SYSLOG = "/dev/log"
-_MAIL_CRITICAL = 2 << 3 | 2  # facility mail, severity critical (RFC 3164 4.1.1)
 _OF_NO_FAILURE = ("info: ", "debug: ")
 
 
 class StderrLog:
     """Everybody writes to the one descriptor."""
 
-    by_syslog = False
+    syslog = None
 
     def writing_end(self, _name: str) -> int:
         return 2
@@ -41,23 +39,15 @@ class StderrLog:
     def give_up(self) -> None:
         pass
 
-    def connect_syslog(self) -> int | None:
-        return None
-
-    def log_directly(self, text: str) -> None:
-        """For the time when nobody passes on what is in the pipes."""
-
 
 class LogPipes:
     """Our own descriptor 2 becomes a pipe like the others' at once; the one that was there is kept for a failure."""
-
-    by_syslog = True
 
     def __init__(self) -> None:
         self._terminal = os.dup(2)
         self._reading: dict[str, int] = {}
         self._pids: dict[str, int] = {}
-        self._syslog: socket.socket | None = None
+        self.syslog = Syslog()
         own = self.writing_end(PARENT_NAME)
         self.set_pid(PARENT_NAME, os.getpid())
         os.dup2(own, 2)
@@ -78,7 +68,7 @@ class LogPipes:
         """The reading ends, and syslog.  Ours stay open until the start has succeeded."""
         for name, reading in self._reading.items():
             control.send(TakeLog(name, self._pids.get(name, 0)), os.dup(reading))
-        syslog = self.connect_syslog()
+        syslog = self.syslog.connect()
         if syslog is None:
             text = f"nobody takes the log at {SYSLOG} yet: start a syslogd, or smtpd with -d"
             log.warn(text)
@@ -96,41 +86,19 @@ class LogPipes:
         """The start has failed, and what was said about it is still in the pipes: it goes to the caller of smtpd, and
         the reason to syslog too."""
         log.flush()
-        if (syslog := self.connect_syslog()) is not None:
+        if (syslog := self.syslog.connect()) is not None:
             os.close(syslog)
         for name, reading in self._reading.items():
             for line in _lines_in(reading):
                 if not line.startswith(_OF_NO_FAILURE):
                     self._tell(attributed(name, line))
                 if line.startswith(FATAL):
-                    self.log_directly(attributed(name, line))
+                    self.syslog.log_directly(attributed(name, line))
 
     def _tell(self, line: str) -> None:
         """The caller of smtpd, on the stderr that it gave us.  It may have closed that: no reason to fail."""
         with contextlib.suppress(OSError):
             os.write(self._terminal, f"smtpd: {line}\n".encode())
-
-    def connect_syslog(self) -> int | None:
-        """A descriptor for control, when somebody listens there; a second one is kept for a last word."""
-        with contextlib.ExitStack() as undone:
-            try:
-                made = undone.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-                made.setblocking(False)
-                made.connect(SYSLOG)
-                descriptor = os.dup(made.fileno())
-            except OSError:
-                return None
-            undone.pop_all()
-        if self._syslog is not None:
-            self._syslog.close()
-        self._syslog = made
-        return descriptor
-
-    def log_directly(self, text: str) -> None:
-        """When control is the one that died, nobody would pass on why."""
-        if self._syslog is not None:
-            with contextlib.suppress(OSError):
-                self._syslog.send(f"<{_MAIL_CRITICAL}>smtpd[{os.getpid()}]: {text}".encode())
 
 
 def _lines_in(pipe: int) -> list[str]:

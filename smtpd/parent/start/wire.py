@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from smtpd.imsg import ROLES, TABLE, TakePeer, TakeSigningSocket
 from smtpd.ipc.declaration import Route
-from smtpd.parent.child import Child, pair
+from smtpd.parent.child import Child
+from smtpd.parent.start.spawn import pair
 from smtpd.tls.signing import SIGNING_SOCKETS
 
 ProcessName = tuple[str, int]  # role and number
