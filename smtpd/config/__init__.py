@@ -1,22 +1,24 @@
 """smtpd.conf, from text to the slices that the processes get.
 
-    text --lexer, grammar--> model --printer--> text
-                               |
-                               +--slicing--> one slice per process
+    text --parse/--> tree --build/--> model --resolve/--> one slice for each process
+                                      | ^
+                                      v |
+                               printer, parser
 
-    model    what the file says            slice    what a process is told
-    parser   text -> model                 slicing  model and host -> slices
-    printer  model -> text                 host     the machine's names and addresses
-    error    what is wrong, and where
+    parser   text -> model: sentences, macros, included files
+    parse/   the characters, words and sentences of the language      grammar.lark: the language itself
+    build/   sentences -> model; which names are declared and used
+    model    what the file says; the same on every machine
+    printer  model -> text
+    check/   warnings, and errors in what the configuration names: tables, keys, users
+    resolve/ model and machine -> slices (smtpd/slice.py)
+    host     the machine: its interfaces, names, users and files
+    errors   what is wrong, and in which line
 
-    of the parser:  source (characters)  lexer (words)  grammar.lark, syntax (sentences)
-                    builder, operand, action, listener, certificate, rule (their meaning)  mistake (the lack of it)
-                    value, target, protocol (of one word)  specifier, shell (%{...} in it)
-                    names (declared, and used)
-    of slicing:     door, address (listeners)  tablefile, alias, people, program, password (what tables lead to)
-                    use, entry (whether tables are good for what they are asked)  doubt (what is hardly meant)
-    command         `smtpd -n`             keyfile  the files of pki and ca, looked at for it
-    trust           what root may read     place    where the daemon's own files are
+    specifier, shell_line     %{...} in a path or a command; read by agents, too
+    trust, file_permission    who else may write a file
+    process                   `smtpd -x config`, the one-shot process
+    configtest                `smtpd -n`
 
-Only the one-shot `smtpd -x config` and `smtpd -n` read text.  The processes see `slice.py` and nothing else.
+Only `smtpd -x config` and `smtpd -n` read the text.  The processes of the daemon get their slice and nothing else.
 """

@@ -1,6 +1,6 @@
-"""smtpd -n: is the configuration good?  As a command of whoever types it; nothing is started.
+"""smtpd -n: checks the configuration and starts nothing.
 
-What the daemon reads as a user of its own is read as that user here, too, if it is root who asks.
+As root, files that the daemon reads as _smtpl are read as _smtpl here, too.
 
 Errors and warnings go to standard error, the configuration in its canonical form to standard output.
 """
@@ -21,7 +21,7 @@ from smtpd.config.process import USER, Configuration, configure, explain_denial,
 
 
 def configtest(path: str, macros: dict[str, str], verbose: bool, insecure_paths: bool) -> int:
-    """The exit status."""
+    """Print errors, warnings and the canonical form.  Returns the exit status."""
     made = maybe_configure(path, macros, insecure_paths, check_keys)
     if made is None:
         return 1
@@ -34,7 +34,8 @@ def configtest(path: str, macros: dict[str, str], verbose: bool, insecure_paths:
 def maybe_configure(
     path: str, macros: dict[str, str], insecure_paths: bool, check: Callable[[Parsed, bool], None] | None = None
 ) -> Configuration | None:
-    """None means that there was an error.  `check` gets what was parsed, and whether files have to be root's."""
+    """The configuration; None, and errors on standard error, if it has any.  `check` gets the parsed file, and whether
+    files have to be root's."""
     strict = os.geteuid() == 0 and not insecure_paths
 
     def check_ourselves(parsed: Parsed) -> None:
@@ -64,7 +65,7 @@ def maybe_configure(
 
 @contextmanager
 def as_daemon_user() -> Iterator[None]:
-    """Of the user who reads included files, tables and databases: root can read all of them, which says nothing."""
+    """As root, take the rights of the user who reads includes, tables and databases: root could read all of them."""
     ids = sandbox.find_ids(USER) if os.geteuid() == 0 else None
     if ids is None:
         yield
@@ -83,7 +84,7 @@ def as_daemon_user() -> Iterator[None]:
 
 @contextmanager
 def as_calling_user() -> Iterator[None]:
-    """In the middle of the above: those of who has asked."""
+    """Within `as_daemon_user`, take back the rights of the caller."""
     user = os.geteuid()
     os.seteuid(os.getuid())
     try:

@@ -1,6 +1,6 @@
 """What is wrong with a configuration, and where.
 
-    smtpd.conf:7:11: "domian" is not known here, expected any, domain, local or rcpt-to (did you mean domain?)
+    smtpd.conf:7:11: syntax error at "domian", expected any, domain, local or rcpt-to (did you mean domain?)
     file       | column (in characters, from 1; a tab is one)
                line
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-SUGGESTION_WORDS_MAX = 300  # words that are compared with one that is not known
+SUGGESTION_WORDS_MAX = 300  # known words that an unknown one is compared with
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SourcePosition:
     column: int = 0
 
     def seen_from(self, other: "SourcePosition") -> str:
-        """Its line, for a message that is placed at `other`."""
+        """Its line, as named in a message about `other`."""
         return f"line {self.line}" + ("" if self.file == other.file else f" of {quoted(self.file)}")
 
 
@@ -50,7 +50,7 @@ class ConfigErrors(Exception):
 
 
 class ConfigValueError(ValueError):
-    """A value that cannot be meant; the text goes behind the place of the value."""
+    """An invalid value; the text is reported at the position of the value."""
 
 
 class Report:
@@ -61,13 +61,13 @@ class Report:
         self._warnings: dict[ConfigError, None] = {}
         self.count = 0  # of errors, also where there was one at the same place
 
-    def add(self, place: SourcePosition, text: str) -> None:
+    def add(self, position: SourcePosition, text: str) -> None:
         self.count += 1
-        self._errors.setdefault(place, ConfigError(place.file, place.line, place.column, text))
+        self._errors.setdefault(position, ConfigError(position.file, position.line, position.column, text))
 
-    def warn(self, place: SourcePosition, text: str) -> None:
-        """Nothing that keeps the configuration from being used."""
-        self._warnings[ConfigError(place.file, place.line, place.column, text)] = None
+    def warn(self, position: SourcePosition, text: str) -> None:
+        """Report what does not keep the configuration from being used."""
+        self._warnings[ConfigError(position.file, position.line, position.column, text)] = None
 
     def errors(self, files: Sequence[str] = ()) -> list[ConfigError]:
         """By file, in the order of `files`, by line, by column."""
@@ -83,12 +83,12 @@ def sorted_errors(errors: Iterable[ConfigError], files: Sequence[str]) -> list[C
 
 
 def printable(text: str) -> str:
-    """Without anything that a terminal or a log would take for more than text."""
+    """`text` with \\u escapes for all that a terminal or a log would interpret."""
     return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def quoted(text: str) -> str:
-    """As it is named in an error: in quotes, and not longer than a line has room for."""
+    """`text` in double quotes, escaped and shortened to 60 characters, for an error message."""
     return f'"{printable(text if len(text) <= 60 else text[:57] + "...")}"'
 
 

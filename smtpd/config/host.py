@@ -1,6 +1,6 @@
-"""What the machine adds to a configuration: name, addresses of interfaces, resolver, programs, users, files.
+"""The machine: its name, interfaces and their addresses, resolver, programs, users and files.
 
-A Host is gathered once, by `this_host`; slicing asks it, and nothing else of the machine.
+`this_host` gathers it once; slicing reads the Host, and nothing else of the machine.
 """
 
 import ctypes
@@ -33,11 +33,11 @@ SHORT_FAMILY = "bsd" in sys.platform or sys.platform == "darwin"
 
 @dataclass(frozen=True)
 class Host:
-    """`interfaces`: name -> numeric addresses; an interface may have none.  A link-local one says `%interface`.
+    """`interfaces`: name -> numeric addresses; an interface may have none.  A link-local one ends in `%interface`.
     `resolve`: name -> numeric addresses; none if there is no such name.
     `find_uid`: by name; None if there is no such user.  `has_file`: by path.
-    `is_public`: a file that everybody may read.
-    `libexec`: the directories of programs that are not for users."""
+    `is_public`: whether everybody may read a file, by path.
+    `libexec`: the directories of table programs."""
 
     server_name: str
     interfaces: dict[str, tuple[str, ...]]
@@ -48,7 +48,7 @@ class Host:
     libexec: tuple[str, ...] = LIBEXEC
 
     def find_program(self, name: str) -> str | None:
-        """The path of the first one that somebody may run."""
+        """The path of the first executable of that name in `libexec`; None if there is none."""
         paths = (os.path.join(directory, name) for directory in self.libexec)
         return next((path for path in paths if is_program(path)), None)
 
@@ -72,7 +72,7 @@ def find_uid(name: str) -> int | None:
 
 
 def has_file(path: str) -> bool:
-    """So it is too if it may not be looked at: who has to read it says that better."""
+    """Whether the file exists; True also if that may not be known: reading it gives a better error."""
     try:
         os.stat(path)
     except FileNotFoundError:
@@ -98,7 +98,7 @@ def is_program(path: str) -> bool:
 
 
 def choose_server_name(mailname: str, hostname: str, canonical: Callable[[str], str]) -> str:
-    """The first line of the mailname file; a host name with a dot; the name that the resolver makes of it; itself."""
+    """The first line of the mailname file, a host name with a dot, its canonical name, or the host name itself."""
     if is_host_name(mailname):
         return mailname
     if "." in hostname and is_host_name(hostname):
@@ -113,7 +113,7 @@ def is_host_name(name: str) -> bool:
 
 
 def numeric(operand: str) -> str | None:
-    """The canonical text of an address, which may be in brackets; None if it is none."""
+    """The canonical text of an IP address, which may be in brackets; None for anything else."""
     bare = operand[1:-1] if operand.startswith("[") and operand.endswith("]") else operand
     try:
         return str(ipaddress.ip_address(bare))
@@ -122,7 +122,7 @@ def numeric(operand: str) -> str | None:
 
 
 def read_first_line(path: str) -> str:
-    """Empty if there is none to be read."""
+    """The first line of a file, stripped; empty if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return _in_dns(file.readline(1024).strip())
@@ -135,7 +135,7 @@ def _in_dns(name: str) -> str:
 
 
 def canonical_name(hostname: str) -> str:
-    """Empty if the resolver does not know it."""
+    """The canonical name from the resolver; empty if it does not know the host."""
     try:
         found = socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
     except (OSError, UnicodeError):
@@ -144,7 +144,7 @@ def canonical_name(hostname: str) -> str:
 
 
 def resolve(name: str) -> tuple[str, ...]:
-    """In the resolver's order, each once.  Of a numeric address it is the address, with its scope by name."""
+    """The addresses of a host, in the resolver's order, each once; a numeric address itself, its scope by name."""
     try:
         found = socket.getaddrinfo(_in_dns(name), None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -154,18 +154,18 @@ def resolve(name: str) -> tuple[str, ...]:
 
 
 def address_of(socket_address: tuple) -> str:
-    """The numeric address in what getaddrinfo or getsockname returns, with %interface if it has a scope."""
+    """The numeric address of a socket address of getaddrinfo or getsockname, with %interface if it has a scope."""
     address, scope = str(socket_address[0]).partition("%")[0], socket_address[3] if len(socket_address) > 3 else 0
     if not scope:
         return address
     try:
         return f"{address}%{socket.if_indextoname(scope)}"
     except OSError:
-        return f"{address}%{scope}"  # there is no such interface
+        return f"{address}%{scope}"  # no such interface
 
 
 class _Interface(ctypes.Structure):
-    """struct ifaddrs of getifaddrs(3), as far as it is the same everywhere."""
+    """struct ifaddrs of getifaddrs(3), the fields that all systems share."""
 
 
 _Interface._fields_ = [
@@ -177,7 +177,7 @@ _Interface._fields_ = [
 
 
 def interfaces() -> dict[str, tuple[str, ...]]:
-    """By getifaddrs(3): it is on every system and needs no privilege.  OSError when it fails."""
+    """The addresses of each interface, by getifaddrs(3), which needs no privilege.  Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     first = ctypes.POINTER(_Interface)()
     if libc.getifaddrs(ctypes.byref(first)) != 0:
@@ -198,7 +198,7 @@ def interfaces() -> dict[str, tuple[str, ...]]:
 
 
 def _address(pointer: int | None, interface: str) -> str | None:
-    """The text of a struct sockaddr, if it is one of the internet."""
+    """The text of a struct sockaddr; None if it is neither IPv4 nor IPv6."""
     if not pointer:
         return None
     start = ctypes.string_at(pointer, 2)

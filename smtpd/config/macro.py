@@ -1,8 +1,8 @@
-"""-D macro=value, a macro of the command line: of `smtpd`, and of the one-shot process that it passes it on to.
+"""-D macro=value, a macro on the command line of `smtpd`, which passes it on to the one-shot process.
 
 -D host=mx.example.org      host    mx.example.org
 -D "opt=a b"                opt     a b
--D a=b=c                    an error: it is split at the last =, as by OpenSMTPD, and no macro is named a=b
+-D a=b=c                    an error: split at the last =, as by OpenSMTPD, and a=b is not a valid name
 """
 
 import re
@@ -16,5 +16,5 @@ def split(text: str) -> tuple[str, str]:
     if not sign or not name:
         raise ValueError(f'"{text}": expected macro=value')
     if not MACRO_NAME.fullmatch(name):
-        raise ValueError(f'"{text}": "{name}" cannot name a macro, expected letters, digits and _')
+        raise ValueError(f'"{text}": invalid macro name "{name}", expected letters, digits and _')
     return name, value

@@ -1,6 +1,6 @@
 """What smtpd.conf says, as data: the model.
 
-Frozen dataclasses, one per sentence of the grammar.  Nothing here is resolved (names of interfaces, the server's own
+One frozen class per sentence of the grammar.  Nothing here is resolved (names of interfaces, the server's own
 name, files): the model of a file is the same on every machine, and printing it gives a file with the same model.
 
 Texts have the types of the imsg fields that they end up in, as in slice.py; builder.py reports, at its place, what does

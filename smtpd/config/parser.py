@@ -5,7 +5,7 @@
                        +------- macros, included files <-----------+
 
 One sentence at a time, because a macro changes how the next one reads.  All errors of all files are raised together.
-Files are opened by the `read` that the caller gives; nothing else here touches the machine.
+Files are read by the caller's `read`; nothing else here touches the machine.
 """
 
 import posixpath
@@ -24,11 +24,11 @@ from smtpd.config.parse.syntax import RESERVED, TOKEN_KINDS, SentenceError, pars
 from smtpd.domain_name import ascii_form
 from smtpd.tables.text_file import read_file
 
-UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")  # its byte order marks, which are no UTF-8
-RESUME_TOKENS_MAX = 1000  # tokens of a sentence, in the middle of which another one is looked for
-FILES_MAX = 100  # a file that includes two that include two ... ends here
+UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")  # its byte order marks, as UTF-8 decoding leaves them
+RESUME_TOKENS_MAX = 1000  # tokens; in a longer sentence with an error no further sentence is looked for
+FILES_MAX = 100  # a bound on files that each include two others
 
-# An unquoted one of these at the start of a line is the start of a sentence, even where a brace is open.
+# Any of these, unquoted at the start of a line, begins a sentence, even where a brace is open.
 SENTENCE_WORDS = {"action", "ca", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "table"}
 assert SENTENCE_WORDS <= RESERVED
 DECLARING_KINDS = {TOKEN_KINDS[word] for word in ("table", "action", "wrapper", "pki", "ca")}
@@ -38,7 +38,7 @@ DECLARING_KINDS = {TOKEN_KINDS[word] for word in ("table", "action", "wrapper", 
 class Parsed:
     """`files`: all that were read, the first one included.
 
-    Where there are errors in `report`, `config` is what has none: enough to look for more of them, and no more.
+    Where `report` has errors, `config` holds the sentences without any: enough to look for more errors, and no more.
     """
 
     config: Config
@@ -46,10 +46,12 @@ class Parsed:
     listener_positions: tuple[SourcePosition, ...]
     names: Names
     report: Report
-    invalid_listeners: tuple[tuple[Listen, SourcePosition], ...] = ()  # their addresses can still be looked at
+    invalid_listeners: tuple[
+        tuple[Listen, SourcePosition], ...
+    ] = ()  # listeners with errors, whose addresses can still be checked
 
     def raise_errors(self) -> None:
-        """Raises ConfigErrors, if there are errors."""
+        """Raises ConfigErrors if the report has errors."""
         if errors := self.report.errors(self.files):
             raise ConfigErrors(errors, self.report.warnings(self.files))
 
@@ -61,11 +63,11 @@ def parse(
     macros: Mapping[str, str] | None = None,
     read: Callable[[str], str] = read_file,
 ) -> Parsed:
-    """Raises ConfigErrors with everything that is wrong.
+    """The model of the file `path`.  Raises ConfigErrors with all errors.
 
-    `text` is the content of `path` if it is at hand.  `macros` are those of the command line, which no file can change.
-    `read` gets a path and returns the text; it may raise OSError or ValueError.  A caller that has to know whose file
-    it is passes another one.
+    `text` is the content of `path` if the caller has read it.  `macros` are those of the command line, which no file
+    can redefine.  `read` gets a path and returns the text; it may raise OSError or ValueError.  As root, pass one that
+    checks who may have written the file (trust.read_text).
     """
     parsed = parse_with_report(path, text=text, macros=macros, read=read)
     parsed.raise_errors()
@@ -79,12 +81,12 @@ def parse_with_report(
     macros: Mapping[str, str] | None = None,
     read: Callable[[str], str] = read_file,
 ) -> Parsed:
-    """As `parse`, but errors are left in the report."""
+    """As `parse`, but errors stay in the report and are not raised."""
     reading = ConfigReader(macros or {}, read)
     reading.read(path, text)
     builder = reading.builder
     config = reading.finish(path)
-    places, wrong = tuple(place for _, place in builder.listeners), tuple(builder.invalid_listeners)
+    places, wrong = tuple(position for _, position in builder.listeners), tuple(builder.invalid_listeners)
     return Parsed(config, tuple(reading.files), places, reading.names, reading.report, wrong)
 
 
@@ -102,19 +104,19 @@ class ConfigReader:
         self._read = read
         self._has_rules = False
 
-    def read(self, file: str, text: str | None, place: SourcePosition | None = None) -> None:
-        """`place` is that of the include that asks for it."""
+    def read(self, file: str, text: str | None, position: SourcePosition | None = None) -> None:
+        """`position`: of the `include` that names the file."""
         if text is None:
             try:
                 text = self._read(file)
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                self.report.add(place or SourcePosition(file), f"cannot read {quoted(file)}: {reason}")
-                self._has_rules = True  # who knows
+                self.report.add(position or SourcePosition(file), f"cannot read {quoted(file)}: {reason}")
+                self._has_rules = True  # it may have had some
                 return
         self.files.append(file)
         if text.startswith(UTF16_MARKS):
-            self.report.add(SourcePosition(file, 1, 1), "this file is UTF-16, expected UTF-8")
+            self.report.add(SourcePosition(file, 1, 1), "the file is UTF-16, expected UTF-8")
             self._has_rules = True
             return
         self._open.append(file)
@@ -130,7 +132,7 @@ class ConfigReader:
         return self.builder.finish()
 
     def _sentence(self, file: str, tokens: list[Token]) -> list[Token]:
-        """What of the tokens may be another sentence."""
+        """Build a sentence.  Returns those of the tokens that may be another sentence."""
         self._declare(file, tokens)
         if any(token.type == BROKEN for token in tokens):
             self._has_rules = self._has_rules or tokens[0].type == BROKEN  # it may have been one
@@ -151,7 +153,9 @@ class ConfigReader:
     def _refuse(self, file: str, tokens: list[Token], unexpected: SentenceError) -> list[Token]:
         self.report.add(position_of(file, unexpected.token), str(unexpected))
         first, second = tokens[0], tokens[min(1, len(tokens) - 1)]
-        long = any(token.line != token.end_line for token in tokens)  # the quote of one line is open, "match" in it
+        long = any(
+            token.line != token.end_line for token in tokens
+        )  # an unclosed quote, which may have swallowed a "match"
         self._has_rules = self._has_rules or long or unexpected.token is first  # or "match" is misspelt
         if second.type == TOKEN_KINDS["="]:
             self._macros.setdefault(str(first), None)
@@ -162,7 +166,7 @@ class ConfigReader:
         return tokens[found:] if resumes else []  # the line before ends in a backslash
 
     def _declare(self, file: str, tokens: list[Token]) -> None:
-        """What a sentence declares is declared even if the rest of it is wrong: one mistake, one error."""
+        """Declare a sentence's name even if the rest of it has errors, so that one mistake gives one error."""
         kind, *rest = tokens
         if kind.type == TOKEN_KINDS["match"]:
             self._has_rules = True
@@ -177,14 +181,14 @@ class ConfigReader:
             self._macros[str(name)] = str(value)
 
     def _include(self, file: str, path: Token) -> None:
-        """A relative path begins where the file is that includes."""
-        included, place = posixpath.join(posixpath.dirname(file), path), position_of(file, path)
+        """A relative path is relative to the directory of the including file."""
+        included, position = posixpath.join(posixpath.dirname(file), path), position_of(file, path)
         if included in self._open:
-            self.report.add(place, f"{quoted(included)} includes itself")
+            self.report.add(position, f"{quoted(included)} includes itself")
         elif len(self.files) >= FILES_MAX:
-            self.report.add(place, f"more than {FILES_MAX} files")
+            self.report.add(position, f"more than {FILES_MAX} files")
         else:
-            self.read(included, None, place)
+            self.read(included, None, position)
 
 
 def position_of(file: str, token: Token) -> SourcePosition:
@@ -196,10 +200,10 @@ def begins_sentence(token: Token) -> bool:
 
 
 def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
-    """Words up to the end of a line where no brace is open.
+    """The tokens of each sentence: up to the end of a line where no brace is open.
 
-    A brace that is never closed would take the rest of the file with it.  Where a reserved word that begins sentences
-    begins a line, the brace is given up: in a list it would be in quotes.
+    An unclosed brace would take the rest of the file with it.  Where a line begins with a reserved word that begins
+    sentences, the sentence before it ends: in a list such a word would be in quotes.
     """
     tokens: list[Token] = []
     braces: list[Token] = []
@@ -209,7 +213,7 @@ def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
             line_begins = True
             continue
         if braces and line_begins and begins_sentence(token):
-            report.add(position_of(file, braces[-1]), 'this "{" is never closed')
+            report.add(position_of(file, braces[-1]), 'unclosed "{"')
             yield [*tokens, Token(BROKEN, "")]
             tokens, braces = [], []
         if token.type == NEWLINE:
@@ -224,7 +228,7 @@ def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
         elif token.type == TOKEN_KINDS["}"] and braces:
             braces.pop()
     if braces:
-        report.add(position_of(file, braces[-1]), 'this "{" is never closed')
+        report.add(position_of(file, braces[-1]), 'unclosed "{"')
         tokens.append(Token(BROKEN, ""))
     if tokens:
         yield tokens

@@ -1,7 +1,7 @@
 """The model -> smtpd.conf in its canonical form, which parses to the same model.
 
-Settings that are as they would be anyway are left out; defaults of a rule are written.  Nothing of the file remains
-but its meaning: macros, includes and comments are gone.
+Settings with their default value are left out; defaults of a rule are written.  Macros, includes and comments are not
+kept.
 """
 
 import re
@@ -14,7 +14,7 @@ from smtpd.config.parse.syntax import RESERVED
 from smtpd.slice import Condition, DeliveryLimits, Limits, Match, Method
 
 PLAIN = re.compile(r"(?![0-9]+(?:/|\Z))[A-Za-z0-9:_][A-Za-z0-9:_./%-]*")
-WIDTH = 120  # a list that is longer than a line gets a line for each entry
+WIDTH = 120  # characters; a longer list gets a line for each entry
 
 
 def print_config(config: Config) -> str:
@@ -147,7 +147,7 @@ def print_auth(listen: Listen, tables: dict[str, Table]) -> Iterator[str]:
 
 
 def print_trust(listen: Listen, tables: dict[str, Table]) -> Iterator[str]:
-    """What a client is told, and believed."""
+    """The options about names and trust: hostnames, mask-src, no-dsn, proxy, xclient."""
     if listen.hostnames is not None:
         yield f"hostnames {print_operand(listen.hostnames, tables)}"
     if listen.mask_src:
@@ -182,7 +182,7 @@ def print_operand(operand: str, tables: dict[str, Table]) -> str:
 
 
 def print_list(table: Table, column: int = 0) -> str:
-    """In a line if that is where it fits."""
+    """A list or a mapping, in one line if it fits."""
     if table.pairs is not None:
         entries = [f"{string(key)} = {string(value)}" for key, value in table.pairs]
     elif len(table.entries) == 1 and inline(table):
@@ -198,7 +198,7 @@ def inline(table: Table) -> bool:
 
 
 def interval(seconds: int) -> str:
-    """In the largest unit that says it exactly."""
+    """A time interval in the largest unit without a remainder."""
     unit = next(unit for unit in "dhms" if seconds % SECONDS_PER_UNIT[unit] == 0)
     return f"{seconds // SECONDS_PER_UNIT[unit]}{unit}"
 
@@ -209,14 +209,14 @@ def size(number: int) -> str:
 
 
 def name(text: str) -> str:
-    """Without quotes where it can do without."""
+    """A word, in quotes where they are needed."""
     return text if PLAIN.fullmatch(text) and text not in RESERVED else string(text)
 
 
 def string(text: str) -> str:
-    """In quotes, where a backslash counts only before a quote, a blank and a tab: there it is doubled, in effect.
+    """A string in quotes.  Within them a backslash is special only before a quote, a blank and a tab.
 
-    One at the very end cannot be written in quotes, so such a string came as a bare word and is printed as one.
+    A backslash at the end cannot be written in quotes: such a string was an unquoted word and is printed as one.
     """
     if text.endswith("\\"):
         return text.replace("\\", "\\\\")

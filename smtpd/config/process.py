@@ -1,15 +1,15 @@
-"""config -- one shot: reads the configuration for the parent, says what each process has to know, and is gone.
+"""config -- one shot: reads the configuration for the parent, answers with the slice of each process, and ends.
 
     parent --argv--> config --ConfigurationParsed | ConfigurationRefused--> parent
 
-It reads the file as whoever started it, becomes a user without rights, and only then looks at the machine (interfaces,
-names, addresses) and parses.  What the file includes is opened by that user, so it has to be readable for it.
+It reads the file as the user who started the daemon, becomes an unprivileged user, and only then parses and looks at
+the machine (interfaces, names, addresses).  Included files are opened by that user, so it must be able to read them.
 
 SECURITY
-    Reads what root wrote, and the resolver's answers about names in it.  It cannot be pledged, as the C library does
-    whatever the system's name service wants; it has the deny filter of all descendants, no capability, its own uid but
-    for lookup's, and sees files for reading only.  Taken over, it could give the daemon another configuration: it is
-    the one process that the parent believes.
+    Reads what root wrote, and the resolver's answers about names in it.  It cannot be pledged, as the name service
+    decides which system calls the C library makes; it has the deny filter of all descendants, no capability, the uid of
+    lookup, and sees files for reading only.  Taken over, it could give the daemon another configuration: it is the one
+    process that the parent believes.
 """
 
 import getopt
@@ -36,12 +36,12 @@ from smtpd.slice import Slices
 from smtpd.tables.text_file import read_file
 
 USER = "_smtpl"
-PLEDGE = "stdio rpath inet unix dns"  # where the system's resolver keeps to it
+PLEDGE = "stdio rpath inet unix dns"  # on OpenBSD, whose resolver keeps to it
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A file, and what was made of it."""
+    """A parsed file, and the slices made from it."""
 
     parsed: parser.Parsed
     slices: Slices
@@ -56,8 +56,8 @@ def configure(
     read: Callable[[str], str],
     check: Callable[[parser.Parsed], None] | None = None,
 ) -> Configuration:
-    """`text` is what `path` holds, `read` is for everything else.  `check` adds to the report of what was parsed, also
-    where that has errors already.  Raises ConfigErrors, OSError or ValueError."""
+    """The slices for the configuration `text`, the content of `path`; `read` reads all other files.  `check` may add to
+    the report, also if that has errors already.  Raises ConfigErrors, OSError or ValueError."""
     host = this_host()
     parsed = parser.parse_with_report(path, text=text, macros=macros, read=read)
     sliced = slice_config(parsed, host, read, check)
@@ -88,12 +88,13 @@ def main(arguments: list[str]) -> int:
 
 
 def file_reader(insecure_paths: bool) -> Callable[[str], str]:
-    """As root only what root wrote; asked once, as whoever was root stays as strict when it is no more."""
+    """The function that reads files; for root, only files that root alone can write.  Chosen while the process is still
+    root, and as strict afterwards."""
     return read_file if insecure_paths or os.geteuid() != 0 else trust.read_text
 
 
 def explain_denial(read: Callable[[str], str]) -> Callable[[str], str]:
-    """What may not be read is so because of whom we have become: say it."""
+    """`read`, with an error that names the unprivileged user if that user may not read the file."""
 
     def read_and_explain(path: str) -> str:
         try:
@@ -105,14 +106,14 @@ def explain_denial(read: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def confine() -> list[str]:
-    """Become nobody in particular; returns what this machine could not give."""
+    """Become the unprivileged user, sandboxed; returns the protections that this machine lacks."""
     everything_for_reading = [("/", "r")]
     held = sandbox.enter(USER, None, PLEDGE, unveil=everything_for_reading, program=seccomp.compile_denials())
     return [f"sandbox of config: {line}" for line in held if line.startswith("missing: ") and "(not root)" not in line]
 
 
 def truncate_lines(lines: Sequence[str]) -> list[str]:
-    """As much as a log, and the imsg, has room for."""
+    """At most REPORT_LINES lines of REPORT_LINE characters, as the imsg carries them."""
     more = [f"and {len(lines) - REPORT_LINES} more"] if len(lines) > REPORT_LINES else []
     return [visible(line)[:REPORT_LINE] for line in lines[:REPORT_LINES]] + more
 
@@ -122,7 +123,7 @@ def send(channel: Channel, answer: ConfigurationParsed | ConfigurationRefused) -
     try:
         channel.flush_within(None)
     except ChannelClosed:
-        return 1  # the parent has given up
+        return 1  # the parent has ended, or did not wait
     return 0
 
 

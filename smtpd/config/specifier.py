@@ -1,19 +1,19 @@
-r"""Format specifiers: how a command, a path or a wrapper of the configuration, and a line of a .forward, name a mail.
+r"""Format specifiers in commands, paths and wrappers of the configuration, and in commands of a .forward.
 
     %{sender}              amy@there.test       empty for the null sender; also sender.user, sender.domain
-    %{rcpt}                as RCPT TO named it  also rcpt.user, rcpt.domain
+    %{rcpt}                the RCPT TO address  also rcpt.user, rcpt.domain
     %{dest}                after expansion      also dest.user, dest.domain
-    %{user.username}, %{user.directory}         whose mailbox it is, and that user's home
+    %{user.username}, %{user.directory}         the user, and the user's home
     %{mbox.from}           the sender, or MAILER-DAEMON
-    %{mda}                 in a wrapper only: the command that it wraps
-    %%                     a percent sign; any other percent sign is one too
+    %{mda}                 in a wrapper only: the wrapped command
+    %%                     a percent sign, as is any other one
 
     %{rcpt.user:lowercase|strip}    lowercase, uppercase; strip: without the sub-address; raw: not sanitised
-    %{rcpt.user[0]}, %{rcpt[1:-2]}  characters of that: from, to and including, negative ones from the end
+    %{rcpt.user[0]}, %{rcpt[1:-2]}  characters: first and last one; negative numbers count from the end
 
-A value is SANITISED (all but user.directory, and unless raw): what a shell might take for its own becomes a colon, and
-so does a hyphen that would make it an option.  That is the second fence.  The first: a value is never part of a line,
-but a parameter of the shell that runs it (config/shell_line.py), and never more than one component of a path.
+A value is sanitised (except user.directory, and unless raw): characters that are special to a shell become a colon, as
+does a hyphen that would make it an option.  That is the second protection.  The first: a value is never part of a
+command line, but a parameter of the shell that runs it (shell_line.py), and never more than one component of a path.
 """
 
 import posixpath
@@ -40,19 +40,21 @@ _NUMBER = r"-?[0-9]{1,4}"
 _INSIDE = re.compile(rf"([a-z.]+)(?:\[(?:({_NUMBER})|({_NUMBER})?:({_NUMBER})?)\])?(?::([a-z|]+))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_BUT_TAB = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_SPECIAL = re.compile(r"""^-|[\x00- \x7f!#$%&'*?`{|}~"\\;<>()]""")  # reference 3, and what addresses have in quotes
+_SPECIAL = re.compile(
+    r"""^-|[\x00- \x7f!#$%&'*?`{|}~"\\;<>()]"""
+)  # OpenSMTPD's set, and what quoted local parts may hold
 
 
 @dataclass(frozen=True)
 class Specifier:
     name: str
     modifiers: tuple[str, ...] = ()
-    only: int | None = None  # one character; or
-    first: int | None = None  # from here
-    last: int | None = None  # to here
+    only: int | None = None  # one character, by its index; or
+    first: int | None = None  # from this index
+    last: int | None = None  # to this index, included
 
     def value(self, values: Mapping[str, str], delimiter: str) -> str:
-        """Raises TemplateError."""
+        """The value: modified, cut and sanitised.  Raises TemplateError."""
         value = values[self.name]
         for modifier in self.modifiers:
             value = _modified(value, modifier, delimiter)
@@ -101,7 +103,7 @@ Piece = str | Specifier
 
 @dataclass(frozen=True)
 class Template:
-    """A text with specifiers in it."""
+    """A text with format specifiers."""
 
     pieces: tuple[Piece, ...]
 
@@ -110,7 +112,7 @@ class Template:
         return frozenset(piece.name for piece in self.pieces if isinstance(piece, Specifier))
 
     def command(self, values: Mapping[str, str], delimiter: str) -> tuple[str, list[str]]:
-        """A line for sh and its positional parameters.  Raises TemplateError: a longer one is never cut short."""
+        """A command line for sh, and its positional parameters.  Raises TemplateError, also for a line too long."""
         line, parameters = ShellLine(), list[str]()
         for piece in self.pieces:
             if isinstance(piece, str):
@@ -121,12 +123,12 @@ class Template:
         return _short(line.finish()), parameters
 
     def check_command(self) -> None:
-        """That there is a line, whatever the values are.  Raises TemplateError."""
+        """Check that `command` succeeds for any values of ordinary length.  Raises TemplateError."""
         _, line = _line(self)
         _short(line)
 
     def path(self, values: Mapping[str, str], delimiter: str) -> str:
-        """An absolute path, in which a value is at the most one component of its own.  Raises TemplateError."""
+        """An absolute path, in which a value is never more than one component.  Raises TemplateError."""
         components, filled = [""], set[int]()
         for piece in self._rooted():
             if isinstance(piece, str):
@@ -139,11 +141,11 @@ class Template:
             components[-1] += parts[0]
             components += parts[1:]
         if any(components[number] in ("", ".", "..") for number in filled):
-            raise TemplateError("a value makes no name of a file")
+            raise TemplateError("a value is not a valid file name")
         return _checked("/".join(components))
 
     def prefix(self, values: Mapping[str, str], delimiter: str = "+") -> str:
-        """The directory that `path` is in, or all of it, as far as `values` decide.  Raises TemplateError."""
+        """The path as far as `values` determine it: all of it, or its directory.  Raises TemplateError."""
         known = list[Piece]()
         for piece in self._rooted():
             if isinstance(piece, Specifier) and piece.name not in values:
@@ -153,8 +155,8 @@ class Template:
         return Template(tuple(known)).path(values, delimiter)
 
     def _rooted(self) -> Iterator[Piece]:
-        """With the home for a leading ~.  In a command that is the shell's: the home of whom it runs as, and not one
-        that a table names, so that no table says which program runs."""
+        """The pieces, with the user's home for a leading ~.  Not for a command: there the shell inserts the home of the
+        user it runs as, so that no table decides which program runs."""
         first = self.pieces[0] if self.pieces else ""
         if isinstance(first, str) and first.startswith("~/"):
             yield from (Specifier(DIRECTORY), first[1:], *self.pieces[1:])
@@ -171,9 +173,9 @@ def _checked(path: str) -> str:
 
 
 def parse(text: str, *, wrapper: bool = False) -> Template:
-    """The text of a command or path, as the configuration or a .forward has it.  Raises TemplateError.
+    """The template of a command or path in the configuration or a .forward.  Raises TemplateError.
 
-    Whether it is a line of the shell `check_command` says, but for a wrapper, which can be nothing else.
+    A wrapper is also checked to be a command line; for others call `check_command`.
     """
     if _CONTROL_BUT_TAB.search(text):
         raise TemplateError("a control character")
@@ -186,7 +188,7 @@ def parse(text: str, *, wrapper: bool = False) -> Template:
             pieces[-1] += "%"
             continue
         if found[2]:
-            raise TemplateError("%{ without its }")
+            raise TemplateError("unclosed %{")
         specifiers.append(_specifier(found[1], wrapper))
         pieces.append("")
     pieces[-1] += text[at:]
@@ -199,21 +201,25 @@ def parse(text: str, *, wrapper: bool = False) -> Template:
 def _specifier(inside: str, wrapper: bool) -> Specifier:
     found = _INSIDE.fullmatch(inside.lower())
     if len(inside) > INSIDE_MAX or not found:
-        raise TemplateError(f"not a specifier: %{{{inside[:40]}}}")
+        raise TemplateError(f"invalid format specifier %{{{inside[:40]}}}")
     name, only, first, last, modifiers = found.groups()
     words = tuple(modifiers.split("|")) if modifiers else ()
     if name == MDA and wrapper and inside.lower() == MDA:
         return Specifier(MDA)
     if name not in NAMES:
-        raise TemplateError(f"no such specifier: %{{{name}}}" if name != MDA else "%{mda} is for wrappers, as it is")
+        raise TemplateError(
+            f"unknown format specifier %{{{name}}}"
+            if name != MDA
+            else "%{mda} is allowed only in a wrapper, unmodified"
+        )
     if unknown := set(words) - MODIFIERS:
-        raise TemplateError(f"no such modifier: {min(unknown)}")
+        raise TemplateError(f"unknown modifier {min(unknown)}")
     numbers = [None if number is None else int(number) for number in (only, first, last)]
     return Specifier(name, words, *numbers)
 
 
 def wrap(wrapper: Template, inner: Template) -> Template:
-    """The wrapper with `inner` in the place of %{mda}, and the comment at its end left out.  Raises TemplateError."""
+    """The wrapper with `inner` for %{mda}, without trailing comments.  Raises TemplateError."""
     inside, _ = _line(inner)
     outside, _ = _line(wrapper)
     pieces = [part for piece in outside for part in (inside if piece == Specifier(MDA) else [piece])]
@@ -227,7 +233,7 @@ def _short(line: str) -> str:
 
 
 def _line(template: Template) -> tuple[list[Piece], str]:
-    """The pieces without a comment.  Raises TemplateError where there could be no line."""
+    """The pieces without a trailing comment, and the command line.  Raises TemplateError."""
     line, pieces, values = ShellLine(), list[Piece](), 0
     for piece in template.pieces:
         begin = len(line.text)
@@ -245,7 +251,7 @@ def _line(template: Template) -> tuple[list[Piece], str]:
 
 
 def values_of(sender: str, recipient: str, destination: str, user: str, directory: str) -> dict[str, str]:
-    """The value of each name, for one mail."""
+    """The value of each specifier, for one mail."""
     values = {"user.username": user, DIRECTORY: directory, "mbox.from": sender or "MAILER-DAEMON"}
     for name, address in (("sender", sender), ("rcpt", recipient), ("dest", destination)):
         local, at, domain = address.rpartition("@")

@@ -1,8 +1,8 @@
-"""What root may read or run: only what nobody but root could have put there.
+"""Trusted paths: root reads and runs only files that nobody but root can have written.
 
-Each directory on the way and the thing itself must belong to root and be writable by nobody else.  A directory that is
-writable by all and sticky may be on the way, as long as the next step belongs to root.  Symbolic links are followed one
-by one, and what they lead through is checked like the rest.
+The file and each directory above it must belong to root and be writable by nobody else.  A sticky directory that all
+may write to is accepted above it if the next component belongs to root.  Symbolic links are followed one by one, and
+checked like the rest of the path.
 """
 
 import os
@@ -16,12 +16,12 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Untrusted(ValueError):
-    """Somebody other than root could have changed it."""
+    """A user other than root could have changed the file."""
 
 
 def check_path(path: str, *, sticky: bool = False) -> str:
-    """The real name of `path`, when it and all that leads there is root's alone.  `sticky`: it may itself be a
-    directory that is writable by all and sticky.  Raises Untrusted or OSError."""
+    """The real name of `path`, if only root can write it and the directories above it.  `sticky`: `path` itself may be
+    a sticky directory that all may write to.  Raises Untrusted or OSError."""
     remaining = _steps(os.path.join(os.getcwd(), path))
     at = "/"
     links = 0
@@ -29,7 +29,7 @@ def check_path(path: str, *, sticky: bool = False) -> str:
     while remaining:
         name = remaining.pop()
         if name == "..":
-            at = os.path.dirname(at)  # right because `at` has no link in it any more
+            at = os.path.dirname(at)  # correct, as the links in `at` have been resolved
             continue
         step = os.path.join(at, name)
         status = os.lstat(step)
@@ -43,13 +43,13 @@ def check_path(path: str, *, sticky: bool = False) -> str:
         target = os.readlink(step)
         remaining += _steps(target)
         at = "/" if target.startswith("/") else at
-    _check_step(at, os.lstat(at), last=not sticky)  # "directory/.." has not been looked at as the last step
+    _check_step(at, os.lstat(at), last=not sticky)  # "directory/.." has not been checked as the last step
     return at
 
 
 def check_named(files: Iterable[str], programs: Iterable[str]) -> None:
-    """The files that a configuration names, and the programs with theirs.  One that is not there has been told of, and
-    starts nothing; but nobody else than root may put it there.  Raises Untrusted or OSError."""
+    """Check the files that a configuration names, and its programs with their arguments.  Missing files have been
+    reported before; nobody but root may be able to create them.  Raises Untrusted or OSError."""
     for path in files:
         try:
             check_path(path)
@@ -60,8 +60,8 @@ def check_named(files: Iterable[str], programs: Iterable[str]) -> None:
 
 
 def check_own_directory(path: str) -> None:
-    """A directory that root has made or is about to make.  Where it is missing, another user may be quicker in a sticky
-    directory: whoever makes it has to look at its owner.  Raises Untrusted or OSError."""
+    """Check a directory that root has made or is about to make.  In a sticky directory another user may make a missing
+    one first: the caller has to check its owner after making it.  Raises Untrusted or OSError."""
     if os.path.lexists(path):
         check_path(path)
     else:
@@ -69,7 +69,7 @@ def check_own_directory(path: str) -> None:
 
 
 def _steps(path: str) -> list[str]:
-    """The names in a path, the first one last."""
+    """The components of a path in reverse order."""
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
@@ -85,7 +85,7 @@ def _check_step(path: str, status: os.stat_result, *, last: bool) -> None:
 
 
 def check_tree(directory: str) -> None:
-    """As check_path, for everything below `directory` too."""
+    """As check_path, for `directory` and everything below it."""
     top = check_path(directory)
     for folder, folders, files in os.walk(top, onerror=_raise):
         for name in (*folders, *files):
@@ -102,7 +102,7 @@ def _raise(error: OSError) -> None:
 
 
 def read_text(path: str) -> str:
-    """The text of a regular file that is root's alone.  Raises Untrusted, OSError."""
+    """The text of a regular file that only root can write.  Raises Untrusted, OSError."""
     real = check_path(path)
     descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:

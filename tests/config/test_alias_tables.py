@@ -25,7 +25,7 @@ def test_an_include_of_a_virtual_table_in_the_configuration_counts():
 
 def test_an_include_that_cannot_be_read_is_told_and_nothing_more():
     assert warnings(ALIASES, _etc_aliases="a: b\nstaff: :include:/etc/staff\n") == (
-        '/etc/aliases:2:1: alias "staff" includes nothing: cannot read "/etc/staff": No such file or directory',
+        '/etc/aliases:2:1: alias "staff": include: cannot read "/etc/staff": No such file or directory',
     )
 
 

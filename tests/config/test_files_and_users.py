@@ -28,20 +28,20 @@ def test_an_alias_file_that_is_not_there_is_told_once():
     [("action b maildir user {}", "f:1:23"), ("alias-commands user {}", "f:1:21")],
 )
 def test_a_user_that_the_system_does_not_have(text, where):
-    said = f'{where}: there is no user "vmial" on this system; it may be added later'
+    said = f'{where}: unknown user "vmial"; it may be added later'
     assert sliced(text.format("vmial")).warnings == (said,)
     assert sliced(text.format("vmail")).warnings == ()
 
 
 @pytest.mark.parametrize("name, uid", [("mail", 8), ("nobody", 65534)])
 def test_a_user_that_nothing_is_delivered_as(name, uid):
-    said = f'nothing is delivered as "{name}", which is a user of the system itself (uid {uid}), expected another user'
+    said = f'user "{name}" is a system user (uid {uid}) and receives no mail, expected another user'
     assert sliced(f"action b maildir user {name}").warnings == (f"f:1:23: {said}",)
 
 
 @pytest.mark.parametrize("group", ["all", "egress"])
 def test_groups_of_interfaces_are_not_known(group):
-    said = f'f:1:11: "{group}" is a group of interfaces, expected the name of one, or "*" for all addresses'
+    said = f'f:1:11: interface groups are not supported: "{group}", expected one interface, or "*" for all'
     assert errors_of(f"listen on {group}") == [said]
 
 

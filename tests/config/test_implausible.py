@@ -11,11 +11,17 @@ NICE = 'mda wrapper nice "nice {}"\naction b mda "cat" wrapper nice'
 @pytest.mark.parametrize(
     "path, said",
     [
-        ("/var/vmail/%u", '"%u" in a path is no specifier and stands for itself, expected such as %{user.username}'),
-        ("~/%d/%u", '"%d" in a path is no specifier and stands for itself, expected such as %{dest.domain}'),
-        ("/home/$USER/Maildir", '"$USER" in a path is no specifier and stands for itself, expected such as %{user.us'),
-        ("/home/${user}/Maildir", '"${user}" in a path'),
-        ("/var/%{dest.domain}/%n", '"%n" in a path'),
+        (
+            "/var/vmail/%u",
+            '"%u" is not a format specifier and is taken literally, expected one such as %{user.username}',
+        ),
+        ("~/%d/%u", '"%d" is not a format specifier and is taken literally, expected one such as %{dest.domain}'),
+        (
+            "/home/$USER/Maildir",
+            '"$USER" is not a format specifier and is taken literally, expected one such as %{user.us',
+        ),
+        ("/home/${user}/Maildir", '"${user}" is not a format specifier'),
+        ("/var/%{dest.domain}/%n", '"%n" is not a format specifier'),
     ],
 )
 def test_specifiers_of_other_programs_in_a_path(path, said):
@@ -29,7 +35,9 @@ def test_a_path_that_is_meant_as_it_stands(path):
 
 
 def test_a_wrapper_that_runs_nothing():
-    assert sliced(NICE.format("-n 5")).warnings == ('f:1:13: wrapper "nice" has no %{mda}: what it wraps never runs',)
+    assert sliced(NICE.format("-n 5")).warnings == (
+        'f:1:13: wrapper "nice" has no %{mda}: the wrapped command is never run',
+    )
     assert sliced(NICE.format("%{mda}")).warnings == ()
 
 
@@ -41,7 +49,7 @@ TLS = 'pki mx1 cert "/c" key "/k"\nlisten on lo tls pki mx1 auth <t>\ntable t {}
 )
 def test_a_password_in_the_clear_lets_nobody_in_and_is_not_repeated(table, where):
     (warning,) = sliced(TLS.format(table.format("sesame")), _t="amy:sesame\n").warnings
-    assert warning.startswith(f'{where}: user "amy" has no password that could fit: ')
+    assert warning.startswith(f'{where}: invalid password of user "amy": ')
     assert "sesame" not in warning
 
 
@@ -49,7 +57,7 @@ def test_a_hash_where_all_is_said_to_be_good_for_SCRAM():
     hashed, verifier = "$6$salt$" + "a" * 86, make_verifier(b"sesame")
     passwords = f"amy:{verifier}\nbob:{hashed}\neve:{hashed}\n"
     text = TLS.format("file:/t").replace("auth <t>", "auth <t> scram")
-    reason = 'user "bob" has a hash, which is no good for "scram"; smtpctl encrypt --scram makes what is'
+    reason = 'user "bob" has a hash, which "scram" cannot use; smtpctl encrypt --scram makes one that it can'
     assert sliced(text, _t=passwords).warnings == (f"/t:2:1: {reason}",)
     assert sliced(text, _t=f"amy:{verifier}\nbob:!\n").warnings == ()
     assert sliced(TLS.format("file:/t"), _t=passwords).warnings == ()
@@ -83,8 +91,8 @@ PKI = '\npki p cert "/c" key "/k"\nmatch reject'
 @pytest.mark.parametrize(
     "port, tls, doubt",
     [
-        ("smtps", "tls pki p", "clients of port 465 begin with TLS, expected smtps"),
-        ("465", "", "clients of port 465 begin with TLS, expected smtps"),
+        ("smtps", "tls pki p", "port 465 is for implicit TLS, expected smtps"),
+        ("465", "", "port 465 is for implicit TLS, expected smtps"),
         ("submission", "smtps pki p", "clients of port 587 begin without TLS, expected tls or tls-require"),
         ("25", "smtps pki p", "clients of port 25 begin without TLS, expected tls or tls-require"),
         ("465", "smtps pki p", None),

@@ -247,7 +247,7 @@ def imsgs_of(slices: Slices):
         for duty, user in duties:
             asked = StartAgent(1, user, action.name, duty)
             yield asked
-            yield posts.get_assignment(asked).fork(1)
+            yield posts.get_permitted(asked).fork(1)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -297,7 +297,7 @@ def test_a_fault_is_what_the_decoder_refuses(text, kind):
 
 def test_a_command_that_its_wrapper_makes_too_long_is_an_error_of_the_action():
     text = f'mda wrapper w "{"a" * 3000} %{{mda}}"\naction "x" mda "{"b" * 2000}" wrapper w'
-    assert errors_of(text) == ["f:2:8: with its wrapper the command is longer than 4096 characters"]
+    assert errors_of(text) == ["f:2:8: the command within its wrapper is longer than 4096 characters"]
 
 
 def test_a_value_counts_as_what_it_becomes_in_the_line():
@@ -313,28 +313,28 @@ def test_alias_files_are_few_where_they_may_name_commands():
     files = {f"_{name}": "amy: bob\n" for name in names}
     assert errors_of(text, **files) == []
     assert errors_of(f"alias-commands user lists\n{text}", **files) == [
-        f"f:1:21: {len(names)} alias files may name commands, expected {ALIAS_FILES_MAX} or fewer"
+        f"f:1:21: {len(names)} alias files that may name commands, expected at most {ALIAS_FILES_MAX}"
     ]
 
 
 def test_a_slice_that_no_imsg_carries_is_an_error():
     slices = sliced("").slices
     large = slice.TableSlice("t", ("x" * 8000,) * 1100)
-    with pytest.raises(ConfigErrors, match="f: what lookup is told has .* bytes, expected no more than"):
+    with pytest.raises(ConfigErrors, match="f: the configuration of lookup has .* bytes, expected at most"):
         encode_slices("f", replace(slices, lookup=replace(slices.lookup, tables=(large,))))
 
 
 def test_a_slice_that_its_process_would_not_understand_is_an_error():
     """Whatever has been overlooked before."""
     slices = sliced("").slices
-    with pytest.raises(ConfigErrors, match=r"f: what control is told cannot be used: .*server_name"):
+    with pytest.raises(ConfigErrors, match=r"f: invalid configuration of control: .*server_name"):
         encode_slices("f", replace(slices, control=replace(slices.control, server_name="a\tb")))
 
 
 def test_a_pki_that_no_listener_has_is_not_looked_at():
     found = sliced('pki "x" cert "/nowhere" key "/nowhere"\nca "y" cert "/nowhere"')
     assert found.warnings == (
-        'f:1:14: no listener has pki "x": its files are not opened',
-        'f:2:13: no listener has ca "y": its files are not opened',
+        'f:1:14: unused pki "x": no listener names it, its files are not read',
+        'f:2:13: unused ca "y": no listener names it, its files are not read',
     )
     assert not found.slices.parent.pki and not found.slices.parent.ca

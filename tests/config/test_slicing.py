@@ -63,25 +63,28 @@ def test_an_operand_is_an_interface_an_address_or_a_name(text, expected):
 @pytest.mark.parametrize(
     "text, error",
     [
-        ("listen on mx.test", 'f:1:11: "mx.test" is neither an interface nor an address nor a name that resolves'),
-        ("listen on '10.0.0.1/8'", 'f:1:11: "10.0.0.1/8" is neither an interface nor an address'),
+        ("listen on mx.test", 'f:1:11: unknown interface or host "mx.test"'),
+        ("listen on '10.0.0.1/8'", 'f:1:11: unknown interface or host "10.0.0.1/8"'),
         ("listen on four.example.org inet6", 'f:1:11: name "four.example.org" has no IPv6 address'),
         ("listen on 127.0.0.1 inet6", 'f:1:11: address "127.0.0.1" is not an IPv6 address'),
         (
             "listen on lo\nlisten on 127.0.0.1 tag x",
-            "f:2:11: duplicate listener on 127.0.0.1 port 25, which line 1 has with other options",
+            "f:2:11: duplicate listener on 127.0.0.1 port 25: line 1 has other options",
         ),
-        ("listen on lo tag x\nlisten on lo tag y", "f:2:11: duplicate listener on 127.0.0.1 port 25, which line 1"),
-        ("listen on tun0 tag x\nlisten on tun0", "f:2:11: duplicate listener on interface tun0 port 25, which line 1"),
+        ("listen on lo tag x\nlisten on lo tag y", "f:2:11: duplicate listener on 127.0.0.1 port 25: line 1"),
+        ("listen on tun0 tag x\nlisten on tun0", "f:2:11: duplicate listener on interface tun0 port 25: line 1"),
         (
             "listen on '*'\nlisten on tun0",
-            "f:2:11: 0.0.0.0 port 25 is all addresses, so it leaves no room for interface",
+            "f:2:11: address already in use: 0.0.0.0 port 25 covers all addresses, also interface",
         ),
-        ("listen on tun0 inet6\nlisten on '*'", "f:2:11: :: port 25 is all addresses, so it leaves no room for interf"),
-        ("listen on '*'\nlisten on '::1'", "f:2:11: :: port 25 is all addresses, so it leaves no room for ::1"),
+        (
+            "listen on tun0 inet6\nlisten on '*'",
+            "f:2:11: address already in use: :: port 25 covers all addresses, also interf",
+        ),
+        ("listen on '*'\nlisten on '::1'", "f:2:11: address already in use: :: port 25 covers all addresses, also ::1"),
         (
             "listen on 127.0.0.1\nlisten on 0.0.0.0",
-            "f:2:11: 0.0.0.0 port 25 is all addresses, so it leaves no room for 127.0.0.1",
+            "f:2:11: address already in use: 0.0.0.0 port 25 covers all addresses, also 127.0.0.1",
         ),
     ],
 )
@@ -95,9 +98,7 @@ def test_all_operands_that_are_wrong_are_told_at_once():
 
 def test_an_address_of_one_link_needs_its_interface():
     (said,) = errors_of("listen on fe80::1")
-    assert (
-        said == 'f:1:11: fe80::1 is an address of one link only, expected the interface behind it, as in "fe80::1%eth0"'
-    )
+    assert said == 'f:1:11: link-local address fe80::1 without an interface, expected one, as in "fe80::1%eth0"'
     assert addresses("listen on 'fe80::1%eth0'") == ["fe80::1%eth0"]
 
 
@@ -150,12 +151,12 @@ def test_an_interface_that_is_waited_for_twice(text, left):
         (
             "listen on eth22",
             ListenerSlice(0, "", 25, "MX.example.org", "", "eth22"),
-            'there is no interface "eth22" yet, and no such host name; it is waited for (did you mean eth2?)',
+            'unknown interface or host "eth22"; the listener starts when the interface appears (did you mean eth2?)',
         ),
         (
             "listen on eth0.7",
             ListenerSlice(0, "", 25, "MX.example.org", "", "eth0.7"),
-            'there is no interface "eth0.7" yet, and no such host name; it is waited for (did you mean eth0?)',
+            'unknown interface or host "eth0.7"; the listener starts when the interface appears (did you mean eth0?)',
         ),
     ],
 )
@@ -401,7 +402,7 @@ SQLITE = "dbpath /x\nquery_alias SELECT 1\nquery_domain SELECT 1\n"
 def test_a_database_without_the_query_that_its_use_needs_is_an_error_there(use, missing):
     errors = errors_of(f"{use}\ntable t sqlite:/t{PKI}", _t=SQLITE)
     column = use.index("<t>") + 1
-    text = f'f:1:{column}: table "t" is asked for {missing} here, which is not in /t'
+    text = f'f:1:{column}: table "t" needs {missing} here, which is not in /t'
     assert errors == ([text] if missing else [])
 
 
@@ -510,7 +511,7 @@ def test_a_program_is_found_where_it_comes_first(tmp_path):
 
 def test_a_program_that_is_nowhere_is_an_error_that_says_where_it_was_looked_for():
     assert errors_of("table t sqlit:/etc/t") == [
-        'f:1:7: table "t": no program "table-sqlit" in /nowhere, /else (did you mean sqlite?)'
+        'f:1:7: table "t": unknown backend "sqlit": no program "table-sqlit" in /nowhere, /else (did you mean sqlite?)'
     ]
 
 

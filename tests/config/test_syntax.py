@@ -71,7 +71,7 @@ def test_behind_a_word_that_is_not_available_nothing_else_is_wrong(word):
     ],
 )
 def test_former_sentences(text, instead):
-    assert errors_of(text)[0].endswith(f"is from before OpenSMTPD 6.4, write: {instead}")
+    assert errors_of(text)[0].endswith(f"is syntax of OpenSMTPD before 6.4, write: {instead}")
 
 
 def test_what_is_proposed_is_understood():

@@ -45,7 +45,7 @@ def test_where_the_action_names_the_user_no_uid_of_the_table_counts(table, tmp_p
 def test_a_table_that_answers_anew_each_time_does_not_decide_whom_root_becomes(table, tmp_path):
     (tmp_path / "table-x").touch(0o755)
     (error,) = errors_of(f"table t {table}\naction b maildir userbase <t>", libexec=(str(tmp_path),), _t=SQLITE)
-    assert error.startswith(f'f:2:27: table "t" ({table.partition(":")[0]}) does not decide whom mail is stored as')
+    assert error.startswith(f'f:2:27: table "t" ({table.partition(":")[0]}) cannot name the uid that delivers')
     assert "user vmail" in error
 
 
@@ -64,7 +64,7 @@ def test_an_action_that_cannot_name_the_user_is_not_told_to(method):
         ("bob 2000:2000", 'user "bob": not uid:gid:/home'),
         ("bob 4294967295:2000:/", 'user "bob": the uid or gid is too large'),
         ("bob 2000:2000:/home/../root", 'user "bob": a . or .. in the home directory\'s name'),
-        ("b/b 2000:2000:/b", 'user "b/b": not the name of a user'),
+        ("b/b 2000:2000:/b", 'user "b/b": invalid user name'),
         ("bob", "a value is expected behind the key"),
     ],
 )

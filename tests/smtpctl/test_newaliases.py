@@ -59,7 +59,7 @@ def test_an_alias_that_leads_nowhere_is_told_and_read(newaliases, control):
     assert (status, control.asked) == (0, [UpdateTable(1, "aliases")])
     command, include = told.splitlines()
     assert command.startswith('warning: DIR/aliases:2:1: alias "list" is refused: ')
-    assert include.startswith('warning: DIR/aliases:3:1: alias "all" includes nothing: ')
+    assert include.startswith('warning: DIR/aliases:3:1: alias "all": include: ')
 
 
 def test_aliases_that_are_wrong_stay_unread(newaliases, control):

@@ -14,7 +14,7 @@ from smtpd.slice import Method, Service
 
 METHODS = {method.value for method in Method}
 
-# option -> what it says.  Inline tables are numbered in this order, which is the printer's.
+# Option -> the property it sets.  Inline tables are numbered in this order, which is the printer's.
 OPTIONS = {"alias": "names", "virtual": "names", "userbase": "userbase", "user": "user", "wrapper": "wrapper"}
 TABLES = {
     "alias": (TableContent.ALIASES, Service.ALIAS),
@@ -22,11 +22,11 @@ TABLES = {
     "userbase": (TableContent.USERS, Service.USERINFO),
 }
 
-# method -> option -> why it cannot have it
+# Method -> option that it cannot have -> the reason.
 EXCLUDED = {
     Method.MBOX: {
         "user": "a mailbox belongs to its user",
-        "wrapper": "there is no command to be wrapped",
+        "wrapper": "it runs no command",
     },
     Method.EXPAND_ONLY: {"user": "nothing is delivered"},
     Method.FORWARD_ONLY: {"user": "nothing is delivered"},
@@ -40,7 +40,7 @@ class ActionBuilder:
         self._tables = tables
 
     def maybe_build(self, name: Token, method: Tree, *options: Tree) -> Action | None:
-        """None for a method that is not available."""
+        """The action; None for a method that is not available."""
         self._diagnostics.value(value.name, name, "")
         if word(method.data) not in METHODS:
             self._diagnostics.not_yet(method, f"action … {word(method.data)}")
@@ -79,24 +79,22 @@ class ActionBuilder:
     def _check_excluded(self, method: Method, given: dict[str, Tree]) -> None:
         for option, reason in EXCLUDED.get(method, {}).items():
             if option in given:
-                self._diagnostics.error(
-                    given[option], f"an action with {method.value} cannot have {quoted(option)}: {reason}"
-                )
+                self._diagnostics.error(given[option], f"{quoted(option)} is not allowed with {method.value}: {reason}")
 
     def _option(self, action: str, option: Tree) -> dict[str, str]:
-        """The field and its value."""
+        """The field that an option sets, and its value."""
         (operand,) = parts(option)
-        place = self._diagnostics.place(operand)
+        position = self._diagnostics.position(operand)
         if option.data in TABLES:
             name = self._tables.operand(operand)
-            self._names.use_table(TableUse(place, name, *TABLES[option.data]))
+            self._names.use_table(TableUse(position, name, *TABLES[option.data]))
             if option.data == "userbase":
-                self._names.note_userbase(action, place)
+                self._names.note_userbase(action, position)
         elif option.data == "wrapper":
             name = str(operand)
-            self._names.use("wrapper", name, place)
+            self._names.use("wrapper", name, position)
         else:
             name = self._diagnostics.value(value.user, operand, "")
             if name:
-                self._names.note_user(name, place)
+                self._names.note_user(name, position)
         return {str(option.data): name}

@@ -1,7 +1,7 @@
-"""Sentences -> the model.
+"""The trees of all sentences -> the model.
 
-What the grammar has and this module does not know is refused by name ("not available yet"): nothing is accepted and
-then ignored.
+What the grammar has and the builders do not is refused by name ("not available yet"): nothing is accepted and then
+ignored.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,7 +35,7 @@ SANDBOX = {"required": True, "optional": False}
 
 
 class Builder:
-    """`add` each sentence, then `finish`.  Mistakes are reported, and something is put in their place."""
+    """`add` each sentence, then `finish`.  Errors go to the report; building continues with a default value."""
 
     def __init__(self, report: Report, names: Names) -> None:
         self.listeners: list[tuple[Listen, SourcePosition]] = []
@@ -88,9 +88,9 @@ class Builder:
                 self._diagnostics.not_yet(sentence, word(other))
 
     def finish(self) -> Config:
-        """Actions, listeners, rules, as they are printed: inline tables of all are numbered in one row.
+        """Build actions, listeners and rules in the order of the printer: their inline tables share one numbering.
 
-        Sentences with errors are left out, and so are those that name what has errors."""
+        Sentences with errors are left out, and so are those that name something with errors."""
         actions = ActionBuilder(self._diagnostics, self._names, self._tables)
         rules = RuleBuilder(self._diagnostics, self._names, self._tables)
         built = [
@@ -101,9 +101,9 @@ class Builder:
         matches = [self._maybe_right(rules.build, match) for match in self._again(self._rules)]
         usable = UsableNames(self._tables.by_name, self._wrappers)
         listeners, self.listeners = self.listeners, []
-        for listen, place in listeners:
+        for listen, position in listeners:
             (self.listeners if usable.has(*tables_of_listener(listen)) else self.invalid_listeners).append(
-                (listen, place)
+                (listen, position)
             )
         return Config(
             listeners=tuple(listen for listen, _ in self.listeners),
@@ -119,7 +119,7 @@ class Builder:
         )
 
     def _maybe_right[T](self, build: Callable[..., T], sentence: Tree) -> T | None:
-        """None of a sentence that has an error."""
+        """What `build` makes of the sentence; None if it has an error."""
         before = self._report.count
         made = build(*parts(sentence))
         self._names.check(self._tables.by_name)
@@ -133,21 +133,21 @@ class Builder:
         return action
 
     def _listen(self, sentence: Tree, operand: Token, *options: Tree) -> None:
-        """Of one with errors the addresses are still looked at, if it says which."""
-        place = self._diagnostics.place(operand)
+        """Build a listener.  The address of one with errors is kept, to be checked later."""
+        position = self._diagnostics.position(operand)
         if listen := self._maybe_right(self._doors.build, sentence):
-            self.listeners.append((listen, place))
+            self.listeners.append((listen, position))
         elif operand:
             families = {"inet4": 4, "inet6": 6}
             family = next((families[option.data] for option in options if option.data in families), None)
-            self.invalid_listeners.append((Listen(str(operand), family=family), place))
+            self.invalid_listeners.append((Listen(str(operand), family=family), position))
 
     def _again(self, sentences: list[tuple[str, Tree]]) -> Iterator[Tree]:
         for file, sentence in sentences:
             self._diagnostics.file = file
             yield sentence
 
-    # -- settings: of one that is said twice, the last counts; of those that the language lacks, it is an error
+    # -- settings: of duplicates the last one counts, as in OpenSMTPD; a duplicate of a setting of ours is an error
 
     def _mda(self, setting: Tree) -> None:
         if setting.data == "wrapper":
@@ -183,27 +183,27 @@ class Builder:
                     self._limit(self._limits, LIMITS, key, number)
 
     def _limit(self, limits: dict[str, int], known: dict[str, str], key: Token, number: Token) -> None:
-        if self._diagnostics.known(key, known):
+        if self._diagnostics.check_known(key, known):
             limits[known[key]] = self._diagnostics.value(partial(value.limit, key=known[key]), number, 1)
 
     def _sandbox(self, required: Token) -> None:
-        if self._diagnostics.known(required, SANDBOX):
+        if self._diagnostics.check_known(required, SANDBOX):
             self._set_once("sandbox_required", SANDBOX[required], required)
 
     def _alias_commands(self, sentence: Tree, token: Token) -> None:
         user = self._diagnostics.value(value.user, token, "")
         if user:
-            self._names.note_user(user, self._diagnostics.place(token))
+            self._names.note_user(user, self._diagnostics.position(token))
         self._set_once("alias_commands", user, sentence)
 
     def _set_once(self, setting: str, content: object, node: Node) -> None:
         if setting in self._settings:
-            self._diagnostics.error(node, f"duplicate {quoted(SINGLE_SETTINGS[setting])}, expected it once")
+            self._diagnostics.error(node, f"duplicate {quoted(SINGLE_SETTINGS[setting])}")
         self._settings[setting] = content
 
 
 class UsableNames:
-    """Tables and wrappers that have no errors: what names others has none itself, but nothing can be made of it."""
+    """The tables and wrappers without errors.  What names any other is correct by itself, but cannot be used."""
 
     def __init__(self, tables: Mapping[str, Table], wrappers: Iterable[Wrapper]) -> None:
         self._tables = {*BUILTIN_TABLES, *tables}

@@ -1,8 +1,8 @@
-"""Where an action takes mail: text in, the same text out, or Wrong with the reason.
+"""Delivery targets of actions, checked: the text itself, or ConfigValueError with the reason.
 
 "~/Mail/%{user.username}"                          the path of a Maildir
-mx:24  192.0.2.1  "[::1]:24"  "/run/lmtp"          a destination of lmtp
-"procmail -a %{rcpt.user}"  "/bin/nice %{mda}"     a command; one that is wrapped around another
+mx:24  192.0.2.1  "[::1]:24"  "/run/lmtp"          an LMTP destination
+"procmail -a %{rcpt.user}"  "/bin/nice %{mda}"     a command; a wrapper of another command
 """
 
 import ipaddress
@@ -20,7 +20,7 @@ MAILDIR = "~/Maildir"
 HOME_PREFIXES = ("~/", "%{user.directory}")
 SOCKET_PATH_MAX = 107  # bytes; sun_path of unix(7) without its NUL
 SPECIFIER_START = re.compile(r"%\{([a-z.]+)")
-# What other programs write for a value: %u and %d of Dovecot, $user of Postfix and of shells.
+# Specifiers of other programs: %u and %d of Dovecot, $user of Postfix and of shells.
 _FOREIGN_SPECIFIER = re.compile(r"%%|(%[A-Za-z](?![A-Za-z])|\$\{?[A-Za-z_]+\}?)")
 _REPLACEMENT = {"%d": "%{dest.domain}", "%a": "%{dest}", "%h": "%{user.directory}"}
 _SHORT_NAME = {"user": "user.username", "username": "user.username", "home": "user.directory", "domain": "dest.domain"}
@@ -31,30 +31,30 @@ DESTINATION = re.compile(r"(?:(?P<host>[^:\[\]]+)|\[(?P<address>[^\[\]]+)\])(?::
 def maildir_path(text: str) -> str:
     template(text)
     if not text.lower().startswith(("/", *HOME_PREFIXES)):
-        raise ConfigValueError(f"the path {quoted(text)} is relative, expected it to begin with / or ~/")
+        raise ConfigValueError(f"path {quoted(text)} is not absolute, expected / or ~/ at its beginning")
     if wrong := text_error(Path, text):
-        raise ConfigValueError(f"the path {quoted(text)} cannot be used: {wrong}")
+        raise ConfigValueError(f"invalid path {quoted(text)}: {wrong}")
     return text
 
 
 def foreign_specifier_warning(path: str) -> str:
-    """What in a path is hardly meant as it stands; empty if nothing is."""
+    """A warning about a specifier of another program in a path; empty if there is none."""
     found = next((found[1] for found in _FOREIGN_SPECIFIER.finditer(path) if found[1]), None)
     if not found:
         return ""
     instead = _REPLACEMENT.get(found, "%{user.username}")
-    return f"{quoted(found)} in a path is no specifier and stands for itself, expected such as {instead}"
+    return f"{quoted(found)} is not a format specifier and is taken literally, expected one such as {instead}"
 
 
 def lmtp_destination(text: str) -> str:
-    """host, host:port, [address]:port or the path of a socket."""
+    """host, host:port, [address]:port or the path of a socket.  Raises ConfigValueError."""
     if "%" in text:
-        raise ConfigValueError(f"{quoted(text)}: all mail of an action goes to one destination, without specifiers")
+        raise ConfigValueError(f"format specifiers are not allowed in an LMTP destination: {quoted(text)}")
     if text.startswith("/"):
         if len(text.encode()) > SOCKET_PATH_MAX:
-            raise ConfigValueError(f"the path of a socket has at most {SOCKET_PATH_MAX} bytes")
+            raise ConfigValueError(f"socket path is too long, expected at most {SOCKET_PATH_MAX} bytes")
         if wrong := text_error(Path, text):
-            raise ConfigValueError(f"the path {quoted(text)} cannot be used: {wrong}")
+            raise ConfigValueError(f"invalid path {quoted(text)}: {wrong}")
         return text
     if not text.isascii():
         host, colon, port = text.partition(":")
@@ -64,7 +64,7 @@ def lmtp_destination(text: str) -> str:
         meant = f"[{text}]" if is_ipv6(text) else _SCHEME.sub("", text)
         hint = f" (did you mean {printable(meant)}?)" if meant not in ("", text) else ""
         raise ConfigValueError(
-            f"{quoted(text)} is no destination, expected host, host:port, [address]:port or a path{hint}"
+            f"invalid LMTP destination {quoted(text)}, expected host, host:port, [address]:port or a path{hint}"
         )
     if found["port"] is not None:
         number(found["port"], "port", 1, 65535)
@@ -94,19 +94,19 @@ def wrapper(text: str) -> str:
 
 
 def wrapped(wrapper: str, text: str) -> str:
-    """`text`, a command that `wrapper` is put around; both are good by themselves."""
+    """`text`, a command, checked within `wrapper`; each of them is valid by itself.  Raises ConfigValueError."""
     try:
         specifier.wrap(specifier.parse(wrapper, wrapper=True), specifier.parse(text)).check_command()
     except specifier.TemplateError as malformed:
-        raise ConfigValueError(f"with its wrapper the command is {malformed}") from None
+        raise ConfigValueError(f"the command within its wrapper is {malformed}") from None
     return text
 
 
 def _command(text: str) -> None:
     if not text.strip():
-        raise ConfigValueError("a command cannot be empty")
+        raise ConfigValueError("empty command")
     if wrong := text_error(CommandLine, text):
-        raise ConfigValueError(f"a command with {wrong}")
+        raise ConfigValueError(f"invalid command: {wrong}")
 
 
 def template(text: str, *, wrapper: bool = False) -> specifier.Template:

@@ -1,4 +1,4 @@
-"""listen on WHERE OPTIONS -> a listener of the model; what of its options needs, or excludes, what else."""
+"""listen on WHERE OPTIONS -> a listener of the model; which options require or exclude others."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ FAMILIES = {"inet4": 4, "inet6": 6}
 MODES = {"tls": Tls, "auth": Auth, "proxy": Proxy}
 FLAGS = ("mask_src", "no_dsn", "received_auth", "scram")
 
-# Option -> what it says; those that say the same exclude each other.
+# Option -> the property it sets; options that set the same property exclude each other.
 OPTIONS = dict.fromkeys(FAMILIES, "family")
 OPTIONS |= {member.value.replace("-", "_"): says for says, mode in MODES.items() for member in mode}
 OPTIONS |= {option: option for option in ("port", "hostname", "tag", "ca", "ciphers", "protocols", *FLAGS)}
@@ -25,7 +25,7 @@ OPTIONS |= {option: option for option in ("senders", "hostnames", "xclient")}
 
 SOCKET_OPTIONS = {option: option for option in ("tag", "mask_src", "no_dsn")}
 
-# Option -> how a word of it is read.
+# Option -> the parser of its word.
 WORDS = {
     "port": value.port,
     "hostname": value.host_name,
@@ -34,7 +34,8 @@ WORDS = {
     "protocols": tls_options.protocols,
 }
 
-# Field -> what is looked up in its table.  Inline tables are numbered in this order, which is the printer's.
+# Field -> the content of its table, and the service it is asked for.  Inline tables are numbered in this order, which
+# is the printer's.
 TABLES = {
     "credentials": (TableContent.PASSWORDS, Service.CREDENTIALS),
     "senders": (TableContent.SENDERS, Service.MAILADDRMAP),
@@ -42,15 +43,15 @@ TABLES = {
     "xclient": (TableContent.LIST, Service.NETADDR),
 }
 
-# What says -> what has to be said as well, and how.
+# Property -> the property that it requires, and what to write.
 REQUIRED_OPTIONS = {
-    "auth": ("tls", "passwords are not taken in the clear, expected tls, tls-require or smtps"),
-    "ca": ("tls", "expected tls-require or smtps"),
-    "ciphers": ("tls", "expected tls, tls-require or smtps"),
-    "protocols": ("tls", "expected tls, tls-require or smtps"),
-    "senders": ("auth", "expected auth or auth-optional"),
-    "received_auth": ("auth", "expected auth or auth-optional"),
-    "scram": ("auth", "expected auth or auth-optional and a table"),
+    "auth": ("tls", "tls, tls-require or smtps: passwords are not accepted in the clear"),
+    "ca": ("tls", "tls-require or smtps"),
+    "ciphers": ("tls", "tls, tls-require or smtps"),
+    "protocols": ("tls", "tls, tls-require or smtps"),
+    "senders": ("auth", "auth or auth-optional"),
+    "received_auth": ("auth", "auth or auth-optional"),
+    "scram": ("auth", "auth or auth-optional with a table"),
 }
 
 
@@ -85,34 +86,34 @@ class ListenerBuilder:
                 self._diagnostics.error(option, f"duplicate pki {quoted(name)}")
             names.append(name)
         if len(options) > PKI_MAX:
-            self._diagnostics.error(options[PKI_MAX], f"more than {PKI_MAX} pki for a listener")
+            self._diagnostics.error(options[PKI_MAX], f"more than {PKI_MAX} pki of one listener")
         return tuple(names)
 
     def _name(self, kind: str, token: Token) -> str:
         name = self._diagnostics.value(value.pki_name, token, "")
         if name:
-            self._names.use(kind, name, self._diagnostics.place(token))
+            self._names.use(kind, name, self._diagnostics.position(token))
         return name
 
     def _check(self, given: dict[str, Tree], pki: list[Tree]) -> None:
         for says, (needed, expected) in REQUIRED_OPTIONS.items():
             if says in given and needed not in given:
-                self._diagnostics.error(given[says], f"{quoted(word(given[says].data))} without {needed}: {expected}")
+                self._diagnostics.error(given[says], f"{quoted(word(given[says].data))} requires {expected}")
         if pki and "tls" not in given:
-            self._diagnostics.error(pki[0], f"{quoted('pki')} without tls: expected tls, tls-require or smtps")
+            self._diagnostics.error(pki[0], f"{quoted('pki')} requires tls, tls-require or smtps")
         if "tls" in given:
             mode = given["tls"]
             if not pki:
-                self._diagnostics.error(mode, f"{quoted(word(mode.data))} without pki: expected the name of one")
+                self._diagnostics.error(mode, f"{quoted(word(mode.data))} requires a pki")
             if _has(mode, "verify") and "ca" not in given:
-                text = f"{quoted('verify')} without ca: expected the name of one, to know whose certificates are good"
+                text = f"{quoted('verify')} requires a ca, which signs the certificates of clients"
                 self._diagnostics.error(mode, text)
         if "scram" in given and "auth" in given and not parts(given["auth"]):
-            text = f"{quoted('scram')} without a table: the system does not keep what it needs"
+            text = f"{quoted('scram')} requires a table: the system's password files have no SCRAM verifiers"
             self._diagnostics.error(given["scram"], text)
 
     def _option(self, says: str, option: Tree) -> dict[str, Any]:
-        """Fields and their values, but for tables."""
+        """The fields that an option sets, and their values; tables are left to `_operands`."""
         if says in MODES:
             return {says: MODES[says](word(option.data))} | ({"verify": True} if _has(option, "verify") else {})
         if says == "family":
@@ -132,7 +133,7 @@ class ListenerBuilder:
             operands = [part for part in parts(option) if part.data in ("one", "list", "reference")] if option else []
             for operand in operands:
                 found[field] = self._tables.operand(operand)
-                self._names.use_table(TableUse(self._diagnostics.place(operand), found[field], wanted, service))
+                self._names.use_table(TableUse(self._diagnostics.position(operand), found[field], wanted, service))
         return found
 
 

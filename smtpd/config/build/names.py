@@ -1,6 +1,6 @@
-"""Which names are declared, and whether what they name can be used as it is used.
+"""The names that a configuration declares and uses: unknown and duplicate ones, and tables of the wrong kind.
 
-Looked at when all is read, so that a name may be used before it is declared.
+Uses are checked when all files have been read, so that a name may be used before it is declared.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ BUILTIN_TABLES = (*BUILTIN_LISTS, SYSTEM_USERS)
 
 
 class TableContent(Enum):
-    """What somebody looks for in a table."""
+    """What a table has to contain where it is used."""
 
     LIST = "a list"
     PATTERNS = "a list of regular expressions"
@@ -41,9 +41,9 @@ ACCOUNT_CONTENTS = (TableContent.USERS, TableContent.PASSWORDS)
 
 @dataclass(frozen=True)
 class TableUse:
-    """A table that something is looked up in."""
+    """One use of a table: at `position`, as `wanted`, to be asked for `service`."""
 
-    place: SourcePosition
+    position: SourcePosition
     table: str
     wanted: TableContent
     service: Service
@@ -51,15 +51,15 @@ class TableUse:
 
 class Names:
     def __init__(self, report: Report) -> None:
-        self.table_positions: dict[str, SourcePosition] = {}  # of those that are inline, too
+        self.table_positions: dict[str, SourcePosition] = {}  # inline tables, too
         self.entry_positions: dict[str, list[SourcePosition]] = {}  # of a list or a mapping in the configuration
         self.userbase_positions: dict[str, SourcePosition] = {}  # by action
         self.wrapper_positions: dict[str, SourcePosition] = {}
-        self.user_positions: dict[str, SourcePosition] = {}  # of users of the system, where they are named first
+        self.user_positions: dict[str, SourcePosition] = {}  # of system users: their first use
         self.file_positions: dict[tuple[str, str], SourcePosition] = {}  # by the name of a pki or a ca, and the path
         self.table_uses: list[TableUse] = []
-        self.used: set[tuple[str, str]] = set()  # a kind and a name, but for tables
-        self.declarations: Counter[tuple[str, str]] = Counter()  # of a kind and a name: how many sentences
+        self.used: set[tuple[str, str]] = set()  # (kind, name) of all but tables
+        self.declarations: Counter[tuple[str, str]] = Counter()  # (kind, name) -> number of sentences
         self._report = report
         self._declared: dict[str, dict[str, SourcePosition]] = {
             "table": self.table_positions,
@@ -69,48 +69,48 @@ class Names:
             "ca": {},
         }
         self._uses: list[tuple[str, str, SourcePosition]] = []  # not checked yet
-        self._checked = 0  # so many of table_uses are
+        self._checked = 0  # number of table_uses that have been checked
 
-    def declare(self, kind: str, name: str, place: SourcePosition) -> None:
+    def declare(self, kind: str, name: str, position: SourcePosition) -> None:
         """`kind` is table, action, wrapper, pki or ca."""
         if kind == "table" and name in BUILTIN_TABLES:
-            self._report.add(place, f"table {quoted(name)} is built in, expected another name")
+            self._report.add(position, f"table name {quoted(name)} is reserved for a built-in table")
         elif kind == "table" and ("<" in name or ">" in name):
-            self._report.add(place, f'{quoted(name)} cannot name a table, expected a name without "<" and ">"')
+            self._report.add(position, f'invalid table name {quoted(name)}: "<" and ">" are not allowed')
         self.declarations[kind, name] += 1
-        first = self._declared[kind].setdefault(name, place)
-        if first != place and kind != "pki":  # one that is said in parts
-            self._report.add(place, f"duplicate {kind} {quoted(name)}, first in {first.seen_from(place)}")
+        first = self._declared[kind].setdefault(name, position)
+        if first != position and kind != "pki":  # a pki may be declared in several sentences
+            self._report.add(position, f"duplicate {kind} {quoted(name)}, first in {first.seen_from(position)}")
 
-    def note_table(self, name: str, place: SourcePosition) -> None:
-        self.table_positions.setdefault(name, place)
+    def note_table(self, name: str, position: SourcePosition) -> None:
+        self.table_positions.setdefault(name, position)
 
-    def note_entries(self, table: str, places: list[SourcePosition]) -> None:
-        self.entry_positions.setdefault(table, places)
+    def note_entries(self, table: str, positions: list[SourcePosition]) -> None:
+        self.entry_positions.setdefault(table, positions)
 
-    def note_userbase(self, action: str, place: SourcePosition) -> None:
-        self.userbase_positions.setdefault(action, place)
+    def note_userbase(self, action: str, position: SourcePosition) -> None:
+        self.userbase_positions.setdefault(action, position)
 
-    def note_user(self, name: str, place: SourcePosition) -> None:
-        self.user_positions.setdefault(name, place)
+    def note_user(self, name: str, position: SourcePosition) -> None:
+        self.user_positions.setdefault(name, position)
 
-    def note_file(self, owner: str, path: str, place: SourcePosition) -> None:
-        self.file_positions.setdefault((owner, path), place)
+    def note_file(self, owner: str, path: str, position: SourcePosition) -> None:
+        self.file_positions.setdefault((owner, path), position)
 
-    def use(self, kind: str, name: str, place: SourcePosition) -> None:
-        """Anything but a table."""
+    def use(self, kind: str, name: str, position: SourcePosition) -> None:
+        """Note a use of anything but a table."""
         self.used.add((kind, name))
-        self._uses.append((kind, name, place))
+        self._uses.append((kind, name, position))
 
     def use_table(self, use: TableUse) -> None:
         self.table_uses.append(use)
 
     def check(self, tables: Mapping[str, Table]) -> None:
-        """What was used since the last check.  `tables` lacks those whose declaration was wrong; nothing more is said
-        about them."""
-        for kind, name, place in self._uses:
+        """Check the uses since the last check.  Tables whose declaration had an error are missing from `tables`; no
+        further error is reported about them."""
+        for kind, name, position in self._uses:
             if name not in self._declared[kind]:
-                self._unknown(place, kind, name, self._declared[kind])
+                self._unknown(position, kind, name, self._declared[kind])
         self._uses.clear()
         unchecked, self._checked = self.table_uses[self._checked :], len(self.table_uses)
         for use in unchecked:
@@ -120,25 +120,25 @@ class Names:
                 self._check_builtin(use)
             elif use.table not in self._declared["table"]:
                 declared = (name for name in self._declared["table"] if not name.startswith("<"))
-                self._unknown(use.place, "table", use.table, chain(BUILTIN_TABLES, declared))
+                self._unknown(use.position, "table", use.table, chain(BUILTIN_TABLES, declared))
 
-    def _unknown(self, place: SourcePosition, kind: str, name: str, known: Iterable[str]) -> None:
-        self._report.add(place, f"{kind} {quoted(name)} is not declared" + suggestion(name, known))
+    def _unknown(self, position: SourcePosition, kind: str, name: str, known: Iterable[str]) -> None:
+        self._report.add(position, f"unknown {kind} {quoted(name)}" + suggestion(name, known))
 
     def _check_builtin(self, use: TableUse) -> None:
         if use.table == SYSTEM_USERS and use.wanted is not TableContent.USERS:
-            self._wrong(use, "has the users of the system")
+            self._report_content(use, "holds the users of the system")
         elif use.table != SYSTEM_USERS and use.wanted not in LIST_CONTENTS:
-            self._wrong(use, "is a list")
+            self._report_content(use, "is a list")
 
     def _check_use(self, use: TableUse, table: Table) -> None:
-        """What stands in files and databases is not known here, but of those that have users."""
+        """The content of files and databases is not known here, except that passwd tables hold users."""
         mapping = table.pairs is not None
         if table.backend:
             if table.backend == "passwd" and use.wanted not in ACCOUNT_CONTENTS:
-                self._wrong(use, "has users")
+                self._report_content(use, "holds users")
         elif use.wanted is not TableContent.KEYS and mapping != (use.wanted not in LIST_CONTENTS):
-            self._wrong(use, "is a mapping" if mapping else "is a list")
+            self._report_content(use, "is a mapping" if mapping else "is a list")
         elif use.wanted is TableContent.PATTERNS:
             self._check_patterns(table)
         elif use.wanted is TableContent.ALIASES:
@@ -146,25 +146,25 @@ class Names:
         elif use.wanted is TableContent.HOST_NAMES:
             self._check_host_names(table)
 
-    def _wrong(self, use: TableUse, what: str) -> None:
+    def _report_content(self, use: TableUse, what: str) -> None:
         which = "this" if use.table.startswith("<") else f"table {quoted(use.table)}"
-        self._report.add(use.place, f"{which} {what}, expected {use.wanted.value}")
+        self._report.add(use.position, f"{which} {what}, expected {use.wanted.value}")
 
     def _check_patterns(self, table: Table) -> None:
-        for entry, place in zip(table.entries, self.entry_positions.get(table.name, ()), strict=True):
+        for entry, position in zip(table.entries, self.entry_positions.get(table.name, ()), strict=True):
             if wrong := entry_fault(Service.REGEX, entry):
-                self._report.add(place, printable(wrong))
+                self._report.add(position, printable(wrong))
 
     def _check_aliases(self, table: Table) -> None:
-        for (key, value), place in zip(table.pairs or (), self.entry_positions.get(table.name, ()), strict=True):
+        for (key, value), position in zip(table.pairs or (), self.entry_positions.get(table.name, ()), strict=True):
             try:
                 alias_syntax.parse_value(value)
             except alias_syntax.AliasSyntaxError as malformed:
-                self._report.add(place, f"alias {quoted(key)}: {malformed}")
+                self._report.add(position, f"alias {quoted(key)}: {malformed}")
 
     def _check_host_names(self, table: Table) -> None:
-        for (key, value), place in zip(table.pairs or (), self.entry_positions.get(table.name, ()), strict=True):
+        for (key, value), position in zip(table.pairs or (), self.entry_positions.get(table.name, ()), strict=True):
             if numeric(key) is None:
-                self._report.add(place, f"{quoted(key)} is no address")
+                self._report.add(position, f"invalid address {quoted(key)}")
             elif not is_host_name(ascii_form(value)):
-                self._report.add(place, f"{quoted(value)} cannot be a host name")
+                self._report.add(position, f"invalid host name {quoted(value)}")

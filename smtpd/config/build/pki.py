@@ -1,6 +1,6 @@
 """pki NAME cert FILE key FILE dhe WORD, in one sentence or several; ca NAME cert FILE.
 
-By whom we are known, and whom we know.  What stands in the files is not looked at here.
+The certificates of the server, and the authorities that sign those of clients.  The files are not read here.
 """
 
 from typing import Any
@@ -22,13 +22,13 @@ class PkiBuilder:
         self._diagnostics = diagnostics
         self._names = names
         self._pki: dict[str, dict[str, Any]] = {}
-        self._places: dict[str, list[SourcePosition]] = {}
+        self._positions: dict[str, list[SourcePosition]] = {}
         self._ca: dict[str, Ca] = {}
 
     def add_pki(self, token: Token, *options: Tree) -> None:
         name = self._diagnostics.value(value.pki_name, token, "")
         said = self._pki.setdefault(name, {})
-        self._places.setdefault(name, []).append(self._diagnostics.place(token))
+        self._positions.setdefault(name, []).append(self._diagnostics.position(token))
         for option in options:
             if option.data in said:
                 self._diagnostics.error(option, f"duplicate {option.data} of pki {quoted(name)}")
@@ -46,18 +46,19 @@ class PkiBuilder:
 
     def _file(self, owner: str, token: Token) -> str:
         path = self._diagnostics.value(value.absolute_path, token, "")
-        self._names.note_file(owner, path, self._diagnostics.place(token))
+        self._names.note_file(owner, path, self._diagnostics.position(token))
         return path
 
     def ca(self) -> tuple[Ca, ...]:
         return tuple(self._ca.values())
 
     def pki(self) -> tuple[Pki, ...]:
-        """When all is read.  One that lacks a file is wrong; unless a sentence of it was, which may have said it."""
+        """All of them, when all files are read.  One without a key or a certificate is an error, unless one of its
+        sentences had an error, which may have named the file."""
         built = []
         for name, said in self._pki.items():
             missing = [file for file in FILES if file not in said]
-            if missing and len(self._places[name]) == self._names.declarations["pki", name]:
-                self._report.add(self._places[name][0], f"pki {quoted(name)} has no {' and no '.join(missing)}")
+            if missing and len(self._positions[name]) == self._names.declarations["pki", name]:
+                self._report.add(self._positions[name][0], f"pki {quoted(name)} has no {' and no '.join(missing)}")
             built.append(Pki(name, **dict.fromkeys(FILES, "") | said))
         return tuple(built)

@@ -7,8 +7,8 @@ from smtpd.config.build.names import Names, TableContent, TableUse
 from smtpd.config.build.table_operand import TableBuilder
 from smtpd.slice import Condition, Match, Operand, Service
 
-# criterion of a match -> the field of Match.  In this order, which is the printer's, conditions are built: so the
-# numbers of inline tables do not depend on the order in which the criteria were written.
+# Criterion of a match -> the field of Match.  Conditions are built in this order, which is the printer's, so that the
+# numbers of inline tables do not depend on the order in the file.
 FIELDS = {"from": "source", "for": "destination"}
 FIELDS |= {field: field for field in ("tag", "helo", "tls", "auth", "mail_from", "rcpt_to")}
 SERVICES = {
@@ -21,7 +21,7 @@ SERVICES = {
     "mail_from": Service.MAILADDR,
     "rcpt_to": Service.MAILADDR,
 }
-KEY_CRITERIA = ("auth", "mail_from", "rcpt_to")  # of a mapping, if it is one
+KEY_CRITERIA = ("auth", "mail_from", "rcpt_to")  # criteria that take the keys of a mapping, too
 
 
 class RuleBuilder:
@@ -37,12 +37,12 @@ class RuleBuilder:
             self._criterion(given, *criterion.children)
         for field, (_, kind) in list(given.items()):
             if field in ("source", "destination") and kind.data in given:
-                self._diagnostics.twice(given[kind.data][1], kind)
+                self._diagnostics.duplicate(given[kind.data][1], kind)
         conditions = {field: self._condition(*given[field]) for field in FIELDS.values() if field in given}
         action = None
         if decision.data == "deliver":
             action = str(decision.children[0])
-            self._names.use("action", action, self._diagnostics.place(decision.children[0]))
+            self._names.use("action", action, self._diagnostics.position(decision.children[0]))
         return Match(action, **conditions)
 
     def _criterion(self, given: dict[str, tuple[bool, Tree]], *children: Tree) -> None:
@@ -50,7 +50,7 @@ class RuleBuilder:
         kind = criterion.children[0] if criterion.data in ("from", "for") else criterion
         field = FIELDS[criterion.data]
         if field in given:
-            self._diagnostics.twice(criterion, criterion)
+            self._diagnostics.duplicate(criterion, criterion)
         else:
             given[field] = negated, kind
 
@@ -63,5 +63,5 @@ class RuleBuilder:
         wanted = (
             TableContent.PATTERNS if regex else TableContent.KEYS if kind.data in KEY_CRITERIA else TableContent.LIST
         )
-        self._names.use_table(TableUse(self._diagnostics.place(table), operand.table, wanted, service))
+        self._names.use_table(TableUse(self._diagnostics.position(table), operand.table, wanted, service))
         return Condition(word(kind.data), negated, operand)

@@ -1,6 +1,6 @@
-"""Tables that are declared, and operands, which are tables: `<name>`, `"one"`, `{ a, b }`, `{ a = x, b = y }`.
+"""Declared tables, and tables as operands: `<name>`, `"one"`, `{ a, b }`, `{ a = x, b = y }`.
 
-Those that stand in their place get the names <dynamic:0>, <dynamic:1> … in the order in which they are read.
+Inline tables get the names <dynamic:0>, <dynamic:1> … in the order in which they are built.
 """
 
 from lark import Token, Tree
@@ -8,14 +8,15 @@ from lark import Token, Tree
 from smtpd.config.build import value
 from smtpd.config.build.diagnostics import Diagnostics, parts, value_of
 from smtpd.config.build.names import Names
+from smtpd.config.errors import quoted
 from smtpd.config.model import Table
 
-STATIC_BACKEND = "static"  # another word for file
+STATIC_BACKEND = "static"  # the same as "file"
 BACKENDS_WITH_PATH = ("file", STATIC_BACKEND, "db", "passwd", "sqlite")
 
 
 class TableBuilder:
-    """`maybe_declare` those that have a sentence, ask for the name of an `operand`, and take `all` in the end."""
+    """`maybe_declare` a table that has a sentence, ask for the name of an `operand`, and take `all` at the end."""
 
     def __init__(self, diagnostics: Diagnostics, names: Names) -> None:
         self._diagnostics = diagnostics
@@ -29,7 +30,7 @@ class TableBuilder:
         return (*self._declared.values(), *self._inline)
 
     def maybe_declare(self, name: Token, content: Tree) -> Table | None:
-        """table NAME { … } | /path | BACKEND[:/path]; None of one that has an error."""
+        """table NAME { … } | /path | BACKEND[:/path]; None if it has an error."""
         self._diagnostics.value(value.name, name, "")
         if content.data == "list":
             table = self._listed(str(name), content)
@@ -43,7 +44,7 @@ class TableBuilder:
         backend, colon, path = ("file", ":", str(source)) if source.startswith("/") else str(source).partition(":")
         if not colon and backend in BACKENDS_WITH_PATH:
             self._diagnostics.error(
-                source, f"a table of kind {backend} needs a path, such as {backend}:/etc/mail/{name or 'x'}"
+                source, f"table backend {quoted(backend)} requires a path, such as {backend}:/etc/mail/{name or 'x'}"
             )
             return None
         backend = self._diagnostics.value(value.backend, source, "", text=backend)
@@ -56,21 +57,21 @@ class TableBuilder:
     def _listed(self, name: str, content: Tree) -> Table | None:
         entries = [parts(entry) for entry in parts(content)]
         if len({len(entry) for entry in entries}) > 1:
-            self._diagnostics.error(content, "a list and a mapping in one, expected a value for each entry or for none")
+            self._diagnostics.error(content, "list and mapping mixed, expected a value for each entry or for none")
             return None
-        self._names.note_entries(name, [self._diagnostics.place(entry[0]) for entry in entries])
+        self._names.note_entries(name, [self._diagnostics.position(entry[0]) for entry in entries])
         if len(entries[0]) == 2:
             return Table(name, pairs=tuple((str(key), str(entry)) for key, entry in entries))
         return Table(name, entries=tuple(str(entry) for (entry,) in entries))
 
     def operand(self, table: Tree) -> str:
-        """The name of the table; of a new one, if it stands here itself."""
+        """The name of the table; an inline one is added under a new name."""
         if table.data == "reference":
             return str(table.children[0])
         name = f"<dynamic:{len(self._inline)}>"
-        self._names.note_table(name, self._diagnostics.place(table))
+        self._names.note_table(name, self._diagnostics.position(table))
         if table.data == "one":
-            self._names.note_entries(name, [self._diagnostics.place(table)])
+            self._names.note_entries(name, [self._diagnostics.position(table)])
             new: Table | None = Table(name, entries=(str(table.children[0]),))
         else:
             new = self._listed(name, table)

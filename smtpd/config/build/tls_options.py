@@ -1,13 +1,13 @@
-"""What a listener's words about TLS mean: `protocols`, `ciphers` and `dhe`, as libtls has them.
+"""TLS options: the words of `protocols`, `ciphers` and `dhe`, as libtls has them.
 
 secure  default                 TLS 1.2 and 1.3
 all  legacy  tlsv1              1.0 to 1.3
-tlsv1.2,tlsv1.3                 these; only those that follow each other can be had
+tlsv1.2,tlsv1.3                 these; they have to be consecutive
 all,!tlsv1.0  !tlsv1.0          all but these
 
-secure  default                 the ciphers that are good today, which is what nothing said means too
-compat  legacy  insecure  all   ever more of them
-ECDHE+AESGCM:!SHA               OpenSSL's own words, see openssl-ciphers(1); for TLS up to 1.2
+secure  default                 those with forward secrecy and authenticated encryption; also the default
+compat  legacy  insecure  all   progressively more
+ECDHE+AESGCM:!SHA               an OpenSSL cipher list, see openssl-ciphers(1); for TLS up to 1.2
 """
 
 import ssl
@@ -15,7 +15,7 @@ import ssl
 from smtpd.config.errors import ConfigValueError, alternatives, quoted, suggestion
 from smtpd.slice import NEVER_CIPHERS
 
-VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")  # in a row
+VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")  # in ascending order
 SECURE = VERSIONS[2:]
 PROTOCOLS = {
     "all": VERSIONS,
@@ -28,7 +28,7 @@ PROTOCOLS = {
     "tlsv1.2": VERSIONS[2:3],
     "tlsv1.3": VERSIONS[3:],
 }
-# Words of tls_config_set_ciphers(3), which OpenSMTPD's configurations may have -> ciphers; empty: our own choice.
+# Words of tls_config_set_ciphers(3), which files of OpenSMTPD may have -> cipher list; empty: the default of tls/.
 CIPHERS = {
     "secure": "",
     "default": "",
@@ -41,51 +41,51 @@ DHE = ("none", "auto", "legacy")
 
 
 def protocols(text: str) -> str:
-    """The same text, or Wrong."""
+    """The same text, checked.  Raises ConfigValueError."""
     versions(text)
     return text
 
 
 def ciphers(text: str) -> str:
-    """The same text, or Wrong."""
+    """The same text, checked.  Raises ConfigValueError."""
     try:
         if text.lower() not in CIPHERS:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(text + NEVER_CIPHERS)
     except (ssl.SSLError, ValueError):  # ValueError: a NUL
-        expected = "expected secure, or what openssl-ciphers(1) says"
-        raise ConfigValueError(f"{quoted(text)} means no cipher that can be had, {expected}") from None
+        expected = "expected secure or an OpenSSL cipher list, see openssl-ciphers(1)"
+        raise ConfigValueError(f"no usable cipher in {quoted(text)}, {expected}") from None
     return text
 
 
 def dhe(text: str) -> str:
-    """The word in lower case, or Wrong.  Case does not count in it."""
+    """The word in lower case.  Case is ignored.  Raises ConfigValueError."""
     if text.lower() not in DHE:
         raise ConfigValueError(
-            f"{quoted(text)} is not known here, expected {alternatives(DHE)}{suggestion(text.lower(), DHE)}"
+            f"unknown word {quoted(text)}, expected {alternatives(DHE)}{suggestion(text.lower(), DHE)}"
         )
     return text.lower()
 
 
 def versions(text: str) -> tuple[str, ...]:
-    """Those that are spoken, in a row.  Raises Wrong."""
+    """The TLS versions that `text` enables, ascending and consecutive.  Raises ConfigValueError."""
     spoken = set[str]()
     for word in text.lower().replace(":", ",").split(","):
         name = word.strip().removeprefix("!").strip()
         if name not in PROTOCOLS:
             expected = f"expected {alternatives(PROTOCOLS)}{suggestion(name, PROTOCOLS)}"
-            raise ConfigValueError(f"{quoted(word.strip())} is no protocol, {expected}")
+            raise ConfigValueError(f"unknown TLS version {quoted(word.strip())}, {expected}")
         if not word.strip().startswith("!"):
             spoken |= set(PROTOCOLS[name])
         else:
             spoken = (spoken or set(VERSIONS)) - set(PROTOCOLS[name])
     numbers = [number for number, version in enumerate(VERSIONS) if version in spoken]
     if not numbers:
-        raise ConfigValueError(f"{quoted(text)} leaves no protocol to be spoken")
+        raise ConfigValueError(f"{quoted(text)} enables no TLS version")
     if numbers[-1] - numbers[0] >= len(numbers):
-        raise ConfigValueError(f"{quoted(text)} has a gap, expected versions that follow each other")
+        raise ConfigValueError(f"{quoted(text)} has a gap, expected consecutive TLS versions")
     return tuple(VERSIONS[number] for number in numbers)
 
 
 def cipher_string(text: str) -> str:
-    """In OpenSSL's words; empty: our own choice."""
+    """The OpenSSL cipher list for `text`; empty: the default of tls/."""
     return CIPHERS.get(text.lower(), text)

@@ -1,4 +1,4 @@
-"""What a single word means: text in, value out, or Wrong with the reason.
+"""The values of single words: text in, value out, or ConfigValueError with the reason.
 
 4d 12h 30m 90s   interval, in seconds           35M 1.5G 500K 1024   size, in bytes
 25 smtp          port
@@ -21,7 +21,7 @@ SIZE = re.compile(r"\+?([0-9]{0,19})(?:\.([0-9]{0,19}))?([BKMGTPEbkmgtpe]?)")
 BYTES_PER_UNIT = {unit: 1024**power for power, unit in enumerate("BKMGTPE")}
 SIZE_MAX = 2**63 - 1
 
-# Those of /etc/services that mail uses: a configuration means the same on every machine.
+# Names of /etc/services for mail: fixed here, so that a configuration means the same on every machine.
 PORT_NAMES = {
     "smtp": 25,
     "mail": 25,
@@ -38,7 +38,7 @@ TAG_LENGTH_MAX = 32
 LIMIT_MAX = 2**31 - 1
 REPLY_DELAY_MAX = 300  # seconds; RFC 5321 4.5.3.2: no client waits longer for an answer
 HOLD_MAX = 999_999_999  # seconds; RFC 4865 4: nine digits
-RATE_LIMITS = (  # of dispatchers
+RATE_LIMITS = (  # counted by the dispatchers
     "connection_rate",
     "connection_rate_per_network",
     "message_rate",
@@ -56,13 +56,13 @@ BACKEND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def interval(text: str) -> int:
-    """Seconds."""
+    """A time interval, in seconds.  Raises ConfigValueError, as all functions here."""
     found = INTERVAL.fullmatch(text)
     if not found:
-        raise ConfigValueError(f"{quoted(text)} is not an interval, expected a number and s, m, h or d, such as 4d")
+        raise ConfigValueError(f"invalid interval {quoted(text)}, expected a number and s, m, h or d, such as 4d")
     seconds = int(found[1]) * SECONDS_PER_UNIT[found[2]]
     if not 1 <= seconds <= INTERVAL_MAX:
-        raise ConfigValueError(f"an interval of {text}, expected 1s to {INTERVAL_MAX // 86400}d")
+        raise ConfigValueError(f"interval {text} is out of range, expected 1s to {INTERVAL_MAX // 86400}d")
     return seconds
 
 
@@ -70,13 +70,13 @@ def size(text: str) -> int:
     """Bytes, as scan_scaled(3) reads them: an optional fraction, an optional unit in either case.  May be 0."""
     found = SIZE.fullmatch(text)
     if not found or not (found[1] or found[2]):
-        raise ConfigValueError(f"{quoted(text)} is not a size, expected a number and perhaps K, M or G, such as 35M")
+        raise ConfigValueError(f"invalid size {quoted(text)}, expected a number with or without K, M or G, such as 35M")
     whole, fraction, unit = found[1] or "0", found[2] or "", found[3].upper() or "B"
     number = int(whole) * BYTES_PER_UNIT[unit]
     if unit != "B":
         number += int(fraction or 0) * BYTES_PER_UNIT[unit] // 10 ** len(fraction)
     if number > SIZE_MAX or (not number and (whole + fraction).strip("0")):
-        raise ConfigValueError(f"a size of {text}, expected 0, or at least one byte and less than 8E")
+        raise ConfigValueError(f"size {text} is out of range, expected 0, or 1 byte to less than 8E")
     return number
 
 
@@ -84,17 +84,15 @@ def port(text: str) -> int:
     if not re.fullmatch("-?[0-9]+", text):
         if text not in PORT_NAMES:
             names = alternatives(["a number", *PORT_NAMES])
-            raise ConfigValueError(
-                f"no service is named {quoted(text)}, expected {names}{suggestion(text, PORT_NAMES)}"
-            )
+            raise ConfigValueError(f"unknown port {quoted(text)}, expected {names}{suggestion(text, PORT_NAMES)}")
         return PORT_NAMES[text]
     return number(text, "port", 1, 65535)
 
 
 def limit(text: str, key: str) -> int:
-    """Most cannot be 0, which would mean to serve nobody."""
+    """The value of the limit `key`, within its range: most cannot be 0, as nothing would be accepted then."""
     least, most = LIMIT_RANGES.get(key, (1, LIMIT_MAX))
-    return number(text, "number", least, most)
+    return number(text, "value", least, most)
 
 
 def dispatchers(text: str) -> int:
@@ -104,74 +102,72 @@ def dispatchers(text: str) -> int:
 def number(text: str, what: str, least: int, most: int) -> int:
     value = int(text[:20])
     if not least <= value <= most:
-        raise ConfigValueError(f"{what} {text[:20]}, expected {least} to {most}")
+        raise ConfigValueError(f"{what} {text[:20]} is out of range, expected {least} to {most}")
     return value
 
 
 def name(text: str) -> str:
     if not text:
-        raise ConfigValueError("a name cannot be empty")
+        raise ConfigValueError("empty name")
     return _fitting(Word, text)
 
 
 def tag(text: str) -> str:
     if not 1 <= len(text) <= TAG_LENGTH_MAX:
-        raise ConfigValueError(f"a tag of {len(text)} characters, expected 1 to {TAG_LENGTH_MAX}")
+        raise ConfigValueError(f"invalid tag of {len(text)} characters, expected 1 to {TAG_LENGTH_MAX}")
     return _fitting(Word, text)
 
 
 def _fitting(kind: object, text: str) -> str:
-    """The same text, if it can travel as `kind`."""
+    """The same text, if it fits the imsg type `kind`."""
     if wrong := text_error(kind, text):
-        raise ConfigValueError(f"{quoted(text)} cannot be used here: {wrong}")
+        raise ConfigValueError(f"invalid value {quoted(text)}: {wrong}")
     return text
 
 
 def host_name(text: str) -> str:
-    """As it goes into the banner and into trace headers: one printable word of ASCII."""
+    """A host name for the banner and trace headers: one printable word of ASCII."""
     text = text.removesuffix(".") if text.isascii() else ascii_form(text)
     if not 1 <= len(text) <= 255 or not text.isascii() or not text.isprintable() or " " in text:
-        raise ConfigValueError(f"{quoted(text)} cannot be a host name")
+        raise ConfigValueError(f"invalid host name {quoted(text)}")
     return text
 
 
 def pki_name(text: str) -> str:
-    """Of a pki or a ca: a host name as DNS and TLS have it, in lower case, `*.` and one for all below it, or `*`."""
+    """The name of a pki or a ca: a host name as in DNS and TLS, in lower case; `*.` and such a name; or `*`."""
     name = ascii_form(text)
     if name != "*" and (len(name) > 255 or not is_host_name(name.removeprefix("*."))):
-        raise ConfigValueError(f'{quoted(text)} cannot name a pki or a ca, expected a host name or "*"')
+        raise ConfigValueError(f'invalid name {quoted(text)} of a pki or ca, expected a host name or "*"')
     return name
 
 
 def sub_addr_delim(text: str) -> str:
     if len(text) != 1 or not text.isascii() or not text.isprintable() or text in " @":
-        raise ConfigValueError(
-            f'{quoted(text)} cannot delimit sub-addresses, expected one printable character other than "@"'
-        )
+        raise ConfigValueError(f'invalid delimiter {quoted(text)}, expected one printable character other than "@"')
     return text
 
 
 def absolute_path(text: str) -> str:
     if not text.startswith("/"):
-        raise ConfigValueError(f"the path {quoted(text)} is relative, expected it to begin with /")
+        raise ConfigValueError(f"path {quoted(text)} is not absolute, expected / at its beginning")
     return _fitting(Path, text)
 
 
 def backend(text: str) -> str:
-    """Of a table; it becomes part of a program's name."""
+    """The backend of a table, which may become part of a program's name."""
     if not BACKEND.fullmatch(text):
         raise ConfigValueError(
-            f"{quoted(text)} is no kind of table, expected file, db, passwd, sqlite or the name of a program"
+            f"invalid table backend {quoted(text)}, expected file, db, passwd, sqlite or the name of a program"
         )
     return text
 
 
 def user(text: str) -> str:
-    """Whom an action or a command runs as: neither root nor one of ours."""
+    """The user that an action or a command runs as: neither root nor one of smtpd's own."""
     if not USER.fullmatch(text):
-        raise ConfigValueError(f"{quoted(text)} cannot be the name of a user")
+        raise ConfigValueError(f"invalid user name {quoted(text)}")
     if text == "root":
-        raise ConfigValueError("nothing is delivered as root, expected another user")
+        raise ConfigValueError("root receives no mail and runs no command, expected another user")
     if text.startswith(OUR_PREFIX):
-        raise ConfigValueError(f"{quoted(text)} is a user of smtpd itself, expected another one")
+        raise ConfigValueError(f"{quoted(text)} is one of smtpd's own users, expected another user")
     return text

@@ -1,7 +1,6 @@
-"""What alias and virtual tables lead to: files that they include, commands and files that they name.
+"""Alias and virtual tables: the files they include, and the commands and files they name.
 
-Only tables in the configuration and in text files are looked through; what a database or a program will say is not
-known before it is asked.
+Only tables in the configuration and in text files are read; the content of databases and programs is not known here.
 """
 
 from collections.abc import Iterator
@@ -22,21 +21,22 @@ def alias_tables_of(config: Config) -> Iterator[Table]:
 
 
 def command_files(config: Config) -> tuple[str, ...]:
-    """Text files, which alone may name commands."""
+    """The alias tables that are text files: only those may name commands."""
     return tuple(sorted({table.path for table in alias_tables_of(config) if table.backend == "file" and table.path}))
 
 
-def check_file_count(config: Config, place: SourcePosition, report: Report) -> None:
-    """All of them are told to each agent that looks for a command."""
+def check_file_count(config: Config, position: SourcePosition, report: Report) -> None:
+    """Their number is bounded, as each agent that looks for a command gets all of them."""
     if len(command_files(config)) > ALIAS_FILES_MAX:
         report.add(
-            place, f"{len(command_files(config))} alias files may name commands, expected {ALIAS_FILES_MAX} or fewer"
+            position,
+            f"{len(command_files(config))} alias files that may name commands, expected at most {ALIAS_FILES_MAX}",
         )
 
 
 def included_files(parsed: Parsed, texts: TableFiles, report: Report) -> set[str]:
-    """The paths; on the way, a value that is wrong becomes a warning: it stops the mail to that name only.  A file that
-    cannot be read is told of elsewhere."""
+    """The paths of included files.  An invalid value is a warning: it stops only the mail to that name.  A table that
+    cannot be read is reported elsewhere."""
     found = set()
     for table in alias_tables_of(parsed.config):
         if table.backend not in ("", "file"):
@@ -56,7 +56,7 @@ def _includes(entry: TableEntry, may_run: bool, texts: TableFiles, report: Repor
     try:
         targets = alias_syntax.parse_value(entry.value)
     except alias_syntax.AliasSyntaxError as malformed:
-        report.warn(entry.place, f"alias {quoted(entry.key)}: {malformed}")
+        report.warn(entry.position, f"alias {quoted(entry.key)}: {malformed}")
         return set()
     for target in targets:
         match target:
@@ -71,7 +71,7 @@ def _included(entry: TableEntry, path: str, texts: TableFiles, report: Report) -
     try:
         texts.text(path)
     except TableFileError as unreadable:
-        report.warn(entry.place, f"alias {quoted(entry.key)} includes nothing: {unreadable}")
+        report.warn(entry.position, f"alias {quoted(entry.key)}: include: {unreadable}")
         return set()
     return {path}
 
@@ -82,4 +82,4 @@ def _is_nowhere(target: alias_syntax.Target) -> bool:
 
 def _warn_of_command(entry: TableEntry, report: Report) -> None:
     text = "commands and files need a table in a text file, and alias-commands in smtpd.conf"
-    report.warn(entry.place, f"alias {quoted(entry.key)} is refused: {text}")
+    report.warn(entry.position, f"alias {quoted(entry.key)} is refused: {text}")

@@ -1,11 +1,11 @@
-"""What the configuration names and this machine does not have.
+"""Files of tables and users that the configuration names and this machine does not have.
 
 table t file:/path     there is no such file: an error, for passwd: and sqlite: too
-table t db:/path       may appear later, as makemap makes it: a warning
+table t db:/path       may be made later by makemap: a warning
 action … user NAME     there is no such user, nor is there for alias-commands: a warning, as it may be added later;
-                       one of the system's own, such as mail or www-data, likewise, as nothing is delivered as that
+                       a system user, such as mail or www-data, likewise: nothing is delivered as that user
 
-Interfaces are looked at in address.py, programs in program.py, the files of pki and ca in keyfile.py.
+Interfaces are checked in address.py, programs in program.py, the files of pki and ca in keyfile.py.
 """
 
 from smtpd.config.build.table_operand import BACKENDS_WITH_PATH
@@ -19,16 +19,16 @@ def check_files_and_users(parsed: Parsed, host: Host, report: Report) -> None:
     for table in parsed.config.tables:
         if table.backend not in BACKENDS_WITH_PATH or table.path is None or host.has_file(table.path):
             continue
-        place = parsed.names.table_positions[table.name]
+        position = parsed.names.table_positions[table.name]
         text = f"cannot read {quoted(table.path)}: No such file or directory"
         if table.backend == "db":
-            report.warn(place, f"{text}; it is used as soon as makemap has made it")
+            report.warn(position, f"{text}; it is used as soon as makemap has made it")
         else:
-            report.add(place, text)
-    for name, place in parsed.names.user_positions.items():
+            report.add(position, text)
+    for name, position in parsed.names.user_positions.items():
         uid = host.find_uid(name)
         if uid is None:
-            report.warn(place, f"there is no user {quoted(name)} on this system; it may be added later")
+            report.warn(position, f"unknown user {quoted(name)}; it may be added later")
         elif uid < LOWEST_ID or uid in NOBODY:
-            text = f"nothing is delivered as {quoted(name)}, which is a user of the system itself (uid {uid})"
-            report.warn(place, f"{text}, expected another user")
+            text = f"user {quoted(name)} is a system user (uid {uid}) and receives no mail"
+            report.warn(position, f"{text}, expected another user")

@@ -1,12 +1,12 @@
-"""The files of pki and ca, looked at before anything is started: for `smtpd -n`, by whoever types it.
+"""The files of pki and ca, checked by `smtpd -n` with the rights of its caller.
 
-    not there, no certificate, a key that is encrypted or another's,       the daemon would not start: an error
+    missing, no certificate, an encrypted key, a key of another certificate,   the daemon would not start: an error
     a certificate that is too weak for a listener that shows it
-    expired, for other names than the pki's, not to be read by this user   a warning
+    expired, for other names than the pki's, not readable by this user         a warning
 
-Keys are read as crypto reads them, and of certificates the contexts are made that a dispatcher makes of them: what is
-refused here is what would be refused there.  The daemon itself never has a key and its certificate in one process.
-Those of a pki or ca that no listener has are not looked at, as the daemon does not open them: doubt.py warns of it.
+Keys are read as crypto reads them, and certificates are loaded into the same contexts as in a dispatcher: what is
+refused here would be refused there.  The daemon itself never has a key and its certificate in one process.
+The files of a pki or ca that no listener names are not checked, as the daemon does not open them: doubt.py warns of it.
 """
 
 import os
@@ -29,7 +29,7 @@ from smtpd.tls.signing import Signer
 
 class KeyFiles:
     def __init__(self, parsed: Parsed, report: Report, *, strict: bool, now: float) -> None:
-        """`strict`: only root may have written them, as the daemon will have it.  `now` in seconds since 1970."""
+        """`strict`: require files that only root can have written, as the daemon does.  `now`: seconds since 1970."""
         self._parsed = parsed
         self._report = report
         self._strict = strict
@@ -54,14 +54,14 @@ class KeyFiles:
             found = self._maybe_read(ca.name, ca.cert, partial(_read, Authorities.read))
             if found:
                 authorities[ca.name] = found
-        for listen, place in zip(config.listeners, self._parsed.listener_positions, strict=False):
-            self._check_listener(listen, place, certificates, authorities)
+        for listen, position in zip(config.listeners, self._parsed.listener_positions, strict=False):
+            self._check_listener(listen, position, certificates, authorities)
 
     def _place(self, owner: str, path: str) -> SourcePosition:
         return self._parsed.names.file_positions[owner, path]
 
     def _maybe_read[T](self, owner: str, path: str, understand: Callable[[int], T]) -> T | None:
-        """`understand` gets an open file."""
+        """What `understand` makes of the open file; None, and a report, if it cannot be read."""
         try:
             if self._strict:
                 trust.check_path(path)
@@ -71,7 +71,7 @@ class KeyFiles:
             finally:
                 os.close(descriptor)
         except PermissionError as error:
-            text = f"cannot read {quoted(path)}, so it is not checked: {error.strerror}"
+            text = f"cannot read {quoted(path)}, not checked: {error.strerror}"
             self._report.warn(self._place(owner, path), text)
         except (OSError, trust.Untrusted) as error:
             reason = getattr(error, "strerror", None) or str(error)
@@ -84,21 +84,21 @@ class KeyFiles:
         if certificate.not_after < self._now:
             day = time.strftime("%Y-%m-%d", time.gmtime(certificate.not_after))
             self._report.warn(
-                self._place(pki.name, pki.cert), f"the certificate in {quoted(pki.cert)} has expired on {day}"
+                self._place(pki.name, pki.cert), f"the certificate in {quoted(pki.cert)} expired on {day}"
             )
         if pki.name != "*" and not any(covers(name, pki.name) for name in certificate.names):
             names = alternatives(map(quoted, certificate.names[:5])) if certificate.names else "no host"
-            text = f"the certificate in {quoted(pki.cert)} is for {names}, and not for {quoted(pki.name)}"
+            text = f"the certificate in {quoted(pki.cert)} is for {names}, not for {quoted(pki.name)}"
             self._report.warn(self._place(pki.name, pki.cert), text)
 
     def _check_listener(
         self,
         listen: Listen,
-        place: SourcePosition,
+        position: SourcePosition,
         certificates: Mapping[str, Certificate],
         authorities: Mapping[str, Authorities],
     ) -> None:
-        """Unless one of its files is wrong or cannot be read, which has been said."""
+        """Make the TLS context of a listener, unless one of its files had an error, which has been reported."""
         if listen.tls is None or not listen.pki or not certificates.keys() >= {*listen.pki}:
             return
         if listen.ca not in (None, *authorities) or (listen.verify and not listen.ca):
@@ -110,10 +110,10 @@ class KeyFiles:
             make_context(tls, certificates, authorities.get(tls.ca), dhe, Signer([]))
         except ContextError as error:
             if error.pki:
-                place = self._place(error.pki, pki[error.pki].cert)
-            self._report.add(place, f"{quoted(pki[error.pki].cert)}: {error}" if error.pki else str(error))
+                position = self._place(error.pki, pki[error.pki].cert)
+            self._report.add(position, f"{quoted(pki[error.pki].cert)}: {error}" if error.pki else str(error))
         except TlsUnusable as error:
-            self._report.add(place, str(error))
+            self._report.add(position, str(error))
 
     def _check_mode(self, pki: Pki) -> None:
         try:
@@ -121,7 +121,7 @@ class KeyFiles:
         except OSError:
             return
         if mode & stat.S_IRWXO:
-            text = f"{quoted(pki.key)} can be read by everybody (mode {mode:04o}), expected a secret: chmod o= it"
+            text = f"private key {quoted(pki.key)} can be read by everybody (mode {mode:04o}): chmod o= it"
             self._report.add(self._place(pki.name, pki.key), text)
 
 
@@ -144,5 +144,5 @@ def _read[T](understand: Callable[[bytes], T], descriptor: int) -> T:
 
 
 def covers(name: str, host: str) -> bool:
-    """`name` of a certificate, which may stand for one label more: RFC 6125 6.4.3."""
+    """Whether `name` of a certificate is `host`, or a wildcard for its leftmost label: RFC 6125 6.4.3."""
     return name == host or (name.startswith("*.") and name[2:] == host.partition(".")[2])

@@ -1,13 +1,13 @@
-"""Tables of passwords: what they hold, and whether they keep it to themselves.
+"""Tables of passwords: hashes or SCRAM verifiers, and who can read the file.
 
     amy    $argon2id$v=19$...          a hash: PLAIN and LOGIN
     bob    SCRAM-SHA-256$15000:...     a verifier: SCRAM as well
-    eve    sesame                      neither; it lets nobody in
+    eve    sesame                      neither: that user cannot log in
 
-A client that is offered SCRAM tries nothing else, so it must be good for all who can log in.  What a database or a
-program holds is not seen here.
+A client that is offered SCRAM tries no other mechanism, so SCRAM is offered only if all users that can log in have a
+verifier.  The content of databases and programs is not known here.
 
-Nothing of a value is ever part of a warning.
+No warning repeats any part of a value.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ READABLE_BACKENDS = ("", "file", "passwd")  # backends whose entries are known a
 
 
 class PasswordTables:
-    """Each table is looked through once, however many listeners ask it."""
+    """Reads each table once, however many listeners use it."""
 
     def __init__(self, parsed: Parsed, host: Host, texts: TableFiles, report: Report) -> None:
         self._parsed = parsed
@@ -32,11 +32,11 @@ class PasswordTables:
         self._texts = texts
         self._report = report
         self._scram: dict[str, bool] = {}
-        self._hashed: dict[str, TableEntry] = {}  # the first one of each table that is good for no SCRAM
+        self._hashed: dict[str, TableEntry] = {}  # the first entry of each table that is no verifier
 
     def are_verifiers(self, name: str) -> bool:
-        """All that let somebody in.  A user's entry that is wrong becomes a warning: it stops that
-        user's logins only."""
+        """Whether all valid entries of the table are SCRAM verifiers.  An invalid entry is a warning: it stops only the
+        logins of that user."""
         if name not in self._scram:
             table = next(table for table in self._parsed.config.tables if table.name == name)
             self._scram[name] = table.backend in READABLE_BACKENDS and self._look(table)
@@ -44,10 +44,10 @@ class PasswordTables:
         return self._scram[name]
 
     def warn_of_hashes(self, name: str) -> None:
-        """Of a table whose listener has said that there are none."""
+        """Warn of the first hash in a table whose listener says `scram`."""
         if entry := self._hashed.get(name):
-            text = f'user {quoted(entry.key)} has a hash, which is no good for "scram"; smtpctl encrypt --scram makes'
-            self._report.warn(entry.place, f"{text} what is")
+            text = f'user {quoted(entry.key)} has a hash, which "scram" cannot use; smtpctl encrypt --scram makes'
+            self._report.warn(entry.position, f"{text} one that it can")
 
     def _look(self, table: Table) -> bool:
         found: set[type[credential.Credential]] = set()
@@ -58,11 +58,11 @@ class PasswordTables:
                     if kind is not scram.Verifier:
                         self._hashed.setdefault(table.name, entry)
         except TableFileError:
-            pass  # told of elsewhere
+            pass  # reported elsewhere
         return found == {scram.Verifier}
 
     def _entries(self, table: Table) -> Iterator[TableEntry]:
-        """Raises Unreadable."""
+        """Raises TableFileError."""
         if table.backend != "passwd":
             yield from self._texts.entries(table)
             return
@@ -74,8 +74,8 @@ class PasswordTables:
         try:
             return type(credential.parse_credential(entry.value))
         except credential.CredentialError as malformed:
-            reason = f"{printable(str(malformed))}; smtpctl encrypt makes one that is"
-            self._report.warn(entry.place, f"user {quoted(entry.key)} has no password that could fit: {reason}")
+            reason = f"{printable(str(malformed))}; smtpctl encrypt makes a valid one"
+            self._report.warn(entry.position, f"invalid password of user {quoted(entry.key)}: {reason}")
         except credential.CredentialLocked:
             pass
         return None
@@ -87,7 +87,7 @@ class PasswordTables:
             self._report.warn(self._parsed.names.table_positions[table.name], text)
 
     def _path(self, table: Table) -> str | None:
-        """Of the file that they are in."""
+        """The file that holds the passwords; None if a program does."""
         if table.backend not in BACKENDS_WITH_PATH or table.path is None:
             return None
         if table.backend != "sqlite":

@@ -1,10 +1,10 @@
-"""Files of tables, as far as the daemon has to know at its start what stands in them.
+"""Files of tables, as far as their content has to be known at the start of the daemon.
 
-    texts.entries(table)       the entries that can be used; each line that cannot is an error at that line
-    texts.check(table, ...)    all that would make the table useless for what it is asked for
+    texts.entries(table)       the usable entries; every other line is an error at that line
+    texts.check(table, ...)    report what would keep the table from serving its uses
 
-What lookup looks up in a table is lookup's affair, and changes by `smtpctl update table`.  What is looked for here:
-which files lookup will open, whether it will understand them, whose uids count (people.py), which commands aliases name
+lookup reads the content for itself, and again at `smtpctl update table`.  Needed here: which files lookup will open,
+whether it can use them, which uids count (people.py), which commands aliases name
 (alias.py).
 """
 
@@ -24,7 +24,7 @@ READABLE_BACKENDS = ("file", "passwd")  # backends whose entries are known at th
 
 
 class TableFileError(ValueError):
-    """The text says why; `missing`: there is no such file."""
+    """A table file cannot be read; the text is the reason.  `missing`: there is no such file."""
 
     def __init__(self, text: str, *, missing: bool) -> None:
         super().__init__(text)
@@ -33,15 +33,15 @@ class TableFileError(ValueError):
 
 @dataclass(frozen=True)
 class TableEntry:
-    """A key and its value, and where they stand."""
+    """A key and its value, and their position."""
 
-    place: SourcePosition
+    position: SourcePosition
     key: str
     value: str
 
 
 class TableFiles:
-    """Each file is read once."""
+    """The files of all tables; each is read once."""
 
     def __init__(self, parsed: Parsed, read: Callable[[str], str], report: Report) -> None:
         self._parsed = parsed
@@ -50,7 +50,7 @@ class TableFiles:
         self._texts: dict[str, str | TableFileError] = {}
 
     def paths(self) -> Iterator[str]:
-        """Of all files that lookup reads tables from; programs open their own."""
+        """The paths of all files that lookup reads for tables; programs open their own."""
         for table in self._parsed.config.tables:
             if table.path is None or table.backend not in BACKENDS_WITH_PATH:
                 continue
@@ -59,14 +59,14 @@ class TableFiles:
                 yield settings.dbpath
 
     def settings(self, path: str) -> Settings | None:
-        """Of the description of a database.  None when it cannot be used, which check() says."""
+        """The description of an SQLite database.  None if it is invalid, which check() reports."""
         try:
             return sqlite.parse_settings(self.text(path))
         except (TableFileError, TextFileError):
             return None
 
     def text(self, path: str) -> str:
-        """Raises Unreadable."""
+        """Raises TableFileError."""
         if path not in self._texts:
             self._texts[path] = self._read_once(path)
         found = self._texts[path]
@@ -82,14 +82,14 @@ class TableFiles:
             missing = isinstance(error, FileNotFoundError)
             return TableFileError(f"cannot read {quoted(path)}: {printable(reason)}", missing=missing)
 
-    # -- what stands in them ----------------------------------------------------------------------
+    # -- content ----------------------------------------------------------------------
 
     def entries(self, table: Table) -> list[TableEntry]:
-        """Of a mapping in the configuration, in a text file or a passwd file: there, those that have a home.  Raises
-        Unreadable."""
+        """The entries of a mapping: in the configuration, a text file, or a passwd file (accounts with a home).  Raises
+        TableFileError."""
         if not table.backend:
             places = self._parsed.names.entry_positions.get(table.name, [])
-            return [TableEntry(place, *pair) for place, pair in zip(places, table.pairs or (), strict=True)]
+            return [TableEntry(position, *pair) for position, pair in zip(places, table.pairs or (), strict=True)]
         assert table.path is not None
         if table.backend == "passwd":
             accounts = self.accounts(table.path)
@@ -98,7 +98,7 @@ class TableFiles:
         return [] if content.is_list else [_entry(table.path, e.line, e.key, e.value) for e in content.entries]
 
     def accounts(self, path: str) -> list[passwd.Account]:
-        """Those that count.  Raises Unreadable."""
+        """The accounts of a passwd file, without duplicates.  Raises TableFileError."""
         accounts, faults = passwd.read(self.text(path))
         self._add(path, faults)
         return list(passwd.by_name(accounts).values())
@@ -112,10 +112,10 @@ class TableFiles:
         for line, reason in faults:
             self._report.add(SourcePosition(path, line, 1), printable(reason))
 
-    # -- whether they can be used -----------------------------------------------------------------
+    # -- checks -----------------------------------------------------------------
 
     def check(self, table: Table, services: Collection[Service]) -> None:
-        """A file that is not there is told of elsewhere, but for the description of a database."""
+        """A missing file is reported elsewhere, except the description of a database."""
         path = table.path
         if path is None or table.backend not in BACKENDS_WITH_PATH:
             return
@@ -130,7 +130,7 @@ class TableFiles:
                 self._report.add(self._place(table), str(unreadable))
 
     def _check_text(self, backend: str, path: str, services: Collection[Service]) -> None:
-        """Raises Unreadable."""
+        """Raises TableFileError."""
         if backend == "sqlite":
             try:
                 sqlite.parse_settings(self.text(path))

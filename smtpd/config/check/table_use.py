@@ -1,12 +1,12 @@
-"""Can what stands in the file of a table serve what the table is used for?
+"""Whether the file or database of a table can serve what the table is used for.
 
     match from any for domain <t>      sqlite: its description has a query_domain
     match … mail-from regex <t>        a text file: each entry is a regular expression
     match from src <t>                 a text file, or a list: each entry is an address or a network
     action … alias <t>                 a text file: a mapping, each of whose entries has a value
 
-Otherwise all mail that gets to that line would wait.  What stands in the configuration itself names.py has looked at,
-but for networks.
+Otherwise all mail that reaches that line would be deferred.  Tables in the configuration itself are checked by
+build/names.py, except their networks.
 """
 
 from smtpd.config.build.names import TableUse
@@ -34,7 +34,7 @@ def check_tables(parsed: Parsed, texts: TableFiles, report: Report) -> None:
 
 
 def services_of(table: Table, parsed: Parsed) -> tuple[Service, ...]:
-    """What it is asked for."""
+    """The services that a table is asked for."""
     return tuple(sorted({use.service for use in parsed.names.table_uses if use.table == table.name}))
 
 
@@ -43,10 +43,10 @@ def _check_queries(use: TableUse, table: Table, texts: TableFiles, report: Repor
     if settings is None or use.service in settings.queries:
         return
     missing = f"query_{use.service}" if use.service in sqlite.COLUMNS else use.wanted.value
-    report.add(use.place, f"table {quoted(table.name)} is asked for {missing} here, which is not in {table.path}")
+    report.add(use.position, f"table {quoted(table.name)} needs {missing} here, which is not in {table.path}")
 
 
 def _check_networks(table: Table, parsed: Parsed, report: Report) -> None:
-    for entry, place in zip(table.entries, parsed.names.entry_positions.get(table.name, ()), strict=False):
+    for entry, position in zip(table.entries, parsed.names.entry_positions.get(table.name, ()), strict=False):
         if wrong := entry_fault(Service.NETADDR, entry):
-            report.add(place, printable(wrong))
+            report.add(position, printable(wrong))

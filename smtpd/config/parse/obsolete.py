@@ -7,7 +7,7 @@
     expire 2d                    ->  queue ttl 2d
     pki mx certificate "/x.crt"  ->  pki mx cert "/x.crt"
 
-Tokens go in, a text for an error message comes out, which is never read as a configuration.
+The result is text for an error message and is never read as a configuration.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from lark import Token
 
 from smtpd.config.errors import ConfigValueError, printable
 
-PROPOSAL_LENGTH_MAX = 400  # characters of what is proposed
+PROPOSAL_LENGTH_MAX = 400  # characters of a proposal
 
-# The first word of a sentence -> what is written instead of it.
+# The first word of a sentence -> its replacement.
 SENTENCES = {
     "bounce-warn": "bounce warn-interval",
     "expire": "queue ttl",
@@ -27,7 +27,7 @@ SENTENCES = {
 }
 LIMITS = {"mta": "mta limit", "scheduler": "scheduler limit", "session": "smtp limit", "smtp": "smtp limit"}
 
-# The first word of a sentence -> a word in it -> what is written instead.
+# The first word of a sentence -> a word in it -> its replacement.
 WORDS = {
     "action": {
         "deliver": "the method alone, as in: action NAME maildir",
@@ -54,11 +54,11 @@ WORDS = {
 
 CRITERIA = {"tagged": "tag", "sender": "mail-from", "recipient": "rcpt-to"}
 TABLE_OPTIONS = ("alias", "virtual", "userbase")
-METHODS = {"mbox": False, "maildir": True, "mda": True, "lmtp": True}  # whether something may follow
+METHODS = {"mbox": False, "maildir": True, "mda": True, "lmtp": True}  # whether an argument may follow
 
 
 def replace_sentence(tokens: Sequence[Token]) -> str | None:
-    """What is written instead of a sentence that begins with a former word; None if it does not."""
+    """The replacement of a sentence that begins with an obsolete word; None for any other."""
     first, *rest = tokens
     match str(first):
         case "accept" | "reject":
@@ -73,7 +73,7 @@ def replace_sentence(tokens: Sequence[Token]) -> str | None:
 
 
 def replace_word(first: str, token: str) -> str | None:
-    """The same of a word in a sentence that begins with `first`."""
+    """The replacement of an obsolete word in a sentence that begins with `first`; None for any other."""
     return WORDS.get(first, {}).get(token)
 
 
@@ -87,7 +87,7 @@ def _rule(tokens: Sequence[Token]) -> str:
 
 
 class ObsoleteRule:
-    """A rule with accept or reject, read word by word."""
+    """A rule with accept or reject, translated word by word."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         self._decision = str(tokens[0])
@@ -97,7 +97,7 @@ class ObsoleteRule:
         self._method = ""
 
     def translation(self) -> str:
-        """Raises Wrong, of what is no such rule either."""
+        """The action and the match.  Raises ConfigValueError for what is no valid rule."""
         while self._tokens:
             self._part()
         criteria = "".join(f" {criterion}" for criterion in self._criteria)
@@ -183,7 +183,7 @@ class ObsoleteRule:
 
 
 def _text(token: Token) -> str:
-    """As it would be written: strings in quotes, but for names of tables."""
+    """A token as it is written in a file: strings in quotes."""
     return f'"{token}"' if token.type == "STRING" else str(token)
 
 

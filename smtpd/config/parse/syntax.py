@@ -1,7 +1,7 @@
-"""The words of one sentence -> its tree, or what was expected instead.
+"""Syntax: the words of one sentence -> its tree, or a syntax error that says what was expected.
 
-grammar.lark says what the sentences are.  Each is parsed by itself, so that a mistake costs one sentence and the errors
-of all of them are shown at once.
+The grammar is in grammar.lark.  Each sentence is parsed by itself, so that a mistake costs one sentence and the errors
+of all sentences are reported at once.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from smtpd.config.errors import ConfigValueError, alternatives, quoted, suggesti
 from smtpd.config.parse import obsolete
 
 PARSER = Lark(
-    files("smtpd.config").joinpath("grammar.lark").read_text(encoding="ascii"),
+    files("smtpd.config.parse").joinpath("grammar.lark").read_text(encoding="ascii"),
     parser="lalr",
     lexer="basic",
     propagate_positions=True,
@@ -22,14 +22,14 @@ PARSER = Lark(
 TERMINALS = {str(terminal.pattern.value): terminal.name for terminal in PARSER.terminals if terminal.pattern}
 WORD_OF_TERMINAL = {name: word for word, name in TERMINALS.items()}
 
-# Newer than the language: reserved only where a sentence begins, or where a listener can have nothing but an option, so
-# that files which use them as names stay valid.
+# Words that OpenSMTPD does not have: reserved only where a sentence begins, or where a listener can have nothing but an
+# option, so that its files that use them as names stay valid.
 SENTENCE_ONLY_WORDS = {"alias-commands", "dispatchers", "sandbox"}
 LISTENER_ONLY_WORDS = {"proxy", "proxy-v1", "scram", "xclient"}
-# Reserved, though no sentence has them.
+# Reserved by OpenSMTPD, although no sentence here has them.
 UNUSED_RESERVED = {"data-line", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
 
-# What the grammar has and builder.py refuses by this name: whole sentences, and words by the first word of theirs.
+# What the grammar has and build/builder.py refuses by this name: whole sentences, and words by their sentence.
 UNAVAILABLE_SENTENCES = {"admd", "bounce", "filter", "mta", "proc", "scheduler", "srs"}
 UNAVAILABLE = {
     "action": {"relay": "action … relay"},
@@ -43,7 +43,7 @@ RESERVED = {word for word in TOKEN_KINDS if word[0].isalpha()}
 
 
 class SentenceError(ConfigValueError):
-    """The sentence cannot go on with `token`; an empty one is its end."""
+    """A syntax error: the sentence cannot continue with `token`; an empty one is the end of the line."""
 
     def __init__(self, token: Token, text: str) -> None:
         super().__init__(text)
@@ -51,7 +51,7 @@ class SentenceError(ConfigValueError):
 
 
 def parse_sentence(tokens: Sequence[Token]) -> Tree:
-    """`tokens` is not empty.  Raises Unexpected."""
+    """The tree of one sentence.  `tokens` is not empty.  Raises SentenceError."""
     first, last = tokens[0], tokens[-1]
     followed_by_equal = len(tokens) > 1 and tokens[1].type == TERMINALS["="]
     if first.type == "STRING" and not followed_by_equal:
@@ -68,17 +68,17 @@ def parse_sentence(tokens: Sequence[Token]) -> Tree:
             tree = state.feed_token(token)
         except UnexpectedToken:
             if first in RESERVED and followed_by_equal:
-                raise SentenceError(first, f"{quoted(first)} is a reserved word, a macro needs another name") from None
+                raise SentenceError(first, f"{quoted(first)} is a reserved word and cannot name a macro") from None
             if token is first:
                 raise SentenceError(first, _unknown_sentence(tokens)) from None
             _refuse_unavailable(tokens[:number])
             raise SentenceError(token, _explain(first, token, state.accepts()) + _long_string(tokens, token)) from None
-    assert isinstance(tree, Tree)  # what feeding the end returns
+    assert isinstance(tree, Tree)  # feeding the end returns the tree
     return tree
 
 
 def _refuse_unavailable(tokens: Sequence[Token]) -> None:
-    """What is wrong behind a word that is not available does not matter.  Raises Unexpected."""
+    """Report a word that is not available rather than an error after it.  Raises SentenceError."""
     first = tokens[0]
     if first in UNAVAILABLE_SENTENCES:
         raise SentenceError(first, f"{quoted(first)} is not available yet")
@@ -115,33 +115,33 @@ def _explain(first: Token, token: Token, accepted: set[str]) -> str:
     expected = alternatives(named + [kind for name, kind in kinds.items() if name in accepted])
     hint = suggestion(token, words)
     if "STRING" in accepted and (token in RESERVED or token.type == "NUMBER"):
-        hint = " (put it in quotes if it is meant as one)"
+        hint = " (put it in quotes if it is a string)"
     return f"{_found(token)}, expected {expected}{hint}"
 
 
 def _former(token: Token, instead: str) -> str:
     missing = instead.partition(" ")[0] in UNAVAILABLE_SENTENCES or " relay " in instead
     later = "; but that is not available yet" if missing else ""
-    return f"{quoted(token)} is from before OpenSMTPD 6.4, write: {instead}{later}"
+    return f"{quoted(token)} is syntax of OpenSMTPD before 6.4, write: {instead}{later}"
 
 
 def _long_string(tokens: Sequence[Token], unexpected: Token) -> str:
-    """A quote that is not closed ends where the next string begins, and that is where the sentence goes wrong."""
+    """An unclosed quote ends where the next string begins, and the syntax error is reported there."""
     for token in tokens:
         if token is unexpected:
             break
         if token.type == "STRING" and token.line != token.end_line:
-            return f"; a string goes from line {token.line} to line {token.end_line}, is the quote closed?"
+            return f"; a string goes from line {token.line} to line {token.end_line}: is its quote closed?"
     return ""
 
 
 def _found(token: Token) -> str:
     match token.type:
         case "$END":
-            return "the sentence ends here"
+            return "syntax error at the end of the line"
         case "NUMBER":
-            return f"unexpected number {token}"
+            return f"syntax error at number {token}"
         case "STRING":
-            return f"{quoted(token)} is not known here"
+            return f"syntax error at {quoted(token)}"
         case _:
-            return f"unexpected {quoted(token)}"
+            return f"syntax error at {quoted(token)}"

@@ -1,7 +1,7 @@
-"""Listeners of the model -> a slice for each address, and what lookup is asked about those who come in there.
+"""Listeners of the model -> a slice for each address, and one with the tables that lookup reads for it.
 
-listen on lo smtps pki p auth <t>      listener 0  127.0.0.1 port 465      door 0  credentials t
-                                       listener 1  ::1       port 465      door 1  credentials t
+listen on lo smtps pki p auth <t>      listener 0  127.0.0.1 port 465      tables 0  credentials t
+                                       listener 1  ::1       port 465      tables 1  credentials t
 """
 
 from dataclasses import dataclass, replace
@@ -22,18 +22,18 @@ SMTP_PORT, SMTPS_PORT = 25, 465
 
 @dataclass(frozen=True)
 class ListenSentence:
-    """A `listen on`, and where it stands."""
+    """A `listen on` and its position."""
 
     listen: Listen
-    place: SourcePosition
+    position: SourcePosition
 
     @property
     def options(self) -> Listen:
-        """What has to be the same where two share an address and a port."""
+        """The options, which have to be the same if two sentences share an address and a port."""
         return replace(self.listen, operand="", family=None, port=None)
 
     def is_of_machine(self, host: Host) -> bool:
-        """The operand names an interface or a host, so its addresses are not in the file."""
+        """Whether the operand names an interface or a host, so that its addresses are not in the file."""
         return self.listen.operand in host.interfaces or not (
             self.listen.operand in ALL_ADDRESSES or numeric(self.listen.operand)
         )
@@ -42,28 +42,28 @@ class ListenSentence:
 def slice_listeners(
     parsed: Parsed, host: Host, passwords: PasswordTables, report: Report
 ) -> tuple[tuple[ListenerSlice, ...], tuple[ListenerTablesSlice, ...]]:
-    """Numbered from 0 in the order of the file.  No two have the same address and port."""
-    for listen, place in parsed.invalid_listeners:
-        listen_addresses(listen, host, place, report)
+    """The slices, numbered from 0 in the order of the file; no two have the same address and port."""
+    for listen, position in parsed.invalid_listeners:
+        listen_addresses(listen, host, position, report)
     slices: list[ListenerSlice] = []
     listener_tables: list[ListenerTablesSlice] = []
-    sentences: list[ListenSentence] = []  # of each slice
+    sentences: list[ListenSentence] = []  # the sentence of each slice
     for sentence in map(ListenSentence, parsed.config.listeners, parsed.listener_positions):
-        listen, place = sentence.listen, sentence.place
+        listen, position = sentence.listen, sentence.position
         scram = bool(listen.credentials and passwords.are_verifiers(listen.credentials)) or listen.scram
         if listen.credentials and listen.scram:
             passwords.warn_of_hashes(listen.credentials)
-        addresses = listen_addresses(listen, host, place, report)
+        addresses = listen_addresses(listen, host, position, report)
         for address in addresses if addresses and not may_get_more(listen, host, addresses) else (*addresses, ""):
             made = slice_listener(len(slices), address, listen, host, parsed.config, scram)
             if reason := next(filter(None, (conflict(made, other) for other in slices)), None):
-                report.add(place, reason)
+                report.add(position, reason)
                 continue
             overlapping = [number for number, other in enumerate(slices) if overlap(made, other)]
             if overlapping:
                 report_duplicate(describe(made), sentence, sentences[overlapping[0]], host, report)
             if any(slices[number].family in (None, made.family) for number in overlapping):
-                continue  # nothing is left of it
+                continue  # the earlier listener covers it
             slices.append(made)
             sentences.append(sentence)
             if listen.auth or listen.hostnames or listen.xclient:
@@ -72,7 +72,7 @@ def slice_listeners(
 
 
 def slice_listener(number: int, address: str, listen: Listen, host: Host, config: Config, scram: bool) -> ListenerSlice:
-    """Without an address it waits for those of its interface."""
+    """The slice of one address; an empty one stands for the addresses that the interface gets later."""
     return ListenerSlice(
         number,
         address,
@@ -116,19 +116,19 @@ def describe(listener: ListenerSlice) -> str:
 
 
 def overlap(listener: ListenerSlice, other: ListenerSlice) -> bool:
-    """The same address and port, or the same interface that is waited for.  Of two sockets there the kernel would give
-    each some of the clients, whatever their options."""
+    """Whether both have the same address and port, or the same interface without an address.  With two such sockets the
+    kernel would give each of them some of the clients, whatever their options."""
     if (listener.port, listener.address, listener.interface) != (other.port, other.address, other.interface):
         return False
     return listener.family == other.family or None in (listener.family, other.family)
 
 
 def conflict(listener: ListenerSlice, other: ListenerSlice) -> str | None:
-    """The kernel has no second socket beside one that listens on all addresses."""
+    """Why both cannot be bound: one address beside a listener on all addresses, at the same port.  None if they can."""
     for wide, narrow in ((listener, other), (other, listener)):
         if wide.port == narrow.port and covers_listener(wide.address, narrow):
             one = narrow.address or f"interface {narrow.interface}"
-            return f"{describe(wide)} is all addresses, so it leaves no room for {one}, expected one or the other"
+            return f"address already in use: {describe(wide)} covers all addresses, also {one}"
     return None
 
 
@@ -139,14 +139,16 @@ def covers_listener(wildcard: str, listener: ListenerSlice) -> bool:
     return of_family in (None, family(wildcard))
 
 
-def report_duplicate(door: str, sentence: ListenSentence, first: ListenSentence, host: Host, report: Report) -> None:
-    """It is listened on once.  Two sentences with different options are an error, unless they are the same only because
-    of addresses that interfaces or host names have: a change of those must not keep the daemon from starting."""
-    line = first.place.seen_from(sentence.place)
-    text = f"duplicate listener on {door}"
+def report_duplicate(
+    listener: str, sentence: ListenSentence, first: ListenSentence, host: Host, report: Report
+) -> None:
+    """Report a duplicate listener; the first one is used.  Different options are an error, unless both addresses come
+    from interfaces or host names: a change of those must not keep the daemon from starting."""
+    line = first.position.seen_from(sentence.position)
+    text = f"duplicate listener on {listener}"
     if sentence.options == first.options:
-        report.warn(sentence.place, f"{text}, first in {line}")
+        report.warn(sentence.position, f"{text}, first in {line}")
     elif sentence.is_of_machine(host) and first.is_of_machine(host) and sentence.listen.operand != first.listen.operand:
-        report.warn(sentence.place, f"{text}: the options of {line} apply")
+        report.warn(sentence.position, f"{text}: the options of {line} apply")
     else:
-        report.add(sentence.place, f"{text}, which {line} has with other options")
+        report.add(sentence.position, f"{text}: {line} has other options")

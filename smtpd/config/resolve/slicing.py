@@ -1,12 +1,11 @@
-"""The model and a host -> what each process is told.
+"""The model and a host -> the slice of each process.
 
     listen on eth0      -> each of its addresses          limits        -> divided by the dispatchers
     listen on localhost -> what the name resolves to      userbase <t>  -> the people in it
     table t x:/path     -> the program table-x            tables        -> with the builtin ones filled in
     pki, ca             -> those that a listener has
 
-Here a configuration meets its machine, so here it can still turn out to be wrong: ConfigErrors.  What does not keep the
-daemon from starting is a warning.
+What the machine lacks is an error here (ConfigErrors); what does not keep the daemon from starting is a warning.
 """
 
 from collections.abc import Callable
@@ -53,7 +52,7 @@ from smtpd.slice import (
 )
 from smtpd.tables.text_file import read_file
 
-# Failed logins are counted by lookup, which there is only one of.
+# Failed logins are not among them: lookup, of which there is one, counts them.
 COUNTED_OVER_ALL = ("max_sessions", "max_sessions_per_address", *RATE_LIMITS)
 
 
@@ -66,8 +65,8 @@ class Sliced:
 def slice_config(
     parsed: Parsed, host: Host, read: Callable[[str], str] = read_file, check: Callable[[Parsed], None] | None = None
 ) -> Sliced:
-    """`read` is what files of tables are read with; it may raise OSError or ValueError.  `check` looks for more that is
-    wrong.  Raises ConfigErrors, with those that the parser has found."""
+    """The slices, and the warnings.  `read` reads the files of tables; it may raise OSError or ValueError.  `check` may
+    add to the report.  Raises ConfigErrors, with the errors of the parser, too."""
     report = parsed.report
     config = parsed.config
     texts = TableFiles(parsed, read, report)
@@ -190,7 +189,7 @@ def slice_delivery(action: Action, config: Config) -> DeliverySlice:
 
 
 def used_pki(config: Config) -> tuple[Pki, ...]:
-    """Nobody holds a key that no listener has."""
+    """Those that a listener names: the keys of others are not loaded by any process."""
     used = {name for listen in config.listeners for name in listen.pki}
     return tuple(pki for pki in config.pki if pki.name in used)
 
@@ -201,8 +200,8 @@ def used_ca(config: Config) -> tuple[Ca, ...]:
 
 
 def divide(limits: Limits, dispatchers: int) -> Limits:
-    """Each dispatcher counts only what it sees, so each gets its part of what is counted over all sessions; a 0 is no
-    limit, and stays none."""
+    """The limits of one dispatcher: each counts only its own sessions, so limits over all sessions are divided.  0 is
+    no limit, and stays so."""
     parts = {key: getattr(limits, key) for key in COUNTED_OVER_ALL}
     return replace(limits, **{key: whole and max(1, whole // dispatchers) for key, whole in parts.items()})
 
@@ -225,11 +224,11 @@ def builtin_tables(host: Host) -> tuple[TableSlice, ...]:
 
 
 def own_addresses(host: Host) -> tuple[str, ...]:
-    """Each once, without the interface that a link-local one belongs to."""
+    """The addresses of all interfaces, each once; link-local ones without their interface."""
     scoped = (address for addresses in host.interfaces.values() for address in addresses)
     return tuple(dict.fromkeys(address.partition("%")[0] for address in scoped))
 
 
 def literal(address: str) -> str:
-    """As a domain in a mail address, RFC 5321 4.1.3."""
+    """An address literal, as a domain of a mail address: RFC 5321 4.1.3."""
     return f"[ipv6:{address}]" if ":" in address else f"[{address}]"

@@ -1,7 +1,7 @@
-"""userbase <t> in an action without `user` -> the people in it: whose uid, which home.
+"""userbase <t> in an action without `user` -> its accounts: uid, gid and home.
 
-The parent acts on what is found here, as root; so it is read once, at the start, from what root wrote.  Tables that
-answer anew each time (databases, programs) have no say in whom root becomes: there the action names the user.
+The parent acts on these as root, so they are read once, at the start, from what root wrote.  Databases and programs
+never decide whom root becomes: with those the action has to name the user.
 """
 
 from smtpd.config.build.action import EXCLUDED
@@ -17,13 +17,13 @@ USERBASE_MAX = 100_000
 
 
 def userbase_users(action: Action, parsed: Parsed, texts: TableFiles, report: Report) -> dict[str, Account] | None:
-    """None where no uid of the table counts."""
+    """The accounts by name, in lower case; None if mail is delivered as system users or as the action's `user`."""
     if action.userbase in (None, SYSTEM_USERS) or action.user is not None:
         return None
     table = next(table for table in parsed.config.tables if table.name == action.userbase)
-    place = parsed.names.userbase_positions[action.name]
+    position = parsed.names.userbase_positions[action.name]
     if table.backend and table.backend not in READABLE_BACKENDS:
-        report.add(place, _dynamic(action, table))
+        report.add(position, _dynamic(action, table))
         return None
     try:
         entries = texts.entries(table)
@@ -31,7 +31,7 @@ def userbase_users(action: Action, parsed: Parsed, texts: TableFiles, report: Re
         report.add(parsed.names.table_positions[table.name], str(unreadable))
         return None
     if len(entries) > USERBASE_MAX:
-        report.add(place, f"table {quoted(table.name)} has more than {USERBASE_MAX} users")
+        report.add(position, f"table {quoted(table.name)} has more than {USERBASE_MAX} users")
         return None
     if table.backend == "passwd":
         entries = [entry for entry in entries if not _is_of_the_system(entry)]
@@ -39,7 +39,7 @@ def userbase_users(action: Action, parsed: Parsed, texts: TableFiles, report: Re
 
 
 def _dynamic(action: Action, table: Table) -> str:
-    wrong = f"table {quoted(table.name)} ({table.backend}) does not decide whom mail is stored as"
+    wrong = f"table {quoted(table.name)} ({table.backend}) cannot name the uid that delivers"
     files = "a table in the configuration, a text file or a passwd file"
     if "user" in EXCLUDED.get(action.method, {}):
         return f"{wrong}, expected {files}"
@@ -51,12 +51,12 @@ def _person(entry: TableEntry, report: Report) -> Account | None:
         info = parse_userinfo(entry.value)
         return _checked(entry.key, info)
     except UserInfoError as malformed:
-        report.add(entry.place, f"user {quoted(entry.key)}: {malformed}")
+        report.add(entry.position, f"user {quoted(entry.key)}: {malformed}")
         return None
 
 
 def _checked(name: str, info: UserInfo) -> Account:
-    """As the nursery will, which would refuse each mail to them.  Raises Malformed."""
+    """The account, checked as the nursery will check it.  Raises UserInfoError."""
     if info.uid is None or info.gid is None:
         raise UserInfoError("no uid or no gid: add them, or add the user to the action, as in: user vmail")
     if info.uid < LOWEST_ID:
@@ -64,11 +64,11 @@ def _checked(name: str, info: UserInfo) -> Account:
     if info.gid == 0:
         raise UserInfoError("gid 0 is the group of root")
     if not USER_NAME.fullmatch(name):
-        raise UserInfoError("not the name of a user")
+        raise UserInfoError("invalid user name")
     return Account(info.uid, info.gid, info.home)
 
 
 def _is_of_the_system(entry: TableEntry) -> bool:
-    """A copy of /etc/passwd begins with them; they receive no mail, and are no mistake."""
+    """Whether the uid is a system user's, as in a copy of /etc/passwd: those receive no mail, which is no error."""
     uid = entry.value.partition(":")[0]
     return uid.isdecimal() and int(uid[:10]) < LOWEST_ID
