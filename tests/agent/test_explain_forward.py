@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpd.agent import explain_forward
 from smtpd.agent.explain_forward import read_forward
 from tests.agent.conftest import others
 
@@ -48,6 +49,16 @@ def test_one_that_others_may_write_is_unsafe_here_too(home):
     verdict, content, reason = read_forward(myself())
     assert (verdict, content) == ("unsafe", b"")
     assert reason == f"{home}/.forward is writable by everybody: chmod {others('go')}-w {home}/.forward"
+
+
+def test_another_user_is_not_asked_about_but_by_root(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert read_forward("root") == ("later", b"", "only root and root may ask")
+
+
+def test_a_child_that_ends_without_a_word_is_said(home, monkeypatch):
+    monkeypatch.setattr(explain_forward, "_tell", lambda _entry: 1 / 0)
+    assert read_forward(myself()) == ("later", b"", "the process that reads it has ended")
 
 
 def test_nobody_is_told_of_a_user_that_is_not_there(home):

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import socket
+import struct
 import tempfile
 import threading
 import time
@@ -16,7 +17,7 @@ from smtpd.agent.lmtp import MAILS_PER_CONNECTION, ConnectionPool, LmtpAgent, Lm
 from smtpd.agent.worker import EX_PROTOCOL
 from smtpd.envelope import Outcome
 from smtpd.errand import AgentSpec, InProgress, ProbeServer, ReadForward, Result, ServerProbed, decode
-from smtpd.smtp.lmtp import REPLY_TIMEOUT, LmtpState
+from smtpd.smtp.lmtp import REPLY_TIMEOUT, LmtpMail, LmtpState
 from tests.agent.conftest import MAIL, errand
 from tests.mail_local.lmtp_server import Server
 
@@ -349,7 +350,7 @@ def test_a_server_that_drips_its_reply_has_its_time_and_no_more(serve, monkeypat
 
 
 def test_a_mail_has_not_more_time_than_all_its_steps_together(serve, monkeypatch):
-    monkeypatch.setattr(lmtp, "LONGEST_TRANSACTION", 0.2)
+    monkeypatch.setattr(lmtp, "TRANSACTION_MAX", 0.2)
     slow = threading.Event()
     server = serve(holds={"bob": slow})
     (result,) = courier(server).do([(to("bob"), -1)])
@@ -495,6 +496,38 @@ def test_an_address_of_a_family_that_the_kernel_does_not_have_is_passed_over(ser
         lmtp.connect([sixth], "here")
 
 
+def test_content_that_cannot_be_read_delays_that_mail(serve):
+    directory = os.open("/", os.O_RDONLY)
+    (result,) = courier(serve()).do([(to("bob", size=10), directory)])
+    assert (result.outcome, result.text) == (Outcome.DEFERRED, "Is a directory")
+
+
+def test_a_defect_of_ours_delays_that_mail_and_no_other(serve, monkeypatch):
+    hand = courier(serve())
+    with monkeypatch.context() as patched:
+        patched.setattr(lmtp_agent, "_lines", lambda _errands: 1 / 0)
+        (result,) = hand.do([(to("bob"), -1)])
+    assert result.outcome is Outcome.DEFERRED and "ZeroDivisionError" in result.text
+    (result,) = hand.do([(to("bob", 2), -1)])
+    assert result.outcome is Outcome.DELIVERED
+
+
+def test_a_hand_that_waits_for_the_connection_of_another_says_that_it_is_there(serve, monkeypatch):
+    monkeypatch.setattr(lmtp_agent, "PROGRESS_INTERVAL", 0.01)
+    server = serve(limit=1)
+    pool = courier(server)._kind.pool
+    first, _ = pool.take(nothing)
+    said = []
+
+    def progress():
+        said.append(True)
+        if len(said) == 5:
+            pool.give(first)
+
+    assert pool.take(progress) == (first, True)
+    first.close()
+
+
 def test_a_hand_that_gets_no_connection_keeps_no_other_hand_waiting():
     """Whatever the reason is."""
     failures = [MemoryError(), OSError(errno.EMFILE, "Too many open files"), lmtp.Unreachable("one is enough")]
@@ -576,3 +609,54 @@ def test_a_destination_as_it_is_written(text, family, address):
 def test_what_is_no_destination(text):
     with pytest.raises((ValueError, OSError)):
         lmtp.resolve(text)
+
+
+def test_what_can_be_no_name_of_a_host_is_said():
+    with pytest.raises(ValueError, match="not the name of a host"):
+        lmtp.resolve(f"{'a' * 64}.test:24")
+
+
+# -- one connection -------------------------------------------------------------------------------------
+
+
+def connected(server):
+    return lmtp.connect(lmtp.resolve(server.target), "here.test")
+
+
+def test_a_server_that_resets_the_connection_is_quoted_as_the_kernel_says_it():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+    connection = lmtp.LmtpConnection(ours, "here.test")
+    assert not connection.is_ready and connection.reason == "waiting for the greeting: Connection reset by peer"
+    ours.close()
+
+
+def test_content_that_takes_too_long_to_come_is_given_up(serve, monkeypatch):
+    connection = connected(serve())
+    monkeypatch.setattr(lmtp, "TRANSACTION_MAX", 0.2)
+
+    def slow():
+        yield MAIL
+        time.sleep(0.3)
+        yield MAIL
+
+    (verdict,) = connection.deliver(LmtpMail("amy@there.test", ("bob",), 2 * len(MAIL)), slow())
+    assert verdict.outcome is Outcome.DEFERRED and lmtp.TRANSACTION_TOO_LONG in verdict.text
+    connection.close()
+
+
+def test_a_defect_in_the_midst_of_a_mail_ends_the_connection_before_the_mail_does(serve):
+    server = serve()
+    connection = connected(server)
+
+    def defective():
+        yield MAIL
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        connection.deliver(LmtpMail("amy@there.test", ("bob",), 2 * len(MAIL)), defective())
+    assert connection._socket.fileno() == -1
+    assert server.mails == []

@@ -13,10 +13,10 @@ import pytest
 
 from mail_local import mbox
 from mail_local.mailbox import STALE_LOCK_AGE, maybe_lock
-from smtpd.agent.mailbox import LOCK_TIME, MailboxWriter
+from smtpd.agent.mailbox import LOCK_TIME, MailboxAgent, MailboxWriter
 from smtpd.agent.worker import EX_PROTOCOL
 from smtpd.envelope import Outcome
-from smtpd.errand import ReadForward
+from smtpd.errand import AgentSpec, ReadForward
 from smtpd.parent.mailbox import LOCK_MAX
 from tests.agent.conftest import MAIL, UID, Agent, errand, own
 
@@ -338,3 +338,18 @@ def test_the_first_batch_under_a_lock_is_begun_whenever_it_comes(disk, writer):
     disk.now += LOCK_TIME + 1
     (result,) = writer.do([(to(1), -1)])
     assert result.outcome is Outcome.DELIVERED
+
+
+def test_a_defect_of_ours_delays_that_batch_and_says_where(writer, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(mbox, "store", lambda *_: 1 / 0)
+        (result,) = writer.do([(to(1), -1)])
+    assert result.outcome is Outcome.DEFERRED and "ZeroDivisionError" in result.text
+    (result,) = writer.do([(to(1, 2), -1)])
+    assert result.outcome is Outcome.DELIVERED
+
+
+def test_without_a_socket_for_mailboxes_there_is_no_hand():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, pytest.raises(ValueError):
+        MailboxAgent(AgentSpec("mbox", ""), "bob", "/").work(ours, None)

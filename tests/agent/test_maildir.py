@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 
-from smtpd.agent.maildir import MaildirAgent, MaildirWriter
+from smtpd.agent.maildir import OPEN_MAX, MaildirAgent, MaildirWriter
 from smtpd.envelope import Outcome
 from smtpd.errand import AgentSpec
 from tests.agent.conftest import MAIL, UID, errand, files, make_tree, own
@@ -223,6 +223,15 @@ def test_a_defect_of_ours_delays_that_batch_and_says_where(tmp_path):
     assert result.outcome is Outcome.DEFERRED and "folder_name line" in result.text
     (result,) = storer.do([(errand(2), -1)])
     assert result.outcome is Outcome.DELIVERED
+
+
+def test_of_no_more_maildirs_than_so_many_is_known_what_lay_in_them(tmp_path):
+    agent = MaildirAgent(AgentSpec("maildir", "~/Maildir"), "bob", str(tmp_path))
+    kept = agent.earlier("/kept")
+    for number in range(3 * OPEN_MAX * agent.WORKERS_MAX):
+        agent.earlier(f"/{number}")
+        assert agent.earlier("/kept") is kept
+    assert len(agent._earlier) == OPEN_MAX * agent.WORKERS_MAX
 
 
 # -- what a user may do to his Maildir ----------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpd.agent.worker import EX_PROTOCOL, Workers
+from smtpd.agent.worker import EX_PROTOCOL, EX_SOFTWARE, Workers
 from smtpd.envelope import Outcome
 from smtpd.errand import PACKET_MAX, Deliver, ReadForward, Result, decode, encode
 from tests.agent.conftest import MAIL, TEST_TIMEOUT, UID, Agent, errand, files
@@ -143,6 +143,23 @@ def test_a_hand_waits_for_as_long_as_another_is_at_work():
         assert decode(ours.recv(100)).envelope & 0xFF == 1
         main.join(TEST_TIMEOUT)  # with nothing at work, they end by themselves
         assert not main.is_alive()
+
+
+def test_a_defect_that_ends_a_hand_ends_the_agent(monkeypatch):
+    """In a thread it would go unnoticed, with errands that nobody answers."""
+
+    class Kind:
+        WORKERS_MAX, SAME_MESSAGE = 1, False
+
+        def work(self, *_):
+            raise ZeroDivisionError
+
+    statuses = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        Workers(theirs, None, Kind()).run()
+    assert statuses == [EX_SOFTWARE]
 
 
 class _Hasty:

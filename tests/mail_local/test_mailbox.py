@@ -1,5 +1,6 @@
 """Mailboxes: found and made, attacked, and shared with others who lock."""
 
+import errno
 import fcntl
 import mailbox as standard_library
 import os
@@ -110,6 +111,57 @@ def test_a_reader_that_removes_an_empty_mailbox_between_look_and_use_costs_nothi
 def test_a_nul_in_a_name_does_not_end_it(directory):
     with pytest.raises(ValueError):
         openat2.open("bob\0x", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=directory)
+
+
+def test_a_mailbox_for_somebody_else_is_made_by_root_only(directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with pytest.raises(MailboxError, match="only root can make one"):
+        write(directory, b"x\n")
+    assert os.listdir(tmp_path) == []
+
+
+def refuse_to_make(monkeypatch, module, error, times=1):
+    """The next `times` that a file is to be made by `module`, that fails."""
+    plain, left = module.open, [error] * times
+
+    def open(name, flags, *arguments, **named):
+        if flags & os.O_CREAT and left:
+            raise left.pop()
+        return plain(name, flags, *arguments, **named)
+
+    monkeypatch.setattr(module, "open", open)
+
+
+def test_without_a_right_to_make_a_mailbox_it_is_refused(directory, monkeypatch):
+    refuse_to_make(monkeypatch, openat2, PermissionError(errno.EACCES, "Permission denied", "bob"))
+    with pytest.raises(MailboxError, match=f"no right to make one: permission denied for uid {UID}$"):
+        write(directory, b"x\n")
+
+
+def test_a_mailbox_that_another_makes_in_the_same_moment_is_used(directory, tmp_path, monkeypatch):
+    refuse_to_make(monkeypatch, openat2, FileExistsError())
+    write(directory, b"x\n", lock_timeout=10.0)
+    assert (tmp_path / "bob").read_bytes() == b"x\n"
+
+
+def test_without_a_right_to_make_the_dot_lock_it_says_who_has_none(directory, monkeypatch):
+    refuse_to_make(monkeypatch, os, PermissionError(errno.EACCES, "Permission denied", "bob.lock"))
+    with pytest.raises(PermissionError, match=f"uid {UID} has no right to make the dot-lock: Permission denied"):
+        write(directory, b"x\n")
+
+
+def test_a_stale_dot_lock_that_another_replaces_in_the_same_moment_is_waited_for(directory, tmp_path, monkeypatch):
+    (tmp_path / "bob.lock").touch()
+    os.utime(tmp_path / "bob.lock", (1, 1))
+    refuse_to_make(monkeypatch, os, FileExistsError(), times=2)
+    write(directory, b"x\n", lock_timeout=10.0)
+    assert os.listdir(tmp_path) == ["bob"]
+
+
+def test_our_dot_lock_may_be_gone_when_we_remove_it(directory, tmp_path):
+    with bob(directory):
+        (tmp_path / "bob.lock").unlink()
+    assert os.listdir(tmp_path) == ["bob"]
 
 
 def test_somebody_elses_mailbox_is_refused(directory, tmp_path):

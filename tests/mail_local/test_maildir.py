@@ -158,6 +158,14 @@ def test_an_earlier_delivery_is_found_in_its_folder_only(root):
     assert os.listdir(root / "new") == []
 
 
+def test_a_maildir_is_made_below_the_directory_that_is_named_and_not_elsewhere(tmp_path):
+    (tmp_path / "home").mkdir()
+    for path in (tmp_path / "Maildir", tmp_path / "home2" / "Maildir", tmp_path / "home" / ".." / "Maildir"):
+        with pytest.raises(PermissionError):
+            maildir.make(os.path.normpath(path), below=str(tmp_path / "home"))
+    assert os.listdir(tmp_path) == ["home"]
+
+
 def test_make_is_content_with_what_is_there(root):
     maildir.make(str(root))
     assert sorted(os.listdir(root)) == ["cur", "new", "tmp"]

@@ -236,7 +236,11 @@ def test_an_empty_mailbox_is_made_durable_again(recorder, directory, tmp_path):
     recorder.in_order("sync .", "write bob", "sync bob")
 
 
-def test_a_mailbox_is_written_and_synced_under_both_locks(recorder, directory):
+@pytest.mark.parametrize("kernel_locks_files", [True, False])
+def test_a_mailbox_is_written_and_synced_under_both_locks(recorder, directory, monkeypatch, kernel_locks_files):
+    """By a lock of the open file where the kernel knows such ones, otherwise by one of the process."""
+    if not kernel_locks_files:
+        monkeypatch.setattr(mailbox, "_OFD_SETLK", None)
     append(directory)
     recorder.forget()
     append(directory)
