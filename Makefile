@@ -1,5 +1,6 @@
 # make run [PORT=2525]  set up what is missing and start smtpd on 127.0.0.1
 # make test             everything that this machine can run, and what it could not run and why
+# make test ROOM=queue  the tests in tests/queue only; also ROOM="smtp queue/test_store.py", and OPTIONS="-k lock -x"
 # make fresh            both of these on a new, minimal Debian 13 in a directory of its own
 # make bench            mail into local users' hands, side by side with Postfix and OpenSMTPD
 # make check            ruff and mypy
@@ -23,7 +24,7 @@ run: venv
 	@sh etc/try.sh
 
 test: venv
-	@sh tests/run.sh
+	@ROOM="$(ROOM)" sh tests/run.sh $(OPTIONS)
 
 fresh: venv
 	@sh tests/fresh.sh

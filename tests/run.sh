@@ -1,12 +1,15 @@
 #!/bin/sh
 # make test: everything that this machine can run; at the end, what it could not run and why, and each part's result.
 #
+#   sh tests/run.sh [PYTEST OPTIONS]      make test
+#   ROOM="queue smtp/test_line.py" …      only what lies there below tests/, and neither ruff nor mypy
+#
 #   as root          the live daemon with its users; then unit tests and the sandbox attacked from inside, and beside them,
 #                    shown afterwards, what depends on the user once more as an ordinary user
 #   as anybody else  unit tests and the live daemon as that user
 #
-# A part that fails stops no other part; the exit status is 0 when all have succeeded.  Arguments are pytest's: with any,
-# all tests run one after another.
+# Each part runs its tests side by side, in WORKERS processes (one for each processor); the live tests in twice as many,
+# as they wait half of the time.  A part that fails stops no other part; the exit status is 0 when all have succeeded.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -69,27 +72,43 @@ end_of() {
     return $ended
 }
 
-part "ruff check" "$python" -m ruff check .
-part "ruff format" "$python" -m ruff format --check .
-part "mypy" "$python" -m mypy
+# pytest's arguments: in so many processes; what they run next is taken from those that have most left
+side_by_side() {
+    echo "-n $1 --dist worksteal"
+}
+
+if [ -z "${ROOM:-}" ]; then
+    part "ruff check" "$python" -m ruff check .
+    part "ruff format" "$python" -m ruff format --check .
+    part "mypy" "$python" -m mypy
+fi
+workers=${WORKERS:-$(nproc)}
+each=$(side_by_side "$workers")
+waiting=$(side_by_side $((2 * workers)))
+rooms=tests
+# shellcheck disable=SC2086  # rooms and options are words
+if [ -n "${ROOM:-}" ]; then
+    rooms=$(printf 'tests/%s ' $ROOM)
+fi
+# shellcheck disable=SC2086
 if [ "$(id -u)" = 0 ]; then
     part "other mail programs" sh tests/peers.sh
     part "users of the processes" sh etc/setup.sh users
-    if [ $# = 0 ]; then
+    if [ -z "${ROOM:-}" ]; then
         echo "the live daemon, as root"
-        part "live tests as root" "$python" -m pytest -rfEs tests/live
-        start_beside ordinary sh tests/ordinary.sh
+        part "live tests as root" "$python" -m pytest -rfEs $waiting tests/live "$@"
+        start_beside ordinary sh tests/ordinary.sh $each "$@"
         echo "unit tests, as root"
-        part "unit tests as root" "$python" -m pytest -rfEs tests --ignore tests/live
+        part "unit tests as root" "$python" -m pytest -rfEs $each tests --ignore tests/live "$@"
         echo "once more, as an ordinary user"
         part "tests as an ordinary user" end_of ordinary
     else
-        part "tests as root" "$python" -m pytest -rfEs tests "$@"
+        part "tests as root" "$python" -m pytest -rfEs $waiting $rooms "$@"
         echo "once more, as an ordinary user"
-        part "tests as an ordinary user" sh tests/ordinary.sh tests "$@"
+        part "tests as an ordinary user" sh tests/ordinary.sh $waiting "$@"
     fi
 else
-    part "tests as $(id -un)" "$python" -m pytest -rfEs tests "$@"
+    part "tests as $(id -un)" "$python" -m pytest -rfEs $waiting $rooms "$@"
 fi
 echo "make test:$results"
 exit $status

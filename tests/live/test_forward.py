@@ -260,7 +260,7 @@ def test_whom_root_becomes_is_decided_at_the_start(daemon, homes):
     daemon.smtpctl("update", "table", "people-in-file")
 
 
-@pytest.mark.parametrize("ids", ["0:0", "99:99", f"{UID}:0"])
+@pytest.mark.parametrize("ids", ["0:0", "99:99", f"{UID}:0"], ids=["root", "a user below 100", "group root"])
 def test_a_table_with_somebody_who_may_receive_nothing_is_no_userbase(make_daemon, ids):
     daemon = make_daemon(
         f'listen on 127.0.0.1 port {{port}}\ntable people {{{{ "low" = "{ids}:/" }}}}\n'
