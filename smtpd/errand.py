@@ -19,7 +19,6 @@ from smtpd.envelope import Outcome
 
 HEADER = struct.Struct(">BBHIQ")
 PACKET_MAX = 96 * 1024  # bytes of one frame at the most; a Deliver with a descriptor has no content in it
-CONTENT_MAX = 64 * 1024  # bytes of content in a frame
 TEXT_MAX = 512  # bytes of a result's text
 FORWARD_MAX = 4095  # bytes of a .forward
 MAILBOX_KINDS = frozenset({"mbox"})  # kinds of agents that the parent hands mailboxes, by a socket of their own

@@ -269,7 +269,6 @@ class ParentSlice(Struct, frozen=True):
     files: tuple[Path, ...]  # that lookup reads (tables, what they include): checked by the parent, unveiled by lookup
     dispatchers: int
     sandbox_required: bool | None
-    server_name: Word
     sub_addr_delim: Word = "+"
     programs: tuple[ProgramSlice, ...] = ()
     alias_commands: Word = ""  # the user who runs what alias files name; empty: nobody does
@@ -323,8 +322,6 @@ class DeliverySlice(Struct, frozen=True):
 
 class QueueSlice(Struct, frozen=True):
     actions: tuple[DeliverySlice, ...]
-    server_name: Word
-    dispatchers: int
     alias_commands: Word = ""
     delivery_limits: DeliveryLimits = DeliveryLimits()
 
@@ -336,8 +333,7 @@ class SchedulerSlice(Struct, frozen=True):
 
 
 class ControlSlice(Struct, frozen=True):
-    server_name: Word
-    dispatchers: int
+    """Nothing: it passes on what others answer."""
 
 
 class CryptoSlice(Struct, frozen=True):

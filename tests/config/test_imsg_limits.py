@@ -327,8 +327,8 @@ def test_a_slice_that_no_imsg_carries_is_an_error():
 def test_a_slice_that_its_process_would_not_understand_is_an_error():
     """Whatever has been overlooked before."""
     slices = sliced("").slices
-    with pytest.raises(ConfigErrors, match=r"f: invalid configuration of control: .*server_name"):
-        encode_slices("f", replace(slices, control=replace(slices.control, server_name="a\tb")))
+    with pytest.raises(ConfigErrors, match=r"f: invalid configuration of lookup: .*server_name"):
+        encode_slices("f", replace(slices, lookup=replace(slices.lookup, server_name="a\tb")))
 
 
 def test_a_pki_that_no_listener_has_is_not_looked_at():

@@ -37,7 +37,7 @@ class World:
         pairs = {name: ends("parent", name) for name in HANDLERS}
         self.ours = {name: ours for name, (ours, _) in pairs.items()}
         self.theirs = {name: theirs for name, (_, theirs) in pairs.items()}
-        self.configuration = ParentSlice((), actions, (), 1, None, "here.test", programs=programs, **configured)
+        self.configuration = ParentSlice((), actions, (), 1, None, programs=programs, **configured)
         directory = None if mailboxes is None else os.open(mailboxes, os.O_RDONLY | os.O_DIRECTORY)
         nursery = self.ours["nursery"]
         self.users = Users(self.loop, nursery, self.configuration)

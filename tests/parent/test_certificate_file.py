@@ -113,7 +113,7 @@ class LetsEncrypt:
 
 
 def configured(*pki, ca=()):
-    return ParentSlice((), (), (), 1, None, "here.test", pki=pki, ca=ca)
+    return ParentSlice((), (), (), 1, None, pki=pki, ca=ca)
 
 
 def test_a_link_is_followed_to_where_it_leads_now(place):
@@ -137,7 +137,7 @@ def test_a_renewal_is_read_by_a_process_that_sees_only_those_directories(place):
         "import os, sys; from smtpd.parent.certificate_file import *; from smtpd.sandbox import landlock, privilege\n"
         "from smtpd.parent.start.certificates import directories; from smtpd.slice import *\n"
         f"pki = PkiSlice('here.test', {made.pki.cert!r}, {made.pki.key!r})\n"
-        f"configured = ParentSlice((), (), (), 1, None, 'x', pki=(pki,))\n"
+        f"configured = ParentSlice((), (), (), 1, None, pki=(pki,))\n"
         "privilege.set_no_new_privileges()\n"
         "held = landlock.restrict([(path, 'r') for path in directories(configured)])\n"
         "print(held[0], flush=True); sys.stdin.read()\n"

@@ -26,7 +26,7 @@ def ground(tmp_path):
 
 def configured(*words, files=()):
     programs = (ProgramSlice("people", words, "_smtpf"),) if words else ()
-    return ParentSlice((), (), files, 1, None, "here.test", programs=programs)
+    return ParentSlice((), (), files, 1, None, programs=programs)
 
 
 @needs_root

@@ -29,7 +29,7 @@ ACTIONS = (
 
 
 def configuration(**more):
-    return ParentSlice((), ACTIONS, (), 1, None, "here.test", sub_addr_delim="-", **more)
+    return ParentSlice((), ACTIONS, (), 1, None, sub_addr_delim="-", **more)
 
 
 PLAIN = configuration()

@@ -56,7 +56,7 @@ class World:
             self.write(name)
         pki = tuple(PkiSlice(name, str(place / f"{name}.crt"), str(place / f"{name}.key")) for name in names)
         cas = tuple(CaSlice(name, str(place / f"{name}.crt")) for name in ca)
-        self.configuration = ParentSlice((), (), (), 2, None, "here.test", pki=pki, ca=cas)
+        self.configuration = ParentSlice((), (), (), 2, None, pki=pki, ca=cas)
         self.ours, self.theirs = {}, {}
         for role, number in SEATS:
             ours, theirs = socket.socketpair()

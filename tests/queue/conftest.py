@@ -66,8 +66,6 @@ ACTIONS = (
 def configuration(**changes):
     fields = {
         "actions": ACTIONS,
-        "server_name": "mx.here.test",
-        "dispatchers": 2,
         "alias_commands": "runner",
         "delivery_limits": DeliveryLimits(max_session=10, max_session_per_user=4),
     }
@@ -154,7 +152,7 @@ class House:
         self.spool = Faulty(Spool(str(directory)))
         self.queue = Queue(
             self.loop,
-            configuration(dispatchers=dispatchers, **more),
+            configuration(**more),
             store,
             self.spool,
             self.space,

@@ -83,12 +83,12 @@ def slice_config(
         check(parsed)
     parsed.raise_errors()
     slices = Slices(
-        parent=slice_parent(config, host, listeners, listener_tables, agents, programs, files),
+        parent=slice_parent(config, listeners, listener_tables, agents, programs, files),
         dispatcher=slice_dispatcher(config, host, listeners),
         lookup=slice_lookup(parsed, host, listener_tables, files),
-        queue=slice_queue(config, host),
+        queue=slice_queue(config),
         scheduler=SchedulerSlice(),
-        control=ControlSlice(host.server_name, config.dispatchers),
+        control=ControlSlice(),
         crypto=CryptoSlice(),
     )
     return Sliced(slices, tuple(map(str, report.warnings(parsed.files))))
@@ -96,7 +96,6 @@ def slice_config(
 
 def slice_parent(
     config: Config,
-    host: Host,
     listeners: tuple[ListenerSlice, ...],
     listener_tables: tuple[ListenerTablesSlice, ...],
     agents: tuple[AgentSlice, ...],
@@ -109,7 +108,6 @@ def slice_parent(
         files,
         config.dispatchers,
         config.sandbox_required,
-        host.server_name,
         config.sub_addr_delim,
         programs,
         alias_commands=config.alias_commands or "",
@@ -148,11 +146,9 @@ def slice_lookup(
     )
 
 
-def slice_queue(config: Config, host: Host) -> QueueSlice:
+def slice_queue(config: Config) -> QueueSlice:
     return QueueSlice(
         tuple(slice_delivery(action, config) for action in config.actions),
-        host.server_name,
-        config.dispatchers,
         alias_commands=config.alias_commands or "",
         delivery_limits=config.delivery_limits,
     )

@@ -33,8 +33,6 @@ CONFIGURATION = QueueSlice(
         DeliverySlice("far", Method.LMTP, "_smtpm", LIFETIME),
         DeliverySlice("run", Method.MDA, "", LIFETIME),
     ),
-    server_name="mx.here.test",
-    dispatchers=1,
     delivery_limits=DeliveryLimits(max_session=3, max_session_per_user=2),
 )
 LIMITS = SchedulerSlice(max_inflight=12, max_inflight_per_message=4, max_inflight_per_lane=8)
