@@ -1,10 +1,10 @@
 """From fork to the first line of work: what a child of the nursery does, alone, with nobody waiting in a loop.
 
-    be_clerk     a user without rights, asks NSS                     name --> verdict, again and again
-    be_agent     who will it be?                                              --> "person UID GID"
-                 become the user, sandbox, then serve its socket              --> "ok", or "verdict reason"
-    be_program   become its user, exec                                        --> nothing, or "verdict reason"
-    be_password  stay root, without what root may, exec                       --> nothing, or "verdict reason"
+    run_user_lookup    a user without rights, asks NSS               name --> verdict, again and again
+    run_agent          who will it be?                                        --> "person UID GID"
+                       become the user, sandbox, then serve its socket        --> "ok", or "verdict reason"
+    run_table_program  become its user, exec                                  --> nothing, or "verdict reason"
+    run_password       stay root, without what root may, exec                 --> nothing, or "verdict reason"
 
 What it has to say goes, a line at a time, into a pipe that the nursery watches.  Whom it will be, an agent says first,
 while it is root and no user had a part in it.  Beside that pipe a child has nothing of the nursery's: an agent has its

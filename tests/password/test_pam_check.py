@@ -122,8 +122,8 @@ def ask(user, password):
     """A process as the nursery starts it."""
     ours, theirs = socket.socketpair()
     program = (
-        "import os, sys; from smtpd.nursery.child_main import be_password\n"
-        f"os.dup2({theirs.fileno()}, 3); be_password(3, 2, 1)\n"
+        "import os, sys; from smtpd.nursery.child_main import run_password\n"
+        f"os.dup2({theirs.fileno()}, 3); run_password(3, 2, 1)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], pass_fds=[theirs.fileno()], stdout=subprocess.PIPE) as child:
         theirs.close()
