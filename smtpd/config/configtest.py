@@ -17,7 +17,8 @@ from smtpd.config.check.key_files import KeyFiles
 from smtpd.config.errors import ConfigErrors
 from smtpd.config.parser import Parsed
 from smtpd.config.printer import print_config
-from smtpd.config.process import USER, Configuration, configure, explain_denial, file_reader, reason
+from smtpd.config.process import USER, Configuration, configure, explain_denial, file_reader
+from smtpd.ipc.os_error import error_text
 
 
 def configtest(path: str, macros: dict[str, str], verbose: bool, insecure_paths: bool) -> int:
@@ -56,7 +57,7 @@ def maybe_configure(
             print(line, file=sys.stderr)
         return None
     except (OSError, ValueError) as error:
-        print(f"{path}: {reason(error)}", file=sys.stderr)
+        print(f"{path}: {error_text(error)}", file=sys.stderr)
         return None
     for warning in made.warnings:
         print(f"warning: {warning}", file=sys.stderr)

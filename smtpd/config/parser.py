@@ -22,6 +22,7 @@ from smtpd.config.model import Config, Listen
 from smtpd.config.parse.lexer import BROKEN, NEWLINE, Lexer
 from smtpd.config.parse.syntax import RESERVED, TOKEN_KINDS, SentenceError, parse_sentence
 from smtpd.domain_name import ascii_form
+from smtpd.ipc.os_error import error_text
 from smtpd.tables.text_file import read_file
 
 UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")  # its byte order marks, as UTF-8 decoding leaves them
@@ -110,8 +111,7 @@ class ConfigReader:
             try:
                 text = self._read(file)
             except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                self.report.add(position or SourcePosition(file), f"cannot read {quoted(file)}: {reason}")
+                self.report.add(position or SourcePosition(file), f"cannot read {quoted(file)}: {error_text(error)}")
                 self._has_rules = True  # it may have had some
                 return
         self.files.append(file)

@@ -31,6 +31,7 @@ from smtpd.config.resolve.slicing import slice_config
 from smtpd.imsg import REPORT_LINE, REPORT_LINES, TABLE, ConfigurationParsed, ConfigurationRefused
 from smtpd.ipc.channel import Channel, ChannelClosed
 from smtpd.ipc.log import log, take_tracebacks, visible
+from smtpd.ipc.os_error import error_text
 from smtpd.sandbox import seccomp
 from smtpd.slice import Slices
 from smtpd.tables.text_file import read_file
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> int:
     except ConfigErrors as errors:
         answer = ConfigurationRefused(truncate_lines(list(map(str, errors.errors))))
     except (OSError, ValueError, sandbox.SandboxUnavailable) as error:
-        answer = ConfigurationRefused(truncate_lines([f"{path}: {reason(error)}"]))
+        answer = ConfigurationRefused(truncate_lines([f"{path}: {error_text(error)}"]))
     return send(channel, answer)
 
 
@@ -125,7 +126,3 @@ def send(channel: Channel, answer: ConfigurationParsed | ConfigurationRefused) -
     except ChannelClosed:
         return 1  # the parent has ended, or did not wait
     return 0
-
-
-def reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -14,10 +14,16 @@ from contextlib import contextmanager
 _REFUSED = {errno.EACCES: "permission denied", errno.EPERM: "operation not permitted"}
 
 
+def error_text(error: Exception) -> str:
+    """What is wrong, without a path: in the words of the system where it is an error of the system."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def describe_error(error: Exception) -> str:
+    """With the path, and with our uid where permission is denied."""
+    reason = error_text(error)
     if not isinstance(error, OSError):
-        return str(error)
-    reason = error.strerror or str(error)
+        return reason
     if error.errno in _REFUSED and reason == os.strerror(error.errno):  # and not what one of us says instead
         reason = f"{_REFUSED[error.errno]} for uid {os.geteuid()}"
     return f"{error.filename}: {reason}" if isinstance(error.filename, str) else reason

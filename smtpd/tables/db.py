@@ -21,6 +21,7 @@ from contextlib import closing
 from urllib.parse import quote
 
 from smtpd.domain_name import address_spellings, normal_address
+from smtpd.ipc.os_error import error_text
 from smtpd.slice import Service
 from smtpd.tables.file import cannot_read
 from smtpd.tables.inline import ListTable
@@ -154,7 +155,7 @@ def fault_at_start(path: str, services: Collection[Service]) -> str:
     except FileNotFoundError:
         return ""
     except READ_ERRORS as error:
-        return getattr(error, "strerror", None) or str(error)
+        return error_text(error)
     return ""
 
 

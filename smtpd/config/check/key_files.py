@@ -20,6 +20,7 @@ from smtpd.config.errors import Report, SourcePosition, alternatives, quoted
 from smtpd.config.model import Listen, Pki
 from smtpd.config.parser import Parsed
 from smtpd.config.resolve.listener_slices import slice_tls
+from smtpd.ipc.os_error import error_text
 from smtpd.tls.certificate import CERTIFICATE_FILE_MAX, Authorities, Certificate
 from smtpd.tls.context import ContextError, make_context
 from smtpd.tls.openssl_library import TlsUnusable
@@ -74,8 +75,7 @@ class KeyFiles:
             text = f"cannot read {quoted(path)}, not checked: {error.strerror}"
             self._report.warn(self._place(owner, path), text)
         except (OSError, trust.Untrusted) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            self._report.add(self._place(owner, path), f"cannot read {quoted(path)}: {reason}")
+            self._report.add(self._place(owner, path), f"cannot read {quoted(path)}: {error_text(error)}")
         except TlsUnusable as error:
             self._report.add(self._place(owner, path), f"{quoted(path)}: {error}")
         return None

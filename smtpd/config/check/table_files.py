@@ -15,6 +15,7 @@ from smtpd.config.build.table_operand import BACKENDS_WITH_PATH
 from smtpd.config.errors import Report, SourcePosition, printable, quoted
 from smtpd.config.model import Table
 from smtpd.config.parser import Parsed
+from smtpd.ipc.os_error import error_text
 from smtpd.slice import Service
 from smtpd.tables import db, file, passwd, sqlite
 from smtpd.tables.sqlite import Settings
@@ -78,9 +79,8 @@ class TableFiles:
         try:
             return self._read(path)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
             missing = isinstance(error, FileNotFoundError)
-            return TableFileError(f"cannot read {quoted(path)}: {printable(reason)}", missing=missing)
+            return TableFileError(f"cannot read {quoted(path)}: {printable(error_text(error))}", missing=missing)
 
     # -- content ----------------------------------------------------------------------
 
