@@ -13,9 +13,9 @@ import asyncio
 from dataclasses import dataclass
 
 from smtpd.imsg import ClientResolved, ResolveClient
+from smtpd.ipc.answer_cache import AnswerCache
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
-from smtpd.lookup.answer_cache import AnswerCache
 from smtpd.lookup.dns_message import DnsResult
 from smtpd.lookup.resolver import NoDnsAnswer, Resolver
 from smtpd.lookup.resolver_config import ResolverConfig, canonical_address, is_host_name

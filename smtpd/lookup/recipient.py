@@ -20,10 +20,10 @@ import msgspec
 
 from smtpd import imsg
 from smtpd.envelope import Duty, Recipient, message_text
+from smtpd.ipc.answer_cache import AnswerCache
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, quoted
 from smtpd.ipc.request_window import RequestWindow
-from smtpd.lookup.answer_cache import AnswerCache
 from smtpd.lookup.expansion import Expanded, Expansion, ExpansionSteps
 from smtpd.lookup.expansion_config import ExpansionConfig
 from smtpd.lookup.include_file import IncludeFiles

@@ -10,6 +10,7 @@ from smtpd.ipc.channel import Violation
 from smtpd.parent import user
 from smtpd.parent.privileged_request import PRIVILEGED_REQUESTS
 from smtpd.slice import USER_NAME
+from tests.parent.conftest import LOCAL
 
 
 @pytest.mark.parametrize("verdict", ["user", "unknown", "root", "daemon", "later"])
@@ -46,9 +47,10 @@ def test_a_name_with_a_control_character_is_the_end_of_lookup(world):
         world.say("lookup", FindUser(1, "alice\n"))
 
 
-def test_a_verdict_is_kept_for_a_minute_also_when_there_is_no_such_user(world, monkeypatch):
+def test_a_verdict_is_kept_for_a_minute_also_when_there_is_no_such_user(make_world, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(user.time, "monotonic", lambda: now)
+    world = make_world(LOCAL)
     world.say("lookup", FindUser(1, "nobody"))
     (asked,) = world.hears("nursery")
     world.say("nursery", UserLookedUp(asked.request, "unknown"))
@@ -68,8 +70,9 @@ def test_later_is_not_kept(world):
     assert world.hears("nursery") == [LookUpUser(asked.request + 1, "alice")]
 
 
-def test_what_is_kept_is_bounded(world, monkeypatch):
+def test_what_is_kept_is_bounded(make_world, monkeypatch):
     monkeypatch.setattr(user, "CACHE_MAX", 3)
+    world = make_world(LOCAL)
     for number, name in enumerate(["a", "b", "c", "d"]):
         world.say("lookup", FindUser(number, name))
         (asked,) = world.hears("nursery")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpd.lookup.answer_cache import AnswerCache
+from smtpd.ipc.answer_cache import AnswerCache
 
 
 class Clock:

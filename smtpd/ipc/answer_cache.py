@@ -1,8 +1,8 @@
-"""Answers that are kept for a while, and questions that several ask at the same moment and that go out once.
+"""Answers that are kept for a while, and a question that is asked once however many wait for its answer.
 
     find(key)           the answer, if it is known and fresh
     ask(key, answered)  answered(answer) when it has come
-    answer(key, …)      it has come: remembered for `seconds`, told to all who wait
+    answer(key, …)      it has come: kept for `seconds`, told to all that wait
     forget(key)         what is known is too old
 
 Bounded: of too many answers the oldest is forgotten.  It is a cache, so forgetting costs time and nothing else.
