@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import graphlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -121,6 +122,24 @@ def test_what_root_runs_once_children_can_speak_needs_nothing_of_the_start(path)
     """So that what an auditor has to read is one folder without its subfolder.  process.py runs the start first."""
     if path.name != "process.py":
         assert not [module for module in imports(path) if module.startswith("smtpd.parent.start")]
+
+
+def imports_at_loading(path):
+    """The modules that are imported with a file; not those that a function of it imports when it is called."""
+    nodes = list(parsed(path).body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.ImportFrom):
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            nodes += ast.iter_child_nodes(node)
+
+
+def test_modules_form_a_graph_without_circles():
+    """Within a room too; an import for types only counts like any other."""
+    modules = {".".join(path.relative_to(TOP).with_suffix("").parts): path for path in FILES}
+    graph = {name: modules.keys() & {*imports_at_loading(path)} for name, path in modules.items()}
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
 @EVERY_FILE
