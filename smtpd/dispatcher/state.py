@@ -73,10 +73,10 @@ class Dispatcher:
         if self._stopping:
             self._end_without_connections()
         else:
-            self.listeners.recover()
+            self.listeners.session_ended()
 
     def _descriptors_scarce(self) -> None:
-        self.listeners.rest()
+        self.listeners.pause_until_sessions_end()
 
     def _end_without_connections(self) -> None:
         if not self.connections:

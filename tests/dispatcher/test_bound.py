@@ -46,7 +46,7 @@ def test_a_client_is_not_read_while_its_question_waits(harness, question):
 
 @pytest.mark.parametrize("last", ["QUIT", "421"])
 def test_a_client_that_does_not_end_its_connection_is_ended(make_harness, monkeypatch, last):
-    monkeypatch.setattr(connection, "CLOSING", 0.05)
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
     harness = make_harness(max_sessions=1)
 
     async def scenario():
@@ -64,7 +64,7 @@ def test_a_client_that_does_not_end_its_connection_is_ended(make_harness, monkey
 
 
 def test_a_client_that_does_not_take_its_last_reply_is_ended(make_harness, monkeypatch):
-    monkeypatch.setattr(connection, "CLOSING", 0.05)
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
     harness = make_harness()
 
     async def scenario():

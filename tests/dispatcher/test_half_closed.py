@@ -461,7 +461,8 @@ def test_a_session_whose_handshake_ends_after_its_input(make_harness, listener):
             await client.say("STARTTLS", "220")
         (member,) = harness.connections
         tls = await shake_all_but_the_last(client, TLS13)
-        harness.dispatcher.resources.names._known["127.0.0.1"] = "client.test", harness.loop.time() + 60
+        names = harness.dispatcher.resources.names._names
+        names._answers["127.0.0.1"] = "client.test", harness.loop.time() + 60
         harness.crypto.go.clear()
         waiting = harness.crypto.waiting
         peers = [await harness.client() for _ in range(SIGNING_SOCKETS)]
@@ -517,7 +518,7 @@ async def count_answers(client):
 
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
 def test_a_client_that_does_not_read_is_cut_by_the_usual_timeout(make_harness, way, monkeypatch):
-    monkeypatch.setattr(module, "CLOSING", 0.02)
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.02)
     harness = make_harness(listener=way.listener, timeout=0.2, max_errors=HELP)
 
     async def scenario():
@@ -537,7 +538,7 @@ def test_a_client_that_does_not_read_is_cut_by_the_usual_timeout(make_harness, w
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
 def test_a_client_that_reads_late_hears_all_of_it(make_harness, way, monkeypatch):
     """Later than one that has said something wrong is waited for: its mails may have been stored."""
-    monkeypatch.setattr(module, "CLOSING", 0.02)
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.02)
     harness = make_harness(listener=way.listener, max_errors=HELP)
 
     async def scenario():
@@ -556,7 +557,7 @@ def test_a_stop_does_not_wait_long_for_a_client_that_does_not_read(make_harness,
 
     async def scenario():
         client = await deaf(harness, way)
-        monkeypatch.setattr(module, "CLOSING", 0.02)
+        monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.02)
         harness.dispatcher.connections.shutdown()
         await harness.until(lambda: not harness.connections)
         client.writer.transport.abort()

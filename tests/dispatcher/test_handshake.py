@@ -263,7 +263,7 @@ def test_no_more_handshakes_wait_for_signatures_than_there_are_threads(pool):
     for peer in peers:
         pool.shake(peer)
         assert peer.link
-    assert len(pool.handshakes) == 0 and not pool.handshakes._line
+    assert len(pool.handshakes) == 0 and not pool.handshakes._queues
 
 
 def test_networks_are_served_in_turn(pool):
@@ -311,7 +311,7 @@ def test_an_endless_hello_is_cut_off(pool):
     for _ in range(HANDSHAKE_MAX // 4096):
         peer.handshake.receive(bytes(4096))
     assert peer.failure == "client sends too much"
-    assert not peer.handshake._came
+    assert not peer.handshake._received
 
 
 def test_a_record_longer_than_there_can_be_is_not_waited_for(pool):

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from smtpd.dispatcher.inbound.connection import CLOSING
+from smtpd.dispatcher.inbound.connection import CLOSE_TIMEOUT
 from smtpd.imsg import ExpandRecipient, OpenSession, PauseListeners, ResolveClient, SessionOpened, SessionRefused
 from tests.dispatcher.conftest import Client
 
@@ -186,6 +186,6 @@ def test_one_that_is_silent_is_shown_out(make_harness):
         assert (await client.reply()).startswith("421 4.4.2")
         client.writer.close()
         await harness.until(lambda: not harness.connections)
-        assert harness.loop.time() - now < CLOSING / 2  # it is not waited for once it has left
+        assert harness.loop.time() - now < CLOSE_TIMEOUT / 2  # it is not waited for once it has left
 
     harness.run(scenario())

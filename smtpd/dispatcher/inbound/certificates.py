@@ -1,12 +1,12 @@
-"""Certificates and authorities, and the TLS contexts of the listeners that are made of them.
+"""TLS contexts of the listeners, made of the certificates and authorities that the parent hands over.
 
-    TakeCertificate, TakeAuthorities    read and kept aside; what cannot be used is said in the answer
+    TakeCertificate, TakeAuthorities    read and kept aside; the answer says what cannot be used
     MakeContexts                        new contexts, one for each listener with TLS, kept aside likewise
-    UseCertificates                     those are for connections that come from now on; this cannot fail
-    DropCertificates                    what is kept aside is forgotten
+    UseCertificates                     new connections use them; this cannot fail
+    DropCertificates                    forget what is kept aside
 
-A connection keeps the context that its handshake began with, so new certificates disturb nobody.  A context is made
-before any process uses the new keys: one that OpenSSL refuses changes nothing, here and elsewhere.
+A connection keeps the context that its handshake began with, so new certificates disturb none.  A context is made
+before any process uses the new keys: when OpenSSL refuses one, nothing changes, in any process.
 """
 
 import os
@@ -36,7 +36,7 @@ class Certificates:
     def __init__(self, configuration: DispatcherSlice, signer: Signer, now: Callable[[], float] = time.time):
         self._listeners = [listener for listener in configuration.listeners if listener.tls is not None]
         self._dhe, self._signer, self._now = configuration.dhe, signer, now
-        self._certificates: dict[str, Certificate] = {}  # of the round that is under way
+        self._certificates: dict[str, Certificate] = {}  # of the update that is under way
         self._authorities: dict[str, Authorities] = {}
         self._made: dict[int, ServerContext] = {}
         self._contexts: dict[int, ServerContext] = {}  # in use

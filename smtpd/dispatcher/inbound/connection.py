@@ -1,17 +1,18 @@
-"""One client's connection: obeys what the session (smtp/server.py) decides.
+"""The connection of one client: feeds its session (smtp/server.py), and obeys the session's actions.
 
-    bytes --> wire --> session.receive --> actions     Say, Close       wire.py
-                         ^                             Content          reception.py
-                         |                             Ask              the same; lookup (question.py); TLS
-                         +------ answer -------------  (their answer comes back here)
+    bytes --> stream --> session.receive --> actions     Say, Close       stream.py
+                           ^                             AppendContent    incoming_message.py
+                           |                             Ask              the same; lookup_questions.py; TLS
+                           +------ answer -------------  (of what was asked)
 
-Before there is a session the bytes go to entrance.py, during a handshake to encryption.py.
+Before there is a session the bytes go to preamble.py, during a handshake to encryption.py.
 
-A client that sends no more (wire.py) and still reads is answered to the end: the connection is over when all that came
-has been obeyed, as it was before that client did so.
+A client that sends no more and still reads (stream.py) is answered to the end: the connection is over when all that
+came has been obeyed.
 
-Dull on purpose.  It reads no further while the session waits, while spool writing lags behind, or while the client does
-not read its answers; so a client costs at most what one read of the socket brings.  An exception costs this session.
+This file decides nothing.  It reads no further while the session waits, while spool writing lags behind, or while the
+client does not read its answers; so a client costs at most what one read of the socket brings.  An exception costs this
+session and no other.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ from smtpd.tls.connection import TlsFailed
 from smtpd.tls.facts import TlsFacts
 
 TOO_MANY_MESSAGES = RefusedAnswer(450, "4.7.1", "Too many messages, try again later")
-CLOSING = 5.0  # seconds that a client has to take its last reply, once the socket has taken it from us
+CLOSE_TIMEOUT = 5.0  # seconds that a client has to read its last reply, once it is in the socket
 
 
 class Connection(asyncio.Protocol):
@@ -64,10 +65,10 @@ class Connection(asyncio.Protocol):
         self._message = IncomingMessage(resources, self._answer, self._resume)
         self._finished = False
         self._stepping = False
-        self._ready: Answer | None = None
+        self._early_answer: Answer | None = None
         self._expelled = False
         self._encryption: Encryption | None = None
-        self._patience: asyncio.TimerHandle | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None  # until a reply that is kept back
 
     # -- the transport ---------------------------------------------------------------
@@ -75,7 +76,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.stream = ClientStream(cast(asyncio.Transport, transport))
         peer = transport.get_extra_info("peername")
-        if not peer:  # gone before we looked
+        if not peer:  # disconnected already
             self._finished = True
             self.stream.transport.abort()
             return
@@ -106,11 +107,11 @@ class Connection(asyncio.Protocol):
             return
         waiting = self.session.waiting
         self._step(self.session.receive, data, self.resources.loop.time())
-        if (waiting or not self._may_read()) and not self._is_shaking:
+        if (waiting or not self._may_read()) and not self._in_handshake:
             self.stream.pause()
 
     def eof_received(self) -> bool:
-        """True: the transport stays open for what is still to be said."""
+        """True: the transport stays open for replies that are still to come."""
         over, self.stream.eof = self._finished, True
         self._guard(self._end_input)
         return not over
@@ -124,7 +125,7 @@ class Connection(asyncio.Protocol):
             self._leave()
 
     def _leave(self) -> None:
-        """Nothing more comes, and what came has been answered."""
+        """End when nothing more comes and all that came has been answered."""
         if self.session is not None and self.stream.ended and not self.session.waiting:
             self._gone("disconnect")
 
@@ -136,10 +137,10 @@ class Connection(asyncio.Protocol):
         if self.preamble is not None:
             self.preamble.leave()
         self._finished = True
-        for timer in filter(None, (self._patience, self._pause)):
+        for timer in filter(None, (self._close_timer, self._pause)):
             timer.cancel()
         self._message.close()
-        self._encryption = self.stream.link = None  # large, and we may wait long for the garbage collector
+        self._encryption = self.stream.link = None  # large, and the garbage collector may come late
         self.connections.remove(self)
 
     def pause_writing(self) -> None:
@@ -156,18 +157,18 @@ class Connection(asyncio.Protocol):
     def _resume(self) -> None:
         if self.stream.reading or not self._may_read():
             return
-        if self._is_shaking or (self.session is not None and not self.session.waiting):
+        if self._in_handshake or (self.session is not None and not self.session.waiting):
             self.stream.resume()
 
     @property
-    def _is_shaking(self) -> bool:
-        """What comes belongs to a handshake."""
+    def _in_handshake(self) -> bool:
+        """Bytes of the client belong to a handshake."""
         return self._encryption is not None and self._encryption.under_way
 
     # -- until there is a session ------------------------------------------------------------
 
     def admit(self) -> bool:
-        """Its address is known: may it come in?"""
+        """Its address is known: may it connect?"""
         self.statistic = "smtp.session.inet6" if ":" in self.address else "smtp.session.inet4"
         refusal = self.connections.identify(self, self.resources.loop.time())
         if refusal is not None:
@@ -182,7 +183,7 @@ class Connection(asyncio.Protocol):
         self.stream.close(all_read=True)
 
     def reject(self, event: str, address: str, reason: str) -> None:
-        """Somebody we cannot even greet."""
+        """The client cannot even be greeted."""
         log.line(f"{self.id:016x} smtp {event} address={address} reason={quoted(reason)}")
         self._gone(event)
 
@@ -230,7 +231,7 @@ class Connection(asyncio.Protocol):
             return
         use(facts)
         if not self._finished:
-            self._decrypt(b"")  # what came right behind
+            self._decrypt(b"")  # bytes that came right behind the handshake
 
     def _decrypt(self, data: bytes) -> None:
         try:
@@ -255,17 +256,17 @@ class Connection(asyncio.Protocol):
             self._guard(self.preamble.tick, now)
 
     def shutdown(self) -> None:
-        """The daemon stops: 421 now, or when the answer that is under way has been given."""
-        if self.session is None or self._is_shaking:
+        """The daemon stops: 421 now, or after the answer that the session waits for."""
+        if self.session is None or self._in_handshake:
             self.stream.transport.abort()
         elif not self._finished:
             self._step(self.session.shutdown)
-        elif self._patience is not None:  # it is not waited for as long as at other times
-            self._patience.cancel()
+        elif self._close_timer is not None:  # for the rest of the last reply, not as long as at other times
+            self._close_timer.cancel()
             self._cut_later(self.resources.loop.time())
 
     def _gone(self, reason: str) -> None:
-        """Nothing more comes that counts, and nothing more can be said."""
+        """Nothing more is read, and nothing more can be said."""
         if self._finished:
             return
         if self.session is not None:
@@ -274,17 +275,17 @@ class Connection(asyncio.Protocol):
         self._message.close()
 
     def _finish(self, reason: str) -> None:
-        """The last reply has been written.  A client that has said all it had to say may take as long to read as it may
-        be silent: its mails may have been stored, and what is not yet in its socket says so."""
+        """The last reply has been written.  A client that ended by itself may take as long to read as it may be silent:
+        its mails may have been stored, and the replies that are not yet in its socket say so."""
         if self._finished:
             return
         self._finished = True
-        patience = self.resources.settings.limits.timeout if reason in ("quit", "disconnect") else CLOSING
-        self._cut_later(self.resources.loop.time() + patience)
+        timeout = self.resources.settings.limits.timeout if reason in ("quit", "disconnect") else CLOSE_TIMEOUT
+        self._cut_later(self.resources.loop.time() + timeout)
         self.stream.close(all_read=reason == "quit")
 
     def _cut_later(self, latest: float) -> None:
-        self._patience = self.resources.loop.call_later(CLOSING, self._cut, latest)
+        self._close_timer = self.resources.loop.call_later(CLOSE_TIMEOUT, self._cut, latest)
 
     def _cut(self, latest: float) -> None:
         if self.stream.transport.get_write_buffer_size() and self.resources.loop.time() < latest:
@@ -295,7 +296,7 @@ class Connection(asyncio.Protocol):
     # -- what the session wants ---------------------------------------------------------------
 
     def _guard(self, step: Callable[..., object], *arguments: object) -> None:
-        """Our own fault in what comes before a session costs this client and nobody else."""
+        """An error of our own before there is a session costs this client and no other."""
         try:
             step(*arguments)
         except Exception as error:  # noqa: BLE001  (rule R8)
@@ -303,13 +304,13 @@ class Connection(asyncio.Protocol):
             self._gone("internal-error")
 
     def _step(self, step: Callable[..., list[action.Action]], *arguments: object) -> None:
-        """Let the session take one step and obey it.  Our own fault in it costs this session and nobody else."""
+        """Let the session take one step and obey it.  An error of our own in it costs this session and no other."""
         assert self.session is not None
         self._stepping = True
         try:
             self._obey(step(*arguments))
-            while self._ready is not None:  # a question that was answered on the spot
-                answer, self._ready = self._ready, None
+            while self._early_answer is not None:  # to a question that was answered at once
+                answer, self._early_answer = self._early_answer, None
                 self._obey(self.session.answer(answer, self.resources.loop.time()))
             if self._expelled and not self.session.closed:
                 self._obey(self.session.expel())
@@ -334,15 +335,15 @@ class Connection(asyncio.Protocol):
                 case action.DropMessage():
                     self._message.forget(what.message, what.envelopes)
                 case action.CountFailure():
-                    self._blame(what)
+                    self._count_failure(what)
                 case action.Close():
                     self._finish(what.reason)
 
-    def _blame(self, count_failure: action.CountFailure) -> None:
-        """An address that has failed too often is not served any further, in no session."""
+    def _count_failure(self, failure: action.CountFailure) -> None:
+        """An address that has failed too often is not served any more, in any session."""
         now = self.resources.loop.time()
-        self.resources.rates.count_failure(count_failure.address, now)
-        if self.resources.rates.has_failed(count_failure.address, now) and not self._expelled:
+        self.resources.rates.count_failure(failure.address, now)
+        if self.resources.rates.has_failed(failure.address, now) and not self._expelled:
             self._expelled = True
             self.resources.statistics["smtp.refused.failure-rate"] += 1
 
@@ -362,10 +363,10 @@ class Connection(asyncio.Protocol):
                 self._lookup_questions.ask(question, self.session.client.address)
 
     def _answer(self, answer: Answer) -> None:
-        """The session goes on; the client may have left meanwhile, and the session knows what that means."""
+        """The session goes on, also when the client has left meanwhile."""
         assert self.session is not None
         if self._stepping:
-            self._ready = answer
+            self._early_answer = answer
             return
         self._step(self.session.answer, answer, self.resources.loop.time())
         if not self._finished:
@@ -381,12 +382,12 @@ class Connection(asyncio.Protocol):
             self._answer(TOO_MANY_MESSAGES)
 
     def _give_up(self) -> None:
-        """After our own failure: 421 and the end, if the session is still able to say so."""
-        self._ready, self._stepping = None, False
+        """After an error of our own: 421 and the end, if the session can still say so."""
+        self._early_answer, self._stepping = None, False
         try:
             assert self.session is not None
             self._obey(self.session.failed())
-        except Exception as error:  # noqa: BLE001  (what it had begun stays with queue until the daemon ends)
+        except Exception as error:  # noqa: BLE001  (a message that was begun stays with queue until the daemon ends)
             log.trouble(f"{self.id:016x} smtp", error)
         self._finish("internal-error")
         self._message.close()

@@ -1,10 +1,10 @@
-"""The content of a mail on its way in: in memory while it is small, in a spool file of queue's beyond that.
+"""The content of a message that is being received: in memory while it is small, beyond that in a spool file of queue.
 
     add(data) … add(data)   finish(done)
        |  up to 16 KiB: kept                         done(content)
        |  beyond: OpenSpoolFile, then written        done(b"")       when the last byte was written
-       |          by a thread, piece after piece     done(Refused)   when it could not be, or was closed before
-       +- what waits to be written is bounded: `full` tells the session to read no further
+       |          by a thread, piece after piece     done(RefusedAnswer)   it could not be, or was closed before
+       +- the bytes that wait to be written are bounded: with `full` the connection reads no further
 
 Never fsynced here: queue does that, through a descriptor of its own.
 """
@@ -20,15 +20,15 @@ from smtpd.imsg import OpenSpoolFile, SpoolFileOpened
 from smtpd.ipc.request_window import RequestWindow
 from smtpd.smtp.question import RefusedAnswer
 
-MEMORY_MAX = 64 * 1024 * 1024  # bytes of all mails in memory
-UNWRITTEN_MAX = 256 * 1024  # bytes of one mail that may wait to be written
+MEMORY_MAX = 64 * 1024 * 1024  # bytes of all messages in memory
+UNWRITTEN_MAX = 256 * 1024  # bytes of one message that may wait to be written
 
 NO_SPACE = RefusedAnswer(452, "4.3.1", "Insufficient system storage")
 ABANDONED = RefusedAnswer(451, "4.3.0", "Message was given up")
 
 
 class MemoryUse:
-    """What all mails under way hold in memory together."""
+    """Bytes that all messages on their way in hold in memory together."""
 
     def __init__(self) -> None:
         self.used = 0
@@ -73,12 +73,12 @@ class IncomingContent:
         self._write()
 
     def finish(self, done: Callable[[bytes | RefusedAnswer], None]) -> None:
-        """Call `done`, once: when everything is where queue finds it, or never will be."""
+        """Call `done`, once: when queue can find all content, or never will."""
         self._done = done
-        self._settle()
+        self._finish_if_done()
 
     def close(self) -> None:
-        """Give everything back; whatever thread is still writing closes the file behind itself."""
+        """Give everything back; the file is closed at once, or when the thread that writes it has ended."""
         self._closed = True
         self._pieces.clear()
         self._hold(-self._held)
@@ -109,7 +109,7 @@ class IncomingContent:
 
     def _write(self) -> None:
         if self._busy or self._closed or self._descriptor is None or not self._pieces:
-            self._settle()
+            self._finish_if_done()
             return
         pieces, self._pieces = self._pieces, []
         self._busy = True
@@ -135,7 +135,7 @@ class IncomingContent:
         self._pieces.clear()
         self._hold(-self._held)
 
-    def _settle(self) -> None:
+    def _finish_if_done(self) -> None:
         if self._done is None or self._busy or (self._spooled and self._pieces):
             return
         if self._spooled and self._descriptor is None and not self.failed:
@@ -145,7 +145,7 @@ class IncomingContent:
 
 
 def _write_all(descriptor: int, pieces: list[bytes]) -> int:
-    """Runs in a thread.  How many bytes these were."""
+    """In a thread.  How many bytes were written."""
     data = memoryview(b"".join(pieces))
     size = len(data)
     while data:

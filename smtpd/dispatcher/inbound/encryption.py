@@ -1,7 +1,7 @@
-"""TLS of one connection: how its handshake ends, what the log and the statistics are told of it.
+"""TLS of one connection: its handshake, the log lines and statistics about it.
 
-under_way    what comes goes to the handshake
-afterwards   wire.link stands, or the connection is over
+under_way    bytes of the client go to the handshake
+afterwards   stream.link is set, or the connection is over
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ STATISTICS = {Tls.OFFERED: "smtp.tls", Tls.REQUIRED: "smtp.tls", Tls.AT_ONCE: "s
 
 
 class Encryption:
-    """`done` is called once: with what is known of the link, or None when there will be none."""
+    """`done` is called once: with the facts of the TLS connection, or None when the handshake has failed."""
 
     def __init__(
         self,

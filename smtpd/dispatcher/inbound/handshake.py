@@ -1,10 +1,10 @@
-"""TLS handshakes: each until the signature in one of a few threads, from there on in the loop.
+"""TLS handshakes of clients: up to the signature in one of a few threads, then in the event loop.
 
-    client's hello      kept until its first record is complete: whoever stalls costs its bytes and no thread
+    ClientHello         kept until its first record is complete: a client that stalls costs these bytes and no thread
       |
-    the line            a queue for each network, served in turn; too long: the longest queue loses its last
+    the queues          one for each network, served in turn; when all are too long, the longest one loses its last
       |
-    SIGNING_SOCKETS threads     make the link, step; the step that signs waits for crypto
+    a few threads       make the link, step; the step that signs waits for crypto (one thread a SIGNING_SOCKET)
       |
     the loop            the remaining steps: no signature, some 50 microseconds; with a certificate of the client, whose
                         keys and signatures may be of any size, in a thread like the first
@@ -25,17 +25,17 @@ from smtpd.tls.context import ServerContext
 from smtpd.tls.signing import SIGNING_SOCKETS
 
 QUEUE_MAX = 1024  # handshakes that wait for a thread
-HANDSHAKE_TIMEOUT = 25.0  # for all of it; the crowd's sweep notices up to 5 seconds later
+HANDSHAKE_TIMEOUT = 25.0  # seconds for all of it; the sweep of connections.py notices up to 5 seconds later
 
-FINISHED_MAX = 512  # bytes of a client behind our signature, if there is no certificate among them
+FINISHED_MAX = 512  # bytes of a client after the signature, if there is no certificate among them
 
 RECORD_HEADER = 5  # bytes, RFC 8446 5.1: type, version, length
-RECORD_MAX = 2**14  # bytes behind it
-HANDSHAKE_TYPE = 22  # the type
+RECORD_MAX = 2**14  # bytes after the header
+HANDSHAKE_TYPE = 22  # of a record
 
 
 class Handshake:
-    """One of them.  `done` is called once: with the link, or with the reason why there is none."""
+    """One handshake.  `done` is called once: with the link, or with the reason of the failure."""
 
     def __init__(
         self,
@@ -51,23 +51,23 @@ class Handshake:
         self._handshakes, self._stream, self._context = handshakes, stream, context
         self._deadline, self._done = deadline, done
         self._link: TlsConnection | None = None
-        self._came = bytearray()  # and was not yet given to the link
-        self._size = 0  # of all that came
-        self._size_signed = 0  # of what had come when our signature went out
-        self._stepping = False  # in the line, or in a thread
-        self._ended = False  # nothing more comes
+        self._received = bytearray()  # and not yet given to the link
+        self._size = 0  # bytes received
+        self._size_signed = 0  # bytes received when the signature was sent
+        self._stepping = False  # in the queue, or in a thread
+        self._ended = False  # the client sends no more
 
     def receive(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > HANDSHAKE_MAX:
             self.fail("client sends too much")
             return
-        self._came += data
+        self._received += data
         if not self._stepping:
             self._proceed()
 
     def end(self) -> None:
-        """The client sends no more.  What it has sent may be enough."""
+        """The client sends no more; what it has sent may be enough."""
         self._ended = True
         if not self._stepping:
             self.fail("the client left")
@@ -80,13 +80,13 @@ class Handshake:
         self._end(TlsFailed(reason))
 
     def take(self) -> bytes:
-        """What has come, for the next step.  In the loop: a thread must not see it change."""
-        data = bytes(self._came)
-        self._came.clear()
+        """The received bytes, for the next step.  Called in the loop: a thread must not see them change."""
+        data = bytes(self._received)
+        self._received.clear()
         return data
 
     def step(self, data: bytes) -> TlsConnection | None:
-        """Mostly in a thread.  The link when it stands; None: the client's turn.  Raises Failed."""
+        """Mostly in a thread.  The link when the handshake is complete, None while more is needed.  Raises Failed."""
         if self._link is None:
             self._link = TlsConnection(self._context)
         self._link.feed(data)
@@ -98,14 +98,14 @@ class Handshake:
             self._link = None
             return
         if self._link is not None and self._link.signed and not self._size_signed:
-            self._size_signed = self._size - len(self._came)
-        if self._link is not None:  # of a failure too: the alert that says why
+            self._size_signed = self._size - len(self._received)
+        if self._link is not None:  # also after a failure: the alert that says why
             output = self._link.take_output()
             if output:
                 self._stream.transport.write(output)
         if outcome is not None:
             self._end(outcome)
-        elif self._came:
+        elif self._received:
             self._proceed()
         if self._ended and not self._stepping:
             self.fail("the client left")
@@ -113,7 +113,7 @@ class Handshake:
     def _proceed(self) -> None:
         if self._link is not None and self._link.signed and self._size - self._size_signed <= FINISHED_MAX:
             self.stepped(_outcome(self.step, self.take()))
-        elif self._link is not None or _begins_with_a_record(self._came):
+        elif self._link is not None or _begins_with_a_record(self._received):
             self._stepping = True
             self._handshakes.queue(self)
 
@@ -123,14 +123,14 @@ class Handshake:
         self.over = True
         rest = self.take()
         if isinstance(outcome, TlsConnection) and rest:
-            outcome.feed(rest)  # came while the last step was made
+            outcome.feed(rest)  # received during the last step
         if not self._stepping:
             self._link = None
         self._done(outcome)
 
 
 def _begins_with_a_record(data: bytearray) -> bool:
-    """Or with what is none, or what is too long for one: then there is nothing to wait for."""
+    """A whole record; or what is none, or too long for one: then there is nothing to wait for."""
     if data[0] != HANDSHAKE_TYPE:
         return True
     if len(data) < RECORD_HEADER:
@@ -150,13 +150,13 @@ def _outcome(step: Callable[[bytes], TlsConnection | None], data: bytes) -> TlsC
 
 
 class HandshakePool:
-    """The line, and the threads."""
+    """The queues, and the threads."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int = QUEUE_MAX):
         self._loop, self._most = loop, most
-        self._threads: list[threading.Thread] = []  # as many as were ever busy
+        self._threads: list[threading.Thread] = []  # as many as were ever busy at once
         self._work: SimpleQueue[tuple[Handshake, bytes] | None] = SimpleQueue()
-        self._line: dict[str, deque[Handshake]] = {}  # by network; the first is served next
+        self._queues: dict[str, deque[Handshake]] = {}  # by network; the first is served next
         self._waiting = 0
         self._busy = 0
 
@@ -167,36 +167,38 @@ class HandshakePool:
         if self._busy < SIGNING_SOCKETS:
             self._start(handshake)
             return
-        self._line.setdefault(handshake.network, deque()).append(handshake)
+        self._queues.setdefault(handshake.network, deque()).append(handshake)
         self._waiting += 1
         if self._waiting > self._most:
             self._shorten()
 
     def close(self) -> None:
-        """Nobody is served any more."""
-        self._line.clear()
+        """End all threads."""
+        self._queues.clear()
         for _ in self._threads:
             self._work.put(None)
         for thread in self._threads:
             thread.join()
 
     def _shorten(self) -> None:
-        network = max(self._line, key=lambda network: len(self._line[network]))
-        last = self._line[network].pop()
+        network = max(self._queues, key=lambda network: len(self._queues[network]))
+        last = self._queues[network].pop()
         self._left(network)
         last.fail("too many handshakes")
 
     def _left(self, network: str) -> None:
         self._waiting -= 1
-        if not self._line[network]:
-            del self._line[network]
+        if not self._queues[network]:
+            del self._queues[network]
 
     def _start(self, handshake: Handshake) -> None:
         if self._busy == len(self._threads):
             thread = threading.Thread(target=self._step, name="handshake", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # the system has none left: this handshake fails, and takes no place
+            except (
+                RuntimeError
+            ) as error:  # the system has no thread left: this handshake fails and counts as no busy one
                 handshake.fail(str(error))
                 return
             self._threads.append(thread)
@@ -204,26 +206,26 @@ class HandshakePool:
         self._work.put((handshake, handshake.take()))
 
     def _step(self) -> None:
-        """In a thread.  An executor and its futures would cost more than they do here."""
+        """In a thread.  An executor and its futures would cost more than the step."""
         while work := self._work.get():
             handshake, data = work
             self._loop.call_soon_threadsafe(self._stepped, handshake, _outcome(handshake.step, data))
-            del work, handshake  # while we wait for the next one it may go
+            del work, handshake  # they may be freed while this thread waits for the next one
 
     def _stepped(self, handshake: Handshake, outcome: TlsConnection | TlsFailed | None) -> None:
         self._busy -= 1
         try:
             handshake.stepped(outcome)
-        finally:  # a fault of ours in one of them keeps no other one waiting
-            while self._line and self._busy < SIGNING_SOCKETS:
+        finally:  # an error of our own in one handshake keeps no other one waiting
+            while self._queues and self._busy < SIGNING_SOCKETS:
                 self._serve()
 
     def _serve(self) -> None:
-        network = next(iter(self._line))
-        waiting = self._line.pop(network)
+        network = next(iter(self._queues))
+        waiting = self._queues.pop(network)
         handshake = waiting.popleft()
         self._waiting -= 1
         if waiting:
-            self._line[network] = waiting  # behind the others
+            self._queues[network] = waiting  # after the other networks
         if not handshake.over:
             self._start(handshake)

@@ -1,11 +1,11 @@
-"""The message that a session receives: its id, its content, and what queue makes of it.
+"""The message that a session receives: its id, its content, and the answer of queue.
 
-    begin     an id out of the blocks that queue reserved
-    add       content.py: memory, or a spool file of queue's
+    begin     an id (message_ids.py)
+    add       content in memory or in a spool file (content.py)
     store     StoreMessage -> MessageStored | MessageRefused
     forget    ForgetMessage: neither content nor envelopes are wanted
 
-Once queue has decided on a message it is not told to forget it.
+After queue has answered StoreMessage it is not told to forget the message.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ class IncomingMessage:
     def __init__(self, resources: Resources, answered: Callable[[Answer], None], drained: Callable[[], None]):
         self._resources, self._answered, self._drained = resources, answered, drained
         self._content: IncomingContent | None = None
-        self._settled = 0  # the message that queue has decided on
+        self._answered_message = 0  # the last one that queue has stored or refused
         self._over = False
 
     @property
     def full(self) -> bool:
-        """Read no further: writing lags behind."""
+        """Read no further: writing to the spool file lags behind."""
         return self._content is not None and self._content.full
 
     def begin(self) -> None:
@@ -41,11 +41,11 @@ class IncomingMessage:
 
     def forget(self, message: int, envelopes: int) -> None:
         self._drop()
-        if message != self._settled:
+        if message != self._answered_message:
             self._resources.queue.send(ForgetMessage(message, envelopes))
 
     def close(self) -> None:
-        """The client is gone.  What was still to be stored is answered for: it will not be."""
+        """The client is gone.  A `store` whose content is still being written is answered: it will not be stored."""
         self._over = True
         self._drop()
 
@@ -69,7 +69,7 @@ class IncomingMessage:
         )
 
     def _stored(self, message: int, imsg: MessageStored | MessageRefused) -> None:
-        self._settled = message
+        self._answered_message = message
         if isinstance(imsg, MessageStored):
             self._answered(StoreAnswer())
         else:

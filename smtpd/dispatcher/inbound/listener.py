@@ -1,7 +1,7 @@
-"""Listeners: the sockets that the parent bound, and whether we take clients from them.
+"""Listeners: the sockets that the parent has bound, and whether connections are accepted from them.
 
-Not while an administrator has paused them, nor while descriptors are scarce.  A pause closes nothing in the kernel:
-connections wait in the backlog, which is large (a short one makes twenty clients wait for their second SYN).
+None is accepted while an administrator has paused SMTP, or while descriptors are scarce.  A pause closes nothing in the
+kernel: connections wait in the backlog, which is large (with a short one twenty clients wait for their second SYN).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from smtpd.ipc.log import log
 from smtpd.slice import ListenerSlice
 
 BACKLOG = 4096
-RELIEF_PERCENT = 10  # of a hundred sessions so many have to end before clients are taken again
+RELIEF_PERCENT = 10  # of the sessions, that have to end before connections are accepted again
 
 
 class Listeners:
@@ -31,7 +31,7 @@ class Listeners:
     ):
         self._resources, self._connections = resources, connections
         self._slices = {listener.number: listener for listener in listeners}
-        # One without a socket has no address yet: AddListener brings both.
+        # A listener without a socket has no address yet: AddListener brings both.
         self._bound = [(self._slices[number], sock) for number, sock in sockets.items()]
         self._servers: list[asyncio.AbstractServer] = []
         self._paused = False
@@ -45,12 +45,12 @@ class Listeners:
 
     @property
     def welcoming(self) -> bool:
-        """New clients are taken."""
+        """Connections are accepted."""
         return self._open and not self._paused and self._resume_at is None
 
     def open(self) -> None:
         self._open = True
-        self._settle()
+        self._apply()
 
     def add(self, imsg: AddListener, descriptor: int) -> None:
         bound = (replace(self._slices[imsg.number], address=imsg.address), socket.socket(fileno=descriptor))
@@ -59,36 +59,36 @@ class Listeners:
             self._listen(*bound)
 
     def pause(self, paused: bool) -> bool:
-        """Take no new client for now, or take them again.  False when it was so already."""
+        """Stop accepting connections, or go on.  False when nothing changed."""
         if paused == self._paused:
             return False
         self._paused = paused
-        self._settle()
+        self._apply()
         return True
 
-    def rest(self) -> None:
-        """Descriptors are scarce: let some sessions end first."""
+    def pause_until_sessions_end(self) -> None:
+        """Descriptors are scarce: accept again when some sessions have ended."""
         if self._resume_at is None:
             sessions = len(self._connections)
             self._resume_at = sessions - max(1, sessions * RELIEF_PERCENT // 100)
             log.warn(f"smtp: descriptors are scarce with {sessions} sessions: no new clients for now")
-            self._settle()
+            self._apply()
 
-    def recover(self) -> None:
-        """A session has ended."""
+    def session_ended(self) -> None:
+        """Accept again, when enough sessions have ended."""
         if self._resume_at is not None and len(self._connections) <= self._resume_at:
             self._resume_at = None
             log.info("smtp: taking new clients again")
-            self._settle()
+            self._apply()
 
     def close(self) -> None:
-        """For good: the kernel refuses new clients."""
+        """Close the sockets: the kernel refuses connections."""
         self._open = False
-        self._settle()
+        self._apply()
         for _, sock in self._bound:
             sock.close()
 
-    def _settle(self) -> None:
+    def _apply(self) -> None:
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -97,7 +97,7 @@ class Listeners:
                 self._listen(*bound)
 
     def _listen(self, listener: ListenerSlice, sock: socket.socket) -> None:
-        # uvloop takes a socket over and closes it with its server; ours has to outlive a pause
+        # uvloop closes the socket with its server; this one is needed again after a pause
         task = self._resources.loop.create_task(self._serve(listener, sock.dup()))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)

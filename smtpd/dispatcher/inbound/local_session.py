@@ -1,11 +1,11 @@
-"""Sessions of this host's own programs, which ask for one by control: `listen on socket`.
+"""SMTP sessions for programs of this host, which ask for one through control: `listen on socket`.
 
     sendmail --OpenSession--> control --the same, uid--> here: a pair of sockets, one end is a connection of ours
              <--SessionOpened, the other end-- control <--
 
-Such a client is told from others by who it is and not by where it comes from: the kernel knows its uid.  It is not
-counted by rates, greeted late, named by DNS, or asked for TLS and passwords.  It has the limits of a session, and of
-sessions a user has as many as an address has, so that nobody on this host uses up what is there for all.
+The client is identified by its uid, which the kernel tells, and not by an address.  It has no rates, no greeting delay,
+no reverse DNS, and needs neither TLS nor a password.  The limits of a session apply, and a user may have as many
+sessions as an address may, so that one user cannot take the sessions of all.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from smtpd.smtp.session import Client
 
 
 class SessionUnavailable(Exception):
-    """Not for this user, or not now; the argument says why."""
+    """No session for this user, or not now; the argument says why."""
 
 
 class LocalSessions:
@@ -60,7 +60,7 @@ class LocalSessions:
 
 
 class LocalConnection(Connection):
-    """A member of the crowd as soon as it is made, a moment before it has its transport."""
+    """Registered as soon as it is made, a moment before it has its transport."""
 
     def __init__(self, resources: Resources, connections: Connections, listener: ListenerSlice, uid: int):
         super().__init__(resources, connections, listener)

@@ -1,12 +1,12 @@
-"""What a session asks lookup: its questions as imsgs, and their answers back.
+"""Questions of a session to lookup: sent as imsgs, whose answers become answers of the session.
 
-    PasswordQuestion    CheckCredentials -> CredentialsChecked
-    ScramSeedQuestion       ScramSeedQuestion       -> ScramSeedAnswer
-    ScramProofQuestion      ScramProofQuestion      -> ScramProofAnswer
-    SenderQuestion      SenderQuestion      -> SenderAnswer
-    RecipientQuestion  ExpandRecipient  -> RecipientExpanded | RecipientRefused
+    PasswordQuestion      CheckCredentials -> CredentialsChecked
+    ScramSeedQuestion     BeginScram       -> ScramBegun
+    ScramProofQuestion    FinishScram      -> ScramFinished
+    SenderQuestion        CheckSender      -> SenderChecked
+    RecipientQuestion     ExpandRecipient  -> RecipientExpanded | RecipientRefused
 
-lookup is told the listener, and finds by its own configuration what is asked there: no table is named here.
+lookup is told the number of the listener, and knows by its own configuration which table that means.
 """
 
 from collections import Counter
@@ -56,7 +56,7 @@ class LookupQuestions:
             case SenderQuestion():
                 self._check_sender(question)
             case _:
-                raise TypeError(f"{type(question).__name__} is no question for lookup")
+                raise TypeError(f"{type(question).__name__} is not a question for lookup")
 
     def _accept_recipient(self, question: RecipientQuestion) -> None:
         self._to_lookup.ask(

@@ -1,4 +1,4 @@
-"""Message ids: this dispatcher's own, out of blocks that queue reserved for it."""
+"""Message ids: taken from blocks that queue has reserved for this dispatcher alone."""
 
 from collections import deque
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from smtpd.imsg import MessageIdsReserved, ReserveMessageIds
 from smtpd.ipc.request_window import RequestWindow
 
-REFILL_BELOW = 256  # ids left when the next block is asked for
+REFILL_BELOW = 256  # ids left when the next block is requested
 
 
 class MessageIds:
@@ -17,7 +17,7 @@ class MessageIds:
         self._asked = False
 
     def take(self, use: Callable[[int], None]) -> None:
-        """Call `use` with an id of its own, now or when there is one."""
+        """Call `use` with an id that is given to no other message, now or when a block has come."""
         if self._ids:
             use(self._ids.popleft())
         else:

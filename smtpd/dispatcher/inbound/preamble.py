@@ -1,15 +1,15 @@
-"""From accept to the banner: what becomes of a client before there is a session.
+"""From accept to the banner: PROXY header, admission, TLS, the client's name, the greeting delay.
 
-    PROXY header    who is it really?                  listen on … proxy
-    counted in      crowd, rates                       or 421
+    PROXY header    the client's real address          listen on … proxy
+    admission       connections.py, rate.py            or 421
     TLS handshake                                      listen on … smtps
-    name            ResolveClient
-    welcome         ClassifyClient                      listen on … hostnames, xclient
-    delay           talking now is talking too soon    smtp limit greet-delay
+    reverse DNS     ResolveClient
+    tables          ClassifyClient                     listen on … hostnames, xclient
+    delay           a client that sends ends it        smtp limit greet-delay
     banner          the session begins
 
 A listener skips what it does not have.  Bytes that come before the banner are kept, as many as one read of the socket
-brings, and are the session's first; not so where there is a delay: they are its end.
+brings, and are the first of the session; where a greeting delay is configured they end the connection.
 """
 
 import asyncio
@@ -25,24 +25,24 @@ from smtpd.smtp.proxy import ProxyError, ProxyReader
 from smtpd.smtp.session import Client
 from smtpd.tls.facts import TlsFacts
 
-# For the PROXY header, which a proxy sends at once.  Until it has come nobody is counted as anybody, so one host could
-# hold all sessions.
+# Seconds for the PROXY header, which a proxy sends at once.  Until it has come the connection counts for no address, so
+# one host could hold all sessions.
 HEADER_TIMEOUT = 30.0
 
 
 class PreambleResult(NamedTuple):
-    """Who has come, and what we are to them."""
+    """What the session begins with."""
 
     client: Client
     facts: TlsFacts | None
-    name: str  # ours; empty: as the listener says
+    name: str  # of this server; empty: as the listener says
     may_xclient: bool
     early: bytes  # came before the banner
-    spoke_early: bool  # and should not have
+    spoke_early: bool  # they came during the greeting delay
 
 
 class PreambleConnection(Protocol):
-    """The connection, as far as it is concerned."""
+    """The connection, as far as the preamble needs it."""
 
     address: str
     stream: ClientStream
@@ -80,7 +80,7 @@ class Preamble:
 
     @property
     def needs_input(self) -> bool:
-        """Nothing becomes of a client that sends no more."""
+        """Without more bytes from the client there will be no session."""
         return self._proxy is not None
 
     def enter(self) -> None:
@@ -115,7 +115,7 @@ class Preamble:
             return
         self._proxy = None
         header = proxy.header
-        # The loopback address of another host is not ours: whoever has it there is the proxy's host, and not this one.
+        # A loopback address that a proxy on another host names is that host's, not this one's.
         elsewhere = is_loopback(header.source) and not is_loopback(self._address)
         if not header.local and not elsewhere:
             self._address, self._port, self._local = header.source, header.source_port, header.destination

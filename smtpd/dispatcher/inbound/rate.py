@@ -1,11 +1,11 @@
-"""How much came in the last minute, by address, by network, by user.  "now" comes from outside.
+"""Rates: connections, messages and failures of the last minute, by address, by network, by user.  No clock.
 
-    |<---- a minute before ---->|<-- this one so far -->|
+    |<---- minute before ------>|<-- this one so far -->|
                      |<------- the last 60 seconds ---->|
 
-Two counters a key instead of a list of times: the minute before counts with the part of it that is not yet over 60
-seconds ago, as if it had come evenly.  A rate keeps a bounded number of keys; when there are more, those that count
-least are forgotten, so that whoever uses a great many addresses does not make us forget one that does harm.
+Two counters a key instead of a list of times: of the minute before, the part that lies in the last 60 seconds counts,
+as if all had come evenly.  A rate keeps a bounded number of keys; when there are more, those with the lowest counts are
+forgotten, so that a client with a great many addresses does not hide one that does harm.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from smtpd.slice import Limits
 from smtpd.smtp.ip_address import is_loopback, network_of
 
 MINUTE = 60.0  # seconds
-KEYS_MAX = 20_000  # keys of one minute
+KEYS_MAX = 20_000  # that are counted in one minute
 
 
 class Rate:
@@ -28,7 +28,7 @@ class Rate:
         self._begun = 0.0  # of the current minute
 
     def is_full(self, key: str, now: float) -> bool:
-        """No more of this key, for now."""
+        """The key has reached its limit, for now."""
         if not self._limit:
             return False
         self._turn(now)
@@ -52,7 +52,7 @@ class Rate:
 
 
 class Rates:
-    """All that are counted.  Loopback addresses are not: a user behind one is."""
+    """The rates of one dispatcher.  Loopback addresses are not counted; a user who comes from one is."""
 
     def __init__(self, limits: Limits):
         self._connections = Rate(limits.connection_rate), Rate(limits.connection_rate_per_network)
@@ -61,13 +61,13 @@ class Rates:
         self._failures = Rate(limits.failure_rate), Rate(limits.failure_rate_per_network)
 
     def take_connection(self, address: str, now: float) -> bool:
-        """Count one, if there is room for it: what is refused takes no room."""
+        """Count one connection and return True, unless a rate is full: a refused one is not counted."""
         return _take(_keys_of(self._connections, address), now)
 
     def take_message(self, address: str, user: str, now: float) -> bool:
         keys = _keys_of(self._messages, address)
         if user:
-            keys.append((self._messages_of_user, normal_address(user)))  # as tables know it: amy is Amy
+            keys.append((self._messages_of_user, normal_address(user)))  # in the form of tables: amy is Amy
         return _take(keys, now)
 
     def count_failure(self, address: str, now: float) -> None:
@@ -75,7 +75,7 @@ class Rates:
             rate.count(key, now)
 
     def has_failed(self, address: str, now: float) -> bool:
-        """Too often: nothing more is heard from there until the minute is over."""
+        """Too often: the address is not served until the minute is over."""
         return any(rate.is_full(key, now) for rate, key in _keys_of(self._failures, address))
 
 

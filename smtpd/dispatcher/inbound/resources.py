@@ -1,4 +1,4 @@
-"""What every session of one dispatcher uses: whom it asks, out of what it takes ids and memory."""
+"""What all sessions of one dispatcher share: windows to lookup and queue, rates, message ids, memory, threads."""
 
 import asyncio
 import socket
@@ -49,7 +49,7 @@ class Resources:
         self.writers = ThreadPoolExecutor(WRITER_THREADS, "spool")
 
     def close(self) -> None:
-        """No thread of ours is left."""
+        """End all threads."""
         self.handshakes.close()
         self.writers.shutdown()
 

@@ -1,4 +1,4 @@
-"""Names of clients, as lookup found them, remembered for as long as a burst of connections lasts."""
+"""Reverse DNS of clients: names that lookup has found, remembered for as long as a burst of connections lasts."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,8 +8,8 @@ from smtpd.imsg import ClientResolved, ResolveClient
 from smtpd.ipc.answer_cache import AnswerCache
 from smtpd.ipc.request_window import RequestWindow
 
-NAME_LIFETIME = 60.0  # seconds; lookup honours the records' own time
-NAMES_MAX = 10_000  # addresses
+NAME_LIFETIME = 60.0  # seconds; lookup honours the time of the DNS records
+NAMES_MAX = 10_000  # addresses whose names are remembered
 
 
 class ClientNames:

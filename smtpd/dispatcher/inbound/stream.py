@@ -1,14 +1,13 @@
-"""The bytes of one client, in the clear or encrypted, and when to read more of them.
+"""The byte stream of one client, in the clear or in TLS, and when to read more of it.
 
     transport --- data ---> open --> plaintext           what the session is fed
     transport <-- write --- say  <-- plaintext           what the session says
 
-Without a link both sides are the same bytes.
+Without TLS both sides are the same bytes.
 
-The client may end what it sends (FIN, or close_notify of TLS) and go on reading: what came before is all there ever
-was, and it is answered.  TLS 1.3 has it so (RFC 8446 6.1).  RFC 5246 7.2.1 wants pending writes thrown away instead;
-but a client of TLS 1.2 that does not read any more loses nothing by an answer, and one that does would send its mail
-again without it.
+A client may end its side (FIN, or close_notify of TLS) and go on reading: everything that came before is answered.  TLS
+1.3 has it so (RFC 8446 6.1).  RFC 5246 7.2.1 has pending writes thrown away instead; but a client of TLS 1.2 that reads
+no more loses nothing by an answer, and a client that reads would send its mail again without one.
 """
 
 import asyncio
@@ -20,18 +19,18 @@ class ClientStream:
     def __init__(self, transport: asyncio.Transport):
         self.transport = transport
         self.link: TlsConnection | None = None
-        self._unread = False  # what came behind the handshake is still in the link
-        self.client_reads = True  # what is written does not pile up
+        self._unread = False  # the link holds bytes that came right behind the handshake
+        self.client_reads = True  # written bytes do not pile up
         self.reading = True
         self.eof = False  # FIN has come
 
     @property
     def ended(self) -> bool:
-        """Nothing more comes from the client, and all that came has been opened; it may still read."""
+        """The client sends no more, and all that came has been decrypted; it may still read."""
         return not self._unread and (self.eof or (self.link is not None and self.link.closed))
 
     def encrypt(self, link: TlsConnection) -> None:
-        """From here on everything goes through `link`.  Some of it may have come with the handshake: open it."""
+        """From here on everything goes through `link`, which may hold bytes that came with the handshake."""
         self.link, self._unread = link, True
 
     def open(self, data: bytes) -> bytes:
@@ -53,7 +52,7 @@ class ClientStream:
             self.flush()
 
     def flush(self) -> None:
-        """Send what TLS itself has to say, and what it has encrypted."""
+        """Send the records that are ready: of TLS itself, and with encrypted data."""
         assert self.link is not None
         output = self.link.take_output()
         if output:
@@ -70,10 +69,10 @@ class ClientStream:
             self.transport.resume_reading()
 
     def close(self, *, all_read: bool) -> None:
-        """After the last word has been written; the caller has to abort what the client does not end in time.
+        """After the last reply has been written.  The caller has to abort when the client does not close in time.
 
-        More may be on its way to us, and a close with bytes unread is a reset, which can overtake that word: so unless
-        `all_read`, or FIN has come, only our side is closed, and whoever reads throws away what still comes.
+        More bytes may be on their way, and a close with bytes unread is a reset, which can overtake that reply: so
+        unless `all_read`, or FIN has come, only this side is closed, and what still comes is read and thrown away.
         """
         if self.link is not None:
             self.link.close()
