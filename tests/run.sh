@@ -80,7 +80,7 @@ side_by_side() {
 if [ -z "${ROOM:-}" ]; then
     part "ruff check" "$python" -m ruff check .
     part "ruff format" "$python" -m ruff format --check .
-    part "mypy" "$python" -m mypy
+    start_beside mypy "$python" -m mypy
 fi
 workers=${WORKERS:-$(nproc)}
 each=$(side_by_side "$workers")
@@ -97,6 +97,7 @@ if [ "$(id -u)" = 0 ]; then
     if [ -z "${ROOM:-}" ]; then
         echo "the live daemon, as root"
         part "live tests as root" "$python" -m pytest -rfEs $waiting tests/live "$@"
+        part "mypy" end_of mypy
         start_beside ordinary sh tests/ordinary.sh $each "$@"
         echo "unit tests, as root"
         part "unit tests as root" "$python" -m pytest -rfEs $each tests --ignore tests/live "$@"
@@ -109,6 +110,7 @@ if [ "$(id -u)" = 0 ]; then
     fi
 else
     part "tests as $(id -un)" "$python" -m pytest -rfEs $waiting $rooms "$@"
+    [ -n "${ROOM:-}" ] || part "mypy" end_of mypy
 fi
 echo "make test:$results"
 exit $status

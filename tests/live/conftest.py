@@ -322,13 +322,14 @@ def impostor(make_daemon):
 
 
 def until(condition, seconds=60.0, what="it"):
-    """Wait for the outside world: poll, with a deadline."""
+    """Wait for the outside world: poll, with a deadline.  A condition that takes long is asked less often: it would
+    keep the machine from what it waits for."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while (begun := time.monotonic()) < deadline:
         found = condition()
         if found:
             return found
-        time.sleep(0.02)
+        time.sleep(max(0.02, 2 * (time.monotonic() - begun)))
     raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
