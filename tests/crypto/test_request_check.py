@@ -78,6 +78,13 @@ def test_a_digest_info_is_signed_and_another_length_is_not(name):
     assert not is_plausible(Operation.RSA_PKCS1, data[:-1], True, 2048)
 
 
+def test_the_two_hashes_of_tls_before_1_2_are_signed_by_rsa():
+    """RFC 2246 7.4.3: MD5 and SHA-1, with nothing that names them."""
+    digests = hashlib.md5(b"a handshake").digest() + hashlib.sha1(b"a handshake").digest()
+    assert is_plausible(Operation.RSA_PKCS1, digests, True, 2048)
+    assert not is_plausible(Operation.RSA_PKCS1, digests, False, 256)
+
+
 @pytest.mark.parametrize("length", [0, 1, 35, 37, 200, 245, 256])
 def test_free_text_is_not_signed_by_rsa(length):
     assert not is_plausible(Operation.RSA_PKCS1, bytes(length), True, 2048)

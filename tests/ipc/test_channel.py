@@ -4,6 +4,7 @@ import array
 import os
 import selectors
 import socket
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -355,6 +356,50 @@ def test_a_channel_that_is_closed_leaves_no_received_descriptor_open(raw):
     os.set_blocking(reading, False)
     assert os.read(reading, 1) == b""  # no writing end is left
     os.close(reading)
+
+
+def test_where_nothing_waits_nothing_is_received(raw):
+    assert raw[1].receive() == []
+
+
+def test_a_peer_that_has_not_read_what_it_was_told_is_closed_too(raw):
+    """The kernel tells that as an error, and not as the end of the file."""
+    sock, b = raw
+    b.send(Answered(1))
+    assert b.flush()
+    sock.close()
+    with pytest.raises(ChannelClosed):
+        b.receive()
+
+
+def test_a_peer_of_another_version_knows_it_by_a_bare_header():
+    one, other = socket.socketpair()
+    a, b = Channel(one, TABLE, "a", "b", peer_id=7), Channel(other, TABLE, "b", "a", peer_id=8)
+    a.send_version()
+    assert a.bytes_waiting == frame.SIZE
+    assert a.flush() and not a.bytes_waiting
+    with pytest.raises(VersionMismatch):
+        b.receive()
+    a.close()
+    b.close()
+
+
+def test_a_full_socket_is_waited_for_without_a_loop(channels):
+    a, b = channels
+    for number in range(20):
+        a.send(Ask(number, "", bytes(LARGEST)))
+    assert not a.flush_within(0.01)
+    received = []
+
+    def read():
+        while len(received) < 20:
+            received.extend(b.receive())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert a.flush_within(20)
+    reader.join()
+    assert [imsg.request for imsg, _ in received] == [*range(20)]
 
 
 def test_end_of_file_is_closed(raw):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from smtpd.ipc.channel import Channel
+from smtpd.ipc.channel import Channel, ChannelClosed
 from smtpd.ipc.declaration import Table
 from smtpd.ipc.loop import ChannelSet, connect, prepare
 
@@ -191,3 +191,23 @@ def test_nothing_more_is_dispatched_of_a_channel_that_its_handler_has_removed(bo
     left.flush()
     board.loop.run_forever()
     assert heard == [Ask(1, b"")]
+
+
+def test_what_is_sent_to_a_peer_that_is_gone_hides_nothing_of_its_end(board):
+    """Its last words are heard, and then its end, once."""
+    board, left, right = board
+    raised, heard = [], []
+    board.loop.set_exception_handler(lambda _loop, context: raised.append(context))
+    right.send(Answered(1, b""))
+    right.flush()
+    right.close()
+
+    def closed(channel, error):
+        heard.append(type(error))
+        board.remove(channel)
+        board.loop.call_soon(board.loop.stop)
+
+    board.add(left, lambda channel, imsg, descriptor: heard.append(imsg), closed)
+    left.send(Ask(1, b""))
+    board.loop.run_forever()
+    assert heard == [Answered(1, b""), ChannelClosed] and not raised

@@ -185,6 +185,12 @@ def test_times_come_in_their_order_and_a_cancelled_one_never(loop):
     assert heard == ["first", "second"]
 
 
+def test_it_runs_until_it_is_to_end(loop):
+    loop.after(0, lambda: None).cancel()
+    loop.after(0.001, lambda: setattr(loop, "ended", True))
+    loop.run()
+
+
 def test_a_descriptor_that_is_forgotten_may_be_closed(loop):
     reading, writing = os.pipe()
     heard = []

@@ -268,6 +268,16 @@ def test_many_ends_of_deliveries_do_not_wait_for_more(bench, monkeypatch):
     assert [len(changes) for (changes,) in bench.store.called("apply")] == [1, 3]
 
 
+def test_the_ends_of_deliveries_are_made_durable_one_after_the_other(bench):
+    """Each waits a moment for others, also when there has been such a moment before."""
+    bench.submit(add(1, envelopes=3))
+    bench.run()
+    for number in (1, 2, 3):
+        bench.submit(Remove(1 << 32 | number), must_succeed=True)
+        bench.run()
+    assert [len(changes) for (changes,) in bench.store.called("apply")] == [1, 1, 1, 1]
+
+
 def test_lasting_changes_are_known_until_they_are_durable(bench, monkeypatch):
     monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
     id = 1 << 32 | 1

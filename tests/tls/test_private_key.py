@@ -1,6 +1,7 @@
 """Private keys out of files; signatures that others verify."""
 
 import base64
+import errno
 import hashlib
 import os
 
@@ -100,3 +101,18 @@ def test_a_descriptor_that_stands_elsewhere_is_read_from_the_beginning(tmp_path)
     with open(path, "rb") as file:
         file.seek(50)
         assert PrivateKey.read(file.fileno()).public
+
+
+def test_a_key_that_the_disk_does_not_give_is_said(monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", failing)
+    with pytest.raises(TlsUnusable, match="^the file of the key cannot be read: Input/output error$"):
+        private_key(key_pem(key("p256")))
+
+
+def test_what_no_signature_can_be_made_of_is_said():
+    """PSS comes as a block that is as long as the key."""
+    with pytest.raises(TlsUnusable, match="^no signature: "):
+        private_key(key_pem(key("rsa2048"))).sign(Operation.RSA_PSS, bytes(32))

@@ -84,6 +84,18 @@ def test_whoever_signs_is_gone(pair, monkeypatch):
             signer.sign(PUBLIC, Operation.ECDSA, b"abc")
 
 
+def test_whoever_signs_goes_while_it_is_waited_for(pair):
+    def leave():
+        pair[1].recv(signing.PACKET_MAX)
+        pair[1].close()
+
+    thread = threading.Thread(target=leave, daemon=True)
+    thread.start()
+    with pytest.raises(SigningFailed, match="^no signature: whoever signs is gone$"):
+        Signer([pair[0]]).sign(PUBLIC, Operation.ECDSA, b"abc")
+    thread.join()
+
+
 @pytest.mark.parametrize("dead", [0, 1])
 def test_one_socket_whose_other_end_is_gone_does_not_stop_the_others(dead):
     pairs = [packets(), packets()]
