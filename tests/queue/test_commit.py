@@ -142,6 +142,7 @@ def test_a_full_disk_refuses_the_mails_that_do_not_fit_and_no_other(bench):
     bench.submit(add(1), add(2), add(3))
     assert [type(error) for error in bench.run()] == [type(None), StoreFull, type(None)]
     assert not bench.store.called("repair")
+    assert bench.commits.idle  # what was refused is not tried again
 
 
 def test_the_end_of_a_delivery_waits_for_room_and_keeps_its_order(bench, monkeypatch):
@@ -199,6 +200,25 @@ def test_what_waits_for_room_is_tried_again_at_one_time_however_much_it_is(bench
     again = bench.commits._again
     bench.submit(Suspend(1 << 32 | 2, True), must_succeed=True)
     assert bench.commits._again is again
+
+
+def test_a_mail_that_comes_while_a_change_finds_no_room_does_not_wait_with_it(bench, monkeypatch):
+    monkeypatch.setattr(commit, "RETRY_DELAY", 3600.0)
+    bench.submit(add(1))
+    bench.run()
+
+    def fault(changes):
+        if len(bench.answers) == 2:
+            bench.loop.call_soon_threadsafe(bench.submit, add(2))
+            while len(bench.answers) < 3:
+                pass
+        if any(isinstance(change, Suspend) for change in changes):
+            raise StoreFull("no room")
+
+    bench.store.faults["apply"] = fault
+    bench.submit(Suspend(1 << 32 | 1, True), must_succeed=True)
+    bench.until(lambda: bench.answers.get(2, ...) is None)
+    assert bench.commits.waits_for_room
 
 
 def test_what_comes_while_a_change_waits_for_room_stays_behind_it(bench, monkeypatch):

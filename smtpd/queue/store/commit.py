@@ -197,7 +197,7 @@ class Commits:
 
     def failed(self, error: BaseException | None, batch: list[PendingChange] | None = None) -> None:
         """The disk failed, here or under a spool file: nothing that is under way can be trusted."""
-        if isinstance(error, StoreFull) or self.repairing:
+        if self.repairing:
             self._refuse(batch or [], error)
             return
         log.warn(f"the disk of the spool fails: {error}")
