@@ -476,11 +476,11 @@ def test_a_disk_that_fails_while_space_is_given_back_is_repaired(bench, monkeypa
 
 
 def test_no_space_is_given_back_while_a_change_waits_for_room(bench, monkeypatch):
-    monkeypatch.setattr(commit, "SHRINK_DELAY", 0.01)
     monkeypatch.setattr(commit, "RETRY_DELAY", 0.1)
     bench.store.real.shrink = lambda: False
     bench.submit(add(1))
     bench.run()
+    monkeypatch.setattr(commit, "SHRINK_DELAY", 0.01)
     bench.store.faults["apply"] = times(1, StoreFull)
     bench.submit(Remove(1 << 32 | 1), must_succeed=True)
     assert bench.run() == [None] * 2
