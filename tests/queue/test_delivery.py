@@ -126,6 +126,7 @@ def test_an_envelope_that_makes_no_frame_costs_itself_and_no_descriptor(house, m
         house.due(message << 32 | 1)
         house.start_agent()
         assert house.tried() == ([], [message << 32 | 1], [])
+    house.until(lambda: not house.queue.agents.under_way())  # its agent may have the next one
     open_ones = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if _is_open(name)]
     assert not [path for path in open_ones if f"{message:08x}" in path]
 
@@ -257,6 +258,14 @@ def test_an_expired_mail_is_held_with_its_last_error(house):
     house.say("scheduler", ExpireEnvelopes([envelope]))
     house.until(lambda: row(house, envelope).held)
     assert row(house, envelope).error == "Expired: disk quota exceeded"
+
+
+def test_a_mail_that_expires_without_a_try_of_this_run_is_held_and_counts_none(house):
+    (envelope,) = house.store()
+    house.say("scheduler", ExpireEnvelopes([envelope]))
+    house.until(lambda: row(house, envelope).held)
+    found = row(house, envelope)
+    assert (found.error, found.retries, found.last_try, found.perhaps_delivered) == ("Expired", 0, 0, False)
 
 
 def test_an_administrator_changes_what_is_not_under_way(house):
@@ -430,6 +439,27 @@ def test_an_envelope_that_brings_us_down_is_held_after_three_starts(make_house, 
         delivered, held = delivered + told.delivered, held + told.held
     assert (delivered, held) == ([2 << 32 | 1], [1 << 32 | 1])
     assert store.load([1 << 32 | 1])[0].held
+
+
+def test_a_try_that_no_agent_had_neither_adds_to_the_troubles_of_an_envelope_nor_takes_from_them(make_house):
+    store = RAMStore()
+    store.apply([add(1, run=store.run, troubles=1)])
+    house = make_house(store)
+    id = 1 << 32 | 1
+    house.due(id)
+    house.say("parent", AgentRefused(house.hear("parent", StartAgent).request, False, "too many agents"))
+    assert house.tried() == ([], [id], [])
+    house.say("scheduler", PostponeEnvelopes([(id, 5)]))
+    house.until(lambda: row(house, id).retries == 1)
+    assert row(house, id).troubles == 1
+    house.due(id)
+    _, agent = house.start_agent()
+    house.receive(agent)
+    agent.close()
+    assert house.tried() == ([], [id], [])
+    house.say("scheduler", PostponeEnvelopes([(id, 6)]))
+    house.until(lambda: row(house, id).retries == 2)
+    assert row(house, id).troubles == 0
 
 
 def test_a_full_disk_does_not_keep_mail_of_another_run_from_being_delivered(make_house):
