@@ -117,6 +117,9 @@ def test_it_is_waited_for_also_where_the_end_of_a_process_is_no_event(monkeypatc
     monkeypatch.delattr(os, "pidfd_open")
     assert run("sleep 0.1; wc -c; exit 3", LARGE) == CommandResult(3, output=b"%d" % sum(map(len, LARGE)))
     assert run("sleep 100", seconds=0.2).late
+    begin = time.monotonic()
+    assert run(READ + "exec >&- 2>&-; sleep 0.1; exit 3", seconds=2 * STUCK).status == 3
+    assert time.monotonic() - begin < STUCK
 
 
 def test_one_that_forks_away_is_done_when_it_has_ended_itself(tmp_path):
