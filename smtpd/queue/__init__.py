@@ -1,34 +1,46 @@
 """queue: mail and envelopes on disk, and handing mail to the agents of its recipients.
 
-    process      the opening: who may say what to us
+    process      the opening: which process may say what to us
     state        what the process holds
-    reservation  message ids for the dispatchers
+    reservation  blocks of message ids, for the dispatchers
     incoming     messages that are being received
-    terms        when a mail may be tried, and until when
-    delivery     envelopes that are due, and what became of them
-    flight       one try of one of them
-    renewal      what takes the place of one whose .forward has changed
-    report       what the log says of them
-    forward      the text of a .forward, for lookup
-    roster       which agent an envelope is for, and on which terms
-    agents       the users' processes that take mail from us
-    agent        one of them, as far as its socket
-    line         what waits for one of them
-    places       which of them may be alive
-    session      how many commands may run
-    mailbox      the lock that an agent of an mbox needs
-    scan         what was in the spool at the start
-    listing      what smtpctl wants to see
-    disk         all of the following, as the loop sees it
-    commit       many changes in one transaction
-    store        what a store of envelopes does; sqlite and ram are two of them
-    schema       the tables, and a row as what it stands for
-    complaint    what SQLite says, in the store's words
-    salvage      reading on where a row or a page of the database is damaged
-    spool        files of large messages, and the lock on all of it
-    space        is there room on the disk?
-    cache        what was just stored
-    worker       threads that wait for the disk
+    scan         the envelopes that were in the spool at the start, for the scheduler
+    listing      pages of the queue, for smtpctl
 
-Interprets nothing of a mail.  Nothing is answered before it is durable.
+    delivery/    from an envelope that is due to its end
+        deliveries     envelopes that are due, and what the scheduler and administrators say of them
+        in_flight      those that the scheduler waits for a word of
+        attempt        one attempt of one of them
+        carrier        what makes an attempt; agent_carrier is the one there is
+        result         what an attempt came to, for every carrier
+        conclude       the one end of an envelope: store, log, scheduler
+        expiry         when a mail may be tried, and until when
+        reexpansion    what takes the place of an envelope whose .forward has changed
+        delivery_log   lines of the log
+
+    agents/      the users' processes that take mail from us
+        routing        which agent an envelope is for, and its limits
+        pool           all of them: what happens to each
+        agent_state    the table of an agent's life
+        agent_queue    the errands of one agent
+        agent_socket   our end of the socket to it
+        slots          how many agents there may be, and which has to make room
+        command_slots  how many commands may run
+        mailbox_lock   the lock that an agent of an mbox needs
+        forward        reading a .forward, for lookup
+        lmtp_features  asking an LMTP server what it offers, for lookup
+
+    store/       what is on the disk
+        disk           all of the following, as the loop sees it
+        commit         many changes in one transaction
+        store          rows, changes, and what a store of them does; sqlite is the one there is
+        schema         the tables, and a row as what it stands for
+        sqlite_errors  errors of SQLite, in the store's words
+        salvage        reading on where a row or a page of the database is damaged
+        spool          files of large messages, and the lock on all of it
+        space          is there room on the disk?
+        cache          what was just stored
+        disk_threads   threads that wait for the disk
+
+Does not interpret mail.  Nothing is answered before it is durable.
 """

@@ -143,7 +143,7 @@ def from_lookup(queue: Queue, channel: Channel, imsg: object, descriptor: int | 
         case ReadForward():
             queue.forward_reader.read(channel, imsg)
         case AskServerForUtf8():
-            queue.servers.ask(channel, imsg)
+            queue.lmtp_features.ask(channel, imsg)
         case EnvelopeExpanded() | EnvelopeNotExpanded():
             queue.to_lookup.answer(imsg)
         case _:

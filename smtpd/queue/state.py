@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import batched
@@ -18,7 +19,11 @@ from smtpd.queue.agents.lmtp_features import LmtpFeatures
 from smtpd.queue.agents.pool import AgentPool
 from smtpd.queue.agents.routing import AgentRouting
 from smtpd.queue.delivery import reexpansion
+from smtpd.queue.delivery.agent_carrier import AgentCarrier
+from smtpd.queue.delivery.attempt import AttemptContext
+from smtpd.queue.delivery.conclude import Conclusions
 from smtpd.queue.delivery.deliveries import Deliveries
+from smtpd.queue.delivery.in_flight import InFlight
 from smtpd.queue.delivery.reexpansion import Reexpansions
 from smtpd.queue.incoming import Incoming
 from smtpd.queue.listing import Listing
@@ -49,25 +54,31 @@ class Queue:
         parent: Channel,
         lookup: Channel,
         clock: Callable[[], float] | None = None,
+        now: Callable[[], float] = time.time,
     ):
         self.loop, self.scheduler = loop, scheduler
         self.statistics: Counter[str] = Counter()
         self.disk = Disk(loop, store, spool, space, _give_up)
-        roster = AgentRouting(configuration)
+        routing = AgentRouting(configuration)
         self.starts, self.locks = RequestWindow(parent, STARTS_MAX), RequestWindow(parent, LOCKS_MAX)
         self.to_lookup = RequestWindow(lookup, reexpansion.QUESTIONS_MAX)
-        self.agents = AgentPool(loop, self.starts, self.locks, roster, clock or loop.time)
+        self.agents = AgentPool(loop, self.starts, self.locks, routing, clock or loop.time)
         self.forward_reader = ForwardReader(self.agents, clock or loop.time)
-        self.servers = LmtpFeatures(self.agents, roster, clock or loop.time)
-        self.reexpansions = Reexpansions(self.to_lookup, self.disk)
+        self.lmtp_features = LmtpFeatures(self.agents, routing, clock or loop.time)
+        self.in_flight = InFlight(loop, scheduler)
+        self.conclusions = Conclusions(self.disk, self.in_flight, now)
+        self.reexpansions = Reexpansions(self.to_lookup, self.disk, self.conclusions.conclude)
         self.deliveries = Deliveries(
-            loop, self.disk, self.agents, roster, self.reexpansions, scheduler, self.statistics
+            AttemptContext(loop, self.disk, self.in_flight, self.conclusions, self.reexpansions, routing.lane_of),
+            AgentCarrier(self.agents, routing, self.conclusions.now),
+            self.agents,
+            self.statistics,
         )
         reservations = Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX))
         lifetimes = {action.name: action.lifetime for action in configuration.actions}
-        self.incoming = Incoming(loop, self.disk, reservations, lifetimes, roster.lane_of, self.submit)
-        self.scan = Scan(loop, self.disk, self.deliveries.set_aside, roster.lane)
-        self.listing = Listing(self.disk, self.deliveries)
+        self.incoming = Incoming(loop, self.disk, reservations, lifetimes, routing.lane_of, self.submit, now)
+        self.scan = Scan(loop, self.disk, self.conclusions.quarantine, routing.lane)
+        self.listing = Listing(self.disk, self.in_flight)
         self._submitted: list[Schedule] = []
         self._stop_at = math.inf  # by the clock of the loop
         self._scheduler_asked = self._scheduler_done = False
@@ -86,7 +97,7 @@ class Queue:
 
     def _every_second(self) -> None:
         self.agents.tick()
-        self.servers.tick()
+        self.lmtp_features.tick()
         self.loop.call_later(1.0, self._every_second)
 
     # -- what the parent and control want -------------------------------------------------------------------------
@@ -96,7 +107,7 @@ class Queue:
 
     def report(self, channel: Channel, imsg: ReportStatistics) -> None:
         gauges = {
-            "mda.envelope": len(self.deliveries),
+            "mda.envelope": len(self.in_flight),
             "mda.pending": self.agents.waiting(),
             "mda.running": self.agents.under_way(),
             "mda.user": self.agents.users,
@@ -138,7 +149,7 @@ class Queue:
     def _let_scheduler_go(self) -> None:
         if not self._scheduler_done:
             self._scheduler_done = True
-            self.deliveries.write_deferred()
+            self.conclusions.write_deferred()
             self._wait_for_disk()
 
     def _wait_for_disk(self) -> None:

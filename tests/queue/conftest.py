@@ -280,7 +280,7 @@ class House:
         return errand
 
     def _is_at_work(self, number):
-        lines = self.queue.agents.lines.values()
+        lines = self.queue.agents.queues.values()
         return any(number in line.begun and line.begun[number].most is not None for line in lines)
 
     def answer(self, agent, errand, outcome=Outcome.DELIVERED, text="Delivered"):
@@ -299,7 +299,7 @@ class House:
             for _, descriptor in pile:
                 if descriptor is not None:
                     os.close(descriptor)
-        for line in [*self.queue.agents.lines.values()]:
+        for line in [*self.queue.agents.queues.values()]:
             if line.agent is not None:
                 line.agent.close()
         closed = []

@@ -7,9 +7,11 @@ from smtpd.envelope import Schedule, message_of
 from smtpd.queue.store.store import (
     Add,
     Change,
+    Compound,
     Envelope,
     LaneOf,
     Message,
+    OneChange,
     Quarantine,
     Remove,
     Replace,
@@ -35,12 +37,18 @@ class RAMStore:
             expanded = {message: dict(renewers) for message, renewers in self._expanded.items()}
             before = dict(self._envelopes), dict(self._messages), list(self._quarantine), expanded
             try:
-                return [message for change in changes for message in self._change(change)]
+                return [message for change in changes for one in self._parts(change) for message in self._change(one)]
             except BaseException:
                 self._envelopes, self._messages, self._quarantine, self._expanded = before
                 raise
 
-    def _change(self, change: Change) -> list[int]:
+    def _parts(self, change: Change) -> list[OneChange]:
+        if not isinstance(change, Compound):
+            return [change]
+        there = any(isinstance(part, Add) and part.message.id in self._messages for part in change.changes)
+        return [*change.changes] if change.envelope in self._envelopes and not there else []
+
+    def _change(self, change: OneChange) -> list[int]:
         if isinstance(change, Add):
             self._add(change)
             return []

@@ -26,12 +26,12 @@ from smtpd.parent.agent import AGENTS_MAX
 from smtpd.queue.agents import slots
 from smtpd.queue.agents.pool import RESTART_DELAY, SLOW_SLOTS
 from smtpd.queue.agents.routing import QUICK_LIMITS, SLOW_LIMITS
-from smtpd.queue.agents.slots import IDLE, LEAVE_TIMEOUT, MANY_AGENTS, SLOTS, SLOTS_MAX, WORK_TIME
+from smtpd.queue.agents.slots import IDLE_TIMEOUT, LEAVE_TIMEOUT, MANY_AGENTS, SLOTS, SLOTS_MAX, WORK_TIME
 from tests.ipc.test_refusal import Kernel
 from tests.queue.conftest import ORIGIN, PATIENCE, TERMS, add, recipient
 from tests.queue.test_incoming import LARGE, spool
 
-UNDER_WAY, STALLED, DEADLINE = QUICK_LIMITS.under_way, QUICK_LIMITS.patience, QUICK_LIMITS.deadline
+UNDER_WAY, STALLED, DEADLINE = QUICK_LIMITS.concurrency, QUICK_LIMITS.patience, QUICK_LIMITS.deadline
 BOB = "bob", "local", Duty.DELIVER
 
 
@@ -100,12 +100,12 @@ def test_an_agent_without_mail_leaves_after_a_while(house):
     _, agent = house.start_agent(5)
     house.deliver(agent)
     house.tried()
-    house.pass_time(IDLE - 0.5)
+    house.pass_time(IDLE_TIMEOUT - 0.5)
     assert not closed(agent)
     house.pass_time(0.5)
     assert closed(agent)
     gone(house, 5)
-    assert not house.queue.agents.lines
+    assert not house.queue.agents.queues
 
 
 def test_users_have_agents_of_their_own(house):
@@ -249,7 +249,7 @@ def test_an_agent_that_does_not_read_blocks_nobody(house):
     _, other = house.start_agent(2)
     house.deliver(other)
     assert house.tried() == ([good], [], [])
-    (line,) = (line for key, line in house.queue.agents.lines.items() if key.user == "eve")
+    (line,) = (line for key, line in house.queue.agents.queues.items() if key.user == "eve")
     assert len(line.begun) == UNDER_WAY
     for _ in range(60):
         house.deliver(agent)
@@ -308,7 +308,7 @@ def test_an_agent_is_none_the_worse_when_the_kernel_refuses_for_a_while(house):
     _, agent = house.start_agent()
     house.deliver(agent)
     house.tried()
-    (line,) = house.queue.agents.lines.values()
+    (line,) = house.queue.agents.queues.values()
     kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
     kernel.refuses, kernel.times = errno.ETOOMANYREFS, 3
     (second,) = house.store()
@@ -324,7 +324,7 @@ def test_an_agent_that_goes_while_the_kernel_refuses_had_nothing_yet(house):
     _, agent = house.start_agent(1)
     house.deliver(agent)
     house.tried()
-    (line,) = house.queue.agents.lines.values()
+    (line,) = house.queue.agents.queues.values()
     kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
     kernel.refuses = errno.ENOBUFS
     house.due(envelopes[1])
@@ -355,7 +355,7 @@ def test_an_agent_that_goes_leaves_no_descriptor_with_us(house, when):
     _, agent = house.start_agent(1)
     house.deliver(agent)
     house.tried()
-    (line,) = house.queue.agents.lines.values()
+    (line,) = house.queue.agents.queues.values()
     kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
     kernel.refuses = errno.ENOBUFS if when == "sent" else 0
     begun, go_on = threading.Event(), threading.Event()
@@ -457,19 +457,19 @@ def test_in_a_crowd_each_has_less_to_do_at_a_time(house, monkeypatch):
     house.due(*house.store([recipient("bob") for _ in range(UNDER_WAY)]))
     _, bob = house.start_agent(2)
     house.receive(bob)
-    assert len(house.queue.agents.lines[BOB].begun) == QUICK_LIMITS.concurrency_of_many
+    assert len(house.queue.agents.queues[BOB].begun) == QUICK_LIMITS.concurrency_when_many
 
 
 def test_an_agent_that_comes_when_nobody_wants_it_any_more_is_idle(house):
     (envelope,) = house.store()
     house.due(envelope)
     asked = house.hear("parent", StartAgent)
-    house.queue.agents.lines[BOB].waiting.clear()
+    house.queue.agents.queues[BOB].waiting.clear()
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     other.setblocking(False)
     house.say("parent", AgentStarted(asked.request, 9), one.detach())
-    house.until(lambda: house.queue.agents.lines[BOB].agent)
-    house.pass_time(IDLE)
+    house.until(lambda: house.queue.agents.queues[BOB].agent)
+    house.pass_time(IDLE_TIMEOUT)
     assert closed(other)
     gone(house, 9)
     other.close()
@@ -508,7 +508,7 @@ def test_a_lost_agent_leaves_no_descriptor_behind(packets_before, house, two):
     all_tried(house, 1)
     house.say("scheduler", PostponeEnvelopes([(mails["eve"], 5)]))
     house.pass_time(60)
-    house.until(lambda: not house.queue.agents.lines)
+    house.until(lambda: not house.queue.agents.queues)
     assert packet_sockets() <= packets_before | {sock.fileno() for sock in house.agents}
 
 
@@ -528,7 +528,7 @@ def packet_sockets():
 
 
 def test_constants_leave_room_for_all():
-    assert MANY_AGENTS * UNDER_WAY + (SLOTS_MAX - MANY_AGENTS) * QUICK_LIMITS.concurrency_of_many < 5000
+    assert MANY_AGENTS * UNDER_WAY + (SLOTS_MAX - MANY_AGENTS) * QUICK_LIMITS.concurrency_when_many < 5000
     assert SLOTS_MAX + SLOW_SLOTS < AGENTS_MAX
     assert STALLED < DEADLINE
     assert SLOW_LIMITS.patience < SLOW_LIMITS.deadline

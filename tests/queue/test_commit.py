@@ -8,7 +8,7 @@ import pytest
 from smtpd.ipc.loop import prepare
 from smtpd.queue.store import commit
 from smtpd.queue.store.commit import Commits
-from smtpd.queue.store.store import CountAttempt, Hold, Remove, Reschedule, StoreBroken, StoreFull, Suspend
+from smtpd.queue.store.store import Compound, CountAttempt, Hold, Remove, Reschedule, StoreBroken, StoreFull, Suspend
 from tests.queue.conftest import PATIENCE, add
 from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
@@ -486,3 +486,50 @@ def test_no_space_is_given_back_while_a_change_waits_for_room(bench, monkeypatch
     assert bench.run() == [None] * 2
     bench.until(lambda: bench.store.called("shrink"))
     assert [name for name, *_ in bench.store.calls] == ["apply", "apply", "shrink"]
+
+
+# -- changes that belong together -------------------------------------------------------------------------------------
+
+
+def test_a_compound_stays_whole_when_its_transaction_has_to_be_taken_apart(bench):
+    bench.submit(add(1), add(2))
+    bench.run()
+    bench.store.faults["apply"] = refuse(KeyError, 2)
+    one = 1 << 32 | 1
+    bench.submit(Compound(one, (Remove(one), add(7))), Suspend(2 << 32 | 1, True), must_succeed=True)
+    errors = bench.run()[2:]
+    assert errors[0] is None and isinstance(errors[1], KeyError)
+    assert bench.store.messages(1, 9) == {2, 7}
+
+
+@pytest.mark.parametrize("happened", [False, True])
+def test_a_compound_is_repeated_after_a_disk_that_failed(bench, monkeypatch, happened):
+    """Whether or not the commit that failed has happened."""
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
+    bench.submit(add(1))
+    bench.run()
+    real, failures = bench.store.real.apply, [StoreBroken("Input/output error")]
+
+    def fault(changes):
+        if failures and any(isinstance(change, Compound) for change in changes):
+            if happened:
+                real(changes)
+            raise failures.pop()
+
+    bench.store.faults["apply"] = fault
+    one = 1 << 32 | 1
+    bench.submit(Compound(one, (Hold(one, 9, "no", False), add(7))), must_succeed=True)
+    assert bench.run()[1:] == [None] and not bench.given_up
+    (held,) = bench.store.load([one])
+    assert (held.held, held.retries) == (True, 1) and bench.store.messages(1, 9) == {1, 7}
+
+
+def test_what_a_compound_changes_is_known_until_it_is_durable(bench, monkeypatch):
+    bench.submit(add(1))
+    bench.run()
+    one = 1 << 32 | 1
+    end = Compound(one, (Hold(one, 9, "no", False), add(7)))
+    bench.submit(end, must_succeed=True)
+    assert bench.commits.uncommitted(one) == [end]
+    bench.run()
+    assert bench.commits.uncommitted(one) == []

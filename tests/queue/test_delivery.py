@@ -30,7 +30,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Violation
 from smtpd.queue import process
-from smtpd.queue.delivery import deliveries, delivery_log
+from smtpd.queue.delivery import deliveries, delivery_log, in_flight
 from smtpd.queue.delivery.delivery_log import duration
 from smtpd.queue.store import commit, sqlite
 from smtpd.queue.store.sqlite import SQLiteStore
@@ -286,7 +286,7 @@ def test_a_mail_removed_after_a_deferred_try_is_gone(house):
     house.tried()
     house.say("scheduler", DeleteEnvelopes([envelope]))
     house.until(lambda: not house.queue.disk.store.load([envelope]))
-    house.until(lambda: not house.queue.deliveries._ended)
+    house.until(lambda: not house.queue.conclusions._deferred)
 
 
 def test_an_action_that_is_gone_holds_the_mail_and_says_so(house):
@@ -513,11 +513,11 @@ def explosive(function, bad):
     return raising
 
 
-@pytest.mark.parametrize("where", ["get_key", "terms"])
+@pytest.mark.parametrize("where", ["get_key", "limits"])
 def test_an_envelope_that_cannot_be_matched_to_an_agent_costs_itself(house, capfd, monkeypatch, where):
     """Before its try is counted, too: or each start would end with it."""
-    roster = house.queue.deliveries._roster
-    monkeypatch.setattr(roster, where, explosive(getattr(roster, where), "eve"))
+    routing = house.queue.deliveries._carrier._routing
+    monkeypatch.setattr(routing, where, explosive(getattr(routing, where), "eve"))
     bad, good = house.store([recipient("eve"), recipient("bob")])
     house.due(bad, good)
     assert house.tried() == ([], [bad], [])
@@ -557,7 +557,7 @@ def test_one_that_joined_a_line_before_our_code_raised_has_one_end(house, monkey
 
 
 def test_what_the_log_cannot_say_of_one_envelope_ends_nothing(house, capfd, monkeypatch):
-    monkeypatch.setattr(delivery_log, "log_end", explosive(delivery_log.log_end, "eve"))
+    monkeypatch.setattr(delivery_log, "end_line", explosive(delivery_log.end_line, "eve"))
     for imsg in (ExpireEnvelopes, DeleteEnvelopes):
         envelopes = house.store([recipient("eve"), recipient("bob")])
         house.say("scheduler", imsg(envelopes))
@@ -570,7 +570,7 @@ def test_what_the_log_cannot_say_of_one_envelope_ends_nothing(house, capfd, monk
 
 def test_what_the_log_cannot_say_of_one_that_no_agent_gets_costs_that_one(house, capfd, monkeypatch):
     """Its content is missing, which is so after each start."""
-    monkeypatch.setattr(delivery_log, "log_attempt", explosive(delivery_log.log_attempt, "eve"))
+    monkeypatch.setattr(delivery_log, "attempt_line", explosive(delivery_log.attempt_line, "eve"))
     (bad,) = house.store([recipient("eve")])
     house.queue.disk.cache.forget(bad)
     house.queue.disk.store._writer.execute("DELETE FROM message")
@@ -618,7 +618,7 @@ def test_content_that_is_missing_or_damaged_holds_the_mail(house):
         writer = house.queue.disk.store._writer
         writer.execute(sql.replace("'x'", "CAST('x' AS BLOB)"))
         house.due(envelope)
-        if not house.queue.agents.lines:
+        if not house.queue.agents.queues:
             house.start_agent()
         assert house.tried() == ([], [], [envelope])
         assert row(house, envelope).error == reason
@@ -765,7 +765,7 @@ def test_a_change_that_the_store_refuses_is_in_the_log(faulty, capfd):
 
 @pytest.mark.parametrize("result", ["delivered", "deferred", "held"])
 def test_more_results_than_an_imsg_carries_are_told_in_several(faulty, monkeypatch, result):
-    monkeypatch.setattr(deliveries, "RESULTS_MAX", 2)
+    monkeypatch.setattr(in_flight, "RESULTS_MAX", 2)
     if result == "delivered":  # their rows are gone
         envelopes = [message << 32 | 1 for message in range(1, 6)]
     else:
@@ -814,7 +814,7 @@ def test_sockets_of_agents_are_not_inherited(house):
     (envelope,) = house.store()
     house.due(envelope)
     house.start_agent()
-    house.until(lambda: house.queue.agents.lines and next(iter(house.queue.agents.lines.values())).agent)
-    (line,) = house.queue.agents.lines.values()
+    house.until(lambda: house.queue.agents.queues and next(iter(house.queue.agents.queues.values())).agent)
+    (line,) = house.queue.agents.queues.values()
     assert not line.agent._sock.get_inheritable()
     assert line.agent._sock.type == socket.SOCK_SEQPACKET

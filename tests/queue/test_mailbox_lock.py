@@ -7,7 +7,7 @@ from smtpd.imsg import EndAgent, LockMailbox, MailboxLocked, MailboxNotLocked, P
 from smtpd.ipc.channel import Violation
 from smtpd.queue import process
 from smtpd.queue.agents.mailbox_lock import LOCK_TIME
-from smtpd.queue.agents.slots import IDLE
+from smtpd.queue.agents.slots import IDLE_TIMEOUT
 from tests.queue.conftest import recipient
 from tests.queue.test_agent_pool import all_tried, closed
 
@@ -136,14 +136,14 @@ def test_a_lock_that_comes_for_an_agent_that_is_gone_is_nobodys(house, agent):
 
 def test_an_agent_that_waits_for_its_lock_does_not_leave_as_one_without_work(house, agent):
     asked = house.hear("parent", LockMailbox)
-    house.pass_time(2 * IDLE)
+    house.pass_time(2 * IDLE_TIMEOUT)
     assert not closed(agent)
     house.say("parent", MailboxLocked(asked.request, 7))
     for _ in range(3):
         house.deliver(agent)
     unlocked(house, 7)
     house.turn()
-    house.pass_time(IDLE)
+    house.pass_time(IDLE_TIMEOUT)
     assert closed(agent)
 
 

@@ -152,7 +152,7 @@ def test_an_envelope_whose_row_comes_after_the_stop_is_not_begun(watched):
     stopped = threading.Event()
     watched.queue.disk.store.faults["load"] = lambda *_: stopped.wait(PATIENCE) and None
     watched.due(envelope)
-    watched.until(lambda: envelope in watched.queue.deliveries._attempts)
+    watched.until(lambda: envelope in watched.queue.in_flight)
     watched.say("parent", Stop())
     watched.until(lambda: watched.queue._scheduler_done)
     stopped.set()

@@ -9,7 +9,7 @@ from smtpd.queue.agents.routing import AgentRouting, NoAgent
 from smtpd.queue.agents.slots import AgentKey
 from tests.queue.conftest import ACTIONS, configuration, recipient
 
-ROSTER = AgentRouting(configuration())
+ROUTING = AgentRouting(configuration())
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ ROSTER = AgentRouting(configuration())
     ],
 )
 def test_an_agent_runs_as_whom_the_action_or_the_duty_says(action, duty, user):
-    assert ROSTER.get_key(recipient("bob", action, duty=duty)) == AgentKey(user, action, duty)
+    assert ROUTING.get_key(recipient("bob", action, duty=duty)) == AgentKey(user, action, duty)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_an_agent_runs_as_whom_the_action_or_the_duty_says(action, duty, user):
 )
 def test_what_the_configuration_gives_no_agent_is_told_with_the_reason(odd, reason):
     with pytest.raises(NoAgent) as told:
-        ROSTER.get_key(odd)
+        ROUTING.get_key(odd)
     assert str(told.value) == reason
 
 
@@ -55,7 +55,7 @@ def test_commands_of_alias_files_have_no_agent_unless_they_are_enabled():
 
 
 @pytest.mark.parametrize(
-    "key, slow, command, mailbox, under_way",
+    "key, slow, command, mailbox, concurrency",
     [
         (AgentKey("bob", "local", Duty.DELIVER), False, False, False, 32),
         (AgentKey("bob", "box", Duty.DELIVER), False, False, True, 32),
@@ -66,9 +66,9 @@ def test_commands_of_alias_files_have_no_agent_unless_they_are_enabled():
         (AgentKey("runner", "far", Duty.ALIASED), True, True, False, 4),
     ],
 )
-def test_terms_follow_from_what_an_agent_waits_for(key, slow, command, mailbox, under_way):
-    terms = ROSTER.terms(key)
-    assert (terms.slow, terms.command, terms.mailbox, terms.under_way) == (slow, command, mailbox, under_way)
+def test_limits_follow_from_what_an_agent_waits_for(key, slow, command, mailbox, concurrency):
+    limits = ROUTING.limits(key)
+    assert (limits.slow, limits.command, limits.mailbox, limits.concurrency) == (slow, command, mailbox, concurrency)
 
 
 # -- lanes ---------------------------------------------------------------------------------
@@ -85,33 +85,33 @@ RECIPIENTS = st.builds(
 @given(RECIPIENTS, RECIPIENTS)
 def test_what_shares_an_agent_shares_a_lane_and_nothing_else_does(one, other):
     try:
-        keys = ROSTER.get_key(one), ROSTER.get_key(other)
+        keys = ROUTING.get_key(one), ROUTING.get_key(other)
     except NoAgent:
         return
-    assert (keys[0] == keys[1]) is (ROSTER.lane_of(one) == ROSTER.lane_of(other))
+    assert (keys[0] == keys[1]) is (ROUTING.lane_of(one) == ROUTING.lane_of(other))
 
 
 @given(RECIPIENTS)
 def test_the_lane_of_a_slow_agent_is_narrow(one):
     try:
-        key = ROSTER.get_key(one)
+        key = ROUTING.get_key(one)
     except NoAgent:
         return
-    assert bool(ROSTER.lane_of(one) & NARROW) is ROSTER.terms(key).slow
-    assert ROSTER.lane_of(one) & ~NARROW
+    assert bool(ROUTING.lane_of(one) & NARROW) is ROUTING.limits(key).slow
+    assert ROUTING.lane_of(one) & ~NARROW
 
 
 def test_one_domain_is_one_lane_for_relaying():
     def lane(destination):
-        return ROSTER.lane(Kind.MTA, "out", "bob", Duty.DELIVER, destination)
+        return ROUTING.lane(Kind.MTA, "out", "bob", Duty.DELIVER, destination)
 
     assert lane("x@A.test") == lane("y@a.test") != lane("x@b.test")
 
 
 def test_what_needs_no_agent_has_no_lane():
-    assert ROSTER.lane_of(recipient(duty=Duty.DISCARD)) == 0
+    assert ROUTING.lane_of(recipient(duty=Duty.DISCARD)) == 0
 
 
 @given(st.sampled_from(Kind), NAMES, NAMES, st.integers(-5, 2**40), NAMES)
 def test_any_row_of_the_store_has_a_lane(kind, action, user, duty, destination):
-    assert 0 <= ROSTER.lane(kind, action, user, duty, destination) < 2**32
+    assert 0 <= ROUTING.lane(kind, action, user, duty, destination) < 2**32

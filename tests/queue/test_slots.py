@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from smtpd.envelope import Duty
 from smtpd.queue.agents.slots import (
     AGENT_BYTES,
-    IDLE,
+    IDLE_TIMEOUT,
     LEAVE_TIMEOUT,
     READER_IDLE_TIMEOUT,
     SLOTS_MAX,
@@ -27,7 +27,7 @@ def start(places, *keys, now=0.0):
         places.want(one)
     granted = []
     while (one := places.grant(now)) is not None:
-        places.started(one, now)
+        places.busy(one, now)
         granted.append(one)
     return granted
 
@@ -41,13 +41,13 @@ def test_places_are_given_in_the_order_of_wanting():
 
 
 def test_one_user_cannot_take_all_places():
-    places = AgentSlots(count=10, of_user=2)
+    places = AgentSlots(count=10, per_user=2)
     many = [key("eve", f"action{n}") for n in range(8)]
     assert start(places, *many, key("bob")) == [*many[:2], key("bob")]
 
 
 def test_a_user_at_the_limit_waits_for_an_agent_of_their_own():
-    places = AgentSlots(count=10, of_user=2)
+    places = AgentSlots(count=10, per_user=2)
     one, two, three = (key("eve", f"action{n}") for n in range(3))
     start(places, key("bob"), one, two, three)
     for idle in (key("bob"), two):
@@ -58,7 +58,7 @@ def test_a_user_at_the_limit_waits_for_an_agent_of_their_own():
 
 
 def test_a_user_whom_actions_name_has_an_agent_for_each_of_them():
-    places = AgentSlots(count=10, of_user=2, shared={"vmail"})
+    places = AgentSlots(count=10, per_user=2, shared={"vmail"})
     many = [key("vmail", f"action{n}") for n in range(5)]
     assert start(places, *many) == many
 
@@ -97,8 +97,8 @@ def test_nobody_leaves_when_nobody_waits():
     start(places, key("one"))
     places.idle(key("one"), 0.0)
     assert places.choose_leaving(0.5) == []
-    assert places.idle_too_long(IDLE - 0.1) == []
-    assert places.idle_too_long(IDLE) == [key("one")]
+    assert places.idle_too_long(IDLE_TIMEOUT - 0.1) == []
+    assert places.idle_too_long(IDLE_TIMEOUT) == [key("one")]
 
 
 def test_when_all_are_busy_those_that_had_their_turn_leave():
@@ -119,8 +119,8 @@ def test_one_that_does_not_come_to_an_end_is_silent():
     start(places, key("one"))
     places.want(key("two"))
     assert places.choose_leaving(WORK_TIME) == [key("one")]
-    assert places.silent(WORK_TIME + LEAVE_TIMEOUT - 0.1) == []
-    assert places.silent(WORK_TIME + LEAVE_TIMEOUT) == [key("one")]
+    assert places.leaving_too_long(WORK_TIME + LEAVE_TIMEOUT - 0.1) == []
+    assert places.leaving_too_long(WORK_TIME + LEAVE_TIMEOUT) == [key("one")]
 
 
 KEYS = [key(user, action) for user in "abcd" for action in "xy"]
@@ -129,7 +129,7 @@ KEYS = [key(user, action) for user in "abcd" for action in "xy"]
 @settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from(["want", "finish", "work", "leave"]), st.sampled_from(KEYS)), max_size=80))
 def test_limits_hold_and_whoever_waits_has_a_place_in_the_end(steps):
-    places, now = AgentSlots(count=3, of_user=2), 0.0
+    places, now = AgentSlots(count=3, per_user=2), 0.0
     lines, alive = set(), {}
 
     def settle():
@@ -140,7 +140,7 @@ def test_limits_hold_and_whoever_waits_has_a_place_in_the_end(steps):
                 alive[one] = "leaving"
         while (one := places.grant(now)) is not None:
             assert one in lines and one not in alive
-            places.started(one, now)
+            places.busy(one, now)
             alive[one] = "busy"
         assert len(alive) <= 3
         assert all(sum(k.user == user for k in alive) <= 2 for user in "abcd")

@@ -18,7 +18,7 @@ from smtpd.imsg import (
 )
 from smtpd.queue.agents.pool import RESTART_DELAY, TOO_MANY_SLOW
 from smtpd.queue.agents.routing import LMTP_LIMITS, QUICK_LIMITS, SLOW_LIMITS
-from smtpd.queue.agents.slots import IDLE, SLOTS, WORK_TIME
+from smtpd.queue.agents.slots import IDLE_TIMEOUT, SLOTS, WORK_TIME
 from tests.queue.conftest import command, recipient
 from tests.queue.test_agent_pool import all_tried, closed
 
@@ -33,7 +33,7 @@ def nothing_comes(house, agent):
 
 
 def errors(house, envelopes):
-    return {house.queue.deliveries._ended[id].error for id in envelopes}
+    return {house.queue.conclusions._deferred[id].error for id in envelopes}
 
 
 def test_an_agent_runs_no_more_commands_than_the_configuration_allows(house):
@@ -128,7 +128,7 @@ def crowded(house):
     house.crowd = [agent for _, agent in started]
     house.until(lambda: house.queue.agents.under_way() == IN_ALL)
     for asked, agent in started:
-        for number in house.queue.agents.lines[asked.user, asked.action, asked.duty].begun:
+        for number in house.queue.agents.queues[asked.user, asked.action, asked.duty].begun:
             house.until(lambda number=number: _sent(house, number))
             agent.send(frames.encode(frames.InProgress(number)))
             house.until(lambda number=number: house._is_at_work(number))
@@ -136,13 +136,13 @@ def crowded(house):
 
 
 def _sent(house, number):
-    return any(number in line.begun and line.begun[number].sent for line in house.queue.agents.lines.values())
+    return any(number in line.begun and line.begun[number].sent for line in house.queue.agents.queues.values())
 
 
 def test_no_agent_is_started_that_could_do_nothing_for_want_of_a_session(crowded):
     crowded.store_due(command("bob"))
     crowded.turn()
-    crowded.pass_time(IDLE)
+    crowded.pass_time(IDLE_TIMEOUT)
     assert not crowded.mail["parent"]
     crowded.deliver(crowded.crowd[0])
     while crowded.queue.agents.under_way() == IN_ALL:
@@ -159,7 +159,7 @@ def test_what_finds_no_free_session_in_time_is_deferred(crowded):
     deferred = all_tried(crowded, 3)[1]
     assert waiting in deferred and deferred - {waiting} <= set(crowded.hanging)
     assert errors(crowded, [waiting]) == {TOO_MANY_SLOW}
-    assert ("bob", "local", Duty.FORWARDED) not in crowded.queue.agents.lines
+    assert ("bob", "local", Duty.FORWARDED) not in crowded.queue.agents.queues
     crowded.deliver(crowded.crowd[0])
     assert len(all_tried(crowded, 1)[0]) == 1
     (again,) = crowded.store_due(command("bob", "again"))
@@ -250,18 +250,19 @@ def test_whatever_agents_do_no_session_is_lost_and_none_is_made(house, seed):
         for _ in range(5):
             house.turn()
         alive += play_parent(house, source)
-        lines = house.queue.agents.lines.values()
-        used = sum(len(line.begun) + line.session for line in lines)
+        lines = house.queue.agents.queues.values()
+        used = sum(len(line.begun) + line.reserves_command for line in lines)
         most = max(most, used)
-        assert used + house.queue.agents._sessions._free == IN_ALL
+        assert used + house.queue.agents._commands._free == IN_ALL
         assert all(
-            line.agent or line.session or key in wanting(house) for key, line in house.queue.agents.lines.items()
+            line.agent or line.reserves_command or key in wanting(house)
+            for key, line in house.queue.agents.queues.items()
         )
     assert most == IN_ALL
 
 
 def wanting(house):
-    return house.queue.agents._sessions._wanting
+    return house.queue.agents._commands._wanting
 
 
 def play_parent(house, source):
@@ -416,7 +417,7 @@ def test_a_mail_that_a_server_takes_slowly_has_time_as_long_as_it_goes_on_and_no
         house.pass_time(300)
         assert not closed(agent)
         agent.send(frames.encode(frames.InProgress(errand.envelope)))
-        house.until(lambda: house.queue.agents.lines[FAR].begun[errand.envelope].until > house.now)
+        house.until(lambda: house.queue.agents.queues[FAR].begun[errand.envelope].until > house.now)
     house.pass_time(LMTP_LIMITS.most % 300 + 1)
     assert house.tried() == ([], [envelope], [])
     assert house.hear("parent", EndAgent)

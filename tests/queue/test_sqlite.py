@@ -477,7 +477,7 @@ def test_a_store_that_is_damaged_is_not_repaired(store):
 FAILING = """
 import resource, sys
 from smtpd.queue.store.sqlite import SQLiteStore
-from smtpd.queue.store.store import Broken, Remove
+from smtpd.queue.store.store import Remove, StoreBroken
 from tests.queue.conftest import add
 store = SQLiteStore(sys.argv[1])
 stored = 0
@@ -487,7 +487,7 @@ try:
     while True:
         store.apply([add(stored + 1, content=bytes(16000))])
         stored += 1
-except Broken as error:
+except StoreBroken as error:
     assert "disk I/O error" in str(error), error
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 store.repair([stored + 1])

@@ -1,47 +1,51 @@
-"""What one agent is to do, and our end of the socket to it: sends never wait, reads are bounded and checked.
+"""Our end of the socket to one agent, and the errands that go through it: sends never wait, reads are bounded.
 
     errand --begin--> frame --send--> outbox --sendmsg, as far as the socket takes it--> agent
                                                answered(result) | gone(reason) <--recv--
 
-Knows neither what an errand is about nor which one an answer belongs to.
+Does not know what an errand is about, nor which errand an answer belongs to.
 """
 
 import asyncio
+import math
 import os
 import secrets
 import socket
+from abc import ABC, abstractmethod
 from array import array
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 from smtpd import errand as frames
 from smtpd.errand import Answer, FrameError, InProgress
 from smtpd.ipc.channel import FIRST_PAUSE, LONGEST_PAUSE, REFUSALS
 
 PACKETS_PER_TURN = 64  # packets taken from one agent in one turn of the loop
-ANSWER_MAX = 8192  # bytes of an answer, and some more
+ANSWER_MAX = 8192  # bytes of an answer: more than any has
 
 Ready = Callable[[bytes | None, int | None], None]
 
 
-class Errand(Protocol):
+class Errand(ABC):
     """Something that one agent is to do."""
 
     number: int  # envelope id, or a number of our own
-    deadline: float  # seconds that the agent has for it; of a slow kind, from its last word that it is at work with it
-    priority: int  # higher goes first
-    alone: bool  # nothing else of its line is to be under way beside it
-    waits_until: float  # when there is no sense any more in beginning it, by the clock of Agents
-    over: bool  # it has had its end, and is not to be begun, answered or failed any more
+    deadline: float  # seconds that the agent has for it; a slow one from its last word that it is at work with it
+    priority = 0  # higher goes first
+    alone = False  # no other errand of its agent may be under way beside it
+    waits_until = math.inf  # when there is no sense any more in beginning it, by the clock of the pool
+    over = False  # it has had its end, and is not to be begun, answered or failed any more
 
-    def begin(self, agent: int, lock: int, ready: Ready) -> None:
-        """An agent has room, and holds `lock` if it needs one: call `ready(frame, descriptor)`, or `ready(None, None)`
-        when there is nothing to send."""
+    @abstractmethod
+    def begin(self, log_id: int, lock: int, ready: Ready) -> None:
+        """The agent that the log calls `log_id` has room, and `lock` on its mailbox if it needs one: call
+        `ready(frame, descriptor)`, or `ready(None, None)` when there is nothing to send."""
 
+    @abstractmethod
     def answered(self, answer: Answer) -> None:
-        """Raises Malformed when this is not an answer to it."""
+        """Raises FrameError when this is not an answer to it."""
 
+    @abstractmethod
     def failed(self, reason: str, *, sent: bool = False, permanent: bool = False) -> None:
         """There is no answer.  `sent`: the agent had it, and may have done it."""
 
@@ -54,7 +58,7 @@ class BegunErrand:
     def __init__(self, errand: Errand, until: float):
         self.errand, self.until, self.sent = errand, until, False
         self.handed: float | None = None  # when it was ready to be sent
-        self.most: float | None = None  # when it is late whatever the agent says; None before that is at work with it
+        self.most: float | None = None  # when it is late whatever the agent says; None until that is at work with it
 
 
 class AgentSocket:
@@ -70,7 +74,7 @@ class AgentSocket:
     ):
         sock.setblocking(False)
         self.number = number
-        self.session = secrets.randbits(64)  # names it in the log
+        self.log_id = secrets.randbits(64)
         self._loop, self._sock, self._answered, self._gone = loop, sock, answered, gone
         self._outbox: deque[tuple[BegunErrand, bytes, int | None]] = deque()
         self._pause = 0.0  # seconds that the kernel, which refused the last errand, is given
@@ -109,7 +113,7 @@ class AgentSocket:
             self._loop.remove_writer(self._sock.fileno())
 
     def _wait_for_kernel(self) -> None:
-        """There are too many descriptors of ours under way, or no memory: no fault of this agent's."""
+        """Too many descriptors of ours are under way, or there is no memory: not the fault of this agent."""
         self._loop.remove_writer(self._sock.fileno())
         self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
         self._again = self._loop.call_later(self._pause, self._flush)
@@ -136,7 +140,7 @@ class AgentSocket:
                     raise FrameError("a request")
                 self._answered(answer)
             except FrameError as error:
-                self._end(f"it sent nonsense: {error}")
+                self._end(f"it broke the protocol: {error}")
 
     def _end(self, reason: str) -> None:
         if not self._closed:

@@ -1,6 +1,6 @@
-"""A user's .forward: asked for by lookup, read by that user's own agent, passed on as bytes.
+"""Reading a user's .forward for lookup: the user's own agent reads it, and its bytes are passed on.
 
-What the user does to that agent costs the user: a mail for them is answered 451 after the deadline at the latest.
+What the user does to that agent costs the user: a mail for them is answered 451 after DEADLINE at the latest.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from smtpd.errand import FORWARD_MAX, Answer, ForwardText, FrameError
 from smtpd.imsg import ForwardRead, ReadForward
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import visible
-from smtpd.queue.agents.agent_socket import Ready
+from smtpd.queue.agents.agent_socket import Errand, Ready
 from smtpd.queue.agents.pool import AgentPool
 from smtpd.queue.agents.slots import AgentKey
 
@@ -35,16 +35,13 @@ def _answer(channel: Channel, request: int, verdict: str, content: bytes, reason
     channel.send(ForwardRead(request, verdict, content, visible(reason)[:REASON_MAX]))
 
 
-class _Reading:
+class _Reading(Errand):
     deadline = DEADLINE
-    alone = False
-    over = False  # its end is the end of the errand, too
-    priority = 0
 
     def __init__(self, number: int, waits_until: float, answer: partial[None]):
         self.number, self.waits_until, self._answer = number, waits_until, answer
 
-    def begin(self, agent: int, lock: int, ready: Ready) -> None:
+    def begin(self, log_id: int, lock: int, ready: Ready) -> None:
         ready(frames.encode(frames.ReadForward(self.number)), None)
 
     def answered(self, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""Questions to the LMTP server of an action: does it know SMTPUTF8?
+"""Asks the LMTP server of an action for its features: does it offer SMTPUTF8?
 
     lookup --AskServerForUtf8--> queue --Greet--> the action's agent --LHLO--> server
     lookup <--ServerAnswered-- queue <--Greeted--
@@ -14,7 +14,7 @@ from smtpd.errand import Answer, FrameError, ServerProbed
 from smtpd.imsg import AskServerForUtf8, ServerAnswered
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import visible
-from smtpd.queue.agents.agent_socket import Ready
+from smtpd.queue.agents.agent_socket import Errand, Ready
 from smtpd.queue.agents.pool import AgentPool
 from smtpd.queue.agents.routing import LMTP_LIMITS, AgentRouting, NoAgent
 
@@ -25,14 +25,14 @@ REASON_MAX = 256  # characters of what the agent says
 class LmtpFeatures:
     """`tick` is to be called every second; `clock` counts seconds."""
 
-    def __init__(self, agents: AgentPool, roster: AgentRouting, clock: Callable[[], float]):
-        self._agents, self._roster, self._clock = agents, roster, clock
+    def __init__(self, agents: AgentPool, routing: AgentRouting, clock: Callable[[], float]):
+        self._agents, self._routing, self._clock = agents, routing, clock
         self._numbers = itertools.count(1)
         self._open: dict[int, _Greeting] = {}  # by number, the oldest first
 
     def ask(self, channel: Channel, imsg: AskServerForUtf8) -> None:
         try:
-            key = self._roster.get_server(imsg.action)
+            key = self._routing.get_server(imsg.action)
         except NoAgent as error:
             channel.send(ServerAnswered(imsg.request, "later", str(error)))
             return
@@ -51,16 +51,13 @@ class LmtpFeatures:
                 greeting.failed("the server does not answer")
 
 
-class _Greeting:
+class _Greeting(Errand):
     deadline = LMTP_LIMITS.deadline  # lookup has had an answer long before (DEADLINE): no reason to end the agent
-    alone = False
-    priority = 0
-    over = False  # a second end of it is not told
 
     def __init__(self, number: int, waits_until: float, answer: Callable[[str, str], None]):
         self.number, self.waits_until, self._answer = number, waits_until, answer
 
-    def begin(self, agent: int, lock: int, ready: Ready) -> None:
+    def begin(self, log_id: int, lock: int, ready: Ready) -> None:
         ready(frames.encode(frames.ProbeServer(self.number)), None)
 
     def answered(self, answer: Answer) -> None:

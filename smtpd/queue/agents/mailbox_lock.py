@@ -1,73 +1,39 @@
-"""The lock of the mailbox that one agent stores into: made and taken by the parent, on our word.
+"""The lock of the mailbox that one agent stores into: taken and released by the parent, at our word.
 
-    FREE --ask: LockMailbox--> ASKED --MailboxLocked--> LOCKED --all is answered: UnlockMailbox--> FREE
-                                 |
-                                 +--MailboxNotLocked--> FREE, and what waits hears why
-
-What is there when it is locked goes under one lock, and what comes while that is under way; but no longer than TURN:
-then it is unlocked and locked anew, so that the user's mail reader gets a turn.  The end of an agent is the end of its
-lock, which is the parent's affair.
+Mails that wait when the mailbox is locked go under one lock, and so do those that come while it is held; but only
+within LOCK_TIME.  Then it is released and taken anew, so that the user's mail reader gets a turn.  The end of an agent
+is the end of its lock, which the parent sees to.
 """
 
 from collections.abc import Callable
-from enum import Enum
 
 from smtpd.imsg import LockMailbox, MailboxLocked, MailboxNotLocked, UnlockMailbox
 from smtpd.ipc.request_window import RequestWindow
 
-LOCK_TIME = 1.0  # seconds
-
-
-class LockState(Enum):
-    FREE = "anybody may lock it"
-    ASKED = "the parent tries to lock it"
-    LOCKED = "the agent may store into it"
-    LOST = "the agent has ended"
+LOCK_TIME = 1.0  # seconds from taking a lock during which mails are begun under it
 
 
 class MailboxLock:
-    """Of agent number `agent`.  `locked()` when mails may go to it; `refused(reason, permanent)` when they may not."""
+    """Of agent number `agent`."""
 
-    def __init__(
-        self,
-        agent: int,
-        to_parent: RequestWindow,
-        clock: Callable[[], float],
-        locked: Callable[[], None],
-        refused: Callable[[str, bool], None],
-    ):
+    def __init__(self, agent: int, to_parent: RequestWindow, clock: Callable[[], float]):
         self._agent, self._to_parent, self._clock = agent, to_parent, clock
-        self._locked, self._refused = locked, refused
-        self._state = LockState.FREE
-        self._lock = 0
-        self._until = 0.0  # nothing more goes under this lock
+        self.number = 0  # of the lock that is held
+        self._until = 0.0  # no further mail is begun under it
 
     @property
-    def asked(self) -> bool:
-        return self._state is LockState.ASKED
+    def is_open(self) -> bool:
+        """It is held, and one more mail may be begun under it."""
+        return bool(self.number) and self._clock() < self._until
 
-    def claim(self) -> int:
-        """The number of the lock, for one more mail; 0 when that has to wait: for `locked`, or for the last answer."""
-        if self._state is LockState.FREE:
-            self._state = LockState.ASKED
-            self._to_parent.ask(lambda request: LockMailbox(request, self._agent), self._answered)
-        return self._lock if self._state is LockState.LOCKED and self._clock() < self._until else 0
+    def request(self, answered: Callable[[MailboxLocked | MailboxNotLocked], None]) -> None:
+        self._to_parent.ask(lambda request: LockMailbox(request, self._agent), answered)
 
-    def _answered(self, imsg: MailboxLocked | MailboxNotLocked) -> None:
-        if self._state is LockState.LOST:
-            return
-        if isinstance(imsg, MailboxLocked):
-            self._state, self._lock, self._until = LockState.LOCKED, imsg.lock, self._clock() + LOCK_TIME
-            self._locked()
-        else:
-            self._state = LockState.FREE
-            self._refused(imsg.reason, imsg.permanent)
+    def taken(self, number: int) -> None:
+        self.number, self._until = number, self._clock() + LOCK_TIME
 
-    def unlock(self) -> None:
-        """Nothing is under way."""
-        if self._state is LockState.LOCKED:
-            self._state = LockState.FREE
-            self._to_parent.channel.send(UnlockMailbox(self._lock))
-
-    def lose(self) -> None:
-        self._state = LockState.LOST
+    def release(self) -> None:
+        """Nothing is under way under it any more."""
+        if self.number:
+            self._to_parent.channel.send(UnlockMailbox(self.number))
+            self.number = 0

@@ -1,18 +1,19 @@
-"""The users' agents: processes that take mail, or read a .forward, as their user.
+"""The pool of agents: the users' processes that take mail, or read a .forward, as their user.
 
-    errand --give--> line of its key --a place is free--> StartAgent --> agent: some errands at a time
+    errand --give--> queue of its key --a slot is free--> StartAgent --> agent: some errands at a time
                                                                            |
-    errand.answered, .failed <---------------------------------------------+  idle, late, dead, talking nonsense
+    errand.answered, .failed <---------------------------------------------+  idle, late, dead, breaking the protocol
 
-Agents are somebody else's processes: they may die, stop, stay silent or flood us, and nothing of that may cost anybody
-but their user.  So sends never wait, reads are bounded, every errand has a deadline, and an agent that breaks the rules
-is dropped with what it had.  What an agent took and did not answer is perhaps done.
+Agents are processes of users: they may die, stop, stay silent or flood us, and nothing of that may cost anybody but
+their user.  So sends never wait, reads are bounded, every errand has a deadline, and an agent that breaks the rules is
+ended with what it had.  An errand that an agent took and did not answer is perhaps done.
 
-Slow agents have places of their own, so that those who wait for nothing but a disk never wait for them.  What waits for
-one of them needs no bound here: its lane with the scheduler is narrow.
+Slow agents have slots of their own, so that those who wait for nothing but a disk never wait for them.  The errands
+that wait for one of them need no bound here: its lane with the scheduler is narrow.
 
-Who has a place is decided in places.py, what a line may begin in line.py, who is treated how in roster.py.  Knows
-nothing of what an errand is about.
+The life of an agent is the table in agent_state.py; what entering a state means is in `_move`.  Which agent gets a slot
+is decided in slots.py, what a queue may begin in agent_queue.py, the limits of each agent in routing.py.  Does not know
+what an errand is about.
 """
 
 import asyncio
@@ -23,281 +24,327 @@ from functools import partial
 
 from smtpd import errand as frames
 from smtpd.errand import Answer, FrameError, InProgress
-from smtpd.imsg import AgentRefused, AgentStarted, EndAgent, StartAgent
+from smtpd.imsg import AgentRefused, AgentStarted, EndAgent, MailboxLocked, MailboxNotLocked, StartAgent
 from smtpd.ipc.log import log
 from smtpd.ipc.request_window import RequestWindow
 from smtpd.queue.agents.agent_queue import AgentQueue
 from smtpd.queue.agents.agent_socket import AgentSocket, BegunErrand, Errand
+from smtpd.queue.agents.agent_state import RUNNING, AgentEvent, AgentState
 from smtpd.queue.agents.command_slots import CommandSlots
 from smtpd.queue.agents.mailbox_lock import MailboxLock
 from smtpd.queue.agents.routing import LMTP_LIMITS, AgentRouting
 from smtpd.queue.agents.slots import AgentKey, AgentSlots
 
-RESTART_DELAY = 5.0  # seconds without a new agent for a line whose agent did nothing but end
+RESTART_DELAY = 5.0  # seconds without a new agent for a key whose agent ended without one answer
 SLOW_SLOTS = 64
-SLOW_SLOTS_PER_USER = 3  # places of slow agents that one user may have, beside those of quick ones
+SLOW_SLOTS_PER_USER = 3  # of slow agents, beside those of quick ones
 
 AGENT_SILENT = "the agent does not answer"
 TOO_MANY_SLOW = "too many deliveries that take their time are under way"
 
 
 class AgentPool:
-    """All lines.  `starts` and `locks` ask the parent; `tick` is to be called every second; `clock` counts seconds."""
+    """`starts` and `locks` ask the parent; `tick` is to be called every second; `clock` counts seconds."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         starts: RequestWindow,
         locks: RequestWindow,
-        roster: AgentRouting,
+        routing: AgentRouting,
         clock: Callable[[], float],
     ):
-        self._loop, self._starts, self._locks, self._roster, self._clock = loop, starts, locks, roster, clock
-        self.quick = AgentSlots(shared=roster.shared)
+        self._loop, self._starts, self._locks, self._routing, self._clock = loop, starts, locks, routing, clock
+        self.quick = AgentSlots(shared=routing.shared)
         # What they have comes to an end by itself: each errand has its time.
-        self.slow = AgentSlots(SLOW_SLOTS, SLOW_SLOTS_PER_USER, silence=LMTP_LIMITS.most, shared=roster.shared)
-        self._sessions = CommandSlots(roster.commands)
-        self.lines: dict[AgentKey, AgentQueue] = {}
-        self._penalties: dict[AgentKey, tuple[float, str]] = {}
+        self.slow = AgentSlots(SLOW_SLOTS, SLOW_SLOTS_PER_USER, leave_timeout=LMTP_LIMITS.most, shared=routing.shared)
+        self._commands = CommandSlots(routing.commands)
+        self.queues: dict[AgentKey, AgentQueue] = {}  # those that have an errand or an agent
+        self._blocked: dict[AgentKey, AgentQueue] = {}
         self._stopping = False
 
     def give(self, key: AgentKey, errand: Errand) -> None:
         now = self._clock()
-        until, reason = self._penalties.get(key, (0.0, ""))
         if self._stopping:
             return
-        if until > now:
-            errand.failed(reason)
-            return
-        line = self.lines.get(key)
-        if line is None:
-            terms = self._roster.terms(key)
-            line = self.lines[key] = AgentQueue(key, terms, self.slow if terms.slow else self.quick, now)
-            line.join(errand, now)
-            self._want(line)
-        elif line.is_stalled(now) and not line.has_room:
-            errand.failed(_reason(line))
+        blocked = self._blocked.get(key)
+        if blocked is not None:
+            if blocked.blocked_until > now:
+                errand.failed(blocked.blocked_reason)
+                return
+            self._unblock(blocked)
+        queue = self.queues.get(key)
+        if queue is None:
+            limits = self._routing.limits(key)
+            queue = self.queues[key] = AgentQueue(key, limits, self.slow if limits.slow else self.quick, now)
+            queue.join(errand, now)
+            self._need_agent(queue)
+        elif queue.is_stalled(now) and not queue.has_room:
+            errand.failed(_why_late(queue))
         else:
-            line.join(errand, now)
-            self._proceed(line)
+            queue.join(errand, now)
+            self._proceed(queue)
 
     # -- an agent's life ------------------------------------------------------------------------------------------
 
-    def _want(self, line: AgentQueue) -> None:
-        """An agent for what waits.  One for commands is not made before there is a session for it: it would do nothing
-        but keep a place from another one that has."""
-        if line.terms.command:
-            line.session = line.session or self._sessions.take(line.key)
-        if line.session or not line.terms.command:
-            line.places.want(line.key)
-            self._start(line.places)
+    def _move(self, queue: AgentQueue, event: AgentEvent) -> None:
+        """Change the state of an agent, and do what that means for its socket, its slot and its lock: nowhere else."""
+        key, now = queue.key, self._clock()
+        before = queue.enter(event)
+        if before in RUNNING and queue.state not in RUNNING:
+            self._close(queue)
+        match queue.state:
+            case AgentState.WAITING_FOR_SLOT:
+                queue.slots.want(key)
+            case AgentState.STARTING:
+                self._starts.ask(partial(_start_agent, key), partial(self._started, key))
+            case AgentState.LOCKING:
+                assert queue.lock is not None
+                queue.slots.busy(key, now)
+                queue.lock.release()
+                queue.lock.request(partial(self._lock_answered, queue, queue.lock))
+            case AgentState.BUSY:
+                queue.slots.busy(key, now)
+            case AgentState.IDLE:
+                if queue.lock is not None:
+                    queue.lock.release()
+                queue.slots.idle(key, now)
+            case AgentState.ABSENT | AgentState.BLOCKED:
+                queue.slots.leave(key)
 
-    def _start(self, places: AgentSlots) -> None:
-        """Give free places to those who want one, and ask others to leave where there is none."""
-        while (key := places.grant(self._clock())) is not None:
-            self._starts.ask(partial(_start_agent, key), partial(self._started, key))
-        for key in places.choose_leaving(self._clock()):
-            line = self.lines[key]
-            line.leaving = True
-            if not line.begun:
-                self._leave(line)
+    def _close(self, queue: AgentQueue) -> None:
+        assert queue.agent is not None
+        queue.agent.close()
+        # It may be stopped, or hang in the kernel: the parent is to have its place free again.
+        self._starts.channel.send(EndAgent(queue.agent.number))
+        queue.agent = queue.lock = None  # the parent releases the lock of an agent that ends
+
+    def _need_agent(self, queue: AgentQueue) -> None:
+        """For the errands that wait.  An agent for commands is not started before there is a command slot for it: it
+        would do nothing but keep an agent slot from another one that has."""
+        if queue.limits.command and not self._commands.take(queue.key):
+            if queue.state is AgentState.ABSENT:
+                self._move(queue, AgentEvent.NEED_COMMAND)
+            return
+        self._move(queue, AgentEvent.NEED_SLOT)
+        self._fill(queue.slots)
+
+    def _fill(self, slots: AgentSlots) -> None:
+        """Grant free slots, and have other agents leave where there is none."""
+        while (key := slots.grant(self._clock())) is not None:
+            self._move(self.queues[key], AgentEvent.SLOT_GRANTED)
+        for key in slots.choose_leaving(self._clock()):
+            queue = self.queues[key]
+            self._move(queue, AgentEvent.SLOT_WANTED)
+            if queue.state is AgentState.LEAVING:
+                self._rest(queue)
+            else:
+                self._ended(queue)
 
     def _started(self, key: AgentKey, imsg: AgentStarted | AgentRefused, descriptor: int | None = None) -> None:
-        line = self.lines[key]
+        queue = self.queues[key]
         if isinstance(imsg, AgentRefused):
-            self._drop(line, imsg.reason, permanent=imsg.permanent)
+            self._drop(queue, AgentEvent.REFUSED, imsg.reason, permanent=imsg.permanent)
             return
-        answered, gone = partial(self._answered, line), partial(self._gone, line)
-        line.agent = AgentSocket(self._loop, socket.socket(fileno=descriptor), imsg.agent, answered, gone)
-        if line.terms.mailbox:
-            ready, refused = partial(self._proceed, line), partial(self._refuse, line)
-            line.mailbox = MailboxLock(imsg.agent, self._locks, self._clock, ready, refused)
-        line.answers, line.leaving = 0, False
-        line.places.started(key, self._clock())
-        self._proceed(line)
+        answered, gone = partial(self._answered, queue), partial(self._gone, queue)
+        queue.agent = AgentSocket(self._loop, socket.socket(fileno=descriptor), imsg.agent, answered, gone)
+        if queue.limits.mailbox:
+            queue.lock = MailboxLock(imsg.agent, self._locks, self._clock)
+        queue.has_answered = False
+        self._move(queue, AgentEvent.STARTED)
+        if queue.limits.command and queue.may_begin:  # with the command slot that was kept for it
+            self._begin(queue)
+        elif queue.limits.command:
+            self._give_back(queue, 1)
+        self._proceed(queue)
 
-    def _proceed(self, line: AgentQueue) -> None:
-        """Something has changed for this agent: it gets what it may have, or somebody else gets what it has not."""
-        self._feed(line)
-        self._rest(line)
+    def _proceed(self, queue: AgentQueue) -> None:
+        """Something has changed for this agent: it gets what it may have, or is idle."""
+        self._feed(queue)
+        self._rest(queue)
 
-    def _feed(self, line: AgentQueue) -> None:
-        """Let the agent have as much as it may have."""
-        while line.may_begin:
-            if not line.begun:
-                line.places.busy(line.key, self._clock())
-            lock = 0
-            if line.mailbox is not None and not (lock := line.mailbox.claim()):
-                break
-            if line.terms.command and not (line.session or self._sessions.take(line.key)):
-                break
-            line.session = False
-            assert line.agent is not None
-            begun = line.begin(self._clock())
-            begun.errand.begin(line.agent.session, lock, partial(self._ready, line, begun))
+    def _feed(self, queue: AgentQueue) -> None:
+        """Give the agent as many errands as it may have."""
+        while queue.may_begin:
+            if queue.lock is not None and not queue.lock.is_open:
+                if not queue.begun:
+                    self._move(queue, AgentEvent.LOCK)
+                return
+            if queue.limits.command and not self._commands.take(queue.key):
+                return
+            if queue.state is AgentState.IDLE:
+                self._move(queue, AgentEvent.BEGIN)
+            self._begin(queue)
 
-    def _ready(self, line: AgentQueue, begun: BegunErrand, frame: bytes | None, descriptor: int | None) -> None:
+    def _begin(self, queue: AgentQueue) -> None:
+        assert queue.agent is not None
+        begun = queue.begin(self._clock())
+        lock = 0 if queue.lock is None else queue.lock.number
+        begun.errand.begin(queue.agent.log_id, lock, partial(self._ready, queue, begun))
+
+    def _ready(self, queue: AgentQueue, begun: BegunErrand, frame: bytes | None, descriptor: int | None) -> None:
         number = begun.errand.number
-        if line.begun.get(number) is not begun or line.agent is None:  # the agent went while this was fetched
+        if queue.begun.get(number) is not begun or queue.agent is None:  # the agent ended while this was fetched
             if descriptor is not None:
                 os.close(descriptor)
         elif frame is None:
-            self._finished(line, number)
+            self._finished(queue, number)
         else:
             begun.handed = self._clock()
-            line.agent.send(begun, frame, descriptor)
+            queue.agent.send(begun, frame, descriptor)
 
-    def _answered(self, line: AgentQueue, answer: Answer | InProgress) -> None:
+    def _answered(self, queue: AgentQueue, answer: Answer | InProgress) -> None:
         number = frames.number_of(answer)
-        begun = line.begun.get(number)
+        begun = queue.begun.get(number)
         if begun is None or not begun.sent:
-            raise FrameError("an answer that nobody asked for")
+            raise FrameError("an answer to no question")
         if isinstance(answer, InProgress):
-            line.at_work(begun, self._clock())
+            queue.in_progress(begun, self._clock())
             return
         begun.errand.answered(answer)
-        line.answers += 1
-        line.heard = self._clock()
-        self._finished(line, number)
+        queue.has_answered = True
+        queue.heard = self._clock()
+        self._finished(queue, number)
 
-    def _finished(self, line: AgentQueue, number: int) -> None:
-        del line.begun[number]
-        self._give_back(line, 1)
-        self._proceed(line)
+    def _finished(self, queue: AgentQueue, number: int) -> None:
+        del queue.begun[number]
+        self._give_back(queue, 1)
+        self._proceed(queue)
 
-    def _rest(self, line: AgentQueue) -> None:
-        """Nothing to do?  Somebody may wait for just this."""
-        if line.agent is None or line.begun:
+    def _rest(self, queue: AgentQueue) -> None:
+        """With nothing under way, an agent is idle, or ends if its slot is wanted."""
+        if queue.begun or queue.state not in (AgentState.BUSY, AgentState.LEAVING):
             return
-        self._give_up_session(line)
-        if line.mailbox is not None:
-            line.mailbox.unlock()
-            self._feed(line)  # asks for the lock anew, where more waits
-        if line.leaving:
-            self._leave(line)
-        elif line.mailbox is None or not line.mailbox.asked:
-            line.places.idle(line.key, self._clock())
-            self._start(line.places)
-
-    def _refuse(self, line: AgentQueue, reason: str, permanent: bool) -> None:
-        """The mailbox cannot be locked: nothing of what waits can be stored now."""
-        while line.waiting:
-            line.waiting.popleft().failed(reason, permanent=permanent)
-        self._rest(line)
-
-    def _leave(self, line: AgentQueue) -> None:
-        """An agent with nothing under way ends in peace.  What still waits in its line goes behind the others."""
-        self._close(line)
-        if line.waiting:
-            self._want(line)
+        self._move(queue, AgentEvent.FINISHED)
+        if queue.state is AgentState.ABSENT:
+            self._ended(queue)
         else:
-            del self.lines[line.key]
-        self._start(line.places)
+            self._fill(queue.slots)
 
-    def _gone(self, line: AgentQueue, reason: str) -> None:
-        """The agent is dead, late or talks nonsense.  What it had fails; what waited goes on with a new one only if
-        this one was good for something."""
-        had = len(line.begun)
+    def _lock_answered(self, queue: AgentQueue, lock: MailboxLock, imsg: MailboxLocked | MailboxNotLocked) -> None:
+        if queue.lock is not lock:  # the agent has ended
+            return
+        if isinstance(imsg, MailboxLocked):
+            lock.taken(imsg.lock)
+            self._move(queue, AgentEvent.LOCKED)
+            self._proceed(queue)
+            return
+        for errand in queue.take_waiting():  # none of them can be stored now
+            errand.failed(imsg.reason, permanent=imsg.permanent)
+        self._move(queue, AgentEvent.NOT_LOCKED)
+        self._fill(queue.slots)
+
+    def _gone(self, queue: AgentQueue, reason: str) -> None:
+        """The agent is dead, late or breaks the protocol.  What it had fails; what waited goes on with a new one only
+        if this one had answered anything."""
+        had = len(queue.begun)
         if had:
-            log.info(f"agent of {line.key.user} dropped: {reason}")
-        self._close(line)
-        for begun in line.lose_agent():
-            begun.errand.failed(f"the agent was lost: {reason}", sent=True)
-        if not line.answers and (had or line.waiting):
-            self._penalties[line.key] = self._clock() + RESTART_DELAY, f"the agent was lost: {reason}"
-            self._drop(line, f"the agent was lost: {reason}")
-        elif line.waiting:
-            self._want(line)
+            log.info(f"agent of {queue.key.user} dropped: {reason}")
+        useless = not queue.has_answered and bool(had or queue.waiting)
+        self._move(queue, AgentEvent.USELESS if useless else AgentEvent.ENDED)
+        reason = f"the agent was lost: {reason}"
+        for begun in queue.lose_agent():
+            begun.errand.failed(reason, sent=True)
+        if useless:
+            self._block(queue, reason)
         else:
-            self._drop(line, reason)
-        self._give_back(line, had)  # now that this line stands as it should: it may be its turn
+            self._ended(queue)
+        self._give_back(queue, had)  # now that this queue is as it should be: it may be its turn
 
-    def _close(self, line: AgentQueue) -> None:
-        assert line.agent is not None
-        line.agent.close()
-        # It may be stopped, or hang in the kernel: its place with the parent is to be free again.
-        self._starts.channel.send(EndAgent(line.agent.number))
-        line.agent = None
-        if line.mailbox is not None:
-            line.mailbox.lose()
-            line.mailbox = None
-        line.places.leave(line.key)
+    def _block(self, queue: AgentQueue, reason: str) -> None:
+        queue.blocked_until, queue.blocked_reason = self._clock() + RESTART_DELAY, reason
+        self._blocked[queue.key] = self.queues.pop(queue.key)
+        for errand in queue.take_waiting():
+            errand.failed(reason)
+        self._fill(queue.slots)
 
-    def _drop(self, line: AgentQueue, reason: str, *, permanent: bool = False) -> None:
-        """A line without an agent ends with all that waits in it."""
-        del self.lines[line.key]
-        line.places.leave(line.key)
-        while line.waiting:
-            line.waiting.popleft().failed(reason, permanent=permanent)
-        self._give_up_session(line)
-        self._start(line.places)
+    def _unblock(self, queue: AgentQueue) -> None:
+        self._move(queue, AgentEvent.DELAY_OVER)
+        del self._blocked[queue.key]
 
-    def _give_up_session(self, line: AgentQueue) -> None:
-        """Nothing waits any more of what it was kept for."""
-        if line.session:
-            line.session = False
-            self._give_back(line, 1)
+    def _ended(self, queue: AgentQueue) -> None:
+        """There is no agent any more.  What still waits goes behind the errands of others."""
+        if queue.waiting:
+            self._need_agent(queue)
+        else:
+            del self.queues[queue.key]
+        self._fill(queue.slots)
 
-    def _give_back(self, line: AgentQueue, count: int) -> None:
+    def _drop(self, queue: AgentQueue, event: AgentEvent, reason: str, *, permanent: bool = False) -> None:
+        """No agent comes, by `event`: all that waits for it fails."""
+        reserved = queue.reserves_command
+        self._move(queue, event)
+        del self.queues[queue.key]
+        for errand in queue.take_waiting():
+            errand.failed(reason, permanent=permanent)
+        if reserved:
+            self._give_back(queue, 1)
+        self._fill(queue.slots)
+
+    def _give_back(self, queue: AgentQueue, count: int) -> None:
         """Commands have ended: others may begin."""
-        if not line.terms.command:
+        if not queue.limits.command:
             return
-        self._sessions.give_back(count)
-        while (key := self._sessions.next()) is not None:
-            other = self.lines.get(key)
-            if other is not None and other.agent is None and other.waiting:
-                self._want(other)
+        self._commands.give_back(count)
+        while (key := self._commands.next()) is not None:
+            other = self.queues.get(key)
+            if other is not None and other.state is AgentState.WAITING_FOR_COMMAND and other.waiting:
+                self._need_agent(other)
             elif other is not None and other.may_begin:
                 self._feed(other)
             else:
-                self._sessions.forget(key)
+                self._commands.forget(key)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         now = self._clock()
-        for line in [*self.lines.values()]:
-            if line.is_late(now):
-                self._gone(line, "it did not answer in time")
-            reason = _reason(line)
-            for errand in line.take_late(now):
+        for queue in [*self.queues.values()]:
+            if queue.is_late(now):
+                self._gone(queue, "it did not answer in time")
+            reason = _why_late(queue)
+            for errand in queue.take_late(now):
                 errand.failed(reason)
-            if self.lines.get(line.key) is line and line.is_abandoned:
-                self._drop(line, reason)
-        self._penalties = {key: value for key, value in self._penalties.items() if value[0] > now}
-        for places in (self.quick, self.slow):
-            self._clear(places, now)
+            if queue.state is AgentState.WAITING_FOR_COMMAND and not queue.waiting:
+                self._drop(queue, AgentEvent.GIVEN_UP, reason)
+        for queue in [*self._blocked.values()]:
+            if queue.blocked_until <= now:
+                self._unblock(queue)
+        for slots in (self.quick, self.slow):
+            self._clear(slots, now)
 
-    def _clear(self, places: AgentSlots, now: float) -> None:
-        while idle_too_long := places.idle_too_long(now):
-            self._leave(self.lines[idle_too_long[0]])
-        while silent := places.silent(now):
-            self._gone(self.lines[silent[0]], "it did not answer while others waited")
-        self._start(places)
+    def _clear(self, slots: AgentSlots, now: float) -> None:
+        while unused := slots.idle_too_long(now):
+            queue = self.queues[unused[0]]
+            self._move(queue, AgentEvent.UNUSED)
+            self._ended(queue)
+        while late := slots.leaving_too_long(now):
+            self._gone(self.queues[late[0]], "it did not answer while others waited")
+        self._fill(slots)
 
     # -- the end, and numbers ---------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Nothing new is begun.  What is under way may be answered."""
+        """No errand is begun any more.  Those under way may be answered."""
         self._stopping = True
-        for line in self.lines.values():
-            line.waiting.clear()
+        for queue in self.queues.values():
+            queue.waiting.clear()
 
     def end(self) -> None:
-        """What is still under way has had its time."""
-        for line in self.lines.values():
-            if line.agent is not None:
-                self._close(line)
-            begun, line.begun = [*line.begun.values()], {}
+        """The errands that are still under way have had their time."""
+        for queue in self.queues.values():
+            if queue.state in RUNNING:
+                self._move(queue, AgentEvent.ENDED)
+            begun, queue.begun = [*queue.begun.values()], {}
             for one in begun:
                 if not one.errand.over:
                     one.errand.failed("the daemon was stopped", sent=one.sent)
 
     def under_way(self) -> int:
-        return sum(len(line.begun) for line in self.lines.values())
+        return sum(len(queue.begun) for queue in self.queues.values())
 
     def waiting(self) -> int:
-        return sum(len(line.waiting) for line in self.lines.values())
+        return sum(len(queue.waiting) for queue in self.queues.values())
 
     @property
     def users(self) -> int:
@@ -308,5 +355,5 @@ def _start_agent(key: AgentKey, request: int) -> StartAgent:
     return StartAgent(request, key.user, key.action, key.duty)
 
 
-def _reason(line: AgentQueue) -> str:
-    return TOO_MANY_SLOW if line.terms.slow and (line.is_at_work or not line.begun) else AGENT_SILENT
+def _why_late(queue: AgentQueue) -> str:
+    return TOO_MANY_SLOW if queue.limits.slow and (queue.has_one_at_work or not queue.begun) else AGENT_SILENT

@@ -1,16 +1,16 @@
-"""Which agent an envelope is for, whom that agent runs as, and on which terms it works.
+"""Routing of envelopes to agents: the key of the agent, the user it runs as, and its limits.
 
-    duty         runs as                               terms
+    duty         runs as                               limits
     DELIVER      the user that the action names,       maildir, mbox: quick    lmtp: slow    mda: a command
                  otherwise the recipient
     FORWARDED    the recipient                         a command, out of the user's own .forward
     ALIASED      whom `alias-commands` names           a command, out of an alias file
-    READ         whose .forward it is                  quick
-    DISCARD      nobody: there is no agent for it
+    READ         the user whose .forward it is         quick
+    DISCARD      there is no agent for it
 
 A quick agent waits for nothing but a disk.  A slow one waits for another host, or for programs that may take minutes:
-it has more patience, fewer envelopes in flight, and its place is one of others, so that it costs nobody who is quick.
-It says what it is at work with, and the time for an errand counts from that: what has not been begun is not late.
+it has longer timeouts, fewer envelopes in flight, and slots of its own, so that no quick agent ever waits for it.  It
+says which errand it is at work with, and the time for an errand counts from that: one that is not begun is not late.
 
 No process, no clock, no file: the configuration, and names.
 """
@@ -25,17 +25,17 @@ from smtpd.slice import Method, QueueSlice
 
 
 class AgentLimits(NamedTuple):
-    """How an agent is treated.  Times in seconds."""
+    """What an agent may have, and for how long.  Times in seconds."""
 
-    under_way: int = 32  # errands that it has at a time
-    concurrency_of_many: int = 8  # the same, when there are very many agents
-    deadline: float = 300.0  # for one mail; where it says what it is at work with, from its last word of that
-    most: float = 300.0  # for one mail, whatever it says
-    patience: float = 10.0  # without a word of it, after which nothing more waits for it
-    slow: bool = False  # says what it is at work with
-    single: bool = False  # does one thing after the other: while it is at work, nothing else is
-    command: bool = False  # counts among those that run at the same time
-    mailbox: bool = False  # which has to be locked for it
+    concurrency: int = 32  # errands that it has at a time
+    concurrency_when_many: int = 8  # the same, when there are more than MANY_AGENTS
+    deadline: float = 300.0  # for one mail; of a slow agent, from its last word that it is at work with it
+    most: float = 300.0  # for one mail, whatever the agent says
+    patience: float = 10.0  # without an answer, after which nothing more waits for it
+    slow: bool = False  # says which errand it is at work with
+    single: bool = False  # does one errand after the other
+    command: bool = False  # counts among the commands that run at the same time
+    mailbox: bool = False  # needs it locked
 
 
 QUICK_LIMITS = AgentLimits()
@@ -47,7 +47,7 @@ LMTP_LIMITS = SLOW_LIMITS._replace(most=TRANSACTION_MAX + 330.0)
 
 
 class NoAgent(Exception):
-    """Nobody can deliver this, by the configuration as it is now.  The argument says why."""
+    """There is no agent for it, by the configuration as it is now.  The argument says why."""
 
 
 class AgentRouting:
@@ -56,7 +56,7 @@ class AgentRouting:
         self._alias_commands = configuration.alias_commands
         limits = configuration.delivery_limits
         self.commands = limits.max_session
-        self._command = SLOW_LIMITS._replace(under_way=limits.max_session_per_user, command=True)
+        self._command = SLOW_LIMITS._replace(concurrency=limits.max_session_per_user, command=True)
         self.shared = frozenset(action.user for action in configuration.actions if action.user)
 
     def get_key(self, recipient: Recipient) -> AgentKey:
@@ -88,8 +88,8 @@ class AgentRouting:
         configured = self._actions.get(action) if duty == Duty.DELIVER else None
         return (configured.user if configured is not None else "") or user
 
-    def terms(self, key: AgentKey) -> AgentLimits:
-        """`key` is one that get_key has made, or of somebody who reads a .forward."""
+    def limits(self, key: AgentKey) -> AgentLimits:
+        """`key` is one that get_key has made, or one for reading a .forward."""
         if key.duty is Duty.READ:
             return READER_LIMITS
         if key.duty is not Duty.DELIVER:
@@ -103,7 +103,7 @@ class AgentRouting:
                 return MBOX_LIMITS
         return QUICK_LIMITS
 
-    # -- lanes: what shares the capacity of one agent, or of the connections to one domain, bears one number ----------
+    # -- lanes: envelopes that share one agent, or the connections to one domain, have one number ---------------------
 
     def lane_of(self, recipient: Recipient) -> int:
         r = recipient

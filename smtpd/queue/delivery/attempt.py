@@ -1,64 +1,48 @@
-"""One try of one envelope: an errand for an agent, and what becomes of it.
+"""One attempt of one envelope, whichever carrier makes it: counted, given its content, and ended once.
 
-    begin --> counted, if suspect --> content fetched --> ready(frame) --> answered | failed
-                                                                                    |
-    told, once: delivered, deferred, held, replaced  <------------------------------+
+    carry --> carrier: prepare --> counted, if suspect --> content --> ready(message, descriptor)
+                       finish(result) --> STALE: expanded again (reexpansion.py)     otherwise: concluded (conclude.py)
 
-    suspect: of another run, or with troubles from earlier attempts
+An envelope is suspect when an attempt of it has not come to an end: it may be what has brought the daemon down.
 
-One envelope that makes our own code raise costs that envelope: deferred, and held after the third time.
+An envelope that makes our own code raise costs that envelope: it is deferred, and held after the third time.
 """
 
 import asyncio
-import math
-import os
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from smtpd import errand as frames
-from smtpd.envelope import Duty, Outcome, envelope_text, message_of
-from smtpd.errand import Answer, FrameError, Result
+from smtpd.envelope import Duty, Outcome, Recipient, envelope_text, message_of
+from smtpd.errand import FrameError
 from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded
 from smtpd.ipc.channel import Violation
-from smtpd.ipc.log import log, visible
-from smtpd.queue.agents.agent_socket import Ready
-from smtpd.queue.delivery import delivery_log, expiry
+from smtpd.ipc.log import log
+from smtpd.queue.delivery import conclude
+from smtpd.queue.delivery.conclude import TROUBLES_MAX, Conclusion, Conclusions
+from smtpd.queue.delivery.in_flight import InFlight
 from smtpd.queue.delivery.reexpansion import Reexpansions, TooManySuccessors
+from smtpd.queue.delivery.result import AttemptResult
 from smtpd.queue.store.disk import Disk
 from smtpd.queue.store.spool import ContentDamaged
-from smtpd.queue.store.store import Change, CountAttempt, Envelope, Hold, Message, Remove, StoreFull
+from smtpd.queue.store.store import CountAttempt, Envelope, Message, StoreFull
 
-TROUBLES_MAX = 3  # tries without an end, by our own fault, after which an envelope is held
-ERROR_MAX = 512  # characters of an error that are kept
-
-
-class Ended(NamedTuple):
-    """A try that the scheduler will answer with another time, or with the end of all time."""
-
-    last_try: int
-    error: str
-    perhaps_delivered: bool
-    troubles: int
-    expired: str = expiry.EXPIRED  # what the end of all time would be
+Ready = Callable[[Message | None, int | None], None]
 
 
-class Tower(Protocol):
-    """Who hears of a flight's end."""
+class AttemptContext(NamedTuple):
+    """What all attempts need."""
 
     loop: asyncio.AbstractEventLoop
     disk: Disk
+    in_flight: InFlight
+    conclusions: Conclusions
     reexpansions: Reexpansions
-
-    def now(self) -> int: ...
-    def delivered(self, id: int) -> None: ...
-    def deferred(self, id: int, ended: Ended) -> None: ...
-    def held(self, id: int) -> None: ...
-    def replaced(self, id: int, envelopes: list[Envelope]) -> None: ...
+    lane_of: Callable[[Recipient], int]
 
 
-def at_its_own_cost(step: Callable[..., None]) -> Callable[..., None]:
-    """Whatever a step of one envelope raises is the end of this try, and of nothing else."""
+def contained(step: Callable[..., None]) -> Callable[..., None]:
+    """Whatever a step of one envelope raises is the end of this attempt, and of nothing else."""
 
     @wraps(step)
     def guarded(attempt: "Attempt", *arguments: Any, **named: Any) -> None:
@@ -67,30 +51,23 @@ def at_its_own_cost(step: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-def _kept(reason: str) -> str:
-    """As much of `reason` as a row may hold, of characters that it may hold."""
-    return visible(reason.encode(errors="backslashreplace").decode())[:ERROR_MAX]
-
-
 class Attempt:
-    """One try of one envelope: an errand for an agent."""
+    """`over` when it has had its end."""
 
-    waits_until = math.inf
-
-    def __init__(self, tower: Tower, envelope: Envelope):
-        self.number = envelope.id
-        self.priority = envelope.terms.priority
-        self.deadline = math.inf  # that of the agent's line
+    def __init__(self, envelope: Envelope, context: AttemptContext):
         self.envelope = envelope
-        self._tower = tower
-        self._disk = tower.disk
-        self._ready: Ready | None = None  # of the agent that has begun it; there may be another one after that
-        self._session = self._lock = 0
+        self._context = context
+        self._loop, self._disk, self._conclusions = context.loop, context.disk, context.conclusions
+        self._log_id = 0  # of the agent or connection that has it; 0 before that
+        self._ready: Ready | None = None  # of the carrier that wants the content; it may ask a second time
         self._counted = False
         self.over = False
         self.removed = False  # by an administrator: not begun any more
-        # It may be what has brought us down.  In its line only: whose agent is silent keeps nobody else waiting.
-        self.alone = envelope.troubles > 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """An earlier attempt has not come to an end, by our fault."""
+        return self.envelope.troubles > 0
 
     @property
     def perhaps_delivered(self) -> bool:
@@ -107,228 +84,145 @@ class Attempt:
         except (Violation, FrameError):
             raise
         except Exception as error:  # noqa: BLE001  (rule R8: the one place around one envelope)
-            self.troubled(error)
+            self._fault(error)
 
-    # -- on the way to the agent ----------------------------------------------------------------------------------
+    # -- the content, for the carrier -----------------------------------------------------------------------------
 
-    @at_its_own_cost
-    def begin(self, agent: int, lock: int, ready: Ready) -> None:
-        self._session, self._lock, self._ready = agent, lock, ready
-        if self.over:  # our own code raised after it had joined the line
-            self._tower.loop.call_soon(ready, None, None)
-        elif self._counted or not (self._is_of_another_run or self.envelope.troubles):
+    @contained
+    def prepare(self, log_id: int, ready: Ready) -> None:
+        """Call `ready(message, descriptor)` when the attempt is counted, if it has to be, and the content is there; or
+        `ready(None, None)` when the attempt is over, but not before this returns.  `log_id` is that of the agent or
+        connection in the log."""
+        self._log_id, self._ready = log_id, ready
+        if self.over:  # our own code raised after the carrier had taken it
+            self._loop.call_soon(ready, None, None)
+        elif self._counted or not (self._is_of_another_run or self.is_suspect):
             self._fetch(ready)
         elif self.envelope.troubles >= TROUBLES_MAX:
-            self._stop(ready, partial(self.held, "a try was begun and never ended, three starts running"))
+            self._stop(ready, partial(self.hold, "a try was begun and never ended, three starts running"))
         else:
             self._counted = True
-            self._disk.commits.submit(CountAttempt(self.number), partial(self._begun, ready))
+            self._disk.commits.submit(CountAttempt(self.envelope.id), partial(self._begun, ready))
 
-    @at_its_own_cost
+    @contained
     def _begun(self, ready: Ready, error: Exception | None) -> None:
         # A full disk is no reason to wait: deliveries make room.
         if error is not None and not isinstance(error, StoreFull):
-            self._stop(ready, partial(self.failed, f"the queue cannot be written: {error}"))
+            self._stop(ready, partial(self._defer, f"the queue cannot be written: {error}"))
         else:
             self._fetch(ready)
 
     def _fetch(self, ready: Ready) -> None:
-        self._disk.find_message(message_of(self.number), partial(self._found, ready))
+        self._disk.find_message(message_of(self.envelope.id), partial(self._found, ready))
 
-    @at_its_own_cost
+    @contained
     def _found(self, ready: Ready, message: Message | None, error: BaseException | None) -> None:
         if self.removed:
-            self._stop(ready, self._forget)
+            self._stop(ready, partial(self._end, conclude.GONE))
         elif isinstance(error, ContentDamaged) or (message is None and error is None):
-            self._stop(ready, partial(self.held, str(error or "the content is missing")))
+            self._stop(ready, partial(self.hold, str(error or "the content is missing")))
         elif error is not None or message is None:
-            self._stop(ready, partial(self.failed, f"the queue cannot be read: {error}"))
+            self._stop(ready, partial(self._defer, f"the queue cannot be read: {error}"))
         elif message.content is None:
             self._disk.open_content(message, partial(self._opened, ready, message))
         else:
-            self._send(ready, message, None)
+            ready(message, None)
 
-    @at_its_own_cost
+    @contained
     def _opened(self, ready: Ready, message: Message, descriptor: int | None, error: BaseException | None) -> None:
         if self.removed and error is not None:
-            self._stop(ready, self._forget)
+            self._stop(ready, partial(self._end, conclude.GONE))
         elif isinstance(error, ContentDamaged):
-            self._stop(ready, partial(self.held, str(error)))
+            self._stop(ready, partial(self.hold, str(error)))
         elif error is not None:
-            self._stop(ready, partial(self.failed, f"the spool cannot be read: {error}"))
+            self._stop(ready, partial(self._defer, f"the spool cannot be read: {error}"))
         else:
-            self._send(ready, message, descriptor)
-
-    def _send(self, ready: Ready, message: Message, descriptor: int | None) -> None:
-        try:
-            frame = self._frame(message, by_descriptor=descriptor is not None)
-        except BaseException:
-            if descriptor is not None:
-                os.close(descriptor)
-            raise
-        ready(frame, descriptor)
-
-    def _frame(self, message: Message, *, by_descriptor: bool) -> bytes:
-        envelope = self.envelope
-        deliver = frames.Deliver(
-            envelope=envelope.id,
-            created=envelope.created,
-            size=message.size,
-            sender=envelope.origin.sender,
-            recipient=envelope.recipient.recipient,
-            destination=envelope.recipient.destination,
-            extension=envelope.recipient.extension,
-            content=message.content or b"",
-            by_descriptor=by_descriptor,
-            perhaps_delivered=self.perhaps_delivered,
-            user=envelope.recipient.user,
-            home=envelope.recipient.home,
-            digest=envelope.recipient.digest,
-            lock=self._lock,
-            utf8=envelope.terms.utf8,
-        )
-        return frames.encode(deliver)
+            ready(message, descriptor)
 
     def _stop(self, ready: Ready, end: Callable[[], None]) -> None:
-        """There is nothing to send.  Not in the midst of being begun: the agent's line may be long."""
+        """There is nothing to carry.  Not in the midst of being begun: the carrier may have much to begin."""
 
         def stop() -> None:
-            if not self.over and self._ready is ready:  # otherwise the agent went meanwhile, and we were told
+            if not self.over and self._ready is ready:  # otherwise the carrier gave it up meanwhile, and we were told
                 self.run_guarded(end)
                 ready(None, None)
 
-        self._tower.loop.call_soon(stop)
+        self._loop.call_soon(stop)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    @at_its_own_cost
-    def answered(self, answer: Answer) -> None:
-        if not isinstance(answer, Result):
-            raise FrameError("no result of a delivery")
-        text = _kept(answer.text)
-        match answer.outcome:
-            case Outcome.DELIVERED:
-                self._log(answer.outcome, "Delivered")
-                self._end(Remove(self.number), self._tower.delivered)
-            case Outcome.DEFERRED:
-                self._log(answer.outcome, f"Error ({text})")
-                # The agent may not have come to look for an earlier copy: its user's home was not there.
-                self._defer(Ended(self._tower.now(), text, self.perhaps_delivered, 0))
-            case Outcome.FAILED | Outcome.LOOP:
-                looped = answer.outcome is Outcome.LOOP
-                self._log(answer.outcome, "Loop detected" if looped else f"Error ({text})")
-                self._hold("Loop detected" if looped else text, perhaps_delivered=self.perhaps_delivered)
-            case Outcome.STALE:
-                self._renew()
-
-    @at_its_own_cost
-    def discard(self) -> None:
-        """For /dev/null: no agent is needed for that."""
-        self._log(Outcome.DELIVERED, "Discarded")
-        self._end(Remove(self.number), self._tower.delivered)
-
-    @at_its_own_cost
-    def failed(self, reason: str, *, sent: bool = False, permanent: bool = False) -> None:
-        """No agent has answered."""
-        if self.over:  # our own code raised after it had joined the line
+    @contained
+    def finish(self, result: AttemptResult) -> None:
+        """What the carrier says."""
+        if self.over:  # our own code raised after the carrier had taken it
             return
-        reason = _kept(reason)
-        if permanent:
-            self.held(reason)
-            return
-        self._log(Outcome.DEFERRED, f"Error ({reason})")
-        troubles = 0 if sent else self.envelope.troubles  # what no agent had shows nothing of the envelope
-        self._defer(Ended(self._tower.now(), reason, sent or self.perhaps_delivered, troubles))
+        if result.outcome is Outcome.STALE:
+            self._reexpand()
+        else:
+            before = self.perhaps_delivered
+            self._end(conclude.of_attempt(self.envelope, result, self._log_id, perhaps_delivered=before))
 
-    def _forget(self) -> None:
-        """Its row is gone already."""
-        self.over = True
-        self._disk.cache.forget(self.number)
-        self._tower.delivered(self.number)
+    def hold(self, reason: str) -> None:
+        """For good, and without an answer of the recipient's side."""
+        self._finish_unsent(Outcome.FAILED, reason)
+
+    def _defer(self, reason: str) -> None:
+        self._finish_unsent(Outcome.DEFERRED, reason)
+
+    def _finish_unsent(self, outcome: Outcome, reason: str) -> None:
+        self.finish(AttemptResult(outcome, reason, self._conclusions.now(), sent=False, answered=False))
 
     def interrupt(self) -> None:
-        """The daemon stops, and this is with no agent.  An attempt that is not counted leaves no trace."""
+        """The daemon stops, and no carrier has this.  An attempt that is not counted leaves no trace."""
         if self._counted and not self.over:
-            self.failed("the daemon was stopped")
+            self._defer("the daemon was stopped")
         self.over = True
 
-    def held(self, reason: str) -> None:
-        """Without an agent's word, but for good."""
-        reason = _kept(reason)
-        self._log(Outcome.FAILED, f"Error ({reason})")
-        self._hold(reason, perhaps_delivered=self.perhaps_delivered)
-
-    def troubled(self, error: BaseException) -> None:
+    def _fault(self, error: BaseException) -> None:
         """Our own code raised."""
-        log.trouble(f"envelope {envelope_text(self.number)}", error)
+        log.trouble(f"envelope {envelope_text(self.envelope.id)}", error)
         if self.over:
             return
-        troubles = self.envelope.troubles + 1
-        reason = f"internal error: {type(error).__name__}"
-        if troubles >= TROUBLES_MAX:
-            self._hold(reason, perhaps_delivered=True)
-        else:
-            self._defer(Ended(self._tower.now(), reason, True, troubles))
+        self._end(conclude.of_fault(self.envelope, error, self._conclusions.now()))
         if self._ready is not None:
-            self._tower.loop.call_soon(self._ready, None, None)
+            self._loop.call_soon(self._ready, None, None)
 
-    def _defer(self, ended: Ended) -> None:
+    def _end(self, conclusion: Conclusion) -> None:
+        """Once, whatever becomes of the change."""
         self.over = True
-        expired = expiry.why_expired(self.envelope.terms, self.envelope.expires)
-        self._tower.deferred(self.number, ended._replace(expired=expired))
-
-    def _hold(self, reason: str, *, perhaps_delivered: bool) -> None:
-        hold = Hold(self.number, self._tower.now(), reason, perhaps_delivered)
-        self._end(hold, self._tower.held)
-
-    def _end(self, change: Change, tell: Callable[[int], None]) -> None:
-        """Delivered or held for good: once, whatever becomes of the commit."""
-        self.over = True
-        self._disk.cache.forget(self.number)
-
-        def done(error: Exception | None) -> None:
-            if error is not None:  # not of the disk: those are tried until they work
-                log.trouble(f"envelope {envelope_text(self.number)}", error)
-            tell(self.number)
-
-        self._disk.commits.submit(change, done, must_succeed=True)
-
-    def _log(self, outcome: Outcome, stat: str) -> None:
-        delivery_log.log_attempt(self.envelope, self._session, outcome, stat, self._tower.now())
+        self._conclusions.conclude(self.envelope.id, conclusion)
 
     # -- what it was for is not in the user's .forward any more -------------------------------------------------------
 
-    def _renew(self) -> None:
-        match self.envelope.recipient.duty:
-            case Duty.FORWARDED:
-                self._tower.reexpansions.ask(self.envelope, self._renewed)
-            case Duty.ALIASED:
-                self.held("the alias file does not name this any more")
-            case _:
-                raise FrameError("stale, and not out of any file")
+    def _reexpand(self) -> None:
+        if self.envelope.recipient.duty is Duty.ALIASED:
+            self.hold("the alias file does not name this any more")
+        else:
+            self._context.reexpansions.ask(self.envelope, self._expanded)
 
-    @at_its_own_cost
-    def _renewed(self, imsg: EnvelopeExpanded | EnvelopeNotExpanded) -> None:
+    @contained
+    def _expanded(self, imsg: EnvelopeExpanded | EnvelopeNotExpanded) -> None:
         if self.over:  # interrupted
             return
         if isinstance(imsg, EnvelopeNotExpanded):
-            self.failed(imsg.reason, permanent=imsg.permanent)
+            self._finish_unsent(Outcome.FAILED if imsg.permanent else Outcome.DEFERRED, imsg.reason)
             return
-        self._tower.reexpansions.replace(self.envelope, imsg.recipients, self._replaced)
+        self._context.reexpansions.replace(self.envelope, imsg.recipients, self._replaced)
 
-    @at_its_own_cost
+    @contained
     def _replaced(self, successors: list[Envelope] | None, error: Exception | None) -> None:
+        id = self.envelope.id
         if self.over:  # interrupted
             return
         if isinstance(error, TooManySuccessors):
-            self.failed("the .forward changes faster than mail is delivered")
+            self._defer("the .forward changes faster than mail is delivered")
             return
         if successors is None:
             assert error is not None
-            log.trouble(f"envelope {envelope_text(self.number)}", error)
-            self.failed(f"it cannot be expanded again: {type(error).__name__}")
+            log.trouble(f"envelope {envelope_text(id)}", error)
+            self._defer(f"it cannot be expanded again: {type(error).__name__}")
             return
+        schedules = [envelope.schedule(self._context.lane_of(envelope.recipient)) for envelope in successors]
         self.over = True
-        self._disk.cache.forget(self.number)
-        log.info(f"envelope {envelope_text(self.number)} expanded again: {len(successors)} in its place")
-        self._tower.replaced(self.number, successors)
+        log.info(f"envelope {envelope_text(id)} expanded again: {len(successors)} in its place")
+        self._context.in_flight.tell_replaced(id, schedules)

@@ -1,29 +1,29 @@
-"""What the log says of deliveries, in the words that OpenSMTPD's readers know.
+"""Log lines of deliveries, in the words that users of OpenSMTPD know.
 
 SID mda delivery evpid=E from=<a> to=<dest> rcpt=<-|as named> user=U delay=D result=Ok|TempFail|PermFail stat=TEXT
 delivery: Expire|Remove for E: from=<a>, to=<dest>, rcpt=<-|as named>, delay=D, stat=TEXT
 """
 
 from smtpd.envelope import Outcome, envelope_text
-from smtpd.ipc.log import log, quoted
+from smtpd.ipc.log import quoted
 from smtpd.queue.store.store import Envelope
 
 RESULTS = {Outcome.DELIVERED: "Ok", Outcome.DEFERRED: "TempFail", Outcome.FAILED: "PermFail", Outcome.LOOP: "PermFail"}
 
 
-def log_attempt(envelope: Envelope, session: int, outcome: Outcome, stat: str, now: int) -> None:
-    """One try has come to an end; `session` is that of the agent, 0 when there was none."""
-    log.line(
-        f"{session:016x} mda delivery evpid={envelope_text(envelope.id)} from=<{envelope.origin.sender}>"
+def attempt_line(envelope: Envelope, log_id: int, outcome: Outcome, stat: str, now: int) -> str:
+    """An attempt has ended; `log_id` is that of the agent, 0 when there was none."""
+    return (
+        f"{log_id:016x} mda delivery evpid={envelope_text(envelope.id)} from=<{envelope.origin.sender}>"
         f" to=<{envelope.recipient.destination}> rcpt=<{_named(envelope)}> user={envelope.recipient.user}"
         f" delay={duration(now - envelope.created)} result={RESULTS[outcome]}"
         f" stat={stat if stat.isalnum() else quoted(stat)}"
     )
 
 
-def log_end(now: int, what: str, stat: str, envelope: Envelope) -> None:
-    """An envelope has come to an end without a try."""
-    log.line(
+def end_line(envelope: Envelope, what: str, stat: str, now: int) -> str:
+    """An envelope has ended without an attempt: `what` is Expire or Remove."""
+    return (
         f"delivery: {what} for {envelope_text(envelope.id)}: from=<{envelope.origin.sender}>,"
         f" to=<{envelope.recipient.destination}>, rcpt=<{_named(envelope)}>,"
         f" delay={duration(now - envelope.created)}, stat={stat}"

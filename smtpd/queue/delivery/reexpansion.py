@@ -25,6 +25,7 @@ from smtpd.envelope import COUNTER_MAX, Recipient, envelope_text, first_envelope
 from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded, ExpandEnvelope
 from smtpd.ipc.log import log
 from smtpd.ipc.request_window import RequestWindow
+from smtpd.queue.delivery.conclude import Conclusion
 from smtpd.queue.store.disk import Disk
 from smtpd.queue.store.store import Envelope, Remove, Replace, UnreadableRow, recipient_key, untried
 
@@ -34,6 +35,7 @@ ROUNDS_KEPT = 1000  # messages of users whose replacements are counted
 UPPER_HALF = 1 << 31
 
 Answered = Callable[[EnvelopeExpanded | EnvelopeNotExpanded], None]
+Conclude = Callable[[int, Conclusion, Callable[[Exception | None], None]], None]
 Replaced = Callable[[list[Envelope] | None, Exception | None], None]
 
 
@@ -42,8 +44,10 @@ class TooManySuccessors(Exception):
 
 
 class Reexpansions:
-    def __init__(self, to_lookup: RequestWindow, disk: Disk):
-        self._to_lookup, self._disk = to_lookup, disk
+    """`conclude(envelope, conclusion, done)` ends the envelope that others take the place of."""
+
+    def __init__(self, to_lookup: RequestWindow, disk: Disk, conclude: Conclude):
+        self._to_lookup, self._disk, self._conclude = to_lookup, disk, conclude
         self._waiting: dict[int, deque[Callable[[], None]]] = {}  # of each message; the first one is under way
         self._rounds: OrderedDict[tuple[int, str], int] = OrderedDict()  # replacements of a message for a user
 
@@ -88,7 +92,7 @@ class Reexpansions:
             self._end(envelope, partial(replaced, None), raised)
         else:
             changed = partial(self._changed, envelope, successors, replaced)
-            self._disk.commits.submit(change, changed, must_succeed=True)
+            self._conclude(envelope.id, Conclusion((change,)), changed)
 
     def _decide(
         self,

@@ -25,6 +25,7 @@ from smtpd.queue.store.store import (
     Store,
     UnreadableRow,
     changed,
+    changes_of,
 )
 
 SPOOL_THREADS = 8
@@ -105,7 +106,7 @@ def _load(store: Store, envelopes: list[int], uncommitted: dict[int, list[Change
 
 
 def _changed(row: Envelope | UnreadableRow, changes: Iterable[Change], run: int) -> Envelope | UnreadableRow | None:
-    for change in changes:
+    for change in (part for whole in changes for part in changes_of(whole, row.id)):
         if isinstance(change, Remove | Replace | Quarantine):
             return None
         if isinstance(row, Envelope):

@@ -30,11 +30,13 @@ from smtpd.queue.store.sqlite_errors import translated
 from smtpd.queue.store.store import (
     Add,
     Change,
+    Compound,
     CountAttempt,
     Envelope,
     Hold,
     LaneOf,
     Message,
+    OneChange,
     Postpone,
     Quarantine,
     Remove,
@@ -176,9 +178,7 @@ class SQLiteStore:
             with translated(self.directory), self._transaction():
                 self._note_damage(changes)
             return []
-        self._in_log += sum(
-            CHANGE_BYTES + len(c.message.content or b"") if isinstance(c, Add) else CHANGE_BYTES for c in changes
-        )
+        self._in_log += sum(map(_bytes_of, changes))
         return gone
 
     def _apply(self, changes: Sequence[Change]) -> list[int]:
@@ -186,20 +186,35 @@ class SQLiteStore:
         adds: list[Add] = []
         removes: list[Remove] = []
         others: list[Change] = []
-        removed: set[int] = set()  # what comes behind the removal of its envelope does nothing
+        removed: set[int] = set()  # a change behind the removal of its envelope does nothing
+        replaced: set[int] = set()
         for change in changes:
-            if isinstance(change, Add):
-                adds.append(change)
-            elif isinstance(change, Remove):
-                removes.append(change)
-                removed.add(change.envelope)
-            elif change.envelope not in removed:
-                others.append(change)
+            for part in self._parts(change, removed | replaced) if isinstance(change, Compound) else (change,):
+                if isinstance(part, Add):
+                    adds.append(part)
+                elif isinstance(part, Remove):
+                    removes.append(part)
+                    removed.add(part.envelope)
+                elif part.envelope not in removed:
+                    others.append(part)
+                    if isinstance(part, Replace):
+                        replaced.add(part.envelope)
         if adds:
             self._add(adds)
         for kind, same in groupby(others, type):
             _STEPS[kind](self, list(same))
         return self._remove(removes) if removes else []
+
+    def _parts(self, compound: Compound, gone: set[int]) -> Sequence[OneChange]:
+        """Its changes, or none where they have happened already, or the envelope is `gone`."""
+        if compound.envelope in gone or not self._has("envelope", compound.envelope):
+            return ()
+        if any(isinstance(part, Add) and self._has("message", part.message.id) for part in compound.changes):
+            return ()
+        return compound.changes
+
+    def _has(self, table: str, id: int) -> bool:
+        return bool(self._number(f"SELECT count(*) FROM {table} WHERE id = {id}"))
 
     def _add(self, adds: list[Add]) -> None:
         messages = [(m.id, m.size, m.digest, m.content) for m in (add.message for add in adds)]
@@ -417,6 +432,13 @@ _STEPS: dict[type, Callable[[SQLiteStore, list[Any]], None]] = {
     Suspend: SQLiteStore._suspend,
     Quarantine: SQLiteStore._set_aside,
 }
+
+
+def _bytes_of(change: Change) -> int:
+    """What it takes in the log, about."""
+    if isinstance(change, Compound):
+        return sum(map(_bytes_of, change.changes))
+    return CHANGE_BYTES + len(change.message.content or b"") if isinstance(change, Add) else CHANGE_BYTES
 
 
 def _json(numbers: Iterable[int]) -> str:

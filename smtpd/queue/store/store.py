@@ -207,10 +207,25 @@ class Quarantine(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-Change = Add | Remove | Postpone | Reschedule | Hold | CountAttempt | Replace | Suspend | Quarantine
+OneChange = Add | Remove | Postpone | Reschedule | Hold | CountAttempt | Replace | Suspend | Quarantine
 
 
-def changed(envelope: Envelope, change: Change, run: int) -> Envelope:
+class Compound(msgspec.Struct, frozen=True, gc=False):
+    """Changes that belong to the end of one envelope: all of them in one transaction, or none.
+
+    It may be repeated, as after a failed commit it is not known whether it has happened: nothing is changed where the
+    envelope is gone, or a message is there already that it adds.  So a message that it adds has an id of the queue's
+    own, which no other message can have.
+    """
+
+    envelope: int
+    changes: tuple[OneChange, ...]
+
+
+Change = OneChange | Compound
+
+
+def changed(envelope: Envelope, change: OneChange, run: int) -> Envelope:
     """The row after `change`, in the store's `run`.  Raises TypeError for a change that makes or ends rows."""
     match change:
         case Postpone(_, next_try, last_try, error, perhaps_delivered, troubles):
@@ -250,6 +265,12 @@ def changed(envelope: Envelope, change: Change, run: int) -> Envelope:
 def successors(change: Replace, *, suspended: bool) -> list[Envelope]:
     """The rows that `change` makes, of an envelope that is suspended or not."""
     return [replace(envelope, suspended=suspended) for envelope in change.envelopes]
+
+
+def changes_of(change: Change, envelope: int) -> list[OneChange]:
+    """Those of `change` that concern the row of `envelope`."""
+    parts = change.changes if isinstance(change, Compound) else (change,)
+    return [part for part in parts if not isinstance(part, Add) and part.envelope == envelope]
 
 
 def expanded_keys(add: Add) -> list[bytes]:

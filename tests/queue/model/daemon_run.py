@@ -139,9 +139,9 @@ class DaemonRun:
                 Space(directory, clock.monotonic, disk.statvfs),
                 *(self.pipes["queue", role] for role in ("scheduler", "parent", "lookup")),
                 clock.monotonic,
+                clock.time,
             )
         self.queue.disk.commits._give_up = disk.give_up
-        self.queue.deliveries._now = self.queue.incoming._now = clock.time
         to_queue, to_control = self.pipes["scheduler", "queue"], self.pipes["scheduler", "control"]
         steady = Clock(clock.time, clock.monotonic)
         self.scheduler = Scheduler(scheduler_loop, LIMITS, to_queue, to_control, steady)
@@ -162,7 +162,7 @@ class DaemonRun:
 
     def close(self):
         """Give back what the process would have lost with its life."""
-        for line in self.queue.agents.lines.values():
+        for line in self.queue.agents.queues.values():
             if line.agent is not None:
                 line.agent.close()
         for receiving in self.queue.incoming._receiving.values():

@@ -59,8 +59,8 @@ def check_end(life, ledger, directory, without_file):
     refused = [hex(id) for id in ledger.rows if message_of(id) in ledger.refused]
     if refused:
         raise PromiseBroken(f"{refused} were refused, and are there")
-    left = len(queue.deliveries), queue.agents.waiting(), queue.agents.under_way(), len(queue.incoming)
-    if any(left) or queue.disk.commits._uncommitted or queue.deliveries._ended or queue.disk.cache.weight < 0:
+    left = len(queue.in_flight), queue.agents.waiting(), queue.agents.under_way(), len(queue.incoming)
+    if any(left) or queue.disk.commits._uncommitted or queue.conclusions._deferred or queue.disk.cache.weight < 0:
         raise PromiseBroken(f"queue is not at rest: {left}")
     messages = {message_of(id) for id in ledger.rows}
     files = {int(name, 16) for name in os.listdir(f"{directory}/content")}

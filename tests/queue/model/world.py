@@ -98,15 +98,15 @@ class World(Peers):
             return suspend(ids, suspended)
 
         policy.remove, policy.suspend = removing, suspending
-        replace = deliveries.reexpansions.replace
+        replace = self.life.queue.reexpansions.replace
 
         def replacing(envelope, recipients, *more):
             self.ledger.wanted[envelope.id] = recipients
             return replace(envelope, recipients, *more)
 
-        deliveries.reexpansions.replace = replacing
-        self._let_fail(deliveries._roster, "get_key")  # when it is due
-        self._let_fail(deliveries.disk, "find_message")  # when an agent begins it
+        self.life.queue.reexpansions.replace = replacing
+        self._let_fail(deliveries._carrier._routing, "get_key")  # when it is due
+        self._let_fail(deliveries._disk, "find_message")  # when an agent begins it
 
     def _let_fail(self, part, name):
         real = getattr(part, name)
@@ -309,7 +309,7 @@ class World(Peers):
         """To the next thing that is to happen.  False when there is none."""
         queue, policy = self.life.queue, self.life.scheduler.policy
         if (
-            len(queue.deliveries)
+            len(queue.in_flight)
             or self._asked
             or not queue.disk.commits.idle
             or self.life.scheduler.orders.scanned is not None

@@ -1,0 +1,18 @@
+"""The result of an attempt, in words that are the same for every carrier."""
+
+from typing import NamedTuple
+
+from smtpd.envelope import Outcome
+
+
+class AttemptResult(NamedTuple):
+    """What an attempt came to for one envelope."""
+
+    outcome: Outcome
+    text: str  # the reply or the error, as `show queue` has it
+    at: int  # when, in seconds since 1970
+    code: int = 0  # SMTP reply code; 0: no server has replied
+    enhanced: str = ""  # enhanced status code, RFC 3463; empty: none
+    remote: str = ""  # the host that has replied; empty: no other host was asked
+    sent: bool = True  # the mail was given away; otherwise the result shows nothing of it
+    answered: bool = True  # by the side that has the mail; otherwise it may be delivered, whatever the outcome
