@@ -1,16 +1,16 @@
-"""Address lists, as To, Cc and From hold them (RFC 5322 3.4): what is incomplete in them, and who wrote.
+"""Address lists of To, Cc and From (RFC 5322 3.4): addresses without a domain are completed, or all are replaced.
 
     bob, "B. (x)" <bob> (at home)         ->  bob@here.test, "B. (x)" <bob@here.test> (at home)
     Friends: amy, carol@there.test;       ->  Friends: amy@here.test, carol@there.test;
     undisclosed-recipients:;              ->  as it is
-    Bob Smith, =?utf-8?q?x?=, <>, "a      ->  as it is: no address, or nobody can say where one ends
+    Bob Smith, =?utf-8?q?x?=, <>, "a      ->  as it is: no address, or it is unclear where one ends
 
     addresses    B <bob>, (x) amy@y.test  ->  bob, amy@y.test
                  bob; amy@y.test;         ->  bob, amy@y.test    a semicolon outside of a group ends an address, too
     masquerade   =?utf-8?q?=C3=84?= <amy@elsewhere.test>, x@y.test   ->   =?utf-8?q?=C3=84?= <amy@here.test>
 
-Bytes are put in where they are missing; all others stay, folding and comments among them.  What is not ASCII is as good
-as a letter.  Not understood: routes, and local parts in several pieces (`bob . smith`); these are left alone.
+Missing domains are put in; all other bytes stay, folding and comments among them.  Bytes beyond ASCII are taken for
+letters.  Not understood: routes, and local parts in several pieces (`bob . smith`); these are left alone.
 """
 
 import re
@@ -26,7 +26,7 @@ _PHRASE = rb'(?:"[^"\\]*+"|[^\x7f()<>\[\]:;@\\,"]++)*+'
 _QUOTED = rb'"(?:[^"\\]|\\.)*+"'
 _BLANKS = rb"[ \t\n]*+"
 
-# What most mail has: nothing is missing, and nothing odd stands in between.
+# What most mail has: complete addresses and nothing unusual between them.
 _WHOLE = re.compile(
     rb"(?:%b(?:%b@%b%b|%b<%b@%b>%b)(?:,|\Z))++" % (_BLANKS, _ATOM, _DOMAIN, _BLANKS, _PHRASE, _ATOM, _DOMAIN, _BLANKS)
 )
@@ -48,12 +48,12 @@ class _Token(NamedTuple):
 
 
 def is_complete(value: bytes) -> bool:
-    """Certainly no address lacks its domain: cheap, and so for most mail."""
+    """No address lacks its domain, for certain: a cheap check that is true for most mail."""
     return _WHOLE.fullmatch(value) is not None
 
 
 def complete(value: bytes, domain: bytes) -> bytes:
-    """What stands behind the colon of a field, with the domain at each local part that has none.
+    """The value of a field, after its colon, with the domain added to each local part without one.
 
     Looks at each word: up to 2 us a byte.
     """
@@ -62,7 +62,7 @@ def complete(value: bytes, domain: bytes) -> bytes:
 
 
 def masquerade(value: bytes, address: bytes) -> bytes:
-    """The one address instead of all, under the name that the first of them has."""
+    """The one address instead of all, with the display name of the first of them."""
     for *name, last in filter(None, _mailboxes(value)):
         if name and last.kind == "angle" and _is_phrase(name):
             return b" %b <%b>" % (value[name[0].start : name[-1].end], address)
@@ -71,9 +71,9 @@ def masquerade(value: bytes, address: bytes) -> bytes:
 
 
 def addresses(value: bytes) -> list[bytes]:
-    """What stands between the angle brackets, or without any; of each whether it is good is for others to say.
+    """The addresses: the text between angle brackets, or without any; whether it is valid is not checked.
 
-    Raises ValueError where it is not certain what is meant: nobody may be left out, or added."""
+    Raises ValueError where it is ambiguous: no recipient may be left out, or added."""
     mailboxes, is_whole = _split(value, separators=(b",", b";"))
     if not is_whole:
         raise ValueError("a group without an end")
@@ -92,12 +92,12 @@ def _address(mailbox: list[_Token]) -> bytes:
 
 
 def _mailboxes(value: bytes) -> list[list[_Token]]:
-    """What stands between the commas, in groups too, but not in a group without an end."""
+    """The text between the commas, in groups too, but not in a group without an end."""
     return _split(value)[0]
 
 
 def _split(value: bytes, separators: tuple[bytes, ...] = (b",",)) -> tuple[list[list[_Token]], bool]:
-    """The mailboxes, and whether that is all.  `separators`: what ends one outside of a group."""
+    """The mailboxes, and whether these are all.  `separators`: what ends one outside of a group."""
     found: list[list[_Token]] = []
     members: list[list[_Token]] | None = None  # of the group that is open
     tokens: list[_Token] = []
@@ -131,7 +131,7 @@ def _tokens(value: bytes) -> Iterator[_Token]:
 
 
 def _end_of_comment(value: bytes, start: int) -> int:
-    """-1 if it has none.  Comments nest."""
+    """The place after the comment; -1 if it has no end.  Comments nest."""
     depth = 0
     for found in _OF_COMMENT.finditer(value, start):
         depth += {b"(": 1, b")": -1}.get(found[0], 0)
@@ -141,14 +141,14 @@ def _end_of_comment(value: bytes, start: int) -> int:
 
 
 def _maybe_incomplete(mailbox: list[_Token]) -> int | None:
-    """Where its domain is missing."""
+    """The place where its domain is missing."""
     if not mailbox:
         return None
     *name, last = mailbox
     if last.kind == "angle" and _is_phrase(name):
         found = _IN_ANGLES.fullmatch(last.text)
         return last.start + found.end(1) if found and _is_local(found[1]) else None
-    if name or b" " in last.text:  # quotes around blanks: somebody's name rather than a mailbox
+    if name or b" " in last.text:  # quotes around blanks: a display name rather than a mailbox
         return None
     return last.end if last.kind in ("atom", "quoted") and _is_local(last.text) else None
 

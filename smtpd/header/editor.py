@@ -1,4 +1,4 @@
-"""The header of a message on its way in: checked and mended, in pieces of any size.
+"""The header of a message on its way in: checked and completed, in pieces of any size.
 
     a line                                verdict
     Subject: hello                        a field
@@ -11,14 +11,14 @@
     To, Cc, From, Bcc 1001 times          too large
     (empty)                               the end: nothing behind it is looked at
 
-    a field             what becomes of it
-    Bcc                 left out (RFC 5322 3.6.3)
-    To, Cc, From        a local part that stands alone gets our domain (header/address_list.py)
-    From                replaced, where its user may write under one address only
-    Date, Message-ID    added behind the others if missing, where that is asked for (RFC 6409 8.2, 8.3)
+    a field             is
+    Bcc                 removed (RFC 5322 3.6.3)
+    To, Cc, From        completed: a local part alone gets the server's domain (header/address_list.py)
+    From                replaced, where the user may write under one address only
+    Date, Message-ID    added after the others if missing, where that is asked for (RFC 6409 8.2, 8.3)
 
-All other bytes stay as they are, Resent- fields too.  A message without any header, or without anything at all, passes.
-Not understood: MIME, and what stands behind the header.
+All other bytes stay as they are, Resent- fields too.  A message without a header, or an empty one, passes.  Not
+understood: MIME, and the body.
 """
 
 import re
@@ -33,11 +33,11 @@ MAX_NAME = 1023  # bytes
 MAX_VALUE = 65535  # bytes
 FIELD_LINE_MAX = MAX_NAME + 1 + MAX_VALUE
 MAX_BLOCK = 1024 * 1024  # bytes, as it came
-MAX_FIELDS = 1000  # of To, Cc, From and Bcc: each is looked at, which takes the time of a kilobyte of anything else
-MAX_MENDED = 8 * 1024  # bytes of address lists that are taken apart, in 50 ms; what exceeds them stays as it is
+MAX_FIELDS = 1000  # of To, Cc, From and Bcc: each takes the time of a kilobyte of any other field
+MAX_MENDED = 8 * 1024  # bytes of address lists that are parsed, in 50 ms; the rest stays as it is
 
 _LINES = re.compile(rb"(?:(?:[\t ]|[^\n:\t ][^\n:]{0,%d}+:)[^\n]{0,%d}+\n)*+" % (MAX_NAME - 1, MAX_VALUE))
-# Below, the line end stands in front of its line: a field then is taken out with the match.
+# Below, the line end comes before its line: so a field is removed with the match.
 _CONTINUATION = re.compile(rb"(?:\n[\t ][^\n]*+)*+")
 _FIELD = re.compile(rb"(\n(to|cc|from|bcc)[\t ]*+:)([^\n]*+%b)" % _CONTINUATION.pattern, re.IGNORECASE)
 _DATE = re.compile(rb"\ndate[\t ]*+:", re.IGNORECASE)
@@ -53,9 +53,9 @@ class HeaderFault(Enum):
 
 
 class HeaderEditor:
-    """Fed with content (LF line ends) in pieces, which make no difference to what comes out of all of them.
+    """Fed with content (LF line ends) in pieces; how they are cut makes no difference to the result.
 
-    Holds one field at most: To, Cc or From, or the beginning of a line.  With a fault, what it gives out means nothing.
+    Holds one field at most: To, Cc or From, or the beginning of a line.  With a fault, its output means nothing.
 
     domain      completes addresses
     masquerade  the only address of From, empty for any
@@ -88,10 +88,10 @@ class HeaderEditor:
         self._begun = False  # a line has been seen
         self._ended = False  # the empty line has been seen
         self._held = b""  # the beginning of a line that has no end yet
-        self._field: _Field | None = None  # one to mend, that may go on
-        self._fields = 0  # of those that are looked at
+        self._field: _Field | None = None  # one to complete, that may go on
+        self._fields = 0  # that are looked at
         self._malformed = False
-        self._replaced = False  # a From, by the one that we say
+        self._replaced = False  # a From, by the masquerade address
         self._received = 0
         self._mended = 0
         self._size = 0
@@ -106,7 +106,7 @@ class HeaderEditor:
         return HeaderFault.TOO_LARGE if self._size > MAX_BLOCK or self._fields > MAX_FIELDS else None
 
     def feed(self, content: bytes) -> bytes:
-        """What is certain now."""
+        """The content that is decided now."""
         if self._ended or self._malformed:
             return content
         block = self._held + content
@@ -121,7 +121,7 @@ class HeaderEditor:
         return edited
 
     def end(self) -> bytes:
-        """The message is over, perhaps without an end of its header.  What was held, and what is missing."""
+        """The message is over, perhaps in its header.  The rest, and fields that are missing."""
         edited = self.feed(b"\n") if self._held else b""
         if self._ended:
             return edited
@@ -141,7 +141,7 @@ class HeaderEditor:
         return found[0]
 
     def _edit(self, lines: bytes) -> bytes:
-        """The lines, mended; without a field at their end that may go on."""
+        """The lines, completed; without a field at their end that may go on."""
         text = b"\n" + lines[:-1]
         self._received += text.lower().count(b"\nreceived:")
         self._look_for_missing(text)
@@ -177,7 +177,7 @@ class HeaderEditor:
         return len(value) <= MAX_VALUE and address_list.is_complete(value)
 
     def _go_on(self, text: bytes, edited: list[bytes]) -> int:
-        """More of the field that the last piece ended in; how much of the text that is."""
+        """Continue the field that the last piece ended in; returns the length of the continuation."""
         assert self._field
         found = _CONTINUATION.match(text)
         assert found
@@ -189,7 +189,7 @@ class HeaderEditor:
         return found.end()
 
     def _take_field(self, field: "_Field") -> bytes:
-        """The field, which is over now, as it goes out."""
+        """The complete field, as it goes out."""
         self._field = None
         self._check_length(field.value)
         value = bytes(field.value)
@@ -202,7 +202,7 @@ class HeaderEditor:
         return field.start + value
 
     def _replace(self, field: "_Field", value: bytes) -> bytes:
-        """From, with the one address that it may have.  There is one From (RFC 5322 3.6)."""
+        """From, with the only address that it may have; a second From is removed (RFC 5322 3.6)."""
         if self._replaced:
             return b""
         self._replaced = True
@@ -211,7 +211,7 @@ class HeaderEditor:
         )
 
     def _take_time(self, value: bytes) -> bool:
-        """Whether there is some left to take the list apart."""
+        """Whether the time for parsing lists is not used up."""
         self._mended += len(value)
         return self._mended <= MAX_MENDED
 
@@ -220,7 +220,7 @@ class HeaderEditor:
             self._malformed = True
 
     def _close(self) -> bytes:
-        """What goes behind the last line: the field that it belongs to, and what is missing."""
+        """What follows the last line: the field that it belongs to, and missing fields."""
         fields = [self._take_field(self._field)] if self._field else []
         if self._date is not None:
             fields.append(b"\nDate: " + date_text(self._date).encode())
@@ -236,6 +236,6 @@ class _Field(NamedTuple):
 
 
 def _as_lines(fields: list[bytes]) -> bytes:
-    """Of text that has its line ends in front."""
+    """Text with line ends before the lines, with line ends after them."""
     text = b"".join(fields)
     return text[1:] + b"\n" if text else b""

@@ -1,8 +1,8 @@
 """The MIME fields of a header (RFC 2045): what kind of content follows, and how it is encoded.
 
-    header       b"Content-Type: multipart/mixed; boundary=x\n"
-    describe     Description(kind=b"multipart/mixed", boundary=b"x", encoding=b"")
-    relabelled   the header with another Content-Transfer-Encoding, and MIME-Version where a message has none
+    header         b"Content-Type: multipart/mixed; boundary=x\n"
+    describe       Description(kind=b"multipart/mixed", boundary=b"x", encoding=b"")
+    with_encoding  the header with another Content-Transfer-Encoding, and MIME-Version where a message has none
 
 A header is text with LF line ends, each line with its end, without the empty line.  Of several fields of one name the
 first counts.  Not understood: parameters in several pieces or another character set (RFC 2231), comments in a boundary.
@@ -12,7 +12,7 @@ import re
 from typing import NamedTuple
 
 BOUNDARY_MAX = 128  # bytes; RFC 2046 5.1.1 allows 70
-IDENTITY = (b"", b"7bit", b"8bit", b"binary")  # encodings that encode nothing; empty: 7bit (RFC 2045 6.1)
+IDENTITY = (b"", b"7bit", b"8bit", b"binary")  # encodings without a transformation; empty: 7bit (RFC 2045 6.1)
 MESSAGES = (b"message/rfc822", b"message/global")  # kinds whose content is a message (RFC 2046 5.2.1, RFC 6532 3.7)
 
 _FOLDED = rb"[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?"
@@ -26,7 +26,7 @@ _WORD = re.compile(rb"\s*+([^\s;(]++)")
 
 
 class Description(NamedTuple):
-    """All in lower case, but for the boundary; empty where the header does not say."""
+    """In lower case, except the boundary; empty where the header has none."""
 
     kind: bytes  # type/subtype
     boundary: bytes
@@ -41,7 +41,7 @@ def describe(header: bytes) -> Description:
 
 
 def with_encoding(header: bytes, encoding: bytes, *, version: bool = False) -> bytes:
-    """With this one Content-Transfer-Encoding.  `version`: and with a MIME-Version, without which that says nothing."""
+    """With this Content-Transfer-Encoding only.  `version`: also with MIME-Version, without which it means nothing."""
     fields = _ENCODING.sub(b"", header)
     if fields and not fields.endswith(b"\n"):
         fields += b"\n"

@@ -1,12 +1,12 @@
-"""The trace line that a server puts on top of each message (RFC 5321 4.4).
+"""The Received line that a server puts on top of each message (RFC 5321 4.4).
 
     Received: from mail.there.test (mail.there.test [192.0.2.1])
             by mx.here.test (smtpd) with ESMTPSA id 1a2b3c4d (TLSv1.3:TLS_AES_256_GCM_SHA384:256:NO) auth=yes user=amy
             for <bob@here.test>;
             Sat, 21 Nov 2026 06:50:23 +0000 (UTC)
 
-The client chose its name, and a name server what its address is called: of both only what a host name may consist of
-gets into the line; so for the name of a user.
+The client chooses its name in HELO, and a name server the name of its address: of both, only the characters of host
+names get into the line; likewise for the name of a user.
 """
 
 import re
@@ -40,9 +40,9 @@ def received(
 
     `client`: the verified name, or "<unknown>".  `address`: numeric, or "local".  `recipient`: an address as it stands
     between angle brackets, empty to say nothing (RFC 5321 7.2: more than one would show blind copies).
-    `epoch`: seconds since 1970.  `tls`: what the connection is encrypted with, and whether the client's certificate is
-    verified; empty for neither.  `user`: as whom the client has authenticated; told only with `received_auth`.
-    `mask_src`: where it comes from is not told.
+    `epoch`: seconds since 1970.  `tls`: cipher of the connection, and whether the client's certificate is verified;
+    empty without TLS.  `user`: that the client has authenticated as; written only with `received_auth`.
+    `mask_src`: the client's name and address are left out.
     """
     source = "" if mask_src else f"from {_name(helo)} ({_name(client)} {literal(address)})\n\t"
     to = f"\n\tfor <{recipient}>" if recipient else ""
@@ -67,7 +67,7 @@ def protocol_word(*, esmtp: bool, utf8: bool, tls: bool = False, auth: bool = Fa
 
 def literal(address: str) -> str:
     """The address in the brackets of RFC 5321 4.1.3; `[local]` for a local program."""
-    address = _name(address.partition("%")[0])  # the scope of a link-local address means nothing elsewhere
+    address = _name(address.partition("%")[0])  # the scope of a link-local address has no meaning on other hosts
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 

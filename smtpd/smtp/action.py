@@ -1,12 +1,13 @@
-"""What a session wants done: it has no socket, no file, no log.
+"""Actions: what a session wants its driver to do, as it has no socket, no file and no log.
 
-Say       write to the client; at most one in what a call returns, so a group of commands is answered in one segment
-Content   append to the message that is being received
-Ask       put a question to another process; its answer comes back by `Session.answer`
-Forget    the message will not be completed: drop content and envelopes
-Blame     the client has failed once more, in a command or a login: count it
-Log       a line for the log
-Close     write out what was said, then close
+Say             write to the client; at most one in what a call returns, so a group of commands has its replies in one
+                segment
+AppendContent   to the message that is being received
+Ask             put a question to another process; its answer comes back by `ServerSession.answer`
+DropMessage     the message will not be completed: drop content and envelopes
+CountFailure    the client has failed once more, in a command or a login
+Log             write a line to the log
+Close           write out all replies, then close
 """
 
 import re
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from smtpd.smtp.question import Question
 
-_BARE = re.compile(r"[!#-\[\]-~]+")  # a value that needs no quotes
+_BARE = re.compile(r"[!#-\[\]-~]+")  # values without quotes
 _SPECIAL = re.compile(r'["\\]|[^ -~]')
 
 

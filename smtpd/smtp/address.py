@@ -5,11 +5,11 @@
     <bob@[IPv6:2001:DB8:0::1]>        Address("bob", "[IPv6:2001:db8::1]")
     <@a.test,@b.test:bob@here.test>   Address("bob", "here.test")         the source route is dropped
     <bob@here.test.>                  Address("bob", "here.test")         likewise the dot of DNS, which the RFC has not
-    <postmaster>                      Address("postmaster", "")           whose domain the session knows
+    <postmaster>                      Address("postmaster", "")           the session knows the domain
     <>                                Address("", "")                     the null sender
 
 An Address holds no control character, no line separator and nothing that turns the direction of writing, so it can be
-printed, logged and stored as it is.  It is not fit for a shell, and nobody gives it to one.
+printed, logged and stored as it is.  It is not safe for a shell, and is never given to one.
 
 Longer local parts than the 64 octets of the RFC are taken, up to 255: rewritten senders (SRS, VERP) have them, and the
 RFC would rather see no limit (4.5.3.1).  Not understood: RFC 5322 comments and display names, general address literals.
@@ -71,7 +71,7 @@ NULL = Address("", "")
 
 
 def parse_path(text: str) -> tuple[Address, str]:
-    """The path that `text` begins with, and what stands behind it.  Raises AddressError.
+    """The path that `text` begins with, and the rest of the text.  Raises AddressError.
 
     Without brackets too, and with blanks inside of them: scanners and scripts write that, and other servers take it.
     """
@@ -127,7 +127,7 @@ def _check_label(label: str) -> None:
 
 
 def _fits_label(char: str) -> bool:
-    """Whether RFC 5892 could allow it: the fine print is for whoever looks the name up."""
+    """Whether RFC 5892 could allow it: a resolver checks the rest of its rules."""
     return char in "-_" or char in _JOINERS or char in _MIDDLE_MARKS or unicodedata.category(char)[0] in "LMN"
 
 

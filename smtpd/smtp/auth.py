@@ -1,4 +1,4 @@
-"""AUTH (RFC 4954): which mechanisms there are, and the exchange of one, line by line.
+"""AUTH (RFC 4954): the mechanisms, and the exchange of one of them, line by line.
 
     C: AUTH PLAIN AGFteQBzZWNyZXQ=          start      ->  PasswordQuestion
                                             answer     ->  Done | Failed
@@ -29,7 +29,7 @@ NONCE_SIZE = 18  # bytes
 
 
 def offered(listener: ListenerSlice, facts: TlsFacts | None) -> tuple[str, ...]:
-    """As EHLO names them, what shows the password to nobody first."""
+    """As EHLO names them; those that do not show the password to this server first."""
     if listener.auth is None or facts is None:
         return ()
     plus = ("SCRAM-SHA-256-PLUS",) if scram.bindings(facts) else ()
@@ -37,7 +37,7 @@ def offered(listener: ListenerSlice, facts: TlsFacts | None) -> tuple[str, ...]:
 
 
 def begin(mechanism: str, facts: TlsFacts | None) -> "SaslExchange":
-    """One that was offered, its name in capitals."""
+    """The exchange of a mechanism that was offered, its name in capitals."""
     match mechanism:
         case _ if facts is None:
             pass
@@ -52,7 +52,7 @@ def begin(mechanism: str, facts: TlsFacts | None) -> "SaslExchange":
 
 
 class SaslExchange:
-    """`opening`: what the client is asked if it does not begin by itself."""
+    """`opening`: the first prompt, for a client that sends no initial response."""
 
     def __init__(self, mechanism: Callable[[bytes], Dialogue], opening: bytes = b""):
         self._mechanism = mechanism
@@ -60,7 +60,7 @@ class SaslExchange:
         self._dialogue: Dialogue | None = None
 
     def start(self, initial: str | None) -> Step:
-        """What stood behind the mechanism's name, if anything did.  Raises CommandRefused."""
+        """`initial`: the initial response, if there is one.  Raises CommandRefused."""
         if initial is None:
             return sasl.prompt(self._opening)
         return self._take(b"" if initial == "=" else _decode(initial))  # RFC 4954 4: "=" is the empty one
@@ -89,7 +89,7 @@ class SaslExchange:
 
 
 def _plain(message: bytes) -> Dialogue:
-    """RFC 4616 2.  Nobody acts for somebody else."""
+    """RFC 4616 2.  No user acts as another one."""
     parts = message.split(b"\0")
     if len(parts) != 3:
         raise sasl.malformed()
@@ -101,7 +101,7 @@ def _plain(message: bytes) -> Dialogue:
 
 
 def _login(message: bytes) -> Dialogue:
-    """As draft-murchison-sasl-login-00 describes what had been there for long."""
+    """As draft-murchison-sasl-login-00 describes it."""
     user = sasl.user_name(message)
     secret = yield sasl.prompt(b"Password:")
     return (yield from _check(user, sasl.password(secret)))

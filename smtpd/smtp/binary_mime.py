@@ -1,25 +1,25 @@
-"""The content of a message that said BODY=BINARYMIME, as text: bytes in, content with LF line ends out, in bulk.
+"""BODY=BINARYMIME: content with binary parts becomes text as it comes in; bytes in, LF line ends out, in bulk.
 
     a part says                     and holds                                           it is kept as
     binary                          only lines with CRLF, of 998 bytes at most,         8bit, with LF line ends
-                                    and is not longer than HELD
+                                    and is not longer than HELD_MAX
     binary                          anything else                                       base64
-    7bit, 8bit, nothing             a NUL in its first HELD bytes                       base64
-    7bit, 8bit, nothing             no NUL                                              the text that it is (text.py)
-    base64, quoted-printable, ...   no NUL                                              the text that it is
+    7bit, 8bit, nothing             a NUL in its first HELD_MAX bytes                   base64
+    7bit, 8bit, nothing             no NUL                                              text, as it is (line_ending.py)
+    base64, quoted-printable, ...   no NUL                                              text, as it is
     multipart, message/rfc822       parts                                               these; "binary" becomes 8bit
-    anything else with a NUL                                                            Unconvertible
+    anything else with a NUL                                                            ConversionError
 
-RFC 3030 3 lets a gateway change the encoding of a part, and its decoded content is the same, octet for octet.  So no
-store and no server that the message goes to has to know binary content, and all that is kept has LF line ends.  What it
-costs: a signature over content that is encoded here does not fit any more (RFC 6376 5.3 has signers expect that).
+RFC 3030 3 lets a gateway change the encoding of a part; its decoded content is the same, octet for octet.  So no store
+and no server that the message goes to has to know binary content, and all that is kept has LF line ends.  The cost: a
+signature over content that is encoded here is not valid any more (RFC 6376 5.3 has signers expect that).
 
-    HEADER --empty line--> HOLD --part ends, or HELD bytes--> TEXT | BASE64 --delimiter line--> HEADER of the next part
+    HEADER --empty line--> HOLD --part ends, or HELD_MAX --> TEXT | BASE64 --delimiter line--> HEADER of the next part
        ^                                                                    --the closing one--> TEXT around the parts
        +-- a message in the message
 
-Delimiter lines of all multiparts around a part end it, whether their line ends are CRLF or LF.  Bounded: what is held
-of a part, a header, the depth and the number of parts.
+A part is ended by a delimiter line of any multipart around it, with CRLF or LF.  Bounded are the bytes that are held of
+a part, a header, the depth and the number of parts.
 """
 
 import binascii
@@ -30,14 +30,14 @@ from typing import NamedTuple
 from smtpd.header.mime import BOUNDARY_MAX, IDENTITY, MESSAGES, describe, with_encoding
 from smtpd.smtp.line_ending import LineEnds, LineLength, TextError
 
-HELD_MAX = 64 * 1024  # bytes of a part that are looked at before it is decided what they are
+HELD_MAX = 64 * 1024  # bytes of a part that are looked at before it is decided what becomes of it
 HEADER_MAX = 256 * 1024  # bytes of a header
 DEPTH = 10  # multiparts around a part; what is deeper is text
-PARTS_MAX = 1000  # of a message; each takes the time of some kilobytes,
-MULTIPARTS_MAX = 100  # and each of these that of some hundred
+PARTS_MAX = 1000  # of a message; each takes the time of some kilobytes of text,
+MULTIPARTS_MAX = 100  # of a message; each takes the time of some hundred kilobytes
 LINE_MAX = 998  # RFC 2045 2.8: what 8bit may have in a line
 
-_PADDING = 64  # blanks behind a delimiter (RFC 2046 5.1.1)
+_PADDING = 64  # blanks after a delimiter (RFC 2046 5.1.1)
 _DELIMITER_MAX = 2 + 2 + BOUNDARY_MAX + 2 + _PADDING + 2
 _GROUP = 57  # bytes that make a line of base64
 _WIDTH = 76
@@ -48,7 +48,7 @@ _STRAY = re.compile(rb"\r(?!\n)")
 
 
 class ConversionError(TextError):
-    """The argument says why it cannot be made text."""
+    """The content cannot be made text; the argument says why."""
 
 
 class ConverterState(Enum):
@@ -59,32 +59,32 @@ class ConverterState(Enum):
 
 
 class Multipart(NamedTuple):
-    """`at_start` and `behind` find the delimiters of this one and of those around it: where a line begins, and behind
-    the end of another line."""
+    """`at_start` and `behind` find the delimiters of this one and of those around it: at the beginning of the data, and
+    after the end of another line."""
 
     boundary: bytes
-    default: bytes  # the kind of its parts that do not say (RFC 2046 5.1.5)
+    default: bytes  # the kind of parts without Content-Type (RFC 2046 5.1.5)
     at_start: re.Pattern[bytes]
     behind: re.Pattern[bytes]
 
 
 class Delimiter(NamedTuple):
-    start: int  # where the line end in front of it begins, which belongs to it
+    start: int  # where the line end before it begins, which belongs to it
     line: int  # where its own line begins
-    end: int  # behind that line
+    end: int  # after that line
     boundary: bytes
     closing: bool
 
 
 class BinaryMimeConverter:
-    """Holds of what came before: a header, the beginning of a part, what may become a delimiter, part of a line."""
+    """Holds a header, the beginning of a part, the beginning of a delimiter, or part of a line."""
 
     def __init__(self) -> None:
         self._state = ConverterState.HEADER
-        self._raw = b""  # came, and is not certain yet
-        self._searched = 0  # bytes of it that are known to be no end of a header, and no delimiter
+        self._raw = b""  # received, and not decided yet
+        self._searched = 0  # bytes of it that hold neither the end of a header nor a delimiter
         self._at_start = True  # _raw begins a line
-        self._ended_line = True  # what was given out last ends one
+        self._ended_line = True  # the last bytes that were given out end a line
         self._around: list[Multipart] = []
         self._parts = self._multiparts = 0
         self._of_message = True  # the header is that of a message: MIME-Version stands in it
@@ -97,7 +97,7 @@ class BinaryMimeConverter:
         self._rest = b""  # too little for a line of base64
 
     def take(self, data: bytes) -> bytes:
-        """What is certain now.  Raises TextError."""
+        """The content that is decided now.  Raises TextError."""
         self._raw += data
         return self._proceed(final=False)
 
@@ -119,7 +119,7 @@ class BinaryMimeConverter:
         return b"".join(given)
 
     def _step_in_header(self, given: list[bytes], final: bool) -> bool:
-        """Whether there is more to do with what has come."""
+        """Whether there is more to do with what has been received."""
         found, end = self._find_delimiter(final), _end_of_header(self._raw, self._searched)
         if found and (not end or found.line < end):  # a part without an empty line, and so without content
             self._check_header(found.start)
@@ -157,7 +157,7 @@ class BinaryMimeConverter:
             self._ended_line = content.endswith(b"\n")
         return content
 
-    # -- delimiters: what ends a part -------------------------------------------------------------------------------
+    # -- delimiters end a part -------------------------------------------------------------------------------
 
     def _find_delimiter(self, final: bool) -> Delimiter | None:
         """`final`: the end of the content is the end of its line."""
@@ -175,7 +175,7 @@ class BinaryMimeConverter:
         return Delimiter(start, line, found.end(), found[1], bool(found[2]))
 
     def _certain(self) -> int:
-        """How much of what came is no part of a delimiter, whatever comes next."""
+        """How many of the bytes are no part of a delimiter, whatever comes next."""
         raw = self._raw
         if not self._around:
             return len(raw)
@@ -187,7 +187,7 @@ class BinaryMimeConverter:
         return len(raw) - raw.endswith(b"\r")
 
     def _pass(self, found: Delimiter) -> bytes:
-        """Everything in front of it has been taken."""
+        """Take the delimiter; everything before it has been taken."""
         line = self._take_raw(found.end - found.start)[found.line - found.start :].rstrip(b"\r\n")
         wants_end = found.line > found.start and self._state is not ConverterState.BASE64
         while self._around[-1].boundary != found.boundary:
@@ -199,7 +199,7 @@ class BinaryMimeConverter:
             self._begin_header(of_message=False)
         return self._give((b"\n" if wants_end or not self._ended_line else b"") + line + b"\n")
 
-    # -- a header, and what it says of the content --------------------------------------------------------------------
+    # -- a header, and the content that it describes -----------------------------------------------------------------
 
     def _begin_header(self, *, of_message: bool) -> None:
         self._parts += 1
@@ -250,7 +250,7 @@ class BinaryMimeConverter:
         return given + self._give(binascii.b2a_base64(rest) if rest else b"")
 
     def _decide(self, *, ended: bool) -> bytes:
-        """What the part that is held will be."""
+        """Decide what becomes of the part that is held."""
         content, self._held = b"".join(self._held), []
         is_binary = self._encoding == b"binary"
         is_text = ended and _is_lines(content) if is_binary else b"\0" not in content[:HELD_MAX]
@@ -289,7 +289,7 @@ def base64_lines(content: bytes) -> bytes:
 
 
 def _end_of_header(raw: bytes, searched: int) -> int:
-    """Behind the empty line; 0 when it is not there.  `searched` bytes are known to be in front of it."""
+    """The place after the empty line; 0 when there is none.  The first `searched` bytes are before it."""
     if raw.startswith((b"\n", b"\r\n")):
         return raw.index(b"\n") + 1
     found = _EMPTY_LINE.search(raw, searched)
@@ -297,13 +297,13 @@ def _end_of_header(raw: bytes, searched: int) -> int:
 
 
 def _header_text(raw: bytes) -> bytes:
-    """As in any message that is counted (text.py)."""
+    """As of any message in chunks (line_ending.py)."""
     if b"\0" in raw:
         raise TextError("NUL received")
     return raw.replace(b"\r\n", b"\n").replace(b"\r", b" ")
 
 
 def _is_lines(content: bytes) -> bool:
-    """Whether LF line ends are all that makes it text in the sense of 8bit (RFC 2045 2.8)."""
+    """Whether it is text in the sense of 8bit (RFC 2045 2.8), but for LF line ends."""
     count = content.count(b"\r\n")
     return b"\0" not in content and content.count(b"\r") == count == content.count(b"\n") and not _LONG.search(content)

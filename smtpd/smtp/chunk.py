@@ -4,10 +4,10 @@
     BDAT 4 LAST     b".two"          ->  b".two\\n"        a dot is a dot; the last line gets its end
 
 The client says how long a chunk is, so no content can be taken for commands, and a chunk can be read to its end
-whatever is wrong with it.  Chunks cut anywhere, also between CR and LF.
+whatever is wrong with it.  Chunks may be cut anywhere, also between CR and LF.
 
-    BODY=7BIT, 8BITMIME     text, whatever its lines end with (text.py); what is no text costs the message: 550 5.6.0
-    BODY=BINARYMIME         becomes text (binary.py); where it cannot: 554 5.6.3
+    BODY=7BIT, 8BITMIME     text with any line ends (line_ending.py); other bytes cost the message: 550 5.6.0
+    BODY=BINARYMIME         becomes text (binary_mime.py); where it cannot: 554 5.6.3
 """
 
 from collections.abc import Callable
@@ -40,11 +40,11 @@ class ChunkReader:
         self._text = BinaryMimeConverter() if binary else ChunkText()
 
     def feed(self, data: bytes) -> bytes:
-        """What of the content is certain now, perhaps nothing."""
+        """The content that is decided now, perhaps nothing."""
         return self._give(lambda: self._text.take(data))
 
     def end(self) -> bytes:
-        """The last chunk has come: what was held back, and the end of the last line."""
+        """The last chunk has come: the rest, and the end of the last line."""
         return self._give(self._text.end)
 
     def _give(self, step: Callable[[], bytes]) -> bytes:

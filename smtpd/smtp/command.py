@@ -1,11 +1,12 @@
-"""One command line: its verb, its argument, and the parameters of MAIL and RCPT.
+"""One command line: its verb, its argument, the parameters of MAIL and RCPT; and what of it may be logged.
 
     b"mail FROM: <amy@there.test> SIZE=100 BODY=8BITMIME"
 
-    command     "MAIL", "FROM: <amy@there.test> SIZE=100 BODY=8BITMIME"
-    mail        Mail(Address("amy", "there.test"), size=100, terms=Terms(body=Body.EIGHT_BIT))
+    split_command   "MAIL", "FROM: <amy@there.test> SIZE=100 BODY=8BITMIME"
+    parse_mail      MailCommand(Address("amy", "there.test"), 100, MailParameters(body=Body.EIGHT_BIT))
+    loggable        the line, without what looks like a password
 
-What is wrong raises CommandRefused with the answer.  The parameters stand in parameter.py.
+Errors raise CommandRefused with the reply.  The parameters are read by parameter.py.
 """
 
 import re
@@ -20,13 +21,13 @@ from smtpd.smtp.reply import CommandRefused
 MAX_LOGGED = 256  # bytes of a command
 
 _BLANKS = re.compile(rb"[ \t]+")
-_FROM = re.compile(r"FROM:[ \t]*", re.IGNORECASE | re.ASCII)  # blanks behind the colon are against the RFC, and common
+_FROM = re.compile(r"FROM:[ \t]*", re.IGNORECASE | re.ASCII)  # blanks after the colon are against the RFC, and common
 _MECHANISM = re.compile(r"AUTH [A-Z0-9_-]{1,20}(?= )", re.ASCII)  # RFC 4422 3.1
 _TO = re.compile(r"TO:[ \t]*", re.IGNORECASE | re.ASCII)
 
 
 class MailCommand(NamedTuple):
-    """`size` is 0 when the client did not say."""
+    """`size` is 0 when the client did not say one."""
 
     sender: Address
     size: int
@@ -42,10 +43,10 @@ class RcptCommand(NamedTuple):
 
 
 def split_command(line: bytes) -> tuple[str, str]:
-    """The verb in capitals, and its argument.  Blanks and tabs around each are dropped: clients leave them there."""
+    """The verb in capitals, and its argument.  Blanks and tabs around each are dropped: some clients send them."""
     verb, *argument = _BLANKS.split(line.strip(b" \t"), maxsplit=1)
     try:
-        # upper() while it is bytes: as text there are letters that are no ASCII and whose capitals are
+        # upper() of bytes: in text there are letters beyond ASCII whose capitals are ASCII
         return verb.upper().decode("ascii"), b"".join(argument).decode("utf-8")
     except UnicodeDecodeError:
         raise CommandRefused(500, "5.5.2", "Neither ASCII nor UTF-8") from None
@@ -84,7 +85,7 @@ def parse_rcpt(argument: str, offer: Offer, *, utf8: bool) -> RcptCommand:
 
 
 def parse_helo(argument: str) -> str:
-    """The name in HELO or EHLO: a domain or an address literal (RFC 5321 4.1.1.1).  A dot that ends it is dropped."""
+    """The name in HELO or EHLO: a domain or an address literal (RFC 5321 4.1.1.1).  A dot at its end is dropped."""
     if not argument:
         raise CommandRefused(501, "5.5.1", "Syntax: HELO name")
     try:
@@ -96,7 +97,8 @@ def parse_helo(argument: str) -> str:
 
 
 def loggable(line: bytes) -> str:
-    """Known by the first letters alone, so that no mistake behind them, nor a refusal, brings the rest to light."""
+    """A command as it may be logged.  AUTH is known by its first letters alone: a typing error after them or a refusal
+    does not show the rest."""
     text = line.lstrip()[:MAX_LOGGED].decode("utf-8", "replace")
     if text[:4].upper() != "AUTH":
         return text

@@ -1,10 +1,10 @@
-"""The content of a message: DATA or BDAT, until it is stored or refused.
+"""DATA and BDAT: the content of a message, until it is stored or refused.
 
     DATA    RCPT --354--> DATA --CRLF.CRLF--> stored?
     BDAT    RCPT --> CHUNK --its bytes--> CHUNKED --BDAT--> CHUNK --LAST, its bytes--> stored?
 
-Content that cannot be taken is read to its end all the same: only then are there commands again.  So is a chunk that is
-refused, wherever it comes (RFC 3030 2).
+Content that cannot be taken is read to its end: only then are there commands again.  So is a chunk that is refused, in
+any state (RFC 3030 2).
 """
 
 import re
@@ -20,7 +20,7 @@ from smtpd.smtp.state import State
 from smtpd.smtp.transaction import Transaction
 
 GO_AHEAD = Reply(354, "", 'Enter mail, end with "." on a line by itself')
-SMALL_CHUNK = 64  # bytes: a chunk of less is next to nothing for a client to say, and not for us to obey
+SMALL_CHUNK = 64  # bytes; a smaller chunk costs a client little to send and the session much to obey
 
 NO_RECIPIENT = Reply(503, "5.5.4", "No recipient was accepted")
 
@@ -40,7 +40,7 @@ def data(session: Session, argument: str) -> None:
 
 
 def read_data(session: Session) -> bool:
-    """Whether there is more to do with what has come."""
+    """Whether there is more to do with what has been received."""
     transaction, taken = session.get_transaction(), session.lines.take_rest()
     if not taken:
         return False
@@ -62,7 +62,7 @@ def read_data(session: Session) -> bool:
 def bdat(session: Session, argument: str) -> None:
     """RFC 3030 2"""
     found = _CHUNK.fullmatch(argument)
-    if not found:  # nobody knows where the next command begins
+    if not found:  # it is not known where the next command begins
         raise CommandRefused(501, "5.5.4", "Syntax: BDAT size [LAST]", close=True)
     size = int(found[1])
     if size < SMALL_CHUNK and not found[2]:
@@ -72,7 +72,7 @@ def bdat(session: Session, argument: str) -> None:
 
 
 def _begin_chunk(session: Session, size: int) -> Reply | None:
-    """Why it cannot be taken; None: it counts."""
+    """Why it is refused; None: it is taken."""
     if session.state is State.MAIL:
         return NO_RECIPIENT
     if session.state not in (State.RCPT, State.CHUNKED):
@@ -89,7 +89,7 @@ def _begin_chunk(session: Session, size: int) -> Reply | None:
 
 
 def read_chunk(session: Session) -> bool:
-    """Whether there is more to do with what has come."""
+    """Whether there is more to do with what has been received."""
     chunk = session.chunk
     assert chunk is not None
     taken = session.lines.take(chunk.left)
@@ -142,7 +142,7 @@ def _store(session: Session, transaction: Transaction) -> None:
 
 
 def _stored(session: Session, transaction: Transaction, answer: Answer) -> None:
-    """Only here is a message said to be taken: it is on the disk."""
+    """The only place that accepts a message: it is on the disk."""
     if isinstance(answer, RefusedAnswer):
         _drop(session)
         session.refuse(Reply(answer.code, answer.enhanced, answer.text))

@@ -1,11 +1,11 @@
-"""The content of a message behind DATA: bytes as they come in, content with LF line ends out, in bulk.
+"""The content of a message after DATA: bytes as they come in, content with LF line ends out, in bulk.
 
     fed      b"one\\r\\n..two\\r\\n.\\r\\nQUIT\\r\\n"
     content  b"one\\n.two\\n"        rest  b"QUIT\\r\\n"
 
-Exactly CRLF.CRLF ends a message.  What is no text (text.py) ends the session: who disagrees with us about line ends
-disagrees about where the message ends, too.  The end of a piece that could be the beginning of CRLF.CRLF waits for the
-next one.
+Exactly CRLF.CRLF ends a message.  Other bytes than text (line_ending.py) end the session: a client that disagrees about
+line ends disagrees about where the message ends, too.  The end of a piece that could be the beginning of CRLF.CRLF
+waits for the next piece.
 
 The header is not looked at here; see header/editor.py.
 """
@@ -20,9 +20,9 @@ TOO_BIG = Reply(552, "5.3.4", "Message size exceeds limit")  # RFC 1870 6.2, 6.3
 class DataReader:
     """Reads one message.
 
-    ended     the final dot has come; `rest` is what stands behind it
+    ended     the final dot has come; `rest` is what came after it
     size      bytes of content, as sent: with CRLF, without stuffed dots and the final one (RFC 1870 2)
-    fault     `size` is over `max_size`; from then on content is read, checked and thrown away
+    fault     `size` is over `max_size`; from then on content is read, checked and dropped
     """
 
     __slots__ = ("_empty", "_held", "_text", "ended", "fault", "max_size", "rest", "size")
@@ -31,16 +31,16 @@ class DataReader:
         self.max_size = max_size
         self.ended = False
         self.rest = b""
-        self.size = -2  # the CRLF below is not of the content
+        self.size = -2  # the CRLF below is not content
         self.fault: Reply | None = None
-        self._held = b"\r\n"  # that of the DATA command: the final dot may be the first thing to come
+        self._held = b"\r\n"  # of the DATA command: the final dot may come first
         self._empty = True  # nothing given out yet
         self._text = DataText()
 
     def feed(self, data: bytes) -> bytes:
-        """What of the content is certain now, perhaps nothing.  Raises CommandRefused."""
+        """The content that is decided now, perhaps nothing.  Raises CommandRefused."""
         piece = self._held + data
-        dots = b"." in piece and piece.rfind(b"\r\n.") >= 0  # neither of the two costs much, find() would
+        dots = b"." in piece and piece.rfind(b"\r\n.") >= 0  # these two are cheap, find() is not
         end = piece.find(END) if dots else -1
         if end >= 0:
             self.ended = True

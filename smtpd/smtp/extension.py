@@ -1,4 +1,4 @@
-"""What a session offers beyond RFC 5321: EHLO announces it, MAIL and RCPT go by it."""
+"""The extensions that a session offers: EHLO announces them, MAIL and RCPT allow their parameters."""
 
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -12,7 +12,7 @@ class Offer(NamedTuple):
     max_message_size: int
     limits: Limits
     dsn: bool = True
-    hold: int = 0  # seconds that FUTURERELEASE may ask for; 0: it is not offered
+    hold: int = 0  # seconds that FUTURERELEASE may ask for; 0: not offered
     require_tls: bool = False
     starttls: bool = False
     mechanisms: tuple[str, ...] = ()  # of AUTH

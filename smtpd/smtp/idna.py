@@ -1,4 +1,4 @@
-"""Addresses and domains beyond ASCII (RFC 6531), for a peer that does not know them.
+"""Addresses and domains beyond ASCII (RFC 6531) in ASCII, for a peer without SMTPUTF8.
 
     amy@müller.test      ascii_address  "amy@xn--mller-kva.test"
     müller.test          ascii_domain   "xn--mller-kva.test"        A-labels: RFC 5890 2.3.2.1
@@ -14,7 +14,7 @@ _AMBIGUOUS = frozenset("\u00df\u03c2\u200c\u200d")  # RFC 5894 7.2
 
 
 def ascii_address(address: str) -> str | None:
-    """All of it in ASCII, where it can be said so.  A name without a domain is only a local part."""
+    """The address in ASCII, or None where there is no such form.  A name without a domain is only a local part."""
     if address.isascii():
         return address
     local, at, domain = address.rpartition("@")

@@ -1,19 +1,19 @@
-"""The line discipline of commands: nothing but CRLF ends a line.
+"""Command lines: nothing but CRLF ends one.
 
     b"NOOP\\r\\nQUIT\\r\\n"     ->  b"NOOP", b"QUIT"
     b"NOOP\\nQUIT\\r\\n"       ->  CommandRefused, the session ends; so for a CR or NUL inside, and for an endless line
 
-Where two mail servers disagree about what ends a line, one mail can be made to look like two.  So what is not exactly a
-line is not guessed at.  Content is not read here but in data.py, with the same discipline.
+Where two mail servers disagree about what ends a line, one mail can be made to look like two (SMTP smuggling).  So what
+is not exactly a line is refused.  Content is read by data.py, with the same discipline.
 """
 
 from smtpd.smtp.reply import CommandRefused
 
-COMMAND_LINE_MAX = 2047  # bytes before the CRLF; RFC 5321 4.5.3.1.4 asks for 512 with it
+COMMAND_LINE_MAX = 2047  # bytes before the CRLF; RFC 5321 4.5.3.1.4 requires 512 with it
 
 
 class LineReader:
-    """Holds what was fed and not yet taken: at most what is fed at once, and a line that has no end yet."""
+    """Holds what was fed and not yet taken: at most what is fed at once, and an incomplete line."""
 
     __slots__ = ("_at", "_bytes")
 
@@ -39,7 +39,7 @@ class LineReader:
         if b"\r" in line or b"\0" in line:
             raise CommandRefused(500, "5.5.2", "Bare <CR> or NUL received", close=True)
         self._at = end + 1
-        if self._at == len(self._bytes):  # a session may be silent for long: let go of what was read
+        if self._at == len(self._bytes):  # a session may be silent for long: free what was read
             self._bytes, self._at = b"", 0
         return line
 
@@ -51,7 +51,7 @@ class LineReader:
         return self._at == len(self._bytes)
 
     def take(self, count: int) -> bytes:
-        """At most so many bytes, as they came."""
+        """At most `count` bytes, as they came."""
         start, self._at = self._at, min(self._at + count, len(self._bytes))
         taken = self._bytes[start : self._at]
         if self._at == len(self._bytes):
@@ -59,7 +59,7 @@ class LineReader:
         return taken
 
     def take_rest(self) -> bytes:
-        """All that is left, as it came."""
+        """All remaining bytes, as they came."""
         rest = self._bytes[self._at :] if self._at else self._bytes
         self._bytes, self._at = b"", 0
         return rest

@@ -1,31 +1,31 @@
-"""What a message that is text may consist of on its way in, and what ends its lines.
+"""Line ends of content: which bytes a message may consist of, and what ends its lines.
 
-    behind DATA         Text        b"one\\r\\ntwo\\r\\n"      ->  b"one\\ntwo\\n"
+    after DATA          DataText    b"one\\r\\ntwo\\r\\n"      ->  b"one\\ntwo\\n"
                                     b"one\\ntwo\\r\\n"        ->  TextError; so for a CR alone
-    in a counted chunk  Counted     CRLF, LF                   ->  LF
+    in a chunk          ChunkText   CRLF, LF                   ->  LF
                                     CR alone, in the body      ->  LF
                                     CR alone, in the header    ->  a blank, so that it begins no field
 
-Behind DATA a CR or LF that is not half of a CRLF makes it impossible to say what the next server will take for the end
-of the message (SMTP smuggling).  The end of a chunk is counted, so there a bare CR or LF only ends its line.  On the
-way out lines end with CRLF in any case (transfer.py).  A NUL, and a line without end, are no text.
+After DATA, a bare CR or LF makes it impossible to say what the next server will take for the end of the message (SMTP
+smuggling).  The bytes of a chunk are counted, so there a bare CR or LF only ends its line.  On the way out lines end
+with CRLF in any case (dot_stuffing.py).  A NUL, and a line without end, are refused.
 
-No line is looked at alone: everything is find, count, replace and translate over whole pieces.  Who reads the message
-decides what a TextError costs: behind DATA the session, in a chunk only the message.
+No loop goes from line to line: everything is find, count, replace and translate over whole pieces.  A TextError costs
+the session after DATA, and only the message in a chunk: the caller decides.
 """
 
-TEXT_LINE_MAX = 65534  # bytes without line end; RFC 5321 4.5.3.1.6 asks for 998 at least
+TEXT_LINE_MAX = 65534  # bytes without line end; RFC 5321 4.5.3.1.6 requires 998
 
-_RETURNS = b" " * 13 + b"x" + b" " * 242  # where CR is
+_RETURNS = b" " * 13 + b"x" + b" " * 242  # translates to x at each CR
 _FEEDS = b" " * 10 + b"x" + b" " * 245
 
 
 class TextError(ValueError):
-    """The argument says what is wrong."""
+    """The bytes are not text; the argument says why."""
 
 
 class DataText:
-    """Text behind DATA.  Knows of all pieces before only how long the line is that the last one ended in."""
+    """Text after DATA.  Remembers of earlier pieces only the length of the incomplete line."""
 
     __slots__ = ("_lines",)
 
@@ -41,7 +41,7 @@ class DataText:
 
 
 class LineLength:
-    """Knows of all pieces before only how long the line is that the last one ended in."""
+    """Checks the length of lines.  Remembers of earlier pieces only the length of the incomplete line."""
 
     __slots__ = ("_column",)
 
@@ -81,7 +81,7 @@ class LineEnds:
 
 
 class LineEndNormalizer:
-    """The lines of a message, whatever they end with, with LF line ends; in pieces cut anywhere."""
+    """Makes all line ends of a message LF, in pieces cut anywhere."""
 
     __slots__ = ("_at_start", "_ends", "_in_header", "_stray")
 
@@ -89,15 +89,15 @@ class LineEndNormalizer:
         self._ends = LineEnds()
         self._at_start = True  # of a line
         self._in_header = True
-        self._stray = False  # there is a CR alone in the header
+        self._stray = False  # there is a bare CR in the header
 
     @property
     def endless_header(self) -> bool:
-        """The header has not ended, and would have if a CR alone ended its lines."""
+        """The header has not ended, and would have if a bare CR ended its lines."""
         return self._in_header and self._stray
 
     def take(self, piece: bytes) -> bytes:
-        """What is certain now."""
+        """The content that is decided now."""
         return self._take(self._ends.take(piece))
 
     def end(self) -> bytes:
@@ -124,7 +124,7 @@ class LineEndNormalizer:
 
 
 class ChunkText:
-    """The text of a message whose end is counted."""
+    """The text of a message that comes in chunks."""
 
     __slots__ = ("_ended_line", "_length", "_lines")
 
@@ -134,7 +134,7 @@ class ChunkText:
         self._ended_line = True
 
     def take(self, piece: bytes) -> bytes:
-        """What is certain now, with LF line ends.  Raises TextError."""
+        """The content that is decided now, with LF line ends.  Raises TextError."""
         return self._check(self._lines.take(piece))
 
     def end(self) -> bytes:
@@ -154,7 +154,7 @@ class ChunkText:
 
 
 def _end_of_header(content: bytes, *, at_start: bool) -> int:
-    """Behind the empty line; 0 when it is not in this piece.  `at_start`: the piece begins a line."""
+    """The place after the empty line; 0 when it is not in this piece.  `at_start`: the piece begins a line."""
     if at_start and content.startswith(b"\n"):
         return 1
     return content.find(b"\n\n") + 2 if b"\n\n" in content else 0
@@ -169,7 +169,7 @@ def undecided(piece: bytes, end: bytes) -> int:
 
 
 def _check_line_ends(piece: bytes) -> None:
-    """The CRs stand exactly where an LF comes next: the map of the ones, shifted, is the map of the others."""
+    """Each CR is followed by an LF, and each LF follows a CR: the map of the CRs, shifted, is the map of the LFs."""
     if b"\0" in piece:
         raise TextError("NUL received")
     returns, feeds = piece.translate(_RETURNS), piece.translate(_FEEDS)

@@ -2,18 +2,18 @@
 
     receive(b"220 …")                                               Say(b"LHLO …")
     receive(b"250-…")              READY
-    begin(Mail(amy, (bob, carol)))                                  Say(b"MAIL …RCPT …RCPT …")
-    receive(b"250 …250 …550 …")                                     Verdict(1, FAILED), Say(b"DATA")
-    receive(b"354 …")                                               Transfer()
-    sent()                         content, by `stuffed`, is out
-    receive(b"250 …")              READY                            Verdict(0, DELIVERED)
+    begin(LmtpMail(amy, (bob, carol)))                              Say(b"MAIL …RCPT …RCPT …")
+    receive(b"250 …250 …550 …")                                     LmtpVerdict(1, FAILED), Say(b"DATA")
+    receive(b"354 …")                                               SendContent()
+    sent()                         content, by `dot_stuffed`, is out
+    receive(b"250 …")              READY                            LmtpVerdict(0, DELIVERED)
 
-What makes LMTP: after the final dot there is one reply for each recipient that was accepted, in their order.  So the
-server answers for each mailbox, and nothing has to be queued behind it.
+Unlike SMTP, LMTP has one reply for each accepted recipient after the final dot, in their order.  So the server answers
+for each mailbox, and needs no queue.
 
-Each recipient gets exactly one Verdict.  A server that refuses the sender or the mail refuses all of them; one that
-falls silent, talks nonsense or goes away says nothing about any of them: they wait.  After the final dot that may make
-a second copy, as nobody can say whether the mail was taken, and losing it is worse.
+Each recipient gets exactly one LmtpVerdict.  A server that refuses the sender or the mail refuses all recipients.  When
+it falls silent, breaks the protocol or disconnects, the recipients are deferred.  After the final dot that may make a
+second copy, as it is unknown whether the mail was taken; losing it would be worse.
 """
 
 import re
@@ -25,8 +25,8 @@ from smtpd.smtp.action import Close, Say
 from smtpd.smtp.idna import ascii_address
 from smtpd.smtp.response import Response, ResponseError, ResponseReader
 
-# What may stand between angle brackets: no control, no blank and no bracket outside of quotes could end a path, or a
-# line, that whoever named the address did not mean to end.
+# An address between angle brackets: no control character, blank or bracket outside of quotes, which could end the path,
+# or the line.
 _BAD = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
 _PATH = re.compile(rf'(?:"(?:[^"\\{_BAD}]|\\[ -~])*"|[^{_BAD} @<>"\\]+)(?:@[^{_BAD} @<>"\\]+)?')
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9_])?|\[[A-Za-z0-9:.]{1,253}\]", re.ASCII)
@@ -37,9 +37,9 @@ class LmtpState(Enum):
     HELLO = "waiting for the answer to LHLO"
     READY = "greeted, no mail begun"
     ENVELOPE = "telling sender and recipients"
-    DATA = "waiting for leave to send the mail"
+    DATA = "waiting for the answer to DATA"
     CONTENT = "sending the mail"
-    DOT = "waiting for what became of the mail"
+    DOT = "waiting for the answer to the mail"
     RESET = "waiting for the answer to RSET"
     OVER = "the session is over"
 
@@ -56,8 +56,8 @@ TRANSITIONS = {
     LmtpState.OVER: (),
 }
 
-# Seconds for a reply in a state, and for each piece of content, as RFC 5321 4.5.3.2 has them; but for DOT, where it
-# would have 600: a delivery has as long as a command has.
+# Seconds for a reply in each state, and for each piece of content: those of RFC 5321 4.5.3.2, except in DOT, where the
+# RFC has 600: a delivery has no more time than a command.
 REPLY_TIMEOUT = dict.fromkeys(LmtpState, 300.0) | {LmtpState.DATA: 120.0, LmtpState.CONTENT: 180.0}
 
 
@@ -68,17 +68,17 @@ class LmtpMail:
     sender: str
     recipients: tuple[str, ...]
     size: int
-    utf8: bool = False  # there is UTF-8 in the header: a server that knows RFC 6531 is told
+    utf8: bool = False  # there is UTF-8 in the header: MAIL says SMTPUTF8, if the server knows it
 
 
 @dataclass(frozen=True, slots=True)
 class SendContent:
-    """Send the content as `stuffed` gives it, then call `sent`."""
+    """Send the content by `dot_stuffed`, then call `sent`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LmtpVerdict:
-    """Of the server, about the recipient at this place of the mail: DELIVERED, DEFERRED or FAILED."""
+    """For the recipient of this index of the mail: DELIVERED, DEFERRED or FAILED."""
 
     recipient: int
     outcome: Outcome
@@ -89,19 +89,19 @@ LmtpAction = Say | SendContent | LmtpVerdict | Close
 
 
 class LmtpSession:
-    """`name` is ours, for LHLO.  `reason`: why it is over."""
+    """`name`: of this host, for LHLO.  `reason`: why the session is over."""
 
     def __init__(self, name: str):
         self.state = LmtpState.GREETING
         self.reason = ""
-        self.replies = 0  # that have come
+        self.replies = 0  # received
         self._name = name if _HOST.fullmatch(name) else "localhost"
         self._reader = ResponseReader()
         self._extensions: frozenset[str] = frozenset()
-        self._unsaid: list[bytes] = []  # commands of the envelope, for a server that wants them one by one
-        self._heard: list[Response] = []  # answers to them
+        self._unsaid: list[bytes] = []  # commands of the envelope, for a server without PIPELINING
+        self._heard: list[Response] = []  # responses to them
         self._named: list[int] = []  # recipients in the order of RCPT
-        self._open: list[int] = []  # those without a verdict
+        self._open: list[int] = []  # recipients without a verdict
 
     def enter(self, state: LmtpState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"
@@ -141,7 +141,7 @@ class LmtpSession:
         return []
 
     def lost(self, reason: str) -> list[LmtpAction]:
-        """The connection ended, or nothing came for too long, or what came makes no sense."""
+        """The connection ended, timed out, or broke the protocol."""
         if self.state is LmtpState.OVER:
             return []
         if self.state is LmtpState.DOT:
@@ -151,7 +151,7 @@ class LmtpSession:
         return [*self._judge_all(Outcome.DEFERRED, reason), Close(reason)]
 
     def end(self) -> list[LmtpAction]:
-        """Good-bye.  The answer means nothing to anybody: each mail has had its verdict."""
+        """QUIT.  Its answer is not waited for: each mail has had its verdicts."""
         if self.state is not LmtpState.READY:
             return self.lost("given up")
         self.reason = "quit"
@@ -181,7 +181,7 @@ class LmtpSession:
         return self.lost(f"{self.state.value}: unexpected {response}")
 
     def _envelope_answered(self, response: Response) -> list[LmtpAction]:
-        """To MAIL first, then to each RCPT; where MAIL was refused, the others say only that (RFC 2920 3.1)."""
+        """To MAIL first, then to each RCPT; where MAIL was refused, the others only repeat that (RFC 2920 3.1)."""
         self._heard.append(response)
         actions: list[LmtpAction] = []
         if len(self._heard) > 1 and self._heard[0].kind == 2 and response.kind != 2:
@@ -196,7 +196,7 @@ class LmtpSession:
         return actions
 
     def _envelope_ended(self) -> LmtpAction:
-        """RFC 2033 4.2 has DATA fail without a recipient; it is not sent, so nobody has to answer for none."""
+        """RFC 2033 4.2: without a recipient DATA would fail; RSET is sent instead."""
         if self._open:
             self.enter(LmtpState.DATA)
             return Say(b"DATA\r\n")
@@ -225,7 +225,7 @@ class LmtpSession:
 
     @property
     def takes_utf8(self) -> bool:
-        """The server knows RFC 6531.  Once it has been greeted."""
+        """The server has SMTPUTF8 (RFC 6531).  Known after LHLO."""
         return "SMTPUTF8" in self._extensions
 
     def _is_pipelining(self) -> bool:
@@ -234,7 +234,7 @@ class LmtpSession:
     def _mail_command(self, mail: LmtpMail) -> str:
         words = [f"MAIL FROM:<{self._told(mail.sender)}>"]
         if "SIZE" in self._extensions:
-            words.append(f"SIZE={mail.size}")  # RFC 1870 6: as precisely as it is known
+            words.append(f"SIZE={mail.size}")  # RFC 1870 6: an estimate is allowed
         if "8BITMIME" in self._extensions:
             words.append("BODY=8BITMIME")
         is_ascii = "".join((mail.sender, *mail.recipients)).isascii()
@@ -243,16 +243,16 @@ class LmtpSession:
         return " ".join(words) + "\r\n"
 
     def _fault_of_mail(self, mail: LmtpMail) -> str:
-        """Why this mail cannot be given to this server.  UTF-8 in its header is no reason: a server that does not know
-        RFC 6531 stores such a header as any other 8-bit one, and the addresses that it is told are ASCII."""
+        """Why this mail cannot be sent to this server.  UTF-8 in its header is no reason: a server without SMTPUTF8
+        stores such a header as any other 8-bit one, and the addresses in the envelope are ASCII."""
         return self._fault(mail.sender) if mail.sender else ""
 
     def _told(self, address: str) -> str:
-        """As this server is told it."""
+        """The address in the form for this server."""
         return address if self.takes_utf8 else ascii_address(address) or ""
 
     def _fault(self, address: str) -> str:
-        """Why this address cannot be told to this server."""
+        """Why this address cannot be sent to this server; empty if it can."""
         if not _PATH.fullmatch(address):
             return f"cannot be written as an address: {address!a}"
         if ascii_address(address) is None and not self.takes_utf8:

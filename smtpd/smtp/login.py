@@ -2,9 +2,9 @@
 
     READY --AUTH--> mechanism --Prompt: 334--> AUTH --line--> mechanism --Question--> WAITING --answer--> mechanism
                         |
-                        +-- Done 235, Failed 535 or 454, CommandRefused 501 or 504 --> READY
+                        +-- AuthSucceeded 235, AuthFailed 535 or 454, CommandRefused 501 or 504 --> READY
 
-What the client says in it is a secret, in whatever order it comes: none of it is logged.
+The lines of the dialogue are secret: none is logged, not even one that comes at a wrong time.
 """
 
 import re
@@ -35,8 +35,8 @@ def auth(session: Session, argument: str) -> None:
     if session.user:
         raise CommandRefused(503, "5.5.1", "Already authenticated")
     if not mechanisms:
-        wanted = session.listener.auth is not None  # and so there is TLS
-        raise CommandRefused(503, "5.5.1", "AUTH comes after STARTTLS" if wanted else "AUTH is not offered here")
+        configured = session.listener.auth is not None  # and so the listener has TLS
+        raise CommandRefused(503, "5.5.1", "AUTH comes after STARTTLS" if configured else "AUTH is not offered here")
     if not argument:
         raise CommandRefused(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]")
     mechanism, *initial = _BLANKS.split(argument, maxsplit=1)
@@ -48,7 +48,7 @@ def auth(session: Session, argument: str) -> None:
 
 def receive(session: Session, line: bytes) -> None:
     """A line in the middle of the dialogue.  Blanks around it are dropped, as around a command."""
-    text = line.strip(b" \t").decode("ascii", "replace")  # no replacement is base64
+    text = line.strip(b" \t").decode("ascii", "replace")  # the replacement character is not base64
     _go_on(session, lambda: _get_exchange(session).receive(text))
 
 

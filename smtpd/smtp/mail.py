@@ -1,10 +1,9 @@
-"""MAIL and RCPT: what the client asks for, whether it may, and the questions to those who know.
+"""MAIL and RCPT: their parameters, what this client may ask for, and the questions to other processes.
 
     MAIL    parameters -> TLS -> AUTH -> mails of this session -> the user's senders -> a message id
     RCPT    parameters -> recipients of this message -> rules, aliases
 
-What a client may ask for depends on who it is: priority above the ordinary, being held back, and to speak of who sent a
-message at first, are for those who have authenticated.
+A priority above 0, FUTURERELEASE, and the submitter in AUTH= are only for clients that have authenticated.
 """
 
 from msgspec.structs import replace
@@ -120,7 +119,7 @@ def _begun(session: Session, asked: command.MailCommand, answer: Answer) -> None
 def _granted(session: Session, terms: MailParameters) -> MailParameters:
     if session.user or session.client.local:
         return terms
-    if terms.submitter:  # RFC 4954 5: nobody is trusted to say it
+    if terms.submitter:  # RFC 4954 5: only trusted clients may say it
         terms = replace(terms, submitter="<>")
     if terms.priority > 0:
         terms = replace(terms, priority=0)
@@ -128,7 +127,7 @@ def _granted(session: Session, terms: MailParameters) -> MailParameters:
 
 
 def _editor(session: Session, begun: MessageIdAnswer, sender: str) -> HeaderEditor:
-    """What is missing in a message is added where it enters the world, and nowhere else (RFC 6409 8)."""
+    """Date and Message-ID are added where a message is submitted, and nowhere else (RFC 6409 8)."""
     listener = session.listener
     masquerade = sender if listener.masquerade and session.user else ""
     if session.user or _is_of_this_host(session) or listener.port in SUBMISSION_PORTS:
@@ -138,7 +137,7 @@ def _editor(session: Session, begun: MessageIdAnswer, sender: str) -> HeaderEdit
 
 
 def _is_of_this_host(session: Session) -> bool:
-    """A program of this host, at a door that is for these only."""
+    """A program of this host, on a listener that only programs of this host can reach."""
     client = session.client
     return client.local or is_loopback(session.listener.address) and is_loopback(client.address)
 
@@ -155,7 +154,7 @@ def _recipient_decided(session: Session, transaction: Transaction, recipient: st
 
 
 def _complete(session: Session, address: Address) -> str:
-    """An address without a domain is one of ours."""
+    """An address without a domain gets the domain of this server."""
     if address.local and not address.domain:
         address = Address(address.local, session.name)
     return str(address)

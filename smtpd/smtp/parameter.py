@@ -6,8 +6,8 @@
     AUTH=amy@there.test        4954     BY=120;RT               2852
     REQUIRETLS                 8689     MT-PRIORITY=3           6710
 
-A parameter of what is not offered is unknown, like any other (RFC 5321 4.1.1.11).  Times become times of the clock
-here: "date" is what it shows now, in seconds since 1970.  What a client may ask is for mail.py to say.
+A parameter of an extension that is not offered is unknown, like any other (RFC 5321 4.1.1.11).  Durations become points
+in time: `date` is now, in seconds since 1970.  Whether this client may ask for it is checked by mail.py.
 """
 
 import re
@@ -45,22 +45,22 @@ Given = dict[str, str | None]
 
 
 class ParameterContext(NamedTuple):
-    """What a parameter is read with."""
+    """What the meaning of a parameter depends on."""
 
     offer: Offer
     date: int = 0
     utf8: bool = False  # MAIL said SMTPUTF8
 
 
-Parser = Callable[[str | None, ParameterContext], dict[str, Any]]  # value -> fields of Terms, or of RCPT's own
+Parser = Callable[[str | None, ParameterContext], dict[str, Any]]  # value -> fields of MailParameters, or those of RCPT
 
 
 class UnknownParameter(Exception):
-    """Nothing of this name is offered."""
+    """No parameter of this name is offered."""
 
 
 def mail_parameters(rest: str, offer: Offer, date: int) -> tuple[int, MailParameters]:
-    """Behind the path of MAIL: the size (0: not said) and the terms.  Raises CommandRefused."""
+    """Of MAIL, after the path: the size (0: not said) and the others.  Raises CommandRefused."""
     if not rest:
         return 0, NO_PARAMETERS
     given = _split(rest)
@@ -74,7 +74,7 @@ def mail_parameters(rest: str, offer: Offer, date: int) -> tuple[int, MailParame
 
 
 def rcpt_parameters(rest: str, offer: Offer, *, utf8: bool) -> tuple[Notify, str]:
-    """Behind the path of RCPT: NOTIFY, and ORCPT decoded.  Raises CommandRefused."""
+    """Of RCPT, after the path: NOTIFY, and ORCPT decoded.  Raises CommandRefused."""
     if not rest:
         return NO_NOTIFY, ""
     read = _read(_split(rest), RCPT, ParameterContext(offer, utf8=utf8))
@@ -123,7 +123,7 @@ def _size(value: str | None) -> int:
 
 
 def _body(value: str | None, now: ParameterContext) -> dict[str, Any]:
-    """RFC 6152 2, RFC 3030 3.  7BIT and 8BITMIME are a promise of the client, which nobody checks."""
+    """RFC 6152 2, RFC 3030 3.  7BIT and 8BITMIME are a promise of the client that is not checked."""
     body = _BODIES.get((value or "").upper())
     if body is None:
         raise _malformed("BODY is 7BIT, 8BITMIME or BINARYMIME")
@@ -205,7 +205,7 @@ def _check_hold(release: int, now: ParameterContext) -> int:
 
 
 def _by(value: str | None, now: ParameterContext) -> dict[str, Any]:
-    """RFC 2852 4.  With N the time may have come already, before the message came here."""
+    """RFC 2852 4.  With N the time may have passed before the message came here."""
     found = _BY.fullmatch(value or "")
     if not found:
         raise _malformed("Syntax: BY=seconds;mode")

@@ -1,17 +1,17 @@
-"""The header of the PROXY protocol (HAProxy's proxy-protocol.txt): who is behind the proxy that connects.
+"""The header of the PROXY protocol (HAProxy's proxy-protocol.txt): the address of the client behind a proxy.
 
     version 1    PROXY TCP4 192.0.2.1 192.0.2.25 4711 25 CRLF        at most 107 bytes
-                 PROXY UNKNOWN ... CRLF                              nobody is: the proxy asks whether we live
+                 PROXY UNKNOWN ... CRLF                              no client: a health check of the proxy
 
     version 2    signature      12 bytes
-                 version, command    0x20 LOCAL, nobody is;  0x21 PROXY
+                 version, command    0x20 LOCAL, no client;  0x21 PROXY
                  family         0x11 TCP4, 0x21 TCP6, 0x31 a Unix socket
                  length         two bytes, of what follows
                  addresses      source, destination; source port, destination port
                  more           type, length, value; skipped
 
-It comes first, exactly once, before TLS and before any word of SMTP.  What differs from it in any byte ends the
-connection: it is not from a proxy.  Not understood: UDP, the checksum, and what else stands behind the addresses.
+It comes first, exactly once, before TLS and SMTP.  Any other byte ends the connection: it is not from a proxy.  Not
+understood: UDP, the checksum, and what else follows the addresses.
 """
 
 import ipaddress
@@ -43,11 +43,11 @@ ADDRESSES = {TCP4: struct.Struct("!4s4sHH"), TCP6: struct.Struct("!16s16sHH"), U
 
 
 class ProxyError(ValueError):
-    """No such header; the argument says why."""
+    """Not a PROXY header; the argument says why."""
 
 
 class ProxyHeader(NamedTuple):
-    """`local`: nobody is behind the proxy, or nobody with an address; the others are empty."""
+    """`local`: there is no client behind the proxy, or none with an address; the other fields are empty."""
 
     source: str = ""
     source_port: int = 0
@@ -57,7 +57,7 @@ class ProxyHeader(NamedTuple):
 
 
 class ProxyReader:
-    """`header` and `rest`, what was sent behind it, are there once `feed` has returned True."""
+    """`header`, and `rest`, the bytes after it, are set once `feed` has returned True."""
 
     def __init__(self, version: Proxy):
         self.header = ProxyHeader()
@@ -131,7 +131,7 @@ def _read_v2(header: bytes) -> ProxyHeader:
 def _header(source: IPAddress, source_port: int, destination: IPAddress, destination_port: int) -> ProxyHeader:
     source = unmapped(source)  # first: ::ffff:224.0.0.1 does not say of itself that it is a multicast address
     if source.is_unspecified or source.is_multicast:
-        raise ProxyError("nobody has that address")
+        raise ProxyError("address of no host")
     if max(source_port, destination_port) > 65535:
-        raise ProxyError("no such port")
+        raise ProxyError("port out of range")
     return ProxyHeader(str(source), source_port, str(unmapped(destination)), destination_port)

@@ -1,14 +1,14 @@
-"""What a session asks of the other processes, and what they answer: plain values, no imsgs.
+"""Questions of a session to other processes, and their answers: plain values, no imsgs.
 
-    at STARTTLS      Encrypt            ->  Encrypted               (or the connection ends)
-    at AUTH          PasswordQuestion      ->  PasswordAnswer
-                     ScramSeedQuestion         ->  ScramSeedAnswer
-                     ScramProofQuestion        ->  ScramProofAnswer
-    at MAIL          SenderQuestion        ->  SenderAnswer
-                     MessageIdQuestion       ->  MessageIdAnswer       | Refused
-    at RCPT          RecipientQuestion    ->  RecipientAnswer  | Refused
-    at end of data   StoreQuestion       ->  StoreAnswer      | Refused
-    after an error   Wait               ->  Waited                  (the reply is kept back so long)
+    at STARTTLS      TlsQuestion         ->  TlsAnswer          (or the connection ends)
+    at AUTH          PasswordQuestion    ->  PasswordAnswer
+                     ScramSeedQuestion   ->  ScramSeedAnswer
+                     ScramProofQuestion  ->  ScramProofAnswer
+    at MAIL          SenderQuestion      ->  SenderAnswer
+                     MessageIdQuestion   ->  MessageIdAnswer    | RefusedAnswer
+    at RCPT          RecipientQuestion   ->  RecipientAnswer    | RefusedAnswer
+    at end of data   StoreQuestion       ->  StoreAnswer        | RefusedAnswer
+    after an error   PauseQuestion       ->  PauseAnswer        (the reply waits so long: the tarpit)
 
 One question at a time; while it is open the session reads no further line.
 """
@@ -32,7 +32,7 @@ def _without_secrets(question: "PasswordQuestion | ScramProofQuestion") -> str:
 
 
 class TlsQuestion(Struct, frozen=True):
-    """The go-ahead has been said in the clear; from its last byte on everything is TLS."""
+    """220 has been said in the clear; after its last byte everything is TLS."""
 
 
 class TlsAnswer(Struct, frozen=True):
@@ -55,7 +55,7 @@ class ScramSeedQuestion(Struct, frozen=True):
 
 
 class ScramSeedAnswer(Struct, frozen=True):
-    """YES, also for a user who does not exist; or LATER."""
+    """YES, also for a user that does not exist; or LATER."""
 
     verdict: Verdict
     salt: bytes = b""
@@ -97,7 +97,7 @@ class PauseAnswer(Struct, frozen=True):
 
 
 class MessageIdQuestion(Struct, frozen=True):
-    """A sender was named: which message id will it be?  `address` and `user`: whose rates it counts for."""
+    """A sender was named: which message id?  `address` and `user`: for their rates."""
 
     address: str
     user: str
@@ -111,7 +111,7 @@ class MessageIdAnswer(Struct, frozen=True):
 
 
 class RecipientQuestion(Struct, frozen=True):
-    """Who is it for, and may this client send there?  `recipient` is complete: it has a domain."""
+    """May this client send to the recipient, and what does it expand to?  `recipient` is complete: it has a domain."""
 
     message: int
     origin: Origin
@@ -122,7 +122,7 @@ class RecipientQuestion(Struct, frozen=True):
 
 
 class RecipientAnswer(Struct, frozen=True):
-    """`envelopes`: how many it became."""
+    """`envelopes`: how many the recipient became."""
 
     envelopes: int
 
@@ -139,11 +139,11 @@ class StoreQuestion(Struct, frozen=True):
 
 
 class StoreAnswer(Struct, frozen=True):
-    """It is on the disk."""
+    """The message is on the disk."""
 
 
 class RefusedAnswer(Struct, frozen=True):
-    """No, and what to tell the client.  With 421 the session ends."""
+    """No, with the reply to the client.  With 421 the session ends."""
 
     code: int
     enhanced: str

@@ -1,23 +1,25 @@
-"""What the server answers: a code, an enhanced code (RFC 3463), one or more lines of text.
+"""Replies of the server: a code, an enhanced code (RFC 3463), one or more lines of text.
 
     Reply(550, "5.1.1", "no such user").data   ->   b"550 5.1.1 no such user\\r\\n"
 
-Text may hold what a client or a name server wrote.  So whatever is not printable ASCII leaves as `?`, and a line is cut
-at the length the RFC allows: no input can end a reply, begin another one, or overflow a reader.
+Text may come from a client or a name server.  So what is not printable ASCII is sent as `?`, and a line is cut at the
+length that the RFC allows: no input can end a reply, begin another one, or overflow a reader.
 """
 
 REPLY_LINE_MAX = 512  # RFC 5321 4.5.3.1.5, CRLF included
 
 
 class Reply:
-    """`enhanced` is empty where RFC 2034 wants none: the banner, the answers to HELO and EHLO, and 3xx."""
+    """`enhanced` is empty where RFC 2034 has none: the banner, the replies to HELO and EHLO, and 3xx."""
 
     __slots__ = ("code", "data", "text")
 
     def __init__(self, code: int, enhanced: str, *lines: str):
         words = f"{printable(enhanced)} " if enhanced else ""
         room = REPLY_LINE_MAX - len(f"{code} {words}\r\n")
-        if not (is_printable("".join(lines)) and max(map(len, lines)) <= room):  # seldom: looked at all at once
+        if not (
+            is_printable("".join(lines)) and max(map(len, lines)) <= room
+        ):  # seldom true; all lines are checked in one go
             lines = tuple(printable(line)[:room] for line in lines)
         *first, last = lines
         self.code = code
@@ -31,9 +33,9 @@ class Reply:
 
 
 class CommandRefused(Exception):
-    """The client is wrong, or may not: raised anywhere below a command, caught once, answered.
+    """The command is wrong or not permitted: raised anywhere below a command, caught in server.py, and replied.
 
-    With `close` nothing the client sends after this can be understood any more: the session ends.
+    With `close` the session ends: what the client sends after this cannot be understood any more.
     """
 
     def __init__(self, code: int, enhanced: str, text: str, *, close: bool = False):

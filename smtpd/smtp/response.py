@@ -1,13 +1,13 @@
-"""What another server answers: bytes in, a code and its lines out.
+"""Responses of another server: bytes in, a code and its lines out.
 
     b"250-mx.there.test\\r\\n250 PIPELINING\\r\\n"     ->   Response(250, ("mx.there.test", "PIPELINING"))
     b"550-5.1.1 no bob\\r\\n550 5.1.1 here\\r\\n"      ->   str() of it is "550 5.1.1 no bob here"
 
-The text is whatever the other side wrote, or let somebody else write.  So it becomes printable ASCII as it is read, and
-its length is bounded; and what is not exactly a reply is not guessed at: a line too many would be taken for the answer
-to the next command.
+The text comes from the other side, or from its clients.  So it becomes printable ASCII as it is read, and its length is
+bounded; and what is not exactly a response is an error: a line too many would be taken for the response to the next
+command.
 
-Loaded by sendmail for each mail, and so without what takes long to load, regular expressions above all.
+Loaded by sendmail for each mail: no import that takes time, such as re.
 """
 
 from smtpd.smtp.line import LineReader
@@ -18,7 +18,7 @@ MAX_TEXT = 400  # characters that str() shows
 
 
 class ResponseError(Exception):
-    """Not a reply; the argument says why.  Nothing that follows can be understood."""
+    """Not a response; the argument says why.  Nothing that follows can be understood."""
 
 
 class Response:
@@ -37,12 +37,12 @@ class Response:
 
     @property
     def kind(self) -> int:
-        """2 yes, 3 go on, 4 not now, 5 no (RFC 5321 4.2.1)."""
+        """The first digit: 2 success, 3 continue, 4 temporary failure, 5 permanent failure (RFC 5321 4.2.1)."""
         return self.code // 100
 
     @property
     def enhanced(self) -> str:
-        """Empty when there is none, or one of another kind than the code (RFC 2034 4)."""
+        """The enhanced code; empty when there is none, or one of another class than the code (RFC 2034 4)."""
         word = self.lines[0].partition(" ")[0]
         numbers = word.split(".")
         if len(numbers) != 3 or not all(number.isdecimal() and len(number) <= 3 for number in numbers):  # RFC 3463 2
@@ -58,7 +58,7 @@ class Response:
 
 
 class ResponseReader:
-    """Holds what was fed and is not a whole reply yet."""
+    """Holds an incomplete response."""
 
     def __init__(self) -> None:
         self._reader = LineReader()
@@ -69,7 +69,7 @@ class ResponseReader:
         self._reader.feed(data)
 
     def maybe_response(self) -> Response | None:
-        """The next reply; None until all of it is there.  Raises Malformed."""
+        """The next response; None until it is complete.  Raises Malformed."""
         try:
             while (line := self._reader.maybe_line()) is not None:
                 if self._ends_with(line):

@@ -1,12 +1,12 @@
-"""What mechanisms of SASL (RFC 4422) are made of.
+"""Building blocks of SASL mechanisms (RFC 4422).
 
-    the steps of an exchange      Prompt, a Question, Done, Failed
-    names                         as SASLprep (RFC 4013) makes them, so that each user has one
-    passwords                     as they were sent: what they are compared with was made by other programs
+    steps of an exchange      Prompt, a question, AuthSucceeded, AuthFailed
+    user names                after SASLprep (RFC 4013), so that each user has one
+    passwords                 as they were sent: the passwords that they are compared with come from other programs
 
-A mechanism is a generator: made with the first message of the client, it yields what is to be asked of the client or
-of another process, is sent the answer, and returns Done or Failed.  It knows neither base64 nor SMTP; what is no
-message at all raises CommandRefused.
+A mechanism is a generator: made with the first message of the client, it yields a Prompt for the client or a question
+to another process, is sent the answer, and returns AuthSucceeded or AuthFailed.  It knows neither base64 nor SMTP; a
+malformed message raises CommandRefused.
 """
 
 import base64
@@ -66,7 +66,7 @@ def prompt(message: bytes) -> Prompt:
 
 
 def malformed() -> CommandRefused:
-    """It does not say where: the message holds secrets."""
+    """The text does not say where: the message holds secrets."""
     return CommandRefused(501, "5.5.2", "Malformed authentication message")
 
 
@@ -82,13 +82,13 @@ def user_name(message: bytes) -> str:
 
 
 def is_same_user(authorization: str, user: str) -> bool:
-    """Whether a client that logs in as `user` asks to act as itself (RFC 4616 2).  Case does not count, as it does not
-    in tables of users.  The authorization identity gives no rights: all that follows is done as `user`."""
+    """Whether the authorization identity is the user that logs in (RFC 4616 2).  Case does not count, as in tables of
+    users.  The authorization identity gives no rights: all that follows is done as `user`."""
     return authorization.lower() == user.lower()
 
 
 def password(message: bytes) -> str:
-    """Raises CommandRefused, also for what a table, a program or a library might take for its end."""
+    """Raises CommandRefused, also for characters that a table or a library takes for the end of a password."""
     try:
         text = message.decode()
     except UnicodeDecodeError:
@@ -99,7 +99,7 @@ def password(message: bytes) -> str:
 
 
 def prepare(text: str) -> str:
-    """SASLprep of a query: characters that Unicode 3.2 does not have yet stay.  Raises ValueError."""
+    """SASLprep of a query: characters that are not in Unicode 3.2 stay.  Raises ValueError."""
     if text.isascii() and text.isprintable():
         return text
     mapped = (" " if stringprep.in_table_c12(char) else char for char in text if not stringprep.in_table_b1(char))

@@ -9,11 +9,11 @@
 The first letters say how the client sees channel binding (RFC 5802 6), the binding of the login to this very TLS
 connection:
 
-    n        it knows none                                    SCRAM-SHA-256
-    y        it knows one, and thinks that we do not          refused if we do: somebody took -PLUS out of what we offer
+    n        it supports none                                 SCRAM-SHA-256
+    y        it supports one, and thinks the server does not  refused if the server does: -PLUS was removed on the way
     p=TYPE   the binding follows in c=                        SCRAM-SHA-256-PLUS
 
-Whether there is such a user is not known here.  Not understood: extensions that are mandatory (m=).
+Whether the user exists is not known here.  Not understood: mandatory extensions (m=).
 """
 
 import base64
@@ -41,7 +41,7 @@ _ESCAPE = re.compile(rb"=(2C|3D)?")  # RFC 5802 5.1
 
 
 def bindings(facts: TlsFacts) -> dict[bytes, bytes]:
-    """The types of channel binding that can be had of a connection (RFC 9266, RFC 5929 3 and 4), each with its data."""
+    """The types of channel binding of a connection (RFC 9266, RFC 5929 3 and 4), each with its data."""
     known = {
         b"tls-exporter": facts.exporter,
         b"tls-unique": facts.unique,
@@ -51,7 +51,7 @@ def bindings(facts: TlsFacts) -> dict[bytes, bytes]:
 
 
 def dialogue(first: bytes, *, nonce: bytes, facts: TlsFacts, plus: bool) -> Dialogue:
-    """`nonce`: ours, never the same again."""
+    """`nonce`: of this server, never used before."""
     begun = _matched(_FIRST, first)
     user = _unescaped(begun["user"])
     if begun["other"] is not None and not is_same_user(_unescaped(begun["other"]), user):

@@ -1,7 +1,6 @@
-"""What a session of the server is waiting for, and what may come after what.
+"""States of a session of the server, and the table of transitions.
 
-The sentence of a state is what a client is told that says the wrong thing in it.  All transitions stand here; `enter`
-of the session is the only place that makes one.
+The sentence of a state is the reply to a command that is not allowed in it.  Only Session.enter changes the state.
 """
 
 from enum import Enum
@@ -27,7 +26,7 @@ TRANSITIONS = {
     State.MAIL: (State.READY, State.CHUNK, State.WAITING, State.CLOSED),
     State.RCPT: (State.READY, State.DATA, State.CHUNK, State.WAITING, State.CLOSED),
     State.DATA: (State.READY, State.WAITING, State.CLOSED),
-    # a chunk that was refused is read to its end as well: back to where it came in
+    # a refused chunk is read to its end too: back to the state that it came in
     State.CHUNK: (State.FRESH, State.READY, State.MAIL, State.CHUNKED, State.WAITING, State.CLOSED),
     State.CHUNKED: (State.READY, State.CHUNK, State.WAITING, State.CLOSED),
     State.WAITING: (State.FRESH, State.READY, State.AUTH, State.MAIL, State.RCPT, State.CHUNKED, State.CLOSED),
@@ -37,4 +36,4 @@ TRANSITIONS = {
 GREETED = (State.READY,)
 BETWEEN_MAILS = (State.FRESH, State.READY)
 IN_MAIL = (State.MAIL, State.RCPT)
-COMMANDING = (State.FRESH, *GREETED, *IN_MAIL, State.CHUNKED)  # a command line comes next, whichever
+COMMANDING = (State.FRESH, *GREETED, *IN_MAIL, State.CHUNKED)  # a command line comes next

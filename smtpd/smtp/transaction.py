@@ -1,7 +1,7 @@
-"""One message on its way in: from MAIL until it is stored, or forgotten.
+"""A transaction: one message on its way in, from MAIL until it is stored or dropped.
 
-A transaction is begun, never cleaned: RSET drops it, the next MAIL makes another one, so nothing of a refused message
-can be left over for the next.
+A transaction is never cleaned for reuse: RSET drops it, the next MAIL makes another one, so nothing of a refused
+message is left over for the next.
 
     DataReader, ChunkReader  -->  Editor (header/editor.py)  -->  content to be stored, the trace line first
 """
@@ -15,8 +15,8 @@ from smtpd.smtp.reply import Reply
 
 
 class Transaction:
-    """`size`: bytes of content given out.  `forgotten`: it cannot be taken, and is only read to its end.
-    `recipients`: those that were accepted, and the first envelope of each."""
+    """`size`: bytes of content given out.  `forgotten`: the message is refused, and only read to its end.
+    `recipients`: those that were accepted, and the id of the first envelope of each."""
 
     __slots__ = (
         "_editor",
@@ -39,7 +39,7 @@ class Transaction:
         self.time = time  # when it began, in seconds since 1970
         self.origin = origin
         self.terms = terms
-        known = origin.user != "" or origin.address == "local"  # the kernel knows who a program of this host is
+        known = origin.user != "" or origin.address == "local"  # the kernel tells the user of a program of this host
         self.protocol = protocol_word(esmtp=origin.esmtp, utf8=terms.utf8, tls=origin.tls, auth=known)
         self.recipients: list[tuple[str, int]] = []
         self.envelopes = 0
@@ -52,7 +52,7 @@ class Transaction:
 
     @property
     def fault(self) -> Reply | None:
-        """Why the message cannot be taken; what the reader finds before what stands in the header."""
+        """Why the message cannot be taken: a fault that the reader finds, or one of the header."""
         if self.reader is not None and self.reader.fault:
             return self.reader.fault
         fault = self._editor.fault
@@ -68,7 +68,7 @@ class Transaction:
         self._trace = trace
 
     def take(self, content: bytes, *, ended: bool) -> bytes:
-        """What the reader gave out in, content to be stored out; nothing once there is a fault."""
+        """Content of the reader in, content to be stored out; nothing once there is a fault."""
         edited = self._editor.feed(content)
         if ended:
             edited += self._editor.end()

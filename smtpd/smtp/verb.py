@@ -53,7 +53,7 @@ def vrfy(session: Session, argument: str) -> None:
         raise CommandRefused(501, "5.5.4", "Syntax: VRFY name")
     if not (argument.isascii() or argument.upper().endswith(" SMTPUTF8")):  # RFC 6531 3.7.4.2
         raise CommandRefused(553, "5.6.7", "Name is not ASCII, and VRFY said no SMTPUTF8")
-    session.reply(CANNOT_VERIFY)  # RFC 5321 3.5.3: who exists is not told
+    session.reply(CANNOT_VERIFY)  # RFC 5321 3.5.3: whether a user exists is not told
 
 
 def not_implemented(session: Session, argument: str) -> None:
@@ -61,7 +61,7 @@ def not_implemented(session: Session, argument: str) -> None:
 
 
 def not_smtp(session: Session, argument: str) -> None:
-    """A browser was made to carry somebody's commands, in the body of a form."""
+    """A browser that was made to send SMTP commands in the body of a form."""
     raise CommandRefused(500, "5.5.1", "This is no HTTP server", close=True)
 
 
@@ -79,7 +79,7 @@ VERBS = {
     "MAIL": Verb(mail.mail, GREETED, reply_may_wait=True),
     "RCPT": Verb(mail.rcpt, IN_MAIL, reply_may_wait=True),
     "DATA": Verb(content.data, IN_MAIL, argument=False, ends_group=True),
-    "BDAT": Verb(content.bdat),  # checks the state itself: its chunk comes in any
+    "BDAT": Verb(content.bdat),  # checks the state itself: its chunk is read in any
     "RSET": Verb(rset, argument=False, unproductive=True, reply_may_wait=True),
     "QUIT": Verb(quit, argument=False),
     "NOOP": Verb(noop, unproductive=True),

@@ -13,17 +13,17 @@ from smtpd.smtp.xclient_attributes import XclientOverrides, parse_xclient
 
 
 def xclient(session: Session, argument: str) -> None:
-    """XCLIENT: a proxy that we trust says who the client is.  It may say so in several commands."""
+    """A proxy may send the attributes in several commands."""
     if not session.may_xclient:
         raise CommandRefused(550, "5.7.0", "XCLIENT is not for you")
-    if must_encrypt(session):  # or anybody on the way could say it
+    if must_encrypt(session):  # otherwise any host on the way could send it
         raise CommandRefused(530, "5.7.0", "Must issue a STARTTLS command first")
     said = parse_xclient(argument)
     if said.address and is_loopback(said.address) and not is_loopback(session.client.address):
         raise CommandRefused(501, "5.5.4", "Bad value of ADDR: that is another host's loopback address, not ours")
     session.drop()
     session.client = _other_client(session, said)
-    if said.login is not None or said.address is not None:  # another client is nobody before it is said who
+    if said.login is not None or said.address is not None:  # another client has not authenticated, unless LOGIN says so
         session.user = said.login or ""
     session.log("xclient", address=session.address, host=session.client.name, user=session.user)
     session.helo = ""

@@ -1,19 +1,19 @@
-"""XCLIENT, as Postfix has it: a proxy that we trust says who the client is that it speaks for.
+"""Attributes of XCLIENT, as Postfix has it: what a trusted proxy says of its client.
 
     XCLIENT NAME=mail.there.test ADDR=192.0.2.1 PORT=4711 PROTO=ESMTP HELO=there.test LOGIN=amy
 
     NAME       a host name                                       [UNAVAILABLE], [TEMPUNAVAIL]: "<unknown>"
-    ADDR       192.0.2.1, IPV6:2001:db8::1                       has to be known: the rules ask for it
+    ADDR       192.0.2.1, IPV6:2001:db8::1                       required: rules need it
     PORT       0 to 65535                                        [UNAVAILABLE]: 0
     PROTO      SMTP, ESMTP
     HELO       what the client called itself                     [UNAVAILABLE]: empty
-    LOGIN      as whom it has authenticated                      [UNAVAILABLE]: empty, as nobody
-    DESTADDR   as ADDR; which of our addresses it came to        [UNAVAILABLE]: empty
+    LOGIN      the user that it has authenticated as             [UNAVAILABLE]: empty, not authenticated
+    DESTADDR   as ADDR; the address that it connected to         [UNAVAILABLE]: empty
     DESTPORT   as PORT
 
-Values are xtext (RFC 3461 4), names and what stands in brackets go in any case.  Nobody goes by DESTADDR and DESTPORT:
-our own name, which `hostnames` has by address, is that of the banner.  Whether the proxy may say it at all is not asked
-here.
+Values are xtext (RFC 3461 4); names, and words in brackets, are read in any case.  DESTADDR and DESTPORT change
+nothing: the server's own name, which `hostnames` has by address, was in the banner.  Whether the proxy may send XCLIENT
+is checked by xclient.py.
 """
 
 import ipaddress
@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
 
 
 class XclientOverrides(NamedTuple):
-    """None: not said, it stays what it was."""
+    """None: not said, the value stays as it was."""
 
     name: str | None = None
     address: str | None = None

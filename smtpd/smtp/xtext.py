@@ -4,7 +4,7 @@
     "a+20b"               ->  "a b"
     "a+0Ab", "a=b", "+2"  ->  ValueError
 
-What it stands for ends up in lines: a control character in it is refused like a malformed code.
+Decoded text is written into lines: a control character in it is refused like a malformed code.
 """
 
 import re
@@ -26,5 +26,5 @@ def decode(text: str) -> str:
 
 
 def encode(text: str) -> str:
-    """What decode makes `text` of."""
+    """The xtext that `decode` makes `text` of."""
     return _OTHER.sub(lambda found: "".join(f"+{byte:02X}" for byte in found[0].encode()), text)

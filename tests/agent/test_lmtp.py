@@ -431,7 +431,7 @@ def test_a_server_that_falls_silent_is_waited_for_once(serve, monkeypatch):
     first, *others = [result.text for result in results]
     assert (
         first
-        == "waiting for what became of the mail: no answer in 0 seconds; the mail had been sent and may arrive twice"
+        == "waiting for the answer to the mail: no answer in 0 seconds; the mail had been sent and may arrive twice"
     )
     assert others == ["the server has fallen silent"] * 2
     assert len(server.mails) == server.connections == 1

@@ -358,13 +358,13 @@ X: the server ends the session: 421 bye
         (HELLO + "mail: a b\nS: 354 go", "telling sender and recipients: unexpected 354 go"),
         (
             HELLO + "mail: a b\nS: 250 ok\nS: 250 ok\nC:\nS: 250 ok",
-            "waiting for leave to send the mail: unexpected 250 ok",
+            "waiting for the answer to DATA: unexpected 250 ok",
         ),
         (
             HELLO + "mail: a b\nS: 250 ok\nS: 250 ok\nC:\nS: 334 ok",
-            "waiting for leave to send the mail: unexpected 334 ok",
+            "waiting for the answer to DATA: unexpected 334 ok",
         ),
-        (HELLO + "mail: a b\nS: 250 ok\nS: 250 ok\nS: 250 ok", "waiting for leave to send the mail: unexpected 250 ok"),
+        (HELLO + "mail: a b\nS: 250 ok\nS: 250 ok\nS: 250 ok", "waiting for the answer to DATA: unexpected 250 ok"),
         (
             HELLO + "mail: a b\nS: 550 no\nS: 550 no\nC:\nS: 500 RSET?",
             "waiting for the answer to RSET: unexpected 500 RSET?",
