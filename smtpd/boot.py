@@ -7,7 +7,7 @@
                                        <--   SandboxEntered(held, missing)
       Begin, when all children stand   -->     from_parent
 
-Blocking, with a deadline, and on our own parent's word only: nothing here has been written by anybody else.
+Blocking, with a deadline, and only from our own parent: nothing here comes from outside the daemon.
 """
 
 import select

@@ -1,4 +1,4 @@
-"""The noun everybody shares: an envelope, one recipient of one message, and what became of it.
+"""What all processes speak of: an envelope (one recipient of one message), and the result of its delivery.
 
     message id    31 bits, printed as 8 hex digits
     envelope id   message id above a 32 bit counter, printed as 16 hex digits
@@ -46,7 +46,7 @@ Digest = Annotated[str, msgspec.Meta(pattern=r"\A(?:[0-9a-f]{64})?\Z")]  # SHA-2
 
 
 class Kind(IntEnum):
-    """Who carries an envelope: the local delivery agents, or a relay session."""
+    """What delivers an envelope: the local delivery agents, or a relay session."""
 
     MDA = 1
     MTA = 2
@@ -100,7 +100,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     tag: Word
     esmtp: bool
     tls: bool = False  # the client's connection was encrypted
-    user: Word = ""  # as whom the client has authenticated
+    user: Word = ""  # the authenticated user
 
 
 class MailParameters(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -111,7 +111,7 @@ class MailParameters(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     require_tls: bool = False  # RFC 8689
     ret: Literal["", "FULL", "HDRS"] = ""  # RFC 3461 4.3
     envid: Word = ""  # RFC 3461 4.4, decoded
-    submitter: Path = ""  # RFC 4954 5, AUTH=: an address, or "<>" for one that nobody knows
+    submitter: Path = ""  # RFC 4954 5, AUTH=: an address, or "<>" for an unknown one
     release: Seconds = 0  # RFC 4865: not to be tried before
     deliver_by: Seconds = 0  # RFC 2852, as a time of the clock
     by_mode: Literal["", "R", "N"] = ""  # "R": give up then; "N": tell the sender, and go on

@@ -62,7 +62,7 @@ class AgentSpec:
     lmtp-unix   /path of the socket                            rcpt_to
     command     the command line                    its line
     warrant                                         its line   files: alias files; none: the user's .forward
-                                                               owner: whose those files have to be
+                                                               owner: of those files
     """
 
     kind: str
@@ -90,7 +90,7 @@ class Deliver:
     content: bytes
     by_descriptor: bool
     perhaps_delivered: bool  # look first whether it is there already
-    user: str = ""  # whose mailbox it is: not the user that the agent runs as, where the action names one
+    user: str = ""  # the recipient: not the user that the agent runs as, where the action names one
     home: str = ""  # of that user, when a userbase has it and the action names the user to run as
     digest: str = ""  # of the command or file, for a warrant
     lock: int = 0  # the number of the mailbox's lock, for an mbox
@@ -132,7 +132,7 @@ class ForwardText:
 
 @dataclass(frozen=True)
 class InProgress:
-    """A hand of the agent is at work with it; for an LMTP server it is sent again while the transaction goes on."""
+    """The agent works on it; for an LMTP server it is sent again while the transaction goes on."""
 
     number: int  # of an envelope or a request
 

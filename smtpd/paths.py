@@ -4,7 +4,7 @@
     none    /var/spool/smtpd  /var/empty  /var/run/smtpd.sock  /var/run/smtpd.pid  /var/mail
     DIR     DIR/spool         DIR/empty   DIR/smtpd.sock       DIR/smtpd.pid       DIR/mail
 
-Names only: who owns these, and whether they are there, is asked by those who open them.
+Names only: their owner, and whether they exist, is checked where they are opened.
 """
 
 import os

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from smtpd.envelope import ALIAS_FILES_MAX, CommandLine, Path, Seconds, Setting, Word
 
-LMTP_USER = "_smtpm"  # whom an lmtp action runs as that names nobody
+LMTP_USER = "_smtpm"  # the user of an lmtp action that names none
 PROGRAM_USER = "_smtpf"  # and a program that answers for a table
 
 AliasFiles = Annotated[tuple[Path, ...], Meta(max_length=ALIAS_FILES_MAX)]
@@ -22,15 +22,15 @@ AliasFiles = Annotated[tuple[Path, ...], Meta(max_length=ALIAS_FILES_MAX)]
 UNLIMITED = 2**63 - 1  # bytes of a message, where the configuration says 0
 
 LOWEST_ID = 100  # of a user who may receive; below are those that Unix systems bring along: bin, mail, www-data
-NOBODY = (65534, 65535)  # the last ids of 16 bits, which are nobody's
+NOBODY = (65534, 65535)  # the last ids of 16 bits, which no user may have
 # Ciphers that no listener has: without a certificate, without encryption, and with RSA as the way to exchange keys,
 # as crypto decrypts nothing.
 NEVER_CIPHERS = ":!aNULL:!eNULL:!kRSA"
 USUAL_PROTOCOLS = ("TLSv1.2", "TLSv1.3")  # where `protocols` is not said
 OUR_PREFIX = "_smtp"  # what the names of our own users begin with
 
-# Whom the parent starts agents for: one word of /etc/passwd, no path, no option, nothing that a terminal or a log would
-# take for more.
+# The name of a user that the parent starts agents for: one word of /etc/passwd, no path, no option, nothing that a
+# terminal or a log would take for more.
 USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}")
 
 
@@ -153,7 +153,7 @@ class Limits(Struct, frozen=True):
     failure_rate_per_network: int = 300
     auth_failure_rate: int = 10  # failed logins of an address, and of a user
 
-    greet_delay: int = 0  # seconds before the banner; who talks sooner is turned away
+    greet_delay: int = 0  # seconds before the banner; a client that talks sooner is refused
     tarpit_after: int = 5  # errors of a session that are answered at once
     tarpit: int = 2  # seconds that the answers to further ones are kept back; 0: none
 
@@ -186,7 +186,7 @@ class CaSlice(Struct, frozen=True):
 
 
 class ListenerTablesSlice(Struct, frozen=True):
-    """What lookup is asked about those who come in by a listener: its tables, empty for none."""
+    """What lookup is asked about the clients of a listener: its tables, empty for none."""
 
     number: int  # of the listener
     auth: bool = False
@@ -232,7 +232,7 @@ class Account(Struct, frozen=True):
 
 
 class AgentSlice(Struct, frozen=True):
-    """A local action as the parent and the agents need it: what is run, and as whom."""
+    """A local action as the parent and the agents need it: what is run, and as which user."""
 
     name: Word
     method: Method
@@ -271,7 +271,7 @@ class ParentSlice(Struct, frozen=True):
     sandbox_required: bool | None
     sub_addr_delim: Word = "+"
     programs: tuple[ProgramSlice, ...] = ()
-    alias_commands: Word = ""  # the user who runs what alias files name; empty: nobody does
+    alias_commands: Word = ""  # the user who runs what alias files name; empty: none does
     alias_files: AliasFiles = ()  # those that are text files
     pki: tuple[PkiSlice, ...] = ()
     ca: tuple[CaSlice, ...] = ()

@@ -1,4 +1,4 @@
-"""Local tools at the socket: who they are, how many, and one question at a time.
+"""Local tools at the control socket: their uid, how many there may be, and one question at a time.
 
     accept --> uid from the kernel --> Client: read --> question --> answer --> written --> read …
 
@@ -7,8 +7,8 @@ brings and one answer.  Whatever it sends that is not an imsg for us ends that c
 
 What it begins with may be a query instead of an imsg (ipc/query.py): the client is closed behind the answer.
 
-A master, root, may ask anything; a stranger for an SMTP session only.  A stranger has one question, and a few seconds
-for it and its answer, and is shown out.
+Root, and the user the daemon runs as, may send any request.  Any other user may ask for one SMTP session, has a few
+seconds for the question and its answer, and is then disconnected.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from smtpd.ipc.channel import Channel, ChannelClosed, VersionMismatch, Violation
 from smtpd.ipc.log import log
 
 PER_UID = 32
-UNPRIVILEGED_MAX = 128  # clients who are no masters, all together
+UNPRIVILEGED_MAX = 128  # clients without privileges, all together
 DESCRIPTORS_RESERVED = 64  # descriptors that are never a client's
-UNPRIVILEGED_TIMEOUT = 5.0  # seconds for a stranger's one question and its answer
+UNPRIVILEGED_TIMEOUT = 5.0  # seconds for the one question of a client without privileges, and its answer
 ACCEPTS_PER_TURN = 64  # accepted in one turn of the loop
 ACCEPT_PAUSE = 1.0  # seconds without accepting, when descriptors have run out
 
@@ -40,14 +40,14 @@ Queried = Callable[["Client", str], None]
 
 
 def uid_of(sock: socket.socket) -> int:
-    """Whose process connected, as the kernel says."""
+    """The uid of the process that connected, as the kernel says."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     first, second, _ = struct.unpack("3i", credentials)
     return first if sys.platform.startswith("openbsd") else second  # there uid, gid, pid; on Linux pid, uid, gid
 
 
 class Clients:
-    """All of them.  `masters`: uids that may ask anything.  `asked(client, imsg, descriptor)` gets the questions, and
+    """All of them.  `privileged_uids`: may ask anything.  `asked(client, imsg, descriptor)` gets the questions, and
     `queried(client, word)` the queries."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Clients:
         self.loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
-        """As many as wait, within reason: who may not stay is not to keep the others in the backlog."""
+        """As many as wait, up to a limit: a client that is refused must not keep others in the backlog."""
         try:
             for _ in range(ACCEPTS_PER_TURN):
                 sock, _ = self._listener.accept()
@@ -94,8 +94,8 @@ class Clients:
             self.here.add(Client(self, sock, uid))
 
     def _is_too_many(self, uid: int) -> bool:
-        # However many strangers there are, a master gets in.
-        unprivileged = len(self.here) - sum(self._of_uid[master] for master in self.privileged_uids)
+        # A privileged client gets in however many others there are.
+        unprivileged = len(self.here) - sum(self._of_uid[privileged] for privileged in self.privileged_uids)
         return (
             self._of_uid[uid] >= PER_UID
             or len(self.here) >= self._most
@@ -124,7 +124,7 @@ class Client:
         self._watch()
 
     def answer(self, imsg: Any, descriptor: int | None = None) -> None:
-        """The answer to the one question.  Who is gone is not answered; the descriptor is taken over either way."""
+        """The answer to the one question.  A client that is gone gets none; the descriptor is taken over either way."""
         self._asking = False
         if self._channel.closed:
             if descriptor is not None:
@@ -225,7 +225,7 @@ class Client:
             self.close()
 
     def _send_and_close(self, say: Callable[[], None]) -> None:
-        """A last word: it fits into the socket's buffer, or nobody reads it."""
+        """A last answer: it fits into the socket's buffer, or is lost."""
         say()
         try:
             self._channel.flush()

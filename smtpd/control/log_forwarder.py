@@ -4,8 +4,8 @@
 
 RFC 3164, facility mail; the severity is the line's first word (`warn:`, `debug:`, otherwise info), and that of what
 ends the daemon is critical.  Name and pid of a process belong to its pipe, so that none can speak for another.  What is
-in a line may have come by mail and through a process that has fallen: control characters are escaped here, whoever did
-it before.
+in a line may have come by mail and through a process that was taken over: control characters are escaped here, even if
+the sender has done it.
 
 Nothing waits for syslogd.  While it is full or away, so many lines are kept; beyond that they are counted, and the
 count is logged when there is room again.

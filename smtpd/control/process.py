@@ -2,13 +2,13 @@
 
     smtpctl --ListEnvelopes, UpdateTable, PauseListeners …--> control --the same--> queue, lookup, dispatchers …
     sendmail --session--> control --OpenSession--> the first dispatcher                    (a query: ipc/query.py)
-    everybody --log lines--> control --> /dev/log
+    all processes --log lines--> control --> /dev/log
     control --ReopenSyslog, SetVerbose--> parent
 
 SECURITY
-    Reads what any local user sends to its socket; the kernel says who that is, and only root is listened to, but for
-    who has mail to hand in: that is anybody, and gets an SMTP session and nothing else.  In a daemon that does not run
-    as root, its own user takes root's place.  Taken over, it sees the queue, has mail removed or tried and tables read
+    Reads what any local user sends to its socket; the kernel tells the user's uid.  Only root may give
+    orders; any other user gets an SMTP session to hand in mail, and nothing else.  In a daemon that does not run as
+    root, its own user takes root's place.  Taken over, it sees the queue, has mail removed or tried and tables read
     again, and forges the log.  It has no file and no network.
 """
 
@@ -61,7 +61,7 @@ PLEDGE = "stdio recvfd sendfd"
 def main() -> None:
     handed = boot.receive("control", ControlSlice)
     loop = prepare()
-    privileged_uids = frozenset({0, os.getuid()})  # before we lose it, it is that of whoever started the daemon
+    privileged_uids = frozenset({0, os.getuid()})  # before we change it: that of the user who started the daemon
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
     handed.entered(held)
     assert handed.control_socket is not None

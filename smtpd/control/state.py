@@ -3,7 +3,7 @@
     client --imsg, its number--> Questions of the one concerned --our number--> queue, scheduler, lookup
     client <--its number-- answer                                             <--
 
-What concerns every dispatcher, or everybody, is asked of all of them and added up.
+What concerns every dispatcher, or every process, is asked of all of them and added up.
 """
 
 import asyncio
@@ -125,8 +125,8 @@ class Control:
                 sums.update(answer.counters)
             client.answer(StatisticsShown(imsg.request, dict(sums)))
 
-        everybody = [questions for questions in self._questions.values() if questions.channel.peer != "parent"]
-        self._ask_all(everybody, ReportStatistics, answered)
+        processes = [questions for questions in self._questions.values() if questions.channel.peer != "parent"]
+        self._ask_all(processes, ReportStatistics, answered)
 
     def _ask_all(
         self, asked: list[RequestWindow], make: Callable[[int], Any], answered: Callable[[list[Any]], None]

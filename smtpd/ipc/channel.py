@@ -135,7 +135,7 @@ class Channel:
         return buffer
 
     def send_version(self) -> None:
-        """Queue a bare header: whoever speaks another version reads that much of it, and knows."""
+        """Queue a bare header: a peer that speaks another version reads that much, and knows."""
         self._out.append((frame.HEADER.pack(0, 0, frame.SIZE, self.peer_id, self._pid), None))
         self.bytes_waiting += frame.SIZE
 

@@ -8,7 +8,7 @@
 becomes a frozen msgspec.Struct, encoded as a msgpack array, with an entry in a Table:
 
     number      its place in the table, the `type` of a frame
-    routes      who may send it to whom; "a -> b -> c" is passed on by b, "a, b -> c" has two senders
+    routes      sender and receiver; "a -> b -> c" is passed on by b, "a, b -> c" has two senders
     answers     the request it answers
     descriptor  one comes with each frame of it, or none may
     limit       bytes of payload at the most

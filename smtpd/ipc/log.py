@@ -149,7 +149,7 @@ log = Log()
 
 
 def take_tracebacks(log: Log) -> None:
-    """What nobody catches goes to the log as well, not only to a stderr that may be nowhere."""
+    """An uncaught exception goes to the log as well, not only to a stderr that may be closed."""
 
     def excepthook(_kind: type[BaseException], error: BaseException, _traceback: object) -> None:
         log.later = None

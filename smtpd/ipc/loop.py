@@ -125,7 +125,7 @@ def connect(
     loop.set_exception_handler(_crashed)
     board = ChannelSet(loop)
     for channel in peers:
-        # A peer that goes is noticed by the parent too, which stops everybody: only its own end is ours at once.
+        # The parent notices when a peer goes, and stops the daemon.  Only the end of the parent is our end at once.
         ended = die if channel.peer == "parent" else partial(_peer_gone, board)
         board.add(channel, partial(handlers[channel.peer], state), ended)
     return board

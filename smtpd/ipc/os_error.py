@@ -1,4 +1,4 @@
-"""What the system says of a failure, in words for the log: which path, what is wrong, and who was refused.
+"""What the system says of a failure, in words for the log: which path, what is wrong, and which uid was refused.
 
     /home/bob/Maildir/new: permission denied for uid 1001
     /home/bob/Maildir/tmp/1700000000.E4d00000001.mx: No space left on device

@@ -1,7 +1,7 @@
 """Queries: what a program asks control without the table of imsgs, whose loading takes longer than all it does.
 
     session    any user's     -> a socket that speaks SMTP
-    status     the masters'   -> what is paused
+    status     root's         -> what is paused
 
 A query is a word and a line end, its answer one line: `+` and a text, with the descriptor if one belongs to it, or `-`
 and the reason.  An imsg begins with a zero byte and a query with a letter, so that both come along one socket.  They

@@ -28,7 +28,7 @@ class RequestWindow:
 
     @property
     def full(self) -> bool:
-        """The window is used up: read no further from whoever causes questions."""
+        """The window is used up: read no further from what causes requests."""
         return len(self._asked) >= self._count or self._bytes >= self._size
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class RequestWindow:
         """`imsg.request` has its answer."""
         asked, answered, size = self._asked.get(imsg.request, (None, None, 0))
         if answered is None or asked is not self.channel.question_of(type(imsg)):
-            raise Violation(f"{self.channel.peer} answers {type(imsg).__name__} to a question that nobody asked")
+            raise Violation(f"{self.channel.peer} answers {type(imsg).__name__} without a request")
         del self._asked[imsg.request]
         self._bytes -= size
         while self._waiting and not self.full:

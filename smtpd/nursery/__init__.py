@@ -1,6 +1,6 @@
 """The nursery: forks, becomes a user, and nothing else.
 
-process   its opening                              brood     the children: asked for, alive, dead
-person    which users there are, who may receive   clerk     who asks the name service
-cradle    from fork to the first line of work
+process      its opening                             children     table of forked children
+account      which users there are, and may receive  user_lookup  children that ask the name service
+child_main   a child, from fork to its work
 """

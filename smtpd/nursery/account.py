@@ -1,11 +1,11 @@
 """Which users there are, and which of them may receive mail.
 
-    verdict    who
+    verdict    user
     user       may receive
     root       uid 0, by whatever name
     daemon     a uid below 100, the last two of 16 bits (nobody), our own users
     unknown    no such user; not our own, when we are not root
-    later      whoever knows users does not answer now
+    later      the user database does not answer now
 
     judge      a user of the system: what NSS says of a name
     weigh      a user of a userbase: a uid, a gid and a home that the configuration has
@@ -30,13 +30,13 @@ LOWEST_UID = 100  # below it are the users that Unix systems bring along: bin, m
 NOBODY = (65534, 65535)
 OUR_PREFIX = "_smtp"
 OUR_USERS = tuple(OUR_PREFIX + letter for letter in "dlqscxmf")
-LMTP_USER, PROGRAM_USER = "_smtpm", "_smtpf"  # who delivers over LMTP for many, and who answers for tables
+LMTP_USER, PROGRAM_USER = "_smtpm", "_smtpf"  # run LMTP deliveries for many users, and programs that answer for tables
 _BUFFER_MAX = 1024 * 1024  # bytes of one entry with all its text
 _NOT_FOUND = (0, errno.ENOENT, errno.ESRCH)  # getpwnam(3), ERRORS
 
 
 class UserDatabaseError(Exception):
-    """Nobody knows now whether there is such a user."""
+    """The user database does not answer: there may be such a user or not."""
 
 
 class Account(NamedTuple):
@@ -72,7 +72,8 @@ def check_ids(account: Account, me: int, ours: Collection[int] = ()) -> str:
 
 
 def find_service_account(name: str, me: int) -> Account | None:
-    """The user of ours called `name`.  Who is not root has no other users, and is it.  Raises Unreachable."""
+    """The user of ours called `name`.  Not started as root there are no other
+    users, and it is our own.  Raises UserDatabaseError."""
     if me != 0:
         return Account(name, me, os.getegid(), "/")
     found = find_account(name)
@@ -82,7 +83,8 @@ def find_service_account(name: str, me: int) -> Account | None:
 def find_with_verdict(
     name: str, me: int, ours: Collection[int] = (), *, service_account: str = ""
 ) -> tuple[str, Account | None]:
-    """A user of the system, or the `servant`: the one of our own users who is there for this.  Raises Unreachable."""
+    """A user of the system, or the `service_account`: the one of our own users that is there for this.  Raises
+    UserDatabaseError."""
     if name == service_account:
         found = find_service_account(name, me)
         return "unknown" if found is None else "user", found

@@ -1,14 +1,14 @@
-"""From fork to the first line of work: what a child of the nursery does, alone, with nobody waiting in a loop.
+"""From fork to the first line of work: what a child of the nursery does, in blocking calls.
 
     run_user_lookup    a user without rights, asks NSS               name --> verdict, again and again
-    run_agent          who will it be?                                        --> "person UID GID"
+    run_agent          find the account                                       --> "person UID GID"
                        become the user, sandbox, then serve its socket        --> "ok", or "verdict reason"
     run_table_program  become its user, exec                                  --> nothing, or "verdict reason"
     run_password       stay root, without what root may, exec                 --> nothing, or "verdict reason"
 
-What it has to say goes, a line at a time, into a pipe that the nursery watches.  Whom it will be, an agent says first,
-while it is root and no user had a part in it.  Beside that pipe a child has nothing of the nursery's: an agent has its
-socket, or two, and a program its socket and a log of its own.
+A child reports by a pipe that the nursery watches, a line at a time.  An agent first reports the ids that it will have,
+while it is root and no code or file of a user had a part in it.  Beside that pipe a child has no descriptor of the
+nursery's: an agent has its socket, or two, and a program its socket and a log of its own.
 """
 
 import fcntl
@@ -59,7 +59,7 @@ class Agent(Protocol):
     def serve(self, sock: socket.socket, mailbox_socket: socket.socket | None) -> None: ...
 
 
-Prepare = Callable[[AgentSpec, str, str], Agent]  # post, user, home
+Prepare = Callable[[AgentSpec, str, str], Agent]  # spec, user, home
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class AgentSetup:
     """An agent to be."""
 
     user: str
-    account: tuple[int, int, str] | None  # uid, gid, home of a userbase; None: whom the system calls `user`
-    post: AgentSpec
+    account: tuple[int, int, str] | None  # uid, gid, home of a userbase; None: as the system has them for `user`
+    spec: AgentSpec
     program: bytes | None  # its seccomp filter; None: compile it, if this machine can
     ours: Collection[int] = ()  # uids that it must not have
 
@@ -104,7 +104,7 @@ def fork(child: Callable[..., None], *kept: int) -> int:
 
 
 def _keep_only(descriptors: tuple[int, ...]) -> range:
-    """They become 3, 4 and so on.  The channel to the parent goes, and the log, which is nobody else's to write to."""
+    """They become 3, 4 and so on.  The channel to the parent is closed, and so is the log."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     aside = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64) for descriptor in (null, null, null, *descriptors)]
     for number, descriptor in enumerate(aside):
@@ -113,13 +113,13 @@ def _keep_only(descriptors: tuple[int, ...]) -> range:
     return range(3, len(aside))
 
 
-# -- clerks ----------------------------------------------------------------------------------
+# -- user lookups ----------------------------------------------------------------------------
 
 
 def run_user_lookup(us: Ids | None, ours: Collection[int], descriptor: int) -> None:
-    """`us`: whom to be while modules of the name service work, which may speak with a server; None: stay."""
+    """`us`: the user to become, as modules of the name service may speak with a server; None: stay."""
     me = os.geteuid()
-    setproctitle("smtpd: nursery's clerk")
+    setproctitle("smtpd: nursery: user lookup")
     if us is not None:
         _become(us)
     _limit(resource.RLIMIT_DATA, MEMORY_MAX)
@@ -140,7 +140,7 @@ def _verdict(name: str, me: int, ours: Collection[int]) -> str:
 
 
 def run_agent(setup: AgentSetup, prepare: Prepare, descriptor: int, *more: int) -> None:
-    """`more`: the mailbox_socket where the agent has one, and the pipe that it reports to."""
+    """`more`: the mailbox socket where the agent has one, and the pipe that it reports to."""
     *mailbox_sockets, report = more
     try:
         agent, missing = _make(setup, prepare, report)
@@ -148,7 +148,7 @@ def run_agent(setup: AgentSetup, prepare: Prepare, descriptor: int, *more: int) 
         _say(report, " ".join(refused.args))
         return
     except Exception as error:
-        # A child of one user: the world around him may be in any state, and nobody else may feel it.
+        # A child of one user: whatever state the user's home is in, no other user may notice.
         what = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
         _say(report, f"later {what}{describe_error(error)}")
         return
@@ -166,12 +166,12 @@ def _make(setup: AgentSetup, prepare: Prepare, report: int) -> tuple[Agent, list
     _become(account.ids)
     os.umask(0o077)
     _go_home(account.home)
-    promises = PROMISES[setup.post.kind]
+    promises = PROMISES[setup.spec.kind]
     if promises is None:  # a fork bomb would take from all agents what a service manager allows us
         _limit(resource.RLIMIT_NPROC, PROCESSES_MAX)
     else:
         _limit(resource.RLIMIT_DATA, MEMORY_MAX)
-    agent = prepare(setup.post, account.name, account.home)
+    agent = prepare(setup.spec, account.name, account.home)
     os.closerange(report + 1, DESCRIPTORS_MAX)  # what the name service may have left open
     if promises is None:
         _give_up_privileges()
@@ -181,9 +181,9 @@ def _make(setup: AgentSetup, prepare: Prepare, report: int) -> tuple[Agent, list
 
 
 def _get_person(setup: AgentSetup) -> Account:
-    """Whom to become.  Raises Refused."""
+    """The account to become.  Raises AccountRefused."""
     if setup.account is None:
-        return _get_user(setup.user, setup.ours, LMTP_USER if setup.post.kind in LMTP_KINDS else "")
+        return _get_user(setup.user, setup.ours, LMTP_USER if setup.spec.kind in LMTP_KINDS else "")
     account = Account(setup.user, *setup.account)
     verdict = check_ids(account, os.geteuid(), setup.ours)
     if verdict != "user":
@@ -203,7 +203,7 @@ def _get_user(name: str, ours: Collection[int], service_account: str) -> Account
 
 
 def _become(ids: Ids) -> None:
-    """Of somebody who is not root, find_person and the like have made sure that it is us."""
+    """Not started as root, check_ids and find_service_account have made sure that it is our own user."""
     if os.geteuid() != 0:
         return
     if privilege.LINUX:
@@ -212,8 +212,8 @@ def _become(ids: Ids) -> None:
 
 
 def _give_up_privileges() -> None:
-    """All that holds those whose commands, or modules, may do what their user may; and the deny filter, which they
-    inherit."""
+    """All that confines a process whose commands, or modules, may do what its user may; and the deny filter, which it
+    inherits."""
     nursery = os.getppid()
     if privilege.LINUX:
         privilege.set_capabilities()

@@ -1,6 +1,6 @@
-"""The nursery's children: asked for, heard of, dead.
+"""Table of forked children: requested, started, ended.
 
-    LookUpUser  --------> a clerk, one of a few --------> UserLookedUp        clerk.py
+    LookUpUser  --------> one of a few children --------> UserLookedUp        user_lookup.py
     ForkAgent   --fork--> a child becomes … --line--> AgentForked             at most AGENTS_MAX
                                                       AgentNotForked
     ForkTableProgram --fork--> a child executes  --------> TableProgramForked
@@ -70,7 +70,7 @@ class StartingChild:
     pipe: int
     timer: Timer
     finished: Callable[["StartingChild", str], None]  # its last line; empty when there was none
-    ids: tuple[int, int] | None = None  # whom it was about to become, while it was still root
+    ids: tuple[int, int] | None = None  # those that it was about to have, told while it was still root
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class Agent:
 
 
 class Children:
-    """`us`: who asks NSS; `ours`: the uids that no agent of a user may have."""
+    """`us`: the user that NSS is asked as; `ours`: the uids that no agent of a user may have."""
 
     def __init__(
         self, loop: SelectorLoop, parent: Channel, prepare: Prepare, us: Ids | None, ours: Collection[int] = ()
@@ -114,7 +114,7 @@ class Children:
             self._parent.send(AgentNotForked(imsg.request, "later", "too many agents"))
             return
         files = tuple(imsg.files)
-        post = AgentSpec(
+        spec = AgentSpec(
             imsg.kind,
             imsg.target,
             imsg.wrapper,
@@ -125,7 +125,7 @@ class Children:
             imsg.shared,
             os.geteuid(),
         )
-        setup = AgentSetup(imsg.user, imsg.account, post, self._filters.get(imsg.kind), self._ours)
+        setup = AgentSetup(imsg.user, imsg.account, spec, self._filters.get(imsg.kind), self._ours)
         try:
             ours, theirs = _packets((PACKET_BUFFER, MAILBOX_BUFFER) if imsg.kind in MAILBOX_KINDS else (PACKET_BUFFER,))
         except OSError as error:
@@ -249,7 +249,7 @@ class Children:
         return pid
 
     def _hear(self, starting: StartingChild) -> None:
-        """A line is one write into a pipe, so it comes whole or not at all.  Whom it will be is said first or never."""
+        """A line is one write into a pipe, so it comes whole or not at all.  The ids come first or never."""
         try:
             data = os.read(starting.pipe, REPORT_MAX)
         except BlockingIOError:
@@ -300,8 +300,8 @@ class Children:
     # -- the end -----------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Queue is gone, so the agents end by themselves, and lookup is, so the programs do; who does not, dies with
-        us.  What a command does now, nobody hears of."""
+        """Queue is gone, so the agents end by themselves, and lookup is, so the programs do; one that does not is
+        killed with us.  The result of a command is lost now."""
         self._stopping = True
         self._lookups.stop()
         for agent in self._agents.values():

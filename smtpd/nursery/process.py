@@ -9,7 +9,7 @@ SECURITY
     Reads imsgs of the parent only: users' names, and paths and commands out of the configuration, which it does not
     look into.  Everything that may hang or read what others wrote (the name service, a home) is done by a child that
     has let go of all descriptors of ours.  It runs no command: an agent does, when it has become its user.
-    Keeps the capabilities to become somebody and to kill.  Taken over, it is any user; hence it has no configuration,
+    Keeps the capabilities to become a user and to kill.  Taken over, it is any user; hence it has no configuration,
     no channel but the parent's, and so little code.
     Agents share a memory layout with each other and with the nursery, and with nothing else.
 """
@@ -41,9 +41,10 @@ from smtpd.nursery.children import Children
 from smtpd.sandbox import privilege
 
 # setpcap lets a child give up the rest for good, before it becomes a user.  What the child that asks PAM needs is kept
-# even if there will be none, as nothing of the configuration comes here; to whoever can become anybody it adds little.
+# even if there will be none, as nothing of the configuration comes here.  What can become any user gains little
+# by it.
 CAPABILITIES = ["setuid", "setgid", "setpcap", "kill", *PASSWORD_CAPABILITIES]
-LOOK_UP_USER = "_smtpl"  # whom a child is while it asks NSS: it answers lookup in the end
+LOOK_UP_USER = "_smtpl"  # the user that a child becomes while it asks NSS: its answer goes to lookup in the end
 
 
 def main(prepare: Prepare) -> int:

@@ -1,13 +1,13 @@
-"""Who asks NSS: a few children that answer for one name after another.
+"""User lookups: a few children ask the name service, one name after another.
 
-    look_up --> line --> a clerk that is free, or a new one --verdict--> answer
+    look_up --> queue -> a child that is free, or a new one --verdict--> answer
                (bounded)        |
                                 +-- silent for LOOKUP_TIMEOUT: killed, its name and no other one is "later"
                                 +-- nothing to do for IDLE, or in service for LIFETIME: parted with
 
-A name may hang, as the directory server that it is asked from, so nobody here waits for one.  To fork for each name
-would cost more than the name, and whoever tries out names at RCPT has many.  What a clerk says is a word out of five,
-and nobody is made an agent because of it.
+A name may hang, as the directory server that is asked for it, so nothing here waits for one.  To fork for each name
+would cost more than the name, and a client that guesses names at RCPT causes many.  A child answers with one word out
+of five, and no agent is made because of it.
 """
 
 import os
@@ -25,10 +25,10 @@ from smtpd.nursery.child_main import fork, run_user_lookup
 from smtpd.sandbox import Ids
 
 CHILDREN_MAX = 4
-WAITING_MAX = 32  # names that wait for a clerk
+WAITING_MAX = 32  # names that wait for a child
 LOOKUP_TIMEOUT = 5.0  # seconds for a name
 IDLE_TIMEOUT = 10.0  # seconds without a name
-LIFETIME = 300.0  # seconds: what a module of the name service leaks or forgets ends with its clerk
+LIFETIME = 300.0  # seconds: what a module of the name service leaks or forgets ends with its child
 _VERDICT_MAX = 64  # bytes
 
 Answer = Callable[[str], None]
@@ -44,29 +44,29 @@ class LookupChild:
 
 
 class UserLookups:
-    """`us`: who they are, None: who we are; `ours`: the uids that no user may have; `now` is a clock in seconds."""
+    """`us`: the user that they become, None: our own; `ours`: the uids that no user may have; `now`: seconds."""
 
     def __init__(self, loop: SelectorLoop, us: Ids | None, ours: Collection[int], now: Callable[[], float]):
         self._loop, self._us, self._ours, self._now = loop, us, ours, now
-        self._line: deque[tuple[str, Answer]] = deque()
+        self._waiting: deque[tuple[str, Answer]] = deque()
         self._children: dict[int, LookupChild] = {}  # by pid
-        self._free: list[LookupChild] = []  # who has been so for the shortest time last, so that the others may go
+        self._free: list[LookupChild] = []  # the last one is used first, so that the others reach IDLE_TIMEOUT
 
     def look_up(self, name: str, answer: Answer) -> None:
-        if len(self._line) >= WAITING_MAX:
+        if len(self._waiting) >= WAITING_MAX:
             answer("later")
             return
-        self._line.append((name, answer))
+        self._waiting.append((name, answer))
         self._proceed()
 
     def _proceed(self) -> None:
-        while self._line and (clerk := self._maybe_clerk()) is not None:
-            self._ask(clerk, *self._line.popleft())
-        if not self._children:  # nobody will ever come to them
-            while self._line:
-                self._line.popleft()[1]("later")
+        while self._waiting and (child := self._maybe_child()) is not None:
+            self._ask(child, *self._waiting.popleft())
+        if not self._children:  # no child will ever take them
+            while self._waiting:
+                self._waiting.popleft()[1]("later")
 
-    def _maybe_clerk(self) -> LookupChild | None:
+    def _maybe_child(self) -> LookupChild | None:
         if self._free:
             return self._free.pop()
         return self._maybe_new() if len(self._children) < CHILDREN_MAX else None
@@ -85,69 +85,69 @@ class UserLookups:
                 log.warn(f"fork: {error.strerror}")
                 return None
         ours.setblocking(False)
-        clerk = self._children[pid] = LookupChild(pid, ours, self._now() + LIFETIME)
-        self._loop.watch(ours.fileno(), partial(self._hear, clerk))
-        return clerk
+        child = self._children[pid] = LookupChild(pid, ours, self._now() + LIFETIME)
+        self._loop.watch(ours.fileno(), partial(self._hear, child))
+        return child
 
-    def _ask(self, clerk: LookupChild, name: str, answer: Answer) -> None:
-        self._expect(clerk, LOOKUP_TIMEOUT, self._kill_child)
-        clerk.answer = answer
+    def _ask(self, child: LookupChild, name: str, answer: Answer) -> None:
+        self._expect(child, LOOKUP_TIMEOUT, self._kill_child)
+        child.answer = answer
         try:
-            clerk.sock.send(name.encode())
+            child.sock.send(name.encode())
         except OSError:
-            self._kill_child(clerk)
+            self._kill_child(child)
 
-    def _expect(self, clerk: LookupChild, seconds: float, action: Callable[[LookupChild], None]) -> None:
-        if clerk.timer is not None:
-            clerk.timer.cancel()
-        clerk.timer = self._loop.after(seconds, partial(action, clerk))
+    def _expect(self, child: LookupChild, seconds: float, action: Callable[[LookupChild], None]) -> None:
+        if child.timer is not None:
+            child.timer.cancel()
+        child.timer = self._loop.after(seconds, partial(action, child))
 
-    def _hear(self, clerk: LookupChild) -> None:
-        """A verdict, or its end.  One that nobody asked for is no clerk of ours any more."""
+    def _hear(self, child: LookupChild) -> None:
+        """A verdict, or its end.  One that sends a verdict unasked is killed."""
         try:
-            verdict = clerk.sock.recv(_VERDICT_MAX).decode(errors="replace")
+            verdict = child.sock.recv(_VERDICT_MAX).decode(errors="replace")
         except BlockingIOError:
             return
         except OSError:
             verdict = ""
-        if clerk.answer is None or verdict not in VERDICTS:
-            self._kill_child(clerk)
+        if child.answer is None or verdict not in VERDICTS:
+            self._kill_child(child)
             return
-        answer, clerk.answer = clerk.answer, None
+        answer, child.answer = child.answer, None
         answer(verdict)
-        if clerk.until <= self._now():
-            self._forget(clerk)
+        if child.until <= self._now():
+            self._forget(child)
         else:
-            self._expect(clerk, IDLE_TIMEOUT, self._forget)
-            self._free.append(clerk)
+            self._expect(child, IDLE_TIMEOUT, self._forget)
+            self._free.append(child)
         self._proceed()
 
-    def _kill_child(self, clerk: LookupChild) -> None:
-        """It may hang, or not be ours any more.  Who is here has not been waited for: his pid is nobody else's."""
-        os.kill(clerk.pid, signal.SIGKILL)
-        self._forget(clerk)
+    def _kill_child(self, child: LookupChild) -> None:
+        """It may hang, or have been taken over.  Not reaped yet, so the pid cannot have been reused."""
+        os.kill(child.pid, signal.SIGKILL)
+        self._forget(child)
         self._proceed()
 
     def ended(self, pid: int) -> None:
         """A child has, and its pid is not its own any more."""
-        clerk = self._children.get(pid)
-        if clerk is not None:
-            self._forget(clerk)
+        child = self._children.get(pid)
+        if child is not None:
+            self._forget(child)
             self._proceed()
 
-    def _forget(self, clerk: LookupChild) -> None:
+    def _forget(self, child: LookupChild) -> None:
         """It ends when its socket closes."""
-        del self._children[clerk.pid]
-        if clerk in self._free:
-            self._free.remove(clerk)
-        if clerk.timer is not None:
-            clerk.timer.cancel()
-        self._loop.forget(clerk.sock.fileno())
-        clerk.sock.close()
-        answer, clerk.answer = clerk.answer, None
+        del self._children[child.pid]
+        if child in self._free:
+            self._free.remove(child)
+        if child.timer is not None:
+            child.timer.cancel()
+        self._loop.forget(child.sock.fileno())
+        child.sock.close()
+        answer, child.answer = child.answer, None
         if answer is not None:
             answer("later")
 
     def stop(self) -> None:
-        for clerk in [*self._children.values()]:
-            self._forget(clerk)
+        for child in [*self._children.values()]:
+            self._forget(child)

@@ -104,9 +104,9 @@ class Agents:
     # -- others of the parent ask -----------------------------------------------------
 
     def find(self, number: int) -> Agent | None:
-        """None when it has ended by itself in the meantime.  Raises Violation for one that there never was."""
+        """None when it has ended by itself in the meantime.  Raises Violation for an unknown one."""
         if not 0 < number <= self._last:
-            raise Violation(f"queue speaks of agent {number}, which there never was")
+            raise Violation(f"unknown agent {number}")
         return self._numbers.get(number)
 
     def kill(self, agent: Agent) -> None:
@@ -140,7 +140,7 @@ class Agents:
         if self._mailbox_socket is None and kind not in MAILBOX_KINDS:
             return None
         if self._mailbox_socket is None or kind not in MAILBOX_KINDS or self._mailbox_socket[0] != pid:
-            raise Violation(f"nursery made an agent of kind {kind} with a mailbox_socket too many or too few")
+            raise Violation(f"nursery made an agent of kind {kind} with a mailbox socket too many or too few")
         mailbox_socket, self._mailbox_socket = self._mailbox_socket[1], None
         return mailbox_socket
 
@@ -156,7 +156,7 @@ class Agents:
         """The one that ended."""
         agent = self._pids.pop(imsg.pid, None)
         if agent is None:
-            raise Violation(f"nursery tells of the end of agent {imsg.pid}, which there never was")
+            raise Violation(f"AgentEnded for unknown agent {imsg.pid}")
         del self._numbers[agent.number]
         self._leave(agent.share)
         if agent.mailbox_socket is not None:
@@ -172,7 +172,7 @@ class Agents:
 
 
 def _refuse(channel: Channel, asked: StartAgent, verdict: str, reason: str = "") -> None:
-    """For good with the name: an action may run as another user than the recipient, whom the log has."""
+    """A permanent refusal names the user: an action may run as another user than the recipient, which the log has."""
     permanent = verdict in PERMANENT
     text = f"{PERMANENT[verdict]}: {asked.user}" if permanent else reason
     channel.send(AgentRefused(asked.request, permanent, text))

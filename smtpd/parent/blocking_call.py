@@ -57,7 +57,7 @@ class BlockingCalls:
         return None
 
     def end(self, patience: float) -> None:
-        """Wait so many seconds for what is left; whoever is told of something done may ask for more."""
+        """Wait so many seconds for what is left; the calls that follow from it are made too."""
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join(patience)

@@ -96,9 +96,9 @@ class CertificateUpdate:
         self._add_trouble(self.subject, reason)
 
     def take(self, channel: Channel, imsg: Answer) -> None:
-        """Raises Violation for an answer that nobody waits for."""
+        """Raises Violation for an answer that is not expected."""
         if self.asked.get(channel) is not type(imsg) or not self._is_about_subject(imsg):
-            raise Violation(f"{channel.peer} answers {type(imsg).__name__} to a question that nobody asked")
+            raise Violation(f"{channel.peer} answers {type(imsg).__name__} without a request")
         del self.asked[channel]
         match imsg:
             case KeyTaken() | CertificateTaken() | AuthoritiesTaken():

@@ -1,4 +1,4 @@
-"""The parent while everybody runs: its loop, its services, and what control asks of it."""
+"""The parent while the other processes run: its loop, its services, and what control asks of it."""
 
 import os
 import signal

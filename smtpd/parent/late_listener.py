@@ -3,7 +3,7 @@ five seconds.
 
     interface comes up --> bind, for each dispatcher --AddListener + socket--> dispatcher
 
-What cannot be bound now (somebody else has the address, or IPv6 still looks for a duplicate of it) is said once, and
+What cannot be bound now (another program has the address, or IPv6 still looks for a duplicate of it) is said once, and
 tried again for as long as it takes; it is never the daemon's end.  A socket that is bound stays: when its address goes
 and comes back, it works again.
 """

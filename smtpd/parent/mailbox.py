@@ -5,14 +5,14 @@
           --UnlockMailbox(lock)-> unlocked, and the dot-lock removed
 
     given up too     when the agent ends, or the daemon; an agent that has not let go after LOCK_MAX is killed for it
-    waited for       a lock of somebody else, as long as the service's deadline says
+    waited for       another program's lock, as long as the deadline of the request says
 
-Whose mailbox it is and what uid its owner has, the agent itself is asked for by nobody: it is the name that it was
-started for, and the ids that the nursery found.  The directory has been open since the start.  Every system call is a
+The mailbox and its owner do not come from the agent: they are the name that it was started for, and the ids that the
+nursery found.  The directory has been open since the start.  Every system call is a
 thread's.
 
-A daemon that is killed leaves NAME.lock behind, which nobody can tell from one that is in use: as any other that is
-forgotten, it counts for mailbox.STALE seconds.  The lock on the file itself ends with the processes.
+A daemon that is killed leaves NAME.lock behind, which looks like one that is in use: as any other stale lock, it
+counts for mailbox.STALE seconds.  The lock on the file itself ends with the processes.
 """
 
 import socket
@@ -111,7 +111,7 @@ class Mailboxes:
     def unlock_mailbox(self, channel: Channel, imsg: UnlockMailbox) -> None:
         check_allowed(self._configuration, channel, imsg)
         if not 0 < imsg.lock <= self._last:
-            raise Violation(f"queue gives up lock {imsg.lock}, which there never was")
+            raise Violation(f"UnlockMailbox for unknown lock {imsg.lock}")
         lock = self._locks.get(imsg.lock)
         if lock is not None:  # else its agent has ended in the meantime
             self._give_up(lock)
@@ -211,7 +211,7 @@ class Mailboxes:
 
 
 def _maybe_hold(directory: int, attempt: LockAttempt) -> LockedMailbox | None:
-    """In the thread.  None when somebody else has locked it."""
+    """In the thread.  None when another program has locked it."""
     if attempt.over:
         return None
     agent = attempt.agent

@@ -62,7 +62,7 @@ class NurseryRequests:
         """What `imsg` of the nursery answers.  Raises Violation."""
         request = self._asked.get(imsg.request)
         if request is None:
-            raise Violation(f"nursery answers {type(imsg).__name__} to a question that nobody asked")
+            raise Violation(f"nursery answers {type(imsg).__name__} without a request")
         return request
 
     def answered(self, imsg: Any, descriptor: int | None = None) -> None:

@@ -5,11 +5,11 @@
     lookup <--PasswordChecked-----+<--------------------PasswordTried-----------+
 
 Four at a time, one of a user.  After a failure that user's next one waits: 1 s, 2, 4 … 16, until a password was right
-or ten minutes have passed.  So whoever has taken lookup over guesses no faster than that.  Who has waited too long is
-answered "later"; no verdict is remembered.
+or ten minutes have passed.  So an attacker in lookup guesses no faster than that.  A request that has waited too long
+is answered "later"; no verdict is remembered.
 
-An address from which a password of the user was right has a line of its own, and waits for its own failures only: else
-anybody could keep a user out by guessing.  A user has so many of them at the most, and guessing gets as much faster.
+An address from which a password of the user was right has a queue of its own, and waits for its own failures only: else
+any client could keep a user out by guessing.  A user has so many of them at the most, and guessing gets as much faster.
 """
 
 import socket
@@ -51,7 +51,7 @@ class Check:
     address: str
     source: Source
     timer: Timer | None = None
-    judged: bool = False  # the user may log in, or is nobody's name
+    judged: bool = False  # the user may log in, or does not exist
     process: Channel | None = None  # None: in line
 
 
@@ -127,7 +127,7 @@ class Passwords:
         self._answer(check, imsg.verdict)
 
     def _gone(self, check: Check, _channel: Channel | None = None, _error: Exception | None = None) -> None:
-        """It died, says nothing, or said nonsense: the trouble of whoever wanted to log in, and of nobody else."""
+        """It died, is silent, or broke the protocol: only this login fails."""
         log.warn(f"password of {check.user}: the process that asks PAM gave no answer")
         self._answer(check, "later")
 
@@ -148,7 +148,7 @@ class Passwords:
             check.asker.send(PasswordChecked(check.request, verdict))
         self._proceed()
 
-    # -- who guesses waits -----------------------------------------------------------
+    # -- pauses after failures -----------------------------------------------------------
 
     def _count(self, check: Check, verdict: str) -> None:
         if verdict == "yes":

@@ -1,17 +1,17 @@
 """Which agent may be asked for, and what it is made for: our own slice of the configuration decides.
 
-    duty        kind                        who it is                         it has
+    duty        kind                        user                              it has
     READ        forward                     the recipient
-    DELIVER     maildir mbox lmtp command   whom the action names, else the   what the action says
+    DELIVER     maildir mbox lmtp command   the action's user, else the       what the action says
                                             recipient
     FORWARDED   warrant                     the recipient                     the action's wrapper
-    ALIASED     warrant                     whom alias-commands names         the wrapper, the alias files
+    ALIASED     warrant                     the user of alias-commands        the wrapper, the alias files
     DISCARD     never an agent's
 
     A recipient is a user of the system, or, with a userbase whose uids count, of that userbase.
     expand-only has no mailboxes, forward-only no agent but the one that reads.
 
-queue names a user, an action and a duty.  A name that nobody has is an answer; what no queue of ours would ask for, as
+queue names a user, an action and a duty.  An unknown name is an answer; what our own code would not ask for, as
 another user than the action's, is a Violation.
 """
 
@@ -36,23 +36,23 @@ class PermittedAgent:
 
     user: str
     account: tuple[int, int, str] | None  # uid, gid, home, where a userbase has them
-    post: AgentSpec
-    share: tuple[str, str]  # whose part of all agents it takes: a recipient's, or one action's
+    spec: AgentSpec
+    share: tuple[str, str]  # the quota of agents that it counts for: a recipient's, or one action's
 
     def fork(self, request: int) -> ForkAgent:
-        post = self.post
+        spec = self.spec
         return ForkAgent(
             request,
             self.user,
             self.account,
-            post.kind,
-            post.target,
-            post.wrapper,
-            post.junk,
-            post.rcpt_to,
-            post.delimiter,
-            list(post.files),
-            post.shared,
+            spec.kind,
+            spec.target,
+            spec.wrapper,
+            spec.junk,
+            spec.rcpt_to,
+            spec.delimiter,
+            list(spec.files),
+            spec.shared,
         )
 
 
@@ -83,42 +83,42 @@ class PermittedAgents:
         return action
 
     def _reading(self, asked: StartAgent) -> PermittedAgent:
-        post = AgentSpec("forward")
+        spec = AgentSpec("forward")
         if not asked.action:
-            return PermittedAgent(asked.user, None, post, (asked.user, ""))
+            return PermittedAgent(asked.user, None, spec, (asked.user, ""))
         action = self._get_action(asked)
         if action.accounts is None:
             raise _violation(asked, "an action without users of its own")
-        return self._of_recipient(asked, action, post)
+        return self._of_recipient(asked, action, spec)
 
     def _delivering(self, asked: StartAgent, action: AgentSlice) -> PermittedAgent:
-        post = self._post(action)
+        spec = self._spec(action)
         runs_as = action.user or (LMTP_USER if action.method is Method.LMTP else "")
-        return self._as_named(asked, runs_as, post) if runs_as else self._of_recipient(asked, action, post)
+        return self._as_named(asked, runs_as, spec) if runs_as else self._of_recipient(asked, action, spec)
 
     def _aliased(self, asked: StartAgent, action: AgentSlice) -> PermittedAgent:
         if not self._configuration.alias_commands:
             raise _violation(asked, "commands of alias files, which are not allowed")
-        post = self._warrant(action, self._configuration.alias_files)
-        return self._as_named(asked, self._configuration.alias_commands, post)
+        spec = self._warrant(action, self._configuration.alias_files)
+        return self._as_named(asked, self._configuration.alias_commands, spec)
 
-    def _as_named(self, asked: StartAgent, user: str, post: AgentSpec) -> PermittedAgent:
+    def _as_named(self, asked: StartAgent, user: str, spec: AgentSpec) -> PermittedAgent:
         if asked.user != user:
-            raise _violation(asked, "which runs as somebody else")
-        return PermittedAgent(user, None, post, (user, asked.action))
+            raise _violation(asked, "which runs as another user")
+        return PermittedAgent(user, None, spec, (user, asked.action))
 
-    def _of_recipient(self, asked: StartAgent, action: AgentSlice, post: AgentSpec) -> PermittedAgent:
+    def _of_recipient(self, asked: StartAgent, action: AgentSlice, spec: AgentSpec) -> PermittedAgent:
         share = (asked.user, "")
         if action.accounts is None:
-            return PermittedAgent(asked.user, None, post, share)
+            return PermittedAgent(asked.user, None, spec, share)
         account = action.accounts.get(asked.user)
         if account is None:
             raise UnknownUser
-        return PermittedAgent(asked.user, (account.uid, account.gid, account.home), post, share)
+        return PermittedAgent(asked.user, (account.uid, account.gid, account.home), spec, share)
 
     # -- what the agent has ------------------------------------------------------------
 
-    def _post(self, action: AgentSlice) -> AgentSpec:
+    def _spec(self, action: AgentSlice) -> AgentSpec:
         kind = KINDS[action.method]
         if kind == "lmtp" and action.target.startswith("/"):
             kind = "lmtp-unix"

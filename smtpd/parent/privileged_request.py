@@ -1,4 +1,4 @@
-"""What others may ask of root: a table, and who may ask.
+"""What may be asked of root, and by which process: a table.
 
     FindUser(name)                  lookup  --> a nursery child asks NSS     --> UserFound(verdict)
     StartAgent(user, action, duty)  queue   --> a nursery child becomes them --> AgentStarted + socket | AgentRefused
@@ -9,7 +9,7 @@
 
 A request that its row does not allow comes from a process that is not ours any more: Violation, the end of the daemon.
 Everything else that goes wrong is an answer.  Names go down to the nursery; a uid, a path, a command only from our own
-configuration.  The loop opens nothing and waits for nobody.
+configuration.  The loop opens nothing and does not block.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""parent -- root: starts the others, answers a few questions about names, stops everybody.
+"""parent -- root: starts the other processes, answers a few questions about names, stops them all.
 
     lookup  --FindUser------------------>          --LookUpUser------------>
             --CheckPassword------------->          --ForkPassword---------->
@@ -13,15 +13,16 @@
 SECURITY
     Reads the imsgs of its children and nothing else: no configuration text (a one-shot process without rights parses
     it), no mail, no file of a user, no key.  It is told names and looks up what they mean, by a child of the nursery;
-    it takes no uid, no path and no command from anybody.  Once everybody stands it keeps one capability, to kill, sees
-    its run directory and the directories of keys and certificates, which it opens and does not read, and starts nobody.
+    it takes no uid, no path and no command from them.  Once all processes run it keeps one capability, to kill, sees
+    its run directory and the directories of keys and certificates, which it opens and does not read, and starts none.
     Where an action is mbox it sees the directory of the mailboxes too, makes and opens files there for their users, and
     keeps what that needs: to give a file away, and to open one that is another's.  Where a listener waits for its
     interface it may still bind low ports.  A password passes through, to a process that the nursery starts for it: what
     PAM needs would be too much to keep here.
     Taken over, it could stop the daemon, read and write mailboxes, read keys, and have the nursery fork agents, and
     with them commands, for any user but root.
-    The modules that it may load are a test; whoever audits it reads this folder and half of smtpd/ipc.
+    The modules that it may load are a test.  An audit reads the files of this folder, and half of smtpd/ipc; the
+    folder start/ ran before any process had read what others wrote.
 """
 
 import os
@@ -68,7 +69,7 @@ from smtpd.paths import Paths
 
 
 def main(options: Options) -> int:
-    """The exit status, after everybody has ended."""
+    """The exit status, after all processes have ended."""
     handed = count_sockets(os.environ)
     tell_caller = daemonize(options.foreground, handed)
     manager = find_service_manager()
@@ -100,7 +101,7 @@ def main(options: Options) -> int:
         "control": from_control,
     }
     for child in started.children:
-        handler = partial(handlers.get(child.role, from_anybody_else), daemon)
+        handler = partial(handlers.get(child.role, from_others), daemon)
         ended = partial(daemon.watch.channel_ended, child)
         daemon.loop.add(child.channel, handler, ended, started.requests[child])
     tell_caller()
@@ -179,6 +180,6 @@ def from_control(daemon: Daemon, channel: Channel, imsg: object, descriptor: int
             unexpected("control", imsg)
 
 
-def from_anybody_else(daemon: Daemon, channel: Channel, imsg: object, descriptor: int | None) -> None:
-    """Once it stands, the scheduler has nothing to say to root."""
+def from_others(daemon: Daemon, channel: Channel, imsg: object, descriptor: int | None) -> None:
+    """After the start the scheduler sends nothing to root."""
     unexpected(channel.peer, imsg)

@@ -81,7 +81,7 @@ class Reload:
     def take(self, channel: Channel, imsg: Answer) -> None:
         exchange = self._exchange
         if exchange is None:
-            raise Violation(f"{channel.peer} answers {type(imsg).__name__} to a question that nobody asked")
+            raise Violation(f"{channel.peer} answers {type(imsg).__name__} without a request")
         exchange.take(channel, imsg)
         self._proceed(exchange)
 
@@ -125,7 +125,7 @@ class Reload:
             self.begin()
 
     def _lose_patience(self, exchange: CertificateUpdate) -> None:
-        """A process that keeps its answer back keeps the old keys in use, and nobody would know."""
+        """A process that does not answer keeps the old keys in use: the log has to say so."""
         self._timer = None
         if self._stopping:
             return

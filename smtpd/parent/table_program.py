@@ -1,10 +1,10 @@
-"""Programs that answer for tables: started once everybody stands, and again when they end.
+"""Programs that answer for tables: started once all processes run, and again when they end.
 
     begin --ForkTableProgram--> nursery --TableProgramForked + socket--> TakeTableProgram --> lookup
       ^                       |
       +-- pause 1, 2, 4 … 60 s +-- TableProgramEnded, TableProgramNotForked
 
-The pause is short again for one that has lived for a minute.  A program's end is logged, and is nobody else's: until
+The pause is short again for one that has lived for a minute.  A program's end is logged, and ends nothing else: until
 the next one stands, lookup answers "later".
 """
 
@@ -92,7 +92,7 @@ class TablePrograms:
     def program_ended(self, imsg: TableProgramEnded) -> None:
         program = self._pids.pop(imsg.pid, None)
         if program is None:
-            raise Violation(f"nursery tells of the end of program {imsg.pid}, which there never was")
+            raise Violation(f"TableProgramEnded for unknown program {imsg.pid}")
         if self._stopping:
             return
         end = describe_status(imsg.pid, imsg.status, None)
@@ -108,5 +108,5 @@ class TablePrograms:
     def _get_asked(self, imsg: TableProgramForked | TableProgramNotForked) -> TableProgram:
         program = self._asked.pop(imsg.request, None)
         if program is None:
-            raise Violation(f"nursery answers {type(imsg).__name__} to a question that nobody asked")
+            raise Violation(f"nursery answers {type(imsg).__name__} without a request")
         return program

@@ -1,9 +1,9 @@
-"""Who lives, who died and why, and in which order everybody stops.
+"""Supervision of the children: which one died and why, and the order of stopping.
 
     TERM, INT          every stage in turn is told Stop and waited for; a second signal waits no longer
     a child dies, or
-    breaks the rules   the reason is logged; all channels but control's close, which ends everybody at once
-    nobody left        run() returns the exit status
+    breaks the rules   the reason is logged; all channels but control's close, which ends all of them at once
+    none is left       run() returns the exit status
 
 There is no restart: what has been broken into or is broken starts again in fresh memory, by the service manager.
 """
@@ -20,7 +20,7 @@ from smtpd.ipc.log import log
 from smtpd.ipc.selector_loop import SelectorLoop, Timer
 from smtpd.parent.child import Child, describe_end
 
-# In this order: first nobody comes in, then what was accepted is made safe, and the log is passed on to the end.
+# In this order: first no client is accepted, then what was accepted is made safe, and the log is passed on to the end.
 STAGES = (("dispatcher",), ("queue",), ("lookup", "scheduler", "crypto"), ("nursery",), ("control",))
 STOP_TIMEOUTS = {"dispatcher": 15.0, "queue": 30.0}  # seconds to end what is under way, then SIGKILL
 STOP_TIMEOUT = 5.0
@@ -60,7 +60,7 @@ class Watch:
         self._kernel_log = kernel_log
         self._last_word = log_directly
         self._stopping = stopping  # told once, when the end begins
-        self._stages: list[Stage] | None = None  # still to come; None while everybody runs
+        self._stages: list[Stage] | None = None  # still to come; None while all run
         self._stage: Stage | None = None
         self._timer: Timer | None = None
         self._hurry = False
@@ -74,9 +74,9 @@ class Watch:
         self._loop.on_signal(signal.SIGCHLD, self._reap)
         self._loop.on_signal(signal.SIGTERM, self.stop)
         self._loop.on_signal(signal.SIGINT, self.stop)
-        self._reap()  # who died before there was a signal
+        self._reap()  # children that died before there was a handler
 
-    # -- somebody ended --------------------------------------------------------------
+    # -- a child ended --------------------------------------------------------------
 
     def channel_ended(self, child: Child, channel: Channel, error: Exception) -> None:
         """The channel of `child` is at its end, or brought what our own code would not have sent."""
@@ -146,7 +146,7 @@ class Watch:
             self._loop.ended = True
             return
         if "control" in self._stage.roles:
-            log.info("exiting")  # while there is still somebody to pass it on
+            log.info("exiting")  # while control still passes it on
         for child in self._living():
             self._tell_to_end(child, self._stage)
         self._timer = self._loop.after(0 if self._hurry else self._stage.patience, self._kill_stage)

@@ -1,11 +1,12 @@
-"""Whose password is it?  PAM is asked, by python-pam, under the service "smtpd" (or "other", where there is no such).
+"""Is this the password of that user?  PAM is asked, by python-pam, under the service "smtpd", or "other" where there is
+no such service.
 
     yes      it is theirs, and their account is in order
     no       it is not, or something else that another try would not change; and without asking PAM: to root, to users
              of the system itself, to an empty password
     later    a module, a server or a file is not as it should be
 
-It opens no session and sets no credentials: nobody logs in.
+It opens no session and sets no credentials: nothing logs in.
 """
 
 import ctypes
@@ -85,7 +86,7 @@ def _ask(asked: TryPassword, authenticator: Authenticator) -> PasswordTried:
     _prepare(authenticator, asked.address)
     if authenticator.authenticate(asked.user, asked.password, service=SERVICE, resetcreds=False):
         return PasswordTried("yes", "")
-    # To somebody who is not root, PAM says "wrong" of passwords that it is not able to check.
+    # Not started as root, PAM says "wrong" of passwords that it is not able to check.
     if authenticator.code in _REFUSALS and os.geteuid() == 0:
         return PasswordTried("no", _REFUSALS[authenticator.code])
     return PasswordTried("later", _printable(f"PAM: {authenticator.reason}"))
@@ -98,7 +99,7 @@ def _prepare(authenticator: Authenticator, address: str) -> None:
 
     def authenticate_client(handle: object, _flags: int) -> int:
         set_item(handle, _RHOST, _numeric(address).encode())
-        set_item(handle, _FAIL_DELAY, ctypes.cast(_NO_DELAY, ctypes.c_void_p))  # who asked us waits, and not a process
+        set_item(handle, _FAIL_DELAY, ctypes.cast(_NO_DELAY, ctypes.c_void_p))  # the parent delays the next try instead
         # Otherwise, where the system's list of modules says `nullok`, any password is right for a user who has none.
         return authenticate(handle, _DISALLOW_NULL_AUTHTOK)
 
@@ -106,7 +107,7 @@ def _prepare(authenticator: Authenticator, address: str) -> None:
 
 
 def _numeric(address: str) -> str:
-    """Empty for what is no address: whoever asks could have been taken over, and modules write it into a log of root's
+    """Empty for what is no address: lookup could have been taken over, and modules write it into a log of root's
     and look names up by it."""
     try:
         return str(ipaddress.ip_address(address))

@@ -7,10 +7,10 @@ The parent has let go of what starting it needs, so the nursery forks and execut
 fresh process for each question, that knows one password and takes it with it.  The nursery kills it after a while.
 
 SECURITY
-    Reads one imsg: a name and a password that anybody on the network may have sent.  It is root, as who may read
-    /etc/shadow is; so it does nothing else.  It has no capability but to read files and to write the audit log, sees
-    files for reading only, signals nobody, and has the deny filter of all descendants.  PAM's modules are not ours, and
-    do what they want, so it cannot be pledged; one that has to write (a tally of failures) cannot.
+    Reads one imsg: a name and a password that any client may have sent.  Only root may read /etc/shadow, so it is root,
+    and does nothing else.  It has no capability but to read files and to write the audit log, sees files for reading
+    only, signals no process, and has the deny filter of all descendants.  PAM's modules are foreign code, so it cannot
+    be pledged; a module that has to write (a tally of failures) fails.
     Taken over, it says "yes", reads what root reads, and speaks as root to whatever listens on a socket of this host.
 """
 

@@ -100,7 +100,7 @@ def _ids(user: str | Ids | None) -> Ids | None:
     if ids is None and user is not None:
         raise SandboxUnavailable(f"user {user} (no such user)")
     if ids is not None and 0 in ids:
-        raise ValueError("root is nobody to become")
+        raise ValueError("refusing to become root")
     return ids
 
 

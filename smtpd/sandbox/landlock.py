@@ -35,7 +35,7 @@ _NEWEST = (IOCTL_DEV << 1) - 1  # from ABI 5 on
 _LETTERS = {
     "r": READ_FILE | READ_DIR,
     "w": WRITE_FILE | TRUNCATE,
-    "x": EXECUTE | READ_FILE,  # Landlock wants both of who runs a file
+    "x": EXECUTE | READ_FILE,  # Landlock wants both for running a file
     "c": MAKE_REG | MAKE_DIR | REMOVE_FILE | REMOVE_DIR | REFER,
 }
 

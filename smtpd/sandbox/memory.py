@@ -43,8 +43,8 @@ _checked: tuple[int, list[str]] | None = None  # how much code there was, and wh
 
 
 def check() -> list[str]:
-    """Seal what can be sealed; one text for each mapping that stays writable and executable.  Who forks sandboxed
-    children does it once for all.  Raises OSError where there is no /proc."""
+    """Seal what can be sealed; one text for each mapping that stays writable and executable.  A process that forks
+    sandboxed children does it once for all.  Raises OSError where there is no /proc."""
     global _checked
     if _checked is None or _checked[0] != _code():
         if writable := executable_writable_mappings():

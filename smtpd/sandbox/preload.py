@@ -37,7 +37,8 @@ _LOADED = (ast, concurrent.futures.thread, tokenize, tracemalloc, unicodedata, w
 
 @cache
 def rehearse() -> None:
-    """Fetch what comes late, while the disk is still there.  Who forks sandboxed children does it once for all."""
+    """Fetch what comes late, while the disk is still there.  A process that forks sandboxed children does
+    it once for all."""
     os.environ.setdefault("TZ", ":/etc/localtime")  # with TZ unset, glibc looks at that file for every time of day
     time.tzset()
     time.strftime("%c")

@@ -40,8 +40,8 @@ def test_the_status_of_a_command_is_not_lost(status):
 
 STATE = """
 import signal
-from smtpd.ipc.signal_disposition import own_signals
-own_signals()
+from smtpd.ipc.signal_disposition import reset_signals
+reset_signals()
 ignored = {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
 print(sorted(n.name for n in ignored), sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
 """

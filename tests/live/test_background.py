@@ -129,7 +129,7 @@ def test_a_log_that_nobody_takes_is_told_where_the_daemon_was_started(make_daemo
     os.kill(pid, signal.SIGTERM)
     until(lambda: not lives(pid), what="its end")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "smtpd: warn: nobody takes the log at /dev/log yet: start a syslogd, or smtpd with -d\n"
+    assert done.stderr == "smtpd: warn: no syslogd listens at /dev/log yet: start one, or smtpd with -d\n"
 
 
 @pytest.fixture

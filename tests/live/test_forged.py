@@ -48,7 +48,7 @@ REASONS = {
     "a stray descriptor": "descriptor that belongs to no imsg|more descriptors than may wait",
     "without its descriptor": "without its descriptor",
     "when it stands already": "unexpected",
-    "the answer to no question": "that nobody asked",
+    "the answer to no question": "without a request",
     "of what there is not": "which is not its own|has not begun|twice at a time|not in flight",
 }
 
@@ -121,11 +121,11 @@ IMPOSSIBLE = [
     ("queue", CONF, StartAgent(1, "bin", "local", Duty.ALIASED), "commands of alias files, which are not allowed"),
     ("queue", LMTP, StartAgent(1, "root", "lmtp", Duty.DELIVER), "which runs as somebody else"),
     ("queue", CONF, LockMailbox(1, 1), "does not enable"),
-    ("queue", MBOX, LockMailbox(1, 1), "never was"),
-    ("queue", MBOX, UnlockMailbox(1), "never was"),
-    ("nursery", CONF, TableProgramEnded(1, 0), "never was"),
-    ("queue", CONF, EndAgent(99), "never was"),
-    ("nursery", CONF, AgentEnded(1, 0), "never was"),
+    ("queue", MBOX, LockMailbox(1, 1), "unknown"),
+    ("queue", MBOX, UnlockMailbox(1), "unknown"),
+    ("nursery", CONF, TableProgramEnded(1, 0), "unknown"),
+    ("queue", CONF, EndAgent(99), "unknown"),
+    ("nursery", CONF, AgentEnded(1, 0), "unknown"),
     ("control", CONF, ReopenSyslog(), "the log goes to stderr"),
 ]
 

@@ -364,4 +364,4 @@ def test_an_expansion_that_nobody_asked_for_is_the_end(taken):
     lookup = taken("lookup")
     lookup.say("queue", EnvelopeExpanded(99, [to("bob")]))
     assert lookup.daemon.ended() == 1
-    assert "lookup answers EnvelopeExpanded to a question that nobody asked" in lookup.daemon.log
+    assert "lookup answers EnvelopeExpanded without a request" in lookup.daemon.log

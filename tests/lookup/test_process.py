@@ -355,7 +355,7 @@ def test_it_ends_with_its_parent(process):
 def test_what_its_peer_may_not_send_ends_it(process):
     process.tell("queue", ForwardRead(9, "none", b"", ""))
     assert process.child.wait(10) == 1
-    assert b"a question that nobody asked" in process.child.stderr.read()
+    assert b"without a request" in process.child.stderr.read()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's uid is to be seen")

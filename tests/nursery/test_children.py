@@ -38,7 +38,7 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.nursery import account, child_main
-from smtpd.nursery import children as brood_module
+from smtpd.nursery import children as children_module
 from smtpd.nursery.account import LMTP_USER, OUR_USERS, PROGRAM_USER
 from smtpd.nursery.children import Children
 from smtpd.nursery.process import from_parent
@@ -389,7 +389,7 @@ def test_it_is_killed_when_the_parent_says_so_and_nobody_else_is(world):
 
 @pytest.mark.parametrize("kind", WITH_COMMANDS)
 def test_one_with_commands_is_asked_to_end_them_and_killed_when_it_does_not(world, kind, monkeypatch):
-    monkeypatch.setattr(brood_module, "COMMANDS_EXIT_TIMEOUT", 0.2)
+    monkeypatch.setattr(children_module, "COMMANDS_EXIT_TIMEOUT", 0.2)
     forked = world.ask(agent(1, USER, kind))
     (sock,) = world.sockets
     sock.send(b"stay")
@@ -407,7 +407,7 @@ def test_commands_do_not_outlive_the_daemon(world, kind):
 
 
 def test_a_pid_that_came_back_is_not_killed_for_another_s_sake(world):
-    old = brood_module.Agent(os.getpid(), True)  # ended, and its pid is that of this process now
+    old = children_module.Agent(os.getpid(), True)  # ended, and its pid is that of this process now
     world.children._kill(old)
 
 
@@ -501,7 +501,7 @@ def test_who_asks_PAM_has_a_channel_and_one_answer(world, process):
 
 
 def test_one_that_hangs_is_killed(make_world, monkeypatch):
-    monkeypatch.setattr(brood_module, "PASSWORD_TIMEOUT", 0.3)
+    monkeypatch.setattr(children_module, "PASSWORD_TIMEOUT", 0.3)
     world = make_world()
     ours, theirs = socket.socketpair()
     world.parent.send(ForkPassword(), theirs.detach())
@@ -556,11 +556,11 @@ def test_a_child_that_dies_without_a_word_is_later(make_world):
         os.kill(os.getpid(), signal.SIGKILL)
 
     refused = make_world(prepare).ask(agent(1, USER))
-    assert refused == AgentNotForked(1, "later", brood_module.NO_REPORT)
+    assert refused == AgentNotForked(1, "later", children_module.NO_REPORT)
 
 
 def test_a_child_that_hangs_is_killed_and_others_do_not_wait_for_it(make_world, monkeypatch):
-    monkeypatch.setattr(brood_module, "START_TIMEOUT", 0.3)
+    monkeypatch.setattr(children_module, "START_TIMEOUT", 0.3)
 
     def prepare(*told):
         signal.pause()
@@ -570,7 +570,7 @@ def test_a_child_that_hangs_is_killed_and_others_do_not_wait_for_it(make_world, 
     world.parent.send(LookUpUser(2, "root"))
     first, second = world.answers(2)
     assert first == UserLookedUp(2, "root")
-    assert second == AgentNotForked(1, "later", brood_module.TOO_LATE)
+    assert second == AgentNotForked(1, "later", children_module.TOO_LATE)
     while world.children._agents:
         world.loop.turn()
 
@@ -596,11 +596,11 @@ def test_what_a_child_says_when_it_is_its_user_does_not_make_it_another(make_wor
 
 @pytest.mark.parametrize("line", ["person", "person 0", "person -1 0", "person a b", "person ٣ 1", "person 1 2 3"])
 def test_only_numbers_are_ids(line):
-    assert brood_module._ids_in(line) is None
+    assert children_module._ids_in(line) is None
 
 
 def test_more_than_may_be_at_once_is_later(make_world, monkeypatch):
-    monkeypatch.setattr(brood_module, "AGENTS_MAX", 2)
+    monkeypatch.setattr(children_module, "AGENTS_MAX", 2)
     world = make_world()
     for number in (1, 2):
         assert isinstance(world.ask(agent(number, USER)), AgentForked)
@@ -650,10 +650,10 @@ def _scarce(call, left):
 
 def test_a_memory_limit_only_ever_goes_down():
     program = (
-        "import resource; from smtpd.nursery import cradle\n"
+        "import resource; from smtpd.nursery import child_main\n"
         "for hard in (2**32, 2**28):\n"
         "    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))\n"
-        "    cradle._limit(resource.RLIMIT_DATA, cradle.MEMORY_MAX)\n"
+        "    child_main._limit(resource.RLIMIT_DATA, child_main.MEMORY_MAX)\n"
         "    print(resource.getrlimit(resource.RLIMIT_DATA)[1])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -663,8 +663,8 @@ def test_a_memory_limit_only_ever_goes_down():
 @pytest.mark.parametrize("line", [b"later a\x01b\tc", b"later " + b"\xff" * 990, b"\x1b[2J", b"daemon \xe2\x80\xa8\r"])
 def test_what_a_child_says_is_never_more_than_the_parent_can_read(monkeypatch, line):
     """The parent ends the daemon over an imsg that does not fit."""
-    monkeypatch.setattr(brood_module, "be_program", lambda *more: os.write(more[-1], line + b"\n"))
-    monkeypatch.setattr(brood_module, "be_agent", lambda *more: os.write(more[-1], line + b"\n"))
+    monkeypatch.setattr(children_module, "run_table_program", lambda *more: os.write(more[-1], line + b"\n"))
+    monkeypatch.setattr(children_module, "run_agent", lambda *more: os.write(more[-1], line + b"\n"))
     world = World()
     try:
         world.children.fork_program(ForkTableProgram(1, "x" * 256, ["/bin/true"]), os.open("/dev/null", os.O_WRONLY))

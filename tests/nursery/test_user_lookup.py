@@ -36,8 +36,8 @@ class World:
     def __init__(self, us=None):
         self.loop = SelectorLoop()
         self.time = 0.0
-        self.clerks = UserLookups(self.loop, us, {4711}, lambda: self.time)
-        self.seen = set()  # pids of all clerks
+        self.lookups = UserLookups(self.loop, us, {4711}, lambda: self.time)
+        self.seen = set()  # pids of all children
         self.loop.on_signal(signal.SIGCHLD, self.reap)
 
     def reap(self):
@@ -46,14 +46,14 @@ class World:
             if pid == 0:
                 return
             self.seen.discard(pid)
-            self.clerks.ended(pid)
+            self.lookups.ended(pid)
 
     def begin(self, *asked):
         """The verdicts, as far as they have come."""
         verdicts = {}
         for name in asked:
-            self.clerks.look_up(name, lambda verdict, name=name: verdicts.setdefault(name, verdict))
-            self.seen |= {*self.clerks._lookups}
+            self.lookups.look_up(name, lambda verdict, name=name: verdicts.setdefault(name, verdict))
+            self.seen |= {*self.lookups._children}
         return verdicts
 
     def until(self, condition):
@@ -68,9 +68,9 @@ class World:
         return verdicts
 
     def close(self):
-        for pid in self.clerks._lookups:
+        for pid in self.lookups._children:
             os.kill(pid, signal.SIGKILL)
-        self.clerks.stop()
+        self.lookups.stop()
         self.until(lambda: not self.seen)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -78,7 +78,7 @@ class World:
 
 @pytest.fixture
 def make_world(monkeypatch):
-    monkeypatch.setattr(child_main, "find_person", names)
+    monkeypatch.setattr(child_main, "find_account", names)
     made = []
 
     def make(**more):
@@ -95,7 +95,7 @@ def world(make_world):
     return make_world()
 
 
-def test_one_clerk_answers_for_one_name_after_another(world):
+def test_one_child_answers_for_one_name_after_another(world):
     for _ in range(3):
         assert world.ask("user1") == {"user1": "user"}
         assert world.ask("nobody-here") == {"nobody-here": "unknown"}
@@ -123,17 +123,17 @@ def test_a_name_that_hangs_is_later_and_keeps_no_other_waiting(world, monkeypatc
     assert set(verdicts.values()) == {"user"}
     world.until(lambda: verdicts.get("hangs") == "later")
     assert world.ask("user5") == {"user5": "user"}
-    world.until(lambda: len(world.seen) == len(world.clerks._lookups))  # killed and waited for
+    world.until(lambda: len(world.seen) == len(world.lookups._children))  # killed and waited for
 
 
-def test_when_all_clerks_hang_the_others_get_new_ones(world, monkeypatch):
+def test_when_all_children_hang_the_others_get_new_ones(world, monkeypatch):
     monkeypatch.setattr(user_lookup, "LOOKUP_TIMEOUT", 0.2)
     hanging = world.begin(*["hangs"] * CHILDREN_MAX)
     assert world.ask("user1") == {"user1": "user"}
     assert hanging == {"hangs": "later"}
 
 
-def test_a_clerk_that_dies_costs_one_name(world):
+def test_a_child_that_dies_costs_one_name(world):
     assert world.ask("dies", "user1") == {"dies": "later", "user1": "user"}
 
 
@@ -145,9 +145,9 @@ def test_one_that_died_while_nobody_asked_is_not_asked_any_more(world):
     assert world.ask("user1") == {"user1": "user"}
 
 
-def test_a_clerk_has_nothing_but_its_socket(world, monkeypatch):
+def test_a_child_has_nothing_but_its_socket(world, monkeypatch):
     secret = os.dup(0)
-    monkeypatch.setattr(child_main, "find_person", lambda _: _only(len(os.listdir("/proc/self/fd")) == 5))
+    monkeypatch.setattr(child_main, "find_account", lambda _: _only(len(os.listdir("/proc/self/fd")) == 5))
     assert world.ask("user1") == {"user1": "user"}  # 0, 1, 2, its socket, and what lists them
     os.close(secret)
 
@@ -160,7 +160,7 @@ def test_it_leaves_when_there_is_nothing_to_do(world, monkeypatch):
     monkeypatch.setattr(user_lookup, "IDLE_TIMEOUT", 0.05)
     world.ask("user1", "user2")
     world.until(lambda: not world.seen)
-    assert not world.clerks._lookups
+    assert not world.lookups._children
 
 
 def test_it_leaves_after_its_time_however_much_there_is_to_do(world):
@@ -180,7 +180,7 @@ def test_a_word_that_is_no_verdict_ends_who_said_it(world, monkeypatch, said):
             sock.send(said)
             signal.pause()
 
-    monkeypatch.setattr(user_lookup, "be_clerk", speak)
+    monkeypatch.setattr(user_lookup, "run_user_lookup", speak)
     assert world.ask("user1") == {"user1": "later"}
     world.until(lambda: not world.seen)
 
@@ -195,7 +195,7 @@ def test_a_word_that_nobody_asked_for_answers_nothing(world, monkeypatch):
             sock.send(b"user")
             signal.pause()
 
-    monkeypatch.setattr(user_lookup, "be_clerk", speak)
+    monkeypatch.setattr(user_lookup, "run_user_lookup", speak)
     assert world.ask("user1") == {"user1": "unknown"}
     world.until(lambda: not world.seen)
 

@@ -105,7 +105,7 @@ def test_an_answer_that_comes_while_another_is_waited_for_is_kept(make_world):
 def test_an_answer_to_what_nobody_asked_is_a_violation(make_world, role, imsg):
     world = make_world(role)
     world.say(role, imsg)
-    with pytest.raises(CannotStart, match=f"{role} broke the rules: answers {type(imsg).__name__} to a question"):
+    with pytest.raises(CannotStart, match=f"{role} broke the rules: answers {type(imsg).__name__} without a request"):
         world.next_of(role)
 
 

@@ -71,7 +71,7 @@ ALLOWED = [
 @pytest.mark.parametrize("slice, user, action, duty, account, post", ALLOWED, ids=lambda value: str(value)[:12])
 def test_what_queue_may_ask_for_is_forked_as_the_configuration_says(slice, user, action, duty, account, post):
     permitted = PermittedAgents(slice).get_permitted(StartAgent(1, user, action, duty))
-    assert (permitted.user, permitted.account, permitted.post) == (user, account, post)
+    assert (permitted.user, permitted.account, permitted.spec) == (user, account, post)
     files = list(post.files)
     described = (post.kind, post.target, post.wrapper, post.junk, post.rcpt_to, post.delimiter, files, post.shared)
     assert permitted.fork(7) == ForkAgent(7, user, account, *described)
@@ -133,9 +133,9 @@ def test_whatever_is_asked_nobody_becomes_whom_the_configuration_does_not_have(s
 
 def check(slice: ParentSlice, found: PermittedAgent, user, name, duty):
     action = {action.name: action for action in ACTIONS}.get(name)
-    assert found.user == user and found.post.kind in PROMISES
+    assert found.user == user and found.spec.kind in PROMISES
     assert (found.account is not None) == (action is not None and action.accounts is not None and duty != Duty.ALIASED)
     if duty == Duty.DELIVER and action.user:
         assert user == action.user
     if duty == Duty.ALIASED:
-        assert user == slice.alias_commands and found.post.files == slice.alias_files
+        assert user == slice.alias_commands and found.spec.files == slice.alias_files

@@ -419,7 +419,7 @@ def test_without_certificates_a_HUP_says_that_there_are_none(make_world, capfd):
 )
 def test_an_answer_that_nobody_asked_for_is_a_violation(make_world, seat, imsg):
     world = make_world()
-    with pytest.raises(Violation, match="nobody asked"):
+    with pytest.raises(Violation, match="without a request"):
         world.reload.take(world.ours[seat], imsg)
 
 
@@ -429,9 +429,9 @@ def test_an_answer_for_something_else_is_a_violation(make_world, imsg):
     crypto, *dispatchers = world.ours.values()
     exchange = CertificateUpdate(world.configuration, crypto, dispatchers)
     exchange.send_files([os.open("/dev/null", os.O_RDONLY) for _ in range(3)])
-    with pytest.raises(Violation, match="nobody asked"):
+    with pytest.raises(Violation, match="without a request"):
         exchange.take(dispatchers[0], imsg)
-    with pytest.raises(Violation, match="nobody asked"):
+    with pytest.raises(Violation, match="without a request"):
         exchange.take(crypto, KeyTaken("b.test", ONE, ""))
     for channel in world.theirs.values():
         world.loop.flush()

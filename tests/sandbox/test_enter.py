@@ -110,7 +110,7 @@ def test_after_a_chroot_the_inside_of_the_root_is_the_root(fresh_python, tmp_pat
         ("sandbox.enter(None, None, 'stdio', unveil=[('/', '')])", 'ValueError unveil knows r, w, x and c, not ""'),
         ("sandbox.enter(None, None, 'stdio', unveil=[('/no/such', 'r')])", "FileNotFoundError"),
         pytest.param(
-            "sandbox.enter(sandbox.Ids(0, 0), None, 'stdio')", "ValueError root is nobody to become", marks=needs_root
+            "sandbox.enter(sandbox.Ids(0, 0), None, 'stdio')", "ValueError refusing to become root", marks=needs_root
         ),
         pytest.param(
             "sandbox.enter('nobody-at-all', None, 'stdio')",

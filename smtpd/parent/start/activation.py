@@ -1,6 +1,6 @@
 """Sockets that the service manager has bound for us: sd_listen_fds(3), without its library.
 
-    LISTEN_PID  who they are for           LISTEN_FDS  how many, from descriptor 3 on
+    LISTEN_PID  the receiving pid          LISTEN_FDS  how many, from descriptor 3 on
 
 A listener takes the one with its address and port, and binds nothing itself.  A wildcard address is an address like any
 other: one that takes everything is not for a listener that wants one address.  What no listener takes is closed, and
@@ -22,7 +22,7 @@ BOTH_FAMILIES = "it takes IPv4 too: say BindIPv6Only=ipv6-only, and listen for e
 
 
 def count_sockets(environment: MutableMapping[str, str]) -> int:
-    """How many there are for us.  Nobody whom we start is to find the variables."""
+    """How many there are for us.  The variables are removed, so that no child inherits them."""
     pid, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
     environment.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isascii() or not count.isdecimal() or len(count) > 4:
@@ -60,7 +60,7 @@ class InheritedSockets:
         return self._sockets.pop((canonical_address(listener.address), listener.port), None)
 
     def close(self) -> None:
-        """Whoever wanted one has it."""
+        """Every listener has taken its own."""
         for found in self._sockets.values():
             log.warn(
                 f"socket {describe_socket(found)} of the service manager is not used: "
@@ -71,7 +71,7 @@ class InheritedSockets:
 
 
 def find_objection(found: socket.socket) -> str | None:
-    """Why nobody can use it."""
+    """Why it cannot be used."""
     if found.family not in (socket.AF_INET, socket.AF_INET6) or found.type != socket.SOCK_STREAM:
         return "it is not of TCP"
     if not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

@@ -95,7 +95,7 @@ class ChildAnswers:
             del self._expected[child]
             self._given[child] = imsg
         elif isinstance(imsg, _ANSWERS) or child.channel.question_of(type(imsg)) is not None:
-            raise Violation(f"answers {type(imsg).__name__} to a question that nobody asked")
+            raise Violation(f"answers {type(imsg).__name__} without a request")
         else:
             self._requests.append((child, (imsg, descriptor)))
             if Counter(asker for asker, _ in self._requests)[child] > REQUESTS_MAX:

@@ -61,7 +61,7 @@ from smtpd.slice import ListenerSlice, ParentSlice
 
 CONFIGURATION_TIMEOUT = 30.0  # seconds; names of listeners may have to be resolved
 SANDBOX_TIMEOUT = 30.0  # seconds; queue waits up to 10 for the lock on its spool
-PRIVILEGED_PORTS = 1024  # the first one that anybody may bind
+PRIVILEGED_PORTS = 1024  # the first one that needs no privilege
 ADDRESS_IN_USE_TIMEOUT = 3.0  # seconds that an address may still be in use
 
 
@@ -145,7 +145,7 @@ def boot(state: StartState, manager: ServiceManager) -> Started:
     )
 
 
-# -- before anybody is started ---------------------------------------------------------
+# -- before any process is started ---------------------------------------------------------
 
 
 def _confine_all(state: StartState) -> None:
@@ -318,7 +318,7 @@ def _required(state: StartState) -> bool:
     return os.geteuid() == 0 if said is None else said
 
 
-# -- everybody stands --------------------------------------------------------------------------
+# -- all processes have started --------------------------------------------------------------------------
 
 
 def _await_sandboxes(state: StartState) -> None:

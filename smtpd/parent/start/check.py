@@ -1,6 +1,6 @@
-"""What must hold before anybody is started: the users are there, and nobody but root can change what root uses.
+"""What must hold before any process is started: the users exist, and only root can change what root uses.
 
-Each raises CannotStart, trust.Untrusted or OSError.  Who is not root checks nothing: nobody lends that user any rights.
+Each raises CannotStart, trust.Untrusted or OSError.  Skipped when not started as root.
 """
 
 import os
@@ -39,7 +39,7 @@ def check_start(options: Options, places: Paths) -> None:
 
 
 def _check_users() -> None:
-    """Each process has a uid that is nobody else's."""
+    """Each process has a uid of its own."""
     found: dict[int, str] = {}
     for name in USERS:
         ids = sandbox.find_ids(name)
@@ -60,6 +60,6 @@ def check_configured(options: Options, configuration: ParentSlice) -> None:
 
 
 def check_reachable(options: Options, path: str) -> None:
-    """Nobody but root decides what is found under the name `path`.  Who may write into it is another question."""
+    """Only root decides what is found under the name `path`.  Who may write into it is checked elsewhere."""
     if os.geteuid() == 0 and not options.insecure_paths:
         trust.check_path(os.path.dirname(os.path.realpath(path)))

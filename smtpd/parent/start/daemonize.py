@@ -11,7 +11,7 @@ EX_FAILED = 1
 
 
 def daemonize(foreground: bool, kept: int = 0) -> Callable[[], None]:
-    """Let go of what whoever started us left open, and of their session unless in the foreground.  `kept`: so many
+    """Close what the caller left open, and leave the caller's session unless in the foreground.  `kept`: so many
     descriptors from 3 on are ours.
 
     Call what is returned when the start has succeeded: until then the process that was started waits, so that its exit
@@ -42,11 +42,11 @@ def _leave_session() -> Callable[[], None]:
     reading, writing = os.pipe()
     if os.fork() != 0:
         os.close(writing)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whoever waits for the start may give up
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the user who waits for the start may interrupt it
         os._exit(0 if os.read(reading, 1) else EX_FAILED)
     os.close(reading)
     os.setsid()
-    os.dup2(0, 1)  # whoever reads our stdout to its end, as ssh does, is not to wait for ours
+    os.dup2(0, 1)  # a caller that reads our stdout to its end, as ssh does, must not wait for the daemon
 
     def started() -> None:
         os.write(writing, b"\0")

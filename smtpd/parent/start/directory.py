@@ -17,7 +17,7 @@ class DirectoryError(Exception):
 
 
 def make_directory(path: str, owner: Ids, mode: int) -> None:
-    """Make the directory `path` if there is none; one that is there must be its owner's and writable by nobody else.
+    """Make the directory `path` if there is none; one that is there must be its owner's and writable by no other user.
     Raises Unfit or OSError."""
     above, name = os.path.split(path)
     parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

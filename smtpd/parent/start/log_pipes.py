@@ -20,7 +20,7 @@ _OF_NO_FAILURE = ("info: ", "debug: ")
 
 
 class StderrLog:
-    """Everybody writes to the one descriptor."""
+    """All processes write to the one descriptor."""
 
     syslog = None
 
@@ -70,7 +70,7 @@ class LogPipes:
             control.send(TakeLog(name, self._pids.get(name, 0)), os.dup(reading))
         syslog = self.syslog.connect()
         if syslog is None:
-            text = f"nobody takes the log at {SYSLOG} yet: start a syslogd, or smtpd with -d"
+            text = f"no syslogd listens at {SYSLOG} yet: start one, or smtpd with -d"
             log.warn(text)
             self._tell(f"warn: {text}")
         else:

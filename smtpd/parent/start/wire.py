@@ -1,4 +1,4 @@
-"""Who is joined to whom: a socketpair for each two processes between which the table has an arrow.
+"""The sockets between processes: a socketpair for each two of them between which the table has an arrow.
 
 With several dispatchers each has sockets of its own; no arrow goes from one to another.  None goes to crypto either:
 what a dispatcher has there are sockets for one signature at a time, which keep their packets apart.
