@@ -40,7 +40,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5, help="medians of so many (default 5)")
     parser.add_argument("--only", default=",".join(SERVERS), help="servers, with commas: " + ", ".join(SERVERS))
     parser.add_argument("--directory", default="/var/tmp", help="on the disk to measure on (default /var/tmp)")
-    parser.add_argument("--ground", help=argparse.SUPPRESS)  # the directory, for the part in the namespaces
+    parser.add_argument("--testbed", help=argparse.SUPPRESS)  # the directory, for the part in the namespaces
     return parser.parse_args()
 
 
@@ -56,7 +56,7 @@ def main():
     subprocess.run(["sh", str(TOP / "tests/peers.sh")], check=True)
     directory = tempfile.mkdtemp(prefix="smtpd-bench-", dir=options.directory)
     try:
-        return subprocess.run(unshared([*sys.argv[1:], "--ground", directory])).returncode
+        return subprocess.run(unshared([*sys.argv[1:], "--testbed", directory])).returncode
     except KeyboardInterrupt:
         return 130
     finally:

@@ -1,4 +1,4 @@
-"""Clients that say that they send no more, by FIN or close_notify, and go on reading: all they sent is answered."""
+"""Half-closed connections: a client that ends its side by FIN or close_notify, and reads on, is answered to the end."""
 
 import asyncio
 import socket
@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from smtpd.dispatcher.inbound import connection as module
+from smtpd.dispatcher.inbound import connection as connection_module
 from smtpd.imsg import (
     CheckCredentials,
     ExpandRecipient,
@@ -27,14 +27,14 @@ MAIL = b"MAIL FROM:<amy@there.test>\r\nRCPT TO:<bob@here.test>\r\n"
 CONTENT = b"Subject: x\r\n\r\nhello\r\n"
 
 
-class Way:
-    """How a client comes, and how it says that it sends no more."""
+class Transport:
+    """How a client connects, and how it says that it sends no more."""
 
     def __init__(self, name, listener=None, version=None, *, close_notify=False, fin=False, local=False):
         self.name, self.listener, self.version = name, listener, version
         self.close_notify, self.fin, self.local = close_notify, fin, local
 
-    async def come(self, harness):
+    async def connect(self, harness):
         if self.local:
             return await program(harness)
         client = await harness.client()
@@ -44,7 +44,7 @@ class Way:
             client.tls = await TlsClient(client.reader, client.writer, context).shake()
         return client
 
-    def end(self, client):
+    def end_input(self, client):
         if self.close_notify:
             client.writer.write(client.tls.close_notify())
         if self.fin:
@@ -52,28 +52,47 @@ class Way:
 
 
 TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
-WAYS = [
-    Way("tcp", fin=True),
-    Way("local", fin=True, local=True),
+TRANSPORTS = [
+    Transport("tcp", fin=True),
+    Transport("local", fin=True, local=True),
     *(
-        Way(f"{version.name} {'and '.join(words)}", SMTPS, version, **dict.fromkeys(words, True))
+        Transport(f"{version.name} {'and '.join(words)}", SMTPS, version, **dict.fromkeys(words, True))
         for version in (TLS12, TLS13)
         for words in (["close_notify"], ["close_notify", "fin"], ["fin"])
     ),
 ]
 
 
-FEW = [WAYS[0], WAYS[1], WAYS[2], WAYS[-2]]
+SOME_TRANSPORTS = [TRANSPORTS[0], TRANSPORTS[1], TRANSPORTS[2], TRANSPORTS[-2]]
 
 
-@pytest.fixture(params=WAYS, ids=lambda way: way.name)
-def way(request):
+@pytest.fixture(params=TRANSPORTS, ids=lambda transport: transport.name)
+def transport(request):
     return request.param
 
 
 @pytest.fixture
-def harness(make_harness, way):
-    return make_harness(listener=way.listener)
+def harness(make_harness, transport):
+    return make_harness(listener=transport.listener)
+
+
+async def greeted(harness, transport):
+    client = await transport.connect(harness)
+    await client.greet()
+    return client
+
+
+async def in_data(harness, transport):
+    client = await greeted(harness, transport)
+    await client.envelope()
+    await client.say("DATA", "354")
+    return client
+
+
+async def expect_end(harness, client, replies):
+    """These replies, and then the end of the connection."""
+    assert await rest(client) == replies
+    await gone(harness, client)
 
 
 async def rest(client):
@@ -85,41 +104,37 @@ async def rest(client):
 
 
 async def gone(harness, client):
-    """The connection is over as soon as the client is done, and not when some time is."""
+    """The connection is over as soon as the client has closed, and not after a timeout."""
     client.writer.close()
     await harness.until(lambda: not harness.connections)
     assert harness.statistics["smtp.session"] == 0
 
 
-def test_a_mail_is_answered_when_nothing_comes_behind_its_end(harness, way):
+def test_a_mail_is_answered_after_the_end_of_input(harness, transport):
     async def scenario():
-        client = await way.come(harness)
-        await client.greet()
-        await client.envelope()
-        await client.say("DATA", "354")
+        client = await in_data(harness, transport)
         harness.peers.hold = {StoreMessage}
         client.write(CONTENT + b".\r\n")
-        way.end(client)
+        transport.end_input(client)
         await harness.until(lambda: harness.peers.held)
         await asyncio.sleep(0.01)
         assert harness.statistics["smtp.session"] == 1  # it still counts
         harness.peers.release()
-        assert await rest(client) == ["250"]
-        await gone(harness, client)
+        await expect_end(harness, client, ["250"])
 
     harness.run(scenario())
     assert len(harness.peers.stored) == 1 and not harness.peers.forgotten
 
 
-def test_a_session_in_one_piece_is_answered_to_its_end(harness, way):
+def test_a_session_in_one_piece_is_answered_to_its_end(harness, transport):
     """Also where each of its questions has to wait; it need not even say QUIT."""
     group = MAIL + b"BDAT %d LAST\r\n" % len(CONTENT) + CONTENT
 
     async def scenario():
-        client = await way.come(harness)
+        client = await transport.connect(harness)
         harness.peers.hold = {ExpandRecipient, StoreMessage}
         client.write(b"EHLO client.test\r\n" + group + group)
-        way.end(client)
+        transport.end_input(client)
         for _ in range(2):
             await harness.until(lambda: harness.peers.held)
             harness.peers.release()
@@ -127,32 +142,29 @@ def test_a_session_in_one_piece_is_answered_to_its_end(harness, way):
             await harness.until(lambda: harness.peers.held)
             harness.peers.release()
             harness.peers.hold = {ExpandRecipient, StoreMessage}
-        assert await rest(client) == ["220", *["250"] * 7]
-        await gone(harness, client)
+        await expect_end(harness, client, ["220", *["250"] * 7])
 
     harness.run(scenario())
     assert len(harness.peers.stored) == 2
 
 
-@pytest.mark.parametrize("way", FEW, ids=lambda way: way.name, indirect=True)
+@pytest.mark.parametrize("transport", SOME_TRANSPORTS, ids=lambda transport: transport.name, indirect=True)
 @pytest.mark.parametrize(
     "piece", [b"", b"NOOP\r\n", b"NOOP\r\nQUI", b"EHLO client.test\r\nMAIL FROM:<amy@there.test>\r\n"]
 )
-def test_what_is_complete_is_answered_and_the_rest_is_not(harness, way, piece):
+def test_what_is_complete_is_answered_and_the_rest_is_not(harness, transport, piece):
     async def scenario():
-        client = await way.come(harness)
-        await client.greet()
+        client = await greeted(harness, transport)
         if piece:
             client.write(piece)
-        way.end(client)
-        assert await rest(client) == ["250"] * piece.count(b"\r\n")
-        await gone(harness, client)
+        transport.end_input(client)
+        await expect_end(harness, client, ["250"] * piece.count(b"\r\n"))
 
     harness.run(scenario())
     assert not harness.peers.stored
 
 
-@pytest.mark.parametrize("way", FEW, ids=lambda way: way.name, indirect=True)
+@pytest.mark.parametrize("transport", SOME_TRANSPORTS, ids=lambda transport: transport.name, indirect=True)
 @pytest.mark.parametrize(
     "begin, content",
     [
@@ -165,16 +177,15 @@ def test_what_is_complete_is_answered_and_the_rest_is_not(harness, way, piece):
     ],
     ids=lambda piece: str(len(piece)),
 )
-def test_the_end_of_input_is_not_the_end_of_a_mail(harness, way, begin, content):
+def test_the_end_of_input_is_not_the_end_of_a_mail(harness, transport, begin, content):
     async def scenario():
-        client = await way.come(harness)
-        await client.greet()
+        client = await greeted(harness, transport)
         await client.envelope()
         client.write(begin)
         if begin.startswith(b"DATA"):
             assert (await client.reply()).startswith("354")
         client.write(content)
-        way.end(client)
+        transport.end_input(client)
         assert [reply for reply in await rest(client) if reply != "250"] == []
         await gone(harness, client)
 
@@ -184,35 +195,31 @@ def test_the_end_of_input_is_not_the_end_of_a_mail(harness, way, begin, content)
     assert harness.dispatcher.resources.memory.used == 0
 
 
-def test_a_large_mail_whose_writing_lags_behind(harness, way):
+def test_a_large_mail_whose_writing_lags_behind(harness, transport):
     async def scenario():
-        client = await way.come(harness)
-        await client.greet()
-        await client.envelope()
-        await client.say("DATA", "354")
+        client = await in_data(harness, transport)
         harness.peers.hold = {OpenSpoolFile}
         client.write(b"x: y\r\n\r\n" + b"line\r\n" * 10_000 + b".\r\n")
-        way.end(client)
+        transport.end_input(client)
         await harness.until(lambda: harness.peers.held)
         await asyncio.sleep(0.01)
         harness.peers.release()
-        assert await rest(client) == ["250"]
-        await gone(harness, client)
+        await expect_end(harness, client, ["250"])
 
     harness.run(scenario())
     assert harness.peers.stored[1].endswith(b"\nline\n")
 
 
-def test_before_there_is_a_banner(harness, way):
+def test_before_there_is_a_banner(harness, transport):
     """While the client's name is looked for; a client that sent nothing hears the banner all the same."""
 
     async def scenario():
         harness.peers.hold = {ResolveClient}
-        client = await way.come(harness)
+        client = await transport.connect(harness)
         client.write(b"EHLO client.test\r\nNOOP\r\n")
-        way.end(client)
-        silent = await way.come(harness)
-        way.end(silent)
+        transport.end_input(client)
+        silent = await transport.connect(harness)
+        transport.end_input(silent)
         await asyncio.sleep(0.01)
         harness.peers.release()
         assert await rest(client) == ["220", "250", "250"]
@@ -223,100 +230,97 @@ def test_before_there_is_a_banner(harness, way):
     harness.run(scenario())
 
 
-def test_while_there_is_no_message_id(harness, way):
+def test_while_there_is_no_message_id(harness, transport):
     async def scenario():
-        client = await way.come(harness)
-        await client.greet()
+        client = await greeted(harness, transport)
         message_ids = harness.dispatcher.resources.message_ids
         ids = list(message_ids._ids)
         message_ids._ids.clear()
         message_ids._asked = True
         client.write(MAIL)
-        way.end(client)
+        transport.end_input(client)
         await harness.until(lambda: message_ids._waiting)
         message_ids._reserved(MessageIdsReserved(0, ids))
-        assert await rest(client) == ["250", "250"]
-        await gone(harness, client)
+        await expect_end(harness, client, ["250", "250"])
 
     harness.run(scenario())
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way.version], ids=lambda way: way.name, indirect=True)
-def test_while_a_password_is_checked(make_harness, way):
+@pytest.mark.parametrize(
+    "transport",
+    [transport for transport in TRANSPORTS if transport.version],
+    ids=lambda transport: transport.name,
+    indirect=True,
+)
+def test_while_a_password_is_checked(make_harness, transport):
     harness = make_harness(listener=SUBMISSION)
 
     async def scenario():
-        client = await way.come(harness)
-        await client.greet()
+        client = await greeted(harness, transport)
         harness.peers.hold = {CheckCredentials}
         client.write(b"AUTH PLAIN AGFteQBzZWNyZXQ=\r\n" + MAIL)
-        way.end(client)
+        transport.end_input(client)
         await harness.until(lambda: harness.peers.held)
         harness.peers.release()
-        assert await rest(client) == ["235", "250", "250"]
-        await gone(harness, client)
+        await expect_end(harness, client, ["235", "250", "250"])
 
     harness.run(scenario())
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way.version], ids=lambda way: way.name, indirect=True)
-def test_in_the_middle_of_auth(make_harness, way):
+@pytest.mark.parametrize(
+    "transport",
+    [transport for transport in TRANSPORTS if transport.version],
+    ids=lambda transport: transport.name,
+    indirect=True,
+)
+def test_in_the_middle_of_auth(make_harness, transport):
     harness = make_harness(listener=SUBMISSION)
 
     async def scenario():
-        client = await way.come(harness)
-        await client.greet()
+        client = await greeted(harness, transport)
         client.write(b"AUTH PLAIN\r\n")
-        way.end(client)
-        assert await rest(client) == ["334"]
-        await gone(harness, client)
+        transport.end_input(client)
+        await expect_end(harness, client, ["334"])
 
     harness.run(scenario())
 
 
-def test_while_a_reply_is_kept_back(make_harness, way):
-    harness = make_harness(listener=way.listener, tarpit_after=0, tarpit=0.05)
+def test_while_a_reply_is_kept_back(make_harness, transport):
+    harness = make_harness(listener=transport.listener, tarpit_after=0, tarpit=0.05)
 
     async def scenario():
-        client = await way.come(harness)
-        await client.greet()
+        client = await greeted(harness, transport)
         client.write(b"NONSENSE\r\nNONSENSE\r\nNOOP\r\n")
-        way.end(client)
-        assert await rest(client) == ["500", "500", "250"]
-        await gone(harness, client)
+        transport.end_input(client)
+        await expect_end(harness, client, ["500", "500", "250"])
 
     harness.run(scenario())
 
 
-@pytest.mark.parametrize("way", WAYS[:1], ids=lambda way: way.name, indirect=True)
+@pytest.mark.parametrize("transport", TRANSPORTS[:1], ids=lambda transport: transport.name, indirect=True)
 @pytest.mark.parametrize("early, replies", [(b"", ["220"]), (b"EHLO client.test\r\n", ["554"])])
-def test_where_the_banner_is_kept_back(make_harness, way, early, replies):
+def test_where_the_banner_is_kept_back(make_harness, transport, early, replies):
     harness = make_harness(greet_delay=0.05)
 
     async def scenario():
-        client = await way.come(harness)
+        client = await transport.connect(harness)
         client.write(early)
-        way.end(client)
-        assert await rest(client) == replies
-        await gone(harness, client)
+        transport.end_input(client)
+        await expect_end(harness, client, replies)
 
     harness.run(scenario())
 
 
-def test_a_stop_while_a_mail_of_such_a_client_is_stored(harness, way):
+def test_a_stop_while_a_mail_of_such_a_client_is_stored(harness, transport):
     async def scenario():
-        client = await way.come(harness)
-        await client.greet()
-        await client.envelope()
-        await client.say("DATA", "354")
+        client = await in_data(harness, transport)
         harness.peers.hold = {StoreMessage}
         client.write(CONTENT + b".\r\n")
-        way.end(client)
+        transport.end_input(client)
         await harness.until(lambda: harness.peers.held)
         harness.dispatcher.connections.shutdown()
         harness.peers.release()
-        assert await rest(client) == ["250", "421"]
-        await gone(harness, client)
+        await expect_end(harness, client, ["250", "421"])
 
     harness.run(scenario())
 
@@ -361,7 +365,7 @@ def test_a_proxy_that_goes_before_its_header_is_complete(make_harness, capfd):
         await gone(harness, client)
 
     harness.run(scenario())
-    assert capfd.readouterr().err == ""  # a health check is no news
+    assert capfd.readouterr().err == ""  # a health check is not logged
 
 
 def test_a_proxy_whose_client_sends_no_more(make_harness):
@@ -371,8 +375,7 @@ def test_a_proxy_whose_client_sends_no_more(make_harness):
         client = await harness.client()
         client.write(b"PROXY TCP4 192.0.2.7 192.0.2.8 1 25\r\nEHLO client.test\r\n")
         client.writer.write_eof()
-        assert await rest(client) == ["220", "250"]
-        await gone(harness, client)
+        await expect_end(harness, client, ["220", "250"])
 
     harness.run(scenario())
 
@@ -426,8 +429,7 @@ def test_all_of_a_session_in_one_piece_with_the_end_of_the_handshake(make_harnes
         tls = await shake_all_but_the_last(client, version)
         client.writer.write(tls.out.read() + tls.sealed(b"EHLO client.test\r\nNOOP\r\n") + tls.close_notify())
         client.writer.write_eof()
-        assert await rest(client) == ["220", "250", "250"]
-        await gone(harness, client)
+        await expect_end(harness, client, ["220", "250", "250"])
 
     harness.run(scenario())
 
@@ -452,14 +454,14 @@ async def shake_all_but_the_last(client, version):
 def test_a_session_whose_handshake_ends_after_its_input(make_harness, listener):
     """What came right behind the handshake is not read when the end of the input is known."""
     harness = make_harness(listener=listener)
-    commands = b"EHLO client.test\r\n" + b"NOOP\r\n" * 100  # more than LAST_FLIGHT: the last step needs a thread
+    commands = b"EHLO client.test\r\n" + b"NOOP\r\n" * 100  # more than FINISHED_MAX: the last step needs a thread
 
     async def scenario():
         client = await harness.client()
         if listener is STARTTLS:
             await client.greet()
             await client.say("STARTTLS", "220")
-        (member,) = harness.connections
+        (connection,) = harness.connections
         tls = await shake_all_but_the_last(client, TLS13)
         names = harness.dispatcher.resources.names._names
         names._answers["127.0.0.1"] = "client.test", harness.loop.time() + 60
@@ -474,7 +476,7 @@ def test_a_session_whose_handshake_ends_after_its_input(make_harness, listener):
         await harness.until(lambda: harness.crypto.waiting == waiting + SIGNING_SOCKETS)
         client.writer.write(tls.out.read() + tls.sealed(commands))
         client.writer.write_eof()
-        await harness.until(lambda: member.stream.eof)
+        await harness.until(lambda: connection.stream.eof)
         harness.crypto.go.set()
         assert await rest(client) == ["220"] * (listener is SMTPS) + ["250"] * 101
         for other in peers:
@@ -490,17 +492,16 @@ def test_a_session_whose_handshake_ends_after_its_input(make_harness, listener):
 HELP = 5000  # lines, whose answers are more than the sockets take
 
 
-async def deaf(harness, way):
+async def deaf(harness, transport):
     """A client that has asked for a megabyte, has said that it sends no more, and does not read."""
-    client = await way.come(harness)
-    await client.greet()
-    (member,) = harness.connections
-    member.stream.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    client = await greeted(harness, transport)
+    (connection,) = harness.connections
+    connection.stream.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
     client.writer.transport.pause_reading()
     client.write(b"HELP\r\n" * HELP)
-    way.end(client)
-    await harness.until(lambda: member._finished or not member.stream.client_reads)
-    assert member.stream.transport.get_write_buffer_size()
+    transport.end_input(client)
+    await harness.until(lambda: connection._finished or not connection.stream.client_reads)
+    assert connection.stream.transport.get_write_buffer_size()
     return client
 
 
@@ -516,14 +517,16 @@ async def count_answers(client):
     return found.count(b"214 ")
 
 
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
-def test_a_client_that_does_not_read_is_cut_by_the_usual_timeout(make_harness, way, monkeypatch):
-    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.02)
-    harness = make_harness(listener=way.listener, timeout=0.2, max_errors=HELP)
+@pytest.mark.parametrize(
+    "transport", [TRANSPORTS[0], TRANSPORTS[-2]], ids=lambda transport: transport.name, indirect=True
+)
+def test_a_client_that_does_not_read_is_cut_by_the_usual_timeout(make_harness, transport, monkeypatch):
+    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.02)
+    harness = make_harness(listener=transport.listener, timeout=0.2, max_errors=HELP)
 
     async def scenario():
         begun = harness.loop.time()
-        client = await deaf(harness, way)
+        client = await deaf(harness, transport)
         while harness.connections:
             harness.dispatcher.connections._swept = 0.0
             harness.dispatcher.connections.sweep(harness.loop.time())
@@ -535,14 +538,16 @@ def test_a_client_that_does_not_read_is_cut_by_the_usual_timeout(make_harness, w
     assert harness.statistics["smtp.session"] == 0
 
 
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
-def test_a_client_that_reads_late_hears_all_of_it(make_harness, way, monkeypatch):
+@pytest.mark.parametrize(
+    "transport", [TRANSPORTS[0], TRANSPORTS[-2]], ids=lambda transport: transport.name, indirect=True
+)
+def test_a_client_that_reads_late_hears_all_of_it(make_harness, transport, monkeypatch):
     """Later than one that has said something wrong is waited for: its mails may have been stored."""
-    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.02)
-    harness = make_harness(listener=way.listener, max_errors=HELP)
+    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.02)
+    harness = make_harness(listener=transport.listener, max_errors=HELP)
 
     async def scenario():
-        client = await deaf(harness, way)
+        client = await deaf(harness, transport)
         await asyncio.sleep(0.1)
         client.writer.transport.resume_reading()
         assert await count_answers(client) == HELP
@@ -551,13 +556,15 @@ def test_a_client_that_reads_late_hears_all_of_it(make_harness, way, monkeypatch
     harness.run(scenario())
 
 
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[-2]], ids=lambda way: way.name, indirect=True)
-def test_a_stop_does_not_wait_long_for_a_client_that_does_not_read(make_harness, way, monkeypatch):
-    harness = make_harness(listener=way.listener, max_errors=HELP)
+@pytest.mark.parametrize(
+    "transport", [TRANSPORTS[0], TRANSPORTS[-2]], ids=lambda transport: transport.name, indirect=True
+)
+def test_a_stop_does_not_wait_long_for_a_client_that_does_not_read(make_harness, transport, monkeypatch):
+    harness = make_harness(listener=transport.listener, max_errors=HELP)
 
     async def scenario():
-        client = await deaf(harness, way)
-        monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.02)
+        client = await deaf(harness, transport)
+        monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.02)
         harness.dispatcher.connections.shutdown()
         await harness.until(lambda: not harness.connections)
         client.writer.transport.abort()
