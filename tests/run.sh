@@ -72,9 +72,9 @@ end_of() {
     return $ended
 }
 
-# pytest's arguments: in so many processes; what they run next is taken from those that have most left
+# pytest's arguments: in so many processes, each file in one of them, as its tests may share a daemon
 side_by_side() {
-    echo "-n $1 --dist worksteal"
+    echo "-n $1 --dist loadfile"
 }
 
 if [ -z "${ROOM:-}" ]; then
@@ -84,7 +84,7 @@ if [ -z "${ROOM:-}" ]; then
 fi
 workers=${WORKERS:-$(nproc)}
 each=$(side_by_side "$workers")
-waiting=$(side_by_side $((2 * workers)))
+waiting="$(side_by_side $((2 * workers))) --no-loadscope-reorder" # tests/live/conftest.py has the order
 rooms=tests
 # shellcheck disable=SC2086  # rooms and options are words
 if [ -n "${ROOM:-}" ]; then

@@ -25,7 +25,7 @@ import pytest
 from tests.live.impostor import Impostor
 from tests.live.loaded import load_programs
 from tests.trusted import OPTIONS
-from tests.unique import MARK
+from tests.unique import MARK, free_port
 
 TOP = Path(__file__).parent.parent.parent
 PYTHON = sys.executable
@@ -41,8 +41,15 @@ match from any for local action "local"
 """
 
 
+# The files that take longest, which are begun first, so that none is left alone in the end.
+LONGEST = ["tls_scan", "corpus", "death", "takeover", "forged", "tls_key", "tls_reload", "tls_flood", "tls_protocol"]
+LONGEST += ["load", "mbox", "kill"]
+
+
 def pytest_collection_modifyitems(items):
     """Of all tests of a run, not only of those in here."""
+    order = {Path(__file__).parent / f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
     if os.geteuid() != 0:
         for item in items:
             if item.path.parent == Path(__file__).parent and item.path.name != "test_ordinary.py":
@@ -134,12 +141,6 @@ def alice(users):
 @pytest.fixture(scope="session")
 def bob(users):
     return users.make("smtpd-bob")
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 class Daemon:

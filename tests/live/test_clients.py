@@ -19,9 +19,10 @@ import pytest
 
 from tests.live import peer, submission
 from tests.live.certificate import Authority
-from tests.live.conftest import Daemon, empty_maildir, free_port, mails, started, until
+from tests.live.conftest import Daemon, empty_maildir, mails, started, until
 from tests.live.recipient import logged
 from tests.live.submission import assert_same, assert_unsaid, letter
+from tests.unique import free_port
 
 CONF = """
 ca clients cert "{{directory}}/clients.ca"

@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 from tests.live import dovecot as peer
-from tests.live.conftest import COMPLETE, empty_maildir, free_port, mails, running, until
+from tests.live.conftest import COMPLETE, empty_maildir, mails, running, until
 from tests.live.recipient import envelopes
+from tests.unique import free_port
 
 CONF = """
 listen on 127.0.0.1 port {{port}}

@@ -20,8 +20,9 @@ from aiosmtpd.lmtp import LMTP
 from tests.corpus import Encoded, Refused, all_mails, expected
 from tests.live import corpus_ways as ways
 from tests.live import dovecot as peer
-from tests.live.conftest import free_port, mails, running, until
+from tests.live.conftest import mails, running, until
 from tests.live.recipient import envelopes
+from tests.unique import free_port
 
 CONF = """
 smtp limit max-mails 100000

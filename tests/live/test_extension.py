@@ -10,8 +10,9 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.lmtp import LMTP
 
 from tests.live import submission
-from tests.live.conftest import Daemon, empty_maildir, free_port, mails, started, until
+from tests.live.conftest import Daemon, empty_maildir, mails, started, until
 from tests.live.encrypted import careless
+from tests.unique import free_port
 
 PASSWORD = "correct-horse-battery"
 CONF = """

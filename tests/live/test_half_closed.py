@@ -9,9 +9,10 @@ import ssl
 import pytest
 
 from tests.live.certificate import Authority
-from tests.live.conftest import Daemon, empty_maildir, free_port, mails, started, until
+from tests.live.conftest import Daemon, empty_maildir, mails, started, until
 from tests.live.encrypted import Client, careless
 from tests.live.peer import run
+from tests.unique import free_port
 
 CONF = """
 pki mx.here.test cert "{{directory}}/mx.crt"

@@ -12,8 +12,9 @@ import pytest
 
 from tests.live import dovecot as peer
 from tests.live import reader
-from tests.live.conftest import empty_maildir, free_port, mails, running, until
+from tests.live.conftest import empty_maildir, mails, running, until
 from tests.live.recipient import envelopes
+from tests.unique import free_port
 
 pytestmark = pytest.mark.skipif(peer.MISSING is not None, reason=str(peer.MISSING))
 

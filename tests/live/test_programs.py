@@ -10,8 +10,9 @@ import pytest
 
 from tests.bench.testbed import PEERS, POPULATION
 from tests.live import dovecot as peer
-from tests.live.conftest import TOP, free_port
+from tests.live.conftest import TOP
 from tests.namespace import unshare
+from tests.unique import free_port
 
 POSTFIX = Path(__file__).with_name("postfix.py")
 BODY = "\n{quote}From here\n.\nend\n"

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from tests.live import dovecot, reader
-from tests.live.conftest import free_port, until
+from tests.live.conftest import until
+from tests.unique import free_port
 
 CONF = """
 listen on 127.0.0.1 port {port}

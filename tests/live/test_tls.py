@@ -8,8 +8,9 @@ import subprocess
 import pytest
 
 from tests.live.certificate import Authority
-from tests.live.conftest import Daemon, empty_maildir, free_port, mails, started, until
+from tests.live.conftest import Daemon, empty_maildir, mails, started, until
 from tests.live.encrypted import Client, careless, showing
+from tests.unique import free_port
 
 CONF = """
 pki first.test cert "{{directory}}/first.crt"

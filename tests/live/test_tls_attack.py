@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from tests.live.certificate import Authority
-from tests.live.conftest import Daemon, empty_maildir, free_port, mails, started, until
+from tests.live.conftest import Daemon, empty_maildir, mails, started, until
 from tests.live.encrypted import Client, careless
+from tests.unique import free_port
 
 CONF = """
 pki mx.here.test cert "{{directory}}/mx.crt"

@@ -18,8 +18,9 @@ import pytest
 from smtpd.dispatcher.inbound.connections import SWEEP_INTERVAL
 from smtpd.dispatcher.inbound.handshake import HANDSHAKE_TIMEOUT
 from tests.live.certificate import Authority, Identity, certify
-from tests.live.conftest import Daemon, free_port, started, until
+from tests.live.conftest import Daemon, started, until
 from tests.live.encrypted import Client, careless, showing
+from tests.unique import free_port
 
 CONF = """
 smtp limit max-sessions 20000

@@ -6,9 +6,10 @@ import ssl
 import pytest
 
 from tests.live.certificate import Authority
-from tests.live.conftest import Daemon, free_port, started, until
+from tests.live.conftest import Daemon, started, until
 from tests.live.encrypted import Client, careless
 from tests.secret import found_in, numbers
+from tests.unique import free_port
 
 CONF = """
 pki rsa cert "{{directory}}/rsa.crt"

@@ -10,7 +10,8 @@ import subprocess
 import pytest
 
 from tests.live.certificate import Authority
-from tests.live.conftest import Daemon, free_port, started
+from tests.live.conftest import Daemon, started
+from tests.unique import free_port
 
 KINDS = ("rsa", "rsa3072", "p256", "p384")
 PKIS = "".join(

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.live.certificate import Authority
-from tests.live.conftest import Daemon, free_port, started
+from tests.live.conftest import Daemon, started
+from tests.unique import free_port
 
 CONF = """
 pki rsa cert "{{directory}}/rsa.crt"

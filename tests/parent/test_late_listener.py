@@ -13,13 +13,9 @@ from smtpd.parent.late_listener import LateListeners
 from smtpd.parent.start.bind import find_late
 from smtpd.slice import ListenerSlice
 from tests.parent.conftest import ends
+from tests.unique import free_port
 
 LOOPBACK = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def listener(interface=LOOPBACK, address="", port=None, number=7, family=4):
