@@ -2,7 +2,8 @@
 
     process      the opening: which process may say what to us
     state        what the process holds
-    reservation  blocks of message ids, for the dispatchers
+    reservation  which message id belongs to which process
+    message_ids  blocks of free ids, and those of our own
     incoming     messages that are being received
     scan         the envelopes that were in the spool at the start, for the scheduler
     listing      pages of the queue, for smtpctl

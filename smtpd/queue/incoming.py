@@ -9,14 +9,12 @@ The envelopes come along another channel than the rest, so the end may be announ
 More than announced, a second end, an id that is not theirs: nobody of ours does that, so it is fatal.
 """
 
-import asyncio
 import errno
 import hashlib
 import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from smtpd.envelope import (
     INLINE_MAX,
@@ -45,6 +43,7 @@ from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.os_error import describe_error
 from smtpd.queue.delivery.expiry import expiry, find_fault
+from smtpd.queue.message_ids import Blocks
 from smtpd.queue.reservation import Reservations
 from smtpd.queue.store.disk import Disk
 from smtpd.queue.store.spool import ContentDamaged, store_error
@@ -53,7 +52,6 @@ from smtpd.queue.store.store import Add, Envelope, Message, StoreBroken, StoreFu
 NO_SPACE = 452, "4.3.1", "Insufficient system storage"
 TROUBLE = 451, "4.3.0", "Temporary failure"
 DEFAULT_LIFETIME = 4 * 86400  # seconds, of an envelope whose action the configuration does not have any more
-RETRY_DELAY = 1.0  # seconds until the store is asked again for free ids
 
 
 class _Receiving:
@@ -80,15 +78,15 @@ class Incoming:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
         disk: Disk,
         reservations: Reservations,
+        blocks: Blocks,
         lifetimes: dict[str, int],
         lane_of: Callable[[Recipient], int],
         submitted: Callable[[list[Schedule]], None],
         now: Callable[[], float] = time.time,
     ):
-        self._loop, self._disk, self._reservations, self._now = loop, disk, reservations, now
+        self._disk, self._reservations, self._blocks, self._now = disk, reservations, blocks, now
         self._lifetimes, self._lane_of, self._submitted = lifetimes, lane_of, submitted
         self._receiving: dict[int, _Receiving] = {}
 
@@ -104,20 +102,7 @@ class Incoming:
     # -- ids --------------------------------------------------------------------------------------------------------
 
     def reserve(self, channel: Channel, imsg: ReserveMessageIds) -> None:
-        first, last = self._reservations.advance()
-        done = partial(self._reserve, channel, imsg, first, last)
-        self._disk.read(partial(self._disk.store.messages, first, last), done)
-
-    def _reserve(
-        self, channel: Channel, imsg: ReserveMessageIds, first: int, last: int, taken: Any, error: Any
-    ) -> None:
-        if error is not None:
-            log.warn(f"cannot look for free message ids: {error}")
-            self._loop.call_later(RETRY_DELAY, self.reserve, channel, imsg)
-        elif ids := self._reservations.reserve(channel.number, first, last, taken):
-            channel.send(MessageIdsReserved(imsg.request, ids))
-        else:
-            self.reserve(channel, imsg)
+        self._blocks.reserve(channel.number, lambda ids: channel.send(MessageIdsReserved(imsg.request, ids)))
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
-"""Message ids: handed to the dispatchers in blocks, each id for one message of one dispatcher.
+"""Which message id belongs to which process: handed out in blocks, each id for one message of one dispatcher.
 
     start (random) … ascending … 2^31 - 1, 1 … ascending
 
 Ascending, so that rows are appended and not strewn.  A block leaves out what the store has and what is still reserved;
-that matters after a wrap, and after a start in the middle of old mail.
+that matters after a wrap, and after a start in the middle of old mail.  A block may also be the queue's own, for
+messages that it makes itself (message_ids.py).
 """
 
 from collections.abc import Container
@@ -12,6 +13,7 @@ from smtpd.envelope import MESSAGE_ID_MAX, message_text
 from smtpd.ipc.channel import Violation
 
 BLOCK_SIZE = 1024
+QUEUE = -1  # the owner of the queue's own ids: no dispatcher has this number
 RESERVED_MAX = 1024 * 1024  # ids that one dispatcher may hold: more than it can have sessions
 
 
@@ -20,7 +22,7 @@ class Reservations:
 
     def __init__(self, first: int):
         self._next = first
-        self._owner: dict[int, int] = {}  # id -> number of the dispatcher that it was handed to
+        self._owner: dict[int, int] = {}  # id -> number of the dispatcher that it was handed to, or QUEUE
         self._held: dict[int, int] = {}  # number of a dispatcher -> how many it holds
 
     def advance(self) -> tuple[int, int]:
@@ -46,8 +48,8 @@ class Reservations:
             raise Violation(f"dispatcher {dispatcher} names message {message_text(message)}, which is not its own")
 
     def check_any(self, message: int) -> None:
-        """As check, for who works for any of them."""
-        if message not in self._owner:
+        """As check, for a process that works for all dispatchers."""
+        if self._owner.get(message, QUEUE) == QUEUE:
             raise Violation(f"message {message_text(message)} has not begun, or has ended already")
 
     def spend(self, message: int) -> None:

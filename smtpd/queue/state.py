@@ -27,6 +27,7 @@ from smtpd.queue.delivery.in_flight import InFlight
 from smtpd.queue.delivery.reexpansion import Reexpansions
 from smtpd.queue.incoming import Incoming
 from smtpd.queue.listing import Listing
+from smtpd.queue.message_ids import Blocks, OwnIds
 from smtpd.queue.reservation import Reservations
 from smtpd.queue.scan import Scan
 from smtpd.queue.store.disk import Disk
@@ -75,8 +76,10 @@ class Queue:
             self.statistics,
         )
         reservations = Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX))
+        blocks = Blocks(loop, self.disk, reservations)
+        self.own_ids = OwnIds(blocks, reservations)
         lifetimes = {action.name: action.lifetime for action in configuration.actions}
-        self.incoming = Incoming(loop, self.disk, reservations, lifetimes, routing.lane_of, self.submit, now)
+        self.incoming = Incoming(self.disk, reservations, blocks, lifetimes, routing.lane_of, self.submit, now)
         self.scan = Scan(loop, self.disk, self.conclusions.quarantine, routing.lane)
         self.listing = Listing(self.disk, self.in_flight)
         self._submitted: list[Schedule] = []
@@ -104,6 +107,7 @@ class Queue:
 
     def begin(self) -> None:
         """The scheduler asks for what it wants to know."""
+        self.own_ids.refill()
 
     def report(self, channel: Channel, imsg: ReportStatistics) -> None:
         gauges = {

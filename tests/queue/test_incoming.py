@@ -22,7 +22,7 @@ from smtpd.imsg import (
     StoreMessage,
 )
 from smtpd.ipc.channel import Violation
-from smtpd.queue import incoming, process
+from smtpd.queue import incoming, message_ids, process
 from smtpd.queue.agents.routing import AgentRouting
 from smtpd.queue.store.store import StoreBroken, StoreFull
 from tests.queue.conftest import CONTENT, ORIGIN, TERMS, configuration, recipient
@@ -263,7 +263,7 @@ def test_a_spool_file_that_cannot_be_made_is_refused(house, tmp_path):
 
 
 def test_ids_wait_for_a_store_that_cannot_be_read(make_house, monkeypatch):
-    monkeypatch.setattr(incoming, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(message_ids, "RETRY_DELAY", 0.01)
     store = Faulty(RAMStore())
     store.faults["messages"] = times(2, StoreBroken)
     house = make_house(store)

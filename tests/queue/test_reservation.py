@@ -5,9 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpd.envelope import MESSAGE_ID_MAX
+from smtpd.imsg import Begin
 from smtpd.ipc.channel import Violation
 from smtpd.queue import reservation
-from smtpd.queue.reservation import BLOCK_SIZE, Reservations
+from smtpd.queue.message_ids import OWN_MIN
+from smtpd.queue.reservation import BLOCK_SIZE, QUEUE, Reservations
 
 
 def reserve(reservations, dispatcher=0, taken=()):
@@ -88,3 +90,39 @@ def test_no_id_belongs_to_two(steps, start):
             out[id] = dispatcher
     for id, owner in out.items():
         reservations.check(owner, id)
+
+
+# -- the queue's own ids -----------------------------------------------------------------------------------------------
+
+
+def test_no_other_process_can_name_an_id_of_the_queues_own():
+    reservations = Reservations(1)
+    reserve(reservations, dispatcher=QUEUE)
+    with pytest.raises(Violation):
+        reservations.check_any(5)
+    with pytest.raises(Violation):
+        reservations.check(0, 5)
+
+
+def test_own_ids_are_at_hand_and_no_dispatcher_gets_them(house):
+    own = house.queue.own_ids
+    assert own.maybe_take() is None  # which fetches the first block
+    house.until(lambda: len(own._ids) == BLOCK_SIZE)
+    taken = [own.maybe_take() for _ in range(2 * BLOCK_SIZE - OWN_MIN) if house.until(lambda: own._ids) is None]
+    assert len({*taken}) == len(taken) and None not in taken
+    assert not {*taken} & {*house.reserve(), *house.reserve()}
+
+
+def test_the_first_own_ids_are_fetched_when_the_daemon_begins(house):
+    house.say("parent", Begin())
+    house.until(lambda: house.queue.own_ids._ids)
+
+
+def test_an_own_id_is_left_out_until_it_is_spent(house):
+    own, reservations = house.queue.own_ids, house.queue.incoming._reservations
+    house.say("parent", Begin())
+    house.until(lambda: own._ids)
+    id = own.maybe_take()
+    assert reservations.reserve(0, id, id, set()) == []
+    own.spend(id)
+    assert reservations.reserve(0, id, id, set()) == [id]
