@@ -24,13 +24,10 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from smtpd.sandbox import Ids
+from smtpd.slice import LOWEST_ID, NOBODY, OUR_PREFIX
 
 VERDICTS = frozenset(("user", "root", "daemon", "unknown", "later"))
-LOWEST_UID = 100  # below it are the users that Unix systems bring along: bin, mail, www-data
-NOBODY = (65534, 65535)
-OUR_PREFIX = "_smtp"
 OUR_USERS = tuple(OUR_PREFIX + letter for letter in "dlqscxmf")
-LMTP_USER, PROGRAM_USER = "_smtpm", "_smtpf"  # run LMTP deliveries for many users, and programs that answer for tables
 _BUFFER_MAX = 1024 * 1024  # bytes of one entry with all its text
 _NOT_FOUND = (0, errno.ENOENT, errno.ESRCH)  # getpwnam(3), ERRORS
 
@@ -66,7 +63,7 @@ def check_ids(account: Account, me: int, ours: Collection[int] = ()) -> str:
         return "root"
     if me != 0:
         return "user" if account.uid == me else "unknown"
-    if account.uid < LOWEST_UID or account.uid in NOBODY or account.gid == 0 or account.uid in ours:
+    if account.uid < LOWEST_ID or account.uid in NOBODY or account.gid == 0 or account.uid in ours:
         return "daemon"
     return "user"
 

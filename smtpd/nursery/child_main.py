@@ -28,8 +28,6 @@ from smtpd.errand import PROMISES, AgentSpec
 from smtpd.ipc.os_error import describe_error, error_path
 from smtpd.ipc.selector_loop import SIGNALS, forget_signals
 from smtpd.nursery.account import (
-    LMTP_USER,
-    PROGRAM_USER,
     Account,
     UserDatabaseError,
     check_entry,
@@ -38,6 +36,7 @@ from smtpd.nursery.account import (
     find_with_verdict,
 )
 from smtpd.sandbox import Ids, privilege
+from smtpd.slice import LMTP_USER, PROGRAM_USER
 
 EX_SOFTWARE = 70
 MEMORY_MAX = 512 * 1024 * 1024  # bytes of data of one agent
