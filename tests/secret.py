@@ -11,6 +11,7 @@ import contextlib
 import re
 from pathlib import Path
 
+import re2
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -84,7 +85,16 @@ def found_in(pid, *keys):
         for form, pieces in forms(key).items():
             for piece in pieces:
                 wanted.setdefault(piece, set()).add((at, *form))
+    some = _one_of(wanted)
     found = set()
     for content in memory(pid):
-        found.update(*(of for piece, of in wanted.items() if piece in content))
+        if some.search(content):
+            found.update(*(of for piece, of in wanted.items() if piece in content))
     return found
+
+
+def _one_of(pieces):
+    """A pattern that looks for all of them at once: they are many, and most of the memory has none."""
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    return re2.compile("|".join("".join(f"\\x{byte:02x}" for byte in piece) for piece in pieces).encode(), options)
