@@ -1,19 +1,19 @@
-"""Domains that are written in different ways and mean the same.
+"""Internationalised domains: one normal form for all spellings of a domain.
 
     Here.Test   here.test.                                         here.test
     Müller.test   xn--mller-kva.test   MU\\u0308LLER.test           müller.test
 
-    normal(domain)         the one form that all of them have; compare nothing else
-    normal_address(text)   likewise for user@domain; the user in lower case only
-    ascii_form(domain)     as DNS and TLS have it: xn--mller-kva.test
-    spellings(domain)      the normal form and the one of DNS: what others may have written, in their databases
-    address_spellings      likewise for user@domain
+    normal(domain)         the normal form; compare domains in this form only
+    normal_address(text)   the same for user@domain; the user in lower case
+    ascii_form(domain)     as in DNS and TLS: xn--mller-kva.test
+    spellings(domain)      the normal form and the ASCII form: both may be in databases of others
+    address_spellings      the same for user@domain
 
-Labels are compared as registrars do (UTS 46, not transitional; IDNA 2008): ß and ss are two letters, width and case do
-not count.  A label that begins with xn-- and that is no such encoding, and letters that no name can have, stand for
-themselves.  Nothing here raises, and nothing says whether there can be such a domain.
+Labels are compared as registrars do (UTS 46, not transitional; IDNA 2008): ß and ss differ, width and case do not.  A
+label that begins with xn-- and is not a valid encoding, and characters that no name can have, stay unchanged.  Nothing
+here raises or checks whether such a domain can exist.
 
-Only names that are not ASCII, or that have a label with xn--, cost more than a comparison of text.
+Only names that are not ASCII, or have a label with xn--, cost more than a comparison of text.
 """
 
 import codecs
@@ -21,12 +21,12 @@ import re
 import unicodedata
 from functools import lru_cache
 
-LABEL_MAX = 63  # octets of a label, RFC 1035 2.3.4; a longer one is not decoded
+LABEL_MAX = 63  # octets, RFC 1035 2.3.4; a longer label is not decoded
 PREFIX = "xn--"
-_PUNYCODE = codecs.lookup("punycode")  # now: in a sandbox nothing more can be imported
+_PUNYCODE = codecs.lookup("punycode")  # loaded now, as a sandbox allows no import later
 _DOTS = str.maketrans("\u3002\uff0e\uff61", "...")  # UTS 46 2.3
-_KEPT = "\u00df\u1e9e\u03c2\u200c\u200d"  # UTS 46 4: casefold() would map these, or make ss of them
-# Which UTS 46 leaves out: the soft hyphen, and those that only choose a form.
+_KEPT = "\u00df\u1e9e\u03c2\u200c\u200d"  # UTS 46 4: kept, although casefold() would map them
+# Characters that UTS 46 removes: the soft hyphen, variation selectors and the like.
 _IGNORED = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u2060-\u2064\u206a-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0100-\U000e01ef]"
@@ -48,19 +48,19 @@ def _normal(domain: str) -> str:
 
 
 def normal_address(text: str) -> str:
-    """What has no @ is a user."""
+    """The normal form of user@domain, or of a user without an @."""
     user, at, domain = text.rpartition("@")
     return f"{user.lower()}@{normal(domain)}" if at else text.lower()
 
 
 def ascii_form(domain: str) -> str:
-    """What cannot be encoded stays as it is."""
+    """The domain as in DNS and TLS; a label that cannot be encoded stays unchanged."""
     text = normal(domain)
     return text if text.isascii() else ".".join(map(_encoded, text.split(".")))
 
 
 def spellings(domain: str) -> tuple[str, ...]:
-    """The normal form first; one, if they are the same."""
+    """The normal form, then the ASCII form if it differs."""
     text = normal(domain)
     return (text,) if text.isascii() else tuple(dict.fromkeys((text, ascii_form(text))))
 
@@ -71,7 +71,7 @@ def address_spellings(text: str) -> tuple[str, ...]:
 
 
 def _folded(label: str) -> str:
-    """As UTS 46 maps it."""
+    """The label as UTS 46 maps it."""
     if label.isascii():
         return label.lower()
     letters = unicodedata.normalize("NFC", _IGNORED.sub("", label))
@@ -79,7 +79,7 @@ def _folded(label: str) -> str:
 
 
 def _folded_letter(letter: str) -> str:
-    """What would become a sign of ASCII that is in no name is left alone: a wide @ or * is none."""
+    """One character, mapped; unchanged if it would become ASCII that no name can have, such as a wide @ or *."""
     if letter.isascii() or letter in _KEPT:
         return letter.lower()
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", letter).casefold())
@@ -97,7 +97,7 @@ def _decoded(label: str) -> str:
 
 
 def _is_name(text: str) -> bool:
-    """Not all of it ASCII, and neither a blank, a control character nor half a surrogate."""
+    """Whether the text is a label beyond ASCII, without blanks, control characters and surrogates."""
     return not text.isascii() and all(
         char in _IN_ASCII if char.isascii() else char in _MARKS or unicodedata.category(char)[0] in "LMNS"
         for char in text

@@ -1,18 +1,18 @@
-"""Answers that are kept for a while, and a question that is asked once however many wait for its answer.
+"""A cache of answers, which also merges simultaneous questions for the same key.
 
-    find(key)           the answer, if it is known and fresh
-    ask(key, answered)  answered(answer) when it has come
-    answer(key, …)      it has come: kept for `seconds`, told to all that wait
-    forget(key)         what is known is too old
+    find(key)           the cached answer, or None
+    ask(key, answered)  call answered(answer) when it has arrived
+    answer(key, …)      it has arrived: cached for `seconds`, passed to all who asked
+    forget(key)         drop the cached answer
 
-Bounded: of too many answers the oldest is forgotten.  It is a cache, so forgetting costs time and nothing else.
+Bounded: the oldest answer is dropped first.
 """
 
 from collections.abc import Callable
 
 
 class AnswerCache[Key, Answer]:
-    """`fetch(key)` sees to it that answer(key, …) is called some time later, once; `now` is a clock in seconds."""
+    """`fetch(key)` makes sure that answer(key, …) is called once, later; `now`: a monotonic clock in seconds."""
 
     def __init__(self, fetch: Callable[[Key], None], now: Callable[[], float], size: int):
         self._fetch = fetch
@@ -38,7 +38,7 @@ class AnswerCache[Key, Answer]:
         self._answers.pop(key, None)
 
     def ask(self, key: Key, answered: Callable[[Answer], None]) -> None:
-        """Never answers before it returns."""
+        """Fetch the answer, unless that is under way.  Never calls `answered` before it returns."""
         if key in self._waiting:
             self._waiting[key].append(answered)
         else:
@@ -46,7 +46,7 @@ class AnswerCache[Key, Answer]:
             self._fetch(key)
 
     def answer(self, key: Key, answer: Answer, seconds: float) -> None:
-        """With 0 seconds it is told and not remembered."""
+        """Pass the answer on, and cache it for `seconds`; with 0 it is not cached."""
         if seconds > 0:
             if len(self._answers) >= self._size:
                 del self._answers[next(iter(self._answers))]

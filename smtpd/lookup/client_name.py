@@ -1,12 +1,12 @@
-"""The name of a client: what its address leads to, if that leads back to the address.
+"""The name of a client: forward-confirmed reverse DNS.
 
     192.0.2.1 --hosts file, PTR--> mail.example, other.example --hosts file, A--> 192.0.2.1, …: confirmed
 
-Of several names the first confirmed one is taken, else the first one, unconfirmed.  Whoever owns an address writes what
-its PTR says, so what is no host name does not exist, and only a few names are followed.
+Of several names the first confirmed one is used, else the first one, unconfirmed.  The owner of an address writes its
+PTR records, so those that are no host names are ignored, and only a few are followed.
 
-Each address is asked about once at a time, and what was found is remembered for as long as its records say, within
-bounds.  After the deadline a client has no name, and is not kept waiting any longer.
+Each address is looked up once at a time, and the result is cached for the TTL of its records, within bounds.  After
+LOOKUP_TIMEOUT the client has no name, and its session continues.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from smtpd.lookup.resolver import NoDnsAnswer, Resolver
 from smtpd.lookup.resolver_config import ResolverConfig, canonical_address, is_host_name
 from smtpd.lookup.rule import LOCAL
 
-LOOKUP_TIMEOUT = 5.0  # seconds from the question to a name, or to none
-LOOKUPS_MAX = 256  # addresses that are asked about at a time; each has a socket
+LOOKUP_TIMEOUT = 5.0  # seconds from the question to the answer
+LOOKUPS_MAX = 256  # lookups at a time; each has a socket
 NAMES_CACHED = 20_000  # addresses
-CACHE_TTL_MIN, CACHE_TTL_MAX = 60, 3600  # seconds that an answer is remembered, whatever its records say
-NEGATIVE_TTL_MAX = 300  # that there is no name
-FAILURE_TTL = 30  # that nothing could be found out
+CACHE_TTL_MIN, CACHE_TTL_MAX = 60, 3600  # seconds, bounds of the TTL
+NEGATIVE_TTL_MAX = 300  # seconds: no name, or no confirmed one
+FAILURE_TTL = 30  # seconds: no name server answered
 PTR_NAMES_MAX = 4
 
 
 @dataclass(frozen=True)
 class ClientName:
-    text: str  # empty: none
+    text: str  # empty: no name
     confirmed: bool
 
 

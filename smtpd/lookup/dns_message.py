@@ -1,14 +1,14 @@
-"""A question to a name server as bytes, and what its answer's bytes say.  No socket, no clock.
+"""DNS messages: a question as bytes, and the records in an answer.  No socket, no clock.
 
     number | flags | 1 | answers | … | …         RFC 1035 4.1.1
     the question: name, type, class              4.1.2
     answers: name, type, class, seconds, data    4.1.3
 
-Answers were written by whoever owns the address that is asked about, so they are read no further than they are needed:
-their first records, of the types below.  dnspython reads names; its messages compare and sort all that they hold, and
-a tenth of a second goes into a packet that somebody made for that.
+An answer is written by the owner of the address, who may be hostile, so no more of it is read than is needed: its first
+records, of the types below.  dnspython parses names; its message class compares and sorts all records, which takes a
+tenth of a second for a packet made for that.
 
-Not understood: everything behind the answers (how long an absence holds, extensions), and every other type of record.
+Not read: the authority and additional sections (negative TTL, EDNS), and all other types of records.
 """
 
 import struct
@@ -26,14 +26,14 @@ RESPONSE, OPCODE, TRUNCATED, RECURSION_DESIRED, RCODE = 0x8000, 0x7800, 0x0200, 
 CLASS_IN = 1
 NOERROR, NXDOMAIN = 0, 3
 
-RECORDS_MAX = 16  # that are read
-CNAME_CHAIN_MAX = 8  # that are followed
-UDP_MAX = 1232  # bytes that pass most paths in one piece
-EDNS_RECORD = b"\0" + struct.pack(">HHIH", 41, UDP_MAX, 0, 0)  # RFC 6891 6.1.2: how much we take
+RECORDS_MAX = 16  # records of an answer that are read
+CNAME_CHAIN_MAX = 8  # CNAME records that are followed
+UDP_MAX = 1232  # bytes that pass most paths unfragmented
+EDNS_RECORD = b"\0" + struct.pack(">HHIH", 41, UDP_MAX, 0, 0)  # RFC 6891 6.1.2: the size we accept
 
 
 class RecordType(IntEnum):
-    """Types of records."""
+    """Record types."""
 
     A = 1
     CNAME = 5
@@ -42,7 +42,7 @@ class RecordType(IntEnum):
 
 
 class CnameLoop(Exception):
-    """Aliases that lead nowhere."""
+    """A chain of CNAME records without an end."""
 
 
 NameKey = tuple[bytes, ...]  # the labels of a name, in lower case
@@ -54,7 +54,7 @@ class DnsRecord:
     kind: RecordType
     seconds: int
     value: str  # a name without its final dot, or an address
-    target: NameKey = ()  # of an alias
+    target: NameKey = ()  # of a CNAME
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DnsAnswer:
 
 @dataclass(frozen=True)
 class DnsResult:
-    """What the records say, and for how many seconds that holds.  No values: there is no such name, or no record."""
+    """The values of a lookup, and their TTL in seconds.  No values: the name or the record does not exist."""
 
     values: tuple[str, ...]
     seconds: int
@@ -74,7 +74,7 @@ class DnsResult:
 
 @dataclass(frozen=True)
 class DnsQuestion:
-    number: int  # 16 bits that nobody can guess
+    number: int  # 16 random bits
     name: dns.name.Name
     kind: RecordType
 
@@ -83,7 +83,7 @@ class DnsQuestion:
         return HEADER.pack(self.number, RECURSION_DESIRED, 1, 0, 0, 1) + asked + EDNS_RECORD
 
     def read(self, data: bytes) -> DnsAnswer | None:
-        """The answer to this very question.  None for anything else."""
+        """The answer to this question; None for any other message."""
         if len(data) < HEADER.size or data[:2] != self.number.to_bytes(2):
             return None
         try:
@@ -103,7 +103,7 @@ class DnsQuestion:
         return DnsAnswer(flags & RCODE, False, tuple(_records(parser, min(answers, RECORDS_MAX))))
 
     def find(self, answer: DnsAnswer, absent: int) -> DnsResult:
-        """What is asked for, by way of aliases; what is not there is so for `absent` seconds.  Raises Circle."""
+        """The values, following CNAME records; a missing one has a TTL of `absent` seconds.  Raises CnameLoop."""
         owner, seconds = _key(self.name), 2**31
         for _ in range(CNAME_CHAIN_MAX):
             values = [record for record in answer.records if (record.owner, record.kind) == (owner, self.kind)]
@@ -136,5 +136,5 @@ def _records(parser: dns.wire.Parser, count: int) -> Iterator[DnsRecord]:
 
 
 def _key(name: dns.name.Name) -> NameKey:
-    """Case does not count (RFC 4343)."""
+    """The labels of a name, in lower case: RFC 4343."""
     return tuple(label.lower() for label in name.labels)

@@ -1,30 +1,28 @@
-"""From what a client named to who gets it: rules, aliases, users, .forward.  No channel, file or clock.
+"""Expansion of a recipient: rules, aliases, users, .forward.  No channel, file or clock.
 
     RCPT TO:<sales+x@here.test>
-      address  sales+x@here.test       the rules: which action?  A `virtual` of it has to know the address
+      address  sales+x@here.test       the rules choose an action; its `virtual` table must have the address
       user     sales+x                 its `alias`: sales+x, then sales
-      user       bob, as named there   FindUser, or the action's userbase: is there one, may it receive?
-                                       ReadForward: does it want its mail elsewhere?
-      address      amy@there.test        an address again; the rules, as for a mail from here
-      user         bob                   own name: this is where it stays
-                   "|filter", /file      bob's to run, which only bob's own file can tell
+      user       bob, as named there   UserQuestion, or the action's userbase: does the user exist, may it receive?
+                                       ForwardQuestion: the user's .forward
+      address      amy@there.test        an address again: the rules, as for local mail
+      user         bob                   the owner's name: the mailbox
+                   "|filter", /file      run as bob, by bob's own file
 
-Nodes wait in a queue; each becomes envelopes, further nodes, or a refusal, which is then the answer for the whole
-recipient: nothing of it is delivered (and nothing of it is lost, as the client still has it).
+Nodes are processed from a queue.  Each becomes envelopes, further nodes, or a refusal; one refusal refuses the whole
+recipient: nothing of it is delivered, and nothing is lost, as the client still has the mail.
 
-What the client wants to be told (NOTIFY), and how it named the recipient to whoever sent us the mail (ORCPT), is the
-same for all that a recipient becomes: RFC 3461 5.2.7.
+NOTIFY and ORCPT of the client apply to all envelopes of its recipient: RFC 3461 5.2.7.
 
-An LMTP server has to be told who a mail is from and for: an address that is not ASCII is refused while the client
-listens, where the server does not know SMTPUTF8 (RFC 6531 3.6).
+An LMTP server is told the sender and the recipient.  If one of them is not ASCII and the server lacks SMTPUTF8
+(RFC 6531 3.6), the recipient is refused at RCPT.
 
-What ends an expansion that would not end: a node that has been there is not taken twice, none is DEPTH_MAX deep, and
-there are no more than FORWARD_NODES_MAX of them below anybody's .forward, NODES_MAX in all.  The entry that named a
-node is not looked up for it again, so an alias may name itself.  A user's own name in that user's .forward, or what
-leads to it, means the mailbox; a .forward that leads back by way of another user is a loop.  A recipient of which
-nothing is left is refused.
+Bounds: no node is processed twice, none is deeper than DEPTH_MAX, and there are at most FORWARD_NODES_MAX nodes below
+.forward files and NODES_MAX in all.  The table entry that named a node is not looked up for it again, so an alias may
+name itself.  A user's own name in that user's .forward means the mailbox; a .forward that leads back by way of another
+user is a loop.  A recipient that expands to nothing is refused.
 
-Not understood yet: relaying.
+Not supported yet: relaying.
 """
 
 from collections import deque
@@ -65,8 +63,8 @@ from smtpd.tables.lookup_keys import alias_keys, virtual_keys
 from smtpd.tables.table import PendingAnswer, TableUnavailable
 
 DEPTH_MAX = 10
-FORWARD_NODES_MAX = 100  # below .forward files
-NODES_MAX = 1000  # below aliases, which are the administrator's
+FORWARD_NODES_MAX = 100  # nodes below .forward files
+NODES_MAX = 1000  # nodes in all; aliases are the administrator's
 WORD_MAX, PATH_MAX = 256, 1024  # characters that an imsg carries (envelope.py)
 NOTIFY_DEFAULT = Notify(0)
 DEV_NULL = language.File("/dev/null")
@@ -75,7 +73,7 @@ COMMANDS_ALLOWED = "commands and files need a table in a text file, and alias-co
 
 @dataclass(frozen=True)
 class Expanded:
-    """At least one."""
+    """The envelopes of a recipient, at least one."""
 
     recipients: tuple[Recipient, ...]
 
@@ -85,7 +83,7 @@ ExpansionSteps = Generator[ExpansionQuestion | PendingAnswer, Any, Expanded | Re
 
 
 class Expansion:
-    """One recipient on its way.  `steps()` yields questions, is sent their answers, and returns how it ended."""
+    """One expansion.  `steps()` yields questions, is sent their answers, and returns Expanded or Refusal."""
 
     def __init__(
         self,
@@ -105,17 +103,17 @@ class Expansion:
         self._original = original
         self._nodes: deque[Node] = deque()
         self._seen: set[object] = set()
-        self._listed = self._forwarded = 0  # nodes and commands: all, and those below a .forward
+        self._listed = self._forwarded = 0  # number of nodes and commands: in all, and below .forward files
         self._recipients: dict[object, Recipient] = {}
 
     def steps(self) -> ExpansionSteps:
-        """From what the client named."""
-        # RFC 5321 4.1.1.3: <postmaster> comes without a domain.
+        """Expand the recipient that the client named."""
+        # RFC 5321 4.1.1.3: <postmaster> has no domain.
         address = self._recipient if "@" in self._recipient else f"{self._recipient}@{self._config.server_name}"
         return self._all(AddressNode(0, address))
 
     def steps_from(self, user: str, extension: str, action: ExpansionSlice, destination: str) -> ExpansionSteps:
-        """From a user whose .forward has changed.  Aliases have been asked, as if they had named the user."""
+        """Expand a user whose .forward has changed.  Aliases are not looked up, as if one had named the user."""
         name = f"{user}{self._config.delimiter}{extension}" if extension else user
         return self._all(UserNode(0, name, action, destination, entry=(action.alias or action.virtual, name)))
 
@@ -160,7 +158,7 @@ class Expansion:
         if isinstance(decided, Rejected):
             raise invalid_recipient("5.7.1")
         name, action = local.lower(), self._config.actions[decided]
-        if len(name) > WORD_MAX or len(node.address) > PATH_MAX:  # lower() makes some letters two
+        if len(name) > WORD_MAX or len(node.address) > PATH_MAX:  # lower() can make text longer
             raise invalid_recipient("5.1.1")
         user = UserNode(node.depth + 1, name, action, node.address, node.owner, node.entry)
         if not action.virtual:
@@ -180,7 +178,7 @@ class Expansion:
         yield from self._person(node, own)
 
     def _look_up(self, node: UserNode, keys: Iterable[str]) -> Generator[ExpansionQuestion | PendingAnswer, Any, bool]:
-        """Is there an entry?  Then what it names is on its way."""
+        """Look up the keys in order, and add the targets of the first entry.  Returns whether there was one."""
         table = node.action.alias or node.action.virtual
         for key in keys:
             if (table, key) == node.entry:
@@ -210,7 +208,7 @@ class Expansion:
             else:
                 self._take(node, (target,), source)
 
-    # -- a user: the system or a userbase, and what the user wants ---------------------------
+    # -- a user: of the system or of a userbase, and the user's .forward ---------------------
 
     def _person(self, node: UserNode, own: bool) -> Steps:
         name, _, extension = node.name.partition(self._config.delimiter)
@@ -229,7 +227,7 @@ class Expansion:
         else:
             raise forward_error(name, forward)
 
-    # -- what is named, and what stays ------------------------------------------------------
+    # -- targets, and deliveries ---------------------------------------------------------------
 
     def _take(self, node: UserNode, targets: Iterable[language.Target], source: TargetSource) -> None:
         depth, delimiter = node.depth + 1, self._config.delimiter
@@ -277,7 +275,7 @@ class Expansion:
         self._reach(node, user, extension, Duty.DELIVER, home=home)
 
     def _check_server(self, node: UserNode, told: str) -> Steps:
-        """Whether sender and recipient can be told to the server.  Only those beyond ASCII are worth a question."""
+        """Refuse addresses that the LMTP server cannot take.  Only addresses beyond ASCII need a question."""
         by_sender = ascii_address(self._origin.sender) is None
         if not by_sender and ascii_address(told) is not None:
             return
@@ -290,7 +288,7 @@ class Expansion:
     def _reach(
         self, node: UserNode, user: str, extension: str, duty: Duty, *, digest: str = "", home: str = ""
     ) -> None:
-        """One envelope for each way to a user, and for each address on it."""
+        """Add an envelope, unless there is the same one: by duty, action, user and address."""
         action = node.action.name
         to = Recipient(
             self._recipient,
@@ -311,7 +309,7 @@ class Expansion:
 
 
 def _explained(refusal: Refusal, node: Node) -> Refusal:
-    """The client knows the name that it gave; the log has to know which name behind it is to blame."""
+    """The refusal, with the node that caused it for the log; the client knows only the name that it gave."""
     address_and_its_user = 1
     if refusal.reason or node.depth <= address_and_its_user:
         return refusal
@@ -319,5 +317,5 @@ def _explained(refusal: Refusal, node: Node) -> Refusal:
 
 
 def _own(source: TargetSource, keys: Iterable[str]) -> TableEntry | None:
-    """The entry that has named a node, if it is among those that would be looked up for it."""
+    """The entry that named a node, if it is among those that would be looked up for it."""
     return source.entry if source.entry is not None and source.entry[1] in keys else None

@@ -1,4 +1,4 @@
-"""What the configuration says of recipients, for as long as the process lives: rules, actions, tables."""
+"""The configuration of expansions: rules, actions and tables."""
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ class ExpansionConfig:
     rules: Rules
     actions: Mapping[str, ExpansionSlice]
     tables: Mapping[str, Table]
-    texts: frozenset[str]  # the tables that are text files: only those may name commands
+    texts: frozenset[str]  # tables in text files: only those may name commands
     delimiter: str  # of sub-addresses
     server_name: str
-    alias_commands: str  # who runs what aliases name; empty: nobody
+    alias_commands: str  # the user who runs commands of aliases; empty: they are refused
 
     def find(
         self, table: str, service: Service, key: str
     ) -> Generator[PendingAnswer, str | TableUnavailable | None, str | TableUnavailable | None]:
-        """The value, waited for where it has to be."""
+        """The value of a key; yields a PendingAnswer if a program gives it."""
         found = self.tables[table].find(service, key)
         return (yield found) if isinstance(found, PendingAnswer) else found
 

@@ -1,4 +1,4 @@
-"""smtpd -n --explain from=ADDRESS mail-from=A rcpt-to=B …: which rule matches, and what the recipient becomes.
+"""smtpd -n --explain from=ADDRESS mail-from=A rcpt-to=B …: which rule matches, and how the recipient is expanded.
 
     from=203.0.113.9 mail-from=<amy@there.test> rcpt-to=<staff@here.test>
     staff@here.test
@@ -16,8 +16,8 @@
           = refused: 550 5.7.1 Invalid recipient: <staff@here.test>
     refused: 550 5.7.1 Invalid recipient: <staff@here.test>
 
-The expansion itself tells it (trace.py), with the rights of whoever asks: tables and includes are read as that user,
-and the .forward of others only as far as that user may.  Programs that answer for tables are the running daemon's.
+The text comes from the expansion itself (trace.py), with the rights of the caller: tables, includes and .forward files
+of others are read as that user.  Table programs belong to the running daemon and are not asked.
 """
 
 import pwd
@@ -44,11 +44,11 @@ from smtpd.lookup.node import (
     ServerQuestion,
     UserQuestion,
 )
+from smtpd.lookup.open_tables import open_tables
 from smtpd.lookup.recipient import to_forward_answer
 from smtpd.lookup.refusal import Refusal
 from smtpd.lookup.resolver_config import canonical_address
 from smtpd.lookup.rule import LOCAL
-from smtpd.lookup.state import open_tables
 from smtpd.lookup.trace import Trace
 from smtpd.slice import LOWEST_ID, NOBODY, OUR_PREFIX, Condition, ExpansionSlice, LookupSlice, Match
 from smtpd.smtp.address import NULL, AddressError, parse_mailbox
@@ -60,11 +60,11 @@ EXPLAIN_KEYS = ("from", "mail-from", "rcpt-to", "tag", "helo", "rdns", "auth", "
 VERDICTS = {"user": "yes", "unknown": "no", "root": "root, who receives nothing", "daemon": "one who receives nothing"}
 PROGRAM_NOT_ASKED = "only the running daemon asks its program"
 
-ReadFile = Callable[[str], tuple[str, bytes, str]]  # user -> verdict of agents, content, reason
+ReadFile = Callable[[str], tuple[str, bytes, str]]  # user -> (verdict, content, reason), as agents answer
 
 
 class ExplainError(ValueError):
-    """The words do not say of which recipient."""
+    """Invalid arguments of --explain."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ExplainRequest:
     recipient: str
 
     def __str__(self) -> str:
-        """What was understood, with what was not given."""
+        """All arguments, with their defaults."""
         origin = self.origin
         name = "" if origin.client == UNKNOWN_NAME else origin.client
         tls = "yes" if origin.tls else ""
@@ -83,7 +83,7 @@ class ExplainRequest:
 
 
 def explain(configuration: LookupSlice, words: Sequence[str], read_forward: ReadFile) -> int:
-    """Prints it; 0 when the recipient is accepted.  `read_forward` reads that of a user of the system."""
+    """Print the expansion.  Returns 0 if the recipient is accepted.  `read_forward` reads a system user's .forward."""
     try:
         asked = parse(words, configuration.server_name)
     except (ExplainError, AddressError) as error:
@@ -103,14 +103,14 @@ def explain(configuration: LookupSlice, words: Sequence[str], read_forward: Read
 
 
 def parse(words: Sequence[str], server_name: str) -> ExplainRequest:
-    """key=value, each once; all but rcpt-to may be missing.  Raises Misused, AddressError."""
+    """key=value, each once; only rcpt-to is required.  Raises ExplainError, AddressError."""
     given = dict[str, str]()
     for word in words:
         key, sign, value = word.partition("=")
         if key not in EXPLAIN_KEYS or not sign:
             raise ExplainError(f'"{word}": expected one of {", ".join(f"{known}=" for known in EXPLAIN_KEYS)}')
         if key in given:
-            raise ExplainError(f"{key} is given twice")
+            raise ExplainError(f"duplicate {key}=")
         given[key] = value
     if "rcpt-to" not in given:
         raise ExplainError("rcpt-to= is missing")
@@ -147,27 +147,28 @@ def _without_brackets(path: str) -> str:
 
 @dataclass
 class Step:
-    """What was told about one node, with the nodes that it names in their places."""
+    """The trace of one node, and of the nodes that it names."""
 
     title: str
     looked_at: bool = False
     parts: "list[str | Step]" = field(default_factory=list)
 
     def lines(self, indent: int = 0) -> list[str]:
-        found = ["  " * indent + self.title + ("" if self.looked_at else ": not looked at")]
+        found = ["  " * indent + self.title + ("" if self.looked_at else ": not processed")]
         for part in self.parts:
             found += part.lines(indent + 1) if isinstance(part, Step) else ["  " * (indent + 1) + part]
         return found
 
 
 class ExplainTrace(Trace):
-    """Nodes are expanded in the order in which they were named; they are printed below the one that named them."""
+    """Collects the trace.  Nodes are processed in the order in which they were named, and printed below the node that
+    named them."""
 
     def __init__(self, tables: Mapping[str, Table], actions: Mapping[str, ExpansionSlice]):
         self._tables, self._actions = dict(tables), actions
-        self._commands: dict[str, str] = {}  # and files, by their digest
+        self._commands: dict[str, str] = {}  # digest -> command or file
         self._first = self._now = Step("")
-        self._steps: dict[int, Step] = {}  # by the node's identity
+        self._steps: dict[int, Step] = {}  # by id() of the node
         self._rules = 0
 
     def lines(self) -> list[str]:
@@ -211,7 +212,7 @@ class ExplainTrace(Trace):
 
     def named(self, node: Node, new: bool) -> None:
         if not new:
-            self.say(f"{node}: has been there")
+            self.say(f"{node}: already processed")
             return
         step = self._steps[id(node)] = Step(str(node))
         self._now.parts.append(step)
@@ -221,7 +222,7 @@ class ExplainTrace(Trace):
 
     def _outcome(self, to: Recipient) -> str:
         if to.duty is Duty.DISCARD:
-            return "thrown away"
+            return "discarded"
         extension = f" (sub-address {to.extension})" if to.extension else ""
         if to.duty is not Duty.DELIVER:
             target = self._commands[to.digest]
@@ -242,7 +243,7 @@ class ExplainTrace(Trace):
 
 
 def _written(target: language.Target) -> str:
-    """As it stands in an alias or a .forward, more or less."""
+    """A target as in an alias or a .forward, without its quotes."""
     match target:
         case language.User(name):
             return name
@@ -259,7 +260,7 @@ def _written(target: language.Target) -> str:
 
 
 class ExpansionDriver:
-    """Answers what an expansion asks, at once."""
+    """Runs an expansion, and answers its questions at once."""
 
     def __init__(self, told: ExplainTrace, read_forward: ReadFile):
         self._told = told
@@ -283,7 +284,7 @@ class ExpansionDriver:
             case ForwardQuestion(user, ""):
                 return to_forward_answer(ForwardRead(0, *self._read_forward(user)))
             case ForwardQuestion():
-                return ForwardAnswer("none", reason="as that of a user of a userbase is not read here")
+                return ForwardAnswer("none", reason="not read here for users of a userbase")
             case ServerQuestion(action):
                 self._told.say(f"an address is not ASCII: only the running daemon asks the server of action {action}")
                 return ServerAnswer("utf8")
@@ -296,7 +297,7 @@ class ExpansionDriver:
 
 
 def find_user(name: str) -> str:
-    """As the daemon, running as root, would find it."""
+    """The verdict about a user, as the daemon running as root would give it."""
     try:
         found = pwd.getpwnam(name)
     except KeyError:

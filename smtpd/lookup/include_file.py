@@ -1,22 +1,23 @@
 """The files that aliases include: `:include:/etc/mail/staff`.
 
-Read by lookup itself, with its own rights, and kept until they change.  One that cannot be read, or that is larger than
-SIZE_MAX, has the members that it had before, if any, and a line that is not understood names nobody; both are said in
-the log when they are first seen.  A file that is included includes no others, so there is no way in a circle.
+Read by lookup with its own rights, and cached until the file changes.  A file that cannot be read, or is larger than
+SIZE_MAX, keeps its previous members, if any; an invalid line is skipped.  Both are logged when first seen.  An include
+file cannot include another one, so there are no loops.
 """
 
 import os
 import stat
 
 from smtpd.ipc.log import log
+from smtpd.ipc.os_error import error_text
 from smtpd.tables.alias_syntax import Include, Target, describe_faults, parse_include
 
 SIZE_MAX = 256 * 1024  # bytes
 FILES_CACHED = 256  # files
 
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a fifo does not wait for a writer
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO is opened without a writer
 
-FileStamp = tuple[int, int, int, int] | None  # None: could not be read
+FileStamp = tuple[int, int, int, int] | None  # None: it cannot be read
 
 
 class IncludeFiles:
@@ -24,7 +25,7 @@ class IncludeFiles:
         self._known: dict[str, tuple[FileStamp, tuple[Target, ...]]] = {}
 
     def read(self, path: str) -> tuple[Target, ...]:
-        """The members."""
+        """The members of the file; none if it never could be read."""
         try:
             file = os.open(path, _FLAGS)
         except (OSError, ValueError) as error:
@@ -52,7 +53,7 @@ class IncludeFiles:
         stamp, members = self._known.get(path, (None, None))
         if members is None or stamp is not None:
             stay = "its members stay as they were" if members else "it has no members"
-            log.warn(f"include {path}: {getattr(error, 'strerror', None) or error}: {stay}")
+            log.warn(f"include {path}: {error_text(error)}: {stay}")
         return self._remember(path, None, members or ())
 
     def _remember(self, path: str, stamp: FileStamp, members: tuple[Target, ...]) -> tuple[Target, ...]:
@@ -65,7 +66,7 @@ class IncludeFiles:
 
 def _content(file: int) -> bytes:
     content = b""
-    while len(content) <= SIZE_MAX:  # it may grow while it is read
+    while len(content) <= SIZE_MAX:  # the file may grow meanwhile
         piece = os.read(file, SIZE_MAX + 1 - len(content))
         if not piece:
             return content
@@ -79,5 +80,5 @@ def _members(path: str, content: bytes) -> tuple[Target, ...]:
     for trouble in describe_faults(troubles):
         log.warn(f"include {path}: {trouble}")
     if len(members) < len(targets):
-        log.warn(f"include {path}: a file that is included includes no others")
+        log.warn(f"include {path}: an include file cannot include others")
     return members

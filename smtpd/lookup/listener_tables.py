@@ -1,10 +1,10 @@
-"""What is asked about those who come in by a listener: by its number, as lookup alone knows the tables behind it.
+"""Questions about the clients of a listener, answered from the tables of that listener.
 
-    ClassifyClient   hostnames: our address -> our name there         xclient: clients that may speak for others
+    ClassifyClient   hostnames: server address -> server name         xclient: clients that may use XCLIENT
     CheckSender     senders:   user -> amy, amy@there.test, @here.test, @*.here.test, @
 
-A question may wait for a program that answers for a table, and others do not wait for it.  An exception of ours costs
-the question that it happened to.
+The dispatcher names the listener by its number.  A question that waits for a table program does not delay others.  An
+exception in our code costs only the question it happened in.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ NULL_SENDER = "@"  # as address tables know it
 
 @dataclass(frozen=True)
 class ListenerTables:
-    """Tables; None where the listener has none."""
+    """The tables of one listener; None for those it does not have."""
 
     auth: bool
-    credentials: Table | None  # None: users of the system
+    credentials: Table | None  # None: system users
     senders: Table | None
     hostnames: Table | None
     xclient: Table | None
 
 
 class ListenerQuestions:
-    """Raises KeyError for a table that is not there."""
+    """Answers questions about listeners.  Raises KeyError for an unknown table."""
 
     def __init__(self, described: Sequence[ListenerTablesSlice], tables: Mapping[str, Table], delimiter: str):
         self._doors = {door.number: _door(door, tables) for door in described}
@@ -46,13 +46,13 @@ class ListenerQuestions:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def get(self, number: int) -> ListenerTables:
-        """Raises Violation: who asks knows its listeners."""
+        """The tables of listener `number`.  Raises Violation for an unknown one: dispatchers know their listeners."""
         if number not in self._doors:
             raise Violation(f"a question about listener {number}, which has no tables")
         return self._doors[number]
 
     def answer(self, channel: Channel, about: str, answer: Coroutine[Any, Any, Any], otherwise: Any) -> None:
-        """Send `answer` when it is known; `otherwise` when we fail."""
+        """Send the result of `answer`, or `otherwise` if it raises."""
 
         async def carry() -> None:
             try:
@@ -65,13 +65,13 @@ class ListenerQuestions:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # -- who are we to this client, and whom may it speak for? -----------------------------------
+    # -- the server's name for this client, and whether it may use XCLIENT ------------------------
 
     def welcome(self, dispatcher: Channel, asked: ClassifyClient) -> None:
         answer = _welcome(self.get(asked.listener), asked)
         self.answer(dispatcher, "name of a listener", answer, ClientClassified(asked.request, "", False))
 
-    # -- may this user send as that? -------------------------------------------------------------
+    # -- may this user send from that address? ----------------------------------------------------
 
     def check_sender(self, dispatcher: Channel, asked: CheckSender) -> None:
         door = self.get(asked.listener)
@@ -81,7 +81,7 @@ class ListenerQuestions:
         self.answer(dispatcher, "sender of a user", answer, SenderChecked(asked.request, TRY_LATER))
 
     async def _check_sender(self, senders: Table, asked: CheckSender) -> SenderChecked:
-        patterns = await said(senders.find(Service.MAILADDRMAP, asked.user))
+        patterns = await wait_for_answer(senders.find(Service.MAILADDRMAP, asked.user))
         if isinstance(patterns, TableUnavailable):
             log.warn(patterns.reason)
             return SenderChecked(asked.request, TRY_LATER)
@@ -94,8 +94,8 @@ def _door(described: ListenerTablesSlice, tables: Mapping[str, Table]) -> Listen
     return ListenerTables(described.auth, *(tables[name] if name else None for name in names))
 
 
-async def said(answer: Answer | PendingAnswer) -> Answer:
-    """What a table says, waited for where it has to be."""
+async def wait_for_answer(answer: Answer | PendingAnswer) -> Answer:
+    """The answer of a table, awaited if a program gives it."""
     if not isinstance(answer, PendingAnswer):
         return answer
     future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -109,7 +109,7 @@ async def said(answer: Answer | PendingAnswer) -> Answer:
 
 
 async def _welcome(door: ListenerTables, asked: ClassifyClient) -> ClientClassified:
-    """A table that cannot be asked changes nothing: the listener's own name, and a client like any other."""
+    """A table that cannot be read changes nothing: the listener's own name, and no XCLIENT."""
     name, trusted = None, False
     local, client = canonical_address(asked.local), canonical_address(asked.address) or asked.address
     if door.hostnames is not None and local is not None:
@@ -118,13 +118,13 @@ async def _welcome(door: ListenerTables, asked: ClassifyClient) -> ClientClassif
         trusted = await _known(door.xclient, lambda table: table.check(Service.NETADDR, client)) is True
     name = ascii_form(name) if isinstance(name, str) and not name.isascii() else name
     if isinstance(name, str) and not is_host_name(name):
-        log.warn(f"what {local} stands for is no host name")
+        log.warn(f"invalid host name for {local} in a table of hostnames")
         name = None
     return ClientClassified(asked.request, name if isinstance(name, str) else "", trusted)
 
 
 async def _known(table: Table, ask: Callable[[Table], Answer | PendingAnswer]) -> Answer:
-    answer = await said(ask(table))
+    answer = await wait_for_answer(ask(table))
     if isinstance(answer, TableUnavailable):
         log.warn(answer.reason)
         return None
@@ -132,7 +132,7 @@ async def _known(table: Table, ask: Callable[[Table], Answer | PendingAnswer]) -
 
 
 def may_send_as(patterns: str, sender: str, delimiter: str) -> bool:
-    """`patterns` with commas between them; `sender` is empty for the null sender."""
+    """Whether `sender` matches one of `patterns`, which commas separate; an empty `sender` is the null sender."""
     return _addresses(patterns, delimiter).check(sender or NULL_SENDER)
 
 

@@ -1,17 +1,17 @@
-"""Is this one of ours?  Passwords are compared in threads, by a program, or by the parent; SCRAM at once.
+"""Logins.  Passwords are checked in threads, by a table program, or by the parent (PAM); SCRAM at once.
 
     CheckCredentials  no table                  CheckPassword -> parent
                       a program with `auth`     user:password -> the program
-                      any other table           its credential -> a thread, which takes its time over it
+                      any other table           its credential -> a thread, as a hash is slow on purpose
 
-    BeginScram        salt and iterations: the user's, or for a user who has none what looks like them
+    BeginScram        salt and iterations: the user's, or for an unknown user made-up ones
     FinishScram       the proof
 
-Whether there is such a user shows in no answer, and not in the time it takes either: a password that has nothing to be
-compared with is compared with something, and a "no" comes a while after its question, whatever was found out when.
+Neither the answer nor its time shows whether the user exists: without a credential the password is compared with a
+decoy of the same cost, and a "no" is sent a fixed delay after the question.
 
 SECURITY
-    Passwords are here for as long as it takes to look at them: in no log, no exception, no table of what is known.
+    Passwords are kept only while they are checked: never in a log, an exception or a cache.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from smtpd.domain_name import normal_address
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log, quoted
 from smtpd.ipc.request_window import RequestWindow
-from smtpd.lookup.listener_tables import ListenerQuestions, ListenerTables, said
+from smtpd.lookup.listener_tables import ListenerQuestions, ListenerTables, wait_for_answer
 from smtpd.lookup.login_failures import NO, TRY_LATER, YES, LoginFailures
 from smtpd.slice import USER_NAME, Service
 from smtpd.tables import credential, scram
@@ -36,10 +36,10 @@ from smtpd.tables.program import ProgramTable, ServiceUnavailable
 from smtpd.tables.scram import Verifier
 from smtpd.tables.table import Answer, Table, TableUnavailable
 
-COMPARE_THREADS, COMPARE_QUEUE_MAX = 2, 32  # threads, and passwords that wait for one
-PARENT_QUESTIONS_MAX = 32  # under way
-RESERVED_FOR_KNOWN = 32  # more of both for those who are known
-DELAYED_ANSWERS_MAX = 256  # that are kept back at a time: who asks has only so many open questions
+COMPARE_THREADS, COMPARE_QUEUE_MAX = 2, 32  # threads, and passwords waiting for one
+PARENT_QUESTIONS_MAX = 32  # open questions to the parent
+RESERVED_FOR_KNOWN = 32  # more of both for known (address, user) pairs
+DELAYED_ANSWERS_MAX = 256  # answers delayed at a time; a dispatcher has a bounded number of open questions
 
 DECOY_CREDENTIAL: Credential = Argon2(
     credential.ARGON2_MEMORY,
@@ -49,7 +49,7 @@ DECOY_CREDENTIAL: Credential = Argon2(
     bytes(credential.HASH_SIZE),
 )
 
-Result = tuple[str, bytes]  # a verdict; and for SCRAM our signature
+Result = tuple[str, bytes]  # verdict; and for SCRAM the ServerSignature
 
 
 class Logins:
@@ -67,8 +67,8 @@ class Logins:
         self._failures = LoginFailures(rate)
         self._threads = ThreadPoolExecutor(COMPARE_THREADS, "password")
         self._comparing = self._late = 0
-        self._decoys: dict[str, Credential] = {}  # table -> what its users cost
-        self._looks: dict[str, Verifier] = {}  # table -> what its verifiers look like, as far as we know
+        self._decoys: dict[str, Credential] = {}  # table -> a credential of typical cost
+        self._models: dict[str, Verifier] = {}  # table -> one of its verifiers, the model for made-up ones
         self._secret = secrets.token_bytes(32)
         self.to_parent = RequestWindow(parent, PARENT_QUESTIONS_MAX + RESERVED_FOR_KNOWN)
 
@@ -85,7 +85,7 @@ class Logins:
         self._doors.answer(dispatcher, "a login", answer(), imsg.CredentialsChecked(asked.request, TRY_LATER))
 
     async def _look(self, door: ListenerTables, asked: imsg.CheckCredentials) -> Result:
-        # An empty password is nobody's: RFC 4616 2 has none, and to LDAP (RFC 4513 5.1.2) it is a way in.
+        # An empty password is always wrong: RFC 4616 2 forbids it, and LDAP would accept it (RFC 4513 5.1.2).
         if not asked.user or not asked.password:
             return NO, b""
         reserved = RESERVED_FOR_KNOWN if self._failures.is_known(self._loop.time(), asked.address, asked.user) else 0
@@ -95,7 +95,7 @@ class Logins:
             answer = await _ask_program(door.credentials, asked.user, asked.password)
             if not isinstance(answer, ServiceUnavailable):
                 return _verdict(answer), b""
-        found = await said(door.credentials.find(Service.CREDENTIALS, asked.user))
+        found = await wait_for_answer(door.credentials.find(Service.CREDENTIALS, asked.user))
         if isinstance(found, TableUnavailable):
             return _verdict(found), b""
         kept = _understood(door.credentials, asked.user, found)
@@ -168,25 +168,25 @@ class Logins:
         return (NO, b"") if signature is None else (YES, signature)
 
     async def _verifier(self, table: Table, user: str) -> Verifier | TableUnavailable:
-        """The user's, or one that nobody can prove to know the password of: always the same for the same user."""
-        found = await said(table.find(Service.CREDENTIALS, user))
+        """The user's verifier, or a made-up one that no proof fits, always with the same salt for the same user."""
+        found = await wait_for_answer(table.find(Service.CREDENTIALS, user))
         if isinstance(found, TableUnavailable):
             return found
         kept = _understood(table, user, found)
         if isinstance(kept, Verifier):
-            self._looks.setdefault(table.name, kept)  # the first one: what changes is of nobody
+            self._models.setdefault(table.name, kept)  # the first one: made-up salts must not change
             return kept
-        look = self._looks.get(table.name)
-        iterations, size = (look.iterations, len(look.salt)) if look else (scram.ITERATIONS, scram.SALT_SIZE)
+        model = self._models.get(table.name)
+        iterations, size = (model.iterations, len(model.salt)) if model else (scram.ITERATIONS, scram.SALT_SIZE)
         salt = hmac.digest(self._secret, f"{table.name}\0{normal_address(user)}".encode(), "sha512")[:size]
         return Verifier(iterations, salt, secrets.token_bytes(scram.KEY_SIZE), secrets.token_bytes(scram.KEY_SIZE))
 
-    # -- any of them ----------------------------------------------------------------------------
+    # -- all mechanisms ----------------------------------------------------------------------------
 
     def _door(self, listener: int) -> ListenerTables:
         door = self._doors.get(listener)
         if not door.auth:
-            raise Violation(f"a login at listener {listener}, which takes none")
+            raise Violation(f"a login at listener {listener}, which has no auth")
         return door
 
     def _table(self, listener: int) -> Table:
@@ -196,7 +196,7 @@ class Logins:
         return table
 
     async def _guarded(self, address: str, user: str, looking: Coroutine[Any, Any, Result]) -> Result:
-        """What `looking` finds, if there were not too many failures; a "no" in its own time."""
+        """The result of `looking`, if there were not too many failures; a "no" after its delay."""
         begun = self._loop.time()
         if not self._failures.begin(begun, address, user):
             looking.close()
@@ -225,8 +225,8 @@ class Logins:
 
 
 async def _ask_program(table: ProgramTable, user: str, password: str) -> Answer:
-    """The first colon ends the user: one with a colon would be somebody else."""
-    return False if ":" in user else await said(table.check(Service.AUTH, f"{user}:{password}"))
+    """The first colon ends the user name in the protocol, so a name with a colon is refused."""
+    return False if ":" in user else await wait_for_answer(table.check(Service.AUTH, f"{user}:{password}"))
 
 
 def _verdict(answer: Answer) -> str:
@@ -237,7 +237,7 @@ def _verdict(answer: Answer) -> str:
 
 
 def _understood(table: Table, user: str, found: Answer) -> Credential | None:
-    """None: no password fits."""
+    """The credential in a table's answer; None if no password is right."""
     if not isinstance(found, str):
         return None
     try:

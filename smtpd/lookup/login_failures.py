@@ -1,16 +1,16 @@
-"""Failed logins: when nobody looks any more, and how late a "no" comes.  No clock.
+"""Rate limit of failed logins, and the delay of a "no".  No clock.
 
-    begin(now, address, user)            False: too many have failed, say "later" without a look
-    ended(now, address, user, verdict)   for a "no": seconds from its beginning to the answer, 1, 2, 4 … 16
+    begin(now, address, user)            False: too many failures, answer "later" without checking
+    ended(now, address, user, verdict)   for a "no": seconds from begin to the answer, 1, 2, 4 … 16
 
-Counted are the failures of an address (of the /64 around it, for IPv6, as everybody has that many) and those of a user,
-each in the minute before; the wait grows with the failures of either since it was last quiet for a while.  Who has once
-got in as a user from an address is not counted out there by what others try with that user's name, nor kept waiting.
+Failures are counted per address (per /64 for IPv6, as each subscriber has that many) and per user, over the last
+minute; the delay doubles with each failure of either until DELAY_RESET_AFTER without one.  A known (address, user)
+pair, which has logged in before, is not locked out by other clients' failures with that user's name.
 
-Programs on this host, which log in for others, wait and are never counted out by their address.  All who try a user's
-password by way of them are one to us: they are counted by the user's name, and apart from everybody else.
+Programs of this host, which log in for others, are delayed and never locked out by their address.  Their failures are
+counted per user, apart from those of remote clients.
 
-All that is kept is bounded.  The name of a user is counted in its normal form, as tables look it up.
+All records are bounded in number.  User names are counted in their normal form, as in lookups.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -21,38 +21,38 @@ from smtpd.lookup.resolver_config import canonical_address
 from smtpd.lookup.rule import LOCAL
 from smtpd.smtp.ip_address import counted_address, is_loopback
 
-YES, NO, TRY_LATER = "yes", "no", "later"  # verdicts, as imsgs carry them
+YES, NO, TRY_LATER = "yes", "no", "later"  # verdicts of imsgs
 
 COUNTING_PERIOD = 60.0  # seconds
-ANSWER_DELAY_MIN, ANSWER_DELAY_MAX = 1.0, 16.0  # seconds that a "no" takes
-DELAY_RESET_AFTER = 15 * COUNTING_PERIOD  # without a failure: the next one is a first one
-KNOWN_LOGIN_TTL = 7 * 24 * 60 * COUNTING_PERIOD  # that an address from which a user got in is known
-RECORDS_MAX = 20_000  # addresses, users, and pairs of them
-LOGINS_MAX = 16  # logins of an address, and of a user, that are looked at at a time
+ANSWER_DELAY_MIN, ANSWER_DELAY_MAX = 1.0, 16.0  # seconds, the delay of a "no"
+DELAY_RESET_AFTER = 15 * COUNTING_PERIOD  # seconds without a failure
+KNOWN_LOGIN_TTL = 7 * 24 * 60 * COUNTING_PERIOD  # seconds since the last login of an (address, user) pair
+RECORDS_MAX = 20_000  # addresses; users; and pairs of both
+LOGINS_MAX = 16  # logins of an address, and of a user, that are checked at a time
 
 
 @dataclass(slots=True)
 class FailureRecord:
-    """Of one address, or one user.  `recent` holds the times of the last failures."""
+    """The failures of one address or user: `consecutive` ones, `recent` their last times."""
 
-    row: int = 0
+    consecutive: int = 0
     recent: deque[float] = field(default_factory=deque)
 
 
 class FailureCounter:
-    """All addresses, or all users.  `rate`: failures a minute; 0: any number."""
+    """Counts failures by address, or by user.  `rate`: failures a minute; 0: unlimited."""
 
     def __init__(self, rate: int):
         self._rate = rate
         self._records: OrderedDict[str, FailureRecord] = OrderedDict()
-        self._under_way: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._records)
 
     def has_room(self, key: str) -> bool:
-        """For one more look, which may come to be a failure before it is counted."""
-        return self._under_way[key] < LOGINS_MAX
+        """Whether one more login may be checked at the same time."""
+        return self._open[key] < LOGINS_MAX
 
     def is_full(self, now: float, key: str) -> bool:
         record = self._records.get(key)
@@ -61,15 +61,15 @@ class FailureCounter:
         return len(record.recent) == self._rate and record.recent[0] > now - COUNTING_PERIOD
 
     def begin(self, key: str) -> None:
-        self._under_way[key] += 1
+        self._open[key] += 1
 
     def end(self, key: str) -> None:
-        self._under_way[key] -= 1
-        if not self._under_way[key]:
-            del self._under_way[key]
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
 
     def fail(self, now: float, key: str) -> float:
-        """How long the answer takes."""
+        """Count a failure.  Returns the delay of its answer, in seconds."""
         record = self._records.pop(key, None)
         if record is None or record.recent[-1] <= now - DELAY_RESET_AFTER:
             record = FailureRecord(recent=deque(maxlen=max(self._rate, 1)))
@@ -77,31 +77,31 @@ class FailureCounter:
         if len(self._records) > RECORDS_MAX:
             self._records.popitem(last=False)
         record.recent.append(now)
-        record.row += 1
-        return min(ANSWER_DELAY_MAX, ANSWER_DELAY_MIN * 2 ** min(record.row - 1, 10))
+        record.consecutive += 1
+        return min(ANSWER_DELAY_MAX, ANSWER_DELAY_MIN * 2 ** min(record.consecutive - 1, 10))
 
 
 class LoginFailures:
-    """`now` is of a clock that is never set, in seconds."""
+    """All counters.  `now`: seconds of a monotonic clock."""
 
     def __init__(self, rate: int):
         self._addresses, self._users = FailureCounter(rate), FailureCounter(rate)
-        self._friends: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._known_pairs: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def may_ask(self, now: float, address: str, user: str) -> bool:
         network, name = counted_address(address), _name(address, user)
         if not is_local(address) and (self._addresses.is_full(now, network) or not self._addresses.has_room(network)):
             return False
-        if self._is_friend(now, network, name):
+        if self._is_known_pair(now, network, name):
             return True
         return self._users.has_room(name) and not self._users.is_full(now, name)
 
     def is_known(self, now: float, address: str, user: str) -> bool:
-        """Programs of this host, and who has got in from there before: there is room for them whoever else comes."""
-        return is_local(address) or self._is_friend(now, counted_address(address), normal_address(user))
+        """Whether places are reserved for this login: a program of this host, or a known (address, user) pair."""
+        return is_local(address) or self._is_known_pair(now, counted_address(address), normal_address(user))
 
     def begin(self, now: float, address: str, user: str) -> bool:
-        """True: look, and say how it has ended."""
+        """Whether to check the login; if so, call `ended` afterwards."""
         if not self.may_ask(now, address, user):
             return False
         self._addresses.begin(counted_address(address))
@@ -113,28 +113,28 @@ class LoginFailures:
         self._addresses.end(network)
         self._users.end(name)
         if verdict == YES and not is_local(address):
-            self._befriend(now, network, name)
+            self._remember_pair(now, network, name)
         if verdict != NO:
             return 0.0
         return max(self._addresses.fail(now, network), self._users.fail(now, name))
 
-    def _is_friend(self, now: float, network: str, name: str) -> bool:
-        return self._friends.get((network, name), now - KNOWN_LOGIN_TTL) > now - KNOWN_LOGIN_TTL
+    def _is_known_pair(self, now: float, network: str, name: str) -> bool:
+        return self._known_pairs.get((network, name), now - KNOWN_LOGIN_TTL) > now - KNOWN_LOGIN_TTL
 
-    def _befriend(self, now: float, network: str, name: str) -> None:
-        self._friends.pop((network, name), None)
-        self._friends[network, name] = now
-        if len(self._friends) > RECORDS_MAX:
-            self._friends.popitem(last=False)
+    def _remember_pair(self, now: float, network: str, name: str) -> None:
+        self._known_pairs.pop((network, name), None)
+        self._known_pairs[network, name] = now
+        if len(self._known_pairs) > RECORDS_MAX:
+            self._known_pairs.popitem(last=False)
 
 
 def _name(address: str, user: str) -> str:
-    """What is counted as one user.  No name has a NUL in it."""
+    """The key of a user's counter; that of local programs ends in a NUL, which no name has."""
     name = normal_address(user)
     return f"{name}\0" if is_local(address) else name
 
 
 def is_local(address: str) -> bool:
-    """A program on this host."""
+    """Whether the client is a program of this host."""
     text = canonical_address(address)
     return address == LOCAL if text is None else is_loopback(text)

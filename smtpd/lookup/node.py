@@ -1,11 +1,11 @@
-"""What an expansion is made of: the nodes that wait, who named them, and what they ask.
+"""The parts of an expansion: nodes, the source that named them, and questions with their answers.
 
     AddressNode   bob@here.test, to be decided by the rules
-    UserNode      bob+lists, under an action
-    Source        who names the next ones: the client, an entry of a table, a user's .forward
+    UserNode      bob+lists, with an action
+    Source        what names further nodes: the client, an entry of a table, a user's .forward
 
-A node remembers its OWNER, the user whose .forward is the nearest above it, and the ENTRY of a table that named it when
-that entry could be the node's own too: what has been asked is not asked again, and one's own name means oneself.
+A node has an owner, the user of the nearest .forward above it, and an entry, the table entry that named it if it would
+also be looked up for it: that entry is not used again, and the owner's own name means the owner's mailbox.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from smtpd.envelope import Duty
 from smtpd.slice import ExpansionSlice
 from smtpd.tables.alias_syntax import Target
 
-ForwardOwner = tuple[str, str]  # userbase, empty for users of the system, and the name there
-TableEntry = tuple[str, str]  # table and key
+ForwardOwner = tuple[str, str]  # (userbase, or empty for system users; name)
+TableEntry = tuple[str, str]  # (table, key)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class UserQuestion:
 
 @dataclass(frozen=True)
 class ForwardQuestion:
-    """Answered by a Forward.  `action`: the one whose userbase has the user; empty for a user of the system."""
+    """Answered by a ForwardAnswer.  `action`: the one whose userbase has the user; empty for a user of the system."""
 
     user: str
     action: str
@@ -37,14 +37,14 @@ class ForwardQuestion:
 
 @dataclass(frozen=True)
 class IncludeQuestion:
-    """Answered by the targets in that file, a tuple."""
+    """Answered by a tuple of the targets in that file."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class ServerQuestion:
-    """Does the LMTP server of this action know SMTPUTF8?  Answered by a Server."""
+    """Whether the LMTP server of this action supports SMTPUTF8.  Answered by a ServerAnswer."""
 
     action: str
 
@@ -76,7 +76,7 @@ class AddressNode:
     address: str  # user@domain
     owner: ForwardOwner | None = None
     entry: TableEntry | None = None
-    internal: bool = False  # it came out of an expansion
+    internal: bool = False  # named by an expansion, not by the client
 
     @property
     def key(self) -> object:
@@ -108,10 +108,10 @@ Node = AddressNode | UserNode
 
 
 class TargetSource(NamedTuple):
-    """Whoever names the next nodes, and what a command or a file there would be."""
+    """What names further nodes, and whether and as whom its commands and files are run."""
 
     text: str  # for the log
     owner: ForwardOwner | None
     entry: TableEntry | None = None
-    duty: Duty | None = None  # None: it may name no commands
-    user: str = ""  # who would run them
+    duty: Duty | None = None  # None: commands and files are not allowed
+    user: str = ""  # the user who runs them

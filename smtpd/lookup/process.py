@@ -1,20 +1,20 @@
-"""lookup -- decides who a recipient is, what a client may do, what a name means.
+"""lookup -- expands recipients, evaluates the rules, checks logins, resolves names of clients.
 
     dispatcher --ResolveClient, ClassifyClient-->  lookup  --AddEnvelopes, ReadForward, AskServerForUtf8--> queue
                  CheckCredentials, Scram                  --FindUser, CheckPassword--> parent
-                 CheckSender, ExpandRecipient             <--> programs that answer for tables, name servers
+                 CheckSender, ExpandRecipient             <--> table programs, name servers
          queue --ExpandEnvelope---------------->
 
 SECURITY
-    Reads tables, databases, what aliases include, what programs answer for tables, the text of .forward files and DNS
-    answers: what others wrote.  Passwords pass through it, and it reads what tables keep of them.  No way into
-    anybody's home: a user's own agent reads the file.  Taken over, it could misdirect mail, let everybody in, and learn
-    the passwords that are sent from then on.  It could not read the spool or a private key, or make root run anything:
-    the parent takes nothing but a user's name and password from it, and a command is run by its digest, if its user's
-    own file still names it.
+    Reads tables, databases, include files, answers of table programs, the text of .forward files and DNS answers, all
+    written by others.  Passwords pass through it, and it reads password hashes.  It has no access to home directories:
+    a user's own agent reads the .forward.  Taken over, it could misdirect mail, accept any login, and learn the
+    passwords that are sent from then on.  It could not read the spool or a private key, or make root run anything: the
+    parent accepts only a user's name and password from it, and a command is run by its digest, if its user's own file
+    still has it.
 
-    Sees the directories that its files stand in, as an editor puts a new file in the place of the old one; SQLite's
-    databases are read under a lock, which is why it may lock what it can read.
+    Sees the directories of its files, as an editor replaces a file by a new one; SQLite databases are read under a
+    lock, which is why it may lock files that it can read.
 """
 
 import os
@@ -65,11 +65,11 @@ def main() -> None:
     connect(loop, handed.peers, handlers, lookup)
     loop.run_forever()
     log.flush()
-    os._exit(0)  # questions to name servers may be under way; nobody waits for them any more
+    os._exit(0)  # DNS questions may be open, whose answers are no longer needed
 
 
 def directories(files: Iterable[str]) -> list[str]:
-    """Those that are there; a file that stands in / itself instead of everything."""
+    """The existing directories of the files, and of what links lead to; for a file in / only the file itself."""
     paths = {path for file in files for path in (file, os.path.realpath(file))}
     seen = {path if (folder := os.path.dirname(path)) == "/" else folder for path in paths}
     return sorted(filter(os.path.exists, seen))

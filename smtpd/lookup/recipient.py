@@ -1,13 +1,13 @@
-"""Carries expansions: asks parent, queue and tables what they want to know, hands over what they come to.
+"""Runs expansions: asks parent, queue and tables their questions, and passes on their results.
 
-    ExpandRecipient -> Expansion.steps() <-- users, forwards (each remembered for a while), includes, tables' programs
+    ExpandRecipient -> Expansion.steps() <-- users, .forward files, servers (cached), includes, table programs
                          Expanded:  AddEnvelopes -> queue, then RecipientExpanded -> the dispatcher that asked
                          Refusal:   RecipientRefused
 
-    ExpandEnvelope  -> Expansion.steps_from(user): a command or file is not in the user's .forward any more
+    ExpandEnvelope  -> Expansion.steps_from(user): a command or file is no longer in the user's .forward
                          EnvelopeExpanded | EnvelopeNotExpanded -> queue
 
-An exception of ours costs the recipient that it happened to: 451, and a traceback in the log.
+An exception in our code costs only the recipient it happened in: 451, and a traceback in the log.
 """
 
 from collections import Counter
@@ -41,14 +41,14 @@ from smtpd.lookup.user_check import forward_question
 from smtpd.tables.alias_syntax import AliasSyntaxError, describe_faults, parse_forward
 from smtpd.tables.table import PendingAnswer
 
-USER_TTL = 60  # that a user is known, or known not to be one
-FORWARD_TTL = 5  # that a .forward is taken to be as it was: the time a change needs to be seen at the most
-SERVER_TTL = 300  # that what an LMTP server takes is taken to be as it was,
-FAILURE_TTL = 5  # and that it cannot be asked
-USERS_CACHED, FORWARDS_CACHED, SERVERS_CACHED = 10_000, 1_000, 1_000  # remembered
-USER_QUESTIONS_MAX = 32  # to the parent at a time: each is a process there
+USER_TTL = 60  # seconds; also for a user that does not exist
+FORWARD_TTL = 5  # seconds; the longest time until a change takes effect
+SERVER_TTL = 300  # seconds, for the extensions of an LMTP server,
+FAILURE_TTL = 5  # and if it cannot be asked
+USERS_CACHED, FORWARDS_CACHED, SERVERS_CACHED = 10_000, 1_000, 1_000  # numbers of cached answers
+USER_QUESTIONS_MAX = 32  # open at a time: the parent forks a process for each
 QUEUE_QUESTIONS_MAX = 256
-PAGE_SIZE = 256 * 1024  # bytes of recipients in an imsg
+PAGE_SIZE = 256 * 1024  # bytes of recipients in one imsg
 
 INTERNAL_ERROR = Refusal(451, "4.3.0", "Temporary failure")
 
@@ -57,7 +57,7 @@ Ended = Callable[[Expanded | Refusal], None]
 
 @dataclass(eq=False)
 class RunningExpansion:
-    """An expansion under way, and who is told how it ended."""
+    """An expansion under way; `ended` gets its result."""
 
     about: str
     steps: ExpansionSteps
@@ -78,11 +78,11 @@ class RecipientExpander:
         self._statistics = statistics
         self.to_parent = RequestWindow(parent, USER_QUESTIONS_MAX)
         self.to_queue = RequestWindow(queue, QUEUE_QUESTIONS_MAX)
-        self._users: AnswerCache[UserQuestion, str] = AnswerCache(self._find_user, now, USERS_CACHED)
-        self._forwards: AnswerCache[ForwardQuestion, ForwardAnswer] = AnswerCache(
-            self._read_forward, now, FORWARDS_CACHED
-        )
-        self._servers: AnswerCache[ServerQuestion, ServerAnswer] = AnswerCache(self._ask_server, now, SERVERS_CACHED)
+        self._caches: dict[type, AnswerCache[Any, Any]] = {
+            UserQuestion: AnswerCache(self._find_user, now, USERS_CACHED),
+            ForwardQuestion: AnswerCache(self._read_forward, now, FORWARDS_CACHED),
+            ServerQuestion: AnswerCache(self._ask_server, now, SERVERS_CACHED),
+        }
         self._includes = IncludeFiles()
 
     def _go_on(self, task: RunningExpansion, answer: Any) -> None:
@@ -93,7 +93,7 @@ class RecipientExpander:
             task.ended(INTERNAL_ERROR)
 
     def _step(self, task: RunningExpansion, answer: Any) -> None:
-        """Up to the first question whose answer is not known, or to the end."""
+        """Continue to the first question whose answer is not cached, or to the end."""
         try:
             question = task.steps.send(answer)
             while (known := self._find(question)) is not None:
@@ -104,28 +104,20 @@ class RecipientExpander:
             self._ask(question, partial(self._go_on, task))
 
     def _find(self, question: ExpansionQuestion | PendingAnswer) -> Any:
+        """The answer, if it needs no other process."""
         match question:
-            case UserQuestion():
-                return self._users.find(question)
-            case ForwardQuestion():
-                return self._forwards.find(question)
-            case ServerQuestion():
-                return self._servers.find(question)
             case IncludeQuestion():
                 return self._includes.read(question.path)
             case PendingAnswer():
                 return None
+            case _:
+                return self._caches[type(question)].find(question)
 
     def _ask(self, question: ExpansionQuestion | PendingAnswer, answered: Callable[[Any], None]) -> None:
-        match question:
-            case UserQuestion():
-                self._users.ask(question, answered)
-            case ForwardQuestion():
-                self._forwards.ask(question, answered)
-            case ServerQuestion():
-                self._servers.ask(question, answered)
-            case PendingAnswer():
-                question.begin(answered)
+        if isinstance(question, PendingAnswer):
+            question.begin(answered)
+        else:
+            self._caches[type(question)].ask(question, answered)
 
     # -- a recipient, for a dispatcher ------------------------------------------------
 
@@ -146,7 +138,7 @@ class RecipientExpander:
             dispatcher.send(imsg.RecipientRefused(asked.request, end.code, end.enhanced, end.text))
             self._statistics["lookup.recipient.refused"] += 1
             return
-        # First to queue: when the client has its 250 for this RCPT, the envelopes are on their way.
+        # First to queue: before the client gets its 250 for this RCPT, the envelopes are on their way.
         for page in pages(end.recipients):
             self._queue.send(imsg.AddEnvelopes(asked.message, asked.origin, page, asked.terms))
         dispatcher.send(imsg.RecipientExpanded(asked.request, len(end.recipients)))
@@ -158,11 +150,11 @@ class RecipientExpander:
         was = asked.recipient
         action = self._config.actions.get(was.action)
         if action is None or was.duty is not Duty.FORWARDED:
-            # What an alias named was named together with others, who have their mail.
-            reason = f"action {was.action} is gone" if action is None else "what its alias named is gone"
+            # The other targets of the alias have had their mail.
+            reason = f"action {was.action} is gone" if action is None else "the command or file of its alias is gone"
             queue.send(imsg.EnvelopeNotExpanded(asked.request, False, reason[:TEXT_MAX]))
             return
-        self._forwards.forget(forward_question(was.user, action))
+        self._caches[ForwardQuestion].forget(forward_question(was.user, action))
         expansion = Expansion(self._config, asked.origin, was.recipient, notify=was.notify, original=was.original)
         steps = expansion.steps_from(was.user, was.extension, action, was.destination)
         self._go_on(RunningExpansion("envelope", steps, partial(self._envelope_ended, queue, asked)), None)
@@ -186,7 +178,7 @@ class RecipientExpander:
 
     def _find_user(self, question: UserQuestion) -> None:
         def found(answer: imsg.UserFound) -> None:
-            self._users.answer(question, answer.verdict, 0 if answer.verdict == "later" else USER_TTL)
+            self._caches[UserQuestion].answer(question, answer.verdict, 0 if answer.verdict == "later" else USER_TTL)
 
         self.to_parent.ask(lambda request: imsg.FindUser(request, question.name), found)
 
@@ -197,7 +189,7 @@ class RecipientExpander:
             forward = to_forward_answer(answer)
             if forward.verdict == "text" and forward.reason:
                 log.warn(f".forward of {question.user}: {forward.reason}")
-            self._forwards.answer(question, forward, 0 if forward.verdict == "later" else FORWARD_TTL)
+            self._caches[ForwardQuestion].answer(question, forward, 0 if forward.verdict == "later" else FORWARD_TTL)
 
         self.to_queue.ask(lambda request: imsg.ReadForward(request, question.user, question.action), read)
 
@@ -206,13 +198,13 @@ class RecipientExpander:
     def _ask_server(self, question: ServerQuestion) -> None:
         def asked(answer: imsg.ServerAnswered) -> None:
             seconds = FAILURE_TTL if answer.verdict == "later" else SERVER_TTL
-            self._servers.answer(question, ServerAnswer(answer.verdict, answer.reason), seconds)
+            self._caches[ServerQuestion].answer(question, ServerAnswer(answer.verdict, answer.reason), seconds)
 
         self.to_queue.ask(lambda request: imsg.AskServerForUtf8(request, question.action), asked)
 
 
 def pages(recipients: Sequence[Recipient]) -> Iterator[list[Recipient]]:
-    """All of them, as many at a time as an imsg carries."""
+    """The recipients in pages that fit into one imsg."""
     page: list[Recipient] = []
     left = PAGE_SIZE
     for recipient in recipients:
@@ -231,7 +223,7 @@ def _say_why(recipient: str, refusal: Refusal) -> None:
 
 
 def to_forward_answer(answer: imsg.ForwardRead) -> ForwardAnswer:
-    """What the user wants; parsed once for as long as it is remembered."""
+    """The parsed content of a .forward, for the cache."""
     if answer.verdict != "text":
         return ForwardAnswer(answer.verdict, reason=answer.reason)
     try:
@@ -243,4 +235,4 @@ def to_forward_answer(answer: imsg.ForwardRead) -> ForwardAnswer:
         return ForwardAnswer("malformed", reason=str(error))
     except Exception as error:
         log.trouble("the text of a .forward", error)
-        return ForwardAnswer("later", reason="its text cannot be read")
+        return ForwardAnswer("later", reason="its text cannot be parsed")

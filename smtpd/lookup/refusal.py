@@ -1,10 +1,10 @@
-"""How a recipient is refused: the reply to the client, and the reason for the log.
+"""Refusals of recipients: the reply to the client, and the reason for the log.
 
-550 5.1.1, 5.2.1, 5.7.1    no such user; one that receives nothing; no rule wants it
-553 5.6.7                  an address needs SMTPUTF8, and the server of the mailbox does not know that
-524 5.2.4, 424 4.2.4       its aliases or its .forward lead nowhere; or nowhere now
-451 4.3.0                  something that has to be asked does not answer, or what is wanted is not allowed here
-4xx, 5xx                   what an `error:` says
+550 5.1.1, 5.2.1, 5.7.1    unknown user; user who receives no mail; no matching rule
+553 5.6.7                  an address needs SMTPUTF8, which the LMTP server lacks
+524 5.2.4, 424 4.2.4       expansion failed, permanently or for now
+451 4.3.0                  a table or process does not answer, or a forwarding is not allowed
+4xx, 5xx                   from an `error:` target
 """
 
 import re
@@ -20,7 +20,7 @@ _ENHANCED = re.compile(r"([45]\.[0-9]{1,3}\.[0-9]{1,3})(?: +|\Z)")  # RFC 3463 2
 
 @dataclass(frozen=True)
 class Refusal:
-    """`text` is for the client, `reason`, where there is one, for the log."""
+    """`text` is for the client, `reason` (may be empty) for the log."""
 
     code: int
     enhanced: str
@@ -29,7 +29,7 @@ class Refusal:
 
 
 class RecipientError(Exception):
-    """`named`: the reply repeats the recipient."""
+    """Refuses the recipient.  `named`: the reply repeats the recipient."""
 
     def __init__(self, code: int, enhanced: str, text: str, reason: str = "", *, named: bool = True):
         super().__init__(code, enhanced, text)
@@ -70,10 +70,10 @@ def expansion_deferred(text: str, reason: str = "") -> RecipientError:
 
 
 def from_error_target(error: ErrorReply) -> RecipientError:
-    """What an alias or a .forward wants to be said, which may begin with an enhanced code."""
+    """The refusal of an `error:` in an alias or a .forward, whose text may begin with an enhanced status code."""
     code, text = error.code, printable(error.text.replace("\t", " "))
     if code == 421:
-        code = 450  # RFC 5321 3.8: 421 ends a session, and this is about one recipient of it
+        code = 450  # RFC 5321 3.8: 421 would end the whole session
     enhanced = f"{code // 100}.2.0"  # RFC 3463 3.3: other mailbox status
     if (found := _ENHANCED.match(text)) and found[1][0] == enhanced[0]:
         enhanced, text = found[1], text[found.end() :]

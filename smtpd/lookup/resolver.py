@@ -1,9 +1,9 @@
-"""Questions to name servers: UDP, TCP where an answer does not fit, without ever waiting.
+"""A DNS stub resolver: UDP, and TCP for truncated answers, on the event loop.
 
-    query -> server 1, 1 s -> server 2, 1 s -> … -> server 1, 2 s -> …        until the asker's deadline
+    query -> server 1, 1 s -> server 2, 1 s -> … -> server 1, 2 s -> …        until the caller's deadline
 
-An answer counts when it comes from where the question went, to a port that was opened for it, with its number and its
-question in it; everything else that arrives is as if it had not.
+An answer is accepted from the server's address only, on the socket of its question, with its id and its question in it;
+everything else is ignored.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ from smtpd.lookup.resolver_config import NameServer
 FIRST_TIMEOUT, SECOND_TIMEOUT = (
     1.0,
     2.0,
-)  # seconds that a server has for an answer, in the first round and in the second
-NEGATIVE_TTL = 60  # seconds that a name does not exist
+)  # seconds for each server, in the first round and in the second
+NEGATIVE_TTL = 60  # seconds, TTL of a name that does not exist
 
 
 class NoDnsAnswer(Exception):
-    """No server has said anything of use."""
+    """No name server gave a usable answer."""
 
 
 class Resolver:
@@ -46,11 +46,11 @@ class Resolver:
         self._statistics = statistics
 
     async def names(self, address: str) -> DnsResult:
-        """The names of a numeric address, as they were sent.  Raises NoDnsAnswer."""
+        """The PTR names of a numeric address, unchecked.  Raises NoDnsAnswer."""
         return await self._find(dns.reversename.from_address(address), RecordType.PTR)
 
     async def addresses(self, name: str, version: int) -> DnsResult:
-        """The addresses of a host, IP version 4 or 6.  Raises NoDnsAnswer."""
+        """The addresses of a host; `version` is 4 or 6.  Raises NoDnsAnswer."""
         return await self._find(dns.name.from_text(name), RecordType.A if version == 4 else RecordType.AAAA)
 
     async def _find(self, name: dns.name.Name, kind: RecordType) -> DnsResult:
@@ -75,7 +75,7 @@ class Resolver:
 
     async def _by_datagram(self, server: NameServer, question: DnsQuestion) -> DnsAnswer:
         with socket.socket(server.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
-            sock.connect(server.address)  # from now on nobody else's datagrams arrive
+            sock.connect(server.address)  # from now on only datagrams of this server arrive
             sock.send(question.to_wire())
             arrived: asyncio.Future[DnsAnswer] = self._loop.create_future()
             self._loop.add_reader(sock.fileno(), _receive, sock, question, arrived)
@@ -85,7 +85,7 @@ class Resolver:
                 self._loop.remove_reader(sock.fileno())
 
     async def _by_stream(self, server: NameServer, question: DnsQuestion) -> DnsAnswer:
-        """RFC 7766 8: two bytes of length in front."""
+        """Ask over TCP; each message has two bytes of length before it: RFC 7766 8."""
         wire = question.to_wire()
         with socket.socket(server.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
             await self._loop.sock_connect(sock, server.address)
@@ -113,7 +113,7 @@ def _receive(sock: socket.socket, question: DnsQuestion, arrived: asyncio.Future
         answer = question.read(sock.recv(UDP_MAX))
     except (BlockingIOError, InterruptedError):
         return
-    except Exception as error:  # ECONNREFUSED, or our mistake: it belongs to whoever waits, not to the loop
+    except Exception as error:  # ECONNREFUSED, or a bug of ours: raised where the answer is awaited, not in the loop
         arrived.set_exception(error)
         return
     if answer is not None:

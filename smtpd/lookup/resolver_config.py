@@ -1,9 +1,9 @@
-"""What this host itself says of names: /etc/resolv.conf and /etc/hosts.
+"""The name servers and host names of this host: /etc/resolv.conf and /etc/hosts.
 
-Read once, before the sandbox is entered; both belong to root.  What is wrong in them is passed over, as everybody else
-passes over it.  A host without name servers knows the names in its hosts file and no others.
+Both files are read once, before the sandbox is entered.  Invalid lines are skipped, as by the C library.  Without name
+servers only the names in the hosts file are known.
 
-Not understood: search lists and options, as only complete names are looked up; nsswitch.conf.
+Not read: search lists and options, as only complete names are looked up; nsswitch.conf.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ SERVERS_MAX = 3  # MAXNS of resolv.conf(5)
 
 @dataclass(frozen=True)
 class NameServer:
-    """A name server; `address` as connect takes it."""
+    """A name server; `address`: for socket.connect."""
 
     family: int
     address: tuple[str, int] | tuple[str, int, int, int]
@@ -63,7 +63,7 @@ def server_at(text: str, port: int = PORT) -> NameServer | None:
 
 
 def parse_hosts(text: str) -> tuple[dict[str, str], dict[str, frozenset[str]]]:
-    """Names by address, addresses by name; the first line with an address gives its name."""
+    """(address -> name, name -> addresses); the first line with an address gives its name."""
     names: dict[str, str] = {}
     addresses: defaultdict[str, set[str]] = defaultdict(set)
     for line in text.splitlines():
@@ -79,7 +79,7 @@ def parse_hosts(text: str) -> tuple[dict[str, str], dict[str, frozenset[str]]]:
 
 
 def canonical_address(address: str) -> str | None:
-    """The one way to write a numeric address: no zone, and IPv4 in its own clothes.  None: it is no address."""
+    """The canonical text of an IP address: without zone, IPv4-mapped as IPv4.  None for anything else."""
     try:
         return str(unmapped(ipaddress.ip_address(address.partition("%")[0])))
     except ValueError:
@@ -87,12 +87,12 @@ def canonical_address(address: str) -> str | None:
 
 
 LABEL_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
-LABEL_MAX, NAME_MAX = 63, 253  # RFC 1035 2.3.4, without the length of the root
+LABEL_MAX, NAME_MAX = 63, 253  # RFC 1035 2.3.4, without the root label
 
 
 def is_host_name(name: str) -> bool:
-    """RFC 1123 2.1, with the underscore that is out there.  A name that reads as an address is none: it would lie to
-    whoever reads a log or writes a rule."""
+    """Whether the text is a host name: RFC 1123 2.1, with underscores.  A name that looks like an address is none: it
+    would be misleading in logs and rules."""
     labels = name.lower().split(".")
     fit = all(0 < len(label) <= LABEL_MAX and LABEL_CHARACTERS.issuperset(label) for label in labels)
     return fit and len(name) <= NAME_MAX and not labels[-1].isdigit() and not name.startswith("-")

@@ -1,20 +1,18 @@
-"""The rules: which action is meant for this destination, asked of the match lines in their order.
+"""The rules: evaluates the match lines in their order, to find the action of a recipient.
 
     tag -> from -> for -> helo -> auth -> tls -> mail-from -> rcpt-to
                          the first condition that does not hold ends the line
     all hold:            that line's action, or its refusal
-    a table is silent:   no answer at all, whatever the lines behind it say
+    a table is unavailable: temporary failure, later lines are not evaluated
 
-`from` sees the client's address, or with `rdns` its verified name; "local" for a mail that a program on this host
-brought, and for an address that came out of an expansion: what a user writes into a .forward is that user's mail,
-whoever sent the first one.  `for` and `rcpt-to` see the destination as it is after expansion.  The others speak of the
-session, and hold for expanded addresses as they did for the first one.  Who is here already, a program on this host,
-has authenticated, as nobody in particular.
+`from` compares the client's address, or with `rdns` its verified name; "local" for mail of a program of this host, and
+for an address from an expansion: mail to a target of a .forward is local mail of its user, whoever sent the original.
+`for` and `rcpt-to` compare the destination after expansion.  The other conditions are about the session, and apply to
+expanded addresses as to the first one.  A program of this host counts as authenticated, without a user name.
 
-A `!` turns a condition round, but not the silence of a table.  `from socket` means what came from a program here, and
-`from rdns` without a table what came from a host with a name, so they do not hold for an expanded address, turned round
-or not; nor does `from rdns` with a table for a client without a name.  A table that somebody else answers for is waited
-for.
+A `!` negates a condition, but not an unavailable table.  `from socket` is about programs of this host, and `from rdns`
+without a table about remote hosts, so neither matches an expanded address, negated or not; nor does `from rdns` with a
+table match a client without a name, negated or not.  For a table program's answer the evaluation waits.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -27,22 +25,21 @@ from smtpd.lookup.trace import NO_TRACE, Trace
 from smtpd.slice import Condition, For, From, Match, Operand, Service
 from smtpd.tables.table import Answer, PendingAnswer, Table, TableUnavailable, first_found
 
-LOCAL = "local"  # the address of this host's own programs
-SRC_LOCAL = Condition(From.SRC, operand=Operand("localhost"))  # tables that every configuration has
+LOCAL = "local"  # the client address of this host's own programs
+SRC_LOCAL = Condition(From.SRC, operand=Operand("localhost"))  # built-in tables
 FOR_LOCAL = Condition(For.DOMAIN, operand=Operand("localnames"))
-# `from auth` and `from mail-from` are `from any` with a condition that is asked for in its own place, as is
-# `for rcpt-to`.
+# `from auth`, `from mail-from` and `for rcpt-to` are evaluated in the order of `auth`, `mail-from` and `rcpt-to`.
 EVALUATION_ORDER: dict[str, int] = {"helo": 1, From.AUTH: 2, "tls": 3, From.MAIL_FROM: 4, For.RCPT_TO: 5}
 
 
 @dataclass(frozen=True)
 class RuleInput:
-    """What a rule decides about."""
+    """What a rule is evaluated for."""
 
     origin: Origin
     destination: str  # user@domain
     domain: str
-    internal: bool  # it came out of an expansion
+    internal: bool  # named by an expansion, not by the client
 
     @property
     def address(self) -> str:
@@ -54,7 +51,7 @@ class RuleInput:
 
     @property
     def sender(self) -> str:
-        return self.origin.sender or "@"  # the null sender, as address tables know it
+        return self.origin.sender or "@"  # the null sender, as in address tables
 
 
 Verdict = bool | TableUnavailable
@@ -63,7 +60,7 @@ AskTable = Callable[[RuleInput], Answer | PendingAnswer]
 
 @dataclass(frozen=True)
 class Clause:
-    """A condition as it is written, and how its table is asked."""
+    """A condition of a rule, and the lookup that evaluates it."""
 
     condition: Condition
     ask: AskTable
@@ -71,10 +68,10 @@ class Clause:
     def judge(self, case: RuleInput, answer: Answer) -> Verdict:
         if isinstance(answer, TableUnavailable):
             return answer
-        return not self._beside_the_point(case) and bool(answer) is not self.condition.negated
+        return not self._does_not_apply(case) and bool(answer) is not self.condition.negated
 
-    def _beside_the_point(self, case: RuleInput) -> bool:
-        """Neither it nor its contrary can be said."""
+    def _does_not_apply(self, case: RuleInput) -> bool:
+        """Whether the condition does not apply, negated or not."""
         if self.condition.kind == From.RDNS and self.condition.operand is not None:
             return case.client == UNKNOWN_NAME
         return case.internal and self.condition.kind in (From.SOCKET, From.RDNS)
@@ -88,11 +85,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rejected:
-    """No line matches, or one that says reject."""
+    """No rule matches, or the rule says reject."""
 
 
 class Rules:
-    """Raises KeyError for a table that is not there."""
+    """All rules.  Raises KeyError for an unknown table."""
 
     def __init__(self, matches: Sequence[Match], tables: Mapping[str, Table]):
         self._tables = tables
@@ -101,7 +98,7 @@ class Rules:
     def decide(
         self, case: RuleInput, trace: Trace = NO_TRACE
     ) -> Generator[PendingAnswer, Answer, str | Rejected | TableUnavailable]:
-        """The name of the action.  Yields what has to be waited for, and is sent the answer to it."""
+        """The name of the action.  Yields a PendingAnswer where it has to wait, and is sent the answer."""
         for rule in self._rules:
             failed: Condition | None = None
             verdict: Verdict = True
@@ -119,7 +116,7 @@ class Rules:
         return Rejected()
 
     def _clauses(self, match: Match) -> list[Clause]:
-        """In the order of evaluation.  What is always true is left out."""
+        """The conditions in the order of evaluation, without those that are always true."""
         given = [
             (match.tag, None),
             (match.source, SRC_LOCAL),
@@ -166,7 +163,7 @@ class Rules:
         raise ValueError(f"{condition.kind} is no condition")
 
     def _ask_user(self, condition: Condition) -> AskTable:
-        """Of a user with a domain the table may name the domain alone."""
+        """For user@domain the table may also have @domain."""
         if condition.operand is None:
             return lambda case: case.origin.user != "" or case.origin.address == LOCAL
         name = self._look(condition, Service.STRING, lambda case: case.origin.user)
@@ -188,7 +185,7 @@ class Rules:
 
 
 def _texts(service: Service, key: str) -> tuple[str, ...]:
-    """What an expression is tried with: the key as it is, then the other spellings of its domain.  Case counts."""
+    """The texts that a regular expression is searched in: the key, then other spellings of its domain."""
     if service is Service.DOMAIN:
         return tuple(dict.fromkeys((key, *spellings(key))))
     if service is not Service.MAILADDR:

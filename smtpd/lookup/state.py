@@ -1,4 +1,4 @@
-"""What lookup holds: its tables and their programs, its rules, the recipients, clients and users it is asked about."""
+"""The state of lookup: tables and their programs, rules, and the parts that answer questions."""
 
 import asyncio
 from collections import Counter
@@ -10,15 +10,14 @@ from smtpd.lookup.client_name import ClientNames
 from smtpd.lookup.expansion_config import make_expansion_config
 from smtpd.lookup.listener_tables import ListenerQuestions
 from smtpd.lookup.login import Logins
-from smtpd.lookup.open_tables import open_table
+from smtpd.lookup.open_tables import open_tables
 from smtpd.lookup.recipient import RecipientExpander
 from smtpd.lookup.refusal import TEXT_MAX
 from smtpd.lookup.resolver import Resolver
 from smtpd.lookup.resolver_config import ResolverConfig
 from smtpd.lookup.table_programs import TablePrograms
 from smtpd.slice import LookupSlice
-from smtpd.tables.program import ProgramTable
-from smtpd.tables.table import Answer, PendingAnswer, Table, TableUnavailable
+from smtpd.tables.table import Answer, PendingAnswer, TableUnavailable
 
 
 class Lookup:
@@ -43,10 +42,10 @@ class Lookup:
         self.clients = ClientNames(loop, system, Resolver(loop, system.servers, self.statistics))
 
     def begin(self) -> None:
-        """Nothing to open: who asks is answered."""
+        """Nothing to do: questions are answered from the start."""
 
     def stop(self) -> None:
-        """Nobody asks any more: the dispatchers have left before."""
+        """Stop the loop; the dispatchers have ended before."""
         self.loop.stop()
 
     def update(self, channel: Channel, asked: UpdateTable) -> None:
@@ -59,7 +58,7 @@ class Lookup:
             channel.send(TableUpdated(asked.request, trouble))
 
         table = self._tables.get(asked.table)
-        answer = TableUnavailable(f"there is no table {asked.table}") if table is None else table.update()
+        answer = TableUnavailable(f"unknown table {asked.table}") if table is None else table.update()
         if isinstance(answer, PendingAnswer):
             answer.begin(updated)
         else:
@@ -70,14 +69,3 @@ class Lookup:
 
     def set_verbose(self, order: SetVerbose) -> None:
         log.verbose = order.verbose
-
-
-def open_tables(configuration: LookupSlice) -> dict[str, Table]:
-    """One that cannot be read is said now, and answers Unavailable; programs have not been started yet."""
-    tables: dict[str, Table] = {}
-    for described in configuration.tables:
-        table = tables[described.name] = open_table(described, configuration.sub_addr_delim, log.warn)
-        trouble = None if isinstance(table, ProgramTable) else table.update()
-        if isinstance(trouble, TableUnavailable):
-            log.warn(trouble.reason)
-    return tables

@@ -1,9 +1,9 @@
-"""The sockets to programs that answer for tables, on the loop.
+"""The sockets of table programs, on the event loop.
 
-    parent --TakeTableProgram--> a socket --> ProgramTable, which knows what is said there
-                                  end, nonsense --> the table is unavailable until the parent sends another one
+    parent --TakeTableProgram--> a socket --> ProgramTable, which has the protocol
+                                  end of file, protocol error --> unavailable until the parent sends another one
 
-A program that is slow delays only who asks it.  What is not written yet is bounded by what the table has under way.
+A slow program delays only its own questions.  Unwritten data is bounded by the table's number of open questions.
 """
 
 import asyncio
@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from smtpd.imsg import TakeTableProgram
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
+from smtpd.ipc.os_error import error_text
 from smtpd.tables.program import ProgramError, ProgramTable
 from smtpd.tables.table import Table
 
-READ_SIZE = 64 * 1024  # bytes that are read in one turn of the loop
+READ_SIZE = 64 * 1024  # bytes read in one turn of the loop
 TICK_INTERVAL = 1.0  # seconds
 
 
@@ -45,7 +46,7 @@ class TablePrograms:
 
 
 class ProgramConnection:
-    """One program, from its start to its end."""
+    """The socket of one program, from its start to its end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, table: ProgramTable, sock: socket.socket):
         self._loop = loop
@@ -71,7 +72,7 @@ class ProgramConnection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._end(error.strerror or str(error))
+            self._end(error_text(error))
             return
         if not data:
             self._end("its program has ended")
@@ -86,7 +87,7 @@ class ProgramConnection:
         self.close(reason)
 
     def _send(self, data: bytes) -> None:
-        """In one piece with what else is asked in this turn.  Never calls the table back."""
+        """Send, together with other questions of this turn.  Never calls the table back."""
         if self._open and not self._unwritten:
             self._loop.add_writer(self._sock.fileno(), self._writable)
         self._unwritten += data
@@ -97,7 +98,7 @@ class ProgramConnection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            sent = len(self._unwritten)  # its end is seen by the reader, behind what it has still said
+            sent = len(self._unwritten)  # the reader sees the end, after the last data
         del self._unwritten[:sent]
         if not self._unwritten:
             self._loop.remove_writer(self._sock.fileno())

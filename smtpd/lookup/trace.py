@@ -1,11 +1,11 @@
-"""What an expansion tells of itself while it goes on, to whoever wants to know: nobody, unless somebody asks why.
+"""The trace of an expansion, for `smtpd --explain`.
 
-node        the next one out of the queue; all that follows is about it, until the next
-rule        a match line, and the first of its conditions that did not hold
-entry       what stands for it in a table
-forward     what its user's .forward says
-named       it names another node, which is new, or has been there
-recipient   it comes to an envelope, which is new, or has been there
+node        the next node of the queue; what follows is about it, until the next one
+rule        a match line, and its first condition that did not hold
+entry       its entry in a table
+forward     the content of its user's .forward
+named       it names another node, which is new or already known
+recipient   it becomes an envelope, which is new or already known
 """
 
 from smtpd.envelope import Recipient
@@ -15,7 +15,7 @@ from smtpd.tables.table import TableUnavailable
 
 
 class Trace:
-    """The one that is told everything and keeps nothing."""
+    """A trace that records nothing."""
 
     def node(self, node: Node) -> None: ...
 

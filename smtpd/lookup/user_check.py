@@ -1,6 +1,6 @@
-"""Is there such a user, may it receive, and what if its .forward is no good?
+"""Whether a user exists and may receive mail; refusals because of its .forward.
 
-users of the system     UserQuestion, which the parent answers
+system users            UserQuestion, which the parent answers
 an action's userbase    a table: uid:gid:home
 """
 
@@ -21,14 +21,15 @@ from smtpd.slice import LOWEST_ID, USER_NAME, ExpansionSlice, Service
 from smtpd.tables.table import PendingAnswer, TableUnavailable
 from smtpd.tables.userinfo import UserInfoError, parse_userinfo
 
-USER_NAME_MAX = 32  # of useradd(8); what is longer is no user of any system
+USER_NAME_MAX = 32  # of useradd(8); no system has longer user names
 USER_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 
 Check = Generator[ExpansionQuestion | PendingAnswer, Any, str]
 
 
 def check_user(config: ExpansionConfig, name: str, action: ExpansionSlice) -> Check:
-    """The home, where it counts: of a userbase, under an action that says itself whom to run as.  Raises Refuse."""
+    """Check a user.  Returns the home from a userbase if the action names its own user, else "".  Raises
+    RecipientError."""
     if action.userbase:
         return (yield from _check_userbase(config, name, action))
     return (yield from _check_system(name))
@@ -69,7 +70,7 @@ def _check_userbase(config: ExpansionConfig, name: str, action: ExpansionSlice) 
 
 
 def forward_question(name: str, action: ExpansionSlice) -> ForwardQuestion:
-    """A user of a userbase is known under the name of the action only."""
+    """The question for a user's .forward; for a user of a userbase it names the action."""
     return ForwardQuestion(name, action.name if action.userbase else "")
 
 
@@ -85,5 +86,5 @@ def forward_error(user: str, forward: ForwardAnswer) -> RecipientError:
 
 
 def is_user_name(name: str) -> bool:
-    """POSIX 3.436 user names, in lower case.  Nobody is asked whether anything else is a user."""
+    """Whether the text is a POSIX user name (3.436) in lower case; anything else is refused without a lookup."""
     return 0 < len(name) <= USER_NAME_MAX and USER_NAME_CHARACTERS.issuperset(name) and name[0] not in "-."

@@ -1,16 +1,16 @@
-"""Alias values and the lines of a .forward, cut into pieces: the lexical part of the language in expansion.py.
+"""Alias values and the lines of a .forward, split into pieces: the lexical part of the language in expansion.py.
 
     bob, amy@there.test  # both      "bob" · "amy@there.test"
     "|vacation 'a, b'", \\bob         '"|vacation \\'a, b\\'"' · "bob"
     o'brien@there.test, bob          "o'brien@there.test" · "bob"
     "a \\"b\\", c"@there.test          '"a \\\\"b\\\\", c"@there.test'
 
-A comma ends a piece, except in quotes, which stay where they are.  Double quotes are quotes everywhere, single ones in
-commands only: in an address they are a character like another.  A backslash protects the next character and is removed,
-except in the quoted local part of an address, where RFC 5321 has a use for it.  A # at the beginning or behind a blank,
-outside of quotes, begins a comment.
+A comma ends a piece, except within quotes, which are kept.  Double quotes quote everywhere, single quotes only in
+commands: in an address they are ordinary characters.  A backslash protects the next character and is removed, except in
+a quoted local part, where it belongs to the address (RFC 5321 4.1.2).  A # at the beginning or after a blank, outside
+quotes, begins a comment.
 
-In a file a backslash at the end of a line joins it with the next, unless it stands in a comment.
+In a file, a backslash at the end of a line joins it with the next one, except in a comment.
 """
 
 import re
@@ -23,20 +23,20 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class PieceError(ValueError):
-    """No value.  The argument does not repeat the text: it may come from a file that is none of ours."""
+    """Not a valid value.  The text does not repeat the value: it may come from a user's private file."""
 
 
 def split_value(value: str) -> list[str]:
-    """The pieces of one value, none of them empty.  Raises PieceError."""
+    """The pieces of one value; none is empty.  Raises PieceError."""
     pieces = ValueSplitter()
     pieces.add(value)
     return pieces.end()
 
 
 def lines(content: bytes) -> Iterator[tuple[int, list[str] | PieceError]]:
-    """The pieces of each logical line of a file, with the number of its last line; or what is wrong with it."""
+    """(number of its last line, pieces or error) for each logical line of a file."""
     pieces, joined, number = ValueSplitter(), False, 0
-    # What is not UTF-8 may stand in a comment and in a command, and comes out of it as the same bytes.
+    # Bytes that are not UTF-8 are allowed in comments and commands, and are kept.
     for number, line in text_file.lines(text_file.decode(content)):
         line = line.strip()
         joined = pieces.add(line.removesuffix("\\")) and line.endswith("\\")
@@ -55,17 +55,17 @@ def _end(pieces: "ValueSplitter") -> list[str] | PieceError:
 
 
 class ValueSplitter:
-    """One value, which may be added in several parts; costs time in proportion to its length."""
+    """Splits one value, which may be added in several parts, in linear time."""
 
     def __init__(self) -> None:
         self._finished: list[str] = []
-        self._parts: list[str] = []  # of the piece that has begun
+        self._parts: list[str] = []  # of the current piece
         self._quote = ""
         self._after_blank = True
         self._trouble = ""
 
     def add(self, text: str) -> bool:
-        """False when the text ended in a comment."""
+        """Add text.  Returns False if it ended in a comment."""
         for found in _TOKEN.finditer(text):
             if found[0] == "#" and self._after_blank and not self._quote:
                 self._check_characters(text[: found.start()])
@@ -80,9 +80,9 @@ class ValueSplitter:
             self._trouble = "a control character"
 
     def end(self) -> list[str]:
-        """Raises PieceError."""
+        """The pieces.  Raises PieceError."""
         if self._quote:
-            self._trouble = self._trouble or "a quote without its other half"
+            self._trouble = self._trouble or "unclosed quote"
         if self._trouble:
             raise PieceError(self._trouble)
         self._finish()

@@ -1,17 +1,17 @@
-"""The language of alias values and of .forward: what a name is expanded to.
+"""The syntax of alias values and .forward files: what a name is expanded to.
 
     bob, amy@there.test            User("bob"), Address("amy", "there.test")
-    "amy b"@[192.0.2.1]            Address("amy b", "[192.0.2.1]"): any address that RCPT takes
-    \\bob                           User("bob"): a backslash only protects the next character
+    "amy b"@[192.0.2.1]            Address("amy b", "[192.0.2.1]"): any address that RCPT accepts
+    \\bob                           User("bob"): a backslash protects the next character
     "|vacation -a bob, bob"        Command("vacation -a bob, bob")
     /var/mail/archive              File("/var/mail/archive")
-    :include:/etc/mail/staff       Include("/etc/mail/staff"); also without the first colon
+    :include:/etc/mail/staff       Include("/etc/mail/staff"); the first colon is optional
     :error:550 no longer here      Error(550, "no longer here"); likewise
 
-Commas separate and # begins a comment: see piece.py.  In a .forward and in an include file each line is such a value; a
-line that is none costs itself and no other one.
+Commas separate and # begins a comment: see piece.py.  In a .forward and in an include file each line is such a value;
+an invalid line is skipped and does not affect the others.
 
-Who may use which of these, and what becomes of them, is not known here.
+Which of these is allowed where is decided by lookup/expansion.py.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ from smtpd.tables import alias_lexer
 from smtpd.tables.alias_lexer import PieceError
 
 NAME_MAX = 255
-FAULTS_LOGGED = 5  # lines of one file that the log tells of
+FAULTS_LOGGED = 5  # faulty lines of one file that are logged
 
 
 class AliasSyntaxError(ValueError):
-    """Not in this language.  The argument does not repeat what was read: it may be a file that is none of ours."""
+    """A syntax error.  The text does not repeat the value: it may come from a user's private file."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,19 @@ Target = User | Address | Command | File | Include | ErrorReply
 _ERROR = re.compile(r":?error:([45]\d\d) ([A-Za-z0-9].*)", re.ASCII)
 _INCLUDE = re.compile(r":?include:(/.+)")
 _USER = re.compile(r"[A-Za-z0-9_.+-]+")
-_SPECIAL = frozenset('"/|~$*?{}`')  # in a path, a command or a pattern in the wrong place, and in no user's name
+_SPECIAL = frozenset('"/|~$*?{}`')  # of misplaced paths, commands and patterns; in no user name
 _MEANT = {"include:": "an include has an absolute path", "error:": "an error has a code, 4xx or 5xx, and a text"}
 
 
 class ParsedFile(NamedTuple):
-    """What a file names, and the lines that were skipped: their number, and what is wrong with them."""
+    """The targets in a file, and the lines that were skipped: (line number, reason)."""
 
     targets: list[Target]
     troubles: list[tuple[int, str]]
 
 
 def parse_value(value: str) -> list[Target]:
-    """The targets of one alias value, at least one.  Raises Malformed."""
+    """The targets of one alias value, at least one.  Raises AliasSyntaxError."""
     try:
         targets = _targets(alias_lexer.split_value(value))
     except PieceError as error:
@@ -89,8 +89,8 @@ def parse_value(value: str) -> list[Target]:
 
 
 def parse_forward(content: bytes) -> ParsedFile:
-    """The text of a .forward; no targets when there is nothing but comments.  Raises Malformed when no line of it can
-    be understood: then nobody knows where the mail is to go."""
+    """The text of a .forward; no targets if it has only comments.  Raises AliasSyntaxError if all lines are invalid:
+    then it is unknown where the mail is to go."""
     if len(content) > FORWARD_MAX:
         raise AliasSyntaxError(f"longer than {FORWARD_MAX} bytes")
     parsed = parse_include(content)
@@ -100,7 +100,7 @@ def parse_forward(content: bytes) -> ParsedFile:
 
 
 def parse_include(content: bytes) -> ParsedFile:
-    """The text of an include file, which is written like a .forward of any length."""
+    """The text of an include file: like a .forward, of any length."""
     parsed = ParsedFile([], [])
     for number, pieces in alias_lexer.lines(content):
         try:
@@ -113,15 +113,15 @@ def parse_include(content: bytes) -> ParsedFile:
 
 
 def describe_faults(troubles: list[tuple[int, str]]) -> list[str]:
-    """For the log: the first of them."""
+    """The first faults of a file, for the log."""
     more = len(troubles) - FAULTS_LOGGED
     lines = [f"line {number}: {trouble}" for number, trouble in troubles[:FAULTS_LOGGED]]
     return lines + [f"and {more} more lines"] if more > 0 else lines
 
 
 def digest(target: Command | File) -> str:
-    """What stands for a command or a file where it must not be repeated: SHA-256, in hex, of `|` and the command, or of
-    the path."""
+    """The digest that stands for a command or file in envelopes: SHA-256, in hex, of `|` and the command, or of the
+    path."""
     text = f"|{target.line}" if isinstance(target, Command) else target.path
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
@@ -131,12 +131,12 @@ def _targets(pieces: Iterable[str]) -> list[Target]:
 
 
 def parse_target(piece: str) -> Target:
-    """One piece, by the first form that it has.  Raises Malformed."""
+    """The target that one piece means.  Raises AliasSyntaxError."""
     if found := _ERROR.fullmatch(piece):
         return ErrorReply(int(found[1]), found[2])
     if found := _INCLUDE.fullmatch(piece):
         if wrong := text_error(Path, found[1]):
-            raise AliasSyntaxError(f"the path of an include has {wrong}")
+            raise AliasSyntaxError(f"invalid path of an include: {wrong}")
         return Include(found[1])
     command = piece[1:-1] if len(piece) > 1 and piece[0] == piece[-1] == '"' else piece
     if command.startswith("|"):

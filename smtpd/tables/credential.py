@@ -1,14 +1,14 @@
-"""The values of a table of credentials: what is kept of a user's password.
+"""The values of a table of credentials: password hashes and verifiers.
 
-    HASH, or USER:HASH; the user there is not looked at
-    {SCHEME}HASH, as doveadm pw writes it, where the scheme is one of these
+    HASH, or USER:HASH, where USER is ignored
+    {SCHEME}HASH, as doveadm pw writes it, for the schemes below
 
     $argon2id$v=19$m=65536,t=3,p=1$SALT$HASH       Argon2     RFC 9106
     SCRAM-SHA-256$15000:SALT$KEY:KEY               Verifier   scram.py
     $y$… $gy$… $7$… $2b$… $6$… $5$…                Crypt      crypt.py
-    !…, *…, x, nothing                             Locked: nobody gets in
+    !…, *…, x, nothing                             CredentialLocked: no password is right
 
-A password is checked as it was sent, or made here; its bytes are never part of an exception.
+Passwords are checked as they were sent, and hashes are made here; a password is never part of an exception.
 """
 
 import base64
@@ -30,14 +30,14 @@ ARGON2_MEMORY, ARGON2_PASSES, ARGON2_LANES = (
     64 * KIB,
     3,
     1,
-)  # of hashes made here, memory in KiB: RFC 9106 4, without threads of their own
+)  # for hashes made here, memory in KiB: RFC 9106 4, with one lane, so no threads
 SALT_SIZE, HASH_SIZE = 16, 32  # bytes
 MEMORY_MAX = crypt.MEMORY_MAX // KIB
-WORK_MAX = 2 * crypt.WORK_MAX // KIB  # KiB, all passes together: about a second
-LANES_MAX = 8  # each is a thread
-SIZE_MAX = 64  # bytes of a salt, of a hash
+WORK_MAX = 2 * crypt.WORK_MAX // KIB  # KiB, summed over the passes: about a second
+LANES_MAX = 8  # threads
+SIZE_MAX = 64  # bytes of a salt, and of a hash
 
-# Of Dovecot, whose hashes say themselves what they are.
+# Schemes of Dovecot whose hashes name their own algorithm.
 CRYPT_SCHEMES = ("CRYPT", "BLF-CRYPT", "SHA256-CRYPT", "SHA512-CRYPT", "ARGON2ID")
 _SCHEME = re.compile(r"\{([A-Za-z0-9.-]{1,32})\}")
 _ARGON2 = re.compile(
@@ -46,17 +46,17 @@ _ARGON2 = re.compile(
 
 
 class CredentialError(ValueError):
-    """Not a credential that is accepted.  The argument does not repeat it."""
+    """Not an accepted credential.  The text does not repeat the value."""
 
 
 class CredentialLocked(ValueError):
-    """On purpose no password fits."""
+    """The account is locked: no password is right."""
 
 
 class Credential(Protocol):
     def check(self, password: bytes) -> bool:
-        """Does it fit?  Takes up to some seconds, without the interpreter's lock.  Raises OSError when this machine
-        cannot say now."""
+        """Whether the password is right.  May take some seconds; releases the GIL.  Raises OSError when memory is
+        short or the library is missing."""
         ...
 
 
@@ -78,7 +78,7 @@ class Argon2:
 
 
 def parse_credential(value: str) -> Credential:
-    """Raises Malformed, Locked."""
+    """The credential in a table's value.  Raises CredentialError, CredentialLocked."""
     user, colon, behind = value.partition(":")
     text = behind if colon and "$" not in user else value
     if (found := _SCHEME.match(text)) is not None:
@@ -94,7 +94,7 @@ def parse_credential(value: str) -> Credential:
 
 
 def _of_scheme(scheme: str, text: str) -> str:
-    """The same as it is written here.  Raises Malformed."""
+    """The value without Dovecot's scheme, in our format.  Raises CredentialError."""
     if scheme in CRYPT_SCHEMES:
         return text
     if scheme == "SCRAM-SHA-256" and text.count(",") == 3:
@@ -112,7 +112,7 @@ def _parse_argon2(text: str) -> Argon2:
     if memory > MEMORY_MAX or memory * passes > WORK_MAX or lanes > LANES_MAX:
         raise CredentialError(f"needs {memory} KiB, {passes} times, {lanes} threads")
     if not passes or not lanes or memory < 8 * lanes:  # RFC 9106 3.1
-        raise CredentialError("parameters that Argon2 has not")
+        raise CredentialError("invalid Argon2 parameters")
     if not 8 <= len(salt) <= SIZE_MAX or not 16 <= len(hashed) <= SIZE_MAX:
         raise CredentialError("a salt or a hash of the wrong size")
     return Argon2(memory, passes, lanes, salt, hashed)
@@ -126,11 +126,11 @@ def _bytes(text: str) -> bytes:
 
 
 def make_hash(password: bytes) -> str:
-    """Argon2, with a new salt."""
+    """An Argon2id hash of the password, with a new salt."""
     salt = secrets.token_bytes(SALT_SIZE)
     return hash_secret(password, salt, ARGON2_PASSES, ARGON2_MEMORY, ARGON2_LANES, HASH_SIZE, Type.ID).decode("ascii")
 
 
 def make_verifier(password: bytes) -> str:
-    """For SCRAM-SHA-256 too, with a new salt."""
+    """A SCRAM-SHA-256 verifier of the password, with a new salt."""
     return str(scram.make_verifier(password, scram.ITERATIONS, secrets.token_bytes(scram.SALT_SIZE)))

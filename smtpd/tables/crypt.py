@@ -1,15 +1,15 @@
-"""Password hashes of the C library's crypt(3), and what to check one of them may cost.
+"""Password hashes of the C library's crypt(3), and limits on the cost of checking one.
 
     $y$j9T$SALT$HASH, $gy$…        yescrypt     128 * r * N bytes; j, N and r are a letter each
     $7$CU..../....SALT$HASH        scrypt       the same, p times over
     $2b$12$SALTHASH, $2a$, $2y$    bcrypt       2^12 rounds
-    $6$rounds=N$SALT$HASH, $5$     SHA-2        N rounds, 5000 where it is not said
+    $6$rounds=N$SALT$HASH, $5$     SHA-2        N rounds, 5000 by default
 
-Who may write a table may stop its own users, and nobody else: a hash that asks for more memory or time than the limits
-below is no hash.
+The writer of a table can keep only the table's own users from logging in: a hash that needs more memory or time than
+the limits below is refused.
 
-Not accepted, though crypt(3) knows them: what is broken in minutes today ($1$, $md5, $sha1$, DES) and $2x$, which is
-wrong for some passwords.
+Not accepted, although crypt(3) knows them: hashes that are broken in minutes today ($1$, $md5, $sha1$, DES) and $2x$,
+which is wrong for some passwords.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ LIBRARIES = ("libcrypt.so.1", "libcrypt.so.2")  # libxcrypt: with the old interf
 DATA_SIZE = 32768  # bytes of struct crypt_data
 
 MEMORY_MAX = 256 * 1024 * 1024  # bytes
-WORK_MAX = 1024 * 1024 * 1024  # bytes gone through: about a second
+WORK_MAX = 1024 * 1024 * 1024  # bytes of memory traffic: about a second
 ROUNDS_MAX = 1_000_000  # of SHA-2
 COST_MAX = 14  # of bcrypt: a second
 
@@ -37,7 +37,7 @@ _SHA = re.compile(rf"\$(?:5|6)\$(?:rounds=([1-9][0-9]{{3,9}})\$)?{_L}{{0,16}}\$(
 
 
 class CryptHashError(ValueError):
-    """Not a hash that is accepted.  The argument does not repeat it."""
+    """Not an accepted hash.  The text does not repeat the value."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Crypt:
     stored: bytes = field(repr=False)
 
     def check(self, password: bytes) -> bool:
-        """Takes its time, without the interpreter's lock.  Raises OSError when memory is short."""
+        """Whether the password is right.  Slow on purpose; releases the GIL.  Raises OSError when memory is short."""
         return hmac.compare_digest(_crypt(password, self.stored) or b"", self.stored)
 
 
 def parse_crypt(text: str) -> Crypt:
-    """Raises Malformed."""
+    """A hash in the format of crypt(3), within the limits.  Raises CryptHashError."""
     if found := _YESCRYPT.fullmatch(text):
         n, r = (_LETTERS.index(letter) + 1 for letter in found.groups())
         _limit(n, r, 1)
@@ -63,7 +63,7 @@ def parse_crypt(text: str) -> Crypt:
         if int(found[1] or 0) > ROUNDS_MAX:
             raise CryptHashError(f"{found[1]} rounds")
     else:
-        raise CryptHashError("no hash of a kind that is accepted")
+        raise CryptHashError("unsupported hash format")
     return Crypt(text.encode())
 
 
@@ -74,12 +74,12 @@ def _limit(n: int, r: int, p: int) -> None:
 
 
 def _number(letters: str) -> int:
-    """Six bits each, the lowest first."""
+    """A number in base 64, least significant digit first."""
     return sum(_LETTERS.index(letter) << 6 * at for at, letter in enumerate(letters))
 
 
 def _find() -> "ctypes._NamedFuncPointer | None":
-    """crypt_rn(phrase, setting, data, size).  None where there is no such library: nothing can be loaded later on."""
+    """crypt_rn(phrase, setting, data, size); None without libcrypt.  Loaded at import: a sandbox allows none later."""
     for name in LIBRARIES:
         with suppress(OSError, AttributeError):
             function = ctypes.CDLL(name, use_errno=True).crypt_rn
@@ -96,7 +96,7 @@ def _crypt(password: bytes, setting: bytes) -> bytes | None:
     if _crypt_rn is None:
         raise OSError(errno.ENOSYS, f"no {LIBRARIES[0]} here")
     if b"\0" in password:
-        return None  # C would take what stands before it
+        return None  # C would use the part before the NUL
     data = ctypes.create_string_buffer(DATA_SIZE)
     ctypes.set_errno(0)
     hashed = _crypt_rn(password, setting, data, DATA_SIZE)

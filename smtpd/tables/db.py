@@ -1,17 +1,17 @@
-"""Tables that makemap(8) made: SQLite files.
+"""Tables in files made by makemap(8): SQLite databases that never change.
 
     CREATE TABLE map (key TEXT PRIMARY KEY, written TEXT, value TEXT)
-        key        in its normal form (domain.py), as keys are looked up
-        written    as it was written, for what compares otherwise: domains, addresses, networks, expressions
-        value      NULL in a set, which has keys only
+        key        in its normal form (domain_name.py), for lookups
+        written    as in the source, for services with comparisons of their own: domains, addresses, networks, regex
+        value      NULL in a set, which has only keys
 
-Such a file never changes: makemap makes another one and renames it.  So it is opened as `immutable`, which needs no
-lock and no right to write (sandbox promises: rpath), and opened again when another one stands in its place; when that
-cannot be done, what was open is served on.
+makemap makes a new file and renames it, so a file is opened as `immutable`, which needs no lock and no right to write
+(sandbox promises: rpath), and reopened when another file is at the path; if that fails, the old one stays in use.
 
-Keys are found by the index, except by the services that match; for these all keys are read, KEYS_MAX at most.
+Keys are found by the index, except by services with comparisons of their own: for those all keys are read, at most
+KEYS_MAX.
 
-Not Berkeley DB, which no wheel worth trusting brings; SQLite is part of Python.
+SQLite, because it is part of Python; there is no maintained binding for Berkeley DB.
 """
 
 import os
@@ -32,27 +32,27 @@ APPLICATION_ID = 0x534D4D50  # "SMMP", in the header of the file
 SCHEMA = "CREATE TABLE map (key TEXT NOT NULL PRIMARY KEY, written TEXT NOT NULL, value TEXT) WITHOUT ROWID"
 HEADER = b"SQLite format 3\0"  # sqlite.org/fileformat2.html 1.3
 KEYS_MAX = 100_000
-HEAP_MAX = 128 * 1024 * 1024  # bytes that SQLite may use in this process, all its connections together
+HEAP_MAX = 128 * 1024 * 1024  # bytes of SQLite's heap in this process, for all connections
 VALUE_MAX = 1024 * 1024  # bytes of a row
-ROW_OVERHEAD = 64  # bytes of it, at the most, that are neither key nor value
-OPEN_ATTEMPTS = 5  # to open a file that others are put in the place of
+ROW_OVERHEAD = 64  # bytes of a row that are neither key nor value, at most
+OPEN_ATTEMPTS = 5  # attempts to open a file that is replaced meanwhile
 MATCHED_SERVICES = (Service.DOMAIN, Service.NETADDR, Service.MAILADDR, Service.REGEX)
 
 FileStamp = tuple[int, int, int, int]
-READ_ERRORS = (sqlite3.Error, OSError, ValueError, MemoryError)  # what a file may do to who reads it
+READ_ERRORS = (sqlite3.Error, OSError, ValueError, MemoryError)  # errors that reading a file can raise
 
 
 class DbFileError(ValueError):
-    """Not made by makemap."""
+    """The file was not made by makemap, or cannot serve what the table is used for."""
 
 
 def connect(path: str) -> sqlite3.Connection:
-    """A connection that cannot write, and that takes nothing in the file for granted.  Raises sqlite3.Error."""
+    """A read-only connection that does not trust the content of the file.  Raises sqlite3.Error."""
     connection = sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True, isolation_level=None)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_MAX)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     try:
-        connection.execute("PRAGMA temp_store=MEMORY")  # there is nowhere to write to
+        connection.execute("PRAGMA temp_store=MEMORY")  # the sandbox allows no temporary files
         connection.execute(f"PRAGMA hard_heap_limit={HEAP_MAX}")
         connection.execute("PRAGMA trusted_schema=OFF")
         connection.execute("PRAGMA cell_size_check=ON")
@@ -63,7 +63,7 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 def encode(entries: Iterable[tuple[str, str | None]]) -> bytes:
-    """The file for these keys and values.  Raises sqlite3.IntegrityError for a key that comes twice."""
+    """The content of a file with these keys and values.  Raises sqlite3.IntegrityError for a duplicate key."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(SCHEMA)
@@ -75,7 +75,7 @@ def encode(entries: Iterable[tuple[str, str | None]]) -> bytes:
 
 
 def read(path: str) -> Iterator[tuple[str, str | None]]:
-    """Keys as they were written, and their values.  Raises what is in READ_ERRORS."""
+    """All keys, as in the source, and their values.  Raises READ_ERRORS."""
     with closing(_open(path)) as connection:
         yield from connection.execute("SELECT written, value FROM map ORDER BY key")
 
@@ -88,7 +88,7 @@ def _open(path: str) -> sqlite3.Connection:
         raise DbFileError("not made by makemap")
     page, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
     if size < pages * (65536 if page == 1 else page):
-        raise DbFileError("incomplete")  # a copy that was cut off: SQLite would read zeros there
+        raise DbFileError("incomplete")  # a truncated copy: SQLite would read zeros there
     connection = connect(path)
     try:
         if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
@@ -101,7 +101,7 @@ def _open(path: str) -> sqlite3.Connection:
 
 
 def _open_for(path: str, services: Collection[Service]) -> sqlite3.Connection:
-    """A connection to a file that can serve all of these.  Raises what is in READ_ERRORS."""
+    """A connection to a file that can serve all of these.  Raises READ_ERRORS."""
     connection = _open(path)
     try:
         _check(connection, services)
@@ -112,8 +112,8 @@ def _open_for(path: str, services: Collection[Service]) -> sqlite3.Connection:
 
 
 def _open_now(path: str, services: Collection[Service]) -> tuple[FileStamp, sqlite3.Connection]:
-    """Likewise, and which file it is: looked at again behind the opening, as another one may have taken its place, or a
-    link been bent, since its header was read."""
+    """The same, with the stamp of the file, which is checked again after opening: the file or a link to it may have
+    been replaced since its header was read."""
     for _ in range(OPEN_ATTEMPTS):
         stamp = _stamp(path)
         connection = _open_for(os.path.realpath(path), services)
@@ -124,11 +124,11 @@ def _open_now(path: str, services: Collection[Service]) -> tuple[FileStamp, sqli
             connection.close()
             raise
         connection.close()
-    raise DbFileError("other files take its place all the time")
+    raise DbFileError("it is being replaced all the time")
 
 
 def _check(connection: sqlite3.Connection, services: Collection[Service]) -> None:
-    """Raises Malformed for an entry that would make a service useless."""
+    """Raises DbFileError for an entry that a service cannot use."""
     if (
         VALUE_SERVICES & set(services)
         and connection.execute("SELECT 1 FROM map WHERE value IS NULL LIMIT 1").fetchone()
@@ -144,12 +144,12 @@ def _check(connection: sqlite3.Connection, services: Collection[Service]) -> Non
 
 
 def is_too_large(key: str, value: str | None) -> bool:
-    """More than whoever looks it up takes (connect): a row has the key in both forms, the value, and a few numbers."""
+    """Whether a row is larger than `connect` accepts: it has the key in both forms, the value, and a few numbers."""
     return sum(len(text.encode()) for text in (normal_address(key), key, value or "")) > VALUE_MAX - ROW_OVERHEAD
 
 
 def fault_at_start(path: str, services: Collection[Service]) -> str:
-    """Why the file cannot serve these; empty if it can, or is not there."""
+    """Why the file cannot serve these services; empty if it can, or does not exist."""
     try:
         _open_for(path, services).close()
     except FileNotFoundError:
@@ -160,7 +160,7 @@ def fault_at_start(path: str, services: Collection[Service]) -> str:
 
 
 class DbTable:
-    """`warn` is told of a file that takes the place of the one that is served, and cannot be used."""
+    """A table in a file of makemap.  `warn` is called when a new file at the path cannot be used."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class DbTable:
         self._connection: sqlite3.Connection | None = None
         self._stamp: FileStamp | None = None
         self._trouble = TableUnavailable(f"table {name}: not opened yet")
-        self._keys: ListTable | None = None  # read when they are first needed
+        self._keys: ListTable | None = None  # read when first needed
 
     def __del__(self) -> None:
         if self._connection is not None:
@@ -186,7 +186,7 @@ class DbTable:
 
     def update(self) -> TableUnavailable | None:
         try:
-            self._stamp = _stamp(self.path)  # of one that cannot be opened, too: it is tried once
+            self._stamp = _stamp(self.path)  # also of a file that cannot be opened, so that it is tried once
             self._stamp, connection = _open_now(self.path, self._services)
         except READ_ERRORS as error:
             self._trouble = cannot_read(self.name, self.path, error)
@@ -225,7 +225,7 @@ class DbTable:
         return self._keys
 
     def _rows_of(self, query: str, key: str) -> list[tuple] | TableUnavailable:
-        """Under the first spelling that has any: files that were made before keys had a normal form have others."""
+        """The rows of the first spelling with any: older files have keys in other spellings."""
         for spelling in address_spellings(key):
             if rows := self._rows(query, spelling):
                 return rows
@@ -241,7 +241,7 @@ class DbTable:
             return cannot_read(self.name, self.path, error)
 
     def _follow(self) -> None:
-        """Open what stands there now, when it is not what is open; once, if it cannot be opened."""
+        """Open the file at the path if it is not the open one; a file that cannot be opened is tried once."""
         try:
             stamp = _stamp(self.path)
         except OSError as error:
@@ -254,6 +254,6 @@ class DbTable:
 
 
 def _stamp(path: str) -> FileStamp:
-    """Another one for another file, and for another content."""
+    """Identifies a file and its content."""
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

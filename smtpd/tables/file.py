@@ -1,45 +1,46 @@
 """Tables in text files.
 
-    # a comment; so is what follows a # behind a blank, outside of double quotes
+    # a comment; so is text after a # that follows a blank, outside double quotes
     postmaster: root                  the key ends at the first blank or colon,
-    root        amy, "|do # this"     and the value is the rest of the line: a mapping
-    [::1]: a.example                  brackets keep the colons in them
-    staff:                            a line that begins with a blank continues the entry above it where that has no
-        amy, bob,                     value yet or ends in a comma, or where the line itself begins with a comma;
-        eve                           anywhere else the blank means nothing
+    root        amy, "|do # this"     the value is the rest of the line: a mapping
+    [::1]: a.example                  colons within brackets belong to the key
+    staff:                            a line that begins with a blank continues the entry above it if that has no
+        amy, bob,                     value yet or ends in a comma, or if the line itself begins with a comma;
+        eve                           otherwise the blank is ignored
 
-    # @list                           before the first entry: lines are entries, whatever stands in them
-    192.0.2.0/24                      no value on the first line: a list; its entries are whole lines
+    # @list                           before the first entry: each line is an entry of a list
+    192.0.2.0/24                      no value in the first entry: a list, whose entries are whole lines
 
-The first entry decides whether it is a list or a mapping.  A mapping's entry without a value is a fault, and so are a
-NUL and bytes that are not UTF-8, outside of comments.  A key that comes again replaces the earlier one.  An empty file
-is an empty mapping.
+The first entry decides whether the file is a list or a mapping.  An entry of a mapping without a value is a fault, and
+so are a NUL and bytes that are not UTF-8, outside comments.  Of duplicate keys the last one counts.  An empty file is
+an empty mapping.
 
-A file with a fault is not served: what was served before is served on.
+A file with a fault is not used: the previous content stays in force.
 """
 
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from smtpd.ipc.os_error import error_text
 from smtpd.slice import Service
 from smtpd.tables.inline import ListTable, MappingTable
 from smtpd.tables.matching import entry_fault
 from smtpd.tables.table import VALUE_SERVICES, LoadedTable, TableUnavailable
 from smtpd.tables.text_file import LineFault, line_fault, lines, raise_faults, read_file
 
-# A bracket without its other half is an ordinary character: "[abc" is a key that ends like any other.  The other half
-# is looked for up to the next bracket only, so that many of them cost no more than their length.
+# An unclosed bracket is an ordinary character: "[abc" is a key that ends like any other.  The closing one is looked for
+# up to the next bracket only, so that matching stays linear.
 _KEY = re.compile(r"((?:\[[^\[\]\s]*+\]|[^\s:])++)\s*:?\s*")
 _COMMENT = re.compile(r'(?:"[^"]*"|"[^"]*$|[^"#]|(?<!\s)#)*+')
 _LIST = re.compile(r"#\s*@list")
-NO_VALUE = "a value is expected behind the key"
-NO_MAPPING = "this file is a list, expected a mapping"
+NO_VALUE = "key without a value"
+NO_MAPPING = "the file is a list, expected a mapping"
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """`line` is the first of its lines.  In a list `value` is empty."""
+    """An entry; `line` is its first line.  In a list `value` is empty."""
 
     line: int
     key: str
@@ -48,7 +49,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Content:
-    """The entries without a fault, and the faults."""
+    """The valid entries of a file, and the faults of the others."""
 
     is_list: bool
     entries: tuple[FileEntry, ...] = ()
@@ -61,12 +62,12 @@ class Content:
 @dataclass(frozen=True)
 class _Line:
     number: int
-    text: str  # without its comment and the blanks around
+    text: str  # stripped, without its comment
     indented: bool
 
 
 def read(text: str, *, is_list: bool | None = None) -> Content:
-    """`is_list` where the file does not decide it.  Raises nothing: what is wrong stands in `faults`."""
+    """The content of a file.  `is_list` overrides its first entry.  Raises nothing: see `faults`."""
     found, marked = _lines(text)
     if is_list is None:
         is_list = marked or (bool(found) and _begins_list(found[0].text))
@@ -81,14 +82,14 @@ def read(text: str, *, is_list: bool | None = None) -> Content:
 
 
 def parse(text: str, *, is_list: bool | None = None) -> Content:
-    """Raises Malformed."""
+    """The content of a file without faults.  Raises TextFileError."""
     content = read(text, is_list=is_list)
     raise_faults(content.faults)
     return content
 
 
 def _lines(text: str) -> tuple[list[_Line], bool]:
-    """Those that are neither empty nor a comment; and whether a comment before all of them says that it is a list."""
+    """The lines that are neither empty nor a comment, and whether `# @list` comes before them."""
     found: list[_Line] = []
     marked = False
     for number, line in lines(text):
@@ -108,14 +109,14 @@ def _without_comment(line: str) -> str:
 
 
 def _begins_list(first: str) -> bool:
-    """`word:` alone is a key that its value may follow in the next line."""
+    """Whether the first entry has no value; `word:` alone is a key whose value may follow in the next line."""
     key, value = _split(first)
     return not value and first != f"{key}:"
 
 
 def _joined(found: list[_Line]) -> list[FileEntry]:
-    """The entries of a mapping, those without a key or a value too."""
-    joined: list[tuple[int, str, list[str]]] = []  # the number of the first line, the key, the pieces of the value
+    """The entries of a mapping, also those without a key or a value."""
+    joined: list[tuple[int, str, list[str]]] = []  # (first line, key, parts of the value)
     for line in found:
         if joined and line.indented and _continues(joined[-1][2], line.text):
             joined[-1][2].append(line.text)
@@ -135,7 +136,7 @@ def _split(entry: str) -> tuple[str, str]:
 
 
 def service_faults(content: Content, services: Collection[Service]) -> list[LineFault]:
-    """Why the file cannot serve what it is used for, line by line."""
+    """The faults that keep the file from serving these services."""
     if content.is_list and VALUE_SERVICES & set(services):
         return [(content.entries[0].line if content.entries else 1, NO_MAPPING)]
     return [
@@ -147,7 +148,7 @@ def service_faults(content: Content, services: Collection[Service]) -> list[Line
 
 
 def make_table(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> ListTable | MappingTable:
-    """Raises Malformed."""
+    """The table in the text of a file.  Raises TextFileError."""
     content = parse(text)
     raise_faults(service_faults(content, services))
     if content.is_list:
@@ -156,8 +157,8 @@ def make_table(name: str, text: str, delimiter: str, services: Collection[Servic
 
 
 class FileTable:
-    """Serves what its file said when it was last read and understood.  `understand` makes a table of a text, or raises
-    ValueError; `services` are what the table will be asked for."""
+    """A table in a file, as last read without faults.  `understand` makes a table of the text, or raises ValueError;
+    `services` are those it will be asked for."""
 
     def __init__(
         self,
@@ -192,4 +193,4 @@ class FileTable:
 
 
 def cannot_read(name: str, path: str, error: Exception) -> TableUnavailable:
-    return TableUnavailable(f"table {name}: {path}: {getattr(error, 'strerror', None) or error}")
+    return TableUnavailable(f"table {name}: {path}: {error_text(error)}")

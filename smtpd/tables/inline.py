@@ -1,4 +1,4 @@
-"""Tables whose content stands in the configuration: `{ "a", "b" }` and `{ a = x, b = y }`."""
+"""Tables in the configuration itself: `{ "a", "b" }` and `{ a = x, b = y }`."""
 
 from collections.abc import Iterable
 
@@ -38,8 +38,8 @@ class ListTable:
 
 
 class MappingTable(ListTable):
-    """Keys with values.  Neither case nor the spelling of a domain behind an @ counts in keys, unless they are
-    expressions; of two that are the same, the later one holds."""
+    """Keys with values.  Keys are compared without case, and domains after an @ in any spelling, unless they are
+    regular expressions; of duplicate keys the last one counts."""
 
     def __init__(self, name: str, pairs: Iterable[tuple[str, str]], delimiter: str = "+"):
         pairs = tuple(pairs)

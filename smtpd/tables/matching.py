@@ -1,16 +1,16 @@
 """When a key matches an entry of a table.
 
-    Strings      the same, whatever the case
-    Domains      example.com | *.example.com | mail*.example.com | *        in any spelling (domain.py)
+    Strings      equal, without case
+    Domains      example.com | *.example.com | mail*.example.com | *        in any spelling (domain_name.py)
     Addresses    user | user@domain | @domain | @, the domain as above
     Networks     192.0.2.1 | 192.0.2.0/24 | 2001:db8::/32 | [2001:db8::1] | local
-    Expressions  POSIX extended regular expressions, found anywhere in the key; the only ones where case counts
+    Expressions  POSIX extended regular expressions, searched in the key; the only ones with case
 
-A `*` before a dot stands for the letters of one label, so `*.example.com` is `a.example.com` and not `a.b.example.com`;
-at the end of an entry it stands for one character or more; anywhere else for any number of them, dots too.
+A `*` before a dot stands for one label, so `*.example.com` matches `a.example.com` and not `a.b.example.com`; at the
+end of an entry it stands for one character or more; elsewhere for any number of characters, dots included.
 
-Entries are sorted out once, so that a list of a hundred thousand names costs a look into a set: only domains with a `*`
-within them, and expressions, are tried one after the other.
+Entries are sorted into sets once, so that a list of 100 000 names costs one set lookup.  Only domains with other `*`,
+and regular expressions, are tried one after the other.
 """
 
 import re
@@ -23,7 +23,7 @@ from smtpd.domain_name import normal, normal_address, spellings
 from smtpd.slice import Service
 from smtpd.tables.regex import Pattern
 
-_SPECIAL = re.compile(r"[!-/:-@\[-^`{-~]")  # to RE2 a backslash before anything else is a mistake
+_SPECIAL = re.compile(r"[!-/:-@\[-^`{-~]")  # RE2 rejects a backslash before any other character
 IPV4_MAPPED = b"\x00" * 10 + b"\xff\xff"  # an IPv4 address inside an IPv6 one
 
 
@@ -32,7 +32,7 @@ class Matcher(Protocol):
 
 
 class Strings:
-    """Those with an @ are addresses."""
+    """Equal strings, without case; those with an @ as addresses."""
 
     def __init__(self, entries: Iterable[str]):
         self._entries = frozenset(map(normal_address, entries))
@@ -87,15 +87,15 @@ def _glob(entry: str) -> Pattern:
 
 
 class Addresses:
-    """`delimiter` begins the sub-address: an entry whose user has none is for all sub-addresses of that user, one with
-    it for that sub-address alone.  The null sender has the key "@"."""
+    """Addresses and patterns of addresses.  `delimiter` begins a sub-address: an entry without one matches all
+    sub-addresses of its user, an entry with one only that.  The key of the null sender is "@"."""
 
     def __init__(self, entries: Iterable[str], delimiter: str):
         self._delimiter = delimiter
         self._all = False
         self._exact: set[str] = set()  # user@domain
         self._users: set[str] = set()
-        self._globs: dict[str, Domains] = {}  # user -> the patterns of domains behind it
+        self._globs: dict[str, Domains] = {}  # user -> patterns of domains
         globs: defaultdict[str, list[str]] = defaultdict(list)
         domains: list[str] = []
         for entry in map(normal_address, entries):
@@ -148,7 +148,7 @@ class Networks:
         self._networks[bits, shift].add(int.from_bytes(packed) >> shift)
 
     def is_numeric(self) -> bool:
-        """Whether there is anything but words in it."""
+        """Whether there is any address or network among the entries."""
         return bool(self._networks)
 
     def check(self, key: str) -> bool:
@@ -164,16 +164,16 @@ class Networks:
 
 
 def entry_fault(service: Service, entry: str) -> str:
-    """Why an entry of a list would never match, as a sentence about it; empty if there is no such reason.  Anything
-    may be a user, an address, a domain or a tag."""
+    """Why an entry is invalid for a service; empty if it is valid.  Any text may be a user, an address, a domain or a
+    tag."""
     if service is Service.REGEX:
         try:
             Pattern(entry)
-        except ValueError as error:  # Malformed, and numbers that int() finds too long
-            return f'"{_shortened(entry)}" is not a regular expression: {error}'
+        except ValueError as error:  # RegexError, and numbers too long for int()
+            return f'invalid regular expression "{_shortened(entry)}": {error}'
     elif service is Service.NETADDR and not _is_network(entry):
         examples = "192.0.2.1, 192.0.2.0/24, 2001:db8::/32 or local"
-        return f'"{_shortened(entry)}" is no network, expected such as {examples}'
+        return f'invalid network "{_shortened(entry)}", expected one such as {examples}'
     return ""
 
 
@@ -182,7 +182,7 @@ def _shortened(entry: str) -> str:
 
 
 def _is_network(entry: str) -> bool:
-    """An address, a network, or `local`: nothing else is the address of a client."""
+    """Whether the entry is an address, a network, or `local`, which stands for programs of this host."""
     try:
         return entry.lower() == "local" or Networks([entry.partition("%")[0]]).is_numeric()
     except ValueError:
@@ -194,7 +194,7 @@ def _without_brackets(address: str) -> str:
 
 
 def _packed(address: str) -> bytes | None:
-    """4 or 16 bytes; an IPv4 address in IPv6 clothes is one of IPv4."""
+    """The address as 4 or 16 bytes, an IPv4-mapped one as 4; None if it is none."""
     try:
         packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)
     except (OSError, ValueError):
@@ -211,8 +211,8 @@ class Expressions:
 
 
 def make_matcher(service: Service, entries: Iterable[str], delimiter: str) -> Matcher:
-    """What has no matcher of its own is compared as a string.  Raises ValueError when an entry means nothing to this
-    service."""
+    """The matcher of a service; Strings for services without their own.  Raises ValueError for an entry that is invalid
+    for the service."""
     if service is Service.AUTH:
         raise ValueError("only a program can check passwords")
     makers: dict[Service, Callable[[Iterable[str]], Matcher]] = {

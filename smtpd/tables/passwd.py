@@ -1,14 +1,14 @@
-"""Tables in files like passwd(5), and like those of Dovecot's passwd-file.
+"""Tables in files like passwd(5), or like a passwd-file of Dovecot.
 
     bob:$y$...:1001:1001:Bob:/home/bob:/bin/sh      userinfo      bob -> 1001:1001:/home/bob
-    kim:$y$...:1003:1003::/home/kim::quota=1G       the same; what follows the seventh field is not looked at
+    kim:$y$...:1003:1003::/home/kim::quota=1G       the same; fields after the seventh are ignored
     eve:$y$...::::/home/eve                         userinfo      eve -> ::/home/eve, for an action that names the user
-    amy:$y$...                                      credentials   amy -> $y$...; nothing else is known of her
+    amy:$y$...                                      credentials   amy -> $y$...; no other fields
 
-Fields may be left out from the end, all but the first two.  A comment field may hold any bytes; what is used is UTF-8.
-Of two lines with the same name the first one counts, as in the system's own file.  Neither case nor the spelling of a
-domain counts in names.  Empty lines and those that begin with # are skipped; a line without a name and a password is a
-fault.  An empty password is none, and lets nobody in.
+All fields but the first two may be missing at the end.  The comment field may hold any bytes; the fields used are
+UTF-8.  Of duplicate names the first one counts, as in /etc/passwd.  Names are compared without case, and domains in any
+spelling.  Empty lines and lines that begin with # are skipped; a line without a name and a password is a fault.  With
+an empty password the user cannot log in.
 """
 
 from collections.abc import Collection, Iterable
@@ -20,12 +20,12 @@ from smtpd.tables.inline import ListTable
 from smtpd.tables.table import TableUnavailable
 from smtpd.tables.text_file import LineFault, line_fault, lines, raise_faults
 
-UID, GID, HOME = 2, 3, 5  # fields, from 0; before them the name and the password
+UID, GID, HOME = 2, 3, 5  # field numbers, from 0
 
 
 @dataclass(frozen=True)
 class Account:
-    """What one line says.  `userinfo` is uid:gid:home, not checked yet, or empty where there is no home."""
+    """One line.  `userinfo` is uid:gid:home, not checked yet, or empty without a home."""
 
     line: int
     name: str
@@ -34,12 +34,12 @@ class Account:
 
     @property
     def key(self) -> str:
-        """What it is found by."""
+        """The name in its normal form."""
         return normal_address(self.name)
 
 
 def read(text: str) -> tuple[list[Account], list[LineFault]]:
-    """The lines that can be used, and what is wrong with the others."""
+    """The valid lines, and the faults of the others."""
     accounts: list[Account] = []
     faults: list[LineFault] = []
     for number, line in lines(text):
@@ -57,19 +57,19 @@ def read(text: str) -> tuple[list[Account], list[LineFault]]:
 
 def _fault(line: str, used: list[str]) -> str:
     if "\0" in line or not used[0].strip() or ":" not in line:
-        return line_fault(line) or "expected name:password, and perhaps the other fields of passwd(5)"
+        return line_fault(line) or "expected name:password, with or without the other fields of passwd(5)"
     return line_fault("".join(used))
 
 
 def parse(text: str) -> list[Account]:
-    """Raises Malformed."""
+    """The accounts in a file without faults.  Raises TextFileError."""
     accounts, faults = read(text)
     raise_faults(faults)
     return accounts
 
 
 def by_name(accounts: Iterable[Account]) -> dict[str, Account]:
-    """Those that count, by their keys, in the order of their lines."""
+    """The accounts by their keys, in the order of their lines, without duplicates."""
     found: dict[str, Account] = {}
     for account in accounts:
         found.setdefault(account.key, account)
@@ -77,7 +77,7 @@ def by_name(accounts: Iterable[Account]) -> dict[str, Account]:
 
 
 class Accounts:
-    """What a file of accounts answers."""
+    """A table of accounts: credentials, userinfo, and the list of their names."""
 
     def __init__(self, name: str, accounts: Iterable[Account], delimiter: str):
         self._name = name
@@ -96,9 +96,9 @@ class Accounts:
             return (account and account.userinfo) or None
         if service is Service.CREDENTIALS:
             return (account and account.password) or None
-        return TableUnavailable(f"table {self._name}: accounts have no {service}")
+        return TableUnavailable(f"table {self._name}: a passwd file has no {service}")
 
 
 def make_table(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> Accounts:
-    """Raises Malformed."""
+    """The table in the text of a file.  Raises TextFileError."""
     return Accounts(name, parse(text), delimiter)

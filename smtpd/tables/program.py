@@ -1,26 +1,25 @@
-"""Tables that a program answers for: OpenSMTPD's protocol 0.1, as bytes in and answers out.
+"""Tables that a program answers for: OpenSMTPD's table protocol 0.1, without I/O.
 
     config|tablename|NAME ... config|ready       ->
                                                  <-  register|SERVICE ... register|ready
     table|0.1|SEC.USEC|NAME|lookup|alias|ID|bob  ->
                                                  <-  lookup-result|ID|found|amy, joe
 
-Likewise `check` (found or not-found, no value), `fetch` (no key) and `update` (no service, no key; ok).  Instead of
-what it found a program may say `error`, and why.
+Likewise `check` (found or not-found, no value), `fetch` (no key) and `update` (no service, no key; ok).  Instead of a
+result a program may answer `error` and a reason.
 
-Whoever has the socket drives this:
+The owner of the socket (lookup/table_programs.py) calls:
 
-    connect(send)     a program stands ready at the other end; `send` takes what is written for it
-    received(data)    what it wrote; Broken when that is nonsense, and the socket is to be closed then
-    lost(reason)      the socket is closed
-    tick(now)         about once a second, with seconds of a clock that is never set
+    connect(send)     a program is connected; `send` writes to it
+    received(data)    what it wrote; raises ProgramError for an invalid line: close the socket then
+    lost(reason)      the socket has been closed
+    tick(now)         about once a second, in seconds of a monotonic clock
 
-Several questions may be under way at once, and their answers may come in any order.  A program that is slow delays who
-asks it, ANSWER_TIMEOUT seconds at the most; one that answers nothing for QUESTIONS_MAX questions is asked nothing more
-until it does.  The key is the last field of its line, so a `|` in it is part of it; a key with the end of a line in it
-is never sent.  Keys are sent in lower case, but for expressions and passwords; a domain that is not ASCII as it is, and
-if nothing is found as DNS has it (xn--).  What a program says of an error in a password is not repeated.  Does not
-start programs, and does not know why one ended.
+Several questions may be open at once, and their answers may come in any order.  A slow program delays only those who
+ask it, by at most ANSWER_TIMEOUT seconds; with QUESTIONS_MAX open questions it is asked nothing more.  The key is the
+last field of its line, so it may contain `|`; a key with a line end is never sent.  Keys are sent in lower case, except
+regular expressions and passwords; a domain beyond ASCII in its normal form, then as in DNS (xn--).  The text of an
+error about a password is not logged.  Starting programs is the parent's part (parent/table_program.py).
 """
 
 import time
@@ -39,16 +38,16 @@ LINE_MAX = 64 * 1024  # bytes of an answer
 
 
 class ProgramError(Exception):
-    """The program does not speak this protocol."""
+    """The program violated the protocol; the text continues "its program"."""
 
 
 class ServiceUnavailable(TableUnavailable):
-    """The program runs, and does not answer for this service."""
+    """The program runs and does not answer for this service."""
 
 
 @dataclass(eq=False)
 class ProgramQuestion:
-    """`answered` is None when nobody waits any more.  `deadline` is set by the first tick."""
+    """A question to the program.  `answered` is None once it is no longer needed.  `deadline` is set by `tick`."""
 
     verb: str
     service: Service | None
@@ -63,7 +62,7 @@ class ProgramQuestion:
 
 
 class ProgramTable:
-    """`clock` gives the time of day, for what is told to the program."""
+    """A table that a program answers for.  `clock`: the time of day, which the protocol carries."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.time):
         self.name = name
@@ -71,13 +70,13 @@ class ProgramTable:
         self._send: Callable[[bytes], None] | None = None
         self._services: set[Service] = set()
         self._ready = False
-        self._begun = b""  # a line whose end has not come
+        self._begun = b""  # an incomplete line
         self._last_id = 0
         self._asked: dict[str, ProgramQuestion] = {}
-        self._unsent: list[ProgramQuestion] = []  # to be answered by the next tick
+        self._unsent: list[ProgramQuestion] = []  # refused, to be answered by the next tick
         self._reason = "its program does not run"
 
-    # -- what a table can do -----------------------------------------------------------
+    # -- the methods of a table -----------------------------------------------------------
 
     def check(self, service: Service, key: str) -> TableUnavailable | PendingAnswer:
         return self._ask("check", service, key)
@@ -112,11 +111,11 @@ class ProgramTable:
 
     def _trouble_with(self, key: str) -> TableUnavailable | None:
         if any(char in key for char in "\r\n\0"):
-            return self._unavailable("a key with the end of a line in it")
+            return self._unavailable("a key with a line end in it")
         try:
             too_long = len(key.encode()) > KEY_MAX
         except UnicodeEncodeError:
-            return self._unavailable("a key that is no text")
+            return self._unavailable("a key that is not valid Unicode")
         return self._unavailable(f"a key of more than {KEY_MAX} bytes") if too_long else None
 
     def _unavailable(self, reason: str) -> TableUnavailable:
@@ -148,14 +147,15 @@ class ProgramTable:
     # -- driven from outside --------------------------------------------------------------------
 
     def connect(self, send: Callable[[bytes], None]) -> None:
-        """`send` must not call back, and must keep what cannot be written yet: it is bounded, QUESTIONS_MAX lines."""
-        self.lost("another program takes its place")
+        """A new program is connected.  `send` must not call back, and must keep what cannot be written yet, at most
+        QUESTIONS_MAX lines."""
+        self.lost("its program is replaced")
         self._send = send
         told = {"smtpd-version": VERSION, "protocol": PROTOCOL, "tablename": self.name}
         send("".join(f"config|{key}|{value}\n" for key, value in told.items()).encode() + b"config|ready\n")
 
     def received(self, data: bytes) -> None:
-        """Raises Broken, after lost()."""
+        """Take bytes from the program.  Raises ProgramError, after calling lost()."""
         if self._send is None:
             return
         try:
@@ -166,7 +166,7 @@ class ProgramTable:
             raise
 
     def lost(self, reason: str) -> None:
-        """All who wait are answered."""
+        """The program is gone: answer all open questions with TableUnavailable."""
         self._send = None
         self._ready = False
         self._services.clear()
@@ -189,7 +189,7 @@ class ProgramTable:
     def _give_up(self, question: ProgramQuestion, reason: str) -> None:
         question.answer(self._unavailable(reason))
 
-    # -- what a program says ------------------------------------------------------------------------
+    # -- lines from the program ------------------------------------------------------------------------
 
     def _lines(self, data: bytes) -> Iterator[str]:
         *lines, self._begun = (self._begun + data).split(b"\n")
@@ -210,7 +210,7 @@ class ProgramTable:
         elif self._ready:
             self._result(word, rest)
         else:
-            raise ProgramError("sent something else than what it answers for")
+            raise ProgramError("sent something other than register")
 
     def _register(self, word: str) -> None:
         if word == "ready":
@@ -219,15 +219,15 @@ class ProgramTable:
         try:
             service = Service(word)
         except ValueError:
-            raise ProgramError("answers for a service that is none") from None
-        if service in self._services:  # or it could go on for ever, and be read for ever
-            raise ProgramError(f"says twice that it answers for {service}")
+            raise ProgramError("registers an unknown service") from None
+        if service in self._services:  # otherwise it could register for ever
+            raise ProgramError(f"registers {service} twice")
         self._services.add(service)
 
     def _begin_asking(self) -> None:
-        """What was asked while the program got ready is sent now, as far as somebody waits for it still."""
+        """The program is ready: send the questions that arrived meanwhile and are still open."""
         if not self._services:
-            raise ProgramError("answers for nothing")
+            raise ProgramError("registers no service")
         assert self._send is not None
         self._ready = True
         held, self._asked = self._asked, {}
@@ -242,7 +242,7 @@ class ProgramTable:
         id, _, said = rest.partition("|")
         question = self._asked.get(id)
         if question is None or word != f"{question.verb}-result":
-            raise ProgramError("answers what it was not asked")
+            raise ProgramError("sent an answer without a question")
         answer = self._understood(question, said)
         del self._asked[id]
         question.answer(answer)
@@ -263,4 +263,4 @@ class ProgramTable:
                 return value
             case "lookup" | "fetch", "not-found", False:
                 return None
-        raise ProgramError("gives an answer that is none")
+        raise ProgramError("sent an invalid answer")

@@ -1,18 +1,18 @@
-"""POSIX extended regular expressions, matched in time proportional to the text.
+"""POSIX extended regular expressions, matched in time linear in the text (RE2).
 
-What is matched comes from a client, and an administrator's `^([a-z]+\\.?)+@` must not stop all mail when somebody
-sends forty letters: a backtracking matcher, Python's own, would try 2^40 ways.  Hence RE2, in its POSIX mode with the
-escapes that people write: \\w \\W \\s \\S \\d \\D \\b \\B.  Where POSIX means something else than RE2, it is rewritten
-first: a backslash in brackets is a character (9.3.5), \\< and \\> are edges of words, (?i) is the reference's own flag.
+The text comes from a client, and an administrator's `^([a-z]+\\.?)+@` must not stop all mail when a client sends forty
+letters: a backtracking matcher such as Python's would try 2^40 paths.  Hence RE2, in its POSIX mode with the usual
+escapes: \\w \\W \\s \\S \\d \\D \\b \\B.  Where POSIX differs from RE2, the expression is rewritten
+first: a backslash in brackets is a character (9.3.5), \\< and \\> are edges of words, (?i) is OpenSMTPD's flag.
 
-Not understood: back references, collating elements.  Says only whether, not where.
+Not supported: back references, collating elements.  Tells whether the text matches, not where.
 """
 
 import re
 
 import re2  # type: ignore[import-untyped]
 
-MEMORY_MAX = 8 * 1024 * 1024  # bytes of one expression, compiled, and of what it remembers while it matches
+MEMORY_MAX = 8 * 1024 * 1024  # bytes of one expression: compiled, and its states while it matches
 IGNORE_CASE = "(?i)"
 
 _REWRITTEN = re.compile(r"\\[<>]|\\.|\[\^?\]?(?:\[:[a-z]*:\]|[^\]])*\]?", re.DOTALL)
@@ -23,7 +23,7 @@ class RegexError(ValueError):
 
 
 class Pattern:
-    """Raises Malformed for what is no expression."""
+    """A compiled expression.  Raises RegexError."""
 
     def __init__(self, text: str):
         options = re2.Options()

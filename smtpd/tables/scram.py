@@ -1,4 +1,4 @@
-"""What a server keeps of a password for SCRAM-SHA-256 (RFC 5802, RFC 7677), as RFC 5803 would write it:
+"""SCRAM-SHA-256 verifiers (RFC 5802, RFC 7677), in the form of RFC 5803:
 
     SCRAM-SHA-256$4096:SALT$STOREDKEY:SERVERKEY          base64 each
 
@@ -6,8 +6,8 @@
     ClientKey      = HMAC(SaltedPassword, "Client Key")      StoredKey = SHA-256(ClientKey)
     ServerKey      = HMAC(SaltedPassword, "Server Key")
 
-Who reads it can play the server, and can try passwords; to log in it is not enough.  The exchange itself is not known
-here: it ends in the AuthMessage, which `finish` checks the client's proof of.
+A verifier is enough to impersonate the server and to try passwords, but not to log in.  The exchange itself is in
+smtp/scram.py: it ends in the AuthMessage, for which `finish` checks the client's proof.
 """
 
 import base64
@@ -29,7 +29,7 @@ _VALUE = re.compile(r"SCRAM-SHA-256\$([0-9]{1,9}):([^$:]+)\$([^$:]+):([^$:]+)")
 
 
 class VerifierError(ValueError):
-    """Not such a value.  The argument does not repeat it."""
+    """Not a SCRAM verifier.  The text does not repeat the value."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Verifier:
     server_key: bytes = field(repr=False)
 
     def check(self, password: bytes) -> bool:
-        """Of a password that was sent as it is.  Takes its time, without the interpreter's lock."""
-        made = make_verifier(password, self.iterations, self.salt)  # as its client would have made it
+        """Whether a password sent in PLAIN or LOGIN is right.  Slow on purpose; releases the GIL."""
+        made = make_verifier(password, self.iterations, self.salt)  # as a SCRAM client would compute it
         return hmac.compare_digest(made.stored_key, self.stored_key)
 
     def finish(self, message: bytes, proof: bytes) -> bytes | None:
-        """The ServerSignature, when ClientProof proves that the client knows the password."""
+        """The ServerSignature, if the ClientProof `proof` is right for the AuthMessage `message`; else None."""
         if len(proof) != KEY_SIZE:
             return None
         signature = _hmac(self.stored_key, message)
@@ -66,7 +66,7 @@ def make_verifier(password: bytes, iterations: int, salt: bytes) -> Verifier:
 
 
 def parse_verifier(text: str) -> Verifier:
-    """Raises Malformed."""
+    """The verifier in a table's value.  Raises VerifierError."""
     found = _VALUE.fullmatch(text)
     if found is None:
         raise VerifierError("not SCRAM-SHA-256$iterations:salt$key:key")
@@ -80,7 +80,7 @@ def parse_verifier(text: str) -> Verifier:
 
 
 def _normalized(password: bytes) -> bytes:
-    """RFC 5802 2.2.  What SASLprep prohibits is taken as it is, as clients do that know of no SASLprep."""
+    """The password after SASLprep, RFC 5802 2.2; unchanged if SASLprep prohibits it, as some clients do."""
     try:
         return prepare(password.decode()).encode()
     except ValueError:

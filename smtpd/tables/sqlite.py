@@ -1,25 +1,25 @@
-"""Tables in an SQLite database that somebody else keeps, described by a file in the words of table-sqlite(5).
+"""Tables in an SQLite database of another program, described by a file as in table-sqlite(5).
 
     dbpath             /etc/mail/users.db
-    query_alias        SELECT target FROM aliases WHERE name = ?         each row one more target
+    query_alias        SELECT target FROM aliases WHERE name = ?         each row is a target
     query_userinfo     SELECT uid, gid, home FROM users WHERE name = ?
     query_credentials  SELECT name, hash FROM users WHERE name = ?
-    query_domain       SELECT name FROM domains WHERE name = ?           and so for the other services: one column
+    query_domain       SELECT name FROM domains WHERE name = ?           other services likewise: one column
 
-The key, in lower case, is bound to the `?` and never part of the query; a domain that is not ASCII as it is, and if
-there is no row as DNS has it (xn--).  A query gets WORK_MAX steps of SQLite's machine (about 20 ms), ROWS_MAX rows and
-a bounded heap: a user who may write the database can stop the lookups in it and nothing else.
+The key, in lower case, is bound to the `?` and never part of the query; a domain beyond ASCII in its normal form, and
+if there is no row as in DNS (xn--).  A query gets WORK_MAX steps of SQLite's virtual machine (about 20 ms), ROWS_MAX
+rows and a bounded heap: a user who can write the database can stop the lookups in it and nothing else.
 
 SECURITY
-    Whoever has the database reads it as SQLite's own readers do, under a shared lock on its lock bytes, but through a
-    connection that is `immutable`.  SQLite opens nothing else then: a connection that is merely read-only would open
-    the write-ahead log for writing as soon as somebody switched the database to it, which is death under the promises
-    of a process that reads only.  Needed: rpath, flock.
+    The database is read under a shared lock on its lock bytes, as by SQLite's own readers, but through an `immutable`
+    connection, for which SQLite opens no other file.  A connection that is merely read-only would open the write-ahead
+    log for writing as soon as another program switched the database to it, and seccomp would kill this process, which
+    has promised to read only.  Needed: rpath, flock.
 
-Hence not readable: a database with a write-ahead log (until PRAGMA journal_mode=DELETE), one in which a change was cut
-off (until its writer has been there again), and one with two names, as the journal is beside one of them only.  Links
-are followed once, and lock, journal and connection are those of the file that they lead to, as SQLite has it.  The
-lists of `fetch_source` are not asked for yet.
+Hence not readable: a database with a write-ahead log (until PRAGMA journal_mode=DELETE), one with an interrupted change
+(until its writer has opened it again), and one with two names, as the journal is beside one of them only.  Links are
+followed once, and lock, journal and connection are those of the file they lead to, as in SQLite.  The lists of
+`fetch_source` are not used yet.
 """
 
 import fcntl
@@ -64,11 +64,11 @@ class Settings:
 
 
 class DatabaseError(ValueError):
-    """Not a database that can be read now."""
+    """The database cannot be read now."""
 
 
 def parse_settings(text: str) -> Settings:
-    """Raises Malformed."""
+    """Raises TextFileError."""
     said: dict[str, str] = {}
     faults: list[LineFault] = []
     number = 0
@@ -105,7 +105,7 @@ def _setting(number: int, line: str) -> tuple[str, str]:
 
 
 class SqliteTable:
-    """`path` is that of the description."""
+    """A table in an SQLite database.  `path`: of the description."""
 
     def __init__(self, name: str, path: str):
         self.name = name
@@ -114,7 +114,8 @@ class SqliteTable:
         self._trouble = TableUnavailable(f"table {name}: not read yet")
 
     def update(self) -> TableUnavailable | None:
-        """A first description is kept even when its database cannot be read now."""
+        """Read the description again, and try its queries.  The first description is kept even if its database cannot
+        be read now."""
         try:
             settings = parse_settings(read_file(self.path))
         except (OSError, ValueError) as error:
@@ -167,14 +168,14 @@ class SqliteTable:
 def _text(value: object) -> str:
     if isinstance(value, int | str):
         return str(value)
-    raise ValueError("gives something else than text and whole numbers")
+    raise ValueError("the result is neither text nor an integer")
 
 
 # -- reading ----------------------------------------------------------------------------------
 
 
 def ask(path: str, query: str, key: str, columns: int) -> list[tuple]:
-    """The rows.  Raises what is in READ_ERRORS."""
+    """The rows of a query, each of `columns` columns.  Raises READ_ERRORS."""
     real = os.path.realpath(path)
     with _locked(real) as file, closing(connect(real)) as connection:
         if not os.path.samestat(os.stat(real), os.fstat(file)):
@@ -182,7 +183,7 @@ def ask(path: str, query: str, key: str, columns: int) -> list[tuple]:
         _limit_work(connection)
         cursor = connection.execute(query, (key,))
         if len(cursor.description or ()) != columns:
-            raise DatabaseError(f"the query has to give {columns} column{'s' if columns > 1 else ''}: {query}")
+            raise DatabaseError(f"the query has to return {columns} column{'s' if columns > 1 else ''}: {query}")
         rows = cursor.fetchmany(ROWS_MAX + 1)
     if len(rows) > ROWS_MAX:
         raise DatabaseError(f"more than {ROWS_MAX} rows")
@@ -202,8 +203,8 @@ def _limit_work(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def _locked(path: str) -> Iterator[int]:
-    """A descriptor of the file, which nobody writes in the meantime.  A lock of this kind goes when the process closes
-    any descriptor of the file, so the connection has to be made and closed within.  `path` is no link."""
+    """A descriptor of the database, locked against writers.  A POSIX lock is lost when the process closes any
+    descriptor of the file, so the connection has to be opened and closed within.  `path` is no link."""
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         _check_kind(os.fstat(file))
@@ -213,12 +214,12 @@ def _locked(path: str) -> Iterator[int]:
             if _lock(file) and not _is_changing(path):
                 break
         else:
-            raise DatabaseError("it is being changed, or a change was cut off")
+            raise DatabaseError("database is locked, or a change was interrupted")
         header = os.pread(file, 100, 0)
         if not header.startswith(HEADER):
             raise DatabaseError("not an SQLite database")
         if WAL in header[VERSIONS]:
-            raise DatabaseError("it has a write-ahead log: PRAGMA journal_mode=DELETE is needed to read it from here")
+            raise DatabaseError("it has a write-ahead log, which cannot be read: use PRAGMA journal_mode=DELETE")
         yield file
     finally:
         os.close(file)
@@ -228,11 +229,11 @@ def _check_kind(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise DatabaseError("not a regular file")
     if status.st_nlink > 1:
-        raise DatabaseError("it has another name (a hard link), and a change under way may show beside that one only")
+        raise DatabaseError("it has another name (a hard link), so its journal may be elsewhere")
 
 
 def _lock(descriptor: int) -> bool:
-    """As all readers do: past a writer who waits, to a share of the lock."""
+    """Take SQLite's shared lock: by way of the PENDING byte, which a waiting writer holds."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, PENDING_BYTE)
         try:
@@ -245,7 +246,8 @@ def _lock(descriptor: int) -> bool:
 
 
 def _is_changing(path: str) -> bool:
-    """Whether a journal says how to undo what has been begun; one that is kept begins with zeros."""
+    """Whether there is a hot journal, which says how to undo a change; a journal that is merely kept begins with
+    zeros."""
     try:
         with open(f"{path}-journal", "rb") as file:
             return file.read(1) not in (b"", b"\0")

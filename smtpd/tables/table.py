@@ -1,11 +1,11 @@
-"""What all tables can do, and how the one that the configuration describes is opened.
+"""What all tables can do.
 
-    check(service, key)   is there an entry that the key matches, as this service understands entries?
-    find(service, key)    the value that stands for the key, or None
-    update()              read again; what is served changes only when everything could be read
+    check(service, key)   whether the key matches an entry, by the comparison of this service
+    find(service, key)    the value of the key, or None
+    update()              read the table again; the old content stays in force unless all of the new one is valid
 
-Each may answer Unavailable instead: a table that cannot be asked is no reason to accept or refuse anything for good.
-A table that somebody else answers for says Awaited: whoever asked goes on when the answer has come.
+Each may return TableUnavailable instead: a table that cannot be read never accepts or refuses anything permanently.  A
+table that a program answers for returns PendingAnswer: the caller continues when the answer has arrived.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from typing import Protocol
 from smtpd.domain_name import address_spellings, spellings
 from smtpd.slice import Service
 
-# What these are asked for is a value, so a list cannot serve them.
+# Services that need a value, so that a list cannot serve them.
 VALUE_SERVICES = frozenset(
     {Service.ALIAS, Service.CREDENTIALS, Service.USERINFO, Service.ADDRNAME, Service.MAILADDRMAP, Service.RELAYHOST}
 )
@@ -23,7 +23,7 @@ VALUE_SERVICES = frozenset(
 
 @dataclass(frozen=True)
 class TableUnavailable:
-    """Ask again later; `reason` is for the log."""
+    """The table cannot be read now, a temporary failure; `reason` is for the log."""
 
     reason: str
 
@@ -33,22 +33,22 @@ Answer = bool | str | None | TableUnavailable
 
 @dataclass(frozen=True)
 class PendingAnswer:
-    """`begin(answered)` asks; `answered(answer)` is called once, later, never before `begin` returns.  The answer is of
-    the same kind as the one it stands for."""
+    """An answer that a program gives later.  `begin(answered)` asks; `answered(answer)` is called once, never before
+    `begin` returns."""
 
     begin: Callable[[Callable[[Answer], None]], None]
 
 
 def key_spellings(service: Service, key: str) -> tuple[str, ...]:
-    """Under which a key may be known to somebody else, the likeliest first.  Expressions and passwords stay as they
-    are."""
+    """The spellings under which another program may know a key, the normal form first.  Regular expressions and
+    passwords stay as they are."""
     if service in (Service.REGEX, Service.AUTH):
         return (key,)
     return spellings(key) if service in (Service.DOMAIN, Service.RELAYHOST) else address_spellings(key)
 
 
 def first_found(ask: Callable[[str], Answer | PendingAnswer], keys: Sequence[str]) -> Answer | PendingAnswer:
-    """The answer for the first of the keys that is found; asks for no more of them.  There is at least one."""
+    """The answer for the first of the keys that is found; the keys after it are not asked for.  At least one key."""
     key, *rest = keys
     answer = ask(key)
     if not rest:
@@ -71,7 +71,7 @@ def first_found(ask: Callable[[str], Answer | PendingAnswer], keys: Sequence[str
 
 
 class LoadedTable(Protocol):
-    """One that is in memory, and answers at once."""
+    """A table in memory, which answers at once."""
 
     def check(self, service: Service, key: str) -> bool | TableUnavailable: ...
 

@@ -1,12 +1,12 @@
 """Text files that administrators write, as numbered lines.
 
     read_file(path)   the text of a regular file of at most FILE_SIZE_MAX bytes
-    decode(bytes)     UTF-8 without a byte order mark; other bytes become lone surrogates (PEP 383), so that they do no
-                      harm in a comment
+    decode(bytes)     UTF-8 without a byte order mark; invalid bytes become lone surrogates (PEP 383), so that they are
+                      harmless in a comment
     lines(text)       (1, "first"), (2, "second"), ...; LF, CR LF and CR all end a line
-    line_fault(text)  why a line cannot be used: a NUL in it, or bytes that are not UTF-8
+    line_fault(text)  why a line is invalid: a NUL, or bytes that are not UTF-8
 
-Malformed carries everything that is wrong with one file, each fault with the number of its line.
+TextFileError carries all faults of one file, each with the number of its line.
 """
 
 import os
@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 _SURROGATE = re.compile("[\ud800-\udfff]")
 FILE_SIZE_MAX = 16 * 1024 * 1024  # bytes
 
-LineFault = tuple[int, str]  # the number of a line, from 1; and what is wrong with it
+LineFault = tuple[int, str]  # (line number from 1, reason)
 
 
 class TextFileError(ValueError):
-    """`faults` in the order of the lines; `line` and `reason` are those of the first one."""
+    """The faults of a text file, in the order of their lines; `line` and `reason` are those of the first one."""
 
     def __init__(self, line: int, reason: str, more: Sequence[LineFault] = ()):
         behind = f" (and {len(more)} more)" if more else ""
@@ -32,7 +32,7 @@ class TextFileError(ValueError):
 
 
 def raise_faults(faults: Sequence[LineFault]) -> None:
-    """Raises Malformed if there are any."""
+    """Raises TextFileError if there are any faults."""
     if faults:
         (line, reason), *more = sorted(faults)
         raise TextFileError(line, reason, more)
@@ -47,14 +47,14 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def line_fault(text: str) -> str:
-    """Empty if there is none."""
+    """Why a line is invalid; empty if it is valid."""
     if "\0" in text:
         return "a NUL character"
     return "not UTF-8" if _SURROGATE.search(text) else ""
 
 
 def read_file(path: str) -> str:
-    """Raises OSError."""
+    """The text of a regular file of at most FILE_SIZE_MAX bytes.  Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)

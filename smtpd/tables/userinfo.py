@@ -3,25 +3,25 @@
     1001:1001:/home/bob        UserInfo(1001, 1001, "/home/bob")
     ::/home/bob                UserInfo(None, None, "/home/bob"), for an action that names the user
 
-Which uids may receive mail is not known here.
+Whether a uid may receive mail is decided elsewhere.
 """
 
 import re
 from dataclasses import dataclass
 
-ID_MAX = 2**32 - 2  # the one above means "leave it as it is" to the kernel
+ID_MAX = 2**32 - 2  # the next one means "unchanged" to chown(2) and setuid(2)
 HOME_MAX = 1024
 
 _VALUE = re.compile(r"([0-9]{0,10}):([0-9]{0,10}):(/[^\x00-\x1f\x7f]*)")
 
 
 class UserInfoError(ValueError):
-    """Not such a value.  The argument does not repeat what was read."""
+    """Not uid:gid:home.  The text does not repeat the value."""
 
 
 @dataclass(frozen=True)
 class UserInfo:
-    """`home` is absolute, and without . and .. in it."""
+    """A uid and gid, None where the value has none; `home` is absolute, without . and .. components."""
 
     uid: int | None
     gid: int | None
@@ -29,7 +29,7 @@ class UserInfo:
 
 
 def parse_userinfo(value: str) -> UserInfo:
-    """Raises Malformed."""
+    """The fields of the value.  Raises UserInfoError."""
     found = _VALUE.fullmatch(value)
     if found is None:
         raise UserInfoError("not uid:gid:/home")
@@ -37,7 +37,7 @@ def parse_userinfo(value: str) -> UserInfo:
     if max(uid or 0, gid or 0) > ID_MAX:
         raise UserInfoError("the uid or gid is too large")
     if len(home) > HOME_MAX:
-        raise UserInfoError("the home directory's name is too long")
+        raise UserInfoError("the home directory is too long")
     if {".", ".."} & set(home.split("/")):
-        raise UserInfoError("a . or .. in the home directory's name")
+        raise UserInfoError("a . or .. in the home directory")
     return UserInfo(uid, gid, home)

@@ -74,9 +74,9 @@ def test_an_alias_file_that_is_not_there_is_an_error():
 @pytest.mark.parametrize(
     "text, errors",
     [
-        ("a: b\nc\nd\n", [f"/etc/aliases:{n}:1: a value is expected behind the key" for n in (2, 3)]),
-        ("abuse:\nroot: bob\n", ["/etc/aliases:1:1: a value is expected behind the key"]),
-        ("a\n", ["/etc/aliases:1:1: this file is a list, expected a mapping"]),
+        ("a: b\nc\nd\n", [f"/etc/aliases:{n}:1: key without a value" for n in (2, 3)]),
+        ("abuse:\nroot: bob\n", ["/etc/aliases:1:1: key without a value"]),
+        ("a\n", ["/etc/aliases:1:1: the file is a list, expected a mapping"]),
         ("a: m\udcfcller\n", ["/etc/aliases:1:1: not UTF-8"]),
     ],
 )

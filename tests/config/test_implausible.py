@@ -68,7 +68,7 @@ def test_a_locked_user_is_no_doubt():
 
 
 def test_a_list_of_passwords_is_an_error():
-    assert errors_of(TLS.format("file:/t"), _t="amy\n") == ["/t:1:1: this file is a list, expected a mapping"]
+    assert errors_of(TLS.format("file:/t"), _t="amy\n") == ["/t:1:1: the file is a list, expected a mapping"]
 
 
 @pytest.mark.parametrize("backend", ["file", "passwd"])

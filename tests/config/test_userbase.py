@@ -65,7 +65,7 @@ def test_an_action_that_cannot_name_the_user_is_not_told_to(method):
         ("bob 4294967295:2000:/", 'user "bob": the uid or gid is too large'),
         ("bob 2000:2000:/home/../root", 'user "bob": a . or .. in the home directory\'s name'),
         ("b/b 2000:2000:/b", 'user "b/b": invalid user name'),
-        ("bob", "a value is expected behind the key"),
+        ("bob", "key without a value"),
     ],
 )
 def test_a_person_whom_nothing_can_be_delivered_to_is_an_error_where_it_stands(line, error):
@@ -114,8 +114,8 @@ def test_of_two_lines_of_passwd_with_one_name_the_first_counts_and_for_lookup_to
     "kind, text, error",
     [
         ("file", None, 'f:2:7: cannot read "/users": No such file or directory'),
-        ("file", "# @list\nbob 2000:2000:/home/bob\n", "/users:2:1: this file is a list, expected a mapping"),
-        ("passwd", "bob\n", "/users:1:1: expected name:password, and perhaps the other fields of passwd(5)"),
+        ("file", "# @list\nbob 2000:2000:/home/bob\n", "/users:2:1: the file is a list, expected a mapping"),
+        ("passwd", "bob\n", "/users:1:1: expected name:password, with or without the other fields of passwd(5)"),
         ("passwd", "bob:x::::/home/bob\n", f'/users:1:1: user "bob": {NO_UID}'),
     ],
 )

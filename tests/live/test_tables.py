@@ -35,7 +35,7 @@ GOOD = {
     "people": b"amy:*:1001:1001:M\xfcller:{home}::quota=1G\neve:*::::{home}\n",
 }
 BAD = {
-    "aliases": (b"staff: {bob}\nabuse:\n", "line 2: a value is expected behind the key"),
+    "aliases": (b"staff: {bob}\nabuse:\n", "line 2: key without a value"),
     "domains": (b"there.test\nm\xfcller.test\n", "line 2: not UTF-8"),
     "networks": (b"127.0.0.0/8\n\n127.0.0.1/33\n", "line 3: "),
     "people": (b"amy\n", "line 1: expected name:password"),

@@ -164,8 +164,8 @@ def test_many_names_and_addresses_do_not_fill_the_memory(monkeypatch):
     failures = LoginFailures(3)
     for number in range(100):
         fail(failures, 0, f"192.0.2.{number}", f"u{number}", YES if number % 2 else NO)
-    assert len(failures._addresses) == len(failures._users) == len(failures._friends) == 10
-    assert not failures._addresses._under_way and not failures._users._under_way
+    assert len(failures._addresses) == len(failures._users) == len(failures._known_pairs) == 10
+    assert not failures._addresses._open and not failures._users._open
 
 
 @settings(max_examples=100, deadline=None)

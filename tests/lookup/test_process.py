@@ -243,7 +243,7 @@ def test_a_file_that_went_wrong_leaves_the_old_aliases_in_force(unbegun):
     unbegun.begin((TableSlice("aliases", path=str(aliases), backend="file"),), (str(aliases),), alias="aliases")
     aliases.write_bytes(b"# M\xfcller\na: two\nabuse:\n")
     unbegun.tell("control", UpdateTable(7, "aliases"))
-    trouble = f"table aliases: {aliases}: line 3: a value is expected behind the key"
+    trouble = f"table aliases: {aliases}: line 3: key without a value"
     assert unbegun.hear("control") == TableUpdated(7, trouble)
     assert resolve(unbegun, 1, "a") == "one"
     aliases.write_bytes(b"# M\xfcller\na: two\n")

@@ -25,7 +25,7 @@ from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
 from smtpd.lookup import recipient as recipient_module
 from smtpd.lookup.expansion import Expansion
-from smtpd.lookup.node import ForwardAnswer
+from smtpd.lookup.node import ForwardAnswer, ServerQuestion
 from smtpd.lookup.recipient import pages, to_forward_answer
 from smtpd.slice import Condition, ExpansionSlice, Match, Method, Operand, TableSlice
 from smtpd.tables.alias_syntax import Command, digest
@@ -332,5 +332,5 @@ def test_that_a_server_cannot_be_asked_is_remembered_shortly(house):
     house.users["bob"], house.server = "user", "later"
     assert house.ask(to_server(1)).code == house.ask(to_server(2)).code == 451
     assert len(house.sent(AskServerForUtf8)) == 1
-    house.server, house.lookup.recipients._servers._now = "utf8", lambda: house.loop.time() + 10
+    house.server, house.lookup.recipients._caches[ServerQuestion]._now = "utf8", lambda: house.loop.time() + 10
     assert house.ask(to_server(3)) == RecipientExpanded(3, 1)

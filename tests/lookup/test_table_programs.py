@@ -226,7 +226,7 @@ def test_a_table_that_cannot_be_read_again_stays_as_it_was(house, tmp_path):
 
 
 def test_a_table_that_is_not_there_is_not_updated(house):
-    assert update(house(), "x").trouble == "there is no table x"
+    assert update(house(), "x").trouble == "unknown table x"
 
 
 def test_a_program_is_told_to_update(house):

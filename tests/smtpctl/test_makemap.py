@@ -51,7 +51,7 @@ def test_all_that_is_wrong_is_told_by_file_and_line_and_nothing_is_made(makemap,
     status, said, told = makemap("-t", "aliases", "aliases")
     assert (status, said) == (1, "")
     assert told.splitlines() == [
-        "aliases:2: a value is expected behind the key",
+        "aliases:2: key without a value",
         "aliases:3: duplicate A, first in line 1",
         "aliases:4: e: neither an address nor the name of a user",
         "aliases:6: i: a | without a command",

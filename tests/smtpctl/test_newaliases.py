@@ -63,7 +63,7 @@ def test_an_alias_that_leads_nowhere_is_told_and_read(newaliases, control):
 
 
 def test_aliases_that_are_wrong_stay_unread(newaliases, control):
-    told = "newaliases: DIR/aliases:2: x: a quote without its other half\n"
+    told = "newaliases: DIR/aliases:2: x: unclosed quote\n"
     assert newaliases('root: bob\nx: "y\n') == (1, "", told)
     assert control.asked == []
 

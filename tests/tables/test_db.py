@@ -204,4 +204,4 @@ def test_a_file_that_never_stays_is_trouble_and_no_endless_loop(make, monkeypatc
     stamps = iter(range(100))
     monkeypatch.setattr(db, "_stamp", lambda path: (0, next(stamps), 0, 0))
     trouble = table.update()
-    assert isinstance(trouble, TableUnavailable) and trouble.reason.endswith("other files take its place all the time")
+    assert isinstance(trouble, TableUnavailable) and trouble.reason.endswith("it is being replaced all the time")

@@ -87,7 +87,7 @@ def test_a_list(text, entries):
     assert [entry.key for entry in content.entries] == entries
 
 
-NO_VALUE = "a value is expected behind the key"
+NO_VALUE = "key without a value"
 FAULTS = [
     ("a: b\nc\n", 2, NO_VALUE),
     ("a: b\n\n:c\n", 3, NO_VALUE),
@@ -219,13 +219,13 @@ def test_a_file_that_went_wrong_leaves_what_was_served(tmp_path):
     table = FileTable("aliases", str(path))
     table.update()
     path.write_text("root: amy\nwrong\n")
-    assert table.update() == TableUnavailable(f"table aliases: {path}: line 2: a value is expected behind the key")
+    assert table.update() == TableUnavailable(f"table aliases: {path}: line 2: key without a value")
     assert table.find(Service.ALIAS, "ROOT") == "bob"
 
 
 GOOD_AND_BAD = [
-    (Service.NETADDR, "192.0.2.0/24\n", "192.0.2.0/24\n\n192.0.2.0/33\n", "line 3: .* no network", "192.0.2.7"),
-    (Service.REGEX, "^bob@\n", "^bob@\n(\n", "line 2: .* not a regular expression", "bob@here.test"),
+    (Service.NETADDR, "192.0.2.0/24\n", "192.0.2.0/24\n\n192.0.2.0/33\n", "line 3: invalid network", "192.0.2.7"),
+    (Service.REGEX, "^bob@\n", "^bob@\n(\n", "line 2: invalid regular expression", "bob@here.test"),
     (Service.DOMAIN, "here.test\n", "here.test\nthere.t\udcfcst\n", "line 2: not UTF-8", "here.test"),
 ]
 
@@ -250,7 +250,7 @@ def test_a_list_takes_no_place_of_a_mapping(tmp_path):
     table = open_table(TableSlice("aliases", path=str(path), backend="file", services=(Service.ALIAS,)), "+")
     table.update()
     path.write_text("root\n")
-    assert table.update() == TableUnavailable(f"table aliases: {path}: line 1: this file is a list, expected a mapping")
+    assert table.update() == TableUnavailable(f"table aliases: {path}: line 1: the file is a list, expected a mapping")
     assert table.find(Service.ALIAS, "root") == "bob"
 
 

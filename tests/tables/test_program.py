@@ -249,7 +249,7 @@ def test_a_second_program_leaves_nobody_waiting_for_the_first():
     program = Program()
     program.find("bob")
     program.table.connect(program.sent.extend)
-    assert program.answers == [gone("another program takes its place")]
+    assert program.answers == [gone("its program is replaced")]
 
 
 def test_half_a_line_of_the_one_before_is_no_beginning_of_the_next():

@@ -209,7 +209,7 @@ def writer(ground):
         yield run
 
 
-CHANGING = "it is being changed, or a change was cut off"
+CHANGING = "database is locked, or a change was interrupted"
 
 
 def test_a_change_that_is_being_written_is_waited_for_and_not_for_long(table, ground, writer):

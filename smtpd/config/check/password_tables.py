@@ -13,14 +13,14 @@ No warning repeats any part of a value.
 from collections.abc import Iterator
 
 from smtpd.config.build.table_operand import BACKENDS_WITH_PATH
-from smtpd.config.check.table_files import TableEntry, TableFileError, TableFiles
+from smtpd.config.check.table_files import READABLE_BACKENDS, TableEntry, TableFileError, TableFiles
 from smtpd.config.errors import Report, SourcePosition, printable, quoted
 from smtpd.config.host import Host
 from smtpd.config.model import Table
 from smtpd.config.parser import Parsed
 from smtpd.tables import credential, scram
 
-READABLE_BACKENDS = ("", "file", "passwd")  # backends whose entries are known at the start
+KNOWN_BACKENDS = ("", *READABLE_BACKENDS)  # whose entries are known at the start
 
 
 class PasswordTables:
@@ -39,7 +39,7 @@ class PasswordTables:
         logins of that user."""
         if name not in self._scram:
             table = next(table for table in self._parsed.config.tables if table.name == name)
-            self._scram[name] = table.backend in READABLE_BACKENDS and self._look(table)
+            self._scram[name] = table.backend in KNOWN_BACKENDS and self._look(table)
             self._warn_of_readers(table)
         return self._scram[name]
 
