@@ -12,7 +12,7 @@ from dataclasses import dataclass
 ID_MAX = 2**32 - 2  # the next one means "unchanged" to chown(2) and setuid(2)
 HOME_MAX = 1024
 
-_VALUE = re.compile(r"([0-9]{0,10}):([0-9]{0,10}):(/[^\x00-\x1f\x7f]*)")
+_VALUE = re.compile(r"([0-9]{0,10}):([0-9]{0,10}):(/[^\x00-\x1f\x7f\ud800-\udfff]*)")
 
 
 class UserInfoError(ValueError):

@@ -63,7 +63,7 @@ def test_an_action_that_cannot_name_the_user_is_not_told_to(method):
         ("bob 2000:0:/home/bob", 'user "bob": gid 0 is the group of root'),
         ("bob 2000:2000", 'user "bob": not uid:gid:/home'),
         ("bob 4294967295:2000:/", 'user "bob": the uid or gid is too large'),
-        ("bob 2000:2000:/home/../root", 'user "bob": a . or .. in the home directory\'s name'),
+        ("bob 2000:2000:/home/../root", 'user "bob": a . or .. in the home directory'),
         ("b/b 2000:2000:/b", 'user "b/b": invalid user name'),
         ("bob", "key without a value"),
     ],

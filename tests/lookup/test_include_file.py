@@ -32,7 +32,7 @@ def test_a_comment_takes_no_line_with_it(path):
 def test_it_includes_no_other_file(path, capfd):
     path.write_text(f"bob\n:include:{path}\n")
     assert IncludeFiles().read(str(path)) == (User("bob"),)
-    assert "includes no others" in told(capfd)
+    assert "cannot include others" in told(capfd)
 
 
 def test_what_is_wrong_in_it_is_said_once_and_nothing_of_what_is_right(path, capfd):
