@@ -147,7 +147,7 @@ class Queue:
         """All that the scheduler wanted written has come: the next tries of what was deferred, and what an
         administrator has ordered."""
         if not self._scheduler_asked:
-            raise Violation("the scheduler tells of an end that nobody asked for")
+            raise Violation("scheduler answers SchedulingStopped without a request")
         self._let_scheduler_go()
 
     def _let_scheduler_go(self) -> None:

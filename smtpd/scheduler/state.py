@@ -72,7 +72,7 @@ class Scheduler:
     def take_scanned(self, imsg: EnvelopesScanned) -> None:
         """Pages ascend, and after the last one there is none."""
         if self.orders.scanned is None or 0 < imsg.last <= self.orders.scanned:
-            raise Violation("queue tells of a page of the spool that nobody asked for")
+            raise Violation("queue answers EnvelopesScanned without a request")
         self.orders.scanned = imsg.last or None
         if imsg.last:
             self._to_queue(ScanEnvelopes(imsg.last))
