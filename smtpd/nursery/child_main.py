@@ -240,9 +240,9 @@ def _go_home(home: str) -> None:
 
 
 def run_table_program(
-    user: str, arguments: list[str], ours: Collection[int], descriptor: int, record: int, report: int
+    user: str, arguments: list[str], ours: Collection[int], descriptor: int, stderr: int, report: int
 ) -> None:
-    """Another program from here on, with the socket as 0 and 1 and `record` as 2.  Silence is success: the pipe closes
+    """Another program from here on, with the socket as 0 and 1 and `stderr` as 2.  Silence is success: the pipe closes
     by itself."""
     try:
         _become(_get_user(user, ours, PROGRAM_USER).ids)
@@ -250,7 +250,7 @@ def run_table_program(
         os.chdir("/")
         os.closerange(report + 1, DESCRIPTORS_MAX)
         _give_up_privileges()
-        for number, target in ((0, descriptor), (1, descriptor), (2, record)):
+        for number, target in ((0, descriptor), (1, descriptor), (2, stderr)):
             os.dup2(target, number)
         _execute(arguments)
     except AccountRefused as refused:
@@ -259,12 +259,12 @@ def run_table_program(
         _say(report, f"later {describe_error(error)}")
 
 
-def run_password(descriptor: int, record: int, report: int) -> None:
+def run_password(descriptor: int, stderr: int, report: int) -> None:
     """`smtpd -x password` from here on: still root, and able to do next to nothing of what root can."""
     try:
         assert descriptor == PARENT  # what is kept begins with it
         sandbox.limit_capabilities(PASSWORD_CAPABILITIES)
-        os.dup2(record, 2)
+        os.dup2(stderr, 2)
         for number in (0, 1, descriptor):
             os.set_inheritable(number, True)
         _execute(command("password"))

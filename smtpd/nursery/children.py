@@ -182,19 +182,19 @@ class Children:
 
     # -- programs ---------------------------------------------------------------------
 
-    def fork_program(self, imsg: ForkTableProgram, record: int) -> None:
-        """`record`: what its standard error is."""
+    def fork_program(self, imsg: ForkTableProgram, stderr: int) -> None:
+        """`stderr`: what its standard error is."""
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
-            os.close(record)
+            os.close(stderr)
             self._parent.send(TableProgramNotForked(imsg.request, f"no socket can be made: {error.strerror}"))
             return
         with theirs:
             child = partial(run_table_program, imsg.user, imsg.arguments, self._ours)
             finished = partial(self._program_started, imsg, ours)
-            pid = None if self._stopping else self._fork_child(child, finished, theirs.fileno(), record)
-        os.close(record)
+            pid = None if self._stopping else self._fork_child(child, finished, theirs.fileno(), stderr)
+        os.close(stderr)
         if pid is None:
             ours.close()
             self._parent.send(TableProgramNotForked(imsg.request, "no further process can be made"))

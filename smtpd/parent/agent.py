@@ -53,7 +53,7 @@ class Agents:
         self._nursery = nursery
         self._configuration = configuration
         self._posts = PermittedAgents(configuration)
-        self._line = NurseryRequests(loop, nursery, PRIVILEGED_REQUESTS[StartAgent], self._never_forked)
+        self._requests = NurseryRequests(loop, nursery, PRIVILEGED_REQUESTS[StartAgent], self._never_forked)
         self._being_made: dict[int, PermittedAgent] = {}  # by the number of the request to the nursery
         self._numbers: dict[int, Agent] = {}
         self._pids: dict[int, Agent] = {}
@@ -75,11 +75,11 @@ class Agents:
             refuse("unknown")
         elif self._shares.total() >= AGENTS_MAX or self._shares[permitted.share] >= AGENTS_PER_USER_MAX:
             refuse("later", "too many agents")
-        elif self._line.full:
+        elif self._requests.full:
             refuse("later", "too many agents are being started")
         else:
             self._shares[permitted.share] += 1
-            self._line.ask(
+            self._requests.ask(
                 partial(self._fork, permitted),
                 partial(self._answered, channel, imsg),
                 partial(refuse, "later", "the nursery did not answer in time"),
@@ -122,7 +122,7 @@ class Agents:
         self._mailbox_socket = imsg.pid, mailbox_socket
 
     def agent_forked(self, imsg: AgentForked, descriptor: int) -> None:
-        request = self._line.get_asked(imsg)
+        request = self._requests.get_asked(imsg)
         asked: ForkAgent = request.imsg
         if imsg.uid == 0 or (asked.account is not None and asked.account[:2] != (imsg.uid, imsg.gid)):
             raise Violation(f"nursery made an agent of {asked.user} with uid {imsg.uid}, gid {imsg.gid}")
@@ -134,7 +134,7 @@ class Agents:
         if request.answer is None:  # too late
             os.close(descriptor)
             self.kill(agent)
-        self._line.answered(imsg, descriptor)
+        self._requests.answered(imsg, descriptor)
 
     def _take_mailbox_socket(self, pid: int, kind: str) -> socket.socket | None:
         if self._mailbox_socket is None and kind not in MAILBOX_KINDS:
@@ -145,9 +145,9 @@ class Agents:
         return mailbox_socket
 
     def agent_not_forked(self, imsg: AgentNotForked) -> None:
-        self._line.get_asked(imsg)
+        self._requests.get_asked(imsg)
         self._leave(self._being_made.pop(imsg.request).share)
-        self._line.answered(imsg)
+        self._requests.answered(imsg)
 
     def _never_forked(self, imsg: ForkAgent) -> None:
         self._leave(self._being_made.pop(imsg.request).share)

@@ -1,17 +1,17 @@
 """Keys and certificates: handed over, and used when all of them fit, at the start and at each SIGHUP.
 
-    TAKING   each pki: TakeKey + fd --> crypto, TakeCertificate + fd --> each dispatcher; do their public keys agree?
-             each ca:  TakeAuthorities + fd --> each dispatcher
-    MAKING   MakeContexts --> each dispatcher: OpenSSL accepts everything, for every listener
-    USING    UseCertificates --> each dispatcher: cannot fail
-    OVER     UseTakenKeys --> crypto
+    HANDING_OVER     each pki: TakeKey + fd --> crypto, TakeCertificate + fd --> each dispatcher; do the keys agree?
+                     each ca:  TakeAuthorities + fd --> each dispatcher
+    MAKING_CONTEXTS  MakeContexts --> each dispatcher: OpenSSL accepts everything, for every listener
+    SWITCHING        UseCertificates --> each dispatcher: cannot fail
+    DONE             UseTakenKeys --> crypto
 
 No process uses anything of a round before all of them have everything ready, and crypto counts the old keys as replaced
-only when no dispatcher begins a session with them any more.  With any trouble in TAKING or MAKING all are told
+only when no dispatcher begins a session with them any more.  With any trouble before SWITCHING all are told
 DropCertificates, and what was in use stays in use.
 
 One `pki` or `ca` after the other, so that a thousand of them need no more descriptors than one.  Every trouble is
-gathered.  What stands in the files this process never sees.
+gathered.  This process never reads the files.
 """
 
 from collections.abc import Sequence
@@ -41,15 +41,15 @@ Answer = KeyTaken | CertificateTaken | AuthoritiesTaken | ContextsMade | Certifi
 
 
 class Phase(Enum):
-    TAKING = "takes keys and certificates"
-    MAKING = "makes its TLS contexts"
-    USING = "uses the new certificates"
-    OVER = "has nothing more to do"
+    HANDING_OVER = "takes keys and certificates"
+    MAKING_CONTEXTS = "makes its TLS contexts"
+    SWITCHING = "uses the new certificates"
+    DONE = "has nothing more to do"
 
 
 class CertificateUpdate:
     """One round over everything.  While `subject` is not None: open its files, then `hand_over` or `skip`.  `take` the
-    answers; when no process in `asked` owes one any more, `proceed`; until the phase is OVER.
+    answers; when no process in `asked` owes one any more, `proceed`; until the phase is DONE.
 
     At the end either `troubles` has something in it, or the certificates are in use."""
 
@@ -61,7 +61,7 @@ class CertificateUpdate:
         self._dispatchers = dispatchers
         self._public: set[str] = set()  # of the subject: one, if all is well
         self._trouble = False  # with the subject
-        self.phase = Phase.TAKING if subjects else Phase.OVER
+        self.phase = Phase.HANDING_OVER if subjects else Phase.DONE
         self.subject: CertificateSlice | None = None
         self.asked: dict[Channel, type] = {}  # which processes owe what kind of answer
         self.troubles: list[str] = []
@@ -112,18 +112,18 @@ class CertificateUpdate:
 
     def proceed(self) -> None:
         """Every answer is there: the next subject, or the next phase."""
-        if self.phase is Phase.TAKING:
+        if self.phase is Phase.HANDING_OVER:
             self._next_subject()
-        elif self.phase is Phase.MAKING and not self.troubles:
-            self._enter(Phase.USING, UseCertificates, CertificatesUsed)
-        elif self.phase is Phase.MAKING:
+        elif self.phase is Phase.MAKING_CONTEXTS and not self.troubles:
+            self._enter(Phase.SWITCHING, UseCertificates, CertificatesUsed)
+        elif self.phase is Phase.MAKING_CONTEXTS:
             self._drop()
-        elif self.phase is Phase.USING:
-            self.phase = Phase.OVER
+        elif self.phase is Phase.SWITCHING:
+            self.phase = Phase.DONE
             self._crypto.send(UseTakenKeys())
 
     def give_up(self, reason: str) -> None:
-        """Before USING.  Answers that are still owed may come, and change nothing."""
+        """Before SWITCHING.  Answers that are still owed may come, and change nothing."""
         self.subject = None
         _add(self.troubles, reason)
         self._drop()
@@ -162,7 +162,7 @@ class CertificateUpdate:
         if self.subject is None and self.troubles:
             self._drop()
         elif self.subject is None:
-            self._enter(Phase.MAKING, MakeContexts, ContextsMade)
+            self._enter(Phase.MAKING_CONTEXTS, MakeContexts, ContextsMade)
 
     def _enter(self, phase: Phase, request: type, answer: type) -> None:
         self.phase = phase
@@ -171,7 +171,7 @@ class CertificateUpdate:
             self.asked[dispatcher] = answer
 
     def _drop(self) -> None:
-        self.phase = Phase.OVER
+        self.phase = Phase.DONE
         for channel in (self._crypto, *self._dispatchers):
             channel.send(DropCertificates())
 
@@ -186,9 +186,9 @@ def _add(lines: list[str], line: str) -> None:
         lines.append(line)
 
 
-def report(exchange: CertificateUpdate, configuration: ParentSlice) -> None:
+def report(update: CertificateUpdate, configuration: ParentSlice) -> None:
     """What the log says of a round."""
-    for line in (*exchange.troubles, *exchange.warnings):
+    for line in (*update.troubles, *update.warnings):
         log.warn(line)
-    if not exchange.troubles:
+    if not update.troubles:
         log.info(f"certificates of {len(configuration.pki)} pki loaded")

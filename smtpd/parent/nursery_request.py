@@ -40,7 +40,7 @@ class NurseryRequests:
     ):
         self._loop = loop
         self._nursery = nursery
-        self._service = service
+        self._limits = service
         self._dropped = dropped
         self._waiting: deque[Request] = deque()
         self._asked: dict[int, Request] = {}
@@ -48,13 +48,13 @@ class NurseryRequests:
 
     @property
     def full(self) -> bool:
-        return len(self._waiting) >= self._service.waiting
+        return len(self._waiting) >= self._limits.waiting
 
     def ask(self, make: Callable[[int], Any], answer: Answer, late: Callable[[], None]) -> None:
         """`make` gives the imsg for the number of the request."""
         self._last += 1
         request = Request(make(self._last), answer, late)
-        request.timer = self._loop.after(self._service.deadline, partial(self._too_late, request))
+        request.timer = self._loop.after(self._limits.deadline, partial(self._too_late, request))
         self._waiting.append(request)
         self._proceed()
 
@@ -76,7 +76,7 @@ class NurseryRequests:
         self._proceed()
 
     def _proceed(self) -> None:
-        while self._waiting and len(self._asked) < self._service.at_once:
+        while self._waiting and len(self._asked) < self._limits.at_once:
             request = self._waiting.popleft()
             self._asked[request.imsg.request] = request
             self._nursery.send(request.imsg)

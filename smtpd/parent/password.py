@@ -61,7 +61,7 @@ class Passwords:
         self._nursery = nursery
         self._users = users
         self._configuration = configuration
-        self._service = PRIVILEGED_REQUESTS[CheckPassword]
+        self._limits = PRIVILEGED_REQUESTS[CheckPassword]
         self._checks: list[Check] = []
         self._failures: OrderedDict[Source, tuple[int, float]] = OrderedDict()  # how many in a row, the last when
         self._resting: set[Source] = set()
@@ -73,11 +73,11 @@ class Passwords:
         in_line = sum(check.source == source for check in self._checks)
         if not USER_NAME.fullmatch(imsg.user):
             channel.send(PasswordChecked(imsg.request, "no"))
-        elif in_line >= WAITING_OF_USER or len(self._checks) >= self._service.waiting:
+        elif in_line >= WAITING_OF_USER or len(self._checks) >= self._limits.waiting:
             channel.send(PasswordChecked(imsg.request, "later"))
         else:
             check = Check(channel, imsg.request, imsg.user, imsg.password, imsg.address, source)
-            self._wait(check, self._service.deadline, partial(self._answer, check, "later"))
+            self._wait(check, self._limits.deadline, partial(self._answer, check, "later"))
             self._checks.append(check)
             self._users.find(imsg.user, partial(self._judged, check))
 
@@ -97,7 +97,7 @@ class Passwords:
 
     def _maybe_next(self) -> Check | None:
         busy = {check.source for check in self._checks if check.process is not None}
-        if len(busy) >= self._service.at_once:
+        if len(busy) >= self._limits.at_once:
             return None
         busy |= self._resting
         return next((check for check in self._checks if check.judged and check.source not in busy), None)

@@ -48,7 +48,7 @@ class Reload:
         self._dispatchers = dispatchers
         self._strict = strict
         self._worker = BlockingCalls(loop)
-        self._exchange: CertificateUpdate | None = (
+        self._update: CertificateUpdate | None = (
             None  # also one that was given up, while something of it is still to come
         )
         self._opening = False
@@ -62,15 +62,15 @@ class Reload:
         if not self._configuration.pki and not self._configuration.ca:
             log.warn("HUP: there are no keys and certificates to read again; anything else needs a restart")
             return
-        if self._exchange is not None:
+        if self._update is not None:
             self._again = True
             if self._timer is None:
-                log.warn(f"HUP: waiting for the end of the last one: {self._late(self._exchange)}")
+                log.warn(f"HUP: waiting for the end of the last one: {self._late(self._update)}")
             return
         log.info("HUP: keys and certificates are read again; anything else of the configuration needs a restart")
         self._manager.reloading()
-        self._exchange = CertificateUpdate(self._configuration, self._crypto, self._dispatchers)
-        self._go_on(self._exchange)
+        self._update = CertificateUpdate(self._configuration, self._crypto, self._dispatchers)
+        self._go_on(self._update)
 
     def stop(self) -> None:
         self._stopping = True
@@ -79,73 +79,73 @@ class Reload:
         self._worker.end(END_TIMEOUT)
 
     def take(self, channel: Channel, imsg: Answer) -> None:
-        exchange = self._exchange
-        if exchange is None:
+        update = self._update
+        if update is None:
             raise Violation(f"{channel.peer} answers {type(imsg).__name__} without a request")
-        exchange.take(channel, imsg)
-        self._proceed(exchange)
+        update.take(channel, imsg)
+        self._proceed(update)
 
-    def _go_on(self, exchange: CertificateUpdate) -> None:
+    def _go_on(self, update: CertificateUpdate) -> None:
         """The next step: files to be opened, or answers to be waited for."""
-        self._timer = self._loop.after(STEP_TIMEOUT, partial(self._lose_patience, exchange))
-        if exchange.subject is not None:
+        self._timer = self._loop.after(STEP_TIMEOUT, partial(self._lose_patience, update))
+        if update.subject is not None:
             self._opening = True
-            job = partial(open_files, exchange.subject, len(self._dispatchers), self._strict)
-            self._worker.do(job, partial(self._opened, exchange))
+            job = partial(open_files, update.subject, len(self._dispatchers), self._strict)
+            self._worker.do(job, partial(self._opened, update))
 
-    def _opened(self, exchange: CertificateUpdate, outcome: Any) -> None:
+    def _opened(self, update: CertificateUpdate, outcome: Any) -> None:
         self._opening = False
-        if self._stopping or exchange.phase is Phase.OVER:
+        if self._stopping or update.phase is Phase.DONE:
             _close(outcome)
         elif isinstance(outcome, CertificateFileError | OSError):  # OSError: there is no thread to open them
-            exchange.skip(describe_error(outcome))
+            update.skip(describe_error(outcome))
         elif isinstance(outcome, Exception):
             log.trouble("reload", outcome)
-            exchange.skip(type(outcome).__name__)
+            update.skip(type(outcome).__name__)
         else:
-            exchange.send_files(outcome)
+            update.send_files(outcome)
         if not self._stopping:
-            self._proceed(exchange)
+            self._proceed(update)
 
-    def _proceed(self, exchange: CertificateUpdate) -> None:
-        if self._opening or exchange.asked:
+    def _proceed(self, update: CertificateUpdate) -> None:
+        if self._opening or update.asked:
             return
         if self._timer is not None:
             self._timer.cancel()
-        given_up, self._timer = exchange.phase is Phase.OVER, None
-        exchange.proceed()
-        if exchange.phase is not Phase.OVER:
-            self._go_on(exchange)
+        given_up, self._timer = update.phase is Phase.DONE, None
+        update.proceed()
+        if update.phase is not Phase.DONE:
+            self._go_on(update)
             return
-        self._exchange = None
+        self._update = None
         if not given_up:
-            self._finish(exchange)
+            self._finish(update)
         if self._again:
             self._again = False
             self.begin()
 
-    def _lose_patience(self, exchange: CertificateUpdate) -> None:
+    def _lose_patience(self, update: CertificateUpdate) -> None:
         """A process that does not answer keeps the old keys in use: the log has to say so."""
         self._timer = None
         if self._stopping:
             return
-        if exchange.phase is Phase.USING:
-            log.warn(f"{self._late(exchange)}: until then new sessions there may see the old certificates")
+        if update.phase is Phase.SWITCHING:
+            log.warn(f"{self._late(update)}: until then new sessions there may see the old certificates")
             self._manager.ready()
         else:
-            exchange.give_up(f"{self._late(exchange)}, and is waited for")
-            self._finish(exchange)
+            update.give_up(f"{self._late(update)}, and is waited for")
+            self._finish(update)
             self._again = True
 
-    def _late(self, exchange: CertificateUpdate) -> str:
+    def _late(self, update: CertificateUpdate) -> str:
         if self._opening:
             return "the file system gives no answer"
-        return f"{exchange.late} gives no answer"
+        return f"{update.late} gives no answer"
 
-    def _finish(self, exchange: CertificateUpdate) -> None:
+    def _finish(self, update: CertificateUpdate) -> None:
         """What becomes of the round is decided."""
-        report(exchange, self._configuration)
-        if exchange.troubles:
+        report(update, self._configuration)
+        if update.troubles:
             log.warn("keys and certificates stay as they were")
         if not self._stopping:
             self._manager.ready()

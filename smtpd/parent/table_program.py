@@ -66,14 +66,14 @@ class TablePrograms:
             return
         configured = program.configured
         try:
-            record = os.dup(self._logs[configured.table])
+            stderr = os.dup(self._logs[configured.table])
         except OSError as error:
             log.warn(f"table {configured.table}: its program cannot be started: {error.strerror}")
             self._start_later(program)
             return
         self._last += 1
         self._asked[self._last] = program
-        self._nursery.send(ForkTableProgram(self._last, configured.user, list(configured.arguments)), record)
+        self._nursery.send(ForkTableProgram(self._last, configured.user, list(configured.arguments)), stderr)
 
     def program_forked(self, imsg: TableProgramForked, descriptor: int) -> None:
         program = self._get_asked(imsg)

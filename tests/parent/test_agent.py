@@ -175,11 +175,11 @@ def test_an_agent_that_is_root_is_fatal(world):
         world.start_agent(1, ids=(0, 0))
 
 
-def test_a_tether_for_an_agent_that_has_no_use_for_it_is_fatal(world):
+def test_a_mailbox_socket_for_an_agent_that_has_no_use_for_it_is_fatal(world):
     world.say("queue", StartAgent(1, "alice", "local", Duty.DELIVER))
     (asked,) = world.hears("nursery")
     world.say("nursery", AgentMailboxSocket(4711), socket.socket(socket.AF_UNIX).detach())
-    with pytest.raises(Violation, match="mailbox_socket"):
+    with pytest.raises(Violation, match="mailbox socket"):
         world.say("nursery", AgentForked(asked.request, 4711, 1000, 1000), os.open("/dev/null", os.O_RDONLY))
     world.agents._mailbox_socket[1].close()
 

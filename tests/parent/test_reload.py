@@ -131,12 +131,12 @@ class World:
     def turn(self):
         """Until nothing more happens."""
         for _ in range(200):
-            if self.reload._exchange is None:
+            if self.reload._update is None:
                 break
             self.loop.after(0.01, lambda: None)
             self.loop.turn()
             self.answer()
-        assert self.reload._exchange is None
+        assert self.reload._update is None
         self.loop.flush()
         self.answer()
 
@@ -252,7 +252,7 @@ def test_what_the_dispatchers_warn_of_is_said_once(make_world, capfd):
     world.theirs["crypto", 0].send(KeyTaken("a.test", ONE, ""))
     for seat in SEATS[1:]:
         world.theirs[seat].send(CertificateTaken("a.test", ONE, "", "it expires in 3 days"))
-    while not world.reload._exchange.asked:
+    while not world.reload._update.asked:
         world.loop.turn()
     for seat, channel in world.theirs.items():
         world.silent.add((seat, TakeKey if seat == SEATS[0] else TakeCertificate))
@@ -387,7 +387,7 @@ def test_files_that_are_opened_too_late_are_closed_again(make_world, capfd, monk
 def test_a_round_that_ends_while_it_stops_does_not_say_that_mail_is_taken(make_world):
     world = make_world(("a.test",))
     world.reload.begin()
-    while not world.reload._exchange.asked:
+    while not world.reload._update.asked:
         world.loop.turn()
     world.reload.stop()
     world.turn()
@@ -427,12 +427,12 @@ def test_an_answer_that_nobody_asked_for_is_a_violation(make_world, seat, imsg):
 def test_an_answer_for_something_else_is_a_violation(make_world, imsg):
     world = make_world()
     crypto, *dispatchers = world.ours.values()
-    exchange = CertificateUpdate(world.configuration, crypto, dispatchers)
-    exchange.send_files([os.open("/dev/null", os.O_RDONLY) for _ in range(3)])
+    update = CertificateUpdate(world.configuration, crypto, dispatchers)
+    update.send_files([os.open("/dev/null", os.O_RDONLY) for _ in range(3)])
     with pytest.raises(Violation, match="without a request"):
-        exchange.take(dispatchers[0], imsg)
+        update.take(dispatchers[0], imsg)
     with pytest.raises(Violation, match="without a request"):
-        exchange.take(crypto, KeyTaken("b.test", ONE, ""))
+        update.take(crypto, KeyTaken("b.test", ONE, ""))
     for channel in world.theirs.values():
         world.loop.flush()
         for _, descriptor in channel.receive():

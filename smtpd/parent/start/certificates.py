@@ -27,29 +27,29 @@ def update_at_start(configuration: ParentSlice, children: Sequence[Child], stric
     """Raises CannotStart, with all that is wrong."""
     takers = {child.channel: child for child in children if child.role in ("crypto", "dispatcher")}
     crypto, *dispatchers = sorted(takers, key=lambda channel: channel.peer != "crypto")
-    exchange = CertificateUpdate(configuration, crypto, dispatchers)
-    while exchange.phase is not Phase.OVER:
-        if exchange.subject is not None:
+    update = CertificateUpdate(configuration, crypto, dispatchers)
+    while update.phase is not Phase.DONE:
+        if update.subject is not None:
             try:
-                exchange.send_files(open_files(exchange.subject, len(dispatchers), strict))
+                update.send_files(open_files(update.subject, len(dispatchers), strict))
             except CertificateFileError as error:
-                exchange.skip(str(error))
-        _await_answers(exchange, takers, answers)
-        exchange.proceed()
-    if exchange.troubles:
-        raise CannotStart("\n".join(exchange.troubles))
+                update.skip(str(error))
+        _await_answers(update, takers, answers)
+        update.proceed()
+    if update.troubles:
+        raise CannotStart("\n".join(update.troubles))
     if configuration.pki:
-        report(exchange, configuration)
+        report(update, configuration)
 
 
-def _await_answers(exchange: CertificateUpdate, takers: dict[Channel, Child], answers: ChildAnswers) -> None:
+def _await_answers(update: CertificateUpdate, takers: dict[Channel, Child], answers: ChildAnswers) -> None:
     deadline = time.monotonic() + STEP_TIMEOUT
-    for channel, kind in exchange.asked.items():
+    for channel, kind in update.asked.items():
         answers.expect(takers[channel], kind)
         flush(takers[channel])
-    while exchange.asked:
-        child, imsg = answers.next_of([takers[channel] for channel in exchange.asked], deadline)
+    while update.asked:
+        child, imsg = answers.next_of([takers[channel] for channel in update.asked], deadline)
         try:
-            exchange.take(child.channel, imsg)
+            update.take(child.channel, imsg)
         except Violation as error:
             raise CannotStart(f"{child.title} broke the rules: {error}") from None

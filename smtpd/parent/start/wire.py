@@ -22,13 +22,13 @@ def processes(dispatchers: int) -> list[ProcessName]:
     return [(role, number) for role in ROLES for number in (numbers if role == "dispatcher" else (0,))]
 
 
-def connected_pairs(seated: Iterable[ProcessName], routes: set[Route]) -> list[tuple[ProcessName, ProcessName]]:
-    """Each pair of seats once."""
-    chairs = list(seated)
+def connected_pairs(started: Iterable[ProcessName], routes: set[Route]) -> list[tuple[ProcessName, ProcessName]]:
+    """Each pair of processes between which there is an arrow, once."""
+    names = list(started)
     return [
         (one, other)
-        for place, one in enumerate(chairs)
-        for other in chairs[place + 1 :]
+        for number, one in enumerate(names)
+        for other in names[number + 1 :]
         if (one[0], other[0]) in routes or (other[0], one[0]) in routes
     ]
 
