@@ -160,6 +160,13 @@ def test_remove_all_means_all_even_while_the_scan_goes_on(house):
     assert sorted(deleted.envelopes) == [later(message).envelope for message in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_an_order_for_what_the_scan_has_passed_does_not_wait_for_the_rest(house, beyond):
+    scanned(house, [later(1), later(2)], last=later(2).envelope + beyond)
+    house.control.send(RemoveEnvelopes(7, later(1).envelope, later(2).envelope))
+    assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 2)]
+
+
 def test_an_order_for_one_known_envelope_does_not_wait_for_the_scan(house):
     scanned(house, [later(5)], last=later(1).envelope)
     id = later(5).envelope
