@@ -118,9 +118,12 @@ def test_a_held_envelope_keeps_its_reason_until_an_administrator_wants_it(store)
     (row,) = store.load([id])
     assert (row.held, row.error, row.run, row.last_try, row.retries) == (True, "no such user", store.run, 600, 1)
     assert row.troubles == 0
+    assert not row.perhaps_delivered
     store.apply([Reschedule(id, 700)])
     (row,) = store.load([id])
     assert (row.held, row.next_try, row.retries, row.error) == (False, 700, 1, "no such user")
+    store.apply([Hold(id, 800, "no such user", True)])
+    assert store.load([id])[0].perhaps_delivered
 
 
 def test_changes_of_one_envelope_are_made_in_their_order(store):
@@ -208,6 +211,15 @@ def test_an_envelope_that_goes_undelivered_is_not_known_any_more(store):
     store.apply([replace(added, envelopes=[envelope(1, 1, recipient=one), envelope(1, 2, recipient=two)])])
     store.apply([Remove(1 << 32 | 1, recipient_key(one))])
     assert store.expanded(1) == {recipient_key(two): ""}
+
+
+def test_several_that_go_undelivered_together_are_none_of_them_known_any_more(store):
+    wanted = [command("bob", text) for text in ("one", "two", "three")]
+    rows = [envelope(1, number, recipient=each) for number, each in enumerate(wanted, 1)]
+    store.apply([replace(add(1), envelopes=rows)])
+    store.apply([Remove(row.id, recipient_key(row.recipient)) for row in rows[:2]])
+    assert store.expanded(1) == {recipient_key(wanted[2]): ""}
+    assert [row.id for row in store.envelopes(*EVERYTHING)] == [rows[2].id]
 
 
 def test_of_messages_without_a_forward_no_recipients_are_kept(store):
