@@ -6,7 +6,7 @@
                 ForgetMessage(count)    when all are there: gone.  Until then a tombstone takes what is still on its way
 
 The envelopes come along another channel than the rest, so the end may be announced before the last of them is here.
-More than announced, a second end, an id that is not theirs: nobody of ours does that, so it is fatal.
+More than announced, a second end, an id of another process: no process of ours does that, so it is fatal.
 """
 
 import errno
@@ -65,7 +65,7 @@ class _Receiving:
         self.terms: MailParameters | None = None
         self.own: int | None = None  # our descriptor of its spool file
         self.opening = False
-        self.announced: int | None = None  # envelopes, by whoever ended it
+        self.announced: int | None = None  # envelopes, by StoreMessage or ForgetMessage
         self.question: tuple[Channel, StoreMessage] | None = None  # None with `announced`: to be forgotten
 
     @property

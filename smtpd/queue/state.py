@@ -1,4 +1,4 @@
-"""What the queue process holds: the disk, what is being received and delivered, and the way to end it all."""
+"""State of the queue process: the disk, messages that are received, attempts under way; and its orderly end."""
 
 import asyncio
 import math
@@ -103,7 +103,7 @@ class Queue:
         self.lmtp_features.tick()
         self.loop.call_later(1.0, self._every_second)
 
-    # -- what the parent and control want -------------------------------------------------------------------------
+    # -- requests of the parent and control -------------------------------------------------------------------------
 
     def begin(self) -> None:
         """The scheduler asks for what it wants to know."""

@@ -1,11 +1,11 @@
-"""What an administrator orders for a range of envelopes, carried out in slices.
+"""Orders of the administrator for a range of envelopes, carried out in slices.
 
     ScheduleEnvelopes --> policy.schedule --> PostponeEnvelopes (until now), MarkSuspended, DeleteEnvelopes --> queue
     RemoveEnvelopes       policy.remove
     SuspendEnvelopes      policy.suspend  --> EnvelopesScheduled, EnvelopesRemoved, EnvelopesSuspended --> control
 
-One order after the other, so many envelopes in a turn of the loop: a million take a while, and nobody else waits for
-them.  After a start, an order waits until the scan has found what is in its range: `remove all` means all.
+One order after the other, SLICE_SIZE envelopes in a turn of the loop: a million take a while, and no delivery waits
+for them.  After a start, an order waits until the scan has found what is in its range: `remove all` means all.
 """
 
 from collections import deque

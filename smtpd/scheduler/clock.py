@@ -1,6 +1,6 @@
 """Time for the scheduler: seconds that pass, whatever the wall clock is set to meanwhile.
 
-    now()     the wall clock as it stood at the start of the process, moved on by a clock that nobody sets
+    now()     the wall clock as it stood at the start of the process, moved on by a clock that cannot be set
     ahead()   seconds by which the wall clock is ahead of that by now: 0 until it is stepped
 
 Intervals and expiry are counted in now().  What is kept on disk or told to others is in the time of the wall clock:

@@ -1,10 +1,10 @@
-"""A gate: so many places for each key, and a line of those who wait for one.
+"""A limit of concurrency: so many places for each key, and a queue of the envelopes that wait for one.
 
     enter(key, envelope, priority)  -->  True: it has a place         False: it waits
-    leave(key)                      -->  the envelope that gets the place, or None when nobody waits
+    leave(key)                      -->  the envelope that gets the place, or None when none waits
 
 A place that is left goes straight to the next: it is never free in between.  Whether the one that waited is still there
-the gate does not know; the caller leaves again, in the place of one that is not.
+is not known here; the caller leaves again, in the place of one that is not.
 """
 
 from smtpd.scheduler.priority_queue import PriorityQueue
@@ -22,17 +22,17 @@ class ConcurrencyLimit:
         if taken < self.places:
             self._taken[key] = taken + 1
             return True
-        line = self._waiting.get(key)
-        if line is None:
-            line = self._waiting[key] = PriorityQueue()
-        line.join(envelope, priority)
+        queue = self._waiting.get(key)
+        if queue is None:
+            queue = self._waiting[key] = PriorityQueue()
+        queue.join(envelope, priority)
         return False
 
     def leave(self, key: int) -> int | None:
         """Give up a place of `key`, to the envelope that is returned."""
-        line = self._waiting.get(key)
-        if line:
-            return line.leave()
+        queue = self._waiting.get(key)
+        if queue:
+            return queue.leave()
         self._waiting.pop(key, None)
         taken = self._taken[key] - 1
         if taken:

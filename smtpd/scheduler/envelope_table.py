@@ -24,8 +24,8 @@ class EnvelopeState(IntEnum):
 
     WAITING = 0  # until its next try
     DUE_SUSPENDED = 1  # its time has come, but it is suspended
-    WAITING_FOR_LANE = 2  # due; its lane has as many in line as it may
-    WAITING_FOR_MESSAGE = 3  # due; its message has as many in line as it may
+    WAITING_FOR_LANE = 2  # due; its lane has as many queued or in flight as it may
+    WAITING_FOR_MESSAGE = 3  # due; its message has as many queued or in flight as it may
     QUEUED = 4  # due; takes the next free place
     INFLIGHT = 5  # queue tries it
     HELD = 6  # until an administrator schedules it

@@ -1,18 +1,19 @@
-"""What is tried when, and what has to wait for others: no clock, no channel, only answers to "now".
+"""Decides which envelope is tried when, and which has to wait for others: no clock, no channel, only answers to "now".
 
-    submit --> WAITING --time--> due --> lane's gate --> message's gate --> line of its kind --turn--> INFLIGHT
-                  ^                        AT_LANE         AT_MESSAGE           IN_LINE                   |
-                  +------------------------- tried: deferred ---------------------------------------------+
-                                                    delivered: forgotten       held, expired: HELD  <-----+
+    submit --> WAITING --time--> due --> limit of its lane --> limit of its message --> queue of its kind --> INFLIGHT
+                  ^                      WAITING_FOR_LANE      WAITING_FOR_MESSAGE      QUEUED                   |
+                  +------------------------- tried: deferred ----------------------------------------------------+
+                                                    delivered: forgotten              held, expired: HELD  <-----+
 
-The gates keep one agent (lane) and one mail to many (message) from filling the line: whoever comes behind a hundred
+The limits keep one agent (lane) and one mail to many (message) from filling the queue: an envelope behind a hundred
 thousand recipients of one mail waits for `max_inflight_per_message` of them.  A narrow lane, of an agent that may take
-minutes for a mail, has a quarter of the places of others, so that only many of them together could fill the line.  The
-two lines, for agents and for relays, are served in turn, and neither may take more than three quarters of what may be
+minutes for a mail, has a quarter of the places of others, so that only many of them together could fill the queue.  The
+two queues, for agents and for relays, are served in turn, and neither may take more than three quarters of what may be
 in flight.
 
-At each gate and in each line the one of the highest priority goes first, and some others all the same (line.py).  Who
-has a place keeps it: a gate that is full of others' mail opens for an urgent one when the next of them is through.
+At each limit and in each queue the envelope of the highest priority goes first, and some others all the same
+(priority_queue.py).  An envelope that has a place keeps it: a limit that is full of other mail lets an urgent one pass
+when the next of them is through.
 
 An envelope expires when its next try would be later than its time: so it is tried at least once, also after the daemon
 was down for days.
@@ -72,8 +73,8 @@ class Policy:
         self._lanes = ConcurrencyLimit(limits.max_inflight_per_lane)
         self._narrow_lanes = ConcurrencyLimit(max(1, limits.max_inflight_per_lane // NARROW_LANE_DIVISOR))
         self._messages = ConcurrencyLimit(limits.max_inflight_per_message)
-        self._lines: dict[Kind, PriorityQueue] = {kind: PriorityQueue() for kind in Kind}
-        self._turns = deque(Kind)  # whose line is served next
+        self._queues: dict[Kind, PriorityQueue] = {kind: PriorityQueue() for kind in Kind}
+        self._turns = deque(Kind)  # the kind that is served next, first
         # Time and envelope in one number, as a million tuples would take three times the memory.  A timer that its
         # envelope does not wait for any more is left in place: what it finds tells.
         self._timers: list[int] = []
@@ -185,7 +186,7 @@ class Policy:
         envelope.timed, envelope.next_try = True, time
 
     def _run_timers(self, now: int, effort: int) -> None:
-        """Let those whose time has come become due."""
+        """Make due the envelopes whose time has come."""
         for _ in range(effort):
             if not self._timers or self._timers[0] >> 63 > now:
                 return
@@ -199,7 +200,7 @@ class Policy:
                 self._become_due(envelope)
 
     def _start_queued(self, effort: int) -> list[int]:
-        """Take from the lines what has a free place."""
+        """Start what is queued, as far as there are places."""
         due: list[int] = []
         for _ in range(effort):
             kind = self._next_kind()
@@ -207,9 +208,9 @@ class Policy:
                 break
             self._turns.remove(kind)
             self._turns.append(kind)
-            envelope = self.table.find(self._lines[kind].leave())
+            envelope = self.table.find(self._queues[kind].leave())
             if envelope is None or envelope.state is not EnvelopeState.QUEUED:
-                continue  # removed while it stood there
+                continue  # removed while it was queued
             if envelope.suspended:
                 self._release_limits(envelope)
                 self._enter(envelope, EnvelopeState.DUE_SUSPENDED)
@@ -223,7 +224,7 @@ class Policy:
         if self.inflight.total() >= self._places:
             return None
         for kind in self._turns:
-            if self._lines[kind] and kind not in self.paused and self.inflight[kind] < self._places_of_kind:
+            if self._queues[kind] and kind not in self.paused and self.inflight[kind] < self._places_of_kind:
                 return kind
         return None
 
@@ -306,11 +307,11 @@ class Policy:
             self._enter(envelope, EnvelopeState.WAITING_FOR_MESSAGE)
 
     def _pass_message(self, envelope: ScheduledEnvelope) -> None:
-        self._lines[envelope.kind].join(envelope.id, envelope.priority)
+        self._queues[envelope.kind].join(envelope.id, envelope.priority)
         self._enter(envelope, EnvelopeState.QUEUED)
 
     def _release_limits(self, envelope: ScheduledEnvelope) -> None:
-        """Hand on the places that it has at the gates, by where it stands."""
+        """Pass on the places that it has at the limits, by its state."""
         if envelope.state in (EnvelopeState.QUEUED, EnvelopeState.INFLIGHT):
             self._pass_on(self._messages, _message(envelope), EnvelopeState.WAITING_FOR_MESSAGE, self._pass_message)
         if (
@@ -320,9 +321,9 @@ class Policy:
             self._pass_on(self._lane_limit(envelope), _lane(envelope), EnvelopeState.WAITING_FOR_LANE, self._pass_lane)
 
     def _pass_on(
-        self, gate: ConcurrencyLimit, key: int, waiting: EnvelopeState, onward: Callable[[ScheduledEnvelope], None]
+        self, limit: ConcurrencyLimit, key: int, waiting: EnvelopeState, onward: Callable[[ScheduledEnvelope], None]
     ) -> None:
-        while (id := gate.leave(key)) is not None:
+        while (id := limit.leave(key)) is not None:
             envelope = self.table.find(id)
             if envelope is not None and envelope.state is waiting:
                 return onward(envelope)
@@ -350,5 +351,5 @@ def _lane(envelope: ScheduledEnvelope) -> int:
 
 
 def _message(envelope: ScheduledEnvelope) -> int:
-    """Each kind has its own gate: what is paused must not keep the rest of a message waiting."""
+    """Each kind has a limit of its own: what is paused must not keep the rest of a message waiting."""
     return message_of(envelope.id) << 2 | envelope.kind

@@ -1,9 +1,10 @@
-"""A line: envelopes that wait for a place, the one of the highest priority first, equals in the order they came.
+"""A queue with priorities: the highest first, equals in the order they came, and a share for the lower ones.
 
-    join(envelope, priority)   ...   leave()  -->  the one whose turn it is
+    join(envelope, priority)   ...   leave()  -->  the envelope that is next
 
-Every FAIRth time somebody of a lower priority has the turn, each of these in its turn, the next lower one first.  So
-whatever comes in with a high one, a line of all nineteen priorities serves each of them once in 18 * FAIR times.
+Every LOWER_PRIORITY_INTERVALth time an envelope of a lower priority is next, of each of these priorities in turn, the
+next lower one first.  So whatever comes in with a high priority, a queue of all nineteen serves each of them once in
+18 * LOWER_PRIORITY_INTERVAL times.
 """
 
 from collections import deque
@@ -29,7 +30,7 @@ class PriorityQueue:
         waiting.append(envelope)
 
     def leave(self) -> int:
-        """Not of an empty line."""
+        """Not of an empty queue."""
         priority = self._next() if len(self._waiting) > 1 else next(iter(self._waiting))
         waiting = self._waiting[priority]
         envelope = waiting.popleft()

@@ -41,7 +41,7 @@ class Times(NamedTuple):
 
 
 def times_of(schedule: Schedule, now: int, ahead: int = 0) -> Times:
-    """What the times of an envelope are worth `now`, whose wall clock is `ahead` seconds ahead."""
+    """The times of an envelope, corrected `now`, while the wall clock is `ahead` seconds ahead."""
     created, after = schedule.created - ahead, schedule.next_try - ahead
     if created <= now and after <= now and not schedule.release:  # nearly all: due, and nothing is wrong with them
         return Times(created, schedule.expires - ahead, after)

@@ -1,4 +1,4 @@
-"""What the scheduler holds: the policy, the orders, and the one thing that the policy does not have, a clock.
+"""State of the scheduler process: the policy, the orders, and the clock that the policy does not have.
 
 imsgs --> policy --> turn, at the end of this turn of the loop, and when the next timer is due --> EnvelopesDue
 """

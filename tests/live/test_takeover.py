@@ -333,7 +333,7 @@ SHAPES = [
     ("a line feed in a name", to("bob\nroot"), "malformed AddEnvelopes"),
     ("a NUL in a home", to("zoe", action="virtual", home="/home/zoe\0/root"), "malformed AddEnvelopes"),
     ("reading a .forward", to("bob", Duty.READ), "an envelope for reading a .forward"),
-    ("a NOTIFY against itself", to("bob", notify=Notify.NEVER | Notify.DELAY), "a NOTIFY that is none"),
+    ("a NOTIFY against itself", to("bob", notify=Notify.NEVER | Notify.DELAY), "an impossible NOTIFY"),
 ]
 
 

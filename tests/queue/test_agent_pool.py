@@ -1,4 +1,4 @@
-"""Agents are processes of users, who may do with them what they like: it costs them, and nobody else."""
+"""Agents are processes of users, who may do with them what they like: it costs them, and no other user."""
 
 import errno
 import os
@@ -238,7 +238,7 @@ def test_nothing_more_waits_for_an_agent_that_stands_still(house):
     assert all_tried(house, 1)[1] == set(more)
 
 
-def test_an_agent_that_does_not_read_blocks_nobody(house):
+def test_an_agent_that_does_not_read_blocks_no_other(house):
     """Its socket is full; the mails wait in our memory, and not many of them."""
     envelopes = house.store([recipient("eve") for _ in range(60)], content=bytes(16_000))
     house.due(*envelopes)
@@ -381,7 +381,7 @@ def crowd(make_house):
     return made
 
 
-def test_users_without_a_place_get_one_when_another_is_idle(crowd):
+def test_users_without_a_slot_get_one_when_another_is_idle(crowd):
     mails = crowd.store([recipient(f"user{n}") for n in range(6)])
     crowd.due(*mails)
     for number in range(1, 3):
@@ -430,7 +430,7 @@ def test_a_silent_agent_keeps_others_waiting_for_some_seconds_only(crowd):
     assert crowd.start_agent(3)[0].user == "carol"
 
 
-def test_more_agents_than_places_are_never_alive(house):
+def test_more_agents_than_slots_are_never_alive(house):
     mails = house.store([recipient(f"user{n}") for n in range(SLOTS + 5)])
     house.due(*mails)
     for number in range(SLOTS):
@@ -450,7 +450,7 @@ def test_more_agents_than_places_are_never_alive(house):
     assert delivered | deferred == set(mails)
 
 
-def test_in_a_crowd_each_has_less_to_do_at_a_time(house, monkeypatch):
+def test_with_many_agents_each_has_fewer_errands_at_a_time(house, monkeypatch):
     monkeypatch.setattr(slots, "MANY_AGENTS", 1)
     house.due(*house.store([recipient("amy")]))
     _, _amy = house.start_agent(1)
@@ -460,7 +460,7 @@ def test_in_a_crowd_each_has_less_to_do_at_a_time(house, monkeypatch):
     assert len(house.queue.agents.queues[BOB].begun) == QUICK_LIMITS.concurrency_when_many
 
 
-def test_an_agent_that_comes_when_nobody_wants_it_any_more_is_idle(house):
+def test_an_agent_that_starts_when_nothing_waits_any_more_is_idle(house):
     (envelope,) = house.store()
     house.due(envelope)
     asked = house.hear("parent", StartAgent)

@@ -1,4 +1,4 @@
-"""Commands of all agents together: never more than so many, and everybody has a turn."""
+"""Commands of all agents together: never more than the limit, and every agent has a turn."""
 
 from collections import Counter
 
@@ -12,39 +12,39 @@ from smtpd.queue.agents.slots import AgentKey
 KEYS = [AgentKey(user, "run", Duty.DELIVER) for user in ("amy", "bob", "eve")]
 
 
-def test_a_session_that_becomes_free_goes_to_who_waited_longest():
-    sessions = CommandSlots(1)
+def test_a_slot_that_becomes_free_goes_to_the_agent_that_waited_longest():
+    slots = CommandSlots(1)
     amy, bob, eve = KEYS
-    assert sessions.take(eve)
-    assert not any(sessions.take(key) for key in (eve, bob, amy))
-    sessions.give_back()
-    assert sessions.next() == eve and not sessions.take(bob)
-    assert sessions.take(eve) and not sessions.take(eve)
-    sessions.give_back()
-    assert sessions.next() == bob and sessions.take(bob)
+    assert slots.take(eve)
+    assert not any(slots.take(key) for key in (eve, bob, amy))
+    slots.give_back()
+    assert slots.next() == eve and not slots.take(bob)
+    assert slots.take(eve) and not slots.take(eve)
+    slots.give_back()
+    assert slots.next() == bob and slots.take(bob)
 
 
-def test_who_has_no_use_for_a_turn_loses_it():
-    sessions = CommandSlots(1)
+def test_an_agent_without_use_for_its_turn_loses_it():
+    slots = CommandSlots(1)
     amy, bob, _ = KEYS
-    sessions.take(amy)
-    sessions.take(bob)
-    sessions.take(amy)
-    sessions.give_back()
-    sessions.forget(bob)
-    assert sessions.next() == amy
+    slots.take(amy)
+    slots.take(bob)
+    slots.take(amy)
+    slots.give_back()
+    slots.forget(bob)
+    assert slots.next() == amy
 
 
 @given(st.integers(1, 4), st.lists(st.tuples(st.booleans(), st.sampled_from(KEYS)), max_size=60))
-def test_never_more_than_the_limit_and_nobody_waits_while_one_is_free(limit, steps):
-    sessions, running = CommandSlots(limit), Counter()
+def test_never_more_than_the_limit_and_none_waits_while_one_is_free(limit, steps):
+    slots, running = CommandSlots(limit), Counter()
     for begins, key in steps:
         if begins:
-            running[key] += sessions.take(key)
+            running[key] += slots.take(key)
         elif running[key]:
             running[key] -= 1
-            sessions.give_back()
-        while (turn := sessions.next()) is not None:
-            assert sessions.take(turn)
+            slots.give_back()
+        while (turn := slots.next()) is not None:
+            assert slots.take(turn)
             running[turn] += 1
         assert running.total() <= limit

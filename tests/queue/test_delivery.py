@@ -535,7 +535,7 @@ def test_an_envelope_that_cannot_be_matched_to_an_agent_costs_itself(house, capf
 
 
 @pytest.mark.parametrize("agent", ["started", "refused"])
-def test_one_that_joined_a_line_before_our_code_raised_has_one_end(house, monkeypatch, capfd, agent):
+def test_one_that_joined_a_queue_before_our_code_raised_has_one_end(house, monkeypatch, capfd, agent):
     give = house.queue.agents.give
 
     def give_and_raise(key, attempt):
@@ -594,7 +594,7 @@ def test_a_row_that_our_code_cannot_read_does_not_keep_its_page_from_being_read(
     assert [entry[0] for entry in house.queue.disk.store.quarantine(5)] == [bad]
 
 
-def test_a_row_that_our_code_cannot_place_does_not_keep_the_scan_from_the_others(make_house, monkeypatch, tmp_path):
+def test_a_row_without_a_lane_does_not_keep_the_scan_from_the_others(make_house, monkeypatch, tmp_path):
     store = SQLiteStore(str(tmp_path))
     users = ["amy", "eve", "bob"]
     store.apply([add(message, run=0, recipient=recipient(user)) for message, user in enumerate(users, 1)])

@@ -356,7 +356,7 @@ def test_an_envelope_that_no_mail_can_have_is_fatal(house):
         process.from_lookup(house.queue, house.near["lookup", 0], added, None)
 
 
-def test_other_terms_than_before_are_fatal(house, mine):
+def test_other_parameters_than_before_are_fatal(house, mine):
     """One MAIL has one set of them: which ones would the envelopes get?"""
     say(house, AddEnvelopes(mine, ORIGIN, [recipient()], TERMS), "lookup")
     say(house, AddEnvelopes(mine, ORIGIN, [recipient()], TERMS), "lookup")

@@ -94,7 +94,7 @@ def test_a_lock_is_given_up_after_a_while_though_mail_keeps_coming(house, agent)
     unlocked(house, 8)
 
 
-def test_a_mailbox_that_is_locked_by_somebody_else_defers_what_waits(house, agent):
+def test_a_mailbox_that_another_program_has_locked_defers_what_waits(house, agent):
     asked = house.hear("parent", LockMailbox)
     house.say("parent", MailboxNotLocked(asked.request, False, "somebody else has locked it"))
     assert all_tried(house, 3) == (set(), set(house.envelopes), set())
@@ -124,7 +124,7 @@ def test_an_agent_that_dies_leaves_its_lock_to_the_parent(house, agent):
     assert not house.mail["parent"]
 
 
-def test_a_lock_that_comes_for_an_agent_that_is_gone_is_nobodys(house, agent):
+def test_a_lock_that_comes_for_an_agent_that_has_ended_is_not_used(house, agent):
     asked = house.hear("parent", LockMailbox)
     agent.close()
     all_tried(house, 3)
@@ -162,6 +162,6 @@ def test_a_deferred_answer_frees_the_lock_too(house, agent):
     unlocked(house, 7)
 
 
-def test_a_lock_that_nobody_asked_for_is_fatal(house):
+def test_a_lock_without_a_question_is_fatal(house):
     with pytest.raises(Violation):
         process.from_parent(house.queue, house.near["parent", 0], MailboxLocked(5, 7), None)

@@ -295,7 +295,7 @@ def test_the_first_try_of_another_run_is_counted_before_it_begins(recorder, tmp_
     recorder.in_order(CHANGED, "errand Deliver", "answer DELIVERED", REMOVED, TOLD)
 
 
-def test_a_start_locks_the_spool_opens_counts_itself_and_then_removes_what_is_nobodys(recorder, tmp_path):
+def test_a_start_locks_the_spool_opens_counts_itself_and_then_removes_orphans(recorder, tmp_path):
     for descriptor in Spool(str(tmp_path)).create(1):
         os.close(descriptor)
     SQLiteStore(str(tmp_path)).close()

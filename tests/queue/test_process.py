@@ -90,7 +90,7 @@ def test_what_is_with_an_agent_may_end(watched, monkeypatch):
     assert not watched.queue.disk.store.load([envelope])
 
 
-def test_orderly_stops_while_a_long_command_runs_hold_nobody(make_house, monkeypatch):
+def test_orderly_stops_while_a_long_command_runs_hold_no_envelope(make_house, monkeypatch):
     """A try that began and did not end is suspicious only when the daemon has died of it."""
     monkeypatch.setattr(state, "STOP_TIMEOUT", 0.05)
     monkeypatch.setattr(deliveries, "SUSPECT_DELAY", 0.0)

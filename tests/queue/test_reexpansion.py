@@ -149,7 +149,7 @@ def test_a_command_that_is_put_back_is_run(house, agent):
     assert rows(house) == []
 
 
-def test_a_command_that_nobody_has_run_is_not_taken_for_run(house):
+def test_a_command_that_was_not_run_is_not_taken_for_run(house):
     """An envelope that went, as another one has all that its user wants, was not delivered either."""
     house.store_due(command("bob", "one"), command("bob", "two"))
     _, agent = house.start_agent()
@@ -444,6 +444,6 @@ def test_no_more_questions_wait_for_lookup_than_it_may_have(house):
     house.until(lambda: len(house.mail["lookup"]) == count)
 
 
-def test_an_expansion_that_nobody_asked_for_is_fatal(house):
+def test_an_expansion_without_a_question_is_fatal(house):
     with pytest.raises(Violation):
         process.from_lookup(house.queue, house.near["lookup", 0], EnvelopeExpanded(5, [recipient()]), None)

@@ -1,4 +1,4 @@
-"""Message ids: nobody gets one twice, nobody uses another's."""
+"""Message ids: none is handed out twice, and no process uses one of another."""
 
 import pytest
 from hypothesis import given

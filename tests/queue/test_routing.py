@@ -27,7 +27,7 @@ ROUTING = AgentRouting(configuration())
         ("virtual", Duty.ALIASED, "runner"),
     ],
 )
-def test_an_agent_runs_as_whom_the_action_or_the_duty_says(action, duty, user):
+def test_an_agent_runs_as_the_user_that_the_action_or_the_duty_says(action, duty, user):
     assert ROUTING.get_key(recipient("bob", action, duty=duty)) == AgentKey(user, action, duty)
 
 

@@ -1,4 +1,4 @@
-"""Agents that run commands, or wait for another host: what they cost is bounded, and nobody else waits for them."""
+"""Agents that run commands, or wait for another host: what they cost is bounded, and no quick agent waits for them."""
 
 import random
 import socket
@@ -152,7 +152,7 @@ def test_no_agent_is_started_that_could_do_nothing_for_want_of_a_session(crowded
     crowded.deliver(bobs)
 
 
-def test_what_finds_no_free_session_in_time_is_deferred(crowded):
+def test_a_command_that_finds_no_free_slot_in_time_is_deferred(crowded):
     (waiting,) = crowded.store_due(command("bob"))
     crowded.turn()
     crowded.pass_time(SLOW_LIMITS.patience)
@@ -200,7 +200,7 @@ def test_agents_with_nothing_to_run_make_room_for_those_that_have_a_session(hous
         house.tried()
 
 
-def test_agents_that_are_lost_give_their_sessions_back(crowded):
+def test_agents_that_are_lost_give_their_command_slots_back(crowded):
     for agent in crowded.crowd:
         agent.close()
     all_tried(crowded, 12)

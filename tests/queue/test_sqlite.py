@@ -73,7 +73,7 @@ def test_each_field_of_an_envelope_has_its_column(store):
     assert {"origin", "terms"} == fields.keys() - row.keys()
 
 
-def test_a_commit_is_synced_and_nobody_checkpoints_by_accident(store):
+def test_a_commit_is_synced_and_no_checkpoint_is_made_by_accident(store):
     asked = {
         "journal_mode": "wal",
         "synchronous": 2,

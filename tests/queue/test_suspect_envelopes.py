@@ -28,7 +28,7 @@ def first(message):
     return message << 32 | 1
 
 
-def test_mail_that_was_under_way_at_the_end_is_tried_alone_in_its_line(start):
+def test_mail_that_was_under_way_at_the_end_is_tried_alone_in_its_queue(start):
     store = RAMStore()
     store.apply([add(1, run=1, troubles=1), add(2, run=1), add(3, run=1, troubles=1), add(4, run=1)])
     house = start(store)
@@ -69,7 +69,7 @@ def test_the_neighbours_of_a_mail_that_brings_us_down_are_not_held_with_it(start
     assert store.load([first(3)])[0].held
 
 
-def test_ends_in_quick_succession_hold_nobody(start):
+def test_ends_in_quick_succession_hold_no_envelope(start):
     """Whoever is first in the line would be under way each time."""
     store = RAMStore()
     store.apply([add(1, run=1)])

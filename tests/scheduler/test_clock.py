@@ -1,4 +1,4 @@
-"""The clock of the scheduler: nobody sets it."""
+"""The clock of the scheduler cannot be set."""
 
 from smtpd.scheduler.clock import Clock
 

@@ -1,4 +1,4 @@
-"""A gate gives so many places for each key, and forgets a key that nobody needs any more."""
+"""A limit has so many places for each key, and forgets a key that is not used any more."""
 
 from smtpd.scheduler.concurrency_limit import ConcurrencyLimit
 

@@ -1,4 +1,4 @@
-"""Who has the next turn: the highest priority, and now and then somebody else."""
+"""The next envelope is of the highest priority, and now and then of a lower one."""
 
 from collections import deque
 

@@ -1,4 +1,4 @@
-"""Envelopes removed while they wait at a gate: whoever waits behind them gets the place that becomes free."""
+"""Envelopes removed while they wait for a place: the next one that waits gets the place that becomes free."""
 
 import pytest
 

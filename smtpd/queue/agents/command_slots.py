@@ -1,9 +1,9 @@
-"""Commands that run at the same time, of all agents together: `mda limit max-session`.
+"""Command slots: how many commands run at the same time, of all agents together (`mda limit max-session`).
 
-    take --> a session is free, and it is one's turn: go on         otherwise one's turn comes: next
+    take --> a slot is free, and it is this agent's turn: True         otherwise the agent waits for its turn: next
 
-Whoever has to wait gets one session when its turn comes, and then waits behind the others for the next one: a user with
-a thousand mails does not keep one with a single mail waiting for long.
+An agent that waits gets one slot when its turn comes, and then waits behind the others for the next one: a user with a
+thousand mails does not keep one with a single mail waiting for long.
 """
 
 from collections import OrderedDict
@@ -29,9 +29,9 @@ class CommandSlots:
         self._free += count
 
     def next(self) -> AgentKey | None:
-        """Whose turn it is: to take a session, or to be forgotten."""
+        """The agent whose turn it is: to take a slot, or to be forgotten."""
         return next(iter(self._wanting)) if self._free and self._wanting else None
 
     def forget(self, key: AgentKey) -> None:
-        """It has no use for a session now."""
+        """It has no use for a slot now."""
         self._wanting.pop(key, None)

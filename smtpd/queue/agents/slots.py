@@ -114,7 +114,7 @@ class AgentSlots:
         taken: tuple[dict[AgentKey, float], ...] = self._starting, self._idle, self._busy, self._leaving
         return any(part.pop(key, None) is not None for part in taken)
 
-    # -- who has to make room -------------------------------------------------------------------------------------
+    # -- which agents have to make room ---------------------------------------------------------------------------
 
     def choose_leaving(self, now: float) -> list[AgentKey]:
         """The agents that are to leave as soon as they have nothing under way: as many as are waited for."""

@@ -1,11 +1,11 @@
-"""What the terms on which a client gave us a message mean for its envelopes.
+"""Expiry and release of envelopes, derived from the parameters of MAIL.
 
     release       not tried before; all its time counts from then                      RFC 4865
     deliver_by R  given up then, whatever time is left                                 RFC 2852
-    deliver_by N  kept, for whoever tells the sender
-    the rest      for others: the scheduler, the agents, and whoever tells the sender
+    deliver_by N  kept, for the notice to the sender
+    the rest      for others: the scheduler, the agents, notices to the sender
 
-The session has held them against its limits; what no session can have meant is found here once more.
+The session has checked them against its limits; values that no session can have sent are refused here once more.
 """
 
 from collections.abc import Iterable
@@ -19,18 +19,18 @@ EXPIRED, OVERDUE = "Expired", "Expired (deliver-by time)"
 
 
 def find_fault(terms: MailParameters, recipients: Iterable[Recipient], now: int) -> str:
-    """Why nobody can have meant this; empty when somebody can."""
+    """Why no session can have sent this; empty when one can."""
     if bool(terms.by_mode) is not bool(terms.deliver_by):
         return "half of a DELIVERBY"
     if terms.release > now + FUTURE_MAX or (terms.deliver_by and abs(terms.deliver_by - now) > FUTURE_MAX):
-        return "a time beyond all times"
+        return "a time that is too far away"
     if any(to.notify not in _NOTIFY for to in recipients):
-        return "a NOTIFY that is none"
+        return "an impossible NOTIFY"
     return ""
 
 
 def expiry(terms: MailParameters, created: int, lifetime: int) -> int:
-    """When an envelope's time is over, in seconds since 1970."""
+    """When an envelope expires, in seconds since 1970."""
     end = max(created, terms.release) + lifetime
     return min(end, terms.deliver_by) if terms.by_mode == "R" else end
 

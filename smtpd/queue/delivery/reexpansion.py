@@ -1,4 +1,4 @@
-"""Envelopes whose command or file is not in the user's .forward any more: what does the user want now?
+"""Expands an envelope again whose command or file is not in the user's .forward any more.
 
     Outcome.STALE --> ExpandEnvelope --> lookup --> EnvelopeNotExpanded --> deferred, or held with the reason
                                                --> EnvelopeExpanded --> less what the message's other envelopes are for,
@@ -40,7 +40,7 @@ Replaced = Callable[[list[Envelope] | None, Exception | None], None]
 
 
 class TooManySuccessors(Exception):
-    """The user's share of this message has become enough envelopes."""
+    """The user's share of this message has become too many envelopes."""
 
 
 class Reexpansions:

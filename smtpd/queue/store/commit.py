@@ -2,9 +2,9 @@
 
     submit, submit, … --> one transaction in the writing thread --> done, done, …
 
-    a transaction fails        each change is tried alone; only the one at fault hears of it
-    the end of a delivery      waits a moment for company: nobody waits for it, and a commit of its own costs a sync
-    the disk is full           a new mail is refused; what must not be lost (the end of a delivery) waits here and is
+    a transaction fails        each change is tried alone (a compound one as a whole); only the one at fault is refused
+    a delivery result          waits up to BATCH_DELAY for others, to share their fsync: no client waits for it
+    the disk is full           a new mail is refused; a change that must succeed (a delivery result) waits here and is
                                tried again until it works, before anything that was submitted later for its envelope
     the disk fails             all that wait are refused, the store is closed, checked and opened again;
                                the second time is the end of the daemon
@@ -48,7 +48,7 @@ class BatchResult(NamedTuple):
 
 
 class Commits:
-    """The one way to change `store`.  `gone(messages)` hears whose spool files are left; `give_up` ends the process."""
+    """The one way to change `store`.  `gone(messages)` is told which left a spool file; `give_up` ends the process."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Commits:
         self._doubtful: list[int] = []  # messages refused while the store may have them
         self._busy = False
         self._asked = False
-        self._urgent = False  # somebody waits for an answer
+        self._urgent = False  # a client waits for an answer
         self._moment: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
         self._quiet: asyncio.TimerHandle | None = None
@@ -90,7 +90,7 @@ class Commits:
             self._soon()
 
     def uncommitted(self, envelope: int) -> list[Change]:
-        """Lasting changes of that envelope that are not durable yet, in order."""
+        """Changes of that envelope that must succeed and that are not durable yet, in order."""
         return [*self._uncommitted[envelope]] if envelope in self._uncommitted else []
 
     @property

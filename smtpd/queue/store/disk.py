@@ -65,8 +65,8 @@ class Disk:
         self.read(partial(_load, self.store, envelopes, uncommitted), done)
 
     def find_message(self, message: int, done: Done) -> None:
-        """`done(message or None, error)`; Damaged when it is not what was stored.  For an attempt to deliver it, whose
-        end makes the cache forget it."""
+        """`done(message or None, error)`; ContentDamaged when it is not what was stored.  For an attempt; its end makes
+        the cache forget the message."""
         known = self.cache.maybe_message(message)
         if known is not None:
             done(known, None)

@@ -50,12 +50,12 @@ class DiskThreads:
             function, done = self._asked.get()
             try:
                 result, error = function(), None
-            except Exception as raised:  # whatever it is, it belongs to who asked
+            except Exception as raised:  # whatever it is, it belongs to the caller
                 result, error = None, raised
             try:
                 self._answer(done, result, error)
             except RuntimeError:
-                return  # the loop has been closed: nobody waits any more
+                return  # the loop has been closed: the answer is not waited for
             del function, done, result, error
 
     def _answer(self, done: Done, result: Any, error: BaseException | None) -> None:

@@ -4,7 +4,7 @@
     message      message id    size, SHA-256, content (NULL: in a spool file)
     envelope     envelope id   one typed column for each field of Envelope
     quarantine   its own       envelope rows that could not be read, as they were, with when and why
-    expanded     message id,   of messages with recipients out of a .forward: out of whose, see store.py
+    expanded     message id,   of messages with recipients out of a .forward: the user it belongs to, see store.py
                  recipient
     life         1             how often the store was opened
 
@@ -77,7 +77,7 @@ _THIRD = {
     "login": "TEXT NOT NULL DEFAULT ''",
     "notify": "INTEGER NOT NULL DEFAULT 0",
     "original": "TEXT NOT NULL DEFAULT ''",
-    "body": f"INTEGER NOT NULL DEFAULT {Body.EIGHT_BIT}",  # nobody had asked
+    "body": f"INTEGER NOT NULL DEFAULT {Body.EIGHT_BIT}",  # clients had not said
     "utf8": "INTEGER NOT NULL DEFAULT 0",
     "require_tls": "INTEGER NOT NULL DEFAULT 0",
     "ret": "TEXT NOT NULL DEFAULT ''",

@@ -14,7 +14,7 @@ from smtpd.ipc.os_error import describe_error
 MIB = 1024 * 1024
 RESERVE_BYTES = 64 * MIB
 RESERVE_DIVISOR = 2  # on a small disk the reserve is this part of it
-INODES_RESERVE = 64  # left for the database and for nobody's mail
+INODES_RESERVE = 64  # left for the database
 MEASURE_INTERVAL = 1.0  # seconds
 
 

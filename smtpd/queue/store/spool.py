@@ -5,9 +5,9 @@
     open     a fresh descriptor to read, each time, if the file is still what was sealed
 
 The blocking halves of these run in threads.  The file is fsynced through a descriptor that is as old as the file: one
-that was opened later would not hear of a write error that somebody else has been told already.  A dispatcher keeps its
-descriptor for as long as it likes, so what it wrote after the 250 has to be found out: a file whose length and time of
-change are those of the last check is believed, any other is read and hashed again.
+that was opened later would not hear of a write error that another descriptor has reported already.  A dispatcher keeps
+its descriptor for as long as it likes, so what it wrote after the 250 has to be found out: a file whose length and time
+of change are those of the last check is believed, any other is read and hashed again.
 """
 
 import errno

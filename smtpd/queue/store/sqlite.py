@@ -2,7 +2,7 @@
 
     changes --> writer: one transaction, one fsync          reads --> reader: pages
 
-WAL with synchronous=FULL: a commit is one fsync.  Nobody but the writer ever checkpoints: releases before 3.51.3 can
+WAL with synchronous=FULL: a commit is one fsync.  Only the writer ever checkpoints: releases before 3.51.3 can
 lose a commit when two do.  Rows go in with as few statements as possible, each a power of two of them: between two
 statements the interpreter gives other threads their turn, and gets its own back late.
 

@@ -1,8 +1,8 @@
-"""What SQLite complains of, in the store's words.
+"""Errors of SQLite, in the store's words.
 
-a full disk                          Full
-a disk that fails, no database       Broken
-anything else, a damaged page too    raised as it is: the matter of who came upon it
+a full disk                          StoreFull
+a disk that fails, no database       StoreBroken
+anything else, a damaged page too    raised as it is: the caller's matter
 """
 
 import os
@@ -25,7 +25,7 @@ _BROKEN = {
 
 @contextmanager
 def translated(directory: str) -> Iterator[None]:
-    """Full and Broken for what concerns everybody who has something in `directory`."""
+    """StoreFull and StoreBroken for errors that concern all of `directory`."""
     try:
         yield
     except sqlite3.Error as error:

@@ -20,8 +20,8 @@ Of a message with commands or files out of a .forward the store keeps, as long a
 its envelopes have, or had when they were delivered or removed by an administrator (`expanded`).  So what a user puts
 into the .forward in the place of one of them is not delivered a second time to the others.
 
-Ids are 31 and 63 bits, rows are typed, `run` belongs to who opened the store: nothing here would have to change for a
-database that several hosts share.
+Ids are 31 and 63 bits, rows are typed, `run` belongs to the process that opened the store: nothing here would have to
+change for a database that several hosts share.
 """
 
 import hashlib
