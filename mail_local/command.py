@@ -1,15 +1,15 @@
-"""Running a command that takes a mail: on its standard input; what it thinks of it is its exit status.
+"""Runs a shell command with a mail on its standard input, and judges its exit status.
 
-    mail  --pipe-->  /bin/sh -c LINE sh VALUE…  --exit status-->  Ending  --judge-->  done | later | never
-                                                --pipes->  the last lines of its output, whatever came before
+    mail  --pipe-->  /bin/sh -c LINE sh VALUE…  --exit status-->  CommandResult  --judge-->  done | later | never
+                                                --pipes->  the last lines of its output
 
 A value is a positional parameter and never part of the line.  The command has a session of its own, default signals,
-umask 077, the environment that it is given and nothing else, descriptors 0, 1 and 2 and no other, the caller's
-directory, and COMMAND_TIMEOUT.  What is left of its process group then is killed, also when the caller hangs up.
+umask 077, the given environment and nothing else, descriptors 0, 1 and 2 and no other, the caller's working directory,
+and COMMAND_TIMEOUT.  After that, or when the caller hangs up, its process group is killed.
 
-A command is done when it has ended itself.  What it leaves running goes on, with nobody at the other end of its output.
+The command is done when its own process has ended.  Processes that it leaves running go on; their output is not read.
 
-Blocks; one thread may run one command.  Understands no mail and gives nobody other rights.
+Blocks; one thread runs one command.  Knows nothing of mail and changes no user.
 """
 
 import fcntl
@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 SHELL = "/bin/sh"
 COMMAND_TIMEOUT = 300.0
-OUTPUT_MAX = 512  # bytes of its last lines
-LINES_MAX = 10
+OUTPUT_MAX = 512  # bytes kept of the last lines of output
+LINES_MAX = 10  # lines kept
 
 EX_OSERR, EX_TEMPFAIL = 71, 75
 SYSEXITS = {  # sysexits.h
@@ -51,32 +51,32 @@ SYSEXITS = {  # sysexits.h
 
 _PIECE = 64 * 1024
 _TAIL = 8 * 1024  # bytes of a piece that are searched for its last lines
-_LAST_PIECES = 16  # read after the end; one that was left running may write for ever
-_ROOM = 1024 * 1024  # bytes of a mail that stand in the pipe at once, and so are not cut short by our own death
-_POLL = 0.05  # seconds, where the end of a process is no event
+_LAST_PIECES = 16  # pieces read after the end: a process that was left running may write for ever
+_PIPE_SIZE = 1024 * 1024  # bytes: a mail that fits into the pipe is complete for the command even if this process dies
+_POLL_INTERVAL = 0.05  # seconds, on systems without pidfd
 
 
 class CommandAbandoned(Exception):
-    """Nobody waits for the command any more; it has been killed."""
+    """The caller has hung up; the command has been killed."""
 
 
 class CommandVerdict(Enum):
     DONE = "the mail is delivered"
-    LATER = "another try may do"
-    NEVER = "another try would not"
+    LATER = "another attempt may succeed"
+    NEVER = "another attempt would fail too"
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    status: int  # of its exit; the signal that killed it, negative
-    late: bool = False  # killed, as its time was over
+    status: int  # exit status; negative: the signal that killed it
+    late: bool = False  # killed after its timeout
     taken: bool = True  # all of the mail went into its pipe
-    output: bytes = b""  # its last lines that are not empty: on standard error, or else on standard output
+    output: bytes = b""  # the last lines of standard error, or if that is empty of standard output
 
 
 @dataclass
 class OutputTail:
-    """Of an output of any length: costs no more memory than one piece of it."""
+    """The last lines of an output of any length, in the memory of one piece of it."""
 
     _whole: list[bytes] = field(default_factory=list)
     _begun: bytes = b""
@@ -92,16 +92,16 @@ class OutputTail:
         self._begun = rest[:OUTPUT_MAX]
 
     def text(self) -> bytes:
-        """As many of them as fit, the last one at least."""
+        """As many of the last lines as fit, at least the last one."""
         lines = [line for line in (*self._whole, self._begun.strip()) if line][-LINES_MAX:]
         while len(text := b"\n".join(lines)) > OUTPUT_MAX:
             del lines[0]
         return text
 
 
-def judge(ending: CommandResult) -> tuple[CommandVerdict, str]:
-    """What became of the mail, and why (reference 1.6); the output is not part of that."""
-    match ending:
+def judge(result: CommandResult) -> tuple[CommandVerdict, str]:
+    """The verdict, and the reason in OpenSMTPD's words, without the output."""
+    match result:
         case CommandResult(late=True):
             return CommandVerdict.LATER, "terminated; timeout"
         case CommandResult(status=status) if status < 0:
@@ -124,13 +124,13 @@ def run(
     hangup: socket.socket | None = None,
     seconds: float = COMMAND_TIMEOUT,
 ) -> CommandResult:
-    """Run it to its end.  Raises Parted when the other side of `parted` hangs up; OSError when it could not be started
-    or `content` raises that: then nothing of it is left running."""
+    """Run the command to its end.  Raises CommandAbandoned when the other side of `hangup` hangs up; OSError when the
+    command cannot be started or `content` raises OSError.  Then its process group has been killed."""
     running = RunningCommand(_start(line, parameters, environment), iter(content), hangup)
     try:
         return running.wait(time.monotonic() + seconds)
     except BaseException:
-        running.kill()  # before its input ends: it would take half a mail for a whole one
+        running.kill()  # before its input is closed: it would take half a mail for a complete one
         raise
     finally:
         running.close()
@@ -164,14 +164,14 @@ def _pipe(opened: ExitStack) -> tuple[int, int]:
 
 
 def _bytes(text: str) -> bytes:
-    """Whatever the locale is: names and lines come from UTF-8, and leave as the bytes that they were."""
+    """Independent of the locale: names and lines were decoded from UTF-8 and become the same bytes again."""
     return text.encode(errors="surrogateescape")
 
 
 class StartedCommand(NamedTuple):
     process: "subprocess.Popen[bytes]"
-    mail: int  # its input; kept, so that what it does not read is no error before its end
-    feed: int  # the other end of that
+    mail: int  # read end of its standard input: kept open, so that an unread mail is no EPIPE before its end
+    feed: int  # write end
     output: int
     errors: int
 
@@ -187,13 +187,13 @@ class RunningCommand:
         self._watched = select.poll()
         os.set_blocking(self._feed, False)
         with suppress(OSError, AttributeError):
-            fcntl.fcntl(self._feed, fcntl.F_SETPIPE_SZ, _ROOM)
+            fcntl.fcntl(self._feed, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         self._watched.register(self._feed, select.POLLOUT)
         for descriptor in self._last:
             os.set_blocking(descriptor, False)
             self._watched.register(descriptor, select.POLLIN)
         if hangup is not None:
-            self._watched.register(hangup, 0)  # nothing but that it hangs up
+            self._watched.register(hangup, 0)  # POLLHUP only
         self._end = _end_of(self._process.pid)
         if self._end >= 0:
             self._watched.register(self._end, select.POLLIN)
@@ -206,26 +206,26 @@ class RunningCommand:
             if late:
                 self.kill()
                 break
-            for descriptor, _ in self._watched.poll(1000 * (left if self._end >= 0 else min(left, _POLL))):
-                self._turn(descriptor)
+            for descriptor, _ in self._watched.poll(1000 * (left if self._end >= 0 else min(left, _POLL_INTERVAL))):
+                self._handle(descriptor)
         for descriptor in self._last:
             for _ in range(_LAST_PIECES):
-                if not self._hear(descriptor):
+                if not self._read_output(descriptor):
                     break
         output = self._last[self._errors].text() or self._last[self._output].text()
         return CommandResult(self._process.returncode, late, self._has_taken_all(), output)
 
-    def _turn(self, descriptor: int) -> None:
+    def _handle(self, descriptor: int) -> None:
         if descriptor == self._feed:
-            self._tell()
+            self._write_mail()
         elif descriptor in self._last:
-            if self._hear(descriptor) == b"":
+            if self._read_output(descriptor) == b"":
                 self._watched.unregister(descriptor)
         elif descriptor != self._end:
             raise CommandAbandoned
 
-    def _tell(self) -> None:
-        """As much of the mail as goes into the pipe."""
+    def _write_mail(self) -> None:
+        """Write as much of the mail as the pipe takes."""
         try:
             while True:
                 while not self._piece:
@@ -238,8 +238,8 @@ class RunningCommand:
             os.close(self._feed)
             self._feed = -1
 
-    def _hear(self, descriptor: int) -> bytes | None:
-        """A piece of output; empty at the end, None when there is none now."""
+    def _read_output(self, descriptor: int) -> bytes | None:
+        """A piece of output; empty at the end, None if there is none now."""
         try:
             piece = os.read(descriptor, _PIECE)
         except BlockingIOError:
@@ -248,14 +248,14 @@ class RunningCommand:
         return piece
 
     def _has_taken_all(self) -> bool:
-        """What found room in its pipe counts as read, whenever it came there: many programs read no more than they
-        need, and what they do would be done again and again."""
+        """A mail that fits into the pipe counts as read: many programs read no more than they need, and would otherwise
+        be run again and again."""
         if self._feed >= 0:
-            self._tell()
+            self._write_mail()
         return self._feed < 0
 
     def kill(self) -> None:
-        """With all of its process group.  One that has been waited for has no process id any more."""
+        """Kill its process group, unless the process has been reaped: then the pid may belong to another one."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -268,7 +268,7 @@ class RunningCommand:
 
 
 def _end_of(pid: int) -> int:
-    """A descriptor that is readable when the process has ended; -1 where there is no such thing."""
+    """A pidfd, readable when the process has ended; -1 on systems without."""
     try:
         return os.pidfd_open(pid)
     except (OSError, AttributeError):

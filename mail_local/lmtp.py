@@ -1,13 +1,13 @@
-"""Connections to an LMTP server: what smtp/lmtp.py wants said, on a socket.
+"""Client connections to an LMTP server: the session of smtp/lmtp.py on a blocking socket.
 
     resolve("mx:24")            -> addresses           host, host:port, [address]:port, or the /path of a socket
-    connect(addresses, name)    -> Connection          the first of them that greets us
+    connect(addresses, name)    -> LmtpConnection      to the first server that accepts our greeting
       .deliver(mail, pieces)    -> a verdict for each recipient
 
-Blocking calls with timeouts, one thread.  `resolve` asks the name service; after it nothing is looked up or opened.
+Blocking calls with timeouts, one thread per connection.  Only `resolve` uses the name service.
 
-Does not decide what to do about a connection that fails: `may_be_repeated` says whether anything could have been
-delivered by it.
+What to do when a connection fails is the caller's decision; `may_be_repeated` says whether the mail can have been
+delivered.
 """
 
 import errno
@@ -23,7 +23,7 @@ from smtpd.smtp.action import Close, Say
 from smtpd.smtp.dot_stuffing import dot_stuffed
 from smtpd.smtp.lmtp import REPLY_TIMEOUT, LmtpAction, LmtpMail, LmtpSession, LmtpState, LmtpVerdict, SendContent
 
-DEFAULT_PORT = 25  # of a destination without one, as OpenSMTPD has it
+DEFAULT_PORT = 25  # as in OpenSMTPD
 CONNECT_TIMEOUT = 30.0  # seconds
 TRANSACTION_TOO_LONG = f"it has taken {TRANSACTION_MAX:.0f} seconds"
 _PIECE = 64 * 1024
@@ -39,7 +39,7 @@ def _nothing() -> None:
 
 
 class Unreachable(Exception):
-    """No server there takes mail now; the argument says why, for each address."""
+    """No address has a server that takes mail now; the text has the reason for each address."""
 
 
 class ServerAddress(NamedTuple):
@@ -49,7 +49,7 @@ class ServerAddress(NamedTuple):
 
 
 def resolve(destination: str) -> list[ServerAddress]:
-    """At least one.  Raises ValueError for what is no destination, OSError when a name leads nowhere."""
+    """At least one address.  Raises ValueError for a malformed destination, OSError if a name cannot be resolved."""
     if destination.startswith("/"):
         return [ServerAddress(socket.AF_UNIX, destination, destination)]
     found = _DESTINATION.fullmatch(destination)
@@ -69,8 +69,8 @@ def _text(address: tuple[object, ...]) -> str:
 
 
 def connect(addresses: Iterable[ServerAddress], name: str, progress: Progress = _nothing) -> "LmtpConnection":
-    """To the first address with a server that answers our greeting, which calls us `name`.  Raises Unreachable.
-    `progress` is called with each step: between two of them is the time for a connection, or for a reply."""
+    """Connect to the first address whose server accepts LHLO `name`.  Raises Unreachable.  `progress` is called at each
+    step; between two calls passes at most the timeout of a connection or of a reply."""
     reasons = []
     for address in addresses:
         progress()
@@ -88,7 +88,7 @@ def connect(addresses: Iterable[ServerAddress], name: str, progress: Progress = 
 
 
 def _connected(address: ServerAddress) -> socket.socket:
-    """Raises OSError: also where the kernel does not have this family, though a name may have addresses of both."""
+    """Raises OSError, also if the kernel lacks this address family."""
     made = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         made.settimeout(CONNECT_TIMEOUT)
@@ -102,11 +102,11 @@ def _connected(address: ServerAddress) -> socket.socket:
 
 
 class LmtpConnection:
-    """One to one server, kept for several mails.
+    """A connection to one server, for several mails.
 
-    mails             how many it has carried
-    may_be_repeated   nothing of the last one can have been delivered
-    is_deaf           the server is there, and says nothing
+    mails             number of mails sent over it
+    may_be_repeated   the last mail cannot have been delivered
+    timed_out         the last failure was a timeout
     """
 
     def __init__(self, connected: socket.socket, name: str, progress: Progress = _nothing):
@@ -118,8 +118,8 @@ class LmtpConnection:
         self._pieces: Iterable[bytes] = ()
         self._socket = connected
         self._progress = progress
-        self._until = time.monotonic() + TRANSACTION_MAX
-        self._listen()
+        self._deadline = time.monotonic() + TRANSACTION_MAX
+        self._receive_replies()
         self._progress = _nothing
 
     @property
@@ -135,7 +135,7 @@ class LmtpConnection:
         return self._session.takes_utf8
 
     def is_idle(self) -> bool:
-        """False when the server has closed it or said something, which can only be that it will."""
+        """False if the server has closed the connection or sent anything: that can only announce a close."""
         self._socket.settimeout(0)
         try:
             self._socket.recv(1, socket.MSG_PEEK)
@@ -146,29 +146,31 @@ class LmtpConnection:
         return False
 
     def deliver(self, mail: LmtpMail, pieces: Iterable[bytes], progress: Progress = _nothing) -> list[LmtpVerdict]:
-        """One for each recipient.  `pieces` are consumed once, or not at all; an OSError of theirs ends it.  `progress`
-        is called with each step of the server's: between two of them is no more time than it has for one."""
+        """Send a mail: a verdict for each recipient.  `pieces` are consumed once or not at all; an OSError from them
+        closes the connection.  `progress` is called at each step of the server; between two calls passes at most the
+        timeout of one step."""
         self.mails += 1
         self._progress = progress
-        self._until = time.monotonic() + TRANSACTION_MAX
+        self._deadline = time.monotonic() + TRANSACTION_MAX
         self.may_be_repeated = True
         self._verdicts, self._pieces = [], pieces
         try:
-            self._obey(self._session.begin(mail))
-            self._listen()
+            self._execute(self._session.begin(mail))
+            self._receive_replies()
         except BaseException:
             self._socket.close()
             raise
         finally:
-            self._progress = _nothing  # what is said later is of no mail
+            self._progress = _nothing  # later replies belong to no mail
         return self._verdicts
 
     def close(self) -> None:
-        """Say good-bye, where that makes sense, and wait for nothing."""
-        self._obey(self._session.end())
+        """Send QUIT if the session allows it, and do not wait for the reply."""
+        self._execute(self._session.end())
 
-    def _listen(self) -> None:
-        """Each reply has its time, however many pieces it comes in; and all of them together."""
+    def _receive_replies(self) -> None:
+        """Receive until the session is ready or over.  A reply has one timeout, however many pieces it comes in; all
+        replies together have TRANSACTION_MAX."""
         replies, since = self._session.replies, time.monotonic()
         while (state := self._session.state) not in (LmtpState.READY, LmtpState.OVER):
             if self._session.replies != replies:
@@ -176,24 +178,24 @@ class LmtpConnection:
                 self._progress()
             lock_timeout = REPLY_TIMEOUT[state]
             try:
-                self._socket.settimeout(max(0.001, min(since + lock_timeout, self._until) - time.monotonic()))
+                self._socket.settimeout(max(0.001, min(since + lock_timeout, self._deadline) - time.monotonic()))
                 data = self._socket.recv(_PIECE)
             except TimeoutError:
                 self.timed_out = True
-                self._lose(f"no answer in {lock_timeout:.0f} seconds" if self._has_time else TRANSACTION_TOO_LONG)
+                self._fail(f"no answer in {lock_timeout:.0f} seconds" if self._has_time else TRANSACTION_TOO_LONG)
             except OSError as error:
-                self._lose(describe_error(error))
+                self._fail(describe_error(error))
             else:
                 if data:
-                    self._obey(self._session.receive(data))
+                    self._execute(self._session.receive(data))
                 else:
-                    self._lose("the server closed the connection")
+                    self._fail("the server closed the connection")
 
     @property
     def _has_time(self) -> bool:
-        return time.monotonic() < self._until
+        return time.monotonic() < self._deadline
 
-    def _obey(self, actions: list[LmtpAction]) -> None:
+    def _execute(self, actions: list[LmtpAction]) -> None:
         for action in actions:
             match action:
                 case Say(data):
@@ -201,7 +203,7 @@ class LmtpConnection:
                 case SendContent():
                     self.may_be_repeated = False
                     self._send(dot_stuffed(self._pieces))
-                    self._obey(self._session.sent())
+                    self._execute(self._session.sent())
                 case LmtpVerdict():
                     self._verdicts.append(action)
                 case Close():
@@ -216,17 +218,17 @@ class LmtpConnection:
                 self._socket.sendall(piece)
                 self._progress()
         except OSError as error:
-            self._overhear()
-            self._lose(describe_error(error))
+            self._read_last_reply()
+            self._fail(describe_error(error))
 
-    def _overhear(self) -> None:
-        """A server that closes often says why before that."""
+    def _read_last_reply(self) -> None:
+        """Read what the server sent before it closed: often the reason."""
         try:
             self._socket.settimeout(0)
             data = self._socket.recv(_PIECE)
         except OSError:
             return
-        self._obey(self._session.receive(data))
+        self._execute(self._session.receive(data))
 
-    def _lose(self, reason: str) -> None:
-        self._obey(self._session.lost(f"{self._session.state.value}: {reason}"))
+    def _fail(self, reason: str) -> None:
+        self._execute(self._session.lost(f"{self._session.state.value}: {reason}"))

@@ -1,4 +1,4 @@
-"""The program mail.lmtp: hand the mail on standard input to an LMTP server.
+"""The program mail.lmtp: sends the mail on standard input to an LMTP server.
 
     mail.lmtp -d destination [-l name] [-f from] -r|-u
 
@@ -6,8 +6,8 @@
 
 Return-Path fields are removed from the header: the server adds its own (trace.py).
 
-It ends with the answer to the mail.  Whether the server says good-bye as well means nothing: a mail that it took would
-only come a second time.
+The exit status is that of the reply to the mail.  A failed QUIT afterwards does not matter: a mail that the server has
+taken would only be sent a second time.
 """
 
 import os

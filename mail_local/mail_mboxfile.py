@@ -1,10 +1,10 @@
-"""The program mail.mboxfile: append the mail on standard input to a file of the user's.
+"""The program mail.mboxfile: appends the mail on standard input to a file of the user.
 
     mail.mboxfile [-f from] file
 
     0 stored and on the disk · 75 try later · 64 wrong arguments · 1 started as root
 
-Which files will do, mboxfile.py says.  One that will not is trouble and no refusal: the mail waits until it is mended.
+mboxfile.py says which files can be used.  One that cannot is a temporary failure: the mail waits until it is repaired.
 """
 
 import os

@@ -1,11 +1,11 @@
-"""The program mail.mda: run a command with the mail on standard input.
+"""The program mail.mda: runs a shell command with the mail on standard input.
 
     mail.mda command
 
     the exit status of the command · 75 when it has none · 1 started as root, or wrong arguments
 
-For a mail server that wants a program to start, where a line of the shell is what it has.  The line is all of the
-argument: what came by mail belongs into the environment, not into it.
+For mail servers that start a program and not a shell line.  The line is the whole argument: values that came by mail
+belong into the environment, not into the line.
 """
 
 import subprocess

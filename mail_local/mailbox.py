@@ -1,19 +1,19 @@
-"""A mailbox before it is written to: found, or made, and locked.  One file of a user in a directory of many users.
+"""A mailbox in the mail directory: opened, or created, and locked, before a mail is appended.
 
-    fcntl(2)     on the mailbox.  On Linux it belongs to the open file and not to the process: it goes with the
-                 descriptor to whoever that is passed to, and is lost only when all copies are closed.
-    NAME.lock    beside the mailbox, for programs that know nothing else.  It is stale after STALE_LOCK_AGE, and
-                 so was one from the future.
+    fcntl(2)     on the mailbox.  On Linux the lock belongs to the open file description, not to the process: it goes
+                 with the descriptor to the process that this is passed to, and ends when all copies are closed.
+    NAME.lock    beside the mailbox, for programs that know no other lock.  It is stale after STALE_LOCK_AGE, and so is
+                 one from the future.
 
-    Taken in this order, given up together when either is not to be had, and tried again: no two programs wait for each
-    other whatever their order is.  Holding both, the mailbox must still be the file that its name leads to.
+The locks are taken in this order; if one of them is held both are released, and tried again.  So no two programs can
+wait for each other, whatever their order is.  When both are held, the name must still lead to the same file.
 
-`locked` waits, with the caller's rights.  `maybe_lock` tries once: nothing in it waits for anybody but the disk.
+`locked` waits, with the caller's rights.  `maybe_lock` tries once, and waits for nothing but the disk.
 
-The directory is held open: nothing here looks at a path again.  Root does this for a user, so whatever that user may
-have put in the place of the mailbox, a link, a fifo, a device, somebody else's file, a file system, is refused and not
-touched.  A second name is a reason to try later: another user may have given it, where links are not protected.
-Understands nothing of what stands in a mailbox.
+The directory is held open and no path is looked up again.  Root does this for a user, so whatever the user may have put
+in the place of the mailbox (a symbolic link, a FIFO, a device, another user's file, a file system) is refused and not
+touched.  A second hard link is a reason to try later: where links are not protected, another user may have made it.
+Knows nothing of the mails in the mailbox.
 """
 
 import errno
@@ -31,12 +31,12 @@ from mail_local import openat2
 from smtpd.ipc.os_error import describe_error
 
 MAIL_DIRECTORY = "/var/mail"
-LOCK_TIMEOUT = 60.0  # seconds that a lock of somebody else is waited for
-STALE_LOCK_AGE = 300.0  # seconds after which a dot-lock is nobody's, as liblockfile has it
+LOCK_TIMEOUT = 60.0  # seconds to wait for a lock that another program holds
+STALE_LOCK_AGE = 300.0  # seconds after which a dot-lock is taken for abandoned, as by liblockfile
 LOCKED_REASON = "locked by another program"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # no fifo and no lease keeps us waiting
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # waits for no FIFO and no lease
 _NEW_LOCK = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries
 
@@ -47,18 +47,18 @@ _WHOLE_FILE, _UNLOCKED = (  # struct flock of Linux
 
 
 class MailboxError(Exception):
-    """What is to be the mailbox is none, and stays so until somebody mends it.  The argument names no path."""
+    """The file cannot be used as a mailbox until somebody repairs it.  The text names no path."""
 
 
 class MailboxNameError(MailboxError):
-    """Nothing of that name will ever be a mailbox."""
+    """The name can never be the name of a mailbox."""
 
 
 def open_directory(path: str) -> int:
-    """The directory of the mailboxes; it may be reached by a symbolic link.
+    """Open the mail directory; the path may be a symbolic link.
 
-    Raises OSError when anybody may write there, sticky or not: mailboxes and locks could be put in a user's way.  A
-    group may, which on some systems all programs are in that deliver.
+    Raises OSError if everybody may write there, even if it is sticky: another user could create mailboxes and locks.
+    A group may: on some systems all delivery programs are in it.
     """
     descriptor = os.open(path, _DIRECTORY)
     status = os.fstat(descriptor)
@@ -72,7 +72,7 @@ def open_directory(path: str) -> int:
 
 
 def check_name(name: str) -> bool:
-    """True when a mailbox may have it: one path component, not hidden, and no other mailbox's lock."""
+    """True if a mailbox may have this name: one path component, not hidden, and not the name of a dot-lock."""
     return bool(name) and not set(name) & {"/", "\0"} and not name.startswith(".") and not name.endswith(".lock")
 
 
@@ -87,11 +87,11 @@ def locked(
     any_name: bool = False,
     lock_timeout: float = LOCK_TIMEOUT,
 ) -> Iterator[int]:
-    """The mailbox of a user, made when there is none, locked, with and without a dot-lock: its descriptor.  `any_name`:
-    its name is the user's choice, and not the user's name.
+    """The descriptor of a user's mailbox, which is locked, and created if missing.  `dot`: take a dot-lock too.
+    `any_name`: the user has chosen the name; it need not be the user's name.
 
-    Raises Refused when it is nothing to write to, OSError for all that may be better the next time; that names the
-    mailbox or its lock, and not the directory.
+    Raises MailboxError if it cannot be used as a mailbox, OSError for what may be different the next time; the error
+    names the mailbox or its lock, and not the directory.
     """
     for _ in _tries(lock_timeout):
         with ExitStack() as held:
@@ -105,10 +105,10 @@ def locked(
 def maybe_lock(
     directory: int, name: str, uid: int, gid: int, held: ExitStack, *, dot: bool = True, any_name: bool = False
 ) -> int | None:
-    """One try: None when somebody else has locked it.  All is given up when `held` is closed, whatever this returned or
-    raised, also when the descriptor has been passed to somebody.  Raises as `locked`."""
+    """Try once: None if another program has locked it.  Closing `held` releases everything, whatever this returned or
+    raised, also when the descriptor has been passed to another process.  Raises as `locked`."""
     if not any_name and not check_name(name):
-        raise MailboxNameError(f"no name for a mailbox: {name!r}")
+        raise MailboxNameError(f"invalid name for a mailbox: {name!r}")
     descriptor = _maybe_open(directory, name, uid, gid)
     if descriptor is None:
         return None
@@ -124,7 +124,7 @@ def maybe_lock(
 
 
 def pauses() -> Iterator[float]:
-    """Seconds between two tries, without end.  By chance, or those who met once would meet every time."""
+    """Seconds between two attempts, without end.  Random, or two programs that met once would meet every time."""
     pause = _FIRST_PAUSE
     while True:
         yield random.uniform(pause / 2, pause)
@@ -143,7 +143,7 @@ def _tries(lock_timeout: float) -> Iterator[None]:
 
 
 def _maybe_open(directory: int, name: str, uid: int, gid: int) -> int | None:
-    """The mailbox, made with mode 0600 when there is none; None when it was replaced or removed in this very moment."""
+    """The open mailbox, created with mode 0600 if missing; None if it was replaced or removed during this call."""
     try:
         seen = openat2.stat(name, dir_fd=directory)
     except FileNotFoundError:
@@ -164,15 +164,15 @@ def _maybe_open(directory: int, name: str, uid: int, gid: int) -> int | None:
 
 
 def _maybe_create(directory: int, name: str, uid: int, gid: int) -> int | None:
-    if os.geteuid() not in (0, uid):  # it would be ours, and the user's never
-        raise MailboxError("there is no mailbox, and only root can make one for somebody else")
+    if os.geteuid() not in (0, uid):  # the new file would belong to the caller
+        raise MailboxError("there is no mailbox, and only root can create one for another user")
     try:
         descriptor = openat2.open(name, _OPEN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
     except FileExistsError:
         return None
     except PermissionError as error:
         reason = describe_error(PermissionError(error.errno, error.strerror))  # without the name
-        raise MailboxError(f"there is no mailbox, and no right to make one: {reason}") from error
+        raise MailboxError(f"there is no mailbox, and it cannot be created: {reason}") from error
     try:
         _finish(descriptor, directory, os.fstat(descriptor), uid, gid)
     except BaseException:
@@ -182,7 +182,7 @@ def _maybe_create(directory: int, name: str, uid: int, gid: int) -> int | None:
 
 
 def _finish(descriptor: int, directory: int, status: os.stat_result, uid: int, gid: int) -> None:
-    """What whoever made the mailbox may not have come to: its owner, and its name on the disk."""
+    """Complete the creation of the mailbox, also of one that a crash left half made: its owner, its directory entry."""
     if status.st_uid != uid:
         os.fchown(descriptor, uid, gid)
     if status.st_size == 0:
@@ -197,16 +197,16 @@ def _refuse_unsuited(status: os.stat_result, uid: int) -> None:
     if status.st_uid != uid and not _is_unfinished(status):
         raise MailboxError(f"the mailbox belongs to uid {status.st_uid}, expected uid {uid}")
     if status.st_nlink > 1:
-        raise OSError(errno.EMLINK, "the mailbox has a second name")
+        raise OSError(errno.EMLINK, "the mailbox has a second hard link")
 
 
 def _is_unfinished(status: os.stat_result) -> bool:
-    """Made by root, who had no time to give it to its user."""
+    """Created by root, which crashed before it gave it to the user."""
     return status.st_uid == 0 == os.geteuid() and status.st_size == 0
 
 
 def lock(descriptor: int) -> bool:
-    """Lock it as mail readers do, for as long as it is open; False when somebody else has."""
+    """Take the fcntl lock, as mail readers do, for as long as the file is open; False if another program has it."""
     try:
         if _OFD_SETLK is not None:
             fcntl.fcntl(descriptor, _OFD_SETLK, _WHOLE_FILE)
@@ -220,7 +220,7 @@ def lock(descriptor: int) -> bool:
 
 
 def _close(descriptor: int) -> None:
-    """Unlock it first: it may have been passed on, and the lock would stay with the other copy."""
+    """Unlock before the close: another process may have a copy of the descriptor, which would keep the lock."""
     with suppress(OSError):
         if _OFD_SETLK is not None:
             fcntl.fcntl(descriptor, _OFD_SETLK, _UNLOCKED)
@@ -231,7 +231,7 @@ def _close(descriptor: int) -> None:
 
 @dataclass(frozen=True)
 class DotLock:
-    """The file NAME.lock, made by us.  It is empty: a process id in it would mean nothing to another host."""
+    """The file NAME.lock, created by this process.  It is empty: a process id would mean nothing on another host."""
 
     directory: int
     name: str
@@ -239,7 +239,7 @@ class DotLock:
 
     @classmethod
     def maybe_make(cls, directory: int, mailbox: str) -> "DotLock | None":
-        """None when somebody else holds it.  The mailbox is locked already, so of our kind nobody else is here."""
+        """None if another program holds it.  The mailbox is locked already, so no other process of ours is here."""
         name = f"{mailbox}.lock"
         try:
             try:
@@ -251,7 +251,7 @@ class DotLock:
         except FileExistsError:
             return None
         except PermissionError as error:
-            reason = f"uid {os.geteuid()} has no right to make the dot-lock: {error.strerror}"
+            reason = f"uid {os.geteuid()} cannot create the dot-lock: {error.strerror}"
             raise PermissionError(error.errno, reason, name) from error
 
     @classmethod
@@ -263,7 +263,7 @@ class DotLock:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Unless it is somebody else's by now, who took ours for stale."""
+        """Remove it, unless another program took it for stale and has replaced it."""
         with suppress(OSError):
             if _leads_to(self.directory, self.name, self.status):
                 os.unlink(self.name, dir_fd=self.directory)
@@ -272,10 +272,10 @@ class DotLock:
 def _remove_stale(directory: int, name: str) -> bool:
     try:
         age = time.time() - os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
-        if abs(age) < STALE_LOCK_AGE:  # one from further in the future was made before the clock was set back
+        if abs(age) < STALE_LOCK_AGE:  # further in the future: made before the clock was set back
             return False
         os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:  # its owner is done
+    except FileNotFoundError:  # its holder has removed it
         pass
     return True
 

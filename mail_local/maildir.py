@@ -1,25 +1,26 @@
-"""A Maildir: mails as files, each under a name that no other mail has.
+"""A Maildir: mails as files with unique names, stored durably and exactly once.
 
-    tmp/NAME    being written           O_EXCL; what a crash left under the same name is replaced
-    new/NAME    all there and synced    placed by a rename that never overwrites; then the directory is synced
-    cur/NAME:2, seen by a mail reader   which may happen at any moment
+    tmp/NAME    being written           O_EXCL; a file that a crash has left is replaced
+    new/NAME    complete and synced     placed by a rename that never overwrites; then the directory is synced
+    cur/NAME:2, seen by a mail reader   at any moment
 
-The name is the caller's.  One that is made of the envelope (created + envelope id, never "now") makes a second delivery
-of the same mail find the first: EEXIST in new/, or, where the first may have been long ago, a look into new/ and cur/.
-That is what makes local delivery exactly-once.  A mail that a reader moved to another folder in between is not found.
+The caller chooses the name.  If it is made of the envelope (creation time + envelope id, never "now"), a second
+delivery of the same mail finds the first one: by EEXIST in new/, or, where the first may have been long ago, by a
+search of new/ and cur/.  That makes local delivery exactly-once.  A mail that a reader has moved to another folder is
+not found.
 
 Everything below the root goes by descriptors of directories and follows no symbolic link.  The root itself may be one.
 
 SYNCING
-    Mails that are stored together are all written, then all synced, then placed, then new/ is synced, once.  The kernel
-    is asked to begin writing each file as soon as it stands (a hint, sync_file_range), so that the first fsync commits
-    what all of them need and the others find it done.  The caller may run several `store` side by side: the file system
-    joins their commits.  On ext4 with its journal, 4 KiB mails: one at a time 950/s; four threads with up to eight each
-    5 400/s, without the hint 2 400/s; one thread with up to 32 mails 1 900/s.  syncfs for a whole batch costs less CPU,
-    but waits for the dirty pages of everybody else and does nothing on FUSE: not used.  fdatasync saves nothing, as the
-    size of a new file has to be written anyway.  A directory that was made is synced in the one above it.
+    Mails that are stored together are all written, then all synced, then placed, then new/ is synced once.  The kernel
+    is asked to start writing each file as soon as it is complete (a hint, sync_file_range), so that the first fsync
+    commits what all of them need and the others find it done.  The caller may run several `store` side by side: the
+    file system joins their commits.  On ext4 with its journal, 4 KiB mails: one at a time 950/s; four threads with up
+    to eight each 5 400/s, without the hint 2 400/s; one thread with up to 32 mails 1 900/s.  syncfs for a whole batch
+    costs less CPU, but waits for the dirty pages of all other programs and does nothing on FUSE: not used.  fdatasync
+    saves nothing, as the size of a new file has to be written anyway.  A new directory is synced in its parent.
 
-Understands no mail: the caller decides about folders (folder_name, and `trace` for junk).
+Knows nothing of mail: the caller decides about folders (folder_name, and `trace` for junk).
 """
 
 import ctypes
@@ -34,7 +35,7 @@ from dataclasses import dataclass, field
 from smtpd.ipc.os_error import describe_error, error_path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# On the way to another one: a home, or one above it, that may be searched and not read is none the worse.
+# For parent directories: the user need not be allowed to read them, only to search them.
 _WAY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PARTS = ("tmp", "new", "cur")
@@ -50,7 +51,7 @@ _SYNC_FILE_RANGE_WRITE = 2
 if _sync_file_range:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
-_SPECIAL = re.compile(r"[!#$%&'*?`{|}~/\x00-\x1f\x7f:]")  # reference 3, and what a file name cannot hold
+_SPECIAL = re.compile(r"[!#$%&'*?`{|}~/\x00-\x1f\x7f:]")  # as OpenSMTPD, and what a file name cannot hold
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class MaildirMail:
 
     name: str
     content: Iterable[bytes]
-    junk: bool = False  # into .Junk, which is made
-    extension: str = ""  # into the sub-address's folder, where there is one
-    perhaps_stored: bool = False  # by an earlier process: look first
+    junk: bool = False  # store in .Junk, which is created if missing
+    extension: str = ""  # store in the folder of this sub-address, if it exists
+    perhaps_stored: bool = False  # an earlier process may have stored it: search first
 
 
 def host_part(hostname: str) -> str:
-    """A host's name as part of a file's name."""
+    """The name of a host, escaped for use in a file name."""
     return hostname.replace("/", "\\057").replace(":", "\\072") or "localhost"
 
 
@@ -77,7 +78,7 @@ def folder_name(extension: str) -> str:
 
 
 def pieces_of(descriptor: int, size: int) -> Iterator[bytes]:
-    """`size` bytes from the start of a file, by pread: the offset may be shared.  Raises OSError when it is shorter."""
+    """`size` bytes from the start of a file, by pread: the offset may be shared.  Raises OSError if it is shorter."""
     at = 0
     while at < size:
         piece = os.pread(descriptor, min(_PIECE, size - at), at)
@@ -88,7 +89,7 @@ def pieces_of(descriptor: int, size: int) -> Iterator[bytes]:
 
 
 def make(path: str, below: str = "/") -> None:
-    """A Maildir, with each missing directory on the way to it, 0700.  Symbolic links on that way are followed.
+    """Create a Maildir, with all missing parent directories, mode 0700.  Symbolic links in the path are followed.
 
     `below` is a directory on that way, and the first one that is opened: there may be no right to open those above it.
     """
@@ -100,7 +101,7 @@ def make(path: str, below: str = "/") -> None:
 
 
 def make_directory(path: str) -> None:
-    """A directory, with each missing one on the way to it, as `make` does."""
+    """Create a directory, with all missing parent directories, as `make` does."""
     os.close(_make_directories(path, "/"))
 
 
@@ -121,10 +122,10 @@ def _make_directories(path: str, below: str) -> int:
 
 
 class Folder:
-    """A Maildir or a folder in one: its three directories, held open, made where they were missing."""
+    """A Maildir or a folder in one: its three directories, held open, created if missing."""
 
     def __init__(self, root: int, path: str):
-        """`root` is open, and stays the caller's; `path` is its name in errors."""
+        """`root` is an open directory, which the caller closes; `path` is its name in errors."""
         self.path = path
         with error_path(path):
             try:
@@ -153,7 +154,7 @@ class Folder:
         return os.path.join(self.path, *names)
 
     def write(self, mail: MaildirMail) -> int:
-        """The mail in tmp/; its descriptor.  After an OSError nothing is left there."""
+        """Write the mail to tmp/: its descriptor.  If this raises OSError, no file is left."""
         path = self._path("tmp", mail.name)
         with error_path(os.path.dirname(path)):
             descriptor = self._create(mail.name)
@@ -173,12 +174,12 @@ class Folder:
         try:
             return os.open(name, _NEW_FILE, 0o600, dir_fd=self.tmp)
         except FileExistsError:
-            # A process that died while it wrote; whatever lies there, a link too, is removed and never opened.
+            # Left by a process that died while it wrote.  Whatever it is, also a link, it is removed and never opened.
             os.unlink(name, dir_fd=self.tmp)
             return os.open(name, _NEW_FILE, 0o600, dir_fd=self.tmp)
 
     def sync(self, name: str, descriptor: int) -> None:
-        """The file on the disk, and closed.  Some file systems tell a full disk or quota only here."""
+        """Sync and close the file.  Some file systems report a full disk or quota only here."""
         try:
             try:
                 with error_path(self._path("tmp", name)):
@@ -190,7 +191,7 @@ class Folder:
             raise
 
     def place(self, name: str) -> None:
-        """From tmp/ to new/.  One that is there already is this very mail."""
+        """Move it from tmp/ to new/.  A file of that name in new/ is this same mail."""
         try:
             with error_path(self._path("new", name)):
                 self._rename(name)
@@ -217,8 +218,8 @@ class Folder:
             os.unlink(name, dir_fd=self.tmp)
 
     def withdraw(self, name: str) -> bool:
-        """Out of new/ again: its directory could not be synced, and the mail will come again.  False when a reader has
-        moved it to cur/ meanwhile, and that is on the disk: then it is delivered."""
+        """Remove it from new/ again: the directory could not be synced, so the mail will be tried again.  False if a
+        reader has moved it to cur/ meanwhile and that has been synced: then it is delivered."""
         try:
             os.unlink(name, dir_fd=self.new)
         except FileNotFoundError:
@@ -230,7 +231,7 @@ class Folder:
         return True
 
     def names(self) -> Iterator[str]:
-        """Of all mails in new/ and cur/, without flags.  In this order: a reader moves them from one to the other."""
+        """Names of all mails, without flags.  First new/, then cur/: readers move them in this direction."""
         for descriptor in (self.new, self.cur):
             for name in os.listdir(descriptor):
                 yield name.partition(":")[0]
@@ -238,13 +239,13 @@ class Folder:
 
 @dataclass
 class EarlierDeliveries:
-    """What lay in the folders when somebody first asked; shared by the threads of a process.
+    """Names of the mails that were in the folders when they were first searched; shared by the threads of a process.
 
-    Once is enough: what this process stores itself it stores once, and what it found and a reader has removed since
-    was delivered all the same.
+    One search is enough: this process stores no mail twice, and a mail that was found and has been removed by a reader
+    since then was delivered all the same.
     """
 
-    host: str  # only mails stored here are of interest
+    host: str  # only names that end with it are kept
     _names: dict[str, frozenset[str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -256,7 +257,7 @@ class EarlierDeliveries:
 
 
 class Maildir:
-    """The Maildir at `path`, held open; for one thread at a time.  Raises OSError when it cannot be opened."""
+    """The Maildir at `path`, held open; for one thread at a time.  Raises OSError if it cannot be opened."""
 
     def __init__(self, path: str, earlier: EarlierDeliveries):
         self.path = path
@@ -273,14 +274,14 @@ class Maildir:
         os.close(self._root)
 
     def is_current(self) -> bool:
-        """False when `path` leads elsewhere by now: moved away, removed, restored from a backup."""
+        """False if `path` leads to another directory by now: it was moved, removed, or restored from a backup."""
         try:
             return os.path.samestat(os.stat(self.path), os.fstat(self._root))
         except OSError:
             return False
 
     def store(self, mails: list[MaildirMail]) -> list[str]:
-        """Store all of them; for each an empty text when it is durable, or why it is not (and then it is not there)."""
+        """Store all mails.  For each: an empty text if it is durable, or the reason why not; then no file is left."""
         reasons = [""] * len(mails)
         drafts: list[PendingMail] = []
         with ExitStack() as opened, _given_up_together(drafts):
@@ -304,7 +305,7 @@ class Maildir:
             try:
                 with error_path(folder.path):
                     os.fsync(folder.new)
-                    if any(draft.found for draft in placed):  # moved by a reader, perhaps, in the moment before a crash
+                    if any(draft.found for draft in placed):  # a reader may have moved it just before a crash
                         os.fsync(folder.cur)
             except OSError as error:
                 for draft in placed:
@@ -336,7 +337,7 @@ class Maildir:
 
 @dataclass
 class PendingMail:
-    """One mail on its way through tmp/; or `found`, when an earlier process had stored it."""
+    """A mail that is being stored; `found` if an earlier process has stored it."""
 
     number: int
     name: str
@@ -359,7 +360,7 @@ class PendingMail:
             self.folder.place(self.name)
 
     def give_up(self) -> None:
-        """It will come again."""
+        """Remove all traces of it: the mail will be tried again."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
         if not self.found:
@@ -379,12 +380,12 @@ def _open_directory(name: str, parent: int, flags: int, *, make: bool) -> int:
 
 
 def _make_directory(name: str, parent: int) -> None:
-    with suppress(FileExistsError):  # made by another thread or program in this moment
+    with suppress(FileExistsError):  # another thread or program has just created it
         os.mkdir(name, 0o700, dir_fd=parent)
 
 
 def _sync_directory(way: int) -> None:
-    """The names in it, some of which are new; not where there is a right to make some and none to read them."""
+    """Sync the new names in a directory; skipped if it may be written but not read."""
     try:
         descriptor = os.open(".", _DIRECTORY, dir_fd=way)
     except PermissionError:
@@ -403,7 +404,7 @@ def _write_all(descriptor: int, piece: bytes) -> None:
 
 @contextmanager
 def _given_up_together(drafts: list[PendingMail]) -> Iterator[None]:
-    """What is no OSError of one mail ends all of them: no descriptor and no file of theirs stays."""
+    """On any exception but the OSError of one mail, give up all mails: no descriptor and no file is left."""
     try:
         yield
     except BaseException:

@@ -6,13 +6,13 @@
     >From here one sees the sea.
                                                     an empty line, whether or not the mail ended with one
 
-Lines are quoted after an empty line and elsewhere, in header and body: readers disagree about which of them begin a
-mail.  Where the file does not end with an empty line, as after a crash in the middle of a mail, what is missing to it
-comes first.
+Every such line is quoted, in header and body, with or without an empty line before it: readers disagree about which
+lines begin a mail.  If the file does not end with an empty line, as after a crash in the middle of a mail, the missing
+line ends are written first.
 
-`store` needs no more than a descriptor that is open for reading and writing, and locked, by whomever: mailbox.py.
+`store` needs a descriptor that is open for reading and writing; the caller has locked the file (mailbox.py).
 
-Understands no mail and no Content-Length; knows content by its lines only.
+Knows nothing of mail and Content-Length: content is lines.
 """
 
 import math
@@ -47,7 +47,7 @@ def envelope_line(sender: str, received: float) -> bytes:
 
 
 def framed(mail: MboxMail) -> Iterator[bytes]:
-    """All that a mail is in an mbox, piece by piece."""
+    """The mail as it is written to an mbox, piece by piece."""
     held = envelope_line(mail.sender, mail.received)
     for piece in mail.content:
         text = held + piece
@@ -59,16 +59,17 @@ def framed(mail: MboxMail) -> Iterator[bytes]:
 
 
 def _quotable(text: bytes) -> int:
-    """How much of it can be quoted before more comes: not what is or may become a `From `, and never the last byte."""
+    """Length of the part that can be quoted before more content comes: not a possible start of `From `, nor the last
+    byte."""
     cut = text.rfind(b"\n", -len(_FROM))
     return cut if cut >= 0 and _FROM.startswith(text[cut:]) else len(text) - 1
 
 
 def store(descriptor: int, mails: list[MboxMail], until: float = math.inf) -> list[str]:
-    """Append all of them; for each an empty text when it is durable, or why it is not (and then it is not there).  None
-    but the first is begun when the monotonic clock has come to `until`: the lock is to be given up.
+    """Append all mails.  For each: an empty text if it is durable, or the reason why not; then nothing is left.  None
+    but the first is begun after `until` (monotonic clock): then the lock has to be released.
 
-    Raises OSError when what was begun could not be taken back: then none of them counts as stored.
+    Raises OSError if a partly written mail could not be removed: then none of them counts as stored.
     """
     begin = at = os.fstat(descriptor).st_size
     reasons = []
@@ -79,7 +80,7 @@ def store(descriptor: int, mails: list[MboxMail], until: float = math.inf) -> li
                 continue
             at, reason = _append(descriptor, at, mail)
             reasons.append(reason)
-        os.fsync(descriptor)  # some file systems tell a full disk or quota only here
+        os.fsync(descriptor)  # some file systems report a full disk or quota only here
     except OSError as error:
         os.ftruncate(descriptor, begin)
         return [describe_error(error)] * len(mails)
@@ -90,7 +91,7 @@ def store(descriptor: int, mails: list[MboxMail], until: float = math.inf) -> li
 
 
 def _append(descriptor: int, begin: int, mail: MboxMail) -> tuple[int, str]:
-    """Where the mailbox ends now, and why the mail is not in it."""
+    """The new end of the mailbox, and an empty text or the reason why the mail is not stored."""
     try:
         at = begin
         for piece in chain((_gap(descriptor, begin),), framed(mail)):
@@ -102,7 +103,7 @@ def _append(descriptor: int, begin: int, mail: MboxMail) -> tuple[int, str]:
 
 
 def _gap(descriptor: int, size: int) -> bytes:
-    """What is missing to an empty line at the end."""
+    """The line ends that are missing after the last mail."""
     end = os.pread(descriptor, 2, max(size - 2, 0))
     if end in (b"", b"\n\n"):
         return b""

@@ -1,12 +1,12 @@
-"""Appending to an mbox of a user's own, wherever it is: what a path in a .forward means, and mail.mboxfile.
+"""Appends to an mbox file anywhere: a /file target of a .forward, and mail.mboxfile.
 
-    /home/bob/archive        made with mode 0600 where there is none; a regular file of bob's with one name
+    /home/bob/archive        created with mode 0600 if missing; otherwise a regular file of bob's with one hard link
     /home/bob/mail/archive   `mail` may be a symbolic link, `archive` may not
 
-The path's last step is not followed: in a directory of several users somebody could lead bob's mail, which is whatever
-a sender likes, into another file of bob's.  A directory where everybody may write is not used at all.  The steps before
-are whoever's who may write there.  The file is locked with fcntl(2); there is no dot-lock, as the directory need not be
-one for mailboxes.  What is in the file of a mail that could not be stored is taken back.
+The last component is not followed: in a directory of several users another user could lead bob's mail, whose content a
+sender chooses, into another file of bob's.  A directory that everybody may write is not used at all.  The components
+before it are trusted to the users who can write there.  The file is locked with fcntl(2) and without a dot-lock, as the
+directory need not be one for mailboxes.  A mail that cannot be stored completely is truncated away.
 """
 
 import os
@@ -16,15 +16,15 @@ from mail_local import mailbox, mbox
 from mail_local.mailbox import MailboxError
 from smtpd.ipc.os_error import error_path
 
-LOCK_TIMEOUT = 30.0  # seconds that a lock of somebody else is waited for
+LOCK_TIMEOUT = 30.0  # seconds to wait for a lock that another program holds
 
 
 def append(path: str, mail: mbox.MboxMail, lock_timeout: float = LOCK_TIMEOUT) -> None:
-    """With the caller's rights; it is on the disk then.  Raises Refused for what somebody has to mend, OSError for the
-    rest."""
+    """Append and sync, with the caller's rights.  Raises MailboxError for a file that somebody has to repair, OSError
+    for other failures."""
     directory, name = posixpath.split(path)
     if not name:
-        raise MailboxError("no name of a file")
+        raise MailboxError("not the name of a file")
     where = mailbox.open_directory(directory or ".")
     try:
         whose = name, os.geteuid(), os.getegid()

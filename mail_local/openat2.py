@@ -1,8 +1,8 @@
-"""Opening and looking at files of users, where nothing may be mounted on their names.
+"""open and stat that fail where a file system is mounted on the name: openat2(2) with RESOLVE_NO_XDEV.
 
-A user may mount a file system of his own over a file of his, a mailbox too; and where others may use it
-(fusermount3(1), user_allow_other), its server is asked by whoever asks for that file, and need never answer.  openat2
-stops before it.  Where the kernel does not know that, this is os.open and os.stat.
+A user may mount a FUSE file system over a file, a mailbox too.  Where others may use it (fusermount3(1),
+user_allow_other), every process that opens the file waits for that user's server, which need never answer.  openat2
+fails before it asks the server.  On kernels without openat2 this is os.open and os.stat.
 """
 
 import ctypes
@@ -19,9 +19,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open(name: str, flags: int, mode: int = 0, *, dir_fd: int) -> int:
-    """As os.open.  Raises OSError with EXDEV where something is mounted."""
+    """As os.open.  Raises OSError with EXDEV if a file system is mounted on the name."""
     if "\0" in name:
-        raise ValueError("a name with a NUL in it")  # C would open what is in front of it
+        raise ValueError("embedded NUL in a file name")  # C would open the name before the NUL
     if sys.platform != "linux":
         return os.open(name, flags, mode, dir_fd=dir_fd)
     how = _OPEN_HOW.pack(flags, mode, _RESOLVE_NO_XDEV)
@@ -35,7 +35,7 @@ def open(name: str, flags: int, mode: int = 0, *, dir_fd: int) -> int:
 
 
 def stat(name: str, *, dir_fd: int) -> os.stat_result:
-    """Of what has that name, be it a symbolic link.  Raises as `open`."""
+    """As os.lstat.  Raises as `open`."""
     if sys.platform != "linux":
         return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     descriptor = open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)

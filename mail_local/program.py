@@ -1,12 +1,12 @@
-"""The delivery programs, for any mail server that hands mail to a command: on standard input, an exit status back.
+"""The programs mail.local and mail.maildir, for any mail server that pipes mail into a command.
 
     mail.local [-L|-l] [-f from] user...    0 · 67 no such user · 71 no room for a copy · 73 no mailbox · 75 · 64
     mail.maildir [-j] [path]                0 stored and durable · 75 try later · 64 wrong arguments · 1 started as root
 
-The others have a module each: mail_lmtp.py, mail_mboxfile.py, mail_mda.py.
+The other programs: mail_lmtp.py, mail_mboxfile.py, mail_mda.py.
 
-Named and behaving as OpenSMTPD's helpers of that name.  smtpd itself does not run them: its agents call the library.
-They have the rights of who starts them, and no others: mail.local is not made to be set-uid or set-gid.
+Names and behaviour are those of OpenSMTPD's helpers.  smtpd itself does not run them: its agents call the library.
+They have the rights of their caller and no others: mail.local must not be set-uid or set-gid.
 """
 
 import argparse
@@ -81,14 +81,14 @@ def mail_local(directory: str = mailbox.MAIL_DIRECTORY, lock_timeout: float = ma
 
 
 def refuse_root(program: str) -> None:
-    """Who would write where anybody leads him."""
+    """Exit if started as root: root would follow links of any user."""
     if os.geteuid() == 0:
         print(f"{program}: not for root", file=sys.stderr)
         sys.exit(EX_ROOT)
 
 
 def end_by_exit() -> None:
-    """On a signal too: locks are given up, what was begun is taken back."""
+    """Make SIGHUP, SIGINT and SIGTERM raise SystemExit, which releases locks and removes a half written mail."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(EX_TEMPFAIL))
 
@@ -100,7 +100,7 @@ def login_name() -> str:
 
 
 def copy() -> SpooledTemporaryFile[bytes]:
-    """All of standard input before anything is locked: whoever feeds it may be slow, and several users read it."""
+    """Read all of standard input before anything is locked: it may be slow, and several users get the same mail."""
     content = SpooledTemporaryFile[bytes](_IN_MEMORY)
     for piece in _rest():
         content.write(piece)
@@ -109,7 +109,7 @@ def copy() -> SpooledTemporaryFile[bytes]:
 
 
 def pieces(content: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
-    """Without the From_ line that some servers put in front: the mailbox gets one of its own."""
+    """The mail without the From_ line that some servers put in front: the mailbox gets its own."""
     content.seek(0)
     first = content.readline(_LINE_MAX)
     if not _ENVELOPE_LINE.fullmatch(first):
@@ -121,7 +121,7 @@ def pieces(content: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
 def _append(
     directory: str, user: str, sender: str, content: SpooledTemporaryFile[bytes], dot: bool, lock_timeout: float
 ) -> int:
-    """The exit status for one user; why, on standard error."""
+    """Deliver to one user: the exit status.  The reason goes to standard error."""
     try:
         person = _find_user(user)
         if person is None:
@@ -153,7 +153,7 @@ def _append_to(directory: str, person: pwd.struct_passwd, mail: mbox.MboxMail, d
 
 
 def _find_user(name: str) -> pwd.struct_passwd | None:
-    """Raises OSError when that cannot be said now: Python's pwd takes a directory server that is down for no user."""
+    """Raises OSError if the user database does not answer: Python's pwd module would report that as an unknown user."""
     try:
         return pwd.getpwnam(name)
     except KeyError:
@@ -187,7 +187,7 @@ def mail_maildir() -> None:
 
 
 def _path(argument: str | None) -> str:
-    """A wrong path is for the administrator to mend while the mail waits, so it is trouble and not a wrong argument."""
+    """A wrong path is a temporary failure, not a wrong argument: the mail waits until the administrator corrects it."""
     home = os.environ.get("HOME", "")
     path = argument if argument is not None else home and f"{home}/Maildir"
     if not path.startswith("/"):
@@ -207,7 +207,7 @@ def _store(path: str, junk: bool) -> str:
 
 
 def _read_start() -> bytes:
-    """As much as a header may be long; a pipe gives it in pieces."""
+    """The first HEADER_MAX bytes; a pipe gives them in pieces."""
     start = b""
     while len(start) < trace.HEADER_MAX and (piece := os.read(0, trace.HEADER_MAX - len(start))):
         start += piece

@@ -1,40 +1,40 @@
-"""The header of a mail that is being delivered: what is added in front of it, what is removed, what is asked of it.
+"""Header fields of a final delivery: Return-Path and Delivered-To are added, old Return-Paths removed, loops found.
 
     Return-Path: <sender>         always, `<>` for the null sender; not for an LMTP server, which adds its own
     Delivered-To: recipient       a later delivery to the same address finds it: a loop
-    (the mail as it was stored)   without the Return-Path fields of its header (RFC 5321 4.4)
+    (the stored mail)             without the Return-Path fields of its header (RFC 5321 4.4)
 
-Looks at the header block only: for the questions no further than HEADER_MAX into it, for Return-Path no further than
-BLOCK_MAX.  Understands no other field and no MIME.
+Reads only the header: to find a loop or a spam mark its first HEADER_MAX bytes, to remove Return-Path up to BLOCK_MAX.
+Knows no other field and no MIME.
 """
 
 import re
 from collections.abc import Iterable, Iterator
 
 HEADER_MAX = 64 * 1024  # bytes that are searched
-BLOCK_MAX = 2 * 1024 * 1024  # bytes of a header that Return-Path is removed from; SMTP takes none of that size
+BLOCK_MAX = 2 * 1024 * 1024  # bytes of a header that Return-Path is removed from; larger than SMTP accepts
 
 _FOLD = rb"(?:[ \t]|\r?\n[ \t])*"
 _DELIVERED_TO = re.compile(rb"^delivered-to:" + _FOLD + rb"([^\r\n]*)", re.MULTILINE)
 _RETURN_PATH = re.compile(rb"^return-path[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z)", re.MULTILINE | re.IGNORECASE)
 _JUNK = re.compile(rb"^x-spam(?:-flag)?:" + _FOLD + rb"yes\b", re.MULTILINE)
 
-# Also what ends a line for a reader that takes the mail for text: NEL and its like.
+# Includes what ends a line in Unicode text: NEL, LINE SEPARATOR, PARAGRAPH SEPARATOR.
 _CONTROLS = {code: "?" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 def added_lines(sender: str, recipient: str) -> bytes:
-    """The lines in front of the mail.  Nothing in an address begins another line."""
+    """Return-Path and Delivered-To, to be put in front of the mail.  No address can begin another line."""
     return f"Return-Path: <{sender.translate(_CONTROLS)}>\n".encode(errors="replace") + delivered_to(recipient)
 
 
 def delivered_to(recipient: str) -> bytes:
-    """One of these lines; empty for an empty address."""
+    """The Delivered-To line; empty for an empty address."""
     return f"Delivered-To: {recipient.translate(_CONTROLS)}\n".encode(errors="replace") if recipient else b""
 
 
 def delivered(lines: bytes, content: Iterable[bytes]) -> Iterator[bytes]:
-    """The mail as it is delivered, piece by piece: `lines` first, and no Return-Path from elsewhere."""
+    """The mail as it is delivered, piece by piece: `lines` first, and no other Return-Path."""
     pieces = iter(content)
     block, end = b"", -1
     for piece in pieces:
@@ -68,7 +68,7 @@ def _end_of_header(start: bytes) -> int:
 
 
 def was_delivered_to(header: bytes, address: str) -> bool:
-    """True when the mail has passed a delivery to `address` before (as the reference: case does not matter)."""
+    """True if the mail has been delivered to `address` before; case does not matter, as in OpenSMTPD."""
     if b"delivered-to:" not in header:
         return False
     wanted = address.lower().encode(errors="replace")
@@ -76,5 +76,5 @@ def was_delivered_to(header: bytes, address: str) -> bool:
 
 
 def is_junk(header: bytes) -> bool:
-    """True when a filter on the way here wrote X-Spam: yes, or X-Spam-Flag: yes."""
+    """True if the header has X-Spam: yes or X-Spam-Flag: yes."""
     return b"x-spam" in header and bool(_JUNK.search(header))

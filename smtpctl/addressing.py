@@ -40,7 +40,7 @@ def _full_name(entry: pwd.struct_passwd) -> str:
 
 
 def read_recipients(options: SendmailOptions) -> list[str]:
-    """Those on the command line.  Raises Failed, without any when -t does not say that there will be more."""
+    """Those on the command line.  Raises SendmailError, without any when -t does not say that there will be more."""
     recipients = [address for operand in options.operands for address in _addresses(os.fsencode(operand), USAGE)]
     if not recipients and "t" not in options.flags:
         raise SendmailError(SOFTWARE, "no recipients")
@@ -48,7 +48,7 @@ def read_recipients(options: SendmailOptions) -> list[str]:
 
 
 def address_mail(letter: RawMail, options: SendmailOptions, recipients: list[str], person: Caller) -> SubmissionMail:
-    """What stands on the envelope.  Raises Failed."""
+    """What stands on the envelope.  Raises SendmailError."""
     if "t" in options.flags:
         for value in _destinations(letter):
             recipients = recipients + _addresses(value, DATAERR)
@@ -109,7 +109,7 @@ def _word(options: SendmailOptions, letter: str, fits: "Callable[[str], bool]") 
 
 
 def _addresses(value: bytes, status: int) -> list[str]:
-    """Of a list as the fields To and Cc are.  Raises Failed, with that status."""
+    """Of a list as the fields To and Cc are.  Raises SendmailError, with that status."""
     found = simple_address.maybe_addresses(value)
     return _parse_addresses(value, status) if found is None else found
 

@@ -53,7 +53,7 @@ ID_FORMS = {"<evpid>": "an envelope's has 16 hexadecimal digits", "<msgid>": "a 
 
 
 def find_command(commands: "Sequence[Command]", words: "Sequence[str]") -> "tuple[Command, list[str]]":
-    """The command that `words` mean, and its parameters.  Raises Unclear."""
+    """The command that `words` mean, and its parameters.  Raises UnknownCommand."""
     left, meant = _follow(commands, words)
     for command in left:
         if len(command.pattern.split()) == len(words):
@@ -62,7 +62,7 @@ def find_command(commands: "Sequence[Command]", words: "Sequence[str]") -> "tupl
 
 
 def find_beginning(commands: "Sequence[Command]", words: "Sequence[str]") -> "list[Command]":
-    """The commands that begin with what `words` mean.  Raises Unclear."""
+    """The commands that begin with what `words` mean.  Raises UnknownCommand."""
     return _follow(commands, words)[0]
 
 

@@ -44,7 +44,7 @@ class Connection:
         self._channel: Channel | None = None
 
     def ask_query(self, word: str) -> query.Answer:
-        """The answer, which may be no.  Raises Trouble."""
+        """The answer, which may be no.  Raises ControlError."""
         sock = self._connect()
         sock.settimeout(self._timeout)
         try:
@@ -60,7 +60,7 @@ class Connection:
             sock.close()
 
     def ask(self, imsg: "Any") -> "Any":
-        """The answer to `imsg`.  Raises Trouble."""
+        """The answer to `imsg`.  Raises ControlError."""
         return self.ask_descriptor(imsg)[0]
 
     def ask_descriptor(self, imsg: "Any") -> "tuple[Any, int | None]":

@@ -80,13 +80,13 @@ class Server:
         return bool(select.select([self._sock.fileno()], [], []))
 
     def answer(self) -> int:
-        """Its code.  Raises Lost."""
+        """Its code.  Raises ServerClosed."""
         while not (response := self._maybe_response()):
             self.listen()
         return response.code
 
     def listen(self) -> None:
-        """What it says goes to standard output as it is.  Raises Lost."""
+        """What it says goes to standard output as it is.  Raises ServerClosed."""
         try:
             data = self._sock.recv(PIECE)
         except OSError:
@@ -129,7 +129,7 @@ class Input:
         self._skip_feed = False  # the CR of the last line has been taken for its end; an LF belongs to it
 
     def maybe_line(self) -> bytes | None:
-        """Without its line end; None behind the last one.  Raises Lost."""
+        """Without its line end; None behind the last one.  Raises ServerClosed."""
         while not (found := _LINE_END.search(self._text)) and len(self._text) <= MAX_LINE and self._read():
             pass
         if not found:
@@ -141,7 +141,7 @@ class Input:
         return line
 
     def piece(self, count: int = PIECE) -> bytes:
-        """Up to `count` of the next bytes; none at the end.  Raises Lost."""
+        """Up to `count` of the next bytes; none at the end.  Raises ServerClosed."""
         if not self._text:
             self._read()
         return self._take(count)
@@ -180,7 +180,7 @@ class Input:
 
 
 def relay(sock: "_socket.socket") -> int:
-    """The exit status.  Raises Failed."""
+    """The exit status.  Raises SendmailError."""
     server = Server(sock)
     try:
         server.answer()
@@ -203,7 +203,7 @@ def _status(server: Server) -> int:
 
 
 def _converse(given: Input, server: Server) -> None:
-    """Raises Unfinished, Lost."""
+    """Raises MailIncomplete, ServerClosed."""
     begun = False  # a mail, whose last chunk has not come
     while (line := given.maybe_line()) is not None:
         server.send(line + b"\r\n")

@@ -34,7 +34,7 @@ def _show(credentials: Iterable[str], json: bool) -> int:
 
 
 def encrypt(parameters: Sequence[str], scram: bool) -> Iterator[str]:
-    """Raises Trouble, which does not repeat a password."""
+    """Raises ControlError, which does not repeat a password."""
     for password in map(os.fsencode, parameters) if parameters else _asked():
         yield (make_verifier if scram else make_hash)(_checked(password))
 

@@ -51,7 +51,7 @@ class MakemapError(Exception):
 
 
 class MakemapOptions:
-    """What stands on the command line.  Raises Failed, with how to use it."""
+    """What stands on the command line.  Raises MakemapError, with how to use it."""
 
     def __init__(self, arguments: Sequence[str]):
         try:
@@ -100,7 +100,7 @@ def dump(path: str) -> None:
 
 
 def make(source: str, target: str, kind: str) -> int:
-    """How many entries.  Raises Failed."""
+    """How many entries.  Raises MakemapError."""
     entries, status = read(source, kind)
     try:
         _replace(_followed(target, status), entries, status)
@@ -113,7 +113,7 @@ def make(source: str, target: str, kind: str) -> int:
 
 
 def read(source: str, kind: str) -> tuple[list[Entry], os.stat_result]:
-    """All entries, and what the file is.  Raises Failed with all that is wrong."""
+    """All entries, and what the file is.  Raises MakemapError with all that is wrong."""
     try:
         with open(0 if source == STDIN else source, "rb", closefd=source != STDIN) as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -156,7 +156,8 @@ def _alias_fault(entry: file.FileEntry) -> str:
 
 
 def _followed(target: str, source: os.stat_result) -> str:
-    """Where the links that stand there lead to: the file there is replaced, and they stay.  Raises Failed, OSError."""
+    """The file that the symbolic links at `target` lead to: it is replaced, the links stay.  Raises MakemapError,
+    OSError."""
     path = target
     for _ in range(LINKS_MAX):
         try:
@@ -186,7 +187,7 @@ def _is_database(path: str) -> bool:
 
 
 def _replace(target: str, entries: list[Entry], like: os.stat_result) -> None:
-    """Whoever opens `target`, which is no link, finds the old file or the new one.  Raises OSError, or Malformed of
+    """Replace `target`, which is no link: a reader finds the old file or the new one.  Raises OSError, or Malformed of
     tables/db.py."""
     folder, name = os.path.split(target)
     descriptor, path = tempfile.mkstemp(prefix=f"{name}.", dir=folder or ".")

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_configuration(path: str) -> Parsed:
-    """Raises Failed."""
+    """Raises MakemapError."""
     try:
         return parser.parse(path)
     except ConfigErrors as errors:
@@ -76,7 +76,7 @@ def read_configuration(path: str) -> Parsed:
 
 
 def check(table: Table | None) -> str:
-    """What is said of the aliases; the file of a db is made.  Raises Failed."""
+    """What is said of the aliases; the file of a db is made.  Raises MakemapError."""
     if table is None:
         count = len(makemap.read(ALIASES, "aliases")[0])
         return f"{ALIASES}: {count} aliases"
@@ -100,7 +100,7 @@ def warnings(parsed: Parsed, table: Table | None) -> list[str]:
 
 
 def update(socket: str) -> None:
-    """Raises Trouble."""
+    """Raises ControlError."""
     try:
         updated = Connection(socket).ask(UpdateTable(REQUEST, TABLE))
     except NotRunning:

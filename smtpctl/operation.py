@@ -135,5 +135,5 @@ def update_table(connection: Connection, parameters: Sequence[str], json: bool) 
 
 
 def try_all(connection: Connection) -> None:
-    """Have all that is queued tried now.  Raises Trouble."""
+    """Have all that is queued tried now.  Raises ControlError."""
     connection.ask(ScheduleEnvelopes(REQUEST, *envelopes(())))

@@ -54,7 +54,7 @@ class Field:
 
 
 class RawMail:
-    """Read to its end as it is made, which may raise Unfit and OSError; to be closed."""
+    """Read to its end as it is made, which may raise RawMailError and OSError; to be closed."""
 
     def __init__(self, stream: "BinaryIO"):
         self.fields: list[Field] = []

@@ -153,7 +153,7 @@ def submit(connection: Connection, options: SendmailOptions) -> int:
 
 
 def _send(connection: Connection, letter: RawMail, options: SendmailOptions, recipients: list[str]) -> int:
-    """Raises Failed, or it has been said already."""
+    """Raises SendmailError, or it has been said already."""
     person = Caller()
     mail = address_mail(letter, options, recipients, person)
     more = () if letter.values(b"from") else (from_field(mail.sender, options, person),)
@@ -165,7 +165,7 @@ def _send(connection: Connection, letter: RawMail, options: SendmailOptions, rec
 
 
 def _hand_in(connection: Connection, mail: SubmissionMail, content: "Iterable[bytes]", verbose: bool) -> None:
-    """Raises Failed."""
+    """Raises SendmailError."""
     sock = open_session(connection)
     try:
         Submission(sock, _show if verbose else lambda line: None).send(mail, content)
@@ -182,7 +182,7 @@ def _show(line: str) -> None:
 
 
 def open_session(connection: Connection) -> _socket.socket:
-    """A socket that speaks SMTP.  Raises Failed."""
+    """A socket that speaks SMTP.  Raises SendmailError."""
     try:
         answer = connection.ask_query(query.SESSION)
     except ControlError as trouble:

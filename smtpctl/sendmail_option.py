@@ -52,7 +52,7 @@ class SendmailError(Exception):
 
 
 class SendmailOptions:
-    """What stands on the command line.  Raises Failed."""
+    """What stands on the command line.  Raises SendmailError."""
 
     def __init__(self, arguments: "Sequence[str]"):
         self.values: dict[str, str] = {}

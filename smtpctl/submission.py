@@ -65,7 +65,7 @@ class Submission:
         self._responses = ResponseReader()
 
     def send(self, mail: SubmissionMail, content: "Iterable[bytes]") -> None:
-        """Raises Refused, Lost."""
+        """Raises SubmissionRefused, ConnectionLost."""
         self._check(self._receive())
         offered = {line.split(" ")[0].upper() for line in self._check(self._command("EHLO localhost")).lines[1:]}
         self._check(self._command(f"MAIL FROM:<{mail.sender}>{_of_mail(mail, offered)}"))

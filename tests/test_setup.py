@@ -79,7 +79,7 @@ def test_a_list_that_another_user_has_written_is_not_obeyed(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may")
 @pytest.mark.parametrize("script", ["install", "uninstall", "setup"])
-def test_who_is_not_root_is_told_so(script):
+def test_users_other_than_root_are_refused(script):
     done = run("sh", f"etc/{script}.sh", cwd=TOP)
     assert done.returncode == 1
     assert "run it as root" in done.stderr

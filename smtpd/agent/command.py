@@ -1,12 +1,14 @@
-"""Running the command of an action with each mail, on queue's word.
+"""Delivery by a command: runs the command line of an action with each mail on standard input.
 
     Deliver --> header --> loop? --> LOOP
                       \\-> sh -c LINE sh VALUE… --exit status--> DELIVERED | DEFERRED | FAILED, with its last lines
 
-The line is the administrator's, or, for a warrant, the user's own; what came by mail is in parameters of the shell, in
-the environment, and on standard input (config/specifier.py, mail_local/command.py).
+The command line comes from the configuration, or (expansion_target.py) from the user's own file.  Values that came by
+mail are parameters of the shell, environment variables and standard input, never part of the line
+(config/specifier.py, mail_local/command.py).
 
-Each hand runs one command.  When queue parts with the agent they are killed: a command without an answer runs again.
+Each worker runs one command.  When queue closes the agent's socket the commands are killed, and queue will try their
+mails again.
 """
 
 import os
@@ -19,16 +21,16 @@ from mail_local import command, trace
 from mail_local.command import SHELL, CommandAbandoned, CommandVerdict
 from smtpd.agent import mail
 from smtpd.agent.maildir_path import recipient_account
-from smtpd.agent.worker import Answer, TakenRequest, say_at_work
+from smtpd.agent.worker import Answer, TakenRequest, send_in_progress
 from smtpd.config.specifier import Template, TemplateError, parse, values_of, wrap
 from smtpd.envelope import Outcome
 from smtpd.errand import TEXT_MAX, AgentSpec, Deliver, Request, Result
 from smtpd.ipc.log import visible
 from smtpd.ipc.os_error import describe_error
 
-WORKERS_MAX = 7  # commands of one user at the same time: reference 9.1
+WORKERS_MAX = 7  # commands of one user at the same time
 PATH = os.confstr("CS_PATH") or os.defpath
-ENVIRONMENT_MAX = 1024  # characters of one value
+ENVIRONMENT_MAX = 1024  # characters in the value of a variable
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _OUTCOMES = {
@@ -39,7 +41,7 @@ _OUTCOMES = {
 
 
 def environment_of(errand: Deliver, user: str, home: str) -> dict[str, str]:
-    """All of a command's environment: reference 9.1.  Raises Malformed."""
+    """The whole environment of a command, with the variables that OpenSMTPD sets.  Raises TemplateError."""
     local, at, domain = errand.recipient.rpartition("@")
     environment = {
         "PATH": PATH,
@@ -56,31 +58,31 @@ def environment_of(errand: Deliver, user: str, home: str) -> dict[str, str]:
     if errand.extension:
         environment["EXTENSION"] = errand.extension
     if any(len(value) > ENVIRONMENT_MAX for value in environment.values()):
-        raise TemplateError(f"longer than {ENVIRONMENT_MAX} characters: no variable for a command")
+        raise TemplateError(f"environment variable of the command would exceed {ENVIRONMENT_MAX} characters")
     return {name: _CONTROL.sub("?", value) for name, value in environment.items()}
 
 
 class CommandRunner:
-    """Whoever runs commands for one user, and how."""
+    """Runs commands for one user: expands the line, makes the environment, judges the exit status."""
 
-    def __init__(self, post: AgentSpec, user: str, home: str):
+    def __init__(self, spec: AgentSpec, user: str, home: str):
         self.user = user
         self.home = home
-        self.delimiter = post.delimiter
-        self._post = post
+        self.delimiter = spec.delimiter
+        self._spec = spec
 
     def template(self, line: str) -> Template:
-        """In the action's wrapper, where it has one.  Raises Malformed."""
+        """The parsed line, inside the action's wrapper if it has one.  Raises TemplateError."""
         inner = parse(line)
-        return wrap(parse(self._post.wrapper, wrapper=True), inner) if self._post.wrapper else inner
+        return wrap(parse(self._spec.wrapper, wrapper=True), inner) if self._spec.wrapper else inner
 
     def values(self, errand: Deliver) -> dict[str, str]:
-        """Raises Elsewhere."""
-        user, home = recipient_account(self._post, errand, self.user, self.home)
+        """Raises HomeError."""
+        user, home = recipient_account(self._spec, errand, self.user, self.home)
         return values_of(errand.sender, errand.recipient, errand.destination, user, home)
 
     def run(self, template: Template, errand: Deliver, descriptor: int, queue: socket.socket) -> Result:
-        """Raises Malformed, OSError, Parted."""
+        """Raises TemplateError, OSError, CommandAbandoned."""
         line, parameters = template.command(self.values(errand), self.delimiter)
         environment = environment_of(errand, self.user, self.home)
         content = mail.content_of(errand, descriptor, trace.added_lines(errand.sender, errand.recipient))
@@ -91,7 +93,7 @@ class CommandRunner:
 
 
 def _with_output(cause: str, output: bytes) -> str:
-    """In one line of TEXT_MAX bytes: of the output its end, as far as there is room for whole lines."""
+    """Cause and output in one text of at most TEXT_MAX bytes; of the output as many of its last whole lines as fit."""
     lines = [visible(line) for line in output.decode(errors="replace").split("\n") if line]
     while lines:
         text = f"{cause}: {' / '.join(lines)}"
@@ -102,25 +104,25 @@ def _with_output(cause: str, output: bytes) -> str:
 
 
 class OneMailExecutor:
-    """The work of a hand that takes one mail at a time."""
+    """Executor for kinds of agent whose workers deliver one mail at a time."""
 
     def __init__(self, queue: socket.socket, deliver: Callable[[Deliver, int], Result]):
-        """`deliver` may raise Malformed, OSError, Parted."""
+        """`deliver` may raise TemplateError, OSError, CommandAbandoned."""
         self._queue = queue
         self._deliver = deliver
 
-    def do(self, batch: list[TakenRequest]) -> list[Answer]:
+    def execute(self, batch: list[TakenRequest]) -> list[Answer]:
         try:
             for errand, _ in batch:
-                say_at_work(self._queue, errand)
+                send_in_progress(self._queue, errand)
             return [self._result(errand, descriptor) for errand, descriptor in batch if isinstance(errand, Deliver)]
         except CommandAbandoned:
             raise ConnectionAbortedError from None
-        except TemplateError as error:  # the same the next time: reference 3
+        except TemplateError as error:  # another attempt would have the same addresses
             return mail.failed(batch, str(error))
         except OSError as error:
             return mail.deferred(batch, describe_error(error))
-        except Exception as error:  # a defect of ours costs this mail a delay, not the user's other mail
+        except Exception as error:  # a defect in this code delays this mail, and no other mail of the user
             return mail.deferred(batch, mail.defect(error))
         finally:
             mail.close(batch)
@@ -132,23 +134,23 @@ class OneMailExecutor:
 
 
 class CommandAgent:
-    """The trade of an agent that runs its action's command."""
+    """Agent kind that runs the command of an `mda` action."""
 
     REQUESTS: tuple[type[Request], ...] = (Deliver,)
     WORKERS_MAX = WORKERS_MAX
-    BATCH = 1
+    BATCH_MAX = 1
     BATCH_BYTES = 1
     GATHER_TIME = 0
     SAME_MESSAGE = False
     SPARE_WORKER = True
 
-    def __init__(self, post: AgentSpec, user: str, home: str):
+    def __init__(self, spec: AgentSpec, user: str, home: str):
         self.visible_paths: list[tuple[str, str]] = []
         self.draining = False
-        self._line = post.target
-        self._runner = CommandRunner(post, user, home)
+        self._line = spec.target
+        self._runner = CommandRunner(spec, user, home)
 
-    def work(self, queue: socket.socket, *_: object) -> OneMailExecutor:
+    def make_executor(self, queue: socket.socket, *_: object) -> OneMailExecutor:
         return OneMailExecutor(queue, partial(self._deliver, queue))
 
     def _deliver(self, queue: socket.socket, errand: Deliver, descriptor: int) -> Result:

@@ -1,14 +1,15 @@
-"""The file is the warrant: a command or file out of a user's .forward, or out of an alias file, found again and obeyed.
+"""Delivery to a command or file named in a .forward or alias file: the entry is found again by its digest.
 
-    Deliver, digest --> ~/.forward, read as if for the first time --> the one target with that digest
-                                                   |                    |command   is run     (command.py)
-                                                 none: STALE            /file      is written (mail_local/mboxfile.py)
+    Deliver, digest --> read ~/.forward or the alias files again --> the one target with that digest
+                                            |                          |command   is run     (command.py)
+                                   none has it: STALE                  /file      is written (mail_local/mboxfile.py)
 
-Queue names a target by its digest only, so nobody between here and the file can make this process run or write what
-does not stand there now, in a file that only its owner can have written: for a .forward that is the user whom this
-process has become, for an alias file root, or the ordinary user who started the daemon.
+The file is the authorization.  Queue names a target by its SHA-256 only, so no process between here and the file can
+make this one run a command or write a file that is not named there now.  Only the owner can have written the file: for
+a .forward that is the user whom this process has become, for an alias file root, or the ordinary user who started the
+daemon.
 
-Trouble with the file is a reason to try later: the mail is for whom it names, and that cannot be known now.
+When the file cannot be read or used, the mail is tried again later: its recipients are not known now.
 """
 
 import os
@@ -34,11 +35,11 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class TargetDeferred(OSError):
-    """What the file says cannot be known now."""
+    """The file cannot be read or used now."""
 
 
 def forward_targets(home: str, uid: int) -> list[Target]:
-    """What the user's .forward names.  Raises Later."""
+    """The targets in the user's .forward.  Raises TargetDeferred."""
     verdict, content = forward.read(home, uid)
     if verdict == "none":
         return []
@@ -51,13 +52,13 @@ def forward_targets(home: str, uid: int) -> list[Target]:
 
 
 def alias_targets(path: str, owner: int) -> list[Target]:
-    """What an alias file names.  Raises OSError, or ValueError for one that may be somebody else's."""
+    """The targets in an alias file.  Raises OSError, or ValueError for a file that others could have written."""
     targets = list[Target]()
-    # Lookup serves what the file said before it went wrong, so that its good lines are still asked for.
+    # Malformed lines are skipped: lookup goes on with the last good content of the file, and may name its targets.
     for _, value in file.read(_text_of(path, owner), is_list=False).pairs():
         try:
             targets += alias_syntax.parse_value(value)
-        except alias_syntax.AliasSyntaxError:  # that alias refuses its mail at RCPT TO; the others are none the worse
+        except alias_syntax.AliasSyntaxError:  # lookup refuses mail for that alias; the other aliases work
             continue
     return targets
 
@@ -87,7 +88,7 @@ class AliasFiles:
         self._read: dict[str, tuple[tuple[int, ...], list[Target]]] = {}
 
     def targets(self) -> list[Target]:
-        """Raises Later."""
+        """Raises TargetDeferred."""
         found = list[Target]()
         for path in self._paths:
             try:
@@ -108,25 +109,25 @@ class AliasFiles:
 
 
 class ExpansionTargetAgent:
-    """The trade of an agent for commands and files that stand in a file, and not in the configuration."""
+    """Agent kind for commands and files that are named in a .forward or alias file, not in the configuration."""
 
     REQUESTS: tuple[type[Request], ...] = (Deliver,)
     WORKERS_MAX = WORKERS_MAX
-    BATCH = 1
+    BATCH_MAX = 1
     BATCH_BYTES = 1
     GATHER_TIME = 0
     SAME_MESSAGE = False
     SPARE_WORKER = True
 
-    def __init__(self, post: AgentSpec, user: str, home: str):
+    def __init__(self, spec: AgentSpec, user: str, home: str):
         self.visible_paths: list[tuple[str, str]] = []
         self.draining = False
-        self._runner = CommandRunner(post, user, home)
+        self._runner = CommandRunner(spec, user, home)
         self._targets = (
-            AliasFiles(post.files, post.owner).targets if post.files else partial(forward_targets, home, os.getuid())
+            AliasFiles(spec.files, spec.owner).targets if spec.files else partial(forward_targets, home, os.getuid())
         )
 
-    def work(self, queue: socket.socket, *_: object) -> OneMailExecutor:
+    def make_executor(self, queue: socket.socket, *_: object) -> OneMailExecutor:
         return OneMailExecutor(queue, partial(self._deliver, queue))
 
     def _deliver(self, queue: socket.socket, errand: Deliver, descriptor: int) -> Result:
@@ -143,6 +144,6 @@ class ExpansionTargetAgent:
         content = mail.content_of(errand, descriptor, trace.added_lines(errand.sender, errand.recipient))
         try:
             mboxfile.append(path, mbox.MboxMail(errand.sender, time.time(), content))
-        except mboxfile.MailboxError as refused:
-            raise TargetDeferred(f"{path}: {refused}") from None
+        except mboxfile.MailboxError as error:
+            raise TargetDeferred(f"{path}: {error}") from None
         return Result(errand.envelope, Outcome.DELIVERED, "Delivered")

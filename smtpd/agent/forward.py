@@ -1,19 +1,22 @@
-"""Reading ~/.forward, as the user whose file it is: the bytes, or why not.
+"""Reads ~/.forward as its owner, and checks its permissions: a verdict, and the content or the reason.
 
-    none      there is no such file, or no home
-    text      the file
-    unsafe    somebody else may have written it, or it is no plain file; the reason says what would mend it
-    malformed it is too long to be one; the user may mend it
-    later     the home is sticky (the classic way to stop delivery), or it cannot be read now
+    none       there is no .forward, or no home directory
+    text       the content of the file
+    unsafe     another user may have written it, or it is not a regular file; the reason says how to repair that
+    malformed  it is longer than a .forward may be
+    later      the home directory is sticky (the traditional way to stop delivery), or the file cannot be read now
 
-The file is opened first: what is not there needs no guard, so the home may be whatever it is when there is no .forward
-in it.  The checks are made on what is open, home and file, so nothing can be exchanged between check and use; to open
-it costs nothing, whatever another user has put there: a link is not followed, a FIFO or a lease is not waited for.
-Above the home nothing is checked: whoever can put another directory in its place cannot make a file in it that belongs
-to the user.  Whoever can write to the home could, by another file of the user's; so that is checked.
+The file is opened before anything is checked: where there is no .forward, owner and mode of the home directory do not
+matter.  The checks use the open descriptors of home directory and file, so neither can be exchanged between check and
+use.  Opening is harmless whatever another user has put there: a symbolic link is not followed, and neither a FIFO nor a
+lease is waited for.
 
-Does not understand what it reads; lookup does.  A lease or a hung file system stops this process, and queue's deadline
-is what answers then.
+Directories above the home directory are not checked: a user who can replace the home directory cannot create a file in
+it that belongs to its owner.  A user who can write to the home directory can, by a hard link to another file of the
+owner's; so that is checked.
+
+The content is parsed by lookup, not here.  A lease or a hung file system stops this process; then queue's timeout
+gives the answer.
 """
 
 import errno
@@ -27,35 +30,35 @@ from smtpd.config.file_permission import IsPrivate, Where, has_private_group, ot
 from smtpd.errand import FORWARD_MAX, ForwardText, ReadForward, Request
 
 NAME = ".forward"
-# A home that the user may search and not read is none the worse: O_PATH asks for no right to read it.
+# O_PATH: a home directory that its user may search but not read is good enough.
 _HOME = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-# O_NONBLOCK: a FIFO does not wait for a writer, a leased file not for its holder.
+# O_NONBLOCK: the open waits neither for the writer of a FIFO nor for the holder of a lease.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WRITERS = {"g": "its group", "o": "everybody", "go": "everybody"}
 
 
 class UnsafeForward(Exception):
-    """The file is there and must not be used."""
+    """The file exists and must not be used."""
 
 
 class ForwardDeferred(Exception):
-    """Not now."""
+    """The file cannot be used now."""
 
 
 class ForwardTooLong(Exception):
-    """Not a .forward."""
+    """The file is longer than FORWARD_MAX."""
 
 
 class UnknownGroup(Exception):
-    """A group that the name service was not asked about."""
+    """The members of this group were not looked up before the sandbox was entered."""
 
 
 class ForwardAgent:
-    """The trade of the agent that reads one user's .forward."""
+    """Agent kind that reads the .forward of one user."""
 
     REQUESTS: tuple[type[Request], ...] = (ReadForward,)
     WORKERS_MAX = 1
-    BATCH = 1
+    BATCH_MAX = 1
     BATCH_BYTES = 1
     GATHER_TIME = 0
     SAME_MESSAGE = False
@@ -73,12 +76,12 @@ class ForwardAgent:
             path = f"{home}/{NAME}"
             file = os.lstat(path)
         except OSError:
-            return  # of a home without the file only the sticky bit matters
-        self._ask_about(home, self._seen)
-        self._ask_about(path, file)
+            return  # without the file only the sticky bit of the home directory matters
+        self._look_up_group(home, self._seen)
+        self._look_up_group(path, file)
 
-    def _ask_about(self, path: str, status: os.stat_result) -> None:
-        """Before the sandbox, in which nobody knows who is in a group."""
+    def _look_up_group(self, path: str, status: os.stat_result) -> None:
+        """Before the sandbox is entered: the name service cannot be reached in it."""
         if status.st_mode & stat.S_IWGRP and not stat.S_ISLNK(status.st_mode):
             self._private[_identity(status)] = has_private_group(path, status)
 
@@ -88,24 +91,24 @@ class ForwardAgent:
         except KeyError:
             raise UnknownGroup from None
 
-    def work(self, *_: object) -> "ForwardAgent":
+    def make_executor(self, *_: object) -> "ForwardAgent":
         return self
 
-    def do(self, batch: list[TakenRequest]) -> list[Answer]:
+    def execute(self, batch: list[TakenRequest]) -> list[Answer]:
         return [ForwardText(errand.request, *self._read()) for errand, _ in batch if isinstance(errand, ReadForward)]
 
     def _read(self) -> tuple[str, bytes]:
-        """What has changed since the sandbox was entered, so that this process cannot judge it, the next one can."""
+        """What has changed since the sandbox was entered is answered "later": the next agent can judge it."""
         with suppress(OSError):
             now = os.stat(self.home)
             if self._seen is None or not os.path.samestat(self._seen, now):
                 self.draining = True
-                return "later", b"home directory has just come"
+                return "later", b"the home directory has just been created"
         try:
             return read(self.home, os.getuid(), self._is_private)
         except UnknownGroup:
             self.draining = True
-            return "later", b"its permissions have just changed"
+            return "later", b"the permissions of .forward have just changed"
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
@@ -113,7 +116,7 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 
 
 def read(home: str, uid: int, is_private: IsPrivate = has_private_group) -> tuple[str, bytes]:
-    """The verdict, and the file's bytes or the reason."""
+    """The verdict, and the content of the file or the reason."""
     try:
         return "text", _read_in(home, uid, is_private)
     except (FileNotFoundError, NotADirectoryError):
@@ -166,7 +169,7 @@ def _maybe_open(directory: int, home: str) -> int | None:
 
 
 def _check_home(status: os.stat_result, home: str, uid: int, is_private: IsPrivate, *, there: bool) -> None:
-    """Of a home without a .forward only whether it asks for mail to wait."""
+    """Without a .forward only the sticky bit is checked."""
     if status.st_mode & stat.S_ISVTX:
         raise ForwardDeferred(f"home directory {home} is sticky, which stops delivery: chmod -t {shlex.quote(home)}")
     if not there:
@@ -181,21 +184,22 @@ def _check_file(file: int, path: str, uid: int, is_private: IsPrivate) -> None:
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
         raise UnsafeForward(f"{path} is not a regular file")
-    if status.st_uid != uid:  # it may be a hard link to a file of somebody else's: no chown would be good advice
-        raise UnsafeForward(f"{path} belongs to uid {status.st_uid}, expected a file of uid {uid}: make it anew")
+    if status.st_uid != uid:  # perhaps a hard link to another user's file, so the advice must not be chown
+        raise UnsafeForward(f"{path} belongs to uid {status.st_uid}, expected a file of uid {uid}: create it again")
     _check_writers(others_who_write(file, status, is_private), "", path)
     if status.st_size > FORWARD_MAX:
         raise ForwardTooLong
 
 
-def _check_writers(who: str, what: str, path: str) -> None:
-    if who:
-        raise UnsafeForward(f"{what}{path} is writable by {_WRITERS[who]}: chmod {who}-w {shlex.quote(path)}")
+def _check_writers(classes: str, what: str, path: str) -> None:
+    """`classes` of chmod(1) that can write to it besides the owner."""
+    if classes:
+        raise UnsafeForward(f"{what}{path} is writable by {_WRITERS[classes]}: chmod {classes}-w {shlex.quote(path)}")
 
 
 def _content(file: int) -> bytes:
     content = b""
-    while len(content) <= FORWARD_MAX:  # it may have grown since
+    while len(content) <= FORWARD_MAX:  # it may have grown since fstat
         piece = os.read(file, FORWARD_MAX + 1 - len(content))
         if not piece:
             return content

@@ -1,16 +1,16 @@
-"""Handing mails to an LMTP server, on queue's word.
+"""Delivery by LMTP: sends mails to the LMTP server of an action, over connections that are kept.
 
     Deliver, Deliver, …  --one message, one sender-->  one transaction  --a verdict each-->  Result, Result, …
-    Greet                --------------------------->  what the server offers  ----------->  Greeted
+    ProbeServer          --------------------------->  LHLO: does it offer SMTPUTF8?  ---->  ServerProbed
                                     |
-                          [connection|connection|…]     kept for KEPT seconds, for the next mails
+                          [connection|connection|…]     idle ones are kept for KEEP_TIME
 
-One agent serves all users of its action.  Each hand works on a connection of its own, so a server is asked for as many
-things at once as there are hands.
+One agent serves all users of its action.  Each worker uses a connection of its own, so the server gets as many
+transactions at once as there are workers.
 
-A connection that was kept may have been closed at the other end in the meantime.  When that shows before anything was
-sent that could be delivered, the mail goes over another one, at last a new one.  All other trouble with a connection is
-a reason to try later: see smtp/lmtp.py for what that means after the final dot.
+A kept connection may have been closed by the server in the meantime.  When that shows before anything was sent that
+could be delivered, the mail is sent over another connection, in the end over a new one.  Any other failure of a
+connection defers the mail: see smtp/lmtp.py for what that means after the final dot.
 """
 
 import math
@@ -27,64 +27,66 @@ from posixpath import dirname
 from mail_local import lmtp, trace
 from mail_local.lmtp import LmtpConnection, Progress, Unreachable
 from smtpd.agent import mail
-from smtpd.agent.worker import Answer, TakenRequest, say_at_work
+from smtpd.agent.worker import Answer, TakenRequest, send_in_progress
 from smtpd.envelope import message_of
 from smtpd.errand import AgentSpec, Deliver, ProbeServer, Request, Result, ServerProbed
 from smtpd.ipc.os_error import describe_error
 from smtpd.smtp.lmtp import REPLY_TIMEOUT, LmtpMail, LmtpState, LmtpVerdict
 
-KEEP_TIME = 5.0  # seconds that a connection waits for a mail
-PROGRESS_INTERVAL = 20.0  # seconds between two AtWork for one errand
-MAILS_PER_CONNECTION = 100  # on one connection: a server may want to begin afresh now and then
+KEEP_TIME = 5.0  # seconds that an idle connection is kept
+PROGRESS_INTERVAL = 20.0  # seconds between two InProgress for one errand
+MAILS_PER_CONNECTION = 100  # then a new connection: some servers grow with each mail
 
 
 class LmtpAgent:
-    """The trade of an agent for one server.  `trouble`: why there is none, found before the sandbox."""
+    """Agent kind for one LMTP server.  `trouble`: why it cannot be reached, found before the sandbox is entered or
+    later; all errands are answered with it."""
 
     REQUESTS: tuple[type[Request], ...] = (Deliver, ProbeServer)
     WORKERS_MAX = 4
-    BATCH = 8
+    BATCH_MAX = 8
     BATCH_BYTES = 1024 * 1024
     GATHER_TIME = 2  # the recipients of one mail, for one transaction
     SAME_MESSAGE = True
     SPARE_WORKER = True
 
-    def __init__(self, post: AgentSpec, user: str, home: str):
+    def __init__(self, spec: AgentSpec, user: str, home: str):
         self.user = user
-        self.rcpt_to = post.rcpt_to
+        self.rcpt_to = spec.rcpt_to
         self.trouble = ""
         self.visible_paths: list[tuple[str, str]] = []
         addresses: list[lmtp.ServerAddress] = []
         try:
-            addresses = lmtp.resolve(post.target)
-            if post.kind == "lmtp-unix":  # its directory, as a server that starts makes its socket anew
-                self.visible_paths = [(dirname(post.target), "rw")] if os.path.isdir(dirname(post.target)) else []
+            addresses = lmtp.resolve(spec.target)
+            if spec.kind == "lmtp-unix":  # the directory: the server may create its socket again
+                self.visible_paths = [(dirname(spec.target), "rw")] if os.path.isdir(dirname(spec.target)) else []
         except OSError as error:
-            self.trouble = f"{post.target}: {describe_error(error)}"
+            self.trouble = f"{spec.target}: {describe_error(error)}"
         except ValueError as error:
             self.trouble = str(error)
         self.draining = bool(self.trouble)
-        self.heard = time.monotonic()  # when the server last said something, on whichever connection
+        self.last_progress = time.monotonic()  # when the server last replied or took content, on any connection
         self.pool = ConnectionPool(partial(lmtp.connect, addresses, os.uname().nodename))
 
-    def work(self, queue: socket.socket, mailbox_socket: socket.socket | None) -> "LmtpSender":
+    def make_executor(self, queue: socket.socket, mailbox_socket: socket.socket | None) -> "LmtpSender":
         return LmtpSender(self, queue)
 
-    def give_up(self, trouble: str) -> None:
-        """All that has come is answered with that."""
+    def fail_all(self, trouble: str) -> None:
+        """Answer all errands that have come with `trouble`, then end."""
         self.trouble = trouble
         self.draining = True
 
-    def has_fallen_silent(self) -> bool:
-        """A delivery that takes long for one user is no reason to think so, as long as others go on."""
-        return time.monotonic() - self.heard >= REPLY_TIMEOUT[LmtpState.DOT]
+    def is_unresponsive(self) -> bool:
+        """No connection has made progress for the longest reply timeout.  One slow delivery alone does not count, as
+        long as others go on."""
+        return time.monotonic() - self.last_progress >= REPLY_TIMEOUT[LmtpState.DOT]
 
     def recipient(self, errand: Deliver) -> str:
         return errand.destination if self.rcpt_to else errand.user or self.user
 
 
 class ConnectionPool:
-    """The connections of all hands: in use by one of them, or kept for whoever comes next."""
+    """The connections of all workers: in use by a worker, or idle and kept for KEEP_TIME."""
 
     def __init__(self, connect: Callable[[Progress], LmtpConnection], kept: float = KEEP_TIME):
         self._connect = connect
@@ -95,33 +97,33 @@ class ConnectionPool:
         self._sweeper: threading.Thread | None = None
 
     def take(self, progress: Progress) -> tuple[LmtpConnection, bool]:
-        """A connection, and whether it was kept.  Raises Unreachable when no hand has one.
+        """A connection, and whether it is a kept one.  Raises Unreachable when no worker has a connection.
 
-        A server that wants no further connection has to be content with those it has: then this waits for one.
-        `progress` is called again and again meanwhile.
+        If the server takes no further connection, this waits until another worker gives one back, and calls `progress`
+        every PROGRESS_INTERVAL.
         """
         with self._changed:
             self._in_use += 1
         try:
-            kept = self._maybe_kept()
+            kept = self._maybe_take_idle()
             return kept or self._connect(progress), kept is not None
         except Unreachable:
-            self._have_none()
-            if kept := self._maybe_wait(progress):
+            self._release_slot()
+            if kept := self._maybe_wait_for_idle(progress):
                 return kept, True
             raise
         except BaseException:
-            self._have_none()
+            self._release_slot()
             raise
 
-    def _have_none(self) -> None:
-        """This hand has no connection: no other one waits for it to give one back."""
+    def _release_slot(self) -> None:
+        """This worker got no connection, so no other worker may wait for it."""
         with self._changed:
             self._in_use -= 1
             self._changed.notify_all()
 
-    def _maybe_wait(self, progress: Progress) -> LmtpConnection | None:
-        """For one that another hand gives back; None when no hand has any."""
+    def _maybe_wait_for_idle(self, progress: Progress) -> LmtpConnection | None:
+        """Wait for a connection that another worker gives back; None when no worker has one."""
         with self._changed:
             while not self._changed.wait_for(lambda: self._idle or not self._in_use, PROGRESS_INTERVAL):
                 progress()
@@ -130,8 +132,8 @@ class ConnectionPool:
             self._in_use += 1
             return self._idle.pop()[0]
 
-    def _maybe_kept(self) -> LmtpConnection | None:
-        """The one that was used last, so that those which are not needed can go."""
+    def _maybe_take_idle(self) -> LmtpConnection | None:
+        """The idle connection that was used last, so that those which are not needed time out."""
         while True:
             with self._changed:
                 if not self._idle:
@@ -142,23 +144,24 @@ class ConnectionPool:
             connection.close()
 
     def give(self, connection: LmtpConnection) -> None:
-        """Back; it is kept while it is of use."""
+        """Give it back; it is kept if it can be used again."""
         with self._changed:
             self._in_use -= 1
-            keep = connection.is_ready and connection.mails < MAILS_PER_CONNECTION and self._is_swept()
+            keep = connection.is_ready and connection.mails < MAILS_PER_CONNECTION and self._has_sweeper()
             if keep:
                 self._idle.append((connection, time.monotonic()))
             self._changed.notify_all()
         if not keep:
             connection.close()
 
-    def _is_swept(self) -> bool:
-        """Whether somebody closes what is kept: hands wait for queue, and know no time."""
+    def _has_sweeper(self) -> bool:
+        """Start the thread that closes idle connections, if there is none.  False when none can be started.  Workers
+        cannot do that: they block while they wait for queue."""
         if self._sweeper is None:
             self._sweeper = threading.Thread(target=self._sweep, daemon=True)
             try:
                 self._sweeper.start()
-            except RuntimeError:  # the user's limit of processes
+            except RuntimeError:  # the user's limit of processes is reached
                 self._sweeper = None
         return self._sweeper is not None
 
@@ -177,52 +180,52 @@ class ConnectionPool:
 
 
 class LmtpSender:
-    """One hand's work."""
+    """Executor of one worker."""
 
     def __init__(self, kind: LmtpAgent, queue: socket.socket):
         self._kind = kind
         self._queue = queue
-        self._at_work: tuple[Request, ...] = ()
-        self._said = 0.0  # when the last AtWork was sent, by the monotonic clock
+        self._errands: tuple[Request, ...] = ()
+        self._sent_at = 0.0  # when the last InProgress was sent, by the monotonic clock
 
     @contextmanager
-    def _working_at(self, *errands: Request) -> Iterator[None]:
-        """Queue hears of it: at once, and as long as that goes on."""
-        self._at_work, self._said = errands, -math.inf
-        self._say_at_work()
+    def _in_progress(self, *errands: Request) -> Iterator[None]:
+        """Send InProgress for these errands: at once, and then with each progress, every PROGRESS_INTERVAL at most."""
+        self._errands, self._sent_at = errands, -math.inf
+        self._send_in_progress()
         try:
             yield
         finally:
-            self._at_work = ()
+            self._errands = ()
 
-    def _say_at_work(self) -> None:
-        """Raises ConnectionError when queue has parted with us."""
-        if time.monotonic() - self._said >= PROGRESS_INTERVAL:
-            self._said = time.monotonic()
-            for errand in self._at_work:
-                say_at_work(self._queue, errand)
+    def _send_in_progress(self) -> None:
+        """Raises ConnectionError when queue has closed the socket."""
+        if time.monotonic() - self._sent_at >= PROGRESS_INTERVAL:
+            self._sent_at = time.monotonic()
+            for errand in self._errands:
+                send_in_progress(self._queue, errand)
 
     def _progress(self) -> None:
-        """The server has said or taken something."""
-        self._kind.heard = time.monotonic()
-        self._say_at_work()
+        """Called when the server has replied or taken content."""
+        self._kind.last_progress = time.monotonic()
+        self._send_in_progress()
 
-    def do(self, batch: list[TakenRequest]) -> Iterator[Answer]:
-        """The answers as they come: what the server has taken is said before it is asked to take more."""
+    def execute(self, batch: list[TakenRequest]) -> Iterator[Answer]:
+        """The answers as they come: the results of one transaction are sent before the next one begins."""
         try:
             for errand, _ in batch:
                 if isinstance(errand, ProbeServer):
-                    with self._working_at(errand):
-                        greeted = self._greet(errand)
-                    yield greeted
+                    with self._in_progress(errand):
+                        probed = self._probe(errand)
+                    yield probed
             for group in _transactions(batch):
-                with self._working_at(*(errand for errand, _ in group)):
+                with self._in_progress(*(errand for errand, _ in group)):
                     answers = self._answers(group)
                 yield from answers
         finally:
             mail.close(batch)
 
-    def _greet(self, errand: ProbeServer) -> ServerProbed:
+    def _probe(self, errand: ProbeServer) -> ServerProbed:
         try:
             self._check_trouble()
             connection, _ = self._take()
@@ -248,7 +251,7 @@ class LmtpSender:
             return mail.deferred(group, str(unreachable))
         except OSError as error:
             return mail.deferred(group, describe_error(error))
-        except Exception as error:  # a defect of ours costs these mails a delay, not the other ones
+        except Exception as error:  # a defect in this code delays these mails, and no others
             return mail.deferred(group, mail.defect(error))
 
     def _transact(self, header: bytes, group: list[tuple[Deliver, int]]) -> list[Answer]:
@@ -256,34 +259,34 @@ class LmtpSender:
         errand, descriptor = group[0]
         lines = _lines([errand for errand, _ in group])
         recipients = tuple(self._kind.recipient(errand) for errand, _ in group)
-        utf8 = errand.utf8 and not _is_plain(lines + header)
-        told = LmtpMail(errand.sender, recipients, len(lines) + errand.size, utf8)
-        verdicts = self._deliver(told, lambda: mail.content_of(errand, descriptor, lines))
+        utf8 = errand.utf8 and not _is_ascii_header(lines + header)
+        message = LmtpMail(errand.sender, recipients, len(lines) + errand.size, utf8)
+        verdicts = self._deliver(message, lambda: mail.content_of(errand, descriptor, lines))
         return [Result(group[verdict.recipient][0].envelope, verdict.outcome, verdict.text) for verdict in verdicts]
 
-    def _deliver(self, told: LmtpMail, content: Callable[[], Iterable[bytes]]) -> list[LmtpVerdict]:
+    def _deliver(self, message: LmtpMail, content: Callable[[], Iterable[bytes]]) -> list[LmtpVerdict]:
         while True:
             connection, kept = self._take()
             try:
-                verdicts = connection.deliver(told, content(), self._progress)
-                if connection.timed_out and self._kind.has_fallen_silent():  # the next mail would wait as long
-                    self._kind.give_up("the server has fallen silent")
+                verdicts = connection.deliver(message, content(), self._progress)
+                if connection.timed_out and self._kind.is_unresponsive():  # the next mail would wait as long
+                    self._kind.fail_all("the server does not respond")
                 if connection.is_ready or not (kept and connection.may_be_repeated):
                     return verdicts
             finally:
                 self._kind.pool.give(connection)
 
     def _take(self) -> tuple[LmtpConnection, bool]:
-        """A name that leads nowhere now may lead elsewhere for the next agent, which can look it up."""
+        """When the server is unreachable this agent ends: the next one looks up its address again."""
         try:
-            return self._kind.pool.take(self._say_at_work)
+            return self._kind.pool.take(self._send_in_progress)
         except Unreachable as unreachable:
-            self._kind.give_up(str(unreachable))
+            self._kind.fail_all(str(unreachable))
             raise
 
 
 def _transactions(batch: list[TakenRequest]) -> list[list[tuple[Deliver, int]]]:
-    """What can go together: the same message from the same sender."""
+    """Errands that can share a transaction: the same message from the same sender."""
     groups: dict[tuple[int, str, int], list[tuple[Deliver, int]]] = defaultdict(list)
     for errand, descriptor in batch:
         if isinstance(errand, Deliver):
@@ -297,15 +300,15 @@ def _without_loops(header: bytes, group: list[tuple[Deliver, int]]) -> tuple[lis
     return fresh, [mail.loop(errand) for (errand, _), loops in zip(group, looping, strict=True) if loops]
 
 
-def _is_plain(header: bytes) -> bool:
-    """Whether the server need not be told of SMTPUTF8, though MAIL said it, as some clients say it of each mail: RFC
-    6531 3.4 wants it for UTF-8 in the header.  Addresses are the session's matter."""
-    return header.isascii() and len(header) < trace.HEADER_MAX  # of a longer one the end is not known
+def _is_ascii_header(header: bytes) -> bool:
+    """The header needs no SMTPUTF8 (RFC 6531 3.4), although the client asked for it: some clients do for every mail.
+    Addresses are checked by the LMTP session."""
+    return header.isascii() and len(header) < trace.HEADER_MAX  # the rest of a longer one has not been read
 
 
 def _lines(errands: list[Deliver]) -> bytes:
-    """In front of the mail; the server makes the final delivery, so Return-Path is for the server to add (RFC 5321
-    4.4).  All recipients of a transaction get the same bytes, and none of them is told of another: Delivered-To is only
-    there where it is the same for all."""
+    """The lines in front of the mail.  No Return-Path: the server makes the final delivery and adds it (RFC 5321 4.4).
+    All recipients of a transaction get the same bytes, and none may learn of another: so Delivered-To is only there if
+    it is the same for all."""
     recipients = {errand.recipient for errand in errands}
     return trace.delivered_to(recipients.pop() if len(recipients) == 1 else "")

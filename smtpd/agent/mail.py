@@ -1,6 +1,7 @@
-"""A mail that queue handed over: its header, its content, and what is answered when there is trouble.
+"""Header and content of a mail that queue has sent, and the results for a whole batch that fails.
 
-The content came in the frame, or stands behind a descriptor that somebody else may be reading too: always by pread.
+The content is in the frame, or in a file whose descriptor came with it.  Another process may use the same open file
+description, so it is always read by pread.
 """
 
 import os
@@ -14,12 +15,12 @@ from smtpd.errand import Deliver, Result
 
 
 def header_of(mail: Deliver, descriptor: int) -> bytes:
-    """As far as `trace` searches it.  Raises OSError."""
+    """The header, as far as `trace` searches it.  Raises OSError."""
     return trace.header_of(mail.content if descriptor < 0 else os.pread(descriptor, trace.HEADER_MAX, 0))
 
 
 def content_of(mail: Deliver, descriptor: int, lines: bytes) -> Iterable[bytes]:
-    """As it is delivered, with `lines` in front, piece by piece; the pieces raise OSError."""
+    """The content as it is delivered, with `lines` in front, piece by piece.  Iterating may raise OSError."""
     stored = (mail.content,) if descriptor < 0 else pieces_of(descriptor, mail.size)
     return trace.delivered(lines, stored)
 
@@ -41,7 +42,7 @@ def _all(batch: Iterable[TakenRequest], outcome: Outcome, reason: str) -> list[A
 
 
 def defect(error: Exception) -> str:
-    """Where it was raised, without reading a source file: there is none to be seen from here."""
+    """The place and text of an unexpected exception.  No source line: the sandbox does not show the source files."""
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next

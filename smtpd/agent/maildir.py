@@ -1,11 +1,11 @@
-"""Storing mails into Maildirs, on queue's word.
+"""Delivery to Maildirs.
 
     Deliver --> header --> loop?  --> LOOP
                        \\-> path: the Maildir, folder --> Maildir.store --> DELIVERED, once it is durable
                                                                      \\-> DEFERRED, and nothing is left of it
 
-Whatever the user has done to the Maildir, and whatever a disk says, is a reason to try later: never a bounce.  Only a
-mail that there can be no path for, as its addresses are, fails.
+Whatever is wrong with the Maildir or the disk defers the mail and never fails it.  Only a mail whose addresses make no
+valid path fails.
 """
 
 import os
@@ -24,93 +24,93 @@ from smtpd.envelope import Outcome
 from smtpd.errand import AgentSpec, Deliver, Request, Result
 from smtpd.ipc.os_error import describe_error
 
-OPEN_MAX = 16  # Maildirs that one hand holds open
+OPEN_MAX = 16  # Maildirs that one worker keeps open
 
 
 class MaildirAgent:
-    """The trade of an agent for Maildirs.  `trouble`: why no mail can be stored, found before the sandbox."""
+    """Agent kind for Maildirs.  `trouble`: why no mail can be stored, found before the sandbox is entered."""
 
     REQUESTS: tuple[type[Request], ...] = (Deliver,)
     WORKERS_MAX = 4
-    BATCH = 8
+    BATCH_MAX = 8
     BATCH_BYTES = 1024 * 1024
     GATHER_TIME = 0
     SAME_MESSAGE = False
 
-    def __init__(self, post: AgentSpec, user: str, home: str):
-        self.junk = post.junk
-        self.SPARE_WORKER = post.shared  # a disk of one user must not keep others waiting
+    def __init__(self, spec: AgentSpec, user: str, home: str):
+        self.junk = spec.junk
+        self.SPARE_WORKER = spec.shared  # a slow disk of one user must not delay the mail of others
         self.trouble = ""
         self.visible_paths: list[tuple[str, str]] = []
         self.host = host_part(os.uname().nodename)
-        self._earlier: OrderedDict[str, EarlierDeliveries] = OrderedDict()
+        self._earlier_deliveries: OrderedDict[str, EarlierDeliveries] = OrderedDict()
         self._lock = threading.Lock()
         try:
-            self.destination = MaildirPath.of(post, user, home)
-            self.is_fixed, self.top = self.destination.is_fixed, self.destination.top
+            self.maildir_path = MaildirPath.of(spec, user, home)
+            self.is_fixed, self.top = self.maildir_path.is_fixed, self.maildir_path.top
             (maildir.make if self.is_fixed else maildir.make_directory)(self.top)
             self._seen = os.stat(self.top)
             self.visible_paths = [(self.top, "rwc")]
         except OSError as error:
             self.trouble = describe_error(error)
-        except TemplateError as malformed:
-            self.trouble = str(malformed)
+        except TemplateError as error:
+            self.trouble = str(error)
         self.draining = bool(self.trouble)
 
-    def work(self, queue: socket.socket, mailbox_socket: socket.socket | None) -> "MaildirWriter":
+    def make_executor(self, queue: socket.socket, mailbox_socket: socket.socket | None) -> "MaildirWriter":
         return MaildirWriter(self)
 
     def path(self, errand: Deliver) -> str:
-        """Of its Maildir.  Raises Malformed, Elsewhere."""
-        return self.top if self.is_fixed else self.destination.path(errand)
+        """Path of the Maildir for this mail.  Raises TemplateError, HomeError."""
+        return self.top if self.is_fixed else self.maildir_path.path(errand)
 
     def name(self, errand: Deliver) -> str:
-        """The same at every try."""
+        """The file name: the same in every attempt, so that a second delivery finds the first."""
         return f"{errand.created}.E{errand.envelope:016x}.{self.host}"
 
-    def earlier(self, root: str) -> EarlierDeliveries:
-        """What lay in that Maildir before; asked for anew when many others were asked in between."""
+    def earlier_deliveries(self, root: str) -> EarlierDeliveries:
+        """The names that were in that Maildir before this process; kept for OPEN_MAX * WORKERS_MAX Maildirs."""
         with self._lock:
-            if root not in self._earlier:
-                self._earlier[root] = EarlierDeliveries(self.host)
-            self._earlier.move_to_end(root)
-            if len(self._earlier) > OPEN_MAX * self.WORKERS_MAX:
-                self._earlier.popitem(last=False)
-            return self._earlier[root]
+            if root not in self._earlier_deliveries:
+                self._earlier_deliveries[root] = EarlierDeliveries(self.host)
+            self._earlier_deliveries.move_to_end(root)
+            if len(self._earlier_deliveries) > OPEN_MAX * self.WORKERS_MAX:
+                self._earlier_deliveries.popitem(last=False)
+            return self._earlier_deliveries[root]
 
     def has_moved(self) -> bool:
-        """What was made visible is not what the path leads to now: only the next agent can see that."""
+        """The path leads to another directory than the one that unveil shows: only the next agent can use that."""
         with suppress(OSError):
             return not os.path.samestat(self._seen, os.stat(self.top))
         return True
 
 
 class MaildirWriter:
-    """One hand's work."""
+    """Executor of one worker."""
 
-    def __init__(self, storage: MaildirAgent):
-        self._storage = storage
-        self._open: OrderedDict[str, Maildir] = OrderedDict()  # the one that was used last at the end
+    def __init__(self, agent: MaildirAgent):
+        self._agent = agent
+        self._open: OrderedDict[str, Maildir] = OrderedDict()  # the least recently used first
 
-    def do(self, batch: list[TakenRequest]) -> list[Answer]:
+    def execute(self, batch: list[TakenRequest]) -> list[Answer]:
         try:
             return self._store(batch)
         finally:
             mail.close(batch)
 
     def _store(self, batch: list[TakenRequest]) -> list[Answer]:
-        if self._storage.trouble:
-            return mail.deferred(batch, self._storage.trouble)
+        if self._agent.trouble:
+            return mail.deferred(batch, self._agent.trouble)
         answers: list[Answer] = []
         by_root: dict[str, list[tuple[Deliver, int]]] = defaultdict(list)
         for errand, descriptor in batch:
             assert isinstance(errand, Deliver)
             try:
-                by_root[self._storage.path(errand)].append((errand, descriptor))
-            except TemplateError as malformed:
-                answers += mail.failed([(errand, descriptor)], str(malformed))
-            except HomeError as elsewhere:
-                answers += mail.deferred([(errand, descriptor)], str(elsewhere))
+                by_root[self._agent.path(errand)].append((errand, descriptor))
+            except TemplateError as error:
+                answers += mail.failed([(errand, descriptor)], str(error))
+            except HomeError as error:
+                answers += mail.deferred([(errand, descriptor)], str(error))
         for root, mails in by_root.items():
             answers += self._store_in(root, mails)
         return answers
@@ -120,7 +120,7 @@ class MaildirWriter:
             return self._store_all(self._maildir(root), taken)
         except OSError as error:
             return mail.deferred(taken, describe_error(error))
-        except Exception as error:  # a defect of ours costs these mails a delay, not the user's other mail
+        except Exception as error:  # a defect in this code delays these mails, and no other mail of the user
             return mail.deferred(taken, mail.defect(error))
 
     def _store_all(self, box: Maildir, taken: list[tuple[Deliver, int]]) -> list[Answer]:
@@ -139,7 +139,7 @@ class MaildirWriter:
         ]
 
     def _maildir(self, root: str) -> Maildir:
-        """As its path leads to it now."""
+        """The Maildir that its path leads to now."""
         found = self._open.pop(root, None)
         if found is not None and not found.is_current():
             found.close()
@@ -152,18 +152,16 @@ class MaildirWriter:
         return found
 
     def _opened(self, root: str) -> Maildir:
-        storage = self._storage
+        agent = self._agent
         try:
-            if not storage.is_fixed:
-                maildir.make(root, below=storage.top)
-            return Maildir(root, storage.earlier(root))
+            if not agent.is_fixed:
+                maildir.make(root, below=agent.top)
+            return Maildir(root, agent.earlier_deliveries(root))
         except OSError:
-            storage.draining |= storage.has_moved()
+            agent.draining |= agent.has_moved()
             raise
 
     def _mail(self, errand: Deliver, descriptor: int, spam: bool) -> maildir.MaildirMail:
         content = mail.content_of(errand, descriptor, trace.added_lines(errand.sender, errand.recipient))
-        junk = self._storage.junk and spam
-        return maildir.MaildirMail(
-            self._storage.name(errand), content, junk, errand.extension, errand.perhaps_delivered
-        )
+        junk = self._agent.junk and spam
+        return maildir.MaildirMail(self._agent.name(errand), content, junk, errand.extension, errand.perhaps_delivered)

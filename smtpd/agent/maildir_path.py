@@ -1,12 +1,12 @@
-"""Which Maildir a mail goes to, and what of the disk has to be seen for that.
+"""Path of the Maildir for a mail, and the directory that an agent has to see for it.
 
-    path of the action           agent of one user                agent of an action that names the user to run as
-    ~/Maildir                    that Maildir                     that user's home: others' homes lie in it
+    path of the action           visible to an agent of one user  to an agent of an action with `user NAME`
+    ~/Maildir                    that Maildir                     home of NAME: it contains the other homes
     /mail/%{user.username}       that Maildir                     /mail
     /mail/%{dest.domain}/bob     /mail                            /mail
 
-Where all mail goes to one Maildir the agent sees nothing else, and makes it before the sandbox.  Others are made when
-the first mail for them comes.
+If all mail goes to one Maildir, the agent sees nothing else, and makes it before it enters the sandbox.  Other Maildirs
+are made when the first mail for them comes.
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ _OF_USER = frozenset(("user.username", DIRECTORY))
 
 
 class HomeError(OSError):
-    """A home that is none of the homes of this action."""
+    """The home directory in the userbase is outside of the homes of this action."""
 
 
-def recipient_account(post: AgentSpec, mail: Deliver, user: str, home: str) -> tuple[str, str]:
-    """The name and home of whom a mail is for, when the agent runs as `user` with that home.  Raises Elsewhere.
+def recipient_account(spec: AgentSpec, mail: Deliver, user: str, home: str) -> tuple[str, str]:
+    """Name and home directory of the recipient, for an agent that runs as `user` with that `home`.  Raises HomeError.
 
-    Only where the action names the user to run as, queue has a say in it.  The home is as a table has it, which may be
-    anybody's: only below the home of the user that owns all of them.
+    What queue says counts only where the action names the user to run as.  The home then comes from a table, so it has
+    to be below the home of that user.
     """
-    if not post.shared:
+    if not spec.shared:
         return user, home
     if not mail.home:
         return mail.user or user, home
@@ -41,39 +41,39 @@ def recipient_account(post: AgentSpec, mail: Deliver, user: str, home: str) -> t
 @dataclass(frozen=True)
 class MaildirPath:
     template: Template
-    post: AgentSpec
-    user: str  # that the agent runs as
+    spec: AgentSpec
+    user: str  # the agent runs as this user
     home: str
 
     @classmethod
-    def of(cls, post: AgentSpec, user: str, home: str) -> "MaildirPath":
-        """Raises Malformed."""
-        template = specifier.parse(post.target)
-        if not home.startswith("/") and (post.target.startswith("~/") or DIRECTORY in template.names):
-            raise TemplateError(f"{post.target} needs a home directory, and there is none")
-        return cls(template, post, user, normpath(home))
+    def of(cls, spec: AgentSpec, user: str, home: str) -> "MaildirPath":
+        """Raises TemplateError."""
+        template = specifier.parse(spec.target)
+        if not home.startswith("/") and (spec.target.startswith("~/") or DIRECTORY in template.names):
+            raise TemplateError(f"{spec.target} needs a home directory, and the user has none")
+        return cls(template, spec, user, normpath(home))
 
     @property
     def _is_in_home(self) -> bool:
-        return self.post.target.lower().startswith(("~/", f"%{{{DIRECTORY}}}"))
+        return self.spec.target.lower().startswith(("~/", f"%{{{DIRECTORY}}}"))
 
     @property
     def is_fixed(self) -> bool:
         """All mail goes to one Maildir."""
         names = self.template.names | ({DIRECTORY} if self._is_in_home else set())
-        return not (names if self.post.shared else names - _OF_USER)
+        return not (names if self.spec.shared else names - _OF_USER)
 
     @property
     def top(self) -> str:
-        """The one Maildir, or the directory that all of them are below.  Raises Malformed."""
-        if not self.post.shared:
-            return self.template.prefix({"user.username": self.user, DIRECTORY: self.home}, self.post.delimiter)
+        """The one Maildir, or the common directory of all Maildirs.  Raises TemplateError."""
+        if not self.spec.shared:
+            return self.template.prefix({"user.username": self.user, DIRECTORY: self.home}, self.spec.delimiter)
         if self._is_in_home:
             return self.home
-        return self.template.prefix({}, self.post.delimiter)
+        return self.template.prefix({}, self.spec.delimiter)
 
     def path(self, mail: Deliver) -> str:
-        """Raises Malformed when there is none for this mail, Elsewhere for a home that it must not be in."""
-        user, home = recipient_account(self.post, mail, self.user, self.home)
+        """Raises TemplateError if the addresses of this mail make no path, HomeError for a home that is not allowed."""
+        user, home = recipient_account(self.spec, mail, self.user, self.home)
         values = values_of(mail.sender, mail.recipient, mail.destination, user, home)
-        return self.template.path(values, self.post.delimiter)
+        return self.template.path(values, self.spec.delimiter)

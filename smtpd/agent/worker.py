@@ -1,14 +1,14 @@
-"""The hands of an agent: each takes the errands that wait, does them together, and answers each with one packet.
+"""Worker threads of an agent: each takes a batch of errands, executes it, and answers each errand with one packet.
 
-    queue ==packets==> [ hand | hand | … ] ==packets==> queue
+    queue ==packets==> [ worker | worker | … ] ==packets==> queue
 
-All hands wait on the same socket, which gives a packet to one of them: nothing is handed from thread to thread.  The
-first hand is the main thread; another one begins when a hand took as much as it may and more may be waiting.  So a
-single mail costs no thread, and many are synced side by side.  Where one errand may take long (SPARE), another hand
-begins in any case, so that the next errand does not wait for this one.
+All workers receive from the same socket, and the kernel gives each packet to one of them: nothing is passed from thread
+to thread.  The first worker is the main thread; another one is started when a worker has taken a full batch and more
+may be waiting.  So a single mail costs no thread, and many are synced side by side.  Where one errand may take long
+(SPARE_WORKER), another worker is started in any case, so that the next errand does not wait for this one.
 
-Where a hand takes only what belongs to one message (BY_MESSAGE), they take one after the other, as each looks at the
-next packet before it takes it: what is left is for another hand, and does not wait until this one is done.
+Where a batch may only hold errands for one message (SAME_MESSAGE), the workers receive one after the other, as each
+looks at the next packet before it takes it: the rest is left for another worker and does not wait for this batch.
 """
 
 import os
@@ -23,143 +23,145 @@ from typing import Protocol
 from smtpd.envelope import message_of
 from smtpd.errand import HEADER, PACKET_MAX, Answer, Deliver, FrameError, InProgress, Request, decode, encode, number_of
 
-IDLE_TIMEOUT = 60  # seconds without an errand; queue parts with its agents earlier than that
-EX_SOFTWARE, EX_PROTOCOL = 70, 76  # exit status after a defect of ours, and after what was no errand
+IDLE_TIMEOUT = 60  # seconds without an errand; queue closes the sockets of idle agents earlier
+EX_SOFTWARE, EX_PROTOCOL = 70, 76  # exit status after an exception, and after a packet that is no errand
 
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(4 * 4)
 
-TakenRequest = tuple[Request, int]  # with the descriptor of the content, -1 when it came in the frame
+TakenRequest = tuple[Request, int]  # with the descriptor of the content; -1 when the content came in the frame
 
 
 class Executor(Protocol):
-    """How one hand does errands; each hand has its own."""
+    """Executes the batches of one worker; each worker has its own."""
 
-    def do(self, batch: list[TakenRequest]) -> Iterable[Answer]: ...
+    def execute(self, batch: list[TakenRequest]) -> Iterable[Answer]: ...
 
 
 class AgentKind(Protocol):
-    """What a kind of agent does."""
+    """Limits of one kind of agent, and the executor of its errands."""
 
-    REQUESTS: tuple[type[Request], ...]  # the only ones that queue may send it
+    REQUESTS: tuple[type[Request], ...]  # the only errands that queue may send
     WORKERS_MAX: int
-    BATCH: int  # errands that a hand takes at once
-    BATCH_BYTES: int  # and about how much content
-    GATHER_TIME: int  # milliseconds that it waits for one more
-    SAME_MESSAGE: bool  # and those of one message only
-    SPARE_WORKER: bool  # one hand more than are at work, as what comes next must not wait for them
-    visible_paths: list[tuple[str, str]]  # that it must be able to see, with letters for unveil
-    draining: bool  # nothing more can be done: answer what has come, and leave
+    BATCH_MAX: int  # errands in a batch
+    BATCH_BYTES: int  # content in a batch; the errand that exceeds it is the last one
+    GATHER_TIME: int  # milliseconds to wait for another errand of the batch
+    SAME_MESSAGE: bool  # all errands of a batch are for one message
+    SPARE_WORKER: bool  # keep one worker idle, so that the next errand does not wait for those under way
+    visible_paths: list[tuple[str, str]]  # for unveil: path and permissions
+    draining: bool  # this process can do nothing more: answer the errands that have come, and end
 
-    def work(self, queue: socket.socket, mailbox_socket: socket.socket | None) -> Executor:
-        """For one hand.  What hangs up when queue parts with the agent, and what locked mailboxes come by."""
+    def make_executor(self, queue: socket.socket, mailbox_socket: socket.socket | None) -> Executor:
+        """The executor of one worker.  `queue` hangs up when queue drops the agent; locked mailboxes are received from
+        `mailbox_socket`."""
 
 
 class Workers:
-    """All hands of one agent.  An errand of another trade, or no errand at all, ends the process."""
+    """All workers of one agent.  A packet that is no errand, or one for another kind of agent, ends the process."""
 
     def __init__(self, sock: socket.socket, mailbox_socket: socket.socket | None, kind: AgentKind):
         self._socket = sock
         self._mailbox_socket = mailbox_socket
         self._kind = kind
-        self._others: list[threading.Thread] = []
-        self._at_work = 0  # hands
+        self._threads: list[threading.Thread] = []
+        self._busy = 0  # workers with a batch
         self._lock = threading.Lock()
-        self._turn: AbstractContextManager[object] = threading.Lock() if kind.SAME_MESSAGE else nullcontext()
+        self._take_lock: AbstractContextManager[object] = threading.Lock() if kind.SAME_MESSAGE else nullcontext()
 
     def run(self) -> None:
-        """Until queue closes the socket, or nothing came for a while."""
+        """Serve until queue closes the socket, or no errand comes for IDLE_TIMEOUT."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", IDLE_TIMEOUT, 0))
         self._serve()
-        while others := self._living():  # one of them may have begun another one meanwhile
-            others[0].join()
+        while threads := self._living_threads():  # one of them may have started another one meanwhile
+            threads[0].join()
 
     def _serve(self) -> None:
         try:
-            work = self._kind.work(self._socket, self._mailbox_socket)
-            while batch := self._take():
+            executor = self._kind.make_executor(self._socket, self._mailbox_socket)
+            while batch := self._take_batch():
                 try:
-                    for answer in work.do(batch):
+                    for answer in executor.execute(batch):
                         self._socket.send(encode(answer), socket.MSG_NOSIGNAL)
                 finally:
-                    self._count(-1)
+                    self._count_busy(-1)
                 if self._kind.draining:
                     self._socket.shutdown(socket.SHUT_RD)
         except ConnectionError:
-            return  # nobody waits for answers any more
+            return  # queue has closed the socket, and with it dropped all errands
         except FrameError:
             os._exit(EX_PROTOCOL)
-        except BaseException:  # in a thread it would go unnoticed, with errands that nobody answers
+        except BaseException:  # a thread would end alone, and its errands would stay unanswered
             os._exit(EX_SOFTWARE)
 
-    def _count(self, change: int) -> None:
+    def _count_busy(self, change: int) -> None:
         with self._lock:
-            self._at_work += change
+            self._busy += change
 
-    def _living(self) -> list[threading.Thread]:
+    def _living_threads(self) -> list[threading.Thread]:
         with self._lock:
-            self._others = [thread for thread in self._others if thread.is_alive()]
-            return self._others
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            return self._threads
 
-    def _begin_another(self) -> None:
-        self._living()
+    def _start_another(self) -> None:
+        self._living_threads()
         with self._lock:
-            if len(self._others) + 1 < self._kind.WORKERS_MAX:
+            if len(self._threads) + 1 < self._kind.WORKERS_MAX:
                 thread = threading.Thread(target=self._serve)
-                with suppress(RuntimeError):  # the user's limit of processes: then with fewer hands
+                with suppress(RuntimeError):  # the user's limit of processes is reached: go on with fewer workers
                     thread.start()
-                    self._others.append(thread)
+                    self._threads.append(thread)
 
-    def _take(self) -> list[TakenRequest]:
-        """What waits, after waiting for the first.  Empty at the end, or when nothing came for a while."""
-        with self._turn:
-            batch, more = self._taken()
+    def _take_batch(self) -> list[TakenRequest]:
+        """The next batch, after waiting for its first errand.  Empty when queue has closed or IDLE_TIMEOUT is over."""
+        with self._take_lock:
+            batch, more = self._receive_batch()
         if batch:
-            self._count(1)
+            self._count_busy(1)
         if more or (batch and self._kind.SPARE_WORKER):
-            self._begin_another()
+            self._start_another()
         return batch
 
-    def _taken(self) -> tuple[list[TakenRequest], bool]:
-        """What was taken, and whether more may be waiting."""
+    def _receive_batch(self) -> tuple[list[TakenRequest], bool]:
+        """The batch, and whether more may be waiting."""
         batch: list[TakenRequest] = []
         size = 0
-        while len(batch) < self._kind.BATCH and size < self._kind.BATCH_BYTES:
+        while len(batch) < self._kind.BATCH_MAX and size < self._kind.BATCH_BYTES:
             flags = socket.MSG_CMSG_CLOEXEC
             if batch:
                 flags |= socket.MSG_DONTWAIT
-                self._gather()
-                if self._kind.SAME_MESSAGE and (other := self._is_other(batch[0][0])) is not False:
+                self._wait_for_more()
+                if self._kind.SAME_MESSAGE and (other := self._is_next_other(batch[0][0])) is not False:
                     return batch, bool(other)
             try:
-                packet, ancillary, told, _ = self._socket.recvmsg(PACKET_MAX, _ROOM_FOR_DESCRIPTORS, flags)
+                packet, ancillary, flags_received, _ = self._socket.recvmsg(PACKET_MAX, _ROOM_FOR_DESCRIPTORS, flags)
             except BlockingIOError:
-                if self._at_work and not batch:  # queue keeps this agent, and may have more for it
+                if self._busy and not batch:  # not idle: queue waits for an answer and may send more
                     continue
                 return batch, False
             if not packet:
                 return batch, False
-            batch.append(self._errand(packet, ancillary, told))
+            batch.append(self._decode(packet, ancillary, flags_received))
             size += getattr(batch[-1][0], "size", 0)
         return batch, True
 
-    def _is_other(self, errand: Request) -> bool | None:
-        """Whether the next packet is of another message; None when there is none.  No other hand takes it meanwhile."""
+    def _is_next_other(self, errand: Request) -> bool | None:
+        """Whether the next packet is for another message; None when there is no packet.  No other worker can take it in
+        between: _take_lock is held."""
         try:
             header = self._socket.recv(HEADER.size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         return len(header) < HEADER.size or message_of(HEADER.unpack(header)[-1]) != message_of(number_of(errand))
 
-    def _gather(self) -> None:
-        """Packets come one by one, and the first has woken us."""
+    def _wait_for_more(self) -> None:
+        """Wait up to GATHER_TIME: queue sends packets one by one, and the first one has woken this worker."""
         if self._kind.GATHER_TIME:
             waiting = select.poll()
             waiting.register(self._socket, select.POLLIN)
             waiting.poll(self._kind.GATHER_TIME)
 
-    def _errand(self, packet: bytes, ancillary: list[tuple[int, int, bytes]], told: int) -> TakenRequest:
+    def _decode(self, packet: bytes, ancillary: list[tuple[int, int, bytes]], flags_received: int) -> TakenRequest:
         descriptors = [number for _, _, data in ancillary for number in struct.unpack(f"{len(data) // 4}i", data)]
-        if told & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags_received & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise FrameError("longer than a frame may be")
         errand = decode(packet)
         if not isinstance(errand, self._kind.REQUESTS) or not isinstance(errand, Request):
@@ -169,6 +171,6 @@ class Workers:
         return errand, descriptors[0] if descriptors else -1
 
 
-def say_at_work(queue: socket.socket, errand: Request) -> None:
-    """A hand is at work with it: from now on it has its time.  Raises ConnectionError."""
+def send_in_progress(queue: socket.socket, errand: Request) -> None:
+    """Tell queue that a worker has begun this errand, which starts its timeout.  Raises ConnectionError."""
     queue.send(encode(InProgress(number_of(errand))), socket.MSG_NOSIGNAL)

@@ -1,11 +1,11 @@
-"""The private keys that there are, by the digest of their public halves.
+"""The private keys, by the digest of their public halves, and when a replaced key is forgotten.
 
-    take       read the key of a `pki`, at the start or at a SIGHUP; it can sign from now on
-    settle     every dispatcher uses the keys of this round: those of the round before are forgotten a minute later
-    drop       the round is refused: what was taken in it is forgotten
+    take       read the key of a `pki`, at the start or at SIGHUP; it can sign from now on
+    use_taken  all dispatchers use the keys of this round; those they replace are forgotten after REPLACED_KEY_TIME
+    drop       this round is refused: its keys are forgotten
 
-Each round has a minute of its own.  Handshakes that had begun before it are under way with the keys of the round
-before, and a round that comes soon afterwards takes nothing from them.
+Each round has a time of its own.  Handshakes that began before a round go on with the keys of the round before, and
+another round soon afterwards does not remove these.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from functools import partial
 from smtpd.tls.private_key import PrivateKey
 
 REPLACED_KEY_TIME = 60.0  # seconds: as long as a handshake may last, and more
-ROUNDS_MAX = 64  # whose keys linger at the same time; of more the oldest are forgotten early
+ROUNDS_MAX = 64  # rounds whose replaced keys are kept at the same time; of more the oldest are forgotten early
 
 
 class Keyring:
@@ -29,7 +29,7 @@ class Keyring:
         self._rounds = 0
 
     def take(self, descriptor: int) -> bytes:
-        """The digest of its public half.  Raises Unusable."""
+        """The digest of its public half.  Raises TlsUnusable."""
         key = PrivateKey.read(descriptor)
         self.keys.setdefault(key.public, key)
         self._taken.add(key.public)

@@ -1,19 +1,19 @@
-"""crypto -- holds private keys, and signs with them for those who have none.
+"""crypto -- holds the private keys, and signs with them for the dispatchers.
 
     parent --TakeKey, a descriptor--> crypto --KeyTaken--> parent --UseTakenKeys, DropCertificates--> crypto
-    dispatcher --a digest--> a desk of its own, a thread (tls/signing.py) --a signature--> dispatcher
+    dispatcher --a digest--> a thread of its own (tls/signing.py) --a signature--> dispatcher
     control --ReportStatistics, SetVerbose--> crypto
 
 SECURITY
-    Reads digests to sign, from dispatchers, who talk to everybody; and key files, from the parent, unread until then.
-    It sees no mail, no file of others and no network.  Taken over, it gives away its keys.
+    Reads digests to sign, from dispatchers, which talk to the network; and key files, as descriptors the parent has
+    opened and not read.  It sees no mail, no other file and no network.  Taken over, it gives away its keys.
 
-    A dispatcher that was taken over can have handshakes signed as long as it lives: it can be this server to whoever
-    it reaches.  A signature for one handshake is of no use in another; but the digest is of its own choice, so it can
-    be that of anything else that this key may say: a key that is here is to be used for nothing else.  It gets no
-    key, and decrypts nothing: no operation does, and no block is signed that is not in the form of a signature
-    (request.py).  What had been recorded stays secret anyhow, as RSA key exchange is not even offered where the
-    configuration asks for it.  A request of another form ends the daemon.
+    A dispatcher that was taken over can have handshakes signed as long as it lives: it can impersonate this server to
+    the clients that it reaches.  A signature for one handshake cannot be used in another.  But the dispatcher chooses
+    the digest, so it can be the digest of anything else that this key may sign: a key that is here must have no other
+    use.  The dispatcher gets no key and can have nothing decrypted: no operation decrypts, and only a block in the form
+    of a signature is signed (request_check.py).  Recorded sessions stay secret anyway, as RSA key exchange is never
+    offered.  A request of another form ends the daemon.
 """
 
 from smtpd import boot, sandbox

@@ -1,15 +1,15 @@
-"""Which requests for a signature a TLS handshake makes.  Anything else was made by somebody else.
+"""Checks that a signing request is one that a TLS handshake makes.  Any other request is an attack.
 
-    RSA_PKCS1   a DigestInfo of a hash (RFC 8017 9.2), or MD5 and SHA-1 in a row (RFC 2246 7.4.3)
+    RSA_PKCS1   a DigestInfo of a hash (RFC 8017 9.2), or MD5 and SHA-1 concatenated (RFC 2246 7.4.3)
     RSA_PSS     as long as the key, in the form that the padding gives it (RFC 8017 9.1.2):
                 maskedDB | H | 0xbc     with DB = zeros, 0x01, a salt as long as H
     ECDSA       as long as a hash
 
-The form of PSS matters most.  The private exponent takes back what the public one did: whoever could have any block
-raised to it could decrypt what was recorded of others, a blinded block too.  Of those that have this form, 190 bytes of
-a key of 2048 bits are zeros behind a mask that the block itself determines: none comes about by multiplying.
+The form of PSS matters most.  The private exponent reverses the public one: an attacker who can have any block raised
+to it can decrypt recorded sessions, also with a blinded block.  In the blocks of this form, 190 bytes of a key of 2048
+bits are zeros behind a mask that the block itself determines; no multiplication produces one.
 
-Pure.  That the digest is one of a handshake nobody can see from here.
+No I/O.  Whether the digest is that of a handshake cannot be seen here.
 """
 
 import hashlib

@@ -1,10 +1,10 @@
-"""Where one dispatcher's requests for signatures are answered: a socket, and a thread that waits at it.
+"""Thread that answers the signing requests of one dispatcher, received from a socket of its own.
 
-    packet --> is it one that a handshake makes? --no--> violation, and no more from here
-                 is there such a key?  --no--> refused: it may have been replaced a minute ago
+    packet --> may a handshake ask for this? --no--> violation: the daemon ends
+                 is there such a key?        --no--> refused: it may have been replaced a minute ago
                  signature
 
-OpenSSL lets other threads go on while it computes.
+OpenSSL releases the interpreter lock while it computes.
 """
 
 import socket
@@ -37,7 +37,7 @@ class SigningThread:
     ):
         self._socket, self._keys = sock, keys
         self._violated, self._failed = violated, failed
-        # All of them from the start: whoever adds them up, in another thread, must not see one come.
+        # All names from the start: another thread adds the counters up, and the size must not change meanwhile.
         self.statistics: Counter[str] = Counter(dict.fromkeys((RSA_COUNTER, ECDSA_COUNTER, REFUSED_COUNTER), 0))
 
     def start(self) -> None:
@@ -56,7 +56,7 @@ class SigningThread:
                 pass  # the dispatcher is gone, and the parent has seen it too
 
     def answer(self, packet: bytes) -> bytes:
-        """The packet to send back.  Raises Malformed."""
+        """The packet to send back.  Raises SigningPacketError."""
         request = SigningRequest.parse(packet)
         return SigningReply(request.number, self._sign(request)).packet()
 

@@ -1,4 +1,4 @@
-"""What crypto has, and does for those who ask on channels."""
+"""State of the crypto process, and the answers to the imsgs of parent and control."""
 
 import asyncio
 import os

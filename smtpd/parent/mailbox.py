@@ -35,7 +35,7 @@ from smtpd.parent.privileged_request import PRIVILEGED_REQUESTS, check_allowed
 from smtpd.slice import ParentSlice
 
 # Seconds that an agent may hold a mailbox.  It begins no mail after LOCK_TIME (smtpd/agent/mailbox.py), and one that it
-# has begun may take long on a slow disk; but other programs remove a dot-lock that is older than mailbox.STALE.
+# has begun may take long on a slow disk; but other programs remove a dot-lock older than mailbox.STALE_LOCK_AGE.
 LOCK_MAX = 240.0
 END_TIMEOUT = 2.0  # seconds that the end of the daemon waits for the thread
 

@@ -1,7 +1,7 @@
-"""Certificates as they come out of a file: a server's own with those above it, or the authorities of its clients.
+"""Certificates read from a file: a server's certificate with its chain, or the authorities of client certificates.
 
-Knows what a certificate says of itself.  Whether anybody should believe it is asked elsewhere: of clients' by OpenSSL,
-of ours by clients.
+Knows what a certificate says of itself.  Whether it can be trusted is decided elsewhere: for clients' certificates by
+OpenSSL, for ours by the clients.
 """
 
 import calendar
@@ -19,7 +19,7 @@ _NID_COMMON_NAME, _NID_SUBJECT_ALT_NAME = 13, 85
 _GEN_DNS = 2
 
 CERTIFICATE_FILE_MAX = 4 * 1024 * 1024  # bytes; that of all public authorities has 200 KiB
-CHAIN_MAX = 10  # of ours: each handshake carries it
+CHAIN_MAX = 10  # certificates of a chain of ours: each handshake sends it
 AUTHORITIES_MAX = 1000  # a system's bundle has some 150
 _SECRET = b"PRIVATE KEY-----"
 
@@ -39,17 +39,17 @@ def _free(free: Callable[[int], None], addresses: list[int]) -> None:
 
 def _read(pem: bytes, most: int) -> _Owned:
     if _SECRET in pem:
-        raise TlsUnusable("a private key stands among the certificates: it belongs into a file of its own")
+        raise TlsUnusable("private key in a certificate file: it needs a file of its own")
     owned = _Owned(read_pem(pem, "PEM_read_bio_X509"))
     if not owned.addresses:
-        raise TlsUnusable("there is no certificate in it")
+        raise TlsUnusable("no certificate in the file")
     if len(owned.addresses) > most:
         raise TlsUnusable(f"{len(owned.addresses)} certificates are too many")
     return owned
 
 
 class Certificate:
-    """One of ours, with those that lead up to an authority."""
+    """A certificate of this server, with its chain up to an authority."""
 
     public: str  # SHA-256 of its public key, in hex
     not_after: int  # seconds since 1970
@@ -72,7 +72,7 @@ class Certificate:
 
     @classmethod
     def read(cls, pem: bytes) -> "Certificate":
-        """Its own first.  Raises Unusable."""
+        """Its own first.  Raises TlsUnusable."""
         return cls(_read(pem, CHAIN_MAX))
 
 
@@ -85,7 +85,7 @@ class Authorities:
 
     @classmethod
     def read(cls, pem: bytes) -> "Authorities":
-        """Raises Unusable."""
+        """Raises TlsUnusable."""
         return cls(_read(pem, AUTHORITIES_MAX))
 
 
@@ -93,12 +93,12 @@ def _not_after(certificate: int) -> int:
     library = openssl()
     broken_down = (c_int * 16)()  # struct tm: second, minute, hour, day, month from 0, years since 1900, and more
     if not library.ASN1_TIME_to_tm(library.X509_get0_notAfter(certificate), broken_down):
-        raise TlsUnusable(f"its end cannot be read: {openssl_error()}")
+        raise TlsUnusable(f"its expiry date cannot be read: {openssl_error()}")
     second, minute, hour, day, month, year = broken_down[:6]
     try:
         return calendar.timegm((year + 1900, month + 1, day, hour, minute, second))
     except ValueError:  # in the year 0
-        raise TlsUnusable("it ended before there were calendars") from None
+        raise TlsUnusable("its expiry date is invalid") from None
 
 
 def _names(certificate: int) -> tuple[str, ...]:

@@ -1,12 +1,12 @@
-"""One TLS connection, the server's end, without I/O.
+"""The server's side of a TLS connection, without I/O.
 
     from the socket --> feed --> step, until it is True --> read --> plaintext
     to the socket   <-- take_output <--------------------- write <-- plaintext
 
-There may be output after each call but `feed`: also after one that raised, as an alert tells the client what is wrong.
+There may be output after each call but `feed`, also after one that raised: an alert tells the client what is wrong.
 
-A step may block for a signature; `signed` tells when that is behind, and all that follows is fast.  One thread at a
-time.  Knows nothing of SMTP, nor when a client was silent for too long.
+A step may block for a signature; `signed` says that no later step will.  One thread at a time.  Knows nothing of SMTP
+and of timeouts.
 """
 
 import ctypes
@@ -67,7 +67,7 @@ REASONS = {
     "RECORD_TOO_SMALL": _BAD_RECORD,
     "WRONG_SSL_VERSION": _BAD_RECORD,
 }
-# X509_V_ERR_: the chain of the client's certificate ends at nobody whom we know.
+# X509_V_ERR_: the chain of the client's certificate ends at no known authority.
 _WITHOUT_AUTHORITY = {2, 18, 19, 20, 21}
 _UNKNOWN = "unknown authority"
 PROTOCOL_ERROR = "TLS protocol error"
@@ -98,7 +98,7 @@ class TlsConnection:
             self._fed += self._in.write(ciphertext)
 
     def step(self) -> bool:
-        """Go on with the handshake.  True when it is done.  Raises Failed."""
+        """Go on with the handshake.  True when it is done.  Raises TlsFailed."""
         if self._done:
             return True
         signatures, callback_state.trouble = callback_state.signatures, None
@@ -118,7 +118,7 @@ class TlsConnection:
         return True
 
     def read(self) -> bytes:
-        """All plaintext there is; no more after close_notify.  Raises Failed."""
+        """All plaintext there is; no more after close_notify.  Raises TlsFailed."""
         pieces = []
         callback_state.updates = self._updates
         try:
@@ -131,7 +131,7 @@ class TlsConnection:
             raise self._failure(_reason(error)) from None
         self._updates = callback_state.updates
         if self._updates < 0:
-            raise self._failure("client changes keys without end")
+            raise self._failure("client updates keys too often")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def write(self, plaintext: bytes | bytearray | memoryview) -> None:
@@ -159,7 +159,7 @@ class TlsConnection:
         if isinstance(trouble, SigningFailed):
             return TlsFailed(str(trouble))
         if trouble is not None:
-            raise trouble  # a mistake of ours, in a callback
+            raise trouble  # a defect in a callback
         return TlsFailed(reason)
 
     # -- once the handshake is done ----------------------------------------------

@@ -1,14 +1,14 @@
-"""What a listener brings to every handshake: certificates, protocols, ciphers.
+"""TLS context of a listener: certificates, protocols, ciphers, and the choice of a certificate by server name.
 
     a server name (RFC 6066 3)   -->  the `pki` of that name
                                  -->  the `pki` whose certificate has that name
                                  -->  the same two again with `*.` for the first label
     none of them, or no name     -->  the `pki` called `*`, or the listener's first
 
-Each `pki` is an SSL_CTX.  A connection begins with that of the last line, and a callback puts it into another one.
-The callback is not Python's own: that one writes a traceback for a name that is not ASCII, which anybody can send.
+Each `pki` has an SSL_CTX.  A connection begins with that of the last line, and a callback switches it to another one.
+The callback is not Python's own, which writes a traceback for a name that is not ASCII: any client can send that.
 
-Made once for all connections of a listener.  It knows nothing of any one of them.
+One object serves all connections of a listener, and holds no state of a connection.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ __all__ = ["Authorities", "Certificate", "ContextError", "ServerContext", "TlsUn
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _DHE_CIPHERS = ":DHE+AESGCM:DHE+CHACHA20"
 _GROUPS = b"X25519:P-256:P-384"
-_OLD_CIPHERS = ":ECDHE+AES"  # for those versions before 1.2 that somebody asks for: the best that they know
+_OLD_CIPHERS = ":ECDHE+AES"  # for versions before 1.2, if the configuration asks for them: the best that they have
 
 _VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 _OLD = {"TLSv1", "TLSv1.1"}
@@ -62,7 +62,7 @@ _OPTIONS = (
 
 
 class ContextError(TlsUnusable):
-    """A listener's context cannot be made.  `pki` is the one whose certificate is refused; empty: the trouble is with
+    """A listener's context cannot be made.  `pki`: its certificate is refused; empty: the error is in the options of
     the listener itself."""
 
     def __init__(self, text: str, pki: str = ""):
@@ -116,7 +116,7 @@ def make_context(
     """The context of a listener.  `certificates` and `dhe` by the names of `pki`; `authorities` are those of its `ca`.
     Raises ContextError."""
     if tls.verify and authorities is None:
-        raise ContextError("without a ca no certificate of a client can be verified")
+        raise ContextError("client certificates cannot be verified without a ca")
     contexts = {}
     for name in tls.pki:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -137,7 +137,7 @@ def _set_protocol(context: ssl.SSLContext, address: int, tls: TlsSlice, dhe: str
     try:
         context.set_ciphers(_cipher_list(tls, dhe))
     except ssl.SSLError:
-        raise ContextError(f"there is no cipher in {tls.ciphers}") from None
+        raise ContextError(f"no usable cipher in {tls.ciphers}") from None
     context_ctrl(address, _SET_SESSION_CACHE_MODE, _SESSION_CACHE_OFF)
     context_ctrl(address, _SET_MIN_VERSION, _VERSIONS[tls.protocols[0]], needed=True)
     context_ctrl(address, _SET_MAX_VERSION, _VERSIONS[tls.protocols[-1]], needed=True)
@@ -157,7 +157,7 @@ def _cipher_list(tls: TlsSlice, dhe: str) -> str:
 
 def _show(address: int, certificate: Certificate, signer: Signer) -> None:
     """Certificates that are too weak for the level of `_cipher_list` are refused here: a handshake with them would
-    fail, each of them.  For the same reason none is looked for among the authorities of clients."""
+    fail.  For the same reason the chain is not completed from the authorities of clients."""
     library = openssl()
     own, *above = certificate.addresses
     context_ctrl(address, _MODE, _NO_AUTO_CHAIN)
@@ -184,8 +184,8 @@ def _fault(address: int, certificate: int) -> str:
 
 
 def _ask_for_certificate(address: int, tls: TlsSlice, authorities: Authorities | None) -> None:
-    """With `verify` a client needs one that holds.  With `ca` alone any will do, and none: mail programs send what they
-    have when they are asked, and whose it is may only matter for what is said in the log."""
+    """With `verify` a client needs a certificate that verifies.  With `ca` alone any certificate is accepted, and none:
+    mail programs send what they have when they are asked, and the result is for the log and for rules."""
     library = openssl()
     if authorities is None:
         return
@@ -204,7 +204,7 @@ def _ask_for_certificate(address: int, tls: TlsSlice, authorities: Authorities |
 def context_ctrl(
     address: int, command: int, number: int, pointer: int | bytes | None = None, needed: bool = False
 ) -> int:
-    """SSL_CTX_ctrl(3).  Raises Unusable when `needed` and refused."""
+    """SSL_CTX_ctrl(3).  Raises TlsUnusable when `needed` and refused."""
     result: int = openssl().SSL_CTX_ctrl(address, command, number, pointer)
     if needed and not result:
         raise TlsUnusable(f"TLS: setting {command} to {number}: {openssl_error()}")

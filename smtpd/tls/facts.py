@@ -8,7 +8,7 @@ class TlsFacts(NamedTuple):
     cipher: str  # OpenSSL's name
     bits: int
     verified: bool = False  # the client showed a certificate, and it is one of the listener's `ca`
-    fingerprint: str = ""  # "SHA256:…" of the client's certificate; empty: it showed none
+    fingerprint: str = ""  # "SHA256:…" of the client's certificate; empty if it sent none
     server_name: str = ""  # what the client called us (RFC 6066 3)
     exporter: bytes = b""  # channel binding tls-exporter, RFC 9266
     unique: bytes = b""  # channel binding tls-unique, RFC 5929 3: of TLS 1.2 only

@@ -1,4 +1,4 @@
-"""Kinds of keys: which can sign in one process for a handshake in another."""
+"""Kinds of keys that can sign in one process for a handshake in another."""
 
 import ctypes
 
@@ -14,7 +14,7 @@ _CURVES = ("prime256v1", "secp384r1")
 
 
 def check_kind(key: int) -> None:
-    """Raises Unusable for a kind of key that cannot sign here."""
+    """Raises TlsUnusable for a kind of key that cannot sign here."""
     library = openssl()
     kind = library.EVP_PKEY_get_base_id(key)
     if kind == _EVP_PKEY_RSA:

@@ -1,4 +1,4 @@
-"""The libcrypto and libssl that Python's own `ssl` is linked to, by ctypes.
+"""The libcrypto and libssl that Python's own `ssl` module is linked to, by ctypes.
 
     ssl.SSLContext                      ssl.SSLObject._sslobj
       object header                       object header
@@ -7,12 +7,11 @@
                                           the SSLContext
                                           …
 
-Symbols are looked up in the module `_ssl` and in what it is linked to, so there is no second copy of the library to
-mistake for the first.  Where the interpreter brings the library inside itself there is nothing to be found, and where
-it lays out its objects in another way what is found there is not believed: either is Unusable.
+Symbols are looked up in the module `_ssl` and the libraries it is linked to, so no second copy of OpenSSL can be found
+by mistake.  If the interpreter has OpenSSL linked in statically, or lays out its objects differently (what is found
+there is checked), TlsUnusable is raised.
 
-Knows functions and addresses, not what they are good for.  Functions are looked up and declared once, before a sandbox
-is entered.
+Functions are looked up and declared once, before the sandbox is entered.
 """
 
 import _ssl
@@ -112,7 +111,7 @@ _LONG = {"EVP_PKEY_sign", "X509_verify_cert"}  # milliseconds, with the longest 
 
 @cache
 def openssl() -> Any:
-    """The library, its functions as attributes.  Raises Unusable where it cannot be reached."""
+    """The library, its functions as attributes.  Raises TlsUnusable where it cannot be reached."""
     path = getattr(_ssl, "__file__", None)
     if path is None:
         raise TlsUnusable(
@@ -133,7 +132,7 @@ def openssl() -> Any:
 
 
 def get_context(context: ssl.SSLContext) -> int:
-    """The address of the SSL_CTX inside.  Raises Unusable."""
+    """The address of the SSL_CTX inside.  Raises TlsUnusable."""
     address = ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value
     options = ctypes.c_uint64(context.options).value  # a negative number for those above bit 62
     if address is None or openssl().SSL_CTX_get_options(address) != options:
@@ -142,7 +141,7 @@ def get_context(context: ssl.SSLContext) -> int:
 
 
 def get_connection(connection: ssl.SSLObject, context: ssl.SSLContext) -> int:
-    """The address of the SSL inside.  Raises Unusable."""
+    """The address of the SSL inside.  Raises TlsUnusable."""
     fields = (ctypes.c_void_p * 3).from_address(id(connection._sslobj) + object.__basicsize__)  # type: ignore[attr-defined]
     address = fields[1]
     if address is None or fields[2] != id(context) or openssl().SSL_get_SSL_CTX(address) != get_context(context):
@@ -151,7 +150,7 @@ def get_connection(connection: ssl.SSLObject, context: ssl.SSLContext) -> int:
 
 
 def read_pem(pem: bytes, read: str) -> list[int]:
-    """All objects that the function `read` finds in `pem`, in a row.  Raises Unusable for a malformed one."""
+    """All objects that the function `read` finds in `pem`, in a row.  Raises TlsUnusable for a malformed one."""
     library = openssl()
     bio = library.BIO_new_mem_buf(pem, len(pem))
     found = []
@@ -166,7 +165,7 @@ def read_pem(pem: bytes, read: str) -> list[int]:
 
 
 def encode(function: str, thing: int) -> bytes:
-    """DER by one of OpenSSL's i2d functions.  Raises Unusable."""
+    """DER by one of OpenSSL's i2d functions.  Raises TlsUnusable."""
     write = getattr(openssl(), function)
     length = write(thing, None)
     if length <= 0:

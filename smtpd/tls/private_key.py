@@ -1,9 +1,9 @@
-"""A private key: read from a descriptor, tried, and used.
+"""A private key: read from a descriptor, tested, and used to sign.
 
-PEM as PKCS #8, or as OpenSSL wrote RSA and EC keys of old.  Not encrypted: there is nobody to ask for a password.  The
-bytes of the file are overwritten once they are read, the numbers when the key is forgotten.
+PEM as PKCS #8, or in OpenSSL's old forms for RSA and EC keys.  Not encrypted: a daemon can ask for no password.  The
+bytes of the file are overwritten after they are read, the numbers when the key is forgotten.
 
-Knows which padding an operation means, and leaves to request.py whether that operation may be asked for.
+Knows which padding an operation needs; request_check.py decides whether an operation is allowed.
 """
 
 import ctypes
@@ -35,11 +35,11 @@ class PrivateKey:
 
     @classmethod
     def read(cls, descriptor: int) -> "PrivateKey":
-        """Raises Unusable, with a text that has nothing of the file in it."""
+        """Raises TlsUnusable, with a text that has nothing of the file in it."""
         return cls(_read(descriptor))
 
     def sign(self, operation: Operation, data: bytes) -> bytes:
-        """Any thread may.  Raises Unusable."""
+        """Any thread may.  Raises TlsUnusable."""
         library = openssl()
         room = ctypes.create_string_buffer(self.size)
         length = ctypes.c_size_t(self.size)
@@ -55,7 +55,7 @@ class PrivateKey:
         return room.raw[: length.value]
 
     def _try(self) -> None:
-        """A key whose halves do not belong together is found now, and not by clients."""
+        """Sign and verify once, so that a key whose halves do not match is found now and not by clients."""
         library, data = openssl(), bytes(32)
         signature = self.sign(Operation.RSA_PKCS1 if self.rsa else Operation.ECDSA, data)
         context = library.EVP_PKEY_CTX_new(self._address, None)
@@ -67,21 +67,21 @@ class PrivateKey:
             library.EVP_PKEY_CTX_free(context)
         openssl_error()
         if not good:
-            raise TlsUnusable("its private and its public half do not belong together")
+            raise TlsUnusable("private and public half of the key do not match")
 
 
 def _read(descriptor: int) -> int:
     """The address of an EVP_PKEY."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise TlsUnusable("the key is no regular file")
+        raise TlsUnusable("the key is not a regular file")
     if status.st_size > KEY_FILE_MAX:
         raise TlsUnusable("the file of the key is too large")
     pem = ctypes.create_string_buffer(status.st_size + 1)
     try:
         length = os.preadv(descriptor, [memoryview(pem)[: status.st_size]], 0)
         if re.search(b"ENCRYPTED", pem):  # makes no copy
-            raise TlsUnusable("the key is encrypted, and nobody is asked for its password")
+            raise TlsUnusable("the key is encrypted, and smtpd cannot ask for its password")
         return _parse(pem, length)
     except OSError as error:
         raise TlsUnusable(f"the file of the key cannot be read: {error.strerror}") from None
@@ -93,11 +93,11 @@ def _parse(pem: "ctypes.Array[ctypes.c_char]", length: int) -> int:
     library = openssl()
     bio = library.BIO_new_mem_buf(pem, length)
     try:
-        password = b""  # or somebody at a terminal would be asked
+        password = b""  # without one OpenSSL would ask at the terminal
         address: int | None = library.PEM_read_bio_PrivateKey(bio, None, None, password)
     finally:
         library.BIO_free(bio)
     openssl_error()  # is of no use: "unsupported" it calls an empty file
     if not address:
-        raise TlsUnusable("there is no private key in the file")
+        raise TlsUnusable("no private key in the file")
     return address

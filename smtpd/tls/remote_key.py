@@ -1,17 +1,17 @@
-"""A key that signs by asking: its public half comes from a certificate, its private half stays elsewhere.
+"""An OpenSSL key whose signatures are made by another process: public half from a certificate, signing by callback.
 
     SSL_CTX --> EVP_PKEY --> RSA, EC_KEY --> a METHOD of ours --> a callback --> Signer
 
-To OpenSSL it is a private key like any other.  What reaches the callback:
+To OpenSSL it is a private key like any other.  What a callback gets:
 
-    TLS 1.2, 1.1, 1.0   RSA     a DigestInfo (or MD5 and SHA-1 in a row), to be padded as PKCS #1 says
-    TLS 1.3, 1.2        RSA     a block that is already padded (PSS), to be raised to the private exponent and no more
+    TLS 1.2, 1.1, 1.0   RSA     a DigestInfo (or MD5 and SHA-1 concatenated), to be padded as PKCS #1 says
+    TLS 1.3, 1.2        RSA     a block that is padded already (PSS), to be raised to the private exponent
     all of them         ECDSA   a digest
 
-Ed25519 has no METHOD.  RSA decryption is refused: no cipher needs it that we offer.
+Ed25519 has no METHOD.  RSA decryption is refused: none of our ciphers needs it.
 
-A callback is a few instructions in memory, and none can be written once a sandbox was entered.  So all of them are made
-when this module is imported; the keys may come later.
+A ctypes callback is machine code in writable memory, and inside the sandbox no page can be made executable.  So all
+callbacks are made when this module is imported; keys may be made later.
 """
 
 import ctypes
@@ -97,7 +97,7 @@ class _Methods:
 
 
 def _sign(address: int, operation: Operation, data: int, length: int, fits: Callable[[int, int], bool]) -> bytes:
-    """Empty when there is none, and the trouble remembered: an exception would get lost in C."""
+    """The signature; empty if there is none.  The exception is kept in callback_state: C would lose it."""
     callback_state.signatures += 1
     try:
         key = _keys[address]
@@ -135,5 +135,5 @@ def _sign_ec(kind: int, data: int, length: int, target: int, written: int, _inve
 _methods: _Methods | None
 try:
     _methods = _Methods(openssl())
-except TlsUnusable:  # whoever wants a key hears of it
+except TlsUnusable:  # make_key raises it again
     _methods = None

@@ -1,11 +1,11 @@
-"""How a process without keys gets a signature from the one that has them.
+"""Protocol by which a process without private keys gets a signature from the process that has them.
 
     dispatcher                                            crypto
       number, operation, key, data         -->              one packet
                                            <--              number, granted, signature
 
-Over sockets of packets that are made for it, each used by one thread at a time: a handshake blocks for its signature,
-and does not wait behind anything else.  A key goes by the SHA-256 of its public half (DER SubjectPublicKeyInfo).
+Over SOCK_SEQPACKET sockets made for this, each used by one thread at a time: a handshake blocks until its signature
+comes, and waits behind nothing else.  A key is named by the SHA-256 of its public half (DER SubjectPublicKeyInfo).
 
 Knows neither OpenSSL nor what is signed.
 """
@@ -31,7 +31,7 @@ class SigningFailed(Exception):
 
 
 class SigningPacketError(Exception):
-    """No packet of ours."""
+    """Not a packet of this protocol."""
 
 
 class Operation(IntEnum):
@@ -51,7 +51,7 @@ class SigningRequest(NamedTuple):
 
     @classmethod
     def parse(cls, packet: bytes) -> "SigningRequest":
-        """Raises Malformed."""
+        """Raises SigningPacketError."""
         try:
             number, operation, public = _REQUEST.unpack_from(packet)
             return cls(number, Operation(operation), public, packet[_REQUEST.size :])
@@ -70,7 +70,7 @@ class SigningReply(NamedTuple):
 
     @classmethod
     def parse(cls, packet: bytes) -> "SigningReply":
-        """Raises Malformed."""
+        """Raises SigningPacketError."""
         if len(packet) < _REPLY.size or packet[4] != (len(packet) > _REPLY.size):
             raise SigningPacketError("a reply without its signature")
         return cls(_REPLY.unpack_from(packet)[0], packet[_REPLY.size :])
@@ -91,7 +91,7 @@ class Signer:
         try:
             line = self._free.get(timeout=SIGNING_TIMEOUT)
         except Empty:
-            raise SigningFailed("too many signatures are waited for") from None
+            raise SigningFailed("too many signatures are under way") from None
         broken = False
         try:
             return line.ask(public, operation, data, deadline)
@@ -106,7 +106,7 @@ class Signer:
 
 
 class _SigningSocket:
-    """One socket, with at most one request that anybody waits for.
+    """One socket, with at most one request that is waited for.
 
     The kernel watches the time.  Python would poll before each call, and let go of its lock as often: threads that
     change places cost more than a signature by ECDSA."""
@@ -120,14 +120,14 @@ class _SigningSocket:
 
     def ask(self, public: bytes, operation: Operation, data: bytes, deadline: float) -> bytes:
         self._number = (self._number + 1) & 0xFFFFFFFF
-        # What fills the buffer are requests of ours that nobody has read.
+        # Without waiting: a full buffer holds earlier requests that the other end has not read.
         self._socket.send(SigningRequest(self._number, operation, public, data).packet(), socket.MSG_DONTWAIT)
         while time.monotonic() < deadline:
             packet = self._socket.recv(PACKET_MAX)
             if not packet:
                 raise ConnectionError("whoever signs is gone")
             reply = SigningReply.parse(packet)
-            if reply.number == self._number:  # others are answers to requests that nobody waits for any more
+            if reply.number == self._number:  # other numbers are late replies to requests that have timed out
                 if not reply.signature:
                     raise SigningFailed("no such key")
                 return reply.signature

@@ -90,13 +90,13 @@ class Process:
 class Agent:
     """What queue sees of an agent."""
 
-    def __init__(self, home, kind="maildir", target="~/Maildir", *, limits=(), **post):
+    def __init__(self, home, kind="maildir", target="~/Maildir", *, limits=(), **spec):
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(TEST_TIMEOUT)
         self.began = []
         self.mailbox_socket, their_mailbox_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         order = {
-            "post": {"kind": kind, "target": target, **post},
+            "spec": {"kind": kind, "target": target, **spec},
             "home": str(home),
             "uid": UID,
             "program": program_of(kind),

@@ -69,9 +69,9 @@ def serve(order, queue, mailbox_socket):
         os.setgroups([number])
         os.setresgid(number, number, number)
         os.setresuid(number, number, number)
-    post = AgentSpec(**order["post"])
-    agent = prepare(post, "bob", order["home"])
-    promises = PROMISES[post.kind]
+    spec = AgentSpec(**order["spec"])
+    agent = prepare(spec, "bob", order["home"])
+    promises = PROMISES[spec.kind]
     if promises is not None:
         ids, program = sandbox.Ids(os.getuid(), os.getgid()), bytes.fromhex(order["program"])
         sandbox.enter(ids, None, promises, unveil=agent.visible_paths, program=program, required=True)

@@ -23,8 +23,8 @@ READ = "cat > /dev/null; "
 HOSTILE = "$(touch %{user.directory}/x);`id`'\"\\\n|&<>*~#!{}"
 
 
-def command(start, line, **post):
-    return start("command", line, **post)
+def command(start, line, **spec):
+    return start("command", line, **spec)
 
 
 def outcome(start, line, **more):
@@ -71,7 +71,7 @@ def test_a_spool_file_that_is_too_short_is_never_taken_for_a_whole_mail(start, h
     assert not (home / "taken").exists()
 
 
-def test_its_environment_is_exactly_that_of_the_reference(start, home):
+def test_its_environment_is_exactly_that_of_opensmtpd(start, home):
     agent = command(start, READ + "cat /proc/$$/environ > ~/environ")
     agent.deliver(errand(recipient="bob+work@here.test", extension="work"))
     told = dict(line.split("=", 1) for line in (home / "environ").read_text().split("\0")[:-1])
@@ -153,14 +153,14 @@ def test_mail_of_several_users_by_one_agent(start, home):
 
 
 @pytest.mark.parametrize("outside", ["/etc", "{home}/../carol", "{home}-2"])
-def test_a_home_that_leads_out_of_the_homes_is_no_value_for_a_command(start, home, outside):
+def test_a_home_outside_of_the_homes_is_no_value_for_a_command(start, home, outside):
     agent = command(start, READ + "echo %{user.directory} > ~/who", shared=True)
     result = agent.deliver(dataclasses.replace(errand(), user="carol", home=outside.format(home=home)))
     assert result.outcome is Outcome.DEFERRED and "not below" in result.text
     assert not (home / "who").exists()
 
 
-def test_whose_mail_it_is_queue_says_only_where_the_action_names_the_user(start, home):
+def test_the_recipient_that_queue_names_counts_only_where_the_action_names_the_user(start, home):
     agent = command(start, READ + "echo %{user.username} %{user.directory} > ~/who")
     agent.deliver(dataclasses.replace(errand(), user="carol", home="/etc"))
     assert (home / "who").read_text() == f"bob {home}\n"
@@ -180,22 +180,22 @@ def test_whose_mail_it_is_queue_says_only_where_the_action_names_the_user(start,
         ("kill -9 $$", (Outcome.DEFERRED, "terminated; signal 9")),
     ],
 )
-def test_the_end_of_a_command_and_its_last_words_are_the_result(start, line, expected):
+def test_exit_status_and_last_output_of_a_command_are_the_result(start, line, expected):
     assert outcome(start, READ + line) == expected
 
 
-def test_one_that_exits_before_it_has_read_a_small_mail(start):
+def test_a_command_that_exits_before_it_has_read_a_small_mail(start):
     assert outcome(start, "exit 0") == (Outcome.DELIVERED, "Delivered")
 
 
-def test_its_words_cannot_forge_a_line_or_be_endless(start):
+def test_the_output_of_a_command_is_one_bounded_line_of_the_log(start):
     _, text = outcome(start, READ + "printf '\\033[1m\\r\\0%s' x; exit 1")
     assert text.isprintable() and text.endswith("\\015\\000x")
     _, text = outcome(start, READ + "head -c 5000 /dev/zero | tr '\\0' '\\001'; exit 1")
     assert len(text) == TEXT_MAX
 
 
-def test_of_many_words_the_last_ones_are_told(start):
+def test_of_much_output_the_last_lines_are_in_the_result(start):
     _, text = outcome(start, READ + "seq -f '%0100.f' 100 >&2; exit 1")
     numbers = [f"{number:0100d}" for number in range(97, 101)]
     assert text == f"exited abnormally: {' / '.join(numbers)}"
@@ -222,25 +222,25 @@ def test_a_very_long_specifier_fails_and_is_not_cut_short(start, home):
     assert list(home.iterdir()) == []
 
 
-def test_a_user_who_may_start_no_process_gets_his_mail_later(start):
+def test_at_the_limit_of_processes_a_command_is_deferred(start):
     if os.geteuid() != 0:
         pytest.skip("needs root: a user of his own, whose processes can be counted")
     agent = command(start, "cat > /dev/null", limits=["RLIMIT_NPROC=0"])
     assert agent.deliver(errand()).outcome is Outcome.DEFERRED
 
 
-def test_a_defect_of_ours_delays_that_mail_and_says_where():
+def test_an_exception_in_our_code_defers_that_mail_and_names_the_place():
     def broken(mail, descriptor):
         raise ZeroDivisionError
 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        (result,) = OneMailExecutor(ours, broken).do([(errand(), -1)])
+        (result,) = OneMailExecutor(ours, broken).execute([(errand(), -1)])
         assert decode(theirs.recv(100)) == InProgress(errand().envelope)
     assert result.outcome is Outcome.DEFERRED and "broken line" in result.text
 
 
-def test_a_wrapper_is_refused_where_it_is_none():
+def test_a_malformed_wrapper_is_refused():
     with pytest.raises(TemplateError):
         CommandRunner(AgentSpec("command", "x", "'%{mda}'"), "bob", "/").template("x")
 
@@ -248,7 +248,7 @@ def test_a_wrapper_is_refused_where_it_is_none():
 # -- nobody waits for a command but its own mail --------------------------------------------------------
 
 
-def test_seven_run_at_once(start, home):
+def test_seven_commands_run_at_once(start, home):
     """Each waits for all the others."""
     agent = command(start, f"{READ} touch ~/$SENDER; until [ $(ls ~ | wc -l) = {WORKERS_MAX} ]; do sleep 0.01; done")
     for number in range(WORKERS_MAX):
@@ -256,7 +256,7 @@ def test_seven_run_at_once(start, home):
     assert {agent.receive().outcome for _ in range(WORKERS_MAX)} == {Outcome.DELIVERED}
 
 
-def test_a_stuck_one_and_one_that_writes_a_gigabyte_delay_nobody(start, home):
+def test_a_stuck_command_and_one_that_writes_a_gigabyte_delay_no_other(start, home):
     os.mkfifo(home / "stuck")
     own(home / "stuck")
     line = """cat > /dev/null; case $SENDER in

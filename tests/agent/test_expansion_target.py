@@ -34,20 +34,20 @@ def told(target, **more):
     return dataclasses.replace(errand(**more), digest=digest(warrant))
 
 
-def ask(start, target, **post):
-    return start("expansion-target", "", **post).deliver(told(target))
+def ask(start, target, **spec):
+    return start("expansion-target", "", **spec).deliver(told(target))
 
 
 # -- what stands there -----------------------------------------------------------------------------
 
 
-def test_the_command_that_stands_there_runs(start, home):
+def test_the_command_in_the_forward_is_run(start, home):
     write(home, f'amy@there.test, "|{RUN}"\n')
     assert ask(start, RUN).outcome is Outcome.DELIVERED
     assert (home / "mail").read_bytes() == TRACE + MAIL
 
 
-def test_the_file_that_stands_there_is_written(start, home):
+def test_the_file_in_the_forward_is_written(start, home):
     write(home, f"# archive\n{home}/archive\n")
     result = ask(start, f"{home}/archive")
     assert result.outcome is Outcome.DELIVERED
@@ -79,14 +79,14 @@ def test_the_wrapper_of_the_action_is_around_the_users_command(start, home):
 
 
 @pytest.mark.parametrize("text", [None, "", "# |cat > ~/mail", "amy@there.test", "|cat  > ~/mail", '"|cat > ~/mail2"'])
-def test_what_does_not_stand_there_is_stale_and_nothing_runs(start, home, text):
+def test_a_target_that_is_not_in_the_file_is_stale_and_nothing_runs(start, home, text):
     if text is not None:
         write(home, text)
     assert ask(start, RUN).outcome is Outcome.STALE
     assert not (home / "mail").exists()
 
 
-def test_a_digest_that_is_none(start, home):
+def test_a_malformed_digest_is_stale(start, home):
     write(home, f"|{RUN}")
     agent = start("expansion-target", "")
     for wrong in ("", "0" * 64, "|cat > ~/mail", "\0"):
@@ -165,7 +165,7 @@ def test_a_device_as_forward(start, home):
 
 @needs_root
 @pytest.mark.parametrize("owner", [0, UID + 1])
-def test_a_forward_of_somebody_elses_also_by_a_hard_link(start, home, owner):
+def test_a_forward_of_another_user_also_by_a_hard_link(start, home, owner):
     other = home.parent / "other"
     other.write_text(f"|{RUN}")
     other.chmod(0o644)
@@ -176,14 +176,14 @@ def test_a_forward_of_somebody_elses_also_by_a_hard_link(start, home, owner):
 
 
 @pytest.mark.parametrize("text", ["|cat > ~/mail\n|'", "bob@\n|cat > ~/mail", b"|cat > ~/mail\n|a\0b"])
-def test_another_line_of_the_forward_that_cannot_be_understood_is_no_hindrance(start, home, text):
+def test_a_malformed_line_of_the_forward_does_not_affect_other_lines(start, home, text):
     write(home, text)
     assert ask(start, RUN).outcome is Outcome.DELIVERED
     assert (home / "mail").read_bytes() == TRACE + MAIL
 
 
 @pytest.mark.parametrize("text", ["|cat > ~/mail'", "|cat > ~/mail, bob@", b"|cat > ~/mail\0", "x" * 4096])
-def test_a_forward_that_cannot_be_understood(start, home, text):
+def test_a_malformed_forward(start, home, text):
     write(home, text)
     result = ask(start, RUN)
     assert result.outcome is Outcome.DEFERRED and "xxxx" not in result.text
@@ -220,7 +220,7 @@ def test_a_path_with_an_address_in_it_stays_where_it_is(start, home):
 
 
 @pytest.mark.parametrize("what", ["link", "fifo", "directory", "hard link"])
-def test_a_target_that_is_no_plain_file_of_his_is_not_touched(start, home, what):
+def test_a_target_that_is_no_regular_file_of_the_user_is_not_touched(start, home, what):
     victim = home / "victim"
     victim.write_bytes(b"precious")
     own(victim)
@@ -294,13 +294,13 @@ def test_a_forward_is_no_alias_file(start, home, etc):
 
 
 @needs_root
-def test_one_alias_that_cannot_be_understood_is_no_hindrance_for_the_others(start, home, etc):
+def test_a_malformed_alias_value_does_not_affect_other_aliases(start, home, etc):
     path = aliases(etc, f'bad: "|x\nlist: "|{RUN}"')
     assert ask(start, RUN, files=[path]).outcome is Outcome.DELIVERED
 
 
 @needs_root
-def test_a_line_that_is_no_alias_is_no_hindrance_for_the_others(start, home, etc):
+def test_a_malformed_alias_line_does_not_affect_other_aliases(start, home, etc):
     """Lookup serves what the file said before."""
     path = aliases(etc, f'root:\nlist: bob,\n  "|{RUN}"\nx:')
     assert ask(start, RUN, files=[path]).outcome is Outcome.DELIVERED
@@ -319,7 +319,7 @@ def test_the_alias_file_of_an_ordinary_user_who_started_the_daemon(start, home):
 
 @needs_root
 @pytest.mark.parametrize("what", ["writable", "his", "in his directory", "fifo", "gone"])
-def test_an_alias_file_that_is_not_roots_alone(start, home, etc, what):
+def test_an_alias_file_that_others_than_root_may_write(start, home, etc, what):
     path = aliases(etc, f'list: "|{RUN}"')
     match what:
         case "writable":

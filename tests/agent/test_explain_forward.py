@@ -33,17 +33,17 @@ def open_ground():
         yield Path(path)
 
 
-def test_ones_own_forward_is_told(home):
+def test_a_user_may_read_their_own_forward(home):
     (home / ".forward").write_text("amy@there.test\n")
     (home / ".forward").chmod(0o600)
     assert read_forward(myself()) == ("text", b"amy@there.test\n", "")
 
 
-def test_there_may_be_none(home):
+def test_a_missing_forward(home):
     assert read_forward(myself()) == ("none", b"", "")
 
 
-def test_one_that_others_may_write_is_unsafe_here_too(home):
+def test_an_unsafe_forward_is_explained_too(home):
     (home / ".forward").write_text("amy@there.test\n")
     (home / ".forward").chmod(0o666)
     verdict, content, reason = read_forward(myself())
@@ -51,17 +51,17 @@ def test_one_that_others_may_write_is_unsafe_here_too(home):
     assert reason == f"{home}/.forward is writable by everybody: chmod {others('go')}-w {home}/.forward"
 
 
-def test_another_user_is_not_asked_about_but_by_root(monkeypatch):
+def test_only_root_may_read_the_forward_of_another_user(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    assert read_forward("root") == ("later", b"", "only root and root may ask")
+    assert read_forward("root") == ("later", b"", "only root and root may read it")
 
 
-def test_a_child_that_ends_without_a_word_is_said(home, monkeypatch):
-    monkeypatch.setattr(explain_forward, "_tell", lambda _entry: 1 / 0)
+def test_a_child_that_ends_without_an_answer_is_reported(home, monkeypatch):
+    monkeypatch.setattr(explain_forward, "_read_as_user", lambda _entry: 1 / 0)
     assert read_forward(myself()) == ("later", b"", "the process that reads it has ended")
 
 
-def test_nobody_is_told_of_a_user_that_is_not_there(home):
+def test_an_unknown_user_is_reported(home):
     assert read_forward("no-such-user")[0] == "later"
 
 

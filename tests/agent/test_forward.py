@@ -35,7 +35,7 @@ def test_no_file_is_none(start):
     assert ask(start) == ("none", b"")
 
 
-def test_the_text_is_handed_on_as_it_is(start, home):
+def test_the_content_is_passed_on_unchanged(start, home):
     content = b"\\bob, amy@there.test\n# \xff\0 without an end"
     write(home, content)
     assert ask(start) == ("text", content)
@@ -51,7 +51,7 @@ def test_the_longest_file(start, home):
     assert ask(start) == ("text", b"x" * FORWARD_MAX)
 
 
-def test_a_longer_file_is_none_that_can_be_understood(start, home):
+def test_a_longer_file_is_malformed(start, home):
     write(home, b"x" * (FORWARD_MAX + 1))
     assert ask(start) == ("malformed", f"{home}/.forward is longer than 4095 bytes".encode())
 
@@ -145,7 +145,7 @@ def test_the_modes_of_a_home_without_a_forward_do_not_matter(start, home, mode):
 
 @needs_root
 @pytest.mark.parametrize("mode", [0o755, 0o775, 0o711])
-def test_nor_does_it_matter_whose_it_is(start, home, mode):
+def test_the_owner_of_a_home_without_a_forward_does_not_matter(start, home, mode):
     """A home that many share."""
     os.chown(home, UID + 1, UID + 1)
     home.chmod(mode)
@@ -153,7 +153,7 @@ def test_nor_does_it_matter_whose_it_is(start, home, mode):
 
 
 @needs_root
-def test_where_nobody_can_see_whether_there_is_a_forward_mail_waits(start, home):
+def test_a_home_that_cannot_be_searched_defers_mail(start, home):
     os.chown(home, UID + 1, UID + 1)
     home.chmod(0o700)
     assert ask(start) == ("later", f"{home}/.forward: permission denied for uid {UID}".encode())
@@ -175,7 +175,7 @@ def test_everybody_is_no_group_of_the_users_own(home, mode):
     assert read(str(home), UID, lambda *_: True)[0] == "unsafe"
 
 
-def test_of_nothing_that_does_not_matter_it_is_asked_who_is_in_a_group(home):
+def test_groups_are_looked_up_only_where_they_matter(home):
     """To ask may take long."""
 
     def is_private(*_):
@@ -188,7 +188,7 @@ def test_of_nothing_that_does_not_matter_it_is_asked_who_is_in_a_group(home):
     assert read(str(home), UID, is_private)[0] == "text"
 
 
-def test_an_agent_asks_about_a_home_only_where_there_is_a_forward(home, monkeypatch):
+def test_an_agent_looks_up_the_group_of_a_home_only_where_there_is_a_forward(home, monkeypatch):
     asked = []
     monkeypatch.setattr("pwd.getpwuid", lambda uid: asked.append(uid) or {}[uid])
     home.chmod(0o770)
@@ -205,7 +205,7 @@ def test_modes_that_change_under_an_agent_are_for_the_next_one_to_judge(start, h
     agent = start("forward", "")
     assert agent.forward()[0] == "text"
     path.chmod(0o664)
-    assert agent.forward() == ("later", b"its permissions have just changed")
+    assert agent.forward() == ("later", b"the permissions of .forward have just changed")
     assert agent.process.wait(30) == 0
     assert ask(start)[0] == ("unsafe" if others("g") else "text")
 
@@ -244,7 +244,7 @@ def test_a_device_is_unsafe(start, home):
 
 
 @needs_root
-def test_a_hard_link_to_a_file_of_roots_is_unsafe_and_nothing_of_it_told(start, home):
+def test_a_hard_link_to_a_file_of_root_is_unsafe_and_its_content_is_not_sent(start, home):
     secret = home.parent / "secret"
     secret.write_bytes(b"root:secret")
     secret.chmod(0o644)
@@ -255,13 +255,13 @@ def test_a_hard_link_to_a_file_of_roots_is_unsafe_and_nothing_of_it_told(start, 
 
 
 @needs_root
-def test_a_file_of_somebody_elses_is_unsafe(start, home):
+def test_a_file_of_another_user_is_unsafe(start, home):
     os.chown(write(home), UID + 1, UID + 1)
     assert ask(start)[0] == "unsafe"
 
 
 @needs_root
-def test_a_home_of_somebody_elses_with_a_forward_is_unsafe(start, home):
+def test_a_home_of_another_user_with_a_forward_is_unsafe(start, home):
     write(home)
     os.chown(home, UID + 1, UID + 1)
     home.chmod(0o755)
@@ -317,7 +317,7 @@ def test_a_home_that_appears_later_is_for_the_next_agent(start, home):
 
 @given(st.binary(max_size=FORWARD_MAX + 10))
 @settings(max_examples=100)
-def test_any_bytes_are_handed_on_or_too_many(tmp_path_factory, content):
+def test_any_content_is_passed_on_or_too_long(tmp_path_factory, content):
     home = tmp_path_factory.getbasetemp() / "home"
     home.mkdir(0o700, exist_ok=True)
     file = home / ".forward"

@@ -56,7 +56,7 @@ def outcomes(agent, count):
 
 
 class Queue:
-    """What a hand tells while it works."""
+    """The socket to queue: keeps the InProgress that are sent."""
 
     def __init__(self):
         self.heard = []
@@ -65,9 +65,9 @@ class Queue:
         self.heard.append(decode(packet))
 
 
-def courier(server, **post):
-    """One hand, without a process: for what only several errands at once can show."""
-    return LmtpSender(LmtpAgent(AgentSpec("lmtp", server.target, **post), "mail", "/"), Queue())
+def executor(server, **spec):
+    """The executor of one worker, without a process: for cases that need several errands in one batch."""
+    return LmtpSender(LmtpAgent(AgentSpec("lmtp", server.target, **spec), "mail", "/"), Queue())
 
 
 def test_a_mail_to_a_user_over_tcp(start, serve):
@@ -106,7 +106,7 @@ def test_the_recipient_is_the_destination_when_the_action_says_so(start, serve):
 
 def test_the_recipient_is_the_agents_user_where_none_is_named(serve):
     server = serve()
-    list(courier(server).do([(to(""), -1)]))
+    list(executor(server).execute([(to(""), -1)]))
     assert server.mails[0][2] == ["mail"]
 
 
@@ -141,7 +141,7 @@ MODERN = ("PIPELINING", "8BITMIME", "SMTPUTF8")
 GREETING = "Subject: grüß dich\n\nHello\n".encode()
 
 
-def test_smtputf8_is_said_of_a_mail_that_needs_it_and_of_no_other(start, serve):
+def test_smtputf8_is_sent_for_a_mail_that_needs_it_and_for_no_other(start, serve):
     server = serve(extensions=MODERN)
     agent = start("lmtp", server.target)
     agent.deliver(to("bob", utf8=True, content=GREETING))
@@ -176,7 +176,7 @@ def test_utf8_in_the_header_goes_to_any_server(start, serve):
     assert not [said for said in server.senders if "SMTPUTF8" in said]
 
 
-def test_smtputf8_is_said_of_a_header_whose_end_nobody_knows(start, serve):
+def test_smtputf8_is_sent_for_a_header_too_long_to_be_searched(start, serve):
     server = serve(extensions=MODERN)
     agent = start("lmtp", server.target)
     long = b"Received: x\n" * (trace.HEADER_MAX // 12 + 1)
@@ -208,7 +208,7 @@ def greet(agent, request=7):
 
 
 @pytest.mark.parametrize("extensions, verdict", [(MODERN, "utf8"), (("PIPELINING", "8BITMIME"), "ascii")])
-def test_what_a_server_knows_is_told_and_the_next_mail_goes_over_that_connection(start, serve, extensions, verdict):
+def test_a_probe_is_answered_and_the_next_mail_uses_its_connection(start, serve, extensions, verdict):
     server = serve(extensions=extensions)
     agent = start("lmtp", server.target)
     assert greet(agent) == ServerProbed(7, verdict, "")
@@ -217,7 +217,7 @@ def test_what_a_server_knows_is_told_and_the_next_mail_goes_over_that_connection
     assert server.connections == 1
 
 
-def test_what_a_server_knows_that_is_not_there_is_told_later(start):
+def test_a_probe_of_a_server_that_is_down_is_deferred(start):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         target = "{}:{}".format(*closed.getsockname())
     answer = greet(start("lmtp", target))
@@ -230,7 +230,7 @@ def test_what_a_server_knows_that_is_not_there_is_told_later(start):
 def test_the_recipients_of_one_message_go_in_one_transaction_and_have_an_answer_each(serve):
     server = serve(accepts={"nobody": "550 5.1.1 no such user"}, answers={"carol": "452 4.2.2 carol is full"})
     users = ["bob", "nobody", "carol", "dave"]
-    results = list(courier(server).do([(to(user, number), -1) for number, user in enumerate(users, 1)]))
+    results = list(executor(server).execute([(to(user, number), -1) for number, user in enumerate(users, 1)]))
     assert {result.envelope & 0xFF: (result.outcome, result.text) for result in results} == {
         1: (Outcome.DELIVERED, "250 2.0.0 bob saved"),
         2: (Outcome.FAILED, "550 5.1.1 no such user"),
@@ -242,21 +242,21 @@ def test_the_recipients_of_one_message_go_in_one_transaction_and_have_an_answer_
 
 def test_no_recipient_is_told_of_another(serve):
     server = serve()
-    list(courier(server).do([(to("bob", 1), -1), (to("carol", 2), -1)]))
+    list(executor(server).execute([(to("bob", 1), -1), (to("carol", 2), -1)]))
     assert server.mails[0][3] == wired(MAIL)
 
 
 def test_an_address_that_became_several_users_is_named_to_all_of_them(serve):
     server = serve()
     both = {"recipient": "team@here.test"}
-    list(courier(server).do([(to("bob", 1, **both), -1), (to("carol", 2, **both), -1)]))
+    list(executor(server).execute([(to("bob", 1, **both), -1), (to("carol", 2, **both), -1)]))
     assert b"Delivered-To: team@here.test\r\n" in server.mails[0][3]
 
 
 def test_different_messages_and_senders_go_alone(serve):
     server = serve()
     batch = [to("bob", 1), to("carol", 1, message=78), to("dave", 2, sender="eve@there.test"), to("eve", 3)]
-    results = list(courier(server).do([(told, -1) for told in batch]))
+    results = list(executor(server).execute([(told, -1) for told in batch]))
     assert {result.outcome for result in results} == {Outcome.DELIVERED} and len(results) == 4
     assert sorted(recipients for _, _, recipients, _ in server.mails) == [["bob", "eve"], ["carol"], ["dave"]]
     assert {number for number, *_ in server.mails} == {1}
@@ -265,7 +265,9 @@ def test_different_messages_and_senders_go_alone(serve):
 def test_a_mail_that_was_here_before_is_a_loop_for_that_recipient_only(serve):
     server = serve()
     content = b"Delivered-To: bob@here.test\n" + MAIL
-    results = list(courier(server).do([(to("bob", 1, content=content), -1), (to("carol", 2, content=content), -1)]))
+    results = list(
+        executor(server).execute([(to("bob", 1, content=content), -1), (to("carol", 2, content=content), -1)])
+    )
     assert [(result.envelope & 0xFF, result.outcome) for result in results] == [
         (1, Outcome.LOOP),
         (2, Outcome.DELIVERED),
@@ -275,7 +277,7 @@ def test_a_mail_that_was_here_before_is_a_loop_for_that_recipient_only(serve):
 
 def test_an_answer_is_told_before_the_next_mail_is_sent(serve):
     server = serve()
-    answers = courier(server).do([(to("bob", 1), -1), (to("bob", 1, message=78), -1)])
+    answers = executor(server).execute([(to("bob", 1), -1), (to("bob", 1, message=78), -1)])
     assert next(answers).outcome is Outcome.DELIVERED
     assert len(server.mails) == 1
     assert len(list(answers)) == 1
@@ -307,7 +309,7 @@ def test_many_mails_go_over_several_connections_each_once(start, serve):
 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_mail_that_is_slow_for_one_user_keeps_no_other_mail_waiting(start, serve, at_once):
-    """Whether the others come later or wait beside it: hands are free."""
+    """Whether the other mails come later or wait beside it: other workers are idle."""
     slow = threading.Event()
     server = serve(holds={"slow": slow})
     agent = start("lmtp", server.target)
@@ -321,65 +323,65 @@ def test_a_mail_that_is_slow_for_one_user_keeps_no_other_mail_waiting(start, ser
     assert agent.receive().envelope >> 32 == 1
 
 
-def test_queue_is_told_what_a_hand_is_at_work_with_before_and_while_it_is(serve, monkeypatch):
+def test_in_progress_is_sent_before_and_during_a_transaction(serve, monkeypatch):
     monkeypatch.setattr(lmtp_agent, "PROGRESS_INTERVAL", 0.0)
-    hand = courier(serve(extensions=()))
-    list(hand.do([(to("bob", 1), -1), (to("carol", 2), -1)]))
-    numbers = [word.number & 0xFF for word in hand._queue.heard]
+    worker = executor(serve(extensions=()))
+    list(worker.execute([(to("bob", 1), -1), (to("carol", 2), -1)]))
+    numbers = [word.number & 0xFF for word in worker._queue.heard]
     assert numbers[:2] == [1, 2] and numbers.count(1) == numbers.count(2) > 6
-    said = len(hand._queue.heard)
-    list(hand.do([(ProbeServer(9), -1)]))
-    assert {word.number for word in hand._queue.heard[said:]} == {9}
-    said = len(hand._queue.heard)
-    for connection, _ in hand._kind.pool._idle:
+    said = len(worker._queue.heard)
+    list(worker.execute([(ProbeServer(9), -1)]))
+    assert {word.number for word in worker._queue.heard[said:]} == {9}
+    said = len(worker._queue.heard)
+    for connection, _ in worker._kind.pool._idle:
         connection.close()  # by whoever sweeps: it is no word about a mail
-    assert len(hand._queue.heard) == said
+    assert len(worker._queue.heard) == said
 
 
-def test_a_word_is_said_now_and_then_and_not_each_time(serve):
-    hand = courier(serve(extensions=()))
-    list(hand.do([(to("bob", 1), -1)]))
-    assert len(hand._queue.heard) == 1
+def test_in_progress_is_sent_at_intervals_only(serve):
+    worker = executor(serve(extensions=()))
+    list(worker.execute([(to("bob", 1), -1)]))
+    assert len(worker._queue.heard) == 1
 
 
-def test_a_server_that_drips_its_reply_has_its_time_and_no_more(serve, monkeypatch):
+def test_a_reply_that_drips_in_must_be_complete_within_its_timeout(serve, monkeypatch):
     monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.DOT, 0.3)
     server = serve(answers={"bob": "\r\n".join(["250-and so on"] * 40)}, drips=0.05)
-    (result,) = courier(server).do([(to("bob"), -1)])
+    (result,) = executor(server).execute([(to("bob"), -1)])
     assert result.outcome is Outcome.DEFERRED and "no answer in 0 seconds" in result.text
 
 
-def test_a_mail_has_not_more_time_than_all_its_steps_together(serve, monkeypatch):
+def test_a_mail_has_one_timeout_for_all_its_steps_together(serve, monkeypatch):
     monkeypatch.setattr(lmtp, "TRANSACTION_MAX", 0.2)
     slow = threading.Event()
     server = serve(holds={"bob": slow})
-    (result,) = courier(server).do([(to("bob"), -1)])
+    (result,) = executor(server).execute([(to("bob"), -1)])
     slow.set()
     assert result.outcome is Outcome.DEFERRED and lmtp.TRANSACTION_TOO_LONG in result.text
 
 
-def test_a_server_that_is_deaf_for_one_mail_is_not_given_up_while_it_goes_on_with_others(serve, monkeypatch):
+def test_a_timeout_of_one_mail_does_not_fail_others_while_the_server_responds(serve, monkeypatch):
     monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.DOT, 0.2)
     slow = threading.Event()
     server = serve(holds={"slow": slow})
-    hand = courier(server)
-    kind, others = hand._kind, []
+    worker = executor(server)
+    kind, others = worker._kind, []
 
     def go_on():
         while not others:
-            kind.heard = time.monotonic()
+            kind.last_progress = time.monotonic()
             time.sleep(0.02)
 
     thread = threading.Thread(target=go_on)
     thread.start()
-    (result,) = hand.do([(to("slow"), -1)])
+    (result,) = worker.execute([(to("slow"), -1)])
     others.append(True)
     thread.join()
     slow.set()
     assert result.outcome is Outcome.DEFERRED and not kind.draining
 
 
-def test_a_server_that_wants_one_connection_gets_everything_over_one(start, serve):
+def test_a_server_that_takes_one_connection_gets_all_mail_over_it(start, serve):
     server = serve(limit=1)
     agent = start("lmtp", server.target)
     for number in range(1, 65):
@@ -415,31 +417,31 @@ def test_a_kept_connection_that_was_closed_costs_no_delay_and_no_copy(start, ser
 @pytest.mark.parametrize("closes, delivered", [("dot", []), ("half", [1])])
 def test_after_the_dot_nothing_is_sent_again_at_once(serve, closes, delivered):
     server = serve(closes=closes)
-    results = list(courier(server).do([(to("bob", 1), -1), (to("carol", 2), -1)]))
+    results = list(executor(server).execute([(to("bob", 1), -1), (to("carol", 2), -1)]))
     assert [r.envelope & 0xFF for r in results if r.outcome is Outcome.DELIVERED] == delivered
     late = [r.text for r in results if r.outcome is Outcome.DEFERRED]
     assert len(late) == 2 - len(delivered) and all("may arrive twice" in text for text in late)
     assert len(server.mails) == 1
 
 
-def test_a_server_that_falls_silent_is_waited_for_once(serve, monkeypatch):
+def test_an_unresponsive_server_is_waited_for_once(serve, monkeypatch):
     monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.DOT, 0.1)
     server = serve(closes="deaf")
-    hand = courier(server)
-    results = list(hand.do([(to("bob", 1, message=number), -1) for number in range(1, 4)]))
+    worker = executor(server)
+    results = list(worker.execute([(to("bob", 1, message=number), -1) for number in range(1, 4)]))
     assert {result.outcome for result in results} == {Outcome.DEFERRED}
     first, *others = [result.text for result in results]
     assert (
         first
         == "waiting for the answer to the mail: no answer in 0 seconds; the mail had been sent and may arrive twice"
     )
-    assert others == ["the server has fallen silent"] * 2
+    assert others == ["the server does not respond"] * 2
     assert len(server.mails) == server.connections == 1
 
 
 def test_a_server_that_says_why_it_closes_is_quoted(serve):
     server = serve(closes="content")
-    (result,) = courier(server).do([(to("bob", content=b"x" * 60 + b"\n" * 60_000), -1)])
+    (result,) = executor(server).execute([(to("bob", content=b"x" * 60 + b"\n" * 60_000), -1)])
     assert result.outcome is Outcome.DEFERRED
     assert server.mails == []
 
@@ -498,24 +500,24 @@ def test_an_address_of_a_family_that_the_kernel_does_not_have_is_passed_over(ser
 
 def test_content_that_cannot_be_read_delays_that_mail(serve):
     directory = os.open("/", os.O_RDONLY)
-    (result,) = courier(serve()).do([(to("bob", size=10), directory)])
+    (result,) = executor(serve()).execute([(to("bob", size=10), directory)])
     assert (result.outcome, result.text) == (Outcome.DEFERRED, "Is a directory")
 
 
-def test_a_defect_of_ours_delays_that_mail_and_no_other(serve, monkeypatch):
-    hand = courier(serve())
+def test_an_exception_in_our_code_defers_that_mail_and_no_other(serve, monkeypatch):
+    worker = executor(serve())
     with monkeypatch.context() as patched:
         patched.setattr(lmtp_agent, "_lines", lambda _errands: 1 / 0)
-        (result,) = hand.do([(to("bob"), -1)])
+        (result,) = worker.execute([(to("bob"), -1)])
     assert result.outcome is Outcome.DEFERRED and "ZeroDivisionError" in result.text
-    (result,) = hand.do([(to("bob", 2), -1)])
+    (result,) = worker.execute([(to("bob", 2), -1)])
     assert result.outcome is Outcome.DELIVERED
 
 
-def test_a_hand_that_waits_for_the_connection_of_another_says_that_it_is_there(serve, monkeypatch):
+def test_a_worker_that_waits_for_a_connection_sends_in_progress(serve, monkeypatch):
     monkeypatch.setattr(lmtp_agent, "PROGRESS_INTERVAL", 0.01)
     server = serve(limit=1)
-    pool = courier(server)._kind.pool
+    pool = executor(server)._kind.pool
     first, _ = pool.take(nothing)
     said = []
 
@@ -528,7 +530,7 @@ def test_a_hand_that_waits_for_the_connection_of_another_says_that_it_is_there(s
     first.close()
 
 
-def test_a_hand_that_gets_no_connection_keeps_no_other_hand_waiting():
+def test_a_worker_without_a_connection_blocks_no_other_worker():
     """Whatever the reason is."""
     failures = [MemoryError(), OSError(errno.EMFILE, "Too many open files"), lmtp.Unreachable("one is enough")]
 
@@ -544,9 +546,9 @@ def test_a_hand_that_gets_no_connection_keeps_no_other_hand_waiting():
                 pool.take(nothing)
             taken.append(kind)
 
-        hand = threading.Thread(target=take, daemon=True)
-        hand.start()
-        hand.join(5)
+        executor = threading.Thread(target=take, daemon=True)
+        executor.start()
+        executor.join(5)
         assert taken == [kind]
 
 
@@ -559,14 +561,14 @@ def test_a_hand_that_gets_no_connection_keeps_no_other_hand_waiting():
         ("lmtp-unix", "/" + "x" * 200, "AF_UNIX path too long"),
     ],
 )
-def test_a_destination_that_leads_nowhere_is_said(start, kind, target, reason):
+def test_a_destination_that_cannot_be_resolved_is_reported(start, kind, target, reason):
     agent = start(kind, target)
     result = agent.deliver(to("bob"))
     assert result.outcome is Outcome.DEFERRED and reason in result.text
     assert agent.process.wait(30) == 0
 
 
-def test_a_user_without_a_thread_to_spare_gets_mail_all_the_same(start, serve):
+def test_at_the_limit_of_processes_lmtp_mail_is_delivered_by_one_worker(start, serve):
     if os.geteuid() != 0:
         pytest.skip("needs root: limits of another user")
     server = serve()
@@ -583,7 +585,7 @@ def test_an_address_with_a_command_in_it_fails_alone(start, serve):
     assert server.mails == []
 
 
-def test_what_is_no_mail_ends_the_agent(start, serve):
+def test_a_packet_without_a_mail_ends_the_agent(start, serve):
     agent = start("lmtp", serve().target)
     agent.send(ReadForward(1))
     assert agent.process.wait(30) == EX_PROTOCOL

@@ -187,7 +187,7 @@ def test_the_lock_is_held_until_the_parent_gives_it_up_however_long_the_agent_li
 @pytest.mark.parametrize(
     "packet, count", [(b"", 0), (b"1234567", 1), (b"123456789", 1), (b"12345678", 0), (b"12345678", 2)]
 )
-def test_what_is_no_mailbox_on_the_tether_ends_it(start, packet, count):
+def test_a_packet_without_a_mailbox_ends_the_agent(start, packet, count):
     agent = start("mbox", "")
     with tempfile.TemporaryFile() as file:
         rights = [(1, 1, struct.pack(f"{count}i", *[file.fileno()] * count))] if count else []
@@ -249,7 +249,7 @@ def test_a_mail_that_was_half_written_when_the_agent_was_killed_spoils_no_other(
     second.close()
 
 
-def test_what_is_no_mail_ends_it(start):
+def test_a_packet_without_a_mail_ends_the_agent(start):
     agent = start("mbox", "")
     agent.send(ReadForward(1))
     assert agent.process.wait(30) == EX_PROTOCOL
@@ -313,7 +313,7 @@ def test_no_lock_is_held_for_long_whatever_waits_and_however_slow_the_disk_is(tm
     begun, outcomes = disk.now, []
     for batch in range(8):  # each costs 40 seconds
         mails = [to(1, 4 * batch + number, content=b"x\n" * 5000) for number in range(4)]
-        outcomes += [result.outcome for result in writer.do([(told, -1) for told in mails])]
+        outcomes += [result.outcome for result in writer.execute([(told, -1) for told in mails])]
     assert disk.now - begun < LOCK_TIME + 45 < LOCK_MAX < STALE_LOCK_AGE
     assert outcomes == [Outcome.DELIVERED] * 4 + [Outcome.DEFERRED] * 28
     text = (tmp_path / "bob").read_bytes()
@@ -327,25 +327,25 @@ def test_within_a_batch_none_but_the_first_is_begun_when_it_is_late(tmp_path, mo
         return pwrite(descriptor, data, at)
 
     monkeypatch.setattr(os, "pwrite", slow)
-    results = writer.do([(to(1, number), -1) for number in range(4)])
+    results = writer.execute([(to(1, number), -1) for number in range(4)])
     assert [result.outcome for result in results] == [Outcome.DELIVERED, *[Outcome.DEFERRED] * 3]
     assert {result.text for result in results[1:]} == {mbox.LOCK_TIME_OVER}
     assert (tmp_path / "bob").read_bytes().count(b"From amy@there.test ") == 1
 
 
 def test_the_first_batch_under_a_lock_is_begun_whenever_it_comes(disk, writer):
-    writer._reach(1)
+    writer._receive_locks(1)
     disk.now += LOCK_TIME + 1
-    (result,) = writer.do([(to(1), -1)])
+    (result,) = writer.execute([(to(1), -1)])
     assert result.outcome is Outcome.DELIVERED
 
 
 def test_a_defect_of_ours_delays_that_batch_and_says_where(writer, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(mbox, "store", lambda *_: 1 / 0)
-        (result,) = writer.do([(to(1), -1)])
+        (result,) = writer.execute([(to(1), -1)])
     assert result.outcome is Outcome.DEFERRED and "ZeroDivisionError" in result.text
-    (result,) = writer.do([(to(1, 2), -1)])
+    (result,) = writer.execute([(to(1, 2), -1)])
     assert result.outcome is Outcome.DELIVERED
 
 

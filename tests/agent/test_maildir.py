@@ -197,7 +197,7 @@ def test_a_full_disk_delays_and_goes_on_when_there_is_room(start, home, option):
         subprocess.run(["umount", "-l", small], check=True)
 
 
-def test_a_home_without_a_right_to_write_is_said(start, home):
+def test_a_home_that_cannot_be_written_is_reported(start, home):
     if os.geteuid() == 0:
         os.chown(home, 0, 0)
         home.chmod(0o755)
@@ -210,18 +210,18 @@ def test_a_home_without_a_right_to_write_is_said(start, home):
     home.chmod(0o700)
 
 
-def test_a_place_that_needs_a_home_and_there_is_none(start):
+def test_a_path_that_needs_a_home_of_a_user_without_one(start):
     result = start(target="Maildir").deliver(errand())
     assert result.outcome is Outcome.DEFERRED
     assert "absolute" in result.text
 
 
-def test_a_defect_of_ours_delays_that_batch_and_says_where(tmp_path):
+def test_an_exception_in_our_code_defers_that_batch_and_names_the_place(tmp_path):
     storer = MaildirWriter(MaildirAgent(AgentSpec("maildir", "~/Maildir"), "bob", str(tmp_path)))
     broken = dataclasses.replace(errand(1), extension=7)
-    (result,) = storer.do([(broken, -1)])
+    (result,) = storer.execute([(broken, -1)])
     assert result.outcome is Outcome.DEFERRED and "folder_name line" in result.text
-    (result,) = storer.do([(errand(2), -1)])
+    (result,) = storer.execute([(errand(2), -1)])
     assert result.outcome is Outcome.DELIVERED
 
 
@@ -312,7 +312,7 @@ def test_a_maildir_moved_away_is_for_the_next_agent(start, home):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a directory of somebody else's")
-def test_a_maildir_of_somebody_elses_delays(start, home):
+def test_a_maildir_of_another_user_defers(start, home):
     (home / "Maildir").mkdir(0o755)
     assert start().deliver(errand()).outcome is Outcome.DEFERRED
 

@@ -51,12 +51,12 @@ def test_a_home_of_a_table_is_used_when_it_is_below_the_users_own():
     "home",
     ["/home/vmail", "/home/vmail2", "/home/vmail/../root", "/", "/root", "bob", "/home/vmail/a/./b", "/home//vmail/x"],
 )
-def test_a_home_of_a_table_that_leads_out_is_refused(home):
+def test_a_home_of_a_table_outside_of_the_homes_is_refused(home):
     with pytest.raises(HomeError):
         destination("~/Maildir", True).path(to("bob", home=home))
 
 
-def test_a_home_of_a_table_is_nothing_where_the_users_are_the_systems():
+def test_a_home_of_a_table_is_ignored_for_users_of_the_system():
     assert destination("~/Maildir").path(to("bob", home="/root")) == "/home/vmail/Maildir"
 
 
@@ -106,7 +106,7 @@ def test_many_users_at_once_get_their_own_mail_only(start, home):
         assert len(os.listdir(f"/proc/{agent.process.pid}/fd")) < 4 * (OPEN_MAX * 4 + 2)
 
 
-def test_a_user_whose_maildir_is_in_trouble_delays_no_other(start, home):
+def test_a_maildir_that_fails_delays_no_other_user(start, home):
     (home / "carol").write_bytes(b"not a directory")
     own(home / "carol")
     agent = start(target="~/%{user.username}", shared=True)
@@ -127,7 +127,7 @@ def test_a_link_out_of_the_homes_leads_nowhere(start, home):
     assert os.listdir(outside) == []
 
 
-def test_a_home_that_leads_out_is_said_and_delays(start, home):
+def test_a_home_outside_of_the_homes_is_reported_and_defers(start, home):
     agent = start(shared=True)
     result = agent.deliver(to("carol", home="/etc"))
     assert result.outcome is Outcome.DEFERRED and "is not below" in result.text

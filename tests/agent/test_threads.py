@@ -1,4 +1,4 @@
-"""An agent's hands side by side: on one socket, with one pool of connections, in one Maildir."""
+"""Worker threads of an agent: on one socket, with one connection pool, in one Maildir."""
 
 import os
 import random
@@ -20,25 +20,25 @@ from tests.stress import PATIENCE, hasty_threads, join, rounds
 REQUESTS = 60
 
 
-class Trade:
+class Kind:
     """Answers each errand."""
 
     REQUESTS = (Deliver,)
-    WORKERS_MAX, BATCH, BATCH_BYTES, GATHER_TIME = 6, 3, 1 << 20, 0
+    WORKERS_MAX, BATCH_MAX, BATCH_BYTES, GATHER_TIME = 6, 3, 1 << 20, 0
     draining, visible_paths = False, ()
 
     def __init__(self, by_message):
         self.SAME_MESSAGE = self.SPARE_WORKER = by_message
 
-    def work(self, _queue, _mailbox_socket):
+    def make_executor(self, _queue, _mailbox_socket):
         return self
 
-    def do(self, batch):
+    def execute(self, batch):
         return [Result(taken.envelope, Outcome.DELIVERED, "") for taken, _ in batch]
 
 
 @pytest.mark.parametrize("by_message", [False, True])
-def test_hand_over_each_errand_is_answered_once_and_no_hand_is_left(monkeypatch, by_message):
+def test_hand_over_each_errand_is_answered_once_and_no_worker_is_left(monkeypatch, by_message):
     ends = []
     monkeypatch.setattr(worker.os, "_exit", ends.append)
     packets = [encode(errand(number)) for number in range(1, REQUESTS + 1)]
@@ -46,8 +46,8 @@ def test_hand_over_each_errand_is_answered_once_and_no_hand_is_left(monkeypatch,
         for _ in rounds(6):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.settimeout(PATIENCE)
-            hands = Workers(theirs, None, Trade(by_message))
-            main = threading.Thread(target=hands.run, daemon=True)
+            workers = Workers(theirs, None, Kind(by_message))
+            main = threading.Thread(target=workers.run, daemon=True)
             main.start()
 
             def send(ours=ours):
@@ -60,7 +60,7 @@ def test_hand_over_each_errand_is_answered_once_and_no_hand_is_left(monkeypatch,
             answered = sorted(decode(ours.recv(PACKET_MAX)).envelope for _ in range(REQUESTS))
             assert answered == sorted(decode(packet).envelope for packet in packets)
             join([sender, main])
-            assert not any(thread.is_alive() for thread in hands._others)
+            assert not any(thread.is_alive() for thread in workers._threads)
             assert ends == []
             ours.close()
             theirs.close()
@@ -101,8 +101,8 @@ class Connection:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 8])
-def test_hand_over_no_hand_waits_for_a_connection_that_nobody_gives_back(limit):
-    """Six hands, and a sweeper that is always about to close what is kept."""
+def test_hand_over_no_worker_waits_for_a_connection_that_is_never_given_back(limit):
+    """Six workers, and a sweeper that is always about to close idle connections."""
     with hasty_threads():
         for _ in rounds(2):
             server, troubles, done = Server(limit), [], []
@@ -133,7 +133,7 @@ def test_hand_over_no_hand_waits_for_a_connection_that_nobody_gives_back(limit):
             pool._kept = 0.0
 
 
-def test_hand_over_what_lay_in_a_maildir_is_read_once_for_all_hands(tmp_path):
+def test_hand_over_a_maildir_is_listed_once_for_all_workers(tmp_path):
     """And all of them are told the same."""
     path = str(tmp_path / "Maildir")
     maildir.make(path)

@@ -17,7 +17,7 @@ from smtpd.errand import PACKET_MAX, Deliver, ReadForward, Result, decode, encod
 from tests.agent.conftest import MAIL, TEST_TIMEOUT, UID, Agent, errand, files
 
 
-def test_it_ends_when_queue_parts_with_it(start):
+def test_it_ends_when_queue_closes_its_socket(start):
     assert start().end() == 0
 
 
@@ -50,7 +50,7 @@ def test_a_packet_that_is_no_errand_ends_it(start, packet):
     assert agent.process.wait(30) == EX_PROTOCOL
 
 
-def test_mail_for_the_reader_of_a_forward_ends_it(start):
+def test_mail_for_a_forward_agent_ends_it(start):
     agent = start("forward", "")
     agent.send(errand())
     assert agent.process.wait(30) == EX_PROTOCOL
@@ -104,12 +104,12 @@ def test_it_starts_no_thread_for_a_single_mail(start):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits of another user")
-def test_a_hand_waits_for_as_long_as_another_is_at_work():
+def test_a_worker_is_not_idle_while_another_one_is_busy():
     """Queue keeps the agent, and gives it more: a command may run for longer than a hand has to wait."""
     go_on = threading.Event()
 
-    class Trade:
-        REQUESTS, WORKERS_MAX, BATCH, BATCH_BYTES, GATHER_TIME, SAME_MESSAGE, SPARE_WORKER = (
+    class Kind:
+        REQUESTS, WORKERS_MAX, BATCH_MAX, BATCH_BYTES, GATHER_TIME, SAME_MESSAGE, SPARE_WORKER = (
             (Deliver,),
             2,
             1,
@@ -120,10 +120,10 @@ def test_a_hand_waits_for_as_long_as_another_is_at_work():
         )
         draining, visible_paths = False, ()
 
-        def work(self, *_):
+        def make_executor(self, *_):
             return self
 
-        def do(self, batch):
+        def execute(self, batch):
             (told, _) = batch[0]
             if told.envelope & 0xFF == 1:
                 go_on.wait(TEST_TIMEOUT)
@@ -132,8 +132,8 @@ def test_a_hand_waits_for_as_long_as_another_is_at_work():
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         ours.settimeout(TEST_TIMEOUT)
-        hands = Workers(_Hasty(theirs), None, Trade())
-        main = threading.Thread(target=hands.run, daemon=True)
+        workers = Workers(_Hasty(theirs), None, Kind())
+        main = threading.Thread(target=workers.run, daemon=True)
         main.start()
         ours.send(encode(errand(1)))
         time.sleep(0.05)  # several times as long as a hand waits
@@ -175,7 +175,7 @@ class _Hasty:
         return getattr(self._sock, name)
 
 
-def test_a_user_without_a_process_to_spare_gets_his_mail_all_the_same(start, home):
+def test_at_the_limit_of_processes_mail_is_delivered_by_one_worker(start, home):
     agent = start(limits=["RLIMIT_NPROC=0"])
     for number in range(1, 101):
         agent.send(errand(number))
@@ -196,7 +196,7 @@ def test_the_agent_is_that_user_and_confined(start):
     assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2" and int(status["CapEff"], 16) == 0
 
 
-def test_an_agent_that_queue_left_writes_to_nobody(home):
+def test_an_agent_whose_queue_is_gone_gets_no_sigpipe(home):
     agent = Agent(home)
     for number in range(1, 30):
         agent.send(errand(number))

@@ -92,7 +92,7 @@ def test_the_key_of_another_certificate(looked_at, key):
 
 def test_a_key_with_a_passphrase(looked_at):
     errors, _ = looked_at(mx_key=pem_of(KEY, serialization.BestAvailableEncryption(b"sesame")))
-    assert errors == ['f:2:19: "mx.key": the key is encrypted, and nobody is asked for its password']
+    assert errors == ['f:2:19: "mx.key": the key is encrypted, and smtpd cannot ask for its password']
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_key_with_a_passphrase(looked_at):
 )
 def test_what_is_no_key(looked_at, content):
     errors, _ = looked_at(mx_key=content)
-    assert errors == ['f:2:19: "mx.key": there is no private key in the file']
+    assert errors == ['f:2:19: "mx.key": no private key in the file']
 
 
 @pytest.mark.parametrize("file, content", [("mx_crt", b""), ("mx_crt", GOOD["mx.key"]), ("ca_crt", b"-----BEGIN")])

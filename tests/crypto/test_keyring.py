@@ -119,7 +119,7 @@ def test_a_round_that_is_refused_leaves_what_was(take, keyring, clock):
     assert keyring.keys.keys() == {used}
 
 
-def test_a_round_that_is_refused_takes_no_key_that_handshakes_are_under_way_with(take, keyring, clock):
+def test_a_refused_round_removes_no_key_that_handshakes_use(take, keyring, clock):
     old = take("rsa2048")
     keyring.use_taken()
     new = take("p256")
@@ -132,7 +132,7 @@ def test_a_round_that_is_refused_takes_no_key_that_handshakes_are_under_way_with
     assert keyring.keys.keys() == {new}
 
 
-def test_the_minute_of_a_round_takes_nothing_from_one_that_is_under_way(take, keyring, clock):
+def test_the_end_of_a_round_removes_no_key_of_the_round_under_way(take, keyring, clock):
     take("rsa2048")
     keyring.use_taken()
     take("p256")
@@ -177,7 +177,7 @@ def test_however_many_rounds_there_are_a_bounded_number_of_keys_is_kept(keyring,
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("settle"), st.frozensets(st.integers(0, 4), min_size=1)),
+        st.tuples(st.just("use_taken"), st.frozensets(st.integers(0, 4), min_size=1)),
         st.tuples(st.just("drop"), st.frozensets(st.integers(0, 4), min_size=1)),
         st.tuples(st.just("wait"), st.integers(1, 70)),
     ),
@@ -186,7 +186,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_whatever_comes_a_key_signs_for_a_minute_after_it_was_in_use_and_no_longer(steps):
+def test_in_any_order_a_key_signs_for_a_minute_after_it_was_replaced_and_no_longer(steps):
     """A key is there exactly if it is in use, or a round of the last minute took it out of use."""
     clock, used, until = Clock(), frozenset(), {}
     module_key, module.PrivateKey = module.PrivateKey, type("PrivateKey", (), {"read": Fake})
@@ -199,7 +199,7 @@ def test_whatever_comes_a_key_signs_for_a_minute_after_it_was_in_use_and_no_long
                 for public in value:
                     keyring.take(public)
                 assert keyring.keys.keys() >= used | value
-                if step == "settle":
+                if step == "use_taken":
                     until |= dict.fromkeys(used - value, clock.now + REPLACED_KEY_TIME)
                     used = value
                 getattr(keyring, step)()

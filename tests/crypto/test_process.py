@@ -151,12 +151,12 @@ def test_keys_come_and_are_used_and_go(crypto, log):
 @pytest.mark.parametrize(
     "content, trouble",
     [
-        (b"", "there is no private key in the file"),
+        (b"", "no private key in the file"),
         (b"x" * 70_000, "the file of the key is too large"),
-        (lambda: chain("p256", "a.test"), "there is no private key in the file"),
+        (lambda: chain("p256", "a.test"), "no private key in the file"),
     ],
 )
-def test_what_is_no_key_is_said_and_the_process_goes_on(crypto, content, trouble):
+def test_a_file_without_a_key_is_reported_and_the_process_goes_on(crypto, content, trouble):
     crypto.hear()
     taken = crypto.take_key("a.test", content if isinstance(content, bytes) else content())
     assert taken == KeyTaken("a.test", "", trouble)

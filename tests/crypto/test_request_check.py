@@ -91,7 +91,7 @@ def test_free_text_is_not_signed_by_rsa(length):
 
 
 @pytest.mark.parametrize("length", [0, 16, 19, 33, 47, 65, 256])
-def test_what_is_as_long_as_no_hash_is_not_signed_by_ecdsa(length):
+def test_data_of_a_length_that_no_hash_has_is_not_signed_by_ecdsa(length):
     assert not is_plausible(Operation.ECDSA, bytes(length), False, 256)
 
 

@@ -103,7 +103,7 @@ def test_a_request_that_no_handshake_makes_is_a_violation_and_the_last_one(keys,
     assert +signing_thread.statistics == {"crypto.signature.refused": 1}
 
 
-def test_several_desks_sign_at_the_same_time(publics):
+def test_several_threads_sign_at_the_same_time(publics):
     signatory = SigningService(key("rsa2048"), key("p256"), sockets=3)
     got = []
 
@@ -130,7 +130,7 @@ class Broken:
         raise MemoryError
 
 
-def test_what_raises_costs_one_signature_and_not_the_desk():
+def test_an_exception_costs_one_signature_and_not_the_thread():
     told = []
     ours, theirs = packets()
     with ours, theirs:

@@ -117,4 +117,4 @@ def test_a_certificate_that_openssl_finds_too_weak_is_named_and_changes_nothing(
 def test_contexts_that_cannot_be_made_for_a_reason_of_the_listener(key, descriptor):
     certificates = make(ciphers="no-such-cipher")
     certificates.take(TakeCertificate("mx.test"), descriptor(certificate(key)))
-    assert certificates.make() == ContextsMade("", "there is no cipher in no-such-cipher")
+    assert certificates.make() == ContextsMade("", "no usable cipher in no-such-cipher")

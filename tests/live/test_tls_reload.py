@@ -185,7 +185,7 @@ def nothing(site):
 
 def empty(site):
     (site.live / "mx.crt").write_bytes(b"")
-    return r"pki mx.here.test: \S+/mx.crt: there is no certificate in it"
+    return r"pki mx.here.test: \S+/mx.crt: no certificate in the file"
 
 
 def key_for_everybody(site):
@@ -201,12 +201,12 @@ def pipe(site):
 
 def key_among_certificates(site):
     (site.live / "mx.crt").write_bytes(site.mx.chain + key_pem(site.mx.key))
-    return r"pki mx.here.test: \S+/mx.crt: a private key stands among the certificates"
+    return r"pki mx.here.test: \S+/mx.crt: private key in a certificate file"
 
 
 def no_authorities(site):
     (site.live / "clients.ca").write_text("nobody\n")
-    return r"ca clients: \S+/clients.ca: there is no certificate in it"
+    return r"ca clients: \S+/clients.ca: no certificate in the file"
 
 
 def signed_by_sha1(site):

@@ -56,7 +56,7 @@ def ended(pid):
         ("kill -ALRM $$", CommandVerdict.LATER, "terminated; signal 14"),
     ],
 )
-def test_what_an_end_means(line, verdict, reason):
+def test_the_verdict_of_an_exit_status(line, verdict, reason):
     assert judge(run(READ + line)) == (verdict, reason)
 
 
@@ -69,7 +69,7 @@ def test_it_gets_a_large_mail():
     assert run("wc -c", LARGE).output == b"%d" % sum(map(len, LARGE))
 
 
-def test_one_that_takes_its_time_to_read():
+def test_a_command_that_reads_slowly():
     assert run("head -c 70000 >/dev/null; sleep 0.05; wc -c", LARGE).output == b"%d" % (sum(map(len, LARGE)) - 70000)
 
 
@@ -77,35 +77,35 @@ IDLE = pytest.mark.parametrize("line", ["exit 0", "exec 0<&-", "head -c 1 > /dev
 
 
 @IDLE
-def test_one_that_exits_before_it_has_read_a_large_mail_has_not_taken_it(line):
+def test_a_command_that_exits_before_it_has_read_a_large_mail_has_not_taken_it(line):
     assert judge(run(line, LARGE)) == (CommandVerdict.LATER, "mda exited prematurely")
 
 
 @IDLE
-def test_one_that_needs_nothing_of_a_small_mail_is_not_run_again_for_it(line):
+def test_a_command_that_does_not_read_a_small_mail_is_not_run_again(line):
     assert judge(run(line, [MAIL])) == (CommandVerdict.DONE, "")
 
 
-def test_one_that_refuses_a_mail_need_not_read_it():
+def test_a_command_that_refuses_a_mail_need_not_read_it():
     assert judge(run("exit 67", LARGE)) == (CommandVerdict.NEVER, "user unknown")
 
 
-def test_one_that_reads_to_the_last_byte_and_no_further_has_read_it():
+def test_a_command_that_reads_to_the_last_byte_and_no_further_has_read_it():
     assert judge(run(f"head -c {len(MAIL)} > /dev/null")) == (CommandVerdict.DONE, "")
 
 
-def test_a_stuck_one_is_killed_with_all_that_it_started(tmp_path):
+def test_a_stuck_command_is_killed_with_its_process_group(tmp_path):
     line = f"trap '' TERM ALRM; sleep 100 & echo $! > {tmp_path}/child; sleep 100"
     assert judge(run(line, seconds=0.3)) == (CommandVerdict.LATER, "terminated; timeout")
     assert ended(int((tmp_path / "child").read_text()))
 
 
-def test_a_stopped_one_is_no_dead_one():
+def test_a_stopped_command_has_not_ended():
     """A stop is news to who waits for a child; it is killed when its time is over."""
     assert judge(run("kill -STOP $$", seconds=0.3)) == (CommandVerdict.LATER, "terminated; timeout")
 
 
-def test_one_that_has_closed_its_output_is_waited_for_at_no_cost(monkeypatch):
+def test_a_command_that_has_closed_its_output_is_waited_for_without_polling(monkeypatch):
     """The end of its output is to be read all the time."""
     reads, read = [], os.read
     monkeypatch.setattr(os, "read", lambda *arguments: reads.append(arguments) or read(*arguments))
@@ -113,7 +113,7 @@ def test_one_that_has_closed_its_output_is_waited_for_at_no_cost(monkeypatch):
     assert len(reads) < 20
 
 
-def test_it_is_waited_for_also_where_the_end_of_a_process_is_no_event(monkeypatch):
+def test_without_pidfd_a_command_is_polled(monkeypatch):
     monkeypatch.delattr(os, "pidfd_open")
     assert run("sleep 0.1; wc -c; exit 3", LARGE) == CommandResult(3, output=b"%d" % sum(map(len, LARGE)))
     assert run("sleep 100", seconds=0.2).late
@@ -122,7 +122,7 @@ def test_it_is_waited_for_also_where_the_end_of_a_process_is_no_event(monkeypatc
     assert time.monotonic() - begin < STUCK
 
 
-def test_one_that_forks_away_is_done_when_it_has_ended_itself(tmp_path):
+def test_a_command_that_leaves_a_child_is_done_when_it_has_ended_itself(tmp_path):
     begin = time.monotonic()
     ending = run(f"{READ} sleep 100 & echo $! > {tmp_path}/child; echo left")
     child = int((tmp_path / "child").read_text())
@@ -131,13 +131,13 @@ def test_one_that_forks_away_is_done_when_it_has_ended_itself(tmp_path):
     assert time.monotonic() - begin < STUCK
 
 
-def test_one_that_forks_away_and_writes_for_ever_keeps_nobody(tmp_path):
+def test_a_child_that_writes_for_ever_does_not_delay_the_end(tmp_path):
     ending = run(f"{READ} yes & echo $! > {tmp_path}/child")
     assert ending.status == 0
     assert ended(int((tmp_path / "child").read_text()))  # by SIGPIPE: nobody listens
 
 
-def test_who_waits_hangs_up_and_it_is_killed(tmp_path):
+def test_a_command_is_killed_when_the_caller_hangs_up(tmp_path):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         os.mkfifo(tmp_path / "begun")
@@ -203,7 +203,7 @@ def _broken():
         ("head -c 100000 /dev/zero | tr '\\0' x; echo", b"x" * OUTPUT_MAX),
     ],
 )
-def test_its_last_words(line, output):
+def test_the_last_lines_of_its_output(line, output):
     assert run(READ + line).output == output
 
 

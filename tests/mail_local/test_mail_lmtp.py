@@ -54,7 +54,7 @@ def run(*arguments, mail=MAIL, uid=UID, **environment):
 
 
 @pytest.mark.parametrize("option, recipient", [("-u", "bob"), ("-r", "bob@here.test")])
-def test_the_mail_is_handed_over(serve, option, recipient):
+def test_the_mail_is_delivered(serve, option, recipient):
     server = serve()
     done = run("-d", server.target, option)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -128,7 +128,7 @@ def test_what_the_server_says_is_the_exit_status(serve, answers, status):
     assert next(iter(next(iter(answers.values())).values())).encode() in done.stderr
 
 
-def test_no_server_is_trouble():
+def test_without_a_server_the_mail_is_deferred():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         done = run("-d", "{}:{}".format(*sock.getsockname()), "-u")

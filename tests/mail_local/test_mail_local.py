@@ -98,13 +98,13 @@ def test_a_sender_with_a_mail_of_its_own(spool):
     assert stored(spool / USER) == [MAIL]
 
 
-def test_several_users_are_delivered_to_one_by_one(spool):
+def test_several_users_get_the_mail_one_by_one(spool):
     done = run(spool, "no-such-user", USER, USER)
     assert done.returncode == 67 and b"no-such-user: no such user" in done.stderr
     assert stored(spool / USER) == [MAIL, MAIL]
 
 
-def test_what_can_be_tried_again_counts_most(spool):
+def test_a_temporary_failure_is_the_exit_status_of_several(spool):
     (spool / f"{USER}.lock").touch()
     assert run(spool, USER, "no-such-user").returncode == 75
 
@@ -125,7 +125,7 @@ def test_what_is_no_mailbox_is_refused(spool):
 def test_no_right_to_make_a_mailbox(spool):
     spool.chmod(0o500)
     done = run(spool, USER)
-    told = f"mail.local: {USER}: there is no mailbox, and no right to make one: permission denied for uid {UID}\n"
+    told = f"mail.local: {USER}: there is no mailbox, and it cannot be created: permission denied for uid {UID}\n"
     assert done.returncode == 73 and done.stderr == told.encode()
 
 
@@ -133,7 +133,7 @@ def test_no_right_to_make_a_dot_lock_is_said_and_can_be_done_without(spool):
     run(spool, USER)
     spool.chmod(0o500)  # as /var/mail is for its users, there by root
     done = run(spool, USER)
-    assert done.returncode == 75 and b"no right to make the dot-lock" in done.stderr
+    assert done.returncode == 75 and b"cannot create the dot-lock" in done.stderr
     assert run(spool, "-L", USER).returncode == 0
     assert stored(spool / USER) == [MAIL, MAIL]
 
@@ -147,7 +147,7 @@ def test_the_mail_directories_of_systems(spool, mode):
     assert run(spool, USER, uid=0).returncode == 0
     assert (spool / USER).stat().st_uid == UID
     done = run(spool, USER)
-    assert done.returncode == 75 and b"no right to make the dot-lock" in done.stderr
+    assert done.returncode == 75 and b"cannot create the dot-lock" in done.stderr
     assert run(spool, "-L", USER).returncode == 0
     assert stored(spool / USER) == [MAIL, MAIL]
 
@@ -166,13 +166,13 @@ def test_another_users_mailbox_is_neither_made_nor_written(spool):
     assert stored(spool / "root") == [MAIL]
 
 
-def test_a_directory_where_everybody_may_write_is_trouble(spool):
+def test_a_directory_that_everybody_may_write_is_a_temporary_failure(spool):
     spool.chmod(0o777)
     assert run(spool, USER).returncode == 75
     assert os.listdir(spool) == []
 
 
-def test_no_directory_is_trouble(spool):
+def test_a_missing_directory_is_a_temporary_failure(spool):
     assert run(spool / "gone", USER).returncode == 75
 
 
@@ -200,7 +200,7 @@ def test_nothing_is_locked_while_the_mail_is_still_coming(spool):
     assert stored(spool / USER) == [b"the second\n", MAIL]
 
 
-def test_told_to_stop_it_says_try_again(spool):
+def test_sigterm_ends_it_with_a_temporary_failure(spool):
     program = subprocess.Popen(command(spool, USER), stdin=subprocess.PIPE, env=ENVIRONMENT)
     program.stdin.write(b"x" * 1_000_000)  # more than a pipe holds: it is reading
     program.send_signal(signal.SIGTERM)

@@ -70,16 +70,16 @@ def test_what_is_no_mailbox_is_refused(directory, tmp_path, make, reason):
     assert {path.name: path.lstat().st_size for path in tmp_path.iterdir()} == before
 
 
-def test_a_second_name_that_anybody_may_have_given_is_no_reason_to_bounce(directory, tmp_path):
+def test_a_second_hard_link_defers_and_does_not_bounce(directory, tmp_path):
     (tmp_path / "elsewhere").write_bytes(b"")
     (tmp_path / "bob").hardlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="second name"):
+    with pytest.raises(OSError, match="second hard link"):
         write(directory, b"x\n")
     assert (tmp_path / "elsewhere").read_bytes() == b""
 
 
 @pytest.mark.skipif(UID != 0, reason="needs root: mounts")
-def test_what_is_mounted_over_a_mailbox_is_never_asked_for_anything(directory, tmp_path):
+def test_a_file_system_mounted_over_a_mailbox_is_never_used(directory, tmp_path):
     write(directory, b"old\n")
     (tmp_path / "other").write_bytes(b"")
     if subprocess.run(["mount", "--bind", tmp_path / "other", tmp_path / "bob"], check=False).returncode:
@@ -113,9 +113,9 @@ def test_a_nul_in_a_name_does_not_end_it(directory):
         openat2.open("bob\0x", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=directory)
 
 
-def test_a_mailbox_for_somebody_else_is_made_by_root_only(directory, tmp_path, monkeypatch):
+def test_only_root_creates_a_mailbox_for_another_user(directory, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    with pytest.raises(MailboxError, match="only root can make one"):
+    with pytest.raises(MailboxError, match="only root can create one"):
         write(directory, b"x\n")
     assert os.listdir(tmp_path) == []
 
@@ -134,7 +134,7 @@ def refuse_to_make(monkeypatch, module, error, times=1):
 
 def test_without_a_right_to_make_a_mailbox_it_is_refused(directory, monkeypatch):
     refuse_to_make(monkeypatch, openat2, PermissionError(errno.EACCES, "Permission denied", "bob"))
-    with pytest.raises(MailboxError, match=f"no right to make one: permission denied for uid {UID}$"):
+    with pytest.raises(MailboxError, match=f"it cannot be created: permission denied for uid {UID}$"):
         write(directory, b"x\n")
 
 
@@ -146,7 +146,7 @@ def test_a_mailbox_that_another_makes_in_the_same_moment_is_used(directory, tmp_
 
 def test_without_a_right_to_make_the_dot_lock_it_says_who_has_none(directory, monkeypatch):
     refuse_to_make(monkeypatch, os, PermissionError(errno.EACCES, "Permission denied", "bob.lock"))
-    with pytest.raises(PermissionError, match=f"uid {UID} has no right to make the dot-lock: Permission denied"):
+    with pytest.raises(PermissionError, match=f"uid {UID} cannot create the dot-lock: Permission denied"):
         write(directory, b"x\n")
 
 
@@ -164,7 +164,7 @@ def test_our_dot_lock_may_be_gone_when_we_remove_it(directory, tmp_path):
     assert os.listdir(tmp_path) == ["bob"]
 
 
-def test_somebody_elses_mailbox_is_refused(directory, tmp_path):
+def test_a_mailbox_of_another_user_is_refused(directory, tmp_path):
     (tmp_path / "bob").write_bytes(b"\n\n")
     with (
         pytest.raises(MailboxError, match=f"belongs to uid {UID}, expected uid {UID + 1}"),
@@ -188,8 +188,8 @@ def test_an_empty_mailbox_that_root_left_behind_is_given_to_its_user(directory, 
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".bob", "../bob", "a/b", "/etc/passwd", "bob.lock", "bob\0x"])
-def test_a_name_that_leads_elsewhere_is_refused(directory, tmp_path, name):
-    with pytest.raises(MailboxError, match="no name"), locked(directory, name, UID, GID):
+def test_a_name_that_is_a_path_is_refused(directory, tmp_path, name):
+    with pytest.raises(MailboxError, match="invalid name"), locked(directory, name, UID, GID):
         pass
     assert os.listdir(tmp_path) == []
 
@@ -202,7 +202,7 @@ def test_a_directory_where_everybody_may_write_is_refused(tmp_path, mode):
 
 
 @pytest.mark.skipif(UID != 0, reason="needs root: gives a directory away")
-def test_a_directory_of_somebody_else_is_refused(tmp_path):
+def test_a_directory_of_another_user_is_refused(tmp_path):
     os.chown(tmp_path, 54321, 0)
     with pytest.raises(PermissionError, match="belongs to uid 54321, expected uid 0 or root"):
         open_directory(str(tmp_path))
@@ -233,7 +233,7 @@ def test_a_link_that_is_put_there_between_look_and_open_is_not_followed(director
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="leases are of Linux")
-def test_a_lease_on_the_mailbox_makes_nobody_wait(directory, tmp_path):
+def test_a_lease_on_the_mailbox_is_not_waited_for(directory, tmp_path):
     write(directory, b"old\n")
     holder = subprocess.Popen(
         [sys.executable, "-c", LEASE, str(tmp_path / "bob")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -257,7 +257,7 @@ sys.stdin.read()
 # Locks
 
 
-def test_whoever_holds_the_dot_lock_is_waited_for_and_then_named_the_reason(directory, tmp_path):
+def test_a_dot_lock_is_waited_for_and_then_is_the_reason(directory, tmp_path):
     (tmp_path / "bob.lock").touch()
     with pytest.raises(BlockingIOError, match="locked by another program"):
         write(directory, b"x\n")
@@ -291,7 +291,7 @@ def test_a_dot_lock_that_is_a_link_is_not_followed(directory, tmp_path):
     assert os.listdir(tmp_path) == ["bob"]
 
 
-def test_a_directory_as_dot_lock_is_trouble(directory, tmp_path):
+def test_a_directory_as_dot_lock_is_a_temporary_failure(directory, tmp_path):
     (tmp_path / "bob.lock").mkdir()
     os.utime(tmp_path / "bob.lock", (1, 1))
     with pytest.raises(OSError):
@@ -299,7 +299,7 @@ def test_a_directory_as_dot_lock_is_trouble(directory, tmp_path):
     assert (tmp_path / "bob").read_bytes() == b""
 
 
-def test_somebody_elses_dot_lock_is_never_removed(directory, tmp_path):
+def test_a_dot_lock_of_another_program_is_never_removed(directory, tmp_path):
     with bob(directory):
         (tmp_path / "bob.lock").rename(tmp_path / "ours")
         (tmp_path / "bob.lock").touch()
@@ -338,7 +338,7 @@ box.unlock()
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="locks belong to the process")
-def test_the_lock_goes_with_the_descriptor_until_whoever_took_it_gives_it_up(directory, tmp_path):
+def test_the_lock_goes_with_the_descriptor_until_it_is_released(directory, tmp_path):
     with ExitStack() as elsewhere, ExitStack() as held:
         passed = os.dup(maybe_lock(directory, "bob", UID, GID, held, dot=False))
         elsewhere.callback(os.close, passed)
@@ -364,7 +364,7 @@ def test_a_try_that_finds_it_locked_leaves_nothing_behind(directory, tmp_path, d
     assert sorted(os.listdir(tmp_path)) == ["bob", "bob.lock"]
 
 
-def test_two_who_wait_do_not_meet_at_every_try():
+def test_two_waiting_programs_do_not_try_at_the_same_moments():
     pauses = [list(islice(mailbox.pauses(), 12)) for _ in range(2)]
     assert pauses[0] != pauses[1]
     assert all(0.005 <= pause <= 0.25 for pause in chain(*pauses))

@@ -192,7 +192,7 @@ def test_content_that_ends_too_early_is_taken_back(directory, tmp_path):
     assert read_back(tmp_path / "bob") == [b"whole\n"]
 
 
-def test_whoever_is_told_to_stop_takes_back_what_was_begun(directory, tmp_path):
+def test_sigterm_takes_back_a_mail_that_was_begun(directory, tmp_path):
     def content():
         yield b"half a mail"
         raise SystemExit(75)
@@ -210,12 +210,12 @@ def test_whoever_is_told_to_stop_takes_back_what_was_begun(directory, tmp_path):
 WRITER = """
 import os, sys
 from mail_local.mailbox import locked
-from mail_local.mbox import Mail, store
+from mail_local.mbox import MboxMail, store
 directory = os.open(sys.argv[1], os.O_RDONLY)
 for number in range(25):
     content = (f"Subject: {sys.argv[2]}.{number}\\n\\n".encode(), b"From a mail\\n" * 2000, b"end")
     with locked(directory, "bob", os.getuid(), os.getgid()) as descriptor:
-        assert store(descriptor, [Mail("amy@there.test", 0, content)]) == [""]
+        assert store(descriptor, [MboxMail("amy@there.test", 0, content)]) == [""]
 """
 
 

@@ -78,7 +78,7 @@ def test_a_link_to_nothing_makes_nothing(tmp_path, file):
 def test_a_file_with_a_second_name_is_refused(tmp_path, file):
     file.write_bytes(b"precious")
     os.link(file, tmp_path / "other")
-    with pytest.raises(OSError, match="second name"):
+    with pytest.raises(OSError, match="second hard link"):
         append(str(file), mail())
     assert file.read_bytes() == b"precious"
 
@@ -104,7 +104,7 @@ def test_what_is_no_file(tmp_path, monkeypatch, path):
 
 
 @pytest.mark.skipif(UID != 0, reason="needs root: a file of somebody else's")
-def test_a_file_of_somebody_elses_is_refused(file):
+def test_a_file_of_another_user_is_refused(file):
     file.touch()
     os.chown(file, 54321, 54321)
     with pytest.raises(MailboxError, match="belongs to uid 54321, expected uid 0"):
@@ -119,7 +119,7 @@ def test_a_directory_where_everybody_may_write_is_not_used(tmp_path, file, mode)
     assert not file.exists()
 
 
-def test_a_lock_of_somebody_elses_is_waited_for_but_not_for_ever(file):
+def test_a_lock_of_another_program_is_waited_for_but_not_for_ever(file):
     file.touch()
     with file.open("r+b") as held:
         fcntl.fcntl(held, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))

@@ -100,16 +100,16 @@ def test_an_extension_with_a_way_out_stays_inside(home):
     assert stored(home / "Maildir") == [MAIL]
 
 
-def test_a_relative_path_is_trouble(home):
+def test_a_relative_path_is_a_temporary_failure(home):
     done = run(home, "Maildir")
     assert done.returncode == 75 and b"absolute" in done.stderr
 
 
-def test_no_home_is_trouble(home):
+def test_a_missing_home_is_a_temporary_failure(home):
     assert run(home, HOME="").returncode == 75
 
 
-def test_a_home_without_a_right_to_write_is_trouble(home):
+def test_a_home_that_cannot_be_written_is_a_temporary_failure(home):
     home.chmod(0o500)
     done = run(home)
     assert done.returncode == 75

@@ -95,11 +95,11 @@ def test_a_spam_header_means_junk(line):
 
 
 @pytest.mark.parametrize("line", ["X-Spam: no", "X-Spam-Flag: yesterday", "X-Spam-Status: yes", "Subject: X-Spam: yes"])
-def test_others_do_not(line):
+def test_other_headers_do_not_mean_junk(line):
     assert not is_junk(header(line))
 
 
-def test_a_spam_line_in_the_body_does_not():
+def test_a_spam_line_in_the_body_does_not_mean_junk():
     assert not is_junk(header("Subject: x", "", "X-Spam: yes"))
 
 

@@ -87,7 +87,7 @@ def test_a_mailbox_leaves_no_descriptor_and_no_lock_whatever_fails(directory, tm
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO])
-def test_a_lock_that_cannot_be_had_is_not_somebody_elses(directory, tmp_path, number):
+def test_a_lock_that_fails_is_not_reported_as_held(directory, tmp_path, number):
     append(directory)
     with recorded(tmp_path) as recorder, pytest.raises(OSError) as raised:
         recorder.refuse("lock bob", number)
@@ -106,7 +106,7 @@ def test_a_second_name_that_is_made_between_look_and_use_is_seen(directory, tmp_
         return plain(name, flags, *rest, **more)
 
     monkeypatch.setattr(openat2, "open", linked)
-    with pytest.raises(OSError, match="second name"):
+    with pytest.raises(OSError, match="second hard link"):
         append(directory)
     assert (tmp_path / "bob").read_bytes() == before
 

@@ -101,7 +101,7 @@ def test_what_no_table_can_be_called_is_no_command(name):
         find_command(COMMANDS, ["update", "table", name])
 
 
-def test_possibilities_are_what_begins_like_it():
+def test_possibilities_are_the_commands_that_begin_alike():
     with pytest.raises(UnknownCommand) as unclear:
         find_command(COMMANDS, ["show", "st"])
     assert [command.pattern for command in unclear.value.possibilities] == ["show stats", "show status"]
@@ -129,13 +129,13 @@ def test_possibilities_are_what_begins_like_it():
         ("show \x1b[2J", "unknown word: \\033[2J"),
     ],
 )
-def test_what_is_wrong_is_said(words, reason):
+def test_the_wrong_word_is_named(words, reason):
     with pytest.raises(UnknownCommand) as unclear:
         find_command(COMMANDS, words.split(" ") if words else [])
     assert str(unclear.value) == reason
 
 
-def test_without_any_that_begins_like_it_all_are_possible():
+def test_without_a_match_all_commands_are_possible():
     with pytest.raises(UnknownCommand) as unclear:
         find_command(COMMANDS, ["log", "loud"])
     assert [command.pattern for command in unclear.value.possibilities] == ["log brief", "log verbose"]

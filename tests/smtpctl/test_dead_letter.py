@@ -14,7 +14,7 @@ def test_each_letter_has_a_file_of_its_own(tmp_path):
     assert (tmp_path / NAME).read_bytes() == b"one 0" and (tmp_path / f"{NAME}.2").read_bytes() == b"one 2"
 
 
-def test_nobody_else_can_read_it(tmp_path):
+def test_no_other_user_can_read_it(tmp_path):
     before = os.umask(0)
     try:
         save(str(tmp_path), [b"x"])
@@ -40,7 +40,7 @@ def test_what_is_there_is_not_followed_and_not_written_to(tmp_path, there):
     assert target.read_bytes() == b"precious" if there == "symlink" else not target.exists()
 
 
-def test_there_is_an_end_to_it(tmp_path):
+def test_the_number_of_files_is_limited(tmp_path):
     for number in range(NUMBERS):
         (tmp_path / (f"{NAME}.{number}" if number else NAME)).touch()
     with pytest.raises(FileExistsError):

@@ -79,12 +79,12 @@ def test_an_empty_mail(talk):
         ({".": ""}, 75),
     ],
 )
-def test_it_ends_with_what_was_refused(talk, answers, status):
+def test_the_exit_status_says_what_was_refused(talk, answers, status):
     talk(joined([DIALOGUE[0], "NOOP", *DIALOGUE[1:]]), status, answers)
 
 
 @pytest.mark.parametrize("given", [["DATA"], ["DATA", *MAIL[:-1]]])
-def test_an_input_that_ends_in_a_mail_is_told(talk, given):
+def test_an_input_that_ends_in_a_mail_is_an_error(talk, given):
     assert b"the input ended in the middle of a mail" in talk(joined(given), 65).errors
 
 
@@ -94,7 +94,7 @@ def test_the_mail_behind_a_refused_data_is_no_command(talk):
     assert server.said == ["MAIL FROM:<amy>", "DATA", "NOOP", "QUIT"]
 
 
-def test_who_waits_for_each_answer_gets_it(control):
+def test_a_client_that_waits_for_each_answer_gets_it(control):
     server = Server({"DATA": "503 no", "HELO": "250 hello"})
     control.answers[:] = [server.opened]
     command = [sys.executable, "-m", "smtpctl", "sendmail", "--state", str(control.folder), "-bs"]

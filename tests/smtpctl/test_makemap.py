@@ -90,7 +90,7 @@ def test_standard_input_needs_a_name_for_what_is_made(makemap, tmp_path):
     assert list(db.read(str(tmp_path / "x.db"))) == [("a", "b")]
 
 
-def test_the_two_words_of_old(makemap, tmp_path):
+def test_the_arguments_of_sendmail_s_makemap(makemap, tmp_path):
     assert makemap("hash", "access", stdin="a b\n") == (0, "", "")
     assert list(db.read(str(tmp_path / "access.db"))) == [("a", "b")]
 
@@ -101,13 +101,13 @@ def test_how_to_use_it(makemap, arguments):
     assert status == 1 and told.startswith("usage: makemap ")
 
 
-def test_a_file_that_somebody_writes_is_locked(makemap, tmp_path):
+def test_a_locked_file_is_an_error(makemap, tmp_path):
     with open(tmp_path / "map", "w") as writing:
         fcntl.flock(writing, fcntl.LOCK_EX)
         assert makemap("map") == (1, "", "map is locked\n")
 
 
-def test_what_is_not_there_or_no_text(makemap, tmp_path):
+def test_a_missing_file_or_one_that_is_no_text(makemap, tmp_path):
     assert makemap("map") == (1, "", "map: No such file or directory\n")
     (tmp_path / "map").write_bytes(b"a \xff\n")
     assert makemap("map")[0] == 1

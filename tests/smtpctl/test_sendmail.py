@@ -57,7 +57,7 @@ def sendmail(run):
         server.end()
 
 
-def test_a_mail_is_handed_in(sendmail, control):
+def test_a_mail_is_submitted(sendmail, control):
     server = sendmail(*PLAIN)
     assert server.said == [
         "EHLO localhost",
@@ -72,7 +72,7 @@ def test_a_mail_is_handed_in(sendmail, control):
 
 
 @pytest.mark.parametrize("words, status", [(["-Z"], 64), (["-bd"], 64), ([], 70), (["a b"], 64)])
-def test_misuse_is_told_and_nothing_is_asked(run, control, home, words, status):
+def test_wrong_options_are_an_error_before_smtpd_is_asked(run, control, home, words, status):
     done = run(*words)
     assert done.returncode == status and done.errors.startswith("sendmail: ")
     assert not control.asked and not list(home.iterdir())

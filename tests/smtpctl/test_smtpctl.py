@@ -76,7 +76,7 @@ def test_show_queue_as_json_is_an_object_a_line(control):
     assert [json.loads(line)["user"] for line in shown.stdout.splitlines()] == ["bob", "bob"]
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(control):
+def test_a_closed_pipe_is_no_error(control):
     script = f"{sys.executable} -m smtpctl --state {control.folder} show queue | head -1"
     control.answers[:] = [EnvelopesListed(1, [entry(n) for n in range(3000)], 0)]
     shown = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=20, check=True, cwd=TOP)
@@ -169,7 +169,7 @@ def test_show_quarantine(control):
         ("update table aliases", UpdateTable(1, "aliases"), TableUpdated(1, ""), "command succeeded"),
     ],
 )
-def test_an_order_asks_and_says_what_became_of_it(control, words, question, answer, said):
+def test_a_command_asks_and_prints_the_result(control, words, question, answer, said):
     done = control.run(*words.split(), answers=[answer])
     assert (done.returncode, done.stdout, done.stderr) == (0, said + "\n", "")
     assert control.asked == [question]
@@ -184,7 +184,7 @@ def test_an_order_asks_and_says_what_became_of_it(control, words, question, answ
         ("resume smtp", ListenersPaused(1, False), "smtp is not paused"),
     ],
 )
-def test_what_is_so_already_fails_and_says_so(control, words, answer, reason):
+def test_a_command_without_effect_fails_and_says_why(control, words, answer, reason):
     done = control.run(*words.split(), answers=[answer])
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"smtpctl: command failed: {reason}\n")
     done = control.run("-j", *words.split(), answers=[answer])
@@ -201,7 +201,7 @@ OF_A_RANGE = [
 
 @pytest.mark.parametrize("words, answer, done, reason", OF_A_RANGE)
 @pytest.mark.parametrize("which", ["all", "1a2b3c4d", "1a2b3c4d00000001"])
-def test_an_order_that_changes_nothing_says_why(control, words, answer, done, reason, which):
+def test_a_command_that_changes_nothing_says_why(control, words, answer, done, reason, which):
     listed = EnvelopesListed(1, [entry(0)], 0)
     ordered = control.run(*words.split(), which, answers=[answer(1, 0), listed])
     assert (ordered.returncode, ordered.stdout) == (0, f"0 envelopes {done}\n")
@@ -211,7 +211,7 @@ def test_an_order_that_changes_nothing_says_why(control, words, answer, done, re
 
 
 @pytest.mark.parametrize("words, answer, done, reason", OF_A_RANGE)
-def test_an_order_for_an_empty_queue_is_done(control, words, answer, done, reason):
+def test_a_command_for_an_empty_queue_succeeds(control, words, answer, done, reason):
     ordered = control.run(*words.split(), "all", answers=[answer(1, 0), EnvelopesListed(1, [], 0)])
     assert (ordered.returncode, ordered.stdout, ordered.stderr) == (0, f"0 envelopes {done}\n", "")
 
@@ -230,7 +230,7 @@ NOWHERE = ["1a2b3c4d", "00000000", "80000000", "ffffffff"]
     ids=str,
 )
 @pytest.mark.parametrize("id", [*NOWHERE, *[f"{id}00000001" for id in NOWHERE]])
-def test_an_id_that_does_not_exist_is_said_whatever_its_value(control, content, words, answers, id):
+def test_an_unknown_id_is_an_error_whatever_its_value(control, content, words, answers, id):
     if words == ("show envelope" if len(id) == 8 else "show queue"):
         return  # the grammar does not have it
     done = control.run(*words.split(), id, answers=answers or [content(b"")])
@@ -265,7 +265,7 @@ def test_a_queue_that_cannot_be_read_is_not_shown_as_an_empty_one(control, words
     assert (shown.returncode, shown.stdout, shown.stderr) == (1, "", "smtpctl: the disk is gone\n")
 
 
-def test_who_is_not_root_is_told_so(control):
+def test_users_other_than_root_are_refused(control):
     denied = control.run("show", "queue", answers=[Denied(1, "need root privileges")])
     assert (denied.returncode, denied.stderr) == (1, "smtpctl: need root privileges\n")
 
@@ -287,14 +287,14 @@ def test_a_daemon_that_hangs_up(control):
     assert (shown.returncode, shown.stderr) == (1, "smtpctl: smtpd closed the connection\n")
 
 
-def test_what_is_no_command_is_not_guessed(control):
+def test_an_ambiguous_word_is_not_guessed(control):
     wrong = control.run("show", "st")
     assert wrong.returncode == 255
     assert wrong.stderr == "smtpctl: ambiguous word: st\npossibilities are:\n  show stats\n  show status\n"
     assert control.asked == []
 
 
-def test_what_is_not_built_yet_says_so(control):
+def test_commands_that_are_not_available_say_so(control):
     wrong = control.run("show", "relays")
     assert (wrong.returncode, wrong.stderr) == (1, "smtpctl: show relays: not available yet\n")
 

@@ -23,14 +23,14 @@ def talk(mail=None, answers=None, content=CONTENT):
     return server, shown
 
 
-def test_a_mail_is_handed_in():
+def test_a_mail_is_submitted():
     server, _ = talk()
     mail = "MAIL FROM:<amy@here.test> SIZE=6"
     assert server.said == ["EHLO localhost", mail, "RCPT TO:<bob@here.test>", "DATA", "QUIT"]
     assert server.content == b"Subject: x\r\n\r\n..hello\r\n..\r\nend\r\n"
 
 
-def test_what_is_asked_for_is_asked_where_it_is_offered():
+def test_parameters_are_sent_where_they_are_offered():
     mail = SubmissionMail(AMY, (BOB,), 6, True, "HDRS", "a+b=c d", "SUCCESS,DELAY")
     server, _ = talk(mail)
     assert server.said[1] == "MAIL FROM:<amy@here.test> SIZE=6 BODY=8BITMIME RET=HDRS ENVID=a+2Bb+3Dc+20d"
@@ -71,7 +71,7 @@ def test_one_bad_recipient_keeps_the_mail_from_all_and_each_is_named(answer, tem
         ({".": "552 5.3.4 too big"}, False, "command failed: 552 5.3.4 too big"),
     ],
 )
-def test_a_refusal_is_told_in_the_servers_words(answers, temporary, said):
+def test_a_refusal_is_reported_in_the_server_s_words(answers, temporary, said):
     with pytest.raises(SubmissionRefused) as refused:
         talk(answers=answers)
     assert (refused.value.texts, refused.value.temporary) == ((said,), temporary)
@@ -81,7 +81,7 @@ def test_a_refusal_is_told_in_the_servers_words(answers, temporary, said):
     "answers",
     [{"": ""}, {"EHLO": "nonsense"}, {"MAIL": "250\0 ok"}, {"RCPT": "250-" + "x" * 5000}, {"DATA": ""}, {".": ""}],
 )
-def test_a_server_that_makes_no_sense_or_goes_is_lost(answers):
+def test_a_server_that_sends_no_smtp_or_closes_is_lost(answers):
     with pytest.raises(ConnectionLost):
         talk(answers=answers)
 
@@ -91,7 +91,7 @@ def test_a_server_that_refuses_while_it_is_sent_content_is_heard():
         talk(answers={"DATA": "354 go\r\n554 enough", ".": ""}, content=[b"x" * 65536] * 100)
 
 
-def test_what_happens_behind_the_last_250_does_not_matter():
+def test_events_after_the_last_250_do_not_matter():
     server, _ = talk(answers={"QUIT": ""})
     assert server.content
 

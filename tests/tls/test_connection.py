@@ -192,7 +192,7 @@ def close_by(client):
 
 
 @VERSIONS
-def test_close_notify_in_the_middle_of_data_closes_the_link(server, versions):
+def test_close_notify_in_the_middle_of_data_closes_the_connection(server, versions):
     """CVE-2026-45185: what came before it is read, what comes behind it is not."""
     client = Client(client_context(versions=versions), server).shake()
     client.tls.write(b"BDAT 1000\r\nhalf of it")
@@ -286,7 +286,7 @@ def test_plaintext_after_the_handshake_is_no_command(server):
         (b"\x16\x03\x01\xff\xff", "a record is malformed or was changed on its way"),
     ],
 )
-def test_who_does_not_speak_tls_is_told_so(server, first, reason):
+def test_a_client_that_does_not_speak_tls_gets_an_alert(server, first, reason):
     assert failure(server, first)[0].startswith(reason)
 
 
@@ -364,7 +364,7 @@ def test_a_client_that_changes_its_keys_without_end_costs_no_more_than_any_other
     for _ in range(2000):
         new_keys(client, asks)
     client.link.feed(client.outgoing.read())
-    with pytest.raises(TlsFailed, match="client changes keys without end"):
+    with pytest.raises(TlsFailed, match="client updates keys too often"):
         client.link.read()
     assert len(client.link.take_output()) < 100 * KEY_UPDATES_MAX
 
@@ -527,13 +527,13 @@ def test_without_verify_none_is_accepted(signatory, versions):
     ],
     ids=["none", "other authority", "self-signed", "expired"],
 )
-def test_with_verify_nobody_else_gets_in(signatory, versions, shows, reason):
+def test_with_verify_no_other_certificate_is_accepted(signatory, versions, shows, reason):
     client = Client(client_context(shows=shows and shows(), versions=versions), asked(signatory, verify=True))
     with pytest.raises(TlsFailed, match=reason):
         client.shake()
 
 
-def test_a_certificate_of_ours_does_not_verify_a_client_of_another_name_for_authority(signatory):
+def test_our_own_certificate_does_not_verify_a_client(signatory):
     """A leaf certificate is no authority: who has one by ours cannot issue others."""
     leaf = certify(key("p256", "leaf"), "leaf", by=authority())
     forged = certify(key("p256", "client"), "amy", by=(leaf, key("p256", "leaf")))
@@ -554,7 +554,7 @@ def test_a_signature_that_does_not_come_fails_the_handshake_and_says_why(monkeyp
     assert failure(server, hello())[0].startswith("no signature: ")
 
 
-def test_a_mistake_in_a_callback_is_not_hidden():
+def test_an_exception_in_a_callback_is_not_hidden():
     class Broken:
         def sign(self, public, operation, data):
             raise ZeroDivisionError
@@ -575,7 +575,7 @@ def test_a_signature_of_another_length_is_not_copied(kind, length):
     assert failure(server, hello())[0] == f"a signature of {length} bytes"
 
 
-def test_a_failure_of_one_handshake_is_not_told_of_the_next(server):
+def test_the_failure_of_one_handshake_is_not_reported_for_the_next(server):
     class Refusing:
         def sign(self, public, operation, data):
             raise SigningFailed("no such key")

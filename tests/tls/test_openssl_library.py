@@ -45,7 +45,7 @@ def test_a_connection_is_that_of_its_context():
         get_connection(connection, other)
 
 
-def test_what_failed_here_is_not_told_of_the_next_connection():
+def test_an_error_left_in_openssl_is_not_reported_for_the_next_connection():
     """OpenSSL keeps errors for the thread until somebody asks."""
     openssl().PEM_read_bio_X509(openssl().BIO_new_mem_buf(b"", 0), None, None, b"")
     assert openssl_error() == "no start line"

@@ -66,17 +66,17 @@ def mismatched():
 @pytest.mark.parametrize(
     "content, trouble",
     [
-        (b"", "there is no private key in the file"),
-        (b"garbage", "there is no private key in the file"),
-        (b"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n", "there is no private key in the file"),
-        (lambda: chain("p256", "a.test"), "there is no private key in the file"),
+        (b"", "no private key in the file"),
+        (b"garbage", "no private key in the file"),
+        (b"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n", "no private key in the file"),
+        (lambda: chain("p256", "a.test"), "no private key in the file"),
         (bytes(KEY_FILE_MAX + 1), "the file of the key is too large"),
         (lambda: key_pem(key("p256"), serialization.BestAvailableEncryption(b"x")), "the key is encrypted"),
         (lambda: key_pem(key("p256"), serialization.BestAvailableEncryption(b"x"), TRADITIONAL), "is encrypted"),
         (lambda: key_pem(key("ed25519")), "a key of Ed25519 cannot be kept in another process"),
         (lambda: key_pem(key("rsa1024")), "an RSA key has 2048 to 8192 bits, and this one 1024"),
         (lambda: key_pem(key("p521")), "an ECDSA key is of P-256 or P-384, and not of secp521r1"),
-        (mismatched, "do not belong together"),
+        (mismatched, "do not match"),
     ],
 )
 def test_what_cannot_sign_is_refused_in_words_that_have_nothing_of_it(content, trouble):
@@ -88,7 +88,7 @@ def test_what_cannot_sign_is_refused_in_words_that_have_nothing_of_it(content, t
 def test_a_pipe_is_no_key_and_is_not_waited_for():
     reading, writing = os.pipe()
     try:
-        with pytest.raises(TlsUnusable, match="no regular file"):
+        with pytest.raises(TlsUnusable, match="not a regular file"):
             PrivateKey.read(reading)
     finally:
         os.close(reading)

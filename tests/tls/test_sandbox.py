@@ -18,7 +18,7 @@ DISPATCHER = """
     from smtpd.slice import Tls
     from smtpd.slice import TlsSlice
     from smtpd.tls.context import Authorities, Certificate, make_context
-    from smtpd.tls.connection import Link
+    from smtpd.tls.connection import TlsConnection
     from smtpd.tls.signing import Signer
 
     empty, numbers = sys.argv[1], [int(number) for number in sys.argv[2:]]
@@ -35,7 +35,7 @@ DISPATCHER = """
     def shake(number):
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         connection = client.wrap_bio(incoming, outgoing, server_hostname="b.test" if number % 2 else "a.test")
-        link = Link(server)
+        link = TlsConnection(server)
         for _ in range(2):
             try:
                 connection.do_handshake()

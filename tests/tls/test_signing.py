@@ -75,7 +75,7 @@ def test_what_is_no_signature_fails(pair, answer, reason):
         Signer([pair[0]]).sign(PUBLIC, Operation.ECDSA, b"abc")
 
 
-def test_whoever_signs_is_gone(pair, monkeypatch):
+def test_the_signing_process_is_gone(pair, monkeypatch):
     monkeypatch.setattr(signing, "SIGNING_TIMEOUT", 0.05)
     pair[1].close()
     signer = Signer([pair[0]])
@@ -184,7 +184,7 @@ def test_answers_to_other_requests_do_not_make_it_wait_longer(pair, monkeypatch)
         thread.join(5)
 
 
-def test_requests_that_nobody_reads_make_it_wait_no_longer(pair, monkeypatch):
+def test_unread_requests_make_it_wait_no_longer(pair, monkeypatch):
     monkeypatch.setattr(signing, "SIGNING_TIMEOUT", 0.01)
     pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least that there is
     signer = Signer([pair[0]])
@@ -206,9 +206,9 @@ def test_more_threads_than_sockets_wait_for_their_turn(pair):
     assert sorted(got) == [(n, bytes([n + 1])) for n in range(20)]
 
 
-def test_no_turn_within_the_deadline_fails(monkeypatch):
+def test_no_free_socket_within_the_timeout_fails(monkeypatch):
     monkeypatch.setattr(signing, "SIGNING_TIMEOUT", 0.01)
-    with pytest.raises(SigningFailed, match="too many signatures are waited for"):
+    with pytest.raises(SigningFailed, match="too many signatures are under way"):
         Signer([]).sign(PUBLIC, Operation.ECDSA, b"abc")
 
 

@@ -190,7 +190,7 @@ class Client:
         return plain
 
     def shake(self):
-        """Up to the end of the handshake at both ends.  An alert of ours reaches the client before Failed is raised."""
+        """Up to the end of the handshake at both ends.  Our alert reaches the client before TlsFailed is raised."""
         for _ in range(8):
             done = self._try(self.tls.do_handshake)
             try:
