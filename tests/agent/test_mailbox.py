@@ -340,7 +340,7 @@ def test_the_first_batch_under_a_lock_is_begun_whenever_it_comes(disk, writer):
     assert result.outcome is Outcome.DELIVERED
 
 
-def test_a_defect_of_ours_delays_that_batch_and_says_where(writer, monkeypatch):
+def test_an_exception_in_our_code_defers_that_batch_and_names_the_place(writer, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(mbox, "store", lambda *_: 1 / 0)
         (result,) = writer.execute([(to(1), -1)])
@@ -349,7 +349,7 @@ def test_a_defect_of_ours_delays_that_batch_and_says_where(writer, monkeypatch):
     assert result.outcome is Outcome.DELIVERED
 
 
-def test_without_a_socket_for_mailboxes_there_is_no_hand():
+def test_without_a_socket_for_mailboxes_there_is_no_executor():
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, pytest.raises(ValueError):
-        MailboxAgent(AgentSpec("mbox", ""), "bob", "/").work(ours, None)
+        MailboxAgent(AgentSpec("mbox", ""), "bob", "/").make_executor(ours, None)

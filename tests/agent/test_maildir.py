@@ -225,13 +225,13 @@ def test_an_exception_in_our_code_defers_that_batch_and_names_the_place(tmp_path
     assert result.outcome is Outcome.DELIVERED
 
 
-def test_of_no_more_maildirs_than_so_many_is_known_what_lay_in_them(tmp_path):
+def test_the_number_of_maildirs_whose_earlier_mail_is_remembered_is_bounded(tmp_path):
     agent = MaildirAgent(AgentSpec("maildir", "~/Maildir"), "bob", str(tmp_path))
-    kept = agent.earlier("/kept")
+    kept = agent.earlier_deliveries("/kept")
     for number in range(3 * OPEN_MAX * agent.WORKERS_MAX):
-        agent.earlier(f"/{number}")
-        assert agent.earlier("/kept") is kept
-    assert len(agent._earlier) == OPEN_MAX * agent.WORKERS_MAX
+        agent.earlier_deliveries(f"/{number}")
+        assert agent.earlier_deliveries("/kept") is kept
+    assert len(agent._earlier_deliveries) == OPEN_MAX * agent.WORKERS_MAX
 
 
 # -- what a user may do to his Maildir ----------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_a_worker_is_not_idle_while_another_one_is_busy():
         assert not main.is_alive()
 
 
-def test_a_defect_that_ends_a_hand_ends_the_agent(monkeypatch):
+def test_an_exception_that_ends_a_worker_ends_the_agent(monkeypatch):
     """In a thread it would go unnoticed, with errands that nobody answers."""
 
     class Kind:

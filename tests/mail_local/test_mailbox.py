@@ -132,7 +132,7 @@ def refuse_to_make(monkeypatch, module, error, times=1):
     monkeypatch.setattr(module, "open", open)
 
 
-def test_without_a_right_to_make_a_mailbox_it_is_refused(directory, monkeypatch):
+def test_a_mailbox_that_cannot_be_created_is_refused(directory, monkeypatch):
     refuse_to_make(monkeypatch, openat2, PermissionError(errno.EACCES, "Permission denied", "bob"))
     with pytest.raises(MailboxError, match=f"it cannot be created: permission denied for uid {UID}$"):
         write(directory, b"x\n")
@@ -144,7 +144,7 @@ def test_a_mailbox_that_another_makes_in_the_same_moment_is_used(directory, tmp_
     assert (tmp_path / "bob").read_bytes() == b"x\n"
 
 
-def test_without_a_right_to_make_the_dot_lock_it_says_who_has_none(directory, monkeypatch):
+def test_a_dot_lock_that_cannot_be_created_names_the_uid(directory, monkeypatch):
     refuse_to_make(monkeypatch, os, PermissionError(errno.EACCES, "Permission denied", "bob.lock"))
     with pytest.raises(PermissionError, match=f"uid {UID} cannot create the dot-lock: Permission denied"):
         write(directory, b"x\n")
