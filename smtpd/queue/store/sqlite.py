@@ -282,7 +282,7 @@ class SQLiteStore:
     def _set_aside(self, changes: list[Quarantine]) -> None:
         self._writer.executemany(
             "INSERT INTO quarantine SELECT NULL, ?1, ?2, ?3, * FROM envelope WHERE id = ?1",
-            [(c.envelope, c.when, c.reason) for c in changes if isinstance(c, Quarantine)],
+            [(c.envelope, c.when, c.reason) for c in changes],
         )
         sql = f"DELETE FROM envelope WHERE id IN {_LISTED}"
         self._writer.execute(sql, (_json(c.envelope for c in changes),))
