@@ -63,7 +63,7 @@ def test_a_network_is_held_to_its_rate_whatever_address_it_uses(make_harness):
     assert harness.statistics["smtp.refused.connection-rate"] == 2
 
 
-def test_who_errs_too_often_waits_for_the_next_refusal(make_harness):
+def test_a_client_with_too_many_errors_waits_for_the_next_refusal(make_harness):
     harness = make_harness(tarpit_after=2, tarpit=1)
 
     async def scenario():
@@ -84,7 +84,7 @@ def test_who_errs_too_often_waits_for_the_next_refusal(make_harness):
     assert harness.statistics["smtp.tarpit"] == 1
 
 
-def test_who_leaves_while_it_waits_costs_nothing(make_harness):
+def test_a_client_that_leaves_while_it_waits_costs_nothing(make_harness):
     harness = make_harness(tarpit_after=1, tarpit=100)
 
     async def scenario():

@@ -270,7 +270,7 @@ def test_a_stop_answers_what_is_being_stored_and_refuses_the_others(harness):
     harness.run(scenario())
 
 
-def test_our_own_failure_costs_one_session(harness):
+def test_an_error_of_our_own_costs_one_session(harness):
     async def scenario():
         broken, other = await harness.client(), await harness.client()
         await broken.greet()

@@ -1,4 +1,4 @@
-"""The line of handshakes, and the threads: who waits for whom, and what nobody can make us keep."""
+"""The queues of handshakes, and the threads: in which order they are served, and what a client can cost."""
 
 import asyncio
 import itertools
@@ -131,7 +131,7 @@ def test_a_handshake_ends_with_a_link(pool):
     assert pool.crypto.signatures == 1
 
 
-def test_our_own_fault_in_one_handshake_keeps_no_other_one_in_the_line(pool):
+def test_an_error_of_our_own_in_one_handshake_keeps_no_other_one_waiting(pool):
     raised = []
     pool.loop.set_exception_handler(lambda loop, context: raised.append(context["exception"]))
     for _ in range(SIGNING_SOCKETS):
@@ -163,7 +163,7 @@ def test_threads_that_cannot_be_started_are_not_waited_for(pool, monkeypatch):
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("step", [1, 100, 100_000])
 def test_the_certificate_of_a_client_is_not_looked_at_in_the_loop(pool, tmp_path, version, step):
-    """Its chain may be one of keys with 16384 bits, and what they cost everybody would wait for."""
+    """Its chain may have keys of 16384 bits, and all connections would wait for their check."""
     with open(tmp_path / "client.pem", "wb") as file:
         file.write(certificate(pool.crypto.key, f"{'client' * 9}.test"))
         file.write(pool.crypto.key.private_bytes(*PEM))
@@ -315,7 +315,7 @@ def test_an_endless_hello_is_cut_off(pool):
 
 
 def test_a_record_longer_than_there_can_be_is_not_waited_for(pool):
-    """64 KiB of each of thousands who stall would be kept."""
+    """64 KiB would be kept of each of thousands of clients that stall."""
     peer = Peer(pool)
     peer.handshake.receive(b"\x16\x03\x01\x40\x00")
     assert not pool.handshakes._busy and not peer.outcomes

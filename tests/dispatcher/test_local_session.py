@@ -1,4 +1,4 @@
-"""Sessions of this host's programs: who gets one, what is different in it, and what it can cost."""
+"""Sessions of programs of this host: which users get one, what is different in it, and its limits."""
 
 import asyncio
 import os
@@ -124,7 +124,7 @@ def test_a_refusal_costs_no_descriptor(make_harness):
     harness.run(scenario())
 
 
-def test_who_never_takes_the_session_leaves_nothing(harness):
+def test_a_program_that_never_takes_its_session_leaves_nothing(harness):
     async def scenario():
         _, sock = await ask(harness)
         sock.close()
@@ -175,7 +175,7 @@ def test_what_was_said_before_the_end_of_file_is_answered(harness, hold):
     assert len(harness.peers.forgotten) == 1
 
 
-def test_one_that_is_silent_is_shown_out(make_harness):
+def test_a_silent_program_is_disconnected(make_harness):
     harness = make_harness(timeout=1)
 
     async def scenario():

@@ -85,7 +85,7 @@ def test_a_check_of_the_proxy_itself_keeps_its_own_address(make_harness):
 
 
 class Visitor:
-    """Whose address is asked for, and who is not let in."""
+    """A connection of the preamble that records the address that is resolved, and refusals."""
 
     address = ""
 
@@ -102,7 +102,7 @@ class Visitor:
         ("127.0.0.1", "127.1.2.3", "127.1.2.3"),
     ],
 )
-def test_a_proxy_on_another_host_does_not_make_anybody_a_program_of_this_one(make_harness, proxy, told, known):
+def test_a_proxy_on_another_host_makes_no_client_a_program_of_this_host(make_harness, proxy, told, known):
     harness, visitor = make_harness(), Visitor()
     listener = ListenerSlice(1, "198.51.100.1", 25, "mx.test", "", proxy=Proxy.V1)
     preamble = Preamble(harness.dispatcher.resources, listener, visitor, (proxy, 40001), "198.51.100.1")
@@ -123,7 +123,7 @@ def test_tls_behind_a_proxy_header_in_the_same_segment(make_harness):
     assert harness.statistics["smtp.smtps"] == 1
 
 
-def test_who_does_not_begin_with_a_proxy_header_gets_no_reply(make_harness, capfd):
+def test_a_client_without_a_proxy_header_gets_no_reply(make_harness, capfd):
     harness = make_harness(listener={"proxy": Proxy.ANY})
 
     async def scenario():
@@ -194,7 +194,7 @@ def test_sessions_of_a_network_of_ipv6_are_those_of_one_address(make_harness):
     harness.run(scenario())
 
 
-def test_who_is_refused_on_a_listener_with_tls_is_told_nothing_in_the_clear(make_harness):
+def test_a_refusal_on_a_listener_with_tls_says_nothing_in_the_clear(make_harness):
     harness = make_harness(
         listener={"proxy": Proxy.V1, "tls": TlsSlice(Tls.AT_ONCE, ("mx.test",))}, max_sessions_per_address=0
     )
@@ -217,7 +217,7 @@ def test_our_name_is_what_lookup_says(make_harness):
     harness.run(scenario())
 
 
-def test_who_waits_for_the_banner_gets_it_after_the_delay(make_harness):
+def test_a_client_that_waits_for_the_banner_gets_it_after_the_delay(make_harness):
     harness = make_harness(greet_delay=1)
 
     async def scenario():
@@ -230,7 +230,7 @@ def test_who_waits_for_the_banner_gets_it_after_the_delay(make_harness):
     assert harness.statistics["smtp.early-talker"] == 0
 
 
-def test_who_talks_before_the_banner_is_turned_away(make_harness):
+def test_a_client_that_talks_before_the_banner_is_refused(make_harness):
     harness = make_harness(greet_delay=100)
 
     async def scenario():
@@ -243,7 +243,7 @@ def test_who_talks_before_the_banner_is_turned_away(make_harness):
     assert harness.statistics["smtp.early-talker"] == 1
 
 
-def test_who_talks_while_its_name_is_looked_for_is_turned_away_too(make_harness):
+def test_a_client_that_talks_while_its_name_is_resolved_is_refused(make_harness):
     harness = make_harness(greet_delay=100)
 
     async def scenario():
@@ -277,7 +277,7 @@ def test_a_flood_before_the_banner_is_not_read_to_its_end(make_harness):
     harness.run(scenario())
 
 
-def test_who_leaves_during_the_delay_is_forgotten(make_harness):
+def test_a_client_that_leaves_during_the_delay_is_removed(make_harness):
     harness = make_harness(greet_delay=100)
 
     async def scenario():
@@ -394,7 +394,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("break_it", [break_begin, break_tick, break_preamble])
-def test_a_mistake_of_ours_before_there_is_a_session_costs_that_client(make_harness, capfd, break_it):
+def test_an_error_of_our_own_before_there_is_a_session_costs_that_client(make_harness, capfd, break_it):
     harness = make_harness()
     harness.peers.hold = {ResolveClient}
 
@@ -410,7 +410,7 @@ def test_a_mistake_of_ours_before_there_is_a_session_costs_that_client(make_harn
     assert "AttributeError" in capfd.readouterr().err
 
 
-def test_a_mistake_of_ours_behind_a_handshake_costs_that_client(make_harness, capfd):
+def test_an_error_of_our_own_after_a_handshake_costs_that_client(make_harness, capfd):
     harness = make_harness(listener={"tls": TlsSlice(Tls.AT_ONCE, ("mx.test",))})
     names = harness.dispatcher.resources.names
 

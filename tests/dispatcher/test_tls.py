@@ -234,7 +234,7 @@ def test_a_record_that_was_changed_on_its_way_ends_the_connection(make_harness):
     assert not any(isinstance(imsg, ExpandRecipient) for imsg in harness.peers.asked)
 
 
-def test_handshakes_that_stall_keep_nobody_waiting(make_harness):
+def test_handshakes_that_stall_delay_no_others(make_harness):
     harness = make_harness(listener=STARTTLS, max_sessions_per_address=1000)
 
     async def scenario():

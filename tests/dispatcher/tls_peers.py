@@ -1,4 +1,4 @@
-"""The other ends of TLS: a process that signs, and a client."""
+"""The other ends of TLS: the process that signs, and a client."""
 
 import datetime
 import socket
@@ -34,7 +34,7 @@ def certificate(key, name="mx.test", days=90):
 
 
 class Crypto:
-    """Whoever holds the keys.  `go` cleared: it keeps its signatures back."""
+    """Stands for the process crypto.  With `go` cleared it sends no signatures."""
 
     def __init__(self):
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -56,10 +56,12 @@ class Crypto:
                 self.waiting += 1
                 self.go.wait()
                 algorithm = utils.Prehashed(HASHES[len(request.data)])
-                self.signatures += 1  # whoever counts them may have the reply sooner than we go on
+                self.signatures += (
+                    1  # before the reply is sent: a test that counts them may have it sooner than this thread goes on
+                )
                 sock.send(SigningReply(request.number, self.key.sign(request.data, ec.ECDSA(algorithm))).packet())
         except OSError:
-            pass  # whoever asked is gone
+            pass  # the dispatcher is gone
 
     def close(self):
         self.go.set()
@@ -72,7 +74,7 @@ class Crypto:
 
 
 class TlsClient:
-    """TLS over a stream, record by record: what it sends and when is the test's business."""
+    """TLS over a stream, record by record: the test decides what it sends and when."""
 
     def __init__(self, reader, writer, context=None, server_name="mx.test"):
         self.reader, self.writer = reader, writer

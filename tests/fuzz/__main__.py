@@ -1,10 +1,10 @@
 """Coverage-guided fuzzing (atheris) of everything that reads what a client sends.
 
     python -m tests.fuzz TARGET [SECONDS] [CORPUS]      a directory; /tmp/smtpd-fuzz/TARGET if none is named
-    python -m tests.fuzz TARGET --pick CORPUS           what of it reaches more than the seeds goes into seeds/TARGET
+    python -m tests.fuzz TARGET --select CORPUS         inputs that reach more than the seeds go into seeds/TARGET
 
-A target is a module here with a function `fuzz(data)`, which raises when something does not hold; said/TARGET has what
-a client might say.  It needs no fuzzer: test_seeds.py plays the seeds with pytest.  atheris is not among the
+A target is a module here with a function `fuzz(data)`, which raises when something does not hold; dictionaries/TARGET
+has what a client might say.  It needs no fuzzer: test_seeds.py plays the seeds with pytest.  atheris is not among the
 dependencies; an environment that has it, and those of smtpd, is
 
     python -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install -r requirements.lock && /tmp/fuzz/bin/pip install atheris
@@ -30,10 +30,10 @@ def main() -> None:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("seconds", nargs="?", type=int, default=60)
     parser.add_argument("corpus", nargs="?", type=Path)
-    parser.add_argument("--pick", type=Path, metavar="CORPUS")
+    parser.add_argument("--select", type=Path, metavar="CORPUS")
     chosen = parser.parse_args()
-    if chosen.pick:
-        select_seeds.select(f"tests.fuzz.{chosen.target}", SEEDS / chosen.target, chosen.pick)
+    if chosen.select:
+        select_seeds.select(f"tests.fuzz.{chosen.target}", SEEDS / chosen.target, chosen.select)
     else:
         fuzz(chosen.target, chosen.seconds, chosen.corpus or Path("/tmp/smtpd-fuzz", chosen.target))
 

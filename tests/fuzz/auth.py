@@ -1,6 +1,6 @@
-"""AUTH: each mechanism's exchange, with a client who says anything.
+"""AUTH: each mechanism's exchange, with a client that says anything.
 
-    byte 0      mechanism; how its messages are written; what those who know answer
+    byte 0      mechanism; how its messages are written; what the other processes answer
     the rest    messages, with 0xff in between; the first one may come with AUTH itself
 
 Messages are put into base64 here, or fuzzing would hardly ever reach a mechanism; with one bit set they are the lines

@@ -1,12 +1,12 @@
-"""What a client might say: a word a line, escaped as in Python, in said/TARGET."""
+"""Dictionaries of the fuzzer: what a client might say, a word a line, escaped as in Python, in dictionaries/TARGET."""
 
 from pathlib import Path
 
-SAID = Path(__file__).parent / "said"
+DICTIONARIES = Path(__file__).parent / "dictionaries"
 
 
 def read(target: str) -> tuple[bytes, ...]:
-    lines = (SAID / target).read_text().splitlines()
+    lines = (DICTIONARIES / target).read_text().splitlines()
     return tuple(line.encode().decode("unicode_escape").encode("latin-1") for line in lines)
 
 

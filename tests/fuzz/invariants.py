@@ -1,4 +1,4 @@
-"""What must hold of whatever comes out, whichever bytes went in.
+"""Invariants of all output, whatever the input:
 
 a reply       printable lines with CRLF, one code, of the length that RFC 5321 allows
 a refusal     4xx or 5xx, with an enhanced code of the same class

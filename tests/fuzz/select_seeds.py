@@ -1,6 +1,6 @@
-"""Of many inputs the few that are worth keeping: each goes somewhere that no other one of them has gone.
+"""Selects seeds out of a corpus: inputs that reach code which no other seed reaches.
 
-What counts is the pairs of lines of smtpd/ that follow each other; smaller inputs are asked first.
+Coverage is counted in pairs of lines of smtpd/ that follow each other; smaller inputs are tried first.
 """
 
 import hashlib

@@ -161,7 +161,7 @@ class Watched(Conversation):
     def outcome(self) -> tuple:
         """All but what was said."""
         logged = _ONE_OF_TWO.sub("wrong", "\n".join(self.logged))
-        talk = logged, self.closed, self.stored, self.forgotten, self.asked, self.blamed
+        talk = logged, self.closed, self.stored, self.forgotten, self.asked, self.failures
         return (*talk, self.session.state, self.session.user)
 
     def get_said(self) -> str:
@@ -177,7 +177,7 @@ class Watched(Conversation):
         assert not secret or not any(secret in command for command in self.shown[shown:])
 
     def _maybe_secret(self, data: bytes) -> str:
-        """Of a line that has its end now, what nobody but the client may know.  To be had only byte by byte."""
+        """The secret part of a line that is complete now.  Only known when it comes byte by byte."""
         if not self.bytewise or self.session.state in (State.CHUNK, State.DATA):
             self.line = b""
             return ""

@@ -135,7 +135,7 @@ def test_addresses(value, found):
 @pytest.mark.parametrize(
     "value", [b"Bob Smith", b"<a@b> <c@d>", b"Friends: a@b", b"a@b, Friends: c@d", b"<a@b> c", b"bob . s"]
 )
-def test_what_could_mean_somebody_else_is_no_list_of_addresses(value):
+def test_an_ambiguous_list_has_no_addresses(value):
     with pytest.raises(ValueError):
         addresses(value)
 

@@ -227,7 +227,7 @@ def test_another_parser_finds_the_other_fields_as_they_were(fields, submitted):
 
 @pytest.mark.parametrize("name", ["To", "cc", "From", "BCC"])
 def test_a_thousand_fields_of_addresses_are_enough(name):
-    """A megabyte of them took a second, for all who were connected."""
+    """A megabyte of them took a second, for all connections."""
     field = f"{name}: a@there.test\n".encode()
     for step in (10**9, 100):
         assert edit(*cut(field * MAX_FIELDS, step))[1] is None

@@ -1,4 +1,4 @@
-"""The trace line: its layout, and that nobody writes it but us."""
+"""The Received line: its layout, and that no client can write a part of it."""
 
 import time
 
@@ -38,7 +38,7 @@ def test_without_a_recipient():
     )
 
 
-def test_tls_and_who_authenticated():
+def test_tls_and_the_authenticated_user():
     secured = GOOD | {"protocol": "ESMTPSA", "tls": "TLSv1.3:TLS_AES_256_GCM_SHA384:256:NO", "received_auth": True}
     assert received(**secured | {"user": "amy@here.test"}).split(b"\n")[1] == (
         b"\tby mx.here.test (smtpd) with ESMTPSA id 1a2b3c4d"

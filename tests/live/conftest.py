@@ -370,5 +370,12 @@ def empty_maildir(home):
             path.unlink(missing_ok=True)
 
 
+@pytest.fixture
+def letterbox(users, alice):
+    """Alice's home, with an empty Maildir."""
+    empty_maildir(users.home(alice))
+    return users.home(alice)
+
+
 def group_of(name):
     return grp.getgrgid(pwd.getpwnam(name).pw_gid).gr_name

@@ -6,12 +6,32 @@
 `say` and `reply` are in the clear before that and encrypted after it.
 """
 
+import contextlib
 import socket
 import ssl
 
 from cryptography import x509
 
-from tests.live.certificate import key_pem
+from tests.live.certificate import Authority, key_pem
+from tests.live.conftest import Daemon, started
+
+CONF = """
+pki mx.here.test cert "{{directory}}/mx.crt"
+pki mx.here.test key "{{directory}}/mx.key"
+listen on 127.0.0.1 port {{port}} tls pki mx.here.test
+listen on 127.0.0.1 port {smtps} smtps pki mx.here.test
+action "local" maildir
+match from any for domain "here.test" action "local"
+"""
+
+
+@contextlib.contextmanager
+def tls_daemon(ground, smtps):
+    """With STARTTLS on its port, and TLS at once on the port `smtps`."""
+    daemon = Daemon(ground, CONF.format(smtps=smtps))
+    Authority("here").issue("mx.here.test").write(daemon.directory, "mx")
+    with started(daemon):
+        yield daemon
 
 
 def careless():

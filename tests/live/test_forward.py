@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from tests.live.conftest import Daemon, empty_maildir, started, until
+from tests.live.conftest import Daemon, started, until
 from tests.live.recipient import arrived, envelopes, explain, logged, rcpt, send, send_and_wait, write
 
 CONF = """
@@ -160,12 +160,6 @@ def daemon(ground, users, homes, vmail):
     daemon.conf.write_text(CONF.format(port=daemon.port, directory=directory, people=people, vmail=vmail))
     with started(daemon):
         yield daemon
-
-
-@pytest.fixture
-def letterbox(users, alice):
-    empty_maildir(users.home(alice))
-    return users.home(alice)
 
 
 # -- what is accepted, and what is said ------------------------------------------------

@@ -8,20 +8,11 @@ import ssl
 
 import pytest
 
-from tests.live.certificate import Authority
-from tests.live.conftest import Daemon, empty_maildir, mails, started, until
-from tests.live.encrypted import Client, careless
+from tests.live.conftest import mails, until
+from tests.live.encrypted import Client, careless, tls_daemon
 from tests.live.peer import run
 from tests.unique import free_port
 
-CONF = """
-pki mx.here.test cert "{{directory}}/mx.crt"
-pki mx.here.test key "{{directory}}/mx.key"
-listen on 127.0.0.1 port {{port}} tls pki mx.here.test
-listen on 127.0.0.1 port {smtps} smtps pki mx.here.test
-action "local" maildir
-match from any for domain "here.test" action "local"
-"""
 CONTENT = b"Subject: whole\r\n\r\nx\r\n"
 
 
@@ -32,16 +23,8 @@ def smtps():
 
 @pytest.fixture(scope="module")
 def daemon(ground, users, smtps):
-    daemon = Daemon(ground, CONF.format(smtps=smtps))
-    Authority("here").issue("mx.here.test").write(daemon.directory, "mx")
-    with started(daemon):
-        yield daemon
-
-
-@pytest.fixture
-def letterbox(users, alice):
-    empty_maildir(users.home(alice))
-    return users.home(alice)
+    with tls_daemon(ground, smtps) as made:
+        yield made
 
 
 def fin(client):

@@ -23,13 +23,6 @@ def daemon(ground, users):
         yield made
 
 
-@pytest.fixture
-def letterbox(users, alice):
-    """Alice's Maildir, empty."""
-    empty_maildir(users.home(alice))
-    return users.home(alice)
-
-
 def test_a_mail_to_a_system_user_lies_in_that_users_maildir(daemon, users, alice, letterbox):
     daemon.send(f"{alice}@here.test", b"Subject: hello\r\n\r\nworld\r\n")
     (mail,) = until(lambda: mails(letterbox), what="delivery")

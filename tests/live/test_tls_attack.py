@@ -19,19 +19,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from tests.live.certificate import Authority
-from tests.live.conftest import Daemon, empty_maildir, mails, started, until
-from tests.live.encrypted import Client, careless
+from tests.live.conftest import mails, until
+from tests.live.encrypted import Client, careless, tls_daemon
 from tests.unique import free_port
-
-CONF = """
-pki mx.here.test cert "{{directory}}/mx.crt"
-pki mx.here.test key "{{directory}}/mx.key"
-listen on 127.0.0.1 port {{port}} tls pki mx.here.test
-listen on 127.0.0.1 port {smtps} smtps pki mx.here.test
-action "local" maildir
-match from any for domain "here.test" action "local"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +31,8 @@ def smtps():
 
 @pytest.fixture(scope="module")
 def daemon(ground, users, smtps):
-    daemon = Daemon(ground, CONF.format(smtps=smtps))
-    Authority("here").issue("mx.here.test").write(daemon.directory, "mx")
-    with started(daemon):
-        yield daemon
+    with tls_daemon(ground, smtps) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +40,6 @@ def mark(daemon):
     """Where this test's part of the log begins."""
     until(lambda: daemon.log.count(" connected ") == daemon.log.count(" disconnected "), what="the end of earlier ones")
     daemon.mark = len(daemon.log)
-
-
-@pytest.fixture
-def letterbox(users, alice):
-    empty_maildir(users.home(alice))
-    return users.home(alice)
 
 
 def secure(daemon, version=None, **more):

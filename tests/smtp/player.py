@@ -139,7 +139,7 @@ class Conversation:
         self.forgotten: dict[int, int] = {}
         self.begun: list[int] = []
         self.open: Question | None = None
-        self.blamed: list[str] = []
+        self.failures: list[str] = []
         self.obey(self.session.greeting(self.now, early, NOON))
 
     def feed(self, data: bytes) -> None:
@@ -201,7 +201,7 @@ class Conversation:
                     self.open = question
                     self.asked.append(question)
                 case CountFailure(address):
-                    self.blamed.append(address)
+                    self.failures.append(address)
                 case Close(reason):
                     self.closed = reason
 

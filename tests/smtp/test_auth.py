@@ -89,7 +89,7 @@ def test_plain_in_two_lines():
 
 
 @pytest.mark.parametrize("other", ["bob", "amy@here.test", "am", "\N{LATIN SMALL LETTER DOTLESS I}my"])
-def test_nobody_acts_for_somebody_else(other):
+def test_no_user_acts_as_another_one(other):
     assert begin("PLAIN", BOUND).start(b64(f"{other}\0amy\0secret")) == AuthFailed(Verdict.NO)
     assert Client(begin("SCRAM-SHA-256", BOUND), gs2=f"n,a={other},").first() == AuthFailed(Verdict.NO)
 
@@ -258,7 +258,7 @@ def test_scram_bound_to_the_connection(facts, type, binding):
     assert client.run() == AuthSucceeded("amy")
 
 
-def test_a_login_that_somebody_relays_from_another_connection():
+def test_a_login_that_is_relayed_from_another_connection():
     client = Client(begin("SCRAM-SHA-256-PLUS", BOUND), gs2="p=tls-exporter,,", binding=b"exported elsewhere")
     assert client.run() == AuthFailed(Verdict.NO)
 
@@ -302,7 +302,7 @@ def test_a_nonce_is_never_the_same_again():
     assert all(challenge.startswith("r=client") and len(challenge.split(",")[0]) >= 32 for challenge in challenges)
 
 
-def test_scram_for_somebody_else():
+def test_scram_as_another_user():
     assert Client(begin("SCRAM-SHA-256", BOUND), gs2="n,a=bob,").first() == AuthFailed(Verdict.NO)
 
 
@@ -320,7 +320,7 @@ def test_scram_later():
     assert client.exchange.answer(ScramSeedAnswer(Verdict.LATER)) == AuthFailed(Verdict.LATER)
 
 
-def test_who_does_not_like_our_signature_is_not_logged_in():
+def test_a_client_that_rejects_the_signature_is_not_logged_in():
     client = Client(begin("SCRAM-SHA-256", BOUND))
     client.first()
     client.seed()

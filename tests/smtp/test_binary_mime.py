@@ -95,7 +95,7 @@ def test_a_line_of_998_bytes_is_8bit():
     assert kept == b"Content-Transfer-Encoding: 8bit\n\n" + b"x" * 998 + b"\n"
 
 
-def test_what_says_binary_and_is_long_is_base64_as_nobody_can_know_what_comes():
+def test_a_long_binary_part_is_base64_as_the_rest_is_unknown():
     content = b"hello\r\n" * (HELD_MAX // 7 + 1)
     assert leaves(convert(labelled(b"binary") + content)) == [("text/plain", "base64", content)]
 

@@ -1,4 +1,4 @@
-"""Addresses beyond ASCII, said to those who do not know them."""
+"""Addresses beyond ASCII, for peers without SMTPUTF8."""
 
 import pytest
 from hypothesis import given, settings

@@ -259,7 +259,7 @@ def test_without_a_recipient_there_is_no_data(hello):  # RFC 2033 4.2
     assert player.session.state is LmtpState.READY
 
 
-def test_refused_data_refuses_those_who_were_accepted():
+def test_refused_data_refuses_the_accepted_recipients():
     talk(
         HELLO
         + """

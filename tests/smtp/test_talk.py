@@ -60,7 +60,7 @@ def server():
 
 
 def outcome(talk: Conversation):
-    return talk.said, talk.logged, talk.closed, talk.stored, talk.forgotten, talk.asked, talk.blamed
+    return talk.said, talk.logged, talk.closed, talk.stored, talk.forgotten, talk.asked, talk.failures
 
 
 def check_end(talk: Conversation, dialogue: Dialogue) -> None:
