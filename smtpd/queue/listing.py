@@ -1,4 +1,4 @@
-"""What smtpctl wants to see: pages of the queue, the quarantine, one message's content.
+"""Pages of the queue and the quarantine, and the content of a message, for smtpctl.
 
 A page has at most 1000 rows and less than 1 MiB.  The content of a small message comes through a pipe that holds all
 of it, that of a large one as a fresh descriptor of its file; for a message that is not there the pipe is empty.

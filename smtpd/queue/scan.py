@@ -1,4 +1,4 @@
-"""What was in the spool at the start: told to the scheduler page by page, as it asks.
+"""Scan of the spool at the start: its envelopes are told to the scheduler page by page, as it asks.
 
     ScanEnvelopes(after) --> a page of rows of other runs, by id --> EnvelopesSubmitted, EnvelopesScanned(last)
 

@@ -37,7 +37,7 @@ from smtpd.scheduler.retry import next_try, times_of
 from smtpd.slice import SchedulerSlice
 
 STEPS_PER_TURN = 1000  # envelopes moved in one turn: some milliseconds
-NARROW_LANE_DIVISOR = 4  # times fewer places that a narrow lane has
+NARROW_LANE_DIVISOR = 4  # a narrow lane has so many times fewer places
 
 _DUE = {EnvelopeState.WAITING_FOR_LANE, EnvelopeState.WAITING_FOR_MESSAGE, EnvelopeState.QUEUED}
 TRANSITIONS: dict[EnvelopeState, set[EnvelopeState]] = {
@@ -53,7 +53,7 @@ TRANSITIONS: dict[EnvelopeState, set[EnvelopeState]] = {
 
 @dataclass
 class QueueUpdates:
-    """What queue has to be told about envelopes that were tried, or stand in the place of one that was."""
+    """Updates for queue: of envelopes that were tried, or that replace one that was."""
 
     postponed: list[tuple[int, int]] = field(default_factory=list)  # envelope, next try
     expired: list[int] = field(default_factory=list)

@@ -24,9 +24,8 @@ from smtpd.envelope import Duty
 SLOTS_MIN, SLOTS_MAX = 64, 256  # agents, in all
 AGENT_BYTES = 4 * 1024 * 1024  # of its own (3.3 MiB for a .forward, 3.7 for a Maildir), so 256 of them take one GiB
 SLOTS_PER_USER = 4
-MANY_AGENTS = (
-    64  # agents; with more, each has fewer errands at a time, or agents that hang had all that may be in flight
-)
+# With more agents each has fewer errands at a time: those that hang must not have all that may be in flight.
+MANY_AGENTS = 64
 WORK_TIME = 1.0  # seconds that an agent may work while others wait for a slot
 IDLE_TIMEOUT = 5.0  # seconds that an agent without anything to do stays
 READER_IDLE_TIMEOUT = 0.5  # seconds, of one that has read a .forward: it is not asked again while lookup remembers

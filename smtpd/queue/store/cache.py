@@ -1,4 +1,4 @@
-"""What was just stored or read, so that the usual first delivery reads nothing.
+"""Cache of messages and envelopes that were just stored or read: the usual first delivery reads nothing.
 
 Bounded in bytes; what was used longest ago leaves first.  Never newer or older than the disk: an envelope that changes
 is dropped here.

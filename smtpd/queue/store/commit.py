@@ -9,7 +9,7 @@
     the disk fails             all that wait are refused, the store is closed, checked and opened again;
                                the second time is the end of the daemon
 
-Knows nothing of what the changes mean but whether they may be refused.
+Does not know what the changes mean, only whether they may be refused.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from smtpd.queue.store.disk_threads import Done as Asked
 from smtpd.queue.store.store import Add, Change, Store, StoreBroken, StoreFull
 
 BATCH_MAX = 2048  # changes of one transaction at the most
-BATCH_DELAY = 0.01  # seconds that a lasting change waits for others to go with
-BATCH_FULL = 64  # lasting changes that need no other company
-RETRY_DELAY = 1.0  # seconds between attempts at what must not be lost
+BATCH_DELAY = 0.01  # seconds that a change that must succeed waits for others, to share their fsync
+BATCH_FULL = 64  # changes that wait, with which a commit is made at once
+RETRY_DELAY = 1.0  # seconds between attempts at changes that must succeed
 SHRINK_DELAY = 1.0  # seconds without a commit after which unused space is given back
 SHRINK_INTERVAL = 0.02  # seconds between two steps of that
 
@@ -74,8 +74,8 @@ class Commits:
         self.repairing = False
 
     def submit(self, change: Change, done: Done, *, must_succeed: bool = False) -> None:
-        """`done(None)` when `change` is durable, `done(error)` when it is refused.  What is `lasting` is refused only
-        when it is itself at fault, and is a change of one envelope."""
+        """`done(None)` when `change` is durable, `done(error)` when it is refused.  One that must succeed is refused
+        only when it is itself at fault, and is a change of one envelope."""
         waiting = PendingChange(next(self._numbers), change, done, must_succeed)
         if must_succeed:
             self._uncommitted[_envelope_of(change)].append(change)
@@ -95,7 +95,7 @@ class Commits:
 
     @property
     def waits_for_room(self) -> bool:
-        """All that is left is what a full disk does not take."""
+        """All that is left are changes that a full disk does not take."""
         return bool(self._later) and not (self._pending or self._busy)
 
     @property
@@ -168,10 +168,10 @@ class Commits:
         elif error is not None:
             log.warn(f"store: {error}")
 
-    # -- what must not be lost ------------------------------------------------------------------------------------
+    # -- changes that must succeed --------------------------------------------------------------------------------
 
     def _put_off(self, waiting: list[PendingChange]) -> None:
-        """With what was submitted while they were with the writer: it would be done before them."""
+        """With those that were submitted while the writer had them, and would be done before them."""
         if not waiting:
             return
         behind = [w for w in self._pending if w.must_succeed]
@@ -257,7 +257,7 @@ class Commits:
 
 
 def _apply(store: Store, changes: list[Change]) -> BatchResult:
-    """In the writing thread.  Raises Broken when it is not a matter of any one change."""
+    """In the writing thread.  Raises StoreBroken when it is not a matter of any one change."""
     try:
         return BatchResult([None] * len(changes), store.apply(changes))
     except StoreBroken:

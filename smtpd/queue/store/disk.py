@@ -1,4 +1,4 @@
-"""Everything of the queue that is on the disk, as the loop sees it: nothing here blocks.
+"""Access to all that is on the disk, for the loop: nothing here blocks.
 
 commits   changes of the store, in groups         one thread
 read      of the store                            one thread
@@ -88,11 +88,11 @@ class Disk:
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way; what was read may have led to a change."""
+        """Nothing is under way, of changes, of files, and of reads, which may lead to a change."""
         return self.commits.idle and not self._spoolers.under_way and not self._reader.under_way
 
     def close(self, done: Done) -> None:
-        """After what is under way.  Nothing may be asked any more."""
+        """When all that is under way has ended.  Nothing may be asked any more."""
         self.commits.close(done)
 
 

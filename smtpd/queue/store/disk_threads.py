@@ -2,8 +2,8 @@
 
     loop: ask(function, done) --> a thread: function() --> loop: done(result, None) | done(None, error)
 
-What several threads finish meanwhile comes back to the loop in one go.  A thread is started when there is work for it
-for the first time: a sandbox is entered by a process that has only one.
+The results that several threads have meanwhile come back to the loop in one call.  A thread is started when there is
+work for it for the first time: a sandbox is entered by a process that has only one.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""Reading on where a row, or a page of rows, is damaged.
+"""Reads on where a row, or a page of rows, is damaged.
 
-text that is not text, a value out of its range,     that row is Unreadable
+text that is not text, a value out of its range,     that row is an UnreadableRow
 whatever our own code makes of the row
 a damaged page of the database                       what stands on it is skipped, and said to be
 anything else of the database, no memory             not a matter of rows: raised again

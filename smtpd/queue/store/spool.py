@@ -39,7 +39,7 @@ class ContentDamaged(Exception):
 
 
 def lock(directory: str, patience: float = LOCK_TIMEOUT) -> int:
-    """The exclusive lock on the spool, for as long as the descriptor lives.  Raises Locked, which names the holder."""
+    """The exclusive lock on the spool, until the descriptor is closed.  Raises SpoolLocked, which names the holder."""
     descriptor = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + patience
     while True:
@@ -85,7 +85,7 @@ class Spool:
         return os.open(message_text(message), flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
 
     def seal(self, message: int, own: int, size: int) -> bytes:
-        """Make the finished file durable.  Returns its SHA-256.  Raises Damaged, Full, Broken."""
+        """Make the finished file durable.  Returns its SHA-256.  Raises ContentDamaged, StoreFull, StoreBroken."""
         try:
             found = os.fstat(own)  # before the hash: what is written after it shows in the time of change
             if found.st_size != size:
@@ -99,7 +99,7 @@ class Spool:
         return digest
 
     def open(self, message: int, size: int, digest: bytes) -> int:
-        """A fresh descriptor to read what was sealed.  Raises Damaged, and OSError for what may pass."""
+        """A fresh descriptor to read what was sealed.  Raises ContentDamaged, and OSError for what may pass."""
         try:
             descriptor = self._open(message, os.O_RDONLY)
         except FileNotFoundError:

@@ -66,7 +66,7 @@ _FORGET_RECIPIENT = "DELETE FROM expanded WHERE message = ? AND recipient = ?"
 
 
 class SQLiteStore:
-    """The database `queue.db` in `directory`, made when it is not there.  Raises Broken, and Full, when it cannot."""
+    """The database `queue.db` in `directory`, made when it is not there.  Raises StoreBroken and StoreFull."""
 
     def __init__(self, directory: str):
         self.directory = directory

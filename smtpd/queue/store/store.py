@@ -1,4 +1,4 @@
-"""What the queue keeps on disk, and what a store of it has to do.
+"""The rows that the queue keeps on disk, their changes, and the interface of a store of them.
 
 A message and its envelopes, from its id to its end:
 
@@ -117,7 +117,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class UnreadableRow(msgspec.Struct, frozen=True, gc=False):
-    """A row that is there and makes no sense."""
+    """A row that exists and cannot be read."""
 
     id: int
     reason: str
@@ -128,7 +128,7 @@ def recipient_key(recipient: Recipient) -> bytes:
     return hashlib.sha256(msgspec.msgpack.encode(recipient)).digest()
 
 
-# -- what can happen to them: each one is a change --------------------------------------------------------------------
+# -- changes of rows --------------------------------------------------------------------------------------------------
 
 
 class Add(msgspec.Struct, frozen=True, gc=False):
@@ -281,7 +281,7 @@ def expanded_keys(add: Add) -> list[bytes]:
     return [*dict.fromkeys(map(recipient_key, recipients))]
 
 
-# -- what can go wrong ------------------------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------------------------
 
 
 class StoreFull(Exception):
@@ -295,7 +295,7 @@ class StoreBroken(Exception):
 class Store(Protocol):
     """Rows on disk.  One thread at a time changes, one other at a time reads.
 
-    All of it may raise Full and Broken; anything else is the fault of what was asked, and nothing has changed.
+    All of it may raise StoreFull and StoreBroken; any other error is the caller's fault, and nothing has changed.
     """
 
     run: int  # counts how often this store was opened
@@ -316,7 +316,7 @@ class Store(Protocol):
         """Give a little of the unused space back.  True when there is more to do."""
 
     def repair(self, doubtful: Sequence[int]) -> None:
-        """After Broken: close, check, open again, and take back the messages in `doubtful`, which were refused."""
+        """After StoreBroken: close, check, open again, and take back the messages in `doubtful`, which were refused."""
 
     def close(self) -> None: ...
 
