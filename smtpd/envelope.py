@@ -173,7 +173,7 @@ def first_envelope(message: int) -> int:
     return message << 32
 
 
-def envelope_number(message: int, number: int) -> int:
+def envelope_id(message: int, number: int) -> int:
     """The id of the envelope of this number, from 1, in the order in which lookup adds the envelopes of the message.
 
     queue gives the ids by it, and the session that receives the message by the same rule writes them to its log without

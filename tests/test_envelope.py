@@ -3,7 +3,17 @@
 import msgspec
 import pytest
 
-from smtpd.envelope import Path, Text, Word, envelope_text, first_envelope, last_envelope, message_of, message_text
+from smtpd.envelope import (
+    Path,
+    Text,
+    Word,
+    envelope_id,
+    envelope_text,
+    first_envelope,
+    last_envelope,
+    message_of,
+    message_text,
+)
 
 
 @pytest.mark.parametrize("kind", [Word, Path, Text])
@@ -22,4 +32,4 @@ def test_ids_nest_and_print_as_hex():
     assert message_of(first) == message_of(last) == 0x7FFFFFFF
     assert last < 2**63  # signed 64 bits hold it
     assert message_text(0x12AB) == "000012ab"
-    assert envelope_text(first_envelope(0x12AB) + 1) == "000012ab00000001"
+    assert envelope_text(envelope_id(0x12AB, 1)) == "000012ab00000001"

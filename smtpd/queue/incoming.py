@@ -24,7 +24,7 @@ from smtpd.envelope import (
     Origin,
     Recipient,
     Schedule,
-    envelope_number,
+    envelope_id,
     message_text,
 )
 from smtpd.imsg import (
@@ -222,7 +222,7 @@ class Incoming:
         _, imsg = receiving.question
         created = int(self._now())
         envelopes = [
-            self._envelope(envelope_number(receiving.id, number), created, origin, recipient, receiving.terms)
+            self._envelope(envelope_id(receiving.id, number), created, origin, recipient, receiving.terms)
             for number, (origin, recipient) in enumerate(receiving.recipients, 1)
         ]
         add = Add(Message(receiving.id, imsg.size, digest, content), envelopes)

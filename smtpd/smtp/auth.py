@@ -9,8 +9,8 @@
 
     SCRAM-SHA-256, SCRAM-SHA-256-PLUS       scram.py
 
-Only under TLS.  What is no base64, or no message of the mechanism, raises CommandRefused, and the exchange is over;
-nothing of what the client sent is in the text.
+Only under TLS.  Input that is not base64, or not a message of the mechanism, raises CommandRefused, and the exchange is
+over; the text of the error has nothing of what the client sent.
 """
 
 import binascii

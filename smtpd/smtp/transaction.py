@@ -6,7 +6,7 @@ message is left over for the next.
     DataReader, ChunkReader  -->  Editor (header/editor.py)  -->  content to be stored, the trace line first
 """
 
-from smtpd.envelope import MailParameters, Origin, envelope_number
+from smtpd.envelope import MailParameters, Origin, envelope_id
 from smtpd.header.editor import HeaderEditor
 from smtpd.header.received import protocol_word
 from smtpd.smtp.chunk import ChunkReader
@@ -60,7 +60,7 @@ class Transaction:
 
     def add_recipient(self, recipient: str, envelopes: int) -> None:
         """`envelopes`: how many lookup made of it; they were added to the message in this order."""
-        self.recipients.append((recipient, envelope_number(self.message, self.envelopes + 1)))
+        self.recipients.append((recipient, envelope_id(self.message, self.envelopes + 1)))
         self.envelopes += envelopes
 
     def begin_content(self, reader: DataReader | ChunkReader, trace: bytes) -> None:
