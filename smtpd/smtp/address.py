@@ -91,7 +91,7 @@ def parse_mailbox(text: str) -> Address:
     return _address(found)
 
 
-def domain(text: str) -> str:
+def parse_domain(text: str) -> str:
     """A domain name or an address literal, the latter in canonical form.  Raises AddressError."""
     if text.startswith("["):
         return _literal(text)
@@ -112,7 +112,7 @@ def _address(found: re.Match[str]) -> Address:
         raise AddressError("local part too long")
     if not local.isascii():
         _check_local_characters(local)
-    return Address(local, domain(found["domain"].removesuffix(".")) if found["domain"] is not None else "")
+    return Address(local, parse_domain(found["domain"].removesuffix(".")) if found["domain"] is not None else "")
 
 
 def _check_label(label: str) -> None:

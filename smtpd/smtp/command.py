@@ -13,7 +13,7 @@ import re
 from typing import NamedTuple
 
 from smtpd.envelope import MailParameters, Notify
-from smtpd.smtp.address import NULL, Address, AddressError, domain, parse_path
+from smtpd.smtp.address import NULL, Address, AddressError, parse_domain, parse_path
 from smtpd.smtp.extension import Offer
 from smtpd.smtp.parameter import mail_parameters, rcpt_parameters
 from smtpd.smtp.reply import CommandRefused
@@ -91,7 +91,7 @@ def parse_helo(argument: str) -> str:
     try:
         if not argument.isascii():
             raise AddressError("not ASCII")
-        return domain(argument.removesuffix("."))
+        return parse_domain(argument.removesuffix("."))
     except AddressError as error:
         raise CommandRefused(501, "5.5.4", f"Invalid name: {error}") from None
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from smtpd.envelope import UNKNOWN_NAME
 from smtpd.smtp import sasl, xtext
-from smtpd.smtp.address import AddressError, domain
+from smtpd.smtp.address import AddressError, parse_domain
 from smtpd.smtp.ip_address import unmapped
 from smtpd.smtp.reply import CommandRefused
 
@@ -78,7 +78,7 @@ def _helo(text: str) -> str:
         return ""
     if not text.isascii():
         raise AddressError("not ASCII")
-    return domain(text)
+    return parse_domain(text)
 
 
 def _address(text: str) -> str:

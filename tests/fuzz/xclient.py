@@ -6,7 +6,7 @@ data    UTF-8, the argument
 import ipaddress
 
 from smtpd.envelope import UNKNOWN_NAME, MailParameters, Notify, Origin
-from smtpd.smtp.address import domain
+from smtpd.smtp.address import parse_domain
 from smtpd.smtp.question import RecipientQuestion
 from smtpd.smtp.reply import CommandRefused
 from smtpd.smtp.xclient_attributes import UNAVAILABLE, XclientOverrides, parse_xclient
@@ -36,7 +36,7 @@ def _check(said: XclientOverrides) -> None:
         assert not address or str(ipaddress.ip_address(address)) == address
         assert not address or not invariants.is_mapped(address)
     assert said.address != ""
-    assert said.name in (None, UNKNOWN_NAME) or domain(said.name) == said.name
+    assert said.name in (None, UNKNOWN_NAME) or parse_domain(said.name) == said.name
     origin = Origin("", said.address or "", said.name or "", said.helo or "", "", "", True, user=said.login or "")
     invariants.check_question(RecipientQuestion(1, origin, "bob@here.test", MailParameters(), Notify(0), ""))
 
