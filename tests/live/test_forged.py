@@ -119,7 +119,7 @@ IMPOSSIBLE = [
     ("queue", NO_DELIVERY, StartAgent(1, "bin", "", Duty.READ), "does not enable"),
     ("queue", CONF, StartAgent(1, "bin", "another", Duty.DELIVER), "not configured"),
     ("queue", CONF, StartAgent(1, "bin", "local", Duty.ALIASED), "commands of alias files, which are not allowed"),
-    ("queue", LMTP, StartAgent(1, "root", "lmtp", Duty.DELIVER), "which runs as somebody else"),
+    ("queue", LMTP, StartAgent(1, "root", "lmtp", Duty.DELIVER), "which runs as another user"),
     ("queue", CONF, LockMailbox(1, 1), "does not enable"),
     ("queue", MBOX, LockMailbox(1, 1), "unknown"),
     ("queue", MBOX, UnlockMailbox(1), "unknown"),

@@ -86,9 +86,9 @@ def taken(impostor, make_daemon, users, runner, vmail, out):
 # -- a queue asks for agents ------------------------------------------------------------------
 
 FATAL = [
-    (StartAgent(1, "{alice}", "shared", Duty.DELIVER), "which runs as somebody else"),
-    (StartAgent(1, "root", "virtual", Duty.DELIVER), "which runs as somebody else"),
-    (StartAgent(1, "_smtpd", "local", Duty.ALIASED), "which runs as somebody else"),
+    (StartAgent(1, "{alice}", "shared", Duty.DELIVER), "which runs as another user"),
+    (StartAgent(1, "root", "virtual", Duty.DELIVER), "which runs as another user"),
+    (StartAgent(1, "_smtpd", "local", Duty.ALIASED), "which runs as another user"),
     (StartAgent(1, "{alice}", "local", Duty.DISCARD), "no agent's duty"),
     (StartAgent(1, "{alice}", "local", Duty.READ), "an action without users of its own"),
     (StartAgent(1, "{alice}", "expand", Duty.DELIVER), "no agent's duty"),

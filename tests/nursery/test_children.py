@@ -255,7 +255,7 @@ def test_an_agent_with_commands_has_no_more_rights_than_its_user_and_no_fewer(wo
     assert world.children._agents[forked.pid].has_commands
 
 
-def test_no_crowd_of_root_s_descriptors_waits_in_the_tether_of_an_agent_that_takes_none(world):
+def test_no_crowd_of_root_s_descriptors_waits_in_the_mailbox_socket_of_an_agent_that_takes_none(world):
     world.ask_for_agent(agent(1, USER, "mbox"))
     mailbox_socket = world.sockets[0]
     mailbox_socket.setblocking(False)

@@ -275,7 +275,7 @@ def test_an_agent_that_took_its_mailbox_and_gave_it_up_is_not_killed(world):
     assert world.hears("nursery") == []
 
 
-def test_an_agent_that_takes_nothing_out_of_its_tether_is_later(world, directory):
+def test_an_agent_that_takes_nothing_out_of_its_mailbox_socket_is_later(world, directory):
     """Stopped by its user; the parent does not wait for it."""
     agent, pid = start(world)
     world.agents.find(agent).mailbox_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
