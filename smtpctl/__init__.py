@@ -1,9 +1,12 @@
-"""smtpctl: what an administrator says to a running daemon.
+"""smtpctl: the control program of a running daemon, and sendmail, mailq, newaliases and makemap.
 
-word         the words of a command line -> one command; prefixes, possibilities
-command      all commands: their words, what they ask, what they print
-connection   the socket: one question, one answer
-makemap      a text file -> a table that is looked up in
-newaliases   checks the aliases, and has them read again
-text         what is printed: the lines of the queue, values made visible
+command         all commands: their words, what they ask, what they print
+command_parser  the words of a command line -> one command; abbreviations, possibilities
+connection      the socket to control: one question, one answer
+show            commands that show something; status: `show status`
+operation       commands that change something
+output          output formats: the lines of the queue, JSON
+sendmail        sendmail: raw_mail -> addressing -> submission; dialogue: -bs
+makemap         makes a table that can be searched from a text file
+newaliases      checks the aliases, and has the daemon read them again
 """

@@ -1,4 +1,4 @@
-"""From whom and to whom: what the command line, the header and the system say of it.
+"""Sender and recipients of a mail for sendmail: from the command line, the header and the user database.
 
 sender       the first that there is: -f, the field From, the caller
 recipients   operands, and with -t those in To, Cc and Bcc, or where a mail is sent on in Resent-To and so on; each once
@@ -24,7 +24,7 @@ _RESENT_TO = (b"resent-to", b"resent-cc", b"resent-bcc")
 
 
 class Caller:
-    """Who calls."""
+    """The user who calls sendmail."""
 
     def __init__(self) -> None:
         try:
@@ -48,7 +48,7 @@ def read_recipients(options: SendmailOptions) -> list[str]:
 
 
 def address_mail(letter: RawMail, options: SendmailOptions, recipients: list[str], person: Caller) -> SubmissionMail:
-    """What stands on the envelope.  Raises SendmailError."""
+    """The envelope of the mail.  Raises SendmailError."""
     if "t" in options.flags:
         for value in _destinations(letter):
             recipients = recipients + _addresses(value, DATAERR)
@@ -91,7 +91,7 @@ def _sender(letter: RawMail, options: SendmailOptions, person: Caller) -> str:
             return NULL
         (sender, *others) = _addresses(os.fsencode(said), USAGE) or [NULL]
         if others or sender == NULL:
-            raise SendmailError(USAGE, "-f is one address")
+            raise SendmailError(USAGE, "-f takes one address")
         return sender
     for value in letter.values(b"from"):
         try:
@@ -104,7 +104,7 @@ def _sender(letter: RawMail, options: SendmailOptions, person: Caller) -> str:
 def _word(options: SendmailOptions, letter: str, fits: "Callable[[str], bool]") -> str:
     word = options.values.get(letter, "")
     if letter in options.values and not fits(word.upper()):
-        raise SendmailError(USAGE, f"-{letter} {visible(word)} makes no sense")
+        raise SendmailError(USAGE, f"-{letter} {visible(word)} is not valid")
     return word
 
 
@@ -133,7 +133,7 @@ def from_field(sender: str, options: SendmailOptions, person: Caller) -> bytes:
     """The field that is missing.  A name is no more than a name: it can end no line."""
     name = options.values.get("F", person.name)
     if not name.isprintable():
-        raise SendmailError(USAGE, "-F is not a name: it does not print")
+        raise SendmailError(USAGE, "-F has unprintable characters")
     author = sender or person.login
     if not name:
         return f"From: {author}".encode()

@@ -40,40 +40,42 @@ ONE = (("<evpid>", "an envelope", NO_ENVELOPE), ("<msgid>", "a message", NO_MESS
 COMMANDS = [
     Command("discover <evpid>", "", "load an envelope that lies in the spool"),
     Command("discover <msgid>", "", "load the envelopes of a message that lie in the spool"),
-    Command("encrypt", "encrypt.show_hash", "what a table keeps of a password, which is read from stdin"),
-    Command("encrypt <string>", "encrypt.show_hash", "the same of a password that others see meanwhile"),
-    Command("encrypt --scram", "encrypt.show_verifier", "what SCRAM-SHA-256 needs of a password from stdin"),
-    Command("encrypt --scram <string>", "encrypt.show_verifier", "the same of a password that others see meanwhile"),
-    Command("log brief", "operation.log_brief", "log as usual"),
-    Command("log verbose", "operation.log_verbose", "log details too"),
+    Command("encrypt", "encrypt.show_hash", "hash a password from stdin for a table"),
+    Command("encrypt <string>", "encrypt.show_hash", "the same; other users can see the password meanwhile"),
+    Command("encrypt --scram", "encrypt.show_verifier", "SCRAM-SHA-256 verifier of a password from stdin"),
+    Command(
+        "encrypt --scram <string>", "encrypt.show_verifier", "the same; other users can see the password meanwhile"
+    ),
+    Command("log brief", "operation.log_brief", "log at the normal level"),
+    Command("log verbose", "operation.log_verbose", "log debug messages too"),
     Command("monitor", "", "a line of numbers every second"),
     *[
-        Command(f"pause envelope {which}", "operation.suspend", f"start no try of {what}, until it is resumed", fails)
+        Command(f"pause envelope {which}", "operation.suspend", f"hold back {what} until resumed", fails)
         for which, what, fails in (*ONE, ("all", "anything in the queue", ""))
     ],
     Command("pause mda", "operation.pause_deliveries", "start no local delivery", ALREADY_PAUSED),
     Command("pause mta", "", "start no relaying"),
     Command("pause mta from <string> for <string>", "", "start no relaying from an address to a domain"),
-    Command("pause smtp", "operation.pause_listeners", "take no new clients", ALREADY_PAUSED),
+    Command("pause smtp", "operation.pause_listeners", "accept no new connections", ALREADY_PAUSED),
     Command("profile <string>", "", "measure"),
     *[
-        Command(f"remove {which}", "operation.remove", f"remove {what}, without telling anybody", fails)
+        Command(f"remove {which}", "operation.remove", f"remove {what} without a notice to the sender", fails)
         for which, what, fails in (*ONE, ("all", "everything in the queue", ""))
     ],
     *[
-        Command(f"resume envelope {which}", "operation.resume", f"try {what} again that was paused", fails)
+        Command(f"resume envelope {which}", "operation.resume", f"make attempts for {what} again", fails)
         for which, what, fails in (*ONE, ("all", "everything", ""))
     ],
     Command("resume mda", "operation.resume_deliveries", "deliver locally again", NOT_PAUSED),
     Command("resume mta", "", "relay again"),
     Command("resume mta from <string> for <string>", "", "relay from an address to a domain again"),
     Command("resume route <string>", "", "use a route again that was disabled"),
-    Command("resume smtp", "operation.resume_listeners", "take clients again", NOT_PAUSED),
+    Command("resume smtp", "operation.resume_listeners", "accept connections again", NOT_PAUSED),
     *[
         Command(f"schedule {which}", "operation.schedule", f"try {what} now; what is held is released", fails)
         for which, what, fails in (*ONE, ("all", "everything in the queue", ""))
     ],
-    Command("show envelope <evpid>", "show.show_envelope", "all that is known of an envelope", NO_ENVELOPE),
+    Command("show envelope <evpid>", "show.show_envelope", "all fields of an envelope", NO_ENVELOPE),
     Command("show hosts", "", "hosts that were relayed to"),
     Command("show hoststats", "", "what became of relaying to each domain"),
     Command("show message <evpid>", "show.show_message", "the content of an envelope's message", NO_MESSAGE),

@@ -1,4 +1,4 @@
-"""From the words of a command line to one command.
+"""Finds the command that the words of a command line mean.
 
     show queue             each word may be shortened as long as only one command is meant
     show queue <msgid>     a parameter takes what has its form, and wins over a prefix, as an exact word does
@@ -40,7 +40,7 @@ def is_table_name(word: str) -> bool:
     return 0 < len(word) <= TABLE_NAME_MAX and word.isprintable()
 
 
-# Came after scripts had learned to say `show q`: not meant by what also means an older word.
+# Newer than scripts that use `show q`: an abbreviation that also fits an older word means the older one.
 LATER_WORDS = {"quarantine"}
 
 PARAMETERS: "dict[str, Callable[[str], bool]]" = {

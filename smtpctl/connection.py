@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from smtpd.ipc.channel import Channel
 
-USER = "_smtpx"  # whom root becomes
+USER = "_smtpx"  # root becomes this user
 CONNECT_TIMEOUT = 10  # seconds until the connection is made
 
 
 class ControlError(Exception):
-    """There is no answer; what to say about it."""
+    """The question cannot be answered; the text says why."""
 
 
 class NotRunning(ControlError):
@@ -76,11 +76,11 @@ class Connection:
             while not (received := channel.receive()):
                 self._wait(channel)
         except VersionMismatch:
-            raise ControlError("smtpd is of another version: it has to be restarted") from None
+            raise ControlError("smtpd runs another version: restart it") from None
         except ChannelClosed:
             raise ControlError("smtpd closed the connection") from None
         except Violation as error:
-            raise ControlError(f"smtpd answers nonsense: {error}") from None
+            raise ControlError(f"invalid answer from smtpd: {error}") from None
         answer, descriptor = received[0]
         if isinstance(answer, Denied):
             raise ControlError(answer.reason)

@@ -1,7 +1,7 @@
-"""A mail that could not be sent, kept for who wrote it: ~/dead.letter, or ~/dead.letter.1, and so on up to 99.
+"""Saves a mail that could not be sent: ~/dead.letter, or ~/dead.letter.1, and so on up to 99.
 
-A file of its own each time, made here and by nobody else: nothing is followed, overwritten or added to.  The home has
-to be the user's own; somebody else's could hold what they like.
+Each mail gets a new file: no link is followed, nothing is overwritten or appended to.  The home directory has to belong
+to the user: another user's could hold anything.
 """
 
 import os

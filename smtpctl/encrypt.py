@@ -51,7 +51,7 @@ def _typed() -> bytes:
     except EOFError:
         raise ControlError("no password") from None
     if password != again:
-        raise ControlError("these are two passwords")
+        raise ControlError("the passwords do not match")
     return os.fsencode(password)
 
 
@@ -60,4 +60,4 @@ def _checked(password: bytes) -> bytes:
         return sasl.password(password).encode()
     except CommandRefused:
         size = f"1 to {sasl.MAX_PASSWORD} characters"
-        raise ControlError(f"no client can send that: a password has {size}, in UTF-8, and no line ends") from None
+        raise ControlError(f"invalid password: expected {size}, in UTF-8, without line ends") from None

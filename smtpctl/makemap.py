@@ -172,7 +172,7 @@ def _followed(target: str, source: os.stat_result) -> str:
     else:
         raise MakemapError(f"{target}: too many links")
     if os.path.samestat(status, source):
-        raise MakemapError(f"{target} is what is read: expected another file for the table")
+        raise MakemapError(f"{target} is input and output: expected another file for the table")
     if not stat.S_ISREG(status.st_mode):
         raise MakemapError(f"{target}: not a regular file")
     if path != target and not _is_database(path):

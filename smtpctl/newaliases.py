@@ -88,7 +88,7 @@ def check(table: Table | None) -> str:
             source = path.removesuffix(".db")
             return f"{source}: {makemap.make(source, path, 'aliases')} aliases"
         case "db":
-            raise MakemapError(f"{path} does not end in .db, so what it is made of is not known: use makemap")
+            raise MakemapError(f"{path} does not end in .db, so its source is not known: use makemap")
     return f"table {TABLE} is in no file of aliases"
 
 

@@ -1,4 +1,4 @@
-"""Commands that have the daemon do something, and what names the envelopes that are meant."""
+"""Commands that change something: schedule, remove, pause, resume, log, update; and the range of envelope ids."""
 
 import sys
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def resume(connection: Connection, parameters: Sequence[str], json: bool) -> int
 def _say_count(
     connection: Connection, parameters: Sequence[str], json: bool, count: int, done: str, otherwise: str
 ) -> int:
-    """`otherwise` says of envelopes that exist why it was none of them."""
+    """`otherwise`: the reason why no envelope was changed although some exist."""
     exist = count > 0 or _exist(connection, parameters)
     if parameters and not exist:
         raise UnknownId(*parameters)
@@ -135,5 +135,5 @@ def update_table(connection: Connection, parameters: Sequence[str], json: bool) 
 
 
 def try_all(connection: Connection) -> None:
-    """Have all that is queued tried now.  Raises ControlError."""
+    """Schedule everything in the queue now.  Raises ControlError."""
     connection.ask(ScheduleEnvelopes(REQUEST, *envelopes(())))

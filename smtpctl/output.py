@@ -1,4 +1,6 @@
-"""What is printed.  Nothing that came by mail can move the cursor, end a line or begin a field.
+"""Output formats: the line of `show queue`, the fields of `show envelope`, JSON.
+
+Nothing that came by mail can move the cursor, end a line or begin a field.
 
 queue line     14 fields between |, as monitoring scripts know them
 envelope       `key: value` lines
@@ -15,7 +17,7 @@ from smtpd.envelope import Body, Duty, Kind, MailParameters, Notify, QueueEntry,
 
 
 def for_terminal(text: str) -> str:
-    """Content for somebody's screen: lines and tabs stay, all else that does not print is shown as what it is."""
+    """Content for a terminal: line ends and tabs stay, other characters that do not print are escaped."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else escape(char) for char in text)
@@ -76,7 +78,7 @@ def queue_line(entry: QueueEntry, now: int, reason: str = "") -> str:
 
 
 def envelope_lines(entry: QueueEntry, reason: str = "") -> Iterator[str]:
-    """All that is known of an envelope; empty values are left out."""
+    """All fields of an envelope that are not empty."""
     schedule, origin, recipient = entry.schedule, entry.origin, entry.recipient
     values = {
         "evpid": envelope_text(schedule.envelope),
@@ -116,7 +118,7 @@ def envelope_lines(entry: QueueEntry, reason: str = "") -> Iterator[str]:
 
 
 def _terms(terms: MailParameters) -> dict[str, Any]:
-    """What the client has asked for; empty where it has not."""
+    """The parameters of MAIL FROM; empty if the client did not send them."""
     return {
         "dsn-ret": terms.ret,
         "dsn-envid": terms.envid,

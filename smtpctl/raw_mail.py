@@ -1,4 +1,4 @@
-"""A mail as a program writes it, before it is sent: its header in memory, its body in memory or a temporary file.
+"""A mail as a program writes it to sendmail: header in memory, body in memory or a temporary file.
 
     From amy Sat Nov 21 ...        left out, as are `>From amy ...` and Return-Path
     Subject: x                     a field, if the header has at least one that is known; otherwise all is body

@@ -118,7 +118,7 @@ def try_queue(connection: Connection, options: SendmailOptions) -> int:
     if options.values["q"]:
         return OK
     if os.geteuid() != 0:
-        raise SendmailError(NOPERM, "only root can have the queue tried now; smtpd tries by itself what is in it")
+        raise SendmailError(NOPERM, "only root can run the queue now; smtpd tries everything in it by itself")
     from smtpctl.operation import try_all
 
     try:
@@ -194,7 +194,7 @@ def open_session(connection: Connection) -> _socket.socket:
             return _socket.socket(fileno=answer.descriptor)
     except OSError:
         pass  # no socket
-    raise SendmailError(TEMPFAIL, "smtpd answers nonsense: no session")
+    raise SendmailError(TEMPFAIL, "invalid answer from smtpd: no session")
 
 
 def _in_child(work: "Callable[[], None]") -> int:

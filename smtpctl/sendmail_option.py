@@ -1,4 +1,4 @@
-"""What stands on the command line of sendmail, by single letters as getopt(3) reads them, and how sendmail fails.
+"""Command line options of sendmail, as getopt(3) reads them, and the exception with its exit status.
 
 -oi -f amy@here.test -t -- bob     flags {"t"}, values {"o": "i", "f": "amy@here.test"}, operands ["bob"]
 """

@@ -1,4 +1,4 @@
-"""Commands that show what the daemon holds."""
+"""Commands that show the queue, envelopes, messages, the quarantine and the counters."""
 
 import codecs
 import os
@@ -62,7 +62,7 @@ def _pieces(descriptor: int) -> Iterator[bytes]:
 
 
 def _visible(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """For a terminal: a mail must not command it."""
+    """The content without control sequences, for a terminal."""
     for piece in codecs.iterdecode(pieces, "utf-8", "backslashreplace"):
         yield output.for_terminal(piece).encode()
 

@@ -1,5 +1,5 @@
-"""Addresses in their usual spellings, read without the parser and its regular expressions, which take longer to load
-than everything else that a mail needs.
+"""Parses addresses in simple spellings, without the address parser: loading that takes longer than everything else that
+sendmail does.
 
     bob@here.test                          ->  ["bob@here.test"]
     Bob Smith <bob@here.test>, amy         ->  ["bob@here.test", "amy"]

@@ -1,4 +1,4 @@
-"""show status: what is paused.  Asked often by what watches this host, so it loads as little as it can."""
+"""show status: what is paused.  Monitoring calls it often, so it loads as little as possible."""
 
 from smtpctl.command import DONE
 from smtpctl.connection import Connection, ControlError

@@ -1,10 +1,9 @@
-"""SMTP with our own server, over a socket that it has given us: one mail, one command at a time.
+"""SMTP client of sendmail: submits one mail over the socket that smtpd has opened, one command at a time.
 
     220, EHLO -> MAIL -> RCPT, each -> DATA -> content -> 250 -> QUIT
 
-It is for all recipients or for none: where one is refused, nothing is sent, and which ones were is told.  What the
-server says becomes printable as it is read (smtpd/smtp/response.py), and what we say are lines, by the types of what
-goes into them.
+The mail goes to all recipients or to none: if one is refused nothing is sent, and each refusal is reported.  Replies
+become printable as they are read (smtpd/smtp/response.py); commands are single lines, by the types of their parts.
 """
 
 from smtpd.smtp.dot_stuffing import dot_stuffed
@@ -52,7 +51,7 @@ class SubmissionRefused(Exception):
 
 
 class ConnectionLost(Exception):
-    """The server is gone, or makes no sense."""
+    """The server has closed the connection, or does not speak SMTP."""
 
 
 class Submission:
@@ -93,7 +92,7 @@ class Submission:
         self._quit()
         texts = [f"{recipient}: {response}" for recipient, response in refused]
         if len(refused) < len(mail.recipients):
-            texts.append("so it was sent to nobody")
+            texts.append("so it was not sent to any")
         raise SubmissionRefused(*texts, temporary=all(response.kind == 4 for _, response in refused))
 
     def _check(self, response: Response) -> Response:
@@ -127,7 +126,7 @@ class Submission:
         except OSError as error:
             raise ConnectionLost(f"the connection to smtpd is lost: {error.strerror or error}") from None
         except ResponseError as malformed:
-            raise ConnectionLost(f"smtpd answers nonsense: {malformed}") from None
+            raise ConnectionLost(f"invalid answer from smtpd: {malformed}") from None
         for line in response.lines:
             self._show(f"<<< {response.code} {line}")
         return response

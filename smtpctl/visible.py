@@ -1,4 +1,4 @@
-"""Text from elsewhere as it may be shown: nothing in it moves the cursor or ends a line."""
+"""Escapes text for output: nothing in it moves the cursor or ends a line."""
 
 
 def visible(text: str, also: str = "") -> str:

@@ -105,7 +105,7 @@ def test_what_is_refused_is_in_the_users_dead_letter(daemon, users, alice, homes
     status, said = sendmail(daemon, alice, alice, "nobody-at-all", mail=b"Subject: x\n\nhello\n")
     assert status == 70 and re.match(r"sendmail: nobody-at-all: 550 \S+ ", said)
     letter = users.home(alice) / "dead.letter"
-    assert said.endswith(f"sendmail: so it was sent to nobody\nsendmail: the mail is not sent; it is in {letter}\n")
+    assert said.endswith(f"sendmail: so it was not sent to any\nsendmail: the mail is not sent; it is in {letter}\n")
     assert letter.read_bytes() == b"Subject: x\n\nhello\n" and letter.stat().st_uid == pwd.getpwnam(alice).pw_uid
     assert mails(users.home(alice)) == []
 

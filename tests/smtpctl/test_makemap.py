@@ -182,7 +182,7 @@ def test_links_in_a_circle(linked):
 def test_the_text_itself_is_never_replaced(linked, target):
     os.link(linked / "map", linked / "also")
     os.symlink("map", linked / "link")
-    assert refused(linked, target=target) == f"{target} is what is read: expected another file for the table"
+    assert refused(linked, target=target) == f"{target} is input and output: expected another file for the table"
     assert (linked / "map").read_text() == "a b\n"
 
 

@@ -279,7 +279,7 @@ def test_a_daemon_that_does_not_run(tmp_path):
 def test_a_daemon_of_another_version(control):
     control.peer_id ^= 1
     shown = control.run("show", "queue")
-    assert (shown.returncode, shown.stderr) == (1, "smtpctl: smtpd is of another version: it has to be restarted\n")
+    assert (shown.returncode, shown.stderr) == (1, "smtpctl: smtpd runs another version: restart it\n")
 
 
 def test_a_daemon_that_hangs_up(control):

@@ -55,7 +55,7 @@ def test_one_bad_recipient_keeps_the_mail_from_all_and_each_is_named(answer, tem
     bad = tuple(f"bad@{number}.test" for number in range(2))
     with pytest.raises(SubmissionRefused) as refused:
         talk(SubmissionMail(AMY, (BOB, *bad), 6), {"RCPT TO:<bad": answer})
-    assert refused.value.texts == (f"bad@0.test: {answer}", f"bad@1.test: {answer}", "so it was sent to nobody")
+    assert refused.value.texts == (f"bad@0.test: {answer}", f"bad@1.test: {answer}", "so it was not sent to any")
     assert refused.value.temporary is temporary
 
 
