@@ -37,7 +37,7 @@ class ConfigError:
 
     def __str__(self) -> str:
         where = f"{self.line}:{self.column}: " if self.line else " "
-        return f"{printable(self.file)}:{where}{self.text}"
+        return f"{escaped(self.file)}:{where}{self.text}"
 
 
 class ConfigErrors(Exception):
@@ -54,12 +54,12 @@ class ConfigValueError(ValueError):
 
 
 class Report:
-    """Collects what is wrong with one configuration: of errors at one place the first, as the others follow from it."""
+    """Collects errors and warnings.  Of several errors at one position it keeps the first, which causes the others."""
 
     def __init__(self) -> None:
         self._errors: dict[SourcePosition, ConfigError] = {}
         self._warnings: dict[ConfigError, None] = {}
-        self.count = 0  # of errors, also where there was one at the same place
+        self.count = 0  # number of errors, also of those that are not kept
 
     def add(self, position: SourcePosition, text: str) -> None:
         self.count += 1
@@ -82,14 +82,14 @@ def sorted_errors(errors: Iterable[ConfigError], files: Sequence[str]) -> list[C
     return sorted(errors, key=lambda error: (order.get(error.file, len(order)), error.file, error.line, error.column))
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     """`text` with \\u escapes for all that a terminal or a log would interpret."""
     return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def quoted(text: str) -> str:
     """`text` in double quotes, escaped and shortened to 60 characters, for an error message."""
-    return f'"{printable(text if len(text) <= 60 else text[:57] + "...")}"'
+    return f'"{escaped(text if len(text) <= 60 else text[:57] + "...")}"'
 
 
 def alternatives(words: Iterable[str]) -> str:
@@ -103,4 +103,4 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     known = list(islice(known, SUGGESTION_WORDS_MAX))
     near = difflib.get_close_matches(word[:80], known, n=1, cutoff=0.6)
     near = near or difflib.get_close_matches(word[:80].lower(), known, n=1, cutoff=0.6)
-    return f" (did you mean {printable(near[0])}?)" if near else ""
+    return f" (did you mean {escaped(near[0])}?)" if near else ""

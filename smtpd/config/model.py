@@ -3,8 +3,7 @@
 One frozen class per sentence of the grammar.  Nothing here is resolved (names of interfaces, the server's own
 name, files): the model of a file is the same on every machine, and printing it gives a file with the same model.
 
-Texts have the types of the imsg fields that they end up in, as in slice.py; builder.py reports, at its place, what does
-not fit.
+Texts have the types of the imsg fields that carry them, as in slice.py; build/builder.py reports what does not fit.
 """
 
 from dataclasses import dataclass, field

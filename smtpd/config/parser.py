@@ -87,8 +87,8 @@ def parse_with_report(
     reading.read(path, text)
     builder = reading.builder
     config = reading.finish(path)
-    places, wrong = tuple(position for _, position in builder.listeners), tuple(builder.invalid_listeners)
-    return Parsed(config, tuple(reading.files), places, reading.names, reading.report, wrong)
+    positions, wrong = tuple(position for _, position in builder.listeners), tuple(builder.invalid_listeners)
+    return Parsed(config, tuple(reading.files), positions, reading.names, reading.report, wrong)
 
 
 class ConfigReader:

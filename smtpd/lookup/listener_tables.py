@@ -41,15 +41,15 @@ class ListenerQuestions:
     """Answers questions about listeners.  Raises KeyError for an unknown table."""
 
     def __init__(self, described: Sequence[ListenerTablesSlice], tables: Mapping[str, Table], delimiter: str):
-        self._doors = {door.number: _door(door, tables) for door in described}
+        self._listener_tables = {listener.number: _open_listener_tables(listener, tables) for listener in described}
         self._delimiter = delimiter
         self._tasks: set[asyncio.Task[None]] = set()
 
     def get(self, number: int) -> ListenerTables:
         """The tables of listener `number`.  Raises Violation for an unknown one: dispatchers know their listeners."""
-        if number not in self._doors:
+        if number not in self._listener_tables:
             raise Violation(f"a question about listener {number}, which has no tables")
-        return self._doors[number]
+        return self._listener_tables[number]
 
     def answer(self, channel: Channel, about: str, answer: Coroutine[Any, Any, Any], otherwise: Any) -> None:
         """Send the result of `answer`, or `otherwise` if it raises."""
@@ -67,17 +67,17 @@ class ListenerQuestions:
 
     # -- the server's name for this client, and whether it may use XCLIENT ------------------------
 
-    def welcome(self, dispatcher: Channel, asked: ClassifyClient) -> None:
-        answer = _welcome(self.get(asked.listener), asked)
+    def classify(self, dispatcher: Channel, asked: ClassifyClient) -> None:
+        answer = _classify(self.get(asked.listener), asked)
         self.answer(dispatcher, "name of a listener", answer, ClientClassified(asked.request, "", False))
 
     # -- may this user send from that address? ----------------------------------------------------
 
     def check_sender(self, dispatcher: Channel, asked: CheckSender) -> None:
-        door = self.get(asked.listener)
-        if door.senders is None:
+        tables = self.get(asked.listener)
+        if tables.senders is None:
             raise Violation(f"a question about senders at listener {asked.listener}")
-        answer = self._check_sender(door.senders, asked)
+        answer = self._check_sender(tables.senders, asked)
         self.answer(dispatcher, "sender of a user", answer, SenderChecked(asked.request, TRY_LATER))
 
     async def _check_sender(self, senders: Table, asked: CheckSender) -> SenderChecked:
@@ -89,7 +89,7 @@ class ListenerQuestions:
         return SenderChecked(asked.request, YES if allowed else NO)
 
 
-def _door(described: ListenerTablesSlice, tables: Mapping[str, Table]) -> ListenerTables:
+def _open_listener_tables(described: ListenerTablesSlice, tables: Mapping[str, Table]) -> ListenerTables:
     names = described.credentials, described.senders, described.hostnames, described.xclient
     return ListenerTables(described.auth, *(tables[name] if name else None for name in names))
 
@@ -108,14 +108,14 @@ async def wait_for_answer(answer: Answer | PendingAnswer) -> Answer:
     return await future
 
 
-async def _welcome(door: ListenerTables, asked: ClassifyClient) -> ClientClassified:
+async def _classify(tables: ListenerTables, asked: ClassifyClient) -> ClientClassified:
     """A table that cannot be read changes nothing: the listener's own name, and no XCLIENT."""
     name, trusted = None, False
     local, client = canonical_address(asked.local), canonical_address(asked.address) or asked.address
-    if door.hostnames is not None and local is not None:
-        name = await _known(door.hostnames, lambda table: table.find(Service.ADDRNAME, local))
-    if door.xclient is not None:
-        trusted = await _known(door.xclient, lambda table: table.check(Service.NETADDR, client)) is True
+    if tables.hostnames is not None and local is not None:
+        name = await _known(tables.hostnames, lambda table: table.find(Service.ADDRNAME, local))
+    if tables.xclient is not None:
+        trusted = await _known(tables.xclient, lambda table: table.check(Service.NETADDR, client)) is True
     name = ascii_form(name) if isinstance(name, str) and not name.isascii() else name
     if isinstance(name, str) and not is_host_name(name):
         log.warn(f"invalid host name for {local} in a table of hostnames")

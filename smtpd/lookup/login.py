@@ -56,13 +56,13 @@ class Logins:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        listener_tables: ListenerQuestions,
+        listeners: ListenerQuestions,
         parent: Channel,
         rate: int,
         statistics: Counter[str],
     ):
         self._loop = loop
-        self._doors = listener_tables
+        self._listeners = listeners
         self._statistics = statistics
         self._failures = LoginFailures(rate)
         self._threads = ThreadPoolExecutor(COMPARE_THREADS, "password")
@@ -75,32 +75,32 @@ class Logins:
     # -- PLAIN and LOGIN ----------------------------------------------------------------------
 
     def check(self, dispatcher: Channel, asked: imsg.CheckCredentials) -> None:
-        door = self._door(asked.listener)
+        tables = self._tables_of(asked.listener)
 
         async def answer() -> imsg.CredentialsChecked:
-            looking = self._look(door, asked)
+            looking = self._look(tables, asked)
             verdict, _ = await self._guarded(asked.address, asked.user, looking)
             return imsg.CredentialsChecked(asked.request, verdict)
 
-        self._doors.answer(dispatcher, "a login", answer(), imsg.CredentialsChecked(asked.request, TRY_LATER))
+        self._listeners.answer(dispatcher, "a login", answer(), imsg.CredentialsChecked(asked.request, TRY_LATER))
 
-    async def _look(self, door: ListenerTables, asked: imsg.CheckCredentials) -> Result:
+    async def _look(self, tables: ListenerTables, asked: imsg.CheckCredentials) -> Result:
         # An empty password is always wrong: RFC 4616 2 forbids it, and LDAP would accept it (RFC 4513 5.1.2).
         if not asked.user or not asked.password:
             return NO, b""
         reserved = RESERVED_FOR_KNOWN if self._failures.is_known(self._loop.time(), asked.address, asked.user) else 0
-        if door.credentials is None:
+        if tables.credentials is None:
             return await self._ask_parent(asked, PARENT_QUESTIONS_MAX + reserved), b""
-        if isinstance(door.credentials, ProgramTable):
-            answer = await _ask_program(door.credentials, asked.user, asked.password)
+        if isinstance(tables.credentials, ProgramTable):
+            answer = await _ask_program(tables.credentials, asked.user, asked.password)
             if not isinstance(answer, ServiceUnavailable):
                 return _verdict(answer), b""
-        found = await wait_for_answer(door.credentials.find(Service.CREDENTIALS, asked.user))
+        found = await wait_for_answer(tables.credentials.find(Service.CREDENTIALS, asked.user))
         if isinstance(found, TableUnavailable):
             return _verdict(found), b""
-        kept = _understood(door.credentials, asked.user, found)
+        kept = _understood(tables.credentials, asked.user, found)
         room = COMPARE_THREADS + COMPARE_QUEUE_MAX + reserved
-        return await self._compare(door.credentials, kept, asked.password.encode(), room), b""
+        return await self._compare(tables.credentials, kept, asked.password.encode(), room), b""
 
     async def _compare(self, table: Table, kept: Credential | None, password: bytes, room: int) -> str:
         decoy = self._decoys.get(table.name, DECOY_CREDENTIAL)
@@ -140,7 +140,7 @@ class Logins:
     def begin_scram(self, dispatcher: Channel, asked: imsg.BeginScram) -> None:
         table = self._table(asked.listener)
         answer = self._begin_scram(table, asked)
-        self._doors.answer(dispatcher, "a login", answer, imsg.ScramBegun(asked.request, TRY_LATER, b"", 0))
+        self._listeners.answer(dispatcher, "a login", answer, imsg.ScramBegun(asked.request, TRY_LATER, b"", 0))
 
     async def _begin_scram(self, table: Table, asked: imsg.BeginScram) -> imsg.ScramBegun:
         if not self._failures.may_ask(self._loop.time(), asked.address, asked.user):
@@ -158,7 +158,7 @@ class Logins:
             verdict, signature = await self._guarded(asked.address, asked.user, finishing)
             return imsg.ScramFinished(asked.request, verdict, signature)
 
-        self._doors.answer(dispatcher, "a login", answer(), imsg.ScramFinished(asked.request, TRY_LATER, b""))
+        self._listeners.answer(dispatcher, "a login", answer(), imsg.ScramFinished(asked.request, TRY_LATER, b""))
 
     async def _finish_scram(self, table: Table, asked: imsg.FinishScram) -> Result:
         verifier = await self._verifier(table, asked.user)
@@ -183,14 +183,14 @@ class Logins:
 
     # -- all mechanisms ----------------------------------------------------------------------------
 
-    def _door(self, listener: int) -> ListenerTables:
-        door = self._doors.get(listener)
-        if not door.auth:
+    def _tables_of(self, listener: int) -> ListenerTables:
+        tables = self._listeners.get(listener)
+        if not tables.auth:
             raise Violation(f"a login at listener {listener}, which has no auth")
-        return door
+        return tables
 
     def _table(self, listener: int) -> Table:
-        table = self._door(listener).credentials
+        table = self._tables_of(listener).credentials
         if table is None:
             raise Violation(f"SCRAM at listener {listener}, which has no table")
         return table
@@ -212,7 +212,7 @@ class Logins:
 
     def _counted_out(self, address: str) -> str:
         self._statistics["lookup.login.counted-out"] += 1
-        log.info(f"login from {address} not looked at: too many have failed")
+        log.info(f"login from {address} not checked: too many failures")
         return TRY_LATER
 
     async def _keep_back(self, until: float) -> None:

@@ -56,9 +56,9 @@ def main() -> None:
     handed = boot.receive("lookup", LookupSlice)
     loop = prepare()
     system = read_resolver_config()
-    places = [(path, "r") for path in directories(handed.slice.files)]
+    unveiled = [(path, "r") for path in directories(handed.slice.files)]
     required = handed.configure.sandbox_required
-    held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, unveil=places, required=required)
+    held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, unveil=unveiled, required=required)
     lookup = Lookup(loop, handed.slice, system, handed.peer("parent"), handed.peer("queue"))
     handed.entered(held)
     handlers = {"parent": from_parent, "dispatcher": from_dispatcher, "queue": from_queue, "control": from_control}
@@ -96,7 +96,7 @@ def from_dispatcher(lookup: Lookup, channel: Channel, imsg: object, descriptor: 
         case ResolveClient():
             lookup.clients.resolve(channel, imsg)
         case ClassifyClient():
-            lookup.listener_tables.welcome(channel, imsg)
+            lookup.listeners.classify(channel, imsg)
         case CheckCredentials():
             lookup.logins.check(channel, imsg)
         case BeginScram():
@@ -104,7 +104,7 @@ def from_dispatcher(lookup: Lookup, channel: Channel, imsg: object, descriptor: 
         case FinishScram():
             lookup.logins.finish_scram(channel, imsg)
         case CheckSender():
-            lookup.listener_tables.check_sender(channel, imsg)
+            lookup.listeners.check_sender(channel, imsg)
         case ExpandRecipient():
             lookup.recipients.expand(channel, imsg)
         case _:

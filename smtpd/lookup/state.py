@@ -35,10 +35,8 @@ class Lookup:
         self.programs = TablePrograms(loop, self._tables)
         config = make_expansion_config(configuration, self._tables)
         self.recipients = RecipientExpander(config, parent, queue, loop.time, self.statistics)
-        self.listener_tables = ListenerQuestions(
-            configuration.listener_tables, self._tables, configuration.sub_addr_delim
-        )
-        self.logins = Logins(loop, self.listener_tables, parent, configuration.auth_failure_rate, self.statistics)
+        self.listeners = ListenerQuestions(configuration.listener_tables, self._tables, configuration.sub_addr_delim)
+        self.logins = Logins(loop, self.listeners, parent, configuration.auth_failure_rate, self.statistics)
         self.clients = ClientNames(loop, system, Resolver(loop, system.servers, self.statistics))
 
     def begin(self) -> None:

@@ -157,7 +157,7 @@ def make_table(name: str, text: str, delimiter: str, services: Collection[Servic
 
 
 class FileTable:
-    """A table in a file, as last read without faults.  `understand` makes a table of the text, or raises ValueError;
+    """A table in a file, as last read without faults.  `make_table` parses the text, or raises ValueError;
     `services` are those it will be asked for."""
 
     def __init__(
@@ -166,18 +166,18 @@ class FileTable:
         path: str,
         delimiter: str = "+",
         services: Collection[Service] = (),
-        understand: Callable[[str, str, str, Collection[Service]], LoadedTable] = make_table,
+        make_table: Callable[[str, str, str, Collection[Service]], LoadedTable] = make_table,
     ):
         self.name = name
         self.path = path
         self._delimiter = delimiter
         self._services = services
-        self._understand = understand
+        self._make_table = make_table
         self._table: LoadedTable | TableUnavailable = TableUnavailable(f"table {name}: not read yet")
 
     def update(self) -> TableUnavailable | None:
         try:
-            self._table = self._understand(self.name, read_file(self.path), self._delimiter, self._services)
+            self._table = self._make_table(self.name, read_file(self.path), self._delimiter, self._services)
         except (OSError, ValueError) as error:
             trouble = cannot_read(self.name, self.path, error)
             if isinstance(self._table, TableUnavailable):

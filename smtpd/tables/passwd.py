@@ -46,7 +46,7 @@ def read(text: str) -> tuple[list[Account], list[LineFault]]:
         if not line.strip() or line.startswith("#"):
             continue
         fields = [*line.split(":", HOME + 1), *[""] * HOME]
-        used = [field for place, field in enumerate(fields[: HOME + 1]) if place != HOME - 1]
+        used = [field for index, field in enumerate(fields[: HOME + 1]) if index != HOME - 1]
         if fault := _fault(line, used):
             faults.append((number, fault))
             continue

@@ -32,7 +32,7 @@ from smtpd.tables.table import Answer, PendingAnswer, TableUnavailable, first_fo
 PROTOCOL = "0.1"
 VERSION = "7.8.0-smtpd"  # programs ask whether it is 7 or newer
 ANSWER_TIMEOUT = 10.0  # seconds
-QUESTIONS_MAX = 256  # questions without an answer, those that nobody waits for any more too
+QUESTIONS_MAX = 256  # open questions, also those that timed out
 KEY_MAX = 1023  # bytes
 LINE_MAX = 64 * 1024  # bytes of an answer
 

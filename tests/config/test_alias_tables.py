@@ -23,20 +23,20 @@ def test_an_include_of_a_virtual_table_in_the_configuration_counts():
     assert slices(text, _etc_staff="").lookup.files == ("/etc/staff",)
 
 
-def test_an_include_that_cannot_be_read_is_told_and_nothing_more():
+def test_an_unreadable_include_is_a_warning():
     assert warnings(ALIASES, _etc_aliases="a: b\nstaff: :include:/etc/staff\n") == (
         '/etc/aliases:2:1: alias "staff": include: cannot read "/etc/staff": No such file or directory',
     )
 
 
 @pytest.mark.parametrize("value", ["|cat", '"|cat"', "/var/log/mail", "bob, |cat"])
-def test_a_command_or_file_that_nobody_may_run_is_told_with_its_line(value):
+def test_a_command_or_file_that_is_not_allowed_is_a_warning_at_its_line(value):
     (warning,) = warnings(ALIASES, _etc_aliases=f"# x\nlist: {value}\n")
     assert warning.startswith('/etc/aliases:2:1: alias "list" is refused: ')
     assert "alias-commands" in warning
 
 
-def test_nothing_is_told_where_commands_are_run():
+def test_no_warning_where_commands_are_allowed():
     text = ALIASES + "alias-commands user lists"
     assert warnings(text, _etc_aliases="list: |cat\n") == ()
     made = slices(text, _etc_aliases="list: |cat\n")
@@ -59,7 +59,7 @@ def test_dev_null_is_no_file():
     assert warnings(ALIASES, _etc_aliases="nobody: /dev/null\n") == ()
 
 
-def test_a_bad_alias_is_told_with_its_line():
+def test_an_invalid_alias_is_reported_at_its_line():
     text = "a: b\nc: ?\nd: 'x\n"
     assert [warning.partition(": alias")[0] for warning in warnings(ALIASES, _etc_aliases=text)] == [
         "/etc/aliases:2:1",
@@ -84,18 +84,18 @@ def test_an_alias_file_that_cannot_be_used_is_an_error(text, errors):
     assert errors_of(ALIASES, _etc_aliases=text) == errors
 
 
-def test_what_stands_in_a_comment_does_not_matter():
+def test_comments_may_hold_any_bytes():
     assert slices(ALIASES, _etc_aliases="# M\udcfcller\na: b # \udcff\n")
 
 
-def test_databases_and_programs_are_not_looked_through():
+def test_databases_and_programs_are_not_read():
     assert warnings("table t db:/t\naction b maildir alias <t>", _t="") == ()
     assert slices("table t db:/t\naction b maildir alias <t>").lookup.files == ("/t",)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from("ab:|/,\"'\\\n #@?\0é\x1b") | st.characters(), max_size=60))
-def test_any_alias_file_is_told_of_in_printable_lines(text):
+def test_reports_about_any_alias_file_are_printable(text):
     errors = errors_of(ALIASES, _etc_aliases=text)
     told = errors or warnings(ALIASES, _etc_aliases=text)
     assert all(line.isprintable() and line.startswith("/etc/aliases:") for line in told)

@@ -51,7 +51,7 @@ def test_the_canonical_form_means_the_same_and_is_its_own(file):
 
 
 @pytest.mark.parametrize("file", ["smtpd.conf", "try.conf"])
-def test_what_is_installed_has_no_errors_and_relays_for_nobody(file):
+def test_the_installed_configuration_has_no_errors_and_is_no_open_relay(file):
     config = parse(str(PROJECT / "etc" / file)).config
     assert [(match.source.kind, match.destination.kind) for match in config.matches] == [("local", "local")]
 

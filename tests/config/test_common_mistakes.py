@@ -44,7 +44,7 @@ def said(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [file.name for file in FILES])
-def test_what_is_said_of_a_wrong_configuration(name):
+def test_the_errors_of_a_wrong_configuration(name):
     assert said(name) == (WRONG / name).with_suffix(".errors").read_text(encoding="utf-8").splitlines()
 
 
@@ -54,7 +54,7 @@ def test_all_of_them_are_compared():
 
 
 @pytest.mark.parametrize("name", [file.name for file in FILES])
-def test_nothing_that_is_said_can_do_harm_to_a_terminal(name):
+def test_errors_are_printable(name):
     assert all(line.isprintable() for line in said(name))
 
 
@@ -130,7 +130,7 @@ def test_the_sample_has_no_mistake():
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_words_that_are_left_out_doubled_exchanged_or_strange(data):
+def test_words_missing_doubled_exchanged_or_strange(data):
     words = list(WORDS)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(words) - 1))
@@ -143,7 +143,7 @@ def test_words_that_are_left_out_doubled_exchanged_or_strange(data):
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_characters_that_are_left_out_or_strange(data):
+def test_characters_missing_or_strange(data):
     position = data.draw(st.integers(0, len(SAMPLE)))
     spoilt = data.draw(st.text(max_size=3) | st.sampled_from(ODD))
     check_all_that_is_said(SAMPLE[:position] + spoilt + SAMPLE[position + data.draw(st.integers(0, 40)) :])

@@ -76,14 +76,14 @@ def test_a_group_that_is_more_than_the_users_own(database, accounts, groups):
     assert not is_private_group(BOB, BOB)
 
 
-def test_a_directory_may_know_a_user_and_list_nobody(database):
+def test_a_name_service_may_know_a_user_and_list_none(database):
     database([], [], hidden=[BOBS, group("bob", BOB)])
     assert is_private_group(BOB, BOB)
     database([account("amy", AMY, BOB)], [], hidden=[BOBS, group("bob", BOB)])
     assert not is_private_group(BOB, BOB)
 
 
-def test_the_group_of_root_is_nobodys_own(database):
+def test_the_group_of_root_is_never_private(database):
     database([ROOT], [group("root", 0)])
     assert not is_private_group(0, 0)
     database([account("toor", BOB, 0)], [group("toor", 0)])
@@ -97,7 +97,7 @@ def test_the_classes_that_may_write(mode, private):
     assert others_who_write("/nowhere", status, lambda *_: private) == expected
 
 
-def test_nobody_is_asked_about_a_group_that_may_not_write():
+def test_the_name_service_is_not_asked_about_a_group_that_may_not_write():
     status = os.stat_result((0o100757, *[0] * 9))
     assert others_who_write("/nowhere", status, lambda *_: pytest.fail("asked")) == "o"
 

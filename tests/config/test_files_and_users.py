@@ -19,7 +19,7 @@ def test_a_database_that_makemap_has_not_made_yet():
     )
 
 
-def test_an_alias_file_that_is_not_there_is_told_once():
+def test_a_missing_alias_file_is_reported_once():
     assert len(errors_of("table t file:/t\naction b maildir alias <t>")) == 1
 
 

@@ -47,13 +47,13 @@ TLS = 'pki mx1 cert "/c" key "/k"\nlisten on lo tls pki mx1 auth <t>\ntable t {}
 @pytest.mark.parametrize(
     "table, where", [("{{ amy = '{}' }}", "f:3:11"), ("file:/t", "/t:1:1"), ("passwd:/t", "/t:1:1")]
 )
-def test_a_password_in_the_clear_lets_nobody_in_and_is_not_repeated(table, where):
+def test_a_password_in_the_clear_is_a_warning_that_does_not_repeat_it(table, where):
     (warning,) = sliced(TLS.format(table.format("sesame")), _t="amy:sesame\n").warnings
     assert warning.startswith(f'{where}: invalid password of user "amy": ')
     assert "sesame" not in warning
 
 
-def test_a_hash_where_all_is_said_to_be_good_for_SCRAM():
+def test_a_hash_in_a_table_of_a_listener_with_scram_is_a_warning():
     hashed, verifier = "$6$salt$" + "a" * 86, make_verifier(b"sesame")
     passwords = f"amy:{verifier}\nbob:{hashed}\neve:{hashed}\n"
     text = TLS.format("file:/t").replace("auth <t>", "auth <t> scram")

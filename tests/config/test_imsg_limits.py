@@ -324,14 +324,14 @@ def test_a_slice_that_no_imsg_carries_is_an_error():
         encode_slices("f", replace(slices, lookup=replace(slices.lookup, tables=(large,))))
 
 
-def test_a_slice_that_its_process_would_not_understand_is_an_error():
+def test_a_slice_that_its_process_could_not_decode_is_an_error():
     """Whatever has been overlooked before."""
     slices = sliced("").slices
     with pytest.raises(ConfigErrors, match=r"f: invalid configuration of lookup: .*server_name"):
         encode_slices("f", replace(slices, lookup=replace(slices.lookup, server_name="a\tb")))
 
 
-def test_a_pki_that_no_listener_has_is_not_looked_at():
+def test_a_pki_that_no_listener_names_is_not_checked():
     found = sliced('pki "x" cert "/nowhere" key "/nowhere"\nca "y" cert "/nowhere"')
     assert found.warnings == (
         'f:1:14: unused pki "x": no listener names it, its files are not read',

@@ -142,13 +142,13 @@ def test_a_weak_authority_above_a_certificate(looked_at):
     assert errors == [f'f:1:20: "mx.crt": certificate 2 of 2, of an authority, has a key of 1024 bits, which is {WEAK}']
 
 
-def test_a_key_of_another_and_a_weak_certificate_are_both_said(looked_at):
+def test_a_key_of_another_certificate_and_a_weak_certificate_are_both_reported(looked_at):
     errors, _ = looked_at(listen=LISTEN, mx_crt=pem(by_sha1(KEY, "mx.test")), mx_key=pem_of(OTHER))
     assert ["SHA1" in errors[0], "is not the key of the certificate" in errors[1]] == [True, True]
 
 
 @pytest.mark.parametrize("missing", ["mx.crt", "ca.crt"])
-def test_a_listener_whose_files_cannot_be_read_is_not_looked_at(looked_at, missing):
+def test_a_listener_with_unreadable_files_is_not_checked(looked_at, missing):
     errors, _ = looked_at(listen=LISTEN.replace("tls ", "tls ca x "), missing=missing)
     assert len(errors) == 1
 
@@ -196,5 +196,5 @@ def test_a_pipe_in_the_place_of_a_key_does_not_hang(looked_at, directory):
         ("a.test", "b.test", False),
     ],
 )
-def test_which_hosts_a_name_stands_for(name, host, does):
+def test_which_hosts_a_certificate_name_covers(name, host, does):
     assert covers(name, host) is does

@@ -55,15 +55,15 @@ def test_a_macro_of_the_command_line_wins_over_the_file():
     assert config.tables[0].entries == ("given",)
 
 
-def test_all_files_that_were_read_are_told():
+def test_all_files_that_were_read_are_listed():
     read = reader(**{"/etc/mail/a": 'include "b"', "/etc/mail/b": 'include "/c"\n' + RULE, "/c": ""})
     assert parse("/etc/mail/a", read=read).files == ("/etc/mail/a", "/etc/mail/b", "/c")
 
 
-def test_a_listener_is_placed_where_it_stands():
+def test_a_listener_has_its_position():
     read = reader(f=f'{RULE}include "g"\nlisten on a', g="\n  listen on b")
-    places = parse("f", read=read).listener_positions
-    assert [(position.file, position.line, position.column) for position in places] == [("g", 2, 13), ("f", 3, 11)]
+    positions = parse("f", read=read).listener_positions
+    assert [(position.file, position.line, position.column) for position in positions] == [("g", 2, 13), ("f", 3, 11)]
 
 
 def test_a_file_that_cannot_be_read_is_the_only_error():
@@ -92,7 +92,7 @@ def test_a_pipe_or_a_directory_is_not_read(tmp_path):
     assert "not a regular file" in lines[2]
 
 
-def test_files_that_include_ever_more_come_to_an_end():
+def test_the_number_of_included_files_is_bounded():
     """Each includes the next one twice: 2^50 without a bound."""
     files = {f"f{n}": f'include "f{n + 1}"\n' * 2 for n in range(50)} | {"f50": RULE}
     with pytest.raises(ConfigErrors, match=f"more than {FILES_MAX} files"):
@@ -126,7 +126,7 @@ def test_an_action_whose_declaration_is_wrong_is_not_missed_as_well():
     assert len(errors_of('action "x" maildirr\ntable t { a = }\nmatch for domain <t> action "x"')) == 2
 
 
-def test_from_and_for_are_local_unless_they_are_said():
+def test_from_and_for_are_local_by_default():
     assert parse("f", text="match reject").config.matches == (Match(None),)
 
 

@@ -92,7 +92,7 @@ def test_an_operand_that_cannot_be_listened_on_is_an_error(text, error):
     assert errors_of(text)[0].startswith(error)
 
 
-def test_all_operands_that_are_wrong_are_told_at_once():
+def test_all_invalid_operands_are_reported_at_once():
     assert len(errors_of("listen on a.b\nlisten on lo\nlisten on b.c\nlisten on ::1 tag x")) == 3
 
 
@@ -258,7 +258,7 @@ def test_an_option_of_auth_reaches_the_listener(options, more):
     assert listener(f"tls pki mx1 {options}") == replace(listener("tls pki mx1"), **more)
 
 
-def test_keys_that_no_listener_has_are_read_by_nobody():
+def test_keys_that_no_listener_names_are_not_handed_over():
     made = slices(f"{PKI}listen on lo tls pki mx1 ca office\nlisten on eth0 tls pki '*'")
     assert made.parent.pki == (
         PkiSlice("mx1", "/mx.crt", "/mx.key"),
@@ -283,7 +283,7 @@ def test_lookup_is_told_of_each_listener_that_it_is_asked_about():
 
 
 @pytest.mark.parametrize(
-    "option, door",
+    "option, tables",
     [
         ("", ()),
         ("auth", (ListenerTablesSlice(0, True),)),
@@ -291,9 +291,9 @@ def test_lookup_is_told_of_each_listener_that_it_is_asked_about():
         ("xclient '127.0.0.1'", (ListenerTablesSlice(0, xclient="<dynamic:0>"),)),
     ],
 )
-def test_lookup_is_asked_about_a_listener_for_any_one_of_its_tables(option, door):
+def test_lookup_is_asked_about_a_listener_for_any_one_of_its_tables(option, tables):
     text = f'{PKI}table t {{ "192.0.2.1" = mx1 }}\nlisten on eth0 inet4 tls pki mx1 {option}'
-    assert slices(text).lookup.listener_tables == door
+    assert slices(text).lookup.listener_tables == tables
 
 
 @pytest.mark.parametrize("operands", [("tun0 inet4", "tun0 inet6"), ("tun0", "eth0"), ("tun0", "tun0 port 26")])
@@ -326,7 +326,7 @@ HASH = "$6$salt$" + "a" * 86
         ("x", False),
     ],
 )
-def test_scram_is_offered_where_it_is_good_for_all_or_is_said_to_be(table, scram, tmp_path):
+def test_scram_is_offered_if_all_entries_are_verifiers_or_the_listener_says_so(table, scram, tmp_path):
     (tmp_path / "table-x").touch(0o755)
     files = {"_hashes": f"amy {HASH}\n", "_verifiers": f"bob bob:{VERIFIER}\n", "_accounts": f"amy:{HASH}\n"}
     files["_sql"] = "dbpath /x\nquery_credentials SELECT 1, 2\n"
@@ -454,7 +454,7 @@ def test_what_is_counted_over_all_sessions_is_divided_by_the_dispatchers():
     )
 
 
-def test_the_socket_is_listened_on_without_being_said():
+def test_the_socket_is_listened_on_by_default():
     assert slices("listen on lo").dispatcher.socket == replace(SOCKET, hostname="MX.example.org")
     made = slices("listen on socket mask-src tag here no-dsn").dispatcher
     assert made.socket == replace(SOCKET, hostname="MX.example.org", tag="here", mask_src=True, no_dsn=True)
@@ -509,7 +509,7 @@ def test_a_program_is_found_where_it_comes_first(tmp_path):
     assert made.files == ()
 
 
-def test_a_program_that_is_nowhere_is_an_error_that_says_where_it_was_looked_for():
+def test_a_missing_program_is_an_error_that_names_the_directories():
     assert errors_of("table t sqlit:/etc/t") == [
         'f:1:7: table "t": unknown backend "sqlit": no program "table-sqlit" in /nowhere, /else (did you mean sqlite?)'
     ]

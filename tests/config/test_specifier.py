@@ -87,7 +87,7 @@ def test_percent_signs():
 
 
 @pytest.mark.parametrize("special", "!#$%&'*?`{|}~\"\\;<>() \t\n\x7f")
-def test_what_a_shell_might_take_for_its_own_becomes_a_colon(special):
+def test_characters_that_are_special_to_a_shell_become_a_colon(special):
     assert expand("%{sender}", sender=f"a{special}b") == "a:b"
 
 
@@ -184,7 +184,7 @@ def test_a_value_is_a_parameter_quoted_as_the_place_wants(text, line):
         *(r"a \\\%{sender}", r"a \\\\\%{sender}", r'"\\\%{sender}"'),
     ],
 )
-def test_where_no_value_can_stand(text):
+def test_where_no_value_is_allowed(text):
     template = parse(text)
     with pytest.raises(TemplateError):
         template.check_command()

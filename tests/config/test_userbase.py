@@ -30,7 +30,7 @@ def test_uids_come_from_what_root_wrote(table, files):
     assert accounts(f"table t {table}\naction b maildir userbase <t>", **files) == {"bob": BOB}
 
 
-def test_a_userbase_may_stand_in_the_action():
+def test_a_userbase_may_be_inline_in_the_action():
     assert accounts("action b maildir userbase { bob = '2000:2001:/home/bob' }") == {"bob": BOB}
 
 
@@ -42,7 +42,7 @@ def test_where_the_action_names_the_user_no_uid_of_the_table_counts(table, tmp_p
 
 
 @pytest.mark.parametrize("table", ["db:/t", "sqlite:/t", "x"])
-def test_a_table_that_answers_anew_each_time_does_not_decide_whom_root_becomes(table, tmp_path):
+def test_a_database_or_program_does_not_decide_which_user_root_becomes(table, tmp_path):
     (tmp_path / "table-x").touch(0o755)
     (error,) = errors_of(f"table t {table}\naction b maildir userbase <t>", libexec=(str(tmp_path),), _t=SQLITE)
     assert error.startswith(f'f:2:27: table "t" ({table.partition(":")[0]}) cannot name the uid that delivers')
@@ -68,17 +68,17 @@ def test_an_action_that_cannot_name_the_user_is_not_told_to(method):
         ("bob", "key without a value"),
     ],
 )
-def test_a_person_whom_nothing_can_be_delivered_to_is_an_error_where_it_stands(line, error):
+def test_an_account_that_cannot_receive_is_an_error_at_its_line(line, error):
     text = f"amy 2000:2000:/home/amy\n{line}\n"
     assert errors_of("action b maildir userbase <t>\ntable t file:/users", _users=text) == [f"/users:2:1: {error}"]
 
 
-def test_all_that_is_wrong_in_a_userbase_is_told_at_once():
+def test_all_errors_of_a_userbase_are_reported_at_once():
     text = "a 0:1:/a\nb 2000:2000:/b\nc 1:1:/c\n"
     assert len(errors_of("action b maildir userbase <t>\ntable t file:/users", _users=text)) == 2
 
 
-def test_an_entry_of_the_configuration_is_wrong_where_it_stands():
+def test_an_invalid_inline_entry_is_an_error_at_its_position():
     assert errors_of("action b maildir userbase { amy = x,\n bob = '1:1:/' }") == [
         'f:1:29: user "amy": not uid:gid:/home',
         'f:2:2: user "bob": uid 1, expected 100 or more',
@@ -90,7 +90,7 @@ def test_a_copy_of_the_systems_passwd_does_for_its_people():
     assert accounts("table t passwd:/p\naction b mbox userbase <t>", _p=text) == {"bob": BOB}
 
 
-def test_the_first_uid_that_is_nobody_of_the_systems():
+def test_the_lowest_uid_that_may_receive():
     text = "low:x:99:100::/low:\nbob:x:100:100::/bob:\n"
     assert accounts("table t passwd:/p\naction b mbox userbase <t>", _p=text) == {"bob": Account(100, 100, "/bob")}
     assert accounts("action b mbox userbase { bob = '100:100:/bob' }") == {"bob": Account(100, 100, "/bob")}

@@ -117,7 +117,7 @@ class House:
                 board.remove(channel)
         for opened in self.opened:
             opened.close()
-        for task in (*self.lookup.clients._tasks, *self.lookup.listener_tables._tasks):
+        for task in (*self.lookup.clients._tasks, *self.lookup.listeners._tasks):
             task.cancel()
         self.loop.run_until_complete(asyncio.sleep(0.001))
         log.flush()

@@ -202,7 +202,7 @@ def test_without_a_name_server_there_is_no_name(resolve):
 # -- answers that somebody else wrote ---------------------------------------------------
 
 
-def test_long_answers_come_by_stream(resolve):
+def test_truncated_answers_are_fetched_over_tcp(resolve):
     zone = named("mail.test.").add("mail.test.", "A", ADDRESS)
     zone.by_stream = True
     assert resolve(zone) == ("mail.test", True)
@@ -290,7 +290,7 @@ TWISTS = [
 
 
 @pytest.mark.parametrize("twist", TWISTS)
-def test_what_is_no_answer_to_the_question_is_as_if_it_had_not_come(resolve, impatient, twist):
+def test_messages_that_do_not_answer_the_question_are_ignored(resolve, impatient, twist):
     zone = named("evil.test.")
     zone.twist = twist
     assert resolve(zone) == ("", False)
@@ -353,7 +353,7 @@ def test_only_a_few_names_are_followed(resolve):
     assert len(zone.asked) == 1 + client_name.PTR_NAMES_MAX
 
 
-def test_an_address_that_lies_about_localhost(resolve):
+def test_a_ptr_record_that_claims_localhost(resolve):
     system = ResolverConfig((), {}, {"localhost": frozenset(["127.0.0.1"])})
     assert resolve(named("localhost."), ADDRESS, system) == ("localhost", False)
 

@@ -70,7 +70,7 @@ def test_root_and_daemons_receive_nothing(verdict):
 
 
 @pytest.mark.parametrize("verdict", ["later", "nonsense", ""])
-def test_a_user_that_cannot_be_looked_up_now_is_for_later(verdict):
+def test_a_user_that_cannot_be_looked_up_is_a_temporary_failure(verdict):
     refused(World(dict(bob=None), verdicts=dict(bob=verdict)), "bob@here.test", 451, "4.3.0")
 
 
@@ -205,7 +205,7 @@ def test_one_member_that_is_refused_refuses_all():
     )
 
 
-def test_a_command_and_a_file_are_named_by_their_digest_and_run_by_who_names_them():
+def test_a_command_and_a_file_are_named_by_their_digest_and_run_as_their_owner():
     world = World(dict(bob='"|cmd %{sender}", /home/bob/x, bob, amy', amy="|cmd"))
     expanded = world.expand("bob+lists@here.test")
     fields = [(to.user, to.extension, to.duty, to.digest) for to in expanded.recipients]
@@ -217,7 +217,7 @@ def test_a_command_and_a_file_are_named_by_their_digest_and_run_by_who_names_the
     ]
 
 
-def test_the_same_command_runs_once_for_each_who_names_it():
+def test_the_same_command_runs_once_for_each_user_that_names_it():
     assert reached(World(dict(bob="|cmd, |cmd")), "bob@here.test") == ["FORWARDED bob"]
     world = World(dict(bob="|cmd, amy", amy="|cmd"))
     assert reached(world, "bob@here.test") == ["FORWARDED bob", "FORWARDED amy"]
@@ -266,7 +266,7 @@ def test_a_forward_that_is_unsafe_is_for_later():
     assert refusal.reason == ".forward of bob: chmod g-w it" and "chmod" not in refusal.text
 
 
-def test_a_forward_that_nobody_may_read_is_refused():
+def test_a_forward_with_unsafe_permissions_is_refused():
     refusal = refused(
         World(dict(bob=ForwardAnswer("refused", reason="not owned by bob"))), "bob@here.test", 524, "5.2.4"
     )

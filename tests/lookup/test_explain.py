@@ -57,7 +57,7 @@ def test_the_rules_and_why_they_do_not_hold(told):
     assert lines[-1] == "accepted: 1 envelope"
 
 
-def test_what_is_named_stands_below_what_names_it(told):
+def test_a_node_is_printed_below_the_node_that_names_it(told):
     _, lines, _ = told("from=198.51.100.1", "rcpt-to=staff@here.test")
     shown = [line for line in lines if "rule" not in line]
     assert shown[1:] == [
@@ -128,7 +128,7 @@ def test_control_characters_in_a_forward_are_shown(capsys, monkeypatch):
     assert "not\\033[2Jyours" in capsys.readouterr().out
 
 
-def test_the_lines_of_a_forward_that_are_skipped_are_told(capsys, monkeypatch):
+def test_skipped_lines_of_a_forward_are_printed(capsys, monkeypatch):
     monkeypatch.setattr(module, "find_user", lambda name: "user")
     lookup = slices('action "in" mbox\nmatch from any for local action "in"\n').lookup
     assert explain(lookup, ["rcpt-to=bob@localhost"], lambda user: ("text", b"bob\nb o b\n", "")) == 0

@@ -15,7 +15,7 @@ from smtpd import imsg
 from smtpd.envelope import MailParameters, Notify
 from smtpd.imsg import TABLE
 from smtpd.lookup.expansion import Expanded
-from smtpd.lookup.listener_tables import _welcome
+from smtpd.lookup.listener_tables import _classify
 from smtpd.lookup.node import ForwardAnswer, ForwardQuestion, ServerQuestion, UserQuestion
 from smtpd.lookup.recipient import pages, to_forward_answer
 from smtpd.slice import Method
@@ -139,7 +139,7 @@ def test_what_an_agent_says_of_a_forward(verdict, reason):
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(TEXT)
-def test_what_stands_for_an_address_of_ours(name):
+def test_the_names_of_this_hosts_addresses(name):
     """The table `hostnames` of a listener: a database, a program."""
 
     class Door:
@@ -147,7 +147,7 @@ def test_what_stands_for_an_address_of_ours(name):
 
     asked = imsg.ClassifyClient(1, 0, "203.0.113.9", "192.0.2.1")
     try:
-        _welcome(Door, asked).send(None)
+        _classify(Door, asked).send(None)
     except StopIteration as end:
         carried(end.value)
 

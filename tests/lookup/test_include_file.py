@@ -35,7 +35,7 @@ def test_it_includes_no_other_file(path, capfd):
     assert "cannot include others" in told(capfd)
 
 
-def test_what_is_wrong_in_it_is_said_once_and_nothing_of_what_is_right(path, capfd):
+def test_faults_of_an_include_are_logged_once(path, capfd):
     includes = IncludeFiles()
     path.write_text("bob\namy\n")
     assert includes.read(str(path)) == (User("bob"), User("amy"))
@@ -63,7 +63,7 @@ def test_a_change_is_seen_at_once(path):
     assert includes.read(str(path)) == (User("amy"),)
 
 
-def test_one_that_is_not_there_has_no_members_and_is_said_once(path, capfd):
+def test_a_missing_include_has_no_members_and_is_logged_once(path, capfd):
     includes = IncludeFiles()
     assert includes.read(str(path)) == includes.read(str(path)) == ()
     assert told(capfd).count(str(path)) == 1

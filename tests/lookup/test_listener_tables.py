@@ -58,7 +58,7 @@ def open_house(house):
         ("203.0.113.9", "192.0.2.2", "", False),  # what stands there is no name
     ],
 )
-def test_a_client_is_welcomed(open_house, address, local, hostname, xclient):
+def test_the_server_name_and_trust_of_a_client(open_house, address, local, hostname, xclient):
     assert open_house.ask(ClassifyClient(5, 1, address, local)) == ClientClassified(5, hostname, xclient)
 
 
@@ -97,9 +97,9 @@ def test_a_table_that_cannot_say_is_for_later(open_house, listener):
 
 @pytest.mark.parametrize("imsg", [ClassifyClient(1, 9, "192.0.2.1", "192.0.2.1"), CheckSender(1, 4, "bob", "")])
 def test_a_listener_without_such_a_table_is_not_asked_about(open_house, imsg):
-    ask = {ClassifyClient: "welcome", CheckSender: "check_sender"}[type(imsg)]
+    ask = {ClassifyClient: "classify", CheckSender: "check_sender"}[type(imsg)]
     with pytest.raises(Violation):
-        getattr(open_house.lookup.listener_tables, ask)(None, imsg)
+        getattr(open_house.lookup.listeners, ask)(None, imsg)
 
 
 ADDRESS = st.from_regex(r"[ab+]{1,3}@[ab.]{1,4}", fullmatch=True)
@@ -116,6 +116,6 @@ def test_a_sender_is_allowed_by_one_pattern_or_not_at_all(patterns, sender):
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=40), st.text(max_size=20))
-def test_garbage_allows_nobody_but_who_stands_in_it(patterns, sender):
+def test_garbage_allows_only_the_addresses_in_it(patterns, sender):
     if may_send_as(patterns, f"{sender}@here.test", "+"):
         assert "@" in patterns or any(part.strip() for part in patterns.split(","))

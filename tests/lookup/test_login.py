@@ -89,12 +89,12 @@ def test_the_password_lets_in_and_no_other(open_house, user):
 
 
 @pytest.mark.parametrize("user", ["locked", "clear", "costly", "nobody", ""])
-def test_who_is_let_in_by_no_password_whatever(open_house, user):
+def test_users_that_no_password_lets_in(open_house, user):
     assert logged_in(open_house, user) == "no"
 
 
 @pytest.mark.parametrize("listener", [0, 1, 3])
-def test_an_empty_password_is_nobodys(open_house, listener):
+def test_an_empty_password_is_always_refused(open_house, listener):
     assert logged_in(open_house, "argon", "", listener) == "no"
     assert open_house.sent(CheckPassword) == []
 
@@ -104,7 +104,7 @@ def test_a_table_that_cannot_be_asked_is_for_later(open_house, listener):
     assert logged_in(open_house, "argon", listener=listener) == "later"
 
 
-def test_a_user_who_is_not_there_costs_what_the_others_cost(open_house):
+def test_an_unknown_user_costs_as_much_as_a_known_one(open_house):
     spent = []
 
     class Weighed:
@@ -155,7 +155,7 @@ def test_the_parent_is_not_asked_about_more_than_it_can_do(open_house):
     open_house.run(scenario())
 
 
-def test_strangers_leave_room_for_those_who_are_known_and_for_programs_of_this_host(open_house):
+def test_places_are_reserved_for_known_pairs_and_programs_of_this_host(open_house):
     open_house.passwords["bob"] = SECRET
     assert logged_in(open_house, "bob", listener=0) == "yes"
     open_house.silent = {CheckPassword}
@@ -173,7 +173,7 @@ def test_strangers_leave_room_for_those_who_are_known_and_for_programs_of_this_h
     assert [asked.user for asked in open_house.sent(CheckPassword)][-2:] == ["bob", "amy"]
 
 
-def test_a_password_of_who_is_known_is_compared_where_no_stranger_s_is(open_house, monkeypatch):
+def test_a_known_pair_is_checked_when_no_place_is_left_for_others(open_house, monkeypatch):
     assert logged_in(open_house, "argon") == "yes"
     monkeypatch.setattr(login, "COMPARE_QUEUE_MAX", -login.COMPARE_THREADS)
     assert logged_in(open_house, "argon", request=6) == "yes"
@@ -187,7 +187,7 @@ class Program:
     """Answers for the table `ldap`: `says` is what stands behind the id."""
 
     def __init__(self, house, services, says):
-        self.table = house.lookup.logins._doors.get(3).credentials
+        self.table = house.lookup.logins._listeners.get(3).credentials
         assert isinstance(self.table, ProgramTable)
         self.house, self.says, self.lines = house, says, []
         self.table.connect(self.take)
@@ -209,7 +209,7 @@ def test_a_program_checks_passwords(open_house, says, verdict):
     assert line.endswith("|check|auth|00000001|Bob:S\u00e4|c:ret\n")
 
 
-def test_a_user_with_a_colon_is_not_somebody_else_with_another_password(open_house):
+def test_a_user_name_with_a_colon_is_refused_by_a_program(open_house):
     program = Program(open_house, ["auth"], "found")
     assert logged_in(open_house, "bob:x", "y", listener=3) == "no"
     assert program.lines == []
@@ -252,7 +252,7 @@ def test_scram(open_house):
     assert open_house.ask(wrong) == ScramFinished(52, "no", b"")
 
 
-def test_who_is_not_there_looks_like_who_is(open_house):
+def test_an_unknown_user_has_a_salt_like_a_known_one(open_house):
     known = begin(open_house, "bob@here.test", request=49)
     first, again, case, other = (
         begin(open_house, user, request=50 + n) for n, user in enumerate(["eve", "eve", "EVE", "argon"])
@@ -263,7 +263,7 @@ def test_who_is_not_there_looks_like_who_is(open_house):
     assert open_house.ask(finish) == ScramFinished(90, "no", b"")
 
 
-def test_who_is_not_there_goes_on_looking_the_same_whoever_logs_in_meanwhile(open_house):
+def test_the_salt_of_an_unknown_user_never_changes(open_house):
     """Or whoever asks twice would know: of a user who is there the salt does not change."""
     begin(open_house, "bob@here.test", request=49)
     before = begin(open_house, "eve", request=50)
@@ -285,7 +285,7 @@ def test_scram_with_a_table_that_cannot_be_asked_is_for_later(open_house):
 # -- what failed ----------------------------------------------------------------------------------------
 
 
-def test_a_no_comes_late_and_a_yes_does_not(house, monkeypatch):
+def test_a_no_is_delayed_and_a_yes_is_not(house, monkeypatch):
     monkeypatch.setattr(login_failures, "ANSWER_DELAY_MIN", 0.2)
     house = house(tables=TABLES, listener_tables=DOORS)
     begun = time.monotonic()
@@ -296,7 +296,7 @@ def test_a_no_comes_late_and_a_yes_does_not(house, monkeypatch):
     assert time.monotonic() - begun >= 0.2
 
 
-def test_others_do_not_wait_with_who_is_kept_waiting(house):
+def test_a_delayed_answer_delays_no_other(house):
     house = house(tables=TABLES, listener_tables=DOORS)
 
     async def scenario():
@@ -322,7 +322,7 @@ def test_only_so_many_answers_are_kept_back(house, monkeypatch):
     house.run(scenario())
 
 
-def test_too_many_failures_and_nobody_looks(house, short, monkeypatch):
+def test_after_too_many_failures_passwords_are_not_checked(house, short, monkeypatch):
     lines = []
     monkeypatch.setattr(log, "line", lines.append)
     house = house(tables=TABLES, listener_tables=DOORS, auth_failure_rate=3)
@@ -334,7 +334,7 @@ def test_too_many_failures_and_nobody_looks(house, short, monkeypatch):
     house.theirs["control"].send(ReportStatistics(7))
     counters = house.run(house.until(lambda: house.answers("control", 7))).counters
     assert (counters["lookup.login.no"], counters["lookup.login.counted-out"]) == (3, 3)
-    assert any("too many have failed" in line for line in lines)
+    assert any("too many failures" in line for line in lines)
 
 
 # -- secrets --------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_after_a_quiet_time_the_wait_is_short_again():
     assert fail(failures, 2 * DELAY_RESET_AFTER - 1) == 1
 
 
-def test_an_address_with_too_many_failures_in_a_minute_is_not_looked_at():
+def test_an_address_with_too_many_failures_in_a_minute_is_locked_out():
     failures = LoginFailures(3)
     for user in ("a", "b", "c"):
         assert fail(failures, 10, user=user)
@@ -60,7 +60,7 @@ def test_an_address_with_too_many_failures_in_a_minute_is_not_looked_at():
     assert fail(failures, 10 + COUNTING_PERIOD, user="d")
 
 
-def test_a_user_with_too_many_failures_in_a_minute_is_not_looked_at():
+def test_a_user_with_too_many_failures_in_a_minute_is_locked_out():
     failures = LoginFailures(3)
     for number in range(3):
         assert fail(failures, address=f"192.0.2.{number}")
@@ -76,7 +76,7 @@ def test_a_user_is_one_user_however_the_domain_is_written():
     assert waits == [1, 2, 4, None]
 
 
-def test_what_is_not_looked_at_does_not_count():
+def test_a_refused_login_is_not_counted():
     failures = LoginFailures(3)
     for _ in range(3):
         fail(failures, 0)
@@ -85,7 +85,7 @@ def test_what_is_not_looked_at_does_not_count():
     assert fail(failures, COUNTING_PERIOD)
 
 
-def test_nobody_locks_a_user_out_of_the_address_where_the_user_is_known():
+def test_a_known_pair_is_not_locked_out_by_others():
     failures = LoginFailures(3)
     fail(failures, verdict=YES)
     for _ in range(3):
@@ -97,7 +97,7 @@ def test_nobody_locks_a_user_out_of_the_address_where_the_user_is_known():
     assert fail(failures, KNOWN_LOGIN_TTL) is None
 
 
-def test_who_tries_a_user_many_times_at_once_does_not_keep_the_user_out_where_the_user_is_known():
+def test_simultaneous_attempts_do_not_lock_out_a_known_pair():
     failures = LoginFailures(3)
     fail(failures, verdict=YES)
     for number in range(LOGINS_MAX):
@@ -113,7 +113,7 @@ def test_guessing_by_way_of_a_program_of_this_host_is_counted_by_the_user_even_i
     assert fail(failures, address="127.0.0.1", user="amy")
 
 
-def test_guessing_from_elsewhere_keeps_nobody_out_of_the_programs_of_this_host():
+def test_guessing_from_elsewhere_does_not_lock_out_programs_of_this_host():
     failures = LoginFailures(3)
     for number in range(3):
         fail(failures, address=f"192.0.2.{number}")
@@ -149,7 +149,7 @@ def test_any_rate():
     assert all(fail(failures) for _ in range(100))
 
 
-def test_many_at_once_are_not_all_looked_at_before_one_is_counted():
+def test_simultaneous_logins_of_an_address_are_bounded():
     failures = LoginFailures(3)
     assert [failures.begin(0, HERE, f"u{n}") for n in range(LOGINS_MAX + 1)] == [True] * LOGINS_MAX + [False]
     assert failures.begin(0, "127.0.0.1", "x")

@@ -237,7 +237,7 @@ def test_aliases_in_the_sandbox_and_a_file_in_the_place_of_another(unbegun):
     assert [resolve(unbegun, 3, "a"), resolve(unbegun, 4, "list")] == ["three", "four"]
 
 
-def test_a_file_that_went_wrong_leaves_the_old_aliases_in_force(unbegun):
+def test_an_invalid_file_leaves_the_old_aliases_in_force(unbegun):
     aliases = Path(unbegun.table).parent / "aliases"
     aliases.write_text("a: one\n")
     unbegun.begin((TableSlice("aliases", path=str(aliases), backend="file"),), (str(aliases),), alias="aliases")
@@ -340,7 +340,7 @@ def test_a_client_in_the_sandbox(process):
     assert process.hear("dispatcher") == ClientResolved(4, "mail.there.test", True)
 
 
-def test_it_ends_when_it_is_told_to_though_a_name_is_looked_for(process):
+def test_stop_ends_it_during_a_name_lookup(process):
     process.tell("dispatcher", ResolveClient(1, "2001:db8::1"))
     process.tell("parent", Stop())
     assert process.child.wait(10) == 0
@@ -359,7 +359,7 @@ def test_what_its_peer_may_not_send_ends_it(process):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's uid is to be seen")
-def test_it_is_somebody_without_rights(process):
+def test_it_runs_as_an_unprivileged_user(process):
     lines = Path(f"/proc/{process.child.pid}/status").read_text().splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     assert status["Uid"].split() == ["65534"] * 4

@@ -39,7 +39,7 @@ def recipient(request, name="bob@here.test", message=77, terms=TERMS, notify=UNS
     return ExpandRecipient(request, message, ORIGIN, name, terms, notify, original)
 
 
-def test_the_envelopes_go_to_queue_and_their_number_to_who_asked(house):
+def test_the_envelopes_go_to_queue_and_their_number_to_the_dispatcher(house):
     house = house()
     house.users["bob"] = "user"
     assert house.ask(recipient(5)) == RecipientExpanded(5, 1)
@@ -73,7 +73,7 @@ def test_what_is_known_is_not_asked_again(house):
     assert len(house.sent(ReadForward)) == 1
 
 
-def test_many_who_ask_at_once_cause_one_question(house):
+def test_simultaneous_questions_are_asked_once(house):
     house = house()
     house.users["bob"] = "user"
     house.silent = {FindUser}
@@ -117,7 +117,7 @@ def test_unknown_names_are_not_all_asked_for_at_once(house):
     assert house.run(scenario()) == 200
 
 
-def test_an_answer_that_nobody_asked_for_is_impossible(house):
+def test_an_answer_without_a_question_is_a_violation(house):
     house = house()
     with pytest.raises(Violation):
         house.lookup.recipients.to_parent.answer(UserFound(9, "user"))
@@ -183,7 +183,7 @@ def test_the_longest_recipients_fit_into_their_imsgs():
         assert count == 0
 
 
-def test_what_the_client_said_goes_along(house):
+def test_notify_and_orcpt_of_the_client_are_kept(house):
     house = house()
     house.users |= {"bob": "user", "amy": "user"}
     house.forwards["bob"] = ("text", b"bob, amy\n")
@@ -195,7 +195,7 @@ def test_what_the_client_said_goes_along(house):
     assert {(to.notify, to.original) for to in added.recipients} == {(Notify.FAILURE | Notify.DELAY, "rfc822;b@x.test")}
 
 
-def test_what_the_client_said_is_kept_when_a_recipient_is_expanded_again(house):
+def test_notify_and_orcpt_are_kept_when_a_recipient_is_expanded_again(house):
     house = house()
     house.users["bob"] = "user"
     was = Recipient("bob@here.test", "bob@here.test", "in", Kind.MDA, "bob", "", Duty.FORWARDED, "0" * 64)
@@ -222,7 +222,7 @@ def stale(request, line="old", duty=Duty.FORWARDED, action="in"):
     return ExpandEnvelope(request, ORIGIN, to)
 
 
-def test_an_envelope_whose_command_is_gone_becomes_what_the_user_wants_now(house):
+def test_an_envelope_without_its_command_is_expanded_by_the_present_forward(house):
     house = house()
     house.users |= {"bob": "user", "amy": "user"}
     house.forwards["bob"] = ("text", b"|new, amy")
@@ -232,7 +232,7 @@ def test_an_envelope_whose_command_is_gone_becomes_what_the_user_wants_now(house
     assert house.sent(AddEnvelopes) == []
 
 
-def test_a_forward_that_is_remembered_is_read_again_for_a_command_that_is_gone(house):
+def test_a_cached_forward_is_read_again_for_a_missing_command(house):
     house = house()
     house.users["bob"] = "user"
     house.forwards["bob"] = ("text", b"|old")
@@ -241,7 +241,7 @@ def test_a_forward_that_is_remembered_is_read_again_for_a_command_that_is_gone(h
     assert [to.duty for to in house.ask(stale(102), "queue").recipients] == [Duty.DELIVER]
 
 
-def test_a_command_that_is_said_to_be_gone_and_is_there_is_for_later(house):
+def test_a_command_reported_missing_and_present_is_a_temporary_failure(house):
     house = house()
     house.users["bob"] = "user"
     house.forwards["bob"] = ("text", b"bob, |old")
@@ -268,7 +268,7 @@ def test_an_envelope_that_is_not_of_a_forward_is_not_expanded(house, asked):
     assert house.sent(ReadForward) == []
 
 
-def test_a_table_file_that_is_not_there_is_said_and_for_later(house, tmp_path, capfd):
+def test_a_missing_table_file_is_logged_and_a_temporary_failure(house, tmp_path, capfd):
     match = Match("in", Condition("any"), Condition("domain", operand=Operand("domains")))
     house = house(matches=(match,), tables=(TableSlice("domains", path=str(tmp_path / "domains"), backend="file"),))
     assert house.ask(recipient(1)).code == 451
@@ -288,7 +288,7 @@ def test_control_asks_for_counters_and_for_words(house):
     assert not log.verbose
 
 
-def test_a_wrong_line_of_a_forward_costs_that_line_and_is_said(house, capfd):
+def test_an_invalid_line_of_a_forward_is_skipped_and_logged(house, capfd):
     house = house()
     house.users |= {"bob": "user", "amy": "user"}
     house.forwards["bob"] = ("text", b"o'@brien@there.test\namy\nb o b\n")

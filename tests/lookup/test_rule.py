@@ -192,7 +192,7 @@ def test_a_condition(conditions, case, holds):
     assert decide(match, **case) == ("a" if holds else Rejected())
 
 
-def test_from_local_for_local_is_what_is_meant_when_nothing_is_said():
+def test_from_local_for_local_is_the_default():
     assert decide(Match("a"), address="127.0.0.1") == "a"
     assert decide(Match("a"), address="203.0.113.9") == Rejected()
     assert decide(Match("a"), address="127.0.0.1", to="x@there.test") == Rejected()

@@ -112,7 +112,7 @@ def test_until_it_has_been_started_its_table_is_for_later(house):
     assert house.ask(ask(1)).code == 424
 
 
-def test_a_silent_program_delays_only_who_asks_it(house):
+def test_a_silent_program_delays_only_its_own_questions(house):
     house = slow_house(house)
     program = Program(house, lambda line: None)
 
@@ -125,7 +125,7 @@ def test_a_silent_program_delays_only_who_asks_it(house):
     assert house.answers("dispatcher1", 1) is None
 
 
-def test_who_waits_for_a_program_that_ends_is_told_and_the_next_one_answers(house, capfd):
+def test_questions_to_a_program_that_ends_fail_and_the_next_one_answers(house, capfd):
     house = slow_house(house)
     program = Program(house, lambda line: program.close())
     assert house.ask(ask(1)).code == 424

@@ -61,7 +61,7 @@ def test_root_and_daemons_of_a_userbase_receive_nothing(name):
 
 
 @pytest.mark.parametrize("name", ["odd", "up"])
-def test_a_user_whose_entry_is_no_good_is_for_later(name):
+def test_a_user_with_an_invalid_entry_is_a_temporary_failure(name):
     refusal = refused(hosted(), f"{name}@here.test", 451, "4.3.0")
     assert f"user {name} in table people" in refusal.reason
 
@@ -202,7 +202,7 @@ def test_an_envelope_is_expanded_again_from_its_user_on():
     ]
 
 
-def test_a_user_whose_forward_is_gone_gets_the_mail():
+def test_a_user_without_the_forward_gets_the_mail():
     (to,) = World(dict(bob=None)).expand_again("bob", "x").recipients
     assert (to.user, to.extension, to.duty) == ("bob", "x", Duty.DELIVER)
 

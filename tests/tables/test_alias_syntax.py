@@ -201,7 +201,7 @@ def test_a_comment_in_an_include_file_takes_no_other_line_with_it():
     assert parse_include(b"amy\n# bob \\\njoe\n#\\\nkim") == ([User("amy"), User("joe"), User("kim")], [])
 
 
-def test_what_is_not_understood_in_an_include_file_is_told_by_its_line():
+def test_invalid_lines_of_an_include_file_are_reported():
     content = b'bob\nb o b\namy,\\\n"joe\nkim \\'
     targets, troubles = parse_include(content)
     assert targets == [User("bob")]
@@ -215,7 +215,7 @@ def test_any_bytes_are_an_include_file(content):
     assert all(1 <= number <= lines for number, _ in parse_include(content)[1])
 
 
-def test_a_digest_is_that_of_the_bytes_that_stand_there():
+def test_a_digest_is_of_the_bytes_as_written():
     assert digest(File("/var/mail/x")) == "c5d44bc079bf30f6c6919abf8d469832ce9a09df88206734126312637f9dec06"
     assert digest(Command("caf\udce9")) == hashlib.sha256(b"|caf\xe9").hexdigest()
     assert digest(Command("/x")) != digest(File("/x")) != digest(File("|/x"))
@@ -251,7 +251,7 @@ def test_names_come_out_as_they_went_in(names):
         ("error:x", "code"),
     ],
 )
-def test_what_is_nearly_a_form_is_told_what_it_lacks(value, meant):
+def test_nearly_valid_targets_get_a_hint(value, meant):
     with pytest.raises(AliasSyntaxError, match=meant):
         parse_value(value)
 
@@ -269,7 +269,7 @@ def test_a_forward_of_which_nothing_is_understood_says_what_is_wrong():
         parse_forward(b"b o b\n# nothing\nbob\0\n")
 
 
-def test_the_log_is_told_of_a_few_lines():
+def test_only_the_first_faults_are_logged():
     lines = describe_faults([(number, "wrong") for number in range(1, 100)])
     assert lines == [*(f"line {number}: wrong" for number in range(1, 6)), "and 94 more lines"]
 

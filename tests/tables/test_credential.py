@@ -35,7 +35,7 @@ def test_a_hash_of_another_argon2():
 
 
 @pytest.mark.parametrize("user", ["", "bob:", "bob@here.test:"])
-def test_a_user_may_stand_before_the_hash(user):
+def test_a_user_name_may_precede_the_hash(user):
     assert isinstance(parse_credential(user + YESCRYPT), Crypt)
     assert isinstance(parse_credential(user + make_verifier(b"x")), Verifier)
     assert isinstance(parse_credential(user + ARGON2), Argon2)
@@ -87,7 +87,7 @@ def test_what_doveadm_has_made_is_checked_here(value):
         "{CRYPT.B64}secret",
     ],
 )
-def test_a_scheme_that_is_not_available_lets_nobody_in(value):
+def test_an_unknown_scheme_is_an_error(value):
     with pytest.raises(CredentialError) as refused:
         parse_credential(value)
     assert "secret" not in str(refused.value)
@@ -96,13 +96,13 @@ def test_a_scheme_that_is_not_available_lets_nobody_in(value):
 @pytest.mark.parametrize(
     "value", ["", "x", "*", "{CRYPT}!", "{CRYPT}", "!", "!" + YESCRYPT, "*LK*", "bob:", "bob:!", "bob:x"]
 )
-def test_who_is_locked_out(value):
+def test_locked_accounts(value):
     with pytest.raises(CredentialLocked):
         parse_credential(value)
 
 
 @pytest.mark.parametrize("value", ["secret", "bob:secret", "$1$abc$iCQ2D3nhptRYi27fDYv2s1", "SCRAM-SHA-1$4096:a$b:c"])
-def test_a_password_in_the_clear_or_a_weak_hash_lets_nobody_in(value):
+def test_a_password_in_the_clear_or_a_weak_hash_is_an_error(value):
     with pytest.raises(CredentialError) as refused:
         parse_credential(value)
     assert "secret" not in str(refused.value)

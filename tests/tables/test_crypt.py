@@ -33,7 +33,7 @@ def test_bcrypt():
     assert parse_crypt(made).check(b"secret") and not parse_crypt(made).check(b"secret2")
 
 
-def test_what_stands_before_a_nul_is_not_the_password():
+def test_the_part_before_a_nul_is_not_the_password():
     assert not parse_crypt(HASHES[0]).check(b"secret\0more")
 
 
@@ -90,7 +90,7 @@ def test_a_hash_does_not_show_in_its_repr():
     assert "IUWJt2doU" not in repr(parse_crypt(YESCRYPT))
 
 
-def test_without_the_library_nobody_is_refused_for_good(monkeypatch):
+def test_without_the_library_logins_fail_temporarily(monkeypatch):
     monkeypatch.setattr(crypt, "_crypt_rn", None)
     with pytest.raises(OSError, match="libcrypt"):
         parse_crypt(HASHES[0]).check(b"secret")

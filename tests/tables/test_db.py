@@ -103,7 +103,7 @@ def test_nothing_or_nonsense_in_its_place_leaves_what_was_served(make):
     assert table.find(Service.ALIAS, "a") == "two"
 
 
-def test_what_takes_its_place_and_cannot_be_used_is_told_once(make, warnings):
+def test_an_unusable_replacement_is_logged_once(make, warnings):
     table = make([("a", "one")])
     table.update()
     with open(table.path, "wb") as file:
@@ -169,7 +169,7 @@ def test_more_keys_than_can_be_compared_with_are_not_compared_with(make, monkeyp
     assert table.check(Service.STRING, "d1.test") is True
 
 
-def test_a_key_that_comes_twice_is_no_map():
+def test_a_duplicate_key_is_an_error():
     with pytest.raises(sqlite3.IntegrityError):
         encode([("bob", "x"), ("Bob", "y")])
 

@@ -117,7 +117,7 @@ def test_brackets_without_their_other_half_cost_time_in_proportion():
     assert time.process_time() - begun < 5
 
 
-def test_all_faults_are_told_and_the_good_lines_are_there():
+def test_all_faults_are_reported_and_valid_lines_are_kept():
     content = read("a: b\nc\nd: e\nf\ng: \0\n")
     assert [line for line, _ in content.faults] == [2, 4, 5]
     assert list(content.pairs()) == [("a", "b"), ("d", "e")]
@@ -125,7 +125,7 @@ def test_all_faults_are_told_and_the_good_lines_are_there():
         parse("a: b\nc\nd: e\nf\ng: \0\n")
 
 
-def test_what_is_made_of_a_file_may_be_decided_by_who_reads_it():
+def test_the_caller_may_decide_between_list_and_mapping():
     assert [entry.key for entry in parse("a: b\n", is_list=True).entries] == ["a: b"]
     assert read("a\n", is_list=False).faults == ((1, NO_VALUE),)
 
@@ -213,7 +213,7 @@ def test_a_file_is_served_once_it_was_read(tmp_path):
     assert table.check(Service.DOMAIN, "a.here.test") is True
 
 
-def test_a_file_that_went_wrong_leaves_what_was_served(tmp_path):
+def test_an_invalid_file_leaves_the_old_content_in_force(tmp_path):
     path = tmp_path / "aliases"
     path.write_text("Root: bob\n")
     table = FileTable("aliases", str(path))

@@ -64,12 +64,12 @@ def test_a_name_is_found_whatever_way_its_domain_is_written():
     assert accounts.find(Service.CREDENTIALS, "Amy@MÜLLER.test") == "x"
 
 
-def test_an_empty_password_lets_nobody_in(accounts):
+def test_an_empty_password_field_locks_the_user_out(accounts):
     assert accounts.find(Service.CREDENTIALS, "kim") is None
     assert accounts.check(Service.CREDENTIALS, "kim") is False
 
 
-def test_a_name_that_comes_again_does_not_become_root(accounts):
+def test_a_duplicate_name_does_not_become_root(accounts):
     assert accounts.find(Service.USERINFO, "bob") == "1001:1002:/home/bob"
 
 
@@ -87,7 +87,7 @@ def test_a_line_that_is_no_account_is_a_fault_with_its_number(line):
         parse(f"# one\n{line}\n")
 
 
-def test_all_faults_are_told_and_the_good_lines_are_there():
+def test_all_faults_are_reported_and_valid_lines_are_kept():
     accounts, faults = read("bob\namy:x\n:\n")
     assert [account.name for account in accounts] == ["amy"]
     assert [line for line, _ in faults] == [1, 3]
@@ -105,7 +105,7 @@ def test_any_text_is_accounts_or_malformed(text):
         assert not any(char in account.name + account.password + account.userinfo for char in "\0\r\n\udcfc")
 
 
-def test_a_file_that_went_wrong_leaves_what_was_served(tmp_path):
+def test_an_invalid_file_leaves_the_old_content_in_force(tmp_path):
     path = tmp_path / "people"
     path.write_bytes(TEXT.encode(errors="surrogateescape"))
     table = open_table(TableSlice("people", path=str(path), backend="passwd"), "+")

@@ -197,7 +197,7 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("said", NONSENSE)
-def test_nonsense_ends_the_connection_and_answers_all_who_wait(said):
+def test_a_protocol_error_ends_the_connection_and_answers_all_questions(said):
     program = Program()
     program.find("bob")
     program.ask(program.table.update())
@@ -245,7 +245,7 @@ def test_what_the_one_before_answered_for_is_not_asked_of_the_next():
     assert program.table.find(Service.ALIAS, "bob") == unserved("alias")
 
 
-def test_a_second_program_leaves_nobody_waiting_for_the_first():
+def test_a_second_program_ends_the_questions_to_the_first():
     program = Program()
     program.find("bob")
     program.table.connect(program.sent.extend)
@@ -260,7 +260,7 @@ def test_half_a_line_of_the_one_before_is_no_beginning_of_the_next():
     program.table.received(REGISTERED)
 
 
-def test_an_answer_that_does_not_come_is_waited_for_so_long():
+def test_the_timeout_of_an_answer():
     program = Program()
     program.find("bob")
     program.table.tick(100)
@@ -272,7 +272,7 @@ def test_an_answer_that_does_not_come_is_waited_for_so_long():
     assert len(program.answers) == 1
 
 
-def test_a_registration_that_does_not_come_is_waited_for_so_long():
+def test_the_timeout_of_a_registration():
     program = Program(registered=b"")
     program.find("bob")
     program.table.tick(100)

@@ -177,7 +177,7 @@ def test_a_query_that_cannot_be_asked_is_trouble_when_it_is_read(ground, query):
     assert ground.database.execute("SELECT count(*) FROM aliases").fetchone() == (5,)
 
 
-def test_a_description_that_went_wrong_leaves_what_was_served(table, ground):
+def test_an_invalid_description_leaves_the_old_one_in_force(table, ground):
     for text in ("nonsense", "dbpath /nowhere\nquery_alias SELECT ?", "dbpath {path}\nquery_alias SELECT"):
         ground.describe(text)
         assert isinstance(table.update(), TableUnavailable)
@@ -266,7 +266,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_who_may_write_the_database_stops_only_its_own_lookups(table, ground, bomb):
+def test_a_hostile_database_stops_only_its_own_lookups(table, ground, bomb):
     ground.database.execute("ALTER TABLE aliases RENAME TO alias")
     ground.database.execute(f"CREATE VIEW aliases (name, target) AS {bomb}")
     assert isinstance(table.find(Service.ALIAS, "root"), TableUnavailable)
@@ -409,7 +409,7 @@ def test_a_database_with_two_names_is_not_read(table, ground, tmp_path):
     assert isinstance(found, TableUnavailable) and "another name (a hard link)" in found.reason
 
 
-def test_what_is_no_file_keeps_nobody_waiting(ground, tmp_path):
+def test_what_is_no_regular_file_does_not_block(ground, tmp_path):
     os.mkfifo(tmp_path / "fifo", 0o600)
     ground.describe(DESCRIPTION.replace("{path}", str(tmp_path / "fifo")))
     assert ground.table.update() == TableUnavailable(f"table people: {tmp_path}/fifo: not a regular file")

@@ -47,7 +47,7 @@ class Builder:
         self._actions: list[tuple[str, Tree]] = []
         self._rules: list[tuple[str, Tree]] = []
         self._listeners: list[tuple[str, Tree]] = []
-        self._doors = ListenerBuilder(self._diagnostics, names, self._tables)
+        self._listener_builder = ListenerBuilder(self._diagnostics, names, self._tables)
         self._certificates = PkiBuilder(report, self._diagnostics, names)
         self._wrappers: list[Wrapper] = []
         self._settings: dict[str, Any] = {}
@@ -83,7 +83,7 @@ class Builder:
                 number = self._diagnostics.value(value.dispatchers, value_of(sentence), 1)
                 self._set_once("dispatchers", number, sentence)
             case "listen_socket":
-                self._set_once("socket", self._doors.build_socket(*parts(sentence)), sentence)
+                self._set_once("socket", self._listener_builder.build_socket(*parts(sentence)), sentence)
             case other:
                 self._diagnostics.not_yet(sentence, word(other))
 
@@ -135,7 +135,7 @@ class Builder:
     def _listen(self, sentence: Tree, operand: Token, *options: Tree) -> None:
         """Build a listener.  The address of one with errors is kept, to be checked later."""
         position = self._diagnostics.position(operand)
-        if listen := self._maybe_right(self._doors.build, sentence):
+        if listen := self._maybe_right(self._listener_builder.build, sentence):
             self.listeners.append((listen, position))
         elif operand:
             families = {"inet4": 4, "inet6": 6}

@@ -10,7 +10,7 @@ import re
 
 from smtpd.config import specifier
 from smtpd.config.build.value import number
-from smtpd.config.errors import ConfigValueError, printable, quoted, suggestion
+from smtpd.config.errors import ConfigValueError, escaped, quoted, suggestion
 from smtpd.config.host import is_host_name
 from smtpd.domain_name import ascii_form
 from smtpd.envelope import CommandLine, Path
@@ -62,7 +62,7 @@ def lmtp_destination(text: str) -> str:
     found = DESTINATION.fullmatch(text)
     if not found or not (is_host_name(found["host"]) if found["host"] else is_ipv6(found["address"])):
         meant = f"[{text}]" if is_ipv6(text) else _SCHEME.sub("", text)
-        hint = f" (did you mean {printable(meant)}?)" if meant not in ("", text) else ""
+        hint = f" (did you mean {escaped(meant)}?)" if meant not in ("", text) else ""
         raise ConfigValueError(
             f"invalid LMTP destination {quoted(text)}, expected host, host:port, [address]:port or a path{hint}"
         )
@@ -83,7 +83,7 @@ def command(text: str) -> str:
     try:
         template(text).check_command()
     except specifier.TemplateError as malformed:
-        raise ConfigValueError(printable(str(malformed))) from None
+        raise ConfigValueError(escaped(str(malformed))) from None
     return text
 
 
@@ -116,4 +116,4 @@ def template(text: str, *, wrapper: bool = False) -> specifier.Template:
         known = sorted(specifier.NAMES)
         strange = [name for name in SPECIFIER_START.findall(text.lower()) if name not in known]
         hint = suggestion(_SHORT_NAME.get(strange[0], strange[0]), known) if strange else ""
-        raise ConfigValueError(printable(str(malformed)) + hint) from None
+        raise ConfigValueError(escaped(str(malformed)) + hint) from None

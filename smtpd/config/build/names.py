@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 
-from smtpd.config.errors import Report, SourcePosition, printable, quoted, suggestion
+from smtpd.config.errors import Report, SourcePosition, escaped, quoted, suggestion
 from smtpd.config.host import is_host_name, numeric
 from smtpd.config.model import Table
 from smtpd.domain_name import ascii_form
@@ -153,7 +153,7 @@ class Names:
     def _check_patterns(self, table: Table) -> None:
         for entry, position in zip(table.entries, self.entry_positions.get(table.name, ()), strict=True):
             if wrong := entry_fault(Service.REGEX, entry):
-                self._report.add(position, printable(wrong))
+                self._report.add(position, escaped(wrong))
 
     def _check_aliases(self, table: Table) -> None:
         for (key, value), position in zip(table.pairs or (), self.entry_positions.get(table.name, ()), strict=True):

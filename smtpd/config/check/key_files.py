@@ -49,7 +49,7 @@ class KeyFiles:
             key = self._maybe_read(pki.name, pki.key, PrivateKey.read)
             if key and certificate and key.public.hex() != certificate.public:
                 text = f"{quoted(pki.key)} is not the key of the certificate in {quoted(pki.cert)}"
-                self._report.add(self._place(pki.name, pki.key), text)
+                self._report.add(self._position(pki.name, pki.key), text)
             self._check_mode(pki)
         for ca in (ca for ca in config.ca if ("ca", ca.name) in used):
             found = self._maybe_read(ca.name, ca.cert, partial(_read, Authorities.read))
@@ -58,38 +58,38 @@ class KeyFiles:
         for listen, position in zip(config.listeners, self._parsed.listener_positions, strict=False):
             self._check_listener(listen, position, certificates, authorities)
 
-    def _place(self, owner: str, path: str) -> SourcePosition:
+    def _position(self, owner: str, path: str) -> SourcePosition:
         return self._parsed.names.file_positions[owner, path]
 
-    def _maybe_read[T](self, owner: str, path: str, understand: Callable[[int], T]) -> T | None:
-        """What `understand` makes of the open file; None, and a report, if it cannot be read."""
+    def _maybe_read[T](self, owner: str, path: str, parse: Callable[[int], T]) -> T | None:
+        """What `parse` makes of the open file; None, and a report, if it cannot be read."""
         try:
             if self._strict:
                 trust.check_path(path)
             descriptor = _open(path)
             try:
-                return understand(descriptor)
+                return parse(descriptor)
             finally:
                 os.close(descriptor)
         except PermissionError as error:
             text = f"cannot read {quoted(path)}, not checked: {error.strerror}"
-            self._report.warn(self._place(owner, path), text)
+            self._report.warn(self._position(owner, path), text)
         except (OSError, trust.Untrusted) as error:
-            self._report.add(self._place(owner, path), f"cannot read {quoted(path)}: {error_text(error)}")
+            self._report.add(self._position(owner, path), f"cannot read {quoted(path)}: {error_text(error)}")
         except TlsUnusable as error:
-            self._report.add(self._place(owner, path), f"{quoted(path)}: {error}")
+            self._report.add(self._position(owner, path), f"{quoted(path)}: {error}")
         return None
 
     def _check_certificate(self, pki: Pki, certificate: Certificate) -> None:
         if certificate.not_after < self._now:
             day = time.strftime("%Y-%m-%d", time.gmtime(certificate.not_after))
             self._report.warn(
-                self._place(pki.name, pki.cert), f"the certificate in {quoted(pki.cert)} expired on {day}"
+                self._position(pki.name, pki.cert), f"the certificate in {quoted(pki.cert)} expired on {day}"
             )
         if pki.name != "*" and not any(covers(name, pki.name) for name in certificate.names):
             names = alternatives(map(quoted, certificate.names[:5])) if certificate.names else "no host"
             text = f"the certificate in {quoted(pki.cert)} is for {names}, not for {quoted(pki.name)}"
-            self._report.warn(self._place(pki.name, pki.cert), text)
+            self._report.warn(self._position(pki.name, pki.cert), text)
 
     def _check_listener(
         self,
@@ -110,7 +110,7 @@ class KeyFiles:
             make_context(tls, certificates, authorities.get(tls.ca), dhe, Signer([]))
         except ContextError as error:
             if error.pki:
-                position = self._place(error.pki, pki[error.pki].cert)
+                position = self._position(error.pki, pki[error.pki].cert)
             self._report.add(position, f"{quoted(pki[error.pki].cert)}: {error}" if error.pki else str(error))
         except TlsUnusable as error:
             self._report.add(position, str(error))
@@ -122,7 +122,7 @@ class KeyFiles:
             return
         if mode & stat.S_IRWXO:
             text = f"private key {quoted(pki.key)} can be read by everybody (mode {mode:04o}): chmod o= it"
-            self._report.add(self._place(pki.name, pki.key), text)
+            self._report.add(self._position(pki.name, pki.key), text)
 
 
 def _open(path: str) -> int:
@@ -134,13 +134,13 @@ def _open(path: str) -> int:
     return descriptor
 
 
-def _read[T](understand: Callable[[bytes], T], descriptor: int) -> T:
+def _read[T](parse: Callable[[bytes], T], descriptor: int) -> T:
     """Raises OSError, Unusable."""
     with os.fdopen(descriptor, "rb", closefd=False) as file:
         content = file.read(CERTIFICATE_FILE_MAX + 1)
     if len(content) > CERTIFICATE_FILE_MAX:
         raise TlsUnusable("is too large for certificates")
-    return understand(content)
+    return parse(content)
 
 
 def covers(name: str, host: str) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from smtpd.config.build.table_operand import BACKENDS_WITH_PATH
 from smtpd.config.check.table_files import READABLE_BACKENDS, TableEntry, TableFileError, TableFiles
-from smtpd.config.errors import Report, SourcePosition, printable, quoted
+from smtpd.config.errors import Report, SourcePosition, escaped, quoted
 from smtpd.config.host import Host
 from smtpd.config.model import Table
 from smtpd.config.parser import Parsed
@@ -74,7 +74,7 @@ class PasswordTables:
         try:
             return type(credential.parse_credential(entry.value))
         except credential.CredentialError as malformed:
-            reason = f"{printable(str(malformed))}; smtpctl encrypt makes a valid one"
+            reason = f"{escaped(str(malformed))}; smtpctl encrypt makes a valid one"
             self._report.warn(entry.position, f"invalid password of user {quoted(entry.key)}: {reason}")
         except credential.CredentialLocked:
             pass

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from smtpd.config.build.table_operand import BACKENDS_WITH_PATH
-from smtpd.config.errors import Report, SourcePosition, printable, quoted
+from smtpd.config.errors import Report, SourcePosition, escaped, quoted
 from smtpd.config.model import Table
 from smtpd.config.parser import Parsed
 from smtpd.ipc.os_error import error_text
@@ -80,7 +80,7 @@ class TableFiles:
             return self._read(path)
         except (OSError, ValueError) as error:
             missing = isinstance(error, FileNotFoundError)
-            return TableFileError(f"cannot read {quoted(path)}: {printable(error_text(error))}", missing=missing)
+            return TableFileError(f"cannot read {quoted(path)}: {escaped(error_text(error))}", missing=missing)
 
     # -- content ----------------------------------------------------------------------
 
@@ -88,8 +88,8 @@ class TableFiles:
         """The entries of a mapping: in the configuration, a text file, or a passwd file (accounts with a home).  Raises
         TableFileError."""
         if not table.backend:
-            places = self._parsed.names.entry_positions.get(table.name, [])
-            return [TableEntry(position, *pair) for position, pair in zip(places, table.pairs or (), strict=True)]
+            positions = self._parsed.names.entry_positions.get(table.name, [])
+            return [TableEntry(position, *pair) for position, pair in zip(positions, table.pairs or (), strict=True)]
         assert table.path is not None
         if table.backend == "passwd":
             accounts = self.accounts(table.path)
@@ -110,7 +110,7 @@ class TableFiles:
 
     def _add(self, path: str, faults: Collection[LineFault]) -> None:
         for line, reason in faults:
-            self._report.add(SourcePosition(path, line, 1), printable(reason))
+            self._report.add(SourcePosition(path, line, 1), escaped(reason))
 
     # -- checks -----------------------------------------------------------------
 
@@ -121,13 +121,13 @@ class TableFiles:
             return
         if table.backend == "db":
             if trouble := db.fault_at_start(path, services):
-                self._report.add(self._place(table), f"cannot read {quoted(path)}: {printable(trouble)}")
+                self._report.add(self._position(table), f"cannot read {quoted(path)}: {escaped(trouble)}")
             return
         try:
             self._check_text(table.backend, path, services)
         except TableFileError as unreadable:
             if not unreadable.missing or table.backend == "sqlite":
-                self._report.add(self._place(table), str(unreadable))
+                self._report.add(self._position(table), str(unreadable))
 
     def _check_text(self, backend: str, path: str, services: Collection[Service]) -> None:
         """Raises TableFileError."""
@@ -141,7 +141,7 @@ class TableFiles:
         else:
             self._add(path, file.service_faults(self._content(path), services))
 
-    def _place(self, table: Table) -> SourcePosition:
+    def _position(self, table: Table) -> SourcePosition:
         return self._parsed.names.table_positions[table.name]
 
 

@@ -11,7 +11,7 @@ build/names.py, except their networks.
 
 from smtpd.config.build.names import TableUse
 from smtpd.config.check.table_files import TableFiles
-from smtpd.config.errors import Report, printable, quoted
+from smtpd.config.errors import Report, escaped, quoted
 from smtpd.config.model import Table
 from smtpd.config.parser import Parsed
 from smtpd.slice import Service
@@ -49,4 +49,4 @@ def _check_queries(use: TableUse, table: Table, texts: TableFiles, report: Repor
 def _check_networks(table: Table, parsed: Parsed, report: Report) -> None:
     for entry, position in zip(table.entries, parsed.names.entry_positions.get(table.name, ()), strict=False):
         if wrong := entry_fault(Service.NETADDR, entry):
-            report.add(position, printable(wrong))
+            report.add(position, escaped(wrong))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from lark import Token
 
-from smtpd.config.errors import ConfigValueError, printable
+from smtpd.config.errors import ConfigValueError, escaped
 
 PROPOSAL_LENGTH_MAX = 400  # characters of a proposal
 
@@ -111,7 +111,7 @@ class ObsoleteRule:
     def _part(self) -> None:
         match self._take():
             case "from" | "for" as where:
-                self._criteria.append(f"{where} {self._place()}")
+                self._criteria.append(f"{where} {self._source_or_destination()}")
             case word if word in CRITERIA:
                 self._criteria.append(f"{self._negation()}{CRITERIA[word]} {self._table()}")
             case word if word in TABLE_OPTIONS:
@@ -130,7 +130,7 @@ class ObsoleteRule:
             case word:
                 raise ConfigValueError(word)
 
-    def _place(self) -> str:
+    def _source_or_destination(self) -> str:
         negation = self._negation()
         match self._take():
             case "any" | "local" as word:
@@ -188,4 +188,4 @@ def _text(token: Token) -> str:
 
 
 def _short(text: str) -> str:
-    return printable(text if len(text) <= PROPOSAL_LENGTH_MAX else text[: PROPOSAL_LENGTH_MAX - 3] + "...")
+    return escaped(text if len(text) <= PROPOSAL_LENGTH_MAX else text[: PROPOSAL_LENGTH_MAX - 3] + "...")

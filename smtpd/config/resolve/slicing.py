@@ -114,7 +114,7 @@ def slice_parent(
         alias_files=alias_tables.command_files(config) if config.alias_commands else (),
         pki=tuple(PkiSlice(pki.name, pki.cert, pki.key) for pki in used_pki(config)),
         ca=tuple(CaSlice(ca.name, ca.cert) for ca in used_ca(config)),
-        passwords=any(door.auth and not door.credentials for door in listener_tables),
+        passwords=any(tables.auth and not tables.credentials for tables in listener_tables),
     )
 
 
