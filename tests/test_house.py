@@ -3,7 +3,6 @@
 import ast
 import functools
 import graphlib
-import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -158,11 +157,6 @@ def test_every_file_has_a_room_and_says_what_it_is(path):
     assert relative.stem in ("__init__", "__main__") or room_of(path) in {*PROCESSES, *ROOMS}
     if path.read_text().strip():
         assert ast.get_docstring(parsed(path)), "has no docstring"
-
-
-def test_the_readme_names_files_that_there_are():
-    named = re.findall(r"`((?:smtpd|smtpctl|mail_local|man|tests|etc)/[^`*A ]*)`", (TOP / "README.md").read_text())
-    assert named and not [path for path in named if not (TOP / path).exists()]
 
 
 def routes_of_processes():
