@@ -2,7 +2,7 @@
 
     queue   Deliver, one mail (content in the frame, or a descriptor with it)  -->  agent
             ReadForward, Greet                                                 -->
-            InProgress                                                             <--  of a slow kind, when it begins
+            InProgress                                                         <--  of a slow kind, when it begins
             Result, ForwardText, Greeted                                       <--
 
 One packet of a SOCK_SEQPACKET pair holds one frame, so a descriptor cannot stray.  Fixed structs and counted bytes, no
@@ -61,7 +61,7 @@ class AgentSpec:
     lmtp        host[:port], numeric or a name                 rcpt_to
     lmtp-unix   /path of the socket                            rcpt_to
     command     the command line                    its line
-    warrant                                         its line   files: alias files; none: the user's .forward
+    expansion-target                                its line   files: alias files; none: the user's .forward
                                                                owner: of those files
     """
 
@@ -92,7 +92,7 @@ class Deliver:
     perhaps_delivered: bool  # look first whether it is there already
     user: str = ""  # the recipient: not the user that the agent runs as, where the action names one
     home: str = ""  # of that user, when a userbase has it and the action names the user to run as
-    digest: str = ""  # of the command or file, for a warrant
+    digest: str = ""  # of the command or file, for an expansion-target
     lock: int = 0  # the number of the mailbox's lock, for an mbox
     utf8: bool = False  # RFC 6531: MAIL said SMTPUTF8
 

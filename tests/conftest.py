@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from smtpd.ipc.log import log
+from tests.recorder import recorded
 from tests.trusted import UNTRUSTED
 
 # How long an example takes depends on what else the machine does.
@@ -29,3 +30,10 @@ def own_log():
     log.later = None
     log.flush()
     log.verbose = False
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    """Records the order of what is done to files below `tmp_path`, and of what is sent: tests/recorder.py."""
+    with recorded(tmp_path) as made:
+        yield made

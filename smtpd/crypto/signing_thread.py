@@ -42,7 +42,7 @@ class SigningThread:
 
     def start(self) -> None:
         self._socket.setblocking(True)
-        threading.Thread(target=self._work, name="desk", daemon=True).start()
+        threading.Thread(target=self._work, name="signing", daemon=True).start()
 
     def _work(self) -> None:
         with self._socket:

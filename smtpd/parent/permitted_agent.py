@@ -4,8 +4,8 @@
     READ        forward                     the recipient
     DELIVER     maildir mbox lmtp command   the action's user, else the       what the action says
                                             recipient
-    FORWARDED   warrant                     the recipient                     the action's wrapper
-    ALIASED     warrant                     the user of alias-commands        the wrapper, the alias files
+    FORWARDED   expansion-target            the recipient                     the action's wrapper
+    ALIASED     expansion-target            the user of alias-commands        the wrapper, the alias files
     DISCARD     never an agent's
 
     A recipient is a user of the system, or, with a userbase whose uids count, of that userbase.

@@ -1,4 +1,4 @@
-"""The user's file is the warrant: nothing is run or written but what stands there now, and only if it is his."""
+"""Targets of a .forward or alias file: only what is named there now is run or written, as that user."""
 
 import dataclasses
 import os
@@ -30,8 +30,8 @@ def write(home, text, name=".forward"):
 
 def told(target, **more):
     """A mail for this command, or, with a slash in front, this file."""
-    warrant = File(target) if target.startswith("/") else Command(target)
-    return dataclasses.replace(errand(**more), digest=digest(warrant))
+    named = File(target) if target.startswith("/") else Command(target)
+    return dataclasses.replace(errand(**more), digest=digest(named))
 
 
 def ask(start, target, **spec):

@@ -24,13 +24,6 @@ from smtpd.errand import PACKET_MAX, AgentSpec, Result, decode, encode
 from smtpd.tables import alias_syntax
 from tests.agent.conftest import errand, files
 from tests.mail_local.lmtp_server import Server
-from tests.recorder import recorded
-
-
-@pytest.fixture
-def recorder(tmp_path):
-    with recorded(tmp_path) as made:
-        yield made
 
 
 def serve(recorder, kind, *errands, mailbox_socket=None, sock=None):

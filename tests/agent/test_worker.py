@@ -42,7 +42,7 @@ def test_what_was_on_its_way_is_done_before_it_ends(start, home):
         encode(errand()).ljust(PACKET_MAX + 1, b"x"),
         struct.pack(">BBHIQ", 1, 0, 0, 2**32 - 1, 1),
     ],
-    ids=["short", "zeros", "cut", "long", "answer", "other-trade", "too-long", "length"],
+    ids=["short", "zeros", "cut", "long", "answer", "other-kind", "too-long", "length"],
 )
 def test_a_packet_that_is_no_errand_ends_it(start, packet):
     agent = start()

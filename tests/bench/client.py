@@ -141,9 +141,9 @@ class ClientPool:
 
 
 def main(port, most, rate, seconds):
-    crowd = ClientPool(int(port), int(most), float(rate), float(seconds))
-    taken = crowd.run()
-    print(json.dumps({"done": crowd.done, "failed": crowd.failed, "seconds": taken, "complaint": crowd.complaint}))
+    pool = ClientPool(int(port), int(most), float(rate), float(seconds))
+    taken = pool.run()
+    print(json.dumps({"done": pool.done, "failed": pool.failed, "seconds": taken, "complaint": pool.complaint}))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def ended(pid):
         return bool(select.select([descriptor], [], [], STUCK)[0])
 
 
-# -- how it ends: reference 1.6 --------------------------------------------------------------------
+# -- how it ends: as by OpenSMTPD --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,9 @@ import pytest
 from mail_local import mailbox, maildir, mbox, mboxfile
 from mail_local.maildir import MaildirMail
 from tests.mail_local.test_maildir import store
-from tests.recorder import recorded
 
 UID, GID = os.getuid(), os.getgid()
 ONE, TWO, THREE = (f"1.E{number:016x}.host" for number in (1, 2, 3))
-
-
-@pytest.fixture
-def recorder(tmp_path):
-    with recorded(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

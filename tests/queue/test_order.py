@@ -36,7 +36,6 @@ from smtpd.queue.store.spool import Spool, lock
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import StoreBroken
 from tests.queue.conftest import ORIGIN, TERMS, add, command, recipient
-from tests.recorder import recorded
 
 LARGE = os.urandom(100) * 5000
 
@@ -44,12 +43,6 @@ STORED = "commit insert message, insert envelope"
 REMOVED = "commit delete envelope, delete message"
 CHANGED = "commit update envelope"
 TOLD = "queue tells scheduler: EnvelopesTried"
-
-
-@pytest.fixture
-def recorder(tmp_path):
-    with recorded(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture
