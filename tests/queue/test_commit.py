@@ -219,6 +219,7 @@ def test_a_mail_that_comes_while_a_change_finds_no_room_does_not_wait_with_it(be
     bench.submit(Suspend(1 << 32 | 1, True), must_succeed=True)
     bench.until(lambda: bench.answers.get(2, ...) is None)
     assert bench.commits.waits_for_room
+    assert len(bench.commits._later) == 1  # nor is it made a second time
 
 
 def test_what_comes_while_a_change_waits_for_room_stays_behind_it(bench, monkeypatch):
