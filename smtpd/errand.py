@@ -7,7 +7,7 @@
 
 One packet of a SOCK_SEQPACKET pair holds one frame, so a descriptor cannot stray.  Fixed structs and counted bytes, no
 msgspec: an agent is forked for every user that gets mail, and carries nothing that it does not need.  queue believes
-nothing of what comes back but that it came from that user: decode raises Malformed, and that agent is dropped.
+nothing of what comes back but that it came from that user: decode raises FrameError, and that agent is dropped.
 
     kind u8 | flags u8 | reserved u16 | rest u32 | envelope or request u64 | …     big-endian
 """
@@ -184,7 +184,7 @@ def _encode_deliver(mail: Deliver) -> bytes:
 
 
 def decode(packet: bytes) -> Request | Answer | InProgress:
-    """One frame.  Raises Malformed."""
+    """One frame.  Raises FrameError."""
     try:
         kind, flags, reserved, length, number = HEADER.unpack_from(packet)
         rest = packet[HEADER.size :]

@@ -107,7 +107,7 @@ _libc = ctypes.CDLL(None)
 
 
 def find_account(name: str) -> Account | None:
-    """What NSS says of `name`: may take long, and loads modules.  Raises Unreachable."""
+    """What NSS says of `name`: may take long, and loads modules.  Raises UserDatabaseError."""
     if sys.platform != "linux":
         return _find_by_pwd(name)
     size = 4096

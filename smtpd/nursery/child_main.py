@@ -191,7 +191,7 @@ def _get_person(setup: AgentSetup) -> Account:
 
 
 def _get_user(name: str, ours: Collection[int], service_account: str) -> Account:
-    """Raises Refused."""
+    """Raises AccountRefused."""
     try:
         verdict, account = find_with_verdict(name, os.geteuid(), ours, service_account=service_account)
     except UserDatabaseError as error:

@@ -25,7 +25,8 @@ def open_key(path: str, strict: bool) -> int:
 
 
 def open_certificate(path: str, strict: bool) -> int:
-    """A descriptor of the file that `path` leads to now; `strict`: only root may have made it so.  Raises Unusable."""
+    """A descriptor of the file that `path` leads to now; `strict`: only root may have made it so.  Raises
+    CertificateFileError."""
     return _open(path, strict, 0)
 
 
@@ -65,7 +66,7 @@ def _check(path: str, status: os.stat_result, strict: bool, forbidden: int) -> N
 
 def open_files(subject: CertificateSlice, dispatchers: int, strict: bool) -> list[int]:
     """For a `pki` its key, then its certificates once for each dispatcher; for a `ca` likewise, without a key.  Each is
-    an open file of its own, with its own offset.  Raises Unusable."""
+    an open file of its own, with its own offset.  Raises CertificateFileError."""
     opened: list[int] = []
     try:
         if isinstance(subject, PkiSlice):

@@ -62,7 +62,7 @@ class PermittedAgents:
         self._actions = {action.name: action for action in configuration.actions}
 
     def get_permitted(self, asked: StartAgent) -> PermittedAgent:
-        """Raises Violation, Unknown."""
+        """Raises Violation, UnknownUser."""
         if asked.duty is Duty.READ:
             return self._reading(asked)
         action = self._get_action(asked)

@@ -73,7 +73,7 @@ def _bind_early(made: socket.socket, address: tuple) -> None:
 
 
 def bind_control(path: str) -> socket.socket:
-    """The socket for smtpctl, open to all: control looks at who connects.  Raises Occupied or OSError."""
+    """The socket for smtpctl, open to all: control looks at who connects.  Raises AddressInUse or OSError."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise AddressInUse(f"{path} is there, and is no socket")
