@@ -42,10 +42,9 @@ class Scheduler:
         configuration: SchedulerSlice,
         queue: Channel,
         control: Channel,
-        clock: Clock | None = None,
     ):
         self.loop = loop
-        self.clock = clock or Clock()
+        self.clock = Clock()
         self.queue, self.control = queue, control
         self.policy = Policy(configuration)
         # Looked up at each call: the loop puts its own send in the channel's place.

@@ -158,6 +158,12 @@ def test_a_stale_dot_lock_that_another_replaces_in_the_same_moment_is_waited_for
     assert os.listdir(tmp_path) == ["bob"]
 
 
+def test_a_dot_lock_that_is_removed_in_the_same_moment_is_made(directory, tmp_path, monkeypatch):
+    refuse_to_make(monkeypatch, os, FileExistsError())
+    write(directory, b"x\n")
+    assert os.listdir(tmp_path) == ["bob"]
+
+
 def test_our_dot_lock_may_be_gone_when_we_remove_it(directory, tmp_path):
     with bob(directory):
         (tmp_path / "bob.lock").unlink()

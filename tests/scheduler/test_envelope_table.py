@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.envelope import Kind, first_envelope, last_envelope
+from smtpd.envelope import Kind, first_envelope, last_envelope, message_of
 from smtpd.scheduler.envelope_table import EnvelopeState, EnvelopeTable, ScheduledEnvelope
 
 FIELDS = ScheduledEnvelope.__slots__
@@ -41,6 +41,7 @@ def test_what_was_put_is_found_as_it_was(steps, first, last):
             table.remove(step)
             del plain[step]
         assert len(table) == len(plain)
+        assert table._messages.keys() == {message_of(id) for id in plain}  # and nothing of the others is left
     for id in {first, last, *plain}:
         assert fields(table.find(id)) == fields(plain.get(id))
         assert (id in table) == (id in plain)

@@ -299,6 +299,8 @@ def test_a_removed_one_in_flight_is_deleted_when_it_comes_back(house):
     house.until_told("queue", EnvelopesDue)
     house.control.send(RemoveEnvelopes(7, *ALL))
     assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 1)]
+    assert house.until_told("queue", DeleteEnvelopes) == [DeleteEnvelopes([schedule(1).envelope])]
+    del house.said["queue"][:]
     house.queue.send(EnvelopesTried([], [schedule(1).envelope], []))
     assert house.until_told("queue", DeleteEnvelopes) == [DeleteEnvelopes([schedule(1).envelope])]
 
