@@ -1,6 +1,6 @@
 """Messages that are being received: from an id that was handed out to the commit.
 
-    dispatcher  OpenSpoolFile           a descriptor to write large content to, once
+    dispatcher  OpenSpoolFile           once, for content that is large, or that the dispatcher has no memory for
     lookup      AddEnvelopes            any number of times
     dispatcher  StoreMessage(count)     when all `count` envelopes are there: seal, commit, MessageStored
                 ForgetMessage(count)    when all are there: gone.  Until then a tombstone takes what is still on its way
@@ -51,22 +51,23 @@ from smtpd.queue.store.store import Add, Envelope, Message, StoreBroken, StoreFu
 
 NO_SPACE = 452, "4.3.1", "Insufficient system storage"
 TROUBLE = 451, "4.3.0", "Temporary failure"
-DEFAULT_LIFETIME = 4 * 86400  # seconds, of an envelope whose action the configuration does not have any more
+DEFAULT_LIFETIME = 4 * 86400  # seconds, for an action that is not in the configuration; lookup names none such
 
 
 class _Receiving:
     """One message on its way in."""
 
-    __slots__ = ("id", "recipients", "terms", "own", "opening", "announced", "question")
+    __slots__ = ("id", "recipients", "terms", "own_descriptor", "opening", "announced", "question")
 
     def __init__(self, message: MessageId):
         self.id = message
         self.recipients: list[tuple[Origin, Recipient]] = []
         self.terms: MailParameters | None = None
-        self.own: int | None = None  # our descriptor of its spool file
+        self.own_descriptor: int | None = None  # of its spool file
         self.opening = False
-        self.announced: int | None = None  # envelopes, by StoreMessage or ForgetMessage
-        self.question: tuple[Channel, StoreMessage] | None = None  # None with `announced`: to be forgotten
+        self.announced: int | None = None  # how many envelopes, by StoreMessage or ForgetMessage
+        # Set by StoreMessage; `announced` without it means ForgetMessage.
+        self.question: tuple[Channel, StoreMessage] | None = None
 
     @property
     def complete(self) -> bool:
@@ -74,7 +75,8 @@ class _Receiving:
 
 
 class Incoming:
-    """`submitted` gets the schedules of what was stored; `lifetimes` of an action in seconds; `lane_of` a recipient."""
+    """`lifetimes`: of envelopes in seconds, by action; `lane_of`: the envelope.Lane of a recipient; `submitted` gets the
+    schedules of each stored message."""
 
     def __init__(
         self,
@@ -135,11 +137,11 @@ class Incoming:
     def open_spool_file(self, channel: Channel, imsg: OpenSpoolFile) -> None:
         self._reservations.check(channel.number, imsg.message)
         receiving = self._get(imsg.message)
-        if receiving.own is not None or receiving.opening or receiving.announced is not None:
+        if receiving.own_descriptor is not None or receiving.opening or receiving.announced is not None:
             raise Violation(f"dispatcher {channel.number} wants a second spool file for {message_text(imsg.message)}")
         if self._disk.commits.repairing:
             channel.send(SpoolFileRefused(imsg.request, *TROUBLE))
-        elif not self._disk.space.take(INLINE_MAX):
+        elif not self._disk.space.take(INLINE_MAX):  # its size is not known yet; most content in files is larger
             channel.send(SpoolFileRefused(imsg.request, *NO_SPACE))
         else:
             receiving.opening = True
@@ -156,15 +158,15 @@ class Incoming:
     ) -> None:
         receiving.opening = False
         if descriptors is not None:
-            theirs, receiving.own = descriptors
+            theirs, receiving.own_descriptor = descriptors
             channel.send(SpoolFileOpened(imsg.request), theirs)
         else:
             channel.send(SpoolFileRefused(imsg.request, *self._refusal(receiving, error)))
         self._proceed(receiving)
 
     def store_message(self, channel: Channel, imsg: StoreMessage) -> None:
-        receiving = self._end(channel, imsg.message, imsg.envelopes)
-        spooled = receiving.own is not None
+        receiving = self._announce_end(channel, imsg.message, imsg.envelopes)
+        spooled = receiving.own_descriptor is not None
         if not imsg.envelopes or (imsg.content and (spooled or imsg.size != len(imsg.content))):
             raise Violation(f"dispatcher {channel.number} stores a message that cannot be")
         if len(imsg.content) > INLINE_MAX or (not imsg.content and not (spooled and imsg.size)):
@@ -173,9 +175,9 @@ class Incoming:
         self._proceed(receiving)
 
     def forget_message(self, channel: Channel, imsg: ForgetMessage) -> None:
-        self._proceed(self._end(channel, imsg.message, imsg.envelopes))
+        self._proceed(self._announce_end(channel, imsg.message, imsg.envelopes))
 
-    def _end(self, channel: Channel, message: int, envelopes: int) -> _Receiving:
+    def _announce_end(self, channel: Channel, message: int, envelopes: int) -> _Receiving:
         self._reservations.check(channel.number, message)
         receiving = self._get(message)
         if receiving.announced is not None:
@@ -190,18 +192,18 @@ class Incoming:
         if not receiving.complete:
             return
         if receiving.question is None:
-            self._drop(receiving)
+            self._discard(receiving)
             return
         _, imsg = receiving.question
         try:
-            if not self._disk.space.take(imsg.size):  # of a spool file too: it grew since the disk was asked
+            if not self._disk.space.take(imsg.size):  # a spool file: its whole size, known only now
                 self._refuse(receiving, StoreFull("the reserve of the spool is reached"))
             elif self._disk.commits.repairing:
                 self._refuse(receiving, StoreBroken("the store is being repaired"))
-            elif receiving.own is None:
+            elif receiving.own_descriptor is None:
                 self._commit(receiving, hashlib.sha256(imsg.content).digest(), imsg.content)
             else:
-                seal = partial(self._disk.spool.seal, receiving.id, receiving.own, imsg.size)
+                seal = partial(self._disk.spool.seal, receiving.id, receiving.own_descriptor, imsg.size)
                 self._disk.work(seal, partial(self._sealed, receiving))
         except Exception as error:  # noqa: BLE001  (one mail, rule R8)
             self._refuse(receiving, error)
@@ -241,13 +243,13 @@ class Incoming:
         channel.send(MessageStored(imsg.request))
         self._disk.cache.keep(add.message, add.envelopes)
         self._submitted([envelope.schedule(self._lane_of(envelope.recipient)) for envelope in add.envelopes])
-        self._settle(receiving)
+        self._close(receiving)
 
     def _refuse(self, receiving: _Receiving, error: BaseException | None) -> None:
         assert receiving.question is not None
         channel, imsg = receiving.question
         channel.send(MessageRefused(imsg.request, *self._refusal(receiving, error)))
-        self._drop(receiving)
+        self._discard(receiving)
 
     def _refusal(self, receiving: _Receiving, error: BaseException | None) -> tuple[int, str, str]:
         """Code, enhanced code and text for the client; the reason is for our own log."""
@@ -260,14 +262,15 @@ class Incoming:
             log.trouble(what, error)
         return NO_SPACE if isinstance(error, StoreFull) else TROUBLE
 
-    def _drop(self, receiving: _Receiving) -> None:
-        if receiving.own is not None:
+    def _discard(self, receiving: _Receiving) -> None:
+        """Close it without having stored it."""
+        if receiving.own_descriptor is not None:
             self._disk.remove_files([receiving.id])
-        self._settle(receiving)
+        self._close(receiving)
 
-    def _settle(self, receiving: _Receiving) -> None:
-        """Nothing of it is to come any more."""
-        if receiving.own is not None:
-            os.close(receiving.own)
+    def _close(self, receiving: _Receiving) -> None:
+        """Forget a message that nothing more can come for; its id is used up."""
+        if receiving.own_descriptor is not None:
+            os.close(receiving.own_descriptor)
         del self._receiving[receiving.id]
         self._reservations.spend(receiving.id)

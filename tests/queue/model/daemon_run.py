@@ -166,8 +166,8 @@ class DaemonRun:
             if line.agent is not None:
                 line.agent.close()
         for receiving in self.queue.incoming._receiving.values():
-            if receiving.own is not None:
-                os.close(receiving.own)
+            if receiving.own_descriptor is not None:
+                os.close(receiving.own_descriptor)
         for pipe in self.pipes.values():
             _close(descriptor for _, descriptor in pipe.imsgs)
         for threads in self.threads:
