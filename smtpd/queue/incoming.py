@@ -75,8 +75,8 @@ class _Receiving:
 
 
 class Incoming:
-    """`lifetimes`: of envelopes in seconds, by action; `lane_of`: the envelope.Lane of a recipient; `submitted` gets the
-    schedules of each stored message."""
+    """`lifetimes`: of envelopes in seconds, by action; `lane_of`: the envelope.Lane of a recipient; `submitted` gets
+    the schedules of each stored message."""
 
     def __init__(
         self,

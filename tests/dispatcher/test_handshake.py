@@ -67,7 +67,7 @@ class Peer:
         return str(outcome)
 
     @property
-    def link(self):
+    def tls(self):
         (outcome,) = self.outcomes
         assert isinstance(outcome, TlsConnection)
         return outcome
@@ -124,10 +124,10 @@ def short_pool():
     made.close()
 
 
-def test_a_handshake_ends_with_a_link(pool):
+def test_a_handshake_ends_with_a_tls_connection(pool):
     peer = Peer(pool).hello()
     pool.shake(peer)
-    assert peer.link.facts.version == "TLSv1.3"
+    assert peer.tls.facts.version == "TLSv1.3"
     assert pool.crypto.signatures == 1
 
 
@@ -141,7 +141,7 @@ def test_an_error_of_our_own_in_one_handshake_keeps_no_other_one_waiting(pool):
     waiting = Peer(pool).hello()
     assert len(pool.handshakes) == 1
     pool.shake(waiting)
-    assert waiting.link
+    assert waiting.tls
     pool.until(lambda: len(raised) == SIGNING_SOCKETS)  # each in a thread of its own, some may end later
 
 
@@ -158,7 +158,7 @@ def test_threads_that_cannot_be_started_are_not_waited_for(pool, monkeypatch):
     peers = [Peer(pool).hello() for _ in range(SIGNING_SOCKETS + 1)]
     for peer in peers:
         pool.shake(peer)
-        assert peer.link
+        assert peer.tls
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -182,7 +182,7 @@ def test_the_certificate_of_a_client_is_not_looked_at_in_the_loop(pool, tmp_path
         peer.handshake.receive(reply[at : at + step])
         assert not peer.outcomes
     pool.until(lambda: peer.outcomes)
-    assert peer.link.facts.fingerprint
+    assert peer.tls.facts.fingerprint
     assert len(reply) > FINISHED_MAX + 32  # in every version of OpenSSL
 
 
@@ -194,7 +194,7 @@ def test_whole_and_byte_by_byte_is_the_same(pool):
     pool.until(lambda: peer.sent.data)
     for byte in peer.reply():
         peer.handshake.receive(bytes([byte]))
-    assert peer.link.facts.cipher
+    assert peer.tls.facts.cipher
     assert pool.crypto.signatures == 1
 
 
@@ -207,7 +207,7 @@ def test_a_hello_in_any_pieces_is_the_same(module_pool, cuts):
     for begin, end in itertools.pairwise(edges):
         peer.handshake.receive(hello[begin:end])
     module_pool.shake(peer)
-    assert peer.link
+    assert peer.tls
 
 
 @settings(max_examples=100, deadline=None)
@@ -223,10 +223,10 @@ def test_garbage_fails_or_is_waited_for_and_signs_nothing(module_pool, pieces, r
     assert module_pool.crypto.signatures == signatures
 
 
-def test_a_client_that_stalls_in_its_first_record_costs_no_thread_and_no_link(pool):
+def test_a_client_that_stalls_in_its_first_record_costs_no_thread_and_no_tls_connection(pool):
     peer = Peer(pool)
     peer.handshake.receive(peer.client.hello()[:-1])
-    assert not pool.handshakes._busy and peer.handshake._link is None
+    assert not pool.handshakes._busy and peer.handshake._tls is None
     peer.handshake.tick(999.0)
     assert not peer.outcomes
     peer.handshake.tick(1000.0)
@@ -245,7 +245,7 @@ def test_a_second_hello_waits_for_its_signature_in_a_thread_too(pool):
     peer.handshake.receive(peer.reply())
     assert pool.handshakes._busy == 1
     pool.shake(peer)
-    assert peer.link.facts.version == "TLSv1.3"
+    assert peer.tls.facts.version == "TLSv1.3"
 
 
 def test_tls_1_2(pool):
@@ -253,7 +253,7 @@ def test_tls_1_2(pool):
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     peer = Peer(pool, context=context).hello()
     pool.shake(peer)
-    assert peer.link.facts.version == "TLSv1.2"
+    assert peer.tls.facts.version == "TLSv1.2"
 
 
 def test_no_more_handshakes_wait_for_signatures_than_there_are_threads(pool):
@@ -263,12 +263,12 @@ def test_no_more_handshakes_wait_for_signatures_than_there_are_threads(pool):
     pool.crypto.go.set()
     for peer in peers:
         pool.shake(peer)
-        assert peer.link
+        assert peer.tls
     assert len(pool.handshakes) == 0 and not pool.handshakes._queues
 
 
 def test_networks_are_served_in_turn(pool):
-    """A hundred of one network are in the line; one of another waits for one of them, not for a hundred."""
+    """A hundred handshakes of one network wait; one of another network waits for one of them, not for a hundred."""
     pool.crypto.go.clear()
     connections = [Peer(pool).hello() for _ in range(100)]
     single = Peer(pool, network="198.51.100").hello()
@@ -277,7 +277,7 @@ def test_networks_are_served_in_turn(pool):
     assert sum(bool(peer.sent.data) for peer in connections) < 20
 
 
-def test_a_line_that_is_too_long_loses_the_last_of_the_longest_queue(short_pool):
+def test_when_too_many_handshakes_wait_the_newest_of_the_longest_queue_fails(short_pool):
     short_pool.crypto.go.clear()
     first = [Peer(short_pool).hello() for _ in range(SIGNING_SOCKETS + 4)]
     other = Peer(short_pool, network="198.51.100").hello()
@@ -293,7 +293,7 @@ def test_one_that_is_gone_before_its_turn_is_passed_over(short_pool):
     first[-2].handshake.fail("the client left")
     short_pool.crypto.go.set()
     short_pool.shake(first[-1])
-    assert first[-1].link
+    assert first[-1].tls
     assert not first[-2].sent.data
 
 
@@ -334,11 +334,11 @@ def test_garbage_is_told_apart_from_a_handshake(pool):
     assert pool.crypto.signatures == 0
 
 
-def test_what_comes_behind_the_handshake_is_kept_for_the_link(pool):
+def test_what_comes_behind_the_handshake_is_kept_for_the_tls_connection(pool):
     peer = Peer(pool).hello()
     pool.until(lambda: peer.sent.data)
     peer.handshake.receive(peer.reply() + peer.client.sealed(b"EHLO quick.test\r\n"))
-    assert peer.link.read() == b"EHLO quick.test\r\n"
+    assert peer.tls.read() == b"EHLO quick.test\r\n"
 
 
 def test_a_signature_that_is_refused_fails_the_handshake(pool):

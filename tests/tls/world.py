@@ -170,7 +170,7 @@ def client_context(*, trusts=None, shows=None, versions=None, ciphers=None):
 
 
 class Client:
-    """Python's ssl against a Link, over nothing."""
+    """Python's ssl against a TlsConnection, without a network."""
 
     def __init__(self, context, server, *, name="mx.here.test", piece=None):
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -179,7 +179,7 @@ class Client:
         self.piece = piece
 
     def carry(self):
-        """Everything that is under way, in both directions; what the link read."""
+        """Everything that is under way, in both directions; what the TlsConnection read."""
         sent = self.outgoing.read()
         plain = b""
         for start in range(0, len(sent), self.piece or max(1, len(sent))):

@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
         for timer in filter(None, (self._close_timer, self._pause)):
             timer.cancel()
         self._message.close()
-        self._encryption = self.stream.link = None  # large, and the garbage collector may come late
+        self._encryption = self.stream.tls = None  # large, and the garbage collector may come late
         self.connections.remove(self)
 
     def pause_writing(self) -> None:

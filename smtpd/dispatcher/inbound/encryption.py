@@ -1,7 +1,7 @@
 """TLS of one connection: its handshake, the log lines and statistics about it.
 
 under_way    bytes of the client go to the handshake
-afterwards   stream.link is set, or the connection is over
+afterwards   stream.tls is set, or the connection is over
 """
 
 from collections.abc import Callable
@@ -43,13 +43,13 @@ class Encryption:
             self._shaken,
         )
         self.receive, self.tick = self._handshake.receive, self._handshake.tick
-        self.end, self.fail = self._handshake.end, self._handshake.fail
+        self.end, self.fail = self._handshake.client_ended, self._handshake.fail
 
     def close(self) -> None:
         """The connection is gone."""
         if self.under_way:
             self.fail("the client left")
-        elif self._stream.link is not None:
+        elif self._stream.tls is not None:
             self._statistics[STATISTICS[self._tls.mode]] -= 1
 
     def _shaken(self, outcome: TlsConnection | TlsFailed) -> None:

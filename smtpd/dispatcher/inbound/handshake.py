@@ -2,12 +2,13 @@
 
     ClientHello         kept until its first record is complete: a client that stalls costs these bytes and no thread
       |
-    the queues          one for each network, served in turn; when all are too long, the longest one loses its last
-      |
-    a few threads       make the link, step; the step that signs waits for crypto (one thread a SIGNING_SOCKET)
-      |
-    the loop            the remaining steps: no signature, some 50 microseconds; with a certificate of the client, whose
-                        keys and signatures may be of any size, in a thread like the first
+    the queues          one for each network, served in turn; when more than QUEUE_MAX handshakes wait in all of them,
+      |                 the newest of the longest queue fails
+    a few threads       make the TlsConnection, and the steps up to the one that signs, which waits for crypto.  There
+      |                 are as many threads as signing sockets, and each waits at one of these
+    the loop            the remaining steps: no signature, some 50 microseconds.  But a client that sends more than
+                        FINISHED_MAX then has sent a certificate, whose keys and signatures may be of any size: its
+                        steps are made in a thread like the first
 
 The bytes that a client may send for its handshake are bounded, certificates included, and so is its time.
 """
@@ -24,10 +25,10 @@ from smtpd.tls.connection import HANDSHAKE_MAX, TlsConnection, TlsFailed
 from smtpd.tls.context import ServerContext
 from smtpd.tls.signing import SIGNING_SOCKETS
 
-QUEUE_MAX = 1024  # handshakes that wait for a thread
+QUEUE_MAX = 1024  # handshakes that wait for a thread, of all networks together
 HANDSHAKE_TIMEOUT = 25.0  # seconds for all of it; the sweep of connections.py notices up to 5 seconds later
 
-FINISHED_MAX = 512  # bytes of a client after the signature, if there is no certificate among them
+FINISHED_MAX = 512  # bytes that end a handshake after our signature without a certificate; with one there are more
 
 RECORD_HEADER = 5  # bytes, RFC 8446 5.1: type, version, length
 RECORD_MAX = 2**14  # bytes after the header
@@ -35,11 +36,11 @@ HANDSHAKE_TYPE = 22  # of a record
 
 
 class Handshake:
-    """One handshake.  `done` is called once: with the link, or with the reason of the failure."""
+    """One handshake.  `done` is called once: with the TlsConnection, or with the reason of the failure."""
 
     def __init__(
         self,
-        handshakes: "HandshakePool",
+        pool: "HandshakePool",
         stream: ClientStream,
         context: ServerContext,
         network: str,
@@ -47,15 +48,16 @@ class Handshake:
         done: Callable[[TlsConnection | TlsFailed], None],
     ):
         self.network = network
-        self.over = False
-        self._handshakes, self._stream, self._context = handshakes, stream, context
+        self.concluded = False
+        self._pool, self._stream, self._context = pool, stream, context
         self._deadline, self._done = deadline, done
-        self._link: TlsConnection | None = None
-        self._received = bytearray()  # and not yet given to the link
+        self._tls: TlsConnection | None = None
+        self._received = bytearray()  # and not yet given to the TlsConnection
         self._size = 0  # bytes received
-        self._size_signed = 0  # bytes received when the signature was sent
-        self._stepping = False  # in the queue, or in a thread
-        self._ended = False  # the client sends no more
+        # Bytes that the TlsConnection was given up to and including the step that signed; 0: not signed yet.
+        self._size_when_signed = 0
+        self._in_pool = False  # in a queue, or in a thread
+        self._client_ended = False  # it sends no more
 
     def receive(self, data: bytes) -> None:
         self._size += len(data)
@@ -63,13 +65,13 @@ class Handshake:
             self.fail("client sends too much")
             return
         self._received += data
-        if not self._stepping:
+        if not self._in_pool:
             self._proceed()
 
-    def end(self) -> None:
+    def client_ended(self) -> None:
         """The client sends no more; what it has sent may be enough."""
-        self._ended = True
-        if not self._stepping:
+        self._client_ended = True
+        if not self._in_pool:
             self.fail("the client left")
 
     def tick(self, now: float) -> None:
@@ -77,7 +79,7 @@ class Handshake:
             self.fail("handshake stalled")
 
     def fail(self, reason: str) -> None:
-        self._end(TlsFailed(reason))
+        self._conclude(TlsFailed(reason))
 
     def take(self) -> bytes:
         """The received bytes, for the next step.  Called in the loop: a thread must not see them change."""
@@ -86,46 +88,47 @@ class Handshake:
         return data
 
     def step(self, data: bytes) -> TlsConnection | None:
-        """Mostly in a thread.  The link when the handshake is complete, None while more is needed.  Raises Failed."""
-        if self._link is None:
-            self._link = TlsConnection(self._context)
-        self._link.feed(data)
-        return self._link if self._link.step() else None
+        """The TlsConnection when the handshake is complete, None while more is needed.  Mostly in a thread.  Raises
+        TlsFailed."""
+        if self._tls is None:
+            self._tls = TlsConnection(self._context)
+        self._tls.feed(data)
+        return self._tls if self._tls.step() else None
 
     def stepped(self, outcome: TlsConnection | TlsFailed | None) -> None:
-        self._stepping = False
-        if self.over:
-            self._link = None
+        self._in_pool = False
+        if self.concluded:
+            self._tls = None
             return
-        if self._link is not None and self._link.signed and not self._size_signed:
-            self._size_signed = self._size - len(self._received)
-        if self._link is not None:  # also after a failure: the alert that says why
-            output = self._link.take_output()
+        if self._tls is not None and self._tls.signed and not self._size_when_signed:
+            self._size_when_signed = self._size - len(self._received)
+        if self._tls is not None:  # also after a failure: the alert that says why
+            output = self._tls.take_output()
             if output:
                 self._stream.transport.write(output)
         if outcome is not None:
-            self._end(outcome)
+            self._conclude(outcome)
         elif self._received:
             self._proceed()
-        if self._ended and not self._stepping:
+        if self._client_ended and not self._in_pool:
             self.fail("the client left")
 
     def _proceed(self) -> None:
-        if self._link is not None and self._link.signed and self._size - self._size_signed <= FINISHED_MAX:
+        if self._tls is not None and self._tls.signed and self._size - self._size_when_signed <= FINISHED_MAX:
             self.stepped(_outcome(self.step, self.take()))
-        elif self._link is not None or _begins_with_a_record(self._received):
-            self._stepping = True
-            self._handshakes.queue(self)
+        elif self._tls is not None or _begins_with_a_record(self._received):
+            self._in_pool = True
+            self._pool.submit(self)
 
-    def _end(self, outcome: TlsConnection | TlsFailed) -> None:
-        if self.over:
+    def _conclude(self, outcome: TlsConnection | TlsFailed) -> None:
+        if self.concluded:
             return
-        self.over = True
+        self.concluded = True
         rest = self.take()
         if isinstance(outcome, TlsConnection) and rest:
             outcome.feed(rest)  # received during the last step
-        if not self._stepping:
-            self._link = None
+        if not self._in_pool:
+            self._tls = None
         self._done(outcome)
 
 
@@ -163,14 +166,14 @@ class HandshakePool:
     def __len__(self) -> int:
         return self._waiting
 
-    def queue(self, handshake: Handshake) -> None:
+    def submit(self, handshake: Handshake) -> None:
         if self._busy < SIGNING_SOCKETS:
             self._start(handshake)
             return
         self._queues.setdefault(handshake.network, deque()).append(handshake)
         self._waiting += 1
         if self._waiting > self._most:
-            self._shorten()
+            self._drop_newest_of_longest()
 
     def close(self) -> None:
         """End all threads."""
@@ -180,13 +183,13 @@ class HandshakePool:
         for thread in self._threads:
             thread.join()
 
-    def _shorten(self) -> None:
+    def _drop_newest_of_longest(self) -> None:
         network = max(self._queues, key=lambda network: len(self._queues[network]))
         last = self._queues[network].pop()
-        self._left(network)
+        self._count_out(network)
         last.fail("too many handshakes")
 
-    def _left(self, network: str) -> None:
+    def _count_out(self, network: str) -> None:
         self._waiting -= 1
         if not self._queues[network]:
             del self._queues[network]
@@ -196,9 +199,8 @@ class HandshakePool:
             thread = threading.Thread(target=self._step, name="handshake", daemon=True)
             try:
                 thread.start()
-            except (
-                RuntimeError
-            ) as error:  # the system has no thread left: this handshake fails and counts as no busy one
+            except RuntimeError as error:
+                # The system has no thread left: this handshake fails, and does not count as a busy one.
                 handshake.fail(str(error))
                 return
             self._threads.append(thread)
@@ -227,5 +229,5 @@ class HandshakePool:
         self._waiting -= 1
         if waiting:
             self._queues[network] = waiting  # after the other networks
-        if not handshake.over:
+        if not handshake.concluded:
             self._start(handshake)

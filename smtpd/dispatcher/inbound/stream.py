@@ -18,8 +18,8 @@ from smtpd.tls.connection import TlsConnection
 class ClientStream:
     def __init__(self, transport: asyncio.Transport):
         self.transport = transport
-        self.link: TlsConnection | None = None
-        self._unread = False  # the link holds bytes that came right behind the handshake
+        self.tls: TlsConnection | None = None
+        self._unread = False  # the TlsConnection holds bytes that came right behind the handshake
         self.client_reads = True  # written bytes do not pile up
         self.reading = True
         self.eof = False  # FIN has come
@@ -27,34 +27,34 @@ class ClientStream:
     @property
     def ended(self) -> bool:
         """The client sends no more, and all that came has been decrypted; it may still read."""
-        return not self._unread and (self.eof or (self.link is not None and self.link.closed))
+        return not self._unread and (self.eof or (self.tls is not None and self.tls.closed))
 
-    def encrypt(self, link: TlsConnection) -> None:
-        """From here on everything goes through `link`, which may hold bytes that came with the handshake."""
-        self.link, self._unread = link, True
+    def encrypt(self, tls: TlsConnection) -> None:
+        """From here on everything goes through `tls`, which may hold bytes that came with the handshake."""
+        self.tls, self._unread = tls, True
 
     def open(self, data: bytes) -> bytes:
-        """The plaintext that `data` completes.  Raises Failed."""
-        if self.link is None:
+        """The plaintext that `data` completes.  Raises TlsFailed."""
+        if self.tls is None:
             return data
         self._unread = False
-        self.link.feed(data)
+        self.tls.feed(data)
         try:
-            return self.link.read()
+            return self.tls.read()
         finally:
             self.flush()
 
     def say(self, data: bytes) -> None:
-        if self.link is None:
+        if self.tls is None:
             self.transport.write(data)
         else:
-            self.link.write(data)
+            self.tls.write(data)
             self.flush()
 
     def flush(self) -> None:
         """Send the records that are ready: of TLS itself, and with encrypted data."""
-        assert self.link is not None
-        output = self.link.take_output()
+        assert self.tls is not None
+        output = self.tls.take_output()
         if output:
             self.transport.write(output)
 
@@ -74,8 +74,8 @@ class ClientStream:
         More bytes may be on their way, and a close with bytes unread is a reset, which can overtake that reply: so
         unless `all_read`, or FIN has come, only this side is closed, and what still comes is read and thrown away.
         """
-        if self.link is not None:
-            self.link.close()
+        if self.tls is not None:
+            self.tls.close()
             self.flush()
         if all_read or self.eof or not self.transport.can_write_eof():
             self.transport.close()
