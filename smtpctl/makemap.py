@@ -187,8 +187,8 @@ def _is_database(path: str) -> bool:
 
 
 def _replace(target: str, entries: list[Entry], like: os.stat_result) -> None:
-    """Replace `target`, which is no link: a reader finds the old file or the new one.  Raises OSError, or Malformed of
-    tables/db.py."""
+    """Replace `target`, which is no link: a reader finds the old file or the new one.  Raises OSError, or
+    db.DbFileError."""
     folder, name = os.path.split(target)
     descriptor, path = tempfile.mkstemp(prefix=f"{name}.", dir=folder or ".")
     try:

@@ -1,8 +1,11 @@
 """The architecture, asked of the code itself."""
 
 import ast
+import builtins
 import functools
 import graphlib
+import re
+import tokenize
 from collections import defaultdict
 from pathlib import Path
 
@@ -157,6 +160,61 @@ def test_every_file_has_a_room_and_says_what_it_is(path):
     assert relative.stem in ("__init__", "__main__") or room_of(path) in {*PROCESSES, *ROOMS}
     if path.read_text().strip():
         assert ast.get_docstring(parsed(path)), "has no docstring"
+
+
+def texts(path):
+    """The docstrings of a file, and its comments, those on lines that follow each other as one text."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+    comments = ""
+    with tokenize.open(path) as file:
+        for token in tokenize.generate_tokens(file.readline):
+            if token.type == tokenize.COMMENT:
+                comments += token.string.lstrip("#")
+            elif token.type not in (tokenize.NL, tokenize.NEWLINE):
+                yield comments
+                comments = ""
+
+
+# "Raises Violation, or OSError for …, ValueError when …": names stand first, and those of two words anywhere else too.
+RAISES = re.compile(r"\b[Rr]aises((?:,? (?:(?:and|or) )?[A-Z][A-Za-z]+\b)*)([^.;]*(?:\.\b[^.;]*)*)")
+CLASS_NAME = re.compile(r"\b[a-z]\w*\.[A-Z][a-z]\w*|(?<![\w.])(?:OS|IO|[A-Z][a-z]+)[A-Z][a-z][A-Za-z]*(?!\.?\w)")
+
+
+def exceptions_named(text):
+    """The names of exceptions in a text that says what is raised; one of another module as module.Name."""
+    for first, rest in RAISES.findall(" ".join(text.split())):
+        yield from (name for name in re.findall(r"[A-Z][A-Za-z]+", first) if not name.isupper())
+        yield from CLASS_NAME.findall(rest)
+
+
+def names_visible(path):
+    """The classes that a module defines, what it imports, and what Python has builtin."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.ClassDef):
+            yield node.name
+    yield from dir(builtins)
+
+
+@EVERY_FILE
+def test_an_exception_that_a_text_names_is_visible_in_its_module(path):
+    """So that a new name of an exception reaches the docstrings and comments that say it is raised."""
+    for module, _, name in {name.rpartition(".") for text in texts(path) for name in exceptions_named(text)}:
+        paths = [other for other in FILES if other.stem == module] if module else [path]
+        assert not paths or name in {name for other in paths for name in names_visible(other)}
+
+
+def test_names_of_exceptions_are_found_in_texts():
+    found = [
+        *exceptions_named("The result.  Raises Refused, Violation or\n    OSError.  Then Maildir."),
+        *exceptions_named("Raises MailboxError for a file, SentenceError if not.  Raises nothing: see FooBar"),
+        *exceptions_named("raises trust.Untrusted, as OpenSMTPD; what it raises; Raises READ_ERRORS."),
+    ]
+    known = ["Refused", "Violation", "OSError", "MailboxError", "SentenceError"]
+    assert found == [*known, "FooBar", "trust.Untrusted"]
 
 
 def routes_of_processes():

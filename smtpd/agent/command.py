@@ -77,7 +77,7 @@ class CommandRunner:
         return wrap(parse(self._spec.wrapper, wrapper=True), inner) if self._spec.wrapper else inner
 
     def values(self, errand: Deliver) -> dict[str, str]:
-        """Raises HomeError."""
+        """Raises maildir_path.HomeError."""
         user, home = recipient_account(self._spec, errand, self.user, self.home)
         return values_of(errand.sender, errand.recipient, errand.destination, user, home)
 

@@ -29,7 +29,7 @@ class Keyring:
         self._rounds = 0
 
     def take(self, descriptor: int) -> bytes:
-        """The digest of its public half.  Raises TlsUnusable."""
+        """The digest of its public half.  Raises openssl_library.TlsUnusable."""
         key = PrivateKey.read(descriptor)
         self.keys.setdefault(key.public, key)
         self._taken.add(key.public)

@@ -141,7 +141,7 @@ class Channel:
 
     def flush(self) -> bool:
         """Hand what is queued to the socket.  True when all of it left; otherwise `pause` says when to go on.  Raises
-        Closed."""
+        ChannelClosed."""
         while self._out:
             batch, descriptor, size = self._batch()
             rights = [] if descriptor is None else [_right(descriptor)]
@@ -163,7 +163,7 @@ class Channel:
 
     def flush_within(self, seconds: float | None) -> bool:
         """For those without a loop: wait until all of it left, or for so many seconds (None: for ever); then False.
-        Raises Closed."""
+        Raises ChannelClosed."""
         deadline = None if seconds is None else time.monotonic() + seconds
         poll = select.poll()
         poll.register(self.sock, select.POLLOUT)
@@ -202,7 +202,8 @@ class Channel:
     # -- in --------------------------------------------------------------------
 
     def receive(self) -> list[tuple[Any, int | None]]:
-        """What one recvmsg brings: imsgs and their descriptors (the caller owns these).  Raises Violation, Closed."""
+        """What one recvmsg brings: imsgs and their descriptors (the caller owns these).  Raises Violation,
+        ChannelClosed."""
         with memoryview(self._buffer) as view:
             try:
                 count, rights, flags, _ = self.sock.recvmsg_into(

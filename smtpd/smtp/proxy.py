@@ -66,7 +66,7 @@ class ProxyReader:
         self._held = b""
 
     def feed(self, data: bytes) -> bool:
-        """Whether the header is complete.  Raises Malformed as soon as it cannot become one."""
+        """Whether the header is complete.  Raises ProxyError as soon as it cannot become one."""
         held = self._held = self._held + data
         one = self._signature(held) is SIGNATURE_V1
         length = _maybe_length_v1(held) if one else _maybe_length_v2(held)

@@ -69,7 +69,7 @@ class ResponseReader:
         self._reader.feed(data)
 
     def maybe_response(self) -> Response | None:
-        """The next response; None until it is complete.  Raises Malformed."""
+        """The next response; None until it is complete.  Raises ResponseError."""
         try:
             while (line := self._reader.maybe_line()) is not None:
                 if self._ends_with(line):

@@ -82,7 +82,7 @@ def read(text: str, *, is_list: bool | None = None) -> Content:
 
 
 def parse(text: str, *, is_list: bool | None = None) -> Content:
-    """The content of a file without faults.  Raises TextFileError."""
+    """The content of a file without faults.  Raises text_file.TextFileError."""
     content = read(text, is_list=is_list)
     raise_faults(content.faults)
     return content
@@ -148,7 +148,7 @@ def service_faults(content: Content, services: Collection[Service]) -> list[Line
 
 
 def make_table(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> ListTable | MappingTable:
-    """The table in the text of a file.  Raises TextFileError."""
+    """The table in the text of a file.  Raises text_file.TextFileError."""
     content = parse(text)
     raise_faults(service_faults(content, services))
     if content.is_list:

@@ -62,7 +62,7 @@ def _fault(line: str, used: list[str]) -> str:
 
 
 def parse(text: str) -> list[Account]:
-    """The accounts in a file without faults.  Raises TextFileError."""
+    """The accounts in a file without faults.  Raises text_file.TextFileError."""
     accounts, faults = read(text)
     raise_faults(faults)
     return accounts
@@ -100,5 +100,5 @@ class Accounts:
 
 
 def make_table(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> Accounts:
-    """The table in the text of a file.  Raises TextFileError."""
+    """The table in the text of a file.  Raises text_file.TextFileError."""
     return Accounts(name, parse(text), delimiter)

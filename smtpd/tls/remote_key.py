@@ -53,7 +53,7 @@ callback_state = _Memory()
 
 def make_key(public_key: int, signer: Signer) -> int:
     """The EVP_PKEY that has the public half of the EVP_PKEY `public_key`.  It is not the caller's to free.  Raises
-    Unusable."""
+    TlsUnusable."""
     check_kind(public_key)
     public = digest_of_public_key(public_key)
     if (public, signer) not in _made:

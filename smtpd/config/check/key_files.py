@@ -135,7 +135,7 @@ def _open(path: str) -> int:
 
 
 def _read[T](parse: Callable[[bytes], T], descriptor: int) -> T:
-    """Raises OSError, Unusable."""
+    """Raises OSError, TlsUnusable."""
     with os.fdopen(descriptor, "rb", closefd=False) as file:
         content = file.read(CERTIFICATE_FILE_MAX + 1)
     if len(content) > CERTIFICATE_FILE_MAX:

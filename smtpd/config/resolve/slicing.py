@@ -66,7 +66,7 @@ def slice_config(
     parsed: Parsed, host: Host, read: Callable[[str], str] = read_file, check: Callable[[Parsed], None] | None = None
 ) -> Sliced:
     """The slices, and the warnings.  `read` reads the files of tables; it may raise OSError or ValueError.  `check` may
-    add to the report.  Raises ConfigErrors, with the errors of the parser, too."""
+    add to the report.  Raises errors.ConfigErrors, with the errors of the parser, too."""
     report = parsed.report
     config = parsed.config
     texts = TableFiles(parsed, read, report)

@@ -93,7 +93,7 @@ class Certificates:
 
 
 def _read[Read](descriptor: int, parse: Callable[[bytes], Read]) -> Read:
-    """Raises Unusable.  Closes the descriptor."""
+    """Raises TlsUnusable.  Closes the descriptor."""
     with os.fdopen(descriptor, "rb") as file:
         try:
             content = file.read(CERTIFICATE_FILE_MAX + 1)

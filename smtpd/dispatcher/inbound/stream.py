@@ -34,7 +34,7 @@ class ClientStream:
         self.tls, self._unread = tls, True
 
     def open(self, data: bytes) -> bytes:
-        """The plaintext that `data` completes.  Raises TlsFailed."""
+        """The plaintext that `data` completes.  Raises connection.TlsFailed."""
         if self.tls is None:
             return data
         self._unread = False

@@ -101,7 +101,7 @@ class StartState:
 
 
 def boot(state: StartState, manager: ServiceManager) -> Started:
-    """Raises CannotStart, StartInterrupted."""
+    """Raises CannotStart, await_child.StartInterrupted."""
     try:
         log.info(f"{PRODUCT} {VERSION} starting")
         _confine_all(state)

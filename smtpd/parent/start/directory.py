@@ -18,7 +18,7 @@ class DirectoryError(Exception):
 
 def make_directory(path: str, owner: Ids, mode: int) -> None:
     """Make the directory `path` if there is none; one that is there must be its owner's and writable by no other user.
-    Raises Unfit or OSError."""
+    Raises DirectoryError or OSError."""
     above, name = os.path.split(path)
     parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -53,7 +53,7 @@ def _check(path: str, descriptor: int, owner: Ids) -> None:
 
 
 def check_empty(path: str) -> None:
-    """Raises Unfit: what lies in there could be opened by a process that was taken over."""
+    """Raises DirectoryError: what lies in there could be opened by a process that was taken over."""
     found = os.listdir(path)
     if found:
         raise DirectoryError(f'{path} is not empty: it holds "{found[0]}"')

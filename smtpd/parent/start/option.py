@@ -64,7 +64,7 @@ class Options:
 
 
 def read_options(arguments: list[str]) -> Options:
-    """Raises Misused."""
+    """Raises UsageError."""
     try:
         pairs, operands = getopt.gnu_getopt(arguments, SHORT, LONG)
     except getopt.GetoptError as error:

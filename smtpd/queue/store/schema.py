@@ -147,14 +147,14 @@ def row_of(envelope: Envelope) -> tuple[Any, ...]:
 
 
 def envelope_of(row: tuple[Any, ...]) -> Envelope:
-    """Raises ValidationError.  SQLite has no booleans: hence not strict."""
+    """Raises msgspec.ValidationError.  SQLite has no booleans: hence not strict."""
     origin = row[_STATE:_RECIPIENT] + row[_ADDED:_ADDED_RECIPIENT]
     recipient = row[_RECIPIENT:_ADDED] + row[_ADDED_RECIPIENT:_TERMS]
     return msgspec.convert((*row[:_STATE], origin, recipient, row[_TERMS:]), Envelope, strict=False)
 
 
 def schedule_of(lane_of: LaneOf, row: tuple[Any, ...]) -> Schedule:
-    """Raises ValidationError."""
+    """Raises msgspec.ValidationError."""
     *columns, priority, release, action, user, duty, destination = row
     kind = Kind(columns[1]) if columns[1] in _KINDS else Kind.MDA  # otherwise refused below
     lane = lane_of(kind, action, user, duty, destination)
