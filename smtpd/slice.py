@@ -7,6 +7,7 @@ an error of the configuration (slicing.py), and never of a process that receives
 """
 
 import re
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Annotated
 
@@ -28,10 +29,16 @@ NOBODY = (65534, 65535)  # the last ids of 16 bits, which no user may have
 NEVER_CIPHERS = ":!aNULL:!eNULL:!kRSA"
 USUAL_PROTOCOLS = ("TLSv1.2", "TLSv1.3")  # where `protocols` is not said
 OUR_PREFIX = "_smtp"  # what the names of our own users begin with
+OUR_USERS = tuple(OUR_PREFIX + letter for letter in "dlqscxmf")
 
 # The name of a user that the parent starts agents for: one word of /etc/passwd, no path, no option, nothing that a
 # terminal or a log would take for more.
 USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}")
+
+
+def is_system_account(uid: int, gid: int, reserved_uids: Collection[int] = ()) -> bool:
+    """Whether an account with these ids receives no mail: root's, the system's, nobody's, or one of `reserved_uids`."""
+    return uid < LOWEST_ID or uid in NOBODY or gid == 0 or uid in reserved_uids
 
 
 class Service(StrEnum):

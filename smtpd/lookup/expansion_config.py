@@ -1,6 +1,6 @@
 """The configuration of expansions: rules, actions and tables."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
 
 from smtpd.lookup.rule import Rules
@@ -17,6 +17,7 @@ class ExpansionConfig:
     delimiter: str  # of sub-addresses
     server_name: str
     alias_commands: str  # the user who runs commands of aliases; empty: they are refused
+    reserved_uids: Collection[int]  # of our own users: a user of a userbase with one of these receives nothing
 
     def find(
         self, table: str, service: Service, key: str
@@ -26,7 +27,9 @@ class ExpansionConfig:
         return (yield found) if isinstance(found, PendingAnswer) else found
 
 
-def make_expansion_config(configuration: LookupSlice, tables: Mapping[str, Table]) -> ExpansionConfig:
+def make_expansion_config(
+    configuration: LookupSlice, tables: Mapping[str, Table], reserved_uids: Collection[int]
+) -> ExpansionConfig:
     return ExpansionConfig(
         rules=Rules(configuration.matches, tables),
         actions={action.name: action for action in configuration.actions},
@@ -35,4 +38,5 @@ def make_expansion_config(configuration: LookupSlice, tables: Mapping[str, Table
         delimiter=configuration.sub_addr_delim,
         server_name=configuration.server_name,
         alias_commands=configuration.alias_commands,
+        reserved_uids=reserved_uids,
     )

@@ -50,7 +50,8 @@ from smtpd.lookup.refusal import Refusal
 from smtpd.lookup.resolver_config import canonical_address
 from smtpd.lookup.rule import LOCAL
 from smtpd.lookup.trace import Trace
-from smtpd.slice import LOWEST_ID, NOBODY, OUR_PREFIX, Condition, ExpansionSlice, LookupSlice, Match
+from smtpd.sandbox import find_uids
+from smtpd.slice import OUR_PREFIX, OUR_USERS, Condition, ExpansionSlice, LookupSlice, Match, is_system_account
 from smtpd.smtp.address import NULL, AddressError, parse_mailbox
 from smtpd.tables import alias_syntax as language
 from smtpd.tables.program import ProgramTable
@@ -93,7 +94,7 @@ def explain(configuration: LookupSlice, words: Sequence[str], read_forward: Read
     for table in tables.values():
         if isinstance(table, ProgramTable):
             table.lost(PROGRAM_NOT_ASKED)
-    config = make_expansion_config(configuration, tables)
+    config = make_expansion_config(configuration, tables, find_uids(OUR_USERS))
     shown = {t.name: Table(t.name, t.entries, t.pairs, t.path, t.backend) for t in configuration.tables}
     told = ExplainTrace(shown, config.actions)
     outcome = ExpansionDriver(told, read_forward).drive(Expansion(config, asked.origin, asked.recipient, told).steps())
@@ -306,5 +307,5 @@ def find_user(name: str) -> str:
         return "unknown"
     if found.pw_uid == 0:
         return "root"
-    low = found.pw_uid < LOWEST_ID or found.pw_gid == 0
-    return "daemon" if low or found.pw_uid in NOBODY or name.startswith(OUR_PREFIX) else "user"
+    is_of_the_system = is_system_account(found.pw_uid, found.pw_gid) or name.startswith(OUR_PREFIX)
+    return "daemon" if is_of_the_system else "user"

@@ -46,7 +46,7 @@ from smtpd.ipc.log import log
 from smtpd.ipc.loop import connect, prepare, unexpected
 from smtpd.lookup.resolver_config import read_resolver_config
 from smtpd.lookup.state import Lookup
-from smtpd.slice import LookupSlice
+from smtpd.slice import OUR_USERS, LookupSlice
 
 USER, CHROOT = "_smtpl", None
 PLEDGE = "stdio rpath flock inet dns"
@@ -56,10 +56,11 @@ def main() -> None:
     handed = boot.receive("lookup", LookupSlice)
     loop = prepare()
     system = read_resolver_config()
+    reserved_uids = sandbox.find_uids(OUR_USERS) if os.geteuid() == 0 else ()
     unveiled = [(path, "r") for path in directories(handed.slice.files)]
     required = handed.configure.sandbox_required
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, unveil=unveiled, required=required)
-    lookup = Lookup(loop, handed.slice, system, handed.peer("parent"), handed.peer("queue"))
+    lookup = Lookup(loop, handed.slice, system, handed.peer("parent"), handed.peer("queue"), reserved_uids)
     handed.entered(held)
     handlers = {"parent": from_parent, "dispatcher": from_dispatcher, "queue": from_queue, "control": from_control}
     connect(loop, handed.peers, handlers, lookup)

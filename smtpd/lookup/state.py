@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection
 
 from smtpd.imsg import ReportStatistics, SetVerbose, StatisticsReported, TableUpdated, UpdateTable
 from smtpd.ipc.channel import Channel
@@ -28,12 +29,14 @@ class Lookup:
         system: ResolverConfig,
         parent: Channel,
         queue: Channel,
+        reserved_uids: Collection[int],
     ):
+        """`reserved_uids`: of our own users, who receive nothing."""
         self.loop = loop
         self.statistics: Counter[str] = Counter()
         self._tables = open_tables(configuration)
         self.programs = TablePrograms(loop, self._tables)
-        config = make_expansion_config(configuration, self._tables)
+        config = make_expansion_config(configuration, self._tables, reserved_uids)
         self.recipients = RecipientExpander(config, parent, queue, loop.time, self.statistics)
         self.listeners = ListenerQuestions(configuration.listener_tables, self._tables, configuration.sub_addr_delim)
         self.logins = Logins(loop, self.listeners, parent, configuration.auth_failure_rate, self.statistics)

@@ -17,7 +17,7 @@ from smtpd.lookup.refusal import (
     invalid_recipient,
     temporary_failure,
 )
-from smtpd.slice import LOWEST_ID, USER_NAME, ExpansionSlice, Service
+from smtpd.slice import USER_NAME, ExpansionSlice, Service, is_system_account
 from smtpd.tables.table import PendingAnswer, TableUnavailable
 from smtpd.tables.userinfo import UserInfoError, parse_userinfo
 
@@ -64,7 +64,7 @@ def _check_userbase(config: ExpansionConfig, name: str, action: ExpansionSlice) 
         return info.home
     if info.uid is None or info.gid is None:
         raise temporary_failure(f"user {name} in table {action.userbase} has no uid or no gid")
-    if info.uid < LOWEST_ID or info.gid == 0:
+    if is_system_account(info.uid, info.gid, config.reserved_uids):
         raise disabled_recipient(name)
     return ""
 

@@ -7,9 +7,9 @@
     unknown    no such user; not our own, when we are not root
     later      the user database does not answer now
 
-    judge      a user of the system: what NSS says of a name
-    weigh      a user of a userbase: a uid, a gid and a home that the configuration has
-    servant    one of our own users, for what they are there for
+    check_entry              a user of the system, by what NSS says of the name
+    check_ids                a user of a userbase, by the uid and gid that the configuration has
+    find_service_account     one of our own users, for the service that this user is there for
 
 NSS is asked through the C library directly: Python's pwd takes a directory server that is down for a user that is not
 there.
@@ -24,10 +24,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from smtpd.sandbox import Ids
-from smtpd.slice import LOWEST_ID, NOBODY, OUR_PREFIX
+from smtpd.slice import OUR_PREFIX, is_system_account
 
 VERDICTS = frozenset(("user", "root", "daemon", "unknown", "later"))
-OUR_USERS = tuple(OUR_PREFIX + letter for letter in "dlqscxmf")
 _BUFFER_MAX = 1024 * 1024  # bytes of one entry with all its text
 _NOT_FOUND = (0, errno.ENOENT, errno.ESRCH)  # getpwnam(3), ERRORS
 
@@ -49,23 +48,21 @@ class Account(NamedTuple):
         return Ids(self.uid, self.gid)
 
 
-def check_entry(name: str, found: Account | None, me: int, ours: Collection[int] = ()) -> str:
-    """The verdict about the entry `found` for `name`, when our own uid is `me`; `ours`: the uids of our users."""
+def check_entry(name: str, found: Account | None, me: int, reserved_uids: Collection[int] = ()) -> str:
+    """The verdict about the entry `found` for `name`, when our own uid is `me`; `reserved_uids`: those of our users."""
     if found is None or found.name != name:
         return "unknown"  # a database that folds case would make one user out of two names
-    verdict = check_ids(found, me, ours)
+    verdict = check_ids(found, me, reserved_uids)
     return "daemon" if verdict == "user" and me == 0 and name.startswith(OUR_PREFIX) else verdict
 
 
-def check_ids(account: Account, me: int, ours: Collection[int] = ()) -> str:
+def check_ids(account: Account, me: int, reserved_uids: Collection[int] = ()) -> str:
     """The verdict by ids alone."""
     if account.uid == 0:
         return "root"
     if me != 0:
         return "user" if account.uid == me else "unknown"
-    if account.uid < LOWEST_ID or account.uid in NOBODY or account.gid == 0 or account.uid in ours:
-        return "daemon"
-    return "user"
+    return "daemon" if is_system_account(account.uid, account.gid, reserved_uids) else "user"
 
 
 def find_service_account(name: str, me: int) -> Account | None:
@@ -78,7 +75,7 @@ def find_service_account(name: str, me: int) -> Account | None:
 
 
 def find_with_verdict(
-    name: str, me: int, ours: Collection[int] = (), *, service_account: str = ""
+    name: str, me: int, reserved_uids: Collection[int] = (), *, service_account: str = ""
 ) -> tuple[str, Account | None]:
     """A user of the system, or the `service_account`: the one of our own users that is there for this.  Raises
     UserDatabaseError."""
@@ -86,7 +83,7 @@ def find_with_verdict(
         found = find_service_account(name, me)
         return "unknown" if found is None else "user", found
     found = find_account(name)
-    return check_entry(name, found, me, ours), found
+    return check_entry(name, found, me, reserved_uids), found
 
 
 class _Entry(ctypes.Structure):

@@ -35,10 +35,10 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Channel, Violation, owned, unexpected
 from smtpd.ipc.log import log
 from smtpd.ipc.selector_loop import SelectorLoop
-from smtpd.nursery.account import OUR_USERS
 from smtpd.nursery.child_main import PASSWORD_CAPABILITIES, Prepare
 from smtpd.nursery.children import Children
 from smtpd.sandbox import privilege
+from smtpd.slice import OUR_USERS
 
 # setpcap lets a child give up the rest for good, before it becomes a user.  What the child that asks PAM needs is kept
 # even if there will be none, as nothing of the configuration comes here.  What can become any user gains little
@@ -51,9 +51,10 @@ def main(prepare: Prepare) -> int:
     """`prepare` makes an agent, already as its user: this process imports no other one."""
     handed = boot.receive("nursery", None)
     loop = SelectorLoop()
-    found = {name: sandbox.find_ids(name) for name in OUR_USERS} if os.geteuid() == 0 else {}
-    ours = {ids.uid for ids in found.values() if ids is not None}
-    children = Children(loop, handed.parent, prepare, found.get(LOOK_UP_USER), ours)
+    is_root = os.geteuid() == 0
+    lookup_ids = sandbox.find_ids(LOOK_UP_USER) if is_root else None
+    reserved_uids = sandbox.find_uids(OUR_USERS) if is_root else frozenset[int]()
+    children = Children(loop, handed.parent, prepare, lookup_ids, reserved_uids)
     handed.entered(confine())
     loop.on_signal(signal.SIGCHLD, children.reap)
     loop.add(handed.parent, partial(from_parent, children), ended)

@@ -20,7 +20,7 @@ from smtpd.sandbox.enter import MISSING, SandboxUnavailable, enter, inside
 from smtpd.sandbox.memory import check as check_memory
 from smtpd.sandbox.memory import executable_writable_mappings, seal_callbacks
 from smtpd.sandbox.preload import rehearse
-from smtpd.sandbox.privilege import Ids, find_ids, limit_capabilities
+from smtpd.sandbox.privilege import Ids, find_ids, find_uids, limit_capabilities
 from smtpd.sandbox.seccomp import compile, deny, install
 from smtpd.sandbox.seccomp_kill import describe_seccomp_kill, open_kernel_log
 
@@ -35,6 +35,7 @@ __all__ = [
     "enter",
     "executable_writable_mappings",
     "find_ids",
+    "find_uids",
     "inside",
     "install",
     "limit_capabilities",

@@ -10,7 +10,7 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from smtpd.sandbox.libc import call, prctl
@@ -51,6 +51,11 @@ def find_ids(user: str) -> Ids | None:
     except KeyError:
         return None
     return Ids(entry.pw_uid, entry.pw_gid)
+
+
+def find_uids(users: Iterable[str]) -> frozenset[int]:
+    """The uids of those of `users` that there are.  Asks NSS: only before a sandbox is entered."""
+    return frozenset(ids.uid for ids in map(find_ids, users) if ids is not None)
 
 
 def change_root(root: str) -> None:

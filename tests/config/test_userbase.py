@@ -60,6 +60,7 @@ def test_an_action_that_cannot_name_the_user_is_not_told_to(method):
     [
         ("bob 0:2000:/home/bob", 'user "bob": uid 0, expected 100 or more'),
         ("bob 99:2000:/home/bob", 'user "bob": uid 99, expected 100 or more'),
+        ("bob 65534:2000:/home/bob", 'user "bob": uid 65534 is nobody'),
         ("bob 2000:0:/home/bob", 'user "bob": gid 0 is the group of root'),
         ("bob 2000:2000", 'user "bob": not uid:gid:/home'),
         ("bob 4294967295:2000:/", 'user "bob": the uid or gid is too large'),
@@ -86,7 +87,8 @@ def test_an_invalid_inline_entry_is_an_error_at_its_position():
 
 
 def test_a_copy_of_the_systems_passwd_does_for_its_people():
-    text = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/sh\nbob:x:2000:2001::/home/bob:/bin/sh\namy:secret\n"
+    system = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"
+    text = f"{system}bob:x:2000:2001::/home/bob:/bin/sh\namy:secret\n"
     assert accounts("table t passwd:/p\naction b mbox userbase <t>", _p=text) == {"bob": BOB}
 
 

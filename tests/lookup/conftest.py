@@ -56,7 +56,7 @@ class House:
             channels.setdefault(peer, ours[-1])
             self.theirs[peer + str(number or "")] = Channel(there, TABLE, peer, "lookup", number)
         self.lookup = Lookup(
-            self.loop, configuration, system or ResolverConfig(), channels["parent"], channels["queue"]
+            self.loop, configuration, system or ResolverConfig(), channels["parent"], channels["queue"], ()
         )
         handlers = {role: getattr(process, f"from_{role}") for role in ("parent", "dispatcher", "queue", "control")}
         self.boards = [

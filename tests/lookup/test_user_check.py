@@ -21,6 +21,9 @@ PEOPLE = {
     "daemon": "2:2:/srv",
     "wheel": "2001:0:/srv",
     "u99": "99:2001:/srv",
+    "noone": "65534:2001:/srv",
+    "last": "65535:2001:/srv",
+    "ours": "4711:2001:/srv",
     "u100": "100:2001:/srv",
     "odd": "2001:2001",
     "up": "2001:2001:/srv/../etc",
@@ -52,7 +55,7 @@ def test_the_forward_of_a_user_of_a_userbase():
     assert reached(hosted(dict(bob="bob, amy, |cmd")), "bob@here.test") == ["FORWARDED bob", "bob", "amy"]
 
 
-@pytest.mark.parametrize("name", ["zero", "daemon", "wheel", "u99"])
+@pytest.mark.parametrize("name", ["zero", "daemon", "wheel", "u99", "noone", "last", "ours"])
 def test_root_and_daemons_of_a_userbase_receive_nothing(name):
     world = hosted()
     refused(world, f"{name}@here.test", 550, "5.2.1")

@@ -75,7 +75,7 @@ class World:
         every = {action.name: action for action in (ExpansionSlice(name="in", **action), *actions)}
         rules = Rules(matches, LOCAL | made)
         self.config = ExpansionConfig(
-            rules, every, LOCAL | made, frozenset(texts), delimiter, "mx.here.test", alias_commands
+            rules, every, LOCAL | made, frozenset(texts), delimiter, "mx.here.test", alias_commands, {4711}
         )
         self.server = ServerAnswer(server, "because" if server == "later" else "")
         self.asked = []

@@ -39,12 +39,11 @@ from smtpd.ipc.channel import Channel
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.nursery import child_main
 from smtpd.nursery import children as children_module
-from smtpd.nursery.account import OUR_USERS
 from smtpd.nursery.children import Children
 from smtpd.nursery.process import from_parent
 from smtpd.parent.start.check import USERS
 from smtpd.sandbox.privilege import CAPABILITIES
-from smtpd.slice import LMTP_USER, PROGRAM_USER
+from smtpd.slice import LMTP_USER, OUR_USERS, PROGRAM_USER
 from tests.unique import MARK
 
 ROOT = os.geteuid() == 0

@@ -10,7 +10,7 @@ from smtpd.config.check.table_files import READABLE_BACKENDS, TableEntry, TableF
 from smtpd.config.errors import Report, quoted
 from smtpd.config.model import Action, Table
 from smtpd.config.parser import Parsed
-from smtpd.slice import LOWEST_ID, USER_NAME, Account
+from smtpd.slice import LOWEST_ID, NOBODY, USER_NAME, Account
 from smtpd.tables.userinfo import UserInfo, UserInfoError, parse_userinfo
 
 USERBASE_MAX = 100_000
@@ -61,6 +61,8 @@ def _checked(name: str, info: UserInfo) -> Account:
         raise UserInfoError("no uid or no gid: add them, or add the user to the action, as in: user vmail")
     if info.uid < LOWEST_ID:
         raise UserInfoError(f"uid {info.uid}, expected {LOWEST_ID} or more")
+    if info.uid in NOBODY:
+        raise UserInfoError(f"uid {info.uid} is nobody")
     if info.gid == 0:
         raise UserInfoError("gid 0 is the group of root")
     if not USER_NAME.fullmatch(name):
@@ -69,6 +71,7 @@ def _checked(name: str, info: UserInfo) -> Account:
 
 
 def _is_of_the_system(entry: TableEntry) -> bool:
-    """Whether the uid is a system user's, as in a copy of /etc/passwd: those receive no mail, which is no error."""
+    """Whether the uid is a system user's or nobody's, as in a copy of /etc/passwd: those receive no mail, which is no
+    error."""
     uid = entry.value.partition(":")[0]
-    return uid.isdecimal() and int(uid[:10]) < LOWEST_ID
+    return uid.isdecimal() and (int(uid[:10]) < LOWEST_ID or int(uid[:10]) in NOBODY)

@@ -6,7 +6,11 @@ from smtpd.envelope import Outcome
 
 
 class AttemptResult(NamedTuple):
-    """What an attempt came to for one envelope."""
+    """What an attempt came to for one envelope.
+
+    `code`, `enhanced` and `remote` are for delivery status notifications, which are not there yet: nothing reads them,
+    and the carrier of local mail leaves them empty, as an agent does not tell them.
+    """
 
     outcome: Outcome
     text: str  # the reply or the error, as `show queue` has it
