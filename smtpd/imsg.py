@@ -106,10 +106,10 @@ class ReopenSyslog:
 
 @imsg("parent -> nursery")
 class TakeSeccompFilter:
-    """The ready-made seccomp program of one kind of agent."""
+    """The compiled seccomp filter of one kind of agent."""
 
     kind: Word
-    program: bytes
+    filter: bytes
 
 
 @imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery")

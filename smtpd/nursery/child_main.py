@@ -1,7 +1,7 @@
 """From fork to the first line of work: what a child of the nursery does, in blocking calls.
 
     run_user_lookup    a user without rights, asks NSS               name --> verdict, again and again
-    run_agent          find the account                                       --> "person UID GID"
+    run_agent          find the account                                       --> "ids UID GID"
                        become the user, sandbox, then serve its socket        --> "ok", or "verdict reason"
     run_table_program  become its user, exec                                  --> nothing, or "verdict reason"
     run_password       stay root, without what root may, exec                 --> nothing, or "verdict reason"
@@ -41,7 +41,7 @@ from smtpd.slice import LMTP_USER, PROGRAM_USER
 EX_SOFTWARE = 70
 MEMORY_MAX = 512 * 1024 * 1024  # bytes of data of one agent
 PROCESSES_MAX = 1024  # and threads, of one user, as far as commands may make more of them
-REPORT_MAX = 1000  # characters
+REPORT_MAX = 1000  # characters of a line that is reported, and bytes of a name that is looked up
 DESCRIPTORS_MAX = os.sysconf("SC_OPEN_MAX")
 LMTP_KINDS = ("lmtp", "lmtp-unix")
 # For PAM: to read a shadow file that not even its owner may, and to write the audit log, without which it says no.
@@ -68,8 +68,8 @@ class AgentSetup:
     user: str
     account: tuple[int, int, str] | None  # uid, gid, home of a userbase; None: as the system has them for `user`
     spec: AgentSpec
-    program: bytes | None  # its seccomp filter; None: compile it, if this machine can
-    ours: Collection[int] = ()  # uids that it must not have
+    filter: bytes | None  # of seccomp; None: compile it, if this machine can
+    reserved_uids: Collection[int] = ()  # of our users: it must not have one of these
 
 
 class AccountRefused(Exception):
@@ -115,7 +115,7 @@ def _keep_only(descriptors: tuple[int, ...]) -> range:
 # -- user lookups ----------------------------------------------------------------------------
 
 
-def run_user_lookup(us: Ids | None, ours: Collection[int], descriptor: int) -> None:
+def run_user_lookup(us: Ids | None, reserved_uids: Collection[int], descriptor: int) -> None:
     """`us`: the user to become, as modules of the name service may speak with a server; None: stay."""
     me = os.geteuid()
     setproctitle("smtpd: nursery: user lookup")
@@ -125,12 +125,12 @@ def run_user_lookup(us: Ids | None, ours: Collection[int], descriptor: int) -> N
     _give_up_privileges()
     with socket.socket(fileno=descriptor) as sock:
         while name := sock.recv(REPORT_MAX):
-            sock.send(_verdict(name.decode(), me, ours).encode())
+            sock.send(_verdict(name.decode(), me, reserved_uids).encode())
 
 
-def _verdict(name: str, me: int, ours: Collection[int]) -> str:
+def _verdict(name: str, me: int, reserved_uids: Collection[int]) -> str:
     try:
-        return check_entry(name, find_account(name), me, ours)
+        return check_entry(name, find_account(name), me, reserved_uids)
     except UserDatabaseError:
         return "later"
 
@@ -159,8 +159,8 @@ def run_agent(setup: AgentSetup, prepare: Prepare, descriptor: int, *more: int) 
 def _make(setup: AgentSetup, prepare: Prepare, report: int) -> tuple[Agent, list[str]]:
     """The agent, as its user and in its sandbox, and what of that this machine could not give.  No descriptor above
     `report` is its own."""
-    account = _get_person(setup)
-    _say(report, f"person {account.uid} {account.gid}")
+    account = _get_account(setup)
+    _say(report, f"ids {account.uid} {account.gid}")
     setproctitle(f"smtpd: agent of {account.name}")
     _become(account.ids)
     os.umask(0o077)
@@ -175,25 +175,25 @@ def _make(setup: AgentSetup, prepare: Prepare, report: int) -> tuple[Agent, list
     if promises is None:
         _give_up_privileges()
         return agent, []
-    held = sandbox.enter(account.ids, None, promises, unveil=agent.visible_paths, program=setup.program)
+    held = sandbox.enter(account.ids, None, promises, unveil=agent.visible_paths, program=setup.filter)
     return agent, [line.removeprefix("missing: ") for line in held if line.startswith("missing: ")]
 
 
-def _get_person(setup: AgentSetup) -> Account:
+def _get_account(setup: AgentSetup) -> Account:
     """The account to become.  Raises AccountRefused."""
     if setup.account is None:
-        return _get_user(setup.user, setup.ours, LMTP_USER if setup.spec.kind in LMTP_KINDS else "")
+        return _get_user(setup.user, setup.reserved_uids, LMTP_USER if setup.spec.kind in LMTP_KINDS else "")
     account = Account(setup.user, *setup.account)
-    verdict = check_ids(account, os.geteuid(), setup.ours)
+    verdict = check_ids(account, os.geteuid(), setup.reserved_uids)
     if verdict != "user":
         raise AccountRefused(verdict, "")
     return account
 
 
-def _get_user(name: str, ours: Collection[int], service_account: str) -> Account:
+def _get_user(name: str, reserved_uids: Collection[int], service_account: str) -> Account:
     """Raises AccountRefused."""
     try:
-        verdict, account = find_with_verdict(name, os.geteuid(), ours, service_account=service_account)
+        verdict, account = find_with_verdict(name, os.geteuid(), reserved_uids, service_account=service_account)
     except UserDatabaseError as error:
         raise AccountRefused("later", f"the user database does not answer: {error}") from None
     if verdict != "user" or account is None:
@@ -240,12 +240,12 @@ def _go_home(home: str) -> None:
 
 
 def run_table_program(
-    user: str, arguments: list[str], ours: Collection[int], descriptor: int, stderr: int, report: int
+    user: str, arguments: list[str], reserved_uids: Collection[int], descriptor: int, stderr: int, report: int
 ) -> None:
     """Another program from here on, with the socket as 0 and 1 and `stderr` as 2.  Silence is success: the pipe closes
     by itself."""
     try:
-        _become(_get_user(user, ours, PROGRAM_USER).ids)
+        _become(_get_user(user, reserved_uids, PROGRAM_USER).ids)
         os.umask(0o077)
         os.chdir("/")
         os.closerange(report + 1, DESCRIPTORS_MAX)

@@ -5,11 +5,11 @@
                                                       AgentNotForked
     ForkTableProgram --fork--> a child executes  --------> TableProgramForked
                                                       TableProgramNotForked
-    ForkPassword --fork-> a child executes, asks PAM, and has a while for it
+    ForkPassword --fork-> a child executes, asks PAM                          killed after PASSWORD_TIMEOUT
     SIGCHLD     ---------------------------- waitpid -> AgentEnded, TableProgramEnded
 
-Nothing here waits for a child.  One that does not say its line in time (a directory server or a home that hangs) is
-killed and answered "later".
+Nothing here waits for a child.  One that has not started after START_TIMEOUT (a directory server or a home hangs) is
+killed: an agent is answered "later", and a table program with the reason.
 """
 
 import os
@@ -47,17 +47,17 @@ from smtpd.nursery.child_main import AgentSetup, Prepare, fork, run_agent, run_p
 from smtpd.nursery.user_lookup import UserLookups
 from smtpd.sandbox import Ids
 
-AGENTS_MAX = 448  # a little more than the parent asks for
-START_TIMEOUT = 5.0  # seconds
-REPORT_MAX = 8192  # bytes
-PASSWORD_TIMEOUT = 15.0  # seconds; a directory server may hang
-AGENTS_EXIT_TIMEOUT = 3.0  # seconds that agents have to end by themselves
-COMMANDS_EXIT_TIMEOUT = 2.0  # seconds that an agent has to end its commands before it is killed
-PACKET_BUFFER = 8 * PACKET_MAX  # bytes of room in a socket
-MAILBOX_BUFFER = (
-    4096  # a few descriptors: how many of root's may be under way is limited, for all of root's processes together
-)
-IDS = re.compile(r"person ([0-9]{1,10}) ([0-9]{1,10})")
+AGENTS_MAX = 448  # processes; the limit of the parent (parent/agent.py) is a little lower
+START_TIMEOUT = 5.0  # seconds from the fork until an agent reports "ok", or another program is executed
+REPORT_READ_MAX = 8192  # bytes of one read: more than all lines of a report have
+PASSWORD_TIMEOUT = 15.0  # seconds for one password; a directory server that PAM asks may hang
+AGENTS_EXIT_TIMEOUT = 3.0  # seconds from Stop until the nursery ends, and with it the agents that are left
+COMMANDS_EXIT_TIMEOUT = 2.0  # seconds from SIGTERM to SIGKILL of an agent that runs commands: it ends these first
+PACKET_BUFFER = 8 * PACKET_MAX  # bytes, SO_SNDBUF of the socket of an agent
+# Bytes, SO_SNDBUF of a mailbox socket: a few packets, each with a descriptor.  The kernel limits the descriptors that
+# are sent and not yet received, for all processes of root together.
+MAILBOX_BUFFER = 4096
+IDS = re.compile(r"ids ([0-9]{1,10}) ([0-9]{1,10})")
 NO_REPORT = "the process ended without a word"
 TOO_LATE = "no answer in time"
 
@@ -80,27 +80,27 @@ class Agent:
 
 
 class Children:
-    """`us`: the user that NSS is asked as; `ours`: the uids that no agent of a user may have."""
+    """`us`: the user that NSS is asked as; `reserved_uids`: of our users, which no agent of another user may have."""
 
     def __init__(
-        self, loop: SelectorLoop, parent: Channel, prepare: Prepare, us: Ids | None, ours: Collection[int] = ()
+        self, loop: SelectorLoop, parent: Channel, prepare: Prepare, us: Ids | None, reserved_uids: Collection[int] = ()
     ):
         self._loop = loop
         self._parent = parent
         self._prepare = prepare
-        self._ours = ours
-        self._lookups = UserLookups(loop, us, ours, time.monotonic)
+        self._reserved_uids = reserved_uids
+        self._lookups = UserLookups(loop, us, reserved_uids, time.monotonic)
         self._filters: dict[str, bytes] = {}
         self._starting: dict[int, StartingChild] = {}
         self._agents: dict[int, Agent] = {}  # every one that is not reaped yet
         self._programs: set[int] = set()
         self._passwords: dict[int, Timer] = {}
-        self._announced: set[int] = set()
+        self._announced: set[int] = set()  # pids of agents and programs that the parent was told of; so is their end
         self._said_what_is_missing = False
         self._stopping = False
 
     def take_seccomp_filter(self, imsg: TakeSeccompFilter) -> None:
-        self._filters[imsg.kind] = imsg.program
+        self._filters[imsg.kind] = imsg.filter
 
     # -- users ---------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Children:
             imsg.shared,
             os.geteuid(),
         )
-        setup = AgentSetup(imsg.user, imsg.account, spec, self._filters.get(imsg.kind), self._ours)
+        setup = AgentSetup(imsg.user, imsg.account, spec, self._filters.get(imsg.kind), self._reserved_uids)
         try:
             ours, theirs = _packets((PACKET_BUFFER, MAILBOX_BUFFER) if imsg.kind in MAILBOX_KINDS else (PACKET_BUFFER,))
         except OSError as error:
@@ -142,7 +142,7 @@ class Children:
             _close(ours)
             self._parent.send(AgentNotForked(imsg.request, "later", "no further process can be made"))
             return
-        self._agents[pid] = Agent(pid, PROMISES[imsg.kind] is None)
+        self._agents[pid] = Agent(pid, has_commands=PROMISES[imsg.kind] is None)
 
     def _agent_started(self, imsg: ForkAgent, sockets: list[socket.socket], starting: StartingChild, line: str) -> None:
         verdict, _, rest = line.partition(" ")
@@ -183,7 +183,7 @@ class Children:
     # -- programs ---------------------------------------------------------------------
 
     def fork_program(self, imsg: ForkTableProgram, stderr: int) -> None:
-        """`stderr`: what its standard error is."""
+        """`stderr`: the descriptor that becomes its standard error; it is closed here."""
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
@@ -191,7 +191,7 @@ class Children:
             self._parent.send(TableProgramNotForked(imsg.request, f"no socket can be made: {error.strerror}"))
             return
         with theirs:
-            child = partial(run_table_program, imsg.user, imsg.arguments, self._ours)
+            child = partial(run_table_program, imsg.user, imsg.arguments, self._reserved_uids)
             finished = partial(self._program_started, imsg, ours)
             pid = None if self._stopping else self._fork_child(child, finished, theirs.fileno(), stderr)
         os.close(stderr)
@@ -202,7 +202,7 @@ class Children:
             self._programs.add(pid)
 
     def _program_started(self, imsg: ForkTableProgram, sock: socket.socket, starting: StartingChild, line: str) -> None:
-        if line:
+        if line:  # a reason: a program that is executed closes the pipe without a line
             sock.close()
             verdict, _, reason = line.partition(" ")
             trouble = fit_text(Text, reason or f"user {imsg.user}: {verdict}")
@@ -214,7 +214,7 @@ class Children:
     # -- passwords --------------------------------------------------------------------
 
     def fork_password(self, channel: int) -> None:
-        """It tells its own parent's side by `channel`, and shares our log."""
+        """`channel`: its socket to the parent, closed here.  It writes to the same log as this process."""
         pid = None if self._stopping else self._fork_child(run_password, self._password_started, channel, 2)
         os.close(channel)
         if pid is not None:
@@ -251,7 +251,7 @@ class Children:
     def _hear(self, starting: StartingChild) -> None:
         """A line is one write into a pipe, so it comes whole or not at all.  The ids come first or never."""
         try:
-            data = os.read(starting.pipe, REPORT_MAX)
+            data = os.read(starting.pipe, REPORT_READ_MAX)
         except BlockingIOError:
             data = b""
         first, _, rest = data.decode(errors="replace").partition("\n")
@@ -300,8 +300,9 @@ class Children:
     # -- the end -----------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Queue is gone, so the agents end by themselves, and lookup is, so the programs do; one that does not is
-        killed with us.  The result of a command is lost now."""
+        """Wait for the agents up to AGENTS_EXIT_TIMEOUT.  Queue and lookup have ended before, so agents and table
+        programs end by themselves, and a child that does not is killed when this process ends.  Commands that still run
+        are ended; their results are lost."""
         self._stopping = True
         self._lookups.stop()
         for agent in self._agents.values():
@@ -320,8 +321,8 @@ def _ids_in(line: str) -> tuple[int, int] | None:
 
 
 def _packets(rooms: Iterable[int]) -> tuple[list[socket.socket], list[socket.socket]]:
-    """The ends of socketpairs that keep frames apart, one with each of these buffers.  Raises OSError, and then none is
-    left open."""
+    """Both ends of SOCK_SEQPACKET pairs, which keep the bounds of each frame; one pair with each of these buffers.
+    Raises OSError, and then none is left open."""
     ours, theirs = list[socket.socket](), list[socket.socket]()
     try:
         for room in rooms:

@@ -44,10 +44,10 @@ class LookupChild:
 
 
 class UserLookups:
-    """`us`: the user that they become, None: our own; `ours`: the uids that no user may have; `now`: seconds."""
+    """`us`: the user that they become, None: our own; `reserved_uids`: of our users; `now`: seconds."""
 
-    def __init__(self, loop: SelectorLoop, us: Ids | None, ours: Collection[int], now: Callable[[], float]):
-        self._loop, self._us, self._ours, self._now = loop, us, ours, now
+    def __init__(self, loop: SelectorLoop, us: Ids | None, reserved_uids: Collection[int], now: Callable[[], float]):
+        self._loop, self._us, self._reserved_uids, self._now = loop, us, reserved_uids, now
         self._waiting: deque[tuple[str, Answer]] = deque()
         self._children: dict[int, LookupChild] = {}  # by pid
         self._free: list[LookupChild] = []  # the last one is used first, so that the others reach IDLE_TIMEOUT
@@ -79,7 +79,7 @@ class UserLookups:
             return None
         with theirs:
             try:
-                pid = fork(partial(run_user_lookup, self._us, self._ours), theirs.fileno())
+                pid = fork(partial(run_user_lookup, self._us, self._reserved_uids), theirs.fileno())
             except OSError as error:
                 ours.close()
                 log.warn(f"fork: {error.strerror}")

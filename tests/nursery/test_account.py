@@ -80,7 +80,7 @@ def test_this_process_has_a_user():
     "uid, gid, verdict",
     [(1000, 1000, "user"), (0, 0, "root"), (99, 1000, "daemon"), (65534, 1000, "daemon"), (1000, 0, "daemon")],
 )
-def test_ids_of_a_userbase_are_weighed_as_the_system_s(uid, gid, verdict):
+def test_ids_of_a_userbase_get_the_verdict_that_the_system_s_get(uid, gid, verdict):
     assert check_ids(Account("alice", uid, gid, "/home/alice"), 0) == verdict
 
 
@@ -95,7 +95,7 @@ def test_not_root_only_the_own_uid_is_a_user():
     assert (check_ids(alice, 1000), check_ids(alice, 1001)) == ("user", "unknown")
 
 
-def test_a_servant_is_found_for_its_own_service_only():
+def test_a_service_account_is_found_for_its_own_service_only():
     assert find_with_verdict("_smtpm", 1000, service_account="_smtpm")[0] == "user"
     assert find_with_verdict("_smtpm", 1000)[0] == "unknown"
     assert find_service_account("_smtp-no-such-user", 0) is None

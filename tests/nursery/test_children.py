@@ -62,7 +62,7 @@ def user(tmp_path_factory):
     subprocess.run(["userdel", USER], check=True, stderr=subprocess.DEVNULL)
 
 
-OURS = {4711}  # uids of the daemon's own users
+RESERVED_UIDS = {4711}  # uids of the daemon's own users
 
 
 def agent(request, user, kind="maildir", *, account=None, target="", wrapper="", junk=False, rcpt_to=False, files=()):
@@ -110,7 +110,7 @@ class World:
             Channel(ours, TABLE, "nursery", "parent"),
             Channel(theirs, TABLE, "parent", "nursery"),
         )
-        self.children = Children(self.loop, self.nursery, prepare, None, OURS)
+        self.children = Children(self.loop, self.nursery, prepare, None, RESERVED_UIDS)
         self.finished = []
         self.sockets = []
         for kind, promises in PROMISES.items():
@@ -254,7 +254,7 @@ def test_an_agent_with_commands_has_no_more_rights_than_its_user_and_no_fewer(wo
     assert world.children._agents[forked.pid].has_commands
 
 
-def test_no_crowd_of_root_s_descriptors_waits_in_the_mailbox_socket_of_an_agent_that_takes_none(world):
+def test_few_of_root_s_descriptors_wait_in_the_mailbox_socket_of_an_agent_that_takes_none(world):
     world.ask_for_agent(agent(1, USER, "mbox"))
     mailbox_socket = world.sockets[0]
     mailbox_socket.setblocking(False)
@@ -581,14 +581,14 @@ def test_what_a_child_says_when_it_is_its_user_does_not_make_it_another(make_wor
     """The pipe is the child's until it closes it; whom it was to become is settled before."""
 
     def prepare(*told):
-        os.write(max(int(name) for name in os.listdir("/proc/self/fd")) - 1, b"person 0 0\n")
+        os.write(max(int(name) for name in os.listdir("/proc/self/fd")) - 1, b"ids 0 0\n")
         return Facts(*told)
 
     told = make_world(prepare).ask(agent(1, USER, "forward"))
     assert told.verdict == "later"
 
 
-@pytest.mark.parametrize("line", ["person", "person 0", "person -1 0", "person a b", "person ٣ 1", "person 1 2 3"])
+@pytest.mark.parametrize("line", ["ids", "ids 0", "ids -1 0", "ids a b", "ids ٣ 1", "ids 1 2 3"])
 def test_only_numbers_are_ids(line):
     assert children_module._ids_in(line) is None
 

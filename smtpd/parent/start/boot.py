@@ -332,10 +332,10 @@ def _await_sandboxes(state: StartState) -> None:
         if promises is None:
             continue
         try:
-            program = sandbox.compile(promises)
+            filter = sandbox.compile(promises)
         except (ImportError, RuntimeError):
             continue  # there is no libseccomp: the agents say so
-        state.children[0].channel.send(TakeSeccompFilter(kind, program))
+        state.children[0].channel.send(TakeSeccompFilter(kind, filter))
 
 
 def _report(state: StartState, name: str, held: list[str]) -> None:
