@@ -48,7 +48,7 @@ def test_an_address_that_has_failed_too_often_is_not_listened_to(daemon):
     assert attempt(PORT, "amy", ASCII, plain, GUESSERS[0], US) == LATER
     assert attempt(PORT, "amy", ASCII, plain, OTHER, US) == OK
     assert daemon.statistics()["lookup.login.counted-out"] == 1
-    assert logged(daemon, f"login from {GUESSERS[0]} not looked at")
+    assert logged(daemon, f"login from {GUESSERS[0]} not checked: too many failures")
 
 
 def test_a_user_whom_others_guess_at_gets_in_from_where_they_are_known(daemon):

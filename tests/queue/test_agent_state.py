@@ -62,7 +62,7 @@ def test_every_life_begins_and_ends_without_an_agent(state):
     assert AgentState.ABSENT in after(state)
 
 
-@pytest.mark.parametrize("state", RUNNING)
+@pytest.mark.parametrize("state", sorted(RUNNING, key=lambda state: state.name))
 def test_an_agent_may_end_at_any_time(state):
     assert TRANSITIONS[state][AgentEvent.ENDED] is AgentState.ABSENT
     assert TRANSITIONS[state][AgentEvent.USELESS] is AgentState.BLOCKED
