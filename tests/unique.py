@@ -13,8 +13,9 @@ import socket
 MARK = secrets.token_hex(3)
 
 # Ports of 127.0.0.1 below those that the kernel gives to clients: one of these could be a client's by the time that a
-# server asks for it.  Each process takes a block for itself, and holds a name that says so for as long as it lives.
-FIRST, BLOCK, BLOCKS = 10_000, 200, 110
+# server asks for it.  Each process takes a block for itself, and holds a name that says so for as long as it lives: a
+# machine with 100 processors runs 200 at a time.
+FIRST, BLOCK, BLOCKS = 10_000, 40, 550
 
 
 def _take_block():
