@@ -13,7 +13,7 @@ from smtpctl.sendmail_option import DATAERR, SOFTWARE, USAGE, SendmailError, Sen
 from smtpctl.submission import SubmissionMail
 from smtpctl.visible import visible
 
-TYPE_CHECKING = False  # see letter.py
+TYPE_CHECKING = False  # see raw_mail.py
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -7,7 +7,7 @@ to the user: another user's could hold anything.
 import os
 import stat
 
-TYPE_CHECKING = False  # see letter.py
+TYPE_CHECKING = False  # see raw_mail.py
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

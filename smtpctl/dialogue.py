@@ -26,7 +26,7 @@ from smtpctl.sendmail_option import DATAERR, OK, SOFTWARE, TEMPFAIL, SendmailErr
 from smtpctl.submission import PIECE
 from smtpd.smtp.response import Response, ResponseError, ResponseReader
 
-TYPE_CHECKING = False  # see letter.py
+TYPE_CHECKING = False  # see raw_mail.py
 if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable

@@ -23,7 +23,7 @@ from smtpctl.raw_mail import MAX_LINE, PIECE
 from smtpd.header.mime import IDENTITY, with_encoding
 from smtpd.smtp.line_ending import TEXT_LINE_MAX as SERVER_LINE
 
-TYPE_CHECKING = False  # see letter.py
+TYPE_CHECKING = False  # see raw_mail.py
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import BinaryIO

@@ -17,7 +17,7 @@ A mail that has no parts is part 0 itself.
 from smtpctl.raw_mail import MAX_HEADER, PIECE
 from smtpd.header.mime import IDENTITY, MESSAGES, describe
 
-TYPE_CHECKING = False  # see letter.py
+TYPE_CHECKING = False  # see raw_mail.py
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO

@@ -4,8 +4,8 @@
     -bi  newaliases                                     -bp  mailq
     -q   smtpctl schedule all
 
-    stdin --> Letter --> sender, recipients --> Submission --> smtpd       letter.py, envelope.py, submission.py
-                 +------- not sent ----------> ~/dead.letter               deadletter.py
+    stdin --> RawMail --> sender, recipients --> Submission --> smtpd      raw_mail.py, addressing.py, submission.py
+                 +------- not sent ----------> ~/dead.letter               dead_letter.py
 
 What is said to smtpd is made here of single words that have been looked at, never of a line that somebody wrote.
 
@@ -43,7 +43,7 @@ from smtpd import PRODUCT, VERSION
 from smtpd.ipc import query
 from smtpd.paths import Paths
 
-TYPE_CHECKING = False  # see letter.py
+TYPE_CHECKING = False  # see raw_mail.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 

@@ -5,7 +5,7 @@
 
 from smtpctl.visible import visible
 
-TYPE_CHECKING = False  # see letter.py
+TYPE_CHECKING = False  # see raw_mail.py
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

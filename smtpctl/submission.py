@@ -9,7 +9,7 @@ become printable as they are read (smtpd/smtp/response.py); commands are single 
 from smtpd.smtp.dot_stuffing import dot_stuffed
 from smtpd.smtp.response import Response, ResponseError, ResponseReader
 
-TYPE_CHECKING = False  # see letter.py
+TYPE_CHECKING = False  # see raw_mail.py
 if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable, Iterable

@@ -6,8 +6,8 @@
             Result, ForwardText, Greeted                                       <--
 
 One packet of a SOCK_SEQPACKET pair holds one frame, so a descriptor cannot stray.  Fixed structs and counted bytes, no
-msgspec: an agent is forked for every user that gets mail, and carries nothing that it does not need.  queue believes
-nothing of what comes back but that it came from that user: decode raises FrameError, and that agent is dropped.
+msgspec: all code that a user's process needs for them is in this file.  queue believes nothing of what comes back but
+that it came from that user: decode raises FrameError, and that agent is dropped.
 
     kind u8 | flags u8 | reserved u16 | rest u32 | envelope or request u64 | …     big-endian
 """

@@ -207,6 +207,14 @@ def test_an_exception_that_a_text_names_is_visible_in_its_module(path):
         assert not paths or name in {name for other in paths for name in names_visible(other)}
 
 
+@EVERY_FILE
+def test_a_file_that_a_text_names_is_there(path):
+    """`alias_lexer.py` anywhere in the tree, `build/value.py` in a folder of that name."""
+    there = [f"/{other.relative_to(TOP).as_posix()}" for other in [*FILES, *(TOP / "tests").rglob("*.py")]]
+    for named in {named for text in texts(path) for named in re.findall(r"(?<![\w./])[\w/]+\.py\b", text)}:
+        assert any(other.endswith(f"/{named}") for other in there), named
+
+
 def test_names_of_exceptions_are_found_in_texts():
     found = [
         *exceptions_named("The result.  Raises Refused, Violation or\n    OSError.  Then Maildir."),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 
 class AnswerCache[Key, Answer]:
-    """`fetch(key)` makes sure that answer(key, …) is called once, later; `now`: a monotonic clock in seconds."""
+    """`fetch(key)` makes sure that answer(key, …) is called once, now or later; `now`: a monotonic clock in seconds."""
 
     def __init__(self, fetch: Callable[[Key], None], now: Callable[[], float], size: int):
         self._fetch = fetch
@@ -38,7 +38,7 @@ class AnswerCache[Key, Answer]:
         self._answers.pop(key, None)
 
     def ask(self, key: Key, answered: Callable[[Answer], None]) -> None:
-        """Fetch the answer, unless that is under way.  Never calls `answered` before it returns."""
+        """Fetch the answer, unless that is under way.  If `fetch` answers at once, so does this."""
         if key in self._waiting:
             self._waiting[key].append(answered)
         else:

@@ -1,6 +1,6 @@
 """Signals as they come to a program, whatever it was started with.
 
-    caller: SIGCHLD ignored, some blocked  --exec-->  own_signals()  -->  none blocked, those we depend on default
+    caller: SIGCHLD ignored, some blocked  --exec-->  reset_signals()  -->  none blocked, those we depend on default
 
 Dispositions that are "ignore", and the mask, outlive exec (POSIX, exec).  Where SIGCHLD is ignored, no child can be
 waited for: the kernel forgets its status, and a command that failed would look as if it had done its work.

@@ -8,7 +8,7 @@
     FinishScram       the proof
 
 Neither the answer nor its time shows whether the user exists: without a credential the password is compared with a
-decoy of the same cost, and a "no" is sent a fixed delay after the question.
+decoy of the same cost, and a "no" is sent after a delay that is counted from the question.
 
 SECURITY
     Passwords are kept only while they are checked: never in a log, an exception or a cache.

@@ -45,7 +45,7 @@ AT_ONCE = [
 
 
 class Watch:
-    """`last_word` gets the reason of a failure too, for a log that works without control."""
+    """`log_directly` gets the reason of a failure too, for a log that works without control."""
 
     def __init__(
         self,

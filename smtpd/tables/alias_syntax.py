@@ -8,8 +8,8 @@
     :include:/etc/mail/staff       Include("/etc/mail/staff"); the first colon is optional
     :error:550 no longer here      Error(550, "no longer here"); likewise
 
-Commas separate and # begins a comment: see piece.py.  In a .forward and in an include file each line is such a value;
-an invalid line is skipped and does not affect the others.
+Commas separate and # begins a comment: see alias_lexer.py.  In a .forward and in an include file each line is such a
+value; an invalid line is skipped and does not affect the others.
 
 Which of these is allowed where is decided by lookup/expansion.py.
 """

@@ -5,7 +5,8 @@ table t db:/path       may be made later by makemap: a warning
 action … user NAME     there is no such user, nor is there for alias-commands: a warning, as it may be added later;
                        a system user, such as mail or www-data, likewise: nothing is delivered as that user
 
-Interfaces are checked in address.py, programs in program.py, the files of pki and ca in keyfile.py.
+Interfaces are checked in resolve/listen_addresses.py, programs in resolve/table_programs.py, the files of pki and ca in
+key_files.py.
 """
 
 from smtpd.config.build.table_operand import BACKENDS_WITH_PATH

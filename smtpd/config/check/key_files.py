@@ -6,7 +6,8 @@
 
 Keys are read as crypto reads them, and certificates are loaded into the same contexts as in a dispatcher: what is
 refused here would be refused there.  The daemon itself never has a key and its certificate in one process.
-The files of a pki or ca that no listener names are not checked, as the daemon does not open them: doubt.py warns of it.
+The files of a pki or ca that no listener names are not checked, as the daemon does not open them: implausible.py
+warns of it.
 """
 
 import os

@@ -4,8 +4,7 @@
     texts.check(table, ...)    report what would keep the table from serving its uses
 
 lookup reads the content for itself, and again at `smtpctl update table`.  Needed here: which files lookup will open,
-whether it can use them, which uids count (people.py), which commands aliases name
-(alias.py).
+whether it can use them, which uids count (resolve/userbase.py), which commands aliases name (alias_tables.py).
 """
 
 from collections.abc import Callable, Collection, Iterator

@@ -1,7 +1,7 @@
 """The slices as they are handed over: encoded, and decoded again as their processes will.
 
-Words that do not fit have been reported before, with their position (mistake.py); this makes sure of it for all
-fields of a slice, and that no slice is larger than the imsg that carries it to its process.
+Words that do not fit have been reported before, with their position (build/diagnostics.py); this makes sure of it
+for all fields of a slice, and that no slice is larger than the imsg that carries it to its process.
 """
 
 import msgspec

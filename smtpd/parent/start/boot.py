@@ -228,7 +228,7 @@ def _take_paths(state: StartState) -> None:
     paths = state.paths
     me = Ids(os.geteuid(), os.getegid())
     queue = sandbox.find_ids("_smtpq") if me.uid == 0 else me
-    assert queue is not None  # _check_users has seen it
+    assert queue is not None  # check.py has looked for it
     if paths.state is not None:
         make_directory(paths.state, me, 0o755)
     make_directory(paths.empty, me, 0o755)
