@@ -187,9 +187,9 @@ class SQLiteStore:
         removes: list[Remove] = []
         others: list[Change] = []
         removed: set[int] = set()  # a change behind the removal of its envelope does nothing
-        replaced: set[int] = set()
+        moved: set[int] = set()  # replaced or set aside
         for change in changes:
-            for part in self._parts(change, removed | replaced) if isinstance(change, Compound) else (change,):
+            for part in self._parts(change, removed | moved) if isinstance(change, Compound) else (change,):
                 if isinstance(part, Add):
                     adds.append(part)
                 elif isinstance(part, Remove):
@@ -197,8 +197,8 @@ class SQLiteStore:
                     removed.add(part.envelope)
                 elif part.envelope not in removed:
                     others.append(part)
-                    if isinstance(part, Replace):
-                        replaced.add(part.envelope)
+                    if isinstance(part, Replace | Quarantine):
+                        moved.add(part.envelope)
         if adds:
             self._add(adds)
         for kind, same in groupby(others, type):
