@@ -1,7 +1,7 @@
 """Blocks of free message ids, looked up in the store; and the queue's own block.
 
     dispatcher --ReserveMessageIds--> Blocks.reserve --> MessageIdsReserved
-    the queue's own messages          OwnIds.take, OwnIds.spend
+    the queue's own messages          OwnIds.maybe_take, OwnIds.spend
 
 Own ids are for messages that the queue makes itself.  They are at hand before one is needed, so that such a message can
 be part of the change that it belongs to (Compound in store/store.py); neither a dispatcher nor lookup can name them.

@@ -10,7 +10,8 @@
       the scheduler says never           Hold: "Expired: …"                   -
       the daemon stops                   Postpone, to the next start          -
     expired without an attempt           Hold: "Expired"                      -
-    removed by the administrator         Remove                               -, or DELIVERED if it was in flight
+    removed by the administrator         Remove                               -; an attempt under way has its own end
+    its row is gone before it is sent    -                                    DELIVERED, at once
     replaced by others (reexpansion.py)  Replace, or Remove if there are none EnvelopeReplaced, when that is durable
     a row that makes no sense            Quarantine                           HELD, if it was in flight, when durable
 
