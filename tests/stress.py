@@ -11,7 +11,7 @@ import sys
 import time
 
 SECONDS = float(os.environ.get("SMTPD_STRESS", "0"))
-PATIENCE = 20.0 if not SECONDS else 120.0  # seconds without an answer that count as stuck; long runs are not alone
+WAIT_MAX = 20.0 if not SECONDS else 120.0  # seconds without an answer that count as stuck; long runs are not alone
 SWITCH_INTERVAL = 1e-6  # seconds
 
 
@@ -38,14 +38,14 @@ def rounds(count):
 def run_until_stopped(loop):
     """Run until somebody stops the loop.  Raises TimeoutError when nothing does."""
     late = []
-    watch = loop.call_later(PATIENCE, lambda: (late.append(True), loop.stop()))
+    watch = loop.call_later(WAIT_MAX, lambda: (late.append(True), loop.stop()))
     loop.run_forever()
     watch.cancel()
     if late:
-        raise TimeoutError(f"nothing has come back for {PATIENCE} s")
+        raise TimeoutError(f"nothing has come back for {WAIT_MAX} s")
 
 
 def join(threads):
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(WAIT_MAX)
         assert not thread.is_alive(), "stuck"

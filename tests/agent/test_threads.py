@@ -15,7 +15,7 @@ from smtpd.agent.worker import Workers
 from smtpd.envelope import Outcome
 from smtpd.errand import PACKET_MAX, Deliver, Result, decode, encode
 from tests.agent.conftest import errand
-from tests.stress import PATIENCE, hasty_threads, join, rounds
+from tests.stress import WAIT_MAX, hasty_threads, join, rounds
 
 REQUESTS = 60
 
@@ -45,7 +45,7 @@ def test_hand_over_each_errand_is_answered_once_and_no_worker_is_left(monkeypatc
     with hasty_threads():
         for _ in rounds(6):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            ours.settimeout(PATIENCE)
+            ours.settimeout(WAIT_MAX)
             workers = Workers(theirs, None, Kind(by_message))
             main = threading.Thread(target=workers.run, daemon=True)
             main.start()

@@ -15,7 +15,7 @@ import ssl
 import sys
 import time
 
-PATIENCE = 10.0  # seconds for those that are under way at the end
+WAIT_MAX = 10.0  # seconds for those that are under way at the end
 PIECE = 16 * 1024
 
 
@@ -109,7 +109,7 @@ class ClientPool:
     def run(self):
         """How many seconds it took."""
         begin, begun = time.monotonic(), 0
-        while (now := time.monotonic() - begin) < self._seconds or self._clients and now < self._seconds + PATIENCE:
+        while (now := time.monotonic() - begin) < self._seconds or self._clients and now < self._seconds + WAIT_MAX:
             due = int(min(now, self._seconds) * self._rate)
             while begun < due and len(self._clients) < self._most and now < self._seconds:
                 self._begin()

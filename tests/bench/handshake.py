@@ -22,7 +22,7 @@ from tests.bench.testbed import TOP, Unavailable
 
 PROCESSES = 2  # of clients
 EVERY = 0.05  # seconds
-PATIENCE = 30.0  # seconds that the clients may take longer
+WAIT_MAX = 30.0  # seconds that the clients may take longer
 NOOPS = 50  # of one session: servers count those that bring no mail
 
 
@@ -44,9 +44,9 @@ class Attempts:
         shares, ticks = server.times(), ticks_of(server.process.pid)
         running = [self._start(server.PORT) for _ in range(PROCESSES)]
         try:
-            end = time.monotonic() + self.seconds + PATIENCE
+            end = time.monotonic() + self.seconds + WAIT_MAX
             waits = answer_times(server.PORT, lambda: time.monotonic() < end and running[0].poll() is None)
-            told = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in running]
+            told = [json.loads(process.communicate(timeout=WAIT_MAX)[0]) for process in running]
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             raise Unavailable(f"{error!r}: {server.last_words()}") from None
         finally:

@@ -10,7 +10,7 @@ from smtpd.ipc.log import log
 from smtpd.ipc.loop import prepare
 from smtpd.tls import signing
 from smtpd.tls.signing import SIGNING_SOCKETS, Operation, Signer, SigningFailed
-from tests.stress import PATIENCE, hasty_threads, join, rounds, run_until_stopped
+from tests.stress import WAIT_MAX, hasty_threads, join, rounds, run_until_stopped
 from tests.tls.world import key, key_pem, packets, private_key
 
 DIGEST = bytes(32)
@@ -19,7 +19,7 @@ DIGEST = bytes(32)
 def test_hand_over_signatures_keys_and_complaints(monkeypatch):
     """A key that is there signs, one that is not is refused, each thread gets its own answer, and what a thread has to
     complain of reaches the loop."""
-    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", WAIT_MAX)
     loop = prepare()
     steady, changing = (private_key(key_pem(key("p256", number))) for number in range(2))
     broken = SimpleNamespace(rsa=False, bits=256, sign=lambda *_: 1 / 0)

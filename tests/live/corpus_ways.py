@@ -17,7 +17,7 @@ from smtpctl.__main__ import main
 from tests.corpus import Mail, Refused, expected
 from tests.live.conftest import become
 
-PATIENCE = 300  # seconds for an answer on a busy machine
+WAIT_MAX = 300  # seconds for an answer on a busy machine
 GROUP = 20  # mails in a dialogue of `sendmail -bs`
 
 
@@ -99,7 +99,7 @@ class Client:
         return self._reply()
 
     def _connect(self):
-        self._sock = socket.create_connection(("127.0.0.1", self._port), PATIENCE)
+        self._sock = socket.create_connection(("127.0.0.1", self._port), WAIT_MAX)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._replies = self._sock.makefile("rb")
         assert self._reply().startswith("220 ")

@@ -53,7 +53,7 @@ from smtpd.ipc.channel import Channel
 
 CONF = 'listen on 127.0.0.1 port 2525\naction "local" maildir\nmatch from any for any action "local"\n'
 BOOT = {Configure, TakePeer, TakeListener, TakeSigningSocket, TakeControlSocket, TakeLog, EnterSandbox, SandboxEntered}
-PATIENCE = 10.0  # seconds
+WAIT_MAX = 10.0  # seconds
 MESSAGE, ENVELOPE = 7, 7 << 32 | 1  # that there never were
 NOT_ASKED = 4242  # the number of a request that there never was
 
@@ -181,7 +181,7 @@ class Stage:
 
     def _ending(self) -> str:
         descriptor = os.pidfd_open(self.pid)
-        ended = select.select([descriptor], [], [], PATIENCE)[0]
+        ended = select.select([descriptor], [], [], WAIT_MAX)[0]
         os.close(descriptor)
         if not ended:
             os.kill(self.pid, signal.SIGKILL)
@@ -220,7 +220,7 @@ def bound(family: int, address: object) -> int:
 
 
 def wait_for(channel: Channel) -> None:
-    if not select.select([channel.fileno()], [], [], PATIENCE)[0]:
+    if not select.select([channel.fileno()], [], [], WAIT_MAX)[0]:
         raise TimeoutError(f"{channel.peer} says nothing")
 
 

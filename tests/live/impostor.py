@@ -11,7 +11,7 @@ from pathlib import Path
 from smtpd.imsg import TABLE, Begin
 from smtpd.ipc.channel import Channel
 
-PATIENCE = 20  # seconds
+WAIT_MAX = 20  # seconds
 
 
 class Impostor:
@@ -45,7 +45,7 @@ class Impostor:
         """The next imsg from that peer; a descriptor that comes with it is the last one of ours."""
         channel = self.channel_to(peer)
         while True:
-            assert select.select([channel.fileno()], [], [], PATIENCE)[0], f"{peer} says nothing"
+            assert select.select([channel.fileno()], [], [], WAIT_MAX)[0], f"{peer} says nothing"
             heard = channel.receive()
             self.descriptors += [descriptor for _, descriptor in heard if descriptor is not None]
             imsgs = [imsg for imsg, _ in heard if not isinstance(imsg, Begin)]  # it may have been stopped before that

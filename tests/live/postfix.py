@@ -19,7 +19,7 @@ from tests.bench.server import Postfix
 from tests.bench.testbed import POPULATION, TOP, Testbed, inside
 
 MAIL = "Subject: to {name}\r\nX-Spam: yes\r\n\r\nFrom here\r\n.\r\nend\r\n"
-PATIENCE = 30.0  # seconds
+WAIT_MAX = 30.0  # seconds
 
 
 class Place:
@@ -75,7 +75,7 @@ def main():
 
 
 def wait_until_tried(queue):
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT_MAX
     while sum(waiting(queue / name) for name in ("maildrop", "incoming", "active")) and time.monotonic() < deadline:
         time.sleep(0.05)
 

@@ -17,7 +17,7 @@ import termios
 import time
 
 TERMINAL = {"TERM": "xterm", "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
-PATIENCE = 20.0  # seconds
+WAIT_MAX = 20.0  # seconds
 MUTT = "set folder=~ quit=yes confirmcreate=no confirmappend=no wait_key=no auto_tag=yes mbox_type=Maildir"
 
 
@@ -45,7 +45,7 @@ def by_s_nail(path, scratch):
     command = ["s-nail", "-n", "-#", "-R", "-f", str(path)]
     order = f"copy * {copy}\nShow *\nxit\n"
     environment = {**TERMINAL, "HOME": str(scratch), "MBOX": os.devnull}
-    done = subprocess.run(command, input=order.encode(), env=environment, capture_output=True, timeout=PATIENCE)
+    done = subprocess.run(command, input=order.encode(), env=environment, capture_output=True, timeout=WAIT_MAX)
     mails = by_python(copy)
     told = len(re.findall(rb"^\[-- Message +\d+ -- ", done.stdout, re.MULTILINE))
     assert told == len(mails), f"s-nail tells of {told} mails, and has copied {len(mails)}"
@@ -76,7 +76,7 @@ def _at_a_terminal(command, environment):
     termios.tcsetwinsize(theirs, (25, 80))  # a new one has no size, and ncurses refuses that
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, process_group=0)
     os.close(theirs)
-    shown, deadline = b"", time.monotonic() + PATIENCE
+    shown, deadline = b"", time.monotonic() + WAIT_MAX
     with contextlib.suppress(OSError):  # nobody is at the other end any more
         while select.select([ours], [], [], max(0, deadline - time.monotonic()))[0]:
             shown += os.read(ours, 1 << 16)

@@ -41,7 +41,7 @@ match from any for domain "maildir.test" action "maildir"
 match from any for domain "mbox.test" action "mbox"
 match from any for domain "mda.test" action "mda"
 """
-PATIENCE = 900  # seconds until all of them are delivered, on a busy machine
+WAIT_MAX = 900  # seconds until all of them are delivered, on a busy machine
 MAILS = list(enumerate(all_mails()))
 STORES = ["maildir", "mbox", "mda", "aiosmtpd", *(["dovecot"] if peer.MISSING is None else [])]
 TO_ALL = ("data", "bdat")
@@ -190,8 +190,8 @@ def delivered(daemon, user, users, dovecot, box, results):
     count = {store: sum(len(accepted(results[way])) for way, to in EACH if to == store) for store in STORES}
     for store, path in places.items():
         if store in STORES:
-            until(lambda path=path, store=store: len([*path.glob("[!.]*")]) >= count[store], PATIENCE, what=store)
-    until(lambda: not envelopes(daemon), PATIENCE, what="an empty queue")
+            until(lambda path=path, store=store: len([*path.glob("[!.]*")]) >= count[store], WAIT_MAX, what=store)
+    until(lambda: not envelopes(daemon), WAIT_MAX, what="an empty queue")
     lmtp = {sender: [plain(mail) for mail in mails] for sender, mails in box.handler.mails.items()}
     return {
         "maildir": by_sender(mails(home)),

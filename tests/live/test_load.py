@@ -42,7 +42,7 @@ def pss(daemon):
     return total
 
 
-class Crowd:
+class OpenSessions:
     """Sessions that all say the same lines, each waiting for the answer to one before it says the next."""
 
     def __init__(self, port, count):
@@ -91,11 +91,11 @@ def many_descriptors():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def begin_mails(crowd, alice):
-    crowd.say(b"EHLO client.test", b"250")
-    crowd.say(b"MAIL FROM:<amy@there.test>", b"250")
-    crowd.say(b"RCPT TO:<" + alice.encode() + b"@here.test>", b"250")
-    crowd.say(b"DATA", b"354")
+def begin_mails(sessions, alice):
+    sessions.say(b"EHLO client.test", b"250")
+    sessions.say(b"MAIL FROM:<amy@there.test>", b"250")
+    sessions.say(b"RCPT TO:<" + alice.encode() + b"@here.test>", b"250")
+    sessions.say(b"DATA", b"354")
 
 
 def subjects(home):
@@ -103,25 +103,25 @@ def subjects(home):
 
 
 def test_five_thousand_sessions_held_open_and_a_mail_through_each(busy, users, alice, many_descriptors):
-    with contextlib.closing(Crowd(busy.port, OPEN)) as crowd:
-        begin_mails(crowd, alice)
-        crowd.say(b"Subject: %d\r\n\r\nx\r\n.", b"250")
+    with contextlib.closing(OpenSessions(busy.port, OPEN)) as sessions:
+        begin_mails(sessions, alice)
+        sessions.say(b"Subject: %d\r\n\r\nx\r\n.", b"250")
         until(lambda: len(mails(users.home(alice))) == OPEN, 120, what=f"{OPEN} deliveries")
-        crowd.say(b"NOOP", b"250")
+        sessions.say(b"NOOP", b"250")
     assert subjects(users.home(alice)) == list(range(OPEN))
 
 
 def test_a_thousand_large_mails_that_stay_unfinished_keep_nobody_out(busy, users, alice, many_descriptors):
     """Each of them has a spool file open, in two processes."""
-    with contextlib.closing(Crowd(busy.port, 1000)) as crowd:
-        begin_mails(crowd, alice)
-        for number, sock in enumerate(crowd.socks):
+    with contextlib.closing(OpenSessions(busy.port, 1000)) as sessions:
+        begin_mails(sessions, alice)
+        for number, sock in enumerate(sessions.socks):
             sock.sendall(b"Subject: %d\r\n\r\n" % number + b"line\r\n" * 4000)
         content = busy.state / "spool/content"
         until(lambda: len(list(content.iterdir())) == 1000, what="a thousand spool files")
         busy.send(f"{alice}@here.test", b"Subject: 1000\r\n\r\nx\r\n")
         until(lambda: len(mails(users.home(alice))) == 1, what="the one that is finished")
-        crowd.say(b".", b"250")
+        sessions.say(b".", b"250")
     until(lambda: len(mails(users.home(alice))) == 1001, 60, what="all deliveries")
     assert subjects(users.home(alice)) == list(range(1001))
     until(lambda: not list(content.iterdir()), what="the end of all spool files")

@@ -24,7 +24,7 @@ listen on 127.0.0.1 port {smtps} smtps pki ec
 action "local" maildir
 match from any for domain "here.test" action "local"
 """
-PATIENCE = 300  # seconds: a scan takes 30 on a quiet machine
+WAIT_MAX = 300  # seconds: a scan takes 30 on a quiet machine
 
 # Protocols, kinds of ciphers, forward secrecy, order of preference, certificate and extensions, vulnerabilities.  Not
 # each of 370 ciphers one by one, nor the simulated clients: these find nothing that is called a fault.
@@ -72,7 +72,7 @@ def test_testssl_finds_nothing_wrong(daemon, port):
     report = daemon.directory / f"testssl-{port}.json"
     command = [*TESTSSL, "--add-ca", str(daemon.directory / "root.ca"), "--jsonfile", str(report)]
     command += ["-t", "smtp"] * (port == daemon.port) + [f"127.0.0.1:{port}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_MAX, stdin=subprocess.DEVNULL)
     found = json.loads(report.read_text())
     assert {"TLS1_3", "cert_chain_of_trust", "heartbleed", "LUCKY13", "RC4"} <= {finding["id"] for finding in found}
     bad = [one for one in found if one["severity"] not in GOOD and one["id"] not in EXPECTED]
@@ -82,7 +82,7 @@ def test_testssl_finds_nothing_wrong(daemon, port):
 def test_sslscan_finds_nothing_wrong(daemon, port):
     needs("sslscan")
     command = ["sslscan", "--xml=-", *["--starttls-smtp"] * (port == daemon.port), f"127.0.0.1:{port}"]
-    done = subprocess.run(command, capture_output=True, timeout=PATIENCE)
+    done = subprocess.run(command, capture_output=True, timeout=WAIT_MAX)
     found = ElementTree.fromstring(done.stdout).find("ssltest")
     enabled = {(one.get("type"), one.get("version")) for one in found.iter("protocol") if one.get("enabled") == "1"}
     assert enabled == {("tls", "1.2"), ("tls", "1.3")}

@@ -4,7 +4,7 @@ import pytest
 
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.parent.blocking_call import BlockingCalls
-from tests.stress import PATIENCE, hasty_threads, rounds
+from tests.stress import WAIT_MAX, hasty_threads, rounds
 
 
 @pytest.fixture
@@ -16,9 +16,9 @@ def run_until(loop, condition):
     """Turns of the loop; raises TimeoutError when nothing wakes it."""
 
     def stuck():
-        raise TimeoutError(f"nothing has come back for {PATIENCE} s")
+        raise TimeoutError(f"nothing has come back for {WAIT_MAX} s")
 
-    watch = loop.after(PATIENCE, stuck)
+    watch = loop.after(WAIT_MAX, stuck)
     while not condition():
         loop.turn()
     watch.cancel()
@@ -55,7 +55,7 @@ def test_hand_over_no_outcome_of_the_parents_thread_is_left_behind(loop):
                 worker.do(int, then)
                 worker.do(int, again)
             run_until(loop, is_done)
-    worker.end(PATIENCE)
+    worker.end(WAIT_MAX)
     assert worker.waiting == 0
 
 
@@ -65,5 +65,5 @@ def test_hand_over_to_the_parents_thread_ends_with_all_that_was_asked(loop):
         with hasty_threads():
             for _ in range(number % 7):
                 worker.do(int, outcomes.append)
-            worker.end(PATIENCE)
+            worker.end(WAIT_MAX)
         assert len(outcomes) == number % 7

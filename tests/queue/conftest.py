@@ -41,7 +41,7 @@ from smtpd.slice import DeliveryLimits, DeliverySlice, Method, QueueSlice
 from tests.queue.fault import Faulty
 from tests.queue.ram_store import RAMStore
 
-PATIENCE = 10.0  # seconds that a test waits for what has to come
+WAIT_MAX = 10.0  # seconds that a test waits for what has to come
 
 ORIGIN = Origin("amy@there.test", "127.0.0.1", "client.test", "client.test", "mx.here.test", "", True)
 TERMS = MailParameters()
@@ -119,7 +119,7 @@ class FarAgent:
 
     def __init__(self, sock):
         self.sock = sock
-        sock.settimeout(PATIENCE)
+        sock.settimeout(WAIT_MAX)
 
     def close(self):
         self.sock.close()
@@ -183,7 +183,7 @@ class House:
     # -- the loop -------------------------------------------------------------------
 
     async def _until(self, condition):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_MAX):
             while not condition():
                 self._news.clear()
                 ticker = self.loop.call_later(0.01, self._news.set)

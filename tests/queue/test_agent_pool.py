@@ -28,7 +28,7 @@ from smtpd.queue.agents.pool import RESTART_DELAY, SLOW_SLOTS
 from smtpd.queue.agents.routing import QUICK_LIMITS, SLOW_LIMITS
 from smtpd.queue.agents.slots import IDLE_TIMEOUT, LEAVE_TIMEOUT, MANY_AGENTS, SLOTS, SLOTS_MAX, WORK_TIME
 from tests.ipc.test_refusal import Kernel
-from tests.queue.conftest import ORIGIN, PATIENCE, TERMS, add, recipient
+from tests.queue.conftest import ORIGIN, TERMS, WAIT_MAX, add, recipient
 from tests.queue.test_incoming import LARGE, spool
 
 UNDER_WAY, STALLED, DEADLINE = QUICK_LIMITS.concurrency, QUICK_LIMITS.patience, QUICK_LIMITS.deadline
@@ -360,7 +360,7 @@ def test_an_agent_that_goes_leaves_no_descriptor_with_us(house, when):
     kernel.refuses = errno.ENOBUFS if when == "sent" else 0
     begun, go_on = threading.Event(), threading.Event()
     if when == "opened":
-        house.spool.faults["open"] = lambda *_: begun.set() or go_on.wait(PATIENCE)
+        house.spool.faults["open"] = lambda *_: begun.set() or go_on.wait(WAIT_MAX)
     house.due(message << 32 | 1)
     house.until(begun.is_set if when == "opened" else lambda: kernel.asked)
     agent.close()

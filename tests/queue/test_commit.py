@@ -9,7 +9,7 @@ from smtpd.ipc.loop import prepare
 from smtpd.queue.store import commit
 from smtpd.queue.store.commit import Commits
 from smtpd.queue.store.store import Compound, CountAttempt, Hold, Remove, Reschedule, StoreBroken, StoreFull, Suspend
-from tests.queue.conftest import PATIENCE, add
+from tests.queue.conftest import WAIT_MAX, add
 from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
 
@@ -32,7 +32,7 @@ class Bench:
 
     def until(self, condition):
         async def wait():
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(WAIT_MAX):
                 while not condition():
                     await asyncio.sleep(0.001)
 
@@ -339,7 +339,7 @@ def test_nothing_is_accepted_while_the_store_is_being_mended_and_nothing_lost(be
     monkeypatch.setattr(commit, "RETRY_DELAY", 0.05)
     mended = threading.Event()
     bench.store.faults["apply"] = refuse(StoreBroken, 1)
-    bench.store.faults["repair"] = lambda doubtful: mended.wait(PATIENCE)
+    bench.store.faults["repair"] = lambda doubtful: mended.wait(WAIT_MAX)
     bench.submit(add(1))
     bench.until(lambda: bench.commits.repairing)
     bench.submit(add(2))

@@ -35,7 +35,7 @@ from smtpd.queue.delivery.delivery_log import duration
 from smtpd.queue.store import commit, sqlite
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import Remove, StoreBroken, StoreFull, UnreadableRow
-from tests.queue.conftest import CONTENT, ORIGIN, PATIENCE, TERMS, add, command, recipient
+from tests.queue.conftest import CONTENT, ORIGIN, TERMS, WAIT_MAX, add, command, recipient
 from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
 from tests.queue.test_incoming import LARGE, spool
@@ -724,7 +724,7 @@ def test_a_spool_file_that_was_changed_holds_the_mail(house, spooled, tmp_path):
 
 def test_a_mail_removed_while_its_spool_file_is_opened_has_not_failed(house, spooled, capfd):
     removed = threading.Event()
-    house.spool.faults["open"] = lambda *_: removed.wait(PATIENCE) and broken()
+    house.spool.faults["open"] = lambda *_: removed.wait(WAIT_MAX) and broken()
     house.due(spooled)
     house.start_agent()
     house.say("scheduler", DeleteEnvelopes([spooled]))

@@ -42,7 +42,7 @@ LARGE = os.urandom(100) * 5000
 STORED = "commit insert message, insert envelope"
 REMOVED = "commit delete envelope, delete message"
 CHANGED = "commit update envelope"
-TOLD = "queue tells scheduler: EnvelopesTried"
+SCHEDULER_TOLD = "queue tells scheduler: EnvelopesTried"
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_delivery_is_told_when_its_row_is_gone_for_good(house, recorder, to):
     recorder.forget()
     house.answer(agent, errand)
     assert house.tried()[0]
-    recorder.in_order("answer DELIVERED", "begin", f"{REMOVED}*", TOLD)
+    recorder.in_order("answer DELIVERED", "begin", f"{REMOVED}*", SCHEDULER_TOLD)
 
 
 def test_a_mailbox_is_locked_before_the_mail_goes_to_its_agent_and_until_it_has_answered(house, recorder):
@@ -180,13 +180,13 @@ def test_a_mailbox_is_locked_before_the_mail_goes_to_its_agent_and_until_it_has_
         "answer DELIVERED",
         "queue tells parent: UnlockMailbox",
     )
-    recorder.in_order("answer DELIVERED", REMOVED, TOLD)
+    recorder.in_order("answer DELIVERED", REMOVED, SCHEDULER_TOLD)
 
 
 def test_mail_for_dev_null_is_gone_from_the_disk_before_it_counts_as_delivered(house, recorder):
     house.store_due(recipient(duty=Duty.DISCARD))
     assert house.tried()[0]
-    recorder.in_order(STORED, REMOVED, TOLD)
+    recorder.in_order(STORED, REMOVED, SCHEDULER_TOLD)
 
 
 def test_a_spool_file_is_removed_only_after_its_row(house, recorder):
@@ -225,7 +225,7 @@ def test_a_deferral_is_told_at_once_and_the_new_time_written_when_it_is_known(ho
     assert not recorder.happened(CHANGED)
     house.say("scheduler", PostponeEnvelopes([(envelope, 2_000_000)]))
     house.until(lambda: recorder.happened(CHANGED))
-    recorder.in_order("answer DEFERRED", TOLD, "scheduler tells queue: PostponeEnvelopes", CHANGED)
+    recorder.in_order("answer DEFERRED", SCHEDULER_TOLD, "scheduler tells queue: PostponeEnvelopes", CHANGED)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.LOOP])
@@ -234,13 +234,13 @@ def test_a_failure_is_told_when_its_reason_is_on_the_disk(house, recorder, outco
     _, agent = house.start_agent()
     house.answer(agent, house.receive(agent), outcome, "no such folder")
     assert house.tried() == ([], [], [envelope])
-    recorder.in_order(f"answer {outcome.name}", CHANGED, TOLD)
+    recorder.in_order(f"answer {outcome.name}", CHANGED, SCHEDULER_TOLD)
 
 
 def test_an_envelope_without_an_agent_is_told_as_held_when_it_is(house, recorder):
     house.store_due(recipient(action="gone"))
     assert house.tried()[2]
-    recorder.in_order(CHANGED, TOLD)
+    recorder.in_order(CHANGED, SCHEDULER_TOLD)
 
 
 @pytest.mark.parametrize("imsg", [lambda id: ExpireEnvelopes([id]), lambda id: MarkSuspended([id], True)])
@@ -285,7 +285,7 @@ def test_the_first_try_of_another_run_is_counted_before_it_begins(recorder, tmp_
     _, agent = house.start_agent()
     assert house.deliver(agent).perhaps_delivered
     assert house.tried()[0]
-    recorder.in_order(CHANGED, "errand Deliver", "answer DELIVERED", REMOVED, TOLD)
+    recorder.in_order(CHANGED, "errand Deliver", "answer DELIVERED", REMOVED, SCHEDULER_TOLD)
 
 
 def test_a_start_locks_the_spool_opens_counts_itself_and_then_removes_orphans(recorder, tmp_path):

@@ -29,7 +29,7 @@ from smtpd.queue.store import commit
 from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import StoreBroken, StoreFull
-from tests.queue.conftest import ORIGIN, PATIENCE, TERMS, add, command, recipient
+from tests.queue.conftest import ORIGIN, TERMS, WAIT_MAX, add, command, recipient
 from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
 from tests.queue.test_incoming import spool
@@ -37,7 +37,7 @@ from tests.queue.test_incoming import spool
 
 def run_to_the_end(house):
     late = []
-    timer = house.loop.call_later(2 * PATIENCE, lambda: (late.append(True), house.loop.stop()))
+    timer = house.loop.call_later(2 * WAIT_MAX, lambda: (late.append(True), house.loop.stop()))
     house.loop.run_forever()
     timer.cancel()
     assert not late
@@ -65,7 +65,7 @@ def test_what_is_being_stored_is_stored_and_answered_first(watched):
 
 def test_a_spool_file_that_is_being_sealed_is_stored_and_answered_first(watched):
     begun, sealed = threading.Event(), threading.Event()
-    watched.spool.faults["seal"] = lambda *_: begun.set() or sealed.wait(PATIENCE)
+    watched.spool.faults["seal"] = lambda *_: begun.set() or sealed.wait(WAIT_MAX)
     message = watched.reserve()[0]
     spool(watched, message, b"small")
     watched.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
@@ -150,7 +150,7 @@ def test_an_envelope_whose_row_comes_after_the_stop_is_not_begun(watched):
     (envelope,) = watched.store()
     watched.queue.disk.cache.forget(envelope)
     stopped = threading.Event()
-    watched.queue.disk.store.faults["load"] = lambda *_: stopped.wait(PATIENCE) and None
+    watched.queue.disk.store.faults["load"] = lambda *_: stopped.wait(WAIT_MAX) and None
     watched.due(envelope)
     watched.until(lambda: envelope in watched.queue.in_flight)
     watched.say("parent", Stop())

@@ -26,7 +26,7 @@ from smtpd.queue.delivery.reexpansion import SUCCESSORS_MAX, UPPER_HALF
 from smtpd.queue.store import commit
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import Remove, Replace, StoreBroken, StoreFull, Suspend
-from tests.queue.conftest import CONTENT, ORIGIN, PATIENCE, command, configuration, recipient
+from tests.queue.conftest import CONTENT, ORIGIN, WAIT_MAX, command, configuration, recipient
 from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
 
@@ -418,7 +418,7 @@ def test_a_replacement_that_a_stop_did_not_wait_for_is_not_told(make_house, monk
     house.store_due(command("bob", "old"))
     _, agent = house.start_agent()
     stopped = threading.Event()
-    house.queue.disk.store.faults["expanded"] = lambda *_: stopped.wait(PATIENCE) and None
+    house.queue.disk.store.faults["expanded"] = lambda *_: stopped.wait(WAIT_MAX) and None
     expanded(house, stale(house, agent), recipient("amy"))
     house.until(lambda: house.queue.reexpansions.under_way)
     house.say("parent", Stop())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from smtpd.tls import signing
 from smtpd.tls.signing import Operation, Signer, SigningFailed, SigningPacketError, SigningReply, SigningRequest
-from tests.stress import PATIENCE, hasty_threads, join, rounds
+from tests.stress import WAIT_MAX, hasty_threads, join, rounds
 from tests.tls.world import packets
 
 PUBLIC = bytes(range(32))
@@ -214,7 +214,7 @@ def test_no_free_socket_within_the_timeout_fails(monkeypatch):
 
 def test_hand_over_every_thread_gets_its_own_signature(monkeypatch):
     """Twice as many threads as there are sockets."""
-    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(signing, "SIGNING_TIMEOUT", WAIT_MAX)
     pairs = [packets() for _ in range(signing.SIGNING_SOCKETS)]
     signer, troubles = Signer([ours for ours, _ in pairs]), []
 

@@ -50,7 +50,7 @@ WEIGHTS = {
 }
 SECONDS = [0.005, 0.02, 0.3, 1.0, 1.0, 3.0, 6.0, 20.0, 20.0, 61.0, 61.0, 400.0, 400.0, 4000.0, 4000.0, 50_000.0]
 SETTINGS = [30, 400, 4000, 100_000, 1_000_000, -30, -400, -4000, -100_000, -1_000_000]
-PATIENCE = 3000  # rounds until what has to end has ended
+WAIT_MAX = 3000  # rounds until what has to end has ended
 
 
 class Defect(Exception):
@@ -261,7 +261,7 @@ class World(Peers):
         full = self.disk.full
         orders = {*self.ledger.removed} & self.ledger.rows.keys(), dict(self.ledger.suspended)
         self._say("parent", Stop())
-        for _ in range(PATIENCE):
+        for _ in range(WAIT_MAX):
             self._settle(50)
             if self.life.loops[0].stopped:
                 break
@@ -292,7 +292,7 @@ class World(Peers):
         self._say("control", PauseDeliveries(1, Kind.MDA, False))
         self._say("control", SuspendEnvelopes(1, first, last, False))
         self._healthy = True
-        for _ in range(PATIENCE):
+        for _ in range(WAIT_MAX):
             if self._settle(100) and not self._pass_time():
                 break
         else:
