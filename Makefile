@@ -1,16 +1,16 @@
 # make run [PORT=2525]  set up what is missing and start smtpd on 127.0.0.1
-# make test             everything that this machine can run, and what it could not run and why
+# make test             all tests that this machine can run, and a list of the others with the reasons
 # make test ROOM=queue  the tests in tests/queue only; also ROOM="smtp queue/test_store.py", and OPTIONS="-k lock -x"
 # make fresh            both of these on a new, minimal Debian 13 in a directory of its own
-# make bench            mail into local users' hands, side by side with Postfix and OpenSMTPD
+# make bench            measure local delivery, side by side with Postfix and OpenSMTPD
 # make check            ruff and mypy
 # make install          below /usr/local, or another prefix=
-# make uninstall        takes away what make install has put there
+# make uninstall        removes the files that make install has installed
 
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# su leaves a user's PATH to root.
+# su does not change PATH, and a user's PATH may lack the sbin directories.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .PHONY: venv run test fresh bench check install uninstall clean

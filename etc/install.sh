@@ -1,12 +1,13 @@
 #!/bin/sh
 # make install: a virtual environment of its own below $prefix/lib/smtpd, commands, manual pages, a first smtpd.conf and
-# aliases, a PAM service, and the systemd units where there is a systemd.  As root.  prefix=/usr/local unless set; what
-# exists of yours stays.  $prefix/lib/smtpd/installed lists what lies elsewhere, for make uninstall.
+# aliases, a PAM service, and the systemd units where there is a systemd.  As root.  prefix=/usr/local unless set;
+# existing configuration stays.  $prefix/lib/smtpd/installed lists the files outside of that directory, for make
+# uninstall.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
 prefix=${prefix:-/usr/local}
-prefix=${prefix%/} # as it stands in the list of what is installed
+prefix=${prefix%/} # as in the list of installed files
 library=$prefix/lib/smtpd
 
 if [ "$(id -u)" != 0 ]; then
@@ -16,13 +17,13 @@ fi
 
 sh etc/setup.sh
 
-# Not this checkout's environment: root runs the code, so root has to own it and all that leads there.
+# Not this checkout's environment: root runs the code, so root must own it and every directory on its path.
 python=$(.venv/bin/python -c 'import sys; print(sys._base_executable)')
 echo "making $library with $python"
 before=$(cat "$library/installed" 2>/dev/null || true)
 directories=
 for directory in "" /lib /sbin /bin /libexec /libexec/smtpd /share /share/man /share/man/man5 /share/man/man8; do
-    # Of those that were not there before the first make install.
+    # Only directories that did not exist before the first make install are listed.
     if [ ! -d "$prefix$directory" ] || echo "$before" | grep -qxF "$prefix$directory/"; then
         mkdir -p "$prefix$directory"
         directories="$directories$prefix$directory/
@@ -53,7 +54,7 @@ link smtpd "$prefix/sbin/smtpd"
 link smtpctl "$prefix/sbin/smtpctl"
 link makemap "$prefix/sbin/makemap"
 link newaliases "$prefix/bin/newaliases"
-# Other mail servers have programs of these names: what is there and not ours stays.
+# Other mail servers have programs of these names: existing files that are not ours stay.
 for name in sbin/sendmail sbin/send-mail bin/mailq; do
     ours=$library/bin/${name#*/}
     if { [ -e "$prefix/$name" ] || [ -L "$prefix/$name" ]; } && [ "$(readlink "$prefix/$name")" != "$ours" ]; then
@@ -94,12 +95,12 @@ if [ -d /etc/systemd/system ]; then
     echo "installing /etc/systemd/system/smtpd.service and smtpd.socket; to begin: systemctl enable --now smtpd"
 fi
 
-# What an earlier version has installed, and this one does not.
+# Remove the files that an earlier version has installed and this one has not.
 echo "$before" | while read -r path; do
     case $path in
     '' | */ | */../* | */..) continue ;;
     "$prefix"/*) ;;
-    *) continue ;; # whoever has written that, root removes nothing elsewhere
+    *) continue ;; # whatever the list says, root removes nothing outside of the prefix
     esac
     grep -qxF "$path" "$library/installed" || rm -f "$path"
 done

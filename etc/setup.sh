@@ -1,11 +1,12 @@
 #!/bin/sh
-# What smtpd needs on a system before its first start.  As root; does only what is missing, and says each step.
+# Creates the users and directories that smtpd needs before its first start.  As root; skips what exists, and prints
+# each step.
 #
 #   sh etc/setup.sh           users, spool, empty directory
 #   sh etc/setup.sh users     the users only
 set -eu
 umask 022
-PATH=$PATH:/usr/sbin:/sbin # su does not change it
+PATH=$PATH:/usr/sbin:/sbin # su does not change PATH
 
 if [ "$(id -u)" != 0 ]; then
     echo "etc/setup.sh makes users and system directories: run it as root" >&2
@@ -25,7 +26,7 @@ add_user() {
     fi
 }
 
-# path owner mode: one step below a directory that is there; what exists is left as it is
+# path owner mode: its parent directory must exist; an existing directory is left unchanged
 add_directory() {
     [ -d "$1" ] && return 0
     echo "making directory $1 (owner $2, mode $3)"

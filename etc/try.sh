@@ -1,12 +1,12 @@
 #!/bin/sh
 # make run: a trial on 127.0.0.1:2525, or another PORT, in the foreground, for the users of this machine.
 #
-#   as root               in the system's places, with the users of etc/setup.sh
+#   as root               in the system's directories, with the users of etc/setup.sh
 #   as an ordinary user   everything below ./.run, for this user only
-#   with another PORT     everything below ./.run-PORT, so that it may run beside the first one
+#   with another PORT     everything below ./.run-PORT, so that it can run at the same time as the first one
 #
-# Whose checkout this is, and who else may write to it, is not asked (--insecure-paths).  The directory of the state is
-# made by the daemon, with the modes that it needs.
+# The owner and the modes of the checkout are not checked (--insecure-paths).  The daemon creates the state directory,
+# with the modes that it needs.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -16,7 +16,7 @@ usual=2525
 port=${PORT:-$usual}
 case $port in *[!0-9]*) echo "PORT=$port: expected a number" >&2 && exit 1 ;; esac
 
-# Root never receives mail, so somebody else has to: who became root, or the first ordinary user, or a new one.
+# Root never receives mail, so another user has to: the user who became root, or the first ordinary user, or a new one.
 find_recipient() {
     if [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
         echo "$SUDO_USER"

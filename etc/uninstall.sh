@@ -1,11 +1,12 @@
 #!/bin/sh
-# make uninstall: takes away what make install has put below $prefix and /etc.  As root, with the same prefix.
+# make uninstall: removes the files that make install has installed below $prefix and /etc.  As root, with the same
+# prefix.
 #
-# What may be yours stays and is named: a configuration that was changed, the queue, and the users.
+# A changed configuration, the queue and the users stay, and are listed.
 set -eu
 cd "$(dirname "$0")/.."
 prefix=${prefix:-/usr/local}
-prefix=${prefix%/} # as it stands in the list of what is installed
+prefix=${prefix%/} # as in the list of installed files
 library=$prefix/lib/smtpd
 units=/etc/systemd/system
 
@@ -18,7 +19,7 @@ if [ ! -f "$library/installed" ]; then
     exit 1
 fi
 
-# Where the prefix is another user's, so may be the list; whatever it says, root removes nothing elsewhere.
+# The list may belong to another user, as the prefix may; whatever it says, root removes nothing outside of the prefix.
 if [ -z "$(find "$library/installed" -prune -type f -user root)" ]; then
     echo "$library/installed is not root's own file: nothing is removed" >&2
     exit 1
@@ -61,7 +62,7 @@ $directories"
         continue
         ;;
     esac
-    # A link that leads elsewhere is another mail server's by now.
+    # A link to another program now belongs to another mail server.
     if [ -L "$path" ] && [ "$(readlink "$path")" != "$library/bin/${path##*/}" ]; then
         echo "$path is not smtpd's any more, and stays"
     else
@@ -70,7 +71,7 @@ $directories"
 done <"$library/installed"
 remove "$library"
 echo "$directories" | while read -r path; do
-    [ -z "$path" ] || rmdir "$path" 2>/dev/null || true # others may use it by now
+    [ -z "$path" ] || rmdir "$path" 2>/dev/null || true # other programs may have files in it by now
 done
 
 for file in smtpd.conf aliases pam.d/smtpd; do

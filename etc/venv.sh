@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes the virtual environment at $1 with everything pinned, from wheels only.
+# Creates the virtual environment at $1, with every package pinned, from wheels only.
 set -eu
 umask 022
 venv=$1
 cd "$(dirname "$0")/.."
 
-# Before anything is made: the first lines of the programs in there could not name their interpreter.
+# Checked first: with a blank in the path, the first lines of the installed programs could not name their interpreter.
 case $PWD in
 *[[:space:]]*)
     echo "the path of this checkout has a blank in it: \"$PWD\"; move it to one without" >&2
@@ -14,7 +14,7 @@ case $PWD in
 esac
 
 for python in python3.13 python3.12 python3 python3.14; do
-    # sys.executable rather than the word itself: a pyenv shim is a shell script, and the daemon runs the interpreter
+    # sys.executable rather than the name itself: a pyenv shim is a shell script, and the daemon runs the interpreter
     found=$("$python" -c 'import sys; sys.version_info >= (3, 12) and print(sys.executable)' 2>/dev/null) || continue
     [ -n "$found" ] && break
 done
@@ -32,8 +32,8 @@ if ! "$found" -c 'import ensurepip, venv' 2>/dev/null; then
     fi
 fi
 
-# Prints which package pip is at, a line each.  The exit status of a pipe is that of its last command, so a file says
-# that pip has succeeded.
+# Prints the package that pip is working on, a line each.  The exit status of a pipe is that of its last command, so a
+# file shows that pip has succeeded.
 install() {
     { "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-color --no-deps "$@" &&
         touch "$venv/.installed"; } |

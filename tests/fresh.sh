@@ -2,16 +2,16 @@
 # make fresh: the commands of the README on a new, minimal Debian 13 in a directory of its own.  As root.
 #
 #   sh tests/fresh.sh run     make run as an ordinary user and as root, with umask 0002 and 0022, below /root and
-#                             elsewhere; each time a mail is sent as it says, and read, and ^C ends it (tests/trial.py);
-#                             then make install and make uninstall (tests/installed.sh)
+#                             elsewhere; each time a mail is sent with the printed command, and read, and ^C ends it
+#                             (tests/trial.py); then make install and make uninstall (tests/installed.sh)
 #   sh tests/fresh.sh test    make test as root and as an ordinary user with umask 0002
 #   sh tests/fresh.sh         both; a step that fails stops no other, and each result is shown at the end
 #
 # debootstrap makes the new system in .cache/fresh/debian, with the packages that the README names and no others.  It is
-# kept; each call works in a copy of it, in namespaces of its own, and removes the copy.  What this machine needs to
-# reach package archives is taken along: resolv.conf, proxies, settings of apt, the configuration of pip with the files
-# and directories that it names, and the certificates.  Where no new system can be made, that is said with the reason,
-# and is no failure.
+# kept; each call works in a copy of it, in namespaces of its own, and removes the copy.  The settings that this machine
+# needs to reach package archives are copied: resolv.conf, proxies, settings of apt, the configuration of pip with the
+# files and directories that it names, and the certificates.  Where no new system can be made, the reason is printed,
+# and the exit status is 0.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -54,12 +54,12 @@ install_debootstrap() {
         debootstrap >/dev/null 2>&1
 }
 
-# The archive of Debian that apt uses here; nothing where it uses none, and debootstrap takes its own default.
+# The Debian archive that apt uses here; empty if there is none: then debootstrap uses its own default.
 archive() {
     apt-get indextargets --format '$(SITE)' 2>/dev/null | grep '/debian/*$' | sort -u | head -n 1 || true
 }
 
-# -- what it needs to reach package archives ---------------------------------------------------
+# -- access to package archives -----------------------------------------------------------------
 
 take_along() { # machine
     cp -L /etc/resolv.conf "$1/etc/resolv.conf"
@@ -73,7 +73,7 @@ take_along() { # machine
     cp -L "${SSL_CERT_FILE:-$certificates}" "$1$certificates" 2>/dev/null || true
 }
 
-# What pip is told on this machine, by files and the environment, as one file.
+# pip's settings on this machine, from files and the environment, as one file.
 pip_configuration() {
     "$python" -m pip config list | "$python" -c '
 import ast, sys
@@ -95,7 +95,7 @@ named_in() {
     sed -n 's/^[^=]* = //p; s/^    //p' "$1" | tr ' ' '\n' | sed -n 's,^file://\(/.*\)/[^/]*/*$,\1,p; /^\//p' | sort -u
 }
 
-# A file is copied, a directory is shown and cannot be changed.
+# A file is copied, a directory is mounted read-only.
 show() { # path machine
     if [ -f "$1" ]; then
         mkdir -p "$2${1%/*}"
@@ -106,7 +106,7 @@ show() { # path machine
     fi
 }
 
-# As a minimal machine has them: devices, no syslogd, / is no mount point.
+# The mounts of a minimal machine: devices, no syslogd, / is no mount point.
 mount_all() { # machine
     mount -t proc proc "$1/proc"
     mount -t sysfs sysfs "$1/sys" 2>/dev/null || mount --rbind /sys "$1/sys"
@@ -128,7 +128,7 @@ mount_all() { # machine
 
 # -- steps in it ---------------------------------------------------------------------------------
 
-# user umask directory command..., with what an ordinary user and root after su have in PATH
+# user umask directory command..., with the PATH of an ordinary user, and of root after su
 as() {
     who=$1 mask=$2 place=$3
     shift 3

@@ -1,10 +1,10 @@
 #!/bin/sh
-# make install and make uninstall, on a system that may be changed: tests/fresh.sh calls it in one of its own.
+# make install and make uninstall, on a system that may be changed: tests/fresh.sh calls it in a new one.
 #
-#   sh tests/installed.sh USER      who receives a mail
+#   sh tests/installed.sh USER      USER receives a mail
 #
-# The installed daemon takes a mail from the installed sendmail and delivers it; nothing that root runs may be written by
-# others; afterwards everything is as it was, but for what uninstall says that it leaves.
+# The installed daemon accepts a mail from the installed sendmail and delivers it; no other user can write to files that
+# root runs; afterwards the system is as before, except for the files that uninstall says it leaves.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -36,7 +36,7 @@ make venv
 sh etc/setup.sh users
 listing before
 make install
-make install >"$work/again" # what is there is no obstacle
+make install >"$work/again" # over an existing installation
 others=$(find $library /usr/local/sbin/smtpd /etc/smtpd.conf /etc/aliases -perm /022 ! -type l)
 [ -z "$others" ] || fail "writable by others: $others"
 

@@ -1,14 +1,14 @@
 #!/bin/sh
-# The second set of tests: as root, become an ordinary user and run what an ordinary user can.
+# The second set of tests, started by root: the tests that an ordinary user can run, as a new ordinary user.
 #
 #   sh tests/ordinary.sh [PYTEST OPTIONS]      everything that may depend on the user
-#   ROOM="queue smtp/test_line.py" …           of what lies there below tests/
+#   ROOM="queue smtp/test_line.py" …           those of these rooms or files below tests/
 #
 # The rooms in `same_for_all` are tested as root only: their code gets bytes, times and answers as arguments, and their
 # tests touch no file but those of the checkout, no user and no process.
 #
 # The interpreter or the checkout may lie below a directory that only root enters (/root/…).  Then a mount namespace of
-# our own shows what is in that directory to everybody, at the same path; nothing of the system changes.
+# our own makes that directory accessible to all users, at the same path; the system is not changed.
 set -eu
 cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
@@ -51,7 +51,7 @@ status=0
 sh tests/unshare.sh sh -eu -c '
     become="setpriv --reuid=$user --regid=$user --clear-groups"
 
-    # Each directory on the way to $1 that the user may not enter becomes one that holds the same and may be entered.
+    # Each directory on the path $1 that the user may not enter is replaced with an accessible one of the same content.
     show() {
         way=
         for step in $(echo "$1" | tr / " "); do

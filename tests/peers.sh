@@ -1,7 +1,7 @@
 #!/bin/sh
 # Other people's mail programs that the live tests and the bench talk to, fetched from Debian.
 #
-#   swaks, gdb, dovecot, mutt, s-nail   installed; services are not started; what swaks needs for TLS and some of AUTH
+#   swaks, gdb, dovecot, mutt, s-nail   installed; services are not started; with Perl modules for TLS and some of AUTH
 #   testssl.sh with socat, sslscan      likewise
 #   haproxy                             likewise
 #   msmtp, gsasl, curl                  likewise
@@ -10,10 +10,10 @@
 #   cron, anacron, git-email, php, logwatch, smartmontools, mdadm
 #                                       unpacked below .cache/peers: installed, some would bring services to this machine
 #   postfix, opensmtpd                  unpacked below .cache/peers (they cannot be installed beside each other), with the
-#                                       libraries that this machine lacks; nothing of them is configured, started, or in
-#                                       anybody's PATH
+#                                       libraries that this machine lacks; not configured, not started, not in PATH
 #
-# Idempotent.  What is installed or fetched is named, what cannot be had too, and tests that need it are skipped.
+# Idempotent.  Prints each package that is installed or fetched, or cannot be; tests that need a missing one are
+# skipped.
 set -eu
 cd "$(dirname "$0")/.."
 peers=$PWD/.cache/peers

@@ -1,12 +1,13 @@
 #!/bin/sh
-# make test: everything that this machine can run; at the end, what it could not run and why, and each part's result.
+# make test: all tests that this machine can run; at the end, a list of the others with the reasons, and each part's
+# result.
 #
 #   sh tests/run.sh [PYTEST OPTIONS]      make test
-#   ROOM="queue smtp/test_line.py" …      only what lies there below tests/, and neither ruff nor mypy
+#   ROOM="queue smtp/test_line.py" …      only these rooms or files below tests/, and neither ruff nor mypy
 #
-#   as root          the live daemon with its users; then unit tests and the sandbox attacked from inside, and beside them,
-#                    shown afterwards, what depends on the user once more as an ordinary user
-#   as anybody else  unit tests and the live daemon as that user
+#   as root          the live daemon with its users; then unit tests and the sandbox attacked from inside, and at the
+#                    same time, shown afterwards, the tests that depend on the user, as an ordinary user
+#   as another user  unit tests and the live daemon as that user
 #
 # Each part runs its tests side by side, in WORKERS processes (one for each processor); the live tests in twice as many,
 # as they wait half of the time.  A part that fails stops no other part; the exit status is 0 when all have succeeded.
@@ -16,7 +17,7 @@ cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
 export PYTHONDONTWRITEBYTECODE=1
 work=$(mktemp -d)
-export TEST_RESULT="$work/result" # where tests/conftest.py puts the numbers
+export TEST_RESULT="$work/result" # tests/conftest.py writes the numbers there
 clean_up() {
     for group in "$work"/*.group; do
         [ -e "$group" ] || continue
@@ -31,7 +32,7 @@ trap 'exit 130' INT HUP TERM
 results=
 status=0
 
-# What another user has left, as root after sudo make test, is not ours to write.
+# Caches of another user, such as root after sudo make test, are not writable.
 for cache in .mypy_cache .ruff_cache .pytest_cache .hypothesis .; do
     if [ -e $cache ] && [ ! -w $cache ]; then
         export MYPY_CACHE_DIR=/dev/null RUFF_NO_CACHE=true PYTEST_ADDOPTS="-p no:cacheprovider"
@@ -54,7 +55,7 @@ part() {
   $title: $verdict$(sed 's/^/: /' "$TEST_RESULT")"
 }
 
-# name command...: starts it beside what follows
+# name command...: starts it in the background
 start_beside() {
     name=$1
     shift
@@ -62,7 +63,7 @@ start_beside() {
     echo $! >"$work/$name.group"
 }
 
-# name: its end, its output, its exit status
+# name: waits for its end; its output, its exit status
 end_of() {
     ended=0
     wait "$(cat "$work/$1.group")" || ended=$?
@@ -72,7 +73,7 @@ end_of() {
     return $ended
 }
 
-# pytest's arguments: in so many processes, each file in one of them, as its tests may share a daemon
+# pytest's arguments for $1 processes, each file in one of them, as its tests may share a daemon
 side_by_side() {
     echo "-n $1 --dist loadfile"
 }

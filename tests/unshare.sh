@@ -1,10 +1,10 @@
 #!/bin/sh
-# A command in namespaces of its own, that of mounts among them: no mount that it makes is seen outside.  As root.
+# Runs a command in its own namespaces, with one of mounts: its mounts are not visible outside.  As root.
 #
 #   sh tests/unshare.sh [OPTIONS OF unshare(1)] COMMAND...
 #
 # unshare --mount makes all mounts private, beginning with /.  In a chroot / may be no mount point, so that it refuses.
-# There each mount that can be seen is made private; whether the one that / lies in is shared, a bind mount of it shows.
+# There each visible mount is made private; a bind mount of / shows whether the mount of / itself is shared.
 set -eu
 
 if unshare --mount true 2>/dev/null; then

@@ -1,4 +1,4 @@
-"""What smtpd(8), "Mail that comes in", and sendmail(8) say that becomes of a mail.
+"""What smtpd(8), "Incoming mail", and sendmail(8) say that becomes of a mail.
 
 Written from there, for one mail at a time and without regard to speed."""
 
