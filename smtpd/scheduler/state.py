@@ -42,9 +42,10 @@ class Scheduler:
         configuration: SchedulerSlice,
         queue: Channel,
         control: Channel,
+        clock: Clock | None = None,
     ):
         self.loop = loop
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.queue, self.control = queue, control
         self.policy = Policy(configuration)
         # Looked up at each call: the loop puts its own send in the channel's place.

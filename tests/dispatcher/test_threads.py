@@ -27,7 +27,7 @@ def loop():
 class Steps:
     """A handshake of so many steps, each in a thread; every other one fails."""
 
-    over = False
+    concluded = False
 
     def __init__(self, handshakes, number, ended):
         self.network = f"network {number % 5}"
@@ -48,7 +48,7 @@ class Steps:
     def stepped(self, _outcome):
         self._left -= 1
         if self._left:
-            self._handshakes.queue(self)
+            self._handshakes.submit(self)
         else:
             self._ended()
 
@@ -71,7 +71,7 @@ def test_hand_over_every_step_of_a_handshake_comes_back(loop, monkeypatch):
         for _ in rounds(8):
             left = CLIENTS
             for number in range(CLIENTS):
-                handshakes.queue(Steps(handshakes, number, ended))
+                handshakes.submit(Steps(handshakes, number, ended))
             run_until_stopped(loop)
             assert len(handshakes) == 0
             log.flush()
