@@ -27,6 +27,8 @@ def pytest_terminal_summary(terminalreporter):
 def own_log():
     """A loop that a test has closed must not be asked to flush the log of the next one."""
     yield
+    for replaced in ("line", "trouble"):  # by a test that has failed before it put them back
+        vars(log).pop(replaced, None)
     log.later = None
     log.flush()
     log.verbose = False

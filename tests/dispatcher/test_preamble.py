@@ -310,8 +310,10 @@ def test_an_address_that_comes_later_is_listened_on(make_harness):
 
 def test_no_clients_are_taken_while_descriptors_are_scarce(make_harness, capfd):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = os.dup(0)
-    os.close(used)
+    highest, filling = max(int(number) for number in os.listdir("/proc/self/fd")), [os.dup(0)]
+    while filling[-1] < highest:
+        filling.append(os.dup(0))  # no free descriptor is left between those in use
+    used = filling[-1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 70, hard))
     try:
         harness = make_harness()
@@ -330,6 +332,8 @@ def test_no_clients_are_taken_while_descriptors_are_scarce(make_harness, capfd):
         harness.run(scenario())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in filling:
+            os.close(descriptor)
     log = capfd.readouterr().err
     assert "descriptors are scarce" in log and "taking new clients again" in log
 
