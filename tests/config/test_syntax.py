@@ -92,6 +92,7 @@ TOKENS += [Token(name, word) for name, word in WORD_OF_TERMINAL.items()]
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(TOKENS) | st.text(max_size=9).map(lambda text: Token("STRING", text)), max_size=20))
 @example([Token("STRING", "<")] * 3)
+@example([Token("STRING", "\x1f" * 9)] * 20)
 def test_any_words_behind_a_former_one_are_answered(words):
     for first in ("accept", "reject", "expire", "limit", "map"):
         said = obsolete.replace_sentence([Token("STRING", first), *words])

@@ -188,4 +188,5 @@ def _text(token: Token) -> str:
 
 
 def _short(text: str) -> str:
-    return escaped(text if len(text) <= PROPOSAL_LENGTH_MAX else text[: PROPOSAL_LENGTH_MAX - 3] + "...")
+    text = escaped(text)  # first: an escape is longer than its character
+    return text if len(text) <= PROPOSAL_LENGTH_MAX else text[: PROPOSAL_LENGTH_MAX - 3] + "..."
