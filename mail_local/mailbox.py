@@ -47,7 +47,7 @@ _WHOLE_FILE, _UNLOCKED = (  # struct flock of Linux
 
 
 class MailboxError(Exception):
-    """The file cannot be used as a mailbox until somebody repairs it.  The text names no path."""
+    """The file cannot be used as a mailbox until an administrator repairs it.  The text names no path."""
 
 
 class MailboxNameError(MailboxError):

@@ -20,7 +20,7 @@ LOCK_TIMEOUT = 30.0  # seconds to wait for a lock that another program holds
 
 
 def append(path: str, mail: mbox.MboxMail, lock_timeout: float = LOCK_TIMEOUT) -> None:
-    """Append and sync, with the caller's rights.  Raises MailboxError for a file that somebody has to repair, OSError
+    """Append and sync, with the caller's rights.  Raises MailboxError for a file that has to be repaired, OSError
     for other failures."""
     directory, name = posixpath.split(path)
     if not name:

@@ -6,7 +6,7 @@
     a table is unavailable: temporary failure, later lines are not evaluated
 
 `from` compares the client's address, or with `rdns` its verified name; "local" for mail of a program of this host, and
-for an address from an expansion: mail to a target of a .forward is local mail of its user, whoever sent the original.
+for an address from an expansion: mail to a target of a .forward is local mail of its user, whatever its sender.
 `for` and `rcpt-to` compare the destination after expansion.  The other conditions are about the session, and apply to
 expanded addresses as to the first one.  A program of this host counts as authenticated, without a user name.
 
