@@ -77,7 +77,7 @@ class Clients:
             for _ in range(ACCEPTS_PER_TURN):
                 sock, _ = self._listener.accept()
                 self._admit(sock)
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+        except (BlockingIOError, ConnectionAbortedError):
             pass
         except OSError as error:
             log.warn(f"control socket: {error.strerror}")

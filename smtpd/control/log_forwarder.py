@@ -62,7 +62,7 @@ class LogForwarder:
         """Take what one read brings.  False when that was nothing."""
         try:
             piece = os.read(pipe, READ_SIZE)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return False
         except OSError:
             piece = b""
@@ -110,7 +110,7 @@ class LogForwarder:
                 self._syslog.send(self._kept[0])
                 self._kept.popleft()
                 self._tell_dropped()
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             self._wait_for_room(True)
             return
         except OSError:

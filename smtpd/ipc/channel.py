@@ -147,7 +147,7 @@ class Channel:
             rights = [] if descriptor is None else [_right(descriptor)]
             try:
                 sent = self.sock.sendmsg(batch, rights)
-            except (BlockingIOError, InterruptedError):
+            except BlockingIOError:
                 self.pause = 0.0
                 return False
             except OSError as error:
@@ -209,7 +209,7 @@ class Channel:
                 count, rights, flags, _ = self.sock.recvmsg_into(
                     [view[self._have :]], self._rights_space, _CLOSE_ON_EXEC
                 )
-            except (BlockingIOError, InterruptedError):
+            except BlockingIOError:
                 return []
             except OSError as error:
                 raise ChannelClosed(str(error)) from error

@@ -111,7 +111,7 @@ def _receive(sock: socket.socket, question: DnsQuestion, arrived: asyncio.Future
         return
     try:
         answer = question.read(sock.recv(UDP_MAX))
-    except (BlockingIOError, InterruptedError):
+    except BlockingIOError:
         return
     except Exception as error:  # ECONNREFUSED, or a bug of ours: raised where the answer is awaited, not in the loop
         arrived.set_exception(error)

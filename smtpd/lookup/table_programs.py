@@ -69,7 +69,7 @@ class ProgramConnection:
     def _readable(self) -> None:
         try:
             data = self._sock.recv(READ_SIZE)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return
         except OSError as error:
             self._end(error_text(error))
@@ -95,7 +95,7 @@ class ProgramConnection:
     def _writable(self) -> None:
         try:
             sent = self._sock.send(self._unwritten)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return
         except OSError:
             sent = len(self._unwritten)  # the reader sees the end, after the last data

@@ -94,7 +94,7 @@ class AgentSocket:
             rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))]
             try:
                 self._sock.sendmsg([frame], rights)
-            except (BlockingIOError, InterruptedError):
+            except BlockingIOError:
                 self._loop.add_writer(self._sock.fileno(), self._flush)
                 return
             except OSError as error:
@@ -125,7 +125,7 @@ class AgentSocket:
                 return
             try:
                 packet = self._sock.recv(ANSWER_MAX)
-            except (BlockingIOError, InterruptedError):
+            except BlockingIOError:
                 return
             except ConnectionResetError:
                 continue  # it ended with mails unread; what it answered before still comes behind this
