@@ -94,9 +94,8 @@ class ChannelSet:
             self.loop.call_later(channel.pause, self._paused, channel)
 
     def _paused(self, channel: Channel) -> None:
-        if channel in self._pausing:
-            self._pausing.discard(channel)
-            self._write(channel)
+        self._pausing.discard(channel)
+        self._write(channel)
 
     def _readable(self, channel: Channel, handler: Handler, closed: Callable[[Channel, Exception], None]) -> None:
         try:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.ipc import frame
-from smtpd.ipc.channel import WAITING_DESCRIPTORS, Channel, ChannelClosed, VersionMismatch, Violation
+from smtpd.ipc.channel import BATCH, WAITING_DESCRIPTORS, Channel, ChannelClosed, VersionMismatch, Violation
 from smtpd.ipc.declaration import Table
 
 TABLE = Table()
@@ -100,6 +100,26 @@ def test_thousands_of_small_imsgs_leave_in_one_turn(channels):
         a.flush()
         received += [imsg.request for imsg, _ in b.receive()]
     assert received == [*range(3000)]
+
+
+def test_no_more_than_a_batch_is_given_to_one_sendmsg():
+    """What the socket does not take of it was collected in vain, and is again at the next attempt."""
+
+    class Counting(socket.socket):
+        sizes = []
+
+        def sendmsg(self, buffers, *more):
+            self.sizes.append(sum(map(len, buffers)))
+            return super().sendmsg(buffers, *more)
+
+    one, other = socket.socketpair()
+    a = Channel(Counting(fileno=one.detach()), TABLE, "a", "b")
+    for number in range(100):
+        a.send(Ask(number, "", bytes(BATCH // 8)))
+    a.flush()
+    assert BATCH // 2 < max(Counting.sizes) <= BATCH
+    a.close()
+    other.close()
 
 
 def test_frames_fed_byte_by_byte_arrive_whole(raw):
@@ -334,6 +354,22 @@ def test_two_descriptors_with_one_frame_end_the_receiver(raw):
     send_with(sock, header(3, 19, flags=frame.DESCRIPTOR) + b"\x91\xa1x", [0, 0])
     with pytest.raises(Violation):
         b.receive()
+
+
+def test_a_peer_that_may_send_no_descriptor_is_given_no_room_for_one():
+    """It would be ours until the channel is closed, and a peer could make us have one after the other."""
+    one, other = socket.socketpair()
+    a = Channel(other, TABLE, "a", "b")
+    reading, writing = os.pipe()
+    send_with(one, bytes_of(Ask(1, "")), [writing])
+    os.close(writing)
+    with pytest.raises(Violation):
+        a.receive()
+    os.set_blocking(reading, False)
+    assert os.read(reading, 1) == b""  # no writing end is left
+    os.close(reading)
+    one.close()
+    a.close()
 
 
 def test_a_channel_that_is_closed_leaves_no_descriptor_open_that_was_to_be_sent(channels):

@@ -57,6 +57,12 @@ def test_the_version_changes_with_the_order_of_the_imsgs():
     assert len(digests) == 2
 
 
+def test_the_version_is_that_of_all_processes_whatever_the_order_of_a_set_is_in_each():
+    senders = [f"p{number}" for number in range(100)]
+    orders = {", ".join(names) + " -> b" for names in (senders, senders[::-1], senders[50:] + senders[:50])}
+    assert len({made(arrows).digest() for arrows in orders}) == 1
+
+
 def test_an_imsg_is_frozen_and_keeps_its_defaults():
     table = Table()
 

@@ -1,6 +1,7 @@
 """Log lines: nothing that came by mail forges one, and nothing waits for a reader."""
 
 import os
+import sys
 import threading
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_full_pipe_counts_what_it_drops_and_says_so_later():
             break
     log.line("again")
     text = os.read(reading, 1 << 16).decode()
-    assert f"{dropped} log lines were dropped" in text and "again" in text
+    assert text == f"again\nwarn: {dropped} log lines were dropped\n"
     os.close(reading)
     os.close(writing)
 
@@ -142,6 +143,41 @@ def test_no_line_is_longer_than_what_a_pipe_takes_in_one_piece(text):
     line = encoded(text)
     assert len(line) <= LINE_MAX < WRITE_MAX and line.endswith(b"\n") and line.count(b"\n") == 1
     assert visible(text).startswith(line.decode()[:-1]) or not text.isprintable()
+
+
+@pytest.mark.parametrize("character, shown", [("x", "x"), ("é", "é"), ("\U0001f600", "\U0001f600"), ("\t", "\\011")])
+def test_a_line_that_is_too_long_is_cut_behind_a_whole_character(character, shown):
+    text = encoded(character * 3000).decode()
+    assert text == (shown * 3000)[: len(text) - 1] + "\n"
+    assert LINE_MAX - 4 < len(text.encode()) <= LINE_MAX
+
+
+def test_debug_lines_are_logged_when_that_is_wanted(paper):
+    paper.log.debug("one")
+    paper.log.verbose = True
+    paper.log.debug("two")
+    paper.log.flush()
+    assert paper.text == b"debug: two\n"
+
+
+def test_an_exception_of_our_own_is_logged_with_its_traceback_each_line_by_itself(paper):
+    try:
+        raise KeyError("bob")
+    except KeyError as error:
+        paper.log.trouble("session 7", error)
+    paper.log.flush()
+    first, *more = paper.text.decode().splitlines()
+    assert first == "warn: session 7: KeyError: 'bob'"
+    assert more[0] == "warn: session 7: Traceback (most recent call last):"
+    assert all(line.startswith("warn: session 7: ") for line in more) and more[-1].endswith("KeyError: 'bob'")
+
+
+def test_an_exception_that_ends_the_process_is_in_the_log_at_once(paper, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    log_module.take_tracebacks(paper.log)
+    error = KeyError("bob")
+    sys.excepthook(KeyError, error, None)
+    assert paper.text.startswith(b"warn: fatal: KeyError: 'bob'\n")
 
 
 def test_lines_of_one_turn_leave_together():

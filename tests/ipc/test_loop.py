@@ -65,9 +65,9 @@ def serve_parent(descriptor):
     loop.run_forever()
 
 
-def started(descriptor, serve="serve"):
+def started(descriptor, serve="serve", **more):
     program = f"from tests.ipc.test_loop import {serve}; {serve}({descriptor})"
-    process = subprocess.Popen([sys.executable, "-c", program], pass_fds=[descriptor])
+    process = subprocess.Popen([sys.executable, "-c", program], pass_fds=[descriptor], **more)
     os.close(descriptor)
     return process
 
@@ -132,9 +132,9 @@ def test_the_loop_does_not_live_on_a_broken_pipe(ends):
 
 def test_the_end_of_the_parent_is_the_end_in_order(ends):
     ours, theirs = ends
-    peer = started(theirs.detach(), "serve_parent")
+    peer = started(theirs.detach(), "serve_parent", stderr=subprocess.PIPE)
     ours.close()
-    assert peer.wait(20) == 0
+    assert peer.communicate(timeout=20) == (None, b"") and peer.returncode == 0
 
 
 def test_a_forged_frame_of_the_parent_is_fatal(ends):
@@ -151,6 +151,34 @@ def test_an_exception_that_nothing_has_caught_is_fatal(ends):
     parent.send(Stop())
     parent.flush()
     assert peer.wait(20) == 1
+
+
+def test_the_channel_of_a_peer_that_is_gone_is_closed_and_asked_no_more():
+    loop = prepare()
+    one, other = socket.socketpair()
+    other.close()
+    channel = Channel(one, TABLE, "left", "right")
+    connect(loop, [channel], {"right": pytest.fail}, None)
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    assert channel.closed
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    "error, transport, status", [(OSError, "a client's", 7), (OSError, None, 1), (KeyError, "a client's", 1)]
+)
+def test_an_error_of_a_clients_connection_that_its_protocol_hears_of_is_not_fatal(error, transport, status):
+    loop = prepare()
+    connect(loop, [], {}, None)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            loop.call_exception_handler({"message": "", "exception": error(), "transport": transport})
+        finally:
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
+    loop.close()
 
 
 @pytest.fixture

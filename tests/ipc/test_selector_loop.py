@@ -185,10 +185,54 @@ def test_times_come_in_their_order_and_a_cancelled_one_never(loop):
     assert heard == ["first", "second"]
 
 
+def test_a_time_that_is_cancelled_in_the_turn_in_which_it_has_come_never_comes(loop):
+    heard = []
+    loop.after(0, lambda: (heard.append("first"), second.cancel()))
+    second = loop.after(0, lambda: heard.append("second"))
+    loop.after(0, lambda: heard.append("third"))
+    while "third" not in heard:
+        loop.turn()
+    assert heard == ["first", "third"]
+
+
 def test_it_runs_until_it_is_to_end(loop):
+    heard = []
     loop.after(0, lambda: None).cancel()
-    loop.after(0.001, lambda: setattr(loop, "ended", True))
+    loop.after(0.001, lambda: heard.append("first"))
+    loop.after(0.002, lambda: (heard.append("second"), setattr(loop, "ended", True)))
+    loop.after(60, lambda: heard.append("never"))
     loop.run()
+    assert heard == ["first", "second"]
+
+
+def test_a_channel_that_is_removed_is_closed_and_another_may_get_its_number(loop, channels):
+    a, b = channels
+    number = b.fileno()
+    loop.add(b, fail, fail)
+    loop.remove(b)
+    assert b.closed
+    os.dup2(a.fileno(), number)
+    loop.watch(number, lambda: None)
+    loop.forget(number)
+    os.close(number)
+    loop.remove(b)  # again: nothing happens
+
+
+def test_a_full_socket_is_waited_for_without_a_turn_after_the_other(loop, channels):
+    a, b = channels
+    loop.add(a, fail, fail)
+    for _ in range(5):
+        a.send(Word("x" * 900_000))
+    over, turns = [], 0
+    loop.after(0.02, lambda: over.append(True))
+    while not over:
+        loop.turn()
+        turns += 1
+    assert a.bytes_waiting and turns <= 4
+    heard = 0
+    while heard < 5:
+        heard += len(b.receive())
+        loop.flush()
 
 
 def test_a_descriptor_that_is_forgotten_may_be_closed(loop):
@@ -241,6 +285,22 @@ def test_a_signal_is_handled_in_the_loop(loop):
         signal.signal(signal.SIGUSR1, before)
 
 
+def test_a_signal_that_has_another_handler_is_not_the_loops(loop):
+    """As SIGINT, which Python handles itself, and which it writes to the descriptor of the loop as well."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+    heard = []
+    loop.on_signal(signal.SIGUSR1, lambda: heard.append("USR1"))
+    signal.signal(signal.SIGUSR2, lambda *_: heard.append("USR2"))
+    try:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        loop.turn()
+        assert heard == ["USR2"]
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_child_that_forgets_signals_is_killed_by_them(loop, ignored):
     before = signal.getsignal(signal.SIGTERM)
@@ -252,7 +312,8 @@ def test_a_child_that_forgets_signals_is_killed_by_them(loop, ignored):
         if pid == 0:
             try:
                 forget_signals()
-                os.kill(os.getpid(), signal.SIGTERM)
+                if signal.set_wakeup_fd(-1) == -1:  # what the child handles itself does not reach our loop
+                    os.kill(os.getpid(), signal.SIGTERM)
             finally:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
