@@ -130,6 +130,20 @@ class Broken:
         raise MemoryError
 
 
+def test_a_dispatcher_that_goes_before_its_answer_ends_the_thread_without_a_word():
+    ours, theirs = packets()
+    told = []
+
+    class Leaving(Broken):
+        def sign(self, operation, data):
+            ours.close()
+            return b"a signature"
+
+    ours.send(SigningRequest(5, Operation.ECDSA, bytes(32), bytes(32)).packet())
+    SigningThread(theirs, {bytes(32): Leaving()}, told.append, told.append)._work()
+    assert theirs.fileno() == -1 and not told
+
+
 def test_an_exception_costs_one_signature_and_not_the_thread():
     told = []
     ours, theirs = packets()
