@@ -31,6 +31,7 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Violation
 from smtpd.queue import process
 from smtpd.queue.delivery import deliveries, delivery_log, in_flight
+from smtpd.queue.delivery.conclude import ERROR_MAX
 from smtpd.queue.delivery.delivery_log import duration
 from smtpd.queue.store import commit, sqlite
 from smtpd.queue.store.sqlite import SQLiteStore
@@ -249,15 +250,16 @@ def test_a_permanent_failure_holds_the_mail_with_its_reason(house, outcome, text
     assert (found.held, found.error) == (True, error)
 
 
-def test_an_expired_mail_is_held_with_its_last_error(house):
+@pytest.mark.parametrize("error", ["disk quota exceeded", "quota " * 200])
+def test_an_expired_mail_is_held_with_its_last_error(house, error):
     (envelope,) = house.store()
     house.due(envelope)
     _, agent = house.start_agent()
-    house.answer(agent, house.receive(agent), Outcome.DEFERRED, "disk quota exceeded")
+    house.answer(agent, house.receive(agent), Outcome.DEFERRED, error)
     house.tried()
     house.say("scheduler", ExpireEnvelopes([envelope]))
     house.until(lambda: row(house, envelope).held)
-    assert row(house, envelope).error == "Expired: disk quota exceeded"
+    assert row(house, envelope).error == f"Expired: {error}"[:ERROR_MAX]
 
 
 def test_a_mail_that_expires_without_a_try_of_this_run_is_held_and_counts_none(house):

@@ -114,6 +114,28 @@ def test_when_all_are_busy_those_that_had_their_turn_leave():
     assert slots.choose_leaving(WORK_TIME + 0.5) == [two]
 
 
+def test_the_agent_that_has_worked_longest_without_a_pause_leaves_first():
+    slots = AgentSlots(count=2)
+    one, two = key("one"), key("two")
+    start(slots, one, two)
+    slots.idle(one, 1.0)
+    slots.busy(one, 2.0)
+    slots.busy(two, 3.0)  # it was all the time
+    slots.want(key("three"))
+    assert slots.choose_leaving(9.0) == [two]
+
+
+def test_a_user_is_counted_until_the_last_of_their_agents_has_left():
+    slots = AgentSlots(count=4)
+    one, other = key("bob"), key("bob", "other")
+    start(slots, one, other, key("amy"))
+    slots.leave(one)
+    assert slots.users == {"amy", "bob"}
+    slots.leave(other)
+    slots.leave(other)  # again: it has no slot any more
+    assert slots.users == {"amy"}
+
+
 def test_one_that_does_not_come_to_an_end_is_silent():
     slots = AgentSlots(count=1)
     start(slots, key("one"))
