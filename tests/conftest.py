@@ -1,6 +1,9 @@
 """What every test leaves behind as it found it."""
 
+import gc
 import os
+import traceback
+import warnings
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,31 @@ def pytest_terminal_summary(terminalreporter):
     if path := os.environ.get("TEST_RESULT"):  # for the last lines of tests/run.sh
         numbers, _ = terminalreporter.build_summary_stats_line()
         Path(path).write_text(", ".join(text for text, _ in numbers))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Frees what a failed test had in its hands: sockets, databases, directories.  Its frames live on in the traceback
+    until some later test fails, and their ResourceWarnings would be errors of the test that runs just then."""
+    report = yield
+    if report.failed and not item.config.getoption("usepdb"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            clear_frames(call.excinfo.value)
+            gc.collect()
+    return report
+
+
+def clear_frames(error):
+    """Of that exception, and of all that it is made of or was raised in the course of."""
+    todo, seen = [error], set()
+    while todo:
+        error = todo.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        todo += [error.__context__, error.__cause__, *getattr(error, "exceptions", ())]
 
 
 @pytest.fixture(autouse=True)

@@ -365,18 +365,10 @@ def test_a_timeout_of_one_mail_does_not_fail_others_while_the_server_responds(se
     slow = threading.Event()
     server = serve(holds={"slow": slow})
     worker = executor(server)
-    kind, others = worker._kind, []
-
-    def go_on():
-        while not others:
-            kind.last_progress = time.monotonic()
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
+    kind = worker._kind
+    always = property(lambda _: time.monotonic(), lambda _, _value: None)  # there is progress on some other connection
+    monkeypatch.setattr(type(kind), "last_progress", always, raising=False)
     (result,) = worker.execute([(to("slow"), -1)])
-    others.append(True)
-    thread.join()
     slow.set()
     assert result.outcome is Outcome.DEFERRED and not kind.draining
 
@@ -636,13 +628,24 @@ def test_a_server_that_resets_the_connection_is_quoted_as_the_kernel_says_it():
     ours.close()
 
 
+class Clock:
+    """Stands in the place of the module time."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
 def test_content_that_takes_too_long_to_come_is_given_up(serve, monkeypatch):
+    clock = Clock()
     connection = connected(serve())
-    monkeypatch.setattr(lmtp, "TRANSACTION_MAX", 0.2)
+    monkeypatch.setattr(lmtp, "time", clock)
 
     def slow():
         yield MAIL
-        time.sleep(0.3)
+        clock.now += lmtp.TRANSACTION_MAX
         yield MAIL
 
     (verdict,) = connection.deliver(LmtpMail("amy@there.test", ("bob",), 2 * len(MAIL)), slow())

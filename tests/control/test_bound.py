@@ -25,6 +25,7 @@ class Kernel:
 @pytest.fixture
 def kernel(house, monkeypatch):
     made = Kernel()
+    monkeypatch.setattr(clients, "UNPRIVILEGED_TIMEOUT", 3600.0)  # on a busy machine all of this takes longer
     monkeypatch.setattr(clients, "uid_of", made)
     return made
 

@@ -21,7 +21,7 @@ from tests.live.postfix import show
 PEERS = TOP / ".cache/peers"
 PROGRAM = "#!{interpreter} -IS\nimport sys\nsys.path += {path}\nfrom smtpctl.__main__ import main\nsys.exit(main())\n"
 SENDMAIL = '#!/bin/sh\nprintf "%s\\n" "$*" >>{directory}/calls\nexec {directory}/bin/sendmail --state {state} "$@"\n'
-WAIT_MAX = 20.0  # seconds for a program of which nobody says when it is done
+WAIT_MAX = 60.0  # seconds for a program of which nobody says when it is done
 
 TEXT = "one\n50%\r100%\r\n.\nFrom here\nthree\n"
 PHP = """exit(mail($argv[1], "from PHP", $argv[2], "From: Amy <amy@there.test>\\r\\nX-Mailer: PHP") ? 0 : 1);"""

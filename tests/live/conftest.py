@@ -195,9 +195,9 @@ class Daemon:
     def stop(self):
         """An orderly stop; its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.ended(30)
+        return self.ended()
 
-    def ended(self, seconds=20):
+    def ended(self, seconds=60):
         """Wait for the end; the exit status.  A daemon that does not end shows how far it came."""
         try:
             return self.process.wait(seconds)
@@ -214,7 +214,7 @@ class Daemon:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        self.process.wait(10)
+        self.process.wait(60)
 
     def running(self):
         return self.process is not None and self.process.poll() is None
@@ -320,6 +320,13 @@ def impostor(make_daemon):
     yield make
     for one in made:
         one.close()
+
+
+@contextlib.contextmanager
+def several(make, count):
+    """So many sockets or clients, made by `make()`, that are closed however the test ends."""
+    with contextlib.ExitStack() as opened:
+        yield [opened.enter_context(make()) for _ in range(count)]
 
 
 def until(condition, seconds=60.0, what="it"):

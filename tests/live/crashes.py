@@ -137,7 +137,7 @@ class Trial:
         page = self.pages[role]
         page.arm(number)
         accepted = self._send()
-        self._wait(5)
+        self._wait(60)
         _, name = page.read()
         page.arm(0)
         if name and role != "agent":
@@ -190,7 +190,7 @@ class Trial:
         """Envelopes in the queue."""
         path = self.daemon.state / "spool" / "queue.db"
         try:
-            database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)
+            database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
             try:
                 return database.execute("SELECT count(*) FROM envelope").fetchone()[0]
             finally:

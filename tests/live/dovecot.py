@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 PROGRAM = "/usr/sbin/dovecot"
-READY = 20.0  # seconds
+READY = 90.0  # seconds
 MISSING = None if os.path.exists("/usr/lib/dovecot/lmtp") else "Dovecot's LMTP server is not installed"
 
 COMMON = """
@@ -138,7 +138,7 @@ class Dovecot:
     def stop(self):
         """Sessions are ended, as by its service manager."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
+        self.process.wait(60)
 
     def kill(self):
         if self.process is not None and self.process.poll() is None:

@@ -53,7 +53,7 @@ from smtpd.ipc.channel import Channel
 
 CONF = 'listen on 127.0.0.1 port 2525\naction "local" maildir\nmatch from any for any action "local"\n'
 BOOT = {Configure, TakePeer, TakeListener, TakeSigningSocket, TakeControlSocket, TakeLog, EnterSandbox, SandboxEntered}
-WAIT_MAX = 10.0  # seconds
+WAIT_MAX = 60.0  # seconds
 MESSAGE, ENVELOPE = 7, 7 << 32 | 1  # that there never were
 NOT_ASKED = 4242  # the number of a request that there never was
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from smtpd.imsg import TABLE, Begin
 from smtpd.ipc.channel import Channel
 
-WAIT_MAX = 20  # seconds
+WAIT_MAX = 60  # seconds
 
 
 class Impostor:

@@ -102,7 +102,7 @@ class Background:
     def stop(self):
         self.ended.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join()
 
 
 class Clients:

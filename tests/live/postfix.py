@@ -19,7 +19,7 @@ from tests.bench.server import Postfix
 from tests.bench.testbed import POPULATION, TOP, Testbed, inside
 
 MAIL = "Subject: to {name}\r\nX-Spam: yes\r\n\r\nFrom here\r\n.\r\nend\r\n"
-WAIT_MAX = 30.0  # seconds
+WAIT_MAX = 60.0  # seconds
 
 
 class Place:

@@ -17,7 +17,7 @@ import termios
 import time
 
 TERMINAL = {"TERM": "xterm", "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
-WAIT_MAX = 20.0  # seconds
+WAIT_MAX = 60.0  # seconds
 MUTT = "set folder=~ quit=yes confirmcreate=no confirmappend=no wait_key=no auto_tag=yes mbox_type=Maildir"
 
 

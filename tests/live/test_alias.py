@@ -470,7 +470,7 @@ def test_a_slow_program_delays_only_who_asks_it(asked, boxes):
         sock.sendall(b"HELO client.test\r\nMAIL FROM:<amy@there.test>\r\nRCPT TO:<slow@asked.test>\r\n")
         assert [stream.readline()[:3] for _ in range(3)] == [b"220", b"250", b"250"]
         subject = send(asked, "staff@text.test")
-        until(lambda: all(arrived(home, subject) for home in boxes), 5, what="other mail")
+        until(lambda: all(arrived(home, subject) for home in boxes), what="other mail")
         sock.setblocking(False)
         with pytest.raises(BlockingIOError):
             sock.recv(1, socket.MSG_PEEK)

@@ -115,7 +115,7 @@ def test_a_signal_during_the_start_leaves_nothing_behind(make_daemon):
     daemon.process = subprocess.Popen(command, cwd="/", stderr=subprocess.PIPE, text=True)
     until(lambda: "control" in daemon.pids(), what="the start of control")
     os.kill(daemon.process.pid, signal.SIGTERM)
-    _, said = daemon.process.communicate(timeout=20)
+    _, said = daemon.process.communicate(timeout=60)
     assert daemon.process.returncode == 0, said
     assert "info: SIGTERM: the start is given up\n" in said or "info: exiting\n" in said
     assert {path.name for path in daemon.state.iterdir()} == {"empty", "spool"}
@@ -124,7 +124,7 @@ def test_a_signal_during_the_start_leaves_nothing_behind(make_daemon):
 def test_a_log_that_nobody_takes_is_told_where_the_daemon_was_started(make_daemon):
     daemon = make_daemon()
     command = [*without_syslog(), PYTHON, "-m", "smtpd", "--state", str(daemon.state), "-f", str(daemon.conf)]
-    done = subprocess.run([*command, *OPTIONS], capture_output=True, text=True, cwd="/", timeout=30)
+    done = subprocess.run([*command, *OPTIONS], capture_output=True, text=True, cwd="/", timeout=60)
     pid = int((daemon.state / "smtpd.pid").read_text())
     os.kill(pid, signal.SIGTERM)
     until(lambda: not lives(pid), what="its end")
@@ -176,7 +176,7 @@ def test_its_end_by_a_signal_is_in_order(background, syslog):
 
 
 def test_a_client_cannot_make_a_line_of_the_log(background, syslog):
-    with socket.create_connection(("127.0.0.1", background.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", background.port), timeout=30) as sock:
         sock.recv(1000)
         sock.sendall(b"HELO x\x1b[2J\x7f <22>Nov 21 smtpd[1]: forged\r\n")
         sock.recv(1000)

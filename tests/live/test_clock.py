@@ -40,7 +40,7 @@ def test_mail_from_the_future_is_tried_at_once_and_keeps_its_time(make_daemon, u
         move(daemon)
         before = daemon.log.count("TempFail")
         daemon.start()
-        until(lambda: daemon.log.count("TempFail") >= before + len(MOVED), 20, what="a try of each")
+        until(lambda: daemon.log.count("TempFail") >= before + len(MOVED), what="a try of each")
         assert "Expire" not in daemon.log
         obstacle.unlink()
         daemon.smtpctl("schedule", "all")

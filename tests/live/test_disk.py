@@ -126,11 +126,11 @@ def test_below_the_reserve_new_mail_gets_452_and_old_mail_is_delivered(cramped, 
     cramped.smtpctl("pause", "mda")
     assert is_accepted(cramped, alice, "before")
     filler = fill(cramped.state, RESERVE - 8 * MIB)
-    until(lambda: not is_accepted(cramped, alice, "during"), 10, what="a refusal")
+    until(lambda: not is_accepted(cramped, alice, "during"), what="a refusal")
     cramped.smtpctl("resume", "mda")
     until(lambda: has_arrived(users, alice, "before"), what="the old mail")
     filler.unlink()
-    until(lambda: is_accepted(cramped, alice, "after"), 10, what="new mail")
+    until(lambda: is_accepted(cramped, alice, "after"), what="new mail")
     until(lambda: has_arrived(users, alice, "after"), what="its delivery")
     assert cramped.stop() == 0
 
@@ -145,8 +145,8 @@ def test_a_disk_without_a_byte_repeats_no_delivery(cramped, users, alice):
     assert len(cramped.smtpctl("show", "queue").stdout.splitlines()) == 10  # there is no room to say that they are done
     assert not is_accepted(cramped, alice, "during")
     filler.unlink()
-    until(lambda: cramped.smtpctl("show", "queue").stdout == "", 30, what="an empty queue")
-    until(lambda: is_accepted(cramped, alice, "after"), 10, what="new mail")
+    until(lambda: cramped.smtpctl("show", "queue").stdout == "", what="an empty queue")
+    until(lambda: is_accepted(cramped, alice, "after"), what="new mail")
     until(lambda: has_arrived(users, alice, "after"), what="its delivery")
     assert len(mails(users.home(alice))) == 11
     assert cramped.stop() == 0
@@ -164,7 +164,7 @@ def test_what_was_delivered_while_the_disk_was_full_is_not_repeated_after_a_cras
     cramped.kill()
     filler.unlink()
     cramped.start()
-    until(lambda: cramped.smtpctl("show", "queue").stdout == "", 30, what="an empty queue")
+    until(lambda: cramped.smtpctl("show", "queue").stdout == "", what="an empty queue")
     assert len(mails(users.home(alice))) == 10
     assert cramped.stop() == 0
 
@@ -174,7 +174,7 @@ def test_a_large_mail_that_would_use_up_the_reserve_is_refused_and_leaves_nothin
     assert not is_accepted(cramped, alice, "too large", 30 * MIB)
     until(lambda: not spool_files(cramped), what="the end of the spool file")
     filler.unlink()
-    until(lambda: is_accepted(cramped, alice, "large", 30 * MIB), 10, what="new mail")
+    until(lambda: is_accepted(cramped, alice, "large", 30 * MIB), what="new mail")
     until(lambda: has_arrived(users, alice, "large"), what="delivery")
     assert not has_arrived(users, alice, "too large")
     assert cramped.stop() == 0
@@ -190,7 +190,7 @@ def test_a_mail_that_finds_the_end_of_the_disk_is_refused_and_leaves_nothing(cra
         assert (code, text[:5]) == (452, b"4.3.1")
         until(lambda: not spool_files(cramped), what="the end of the spool file")
         filler.unlink()
-        until(lambda: is_accepted(cramped, alice, "small"), 10, what="new mail")
+        until(lambda: is_accepted(cramped, alice, "small"), what="new mail")
         assert client.noop()[0] == 250  # the session goes on
     until(lambda: has_arrived(users, alice, "small"), what="delivery")
     assert not has_arrived(users, alice, "too large")

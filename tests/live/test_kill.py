@@ -73,7 +73,7 @@ class Killer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self.kills[-1].vital:
-            self.daemon.ended(60)
+            self.daemon.ended()
             until(lambda: not any(lives(pid) for _, pid in processes), what="the end of all")
         self.kills[-1].over = time.time()
         self.check()

@@ -269,7 +269,7 @@ def test_a_client_that_goes_in_the_middle_leaves_nothing(daemon, alice, letterbo
     spooled = daemon.state / "spool/content"
     for count in range(len(STEPS) + 1):
         for patient in (False, True):
-            with socket.create_connection(("127.0.0.1", daemon.port), timeout=10) as sock:
+            with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as sock:
                 if reset:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 for step in STEPS[:count]:
@@ -290,7 +290,7 @@ SMUGGLED = (
 
 @pytest.mark.parametrize("ending", [b"\n.\n", b"\r\n.\n", b"\n.\r\n", b"\r.\r", b"\r\n.\r", b"\r\n\0.\r\n"])
 def test_smuggling_leaves_one_message_or_none(daemon, alice, letterbox, ending):
-    with socket.create_connection(("127.0.0.1", daemon.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as sock:
         stream = sock.makefile("rb")
         assert stream.readline().startswith(b"220")
         for line in (b"HELO client.test", b"MAIL FROM:<amy@there.test>", b"RCPT TO:<%s@here.test>" % alice.encode()):
@@ -347,7 +347,7 @@ def test_a_stop_in_the_midst_of_mail_is_in_order(make_daemon, alice, letterbox):
     until(lambda: len(accepted) > 100, what="mail under way")
     assert daemon.stop() == 0, daemon.log
     for thread in threads:
-        thread.join(20)
+        thread.join()
     assert set(ends) == {421}
     daemon.start()
     until(lambda: daemon.smtpctl("show", "queue").stdout == "", what="an empty queue")

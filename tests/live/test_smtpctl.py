@@ -167,7 +167,7 @@ def test_pause_smtp_makes_clients_wait(daemon):
         with pytest.raises(TimeoutError):
             sock.recv(100)
         daemon.smtpctl("resume", "smtp")
-        sock.settimeout(10)
+        sock.settimeout(30)
         assert sock.recv(100).startswith(b"220")
 
 
@@ -181,7 +181,7 @@ def test_a_daemon_may_begin_paused(make_daemon, what, said):
             with pytest.raises(TimeoutError):
                 sock.recv(100)
             daemon.smtpctl("resume", "smtp")
-        sock.settimeout(10)
+        sock.settimeout(30)
         assert sock.recv(100).startswith(b"220")
     assert daemon.stop() == 0
 

@@ -143,7 +143,7 @@ class Agent:
         answer = queue.ask(StartAgent(1, *words))
         assert isinstance(answer, AgentStarted), answer
         self.socket = socket.socket(fileno=queue.descriptors.pop())
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
 
     def deliver(self, target=None, **more):
         """The answer, or None when it has ended.  `target`: a command or file, or a digest."""

@@ -70,7 +70,7 @@ def mark(daemon):
 def s_client(port, *options):
     """What OpenSSL's own client says of a connection."""
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", *options]
-    return subprocess.run(command, input="QUIT\r\n", capture_output=True, text=True, timeout=20)
+    return subprocess.run(command, input="QUIT\r\n", capture_output=True, text=True, timeout=60)
 
 
 def serial_of(shown):

@@ -355,7 +355,7 @@ def test_updates_of_keys_without_end_cost_nobody_else(daemon, tmp_path):
     context = careless()
     context.keylog_filename = str(tmp_path / "keys")
     with Client(daemon.port, context=context).starttls() as client, Client(daemon.port) as other:
-        secret, updates = secret_of_client(tmp_path / "keys"), []
+        secret, updates, waited = secret_of_client(tmp_path / "keys"), [], []
         for _ in range(5000):
             updates.append(sealed(secret, 0, b"\x18\0\0\1\1", HANDSHAKE))  # RFC 8446 4.6.3: update_requested
             secret = expanded(secret, b"traffic upd", 48)
@@ -364,8 +364,9 @@ def test_updates_of_keys_without_end_cost_nobody_else(daemon, tmp_path):
                 client.send(b"".join(updates[start : start + 100]))
             begun = time.monotonic()
             assert other.command("RSET").startswith("250")
-            assert time.monotonic() - begun < 1
+            waited.append(time.monotonic() - begun)
         until(lambda: 'smtp disconnected reason="io-error:' in daemon.log, what="the end of the flooding session")
+    assert sorted(waited)[len(waited) * 9 // 10] < 1, waited  # a busy machine may keep one or the other waiting
     assert "Traceback" not in daemon.log
 
 
@@ -399,6 +400,6 @@ def test_a_name_that_is_none_harms_nobody(daemon):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join()
     assert troubles == []
     assert "Traceback" not in daemon.log

@@ -17,13 +17,14 @@ import pytest
 
 from smtpd.dispatcher.inbound.connections import SWEEP_INTERVAL
 from smtpd.dispatcher.inbound.handshake import HANDSHAKE_TIMEOUT
+from smtpd.tls.signing import SIGNING_TIMEOUT
 from tests.live.certificate import Authority, Identity, certify
-from tests.live.conftest import Daemon, started, until
+from tests.live.conftest import Daemon, several, started, until
 from tests.live.encrypted import Client, careless, showing
 from tests.unique import free_port
 
 CONF = """
-smtp limit max-sessions 20000
+smtp limit max-sessions 20000 max-errors 100000
 pki mx.here.test cert "{{directory}}/mx.crt"
 pki mx.here.test key "{{directory}}/mx.key"
 ca clients cert "{{directory}}/clients.ca"
@@ -32,9 +33,15 @@ listen on 127.0.0.1 port {smtps} smtps pki mx.here.test
 action "local" maildir
 match from any for domain "here.test" action "local"
 """
-ANSWER = 0.2  # seconds, for nine of ten answers: this machine has other things to do as well
+# Seconds, for nine of ten answers.  A dispatcher that waited for a client or for a signature would make all others wait
+# for SIGNING_TIMEOUT at least; on a machine that has other things to do as well an answer takes a few tenths of one.
+ANSWER = SIGNING_TIMEOUT / 2
 STALLED = 200  # of each kind
 MANY = 3000
+LEFT = (
+    4096  # bytes that a handshake may leave behind for ever.  An SSL object with its buffers has 20 000 and more; the
+)
+# allocator keeps a few MB more or less of what is free, by how many handshakes were there at a time.
 GROWTH = 50 * 1024 * MANY  # bytes of the dispatcher, whatever is tried: what as many handshakes need
 
 
@@ -78,7 +85,7 @@ def unharmed(daemon):
     before, memory = descriptors(dispatcher), anonymous(dispatcher)
     daemon.mark = len(daemon.log)
     yield
-    until(lambda: sessions(daemon) == 0, 60, what="the end of all sessions")
+    until(lambda: sessions(daemon) == 0, what="the end of all sessions")
     until(lambda: descriptors(dispatcher) == before, what="the end of all descriptors")
     assert anonymous(dispatcher) < memory + GROWTH
     assert "Traceback" not in daemon.log
@@ -108,12 +115,27 @@ def failures(daemon):
 
 
 class Honest:
-    """A session in the clear and one under TLS, which go on, and clients that come anew; how long each waits."""
+    """A session in the clear and one under TLS, which go on, and clients that come anew; how long each waits.
+
+    They may ask for as long as it takes: by the daemon's max-errors so many commands without a mail are no reason to
+    hang up."""
 
     def __init__(self, daemon):
         self.port = daemon.port
         self.seconds = []
-        self.there = [Client(self.port), Client(self.port).starttls()]
+        self.answer = ANSWER
+
+    def __enter__(self):
+        with contextlib.ExitStack() as opened:
+            self.there = [opened.enter_context(Client(self.port)) for _ in range(2)]
+            self.there[1].starttls()
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, error, *_):
+        with self._opened:
+            if error is None:
+                self._leave()
 
     def go_on(self):
         for client in self.there:
@@ -133,13 +155,12 @@ class Honest:
         finally:
             self.seconds.append(time.monotonic() - begun)
 
-    def leave(self):
+    def _leave(self):
         for client in self.there:
             assert client.command("NOOP").startswith("250")
             client.command("QUIT")
-            client.socket.close()
         waited = sorted(self.seconds)
-        assert waited[len(waited) * 9 // 10] < ANSWER, waited
+        assert waited[len(waited) * 9 // 10] < self.answer, waited
 
 
 def a_hello():
@@ -166,28 +187,27 @@ def test_handshakes_that_stall_keep_nobody_waiting_and_end(daemon, smtps):
     """CVE-2013-2125.  Some say nothing at all, some half of their hello, some one byte a second; some said STARTTLS
     before."""
     hello = a_hello()
-    honest = Honest(daemon)
-    silent, halves, slow = ([connect(smtps) for _ in range(STALLED)] for _ in range(3))
-    begun = [Client(daemon.port) for _ in range(STALLED)]
-    for client in begun:
-        assert client.command("STARTTLS").startswith("220")
-    for sock in halves:
-        sock.sendall(hello[: len(hello) // 2])
-    begin = time.monotonic()
-    for second in range(len(hello)):
-        with contextlib.suppress(ConnectionError):
-            for sock in slow:
-                sock.sendall(hello[second : second + 1])
-        honest.go_on()
-        honest.come_with_tls()
-        if failures(daemon).get("handshake stalled") == 4 * STALLED:
-            break
-        time.sleep(0.8)
-    honest.leave()
-    for sock in [*silent, *halves, *slow, *(client.socket for client in begun)]:
-        sock.close()
+    with contextlib.ExitStack() as opened:
+        _silent, halves, slow = (opened.enter_context(several(lambda: connect(smtps), STALLED)) for _ in range(3))
+        begun = opened.enter_context(several(lambda: Client(daemon.port), STALLED))
+        honest = opened.enter_context(Honest(daemon))
+        for client in begun:
+            assert client.command("STARTTLS").startswith("220")
+        for sock in halves:
+            sock.sendall(hello[: len(hello) // 2])
+        begin = time.monotonic()
+        for second in range(len(hello)):
+            with contextlib.suppress(ConnectionError):
+                for sock in slow:
+                    sock.sendall(hello[second : second + 1])
+            honest.go_on()
+            honest.come_with_tls()
+            if sum(failures(daemon).values()) >= 4 * STALLED:
+                break
+            time.sleep(0.8)
+        took = time.monotonic() - begin
     assert failures(daemon) == {"handshake stalled": 4 * STALLED}
-    assert time.monotonic() - begin < HANDSHAKE_TIMEOUT + SWEEP_INTERVAL + 5
+    assert took < 2 * (HANDSHAKE_TIMEOUT + SWEEP_INTERVAL), "a byte a second makes a handshake last longer"
 
 
 # -- those that are many ------------------------------------------------------------------------
@@ -209,31 +229,33 @@ def answered(socks, seconds=60):
 
 
 def flood(port, hello, meanwhile):
-    """So many handshakes at once, from one network; how many of them got an answer.  The others were sent away."""
-    socks = [connect(port, source="127.3.3.3") for _ in range(MANY)]
-    for sock in socks:
-        sock.sendall(hello)
-    got = []
-    waiting = threading.Thread(target=lambda: got.append(answered(socks)))
-    waiting.start()
-    while waiting.is_alive():
-        meanwhile()
-    waiting.join()
-    for sock in socks:
-        sock.close()
-    return got[0]
+    """So many handshakes at once, from one network; how many of them got an answer, and in how many seconds.  The
+    others were sent away."""
+    with several(lambda: connect(port, source="127.3.3.3"), MANY) as socks:
+        begun, got = time.monotonic(), []
+        for sock in socks:
+            sock.sendall(hello)
+        waiting = threading.Thread(target=lambda: got.append(answered(socks)))
+        waiting.start()
+        try:
+            while waiting.is_alive():
+                meanwhile()
+        finally:
+            waiting.join()
+        return got[0], time.monotonic() - begun
 
 
 def test_thousands_of_handshakes_at_once_keep_nobody_waiting(daemon, smtps):
-    """Whoever comes from another network does not stand behind all of them."""
-    hello, honest = a_hello(), Honest(daemon)
+    """A client that comes from another network does not stand behind all of them."""
+    hello = a_hello()
+    with Honest(daemon) as honest:
 
-    def meanwhile():
-        honest.go_on()
-        honest.come_with_tls()
+        def meanwhile():
+            honest.go_on()
+            honest.come_with_tls()
 
-    got = flood(smtps, hello, meanwhile)
-    honest.leave()
+        got, took = flood(smtps, hello, meanwhile)
+        honest.answer = took / 4  # behind all of them it would be most of that time, on whatever machine
     until(lambda: sum(failures(daemon).values()) == MANY, what="the end of all handshakes")
     assert set(failures(daemon)) <= {"too many handshakes", "the client left"}
     assert 0 < got <= MANY - failures(daemon).get("too many handshakes", 0)
@@ -246,11 +268,11 @@ def test_the_memory_of_thousands_of_handshakes_is_used_again(daemon, smtps):
         flood(smtps, hello, lambda: time.sleep(0.1))
         until(lambda n=number: sum(failures(daemon).values()) == n * MANY, what="the end of all handshakes")
         seen.append(anonymous(pid))
-    assert max(seen[4:]) - max(seen[:4]) < 16 * 1024 * 1024, seen
+    assert max(seen[4:]) - max(seen[:4]) < 4 * MANY * LEFT, seen
 
 
 def nothing(sock, hello):
-    sock.close()
+    pass
 
 
 def at_once(sock, hello):
@@ -259,7 +281,6 @@ def at_once(sock, hello):
 
 def after_half(sock, hello):
     sock.sendall(hello[:100])
-    sock.close()
 
 
 def after_all(sock, hello):
@@ -270,17 +291,17 @@ def after_all(sock, hello):
 def after_a_wait(sock, hello):
     sock.sendall(hello)
     sock.recv(1)
-    sock.close()
 
 
 @pytest.mark.parametrize("leave", [nothing, at_once, after_half, after_all, after_a_wait])
 def test_a_thousand_who_come_and_leave(daemon, smtps, leave):
-    hello, honest = a_hello(), Honest(daemon)
-    for number in range(1000):
-        leave(connect(smtps), hello)
-        if number % 100 == 0:
-            honest.go_on()
-    honest.leave()
+    hello = a_hello()
+    with Honest(daemon) as honest:
+        for number in range(1000):
+            with connect(smtps) as sock:
+                leave(sock, hello)
+            if number % 100 == 0:
+                honest.go_on()
 
 
 def test_memory_does_not_grow_with_handshakes(daemon, smtps):
@@ -330,16 +351,14 @@ def many_others(clients):
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_certificates_without_end_are_refused_or_of_no_avail(daemon, clients, make, version):
     """CVE-2015-7687."""
-    identity = make(clients)
-    honest = Honest(daemon)
-    context = showing(identity, daemon.directory)
+    context = showing(make(clients), daemon.directory)
     context.minimum_version = context.maximum_version = version
-    for _ in range(20):
-        with Client(daemon.port, context=context) as client, contextlib.suppress(ssl.SSLError, ConnectionError):
-            client.starttls()
-            client.command("QUIT")
-        honest.go_on()
-    honest.leave()
+    with Honest(daemon) as honest:
+        for _ in range(20):
+            with Client(daemon.port, context=context) as client, contextlib.suppress(ssl.SSLError, ConnectionError):
+                client.starttls()
+                client.command("QUIT")
+            honest.go_on()
     assert 'result="verified"' not in daemon.log[daemon.mark :]
     if make is not a_long_chain:
         assert failures(daemon) == {"client sends too much": 20}
@@ -360,20 +379,16 @@ def test_a_hello_without_end_is_refused(daemon, smtps):
 
 
 def test_while_crypto_does_not_answer_others_are_served(daemon, smtps):
-    crypto = daemon.pids()["crypto"]
-    honest = Honest(daemon)
-    os.kill(crypto, signal.SIGSTOP)
-    try:
-        hello = a_hello()
-        socks = [connect(smtps) for _ in range(4)]
-        for sock in socks:
-            sock.sendall(hello)
-        until(lambda: honest.go_on() or failures(daemon).get("no signature in time") == 4, what="the end of patience")
-    finally:
-        os.kill(crypto, signal.SIGCONT)
-    honest.leave()
-    for sock in socks:
-        sock.close()
+    crypto, hello = daemon.pids()["crypto"], a_hello()
+    with Honest(daemon) as honest, several(lambda: connect(smtps), 4) as socks:
+        os.kill(crypto, signal.SIGSTOP)
+        try:
+            for sock in socks:
+                sock.sendall(hello)
+            until(lambda: honest.go_on() or sum(failures(daemon).values()) >= 4, what="the end of patience")
+        finally:
+            os.kill(crypto, signal.SIGCONT)
+    assert failures(daemon) == {"no signature in time": 4}
     with Client(daemon.port) as client:  # what is signed late is nobody's answer
         assert client.starttls().command("EHLO client.test").startswith("250")
         client.command("QUIT")

@@ -53,7 +53,7 @@ def used(daemon, listener, kind, *options):
     """Version and cipher that OpenSSL's client ends up with; None: none."""
     where = f"127.0.0.1:{daemon.ports[listener]}"
     command = ["openssl", "s_client", "-connect", where, "-starttls", "smtp", "-servername", f"{kind}.test", *options]
-    done = subprocess.run(command, input="quit\n", capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, input="quit\n", capture_output=True, text=True, timeout=60)
     for line in done.stdout.splitlines():
         if line.startswith("New, ") and "(NONE)" not in line:
             words = line.replace(",", "").split()

@@ -288,7 +288,7 @@ def test_nobody_who_comes_during_a_reload_is_turned_away(site):
     finally:
         stop.set()
         for thread in threads:
-            thread.join(20)
+            thread.join()
     assert troubles == []
     assert "tls-failed" not in site.daemon.log
 
