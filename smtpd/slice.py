@@ -28,6 +28,8 @@ NOBODY = (65534, 65535)  # the last ids of 16 bits, which no user may have
 # as crypto decrypts nothing.
 NEVER_CIPHERS = ":!aNULL:!eNULL:!kRSA"
 USUAL_PROTOCOLS = ("TLSv1.2", "TLSv1.3")  # where `protocols` is not said
+# The authorities of this machine, which certificates of other mail servers are verified by; no `ca` can have this name.
+SYSTEM_CA = "<system>"
 OUR_PREFIX = "_smtp"  # what the names of our own users begin with
 OUR_USERS = tuple(OUR_PREFIX + letter for letter in "dlqscxmf")
 
@@ -68,6 +70,7 @@ class Method(StrEnum):
     MDA = "mda"
     EXPAND_ONLY = "expand-only"
     FORWARD_ONLY = "forward-only"
+    RELAY = "relay"  # the only one that is not local
 
 
 class From(StrEnum):
@@ -172,6 +175,48 @@ class DeliveryLimits(Struct, frozen=True):
     max_session_per_user: int = 7
 
 
+class RelayTls(StrEnum):
+    """What a relay action says about TLS.  The protocol of a smarthost (tables/relay_host.py) may say more."""
+
+    OPPORTUNISTIC = "opportunistic"  # nothing said
+    VERIFIED = "tls"  # required, with a certificate that verifies
+    UNVERIFIED = "tls no-verify"  # required, with any certificate
+
+
+class RelayLimits(Struct, frozen=True):
+    """`mta limit KEY N`: what one dispatcher keeps to.  A destination is an action with a domain or a list of
+    smarthosts; a host is an address; a route is one of our addresses and a host.
+
+    The pauses are 0 where the reference has some: what protects receivers is how many connections they answer well."""
+
+    max_conn_per_host: int = 10
+    max_conn_per_route: int = 5
+    max_conn_per_source: int = 100
+    max_conn_per_connector: int = 20  # from one of our addresses to one destination
+    max_conn_per_relay: int = 100  # to one destination
+    max_conn_per_domain: int = 100  # to one domain, over all actions
+
+    conn_delay_host: int = 0  # seconds between two connects
+    conn_delay_route: int = 0
+    conn_delay_source: int = 0
+    conn_delay_connector: int = 0
+    conn_delay_relay: int = 0
+    conn_delay_domain: int = 0
+    reconn_delay_route: int = 0  # seconds between the end of a connection and the next connect
+
+    session_mail_max: int = 100  # messages of a connection
+    session_transaction_delay: int = 0  # seconds between two messages of a connection
+    session_keepalive: int = 10  # seconds that a connection without a message stays open
+    max_failures_per_session: int = 25  # refused recipients, then it ends
+
+    # Messages that may be sent in a minute; 0: any number.
+    message_rate: int = 0  # to one destination
+    message_rate_per_host: int = 0
+    message_rate_per_source: int = 0
+
+    family: int | None = None  # of the hosts' addresses: 4, 6, or both
+
+
 class TlsSlice(Struct, frozen=True):
     mode: Tls
     pki: tuple[Word, ...]  # names, the first or "*" for clients that name none of them
@@ -188,7 +233,7 @@ class PkiSlice(Struct, frozen=True):
 
 
 class CaSlice(Struct, frozen=True):
-    name: Word
+    name: Word  # or SYSTEM_CA
     cert: Path
 
 
@@ -285,6 +330,23 @@ class ParentSlice(Struct, frozen=True):
     passwords: bool = False  # a listener authenticates users of the system
 
 
+class RelaySlice(Struct, frozen=True):
+    """A relay action as a dispatcher needs it: how its connections are made."""
+
+    name: Word
+    helo: Word  # the name for EHLO; of an address in `helo_names`, the one there
+    tls: RelayTls = RelayTls.OPPORTUNISTIC
+    protocols: tuple[Setting, ...] = USUAL_PROTOCOLS  # as in TlsSlice
+    ciphers: Setting = ""  # as in TlsSlice
+    ca: Word = SYSTEM_CA
+    pki: Word = ""  # of our own certificate, for hosts that ask for one
+    auth: bool = False  # lookup has credentials for it
+    sources: tuple[Word, ...] = ()  # our addresses to connect from, numeric; none: as the system chooses
+    helo_names: dict[Word, Word] = {}  # our address, numeric -> our name there
+    family: int | None = None  # of the hosts' addresses: 4, 6, or both
+    mail_from: Path = ""  # what replaces the sender, or a half of it (smtp/mail_from.py)
+
+
 class DispatcherSlice(Struct, frozen=True):
     listeners: tuple[ListenerSlice, ...]
     server_name: Word
@@ -292,10 +354,16 @@ class DispatcherSlice(Struct, frozen=True):
     limits: Limits  # already divided by the number of dispatchers
     dhe: dict[Word, Word] = {}  # pki -> "auto" or "legacy"
     socket: ListenerSlice = SOCKET
+    relays: tuple[RelaySlice, ...] = ()
+    relay_limits: RelayLimits = RelayLimits()  # already divided, as `limits`
+    domain_limits: dict[Word, RelayLimits] = {}  # by recipients' domain, in its normal form, instead of `relay_limits`
+    # TCP ports of other hosts that are connected to; None: any, as a table that may change names them.
+    connect_ports: tuple[int, ...] | None = ()
 
 
 class ExpansionSlice(Struct, frozen=True):
-    """A local action as lookup needs it: how a recipient becomes users.  Tables by name, empty for none."""
+    """An action as lookup needs it: how a recipient becomes users.  Tables by name, empty for none.  One that relays
+    has no more than a name and a method here; the rest is in its RouteSlice."""
 
     name: Word
     method: Method
@@ -304,6 +372,27 @@ class ExpansionSlice(Struct, frozen=True):
     userbase: Word = ""  # empty: users of the system
     user: Word = ""  # that the action runs as
     rcpt_to: bool = False  # of lmtp: the server is told the address, not the user
+
+
+class RouteSlice(Struct, frozen=True):
+    """A relay action as lookup needs it: which hosts take its mail.  Tables by name, empty for none.
+
+    With neither `hosts` nor `domains`: the MX hosts of the recipient's domain."""
+
+    name: Word
+    hosts: Word = ""  # a list of smarthosts (tables/relay_host.py)
+    domains: Word = ""  # a domain -> its smarthost; domains that it lacks have none
+    credentials: Word = ""  # a label -> user:password (tables/relay_credential.py)
+    backup: Word = ""  # our own name among the MX hosts: only those before it are tried
+    srs: bool = False  # the sender of forwarded mail is rewritten (smtp/srs.py)
+
+
+class SrsSlice(Struct, frozen=True):
+    """`srs key`, `srs key backup`, `srs ttl`."""
+
+    key: Setting
+    backup: Setting = ""  # accepted, too; empty: none
+    ttl: int = 4  # days that a rewritten sender is accepted
 
 
 class LookupSlice(Struct, frozen=True):
@@ -316,14 +405,16 @@ class LookupSlice(Struct, frozen=True):
     alias_commands: Word = ""
     listener_tables: tuple[ListenerTablesSlice, ...] = ()
     auth_failure_rate: int = 10  # a minute, of an address and of a user
+    routes: tuple[RouteSlice, ...] = ()
+    srs: SrsSlice | None = None
 
 
 class DeliverySlice(Struct, frozen=True):
-    """A local action as queue needs it: which agent, and how long an envelope may wait."""
+    """An action as queue needs it: which agent, and how long an envelope may wait."""
 
     name: Word
     method: Method
-    user: Word  # to run as (`_smtpm` for lmtp without a user); empty: as the recipient
+    user: Word  # to run as (`_smtpm` for lmtp without a user); empty: as the recipient, or a relay
     lifetime: Seconds  # seconds until its envelopes expire
 
 
@@ -337,6 +428,7 @@ class SchedulerSlice(Struct, frozen=True):
     max_inflight: int = 5000  # envelopes handed to queue and not yet answered
     max_inflight_per_message: int = 256  # so that one mail to many leaves room for the others
     max_inflight_per_lane: int = 500  # so that a user whose agent hangs, or a destination, leaves room likewise
+    max_deferred: int = 100  # deferred envelopes of a destination that are tried at once when it takes mail again
 
 
 class ControlSlice(Struct, frozen=True):

@@ -26,9 +26,8 @@ ELSEWHERE = {("sh", "1"), ("openssl-ciphers", "1"), ("fcntl", "2"), ("passwd", "
 
 # Words of the language that smtpd.conf(5) does not have, as they are not available yet.
 LATER = """
-    admd backup bounce bypass chain chroot commit compression connect data disconnect ehlo encryption fcrdns filter
-    group helo-src host max-deferred mta mx no-verify noop phase proc proc-exec relay report rewrite scheduler srs
-    warn-interval
+    admd bounce bypass chain chroot commit compression connect data disconnect ehlo encryption fcrdns filter
+    group noop phase proc proc-exec report rewrite scheduler warn-interval
 """
 
 

@@ -24,6 +24,13 @@ LIBEXEC = (
     "/usr/libexec/opensmtpd",
     "/usr/lib/opensmtpd",
 )
+# Of Debian and Alpine, OpenBSD and FreeBSD, Fedora, openSUSE.
+AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+)
 LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*")
 
@@ -37,7 +44,8 @@ class Host:
     `resolve`: name -> numeric addresses; none if there is no such name.
     `find_uid`: by name; None if there is no such user.  `has_file`: by path.
     `is_public`: whether everybody may read a file, by path.
-    `libexec`: the directories of table programs."""
+    `libexec`: the directories of table programs.
+    `authorities`: the file with the certificates of all authorities that this machine trusts; empty: none was found."""
 
     server_name: str
     interfaces: dict[str, tuple[str, ...]]
@@ -46,6 +54,7 @@ class Host:
     has_file: Callable[[str], bool]
     is_public: Callable[[str], bool]
     libexec: tuple[str, ...] = LIBEXEC
+    authorities: str = ""
 
     def find_program(self, name: str) -> str | None:
         """The path of the first executable of that name in `libexec`; None if there is none."""
@@ -61,6 +70,7 @@ def this_host(mailname: str = MAILNAME) -> Host:
         find_uid=find_uid,
         has_file=has_file,
         is_public=is_public,
+        authorities=next(filter(has_content, AUTHORITIES), ""),
     )
 
 
@@ -80,6 +90,13 @@ def has_file(path: str) -> bool:
     except OSError:
         return True
     return True
+
+
+def has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except OSError:
+        return False
 
 
 def is_public(path: str) -> bool:

@@ -9,7 +9,7 @@ Texts have the types of the imsg fields that carry them, as in slice.py; build/b
 from dataclasses import dataclass, field
 
 from smtpd.envelope import CommandLine, Path, Setting, Word
-from smtpd.slice import Auth, DeliveryLimits, Limits, Match, Method, Proxy, Tls
+from smtpd.slice import Auth, DeliveryLimits, Limits, Match, Method, Proxy, RelayLimits, RelayTls, Tls
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,28 @@ class Table:
     pairs: tuple[tuple[Setting, Setting], ...] | None = None  # an inline mapping
     path: Path | None = None  # what the backend reads; None: inline, or a program without a configuration
     backend: Word = ""  # "file", "db", "passwd", "sqlite", or X for the program table-X; empty: inline
+
+
+@dataclass(frozen=True)
+class Relay:
+    """The options of `action NAME relay`; tables by name."""
+
+    hosts: Word | None = None  # a list of smarthosts
+    domains: Word | None = None  # a domain -> its smarthost
+    credentials: Word | None = None  # a label -> user:password
+    helo_names: Word | None = None  # our address -> our name there
+    sources: Word | None = None  # a list of our addresses
+    backup: bool = False
+    backup_name: Word | None = None  # our name among the MX hosts; None: the server's
+    family: int | None = None  # of the hosts' addresses: 4, 6, or both
+    helo: Word | None = None
+    tls: RelayTls = RelayTls.OPPORTUNISTIC
+    pki: Word | None = None  # name of a Pki
+    ca: Word | None = None  # name of a Ca; None: the authorities of this machine
+    ciphers: Setting | None = None
+    protocols: Setting | None = None
+    mail_from: Path | None = None  # as in smtp/mail_from.py
+    srs: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,6 +59,7 @@ class Action:
     userbase: Word | None = None
     user: Word | None = None  # to run as
     wrapper: Word | None = None  # name of a Wrapper
+    relay: Relay | None = None  # of a relay action, which has none of the options above
     ttl: int | None = None  # seconds
 
 
@@ -60,7 +83,7 @@ class Pki:
 
 @dataclass(frozen=True)
 class Ca:
-    """`ca NAME cert FILE`: whom certificates of clients have to come from."""
+    """`ca NAME cert FILE`: the authorities of clients' certificates, or of those of the hosts of a relay action."""
 
     name: Word
     cert: Path
@@ -102,6 +125,23 @@ class ListenSocket:
 
 
 @dataclass(frozen=True)
+class DomainLimits:
+    """`mta limit for domain DOMAIN …`, with the values of all keys."""
+
+    domain: Word  # in its normal form
+    limits: RelayLimits
+
+
+@dataclass(frozen=True)
+class Srs:
+    """`srs key`, `srs key backup`, `srs ttl`."""
+
+    key: Setting | None = None
+    backup: Setting | None = None
+    ttl: int = 4 * 86400  # seconds; whole days
+
+
+@dataclass(frozen=True)
 class Config:
     listeners: tuple[Listen, ...] = ()
     tables: tuple[Table, ...] = ()
@@ -112,6 +152,10 @@ class Config:
     sub_addr_delim: Word = "+"
     limits: Limits = field(default_factory=Limits)
     delivery_limits: DeliveryLimits = field(default_factory=DeliveryLimits)
+    relay_limits: RelayLimits = field(default_factory=RelayLimits)
+    domain_limits: tuple[DomainLimits, ...] = ()
+    max_deferred: int = 100  # `mta max-deferred`
+    srs: Srs = field(default_factory=Srs)
     wrappers: tuple[Wrapper, ...] = ()
     alias_commands: Word | None = None  # `alias-commands user NAME`: who runs commands that alias files name
     sandbox_required: bool | None = None  # None: required for a start as root

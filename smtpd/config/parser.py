@@ -30,7 +30,8 @@ RESUME_TOKENS_MAX = 1000  # tokens; in a longer sentence with an error no furthe
 FILES_MAX = 100  # a bound on files that each include two others
 
 # Any of these, unquoted at the start of a line, begins a sentence, even where a brace is open.
-SENTENCE_WORDS = {"action", "ca", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "table"}
+SENTENCE_WORDS = {"action", "ca", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "srs"}
+SENTENCE_WORDS |= {"table"}
 assert SENTENCE_WORDS <= RESERVED
 DECLARING_KINDS = {TOKEN_KINDS[word] for word in ("table", "action", "wrapper", "pki", "ca")}
 
@@ -45,6 +46,7 @@ class Parsed:
     config: Config
     files: tuple[str, ...]
     listener_positions: tuple[SourcePosition, ...]
+    match_positions: tuple[SourcePosition, ...]
     names: Names
     report: Report
     invalid_listeners: tuple[
@@ -87,8 +89,15 @@ def parse_with_report(
     reading.read(path, text)
     builder = reading.builder
     config = reading.finish(path)
-    positions, wrong = tuple(position for _, position in builder.listeners), tuple(builder.invalid_listeners)
-    return Parsed(config, tuple(reading.files), positions, reading.names, reading.report, wrong)
+    return Parsed(
+        config,
+        tuple(reading.files),
+        tuple(position for _, position in builder.listeners),
+        tuple(position for _, position in builder.matches),
+        reading.names,
+        reading.report,
+        tuple(builder.invalid_listeners),
+    )
 
 
 class ConfigReader:

@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterable, Iterator
 
 from smtpd.config.build.delivery_target import MAILDIR
+from smtpd.config.build.relay import TABLES
 from smtpd.config.build.value import BYTES_PER_UNIT, SECONDS_PER_UNIT
-from smtpd.config.model import Action, Config, Listen, ListenSocket, Pki, Table
+from smtpd.config.model import Action, Config, Listen, ListenSocket, Pki, Relay, Srs, Table
 from smtpd.config.parse.syntax import RESERVED
-from smtpd.slice import Condition, DeliveryLimits, Limits, Match, Method
+from smtpd.slice import Condition, DeliveryLimits, Limits, Match, Method, RelayLimits, RelayTls
 
 PLAIN = re.compile(r"(?![0-9]+(?:/|\Z))[A-Za-z0-9:_][A-Za-z0-9:_./%-]*")
 WIDTH = 120  # characters; a longer list gets a line for each entry
@@ -49,13 +50,33 @@ def print_settings(config: Config) -> Iterator[str]:
         yield f"smtp ciphers {string(config.ciphers)}"
     yield from print_limits("smtp", config.limits, default.limits)
     yield from print_limits("mda", config.delivery_limits, default.delivery_limits)
+    for of_domain in config.domain_limits:  # first, so that they begin as copies of the default values
+        where = f"for domain {name(of_domain.domain)}"
+        changed = list(print_limits("mta", of_domain.limits, default.relay_limits, where))
+        yield from changed or [f"mta limit {where}"]
+    yield from print_limits("mta", config.relay_limits, default.relay_limits)
+    if config.max_deferred != default.max_deferred:
+        yield f"mta max-deferred {config.max_deferred}"
+    yield from print_srs(config.srs)
 
 
-def print_limits[T: (Limits, DeliveryLimits)](of: str, limits: T, default: T) -> Iterator[str]:
+def print_limits[T: (Limits, DeliveryLimits, RelayLimits)](
+    of: str, limits: T, default: T, where: str = ""
+) -> Iterator[str]:
     for field in limits.__struct_fields__:
         limit = getattr(limits, field)
         if limit != getattr(default, field):
-            yield f"{of} limit {field.replace('_', '-')} {limit}"
+            said = f"inet{limit}" if field == "family" else f"{field.replace('_', '-')} {limit}"
+            yield " ".join(filter(None, [of, "limit", where, said]))
+
+
+def print_srs(srs: Srs) -> Iterator[str]:
+    if srs.key is not None:
+        yield f"srs key {string(srs.key)}"
+    if srs.backup is not None:
+        yield f"srs key backup {string(srs.backup)}"
+    if srs.ttl != Srs.ttl:
+        yield f"srs ttl {interval(srs.ttl)}"
 
 
 def print_certificates(config: Config) -> Iterator[str]:
@@ -91,9 +112,35 @@ def print_action(action: Action, tables: dict[str, Table]) -> str:
         words += ["user", name(action.user)]
     if action.wrapper is not None:
         words += ["wrapper", string(action.wrapper)]
+    if action.relay is not None:
+        words += print_relay(action.relay, tables)
     if action.ttl is not None:
         words += ["ttl", interval(action.ttl)]
     return " ".join(words)
+
+
+def print_relay(relay: Relay, tables: dict[str, Table]) -> Iterator[str]:
+    """The options.  Those with tables come first, in the order of their numbers."""
+    for option, (field, _, _) in TABLES.items():
+        table = getattr(relay, field)
+        if table is not None:
+            yield f"{option.replace('_', '-')} {print_operand(table, tables)}"
+    if relay.backup:
+        yield "backup" + (f" mx {name(relay.backup_name)}" if relay.backup_name is not None else "")
+    if relay.family is not None:
+        yield f"inet{relay.family}"
+    if relay.helo is not None:
+        yield f"helo {name(relay.helo)}"
+    if relay.tls is not RelayTls.OPPORTUNISTIC:
+        yield relay.tls.value
+    for option, text in (("pki", relay.pki), ("ca", relay.ca)):
+        if text is not None:
+            yield f"{option} {name(text)}"
+    for option, text in (("ciphers", relay.ciphers), ("protocols", relay.protocols), ("mail-from", relay.mail_from)):
+        if text is not None:
+            yield f"{option} {string(text)}"
+    if relay.srs:
+        yield "srs"
 
 
 def print_socket(socket: ListenSocket) -> Iterator[str]:

@@ -213,6 +213,11 @@ class DbTable:
         (value,) = rows[0]
         return value if isinstance(value, str) else TableUnavailable(f"table {self.name}: a set has no values")
 
+    def entries(self) -> tuple[str, ...] | TableUnavailable:
+        """The keys, in the order of the file: makemap sorts them."""
+        keys = self._all_keys()
+        return keys if isinstance(keys, TableUnavailable) else keys.entries()
+
     def _all_keys(self) -> ListTable | TableUnavailable:
         self._follow()
         if self._keys is None:

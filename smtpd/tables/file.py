@@ -9,7 +9,8 @@
         eve                           otherwise the blank is ignored
 
     # @list                           before the first entry: each line is an entry of a list
-    192.0.2.0/24                      no value in the first entry: a list, whose entries are whole lines
+    192.0.2.0/24                      no value in the first entry: a list, whose entries are whole lines; so it is with
+                                      2001:db8::/32 and smtps://mail.example.org, in spite of their colons
 
 The first entry decides whether the file is a list or a mapping.  An entry of a mapping without a value is a fault, and
 so are a NUL and bytes that are not UTF-8, outside comments.  Of duplicate keys the last one counts.  An empty file is
@@ -21,6 +22,7 @@ A file with a fault is not used: the previous content stays in force.
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from socket import AF_INET6, inet_pton
 
 from smtpd.ipc.os_error import error_text
 from smtpd.slice import Service
@@ -33,6 +35,7 @@ from smtpd.tables.text_file import LineFault, line_fault, lines, raise_faults, r
 # up to the next bracket only, so that matching stays linear.
 _KEY = re.compile(r"((?:\[[^\[\]\s]*+\]|[^\s:])++)\s*:?\s*")
 _COMMENT = re.compile(r'(?:"[^"]*"|"[^"]*$|[^"#]|(?<!\s)#)*+')
+_URL = re.compile(r"[A-Za-z+]+://\S+")  # of a smarthost, likewise
 _LIST = re.compile(r"#\s*@list")
 NO_VALUE = "key without a value"
 NO_MAPPING = "the file is a list, expected a mapping"
@@ -111,7 +114,16 @@ def _without_comment(line: str) -> str:
 def _begins_list(first: str) -> bool:
     """Whether the first entry has no value; `word:` alone is a key whose value may follow in the next line."""
     key, value = _split(first)
-    return not value and first != f"{key}:"
+    return not value and first != f"{key}:" or _URL.fullmatch(first) is not None or _is_ipv6(first)
+
+
+def _is_ipv6(first: str) -> bool:
+    """Whether all of the entry is an address or a network: its colons separate no key from a value."""
+    try:
+        inet_pton(AF_INET6, first.partition("/")[0])
+    except (OSError, ValueError):  # ValueError: a NUL
+        return False
+    return True
 
 
 def _joined(found: list[_Line]) -> list[FileEntry]:
@@ -143,8 +155,13 @@ def service_faults(content: Content, services: Collection[Service]) -> list[Line
         (entry.line, fault)
         for entry in content.entries
         for service in services
-        if (fault := entry_fault(service, entry.key))
+        if (fault := entry_fault(service, entry.key if content.is_list else checked_half(service, entry)))
     ]
+
+
+def checked_half(service: Service, entry: FileEntry) -> str:
+    """What of an entry of a mapping a service is particular about."""
+    return entry.value if service is Service.RELAYHOST else entry.key
 
 
 def make_table(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> ListTable | MappingTable:
@@ -190,6 +207,9 @@ class FileTable:
 
     def find(self, service: Service, key: str) -> str | None | TableUnavailable:
         return self._table if isinstance(self._table, TableUnavailable) else self._table.find(service, key)
+
+    def entries(self) -> tuple[str, ...] | TableUnavailable:
+        return self._table if isinstance(self._table, TableUnavailable) else self._table.entries()
 
 
 def cannot_read(name: str, path: str, error: Exception) -> TableUnavailable:

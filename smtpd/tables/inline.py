@@ -33,6 +33,9 @@ class ListTable:
     def find(self, service: Service, key: str) -> str | None | TableUnavailable:
         return TableUnavailable(f"table {self.name}: a list has no values")
 
+    def entries(self) -> tuple[str, ...] | TableUnavailable:
+        return self._entries
+
     def update(self) -> TableUnavailable | None:
         return None
 
@@ -48,3 +51,6 @@ class MappingTable(ListTable):
 
     def find(self, service: Service, key: str) -> str | None | TableUnavailable:
         return self._values.get(normal_address(key))
+
+    def entries(self) -> TableUnavailable:
+        return TableUnavailable(f"table {self.name}: a mapping is no list")

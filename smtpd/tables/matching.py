@@ -22,6 +22,7 @@ from typing import Protocol
 from smtpd.domain_name import normal, normal_address, spellings
 from smtpd.slice import Service
 from smtpd.tables.regex import Pattern
+from smtpd.tables.relay_host import RelayHostError, parse_relay_host, without_label
 
 _SPECIAL = re.compile(r"[!-/:-@\[-^`{-~]")  # RE2 rejects a backslash before any other character
 IPV4_MAPPED = b"\x00" * 10 + b"\xff\xff"  # an IPv4 address inside an IPv6 one
@@ -174,6 +175,13 @@ def entry_fault(service: Service, entry: str) -> str:
     elif service is Service.NETADDR and not _is_network(entry):
         examples = "192.0.2.1, 192.0.2.0/24, 2001:db8::/32 or local"
         return f'invalid network "{_shortened(entry)}", expected one such as {examples}'
+    elif service is Service.SOURCE and _packed(entry) is None:
+        return f'invalid address "{_shortened(entry)}", expected one such as 192.0.2.1 or 2001:db8::1'
+    elif service is Service.RELAYHOST:
+        try:
+            parse_relay_host(entry)
+        except RelayHostError as error:
+            return f'invalid host "{_shortened(without_label(entry))}": {error}'
     return ""
 
 

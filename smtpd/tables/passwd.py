@@ -98,6 +98,9 @@ class Accounts:
             return (account and account.password) or None
         return TableUnavailable(f"table {self._name}: a passwd file has no {service}")
 
+    def entries(self) -> tuple[str, ...] | TableUnavailable:
+        return self._names.entries()
+
 
 def make_table(name: str, text: str, delimiter: str, services: Collection[Service] = ()) -> Accounts:
     """The table in the text of a file.  Raises text_file.TextFileError."""

@@ -88,6 +88,10 @@ class ProgramTable:
         """The next value of a list."""
         return self._trouble(service) or self._awaited("fetch", service)
 
+    def entries(self) -> TableUnavailable:
+        """The protocol has only `fetch`, which gives one value, of which no host is known to be the last."""
+        return self._unavailable("its program cannot list its entries")
+
     def update(self) -> TableUnavailable | PendingAnswer:
         return self._unavailable(self._reason) if self._send is None else self._awaited("update")
 

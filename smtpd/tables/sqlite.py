@@ -150,6 +150,9 @@ class SqliteTable:
             return TableUnavailable(f"table {self.name}: query_{service}: {error}")
         return ", ".join(values) if service in SEVERAL_ROWS else values[0]
 
+    def entries(self) -> TableUnavailable:
+        return TableUnavailable(f"table {self.name}: a database has no lists")
+
     def _rows(self, service: Service, key: str) -> list[tuple] | TableUnavailable:
         if self._settings is None:
             return self._trouble

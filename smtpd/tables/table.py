@@ -2,6 +2,7 @@
 
     check(service, key)   whether the key matches an entry, by the comparison of this service
     find(service, key)    the value of the key, or None
+    entries()             all entries of a list, in their order
     update()              read the table again; the old content stays in force unless all of the new one is valid
 
 Each may return TableUnavailable instead: a table that cannot be read never accepts or refuses anything permanently.  A
@@ -15,9 +16,9 @@ from typing import Protocol
 from smtpd.domain_name import address_spellings, spellings
 from smtpd.slice import Service
 
-# Services that need a value, so that a list cannot serve them.
+# Services that need a value, so that a list cannot serve them.  A smarthost is an entry of a list, or a value.
 VALUE_SERVICES = frozenset(
-    {Service.ALIAS, Service.CREDENTIALS, Service.USERINFO, Service.ADDRNAME, Service.MAILADDRMAP, Service.RELAYHOST}
+    {Service.ALIAS, Service.CREDENTIALS, Service.USERINFO, Service.ADDRNAME, Service.MAILADDRMAP}
 )
 
 
@@ -77,6 +78,8 @@ class LoadedTable(Protocol):
 
     def find(self, service: Service, key: str) -> str | None | TableUnavailable: ...
 
+    def entries(self) -> tuple[str, ...] | TableUnavailable: ...
+
 
 class Table(Protocol):
     name: str
@@ -84,5 +87,7 @@ class Table(Protocol):
     def check(self, service: Service, key: str) -> bool | TableUnavailable | PendingAnswer: ...
 
     def find(self, service: Service, key: str) -> str | None | TableUnavailable | PendingAnswer: ...
+
+    def entries(self) -> tuple[str, ...] | TableUnavailable: ...
 
     def update(self) -> TableUnavailable | None | PendingAnswer: ...

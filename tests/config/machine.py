@@ -26,6 +26,7 @@ def sliced(
     libexec: tuple[str, ...] = ("/nowhere", "/else"),
     public: tuple[str, ...] = (),
     real: tuple[Path, ...] = (),
+    authorities: str = "",
     texts: Mapping[str, str] = {},  # noqa: B006  (never changed)
     **files: str,
 ) -> Sliced:
@@ -40,11 +41,14 @@ def sliced(
             raise FileNotFoundError(2, "No such file or directory")
         return there[path]
 
-    return slice_config(parse("f", text=text + RULES), this_machine(there, public, libexec), read)
+    return slice_config(parse("f", text=text + RULES), this_machine(there, public, libexec, authorities), read)
 
 
 def this_machine(
-    there: Container[str], public: Container[str] = (), libexec: tuple[str, ...] = ("/nowhere", "/else")
+    there: Container[str],
+    public: Container[str] = (),
+    libexec: tuple[str, ...] = ("/nowhere", "/else"),
+    authorities: str = "",
 ) -> Host:
     """`there`: the paths of all files."""
 
@@ -52,7 +56,7 @@ def this_machine(
         return RESOLVED.get(name, ())
 
     has_file, is_public = there.__contains__, public.__contains__
-    return Host("MX.example.org", INTERFACES, resolve, USERS.get, has_file, is_public, libexec)
+    return Host("MX.example.org", INTERFACES, resolve, USERS.get, has_file, is_public, libexec, authorities)
 
 
 def slices(text: str, **more) -> Slices:

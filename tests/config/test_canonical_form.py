@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from smtpd.config import specifier
-from smtpd.config.build.action import METHODS, OPTIONS
+from smtpd.config.build.action import OPTIONS
 from smtpd.config.build.builder import DELIVERY_LIMITS, LIMITS
+from smtpd.config.build.relay import OPTIONS as RELAY_OPTIONS
+from smtpd.config.build.relay_limit import LIMITS as RELAY_LIMITS
 from smtpd.config.errors import ConfigErrors
 from smtpd.config.parser import parse
 from smtpd.config.printer import print_config
+from smtpd.slice import Method
 
 PROJECT = Path(__file__).parent.parent.parent
 CONF = PROJECT / "tests" / "conf"
@@ -66,7 +69,8 @@ def test_the_manual_has_examples_that_work(example):
 
 def test_the_manual_has_all_limits_methods_options_and_specifiers():
     items = set(re.findall(r"^\.It Cm (\S+)", MANUAL, re.MULTILINE))
-    assert set(LIMITS) | set(DELIVERY_LIMITS) | METHODS | set(OPTIONS) <= items
+    options = {option.replace("_", "-") for option in (*OPTIONS, *RELAY_OPTIONS)}
+    assert {*LIMITS, *DELIVERY_LIMITS, *RELAY_LIMITS, *Method, *options} - {"inet6"} <= items
     described = set(re.findall(r"%\{([a-z.]+)", MANUAL))
     halves = {f"{name}{half}" for name in ("rcpt", "dest") for half in (".user", ".domain")}
     assert specifier.NAMES - halves <= described

@@ -21,7 +21,14 @@ from tests.config.machine import this_machine
 
 WRONG = Path(__file__).parent / "wrong"
 FILES = sorted(WRONG.glob("*.conf"))
-THERE = {"/etc/mail/aliases.db": "", "/etc/aliases": "root: amy\n"}
+THERE = {
+    "/etc/mail/aliases.db": "",
+    "/etc/aliases": "root: amy\n",
+    "/etc/mail/hosts": "smtps://me@mail.example.org\nsmtps://nobody@[2001:db8::1]\nsmtp://a:b@c\n",
+    "/etc/mail/routes": "example.org smtp+tls://mx.example.org\nexample.net smtp+tls://\n",
+    "/etc/mail/secrets": "me: u:p\nyou: a-password-without-user\n",
+    "/etc/mail/names": "192.0.2.1 a b\neth0 out.example.org\n",
+}
 
 
 def read(path: str) -> str:

@@ -334,7 +334,7 @@ def test_a_slice_that_its_process_could_not_decode_is_an_error():
 def test_a_pki_that_no_listener_names_is_not_checked():
     found = sliced('pki "x" cert "/nowhere" key "/nowhere"\nca "y" cert "/nowhere"')
     assert found.warnings == (
-        'f:1:14: unused pki "x": no listener names it, its files are not read',
-        'f:2:13: unused ca "y": no listener names it, its files are not read',
+        'f:1:14: unused pki "x": no listener and no action names it',
+        'f:2:13: unused ca "y": no listener and no action names it',
     )
     assert not found.slices.parent.pki and not found.slices.parent.ca

@@ -8,9 +8,21 @@ from hypothesis import strategies as st
 
 from smtpd.config import printer
 from smtpd.config.build import value
-from smtpd.config.model import Action, Ca, Config, Listen, ListenSocket, Pki, Table, Wrapper
+from smtpd.config.model import Action, Ca, Config, DomainLimits, Listen, ListenSocket, Pki, Relay, Srs, Table, Wrapper
 from smtpd.config.parser import parse
-from smtpd.slice import Auth, Condition, DeliveryLimits, Limits, Match, Method, Operand, Proxy, Tls
+from smtpd.slice import (
+    Auth,
+    Condition,
+    DeliveryLimits,
+    Limits,
+    Match,
+    Method,
+    Operand,
+    Proxy,
+    RelayLimits,
+    RelayTls,
+    Tls,
+)
 
 # What a string can hold; one that ends in a backslash was a bare word.
 QUOTED = st.text(
@@ -109,9 +121,11 @@ def matches(draw, actions: list[str], tables: list[Table]):
 
 
 @st.composite
-def any_action(draw, name: str, wrappers: list[str], tables: list[Table]):
+def any_action(draw, name: str, wrappers: list[str], certificates: tuple[list[str], list[str]], tables: list[Table]):
     """What the method cannot have is left out.  Inline tables are made in the order of printing."""
     method = draw(st.sampled_from(Method))
+    if method is Method.RELAY:
+        return Action(name, method, relay=draw(relays(*certificates, tables)), ttl=draw(st.none() | COUNT))
     more = {"target": draw(TARGETS[method])}
     if method is Method.MAILDIR:
         more["junk"] = draw(st.booleans())
@@ -136,6 +150,62 @@ def mappings(draw, tables: list[Table], pairs: st.SearchStrategy):
 
 
 FLAG = st.booleans()
+URLS = [
+    "mail.example.org",
+    "smtps://amy@mx",
+    "smtp+tls://a@b.example@[::1]:587",
+    "lmtp://10.0.0.1:24",
+    "smtp+notls://x",
+]
+HOSTS = st.lists(st.sampled_from(URLS), min_size=1, max_size=3).map(tuple)
+SOURCES = st.lists(st.sampled_from(["192.0.2.1", "::1", "2001:db8::9"]), min_size=1, max_size=3).map(tuple)
+RELAY_LIMIT_VALUES = {
+    key: st.integers(*value.LIMIT_RANGES.get(key, (1, 9))) for key in RelayLimits.__struct_fields__ if key != "family"
+} | {"family": st.sampled_from([None, 4, 6])}
+RELAY_LIMITS = st.builds(RelayLimits, **RELAY_LIMIT_VALUES)
+LIMITED_DOMAINS = [(), ("example.org",), ("example.org", "local", "m\u00fcller.test")]
+SRS = st.just(Srs()) | st.builds(Srs, QUOTED.filter(bool), st.none() | QUOTED.filter(bool), st.just(5 * 86400))
+
+
+@st.composite
+def lists(draw, tables: list[Table], entries: st.SearchStrategy):
+    """A declared table in a file, or one in place."""
+    usable = [table.name for table in tables if table.backend not in ("", "passwd")]
+    if usable and draw(FLAG):
+        return draw(st.sampled_from(usable))
+    tables.append(Table(f"<dynamic:{sum(table.name.startswith('<') for table in tables)}>", entries=draw(entries)))
+    return tables[-1].name
+
+
+@st.composite
+def relays(draw, pki: list[str], ca: list[str], tables: list[Table]):
+    """Inline tables are made in the order of printing."""
+    smarthost = draw(st.sampled_from(["hosts", "domains", ""]))
+    more = {}
+    if smarthost == "hosts":
+        more["hosts"] = draw(lists(tables, HOSTS))
+    elif smarthost:
+        more["domains"] = draw(mappings(tables, HOSTS.map(lambda urls: tuple((f"d{url[:3]}", url) for url in urls))))
+    more["tls"] = draw(st.sampled_from(RelayTls))
+    if smarthost and more["tls"] is not RelayTls.UNVERIFIED:
+        more["credentials"] = draw(st.none() | mappings(tables, PAIRS))
+    more["helo_names"] = draw(st.none() | mappings(tables, HOST_NAMES))
+    more["sources"] = draw(st.none() | lists(tables, SOURCES))
+    if not smarthost and draw(FLAG):
+        more |= {"backup": True, "backup_name": draw(st.sampled_from([None, "mx2.example.org", "local"]))}
+    if more["tls"] is not RelayTls.UNVERIFIED and ca:
+        more["ca"] = draw(st.none() | st.sampled_from(ca))
+    return Relay(
+        **more,
+        family=draw(st.sampled_from([None, 4, 6])),
+        helo=draw(st.sampled_from([None, "mx", "[192.0.2.1]", "backup"])),
+        pki=draw(st.none() | st.sampled_from(pki)) if pki else None,
+        ciphers=draw(st.sampled_from([None, "secure", "HIGH:!aNULL"])),
+        protocols=draw(st.sampled_from([None, "secure", "tlsv1.2, tlsv1.3"])),
+        mail_from=draw(st.sampled_from([None, "@example.org", "news", "news@example.org"])),
+    )
+
+
 PKI_NAMES = ["*", "a", "b.example", "*.c.example", "none", "proxy"]
 SOME_PKI = st.lists(st.sampled_from(PKI_NAMES), max_size=3, unique=True)
 HOST_NAMES = st.just((("192.0.2.1", "mx1"), ("::1", "proxy")))
@@ -189,13 +259,13 @@ def configs(draw):
     )
     tables = [draw(draw(st.sampled_from(kinds))(name)) for name in names]
     wrappers = [Wrapper(name, draw(WRAPPING)) for name in draw(st.lists(WORD, max_size=2, unique=True))]
-    actions = [
-        draw(any_action(name, [wrapper.name for wrapper in wrappers], tables))
-        for name in draw(st.lists(WORD, max_size=3, unique=True))
-    ]
     pki = [Pki(name, "/c", '/"k"', draw(st.sampled_from(["none", "auto", "legacy"]))) for name in draw(SOME_PKI)]
     ca = [Ca(name, "/ca") for name in draw(SOME_PKI)]
     names = [each.name for each in pki], [each.name for each in ca]
+    actions = [
+        draw(any_action(name, [wrapper.name for wrapper in wrappers], names, tables))
+        for name in draw(st.lists(WORD, max_size=3, unique=True))
+    ]
     listener_tables = [draw(listeners(*names, tables)) for _ in range(draw(st.integers(0, 3)))]
     rules = [draw(matches([action.name for action in actions], tables)) for _ in range(draw(st.integers(1, 3)))]
     declared = [table for table in tables if not table.name.startswith("<")]
@@ -210,6 +280,10 @@ def configs(draw):
         sub_addr_delim=draw(st.sampled_from("+-=\"'#$~")),
         limits=draw(st.builds(Limits, **LIMITS)),
         delivery_limits=draw(st.builds(DeliveryLimits, COUNT, COUNT)),
+        relay_limits=draw(RELAY_LIMITS),
+        domain_limits=tuple(DomainLimits(name, draw(RELAY_LIMITS)) for name in draw(st.sampled_from(LIMITED_DOMAINS))),
+        max_deferred=draw(st.integers(0, 9)),
+        srs=draw(SRS),
         wrappers=tuple(wrappers),
         alias_commands=draw(st.none() | USER),
         sandbox_required=draw(st.sampled_from([None, True, False])),

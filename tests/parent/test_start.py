@@ -105,7 +105,7 @@ def test_files_of_a_pki_that_no_listener_has_are_not_opened(conf, ground):
     address = str(ground / "notify")
     words = conf(f'pki "x.test" cert "/nowhere/c" key "/nowhere/k"\n{GOOD}')
     checked = run("-n", *words)
-    warning = 'unused pki "x.test": no listener names it, its files are not read'
+    warning = 'unused pki "x.test": no listener and no action names it'
     assert checked.returncode == 0 and warning in checked.stderr
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, open(ground / "log", "w+") as log:
         notify.bind(address)

@@ -1,4 +1,4 @@
-"""action NAME METHOD OPTIONS [ttl D] -> an action of the model."""
+"""action NAME METHOD OPTIONS [ttl D] -> an action of the model.  The options of `relay` are built in relay.py."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from lark import Token, Tree
 from smtpd.config.build import delivery_target, value
 from smtpd.config.build.diagnostics import Diagnostics, parts, value_of, word
 from smtpd.config.build.names import Names, TableContent, TableUse
+from smtpd.config.build.relay import OPTIONS as RELAY_OPTIONS
+from smtpd.config.build.relay import RelayBuilder
 from smtpd.config.build.table_operand import TableBuilder
 from smtpd.config.errors import quoted
 from smtpd.config.model import Action
 from smtpd.slice import Method, Service
-
-METHODS = {method.value for method in Method}
 
 # Option -> the property it sets.  Inline tables are numbered in this order, which is the printer's.
 OPTIONS = {"alias": "names", "virtual": "names", "userbase": "userbase", "user": "user", "wrapper": "wrapper"}
@@ -38,22 +38,28 @@ class ActionBuilder:
         self._diagnostics = diagnostics
         self._names = names
         self._tables = tables
+        self._relays = RelayBuilder(diagnostics, names, tables)
 
-    def maybe_build(self, name: Token, method: Tree, *options: Tree) -> Action | None:
-        """The action; None for a method that is not available."""
+    def build(self, name: Token, method: Tree, *options: Tree) -> Action:
         self._diagnostics.value(value.name, name, "")
-        if word(method.data) not in METHODS:
-            self._diagnostics.not_yet(method, f"action … {word(method.data)}")
-            return None
-        given = self._diagnostics.available(options, OPTIONS | {"ttl": "ttl"}, "action")
+        known = RELAY_OPTIONS if method.data == Method.RELAY else OPTIONS
+        given = self._diagnostics.available(options, known | {"ttl": "ttl"}, "action")
+        if method.data == Method.RELAY:
+            self._names.note_relay(str(name), self._diagnostics.position(method))
+            fields: dict[str, Any] = {"method": Method.RELAY, "relay": self._relays.build(given)}
+        else:
+            fields = self._local(str(name), method, given)
+        if "ttl" in given:
+            fields["ttl"] = self._diagnostics.value(value.interval, value_of(given["ttl"]), 1)
+        return Action(str(name), **fields)
+
+    def _local(self, name: str, method: Tree, given: dict[str, Tree]) -> dict[str, Any]:
         fields = self._method(method)
         self._check_excluded(fields["method"], given)
         for what in dict.fromkeys(OPTIONS.values()):
             if what in given:
-                fields |= self._option(str(name), given[what])
-        if "ttl" in given:
-            fields["ttl"] = self._diagnostics.value(value.interval, value_of(given["ttl"]), 1)
-        return Action(str(name), **fields)
+                fields |= self._option(name, given[what])
+        return fields
 
     def _method(self, method: Tree) -> dict[str, Any]:
         words = [child for child in method.children if isinstance(child, Token)]

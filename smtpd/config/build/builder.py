@@ -16,11 +16,12 @@ from smtpd.config.build.diagnostics import Diagnostics, Node, parts, value_of, w
 from smtpd.config.build.listener import ListenerBuilder
 from smtpd.config.build.names import BUILTIN_TABLES, Names
 from smtpd.config.build.pki import PkiBuilder
+from smtpd.config.build.relay_limit import RelayLimitBuilder, SrsBuilder
 from smtpd.config.build.rule import RuleBuilder
 from smtpd.config.build.table_operand import TableBuilder
 from smtpd.config.errors import Report, SourcePosition, quoted
-from smtpd.config.model import Action, Config, Listen, Table, Wrapper
-from smtpd.slice import DeliveryLimits, Limits, Method
+from smtpd.config.model import Action, Config, Listen, Relay, Table, Wrapper
+from smtpd.slice import DeliveryLimits, Limits, Match, Method
 
 LIMITS = {field.replace("_", "-"): field for field in Limits.__struct_fields__}
 DELIVERY_LIMITS = {field.replace("_", "-"): field for field in DeliveryLimits.__struct_fields__}
@@ -31,6 +32,7 @@ SINGLE_SETTINGS = {
     "sandbox_required": "sandbox",
     "socket": "listen on socket",
 }
+SRS_WITHOUT_KEY = '"srs" requires a key, as in: srs key "a long secret"'
 SANDBOX = {"required": True, "optional": False}
 
 
@@ -40,6 +42,7 @@ class Builder:
     def __init__(self, report: Report, names: Names) -> None:
         self.listeners: list[tuple[Listen, SourcePosition]] = []
         self.invalid_listeners: list[tuple[Listen, SourcePosition]] = []
+        self.matches: list[tuple[Match, SourcePosition]] = []
         self._report = report
         self._names = names
         self._diagnostics = Diagnostics(report)
@@ -49,6 +52,8 @@ class Builder:
         self._listeners: list[tuple[str, Tree]] = []
         self._listener_builder = ListenerBuilder(self._diagnostics, names, self._tables)
         self._certificates = PkiBuilder(report, self._diagnostics, names)
+        self._relay_limits = RelayLimitBuilder(self._diagnostics)
+        self._srs = SrsBuilder(self._diagnostics)
         self._wrappers: list[Wrapper] = []
         self._settings: dict[str, Any] = {}
         self._limits: dict[str, int] = {}
@@ -71,6 +76,10 @@ class Builder:
                 self._certificates.add_ca(*parts(sentence))
             case "mda":
                 self._mda(*parts(sentence))
+            case "mta":
+                self._relay_limits.add(*parts(sentence))
+            case "srs":
+                self._srs.add(*parts(sentence))
             case "queue":
                 self._queue(*parts(sentence))
             case "smtp":
@@ -93,12 +102,16 @@ class Builder:
         Sentences with errors are left out, and so are those that name something with errors."""
         actions = ActionBuilder(self._diagnostics, self._names, self._tables)
         rules = RuleBuilder(self._diagnostics, self._names, self._tables)
-        built = [
-            self._maybe_right(partial(self._maybe_action, actions), action) for action in self._again(self._actions)
-        ]
+        built = [self._maybe_right(partial(self._action, actions), action) for action in self._again(self._actions)]
         for sentence in self._again(self._listeners):
             self._listen(sentence, *parts(sentence))
-        matches = [self._maybe_right(rules.build, match) for match in self._again(self._rules)]
+        srs = self._srs.settings()
+        if srs.key is None:
+            for position in self._names.srs_positions:
+                self._report.add(position, SRS_WITHOUT_KEY)
+        for sentence in self._again(self._rules):
+            if match := self._maybe_right(rules.build, sentence):
+                self.matches.append((match, self._diagnostics.position(sentence)))
         usable = UsableNames(self._tables.by_name, self._wrappers)
         listeners, self.listeners = self.listeners, []
         for listen, position in listeners:
@@ -109,10 +122,14 @@ class Builder:
             listeners=tuple(listen for listen, _ in self.listeners),
             tables=self._tables.all,
             actions=tuple(action for action in built if action and usable.is_right(action)),
-            matches=tuple(match for match in matches if match),
+            matches=tuple(match for match, _ in self.matches),
             wrappers=tuple(self._wrappers),
             limits=Limits(**self._limits),
             delivery_limits=DeliveryLimits(**self._delivery_limits),
+            relay_limits=self._relay_limits.limits,
+            domain_limits=self._relay_limits.domain_limits,
+            max_deferred=self._relay_limits.max_deferred,
+            srs=srs,
             pki=tuple(pki for pki in self._certificates.pki() if pki.name and pki.cert and pki.key),
             ca=tuple(ca for ca in self._certificates.ca() if ca.name and ca.cert),
             **self._settings,
@@ -125,10 +142,10 @@ class Builder:
         self._names.check(self._tables.by_name)
         return made if self._diagnostics.fits(sentence, made) and self._report.count == before else None
 
-    def _maybe_action(self, actions: ActionBuilder, name: Token, method: Tree, *options: Tree) -> Action | None:
-        action = actions.maybe_build(name, method, *options)
-        wrapper = next((wrapper for wrapper in self._wrappers if action and wrapper.name == action.wrapper), None)
-        if action and wrapper and action.method is Method.MDA and action.target and wrapper.command:
+    def _action(self, actions: ActionBuilder, name: Token, method: Tree, *options: Tree) -> Action:
+        action = actions.build(name, method, *options)
+        wrapper = next((wrapper for wrapper in self._wrappers if wrapper.name == action.wrapper), None)
+        if wrapper and action.method is Method.MDA and action.target and wrapper.command:
             self._diagnostics.value(partial(delivery_target.wrapped, wrapper.command), name, "", text=action.target)
         return action
 
@@ -213,8 +230,14 @@ class UsableNames:
         return all(table is None or table in self._tables for table in tables)
 
     def is_right(self, action: Action) -> bool:
-        tables = self.has(action.alias, action.virtual, action.userbase)
+        tables = self.has(action.alias, action.virtual, action.userbase, *tables_of_relay(action.relay))
         return tables and (action.wrapper is None or action.wrapper in self._wrappers)
+
+
+def tables_of_relay(relay: Relay | None) -> tuple[str | None, ...]:
+    if relay is None:
+        return ()
+    return relay.hosts, relay.domains, relay.credentials, relay.helo_names, relay.sources
 
 
 def tables_of_listener(listen: Listen) -> tuple[str | None, ...]:

@@ -33,9 +33,15 @@ class TableContent(Enum):
     PASSWORDS = "a mapping of users to hashes of passwords"
     SENDERS = "a mapping of users to addresses"
     HOST_NAMES = "a mapping of addresses to host names"
+    HOSTS = "a list of hosts"
+    DOMAIN_HOSTS = "a mapping of domains to hosts"
+    HOST_PASSWORDS = "a mapping of labels to user:password"
+    SOURCES = "a list of addresses"
 
 
-LIST_CONTENTS = (TableContent.LIST, TableContent.PATTERNS, TableContent.KEYS)
+LIST_CONTENTS = (TableContent.LIST, TableContent.PATTERNS, TableContent.KEYS, TableContent.HOSTS, TableContent.SOURCES)
+# What no built-in table has.
+OWN_CONTENTS = (TableContent.HOSTS, TableContent.SOURCES)
 ACCOUNT_CONTENTS = (TableContent.USERS, TableContent.PASSWORDS)
 
 
@@ -57,6 +63,8 @@ class Names:
         self.wrapper_positions: dict[str, SourcePosition] = {}
         self.user_positions: dict[str, SourcePosition] = {}  # of system users: their first use
         self.file_positions: dict[tuple[str, str], SourcePosition] = {}  # by the name of a pki or a ca, and the path
+        self.relay_positions: dict[str, SourcePosition] = {}  # by action
+        self.srs_positions: list[SourcePosition] = []  # of actions' `srs`
         self.table_uses: list[TableUse] = []
         self.used: set[tuple[str, str]] = set()  # (kind, name) of all but tables
         self.declarations: Counter[tuple[str, str]] = Counter()  # (kind, name) -> number of sentences
@@ -97,6 +105,12 @@ class Names:
     def note_file(self, owner: str, path: str, position: SourcePosition) -> None:
         self.file_positions.setdefault((owner, path), position)
 
+    def note_relay(self, action: str, position: SourcePosition) -> None:
+        self.relay_positions.setdefault(action, position)
+
+    def note_srs(self, position: SourcePosition) -> None:
+        self.srs_positions.append(position)
+
     def use(self, kind: str, name: str, position: SourcePosition) -> None:
         """Note a use of anything but a table."""
         self.used.add((kind, name))
@@ -128,6 +142,8 @@ class Names:
     def _check_builtin(self, use: TableUse) -> None:
         if use.table == SYSTEM_USERS and use.wanted is not TableContent.USERS:
             self._report_content(use, "holds the users of the system")
+        elif use.table != SYSTEM_USERS and use.wanted in OWN_CONTENTS:
+            self._report_content(use, "is built in")
         elif use.table != SYSTEM_USERS and use.wanted not in LIST_CONTENTS:
             self._report_content(use, "is a list")
 
@@ -139,8 +155,10 @@ class Names:
                 self._report_content(use, "holds users")
         elif use.wanted is not TableContent.KEYS and mapping != (use.wanted not in LIST_CONTENTS):
             self._report_content(use, "is a mapping" if mapping else "is a list")
-        elif use.wanted is TableContent.PATTERNS:
-            self._check_patterns(table)
+        elif use.wanted in (TableContent.PATTERNS, *OWN_CONTENTS):
+            self._check_entries(table, use.service)
+        elif use.wanted is TableContent.DOMAIN_HOSTS:
+            self._check_values(table, use.service)
         elif use.wanted is TableContent.ALIASES:
             self._check_aliases(table)
         elif use.wanted is TableContent.HOST_NAMES:
@@ -150,9 +168,14 @@ class Names:
         which = "this" if use.table.startswith("<") else f"table {quoted(use.table)}"
         self._report.add(use.position, f"{which} {what}, expected {use.wanted.value}")
 
-    def _check_patterns(self, table: Table) -> None:
+    def _check_entries(self, table: Table, service: Service) -> None:
         for entry, position in zip(table.entries, self.entry_positions.get(table.name, ()), strict=True):
-            if wrong := entry_fault(Service.REGEX, entry):
+            if wrong := entry_fault(service, entry):
+                self._report.add(position, escaped(wrong))
+
+    def _check_values(self, table: Table, service: Service) -> None:
+        for (_, value), position in zip(table.pairs or (), self.entry_positions.get(table.name, ()), strict=True):
+            if wrong := entry_fault(service, value):
                 self._report.add(position, escaped(wrong))
 
     def _check_aliases(self, table: Table) -> None:

@@ -50,6 +50,13 @@ RATE_LIMITS = (  # counted by the dispatchers
 LIMIT_RANGES = dict.fromkeys((*RATE_LIMITS, "auth_failure_rate"), (0, LIMIT_MAX))  # 0: any number
 LIMIT_RANGES |= {"greet_delay": (0, REPLY_DELAY_MAX), "tarpit_after": (0, LIMIT_MAX), "tarpit": (0, REPLY_DELAY_MAX)}
 LIMIT_RANGES["max_hold"] = 0, HOLD_MAX
+RELAY_DELAY_MAX = 3600  # seconds
+RELAY_DELAYS = (
+    *(f"conn_delay_{what}" for what in ("host", "route", "source", "connector", "relay", "domain")),
+    *("reconn_delay_route", "session_transaction_delay", "session_keepalive"),
+)
+LIMIT_RANGES |= dict.fromkeys(RELAY_DELAYS, (0, RELAY_DELAY_MAX))
+LIMIT_RANGES |= dict.fromkeys(("message_rate_per_host", "message_rate_per_source", "max_deferred"), (0, LIMIT_MAX))
 
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 BACKEND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

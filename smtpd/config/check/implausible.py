@@ -1,7 +1,7 @@
 """Warnings about settings that are valid and probably a mistake.
 
 mda wrapper NAME "…"   without %{mda}: the wrapped command is never run
-pki NAME, ca NAME      used by no listener: its files are not read
+pki NAME, ca NAME      used by no listener and no action: its files are not read
 listen … port 465      without smtps, or smtps at a port where clients begin without TLS
 """
 
@@ -37,4 +37,4 @@ def _warn_of_certificates(parsed: Parsed, report: Report) -> None:
         for one in declared:
             if (kind, one.name) not in parsed.names.used:
                 position = parsed.names.file_positions[one.name, one.cert]
-                report.warn(position, f"unused {kind} {quoted(one.name)}: no listener names it, its files are not read")
+                report.warn(position, f"unused {kind} {quoted(one.name)}: no listener and no action names it")

@@ -40,7 +40,7 @@ class PasswordTables:
         if name not in self._scram:
             table = next(table for table in self._parsed.config.tables if table.name == name)
             self._scram[name] = table.backend in KNOWN_BACKENDS and self._look(table)
-            self._warn_of_readers(table)
+            warn_of_readers(table, self._parsed, self._host, self._texts, self._report)
         return self._scram[name]
 
     def warn_of_hashes(self, name: str) -> None:
@@ -80,17 +80,20 @@ class PasswordTables:
             pass
         return None
 
-    def _warn_of_readers(self, table: Table) -> None:
-        path = self._path(table)
-        if path and self._host.is_public(path):
-            text = f"{quoted(path)} holds passwords and can be read by everybody: chgrp _smtpl, chmod 640"
-            self._report.warn(self._parsed.names.table_positions[table.name], text)
 
-    def _path(self, table: Table) -> str | None:
-        """The file that holds the passwords; None if a program does."""
-        if table.backend not in BACKENDS_WITH_PATH or table.path is None:
-            return None
-        if table.backend != "sqlite":
-            return table.path
-        settings = self._texts.settings(table.path)
-        return settings.dbpath if settings else None
+def warn_of_readers(table: Table, parsed: Parsed, host: Host, texts: TableFiles, report: Report) -> None:
+    """Warn of a file with passwords that everybody may read."""
+    path = _file_of(table, texts)
+    if path and host.is_public(path):
+        text = f"{quoted(path)} holds passwords and can be read by everybody: chgrp _smtpl, chmod 640"
+        report.warn(parsed.names.table_positions[table.name], text)
+
+
+def _file_of(table: Table, texts: TableFiles) -> str | None:
+    """The file that holds the passwords; None if a program does."""
+    if table.backend not in BACKENDS_WITH_PATH or table.path is None:
+        return None
+    if table.backend != "sqlite":
+        return table.path
+    settings = texts.settings(table.path)
+    return settings.dbpath if settings else None

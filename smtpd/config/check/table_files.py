@@ -96,6 +96,20 @@ class TableFiles:
         content = self._content(table.path)
         return [] if content.is_list else [_entry(table.path, e.line, e.key, e.value) for e in content.entries]
 
+    def list_entries(self, table: Table) -> list[tuple[SourcePosition, str]]:
+        """The entries of a list in the configuration or in a text file.  Raises TableFileError."""
+        if not table.backend:
+            positions = self._parsed.names.entry_positions.get(table.name, [])
+            return list(zip(positions, table.entries, strict=True)) if table.pairs is None else []
+        assert table.path is not None
+        content = self._content(table.path)
+        return [(SourcePosition(table.path, e.line, 1), e.key) for e in content.entries] if content.is_list else []
+
+    def is_list(self, path: str) -> bool | None:
+        """Whether a text file is a list; None if it is empty.  Raises TableFileError."""
+        content = self._content(path)
+        return content.is_list if content.entries else None
+
     def accounts(self, path: str) -> list[passwd.Account]:
         """The accounts of a passwd file, without duplicates.  Raises TableFileError."""
         accounts, faults = passwd.read(self.text(path))

@@ -30,9 +30,9 @@ LISTENER_ONLY_WORDS = {"proxy", "proxy-v1", "scram", "xclient"}
 UNUSED_RESERVED = {"data-line", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
 
 # What the grammar has and build/builder.py refuses by this name: whole sentences, and words by their sentence.
-UNAVAILABLE_SENTENCES = {"admd", "bounce", "filter", "mta", "proc", "scheduler", "srs"}
+UNAVAILABLE_SENTENCES = {"admd", "bounce", "filter", "proc", "scheduler"}
 UNAVAILABLE = {
-    "action": {"relay": "action … relay"},
+    "action": {"filter": "action … filter"},
     "listen": {"filter": "listen on … filter"},
     "queue": {"compression": "queue compression", "encryption": "queue encryption"},
 }
@@ -120,8 +120,7 @@ def _explain(first: Token, token: Token, accepted: set[str]) -> str:
 
 
 def _former(token: Token, instead: str) -> str:
-    missing = instead.partition(" ")[0] in UNAVAILABLE_SENTENCES or " relay " in instead
-    later = "; but that is not available yet" if missing else ""
+    later = "; but that is not available yet" if instead.partition(" ")[0] in UNAVAILABLE_SENTENCES else ""
     return f"{quoted(token)} is syntax of OpenSMTPD before 6.4, write: {instead}{later}"
 
 

@@ -17,7 +17,9 @@ from smtpd.config.build.names import SYSTEM_USERS
 from smtpd.config.build.value import RATE_LIMITS
 from smtpd.config.check import alias_tables, implausible
 from smtpd.config.check.files_and_users import check_files_and_users
+from smtpd.config.check.open_relay import warn_of_open_relays
 from smtpd.config.check.password_tables import PasswordTables
+from smtpd.config.check.relay_tables import RelayTables
 from smtpd.config.check.table_files import TableFiles
 from smtpd.config.check.table_use import check_tables, services_of
 from smtpd.config.errors import Report
@@ -25,10 +27,12 @@ from smtpd.config.host import Host
 from smtpd.config.model import Action, Ca, Config, Pki, Table
 from smtpd.config.parser import Parsed
 from smtpd.config.resolve.listener_slices import slice_listeners, slice_socket
+from smtpd.config.resolve.relay_slices import connect_ports, divide_relay_limits, slice_relay, slice_route, slice_srs
 from smtpd.config.resolve.table_programs import slice_programs
 from smtpd.config.resolve.userbase import userbase_users
 from smtpd.slice import (
     LMTP_USER,
+    SYSTEM_CA,
     UNLIMITED,
     AgentSlice,
     CaSlice,
@@ -76,6 +80,9 @@ def slice_config(
     agents = slice_agents(parsed, texts, report)
     check_tables(parsed, texts, report)
     check_files_and_users(parsed, host, report)
+    relays = RelayTables(parsed, host, texts, report)
+    relays.check()
+    warn_of_open_relays(parsed, listeners, report)
     if config.alias_commands:
         alias_tables.check_file_count(config, parsed.names.user_positions[config.alias_commands], report)
     implausible.warn_of_implausible(parsed, report)
@@ -83,11 +90,11 @@ def slice_config(
         check(parsed)
     parsed.raise_errors()
     slices = Slices(
-        parent=slice_parent(config, listeners, listener_tables, agents, programs, files),
-        dispatcher=slice_dispatcher(config, host, listeners),
+        parent=slice_parent(config, host, listeners, listener_tables, agents, programs, files),
+        dispatcher=slice_dispatcher(config, host, listeners, relays),
         lookup=slice_lookup(parsed, host, listener_tables, files),
         queue=slice_queue(config),
-        scheduler=SchedulerSlice(),
+        scheduler=SchedulerSlice(max_deferred=config.max_deferred),
         control=ControlSlice(),
         crypto=CryptoSlice(),
     )
@@ -96,6 +103,7 @@ def slice_config(
 
 def slice_parent(
     config: Config,
+    host: Host,
     listeners: tuple[ListenerSlice, ...],
     listener_tables: tuple[ListenerTablesSlice, ...],
     agents: tuple[AgentSlice, ...],
@@ -113,12 +121,15 @@ def slice_parent(
         alias_commands=config.alias_commands or "",
         alias_files=alias_tables.command_files(config) if config.alias_commands else (),
         pki=tuple(PkiSlice(pki.name, pki.cert, pki.key) for pki in used_pki(config)),
-        ca=tuple(CaSlice(ca.name, ca.cert) for ca in used_ca(config)),
+        ca=(*(CaSlice(ca.name, ca.cert) for ca in used_ca(config)), *system_ca(config, host)),
         passwords=any(tables.auth and not tables.credentials for tables in listener_tables),
     )
 
 
-def slice_dispatcher(config: Config, host: Host, listeners: tuple[ListenerSlice, ...]) -> DispatcherSlice:
+def slice_dispatcher(
+    config: Config, host: Host, listeners: tuple[ListenerSlice, ...], tables: RelayTables
+) -> DispatcherSlice:
+    relays = [action for action in config.actions if action.relay]
     return DispatcherSlice(
         listeners,
         host.server_name,
@@ -126,6 +137,12 @@ def slice_dispatcher(config: Config, host: Host, listeners: tuple[ListenerSlice,
         divide(config.limits, config.dispatchers),
         dhe={pki.name: pki.dhe for pki in used_pki(config) if pki.dhe != Pki.dhe},
         socket=slice_socket(config.socket, host),
+        relays=tuple(slice_relay(action, host, tables) for action in relays),
+        relay_limits=divide_relay_limits(config.relay_limits, config.dispatchers),
+        domain_limits={
+            one.domain: divide_relay_limits(one.limits, config.dispatchers) for one in config.domain_limits if relays
+        },
+        connect_ports=connect_ports(relays, tables),
     )
 
 
@@ -143,6 +160,8 @@ def slice_lookup(
         alias_commands=config.alias_commands or "",
         listener_tables=listener_tables,
         auth_failure_rate=config.limits.auth_failure_rate,
+        routes=tuple(slice_route(action, host) for action in config.actions if action.relay),
+        srs=slice_srs(config.srs),
     )
 
 
@@ -169,6 +188,7 @@ def slice_agents(parsed: Parsed, texts: TableFiles, report: Report) -> tuple[Age
             userbase_users(action, parsed, texts, report),
         )
         for action in config.actions
+        if action.relay is None
     )
 
 
@@ -185,14 +205,22 @@ def slice_delivery(action: Action, config: Config) -> DeliverySlice:
 
 
 def used_pki(config: Config) -> tuple[Pki, ...]:
-    """Those that a listener names: the keys of others are not loaded by any process."""
+    """Those that a listener or a relay action names: the keys of others are not loaded by any process."""
     used = {name for listen in config.listeners for name in listen.pki}
+    used |= {action.relay.pki for action in config.actions if action.relay and action.relay.pki}
     return tuple(pki for pki in config.pki if pki.name in used)
 
 
 def used_ca(config: Config) -> tuple[Ca, ...]:
     used = {listen.ca for listen in config.listeners}
+    used |= {action.relay.ca for action in config.actions if action.relay}
     return tuple(ca for ca in config.ca if ca.name in used)
+
+
+def system_ca(config: Config, host: Host) -> tuple[CaSlice, ...]:
+    """The authorities of this machine, if there is a relay action: other mail servers have certificates of theirs."""
+    has_relay = any(action.relay for action in config.actions)
+    return (CaSlice(SYSTEM_CA, host.authorities),) if has_relay and host.authorities else ()
 
 
 def divide(limits: Limits, dispatchers: int) -> Limits:

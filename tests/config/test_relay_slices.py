@@ -1,0 +1,139 @@
+"""What each process is told of relay actions, and that it is told nothing else."""
+
+import msgspec
+import pytest
+
+from smtpd.slice import SYSTEM_CA, CaSlice, Method, PkiSlice, RelayLimits, RelaySlice, RelayTls, RouteSlice, SrsSlice
+from smtpd.tables.relay_host import RelayProtocol
+from tests.config.machine import errors_of, slices
+
+SECRET = "my-very-secret-password"
+SMARTHOST = f"""
+table secrets {{ my-label = "amy:{SECRET}" }}
+action "out" relay host {{ "smtps://my-label@a.example.org", "smtp+tls://my-label@b.example.org:587" }} auth <secrets>
+srs key "my-srs-key"
+"""
+
+
+def test_a_relay_action_as_its_processes_need_it():
+    made = slices('action "out" relay ttl 1d')
+    assert made.dispatcher.relays == (RelaySlice("out", "MX.example.org"),)
+    assert made.lookup.routes == (RouteSlice("out"),)
+    assert [(action.name, action.method, action.user, action.lifetime) for action in made.queue.actions] == [
+        ("out", Method.RELAY, "", 86400),
+        ("a", Method.MAILDIR, "", 4 * 86400),
+    ]
+    assert [(action.name, action.method) for action in made.lookup.actions] == [
+        ("out", Method.RELAY),
+        ("a", Method.MAILDIR),
+    ]
+    assert [action.name for action in made.parent.actions] == ["a"]
+    assert made.dispatcher.connect_ports == (25, 443)
+
+
+def test_passwords_labels_and_the_srs_key_are_told_to_lookup_only():
+    made = slices(SMARTHOST)
+    parts = {field: msgspec.msgpack.encode(getattr(made, field)) for field in made.__struct_fields__}
+    for word in (SECRET, "my-label", "my-srs-key"):
+        assert [role for role, part in parts.items() if word.encode() in part] == ["lookup"]
+    assert made.dispatcher.relays[0].auth
+    assert made.lookup.srs == SrsSlice("my-srs-key")
+    assert made.dispatcher.connect_ports == (465, 587)
+
+
+def test_addresses_and_names_to_connect_from_are_told_to_the_dispatcher():
+    made = slices(
+        'action "out" relay src <own> helo-src <names> helo out.example.org inet6 mail-from "@example.org"\n'
+        'table own file:/own\ntable names { "192.0.2.9" = "Nine.example.org", "[2001:DB8:0::9]" = "six.example.org" }',
+        _own="2001:db8:0::9\n192.0.2.9\n192.0.2.9\n",
+    )
+    relay = made.dispatcher.relays[0]
+    assert relay.sources == ("2001:db8::9", "192.0.2.9")
+    assert relay.helo_names == {"192.0.2.9": "nine.example.org", "2001:db8::9": "six.example.org"}
+    assert (relay.helo, relay.family, relay.mail_from) == ("out.example.org", 6, "@example.org")
+
+
+def test_tls_options():
+    made = slices(
+        'action "out" relay tls ca own pki us ciphers "HIGH" protocols tlsv1.3\naction "any" relay tls no-verify\n'
+        'ca own cert "/own"\npki us cert "/c" key "/k"\nca unused cert "/unused"\npki unused cert "/c" key "/k"'
+    )
+    relay = made.dispatcher.relays[0]
+    assert (relay.tls, relay.ca, relay.pki, relay.ciphers, relay.protocols) == (
+        RelayTls.VERIFIED,
+        "own",
+        "us",
+        "HIGH",
+        ("TLSv1.3",),
+    )
+    assert made.dispatcher.relays[1].tls is RelayTls.UNVERIFIED
+    assert made.parent.pki == (PkiSlice("us", "/c", "/k"),)
+    assert made.parent.ca == (CaSlice("own", "/own"),)
+
+
+def test_the_authorities_of_the_machine_are_handed_over_only_for_relays():
+    assert slices('action "out" relay', authorities="/etc/ssl/all").parent.ca == (CaSlice(SYSTEM_CA, "/etc/ssl/all"),)
+    assert slices("", authorities="/etc/ssl/all").parent.ca == ()
+
+
+def test_a_backup_mx_has_the_name_of_the_server_or_its_own():
+    made = slices('action "b" relay backup\naction "c" relay backup mx mx2.example.org srs\nsrs key k')
+    assert made.lookup.routes == (
+        RouteSlice("b", backup="MX.example.org"),
+        RouteSlice("c", backup="mx2.example.org", srs=True),
+    )
+
+
+@pytest.mark.parametrize("table", ["file:/hosts", "db:/hosts"])
+def test_where_a_table_may_change_any_port_may_be_connected_to(table):
+    made = slices(f'table hosts {table}\naction "out" relay host <hosts>', _hosts="a.example.org\n")
+    assert made.dispatcher.connect_ports is None
+
+
+def test_limits_of_hosts_and_addresses_are_divided_by_the_dispatchers_and_those_of_destinations_are_not():
+    made = slices(
+        "dispatchers 4\nmta limit max-conn-per-host 10 max-conn-per-relay 50 message-rate-per-source 2\n"
+        'action "o" relay\n'
+        "mta limit for domain Example.org. max-conn-per-host 40 inet4"
+    ).dispatcher
+    expected = RelayLimits(
+        max_conn_per_host=2,
+        max_conn_per_route=1,
+        max_conn_per_source=25,
+        max_conn_per_relay=50,
+        message_rate_per_source=1,
+    )
+    assert made.relay_limits == expected
+    assert made.domain_limits == {
+        "example.org": msgspec.structs.replace(expected, max_conn_per_host=10, family=4),
+    }
+
+
+def test_limits_of_a_domain_begin_as_a_copy_of_the_others_at_that_point():
+    made = slices(
+        'action "o" relay\nmta limit session-mail-max 7\nmta limit for domain a message-rate 3\n'
+        "mta limit session-mail-max 9"
+    ).dispatcher
+    assert (made.relay_limits.session_mail_max, made.domain_limits["a"].session_mail_max) == (9, 7)
+
+
+def test_the_scheduler_knows_how_many_deferred_mails_may_follow():
+    assert slices("mta max-deferred 0").scheduler.max_deferred == 0
+
+
+@pytest.mark.parametrize("protocol", RelayProtocol)
+def test_each_protocol_can_be_written(protocol):
+    assert not errors_of(f'action "x" relay host {protocol}://mail.example.org:2525')
+
+
+def test_no_error_shows_a_password():
+    wrong = [
+        *errors_of(f'action "x" relay host "smtps://amy:{SECRET}@mail.example.org"'),
+        *errors_of(f'action "x" relay host smtps://amy@mail.example.org auth {{ amy = "{SECRET}" }}'),
+        *errors_of(
+            'table secrets file:/secrets\naction "x" relay host smtps://a@b.example.org auth <secrets>\nnonsense',
+            _secrets=f"a: {SECRET}\n",
+        ),
+    ]
+    assert len(wrong) >= 3
+    assert SECRET not in " ".join(wrong)
