@@ -11,7 +11,6 @@ Root, and the user the daemon runs as, may send any request.  Any other user may
 seconds for the question and its answer, and is then disconnected.
 """
 
-import asyncio
 import os
 import resource
 import socket
@@ -24,6 +23,7 @@ from typing import Any
 from smtpd.imsg import TABLE, Denied
 from smtpd.ipc import query
 from smtpd.ipc.channel import Channel, ChannelClosed, VersionMismatch, Violation
+from smtpd.ipc.event_loop import EventLoop
 from smtpd.ipc.log import log
 
 PER_UID = 32
@@ -52,7 +52,7 @@ class Clients:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: EventLoop,
         listener: socket.socket,
         privileged_uids: frozenset[int],
         asked: Asked,

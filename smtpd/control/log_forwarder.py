@@ -11,13 +11,13 @@ Nothing waits for syslogd.  While it is full or away, so many lines are kept; be
 count is logged when there is room again.
 """
 
-import asyncio
 import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 
+from smtpd.ipc.event_loop import EventLoop
 from smtpd.ipc.log import FATAL, LINE_MAX, attributed, visible
 
 READ_SIZE = 64 * 1024  # bytes read from a pipe at a time
@@ -36,7 +36,7 @@ class LogForwarder:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: EventLoop,
         pipes: dict[str, tuple[int, int]],
         syslog: socket.socket | None,
         reopen: Callable[[], None],

@@ -50,8 +50,9 @@ from smtpd.imsg import (
     UpdateTable,
 )
 from smtpd.ipc import query
-from smtpd.ipc.channel import Channel, owned
-from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.ipc.channel import Channel, owned, unexpected
+from smtpd.ipc.channel_set import connect
+from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.slice import ControlSlice
 
 USER, CHROOT = "_smtpx", "empty"
@@ -60,7 +61,7 @@ PLEDGE = "stdio recvfd sendfd"
 
 def main() -> None:
     handed = boot.receive("control", ControlSlice)
-    loop = prepare()
+    loop = SelectorLoop()
     privileged_uids = frozenset({0, os.getuid()})  # before we change it: that of the user who started the daemon
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
     handed.entered(held)

@@ -6,7 +6,6 @@
 What concerns every dispatcher, or every process, is asked of all of them and added up.
 """
 
-import asyncio
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -35,6 +34,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc import query
 from smtpd.ipc.channel import Channel
+from smtpd.ipc.event_loop import EventLoop
 from smtpd.ipc.log import log
 from smtpd.ipc.request_window import RequestWindow
 
@@ -42,7 +42,7 @@ from smtpd.ipc.request_window import RequestWindow
 class Control:
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: EventLoop,
         peers: Iterable[Channel],
         listener: socket.socket,
         privileged_uids: frozenset[int],

@@ -19,8 +19,9 @@ SECURITY
 from smtpd import boot, sandbox
 from smtpd.crypto.state import Crypto
 from smtpd.imsg import Begin, DropCertificates, ReportStatistics, SetVerbose, Stop, TakeKey, UseTakenKeys
-from smtpd.ipc.channel import Channel, owned
-from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.ipc.channel import Channel, owned, unexpected
+from smtpd.ipc.channel_set import connect
+from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.slice import CryptoSlice
 
 USER, CHROOT = "_smtpc", "empty"
@@ -29,7 +30,7 @@ PLEDGE = "stdio recvfd"
 
 def main() -> None:
     handed = boot.receive("crypto", CryptoSlice)
-    loop = prepare()
+    loop = SelectorLoop()
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
     handed.entered(held)
     crypto = Crypto(loop, handed.parent, handed.signing)

@@ -1,6 +1,5 @@
 """State of the crypto process, and the answers to the imsgs of parent and control."""
 
-import asyncio
 import os
 import socket
 from collections import Counter
@@ -10,8 +9,9 @@ from smtpd.crypto.signing_thread import SigningThread
 from smtpd.envelope import Text
 from smtpd.imsg import KeyTaken, ReportStatistics, SetVerbose, StatisticsReported, TakeKey
 from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.channel_set import die
+from smtpd.ipc.event_loop import EventLoop
 from smtpd.ipc.log import log
-from smtpd.ipc.loop import die
 from smtpd.ipc.text_limit import fit_text
 from smtpd.tls.openssl_library import TlsUnusable
 
@@ -19,7 +19,7 @@ from smtpd.tls.openssl_library import TlsUnusable
 class Crypto:
     """`signing`: the sockets to sign by, and of which dispatcher they are."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, parent: Channel, signing: list[tuple[int, socket.socket]]):
+    def __init__(self, loop: EventLoop, parent: Channel, signing: list[tuple[int, socket.socket]]):
         self.loop, self._parent = loop, parent
         self.keyring = Keyring(loop.call_later)
         self._signing_threads = [self._signing_thread(number, sock) for number, sock in signing]

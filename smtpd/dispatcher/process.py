@@ -44,8 +44,9 @@ from smtpd.imsg import (
     TakeCertificate,
     UseCertificates,
 )
-from smtpd.ipc.channel import Channel, owned
-from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.ipc.channel import Channel, owned, unexpected
+from smtpd.ipc.channel_set import connect
+from smtpd.ipc.loop import prepare
 from smtpd.slice import DispatcherSlice
 
 USER, CHROOT = "_smtpd", "empty"

@@ -3,8 +3,10 @@
     declaration     @imsg: a class, its arrows, its limits; the table they make
     frame           the 16 bytes in front of each payload
     channel         a socket between two processes: batched out, strictly decoded in
-    loop            the event loop of the six
-    selector_loop   the event loop of parent and nursery
+    channel_set     the channels of one process on its event loop
+    loop            the event loop of dispatcher, lookup and queue: uvloop
+    selector_loop   that of all others: selectors of the standard library
+    event_loop      what a process may want of either
     request_window  requests without an answer, and the window that bounds them
     answer_cache    answers that are kept for a while; a question that several have is asked once
     query           what a program asks control in one word, without the table of imsgs

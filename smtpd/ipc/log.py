@@ -14,9 +14,9 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
-TYPE_CHECKING = False  # neither the parent nor an agent loads an event loop
+TYPE_CHECKING = False  # most that log load no event loop
 if TYPE_CHECKING:
-    import asyncio
+    from smtpd.ipc.event_loop import EventLoop
 
 # A pipe that polls writable takes this much without blocking (POSIX PIPE_BUF), even a stderr that is shared.
 WRITE_MAX = 4096
@@ -72,7 +72,7 @@ class Log:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
 
-    def attach(self, loop: "asyncio.AbstractEventLoop") -> None:
+    def attach(self, loop: "EventLoop") -> None:
         """From here on lines gather during a turn of `loop`, whose thread calls this; other threads may log as well."""
         self.later = loop.call_soon
         self._thread, self._hand_over = threading.get_ident(), loop.call_soon_threadsafe

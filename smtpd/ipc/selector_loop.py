@@ -1,12 +1,16 @@
-"""The event loop of the two that run as root: selectors of the standard library, nothing compiled for speed.
+"""An event loop over selectors of the standard library, with as much of asyncio's interface as its users need.
 
-    readable channel     --> receive --> its handler(channel, imsg, descriptor)
-    readable descriptor  --> its function
-    a signal             --> its function, in the loop and not in the middle of anything
-    a time has come      --> its function
-    end of the turn      --> flush every channel
+    readable or writable descriptor --> its function
+    a signal                        --> its function, in the loop and not in the middle of anything
+    a time has come                 --> its function
+    call_soon                       --> at the end of the turn
 
-No function called here may block.
+parent and nursery run on it because nothing compiled for speed shall run as root, scheduler, crypto and control because
+they need no more: asyncio and uvloop are a third of the time that such a process takes to start.  A turn of it costs as
+much as one of uvloop with a handle and a context for each callback.
+
+There are no coroutines, streams or futures.  No function called here may block.  An exception that one raises leaves
+`run_forever`.
 """
 
 import heapq
@@ -16,153 +20,193 @@ import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from smtpd.ipc.channel import Channel, ChannelClosed, Violation
-
-Handler = Callable[[Channel, Any, int | None], None]
-Ended = Callable[[Channel, Exception], None]
-Action = Callable[[], None]
+Callback = Callable[..., Any]
 
 SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+TIMERS_UNCOUNTED = 64  # kept without a look at how many of them are cancelled
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 class Timer:
-    """Something to do at a time; `cancel` may be called at any moment."""
+    """A call at a time; `cancel` may be called at any moment."""
 
-    def __init__(self, action: Action):
-        self.action: Action | None = action
+    __slots__ = ("arguments", "callback")
+
+    def __init__(self, callback: Callback, arguments: tuple[Any, ...]):
+        self.callback: Callback | None = callback
+        self.arguments = arguments
 
     def cancel(self) -> None:
-        self.action = None
+        self.callback = None
+
+
+class _Watched:
+    """What is called when a descriptor can be read or written."""
+
+    __slots__ = ("events", "read", "write")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.read: tuple[Callback, tuple[Any, ...]] | None = None
+        self.write: tuple[Callback, tuple[Any, ...]] | None = None
 
 
 class SelectorLoop:
     def __init__(self) -> None:
-        self.ended = False
+        self._ended = False
         self._selector = selectors.DefaultSelector()
-        self._channels: dict[Channel, int] = {}  # -> events that are waited for
-        self._pausing: set[Channel] = set()  # the kernel takes nothing of theirs for a while
+        self._watched: dict[int, _Watched] = {}  # by descriptor
+        self._ready: deque[tuple[Callback, tuple[Any, ...]]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
+        self._timers_max = TIMERS_UNCOUNTED
         self._order = itertools.count()
-        self._signals: dict[int, Action] = {}
-        self._woken: tuple[int, int] | None = None
-        self._first: deque[Action] = deque()  # before anything else of the next turn
+        self._signals: dict[int, Callback] = {}
+        # Written by signals and by other threads, opened before a process enters its sandbox.
+        self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.add_reader(self._woken, self._take_wakeups)
 
-    def add(
-        self, channel: Channel, handler: Handler, ended: Ended, received: Iterable[tuple[Any, int | None]] = ()
-    ) -> None:
-        """Dispatch what `channel` brings, after what it has brought already; `ended` is told once of its end or of a
-        Violation, and closes it."""
-        self._channels[channel] = selectors.EVENT_READ
-        self._selector.register(channel, selectors.EVENT_READ, partial(self._serve, channel, handler, ended))
-        if received:
-            self._first.append(partial(self._dispatch, channel, handler, ended, lambda: received))
+    def close(self) -> None:
+        self._selector.close()
+        os.close(self._woken)
+        os.close(self._wake)
 
-    def remove(self, channel: Channel) -> None:
-        """Take it off the loop and close it."""
-        self._pausing.discard(channel)
-        if self._channels.pop(channel, None) is not None:
-            self._selector.unregister(channel)
-        if not channel.closed:
-            channel.close()
+    # -- descriptors ---------------------------------------------------------------------
 
-    def watch(self, descriptor: int, action: Action) -> None:
-        """Call `action` whenever `descriptor` can be read."""
-        self._selector.register(descriptor, selectors.EVENT_READ, lambda _events: action())
+    def add_reader(self, descriptor: int, callback: Callback, *arguments: Any) -> None:
+        """Call it whenever `descriptor` can be read, until remove_reader."""
+        watched = self._watched.setdefault(descriptor, _Watched())
+        watched.read = callback, arguments
+        self._wait_for(descriptor, watched, watched.events | _READ)
 
-    def forget(self, descriptor: int) -> None:
-        self._selector.unregister(descriptor)
+    def add_writer(self, descriptor: int, callback: Callback, *arguments: Any) -> None:
+        """Call it whenever `descriptor` can be written, until remove_writer."""
+        watched = self._watched.setdefault(descriptor, _Watched())
+        watched.write = callback, arguments
+        self._wait_for(descriptor, watched, watched.events | _WRITE)
 
-    def after(self, seconds: float, action: Action) -> Timer:
-        timer = Timer(action)
+    def remove_reader(self, descriptor: int) -> bool:
+        """Before it is closed.  False if there was none."""
+        watched = self._watched.get(descriptor)
+        if watched is None or watched.read is None:
+            return False
+        watched.read = None
+        self._wait_for(descriptor, watched, watched.events & ~_READ)
+        return True
+
+    def remove_writer(self, descriptor: int) -> bool:
+        """Before it is closed.  False if there was none."""
+        watched = self._watched.get(descriptor)
+        if watched is None or watched.write is None:
+            return False
+        watched.write = None
+        self._wait_for(descriptor, watched, watched.events & ~_WRITE)
+        return True
+
+    def _wait_for(self, descriptor: int, watched: _Watched, events: int) -> None:
+        if events == watched.events:
+            return
+        if not events:
+            self._selector.unregister(descriptor)
+            del self._watched[descriptor]
+        elif not watched.events:
+            self._selector.register(descriptor, events, watched)
+        else:
+            self._selector.modify(descriptor, events, watched)
+        watched.events = events
+
+    # -- times, signals, the next turn -----------------------------------------------------
+
+    def time(self) -> float:
+        """Seconds, of a clock that only goes forward."""
+        return time.monotonic()
+
+    def call_later(self, seconds: float, callback: Callback, *arguments: Any) -> Timer:
+        if len(self._timers) > self._timers_max:
+            self._forget_cancelled()
+        timer = Timer(callback, arguments)
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
 
-    def on_signal(self, number: int, action: Action) -> None:
-        if self._woken is None:
-            self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            signal.set_wakeup_fd(self._woken[1], warn_on_full_buffer=False)
-            self.watch(self._woken[0], self._take_signals)
-        self._signals[number] = action
+    def _forget_cancelled(self) -> None:
+        """Those at the top go when they are due; of a timer that is set again and again, the others were a leak."""
+        self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+        heapq.heapify(self._timers)
+        self._timers_max = max(TIMERS_UNCOUNTED, 2 * len(self._timers))
+
+    def call_soon(self, callback: Callback, *arguments: Any) -> None:
+        """At the end of this turn, in the order of the calls."""
+        self._ready.append((callback, arguments))
+
+    def call_soon_threadsafe(self, callback: Callback, *arguments: Any) -> None:
+        """call_soon, from any thread."""
+        self._ready.append((callback, arguments))
+        with suppress(BlockingIOError):  # it is full of wake-ups already
+            os.write(self._wake, b"\0")
+
+    def on_signal(self, number: int, callback: Callback) -> None:
+        """Call it in the loop when the signal has come; several of one kind may be one call."""
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        self._signals[number] = callback
         signal.signal(number, _noted)
 
-    def run(self) -> None:
-        """Turn until `ended` is set."""
-        while not self.ended:
+    def _take_wakeups(self) -> None:
+        for number in set(os.read(self._woken, 4096)):  # 0 is a thread's, and no signal
+            if number in self._signals:
+                self._signals[number]()
+
+    # -- turns -----------------------------------------------------------------------------
+
+    def run_forever(self) -> None:
+        """Turn until `stop`."""
+        self._ended = False
+        while not self._ended:
             self.turn()
 
+    def stop(self) -> None:
+        """Leave run_forever, after the calls that were to come soon before this one."""
+        self._ready.append((self._end, ()))
+
+    def _end(self) -> None:
+        self._ended = True
+
     def turn(self) -> None:
-        """Everything that is ready now, after waiting for something to be."""
-        while self._first:
-            self._first.popleft()()
-        self.flush()
-        for key, events in self._selector.select(self._patience()):
-            # Another one of this turn may have closed it, or even something new may have got its number.
-            if self._selector.get_map().get(key.fd) is key:
-                key.data(events)
-        self._act_on_time()
-        self.flush()
-
-    def flush(self) -> None:
-        for channel, waiting_for in list(self._channels.items()):
-            if channel.bytes_waiting and not channel.closed and channel not in self._pausing:
-                self._write(channel)
-            waits_for_room = channel.bytes_waiting and channel not in self._pausing
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if waits_for_room else 0)
-            if wanted != waiting_for and channel in self._channels:
-                self._channels[channel] = wanted
-                self._selector.modify(channel, wanted, self._selector.get_key(channel).data)
-
-    def _write(self, channel: Channel) -> None:
-        try:
-            done = channel.flush()
-        except ChannelClosed:
-            channel.bytes_waiting = 0  # its reading side tells of the end, after what was still to be read
-            return
-        if not done and channel.pause:
-            self._pausing.add(channel)
-            self.after(channel.pause, partial(self._pausing.discard, channel))
-
-    def _serve(self, channel: Channel, handler: Handler, ended: Ended, events: int) -> None:
-        if events & selectors.EVENT_READ:
-            self._dispatch(channel, handler, ended, channel.receive)
-
-    def _dispatch(
-        self,
-        channel: Channel,
-        handler: Handler,
-        ended: Ended,
-        receive: Callable[[], Iterable[tuple[Any, int | None]]],
-    ) -> None:
-        if channel not in self._channels:
-            return
-        try:
-            for imsg, descriptor in receive():
-                handler(channel, imsg, descriptor)
-        except (ChannelClosed, Violation) as error:
-            if channel in self._channels:
-                ended(channel, error)
+        """All that is ready, after waiting for something to be."""
+        ready = self._ready
+        for key, events in self._selector.select(0 if ready else self._patience()):
+            # Another one of this turn may have taken it off; what has got its number since is another object.
+            watched = key.data
+            if events & _READ and watched.read is not None:
+                callback, arguments = watched.read
+                callback(*arguments)
+            if events & _WRITE and watched.write is not None:
+                callback, arguments = watched.write
+                callback(*arguments)
+        if self._timers:
+            self._act_on_time()
+        # Twice, so that what the end of a turn sends leaves at once; what is added then waits for the next turn, which
+        # does not wait itself.
+        for _ in range(2):
+            for _ in range(len(ready)):
+                callback, arguments = ready.popleft()
+                callback(*arguments)
 
     def _patience(self) -> float | None:
-        while self._timers and self._timers[0][2].action is None:
-            heapq.heappop(self._timers)
-        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+        """Seconds until the next timer; None: for ever."""
+        timers = self._timers
+        while timers and timers[0][2].callback is None:
+            heapq.heappop(timers)
+        return max(0.0, timers[0][0] - time.monotonic()) if timers else None
 
     def _act_on_time(self) -> None:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            action = heapq.heappop(self._timers)[2].action
-            if action is not None:
-                action()
-
-    def _take_signals(self) -> None:
-        assert self._woken is not None
-        for number in set(os.read(self._woken[0], 4096)):
-            if number in self._signals:
-                self._signals[number]()
+            timer = heapq.heappop(self._timers)[2]
+            if timer.callback is not None:
+                timer.callback(*timer.arguments)
 
 
 def _noted(_number: int, _frame: object) -> None:

@@ -41,9 +41,10 @@ from smtpd.imsg import (
     UpdateTable,
     UserFound,
 )
-from smtpd.ipc.channel import Channel, owned
+from smtpd.ipc.channel import Channel, owned, unexpected
+from smtpd.ipc.channel_set import connect
 from smtpd.ipc.log import log
-from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.ipc.loop import prepare
 from smtpd.lookup.resolver_config import read_resolver_config
 from smtpd.lookup.state import Lookup
 from smtpd.slice import OUR_USERS, LookupSlice

@@ -174,7 +174,7 @@ class Children:
     def _end_commands(self, agent: Agent) -> None:
         """They are its children, and only it knows them: it is asked first, and may hang."""
         os.kill(agent.pid, signal.SIGTERM)
-        self._loop.after(COMMANDS_EXIT_TIMEOUT, partial(self._kill, agent))
+        self._loop.call_later(COMMANDS_EXIT_TIMEOUT, partial(self._kill, agent))
 
     def _kill(self, agent: Agent) -> None:
         if self._agents.get(agent.pid) is agent:
@@ -218,7 +218,7 @@ class Children:
         pid = None if self._stopping else self._fork_child(run_password, self._password_started, channel, 2)
         os.close(channel)
         if pid is not None:
-            self._passwords[pid] = self._loop.after(PASSWORD_TIMEOUT, partial(os.kill, pid, signal.SIGKILL))
+            self._passwords[pid] = self._loop.call_later(PASSWORD_TIMEOUT, partial(os.kill, pid, signal.SIGKILL))
 
     def _password_started(self, _starting: StartingChild, line: str) -> None:
         if line:
@@ -243,9 +243,11 @@ class Children:
             return None
         finally:
             os.close(writing)
-        starting = StartingChild(pid, reading, self._loop.after(START_TIMEOUT, partial(self._too_late, pid)), finished)
+        starting = StartingChild(
+            pid, reading, self._loop.call_later(START_TIMEOUT, partial(self._too_late, pid)), finished
+        )
         self._starting[pid] = starting
-        self._loop.watch(reading, partial(self._hear, starting))
+        self._loop.add_reader(reading, partial(self._hear, starting))
         return pid
 
     def _hear(self, starting: StartingChild) -> None:
@@ -268,7 +270,7 @@ class Children:
     def _startup_finished(self, starting: StartingChild, line: str) -> None:
         del self._starting[starting.pid]
         starting.timer.cancel()
-        self._loop.forget(starting.pipe)
+        self._loop.remove_reader(starting.pipe)
         os.close(starting.pipe)
         starting.finished(starting, line)
 
@@ -282,7 +284,7 @@ class Children:
                 break
             self._ended(pid, status)
         if self._stopping and not self._agents:
-            self._loop.ended = True
+            self._loop.stop()
 
     def _ended(self, pid: int, status: int) -> None:
         while pid in self._starting:
@@ -308,11 +310,11 @@ class Children:
         for agent in self._agents.values():
             if agent.has_commands:
                 self._end_commands(agent)
-        self._loop.after(AGENTS_EXIT_TIMEOUT, self._end)
+        self._loop.call_later(AGENTS_EXIT_TIMEOUT, self._end)
         self.reap()
 
     def _end(self) -> None:
-        self._loop.ended = True
+        self._loop.stop()
 
 
 def _ids_in(line: str) -> tuple[int, int] | None:

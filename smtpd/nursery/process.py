@@ -33,6 +33,7 @@ from smtpd.imsg import (
     TakeSeccompFilter,
 )
 from smtpd.ipc.channel import Channel, Violation, owned, unexpected
+from smtpd.ipc.channel_set import ChannelSet
 from smtpd.ipc.log import log
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.nursery.child_main import PASSWORD_CAPABILITIES, Prepare
@@ -57,8 +58,8 @@ def main(prepare: Prepare) -> int:
     children = Children(loop, handed.parent, prepare, lookup_ids, reserved_uids)
     handed.entered(confine())
     loop.on_signal(signal.SIGCHLD, children.reap)
-    loop.add(handed.parent, partial(from_parent, children), ended)
-    loop.run()
+    ChannelSet(loop).add(handed.parent, partial(from_parent, children), ended)
+    loop.run_forever()
     return 0
 
 

@@ -86,7 +86,7 @@ class UserLookups:
                 return None
         ours.setblocking(False)
         child = self._children[pid] = LookupChild(pid, ours, self._now() + LIFETIME)
-        self._loop.watch(ours.fileno(), partial(self._hear, child))
+        self._loop.add_reader(ours.fileno(), partial(self._hear, child))
         return child
 
     def _ask(self, child: LookupChild, name: str, answer: Answer) -> None:
@@ -100,7 +100,7 @@ class UserLookups:
     def _expect(self, child: LookupChild, seconds: float, action: Callable[[LookupChild], None]) -> None:
         if child.timer is not None:
             child.timer.cancel()
-        child.timer = self._loop.after(seconds, partial(action, child))
+        child.timer = self._loop.call_later(seconds, partial(action, child))
 
     def _hear(self, child: LookupChild) -> None:
         """A verdict, or its end.  One that sends a verdict unasked is killed."""
@@ -142,7 +142,7 @@ class UserLookups:
             self._free.remove(child)
         if child.timer is not None:
             child.timer.cancel()
-        self._loop.forget(child.sock.fileno())
+        self._loop.remove_reader(child.sock.fileno())
         child.sock.close()
         answer, child.answer = child.answer, None
         if answer is not None:

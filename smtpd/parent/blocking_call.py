@@ -29,7 +29,7 @@ class BlockingCalls:
         self._jobs: SimpleQueue[tuple[Job, Then] | None] = SimpleQueue()
         self._done: deque[tuple[Then, Any]] = deque()
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        loop.watch(self._woken, self._deliver)
+        loop.add_reader(self._woken, self._deliver)
         self._thread: threading.Thread | None = None
         self._ended = False
 
@@ -62,7 +62,7 @@ class BlockingCalls:
             self._jobs.put(None)
             self._thread.join(patience)
         self._ended = self._thread is None or not self._thread.is_alive()
-        self._loop.forget(self._woken)
+        self._loop.remove_reader(self._woken)
         self._deliver()
         if self._ended:
             os.close(self._woken)

@@ -8,6 +8,7 @@ from typing import Any
 
 from smtpd.imsg import AgentEnded, NurserySetVerbose, SetVerbose, TakeSyslog
 from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.channel_set import ChannelSet
 from smtpd.ipc.log import PARENT_NAME, log
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.parent.agent import Agents
@@ -60,8 +61,9 @@ class Daemon:
     def __init__(self, started: Started):
         configuration, (nursery,) = started.configuration, started.channels("nursery")
         self.loop = SelectorLoop()
+        self.channels = ChannelSet(self.loop)
         self.users = Users(self.loop, nursery, configuration)
-        self.passwords = Passwords(self.loop, nursery, self.users, configuration)
+        self.passwords = Passwords(self.channels, nursery, self.users, configuration)
         self.agents = Agents(self.loop, nursery, configuration)
         self.mailboxes = Mailboxes(self.loop, self.agents, configuration, started.mailboxes, started.mail_directory)
         (lookup,), (crypto,) = started.channels("lookup"), started.channels("crypto")
@@ -71,7 +73,7 @@ class Daemon:
         present = [one for one in configuration.listeners if one not in started.late]
         self.late_listeners = LateListeners(self.loop, started.late, dispatchers, present)
         log_directly = started.syslog.log_directly if started.syslog else lambda _text: None
-        self.watch = Watch(self.loop, started.children, started.kernel_log, log_directly, self._stopping)
+        self.watch = Watch(self.loop, self.channels, started.children, started.kernel_log, log_directly, self._stopping)
         self._started = started
         self._nursery = nursery
         self._reopening = False
@@ -84,7 +86,7 @@ class Daemon:
         self._started.manager.ready()
         self.programs.begin()
         self.late_listeners.begin()
-        self.loop.run()
+        self.loop.run_forever()
         self._started.cleanup.run()
         self.mailboxes.close()
         self.reload.close()
@@ -131,7 +133,7 @@ class Daemon:
             return
         descriptor = syslog.connect()
         if descriptor is None:
-            self.loop.after(SYSLOG_RETRY_INTERVAL, partial(self._try_syslog, control, syslog))
+            self.loop.call_later(SYSLOG_RETRY_INTERVAL, partial(self._try_syslog, control, syslog))
             return
         self._reopening = False
         control.send(TakeSyslog(), descriptor)

@@ -49,7 +49,7 @@ class LateListeners:
     def begin(self) -> None:
         if self._listeners and not self._stopping:
             self._look()
-            self._loop.after(RETRY_INTERVAL, self.begin)
+            self._loop.call_later(RETRY_INTERVAL, self.begin)
 
     def stop(self) -> None:
         self._stopping = True

@@ -105,7 +105,7 @@ class Mailboxes:
             channel.send(MailboxNotLocked(imsg.request, False, "too many mailboxes are waited for"))
             return
         attempt = self._attempts[agent] = LockAttempt(channel, imsg.request, agent)
-        attempt.timer = self._loop.after(service.deadline, partial(self._too_late, attempt))
+        attempt.timer = self._loop.call_later(service.deadline, partial(self._too_late, attempt))
         self._try(attempt)
 
     def unlock_mailbox(self, channel: Channel, imsg: UnlockMailbox) -> None:
@@ -131,7 +131,7 @@ class Mailboxes:
         elif isinstance(outcome, LockedMailbox):
             self._pass(attempt, outcome)
         elif outcome is None:
-            self._loop.after(next(attempt.pauses), partial(self._try, attempt))
+            self._loop.call_later(next(attempt.pauses), partial(self._try, attempt))
         else:
             self._refuse(attempt, isinstance(outcome, mailbox.MailboxNameError), self._reason_of(attempt, outcome))
 
@@ -172,7 +172,7 @@ class Mailboxes:
             return
         self._end(attempt)
         self._last = number
-        timer = self._loop.after(LOCK_MAX, partial(self._held_too_long, agent))
+        timer = self._loop.call_later(LOCK_MAX, partial(self._held_too_long, agent))
         self._locks[number] = Lock(number, agent, held, timer)
         attempt.channel.send(MailboxLocked(attempt.request, number))
 

@@ -54,7 +54,7 @@ class NurseryRequests:
         """`make` gives the imsg for the number of the request."""
         self._last += 1
         request = Request(make(self._last), answer, late)
-        request.timer = self._loop.after(self._limits.deadline, partial(self._too_late, request))
+        request.timer = self._loop.call_later(self._limits.deadline, partial(self._too_late, request))
         self._waiting.append(request)
         self._proceed()
 

@@ -22,8 +22,9 @@ from typing import Any
 
 from smtpd.imsg import TABLE, CheckPassword, ForkPassword, PasswordChecked, TryPassword
 from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.channel_set import ChannelSet
+from smtpd.ipc.event_loop import Cancellable
 from smtpd.ipc.log import log
-from smtpd.ipc.selector_loop import SelectorLoop, Timer
 from smtpd.parent.privileged_request import PRIVILEGED_REQUESTS, check_allowed
 from smtpd.parent.user import Users
 from smtpd.slice import USER_NAME, ParentSlice
@@ -50,14 +51,14 @@ class Check:
     password: str = field(repr=False)
     address: str
     source: Source
-    timer: Timer | None = None
+    timer: Cancellable | None = None
     judged: bool = False  # the user may log in, or does not exist
     process: Channel | None = None  # None: in line
 
 
 class Passwords:
-    def __init__(self, loop: SelectorLoop, nursery: Channel, users: Users, configuration: ParentSlice):
-        self._loop = loop
+    def __init__(self, channels: ChannelSet, nursery: Channel, users: Users, configuration: ParentSlice):
+        self._channels, self._loop = channels, channels.loop
         self._nursery = nursery
         self._users = users
         self._configuration = configuration
@@ -111,7 +112,7 @@ class Passwords:
             return
         self._nursery.send(ForkPassword(), theirs.detach())
         check.process = Channel(ours, TABLE, "parent", "password")
-        self._loop.add(check.process, partial(self._tried, check), partial(self._gone, check))
+        self._channels.add(check.process, partial(self._tried, check), partial(self._gone, check))
         check.process.send(TryPassword(check.user, check.password, check.address))
         self._wait(check, PROCESS_TIMEOUT, partial(self._gone, check))
 
@@ -134,7 +135,7 @@ class Passwords:
     def _wait(self, check: Check, seconds: float, late: Callable[[], None]) -> None:
         if check.timer is not None:
             check.timer.cancel()
-        check.timer = self._loop.after(seconds, late)
+        check.timer = self._loop.call_later(seconds, late)
 
     def _answer(self, check: Check, verdict: str) -> None:
         if check not in self._checks:
@@ -143,7 +144,7 @@ class Passwords:
         if check.timer is not None:
             check.timer.cancel()
         if check.process is not None:
-            self._loop.remove(check.process)
+            self._channels.remove(check.process)
         if not check.asker.closed:
             check.asker.send(PasswordChecked(check.request, verdict))
         self._proceed()
@@ -164,7 +165,7 @@ class Passwords:
         if len(self._failures) > FAILURES_MAX:
             self._failures.popitem(last=False)
         self._resting.add(source)
-        self._loop.after(min(FIRST_PAUSE * 2 ** min(count - 1, 10), LONGEST_PAUSE), partial(self._rested, source))
+        self._loop.call_later(min(FIRST_PAUSE * 2 ** min(count - 1, 10), LONGEST_PAUSE), partial(self._rested, source))
 
     def _know(self, user: str, address: str) -> None:
         others = (known for known in self._known.pop(user, ()) if known != address)

@@ -103,7 +103,7 @@ def main(options: Options) -> int:
     for child in started.children:
         handler = partial(handlers.get(child.role, from_others), daemon)
         ended = partial(daemon.watch.channel_ended, child)
-        daemon.loop.add(child.channel, handler, ended, started.requests[child])
+        daemon.channels.add(child.channel, handler, ended, started.requests[child])
     tell_caller()
     return daemon.run()
 

@@ -87,7 +87,7 @@ class Reload:
 
     def _go_on(self, update: CertificateUpdate) -> None:
         """The next step: files to be opened, or answers to be waited for."""
-        self._timer = self._loop.after(STEP_TIMEOUT, partial(self._lose_patience, update))
+        self._timer = self._loop.call_later(STEP_TIMEOUT, partial(self._lose_patience, update))
         if update.subject is not None:
             self._opening = True
             job = partial(open_files, update.subject, len(self._dispatchers), self._strict)

@@ -102,7 +102,7 @@ class TablePrograms:
         self._start_later(program)
 
     def _start_later(self, program: TableProgram) -> None:
-        self._loop.after(program.pause, partial(self._start, program))
+        self._loop.call_later(program.pause, partial(self._start, program))
         program.pause = min(2 * program.pause, LONGEST_PAUSE)
 
     def _get_asked(self, imsg: TableProgramForked | TableProgramNotForked) -> TableProgram:

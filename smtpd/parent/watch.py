@@ -16,6 +16,7 @@ from functools import partial
 
 from smtpd.imsg import Stop
 from smtpd.ipc.channel import Channel, ChannelClosed, Violation
+from smtpd.ipc.channel_set import ChannelSet
 from smtpd.ipc.log import log
 from smtpd.ipc.selector_loop import SelectorLoop, Timer
 from smtpd.parent.child import Child, describe_end
@@ -50,12 +51,13 @@ class Watch:
     def __init__(
         self,
         loop: SelectorLoop,
+        channels: ChannelSet,
         children: list[Child],
         kernel_log: int | None,
         log_directly: Callable[[str], None],
         stopping: Callable[[], None],
     ):
-        self._loop = loop
+        self._loop, self._channels = loop, channels
         self._children = children
         self._kernel_log = kernel_log
         self._last_word = log_directly
@@ -80,12 +82,12 @@ class Watch:
 
     def channel_ended(self, child: Child, channel: Channel, error: Exception) -> None:
         """The channel of `child` is at its end, or brought what our own code would not have sent."""
-        self._loop.remove(channel)
+        self._channels.remove(channel)
         if isinstance(error, Violation):
             self.fail(f"{child.title} broke the rules: {error}")
         elif isinstance(error, ChannelClosed) and not self._expected(child):
             # It is dying, or it has closed its channel and lives on.
-            self._loop.after(EXIT_TIMEOUT, partial(self._closed, child))
+            self._loop.call_later(EXIT_TIMEOUT, partial(self._closed, child))
 
     def _closed(self, child: Child) -> None:
         if child.status is None and not self._expected(child):
@@ -143,13 +145,13 @@ class Watch:
             self._timer.cancel()
         self._stage = self._stages.pop(0) if self._stages else None
         if self._stage is None:
-            self._loop.ended = True
+            self._loop.stop()
             return
         if "control" in self._stage.roles:
             log.info("exiting")  # while control still passes it on
         for child in self._living():
             self._tell_to_end(child, self._stage)
-        self._timer = self._loop.after(0 if self._hurry else self._stage.patience, self._kill_stage)
+        self._timer = self._loop.call_later(0 if self._hurry else self._stage.patience, self._kill_stage)
         self._proceed()
 
     def _tell_to_end(self, child: Child, stage: Stage) -> None:
@@ -158,7 +160,7 @@ class Watch:
         if stage.politely:
             child.channel.send(Stop())
         else:
-            self._loop.remove(child.channel)
+            self._channels.remove(child.channel)
 
     def _living(self) -> list[Child]:
         return [child for child in self._children if child.status is None and self._expected(child)]

@@ -47,9 +47,10 @@ from smtpd.imsg import (
     Stop,
     StoreMessage,
 )
-from smtpd.ipc.channel import Channel
+from smtpd.ipc.channel import Channel, unexpected
+from smtpd.ipc.channel_set import connect
 from smtpd.ipc.log import log
-from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.ipc.loop import prepare
 from smtpd.ipc.os_error import describe_error
 from smtpd.queue.state import Queue
 from smtpd.queue.store.space import Space

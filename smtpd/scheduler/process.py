@@ -29,8 +29,9 @@ from smtpd.imsg import (
     StopScheduling,
     SuspendEnvelopes,
 )
-from smtpd.ipc.channel import Channel
-from smtpd.ipc.loop import connect, prepare, unexpected
+from smtpd.ipc.channel import Channel, unexpected
+from smtpd.ipc.channel_set import connect
+from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.scheduler.state import Scheduler
 from smtpd.slice import SchedulerSlice
 
@@ -40,7 +41,7 @@ PLEDGE = "stdio"
 
 def main() -> None:
     handed = boot.receive("scheduler", SchedulerSlice)
-    loop = prepare()
+    loop = SelectorLoop()
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
     handed.entered(held)
     scheduler = Scheduler(loop, handed.slice, handed.peer("queue"), handed.peer("control"))

@@ -3,7 +3,6 @@
 imsgs --> policy --> turn, at the end of this turn of the loop, and when the next timer is due --> EnvelopesDue
 """
 
-import asyncio
 from typing import Any
 
 from smtpd.imsg import (
@@ -25,6 +24,7 @@ from smtpd.imsg import (
     StatisticsReported,
 )
 from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.event_loop import Cancellable, EventLoop
 from smtpd.ipc.log import log
 from smtpd.scheduler.admin_order import UNREAD_BYTES_MAX, AdminOrder, AdminOrders
 from smtpd.scheduler.clock import Clock
@@ -38,7 +38,7 @@ CATCH_UP_DELAY = 0.05  # seconds, for queue to catch up
 class Scheduler:
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: EventLoop,
         configuration: SchedulerSlice,
         queue: Channel,
         control: Channel,
@@ -50,7 +50,7 @@ class Scheduler:
         self.policy = Policy(configuration)
         # Looked up at each call: the loop puts its own send in the channel's place.
         self.orders = AdminOrders(self.policy, self._to_queue, lambda imsg: control.send(imsg))
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Cancellable | None = None
         self._soon = False
         self._stopped = False
 

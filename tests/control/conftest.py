@@ -13,8 +13,9 @@ from smtpd.control.state import Control
 from smtpd.imsg import TABLE
 from smtpd.ipc import query
 from smtpd.ipc.channel import Channel
+from smtpd.ipc.channel_set import connect
 from smtpd.ipc.log import log
-from smtpd.ipc.loop import connect, prepare
+from smtpd.ipc.selector_loop import SelectorLoop
 
 PEERS = ("parent", "queue", "scheduler", "lookup", "crypto", "dispatcher", "dispatcher")
 HANDLERS = {peer: getattr(process, f"from_{peer}") for peer in PEERS}
@@ -27,7 +28,7 @@ class House:
 
     def __init__(self, folder, privileged_uids):
         self.path = str(folder / "smtpd.sock")
-        self.loop = prepare()
+        self.loop = SelectorLoop()
         self.heard, self.answers, self.socks = [], {}, []
         pairs = [(peer, number, socket.socketpair()) for number, peer in enumerate(PEERS)]
         ours = [Channel(one, TABLE, "control", peer, number) for peer, number, (one, _) in pairs]

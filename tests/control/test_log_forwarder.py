@@ -1,6 +1,5 @@
 """The log's way out, with a syslogd that is slow, dies, or is not there; and with processes that lie."""
 
-import asyncio
 import os
 import re
 import socket
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from smtpd.control.log_forwarder import READ_SIZE, READS_AT_END, WAITING_LINES_MAX, LogForwarder, datagram
 from smtpd.ipc.log import LINE_MAX
-from smtpd.ipc.loop import prepare
+from smtpd.ipc.selector_loop import SelectorLoop
 
 PIDS = {"dispatcher": 11, "queue": 12, "table lies": 0}
 SESSION = b"3f86a5cb48e81bff smtp connected address=192.0.2.1 host=<unknown>"
@@ -23,7 +22,7 @@ class Desk:
     """A journal with pipes named `names`, and the other ends of everything."""
 
     def __init__(self, *names, syslog=True):
-        self.loop = prepare()
+        self.loop = SelectorLoop()
         pipes = {name: os.pipe() for name in names}
         self.writing = {name: ends[1] for name, ends in pipes.items()}
         self.asked = 0
@@ -39,12 +38,9 @@ class Desk:
 
     def run(self):
         """Until everything that is readable has been read."""
-
-        async def turns():
-            for _ in range(20):
-                await asyncio.sleep(0)
-
-        self.loop.run_until_complete(turns())
+        for _ in range(20):
+            self.loop.call_soon(int)  # nothing: but that turn does not wait
+            self.loop.turn()
 
     def write(self, name, data):
         os.write(self.writing[name], data)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from smtpd.crypto.state import Crypto
 from smtpd.imsg import ReportStatistics
 from smtpd.ipc.log import log
-from smtpd.ipc.loop import prepare
+from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.tls import signing
 from smtpd.tls.signing import SIGNING_SOCKETS, Operation, Signer, SigningFailed
 from tests.stress import WAIT_MAX, hasty_threads, join, rounds, run_until_stopped
@@ -20,7 +20,7 @@ def test_hand_over_signatures_keys_and_complaints(monkeypatch):
     """A key that is there signs, one that is not is refused, each thread gets its own answer, and what a thread has to
     complain of reaches the loop."""
     monkeypatch.setattr(signing, "SIGNING_TIMEOUT", WAIT_MAX)
-    loop = prepare()
+    loop = SelectorLoop()
     steady, changing = (private_key(key_pem(key("p256", number))) for number in range(2))
     broken = SimpleNamespace(rsa=False, bits=256, sign=lambda *_: 1 / 0)
     pairs = [packets() for _ in range(SIGNING_SOCKETS)]

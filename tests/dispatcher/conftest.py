@@ -45,7 +45,8 @@ from smtpd.imsg import (
     UseCertificates,
 )
 from smtpd.ipc.channel import Channel
-from smtpd.ipc.loop import connect, prepare
+from smtpd.ipc.channel_set import connect
+from smtpd.ipc.loop import prepare
 from smtpd.slice import SOCKET, DispatcherSlice, Limits, ListenerSlice
 from tests.dispatcher.tls_peers import Crypto, TlsClient, certificate
 

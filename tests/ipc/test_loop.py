@@ -1,4 +1,4 @@
-"""The loop of the six, in two real processes."""
+"""The loops of the six, in two real processes."""
 
 import os
 import signal
@@ -8,9 +8,12 @@ import sys
 
 import pytest
 
-from smtpd.ipc.channel import Channel, ChannelClosed
+from smtpd.ipc.channel import Channel
+from smtpd.ipc.channel_set import connect
 from smtpd.ipc.declaration import Table
-from smtpd.ipc.loop import ChannelSet, connect, prepare
+from smtpd.ipc.log import log
+from smtpd.ipc.loop import prepare
+from smtpd.ipc.selector_loop import SelectorLoop
 
 TABLE = Table()
 
@@ -32,6 +35,7 @@ class Stop:
     pass
 
 
+LOOPS = {"uvloop": prepare, "selectors": SelectorLoop}
 COUNT = 3000
 SIZE = 2000
 
@@ -43,9 +47,9 @@ def answer(state, channel, imsg, descriptor):
         channel.send(Answered(imsg.request, imsg.data))
 
 
-def serve(descriptor):
+def serve(loop, descriptor):
     """The other process: answers everything, and floods on its own account."""
-    loop = prepare()
+    loop = LOOPS[loop]()
     channel = Channel(socket.socket(fileno=descriptor), TABLE, "right", "left")
     connect(loop, [channel], {"left": answer}, loop)
     for number in range(COUNT):
@@ -53,23 +57,29 @@ def serve(descriptor):
     loop.run_forever()
 
 
-def serve_parent(descriptor):
+def serve_parent(loop, descriptor):
     """As any of the six: its parent speaks, and one word of it is the end of a process that has a defect."""
 
     def fail(*_):
         raise ZeroDivisionError
 
-    loop = prepare()
+    loop = LOOPS[loop]()
     channel = Channel(socket.socket(fileno=descriptor), TABLE, "right", "parent")
     connect(loop, [channel], {"parent": fail}, None)
     loop.run_forever()
 
 
-def started(descriptor, serve="serve", **more):
-    program = f"from tests.ipc.test_loop import {serve}; {serve}({descriptor})"
+def started(loop, descriptor, serve="serve", **more):
+    program = f"from tests.ipc.test_loop import {serve}; {serve}({loop!r}, {descriptor})"
     process = subprocess.Popen([sys.executable, "-c", program], pass_fds=[descriptor], **more)
     os.close(descriptor)
     return process
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request):
+    """The loop of the other process, and in the first test of ours."""
+    return request.param
 
 
 @pytest.fixture
@@ -83,43 +93,45 @@ def ends():
         end.close()
 
 
-def test_two_processes_saturated_in_both_directions_do_not_deadlock(ends):
+def test_two_processes_saturated_in_both_directions_do_not_deadlock(ends, loop):
     """Megabytes in both directions through 4 KiB of buffer: neither ever stops reading."""
-    loop = prepare()
     got = set()
     ours, theirs = ends
-    peer = started(theirs.detach())
+    peer = started(loop, theirs.detach())
+    ours_loop = LOOPS[loop]()
     channel = Channel(ours, TABLE, "left", "right")
 
     def collect(state, channel, imsg, descriptor):
         got.add(imsg.request)
         if len(got) == 2 * COUNT:
             channel.send(Stop())
-            loop.call_soon(loop.stop)
+            ours_loop.call_soon(ours_loop.stop)
 
-    board = connect(loop, [channel], {"right": collect}, None)
-    deadline = loop.call_later(60, loop.stop)
+    channels = connect(ours_loop, [channel], {"right": collect}, None)
+    deadline = ours_loop.call_later(60, ours_loop.stop)
     for number in range(COUNT):
         channel.send(Ask(number, b"l" * SIZE))
-    loop.run_forever()
+    ours_loop.run_forever()
     deadline.cancel()
     assert got == set(range(2 * COUNT))
-    loop.run_until_complete(loop.run_in_executor(None, peer.wait, 20))
-    assert peer.returncode == 0
-    board.remove(channel)
-    loop.close()
+    ours_loop.call_soon(ours_loop.stop)  # what was sent last leaves
+    ours_loop.run_forever()
+    assert peer.wait(20) == 0
+    channels.remove(channel)
+    ours_loop.close()
+    log.later = None
 
 
-def test_a_forged_frame_ends_the_process_at_once(ends):
+def test_a_forged_frame_ends_the_process_at_once(ends, loop):
     ours, theirs = ends
-    peer = started(theirs.detach())
+    peer = started(loop, theirs.detach())
     ours.sendall(b"\xff" * 64)
     assert peer.wait(20) == 1
 
 
-def test_the_loop_does_not_live_on_a_broken_pipe(ends):
+def test_the_loop_does_not_live_on_a_broken_pipe(ends, loop):
     ours, theirs = ends
-    peer = started(theirs.detach())
+    peer = started(loop, theirs.detach())
     assert ours.recv(100)
     ours.close()
     try:
@@ -130,39 +142,40 @@ def test_the_loop_does_not_live_on_a_broken_pipe(ends):
         peer.wait()
 
 
-def test_the_end_of_the_parent_is_the_end_in_order(ends):
+def test_the_end_of_the_parent_is_the_end_in_order(ends, loop):
     ours, theirs = ends
-    peer = started(theirs.detach(), "serve_parent", stderr=subprocess.PIPE)
+    peer = started(loop, theirs.detach(), "serve_parent", stderr=subprocess.PIPE)
     ours.close()
     assert peer.communicate(timeout=20) == (None, b"") and peer.returncode == 0
 
 
-def test_a_forged_frame_of_the_parent_is_fatal(ends):
+def test_a_forged_frame_of_the_parent_is_fatal(ends, loop):
     ours, theirs = ends
-    peer = started(theirs.detach(), "serve_parent")
+    peer = started(loop, theirs.detach(), "serve_parent")
     ours.sendall(b"\xff" * 64)
     assert peer.wait(20) == 1
 
 
-def test_an_exception_that_nothing_has_caught_is_fatal(ends):
+def test_an_exception_that_nothing_has_caught_is_fatal(ends, loop):
     ours, theirs = ends
-    peer = started(theirs.detach(), "serve_parent")
+    peer = started(loop, theirs.detach(), "serve_parent")
     parent = Channel(ours, TABLE, "parent", "right")
     parent.send(Stop())
     parent.flush()
     assert peer.wait(20) == 1
 
 
-def test_the_channel_of_a_peer_that_is_gone_is_closed_and_asked_no_more():
-    loop = prepare()
+def test_the_channel_of_a_peer_that_is_gone_is_closed_and_asked_no_more(loop):
+    ours_loop = LOOPS[loop]()
     one, other = socket.socketpair()
     other.close()
     channel = Channel(one, TABLE, "left", "right")
-    connect(loop, [channel], {"right": pytest.fail}, None)
-    loop.call_later(0.01, loop.stop)
-    loop.run_forever()
+    connect(ours_loop, [channel], {"right": pytest.fail}, None)
+    ours_loop.call_later(0.01, ours_loop.stop)
+    ours_loop.run_forever()
     assert channel.closed
-    loop.close()
+    ours_loop.close()
+    log.later = None
 
 
 @pytest.mark.parametrize(
@@ -170,7 +183,6 @@ def test_the_channel_of_a_peer_that_is_gone_is_closed_and_asked_no_more():
 )
 def test_an_error_of_a_clients_connection_that_its_protocol_hears_of_is_not_fatal(error, transport, status):
     loop = prepare()
-    connect(loop, [], {}, None)
     pid = os.fork()
     if pid == 0:
         try:
@@ -179,63 +191,3 @@ def test_an_error_of_a_clients_connection_that_its_protocol_hears_of_is_not_fata
             os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
     loop.close()
-
-
-@pytest.fixture
-def board():
-    """A loop in this process, and the two ends of a channel, which are not on it yet."""
-    loop = prepare()
-    one, other = socket.socketpair()
-    board = ChannelSet(loop)
-    left, right = Channel(one, TABLE, "left", "right"), Channel(other, TABLE, "right", "left")
-    yield board, left, right
-    board.remove(left)
-    board.remove(right)
-    loop.close()
-
-
-def test_what_was_sent_before_a_channel_came_to_the_loop_leaves(board):
-    board, left, right = board
-    left.send(Ask(1, b""))
-    heard = []
-    board.add(right, lambda channel, imsg, descriptor: (heard.append(imsg), board.loop.stop()), pytest.fail)
-    board.add(left, pytest.fail, pytest.fail)
-    board.loop.run_forever()
-    assert heard == [Ask(1, b"")]
-
-
-def test_nothing_more_is_dispatched_of_a_channel_that_its_handler_has_removed(board):
-    board, left, right = board
-    heard = []
-
-    def hear(channel, imsg, descriptor):
-        heard.append(imsg)
-        board.remove(channel)
-        board.loop.call_soon(board.loop.stop)
-
-    board.add(right, hear, pytest.fail)
-    for number in (1, 2):
-        left.send(Ask(number, b""))
-    left.flush()
-    board.loop.run_forever()
-    assert heard == [Ask(1, b"")]
-
-
-def test_what_is_sent_to_a_peer_that_is_gone_hides_nothing_of_its_end(board):
-    """Its last words are heard, and then its end, once."""
-    board, left, right = board
-    raised, heard = [], []
-    board.loop.set_exception_handler(lambda _loop, context: raised.append(context))
-    right.send(Answered(1, b""))
-    right.flush()
-    right.close()
-
-    def closed(channel, error):
-        heard.append(type(error))
-        board.remove(channel)
-        board.loop.call_soon(board.loop.stop)
-
-    board.add(left, lambda channel, imsg, descriptor: heard.append(imsg), closed)
-    left.send(Ask(1, b""))
-    board.loop.run_forever()
-    assert heard == [Answered(1, b""), ChannelClosed] and not raised

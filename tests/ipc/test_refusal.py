@@ -13,8 +13,9 @@ import time
 import pytest
 
 from smtpd.ipc.channel import FIRST_PAUSE, LONGEST_PAUSE, REFUSALS, Channel
+from smtpd.ipc.channel_set import ChannelSet
 from smtpd.ipc.declaration import Table
-from smtpd.ipc.loop import ChannelSet, prepare
+from smtpd.ipc.loop import prepare
 from smtpd.ipc.selector_loop import SelectorLoop
 
 TABLE = Table()
@@ -123,10 +124,11 @@ def test_the_loop_of_root_does_not_spin(ends):
     kernel, near, far = ends
     kernel.refuses = errno.ETOOMANYREFS
     loop = SelectorLoop()
-    loop.add(near, pytest.fail, pytest.fail)
+    channels = ChannelSet(loop)
+    channels.add(near, pytest.fail, pytest.fail)
     near.send(Tell(b"one"))
     over = []
-    loop.after(5 * FIRST_PAUSE, lambda: over.append(True))
+    loop.call_later(5 * FIRST_PAUSE, lambda: over.append(True))
     turns = 0
     while not over:
         loop.turn()
@@ -136,7 +138,8 @@ def test_the_loop_of_root_does_not_spin(ends):
     while near.bytes_waiting:
         loop.turn()
     assert far.receive() == [(Tell(b"one"), None)]
-    loop.remove(near)
+    channels.remove(near)
+    loop.close()
 
 
 # -- the real thing ------------------------------------------------------------------------------------
@@ -198,11 +201,11 @@ def _turner_of_six(near):
 
 def _turner_of_root(near):
     loop = SelectorLoop()
-    loop.add(near, None, None)
+    ChannelSet(loop).add(near, None, None)
 
     def turn(seconds):
         over = []
-        loop.after(seconds, lambda: over.append(True))
+        loop.call_later(seconds, lambda: over.append(True))
         while not over:
             loop.turn()
 

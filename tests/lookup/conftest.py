@@ -18,8 +18,9 @@ from smtpd.imsg import (
     UserFound,
 )
 from smtpd.ipc.channel import Channel
+from smtpd.ipc.channel_set import connect
 from smtpd.ipc.log import log
-from smtpd.ipc.loop import connect, prepare
+from smtpd.ipc.loop import prepare
 from smtpd.lookup import process
 from smtpd.lookup.resolver_config import ResolverConfig
 from smtpd.lookup.state import Lookup

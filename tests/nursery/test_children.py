@@ -36,6 +36,7 @@ from smtpd.imsg import (
     UserLookedUp,
 )
 from smtpd.ipc.channel import Channel
+from smtpd.ipc.channel_set import ChannelSet
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.nursery import child_main
 from smtpd.nursery import children as children_module
@@ -106,6 +107,7 @@ class World:
     def __init__(self, prepare=lambda *told: Facts(*told)):
         ours, theirs = socket.socketpair()
         self.loop = SelectorLoop()
+        self.channels = ChannelSet(self.loop)
         self.nursery, self.parent = (
             Channel(ours, TABLE, "nursery", "parent"),
             Channel(theirs, TABLE, "parent", "nursery"),
@@ -117,8 +119,8 @@ class World:
             if promises is not None:
                 self.children.take_seccomp_filter(TakeSeccompFilter(kind, sandbox.compile(promises)))
         self.loop.on_signal(signal.SIGCHLD, self.children.reap)
-        self.loop.add(self.nursery, lambda *received: from_parent(self.children, *received), pytest.fail)
-        self.loop.add(self.parent, self.take, pytest.fail)
+        self.channels.add(self.nursery, lambda *received: from_parent(self.children, *received), pytest.fail)
+        self.channels.add(self.parent, self.take, pytest.fail)
 
     def take(self, channel, imsg, descriptor):
         self.finished.append(imsg)
@@ -127,7 +129,7 @@ class World:
 
     def answers(self, count):
         """Turn until there are `count` answers; a test that hears nothing fails by pytest's own patience."""
-        timer = self.loop.after(20, lambda: pytest.fail(f"heard only {self.finished}"))
+        timer = self.loop.call_later(20, lambda: pytest.fail(f"heard only {self.finished}"))
         while len(self.finished) < count:
             self.loop.turn()
         timer.cancel()
@@ -157,8 +159,8 @@ class World:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         self.children._lookups.stop()
-        self.loop.remove(self.nursery)
-        self.loop.remove(self.parent)
+        self.channels.remove(self.nursery)
+        self.channels.remove(self.parent)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
@@ -483,9 +485,9 @@ def process(world):
     ours, theirs = socket.socketpair()
     world.parent.send(ForkPassword(), theirs.detach())
     channel = Channel(ours, TABLE, "parent", "password")
-    world.loop.add(channel, world.take, lambda *_: world.finished.append("the end"))
+    world.channels.add(channel, world.take, lambda *_: world.finished.append("the end"))
     yield channel
-    world.loop.remove(channel)
+    world.channels.remove(channel)
 
 
 def test_who_asks_PAM_has_a_channel_and_one_answer(world, process):
@@ -501,7 +503,7 @@ def test_one_that_hangs_is_killed(make_world, monkeypatch):
     world.parent.send(ForkPassword(), theirs.detach())
     with ours:
         ours.settimeout(20)
-        timer = world.loop.after(20, lambda: pytest.fail("it lives"))
+        timer = world.loop.call_later(20, lambda: pytest.fail("it lives"))
         while not world.children._passwords:
             world.loop.turn()
         while world.children._passwords:

@@ -57,7 +57,7 @@ class World:
         return verdicts
 
     def until(self, condition):
-        timer = self.loop.after(20, lambda: pytest.fail("this will never be"))
+        timer = self.loop.call_later(20, lambda: pytest.fail("this will never be"))
         while not condition():
             self.loop.turn()
         timer.cancel()

@@ -10,6 +10,7 @@ import pytest
 from smtpd.envelope import Duty
 from smtpd.imsg import TABLE, AgentForked, AgentMailboxSocket, StartAgent
 from smtpd.ipc.channel import Channel
+from smtpd.ipc.channel_set import ChannelSet
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.parent.agent import Agents
 from smtpd.parent.mailbox import Mailboxes
@@ -34,6 +35,7 @@ def ends(one, other):
 class World:
     def __init__(self, *actions, mailboxes=None, programs=(), logs=None, **configured):
         self.loop = SelectorLoop()
+        self.channels = ChannelSet(self.loop)
         pairs = {name: ends("parent", name) for name in HANDLERS}
         self.ours = {name: ours for name, (ours, _) in pairs.items()}
         self.theirs = {name: theirs for name, (_, theirs) in pairs.items()}
@@ -41,7 +43,7 @@ class World:
         directory = None if mailboxes is None else os.open(mailboxes, os.O_RDONLY | os.O_DIRECTORY)
         nursery = self.ours["nursery"]
         self.users = Users(self.loop, nursery, self.configuration)
-        self.passwords = Passwords(self.loop, nursery, self.users, self.configuration)
+        self.passwords = Passwords(self.channels, nursery, self.users, self.configuration)
         self.agents = Agents(self.loop, nursery, self.configuration)
         self.mailboxes = Mailboxes(self.loop, self.agents, self.configuration, directory, str(mailboxes))
         logs = logs or dict.fromkeys((program.table for program in programs), 2)
@@ -95,7 +97,7 @@ class World:
         until = time.monotonic() + 20
         while not condition():
             assert time.monotonic() < until, "nothing happens"
-            self.loop.after(0.01, lambda: None)
+            self.loop.call_later(0.01, lambda: None)
             self.loop.turn()
 
     def close(self):

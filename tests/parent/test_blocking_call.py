@@ -18,7 +18,7 @@ def run_until(loop, condition):
     def stuck():
         raise TimeoutError(f"nothing has come back for {WAIT_MAX} s")
 
-    watch = loop.after(WAIT_MAX, stuck)
+    watch = loop.call_later(WAIT_MAX, stuck)
     while not condition():
         loop.turn()
     watch.cancel()

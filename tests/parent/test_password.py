@@ -47,7 +47,7 @@ class Desk:
             self.verdicts[imsg.request] = imsg.verdict
 
     def take_process(self, descriptor):
-        self.world.loop.flush()
+        self.world.channels._flush()
         process = Channel(socket.socket(fileno=descriptor), TABLE, "password", "parent")
         ((asked, _),) = process.receive()
         assert isinstance(asked, TryPassword)

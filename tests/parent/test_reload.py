@@ -22,6 +22,7 @@ from smtpd.imsg import (
     UseTakenKeys,
 )
 from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.channel_set import ChannelSet
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.parent import reload
 from smtpd.parent.certificate_file import open_files
@@ -66,6 +67,7 @@ class World:
         self.refused = {}  # seat -> ContextsMade
         self.silent = set()  # kinds of imsgs that are not answered
         self.loop = SelectorLoop()
+        self.channels = ChannelSet(self.loop)
         self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.listening.bind(str(place / "notify"))
         self.listening.setblocking(False)
@@ -73,7 +75,7 @@ class World:
         crypto, *dispatchers = self.ours.values()
         self.reload = Reload(self.loop, self.manager, self.configuration, crypto, dispatchers, False)
         for channel in self.ours.values():
-            self.loop.add(channel, self.dispatch, self.ended)
+            self.channels.add(channel, self.dispatch, self.ended)
         self.error = None
 
     def write(self, name, text="1"):
@@ -133,11 +135,11 @@ class World:
         for _ in range(200):
             if self.reload._update is None:
                 break
-            self.loop.after(0.01, lambda: None)
+            self.loop.call_later(0.01, lambda: None)
             self.loop.turn()
             self.answer()
         assert self.reload._update is None
-        self.loop.flush()
+        self.channels._flush()
         self.answer()
 
     def said(self):
@@ -295,13 +297,13 @@ def test_a_context_that_no_certificate_is_to_blame_for(make_world, capfd):
 
 def lose_patience(world, condition):
     """Turn until that holds."""
-    world.loop.after(0.02, lambda: None)
+    world.loop.call_later(0.02, lambda: None)
     for _ in range(200):
         world.loop.turn()
         world.answer()
         if condition():
             return
-        world.loop.after(0.01, lambda: None)
+        world.loop.call_later(0.01, lambda: None)
     raise AssertionError("it does not come to that")
 
 
@@ -330,7 +332,7 @@ def test_a_process_that_does_not_answer_in_time_is_named_and_changes_nothing(
     assert "waiting for the end of the last one" in capfd.readouterr().err
     world.told.clear()
     read = len(world.read)
-    world.loop.after(0, lambda: None)
+    world.loop.call_later(0, lambda: None)
     world.loop.turn()
     world.answer()
     assert (world.told, len(world.read)) == ([], read)
@@ -434,7 +436,7 @@ def test_an_answer_for_something_else_is_a_violation(make_world, imsg):
     with pytest.raises(Violation, match="without a request"):
         update.take(crypto, KeyTaken("b.test", ONE, ""))
     for channel in world.theirs.values():
-        world.loop.flush()
+        world.channels._flush()
         for _, descriptor in channel.receive():
             os.close(descriptor)
 

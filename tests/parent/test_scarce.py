@@ -92,5 +92,5 @@ def test_the_end_comes_right_after_a_job_that_no_thread_could_be_had_for(monkeyp
     worker.do(lambda: "one", lambda error: (told.append(error), worker.do(lambda: "two", told.append)))
     worker.end(5)
     assert isinstance(told[0], BlockingIOError) and told[1:] == ["two"] and worker.waiting == 0
-    loop.after(0, lambda: None)
+    loop.call_later(0, lambda: None)
     loop.turn()  # nothing is left in it that needs what the worker had

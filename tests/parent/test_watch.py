@@ -9,6 +9,7 @@ import pytest
 from smtpd import sandbox
 from smtpd.imsg import TABLE, ReopenSyslog, Stop
 from smtpd.ipc.channel import Channel, ChannelClosed
+from smtpd.ipc.channel_set import ChannelSet
 from smtpd.ipc.selector_loop import SelectorLoop, forget_signals
 from smtpd.parent import watch as watch_module
 from smtpd.parent.child import Child
@@ -71,15 +72,18 @@ class World:
 
     def __init__(self, behaviour):
         self.loop = SelectorLoop()
+        self.channels = ChannelSet(self.loop)
         self.reading, self.writing = os.pipe()
         self.kernel_log = sandbox.open_kernel_log()
         self.last_words, self.told_that_it_stops = [], 0
         self.children = []
         for role in ROLES:
             self.children.append(self.make(role, behaviour.get(role, obey)))
-        self.watch = Watch(self.loop, self.children, self.kernel_log, self.last_words.append, self.stopping)
+        self.watch = Watch(
+            self.loop, self.channels, self.children, self.kernel_log, self.last_words.append, self.stopping
+        )
         for child in self.children:
-            self.loop.add(
+            self.channels.add(
                 child.channel, self.unexpected, lambda *end, child=child: self.watch.channel_ended(child, *end)
             )
 
@@ -107,8 +111,8 @@ class World:
         self.told_that_it_stops += 1
 
     def run(self):
-        self.loop.after(15, lambda: pytest.fail("it does not end"))
-        self.loop.run()
+        self.loop.call_later(15, lambda: pytest.fail("it does not end"))
+        self.loop.run_forever()
         assert all(child.status is not None for child in self.children)
         return self.watch.status
 

@@ -29,8 +29,9 @@ from smtpd.imsg import (
     StoreMessage,
 )
 from smtpd.ipc.channel import Channel
+from smtpd.ipc.channel_set import ChannelSet, connect
 from smtpd.ipc.log import log
-from smtpd.ipc.loop import ChannelSet, connect, prepare
+from smtpd.ipc.loop import prepare
 from smtpd.queue import process
 from smtpd.queue.state import Queue
 from smtpd.queue.store.space import Space

@@ -1,0 +1,140 @@
+"""The channels of one process on its event loop.
+
+    readable channel --> receive --> its handler(channel, imsg, descriptor)
+    end of the turn  --> flush every channel that was sent to, once
+
+A channel that is closed at the other end, or a Violation, ends one of the six: the parent stops the daemon, and says
+why.  A control client and an agent may go without taking us along: their owners put them on the loop by themselves.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from smtpd.ipc.channel import Channel, ChannelClosed, Violation
+from smtpd.ipc.event_loop import EventLoop
+from smtpd.ipc.log import log
+
+Handler = Callable[[Channel, Any, int | None], None]
+Received = Iterable[tuple[Any, int | None]]
+
+
+class ChannelSet:
+    def __init__(self, loop: EventLoop):
+        self.loop = loop
+        self._touched: set[Channel] = set()
+        self._writing: set[Channel] = set()  # wait for room
+        self._pausing: set[Channel] = set()  # wait for a while
+
+    def add(
+        self,
+        channel: Channel,
+        handler: Handler,
+        closed: Callable[[Channel, Exception], None],
+        received: Received = (),
+    ) -> None:
+        """Dispatch what `channel` brings to `handler`, after what it has brought already; `closed` is told of its end
+        or of a Violation, and takes it off."""
+        channel.wake = self._touch
+        if channel.bytes_waiting:
+            self._touch(channel)
+        if received:
+            self.loop.call_soon(self._begin, channel, handler, closed, received)
+        else:
+            self.loop.add_reader(channel.fileno(), self._dispatch, channel, handler, closed, channel.receive)
+
+    def remove(self, channel: Channel) -> None:
+        """Take it off the loop and close it."""
+        self._touched.discard(channel)
+        self._writing.discard(channel)
+        self._pausing.discard(channel)
+        if not channel.closed:
+            self.loop.remove_reader(channel.fileno())
+            self.loop.remove_writer(channel.fileno())
+            channel.close()
+
+    def _touch(self, channel: Channel) -> None:
+        if not self._touched:
+            self.loop.call_soon(self._flush)
+        self._touched.add(channel)
+
+    def _flush(self) -> None:
+        touched, self._touched = self._touched, set()
+        for channel in touched:
+            if channel not in self._writing and channel not in self._pausing:
+                self._write(channel)
+
+    def _write(self, channel: Channel) -> None:
+        try:
+            done = channel.closed or channel.flush()
+        except ChannelClosed:
+            done = True  # its reader sees the end too, after what was still to be read
+        wants_room = not done and not channel.pause
+        if channel in self._writing and not wants_room:
+            self._writing.discard(channel)
+            if not channel.closed:
+                self.loop.remove_writer(channel.fileno())
+        elif wants_room and channel not in self._writing:
+            self._writing.add(channel)
+            self.loop.add_writer(channel.fileno(), self._write, channel)
+        if not done and channel.pause:
+            self._pausing.add(channel)
+            self.loop.call_later(channel.pause, self._paused, channel)
+
+    def _paused(self, channel: Channel) -> None:
+        self._pausing.discard(channel)
+        self._write(channel)
+
+    def _begin(
+        self, channel: Channel, handler: Handler, closed: Callable[[Channel, Exception], None], received: Received
+    ) -> None:
+        self._dispatch(channel, handler, closed, lambda: received)
+        if not channel.closed:
+            self.loop.add_reader(channel.fileno(), self._dispatch, channel, handler, closed, channel.receive)
+
+    def _dispatch(
+        self,
+        channel: Channel,
+        handler: Handler,
+        closed: Callable[[Channel, Exception], None],
+        receive: Callable[[], Received],
+    ) -> None:
+        if channel.closed:
+            return
+        try:
+            for imsg, descriptor in receive():
+                handler(channel, imsg, descriptor)
+                if channel.closed:
+                    return
+        except (ChannelClosed, Violation) as error:
+            self._writing.discard(channel)
+            closed(channel, error)
+
+
+def connect(loop: EventLoop, peers: list[Channel], handlers: dict[str, Callable], state: Any) -> ChannelSet:
+    """Put all peers of one of the six on its loop: `handlers[peer](state, channel, imsg, descriptor)`.  Its log lines
+    gather for a turn."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    log.attach(loop)
+    channels = ChannelSet(loop)
+    for channel in peers:
+        # The parent notices when a peer goes, and stops the daemon.  Only the end of the parent is our end at once.
+        ended = die if channel.peer == "parent" else partial(_peer_gone, channels)
+        channels.add(channel, partial(handlers[channel.peer], state), ended)
+    return channels
+
+
+def _peer_gone(channels: ChannelSet, channel: Channel, error: Exception) -> None:
+    if isinstance(error, Violation):
+        die(channel, error)
+    channels.remove(channel)
+
+
+def die(channel: Channel, error: Exception) -> None:
+    """The end of a channel between processes of the daemon is the end of this process, at once."""
+    if isinstance(error, Violation):
+        log.warn(f"fatal: {error}")
+    log.flush()
+    os._exit(1 if isinstance(error, Violation) else 0)

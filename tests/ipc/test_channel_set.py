@@ -1,0 +1,241 @@
+"""Channels on an event loop: each test on uvloop and on the one over selectors."""
+
+import os
+import socket
+
+import pytest
+
+from smtpd.ipc.channel import Channel, ChannelClosed, Violation
+from smtpd.ipc.channel_set import ChannelSet
+from smtpd.ipc.declaration import Table
+from smtpd.ipc.loop import prepare
+from smtpd.ipc.selector_loop import SelectorLoop
+
+TABLE = Table()
+
+
+@TABLE.declare("a -> b -> a", limit=2**20)
+class Word:
+    text: str
+
+
+@pytest.fixture(params=[prepare, SelectorLoop], ids=["uvloop", "selectors"])
+def both(request):
+    """A loop, its channels, and the two ends of one, which are not on it yet."""
+    loop = request.param()
+    if request.param is prepare:
+        loop.set_exception_handler(None)  # an exception fails the test, and does not end this process
+    channels = ChannelSet(loop)
+    one, other = socket.socketpair()
+    a, b = Channel(one, TABLE, "a", "b"), Channel(other, TABLE, "b", "a")
+    yield loop, channels, a, b
+    channels.remove(a)
+    channels.remove(b)
+    loop.close()
+
+
+def fail(channel, error):
+    raise AssertionError(error)
+
+
+def turns(loop, count=8):
+    """So many turns of the loop, none of which waits."""
+
+    def again(left):
+        if left:
+            loop.call_soon(again, left - 1)
+        else:
+            loop.stop()
+
+    loop.call_soon(again, count)
+    loop.run_forever()
+
+
+def test_what_a_channel_brings_goes_to_its_handler_in_order(both):
+    loop, channels, a, b = both
+    heard = []
+    channels.add(b, lambda channel, imsg, descriptor: heard.append(imsg.text), fail)
+    channels.add(a, lambda channel, imsg, descriptor: None, fail)
+    for word in ("one", "two", "three"):
+        a.send(Word(word))
+    turns(loop)
+    assert heard == ["one", "two", "three"]
+
+
+def test_what_came_before_a_channel_was_added_comes_first(both):
+    loop, channels, a, b = both
+    heard = []
+    a.send(Word("later"))
+    a.flush()
+    channels.add(
+        b, lambda channel, imsg, descriptor: heard.append(imsg.text), fail, [(Word("one"), None), (Word("two"), None)]
+    )
+    turns(loop)
+    assert heard == ["one", "two", "later"]
+
+
+def test_what_came_before_is_not_told_of_a_channel_that_was_removed_meanwhile(both):
+    loop, channels, _, b = both
+    channels.add(b, fail, fail, [(Word("one"), None)])
+    channels.remove(b)
+    turns(loop)
+
+
+def test_a_violation_in_what_came_before_is_told_as_any_other(both):
+    loop, channels, _, b = both
+    told = []
+
+    def refuse(channel, imsg, descriptor):
+        raise Violation("never")
+
+    channels.add(b, refuse, lambda channel, error: told.append(str(error)), [(Word("one"), None)])
+    turns(loop)
+    assert told == ["never"]
+
+
+def test_an_answer_leaves_without_being_asked_to(both):
+    loop, channels, a, b = both
+    channels.add(b, lambda channel, imsg, descriptor: channel.send(imsg), fail)
+    a.send(Word("ping"))
+    a.flush()
+    turns(loop)
+    assert a.receive()[0][0].text == "ping"
+
+
+def test_what_does_not_fit_goes_on_when_there_is_room_and_nobody_waits(both):
+    loop, channels, a, b = both
+    for end in (a, b):
+        end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    heard = []
+    channels.add(a, lambda channel, imsg, descriptor: None, fail)
+    channels.add(b, lambda channel, imsg, descriptor: heard.append(len(imsg.text)), fail)
+    for _ in range(5):
+        a.send(Word("x" * 100_000))
+    while len(heard) < 5:
+        turns(loop)
+    assert heard == [100_000] * 5 and a.bytes_waiting == 0
+
+
+def test_two_that_saturate_each_other_both_get_through(both):
+    loop, channels, a, b = both
+    heard = {"a": 0, "b": 0}
+
+    def count(channel, imsg, descriptor):
+        heard[channel.me] += 1
+
+    for end in (a, b):
+        end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        channels.add(end, count, fail)
+        for _ in range(50):
+            end.send(Word("x" * 20_000))
+    while heard != {"a": 50, "b": 50}:
+        turns(loop)
+
+
+def test_the_end_of_a_channel_is_told_once_after_what_was_still_to_be_read(both):
+    loop, channels, a, b = both
+    heard = []
+
+    def ended(channel, error):
+        heard.append(type(error))
+        channels.remove(channel)
+
+    channels.add(b, lambda channel, imsg, descriptor: heard.append(imsg.text), ended)
+    a.send(Word("last"))
+    a.flush()
+    a.close()
+    b.send(Word("nobody reads this"))
+    turns(loop)
+    assert heard == ["last", ChannelClosed]
+    turns(loop)
+    assert heard == ["last", ChannelClosed]
+
+
+def test_what_a_peer_does_not_read_any_more_is_not_tried_again_and_again(both):
+    """It has closed that direction only, so its end is not told, and poll says all the time that there is room."""
+    loop, channels, a, b = both
+    channels.add(b, fail, fail)
+    a.sock.shutdown(socket.SHUT_RD)
+    tries, flush = [], b.flush
+    b.flush = lambda: tries.append(True) or flush()
+    b.send(Word("nobody reads this"))
+    turns(loop)
+    assert len(tries) == 1
+
+
+def test_nonsense_is_told_as_a_violation(both):
+    loop, channels, a, b = both
+    heard = []
+    channels.add(b, fail, lambda channel, error: heard.append(type(error)))
+    a.sock.send(b"\xff" * 8 + b"\0" * 56)
+    turns(loop)
+    assert heard == [Violation]
+
+
+def test_a_violation_raised_by_a_handler_is_the_channel_s(both):
+    loop, channels, a, b = both
+    heard = []
+
+    def handler(channel, imsg, descriptor):
+        raise Violation("not now")
+
+    channels.add(b, handler, lambda channel, error: heard.append(str(error)))
+    a.send(Word("x"))
+    a.flush()
+    turns(loop)
+    assert heard == ["not now"]
+
+
+def test_what_was_sent_before_a_channel_came_to_the_loop_leaves(both):
+    loop, channels, a, b = both
+    a.send(Word("early"))
+    heard = []
+    channels.add(b, lambda channel, imsg, descriptor: heard.append(imsg.text), fail)
+    channels.add(a, fail, fail)
+    turns(loop)
+    assert heard == ["early"]
+
+
+def test_nothing_more_is_dispatched_of_a_channel_that_its_handler_has_removed(both):
+    loop, channels, a, b = both
+    heard = []
+
+    def hear(channel, imsg, descriptor):
+        heard.append(imsg.text)
+        channels.remove(channel)
+
+    channels.add(b, hear, fail)
+    for word in ("one", "two"):
+        a.send(Word(word))
+    a.flush()
+    turns(loop)
+    assert heard == ["one"]
+
+
+def test_a_channel_that_is_removed_is_closed_and_another_may_get_its_number(both):
+    loop, channels, a, b = both
+    number = b.fileno()
+    channels.add(b, fail, fail)
+    channels.remove(b)
+    assert b.closed
+    os.dup2(a.fileno(), number)
+    loop.add_reader(number, lambda: None)
+    loop.remove_reader(number)
+    os.close(number)
+    channels.remove(b)  # again: nothing happens
+
+
+def test_a_full_socket_is_waited_for_without_a_try_after_the_other(both):
+    loop, channels, a, b = both
+    channels.add(a, fail, fail)
+    tries, flush = [], a.flush
+    a.flush = lambda: tries.append(True) or flush()
+    for _ in range(5):
+        a.send(Word("x" * 900_000))
+    turns(loop, 20)
+    assert a.bytes_waiting and len(tries) == 1
+    heard = 0
+    while heard < 5:
+        heard += len(b.receive())
+        turns(loop, 1)
