@@ -9,6 +9,7 @@
     certificate      our certificates and those of authorities, read from files
     context          certificates, protocols and ciphers of a listener
     connection       one connection, without I/O: ciphertext and plaintext, in and out
+    client_context, client_connection   the same of connections to other hosts, whose certificates are verified
 
 Knows nothing of mail and of processes.
 """

@@ -1,9 +1,9 @@
-"""The server's side of a TLS connection, without I/O.
+"""A TLS connection, without I/O: the server's side.  client_connection.py has what differs at the client's.
 
     from the socket --> feed --> step, until it is True --> read --> plaintext
     to the socket   <-- take_output <--------------------- write <-- plaintext
 
-There may be output after each call but `feed`, also after one that raised: an alert tells the client what is wrong.
+There may be output after each call but `feed`, also after one that raised: an alert tells the peer what is wrong.
 
 A step may block for a signature; `signed` says that no later step will.  One thread at a time.  Knows nothing of SMTP
 and of timeouts.
@@ -12,6 +12,7 @@ and of timeouts.
 import ctypes
 import hashlib
 import ssl
+from collections.abc import Callable
 from ctypes import c_int, c_void_p
 
 from smtpd.tls.context import ServerContext, server_name
@@ -82,18 +83,21 @@ class TlsFailed(Exception):
 class TlsConnection:
     def __init__(self, context: ServerContext):
         self._context = context
+        self._begin(context.connect)
+
+    def _begin(self, connect: Callable[[ssl.MemoryBIO, ssl.MemoryBIO], tuple[ssl.SSLObject, int]]) -> None:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._ssl, self._address = context.connect(self._in, self._out)
+        self._ssl, self._address = connect(self._in, self._out)
         self._fed = 0
         self._updates = KEY_UPDATES_MAX  # that are left
         self._done = False
         self._over = False  # nothing can be written any more
         self.signed = False  # no later step waits for a signature
-        self.closed = False  # the client has said that it sends no more: close_notify
+        self.closed = False  # the peer has said that it sends no more: close_notify
         self.facts: TlsFacts  # once a step was True
 
     def feed(self, ciphertext: bytes | bytearray | memoryview) -> None:
-        """What came from the client.  Read it before there is more, as it is kept until then."""
+        """What came from the peer.  Read it before there is more, as it is kept until then."""
         if not self.closed:
             self._fed += self._in.write(ciphertext)
 
@@ -109,7 +113,7 @@ class TlsConnection:
                 raise self._failure("client sends too much") from None
             return False
         except ssl.SSLError as error:
-            raise self._failure(_reason(error)) from None
+            raise self._failure(self._reason(error)) from None
         finally:
             self.signed |= callback_state.signatures > signatures
         self._done = True
@@ -128,14 +132,14 @@ class TlsConnection:
         except ssl.SSLWantReadError:
             pass  # half a record, or one that is no data
         except ssl.SSLError as error:
-            raise self._failure(_reason(error)) from None
+            raise self._failure(self._reason(error)) from None
         self._updates = callback_state.updates
         if self._updates < 0:
             raise self._failure("client updates keys too often")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def write(self, plaintext: bytes | bytearray | memoryview) -> None:
-        """Nothing goes into a link that failed, or that we have closed.  One that only the client has closed takes our
+        """Nothing goes into a link that failed, or that we have closed.  One that only the peer has closed takes our
         answers: it may still read."""
         if plaintext and not self._over:
             self._ssl.write(plaintext)
@@ -147,10 +151,10 @@ class TlsConnection:
             try:
                 self._ssl.unwrap()
             except ssl.SSLError:
-                pass  # the client's own has not come, or something else has: we do not wait for it
+                pass  # the peer's own has not come, or something else has: we do not wait for it
 
     def take_output(self) -> bytes:
-        """Ciphertext for the client."""
+        """Ciphertext for the peer."""
         return self._out.read()
 
     def _failure(self, reason: str) -> TlsFailed:
@@ -173,13 +177,22 @@ class TlsConnection:
             version=version,
             cipher=cipher[0],
             bits=cipher[2],
-            verified=bool(shown) and openssl().SSL_get_verify_result(self._address) == _VERIFIED,
+            verified=bool(shown) and self._is_verified(),
             fingerprint=f"SHA256:{hashlib.sha256(shown).hexdigest()}" if shown else "",
             server_name=server_name(self._address),
             exporter=exporter,
             unique=(self._ssl.get_channel_binding("tls-unique") or b"") if exporter and version != "TLSv1.3" else b"",
-            end_point=self._context.get_certificate(self._address).end_point,
+            end_point=self._end_point(),
         )
+
+    def _is_verified(self) -> bool:
+        return bool(openssl().SSL_get_verify_result(self._address) == _VERIFIED)
+
+    def _end_point(self) -> bytes:
+        return self._context.get_certificate(self._address).end_point
+
+    def _reason(self, error: ssl.SSLError) -> str:
+        return _reason(error)
 
     def _export(self, version: str) -> bytes:
         """RFC 9266 2; before TLS 1.3 only with an extended master secret (section 4.2), else two connections could have

@@ -32,15 +32,15 @@ _DHE_CIPHERS = ":DHE+AESGCM:DHE+CHACHA20"
 _GROUPS = b"X25519:P-256:P-384"
 _OLD_CIPHERS = ":ECDHE+AES"  # for versions before 1.2, if the configuration asks for them: the best that they have
 
-_VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 _OLD = {"TLSv1", "TLSv1.1"}
 
 CERTIFICATES_MAX = 64 * 1024  # bytes that a client may send of them
-_DEPTH_MAX = 8  # authorities above a client's certificate
+DEPTH_MAX = 8  # authorities above a client's certificate
 
 # openssl/ssl.h
-_SET_SESSION_CACHE_MODE, _SET_MAX_CERT_LIST, _SET_SERVERNAME_CALLBACK, _SET_SERVERNAME_ARGUMENT = 44, 51, 53, 54
-_CHAIN_CERT, _SET_GROUPS_LIST, _SET_DH_AUTO, _SET_MIN_VERSION, _SET_MAX_VERSION = 89, 92, 118, 123, 124
+_SET_SESSION_CACHE_MODE, SET_MAX_CERT_LIST, _SET_SERVERNAME_CALLBACK, _SET_SERVERNAME_ARGUMENT = 44, 51, 53, 54
+_CHAIN_CERT, _SET_GROUPS_LIST, _SET_DH_AUTO, SET_MIN_VERSION, SET_MAX_VERSION = 89, 92, 118, 123, 124
 _MODE, _NO_AUTO_CHAIN = 33, 0x08
 _SESSION_CACHE_OFF = 0
 _VERIFY_PEER, _VERIFY_FAIL_IF_NO_CERTIFICATE = 1, 2
@@ -50,7 +50,7 @@ _HOST_NAME = 0
 # RFC 8879, in OpenSSL 3.2 and later; neither sent nor taken: a chain of keys that costs seconds would come in a few,
 # and how much a client may cost is judged by what it has sent.  These are SSL_OP_NO_TX_CERTIFICATE_COMPRESSION and
 # SSL_OP_NO_RX_CERTIFICATE_COMPRESSION of openssl/ssl.h; older versions know no such bits.
-_NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
+NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
 _OPTIONS = (
     ssl.OP_NO_COMPRESSION
     | ssl.OP_NO_RENEGOTIATION
@@ -132,15 +132,15 @@ def make_context(
 
 
 def _set_protocol(context: ssl.SSLContext, address: int, tls: TlsSlice, dhe: str) -> None:
-    context.options |= _OPTIONS | _NO_CERTIFICATE_COMPRESSION
+    context.options |= _OPTIONS | NO_CERTIFICATE_COMPRESSION
     context.num_tickets = 0
     try:
         context.set_ciphers(_cipher_list(tls, dhe))
     except ssl.SSLError:
         raise ContextError(f"no usable cipher in {tls.ciphers}") from None
     context_ctrl(address, _SET_SESSION_CACHE_MODE, _SESSION_CACHE_OFF)
-    context_ctrl(address, _SET_MIN_VERSION, _VERSIONS[tls.protocols[0]], needed=True)
-    context_ctrl(address, _SET_MAX_VERSION, _VERSIONS[tls.protocols[-1]], needed=True)
+    context_ctrl(address, SET_MIN_VERSION, VERSIONS[tls.protocols[0]], needed=True)
+    context_ctrl(address, SET_MAX_VERSION, VERSIONS[tls.protocols[-1]], needed=True)
     context_ctrl(address, _SET_GROUPS_LIST, 0, _GROUPS, needed=True)
     if dhe != "none":
         # 1: a group as strong as the certificate's key.  "legacy" means 1024 bits to OpenSMTPD, which is broken.
@@ -189,8 +189,8 @@ def _ask_for_certificate(address: int, tls: TlsSlice, authorities: Authorities |
     library = openssl()
     if authorities is None:
         return
-    context_ctrl(address, _SET_MAX_CERT_LIST, CERTIFICATES_MAX)
-    library.SSL_CTX_set_verify_depth(address, _DEPTH_MAX)
+    context_ctrl(address, SET_MAX_CERT_LIST, CERTIFICATES_MAX)
+    library.SSL_CTX_set_verify_depth(address, DEPTH_MAX)
     store = library.SSL_CTX_get_cert_store(address)
     for authority in authorities.addresses:
         library.X509_STORE_add_cert(store, authority)

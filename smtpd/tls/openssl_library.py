@@ -18,7 +18,7 @@ import _ssl
 import ctypes
 import hashlib
 import ssl
-from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint64, c_ulong, c_void_p
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint8, c_uint64, c_ulong, c_void_p
 from functools import cache
 from typing import Any
 
@@ -74,6 +74,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "RSA_set_method": (c_int, c_void_p, c_void_p),
     "SSL_CTX_callback_ctrl": (c_long, c_void_p, c_int, c_void_p),
     "SSL_CTX_ctrl": (c_long, c_void_p, c_int, c_long, c_void_p),
+    "SSL_CTX_dane_enable": (c_int, c_void_p),
     "SSL_CTX_get_cert_store": (c_void_p, c_void_p),
     "SSL_CTX_get_options": (c_uint64, c_void_p),
     "SSL_CTX_get_security_level": (c_int, c_void_p),
@@ -82,7 +83,11 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "SSL_CTX_set_verify_depth": (None, c_void_p, c_int),
     "SSL_CTX_use_PrivateKey": (c_int, c_void_p, c_void_p),
     "SSL_CTX_use_certificate": (c_int, c_void_p, c_void_p),
+    "SSL_add1_host": (c_int, c_void_p, c_char_p),
     "SSL_ctrl": (c_long, c_void_p, c_int, c_long, c_void_p),
+    "SSL_dane_enable": (c_int, c_void_p, c_char_p),
+    "SSL_dane_set_flags": (c_ulong, c_void_p, c_ulong),
+    "SSL_dane_tlsa_add": (c_int, c_void_p, c_uint8, c_uint8, c_uint8, c_char_p, c_size_t),
     "SSL_export_keying_material": (
         *(c_int, c_void_p, c_char_p, c_size_t),
         *(c_char_p, c_size_t, c_char_p, c_size_t, c_int),

@@ -3,7 +3,7 @@
 import pytest
 
 from smtpd.tls.connection import TlsFailed
-from smtpd.tls.context import _DEPTH_MAX
+from smtpd.tls.context import DEPTH_MAX
 from tests.tls.world import Client, authority, certify, chain, client_context, key, listener, pem
 
 
@@ -24,12 +24,12 @@ def shake(signatory, levels, **tls):
     return Client(client_context(shows=deep(levels)), server).shake()
 
 
-@pytest.mark.parametrize("levels", [0, 1, _DEPTH_MAX])
+@pytest.mark.parametrize("levels", [0, 1, DEPTH_MAX])
 def test_as_many_authorities_as_may_be_are_followed(signatory, levels):
     assert shake(signatory, levels, verify=True).link.facts.verified
 
 
-@pytest.mark.parametrize("levels", [_DEPTH_MAX + 1, 2 * _DEPTH_MAX])
+@pytest.mark.parametrize("levels", [DEPTH_MAX + 1, 2 * DEPTH_MAX])
 def test_more_authorities_than_may_be_are_refused(signatory, levels):
     with pytest.raises(TlsFailed, match="certificate of the client"):
         shake(signatory, levels, verify=True)
