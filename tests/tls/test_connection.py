@@ -584,6 +584,19 @@ def test_the_failure_of_one_handshake_is_not_reported_for_the_next(server):
     assert failure(server, b"EHLO there.test\r\n")[0] == "client does not speak TLS"
 
 
+def test_the_failure_of_a_handshake_is_not_reported_for_a_connection_that_fails_later(server):
+    class Refusing:
+        def sign(self, public, operation, data):
+            raise SigningFailed("no such key")
+
+    client = Client(client_context(), server).shake()
+    assert failure(listener(Refusing(), {"a.test": chain("p384", "a.test")}), hello())[0] == "no such key"
+    client.link.feed(b"EHLO there.test\r\n")
+    with pytest.raises(TlsFailed) as failed:
+        client.link.read()
+    assert str(failed.value) != "no such key"
+
+
 # -- garbage -------------------------------------------------------------------------------
 
 

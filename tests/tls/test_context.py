@@ -3,6 +3,7 @@
 import datetime
 import gc
 import hashlib
+import ipaddress
 import os
 import ssl
 import weakref
@@ -11,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from smtpd.config.build.tls_options import cipher_string
+from smtpd.tls.certificate import key_bits, signature_hash
 from smtpd.tls.connection import TlsConnection, TlsFailed
-from smtpd.tls.context import Authorities, Certificate, ContextError, TlsUnusable
-from smtpd.tls.openssl_library import get_context
+from smtpd.tls.context import Authorities, Certificate, ContextError, TlsUnusable, context_ctrl
+from smtpd.tls.openssl_library import get_context, openssl, openssl_error
 from smtpd.tls.signing import SIGNING_SOCKETS
 from tests.tls.test_connection import TLS12, TLS13
 from tests.tls.world import Client, authority, by_sha1, certify, chain, client_context, key, key_pem, listener, pem
@@ -182,8 +185,69 @@ def test_a_certificate_that_ended_in_the_year_0_is_none():
         Certificate.read(ssl.DER_cert_to_PEM_cert(made.replace(b"20600101000000Z", b"00000101000000Z")).encode())
 
 
+def test_of_alternative_names_only_those_of_hosts_count():
+    """Others are texts too, or are no text at all."""
+    others = x509.SubjectAlternativeName(
+        [
+            x509.RFC822Name("bob@here.test"),
+            x509.UniformResourceIdentifier("https://here.test/"),
+            x509.IPAddress(ipaddress.ip_address("192.0.2.1")),
+            x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here.test")])),
+            x509.DNSName("a\0b.test"),
+            x509.DNSName("MX.here.test"),
+        ]
+    )
+    made = certify(key("p256"), "common.test", authority=True, padding=[others])
+    assert Certificate.read(pem(made)).names == ("mx.here.test",)
+
+
 def test_without_alternative_names_the_common_name_counts():
     assert Certificate.read(pem(authority()[0])).names == ("authority 0",)
+    assert Certificate.read(pem(certify(key("p256"), "größe.test", authority=True))).names == ()
+
+
+def test_malformed_alternative_names_are_none_and_leave_no_error_in_openssl():
+    garbage = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"garbage")
+    made = certify(key("p256"), "common.test", authority=True, padding=[garbage])
+    assert Certificate.read(pem(made)).names == ("common.test",)
+    assert openssl_error() == ""
+
+
+def test_the_end_point_of_a_broken_hash_is_of_sha_256_and_there_is_none_without_a_hash():
+    """RFC 5929 4.1."""
+    by_broken = pem(by_sha1(key("p256"), "a.test"))
+    der = ssl.PEM_cert_to_DER_cert(by_broken.decode())
+    assert Certificate.read(by_broken).end_point == hashlib.sha256(der).digest()
+    edwards = certify(key("ed25519"), "above", authority=True), key("ed25519")
+    read = Certificate.read(pem(certify(key("p256"), "a.test", by=edwards)))
+    assert read.end_point == b"" and signature_hash(read.addresses[0]) == ""
+
+
+def test_what_openssl_made_of_a_certificate_is_freed_with_it(monkeypatch):
+    """A daemon that is told to reload every day does not grow."""
+    library, freed = openssl(), []
+
+    def count(name, free):
+        monkeypatch.setattr(library, name, lambda address: (freed.append(name), free(address)))
+
+    for name in ("X509_free", "EVP_PKEY_free", "GENERAL_NAMES_free"):
+        count(name, getattr(library, name))
+    certificate = Certificate.read(chain("p256", "a.test"))
+    assert key_bits(certificate.addresses[1]) == 256
+    assert sorted(freed) == ["EVP_PKEY_free", "GENERAL_NAMES_free"]
+    del certificate
+    gc.collect()
+    assert sorted(freed) == [*["EVP_PKEY_free"] * 2, "GENERAL_NAMES_free", *["X509_free"] * 2]
+
+
+EC_PUBLIC_KEY = bytes.fromhex("2a8648ce3d0201")  # RFC 5480 2.1.1
+
+
+def changed(old, new):
+    """PEM of a certificate in which something else stands."""
+    der = certify(key("p256"), "a.test", end=datetime.datetime(2060, 1, 1)).public_bytes(serialization.Encoding.DER)
+    assert der.count(old) == 1
+    return ssl.DER_cert_to_PEM_cert(der.replace(old, new)).encode()
 
 
 @pytest.mark.parametrize(
@@ -196,6 +260,8 @@ def test_without_alternative_names_the_common_name_counts():
         (lambda: chain("p256", "a.test") + b"-----BEGIN CERTIFICATE-----\nMIIB", "bad end line"),
         (lambda: chain("p256", "a.test") + key_pem(key("p256")), "private key in a certificate file"),
         (lambda: chain("p256", "a.test") * 6, "12 certificates are too many"),
+        (lambda: changed(b"20600101", b"2060xx01"), "its expiry date cannot be read"),
+        (lambda: changed(EC_PUBLIC_KEY, EC_PUBLIC_KEY[:-1] + b"\x7f"), "its public key cannot be read"),
         (lambda: chain("rsa1024", "a.test"), "an RSA key has 2048 to 8192 bits, and this one 1024"),
         (lambda: chain("p521", "a.test"), "an ECDSA key is of P-256 or P-384, and not of secp521r1"),
         (lambda: chain("ed25519", "a.test"), "a key of Ed25519 cannot be kept in another process"),
@@ -225,6 +291,20 @@ def test_the_context_of_another_layout_is_not_believed():
 
     with pytest.raises(TlsUnusable, match="elsewhere"):
         get_context(Pretending(ssl.PROTOCOL_TLS_SERVER))
+
+
+def test_what_openssl_does_not_set_is_an_error_where_it_is_needed():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    address, set_min_version = get_context(context), 123  # openssl/ssl.h
+    assert context_ctrl(address, set_min_version, 9) == 0
+    with pytest.raises(TlsUnusable, match="TLS: setting 123 to 9"):
+        context_ctrl(address, set_min_version, 9, needed=True)
+
+
+def test_options_of_openssl_that_make_it_safer_are_kept_and_ours_come_to_them(server):
+    ours = ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET | ssl.OP_CIPHER_SERVER_PREFERENCE
+    every = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).options | ours
+    assert server._first.options & every == every
 
 
 def test_unused_contexts_are_freed(signatory):
