@@ -13,8 +13,9 @@ whatever is wrong with it.  Chunks may be cut anywhere, also between CR and LF.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smtpd.smtp.binary_mime import BinaryMimeConverter, ConversionError
+from smtpd.smtp.binary_mime import BinaryMimeConverter
 from smtpd.smtp.line_ending import ChunkText, TextError
+from smtpd.smtp.mime_walk import ConversionError
 from smtpd.smtp.reply import Reply
 from smtpd.smtp.state import State
 

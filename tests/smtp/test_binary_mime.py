@@ -7,17 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smtpd.smtp.binary_mime import (
-    DEPTH,
-    HEADER_MAX,
-    HELD_MAX,
-    MULTIPARTS_MAX,
-    PARTS_MAX,
-    BinaryMimeConverter,
-    ConversionError,
-    base64_lines,
-)
+from smtpd.smtp.binary_mime import HELD_MAX, BinaryMimeConverter, base64_lines
 from smtpd.smtp.line_ending import TextError
+from smtpd.smtp.mime_walk import DEPTH, HEADER_MAX, MULTIPARTS_MAX, PARTS_MAX, ConversionError
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 3 + b"\n.\r\n"
 HEADER = b"From: amy@there.test\r\nMIME-Version: 1.0\r\n"
