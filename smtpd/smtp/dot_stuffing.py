@@ -12,21 +12,38 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-def dot_stuffed(pieces: "Iterable[bytes]") -> "Iterator[bytes]":
-    """With the final dot (RFC 5321 4.5.2)."""
-    at_start, held = True, b""  # at_start: of a line; held: so that the final dot needs no packet of its own
-    for text in filter(None, _lines(pieces)):
+class DotStuffer:
+    """Content on its way out.  Holds the last piece, so that the final dot needs no packet of its own."""
+
+    __slots__ = ("_at_start", "_held", "_lines")
+
+    def __init__(self) -> None:
+        self._lines = LineEndNormalizer()
+        self._at_start = True  # of a line
+        self._held = b""
+
+    def take(self, piece: bytes) -> bytes:
+        """What can be sent now."""
+        return self._take(self._lines.take(piece))
+
+    def end(self) -> bytes:
+        """The rest, and the final dot (RFC 5321 4.5.2)."""
+        sent = self._take(self._lines.end())
+        return sent + self._held + (b".\r\n" if self._at_start else b"\r\n.\r\n")
+
+    def _take(self, text: bytes) -> bytes:
+        if not text:
+            return b""
         if b"\n." in text:
             text = text.replace(b"\n.", b"\n..")
-        dot = b"." if at_start and text.startswith(b".") else b""
-        at_start = text.endswith(b"\n")
-        if held:
-            yield held
-        held = dot + text.replace(b"\n", b"\r\n")
-    yield held + (b".\r\n" if at_start else b"\r\n.\r\n")
+        dot = b"." if self._at_start and text.startswith(b".") else b""
+        self._at_start = text.endswith(b"\n")
+        sent, self._held = self._held, dot + text.replace(b"\n", b"\r\n")
+        return sent
 
 
-def _lines(pieces: "Iterable[bytes]") -> "Iterator[bytes]":
-    lines = LineEndNormalizer()
-    yield from map(lines.take, pieces)
-    yield lines.end()
+def dot_stuffed(pieces: "Iterable[bytes]") -> "Iterator[bytes]":
+    """With the final dot."""
+    stuffer = DotStuffer()
+    yield from filter(None, map(stuffer.take, pieces))
+    yield stuffer.end()

@@ -13,7 +13,8 @@ Loaded by sendmail for each mail: no import that takes time, such as re.
 from smtpd.smtp.line import LineReader
 from smtpd.smtp.reply import CommandRefused, printable
 
-MAX_LINES = 100  # of one reply; each is as long as a command may be
+MAX_LINES = 512  # of one reply; each is as long as a command may be
+RESPONSE_MAX = 64 * 1024  # bytes of one reply
 MAX_TEXT = 400  # characters that str() shows
 
 
@@ -64,9 +65,14 @@ class ResponseReader:
         self._reader = LineReader()
         self._code = b""  # of the lines so far
         self._lines: list[str] = []
+        self._size = 0  # bytes of them
 
     def feed(self, data: bytes) -> None:
         self._reader.feed(data)
+
+    def is_empty(self) -> bool:
+        """Nothing has been fed behind the last response."""
+        return self._reader.is_empty() and not self._lines
 
     def maybe_response(self) -> Response | None:
         """The next response; None until it is complete.  Raises ResponseError."""
@@ -74,7 +80,7 @@ class ResponseReader:
             while (line := self._reader.maybe_line()) is not None:
                 if self._ends_with(line):
                     response = Response(int(self._code), tuple(self._lines))
-                    self._code, self._lines = b"", []
+                    self._code, self._lines, self._size = b"", [], 0
                     return response
         except CommandRefused as refused:
             raise ResponseError(refused.args[2]) from None
@@ -86,7 +92,8 @@ class ResponseReader:
             raise ResponseError("A line without a code")  # RFC 5321 4.2; a code alone is a last line
         if self._lines and code != self._code:  # RFC 5321 4.2.1: the code of each line is the same
             raise ResponseError("Lines with different codes")
-        if len(self._lines) == MAX_LINES:
+        self._size += len(line) + 2
+        if len(self._lines) == MAX_LINES or self._size > RESPONSE_MAX:
             raise ResponseError("Too many lines")
         self._code = code
         self._lines.append(printable(line[4:].decode("ascii", "replace")).strip())

@@ -21,6 +21,8 @@ from smtpd.smtp.reply import CommandRefused
 
 MAX_USER = 255  # octets, RFC 4616 2
 MAX_PASSWORD = 1024  # characters
+ITERATIONS_MIN = 4096  # of SCRAM; RFC 5802 5.1
+ITERATIONS_MAX = 1_000_000  # takes less than a second
 
 _PROHIBITED = (  # RFC 4013 2.3
     stringprep.in_table_c12,

@@ -17,10 +17,9 @@ import hmac
 import re
 from dataclasses import dataclass, field
 
-from smtpd.smtp.sasl import prepare
+from smtpd.smtp.sasl import ITERATIONS_MAX, ITERATIONS_MIN, prepare
 
 ITERATIONS = 15_000  # RFC 7677 4
-ITERATIONS_MIN, ITERATIONS_MAX = 4096, 1_000_000  # iterations; a million takes less than a second
 SALT_SIZE = 16  # bytes
 SALT_MAX = 64
 KEY_SIZE = 32

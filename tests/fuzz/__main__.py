@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing (atheris) of everything that reads what a client sends.
+"""Coverage-guided fuzzing (atheris) of everything that reads what a client or a server sends.
 
     python -m tests.fuzz TARGET [SECONDS] [CORPUS]      a directory; /tmp/smtpd-fuzz/TARGET if none is named
     python -m tests.fuzz TARGET --select CORPUS         inputs that reach more than the seeds go into seeds/TARGET
 
 A target is a module here with a function `fuzz(data)`, which raises when something does not hold; dictionaries/TARGET
-has what a client might say.  It needs no fuzzer: test_seeds.py plays the seeds with pytest.  atheris is not among the
-dependencies; an environment that has it, and those of smtpd, is
+has what the other side might say.  It needs no fuzzer: test_seeds.py plays the seeds with pytest.  atheris is not among
+the dependencies; an environment that has it, and those of smtpd, is
 
     python -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install -r requirements.lock && /tmp/fuzz/bin/pip install atheris
 
@@ -21,8 +21,8 @@ from tests.fuzz import dictionary_words, select_seeds
 from tests.fuzz.mutator import Mutator
 
 SEEDS = Path(__file__).parent / "seeds"
-TARGETS = ("address", "command", "content", "auth", "proxy", "xclient", "header", "session")
-LONGEST = {"header": 1024, "content": 1024, "session": 1024, "command": 1024}  # bytes; of the others 512
+TARGETS = ("address", "command", "content", "auth", "proxy", "xclient", "header", "session", "client")
+LONGEST = dict.fromkeys(("header", "content", "session", "command", "client"), 1024)  # bytes; of the others 512
 
 
 def main() -> None:
