@@ -18,8 +18,15 @@ COUNTER_MAX = 2**32 - 1
 MessageId = Annotated[int, msgspec.Meta(ge=1, le=MESSAGE_ID_MAX)]
 EnvelopeId = Annotated[int, msgspec.Meta(ge=1 << 32, le=(MESSAGE_ID_MAX << 32) | COUNTER_MAX)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a duration
-Lane = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # an agent or a destination: one lane gets its share; 0: none
-NARROW = 1 << 31  # a lane with this bit gets a smaller share: its agent runs commands, or waits for another host
+# What an envelope shares with others, and gets its share of: an agent, for relayed mail a destination; 0: nothing.
+Lane = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+AGENT_LANE_MAX = 2**32 - 1  # of an agent
+NARROW = 1 << 31  # an agent's lane with this bit gets a smaller share: the agent runs commands, or waits for a host
+DestinationNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # the lane of relayed mail
+Delay = Annotated[int, msgspec.Meta(ge=1, le=86400)]  # seconds that a destination is not tried
+SenderNumber = Annotated[
+    int, msgspec.Meta(ge=0, le=2**32 - 1)
+]  # the senders of one destination have turns; 0: no sender
 
 UNKNOWN_NAME = "<unknown>"  # of a client whose address has no verified name
 
@@ -149,6 +156,7 @@ class Schedule(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     lane: Lane = 0
     priority: Priority = 0
     release: Seconds = 0  # RFC 4865: not to be tried before; its tries are counted from then
+    sender: SenderNumber = 0  # of relayed mail
 
 
 class QueueEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

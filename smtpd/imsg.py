@@ -14,10 +14,13 @@ import msgspec
 from smtpd.envelope import (
     ALIAS_FILES_MAX,
     CommandLine,
+    Delay,
+    DestinationNumber,
     Digest,
     Duty,
     EnvelopeId,
     Kind,
+    Lane,
     MailParameters,
     MessageId,
     Notify,
@@ -661,11 +664,28 @@ class EnvelopesDue:
 
 @imsg("queue -> scheduler", limit=128 * 1024)
 class EnvelopesTried:
-    """Results: gone for good, to be tried again, or held with a reason for the administrator."""
+    """Results: gone for good, to be tried again, held with a reason for the administrator; or not tried after all, as
+    the destination cannot be reached."""
 
     delivered: list[EnvelopeId]
     deferred: list[EnvelopeId]
     held: list[EnvelopeId]
+    returned: list[EnvelopeId] = []  # of relayed mail only
+
+
+@imsg("queue -> scheduler")
+class DestinationDelayed:
+    """No host of it can be reached: give no envelope of it for so many seconds."""
+
+    destination: DestinationNumber
+    seconds: Delay
+
+
+@imsg("queue -> scheduler")
+class DestinationResumed:
+    """It can be reached again."""
+
+    destination: DestinationNumber
 
 
 @imsg("queue -> scheduler")
@@ -686,9 +706,10 @@ class PostponeEnvelopes:
 
 @imsg("scheduler -> queue", limit=128 * 1024)
 class ExpireEnvelopes:
-    """Their time is over."""
+    """Their time is over; `destination`: they have not been tried last, as that could not be reached."""
 
     envelopes: list[EnvelopeId]
+    destination: Lane = 0
 
 
 @imsg("queue -> scheduler")

@@ -427,7 +427,8 @@ class QueueSlice(Struct, frozen=True):
 class SchedulerSlice(Struct, frozen=True):
     max_inflight: int = 5000  # envelopes handed to queue and not yet answered
     max_inflight_per_message: int = 256  # so that one mail to many leaves room for the others
-    max_inflight_per_lane: int = 500  # so that a user whose agent hangs, or a destination, leaves room likewise
+    max_inflight_per_lane: int = 500  # so that a user whose agent hangs leaves room likewise
+    max_inflight_per_destination: int = 100  # so that a domain, or a smarthost, that is slow does
     max_deferred: int = 100  # deferred envelopes of a destination that are tried at once when it takes mail again
 
 

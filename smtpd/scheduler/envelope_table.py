@@ -3,7 +3,8 @@
     message id --> the packed envelope                      when the message has one: nearly always
                --> {envelope id: packed envelope, …}        when it has several
 
-    packed:  counter u32 | created, expires, next try: 40 bits each, in two u64 | lane u32 | flags u8 | priority i8
+    local:    counter u32 | created, expires, next try: 40 bits each, in two u64 | flags u8 | priority i8 | lane u32
+    relayed:  the same, then                                                                   lane u64 | sender u32
 
 An Envelope that was found is a copy: what was changed in it is put back.  Nothing here decides anything.
 """
@@ -14,9 +15,9 @@ from enum import IntEnum
 
 from smtpd.envelope import COUNTER_MAX, Kind, message_of
 
-_PACKED = struct.Struct("<IQQIBb")
+_LOCAL, _RELAYED = struct.Struct("<IQQBbI"), struct.Struct("<IQQBbQI")
 _TIME, _U64 = 2**40 - 1, 2**64 - 1  # the largest time that is kept; the lower half of the three
-_STATE, _KIND, _SUSPENDED, _TIMED, _REMOVED = 0x07, 0x08, 0x10, 0x20, 0x40
+_STATE, _SUSPENDED, _TIMED, _REMOVED = 0x07, 0x10, 0x20, 0x40
 
 
 class EnvelopeState(IntEnum):
@@ -29,6 +30,7 @@ class EnvelopeState(IntEnum):
     QUEUED = 4  # due; takes the next free place
     INFLIGHT = 5  # queue tries it
     HELD = 6  # until an administrator schedules it
+    WAITING_FOR_DESTINATION = 7  # due, to be relayed; its destination has its turn, or is delayed
 
 
 class ScheduledEnvelope:
@@ -36,7 +38,7 @@ class ScheduledEnvelope:
 
     __slots__ = (
         *("id", "created", "expires", "next_try", "lane", "kind", "state", "suspended", "timed", "removed"),
-        "priority",
+        *("priority", "sender"),
     )
 
     def __init__(
@@ -52,6 +54,7 @@ class ScheduledEnvelope:
         timed: bool = False,
         removed: bool = False,
         priority: int = 0,
+        sender: int = 0,
     ):
         self.id = id
         self.kind = kind
@@ -64,6 +67,7 @@ class ScheduledEnvelope:
         self.timed = timed  # a timer of `next_try` is set
         self.removed = removed  # by an administrator, while it was in flight
         self.priority = priority
+        self.sender = sender
 
 
 class EnvelopeTable:
@@ -136,18 +140,18 @@ def _id(message: int, packed: bytes) -> int:
 
 def _pack(envelope: ScheduledEnvelope) -> bytes:
     times = _time(envelope.created) | _time(envelope.expires) << 40 | _time(envelope.next_try) << 80
-    return _PACKED.pack(
+    head = (
         envelope.id & COUNTER_MAX,
         times & _U64,
         times >> 64,
-        envelope.lane,
         envelope.state
-        | (_KIND if envelope.kind is Kind.MTA else 0)
         | (_SUSPENDED if envelope.suspended else 0)
         | (_TIMED if envelope.timed else 0)
         | (_REMOVED if envelope.removed else 0),
         envelope.priority,
+        envelope.lane,
     )
+    return _LOCAL.pack(*head) if envelope.kind is Kind.MDA else _RELAYED.pack(*head, envelope.sender)
 
 
 def _time(seconds: int) -> int:
@@ -156,11 +160,16 @@ def _time(seconds: int) -> int:
 
 
 def _unpack(id: int, packed: bytes) -> ScheduledEnvelope:
-    _, low, high, lane, flags, priority = _PACKED.unpack(packed)
+    if len(packed) == _LOCAL.size:
+        kind, sender = Kind.MDA, 0
+        _, low, high, flags, priority, lane = _LOCAL.unpack(packed)
+    else:
+        kind = Kind.MTA
+        _, low, high, flags, priority, lane, sender = _RELAYED.unpack(packed)
     times = high << 64 | low
     return ScheduledEnvelope(
         id,
-        Kind.MTA if flags & _KIND else Kind.MDA,
+        kind,
         times & _TIME,
         times >> 40 & _TIME,
         times >> 80,
@@ -170,7 +179,8 @@ def _unpack(id: int, packed: bytes) -> ScheduledEnvelope:
         bool(flags & _TIMED),
         bool(flags & _REMOVED),
         priority,
+        sender,
     )
 
 
-_STATES = [*EnvelopeState, EnvelopeState.WAITING]  # three bits, of which one value means nothing
+_STATES = [*EnvelopeState]  # three bits

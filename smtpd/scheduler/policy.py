@@ -1,22 +1,26 @@
 """Decides which envelope is tried when, and which has to wait for others: no clock, no channel, only answers to "now".
 
-    submit --> WAITING --time--> due --> limit of its lane --> limit of its message --> queue of its kind --> INFLIGHT
-                  ^                      WAITING_FOR_LANE      WAITING_FOR_MESSAGE      QUEUED                   |
-                  +------------------------- tried: deferred ----------------------------------------------------+
-                                                    delivered: forgotten              held, expired: HELD  <-----+
+    submit --> WAITING --time--> due
+                ^                +--local--> limit of its lane --> limit of its message --> its turn --> INFLIGHT
+                |                |           WAITING_FOR_LANE      WAITING_FOR_MESSAGE      QUEUED             |
+                |                +--to be relayed--> turn of its destination and its sender --> INFLIGHT       |
+                |                 ^                  WAITING_FOR_DESTINATION                      |            |
+                |                 +---------------------------- returned, not tried --------------+            |
+                +--------------------------- tried: deferred --------------------------------------------------+
+                                                    delivered: forgotten              held, expired: HELD  <---+
 
 The limits keep one agent (lane) and one mail to many (message) from filling the queue: an envelope behind a hundred
 thousand recipients of one mail waits for `max_inflight_per_message` of them.  A narrow lane, of an agent that may take
-minutes for a mail, has a quarter of the places of others, so that only many of them together could fill the queue.  The
-two queues, for agents and for relays, are served in turn, and neither may take more than three quarters of what may be
-in flight.
+minutes for a mail, has a quarter of the places of others, so that only many of them together could fill the queue.
+Relayed mail has its limit by destination (destinations.py).  Agents and relays are served in turn, and neither may take
+more than three quarters of what may be in flight.
 
 At each limit and in each queue the envelope of the highest priority goes first, and some others all the same
 (priority_queue.py).  An envelope that has a place keeps it: a limit that is full of other mail lets an urgent one pass
 when the next of them is through.
 
 An envelope expires when its next try would be later than its time: so it is tried at least once, also after the daemon
-was down for days.
+was down for days.  One whose destination cannot be reached is not tried: it expires at its time.
 
 Sizes: a turn does a bounded number of steps, as everything may become due in one second.
 """
@@ -31,6 +35,7 @@ import msgspec
 from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
 from smtpd.scheduler.concurrency_limit import ConcurrencyLimit
+from smtpd.scheduler.destinations import Destinations
 from smtpd.scheduler.envelope_table import EnvelopeState, EnvelopeTable, ScheduledEnvelope
 from smtpd.scheduler.priority_queue import PriorityQueue
 from smtpd.scheduler.retry import next_try, times_of
@@ -39,14 +44,29 @@ from smtpd.slice import SchedulerSlice
 STEPS_PER_TURN = 1000  # envelopes moved in one turn: some milliseconds
 NARROW_LANE_DIVISOR = 4  # a narrow lane has so many times fewer places
 
-_DUE = {EnvelopeState.WAITING_FOR_LANE, EnvelopeState.WAITING_FOR_MESSAGE, EnvelopeState.QUEUED}
+_DUE = {
+    EnvelopeState.WAITING_FOR_LANE,
+    EnvelopeState.WAITING_FOR_MESSAGE,
+    EnvelopeState.QUEUED,
+    EnvelopeState.WAITING_FOR_DESTINATION,
+}
 TRANSITIONS: dict[EnvelopeState, set[EnvelopeState]] = {
     EnvelopeState.WAITING: {EnvelopeState.DUE_SUSPENDED, *_DUE},
     EnvelopeState.DUE_SUSPENDED: _DUE,
     EnvelopeState.WAITING_FOR_LANE: {EnvelopeState.WAITING_FOR_MESSAGE, EnvelopeState.QUEUED},
     EnvelopeState.WAITING_FOR_MESSAGE: {EnvelopeState.QUEUED},
     EnvelopeState.QUEUED: {EnvelopeState.INFLIGHT, EnvelopeState.DUE_SUSPENDED},
-    EnvelopeState.INFLIGHT: {EnvelopeState.WAITING, EnvelopeState.HELD},
+    EnvelopeState.WAITING_FOR_DESTINATION: {
+        EnvelopeState.INFLIGHT,
+        EnvelopeState.DUE_SUSPENDED,
+        EnvelopeState.HELD,
+    },
+    EnvelopeState.INFLIGHT: {
+        EnvelopeState.WAITING,
+        EnvelopeState.HELD,
+        EnvelopeState.WAITING_FOR_DESTINATION,
+        EnvelopeState.DUE_SUSPENDED,
+    },
     EnvelopeState.HELD: _DUE,
 }
 
@@ -73,7 +93,9 @@ class Policy:
         self._lanes = ConcurrencyLimit(limits.max_inflight_per_lane)
         self._narrow_lanes = ConcurrencyLimit(max(1, limits.max_inflight_per_lane // NARROW_LANE_DIVISOR))
         self._messages = ConcurrencyLimit(limits.max_inflight_per_message)
-        self._queues: dict[Kind, PriorityQueue] = {kind: PriorityQueue() for kind in Kind}
+        self._local = PriorityQueue()
+        self.destinations = Destinations(limits.max_inflight_per_destination)
+        self._expired: dict[int, list[int]] = {}  # destination -> envelopes that queue has not been told of
         self._turns = deque(Kind)  # the kind that is served next, first
         # Time and envelope in one number, as a million tuples would take three times the memory.  A timer that its
         # envelope does not wait for any more is left in place: what it finds tells.
@@ -97,6 +119,7 @@ class Policy:
             EnvelopeState.HELD if schedule.held else EnvelopeState.WAITING,
             schedule.suspended,
             priority=schedule.priority,
+            sender=schedule.sender,
         )
         if envelope.state is EnvelopeState.HELD:
             self.table.put(envelope)
@@ -108,8 +131,15 @@ class Policy:
             self._set_timer(envelope, times.next_try)
             self.table.put(envelope)
 
-    def tried(self, delivered: Iterable[int], deferred: Iterable[int], held: Iterable[int], now: int) -> QueueUpdates:
-        """The results of what was in flight.  Raises Violation for anything else."""
+    def tried(
+        self,
+        delivered: Iterable[int],
+        deferred: Iterable[int],
+        held: Iterable[int],
+        now: int,
+        returned: Iterable[int] = (),
+    ) -> QueueUpdates:
+        """The results of what was in flight; `returned`: it was not tried.  Raises Violation for anything else."""
         updates = QueueUpdates()
         for id in delivered:
             self._forget(self._take_result(id, "ok"))
@@ -121,6 +151,12 @@ class Policy:
             envelope = self._take_result(id, "permfail")
             if not self._is_removed(envelope, updates):
                 self._enter(envelope, EnvelopeState.HELD)
+        for id in returned:
+            envelope = self._take_result(id, "returned")
+            if envelope.kind is not Kind.MTA:
+                raise Violation(f"queue returned envelope {id:016x}, which is local")
+            if not self._is_removed(envelope, updates):
+                self._become_due(envelope, first=True)
         return updates
 
     def replaced(self, id: int, schedules: Iterable[Schedule], now: int, ahead: int = 0) -> QueueUpdates:
@@ -144,7 +180,7 @@ class Policy:
             raise Violation(f"queue tried envelope {id:016x}, which was not in flight")
         self.inflight[envelope.kind] -= 1
         self.statistics[f"scheduler.delivery.{result}"] += 1
-        self._release_limits(envelope)
+        self._release_limits(envelope, tried=result != "returned")
         return envelope
 
     def _is_removed(self, envelope: ScheduledEnvelope, updates: QueueUpdates) -> bool:
@@ -170,15 +206,42 @@ class Policy:
     def turn(self, now: int, effort: int = STEPS_PER_TURN) -> list[int]:
         """The envelopes that are to be tried now: they are in flight from here on."""
         self._run_timers(now, effort)
-        return self._start_queued(effort)
+        self.destinations.run_timers(now, effort)
+        if self.destinations.is_looked_through:
+            self._expire_delayed(now, effort)
+        return self._start_due(effort)
 
     def busy(self, now: int) -> bool:
         """There is more to do for the next turn, at once."""
-        return (bool(self._timers) and self._timers[0] >> 63 <= now) or self._next_kind() is not None
+        next_time = self.next_time()
+        is_late = next_time is not None and next_time <= now
+        return is_late or self.destinations.is_looked_through or self._next_kind() is not None
 
     def next_time(self) -> int | None:
         """When a turn has to come at the latest."""
-        return self._timers[0] >> 63 if self._timers else None
+        of_destination = self.destinations.next_time()
+        if not self._timers:
+            return of_destination
+        time = self._timers[0] >> 63
+        return time if of_destination is None else min(time, of_destination)
+
+    def take_expired(self) -> dict[int, list[int]]:
+        """Envelopes that have expired since this was asked last, by the destination that they have waited for."""
+        expired, self._expired = self._expired, {}
+        return expired
+
+    def _expire_delayed(self, now: int, effort: int) -> None:
+        for id in self.destinations.look_through(effort):
+            envelope = self.table.find(id)
+            if (
+                envelope is not None
+                and envelope.state is EnvelopeState.WAITING_FOR_DESTINATION
+                and envelope.expires <= now
+                and not envelope.suspended
+            ):
+                self.statistics["scheduler.envelope.expired"] += 1
+                self._enter(envelope, EnvelopeState.HELD)
+                self._expired.setdefault(envelope.lane, []).append(id)
 
     def _set_timer(self, envelope: ScheduledEnvelope, time: int) -> None:
         if not (envelope.timed and envelope.next_try == time):
@@ -199,34 +262,61 @@ class Policy:
             if envelope.state is EnvelopeState.WAITING:
                 self._become_due(envelope)
 
-    def _start_queued(self, effort: int) -> list[int]:
-        """Start what is queued, as far as there are places."""
+    def _start_due(self, effort: int) -> list[int]:
+        """Start what is due, as far as there are places."""
         due: list[int] = []
-        for _ in range(effort):
+        while effort > 0:
             kind = self._next_kind()
             if kind is None:
                 break
             self._turns.remove(kind)
             self._turns.append(kind)
-            envelope = self.table.find(self._queues[kind].leave())
-            if envelope is None or envelope.state is not EnvelopeState.QUEUED:
-                continue  # removed while it was queued
-            if envelope.suspended:
-                self._release_limits(envelope)
-                self._enter(envelope, EnvelopeState.DUE_SUSPENDED)
-            else:
-                self.inflight[kind] += 1
-                self._enter(envelope, EnvelopeState.INFLIGHT)
-                due.append(envelope.id)
+            effort -= self._start_local(due) if kind is Kind.MDA else self._start_relays(due, effort)
         return due
 
+    def _start_local(self, due: list[int]) -> int:
+        """The next one.  Returns how many were looked at."""
+        envelope = self.table.find(self._local.leave())
+        if envelope is None or envelope.state is not EnvelopeState.QUEUED:
+            return 1  # removed while it was queued
+        if envelope.suspended:
+            self._release_limits(envelope)
+            self._enter(envelope, EnvelopeState.DUE_SUSPENDED)
+        else:
+            self._start(envelope, due)
+        return 1
+
+    def _start_relays(self, due: list[int], effort: int) -> int:
+        """The next turn of a destination.  Returns how many were looked at."""
+        destination, ids = self.destinations.next_turn(self._free_places(Kind.MTA), effort)
+        if not ids:
+            return 1
+        started = len(due)
+        for id in ids:
+            envelope = self.table.find(id)
+            if envelope is None or envelope.state is not EnvelopeState.WAITING_FOR_DESTINATION:
+                continue  # removed or expired while it waited
+            if envelope.suspended:
+                self._enter(envelope, EnvelopeState.DUE_SUSPENDED)
+            else:
+                self._start(envelope, due)
+        self.destinations.started(destination, len(due) - started)
+        return len(ids)
+
+    def _start(self, envelope: ScheduledEnvelope, due: list[int]) -> None:
+        self.inflight[envelope.kind] += 1
+        self._enter(envelope, EnvelopeState.INFLIGHT)
+        due.append(envelope.id)
+
     def _next_kind(self) -> Kind | None:
-        if self.inflight.total() >= self._places:
-            return None
         for kind in self._turns:
-            if self._queues[kind] and kind not in self.paused and self.inflight[kind] < self._places_of_kind:
+            waits = self._local if kind is Kind.MDA else self.destinations
+            if waits and kind not in self.paused and self._free_places(kind) > 0:
                 return kind
         return None
+
+    def _free_places(self, kind: Kind) -> int:
+        return min(self._places - self.inflight.total(), self._places_of_kind - self.inflight[kind])
 
     # -- what an administrator wants -------------------------------------------------------
 
@@ -234,9 +324,11 @@ class Policy:
         """Make these due, held ones too.  Returns how many are, and those that were not."""
         count, changed = 0, []
         for envelope in self._known(ids):
-            if envelope.suspended or envelope.state is EnvelopeState.INFLIGHT:
+            if envelope.suspended or envelope.state is EnvelopeState.INFLIGHT or self._is_paused(envelope):
                 continue
             count += 1
+            if envelope.kind is Kind.MTA:
+                self.destinations.resume(envelope.lane)
             if envelope.state in (EnvelopeState.WAITING, EnvelopeState.HELD):
                 self._enqueue(envelope)
                 changed.append(envelope.id)
@@ -277,6 +369,9 @@ class Policy:
         (self.paused.add if paused else self.paused.discard)(kind)
         return True
 
+    def _is_paused(self, envelope: ScheduledEnvelope) -> bool:
+        return envelope.kind is Kind.MTA and self.destinations.is_paused(envelope.lane)
+
     def _known(self, ids: Iterable[int]) -> Iterable[ScheduledEnvelope]:
         for id in ids:
             envelope = self.table.find(id)
@@ -285,14 +380,17 @@ class Policy:
 
     # -- the way of an envelope from its time to its turn --------------------------------------
 
-    def _become_due(self, envelope: ScheduledEnvelope) -> None:
+    def _become_due(self, envelope: ScheduledEnvelope, *, first: bool = False) -> None:
         if envelope.suspended:
             self._enter(envelope, EnvelopeState.DUE_SUSPENDED)
         else:
-            self._enqueue(envelope)
+            self._enqueue(envelope, first=first)
 
-    def _enqueue(self, envelope: ScheduledEnvelope) -> None:
-        if envelope.lane and not self._lane_limit(envelope).enter(_lane(envelope), envelope.id, envelope.priority):
+    def _enqueue(self, envelope: ScheduledEnvelope, *, first: bool = False) -> None:
+        if envelope.kind is Kind.MTA:
+            self.destinations.add(envelope.lane, envelope.sender, envelope.id, envelope.priority, first=first)
+            self._enter(envelope, EnvelopeState.WAITING_FOR_DESTINATION)
+        elif envelope.lane and not self._lane_limit(envelope).enter(envelope.lane, envelope.id, envelope.priority):
             self._enter(envelope, EnvelopeState.WAITING_FOR_LANE)
         else:
             self._pass_lane(envelope)
@@ -301,24 +399,30 @@ class Policy:
         return self._narrow_lanes if envelope.lane & NARROW else self._lanes
 
     def _pass_lane(self, envelope: ScheduledEnvelope) -> None:
-        if self._messages.enter(_message(envelope), envelope.id, envelope.priority):
+        if self._messages.enter(message_of(envelope.id), envelope.id, envelope.priority):
             self._pass_message(envelope)
         else:
             self._enter(envelope, EnvelopeState.WAITING_FOR_MESSAGE)
 
     def _pass_message(self, envelope: ScheduledEnvelope) -> None:
-        self._queues[envelope.kind].join(envelope.id, envelope.priority)
+        self._local.join(envelope.id, envelope.priority)
         self._enter(envelope, EnvelopeState.QUEUED)
 
-    def _release_limits(self, envelope: ScheduledEnvelope) -> None:
-        """Pass on the places that it has at the limits, by its state."""
+    def _release_limits(self, envelope: ScheduledEnvelope, *, tried: bool = False) -> None:
+        """Pass on the places that it has at the limits, by its state; `tried`: with a result."""
+        if envelope.kind is Kind.MTA:
+            if envelope.state is EnvelopeState.INFLIGHT:
+                self.destinations.ended(envelope.lane, tried=tried)
+            return
         if envelope.state in (EnvelopeState.QUEUED, EnvelopeState.INFLIGHT):
-            self._pass_on(self._messages, _message(envelope), EnvelopeState.WAITING_FOR_MESSAGE, self._pass_message)
+            self._pass_on(
+                self._messages, message_of(envelope.id), EnvelopeState.WAITING_FOR_MESSAGE, self._pass_message
+            )
         if (
             envelope.state in (EnvelopeState.WAITING_FOR_MESSAGE, EnvelopeState.QUEUED, EnvelopeState.INFLIGHT)
             and envelope.lane
         ):
-            self._pass_on(self._lane_limit(envelope), _lane(envelope), EnvelopeState.WAITING_FOR_LANE, self._pass_lane)
+            self._pass_on(self._lane_limit(envelope), envelope.lane, EnvelopeState.WAITING_FOR_LANE, self._pass_lane)
 
     def _pass_on(
         self, limit: ConcurrencyLimit, key: int, waiting: EnvelopeState, onward: Callable[[ScheduledEnvelope], None]
@@ -344,12 +448,3 @@ class Policy:
         self.table.remove(envelope.id)
         if not len(self.table):
             self._timers.clear()
-
-
-def _lane(envelope: ScheduledEnvelope) -> int:
-    return envelope.lane << 2 | envelope.kind
-
-
-def _message(envelope: ScheduledEnvelope) -> int:
-    """Each kind has a limit of its own: what is paused must not keep the rest of a message waiting."""
-    return message_of(envelope.id) << 2 | envelope.kind

@@ -8,6 +8,7 @@ next lower one first.  So whatever comes in with a high priority, a queue of all
 """
 
 from collections import deque
+from collections.abc import Callable, Iterator
 
 LOWER_PRIORITY_INTERVAL = 8
 
@@ -23,11 +24,20 @@ class PriorityQueue:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def join(self, envelope: int, priority: int) -> None:
+    def __iter__(self) -> Iterator[int]:
+        """All that wait, in no order."""
+        for waiting in self._waiting.values():
+            yield from waiting
+
+    def join(self, envelope: int, priority: int, *, first: bool = False) -> None:
+        """Behind its equals; `first`: before them."""
         waiting = self._waiting.get(priority)
         if waiting is None:
             waiting = self._waiting[priority] = deque()
-        waiting.append(envelope)
+        if first:
+            waiting.appendleft(envelope)
+        else:
+            waiting.append(envelope)
 
     def leave(self) -> int:
         """Not of an empty queue."""
@@ -37,6 +47,18 @@ class PriorityQueue:
         if not waiting:
             del self._waiting[priority]
         return envelope
+
+    def leave_alike(self, kind: Callable[[int], int], most: int) -> list[int]:
+        """The envelope that is next, and those right behind it, of its priority, that have the same `kind`; at most
+        `most`.  Not of an empty queue."""
+        priority = self._next() if len(self._waiting) > 1 else next(iter(self._waiting))
+        waiting = self._waiting[priority]
+        left = [waiting.popleft()]
+        while waiting and len(left) < most and kind(waiting[0]) == kind(left[0]):
+            left.append(waiting.popleft())
+        if not waiting:
+            del self._waiting[priority]
+        return left
 
     def _next(self) -> int:
         highest = max(self._waiting)

@@ -1,6 +1,7 @@
 """scheduler -- knows when to try what again.
 
     queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
+    queue --DestinationDelayed, DestinationResumed--> scheduler
     scheduler --EnvelopesDue, PostponeEnvelopes, ExpireEnvelopes, DeleteEnvelopes, MarkSuspended,
                 ScanEnvelopes, SchedulingStopped--> queue
     control --ScheduleEnvelopes, RemoveEnvelopes, SuspendEnvelopes, PauseDeliveries--> scheduler
@@ -16,6 +17,8 @@ from smtpd import boot, sandbox
 from smtpd.envelope import Kind
 from smtpd.imsg import (
     Begin,
+    DestinationDelayed,
+    DestinationResumed,
     EnvelopeReplaced,
     EnvelopesScanned,
     EnvelopesSubmitted,
@@ -72,6 +75,10 @@ def from_queue(scheduler: Scheduler, channel: Channel, imsg: object, descriptor:
             scheduler.take_results(imsg)
         case EnvelopeReplaced():
             scheduler.take_replaced(imsg)
+        case DestinationDelayed():
+            scheduler.take_delay(imsg)
+        case DestinationResumed():
+            scheduler.take_resume(imsg)
         case StopScheduling():
             scheduler.stop_scheduling()
         case _:

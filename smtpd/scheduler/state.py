@@ -8,6 +8,8 @@ from typing import Any
 from smtpd.imsg import (
     DeleteEnvelopes,
     DeliveriesPaused,
+    DestinationDelayed,
+    DestinationResumed,
     EnvelopeReplaced,
     EnvelopesDue,
     EnvelopesScanned,
@@ -81,7 +83,7 @@ class Scheduler:
         self._turn_soon()
 
     def take_results(self, imsg: EnvelopesTried) -> None:
-        updates = self.policy.tried(imsg.delivered, imsg.deferred, imsg.held, self.clock.now())
+        updates = self.policy.tried(imsg.delivered, imsg.deferred, imsg.held, self.clock.now(), imsg.returned)
         if updates.postponed:
             ahead = self.clock.ahead()
             self._to_queue(PostponeEnvelopes([(id, max(0, time + ahead)) for id, time in updates.postponed]))
@@ -100,6 +102,15 @@ class Scheduler:
         if updates.resumed:
             self._to_queue(MarkSuspended(updates.resumed, False))
         self.orders.replaced([schedule.envelope for schedule in imsg.schedules])
+        self._turn_soon()
+
+    def take_delay(self, imsg: DestinationDelayed) -> None:
+        now = self.clock.now()
+        self.policy.destinations.delay(imsg.destination, now, now + imsg.seconds)
+        self._turn_soon()
+
+    def take_resume(self, imsg: DestinationResumed) -> None:
+        self.policy.destinations.resume(imsg.destination)
         self._turn_soon()
 
     def stop_scheduling(self) -> None:
@@ -123,6 +134,8 @@ class Scheduler:
         if self.orders.ready and self.queue.bytes_waiting < UNREAD_BYTES_MAX:
             self.orders.turn(now + self.clock.ahead())
         due = self.policy.turn(now)
+        for destination, envelopes in self.policy.take_expired().items():
+            self._to_queue(ExpireEnvelopes(envelopes, destination))
         if due:
             self._to_queue(EnvelopesDue(due))
         self._set_timer(now)
@@ -157,6 +170,9 @@ class Scheduler:
         counters = dict(self.policy.statistics)
         counters["scheduler.envelope"] = len(self.policy.table)
         counters["scheduler.envelope.inflight"] = self.policy.inflight.total()
+        if destinations := len(self.policy.destinations):
+            counters["scheduler.destination"] = destinations
+            counters["scheduler.destination.delayed"] = self.policy.destinations.delayed
         self.control.send(StatisticsReported(imsg.request, counters))
 
     def set_verbose(self, imsg: SetVerbose) -> None:

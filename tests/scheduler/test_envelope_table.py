@@ -3,25 +3,27 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.envelope import Kind, first_envelope, last_envelope, message_of
+from smtpd.envelope import AGENT_LANE_MAX, Kind, first_envelope, last_envelope, message_of
 from smtpd.scheduler.envelope_table import EnvelopeState, EnvelopeTable, ScheduledEnvelope
 
 FIELDS = ScheduledEnvelope.__slots__
 IDS = st.builds(lambda message, counter: message << 32 | counter, st.integers(1, 4), st.integers(0, 3))
 
-ENVELOPES = st.builds(
-    ScheduledEnvelope,
+FIELDS_OF_BOTH = dict(
     id=IDS,
-    kind=st.sampled_from(Kind),
     created=st.integers(0, 2**40 - 1),
     expires=st.integers(0, 2**40 - 1),
     next_try=st.integers(0, 2**40 - 1),
-    lane=st.integers(0, 2**32 - 1),
     state=st.sampled_from(EnvelopeState),
     suspended=st.booleans(),
     timed=st.booleans(),
     removed=st.booleans(),
     priority=st.integers(-9, 9),
+)
+LANES, NUMBERS = st.integers(0, AGENT_LANE_MAX), st.integers(0, 2**63 - 1)
+ENVELOPES = st.one_of(
+    st.builds(ScheduledEnvelope, kind=st.just(Kind.MDA), lane=LANES, **FIELDS_OF_BOTH),
+    st.builds(ScheduledEnvelope, kind=st.just(Kind.MTA), lane=NUMBERS, sender=LANES, **FIELDS_OF_BOTH),
 )
 
 

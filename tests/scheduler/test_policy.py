@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from smtpd.envelope import NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
+from smtpd.scheduler.destinations import EXPIRY_INTERVAL
 from smtpd.scheduler.envelope_table import EnvelopeState
 from smtpd.scheduler.policy import NARROW_LANE_DIVISOR, TRANSITIONS, Policy, QueueUpdates
 from smtpd.scheduler.priority_queue import LOWER_PRIORITY_INTERVAL
@@ -19,8 +20,10 @@ NOW = 1_800_000_000
 YEAR = 365 * 86400
 
 
-def schedule(message=1, counter=1, kind=Kind.MDA, lane=0, **more):
+def schedule(message=1, counter=1, kind=Kind.MDA, lane=None, **more):
+    """By default one without a lane, or for a destination of its own."""
     given = {"created": NOW, "expires": NOW + 345_600, "next_try": 0, "retries": 0, "held": False, "suspended": False}
+    lane = lane if lane is not None else message if kind is Kind.MTA else 0
     return Schedule(message << 32 | counter, kind, lane=lane, **given | more)
 
 
@@ -294,6 +297,70 @@ def test_a_high_priority_of_one_kind_leaves_the_other_its_turn():
     assert Counter(id < id_of(100) for id in made.turn(NOW)) == {True: 4, False: 4}
 
 
+# -- relayed mail: destinations (test_destinations.py) ------------------------------------
+
+
+def relayed(message=1, counter=1, lane=5, **more):
+    return schedule(message, counter, Kind.MTA, lane, **more)
+
+
+def test_while_a_destination_is_delayed_its_envelopes_are_not_tried_and_nothing_of_them_changes():
+    made = policy(relayed(1), relayed(2), relayed(3, lane=6))
+    made.destinations.delay(5, NOW, NOW + 900)
+    before = [made.table._packed(id_of(message)) for message in (1, 2)]
+    assert made.turn(NOW) == [id_of(3)]
+    assert made.turn(NOW + 899) == []
+    assert [made.table._packed(id_of(message)) for message in (1, 2)] == before
+    assert made.turn(NOW + 900) == [id_of(1)]  # one, to see
+
+
+def test_an_envelope_that_was_given_and_not_tried_keeps_its_place():
+    made = policy(*(relayed(message) for message in range(1, 4)), max_inflight_per_destination=1)
+    (given,) = made.turn(NOW)
+    made.destinations.delay(5, NOW, NOW + 15)
+    assert made.tried([], [], [], NOW, [given]) == QueueUpdates()
+    assert made.turn(NOW + 14) == [] and made.turn(NOW + 15) == [given]
+
+
+def test_only_relayed_mail_is_returned():
+    made = policy(schedule())
+    made.turn(NOW)
+    with pytest.raises(Violation):
+        made.tried([], [], [], NOW, [id_of(1)])
+
+
+def test_an_envelope_of_a_delayed_destination_expires_at_its_time():
+    made = policy(relayed(1, expires=NOW + 1000), relayed(2, expires=NOW + 90_000))
+    made.destinations.delay(5, NOW, NOW + 3600)
+    expired = {}
+    for second in range(0, 1800, 10):
+        assert made.turn(NOW + second) == []
+        expired |= {second: found} if (found := made.take_expired()) else {}
+    assert [*expired.values()] == [{5: [id_of(1)]}] and 1000 <= min(expired) <= 1000 + EXPIRY_INTERVAL
+    assert made.turn(NOW + 3600) == [id_of(2)]
+
+
+def test_an_envelope_that_expired_while_the_daemon_was_down_is_tried_where_its_destination_can_be_reached():
+    made = policy(relayed(created=NOW - 500_000, expires=NOW - 100_000, next_try=NOW - 200_000))
+    assert made.turn(NOW) == [id_of(1)]
+
+
+def test_an_administrator_who_schedules_an_envelope_ends_the_delay_of_its_destination():
+    made = policy(relayed(1), relayed(2))
+    made.destinations.delay(5, NOW, NOW + 3600)
+    assert made.turn(NOW) == []
+    assert made.schedule([id_of(2)]) == (1, [])
+    assert made.turn(NOW) == [id_of(1)]  # of this destination, the next one
+
+
+def test_what_was_removed_or_suspended_while_its_destination_was_delayed_is_not_tried():
+    made = policy(*(relayed(message) for message in range(1, 5)))
+    made.destinations.delay(5, NOW, NOW + 60)
+    made.remove([id_of(1)])
+    made.suspend([id_of(2)], True)
+    assert made.turn(NOW + 60) == [id_of(3)]
+
+
 # -- an administrator ---------------------------------------------------------------------
 
 
@@ -544,6 +611,7 @@ class Anything(RuleBasedStateMachine):
         self.known, self.inflight, self.held, self.suspended, self.removed = {}, set(), set(), set(), set()
         self.paused = dict.fromkeys(Kind, False)
         self.earliest = {}  # envelope -> when it may be tried
+        self.delayed = {}  # destination -> until when
 
     @rule(submissions=st.lists(SUBMISSIONS, min_size=1, max_size=12))
     def submit(self, submissions):
@@ -564,6 +632,12 @@ class Anything(RuleBasedStateMachine):
     def turn(self, seconds, effort):
         self.now += seconds
         due = self.policy.turn(self.now, effort)
+        self.delayed = {destination: until for destination, until in self.delayed.items() if until > self.now}
+        for destination, expired in self.policy.take_expired().items():
+            assert all(self.known[id].lane == destination in self.delayed for id in expired)
+            assert not set(expired) & (self.inflight | self.held | self.suspended)
+            self.held |= set(expired)
+        assert not any(self.known[id].kind is Kind.MTA and self.known[id].lane in self.delayed for id in due)
         assert len(set(due)) == len(due) <= effort
         assert not set(due) & (self.inflight | self.held | self.suspended)
         assert set(due) <= set(self.known)
@@ -576,12 +650,16 @@ class Anything(RuleBasedStateMachine):
         if not self.inflight:
             return
         ids = data.draw(st.lists(st.sampled_from(sorted(self.inflight)), unique=True))
-        results = {id: data.draw(st.sampled_from(["delivered", "deferred", "held"])) for id in ids}
-        lists = {name: [id for id in ids if results[id] == name] for name in ("delivered", "deferred", "held")}
+        words = ["delivered", "deferred", "held"]
+        results = {
+            id: data.draw(st.sampled_from([*words, "returned"] if self.known[id].kind is Kind.MTA else words))
+            for id in ids
+        }
+        lists = {name: [id for id in ids if results[id] == name] for name in (*words, "returned")}
         updates = self.policy.tried(**lists, now=self.now)
         postponed = {id for id, _ in updates.postponed}
         answered = [*lists["delivered"], *postponed, *updates.expired, *updates.removed]
-        answered += [id for id in lists["held"] if id not in updates.removed]
+        answered += [id for id in (*lists["held"], *lists["returned"]) if id not in updates.removed]
         assert sorted(answered) == sorted(ids)
         assert set(updates.removed) == self.removed & (set(ids) - set(lists["delivered"]))
         self.inflight -= set(ids)
@@ -598,6 +676,18 @@ class Anything(RuleBasedStateMachine):
         assert count == len(set(ids) & set(self.known) - self.suspended - self.inflight)
         self.held -= set(changed)
         self.earliest.update(dict.fromkeys(changed, 0))
+        for id in set(ids) & set(self.known) - self.suspended - self.inflight:
+            if self.known[id].kind is Kind.MTA:
+                self.delayed.pop(self.known[id].lane, None)
+
+    @rule(destination=st.sampled_from([0, 1, 2 | NARROW]), seconds=st.integers(0, 2000))
+    def delay(self, destination, seconds):
+        if seconds:
+            self.policy.destinations.delay(destination, self.now, self.now + seconds)
+            self.delayed[destination] = self.now + seconds
+        else:
+            self.policy.destinations.resume(destination)
+            self.delayed.pop(destination, None)
 
     @rule(ids=SETS, suspended=st.booleans())
     def suspend(self, ids, suspended):
@@ -653,11 +743,14 @@ class Anything(RuleBasedStateMachine):
         assert len(self.inflight) == self.policy.inflight.total() <= LIMITS.max_inflight
         kinds = Counter(self.known[id].kind for id in self.inflight)
         assert all(count <= 4 for count in kinds.values())
-        messages = Counter((message_of(id), self.known[id].kind) for id in self.inflight)
+        local = [id for id in self.inflight if self.known[id].kind is Kind.MDA]
+        messages = Counter(message_of(id) for id in local)
         assert all(count <= LIMITS.max_inflight_per_message for count in messages.values())
-        lanes = Counter((self.known[id].lane, self.known[id].kind) for id in self.inflight if self.known[id].lane)
+        lanes = Counter(self.known[id].lane for id in local if self.known[id].lane)
         assert all(count <= LIMITS.max_inflight_per_lane for count in lanes.values())
-        assert all(count == 1 for (lane, _), count in lanes.items() if lane & NARROW)
+        assert all(count == 1 for lane, count in lanes.items() if lane & NARROW)
+        destinations = Counter(self.known[id].lane for id in self.inflight if self.known[id].kind is Kind.MTA)
+        assert all(count <= LIMITS.max_inflight_per_destination for count in destinations.values())
 
     @invariant()
     def nothing_is_unknown(self):
@@ -670,6 +763,8 @@ class Anything(RuleBasedStateMachine):
         for kind in Kind:
             self.policy.pause(kind, False)
         self.policy.suspend(list(self.known), False)
+        for destination in self.delayed:
+            self.policy.destinations.resume(destination)
         self.policy.tried(self.inflight, [], [], self.now)
         self.policy.schedule(list(self.held))
         left = set(self.known) - self.inflight
@@ -678,7 +773,7 @@ class Anything(RuleBasedStateMachine):
             self.policy.tried(due, [], [], self.now)
         assert not left and not len(self.policy.table)
         assert not self.policy._lanes._taken and not self.policy._narrow_lanes._taken
-        assert not self.policy._messages._taken
+        assert not self.policy._messages._taken and not len(self.policy.destinations)
         assert self.policy.statistics["scheduler.envelope.held"] == 0
 
 

@@ -1,0 +1,319 @@
+"""Relayed mail by destination: fairness, limits, delay; examples, then anything in any order."""
+
+from collections import Counter, defaultdict, deque
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpd.envelope import message_of
+from smtpd.scheduler.destinations import ALLOWED_FIRST, EXPIRY_INTERVAL, TURN_MAX, Destinations
+from smtpd.scheduler.sender_queue import FEW, envelopes, joined, left
+
+NOW = 1_800_000_000
+FREE = 3750
+
+
+def id_of(message, counter=1):
+    return message << 32 | counter
+
+
+def made(*waiting, limit=100):
+    """Of (destination, sender, message)."""
+    destinations = Destinations(limit)
+    for destination, sender, message in waiting:
+        destinations.add(destination, sender, id_of(message))
+    return destinations
+
+
+def turn(destinations, free=FREE):
+    destination, ids = destinations.next_turn(free)
+    if ids:
+        destinations.started(destination, len(ids))
+    return destination, [message_of(id) for id in ids]
+
+
+def turns(destinations, free=FREE):
+    found = []
+    while (one := turn(destinations, free))[1]:
+        found.append(one)
+    return found
+
+
+# -- turns --------------------------------------------------------------------------------------------------------
+
+
+def test_destinations_have_turns_and_within_one_its_senders():
+    destinations = made((1, 7, 1), (1, 7, 2), (1, 7, 3), (1, 8, 4), (2, 7, 5), (2, 7, 6))
+    assert turns(destinations) == [(1, [1]), (2, [5]), (1, [4]), (2, [6]), (1, [2]), (1, [3])]
+
+
+def test_one_bulk_sender_delays_the_mail_of_another_by_one_turn():
+    destinations = made(*((1, 7, message) for message in range(1, 1001)), (1, 8, 2000))
+    assert [messages for _, messages in (turn(destinations), turn(destinations))] == [[1], [2000]]
+
+
+def test_recipients_of_one_message_share_a_turn():
+    destinations = Destinations(100)
+    for counter in range(1, 6):
+        destinations.add(1, 7, id_of(3, counter))
+    destinations.add(1, 7, id_of(4))
+    assert turns(destinations) == [(1, [3] * 5), (1, [4])]
+
+
+@pytest.mark.parametrize("count", [3, FEW, FEW + 1, 200])
+def test_a_turn_has_no_more_than_there_is_room_for(count):
+    destinations = Destinations(4)
+    for counter in range(count):
+        destinations.add(1, 7, id_of(3, counter))
+    assert turns(destinations) == [(1, [3] * min(count, 4))]
+
+
+def test_the_higher_priority_of_a_sender_goes_first():
+    destinations = Destinations(100)
+    for priority in (-4, 0, 3, -1, 2):
+        destinations.add(1, 7, id_of(10 + priority), priority)
+    assert [messages for _, messages in turns(destinations)] == [[13], [12], [10], [9], [6]]
+
+
+def test_what_was_given_and_not_tried_goes_before_the_others():
+    destinations = made((1, 7, 1), (1, 7, 2), (1, 7, 3), limit=1)
+    turn(destinations)
+    destinations.ended(1, tried=False)
+    destinations.add(1, 7, id_of(1), first=True)
+    assert turns(destinations) == [(1, [1])]
+
+
+# -- how many -----------------------------------------------------------------------------------------------------
+
+
+def test_a_destination_begins_with_a_few_and_has_more_with_each_answer():
+    destinations = made(*((1, 7, message) for message in range(1, 1001)))
+    assert len(turns(destinations)) == ALLOWED_FIRST
+    for answered in range(1, 200):
+        destinations.ended(1, tried=True)
+        given = turns(destinations)
+        assert len(given) == (2 if answered <= 100 - ALLOWED_FIRST else 1)
+
+
+def test_a_destination_that_was_delayed_is_tried_with_one():
+    destinations = made(*((1, 7, message) for message in range(1, 100)))
+    destinations.delay(1, NOW, NOW + 15)
+    assert turns(destinations) == []
+    destinations.run_timers(NOW + 15, 100)
+    assert len(turns(destinations)) == 1
+    destinations.ended(1, tried=True)
+    assert len(turns(destinations)) == ALLOWED_FIRST
+
+
+def test_however_many_are_slow_there_is_a_place_for_a_new_one():
+    """Each would take a hundred of 3 750 places."""
+    destinations = Destinations(100)
+    inflight = Counter()
+
+    def fill():
+        while (one := destinations.next_turn(FREE - inflight.total()))[1]:
+            destinations.started(one[0], len(one[1]))
+            inflight[one[0]] += len(one[1])
+
+    for destination in range(1, 1001):
+        for message in range(300):
+            destinations.add(destination, 7, id_of(destination * 1000 + message))
+    for _ in range(3):  # each has been answered often, once, and hangs since
+        fill()
+        for destination in [*inflight]:
+            inflight[destination] -= 1
+            destinations.ended(destination, tried=True)
+    fill()
+    assert inflight.total() < FREE
+    destinations.add(5000, 8, id_of(1))
+    assert destinations.next_turn(FREE - inflight.total()) == (5000, [id_of(1)])
+
+
+# -- delayed, and paused --------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_a_delayed_destination_is_given_and_others_go_on():
+    destinations = made((1, 7, 1), (2, 7, 2))
+    destinations.delay(1, NOW, NOW + 60)
+    destinations.add(1, 7, id_of(3))
+    assert turns(destinations) == [(2, [2])]
+    destinations.run_timers(NOW + 59, 100)
+    assert turns(destinations) == []
+    destinations.run_timers(NOW + 60, 100)
+    assert turns(destinations) == [(1, [1])]
+
+
+def test_a_delay_may_become_longer_and_shorter():
+    destinations = made((1, 7, 1))
+    destinations.delay(1, NOW, NOW + 60)
+    destinations.delay(1, NOW, NOW + 90)
+    destinations.run_timers(NOW + 60, 100)
+    assert turns(destinations) == [] and destinations.next_time() == NOW + 90
+    destinations.delay(1, NOW + 60, NOW + 70)
+    destinations.run_timers(NOW + 70, 100)
+    assert turns(destinations) == [(1, [1])]
+
+
+def test_a_resumed_destination_has_its_turn_at_once():
+    destinations = made((1, 7, 1))
+    destinations.delay(1, NOW, NOW + 60)
+    assert destinations.resume(1) and not destinations.resume(1) and not destinations.resume(2)
+    assert turns(destinations) == [(1, [1])]
+
+
+def test_what_an_administrator_has_paused_no_dispatcher_resumes():
+    destinations = made((1, 7, 1))
+    assert destinations.pause(1, True) and not destinations.pause(1, True)
+    destinations.delay(1, NOW, NOW + 5)
+    destinations.resume(1)
+    destinations.run_timers(NOW + 5, 100)
+    assert turns(destinations) == [] and destinations.is_paused(1)
+    assert destinations.pause(1, False) and turns(destinations) == [(1, [1])]
+
+
+def test_a_destination_is_forgotten_when_nothing_needs_it():
+    destinations = made((1, 7, 1))
+    turn(destinations)
+    destinations.ended(1, tried=True)
+    assert len(destinations) == 0
+    destinations.delay(2, NOW, NOW + 5)
+    assert len(destinations) == 1
+    destinations.run_timers(NOW + 5, 100)
+    assert len(destinations) == 0 and destinations.next_time() is None
+
+
+def test_delays_that_come_all_the_time_do_not_pile_up():
+    """A dispatcher that was taken over says so a million times."""
+    destinations = made((1, 7, 1))
+    for number in range(10_000):
+        destinations.delay(1, NOW, NOW + 1 + number * 7919 % 86400)
+    assert len(destinations._timers) == 1
+
+
+def test_a_hundred_thousand_waiting_envelopes_cost_nothing_while_their_destination_is_delayed():
+    """Counted: no look at any of them."""
+    destinations = made(*((1, 7 + message % 50, message) for message in range(1, 100_001)))
+    destinations.delay(1, NOW, NOW + 300)
+    looks = 0
+    for second in range(300):
+        destinations.run_timers(NOW + second, 1000)
+        looks += destinations.next_turn(FREE)[1] != []
+        looks += len(destinations.look_through(1000))
+    assert looks == 0
+
+
+def test_the_envelopes_of_a_destination_that_stays_delayed_are_looked_through_now_and_then():
+    destinations = made(*((1, 7 + message % 3, message) for message in range(1, 101)))
+    looked = []
+    destinations.delay(1, NOW, NOW + 2 * EXPIRY_INTERVAL + 5)
+    for second in range(2 * EXPIRY_INTERVAL + 5):
+        destinations.run_timers(NOW + second, 1000)
+        while some := destinations.look_through(7):
+            assert len(some) <= 7
+            looked += some
+    assert Counter(looked) == dict.fromkeys(map(id_of, range(1, 101)), 2)
+
+
+# -- anything -------------------------------------------------------------------------------------------------------
+
+SENT = st.tuples(st.integers(1, 40), st.sampled_from([0, 0, 0, 5]), st.booleans())
+
+
+@settings(max_examples=200)
+@given(st.lists(SENT, max_size=60), st.lists(st.integers(1, 9), max_size=60))
+def test_the_queue_of_a_sender_is_the_same_in_each_of_its_forms(sent, takes):
+    """Beside one deque for each priority: same order within a priority, same envelopes of a message together."""
+    queue, plain = None, defaultdict(deque)
+    takes = iter(takes)
+    for number, (message, priority, first) in enumerate(sent):
+        id = id_of(message, number)
+        queue = joined(queue, id, priority, first=first)
+        (plain[priority].appendleft if first else plain[priority].append)(id)
+        if number % 3 == 2 and (most := next(takes, 0)):
+            queue = _take(queue, plain, most)
+        assert sorted(envelopes(queue) if queue is not None else []) == sorted(
+            id for one in plain.values() for id in one
+        )
+    while queue is not None:
+        queue = _take(queue, plain, 3)
+    assert not any(plain.values())
+
+
+def _take(queue, plain, most):
+    if queue is None:
+        return None
+    ids, queue = left(queue, most)
+    assert 1 <= len(ids) <= most and len({message_of(id) for id in ids}) == 1
+    (own,) = (one for one in plain.values() if ids[0] in one)
+    assert [own.popleft() for _ in ids] == ids
+    assert len(ids) == most or not own or message_of(own[0]) != message_of(ids[0])
+    return queue
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(1, 3), st.integers(1, 3), st.integers(1, 6)),
+        st.tuples(st.just("turn"), st.integers(1, 40), st.just(0), st.just(0)),
+        st.tuples(st.sampled_from(["tried", "returned"]), st.integers(0, 30), st.just(0), st.just(0)),
+        st.tuples(st.just("delay"), st.integers(1, 3), st.integers(1, 2000), st.just(0)),
+        st.tuples(st.sampled_from(["resume", "pause", "unpause"]), st.integers(1, 3), st.just(0), st.just(0)),
+        st.tuples(st.just("time"), st.integers(0, 1000), st.just(0), st.just(0)),
+    ),
+    max_size=80,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.integers(1, 12))
+def test_nothing_is_lost_no_limit_passed_and_nothing_held_is_given(steps, limit):
+    destinations, now, number = Destinations(limit), NOW, 0
+    waiting, inflight, delayed, paused = {}, [], {}, set()
+
+    def give(free):
+        destination, ids = destinations.next_turn(free)
+        if not ids:
+            return False
+        assert destination not in delayed and destination not in paused and len(ids) <= TURN_MAX
+        assert all(waiting.pop(id)[0] == destination for id in ids)
+        inflight.extend((destination, id) for id in ids)
+        destinations.started(destination, len(ids))
+        assert Counter(each for each, _ in inflight)[destination] <= min(limit, 1 + free // 8)
+        return True
+
+    for step, one, two, three in steps:
+        if step == "add":
+            number += 1
+            waiting[id_of(three, number)] = (one, two)
+            destinations.add(one, two, id_of(three, number))
+        elif step == "turn":
+            give(one)
+        elif step in ("tried", "returned") and inflight:
+            destination, id = inflight.pop(one % len(inflight))
+            destinations.ended(destination, tried=step == "tried")
+            if step == "returned":
+                waiting[id] = (destination, 1)
+                destinations.add(destination, 1, id, first=True)
+        elif step == "delay":
+            destinations.delay(one, now, now + two)
+            delayed[one] = now + two
+        elif step == "resume":
+            assert destinations.resume(one) is (delayed.pop(one, None) is not None)
+        elif step in ("pause", "unpause"):
+            destinations.pause(one, step == "pause")
+            (paused.add if step == "pause" else paused.discard)(one)
+        elif step == "time":
+            now += one
+            destinations.run_timers(now, 100)
+            delayed = {destination: until for destination, until in delayed.items() if until > now}
+        assert {d for d in range(1, 4) if destinations.is_delayed(d)} == set(delayed)
+        assert set(destinations.look_through(1000)) <= waiting.keys()
+    for destination in range(1, 4):
+        destinations.resume(destination)
+        destinations.pause(destination, False)
+    delayed, paused = {}, set()
+    while waiting or inflight:
+        if not give(1000):
+            destination, _ = inflight.pop()  # otherwise what waits has been lost
+            destinations.ended(destination, tried=True)
+    assert len(destinations) == 0 and not destinations
