@@ -1,6 +1,5 @@
 """What crypto does with imsgs: keys that come by descriptor, what control asks."""
 
-import asyncio
 import os
 import socket
 
@@ -12,6 +11,7 @@ from smtpd.crypto.state import Crypto
 from smtpd.imsg import TABLE, DropCertificates, KeyTaken, ReportStatistics, SetVerbose, StatisticsReported, TakeKey
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
+from smtpd.ipc.selector_loop import SelectorLoop
 from tests.tls.world import key, key_pem, packets, private_key
 
 
@@ -30,7 +30,7 @@ def ends():
 
 @pytest.fixture
 def crypto(ends):
-    loop, pairs = asyncio.new_event_loop(), [packets() for _ in range(2)]
+    loop, pairs = SelectorLoop(), [packets() for _ in range(2)]
     yield Crypto(loop, ends["parent"][0], [(number, sock) for number, (sock, _) in enumerate(pairs)])
     for pair in pairs:
         for sock in pair:

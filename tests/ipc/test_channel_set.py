@@ -226,6 +226,18 @@ def test_a_channel_that_is_removed_is_closed_and_another_may_get_its_number(both
     channels.remove(b)  # again: nothing happens
 
 
+def test_nothing_is_kept_of_a_channel_that_is_removed_while_it_waits_for_room(both):
+    loop, channels, a, _ = both
+    channels.add(a, fail, fail)
+    for _ in range(5):
+        a.send(Word("x" * 900_000))
+    turns(loop)
+    assert channels._writing == {a}
+    a.send(Word("more"))
+    channels.remove(a)
+    assert not channels._writing and not channels._touched
+
+
 def test_a_full_socket_is_waited_for_without_a_try_after_the_other(both):
     loop, channels, a, b = both
     channels.add(a, fail, fail)

@@ -115,6 +115,24 @@ def test_the_loop_of_the_six_does_not_spin(ends):
     loop.close()
 
 
+@pytest.mark.parametrize("make", [prepare, SelectorLoop], ids=["six", "root"])
+def test_the_kernel_is_not_asked_again_for_what_is_sent_while_it_refuses(ends, make, monkeypatch):
+    for name in ("FIRST_PAUSE", "LONGEST_PAUSE"):
+        monkeypatch.setattr(f"smtpd.ipc.channel.{name}", 60.0)
+    kernel, near, _ = ends
+    kernel.refuses = errno.ETOOMANYREFS
+    loop = make()
+    channels = ChannelSet(loop)
+    channels.add(near, pytest.fail, pytest.fail)
+    for data in (b"one", b"two"):
+        near.send(Tell(data))
+        loop.call_later(0.001, loop.stop)
+        loop.run_forever()
+    assert kernel.asked == 1
+    channels.remove(near)
+    loop.close()
+
+
 async def _turns():
     for _ in range(3):
         await asyncio.sleep(0)
