@@ -234,7 +234,7 @@ def test_a_target_that_is_no_regular_file_of_the_user_is_not_touched(start, home
     assert victim.read_bytes() == b"precious"
 
 
-def test_a_target_in_a_directory_where_everybody_may_write(start, home):
+def test_a_target_in_a_world_writable_directory(start, home):
     target = f"/var/tmp/smtpd-archive-{MARK}"
     write(home, target)
     assert ask(start, target).outcome is Outcome.DEFERRED

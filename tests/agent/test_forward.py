@@ -170,7 +170,7 @@ def test_a_group_that_is_the_users_own_may_write(home, home_is, file_is, verdict
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o646])
-def test_everybody_is_no_group_of_the_users_own(home, mode):
+def test_the_group_of_all_users_is_not_private(home, mode):
     write(home, mode=mode)
     assert read(str(home), UID, lambda *_: True)[0] == "unsafe"
 

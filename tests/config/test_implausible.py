@@ -78,7 +78,7 @@ def test_passwords_with_a_line_that_is_none_are_an_error(backend):
 
 
 @pytest.mark.parametrize("backend, path", [("file", "/t"), ("passwd", "/t"), ("db", "/t"), ("sqlite", "/db")])
-def test_passwords_that_everybody_may_read(backend, path):
+def test_passwords_in_a_world_readable_file(backend, path):
     text = {"sqlite": "dbpath /db\nquery_credentials SELECT 1, 2"}.get(backend, "amy:!")
     warning = f'f:3:7: "{path}" holds passwords and can be read by everybody: chgrp _smtpl, chmod 640'
     assert sliced(TLS.format(f"{backend}:/t"), _t=text, public=("/t", path)).warnings == (warning,)

@@ -273,7 +273,7 @@ LIMITS = {"tag": 32, "action": 255, "table": 256, "path": 1023, "maildir": 1023,
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(PLAIN)), st.integers(1, 300), st.sampled_from("ab-_é"))
-def test_what_can_be_carried_is_accepted(which, length, letter):
+def test_texts_that_an_imsg_can_carry_are_accepted(which, length, letter):
     """So no word is refused that every process could take."""
     if length <= LIMITS[which]:
         assert maybe_sliced(PLAIN | {which: f"{letter * (length - 1)}z"}) is not None

@@ -104,7 +104,7 @@ def test_what_is_no_key(looked_at, content):
 
 
 @pytest.mark.parametrize("file, content", [("mx_crt", b""), ("mx_crt", GOOD["mx.key"]), ("ca_crt", b"-----BEGIN")])
-def test_what_is_no_certificate(looked_at, file, content):
+def test_a_file_without_a_certificate(looked_at, file, content):
     errors, _ = looked_at(**{file: content})
     assert len(errors) == 1
     assert f'"{file.replace("_", ".")}": ' in errors[0]

@@ -415,7 +415,7 @@ def test_an_expression_that_is_none_does_not_match_in_silence(file):
 
 @pytest.mark.parametrize("entry", ["192.0.2.0/33", "192.0.2.256", "2001:db8::/129", "10.0.0", "mx.example.org", "*"])
 @pytest.mark.parametrize("use", ["match from src <t> reject", "match reject\nlisten on lo xclient <t>"])
-def test_a_network_that_is_none_does_not_match_in_silence(use, entry):
+def test_a_malformed_network_is_reported(use, entry):
     text = f'invalid network "{entry}", expected one such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32 or local'
     assert errors_of(f'table t {{ "::1", "{entry}" }}\n{use}') == [f"f:1:18: {text}"]
     assert errors_of(f"table t file:/t\n{use}", _t=f"# ours\n::1\n{entry}\n") == [f"/t:3:1: {text}"]
@@ -475,7 +475,7 @@ def test_lmtp_runs_as_a_user_of_its_own_unless_it_names_one():
     assert [action.user for action in made.lookup.actions] == ["", "vmail", ""]
 
 
-def test_an_action_reaches_who_runs_it_and_who_expands_for_it():
+def test_an_action_reaches_the_processes_that_run_and_expand_it():
     text = 'mda wrapper w "nice %{mda}"\naction b mda "cat" user amy wrapper w alias <t>\ntable t db:/t'
     made = slices(text)
     assert made.parent.actions[0] == AgentSlice("b", Method.MDA, "cat", wrapper="nice %{mda}", user="amy")

@@ -73,7 +73,7 @@ def test_an_address_without_a_domain_is_all_user():
 
 
 @pytest.mark.parametrize("text", ["~/bin/x ~/y", "~", "~bob/x"])
-def test_a_home_in_a_command_is_that_of_whom_it_runs_as(text):
+def test_a_home_in_a_command_is_that_of_the_user_it_runs_as(text):
     """No table says which program runs: its homes are values, and the shell knows its own."""
     assert parse(text).command(VALUES, "+") == (text, [])
 
@@ -315,13 +315,13 @@ def test_a_slash_in_an_address_makes_no_directory(value):
 
 
 @pytest.mark.parametrize("value", ["", ".", ".."])
-def test_a_value_that_would_lead_elsewhere(value):
+def test_a_value_that_would_change_the_path(value):
     for name in ("rcpt.user", "user.username"):
         with pytest.raises(TemplateError):
             parse(f"/m/%{{{name}}}/Maildir").path(VALUES | {name: value}, "+")
 
 
-def test_two_values_that_would_lead_elsewhere_together():
+def test_two_values_that_together_would_change_the_path():
     with pytest.raises(TemplateError):
         parse("/m/%{sender}%{rcpt}").path({"sender": ".", "rcpt": "."}, "+")
 

@@ -50,7 +50,7 @@ def test_a_database_or_program_does_not_decide_which_user_root_becomes(table, tm
 
 
 @pytest.mark.parametrize("method", ["mbox", "expand-only", "forward-only"])
-def test_an_action_that_cannot_name_the_user_is_not_told_to(method):
+def test_an_action_without_users_is_not_given_one(method):
     (error,) = errors_of(f"table t db:/t\naction b {method} userbase <t>")
     assert "user vmail" not in error
 

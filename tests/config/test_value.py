@@ -30,7 +30,7 @@ def test_sizes_as_scan_scaled_reads_them(text, number):
 
 
 @pytest.mark.parametrize("text", ["", ".", "K", "1KB", "1 K", "-1", "0.1", "8E", "9" * 20, "1e3", "1,5K", "0x10", "١"])
-def test_what_is_no_size(text):
+def test_malformed_sizes(text):
     with pytest.raises(ConfigValueError):
         value.size(text)
 

@@ -42,7 +42,7 @@ def fill(house, kernel, limit):
     assert house.here() == limit
 
 
-def test_so_many_strangers_of_whatever_users_are_there_and_a_master_still_gets_in(house, kernel):
+def test_an_administrator_is_served_while_the_clients_of_other_users_fill_their_limit(house, kernel):
     assert UNPRIVILEGED_MAX == 128
     fill(house, kernel, UNPRIVILEGED_MAX)
     kernel.uid = US
@@ -50,7 +50,7 @@ def test_so_many_strangers_of_whatever_users_are_there_and_a_master_still_gets_i
 
 
 @pytest.mark.parametrize("most", [40, 41, 100])
-def test_strangers_leave_half_of_few_descriptors_to_masters(house, kernel, most):
+def test_half_of_scarce_descriptors_is_kept_for_administrators(house, kernel, most):
     house.control.clients._most = most
     fill(house, kernel, most // 2)
     kernel.uid = US

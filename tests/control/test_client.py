@@ -123,7 +123,7 @@ def readers_of(writing):
 
 
 @pytest.mark.parametrize("question", [UpdateTable(4, "aliases"), RemoveEnvelopes(4, *ALL), OpenContent(4, 1)])
-def test_who_is_not_root_gets_nothing_and_is_shown_out(strange_house, question):
+def test_a_client_that_is_not_root_gets_nothing_and_is_disconnected(strange_house, question):
     tool = strange_house.client()
     assert tool.ask(question) == Denied(4, "need root privileges")
     assert tool.channel.sock.recv(1) == b""
@@ -131,7 +131,7 @@ def test_who_is_not_root_gets_nothing_and_is_shown_out(strange_house, question):
     strange_house.until(lambda: strange_house.here() == 0)
 
 
-def test_a_stranger_who_asks_nothing_does_not_stay(strange_house, monkeypatch):
+def test_a_client_of_an_ordinary_user_that_asks_nothing_is_disconnected(strange_house, monkeypatch):
     monkeypatch.setattr("smtpd.control.client.UNPRIVILEGED_TIMEOUT", 0.05)
     sock = strange_house.connect()
     assert is_closed(sock)
@@ -159,7 +159,7 @@ def open_session(_, imsg):
     return SessionOpened(imsg.request), read
 
 
-def test_anybody_may_open_a_session_as_who_the_kernel_says(strange_house):
+def test_any_user_may_open_a_session_under_the_uid_that_the_kernel_gives(strange_house):
     strange_house.answers[OpenSession] = open_session
     before = descriptors()
     answer = strange_house.query("session")
@@ -179,7 +179,7 @@ def test_all_sessions_are_the_first_dispatchers(house):
 
 
 @pytest.mark.parametrize("word, reason", [("status", "need root privileges"), ("secrets", "need root privileges")])
-def test_a_stranger_may_query_nothing_but_a_session(strange_house, word, reason):
+def test_an_ordinary_user_may_only_open_a_session(strange_house, word, reason):
     answer = strange_house.query(word)
     assert (answer.granted, answer.text) == (False, reason) and strange_house.heard == []
 
@@ -189,7 +189,7 @@ def test_a_query_that_is_not_known_is_refused(house):
     assert not answer.granted and "another version" in answer.text
 
 
-def test_a_stranger_has_one_question(strange_house):
+def test_a_client_of_an_ordinary_user_may_ask_once(strange_house):
     strange_house.answers[OpenSession] = lambda _, imsg: SessionRefused(imsg.request, "no")
     assert strange_house.query("session").text == "no"
     sock = strange_house.connect()
@@ -198,7 +198,7 @@ def test_a_stranger_has_one_question(strange_house):
     assert [type(imsg) for _, imsg in strange_house.heard] == [OpenSession]
 
 
-def test_a_session_for_who_is_gone_is_closed(strange_house):
+def test_a_session_for_a_client_that_is_gone_is_closed(strange_house):
     asked = []
     strange_house.answers[OpenSession] = lambda channel, imsg: asked.append((channel, imsg))
     before = descriptors()
@@ -213,7 +213,7 @@ def test_a_session_for_who_is_gone_is_closed(strange_house):
     os.close(write)
 
 
-def test_a_stranger_does_not_wait_for_ever(strange_house, monkeypatch):
+def test_a_client_of_an_ordinary_user_has_a_timeout(strange_house, monkeypatch):
     monkeypatch.setattr("smtpd.control.client.UNPRIVILEGED_TIMEOUT", 0.05)
     sock = strange_house.connect()
     query.send(sock, query.SESSION)
@@ -246,7 +246,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
-def test_garbage_ends_its_sender_and_nobody_else(house, garbage):
+def test_garbage_ends_the_connection_of_its_sender_only(house, garbage):
     other = house.client()
     sock = house.connect()
     sock.send(garbage)
@@ -308,7 +308,7 @@ def test_hundreds_of_connections_are_thirty_two(house):
     assert works(house)
 
 
-def test_who_connects_and_leaves_at_once_costs_nothing(house):
+def test_a_client_that_connects_and_leaves_at_once_costs_nothing(house):
     for _ in range(200):
         house.connect().close()
     house.until(lambda: house.here() == 0)
@@ -344,7 +344,7 @@ def test_a_client_that_reads_in_the_end_gets_all_its_answers(house):
     assert [imsg.request for imsg, _ in tool.receive(20)] == list(range(20))
 
 
-def test_a_client_that_leaves_before_its_answer_harms_nobody(house):
+def test_a_client_that_leaves_before_its_answer_changes_nothing_for_others(house):
     asked = []
     house.answers[RemoveEnvelopes] = lambda channel, imsg: asked.append((channel, imsg))
     tool = house.client()

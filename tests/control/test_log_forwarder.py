@@ -152,7 +152,7 @@ def test_what_is_in_the_pipes_at_the_end_is_passed_on(desk):
     assert len(desk.log_forwarder._kept) + len(desk.said()) + desk.log_forwarder.dropped == 5000
 
 
-def test_who_never_stops_writing_does_not_keep_it_from_its_end(monkeypatch, desk):
+def test_a_process_that_never_stops_writing_does_not_prevent_the_end(monkeypatch, desk):
     desk.close("dispatcher")
     plain, pieces = os.read, []
 

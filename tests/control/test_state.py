@@ -18,7 +18,7 @@ from smtpd.imsg import (
 from smtpd.ipc.log import log
 
 
-def test_statistics_of_everybody_are_added_up(house):
+def test_statistics_of_all_processes_are_added_up(house):
     def report(channel, imsg):
         return StatisticsReported(imsg.request, {"smtp.session": 2, f"{channel.me}.own": channel.number})
 
@@ -64,7 +64,7 @@ def test_a_page_of_the_queue_says_whether_deliveries_are_paused(house):
         assert tool.ask(ListEnvelopes(5, 1 << 32, 2 << 32)) == expected
 
 
-def test_everybody_hears_how_much_to_say(house, monkeypatch):
+def test_all_processes_are_told_the_log_level(house, monkeypatch):
     monkeypatch.setattr(log, "verbose", False)
     assert house.client().ask(SetVerbose(True)) == Done(0)
     house.until(lambda: len(house.heard) == 7)

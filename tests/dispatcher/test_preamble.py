@@ -21,7 +21,7 @@ def v2(source, destination, ports=(40000, 25)):
 
 
 @pytest.mark.parametrize("header", [V1, v2("192.0.2.7", "198.51.100.1")], ids=["v1", "v2"])
-def test_the_client_is_whom_the_proxy_names(make_harness, header):
+def test_the_client_is_the_one_that_the_proxy_names(make_harness, header):
     harness = make_harness(listener={"proxy": Proxy.ANY, "welcome": True})
 
     async def scenario():

@@ -27,7 +27,7 @@ def memory(clock, fetched):
     return AnswerCache(fetched.append, clock, 3)
 
 
-def test_one_question_for_all_who_ask_at_once(memory, fetched):
+def test_one_question_for_all_callers_at_once(memory, fetched):
     heard = []
     memory.ask("bob", heard.append)
     memory.ask("bob", heard.append)
@@ -63,7 +63,7 @@ def test_of_too_many_answers_the_oldest_is_forgotten(memory):
     assert [memory.find(name) for name in "abcde"] == [None, None, "C", "D", "E"]
 
 
-def test_who_asks_again_while_being_answered_asks_anew(memory, fetched):
+def test_a_caller_that_asks_again_in_its_callback_asks_anew(memory, fetched):
     memory.ask("bob", lambda answer: memory.ask("bob", lambda answer: None))
     memory.answer("bob", "later", 0)
     assert fetched == ["bob", "bob"]

@@ -102,7 +102,7 @@ def test_an_answer_leaves_without_being_asked_to(both):
     assert a.receive()[0][0].text == "ping"
 
 
-def test_what_does_not_fit_goes_on_when_there_is_room_and_nobody_waits(both):
+def test_the_rest_of_a_full_socket_is_sent_when_there_is_room_and_blocks_nothing(both):
     loop, channels, a, b = both
     for end in (a, b):
         end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

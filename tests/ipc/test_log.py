@@ -43,7 +43,7 @@ def test_no_text_makes_a_second_line(text):
         ("queue", "", "queue: "),
     ],
 )
-def test_a_line_says_who_wrote_it_where_it_has_to(name, line, shown):
+def test_a_line_names_its_process_where_needed(name, line, shown):
     assert attributed(name, line) == shown
 
 

@@ -74,7 +74,7 @@ def test_what_is_over_the_bytes_waits_for_an_answer(pair):
     assert pair.asked() == ["x", "y", "z"]
 
 
-def test_an_answer_that_nobody_asked_for_is_a_violation(pair):
+def test_an_answer_without_a_question_is_a_violation(pair):
     with pytest.raises(Violation):
         RequestWindow(pair.near).answer(Said(1))
 

@@ -152,7 +152,7 @@ def test_a_user_may_not_send_more_from_wherever_they_are(daemon, counted):
     assert counted("smtp.refused.message-rate") == 2
 
 
-def test_who_is_refused_too_often_is_sent_away_with_all_sessions(daemon, host, hosts, counted):
+def test_an_address_with_too_many_errors_loses_all_sessions(daemon, host, hosts, counted):
     with connect(host) as client, connect(host) as other, connect(next(hosts)) as stranger:
         client.ehlo()
         begun = time.monotonic()
@@ -208,7 +208,7 @@ each_way = pytest.mark.parametrize("connect", [in_the_clear, under_tls, through_
 
 
 @each_way
-def test_who_waits_is_greeted_after_a_while(delaying, connect):
+def test_a_client_that_waits_is_greeted_after_a_while(delaying, connect):
     """A handshake, and what a proxy has to say, is nothing that the client says."""
     begun = time.monotonic()
     with connect() as sock:
@@ -220,7 +220,7 @@ def test_who_waits_is_greeted_after_a_while(delaying, connect):
 
 
 @each_way
-def test_who_talks_first_is_turned_away(delaying, connect):
+def test_a_client_that_talks_before_the_banner_is_disconnected(delaying, connect):
     before = delaying.statistics()["smtp.early-talker"]
     with connect() as sock:
         sock.sendall(b"EHLO client.test\r\nMAIL FROM:<amy@there.test>\r\n")

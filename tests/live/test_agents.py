@@ -273,7 +273,7 @@ def test_an_agent_that_floods_the_queue_with_descriptors_and_packets_is_dropped(
 # -- what he can do to his home ------------------------------------------------------------------
 
 
-def test_a_maildir_that_is_a_link_to_somebody_elses_gets_nothing(daemon, boxes, users, alice, bob):
+def test_a_maildir_that_is_a_link_to_that_of_another_user_gets_nothing(daemon, boxes, users, alice, bob):
     maildir = boxes[alice] / "Maildir"
     shutil.rmtree(maildir, ignore_errors=True)
     send(daemon, bob, "makes bob's Maildir")
@@ -293,7 +293,7 @@ def test_a_maildir_that_goes_while_its_agent_is_there_is_made_again(daemon, boxe
     all_arrive(daemon, boxes[alice], ["second"])
 
 
-def test_a_home_that_is_gone_defers_and_harms_nobody(daemon, boxes, users, bob):
+def test_a_missing_home_defers_the_mail_of_that_user_only(daemon, boxes, users, bob):
     name = users.make("smtpd-homeless")
     home = users.home(name)
     shutil.rmtree(home)

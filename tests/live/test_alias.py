@@ -274,7 +274,7 @@ def test_a_virtual_address_may_name_another_entry(daemon, boxes):
     until(lambda: all(arrived(home, subject) for home in boxes), what="delivery")
 
 
-def test_who_is_named_twice_gets_one_mail(daemon, boxes, alice):
+def test_a_recipient_that_is_named_twice_gets_one_mail(daemon, boxes, alice):
     """One for each address that the client named, as that is told in the mail."""
     subject = send_and_wait(daemon, "twice@text.test")
     assert len(arrived(boxes[0], subject)) == 1
@@ -342,7 +342,7 @@ def test_an_include_file_names_no_commands(daemon, out):
 
 
 @pytest.mark.parametrize("recipient", ["run@here.test", "both@here.test"])
-def test_no_alias_runs_a_command_unless_the_configuration_says_as_whom(plain, recipient):
+def test_no_alias_runs_a_command_unless_the_configuration_names_its_user(plain, recipient):
     (reply,) = rcpt(plain, recipient)
     assert reply.startswith("424 4.2.4 ")
     assert explain(plain, recipient)[-1] == f"refused: {reply}"
@@ -369,7 +369,7 @@ def test_a_made_table_is_taken_as_soon_as_it_is_made(daemon, alice):
     assert rcpt(daemon, "fresh@made.test")[0].startswith("250")
 
 
-def test_a_database_of_somebody_else_counts_as_it_is_now(daemon, alice):
+def test_a_database_of_another_user_counts_as_it_is_now(daemon, alice):
     assert rcpt(daemon, "fresh@rows.test")[0].startswith("550")
     with sqlite3.connect(daemon.directory / "rows.sqlite") as rows:
         rows.execute("INSERT INTO aliases VALUES ('fresh', ?)", (alice,))
@@ -462,7 +462,7 @@ def test_a_program_runs_as_a_user_for_programs_in_a_session_of_its_own(asked):
         assert os.getsid(pid) not in {os.getsid(other) for other in asked.pids().values()}
 
 
-def test_a_slow_program_delays_only_who_asks_it(asked, boxes):
+def test_a_slow_program_delays_only_its_own_questions(asked, boxes):
     """Nobody else's mail waits, not even that of others in its domain once they are expanded."""
     gate = asked.directory / "answers.gate"
     with socket.create_connection(("127.0.0.1", asked.port), timeout=30) as sock:

@@ -103,7 +103,7 @@ GOOD += [("file", "scram", ASCII)]
 
 @pytest.mark.parametrize("mechanism", [plain, login])
 @pytest.mark.parametrize("name, user, password", GOOD, ids=lambda value: value if value in PORTS else None)
-def test_who_knows_the_password_gets_in(daemon, name, user, password, mechanism):
+def test_the_right_password_is_accepted(daemon, name, user, password, mechanism):
     assert attempt(PORTS[name], user, password, mechanism) == OK
 
 
@@ -122,7 +122,7 @@ def test_programs_say_it_in_different_ways(daemon, lines):
         assert [client.docmd(line)[0] for line in lines] == [334] * (len(lines) - 1) + [235]
 
 
-def test_nobody_logs_in_for_somebody_else(daemon):
+def test_no_user_logs_in_as_another(daemon):
     """RFC 4616 2: with the right password of one user as another one."""
     with connect(PORTS["inline"]) as client:
         client.ehlo()
@@ -134,7 +134,7 @@ def guess(attempts):
     return all_at_once([(PORTS[name], user, password) for name, user, password in attempts])
 
 
-def test_who_does_not_is_told_so_and_not_at_once(daemon):
+def test_a_wrong_password_is_refused_after_a_delay(daemon):
     wrong = [(name, user, password + "x") for name, user, password in GOOD]
     wrong += [("file", user, PASSWORD) for user in ("locked", "starred", "plain", "md5", "unknown", "sha512 ")]
     wrong += [("rows", "rosa' OR '1", PASSWORD), ("file", "plain", PASSWORD.partition(" ")[0])]
@@ -218,7 +218,7 @@ def test_users_send_as_themselves_only(daemon):
             client.rset()
 
 
-def test_their_mail_says_who_they_are(daemon, users, alice):
+def test_mail_of_a_logged_in_user_names_the_user(daemon, users, alice):
     """`masquerade`, `received-auth`; and what a submission lacks is added."""
     empty_maildir(users.home(alice))
     with connect(PORTS["inline"], "127.9.9.9") as client:

@@ -121,7 +121,7 @@ def test_a_signal_during_the_start_leaves_nothing_behind(make_daemon):
     assert {path.name for path in daemon.state.iterdir()} == {"empty", "spool"}
 
 
-def test_a_log_that_nobody_takes_is_told_where_the_daemon_was_started(make_daemon):
+def test_a_log_without_a_reader_is_reported_where_the_daemon_was_started(make_daemon):
     daemon = make_daemon()
     command = [*without_syslog(), PYTHON, "-m", "smtpd", "--state", str(daemon.state), "-f", str(daemon.conf)]
     done = subprocess.run([*command, *OPTIONS], capture_output=True, text=True, cwd="/", timeout=60)

@@ -213,7 +213,7 @@ def test_a_command_that_ends_before_it_has_read_its_mail(daemon, carol, size, re
     remove_all(daemon)
 
 
-def test_a_command_that_forks_away_is_done_and_delays_nobody(daemon, users, carol):
+def test_a_command_that_forks_away_is_done_and_delays_no_other_mail(daemon, users, carol):
     """What it left has its output still open, and a session that is not the agent's."""
     send_and_wait(daemon, f"{carol}+forks@behave.test")
     assert logged(daemon, f"<{carol}+forks@", "result=Ok")
@@ -237,7 +237,7 @@ def test_a_command_that_runs_for_long_keeps_no_other_mail_of_its_user_waiting(da
     remove_all(daemon)
 
 
-def test_stuck_commands_delay_nobody_and_end_with_the_daemon(make_daemon, users, alice, carol):
+def test_stuck_commands_delay_no_other_mail_and_end_with_the_daemon(make_daemon, users, alice, carol):
     """Seven of a user at a time, and the eighth waits; not so that user's Maildir, and everybody else's command."""
     daemon = make_daemon(CONF.replace("{TELL}", "true")).start()
     behave = daemon.directory / "behave"

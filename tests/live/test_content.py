@@ -219,7 +219,7 @@ def test_the_only_return_path_is_ours(daemon, stores, target, sender):
 
 
 @pytest.mark.parametrize("target", TARGETS[1:])
-def test_addresses_beyond_ascii_are_kept_where_nobody_has_to_be_told_of_them(daemon, stores, target):
+def test_addresses_beyond_ascii_are_kept_where_no_extension_is_needed(daemon, stores, target):
     with daemon.client() as client:
         assert answers(client, "åmy@there.test", stores.recipient(target, "+ü"), ["SMTPUTF8"], EIGHT) == TAKEN
     mail = is_delivered(daemon, stores, target)

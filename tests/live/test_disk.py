@@ -197,7 +197,7 @@ def test_a_mail_that_finds_the_end_of_the_disk_is_refused_and_leaves_nothing(cra
     assert cramped.stop() == 0
 
 
-def test_a_user_without_room_waits_and_nobody_else(daemon, users, alice, bob):
+def test_a_user_over_quota_delays_no_other_user(daemon, users, alice, bob):
     home = users.home(alice)
     empty_maildir(users.home(bob))
     with small_disk(home, MIB, f"mode=700,uid={pwd.getpwnam(alice).pw_uid}"):

@@ -89,7 +89,7 @@ def test_a_mail_that_is_to_be_held_comes_afterwards(daemon, client, maildir, ali
     assert time.time() >= held["release"]
 
 
-def test_who_has_not_logged_in_cannot_have_mail_held(daemon):
+def test_without_a_login_mail_cannot_be_held(daemon):
     with daemon.client() as client:
         client.ehlo()
         assert client.mail("amy@there.test", ["HOLDFOR=2"]) == (530, b"5.7.0 Authentication required")
@@ -118,7 +118,7 @@ def test_mail_of_a_higher_priority_is_delivered_first(daemon, client, users, ali
     assert re.findall("Subject: priority (.*)", lines.read_text()) == ["9", "3", "0", "0", "-4", "-9"]
 
 
-def test_who_has_not_logged_in_has_no_priority(daemon, client, alice):
+def test_without_a_login_mail_has_no_priority(daemon, client, alice):
     """They are told so (RFC 6710 4.1); below the ordinary, everybody may be."""
     daemon.smtpctl("pause", "mda")
     with daemon.client() as stranger:

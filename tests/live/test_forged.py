@@ -76,7 +76,7 @@ def is_right(what, outcome):
 
 
 @pytest.mark.parametrize("role", [*ROLES, "nursery"])
-def test_a_forged_imsg_ends_the_one_who_gets_it(stage, role):
+def test_a_forged_imsg_ends_its_receiver(stage, role):
     order = json.dumps({"role": role, "directory": str(stage)})
     run = subprocess.run([sys.executable, "-I", "-P", FORGE], input=order, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
@@ -179,7 +179,7 @@ def test_the_parent_is_told_names_and_knows_them(impostor, known_as_toor, alice)
 
 
 @pytest.mark.parametrize("action, duty", [("local", Duty.DELIVER), ("local", Duty.FORWARDED), ("", Duty.READ)])
-def test_nobody_becomes_root_or_one_of_us(impostor, known_as_toor, alice, action, duty):
+def test_no_agent_becomes_root_or_one_of_our_users(impostor, known_as_toor, alice, action, duty):
     """For good, however often it is asked; and who is refused is not forked first."""
     queue = impostor("queue", prefix=known_as_toor)
     before = set(queue.daemon.descendants())

@@ -174,7 +174,7 @@ def test_every_forward_is_taken_or_refused_as_it_says(daemon):
 
 
 @pytest.mark.parametrize("recipient", ["nobody-of-this-name@people.test", "daemon@passwd.test"])
-def test_explain_knows_who_is_a_user(daemon, recipient):
+def test_explain_knows_the_users(daemon, recipient):
     assert explain(daemon, recipient)[-1] == f"refused: {VERDICTS[recipient]}: <{recipient}>"
 
 
@@ -240,7 +240,7 @@ def test_a_table_of_the_form_of_passwd_is_a_userbase(daemon, homes):
     assert arrived(homes / "plain", subject)
 
 
-def test_whom_root_becomes_is_decided_at_the_start(daemon, homes):
+def test_the_users_that_root_becomes_are_fixed_at_the_start(daemon, homes):
     """What somebody adds later makes nobody a user, let alone root."""
     people = daemon.directory / "people"
     before = people.read_text()
@@ -255,7 +255,7 @@ def test_whom_root_becomes_is_decided_at_the_start(daemon, homes):
 
 
 @pytest.mark.parametrize("ids", ["0:0", "99:99", f"{UID}:0"], ids=["root", "a user below 100", "group root"])
-def test_a_table_with_somebody_who_may_receive_nothing_is_no_userbase(make_daemon, ids):
+def test_a_userbase_with_a_user_who_may_not_receive_is_refused(make_daemon, ids):
     daemon = make_daemon(
         f'listen on 127.0.0.1 port {{port}}\ntable people {{{{ "low" = "{ids}:/" }}}}\n'
         'action "in" maildir userbase <people>\nmatch from any for any action "in"\n'

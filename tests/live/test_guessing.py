@@ -51,7 +51,7 @@ def test_an_address_that_has_failed_too_often_is_not_listened_to(daemon):
     assert logged(daemon, f"login from {GUESSERS[0]} not checked: too many failures")
 
 
-def test_a_user_whom_others_guess_at_gets_in_from_where_they_are_known(daemon):
+def test_a_user_under_guessing_may_log_in_from_a_known_address(daemon):
     """And by way of programs of this host, where they are somebody else to us."""
     assert attempt(PORT, "bob", ASCII, plain, KNOWN, US) == OK
     guesses = [(PORT, name, "x", plain, source, US) for name, source in (("bob", GUESSERS[1]), ("BOB", GUESSERS[2]))]

@@ -107,7 +107,7 @@ def test_connections_are_kept_for_the_next_mails(daemon, dovecot):
     assert dovecot.log.count("Connect from") - before <= WORKERS
 
 
-def test_a_server_that_is_not_there_delays_nobody_else(daemon, dovecot, users, alice):
+def test_an_absent_server_delays_no_other_mail(daemon, dovecot, users, alice):
     empty_maildir(users.home(alice))
     before = dovecot.count("frank")
     dovecot.stop()

@@ -111,7 +111,7 @@ def test_five_thousand_sessions_held_open_and_a_mail_through_each(busy, users, a
     assert subjects(users.home(alice)) == list(range(OPEN))
 
 
-def test_a_thousand_large_mails_that_stay_unfinished_keep_nobody_out(busy, users, alice, many_descriptors):
+def test_a_thousand_unfinished_large_mails_keep_no_client_out(busy, users, alice, many_descriptors):
     """Each of them has a spool file open, in two processes."""
     with contextlib.closing(OpenSessions(busy.port, 1000)) as sessions:
         begin_mails(sessions, alice)

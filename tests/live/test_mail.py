@@ -108,7 +108,7 @@ def test_the_log_joins_a_session_to_the_deliveries_of_its_mail(daemon, users, al
         ("../{alice}@here.test", 501),
     ],
 )
-def test_who_may_not_receive_is_refused_at_rcpt(daemon, alice, recipient, code):
+def test_a_user_who_may_not_receive_is_refused_at_rcpt(daemon, alice, recipient, code):
     with daemon.client() as client:
         client.ehlo()
         client.mail("amy@there.test")
@@ -148,7 +148,7 @@ def test_a_forward_file_that_names_its_own_user_keeps_a_copy(daemon, users, alic
 
 
 @pytest.mark.parametrize("text", [":include:/etc/passwd\n", "root\n", "nobody@elsewhere.test\n", "\0\n"])
-def test_a_forward_file_gives_nobody_what_is_not_theirs(daemon, users, text):
+def test_a_forward_file_gives_its_user_no_rights(daemon, users, text):
     """Other files are not read, root never receives, and nothing is relayed."""
     name = users.make("smtpd-bold")
     write_forward(users, name, text)

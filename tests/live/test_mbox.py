@@ -153,7 +153,7 @@ def test_a_reader_that_holds_its_lock_delays_its_own_mail_only(daemon, alice, bo
     until(lambda: envelopes(daemon) == [], what="an empty queue")
 
 
-def test_somebody_elses_dot_lock_is_waited_for(daemon, alice, box):
+def test_a_dot_lock_of_another_program_is_waited_for(daemon, alice, box):
     lock = box.with_name(f"{alice}.lock")
     lock.touch()
     send(daemon, alice, "waits")
@@ -164,7 +164,7 @@ def test_somebody_elses_dot_lock_is_waited_for(daemon, alice, box):
     until(lambda: not lock.exists(), what="the end of the daemon's own lock")
 
 
-def test_a_stale_dot_lock_is_nobodys(daemon, alice, box):
+def test_a_stale_dot_lock_is_removed(daemon, alice, box):
     lock = box.with_name(f"{alice}.lock")
     lock.touch()
     os.utime(lock, (time.time() - 600,) * 2)

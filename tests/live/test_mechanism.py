@@ -70,7 +70,7 @@ def test_swaks_is_not_offered_what_there_is_not(daemon, mechanism):
 
 
 @pytest.mark.parametrize("mechanism", [*UNKNOWN, "SCRAM-SHA-1", "SCRAM-SHA-256", "GSSAPI", "EXTERNAL", "ANONYMOUS"])
-def test_who_tries_it_all_the_same_is_refused_in_order(daemon, mechanism):
+def test_a_mechanism_that_is_not_offered_is_refused_in_order(daemon, mechanism):
     with connect(PORTS["hashes"], smtps=False) as client:
         client.ehlo()
         assert client.docmd("AUTH", mechanism) == (504, b"5.5.4 Unknown authentication mechanism")  # RFC 4954 4

@@ -96,7 +96,7 @@ def received(maildir):
 
 @pytest.mark.parametrize("source, to", [(CLIENT, US), (CLIENT6, US6)], ids=["tcp4", "tcp6"])
 @pytest.mark.parametrize("name", WAYS)
-def test_the_client_behind_it_is_who_is_seen(daemon, haproxy, maildir, alice, name, source, to):
+def test_the_client_behind_the_proxy_is_the_one_in_the_log(daemon, haproxy, maildir, alice, name, source, to):
     make = smtplib.SMTP_SSL if name == "smtps" else smtplib.SMTP
     more = {"context": careless()} if name == "smtps" else {}
     client = make(to, PORTS[name] + ABOVE, "client.test", timeout=20, source_address=(source, 0), **more)
@@ -166,7 +166,7 @@ def test_a_client_that_is_claimed_is_counted_like_one_that_is_there(daemon):
     assert daemon.statistics()["smtp.refused.connection-rate"] == before + 1
 
 
-def test_a_proxy_elsewhere_cannot_make_anybody_one_of_us(daemon):
+def test_a_proxy_elsewhere_cannot_make_a_client_local(daemon):
     """Its loopback address is not ours."""
     code, text = swaks(PORTS["any"], "--server", US, "--local-interface", CLIENT, *claim(2, "127.0.0.1"))
     assert f"Hello client.test [{CLIENT}]" in text, text
@@ -185,7 +185,7 @@ NO_HEADERS = {
 
 
 @pytest.mark.parametrize("header", NO_HEADERS.values(), ids=NO_HEADERS)
-def test_who_has_no_header_is_not_even_greeted(daemon, header):
+def test_a_connection_without_the_header_gets_no_banner(daemon, header):
     before = daemon.statistics()["smtp.proxy.failed"]
     with socket.create_connection(("127.0.0.1", PORTS["any"]), timeout=20) as sock:
         sock.sendall(header)
@@ -205,7 +205,7 @@ def until_end(sock):
 
 
 @pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"], ids=["1", "2"])
-def test_a_proxy_that_speaks_for_nobody_is_itself(daemon, header):
+def test_a_proxy_that_names_no_client_is_the_client(daemon, header):
     with socket.create_connection(("127.0.0.1", PORTS["any"]), timeout=20) as sock:
         sock.sendall(header + b"EHLO client.test\r\nQUIT\r\n")
         assert b"Hello client.test [127.0.0.1]" in until_end(sock)
@@ -234,7 +234,7 @@ def test_xclient_makes_a_client_another_one(daemon, maildir, alice):
     assert logged(daemon, "smtp xclient address=203.0.113.7 host=mail.there.test user=amy")
 
 
-def test_xclient_is_for_those_who_are_named(daemon):
+def test_xclient_is_for_the_clients_that_are_named(daemon):
     with smtplib.SMTP(US, PORTS["xclient"], "client.test", timeout=20, source_address=(CLIENT, 0)) as client:
         client.ehlo()
         assert not client.has_extn("XCLIENT")

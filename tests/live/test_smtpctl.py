@@ -239,7 +239,7 @@ def harass(path):
     return 0
 
 
-def test_malformed_input_of_any_local_user_harms_nobody(daemon, alice, waiting):
+def test_malformed_input_of_a_local_user_changes_nothing_for_others(daemon, alice, waiting):
     assert become(alice, lambda: harass(str(daemon.state / "smtpd.sock"))) == 0
     assert daemon.running()
     assert waiting in daemon.smtpctl("show", "queue").stdout

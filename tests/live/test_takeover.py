@@ -120,7 +120,7 @@ NOBODIES += ["root ", "root:x", "-root", "ROOT", "../root", "vera"]
 WAYS = [("mbox", Duty.DELIVER), ("mda", Duty.DELIVER), ("expand", Duty.FORWARDED), ("", Duty.READ)]
 
 
-def test_nobody_becomes_who_may_not_receive(taken, alice):
+def test_no_agent_is_started_for_a_user_who_may_not_receive(taken, alice):
     queue = taken("queue")
     before = set(queue.daemon.descendants())
     strangers = ["root", "zoe", alice, "_smtpm", "../vera", ""]
@@ -183,7 +183,7 @@ def forward(users, alice, out):
 FORGED = ["", "0" * 64, "f" * 63, "no digest", "|touch /tmp/x", "\0" * 64]
 
 
-def test_a_command_runs_only_if_it_stands_in_the_file_of_who_runs_it(agent, out, alice, runner, forward):
+def test_a_command_runs_only_if_it_stands_in_the_file_of_its_user(agent, out, alice, runner, forward):
     own, alias = Command(f"touch {out}/forwarded"), Command(f"touch {out}/aliased")
     others = [Command(f"touch {out}/canary"), File(f"{out}/canary"), File("/etc/passwd"), *FORGED]
     hers, roots = agent(alice, "local", Duty.FORWARDED), agent(runner, "local", Duty.ALIASED)
@@ -280,7 +280,7 @@ class Lookup:
         return client
 
 
-def test_what_a_lookup_makes_up_reaches_nobody_who_may_not_receive(taken, out, users, alice, vmail, forward):
+def test_an_invented_answer_of_lookup_reaches_no_user_who_may_not_receive(taken, out, users, alice, vmail, forward):
     lookup = Lookup(taken("lookup"))
     daemon = lookup.daemon
     forged = digest(Command(f"touch {out}/canary"))
@@ -360,7 +360,7 @@ def test_other_terms_for_another_recipient_are_the_end(taken, terms, reason):
     assert re.search(f"^warn: fatal: lookup .*{reason}", lookup.daemon.log, re.MULTILINE), lookup.daemon.log
 
 
-def test_an_expansion_that_nobody_asked_for_is_the_end(taken):
+def test_an_expansion_without_a_question_ends_the_daemon(taken):
     lookup = taken("lookup")
     lookup.say("queue", EnvelopeExpanded(99, [to("bob")]))
     assert lookup.daemon.ended() == 1

@@ -115,13 +115,13 @@ def test_a_client_gets_the_certificate_of_the_name_that_it_asks_for(daemon, name
     assert serial_of(done.stdout) == daemon.identities[expected].serial
 
 
-def test_a_client_that_asks_for_no_name_gets_the_one_for_everybody(daemon):
+def test_a_client_without_sni_gets_the_default_certificate(daemon):
     done = s_client(daemon.port, "-starttls", "smtp", "-noservername")
     assert serial_of(done.stdout) == daemon.identities["any"].serial
 
 
 @pytest.mark.parametrize("options", [["-noservername"], ["-servername", "elsewhere.test"]])
-def test_without_one_for_everybody_it_is_the_first_of_the_listener(daemon, ports, options):
+def test_without_a_default_certificate_the_first_of_the_listener_is_used(daemon, ports, options):
     done = s_client(ports["smtps"], *options)
     assert serial_of(done.stdout) == daemon.identities["first"].serial
 
@@ -181,7 +181,7 @@ def test_a_mail_of_any_size_arrives_byte_for_byte(daemon, users, alice, size):
         assert mail.partition(b"\n\n")[2] == content.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n")
 
 
-def test_the_statistics_count_who_is_there_now(daemon, ports):
+def test_the_statistics_count_the_sessions_of_now(daemon, ports):
     with Client(daemon.port) as one, Client(ports["smtps"], smtps=True) as other:
         one.starttls()
         stats = daemon.smtpctl("show", "stats").stdout
@@ -206,7 +206,7 @@ def test_a_handshake_that_fails_says_why(daemon, options, reason):
     assert end == "disconnected reason=tls-accept-failed"
 
 
-def test_who_speaks_no_tls_at_all_is_told_from_one_who_does(daemon, ports):
+def test_a_client_without_tls_has_another_reason_in_the_log_than_one_with_it(daemon, ports):
     with Client(daemon.port) as client:
         assert client.command("STARTTLS").startswith("220")
         client.send(b"MAIL FROM:<amy@there.test>\r\n")
@@ -318,7 +318,7 @@ def test_no_certificate_is_no_more_than_noted_elsewhere(daemon, alice, ports):
     assert shown(daemon) == 'cert-check result="no certificate presented"'
 
 
-def test_nobody_is_asked_who_need_not_be(daemon, alice, clients):
+def test_no_client_is_asked_for_a_certificate_without_need(daemon, alice, clients):
     """Nor is there a line in the log."""
     mail_with(daemon.port, clients.issue("client.test", client=True), daemon, f"{alice}@here.test")
     assert not any(line.startswith("cert-check") for line in last_session(daemon, "tls ciphers"))

@@ -132,7 +132,7 @@ def test_nothing_of_a_transaction_gets_from_the_clear_into_tls(daemon, alice):
         assert client.command(f"RCPT TO:<{alice}@here.test>").startswith("503 5.5.1")
 
 
-def test_under_tls_nobody_is_known_by_the_name_that_was_given_in_the_clear(daemon):
+def test_under_tls_the_name_given_in_the_clear_is_forgotten(daemon):
     with secure(daemon) as client:
         assert client.command("MAIL FROM:<amy@there.test>").startswith("503 5.5.1")
         assert client.command("EHLO client.test").startswith("250")
@@ -350,7 +350,7 @@ def test_keys_may_be_updated(daemon):
     assert log_of(daemon)[-1] == "disconnected reason=quit"
 
 
-def test_updates_of_keys_without_end_cost_nobody_else(daemon, tmp_path):
+def test_endless_key_updates_delay_no_other_session(daemon, tmp_path):
     """Each asks for one of ours in return, which the client does not read.  After a few it is shown out."""
     context = careless()
     context.keylog_filename = str(tmp_path / "keys")
@@ -384,7 +384,7 @@ def test_a_session_cannot_be_resumed(daemon, version):
         assert not client.tls.session_reused
 
 
-def test_a_name_that_is_none_harms_nobody(daemon):
+def test_a_malformed_server_name_ends_only_its_handshake(daemon):
     """2015-04: many handshakes at once, each for another name."""
     names = [None, "x" * 63 + ".test", "mx.here.test", "*.here.test", "-", "a..b"[:1], "MX.HERE.TEST"]
     troubles = []

@@ -183,7 +183,7 @@ def reset(sock):
 # -- those that stall -------------------------------------------------------------------------
 
 
-def test_handshakes_that_stall_keep_nobody_waiting_and_end(daemon, smtps):
+def test_stalled_handshakes_delay_no_other_session_and_end(daemon, smtps):
     """CVE-2013-2125.  Some say nothing at all, some half of their hello, some one byte a second; some said STARTTLS
     before."""
     hello = a_hello()
@@ -245,7 +245,7 @@ def flood(port, hello, meanwhile):
         return got[0], time.monotonic() - begun
 
 
-def test_thousands_of_handshakes_at_once_keep_nobody_waiting(daemon, smtps):
+def test_thousands_of_handshakes_at_once_delay_no_other_session(daemon, smtps):
     """A client that comes from another network does not stand behind all of them."""
     hello = a_hello()
     with Honest(daemon) as honest:
@@ -294,7 +294,7 @@ def after_a_wait(sock, hello):
 
 
 @pytest.mark.parametrize("leave", [nothing, at_once, after_half, after_all, after_a_wait])
-def test_a_thousand_who_come_and_leave(daemon, smtps, leave):
+def test_a_thousand_clients_that_come_and_leave(daemon, smtps, leave):
     hello = a_hello()
     with Honest(daemon) as honest:
         for number in range(1000):

@@ -265,7 +265,7 @@ def test_new_authorities_are_for_new_sessions_too(site):
     assert results == [("unchecked", before.fingerprint), ("verified", after.fingerprint)]
 
 
-def test_nobody_who_comes_during_a_reload_is_turned_away(site):
+def test_no_client_is_refused_during_a_reload(site):
     """Each gets the old certificate or the new one, and a signature by its key."""
     serials, stop, troubles = {site.mx.serial}, threading.Event(), []
 

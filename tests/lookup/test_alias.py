@@ -174,7 +174,7 @@ def test_an_entry_that_is_not_understood_is_for_later_and_not_repeated():
     assert "staff in table aliases" in refusal.reason
 
 
-def test_a_silent_table_is_for_later():
+def test_a_table_without_an_answer_is_a_temporary_failure():
     refusal = refused(aliased(ListTable("aliases", ["staff"])), "staff@here.test", 424, "4.2.4")
     assert "table aliases" in refusal.reason and "aliases" not in refusal.text
 

@@ -126,12 +126,12 @@ def test_a_name_that_leads_back_is_confirmed(resolve):
     )
 
 
-def test_a_name_that_leads_elsewhere_is_not(resolve):
+def test_a_name_with_another_address_is_not_confirmed(resolve):
     assert resolve(named("mail.there.test.").add("mail.there.test.", "A", "192.0.2.7")) == ("mail.there.test", False)
     assert resolve(named("mail.there.test.")) == ("mail.there.test", False)
 
 
-def test_of_several_names_the_confirmed_one(resolve):
+def test_of_several_names_the_confirmed_one_is_taken(resolve):
     zone = named("a.test.", "b.test.").add("b.test.", "A", ADDRESS)
     assert resolve(zone) == ("b.test", True)
 
@@ -158,7 +158,7 @@ def test_no_name(resolve):
     assert zone.asked == [(REVERSE, "PTR")], "that there is none is remembered"
 
 
-def test_what_is_known_is_not_asked_again(resolve):
+def test_a_cached_answer_is_not_asked_again(resolve):
     zone = named("mail.test.").add("mail.test.", "A", ADDRESS)
     assert [resolve(zone), resolve(zone)] == [("mail.test", True)] * 2
     assert len(zone.asked) == 2
@@ -251,7 +251,7 @@ def test_the_next_server_is_asked(house, monkeypatch):
 
 
 @pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED, dns.rcode.FORMERR])
-def test_a_server_that_cannot_is_no_answer(resolve, rcode):
+def test_a_server_failure_is_no_answer(resolve, rcode):
     zone = named("mail.test.")
 
     def fail(query, answer):
@@ -418,6 +418,6 @@ WIRE = ANSWER.to_wire()
         st.integers(0, len(WIRE)).map(lambda end: WIRE[:end]),
     )
 )
-def test_any_bytes_are_an_answer_or_nothing(data):
+def test_any_bytes_are_an_answer_or_ignored(data):
     answer = QUESTION.read(data)
     assert answer is None or len(answer.records) <= RECORDS_MAX

@@ -80,7 +80,7 @@ def test_domains_have_no_case_for_expressions_too():
     assert reached(world, "bob@HERE.test") == ["bob"]
 
 
-def test_a_silent_table_is_for_later():
+def test_a_table_without_an_answer_is_a_temporary_failure():
     match = Match("in", ANY, Condition("domain", operand=Operand("domains")))
     world = World(matches=[match], tables={"domains": FileTable("domains", "/nowhere")})
     refusal = refused(world, "bob@here.test", 451, "4.3.0")

@@ -208,7 +208,7 @@ def test_users_as_the_daemon_would_find_them():
         ["rcpt-to=a@b.test", "tls=TLSv1.3"],
     ],
 )
-def test_words_that_name_no_recipient(told, words):
+def test_words_that_are_no_recipient(told, words):
     status, lines, error = told(*words)
     assert (status, lines) == (1, [])
     assert error.startswith("--explain: ")

@@ -45,7 +45,7 @@ def test_faults_of_an_include_are_logged_once(path, capfd):
     assert told(capfd).count(f"include {path}: line ") == 5
 
 
-def test_it_is_not_left_open(path):
+def test_the_file_is_closed(path):
     path.write_text("bob\n")
     before = os.listdir("/dev/fd")
     includes = IncludeFiles()

@@ -128,7 +128,7 @@ def test_more_passwords_than_can_be_compared_are_for_later(open_house, monkeypat
 # -- users of the system ------------------------------------------------------------------------
 
 
-def test_a_user_of_the_system_is_the_parents_to_know(open_house):
+def test_a_user_of_the_system_is_looked_up_by_the_parent(open_house):
     open_house.passwords["bob"] = SECRET
     assert logged_in(open_house, "bob", listener=0) == "yes"
     assert logged_in(open_house, "bob", "other", listener=0, request=6) == "no"
@@ -137,7 +137,7 @@ def test_a_user_of_the_system_is_the_parents_to_know(open_house):
 
 
 @pytest.mark.parametrize("user", ["bob@here.test" * 9, "-x", "../bob", "bob smith", "b\u00f6b"])
-def test_what_is_no_name_is_not_asked_for(open_house, user):
+def test_a_malformed_name_is_not_looked_up(open_house, user):
     assert logged_in(open_house, user, listener=0) == "no"
     assert open_house.sent(CheckPassword) == []
 
@@ -357,7 +357,7 @@ def test_no_password_and_no_hash_is_in_the_log(house, short, monkeypatch):
     assert not any(word in line for line in lines for word in (SECRET, "c2FsdHNhbHRzYWx0", VERIFIER[30:60]))
 
 
-def test_an_exception_of_ours_costs_one_login_and_tells_no_password(house, short, monkeypatch):
+def test_an_exception_costs_one_login_and_shows_no_password(house, short, monkeypatch):
     class Broken:
         def check(self, password):
             return {}[self]

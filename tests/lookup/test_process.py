@@ -375,7 +375,7 @@ def test_names_are_many_and_the_process_lives(process):
     assert time.monotonic() - begun < 10
 
 
-def test_what_is_seen_of_the_file_system(tmp_path):
+def test_the_directories_of_the_files_that_are_visible(tmp_path):
     link, target = tmp_path / "etc" / "aliases", tmp_path / "var" / "aliases"
     for path in (link, target):
         path.parent.mkdir()

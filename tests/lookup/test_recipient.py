@@ -63,7 +63,7 @@ def test_a_refused_recipient_adds_no_envelope(house):
     assert house.sent(AddEnvelopes) == []
 
 
-def test_what_is_known_is_not_asked_again(house):
+def test_a_cached_answer_is_not_asked_again(house):
     house = house()
     house.users["bob"] = "user"
     for request in range(1, 6):
@@ -299,7 +299,7 @@ def test_an_invalid_line_of_a_forward_is_skipped_and_logged(house, capfd):
 
 
 @pytest.mark.parametrize("verdict", ["none", "unsafe", "refused", "later", "malformed"])
-def test_what_queue_says_of_a_forward(verdict):
+def test_answers_of_queue_about_a_forward(verdict):
     assert to_forward_answer(ForwardRead(1, verdict, b"ignored", "why")) == ForwardAnswer(verdict, reason="why")
 
 

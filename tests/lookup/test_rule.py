@@ -250,6 +250,6 @@ def test_a_line_that_matched_is_not_reached_by_a_silent_one_behind_it():
     assert decide(Match("a", ANY, ANY), Match("b", on("src", "silent"), ANY)) == "a"
 
 
-def test_a_table_that_is_nowhere_is_found_at_the_start():
+def test_a_missing_table_is_found_at_the_start():
     with pytest.raises(KeyError):
         Rules([Match("a", on("src", "nowhere"))], TABLES)

@@ -107,7 +107,7 @@ def test_its_answers_are_not_remembered(house):
     assert house.ask(ask(2)).count == 2
 
 
-def test_until_it_has_been_started_its_table_is_for_later(house):
+def test_a_table_is_a_temporary_failure_until_its_program_has_started(house):
     house = slow_house(house)
     assert house.ask(ask(1)).code == 424
 

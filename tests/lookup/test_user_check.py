@@ -74,7 +74,7 @@ def test_a_silent_userbase_is_for_later():
     refused(world, "bob@here.test", 451, "4.3.0")
 
 
-def test_a_name_with_a_slash_is_for_the_userbase_to_know_where_nobody_becomes_that_user():
+def test_a_name_with_a_slash_may_be_of_a_userbase_when_no_process_runs_as_it():
     assert reached(hosted(user="vmail"), "a/b@here.test") == ["a/b"]
     refused(hosted(user="vmail"), "a/c@here.test", 550, "5.1.1")
 
@@ -109,7 +109,7 @@ def test_a_userbase_under_one_user_gives_the_home_and_no_forward():
     assert world.asked == []
 
 
-def test_whose_uid_it_would_be_does_not_count_under_one_user():
+def test_the_uid_in_a_userbase_does_not_count_where_the_action_names_a_user():
     (to,) = hosted(user="vmail").expand("zero@here.test").recipients
     assert to.home == "/srv/mail/zero"
 

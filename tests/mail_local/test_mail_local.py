@@ -166,7 +166,7 @@ def test_another_users_mailbox_is_neither_made_nor_written(spool):
     assert stored(spool / "root") == [MAIL]
 
 
-def test_a_directory_that_everybody_may_write_is_a_temporary_failure(spool):
+def test_a_world_writable_directory_is_a_temporary_failure(spool):
     spool.chmod(0o777)
     assert run(spool, USER).returncode == 75
     assert os.listdir(spool) == []

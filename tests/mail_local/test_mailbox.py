@@ -201,7 +201,7 @@ def test_a_name_that_is_a_path_is_refused(directory, tmp_path, name):
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
-def test_a_directory_where_everybody_may_write_is_refused(tmp_path, mode):
+def test_a_world_writable_directory_is_refused(tmp_path, mode):
     tmp_path.chmod(mode)
     with pytest.raises(PermissionError, match="everybody"):
         open_directory(str(tmp_path))

@@ -112,7 +112,7 @@ def test_a_file_of_another_user_is_refused(file):
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
-def test_a_directory_where_everybody_may_write_is_not_used(tmp_path, file, mode):
+def test_a_world_writable_directory_is_not_used(tmp_path, file, mode):
     tmp_path.chmod(mode)
     with pytest.raises(PermissionError):
         append(str(file), mail())

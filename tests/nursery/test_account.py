@@ -46,7 +46,7 @@ _smtp:x:993:993::/nonexistent:/bin/sh
         ("bob", "unknown"),
     ],
 )
-def test_who_may_receive_when_we_are_root(name, verdict):
+def test_the_users_who_may_receive_when_we_are_root(name, verdict):
     assert check_entry(name, SYSTEM.get(name), me=0) == verdict
 
 
@@ -67,7 +67,7 @@ def test_what_nss_says_is_what_the_system_s_own_module_says():
 
 
 @pytest.mark.parametrize("name", ["", "no-such-user-here", "../root", "root:x", "a" * 5000])
-def test_nobody_of_that_name(name):
+def test_an_unknown_account(name):
     assert find_account(name) is None
 
 
@@ -84,7 +84,7 @@ def test_ids_of_a_userbase_get_the_verdict_that_the_system_s_get(uid, gid, verdi
     assert check_ids(Account("alice", uid, gid, "/home/alice"), 0) == verdict
 
 
-def test_who_has_the_uid_of_one_of_ours_is_a_daemon_by_whatever_name():
+def test_a_user_with_the_uid_of_one_of_ours_is_a_daemon_under_any_name():
     alice = Account("alice", 994, 1000, "/home/alice")
     assert (check_ids(alice, 0, {994}), check_entry("alice", alice, 0, {994})) == ("daemon", "daemon")
     assert check_ids(alice, 0, {995}) == "user"

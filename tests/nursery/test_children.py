@@ -277,7 +277,7 @@ def test_a_user_s_fork_bomb_leaves_processes_for_others(world, kind):
 
 
 @pytest.mark.parametrize("kind", WITH_PROMISES)
-def test_every_other_kind_is_killed_for_starting_somebody(world, kind):
+def test_every_other_kind_of_child_is_killed_for_starting_a_process(world, kind):
     forked = world.ask_for_agent(agent(1, USER, kind))
     world.sockets[-1].send(b"fork")
     assert world.answers(1) == [AgentEnded(forked.pid, signal.SIGSYS)]
@@ -301,7 +301,7 @@ def test_the_filter_that_the_parent_made_is_the_one_that_holds(make_world):
 
 
 @pytest.mark.parametrize("name, verdict", [("root", "root"), ("no-such-user-here", "unknown")])
-def test_who_may_not_receive_is_not_become(world, name, verdict):
+def test_no_child_becomes_a_user_who_may_not_receive(world, name, verdict):
     refused = world.ask(agent(1, name))
     assert isinstance(refused, AgentNotForked) and refused.verdict == verdict
 
@@ -330,12 +330,12 @@ def test_a_user_of_a_userbase_is_its_uid_and_gid_whatever_the_system_calls_him(w
     [(0, 54321, "root"), (54321, 0, "daemon"), (1, 54321, "daemon"), (65534, 54321, "daemon"), (4711, 9, "daemon")],
     ids=["root", "root's group", "a daemon", "nobody", "one of ours"],
 )
-def test_a_userbase_makes_nobody_root_or_a_daemon(world, uid, gid, verdict):
+def test_a_userbase_makes_no_user_root_or_a_daemon(world, uid, gid, verdict):
     assert world.ask(agent(1, "alice", account=(uid, gid, "/"))) == AgentNotForked(1, verdict, "")
 
 
 @pytest.mark.skipif(ROOT, reason="root becomes others")
-def test_a_userbase_gives_an_ordinary_user_nobody_else_s_uid(world):
+def test_a_userbase_gives_an_ordinary_user_no_other_uid(world):
     assert world.ask(agent(1, "alice", account=(os.geteuid() + 1, os.getegid(), "/"))).verdict == "unknown"
 
 
@@ -375,7 +375,7 @@ def test_its_end_is_told_however_it_ends(world):
     assert world.answers(1) == [AgentEnded(forked.pid, signal.SIGSEGV)]
 
 
-def test_it_is_killed_when_the_parent_says_so_and_nobody_else_is(world):
+def test_only_the_child_that_the_parent_names_is_killed(world):
     forked = world.ask(agent(1, USER))
     world.parent.send(KillAgent(os.getpid()))
     world.parent.send(KillAgent(1))
@@ -490,7 +490,7 @@ def process(world):
     world.channels.remove(channel)
 
 
-def test_who_asks_PAM_has_a_channel_and_one_answer(world, process):
+def test_a_process_that_asks_PAM_has_a_channel_and_one_answer(world, process):
     process.send(TryPassword("no-such-user-here", "x", "192.0.2.1"))
     answer, end = world.answers(2)
     assert isinstance(answer, PasswordTried) and answer.verdict != "yes" and end == "the end"

@@ -137,7 +137,7 @@ def test_a_child_that_dies_costs_one_name(world):
     assert world.ask("dies", "user1") == {"dies": "later", "user1": "user"}
 
 
-def test_one_that_died_while_nobody_asked_is_not_asked_any_more(world):
+def test_a_process_that_died_while_idle_is_not_asked_any_more(world):
     world.ask("user1")
     (pid,) = world.seen
     os.kill(pid, signal.SIGKILL)
@@ -173,7 +173,7 @@ def test_it_leaves_after_its_time_however_much_there_is_to_do(world):
 
 
 @pytest.mark.parametrize("said", [b"user\n", b"ok", b"user root", b"\xff", b"later" * 100])
-def test_a_word_that_is_no_verdict_ends_who_said_it(world, monkeypatch, said):
+def test_an_answer_that_is_no_verdict_ends_its_process(world, monkeypatch, said):
     def speak(_us, _ours, descriptor):
         with socket.socket(fileno=descriptor) as sock:
             sock.recv(100)
@@ -185,7 +185,7 @@ def test_a_word_that_is_no_verdict_ends_who_said_it(world, monkeypatch, said):
     world.until(lambda: not world.seen)
 
 
-def test_a_word_that_nobody_asked_for_answers_nothing(world, monkeypatch):
+def test_an_answer_without_a_question_answers_nothing(world, monkeypatch):
     """It would be taken for the answer about the next name."""
 
     def speak(_us, _ours, descriptor):
@@ -209,7 +209,7 @@ def test_when_no_process_can_be_made_it_is_later(world, monkeypatch):
 
 
 @needs_root
-def test_who_asks_the_name_service_is_not_root(make_world):
+def test_the_process_that_asks_the_name_service_is_not_root(make_world):
     """The modules of a name service read what a directory server answers."""
     world = make_world(us=Ids(12345, 12345))
     assert world.ask("who") == {"who": "user"}

@@ -15,7 +15,7 @@ def environment(**changed):
     return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b", "TZ": "UTC"} | changed
 
 
-def test_they_are_counted_and_nobody_finds_the_variables_any_more():
+def test_inherited_sockets_are_counted_and_their_variables_removed():
     given = environment()
     assert count_sockets(given) == 2 and given == {"TZ": "UTC"}
 
@@ -32,7 +32,7 @@ def test_they_are_counted_and_nobody_finds_the_variables_any_more():
         {"LISTEN_FDS": ""},
     ],
 )
-def test_what_is_for_somebody_else_or_no_number_counts_nothing(changed):
+def test_variables_for_another_process_or_without_a_number_count_nothing(changed):
     given = environment(**changed)
     assert count_sockets(given) == 0 and given == {"TZ": "UTC"}
 

@@ -39,7 +39,7 @@ def test_an_agent_is_forked_with_what_the_configuration_says(world):
 
 
 @pytest.mark.parametrize("verdict, permanent", [("unknown", True), ("root", True), ("daemon", True), ("later", False)])
-def test_who_may_not_receive_is_refused_for_good_and_trouble_for_now(world, verdict, permanent):
+def test_a_user_who_may_not_receive_is_refused_for_good_and_trouble_for_now(world, verdict, permanent):
     world.say("queue", StartAgent(3, "alice", "local", Duty.DELIVER))
     (asked,) = world.hears("nursery")
     world.say("nursery", AgentNotForked(asked.request, verdict, "why"))
@@ -116,7 +116,7 @@ def test_an_agent_is_killed_by_its_number(world):
     assert world.hears("nursery") == [KillAgent(4711)]
 
 
-def test_one_that_has_ended_in_the_meantime_is_nobody_s_fault(world):
+def test_an_agent_that_has_ended_in_the_meantime_is_no_error(world):
     world.start_agent(1, pid=4711)
     world.say("nursery", AgentEnded(4711, 9))
     world.say("queue", EndAgent(1))
@@ -165,7 +165,7 @@ PEOPLE = AgentSlice("people", Method.MAILDIR, "~/Maildir", accounts={"alice": Ac
 
 
 @pytest.mark.parametrize("uid, gid", [(0, 2000), (2001, 2000), (2000, 2001)])
-def test_a_nursery_that_became_somebody_else_is_fatal(make_world, uid, gid):
+def test_a_nursery_that_changed_its_user_is_fatal(make_world, uid, gid):
     with pytest.raises(Violation, match=f"uid {uid}"):
         make_world(PEOPLE).start_agent(1, "alice", "people", ids=(uid, gid))
 
@@ -194,7 +194,7 @@ def test_an_answer_of_the_wrong_kind_is_fatal(world):
 @pytest.mark.parametrize(
     "who, imsg", [("lookup", StartAgent(1, "alice", "local", Duty.DELIVER)), ("queue", FindUser(1, "alice"))]
 )
-def test_nobody_asks_what_is_another_s(world, who, imsg):
+def test_a_request_that_only_another_process_may_make_is_fatal(world, who, imsg):
     """At the sending end too: a process that was not taken over cannot even say it."""
     with pytest.raises(Violation, match="may not send"):
         world.say(who, imsg)

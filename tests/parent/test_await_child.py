@@ -76,7 +76,7 @@ def test_a_child_may_ask_in_the_same_moment_as_it_answers(make_world, imsgs):
     assert world.requests("control") == [imsg for imsg in imsgs if imsg is not ENTERED]
 
 
-def test_requests_of_all_children_are_kept_in_their_order_whoever_is_waited_for(make_world):
+def test_requests_of_all_children_are_kept_in_order_while_one_is_waited_for(make_world):
     world = make_world("lookup", "queue", "crypto")
     world.expect(KeyTaken, "crypto")
     world.say("lookup", FindUser(1, "alice"), FindUser(2, "bob"))
@@ -102,7 +102,7 @@ def test_an_answer_that_comes_while_another_is_waited_for_is_kept(make_world):
 @pytest.mark.parametrize(
     "role, imsg", [("control", ENTERED), ("crypto", KeyTaken("a.test", "", ""))], ids=["sandbox", "key"]
 )
-def test_an_answer_to_what_nobody_asked_is_a_violation(make_world, role, imsg):
+def test_an_answer_without_a_question_is_a_violation(make_world, role, imsg):
     world = make_world(role)
     world.say(role, imsg)
     with pytest.raises(CannotStart, match=f"{role} broke the rules: answers {type(imsg).__name__} without a request"):

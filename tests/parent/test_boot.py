@@ -38,7 +38,7 @@ def test_what_several_lack_is_said_once(booted, capfd):
     assert lines == ["warn: sandbox: missing in all processes: chroot (not root)"]
 
 
-def test_who_lacks_what_is_said(booted, capfd):
+def test_the_missing_parts_are_named(booted, capfd):
     other = "missing: seccomp (no libseccomp)"
     assert said(booted, capfd, parent=["uid 0"], queue=[NOT_ROOT, other], dispatcher_2=[NOT_ROOT]) == [
         "warn: sandbox: missing in queue: chroot (not root), seccomp (no libseccomp)",

@@ -51,7 +51,7 @@ def test_a_program_that_is_not_there_stops_the_start(ground):
 
 @needs_root
 @pytest.mark.parametrize("path", ["none", "none/either", "link"])
-def test_a_file_of_a_table_may_be_missing_where_nobody_else_can_put_one(ground, path):
+def test_a_table_file_may_be_missing_where_no_other_user_can_create_one(ground, path):
     (ground / "link").symlink_to("behind/none")
     (ground / "behind").mkdir()
     slice = configured(files=(str(ground / path),))
@@ -62,7 +62,7 @@ def test_a_file_of_a_table_may_be_missing_where_nobody_else_can_put_one(ground, 
 
 
 @needs_root
-def test_mailboxes_are_not_looked_for_where_somebody_else_could_put_another_directory(ground):
+def test_mailboxes_are_not_looked_for_where_another_user_could_replace_the_directory(ground):
     (ground / "open").mkdir()
     (ground / "open" / "mail").mkdir()
     (ground / "mail").symlink_to(ground / "open" / "mail")

@@ -103,7 +103,7 @@ def test_a_role_that_there_is_not_is_no_process():
     assert os.waitstatus_to_exitcode(stranger.status) == 1
 
 
-def test_who_says_nothing_is_not_waited_for_longer_than_that(nursery):
+def test_a_silent_child_is_waited_for_until_its_deadline_only(nursery):
     with pytest.raises(CannotStart, match="nursery did not answer in time"):
         receive([nursery], time.monotonic() + 0.05)
 

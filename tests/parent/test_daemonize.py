@@ -41,14 +41,14 @@ def test_one_that_is_there_is_left_as_it_is(tmp_path):
     assert mode(tmp_path / "spool") == 0o750
 
 
-def test_one_of_somebody_else_is_not_taken_over(tmp_path):
+def test_a_directory_of_another_user_is_not_taken_over(tmp_path):
     (tmp_path / "spool").mkdir()
     with pytest.raises(DirectoryError, match="should belong to uid 12345"):
         make_directory(str(tmp_path / "spool"), STRANGER, 0o700)
     assert (tmp_path / "spool").stat().st_uid == ME.uid
 
 
-def test_one_that_others_may_write_is_refused(tmp_path):
+def test_a_directory_that_others_may_write_is_refused(tmp_path):
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool").chmod(0o757)
     with pytest.raises(DirectoryError, match=r"writable by others than its owner \(mode 0757\): chmod o-w /.*/spool$"):
@@ -84,7 +84,7 @@ def test_one_daemon_holds_the_pid_file_and_the_next_is_told_which(tmp_path):
     assert not path.exists()
 
 
-def test_a_pid_file_that_a_crash_left_stops_nobody(tmp_path):
+def test_a_pid_file_that_a_crash_left_does_not_prevent_a_start(tmp_path):
     path = tmp_path / "smtpd.pid"
     path.write_text("999999999\n")
     lock_pid_file(str(path)).remove()
@@ -247,7 +247,7 @@ def test_control_is_handed_every_log_by_name_and_syslog(tmp_path, monkeypatch):
     control.close()
 
 
-def test_a_full_log_pipe_blocks_nobody(tmp_path):
+def test_a_full_log_pipe_blocks_no_process(tmp_path):
     with stderr_in(tmp_path / "stderr"):
         record = LogPipes()
         writing = record.writing_end("queue")
@@ -258,7 +258,7 @@ def test_a_full_log_pipe_blocks_nobody(tmp_path):
         record.started()
 
 
-def test_nothing_is_inherited_from_whoever_starts_it():
+def test_nothing_is_inherited_from_the_caller():
     reading, writing = os.pipe()
     program = (
         "import os, signal, sys; from smtpd.parent.start.daemonize import DEFERRED_SIGNALS, daemonize\n"
@@ -277,7 +277,7 @@ def test_nothing_is_inherited_from_whoever_starts_it():
     assert done.stdout == "[0, 1, 2] / 0o22 /dev/null\nFalse True\n"
 
 
-def test_nobody_waits_for_the_stdout_of_a_daemon():
+def test_stdout_is_dev_null_in_the_background():
     program = (
         "import os, sys; from smtpd.parent.start.daemonize import daemonize\n"
         "started = daemonize(False)\n"

@@ -65,11 +65,11 @@ def make_place():
         place.close()
 
 
-def test_who_has_an_address_is_not_late():
+def test_a_listener_with_an_address_is_not_late():
     assert find_late([ListenerSlice(0, "127.0.0.1", 25, "", ""), ListenerSlice(1, f"::1%{LOOPBACK}", 25, "", "")]) == ()
 
 
-def test_who_has_none_or_one_of_an_interface_that_there_is_not_is_late():
+def test_a_listener_without_an_address_or_interface_is_late():
     those = (listener(), listener(interface="", address="fe80::1%nosuch0"))
     assert find_late(those) == those
 
@@ -88,7 +88,7 @@ def test_an_interface_that_does_not_come_is_waited_for_in_silence(make_place, ca
     assert place.heard() == [] and capfd.readouterr().err == ""
 
 
-def test_an_address_that_somebody_has_is_said_once_and_tried_again(make_place, capfd):
+def test_an_address_in_use_is_logged_once_and_tried_again(make_place, capfd):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         place = make_place(listener(port=port), dispatchers=2)

@@ -16,12 +16,12 @@ def at(address="127.0.0.1", port=0):
     return ListenerSlice(0, address, port, "here.test", "")
 
 
-def test_a_client_that_comes_before_anybody_accepts_waits_and_is_not_refused():
+def test_a_client_that_comes_before_the_first_accept_waits_and_is_not_refused():
     with bind(at(), shared=False) as bound, socket.socket() as client:
         client.connect(bound.getsockname())
 
 
-def test_an_address_that_somebody_else_has_is_refused_by_name():
+def test_an_address_in_use_is_named_in_the_error():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(AddressInUse, match=f"127.0.0.1 port {port} is in use"):

@@ -109,7 +109,7 @@ def test_the_next_lock_has_the_next_number(world, directory):
 
 
 @needs_root
-def test_it_is_its_users_and_nobody_else_reads_it(make_world, directory):
+def test_a_new_mailbox_belongs_to_its_user_and_is_private(make_world, directory):
     world = make_world(MBOX, mailboxes=directory)
     (told,) = world.start_agent(1, "alice", "mbox", ids=(54321, 54322))
     assert isinstance(ask(world, 1, told.agent), MailboxLocked)
@@ -160,7 +160,7 @@ def test_a_user_whose_name_is_another_one_s_lock_has_no_mailbox(world, directory
 
 
 @needs_root
-def test_somebody_else_s_mailbox_is_refused(world, directory):
+def test_a_mailbox_of_another_user_is_refused(world, directory):
     (directory / "alice").write_text("secret")
     os.chown(directory / "alice", 54321, 54321)
     agent, _ = start(world)
@@ -179,7 +179,7 @@ def test_a_directory_that_is_gone_is_trouble_and_not_for_good(world, directory):
 # -- somebody else has it ---------------------------------------------------------------------
 
 
-def test_a_reader_who_has_locked_is_waited_for(world, directory):
+def test_a_reader_that_has_locked_is_waited_for(world, directory):
     (directory / "alice").touch()
     reader = standard_library.mbox(directory / "alice")
     reader.lock()
@@ -192,7 +192,7 @@ def test_a_reader_who_has_locked_is_waited_for(world, directory):
     assert answer(world) == MailboxLocked(1, 1)
 
 
-def test_who_holds_it_longer_than_our_patience_makes_it_later(world, directory):
+def test_a_lock_that_is_held_for_too_long_is_a_temporary_failure(world, directory):
     (directory / "alice.lock").touch()
     agent, _ = start(world)
     world.say("queue", LockMailbox(1, agent))
@@ -216,7 +216,7 @@ def test_two_agents_of_one_user_take_turns(world, directory):
     assert answer(world) == MailboxLocked(2, 2)
 
 
-def test_a_user_who_keeps_a_lock_delays_nobody_else(world, directory):
+def test_a_user_who_keeps_a_lock_delays_no_other_user(world, directory):
     (directory / "alice.lock").touch()
     alice, _ = start(world, 1)
     bob, _ = start(world, 2, "bob")
@@ -319,7 +319,7 @@ def hanging(monkeypatch):
     let_go.set()
 
 
-def test_a_system_call_that_hangs_makes_it_later_for_all_and_stops_nobody(world, directory, hanging):
+def test_a_system_call_that_hangs_defers_the_locks_and_stops_no_process(world, directory, hanging):
     alice, _ = start(world, 1)
     bob, _ = start(world, 2, "bob")
     world.say("queue", LockMailbox(1, alice))

@@ -97,7 +97,7 @@ def test_a_right_password_is_asked_for_again_the_next_time(desk):
 
 
 @pytest.mark.parametrize("judged, verdict", [("root", "no"), ("daemon", "no"), ("later", "later")])
-def test_nobody_is_asked_about_root_and_the_system_s_own_users(desk, judged, verdict):
+def test_passwords_of_root_and_of_system_accounts_are_not_checked(desk, judged, verdict):
     desk.ask(1, "root", judged=judged)
     assert (desk.verdicts, desk.asked) == ({1: verdict}, [])
 
@@ -131,7 +131,7 @@ def test_a_user_who_is_guessed_at_leaves_room_for_others(desk):
     assert desk.asked[-1].user == "bob"
 
 
-def test_whoever_guesses_does_not_keep_a_user_out_of_an_address_where_the_user_was_let_in(desk):
+def test_guessing_does_not_lock_a_user_out_of_a_known_address(desk):
     desk.ask(1)
     desk.says("alice", "yes")
     for request in range(2, 2 + 2 * WAITING_OF_USER):
@@ -178,7 +178,7 @@ def test_guessing_is_slower_each_time(desk):
         desk.says("alice", "later")
 
 
-def test_who_was_right_does_not_wait_for_earlier_failures(desk):
+def test_a_right_password_does_not_wait_for_earlier_failures(desk):
     for request in range(3):
         desk.ask(request)
         desk.says("alice", "no")
@@ -192,14 +192,14 @@ def test_who_was_right_does_not_wait_for_earlier_failures(desk):
     assert "alice" in desk.processes
 
 
-def test_a_guesser_s_pause_is_nobody_else_s(desk):
+def test_the_pause_after_a_failure_delays_no_other_client(desk):
     desk.ask(1)
     desk.says("alice", "no")
     desk.ask(2, "bob")
     assert "bob" in desk.processes
 
 
-def test_who_waits_too_long_in_line_is_told_later(desk):
+def test_a_login_that_waits_too_long_in_line_is_a_temporary_failure(desk):
     for request, user in enumerate("abcdefghi"):
         desk.ask(request, user)
     for process in desk.processes.values():
@@ -211,7 +211,7 @@ def test_who_waits_too_long_in_line_is_told_later(desk):
 
 
 @pytest.mark.parametrize("trouble", ["silence", "death", "nonsense", "no verdict"])
-def test_a_process_that_gives_no_answer_is_nobody_else_s_trouble(desk, trouble, capfd):
+def test_a_password_process_that_does_not_answer_delays_no_other_login(desk, trouble, capfd):
     desk.ask(1)
     process = desk.processes["alice"]
     if trouble == "silence":
@@ -253,7 +253,7 @@ def no_descriptors():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_who_is_in_line_when_descriptors_have_run_out_is_told_later(desk, capfd):
+def test_logins_in_line_when_descriptors_have_run_out_are_temporary_failures(desk, capfd):
     for request, user in enumerate("abcdef"):
         desk.ask(request, user)
     with no_descriptors():

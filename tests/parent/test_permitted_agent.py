@@ -109,7 +109,7 @@ def test_what_no_queue_of_ours_asks_for_is_the_end_of_it(slice, user, action, du
 
 @pytest.mark.parametrize("duty", [Duty.READ, Duty.DELIVER, Duty.FORWARDED])
 @pytest.mark.parametrize("user", ["bob", "root", LMTP_USER])
-def test_who_is_not_in_the_userbase_is_unknown_whatever_the_system_knows(make_world, user, duty):
+def test_a_user_that_is_not_in_the_userbase_is_unknown_whatever_the_system_knows(make_world, user, duty):
     with pytest.raises(UnknownUser):
         PermittedAgents(PLAIN).get_permitted(StartAgent(1, user, "people", duty))
     world = make_world(*ACTIONS)
@@ -120,7 +120,7 @@ def test_who_is_not_in_the_userbase_is_unknown_whatever_the_system_knows(make_wo
 
 @given(st.sampled_from([PLAIN, WITH_COMMANDS]), st.text(max_size=8) | st.sampled_from(["bob", "vmail", "lists"]))
 @settings(max_examples=100)
-def test_whatever_is_asked_nobody_becomes_whom_the_configuration_does_not_have(slice, user):
+def test_no_agent_runs_as_a_user_that_the_configuration_does_not_have(slice, user):
     """A user of a userbase has its ids, whom an action names is nobody else; all others the nursery judges."""
     for action in ["", *(action.name for action in ACTIONS)]:
         for duty in Duty:

@@ -211,7 +211,7 @@ def test_each_round_reads_the_files_anew(make_world):
         ({(SEATS[1], "b.test"): ("", "no PEM in it")}, "pki b.test: {place}/b.test.crt: no PEM in it"),
     ],
 )
-def test_a_misfit_changes_nothing_for_anybody(make_world, capfd, answers, said):
+def test_a_reload_that_fails_changes_nothing(make_world, capfd, answers, said):
     world = make_world()
     world.answers = answers
     world.hup()
@@ -419,7 +419,7 @@ def test_without_certificates_a_HUP_says_that_there_are_none(make_world, capfd):
         (SEATS[2], CertificatesUsed()),
     ],
 )
-def test_an_answer_that_nobody_asked_for_is_a_violation(make_world, seat, imsg):
+def test_an_answer_without_a_question_is_a_violation(make_world, seat, imsg):
     world = make_world()
     with pytest.raises(Violation, match="without a request"):
         world.reload.take(world.ours[seat], imsg)

@@ -225,7 +225,7 @@ def loaded(stderr):
 
 
 @needs_users
-def test_a_caller_who_ignores_and_blocks_signals_gets_a_daemon_like_any_other(conf, ground):
+def test_a_caller_that_ignores_and_blocks_signals_gets_a_daemon_like_any_other(conf, ground):
     """It hears of its children's end, also of the one that parses the configuration, and stops when it is told."""
     address = str(ground / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:

@@ -124,6 +124,6 @@ def test_when_the_daemon_stops_none_is_started_and_no_end_is_news(world, capfd):
 @pytest.mark.parametrize(
     "imsg", [TableProgramForked(99, 1), TableProgramNotForked(99, "why"), TableProgramEnded(99, 0)]
 )
-def test_what_nobody_asked_for_is_fatal(world, imsg):
+def test_an_answer_without_a_question_is_fatal(world, imsg):
     with pytest.raises(Violation):
         world.say("nursery", imsg, os.open("/dev/null", os.O_RDONLY) if isinstance(imsg, TableProgramForked) else None)

@@ -41,7 +41,7 @@ def test_a_file_that_others_may_write_is_refused(ground, mode):
         read_text(make(ground / "conf", mode))
 
 
-def test_a_file_of_somebody_else_is_refused(ground):
+def test_a_file_of_another_user_is_refused(ground):
     with pytest.raises(Untrusted, match=f"uid {STRANGER}"):
         read_text(make(ground / "conf", owner=STRANGER))
 
@@ -99,7 +99,7 @@ def test_a_link_of_root_is_followed_and_the_real_name_returned(ground):
     assert check_path(str(ground / "far")) == path
 
 
-def test_a_link_of_somebody_else_in_a_sticky_directory_is_refused(ground):
+def test_a_link_of_another_user_in_a_sticky_directory_is_refused(ground):
     make(ground / "conf")
     (ground / "tmp").mkdir()
     (ground / "tmp").chmod(0o1777)

@@ -26,7 +26,7 @@ NAMES = ["", "/", "a/b", "../alice", "..", ".", "-rf", "a b", "a\u00e4", "a:b", 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_that_could_be_more_than_a_name_reaches_nobody(world, name):
+def test_a_malformed_user_name_is_not_looked_up(world, name):
     world.say("lookup", FindUser(1, name))
     assert world.hears("lookup") == [UserFound(1, "unknown")]
     world.say("queue", StartAgent(1, name, "local", Duty.DELIVER))
@@ -99,7 +99,7 @@ def test_few_are_asked_at_once_the_others_wait_and_too_many_come_later(world):
     assert [imsg.verdict for imsg in world.hears("lookup")] == ["later"] * 5
 
 
-def test_a_nursery_that_is_silent_makes_it_later_and_its_late_answer_harms_nobody(world):
+def test_a_silent_nursery_is_a_temporary_failure_and_its_late_answer_is_dropped(world):
     world.say("lookup", FindUser(1, "alice"))
     (asked,) = world.hears("nursery")
     world.wait(PRIVILEGED_REQUESTS[FindUser].deadline + 1)

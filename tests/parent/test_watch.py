@@ -148,7 +148,7 @@ def make_world(monkeypatch):
         world.close()
 
 
-def test_who_takes_mail_ends_first_who_keeps_it_next_and_the_log_last(make_world):
+def test_dispatchers_end_first_queue_next_and_the_log_last(make_world):
     world = make_world()
     world.watch.stop()
     assert world.run() == 0
@@ -165,14 +165,14 @@ def test_TERM_is_an_orderly_stop(make_world):
     assert world.run() == 0
 
 
-def test_a_second_signal_waits_for_nobody(make_world):
+def test_a_second_signal_ends_the_daemon_at_once(make_world):
     world = make_world(dispatcher=ignore, queue=ignore, lookup=ignore, control=ignore)
     world.watch.stop()
     world.watch.stop()
     assert world.run() == 0
 
 
-def test_who_does_not_end_in_time_is_killed_and_the_stop_was_not_in_order(make_world, monkeypatch, capfd):
+def test_a_process_that_does_not_end_in_time_is_killed_and_the_stop_was_not_in_order(make_world, monkeypatch, capfd):
     stages = [watch_module.Stage(stage.roles, True, 0.2) for stage in watch_module.ORDERLY]
     monkeypatch.setattr(watch_module, "ORDERLY", stages)
     world = make_world(dispatcher=ignore)
@@ -181,7 +181,7 @@ def test_who_does_not_end_in_time_is_killed_and_the_stop_was_not_in_order(make_w
     assert "dispatcher does not end, and is killed" in capfd.readouterr().err
 
 
-def test_who_fails_while_it_stops_is_said(make_world, capfd):
+def test_a_process_that_fails_while_it_stops_is_in_the_log(make_world, capfd):
     world = make_world(queue=fail_to_stop)
     world.watch.stop()
     assert world.run() == watch_module.EX_FAILED
@@ -221,7 +221,7 @@ def test_several_deaths_at_once_are_one_failure(make_world):
     assert len(world.last_words) == 1
 
 
-def test_a_death_before_anybody_watches_is_noticed(make_world):
+def test_a_death_before_the_watch_begins_is_noticed(make_world):
     world = World({"lookup": die})
     try:
         os.waitid(os.P_PID, world.children[ROLES.index("lookup")].pid, os.WEXITED | os.WNOWAIT)

@@ -34,7 +34,7 @@ def test_each_dispatcher_has_wires_of_its_own_and_none_to_another():
         assert neighbours == {("dispatcher", number), ("lookup", 0), ("queue", 0), ("control", 0)}
 
 
-def test_the_parent_and_the_nursery_are_wired_to_nobody():
+def test_the_parent_and_the_nursery_get_no_peers():
     assert not {"parent", "nursery"} & {role for pair in joined(2) for role, _ in pair}
 
 

@@ -70,11 +70,11 @@ def test_a_refusal_is_no_and_trouble_is_later(code, verdict):
     assert try_password(TryPassword("no-such-user", "x", ""), Library(code)).verdict == expected
 
 
-def test_who_is_no_user_is_refused_though_PAM_knows_a_password():
+def test_an_unknown_user_is_refused_though_PAM_knows_a_password():
     assert try_password(TryPassword("no-such-user", "x", ""), Library(0)).verdict == "no"
 
 
-def test_an_empty_password_is_nobody_s():
+def test_an_empty_password_is_always_wrong():
     library = Library(0)
     assert try_password(TryPassword("no-such-user", "", ""), library).verdict == "no" and library.flags is None
 
@@ -97,7 +97,7 @@ def test_PAM_is_told_no_client_that_is_no_address(address):
 @pytest.mark.parametrize(
     "attempt", ["os.kill(os.getppid(), 0)", "open('/tmp/by-a-password-process', 'w')", "os.mkdir('/tmp/by-a-process')"]
 )
-def test_a_password_process_that_was_taken_over_signals_nobody_and_writes_nothing(attempt):
+def test_a_password_process_that_was_taken_over_can_send_no_signal_and_write_no_file(attempt):
     code = f"import os\nfrom smtpd.password.process import confine\nconfine()\n{attempt}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "PermissionError" in done.stderr

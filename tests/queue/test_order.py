@@ -82,7 +82,7 @@ def file_of(message):
 # -- accepted ---------------------------------------------------------------------------
 
 
-def test_a_small_mail_is_committed_before_anybody_hears_of_it(house, recorder):
+def test_a_small_mail_is_committed_before_any_process_is_told(house, recorder):
     house.store()
     recorder.in_order("begin", STORED, "queue tells dispatcher: MessageStored")
     recorder.in_order(STORED, "queue tells scheduler: EnvelopesSubmitted")

@@ -48,7 +48,7 @@ def test_an_id_of_another_dispatcher_is_fatal():
         reservations.check(1, 5)
 
 
-def test_an_id_that_nobody_was_given_is_fatal():
+def test_an_id_that_was_not_reserved_is_fatal():
     reservations = Reservations(1)
     reserve(reservations)
     for id in (BLOCK_SIZE + 1, MESSAGE_ID_MAX):

@@ -392,7 +392,7 @@ def test_what_has_not_been_begun_yet_is_not_late(house):
 
 
 @pytest.mark.parametrize("action, duty", [("local", Duty.FORWARDED), ("run", Duty.DELIVER)])
-def test_nobody_prolongs_the_time_of_a_command(house, action, duty):
+def test_the_time_of_a_command_is_not_prolonged(house, action, duty):
     (envelope,) = house.store_due(command("eve", action=action, duty=duty))
     _, agent = house.start_agent()
     errand = house.begin(agent)

@@ -181,7 +181,7 @@ def test_the_last_id_that_there_can_be_is_one_of_ours_and_none_is_not(spool, tmp
     assert sorted(os.listdir(tmp_path / "content")) == ["00000000", f"{MESSAGE_ID_MAX + 1:08x}"]
 
 
-def test_files_are_nobody_elses_to_read(spool, tmp_path):
+def test_spool_files_are_private(spool, tmp_path):
     before = os.umask(0)
     try:
         for descriptor in spool.create(1):

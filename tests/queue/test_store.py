@@ -199,7 +199,7 @@ def test_recipients_of_a_forward_are_known_as_long_as_the_message_is_there(store
     assert store.expanded(1) == {}
 
 
-def test_a_recipient_is_known_by_whose_forward_has_brought_it_and_not_by_whom_it_is(store):
+def test_a_recipient_is_identified_by_the_forward_that_named_it_and_not_by_its_user(store):
     one, carol = command("bob", "one"), recipient("carol")
     store.apply([replace(add(1), envelopes=[envelope(1, 1, recipient=one)])])
     store.apply([Replace(1 << 32 | 1, recipient_key(one), "bob", [envelope(1, 2**31, recipient=carol)])])

@@ -40,7 +40,7 @@ def test_the_line_of_a_killed_process():
         LINE.split(" arch=")[0],
     ],
 )
-def test_other_lines_are_about_nobody(line):
+def test_other_lines_of_the_kernel_log_are_ignored(line):
     assert parse_seccomp_kill(line) is None
 
 

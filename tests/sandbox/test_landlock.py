@@ -100,7 +100,7 @@ def test_what_a_version_lacks_is_said_where_the_filter_does_not_make_up_for_it(v
 
 
 @pytest.mark.parametrize("alone, expected", [(False, 0), (True, 13)])
-def test_who_is_not_to_be_alone_may_still_signal_older_children(alone, expected):
+def test_a_process_without_signal_scope_may_signal_older_children(alone, expected):
     if landlock.abi() < 6:
         pytest.skip("Landlock of this kernel knows no signals")
     child = os.fork()

@@ -50,7 +50,7 @@ def test_the_names_of_capabilities_are_the_kernels():
 
 
 @needs_root
-def test_somebody_else_can_enter_with_the_cut_set_of_the_nursery(fresh_python):
+def test_another_user_can_be_entered_with_the_reduced_capabilities_of_the_nursery(fresh_python):
     said = fresh_python(
         """
         from smtpd import sandbox

@@ -523,7 +523,7 @@ def test_others_in_the_place_of_one_that_was_not_in_flight_are_refused():
             made.replaced(id, [], NOW)
 
 
-def test_a_paused_kind_starts_nothing_and_keeps_nobody_else_waiting():
+def test_a_paused_kind_starts_nothing_and_delays_no_other_kind():
     made = policy(schedule(1, 1, Kind.MDA), schedule(1, 2, Kind.MTA), max_inflight_per_message=1)
     assert made.pause(Kind.MDA, True) and not made.pause(Kind.MDA, True)
     assert made.turn(NOW) == [id_of(1, 2)]

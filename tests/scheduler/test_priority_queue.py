@@ -29,7 +29,7 @@ def test_each_that_joins_leaves_once_and_equals_in_their_order(steps):
 
 @settings(max_examples=100)
 @given(st.lists(PRIORITIES, min_size=2, max_size=30, unique=True))
-def test_nobody_waits_longer_than_all_others_have_had_their_turn(priorities):
+def test_a_key_waits_at_most_one_turn_of_all_others(priorities):
     """Whatever keeps coming with the highest one, and with all between."""
     line = PriorityQueue()
     for priority in priorities:

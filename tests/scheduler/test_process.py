@@ -93,7 +93,7 @@ SECOND, THIRD = first_envelope(2), first_envelope(3)
 
 
 @pytest.mark.parametrize("page, then", [(0, 0), (0, THIRD), (SECOND, SECOND), (THIRD, SECOND)])
-def test_a_page_that_nobody_asked_for_is_fatal(house, page, then):
+def test_a_page_without_a_question_is_fatal(house, page, then):
     house.scheduler.take_scanned(EnvelopesScanned(page))
     with pytest.raises(Violation):
         house.scheduler.take_scanned(EnvelopesScanned(then))

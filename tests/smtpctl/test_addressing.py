@@ -182,7 +182,7 @@ def test_a_mail_that_is_sent_on_goes_where_the_newest_resent_fields_say(header, 
     assert list(envelope("-t", mail=header + b"\n").recipients) == expected
 
 
-def test_a_mail_that_is_sent_on_to_nobody_does_not_go_where_it_has_been():
+def test_a_resent_mail_without_recipients_does_not_go_to_the_original_ones():
     mail = b"Resent-From: amy\nResent-Date: x\nTo: zoe\n\n"
     assert failure("-t", mail=mail).texts == ("no recipients",)
     assert list(envelope("-t", "bob", mail=mail).recipients) == ["bob"]

@@ -133,7 +133,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("value", MALFORMED)
-def test_what_is_not_in_the_language_is_refused(value):
+def test_words_that_are_not_in_the_language_are_refused(value):
     with pytest.raises(AliasSyntaxError):
         parse_value(value)
 
@@ -298,7 +298,7 @@ def test_what_rcpt_takes_an_alias_and_a_forward_can_name(addresses):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text("ab@,|/:\\\"'# \t.ü", max_size=30), max_size=6), st.data())
-def test_a_wrong_line_takes_no_other_one_with_it(lines, data):
+def test_a_wrong_line_spoils_no_other_line(lines, data):
     lines = [line for line in lines if not line.strip().endswith("\\")]
     alone = [parse_include(line.encode()).targets for line in lines]
     assert parse_include("\n".join(lines).encode()).targets == [target for targets in alone for target in targets]

@@ -53,7 +53,7 @@ def test_the_part_before_a_nul_is_not_the_password():
         "*0",
     ],
 )
-def test_what_is_no_hash_that_is_accepted(stored):
+def test_hashes_that_are_not_accepted(stored):
     with pytest.raises(CryptHashError):
         parse_crypt(stored)
 

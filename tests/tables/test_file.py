@@ -66,7 +66,7 @@ def test_a_line_that_begins_with_a_blank_continues_an_entry_that_is_not_complete
     assert [pair for pair in content.pairs() if pair != ("root", "x")] == pairs
 
 
-def test_an_entry_is_in_the_line_in_which_it_begins():
+def test_an_entry_has_the_line_number_of_its_beginning():
     assert [entry.line for entry in parse("\nstaff:\n  amy,\n  bob\nroot: amy").entries] == [2, 5]
 
 

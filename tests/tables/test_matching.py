@@ -128,7 +128,7 @@ def test_networks(entry, key, matches):
 
 
 @pytest.mark.parametrize("entry", ["192.0.2.0/33", "host/24", "192.0.2.0/", "::/129", "192.0.2.0/-1", "1.2.3.4.5/8"])
-def test_what_looks_like_a_network_and_is_none_is_an_error(entry):
+def test_a_malformed_network_is_an_error(entry):
     with pytest.raises(ValueError):
         Networks([entry])
 

@@ -145,7 +145,7 @@ def test_answers_come_in_any_order_and_in_any_pieces():
     assert program.answers == ["one", "two"]
 
 
-def test_what_is_asked_while_it_gets_ready_is_sent_when_it_is():
+def test_questions_to_a_starting_program_are_sent_when_it_is_ready():
     program = Program(registered=b"")
     program.find("bob")
     program.find("who", Service.USERINFO)
@@ -237,7 +237,7 @@ def test_another_program_takes_the_place_of_one_that_was_lost():
     assert program.answers[1:] == ["amy"]
 
 
-def test_what_the_one_before_answered_for_is_not_asked_of_the_next():
+def test_an_answered_question_is_not_asked_of_the_next_program():
     program = Program()
     program.table.lost("its program has ended")
     program.table.connect(program.sent.extend)
@@ -314,7 +314,7 @@ WORDS = st.sampled_from(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(WORDS, max_size=20), st.booleans())
-def test_whatever_it_says_everybody_is_answered_once_or_it_is_broken(words, registered):
+def test_whatever_a_program_writes_each_question_has_one_answer_or_the_program_is_broken(words, registered):
     program = Program(registered=REGISTERED if registered else b"")
     program.find("bob")
     program.ask(program.table.check(Service.MAILADDR, "amy"))

@@ -30,7 +30,7 @@ def test_what_is_written_is_read():
 
 
 @pytest.mark.parametrize("at", range(32))
-def test_a_proof_with_one_other_bit_proves_nothing(at):
+def test_a_client_proof_with_one_wrong_bit_is_refused(at):
     wrong = bytearray(PROOF)
     wrong[at] ^= 1
     assert PENCIL.finish(MESSAGE, bytes(wrong)) is None

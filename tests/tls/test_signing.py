@@ -84,7 +84,7 @@ def test_the_signing_process_is_gone(pair, monkeypatch):
             signer.sign(PUBLIC, Operation.ECDSA, b"abc")
 
 
-def test_whoever_signs_goes_while_it_is_waited_for(pair):
+def test_the_signer_ends_while_a_signature_is_waited_for(pair):
     def leave():
         pair[1].recv(signing.PACKET_MAX)
         pair[1].close()
