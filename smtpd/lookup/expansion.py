@@ -14,6 +14,9 @@ recipient: nothing of it is delivered, and nothing is lost, as the client still 
 
 NOTIFY and ORCPT of the client apply to all envelopes of its recipient: RFC 3461 5.2.7.
 
+A bounce to a sender that was rewritten with our key (smtp/srs.py) goes to the original sender, as local mail: the rules
+decide about that address.  Mail that is no bounce, and an address that is not one of ours, go by the rules as they are.
+
 An LMTP server is told the sender and the recipient.  If one of them is not ASCII and the server lacks SMTPUTF8
 (RFC 6531 3.6), the recipient is refused at RCPT.
 
@@ -58,6 +61,7 @@ from smtpd.lookup.trace import NO_TRACE, Trace
 from smtpd.lookup.user_check import check_user, forward_error, forward_question
 from smtpd.slice import ExpansionSlice, Method, Service
 from smtpd.smtp.idna import ascii_address
+from smtpd.smtp.srs import SrsError, is_rewritten
 from smtpd.tables import alias_syntax as language
 from smtpd.tables.lookup_keys import alias_keys, virtual_keys
 from smtpd.tables.table import PendingAnswer, TableUnavailable
@@ -101,6 +105,7 @@ class Expansion:
         self._trace = trace
         self._notify = notify
         self._original = original
+        self._srs_error = ""  # why an address that looks rewritten was not reversed
         self._nodes: deque[Node] = deque()
         self._seen: set[object] = set()
         self._listed = self._forwarded = 0  # number of nodes and commands: in all, and below .forward files
@@ -128,7 +133,10 @@ class Expansion:
             if not self._recipients:
                 raise expansion_failed("Recipient leads to nobody")
         except RecipientError as refused:
-            return _explained(refused.refusal(self._recipient), node)
+            refusal = refused.refusal(self._recipient)
+            if self._srs_error and not refusal.reason:
+                return replace(refusal, reason=self._srs_error)
+            return _explained(refusal, node)
         return Expanded(tuple(self._recipients.values()))
 
     def _add(self, node: Node) -> None:
@@ -150,6 +158,9 @@ class Expansion:
     # -- an address: the rules ---------------------------------------------------------
 
     def _address(self, node: AddressNode) -> Steps:
+        if (original := self._reversed(node.address)) is not None:
+            self._add(AddressNode(node.depth + 1, original, node.owner, node.entry, internal=True))
+            return
         local, _, domain = node.address.rpartition("@")
         case = RuleInput(self._origin, node.address, normal(domain), node.internal)
         decided = yield from self._config.rules.decide(case, self._trace)
@@ -165,6 +176,17 @@ class Expansion:
             self._add(user)
         elif not (yield from self._look_up(user, virtual_keys(name, normal(domain), self._config.delimiter))):
             raise expansion_failed("Invalid recipient")
+
+    def _reversed(self, address: str) -> str | None:
+        """The original sender that a bounce is for; None for any other mail or address."""
+        srs = self._config.srs
+        if srs is None or self._origin.sender or not is_rewritten(address):
+            return None
+        try:
+            return srs.reverse(address, self._config.now())
+        except SrsError as error:
+            self._srs_error = f"a rewritten sender (SRS): {error}"
+            return None
 
     # -- a name: aliases ---------------------------------------------------------------
 

@@ -1,10 +1,12 @@
-"""The configuration of expansions: rules, actions and tables."""
+"""The configuration of expansions: rules, actions, tables, and how senders are rewritten."""
 
-from collections.abc import Collection, Generator, Mapping
+import time
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 
 from smtpd.lookup.rule import Rules
 from smtpd.slice import ExpansionSlice, LookupSlice, Service
+from smtpd.smtp.srs import Rewriter
 from smtpd.tables.table import PendingAnswer, Table, TableUnavailable
 
 
@@ -18,6 +20,8 @@ class ExpansionConfig:
     server_name: str
     alias_commands: str  # the user who runs commands of aliases; empty: they are refused
     reserved_uids: Collection[int]  # of our own users: a user of a userbase with one of these receives nothing
+    srs: Rewriter | None = None  # reverses rewritten senders
+    now: Callable[[], float] = time.time  # seconds since 1970, for `srs`
 
     def find(
         self, table: str, service: Service, key: str
@@ -30,6 +34,7 @@ class ExpansionConfig:
 def make_expansion_config(
     configuration: LookupSlice, tables: Mapping[str, Table], reserved_uids: Collection[int]
 ) -> ExpansionConfig:
+    srs = configuration.srs
     return ExpansionConfig(
         rules=Rules(configuration.matches, tables),
         actions={action.name: action for action in configuration.actions},
@@ -39,4 +44,5 @@ def make_expansion_config(
         server_name=configuration.server_name,
         alias_commands=configuration.alias_commands,
         reserved_uids=reserved_uids,
+        srs=Rewriter(srs.key, srs.backup, srs.ttl) if srs else None,
     )

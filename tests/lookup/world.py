@@ -22,6 +22,7 @@ from smtpd.tables.inline import ListTable, MappingTable
 from smtpd.tables.table import PendingAnswer
 
 ORIGIN = Origin("amy@there.test", "203.0.113.9", "<unknown>", "client.test", "mx.here.test", "", True)
+NOW = 20_000.5 * 86400  # seconds since 1970
 UNSAID = MailParameters(), Notify(0), ""  # of the message and the recipient: what a client may say and need not
 
 LOCAL = {
@@ -66,6 +67,8 @@ class World:
         slow=False,
         actions=(),
         server="ascii",
+        srs=None,
+        now=lambda: NOW,
         **action,
     ):
         self.forwards, self.verdicts, self.includes = dict(forwards), dict(verdicts), dict(includes)
@@ -73,10 +76,9 @@ class World:
         made = {name: SlowTable(table) for name, table in made.items()} if slow else made
         action.setdefault("method", Method.MAILDIR)
         every = {action.name: action for action in (ExpansionSlice(name="in", **action), *actions)}
-        rules = Rules(matches, LOCAL | made)
-        self.config = ExpansionConfig(
-            rules, every, LOCAL | made, frozenset(texts), delimiter, "mx.here.test", alias_commands, {4711}
-        )
+        rules, made = Rules(matches, LOCAL | made), LOCAL | made
+        more = "mx.here.test", alias_commands, {4711}
+        self.config = ExpansionConfig(rules, every, made, frozenset(texts), delimiter, *more, srs, now)
         self.server = ServerAnswer(server, "because" if server == "later" else "")
         self.asked = []
 
