@@ -10,6 +10,7 @@ from smtpd.config.resolve.slicing import Sliced, slice_config
 from smtpd.slice import Slices
 
 RULES = "\naction a maildir\nmatch reject"
+AUTHORITIES = "/etc/ssl/all"
 RESOLVED = {"mail.example.org": ("192.0.2.1", "2001:db8::1"), "four.example.org": ("192.0.2.2",)}
 USERS = {"lists": 1001, "vmail": 1002, "mail": 8, "nobody": 65534}
 INTERFACES = {
@@ -26,7 +27,7 @@ def sliced(
     libexec: tuple[str, ...] = ("/nowhere", "/else"),
     public: tuple[str, ...] = (),
     real: tuple[Path, ...] = (),
-    authorities: str = "",
+    authorities: str = AUTHORITIES,
     texts: Mapping[str, str] = {},  # noqa: B006  (never changed)
     **files: str,
 ) -> Sliced:
@@ -48,7 +49,7 @@ def this_machine(
     there: Container[str],
     public: Container[str] = (),
     libexec: tuple[str, ...] = ("/nowhere", "/else"),
-    authorities: str = "",
+    authorities: str = AUTHORITIES,
 ) -> Host:
     """`there`: the paths of all files."""
 

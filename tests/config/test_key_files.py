@@ -103,6 +103,26 @@ def test_what_is_no_key(looked_at, content):
     assert errors == ['f:2:19: "mx.key": no private key in the file']
 
 
+RELAY = 'action "out" relay tls ca x pki "mx.test"'
+
+
+def test_the_files_of_a_relay_action_fit(looked_at):
+    assert looked_at(listen=RELAY) == ([], [])
+
+
+@pytest.mark.parametrize("file, column", [("mx.crt", 1), ("mx.key", 2), ("ca.crt", 3)])
+def test_a_file_of_a_relay_action_that_is_not_there(looked_at, file, column):
+    errors, _ = looked_at(listen=RELAY, missing=file)
+    assert len(errors) == 1
+    assert errors[0].startswith(f"f:{column}:")
+    assert errors[0].endswith(f'cannot read "{file}": No such file or directory')
+
+
+def test_the_key_of_another_certificate_in_a_relay_action(looked_at):
+    errors, _ = looked_at(listen=RELAY, mx_key=pem_of(OTHER))
+    assert [error.partition(": ")[2] for error in errors] == ['"mx.key" is not the key of the certificate in "mx.crt"']
+
+
 @pytest.mark.parametrize("file, content", [("mx_crt", b""), ("mx_crt", GOOD["mx.key"]), ("ca_crt", b"-----BEGIN")])
 def test_a_file_without_a_certificate(looked_at, file, content):
     errors, _ = looked_at(**{file: content})

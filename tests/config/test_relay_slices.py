@@ -5,7 +5,7 @@ import pytest
 
 from smtpd.slice import SYSTEM_CA, CaSlice, Method, PkiSlice, RelayLimits, RelaySlice, RelayTls, RouteSlice, SrsSlice
 from smtpd.tables.relay_host import RelayProtocol
-from tests.config.machine import errors_of, slices
+from tests.config.machine import errors_of, sliced, slices
 
 SECRET = "my-very-secret-password"
 SMARTHOST = f"""
@@ -68,12 +68,37 @@ def test_tls_options():
     )
     assert made.dispatcher.relays[1].tls is RelayTls.UNVERIFIED
     assert made.parent.pki == (PkiSlice("us", "/c", "/k"),)
-    assert made.parent.ca == (CaSlice("own", "/own"),)
+    assert made.parent.ca == (CaSlice("own", "/own"), CaSlice(SYSTEM_CA, "/etc/ssl/all"))
 
 
 def test_the_authorities_of_the_machine_are_handed_over_only_for_relays():
-    assert slices('action "out" relay', authorities="/etc/ssl/all").parent.ca == (CaSlice(SYSTEM_CA, "/etc/ssl/all"),)
-    assert slices("", authorities="/etc/ssl/all").parent.ca == ()
+    assert slices('action "out" relay').parent.ca == (CaSlice(SYSTEM_CA, "/etc/ssl/all"),)
+    assert slices('action "out" relay', authorities="").parent.ca == ()
+    assert slices("").parent.ca == ()
+
+
+@pytest.mark.parametrize(
+    "options, wrong",
+    [
+        ("", False),
+        ("tls", True),
+        ("tls ca own", False),
+        ("tls no-verify", False),
+        ("host smtps://a.example.org", True),
+        ("host smtps://a.example.org tls no-verify", False),
+        ("host { smtp://a.example.org, smtp+tls://b.example.org }", True),
+        ("host { smtp://a.example.org, smtp+tls://b.example.org } ca own", False),
+        ("host smtp+notls://a.example.org", False),
+    ],
+)
+def test_a_machine_without_authorities_cannot_verify(options, wrong):
+    errors = errors_of(f'action "out" relay {options}\nca own cert "/own"', authorities="")
+    assert [error.partition(": ")[2][:31] for error in errors] == ["no certificate can be verified:"] * wrong
+
+
+def test_an_address_that_the_host_lacks_is_a_warning():
+    lines = sliced('action "out" relay src { "192.0.2.1", "192.0.2.77", "2001:db8:0::1" }').warnings
+    assert lines == ("f:1:39: this host has no address 192.0.2.77: connections from it fail until it has",)
 
 
 def test_a_backup_mx_has_the_name_of_the_server_or_its_own():

@@ -8,6 +8,7 @@
     a label in the URL of a host            requires auth, and auth requires one
     smtp+notls:// or lmtp:// for all hosts  excludes tls, ca, pki, ciphers and protocols
     inet4, inet6                            exclude addresses of the other family
+    a certificate that has to be verified   requires authorities: a ca, or those of the machine
 
 Entries and options by themselves are checked in ../build.
 
@@ -26,11 +27,15 @@ from smtpd.config.parser import Parsed
 from smtpd.domain_name import ascii_form, normal_address
 from smtpd.slice import RelayTls
 from smtpd.tables.relay_credential import RelayCredentialError, parse_relay_credential
-from smtpd.tables.relay_host import CLEAR, RelayHost, RelayHostError, parse_relay_host
+from smtpd.tables.relay_host import CLEAR, VERIFIED, RelayHost, RelayHostError, parse_relay_host
 
 READ_AT_START = ("", "file")  # backends whose lists and mappings are known at the start
 LABEL_WITHOUT_AUTH = 'the label in the URL of a host requires "auth", as in: auth <secrets>'
 AUTH_WITHOUT_LABEL = '"auth" is without effect: no host has a label, expected one as in smtps://label@mail.example.org'
+NO_AUTHORITIES = (
+    "no certificate can be verified: this machine has no file with those of authorities, "
+    "expected a ca, or the package ca-certificates"
+)
 LISTED_LATER = (*READ_AT_START, "db")  # backends that can list their entries: the protocol of programs has no list
 
 
@@ -43,6 +48,9 @@ class RelayTables:
         self._texts = texts
         self._report = report
         self._tables = {table.name: table for table in parsed.config.tables}
+        self._own_addresses = {
+            address.partition("%")[0] for addresses in host.interfaces.values() for address in addresses
+        }
         self._labels: dict[str, frozenset[str] | None] = {}  # by table
 
     def check(self) -> None:
@@ -133,6 +141,10 @@ class RelayTables:
         if relay.family and sources and not any(_family(address) == relay.family for address in sources):
             text = f'none of the addresses of "src" is an IPv{relay.family} address, so no host could be reached'
             self._report.add(position, text)
+        for where, text in self._list(relay.sources) if relay.sources else ():
+            address = canonical(text)
+            if address and address not in self._own_addresses:
+                self._report.warn(where, f"this host has no address {address}: connections from it fail until it has")
         if relay.helo_names and self._tables[relay.helo_names].backend == "file":
             for entry in self._mapping(relay.helo_names):
                 self._check_helo_name(entry)
@@ -150,6 +162,7 @@ class RelayTables:
         if credentials:
             warn_of_readers(credentials, self._parsed, self._host, self._texts, self._report)
         hosts = self.hosts(relay)
+        self._check_authorities(position, relay, hosts or [])
         if not hosts:
             return
         self._check_labels(position, [(where, host.label) for where, host in hosts if host.label], credentials)
@@ -159,6 +172,15 @@ class RelayTables:
         for where, host in hosts:
             if host.numeric and relay.family not in (None, _family(host.host)):
                 self._report.add(where, f"{host.host} is not an IPv{relay.family} address, as inet{relay.family} wants")
+
+    def _check_authorities(
+        self, position: SourcePosition, relay: Relay, hosts: Collection[tuple[SourcePosition, RelayHost]]
+    ) -> None:
+        """Whether there is anything that certificates can be verified by, where that is required."""
+        if relay.ca is not None or relay.tls is RelayTls.UNVERIFIED or self._host.authorities:
+            return
+        if relay.tls is RelayTls.VERIFIED or any(host.protocol in VERIFIED for _, host in hosts):
+            self._report.add(position, NO_AUTHORITIES)
 
     def _check_labels(
         self, position: SourcePosition, labelled: list[tuple[SourcePosition, str]], credentials: Table | None
