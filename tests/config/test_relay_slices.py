@@ -1,5 +1,8 @@
 """What each process is told of relay actions, and that it is told nothing else."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -162,3 +165,19 @@ def test_no_error_shows_a_password():
     ]
     assert len(wrong) >= 3
     assert SECRET not in " ".join(wrong)
+
+
+MANUAL = (Path(__file__).parent.parent.parent / "man" / "smtpd.conf.5").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^\.Bd -literal.*\n((?:[^.].*\n|\n)+)\.Ed", MANUAL, re.MULTILINE)
+OF_RELAYS = [example for example in EXAMPLES if " relay " in example]
+
+
+@pytest.mark.parametrize("example", OF_RELAYS, ids=["a computer with a provider", "a small server"])
+def test_the_examples_of_the_manual_relay_and_are_no_open_relays(example):
+    """Without a warning: their labels have passwords, their ports the right TLS, and no rule lets anybody through."""
+    made = sliced(example, texts={"/etc/mail/secrets": "provider amy@example.org:password\n"})
+    assert made.warnings == ()
+    assert made.slices.dispatcher.relays
+    relaying = {relay.name for relay in made.slices.dispatcher.relays}
+    for match in made.slices.lookup.matches:
+        assert match.action not in relaying or match.source.kind in ("local", "auth")
