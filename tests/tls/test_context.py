@@ -17,9 +17,10 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from smtpd.config.build.tls_options import cipher_string
 from smtpd.tls.certificate import key_bits, signature_hash
 from smtpd.tls.connection import TlsConnection, TlsFailed
-from smtpd.tls.context import Authorities, Certificate, ContextError, TlsUnusable, context_ctrl
+from smtpd.tls.context import Authorities, Certificate, ContextError, TlsUnusable, context_ctrl, server_name
 from smtpd.tls.openssl_library import get_context, openssl, openssl_error
-from smtpd.tls.signing import SIGNING_SOCKETS
+from smtpd.tls.remote_key import make_key
+from smtpd.tls.signing import SIGNING_SOCKETS, Signer
 from tests.tls.test_connection import TLS12, TLS13
 from tests.tls.world import Client, authority, by_sha1, certify, chain, client_context, key, key_pem, listener, pem
 
@@ -91,6 +92,7 @@ def test_a_name_that_is_none_gets_the_default_and_no_traceback(three, name):
     link.feed(with_server_name(name))
     link.step()
     assert link.signed
+    assert server_name(link._address) == (name.decode() if name in (b"*.lists.test", b"....") else "")
 
 
 def test_sessions_begun_stay_with_their_certificates_when_there_are_new_ones(signatory):
@@ -305,6 +307,12 @@ def test_options_of_openssl_that_make_it_safer_are_kept_and_ours_come_to_them(se
     ours = ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET | ssl.OP_CIPHER_SERVER_PREFERENCE
     every = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).options | ours
     assert server._first.options & every == every
+
+
+def test_a_key_is_made_once_however_often_its_certificate_is_read(signatory):
+    one, other = (Certificate.read(chain("p256", "a.test")) for _ in range(2))
+    assert make_key(one.key, signatory.signer) == make_key(other.key, signatory.signer)
+    assert make_key(one.key, signatory.signer) != make_key(one.key, Signer([]))
 
 
 def test_unused_contexts_are_freed(signatory):

@@ -4,12 +4,13 @@ import base64
 import errno
 import hashlib
 import os
+from collections import Counter
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 
-from smtpd.tls.openssl_library import TlsUnusable
+from smtpd.tls.openssl_library import TlsUnusable, openssl, openssl_error, read_pem
 from smtpd.tls.private_key import KEY_FILE_MAX, PrivateKey
 from smtpd.tls.signing import Operation
 from tests.crypto.test_request_check import DIGEST_INFO, pss_block
@@ -116,3 +117,28 @@ def test_what_no_signature_can_be_made_of_is_said():
     """PSS comes as a block that is as long as the key."""
     with pytest.raises(TlsUnusable, match="^no signature: "):
         private_key(key_pem(key("rsa2048"))).sign(Operation.RSA_PSS, bytes(32))
+
+
+def test_what_openssl_made_for_a_signature_and_of_a_file_is_freed(monkeypatch):
+    """Each handshake needs a signature."""
+    library, made = openssl(), Counter()
+
+    def count(name, sign):
+        function = getattr(library, name)
+
+        def counted(*arguments):
+            made[name.partition("_new")[0].removesuffix("_free")] += sign
+            return function(*arguments)
+
+        monkeypatch.setattr(library, name, counted)
+
+    for name, sign in {"EVP_PKEY_CTX_new": 1, "EVP_PKEY_CTX_free": -1, "BIO_new_mem_buf": 1, "BIO_free": -1}.items():
+        count(name, sign)
+    private = private_key(key_pem(key("p256")))
+    private.sign(Operation.ECDSA, bytes(32))
+    with pytest.raises(TlsUnusable):
+        private_key(b"garbage")
+    for address in read_pem(chain("p256", "a.test"), "PEM_read_bio_X509"):
+        library.X509_free(address)
+    assert made == {"EVP_PKEY_CTX": 0, "BIO": 0}
+    assert openssl_error() == ""
