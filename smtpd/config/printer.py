@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from smtpd.config.build.delivery_target import MAILDIR
-from smtpd.config.build.relay import TABLES
+from smtpd.config.build.relay import TABLES as RELAY_TABLES
 from smtpd.config.build.value import BYTES_PER_UNIT, SECONDS_PER_UNIT
 from smtpd.config.model import Action, Config, Listen, ListenSocket, Pki, Relay, Srs, Table
 from smtpd.config.parse.syntax import RESERVED
@@ -121,7 +121,7 @@ def print_action(action: Action, tables: dict[str, Table]) -> str:
 
 def print_relay(relay: Relay, tables: dict[str, Table]) -> Iterator[str]:
     """The options.  Those with tables come first, in the order of their numbers."""
-    for option, (field, _, _) in TABLES.items():
+    for option, (field, _, _) in RELAY_TABLES.items():
         table = getattr(relay, field)
         if table is not None:
             yield f"{option.replace('_', '-')} {print_operand(table, tables)}"

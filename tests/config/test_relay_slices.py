@@ -99,6 +99,17 @@ def test_a_machine_without_authorities_cannot_verify(options, wrong):
     assert [error.partition(": ")[2][:31] for error in errors] == ["no certificate can be verified:"] * wrong
 
 
+@pytest.mark.parametrize("public, warned", [((), False), (("/secrets",), True)])
+def test_a_file_with_passwords_that_everybody_may_read_is_a_warning(public, warned):
+    lines = sliced(
+        'table secrets file:/secrets\naction "x" relay host smtps://a@b.example.org auth <secrets>',
+        public=public,
+        _secrets="a: u:p\n",
+    ).warnings
+    text = 'f:1:7: "/secrets" holds passwords and can be read by everybody: chgrp _smtpl, chmod 640'
+    assert lines == (text,) * warned
+
+
 def test_an_address_that_the_host_lacks_is_a_warning():
     lines = sliced('action "out" relay src { "192.0.2.1", "192.0.2.77", "2001:db8:0::1" }').warnings
     assert lines == ("f:1:39: this host has no address 192.0.2.77: connections from it fail until it has",)

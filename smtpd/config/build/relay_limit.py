@@ -50,7 +50,7 @@ class RelayLimitBuilder:
             return
         (name,) = parts(domains[0])
         domain = self._diagnostics.value(_domain, name, "")
-        if domain and said is not None:
+        if domain:
             self._of_domain[domain] = replace(self._of_domain.get(domain, self.limits), **said)
 
     def _values(self, settings: list[Tree]) -> dict[str, Any]:
