@@ -49,28 +49,41 @@ COMMANDS = [
     Command("log brief", "operation.log_brief", "log at the normal level"),
     Command("log verbose", "operation.log_verbose", "log debug messages too"),
     Command("monitor", "", "a line of numbers every second"),
+    Command(
+        "pause destination <domain>",
+        "operation.pause_destination",
+        "relay nothing to a domain, or by an action with `host`",
+        ALREADY_PAUSED,
+    ),
     *[
         Command(f"pause envelope {which}", "operation.suspend", f"hold back {what} until resumed", fails)
         for which, what, fails in (*ONE, ("all", "anything in the queue", ""))
     ],
     Command("pause mda", "operation.pause_deliveries", "start no local delivery", ALREADY_PAUSED),
-    Command("pause mta", "", "start no relaying"),
+    Command("pause mta", "operation.pause_relaying", "start no relaying", ALREADY_PAUSED),
     Command("pause mta from <string> for <string>", "", "start no relaying from an address to a domain"),
     Command("pause smtp", "operation.pause_listeners", "accept no new connections", ALREADY_PAUSED),
     Command("profile <string>", "", "measure"),
+    Command("remove destination <domain>", "operation.remove_destination", "remove what is to be relayed there"),
     *[
         Command(f"remove {which}", "operation.remove", f"remove {what} without a notice to the sender", fails)
         for which, what, fails in (*ONE, ("all", "everything in the queue", ""))
     ],
+    Command("resume destination <domain>", "operation.resume_destination", "relay to it again", NOT_PAUSED),
     *[
         Command(f"resume envelope {which}", "operation.resume", f"make attempts for {what} again", fails)
         for which, what, fails in (*ONE, ("all", "everything", ""))
     ],
     Command("resume mda", "operation.resume_deliveries", "deliver locally again", NOT_PAUSED),
-    Command("resume mta", "", "relay again"),
+    Command("resume mta", "operation.resume_relaying", "relay again", NOT_PAUSED),
     Command("resume mta from <string> for <string>", "", "relay from an address to a domain again"),
     Command("resume route <string>", "", "use a route again that was disabled"),
     Command("resume smtp", "operation.resume_listeners", "accept connections again", NOT_PAUSED),
+    Command(
+        "schedule destination <domain>",
+        "operation.schedule_destination",
+        "try what is to be relayed there now; what is held is released",
+    ),
     *[
         Command(f"schedule {which}", "operation.schedule", f"try {what} now; what is held is released", fails)
         for which, what, fails in (*ONE, ("all", "everything in the queue", ""))

@@ -47,6 +47,7 @@ PARAMETERS: "dict[str, Callable[[str], bool]]" = {
     "<msgid>": is_message_id,
     "<evpid>": is_envelope_id,
     "<table>": is_table_name,
+    "<domain>": is_table_name,
     "<string>": bool,
 }
 ID_FORMS = {"<evpid>": "an envelope's has 16 hexadecimal digits", "<msgid>": "a message's has 8 hexadecimal digits"}

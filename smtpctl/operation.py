@@ -9,8 +9,10 @@ from smtpctl.command_parser import is_message_id
 from smtpctl.connection import Connection, ControlError
 from smtpd.envelope import MESSAGE_ID_MAX, Kind, first_envelope, last_envelope, message_of
 from smtpd.imsg import (
+    FindDestinations,
     ListEnvelopes,
     PauseDeliveries,
+    PauseDestinations,
     PauseListeners,
     RemoveEnvelopes,
     ScheduleEnvelopes,
@@ -62,6 +64,38 @@ def resume(connection: Connection, parameters: Sequence[str], json: bool) -> int
     return _say_count(connection, parameters, json, count, "resumed", "not paused")
 
 
+def _find_destinations(connection: Connection, name: str) -> list[int]:
+    """Raises ControlError when there can be none of this name."""
+    found: list[int] = connection.ask(FindDestinations(REQUEST, name)).destinations
+    if not found:
+        raise ControlError(f"no action relays to {name}")
+    return found
+
+
+def schedule_destination(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    destinations = _find_destinations(connection, *parameters)
+    count = connection.ask(ScheduleEnvelopes(REQUEST, *envelopes(()), destinations)).count
+    return _say_count(connection, (), json, count, "scheduled", "none for it, or paused, or being tried")
+
+
+def remove_destination(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    destinations = _find_destinations(connection, *parameters)
+    count = connection.ask(RemoveEnvelopes(REQUEST, *envelopes(()), destinations)).count
+    return _say_count(connection, (), json, count, "removed", "none for it")
+
+
+def pause_destination(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    destinations = _find_destinations(connection, *parameters)
+    changed = connection.ask(PauseDestinations(REQUEST, destinations, True)).changed
+    return _say_success("" if changed else f"{parameters[0]} is already paused", json)
+
+
+def resume_destination(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    destinations = _find_destinations(connection, *parameters)
+    changed = connection.ask(PauseDestinations(REQUEST, destinations, False)).changed
+    return _say_success("" if changed else f"{parameters[0]} is neither paused nor delayed", json)
+
+
 def _say_count(
     connection: Connection, parameters: Sequence[str], json: bool, count: int, done: str, otherwise: str
 ) -> int:
@@ -94,6 +128,16 @@ def pause_deliveries(connection: Connection, parameters: Sequence[str], json: bo
 def resume_deliveries(connection: Connection, parameters: Sequence[str], json: bool) -> int:
     changed = connection.ask(PauseDeliveries(REQUEST, Kind.MDA, False)).changed
     return _say_success("" if changed else "mda is not paused", json)
+
+
+def pause_relaying(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    changed = connection.ask(PauseDeliveries(REQUEST, Kind.MTA, True)).changed
+    return _say_success("" if changed else "mta is already paused", json)
+
+
+def resume_relaying(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    changed = connection.ask(PauseDeliveries(REQUEST, Kind.MTA, False)).changed
+    return _say_success("" if changed else "mta is not paused", json)
 
 
 def pause_listeners(connection: Connection, parameters: Sequence[str], json: bool) -> int:

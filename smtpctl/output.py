@@ -35,9 +35,9 @@ def duration(seconds: int) -> str:
 # -- envelopes -------------------------------------------------------------------------------
 
 
-def why_waiting(entry: QueueEntry, now: int, *, mda_paused: bool) -> str:
-    """Why no attempt is made until an administrator acts, or until a time that the client has set; empty when the queue
-    decides."""
+def why_waiting(entry: QueueEntry, now: int, *, mda_paused: bool, mta_paused: bool = False) -> str:
+    """Why no attempt is made until an administrator acts, until a time that the client has set, or until the
+    destination can be reached; empty when the queue decides."""
     if entry.inflight:
         return ""
     if entry.schedule.suspended:
@@ -46,10 +46,12 @@ def why_waiting(entry: QueueEntry, now: int, *, mda_paused: bool) -> str:
         return "held until it is scheduled"
     if entry.schedule.kind is Kind.MDA and mda_paused:
         return "mda is paused"
+    if entry.schedule.kind is Kind.MTA and mta_paused:
+        return "mta is paused"
     if entry.terms.release > now:
         at = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(entry.terms.release))
         return f"not before {at}, as the client wished"
-    return ""
+    return f"destination delayed: {entry.delayed}" if entry.delayed else ""
 
 
 def queue_line(entry: QueueEntry, now: int, reason: str = "") -> str:

@@ -96,5 +96,6 @@ def _entries(connection: Connection, first: int, last: int) -> Iterator[tuple[Qu
         if page.trouble:
             raise ControlError(page.trouble)
         now = int(time.time())
-        yield from ((row, now, output.why_waiting(row, now, mda_paused=page.mda_paused)) for row in page.rows)
+        paused = {"mda_paused": page.mda_paused, "mta_paused": page.mta_paused}
+        yield from ((row, now, output.why_waiting(row, now, **paused)) for row in page.rows)
         first = page.next

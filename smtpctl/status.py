@@ -16,7 +16,7 @@ def show_status(connection: Connection, parameters: "Sequence[str]", json: bool)
     if not answer.granted:
         raise ControlError(answer.text)
     paused = answer.text.split()
-    words = {name: "paused" if name.lower() in paused else "running" for name in ("MDA", "SMTP")}
+    words = {name: "paused" if name.lower() in paused else "running" for name in ("MDA", "MTA", "SMTP")}
     if json:
         print(as_json({name.lower(): word for name, word in words.items()}))
     else:

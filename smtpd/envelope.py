@@ -24,6 +24,9 @@ AGENT_LANE_MAX = 2**32 - 1  # of an agent
 NARROW = 1 << 31  # an agent's lane with this bit gets a smaller share: the agent runs commands, or waits for a host
 DestinationNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # the lane of relayed mail
 Delay = Annotated[int, msgspec.Meta(ge=1, le=86400)]  # seconds that a destination is not tried
+AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # of a RelayMessage, never twice in a run
+ReplyCode = Annotated[int, msgspec.Meta(ge=0, le=599)]
+RECIPIENTS_MAX = 100  # of one RelayMessage, RFC 5321 4.5.3.1.8
 SenderNumber = Annotated[
     int, msgspec.Meta(ge=0, le=2**32 - 1)
 ]  # the senders of one destination have turns; 0: no sender
@@ -140,6 +143,29 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     home: Path = ""  # as the action's userbase has it, where the action names the user to run as
     notify: Notify = Notify(0)
     original: Path = ""  # RFC 3461 4.2, ORCPT: "rfc822;bob@here.test", decoded
+    sender: Path = ""  # for relayed mail: what the next host is told in the place of the mail's sender (SRS)
+
+
+class RelayRecipient(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A recipient of a message that is relayed."""
+
+    envelope: EnvelopeId
+    address: Path  # for RCPT TO
+    recipient: Path  # as the client named it
+    notify: Notify
+    original: Path  # as in Recipient
+
+
+class RelayResult(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What a try to relay came to for one recipient."""
+
+    envelope: EnvelopeId
+    outcome: Outcome  # DELIVERED, DEFERRED, FAILED or LOOP
+    text: Text  # the reply, or the error
+    code: ReplyCode = 0  # 0: no server has replied
+    enhanced: Word = ""  # RFC 3463; empty: none
+    remote: Word = ""  # the host that has replied; empty: none has
+    uncertain: bool = False  # the connection was lost between the final dot and its reply
 
 
 class Schedule(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -170,6 +196,7 @@ class QueueEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     inflight: bool
     size: int  # bytes of content
     terms: MailParameters = MailParameters()
+    delayed: Text = ""  # why its destination cannot be reached; empty: it can, or nothing is known
 
 
 def message_of(envelope: int) -> int:

@@ -13,6 +13,8 @@ import msgspec
 
 from smtpd.envelope import (
     ALIAS_FILES_MAX,
+    RECIPIENTS_MAX,
+    AttemptNumber,
     CommandLine,
     Delay,
     DestinationNumber,
@@ -28,6 +30,8 @@ from smtpd.envelope import (
     Path,
     QueueEntry,
     Recipient,
+    RelayRecipient,
+    RelayResult,
     Schedule,
     Seconds,
     Secret,
@@ -722,6 +726,93 @@ class SchedulingStopped:
     """The last imsg to queue."""
 
 
+# -- away: relayed mail, queue and dispatcher ---------------------------------------------
+
+RelayRecipients = Annotated[list[RelayRecipient], msgspec.Meta(min_length=1, max_length=RECIPIENTS_MAX)]
+
+
+@imsg("queue -> dispatcher", limit=64 * 1024)
+class RelayMessage:
+    """Try to relay a message to recipients of one destination.  Each of them is answered once, in RelayTried or
+    ReturnRecipients.
+
+    A destination is what shares connections: an action, with a domain where the action leaves the choice of the host to
+    that.  One number belongs to one of the dispatchers."""
+
+    attempt: AttemptNumber
+    message: MessageId
+    destination: DestinationNumber
+    action: Word
+    domain: Word  # in its normal form; empty: the action sends everything to the same hosts
+    sender: Path  # empty for the null sender
+    terms: MailParameters
+    created: Seconds
+    size: int  # bytes of content, with LF line ends
+    recipients: RelayRecipients
+
+
+@imsg("dispatcher -> queue")
+class FetchContent:
+    """A connection is ready for it.  One at a time of an attempt."""
+
+    request: int
+    attempt: AttemptNumber
+
+
+@imsg("queue -> dispatcher", answers=FetchContent, limit=20 * 1024)
+class ContentFetched:
+    request: int
+    content: bytes
+
+
+@imsg("queue -> dispatcher", answers=FetchContent, descriptor=True)
+class ContentFileFetched:
+    """A fresh descriptor, to read."""
+
+    request: int
+
+
+@imsg("queue -> dispatcher", answers=FetchContent)
+class ContentNotFetched:
+    """The attempt is over: its envelopes have been removed, or queue has concluded them.  What has been said of it
+    meanwhile is ignored."""
+
+    request: int
+
+
+@imsg("dispatcher -> queue", limit=512 * 1024)
+class RelayTried:
+    """Results, of some or all of the attempt's recipients."""
+
+    attempt: AttemptNumber
+    results: Annotated[list[RelayResult], msgspec.Meta(min_length=1, max_length=RECIPIENTS_MAX)]
+
+
+@imsg("dispatcher -> queue")
+class ReturnRecipients:
+    """These were not tried, as the destination cannot be reached now: no attempt is counted."""
+
+    attempt: AttemptNumber
+    envelopes: Annotated[list[EnvelopeId], msgspec.Meta(min_length=1, max_length=RECIPIENTS_MAX)]
+
+
+@imsg("dispatcher -> queue")
+class DelayDestination:
+    """No host of it can be reached: try nothing of it for so many seconds.  Without effect unless something of it is
+    under way here, or it is delayed already."""
+
+    destination: DestinationNumber
+    seconds: Delay
+    reason: Text
+
+
+@imsg("dispatcher -> queue")
+class ResumeDestination:
+    """It can be reached again.  Without effect unless it is delayed."""
+
+    destination: DestinationNumber
+
+
 # -- into their hands: agents --------------------------------------------------------------
 
 
@@ -898,7 +989,8 @@ class EnvelopesListed:
     rows: list[QueueEntry]
     next: int
     trouble: Text = ""  # why the queue could not be read
-    mda_paused: bool = False  # control fills it in: local deliveries are paused
+    mda_paused: bool = False  # control fills these in: local deliveries are paused
+    mta_paused: bool = False  # and relaying
 
 
 @imsg("smtpctl -> control -> queue")
@@ -938,11 +1030,12 @@ class ContentNotOpened:
 
 @imsg("smtpctl -> control -> scheduler")
 class ScheduleEnvelopes:
-    """Try these now, held ones too."""
+    """Try these now, held ones too.  With `destinations`, only those that are to be relayed to one of them."""
 
     request: int
     first: EnvelopeId
     last: EnvelopeId
+    destinations: list[DestinationNumber] = []
 
 
 @imsg("smtpctl -> control -> scheduler")
@@ -950,6 +1043,7 @@ class RemoveEnvelopes:
     request: int
     first: EnvelopeId
     last: EnvelopeId
+    destinations: list[DestinationNumber] = []  # as in ScheduleEnvelopes
 
 
 @imsg("smtpctl -> control -> scheduler")
@@ -993,9 +1087,43 @@ class MarkSuspended:
     suspended: bool
 
 
+@imsg("smtpctl -> control -> queue")
+class FindDestinations:
+    """The destinations of relayed mail that have this name: a domain, or an action that sends everything to the same
+    hosts."""
+
+    request: int
+    name: Word
+
+
+@imsg("queue -> control -> smtpctl", answers=FindDestinations)
+class DestinationsFound:
+    """One for each relay action that may have it; none: there is no such action."""
+
+    request: int
+    destinations: list[DestinationNumber]
+
+
+@imsg("smtpctl -> control -> scheduler")
+class PauseDestinations:
+    """Try nothing of these until they are resumed; when `paused` is false, resume them, also those that are delayed."""
+
+    request: int
+    destinations: list[DestinationNumber]
+    paused: bool
+
+
+@imsg("scheduler -> control -> smtpctl", answers=PauseDestinations)
+class DestinationsPaused:
+    """`changed` is false when they were so already."""
+
+    request: int
+    changed: bool
+
+
 @imsg("smtpctl -> control -> scheduler")
 class PauseDeliveries:
-    """`pause mda`; `resume mda` when `paused` is false."""
+    """`pause mda` or `pause mta`; `resume` when `paused` is false."""
 
     request: int
     kind: Kind

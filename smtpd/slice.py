@@ -416,6 +416,7 @@ class DeliverySlice(Struct, frozen=True):
     method: Method
     user: Word  # to run as (`_smtpm` for lmtp without a user); empty: as the recipient, or a relay
     lifetime: Seconds  # seconds until its envelopes expire
+    one_destination: bool = False  # of a relay: everything goes to the same hosts, whatever the domain
 
 
 class QueueSlice(Struct, frozen=True):

@@ -24,15 +24,19 @@ from smtpd.imsg import (
     ContentNotOpened,
     ContentOpened,
     DeliveriesPaused,
+    DestinationsFound,
+    DestinationsPaused,
     EnvelopesListed,
     EnvelopesRemoved,
     EnvelopesScheduled,
     EnvelopesSuspended,
+    FindDestinations,
     ListenersPaused,
     ListEnvelopes,
     ListQuarantine,
     OpenContent,
     PauseDeliveries,
+    PauseDestinations,
     PauseListeners,
     QuarantineListed,
     RemoveEnvelopes,
@@ -105,9 +109,9 @@ def from_smtpctl(control: Control, client: Client, imsg: object, descriptor: int
     match imsg:
         case ListEnvelopes():
             control.list_envelopes(client, imsg)
-        case ListQuarantine() | OpenContent():
+        case ListQuarantine() | OpenContent() | FindDestinations():
             control.forward(client, imsg, "queue")
-        case ScheduleEnvelopes() | RemoveEnvelopes() | SuspendEnvelopes():
+        case ScheduleEnvelopes() | RemoveEnvelopes() | SuspendEnvelopes() | PauseDestinations():
             control.forward(client, imsg, "scheduler")
         case PauseDeliveries():
             control.pause_deliveries(client, imsg)
@@ -135,7 +139,7 @@ def query_from_smtpctl(control: Control, client: Client, word: str) -> None:
 
 def from_queue(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case EnvelopesListed() | QuarantineListed():
+        case EnvelopesListed() | QuarantineListed() | DestinationsFound():
             control.answered(channel, imsg)
         case ContentOpened():
             control.answered(channel, imsg, descriptor)
@@ -147,9 +151,9 @@ def from_queue(control: Control, channel: Channel, imsg: object, descriptor: int
 
 def from_scheduler(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case (
-            EnvelopesScheduled() | EnvelopesRemoved() | EnvelopesSuspended() | DeliveriesPaused() | StatisticsReported()
-        ):
+        case EnvelopesScheduled() | EnvelopesRemoved() | EnvelopesSuspended() | DestinationsPaused():
+            control.answered(channel, imsg)
+        case DeliveriesPaused() | StatisticsReported():
             control.answered(channel, imsg)
         case _:
             unexpected("scheduler", imsg)

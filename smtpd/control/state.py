@@ -16,6 +16,7 @@ import msgspec
 
 from smtpd.control.client import Client, Clients
 from smtpd.control.log_forwarder import LogForwarder
+from smtpd.envelope import Kind
 from smtpd.imsg import (
     DeliveriesPaused,
     Done,
@@ -54,7 +55,8 @@ class Control:
         self.loop = loop
         self.log_forwarder = log_forwarder
         self.clients = Clients(loop, listener, privileged_uids, partial(asked, self), partial(queried, self))
-        self.mda_paused, self.smtp_paused = "mda" in paused, "smtp" in paused
+        self.paused = {kind: kind.name.lower() in paused for kind in Kind}
+        self.smtp_paused = "smtp" in paused
         self._questions = {channel: RequestWindow(channel) for channel in peers}
         self._started = loop.time()
 
@@ -81,7 +83,8 @@ class Control:
         """The queue does not know what the scheduler was told to pause."""
 
         def answered(answer: EnvelopesListed, _descriptor: None) -> None:
-            client.answer(_renumbered(answer, imsg.request, mda_paused=self.mda_paused))
+            paused = {"mda_paused": self.paused[Kind.MDA], "mta_paused": self.paused[Kind.MTA]}
+            client.answer(_renumbered(answer, imsg.request, **paused))
 
         (questions,) = self._of("queue")
         questions.ask(partial(_renumbered, imsg), answered)
@@ -103,7 +106,7 @@ class Control:
 
     def pause_deliveries(self, client: Client, imsg: PauseDeliveries) -> None:
         def answered(answer: DeliveriesPaused, _descriptor: None) -> None:
-            self.mda_paused = imsg.paused
+            self.paused[imsg.kind] = imsg.paused
             client.answer(_renumbered(answer, imsg.request))
 
         (questions,) = self._of("scheduler")
@@ -145,7 +148,7 @@ class Control:
     # -- for ourselves -----------------------------------------------------------------------
 
     def show_status(self, client: Client) -> None:
-        paused = {"mda": self.mda_paused, "smtp": self.smtp_paused}
+        paused = {kind.name.lower(): value for kind, value in self.paused.items()} | {"smtp": self.smtp_paused}
         client.answer_query(query.Answer(True, " ".join(name for name, value in paused.items() if value)))
 
     def refuse(self, client: Client, reason: str) -> None:

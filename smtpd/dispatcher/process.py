@@ -22,6 +22,9 @@ from smtpd.imsg import (
     Begin,
     ClientClassified,
     ClientResolved,
+    ContentFetched,
+    ContentFileFetched,
+    ContentNotFetched,
     CredentialsChecked,
     DropCertificates,
     MakeContexts,
@@ -32,6 +35,7 @@ from smtpd.imsg import (
     PauseListeners,
     RecipientExpanded,
     RecipientRefused,
+    RelayMessage,
     ReportStatistics,
     ScramBegun,
     ScramFinished,
@@ -112,6 +116,10 @@ def from_queue(dispatcher: Dispatcher, channel: Channel, imsg: object, descripto
             dispatcher.resources.to_queue.answer(imsg)
         case SpoolFileOpened() | SpoolFileRefused():
             dispatcher.resources.to_queue.answer(imsg, descriptor)
+        case ContentFetched() | ContentFileFetched() | ContentNotFetched():
+            dispatcher.resources.to_queue.answer(imsg, descriptor)
+        case RelayMessage():
+            dispatcher.relay(channel, imsg)
         case _:
             unexpected("queue", imsg)
 

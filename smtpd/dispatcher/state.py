@@ -7,11 +7,14 @@ from smtpd.dispatcher.inbound.connections import Connections
 from smtpd.dispatcher.inbound.listener import Listeners
 from smtpd.dispatcher.inbound.local_session import LocalSessions, SessionUnavailable
 from smtpd.dispatcher.inbound.resources import Resources
+from smtpd.envelope import Outcome, RelayResult
 from smtpd.imsg import (
     AddListener,
     ListenersPaused,
     OpenSession,
     PauseListeners,
+    RelayMessage,
+    RelayTried,
     ReportStatistics,
     SessionOpened,
     SessionRefused,
@@ -96,6 +99,13 @@ class Dispatcher:
 
     def add_listener(self, imsg: AddListener, descriptor: int) -> None:
         self.listeners.add(imsg, descriptor)
+
+    def relay(self, channel: Channel, imsg: RelayMessage) -> None:
+        """No configuration has a relay action that is accepted: such an envelope is held."""
+        text = "relaying is not available"
+        channel.send(
+            RelayTried(imsg.attempt, [RelayResult(to.envelope, Outcome.FAILED, text) for to in imsg.recipients])
+        )
 
     def open_session(self, channel: Channel, imsg: OpenSession) -> None:
         try:

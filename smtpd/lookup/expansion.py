@@ -5,7 +5,7 @@
       user     sales+x                 its `alias`: sales+x, then sales
       user       bob, as named there   UserQuestion, or the action's userbase: does the user exist, may it receive?
                                        ForwardQuestion: the user's .forward
-      address      amy@there.test        an address again: the rules, as for local mail
+      address      amy@there.test        an address again: the rules, as for local mail; one that relays ends here
       user         bob                   the owner's name: the mailbox
                    "|filter", /file      run as bob, by bob's own file
 
@@ -24,8 +24,6 @@ Bounds: no node is processed twice, none is deeper than DEPTH_MAX, and there are
 .forward files and NODES_MAX in all.  The table entry that named a node is not looked up for it again, so an alias may
 name itself.  A user's own name in that user's .forward means the mailbox; a .forward that leads back by way of another
 user is a loop.  A recipient that expands to nothing is refused.
-
-Not supported yet: relaying.
 """
 
 from collections import deque
@@ -169,6 +167,9 @@ class Expansion:
         if isinstance(decided, Rejected):
             raise invalid_recipient("5.7.1")
         name, action = local.lower(), self._config.actions[decided]
+        if action.method is Method.RELAY:
+            self._relay(node, action)
+            return
         if len(name) > WORD_MAX or len(node.address) > PATH_MAX:  # lower() can make text longer
             raise invalid_recipient("5.1.1")
         user = UserNode(node.depth + 1, name, action, node.address, node.owner, node.entry)
@@ -307,6 +308,22 @@ class Expansion:
         if server.verdict != "utf8":
             raise smtputf8_required("Sender's" if by_sender else "Recipient's")
 
+    def _relay(self, node: AddressNode, action: ExpansionSlice) -> None:
+        """Add an envelope for another host, unless there is the same one: by action and address, whose local part only
+        that host may compare (RFC 5321 2.4)."""
+        to = Recipient(
+            self._recipient,
+            node.address,
+            action.name,
+            Kind.MTA,
+            "",
+            "",
+            notify=self._notify,
+            original=self._original,
+        )
+        local, _, domain = node.address.rpartition("@")
+        self._keep(to, (Kind.MTA, action.name, local, normal(domain)))
+
     def _reach(
         self, node: UserNode, user: str, extension: str, duty: Duty, *, digest: str = "", home: str = ""
     ) -> None:
@@ -325,7 +342,9 @@ class Expansion:
             self._notify,
             self._original,
         )
-        key = duty, digest, action, user, extension, normal_address(node.destination)
+        self._keep(to, (duty, digest, action, user, extension, normal_address(node.destination)))
+
+    def _keep(self, to: Recipient, key: object) -> None:
         self._trace.recipient(to, key not in self._recipients)
         self._recipients.setdefault(key, to)
 

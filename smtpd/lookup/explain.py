@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 from smtpd.config.model import Table
 from smtpd.config.printer import print_condition, print_match
-from smtpd.envelope import UNKNOWN_NAME, Duty, Origin, Recipient
+from smtpd.envelope import UNKNOWN_NAME, Duty, Kind, Origin, Recipient
 from smtpd.imsg import ForwardRead
 from smtpd.ipc.log import visible
 from smtpd.lookup.expansion import Expanded, Expansion, ExpansionSteps
@@ -224,6 +224,8 @@ class ExplainTrace(Trace):
     def _outcome(self, to: Recipient) -> str:
         if to.duty is Duty.DISCARD:
             return "discarded"
+        if to.kind is Kind.MTA:
+            return f'relayed to {to.destination} by action "{to.action}"'
         extension = f" (sub-address {to.extension})" if to.extension else ""
         if to.duty is not Duty.DELIVER:
             target = self._commands[to.digest]

@@ -12,7 +12,8 @@
         deliveries     envelopes that are due, and what the scheduler and administrators say of them
         in_flight      those that the scheduler waits for a word of
         attempt        one attempt of one of them
-        carrier        what makes an attempt; agent_carrier is the one there is
+        carrier        what makes an attempt: agent_carrier of local mail, relay_carrier of mail to other hosts
+        destination    what relayed mail shares connections by: its number, and why it is delayed
         result         what an attempt came to, for every carrier
         conclude       the one end of an envelope: store, log, scheduler
         expiry         when a mail may be tried, and until when

@@ -75,8 +75,8 @@ class _Receiving:
 
 
 class Incoming:
-    """`lifetimes`: of envelopes in seconds, by action; `lane_of`: the envelope.Lane of a recipient; `submitted` gets
-    the schedules of each stored message."""
+    """`lifetimes`: of envelopes in seconds, by action; `lane_of`: the lane of an envelope and the number of its
+    sender; `submitted` gets the schedules of each stored message."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Incoming:
         reservations: Reservations,
         blocks: Blocks,
         lifetimes: dict[str, int],
-        lane_of: Callable[[Recipient], int],
+        lane_of: Callable[[Envelope], tuple[int, int]],
         submitted: Callable[[list[Schedule]], None],
         now: Callable[[], float] = time.time,
     ):
@@ -242,7 +242,7 @@ class Incoming:
         channel, imsg = receiving.question
         channel.send(MessageStored(imsg.request))
         self._disk.cache.keep(add.message, add.envelopes)
-        self._submitted([envelope.schedule(self._lane_of(envelope.recipient)) for envelope in add.envelopes])
+        self._submitted([envelope.schedule(*self._lane_of(envelope)) for envelope in add.envelopes])
         self._close(receiving)
 
     def _refuse(self, receiving: _Receiving, error: BaseException | None) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 
 import msgspec
 
-from smtpd.envelope import QueueEntry, Text, envelope_text, message_of, message_text
+from smtpd.envelope import Kind, QueueEntry, Text, envelope_text, message_of, message_text
 from smtpd.imsg import (
     ContentNotOpened,
     ContentOpened,
+    DestinationsFound,
     EnvelopesListed,
+    FindDestinations,
     ListEnvelopes,
     ListQuarantine,
     OpenContent,
@@ -25,6 +27,7 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, visible
 from smtpd.ipc.text_limit import fit_text
+from smtpd.queue.delivery.destination import Delays, Numbers
 from smtpd.queue.store.disk import Disk
 from smtpd.queue.store.store import PAGE, Envelope, Message, Store, UnreadableRow
 
@@ -37,8 +40,8 @@ _encode = msgspec.msgpack.Encoder().encode
 class Listing:
     """`inflight` are the ids of the envelopes that are being tried."""
 
-    def __init__(self, disk: Disk, inflight: Container[object]):
-        self._disk, self._inflight = disk, inflight
+    def __init__(self, disk: Disk, inflight: Container[object], numbers: Numbers, delays: Delays):
+        self._disk, self._inflight, self._numbers, self._delays = disk, inflight, numbers, delays
 
     # -- envelopes ------------------------------------------------------------------------------------------------
 
@@ -84,7 +87,18 @@ class Listing:
             inflight=envelope.id in self._inflight,
             size=sizes.get(message_of(envelope.id), 0),
             terms=envelope.terms,
+            delayed=self._why_delayed(envelope),
         )
+
+    def _why_delayed(self, envelope: Envelope) -> str:
+        """Empty when its destination can be reached, or it has none."""
+        to = envelope.recipient
+        if to.kind is not Kind.MTA:
+            return ""
+        return self._delays.find_reason(self._numbers.destination(to.action, to.destination).number)
+
+    def find_destinations(self, channel: Channel, imsg: FindDestinations) -> None:
+        channel.send(DestinationsFound(imsg.request, self._numbers.find(imsg.name)))
 
     # -- quarantine -----------------------------------------------------------------------------------------------
 

@@ -1,11 +1,13 @@
 """queue -- keeps mail and envelopes on disk, and hands mail to the agents of its recipients.
 
     dispatcher --ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
+    queue --RelayMessage--> dispatcher --FetchContent, RelayTried, ReturnRecipients, DelayDestination, …--> queue
     lookup --AddEnvelopes, ReadForward, AskServerForUtf8--> queue --ExpandEnvelope--> lookup
     queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
+    queue --DestinationDelayed, DestinationResumed--> scheduler
     scheduler --EnvelopesDue, PostponeEnvelopes, SchedulingStopped, …--> queue
     queue --StartAgent, EndAgent, LockMailbox, UnlockMailbox--> parent             queue --errands--> agents
-    control --ListEnvelopes, ListQuarantine, OpenContent--> queue
+    control --ListEnvelopes, ListQuarantine, OpenContent, FindDestinations--> queue
 
 SECURITY
     Reads mail as bytes that it does not look into, and the answers of agents, which are processes of users.  Sees the
@@ -24,11 +26,14 @@ from smtpd.imsg import (
     AgentStarted,
     AskServerForUtf8,
     Begin,
+    DelayDestination,
     DeleteEnvelopes,
     EnvelopeExpanded,
     EnvelopeNotExpanded,
     EnvelopesDue,
     ExpireEnvelopes,
+    FetchContent,
+    FindDestinations,
     ForgetMessage,
     ListEnvelopes,
     ListQuarantine,
@@ -39,8 +44,11 @@ from smtpd.imsg import (
     OpenSpoolFile,
     PostponeEnvelopes,
     ReadForward,
+    RelayTried,
     ReportStatistics,
     ReserveMessageIds,
+    ResumeDestination,
+    ReturnRecipients,
     ScanEnvelopes,
     SchedulingStopped,
     SetVerbose,
@@ -83,7 +91,8 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
     space = Space(directory, loop.time)
     peers = handed.peer("scheduler"), handed.parent, handed.peer("lookup")
-    queue = Queue(loop, handed.slice, store, spool, space, *peers)
+    dispatchers = sorted((peer for peer in handed.peers if peer.peer == "dispatcher"), key=lambda peer: peer.number)
+    queue = Queue(loop, handed.slice, store, spool, space, *peers, dispatchers=dispatchers)
     handlers = {
         "dispatcher": from_dispatcher,
         "lookup": from_lookup,
@@ -133,6 +142,16 @@ def from_dispatcher(queue: Queue, channel: Channel, imsg: object, descriptor: in
             queue.incoming.store_message(channel, imsg)
         case ForgetMessage():
             queue.incoming.forget_message(channel, imsg)
+        case FetchContent():
+            queue.relays.fetch(channel, imsg)
+        case RelayTried():
+            queue.relays.tried(channel, imsg)
+        case ReturnRecipients():
+            queue.relays.give_back(channel, imsg)
+        case DelayDestination():
+            queue.relays.delay(channel, imsg)
+        case ResumeDestination():
+            queue.relays.resume(channel, imsg)
         case _:
             unexpected("dispatcher", imsg)
 
@@ -179,6 +198,8 @@ def from_control(queue: Queue, channel: Channel, imsg: object, descriptor: int |
             queue.listing.list_quarantine(channel, imsg)
         case OpenContent():
             queue.listing.open_content(channel, imsg)
+        case FindDestinations():
+            queue.listing.find_destinations(channel, imsg)
         case ReportStatistics():
             queue.report(channel, imsg)
         case SetVerbose():

@@ -6,10 +6,10 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import batched
 
-from smtpd.envelope import MESSAGE_ID_MAX, Schedule
+from smtpd.envelope import MESSAGE_ID_MAX, Kind, Schedule
 from smtpd.imsg import EnvelopesSubmitted, ReportStatistics, SetVerbose, StatisticsReported, StopScheduling
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
@@ -23,8 +23,10 @@ from smtpd.queue.delivery.agent_carrier import AgentCarrier
 from smtpd.queue.delivery.attempt import AttemptContext
 from smtpd.queue.delivery.conclude import Conclusions
 from smtpd.queue.delivery.deliveries import Deliveries
+from smtpd.queue.delivery.destination import Delays, Numbers
 from smtpd.queue.delivery.in_flight import InFlight
 from smtpd.queue.delivery.reexpansion import Reexpansions
+from smtpd.queue.delivery.relay_carrier import RelayCarrier
 from smtpd.queue.incoming import Incoming
 from smtpd.queue.listing import Listing
 from smtpd.queue.message_ids import Blocks, OwnIds
@@ -33,7 +35,7 @@ from smtpd.queue.scan import Scan
 from smtpd.queue.store.disk import Disk
 from smtpd.queue.store.space import Space
 from smtpd.queue.store.spool import Spool
-from smtpd.queue.store.store import PAGE, Store
+from smtpd.queue.store.store import PAGE, Envelope, Store
 from smtpd.slice import QueueSlice
 
 STOP_TIMEOUT = 5.0  # seconds that a stop waits for agents, and for a full disk
@@ -56,11 +58,14 @@ class Queue:
         lookup: Channel,
         clock: Callable[[], float] | None = None,
         now: Callable[[], float] = time.time,
+        dispatchers: Sequence[Channel] = (),
     ):
         self.loop, self.scheduler = loop, scheduler
         self.statistics: Counter[str] = Counter()
         self.disk = Disk(loop, store, spool, space, _give_up)
-        routing = AgentRouting(configuration)
+        routing, numbers = AgentRouting(configuration), Numbers(configuration)
+        lanes = Lanes(routing, numbers)
+        self.delays = Delays(clock or loop.time)
         self.starts, self.locks = RequestWindow(parent, STARTS_MAX), RequestWindow(parent, LOCKS_MAX)
         self.to_lookup = RequestWindow(lookup, reexpansion.QUESTIONS_MAX)
         self.agents = AgentPool(loop, self.starts, self.locks, routing, clock or loop.time)
@@ -69,9 +74,14 @@ class Queue:
         self.in_flight = InFlight(loop, scheduler)
         self.conclusions = Conclusions(self.disk, self.in_flight, now)
         self.reexpansions = Reexpansions(self.to_lookup, self.disk, self.conclusions.conclude)
+        by_agents = AgentCarrier(self.agents, routing, self.conclusions.now)
+        self.relays = RelayCarrier(
+            loop, configuration, numbers, self.delays, dispatchers, scheduler, self.conclusions.now
+        )
         self.deliveries = Deliveries(
-            AttemptContext(loop, self.disk, self.in_flight, self.conclusions, self.reexpansions, routing.lane_of),
-            AgentCarrier(self.agents, routing, self.conclusions.now),
+            AttemptContext(loop, self.disk, self.in_flight, self.conclusions, self.reexpansions, lanes.of),
+            {Kind.MDA: by_agents, Kind.MTA: self.relays},
+            self.delays,
             self.agents,
             self.statistics,
         )
@@ -79,9 +89,9 @@ class Queue:
         blocks = Blocks(loop, self.disk, reservations)
         self.own_ids = OwnIds(blocks, reservations)
         lifetimes = {action.name: action.lifetime for action in configuration.actions}
-        self.incoming = Incoming(self.disk, reservations, blocks, lifetimes, routing.lane_of, self.submit, now)
-        self.scan = Scan(loop, self.disk, self.conclusions.quarantine, routing.lane)
-        self.listing = Listing(self.disk, self.in_flight)
+        self.incoming = Incoming(self.disk, reservations, blocks, lifetimes, lanes.of, self.submit, now)
+        self.scan = Scan(loop, self.disk, self.conclusions.quarantine, lanes.of_row)
+        self.listing = Listing(self.disk, self.in_flight, numbers, self.delays)
         self._submitted: list[Schedule] = []
         self._stop_at = math.inf  # by the clock of the loop
         self._scheduler_asked = self._scheduler_done = False
@@ -115,6 +125,7 @@ class Queue:
             "mda.pending": self.agents.waiting(),
             "mda.running": self.agents.under_way(),
             "mda.user": self.agents.users,
+            "mta.task": len(self.relays),
             "queue.evpcache.size": len(self.disk.cache),
         }
         channel.send(StatisticsReported(imsg.request, {**self.statistics, **{k: v for k, v in gauges.items() if v}}))
@@ -167,6 +178,23 @@ class Queue:
         if error is not None:
             log.warn(f"the store was not closed in order: {error}")
         self.loop.stop()
+
+
+class Lanes:
+    """The lane of any envelope, and the number of its sender, which relayed mail has only."""
+
+    def __init__(self, routing: AgentRouting, numbers: Numbers):
+        self._routing, self._numbers = routing, numbers
+
+    def of(self, envelope: Envelope) -> tuple[int, int]:
+        if envelope.recipient.kind is Kind.MTA:
+            return self._numbers.lane_of(envelope)
+        return self._routing.lane_of(envelope.recipient), 0
+
+    def of_row(self, kind: Kind, action: str, user: str, duty: int, destination: str, sender: str) -> tuple[int, int]:
+        if kind is Kind.MTA:
+            return self._numbers.lane(action, destination, sender)
+        return self._routing.lane(action, user, duty), 0
 
 
 def _give_up() -> None:

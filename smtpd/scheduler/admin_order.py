@@ -80,6 +80,9 @@ class AdminOrders:
             self._to_control(_answer(order, self._count))
 
     def _carry_out(self, order: AdminOrder, ids: list[int], now: int) -> None:
+        if not isinstance(order, SuspendEnvelopes) and order.destinations:
+            destinations = {*order.destinations}
+            ids = [id for id in ids if self._policy.is_for(id, destinations)]
         tell: PostponeEnvelopes | MarkSuspended | DeleteEnvelopes
         match order:
             case ScheduleEnvelopes():

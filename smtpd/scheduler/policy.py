@@ -27,7 +27,7 @@ Sizes: a turn does a bounded number of steps, as everything may become due in on
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -360,6 +360,19 @@ class Policy:
                 if envelope.state is EnvelopeState.DUE_SUSPENDED:
                     self._enqueue(envelope)
                 changed.append(envelope.id)
+        return changed
+
+    def is_for(self, id: int, destinations: Container[int]) -> bool:
+        """It is to be relayed to one of these."""
+        envelope = self.table.find(id)
+        return envelope is not None and envelope.kind is Kind.MTA and envelope.lane in destinations
+
+    def pause_destinations(self, destinations: Iterable[int], paused: bool) -> bool:
+        """Start nothing of these, or start again, also where it was delayed.  False when it was so already."""
+        changed = False
+        for destination in destinations:
+            changed |= self.destinations.pause(destination, paused)
+            changed |= not paused and self.destinations.resume(destination)
         return changed
 
     def pause(self, kind: Kind, paused: bool) -> bool:

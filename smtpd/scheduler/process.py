@@ -4,7 +4,7 @@
     queue --DestinationDelayed, DestinationResumed--> scheduler
     scheduler --EnvelopesDue, PostponeEnvelopes, ExpireEnvelopes, DeleteEnvelopes, MarkSuspended,
                 ScanEnvelopes, SchedulingStopped--> queue
-    control --ScheduleEnvelopes, RemoveEnvelopes, SuspendEnvelopes, PauseDeliveries--> scheduler
+    control --ScheduleEnvelopes, RemoveEnvelopes, SuspendEnvelopes, PauseDeliveries, PauseDestinations--> scheduler
 
 SECURITY
     Reads numbers that queue made, and nothing that came from outside.  Taken over, it has mail tried at the wrong time,
@@ -24,6 +24,7 @@ from smtpd.imsg import (
     EnvelopesSubmitted,
     EnvelopesTried,
     PauseDeliveries,
+    PauseDestinations,
     RemoveEnvelopes,
     ReportStatistics,
     ScheduleEnvelopes,
@@ -48,8 +49,9 @@ def main() -> None:
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
     handed.entered(held)
     scheduler = Scheduler(loop, handed.slice, handed.peer("queue"), handed.peer("control"))
-    if "mda" in handed.configure.paused:
-        scheduler.policy.pause(Kind.MDA, True)
+    for kind in Kind:
+        if kind.name.lower() in handed.configure.paused:
+            scheduler.policy.pause(kind, True)
     gc.freeze()  # the containers of a million envelopes: they hold nothing that the collector could free
     connect(loop, handed.peers, {"queue": from_queue, "control": from_control, "parent": from_parent}, scheduler)
     loop.run_forever()
@@ -91,6 +93,8 @@ def from_control(scheduler: Scheduler, channel: Channel, imsg: object, descripto
             scheduler.order(imsg)
         case PauseDeliveries():
             scheduler.pause(imsg)
+        case PauseDestinations():
+            scheduler.pause_destinations(imsg)
         case ReportStatistics():
             scheduler.report(imsg)
         case SetVerbose():

@@ -10,6 +10,7 @@ from smtpd.imsg import (
     DeliveriesPaused,
     DestinationDelayed,
     DestinationResumed,
+    DestinationsPaused,
     EnvelopeReplaced,
     EnvelopesDue,
     EnvelopesScanned,
@@ -18,6 +19,7 @@ from smtpd.imsg import (
     ExpireEnvelopes,
     MarkSuspended,
     PauseDeliveries,
+    PauseDestinations,
     PostponeEnvelopes,
     ReportStatistics,
     ScanEnvelopes,
@@ -164,6 +166,11 @@ class Scheduler:
         if changed:
             log.info(f"{imsg.kind.name.lower()} {'paused' if imsg.paused else 'resumed'}")
         self.control.send(DeliveriesPaused(imsg.request, changed))
+        self._turn_soon()
+
+    def pause_destinations(self, imsg: PauseDestinations) -> None:
+        changed = self.policy.pause_destinations(imsg.destinations, imsg.paused)
+        self.control.send(DestinationsPaused(imsg.request, changed))
         self._turn_soon()
 
     def report(self, imsg: ReportStatistics) -> None:

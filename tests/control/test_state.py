@@ -58,9 +58,10 @@ def test_a_page_of_the_queue_says_whether_deliveries_are_paused(house):
     house.answers[PauseDeliveries] = lambda _, imsg: DeliveriesPaused(imsg.request, True)
     house.answers[ListEnvelopes] = lambda _, imsg: EnvelopesListed(imsg.request, [], 0, "the disk is gone")
     tool = house.client()
-    for paused in (True, False):
-        tool.ask(PauseDeliveries(1, Kind.MDA, paused))
-        expected = EnvelopesListed(5, [], 0, "the disk is gone", mda_paused=paused)
+    for paused, kind in ((True, Kind.MDA), (False, Kind.MDA), (True, Kind.MTA), (False, Kind.MTA)):
+        tool.ask(PauseDeliveries(1, kind, paused))
+        words = {f"{each.name.lower()}_paused": paused and each is kind for each in Kind}
+        expected = EnvelopesListed(5, [], 0, "the disk is gone", **words)
         assert tool.ask(ListEnvelopes(5, 1 << 32, 2 << 32)) == expected
 
 

@@ -171,7 +171,7 @@ def test_pause_smtp_makes_clients_wait(daemon):
         assert sock.recv(100).startswith(b"220")
 
 
-@pytest.mark.parametrize("what, said", [("mda", "MDA paused"), ("smtp", "SMTP paused")])
+@pytest.mark.parametrize("what, said", [("mda", "MDA paused"), ("mta", "MTA paused"), ("smtp", "SMTP paused")])
 def test_a_daemon_may_begin_paused(make_daemon, what, said):
     daemon = make_daemon().start("-P", what)
     assert said in daemon.smtpctl("show", "status").stdout

@@ -297,7 +297,7 @@ def test_an_invented_answer_of_lookup_reaches_no_user_who_may_not_receive(taken,
         to(alice, action="nonesuch"): "the configuration has no action",
         to(alice, action="expand"): "delivers nothing",
         to(alice, Duty.FORWARDED, "forward", digest=forged): "delivers nothing",
-        to(alice, kind=Kind.MTA): "relaying is not available",
+        to(alice, kind=Kind.MTA): "the configuration has no relay action",
     }
     lookup.expand(*lies)
     for lie, reason in lies.items():

@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.envelope import Duty, Kind, MailParameters, Recipient
+from smtpd.envelope import Duty, Kind, MailParameters, Notify, Recipient
 from smtpd.imsg import AddEnvelopes
 from smtpd.ipc.declaration import DEFAULT_LIMIT
-from smtpd.lookup.expansion import DEPTH_MAX, FORWARD_NODES_MAX, Expanded
+from smtpd.lookup.expansion import DEPTH_MAX, FORWARD_NODES_MAX, Expanded, Expansion
 from smtpd.lookup.node import ForwardAnswer, ServerQuestion, UserQuestion
 from smtpd.slice import Condition, ExpansionSlice, Match, Method, Operand
 from smtpd.tables.alias_syntax import Command, File, digest
 from smtpd.tables.file import FileTable
 from smtpd.tables.inline import ListTable
-from tests.lookup.world import ANY, ORIGIN, World, reached, refused
+from tests.lookup.world import ANY, IN, ORIGIN, World, reached, refused
 
 # -- who it is for ---------------------------------------------------------------
 
@@ -60,6 +60,60 @@ def test_relaying_is_refused():
     world = World(dict(bob=None))
     refused(world, "bob@there.test", 550, "5.7.1")
     assert world.asked == []
+
+
+# -- for other hosts ---------------------------------------------------------------
+
+OUT = ExpansionSlice("out", Method.RELAY)
+TO_ANY = Match("out", destination=ANY)  # `from local`, as where nothing is said
+RELAYING = {"matches": (*IN, TO_ANY), "actions": [OUT]}
+
+
+def relayed(world, recipient, **more):
+    return [(to.kind, to.action, to.destination, to.user) for to in world.expand(recipient, **more).recipients]
+
+
+def test_what_the_rules_give_to_a_relay_action_is_an_envelope_for_its_domain():
+    world = World(matches=(Match("out", ANY, ANY),), actions=[OUT])
+    (to,) = world.expand("Bob+x@There.test", notify=Notify.FAILURE, original="rfc822;bob").recipients
+    assert to == Recipient(
+        "Bob+x@There.test",
+        "Bob+x@There.test",
+        "out",
+        Kind.MTA,
+        "",
+        "",
+        notify=Notify.FAILURE,
+        original="rfc822;bob",
+    )
+    assert world.asked == []
+
+
+def test_a_stranger_relays_nothing_by_a_rule_for_mail_of_this_host():
+    refused(World(**RELAYING), "bob@there.test", 550, "5.7.1")
+
+
+@pytest.mark.parametrize("table", [{}, {"bob": "bob@there.test"}])
+def test_an_alias_and_a_forward_name_addresses_elsewhere(table):
+    """Theirs is mail of this host, whoever sends it."""
+    world = World(dict(bob="bob@there.test"), tables={"aliases": table}, alias="aliases", **RELAYING)
+    assert relayed(world, "bob@here.test") == [(Kind.MTA, "out", "bob@there.test", "")]
+    (to,) = world.expand("bob@here.test").recipients
+    assert to.recipient == "bob@here.test"
+
+
+def test_the_same_address_elsewhere_gets_one_copy_and_only_its_host_may_say_that_case_is_nothing():
+    world = World(dict(bob="amy@there.test, amy@THERE.test, Amy@there.test"), **RELAYING)
+    assert [one[2] for one in relayed(world, "bob@here.test")] == ["amy@there.test", "Amy@there.test"]
+
+
+def test_only_a_user_who_has_logged_in_relays_by_a_rule_that_wants_it():
+    match = Match("out", ANY, ANY, auth=Condition("auth"))
+    world = World(matches=(match,), actions=[OUT])
+    refused(world, "bob@there.test", 550, "5.7.1")
+    origin = msgspec.structs.replace(ORIGIN, user="amy")
+    found = world.drive(Expansion(world.config, origin, "bob@there.test").steps())
+    assert [to.kind for to in found.recipients] == [Kind.MTA]
 
 
 @pytest.mark.parametrize("verdict", ["root", "daemon"])

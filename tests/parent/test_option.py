@@ -54,7 +54,7 @@ def test_relative_paths_are_of_the_directory_where_it_was_typed():
 
 
 def test_what_shall_be_paused_may_be_said_more_than_once():
-    assert read_options(["-P", "mda", "-P", "smtp"]).paused == ("mda", "smtp")
+    assert read_options(["-P", "mda", "-P", "smtp", "-P", "mta"]).paused == ("mda", "smtp", "mta")
 
 
 def test_what_is_to_be_explained_stands_behind_the_word():
@@ -73,8 +73,7 @@ def test_what_is_to_be_explained_stands_behind_the_word():
         (["-n", "rcpt-to=bob@here.test"], "unexpected operand"),
         (["-T", "imsg"], "-T: not available"),
         (["-B", "queue=ram"], "-B: not available"),
-        (["-P", "mta"], "not available yet"),
-        (["-P", "lunch"], "expected mda or smtp"),
+        (["-P", "lunch"], "expected mda, mta or smtp"),
         (["-z"], "-z"),
         (["now"], "unexpected operand"),
         (["--state", ""], "empty path"),

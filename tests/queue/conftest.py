@@ -61,6 +61,8 @@ ACTIONS = (
     DeliverySlice("virtual", Method.MAILDIR, "vmail", LIFETIME),
     DeliverySlice("expand", Method.EXPAND_ONLY, "", LIFETIME),
     DeliverySlice("forward", Method.FORWARD_ONLY, "", LIFETIME),
+    DeliverySlice("out", Method.RELAY, "", LIFETIME),
+    DeliverySlice("provider", Method.RELAY, "", LIFETIME, one_destination=True),
 )
 
 
@@ -75,6 +77,10 @@ def configuration(**changes):
 
 def recipient(user="bob", action="local", kind=Kind.MDA, **more):
     return Recipient(f"{user}@here.test", f"{user}@here.test", action, kind, user, "", **more)
+
+
+def relayed(address="bob@far.test", action="out", **more):
+    return Recipient(address, address, action, Kind.MTA, "", "", **more)
 
 
 def command(user="bob", text="one", action="local", duty=Duty.FORWARDED):
@@ -161,6 +167,7 @@ class House:
             self.near["parent", 0],
             self.near["lookup", 0],
             clock=lambda: self.now,
+            dispatchers=[self.near["dispatcher", number] for number in range(dispatchers)],
         )
         handlers = {role: getattr(process, f"from_{role}") for role in {role for role, _ in self.near}}
         connect(self.loop, near, handlers, self.queue)

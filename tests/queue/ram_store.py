@@ -116,8 +116,11 @@ class RAMStore:
     def schedules(self, after: int, limit: int, lane_of: LaneOf) -> list[Schedule]:
         with self._lock:
             rows = [self._envelopes[id] for id in sorted(self._envelopes) if id > after]
-        others = [(row, row.recipient) for row in rows if row.run != self.run][:limit]
-        return [row.schedule(lane_of(r.kind, r.action, r.user, r.duty, r.destination)) for row, r in others]
+        others = [(row, row.recipient, row.origin) for row in rows if row.run != self.run][:limit]
+        return [
+            row.schedule(*lane_of(r.kind, r.action, r.user, r.duty, r.destination, origin.user or origin.sender))
+            for row, r, origin in others
+        ]
 
     def find_message(self, message: int) -> Message | None:
         return self._messages.get(message)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpd.envelope import Outcome
+from smtpd.envelope import Kind, Outcome
 from smtpd.queue.delivery import conclude
 from smtpd.queue.delivery.attempt import Attempt
 from smtpd.queue.delivery.conclude import ERROR_MAX, TROUBLES_MAX, Conclusion
@@ -83,7 +83,7 @@ class Courier:
 @pytest.fixture
 def courier(house, monkeypatch):
     made = Courier()
-    monkeypatch.setattr(house.queue.deliveries, "_carrier", made)
+    monkeypatch.setitem(house.queue.deliveries._carriers, Kind.MDA, made)
     return made
 
 

@@ -330,12 +330,6 @@ def test_the_agent_of_a_command_is_told_its_digest_and_nothing_of_its_line(house
     assert house.deliver(agent).digest == wanted.digest
 
 
-def test_what_only_a_relay_could_deliver_is_held(house):
-    (envelope,) = house.store([recipient("bob", kind=Kind.MTA)])
-    house.due(envelope)
-    assert house.tried() == ([], [], [envelope])
-
-
 def test_what_the_queue_does_not_know_is_gone(house):
     house.due(1 << 32 | 1, 2 << 32 | 1)
     assert house.tried() == ([1 << 32 | 1, 2 << 32 | 1], [], [])
@@ -518,7 +512,7 @@ def explosive(function, bad):
 @pytest.mark.parametrize("where", ["get_key", "limits"])
 def test_an_envelope_that_cannot_be_matched_to_an_agent_costs_itself(house, capfd, monkeypatch, where):
     """Before its try is counted, too: or each start would end with it."""
-    routing = house.queue.deliveries._carrier._routing
+    routing = house.queue.deliveries._carriers[Kind.MDA]._routing
     monkeypatch.setattr(routing, where, explosive(getattr(routing, where), "eve"))
     bad, good = house.store([recipient("eve"), recipient("bob")])
     house.due(bad, good)

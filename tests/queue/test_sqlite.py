@@ -34,13 +34,13 @@ TOP = Path(__file__).parent.parent.parent
 
 
 def no_lane(*_columns):
-    return 0
+    return 0, 0
 
 
 EVERYTHING = (0, 2**63 - 1, 1000)
 ODD = envelope(
     1,
-    recipient=recipient(notify=Notify.NEVER, original="rfc822;bob@there.test"),
+    recipient=recipient(notify=Notify.NEVER, original="rfc822;bob@there.test", sender="SRS0@here.test"),
     origin=msgspec.structs.replace(ORIGIN, user="amy", tls=True),
     terms=ODD_TERMS,
 )
@@ -69,6 +69,7 @@ def test_each_field_of_an_envelope_has_its_column(store):
     parts = (ODD, ODD.origin, ODD.recipient, ODD.terms)
     fields = {name: value for part in parts for name, value in msgspec.structs.asdict(part).items()}
     fields["login"] = ODD.origin.user
+    fields["sender"], fields["relay_sender"] = ODD.origin.sender, ODD.recipient.sender
     assert row == {name: fields[name] for name in row}
     assert {"origin", "terms"} == fields.keys() - row.keys()
 

@@ -19,8 +19,14 @@ from smtpd.queue.store.store import (
 from tests.queue.conftest import CONTENT, ODD_TERMS, ORIGIN, add, command, envelope, recipient
 
 
-def lane(kind, action, user, duty, destination):
-    return len(f"{kind} {action} {user} {duty} {destination}")
+def lane(kind, action, user, duty, destination, sender):
+    return len(f"{kind} {action} {user} {duty} {destination}"), len(sender)
+
+
+def scheduled(row):
+    r = row.recipient
+    who = row.origin.user or row.origin.sender
+    return row.schedule(*lane(r.kind, r.action, r.user, r.duty, r.destination, who))
 
 
 EVERYTHING = (0, 2**63 - 1, 1000)
@@ -45,6 +51,7 @@ def test_what_was_added_is_read_as_it_was(store):
             home="/home/o'neil",
             notify=Notify.SUCCESS | Notify.DELAY,
             original="rfc822;o'neil@here.test",
+            sender="SRS0=abcd=xy=there.test=amy@here.test",
         ),
         origin=replace(ORIGIN, tls=True, user="amy"),
         terms=ODD_TERMS,
@@ -62,8 +69,7 @@ def test_the_scheduler_is_told_release_and_priority(store):
     store.apply([replace(add(3), envelopes=[held_back])])
     (schedule,) = store.schedules(0, 10, lane)
     assert (schedule.release, schedule.next_try, schedule.priority) == (1_100_000, 1_100_000, -3)
-    to = held_back.recipient
-    assert schedule == held_back.schedule(lane(to.kind, to.action, to.user, to.duty, to.destination))
+    assert schedule == scheduled(held_back)
 
 
 def test_a_change_of_what_is_not_there_changes_nothing(store):
@@ -156,9 +162,7 @@ def test_a_scan_finds_what_another_run_left_and_nothing_else(store):
         assert len(page) <= 3
         found += page
     assert [schedule.envelope >> 32 for schedule in found] == list(range(2, 21, 2))
-    row = envelope(2)
-    r = row.recipient
-    assert found[0] == row.schedule(lane(r.kind, r.action, r.user, r.duty, r.destination))
+    assert found[0] == scheduled(envelope(2))
 
 
 def test_a_scan_leaves_out_what_was_tried_in_this_run(store):

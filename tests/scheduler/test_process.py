@@ -10,6 +10,9 @@ from smtpd.envelope import Kind, Schedule, first_envelope, last_envelope
 from smtpd.imsg import (
     DeleteEnvelopes,
     DeliveriesPaused,
+    DestinationDelayed,
+    DestinationResumed,
+    DestinationsPaused,
     EnvelopeReplaced,
     EnvelopesDue,
     EnvelopesRemoved,
@@ -21,6 +24,7 @@ from smtpd.imsg import (
     ExpireEnvelopes,
     MarkSuspended,
     PauseDeliveries,
+    PauseDestinations,
     PostponeEnvelopes,
     RemoveEnvelopes,
     ReportStatistics,
@@ -32,7 +36,7 @@ from smtpd.imsg import (
     SuspendEnvelopes,
 )
 from smtpd.ipc.channel import Violation
-from smtpd.scheduler import admin_order, state
+from smtpd.scheduler import admin_order, destinations, state
 from smtpd.scheduler.clock import Clock
 from smtpd.scheduler.policy import Policy
 from smtpd.slice import SchedulerSlice
@@ -62,6 +66,68 @@ def test_what_comes_in_one_turn_is_due_in_one_imsg(house):
         house.queue.send(EnvelopesSubmitted([schedule(message)]))
     (due,) = house.until_told("queue", EnvelopesDue)
     assert due.envelopes == [first_envelope(message) + 1 for message in range(1, 51)]
+
+
+# -- destinations of relayed mail -------------------------------------------------------
+
+
+def relayed(message, lane=5, **more):
+    return replace(schedule(message, **more), kind=Kind.MTA, lane=lane)
+
+
+def test_a_delayed_destination_is_given_nothing_until_queue_says_that_it_can_be_reached(house):
+    house.queue.send(DestinationDelayed(5, 600))
+    house.queue.send(EnvelopesSubmitted([relayed(1), relayed(2, lane=6)]))
+    (due,) = house.until_told("queue", EnvelopesDue)
+    assert due.envelopes == [relayed(2).envelope]
+    house.queue.send(DestinationResumed(5))
+    due = house.until(lambda: [i for i in house.said["queue"] if isinstance(i, EnvelopesDue)][1:])
+    assert due[0].envelopes == [relayed(1).envelope]
+
+
+def test_what_was_returned_is_given_again_when_its_destination_is_resumed_by_the_clock(house):
+    house.queue.send(EnvelopesSubmitted([relayed(1)]))
+    house.until_told("queue", EnvelopesDue)
+    house.queue.send(DestinationDelayed(5, 1))
+    house.queue.send(EnvelopesTried([], [], [], [relayed(1).envelope]))
+    due = house.until(lambda: [i for i in house.said["queue"] if isinstance(i, EnvelopesDue)][1:])
+    assert due[0].envelopes == [relayed(1).envelope]
+    assert not [i for i in house.said["queue"] if isinstance(i, PostponeEnvelopes)]
+
+
+def test_an_envelope_that_expires_while_its_destination_is_delayed_is_told_with_that(house, monkeypatch):
+    monkeypatch.setattr(destinations, "EXPIRY_INTERVAL", 1)
+    house.queue.send(DestinationDelayed(5, 600))
+    house.queue.send(EnvelopesSubmitted([relayed(1, created=1000, expires=2000)]))
+    (expired,) = house.until_told("queue", ExpireEnvelopes)
+    assert expired == ExpireEnvelopes([relayed(1).envelope], 5)
+
+
+def test_an_administrator_pauses_and_resumes_destinations(house):
+    for number, (paused, changed) in enumerate([(True, True), (True, False), (False, True), (False, False)], 1):
+        house.control.send(PauseDestinations(number, [5, 6], paused))
+        told = house.until(lambda number=number: house.said["control"][number - 1 :])
+        assert told == [DestinationsPaused(number, changed)]
+    house.queue.send(DestinationDelayed(5, 600))
+    house.control.send(PauseDestinations(9, [5], False))
+    assert house.until(lambda: house.said["control"][4:]) == [DestinationsPaused(9, True)]
+
+
+def test_orders_for_destinations_are_for_what_is_relayed_there_only(house):
+    then = int(time.time()) + 3600
+    mine, others = [relayed(1, next_try=then), relayed(2, next_try=then)], [relayed(3, lane=6, next_try=then), later(4)]
+    scanned(house, [*mine, *others])
+    house.control.send(ScheduleEnvelopes(1, *ALL, [5, 7]))
+    assert house.until_told("control", EnvelopesScheduled) == [EnvelopesScheduled(1, 2)]
+    due = house.until_told("queue", EnvelopesDue)
+    assert sorted(id for imsg in due for id in imsg.envelopes) == [one.envelope for one in mine]
+    house.control.send(RemoveEnvelopes(2, *ALL, [6]))
+    assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(2, 1)]
+    (gone,) = house.until_told("queue", DeleteEnvelopes)
+    assert gone.envelopes == [others[0].envelope]
+
+
+# -- results ------------------------------------------------------------------------------
 
 
 def test_a_deferred_one_is_postponed_and_an_old_one_expires(house):

@@ -35,6 +35,7 @@ def entry(**more):
         "recipient": "temp@x",
         "kind": Kind.MDA,
         "release": 0,
+        "delayed": "",
     } | more
     return QueueEntry(
         Schedule(
@@ -54,6 +55,7 @@ def entry(**more):
         given["inflight"],
         1234,
         MailParameters(release=given["release"]),
+        given["delayed"],
     )
 
 
@@ -92,6 +94,7 @@ def test_the_fields_of_a_line(more, place, field):
         ({}, True, "mda is paused"),
         ({"inflight": True, "suspended": True}, True, ""),
         ({"kind": Kind.MTA}, True, ""),
+        ({"kind": Kind.MTA, "delayed": "Connection refused"}, True, "destination delayed: Connection refused"),
         ({"release": NOW}, False, ""),
         ({"release": NOW + 60}, False, "not before 2026-11-21 06:51:55 +0000, as the client wished"),
         ({"release": NOW + 60}, True, "mda is paused"),
@@ -102,6 +105,8 @@ def test_paused_and_held_mail_says_why(more, mda_paused, reason, monkeypatch):
     time.tzset()
     waiting = entry(**more)
     assert why_waiting(waiting, NOW, mda_paused=mda_paused) == reason
+    if waiting.schedule.kind is Kind.MTA:
+        assert why_waiting(waiting, NOW, mda_paused=mda_paused, mta_paused=True) == "mta is paused"
     error = "450 4.2.1 later"
     assert queue_line(waiting, NOW, reason).split("|")[13] == (f"{reason}: {error}" if reason else error)
     assert queue_line(entry(**more, error=""), NOW, reason).split("|")[13] == reason

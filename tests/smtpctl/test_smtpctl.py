@@ -16,15 +16,19 @@ from smtpd.imsg import (
     ContentOpened,
     DeliveriesPaused,
     Denied,
+    DestinationsFound,
+    DestinationsPaused,
     Done,
     EnvelopesListed,
     EnvelopesRemoved,
     EnvelopesScheduled,
     EnvelopesSuspended,
+    FindDestinations,
     ListenersPaused,
     ListEnvelopes,
     OpenContent,
     PauseDeliveries,
+    PauseDestinations,
     PauseListeners,
     QuarantineListed,
     RemoveEnvelopes,
@@ -133,9 +137,9 @@ def test_a_message_that_is_not_there(control, content):
 
 def test_show_status(control):
     shown = control.run("show", "status", answers=[Answer(True, "mda")])
-    assert shown.stdout == "MDA paused\nSMTP running\n"
+    assert shown.stdout == "MDA paused\nMTA running\nSMTP running\n"
     shown = control.run("show", "status", "-j", answers=[Answer(True, "mda")])
-    assert json.loads(shown.stdout) == {"mda": "paused", "smtp": "running"}
+    assert json.loads(shown.stdout) == {"mda": "paused", "mta": "running", "smtp": "running"}
 
 
 def test_show_stats_is_sorted(control):
@@ -162,6 +166,7 @@ def test_show_quarantine(control):
         ("resume envelope all", SuspendEnvelopes(1, *ALL, False), EnvelopesSuspended(1, 2), "2 envelopes resumed"),
         ("pause mda", PauseDeliveries(1, Kind.MDA, True), DeliveriesPaused(1, True), "command succeeded"),
         ("resume mda", PauseDeliveries(1, Kind.MDA, False), DeliveriesPaused(1, True), "command succeeded"),
+        ("pause mta", PauseDeliveries(1, Kind.MTA, True), DeliveriesPaused(1, True), "command succeeded"),
         ("pause smtp", PauseListeners(1, True), ListenersPaused(1, True), "command succeeded"),
         ("resume smtp", PauseListeners(1, False), ListenersPaused(1, True), "command succeeded"),
         ("log verbose", SetVerbose(True), Done(0), "command succeeded"),
@@ -176,10 +181,38 @@ def test_a_command_asks_and_prints_the_result(control, words, question, answer, 
 
 
 @pytest.mark.parametrize(
+    "words, question, answer, said",
+    [
+        ("schedule", ScheduleEnvelopes(1, *ALL, [7, 8]), EnvelopesScheduled(1, 3), "3 envelopes scheduled"),
+        ("remove", RemoveEnvelopes(1, *ALL, [7, 8]), EnvelopesRemoved(1, 1), "1 envelope removed"),
+        ("pause", PauseDestinations(1, [7, 8], True), DestinationsPaused(1, True), "command succeeded"),
+        ("resume", PauseDestinations(1, [7, 8], False), DestinationsPaused(1, True), "command succeeded"),
+    ],
+)
+def test_a_command_of_a_destination_asks_queue_for_its_numbers_first(control, words, question, answer, said):
+    done = control.run(words, "destination", "far.test", answers=[DestinationsFound(1, [7, 8]), answer])
+    assert (done.returncode, done.stdout, done.stderr) == (0, said + "\n", "")
+    assert control.asked == [FindDestinations(1, "far.test"), question]
+
+
+def test_a_destination_that_no_action_relays_to(control):
+    done = control.run("pause", "destination", "far.test", answers=[DestinationsFound(1, [])])
+    assert (done.returncode, done.stderr) == (1, "smtpctl: no action relays to far.test\n")
+
+
+def test_a_destination_that_is_paused_already(control):
+    answers = [DestinationsFound(1, [7]), DestinationsPaused(1, False)]
+    done = control.run("pause", "destination", "far.test", answers=answers)
+    assert (done.returncode, done.stderr) == (1, "smtpctl: command failed: far.test is already paused\n")
+
+
+@pytest.mark.parametrize(
     "words, answer, reason",
     [
         ("pause mda", DeliveriesPaused(1, False), "mda is already paused"),
         ("resume mda", DeliveriesPaused(1, False), "mda is not paused"),
+        ("pause mta", DeliveriesPaused(1, False), "mta is already paused"),
+        ("resume mta", DeliveriesPaused(1, False), "mta is not paused"),
         ("pause smtp", ListenersPaused(1, False), "smtp is already paused"),
         ("resume smtp", ListenersPaused(1, False), "smtp is not paused"),
     ],

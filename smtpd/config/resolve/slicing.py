@@ -201,7 +201,8 @@ def slice_expansion(action: Action) -> ExpansionSlice:
 def slice_delivery(action: Action, config: Config) -> DeliverySlice:
     user = action.user or (LMTP_USER if action.method is Method.LMTP else "")
     lifetime = config.queue_ttl if action.ttl is None else action.ttl
-    return DeliverySlice(action.name, action.method, user, lifetime)
+    one_destination = action.relay is not None and action.relay.hosts is not None
+    return DeliverySlice(action.name, action.method, user, lifetime, one_destination)
 
 
 def used_pki(config: Config) -> tuple[Pki, ...]:

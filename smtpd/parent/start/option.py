@@ -30,7 +30,7 @@ usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory]
   --explain          with -n: what would become of a recipient, and why; the words that follow say of which:
                      rcpt-to=address, and if that matters mail-from=address from=address tag=name
                      helo=name rdns=name auth=user tls=yes
-  -P mda|smtp        start with local delivery, or with the listeners, paused; may be repeated
+  -P mda|mta|smtp    start with local delivery, relaying, or the listeners paused; may be repeated
   -v                 log more
   --state directory  keep spool, mailboxes, control socket, pid file and empty directory below this one
   --insecure-paths   as root: also run code and read files that others than root may change
@@ -38,7 +38,7 @@ usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] [--state directory]
 exit status: 0 stopped in order, or the configuration is good; 1 anything else
 """
 SHORT, LONG = "B:dD:f:FhnP:T:v", ["explain", "help", "insecure-paths", "state=", "version"]
-PAUSABLE = ("mda", "smtp")
+PAUSABLE = ("mda", "mta", "smtp")
 
 
 class UsageError(Exception):
@@ -121,8 +121,6 @@ def _macro(text: str) -> tuple[str, str]:
 
 
 def _pausable(word: str) -> str:
-    if word == "mta":
-        raise UsageError("-P mta: not available yet")
     if word not in PAUSABLE:
-        raise UsageError(f'-P "{word}": expected {" or ".join(PAUSABLE)}')
+        raise UsageError(f'-P "{word}": expected {", ".join(PAUSABLE[:-1])} or {PAUSABLE[-1]}')
     return word

@@ -18,7 +18,7 @@ No process, no clock, no file: the configuration, and names.
 import zlib
 from typing import NamedTuple
 
-from smtpd.envelope import NARROW, Duty, Kind, Recipient
+from smtpd.envelope import NARROW, Duty, Recipient
 from smtpd.errand import TRANSACTION_MAX
 from smtpd.queue.agents.slots import AgentKey
 from smtpd.slice import Method, QueueSlice
@@ -61,13 +61,11 @@ class AgentRouting:
 
     def get_key(self, recipient: Recipient) -> AgentKey:
         """Raises NoAgent."""
-        if recipient.kind is not Kind.MDA:
-            raise NoAgent("relaying is not available")
         action = self._actions.get(recipient.action)
         if action is None:
             raise NoAgent(f'the configuration has no action "{recipient.action}"')
         expands = action.method is Method.EXPAND_ONLY and recipient.duty is Duty.DELIVER
-        if expands or action.method is Method.FORWARD_ONLY:
+        if expands or action.method in (Method.FORWARD_ONLY, Method.RELAY):
             raise NoAgent(f'the action "{recipient.action}" delivers nothing ({action.method})')
         if recipient.duty is Duty.ALIASED and not self._alias_commands:
             raise NoAgent("commands of alias files are not enabled (alias-commands)")
@@ -103,18 +101,15 @@ class AgentRouting:
                 return MBOX_LIMITS
         return QUICK_LIMITS
 
-    # -- lanes: envelopes that share one agent, or the connections to one domain, have one number ---------------------
+    # -- lanes: envelopes that share one agent have one number --------------------------------------------------------
 
     def lane_of(self, recipient: Recipient) -> int:
-        r = recipient
-        return self.lane(r.kind, r.action, r.user, r.duty, r.destination)
+        return self.lane(recipient.action, recipient.user, recipient.duty)
 
-    def lane(self, kind: Kind, action: str, user: str, duty: int, destination: str) -> int:
-        if kind is not Kind.MDA:
-            return _number(f"{kind} {destination.rpartition('@')[2].lower()}")
+    def lane(self, action: str, user: str, duty: int) -> int:
         if duty == Duty.DISCARD:
             return 0
-        number = _number(f"{kind} {self._runs_as(action, user, duty)} {action} {duty}")
+        number = _number(f"{self._runs_as(action, user, duty)} {action} {duty}")
         return number | NARROW if self._is_slow(action, duty) else number
 
     def _is_slow(self, action: str, duty: int) -> bool:

@@ -1,6 +1,7 @@
 """One attempt of one envelope, whichever carrier makes it: counted, given its content, and ended once.
 
     carry --> carrier: prepare --> counted, if suspect --> content --> ready(message, descriptor)
+                       count   --> counted, if suspect --> counted(size), and prepare later
                        finish(result) --> STALE: expanded again (reexpansion.py)     otherwise: concluded (conclude.py)
 
 An envelope is suspect when an attempt of it has not come to an end: it may be what has brought the daemon down.
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
-from smtpd.envelope import Duty, Outcome, Recipient, envelope_text, message_of
+from smtpd.envelope import Duty, Outcome, envelope_text, message_of
 from smtpd.errand import FrameError
 from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded
 from smtpd.ipc.channel import Violation
@@ -38,7 +39,7 @@ class AttemptContext(NamedTuple):
     in_flight: InFlight
     conclusions: Conclusions
     reexpansions: Reexpansions
-    lane_of: Callable[[Recipient], int]
+    lane_of: Callable[[Envelope], tuple[int, int]]
 
 
 def contained(step: Callable[..., None]) -> Callable[..., None]:
@@ -60,6 +61,7 @@ class Attempt:
         self._loop, self._disk, self._conclusions = context.loop, context.disk, context.conclusions
         self._log_id = 0  # of the agent or connection that has it; 0 before that
         self._ready: Ready | None = None  # of the carrier that wants the content; it may ask a second time
+        self._opens = True  # a file with the content is opened for it
         self._counted = False
         self.over = False
         self.removed = False  # by an administrator: not begun any more
@@ -89,11 +91,11 @@ class Attempt:
     # -- the content, for the carrier -----------------------------------------------------------------------------
 
     @contained
-    def prepare(self, log_id: int, ready: Ready) -> None:
+    def prepare(self, log_id: int, ready: Ready, *, opens: bool = True) -> None:
         """Call `ready(message, descriptor)` when the attempt is counted, if it has to be, and the content is there; or
         `ready(None, None)` when the attempt is over, but not before this returns.  `log_id` is that of the agent or
-        connection in the log."""
-        self._log_id, self._ready = log_id, ready
+        connection in the log.  Without `opens` there is no descriptor."""
+        self._log_id, self._ready, self._opens = log_id, ready, opens
         if self.over:  # our own code raised after the carrier had taken it
             self._loop.call_soon(ready, None, None)
         elif self._counted or not (self._is_of_another_run or self.is_suspect):
@@ -103,6 +105,16 @@ class Attempt:
         else:
             self._counted = True
             self._disk.commits.submit(CountAttempt(self.envelope.id), partial(self._begun, ready))
+
+    def count(self, counted: Callable[[int], None]) -> None:
+        """Call `counted(size)`, bytes of content, when the attempt is counted, if it has to be; or `counted(0)` when it
+        is over."""
+
+        def ready(message: Message | None, _no_descriptor: int | None) -> None:
+            self._ready = None
+            counted(message.size if message is not None else 0)
+
+        self.prepare(0, ready, opens=False)
 
     @contained
     def _begun(self, ready: Ready, error: Exception | None) -> None:
@@ -123,7 +135,7 @@ class Attempt:
             self._stop(ready, partial(self.hold, str(error or "the content is missing")))
         elif error is not None or message is None:
             self._stop(ready, partial(self._defer, f"the queue cannot be read: {error}"))
-        elif message.content is None:
+        elif message.content is None and self._opens:
             self._disk.open_content(message, partial(self._opened, ready, message))
         else:
             ready(message, None)
@@ -171,6 +183,10 @@ class Attempt:
 
     def _finish_unsent(self, outcome: Outcome, reason: str) -> None:
         self.finish(AttemptResult(outcome, reason, self._conclusions.now(), sent=False, answered=False))
+
+    def give_back(self) -> None:
+        """It was not made: the destination cannot be reached now.  Nothing of it is left on the disk."""
+        self._end(conclude.of_return(self.envelope, counted=self._counted))
 
     def interrupt(self) -> None:
         """The daemon stops, and no carrier has this.  An attempt that is not counted leaves no trace."""
@@ -222,7 +238,7 @@ class Attempt:
             log.trouble(f"envelope {envelope_text(id)}", error)
             self._defer(f"it cannot be expanded again: {type(error).__name__}")
             return
-        schedules = [envelope.schedule(self._context.lane_of(envelope.recipient)) for envelope in successors]
+        schedules = [envelope.schedule(*self._context.lane_of(envelope)) for envelope in successors]
         self.over = True
         log.info(f"envelope {envelope_text(id)} expanded again: {len(successors)} in its place")
         self._context.in_flight.tell_replaced(id, schedules)

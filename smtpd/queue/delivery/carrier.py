@@ -1,8 +1,9 @@
 """What every carrier of mail does.
 
-    attempt --carry--> carrier --prepare--> attempt: content --> carrier --finish(AttemptResult)--> attempt --> conclude
+attempt --carry--> carrier --prepare--> attempt: content --> carrier --finish(AttemptResult)--> attempt --> conclude
 
-There is one carrier: the agents of this host (agent_carrier.py).
+agent_carrier.py   local mail: the agents of this host
+relay_carrier.py   mail to other hosts: the dispatchers
 """
 
 from typing import Protocol

@@ -12,6 +12,7 @@
     expired without an attempt           Hold: "Expired"                      -
     removed by the administrator         Remove                               -; an attempt under way has its own end
     its row is gone before it is sent    -                                    DELIVERED, at once
+    returned, not tried                  -, or Uncount                        RETURNED, when that is durable
     replaced by others (reexpansion.py)  Replace, or Remove if there are none EnvelopeReplaced, when that is durable
     a row that makes no sense            Quarantine                           HELD, if it was in flight, when durable
 
@@ -40,6 +41,7 @@ from smtpd.queue.store.store import (
     Postpone,
     Quarantine,
     Remove,
+    Uncount,
     UnreadableRow,
 )
 
@@ -75,7 +77,7 @@ def of_attempt(envelope: Envelope, result: AttemptResult, log_id: int, *, perhap
     text = bounded(result.text)
     plain = result.outcome is Outcome.LOOP or result.outcome is Outcome.DELIVERED
     stat = text if plain else f"Error ({text})"
-    line = delivery_log.attempt_line(envelope, log_id, result.outcome, stat, result.at)
+    line = "" if result.logged else delivery_log.attempt_line(envelope, log_id, result.outcome, stat, result.at)
     perhaps_delivered |= result.sent and not result.answered
     match result.outcome:
         case Outcome.DELIVERED:
@@ -99,6 +101,11 @@ def _deferred(
 ) -> Conclusion:
     expired = expiry.why_expired(envelope.terms, envelope.expires)
     return Conclusion((), Word.DEFERRED, line, Deferred(at, error, perhaps_delivered, troubles, expired))
+
+
+def of_return(envelope: Envelope, *, counted: bool) -> Conclusion:
+    """It was not tried after all; `counted`: on the disk."""
+    return Conclusion((Uncount(envelope.id),) if counted else (), Word.RETURNED)
 
 
 GONE = Conclusion((), Word.DELIVERED)  # its row was removed meanwhile
@@ -165,18 +172,20 @@ class Conclusions:
         change = Postpone(id, next_try, last_try, error, perhaps_delivered, troubles)
         self.conclude(id, Conclusion((change,)))
 
-    def expire(self, ids: Sequence[int]) -> None:
-        """There is no further attempt of these.  Without bounces they are kept for the administrator."""
+    def expire(self, ids: Sequence[int], reason: str = "") -> None:
+        """There is no further attempt of these, for that reason if for any.  Without bounces they are kept for the
+        administrator."""
         for page in batched(ids, PAGE):
-            holds = {id: self._hold_of_expired(id) for id in page}
+            holds = {id: self._hold_of_expired(id, reason) for id in page}
             self._disk.load([*page], partial(self._log_expired, holds))
             for id, hold in holds.items():  # at once: what is ordered after it comes after it
                 self.conclude(id, Conclusion((hold,)))
 
-    def _hold_of_expired(self, id: int) -> Hold:
+    def _hold_of_expired(self, id: int, reason: str) -> Hold:
         deferred = self._deferred.pop(id, None)
         if deferred is None:
-            return Hold(id, 0, expiry.EXPIRED, True)
+            why = f"{expiry.EXPIRED}: {reason}" if reason else expiry.EXPIRED
+            return Hold(id, 0, bounded(why), True)
         why = f"{deferred.expired}: {deferred.error}"[:ERROR_MAX]
         return Hold(id, deferred.last_try, why, deferred.perhaps_delivered)
 

@@ -13,9 +13,10 @@ for a while, as ends that come quickly one after the other may have another caus
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 
-from smtpd.envelope import envelope_text
+from smtpd.envelope import Kind, envelope_text
 from smtpd.imsg import DeleteEnvelopes, EnvelopesDue, ExpireEnvelopes, MarkSuspended, PostponeEnvelopes
 from smtpd.ipc.log import log
 from smtpd.queue.agents.pool import AgentPool
@@ -23,6 +24,7 @@ from smtpd.queue.delivery import expiry
 from smtpd.queue.delivery.attempt import Attempt, AttemptContext
 from smtpd.queue.delivery.carrier import Carrier
 from smtpd.queue.delivery.conclude import GONE, TROUBLES_MAX
+from smtpd.queue.delivery.destination import Delays
 from smtpd.queue.delivery.in_flight import Word
 from smtpd.queue.store.store import PAGE, Envelope, Reschedule, Suspend, UnreadableRow
 
@@ -30,10 +32,18 @@ SUSPECT_DELAY = 5.0  # seconds from the start until an envelope has the last of 
 
 
 class Deliveries:
-    """All attempts under way."""
+    """All attempts under way.  `carriers`: of each kind of envelope its own."""
 
-    def __init__(self, context: AttemptContext, carrier: Carrier, agents: AgentPool, statistics: Counter[str]):
-        self._context, self._carrier, self._agents, self._statistics = context, carrier, agents, statistics
+    def __init__(
+        self,
+        context: AttemptContext,
+        carriers: Mapping[Kind, Carrier],
+        delays: Delays,
+        agents: AgentPool,
+        statistics: Counter[str],
+    ):
+        self._context, self._carriers, self._delays = context, carriers, delays
+        self._agents, self._statistics = agents, statistics
         self._loop, self._disk = context.loop, context.disk
         self._in_flight, self._conclusions = context.in_flight, context.conclusions
         self._suspects_from = self._loop.time() + SUSPECT_DELAY
@@ -83,13 +93,14 @@ class Deliveries:
 
     def _carry(self, attempt: Attempt) -> None:
         envelope = attempt.envelope
+        carrier = self._carriers[envelope.recipient.kind]
         wait = self._suspects_from - self._loop.time()
         if expiry.is_overdue(envelope.terms, self._conclusions.now()):
             attempt.hold(f"{expiry.OVERDUE}: {envelope.error}" if envelope.error else expiry.OVERDUE)
         elif attempt.is_suspect and envelope.troubles == TROUBLES_MAX - 1 and wait > 0:
-            self._loop.call_later(wait, attempt.run_guarded, self._carrier.carry, attempt)
+            self._loop.call_later(wait, attempt.run_guarded, carrier.carry, attempt)
         else:
-            self._carrier.carry(attempt)
+            carrier.carry(attempt)
 
     # -- what the scheduler makes of it, and what an administrator wants --------------------------------------------
 
@@ -103,7 +114,7 @@ class Deliveries:
             self._change(Suspend(id, imsg.suspended))
 
     def expire(self, imsg: ExpireEnvelopes) -> None:
-        self._conclusions.expire(imsg.envelopes)
+        self._conclusions.expire(imsg.envelopes, self._delays.find_reason(imsg.destination))
 
     def delete(self, imsg: DeleteEnvelopes) -> None:
         self._conclusions.remove(imsg.envelopes)

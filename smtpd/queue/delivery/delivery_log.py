@@ -1,10 +1,13 @@
 """Log lines of deliveries, in the words that users of OpenSMTPD know.
 
 SID mda delivery evpid=E from=<a> to=<dest> rcpt=<-|as named> user=U delay=D result=Ok|TempFail|PermFail stat=TEXT
-delivery: Expire|Remove for E: from=<a>, to=<dest>, rcpt=<-|as named>, delay=D, stat=TEXT
+SID mta delivery evpid=E from=<a> to=<dest> rcpt=<-|as named> delay=D result=TempFail|PermFail stat=TEXT
+delivery|relay: Expire|Remove for E: from=<a>, to=<dest>, rcpt=<-|as named>, delay=D, stat=TEXT
+
+The line of relayed mail that another host has answered is the dispatcher's; here are those that ended before.
 """
 
-from smtpd.envelope import Outcome, envelope_text
+from smtpd.envelope import Kind, Outcome, envelope_text
 from smtpd.ipc.log import quoted
 from smtpd.queue.store.store import Envelope
 
@@ -13,9 +16,10 @@ RESULTS = {Outcome.DELIVERED: "Ok", Outcome.DEFERRED: "TempFail", Outcome.FAILED
 
 def attempt_line(envelope: Envelope, log_id: int, outcome: Outcome, stat: str, now: int) -> str:
     """An attempt has ended; `log_id` is that of the agent, 0 when there was none."""
+    kind, user = ("mda", f" user={envelope.recipient.user}") if envelope.recipient.kind is Kind.MDA else ("mta", "")
     return (
-        f"{log_id:016x} mda delivery evpid={envelope_text(envelope.id)} from=<{envelope.origin.sender}>"
-        f" to=<{envelope.recipient.destination}> rcpt=<{_named(envelope)}> user={envelope.recipient.user}"
+        f"{log_id:016x} {kind} delivery evpid={envelope_text(envelope.id)} from=<{envelope.origin.sender}>"
+        f" to=<{envelope.recipient.destination}> rcpt=<{_named(envelope)}>{user}"
         f" delay={duration(now - envelope.created)} result={RESULTS[outcome]}"
         f" stat={stat if stat.isalnum() else quoted(stat)}"
     )
@@ -23,8 +27,9 @@ def attempt_line(envelope: Envelope, log_id: int, outcome: Outcome, stat: str, n
 
 def end_line(envelope: Envelope, what: str, stat: str, now: int) -> str:
     """An envelope has ended without an attempt: `what` is Expire or Remove."""
+    kind = "delivery" if envelope.recipient.kind is Kind.MDA else "relay"
     return (
-        f"delivery: {what} for {envelope_text(envelope.id)}: from=<{envelope.origin.sender}>,"
+        f"{kind}: {what} for {envelope_text(envelope.id)}: from=<{envelope.origin.sender}>,"
         f" to=<{envelope.recipient.destination}>, rcpt=<{_named(envelope)}>,"
         f" delay={duration(now - envelope.created)}, stat={stat}"
     )

@@ -21,6 +21,7 @@ class Word(IntEnum):
     DELIVERED = 0  # or gone otherwise: forget it
     DEFERRED = 1  # say when to try it again, or that its time is over
     HELD = 2  # until an administrator schedules it
+    RETURNED = 3  # not tried: its destination cannot be reached now
 
 
 class Attempted(Protocol):
@@ -35,7 +36,7 @@ class InFlight:
     def __init__(self, loop: asyncio.AbstractEventLoop, scheduler: Channel):
         self._loop, self._scheduler = loop, scheduler
         self._attempts: dict[int, Attempted | None] = {}  # None: its row is being read
-        self._results: tuple[list[int], list[int], list[int]] = [], [], []
+        self._results: tuple[list[int], ...] = [], [], [], []  # by Word
         self._flushing = False
 
     def __contains__(self, envelope: object) -> bool:
@@ -79,10 +80,10 @@ class InFlight:
         """Send the results of this turn of the loop."""
         if not self._flushing:
             return
-        (delivered, deferred, held), self._results = self._results, ([], [], [])
+        (delivered, deferred, held, returned), self._results = self._results, ([], [], [], [])
         self._flushing = False
-        if len(delivered) + len(deferred) + len(held) <= RESULTS_MAX:
-            self._scheduler.send(EnvelopesTried(delivered, deferred, held))
+        if len(delivered) + len(deferred) + len(held) + len(returned) <= RESULTS_MAX:
+            self._scheduler.send(EnvelopesTried(delivered, deferred, held, returned))
             return
         for ids in batched(delivered, RESULTS_MAX):
             self._scheduler.send(EnvelopesTried([*ids], [], []))
@@ -90,3 +91,5 @@ class InFlight:
             self._scheduler.send(EnvelopesTried([], [*ids], []))
         for ids in batched(held, RESULTS_MAX):
             self._scheduler.send(EnvelopesTried([], [], [*ids]))
+        for ids in batched(returned, RESULTS_MAX):
+            self._scheduler.send(EnvelopesTried([], [], [], [*ids]))

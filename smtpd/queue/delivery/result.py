@@ -8,8 +8,8 @@ from smtpd.envelope import Outcome
 class AttemptResult(NamedTuple):
     """What an attempt came to for one envelope.
 
-    `code`, `enhanced` and `remote` are for delivery status notifications, which are not there yet: nothing reads them,
-    and the carrier of local mail leaves them empty, as an agent does not tell them.
+    `code`, `enhanced` and `remote` are for delivery status notifications, which are not there yet: nothing reads them.
+    The carrier of local mail leaves them empty, as an agent does not tell them.
     """
 
     outcome: Outcome
@@ -20,3 +20,4 @@ class AttemptResult(NamedTuple):
     remote: str = ""  # the host that has replied; empty: no other host was asked
     sent: bool = True  # the mail was given away; otherwise the result shows nothing of it
     answered: bool = True  # by the side that has the mail; otherwise it may be delivered, whatever the outcome
+    logged: bool = False  # by the process that has spoken with the other host

@@ -20,17 +20,19 @@ import msgspec
 from smtpd.envelope import Body, Duty, Kind, MailParameters, Origin, Recipient, Schedule
 from smtpd.queue.store.store import Envelope, LaneOf, StoreBroken
 
-SCHEMA = 4
+SCHEMA = 5
 APPLICATION = 0x534D5451  # "SMTQ"
 
 # Where one part of an Envelope ends and the next begins in a row: state, origin, recipient, and behind them what was
 # added later, of the origin, of the recipient, and the terms.
 _STATE = len(Envelope.__struct_fields__) - 3
 _EARLY_ORIGIN, _EARLY_RECIPIENT = 7, 9  # fields that stand in front
+_LATE_RECIPIENT = 11  # and those that do not stand behind everything else
 _RECIPIENT = _STATE + _EARLY_ORIGIN
 _ADDED = _RECIPIENT + _EARLY_RECIPIENT
 _ADDED_RECIPIENT = _ADDED + len(Origin.__struct_fields__) - _EARLY_ORIGIN
-_TERMS = _ADDED_RECIPIENT + len(Recipient.__struct_fields__) - _EARLY_RECIPIENT
+_TERMS = _ADDED_RECIPIENT + _LATE_RECIPIENT - _EARLY_RECIPIENT
+_LATEST = _TERMS + len(MailParameters.__struct_fields__)
 
 COLUMNS = (
     *Envelope.__struct_fields__[:_STATE],
@@ -38,8 +40,9 @@ COLUMNS = (
     *Recipient.__struct_fields__[:_EARLY_RECIPIENT],
     "tls",
     "login",  # the origin's user; the recipient's has that name already
-    *Recipient.__struct_fields__[_EARLY_RECIPIENT:],
+    *Recipient.__struct_fields__[_EARLY_RECIPIENT:_LATE_RECIPIENT],
     *MailParameters.__struct_fields__,
+    "relay_sender",  # the recipient's sender; the origin's has that name already
 )
 
 _EXPANDED = """CREATE TABLE expanded (
@@ -60,7 +63,8 @@ _TABLES = (
         tls INTEGER NOT NULL, login TEXT NOT NULL, notify INTEGER NOT NULL, original TEXT NOT NULL,
         body INTEGER NOT NULL, utf8 INTEGER NOT NULL, require_tls INTEGER NOT NULL, ret TEXT NOT NULL,
         envid TEXT NOT NULL, submitter TEXT NOT NULL, release INTEGER NOT NULL, deliver_by INTEGER NOT NULL,
-        by_mode TEXT NOT NULL, by_trace INTEGER NOT NULL, priority INTEGER NOT NULL
+        by_mode TEXT NOT NULL, by_trace INTEGER NOT NULL, priority INTEGER NOT NULL,
+        relay_sender TEXT NOT NULL
     ) STRICT""",
     "CREATE TABLE message (id INTEGER PRIMARY KEY, size INTEGER NOT NULL, digest BLOB NOT NULL, content BLOB) STRICT",
     # Columns without types: whatever is wrong with a row, it can be moved here.
@@ -105,10 +109,15 @@ _MIGRATIONS = {
         *(f"ALTER TABLE quarantine ADD COLUMN {name}" for name in _THIRD),
     ),
     3: (_EXPANDED,),  # what is in the queue is not in it: it would be expanded anew as a whole
+    4: (
+        "ALTER TABLE envelope ADD COLUMN relay_sender TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE quarantine ADD COLUMN relay_sender",
+    ),
 }
 
 SCHEDULE = (
-    "id, kind, created, expires, next_try, retries, held, suspended, priority, release, action, user, duty, destination"
+    "id, kind, created, expires, next_try, retries, held, suspended, priority, release,"
+    " action, user, duty, destination, sender, login"
 )
 _KINDS = frozenset(Kind)
 
@@ -141,21 +150,22 @@ def row_of(envelope: Envelope) -> tuple[Any, ...]:
         *origin[:_EARLY_ORIGIN],
         *recipient[:_EARLY_RECIPIENT],
         *origin[_EARLY_ORIGIN:],
-        *recipient[_EARLY_RECIPIENT:],
+        *recipient[_EARLY_RECIPIENT:_LATE_RECIPIENT],
         *msgspec.structs.astuple(terms),
+        *recipient[_LATE_RECIPIENT:],
     )
 
 
 def envelope_of(row: tuple[Any, ...]) -> Envelope:
     """Raises msgspec.ValidationError.  SQLite has no booleans: hence not strict."""
     origin = row[_STATE:_RECIPIENT] + row[_ADDED:_ADDED_RECIPIENT]
-    recipient = row[_RECIPIENT:_ADDED] + row[_ADDED_RECIPIENT:_TERMS]
-    return msgspec.convert((*row[:_STATE], origin, recipient, row[_TERMS:]), Envelope, strict=False)
+    recipient = row[_RECIPIENT:_ADDED] + row[_ADDED_RECIPIENT:_TERMS] + row[_LATEST:]
+    return msgspec.convert((*row[:_STATE], origin, recipient, row[_TERMS:_LATEST]), Envelope, strict=False)
 
 
 def schedule_of(lane_of: LaneOf, row: tuple[Any, ...]) -> Schedule:
     """Raises msgspec.ValidationError."""
-    *columns, priority, release, action, user, duty, destination = row
+    *columns, priority, release, action, user, duty, destination, sender, login = row
     kind = Kind(columns[1]) if columns[1] in _KINDS else Kind.MDA  # otherwise refused below
-    lane = lane_of(kind, action, user, duty, destination)
-    return msgspec.convert((*columns, lane, priority, release), Schedule, strict=False)
+    lane, number = lane_of(kind, action, user, duty, destination, login or sender)
+    return msgspec.convert((*columns, lane, priority, release, number), Schedule, strict=False)

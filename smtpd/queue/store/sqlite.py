@@ -45,6 +45,7 @@ from smtpd.queue.store.store import (
     StoreBroken,
     StoreFull,
     Suspend,
+    Uncount,
     UnreadableRow,
     expanded_keys,
     recipient_key,
@@ -258,6 +259,13 @@ class SQLiteStore:
         sql = f"UPDATE envelope SET troubles = troubles + 1 WHERE id IN {_LISTED}"
         self._writer.execute(sql, (_json(c.envelope for c in changes),))
 
+    def _uncount(self, changes: list[Uncount]) -> None:
+        self._writer.executemany(
+            "UPDATE envelope SET troubles = max(0, troubles - 1), perhaps_delivered = perhaps_delivered OR run <> ?1,"
+            " run = ?1 WHERE id = ?2",
+            [(self.run, c.envelope) for c in changes],
+        )
+
     def _replace(self, changes: list[Replace]) -> None:
         for change in changes:
             sql = "SELECT suspended FROM envelope WHERE id = ?"
@@ -425,6 +433,7 @@ class SQLiteStore:
 
 _STEPS: dict[type, Callable[[SQLiteStore, list[Any]], None]] = {
     CountAttempt: SQLiteStore._begin,
+    Uncount: SQLiteStore._uncount,
     Postpone: SQLiteStore._postpone,
     Reschedule: SQLiteStore._reschedule,
     Hold: SQLiteStore._hold,

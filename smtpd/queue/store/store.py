@@ -38,8 +38,9 @@ PAGE = 1000  # rows of one read at the most: no read transaction outlives a page
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
-# Of an envelope's kind, action, user, duty and destination.  Duties come as the row has them.
-LaneOf = Callable[[Kind, str, str, int, str], int]
+# The lane and the number of the sender, of an envelope's kind, action, user, duty, destination, and who has sent it.
+# Duties come as the row has them.
+LaneOf = Callable[[Kind, str, str, int, str, str], tuple[int, int]]
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -61,7 +62,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     recipient: Recipient
     terms: MailParameters
 
-    def schedule(self, lane: int = 0) -> Schedule:
+    def schedule(self, lane: int = 0, sender: int = 0) -> Schedule:
         return Schedule(
             self.id,
             self.recipient.kind,
@@ -74,6 +75,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
             lane,
             self.terms.priority,
             self.terms.release,
+            sender,
         )
 
 
@@ -125,7 +127,8 @@ class UnreadableRow(msgspec.Struct, frozen=True, gc=False):
 
 def recipient_key(recipient: Recipient) -> bytes:
     """What tells recipients of one message apart, in few bytes."""
-    return hashlib.sha256(msgspec.msgpack.encode(recipient)).digest()
+    fields = msgspec.structs.astuple(recipient)
+    return hashlib.sha256(msgspec.msgpack.encode(fields if recipient.sender else fields[:-1])).digest()
 
 
 # -- changes of rows --------------------------------------------------------------------------------------------------
@@ -181,6 +184,12 @@ class CountAttempt(msgspec.Struct, frozen=True, gc=False):
     envelope: int
 
 
+class Uncount(msgspec.Struct, frozen=True, gc=False):
+    """A try that was counted was not made: it counts no more, and not as one of another run either."""
+
+    envelope: int
+
+
 class Replace(msgspec.Struct, frozen=True, gc=False):
     """Others of the same message take the place of an envelope that was not delivered, at least one.
 
@@ -207,7 +216,7 @@ class Quarantine(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-OneChange = Add | Remove | Postpone | Reschedule | Hold | CountAttempt | Replace | Suspend | Quarantine
+OneChange = Add | Remove | Postpone | Reschedule | Hold | CountAttempt | Uncount | Replace | Suspend | Quarantine
 
 
 class Compound(msgspec.Struct, frozen=True, gc=False):
@@ -257,6 +266,10 @@ def changed(envelope: Envelope, change: OneChange, run: int) -> Envelope:
             )
         case CountAttempt():
             return replace(envelope, troubles=envelope.troubles + 1)
+        case Uncount():
+            perhaps_delivered = envelope.perhaps_delivered or envelope.run != run
+            troubles = max(0, envelope.troubles - 1)
+            return replace(envelope, run=run, troubles=troubles, perhaps_delivered=perhaps_delivered)
         case Suspend(_, suspended):
             return replace(envelope, suspended=suspended)
     raise TypeError(type(change).__name__)

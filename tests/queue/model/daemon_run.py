@@ -16,12 +16,24 @@ from smtpd.queue.state import Queue
 from smtpd.queue.store.space import Space
 from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.sqlite import SQLiteStore
-from smtpd.queue.store.store import Add, Hold, Postpone, Remove, Replace, Reschedule, StoreBroken, StoreFull, Suspend
+from smtpd.queue.store.store import (
+    Add,
+    Hold,
+    Postpone,
+    Remove,
+    Replace,
+    Reschedule,
+    StoreBroken,
+    StoreFull,
+    Suspend,
+    Uncount,
+)
 from smtpd.queue.store.store import CountAttempt as BeginTry
 from smtpd.scheduler import process as scheduler_process
 from smtpd.scheduler.clock import Clock
 from smtpd.scheduler.state import Scheduler
 from smtpd.slice import DeliveryLimits, DeliverySlice, Method, QueueSlice, SchedulerSlice
+from tests.queue.model.dispatcher import LIMIT
 from tests.queue.model.ledger import PromiseBroken
 from tests.queue.model.runtime import Crashed, Loop, Pipe, Threads
 
@@ -32,10 +44,13 @@ CONFIGURATION = QueueSlice(
         DeliverySlice("box", Method.MBOX, "", LIFETIME),
         DeliverySlice("far", Method.LMTP, "_smtpm", LIFETIME),
         DeliverySlice("run", Method.MDA, "", LIFETIME),
+        DeliverySlice("out", Method.RELAY, "", LIFETIME),
     ),
     delivery_limits=DeliveryLimits(max_session=3, max_session_per_user=2),
 )
-LIMITS = SchedulerSlice(max_inflight=12, max_inflight_per_message=4, max_inflight_per_lane=8)
+LIMITS = SchedulerSlice(
+    max_inflight=12, max_inflight_per_message=4, max_inflight_per_lane=8, max_inflight_per_destination=LIMIT
+)
 
 # What a disk that is full does not take.
 FULL = [
@@ -44,7 +59,7 @@ FULL = [
     lambda changes: any(isinstance(change, Add | Replace | BeginTry) for change in changes),
     lambda changes: any(isinstance(change, Postpone | Hold) for change in changes),
     lambda changes: any(isinstance(change, Remove) for change in changes),
-    lambda changes: any(isinstance(change, Suspend | Reschedule) for change in changes),
+    lambda changes: any(isinstance(change, Suspend | Reschedule | Uncount) for change in changes),
     lambda changes: len(changes) > 1,
 ]
 
@@ -140,6 +155,7 @@ class DaemonRun:
                 *(self.pipes["queue", role] for role in ("scheduler", "parent", "lookup")),
                 clock.monotonic,
                 clock.time,
+                dispatchers=[self.pipes["queue", "dispatcher"]],
             )
         self.queue.disk.commits._give_up = disk.give_up
         to_queue, to_control = self.pipes["scheduler", "queue"], self.pipes["scheduler", "control"]

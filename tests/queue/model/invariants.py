@@ -60,8 +60,15 @@ def check_end(life, ledger, directory, without_file):
     if refused:
         raise PromiseBroken(f"{refused} were refused, and are there")
     left = len(queue.in_flight), queue.agents.waiting(), queue.agents.under_way(), len(queue.incoming)
-    if any(left) or queue.disk.commits._uncommitted or queue.conclusions._deferred or queue.disk.cache.weight < 0:
-        raise PromiseBroken(f"queue is not at rest: {left}")
+    relays = len(queue.relays), len(queue.relays._of_destination), len(queue.relays._collected)
+    if (
+        any(left)
+        or any(relays)
+        or queue.disk.commits._uncommitted
+        or queue.conclusions._deferred
+        or queue.disk.cache.weight < 0
+    ):
+        raise PromiseBroken(f"queue is not at rest: {left} {relays}")
     messages = {message_of(id) for id in ledger.rows}
     files = {int(name, 16) for name in os.listdir(f"{directory}/content")}
     spooled = {*store.spooled(0, 10_000)} - without_file

@@ -20,6 +20,7 @@ from smtpd.queue.store.store import (
     Replace,
     Reschedule,
     Suspend,
+    Uncount,
     recipient_key,
 )
 
@@ -125,7 +126,7 @@ class Ledger:
                     self._replace(change)
                 case Remove():
                     self._remove(change)
-                case CountAttempt() | Postpone() | Reschedule() | Hold() | Suspend():
+                case CountAttempt() | Uncount() | Postpone() | Reschedule() | Hold() | Suspend():
                     self._change(change)
                 case _:
                     raise PromiseBroken(f"nothing is damaged, and there is a {type(change).__name__}")

@@ -5,6 +5,7 @@ Its own steps of the model; those of the world around all of them are in world.p
 
 import os
 from collections import deque
+from functools import partial
 
 from smtpd.envelope import COUNTER_MAX, Kind, MailParameters, Origin, Outcome, first_envelope, last_envelope, message_of
 from smtpd.imsg import (
@@ -12,6 +13,9 @@ from smtpd.imsg import (
     AgentRefused,
     AgentStarted,
     AskServerForUtf8,
+    ContentFetched,
+    ContentFileFetched,
+    ContentNotFetched,
     EndAgent,
     EnvelopeExpanded,
     EnvelopeNotExpanded,
@@ -27,6 +31,7 @@ from smtpd.imsg import (
     OpenSpoolFile,
     PauseDeliveries,
     ReadForward,
+    RelayMessage,
     RemoveEnvelopes,
     ReserveMessageIds,
     ScheduleEnvelopes,
@@ -39,6 +44,7 @@ from smtpd.imsg import (
 )
 from tests.queue.model.agent import Agent
 from tests.queue.model.daemon_run import DaemonRun
+from tests.queue.model.dispatcher import Dispatcher
 from tests.queue.model.ledger import Ledger, PromiseBroken
 from tests.queue.model.users import EDITORS, USERS, Users
 
@@ -63,6 +69,7 @@ class Peers:
         self._starts, self._locks, self._expansions = [], [], []
         self._spooled = {}
         self._asked, self._questions = set(), 0
+        self.dispatcher = Dispatcher(self.ledger, partial(self._say, "dispatcher"), self._content)
 
     # -- mail comes in ------------------------------------------------------------------------------------------------
 
@@ -110,6 +117,8 @@ class Peers:
 
     def _hear(self, imsg, descriptor):
         match imsg:
+            case RelayMessage() | ContentFetched() | ContentFileFetched() | ContentNotFetched():
+                self.dispatcher.hear(imsg, descriptor)
             case MessageIdsReserved():
                 self._ids.extend(imsg.ids[:20])
                 self._asked_ids = False
@@ -194,6 +203,14 @@ class Peers:
             case _:
                 agent.deliver()
 
+    def step_relay(self, number):
+        """The dispatcher does the next thing with something that it relays."""
+        self.dispatcher.step(number)
+
+    def step_resume(self, number):
+        """A destination can be reached again."""
+        self.dispatcher.resume(number)
+
     def step_hear(self, number):
         """Queue reads what an agent has answered, or that it has ended."""
         if self.agents:
@@ -257,7 +274,8 @@ class Peers:
                 self._say("control", SuspendEnvelopes(1, first, last, False))
 
     def step_pause(self, number):
-        self._say("control", PauseDeliveries(1, Kind.MDA, number % 2 == 0))
+        number, kind = divmod(number, 2)
+        self._say("control", PauseDeliveries(1, Kind(1 + kind), number % 2 == 0))
 
     # -- all of them do what is wanted --------------------------------------------------------------------------------
 
@@ -268,7 +286,7 @@ class Peers:
             while agent.waits:
                 agent.deliver()
                 did = True
-        return did
+        return self.dispatcher.help() or did
 
     def _serve(self):
         did = False

@@ -2,6 +2,7 @@
 
 amy, bob   a Maildir, and a .forward that they edit: commands, each other, and the users below
 eve        an mbox        lou   by LMTP        mia   the action's command        nil   /dev/null
+far, fay   at one other host        ida   at another
 """
 
 import hashlib
@@ -9,6 +10,8 @@ import hashlib
 from smtpd.envelope import Duty, Kind, Recipient
 
 ACTIONS = {"amy": "local", "bob": "local", "eve": "box", "lou": "far", "mia": "run", "nil": "local"}
+ELSEWHERE = {"far": "far.test", "fay": "far.test", "ida": "ida.test"}
+ACTIONS |= dict.fromkeys(ELSEWHERE, "out")
 USERS = [*ACTIONS]
 EDITORS = ["amy", "bob"]
 FORWARDS = [
@@ -23,6 +26,7 @@ FORWARDS = [
     ["|X", "|Z"],
     ["|Z", "\\", "eve"],
     ["|Z", "lou"],
+    ["|Z", "far", "ida"],
     ["other", "|X"],
     ["other"],
 ]
@@ -65,5 +69,7 @@ class Users:
     def _recipient(self, named, user, duty=Duty.DELIVER, digest=""):
         if user == "nil":
             duty = Duty.DISCARD
+        if user in ELSEWHERE:
+            return Recipient(named, f"{user}@{ELSEWHERE[user]}", "out", Kind.MTA, "", "")
         address = f"{user}@here.test"
         return Recipient(named, address, ACTIONS[user], Kind.MDA, user, "", duty=duty, digest=digest)

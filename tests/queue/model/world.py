@@ -29,6 +29,8 @@ WEIGHTS = {
     "settle": 150,
     "serve": 130,
     "agent": 180,
+    "relay": 60,
+    "resume": 4,
     "hear": 40,
     "start": 30,
     "lock": 15,
@@ -105,7 +107,7 @@ class World(Peers):
             return replace(envelope, recipients, *more)
 
         self.life.queue.reexpansions.replace = replacing
-        self._let_fail(deliveries._carrier._routing, "get_key")  # when it is due
+        self._let_fail(deliveries._carriers[Kind.MDA]._routing, "get_key")  # when it is due
         self._let_fail(deliveries._disk, "find_message")  # when an agent begins it
 
     def _let_fail(self, part, name):
@@ -289,7 +291,8 @@ class World(Peers):
         """The world is well again, and time passes: nothing waits any more."""
         self.disk.full = self.disk.breaks = self.disk.crash_in = self._defect_in = 0
         first, last = 1 << 32, (2**31 - 1) << 32 | COUNTER_MAX
-        self._say("control", PauseDeliveries(1, Kind.MDA, False))
+        for kind in Kind:
+            self._say("control", PauseDeliveries(1, kind, False))
         self._say("control", SuspendEnvelopes(1, first, last, False))
         self._healthy = True
         for _ in range(WAIT_MAX):

@@ -1,0 +1,295 @@
+"""The carrier of relayed mail: attempts become messages for the dispatcher that has their destination.
+
+    attempts of one turn of the loop --by message, destination, sender--> counted --> RelayMessage --> dispatcher
+    dispatcher --FetchContent--> the content      RelayTried, ReturnRecipients --> each attempt has its end
+
+A message has at most RECIPIENTS_MAX recipients, and ADDRESS_BYTES_MAX of their addresses.  An envelope that is suspect
+goes alone.  What can be under way is bounded by what the scheduler gives at a time.
+
+A dispatcher may be in the hands of an attacker.  It gets the content of a message while it has an attempt of it, and
+its word counts for the envelopes of that attempt, once each; anything else is a Violation.  It may say that a message
+was delivered that was not, and delay its own destinations.
+"""
+
+import asyncio
+import os
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+from smtpd.envelope import RECIPIENTS_MAX, Outcome, RelayRecipient, RelayResult, envelope_text, message_of
+from smtpd.imsg import (
+    ContentFetched,
+    ContentFileFetched,
+    ContentNotFetched,
+    DelayDestination,
+    DestinationDelayed,
+    DestinationResumed,
+    FetchContent,
+    RelayMessage,
+    RelayTried,
+    ResumeDestination,
+    ReturnRecipients,
+)
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.queue.delivery.attempt import Attempt
+from smtpd.queue.delivery.destination import Delays, Destination, Numbers
+from smtpd.queue.delivery.result import AttemptResult
+from smtpd.queue.store.store import Envelope, Message
+from smtpd.slice import Method, QueueSlice
+
+ADDRESS_BYTES_MAX = 32 * 1024  # bytes of the addresses in one RelayMessage
+OVER_KEPT = 4096  # attempts that queue has ended, whose dispatcher may not know it yet
+RESULTS = frozenset({Outcome.DELIVERED, Outcome.DEFERRED, Outcome.FAILED, Outcome.LOOP})
+
+GroupKey = tuple[int, Destination, str, int]  # message, destination, sender; of a suspect, its envelope
+
+
+class _Group:
+    """The attempts of one RelayMessage, by envelope; less those that the dispatcher has answered."""
+
+    __slots__ = ("attempts", "destination", "fetching", "number", "owner")
+
+    def __init__(self, number: int, destination: Destination, owner: int, attempts: Sequence[Attempt]):
+        self.number, self.destination, self.owner = number, destination, owner
+        self.attempts = {attempt.envelope.id: attempt for attempt in attempts}
+        self.fetching = False
+
+    @property
+    def is_over(self) -> bool:
+        return all(attempt.over for attempt in self.attempts.values())
+
+
+class RelayCarrier:
+    """`now` is the time of the wall clock; `dispatchers` in the order of their numbers."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        configuration: QueueSlice,
+        numbers: Numbers,
+        delays: Delays,
+        dispatchers: Sequence[Channel],
+        scheduler: Channel,
+        now: Callable[[], int],
+    ):
+        self._loop, self._numbers, self._delays, self._now = loop, numbers, delays, now
+        self._actions = {action.name for action in configuration.actions if action.method is Method.RELAY}
+        self._dispatchers, self._scheduler = dispatchers, scheduler
+        self._collected: defaultdict[GroupKey, list[Attempt]] = defaultdict(list)
+        self._groups: dict[int, _Group] = {}
+        self._of_destination: defaultdict[int, int] = defaultdict(int)  # number -> groups under way
+        self._over: OrderedDict[int, int] = OrderedDict()  # attempt that queue has ended -> its dispatcher
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    # -- from the scheduler to a dispatcher -------------------------------------------------------------------------
+
+    def carry(self, attempt: Attempt) -> None:
+        envelope = attempt.envelope
+        recipient = envelope.recipient
+        if recipient.action not in self._actions or not self._dispatchers:
+            attempt.hold(f'the configuration has no relay action "{recipient.action}"')
+            return
+        destination = self._numbers.destination(recipient.action, recipient.destination)
+        if not self._collected:
+            self._loop.call_soon(self._give_collected)
+        alone = envelope.id if attempt.is_suspect else 0
+        sender = recipient.sender or envelope.origin.sender
+        self._collected[message_of(envelope.id), destination, sender, alone].append(attempt)
+
+    def _give_collected(self) -> None:
+        collected, self._collected = self._collected, defaultdict(list)
+        for (_, destination, sender, _), attempts in collected.items():
+            for some in _portions(attempts):
+                _Counting(some, partial(self._give, destination, sender))
+
+    def _give(self, destination: Destination, sender: str, attempts: Sequence[Attempt], size: int) -> None:
+        """All of them are counted, and the message is `size` bytes long."""
+        first = attempts[0].envelope
+        owner = destination.number % len(self._dispatchers)
+        self._next += 1
+        group = self._groups[self._next] = _Group(self._next, destination, owner, attempts)
+        self._of_destination[destination.number] += 1
+        self._delays.resume(destination.number)  # otherwise the scheduler would not have given it
+        imsg = RelayMessage(
+            attempt=group.number,
+            message=message_of(first.id),
+            destination=destination.number,
+            action=destination.action,
+            domain=destination.domain,
+            sender=sender,
+            terms=first.terms,
+            created=first.created,
+            size=size,
+            recipients=[_recipient(attempt.envelope) for attempt in attempts],
+        )
+        self._dispatchers[owner].send(imsg)
+
+    # -- the content ------------------------------------------------------------------------------------------------
+
+    def fetch(self, channel: Channel, imsg: FetchContent) -> None:
+        if self._is_over(channel, imsg.attempt):
+            channel.send(ContentNotFetched(imsg.request))
+            return
+        group = self._get(channel, imsg.attempt)
+        if group.fetching:
+            raise Violation(
+                f"dispatcher {channel.number} fetches the content of attempt {imsg.attempt} twice at a time"
+            )
+        group.fetching = True
+        self._fetch(group, channel, imsg.request)
+
+    def _fetch(self, group: _Group, channel: Channel, request: int) -> None:
+        """By the first attempt that is not over; when the content cannot be read, that is the end of this one, and the
+        next one's turn."""
+        attempt = next((attempt for attempt in group.attempts.values() if not attempt.over), None)
+        if attempt is None:
+            group.fetching = False
+            self._end(group)
+            self._over[group.number] = group.owner
+            if len(self._over) > OVER_KEPT:
+                self._over.popitem(last=False)
+            channel.send(ContentNotFetched(request))
+        else:
+            attempt.prepare(group.number, partial(self._fetched, group, channel, request))
+
+    def _fetched(
+        self, group: _Group, channel: Channel, request: int, message: Message | None, descriptor: int | None
+    ) -> None:
+        if not group.fetching:  # a second word, of an attempt that our own code has ended since
+            if descriptor is not None:
+                os.close(descriptor)
+        elif message is None:
+            self._fetch(group, channel, request)
+        else:
+            group.fetching = False
+            if descriptor is not None:
+                channel.send(ContentFileFetched(request), descriptor)
+            else:
+                channel.send(ContentFetched(request, message.content or b""))
+
+    # -- what a dispatcher says -------------------------------------------------------------------------------------
+
+    def tried(self, channel: Channel, imsg: RelayTried) -> None:
+        if self._is_over(channel, imsg.attempt):
+            return
+        group = self._get(channel, imsg.attempt)
+        for result in imsg.results:
+            attempt = self._answered(channel, group, result.envelope)
+            if result.outcome not in RESULTS or 0 < result.code < 200:
+                raise Violation(
+                    f"dispatcher {channel.number} reports what cannot be of {envelope_text(result.envelope)}"
+                )
+            if not attempt.over:
+                attempt.finish(self._result(result))
+        self._end_if_answered(group)
+
+    def give_back(self, channel: Channel, imsg: ReturnRecipients) -> None:
+        if self._is_over(channel, imsg.attempt):
+            return
+        group = self._get(channel, imsg.attempt)
+        for envelope in imsg.envelopes:
+            attempt = self._answered(channel, group, envelope)
+            if not attempt.over:
+                attempt.give_back()
+        self._end_if_answered(group)
+
+    def _is_over(self, channel: Channel, attempt: int) -> bool:
+        return self._over.get(attempt) == channel.number
+
+    def _get(self, channel: Channel, attempt: int) -> _Group:
+        group = self._groups.get(attempt)
+        if group is None or group.owner != channel.number:
+            raise Violation(f"dispatcher {channel.number} speaks of attempt {attempt}, which it does not have")
+        return group
+
+    def _answered(self, channel: Channel, group: _Group, envelope: int) -> Attempt:
+        attempt = group.attempts.pop(envelope, None)
+        if attempt is None:
+            what = f"{envelope_text(envelope)}, which attempt {group.number} does not have"
+            raise Violation(f"dispatcher {channel.number} answers for envelope {what}")
+        return attempt
+
+    def _end_if_answered(self, group: _Group) -> None:
+        if not group.attempts and group.number in self._groups:
+            self._end(group)
+
+    def _end(self, group: _Group) -> None:
+        del self._groups[group.number]
+        number = group.destination.number
+        self._of_destination[number] -= 1
+        if not self._of_destination[number]:
+            del self._of_destination[number]
+
+    def _result(self, result: RelayResult) -> AttemptResult:
+        return AttemptResult(
+            result.outcome,
+            result.text,
+            self._now(),
+            code=result.code,
+            enhanced=result.enhanced,
+            remote=result.remote,
+            answered=not result.uncertain,
+            logged=True,
+        )
+
+    # -- destinations -----------------------------------------------------------------------------------------------
+
+    def delay(self, channel: Channel, imsg: DelayDestination) -> None:
+        self._check_owner(channel, imsg.destination)
+        if imsg.destination in self._of_destination or self._delays.find_reason(imsg.destination):
+            self._delays.delay(imsg.destination, imsg.seconds, imsg.reason or "it cannot be reached")
+            self._scheduler.send(DestinationDelayed(imsg.destination, imsg.seconds))
+
+    def resume(self, channel: Channel, imsg: ResumeDestination) -> None:
+        self._check_owner(channel, imsg.destination)
+        if self._delays.find_reason(imsg.destination):
+            self._delays.resume(imsg.destination)
+            self._scheduler.send(DestinationResumed(imsg.destination))
+
+    def _check_owner(self, channel: Channel, destination: int) -> None:
+        if not self._dispatchers or destination % len(self._dispatchers) != channel.number:
+            raise Violation(f"dispatcher {channel.number} speaks of a destination that it does not have")
+
+
+class _Counting:
+    """Attempts that are to go together, while they are counted on the disk, as far as they have to be."""
+
+    def __init__(self, attempts: Sequence[Attempt], give: Callable[[Sequence[Attempt], int], None]):
+        self._attempts, self._give = attempts, give
+        self._left, self._size = len(attempts), 0
+        for attempt in attempts:
+            attempt.count(self._counted)
+
+    def _counted(self, size: int) -> None:
+        """Of one of them; 0: it is over."""
+        self._left -= 1
+        self._size = self._size or size
+        if not self._left:
+            ready = [attempt for attempt in self._attempts if not attempt.over]
+            if ready:
+                self._give(ready, self._size)
+
+
+def _portions(attempts: Iterable[Attempt]) -> Iterator[list[Attempt]]:
+    """So many as go into one RelayMessage."""
+    portion: list[Attempt] = []
+    room = ADDRESS_BYTES_MAX
+    for attempt in attempts:
+        recipient = attempt.envelope.recipient
+        size = sum(len(text.encode()) for text in (recipient.recipient, recipient.destination, recipient.original))
+        if portion and (len(portion) == RECIPIENTS_MAX or size > room):
+            yield portion
+            portion, room = [], ADDRESS_BYTES_MAX
+        portion.append(attempt)
+        room -= size
+    if portion:
+        yield portion
+
+
+def _recipient(envelope: Envelope) -> RelayRecipient:
+    to = envelope.recipient
+    return RelayRecipient(envelope.id, to.destination, to.recipient, to.notify, to.original)
