@@ -167,11 +167,12 @@ class Expansion:
         if isinstance(decided, Rejected):
             raise invalid_recipient("5.7.1")
         name, action = local.lower(), self._config.actions[decided]
-        if action.method is Method.RELAY:
+        relays = action.method is Method.RELAY
+        if len(node.address) > PATH_MAX or (len(name) > WORD_MAX and not relays):  # lower() can make text longer
+            raise invalid_recipient("5.1.1")
+        if relays:
             self._relay(node, action)
             return
-        if len(name) > WORD_MAX or len(node.address) > PATH_MAX:  # lower() can make text longer
-            raise invalid_recipient("5.1.1")
         user = UserNode(node.depth + 1, name, action, node.address, node.owner, node.entry)
         if not action.virtual:
             self._add(user)
