@@ -274,8 +274,7 @@ class Peers:
                 self._say("control", SuspendEnvelopes(1, first, last, False))
 
     def step_pause(self, number):
-        number, kind = divmod(number, 2)
-        self._say("control", PauseDeliveries(1, Kind(1 + kind), number % 2 == 0))
+        self._say("control", PauseDeliveries(1, Kind(1 + number // 2 % 2), number % 2 == 0))
 
     # -- all of them do what is wanted --------------------------------------------------------------------------------
 

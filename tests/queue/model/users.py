@@ -26,9 +26,9 @@ FORWARDS = [
     ["|X", "|Z"],
     ["|Z", "\\", "eve"],
     ["|Z", "lou"],
-    ["|Z", "far", "ida"],
     ["other", "|X"],
     ["other"],
+    ["|Z", "far", "ida"],
 ]
 
 
