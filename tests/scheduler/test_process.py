@@ -109,6 +109,7 @@ def test_an_administrator_pauses_and_resumes_destinations(house):
         told = house.until(lambda number=number: house.said["control"][number - 1 :])
         assert told == [DestinationsPaused(number, changed)]
     house.queue.send(DestinationDelayed(5, 600))
+    house.until(lambda: house.scheduler.policy.destinations.is_delayed(5))
     house.control.send(PauseDestinations(9, [5], False))
     assert house.until(lambda: house.said["control"][4:]) == [DestinationsPaused(9, True)]
 
