@@ -1,8 +1,8 @@
-"""Client connections to an LMTP server: the session of smtp/lmtp.py on a blocking socket.
+"""Client connections to an LMTP server: the client of smtpd/smtp/client_lmtp.py on a blocking socket.
 
     resolve("mx:24")            -> addresses           host, host:port, [address]:port, or the /path of a socket
     connect(addresses, name)    -> LmtpConnection      to the first server that accepts our greeting
-      .deliver(mail, pieces)    -> a verdict for each recipient
+      .deliver(mail, content)   -> a result for each recipient
 
 Blocking calls with timeouts, one thread per connection.  Only `resolve` uses the name service.
 
@@ -19,19 +19,24 @@ from typing import NamedTuple
 
 from smtpd.errand import TRANSACTION_MAX
 from smtpd.ipc.os_error import describe_error
-from smtpd.smtp.action import Close, Say
-from smtpd.smtp.dot_stuffing import dot_stuffed
-from smtpd.smtp.lmtp import REPLY_TIMEOUT, LmtpAction, LmtpMail, LmtpSession, LmtpState, LmtpVerdict, SendContent
+from smtpd.smtp.action import Say
+from smtpd.smtp.client_action import ClientAction, ClientMail, End, ReadContent, RecipientResult
+from smtpd.smtp.client_lmtp import LmtpClient
+from smtpd.smtp.client_state import REPLY_TIMEOUT, ClientState
 
 DEFAULT_PORT = 25  # as in OpenSMTPD
 CONNECT_TIMEOUT = 30.0  # seconds
 TRANSACTION_TOO_LONG = f"it has taken {TRANSACTION_MAX:.0f} seconds"
+# Seconds for each reply.  A delivery has no more time than a command: queue waits for it.
+LMTP_TIMEOUT = {**REPLY_TIMEOUT, ClientState.DOT: 300.0}
 _PIECE = 64 * 1024
 
+_BETWEEN_MAILS = (ClientState.READY, ClientState.QUIT, ClientState.OVER)
 _DESTINATION = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 
 
 Progress = Callable[[], None]
+Content = Callable[[], Iterable[bytes]]  # reads it from its beginning
 
 
 def _nothing() -> None:
@@ -107,15 +112,17 @@ class LmtpConnection:
     mails             number of mails sent over it
     may_be_repeated   the last mail cannot have been delivered
     timed_out         the last failure was a timeout
+    reason            why the connection cannot be used any more
     """
 
     def __init__(self, connected: socket.socket, name: str, progress: Progress = _nothing):
         self.mails = 0
         self.may_be_repeated = True
         self.timed_out = False
-        self._session = LmtpSession(name)
-        self._verdicts: list[LmtpVerdict] = []
-        self._pieces: Iterable[bytes] = ()
+        self.reason = ""
+        self._client = LmtpClient(name, time.monotonic(), LMTP_TIMEOUT)
+        self._results: list[RecipientResult] = []
+        self._content: Content = tuple
         self._socket = connected
         self._progress = progress
         self._deadline = time.monotonic() + TRANSACTION_MAX
@@ -124,15 +131,12 @@ class LmtpConnection:
 
     @property
     def is_ready(self) -> bool:
-        return self._session.state is LmtpState.READY
-
-    @property
-    def reason(self) -> str:
-        return self._session.reason
+        return self._client.state is ClientState.READY
 
     @property
     def takes_utf8(self) -> bool:
-        return self._session.takes_utf8
+        """The server has SMTPUTF8 (RFC 6531)."""
+        return self._client.extensions.has("SMTPUTF8")
 
     def is_idle(self) -> bool:
         """False if the server has closed the connection or sent anything: that can only announce a close."""
@@ -145,78 +149,91 @@ class LmtpConnection:
             pass
         return False
 
-    def deliver(self, mail: LmtpMail, pieces: Iterable[bytes], progress: Progress = _nothing) -> list[LmtpVerdict]:
-        """Send a mail: a verdict for each recipient.  `pieces` are consumed once or not at all; an OSError from them
-        closes the connection.  `progress` is called at each step of the server; between two calls passes at most the
-        timeout of one step."""
+    def deliver(self, mail: ClientMail, content: Content, progress: Progress = _nothing) -> list[RecipientResult]:
+        """Send a mail: a result for each recipient.  `content` is called for each transaction that the server wants; an
+        OSError while its pieces are read closes the connection.  `progress` is called at each step of the server;
+        between two calls passes at most the timeout of one step."""
         self.mails += 1
         self._progress = progress
         self._deadline = time.monotonic() + TRANSACTION_MAX
         self.may_be_repeated = True
-        self._verdicts, self._pieces = [], pieces
+        self._results, self._content = [], content
         try:
-            self._execute(self._session.begin(mail))
+            self._execute(self._client.begin(mail, time.monotonic(), date=0))  # LMTP has no parameter with a time
             self._receive_replies()
         except BaseException:
             self._socket.close()
             raise
         finally:
             self._progress = _nothing  # later replies belong to no mail
-        return self._verdicts
+        return self._results
 
     def close(self) -> None:
-        """Send QUIT if the session allows it, and do not wait for the reply."""
-        self._execute(self._session.end())
+        """Send QUIT if the session allows it, and do not wait for the reply: each mail has had its results."""
+        self._execute(self._client.quit(time.monotonic()))
+        self._socket.close()
 
     def _receive_replies(self) -> None:
         """Receive until the session is ready or over.  A reply has one timeout, however many pieces it comes in; all
         replies together have TRANSACTION_MAX."""
-        replies, since = self._session.replies, time.monotonic()
-        while (state := self._session.state) not in (LmtpState.READY, LmtpState.OVER):
-            if self._session.replies != replies:
-                replies, since = self._session.replies, time.monotonic()
-                self._progress()
-            lock_timeout = REPLY_TIMEOUT[state]
+        while self._client.state not in _BETWEEN_MAILS:
+            deadline = self._client.deadline
+            assert deadline is not None
             try:
-                self._socket.settimeout(max(0.001, min(since + lock_timeout, self._deadline) - time.monotonic()))
+                self._socket.settimeout(max(0.001, min(deadline, self._deadline) - time.monotonic()))
                 data = self._socket.recv(_PIECE)
             except TimeoutError:
                 self.timed_out = True
-                self._fail(f"no answer in {lock_timeout:.0f} seconds" if self._has_time else TRANSACTION_TOO_LONG)
+                if self._has_time:
+                    self._execute(self._client.tick(max(deadline, time.monotonic())))
+                else:
+                    self._fail(TRANSACTION_TOO_LONG)
             except OSError as error:
                 self._fail(describe_error(error))
             else:
                 if data:
-                    self._execute(self._session.receive(data))
+                    self._execute(self._client.receive(data, time.monotonic()))
                 else:
                     self._fail("the server closed the connection")
+                if self._client.deadline != deadline:  # a reply is complete
+                    self._progress()
 
     @property
     def _has_time(self) -> bool:
         return time.monotonic() < self._deadline
 
-    def _execute(self, actions: list[LmtpAction]) -> None:
+    def _execute(self, actions: list[ClientAction]) -> None:
         for action in actions:
             match action:
                 case Say(data):
-                    self._send((data,))
-                case SendContent():
+                    self._send(data)
+                case ReadContent():
                     self.may_be_repeated = False
-                    self._send(dot_stuffed(self._pieces))
-                    self._execute(self._session.sent())
-                case LmtpVerdict():
-                    self._verdicts.append(action)
-                case Close():
+                    self._send_content()
+                case RecipientResult():
+                    self._results.append(action)
+                case End():
+                    self.reason = action.text
                     self._socket.close()
 
-    def _send(self, pieces: Iterable[bytes]) -> None:
+    def _send_content(self) -> None:
         try:
-            self._socket.settimeout(REPLY_TIMEOUT[LmtpState.CONTENT])
-            for piece in pieces:
-                if not self._has_time:
-                    raise TimeoutError(errno.ETIMEDOUT, TRANSACTION_TOO_LONG)
-                self._socket.sendall(piece)
-                self._progress()
+            for piece in self._content():
+                self._execute(self._client.content(piece, time.monotonic()))
+                if not self._client.wants:  # the connection is lost
+                    return
+        except OSError as error:
+            self._execute(self._client.content_failed(describe_error(error), time.monotonic()))
+        else:
+            self._execute(self._client.content_end(time.monotonic()))
+
+    def _send(self, data: bytes) -> None:
+        try:
+            if not self._has_time:
+                raise TimeoutError(errno.ETIMEDOUT, TRANSACTION_TOO_LONG)
+            self._socket.settimeout(LMTP_TIMEOUT[ClientState.CONTENT])
+            self._socket.sendall(data)
+            self._progress()
         except OSError as error:
             self._read_last_reply()
             self._fail(describe_error(error))
@@ -228,7 +245,7 @@ class LmtpConnection:
             data = self._socket.recv(_PIECE)
         except OSError:
             return
-        self._execute(self._session.receive(data))
+        self._execute(self._client.receive(data, time.monotonic()))
 
     def _fail(self, reason: str) -> None:
-        self._execute(self._session.lost(f"{self._session.state.value}: {reason}"))
+        self._execute(self._client.lost(reason, time.monotonic()))

@@ -20,7 +20,7 @@ from mail_local.program import EX_OSERR, EX_TEMPFAIL, EX_USAGE, Arguments, copy,
 from smtpd.envelope import Outcome
 from smtpd.ipc.os_error import describe_error
 from smtpd.ipc.signal_disposition import reset_signals
-from smtpd.smtp.lmtp import LmtpMail
+from smtpd.smtp.client_action import ClientMail, ClientRecipient
 
 EX_UNAVAILABLE = 69
 _STATUS = {Outcome.DELIVERED: 0, Outcome.FAILED: EX_UNAVAILABLE}
@@ -42,10 +42,10 @@ def mail_lmtp() -> None:
         _end(EX_TEMPFAIL, describe_error(trouble) if isinstance(trouble, OSError) else str(trouble))
     except ValueError as error:
         _end(EX_USAGE, str(error))
-    told = LmtpMail(sender, (recipient,), content.tell())
-    (verdict,) = connection.deliver(told, trace.delivered(b"", pieces(content)))
+    told = ClientMail(sender, (ClientRecipient(recipient),), content.tell())
+    (result,) = connection.deliver(told, lambda: trace.delivered(b"", pieces(content)))
     connection.close()
-    _end(_STATUS.get(verdict.outcome, EX_TEMPFAIL), "" if verdict.outcome is Outcome.DELIVERED else verdict.text)
+    _end(_STATUS.get(result.outcome, EX_TEMPFAIL), "" if result.outcome is Outcome.DELIVERED else result.text)
 
 
 def _arguments() -> tuple[Namespace, str]:

@@ -34,7 +34,6 @@ from smtpd.parent import watch
 from smtpd.queue import state as queue_state
 from smtpd.queue.agents import pool, slots
 from smtpd.queue.agents.routing import LMTP_LIMITS
-from smtpd.smtp.lmtp import REPLY_TIMEOUT
 from smtpd.tls import signing
 
 TOP = Path(__file__).parent.parent
@@ -408,7 +407,7 @@ def test_a_process_ends_before_the_parent_loses_its_patience():
 
 
 def test_each_step_of_an_lmtp_server_ends_before_queue_loses_its_patience():
-    longest_silence = lmtp_agent.PROGRESS_INTERVAL + max(lmtp.CONNECT_TIMEOUT, *REPLY_TIMEOUT.values())
+    longest_silence = lmtp_agent.PROGRESS_INTERVAL + max(lmtp.CONNECT_TIMEOUT, *lmtp.LMTP_TIMEOUT.values())
     assert longest_silence < LMTP_LIMITS.deadline
 
 

@@ -10,7 +10,7 @@ transactions at once as there are workers.
 
 A kept connection may have been closed by the server in the meantime.  When that shows before anything was sent that
 could be delivered, the mail is sent over another connection, in the end over a new one.  Any other failure of a
-connection defers the mail: see smtp/lmtp.py for what that means after the final dot.
+connection defers the mail; after the final dot that may make a second copy, as it is unknown whether it was taken.
 """
 
 import math
@@ -19,19 +19,20 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from posixpath import dirname
 
 from mail_local import lmtp, trace
-from mail_local.lmtp import LmtpConnection, Progress, Unreachable
+from mail_local.lmtp import LMTP_TIMEOUT, Content, LmtpConnection, Progress, Unreachable
 from smtpd.agent import mail
 from smtpd.agent.worker import Answer, TakenRequest, send_in_progress
-from smtpd.envelope import message_of
+from smtpd.envelope import MailParameters, message_of
 from smtpd.errand import AgentSpec, Deliver, ProbeServer, Request, Result, ServerProbed
 from smtpd.ipc.os_error import describe_error
-from smtpd.smtp.lmtp import REPLY_TIMEOUT, LmtpMail, LmtpState, LmtpVerdict
+from smtpd.smtp.client_action import ClientMail, ClientRecipient, RecipientResult
+from smtpd.smtp.client_state import ClientState
 
 KEEP_TIME = 5.0  # seconds that an idle connection is kept
 PROGRESS_INTERVAL = 20.0  # seconds between two InProgress for one errand
@@ -79,7 +80,7 @@ class LmtpAgent:
     def is_unresponsive(self) -> bool:
         """No connection has made progress for the longest reply timeout.  One slow delivery alone does not count, as
         long as others go on."""
-        return time.monotonic() - self.last_progress >= REPLY_TIMEOUT[LmtpState.DOT]
+        return time.monotonic() - self.last_progress >= LMTP_TIMEOUT[ClientState.DOT]
 
     def recipient(self, errand: Deliver) -> str:
         return errand.destination if self.rcpt_to else errand.user or self.user
@@ -258,21 +259,21 @@ class LmtpSender:
         self._check_trouble()
         errand, descriptor = group[0]
         lines = _lines([errand for errand, _ in group])
-        recipients = tuple(self._kind.recipient(errand) for errand, _ in group)
+        recipients = tuple(ClientRecipient(self._kind.recipient(errand)) for errand, _ in group)
         utf8 = errand.utf8 and not _is_ascii_header(lines + header)
-        message = LmtpMail(errand.sender, recipients, len(lines) + errand.size, utf8)
-        verdicts = self._deliver(message, lambda: mail.content_of(errand, descriptor, lines))
-        return [Result(group[verdict.recipient][0].envelope, verdict.outcome, verdict.text) for verdict in verdicts]
+        message = ClientMail(errand.sender, recipients, len(lines) + errand.size, MailParameters(utf8=utf8))
+        results = self._deliver(message, lambda: mail.content_of(errand, descriptor, lines))
+        return [Result(group[result.recipient][0].envelope, result.outcome, result.text) for result in results]
 
-    def _deliver(self, message: LmtpMail, content: Callable[[], Iterable[bytes]]) -> list[LmtpVerdict]:
+    def _deliver(self, message: ClientMail, content: Content) -> list[RecipientResult]:
         while True:
             connection, kept = self._take()
             try:
-                verdicts = connection.deliver(message, content(), self._progress)
+                results = connection.deliver(message, content, self._progress)
                 if connection.timed_out and self._kind.is_unresponsive():  # the next mail would wait as long
                     self._kind.fail_all("the server does not respond")
                 if connection.is_ready or not (kept and connection.may_be_repeated):
-                    return verdicts
+                    return results
             finally:
                 self._kind.pool.give(connection)
 

@@ -1,4 +1,4 @@
-"""Content as a client sends it, piece by piece: behind DATA, or in chunks.
+"""Content as a client sends it, piece by piece: behind DATA, or in chunks; what is to be known of it before.
 
     LF line ends  ->  DotStuffer (dot_stuffing.py)     lines with CRLF, doubled dots, the final dot
                       ChunkWriter                      BDAT 65536 + bytes, BDAT 512 LAST + bytes     (RFC 3030)
@@ -6,11 +6,38 @@
 Bytes are counted in a chunk, so a chunk is collected before its command can be said.
 """
 
+from typing import NamedTuple, Protocol
+
 from smtpd.smtp.line_ending import LineEndNormalizer
 
 PIECE_SIZE = 64 * 1024  # bytes of content that are read and sent at once
 CHUNK_MIN = 64 * 1024  # bytes of a chunk that is not the last one
 CHUNKS_UNANSWERED_MAX = 4  # to a server with PIPELINING
+
+
+class ContentFacts(NamedTuple):
+    """`parts`: the numbers of the parts that have to be encoded for a server without 8BITMIME."""
+
+    eight_bit: bool  # bytes beyond ASCII, anywhere
+    utf8_header: bool  # in the header of the message itself
+    convertible: bool
+    parts: frozenset[int]
+
+
+class Inspector(Protocol):
+    """Looks at the content before it is sent: content_facts.py."""
+
+    def look(self, piece: bytes) -> None: ...
+
+    def facts(self) -> ContentFacts: ...
+
+
+class Converter(Protocol):
+    """Converts the content while it is sent: seven_bit.py."""
+
+    def take(self, data: bytes) -> bytes: ...
+
+    def end(self) -> bytes: ...
 
 
 class ChunkWriter:

@@ -14,9 +14,9 @@ _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
 class Extensions:
-    """None before EHLO."""
+    """None before EHLO.  `limits`: of RFC 9422, as MAILMAX and RCPTMAX."""
 
-    __slots__ = ("_offered",)
+    __slots__ = ("_offered", "limits")
 
     def __init__(self, response: Response | None = None):
         self._offered: dict[str, str] = {}
@@ -25,6 +25,8 @@ class Extensions:
                 line = line.replace("=", " ", 1)
             keyword, _, value = line.partition(" ")
             self._offered[keyword.upper()] = " ".join(filter(None, (self._offered.get(keyword.upper()), value.strip())))
+
+        self.limits = dict(filter(None, map(_maybe_limit, self.words("LIMITS"))))
 
     def has(self, keyword: str) -> bool:
         return keyword in self._offered
@@ -38,10 +40,7 @@ class Extensions:
         first, *_ = *self.words(keyword), ""
         return int(first) if _NUMBER.fullmatch(first) else 0
 
-    def limit(self, name: str) -> int | None:
-        """A limit of RFC 9422: MAILMAX, RCPTMAX."""
-        for word in self.words("LIMITS"):
-            key, _, value = word.partition("=")
-            if key == name and _NUMBER.fullmatch(value) and int(value) > 0:
-                return int(value)
-        return None
+
+def _maybe_limit(word: str) -> tuple[str, int] | None:
+    name, _, value = word.partition("=")
+    return (name, int(value)) if _NUMBER.fullmatch(value) and int(value) > 0 else None

@@ -23,8 +23,8 @@ from typing import NamedTuple
 from smtpd.envelope import Notify, Outcome
 from smtpd.smtp import xtext
 from smtpd.smtp.client_action import ClientMail, ClientRecipient, RecipientResult
+from smtpd.smtp.client_content import ContentFacts
 from smtpd.smtp.client_extension import Extensions
-from smtpd.smtp.content_facts import ContentFacts
 from smtpd.smtp.idna import ascii_address
 from smtpd.tls.facts import TlsFacts
 

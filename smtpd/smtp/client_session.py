@@ -68,7 +68,7 @@ class ClientSession:
 
     def _is_last_mail(self) -> bool:
         """The server takes no further transaction (RFC 9422 4.1)."""
-        most = self.extensions.limit("MAILMAX")
+        most = self.extensions.limits.get("MAILMAX")
         return most is not None and self._transactions >= most
 
     def _conclude(self, result: RecipientResult) -> None:

@@ -14,6 +14,8 @@ from enum import Enum
 
 
 class ClientState(Enum):
+    __hash__ = object.__hash__  # that of Enum is a function in Python, and states are looked up for each reply
+
     GREETING = "waiting for the greeting"
     HELLO = "waiting for the answer to EHLO, HELO or LHLO"
     STARTTLS = "waiting for the answer to STARTTLS"

@@ -18,15 +18,13 @@ from smtpd.smtp.client_action import (
     ReadContent,
     RecipientResult,
 )
-from smtpd.smtp.client_content import CHUNKS_UNANSWERED_MAX, PIECE_SIZE, ChunkWriter
+from smtpd.smtp.client_content import CHUNKS_UNANSWERED_MAX, PIECE_SIZE, ChunkWriter, Converter, Inspector
 from smtpd.smtp.client_greeting import GreetingPhase
-from smtpd.smtp.client_mail import MailCommands
+from smtpd.smtp.client_mail import MailCommands, Refusal
 from smtpd.smtp.client_state import ClientState
-from smtpd.smtp.content_facts import ContentInspector
 from smtpd.smtp.dot_stuffing import DotStuffer
 from smtpd.smtp.line_ending import TextError
 from smtpd.smtp.response import Response
-from smtpd.smtp.seven_bit import SevenBitConverter
 from smtpd.tls.facts import TlsFacts
 
 GROUP_MAX = 100  # commands that are sent without an answer in between; their replies fit into any buffer
@@ -52,7 +50,7 @@ class Transaction:
         self.too_many: dict[int, Response] = {}
         self.delivered = False
         self.sender: DotStuffer | ChunkWriter | None = None
-        self.converter: SevenBitConverter | None = None
+        self.converter: Converter | None = None
         self.chunks = self.answered_chunks = 0
         self.ignored = 0  # replies to come that mean nothing any more
 
@@ -67,7 +65,7 @@ class MailPhase(GreetingPhase):
     def __init__(self, settings: ClientSettings, now: float, facts: TlsFacts | None = None):
         super().__init__(settings, now, facts)
         self._commands: MailCommands | None = None
-        self._inspector = ContentInspector()
+        self._inspector: Inspector | None = None
         self._transaction = Transaction([])
 
     @property
@@ -79,14 +77,19 @@ class MailPhase(GreetingPhase):
         unanswered = CHUNKS_UNANSWERED_MAX if self._is_pipelining() else 1
         return PIECE_SIZE if self._transaction.unanswered_chunks < unanswered else 0
 
+    def _make_inspector(self) -> Inspector:
+        raise NotImplementedError  # where nothing is converted
+
+    def _make_converter(self, parts: frozenset[int]) -> Converter:
+        raise NotImplementedError
+
     def _unanswered(self) -> list[int]:
         return list(self._transaction.accepted) if self.state is ClientState.DOT else []
 
     # -- sender and recipients ----------------------------------------------------------------------
 
-    def _begin_mail(self, commands: MailCommands, mail: ClientMail) -> None:
-        """What is said of the mail is decided."""
-        refusal = commands.maybe_refusal()
+    def _begin_mail(self, commands: MailCommands, mail: ClientMail, refusal: Refusal | None) -> None:
+        """`refusal`: of the whole mail."""
         for place in sorted(self._open):
             if found := refusal or commands.maybe_recipient_refusal(mail.recipients[place]):
                 self._conclude(found.result(place))
@@ -94,7 +97,7 @@ class MailPhase(GreetingPhase):
 
     def _begin_transaction(self, commands: MailCommands, mail: ClientMail) -> None:
         """For the recipients that are open, or as many as the server takes at once."""
-        named = sorted(self._open)[: self.extensions.limit("RCPTMAX")]
+        named = sorted(self._open)[: self.extensions.limits.get("RCPTMAX")]
         if not named:
             self._be_ready()
             return
@@ -205,7 +208,7 @@ class MailPhase(GreetingPhase):
         assert commands is not None
         self._transaction.sender = sender
         if commands.wants_conversion and commands.content is not None:
-            self._transaction.converter = SevenBitConverter(commands.content.parts)
+            self._transaction.converter = self._make_converter(commands.content.parts)
         self._actions.append(ReadContent())
 
     def _send_content(self, sender: DotStuffer | ChunkWriter, piece: bytes, *, last: bool) -> None:

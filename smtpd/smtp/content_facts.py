@@ -7,22 +7,13 @@ the signature broken (RFC 6376 5.3, RFC 1847 2.1).
 """
 
 import re
-from typing import NamedTuple
 
 from smtpd.header.mime import IDENTITY, Description
+from smtpd.smtp.client_content import ContentFacts
 from smtpd.smtp.line_ending import LineLength, TextError
 from smtpd.smtp.mime_walk import MimeWalker
 
 _SIGNED = re.compile(rb"^(?:dkim-signature|arc-message-signature)[ \t]*+:", re.MULTILINE | re.IGNORECASE)
-
-
-class ContentFacts(NamedTuple):
-    """`parts`: the numbers of the parts that SevenBitConverter has to encode."""
-
-    eight_bit: bool  # anywhere
-    utf8_header: bool  # in the header of the message itself
-    convertible: bool
-    parts: frozenset[int]
 
 
 class ContentInspector(MimeWalker):

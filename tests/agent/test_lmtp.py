@@ -17,7 +17,8 @@ from smtpd.agent.lmtp import MAILS_PER_CONNECTION, ConnectionPool, LmtpAgent, Lm
 from smtpd.agent.worker import EX_PROTOCOL
 from smtpd.envelope import Outcome
 from smtpd.errand import AgentSpec, InProgress, ProbeServer, ReadForward, Result, ServerProbed, decode
-from smtpd.smtp.lmtp import REPLY_TIMEOUT, LmtpMail, LmtpState
+from smtpd.smtp.client_action import ClientMail, ClientRecipient
+from smtpd.smtp.client_state import ClientState
 from tests.agent.conftest import MAIL, errand
 from tests.mail_local.lmtp_server import Server
 
@@ -345,7 +346,7 @@ def test_in_progress_is_sent_at_intervals_only(serve):
 
 
 def test_a_reply_that_drips_in_must_be_complete_within_its_timeout(serve, monkeypatch):
-    monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.DOT, 0.3)
+    monkeypatch.setitem(lmtp.LMTP_TIMEOUT, ClientState.DOT, 0.3)
     server = serve(answers={"bob": "\r\n".join(["250-and so on"] * 40)}, drips=0.05)
     (result,) = executor(server).execute([(to("bob"), -1)])
     assert result.outcome is Outcome.DEFERRED and "no answer in 0 seconds" in result.text
@@ -361,7 +362,7 @@ def test_a_mail_has_one_timeout_for_all_its_steps_together(serve, monkeypatch):
 
 
 def test_a_timeout_of_one_mail_does_not_fail_others_while_the_server_responds(serve, monkeypatch):
-    monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.DOT, 0.2)
+    monkeypatch.setitem(lmtp.LMTP_TIMEOUT, ClientState.DOT, 0.2)
     slow = threading.Event()
     server = serve(holds={"slow": slow})
     worker = executor(server)
@@ -417,7 +418,7 @@ def test_after_the_dot_nothing_is_sent_again_at_once(serve, closes, delivered):
 
 
 def test_an_unresponsive_server_is_waited_for_once(serve, monkeypatch):
-    monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.DOT, 0.1)
+    monkeypatch.setitem(lmtp.LMTP_TIMEOUT, ClientState.DOT, 0.1)
     server = serve(closes="deaf")
     worker = executor(server)
     results = list(worker.execute([(to("bob", 1, message=number), -1) for number in range(1, 4)]))
@@ -461,7 +462,7 @@ def test_the_second_address_is_tried_when_the_first_does_not_answer(serve):
 
 def test_a_connection_and_a_greeting_have_each_their_own_time(monkeypatch):
     """Together they would be more than queue waits for a word: it would drop the agent with all that it has."""
-    monkeypatch.setitem(REPLY_TIMEOUT, LmtpState.GREETING, 0.05)
+    monkeypatch.setitem(lmtp.LMTP_TIMEOUT, ClientState.GREETING, 0.05)
     steps = []
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = "{}:{}".format(*silent.getsockname())
@@ -648,7 +649,7 @@ def test_content_that_takes_too_long_to_come_is_given_up(serve, monkeypatch):
         clock.now += lmtp.TRANSACTION_MAX
         yield MAIL
 
-    (verdict,) = connection.deliver(LmtpMail("amy@there.test", ("bob",), 2 * len(MAIL)), slow())
+    (verdict,) = connection.deliver(ClientMail("amy@there.test", (ClientRecipient("bob"),), 2 * len(MAIL)), slow)
     assert verdict.outcome is Outcome.DEFERRED and lmtp.TRANSACTION_TOO_LONG in verdict.text
     connection.close()
 
@@ -662,6 +663,6 @@ def test_a_defect_in_the_midst_of_a_mail_ends_the_connection_before_the_mail_doe
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        connection.deliver(LmtpMail("amy@there.test", ("bob",), 2 * len(MAIL)), defective())
+        connection.deliver(ClientMail("amy@there.test", (ClientRecipient("bob"),), 2 * len(MAIL)), defective)
     assert connection._socket.fileno() == -1
     assert server.mails == []

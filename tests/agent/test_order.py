@@ -144,7 +144,9 @@ def test_a_server_has_taken_the_mail_before_it_is_said_to_be_delivered(recorder)
     finally:
         server.stop()
     assert outcomes == [Outcome.DELIVERED]
-    recorder.in_order("says LHLO *", "says MAIL *", "says DATA", "hears 354 *", "hears 250 2.0.0 * saved")
+    recorder.in_order(
+        "says LHLO *", "says MAIL *", "hears 250 2.1.0 *", "says Delivered-To: *", "hears 250 2.0.0 * saved"
+    )
     recorder.in_order("hears 250 2.0.0 * saved", "answer DELIVERED")
 
 

@@ -113,6 +113,9 @@ class Server:
                     recipients.append(path(line))
                 say(answer)
             elif verb == b"DATA":
+                if not recipients:  # RFC 2033 4.2
+                    say("503 5.5.1 no recipient")
+                    continue
                 say("354 go")
                 if self.closes == "content":
                     file.read(1000)

@@ -4,12 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.envelope import Outcome
+from smtpd.envelope import MailParameters, Outcome
+from smtpd.smtp.action import Say
+from smtpd.smtp.address import AddressError, parse_path
 from smtpd.smtp.client import SmtpClient
 from smtpd.smtp.client_action import ClientMail, ClientRecipient, ClientSettings, End, EndKind, StartTls, Starttls
 from smtpd.smtp.client_content import CHUNK_MIN, CHUNKS_UNANSWERED_MAX
 from smtpd.smtp.client_extension import Extensions
-from smtpd.smtp.client_state import ClientState
+from smtpd.smtp.client_lmtp import LmtpClient
+from smtpd.smtp.client_state import REPLY_TIMEOUT, ClientState
 from smtpd.smtp.client_transaction import GROUP_MAX
 from smtpd.smtp.response import MAX_LINES, RESPONSE_MAX, Response
 from tests.smtp.client_player import CONTENT, FACTS, ClientDriver, greeted, play_refused_chunk
@@ -291,6 +294,37 @@ def test_no_parameter_ends_its_command(envid, original, submitter):
     assert b"\n" not in driver.sent[-1].replace(b"\r\n", b"") and driver.sent[-1].isascii()
 
 
+ADDRESS_PARTS = st.text(st.characters(codec="utf-8", max_codepoint=0x2FFF), min_size=1, max_size=12)
+
+
+@given(ADDRESS_PARTS | st.sampled_from(['"a b"', "o'brien", '"\\""', "a/b"]), ADDRESS_PARTS | st.just("[192.0.2.1]"))
+@settings(max_examples=200, deadline=None)
+def test_each_address_that_our_server_takes_can_be_told_to_a_server_that_knows_smtputf8(local, domain):
+    try:
+        address, rest = parse_path(f"<{local}@{domain}>")
+    except AddressError:
+        return
+    if rest or not address.local:
+        return
+    driver = greeted("SMTPUTF8", "PIPELINING", lmtp="")
+    driver.begin(ClientMail(str(address), (ClientRecipient(str(address)),), 1))
+    assert driver.sent[-1].endswith(f"\r\nRCPT TO:<{address}>\r\nDATA\r\n".encode())
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x\r\nQUIT", "-" * 300, "\u00e9"])
+def test_a_name_of_ours_that_is_none(name):
+    client = LmtpClient(name, 0.0, REPLY_TIMEOUT)
+    assert client.receive(b"220 hi\r\n", 1.0) == [Say(b"LHLO localhost\r\n")]
+
+
+def test_a_client_for_lmtp_alone_converts_nothing_and_looks_at_nothing():
+    client = LmtpClient("relay.test", 0.0, REPLY_TIMEOUT)
+    client.receive(b"220 hi\r\n", 1.0)
+    client.receive(b"250-hi\r\n250-STARTTLS\r\n250 PIPELINING\r\n", 1.0)
+    mail = ClientMail("amy", (ClientRecipient("bob"),), 1, MailParameters(utf8=True))
+    assert client.begin(mail, 1.0, 0) == [Say(b"MAIL FROM:<amy>\r\nRCPT TO:<bob>\r\nDATA\r\n")]
+
+
 # -- the whole machine --------------------------------------------------------------------------------------
 
 GOOD = [
@@ -345,7 +379,7 @@ def test_extensions_in_any_case_and_on_any_line():
     )
     assert found.has("PIPELINING") and found.number("SIZE") == 100 and not found.has("MX")
     assert found.words("AUTH") == ["PLAIN", "LOGIN"]
-    assert found.limit("MAILMAX") is None is found.limit("RCPTMAX")
+    assert found.limits == {}
     assert not Extensions().has("SIZE") and Extensions().number("SIZE") == 0
 
 

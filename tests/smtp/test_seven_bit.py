@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.smtp.content_facts import ContentFacts, ContentInspector
+from smtpd.smtp.client_content import ContentFacts
+from smtpd.smtp.content_facts import ContentInspector
 from smtpd.smtp.line_ending import TEXT_LINE_MAX
 from smtpd.smtp.mime_walk import PARTS_MAX
 from smtpd.smtp.seven_bit import QuotedPrintableLines, SevenBitConverter
