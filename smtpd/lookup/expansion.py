@@ -14,6 +14,9 @@ recipient: nothing of it is delivered, and nothing is lost, as the client still 
 
 NOTIFY and ORCPT of the client apply to all envelopes of its recipient: RFC 3461 5.2.7.
 
+The sender of mail that a relay action with `srs` forwards, to another address than the client named, is rewritten for
+the domain that the client named (smtp/srs.py).  It is made here, as the key is nowhere else, and kept in the envelope.
+
 A bounce to a sender that was rewritten with our key (smtp/srs.py) goes to the original sender, as local mail: the rules
 decide about that address.  Mail that is no bounce, and an address that is not one of ours, go by the rules as they are.
 
@@ -111,9 +114,12 @@ class Expansion:
 
     def steps(self) -> ExpansionSteps:
         """Expand the recipient that the client named."""
-        # RFC 5321 4.1.1.3: <postmaster> has no domain.
-        address = self._recipient if "@" in self._recipient else f"{self._recipient}@{self._config.server_name}"
-        return self._all(AddressNode(0, address))
+        return self._all(AddressNode(0, self._first_address))
+
+    @property
+    def _first_address(self) -> str:
+        """The recipient that the client named.  RFC 5321 4.1.1.3: <postmaster> has no domain."""
+        return self._recipient if "@" in self._recipient else f"{self._recipient}@{self._config.server_name}"
 
     def steps_from(self, user: str, extension: str, action: ExpansionSlice, destination: str) -> ExpansionSteps:
         """Expand a user whose .forward has changed.  Aliases are not looked up, as if one had named the user."""
@@ -321,9 +327,20 @@ class Expansion:
             "",
             notify=self._notify,
             original=self._original,
+            sender=self._rewritten_sender(node, action),
         )
         local, _, domain = node.address.rpartition("@")
         self._keep(to, (Kind.MTA, action.name, local, normal(domain)))
+
+    def _rewritten_sender(self, node: AddressNode, action: ExpansionSlice) -> str:
+        """The sender that the next host is told; empty for the message's own.  Mail of local users and programs keeps
+        it: they send from a domain that this host may send for."""
+        srs, sender, first = self._config.srs, self._origin.sender, self._first_address
+        forwarded = normal_address(node.address) != normal_address(first)
+        if srs is None or not sender or not forwarded or action.name not in self._config.srs_actions:
+            return ""
+        made = srs.rewrite(sender, first.rpartition("@")[2], self._config.now())
+        return made if made != sender else ""
 
     def _reach(
         self, node: UserNode, user: str, extension: str, duty: Duty, *, digest: str = "", home: str = ""

@@ -22,6 +22,7 @@ class ExpansionConfig:
     reserved_uids: Collection[int]  # of our own users: a user of a userbase with one of these receives nothing
     srs: Rewriter | None = None  # reverses rewritten senders
     now: Callable[[], float] = time.time  # seconds since 1970, for `srs`
+    srs_actions: Collection[str] = ()  # relay actions that rewrite the sender of forwarded mail
 
     def find(
         self, table: str, service: Service, key: str
@@ -45,4 +46,5 @@ def make_expansion_config(
         alias_commands=configuration.alias_commands,
         reserved_uids=reserved_uids,
         srs=Rewriter(srs.key, srs.backup, srs.ttl) if srs else None,
+        srs_actions=frozenset(route.name for route in configuration.routes if route.srs),
     )

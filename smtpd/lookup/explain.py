@@ -225,7 +225,8 @@ class ExplainTrace(Trace):
         if to.duty is Duty.DISCARD:
             return "discarded"
         if to.kind is Kind.MTA:
-            return f'relayed to {to.destination} by action "{to.action}"'
+            sender = f", from {to.sender}" if to.sender else ""
+            return f'relayed to {to.destination} by action "{to.action}"{sender}'
         extension = f" (sub-address {to.extension})" if to.extension else ""
         if to.duty is not Duty.DELIVER:
             target = self._commands[to.digest]

@@ -69,6 +69,7 @@ class World:
         server="ascii",
         srs=None,
         now=lambda: NOW,
+        srs_actions=(),
         **action,
     ):
         self.forwards, self.verdicts, self.includes = dict(forwards), dict(verdicts), dict(includes)
@@ -78,7 +79,7 @@ class World:
         every = {action.name: action for action in (ExpansionSlice(name="in", **action), *actions)}
         rules, made = Rules(matches, LOCAL | made), LOCAL | made
         more = "mx.here.test", alias_commands, {4711}
-        self.config = ExpansionConfig(rules, every, made, frozenset(texts), delimiter, *more, srs, now)
+        self.config = ExpansionConfig(rules, every, made, frozenset(texts), delimiter, *more, srs, now, srs_actions)
         self.server = ServerAnswer(server, "because" if server == "later" else "")
         self.asked = []
 
