@@ -362,6 +362,22 @@ def test_a_dispatcher_answers_for_nothing_that_it_was_not_given(make_house):
     assert {row.id for row in house.queue.disk.store.load(ids)} == {*ids} and not house.mail["scheduler"]
 
 
+def test_each_of_several_dispatchers_answers_for_its_own_whatever_their_numbers_are(make_house):
+    """Of several the first has the number 1, of one it is 0."""
+    house = make_house(dispatchers=2)
+    for channel in house.queue.relays._dispatchers:
+        channel.number += 1
+    ids = house.store_due(*(relayed(f"a@{number}.test") for number in range(8)))
+    house.until(lambda: len(house.mail["dispatcher0"]) + len(house.mail["dispatcher1"]) == 8)
+    for name in ("dispatcher0", "dispatcher1"):
+        for imsg, _ in house.mail[name]:
+            house.say(name, DelayDestination(imsg.destination, 9, "no"))
+            house.say(name, FetchContent(1, imsg.attempt))
+            house.say(name, RelayTried(imsg.attempt, [result(imsg.recipients[0].envelope)]))
+    house.until(lambda: house.queue.disk.store.load(ids) == [])
+    assert len(house.queue.relays) == 0
+
+
 @pytest.mark.parametrize("again", [RelayTried, ReturnRecipients, FetchContent])
 def test_nothing_can_be_said_twice(house, again):
     imsg, (a, b) = given_message(house, FAR, relayed("amy@far.test"))

@@ -109,9 +109,9 @@ class RelayCarrier:
     def _give(self, destination: Destination, sender: str, attempts: Sequence[Attempt], size: int) -> None:
         """All of them are counted, and the message is `size` bytes long."""
         first = attempts[0].envelope
-        owner = destination.number % len(self._dispatchers)
+        owner = self._owner(destination.number)
         self._next += 1
-        group = self._groups[self._next] = _Group(self._next, destination, owner, attempts)
+        group = self._groups[self._next] = _Group(self._next, destination, owner.number, attempts)
         self._of_destination[destination.number] += 1
         self._delays.resume(destination.number)  # otherwise the scheduler would not have given it
         imsg = RelayMessage(
@@ -126,7 +126,10 @@ class RelayCarrier:
             size=size,
             recipients=[_recipient(attempt.envelope) for attempt in attempts],
         )
-        self._dispatchers[owner].send(imsg)
+        owner.send(imsg)
+
+    def _owner(self, destination: int) -> Channel:
+        return self._dispatchers[destination % len(self._dispatchers)]
 
     # -- the content ------------------------------------------------------------------------------------------------
 
@@ -251,7 +254,7 @@ class RelayCarrier:
             self._scheduler.send(DestinationResumed(imsg.destination))
 
     def _check_owner(self, channel: Channel, destination: int) -> None:
-        if not self._dispatchers or destination % len(self._dispatchers) != channel.number:
+        if self._owner(destination) is not channel:
             raise Violation(f"dispatcher {channel.number} speaks of a destination that it does not have")
 
 
