@@ -40,6 +40,7 @@ from smtpd.envelope import (
     Word,
 )
 from smtpd.ipc.declaration import DEFAULT_LIMIT, Table
+from smtpd.next_hop import HOSTS_MAX, MailHost, Port
 
 TABLE = Table()
 
@@ -633,6 +634,44 @@ class ForgetMessage:
 
     message: MessageId
     envelopes: int
+
+
+# -- relay: the hosts of a destination ---------------------------------------------------
+
+
+@imsg("dispatcher -> lookup")
+class FindHosts:
+    """To which hosts does mail for this destination go?"""
+
+    request: int
+    name: Word  # a domain in any spelling, or a domain literal; a smarthost also a bare address
+    mx: bool  # the domain of recipients; False: a smarthost, which has no MX records
+    port: Port  # where it is connected to
+    policy: bool  # TLSA and MTA-STS records are wanted
+    own_name: Word = ""  # a name of ours in MX records, beside those that lookup knows: `backup mx`
+
+
+@imsg("lookup -> dispatcher", answers=FindHosts, limit=1024 * 1024)
+class HostsFound:
+    """At least one host; they are tried in this order, which is another one with each answer."""
+
+    request: int
+    hosts: Annotated[list[MailHost], msgspec.Meta(max_length=HOSTS_MAX)]
+    secure: bool  # the MX answer was secure, or its denial: RFC 7672 2.2.1; a smarthost's name is
+    sts_id: Word  # of the _mta-sts record (RFC 8461 3.1); empty: there is none, or it is not known now
+    skipped: Annotated[list[Text], msgspec.Meta(max_length=HOSTS_MAX)]  # hosts that are left out, and why
+    seconds: Seconds  # for which it holds
+
+
+@imsg("lookup -> dispatcher", answers=FindHosts)
+class HostsNotFound:
+    """`code` 5xx: the recipients are refused for good."""
+
+    request: int
+    code: int
+    enhanced: Word
+    text: Text  # names the question that has failed
+    seconds: Seconds  # before which it is not asked again
 
 
 # -- when: queue and scheduler -----------------------------------------------------------

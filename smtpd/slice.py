@@ -248,6 +248,9 @@ class ListenerTablesSlice(Struct, frozen=True):
     xclient: Word = ""
 
 
+WILDCARDS = {4: "0.0.0.0", 6: "::"}  # addresses of listeners: every address of this host
+
+
 class ListenerSlice(Struct, frozen=True):
     """One bound address.  `number` names its socket in the imsgs.
 
@@ -407,6 +410,8 @@ class LookupSlice(Struct, frozen=True):
     auth_failure_rate: int = 10  # a minute, of an address and of a user
     routes: tuple[RouteSlice, ...] = ()
     srs: SrsSlice | None = None
+    own_names: tuple[Word, ...] = ()  # of this host, as MX records may name it
+    listening: tuple[tuple[Word, int], ...] = ()  # address and port of each listener; no address: any of an interface
 
 
 class DeliverySlice(Struct, frozen=True):

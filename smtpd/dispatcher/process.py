@@ -27,6 +27,8 @@ from smtpd.imsg import (
     ContentNotFetched,
     CredentialsChecked,
     DropCertificates,
+    HostsFound,
+    HostsNotFound,
     MakeContexts,
     MessageIdsReserved,
     MessageRefused,
@@ -104,6 +106,8 @@ def from_lookup(dispatcher: Dispatcher, channel: Channel, imsg: object, descript
             | SenderChecked()
             | RecipientExpanded()
             | RecipientRefused()
+            | HostsFound()
+            | HostsNotFound()
         ):
             dispatcher.resources.to_lookup.answer(imsg)
         case _:

@@ -5,20 +5,30 @@
     answer(key, …)      it has arrived: cached for `seconds`, passed to all who asked
     forget(key)         drop the cached answer
 
-Bounded: the oldest answer is dropped first.
+Bounded: the oldest answer is dropped first.  Answers of very different sizes are weighed.
 """
 
 from collections.abc import Callable
 
 
 class AnswerCache[Key, Answer]:
-    """`fetch(key)` makes sure that answer(key, …) is called once, now or later; `now`: a monotonic clock in seconds."""
+    """`fetch(key)` makes sure that answer(key, …) is called once, now or later; `now`: a monotonic clock in seconds.
 
-    def __init__(self, fetch: Callable[[Key], None], now: Callable[[], float], size: int):
+    `size`: answers that are cached at the most, or what they may come to as `weigh` weighs each."""
+
+    def __init__(
+        self,
+        fetch: Callable[[Key], None],
+        now: Callable[[], float],
+        size: int,
+        weigh: Callable[[Answer], int] = lambda answer: 1,
+    ):
         self._fetch = fetch
         self._now = now
         self._size = size
-        self._answers: dict[Key, tuple[Answer, float]] = {}
+        self._weigh = weigh
+        self._weight = 0
+        self._answers: dict[Key, tuple[Answer, float, int]] = {}  # with when it ends, and its weight
         self._waiting: dict[Key, list[Callable[[Answer], None]]] = {}
 
     def __len__(self) -> int:
@@ -28,14 +38,15 @@ class AnswerCache[Key, Answer]:
         known = self._answers.get(key)
         if known is None:
             return None
-        answer, until = known
+        answer, until, _ = known
         if self._now() < until:
             return answer
-        del self._answers[key]
+        self.forget(key)
         return None
 
     def forget(self, key: Key) -> None:
-        self._answers.pop(key, None)
+        if key in self._answers:
+            self._weight -= self._answers.pop(key)[2]
 
     def ask(self, key: Key, answered: Callable[[Answer], None]) -> None:
         """Fetch the answer, unless that is under way.  If `fetch` answers at once, so does this."""
@@ -48,8 +59,14 @@ class AnswerCache[Key, Answer]:
     def answer(self, key: Key, answer: Answer, seconds: float) -> None:
         """Pass the answer on, and cache it for `seconds`; with 0 it is not cached."""
         if seconds > 0:
-            if len(self._answers) >= self._size:
-                del self._answers[next(iter(self._answers))]
-            self._answers[key] = answer, self._now() + seconds
+            self._keep(key, answer, seconds)
         for answered in self._waiting.pop(key):
             answered(answer)
+
+    def _keep(self, key: Key, answer: Answer, seconds: float) -> None:
+        self.forget(key)
+        weight = self._weigh(answer)
+        self._answers[key] = answer, self._now() + seconds, weight
+        self._weight += weight
+        while self._weight > self._size:
+            self.forget(next(iter(self._answers)))

@@ -90,7 +90,7 @@ class ClientNames:
                 return ClientName(name, True), _within(seconds, CACHE_TTL_MAX)
         return ClientName(names[0], False), _within(seconds, NEGATIVE_TTL_MAX)
 
-    async def _addresses(self, name: str, version: int) -> DnsResult:
+    async def _addresses(self, name: str, version: int) -> DnsResult[str]:
         if name in self._system.addresses:
             return DnsResult(tuple(self._system.addresses[name]), CACHE_TTL_MAX)
         try:

@@ -1,17 +1,18 @@
-"""lookup -- expands recipients, evaluates the rules, checks logins, resolves names of clients.
+"""lookup -- expands recipients, evaluates the rules, checks logins, resolves names of clients, finds hosts for mail.
 
     dispatcher --ResolveClient, ClassifyClient-->  lookup  --AddEnvelopes, ReadForward, AskServerForUtf8--> queue
                  CheckCredentials, Scram                  --FindUser, CheckPassword--> parent
-                 CheckSender, ExpandRecipient             <--> table programs, name servers
+                 CheckSender, ExpandRecipient,            <--> table programs, name servers
+                 FindHosts
          queue --ExpandEnvelope---------------->
 
 SECURITY
     Reads tables, databases, include files, answers of table programs, the text of .forward files and DNS answers, all
     written by others.  Passwords pass through it, and it reads password hashes.  It has no access to home directories:
-    a user's own agent reads the .forward.  Taken over, it could misdirect mail, accept any login, and learn the
-    passwords that are sent from then on.  It could not read the spool or a private key, or make root run anything: the
-    parent accepts only a user's name and password from it, and a command is run by its digest, if its user's own file
-    still has it.
+    a user's own agent reads the .forward.  Taken over, it could misdirect mail, also to hosts of others, accept any
+    login, and learn the passwords that are sent from then on.  It could not read the spool or a private key, or make
+    root run anything: the parent accepts only a user's name and password from it, and a command is run by its digest,
+    if its user's own file still has it.
 
     Sees the directories of its files, as an editor replaces a file by a new one; SQLite databases are read under a
     lock, which is why it may lock files that it can read.
@@ -29,6 +30,7 @@ from smtpd.imsg import (
     ClassifyClient,
     ExpandEnvelope,
     ExpandRecipient,
+    FindHosts,
     FinishScram,
     ForwardRead,
     PasswordChecked,
@@ -109,6 +111,8 @@ def from_dispatcher(lookup: Lookup, channel: Channel, imsg: object, descriptor: 
             lookup.listeners.check_sender(channel, imsg)
         case ExpandRecipient():
             lookup.recipients.expand(channel, imsg)
+        case FindHosts():
+            lookup.hosts.find(channel, imsg)
         case _:
             unexpected("dispatcher", imsg)
 

@@ -3,7 +3,10 @@
 Both files are read once, before the sandbox is entered.  Invalid lines are skipped, as by the C library.  Without name
 servers only the names in the hosts file are known.
 
-Not read: search lists and options, as only complete names are looked up; nsswitch.conf.
+A name server is trusted to have validated what it calls validated (the AD bit of DNSSEC) if it is on this host, or
+`options trust-ad` says so: resolv.conf(5).  On the way from any other one the bit can be forged.
+
+Not read: search lists and other options, as only complete names are looked up; nsswitch.conf.
 """
 
 import ipaddress
@@ -25,6 +28,7 @@ class NameServer:
 
     family: int
     address: tuple[str, int] | tuple[str, int, int, int]
+    trusted: bool = False  # its AD bit counts
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,20 @@ def _read(path: str) -> str:
 
 def parse_servers(text: str) -> tuple[NameServer, ...]:
     words = [line.split() for line in text.splitlines()]
-    named = [server_at(line[1]) for line in words if len(line) > 1 and line[0] == "nameserver"]
+    trust = any("trust-ad" in line for line in words if line and line[0] == "options")
+    named = [server_at(line[1], trust=trust) for line in words if len(line) > 1 and line[0] == "nameserver"]
     return tuple(server for server in named if server is not None)[:SERVERS_MAX]
 
 
-def server_at(text: str, port: int = PORT) -> NameServer | None:
+def server_at(text: str, port: int = PORT, trust: bool = False) -> NameServer | None:
     address, _, scope = text.partition("%")
     try:
-        if ipaddress.ip_address(address).version == 4:
-            return NameServer(socket.AF_INET, (address, port))
-        return NameServer(socket.AF_INET6, (address, port, 0, socket.if_nametoindex(scope) if scope else 0))
+        parsed = ipaddress.ip_address(address)
+        trusted = trust or unmapped(parsed).is_loopback
+        if parsed.version == 4:
+            return NameServer(socket.AF_INET, (address, port), trusted)
+        number = socket.if_nametoindex(scope) if scope else 0
+        return NameServer(socket.AF_INET6, (address, port, 0, number), trusted)
     except (ValueError, OSError):
         return None
 

@@ -8,10 +8,14 @@ from smtpd.imsg import ReportStatistics, SetVerbose, StatisticsReported, TableUp
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, visible
 from smtpd.lookup.client_name import ClientNames
+from smtpd.lookup.dns_cache import DnsCache
 from smtpd.lookup.expansion_config import make_expansion_config
+from smtpd.lookup.host_lookup import HostLookups
+from smtpd.lookup.host_selection import ThisHost
 from smtpd.lookup.listener_tables import ListenerQuestions
 from smtpd.lookup.login import Logins
 from smtpd.lookup.open_tables import open_tables
+from smtpd.lookup.own_address import has_address
 from smtpd.lookup.recipient import RecipientExpander
 from smtpd.lookup.refusal import TEXT_MAX
 from smtpd.lookup.resolver import Resolver
@@ -19,6 +23,8 @@ from smtpd.lookup.resolver_config import ResolverConfig
 from smtpd.lookup.table_programs import TablePrograms
 from smtpd.slice import LookupSlice
 from smtpd.tables.table import Answer, PendingAnswer, TableUnavailable
+
+HOST_PATIENCE = 3.0  # a mail can wait longer for the hosts of its destination than a client for its own name
 
 
 class Lookup:
@@ -41,6 +47,9 @@ class Lookup:
         self.listeners = ListenerQuestions(configuration.listener_tables, self._tables, configuration.sub_addr_delim)
         self.logins = Logins(loop, self.listeners, parent, configuration.auth_failure_rate, self.statistics)
         self.clients = ClientNames(loop, system, Resolver(loop, system.servers, self.statistics))
+        dns = DnsCache(loop, Resolver(loop, system.servers, self.statistics, HOST_PATIENCE))
+        this = ThisHost(frozenset(configuration.own_names), configuration.listening, has_address)
+        self.hosts = HostLookups(loop, system.addresses, dns, this)
 
     def begin(self) -> None:
         """Nothing to do: questions are answered from the start."""

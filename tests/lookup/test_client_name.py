@@ -1,11 +1,8 @@
 """Names of clients, from a name server that the test plays on 127.0.0.1."""
 
-import asyncio
 import socket
 import time
-from dataclasses import dataclass, field
 
-import dns.flags
 import dns.message
 import dns.rcode
 import dns.rrset
@@ -18,75 +15,15 @@ from smtpd.ipc.log import log
 from smtpd.lookup import client_name, resolver
 from smtpd.lookup.dns_message import RECORDS_MAX, DnsQuestion, RecordType
 from smtpd.lookup.resolver_config import ResolverConfig, server_at
+from tests.lookup.name_server import Zone, serve
 
 REVERSE = "1.2.0.192.in-addr.arpa."
 ADDRESS = "192.0.2.1"
 
 
-@dataclass
-class Zone:
-    """`records`: (name, type) -> values, or what to make of the answer's bytes."""
-
-    records: dict = field(default_factory=dict)
-    twist: object = None  # query, answer -> datagrams to send
-    by_stream: bool = False  # say "truncated" to datagrams
-    ttl: int = 600
-    asked: list = field(default_factory=list)
-
-    def answer(self, query):
-        question = query.question[0]
-        kind = dns.rdatatype.to_text(question.rdtype)
-        self.asked.append((str(question.name), kind))
-        answer = dns.message.make_response(query)
-        found = self.records.get((str(question.name), kind))
-        if found is None:
-            answer.set_rcode(dns.rcode.NXDOMAIN)
-        for name, of_kind, value in found or []:
-            answer.answer.append(dns.rrset.from_text(name, self.ttl, "IN", of_kind, value))
-        return answer
-
-    def add(self, name, kind, *values):
-        self.records[name, kind] = [(name, kind, value) for value in values]
-        return self
-
-
-class Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, zone):
-        self.zone = zone
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def datagram_received(self, data, sender):
-        query = dns.message.from_wire(data)
-        answer = self.zone.answer(query)
-        if self.zone.by_stream:
-            answer.flags |= dns.flags.TC
-            answer.answer.clear()
-        for datagram in self.zone.twist(query, answer) if self.zone.twist else [answer.to_wire()]:
-            self.transport.sendto(datagram, sender)
-
-
-async def serve_stream(zone, reader, writer):
-    size = int.from_bytes(await reader.readexactly(2))
-    query = dns.message.from_wire(await reader.readexactly(size))
-    wire = zone.answer(query).to_wire(max_size=65535)
-    for data in zone.by_stream(wire) if callable(zone.by_stream) else [len(wire).to_bytes(2) + wire]:
-        writer.write(data)
-    writer.close()
-
-
 def start(house, *zones):
     """Each has a port, the same for datagrams and streams."""
-    house.lookup.clients._resolver._servers = [house.run(_start(house, zone)) for zone in zones]
-
-
-async def _start(house, zone):
-    server = await asyncio.start_server(lambda reader, writer: serve_stream(zone, reader, writer), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    datagrams, _ = await house.loop.create_datagram_endpoint(lambda: Datagrams(zone), ("127.0.0.1", port))
-    house.opened += [server, datagrams]
-    return server_at("127.0.0.1", port)
+    house.lookup.clients._resolver._servers = [serve(house, zone) for zone in zones]
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import re
 from smtpd.config.errors import Report, SourcePosition, quoted, suggestion
 from smtpd.config.host import Host, numeric
 from smtpd.config.model import Listen
+from smtpd.slice import WILDCARDS
 
-ALL_ADDRESSES = {"*": ("0.0.0.0", "::")}
-WILDCARDS = {4: "0.0.0.0", 6: "::"}
+ALL_ADDRESSES = {"*": tuple(WILDCARDS.values())}
 INTERFACE_GROUPS = ("all", "egress")  # of OpenBSD: all interfaces, and those with a default route
 INTERFACE = re.compile(r"(?=.{1,15}\Z)[A-Za-z][A-Za-z0-9_-]*(\.[0-9]+)?")  # eth0.7: a VLAN
 

@@ -14,8 +14,8 @@ from smtpd.config.errors import Report, SourcePosition
 from smtpd.config.host import Host, numeric
 from smtpd.config.model import Config, Listen, ListenSocket
 from smtpd.config.parser import Parsed
-from smtpd.config.resolve.listen_addresses import ALL_ADDRESSES, WILDCARDS, family, listen_addresses, may_get_more
-from smtpd.slice import SOCKET, USUAL_PROTOCOLS, ListenerSlice, ListenerTablesSlice, Tls, TlsSlice
+from smtpd.config.resolve.listen_addresses import ALL_ADDRESSES, family, listen_addresses, may_get_more
+from smtpd.slice import SOCKET, USUAL_PROTOCOLS, WILDCARDS, ListenerSlice, ListenerTablesSlice, Tls, TlsSlice
 
 SMTP_PORT, SMTPS_PORT = 25, 465
 

@@ -30,6 +30,7 @@ from smtpd.config.resolve.listener_slices import slice_listeners, slice_socket
 from smtpd.config.resolve.relay_slices import connect_ports, divide_relay_limits, slice_relay, slice_route, slice_srs
 from smtpd.config.resolve.table_programs import slice_programs
 from smtpd.config.resolve.userbase import userbase_users
+from smtpd.domain_name import ascii_form
 from smtpd.slice import (
     LMTP_USER,
     SYSTEM_CA,
@@ -92,7 +93,7 @@ def slice_config(
     slices = Slices(
         parent=slice_parent(config, host, listeners, listener_tables, agents, programs, files),
         dispatcher=slice_dispatcher(config, host, listeners, relays),
-        lookup=slice_lookup(parsed, host, listener_tables, files),
+        lookup=slice_lookup(parsed, host, listeners, listener_tables, files),
         queue=slice_queue(config),
         scheduler=SchedulerSlice(max_deferred=config.max_deferred),
         control=ControlSlice(),
@@ -147,9 +148,14 @@ def slice_dispatcher(
 
 
 def slice_lookup(
-    parsed: Parsed, host: Host, listener_tables: tuple[ListenerTablesSlice, ...], files: tuple[str, ...]
+    parsed: Parsed,
+    host: Host,
+    listeners: tuple[ListenerSlice, ...],
+    listener_tables: tuple[ListenerTablesSlice, ...],
+    files: tuple[str, ...],
 ) -> LookupSlice:
     config = parsed.config
+    names = (host.server_name, *(listener.hostname for listener in listeners))
     return LookupSlice(
         host.server_name,
         config.matches,
@@ -162,6 +168,8 @@ def slice_lookup(
         auth_failure_rate=config.limits.auth_failure_rate,
         routes=tuple(slice_route(action, host) for action in config.actions if action.relay),
         srs=slice_srs(config.srs),
+        own_names=tuple(dict.fromkeys(map(ascii_form, names))),
+        listening=tuple((listener.address, listener.port) for listener in listeners),
     )
 
 
