@@ -5,6 +5,7 @@
 #   testssl.sh with socat, sslscan      likewise
 #   haproxy                             likewise
 #   msmtp, gsasl, curl                  likewise
+#   unbound, knot                       likewise: a DNS of our own
 #   ip, ss, openssl, strace             likewise: tools of the tests themselves
 #   mailutils, reportbug                likewise; they call sendmail, as do:
 #   cron, anacron, git-email, php, logwatch, smartmontools, mdadm
@@ -102,6 +103,8 @@ install_package haproxy haproxy
 install_package msmtp msmtp
 install_package gsasl gsasl
 install_package curl curl
+install_package unbound unbound
+install_package knot knotd
 unpack postfix usr/sbin/smtp-source
 unpack opensmtpd usr/sbin/smtpd
 install_package mailutils mail.mailutils

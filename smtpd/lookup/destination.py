@@ -3,7 +3,7 @@
     there.test, Müller.test     Domain("there.test"), Domain("xn--mller-kva.test")
     [192.0.2.1]                 HostAddress("192.0.2.1")        RFC 5321 4.1.3
     [IPv6:2001:db8::1]          HostAddress("2001:db8::1")
-    192.0.2.1                   HostAddress for a smarthost; no domain of recipients
+    192.0.2.1, fe80::1%eth0     HostAddress for a smarthost; no domain of recipients
 
 Also which addresses are no other host's, whatever the DNS says.
 """
@@ -46,9 +46,9 @@ class HostAddress:
 def read_destination(name: str, mx: bool) -> Domain | HostAddress | NoHosts:
     """`mx`: the domain of recipients; else a smarthost, which may be a bare address."""
     if name.startswith("[") and name.endswith("]"):
-        literal = _literal(name[1:-1])
+        literal = _literal(name[1:-1], mx)
         return literal or NoHosts(550, "5.1.2", f"{name} is no valid address literal")
-    if not mx and (bare := _literal(name)):
+    if not mx and (bare := _literal(name, mx)):
         return bare
     domain = ascii_form(name)  # IDNA 2008, as in RFC 6531 3.2: ß is not ss
     if not is_host_name(domain):
@@ -56,15 +56,15 @@ def read_destination(name: str, mx: bool) -> Domain | HostAddress | NoHosts:
     return loop(domain, "it is this host") if mx and is_localhost(domain) else Domain(domain)
 
 
-def _literal(text: str) -> HostAddress | None:
+def _literal(text: str, mx: bool) -> HostAddress | None:
     tag, colon, rest = text.partition(":")
     tagged = bool(colon) and tag.lower() == "ipv6"
     try:
         address = ipaddress.ip_address(rest if tagged else text)
     except ValueError:
         return None
-    scoped = "%" in text  # connect(2) would look for an interface of that name
-    return None if scoped or (tagged and address.version == 4) else HostAddress(str(address))
+    foreign = mx and "%" in text  # an interface of this host
+    return None if foreign or (tagged and address.version == 4) else HostAddress(str(address))
 
 
 def loop(domain: str, why: str) -> NoHosts:
@@ -78,9 +78,9 @@ def is_localhost(name: str) -> bool:
 
 def address_fault(text: str, named_here: bool = False) -> str:
     """Why no mail for another host goes to this address; empty if it may.  `named_here`: by the configuration or the
-    hosts file of this host, which may name a program on this host."""
+    hosts file of this host, which may name a program on this host, and with its interface a link-local address."""
     address = ipaddress.ip_address(text)
-    if named_here and address.is_loopback:
+    if named_here and (address.is_loopback or "%" in text):
         return ""
     if is_this_host(text):
         return "an address of this host"

@@ -37,6 +37,8 @@ class ThisHost:
         addresses = {at for at, of_port in self.listening if of_port == port}
         if address in addresses:
             return True
+        if "%" in address:  # has_address() would look for its interface
+            return False
         if WILDCARDS[6 if ":" in address else 4] in addresses:
             return is_this_host(address) or self.has_address(address)
         return "" in addresses and not is_this_host(address) and self.has_address(address)

@@ -31,8 +31,10 @@ from smtpd.imsg import (
     CredentialsChecked,
     EnterSandbox,
     ExpandRecipient,
+    FindHosts,
     FindUser,
     ForwardRead,
+    HostsFound,
     PasswordChecked,
     ReadForward,
     RecipientExpanded,
@@ -68,6 +70,7 @@ process.main()
 
 
 VALUES = {"PTR": "mail.there.test.", "A": "192.0.2.1", "AAAA": "2001:db8::1"}
+VALUES |= {"MX": "10 mail.there.test.", "TXT": '"v=STSv1; id=7;"'}
 
 
 class NameServer:
@@ -338,6 +341,18 @@ def test_a_client_in_the_sandbox(process):
     assert process.hear("dispatcher") == ClientResolved(3, "mail.there.test", False)
     process.tell("dispatcher", ResolveClient(4, "2001:db8::1"))
     assert process.hear("dispatcher") == ClientResolved(4, "mail.there.test", True)
+
+
+def test_hosts_in_the_sandbox(process):
+    process.tell("dispatcher", FindHosts(1, "there.test", True, 25, policy=True))
+    found = process.hear("dispatcher")
+    assert isinstance(found, HostsFound)
+    assert [(host.name, host.addresses) for host in found.hosts] == [("mail.there.test", ["2001:db8::1", "192.0.2.1"])]
+    assert found.sts_id == "7"
+    process.tell("dispatcher", FindHosts(2, "[127.0.0.2]", True, 25, policy=True))
+    assert process.hear("dispatcher").enhanced == "5.4.6"
+    process.tell("dispatcher", FindHosts(3, "[192.0.2.200]", True, 25, policy=True))
+    assert process.hear("dispatcher").hosts[0].addresses == ["192.0.2.200"]
 
 
 def test_stop_ends_it_during_a_name_lookup(process):
