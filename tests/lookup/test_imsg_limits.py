@@ -5,7 +5,9 @@ CARRIED_EXAMPLES=5000 in the environment tries more.
 """
 
 import os
+from types import SimpleNamespace
 
+import dns.name
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,12 @@ from hypothesis import strategies as st
 from smtpd import imsg
 from smtpd.envelope import MailParameters, Notify
 from smtpd.imsg import TABLE
+from smtpd.lookup.destination import Domain, NoHosts, read_destination
+from smtpd.lookup.dns_message import DnsFailure, DnsResult, MxRecord, RecordType, TlsaData
 from smtpd.lookup.expansion import Expanded
+from smtpd.lookup.host_lookup import _answer
+from smtpd.lookup.host_records import host_records
+from smtpd.lookup.host_selection import Exchangers, select_exchangers, select_hosts
 from smtpd.lookup.listener_tables import _classify
 from smtpd.lookup.node import ForwardAnswer, ForwardQuestion, ServerQuestion, UserQuestion
 from smtpd.lookup.recipient import pages, to_forward_answer
@@ -157,3 +164,57 @@ def test_the_longest_that_a_client_may_name_is_carried():
     long = "\U00010400" * 63  # 252 octets
     recipient = f"{long}@{long}.test"
     carried(imsg.ExpandRecipient(1, 1, ORIGIN, recipient, MailParameters(), Notify(0), recipient))
+
+
+# -- hosts: what the owners of names write into the DNS ---------------------------------------------
+
+
+LABEL = st.binary(min_size=1, max_size=63) | st.sampled_from([b"mx", b"there", b"x" * 63, b"localhost", b"1"])
+DNS_NAME = (
+    st.lists(LABEL, max_size=5)
+    .filter(lambda labels: sum(map(len, labels)) + len(labels) < 254)
+    .map(lambda labels: dns.name.Name([*labels, b""]).to_text(omit_final_dot=True))
+)
+MX_RECORDS = st.lists(st.builds(MxRecord, st.integers(0, 65535), DNS_NAME), max_size=30)
+TLSA_DATA = st.builds(TlsaData, *[st.integers(0, 4)] * 3, st.sampled_from([b"", b"x" * 32, b"x" * 64, b"x" * 4000]))
+ADDRESSES = st.lists(st.ip_addresses().map(str) | st.sampled_from(["127.0.0.1", "::", "198.51.100.1"]), max_size=12)
+DNS_VALUES = {RecordType.A: ADDRESSES, RecordType.AAAA: ADDRESSES, RecordType.CNAME: st.lists(DNS_NAME, max_size=1)}
+DNS_VALUES |= {RecordType.TLSA: st.lists(TLSA_DATA, max_size=20)}
+
+
+def records_of(data, name):
+    """What comes out of whatever is answered to the questions about a host."""
+    steps = host_records(name, 25, dane=True)
+    questions = next(steps)
+    while True:
+        answers = []
+        for asked in questions:
+            result = st.builds(
+                DnsResult, DNS_VALUES[asked.kind].map(tuple), st.just(9), st.booleans(), st.booleans(), DNS_NAME
+            )
+            answers.append(data.draw(result | st.just(DnsFailure("the name server answered SERVFAIL", 30))))
+        try:
+            questions = steps.send(tuple(answers))
+        except StopIteration as end:
+            return end.value
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.data(), MX_RECORDS, st.text() | st.sampled_from(LONG))
+def test_whatever_the_dns_says_of_hosts_can_be_carried(data, records, name):
+    asked, sent = imsg.FindHosts(1, name, True, 25, True), []
+    match read_destination(name, mx=True):
+        case Domain(domain):
+            pass
+        case NoHosts() as missing:
+            _answer(SimpleNamespace(send=sent.append), asked, (missing, False, ""), 60)
+            domain = "there.test"
+        case _:
+            domain = "there.test"
+    selected = select_exchangers(domain, DnsResult(tuple(records), 60), frozenset(["mx.here.test"]), lambda alike: None)
+    if isinstance(selected, Exchangers):
+        found = [records_of(data, record.host) for record in selected.records]
+        selected = select_hosts(domain, selected, found, "198.51.100.1".__eq__)
+    _answer(SimpleNamespace(send=sent.append), asked, (selected, True, "1" * 32), 60)
+    for said in sent:
+        carried(said)
