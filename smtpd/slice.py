@@ -435,7 +435,6 @@ class SchedulerSlice(Struct, frozen=True):
     max_inflight_per_message: int = 256  # so that one mail to many leaves room for the others
     max_inflight_per_lane: int = 500  # so that a user whose agent hangs leaves room likewise
     max_inflight_per_destination: int = 100  # so that a domain, or a smarthost, that is slow does
-    max_deferred: int = 100  # deferred envelopes of a destination that are tried at once when it takes mail again
 
 
 class ControlSlice(Struct, frozen=True):

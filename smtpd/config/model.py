@@ -154,7 +154,7 @@ class Config:
     delivery_limits: DeliveryLimits = field(default_factory=DeliveryLimits)
     relay_limits: RelayLimits = field(default_factory=RelayLimits)
     domain_limits: tuple[DomainLimits, ...] = ()
-    max_deferred: int = 100  # `mta max-deferred`
+    max_deferred: int = 100  # `mta max-deferred`, without effect
     srs: Srs = field(default_factory=Srs)
     wrappers: tuple[Wrapper, ...] = ()
     alias_commands: Word | None = None  # `alias-commands user NAME`: who runs commands that alias files name

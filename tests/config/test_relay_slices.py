@@ -156,8 +156,9 @@ def test_limits_of_a_domain_begin_as_a_copy_of_the_others_at_that_point():
     assert (made.relay_limits.session_mail_max, made.domain_limits["a"].session_mail_max) == (9, 7)
 
 
-def test_the_scheduler_knows_how_many_deferred_mails_may_follow():
-    assert slices("mta max-deferred 0").scheduler.max_deferred == 0
+def test_what_has_no_effect_is_a_warning():
+    (line,) = sliced("mta max-deferred 0").warnings
+    assert line.startswith('f:1:5: "mta max-deferred" is without effect: ')
 
 
 @pytest.mark.parametrize("protocol", RelayProtocol)

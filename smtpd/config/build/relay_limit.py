@@ -25,6 +25,12 @@ LIMITS = {field.replace("_", "-"): field for field in RelayLimits.__struct_field
 UNAVAILABLE_RELAY_LIMITS = {"task-hiwat", "task-lowat", "task-release"}
 
 
+# OpenSMTPD defers each mail to a destination that it cannot reach, and remembers so many of them to be tried again.
+MAX_DEFERRED = (
+    '"mta max-deferred" is without effect: mail for a destination that cannot be reached is not deferred, it waits'
+)
+
+
 class RelayLimitBuilder:
     """`add` the settings of each `mta` sentence, then take `limits`, `domain_limits` and `max_deferred`."""
 
@@ -41,6 +47,7 @@ class RelayLimitBuilder:
     def add(self, setting: Tree) -> None:
         if setting.data == "max_deferred":
             token = value_of(setting)
+            self._diagnostics.warn(setting, MAX_DEFERRED)
             self.max_deferred = self._diagnostics.value(partial(value.limit, key="max_deferred"), token, 1)
             return
         domains = [part for part in parts(setting) if part.data == "for_domain"]

@@ -95,7 +95,7 @@ def slice_config(
         dispatcher=slice_dispatcher(config, host, listeners, relays),
         lookup=slice_lookup(parsed, host, listeners, listener_tables, files),
         queue=slice_queue(config),
-        scheduler=SchedulerSlice(max_deferred=config.max_deferred),
+        scheduler=SchedulerSlice(),
         control=ControlSlice(),
         crypto=CryptoSlice(),
     )
