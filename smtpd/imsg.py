@@ -770,7 +770,7 @@ class SchedulingStopped:
 RelayRecipients = Annotated[list[RelayRecipient], msgspec.Meta(min_length=1, max_length=RECIPIENTS_MAX)]
 
 
-@imsg("queue -> dispatcher", limit=64 * 1024)
+@imsg("queue -> dispatcher", limit=2 * 1024 * 1024)
 class RelayMessage:
     """Try to relay a message to recipients of one destination.  Each of them is answered once, in RelayTried or
     ReturnRecipients.
@@ -819,7 +819,7 @@ class ContentNotFetched:
     request: int
 
 
-@imsg("dispatcher -> queue", limit=512 * 1024)
+@imsg("dispatcher -> queue", limit=1024 * 1024)
 class RelayTried:
     """Results, of some or all of the attempt's recipients."""
 
