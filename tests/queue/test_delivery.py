@@ -688,6 +688,7 @@ def test_content_that_cannot_be_read_now_defers(faulty):
     faulty.start_agent()
     assert faulty.tried() == ([], [envelope], [])
     assert reason_kept(faulty, envelope) == "the queue cannot be read: fault 0"
+    assert not row(faulty, envelope).perhaps_delivered  # no agent had it
 
 
 @pytest.fixture
@@ -708,6 +709,7 @@ def test_a_spool_file_that_cannot_be_opened_now_defers(house, spooled):
     house.start_agent()
     assert house.tried() == ([], [spooled], [])
     assert reason_kept(house, spooled).startswith("the spool cannot be read: ")
+    assert not row(house, spooled).perhaps_delivered
 
 
 def test_a_spool_file_that_was_changed_holds_the_mail(house, spooled, tmp_path):
