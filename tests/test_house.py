@@ -55,7 +55,7 @@ ROOMS = (
     *("sandbox", "envelope", "next_hop", "paths", "domain_name", "slice"),
     "ipc",  # how processes talk
     *("imsg", "errand", "boot"),  # what they say
-    *("header", "tls", "smtp", "tables", "mail_local"),
+    *("header", "tls", "smtp", "tables", "mail_local", "relay"),
     "config",
     "smtpctl",
 )

@@ -1,0 +1,105 @@
+"""The connections of one dispatcher to other hosts: begun within the limits, and forgotten when they have ended."""
+
+from smtpd.relay.action import Connect, RelayAction
+from smtpd.relay.address_order import Path
+from smtpd.relay.connection import OPEN, Attempt, Connection, ConnectionState
+from smtpd.relay.destination import Destination, NextHop
+from smtpd.relay.host import Hosts, host_group
+from smtpd.relay.limit import Blocked, Key, Limits, MessageRate, Place
+
+
+class Connections:
+    def __init__(self, hosts: Hosts, actions: list[RelayAction]):
+        self._hosts, self._actions = hosts, actions
+        self._connections: dict[int, Connection] = {}
+        self._made = 0
+        self.places = Limits()
+        self.rates = MessageRate()
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def find(self, number: int) -> Connection | None:
+        return self._connections.get(number)
+
+    def get(self, number: int) -> Connection:
+        return self._connections[number]
+
+    def of(self, destination: Destination) -> list[Connection]:
+        return [self._connections[number] for number in sorted(destination.connections)]
+
+    def count_to(self, destination: Destination, hop: NextHop) -> int:
+        return sum(each.hop.name == hop.name for each in self.of(destination))
+
+    def connect(self, attempt: Attempt, destination: Destination, now: float) -> Connection | Blocked | None:
+        """Connect over the first path that the limits allow; None: there is no path."""
+        blocked: Blocked | None = None
+        for path in list(attempt.paths):
+            number = self._made + 1
+            places = _places_for(destination, path, self._hosts.get(path.address).concurrency)
+            found = self.places.take(number, places, now)
+            if found is not None:
+                blocked = blocked or found
+                continue
+            self._made = number
+            attempt.paths.remove(path)
+            connection = Connection(number, destination.key, path, places, attempt)
+            self._connections[number] = connection
+            attempt.connections.add(number)
+            destination.connections.add(number)
+            destination.ticket = 0
+            self._hosts.get(path.address).connections += 1
+            self._actions.append(Connect(number, destination.number, attempt.hop, path, attempt.policy))
+            return connection
+        return blocked
+
+    def remove(self, connection: Connection, destination: Destination, now: float) -> None:
+        host = self._hosts.get(connection.path.address)
+        host.connections -= 1
+        host.working -= connection.state in (*OPEN, ConnectionState.QUITTING)
+        connection.attempt.connections.discard(connection.number)
+        connection.enter(ConnectionState.GONE)
+        destination.connections.discard(connection.number)
+        del self._connections[connection.number]
+        self.places.release(connection.number, connection.places, now)
+
+    def others_wait(self, connection: Connection) -> bool:
+        """Whether another destination waits for one of its places."""
+        return any(self.places.others_wait(key, connection.destination) for key in connection.keys)
+
+    def holders(self, key: Key) -> list[Connection]:
+        """The connections that have a place of this limit."""
+        return [self._connections[number] for number in sorted(self.places.holders(key))]
+
+
+def _places_for(destination: Destination, path: Path, concurrency: int) -> tuple[Place, ...]:
+    limits, number = destination.limits, destination.number
+    concurrency = min(concurrency, limits.max_conn_per_host)
+    places = [
+        Place(("host", path.address), concurrency, limits.conn_delay_host),
+        Place(
+            ("route", path.source, path.address),
+            limits.max_conn_per_route,
+            limits.conn_delay_route,
+            limits.reconn_delay_route,
+        ),
+        Place(("connector", path.source, number), limits.max_conn_per_connector, limits.conn_delay_connector),
+        Place(("relay", number), limits.max_conn_per_relay, limits.conn_delay_relay),
+    ]
+    if path.source:
+        places.append(Place(("source", path.source), limits.max_conn_per_source, limits.conn_delay_source))
+    if destination.domain:
+        places.append(Place(("domain", destination.domain), limits.max_conn_per_domain, limits.conn_delay_domain))
+    return tuple(places)
+
+
+def rates_of(connection: Connection, destination: Destination) -> list[tuple[Key, int]]:
+    limits = destination.limits
+    if not (limits.message_rate or limits.message_rate_per_host or limits.message_rate_per_source):
+        return []
+    rates: list[tuple[Key, int]] = [
+        (("messages", "relay", destination.number), limits.message_rate),
+        (("messages", "host", host_group(connection.hop.name)), limits.message_rate_per_host),
+        (("messages", "source", connection.path.source), limits.message_rate_per_source),
+    ]
+    return [(key, rate) for key, rate in rates if rate]
