@@ -308,6 +308,39 @@ def test_content_that_is_damaged_holds_its_envelopes_and_the_dispatcher_forgets_
     assert len(house.queue.relays) == 0
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("end", [RelayTried, ReturnRecipients])
+def test_a_dispatcher_may_answer_for_what_it_still_fetches(house, end, damaged):
+    imsg, (id,) = given_message(house)
+    house.queue.disk.cache.forget(id)
+    if damaged:
+        house.queue.disk.store._writer.execute("UPDATE message SET content = x'41'")
+    channel, relays = house.near["dispatcher", 0], house.queue.relays
+    relays.fetch(channel, FetchContent(5, imsg.attempt))
+    if end is RelayTried:
+        relays.tried(channel, RelayTried(imsg.attempt, [result(id, Outcome.DEFERRED, "timeout", 0)]))
+    else:
+        relays.give_back(channel, ReturnRecipients(imsg.attempt, [id]))
+    assert house.hear("dispatcher0", ContentNotFetched).request == 5
+    told = results(house)
+    assert told == (([], [id], [], []) if end is RelayTried else ([], [], [], [id]))
+    refused(house, FetchContent(6, imsg.attempt))
+    assert len(relays) == 0 and not relays._over
+
+
+def test_the_content_is_fetched_by_the_next_envelope_when_the_first_is_answered_meanwhile(house):
+    imsg, (a, b) = given_message(house, FAR, relayed("amy@far.test"))
+    house.queue.disk.cache.forget(a)
+    house.queue.disk.cache.forget(b)
+    channel, relays = house.near["dispatcher", 0], house.queue.relays
+    relays.fetch(channel, FetchContent(5, imsg.attempt))
+    relays.tried(channel, RelayTried(imsg.attempt, [result(a, Outcome.FAILED, "no", 550)]))
+    assert house.hear("dispatcher0", ContentFetched) == ContentFetched(5, CONTENT)
+    report(house, imsg.attempt, result(b))
+    house.until(lambda: [row.held for row in house.queue.disk.store.load([a, b])] == [True])
+    assert not house.mail["dispatcher0"] and len(relays) == 0
+
+
 def test_an_action_that_does_not_relay_any_more_holds_its_mail(house):
     (id,) = house.store_due(relayed(action="local"))
     assert results(house) == ([], [], [id], [])

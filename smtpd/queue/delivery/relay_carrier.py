@@ -48,16 +48,13 @@ GroupKey = tuple[int, Destination, str, int]  # message, destination, sender; of
 class _Group:
     """The attempts of one RelayMessage, by envelope; less those that the dispatcher has answered."""
 
-    __slots__ = ("attempts", "destination", "fetching", "number", "owner")
+    __slots__ = ("attempts", "destination", "fetching", "number", "owner", "request")
 
     def __init__(self, number: int, destination: Destination, owner: int, attempts: Sequence[Attempt]):
         self.number, self.destination, self.owner = number, destination, owner
         self.attempts = {attempt.envelope.id: attempt for attempt in attempts}
-        self.fetching = False
-
-    @property
-    def is_over(self) -> bool:
-        return all(attempt.over for attempt in self.attempts.values())
+        self.fetching: Attempt | None = None  # the one that gets the content
+        self.request = 0  # of the FetchContent under way, or the last one
 
 
 class RelayCarrier:
@@ -138,41 +135,41 @@ class RelayCarrier:
             channel.send(ContentNotFetched(imsg.request))
             return
         group = self._get(channel, imsg.attempt)
-        if group.fetching:
+        if group.fetching is not None:
             raise Violation(
                 f"dispatcher {channel.number} fetches the content of attempt {imsg.attempt} twice at a time"
             )
-        group.fetching = True
         self._fetch(group, channel, imsg.request)
 
     def _fetch(self, group: _Group, channel: Channel, request: int) -> None:
-        """By the first attempt that is not over; when the content cannot be read, that is the end of this one, and the
-        next one's turn."""
+        """By the first attempt that is not over.  When it comes to its end meanwhile, it is the next one's turn: as the
+        content cannot be read, or the dispatcher has answered for it."""
         attempt = next((attempt for attempt in group.attempts.values() if not attempt.over), None)
-        if attempt is None:
-            group.fetching = False
+        group.fetching, group.request = attempt, request
+        if attempt is not None:
+            attempt.prepare(group.number, partial(self._fetched, group, attempt, channel))
+            return
+        channel.send(ContentNotFetched(request))
+        if group.attempts:
             self._end(group)
             self._over[group.number] = group.owner
             if len(self._over) > OVER_KEPT:
                 self._over.popitem(last=False)
-            channel.send(ContentNotFetched(request))
-        else:
-            attempt.prepare(group.number, partial(self._fetched, group, channel, request))
 
     def _fetched(
-        self, group: _Group, channel: Channel, request: int, message: Message | None, descriptor: int | None
+        self, group: _Group, attempt: Attempt, channel: Channel, message: Message | None, descriptor: int | None
     ) -> None:
-        if not group.fetching:  # a second word, of an attempt that our own code has ended since
+        if group.fetching is not attempt:  # it has come to its end before
             if descriptor is not None:
                 os.close(descriptor)
         elif message is None:
-            self._fetch(group, channel, request)
+            self._fetch(group, channel, group.request)
         else:
-            group.fetching = False
+            group.fetching = None
             if descriptor is not None:
-                channel.send(ContentFileFetched(request), descriptor)
+                channel.send(ContentFileFetched(group.request), descriptor)
             else:
-                channel.send(ContentFetched(request, message.content or b""))
+                channel.send(ContentFetched(group.request, message.content or b""))
 
     # -- what a dispatcher says -------------------------------------------------------------------------------------
 
@@ -188,7 +185,7 @@ class RelayCarrier:
                 )
             if not attempt.over:
                 attempt.finish(self._result(result))
-        self._end_if_answered(group)
+        self._go_on(group, channel)
 
     def give_back(self, channel: Channel, imsg: ReturnRecipients) -> None:
         if self._is_over(channel, imsg.attempt):
@@ -198,7 +195,7 @@ class RelayCarrier:
             attempt = self._answered(channel, group, envelope)
             if not attempt.over:
                 attempt.give_back()
-        self._end_if_answered(group)
+        self._go_on(group, channel)
 
     def _is_over(self, channel: Channel, attempt: int) -> bool:
         return self._over.get(attempt) == channel.number
@@ -216,9 +213,12 @@ class RelayCarrier:
             raise Violation(f"dispatcher {channel.number} answers for envelope {what}")
         return attempt
 
-    def _end_if_answered(self, group: _Group) -> None:
-        if not group.attempts and group.number in self._groups:
+    def _go_on(self, group: _Group, channel: Channel) -> None:
+        """With those that are not answered."""
+        if not group.attempts:
             self._end(group)
+        if group.fetching is not None and group.fetching.envelope.id not in group.attempts:
+            self._fetch(group, channel, group.request)
 
     def _end(self, group: _Group) -> None:
         del self._groups[group.number]

@@ -73,13 +73,21 @@ class Dispatcher:
 
     def step(self, number):
         """One thing happens to one attempt.  False when there is none."""
-        attempts = [attempt for attempt in self.attempts.values() if not attempt.fetching]
+        attempts = [*self.attempts.values()]
         if not attempts:
             return False
         number, at = divmod(number, len(attempts))
         attempt = attempts[at]
         number, which = divmod(number, len(attempt.envelopes))
         envelope = attempt.envelopes[which]
+        if attempt.fetching and number % 4:
+            return True  # it waits
+        if attempt.fetching:  # it has lost its host meanwhile
+            if number % 8:
+                self._give_back(attempt, [envelope])
+            else:
+                self._report(attempt, envelope, Outcome.DEFERRED, f"timeout {number}")
+            return True
         if not attempt.has_content:
             match number % 8:
                 case 1:
