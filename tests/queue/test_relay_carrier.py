@@ -1,6 +1,7 @@
 """Relayed mail between queue and a dispatcher, which the test plays: well, and in the hands of an attacker."""
 
 import os
+import random
 
 import pytest
 from hypothesis import given
@@ -426,6 +427,54 @@ def test_nothing_can_be_said_twice(house, again):
         results(house)
         refused(house, again(imsg.attempt, [result(b) if again is RelayTried else b]))
         refused(house, FetchContent(1, imsg.attempt))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_a_dispatcher_says_in_whatever_order_its_word_counts_once_for_what_it_has(make_house, seed):
+    house, source = make_house(dispatchers=2), random.Random(seed)
+    ids = house.store_due(*(relayed(f"u{number}@d{number % 5}.test") for number in range(12)))
+    house.until(lambda: sum(len(house.mail[f"dispatcher{number}"]) for number in (0, 1)) == 5)
+    attempts = [[imsg for imsg, _ in house.mail[f"dispatcher{number}"]] for number in (0, 1)]
+    every = [imsg for given in attempts for imsg in given]
+    relays, answered = house.queue.relays, set()
+    for _ in range(300):
+        number = source.randrange(2)
+        channel = house.near["dispatcher", number]
+        attempt = source.choice([*(imsg.attempt for imsg in every), 99, 1 << 40])
+        envelope = source.choice([*ids, ids[0] + 100])
+        destination = source.choice([*(imsg.destination for imsg in every), source.randrange(1, 1 << 63)])
+        own = {to.envelope for imsg in attempts[number] if imsg.attempt == attempt for to in imsg.recipients}
+        outcome = source.choice([*Outcome])
+        try:
+            match source.randrange(5):
+                case 0:
+                    relays.fetch(channel, FetchContent(1, attempt))
+                    assert own
+                case 1:
+                    relays.tried(channel, RelayTried(attempt, [result(envelope, outcome)]))
+                    assert envelope in own - answered and outcome is not Outcome.STALE
+                    answered.add(envelope)
+                case 2:
+                    relays.give_back(channel, ReturnRecipients(attempt, [envelope]))
+                    assert envelope in own - answered
+                    answered.add(envelope)
+                case 3:
+                    relays.delay(channel, DelayDestination(destination, 60, "no"))
+                    assert destination % 2 == number
+                case 4:
+                    relays.resume(channel, ResumeDestination(destination))
+                    assert destination % 2 == number
+        except Violation:  # the daemon would end here; the test goes on with what may be left of it
+            if outcome is Outcome.STALE:
+                answered |= {envelope} & own
+        if source.random() < 0.2:
+            house.turn()
+    house.until(lambda: house.queue.disk.idle)
+    house.turn()
+    told = [imsg for imsg, _ in house.mail["scheduler"] if isinstance(imsg, EnvelopesTried)]
+    counted = [id for imsg in told for part in (imsg.delivered, imsg.deferred, imsg.held, imsg.returned) for id in part]
+    assert len(counted) == len(set(counted)) and set(counted) <= answered
+    assert len(relays) <= 5 and len(house.queue.delays._delayed) <= 5
 
 
 @pytest.mark.parametrize("odd", [{"outcome": Outcome.STALE}, {"code": 1}, {"code": 199}])
