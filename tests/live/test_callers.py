@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.caller import CALLERS, PEERS, TEXT, UNPACKED
-from tests.live.conftest import TOP, empty_maildir, mails, until
+from tests.live.conftest import TOP, empty_maildir, mails, running, until
 from tests.namespace import unshare
 
 LINES = b"one\n50%\n100%\n.\nFrom here\nthree\n"  # as in caller.TEXT, with a line end for the bare CR
@@ -44,6 +44,12 @@ def missing(name):
     if name in INSTALLED:
         return shutil.which(INSTALLED[name]) is None
     return not all(list(PEERS.glob(f"{beginning}*")) for beginning in UNPACKED[name])
+
+
+@pytest.fixture(scope="module")
+def daemon(ground, users):
+    with running(ground) as made:
+        yield made
 
 
 @pytest.fixture

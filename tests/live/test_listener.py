@@ -198,10 +198,12 @@ def test_a_socket_of_the_service_manager_serves_clients_over_a_restart(make_daem
             daemon = make_daemon(ACTIVATED, port=2600)
             launcher = (PYTHON, "-c", LAUNCHER, str(os.getpid()), "100", "3")
             for _ in range(2):
-                early = [socket.create_connection((address, 2600), timeout=20) for address in ("127.0.0.1", "::1")]
-                daemon.start(prefix=launcher)
-                for client in early:
-                    with client:
+                with (
+                    socket.create_connection(("127.0.0.1", 2600), timeout=20) as one,
+                    socket.create_connection(("::1", 2600), timeout=20) as other,
+                ):
+                    daemon.start(prefix=launcher)
+                    for client in (one, other):
                         assert client.makefile("rb").readline().startswith(b"220 ")
                 assert daemon.stop() == 0
             assert "socket 127.0.0.1 port 2601 of the service manager is not used: no listener has" in daemon.log
