@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from smtpd.ipc.log import log
+from tests import once
 from tests.recorder import recorded
 from tests.trusted import UNTRUSTED
 
@@ -18,12 +19,52 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 
+# The files that take longest, which are begun first, so that none is left alone in the end.
+LONGEST = "live/tls_scan live/corpus live/death live/tls_flood live/takeover live/forged live/tls_key live/tls_reload"
+LONGEST += " live/tls_protocol live/load live/mbox live/kill sandbox/siege smtpctl/smtpctl queue/delivery smtp/talk"
+LONGEST += " scheduler/policy config/common_mistakes corpus/corpus queue/incoming queue/reexpansion queue/slow_agents"
+FIRST = {Path(__file__).parent / f"{file.replace('/', '/test_')}.py": n for n, file in enumerate(LONGEST.split())}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.get(item.path, len(FIRST)))
+
+
 def pytest_terminal_summary(terminalreporter):
     if UNTRUSTED:
         terminalreporter.write_line(f"daemons were started with --insecure-paths: {UNTRUSTED}")
     if path := os.environ.get("TEST_RESULT"):  # for the last lines of tests/run.sh
         numbers, _ = terminalreporter.build_summary_stats_line()
         Path(path).write_text(", ".join(text for text, _ in numbers))
+
+
+def pytest_ignore_collect(collection_path):
+    """TEST_ONCE=without: not what is run once; TEST_ONCE=only: nothing else."""
+    wanted = os.environ.get("TEST_ONCE")
+    if wanted and collection_path.suffix == ".py" and (collection_path in once.FILES) == (wanted == "without"):
+        return True
+    return None
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if os.environ.get("TEST_ONCE") and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """A test that is run once must not do what depends on the user."""
+    if item.path not in once.FILES:
+        return (yield)
+    with once.Watch() as item.watch:
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    yield
+    if hasattr(item, "watch") and (found := {*item.watch.found, *once.words_of_module(item.path)}):
+        pytest.fail(f"it may depend on the user, so it has to run as root too (tests/once.py): {sorted(found)}")
 
 
 @pytest.hookimpl(wrapper=True)

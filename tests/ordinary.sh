@@ -1,11 +1,8 @@
 #!/bin/sh
 # The second set of tests, started by root: the tests that an ordinary user can run, as a new ordinary user.
 #
-#   sh tests/ordinary.sh [PYTEST OPTIONS]      everything that may depend on the user
+#   sh tests/ordinary.sh [PYTEST OPTIONS]      all of them
 #   ROOM="queue smtp/test_line.py" …           those of these rooms or files below tests/
-#
-# The rooms in `same_for_all` are tested as root only: their code gets bytes, times and answers as arguments, and their
-# tests touch no file but those of the checkout, no user and no process.
 #
 # The interpreter or the checkout may lie below a directory that only root enters (/root/…).  Then a mount namespace of
 # our own makes that directory accessible to all users, at the same path; the system is not changed.
@@ -14,26 +11,8 @@ cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
 user=smtpd-try-$$
 home=/var/tmp/$user
-same_for_all="corpus fuzz header scheduler smtp test_envelope.py test_house.py"
-if [ -z "${ROOM:-}" ]; then
-    set -- tests "$@"
-    for room in $same_for_all; do
-        set -- "$@" --ignore "tests/$room"
-    done
-fi
-rooms=
-for room in ${ROOM:-}; do
-    case " $same_for_all " in
-    *" ${room%%/*} "*) echo "tests/$room: does not depend on the user, and has been tested as root" ;;
-    *) rooms="$rooms tests/$room" ;;
-    esac
-done
-# shellcheck disable=SC2086  # words
-set -- $rooms "$@"
-if [ -n "${ROOM:-}" ] && [ -z "$rooms" ]; then
-    [ -z "${TEST_RESULT:-}" ] || echo "as for root" >"$TEST_RESULT"
-    exit 0
-fi
+# shellcheck disable=SC2046  # words
+set -- $(printf 'tests/%s ' ${ROOM:-}) "$@"
 
 useradd --home-dir "$home" --create-home --skel /nonexistent --shell /bin/sh "$user"
 remove_user() {

@@ -5,8 +5,9 @@
 #   sh tests/run.sh [PYTEST OPTIONS]      make test
 #   ROOM="queue smtp/test_line.py" …      only these rooms or files below tests/, and neither ruff nor mypy
 #
-#   as root          the live daemon with its users; then unit tests and the sandbox attacked from inside, and at the
-#                    same time, shown afterwards, the tests that depend on the user, as an ordinary user
+#   as root          the live daemon with its users; then unit tests and the sandbox attacked from inside.  At the same
+#                    time, shown afterwards, all that an ordinary user can run, as an ordinary user: the tests that do
+#                    not depend on the user (tests/once.py) only there
 #   as another user  unit tests and the live daemon as that user
 #
 # Each part runs its tests side by side, in WORKERS processes (one for each processor); the live tests in twice as many,
@@ -73,9 +74,10 @@ end_of() {
     return $ended
 }
 
-# pytest's arguments for $1 processes, each file in one of them, as its tests may share a daemon
+# pytest's arguments for $1 processes, each file in one of them, as its tests may share a daemon; in the order that
+# tests/conftest.py gives them
 side_by_side() {
-    echo "-n $1 --dist loadfile"
+    echo "-n $1 --dist loadfile --no-loadscope-reorder"
 }
 
 if [ -z "${ROOM:-}" ]; then
@@ -85,29 +87,38 @@ if [ -z "${ROOM:-}" ]; then
 fi
 workers=${WORKERS:-$(nproc)}
 each=$(side_by_side "$workers")
-waiting="$(side_by_side $((2 * workers))) --no-loadscope-reorder" # tests/live/conftest.py has the order
+waiting=$(side_by_side $((2 * workers)))
 rooms=tests
 # shellcheck disable=SC2086  # rooms and options are words
 if [ -n "${ROOM:-}" ]; then
     rooms=$(printf 'tests/%s ' $ROOM)
 fi
+# What is run once is run as root when there is no way to run it as an ordinary user.
+ordinary_was_skipped() {
+    grep -q '^skipped' "$TEST_RESULT"
+}
+
 # shellcheck disable=SC2086
 if [ "$(id -u)" = 0 ]; then
     part "other mail programs" sh tests/peers.sh
     part "users of the processes" sh etc/setup.sh users
     if [ -z "${ROOM:-}" ]; then
+        rooms="tests --ignore tests/live"
+        start_beside ordinary sh tests/ordinary.sh $each "$@"
         echo "the live daemon, as root"
         part "live tests as root" "$python" -m pytest -rfEs $waiting tests/live "$@"
         part "mypy" end_of mypy
-        start_beside ordinary sh tests/ordinary.sh $each "$@"
         echo "unit tests, as root"
-        part "unit tests as root" "$python" -m pytest -rfEs $each tests --ignore tests/live "$@"
-        echo "once more, as an ordinary user"
+        part "unit tests as root" env TEST_ONCE=without "$python" -m pytest -rfEs $each $rooms "$@"
+        echo "as an ordinary user"
         part "tests as an ordinary user" end_of ordinary
     else
-        part "tests as root" "$python" -m pytest -rfEs $waiting $rooms "$@"
-        echo "once more, as an ordinary user"
+        part "tests as root" env TEST_ONCE=without "$python" -m pytest -rfEs $waiting $rooms "$@"
+        echo "as an ordinary user"
         part "tests as an ordinary user" sh tests/ordinary.sh $waiting "$@"
+    fi
+    if ordinary_was_skipped; then
+        part "the others, as root" env TEST_ONCE=only "$python" -m pytest -rfEs $each $rooms "$@"
     fi
 else
     part "tests as $(id -un)" "$python" -m pytest -rfEs $waiting $rooms "$@"

@@ -325,25 +325,6 @@ def test_whatever_is_made_has_a_mode_that_is_said(path):
         assert not name.endswith((".write_text", ".write_bytes", ".touch")), where
 
 
-def rooms_tested_once():
-    """The list in tests/ordinary.sh."""
-    name, text = "same_for_all=", (TOP / "tests/ordinary.sh").read_text()
-    (line,) = [line for line in text.splitlines() if line.startswith(name)]
-    return line.removeprefix(name).strip('"').split()
-
-
-@pytest.mark.parametrize("room", rooms_tested_once())
-def test_rooms_that_are_tested_as_root_only_depend_on_no_user(room):
-    place = TOP / "tests" / room
-    paths = list(place.rglob("*.py")) if place.is_dir() else [place]
-    assert paths
-    for path in paths:
-        found = {module.partition(".")[0] for module in imports(path)}
-        assert not found & {"os", "pwd", "grp", "signal", "subprocess", "tempfile", "shutil"}, path
-        arguments = {node.arg for node in ast.walk(parsed(path)) if isinstance(node, ast.arg)}
-        assert not any(name.startswith("tmp_path") for name in arguments), path
-
-
 # -- one definition of what two processes have to agree on ----------------------------------------------------------
 
 # Constants that bear the same name and the same value in two rooms, and do not depend on each other.

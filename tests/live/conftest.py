@@ -41,15 +41,7 @@ match from any for local action "local"
 """
 
 
-# The files that take longest, which are begun first, so that none is left alone in the end.
-LONGEST = ["tls_scan", "corpus", "death", "takeover", "forged", "tls_key", "tls_reload", "tls_flood", "tls_protocol"]
-LONGEST += ["load", "mbox", "kill"]
-
-
 def pytest_collection_modifyitems(items):
-    """Of all tests of a run, not only of those in here."""
-    order = {Path(__file__).parent / f"test_{name}.py": number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path, len(order)))
     if os.geteuid() != 0:
         for item in items:
             if item.path.parent == Path(__file__).parent and item.path.name != "test_ordinary.py":

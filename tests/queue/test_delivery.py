@@ -704,7 +704,7 @@ def spooled(house):
 
 
 def test_a_spool_file_that_cannot_be_opened_now_defers(house, spooled):
-    house.spool.faults["open"] = times(1, PermissionError)
+    house.spool.faults["open"] = times(1, TimeoutError)
     house.due(spooled)
     house.start_agent()
     assert house.tried() == ([], [spooled], [])
