@@ -5,15 +5,16 @@
             InProgress                                                         <--  of a slow kind, when it begins
             Result, ForwardText, Greeted                                       <--
 
-One packet of a SOCK_SEQPACKET pair holds one frame, so a descriptor cannot stray.  Fixed structs and counted bytes, no
-msgspec: all code that a user's process needs for them is in this file.  queue believes nothing of what comes back but
-that it came from that user: decode raises FrameError, and that agent is dropped.
+One packet of a SOCK_SEQPACKET pair holds one frame, so a descriptor cannot stray.  Fixed structs and counted bytes, not
+decoded by msgspec: all code that reads what a user's process sends is in this file.  queue believes nothing of what
+comes back but that it came from that user: decode raises FrameError, and that agent is dropped.
 
     kind u8 | flags u8 | reserved u16 | rest u32 | envelope or request u64 | …     big-endian
 """
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from smtpd.envelope import Outcome
 
@@ -50,8 +51,7 @@ class FrameError(Exception):
     """Not a frame."""
 
 
-@dataclass(frozen=True)
-class AgentSpec:
+class AgentSpec(Struct, frozen=True):
     """What an agent is made for: as the configuration has it, or empty.
 
     kind        target                              wrapper    further
@@ -76,8 +76,7 @@ class AgentSpec:
     owner: int = 0  # the uid of the daemon: root, or the ordinary user who started it
 
 
-@dataclass(frozen=True)
-class Deliver:
+class Deliver(Struct, frozen=True):
     """One mail for this user.  `content` is empty when `by_descriptor`: then `size` bytes are to be read there."""
 
     envelope: int
@@ -97,41 +96,35 @@ class Deliver:
     utf8: bool = False  # RFC 6531: MAIL said SMTPUTF8
 
 
-@dataclass(frozen=True)
-class ReadForward:
+class ReadForward(Struct, frozen=True):
     request: int
 
 
-@dataclass(frozen=True)
-class ProbeServer:
+class ProbeServer(Struct, frozen=True):
     """Greet the LMTP server, to hear what it takes."""
 
     request: int
 
 
-@dataclass(frozen=True)
-class ServerProbed:
+class ServerProbed(Struct, frozen=True):
     request: int
     verdict: str  # of SERVERS: it knows SMTPUTF8 (RFC 6531), or not, or cannot be asked now
     reason: str
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(Struct, frozen=True):
     envelope: int
     outcome: Outcome
     text: str
 
 
-@dataclass(frozen=True)
-class ForwardText:
+class ForwardText(Struct, frozen=True):
     request: int
     verdict: str  # of VERDICTS
     content: bytes  # the file, or the reason
 
 
-@dataclass(frozen=True)
-class InProgress:
+class InProgress(Struct, frozen=True):
     """The agent works on it; for an LMTP server it is sent again while the transaction goes on."""
 
     number: int  # of an envelope or a request

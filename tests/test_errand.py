@@ -1,7 +1,6 @@
 """The frames between queue and an agent: what either may be sent by a process that somebody else commands."""
 
-import dataclasses
-
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,15 +122,15 @@ def test_a_text_of_a_users_process_is_as_long_as_it_may_be_or_malformed(kind, lo
     def answer(length):
         return decode(HEADER.pack(kind, 0, 0, 1 + length, 1) + b"\1" + b"x" * length)
 
-    assert len(dataclasses.astuple(answer(longest))[-1]) == longest
+    assert len(msgspec.structs.astuple(answer(longest))[-1]) == longest
     with pytest.raises(FrameError):
         answer(longest + 1)
 
 
 def test_a_packet_is_as_long_as_it_may_be_or_malformed():
-    longest = PACKET_MAX - len(encode(dataclasses.replace(MAIL, size=0, content=b"")))
+    longest = PACKET_MAX - len(encode(msgspec.structs.replace(MAIL, size=0, content=b"")))
     for size in (longest, longest + 1):
-        packet = encode(dataclasses.replace(MAIL, size=size, content=b"x" * size))
+        packet = encode(msgspec.structs.replace(MAIL, size=size, content=b"x" * size))
         if size == longest:
             assert len(decode(packet).content) == longest
         else:
@@ -164,12 +163,12 @@ def test_a_verdict_that_does_not_exist_is_malformed(verdict):
 
 def test_content_beside_a_descriptor_is_malformed():
     with pytest.raises(FrameError):
-        decode(encode(dataclasses.replace(MAIL, by_descriptor=True)))
+        decode(encode(msgspec.structs.replace(MAIL, by_descriptor=True)))
 
 
 def test_content_of_another_length_than_it_says_is_malformed():
     with pytest.raises(FrameError):
-        decode(encode(dataclasses.replace(MAIL, size=6)))
+        decode(encode(msgspec.structs.replace(MAIL, size=6)))
 
 
 def test_an_address_that_is_not_utf8_is_malformed():

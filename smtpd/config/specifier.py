@@ -19,7 +19,8 @@ command line, but a parameter of the shell that runs it (shell_line.py), and nev
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from smtpd.config.shell_line import ShellLine, TemplateError
 
@@ -45,8 +46,7 @@ _SPECIAL = re.compile(
 )  # OpenSMTPD's set, and what quoted local parts may hold
 
 
-@dataclass(frozen=True)
-class Specifier:
+class Specifier(Struct, frozen=True):
     name: str
     modifiers: tuple[str, ...] = ()
     only: int | None = None  # one character, by its index; or
@@ -101,8 +101,7 @@ def _modified(value: str, modifier: str, delimiter: str) -> str:
 Piece = str | Specifier
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(Struct, frozen=True):
     """A text with format specifiers."""
 
     pieces: tuple[Piece, ...]

@@ -33,6 +33,7 @@ UNPRIVILEGED_TIMEOUT = 5.0  # seconds for the one question of a client without p
 ACCEPTS_PER_TURN = 64  # accepted in one turn of the loop
 ACCEPT_PAUSE = 1.0  # seconds without accepting, when descriptors have run out
 
+PROTOCOL_VERSION = TABLE.digest()  # once, and before the sandbox: it imports a module
 ROOT_ONLY = "need root privileges"
 
 Asked = Callable[["Client", Any, int | None], None]
@@ -115,7 +116,7 @@ class Client:
         self.is_privileged = uid in clients.privileged_uids
         self._clients = clients
         self._loop = clients.loop
-        self._channel = Channel(sock, TABLE, "control", "smtpctl", peer_id=TABLE.digest())
+        self._channel = Channel(sock, TABLE, "control", "smtpctl", peer_id=PROTOCOL_VERSION)
         self._waiting: deque[Any] = deque()
         self._begun = False  # something has come
         self._asking = False  # a question is under way

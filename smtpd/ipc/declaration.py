@@ -16,10 +16,7 @@ becomes a frozen msgspec.Struct, encoded as a msgpack array, with an entry in a 
 A secret field (SECRET in envelope.py) is not shown when an imsg is printed, by whatever mistake that would be.
 """
 
-import hashlib
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -31,8 +28,7 @@ DEFAULT_LIMIT = 16 * 1024
 Route = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Declaration:
+class Declaration(msgspec.Struct, frozen=True):
     number: int
     cls: type
     routes: frozenset[Route]
@@ -71,6 +67,8 @@ class Table:
 
     def digest(self) -> int:
         """The version of the protocol, 32 bits: any change of a name, an arrow, a field or a limit changes it."""
+        import hashlib  # control and smtpctl need it, and it loads OpenSSL
+
         words = []
         for d in self.declarations:
             fields = [(f.encode_name, repr(f.type)) for f in msgspec.structs.fields(d.cls)]
@@ -81,7 +79,7 @@ class Table:
 def _struct(cls: type) -> type:
     fields = [
         (name, kind, cls.__dict__[name]) if name in cls.__dict__ else (name, kind)
-        for name, kind in inspect.get_annotations(cls).items()
+        for name, kind in cls.__annotations__.items()
     ]
     return msgspec.defstruct(
         cls.__name__,

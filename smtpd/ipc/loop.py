@@ -1,6 +1,7 @@
 """The event loop of dispatcher, lookup and queue, which need coroutines, streams or the fastest of loops: uvloop."""
 
 import asyncio
+import concurrent.futures.thread
 import os
 import socket
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import uvloop
 
 from smtpd.ipc.log import log
+
+_LOADED = concurrent.futures.thread  # which run_in_executor would import when it is first called
 
 
 def prepare() -> asyncio.AbstractEventLoop:

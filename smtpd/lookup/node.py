@@ -8,8 +8,9 @@ A node has an owner, the user of the nearest .forward above it, and an entry, th
 also be looked up for it: that entry is not used again, and the owner's own name means the owner's mailbox.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from smtpd.domain_name import normal, normal_address
 from smtpd.envelope import Duty
@@ -20,30 +21,26 @@ ForwardOwner = tuple[str, str]  # (userbase, or empty for system users; name)
 TableEntry = tuple[str, str]  # (table, key)
 
 
-@dataclass(frozen=True)
-class UserQuestion:
+class UserQuestion(Struct, frozen=True):
     """Answered by "user", "unknown", "root", "daemon" or "later"."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class ForwardQuestion:
+class ForwardQuestion(Struct, frozen=True):
     """Answered by a ForwardAnswer.  `action`: the one whose userbase has the user; empty for a user of the system."""
 
     user: str
     action: str
 
 
-@dataclass(frozen=True)
-class IncludeQuestion:
+class IncludeQuestion(Struct, frozen=True):
     """Answered by a tuple of the targets in that file."""
 
     path: str
 
 
-@dataclass(frozen=True)
-class ServerQuestion:
+class ServerQuestion(Struct, frozen=True):
     """Whether the LMTP server of this action supports SMTPUTF8.  Answered by a ServerAnswer."""
 
     action: str
@@ -52,16 +49,14 @@ class ServerQuestion:
 ExpansionQuestion = UserQuestion | ForwardQuestion | IncludeQuestion | ServerQuestion
 
 
-@dataclass(frozen=True)
-class ServerAnswer:
+class ServerAnswer(Struct, frozen=True):
     """`verdict`: "utf8", "ascii", "later".  `reason` is for the log, never for a client."""
 
     verdict: str
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class ForwardAnswer:
+class ForwardAnswer(Struct, frozen=True):
     """`verdict`: as in imsg.ForwardRead.  `reason` is for the log, never for a client; of a "text" it tells which lines
     were skipped."""
 
@@ -70,8 +65,7 @@ class ForwardAnswer:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AddressNode:
+class AddressNode(Struct, frozen=True):
     depth: int
     address: str  # user@domain
     owner: ForwardOwner | None = None
@@ -87,8 +81,7 @@ class AddressNode:
         return self.address
 
 
-@dataclass(frozen=True, slots=True)
-class UserNode:
+class UserNode(Struct, frozen=True):
     depth: int
     name: str  # with its sub-address
     action: ExpansionSlice

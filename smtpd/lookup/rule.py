@@ -16,8 +16,9 @@ table match a client without a name, negated or not.  For a table program's answ
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from smtpd.domain_name import spellings
 from smtpd.envelope import UNKNOWN_NAME, Origin
@@ -32,8 +33,7 @@ FOR_LOCAL = Condition(For.DOMAIN, operand=Operand("localnames"))
 EVALUATION_ORDER: dict[str, int] = {"helo": 1, From.AUTH: 2, "tls": 3, From.MAIL_FROM: 4, For.RCPT_TO: 5}
 
 
-@dataclass(frozen=True)
-class RuleInput:
+class RuleInput(Struct, frozen=True):
     """What a rule is evaluated for."""
 
     origin: Origin
@@ -58,8 +58,7 @@ Verdict = bool | TableUnavailable
 AskTable = Callable[[RuleInput], Answer | PendingAnswer]
 
 
-@dataclass(frozen=True)
-class Clause:
+class Clause(Struct, frozen=True):
     """A condition of a rule, and the lookup that evaluates it."""
 
     condition: Condition
@@ -77,14 +76,12 @@ class Clause:
         return case.internal and self.condition.kind in (From.SOCKET, From.RDNS)
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(Struct, frozen=True):
     match: Match
     clauses: tuple[Clause, ...]
 
 
-@dataclass(frozen=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """No rule matches, or the rule says reject."""
 
 

@@ -6,7 +6,6 @@ being reported.
 """
 
 import ast
-import concurrent.futures.thread
 import contextlib
 import ctypes
 import encodings.aliases
@@ -32,7 +31,7 @@ import unicodedata
 import warnings
 from functools import cache
 
-_LOADED = (ast, concurrent.futures.thread, tokenize, tracemalloc, unicodedata, warnings, encodings)
+_LOADED = (ast, tokenize, tracemalloc, unicodedata, warnings, encodings)
 
 
 @cache

@@ -28,7 +28,6 @@ Sizes: a turn does a bounded number of steps, as everything may become due in on
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -71,15 +70,14 @@ TRANSITIONS: dict[EnvelopeState, set[EnvelopeState]] = {
 }
 
 
-@dataclass
-class QueueUpdates:
+class QueueUpdates(msgspec.Struct):
     """Updates for queue: of envelopes that were tried, or that replace one that was."""
 
-    postponed: list[tuple[int, int]] = field(default_factory=list)  # envelope, next try
-    expired: list[int] = field(default_factory=list)
-    removed: list[int] = field(default_factory=list)  # as an administrator wished while they were in flight
-    suspended: list[int] = field(default_factory=list)  # likewise, and queue does not know
-    resumed: list[int] = field(default_factory=list)
+    postponed: list[tuple[int, int]] = []  # envelope, next try
+    expired: list[int] = []
+    removed: list[int] = []  # as an administrator wished while they were in flight
+    suspended: list[int] = []  # likewise, and queue does not know
+    resumed: list[int] = []
 
 
 class Policy:

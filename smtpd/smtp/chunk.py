@@ -11,7 +11,8 @@ whatever is wrong with it.  Chunks may be cut anywhere, also between CR and LF.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from smtpd.smtp.binary_mime import BinaryMimeConverter
 from smtpd.smtp.line_ending import ChunkText, TextError
@@ -20,8 +21,7 @@ from smtpd.smtp.reply import Reply
 from smtpd.smtp.state import State
 
 
-@dataclass(slots=True)
-class Chunk:
+class Chunk(Struct):
     """A BDAT under way."""
 
     left: int  # bytes still to come

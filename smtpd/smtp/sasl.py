@@ -12,9 +12,10 @@ malformed message raises CommandRefused.
 import base64
 import stringprep
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Any
 from unicodedata import ucd_3_2_0 as unicode  # RFC 3454 knows no later one
+
+from msgspec import Struct
 
 from smtpd.smtp.question import PasswordQuestion, ScramProofQuestion, ScramSeedQuestion, Verdict
 from smtpd.smtp.reply import CommandRefused
@@ -37,20 +38,17 @@ _PROHIBITED = (  # RFC 4013 2.3
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """The text of a 334, in base64."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class AuthSucceeded:
+class AuthSucceeded(Struct, frozen=True):
     user: str
 
 
-@dataclass(frozen=True, slots=True)
-class AuthFailed:
+class AuthFailed(Struct, frozen=True):
     """NO or LATER."""
 
     verdict: Verdict

@@ -17,8 +17,9 @@ Which of these is allowed where is decided by lookup/expansion.py.
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from smtpd.envelope import Path
 from smtpd.errand import FORWARD_MAX
@@ -35,28 +36,23 @@ class AliasSyntaxError(ValueError):
     """A syntax error.  The text does not repeat the value: it may come from a user's private file."""
 
 
-@dataclass(frozen=True)
-class User:
+class User(Struct, frozen=True):
     name: str
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(Struct, frozen=True):
     line: str
 
 
-@dataclass(frozen=True)
-class File:
+class File(Struct, frozen=True):
     path: str
 
 
-@dataclass(frozen=True)
-class Include:
+class Include(Struct, frozen=True):
     path: str
 
 
-@dataclass(frozen=True)
-class ErrorReply:
+class ErrorReply(Struct, frozen=True):
     code: int
     text: str
 

@@ -21,8 +21,9 @@ A file with a fault is not used: the previous content stays in force.
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from socket import AF_INET6, inet_pton
+
+from msgspec import Struct
 
 from smtpd.ipc.os_error import error_text
 from smtpd.slice import Service
@@ -41,8 +42,7 @@ NO_VALUE = "key without a value"
 NO_MAPPING = "the file is a list, expected a mapping"
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(Struct, frozen=True):
     """An entry; `line` is its first line.  In a list `value` is empty."""
 
     line: int
@@ -50,8 +50,7 @@ class FileEntry:
     value: str = ""
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(Struct, frozen=True):
     """The valid entries of a file, and the faults of the others."""
 
     is_list: bool
@@ -62,8 +61,7 @@ class Content:
         return ((entry.key, entry.value) for entry in self.entries)
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(Struct, frozen=True):
     number: int
     text: str  # stripped, without its comment
     indented: bool

@@ -1,6 +1,5 @@
 """The commands of an action, run by a real agent: what they get, and what becomes of the mail."""
 
-import dataclasses
 import os
 import re
 import select
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from smtpd.agent.command import WORKERS_MAX, CommandRunner, OneMailExecutor, environment_of
 from smtpd.config.specifier import TemplateError
@@ -148,21 +148,21 @@ def test_the_wrapper_wraps(start, home):
 def test_mail_of_several_users_by_one_agent(start, home):
     agent = command(start, READ + "echo %{user.username} %{user.directory} $USER > ~/who", shared=True)
     told = errand()
-    agent.deliver(dataclasses.replace(told, user="carol", home=f"{home}/carol"))
+    agent.deliver(replace(told, user="carol", home=f"{home}/carol"))
     assert (home / "who").read_text() == f"carol {home}/carol bob\n"
 
 
 @pytest.mark.parametrize("outside", ["/etc", "{home}/../carol", "{home}-2"])
 def test_a_home_outside_of_the_homes_is_no_value_for_a_command(start, home, outside):
     agent = command(start, READ + "echo %{user.directory} > ~/who", shared=True)
-    result = agent.deliver(dataclasses.replace(errand(), user="carol", home=outside.format(home=home)))
+    result = agent.deliver(replace(errand(), user="carol", home=outside.format(home=home)))
     assert result.outcome is Outcome.DEFERRED and "not below" in result.text
     assert not (home / "who").exists()
 
 
 def test_the_recipient_that_queue_names_counts_only_where_the_action_names_the_user(start, home):
     agent = command(start, READ + "echo %{user.username} %{user.directory} > ~/who")
-    agent.deliver(dataclasses.replace(errand(), user="carol", home="/etc"))
+    agent.deliver(replace(errand(), user="carol", home="/etc"))
     assert (home / "who").read_text() == f"bob {home}\n"
 
 

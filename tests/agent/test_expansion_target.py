@@ -1,6 +1,5 @@
 """Targets of a .forward or alias file: only what is named there now is run or written, as that user."""
 
-import dataclasses
 import os
 import shutil
 import socket
@@ -8,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from smtpd.envelope import Outcome
 from smtpd.tables.alias_syntax import Command, File, digest
@@ -31,7 +31,7 @@ def write(home, text, name=".forward"):
 def told(target, **more):
     """A mail for this command, or, with a slash in front, this file."""
     named = File(target) if target.startswith("/") else Command(target)
-    return dataclasses.replace(errand(**more), digest=digest(named))
+    return replace(errand(**more), digest=digest(named))
 
 
 def ask(start, target, **spec):
@@ -90,7 +90,7 @@ def test_a_malformed_digest_is_stale(start, home):
     write(home, f"|{RUN}")
     agent = start("expansion-target", "")
     for wrong in ("", "0" * 64, "|cat > ~/mail", "\0"):
-        assert agent.deliver(dataclasses.replace(errand(), digest=wrong)).outcome is Outcome.STALE
+        assert agent.deliver(replace(errand(), digest=wrong)).outcome is Outcome.STALE
     assert not (home / "mail").exists()
 
 
@@ -202,7 +202,7 @@ def test_specifiers_that_fail_the_mail(start, home, line):
 def test_a_path_that_grows_too_long_fails_the_mail(start, home):
     path = f"{home}/%{{sender}}%{{sender}}"
     write(home, path)
-    mail = dataclasses.replace(told(path), sender="x" * 600)
+    mail = replace(told(path), sender="x" * 600)
     assert start("expansion-target", "").deliver(mail).outcome is Outcome.FAILED
 
 

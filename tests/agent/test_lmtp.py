@@ -1,6 +1,5 @@
 """Mail to an LMTP server: what it is told, what queue is told, and what happens when it goes away."""
 
-import dataclasses
 import errno
 import os
 import socket
@@ -10,6 +9,7 @@ import threading
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from mail_local import lmtp, trace
 from smtpd.agent import lmtp as lmtp_agent
@@ -41,7 +41,7 @@ def serve():
 def to(user, number=1, message=77, **more):
     """An errand for this user; numbers of one message go together."""
     told = errand(number, **{"recipient": f"{user}@here.test", "destination": f"{user}@here.test", **more})
-    return dataclasses.replace(told, envelope=message << 32 | number, user=user)
+    return replace(told, envelope=message << 32 | number, user=user)
 
 
 def nothing():
@@ -170,7 +170,7 @@ def test_utf8_in_the_header_goes_to_any_server(start, serve):
     server = serve()
     agent = start("lmtp", server.target)
     assert agent.deliver(to("bob", utf8=True, content=GREETING)).outcome is Outcome.DELIVERED
-    told = dataclasses.replace(to("bob", 1, message=78, utf8=True), recipient="böb@here.test")
+    told = replace(to("bob", 1, message=78, utf8=True), recipient="böb@here.test")
     assert agent.deliver(told).outcome is Outcome.DELIVERED
     assert server.mails[0][3] == wired(TRACE + GREETING)
     assert server.mails[1][3] == wired("Delivered-To: böb@here.test\n".encode() + MAIL)

@@ -1,6 +1,5 @@
 """Mail into a mailbox that was locked elsewhere: what is written, and under which lock."""
 
-import dataclasses
 import fcntl
 import mailbox
 import os
@@ -10,6 +9,7 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from mail_local import mbox
 from mail_local.mailbox import STALE_LOCK_AGE, maybe_lock
@@ -75,7 +75,7 @@ def parent(start, spool):
 
 
 def to(lock, number=1, **more):
-    return dataclasses.replace(errand(number, **more), lock=lock)
+    return replace(errand(number, **more), lock=lock)
 
 
 def test_a_mail_arrives_in_a_mailbox_of_the_users(parent, spool):

@@ -1,11 +1,11 @@
 """Mail into a Maildir: what is there afterwards, and what is not."""
 
-import dataclasses
 import os
 import subprocess
 import tempfile
 
 import pytest
+from msgspec.structs import replace
 
 from smtpd.agent.maildir import OPEN_MAX, MaildirAgent, MaildirWriter
 from smtpd.envelope import Outcome
@@ -218,7 +218,7 @@ def test_a_path_that_needs_a_home_of_a_user_without_one(start):
 
 def test_an_exception_in_our_code_defers_that_batch_and_names_the_place(tmp_path):
     storer = MaildirWriter(MaildirAgent(AgentSpec("maildir", "~/Maildir"), "bob", str(tmp_path)))
-    broken = dataclasses.replace(errand(1), extension=7)
+    broken = replace(errand(1), extension=7)
     (result,) = storer.execute([(broken, -1)])
     assert result.outcome is Outcome.DEFERRED and "folder_name line" in result.text
     (result,) = storer.execute([(errand(2), -1)])

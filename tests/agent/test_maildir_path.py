@@ -1,9 +1,9 @@
 """Which Maildir a mail goes to; and agents that have many of them."""
 
-import dataclasses
 import os
 
 import pytest
+from msgspec.structs import replace
 
 from smtpd.agent.maildir import OPEN_MAX
 from smtpd.agent.maildir_path import HomeError, MaildirPath
@@ -14,7 +14,7 @@ from tests.agent.conftest import MAIL, errand, files, own
 
 
 def to(user, number=1, home="", **more):
-    return dataclasses.replace(errand(number, **more), user=user, home=home)
+    return replace(errand(number, **more), user=user, home=home)
 
 
 def destination(target, shared=False, home="/home/vmail"):

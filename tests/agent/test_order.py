@@ -3,13 +3,13 @@
 The agents run in this process, without a sandbox: what they do is noted (tests/recorder.py).
 """
 
-import dataclasses
 import errno
 import os
 import socket
 from contextlib import ExitStack
 
 import pytest
+from msgspec.structs import replace
 
 from mail_local import maildir
 from mail_local.mailbox import maybe_lock
@@ -112,7 +112,7 @@ def locked(tmp_path):
 
 
 def under_lock(number):
-    return dataclasses.replace(errand(number), lock=1)
+    return replace(errand(number), lock=1)
 
 
 def test_mails_are_written_and_synced_once_before_the_first_is_said_to_be_in_the_mailbox(recorder, locked):
@@ -195,7 +195,7 @@ def test_a_command_is_over_before_its_mail_is_said_to_be_delivered(recorder, tmp
 def test_a_command_of_a_forward_is_over_before_its_mail_is_said_to_be_delivered(recorder, tmp_path):
     line = LINE % (tmp_path / "mail", tmp_path / "done")
     (tmp_path / ".forward").write_text(f'"|{line}"\n')
-    told = dataclasses.replace(errand(), digest=alias_syntax.digest(alias_syntax.Command(line)))
+    told = replace(errand(), digest=alias_syntax.digest(alias_syntax.Command(line)))
     kind = ExpansionTargetAgent(AgentSpec("expansion-target", ""), "bob", str(tmp_path))
     assert serve(recorder, kind, told, sock=observed(tmp_path / "done")) == [Outcome.DELIVERED]
     assert Observed.seen is True
@@ -203,7 +203,7 @@ def test_a_command_of_a_forward_is_over_before_its_mail_is_said_to_be_delivered(
 
 def test_a_file_of_a_forward_is_durable_before_its_mail_is_said_to_be_delivered(recorder, tmp_path):
     (tmp_path / ".forward").write_text(f"{tmp_path}/archive\n")
-    told = dataclasses.replace(errand(), digest=alias_syntax.digest(alias_syntax.File(f"{tmp_path}/archive")))
+    told = replace(errand(), digest=alias_syntax.digest(alias_syntax.File(f"{tmp_path}/archive")))
     assert serve(recorder, ExpansionTargetAgent(AgentSpec("expansion-target", ""), "bob", str(tmp_path)), told) == [
         Outcome.DELIVERED
     ]

@@ -1,6 +1,5 @@
 """What an agent makes of its socket: errands, nonsense, and the end."""
 
-import dataclasses
 import os
 import socket
 import struct
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from smtpd.agent.worker import EX_PROTOCOL, EX_SOFTWARE, Workers
 from smtpd.envelope import Outcome
@@ -90,7 +90,7 @@ def test_it_waits_for_a_queue_that_does_not_read(start, home):
 
 
 def test_addresses_with_line_ends_add_no_line(start, home):
-    told = dataclasses.replace(errand(), sender="a\nX-Evil: 1\n", recipient="b\r\nX-Evil: 2")
+    told = replace(errand(), sender="a\nX-Evil: 1\n", recipient="b\r\nX-Evil: 2")
     start().deliver(told)
     (content,), _ = files(home)
     assert content == b"Return-Path: <a?X-Evil: 1?>\nDelivered-To: b??X-Evil: 2\n" + MAIL
