@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from smtpd import PRODUCT, VERSION
 from smtpd.domain_name import normal_address
+from smtpd.ipc.os_error import error_text
 from smtpd.tables import alias_syntax, db, file
 from smtpd.tables.text_file import LineFault, decode
 
@@ -222,4 +223,4 @@ def _give(descriptor: int, like: os.stat_result) -> None:
 
 
 def _trouble(path: str, error: Exception) -> MakemapError:
-    return MakemapError(f"{path}: {getattr(error, 'strerror', None) or error}")
+    return MakemapError(f"{path}: {error_text(error)}")

@@ -12,6 +12,10 @@
     Subject: y                   part 1, is_header
 
 A mail that has no parts is part 0 itself.
+
+What is known of MIME is in smtpd/header/mime.py; the way through the parts is not that of smtpd/smtp/mime_walk.py.
+That one is fed pieces of a network's size with CRLF, and may not look at lines one by one; this one reads lines of a
+file, and has to tell of each whose it is.
 """
 
 from smtpctl.raw_mail import MAX_HEADER, PIECE

@@ -23,15 +23,6 @@ def for_terminal(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else escape(char) for char in text)
 
 
-def duration(seconds: int) -> str:
-    """0s, 39s, 5m57s, 1d2h3m4s"""
-    text = ""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        count, seconds = divmod(seconds, size)
-        text += f"{count}{unit}" if count or text else ""
-    return f"{text}{seconds}s"
-
-
 # -- envelopes -------------------------------------------------------------------------------
 
 

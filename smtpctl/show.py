@@ -11,7 +11,7 @@ from smtpctl import output
 from smtpctl.command import DONE
 from smtpctl.connection import Connection, ControlError
 from smtpctl.operation import REQUEST, UnknownId, envelopes
-from smtpd.envelope import QueueEntry, message_of
+from smtpd.envelope import QueueEntry, duration_text, message_of
 from smtpd.imsg import ContentNotOpened, ListEnvelopes, ListQuarantine, OpenContent, ShowStatistics
 
 
@@ -81,7 +81,7 @@ def show_quarantine(connection: Connection, parameters: Sequence[str], json: boo
 
 def show_statistics(connection: Connection, parameters: Sequence[str], json: bool) -> int:
     counters: dict[str, Any] = connection.ask(ShowStatistics(REQUEST)).counters
-    counters["uptime.human"] = output.duration(counters["uptime"])
+    counters["uptime.human"] = duration_text(counters["uptime"])
     if json:
         print(output.as_json(dict(sorted(counters.items()))))
     else:

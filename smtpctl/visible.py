@@ -2,7 +2,9 @@
 
 
 def visible(text: str, also: str = "") -> str:
-    """`text` with what does not print, backslashes, and the characters in `also` as \\ooo or \\u{…}."""
+    """`text` with what does not print, backslashes, and the characters in `also` as \\ooo or \\u{…}.
+
+    More than log.visible of the daemon: this goes to a terminal, and a script can undo it."""
     if text.isprintable() and "\\" not in text and not any(char in text for char in also):
         return text
     return "".join(char if char.isprintable() and char not in also and char != "\\" else escape(char) for char in text)

@@ -226,3 +226,12 @@ def message_text(message: int) -> str:
 
 def envelope_text(envelope: int) -> str:
     return f"{envelope:016x}"
+
+
+def duration_text(seconds: int) -> str:
+    """0s, 39s, 5m57s, 1d2h3m4s: as OpenSMTPD, without units that are zero."""
+    text, rest = "", max(0, seconds)
+    for letter, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, length)
+        text += f"{count}{letter}" if count else ""
+    return text or "0s"

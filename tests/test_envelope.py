@@ -7,6 +7,7 @@ from smtpd.envelope import (
     Path,
     Text,
     Word,
+    duration_text,
     envelope_id,
     envelope_text,
     first_envelope,
@@ -33,3 +34,20 @@ def test_ids_nest_and_print_as_hex():
     assert last < 2**63  # signed 64 bits hold it
     assert message_text(0x12AB) == "000012ab"
     assert envelope_text(envelope_id(0x12AB, 1)) == "000012ab00000001"
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0, "0s"),
+        (39, "39s"),
+        (357, "5m57s"),
+        (3600, "1h"),
+        (86400, "1d"),
+        (86405, "1d5s"),
+        (93784, "1d2h3m4s"),
+        (-5, "0s"),
+    ],
+)
+def test_a_duration_reads_as_in_opensmtpd(seconds, text):
+    assert duration_text(seconds) == text

@@ -28,6 +28,7 @@ from contextlib import suppress
 from smtpd.agent.worker import Answer, TakenRequest
 from smtpd.config.file_permission import IsPrivate, Where, has_private_group, others_who_write
 from smtpd.errand import FORWARD_MAX, ForwardText, ReadForward, Request
+from smtpd.ipc.os_error import error_text
 
 NAME = ".forward"
 # O_PATH: a home directory that its user may search but not read is good enough.
@@ -130,7 +131,7 @@ def read(home: str, uid: int, is_private: IsPrivate = has_private_group) -> tupl
     except PermissionError:
         return "later", _reason(f"{home}/{NAME}: permission denied for uid {uid}")
     except OSError as error:
-        return "later", _reason(f"{home}/{NAME}: {error.strerror or error}")
+        return "later", _reason(f"{home}/{NAME}: {error_text(error)}")
 
 
 def _reason(text: str) -> bytes:

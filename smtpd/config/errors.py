@@ -83,7 +83,8 @@ def sorted_errors(errors: Iterable[ConfigError], files: Sequence[str]) -> list[C
 
 
 def escaped(text: str) -> str:
-    """`text` with \\u escapes for all that a terminal or a log would interpret."""
+    """`text` with \\u escapes for all that a terminal or a log would interpret: more than log.visible, as `smtpd -n`
+    writes to terminals, and by code point, as the text of a configuration has no bytes."""
     return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 

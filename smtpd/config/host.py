@@ -126,6 +126,10 @@ def choose_server_name(mailname: str, hostname: str, canonical: Callable[[str], 
 
 
 def is_host_name(name: str) -> bool:
+    """Whether a configuration may name a host so (RFC 1123 2.1, with underscores); an IPv4 address fits too.
+
+    That of lookup is another one: of names that DNS has for an address, where hyphens may stand at the end of a label,
+    and a name that looks like an address is refused."""
     return len(name) <= 255 and HOST_NAME.fullmatch(name) is not None
 
 

@@ -25,6 +25,7 @@ from setproctitle import setproctitle
 from smtpd import sandbox
 from smtpd.boot import PARENT, command
 from smtpd.errand import PROMISES, AgentSpec
+from smtpd.ipc.log import visible
 from smtpd.ipc.os_error import describe_error, error_path
 from smtpd.ipc.selector_loop import SIGNALS, forget_signals
 from smtpd.nursery.account import (
@@ -279,5 +280,4 @@ def _execute(arguments: list[str]) -> NoReturn:
 
 
 def _say(report: int, line: str) -> None:
-    printable = "".join(char if char.isprintable() else "?" for char in line[:REPORT_MAX])
-    os.write(report, printable.encode(errors="replace") + b"\n")
+    os.write(report, visible(line)[:REPORT_MAX].encode(errors="replace") + b"\n")

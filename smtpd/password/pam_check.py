@@ -16,6 +16,7 @@ import pwd
 from typing import Protocol
 
 from smtpd.imsg import PasswordTried, TryPassword
+from smtpd.ipc.log import visible
 from smtpd.slice import LOWEST_ID, NOBODY, OUR_PREFIX, USER_NAME
 
 SERVICE = "smtpd"
@@ -89,7 +90,7 @@ def _ask(asked: TryPassword, authenticator: Authenticator) -> PasswordTried:
     # Not started as root, PAM says "wrong" of passwords that it is not able to check.
     if authenticator.code in _REFUSALS and os.geteuid() == 0:
         return PasswordTried("no", _REFUSALS[authenticator.code])
-    return PasswordTried("later", _printable(f"PAM: {authenticator.reason}"))
+    return PasswordTried("later", visible(f"PAM: {authenticator.reason}")[:REASON_MAX])
 
 
 def _prepare(authenticator: Authenticator, address: str) -> None:
@@ -113,7 +114,3 @@ def _numeric(address: str) -> str:
         return str(ipaddress.ip_address(address))
     except ValueError:
         return ""
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text[:REASON_MAX])

@@ -32,7 +32,6 @@ from smtpd.ipc.channel import Violation
 from smtpd.queue import process
 from smtpd.queue.delivery import deliveries, delivery_log, in_flight
 from smtpd.queue.delivery.conclude import ERROR_MAX
-from smtpd.queue.delivery.delivery_log import duration
 from smtpd.queue.store import commit, sqlite
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import Remove, StoreBroken, StoreFull, UnreadableRow
@@ -783,14 +782,6 @@ def test_more_results_than_an_imsg_carries_are_told_in_several(faulty, monkeypat
 
 
 # -- the log ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [(0, "0s"), (39, "39s"), (357, "5m57s"), (93784, "1d2h3m4s"), (-5, "0s"), (3600, "1h"), (86405, "1d5s")],
-)
-def test_a_delay_reads_as_in_the_reference(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_what_an_agent_says_forges_no_log_line(house, capfd):

@@ -10,7 +10,6 @@ from msgspec import structs
 
 from smtpctl.output import (
     as_json,
-    duration,
     envelope_lines,
     envelope_object,
     for_terminal,
@@ -206,21 +205,6 @@ def test_json_holds_the_same_and_nothing_but_ascii():
     assert text.isascii() and text.isprintable()
     found = json.loads(text)
     assert (found["envelope"], found["error"], found["seconds"]) == ("3f86a5cb48e81bff", "Grüße\x9b\u202e", 1206)
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [
-        (0, "0s"),
-        (39, "39s"),
-        (357, "5m57s"),
-        (3600, "1h0m0s"),
-        (93784, "1d2h3m4s"),
-        (86400, "1d0h0m0s"),
-    ],
-)
-def test_a_duration(seconds, text):
-    assert duration(seconds) == text
 
 
 @given(text=st.text())

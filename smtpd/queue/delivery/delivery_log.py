@@ -7,7 +7,7 @@ delivery|relay: Expire|Remove for E: from=<a>, to=<dest>, rcpt=<-|as named>, del
 The line of relayed mail that another host has answered is the dispatcher's; here are those that ended before.
 """
 
-from smtpd.envelope import Kind, Outcome, envelope_text
+from smtpd.envelope import Kind, Outcome, duration_text, envelope_text
 from smtpd.ipc.log import quoted
 from smtpd.queue.store.store import Envelope
 
@@ -20,7 +20,7 @@ def attempt_line(envelope: Envelope, log_id: int, outcome: Outcome, stat: str, n
     return (
         f"{log_id:016x} {kind} delivery evpid={envelope_text(envelope.id)} from=<{envelope.origin.sender}>"
         f" to=<{envelope.recipient.destination}> rcpt=<{_named(envelope)}>{user}"
-        f" delay={duration(now - envelope.created)} result={RESULTS[outcome]}"
+        f" delay={duration_text(now - envelope.created)} result={RESULTS[outcome]}"
         f" stat={stat if stat.isalnum() else quoted(stat)}"
     )
 
@@ -31,21 +31,10 @@ def end_line(envelope: Envelope, what: str, stat: str, now: int) -> str:
     return (
         f"{kind}: {what} for {envelope_text(envelope.id)}: from=<{envelope.origin.sender}>,"
         f" to=<{envelope.recipient.destination}>, rcpt=<{_named(envelope)}>,"
-        f" delay={duration(now - envelope.created)}, stat={stat}"
+        f" delay={duration_text(now - envelope.created)}, stat={stat}"
     )
 
 
 def _named(envelope: Envelope) -> str:
     recipient = envelope.recipient
     return "-" if recipient.recipient == recipient.destination else recipient.recipient
-
-
-def duration(seconds: int) -> str:
-    """0s, 39s, 5m57s, 1d2h3m4s."""
-    text = ""
-    rest = max(0, seconds)
-    for letter, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        if rest >= length:
-            text += f"{rest // length}{letter}"
-        rest %= length
-    return text or "0s"
