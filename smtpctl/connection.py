@@ -17,7 +17,6 @@ import pwd
 import select
 
 from smtpd.ipc import query
-from smtpd.ipc.os_error import error_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class Connection:
         except (BlockingIOError, TimeoutError):
             raise ControlError("smtpd is busy") from None
         except OSError as error:
-            raise ControlError(f"{self._path}: {error_text(error)}") from None
+            raise ControlError(f"{self._path}: {error.strerror or error}") from None
         _give_up_root()
         return sock
 

@@ -1,4 +1,4 @@
-"""What SMTP cannot carry, in an encoding that says the same: NUL, lines that are too long, names that are not ASCII.
+"""Re-encoding of content that SMTP cannot carry: NUL, lines that are too long, names that are not ASCII.
 
     a body, or a part of one, says      and becomes               where it has a NUL, or a line that the server refuses,
     7bit, 8bit, binary                  quoted-printable
@@ -42,7 +42,7 @@ _QUOTED = b"quoted-printable"
 def encoded(header: bytes, body: "BinaryIO", longest: int, has_nul: bool) -> "tuple[bytes, Iterator[bytes]]":
     """The header and the body that are sent; `longest` line and `has_nul` are the body's.
 
-    What is loaded for that has been loaded now: the pieces may be read by a process that has given up root."""
+    The modules for that are loaded when this returns: the pieces may be read by a process that has given up root."""
     header = mended(header)
     whole = first_part(header)
     is_fit = not has_nul and longest <= SERVER_LINE

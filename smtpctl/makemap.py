@@ -1,14 +1,14 @@
-"""makemap [-U] [-d hash|btree] [-o OUT] [-t aliases|set] FILE: a text file -> a table that is looked up in, FILE.db.
+"""makemap [-U] [-d hash|btree] [-o OUT] [-t aliases|set] FILE: make a lookup table, FILE.db, from a text file.
 
     -d     accepted; there is one kind of file
     -o     the file to make
     -t     set: each line is a key; aliases: each value is checked; otherwise keys and values
-    -U     print what is in FILE, which makemap made
+    -U     print the entries of FILE, which makemap has made
     FILE   - for standard input, which needs -o
-    makemap hash NAME < FILE           makes NAME.db, as in the days of sendmail
+    makemap hash NAME < FILE           makes NAME.db, as makemap of Sendmail
 
-The lines are those of a table in a file (smtpd/tables/file.py); what is wrong with them is told line by line, and then
-nothing is made.  The new file is read back as lookup reads it, and then appears whole and synced, in place of the old
+The lines are those of a table in a file (smtpd/tables/file.py); errors are reported line by line, and then no file is
+made.  The new file is read back as lookup reads it, and then appears whole and synced, in place of the old
 one, with FILE's mode and owner.  A link in its place stays, and leads to the new file.
 """
 
@@ -30,12 +30,12 @@ DONE, FAILED = 0, 1
 USAGE = "usage: makemap [-U] [-d hash|btree] [-o file] [-t aliases|set] file"
 HELP = f"""{USAGE}
 
-Make a table that is looked up in of a text file: FILE.db of FILE.
+Make a lookup table from a text file: FILE.db from FILE.
 
   -d hash|btree    accepted; there is one kind of file
   -o file          the file to make
   -t aliases|set   aliases: each value is checked; set: each line is a key (default: keys and values)
-  -U               print what is in the file, which makemap made
+  -U               print the entries of a file that makemap has made
   --help           this text
   --version        the version of makemap
 

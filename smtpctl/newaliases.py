@@ -1,10 +1,10 @@
-"""newaliases [-f FILE] [--state DIR]: check the aliases, and have them read again.
+"""newaliases [-f FILE] [--state DIR]: check the aliases, and have smtpd read them again.
 
     smtpd.conf: table aliases file:/etc/aliases       /etc/aliases is checked
                 table aliases db:/etc/aliases.db      and /etc/aliases.db is made of it
-                neither                               /etc/aliases is checked, and nobody is told
+                neither                               /etc/aliases is checked, and smtpd is not told
 
-prints `/etc/aliases: 12 aliases`, and tells a daemon that runs to read the table again.
+prints `/etc/aliases: 12 aliases`, and tells a running smtpd to read the table again.
 """
 
 import getopt
@@ -28,7 +28,7 @@ from smtpd.tables.text_file import read_file
 USAGE = "usage: newaliases [-f file] [--state directory]"
 HELP = f"""{USAGE}
 
-Check the aliases, and have a daemon that runs read them again.
+Check the aliases, and tell a running smtpd to read them again.
 
   -f file            the configuration (default {CONFIGURATION})
   --state directory  talk to the smtpd that was started with --state directory

@@ -6,7 +6,6 @@ The mail goes to all recipients or to none: if one is refused nothing is sent, a
 become printable as they are read (smtpd/smtp/response.py); commands are single lines, by the types of their parts.
 """
 
-from smtpd.ipc.os_error import error_text
 from smtpd.smtp.dot_stuffing import dot_stuffed
 from smtpd.smtp.response import Response, ResponseError, ResponseReader
 
@@ -114,7 +113,7 @@ class Submission:
         try:
             self._sock.sendall(line.encode() + b"\r\n")
         except OSError as error:
-            raise ConnectionLost(f"the connection to smtpd is lost: {error_text(error)}") from None
+            raise ConnectionLost(f"the connection to smtpd is lost: {error.strerror or error}") from None
         return self._receive()
 
     def _receive(self) -> Response:
@@ -125,7 +124,7 @@ class Submission:
                     raise ConnectionLost("smtpd closed the connection")
                 self._responses.feed(data)
         except OSError as error:
-            raise ConnectionLost(f"the connection to smtpd is lost: {error_text(error)}") from None
+            raise ConnectionLost(f"the connection to smtpd is lost: {error.strerror or error}") from None
         except ResponseError as malformed:
             raise ConnectionLost(f"invalid answer from smtpd: {malformed}") from None
         for line in response.lines:

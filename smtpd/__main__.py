@@ -25,6 +25,7 @@ def main() -> int:
 
 def load(arguments: list[str]) -> Callable[[], int]:
     """Import the process that `arguments` name, and nothing that only another one needs; what is to be called."""
+    import_msgspec()
     from smtpd.imsg import ROLES
 
     match arguments:
@@ -47,6 +48,18 @@ def load(arguments: list[str]) -> Callable[[], int]:
             return main
         case _:
             return load_command(arguments)
+
+
+def import_msgspec() -> None:
+    """Where typing_extensions happens to be installed, msgspec would take two names from it that `typing` has as well:
+    a tenth of what a process loads, `inspect` and `ast` with it."""
+    hidden = sys.modules.pop("typing_extensions", None)
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # an import of it fails
+    import msgspec  # noqa: F401
+
+    del sys.modules["typing_extensions"]
+    if hidden is not None:
+        sys.modules["typing_extensions"] = hidden
 
 
 def load_command(arguments: list[str]) -> Callable[[], int]:

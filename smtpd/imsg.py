@@ -58,7 +58,7 @@ ROLES = ("crypto", "control", "lookup", "dispatcher", "queue", "scheduler")  # i
 
 @imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery", limit=8 * 1024 * 1024)
 class Configure:
-    """The first imsg.  `slice` is the role's own part of the configuration, encoded by whoever parsed it."""
+    """The first imsg.  `slice` is the role's own part of the configuration, encoded by the process that parsed it."""
 
     number: int  # which of several dispatchers
     slice: SecretBytes  # tables of credentials may stand in it
@@ -184,12 +184,12 @@ class AuthoritiesTaken:
 
 @imsg("parent -> dispatcher")
 class MakeContexts:
-    """Everything of a round has been taken: make the TLS contexts of all listeners, and keep them aside."""
+    """All keys and certificates of a round are taken: make the TLS contexts of all listeners, and keep them aside."""
 
 
 @imsg("dispatcher -> parent", answers=MakeContexts)
 class ContextsMade:
-    """`trouble` is why one cannot be made, `pki` whose certificate it is about; empty: nobody's."""
+    """`trouble` is why a context cannot be made, and `pki` names the certificate at fault; empty if none is."""
 
     pki: Word
     trouble: Text
@@ -202,7 +202,7 @@ class UseCertificates:
 
 @imsg("dispatcher -> parent", answers=UseCertificates)
 class CertificatesUsed:
-    """No new session begins with older ones here."""
+    """New sessions of this dispatcher use the new certificates."""
 
 
 @imsg("parent -> crypto")
@@ -216,12 +216,12 @@ class DropCertificates:
     """The round is refused: what was taken in it is forgotten, what was in use stays."""
 
 
-# -- all stand: from here on until the end ------------------------------------------
+# -- all processes are in their sandboxes: until the end ------------------------------------------
 
 
 @imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery")
 class Begin:
-    """All processes stand: take clients, scan, schedule."""
+    """All processes are in their sandboxes: take clients, scan, schedule."""
 
 
 @imsg("parent -> crypto, control, lookup, dispatcher, queue, scheduler, nursery")
@@ -282,7 +282,7 @@ class ClientResolved:
 
 @imsg("dispatcher -> lookup")
 class ClassifyClient:
-    """Asked where the listener has `hostnames` or `xclient`: what is our name, may the client speak for others?"""
+    """For a listener with `hostnames` or `xclient`: the name of this server, and whether the client may use XCLIENT."""
 
     request: int
     listener: int
@@ -297,12 +297,12 @@ class ClientClassified:
     xclient: bool
 
 
-# -- AUTH: is this one of ours? ------------------------------------------------------
+# -- AUTH: is the password right? -----------------------------------------------------
 
 
 @imsg("dispatcher -> lookup")
 class CheckCredentials:
-    """PLAIN and LOGIN.  Which table is asked lookup knows by the listener."""
+    """PLAIN and LOGIN.  lookup knows the table by the listener."""
 
     request: int
     listener: int
@@ -321,7 +321,7 @@ class CredentialsChecked:
 
 @imsg("dispatcher -> lookup")
 class BeginScram:
-    """RFC 5802 3: what does the client need to prove its password?"""
+    """SCRAM (RFC 5802 3): salt and iterations for the proof that the client makes of its password."""
 
     request: int
     listener: int
@@ -378,12 +378,12 @@ class PasswordChecked:
 
 @imsg("parent -> nursery", descriptor=True)
 class ForkPassword:
-    """Run the one-shot process, still as root; the descriptor is its channel, and what it has to say it says there."""
+    """Run the one-shot process that asks PAM, as root; the descriptor is its channel, which its verdict comes by."""
 
 
 @imsg("parent -> password")
 class TryPassword:
-    """All that the one-shot process is told."""
+    """All that the one-shot process is told: one name, one password."""
 
     user: Word
     password: Secret
@@ -400,7 +400,7 @@ class PasswordTried:
 
 @imsg("dispatcher -> lookup")
 class CheckSender:
-    """May this authenticated user send as that?"""
+    """Whether the authenticated user may send with this address."""
 
     request: int
     listener: int
@@ -428,7 +428,7 @@ class MessageIdsReserved:
     ids: list[MessageId]  # 1 to 1024, ascending; this dispatcher's alone
 
 
-# -- RCPT TO: who is it for, and may this client send there? -------------------------
+# -- RCPT TO: the recipients, and whether the client may send there -------------------------
 
 
 @imsg("dispatcher -> lookup", limit=64 * 1024)
@@ -460,7 +460,7 @@ class UserFound:
 
 @imsg("lookup -> queue")
 class AskServerForUtf8:
-    """Does the LMTP server of this action know SMTPUTF8 (RFC 6531)?"""
+    """Whether the LMTP server of this action supports SMTPUTF8 (RFC 6531)."""
 
     request: int
     action: Word
@@ -487,7 +487,7 @@ class ReadForward:
 @imsg("queue -> lookup", answers=ReadForward)
 class ForwardRead:
     """`verdict`: "none", "text", "unsafe" (the file may be another user's), "later", "malformed" (it is too long),
-    "refused" (nobody may read it for this user)."""
+    "refused" (no agent may be started for this user)."""
 
     request: int
     verdict: Word
@@ -519,7 +519,7 @@ class RecipientRefused:
 
 @imsg("queue -> lookup", limit=64 * 1024)
 class ExpandEnvelope:
-    """What this envelope was for is not in the user's .forward any more: what does the user want now?"""
+    """The command or file of this envelope is not in the user's .forward any more: expand the recipient again."""
 
     request: int
     origin: Origin
@@ -615,7 +615,7 @@ class StoreMessage:
 
 @imsg("queue -> dispatcher", answers=StoreMessage)
 class MessageStored:
-    """It is on the disk: 250 may be said."""
+    """It is on the disk: the client may get its 250."""
 
     request: int
 
@@ -674,7 +674,7 @@ class HostsNotFound:
     seconds: Seconds  # before which it is not asked again
 
 
-# -- when: queue and scheduler -----------------------------------------------------------
+# -- times: queue and scheduler -----------------------------------------------------------
 
 
 @imsg("queue -> scheduler", limit=1024 * 1024)
@@ -733,8 +733,8 @@ class DestinationResumed:
 
 @imsg("queue -> scheduler")
 class EnvelopeReplaced:
-    """Others stand in the place of one that was in flight, as its user has changed the .forward; none, when others of
-    the message have all that the user wants, or an administrator has removed it."""
+    """An envelope that was in flight is replaced by others, as its user has changed the .forward; by none, when other
+    envelopes of the message have all that the user wants, or an administrator has removed it."""
 
     envelope: EnvelopeId
     schedules: list[Schedule]
@@ -742,7 +742,7 @@ class EnvelopeReplaced:
 
 @imsg("scheduler -> queue", limit=256 * 1024)
 class PostponeEnvelopes:
-    """When to try the deferred ones again, or, told by an administrator, others."""
+    """The next tries of deferred envelopes, or of those that an administrator has rescheduled."""
 
     tries: list[tuple[EnvelopeId, Seconds]]
 
@@ -757,7 +757,7 @@ class ExpireEnvelopes:
 
 @imsg("queue -> scheduler")
 class StopScheduling:
-    """The daemon stops, and no result will come any more: send what is to be written, and nothing else."""
+    """The daemon stops, and no further result will come: send the updates that are still to be written, no others."""
 
 
 @imsg("scheduler -> queue", answers=StopScheduling)
@@ -852,13 +852,13 @@ class ResumeDestination:
     destination: DestinationNumber
 
 
-# -- into their hands: agents --------------------------------------------------------------
+# -- delivery: agents --------------------------------------------------------------
 
 
 @imsg("queue -> parent")
 class StartAgent:
-    """A user's name and an action's name, both looked up above.  The action is empty for reading the .forward of a user
-    of the system."""
+    """A user's name and an action's name, which the parent looks up.  The action is empty for reading the .forward of a
+    user of the system."""
 
     request: int
     user: Word  # to run as; for an action with a userbase and no user of its own, the name there
@@ -874,7 +874,7 @@ class AgentStarted:
 
 @imsg("parent -> queue", answers=StartAgent)
 class AgentRefused:
-    """`permanent`: there is no such user or it may not receive."""
+    """`permanent`: there is no such user, or it may not receive mail."""
 
     request: int
     permanent: bool
@@ -883,7 +883,7 @@ class AgentRefused:
 
 @imsg("queue -> parent")
 class EndAgent:
-    """It does not answer any more: kill it."""
+    """The agent does not answer any more: kill it."""
 
     agent: int
 
@@ -898,7 +898,7 @@ class LockMailbox:
 
 @imsg("parent -> queue", answers=LockMailbox)
 class MailboxLocked:
-    """The agent has it, or finds it in its other socket, under this number."""
+    """The mailbox is locked; the agent has received it, or will by its socket for mailboxes, under this number."""
 
     request: int
     lock: int
@@ -906,7 +906,7 @@ class MailboxLocked:
 
 @imsg("parent -> queue", answers=LockMailbox)
 class MailboxNotLocked:
-    """`permanent`: it is nothing that mail could be written to."""
+    """`permanent`: the path is not a file that mail can be written to."""
 
     request: int
     permanent: bool
@@ -937,7 +937,7 @@ class UserLookedUp:
 
 @imsg("parent -> nursery", limit=256 * 1024)
 class ForkAgent:
-    """Whom to become, and the agent's post (errand.py) as the configuration has it."""
+    """The user of the agent, and its AgentSpec (errand.py) as the configuration has it."""
 
     request: int
     user: Word
@@ -962,7 +962,7 @@ class AgentForked:
 
 @imsg("nursery -> parent", descriptor=True)
 class AgentMailboxSocket:
-    """Before AgentForked, for an agent that stores into a mailbox: the socket that mailboxes are passed by."""
+    """Before AgentForked, for an agent that stores into a mailbox: the socket by which it receives mailboxes."""
 
     pid: int
 
@@ -987,12 +987,12 @@ class AgentEnded:
     status: int
 
 
-# -- steering: smtpctl, control, and whom it concerns ------------------------------------------
+# -- orders: smtpctl, control, and the process concerned ------------------------------------------
 
 
 @imsg("control -> dispatcher")
 class OpenSession:
-    """A program of this host has mail; anybody may ask (ipc/query.py).  The `uid` is what the kernel says."""
+    """A program of this host wants to hand in mail, as any user may (ipc/query.py).  `uid`: as the kernel says."""
 
     request: int
     uid: int
@@ -1061,7 +1061,7 @@ class ContentOpened:
 
 @imsg("queue -> control -> smtpctl", answers=OpenContent)
 class ContentNotOpened:
-    """It cannot be read."""
+    """The content cannot be read."""
 
     request: int
     reason: Text
@@ -1171,7 +1171,7 @@ class PauseDeliveries:
 
 @imsg("scheduler -> control -> smtpctl", answers=PauseDeliveries)
 class DeliveriesPaused:
-    """`changed` is false when it was so already."""
+    """`changed` is false when it was paused, or not paused, already."""
 
     request: int
     changed: bool

@@ -15,7 +15,10 @@ _REFUSED = {errno.EACCES: "permission denied", errno.EPERM: "operation not permi
 
 
 def error_text(error: Exception) -> str:
-    """What is wrong, without a path: in the words of the system where it is an error of the system."""
+    """What is wrong, without a path: in the words of the system where it is an error of the system.
+
+    `sendmail` and `smtpctl show status` do without this module, as it loads more than they may.
+    """
     return getattr(error, "strerror", None) or str(error)
 
 

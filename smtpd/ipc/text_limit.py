@@ -13,7 +13,6 @@ import re
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -72,7 +71,11 @@ def text_errors(value: Any, kind: Any) -> Iterator[tuple[str, str]]:
 @lru_cache
 def _fields(cls: Any) -> dict[str, Any]:
     """Of a dataclass or a Struct; other types have none."""
-    return get_type_hints(cls, include_extras=True) if is_dataclass(cls) or issubclass(cls, Struct) else {}
+    return (
+        get_type_hints(cls, include_extras=True)
+        if hasattr(cls, "__dataclass_fields__") or issubclass(cls, Struct)
+        else {}
+    )
 
 
 def fit_text(kind: Any, text: str) -> str:

@@ -1,4 +1,4 @@
-"""The one way into a sandbox, and the order of things.
+"""Entering a sandbox, and the order of its steps.
 
     alone? no ring? no callback page?  |  chroot, groups, gid, uid, capabilities, no_new_privs, dumpable, limits,
     death with the parent  |  unveil  |  promises
@@ -24,7 +24,7 @@ class SandboxUnavailable(Exception):
 
 class _Held(list[str]):
     """What holds, line by line; raises at the first thing missing when everything is required.  What only root could
-    give is never required of somebody else."""
+    give is not required when the daemon was started by another user."""
 
     def __init__(self, required: bool):
         super().__init__()
@@ -124,7 +124,7 @@ def _target(descriptor: str) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")
     except FileNotFoundError:
-        return ""  # the one that listed the directory
+        return ""  # the one by which the directory was listed
 
 
 def _change_root(held: _Held, root: str | None) -> None:

@@ -54,7 +54,7 @@ def abi() -> int:
 
 
 def rights(letters: str) -> int:
-    """The bits that `letters` stand for.  Raises ValueError for a letter that stands for none."""
+    """The access bits of `letters`.  Raises ValueError for an unknown letter."""
     if not letters or set(letters) - _LETTERS.keys():
         raise ValueError(f'unveil knows r, w, x and c, not "{letters}"')
     bits = 0
@@ -88,7 +88,7 @@ def restrict(
         for path, letters in paths:
             _allow(ruleset, path, rights(letters) & _KNOWN.get(version, _NEWEST))
         if ports is not None and version >= 4:
-            _add(ruleset, _NET_PORT, struct.pack("=QQ", _BIND_TCP, 0))  # one that the kernel picks, for an own address
+            _add(ruleset, _NET_PORT, struct.pack("=QQ", _BIND_TCP, 0))  # 0: a port that the kernel picks
             for port in ports:
                 _add(ruleset, _NET_PORT, struct.pack("=QQ", _CONNECT_TCP, port))
         call("syscall", _RESTRICT_SELF, ruleset, 0)

@@ -1,4 +1,4 @@
-"""The few C functions that Python has no name for."""
+"""C functions and system calls that Python does not offer, called by ctypes."""
 
 import ctypes
 import os
@@ -17,5 +17,5 @@ def call(function: str, *arguments: "int | bytes | None | ctypes.Array[ctypes.c_
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """prctl(2) insists that the arguments an option does not use are zero."""
+    """prctl(2); the arguments that an option does not use must be zero."""
     return call("prctl", option, *arguments, *[0] * (4 - len(arguments)))

@@ -1,4 +1,4 @@
-"""No page of ours is both writable and executable.
+"""No page of a process is both writable and executable.
 
 A callback made with ctypes leaves one: libffi writes its few instructions there.  So whoever needs callbacks makes all
 of them first; then the pages can be sealed.  What is mapped later, the filter sees to.

@@ -1,11 +1,11 @@
-"""pledge(2) and unveil(2), on the system they come from."""
+"""pledge(2) and unveil(2) on OpenBSD."""
 
 from collections.abc import Sequence
 
 from smtpd.sandbox.libc import call
 
-# What a root process needs that starts others and looks up what they may not: not a promise of less than root, but of
-# no device, no route, no raw socket, no tracing.  What it executes starts without promises.
+# For a root process that starts others and looks up what they may not.  It remains root, but without devices, routes,
+# raw sockets and tracing.  A program that it executes starts without promises.
 PARENT = "stdio rpath wpath cpath fattr chown flock unix inet getpw proc exec id sendfd recvfd"
 
 

@@ -1,4 +1,4 @@
-"""What the interpreter and its libraries would open only when they first need it: opened now, or never.
+"""Files that the interpreter and its libraries would open when they first need them: loaded before the sandbox.
 
 A traceback reads source files and imports five modules on its way, a time of day reads the zone, a character set is a
 module, a thread that is cancelled wants libgcc.  Behind a chroot these fail at the worst moment: while one bad mail is
@@ -36,7 +36,7 @@ _LOADED = (ast, tokenize, tracemalloc, unicodedata, warnings, encodings)
 
 @cache
 def rehearse() -> None:
-    """Fetch what comes late, while the disk is still there.  A process that forks sandboxed children does
+    """Load what would be loaded late, while files can still be opened.  A process that forks sandboxed children does
     it once for all."""
     os.environ.setdefault("TZ", ":/etc/localtime")  # with TZ unset, glibc looks at that file for every time of day
     time.tzset()

@@ -38,7 +38,7 @@ CAPABILITIES = _CAPABILITIES.split()
 
 
 class Ids(NamedTuple):
-    """Whom to become."""
+    """The ids of a user."""
 
     uid: int
     gid: int
@@ -54,7 +54,7 @@ def find_ids(user: str) -> Ids | None:
 
 
 def find_uids(users: Iterable[str]) -> frozenset[int]:
-    """The uids of those of `users` that there are.  Asks NSS: only before a sandbox is entered."""
+    """The uids of those of `users` that exist.  Asks NSS: only before a sandbox is entered."""
     return frozenset(ids.uid for ids in map(find_ids, users) if ids is not None)
 
 
@@ -64,7 +64,7 @@ def change_root(root: str) -> None:
 
 
 def become(ids: Ids) -> None:
-    """Real, effective and saved ids, and no group but the own one.  Raises RuntimeError when there is a way back."""
+    """Set real, effective and saved ids, and no further group.  Raises RuntimeError if root can be regained."""
     os.setgroups([ids.gid])
     os.setresgid(ids.gid, ids.gid, ids.gid)
     os.setresuid(ids.uid, ids.uid, ids.uid)
@@ -129,14 +129,14 @@ def set_no_new_privileges() -> None:
 
 
 def forbid_inspection() -> None:
-    """No core file, and nobody of the same uid may trace us or read our memory.  Changing ids resets this."""
+    """No core file, and no process of the same uid may trace this one or read its memory.  Changing ids resets this."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if LINUX:
         prctl(_PR_SET_DUMPABLE, 0)
 
 
 def raise_descriptor_limit() -> int:
-    """As many descriptors as the administrator allows; returns how many that are."""
+    """Raise the limit of open descriptors to the hard limit; returns it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

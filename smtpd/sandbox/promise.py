@@ -1,4 +1,4 @@
-"""What each promise means in Linux's system calls: a table, no code that runs in a sandbox.
+"""The system calls of Linux that each promise allows: a table, no code that runs in a sandbox.
 
 The words are pledge(2)'s.  Differences, all towards less: a socket of `inet` is TCP, one of `dns` UDP; nothing makes
 symbolic links or changes modes and times; memory cannot become executable without `exec`.  Three answers besides yes:
@@ -38,10 +38,10 @@ class Rule(NamedTuple):
     errno: int = 0
 
 
-# Stands for the pid of the process that a program is loaded into; no pid is that large.
+# A placeholder for the pid of the process that the filter is loaded into; no pid is that large.
 SELF = 0x5E1F5E1F
 
-LAST_KNOWN = 450  # set_mempolicy_home_node: what came after it did not exist for this list
+LAST_KNOWN = 450  # set_mempolicy_home_node; system calls with higher numbers are newer than this list
 
 _CLONE_VM, _CLONE_SIGHAND, _CLONE_THREAD = 0x100, 0x800, 0x10000
 # new mount, cgroup, uts, ipc, user, pid, net and time namespaces; and to be traced with the parent
@@ -204,7 +204,7 @@ PROMISES = {
     "exec": _EXEC,
 }
 
-# What only two promises together allow.
+# Calls that only two promises together allow.
 _TOGETHER = [
     ({"rpath", "wpath"}, _opening(_RDWR)),
     ({"rpath", "cpath"}, _opening(_RDONLY | os.O_CREAT)),
@@ -214,7 +214,7 @@ _TOGETHER = [
 
 
 def words(promises: str) -> list[str]:
-    """The promises one by one.  Raises ValueError for a word that is none."""
+    """The promises one by one.  Raises ValueError for an unknown one."""
     unknown = [word for word in promises.split() if word not in PROMISES]
     if unknown:
         raise ValueError(f"no such promise: {' '.join(unknown)}")
@@ -222,7 +222,7 @@ def words(promises: str) -> list[str]:
 
 
 def rules(promises: str) -> list[Rule]:
-    """All that `promises` let through or refuse softly; the rest is death."""
+    """The rules of calls that `promises` allow or refuse with an errno; any other call kills the process."""
     given = set(words(promises))
     chosen = [rule for word in PROMISES if word in given for rule in PROMISES[word]]
     chosen += [rule for needed, more in _TOGETHER if needed <= given for rule in more]
@@ -238,7 +238,7 @@ def _without_the_narrower(chosen: list[Rule]) -> list[Rule]:
     return [*dict.fromkeys(rule for rule in chosen if not (rule.where and rule.call in unconditional))]
 
 
-# What no descendant of the parent needs, however privileged, and most attacks on a kernel do.
+# Calls that no descendant of the parent needs, however privileged, and that most attacks on a kernel do.
 DENIED = _calls(
     # the kernel itself
     "init_module finit_module delete_module create_module query_module get_kernel_syms kexec_load kexec_file_load "
@@ -260,7 +260,7 @@ DENIED = _calls(
 
 
 def denials() -> list[Rule]:
-    """All that is refused to what stays root and to whatever it starts; the rest is let through."""
+    """The rules of calls that are refused to a process that stays root and to all that it starts; others pass."""
     chosen = [*DENIED, *_HIDDEN]
     for namespace in (1 << bit for bit in range(32) if CLONE_NAMESPACES >> bit & 1):
         chosen.append(Rule("clone", (Where(0, namespace, namespace),), errno.EPERM))

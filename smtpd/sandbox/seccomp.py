@@ -1,4 +1,4 @@
-"""The table of promises as a filter of the kernel's.
+"""The table of promises compiled to a seccomp filter.
 
     promise.rules --libseccomp--> program (bytes) --prctl--> this thread and all it starts, for good
 
@@ -120,7 +120,7 @@ def compile_denials() -> bytes:
 
 
 def deny() -> list[str]:
-    """For a process that stays root, before it starts anybody: refuse it and all descendants what attacks on a kernel
+    """For a process that stays root, before it starts another: refuse it and all descendants what attacks on a kernel
     begin with.  Gives no_new_privs to all of them.  Returns what holds."""
     if sys.platform.startswith("openbsd"):
         openbsd.pledge(openbsd.PARENT)
@@ -136,7 +136,7 @@ def deny() -> list[str]:
 
 
 def name_of(number: int, architecture: int) -> str:
-    """The name of a system call, or its number where there is nobody to ask."""
+    """The name of a system call, or its number where libseccomp is missing."""
     try:
         name = _libseccomp().resolve_syscall(architecture, number)
     except (ImportError, RuntimeError, ValueError):

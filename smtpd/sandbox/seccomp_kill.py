@@ -1,4 +1,4 @@
-"""Which system call a process died of, as the kernel's log tells.
+"""The system call that a process was killed for, from the kernel's log.
 
     6,1287,93510,-;audit: type=1326 audit(…): … pid=812 comm="python" … sig=31 arch=c000003e syscall=59 …
 
