@@ -92,8 +92,9 @@ class Connection:
         from smtpd.imsg import TABLE
         from smtpd.ipc.channel import Channel
 
+        version = TABLE.digest()  # it imports a module, which is too late when root is given up
         sock = socket.socket(fileno=self._connect().detach())
-        return Channel(sock, TABLE, "smtpctl", "control", peer_id=TABLE.digest())
+        return Channel(sock, TABLE, "smtpctl", "control", peer_id=version)
 
     def _wait(self, channel: "Channel") -> None:
         poll = select.poll()

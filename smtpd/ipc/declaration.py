@@ -66,8 +66,10 @@ class Table:
         return {d.number: d for d in self.declarations if (sender, receiver) in d.routes}
 
     def digest(self) -> int:
-        """The version of the protocol, 32 bits: any change of a name, an arrow, a field or a limit changes it."""
-        import hashlib  # control and smtpctl need it, and it loads OpenSSL
+        """The version of the protocol, 32 bits: any change of a name, an arrow, a field or a limit changes it.
+
+        To be called before a sandbox is entered, as it imports a module."""
+        import hashlib  # only control and smtpctl need it, and it loads OpenSSL
 
         words = []
         for d in self.declarations:
