@@ -4,6 +4,7 @@
                               |    |   --CheckCredentials, BeginScram, FinishScram, CheckSender--> lookup
                               |    |
                               |    +--ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
+                              |    queue --RelayMessage--> dispatcher --RelayTried--> queue: refused for now
                               +--a digest to sign (tls/signing.py)--> crypto
     parent --TakeCertificate, TakeAuthorities, AddListener: descriptors--> dispatcher
     control --OpenSession--> dispatcher --SessionOpened: a socket for a program of this host--> control
