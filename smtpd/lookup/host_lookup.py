@@ -42,7 +42,7 @@ from smtpd.lookup.host_selection import (
     select_smarthost,
 )
 from smtpd.lookup.mta_sts_record import policy_id
-from smtpd.lookup.resolver_config import NAME_MAX
+from smtpd.lookup.resolver_config import NAME_MAX, ResolverConfig
 from smtpd.next_hop import ADDRESSES_MAX
 
 HOSTS_TIMEOUT = 30.0  # seconds for all questions about a destination
@@ -55,13 +55,11 @@ Outcome = tuple[Selected | NoHosts, bool, str]  # whether the MX answer was secu
 
 
 class HostLookups:
-    """`hosts`: the hosts file, name -> addresses."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, hosts: Mapping[str, frozenset[str]], dns: DnsCache, this: ThisHost
-    ):
+    def __init__(self, loop: asyncio.AbstractEventLoop, system: ResolverConfig, dns: DnsCache, this: ThisHost):
         self._loop = loop
-        self._hosts = hosts
+        self._hosts = system.addresses
+        self._dane = any(server.trusted for server in system.servers)
+        self._dane_off_logged = False
         self._dns = dns
         self._this = this
         self._shuffle = random.SystemRandom().shuffle
@@ -72,6 +70,8 @@ class HostLookups:
             full = NoHosts(451, "4.3.2", "too many destinations are looked up at the same time")
             _answer(dispatcher, asked, (full, False, ""), TTL_MIN)
             return
+        if asked.policy:
+            self._log_dane_off()
         task = self._loop.create_task(self._find(dispatcher, asked))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -80,6 +80,12 @@ class HostLookups:
         for task in self._tasks:
             task.cancel()
         self._dns.cancel()
+
+    def _log_dane_off(self) -> None:
+        """Once: an administrator who thinks that DANE protects the mail has to know that it does not."""
+        if not self._dane and not self._dane_off_logged:
+            self._dane_off_logged = True
+            log.warn("DANE is off: no name server of /etc/resolv.conf is trusted to validate (smtpd(8), Name servers)")
 
     async def _find(self, dispatcher: Channel, asked: FindHosts) -> None:
         lookup = _DestinationLookup(asked, self._hosts, self._dns, self._this, self._loop.time() + HOSTS_TIMEOUT)

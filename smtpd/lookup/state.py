@@ -49,7 +49,7 @@ class Lookup:
         self.clients = ClientNames(loop, system, Resolver(loop, system.servers, self.statistics))
         dns = DnsCache(loop, Resolver(loop, system.servers, self.statistics, HOST_PATIENCE))
         this = ThisHost(frozenset(configuration.own_names), configuration.listening, has_address)
-        self.hosts = HostLookups(loop, system.addresses, dns, this)
+        self.hosts = HostLookups(loop, system, dns, this)
 
     def begin(self) -> None:
         """Nothing to do: questions are answered from the start."""

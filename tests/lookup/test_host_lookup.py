@@ -10,7 +10,7 @@ from smtpd.imsg import FindHosts, HostsFound, HostsNotFound
 from smtpd.ipc.log import log
 from smtpd.lookup import dns_cache, host_lookup, resolver
 from smtpd.lookup.own_address import has_address
-from smtpd.lookup.resolver_config import ResolverConfig
+from smtpd.lookup.resolver_config import ResolverConfig, parse_servers
 from smtpd.next_hop import HOSTS_MAX, TlsaRecord, TlsaState
 from tests.lookup.name_server import Zone, serve
 
@@ -272,6 +272,16 @@ def test_without_a_trusted_name_server_nothing_is_secure(find):
     found = find(zone, trusted=False)
     assert (found.secure, found.hosts[0].secure, found.hosts[0].tlsa) == (False, False, TlsaState.NONE)
     assert not [kind for _, kind in zone.asked if kind == "TLSA"]
+
+
+@pytest.mark.parametrize("trust", ["", "options trust-ad"])
+def test_that_dane_is_off_is_logged_once(find, capfd, trust):
+    system = ResolverConfig(parse_servers(f"nameserver 192.0.2.53\n{trust}\n"))
+    zone = two_hosts()
+    for _ in range(2):
+        find(zone, system=system)
+    log.flush()
+    assert capfd.readouterr().err.count("DANE is off") == (0 if trust else 1)
 
 
 def test_hosts_of_an_insecure_mx_answer_have_no_dane(find):

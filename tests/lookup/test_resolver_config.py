@@ -26,6 +26,21 @@ def test_name_servers_and_no_more_than_three():
     ]
 
 
+@pytest.mark.parametrize(
+    "text, trusted",
+    [
+        ("nameserver 192.0.2.53\n", [False]),
+        ("nameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.53\n", [True, True, False]),
+        ("nameserver 192.0.2.53\noptions edns0 trust-ad\n", [True]),
+        ("options trust-ad\noptions edns0\nnameserver 192.0.2.53\n", [True]),
+        ("# options trust-ad\nnameserver 192.0.2.53\noptions no-trust-ad\n", [False]),
+    ],
+)
+def test_whose_validation_counts(text, trusted):
+    """resolv.conf(5): trust-ad; and a resolver on this host."""
+    assert [server.trusted for server in parse_servers(text)] == trusted
+
+
 def test_a_link_local_name_server_is_on_its_link():
     (server,) = parse_servers("nameserver fe80::1%lo\n")
     assert server.family == socket.AF_INET6
