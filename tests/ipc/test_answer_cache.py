@@ -67,3 +67,27 @@ def test_a_caller_that_asks_again_in_its_callback_asks_anew(memory, fetched):
     memory.ask("bob", lambda answer: memory.ask("bob", lambda answer: None))
     memory.answer("bob", "later", 0)
     assert fetched == ["bob", "bob"]
+
+
+def test_answers_may_be_weighed(clock, fetched):
+    """A few large ones take the place of many."""
+    memory = AnswerCache(fetched.append, clock, 10, len)
+    for key, answer in (("a", "x" * 4), ("b", "x" * 4), ("c", "x" * 5)):
+        memory.ask(key, lambda answer: None)
+        memory.answer(key, answer, 60)
+    assert [memory.find(key) is not None for key in "abc"] == [False, True, True]
+    memory.forget("b")
+    memory.ask("d", lambda answer: None)
+    memory.answer("d", "x" * 5, 60)
+    assert memory.find("c") and memory.find("d"), "what is forgotten weighs nothing"
+    memory.ask("e", lambda answer: None)
+    memory.answer("e", "x" * 11, 60)
+    assert len(memory) == 0, "nothing has room beside it, and neither has it"
+
+
+def test_an_answer_that_replaces_another_one_counts_once(clock, fetched):
+    memory = AnswerCache(fetched.append, clock, 10, len)
+    for _ in range(3):
+        memory.ask("a", lambda answer: None)
+        memory.answer("a", "x" * 6, 60)
+    assert memory.find("a")
