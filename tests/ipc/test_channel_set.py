@@ -234,8 +234,10 @@ def test_nothing_is_kept_of_a_channel_that_is_removed_while_it_waits_for_room(bo
     turns(loop)
     assert channels._writing == {a}
     a.send(Word("more"))
+    number = a.fileno()
     channels.remove(a)
     assert not channels._writing and not channels._touched
+    assert not loop.remove_reader(number) and not loop.remove_writer(number)
 
 
 def test_a_full_socket_is_waited_for_without_a_try_after_the_other(both):
@@ -251,3 +253,9 @@ def test_a_full_socket_is_waited_for_without_a_try_after_the_other(both):
     while heard < 5:
         heard += len(b.receive())
         turns(loop, 1)
+    tries.clear()
+    turns(loop, 20)
+    assert not tries  # there is room, and nothing to be sent
+    a.send(Word("again"))
+    turns(loop)
+    assert b.receive() == [(Word("again"), None)]

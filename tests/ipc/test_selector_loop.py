@@ -18,6 +18,12 @@ def loop():
     made.close()
 
 
+def test_a_loop_that_is_closed_keeps_no_descriptor():
+    before = len(os.listdir("/proc/self/fd"))
+    SelectorLoop().close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_times_come_in_their_order_and_a_cancelled_one_never(loop):
     heard = []
     loop.call_later(0.002, lambda: heard.append("second"))
@@ -206,6 +212,8 @@ def test_one_descriptor_is_read_and_written_and_each_ends_by_itself(loop):
         assert loop.remove_writer(one.fileno()) and not loop.remove_writer(one.fileno())
         loop.turn()
         assert sorted(heard) == ["read", "read", "write"]
+        one.recv(1)
+        assert loop._selector.select(0) == []  # there is room all the time, and nothing waits for it
         assert loop.remove_reader(one.fileno()) and not loop.remove_reader(one.fileno())
         loop.call_soon(heard.clear)
         loop.turn()
