@@ -25,6 +25,7 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Violation
 from smtpd.queue import process, state
 from smtpd.queue.delivery import deliveries
+from smtpd.queue.delivery.in_flight import Word
 from smtpd.queue.store import commit
 from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.sqlite import SQLiteStore
@@ -302,3 +303,14 @@ def test_answers_of_the_scheduler_are_written_before_the_end(watched):
     watched.say("parent", Stop())
     run_to_the_end(watched)
     assert watched.queue.disk.store.load([envelope])[0].next_try == 77
+
+
+def test_results_of_the_turn_in_which_we_stop_are_told_before_the_scheduler_is_asked_to_stop(house):
+    """It answers them first: when to try again what was deferred."""
+    (envelope,) = house.store()
+    house.queue.in_flight.add(envelope)
+    house.queue.in_flight.tell(envelope, Word.DEFERRED)
+    house.scheduler_hangs = True
+    house.queue.stop()
+    assert house.tried() == ([], [envelope], [])
+    house.hear("scheduler", StopScheduling)
