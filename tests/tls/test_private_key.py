@@ -138,7 +138,7 @@ def test_what_openssl_made_for_a_signature_and_of_a_file_is_freed(monkeypatch):
     private.sign(Operation.ECDSA, bytes(32))
     with pytest.raises(TlsUnusable):
         private_key(b"garbage")
+    assert openssl_error() == ""
     for address in read_pem(chain("p256", "a.test"), "PEM_read_bio_X509"):
         library.X509_free(address)
     assert made == {"EVP_PKEY_CTX": 0, "BIO": 0}
-    assert openssl_error() == ""
