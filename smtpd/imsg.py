@@ -40,7 +40,7 @@ from smtpd.envelope import (
     Word,
 )
 from smtpd.ipc.declaration import DEFAULT_LIMIT, Table
-from smtpd.next_hop import HOSTS_MAX, MailHost, Port
+from smtpd.next_hop import HOSTS_MAX, SMARTHOSTS_MAX, MailHost, Port, Smarthost
 
 TABLE = Table()
 
@@ -672,6 +672,54 @@ class HostsNotFound:
     enhanced: Word
     text: Text  # names the question that has failed
     seconds: Seconds  # before which it is not asked again
+
+
+@imsg("dispatcher -> lookup")
+class FindRoute:
+    """Where does this relay action send the mail for this domain?"""
+
+    request: int
+    action: Word
+    domain: Word  # empty: the action sends everything to the same hosts
+
+
+@imsg("lookup -> dispatcher", answers=FindRoute, limit=128 * 1024)
+class RouteFound:
+    """`smarthosts`: none for the MX hosts of the domain."""
+
+    request: int
+    smarthosts: Annotated[list[Smarthost], msgspec.Meta(max_length=SMARTHOSTS_MAX)]
+    own_name: Word  # `backup mx`
+
+
+@imsg("lookup -> dispatcher", answers=FindRoute)
+class RouteNotFound:
+    request: int
+    reason: Text
+
+
+@imsg("dispatcher -> lookup")
+class FindRelayCredentials:
+    """Those for a smarthost that RouteFound has named; lookup looks again whether the action has it."""
+
+    request: int
+    action: Word
+    domain: Word
+    host: Word
+    port: Port
+
+
+@imsg("lookup -> dispatcher", answers=FindRelayCredentials)
+class RelayCredentialsFound:
+    request: int
+    user: Path
+    password: Secret
+
+
+@imsg("lookup -> dispatcher", answers=FindRelayCredentials)
+class RelayCredentialsNotFound:
+    request: int
+    reason: Text
 
 
 # -- times: queue and scheduler -----------------------------------------------------------

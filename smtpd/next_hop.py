@@ -13,6 +13,7 @@ import msgspec
 
 from smtpd.envelope import Word
 
+SMARTHOSTS_MAX = 100  # of an action
 HOSTS_MAX = 20  # hosts of a destination, the best ones
 ADDRESSES_MAX = 5  # addresses of a host, of each family
 TLSA_RECORDS_MAX = 16  # usable TLSA records of a host
@@ -40,6 +41,15 @@ class TlsaRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     selector: Annotated[int, msgspec.Meta(ge=0, le=1)]
     matching: Annotated[int, msgspec.Meta(ge=0, le=2)]
     data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=TLSA_DATA_MAX)]
+
+
+class Smarthost(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A host of the configuration that takes the mail of a relay action."""
+
+    protocol: Word  # tables/relay_host.py
+    host: Word  # a name, or a numeric address without brackets
+    port: Port
+    authenticate: bool  # lookup has credentials for it
 
 
 class MailHost(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -1,19 +1,23 @@
-"""dispatcher -- takes mail from SMTP clients, and tells them the answers of lookup and queue.
+"""dispatcher -- takes mail from SMTP clients, and tells them the answers of lookup and queue; relays mail.
 
     clients <--SMTP, TLS--> dispatcher --ResolveClient, ClassifyClient, ExpandRecipient--> lookup
                               |    |   --CheckCredentials, BeginScram, FinishScram, CheckSender--> lookup
                               |    |
                               |    +--ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
-                              |    queue --RelayMessage--> dispatcher --RelayTried--> queue: refused for now
+    queue --RelayMessage--> dispatcher --FindRoute, FindHosts, FindRelayCredentials--> lookup
+                              |    |   --SMTP, TLS--> other hosts
+                              |    +--FetchContent, RelayTried, ReturnRecipients--> queue
+                              |    +--DelayDestination, ResumeDestination--> queue
                               +--a digest to sign (tls/signing.py)--> crypto
     parent --TakeCertificate, TakeAuthorities, AddListener: descriptors--> dispatcher
     control --OpenSession--> dispatcher --SessionOpened: a socket for a program of this host--> control
 
 SECURITY
     Reads what any host of the network sends: of all processes this one is expected to fall first.  Taken over, it
-    reads and forges the mail that passes, and reads the passwords that are tried meanwhile.  It asks nothing of the
-    parent, makes no envelopes, holds no private key, and sees no file but certificates and the spool files that queue
-    opened for it.  There may be several dispatchers; none knows of another.
+    reads and forges the mail that passes, in and out, and reads the passwords that are tried meanwhile and those of the
+    smarthosts of the configuration.  It asks nothing of the parent, makes no envelopes, holds no private key, and sees
+    no file but certificates and the spool files that queue opened for it.  There may be several dispatchers; none knows
+    of another.
 """
 
 from smtpd import boot, sandbox
@@ -38,8 +42,12 @@ from smtpd.imsg import (
     PauseListeners,
     RecipientExpanded,
     RecipientRefused,
+    RelayCredentialsFound,
+    RelayCredentialsNotFound,
     RelayMessage,
     ReportStatistics,
+    RouteFound,
+    RouteNotFound,
     ScramBegun,
     ScramFinished,
     SenderChecked,
@@ -109,6 +117,10 @@ def from_lookup(dispatcher: Dispatcher, channel: Channel, imsg: object, descript
             | RecipientRefused()
             | HostsFound()
             | HostsNotFound()
+            | RouteFound()
+            | RouteNotFound()
+            | RelayCredentialsFound()
+            | RelayCredentialsNotFound()
         ):
             dispatcher.resources.to_lookup.answer(imsg)
         case _:
@@ -124,7 +136,7 @@ def from_queue(dispatcher: Dispatcher, channel: Channel, imsg: object, descripto
         case ContentFetched() | ContentFileFetched() | ContentNotFetched():
             dispatcher.resources.to_queue.answer(imsg, descriptor)
         case RelayMessage():
-            dispatcher.relay(channel, imsg)
+            dispatcher.relaying.take(imsg)
         case _:
             unexpected("queue", imsg)
 

@@ -7,14 +7,12 @@ from smtpd.dispatcher.inbound.connections import Connections
 from smtpd.dispatcher.inbound.listener import Listeners
 from smtpd.dispatcher.inbound.local_session import LocalSessions, SessionUnavailable
 from smtpd.dispatcher.inbound.resources import Resources
-from smtpd.envelope import Outcome, RelayResult
+from smtpd.dispatcher.outbound.relaying import Relaying
 from smtpd.imsg import (
     AddListener,
     ListenersPaused,
     OpenSession,
     PauseListeners,
-    RelayMessage,
-    RelayTried,
     ReportStatistics,
     SessionOpened,
     SessionRefused,
@@ -53,6 +51,9 @@ class Dispatcher:
         )
         self.listeners = Listeners(self.resources, self.connections, configuration.listeners, sockets)
         self.local = LocalSessions(self.resources, self.connections, configuration.socket)
+        self.relaying = Relaying(
+            self.resources, configuration, self.resources.certificates.get_relay_context, self._relaying_stopped
+        )
         self._stopping = False
 
     def begin(self) -> None:
@@ -69,6 +70,7 @@ class Dispatcher:
         self._stopping = True
         self.listeners.close()
         self.connections.shutdown()
+        self.relaying.stop()
         self._loop.call_later(STOP_TIMEOUT, self._loop.stop)
         self._end_without_connections()
 
@@ -78,11 +80,15 @@ class Dispatcher:
         else:
             self.listeners.session_ended()
 
+    def _relaying_stopped(self) -> None:
+        if self._stopping:
+            self._end_without_connections()
+
     def _descriptors_scarce(self) -> None:
         self.listeners.pause_until_sessions_end()
 
     def _end_without_connections(self) -> None:
-        if not self.connections:
+        if not self.connections and self.relaying.is_idle:
             self._loop.call_soon(self._loop.stop)
 
     def take_certificate(self, channel: Channel, imsg: TakeCertificate, descriptor: int) -> None:
@@ -99,13 +105,6 @@ class Dispatcher:
 
     def add_listener(self, imsg: AddListener, descriptor: int) -> None:
         self.listeners.add(imsg, descriptor)
-
-    def relay(self, channel: Channel, imsg: RelayMessage) -> None:
-        """No configuration has a relay action that is accepted: such an envelope is held."""
-        text = "relaying is not available"
-        channel.send(
-            RelayTried(imsg.attempt, [RelayResult(to.envelope, Outcome.FAILED, text) for to in imsg.recipients])
-        )
 
     def open_session(self, channel: Channel, imsg: OpenSession) -> None:
         try:

@@ -31,6 +31,8 @@ from smtpd.imsg import (
     ExpandEnvelope,
     ExpandRecipient,
     FindHosts,
+    FindRelayCredentials,
+    FindRoute,
     FinishScram,
     ForwardRead,
     PasswordChecked,
@@ -113,6 +115,10 @@ def from_dispatcher(lookup: Lookup, channel: Channel, imsg: object, descriptor: 
             lookup.recipients.expand(channel, imsg)
         case FindHosts():
             lookup.hosts.find(channel, imsg)
+        case FindRoute():
+            lookup.routes.find(channel, imsg)
+        case FindRelayCredentials():
+            lookup.routes.find_credentials(channel, imsg)
         case _:
             unexpected("dispatcher", imsg)
 

@@ -17,12 +17,11 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 from smtpd.domain_name import normal
+from smtpd.next_hop import SMARTHOSTS_MAX
 from smtpd.slice import RouteSlice, Service
 from smtpd.tables.relay_credential import RelayCredential, RelayCredentialError, parse_relay_credential
 from smtpd.tables.relay_host import RelayHost, RelayHostError, parse_relay_host, without_label
 from smtpd.tables.table import Answer, PendingAnswer, Table, TableUnavailable
-
-SMARTHOSTS_MAX = 100  # of a list; further ones are not used
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ from smtpd.lookup.open_tables import open_tables
 from smtpd.lookup.own_address import has_address
 from smtpd.lookup.recipient import RecipientExpander
 from smtpd.lookup.refusal import TEXT_MAX
+from smtpd.lookup.relay_route import RelayRoutes
 from smtpd.lookup.resolver import Resolver
 from smtpd.lookup.resolver_config import ResolverConfig
+from smtpd.lookup.route_questions import RouteQuestions
 from smtpd.lookup.table_programs import TablePrograms
 from smtpd.slice import LookupSlice
 from smtpd.tables.table import Answer, PendingAnswer, TableUnavailable
@@ -49,6 +51,8 @@ class Lookup:
         self.clients = ClientNames(loop, system, Resolver(loop, system.servers, self.statistics))
         dns = DnsCache(loop, Resolver(loop, system.servers, self.statistics, HOST_PATIENCE))
         this = ThisHost(frozenset(configuration.own_names), configuration.listening, has_address)
+        own_names = {route.name: route.backup for route in configuration.routes if route.backup}
+        self.routes = RouteQuestions(RelayRoutes(configuration.routes, self._tables), own_names, self.listeners)
         self.hosts = HostLookups(loop, system, dns, this)
 
     def begin(self) -> None:

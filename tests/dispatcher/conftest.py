@@ -114,7 +114,7 @@ class PeerProcesses:
 
 
 class Harness:
-    def __init__(self, folder, *, listener=None, socket_listener=None, **limits):
+    def __init__(self, folder, *, listener=None, socket_listener=None, relays=(), **limits):
         self.loop = prepare()
         self.folder = folder
         sockets = {peer: socket.socketpair() for peer in ("lookup", "queue", "control", "parent")}
@@ -125,7 +125,9 @@ class Harness:
         here = ListenerSlice(1, "127.0.0.1", self.port, "mx.test", "", **(listener or {}))
         elsewhere = ListenerSlice(2, "", self.port, "late.test", "", interface="eth7")
         local = replace(SOCKET, hostname="mx.test", **(socket_listener or {}))
-        configuration = DispatcherSlice((here, elsewhere), "mx.test", 2_000_000, Limits(**limits), socket=local)
+        configuration = DispatcherSlice(
+            (here, elsewhere), "mx.test", 2_000_000, Limits(**limits), socket=local, relays=relays
+        )
         channels = {peer: Channel(ours, TABLE, "dispatcher", peer) for peer, (ours, _) in sockets.items()}
         theirs = {peer: Channel(other, TABLE, peer, "dispatcher") for peer, (_, other) in sockets.items()}
         self.control, self.parent = theirs["control"], theirs["parent"]

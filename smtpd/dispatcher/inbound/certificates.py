@@ -23,8 +23,9 @@ from smtpd.imsg import (
     TakeCertificate,
 )
 from smtpd.ipc.text_limit import fit_text
-from smtpd.slice import DispatcherSlice, ListenerSlice
+from smtpd.slice import DispatcherSlice, ListenerSlice, RelaySlice
 from smtpd.tls.certificate import CERTIFICATE_FILE_MAX
+from smtpd.tls.client_context import ClientContext
 from smtpd.tls.context import Authorities, Certificate, ContextError, ServerContext, TlsUnusable, make_context
 from smtpd.tls.signing import Signer
 
@@ -40,6 +41,9 @@ class Certificates:
         self._authorities: dict[str, Authorities] = {}
         self._made: dict[int, ServerContext] = {}
         self._contexts: dict[int, ServerContext] = {}  # in use
+        self._relays = configuration.relays
+        self._made_for_relays: dict[str, ClientContext] = {}
+        self._relay_contexts: dict[str, ClientContext] = {}  # in use, by action
 
     def take(self, imsg: TakeCertificate, descriptor: int) -> CertificateTaken:
         try:
@@ -58,6 +62,7 @@ class Certificates:
     def make(self) -> ContextsMade:
         try:
             self._made = {listener.number: self._make_context(listener) for listener in self._listeners}
+            self._made_for_relays = {relay.name: self._make_relay_context(relay) for relay in self._relays}
         except ContextError as error:
             return ContextsMade(error.pki, fit_text(Text, str(error)))
         except TlsUnusable as trouble:
@@ -66,7 +71,7 @@ class Certificates:
 
     def use(self) -> CertificatesUsed:
         assert self._made.keys() == {listener.number for listener in self._listeners}  # the parent has waited for make
-        self._contexts = self._made
+        self._contexts, self._relay_contexts = self._made, self._made_for_relays
         self.drop()
         return CertificatesUsed()
 
@@ -75,6 +80,16 @@ class Certificates:
 
     def get_context(self, listener: int) -> ServerContext:
         return self._contexts[listener]
+
+    def get_relay_context(self, relay: RelaySlice) -> ClientContext:
+        """Without certificates of listeners nothing is handed over, and a context without authorities will do."""
+        context = self._relay_contexts.get(relay.name)
+        if context is None:
+            context = self._relay_contexts[relay.name] = self._make_relay_context(relay)
+        return context
+
+    def _make_relay_context(self, relay: RelaySlice) -> ClientContext:
+        return ClientContext(self._authorities.get(relay.ca), relay.protocols, relay.ciphers)
 
     def _make_context(self, listener: ListenerSlice) -> ServerContext:
         tls = listener.tls

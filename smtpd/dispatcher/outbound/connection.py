@@ -1,0 +1,383 @@
+"""One connection to another host: a socket, TLS, and the SMTP client that says what is to be sent over it.
+
+    open --TCP--> Events.connected --banner, EHLO, TLS, AUTH--> Events.ready
+    send(mail, content) --> Events.tried(results)
+    quit or a failure --> Events.ended(failure, results), once, and nothing afterwards
+
+Decides nothing: smtp/client.py knows the protocol, relay/ what is next.
+"""
+
+import asyncio
+import os
+import socket
+from typing import Protocol, cast
+
+from smtpd.dispatcher.inbound.stream import ClientStream
+from smtpd.dispatcher.outbound.content import OutgoingContent
+from smtpd.envelope import Outcome
+from smtpd.ipc.os_error import error_text
+from smtpd.relay.action import Connect
+from smtpd.relay.address_order import family_of
+from smtpd.relay.connection import ConnectionFailure, Stage
+from smtpd.relay.tls_policy import TlsPolicy, Verify
+from smtpd.smtp.action import Say
+from smtpd.smtp.client import SmtpClient
+from smtpd.smtp.client_action import (
+    ClientAction,
+    ClientMail,
+    ClientSettings,
+    End,
+    EndKind,
+    Login,
+    ReadContent,
+    Ready,
+    RecipientResult,
+    StartTls,
+    Starttls,
+)
+from smtpd.smtp.client_state import ClientState
+from smtpd.tls.client_connection import ClientTlsConnection
+from smtpd.tls.client_context import ClientContext, Expectation, Tlsa
+from smtpd.tls.connection import TlsFailed
+from smtpd.tls.facts import TlsFacts
+from smtpd.tls.openssl_library import TlsUnusable
+
+TCP_TIMEOUT = 30.0  # seconds
+HANDSHAKE_TIMEOUT = 60.0  # seconds
+CLOSE_TIMEOUT = 5.0  # seconds from the last byte to the end of the connection
+BUFFER_MAX = 256 * 1024  # bytes that may wait to be sent
+
+_LOST = {EndKind.LOST, EndKind.SHUTDOWN, EndKind.TIMEOUT, EndKind.PROTOCOL}
+_STAGES = {EndKind.TLS: Stage.TLS, EndKind.AUTH: Stage.AUTHENTICATION}
+
+
+class Events(Protocol):
+    """What a connection tells the relay."""
+
+    def connected(self, number: int) -> None: ...
+
+    def ready(self, number: int, facts: TlsFacts | None) -> None: ...
+
+    def tried(self, number: int, results: list[RecipientResult]) -> None: ...
+
+    def ended(self, number: int, failure: ConnectionFailure, results: list[RecipientResult]) -> None: ...
+
+
+class OutgoingConnection(asyncio.Protocol):
+    def __init__(
+        self,
+        order: Connect,
+        name: str,
+        context: ClientContext,
+        events: Events,
+        loop: asyncio.AbstractEventLoop,
+    ):
+        self.order = order
+        self._context, self._events, self._loop = context, events, loop
+        self._settings = ClientSettings(name, order.hop.lmtp, _starttls(order.policy))
+        self._client: SmtpClient | None = None
+        self._stream: ClientStream | None = None
+        self._handshake: ClientTlsConnection | None = None
+        self._handshake_end = 0.0
+        self._content: OutgoingContent | None = None
+        self._reading = False  # content is wanted
+        self._writable = True
+        self._results: list[RecipientResult] = []
+        self._is_ready = False  # it has been, once
+        self._over = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._connecting: asyncio.Task[None] | None = None
+
+    # -- TCP ---------------------------------------------------------------------------
+
+    def open(self, login: Login | None) -> None:
+        """`login`: the host is to be logged in to."""
+        self._settings = self._settings._replace(login=login)
+        self._connecting = self._loop.create_task(self._open())
+
+    async def _open(self) -> None:
+        path = self.order.path
+        family = socket.AF_INET6 if family_of(path.address) == 6 else socket.AF_INET
+        sock = None
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            if path.source:
+                sock.bind((path.source, 0))
+            async with asyncio.timeout(TCP_TIMEOUT):
+                await self._loop.sock_connect(sock, (path.address, self.order.hop.port))
+            await self._loop.create_connection(lambda: self, sock=sock)
+        except TimeoutError:
+            self._fail_to_connect("connection timed out", sock)
+        except OSError as error:  # asyncio has words of its own for it
+            self._fail_to_connect(os.strerror(error.errno) if error.errno else str(error), sock)
+        except asyncio.CancelledError:
+            if sock is not None:
+                sock.close()
+            raise
+
+    def _fail_to_connect(self, text: str, sock: socket.socket | None) -> None:
+        if sock is not None:
+            sock.close()
+        self._end(ConnectionFailure(Stage.CONNECT, text))
+
+    def abort(self) -> None:
+        """Close at once; no event follows."""
+        self._over = True
+        self._stop()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._stream is not None:
+            self._stream.transport.abort()
+
+    def connection_made(self, made: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, made)
+        if self._over:
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(BUFFER_MAX)
+        self._stream = ClientStream(transport)
+        self._events.connected(self.order.connection)
+        if self._over:
+            return
+        if self.order.policy.at_connect:
+            self._begin_handshake()
+        else:
+            self._begin_session(None)
+
+    def data_received(self, data: bytes) -> None:
+        if self._over or self._stream is None:
+            return
+        if self._handshake is not None:
+            self._handshake.feed(data)
+            self._shake()
+        else:
+            self._receive(data)
+
+    def eof_received(self) -> bool:
+        self._lose("connection closed by the server")
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        text = error_text(error) if isinstance(error, OSError) else "connection closed by the server"
+        self._lose(text)
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._feed_content()
+
+    # -- TLS ---------------------------------------------------------------------------------
+
+    def _begin_handshake(self) -> None:
+        try:
+            self._handshake = ClientTlsConnection(self._context, _expectation(self.order))
+        except TlsUnusable as unusable:
+            self._fail_tls(str(unusable))
+            return
+        self._handshake_end = self._loop.time() + HANDSHAKE_TIMEOUT
+        self._set_timer()
+        self._shake()
+
+    def _shake(self) -> None:
+        assert self._handshake is not None and self._stream is not None
+        tls = self._handshake
+        try:
+            done = tls.step()
+        except TlsFailed as failed:
+            self._stream.transport.write(tls.take_output())
+            self._fail_tls(str(failed))
+            return
+        self._stream.transport.write(tls.take_output())
+        if done:
+            self._handshake = None
+            self._stream.encrypt(tls)
+            if self._client is None:
+                self._begin_session(tls.facts)
+            else:
+                self._obey(self._client.tls_started(tls.facts, self._loop.time()))
+            self._receive(b"")  # what came right behind the handshake
+
+    def _fail_tls(self, text: str) -> None:
+        self._handshake = None
+        self._end(ConnectionFailure(Stage.TLS, f"TLS: {text}"))
+
+    # -- the session ---------------------------------------------------------------------------
+
+    def _begin_session(self, facts: TlsFacts | None) -> None:
+        self._client = SmtpClient(self._settings, self._loop.time(), facts)
+        self._set_timer()
+
+    def _receive(self, data: bytes) -> None:
+        if self._over or self._client is None or self._stream is None:
+            return
+        try:
+            plain = self._stream.open(data)
+        except TlsFailed as failed:
+            self._obey(self._client.lost(f"TLS: {failed}", self._loop.time()))
+            return
+        if plain:
+            self._obey(self._client.receive(plain, self._loop.time()))
+        if self._stream.ended and not self._over:
+            self._lose("connection closed by the server")
+
+    def _lose(self, text: str) -> None:
+        if self._over:
+            self._stop()
+        elif self._handshake is not None:
+            self._fail_tls(text)
+        elif self._client is not None:
+            self._obey(self._client.lost(text, self._loop.time()))
+        else:
+            self._end(ConnectionFailure(Stage.GREETING, text))
+
+    def send(self, mail: ClientMail, content: OutgoingContent, date: int) -> None:
+        """Only after `ready` or `tried`.  The content is closed here."""
+        assert self._client is not None
+        self._results, self._content = [], content
+        self._obey(self._client.begin(mail, self._loop.time(), date))
+
+    def quit(self) -> None:
+        if self._client is not None and not self._over:
+            self._obey(self._client.quit(self._loop.time()))
+
+    def _obey(self, actions: list[ClientAction]) -> None:
+        self._apply(actions)
+        self._feed_content()
+
+    def _apply(self, actions: list[ClientAction]) -> None:
+        assert self._stream is not None
+        for action in actions:
+            match action:
+                case Say():
+                    self._stream.say(action.data)
+                case StartTls():
+                    self._begin_handshake()
+                case ReadContent():
+                    assert self._content is not None
+                    self._content.rewind()
+                    self._reading = True
+                case RecipientResult():
+                    self._results.append(action)
+                case Ready():
+                    self._set_timer()
+                    self._be_ready()
+                case End():
+                    self._end_session(action)
+        if not self._over:
+            self._set_timer()
+
+    def _be_ready(self) -> None:
+        assert self._client is not None
+        self._close_content()
+        if self._is_ready:
+            results, self._results = self._results, []
+            self._events.tried(self.order.connection, results)
+        else:
+            self._is_ready = True
+            self._events.ready(self.order.connection, self._client.facts)
+
+    def _feed_content(self) -> None:
+        """Feed the client while it wants content and the other side takes it."""
+        while self._reading and self._writable and not self._over and self._client is not None and self._client.wants:
+            assert self._content is not None
+            now = self._loop.time()
+            try:
+                piece = self._content.read(self._client.wants)
+            except OSError as error:
+                self._reading = False
+                self._apply(self._client.content_failed(f"content: {error_text(error)}", now))
+                return
+            self._reading = bool(piece)
+            self._apply(self._client.content(piece, now) if piece else self._client.content_end(now))
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _end_session(self, end: End) -> None:
+        results, self._results = self._results, []
+        lost = end.kind in _LOST
+        certain = [result for result in results if not (lost and _is_open(result))]
+        stage = Stage.SESSION if self._is_ready else _STAGES.get(end.kind, Stage.GREETING)
+        if end.state is ClientState.TLS:
+            stage = Stage.TLS
+        failure = ConnectionFailure(
+            stage,
+            end.text,
+            end.code,
+            end.enhanced,
+            uncertain=any(result.uncertain for result in results),
+            untouched=lost and not certain and end.state in (ClientState.READY, ClientState.ENVELOPE),
+        )
+        self._end(failure, certain)
+
+    def _end(self, failure: ConnectionFailure, results: list[RecipientResult] | None = None) -> None:
+        """Close, and say so, once."""
+        if self._over:
+            return
+        self._over = True
+        self._stop()
+        if self._stream is not None:
+            self._stream.close(all_read=True)
+            self._loop.call_later(CLOSE_TIMEOUT, self._stream.transport.abort)
+        self._events.ended(self.order.connection, failure, results or [])
+
+    def _stop(self) -> None:
+        self._close_content()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close_content(self) -> None:
+        self._reading = False
+        if self._content is not None:
+            self._content.close()
+            self._content = None
+
+    # -- time -----------------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        """The timer is left in place while its time is not later than what is waited for: seldom true."""
+        deadline = self._client.deadline if self._client is not None else None
+        if self._handshake is not None:
+            deadline = self._handshake_end
+        if self._timer is not None:
+            if deadline is not None and self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._over:
+            return
+        if self._handshake is not None:
+            if self._loop.time() >= self._handshake_end:
+                self._fail_tls("handshake timed out")
+            else:
+                self._set_timer()
+        elif self._client is not None:
+            self._obey(self._client.tick(self._loop.time()))
+
+
+def _is_open(result: RecipientResult) -> bool:
+    """No reply of the server's says this: another host may be asked."""
+    return result.outcome is Outcome.DEFERRED and result.code in (0, 421) and not (result.local or result.uncertain)
+
+
+def _starttls(policy: TlsPolicy) -> Starttls:
+    if not policy.attempt or policy.at_connect:
+        return Starttls.NEVER
+    return Starttls.REQUIRED if policy.must_encrypt else Starttls.IF_OFFERED
+
+
+def _expectation(order: Connect) -> Expectation:
+    policy = order.policy
+    if policy.verify is Verify.NOTHING:
+        return Expectation(policy.server_name)
+    names = policy.names or (order.path.address,)
+    records = [Tlsa(record.usage, record.selector, record.matching, record.data) for record in policy.records]
+    return Expectation(policy.server_name, True, names, records if policy.verify is Verify.TLSA else ())

@@ -1,0 +1,116 @@
+"""The hosts of a destination, asked of lookup: the MX hosts of a domain, or the smarthosts of an action, one by one.
+
+    FindRoute --> no smarthost    FindHosts(domain, mx)            --> hosts, ranked by preference
+              --> smarthosts      FindHosts(host) for each of them --> hosts of one rank each, or all of one
+
+One smarthost that cannot be found is left out while another can.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from smtpd.imsg import FindHosts, FindRoute, HostsFound, HostsNotFound, RouteFound, RouteNotFound
+from smtpd.ipc.request_window import RequestWindow
+from smtpd.next_hop import MailHost, Smarthost
+from smtpd.relay.destination import NextHop
+from smtpd.relay.tls_policy import HostRefused, TlsLevel, TlsWords
+from smtpd.slice import RelaySlice, RelayTls
+from smtpd.tables.relay_host import RelayProtocol
+
+MX_PORT = 25  # RFC 5321 4.5.4.2
+
+Found = Callable[[Sequence[NextHop] | HostRefused, int], None]
+
+_LEVELS = {
+    RelayTls.OPPORTUNISTIC: TlsLevel.OPPORTUNISTIC,
+    RelayTls.VERIFIED: TlsLevel.VERIFIED,
+    RelayTls.UNVERIFIED: TlsLevel.UNVERIFIED,
+}
+
+
+def tls_words(protocol: RelayProtocol, action: RelayTls) -> TlsWords:
+    """What a smarthost's protocol and its action say about TLS."""
+    if protocol in (RelayProtocol.SMTP_NOTLS, RelayProtocol.LMTP):
+        return TlsWords(TlsLevel.NEVER)
+    at_connect = protocol is RelayProtocol.SMTPS
+    if (at_connect or protocol is RelayProtocol.SMTP_TLS) and action is RelayTls.OPPORTUNISTIC:
+        return TlsWords(TlsLevel.VERIFIED, at_connect)
+    return TlsWords(_LEVELS[action], at_connect)
+
+
+@dataclass
+class _Search:
+    relay: RelaySlice
+    domain: str
+    found: Found
+    left: int = 0  # answers that have not come
+    hops: list[NextHop] = field(default_factory=list)
+    refusal: HostRefused | None = None
+    seconds: int = 3600
+
+
+class NextHops:
+    def __init__(self, to_lookup: RequestWindow):
+        self._to_lookup = to_lookup
+
+    def find(self, relay: RelaySlice, domain: str, found: Found) -> None:
+        """`found` is called once: with hosts, or why there are none; and for how many seconds that holds."""
+        search = _Search(relay, domain, found)
+        self._to_lookup.ask(
+            lambda request: FindRoute(request, relay.name, domain), lambda imsg: self._route(search, imsg)
+        )
+
+    def _route(self, search: _Search, imsg: RouteFound | RouteNotFound) -> None:
+        if isinstance(imsg, RouteNotFound):
+            search.found(HostRefused(451, "4.3.5", imsg.reason), 60)
+        elif not imsg.smarthosts:
+            search.left = 1
+            words = TlsWords(_LEVELS[search.relay.tls])
+            policy = words.level in (TlsLevel.OPPORTUNISTIC, TlsLevel.VERIFIED)
+            self._to_lookup.ask(
+                lambda request: FindHosts(request, search.domain, True, MX_PORT, policy, imsg.own_name),
+                lambda answer: self._mx_hosts(search, words, answer),
+            )
+        else:
+            search.left = len(imsg.smarthosts)
+            for smarthost in imsg.smarthosts:
+                self._find_smarthost(search, smarthost)
+
+    def _mx_hosts(self, search: _Search, words: TlsWords, answer: HostsFound | HostsNotFound) -> None:
+        if isinstance(answer, HostsFound):
+            search.hops += [
+                NextHop(host, host.preference, MX_PORT, words, trusted=answer.secure, domain=search.domain)
+                for host in answer.hosts
+            ]
+        self._answered(search, answer)
+
+    def _find_smarthost(self, search: _Search, smarthost: Smarthost) -> None:
+        words = tls_words(RelayProtocol(smarthost.protocol), search.relay.tls)
+        policy = words.level in (TlsLevel.OPPORTUNISTIC, TlsLevel.VERIFIED)
+
+        def hop(host: MailHost) -> NextHop:
+            lmtp = smarthost.protocol == RelayProtocol.LMTP
+            return NextHop(
+                host, 0, smarthost.port, words, lmtp, smarthost.authenticate, trusted=True, domain=smarthost.host
+            )
+
+        def answered(answer: HostsFound | HostsNotFound) -> None:
+            if isinstance(answer, HostsFound):
+                search.hops += map(hop, answer.hosts)
+            self._answered(search, answer)
+
+        self._to_lookup.ask(lambda request: FindHosts(request, smarthost.host, False, smarthost.port, policy), answered)
+
+    def _answered(self, search: _Search, answer: HostsFound | HostsNotFound) -> None:
+        search.left -= 1
+        search.seconds = min(search.seconds, answer.seconds)
+        if isinstance(answer, HostsNotFound):
+            search.refusal = HostRefused(answer.code, answer.enhanced, answer.text)
+        if search.left:
+            return
+        random.shuffle(search.hops)  # among equals; the relay sorts by rank
+        if search.hops:
+            search.found(search.hops, search.seconds)
+        elif search.refusal is not None:
+            search.found(search.refusal, search.seconds)

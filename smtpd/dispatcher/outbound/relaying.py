@@ -1,0 +1,368 @@
+"""Relayed mail of one dispatcher: what queue gives goes out over connections, as relay/ decides.
+
+    queue --RelayMessage--> Destinations --Resolve--> NextHops (lookup)
+                                         --Connect--> OutgoingConnection
+                                         --Give-----> FetchContent, then OutgoingConnection.send
+                                         --Report, Return, Delay, Resume--> queue
+
+The only clock, random numbers and log of the relay are here.
+"""
+
+import random
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from smtpd.dispatcher.inbound.resources import Resources
+from smtpd.dispatcher.outbound.connection import OutgoingConnection
+from smtpd.dispatcher.outbound.content import OutgoingContent
+from smtpd.dispatcher.outbound.next_hops import NextHops
+from smtpd.envelope import Outcome, RelayRecipient, RelayResult, Text, envelope_text
+from smtpd.imsg import (
+    ContentFetched,
+    ContentFileFetched,
+    DelayDestination,
+    FetchContent,
+    FindRelayCredentials,
+    RelayCredentialsFound,
+    RelayCredentialsNotFound,
+    RelayMessage,
+    RelayTried,
+    ResumeDestination,
+    ReturnRecipients,
+)
+from smtpd.ipc.log import log, quoted
+from smtpd.ipc.text_limit import fit_text
+from smtpd.relay.action import (
+    Abort,
+    Connect,
+    Delay,
+    Give,
+    Note,
+    Quit,
+    RelayAction,
+    Report,
+    Resolve,
+    Resume,
+    Return,
+)
+from smtpd.relay.connection import ConnectionFailure, Stage
+from smtpd.relay.destination import NextHop
+from smtpd.relay.destinations import Destinations
+from smtpd.relay.task import Task
+from smtpd.relay.tls_policy import HostRefused
+from smtpd.slice import DispatcherSlice, RelaySlice
+from smtpd.smtp.client_action import ClientMail, ClientRecipient, RecipientResult
+from smtpd.smtp.client_auth import ClientLogin, Credentials
+from smtpd.smtp.mail_from import rewrite_sender
+from smtpd.tls.client_context import ClientContext
+from smtpd.tls.facts import TlsFacts
+
+DESTINATIONS_MAX = 20_000  # whose action and domain are remembered
+DELAY_MAX = 86_400  # seconds
+RESULT_WORDS = {Outcome.DELIVERED: "Ok", Outcome.DEFERRED: "TempFail"}
+
+
+@dataclass
+class _Session:
+    """A connection, what it is called in the log, and the recipients of the mail that it sends."""
+
+    connection: OutgoingConnection
+    order: Connect
+    relay: RelaySlice
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    task: Task | None = None
+    recipients: tuple[RelayRecipient, ...] = ()
+    messages: int = 0
+
+
+class Relaying:
+    def __init__(
+        self,
+        resources: Resources,
+        configuration: DispatcherSlice,
+        contexts: Callable[[RelaySlice], ClientContext],
+        stopped: Callable[[], None],
+    ):
+        """`stopped` is called when a stop has ended the last connection."""
+        self._resources, self._contexts, self._loop = resources, contexts, resources.loop
+        self._relays = {relay.name: relay for relay in configuration.relays}
+        self._now = time.time()
+        self._relay = Destinations(
+            configuration.relay_limits, configuration.domain_limits, random.random, self._clock()
+        )
+        self._next_hops = NextHops(resources.to_lookup)
+        self._messages: dict[int, RelayMessage] = {}  # by attempt
+        self._left: dict[int, set[int]] = {}  # of these, the envelopes that have not been answered
+        self._known: OrderedDict[int, tuple[str, str]] = OrderedDict()  # destination -> action, domain
+        self._sessions: dict[int, _Session] = {}
+        self._fetching: dict[int, int] = {}  # attempt -> the connection that its content is for
+        self._actions: deque[RelayAction] = deque()
+        self._obeying = False
+        self._timer_at: float | None = None
+        self._stopping, self._stopped = False, stopped
+
+    def _clock(self) -> float:
+        """Seconds since 1970; a clock that is set back stands still here."""
+        self._now = max(self._now, time.time())
+        return self._now
+
+    # -- what queue says -------------------------------------------------------------------
+
+    def take(self, imsg: RelayMessage) -> None:
+        relay = self._relays.get(imsg.action)
+        if relay is None:
+            text = str(f"no relay action {imsg.action}")
+            self._send_results(
+                imsg.attempt, [RelayResult(to.envelope, Outcome.DEFERRED, text) for to in imsg.recipients]
+            )
+            return
+        self._messages[imsg.attempt] = imsg
+        self._left[imsg.attempt] = {recipient.envelope for recipient in imsg.recipients}
+        self._known[imsg.destination] = imsg.action, imsg.domain
+        self._known.move_to_end(imsg.destination)
+        if len(self._known) > DESTINATIONS_MAX:
+            self._known.popitem(last=False)
+        envelopes = {recipient.envelope for recipient in imsg.recipients}
+        task = Task(imsg.attempt, imsg.destination, envelopes, imsg.terms.require_tls)
+        self._obey(self._relay.add(task, relay, imsg.domain, self._clock()))
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._obey(self._relay.stop(self._clock()))
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._sessions
+
+    # -- what the relay wants ---------------------------------------------------------------------
+
+    def _obey(self, actions: list[RelayAction]) -> None:
+        """One after the other: what an action causes at once waits until those before it are done."""
+        self._actions += actions
+        if self._obeying:
+            return
+        self._obeying = True
+        try:
+            while self._actions:
+                self._obey_one(self._actions.popleft())
+        finally:
+            self._obeying = False
+        self._set_timer()
+
+    def _obey_one(self, action: RelayAction) -> None:
+        match action:
+            case Resolve():
+                self._resolve(action.destination)
+            case Connect():
+                self._connect(action)
+            case Abort():
+                self._sessions.pop(action.connection).connection.abort()
+            case Give():
+                self._give(action)
+            case Quit():
+                self._sessions[action.connection].connection.quit()
+            case Report():
+                self._report(action)
+            case Return():
+                self._resources.queue.send(ReturnRecipients(action.task, list(action.envelopes)))
+                self._end_if_over(action.task, action.envelopes)
+            case Delay():
+                seconds = min(DELAY_MAX, max(1, round(action.until - self._clock())))
+                self._resources.queue.send(DelayDestination(action.destination, seconds, fit_text(Text, action.reason)))
+                log.info(f"relay: {self._name_of(action.destination)} delayed for {seconds} s: {action.reason}")
+            case Resume():
+                self._resources.queue.send(ResumeDestination(action.destination))
+            case Note():
+                log.info(f"relay: {action.text}")
+
+    # -- where to -------------------------------------------------------------------------------------
+
+    def _resolve(self, destination: int) -> None:
+        action, domain = self._known[destination]
+        relay = self._relays[action]
+
+        def found(answer: Sequence[NextHop] | HostRefused, seconds: int) -> None:
+            if isinstance(answer, HostRefused):
+                self._obey(self._relay.hosts_not_found(destination, answer, seconds, self._clock()))
+            else:
+                self._obey(self._relay.hosts_found(destination, answer, seconds, self._clock()))
+
+        self._next_hops.find(relay, domain, found)
+
+    def _name_of(self, destination: int) -> str:
+        action, domain = self._known.get(destination, ("", ""))
+        return domain or f"smarthosts of {action}"
+
+    # -- connections ------------------------------------------------------------------------------------
+
+    def _connect(self, order: Connect) -> None:
+        action, domain = self._known[order.destination]
+        relay = self._relays[action]
+        name = relay.helo_names.get(order.path.source, relay.helo)
+        connection = OutgoingConnection(order, name, self._contexts(relay), self, self._loop)
+        session = self._sessions[order.connection] = _Session(connection, order, relay)
+        protocol = "lmtp" if order.hop.lmtp else "smtps" if order.policy.at_connect else "smtp"
+        address = f"[{order.path.address}]" if ":" in order.path.address else order.path.address
+        self._log(session, f"connecting address={protocol}://{address}:{order.hop.port} host={order.hop.name}")
+        if not order.hop.password:
+            connection.open(None)
+            return
+        self._resources.to_lookup.ask(
+            lambda request: FindRelayCredentials(request, action, domain, order.hop.domain, order.hop.port),
+            lambda imsg: self._credentials_found(order.connection, imsg),
+        )
+
+    def _credentials_found(self, number: int, imsg: RelayCredentialsFound | RelayCredentialsNotFound) -> None:
+        session = self._sessions.get(number)
+        if session is None:
+            return  # aborted meanwhile
+        if isinstance(imsg, RelayCredentialsFound):
+            session.connection.open(ClientLogin(Credentials(imsg.user, imsg.password)))
+        else:
+            self.ended(number, ConnectionFailure(Stage.AUTHENTICATION, imsg.reason), [])
+
+    def connected(self, number: int) -> None:
+        self._log(self._sessions[number], "connected")
+        self._obey(self._relay.connected(number, self._clock()))
+
+    def ready(self, number: int, facts: TlsFacts | None) -> None:
+        session = self._sessions[number]
+        policy = quoted(session.order.policy.why)
+        if facts is not None:
+            self._log(session, f"tls ciphers={facts} policy={policy}")
+            if facts.fingerprint:
+                result = "valid" if facts.verified else "unverified"
+                self._log(session, f'cert-check result="{result}" fingerprint="{facts.fingerprint}"')
+        else:
+            self._log(session, f"clear-text policy={policy}")
+        self._obey(self._relay.ready(number, facts is not None, self._clock()))
+
+    def tried(self, number: int, results: list[RecipientResult]) -> None:
+        session = self._sessions[number]
+        self._obey(self._relay.tried(number, self._results_of(session, results), self._clock()))
+
+    def ended(self, number: int, failure: ConnectionFailure, results: list[RecipientResult]) -> None:
+        session = self._sessions.pop(number)
+        found = self._results_of(session, results)
+        if failure.stage is not Stage.SESSION:
+            self._log(session, f"error reason={quoted(failure.text)}")
+        self._log(session, f"disconnected reason={quoted(failure.text)} messages={session.messages}")
+        self._obey(self._relay.ended(number, failure, found, self._clock()))
+        if self._stopping and self.is_idle:
+            self._stopped()
+
+    # -- a message over a connection ---------------------------------------------------------------------------
+
+    def _give(self, give: Give) -> None:
+        session, attempt = self._sessions[give.connection], give.task.id
+        session.task = give.task
+        fetching = attempt in self._fetching  # for a connection that has ended: what comes is for this one
+        self._fetching[attempt] = give.connection
+        if not fetching:
+            self._resources.to_queue.ask(
+                lambda request: FetchContent(request, attempt),
+                lambda imsg, descriptor=None: self._fetched(attempt, imsg, descriptor),
+            )
+
+    def _fetched(self, attempt: int, imsg: object, descriptor: int | None) -> None:
+        session = self._sessions.get(self._fetching.pop(attempt))
+        message = self._messages.get(attempt)
+        match imsg:
+            case ContentFetched():
+                content = OutgoingContent(imsg.content)
+            case ContentFileFetched():
+                content = OutgoingContent(b"", descriptor)
+            case _:
+                self._give_up(attempt, session)
+                return
+        task = session.task if session is not None else None
+        if session is None or message is None or task is None or task.id != attempt:
+            content.close()
+            return
+        session.recipients = tuple(to for to in message.recipients if to.envelope in task.envelopes)
+        session.messages += 1
+        mail = ClientMail(
+            rewrite_sender(message.sender, session.relay.mail_from),
+            tuple(ClientRecipient(to.address, to.notify, to.original) for to in session.recipients),
+            message.size,
+            message.terms,
+        )
+        session.connection.send(mail, content, int(self._clock()))
+
+    def _give_up(self, attempt: int, session: _Session | None) -> None:
+        """Queue has concluded the attempt: nothing of it is reported."""
+        self._messages.pop(attempt, None)
+        self._left.pop(attempt, None)
+        actions = self._relay.forget(attempt, self._clock())
+        if session is not None and session.task is not None and session.task.id == attempt:
+            session.task = None
+            actions += self._relay.tried(session.order.connection, [], self._clock())
+        self._obey(actions)
+
+    def _results_of(self, session: _Session, results: list[RecipientResult]) -> list[RelayResult]:
+        """In queue's words, and in the log's."""
+        remote, found = session.order.hop.name, []
+        message = self._messages.get(session.task.id) if session.task is not None else None
+        for result in results:
+            to = session.recipients[result.recipient]
+            text = str(result.text)
+            found.append(
+                RelayResult(to.envelope, result.outcome, text, result.code, result.enhanced, remote, result.uncertain)
+            )
+            if message is not None:
+                self._log_delivery(session, message, to, result)
+        session.task, session.recipients = None, ()
+        return found
+
+    def _report(self, report: Report) -> None:
+        self._send_results(report.task, list(report.results))
+        self._end_if_over(report.task, [result.envelope for result in report.results])
+
+    def _send_results(self, attempt: int, results: list[RelayResult]) -> None:
+        fitting = [msgspec.structs.replace(result, text=fit_text(Text, result.text)) for result in results]
+        self._resources.queue.send(RelayTried(attempt, fitting))
+
+    def _end_if_over(self, attempt: int, envelopes: Iterable[int]) -> None:
+        """Forget the message when its last envelope has been answered."""
+        left = self._left.get(attempt)
+        if left is not None:
+            left.difference_update(envelopes)
+            if not left:
+                del self._messages[attempt], self._left[attempt]
+
+    # -- the log ---------------------------------------------------------------------------------------------------
+
+    def _log(self, session: _Session, text: str) -> None:
+        log.line(f"{session.id} mta {text}")
+
+    def _log_delivery(
+        self, session: _Session, message: RelayMessage, to: RelayRecipient, result: RecipientResult
+    ) -> None:
+        original = to.recipient if to.recipient != to.address else "-"
+        path = session.order.path
+        self._log(
+            session,
+            f"delivery evpid={envelope_text(to.envelope)} from=<{message.sender}> to=<{to.address}> rcpt=<{original}> "
+            f'source="{path.source}" relay="{path.address} ({session.order.hop.name})" '
+            f"delay={max(0, int(self._clock()) - message.created)}s "
+            f'result="{RESULT_WORDS.get(result.outcome, "PermFail")}" stat={quoted(result.text)}',
+        )
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        time_due = self._relay.next_time()
+        if time_due is None or (self._timer_at is not None and self._timer_at <= time_due):
+            return
+        self._timer_at = time_due
+        self._loop.call_later(max(0.0, time_due - self._clock()), self._tick, time_due)
+
+    def _tick(self, time_due: float) -> None:
+        if self._timer_at == time_due:
+            self._timer_at = None
+        self._obey(self._relay.tick(self._clock()))

@@ -1,0 +1,274 @@
+"""Relayed mail through a dispatcher: the test plays queue, lookup and the host that takes the mail."""
+
+import asyncio
+import os
+
+import pytest
+
+from smtpd.dispatcher.outbound.next_hops import tls_words
+from smtpd.envelope import MailParameters, Notify, Outcome, RelayRecipient
+from smtpd.imsg import (
+    ContentFetched,
+    ContentFileFetched,
+    ContentNotFetched,
+    DelayDestination,
+    FetchContent,
+    FindHosts,
+    FindRelayCredentials,
+    FindRoute,
+    HostsFound,
+    HostsNotFound,
+    RelayCredentialsFound,
+    RelayCredentialsNotFound,
+    RelayMessage,
+    RelayTried,
+    ReturnRecipients,
+    RouteFound,
+    RouteNotFound,
+)
+from smtpd.next_hop import MailHost, Smarthost
+from smtpd.relay.tls_policy import TlsLevel
+from smtpd.slice import RelaySlice, RelayTls
+from smtpd.tables.relay_host import RelayProtocol
+from tests.dispatcher.conftest import Harness
+from tests.dispatcher.outbound.host import Host
+
+CONTENT = b"Subject: x\n\nhello\n"
+
+
+class World(Harness):
+    """`answers`: what queue and lookup say, by the class of the question."""
+
+    def __init__(self, folder, host=None, **relay):
+        super().__init__(folder, relays=(RelaySlice("out", "here.test", **relay),))
+        self.host = host or Host()
+        self.server = self.run(asyncio.start_server(self.host.serve, "127.0.0.1", 0))
+        self.port_of_host = self.server.sockets[0].getsockname()[1]
+        smarthost = Smarthost("smtp", "127.0.0.1", self.port_of_host, False)
+        found = [MailHost("", 0, ["127.0.0.1"])]
+        self.answers = {
+            FindRoute: lambda asked: RouteFound(asked.request, [smarthost], ""),
+            FindHosts: lambda asked: HostsFound(asked.request, found, True, "", [], 300),
+            FetchContent: lambda asked: ContentFetched(asked.request, CONTENT),
+        }
+        self.asked = []
+        played = self.peers.reply
+
+        def reply(channel, imsg):
+            self.asked.append(imsg)
+            if type(imsg) in self.answers:
+                answer = self.answers[type(imsg)](imsg)
+                channel.send(*(answer if isinstance(answer, tuple) else (answer,)))
+            else:
+                played(channel, imsg)
+
+        self.peers.reply = reply
+
+    def relay(self, attempt=1, *addresses, **more):
+        """queue's question; answers come to `asked`."""
+        queue = self.channels[1][1]
+        assert queue.me == "queue"
+        recipients = [
+            RelayRecipient(attempt << 32 | number, address, address, Notify(0), "")
+            for number, address in enumerate(addresses or ("bob@there.test",), 1)
+        ]
+        known = {"action": "out", "domain": "", "sender": "amy@here.test", "size": len(CONTENT)} | more
+        queue.send(
+            RelayMessage(
+                attempt,
+                attempt,
+                7,
+                known["action"],
+                known["domain"],
+                known["sender"],
+                MailParameters(),
+                1_700_000_000,
+                known["size"],
+                recipients,
+            )
+        )
+
+    def wait_for(self, kind, count=1):
+        self.run(self.until(lambda: len(self.heard_of(kind)) >= count))
+        return self.heard_of(kind)
+
+    def heard_of(self, kind):
+        return [imsg for imsg in self.asked if isinstance(imsg, kind)]
+
+    def close(self):
+        self.dispatcher.relaying.stop()
+        self.run(self.until(lambda: self.dispatcher.relaying.is_idle))
+        self.server.close()
+        self.run(self.server.wait_closed())
+        super().close()
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = []
+
+    def make(host=None, **relay):
+        made.append(World(tmp_path, host, **relay))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_a_mail_goes_to_the_smarthost_and_queue_hears_of_each_recipient(world):
+    def answer(line):
+        return b"550 5.1.1 no such user\r\n" if b"nobody" in line else Host.polite(line)
+
+    host = Host(answer)
+    here = world(host)
+    here.relay(1, "bob@there.test", "nobody@there.test")
+    results = {}
+    here.run(here.until(lambda: sum(len(tried.results) for tried in here.heard_of(RelayTried)) == 2))
+    for tried in here.heard_of(RelayTried):
+        results |= {result.envelope & 0xFFFF: result for result in tried.results}
+    assert (results[1].outcome, results[1].code, results[1].remote) == (Outcome.DELIVERED, 250, "127.0.0.1")
+    assert (results[2].outcome, results[2].enhanced) == (Outcome.FAILED, "5.1.1")
+    assert host.content == CONTENT.replace(b"\n", b"\r\n") + b".\r\n"
+    assert any(line.startswith(b"EHLO here.test") for line in host.lines)
+
+
+def test_the_next_mail_takes_the_same_connection(world):
+    host = Host()
+    here = world(host)
+    for attempt in (1, 2, 3):
+        here.relay(attempt)
+        here.wait_for(RelayTried, attempt)
+    assert sum(line.startswith(b"EHLO") for line in host.lines) == 1
+    assert len(here.heard_of(FindHosts)) == 1
+
+
+def test_content_comes_out_of_a_file_too(world, tmp_path):
+    path = tmp_path / "content"
+    path.write_bytes(CONTENT)
+    host = Host()
+    here = world(host)
+    here.answers[FetchContent] = lambda asked: (ContentFileFetched(asked.request), os.open(path, os.O_RDONLY))
+    here.relay()
+    (tried,) = here.wait_for(RelayTried)
+    assert tried.results[0].outcome is Outcome.DELIVERED
+    assert host.content == CONTENT.replace(b"\n", b"\r\n") + b".\r\n"
+
+
+def test_a_mail_that_queue_has_concluded_meanwhile_is_not_sent(world):
+    host = Host()
+    here = world(host)
+    here.answers[FetchContent] = lambda asked: ContentNotFetched(asked.request)
+    here.relay(1)
+    here.wait_for(FetchContent)
+    here.answers[FetchContent] = lambda asked: ContentFetched(asked.request, CONTENT)
+    here.relay(2)
+    (tried,) = here.wait_for(RelayTried)
+    assert tried.attempt == 2
+    assert sum(line.startswith(b"MAIL") for line in host.lines) == 1
+
+
+def test_a_host_that_cannot_be_reached_delays_the_destination(world):
+    here = world()
+    here.server.close()
+    here.relay()
+    (returned,) = here.wait_for(ReturnRecipients)
+    (delay,) = here.heard_of(DelayDestination)
+    assert here.asked.index(delay) < here.asked.index(returned)
+    assert (delay.destination, returned.attempt, returned.envelopes) == (7, 1, [1 << 32 | 1])
+    assert "Connection refused" in delay.reason
+    assert 10 < delay.seconds < 20
+
+
+def test_no_host_for_good_is_the_result_of_each_recipient(world):
+    here = world()
+    here.answers[FindHosts] = lambda asked: HostsNotFound(asked.request, 556, "5.1.10", "there.test takes no mail", 60)
+    here.relay(1, "bob@there.test", "eve@there.test")
+    (tried,) = here.wait_for(RelayTried)
+    assert [(result.outcome, result.code) for result in tried.results] == [(Outcome.FAILED, 556)] * 2
+
+
+def test_a_route_that_cannot_be_found_delays(world):
+    here = world()
+    here.answers[FindRoute] = lambda asked: RouteNotFound(asked.request, "table hosts: permission denied")
+    here.relay()
+    (delay,) = here.wait_for(DelayDestination)
+    assert delay.reason == "table hosts: permission denied"
+
+
+def test_a_domain_without_a_smarthost_is_asked_for_its_mx(world):
+    here = world()
+    here.answers[FindRoute] = lambda asked: RouteFound(asked.request, [], "backup.test")
+    here.answers[FindHosts] = lambda asked: HostsNotFound(asked.request, 451, "4.4.3", "timed out", 30)
+    here.relay(domain="there.test")
+    here.wait_for(DelayDestination)
+    (asked,) = here.heard_of(FindHosts)
+    assert (asked.name, asked.mx, asked.port, asked.policy, asked.own_name) == (
+        "there.test",
+        True,
+        25,
+        True,
+        "backup.test",
+    )
+
+
+def test_mail_of_an_action_that_is_gone_waits(world):
+    here = world()
+    here.relay(action="gone")
+    (tried,) = here.wait_for(RelayTried)
+    assert tried.results[0].outcome is Outcome.DEFERRED
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_password_is_asked_for_at_connect_and_never_sent_in_the_clear(world, found):
+    host = Host()
+    here = world(host)
+    smarthost = Smarthost("smtp+tls", "127.0.0.1", here.port_of_host, True)
+    here.answers[FindRoute] = lambda asked: RouteFound(asked.request, [smarthost], "")
+    here.answers[FindRelayCredentials] = lambda asked: (
+        RelayCredentialsFound(asked.request, "amy", "secret")
+        if found
+        else RelayCredentialsNotFound(asked.request, "table secrets has no credentials for 127.0.0.1")
+    )
+    here.relay()
+    here.wait_for(ReturnRecipients)
+    (asked,) = here.heard_of(FindRelayCredentials)
+    assert (asked.action, asked.host, asked.port) == ("out", "127.0.0.1", here.port_of_host)
+    assert not any(line.startswith((b"AUTH", b"MAIL")) for line in host.lines)
+
+
+def test_the_sender_is_rewritten_as_the_action_says(world):
+    host = Host()
+    here = world(host, mail_from="@elsewhere.test")
+    here.relay()
+    here.wait_for(RelayTried)
+    assert b"MAIL FROM:<amy@elsewhere.test>" in b"".join(host.lines)
+
+
+def test_a_stop_waits_for_the_mail_that_is_under_way(world):
+    here = world()
+    here.relay()
+    here.wait_for(FetchContent)
+    here.dispatcher.relaying.stop()
+    (tried,) = here.wait_for(RelayTried)
+    assert tried.results[0].outcome is Outcome.DELIVERED
+    here.run(here.until(lambda: here.dispatcher.relaying.is_idle))
+
+
+@pytest.mark.parametrize(
+    "protocol, action, level, at_connect",
+    [
+        (RelayProtocol.SMTP, RelayTls.OPPORTUNISTIC, TlsLevel.OPPORTUNISTIC, False),
+        (RelayProtocol.SMTP, RelayTls.VERIFIED, TlsLevel.VERIFIED, False),
+        (RelayProtocol.SMTP, RelayTls.UNVERIFIED, TlsLevel.UNVERIFIED, False),
+        (RelayProtocol.SMTP_TLS, RelayTls.OPPORTUNISTIC, TlsLevel.VERIFIED, False),
+        (RelayProtocol.SMTP_TLS, RelayTls.UNVERIFIED, TlsLevel.UNVERIFIED, False),
+        (RelayProtocol.SMTPS, RelayTls.OPPORTUNISTIC, TlsLevel.VERIFIED, True),
+        (RelayProtocol.SMTPS, RelayTls.UNVERIFIED, TlsLevel.UNVERIFIED, True),
+        (RelayProtocol.SMTP_NOTLS, RelayTls.OPPORTUNISTIC, TlsLevel.NEVER, False),
+        (RelayProtocol.LMTP, RelayTls.OPPORTUNISTIC, TlsLevel.NEVER, False),
+    ],
+)
+def test_what_protocol_and_action_say_of_tls(protocol, action, level, at_connect):
+    words = tls_words(protocol, action)
+    assert (words.level, words.at_connect) == (level, at_connect)
