@@ -248,9 +248,11 @@ def test_a_full_socket_is_waited_for_without_a_try_after_the_other(both):
     for _ in range(5):
         a.send(Word("x" * 900_000))
     turns(loop, 20)
+    a.send(Word("more"))
+    turns(loop)
     assert a.bytes_waiting and len(tries) == 1
     heard = 0
-    while heard < 5:
+    while heard < 6:
         heard += len(b.receive())
         turns(loop, 1)
     tries.clear()

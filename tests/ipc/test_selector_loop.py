@@ -1,13 +1,14 @@
 """The loop over selectors: descriptors, times, signals, other threads."""
 
 import os
+import random
 import signal
 import socket
 import threading
 
 import pytest
 
-from smtpd.ipc.selector_loop import SelectorLoop, forget_signals
+from smtpd.ipc.selector_loop import TIMERS_UNCOUNTED, SelectorLoop, forget_signals
 from tests.stress import WAIT_MAX, hasty_threads, join, rounds
 
 
@@ -40,6 +41,17 @@ def test_a_timer_that_is_set_again_and_again_does_not_grow(loop):
         loop.call_later(60, int).cancel()
     assert len(loop._timers) <= 2 * len(steady) + 1
     assert {id(timer) for timer in steady} <= {id(timer) for _, _, timer in loop._timers}
+
+
+def test_times_stay_in_their_order_when_cancelled_ones_are_forgotten(loop):
+    delays = [*range(1000, 1000 + 5 * TIMERS_UNCOUNTED)]
+    random.Random(1).shuffle(delays)
+    for delay in delays:
+        timer = loop.call_later(delay, lambda: None)
+        if delay % 3:
+            timer.cancel()
+    assert len(loop._timers) < len(delays)
+    assert all(loop._timers[(at - 1) // 2] <= entry for at, entry in enumerate(loop._timers) if at)
 
 
 def test_a_time_that_is_cancelled_in_the_turn_in_which_it_has_come_never_comes(loop):
@@ -218,6 +230,10 @@ def test_one_descriptor_is_read_and_written_and_each_ends_by_itself(loop):
         loop.call_soon(heard.clear)
         loop.turn()
         assert heard == []
+        loop.add_reader(one.fileno(), heard.append, "read")
+        loop.add_writer(one.fileno(), heard.append, "write")
+        loop.turn()
+        assert heard == ["write"]
 
 
 def test_a_number_that_is_another_descriptor_meanwhile_is_not_called_for_the_old_one(loop):
