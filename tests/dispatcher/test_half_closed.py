@@ -464,7 +464,7 @@ def test_a_session_whose_handshake_ends_after_its_input(make_harness, listener):
         (connection,) = harness.connections
         tls = await shake_all_but_the_last(client, TLS13)
         names = harness.dispatcher.resources.names._names
-        names._answers["127.0.0.1"] = "client.test", harness.loop.time() + 60
+        names._keep("127.0.0.1", "client.test", 60.0)
         harness.crypto.go.clear()
         waiting = harness.crypto.waiting
         peers = [await harness.client() for _ in range(SIGNING_SOCKETS)]
