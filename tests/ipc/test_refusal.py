@@ -106,6 +106,9 @@ def test_the_loop_of_the_six_does_not_spin(ends):
     loop.call_later(10 * FIRST_PAUSE, loop.stop)
     loop.run_forever()
     assert far.receive() == [(Tell(b"one"), None), (Tell(b"two"), None)]
+    near.send(Tell(b"more"))
+    loop.run_until_complete(_turns())
+    assert far.receive() == [(Tell(b"more"), None)]
     kernel.refuses = errno.ETOOMANYREFS
     near.send(Tell(b"three"))
     loop.run_until_complete(_turns())
