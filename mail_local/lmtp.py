@@ -140,8 +140,8 @@ class LmtpConnection:
 
     def is_idle(self) -> bool:
         """False if the server has closed the connection or sent anything: that can only announce a close."""
-        self._socket.settimeout(0)
         try:
+            self._socket.settimeout(0)
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
@@ -162,7 +162,7 @@ class LmtpConnection:
             self._execute(self._client.begin(mail, time.monotonic(), date=0))  # LMTP has no parameter with a time
             self._receive_replies()
         except BaseException:
-            self._socket.close()
+            self._fail("given up")
             raise
         finally:
             self._progress = _nothing  # later replies belong to no mail
@@ -226,6 +226,7 @@ class LmtpConnection:
             self._execute(self._client.content_failed(describe_error(error), time.monotonic()))
         else:
             self._execute(self._client.content_end(time.monotonic()))
+            self._execute(self._client.written(time.monotonic()))  # unless it could not be written
 
     def _send(self, data: bytes) -> None:
         try:

@@ -272,7 +272,8 @@ class LmtpSender:
                 results = connection.deliver(message, content, self._progress)
                 if connection.timed_out and self._kind.is_unresponsive():  # the next mail would wait as long
                     self._kind.fail_all("the server does not respond")
-                if connection.is_ready or not (kept and connection.may_be_repeated):
+                unanswered = any(result.code in (0, 421) for result in results)
+                if connection.is_ready or not (kept and connection.may_be_repeated and unanswered):
                     return results
             finally:
                 self._kind.pool.give(connection)

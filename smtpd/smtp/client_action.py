@@ -89,8 +89,8 @@ class StartTls(Struct, frozen=True):
 
 
 class ReadContent(Struct, frozen=True):
-    """Answered by calls of `content`, while `wants` is not 0, and one of `content_end`.  May come several times for one
-    mail."""
+    """Answered by calls of `content` with the content from its beginning, while `wants` is not 0, and one of
+    `content_end`, then `written`.  May come several times for one mail, each time for another transaction."""
 
 
 class RecipientResult(Struct, frozen=True):

@@ -46,7 +46,7 @@ class GreetingPhase(ClientSession):
     def _say_hello(self) -> None:
         verb = "LHLO" if self.settings.lmtp else "EHLO" if self._speaks_extended else "HELO"
         self.enter(ClientState.HELLO)
-        self._say(f"{verb} {self._name}\r\n".encode())
+        self._command(f"{verb} {self._name}\r\n".encode())
 
     def _hello_answered(self, response: Response) -> None:
         if response.kind == 2:
@@ -68,7 +68,7 @@ class GreetingPhase(ClientSession):
             self._begin_auth()
         elif self.extensions.has("STARTTLS"):
             self.enter(ClientState.STARTTLS)
-            self._say(b"STARTTLS\r\n")
+            self._command(b"STARTTLS\r\n")
         elif self.settings.starttls is Starttls.REQUIRED:
             self._refuse(EndKind.TLS, "the server does not offer STARTTLS")
         else:
@@ -102,14 +102,14 @@ class GreetingPhase(ClientSession):
 
     def _say_auth(self) -> None:
         try:
-            self._say(self._exchanges[0].command())
+            self._command(self._exchanges[0].command())
         except AuthError as error:
             self._refuse(EndKind.AUTH, str(error))
 
     def _auth_answered(self, response: Response) -> None:
         try:
             if response.code == 334:
-                self._say(self._exchanges[0].answer(response.lines[0]))
+                self._command(self._exchanges[0].answer(response.lines[0]))
             elif response.code == 235:
                 self._exchanges[0].check_success()
                 assert self.settings.login is not None

@@ -74,7 +74,16 @@ class ClientInput(MailPhase):
             self._commands.content = self._inspector.facts()
             self._begin_mail(self._commands, self._mail, self._commands.maybe_refusal())
         elif self.state in _IN_CONTENT and self._transaction.sender is not None:
+            self._restart_timeout()
             self._send_content(self._transaction.sender, b"", last=True)
+        return self._take_actions()
+
+    def written(self, now: float) -> list[ClientAction]:
+        """All that was said has been written to the connection.  After `content_end` only this lets a reply be the
+        answer to the mail, and its time begin.  At any other time it has no effect."""
+        self._now = now
+        if self.state in _IN_CONTENT and self._transaction.complete:
+            self.enter(ClientState.DOT)
         return self._take_actions()
 
     def content_failed(self, reason: str, now: float) -> list[ClientAction]:
@@ -84,7 +93,7 @@ class ClientInput(MailPhase):
             self._defer_open(reason)
             self._be_ready()
         elif self.state in _IN_CONTENT:
-            self._end(EndKind.GIVEN_UP, reason)
+            self._fail(EndKind.GIVEN_UP, reason)
         return self._take_actions()
 
     def quit(self, now: float) -> list[ClientAction]:
@@ -115,8 +124,8 @@ class ClientInput(MailPhase):
         return bool(self._unanswered())
 
     def _obey(self, response: Response) -> None:
-        if response.code == 421:  # RFC 5321 3.8: instead of any answer
-            self._end(EndKind.SHUTDOWN, f"the server ends the session: {response}", response)
+        if response.code == 421:
+            self._shut_down(response)
             return
         match self.state:
             case ClientState.ENVELOPE | ClientState.DATA if self._transaction.expected:
@@ -135,7 +144,7 @@ class ClientInput(MailPhase):
                 # Before the final dot; RFC 5321 has no such reply, and the server takes no more.
                 self._conclude_accepted(response, "DATA")
                 self._fail(EndKind.PROTOCOL, f"unexpected {response}", response)
-            case ClientState.CHUNKS if response.kind != 3 and self._transaction.unanswered_chunks:
+            case ClientState.CHUNKS if response.kind != 3 and self._expects_chunk_reply(response):
                 self._chunk_answered(response)
             case ClientState.RESET if self._transaction.ignored:
                 self._transaction.ignored -= 1

@@ -85,7 +85,7 @@ class MailCommands:
 
     @property
     def wants_conversion(self) -> bool:
-        return not self._eight_bit and self.content is not None and bool(self.content.parts)
+        return not self._eight_bit and self.content is not None and self.content.eight_bit
 
     # -- what the server cannot be given ------------------------------------------------------------
 

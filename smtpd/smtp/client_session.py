@@ -1,6 +1,6 @@
 """A client's session: its state, what it wants done, the results of its mail, and its end.
 
-The phases are client_greeting.py and client_transaction.py; the input is client.py.
+The phases are client_greeting.py and client_transaction.py; the input is client_input.py.
 """
 
 import re
@@ -18,7 +18,7 @@ from smtpd.smtp.client_action import (
 )
 from smtpd.smtp.client_extension import Extensions
 from smtpd.smtp.client_state import TRANSITIONS, ClientState
-from smtpd.smtp.response import Response, ResponseReader
+from smtpd.smtp.response import Response, ResponseError, ResponseReader
 from smtpd.tls.facts import TlsFacts
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9_])?|\[[A-Za-z0-9:.]{1,253}\]", re.ASCII)
@@ -124,6 +124,25 @@ class ClientSession:
     def _restart_timeout(self) -> None:
         timeout = self.settings.timeouts.get(self.state)
         self.deadline = None if timeout is None else self._now + timeout
+
+    def _command(self, data: bytes) -> None:
+        """Say what is to have a reply of its own.  A server that has said something already would answer it with that:
+        the session ends, and nothing is said."""
+        if self._reader.is_empty():
+            self._say(data)
+            return
+        try:
+            early = self._reader.maybe_response()
+        except ResponseError:
+            early = None
+        if early is not None and early.code == 421:
+            self._shut_down(early)
+        else:
+            self._fail(EndKind.PROTOCOL, "the server said more than it was asked")
+
+    def _shut_down(self, response: Response) -> None:
+        """421: RFC 5321 3.8, instead of any answer."""
+        self._end(EndKind.SHUTDOWN, f"the server ends the session: {response}", response)
 
     def _say(self, data: bytes) -> None:
         self._actions.append(Say(data))

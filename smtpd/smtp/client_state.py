@@ -6,8 +6,8 @@
                              +-> RESET ------------------------> READY         no mail came of it
     READY -> QUIT -> OVER
 
-The sentence of a state stands in front of the reason why a session ended in it.  Only SmtpClient.enter changes the
-state.
+The sentence of a state stands in front of the reason why a session ended in it.  Only ClientSession.enter changes
+the state.
 """
 
 from enum import Enum

@@ -36,8 +36,8 @@ class Transaction:
     """One MAIL, and what belongs to it.  Begun, never cleaned."""
 
     __slots__ = (
-        "accepted", "answered_chunks", "begun", "chunks", "confused", "converter", "delivered", "expected", "ignored",
-        "named", "sender", "too_many", "unsaid",
+        "accepted", "answered_chunks", "begun", "chunks", "complete", "confused", "converter", "delivered", "expected",
+        "ignored", "named", "sender", "too_many", "unsaid",
     )  # fmt: skip
 
     def __init__(self, named: list[int]):
@@ -49,7 +49,8 @@ class Transaction:
         self.accepted: list[int] = []  # recipients, without a result
         self.too_many: dict[int, Response] = {}
         self.delivered = False
-        self.sender: DotStuffer | ChunkWriter | None = None
+        self.sender: DotStuffer | ChunkWriter | None = None  # while content is wanted
+        self.complete = False  # all of the content has been said
         self.converter: Converter | None = None
         self.chunks = self.answered_chunks = 0
         self.ignored = 0  # replies to come that mean nothing any more
@@ -70,10 +71,12 @@ class MailPhase(GreetingPhase):
 
     @property
     def wants(self) -> int:
-        if self.state in (ClientState.INSPECT, ClientState.CONTENT):
+        if self.state is ClientState.INSPECT:
             return PIECE_SIZE
-        if self.state is not ClientState.CHUNKS:
+        if self.state not in (ClientState.CONTENT, ClientState.CHUNKS) or self._transaction.sender is None:
             return 0
+        if self.state is ClientState.CONTENT:
+            return PIECE_SIZE
         unanswered = CHUNKS_UNANSWERED_MAX if self._is_pipelining() else 1
         return PIECE_SIZE if self._transaction.unanswered_chunks < unanswered else 0
 
@@ -120,7 +123,7 @@ class MailPhase(GreetingPhase):
             verb, place, line = transaction.unsaid.popleft()
             transaction.expected.append((verb, place))
             group.append(line)
-        self._say(b"".join(group))
+        self._command(b"".join(group))
         self._await_next()
 
     def _await_next(self) -> None:
@@ -169,7 +172,7 @@ class MailPhase(GreetingPhase):
 
     def _is_too_many(self, response: Response) -> bool:
         """The recipient may be accepted in a further transaction.  Not where none was accepted before it: that would
-        not end."""
+        not end.  Not in LMTP: 452 is the answer to a mailbox that is full (RFC 2033 4.2)."""
         if self.settings.lmtp or not self._transaction.accepted or response.code not in _TOO_MANY_RECIPIENTS:
             return False
         return response.enhanced in ("", f"{response.kind}.5.3")
@@ -184,7 +187,7 @@ class MailPhase(GreetingPhase):
             self._begin_content(ChunkWriter())
         else:
             transaction.expected.append(("DATA", -1))
-            self._say(b"DATA\r\n")
+            self._command(b"DATA\r\n")
             self._await_next()
 
     def _data_answered(self, response: Response) -> None:
@@ -199,7 +202,7 @@ class MailPhase(GreetingPhase):
             self._fail(EndKind.PROTOCOL, f"unexpected {response}", response)
         else:  # RFC 2920 3.1: a mail for nobody
             self.enter(ClientState.DOT)
-            self._say(b".\r\n")
+            self._command(b".\r\n")
 
     # -- the content ----------------------------------------------------------------------------------
 
@@ -223,7 +226,7 @@ class MailPhase(GreetingPhase):
         if last:
             self._say_content(sender, sender.end())
             transaction.sender = transaction.converter = None
-            self.enter(ClientState.DOT)
+            transaction.complete = True
 
     def _say_content(self, sender: DotStuffer | ChunkWriter, data: bytes) -> None:
         if isinstance(sender, ChunkWriter):
@@ -231,8 +234,15 @@ class MailPhase(GreetingPhase):
         if data:
             self._say(data)
 
+    def _expects_chunk_reply(self, response: Response) -> bool:
+        """Only a refusal may answer the last chunk before that has been written."""
+        unanswered = self._transaction.unanswered_chunks
+        if self._transaction.complete and response.kind == 2:
+            unanswered -= 1
+        return unanswered > 0
+
     def _chunk_answered(self, response: Response) -> None:
-        """To a chunk that is not the last one, before that has been said."""
+        """To a chunk that is not the last one, or that is refused before it has been written."""
         transaction = self._transaction
         transaction.answered_chunks += 1
         if response.kind == 2:
@@ -264,7 +274,10 @@ class MailPhase(GreetingPhase):
                 self._conclude(_result(place, response, "RCPT", Outcome.DEFERRED))
         if needs_reset:
             self.enter(ClientState.RESET)
-            self._say(b"RSET\r\n")
+            if transaction.ignored:  # their replies may be here
+                self._say(b"RSET\r\n")
+            else:
+                self._command(b"RSET\r\n")
         else:
             self._go_on()
 

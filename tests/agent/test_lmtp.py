@@ -666,3 +666,81 @@ def test_a_defect_in_the_midst_of_a_mail_ends_the_connection_before_the_mail_doe
         connection.deliver(ClientMail("amy@there.test", (ClientRecipient("bob"),), 2 * len(MAIL)), defective)
     assert connection._socket.fileno() == -1
     assert server.mails == []
+
+
+def answered_early(said, content):
+    """The results of a mail to two recipients, of a server that says this after 354, reads no content, and closes."""
+    (ours, theirs), asked = socket.socketpair(), threading.Event()
+
+    def serve():
+        with theirs:
+            theirs.sendall(b"220 ready\r\n")
+            for reply in (b"250 hello\r\n", b"250 ok\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go on\r\n"):
+                theirs.recv(1024)
+                theirs.sendall(reply)
+            assert asked.wait(30)
+            theirs.sendall(said)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    connection = lmtp.LmtpConnection(ours, "here.test")
+
+    def pieces():
+        asked.set()
+        thread.join()  # it has closed
+        yield content
+
+    recipients = (ClientRecipient("bob"), ClientRecipient("carol"))
+    results = connection.deliver(ClientMail("amy@there.test", recipients, len(content)), pieces)
+    assert not connection.is_ready
+    return results
+
+
+@pytest.mark.parametrize("said", [b"250 2.0.0 saved\r\n", b"552 5.3.4 too big\r\n", b""])
+def test_a_server_that_closes_before_it_has_the_mail_has_not_answered_for_it(said):
+    """Not even when the whole mail is one piece, and no copy may be there."""
+    for content in (b"x\n", b"x" * 70 * 1024 + b"\n"):
+        results = answered_early(said, content)
+        assert [result.outcome for result in results] == [Outcome.DEFERRED] * 2
+        assert not any(result.uncertain or "twice" in result.text for result in results), results
+
+
+class Delay:
+    """What a server waits for before it answers."""
+
+    def wait(self, _seconds):
+        time.sleep(0.3)
+
+
+def test_the_time_for_the_answer_begins_when_the_mail_has_been_taken(serve, monkeypatch):
+    """A server that reads slowly has as long for its answer as any other."""
+    monkeypatch.setitem(lmtp.LMTP_TIMEOUT, ClientState.DOT, 1.0)
+    send = lmtp.LmtpConnection._send
+
+    def send_slowly(connection, data):
+        if data.endswith(b".\r\n"):
+            time.sleep(1.1)  # longer than an answer may take
+        send(connection, data)
+
+    monkeypatch.setattr(lmtp.LmtpConnection, "_send", send_slowly)
+    (result,) = executor(serve(holds={"bob": Delay()})).execute([(to("bob"), -1)])
+    assert result.outcome is Outcome.DELIVERED, result
+
+
+def test_a_mail_whose_recipients_were_all_refused_is_not_sent_again_over_a_new_connection(serve):
+    server = serve(accepts={"carol": "550 5.1.1 no"}, extensions=("PIPELINING", "LIMITS MAILMAX=2"))
+    worker = executor(server)
+    list(worker.execute([(to("bob", 1), -1)]))
+    (result,) = worker.execute([(to("carol", 2, message=78), -1)])
+    assert result.outcome is Outcome.FAILED and server.connections == 1
+
+
+def test_a_caller_that_fails_in_the_midst_of_a_mail_leaves_no_connection_that_seems_ready(serve):
+    connection = lmtp.connect(lmtp.resolve(serve().target), "here.test")
+
+    def progress():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        connection.deliver(ClientMail("amy@there.test", (ClientRecipient("bob"),), 2), lambda: [b"x\n"], progress)
+    assert not connection.is_ready and not connection.is_idle()

@@ -108,6 +108,7 @@ class FuzzedDriver:
             self.at = None
             self.sent_to_its_end = self.client.state in (ClientState.CONTENT, ClientState.CHUNKS)
             self.obey(self.client.content_end(self.now))
+            self.obey(self.client.written(self.now))
         if self.client.state is ClientState.READY and self.mails < MAILS_MAX:
             self.begin()
             self.go_on()

@@ -93,6 +93,7 @@ class SocketDriver:
             self.obey(self.client.content(piece, time.monotonic()))
         if at == len(self.content):
             self.obey(self.client.content_end(time.monotonic()))
+            self.obey(self.client.written(time.monotonic()))
 
     def deliver(self, *recipients, sender="amy@here.test", eight_bit=None):
         self.results = []

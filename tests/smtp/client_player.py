@@ -145,6 +145,7 @@ class ClientDriver:
             else:
                 self.at = None
                 self.obey(self.client.content_end(self.now))
+                self.obey(self.client.written(self.now))
 
     def hear(self, data: bytes) -> None:
         self.said += data

@@ -433,3 +433,96 @@ def test_our_own_server_gets_each_byte(pieces, chunks):
     (stored,) = driver.server.stored.values()
     sent = content if content.endswith(b"\n") else content + b"\n"
     assert stored.partition(b" (UTC)\n")[2] == sent
+
+
+# -- what a reply answers ----------------------------------------------------------------------------------------
+
+
+def completed(*greeting, lmtp=False):
+    """A client whose content is complete and not written yet."""
+    driver = ClientDriver({"lmtp": ""} if lmtp else {}, CONTENT)
+    driver.feed(b"220 here\r\n")
+    driver.feed(b"250-here\r\n" + b"".join(b"250-%b\r\n" % name for name in greeting) + b"250 PIPELINING\r\n")
+    driver.held = True
+    driver.do(MAIL)
+    driver.feed(b"250 ok\r\n" * 3 + (b"" if b"CHUNKING" in greeting else b"354 go\r\n"))
+    for action in driver.client.content(CONTENT, driver.now) + driver.client.content_end(driver.now):
+        assert isinstance(action, Say)
+    assert driver.client.wants == 0
+    return driver
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_a_reply_before_the_end_of_the_mail_has_left_does_not_accept_it(lmtp):
+    driver = completed(lmtp=lmtp)
+    driver.feed(b"250 taken\r\n")
+    assert driver.ended.kind is EndKind.PROTOCOL
+    assert [(result.outcome, result.uncertain) for result in driver.results] == [(Outcome.DEFERRED, False)] * 2
+
+
+def test_a_refusal_before_the_end_of_the_mail_has_left_counts():
+    driver = completed()
+    driver.feed(b"552 5.3.4 too large\r\n")
+    assert [result.outcome for result in driver.results] == [Outcome.FAILED] * 2
+
+
+def test_a_reply_before_the_last_chunk_has_left_does_not_accept_it():
+    driver = completed(b"CHUNKING")
+    driver.feed(b"250 taken\r\n")
+    assert driver.ended.kind is EndKind.PROTOCOL
+    assert [(result.outcome, result.uncertain) for result in driver.results] == [(Outcome.DEFERRED, False)] * 2
+
+
+def test_a_connection_that_is_lost_before_the_end_of_the_mail_has_left_delivers_nothing():
+    driver = completed()
+    driver.do("lost Broken pipe")
+    assert not any(result.uncertain for result in driver.results)
+    assert {result.text for result in driver.results} == {"sending the mail: Broken pipe"}
+
+
+def test_the_time_for_the_answer_to_the_mail_begins_when_its_end_has_left():
+    driver = completed()
+    driver.now += 170.0
+    assert driver.client.tick(driver.now) == [] == driver.client.written(driver.now)
+    deadline = driver.client.deadline
+    assert driver.client.state is ClientState.DOT and deadline == driver.now + REPLY_TIMEOUT[ClientState.DOT]
+    driver.now += 1.0
+    assert driver.client.written(driver.now) == [] and driver.client.deadline == deadline
+
+
+def test_a_reply_that_nothing_has_asked_for_does_not_answer_the_next_transaction():
+    """Not that of the recipients beyond the server's limit: they would be refused for another one."""
+    driver = greeted("PIPELINING", "LIMITS RCPTMAX=1")
+    driver.do(MAIL)
+    driver.feed(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    driver.feed(b"250 taken\r\n550 5.1.1 no such user\r\n")
+    assert [result.outcome for result in driver.results] == [Outcome.DELIVERED, Outcome.DEFERRED]
+    assert driver.ended.kind is EndKind.PROTOCOL
+
+
+@pytest.mark.parametrize(
+    "early, kind",
+    [
+        (b"250 ok\r\n", EndKind.PROTOCOL),
+        (b"250 ", EndKind.PROTOCOL),
+        (b"hello\r\n", EndKind.PROTOCOL),
+        (b"421 4.3.2 bye\r\n", EndKind.SHUTDOWN),
+    ],
+)
+@pytest.mark.parametrize("step", [0, 2, 3])
+def test_a_server_that_speaks_before_a_command_does_not_get_it(early, kind, step):
+    driver = ClientDriver()
+    for said in (b"220 here\r\n", b"250 here\r\n", b"250 ok\r\n", b"250 ok\r\n")[:step]:
+        driver.feed(said)
+        if driver.client.state is ClientState.READY:
+            driver.do(MAIL)
+    sent = len(driver.sent)
+    driver.feed((b"220 here\r\n" if step == 0 else b"250 ok\r\n") + early)
+    assert driver.ended.kind is kind and len(driver.sent) == sent
+
+
+def test_a_piece_of_a_reply_that_nothing_has_asked_for_ends_the_session_with_the_next_mail():
+    driver = at(2)
+    driver.feed(b"250 ")
+    driver.do(MAIL)
+    assert driver.ended.kind is EndKind.PROTOCOL and [result.code for result in driver.results] == [0, 0]

@@ -155,11 +155,14 @@ class OutgoingConnection(asyncio.Protocol):
             self._receive(data)
 
     def eof_received(self) -> bool:
+        self._note_written()
         self._lose("connection closed by the server")
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
         text = error_text(error) if isinstance(error, OSError) else "connection closed by the server"
+        if self._client is not None and not self._over:  # how much has been written is not known any more
+            self._apply(self._client.written(self._loop.time()))
         self._lose(text)
 
     def pause_writing(self) -> None:
@@ -219,6 +222,7 @@ class OutgoingConnection(asyncio.Protocol):
             self._obey(self._client.lost(f"TLS: {failed}", self._loop.time()))
             return
         if plain:
+            self._note_written()
             self._obey(self._client.receive(plain, self._loop.time()))
         if self._stream.ended and not self._over:
             self._lose("connection closed by the server")
@@ -292,6 +296,14 @@ class OutgoingConnection(asyncio.Protocol):
                 return
             self._reading = bool(piece)
             self._apply(self._client.content(piece, now) if piece else self._client.content_end(now))
+        self._note_written()
+
+    def _note_written(self) -> None:
+        """Tell the client when nothing of what it has said waits here."""
+        if self._client is None or self._stream is None or self._over:
+            return
+        if not self._stream.transport.get_write_buffer_size():
+            self._apply(self._client.written(self._loop.time()))
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -360,6 +372,7 @@ class OutgoingConnection(asyncio.Protocol):
             else:
                 self._set_timer()
         elif self._client is not None:
+            self._note_written()
             self._obey(self._client.tick(self._loop.time()))
 
 
