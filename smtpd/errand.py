@@ -1,9 +1,9 @@
 """The frames between queue and an agent: what a user's own process is asked to do, and what it answers.
 
     queue   Deliver, one mail (content in the frame, or a descriptor with it)  -->  agent
-            ReadForward, Greet                                                 -->
+            ReadForward, ProbeServer                                           -->
             InProgress                                                         <--  of a slow kind, when it begins
-            Result, ForwardText, Greeted                                       <--
+            Result, ForwardText, ServerProbed                                  <--
 
 One packet of a SOCK_SEQPACKET pair holds one frame, so a descriptor cannot stray.  Fixed structs and counted bytes, not
 decoded by msgspec: all code that reads what a user's process sends is in this file.  queue believes nothing of what

@@ -683,7 +683,7 @@ class FindRoute:
     domain: Word  # empty: the action sends everything to the same hosts
 
 
-@imsg("lookup -> dispatcher", answers=FindRoute, limit=128 * 1024)
+@imsg("lookup -> dispatcher", answers=FindRoute, limit=256 * 1024)
 class RouteFound:
     """`smarthosts`: none for the MX hosts of the domain."""
 

@@ -1,6 +1,6 @@
 """What control holds: its clients, its questions to the others, and what it knows by itself.
 
-    client --imsg, its number--> Questions of the one concerned --our number--> queue, scheduler, lookup
+    client --imsg, its number--> RequestWindow of the process --our number--> queue, scheduler, lookup
     client <--its number-- answer                                             <--
 
 What concerns every dispatcher, or every process, is asked of all of them and added up.

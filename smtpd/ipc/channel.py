@@ -9,7 +9,7 @@ that is flagged, as one recvmsg may bring several frames and the descriptor of a
 Anything that our own code would not have sent raises Violation: a wrong arrow, type, length or shape, a descriptor too
 many or too few.  Between processes of the daemon that is fatal; a control client is dropped for it.
 
-A channel never blocks and is never left unread.  What bounds its growth is the asker's window (question.py).
+A channel never blocks and is never left unread.  What bounds its growth is the asker's window (request_window.py).
 
 The kernel may refuse to take anything though the socket has room: too many descriptors of our user are under way, which
 others may not have read yet, or there is no memory.  Then no poll says when to try again: `pause` does.
@@ -91,6 +91,7 @@ class Channel:
         self._pid = os.getpid()
         self._out: deque[tuple[bytes | bytearray | memoryview, int | None]] = deque()
         self.bytes_waiting = 0
+        self.descriptors_waiting = 0
         self.pause = 0.0  # seconds until the next flush makes sense; 0 when that is as soon as there is room
         self.wake: Callable[[Channel], None] | None = None  # a loop's, which flushes at the end of its turn
         self._descriptors: deque[int] = deque()
@@ -117,6 +118,7 @@ class Channel:
             raise
         self._out.append((buffer, descriptor))
         self.bytes_waiting += len(buffer)
+        self.descriptors_waiting += descriptor is not None
         if self.wake is not None:
             self.wake(self)
 
@@ -193,6 +195,7 @@ class Channel:
         while count:
             data, descriptor = self._out.popleft()
             if descriptor is not None:
+                self.descriptors_waiting -= 1
                 os.close(descriptor)
             if count < len(data):
                 self._out.appendleft((memoryview(data)[count:], None))

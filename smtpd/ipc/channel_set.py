@@ -3,8 +3,9 @@
     readable channel --> receive --> its handler(channel, imsg, descriptor)
     end of the turn  --> flush every channel that was sent to, once
 
-A channel that is closed at the other end, or a Violation, ends one of the six: the parent stops the daemon, and says
-why.  A control client and an agent may go without taking us along: their owners put them on the loop by themselves.
+`connect` is for the six processes between which the daemon is divided: a Violation of a peer, or the end of the parent,
+ends this process; the end of another peer is the parent's to notice, which stops the daemon and says why.  Whoever adds
+other channels, such as those of control's clients, decides what their end means.
 """
 
 import os

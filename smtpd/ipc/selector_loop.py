@@ -5,9 +5,9 @@
     a time has come                 --> its function
     call_soon                       --> at the end of the turn
 
-parent and nursery run on it because nothing compiled for speed shall run as root, scheduler, crypto and control because
-they need no more: asyncio and uvloop are a third of the time that such a process takes to start.  A turn of it costs as
-much as one of uvloop with a handle and a context for each callback.
+parent and nursery run on it because as little compiled code as possible shall run as root; scheduler, crypto and
+control because they need no more: asyncio and uvloop are a third of the time that such a process takes to start.  A
+turn costs about as much as one of uvloop.
 
 There are no coroutines, streams or futures.  No function called here may block.  An exception that one raises leaves
 `run_forever`.
@@ -67,6 +67,7 @@ class SelectorLoop:
         self._signals: dict[int, Callback] = {}
         # Written by signals and by other threads, opened before a process enters its sandbox.
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._waking = False  # a thread has written there since it was last read: the rest is room for signals
         self.add_reader(self._woken, self._take_wakeups)
 
     def close(self) -> None:
@@ -144,8 +145,10 @@ class SelectorLoop:
     def call_soon_threadsafe(self, callback: Callback, *arguments: Any) -> None:
         """call_soon, from any thread."""
         self._ready.append((callback, arguments))
-        with suppress(BlockingIOError):  # it is full of wake-ups already
-            os.write(self._wake, b"\0")
+        if not self._waking:
+            self._waking = True
+            with suppress(BlockingIOError):  # it is full of signals, which wake as well
+                os.write(self._wake, b"\0")
 
     def on_signal(self, number: int, callback: Callback) -> None:
         """Call it in the loop when the signal has come; several of one kind may be one call."""
@@ -154,7 +157,10 @@ class SelectorLoop:
         signal.signal(number, _noted)
 
     def _take_wakeups(self) -> None:
-        for number in set(os.read(self._woken, 4096)):  # 0 is a thread's, and no signal
+        numbers = set(os.read(self._woken, 4096))  # 0 is a thread's, and no signal
+        # After the read: what a thread adds before this is called in this turn, what it adds later wakes the next one.
+        self._waking = False
+        for number in numbers:
             if number in self._signals:
                 self._signals[number]()
 

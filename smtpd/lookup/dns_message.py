@@ -51,7 +51,7 @@ class RecordType(IntEnum):
     TLSA = 52  # RFC 6698
 
 
-# Records of an answer that are read, by what was asked; and that are looked at, as signatures stand among them.
+# Records of an answer that are read, by what was asked; and that are looked at where signatures stand among them.
 RECORDS_MAX = 16
 RECORDS_MAX_OF = {RecordType.MX: 100}
 RECORDS_SEEN_MAX = 200
@@ -153,7 +153,9 @@ class DnsQuestion:
             return None
         if flags & TRUNCATED:
             return DnsAnswer(flags & RCODE, True)
-        records = islice(_records(parser, answers), RECORDS_MAX_OF.get(self.kind, RECORDS_MAX))
+        most = RECORDS_MAX_OF.get(self.kind, RECORDS_MAX)
+        seen = min(answers, RECORDS_SEEN_MAX if self.dnssec else most)
+        records = islice(_records(parser, seen), most)
         return DnsAnswer(flags & RCODE, False, tuple(records), bool(flags & AUTHENTIC))
 
     def find(self, answer: DnsAnswer, absent: int) -> DnsResult[Any]:
@@ -173,7 +175,7 @@ class DnsQuestion:
 
 
 def _records(parser: dns.wire.Parser, count: int) -> Iterator[DnsRecord]:
-    for _ in range(min(count, RECORDS_SEEN_MAX)):
+    for _ in range(count):
         owner = parser.get_name(decompress=True)
         kind, network, seconds, size = parser.get_struct(">HHIH")
         with parser.restrict_to(size):

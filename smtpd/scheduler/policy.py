@@ -31,7 +31,7 @@ from collections.abc import Callable, Container, Iterable
 
 import msgspec
 
-from smtpd.envelope import NARROW, Kind, Schedule, message_of
+from smtpd.envelope import AGENT_LANE_MAX, NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
 from smtpd.scheduler.concurrency_limit import ConcurrencyLimit
 from smtpd.scheduler.destinations import Destinations
@@ -103,7 +103,9 @@ class Policy:
 
     def submit(self, schedule: Schedule, now: int, ahead: int = 0) -> None:
         """A new envelope, or one that the scan found, with times of a clock that is `ahead` seconds ahead of `now`.
-        One that is known already is left alone."""
+        One that is known already is left alone.  Raises Violation."""
+        if schedule.kind is Kind.MDA and schedule.lane > AGENT_LANE_MAX:
+            raise Violation(f"queue schedules envelope {schedule.envelope:016x} for agent {schedule.lane}")
         if schedule.envelope in self.table:
             return
         times = times_of(schedule, now, ahead)

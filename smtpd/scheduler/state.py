@@ -52,7 +52,6 @@ class Scheduler:
         self.clock = clock or Clock()
         self.queue, self.control = queue, control
         self.policy = Policy(configuration)
-        # Looked up at each call: the loop puts its own send in the channel's place.
         self.orders = AdminOrders(self.policy, self._to_queue, lambda imsg: control.send(imsg))
         self._timer: Cancellable | None = None
         self._soon = False

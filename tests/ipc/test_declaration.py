@@ -98,4 +98,4 @@ def test_no_password_and_no_proof_is_printed_with_its_imsg(cls, field):
 
 def test_the_imsgs_that_carry_a_password_or_a_proof_are_known():
     names = {cls.__name__ for cls, _ in SECRET_FIELDS}
-    assert names == {"CheckCredentials", "CheckPassword", "TryPassword", "FinishScram"}
+    assert names == {"CheckCredentials", "CheckPassword", "TryPassword", "FinishScram", "RelayCredentialsFound"}

@@ -277,6 +277,16 @@ def test_more_wake_ups_than_its_pipe_holds_block_no_thread(loop):
     assert heard == [*range(100_000)]
 
 
+def test_a_signal_is_heard_behind_any_number_of_wake_ups(loop):
+    heard = []
+    loop.on_signal(signal.SIGUSR1, lambda: heard.append("USR1"))
+    for number in range(100_000):
+        loop.call_soon_threadsafe(heard.append, number)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    loop.turn()
+    assert heard == ["USR1", *range(100_000)]
+
+
 def test_hand_over_calls_of_threads_are_neither_lost_nor_doubled(loop):
     """Each thread's in their order; the last one ends the loop."""
     with hasty_threads():

@@ -126,6 +126,14 @@ def test_a_record_that_is_none_makes_the_answer_none(kind, data):
     assert question(kind).read(bytes(head) + owner + data) is None
 
 
+def test_records_of_other_types_hide_others_only_where_no_signatures_are_expected():
+    """The names of clients are asked for without DNSSEC: each record that is looked at costs time."""
+    more = [(NAME, "RRSIG", SIGNATURE)] * RECORDS_MAX
+    for dnssec in (False, True):
+        read = question("A", dnssec).read(answer("A", "192.0.2.1", more=more))
+        assert [record.value for record in read.records] == ["192.0.2.1"] * dnssec
+
+
 @pytest.mark.parametrize("kind", ["MX", "RRSIG"])
 def test_an_answer_that_is_made_to_cost_much_costs_little(kind):
     """Long owners by pointers to one name, in as many records as fit."""

@@ -32,6 +32,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
+from smtpd.queue.delivery import relay_carrier
 from smtpd.queue.delivery.conclude import TROUBLES_MAX
 from smtpd.queue.delivery.destination import Delays, Numbers
 from smtpd.queue.store.sqlite import SQLiteStore
@@ -550,3 +551,29 @@ def test_reasons_are_kept_for_a_bounded_number_of_destinations(monkeypatch):
     for number in range(1, 6):
         delays.delay(number, 9, str(number))
     assert [delays.find_reason(number) for number in range(1, 6)] == ["", "", "3", "4", "5"]
+
+
+def test_an_address_names_no_destination():
+    """Or the mail of all its domain would be removed."""
+    numbers = Numbers(configuration())
+    assert numbers.find("far.test") and numbers.find("bob@far.test") == [] == numbers.find("@far.test")
+
+
+def test_content_waits_for_a_dispatcher_only_as_far_as_it_reads(house, monkeypatch):
+    monkeypatch.setattr(relay_carrier, "UNREAD_BYTES_MAX", 10 * len(CONTENT))
+    imsg, (id,) = given_message(house)
+    channel, relays = house.near["dispatcher", 0], house.queue.relays
+    monkeypatch.setattr(channel, "flush", lambda: False)  # the dispatcher reads nothing
+    for request in range(1, 100):
+        relays.fetch(channel, FetchContent(request, imsg.attempt))
+        house.turn()
+        if relays._groups[imsg.attempt].paused:
+            break
+    refused(house, FetchContent(1000, imsg.attempt))  # the one that waits is under way
+    assert request < 20 and channel.bytes_waiting < 20 * len(CONTENT)
+    monkeypatch.undo()
+    channel.wake(channel)
+    for answered in range(1, request + 1):
+        assert house.hear("dispatcher0", ContentFetched).request == answered
+    report(house, imsg.attempt, result(id))
+    assert results(house)[0] == [id]

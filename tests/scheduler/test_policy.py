@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from smtpd.envelope import NARROW, Kind, Schedule, message_of
+from smtpd.envelope import AGENT_LANE_MAX, NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
 from smtpd.scheduler.destinations import EXPIRY_INTERVAL
 from smtpd.scheduler.envelope_table import EnvelopeState
@@ -50,6 +50,12 @@ def test_an_envelope_waits_for_its_next_try():
     assert made.turn(NOW + 59) == []
     assert made.next_time() == NOW + 60
     assert made.turn(NOW + 60) == [id_of(1)]
+
+
+def test_the_agent_of_a_local_envelope_has_a_number_of_32_bits():
+    made = policy(schedule(lane=AGENT_LANE_MAX))
+    with pytest.raises(Violation):
+        made.submit(schedule(message=2, lane=AGENT_LANE_MAX + 1), NOW)
 
 
 def test_a_known_envelope_is_not_taken_twice():

@@ -1,7 +1,7 @@
 """Asks the LMTP server of an action for its features: does it offer SMTPUTF8?
 
-    lookup --AskServerForUtf8--> queue --Greet--> the action's agent --LHLO--> server
-    lookup <--ServerAnswered-- queue <--Greeted--
+    lookup --AskServerForUtf8--> queue --ProbeServer--> the action's agent --LHLO--> server
+    lookup <--ServerAnswered-- queue <--ServerProbed--
 
 A question that has no answer at its deadline is answered "later"; the agent goes on waiting for the server.
 """

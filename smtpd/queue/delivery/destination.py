@@ -53,7 +53,10 @@ class Numbers:
         return Destination(self._hash(f"{action}\n{domain}", 8) >> 1 or 1, action, domain)
 
     def find(self, name: str) -> list[int]:
-        """The destinations that an administrator may mean: a domain, or an action that has one destination only."""
+        """The destinations that an administrator may mean: a domain, or an action that has one destination only.  An
+        address names none: not all mail to its domain can be meant."""
+        if "@" in name:
+            return []
         names = {action: action == name if action in self._to_one else True for action in self._relays}
         return [self.destination(action, f"@{name}").number for action, may_have_it in names.items() if may_have_it]
 

@@ -40,6 +40,10 @@ from smtpd.slice import Method, QueueSlice
 
 ADDRESS_BYTES_MAX = 32 * 1024  # bytes of the addresses in one RelayMessage
 OVER_KEPT = 4096  # attempts that queue has ended, whose dispatcher may not know it yet
+# What a dispatcher has asked for and not read: with more of it, its next FetchContent waits.
+UNREAD_BYTES_MAX = 16 * 1024 * 1024
+UNREAD_DESCRIPTORS_MAX = 128
+UNREAD_PAUSE = 0.05  # seconds until that is looked at again
 RESULTS = frozenset({Outcome.DELIVERED, Outcome.DEFERRED, Outcome.FAILED, Outcome.LOOP})
 
 GroupKey = tuple[int, Destination, str, int]  # message, destination, sender; of a suspect, its envelope
@@ -48,13 +52,14 @@ GroupKey = tuple[int, Destination, str, int]  # message, destination, sender; of
 class _Group:
     """The attempts of one RelayMessage, by envelope; less those that the dispatcher has answered."""
 
-    __slots__ = ("attempts", "destination", "fetching", "number", "owner", "request")
+    __slots__ = ("attempts", "destination", "fetching", "number", "owner", "paused", "request")
 
     def __init__(self, number: int, destination: Destination, owner: int, attempts: Sequence[Attempt]):
         self.number, self.destination, self.owner = number, destination, owner
         self.attempts = {attempt.envelope.id: attempt for attempt in attempts}
         self.fetching: Attempt | None = None  # the one that gets the content
         self.request = 0  # of the FetchContent under way, or the last one
+        self.paused = False  # that waits until the dispatcher has read more
 
 
 class RelayCarrier:
@@ -135,11 +140,20 @@ class RelayCarrier:
             channel.send(ContentNotFetched(imsg.request))
             return
         group = self._get(channel, imsg.attempt)
-        if group.fetching is not None:
+        if group.fetching is not None or group.paused:
             raise Violation(
                 f"dispatcher {channel.number} fetches the content of attempt {imsg.attempt} twice at a time"
             )
-        self._fetch(group, channel, imsg.request)
+        group.request, group.paused = imsg.request, True
+        self._fetch_when_read(group, channel)
+
+    def _fetch_when_read(self, group: _Group, channel: Channel) -> None:
+        """Content waits here, and open files with it, only as far as a dispatcher reads it."""
+        if channel.bytes_waiting > UNREAD_BYTES_MAX or channel.descriptors_waiting > UNREAD_DESCRIPTORS_MAX:
+            self._loop.call_later(UNREAD_PAUSE, self._fetch_when_read, group, channel)
+        else:
+            group.paused = False
+            self._fetch(group, channel, group.request)
 
     def _fetch(self, group: _Group, channel: Channel, request: int) -> None:
         """By the first attempt that is not over.  When it comes to its end meanwhile, it is the next one's turn: as the
