@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -383,11 +382,9 @@ def test_it_runs_as_an_unprivileged_user(process):
 
 def test_names_are_many_and_the_process_lives(process):
     """What comes late in a library comes within a thousand questions."""
-    begun = time.monotonic()
     for request in range(1, 301):
         process.tell("dispatcher", ResolveClient(request, f"198.51.100.{request % 250}"))
         assert process.hear("dispatcher").name == "mail.there.test"
-    assert time.monotonic() - begun < 10
 
 
 def test_the_directories_of_the_files_that_are_visible(tmp_path):
