@@ -71,6 +71,8 @@ class SelectorLoop:
         self.add_reader(self._woken, self._take_wakeups)
 
     def close(self) -> None:
+        if self._signals:
+            signal.set_wakeup_fd(-1)
         self._selector.close()
         os.close(self._woken)
         os.close(self._wake)

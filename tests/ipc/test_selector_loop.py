@@ -278,13 +278,25 @@ def test_more_wake_ups_than_its_pipe_holds_block_no_thread(loop):
 
 
 def test_a_signal_is_heard_behind_any_number_of_wake_ups(loop):
+    before = signal.getsignal(signal.SIGUSR1)
     heard = []
     loop.on_signal(signal.SIGUSR1, lambda: heard.append("USR1"))
-    for number in range(100_000):
-        loop.call_soon_threadsafe(heard.append, number)
-    os.kill(os.getpid(), signal.SIGUSR1)
-    loop.turn()
-    assert heard == ["USR1", *range(100_000)]
+    try:
+        for number in range(100_000):
+            loop.call_soon_threadsafe(heard.append, number)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        loop.turn()
+        assert heard == ["USR1", *range(100_000)]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_loop_that_is_closed_leaves_no_descriptor_for_signals():
+    before, made = signal.getsignal(signal.SIGUSR1), SelectorLoop()
+    made.on_signal(signal.SIGUSR1, lambda: None)
+    signal.signal(signal.SIGUSR1, before)
+    made.close()
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_hand_over_calls_of_threads_are_neither_lost_nor_doubled(loop):

@@ -157,7 +157,7 @@ class Pipe:
         self._sent = sent
         self._allowed = _allowed(sender, receiver)
         self._answers = {d.cls: d.answers for d in TABLE.between(receiver, sender).values()}
-        self.bytes_waiting = 0
+        self.bytes_waiting = self.descriptors_waiting = 0
         self.closed = False
 
     def send(self, imsg, descriptor=None):
