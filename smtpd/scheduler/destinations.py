@@ -108,8 +108,8 @@ class Destinations:
             self._turns.append(destination)
 
     def next_turn(self, free: int, most: int = TURN_MAX) -> tuple[int, list[int]]:
-        """A destination, and at most `most` envelopes of it, of one message; none when it is nobody's turn.  `free`:
-        places that it could take, at least one.  What is really started is told by `started`."""
+        """A destination, and at most `most` envelopes of it, of one message; none when no destination has a turn.
+        `free`: places that it could take, at least one.  What is really started is told by `started`."""
         while self._turns:
             destination = self._turns.popleft()
             known = self._known[destination]

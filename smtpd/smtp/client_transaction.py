@@ -200,7 +200,7 @@ class MailPhase(GreetingPhase):
             self._begin_content(DotStuffer())
         elif self.settings.lmtp:  # RFC 2033 4.2: it had to refuse, and will not answer the dot
             self._fail(EndKind.PROTOCOL, f"unexpected {response}", response)
-        else:  # RFC 2920 3.1: a mail for nobody
+        else:  # RFC 2920 3.1: a mail without recipients
             self.enter(ClientState.DOT)
             self._command(b".\r\n")
 

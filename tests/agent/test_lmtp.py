@@ -705,26 +705,19 @@ def test_a_server_that_closes_before_it_has_the_mail_has_not_answered_for_it(sai
         assert not any(result.uncertain or "twice" in result.text for result in results), results
 
 
-class Delay:
-    """What a server waits for before it answers."""
-
-    def wait(self, _seconds):
-        time.sleep(0.3)
-
-
 def test_the_time_for_the_answer_begins_when_the_mail_has_been_taken(serve, monkeypatch):
     """A server that reads slowly has as long for its answer as any other."""
-    monkeypatch.setitem(lmtp.LMTP_TIMEOUT, ClientState.DOT, 1.0)
-    send = lmtp.LmtpConnection._send
+    send, states = lmtp.LmtpConnection._send, {}
 
-    def send_slowly(connection, data):
-        if data.endswith(b".\r\n"):
-            time.sleep(1.1)  # longer than an answer may take
+    def watched(connection, data):
+        states[data[-5:]] = connection._client.state
         send(connection, data)
 
-    monkeypatch.setattr(lmtp.LmtpConnection, "_send", send_slowly)
-    (result,) = executor(serve(holds={"bob": Delay()})).execute([(to("bob"), -1)])
+    monkeypatch.setattr(lmtp.LmtpConnection, "_send", watched)
+    (result,) = executor(serve()).execute([(to("bob"), -1)])
     assert result.outcome is Outcome.DELIVERED, result
+    (ending,) = [state for data, state in states.items() if data.endswith(b".\r\n")]
+    assert ending is ClientState.CONTENT  # while the end of the mail is written
 
 
 def test_a_mail_whose_recipients_were_all_refused_is_not_sent_again_over_a_new_connection(serve):
