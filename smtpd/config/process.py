@@ -23,7 +23,6 @@ from setproctitle import setproctitle
 from smtpd import sandbox
 from smtpd.boot import PARENT
 from smtpd.config import macro, parser, trust
-from smtpd.config.check.relay_gate import refuse_relays
 from smtpd.config.errors import ConfigErrors
 from smtpd.config.host import this_host
 from smtpd.config.resolve.slice_encoding import PARENT as PARENT_ROLE
@@ -62,7 +61,6 @@ def configure(
     the report, also if that has errors already.  Raises ConfigErrors, OSError or ValueError."""
     host = this_host()
     parsed = parser.parse_with_report(path, text=text, macros=macros, read=read)
-    refuse_relays(parsed)
     sliced = slice_config(parsed, host, read, check)
     return Configuration(parsed, sliced.slices, encode_slices(path, sliced.slices), sliced.warnings)
 
