@@ -365,6 +365,24 @@ def test_an_envelope_that_our_own_code_fails_on_costs_only_itself(house, monkeyp
     assert [to.envelope for to in house.hear("dispatcher0", RelayMessage).recipients] == [good]
 
 
+def test_envelopes_of_a_message_that_our_code_cannot_give_to_a_dispatcher_have_all_an_end(house, monkeypatch):
+    envelopes = house.store([FAR, relayed("amy@far.test")])
+    channel, relays = house.near["dispatcher", 0], house.queue.relays
+
+    def fail(_imsg):
+        raise UnicodeEncodeError("utf-8", "\udc80", 0, 1, "surrogates not allowed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(channel, "send", fail)
+        house.due(*envelopes)
+        assert results(house) == ([], envelopes, [], [])
+    assert len(relays) == 0 and not relays._of_destination and not house.queue.in_flight
+    house.say("scheduler", PostponeEnvelopes([(id, 5000) for id in envelopes]))
+    house.until(lambda: all(row.troubles for row in house.queue.disk.store.load(envelopes)))
+    house.due(envelopes[0])
+    assert [to.envelope for to in house.hear("dispatcher0", RelayMessage).recipients] == envelopes[:1]
+
+
 def test_an_interrupted_attempt_is_perhaps_delivered_at_the_next_start(house):
     imsg, (id,) = given_message(house)
     fetch(house, imsg.attempt)

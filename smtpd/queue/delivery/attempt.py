@@ -86,7 +86,7 @@ class Attempt:
         except (Violation, FrameError):
             raise
         except Exception as error:  # noqa: BLE001  (rule R8: the one place around one envelope)
-            self._fault(error)
+            self.fault(error)
 
     # -- the content, for the carrier -----------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class Attempt:
             self._defer("the daemon was stopped")
         self.over = True
 
-    def _fault(self, error: BaseException) -> None:
+    def fault(self, error: BaseException) -> None:
         """Our own code raised."""
         log.trouble(f"envelope {envelope_text(self.envelope.id)}", error)
         if self.over:

@@ -113,11 +113,8 @@ class RelayCarrier:
         first = attempts[0].envelope
         owner = self._owner(destination.number)
         self._next += 1
-        group = self._groups[self._next] = _Group(self._next, destination, owner.number, attempts)
-        self._of_destination[destination.number] += 1
-        self._delays.resume(destination.number)  # otherwise the scheduler would not have given it
         imsg = RelayMessage(
-            attempt=group.number,
+            attempt=self._next,
             message=message_of(first.id),
             destination=destination.number,
             action=destination.action,
@@ -129,6 +126,9 @@ class RelayCarrier:
             recipients=[_recipient(attempt.envelope) for attempt in attempts],
         )
         owner.send(imsg)
+        self._groups[self._next] = _Group(self._next, destination, owner.number, attempts)
+        self._of_destination[destination.number] += 1
+        self._delays.resume(destination.number)  # otherwise the scheduler would not have given it
 
     def _owner(self, destination: int) -> Channel:
         return self._dispatchers[destination % len(self._dispatchers)]
@@ -288,7 +288,18 @@ class _Counting:
         if not self._left:
             ready = [attempt for attempt in self._attempts if not attempt.over]
             if ready:
-                self._give(ready, self._size)
+                self._give_all(ready)
+
+    def _give_all(self, ready: Sequence[Attempt]) -> None:
+        """They go together, so what our own code raises is the end of each of them: none waits for an answer to what
+        the dispatcher was never given."""
+        try:
+            self._give(ready, self._size)
+        except Violation:
+            raise
+        except Exception as error:  # noqa: BLE001  (the envelopes of one RelayMessage, rule R8)
+            for attempt in ready:
+                attempt.fault(error)
 
 
 def _portions(attempts: Iterable[Attempt]) -> Iterator[list[Attempt]]:
