@@ -38,7 +38,7 @@ from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.store import PAGE, Envelope, Store
 from smtpd.slice import QueueSlice
 
-STOP_TIMEOUT = 5.0  # seconds that a stop waits for agents, and for a full disk
+STOP_TIMEOUT = 5.0  # seconds that a stop waits for agents, results of dispatchers, and a full disk
 SCHEDULER_STOP_TIMEOUT = 5.0  # seconds that a stop waits for the scheduler
 POLL_INTERVAL = 0.01  # seconds between two looks at what a stop waits for
 STARTS_MAX = 32  # agents that are being started at a time
@@ -133,18 +133,21 @@ class Queue:
     def set_verbose(self, imsg: SetVerbose) -> None:
         log.verbose = imsg.verbose
 
-    # -- the end: agents, then the scheduler, then the disk -------------------------------------------------------
+    # -- the end: agents and dispatchers, then the scheduler, then the disk -----------------------------------------
 
     def stop(self) -> None:
         """Nothing new is begun; what is under way has some seconds, and what is being committed as long as it takes."""
         self._stop_at = self.loop.time() + STOP_TIMEOUT
         self.deliveries.stop()
         self.agents.stop()
-        self._wait_for_agents()
+        self._wait_for_results()
 
-    def _wait_for_agents(self) -> None:
-        if (self.agents.under_way() or self.reexpansions.under_way) and self.loop.time() < self._stop_at:
-            self.loop.call_later(POLL_INTERVAL, self._wait_for_agents)
+    def _wait_for_results(self) -> None:
+        # Dispatchers have ended before us, but perhaps with more results than have been read: without them, mail that
+        # is delivered would be sent again.
+        under_way = self.agents.under_way() or self.reexpansions.under_way or self.relays.results_may_come
+        if under_way and self.loop.time() < self._stop_at:
+            self.loop.call_later(POLL_INTERVAL, self._wait_for_results)
             return
         self.deliveries.end()
         if self.scheduler.closed:

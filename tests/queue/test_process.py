@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from smtpd.envelope import Outcome
+from smtpd.envelope import Outcome, RelayResult
 from smtpd.imsg import (
     AddEnvelopes,
     Begin,
@@ -17,6 +17,7 @@ from smtpd.imsg import (
     MarkSuspended,
     MessageStored,
     PostponeEnvelopes,
+    RelayTried,
     SchedulingStopped,
     Stop,
     StopScheduling,
@@ -30,7 +31,7 @@ from smtpd.queue.store import commit
 from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import StoreBroken, StoreFull
-from tests.queue.conftest import ORIGIN, TERMS, WAIT_MAX, add, command, recipient
+from tests.queue.conftest import ORIGIN, TERMS, WAIT_MAX, add, command, recipient, relayed
 from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
 from tests.queue.test_incoming import spool
@@ -107,6 +108,42 @@ def test_orderly_stops_while_a_long_command_runs_hold_no_envelope(make_house, mo
         run_to_the_end(house)
         (row,) = store.load([1 << 32 | 1])
         assert (row.held, row.troubles, row.perhaps_delivered, row.error) == (False, 0, True, "the daemon was stopped")
+
+
+def test_results_that_a_dispatcher_left_unread_when_it_ended_are_read_first(watched):
+    """The parent has us stop when the dispatchers have ended; mail that they have delivered is not sent again."""
+    envelopes = watched.store_due(relayed("a@one.test"), relayed("b@two.test"))
+    watched.until(lambda: sum(len(watched.mail[name]) for name in ("dispatcher0", "dispatcher1")) == 2)
+    watched.queue.stop()
+    for name in ("dispatcher0", "dispatcher1"):
+        for imsg, _ in watched.mail[name]:
+            (to,) = imsg.recipients
+            watched.say(name, RelayTried(imsg.attempt, [RelayResult(to.envelope, Outcome.DELIVERED, "250 Ok", 250)]))
+        watched.far[name].flush()
+        watched._board.remove(watched.far[name])
+    run_to_the_end(watched)
+    assert not watched.queue.disk.store.load(envelopes)
+
+
+def test_a_dispatcher_that_has_ended_without_a_result_is_not_waited_for(watched):
+    watched.store_due(relayed())
+    watched.until(lambda: watched.mail["dispatcher0"] or watched.mail["dispatcher1"])
+    for name in ("dispatcher0", "dispatcher1"):
+        watched._board.remove(watched.far[name])
+    watched.until(lambda: all(watched.near["dispatcher", number].closed for number in (0, 1)))
+    began = watched.loop.time()
+    watched.say("parent", Stop())
+    run_to_the_end(watched)
+    assert watched.loop.time() - began < state.STOP_TIMEOUT
+
+
+def test_a_dispatcher_that_does_not_end_is_not_waited_for_long(watched, monkeypatch):
+    monkeypatch.setattr(state, "STOP_TIMEOUT", 0.05)
+    (envelope,) = watched.store_due(relayed())
+    watched.until(lambda: watched.mail["dispatcher0"] or watched.mail["dispatcher1"])
+    watched.say("parent", Stop())
+    run_to_the_end(watched)
+    assert watched.queue.disk.store.load([envelope])
 
 
 def test_an_agent_that_does_not_end_is_not_waited_for_long(watched, monkeypatch):

@@ -87,6 +87,11 @@ class RelayCarrier:
     def __len__(self) -> int:
         return len(self._groups)
 
+    @property
+    def results_may_come(self) -> bool:
+        """A dispatcher that has attempts is there, or what it said before its end is not read yet."""
+        return any(not self._owner(group.destination.number).closed for group in self._groups.values())
+
     # -- from the scheduler to a dispatcher -------------------------------------------------------------------------
 
     def carry(self, attempt: Attempt) -> None:
