@@ -182,7 +182,7 @@ def _limit(held: _Held, parent: int) -> None:
 def _compile(held: _Held, promises: str) -> bytes | None:
     try:
         return seccomp.compile(promises)
-    except (OSError, ImportError, RuntimeError) as error:
+    except OSError as error:
         held.add(f"{MISSING}seccomp ({error})")
         return None
 

@@ -12,9 +12,8 @@ import os
 import struct
 import sys
 from functools import cache
-from typing import Any
 
-from smtpd.sandbox import openbsd, privilege, promise
+from smtpd.sandbox import libseccomp, openbsd, privilege, promise
 from smtpd.sandbox.libc import prctl
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
@@ -26,9 +25,9 @@ _SELF = struct.pack("=I", promise.SELF)
 _LOAD, _EQUAL, _GREATER, _AT_LEAST, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
 _NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data
 _X32 = 0x40000000  # the number of a system call made by the x32 ABI has this bit
-_ERRNO = 0x00050000  # SECCOMP_RET_ERRNO
 
-_COMPAT = {"X86_64": ("X86", "X32"), "AARCH64": ("ARM",)}
+# What else a machine of that architecture executes.
+_COMPAT = {libseccomp.X86_64: (libseccomp.X86, libseccomp.X32), libseccomp.AARCH64: (libseccomp.ARM,)}
 
 
 class _Program(ctypes.Structure):
@@ -37,21 +36,13 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
-def _libseccomp() -> Any:
-    # Not at the top of the file: it would be loaded into every process that only installs.
-    import pyseccomp  # type: ignore[import-untyped]
-
-    return pyseccomp
-
-
 @cache
 def compile(promises: str) -> bytes:
     """The filter that `promises` mean, to be installed here or elsewhere on this machine.  Raises ValueError for a word
-    that is no promise, and RuntimeError or ImportError where there is no libseccomp."""
-    library = _libseccomp()
-    program = library.SyscallFilter(library.KILL_PROCESS)
-    program.set_attr(library.Attr.ACT_BADARCH, library.KILL_PROCESS)
-    return _newer_is_unknown(library.system_arch()) + _export(program, promise.rules(promises))
+    that is no promise, and OSError where there is no libseccomp."""
+    rules = promise.rules(promises)
+    filter = libseccomp.Filter(libseccomp.KILL_PROCESS, bad_architecture=libseccomp.KILL_PROCESS)
+    return _newer_is_unknown(libseccomp.native_architecture()) + _export(filter, rules)
 
 
 def _newer_is_unknown(architecture: int) -> bytes:
@@ -64,25 +55,19 @@ def _newer_is_unknown(architecture: int) -> bytes:
             (_LOAD, 0, 0, _NUMBER),
             (_AT_LEAST, 2, 0, _X32),
             (_GREATER, 0, 1, promise.LAST_KNOWN),
-            (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
+            (_RETURN, 0, 0, libseccomp.refuse(errno.ENOSYS)),
         )
     )
 
 
-def _export(program: Any, rules: list[promise.Rule]) -> bytes:
-    library = _libseccomp()
-    program.set_attr(library.Attr.CTL_OPTIMIZE, 2)  # a binary tree of the numbers instead of a list
+def _export(filter: libseccomp.Filter, rules: list[promise.Rule]) -> bytes:
     for rule in rules:
-        number = library.resolve_syscall(library.Arch.NATIVE, rule.call)
+        number = libseccomp.number_of(rule.call)
         if number == -1:
             continue  # no such call on this architecture, or too new for this libseccomp
-        action = library.ERRNO(rule.errno) if rule.errno else library.ALLOW
-        conditions = [library.Arg(w.argument, library.MASKED_EQ, w.mask, w.value) for w in rule.where]
-        program.add_rule(action, number, *conditions)
-    with open(os.memfd_create("filter"), "w+b") as file:
-        program.export_bpf(file)
-        file.seek(0)
-        return file.read()
+        action = libseccomp.refuse(rule.errno) if rule.errno else libseccomp.ALLOW
+        filter.add_rule(action, number, [(w.argument, w.mask, w.value) for w in rule.where])
+    return filter.export()
 
 
 def install(program: bytes) -> None:
@@ -109,14 +94,10 @@ def with_pid(program: bytes, pid: int) -> bytes:
 def compile_denials() -> bytes:
     """The filter that lets everything through but what promise.DENIED names, for every ABI of this machine: a 32-bit
     program gets EPERM as any other."""
-    library = _libseccomp()
-    program = library.SyscallFilter(library.ALLOW)
-    program.set_attr(library.Attr.ACT_BADARCH, library.ERRNO(errno.EPERM))
-    for native, others in _COMPAT.items():
-        if library.system_arch() == getattr(library.Arch, native):
-            for other in others:
-                program.add_arch(getattr(library.Arch, other))
-    return _export(program, promise.denials())
+    filter = libseccomp.Filter(libseccomp.ALLOW, bad_architecture=libseccomp.refuse(errno.EPERM))
+    for other in _COMPAT.get(libseccomp.native_architecture(), ()):
+        filter.add_architecture(other)
+    return _export(filter, promise.denials())
 
 
 def deny() -> list[str]:
@@ -130,7 +111,7 @@ def deny() -> list[str]:
     privilege.set_no_new_privileges()
     try:
         install(compile_denials())
-    except (OSError, ImportError, RuntimeError) as error:
+    except OSError as error:
         return ["no_new_privs", f"missing: deny filter ({error})"]
     return ["no_new_privs", "deny filter"]
 
@@ -138,7 +119,7 @@ def deny() -> list[str]:
 def name_of(number: int, architecture: int) -> str:
     """The name of a system call, or its number where libseccomp is missing."""
     try:
-        name = _libseccomp().resolve_syscall(architecture, number)
-    except (ImportError, RuntimeError, ValueError):
-        return f"number {number}"
-    return name.decode()
+        name = libseccomp.name_of(architecture, number)
+    except OSError:
+        name = None
+    return f"number {number}" if name is None else name

@@ -13,15 +13,16 @@ import struct
 import termios
 import threading
 
-import pyseccomp
 from act import World, act, before, raw
+
+from smtpd.sandbox import libseccomp
 
 AT_FDCWD = -100
 CLONE_NEWUSER = 0x10000000
 
 
 def call(name: str, *arguments: int | bytes | None) -> int:
-    return raw(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name), *arguments)
+    return raw(libseccomp.number_of(name), *arguments)
 
 
 def simple(name: str, *arguments: int | bytes | None, call_name: str | None = None) -> None:

@@ -10,18 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.sandbox import compile, promise, seccomp
+from smtpd.sandbox import compile, libseccomp, promise, seccomp
 from smtpd.sandbox.promise import Rule
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
-pyseccomp = pytest.importorskip("pyseccomp")
 
 _spec = importlib.util.spec_from_file_location("bpf", pathlib.Path(__file__).with_name("bpf.py"))
 assert _spec is not None and _spec.loader is not None
 bpf = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bpf)
 
-ARCHITECTURE = pyseccomp.system_arch()
+ARCHITECTURE = libseccomp.native_architecture()
 X86_64 = pytest.mark.skipif(ARCHITECTURE != bpf.X86_64, reason="numbers of x86_64")
 
 SETS = (
@@ -39,10 +38,6 @@ SETS = (
     "stdio rpath proc exec",
 )
 WORDS = st.sampled_from(SETS)
-
-
-def number_of(call: str) -> int:
-    return pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, call)
 
 
 def holds(rule: Rule, arguments: list[int]) -> bool:
@@ -74,14 +69,14 @@ ARGUMENT = st.one_of(
 def test_a_program_answers_as_the_table_says_and_the_table_gives_one_answer(promises, call, arguments):
     said = verdict(promises, call, arguments)
     assert len(said) == 1
-    assert {bpf.run(compile(promises), number_of(call), arguments)} == said
+    assert {bpf.run(compile(promises), libseccomp.number_of(call), arguments)} == said
 
 
 @X86_64
 @pytest.mark.parametrize("promises", SETS)
 def test_every_system_call_that_is_not_named_is_death(promises):
     program = compile(promises)
-    named = {number_of(rule.call) for rule in promise.rules(promises)}
+    named = {libseccomp.number_of(rule.call) for rule in promise.rules(promises)}
     for number in range(promise.LAST_KNOWN + 1):
         if number not in named:
             assert bpf.run(program, number) == bpf.KILL_PROCESS
@@ -118,8 +113,8 @@ def test_every_name_in_the_table_is_one_of_a_system_call():
     elsewhere = {"create_module", "get_kernel_syms", "query_module", "nfsservctl", "stime", "vm86", "vm86old"}
     elsewhere |= {"clock_settime64", "clock_adjtime64", "umount", "uselib", "_sysctl"}
     rules = [rule for words in (*SETS, "unix") for rule in promise.rules(words)] + promise.denials()
-    assert {rule.call for rule in rules if number_of(rule.call) < 0} <= elsewhere
-    assert all(pyseccomp._libseccomp.seccomp_syscall_resolve_name(rule.call.encode()) != -1 for rule in rules)
+    assert {rule.call for rule in rules if libseccomp.number_of(rule.call) < 0} <= elsewhere
+    assert all(libseccomp.number_of(rule.call) != -1 for rule in rules)
 
 
 def test_a_word_that_is_no_promise_is_refused():
@@ -156,7 +151,7 @@ def test_the_order_of_promises_does_not_matter(promises):
 )
 def test_opening_needs_the_promises_that_its_flags_tell_of(promises, flags, answer):
     expected = {None: bpf.KILL_PROCESS, 0: bpf.ALLOW, errno.EACCES: bpf.ERRNO | errno.EACCES}[answer]
-    assert bpf.run(compile(promises), number_of("openat"), [0, 0, flags]) == expected
+    assert bpf.run(compile(promises), libseccomp.number_of("openat"), [0, 0, flags]) == expected
 
 
 @X86_64
@@ -175,6 +170,6 @@ def test_the_denials_hold_for_every_abi():
             for flags in (0x10000000, 0x10000011, 0x10000000 | 1 << 40):
                 assert bpf.run(program, number, [flags], architecture) == bpf.ERRNO | errno.EPERM
             assert bpf.run(program, number, [0x11], architecture) == bpf.ALLOW
-    assert bpf.run(program, number_of("openat")) == bpf.ALLOW
-    assert bpf.run(program, number_of("seccomp")) == bpf.ALLOW
-    assert bpf.run(program, number_of("execve")) == bpf.ALLOW
+    assert bpf.run(program, libseccomp.number_of("openat")) == bpf.ALLOW
+    assert bpf.run(program, libseccomp.number_of("seccomp")) == bpf.ALLOW
+    assert bpf.run(program, libseccomp.number_of("execve")) == bpf.ALLOW

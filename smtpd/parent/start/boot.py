@@ -333,7 +333,7 @@ def _await_sandboxes(state: StartState) -> None:
             continue
         try:
             filter = sandbox.compile(promises)
-        except (ImportError, RuntimeError):
+        except OSError:
             continue  # there is no libseccomp: the agents say so
         state.children[0].channel.send(TakeSeccompFilter(kind, filter))
 
