@@ -59,7 +59,7 @@ class ConnectionResults:
         host = self._hosts.get(connection.path.address)
         policy = connection.policy
         if failure.stage is Stage.TLS and policy.verify is Verify.NOTHING:
-            self._tls_memory.failed(connection.hop.name, now)
+            self._tls_memory.failed(connection.hop.service, now)
         if failure.stage is Stage.TLS and policy.may_fall_back:
             self._actions.append(Note(f"{connection.hop.name}: {failure.text}: trying again in clear text"))
         elif host.working and failure.stage is Stage.GREETING and failure.code < 500:

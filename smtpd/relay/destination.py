@@ -38,6 +38,11 @@ class NextHop:
         """The host as logs and memories call it."""
         return self.host.name or self.host.addresses[0]
 
+    @property
+    def service(self) -> str:
+        """Host and port, as the TLS memory calls it: what a host offers on one port says nothing about another."""
+        return f"{self.name}:{self.port}"
+
 
 @dataclass(slots=True)
 class Destination:

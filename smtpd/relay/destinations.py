@@ -162,11 +162,11 @@ class Destinations:
         connection = self._connections.get(number)
         connection.enter(ConnectionState.IDLE)
         connection.idle_since = now
-        name, policy = connection.hop.name, connection.policy
+        service = connection.hop.service
         if encrypted:
-            self.tls_memory.worked(name, now)
-        elif policy.attempt:
-            self.tls_memory.missing(name, now)
+            self.tls_memory.worked(service, now)
+        elif connection.policy.attempt:
+            self.tls_memory.missing(service, now)
         host = self.hosts.get(connection.path.address)
         host.working += 1
         for key in sorted(host.delayed & self._destinations.keys()):

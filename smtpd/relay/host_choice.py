@@ -33,7 +33,7 @@ class HostChoice:
                 trusted=hop.trusted,
                 domain=hop.domain,
                 sts=hop.sts,
-                history=self.tls_memory.history(hop.name, now),
+                history=self.tls_memory.history(hop.service, now),
                 require_tls=destination.require_tls,
                 password=hop.password,
             )

@@ -44,7 +44,7 @@ class TlsMemory:
         return len(self._hosts)
 
     def history(self, host: str, now: float) -> TlsHistory:
-        """What is known of this host name."""
+        """What is known of this host, "name:port"."""
         found = self._hosts.get(host)
         if found is None:
             return TlsHistory.UNKNOWN

@@ -3,7 +3,6 @@
 import os
 import socket
 import ssl
-import subprocess
 import time
 
 import pytest
@@ -27,14 +26,12 @@ from smtpd.smtp.client_action import (
 from smtpd.smtp.client_auth import ClientLogin, Credentials
 from smtpd.smtp.client_state import ClientState
 from smtpd.tls.facts import TlsFacts
-from tests.bench.testbed import PEERS
 from tests.live import dovecot as peer
 from tests.live.certificate import Authority
 from tests.live.encrypted import careless
+from tests.live.smtp_sink import needs_sink, smtp_sinks
 from tests.unique import free_port
 
-SINK = PEERS / "postfix/usr/sbin/smtp-sink"
-LIBRARIES = f"{PEERS}/postfix/usr/lib/postfix:{PEERS}/postfix/usr/lib/x86_64-linux-gnu"
 TEXT = b"Subject: hello\n\n" + b".dots\n..\n.\n" + b"line of text\n" * 20_000
 EIGHT_BIT = b"Subject: hello\nMIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\nGr\xc3\xbc\xc3\x9fe\n"
 QUIET = 60.0  # seconds that a server may be silent
@@ -114,31 +111,11 @@ def by_recipient(result):
 
 # -- smtp-sink ----------------------------------------------------------------------------------------------
 
-needs_sink = pytest.mark.skipif(not SINK.exists(), reason="smtp-sink is not here (tests/peers.sh)")
-
 
 @pytest.fixture
 def sink():
-    processes = []
-
-    def start(*options):
-        port = free_port()
-        environment = {**os.environ, "LD_LIBRARY_PATH": LIBRARIES}
-        command = [SINK, "-u", "nobody", *options] if os.geteuid() == 0 else [SINK, *options]
-        processes.append(subprocess.Popen([*command, f"127.0.0.1:{port}", "16"], env=environment))
-        deadline = time.monotonic() + QUIET
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                return port
-            except OSError:
-                time.sleep(0.02)
-        raise AssertionError("smtp-sink does not start")
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
+    with smtp_sinks() as start:
+        yield start
 
 
 @needs_sink

@@ -239,6 +239,13 @@ def test_tls_that_has_worked_and_is_gone_makes_mail_wait_for_an_hour(play):
     assert not play.connections[3].policy.must_encrypt
 
 
+def test_tls_on_one_port_of_a_host_says_nothing_about_another(play):
+    _, number = play.open_and_greet(1, hop(port=587))
+    play.answer(number)
+    play.add(2, hop(port=25))
+    assert not play.connections[2].policy.must_encrypt
+
+
 def test_requiretls_that_no_host_can_keep_is_refused_at_once(play):
     """RFC 8689 4.2.1: the MX is secured by nothing."""
     plain = play.add(1, MX1)
