@@ -43,7 +43,7 @@ class _Destination:
         self.allowed = ALLOWED_FIRST
         self.delayed_until = 0  # seconds; 0: it is not
         self.paused = False  # by an administrator
-        self.in_turn = False  # stands among those whose turn comes
+        self.in_turn = False  # stands among those whose turn comes; then it has senders
         self.timer = 0  # the first that is set; 0: none
         self.looked = 0  # when its envelopes were looked through
         self.senders: dict[int, SenderQueue] = {}  # the one whose turn is next first; none is empty
@@ -115,9 +115,8 @@ class Destinations:
             known = self._known[destination]
             known.in_turn = False
             room = min(self._room(known, free), most)
-            if known.senders and not known.is_held and room > 0:
+            if not known.is_held and room > 0:
                 return destination, self._take(known, room)
-            self._drop_if_unused(destination, known)
         return 0, []
 
     def _room(self, known: _Destination, free: int) -> int:
@@ -147,7 +146,7 @@ class Destinations:
         self._drop_if_unused(destination, known)
 
     def _drop_if_unused(self, destination: int, known: _Destination) -> None:
-        if known.unused and not known.in_turn:
+        if known.unused:
             del self._known[destination]
 
     # -- delayed, and paused ------------------------------------------------------------------------------------------
@@ -199,10 +198,8 @@ class Destinations:
             if known is None or known.timer != time:
                 continue
             known.timer = 0
-            if not known.delayed_until:
-                continue
             if known.delayed_until <= now:
-                self.resume(destination)
+                self.resume(destination)  # unless it was before
                 continue
             known.looked = now
             waiting = [envelope for queue in known.senders.values() for envelope in envelopes(queue)]

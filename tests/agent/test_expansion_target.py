@@ -62,6 +62,12 @@ def test_of_two_commands_the_one_with_the_digest(start, home):
     assert not (home / "other").exists()
 
 
+def test_of_two_files_the_one_with_the_digest(start, home):
+    write(home, f"{home}/other\n{home}/archive\n")
+    assert ask(start, f"{home}/archive").outcome is Outcome.DELIVERED
+    assert (home / "archive").exists() and not (home / "other").exists()
+
+
 def test_a_line_that_is_no_utf8_is_run_as_it_stands(start, home):
     write(home, b"|cat > ~/mail-\xe4\n")
     line = b"cat > ~/mail-\xe4".decode(errors="surrogateescape")

@@ -56,6 +56,14 @@ def test_a_longer_file_is_malformed(start, home):
     assert ask(start) == ("malformed", f"{home}/.forward is longer than 4095 bytes".encode())
 
 
+def test_a_home_whose_name_is_no_utf8_is_named_as_far_as_it_can_be(home):
+    at = os.fsencode(home) + b"/b\xf6b"
+    os.mkdir(at)
+    os.chmod(at, 0o1700)
+    verdict, reason = read(os.fsdecode(at), os.getuid())
+    assert verdict == "later" and b"/b?b is sticky" in reason
+
+
 def test_no_home_is_none(start, home):
     home.rmdir()
     assert ask(start) == ("none", b"")

@@ -669,7 +669,8 @@ def test_a_defect_in_the_midst_of_a_mail_ends_the_connection_before_the_mail_doe
 
 
 def answered_early(said, content):
-    """The results of a mail to two recipients, of a server that says this after 354, reads no content, and closes."""
+    """The results of a mail to two recipients, of a server that says this after 354, reads no content, and closes.
+    `content`: its pieces."""
     (ours, theirs), asked = socket.socketpair(), threading.Event()
 
     def serve():
@@ -688,10 +689,10 @@ def answered_early(said, content):
     def pieces():
         asked.set()
         thread.join()  # it has closed
-        yield content
+        yield from content
 
     recipients = (ClientRecipient("bob"), ClientRecipient("carol"))
-    results = connection.deliver(ClientMail("amy@there.test", recipients, len(content)), pieces)
+    results = connection.deliver(ClientMail("amy@there.test", recipients, 70 * 1024), pieces)
     assert not connection.is_ready
     return results
 
@@ -700,9 +701,19 @@ def answered_early(said, content):
 def test_a_server_that_closes_before_it_has_the_mail_has_not_answered_for_it(said):
     """Not even when the whole mail is one piece, and no copy may be there."""
     for content in (b"x\n", b"x" * 70 * 1024 + b"\n"):
-        results = answered_early(said, content)
+        results = answered_early(said, [content])
         assert [result.outcome for result in results] == [Outcome.DEFERRED] * 2
         assert not any(result.uncertain or "twice" in result.text for result in results), results
+
+
+def test_no_more_of_a_mail_is_read_when_its_server_has_closed():
+    def pieces():
+        yield b"x\n"  # is held back until there is more
+        yield b"x\n"
+        pytest.fail("it is read on")
+
+    results = answered_early(b"", pieces())
+    assert [result.outcome for result in results] == [Outcome.DEFERRED] * 2
 
 
 def test_the_time_for_the_answer_begins_when_the_mail_has_been_taken(serve, monkeypatch):

@@ -148,6 +148,13 @@ def test_nothing_is_written_under_a_lock_that_was_given_up(parent):
     assert len(parent.read_back()) == 3
 
 
+def test_a_mail_is_written_under_its_lock_although_another_has_come(parent):
+    with tempfile.TemporaryFile() as other, parent.locked() as lock:
+        parent.hand_over(lock + 1, other.fileno())
+        assert parent.agent.deliver(to(lock)).outcome is Outcome.DELIVERED
+    assert parent.read_back() == [TRACE + MAIL]
+
+
 @pytest.mark.parametrize("lock", [0, 1, 7])
 def test_nothing_is_written_under_a_lock_that_never_came(start, lock):
     agent = start("mbox", "")
@@ -338,6 +345,18 @@ def test_the_first_batch_under_a_lock_is_begun_whenever_it_comes(disk, writer):
     disk.now += LOCK_TIME + 1
     (result,) = writer.execute([(to(1), -1)])
     assert result.outcome is Outcome.DELIVERED
+
+
+@pytest.mark.parametrize("lock, outcome", [(1, Outcome.DELIVERED), (9, Outcome.DEFERRED)])
+def test_the_content_of_a_mail_is_closed_whatever_becomes_of_it(writer, lock, outcome):
+    with tempfile.TemporaryFile() as file:
+        file.write(MAIL)
+        file.flush()
+        descriptor = os.dup(file.fileno())
+        (result,) = writer.execute([(to(lock, size=len(MAIL)), descriptor)])
+    assert result.outcome is outcome
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 def test_an_exception_in_our_code_defers_that_batch_and_names_the_place(writer, monkeypatch):

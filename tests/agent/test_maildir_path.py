@@ -47,6 +47,10 @@ def test_a_home_of_a_table_is_used_when_it_is_below_the_users_own():
     assert destination("~/Maildir", True).path(to("bob", home="/home/vmail/bob")) == "/home/vmail/bob/Maildir"
 
 
+def test_a_mail_that_names_no_user_is_the_agents_own():
+    assert destination("~/%{user.username}", True).path(to("")) == "/home/vmail/vmail"
+
+
 @pytest.mark.parametrize(
     "home",
     ["/home/vmail", "/home/vmail2", "/home/vmail/../root", "/", "/root", "bob", "/home/vmail/a/./b", "/home//vmail/x"],

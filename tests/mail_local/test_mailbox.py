@@ -186,6 +186,14 @@ def test_root_makes_a_mailbox_for_its_user(directory, tmp_path):
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (54321, 54322, 0o600)
 
 
+def test_a_mailbox_that_is_there_keeps_its_owner_and_group(directory, tmp_path, monkeypatch):
+    """The group may be that of all mailboxes, by which mail readers come in."""
+    write(directory, b"old\n")
+    monkeypatch.setattr(os, "fchown", lambda *_: pytest.fail("it is given away"))
+    write(directory, b"new\n")
+    assert (tmp_path / "bob").read_bytes() == b"old\nnew\n"
+
+
 @pytest.mark.skipif(UID != 0, reason="needs root: gives files away")
 def test_an_empty_mailbox_that_root_left_behind_is_given_to_its_user(directory, tmp_path):
     (tmp_path / "bob").touch(0o600)

@@ -78,6 +78,22 @@ def test_a_defect_in_one_mail_leaves_nothing_of_the_others(root):
     assert os.listdir(root / "tmp") == os.listdir(root / "new") == []
 
 
+def test_a_defect_while_a_mail_is_synced_closes_no_descriptor_but_those_of_the_mails(root, monkeypatch):
+    plain, left = os.fsync, [None, ZeroDivisionError()]
+
+    def failing(descriptor):
+        if left and (error := left.pop(0)):
+            raise error
+        plain(descriptor)
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(ZeroDivisionError):
+        store(root, mail(1), mail(2), mail(3))
+    assert os.listdir("/proc/self/fd") == before
+    assert os.listdir(root / "tmp") == os.listdir(root / "new") == []
+
+
 def test_a_mail_that_a_reader_took_before_its_directory_could_be_synced_does_not_come_twice(root, monkeypatch):
     """It cannot be taken back, and the next try would not find it in new/."""
     fsync, new = os.fsync, os.stat(root / "new")

@@ -96,6 +96,20 @@ def test_a_destination_begins_with_a_few_and_has_more_with_each_answer():
         assert len(given) == (2 if answered <= 100 - ALLOWED_FIRST else 1)
 
 
+def test_none_takes_more_than_an_eighth_of_the_free_places_and_one():
+    destinations = made(*((1, 7, message) for message in range(1, 20)))
+    assert len(turns(destinations, free=16)) == 3
+
+
+def test_an_envelope_that_comes_back_without_a_try_says_nothing_of_its_destination():
+    destinations = made(*((1, 7, message) for message in range(1, 20)))
+    destinations.delay(1, NOW, NOW + 15)
+    destinations.run_timers(NOW + 15, 100)
+    assert len(turns(destinations)) == 1
+    destinations.ended(1, tried=False)
+    assert len(turns(destinations)) == 1
+
+
 def test_a_destination_that_was_delayed_is_tried_with_one():
     destinations = made(*((1, 7, message) for message in range(1, 100)))
     destinations.delay(1, NOW, NOW + 15)
@@ -183,6 +197,28 @@ def test_a_destination_is_forgotten_when_nothing_needs_it():
     assert len(destinations) == 0 and destinations.next_time() is None
 
 
+def test_a_destination_is_forgotten_when_all_that_waited_was_removed():
+    destinations = made((1, 7, 1))
+    destinations.next_turn(FREE)
+    destinations.started(1, 0)
+    assert len(destinations) == 0
+
+
+def test_a_destination_without_mail_is_known_only_while_it_is_paused():
+    destinations = Destinations(100)
+    destinations.pause(1, True)
+    assert len(destinations) == 1
+    destinations.pause(1, False)
+    assert len(destinations) == 0
+
+
+def test_those_that_are_delayed_are_counted():
+    destinations = made((1, 7, 1), (2, 7, 2), (3, 7, 3))
+    destinations.delay(1, NOW, NOW + 60)
+    destinations.delay(3, NOW, NOW + 60)
+    assert destinations.delayed == 2
+
+
 def test_delays_that_come_all_the_time_do_not_pile_up():
     """A dispatcher that was taken over says so a million times."""
     destinations = made((1, 7, 1))
@@ -213,6 +249,29 @@ def test_the_envelopes_of_a_destination_that_stays_delayed_are_looked_through_no
             assert len(some) <= 7
             looked += some
     assert Counter(looked) == dict.fromkeys(map(id_of, range(1, 101)), 2)
+
+
+def test_short_delays_one_after_the_other_count_as_a_long_one():
+    """Otherwise an envelope would never expire where each try fails and delays its destination again."""
+    destinations = made((1, 7, 1))
+    looked = []
+    for second in range(3 * EXPIRY_INTERVAL):
+        destinations.run_timers(NOW + second, 1000)
+        if second % 300 == 0:
+            destinations.delay(1, NOW + second, NOW + second + 300)
+        looked += destinations.look_through(1000)
+    assert looked == 2 * [id_of(1)]
+
+
+def test_a_destination_that_is_resumed_is_looked_through_no_further():
+    """What its envelopes need now is a try."""
+    destinations = made(*((1, 7, message) for message in range(1, 10)), (2, 7, 20))
+    for destination in (1, 2):
+        destinations.delay(destination, NOW, NOW + 2 * EXPIRY_INTERVAL)
+    destinations.run_timers(NOW + EXPIRY_INTERVAL, 1000)
+    assert destinations.look_through(3) == [id_of(message) for message in (1, 2, 3)]
+    destinations.resume(1)
+    assert destinations.look_through(1000) == [id_of(20)]
 
 
 # -- anything -------------------------------------------------------------------------------------------------------

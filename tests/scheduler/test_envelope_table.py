@@ -72,3 +72,20 @@ def test_what_goes_while_one_iterates_does_not_disturb():
     for id in table.ids(first_envelope(1), last_envelope(50)):
         table.remove(id)
     assert len(table) == 0
+
+
+def test_an_envelope_that_goes_before_its_turn_is_left_out():
+    table = EnvelopeTable()
+    for message in range(1, 5):
+        table.put(ScheduledEnvelope(message << 32 | 1, Kind.MDA, 1, 2, 3))
+    ids = table.ids(first_envelope(1), last_envelope(4))
+    found = [next(ids)]
+    table.remove(2 << 32 | 1)
+    assert [*found, *ids] == [message << 32 | 1 for message in (1, 3, 4)]
+
+
+def test_of_one_message_only_the_envelopes_of_the_range_are_found():
+    table = EnvelopeTable()
+    for counter in range(1, 6):
+        table.put(ScheduledEnvelope(1 << 32 | counter, Kind.MDA, 1, 2, 3))
+    assert [*table.ids(1 << 32 | 2, 1 << 32 | 4)] == [1 << 32 | counter for counter in (2, 3, 4)]

@@ -173,6 +173,11 @@ def test_a_turn_does_a_bounded_number_of_steps():
     assert not made.busy(NOW + 5)
 
 
+def test_a_turn_starts_no_more_than_its_steps():
+    made = policy(*(schedule(message) for message in range(1, 101)))
+    assert [len(made.turn(NOW, effort=30)) for _ in range(4)] == [30, 30, 30, 10]
+
+
 # -- sharing ----------------------------------------------------------------------------
 
 
@@ -367,6 +372,30 @@ def test_what_was_removed_or_suspended_while_its_destination_was_delayed_is_not_
     assert made.turn(NOW + 60) == [id_of(3)]
 
 
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_an_envelope_of_a_delayed_destination_does_not_expire_before_its_time(beyond):
+    made = policy(relayed(expires=NOW + EXPIRY_INTERVAL + beyond))
+    made.destinations.delay(5, NOW, NOW + 3600)
+    made.turn(NOW + EXPIRY_INTERVAL)
+    assert made.take_expired() == ({} if beyond else {5: [id_of(1)]})
+    assert made.statistics["scheduler.envelope.expired"] == 1 - beyond
+
+
+def test_a_relayed_envelope_that_was_suspended_in_line_is_tried_when_it_is_resumed():
+    made = policy(relayed())
+    made.suspend([id_of(1)], True)
+    assert made.turn(NOW) == []
+    made.suspend([id_of(1)], False)
+    assert made.turn(NOW) == [id_of(1)]
+
+
+def test_each_destination_has_back_the_places_of_what_has_ended_there():
+    made = policy(*(relayed(message, lane=message) for message in range(1, 5)))
+    due = made.turn(NOW)
+    made.tried(due, [], [], NOW)
+    assert len(due) == 4 and len(made.destinations) == 0
+
+
 # -- an administrator ---------------------------------------------------------------------
 
 
@@ -385,6 +414,17 @@ def test_schedule_counts_what_is_due_already_and_not_what_is_in_flight():
     made = policy(schedule(1), schedule(2), max_inflight=1)
     (inflight,) = made.turn(NOW)
     assert made.schedule([id_of(1), id_of(2)]) == (1, []) and inflight == id_of(1)
+
+
+def test_schedule_leaves_a_paused_destination_alone_and_local_mail_has_none():
+    made = policy(relayed(1, held=True), schedule(2, lane=5, held=True), relayed(3, lane=6, held=True))
+    made.pause_destinations([5], True)
+    assert made.schedule([id_of(1), id_of(2), id_of(3)]) == (2, [id_of(2), id_of(3)])
+
+
+def test_an_envelope_is_for_a_destination_when_it_is_known_and_relayed_there():
+    made = policy(relayed(1), relayed(2, lane=6), schedule(3, lane=5))
+    assert [message for message in range(1, 5) if made.is_for(id_of(message), {5})] == [1]
 
 
 def test_schedule_releases_a_held_envelope():
@@ -437,6 +477,17 @@ def test_a_suspended_envelope_is_not_started_until_it_is_resumed():
     assert made.schedule([id_of(1)]) == (0, [])
     assert made.suspend([id_of(1)], False) == [id_of(1)]
     assert made.turn(NOW) == [id_of(1)]
+
+
+def test_an_envelope_that_is_suspended_in_line_gives_up_its_places():
+    made = policy(
+        *(schedule(1, counter, lane=7) for counter in (1, 2)),
+        *(schedule(2, counter) for counter in (1, 2)),
+        max_inflight_per_lane=1,
+        max_inflight_per_message=1,
+    )
+    made.suspend([id_of(1, 1), id_of(2, 1)], True)
+    assert made.turn(NOW) == [id_of(1, 2), id_of(2, 2)]
 
 
 def test_a_suspended_envelope_lets_its_time_pass():

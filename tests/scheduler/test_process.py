@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from smtpd.envelope import Kind, Schedule, first_envelope, last_envelope
 from smtpd.imsg import (
+    Begin,
     DeleteEnvelopes,
     DeliveriesPaused,
     DestinationDelayed,
@@ -31,12 +32,15 @@ from smtpd.imsg import (
     ScanEnvelopes,
     ScheduleEnvelopes,
     SchedulingStopped,
+    SetVerbose,
     StatisticsReported,
+    Stop,
     StopScheduling,
     SuspendEnvelopes,
 )
 from smtpd.ipc.channel import Violation
-from smtpd.scheduler import admin_order, destinations, state
+from smtpd.ipc.log import log
+from smtpd.scheduler import admin_order, destinations, process, state
 from smtpd.scheduler.clock import Clock
 from smtpd.scheduler.policy import Policy
 from smtpd.slice import SchedulerSlice
@@ -59,6 +63,16 @@ def scanned(house, schedules=(), last=0):
     """Queue submits a page, the last one if `last` is 0."""
     house.queue.send(EnvelopesSubmitted(list(schedules)))
     house.queue.send(EnvelopesScanned(last))
+
+
+def given(house, count):
+    """What queue was given, one imsg after the other, once there are `count`."""
+
+    def due():
+        found = [imsg.envelopes for imsg in house.said["queue"] if isinstance(imsg, EnvelopesDue)]
+        return len(found) >= count and found
+
+    return house.until(due)
 
 
 def test_what_comes_in_one_turn_is_due_in_one_imsg(house):
@@ -114,6 +128,36 @@ def test_an_administrator_pauses_and_resumes_destinations(house):
     assert house.until(lambda: house.said["control"][4:]) == [DestinationsPaused(9, True)]
 
 
+def test_the_mail_of_a_destination_is_given_when_an_administrator_resumes_it(house):
+    house.control.send(PauseDestinations(1, [5], True))
+    house.until_told("control", DestinationsPaused)
+    house.queue.send(EnvelopesSubmitted([relayed(1), relayed(2, lane=6)]))
+    assert given(house, 1) == [[relayed(2).envelope]]
+    house.control.send(PauseDestinations(2, [5], False))
+    assert given(house, 2)[1] == [relayed(1).envelope]
+
+
+def test_a_delay_that_becomes_shorter_is_over_in_time(house):
+    passed = 0
+    house.scheduler.clock = Clock(lambda: time.time() + passed, lambda: time.monotonic() + passed)
+    house.queue.send(DestinationDelayed(5, 600))
+    house.queue.send(EnvelopesSubmitted([relayed(1), relayed(2, lane=6)]))
+    assert given(house, 1) == [[relayed(2).envelope]]
+    house.scheduler.take_delay(DestinationDelayed(5, 1))
+    passed = 2
+    assert given(house, 2)[1] == [relayed(1).envelope]
+
+
+def test_destinations_are_in_the_statistics_while_there_are_any(house):
+    house.queue.send(DestinationDelayed(5, 600))
+    house.queue.send(EnvelopesSubmitted([relayed(1), relayed(2, lane=6)]))
+    house.until_told("queue", EnvelopesDue)
+    house.control.send(ReportStatistics(1))
+    (reported,) = house.until_told("control", StatisticsReported)
+    assert reported.counters["scheduler.destination"] == 2
+    assert reported.counters["scheduler.destination.delayed"] == 1
+
+
 def test_orders_for_destinations_are_for_what_is_relayed_there_only(house):
     then = int(time.time()) + 3600
     mine, others = [relayed(1, next_try=then), relayed(2, next_try=then)], [relayed(3, lane=6, next_try=then), later(4)]
@@ -140,6 +184,17 @@ def test_a_deferred_one_is_postponed_and_an_old_one_expires(house):
     (postponed,) = house.until_told("queue", PostponeEnvelopes)
     assert expired.envelopes == [old.envelope]
     assert postponed.tries == [(young.envelope, young.created + 10)]
+
+
+@pytest.mark.parametrize("end", ["delivered", "replaced by none"])
+def test_the_end_of_one_lets_the_next_be_tried(house, end):
+    house.scheduler.policy = Policy(SchedulerSlice(max_inflight=1))
+    first, second = schedule(1).envelope, schedule(2).envelope
+    house.queue.send(EnvelopesSubmitted([schedule(1), schedule(2)]))
+    assert given(house, 1) == [[first]]
+    house.queue.send(EnvelopesTried([first], [], []) if end == "delivered" else EnvelopeReplaced(first, []))
+    assert given(house, 2) == [[first], [second]]
+    assert {type(imsg) for imsg in house.said["queue"]} == {EnvelopesDue}
 
 
 def test_the_scan_asks_for_a_page_after_the_other(house):
@@ -198,6 +253,18 @@ def test_a_stepped_clock_disturbs_no_wait_and_is_what_is_written(house, step):
     assert not any(isinstance(imsg, ExpireEnvelopes) for imsg in house.said["queue"])
 
 
+@pytest.mark.parametrize("step", [-YEAR, YEAR])
+def test_a_try_by_hand_is_written_in_the_time_of_the_clock_as_it_is_now(house, step):
+    now, stepped = int(time.time()), 0
+    house.scheduler.clock = Clock(lambda: time.time() + stepped)
+    scanned(house, [later(1)])
+    house.until(lambda: house.scheduler.orders.scanned is None)
+    stepped = step
+    house.control.send(ScheduleEnvelopes(7, *ALL))
+    ((_, when),) = house.until_told("queue", PostponeEnvelopes)[0].tries
+    assert now + step - 1 <= when <= time.time() + step + 1
+
+
 @pytest.mark.parametrize("step", [0, -YEAR])
 def test_what_stands_in_the_place_of_another_has_all_the_time_of_a_new_one(house, step):
     """Also when the clock was set back in this run: it does not count as old, and does not expire at its first try."""
@@ -227,6 +294,15 @@ def test_remove_all_means_all_even_while_the_scan_goes_on(house):
     assert sorted(deleted.envelopes) == [later(message).envelope for message in (1, 2, 3)]
 
 
+def test_the_end_of_the_scan_alone_lets_an_order_be_carried_out(house):
+    scanned(house, [later(1)], last=later(1).envelope)
+    house.control.send(RemoveEnvelopes(7, *ALL))
+    house.control.send(ReportStatistics(8))
+    house.until_told("control", StatisticsReported)
+    house.queue.send(EnvelopesScanned(0))
+    assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 1)]
+
+
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_an_order_for_what_the_scan_has_passed_does_not_wait_for_the_rest(house, beyond):
     scanned(house, [later(1), later(2)], last=later(2).envelope + beyond)
@@ -254,6 +330,18 @@ def test_the_end_comes_behind_what_queue_is_to_write_and_nothing_behind_it(house
     house.until_told("control", DeliveriesPaused)
     house.until_told("queue", SchedulingStopped)
     assert [type(imsg) for imsg in house.said["queue"]] == [PostponeEnvelopes, SchedulingStopped]
+
+
+def test_no_order_is_said_to_be_done_that_queue_does_not_hear_of_any_more(house):
+    scanned(house, [later(1)])
+    house.until(lambda: house.scheduler.orders.scanned is None)
+    house.queue.send(StopScheduling())
+    house.until_told("queue", SchedulingStopped)
+    house.control.send(RemoveEnvelopes(7, *ALL))
+    for count in (1, 2):  # the second one comes after the turn in which the order came
+        house.control.send(ReportStatistics(count))
+        house.until(lambda count=count: len(house.said["control"]) == count)
+    assert {type(imsg) for imsg in house.said["control"]} == {StatisticsReported}
 
 
 def successors(count):
@@ -414,6 +502,14 @@ def test_a_paused_kind_is_tried_after_it_is_resumed(house):
     house.until_told("queue", EnvelopesDue)
 
 
+def test_a_pause_is_in_the_log(house, capfd):
+    for request, paused in enumerate([True, True, False, False], 1):
+        house.control.send(PauseDeliveries(request, Kind.MDA, paused))
+    house.until(lambda: len(house.said["control"]) == 4)
+    log.flush()
+    assert capfd.readouterr().err.splitlines() == ["info: mda paused", "info: mda resumed"]
+
+
 def test_statistics_have_the_known_names(house):
     scanned(house, [schedule(1), later(2), schedule(3, held=True)])
     house.until_told("queue", EnvelopesDue)
@@ -429,3 +525,25 @@ def test_statistics_have_the_known_names(house):
         "scheduler.envelope.inflight": 0,
         "scheduler.envelope.removed": 2,
     }
+
+
+def test_debug_lines_are_logged_as_control_says(house, monkeypatch):
+    monkeypatch.setattr(log, "verbose", False)
+    for verbose in (True, False):
+        house.control.send(SetVerbose(verbose))
+        house.until(lambda verbose=verbose: log.verbose is verbose)
+
+
+def test_it_scans_when_the_parent_says_so_and_ends_likewise(house):
+    process.from_parent(house.scheduler, house.queue, Begin(), None)
+    assert house.until_told("queue", ScanEnvelopes) == [ScanEnvelopes(0)]
+    process.from_parent(house.scheduler, house.queue, Stop(), None)
+    late = house.loop.call_later(20, pytest.fail, "it does not end")
+    house.loop.run_forever()
+    late.cancel()
+
+
+@pytest.mark.parametrize("peer", ["parent", "queue", "control"])
+def test_any_other_imsg_is_fatal(house, peer):
+    with pytest.raises(Violation, match=f"unexpected EnvelopesDue from {peer}"):
+        getattr(process, f"from_{peer}")(house.scheduler, house.queue, EnvelopesDue([1 << 32]), None)
