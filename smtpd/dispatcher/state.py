@@ -59,6 +59,7 @@ class Dispatcher:
     def begin(self) -> None:
         self.resources.message_ids.reserve()
         self.listeners.open()
+        self.relaying.begin()
         self._loop.call_later(1.0, self._every_second)
 
     def _every_second(self) -> None:

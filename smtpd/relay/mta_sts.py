@@ -9,9 +9,17 @@
     mx: *.example.net              one label in the place of the star
     max_age: 604800                seconds that the policy may be kept
 
-The record that announces a policy is looked for by lookup (lookup/mta_sts_record.py).  StsPolicies keeps policies, and
-says which one to fetch: `should_fetch`.  A policy that is there holds until it ends,
-whatever DNS and HTTPS say meanwhile: an attacker who suppresses both must not end it.
+The record that announces a policy is looked for by lookup (lookup/mta_sts_record.py), the policy is fetched by the
+dispatcher (dispatcher/outbound/policy_fetch.py).  StsPolicies keeps policies, and says which one to fetch:
+
+    no policy, and a record      FIRST      mail waits for it
+    another id in the record     FIRST      mail waits: the hosts that it names may be new (RFC 8461 5.1)
+    a day old, or half its age   BESIDE     fetched while mail goes by the policy that is there
+    kept over a restart          BESIDE     once: a dispatcher that was taken over may have made it up
+    otherwise                    NONE
+
+A policy that is there holds until it ends, whatever DNS and HTTPS say meanwhile: an attacker who suppresses both must
+not end it.
 
 What is read comes from any host of the network: its size is bounded before it comes here (POLICY_SIZE_MAX), its lines,
 fields and patterns are bounded here.
@@ -22,13 +30,17 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import islice
 
 from smtpd.domain_name import ascii_form
 
+HTTPS_PORT = 443  # of policy hosts, RFC 8461 3.3
 POLICY_SIZE_MAX = 64 * 1024  # bytes, RFC 8461 3.3
 MX_PATTERNS_MAX = 256  # of one policy
 MAX_AGE_MAX = 31_557_600  # seconds, RFC 8461 3.2
 POLICIES_MAX = 20_000  # that are kept
+POLICIES_BYTES_MAX = 32 * 1024 * 1024  # of their patterns
+POLICY_BYTES = 500  # that a policy takes beside its patterns, about
 FETCH_RETRY_DELAY = 300.0  # seconds after a fetch that failed, RFC 8461 3.3: five minutes or longer
 REFRESH_INTERVAL = 86_400.0  # seconds after which a policy is fetched again although its id is the same, RFC 8461 10.2
 
@@ -116,25 +128,43 @@ def matches(policy: StsPolicy, host: str) -> bool:
     return name in policy.mx or bool(first and dot and f"*.{rest}" in policy.mx)
 
 
+class Fetch(Enum):
+    NONE = "not to be fetched"
+    BESIDE = "to be fetched while the policy that is kept holds"
+    FIRST = "to be fetched before mail is sent"
+
+
 @dataclass(frozen=True, slots=True)
 class KeptPolicy:
-    """A policy, the id that its record had, and when: seconds since 1970, as it is kept over a restart."""
+    """A policy, the id that its record had, and when it was fetched: seconds since 1970, as it is kept over a
+    restart.  `doubtful`: it comes from before one."""
 
     policy: StsPolicy
     id: str
     fetched: float
+    doubtful: bool = False
 
     @property
     def ends(self) -> float:
         return self.fetched + self.policy.max_age
 
+    @property
+    def refresh_at(self) -> float:
+        """RFC 8461 10.2: a day, and well before it ends."""
+        return min(self.fetched + REFRESH_INTERVAL, self.fetched + self.policy.max_age / 2)
+
+    @property
+    def size(self) -> int:
+        return POLICY_BYTES + sum(map(len, self.policy.mx))
+
 
 class StsPolicies:
     """The policies of domains, those used least recently first."""
 
-    def __init__(self, most: int = POLICIES_MAX):
-        self._most = most
+    def __init__(self, most: int = POLICIES_MAX, most_bytes: int = POLICIES_BYTES_MAX):
+        self._most, self._most_bytes = most, most_bytes
         self._kept: OrderedDict[str, KeptPolicy] = OrderedDict()
+        self._bytes = 0
         self._failed: OrderedDict[str, float] = OrderedDict()  # domain -> when it may be fetched again
 
     def __len__(self) -> int:
@@ -146,25 +176,37 @@ class StsPolicies:
         if kept is None:
             return None
         if now >= kept.ends:
-            del self._kept[domain]
+            self._forget(domain)
             return None
         self._kept.move_to_end(domain)
         return kept.policy
 
-    def should_fetch(self, domain: str, record_id: str | None, now: float) -> bool:
-        """Whether the policy is to be fetched, after its TXT record was looked for; `record_id` is None without one.
+    def fetch(self, domain: str, record_id: str, now: float) -> Fetch:
+        """Whether the policy is to be fetched, after its TXT record was looked for; `record_id` is empty without one.
 
         Without a record there is nothing to fetch; the policy that is kept goes on to hold (RFC 8461 3.3, 5.1)."""
-        if record_id is None or now < self._failed.get(domain, 0.0):
-            return False
-        if self.find(domain, now) is None:
-            return True
+        if not record_id or now < self._failed.get(domain, 0.0):
+            return Fetch.NONE
+        if self.find(domain, now) is None or self._kept[domain].id != record_id:
+            return Fetch.FIRST
         kept = self._kept[domain]
-        return kept.id != record_id or now >= min(kept.fetched + REFRESH_INTERVAL, kept.fetched / 2 + kept.ends / 2)
+        return Fetch.BESIDE if kept.doubtful or now >= kept.refresh_at else Fetch.NONE
+
+    def to_refresh(self, most: int, now: float) -> list[tuple[str, str]]:
+        """Domains and ids of policies that have to be fetched again although no mail asks for them, at most `most`:
+        otherwise an attacker would wait until a policy ends.  Those that protect nothing may end."""
+        due = (
+            (domain, kept.id)
+            for domain, kept in self._kept.items()
+            if kept.policy.mode is not StsMode.NONE
+            and kept.refresh_at <= now < kept.ends
+            and now >= self._failed.get(domain, 0.0)
+        )
+        return list(islice(due, most))
 
     def fetched(self, domain: str, record_id: str, policy: StsPolicy, now: float) -> None:
         self._failed.pop(domain, None)
-        self.restore(domain, KeptPolicy(policy, record_id, now))
+        self._keep(domain, KeptPolicy(policy, record_id, now))
 
     def fetch_failed(self, domain: str, now: float) -> None:
         """The policy that is kept, if any, goes on to hold."""
@@ -178,9 +220,18 @@ class StsPolicies:
         return dict(self._kept)
 
     def restore(self, domain: str, kept: KeptPolicy) -> None:
-        """Keep a policy, which is new or comes from before a restart.  Its age is bounded anew: a file may be old."""
+        """Keep a policy that comes from before a restart.  Its age is bounded anew: a file may be old."""
         bounded = replace(kept.policy, max_age=min(kept.policy.max_age, MAX_AGE_MAX))
-        self._kept[domain] = replace(kept, policy=bounded)
-        self._kept.move_to_end(domain)
-        if len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+        self._keep(domain, replace(kept, policy=bounded, doubtful=True))
+
+    def _keep(self, domain: str, kept: KeptPolicy) -> None:
+        self._forget(domain)
+        self._kept[domain] = kept
+        self._bytes += kept.size
+        while len(self._kept) > self._most or self._bytes > self._most_bytes:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, domain: str) -> None:
+        kept = self._kept.pop(domain, None)
+        if kept is not None:
+            self._bytes -= kept.size

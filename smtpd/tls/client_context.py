@@ -74,6 +74,8 @@ class ClientContext:
         """Raises ContextError."""
         self._any = _make(protocols, ciphers, verified=False)
         self._verified = _make(protocols, ciphers, verified=True)
+        # RFC 8461 3.3, RFC 7817 3: a name in the subject counts for nothing.  It does for DANE-TA, RFC 7672 3.2.3.
+        self._verified.hostname_checks_common_name = False
         self._dane = _make(protocols, ciphers, verified=True)
         library = openssl()
         store = library.SSL_CTX_get_cert_store(get_context(self._verified))

@@ -41,7 +41,7 @@ def test_passwords_labels_and_the_srs_key_are_told_to_lookup_only():
         assert [role for role, part in parts.items() if word.encode() in part] == ["lookup"]
     assert made.dispatcher.relays[0].auth
     assert made.lookup.srs == SrsSlice("my-srs-key")
-    assert made.dispatcher.connect_ports == (465, 587)
+    assert made.dispatcher.connect_ports == (443, 465, 587)
 
 
 def test_addresses_and_names_to_connect_from_are_told_to_the_dispatcher():

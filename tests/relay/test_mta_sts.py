@@ -10,6 +10,7 @@ from smtpd.relay.mta_sts import (
     MX_PATTERNS_MAX,
     POLICY_SIZE_MAX,
     REFRESH_INTERVAL,
+    Fetch,
     StsMode,
     StsPolicies,
     StsPolicy,
@@ -157,27 +158,43 @@ def kept(at=0.0, id="1", policy=POLICY):
 
 
 def test_a_domain_without_a_record_has_no_policy_to_fetch():
-    assert not StsPolicies().should_fetch("there.test", None, 0.0)
+    assert StsPolicies().fetch("there.test", "", 0.0) is Fetch.NONE
 
 
-def test_a_new_record_is_fetched():
-    assert StsPolicies().should_fetch("there.test", "1", 0.0)
+def test_mail_waits_for_the_first_policy():
+    assert StsPolicies().fetch("there.test", "1", 0.0) is Fetch.FIRST
 
 
 def test_a_policy_that_is_kept_is_not_fetched_again():
-    assert not kept().should_fetch("there.test", "1", 100.0)
+    assert kept().fetch("there.test", "1", 100.0) is Fetch.NONE
 
 
-def test_a_changed_id_is_fetched():
-    assert kept().should_fetch("there.test", "2", 100.0)
+def test_mail_waits_for_a_policy_with_another_id():
+    """RFC 8461 5.1: the hosts of the domain may be new."""
+    assert kept().fetch("there.test", "2", 100.0) is Fetch.FIRST
 
 
 def test_a_policy_is_refreshed_long_before_it_ends():
-    assert not kept().should_fetch("there.test", "1", REFRESH_INTERVAL - 1)
-    assert kept().should_fetch("there.test", "1", REFRESH_INTERVAL)
+    """RFC 8461 10.2: once a day is suggested."""
+    assert kept().fetch("there.test", "1", REFRESH_INTERVAL - 1) is Fetch.NONE
+    assert kept().fetch("there.test", "1", REFRESH_INTERVAL) is Fetch.BESIDE
     short = StsPolicy(StsMode.ENFORCE, POLICY.mx, 600)
-    assert not kept(policy=short).should_fetch("there.test", "1", 299.0)
-    assert kept(policy=short).should_fetch("there.test", "1", 300.0)
+    assert kept(policy=short).fetch("there.test", "1", 299.0) is Fetch.NONE
+    assert kept(policy=short).fetch("there.test", "1", 300.0) is Fetch.BESIDE
+    assert kept(at=1e9, policy=short).fetch("there.test", "1", 1e9 + 299.0) is Fetch.NONE
+
+
+def test_policies_that_no_mail_asks_for_are_refreshed_too():
+    """Otherwise an attacker would wait until a policy has ended, and suppress the next one: RFC 8461 10.2."""
+    policies = kept()
+    policies.fetched("none.test", "1", StsPolicy(StsMode.NONE, (), 604800), 0.0)
+    policies.fetched("young.test", "7", POLICY, 10.0)
+    assert policies.to_refresh(10, REFRESH_INTERVAL - 1) == []
+    assert policies.to_refresh(10, REFRESH_INTERVAL) == [("there.test", "1")]
+    assert policies.to_refresh(1, REFRESH_INTERVAL + 10) == [("there.test", "1")]
+    policies.fetch_failed("there.test", REFRESH_INTERVAL)
+    assert policies.to_refresh(10, REFRESH_INTERVAL + 10) == [("young.test", "7")]
+    assert policies.to_refresh(10, 8 * DAY) == []
 
 
 def test_a_policy_holds_until_it_ends_although_its_record_is_gone():
@@ -197,8 +214,8 @@ def test_a_policy_holds_although_its_refresh_fails():
 def test_a_failed_fetch_is_repeated_after_five_minutes():
     policies = StsPolicies()
     policies.fetch_failed("there.test", 0.0)
-    assert not policies.should_fetch("there.test", "1", FETCH_RETRY_DELAY - 1)
-    assert policies.should_fetch("there.test", "1", FETCH_RETRY_DELAY)
+    assert policies.fetch("there.test", "1", FETCH_RETRY_DELAY - 1) is Fetch.NONE
+    assert policies.fetch("there.test", "1", FETCH_RETRY_DELAY) is Fetch.FIRST
 
 
 def test_a_policy_of_no_age_is_never_used():
@@ -206,11 +223,15 @@ def test_a_policy_of_no_age_is_never_used():
 
 
 def test_policies_are_there_again_after_a_restart():
+    """They hold, and are fetched again at the first use: a dispatcher that was taken over may have made them up."""
     again = StsPolicies()
     for domain, policy in kept(at=5.0).kept().items():
         again.restore(domain, policy)
     assert again.find("there.test", 7 * DAY) == POLICY
-    assert again.find("there.test", 7 * DAY + 5) is None
+    assert again.fetch("there.test", "1", 10.0) is Fetch.BESIDE
+    again.fetched("there.test", "1", POLICY, 10.0)
+    assert again.fetch("there.test", "1", 10.0) is Fetch.NONE
+    assert again.find("there.test", 7 * DAY + 10) is None
 
 
 def test_the_number_of_policies_is_bounded():
@@ -219,3 +240,14 @@ def test_the_number_of_policies_is_bounded():
         policies.fetched(f"a{number}.test", "1", POLICY, 0.0)
         policies.fetch_failed(f"b{number}.test", 0.0)
     assert len(policies) == len(policies._failed) == 10
+
+
+def test_the_size_of_policies_is_bounded():
+    """A domain may have a policy of 64 KiB, and an attacker many domains."""
+    long = StsPolicy(StsMode.ENFORCE, tuple(f"{number:03}{'x' * 60}.test" for number in range(100)), 604800)
+    policies = StsPolicies(most_bytes=100_000)
+    for number in range(100):
+        policies.fetched(f"a{number % 50}.test", "1", long, 0.0)
+    assert 10 < len(policies) < 15
+    policies.fetched("a1.test", "1", StsPolicy(StsMode.ENFORCE, ("x" * 200_000,), 1), 0.0)
+    assert (len(policies), policies._bytes) == (0, 0)

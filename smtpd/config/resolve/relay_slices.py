@@ -14,10 +14,11 @@ from smtpd.config.build import tls_options
 from smtpd.config.check.relay_tables import RelayTables
 from smtpd.config.host import Host
 from smtpd.config.model import Action, Relay, Srs
+from smtpd.relay.mta_sts import HTTPS_PORT
 from smtpd.slice import SYSTEM_CA, USUAL_PROTOCOLS, RelayLimits, RelaySlice, RouteSlice, SrsSlice
 from smtpd.smtp.srs import DAY_SECONDS
 
-SMTP_PORT, HTTPS_PORT = 25, 443  # of MX hosts, and of their MTA-STS policies (RFC 8461 3.3)
+SMTP_PORT = 25  # of MX hosts
 # Limits that several dispatchers share: a destination is the matter of one of them, a host or an address of ours not.
 SHARED_LIMITS = ("max_conn_per_host", "max_conn_per_route", "max_conn_per_source")
 SHARED_RATES = ("message_rate_per_host", "message_rate_per_source")
@@ -67,6 +68,8 @@ def connect_ports(actions: Iterable[Action], tables: RelayTables) -> tuple[int, 
             return None
         else:
             ports |= {host.port for host in hosts}
+            if not all(host.numeric for host in hosts):  # RFC 8461 3.4: a smarthost may have a policy too
+                ports.add(HTTPS_PORT)
     return tuple(sorted(ports))
 
 

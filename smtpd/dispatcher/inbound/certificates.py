@@ -31,6 +31,9 @@ from smtpd.tls.signing import Signer
 
 DAY = 86400  # seconds
 EXPIRY_WARNING = 7 * DAY
+# RFC 8461 3.3: the hosts of MTA-STS policies are verified by the authorities that this machine trusts, whatever an
+# action says of mail servers.
+POLICY_HOSTS = RelaySlice("", "")
 
 
 class Certificates:
@@ -41,7 +44,7 @@ class Certificates:
         self._authorities: dict[str, Authorities] = {}
         self._made: dict[int, ServerContext] = {}
         self._contexts: dict[int, ServerContext] = {}  # in use
-        self._relays = configuration.relays
+        self._relays = (*configuration.relays, POLICY_HOSTS) if configuration.relays else ()
         self._made_for_relays: dict[str, ClientContext] = {}
         self._relay_contexts: dict[str, ClientContext] = {}  # in use, by action
 
@@ -87,6 +90,9 @@ class Certificates:
         if context is None:
             context = self._relay_contexts[relay.name] = self._make_relay_context(relay)
         return context
+
+    def get_policy_context(self) -> ClientContext:
+        return self.get_relay_context(POLICY_HOSTS)
 
     def _make_relay_context(self, relay: RelaySlice) -> ClientContext:
         return ClientContext(self._authorities.get(relay.ca), relay.protocols, relay.ciphers)

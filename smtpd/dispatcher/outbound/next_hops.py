@@ -2,6 +2,7 @@
 
     FindRoute --> no smarthost    FindHosts(domain, mx)            --> hosts, ranked by preference
               --> smarthosts      FindHosts(host) for each of them --> hosts of one rank each, or all of one
+              --> MTA-STS policy of the domain, or of each smarthost (RFC 8461 3.4): policies.py
 
 One smarthost that cannot be found is left out while another can.
 """
@@ -10,10 +11,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from smtpd.dispatcher.outbound.policies import Policies
 from smtpd.imsg import FindHosts, FindRoute, HostsFound, HostsNotFound, RouteFound, RouteNotFound
 from smtpd.ipc.request_window import RequestWindow
 from smtpd.next_hop import MailHost, Smarthost
 from smtpd.relay.destination import NextHop
+from smtpd.relay.mta_sts import StsPolicy
 from smtpd.relay.tls_policy import HostRefused, TlsLevel, TlsWords
 from smtpd.slice import RelaySlice, RelayTls
 from smtpd.tables.relay_host import RelayProtocol
@@ -51,8 +54,8 @@ class _Search:
 
 
 class NextHops:
-    def __init__(self, to_lookup: RequestWindow):
-        self._to_lookup = to_lookup
+    def __init__(self, to_lookup: RequestWindow, policies: Policies):
+        self._to_lookup, self._policies = to_lookup, policies
 
     def find(self, relay: RelaySlice, domain: str, found: Found) -> None:
         """`found` is called once: with hosts, or why there are none; and for how many seconds that holds."""
@@ -78,31 +81,44 @@ class NextHops:
                 self._find_smarthost(search, smarthost)
 
     def _mx_hosts(self, search: _Search, words: TlsWords, answer: HostsFound | HostsNotFound) -> None:
-        if isinstance(answer, HostsFound):
-            search.hops += [
-                NextHop(host, host.preference, MX_PORT, words, trusted=answer.secure, domain=search.domain)
-                for host in answer.hosts
-            ]
-        self._answered(search, answer)
+        def hop(host: MailHost, sts: StsPolicy | None) -> NextHop:
+            return NextHop(host, host.preference, MX_PORT, words, trusted=answer_secure, domain=search.domain, sts=sts)
+
+        answer_secure = isinstance(answer, HostsFound) and answer.secure
+        self._answered(search, answer, search.domain, hop)
 
     def _find_smarthost(self, search: _Search, smarthost: Smarthost) -> None:
         words = tls_words(RelayProtocol(smarthost.protocol), search.relay.tls)
         policy = words.level in (TlsLevel.OPPORTUNISTIC, TlsLevel.VERIFIED)
 
-        def hop(host: MailHost) -> NextHop:
+        def hop(host: MailHost, sts: StsPolicy | None) -> NextHop:
             lmtp = smarthost.protocol == RelayProtocol.LMTP
-            return NextHop(
-                host, 0, smarthost.port, words, lmtp, smarthost.authenticate, trusted=True, domain=smarthost.host
-            )
+            return NextHop(host, 0, smarthost.port, words, lmtp, smarthost.authenticate, True, smarthost.host, sts)
 
-        def answered(answer: HostsFound | HostsNotFound) -> None:
-            if isinstance(answer, HostsFound):
-                search.hops += map(hop, answer.hosts)
-            self._answered(search, answer)
+        self._to_lookup.ask(
+            lambda request: FindHosts(request, smarthost.host, False, smarthost.port, policy),
+            lambda answer: self._answered(search, answer, smarthost.host, hop),
+        )
 
-        self._to_lookup.ask(lambda request: FindHosts(request, smarthost.host, False, smarthost.port, policy), answered)
+    def _answered(
+        self,
+        search: _Search,
+        answer: HostsFound | HostsNotFound,
+        policy_domain: str,
+        hop: Callable[[MailHost, StsPolicy | None], NextHop],
+    ) -> None:
+        if isinstance(answer, HostsNotFound):
+            self._proceed(search, answer)
+            return
 
-    def _answered(self, search: _Search, answer: HostsFound | HostsNotFound) -> None:
+        def policy_found(sts: StsPolicy | None) -> None:
+            search.hops += [hop(host, sts) for host in answer.hosts]
+            self._proceed(search, answer)
+
+        self._policies.find(policy_domain, answer.sts_id, policy_found)
+
+    def _proceed(self, search: _Search, answer: HostsFound | HostsNotFound) -> None:
+        """One more host or domain has its answer."""
         search.left -= 1
         search.seconds = min(search.seconds, answer.seconds)
         if isinstance(answer, HostsNotFound):

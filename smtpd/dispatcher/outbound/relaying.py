@@ -21,6 +21,7 @@ from smtpd.dispatcher.inbound.resources import Resources
 from smtpd.dispatcher.outbound.connection import OutgoingConnection
 from smtpd.dispatcher.outbound.content import OutgoingContent
 from smtpd.dispatcher.outbound.next_hops import NextHops
+from smtpd.dispatcher.outbound.policies import Policies
 from smtpd.envelope import Outcome, RelayRecipient, RelayResult, Text, envelope_text
 from smtpd.imsg import (
     ContentFetched,
@@ -95,7 +96,10 @@ class Relaying:
         self._relay = Destinations(
             configuration.relay_limits, configuration.domain_limits, random.random, self._clock()
         )
-        self._next_hops = NextHops(resources.to_lookup)
+        self.policies = Policies(
+            self._loop, resources.to_lookup, resources.certificates.get_policy_context, self._clock
+        )
+        self._next_hops = NextHops(resources.to_lookup, self.policies)
         self._messages: dict[int, RelayMessage] = {}  # by attempt
         self._left: dict[int, set[int]] = {}  # of these, the envelopes that have not been answered
         self._known: OrderedDict[int, tuple[str, str]] = OrderedDict()  # destination -> action, domain
@@ -131,8 +135,13 @@ class Relaying:
         task = Task(imsg.attempt, imsg.destination, envelopes, imsg.terms.require_tls)
         self._obey(self._relay.add(task, relay, imsg.domain, self._clock()))
 
+    def begin(self) -> None:
+        if self._relays:
+            self.policies.begin()
+
     def stop(self) -> None:
         self._stopping = True
+        self.policies.stop()
         self._obey(self._relay.stop(self._clock()))
 
     @property

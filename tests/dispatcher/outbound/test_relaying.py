@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 
 import pytest
 
@@ -27,6 +28,7 @@ from smtpd.imsg import (
     RouteNotFound,
 )
 from smtpd.next_hop import MailHost, Smarthost
+from smtpd.relay.mta_sts import StsMode, StsPolicy
 from smtpd.relay.tls_policy import TlsLevel
 from smtpd.slice import RelaySlice, RelayTls
 from smtpd.tables.relay_host import RelayProtocol
@@ -210,6 +212,23 @@ def test_a_domain_without_a_smarthost_is_asked_for_its_mx(world):
         True,
         "backup.test",
     )
+
+
+@pytest.mark.parametrize("smarthost", [False, True])
+def test_an_mta_sts_policy_holds_for_the_hosts_that_lookup_finds(world, smarthost):
+    """RFC 8461 4.2; 3.4: of a smarthost, its own."""
+    here = world()
+    found = [Smarthost("smtp", "mx1.there.test", 25, False)] if smarthost else []
+    here.answers[FindRoute] = lambda asked: RouteFound(asked.request, found, "")
+    here.answers[FindHosts] = lambda asked: HostsFound(
+        asked.request, [MailHost("mx1.there.test", 10, ["127.0.0.9"])], False, "1", [], 300
+    )
+    domain = "mx1.there.test" if smarthost else "there.test"
+    policy = StsPolicy(StsMode.ENFORCE, ("mx2.there.test",), 86400)
+    here.dispatcher.relaying.policies.kept.fetched(domain, "1", policy, time.time())
+    here.relay(domain="" if smarthost else "there.test")
+    (delay,) = here.wait_for(DelayDestination)
+    assert delay.reason == f"MTA-STS policy of {domain} does not name mx1.there.test"
 
 
 def test_mail_of_an_action_that_is_gone_waits(world):

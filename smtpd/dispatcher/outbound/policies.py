@@ -1,0 +1,136 @@
+"""The MTA-STS policies of domains: which one holds, and what has to be fetched for that.  RFC 8461 3.3, 5.1, 10.2.
+
+    find(domain, id) --policy is kept--> found
+                     --none, or another id--> FindHosts mta-sts.DOMAIN, HTTPS (policy_fetch.py) --> found
+    every REFRESH_SWEEP_INTERVAL: policies that have to be fetched again, so that none ends unnoticed
+
+Mail waits for a policy FETCH_TIMEOUT at most, the fetches before it included; when it cannot be fetched, mail goes by
+the policy that is kept, or by none, and it is tried again no sooner than five minutes later (RFC 8461 3.3).  There is
+one fetch for a domain at a time, however much mail waits for it, and FETCHES_MAX connections.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from smtpd.dispatcher.outbound.policy_fetch import PolicyFetchError, fetch_policy
+from smtpd.domain_name import ascii_form
+from smtpd.imsg import FindHosts, HostsFound, HostsNotFound
+from smtpd.ipc.log import log
+from smtpd.ipc.request_window import RequestWindow
+from smtpd.relay.mta_sts import HTTPS_PORT, Fetch, StsPolicies, StsPolicy
+from smtpd.tls.client_context import ClientContext
+
+FETCH_TIMEOUT = 60.0  # seconds until the policy is there, RFC 8461 3.3 suggests one minute
+FETCHES_MAX = 50  # connections for mail at a time
+REFRESHES_MAX = 10  # connections for policies that no mail waits for at a time
+REFRESH_SWEEP_INTERVAL = 600.0  # seconds
+REFRESHES_PER_SWEEP = 200
+
+Found = Callable[[StsPolicy | None], None]
+
+
+@dataclass
+class _Fetching:
+    task: asyncio.Task[None]
+    waiting: list[Found] = field(default_factory=list)
+
+
+class Policies:
+    """`now`: seconds since 1970."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        to_lookup: RequestWindow,
+        context: Callable[[], ClientContext],
+        now: Callable[[], float],
+    ):
+        self._loop, self._to_lookup, self._context, self._now = loop, to_lookup, context, now
+        self.kept = StsPolicies()
+        self._fetching: dict[str, _Fetching] = {}
+        self._slots, self._refresh_slots = asyncio.Semaphore(FETCHES_MAX), asyncio.Semaphore(REFRESHES_MAX)
+        self._timer: asyncio.TimerHandle | None = None
+        self.port = HTTPS_PORT
+
+    def begin(self) -> None:
+        self._timer = self._loop.call_later(REFRESH_SWEEP_INTERVAL, self._sweep)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for fetching in self._fetching.values():
+            fetching.task.cancel()
+
+    def find(self, domain: str, record_id: str, found: Found) -> None:
+        """`found(policy or None)` is called once: at once, or when the policy was fetched, or could not be.
+
+        `record_id`: of the domain's TXT record, empty without one."""
+        domain = ascii_form(domain)
+        fetch = self.kept.fetch(domain, record_id, self._now())
+        if fetch is not Fetch.NONE and domain not in self._fetching:
+            self._begin(domain, record_id, self._slots)
+        if fetch is Fetch.FIRST:
+            self._fetching[domain].waiting.append(found)
+        else:
+            found(self.kept.find(domain, self._now()))
+
+    def _sweep(self) -> None:
+        self._timer = self._loop.call_later(REFRESH_SWEEP_INTERVAL, self._sweep)
+        for domain, record_id in self.kept.to_refresh(REFRESHES_PER_SWEEP, self._now()):
+            if domain not in self._fetching:
+                self._begin(domain, record_id, self._refresh_slots)
+
+    # -- one fetch -------------------------------------------------------------------------------------
+
+    def _begin(self, domain: str, record_id: str, slots: asyncio.Semaphore) -> None:
+        task = self._loop.create_task(self._fetch(domain, record_id, slots))
+        self._fetching[domain] = _Fetching(task)
+
+    async def _fetch(self, domain: str, record_id: str, slots: asyncio.Semaphore) -> None:
+        try:
+            async with asyncio.timeout(FETCH_TIMEOUT), slots:
+                policy = await self._fetch_policy(domain)
+            self._keep(domain, record_id, policy)
+        except PolicyFetchError as failed:
+            self._fail(domain, str(failed))
+        except TimeoutError:
+            self._fail(domain, "timed out")
+        except Exception as error:  # rule R8: a defect costs this fetch
+            log.trouble(f"MTA-STS policy of {domain}", error)
+            self._fail(domain, "internal error")
+        finally:
+            fetching = self._fetching.pop(domain)
+        self._answer(fetching.waiting, self.kept.find(domain, self._now()))
+
+    def _answer(self, waiting: Iterable[Found], policy: StsPolicy | None) -> None:
+        for found in waiting:
+            found(policy)
+
+    async def _fetch_policy(self, domain: str) -> StsPolicy:
+        answered: asyncio.Future[HostsFound | HostsNotFound] = self._loop.create_future()
+
+        def answer(imsg: HostsFound | HostsNotFound) -> None:
+            if not answered.done():  # the fetch may have timed out
+                answered.set_result(imsg)
+
+        name = f"mta-sts.{domain}"  # RFC 8461 3.3
+        self._to_lookup.ask(lambda request: FindHosts(request, name, False, self.port, False), answer)
+        imsg = await answered
+        if isinstance(imsg, HostsNotFound):
+            raise PolicyFetchError(imsg.text.removeprefix("smarthost "))  # lookup takes it for one
+        host = imsg.hosts[0]
+        return await fetch_policy(self._loop, host.name, host.addresses, self._context(), self.port)
+
+    def _keep(self, domain: str, record_id: str, policy: StsPolicy) -> None:
+        self.kept.fetched(domain, record_id, policy, self._now())
+        hosts = f" mx={','.join(policy.mx)}" if policy.mx else ""
+        log.info(f"relay: MTA-STS policy of {domain}: mode={policy.mode.value}{hosts} max_age={policy.max_age}")
+
+    def _fail(self, domain: str, reason: str) -> None:
+        """RFC 8461 10.2: the administrator is told."""
+        now = self._now()
+        self.kept.fetch_failed(domain, now)
+        kept = self.kept.find(domain, now)
+        meanwhile = "the one that was fetched before holds" if kept is not None else "none holds"
+        log.info(f"relay: MTA-STS policy of {domain} cannot be fetched: {reason}; {meanwhile}")

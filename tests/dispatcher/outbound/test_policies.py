@@ -1,0 +1,170 @@
+"""Which MTA-STS policy holds for mail, and when mail waits for one: the test plays lookup, a host and the clock."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from smtpd.dispatcher.outbound import policies as module
+from smtpd.dispatcher.outbound.policies import FETCHES_MAX, Policies
+from smtpd.imsg import FindHosts, HostsFound, HostsNotFound
+from smtpd.next_hop import MailHost
+from smtpd.relay.mta_sts import FETCH_RETRY_DELAY, REFRESH_INTERVAL, KeptPolicy, StsMode, StsPolicy
+from smtpd.tls.certificate import Authorities
+from smtpd.tls.client_context import ClientContext
+from tests.dispatcher.outbound.policy_host import POLICY, PolicyHost, ok, tls
+from tests.tls.world import authority, pem
+
+ENFORCED = StsPolicy(StsMode.ENFORCE, ("mx1.there.test",), 86400)
+OTHER = ok(POLICY.replace(b"mx1", b"mx2"))
+
+
+class Lookup:
+    """The window to lookup; `host`: where the policy host is, None: nowhere."""
+
+    def __init__(self, host):
+        self.host, self.asked = host, []
+
+    def ask(self, make, answered):
+        asked = make(len(self.asked))
+        self.asked.append(asked)
+        if self.host is None:
+            answered(HostsNotFound(asked.request, 451, "4.4.3", f"smarthost {asked.name}: no such host", 60))
+        else:
+            answered(HostsFound(asked.request, [MailHost(asked.name, 0, ["127.0.0.1"])], True, "", [], 60))
+
+
+class World:
+    def __init__(self, host):
+        self.now = 0.0
+        self.host, self.lookup = host, Lookup(host)
+        context = ClientContext(Authorities.read(pem(authority()[0])))
+        self.policies = Policies(asyncio.get_running_loop(), self.lookup, lambda: context, lambda: self.now)
+        self.policies.port = host.port
+
+    def ask(self, domain="there.test", id="1"):
+        """A future of what mail is told."""
+        found = asyncio.get_running_loop().create_future()
+        self.policies.find(domain, id, found.set_result)
+        return found
+
+
+def play(story, *pieces, **more):
+    async def run():
+        async with PolicyHost(*pieces, **more) as host:
+            world = World(host)
+            try:
+                await story(world)
+            finally:
+                world.policies.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def test_mail_waits_for_the_first_policy_and_shares_one_fetch():
+    async def story(world):
+        asked = [world.ask(), world.ask("There.Test."), world.ask()]
+        assert not any(one.done() for one in asked)
+        assert [await one for one in asked] == [ENFORCED] * 3
+        assert len(world.host.asked) == 1
+        assert world.lookup.asked == [FindHosts(0, "mta-sts.there.test", False, world.host.port, False)]
+        assert world.ask().result() == ENFORCED
+        assert world.ask(id="").result() == ENFORCED
+
+    play(story)
+
+
+def test_a_domain_without_a_record_costs_nothing():
+    async def story(world):
+        assert world.ask(id="").result() is None
+        assert world.lookup.asked == []
+
+    play(story)
+
+
+@pytest.mark.parametrize("where", [None, "host"])
+def test_mail_goes_without_a_policy_that_cannot_be_fetched(where):
+    """RFC 8461 3.3: and it is tried again no sooner than five minutes later."""
+
+    async def story(world):
+        if where is None:
+            world.lookup.host = None
+        assert await world.ask() is None
+        assert world.ask().result() is None
+        world.now = FETCH_RETRY_DELAY
+        assert not world.ask().done()
+
+    play(story, b"HTTP/1.1 404 Not Found\r\n\r\n")
+
+
+def test_mail_waits_for_a_policy_with_a_new_id_and_keeps_the_old_one_if_that_fails():
+    """RFC 8461 5.1"""
+
+    async def story(world):
+        assert await world.ask() == ENFORCED
+        world.host.pieces = (b"HTTP/1.1 500 x\r\n\r\n",)
+        waits = world.ask(id="2")
+        assert not waits.done() and await waits == ENFORCED
+        world.now, world.host.pieces = FETCH_RETRY_DELAY, (OTHER,)
+        assert (await world.ask(id="2")).mx == ("mx2.there.test",)
+
+    play(story)
+
+
+def test_a_policy_is_refreshed_beside_the_mail():
+    async def story(world):
+        assert await world.ask() == ENFORCED
+        world.now, world.host.pieces = 50_000.0, (OTHER,)
+        assert world.ask().result() == ENFORCED
+        await until(lambda: len(world.host.asked) == 2)
+        await until(lambda: world.ask().result() != ENFORCED)
+
+    play(story)
+
+
+def test_policies_that_no_mail_asks_for_are_refreshed(monkeypatch):
+    monkeypatch.setattr(module, "REFRESH_SWEEP_INTERVAL", 0.01)
+
+    async def story(world):
+        week = StsPolicy(StsMode.ENFORCE, ("mx1.there.test",), 604800)
+        world.policies.kept.restore("there.test", KeptPolicy(week, "1", 0.0))
+        world.policies.begin()
+        world.now = REFRESH_INTERVAL
+        await until(lambda: world.policies.kept.kept()["there.test"].fetched == REFRESH_INTERVAL)
+        assert len(world.host.asked) == 1
+
+    play(story)
+
+
+def test_mail_waits_no_longer_than_the_time_limit(monkeypatch):
+    """Also when all places are taken by hosts that do not answer."""
+    monkeypatch.setattr(module, "FETCH_TIMEOUT", 0.3)
+
+    async def story(world):
+        world.host.wait = asyncio.Event()
+        asked = [world.ask(f"a{number}.test") for number in range(FETCHES_MAX + 20)]
+        await asyncio.sleep(0.1)
+        assert world.host.open <= FETCHES_MAX
+        assert [await one for one in asked] == [None] * len(asked)
+        world.host.wait.set()
+
+    play(story, context=tls("*.test", *(f"mta-sts.a{number}.test" for number in range(FETCHES_MAX + 20))))
+
+
+def test_a_stop_ends_what_is_under_way():
+    async def story(world):
+        world.host.wait = asyncio.Event()
+        waits = world.ask()
+        await until(lambda: world.host.asked)
+        world.policies.stop()
+        with contextlib.suppress(OSError):
+            world.host.wait.set()
+        await until(lambda: not world.host.open)
+        assert not waits.done() and not world.policies._fetching
+
+    play(story)
