@@ -20,6 +20,8 @@ SECURITY
     of another.
 """
 
+from contextlib import suppress
+
 from smtpd import boot, sandbox
 from smtpd.dispatcher.state import Dispatcher
 from smtpd.imsg import (
@@ -59,13 +61,15 @@ from smtpd.imsg import (
     TakeCertificate,
     UseCertificates,
 )
-from smtpd.ipc.channel import Channel, owned, unexpected
+from smtpd.ipc.channel import Channel, ChannelClosed, owned, unexpected
 from smtpd.ipc.channel_set import connect
 from smtpd.ipc.loop import prepare
 from smtpd.slice import DispatcherSlice
 
 USER, CHROOT = "_smtpd", "empty"
 PLEDGE = "stdio inet recvfd sendfd"
+
+FLUSH_TIMEOUT = 2.0  # seconds that the end waits for queue to read the last results
 
 
 def main() -> None:
@@ -80,6 +84,14 @@ def main() -> None:
     handlers = {"parent": from_parent, "lookup": from_lookup, "queue": from_queue, "control": from_control}
     connect(loop, handed.peers, handlers, dispatcher)
     loop.run_forever()
+    flush_results(handed.peer("queue"))
+
+
+def flush_results(queue: Channel) -> None:
+    """What queue has not read yet.  Mail whose result it never hears of is sent again at the next start."""
+    with suppress(ChannelClosed):
+        if not queue.closed:
+            queue.flush_within(FLUSH_TIMEOUT)
 
 
 def from_parent(dispatcher: Dispatcher, channel: Channel, imsg: object, descriptor: int | None) -> None:
