@@ -306,6 +306,19 @@ def test_what_an_administrator_has_ordered_is_written_before_the_end(watched):
     assert row(watched, two).suspended
 
 
+def test_an_order_whose_rows_are_still_being_read_is_carried_out_before_the_end(watched):
+    (envelope,) = watched.store()
+    read = threading.Event()
+    watched.queue.disk.store.faults["load"] = lambda *_: read.wait(WAIT_MAX) and None
+    watched.say("scheduler", DeleteEnvelopes([envelope]))
+    watched.until(lambda: not watched.queue.disk.idle)
+    watched.say("parent", Stop())
+    watched.until(lambda: watched.queue._scheduler_done)
+    watched.loop.call_later(2 * state.POLL_INTERVAL, read.set)
+    run_to_the_end(watched)
+    assert watched.queue.disk.store.load([envelope]) == []
+
+
 def test_an_attempt_that_waits_for_lookup_is_not_counted_against_its_envelope(make_house):
     """It was counted when it began, and nobody has told what became of it: three stops would hold it."""
     store = Faulty(RAMStore())
