@@ -75,7 +75,8 @@ FLUSH_TIMEOUT = 2.0  # seconds that the end waits for queue to read the last res
 def main() -> None:
     handed = boot.receive("dispatcher", DispatcherSlice)
     loop = prepare()
-    held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, required=handed.configure.sandbox_required)
+    ports = handed.slice.connect_ports  # none without relay actions
+    held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, ports=ports, required=handed.configure.sandbox_required)
     handed.entered(held)
     signing = [sock for _, sock in handed.signing]
     dispatcher = Dispatcher(loop, handed.slice, handed.listeners, handed.peer("lookup"), handed.peer("queue"), signing)

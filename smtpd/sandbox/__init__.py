@@ -16,7 +16,7 @@ It knows nothing of what the processes do.  It compiles with libseccomp, and nee
 that was compiled elsewhere.
 """
 
-from smtpd.sandbox.enter import MISSING, SandboxUnavailable, enter, inside
+from smtpd.sandbox.enter import MISSING, SandboxUnavailable, enter, inside, is_required
 from smtpd.sandbox.memory import check as check_memory
 from smtpd.sandbox.memory import executable_writable_mappings, seal_callbacks
 from smtpd.sandbox.preload import rehearse
@@ -38,6 +38,7 @@ __all__ = [
     "find_uids",
     "inside",
     "install",
+    "is_required",
     "limit_capabilities",
     "open_kernel_log",
     "rehearse",

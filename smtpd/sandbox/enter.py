@@ -22,9 +22,16 @@ class SandboxUnavailable(Exception):
     """This machine cannot give a protection that was required."""
 
 
+def is_required(missing: str) -> bool:
+    """Whether the lack of this, a line without MISSING, ends a start for which the sandbox is required.
+
+    Not of what only root could give, when the daemon was started by another user.  Nor of the ports of connections:
+    what may connect at all has said so in its promises, and kernels before Linux 6.7 know no ports."""
+    return not missing.endswith(NOT_ROOT) and not missing.startswith(landlock.PORTS)
+
+
 class _Held(list[str]):
-    """What holds, line by line; raises at the first thing missing when everything is required.  What only root could
-    give is not required when the daemon was started by another user."""
+    """What holds, line by line; raises at the first thing missing when everything is required."""
 
     def __init__(self, required: bool):
         super().__init__()
@@ -32,7 +39,7 @@ class _Held(list[str]):
 
     def add(self, *lines: str) -> None:
         for line in lines:
-            if self.required and line.startswith(MISSING) and not line.endswith(NOT_ROOT):
+            if self.required and line.startswith(MISSING) and is_required(line.removeprefix(MISSING)):
                 raise SandboxUnavailable(line.removeprefix(MISSING))
             self.append(line)
 
@@ -60,7 +67,7 @@ def enter(
     """Become `user` in `root`, with nothing but `promises` and the files in `unveil`.  For good.
 
     unveil    (path, letters out of rwxc), paths as seen in `root`; what is not named cannot be opened
-    ports     TCP ports that may be connected to (None: any that the promises allow)
+    ports     TCP ports that may be connected to (None: any that the promises allow); see is_required
     program   the promises, compiled elsewhere
     required  raise SandboxUnavailable for what this machine cannot give, instead of saying so
 
@@ -85,7 +92,7 @@ def enter(
     if sys.platform.startswith("openbsd"):
         held.add(*openbsd.restrict(paths, promises))
         if ports is not None:
-            held.add(f"{MISSING}TCP ports (pledge knows none)")
+            held.add(f"{MISSING}{landlock.PORTS} (pledge knows none)")
     elif privilege.LINUX:
         held.add(*landlock.restrict(paths, ports, alone=True, sockets="unix" in promises.split()))
         if program is not None:

@@ -39,6 +39,8 @@ _LETTERS = {
     "c": MAKE_REG | MAKE_DIR | REMOVE_FILE | REMOVE_DIR | REFER,
 }
 
+PORTS = "limit to TCP ports"  # how the line begins that says that it is missing
+
 _BIND_TCP, _CONNECT_TCP = 1, 2
 _SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
 
@@ -94,10 +96,12 @@ def restrict(
         call("syscall", _RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
-    lacking = [("TCP ports", ports is not None and version < 4), ("abstract sockets", sockets and version < 6)]
-    return [f"landlock abi {version}"] + [
-        f"missing: landlock of {what} (abi {version})" for what, lacks in lacking if lacks
-    ]
+    held = [f"landlock abi {version}"]
+    if ports is not None and version < 4:
+        held.append(f"missing: {PORTS} (landlock abi {version})")
+    if sockets and version < 6:
+        held.append(f"missing: landlock of abstract sockets (abi {version})")
+    return held
 
 
 def _create(version: int, network: bool, alone: bool) -> int:

@@ -21,13 +21,20 @@ from smtpd.imsg import (
     EnvelopeExpanded,
     ExpandEnvelope,
     ExpandRecipient,
+    FindHosts,
+    FindRoute,
+    HostsFound,
     LockMailbox,
     RecipientExpanded,
+    RouteFound,
     StartAgent,
 )
+from smtpd.next_hop import MailHost, Smarthost
+from smtpd.sandbox import landlock
 from smtpd.tables.alias_syntax import Command, File, digest
 from tests.live.conftest import mails, until
 from tests.live.recipient import envelopes, logged, write
+from tests.unique import free_port
 
 CONF = """
 listen on 127.0.0.1 port {{port}}
@@ -308,6 +315,32 @@ def test_an_invented_answer_of_lookup_reaches_no_user_who_may_not_receive(taken,
         assert not logged(daemon, f" to=<{lie.destination}>", "result=Ok")
     assert len(envelopes(daemon)) == len(lies)
     assert list(out.iterdir()) == []
+
+
+def test_no_mail_goes_to_a_port_that_no_relay_action_has(impostor, make_daemon):
+    """Landlock: nothing that lookup says, and nothing that a dispatcher thinks of itself, connects elsewhere."""
+    if landlock.abi() < 4:
+        pytest.skip("Landlock of this kernel knows no ports")
+    right, wrong = free_port(), free_port()
+    with socket.create_server(("127.0.0.1", wrong)) as other:
+        conf = f"""
+        listen on 127.0.0.1 port {{port}}
+        action "out" relay host smtp+notls://127.0.0.1:{right}
+        match from local for any action "out"
+        """
+        lookup = Lookup(impostor("lookup", daemon=make_daemon(conf)))
+        lookup.expand(to("", action="out", kind=Kind.MTA))
+        asked = lookup.impostor.hear("dispatcher")
+        assert isinstance(asked, FindRoute)
+        lookup.impostor.say(
+            "dispatcher", RouteFound(asked.request, [Smarthost("smtp+notls", "127.0.0.1", wrong, False)], "")
+        )
+        asked = lookup.impostor.hear("dispatcher")
+        assert isinstance(asked, FindHosts)
+        host = MailHost("", 0, ["127.0.0.1"])
+        lookup.impostor.say("dispatcher", HostsFound(asked.request, [host], True, "", [], 60))
+        until(lambda: logged(lookup.daemon, " mta error reason=", "Permission denied"), what="the end of the connect")
+        assert not select.select([other], [], [], 0)[0]
 
 
 def test_a_lookup_that_insists_on_a_forged_digest_is_heard_a_hundred_times_at_most(taken, out, alice, forward):

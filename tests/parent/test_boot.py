@@ -59,3 +59,12 @@ def test_what_is_required_and_missing_ends_the_start(booted, monkeypatch):
     booted.configuration = object()
     with pytest.raises(CannotStart, match=r"sandbox of queue: seccomp \(no libseccomp\) is missing"):
         _report(booted, "queue", [NOT_ROOT, "missing: seccomp (no libseccomp)"])
+
+
+@pytest.mark.parametrize("system", ["landlock abi 3", "pledge knows none"])
+def test_ports_that_cannot_be_limited_are_said_and_end_no_start(booted, capfd, monkeypatch, system):
+    monkeypatch.setattr("smtpd.parent.start.boot._required", lambda _booted: True)
+    booted.configuration = object()
+    assert said(booted, capfd, dispatcher_2=[f"missing: limit to TCP ports ({system})"]) == [
+        f"warn: sandbox: missing in dispatcher 2: limit to TCP ports ({system})"
+    ]

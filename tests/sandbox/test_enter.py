@@ -311,6 +311,37 @@ def test_only_the_named_ports_may_be_connected_to_and_none_be_chosen_to_listen(f
     ) == ["done", "Permission denied", "done", "Permission denied"]
 
 
+def test_without_any_port_there_is_no_connection_at_all(fresh_python):
+    if landlock.abi() < 4:
+        pytest.skip("Landlock of this kernel knows no ports")
+    assert fresh_python(
+        """
+        import socket
+        from smtpd import sandbox
+        there = socket.create_server(("127.0.0.1", 0))
+        sandbox.enter(None, None, "stdio inet", ports=())
+        print(socket.socket().connect_ex(there.getsockname()))
+        """
+    ) == ["13"]
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_kernel_that_knows_no_ports_lets_the_process_go_on_and_says_so(fresh_python, required):
+    held = fresh_python(
+        f"""
+        import os, socket
+        from smtpd import sandbox
+        from smtpd.sandbox import landlock
+        landlock.abi = lambda: 3
+        there = socket.create_server(("127.0.0.1", 0))
+        ids = sandbox.Ids(64001, 64002) if os.geteuid() == 0 else None
+        held = sandbox.enter(ids, None, "stdio inet", ports=[25], required={required})
+        print(socket.socket().connect_ex(there.getsockname()), *held, sep="\\n")
+        """
+    )
+    assert held[0] == "0" and "missing: limit to TCP ports (landlock abi 3)" in held
+
+
 def test_the_room_can_be_imported_where_names_of_linux_are_unknown(fresh_python):
     assert fresh_python(
         """

@@ -345,7 +345,7 @@ def _report(state: StartState, name: str, held: list[str]) -> None:
     if not missing:
         return
     state.missing.setdefault(tuple(missing), []).append(name)
-    needed = [line for line in missing if not line.endswith("(not root)")]
+    needed = [line for line in missing if sandbox.is_required(line)]
     if needed and state.configuration is not None and _required(state):
         raise CannotStart(f"sandbox of {name}: {needed[0]} is missing, and the sandbox is required")
 
