@@ -12,15 +12,14 @@ import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from lark import Token
-
 from smtpd.config.build.builder import Builder
 from smtpd.config.build.diagnostics import parts
 from smtpd.config.build.names import Names
 from smtpd.config.errors import ConfigErrors, Report, SourcePosition, quoted
 from smtpd.config.model import Config, Listen
 from smtpd.config.parse.lexer import BROKEN, NEWLINE, Lexer
-from smtpd.config.parse.syntax import RESERVED, TOKEN_KINDS, SentenceError, parse_sentence
+from smtpd.config.parse.syntax import RESERVED, TOKEN_TYPES, SentenceError, parse_sentence
+from smtpd.config.parse.tree import Token
 from smtpd.domain_name import ascii_form
 from smtpd.ipc.os_error import error_text
 from smtpd.tables.text_file import read_file
@@ -33,7 +32,7 @@ FILES_MAX = 100  # a bound on files that each include two others
 SENTENCE_WORDS = {"action", "ca", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "srs"}
 SENTENCE_WORDS |= {"table"}
 assert SENTENCE_WORDS <= RESERVED
-DECLARING_KINDS = {TOKEN_KINDS[word] for word in ("table", "action", "wrapper", "pki", "ca")}
+DECLARING_KINDS = {"table", "action", "wrapper", "pki", "ca"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class ConfigReader:
             self._has_rules = True
             return
         self._open.append(file)
-        for tokens in sentences(Lexer(file, text, TOKEN_KINDS, self._macros, self.report), file, self.report):
+        for tokens in sentences(Lexer(file, text, TOKEN_TYPES, self._macros, self.report), file, self.report):
             rest = tokens
             while rest:
                 rest = self._sentence(file, rest)
@@ -166,7 +165,7 @@ class ConfigReader:
             token.line != token.end_line for token in tokens
         )  # an unclosed quote, which may have swallowed a "match"
         self._has_rules = self._has_rules or long or unexpected.token is first  # or "match" is misspelt
-        if second.type == TOKEN_KINDS["="]:
+        if second.type == "=":
             self._macros.setdefault(str(first), None)
         if len(tokens) > RESUME_TOKENS_MAX:
             return []
@@ -177,9 +176,9 @@ class ConfigReader:
     def _declare(self, file: str, tokens: list[Token]) -> None:
         """Declare a sentence's name even if the rest of it has errors, so that one mistake gives one error."""
         kind, *rest = tokens
-        if kind.type == TOKEN_KINDS["match"]:
+        if kind.type == "match":
             self._has_rules = True
-        if kind.type == TOKEN_KINDS["mda"] and rest:
+        if kind.type == "mda" and rest:
             kind, *rest = rest
         if kind.type in DECLARING_KINDS and rest and (rest[0].type == "STRING" or rest[0] in RESERVED):
             name = ascii_form(rest[0]) if kind in ("pki", "ca") else str(rest[0])
@@ -201,7 +200,7 @@ class ConfigReader:
 
 
 def position_of(file: str, token: Token) -> SourcePosition:
-    return SourcePosition(file, token.line or 0, token.column or 0)
+    return SourcePosition(file, token.line, token.column)
 
 
 def begins_sentence(token: Token) -> bool:
@@ -232,9 +231,9 @@ def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
             continue
         line_begins = False
         tokens.append(token)
-        if token.type == TOKEN_KINDS["{"]:
+        if token.type == "{":
             braces.append(token)
-        elif token.type == TOKEN_KINDS["}"] and braces:
+        elif token.type == "}" and braces:
             braces.pop()
     if braces:
         report.add(position_of(file, braces[-1]), 'unclosed "{"')
