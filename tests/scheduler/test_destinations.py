@@ -76,9 +76,10 @@ def test_the_higher_priority_of_a_sender_goes_first():
     assert [messages for _, messages in turns(destinations)] == [[13], [12], [10], [9], [6]]
 
 
-def test_what_was_given_and_not_tried_goes_before_the_others():
-    destinations = made((1, 7, 1), (1, 7, 2), (1, 7, 3), limit=1)
-    turn(destinations)
+@pytest.mark.parametrize("count", [3, FEW + 2])
+def test_what_was_given_and_not_tried_goes_before_the_others(count):
+    destinations = made(*((1, 7, message) for message in range(1, count + 1)), limit=1)
+    assert turns(destinations) == [(1, [1])]
     destinations.ended(1, tried=False)
     destinations.add(1, 7, id_of(1), first=True)
     assert turns(destinations) == [(1, [1])]
@@ -224,6 +225,10 @@ def test_delays_that_come_all_the_time_do_not_pile_up():
     destinations = made((1, 7, 1))
     for number in range(10_000):
         destinations.delay(1, NOW, NOW + 1 + number * 7919 % 86400)
+    assert len(destinations._timers) == 1
+    destinations = made((1, 7, 1))
+    for _ in range(10_000):
+        destinations.delay(1, NOW, NOW + 60)
     assert len(destinations._timers) == 1
 
 

@@ -89,3 +89,14 @@ def test_of_one_message_only_the_envelopes_of_the_range_are_found():
     for counter in range(1, 6):
         table.put(ScheduledEnvelope(1 << 32 | counter, Kind.MDA, 1, 2, 3))
     assert [*table.ids(1 << 32 | 2, 1 << 32 | 4)] == [1 << 32 | counter for counter in (2, 3, 4)]
+
+
+def test_nothing_is_kept_of_a_message_whose_envelopes_have_all_gone():
+    """There are more messages each day."""
+    table = EnvelopeTable()
+    for message, count in ((1, 1), (2, 3)):
+        for counter in range(count):
+            table.put(ScheduledEnvelope(message << 32 | counter, Kind.MDA, 1, 2, 3))
+        for counter in range(count):
+            table.remove(message << 32 | counter)
+    assert (len(table), table._messages) == (0, {})

@@ -351,6 +351,49 @@ def test_an_envelope_of_a_delayed_destination_expires_at_its_time():
     assert made.turn(NOW + 3600) == [id_of(2)]
 
 
+def test_an_envelope_in_flight_does_not_expire_when_its_destination_is_delayed_meanwhile():
+    """It was among those to be looked at when the destination was resumed, for a moment."""
+    old = {"created": NOW - 500_000, "expires": NOW - 100_000}
+    made = policy(*(relayed(message, next_try=0) for message in range(1, 4)), relayed(9, lane=6, **old))
+    for destination in (5, 6):
+        made.destinations.delay(destination, NOW, NOW + 3600)
+    assert made.turn(NOW + EXPIRY_INTERVAL, effort=2) == []  # two of the other destination are looked at
+    made.destinations.resume(6)
+    assert made.turn(NOW + EXPIRY_INTERVAL, effort=1) == [id_of(9)]
+    made.destinations.delay(6, NOW + EXPIRY_INTERVAL, NOW + 3600)
+    assert made.turn(NOW + EXPIRY_INTERVAL) == []
+    assert made.take_expired() == {} and not made.destinations.is_looked_through
+    made.tried([id_of(9)], [], [], NOW + EXPIRY_INTERVAL)
+
+
+def test_the_next_turn_comes_with_the_first_envelope_or_the_first_destination():
+    made = policy(relayed(1, lane=7, next_try=NOW + 400), relayed(2))
+    made.destinations.delay(5, NOW, NOW + 60)
+    assert made.next_time() == NOW + 60
+    made.destinations.delay(6, NOW, NOW + 500)
+    made.turn(NOW + 60)
+    assert made.next_time() == NOW + 400
+
+
+def test_a_destination_has_more_places_with_a_result_and_not_without():
+    made = policy(*(relayed(message) for message in range(1, 30)))
+    made.destinations.delay(5, NOW, NOW + 15)
+    (given,) = made.turn(NOW + 15)
+    made.tried([], [], [], NOW + 15, [given])
+    (given,) = made.turn(NOW + 15)
+    made.tried([given], [], [], NOW + 15)
+    assert len(made.turn(NOW + 15)) > 1
+
+
+def test_to_pause_a_destination_leaves_its_delay_and_to_resume_it_ends_both():
+    made = policy(relayed())
+    made.destinations.delay(5, NOW, NOW + 3600)
+    assert made.pause_destinations([5], True) and not made.pause_destinations([5], True)
+    assert made.destinations.is_delayed(5)
+    assert made.pause_destinations([5], False) and not made.pause_destinations([5], False)
+    assert made.turn(NOW) == [id_of(1)]
+
+
 def test_an_envelope_that_expired_while_the_daemon_was_down_is_tried_where_its_destination_can_be_reached():
     made = policy(relayed(created=NOW - 500_000, expires=NOW - 100_000, next_try=NOW - 200_000))
     assert made.turn(NOW) == [id_of(1)]
@@ -422,6 +465,14 @@ def test_schedule_leaves_a_paused_destination_alone_and_local_mail_has_none():
     assert made.schedule([id_of(1), id_of(2), id_of(3)]) == (2, [id_of(2), id_of(3)])
 
 
+def test_schedule_of_a_local_envelope_ends_no_delay():
+    """Agents and destinations have numbers of their own."""
+    made = policy(schedule(1, lane=5, held=True), relayed(2))
+    made.destinations.delay(5, NOW, NOW + 3600)
+    made.schedule([id_of(1)])
+    assert made.turn(NOW) == [id_of(1)]
+
+
 def test_an_envelope_is_for_a_destination_when_it_is_known_and_relayed_there():
     made = policy(relayed(1), relayed(2, lane=6), schedule(3, lane=5))
     assert [message for message in range(1, 5) if made.is_for(id_of(message), {5})] == [1]
@@ -452,6 +503,30 @@ def test_a_try_by_hand_leaves_the_next_try_where_it_was():
     assert made.tried([], [id_of(1)], [], NOW + 3).postponed == [(id_of(1), NOW + 10)]
     assert made.turn(NOW + 9) == []
     assert made.turn(NOW + 10) == [id_of(1)]
+
+
+def test_a_time_that_an_envelope_does_not_wait_for_any_more_is_passed_over():
+    """It was tried by hand before that time, and has another one now."""
+    made = policy(schedule(next_try=NOW + 5))
+    made.schedule([id_of(1)])
+    made.tried([], made.turn(NOW + 1), [], NOW + 1)
+    assert made.turn(NOW + 5) == []
+    assert made.turn(NOW + 10) == [id_of(1)]
+
+
+def test_a_time_that_passes_while_an_envelope_is_in_flight_may_come_again():
+    """The clock is set back a little."""
+    made = policy(schedule(next_try=NOW + 10))
+    made.schedule([id_of(1)])
+    assert made.turn(NOW + 3) == [id_of(1)] and made.turn(NOW + 10) == []
+    assert made.tried([], [id_of(1)], [], NOW + 5).postponed == [(id_of(1), NOW + 10)]
+    assert made.turn(NOW + 10) == [id_of(1)]
+
+
+def test_the_time_of_a_removed_envelope_disturbs_no_other():
+    made = policy(schedule(1, next_try=NOW + 10), schedule(2, next_try=NOW + 10))
+    made.remove([id_of(1)])
+    assert made.turn(NOW + 10) == [id_of(2)]
 
 
 def test_an_empty_queue_has_no_timers():

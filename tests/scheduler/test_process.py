@@ -42,7 +42,7 @@ from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
 from smtpd.scheduler import admin_order, destinations, process, state
 from smtpd.scheduler.clock import Clock
-from smtpd.scheduler.policy import Policy
+from smtpd.scheduler.policy import STEPS_PER_TURN, Policy
 from smtpd.slice import SchedulerSlice
 
 ALL = first_envelope(1), last_envelope(2**31 - 1)
@@ -80,6 +80,17 @@ def test_what_comes_in_one_turn_is_due_in_one_imsg(house):
         house.queue.send(EnvelopesSubmitted([schedule(message)]))
     (due,) = house.until_told("queue", EnvelopesDue)
     assert due.envelopes == [first_envelope(message) + 1 for message in range(1, 51)]
+
+
+def test_what_is_more_than_one_turn_may_start_follows_at_once(house):
+    count = STEPS_PER_TURN + 100
+    for start in range(1, count, STEPS_PER_TURN):
+        house.queue.send(
+            EnvelopesSubmitted(
+                [schedule(message) for message in range(start, min(count, start + STEPS_PER_TURN - 1) + 1)]
+            )
+        )
+    house.until(lambda: sum(len(imsg.envelopes) for imsg in house.said["queue"]) == count)
 
 
 # -- destinations of relayed mail -------------------------------------------------------

@@ -50,3 +50,22 @@ def test_a_place_that_only_removed_envelopes_wait_for_is_free():
     assert made.turn(NOW) == []
     made.submit(Schedule(id_of(9), Kind.MDA, NOW, NOW + 345_600, 0, 0, False, False, 7), NOW)
     assert made.turn(NOW) == [id_of(9)]
+
+
+@pytest.mark.parametrize(
+    "lane, limits", [(7, {"max_inflight_per_lane": 1}), (0, {"max_inflight_per_message": 1}), (0, {})]
+)
+def test_an_envelope_that_is_removed_while_it_waits_and_submitted_again_is_tried_once(lane, limits):
+    """By a scan that had read it before."""
+    ids = [id_of(1, counter) for counter in (1, 2)]
+    made = policy(ids, lane, **limits)
+    made.pause(Kind.MDA, not limits)
+    due = made.turn(NOW)
+    assert due == (ids[:1] if limits else [])
+    made.remove(ids[1:])
+    made.submit(Schedule(ids[1], Kind.MDA, NOW, NOW + 345_600, 0, 0, False, False, lane), NOW)
+    made.tried(due, [], [], NOW)
+    made.pause(Kind.MDA, False)
+    assert made.turn(NOW) == (ids[1:] if limits else ids)
+    made.tried(ids[1:], [], [], NOW)
+    assert made.turn(NOW) == []
