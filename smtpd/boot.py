@@ -10,6 +10,7 @@
 Blocking, with a deadline, and only from our own parent: nothing here comes from outside the daemon.
 """
 
+import os
 import select
 import signal
 import socket
@@ -43,9 +44,24 @@ DEADLINE = 10.0  # seconds until everything must have come
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
 
+# Where this process finds code, and its children are to find the same: not beside the program or in the directory that
+# it was started in.  Absolute, as the parent goes to another directory.
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_SEARCHED = [os.path.abspath(place) for place in (sys.path if sys.flags.safe_path else sys.path[1:])]
+SEARCH_PATH = _SEARCHED if _OURS in _SEARCHED else [*_SEARCHED, _OURS]
+
+_START = f"""
+import sys
+sys.path[:] = {SEARCH_PATH}
+from smtpd.__main__ import main
+sys.exit(main())
+"""
+
+
 def command(role: str, *arguments: str) -> list[str]:
-    """What is executed for the process of that name: a fresh interpreter, that looks nowhere but in its own places."""
-    return [sys.executable, "-I", "-P", "-m", "smtpd", "-x", role, *arguments]
+    """What is executed for the process of that name: a fresh interpreter that looks for code where we do, whatever the
+    environment says (-I).  `site` (-S) and `runpy` (-m) would find out the same anew, a tenth of a process's start."""
+    return [sys.executable, "-I", "-S", "-c", _START, "-x", role, *arguments]
 
 
 class Handed:

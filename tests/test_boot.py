@@ -2,13 +2,17 @@
 
 import os
 import socket
+import subprocess
 import sys
 
 import pytest
 
-from smtpd.boot import Handed, _take_all, command
+import smtpd
+from smtpd.boot import SEARCH_PATH, Handed, _take_all, command
 from smtpd.imsg import TABLE, Begin, EnterSandbox, TakeSigningSocket
 from smtpd.ipc.channel import Channel, ChannelClosed, Violation
+
+TOP = os.path.dirname(os.path.dirname(smtpd.__file__))
 
 
 @pytest.fixture
@@ -63,5 +67,24 @@ def test_without_a_parent_nothing_is_waited_for(ends):
         _take_all(Handed(child), "crypto", None)
 
 
-def test_a_process_is_a_fresh_interpreter_that_looks_nowhere_but_in_its_own_places():
-    assert command("queue", "-f", "x") == [sys.executable, "-I", "-P", "-m", "smtpd", "-x", "queue", "-f", "x"]
+def test_a_process_looks_for_code_where_its_parent_does_and_nowhere_else(tmp_path):
+    """Neither where the environment says, nor in the directory that it was started in."""
+    (tmp_path / "smtpd.py").write_text("print('foreign code')")
+    program, *options, start, minus_x, role, minus_f, file = command("config", "-f", "/nowhere/smtpd.conf")
+    assert (program, options) == (sys.executable, ["-I", "-S", "-c"])
+    assert (minus_x, role, minus_f, file) == ("-x", "config", "-f", "/nowhere/smtpd.conf")
+    shown = f"{start.partition('from ')[0]}\nimport smtpd, uvloop; print(sys.path, sys.flags.isolated, smtpd.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [program, *options, shown], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{SEARCH_PATH} 1 {smtpd.__file__}\n"
+    assert all(os.path.isabs(place) and place != os.path.dirname(sys.executable) for place in SEARCH_PATH)
+
+
+def test_the_directory_of_the_program_is_not_searched(tmp_path):
+    """It is the first place of a program that was started by its path, as .venv/bin/smtpd."""
+    program = tmp_path / "program"
+    program.write_text(f"import sys; sys.path.append({TOP!r})\nfrom smtpd.boot import SEARCH_PATH; print(SEARCH_PATH)")
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
+    assert TOP in done.stdout and str(tmp_path) not in done.stdout
