@@ -38,12 +38,12 @@ INLINE_MAX = 16 * 1024  # bytes of content that travel in an imsg and stand in a
 Priority = Annotated[int, msgspec.Meta(ge=-9, le=9)]  # RFC 6710: higher goes first
 
 # \Z and not $, which would let a line feed pass at the end
-_PRINTABLE = r"\A[^\x00-\x1f\x7f]*\Z"
+PRINTABLE = r"\A[^\x00-\x1f\x7f]*\Z"
 _ONE_LINE = r"\A[^\x00-\x08\x0a-\x1f\x7f]*\Z"  # as above, and tabs
 
-Word = Annotated[str, msgspec.Meta(max_length=256, pattern=_PRINTABLE)]  # a name, or half an address
-Path = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # an address, a path
-Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=_PRINTABLE)]  # of a reply or an error
+Word = Annotated[str, msgspec.Meta(max_length=256, pattern=PRINTABLE)]  # a name, or half an address
+Path = Annotated[str, msgspec.Meta(max_length=1024, pattern=PRINTABLE)]  # an address, a path
+Text = Annotated[str, msgspec.Meta(max_length=1024, pattern=PRINTABLE)]  # of a reply or an error
 CommandLine = Annotated[str, msgspec.Meta(max_length=4096, pattern=_ONE_LINE)]  # a command of the configuration
 # A text of the configuration that stays with the process that is told it: no other imsg carries it.
 Setting = Annotated[str, msgspec.Meta(max_length=8192, pattern=_ONE_LINE)]

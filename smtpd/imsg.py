@@ -40,7 +40,7 @@ from smtpd.envelope import (
     Word,
 )
 from smtpd.ipc.declaration import DEFAULT_LIMIT, Table
-from smtpd.next_hop import HOSTS_MAX, SMARTHOSTS_MAX, MailHost, Port, Smarthost
+from smtpd.next_hop import HOSTS_MAX, SMARTHOSTS_MAX, MailHost, Port, RowNumber, Smarthost, StsRow, TlsHost
 
 TABLE = Table()
 
@@ -898,6 +898,59 @@ class ResumeDestination:
     """It can be reached again.  Without effect unless it is delayed."""
 
     destination: DestinationNumber
+
+
+# -- TLS of other hosts, kept over a restart: dispatcher and queue -------------------------
+
+TLS_HOSTS_MAX, STS_ROWS_MAX = 1000, 100  # of one imsg
+TlsHosts = Annotated[list[TlsHost], msgspec.Meta(max_length=TLS_HOSTS_MAX)]
+StsRows = Annotated[list[StsRow], msgspec.Meta(max_length=STS_ROWS_MAX)]
+
+
+@imsg("dispatcher -> queue")
+class ReadTlsHosts:
+    """All hosts that are kept, page by page: `after` is 0, then `last` of the answer before.  Once in the life of a
+    dispatcher."""
+
+    request: int
+    after: RowNumber
+
+
+@imsg("queue -> dispatcher", answers=ReadTlsHosts, limit=512 * 1024)
+class TlsHostsRead:
+    request: int
+    hosts: TlsHosts
+    last: RowNumber  # 0: these are the last ones
+
+
+@imsg("dispatcher -> queue")
+class ReadStsPolicies:
+    """As ReadTlsHosts."""
+
+    request: int
+    after: RowNumber
+
+
+@imsg("queue -> dispatcher", answers=ReadStsPolicies, limit=512 * 1024)
+class StsPoliciesRead:
+    request: int
+    policies: StsRows
+    last: RowNumber  # 0: these are the last ones
+
+
+@imsg("dispatcher -> queue", limit=1024 * 1024)
+class KeepTls:
+    """To be there after a restart.  One at a time of a dispatcher."""
+
+    request: int
+    hosts: TlsHosts
+    policies: StsRows
+
+
+@imsg("queue -> dispatcher", answers=KeepTls)
+class TlsKept:
+    request: int
+    kept: bool  # False: there is no room, or the disk fails
 
 
 # -- delivery: agents --------------------------------------------------------------

@@ -5,9 +5,10 @@
                               |    |
                               |    +--ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
     queue --RelayMessage--> dispatcher --FindRoute, FindHosts, FindRelayCredentials--> lookup
-                              |    |   --SMTP, TLS--> other hosts
+                              |    |   --SMTP, TLS--> other hosts   --HTTPS--> policy hosts (MTA-STS)
                               |    +--FetchContent, RelayTried, ReturnRecipients--> queue
                               |    +--DelayDestination, ResumeDestination--> queue
+                              |    +--ReadTlsHosts, ReadStsPolicies, KeepTls--> queue
                               +--a digest to sign (tls/signing.py)--> crypto
     parent --TakeCertificate, TakeAuthorities, AddListener: descriptors--> dispatcher
     control --OpenSession--> dispatcher --SessionOpened: a socket for a program of this host--> control
@@ -17,7 +18,7 @@ SECURITY
     reads and forges the mail that passes, in and out, and reads the passwords that are tried meanwhile and those of the
     smarthosts of the configuration.  It asks nothing of the parent, makes no envelopes, holds no private key, and sees
     no file but certificates and the spool files that queue opened for it.  There may be several dispatchers; none knows
-    of another.
+    of another.  What it says of other hosts' TLS is kept over a restart: a policy of MTA-STS until it is fetched again.
 """
 
 from contextlib import suppress
@@ -57,8 +58,11 @@ from smtpd.imsg import (
     SpoolFileOpened,
     SpoolFileRefused,
     Stop,
+    StsPoliciesRead,
     TakeAuthorities,
     TakeCertificate,
+    TlsHostsRead,
+    TlsKept,
     UseCertificates,
 )
 from smtpd.ipc.channel import Channel, ChannelClosed, owned, unexpected
@@ -146,6 +150,8 @@ def from_queue(dispatcher: Dispatcher, channel: Channel, imsg: object, descripto
             dispatcher.resources.to_queue.answer(imsg)
         case SpoolFileOpened() | SpoolFileRefused():
             dispatcher.resources.to_queue.answer(imsg, descriptor)
+        case TlsHostsRead() | StsPoliciesRead() | TlsKept():
+            dispatcher.resources.to_queue.answer(imsg)
         case ContentFetched() | ContentFileFetched() | ContentNotFetched():
             dispatcher.resources.to_queue.answer(imsg, descriptor)
         case RelayMessage():

@@ -35,6 +35,7 @@ from smtpd.imsg import (
     FetchContent,
     FindDestinations,
     ForgetMessage,
+    KeepTls,
     ListEnvelopes,
     ListQuarantine,
     MailboxLocked,
@@ -44,6 +45,8 @@ from smtpd.imsg import (
     OpenSpoolFile,
     PostponeEnvelopes,
     ReadForward,
+    ReadStsPolicies,
+    ReadTlsHosts,
     RelayTried,
     ReportStatistics,
     ReserveMessageIds,
@@ -152,6 +155,12 @@ def from_dispatcher(queue: Queue, channel: Channel, imsg: object, descriptor: in
             queue.relays.delay(channel, imsg)
         case ResumeDestination():
             queue.relays.resume(channel, imsg)
+        case ReadTlsHosts():
+            queue.kept_tls.read_hosts(channel, imsg)
+        case ReadStsPolicies():
+            queue.kept_tls.read_policies(channel, imsg)
+        case KeepTls():
+            queue.kept_tls.keep(channel, imsg)
         case _:
             unexpected("dispatcher", imsg)
 

@@ -28,6 +28,7 @@ from smtpd.queue.delivery.in_flight import InFlight
 from smtpd.queue.delivery.reexpansion import Reexpansions
 from smtpd.queue.delivery.relay_carrier import RelayCarrier
 from smtpd.queue.incoming import Incoming
+from smtpd.queue.kept_tls import KeptTls
 from smtpd.queue.listing import Listing
 from smtpd.queue.message_ids import Blocks, OwnIds
 from smtpd.queue.reservation import Reservations
@@ -91,6 +92,7 @@ class Queue:
         lifetimes = {action.name: action.lifetime for action in configuration.actions}
         self.incoming = Incoming(self.disk, reservations, blocks, lifetimes, lanes.of, self.submit, now)
         self.scan = Scan(loop, self.disk, self.conclusions.quarantine, lanes.of_row)
+        self.kept_tls = KeptTls(self.disk, now)
         self.listing = Listing(self.disk, self.in_flight, numbers, self.delays)
         self._submitted: list[Schedule] = []
         self._stop_at = math.inf  # by the clock of the loop

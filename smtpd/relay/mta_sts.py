@@ -28,6 +28,7 @@ fields and patterns are bounded here.
 import ipaddress
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
@@ -166,6 +167,7 @@ class StsPolicies:
         self._kept: OrderedDict[str, KeptPolicy] = OrderedDict()
         self._bytes = 0
         self._failed: OrderedDict[str, float] = OrderedDict()  # domain -> when it may be fetched again
+        self._to_keep: dict[str, None] = {}  # domains, in the order of time
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -207,6 +209,8 @@ class StsPolicies:
     def fetched(self, domain: str, record_id: str, policy: StsPolicy, now: float) -> None:
         self._failed.pop(domain, None)
         self._keep(domain, KeptPolicy(policy, record_id, now))
+        if domain in self._kept:
+            self._to_keep[domain] = None
 
     def fetch_failed(self, domain: str, now: float) -> None:
         """The policy that is kept, if any, goes on to hold."""
@@ -215,9 +219,18 @@ class StsPolicies:
         if len(self._failed) > self._most:
             self._failed.popitem(last=False)
 
-    def kept(self) -> dict[str, KeptPolicy]:
-        """What is to be there again after a restart."""
-        return dict(self._kept)
+    # -- over a restart -----------------------------------------------------------------------------
+
+    def to_keep(self, most: int) -> dict[str, KeptPolicy]:
+        """Up to `most` policies that are not kept so far; they count as kept now."""
+        domains = list(islice(self._to_keep, most))
+        for domain in domains:
+            del self._to_keep[domain]
+        return {domain: self._kept[domain] for domain in domains}
+
+    def not_kept(self, domains: Iterable[str]) -> None:
+        """These could not be kept."""
+        self._to_keep |= dict.fromkeys(domain for domain in domains if domain in self._kept)
 
     def restore(self, domain: str, kept: KeptPolicy) -> None:
         """Keep a policy that comes from before a restart.  Its age is bounded anew: a file may be old."""
@@ -233,5 +246,6 @@ class StsPolicies:
 
     def _forget(self, domain: str) -> None:
         kept = self._kept.pop(domain, None)
+        self._to_keep.pop(domain, None)
         if kept is not None:
             self._bytes -= kept.size

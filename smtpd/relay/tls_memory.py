@@ -8,15 +8,21 @@
 
 Only for hosts to which nothing stronger applies (tls_policy.py).  The table is bounded; the hosts that were used least
 recently are forgotten first, so it takes HOSTS_MAX others to make it forget one.
+
+That TLS has worked is kept over a restart: `to_keep` says what is not kept so far, of each host once a day.  Failures
+are not: after a restart mail may wait for one hour more.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 
 HOSTS_MAX = 50_000
 WORKED_TIME = 30 * 86_400.0  # seconds that a working TLS is remembered
 ALARM_TIME = 3600.0  # seconds that mail waits when it fails
+KEEP_INTERVAL = 86_400.0  # seconds in which a host whose TLS works is kept again
 BROKEN_TIME = 3600.0  # seconds after a failure in which TLS is not tried again, once clear text is allowed
 
 
@@ -33,12 +39,14 @@ class _Host:
     worked: float | None = None  # when last, in seconds since 1970; None: never
     failed: float | None = None  # when first since it worked
     failed_last: float = 0.0
+    kept: float = -KEEP_INTERVAL  # the `worked` that is kept
 
 
 class TlsMemory:
     def __init__(self, most: int = HOSTS_MAX):
         self._most = most
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
+        self._to_keep: dict[str, None] = {}  # in the order of time
 
     def __len__(self) -> int:
         return len(self._hosts)
@@ -59,8 +67,11 @@ class TlsMemory:
 
     def worked(self, host: str, now: float) -> None:
         """A handshake with this host has succeeded."""
-        self._hosts[host] = _Host(worked=now)
+        before = self._hosts.get(host)
+        found = self._hosts[host] = _Host(worked=now, kept=before.kept if before else -KEEP_INTERVAL)
         self._hosts.move_to_end(host)
+        if now >= found.kept + KEEP_INTERVAL:
+            self._to_keep[host] = None
         self._forget_oldest()
 
     def failed(self, host: str, now: float) -> None:
@@ -79,11 +90,29 @@ class TlsMemory:
 
     def _forget_oldest(self) -> None:
         if len(self._hosts) > self._most:
-            self._hosts.popitem(last=False)
+            host, _ = self._hosts.popitem(last=False)
+            self._to_keep.pop(host, None)
 
-    def kept(self) -> dict[str, float]:
-        """The hosts whose TLS has worked, and when: what is to be there again after a restart."""
-        return {host: found.worked for host, found in self._hosts.items() if found.worked is not None}
+    # -- over a restart -----------------------------------------------------------------------------
+
+    def to_keep(self, most: int) -> dict[str, float]:
+        """Up to `most` hosts whose TLS has worked, and when, that are not kept so far; they count as kept now."""
+        found: dict[str, float] = {}
+        for host in list(islice(self._to_keep, most)):
+            del self._to_keep[host]
+            known = self._hosts[host]
+            if known.worked is not None:
+                found[host] = known.kept = known.worked
+        return found
+
+    def not_kept(self, hosts: Iterable[str]) -> None:
+        """These could not be kept."""
+        for host in hosts:
+            if host in self._hosts:
+                self._hosts[host].kept = -KEEP_INTERVAL
+                self._to_keep[host] = None
 
     def restore(self, host: str, worked: float) -> None:
-        self.worked(host, worked)
+        """TLS has worked then, as was kept."""
+        self._hosts[host] = _Host(worked=worked, kept=worked)
+        self._forget_oldest()

@@ -26,11 +26,14 @@ from smtpd.imsg import (
     ExpandRecipient,
     FinishScram,
     ForgetMessage,
+    KeepTls,
     MakeContexts,
     MessageIdsReserved,
     MessageRefused,
     MessageStored,
     OpenSpoolFile,
+    ReadStsPolicies,
+    ReadTlsHosts,
     RecipientExpanded,
     RecipientRefused,
     ReserveMessageIds,
@@ -41,7 +44,10 @@ from smtpd.imsg import (
     SpoolFileOpened,
     SpoolFileRefused,
     StoreMessage,
+    StsPoliciesRead,
     TakeCertificate,
+    TlsHostsRead,
+    TlsKept,
     UseCertificates,
 )
 from smtpd.ipc.channel import Channel
@@ -60,6 +66,7 @@ class PeerProcesses:
         self.hold = set()
         self.held = []
         self.next_id = 1
+        self.tls_hosts, self.sts_policies = [], []  # that are kept
         self.refuse_store = self.refuse_spool = False
 
     def from_dispatcher(self, state, channel, imsg, descriptor):
@@ -109,6 +116,12 @@ class PeerProcesses:
                 self.stored[imsg.message] = path.read_bytes() if path else imsg.content
                 assert len(self.stored[imsg.message]) == imsg.size
                 channel.send(MessageStored(imsg.request))
+            case ReadTlsHosts():
+                channel.send(TlsHostsRead(imsg.request, self.tls_hosts, 0))
+            case ReadStsPolicies():
+                channel.send(StsPoliciesRead(imsg.request, self.sts_policies, 0))
+            case KeepTls():
+                channel.send(TlsKept(imsg.request, True))
             case ForgetMessage():
                 self.forgotten.append(imsg)
 

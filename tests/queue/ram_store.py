@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from smtpd.envelope import Schedule, message_of
+from smtpd.next_hop import StsRow, TlsHost
 from smtpd.queue.store.store import (
     Add,
     Change,
@@ -13,6 +14,7 @@ from smtpd.queue.store.store import (
     Message,
     OneChange,
     Quarantine,
+    RememberTls,
     Remove,
     Replace,
     changed,
@@ -31,6 +33,8 @@ class RAMStore:
         self._messages: dict[int, Message] = {}
         self._quarantine: list[tuple[int, int, str]] = []
         self._expanded: dict[int, dict[bytes, str]] = {}
+        self._tls_hosts: dict[str, TlsHost] = {}
+        self._sts_policies: dict[str, StsRow] = {}
 
     def apply(self, changes: Sequence[Change]) -> list[int]:
         with self._lock:
@@ -43,6 +47,10 @@ class RAMStore:
                 raise
 
     def _parts(self, change: Change) -> list[OneChange]:
+        if isinstance(change, RememberTls):
+            self._tls_hosts |= {host.service: host for host in change.hosts}
+            self._sts_policies |= {row.domain: row for row in change.policies}
+            return []
         if not isinstance(change, Compound):
             return [change]
         there = any(isinstance(part, Add) and part.message.id in self._messages for part in change.changes)
@@ -142,3 +150,13 @@ class RAMStore:
 
     def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
         return self._quarantine[::-1][:limit]
+
+    def tls_hosts(self, after: int, limit: int) -> tuple[list[TlsHost], int]:
+        return self._page(self._tls_hosts, after, limit)
+
+    def sts_policies(self, after: int, limit: int) -> tuple[list[StsRow], int]:
+        return self._page(self._sts_policies, after, limit)
+
+    def _page(self, rows, after, limit):
+        found = list(rows.values())[after : after + limit]
+        return found, after + limit if len(found) == limit else 0

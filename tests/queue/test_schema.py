@@ -154,7 +154,7 @@ def test_a_database_without_expanded_recipients_gets_room_for_them(tmp_path):
     store.close()
     with sqlite3.connect(tmp_path / "queue.db") as connection:
         connection.executescript(
-            "DROP TABLE expanded; PRAGMA user_version = 3;"
+            "DROP TABLE expanded; DROP TABLE tls_host; DROP TABLE sts_policy; PRAGMA user_version = 3;"
             "ALTER TABLE envelope DROP COLUMN relay_sender; ALTER TABLE quarantine DROP COLUMN relay_sender"
         )
     connection.close()

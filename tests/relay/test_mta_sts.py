@@ -225,13 +225,24 @@ def test_a_policy_of_no_age_is_never_used():
 def test_policies_are_there_again_after_a_restart():
     """They hold, and are fetched again at the first use: a dispatcher that was taken over may have made them up."""
     again = StsPolicies()
-    for domain, policy in kept(at=5.0).kept().items():
+    for domain, policy in kept(at=5.0).to_keep(10).items():
         again.restore(domain, policy)
+    assert again.to_keep(10) == {}
     assert again.find("there.test", 7 * DAY) == POLICY
     assert again.fetch("there.test", "1", 10.0) is Fetch.BESIDE
     again.fetched("there.test", "1", POLICY, 10.0)
     assert again.fetch("there.test", "1", 10.0) is Fetch.NONE
     assert again.find("there.test", 7 * DAY + 10) is None
+
+
+def test_so_many_policies_are_kept_at_a_time_and_what_could_not_be_is_kept_later():
+    policies = StsPolicies(most=4)
+    for number in range(5):
+        policies.fetched(f"a{number}", "1", POLICY, 0.0)
+    assert [*policies.to_keep(2)] == ["a1", "a2"]
+    policies.not_kept(["a1", "a0"])
+    assert [*policies.to_keep(10)] == ["a3", "a4", "a1"]
+    assert policies.to_keep(10) == {}
 
 
 def test_the_number_of_policies_is_bounded():

@@ -1,6 +1,6 @@
 """Which hosts have had TLS, and what it means that one has none now."""
 
-from smtpd.relay.tls_memory import ALARM_TIME, BROKEN_TIME, WORKED_TIME, TlsHistory, TlsMemory
+from smtpd.relay.tls_memory import ALARM_TIME, BROKEN_TIME, KEEP_INTERVAL, WORKED_TIME, TlsHistory, TlsMemory
 
 HOST = "mx1.there.test"
 
@@ -66,7 +66,31 @@ def test_what_has_worked_is_there_again_after_a_restart():
     memory, again = TlsMemory(), TlsMemory()
     memory.worked(HOST, 5.0)
     memory.failed("mx2.there.test", 5.0)
-    for host, worked in memory.kept().items():
+    for host, worked in memory.to_keep(10).items():
         again.restore(host, worked)
-    assert again.kept() == {HOST: 5.0}
+    assert again.history(HOST, WORKED_TIME + 4.0) is TlsHistory.FRESH
     assert again.history(HOST, WORKED_TIME + 5.0) is TlsHistory.UNKNOWN
+    assert len(again) == 1 and again.to_keep(10) == {}
+
+
+def test_a_host_is_kept_once_a_day():
+    memory = TlsMemory()
+    for time in (0.0, 10.0):
+        memory.worked(HOST, time)
+    assert memory.to_keep(10) == {HOST: 10.0}
+    memory.worked(HOST, 9.0 + KEEP_INTERVAL)
+    assert memory.to_keep(10) == {}
+    memory.worked(HOST, 10.0 + KEEP_INTERVAL)
+    assert memory.to_keep(10) == {HOST: 10.0 + KEEP_INTERVAL}
+
+
+def test_so_many_hosts_are_kept_at_a_time_and_what_could_not_be_is_kept_later():
+    memory = TlsMemory(most=4)
+    for number in range(5):
+        memory.worked(f"mx{number}", float(number))
+    assert memory.to_keep(2) == {"mx1": 1.0, "mx2": 2.0}
+    memory.not_kept(["mx1", "mx0"])
+    assert memory.to_keep(10) == {"mx3": 3.0, "mx4": 4.0, "mx1": 1.0}
+    memory.not_kept(["mx1"])
+    memory.failed("mx1", 5.0)
+    assert memory.to_keep(10) == {"mx1": 1.0}

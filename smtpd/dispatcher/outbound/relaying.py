@@ -20,6 +20,7 @@ import msgspec
 from smtpd.dispatcher.inbound.resources import Resources
 from smtpd.dispatcher.outbound.connection import OutgoingConnection
 from smtpd.dispatcher.outbound.content import OutgoingContent
+from smtpd.dispatcher.outbound.kept_tls import KeptTls
 from smtpd.dispatcher.outbound.next_hops import NextHops
 from smtpd.dispatcher.outbound.policies import Policies
 from smtpd.envelope import Outcome, RelayRecipient, RelayResult, Text, envelope_text
@@ -99,6 +100,7 @@ class Relaying:
         self.policies = Policies(
             self._loop, resources.to_lookup, resources.certificates.get_policy_context, self._clock
         )
+        self._kept_tls = KeptTls(self._loop, resources.to_queue, self._relay.tls_memory, self.policies.kept)
         self._next_hops = NextHops(resources.to_lookup, self.policies)
         self._messages: dict[int, RelayMessage] = {}  # by attempt
         self._left: dict[int, set[int]] = {}  # of these, the envelopes that have not been answered
@@ -137,12 +139,14 @@ class Relaying:
 
     def begin(self) -> None:
         if self._relays:
+            self._kept_tls.begin()
             self.policies.begin()
 
     def stop(self) -> None:
         self._stopping = True
         self.policies.stop()
         self._obey(self._relay.stop(self._clock()))
+        self._kept_tls.stop()
 
     @property
     def is_idle(self) -> bool:
@@ -201,7 +205,7 @@ class Relaying:
             else:
                 self._obey(self._relay.hosts_found(destination, answer, seconds, self._clock()))
 
-        self._next_hops.find(relay, domain, found)
+        self._kept_tls.when_read(lambda: self._next_hops.find(relay, domain, found))
 
     def _name_of(self, destination: int) -> str:
         action, domain = self._known.get(destination, ("", ""))

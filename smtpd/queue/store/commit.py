@@ -23,7 +23,7 @@ from typing import NamedTuple
 from smtpd.ipc.log import log
 from smtpd.queue.store.disk_threads import DiskThreads
 from smtpd.queue.store.disk_threads import Done as Asked
-from smtpd.queue.store.store import Add, Change, Store, StoreBroken, StoreFull
+from smtpd.queue.store.store import Add, Change, RememberTls, Store, StoreBroken, StoreFull
 
 BATCH_MAX = 2048  # changes of one transaction at the most
 BATCH_DELAY = 0.01  # seconds that a change that must succeed waits for others, to share their fsync
@@ -73,9 +73,10 @@ class Commits:
         self._failures = 0
         self.repairing = False
 
-    def submit(self, change: Change, done: Done, *, must_succeed: bool = False) -> None:
+    def submit(self, change: Change, done: Done, *, must_succeed: bool = False, urgent: bool = True) -> None:
         """`done(None)` when `change` is durable, `done(error)` when it is refused.  One that must succeed is refused
-        only when it is itself at fault, and is a change of one envelope."""
+        only when it is itself at fault, and is a change of one envelope.  One that is not urgent waits for others too,
+        BATCH_DELAY at the most."""
         waiting = PendingChange(next(self._numbers), change, done, must_succeed)
         if must_succeed:
             self._uncommitted[_envelope_of(change)].append(change)
@@ -86,7 +87,7 @@ class Commits:
             self._loop.call_soon(done, StoreBroken("the store is being repaired"))
         else:
             self._pending.append(waiting)
-            self._urgent = self._urgent or not must_succeed or len(self._pending) >= BATCH_FULL
+            self._urgent = self._urgent or (urgent and not must_succeed) or len(self._pending) >= BATCH_FULL
             self._soon()
 
     def uncommitted(self, envelope: int) -> list[Change]:
@@ -281,5 +282,5 @@ def _apply(store: Store, changes: list[Change]) -> BatchResult:
 
 
 def _envelope_of(change: Change) -> int:
-    """0 for a new message."""
-    return 0 if isinstance(change, Add) else change.envelope
+    """0 for what is not a change of an envelope."""
+    return 0 if isinstance(change, Add | RememberTls) else change.envelope

@@ -7,6 +7,8 @@
     expanded     message id,   of messages with recipients out of a .forward: the user it belongs to, see store.py
                  recipient
     life         1             how often the store was opened
+    tls_host     its own       other hosts whose TLS has worked: kept_tls.py
+    sts_policy   its own       MTA-STS policies of domains: kept_tls.py
 
 A database of an earlier schema is brought up to this one where it stands, in one transaction; one of a later schema is
 refused.  Knows nothing of when rows change.
@@ -18,9 +20,10 @@ from typing import Any
 import msgspec
 
 from smtpd.envelope import Body, Duty, Kind, MailParameters, Origin, Recipient, Schedule
+from smtpd.queue.store import kept_tls
 from smtpd.queue.store.store import Envelope, LaneOf, StoreBroken
 
-SCHEMA = 5
+SCHEMA = 6
 APPLICATION = 0x534D5451  # "SMTQ"
 
 # Where one part of an Envelope ends and the next begins in a row: state, origin, recipient, and behind them what was
@@ -73,6 +76,7 @@ _TABLES = (
     _EXPANDED,
     "CREATE TABLE life (number INTEGER PRIMARY KEY, opened INTEGER NOT NULL) STRICT",
     "INSERT INTO life VALUES (1, 0)",
+    *kept_tls.TABLES,
 )
 
 # Columns that the third schema has more than the second.
@@ -113,6 +117,7 @@ _MIGRATIONS = {
         "ALTER TABLE envelope ADD COLUMN relay_sender TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE quarantine ADD COLUMN relay_sender",
     ),
+    5: kept_tls.TABLES,
 }
 
 SCHEDULE = (

@@ -23,7 +23,8 @@ import msgspec
 
 from smtpd.envelope import COUNTER_MAX, Schedule, message_of
 from smtpd.ipc.log import log
-from smtpd.queue.store import salvage
+from smtpd.next_hop import StsRow, TlsHost
+from smtpd.queue.store import kept_tls, salvage
 from smtpd.queue.store.salvage import Read
 from smtpd.queue.store.schema import COLUMNS, SCHEDULE, envelope_of, establish, row_of, schedule_of
 from smtpd.queue.store.sqlite_errors import translated
@@ -39,6 +40,7 @@ from smtpd.queue.store.store import (
     OneChange,
     Postpone,
     Quarantine,
+    RememberTls,
     Remove,
     Replace,
     Reschedule,
@@ -74,6 +76,7 @@ class SQLiteStore:
         self.path = os.path.join(directory, "queue.db")
         self._reading = threading.Lock()
         self._in_log = 0  # bytes, about, that commits have left in the log
+        self._kept_tls = kept_tls.KeptTls()
         self._has_expanded = False  # the table `expanded` may hold something
         self.run = 0
         self._connections: list[sqlite3.Connection] = []
@@ -81,6 +84,7 @@ class SQLiteStore:
             with translated(self.directory):
                 self._open()
                 self.run = self._begin_life()
+            self._trim_tls()
         except sqlite3.Error as error:
             self._disconnect()
             raise StoreBroken(f"{self.path}: {error}") from error
@@ -130,6 +134,14 @@ class SQLiteStore:
         with self._transaction():
             self._writer.execute("UPDATE life SET opened = opened + 1")
             return self._number("SELECT opened FROM life")
+
+    def _trim_tls(self) -> None:
+        """Damage there must not keep mail from its users."""
+        try:
+            with translated(self.directory), self._transaction():
+                self._kept_tls.trim(self._writer, int(time.time()))
+        except (StoreFull, sqlite3.DatabaseError) as error:
+            log.warn(f"{self.path}: what is kept of TLS cannot be removed when it is old: {error}")
 
     def close(self) -> None:
         with self._reading:
@@ -186,10 +198,13 @@ class SQLiteStore:
         """Many of a kind with few statements; what may concern one envelope more than once stays in its order."""
         adds: list[Add] = []
         removes: list[Remove] = []
-        others: list[Change] = []
+        others: list[OneChange] = []
         removed: set[int] = set()  # a change behind the removal of its envelope does nothing
         moved: set[int] = set()  # replaced or set aside
         for change in changes:
+            if isinstance(change, RememberTls):
+                self._kept_tls.write(self._writer, change)
+                continue
             for part in self._parts(change, removed | moved) if isinstance(change, Compound) else (change,):
                 if isinstance(part, Add):
                     adds.append(part)
@@ -421,6 +436,14 @@ class SQLiteStore:
         with self._read() as read:
             return [row[0] for row in read(sql, (after, limit))]
 
+    def tls_hosts(self, after: int, limit: int) -> tuple[list[TlsHost], int]:
+        with self._read() as read:
+            return kept_tls.read_hosts(read, after, limit)
+
+    def sts_policies(self, after: int, limit: int) -> tuple[list[StsRow], int]:
+        with self._read() as read:
+            return kept_tls.read_policies(read, after, limit)
+
     def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
         with self._read() as read:
             return read("SELECT envelope, at, reason FROM quarantine ORDER BY number DESC LIMIT ?", (limit,))
@@ -447,6 +470,8 @@ def _bytes_of(change: Change) -> int:
     """What it takes in the log, about."""
     if isinstance(change, Compound):
         return sum(map(_bytes_of, change.changes))
+    if isinstance(change, RememberTls):
+        return CHANGE_BYTES * (1 + len(change.hosts) + len(change.policies))
     return CHANGE_BYTES + len(change.message.content or b"") if isinstance(change, Add) else CHANGE_BYTES
 
 

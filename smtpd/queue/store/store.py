@@ -32,6 +32,7 @@ import msgspec
 from msgspec.structs import replace
 
 from smtpd.envelope import Duty, EnvelopeId, Kind, MailParameters, MessageId, Origin, Recipient, Schedule, Seconds, Text
+from smtpd.next_hop import StsRow, TlsHost
 
 PAGE = 1000  # rows of one read at the most: no read transaction outlives a page
 
@@ -216,6 +217,14 @@ class Quarantine(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+class RememberTls(msgspec.Struct, frozen=True, gc=False):
+    """What a dispatcher knows of other hosts' TLS, with the time of the clock: nothing here is from later."""
+
+    when: int
+    hosts: list[TlsHost]
+    policies: list[StsRow]
+
+
 OneChange = Add | Remove | Postpone | Reschedule | Hold | CountAttempt | Uncount | Replace | Suspend | Quarantine
 
 
@@ -231,7 +240,7 @@ class Compound(msgspec.Struct, frozen=True, gc=False):
     changes: tuple[OneChange, ...]
 
 
-Change = OneChange | Compound
+Change = OneChange | Compound | RememberTls
 
 
 def changed(envelope: Envelope, change: OneChange, run: int) -> Envelope:
@@ -283,7 +292,7 @@ def successors(change: Replace, *, suspended: bool) -> list[Envelope]:
 def changes_of(change: Change, envelope: int) -> list[OneChange]:
     """Those of `change` that concern the row of `envelope`."""
     parts = change.changes if isinstance(change, Compound) else (change,)
-    return [part for part in parts if not isinstance(part, Add) and part.envelope == envelope]
+    return [part for part in parts if not isinstance(part, Add | RememberTls) and part.envelope == envelope]
 
 
 def expanded_keys(add: Add) -> list[bytes]:
@@ -358,6 +367,12 @@ class Store(Protocol):
 
     def spooled(self, after: int, limit: int) -> list[int]:
         """The first `limit` messages above `after` whose content stands in a spool file."""
+
+    def tls_hosts(self, after: int, limit: int) -> tuple[list[TlsHost], int]:
+        """The first `limit` rows above the number `after`, and the number of the last one; 0: there are no more."""
+
+    def sts_policies(self, after: int, limit: int) -> tuple[list[StsRow], int]:
+        """As tls_hosts."""
 
     def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
         """Envelope id, when it was set aside, why; the newest first."""

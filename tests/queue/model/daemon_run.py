@@ -91,7 +91,8 @@ class Store:
 
     def __init__(self, real, disk, ledger):
         self._real, self._disk, self._ledger = real, disk, ledger
-        for name in ("load", "envelopes", "schedules", "find_message", "expanded", "sizes", "messages", "spooled"):
+        reads = ("load", "envelopes", "schedules", "find_message", "expanded", "sizes", "messages", "spooled")
+        for name in (*reads, "tls_hosts", "sts_policies"):
             setattr(self, name, getattr(real, name))
         self.run, self.settle, self.shrink, self.close = real.run, real.settle, real.shrink, real.close
 

@@ -1,0 +1,86 @@
+"""What dispatchers know of other hosts' TLS: given to each at its start, and kept as it changes.
+
+    dispatcher --ReadTlsHosts, ReadStsPolicies--> a page out of the store --TlsHostsRead, StsPoliciesRead-->
+    dispatcher --KeepTls--> one change of the store, in a commit with others --TlsKept-->
+
+A dispatcher reads each row once and has one KeepTls under way, so that one that is in the hands of an attacker makes
+nothing grow here; anything else is a Violation.  What one dispatcher has kept, all of them read at the next start, and
+not before.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from smtpd.imsg import (
+    STS_ROWS_MAX,
+    TLS_HOSTS_MAX,
+    KeepTls,
+    ReadStsPolicies,
+    ReadTlsHosts,
+    StsPoliciesRead,
+    TlsHostsRead,
+    TlsKept,
+)
+from smtpd.ipc.channel import Channel, Violation
+from smtpd.ipc.log import log
+from smtpd.queue.store.disk import Disk
+from smtpd.queue.store.store import RememberTls
+
+ROW_BYTES = 4096  # that a row takes on the disk, at the most
+
+Page = tuple[Sequence[Any], int]
+
+
+class KeptTls:
+    """`now`: seconds since 1970."""
+
+    def __init__(self, disk: Disk, now: Callable[[], float]):
+        self._disk, self._now = disk, now
+        self._next: dict[tuple[int, type], int] = {}  # where a dispatcher goes on to read; absent: at the beginning
+        self._keeping: set[int] = set()  # dispatchers
+
+    def read_hosts(self, channel: Channel, imsg: ReadTlsHosts) -> None:
+        self._read(channel, imsg, lambda: self._disk.store.tls_hosts(imsg.after, TLS_HOSTS_MAX), TlsHostsRead)
+
+    def read_policies(self, channel: Channel, imsg: ReadStsPolicies) -> None:
+        self._read(channel, imsg, lambda: self._disk.store.sts_policies(imsg.after, STS_ROWS_MAX), StsPoliciesRead)
+
+    def _read(
+        self, channel: Channel, imsg: ReadTlsHosts | ReadStsPolicies, read: Callable[[], Page], answer: Callable
+    ) -> None:
+        key = channel.number, type(imsg)
+        if self._next.get(key, 0) != imsg.after:
+            raise Violation(f"dispatcher {channel.number} reads what is kept of TLS a second time")
+        self._next[key] = -1  # until it is answered, and when there is no more
+        self._disk.read(read, partial(self._answer, channel, imsg, answer, key))
+
+    def _answer(
+        self,
+        channel: Channel,
+        imsg: ReadTlsHosts | ReadStsPolicies,
+        answer: Callable,
+        key: tuple[int, type],
+        page: Page | None,
+        error: BaseException | None,
+    ) -> None:
+        if page is None:
+            log.warn(f"what is kept of TLS cannot be read: {error}")
+        rows, last = page or ([], 0)
+        if last:
+            self._next[key] = last
+        channel.send(answer(imsg.request, rows, last))
+
+    def keep(self, channel: Channel, imsg: KeepTls) -> None:
+        if channel.number in self._keeping:
+            raise Violation(f"dispatcher {channel.number} has TLS kept twice at a time")
+        self._keeping.add(channel.number)
+        if self._disk.space.take(ROW_BYTES * (len(imsg.hosts) + len(imsg.policies))):
+            change = RememberTls(int(self._now()), imsg.hosts, imsg.policies)
+            self._disk.commits.submit(change, partial(self._kept, channel, imsg), urgent=False)
+        else:
+            self._kept(channel, imsg, OSError("no room"))
+
+    def _kept(self, channel: Channel, imsg: KeepTls, error: Exception | None) -> None:
+        self._keeping.discard(channel.number)
+        channel.send(TlsKept(imsg.request, error is None))

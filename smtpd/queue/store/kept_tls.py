@@ -1,0 +1,103 @@
+"""What dispatchers know of other hosts' TLS, in the database: hosts whose TLS has worked, and MTA-STS policies.
+
+    tls_host      number, service UNIQUE, worked                        TLS_HOSTS_MAX rows
+    sts_policy    number, domain UNIQUE, id, mode, mx, max_age, fetched    STS_POLICIES_MAX rows
+
+A dispatcher may be in the hands of an attacker: rows have a bounded size by their types (next_hop.py), their number is
+bounded here, no time is later than that of the clock, and an older row never replaces a newer one.  Rows that are over,
+and beyond the number those that are oldest, are removed when the store is opened and after TRIM_INTERVAL rows that were
+written.
+
+A row that makes no sense is passed over: what it says is found out anew.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from smtpd.next_hop import StsRow, TlsHost
+from smtpd.queue.store.salvage import Read
+from smtpd.queue.store.store import RememberTls
+
+TLS_HOSTS_MAX = 50_000
+STS_POLICIES_MAX = 10_000
+TLS_HOST_LIFETIME = 30 * 86_400  # seconds
+TRIM_INTERVAL = 1000  # rows
+
+TABLES = (
+    "CREATE TABLE tls_host (number INTEGER PRIMARY KEY, service TEXT NOT NULL UNIQUE, worked INTEGER NOT NULL) STRICT",
+    """CREATE TABLE sts_policy (
+        number INTEGER PRIMARY KEY, domain TEXT NOT NULL UNIQUE, id TEXT NOT NULL, mode TEXT NOT NULL,
+        mx TEXT NOT NULL, max_age INTEGER NOT NULL, fetched INTEGER NOT NULL
+    ) STRICT""",
+)
+
+_WRITE_HOST = (
+    "INSERT INTO tls_host (service, worked) VALUES (?, ?)"
+    " ON CONFLICT (service) DO UPDATE SET worked = max(worked, excluded.worked)"
+)
+_WRITE_POLICY = (
+    "INSERT INTO sts_policy (domain, id, mode, mx, max_age, fetched) VALUES (?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (domain) DO UPDATE SET id = excluded.id, mode = excluded.mode, mx = excluded.mx,"
+    " max_age = excluded.max_age, fetched = excluded.fetched WHERE excluded.fetched >= sts_policy.fetched"
+)
+_TRIM = (
+    ("DELETE FROM tls_host WHERE worked <= ?1 - ?2", TLS_HOST_LIFETIME),
+    ("DELETE FROM sts_policy WHERE fetched + max_age <= ?1 + ?2", 0),
+)
+_OLDEST = (
+    ("tls_host", "worked", TLS_HOSTS_MAX),
+    ("sts_policy", "fetched", STS_POLICIES_MAX),
+)
+
+
+class KeptTls:
+    """Writes, in the transaction of the caller."""
+
+    def __init__(self) -> None:
+        self._written = 0  # rows since they were trimmed last
+
+    def write(self, connection: sqlite3.Connection, change: RememberTls) -> None:
+        now = change.when
+        connection.executemany(_WRITE_HOST, [(host.service, min(host.worked, now)) for host in change.hosts])
+        connection.executemany(
+            _WRITE_POLICY,
+            [(p.domain, p.id, p.mode, p.mx, p.max_age, min(p.fetched, now)) for p in change.policies],
+        )
+        self._written += len(change.hosts) + len(change.policies)
+        if self._written >= TRIM_INTERVAL:
+            self.trim(connection, now)
+
+    def trim(self, connection: sqlite3.Connection, now: int) -> None:
+        self._written = 0
+        for sql, seconds in _TRIM:
+            connection.execute(sql, (now, seconds))
+        for table, time, most in _OLDEST:
+            connection.execute(
+                f"DELETE FROM {table} WHERE number IN"
+                f" (SELECT number FROM {table} ORDER BY {time} DESC, number DESC LIMIT -1 OFFSET {most})"
+            )
+
+
+def read_hosts(read: Read, after: int, limit: int) -> tuple[list[TlsHost], int]:
+    """Rows above the number `after`, and the number of the last one; 0: there are no more."""
+    return _rows(read, "service, worked FROM tls_host", after, limit, TlsHost)
+
+
+def read_policies(read: Read, after: int, limit: int) -> tuple[list[StsRow], int]:
+    return _rows(read, "domain, id, mode, mx, max_age, fetched FROM sts_policy", after, limit, StsRow)
+
+
+def _rows[Row](read: Read, what: str, after: int, limit: int, kind: type[Row]) -> tuple[list[Row], int]:
+    rows = read(f"SELECT number, {what} WHERE number > ? ORDER BY number LIMIT ?", (after, limit))
+    found = [row for _, *columns in rows if (row := _maybe_row(columns, kind)) is not None]
+    return found, rows[-1][0] if len(rows) == limit else 0
+
+
+def _maybe_row[Row](columns: Sequence[Any], kind: type[Row]) -> Row | None:
+    try:
+        return msgspec.convert(columns, kind)
+    except msgspec.ValidationError:
+        return None

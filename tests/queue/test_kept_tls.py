@@ -1,0 +1,223 @@
+"""What dispatchers know of other hosts' TLS, kept by queue over a restart; also by a dispatcher that was taken over."""
+
+import sqlite3
+import time
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpd.imsg import (
+    STS_ROWS_MAX,
+    TABLE,
+    TLS_HOSTS_MAX,
+    KeepTls,
+    ReadStsPolicies,
+    ReadTlsHosts,
+    StsPoliciesRead,
+    TlsHostsRead,
+    TlsKept,
+)
+from smtpd.ipc.channel import Violation
+from smtpd.next_hop import MX_TEXT_MAX, StsRow, TlsHost
+from smtpd.queue.store import kept_tls
+from smtpd.queue.store.sqlite import SQLiteStore
+from smtpd.queue.store.store import RememberTls, StoreFull
+from tests.queue.conftest import add
+
+NOW = int(time.time())
+HOST = TlsHost("mx1.there.test:25", NOW - 100)
+POLICY = StsRow("there.test", "1", "enforce", "mx1.there.test *.there.test", 86_400, NOW - 100)
+
+
+def remember(hosts=(), policies=(), when=NOW):
+    return RememberTls(when, [*hosts], [*policies])
+
+
+def everything(store):
+    return store.tls_hosts(0, 1000)[0], store.sts_policies(0, 1000)[0]
+
+
+# -- the store ---------------------------------------------------------------------------------------------
+
+
+def test_hosts_and_policies_are_there_again(store):
+    store.apply([add(1), remember([HOST], [POLICY])])
+    assert everything(store) == ([HOST], [POLICY])
+
+
+def test_they_are_there_after_a_restart(tmp_path):
+    store = SQLiteStore(str(tmp_path))
+    store.apply([remember([HOST], [POLICY])])
+    store.close()
+    again = SQLiteStore(str(tmp_path))
+    assert everything(again) == ([HOST], [POLICY])
+    again.close()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    made = SQLiteStore(str(tmp_path))
+    yield made
+    made.close()
+
+
+def test_an_older_row_does_not_replace_a_newer_one(disk):
+    older = StsRow("there.test", "0", "none", "", 60_000, POLICY.fetched - 1)
+    disk.apply([remember([HOST], [POLICY]), remember([TlsHost(HOST.service, 7)], [older])])
+    assert everything(disk) == ([HOST], [POLICY])
+    newer = StsRow("there.test", "2", "testing", "a", 86_400, POLICY.fetched)
+    disk.apply([remember([], [newer])])
+    assert everything(disk)[1] == [newer]
+
+
+def test_no_row_is_of_the_future(disk):
+    """Otherwise a dispatcher that was taken over could keep a row for ever."""
+    disk.apply([remember([TlsHost("a:25", 2**40)], [StsRow("a", "1", "none", "", 31_557_600, 2**40)])])
+    (host,), (policy,) = everything(disk)
+    assert host.worked == policy.fetched == NOW
+
+
+def test_rows_are_read_page_by_page(disk):
+    hosts = [TlsHost(f"mx{number}:25", NOW) for number in range(7)]
+    disk.apply([remember(hosts)])
+    found, after = [], 0
+    while True:
+        page, after = disk.tls_hosts(after, 3)
+        found += page
+        if not after:
+            break
+    assert found == hosts
+
+
+def test_rows_that_are_over_go_at_the_start(tmp_path):
+    store = SQLiteStore(str(tmp_path))
+    old = TlsHost("old:25", NOW - kept_tls.TLS_HOST_LIFETIME - 10)
+    over = StsRow("over.test", "1", "enforce", "a", 50, NOW - 100)
+    store.apply([remember([old, HOST], [over, POLICY])])
+    assert len(everything(store)[0]) == 2
+    store.close()
+    again = SQLiteStore(str(tmp_path))
+    assert everything(again) == ([HOST], [POLICY])
+    again.close()
+
+
+def test_the_number_of_rows_is_bounded_and_the_oldest_go(disk, monkeypatch):
+    monkeypatch.setattr(kept_tls, "TRIM_INTERVAL", 20)
+    monkeypatch.setattr(kept_tls, "_OLDEST", (("tls_host", "worked", 10), ("sts_policy", "fetched", 5)))
+    for number in range(200):
+        row = StsRow(f"a{number}.test", "1", "enforce", "a", 86_400, NOW - 200 + number)
+        disk.apply([remember([TlsHost(f"mx{number}:25", NOW - 200 + number)], [row])])
+    hosts, policies = everything(disk)
+    assert len(hosts) < 20 and len(policies) < 15
+    assert hosts[-1].service == "mx199:25" and policies[-1].domain == "a199.test"
+
+
+def test_a_row_that_makes_no_sense_is_passed_over(disk):
+    disk.apply([remember([TlsHost("a:25", NOW), HOST], [POLICY])])
+    with sqlite3.connect(disk.path) as connection:
+        connection.execute("UPDATE tls_host SET worked = -1 WHERE service = 'a:25'")
+        connection.execute("UPDATE sts_policy SET mode = 'other'")
+    connection.close()
+    assert everything(disk) == ([HOST], [])
+
+
+def test_damage_does_not_keep_the_store_from_opening(disk, monkeypatch):
+    def damaged(*_):
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(kept_tls.KeptTls, "trim", damaged)
+    SQLiteStore(disk.directory).close()
+
+
+texts = st.text(max_size=30)
+
+
+@given(st.lists(st.tuples(texts, st.integers(0, 2**40)), max_size=5))
+def test_any_host(tmp_path_factory, rows):
+    store = SQLiteStore(str(tmp_path_factory.mktemp("store")))
+    hosts = [TlsHost(service, worked) for service, worked in rows]
+    store.apply([remember(hosts)])
+    assert {host.service for host in everything(store)[0]} <= {host.service for host in hosts}
+    store.close()
+
+
+# -- queue ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def house(make_house):
+    return make_house(dispatchers=2)
+
+
+def keep(house, name="dispatcher0", hosts=(HOST,), policies=(POLICY,)):
+    house.say(name, KeepTls(3, [*hosts], [*policies]))
+    return house.hear(name, TlsKept)
+
+
+def test_a_dispatcher_reads_what_any_has_kept(house):
+    assert keep(house) == TlsKept(3, True)
+    for name in ("dispatcher0", "dispatcher1"):
+        house.say(name, ReadTlsHosts(1, 0))
+        assert house.hear(name, TlsHostsRead) == TlsHostsRead(1, [HOST], 0)
+        house.say(name, ReadStsPolicies(2, 0))
+        assert house.hear(name, StsPoliciesRead) == StsPoliciesRead(2, [POLICY], 0)
+
+
+def test_what_is_kept_waits_for_other_changes_and_delays_none(house):
+    """It is in the commit of the mail that comes after it."""
+    commits, applied = house.queue.disk.commits, []
+    real = commits._store.apply
+
+    def apply(changes):
+        applied.append([type(change).__name__ for change in changes])
+        return real(changes)
+
+    commits._store.apply = apply
+    done = []
+    commits.submit(remember([HOST]), done.append, urgent=False)
+    commits.submit(add(1), done.append)
+    house.until(lambda: len(done) == 2)
+    assert done == [None, None] and applied == [["RememberTls", "Add"]]
+
+
+def test_a_store_without_room_keeps_nothing(house):
+    def full(changes):
+        raise StoreFull("no space left on device")
+
+    house.queue.disk.commits._store.apply = full
+    assert keep(house) == TlsKept(3, False)
+
+
+def test_the_longest_rows_pass():
+    """The limits of the imsgs fit what the types allow."""
+
+    hosts = [TlsHost("x" * 262, 2**40)] * TLS_HOSTS_MAX
+    policies = [StsRow("x" * 256, "x" * 256, "enforce", "x" * MX_TEXT_MAX, 31_557_600, 2**40)] * STS_ROWS_MAX
+    for imsg in (TlsHostsRead(1, hosts, 2**62), StsPoliciesRead(1, policies, 2**62), KeepTls(1, hosts, policies)):
+        assert len(msgspec.msgpack.encode(imsg)) <= TABLE.by_class[type(imsg)].limit
+
+
+# -- a dispatcher that was taken over ----------------------------------------------------------------------
+
+
+def refused(house, call, imsg, number=0):
+    with pytest.raises(Violation):
+        call(house.near["dispatcher", number], imsg)
+
+
+def test_all_is_read_once(house):
+    kept = house.queue.kept_tls
+    kept.read_hosts(house.near["dispatcher", 0], ReadTlsHosts(1, 0))
+    refused(house, kept.read_hosts, ReadTlsHosts(2, 0))
+    house.hear("dispatcher0", TlsHostsRead)
+    refused(house, kept.read_hosts, ReadTlsHosts(2, 0))
+    refused(house, kept.read_policies, ReadStsPolicies(2, 5))
+
+
+def test_one_change_at_a_time(house):
+    kept = house.queue.kept_tls
+    kept.keep(house.near["dispatcher", 0], KeepTls(1, [HOST], []))
+    refused(house, kept.keep, KeepTls(2, [HOST], []))
+    kept.keep(house.near["dispatcher", 1], KeepTls(2, [HOST], []))
