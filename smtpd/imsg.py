@@ -902,7 +902,7 @@ class ResumeDestination:
 
 # -- TLS of other hosts, kept over a restart: dispatcher and queue -------------------------
 
-TLS_HOSTS_MAX, STS_ROWS_MAX = 1000, 100  # of one imsg
+TLS_HOSTS_MAX, STS_ROWS_MAX = 400, 40  # of one imsg
 TlsHosts = Annotated[list[TlsHost], msgspec.Meta(max_length=TLS_HOSTS_MAX)]
 StsRows = Annotated[list[StsRow], msgspec.Meta(max_length=STS_ROWS_MAX)]
 

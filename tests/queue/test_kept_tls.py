@@ -3,15 +3,11 @@
 import sqlite3
 import time
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpd.imsg import (
-    STS_ROWS_MAX,
-    TABLE,
-    TLS_HOSTS_MAX,
     KeepTls,
     ReadStsPolicies,
     ReadTlsHosts,
@@ -20,7 +16,7 @@ from smtpd.imsg import (
     TlsKept,
 )
 from smtpd.ipc.channel import Violation
-from smtpd.next_hop import MX_TEXT_MAX, StsRow, TlsHost
+from smtpd.next_hop import StsRow, TlsHost
 from smtpd.queue.store import kept_tls
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import RememberTls, StoreFull
@@ -188,15 +184,6 @@ def test_a_store_without_room_keeps_nothing(house):
 
     house.queue.disk.commits._store.apply = full
     assert keep(house) == TlsKept(3, False)
-
-
-def test_the_longest_rows_pass():
-    """The limits of the imsgs fit what the types allow."""
-
-    hosts = [TlsHost("x" * 262, 2**40)] * TLS_HOSTS_MAX
-    policies = [StsRow("x" * 256, "x" * 256, "enforce", "x" * MX_TEXT_MAX, 31_557_600, 2**40)] * STS_ROWS_MAX
-    for imsg in (TlsHostsRead(1, hosts, 2**62), StsPoliciesRead(1, policies, 2**62), KeepTls(1, hosts, policies)):
-        assert len(msgspec.msgpack.encode(imsg)) <= TABLE.by_class[type(imsg)].limit
 
 
 # -- a dispatcher that was taken over ----------------------------------------------------------------------
