@@ -12,14 +12,15 @@ import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from lark import Token
+
 from smtpd.config.build.builder import Builder
 from smtpd.config.build.diagnostics import parts
 from smtpd.config.build.names import Names
 from smtpd.config.errors import ConfigErrors, Report, SourcePosition, quoted
 from smtpd.config.model import Config, Listen
 from smtpd.config.parse.lexer import BROKEN, NEWLINE, Lexer
-from smtpd.config.parse.syntax import RESERVED, TOKEN_TYPES, SentenceError, parse_sentence
-from smtpd.config.parse.tree import Token
+from smtpd.config.parse.syntax import RESERVED, TOKEN_KINDS, SentenceError, parse_sentence
 from smtpd.domain_name import ascii_form
 from smtpd.ipc.os_error import error_text
 from smtpd.tables.text_file import read_file
@@ -32,7 +33,7 @@ FILES_MAX = 100  # a bound on files that each include two others
 SENTENCE_WORDS = {"action", "ca", "filter", "include", "listen", "match", "mda", "mta", "pki", "queue", "smtp", "srs"}
 SENTENCE_WORDS |= {"table"}
 assert SENTENCE_WORDS <= RESERVED
-DECLARING_KINDS = {"table", "action", "wrapper", "pki", "ca"}
+DECLARING_KINDS = {TOKEN_KINDS[word] for word in ("table", "action", "wrapper", "pki", "ca")}
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class ConfigReader:
             self._has_rules = True
             return
         self._open.append(file)
-        for tokens in sentences(Lexer(file, text, TOKEN_TYPES, self._macros, self.report), file, self.report):
+        for tokens in sentences(Lexer(file, text, TOKEN_KINDS, self._macros, self.report), file, self.report):
             rest = tokens
             while rest:
                 rest = self._sentence(file, rest)
@@ -165,7 +166,7 @@ class ConfigReader:
             token.line != token.end_line for token in tokens
         )  # an unclosed quote, which may have swallowed a "match"
         self._has_rules = self._has_rules or long or unexpected.token is first  # or "match" is misspelt
-        if second.type == "=":
+        if second.type == TOKEN_KINDS["="]:
             self._macros.setdefault(str(first), None)
         if len(tokens) > RESUME_TOKENS_MAX:
             return []
@@ -176,9 +177,9 @@ class ConfigReader:
     def _declare(self, file: str, tokens: list[Token]) -> None:
         """Declare a sentence's name even if the rest of it has errors, so that one mistake gives one error."""
         kind, *rest = tokens
-        if kind.type == "match":
+        if kind.type == TOKEN_KINDS["match"]:
             self._has_rules = True
-        if kind.type == "mda" and rest:
+        if kind.type == TOKEN_KINDS["mda"] and rest:
             kind, *rest = rest
         if kind.type in DECLARING_KINDS and rest and (rest[0].type == "STRING" or rest[0] in RESERVED):
             name = ascii_form(rest[0]) if kind in ("pki", "ca") else str(rest[0])
@@ -200,7 +201,7 @@ class ConfigReader:
 
 
 def position_of(file: str, token: Token) -> SourcePosition:
-    return SourcePosition(file, token.line, token.column)
+    return SourcePosition(file, token.line or 0, token.column or 0)
 
 
 def begins_sentence(token: Token) -> bool:
@@ -231,9 +232,9 @@ def sentences(lexer: Lexer, file: str, report: Report) -> Iterator[list[Token]]:
             continue
         line_begins = False
         tokens.append(token)
-        if token.type == "{":
+        if token.type == TOKEN_KINDS["{"]:
             braces.append(token)
-        elif token.type == "}" and braces:
+        elif token.type == TOKEN_KINDS["}"] and braces:
             braces.pop()
     if braces:
         report.add(position_of(file, braces[-1]), 'unclosed "{"')

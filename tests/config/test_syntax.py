@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from lark import Token
 
 from smtpd.config.errors import ConfigErrors
 from smtpd.config.parse import obsolete
-from smtpd.config.parse.syntax import GRAMMAR
-from smtpd.config.parse.tree import Token
+from smtpd.config.parse.syntax import TERMINALS, WORD_OF_TERMINAL
 from smtpd.config.parser import parse
 
 RULE = "\nmatch for any reject\n"
@@ -44,7 +44,7 @@ def test_no_word_is_expected_that_is_not_available(prefix):
     expected = said.partition("expected ")[2]
     assert expected
     for word in expected.replace(" or ", ", ").partition(" (")[0].split(", "):
-        if word in GRAMMAR.words:
+        if word in TERMINALS:
             assert "not available" not in " ".join(errors_of(f"{prefix} {word} x y z")), word
 
 
@@ -89,7 +89,7 @@ TOKENS = [
 TOKENS += [
     Token("STRING", word) for word in ("accept", "reject", "limit", "map", "deliver", "expire", *obsolete.SENTENCES)
 ]
-TOKENS += [Token(word, word) for word in sorted(GRAMMAR.words)]
+TOKENS += [Token(name, word) for name, word in WORD_OF_TERMINAL.items()]
 
 
 @settings(max_examples=300, deadline=None)

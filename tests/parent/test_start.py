@@ -214,7 +214,7 @@ def test_a_process_that_is_started_by_hand_ends(role):
     assert done.returncode != 0
 
 
-FORBIDDEN = {"asyncio", "uvloop", "smtpd.config.parse", "yaml", "ssl", "sqlite3", "dns", "cryptography", "pam"}
+FORBIDDEN = {"asyncio", "uvloop", "lark", "yaml", "ssl", "sqlite3", "dns", "cryptography", "pam"}
 FORBIDDEN |= {"smtpd.header", "smtpd.smtp"}
 PROCESSES = {"dispatcher", "lookup", "queue", "scheduler", "crypto", "control"}
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from lark import Token, Tree
+
 from smtpd.config.build import delivery_target, value
 from smtpd.config.build.diagnostics import Diagnostics, parts, value_of, word
 from smtpd.config.build.names import Names, TableContent, TableUse
@@ -10,7 +12,6 @@ from smtpd.config.build.relay import RelayBuilder
 from smtpd.config.build.table_operand import TableBuilder
 from smtpd.config.errors import quoted
 from smtpd.config.model import Action
-from smtpd.config.parse.tree import Token, Tree
 from smtpd.slice import Method, Service
 
 # Option -> the property it sets.  Inline tables are numbered in this order, which is the printer's.

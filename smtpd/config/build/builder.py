@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from lark import Token, Tree
+
 from smtpd.config.build import delivery_target, tls_options, value
 from smtpd.config.build.action import ActionBuilder
 from smtpd.config.build.diagnostics import Diagnostics, Node, parts, value_of, word
@@ -19,7 +21,6 @@ from smtpd.config.build.rule import RuleBuilder
 from smtpd.config.build.table_operand import TableBuilder
 from smtpd.config.errors import Report, SourcePosition, quoted
 from smtpd.config.model import Action, Config, Listen, Relay, Table, Wrapper
-from smtpd.config.parse.tree import Token, Tree
 from smtpd.slice import DeliveryLimits, Limits, Match, Method
 
 LIMITS = {field.replace("_", "-"): field for field in Limits.__struct_fields__}

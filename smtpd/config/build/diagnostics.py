@@ -5,8 +5,9 @@ from functools import partial
 from operator import eq
 from typing import Any
 
+from lark import Token, Tree
+
 from smtpd.config.errors import ConfigValueError, Report, SourcePosition, alternatives, quoted, suggestion
-from smtpd.config.parse.tree import Token, Tree
 from smtpd.ipc import text_limit
 
 type Node = Token | Tree
@@ -36,7 +37,8 @@ class Diagnostics:
         self._report = report
 
     def position(self, node: Node) -> SourcePosition:
-        return SourcePosition(self.file, node.line, node.column)
+        position = node.meta if isinstance(node, Tree) else node
+        return SourcePosition(self.file, position.line or 0, position.column or 0)
 
     def error(self, node: Node, text: str) -> None:
         self._report.add(self.position(node), text)
@@ -55,7 +57,7 @@ class Diagnostics:
         """Whether each text in `made`, which was built from `node`, fits into an imsg; reports those that do not."""
         before = self._report.count
         for text, wrong in text_limit.text_errors(made, type(made)):
-            token = next(node.find_tokens(partial(eq, text)), node)
+            token = next(node.scan_values(partial(eq, text)), node)
             self.error(token, f"invalid value {quoted(text)}: {wrong}")
         return self._report.count == before
 

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from lark import Token, Tree
+
 from smtpd.config.build import tls_options, value
 from smtpd.config.build.diagnostics import Diagnostics, parts, value_of, word
 from smtpd.config.build.names import Names, TableContent, TableUse
 from smtpd.config.build.table_operand import TableBuilder
 from smtpd.config.errors import quoted
 from smtpd.config.model import Listen, ListenSocket
-from smtpd.config.parse.tree import Token, Tree
 from smtpd.slice import Auth, Proxy, Service, Tls
 
 PKI_MAX = 32

@@ -5,12 +5,13 @@ The certificates of the server, and the authorities that sign those of clients. 
 
 from typing import Any
 
+from lark import Token, Tree
+
 from smtpd.config.build import tls_options, value
 from smtpd.config.build.diagnostics import Diagnostics, value_of
 from smtpd.config.build.names import Names
 from smtpd.config.errors import Report, SourcePosition, quoted
 from smtpd.config.model import Ca, Pki
-from smtpd.config.parse.tree import Token, Tree
 
 FILES = ("cert", "key")
 

@@ -11,13 +11,14 @@ What the tables and the URLs in them contradict is reported in ../check/relay_ta
 from collections.abc import Mapping
 from typing import Any
 
+from lark import Tree
+
 from smtpd.config.build import tls_options, value
 from smtpd.config.build.diagnostics import Diagnostics, parts, value_of, word
 from smtpd.config.build.names import Names, TableContent, TableUse
 from smtpd.config.build.table_operand import TableBuilder
 from smtpd.config.errors import ConfigValueError, quoted
 from smtpd.config.model import Relay
-from smtpd.config.parse.tree import Tree
 from smtpd.slice import RelayTls, Service
 from smtpd.smtp.address import AddressError
 from smtpd.smtp.mail_from import parse_mail_from

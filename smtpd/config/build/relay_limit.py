@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from lark import Token, Tree
 from msgspec.structs import replace
 
 from smtpd.config.build import value
@@ -14,7 +15,6 @@ from smtpd.config.build.diagnostics import Diagnostics, parts, value_of
 from smtpd.config.build.relay import FAMILIES
 from smtpd.config.errors import ConfigValueError, quoted
 from smtpd.config.model import DomainLimits, Srs
-from smtpd.config.parse.tree import Token, Tree
 from smtpd.domain_name import normal
 from smtpd.slice import RelayLimits
 from smtpd.smtp.address import AddressError, parse_domain

@@ -1,9 +1,10 @@
 """match CRITERIA (action NAME | reject) -> a rule of the model."""
 
+from lark import Tree
+
 from smtpd.config.build.diagnostics import Diagnostics, word
 from smtpd.config.build.names import Names, TableContent, TableUse
 from smtpd.config.build.table_operand import TableBuilder
-from smtpd.config.parse.tree import Tree
 from smtpd.slice import Condition, Match, Operand, Service
 
 # Criterion of a match -> the field of Match.  Conditions are built in this order, which is the printer's, so that the

@@ -3,12 +3,13 @@
 Inline tables get the names <dynamic:0>, <dynamic:1> … in the order in which they are built.
 """
 
+from lark import Token, Tree
+
 from smtpd.config.build import value
 from smtpd.config.build.diagnostics import Diagnostics, parts, value_of
 from smtpd.config.build.names import Names
 from smtpd.config.errors import quoted
 from smtpd.config.model import Table
-from smtpd.config.parse.tree import Token, Tree
 
 STATIC_BACKEND = "static"  # the same as "file"
 BACKENDS_WITH_PATH = ("file", STATIC_BACKEND, "db", "passwd", "sqlite")

@@ -13,9 +13,10 @@ becomes a token where it is clear what was meant, so that the rest of the senten
 import string
 from collections.abc import Mapping
 
+from lark import Token
+
 from smtpd.config.errors import Report, SourcePosition, quoted, suggestion
 from smtpd.config.parse.source import Source
-from smtpd.config.parse.tree import Token
 
 NEWLINE = "NEWLINE"
 BROKEN = "BROKEN"  # an error was reported; what was meant here is unknown
@@ -95,7 +96,7 @@ class Lexer:
 
     def _make(self, kind: str, value: str, position: SourcePosition) -> Token:
         line, column = self._source.end
-        return Token(kind, value, position.line, position.column, line, column)
+        return Token(kind, value, line=position.line, column=position.column, end_line=line, end_column=column)
 
     def _broken(self, position: SourcePosition, text: str) -> Token:
         self._report.add(position, text)

@@ -12,8 +12,9 @@ The result is text for an error message and is never read as a configuration.
 
 from collections.abc import Sequence
 
+from lark import Token
+
 from smtpd.config.errors import ConfigValueError, escaped
-from smtpd.config.parse.tree import Token
 
 PROPOSAL_LENGTH_MAX = 400  # characters of a proposal
 

@@ -7,12 +7,20 @@ of all sentences are reported at once.
 from collections.abc import Sequence
 from importlib.resources import files
 
+from lark import Lark, Token, Tree, UnexpectedToken
+
 from smtpd.config.errors import ConfigValueError, alternatives, quoted, suggestion
 from smtpd.config.parse import obsolete
-from smtpd.config.parse.grammar import END, Grammar
-from smtpd.config.parse.tree import Token, Tree
 
-GRAMMAR = Grammar(files("smtpd.config.parse").joinpath("grammar.lark").read_text(encoding="ascii"))
+PARSER = Lark(
+    files("smtpd.config.parse").joinpath("grammar.lark").read_text(encoding="ascii"),
+    parser="lalr",
+    lexer="basic",
+    propagate_positions=True,
+    maybe_placeholders=False,
+)
+TERMINALS = {str(terminal.pattern.value): terminal.name for terminal in PARSER.terminals if terminal.pattern}
+WORD_OF_TERMINAL = {name: word for word, name in TERMINALS.items()}
 
 # Words that OpenSMTPD does not have: reserved only where a sentence begins, or where a listener can have nothing but an
 # option, so that its files that use them as names stay valid.
@@ -29,10 +37,9 @@ UNAVAILABLE = {
     "queue": {"compression": "queue compression", "encryption": "queue encryption"},
 }
 
-# What the lexer knows: a reserved word or a sign -> the type of its token.
-TOKEN_TYPES = {word: word for word in GRAMMAR.words - SENTENCE_ONLY_WORDS - LISTENER_ONLY_WORDS}
-TOKEN_TYPES |= dict.fromkeys(UNUSED_RESERVED, "UNUSED")
-RESERVED = {word for word in TOKEN_TYPES if word[0].isalpha()}
+TOKEN_KINDS = {word: name for word, name in TERMINALS.items() if word not in SENTENCE_ONLY_WORDS | LISTENER_ONLY_WORDS}
+TOKEN_KINDS |= dict.fromkeys(UNUSED_RESERVED, "UNUSED")
+RESERVED = {word for word in TOKEN_KINDS if word[0].isalpha()}
 
 
 class SentenceError(ConfigValueError):
@@ -46,26 +53,28 @@ class SentenceError(ConfigValueError):
 def parse_sentence(tokens: Sequence[Token]) -> Tree:
     """The tree of one sentence.  `tokens` is not empty.  Raises SentenceError."""
     first, last = tokens[0], tokens[-1]
-    followed_by_equal = len(tokens) > 1 and tokens[1].type == "="
+    followed_by_equal = len(tokens) > 1 and tokens[1].type == TERMINALS["="]
     if first.type == "STRING" and not followed_by_equal:
         if first not in SENTENCE_ONLY_WORDS:
             raise SentenceError(first, _unknown_sentence(tokens))
         first = _as_word(first)
-    end = Token(END, "", last.end_line, last.end_column)
-    sentence = GRAMMAR.begin()
+    end = Token("$END", "", line=last.end_line, column=last.end_column)
+    state = PARSER.parse_interactive()
+    tree = None
     for number, token in enumerate([first, *tokens[1:], end]):
-        if token in LISTENER_ONLY_WORDS and first.type == "listen" and "STRING" not in sentence.accepts():
+        if token in LISTENER_ONLY_WORDS and first.type == TOKEN_KINDS["listen"] and "STRING" not in state.accepts():
             token = _as_word(token)
-        if token is end and END in sentence.accepts():
-            break
-        if not sentence.feed(token):
+        try:
+            tree = state.feed_token(token)
+        except UnexpectedToken:
             if first in RESERVED and followed_by_equal:
-                raise SentenceError(first, f"{quoted(first)} is a reserved word and cannot name a macro")
+                raise SentenceError(first, f"{quoted(first)} is a reserved word and cannot name a macro") from None
             if token is first:
-                raise SentenceError(first, _unknown_sentence(tokens))
+                raise SentenceError(first, _unknown_sentence(tokens)) from None
             _refuse_unavailable(tokens[:number])
-            raise SentenceError(token, _explain(first, token, sentence.accepts()) + _long_string(tokens, token))
-    return sentence.tree()
+            raise SentenceError(token, _explain(first, token, state.accepts()) + _long_string(tokens, token)) from None
+    assert isinstance(tree, Tree)  # feeding the end returns the tree
+    return tree
 
 
 def _refuse_unavailable(tokens: Sequence[Token]) -> None:
@@ -74,19 +83,22 @@ def _refuse_unavailable(tokens: Sequence[Token]) -> None:
     if first in UNAVAILABLE_SENTENCES:
         raise SentenceError(first, f"{quoted(first)} is not available yet")
     for token in tokens[1:]:
-        if token.type == TOKEN_TYPES.get(token) and (name := UNAVAILABLE.get(first, {}).get(token)):
+        if token.type == TOKEN_KINDS.get(token) and (name := UNAVAILABLE.get(first, {}).get(token)):
             raise SentenceError(token, f"{quoted(name)} is not available yet")
 
 
 def _as_word(string: Token) -> Token:
-    return string.of_type(string)
+    return Token.new_borrow_pos(TERMINALS[string], string, string)
 
 
 def _unknown_sentence(tokens: Sequence[Token]) -> str:
     first = tokens[0]
     if instead := obsolete.replace_sentence(tokens):
         return _former(first, instead)
-    known = sorted(GRAMMAR.words & GRAMMAR.begin().accepts() - UNAVAILABLE_SENTENCES)
+    known = sorted(
+        {WORD_OF_TERMINAL[name] for name in PARSER.parse_interactive().accepts() if name in WORD_OF_TERMINAL}
+        - UNAVAILABLE_SENTENCES
+    )
     expected = alternatives([*known, "the name of a macro"])
     return f"{_found(first)}, expected {expected}{suggestion(first, known)}"
 
@@ -94,8 +106,11 @@ def _unknown_sentence(tokens: Sequence[Token]) -> str:
 def _explain(first: Token, token: Token, accepted: set[str]) -> str:
     if instead := obsolete.replace_word(first, token):
         return _former(token, instead)
-    words = sorted(GRAMMAR.words & accepted - UNAVAILABLE.get(first, {}).keys())
-    kinds = {"STRING": "a string", "NUMBER": "a number", END: "the end of the line"}
+    available = {WORD_OF_TERMINAL[name] for name in accepted if name in WORD_OF_TERMINAL} - UNAVAILABLE.get(
+        first, {}
+    ).keys()
+    words = sorted(available)
+    kinds = {"STRING": "a string", "NUMBER": "a number", "$END": "the end of the line"}
     named = [word if word[0].isalpha() else f'"{word}"' for word in words]
     expected = alternatives(named + [kind for name, kind in kinds.items() if name in accepted])
     hint = suggestion(token, words)
