@@ -2,15 +2,18 @@
 
 import pytest
 
-from smtpd.envelope import Kind, Outcome
-from smtpd.queue.delivery import conclude
+from smtpd.envelope import Kind, Outcome, Recipient
+from smtpd.errand import FrameError
+from smtpd.imsg import DeleteEnvelopes, MarkSuspended, PostponeEnvelopes
+from smtpd.ipc.channel import Violation
+from smtpd.queue.delivery import conclude, delivery_log
 from smtpd.queue.delivery.attempt import Attempt
 from smtpd.queue.delivery.conclude import ERROR_MAX, TROUBLES_MAX, Conclusion
 from smtpd.queue.delivery.expiry import EXPIRED
 from smtpd.queue.delivery.in_flight import Word
 from smtpd.queue.delivery.result import AttemptResult
-from smtpd.queue.store.store import Add, Compound, Hold, Remove
-from tests.queue.conftest import add, envelope, recipient
+from smtpd.queue.store.store import Add, Compound, Hold, Remove, UnreadableRow
+from tests.queue.conftest import add, envelope, recipient, relayed
 
 NOW = 1_000_100
 ONE = envelope(1)
@@ -104,6 +107,126 @@ def test_any_carrier_gets_the_content_and_says_what_became_of_it(house, courier,
     assert held.held and held.error == "550 5.1.1 No such user"
     log = capfd.readouterr().err
     assert log.count("0000000000001234 mda delivery") == 3 and 'stat="Error (451 4.3.0 Later)"' in log
+
+
+def missing_content(house, meanwhile):
+    """An envelope that is due and has no content; `meanwhile` is called when that was found, before it is told."""
+    (one,) = house.store()
+    house.queue.disk.cache.forget(one)
+    house.queue.disk.store._writer.execute("DELETE FROM message")
+    find = house.queue.disk.find_message
+
+    def found(message, done):
+        house.queue.disk.find_message = find
+        find(message, lambda *result: (done(*result), meanwhile()))
+
+    house.queue.disk.find_message = found
+    house.due(one)
+    return one
+
+
+def test_a_carrier_that_was_answered_is_not_told_that_there_is_nothing_to_carry(house, courier):
+    def answered():
+        courier.taken[0].finish(AttemptResult(Outcome.DEFERRED, "451 4.3.0 Later", NOW))
+
+    one = missing_content(house, answered)
+    assert house.tried() == ([], [one], [])
+    house.until(lambda: house.queue.disk.idle)
+    assert courier.contents == []
+
+
+def test_a_carrier_that_asks_a_second_time_is_told_once(house, courier):
+    """As an agent was lost before the content was there, and the errand waits for the next one."""
+
+    def ask_again():
+        courier.taken[0].prepare(0x5678, lambda message, descriptor: courier.contents.append("second"))
+
+    one = missing_content(house, ask_again)
+    assert house.tried() == ([], [], [one])
+    assert courier.contents == ["second"]
+
+
+def test_an_attempt_that_is_over_has_no_second_end_when_our_own_code_raises(house, courier, capfd):
+    (one,) = house.store_due(recipient())
+    house.until(lambda: courier.contents)
+
+    def fail():
+        raise KeyError("a mistake of ours")
+
+    courier.taken[0].finish(AttemptResult(Outcome.DELIVERED, "250 2.0.0 Ok", NOW))
+    courier.taken[0].run_guarded(fail)
+    assert house.tried() == ([one], [], [])
+    house.until(lambda: house.queue.disk.idle)
+    assert house.queue.disk.store.load([one]) == [] and not house.queue.conclusions._deferred
+    assert "a mistake of ours" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("error", [Violation, FrameError])
+def test_what_another_process_does_wrong_is_no_matter_of_the_envelope(house, courier, error):
+    (one,) = house.store_due(recipient())
+    house.until(lambda: courier.contents)
+
+    def fail():
+        raise error("an impossible answer")
+
+    with pytest.raises(error):
+        courier.taken[0].run_guarded(fail)
+    assert not courier.taken[0].over and not house.mail["scheduler"]
+
+
+def test_the_lines_of_envelopes_that_end_without_an_attempt():
+    named = envelope(1, recipient=Recipient("info@here.test", "bob@here.test", "local", Kind.MDA, "bob", ""))
+    far = envelope(1, recipient=relayed("bob@far.test"))
+    assert delivery_log.end_line(named, "Expire", "Expired", named.created + 100) == (
+        "delivery: Expire for 0000000100000001: from=<amy@there.test>, to=<bob@here.test>, rcpt=<info@here.test>,"
+        " delay=1m40s, stat=Expired"
+    )
+    assert delivery_log.end_line(far, "Remove", "Removed by administrator", far.created) == (
+        "relay: Remove for 0000000100000001: from=<amy@there.test>, to=<bob@far.test>, rcpt=<->,"
+        " delay=0s, stat=Removed by administrator"
+    )
+
+
+def test_the_line_of_an_attempt_names_the_user_of_local_mail():
+    far = envelope(1, recipient=relayed("bob@far.test"))
+    lines = [delivery_log.attempt_line(one, 0x12, Outcome.FAILED, "no", NOW) for one in (ONE, far)]
+    assert lines == [
+        "0000000000000012 mda delivery evpid=0000000100000001 from=<amy@there.test> to=<bob@here.test> rcpt=<->"
+        " user=bob delay=1m40s result=PermFail stat=no",
+        "0000000000000012 mta delivery evpid=0000000100000001 from=<amy@there.test> to=<bob@far.test> rcpt=<->"
+        " delay=1m40s result=PermFail stat=no",
+    ]
+
+
+def test_a_row_is_set_aside_with_as_much_of_the_reason_as_is_kept(house, capfd):
+    (one,) = house.store()
+    capfd.readouterr()
+    house.queue.conclusions.quarantine(UnreadableRow(one, "odd" * ERROR_MAX))
+    house.until(lambda: house.queue.disk.store.quarantine(5))
+    ((id, _, reason),) = house.queue.disk.store.quarantine(5)
+    assert (id, reason) == (one, ("odd" * ERROR_MAX)[:ERROR_MAX])
+    house.until(lambda: house.queue.disk.idle)
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_what_an_administrator_orders_is_one_line_in_the_log_or_none(house, capfd):
+    one, two = house.store([recipient("amy"), recipient("bob")])
+    capfd.readouterr()
+    house.say("scheduler", MarkSuspended([two], True))
+    house.say("scheduler", DeleteEnvelopes([one]))
+    house.until(lambda: [row.suspended for row in house.queue.disk.store.load([one, two])] == [True])
+    house.until(lambda: house.queue.disk.idle)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.partition(": ")[2].startswith(f"Remove for {one:016x}")
+
+
+def test_the_cache_has_no_envelope_that_an_administrator_has_changed(house):
+    one, two = house.store([recipient("amy"), recipient("bob")])
+    cache = house.queue.disk.cache
+    assert cache.maybe_envelope(one) and cache.maybe_envelope(two)
+    house.say("scheduler", MarkSuspended([one], True))
+    house.say("scheduler", PostponeEnvelopes([(two, 77)]))
+    house.until(lambda: cache.maybe_envelope(one) is None and cache.maybe_envelope(two) is None)
 
 
 def test_the_changes_of_one_end_are_one_transaction(house):

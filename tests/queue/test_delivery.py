@@ -23,9 +23,11 @@ from smtpd.imsg import (
     MessageStored,
     OpenSpoolFile,
     PostponeEnvelopes,
+    ReportStatistics,
     ScanEnvelopes,
     SpoolFileOpened,
     StartAgent,
+    StatisticsReported,
     StoreMessage,
 )
 from smtpd.ipc.channel import Violation
@@ -731,6 +733,30 @@ def test_a_mail_removed_while_its_spool_file_is_opened_has_not_failed(house, spo
     assert "result=" not in capfd.readouterr().err
 
 
+def test_a_mail_removed_while_its_spool_file_is_opened_is_not_delivered(house, spooled):
+    opened, removed, open_file = threading.Event(), threading.Event(), house.spool.real.open
+    descriptors = []
+
+    def open_slowly(*arguments):
+        descriptors.append(open_file(*arguments))
+        opened.set()
+        removed.wait(WAIT_MAX)
+        return descriptors[0]
+
+    house.spool.real.open = open_slowly
+    house.due(spooled)
+    _, agent = house.start_agent()
+    house.until(opened.is_set)
+    house.say("scheduler", DeleteEnvelopes([spooled]))
+    house.until(lambda: not house.queue.disk.store.load([spooled]))
+    removed.set()
+    assert house.tried() == ([spooled], [], [])
+    with pytest.raises(BlockingIOError):
+        agent.recv(10)
+    with pytest.raises(OSError):
+        os.fstat(descriptors[0])
+
+
 def test_a_row_that_cannot_be_set_aside_is_held_all_the_same(make_house, tmp_path, capfd):
     house = make_house(Faulty(SQLiteStore(str(tmp_path))))
     (envelope,) = house.store()
@@ -779,6 +805,41 @@ def test_more_results_than_an_imsg_carries_are_told_in_several(faulty, monkeypat
     told = [faulty.hear("scheduler", EnvelopesTried) for _ in range(3)]
     assert [len(imsg.delivered + imsg.deferred + imsg.held) for imsg in told] == [2, 2, 1]
     assert {id for imsg in told for id in getattr(imsg, result)} == {*envelopes}
+
+
+def test_results_of_several_kinds_are_told_in_several_imsgs_when_one_cannot_carry_them(faulty, monkeypatch):
+    monkeypatch.setattr(in_flight, "RESULTS_MAX", 2)
+    told = [1 << 32 | number for number in range(1, 5)]
+    for id, word in zip(told, in_flight.Word, strict=True):
+        faulty.queue.in_flight.add(id)
+        faulty.queue.in_flight.tell(id, word)
+    imsgs = [faulty.hear("scheduler", EnvelopesTried) for _ in range(4)]
+    assert [[*imsg.delivered, *imsg.deferred, *imsg.held, *imsg.returned] for imsg in imsgs] == [[id] for id in told]
+    assert [imsgs[0].delivered, imsgs[1].deferred, imsgs[2].held, imsgs[3].returned] == [[id] for id in told]
+
+
+def test_more_envelopes_than_a_read_brings_are_each_read_and_tried_once(house, monkeypatch):
+    monkeypatch.setattr(deliveries, "PAGE", 2)
+    envelopes = house.store([recipient() for _ in range(5)])
+    for envelope in envelopes:
+        house.queue.disk.cache.forget(envelope)
+    pages, load = [], house.queue.disk.load
+    monkeypatch.setattr(house.queue.disk, "load", lambda page, done: (pages.append(page), load(page, done)))
+    house.due(*envelopes)
+    _, agent = house.start_agent()
+    assert sorted(house.receive(agent).envelope for _ in envelopes) == envelopes
+    assert pages == [envelopes[:2], envelopes[2:4], envelopes[4:]]
+
+
+def test_loads_of_envelopes_are_counted_by_where_they_were_found(house):
+    envelopes = house.store([recipient(f"u{number}") for number in range(5)])
+    for envelope in envelopes[:2]:
+        house.queue.disk.cache.forget(envelope)
+    house.due(*envelopes)
+    house.until(lambda: len(house.queue.in_flight) == 5)
+    house.say("control", ReportStatistics(1))
+    counted = house.hear("control", StatisticsReported).counters
+    assert (counted["queue.evpcache.load.hit"], counted["queue.evpcache.load.missed"]) == (3, 2)
 
 
 # -- the log ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from smtpd.envelope import Body, MailParameters, Notify, Outcome
 from smtpd.imsg import AddEnvelopes, EnvelopesSubmitted, ExpireEnvelopes, MessageStored
 from smtpd.ipc.channel import Violation
 from smtpd.queue import process
-from smtpd.queue.delivery.expiry import FUTURE_MAX, expiry, find_fault
+from smtpd.queue.delivery.expiry import EXPIRED, FUTURE_MAX, OVERDUE, expiry, find_fault, is_overdue, why_expired
 from tests.queue.conftest import LIFETIME, ORIGIN, TERMS, recipient
 
 NOW = 1_800_000_000
@@ -27,6 +27,18 @@ NOW = 1_800_000_000
 )
 def test_time_counts_from_the_release_and_ends_with_deliver_by_where_the_sender_wants_that(terms, end):
     assert expiry(terms, NOW, 100) == end
+
+
+def test_a_mail_may_be_delivered_up_to_the_second_that_its_sender_has_named():
+    terms = MailParameters(deliver_by=NOW, by_mode="R")
+    assert [is_overdue(terms, now) for now in (NOW - 1, NOW, NOW + 1)] == [False, False, True]
+    assert not is_overdue(MailParameters(deliver_by=NOW, by_mode="N"), NOW + 1)
+
+
+def test_only_a_time_that_the_sender_has_named_as_the_end_is_called_that():
+    named = MailParameters(deliver_by=NOW, by_mode="R")
+    assert [why_expired(named, expires) for expires in (NOW, NOW - 1)] == [OVERDUE, EXPIRED]
+    assert why_expired(MailParameters(deliver_by=NOW, by_mode="N"), NOW) == EXPIRED
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from smtpd.imsg import (
     DeleteEnvelopes,
     EndAgent,
     EnvelopeExpanded,
+    EnvelopesTried,
     ExpandEnvelope,
     MarkSuspended,
     MessageStored,
@@ -108,6 +109,8 @@ def test_orderly_stops_while_a_long_command_runs_hold_no_envelope(make_house, mo
         run_to_the_end(house)
         (row,) = store.load([1 << 32 | 1])
         assert (row.held, row.troubles, row.perhaps_delivered, row.error) == (False, 0, True, "the daemon was stopped")
+        assert row.next_try == row.last_try  # at the next start: the scheduler has no say
+        assert not [imsg for imsg, _ in house.mail["scheduler"] if isinstance(imsg, EnvelopesTried)]
 
 
 def test_results_that_a_dispatcher_left_unread_when_it_ended_are_read_first(watched):
@@ -182,6 +185,18 @@ def test_nothing_new_is_begun_while_we_stop(watched, monkeypatch):
     run_to_the_end(watched)
     assert [imsg for imsg, _ in watched.mail["parent"]] == [EndAgent(1)]
     assert errand.envelope == one
+
+
+def test_nothing_is_relayed_any_more_while_we_stop(watched):
+    (envelope,) = watched.store([relayed()])
+    watched.scheduler_hangs = True
+    watched.say("parent", Stop())
+    watched.hear("scheduler", StopScheduling)
+    watched.due(envelope)
+    watched.say("scheduler", SchedulingStopped())
+    run_to_the_end(watched)
+    assert envelope not in watched.queue.in_flight
+    assert not watched.mail["dispatcher0"] and not watched.mail["dispatcher1"]
 
 
 def test_an_envelope_whose_row_comes_after_the_stop_is_not_begun(watched):

@@ -5,7 +5,7 @@ import threading
 import pytest
 from msgspec.structs import replace
 
-from smtpd.envelope import Duty, Outcome, message_of
+from smtpd.envelope import COUNTER_MAX, Duty, Outcome, message_of
 from smtpd.imsg import (
     DeleteEnvelopes,
     EndAgent,
@@ -27,6 +27,7 @@ from smtpd.queue.store import commit
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import Remove, Replace, StoreBroken, StoreFull, Suspend
 from tests.queue.conftest import CONTENT, ORIGIN, WAIT_MAX, command, configuration, recipient
+from tests.queue.conftest import envelope as row_of
 from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
 
@@ -200,6 +201,17 @@ def test_a_forward_that_changes_all_the_time_makes_no_flood_of_one_mail(house):
     expanded(house, stale(house, agent), *(command("bob", f"second {n}") for n in range(SUCCESSORS_MAX)))
     assert len(house.tried()[1]) == 1
     assert len(rows(house)) == SUCCESSORS_MAX
+
+
+def test_a_command_that_is_named_again_is_not_taken_for_delivered(house, agent):
+    """The user has put it back since its agent looked."""
+    house.store_due(command("amy", "old"))
+    _, of_amy = house.start_agent(2)
+    (before,) = [row for row in rows(house) if row.recipient == command("amy", "old")]
+    expanded(house, stale(house, of_amy), command("amy", "old"))
+    (schedule,) = replaced(house)
+    assert schedule.envelope != before.id
+    assert [row.recipient for row in rows(house) if row.id == schedule.envelope] == [command("amy", "old")]
 
 
 def test_one_that_is_stale_each_time_is_not_asked_about_without_end(house, agent):
@@ -410,6 +422,31 @@ def test_of_no_more_messages_than_so_many_the_replacements_are_counted(house, mo
         expanded(house, stale(house, agent), recipient("amy"))
         replaced(house)
         assert len(house.queue.reexpansions._rounds) == min(number + 1, 2)
+
+
+def test_replacements_are_forgotten_first_where_there_was_none_for_the_longest_time(house, monkeypatch):
+    monkeypatch.setattr(reexpansion, "ROUNDS_KEPT", 2)
+    monkeypatch.setattr(reexpansion, "SUCCESSORS_MAX", 2)
+    counts, one, two, three = house.queue.reexpansions._counts_another, *map(row_of, (1, 2, 3))
+    assert [counts(row) for row in (one, two, one, three)] == [True] * 4
+    assert not counts(one)
+
+
+def test_nothing_is_under_way_when_the_last_replacement_is_made(house, agent):
+    expanded(house, stale(house, agent), recipient("amy"))
+    house.until(lambda: house.queue.reexpansions.under_way)
+    replaced(house)
+    assert not house.queue.reexpansions.under_way and not house.queue.in_flight
+
+
+@pytest.mark.parametrize("drawn", ["lowest", "highest"])
+def test_counters_of_successors_are_in_the_upper_half_whatever_is_drawn(house, agent, monkeypatch, drawn):
+    monkeypatch.setattr(reexpansion.secrets, "randbelow", lambda limit: 0 if drawn == "lowest" else limit - 1)
+    users = [recipient(f"u{number}") for number in range(SUCCESSORS_MAX)]
+    expanded(house, stale(house, agent), *map(of_bob, users))
+    counters = [schedule.envelope & COUNTER_MAX for schedule in replaced(house)]
+    assert len({*counters}) == SUCCESSORS_MAX and min(counters) >= UPPER_HALF and max(counters) <= COUNTER_MAX
+    assert {row.id >> 32 for row in rows(house)} == {rows(house)[0].id >> 32}
 
 
 def test_a_replacement_that_a_stop_did_not_wait_for_is_not_told(make_house, monkeypatch):

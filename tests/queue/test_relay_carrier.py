@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from smtpd.imsg import (
     ContentFileFetched,
     ContentNotFetched,
     DelayDestination,
+    DeleteEnvelopes,
     DestinationDelayed,
     DestinationResumed,
     DestinationsFound,
@@ -36,7 +38,10 @@ from smtpd.queue.delivery import relay_carrier
 from smtpd.queue.delivery.conclude import TROUBLES_MAX
 from smtpd.queue.delivery.destination import Delays, Numbers
 from smtpd.queue.store.sqlite import SQLiteStore
-from tests.queue.conftest import CONTENT, ORIGIN, add, configuration, envelope, recipient, relayed
+from smtpd.queue.store.store import StoreBroken
+from tests.queue.conftest import CONTENT, ORIGIN, WAIT_MAX, add, configuration, envelope, recipient, relayed
+from tests.queue.fault import Faulty, times
+from tests.queue.ram_store import RAMStore
 
 FAR = relayed()
 DOMAINS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=20)
@@ -263,7 +268,7 @@ def test_a_resumed_destination(house):
     house.say("dispatcher0", ResumeDestination(imsg.destination))
     house.hear("scheduler", DestinationDelayed)
     assert house.hear("scheduler", DestinationResumed) == DestinationResumed(imsg.destination)
-    assert not house.mail["scheduler"]
+    assert not house.mail["scheduler"] and not house.queue.delays.find_reason(imsg.destination)
 
 
 def test_the_number_of_a_destination_is_the_lane_that_the_scheduler_knows(house):
@@ -343,6 +348,34 @@ def test_the_content_is_fetched_by_the_next_envelope_when_the_first_is_answered_
     assert not house.mail["dispatcher0"] and len(relays) == 0
 
 
+@pytest.mark.parametrize("end", [RelayTried, ReturnRecipients])
+def test_an_envelope_that_queue_has_ended_is_not_ended_a_second_time_by_the_dispatcher(make_house, end):
+    store = Faulty(RAMStore())
+    house = make_house(store, dispatchers=1)
+    imsg, (a, b) = given_message(house, FAR, relayed("amy@far.test"))
+    for id in (a, b):
+        house.queue.disk.cache.forget(id)
+    store.faults["find_message"] = times(1, StoreBroken)
+    assert fetch(house, imsg.attempt).content == CONTENT  # by the second one
+    assert results(house) == ([], [a], [], [])
+    if end is RelayTried:
+        report(house, imsg.attempt, result(a), result(b))
+    else:
+        house.say("dispatcher0", ReturnRecipients(imsg.attempt, [a, b]))
+    assert results(house) == (([b], [], [], []) if end is RelayTried else ([], [], [], [b]))
+    house.until(lambda: house.queue.disk.idle)
+    assert [row.id for row in store.load([a, b])] == ([a] if end is RelayTried else [a, b])
+    assert not house.mail["scheduler"]
+
+
+def test_as_many_go_into_one_message_as_there_is_room_for_their_addresses(house, monkeypatch):
+    size = 2 * len(FAR.recipient)
+    monkeypatch.setattr(relay_carrier, "ADDRESS_BYTES_MAX", 2 * size)
+    house.store_due(*(relayed(f"b{number}b@far.test") for number in range(5)))
+    told = [house.hear("dispatcher0", RelayMessage) for _ in range(3)]
+    assert [len(imsg.recipients) for imsg in told] == [2, 2, 1]
+
+
 def test_an_action_that_does_not_relay_any_more_holds_its_mail(house):
     (id,) = house.store_due(relayed(action="local"))
     assert results(house) == ([], [], [id], [])
@@ -383,11 +416,83 @@ def test_envelopes_of_a_message_that_our_code_cannot_give_to_a_dispatcher_have_a
     assert [to.envelope for to in house.hear("dispatcher0", RelayMessage).recipients] == envelopes[:1]
 
 
+def test_a_violation_of_ours_is_no_matter_of_an_envelope(house, monkeypatch):
+    """An imsg over its limit ends the daemon, or its envelopes would be tried until they are held."""
+
+    def fail(_imsg):
+        raise Violation("RelayMessage of 9999999 bytes is over its limit")
+
+    given_message(house)
+    (attempt,) = house.queue.in_flight.attempts()
+    relays = house.queue.relays
+    monkeypatch.setattr(house.near["dispatcher", 0], "send", fail)
+    relays.carry(attempt)
+    with pytest.raises(Violation):
+        relays._give_collected()
+    assert not attempt.over
+
+
+def test_an_envelope_that_is_removed_while_it_is_counted_keeps_no_other_one_from_its_dispatcher(make_house):
+    store = Faulty(RAMStore())
+    store.run = 2
+    store.apply([add(1, 2, run=1, recipient=FAR)])
+    house = make_house(store, dispatchers=1)
+    removed = threading.Event()
+    store.faults["apply"] = lambda _: removed.wait(WAIT_MAX) and None
+    a, b = 1 << 32 | 1, 1 << 32 | 2
+    house.due(a, b)
+    house.until(lambda: house.queue.in_flight.maybe_attempt(a))
+    house.say("scheduler", DeleteEnvelopes([a]))
+    house.until(lambda: house.queue.in_flight.maybe_attempt(a).removed)
+    removed.set()
+    assert results(house) == ([a], [], [], [])
+    assert [to.envelope for to in house.hear("dispatcher0", RelayMessage).recipients] == [b]
+
+
+def test_what_was_not_tried_writes_nothing(make_house):
+    store = Faulty(RAMStore())
+    house = make_house(store, dispatchers=1)
+    imsg, (id,) = given_message(house)
+    house.until(lambda: house.queue.disk.idle)
+    writes = len(store.called("apply"))
+    house.say("dispatcher0", ReturnRecipients(imsg.attempt, [id]))
+    assert results(house)[3] == [id]
+    house.until(lambda: house.queue.disk.idle)
+    assert len(store.called("apply")) == writes
+
+
+def test_a_file_that_is_opened_for_an_envelope_answered_meanwhile_is_closed(house, monkeypatch):
+    imsg, (a,) = given_message(house)
+    channel, relays = house.near["dispatcher", 0], house.queue.relays
+    group = relays._groups[imsg.attempt]
+    reading, writing = os.pipe()
+    relays._fetched(group, group.attempts[a], channel, None, reading)
+    with pytest.raises(OSError):
+        os.fstat(reading)
+    os.close(writing)
+    relays._fetched(group, group.attempts[a], channel, None, None)  # and where there is none
+
+
+def test_a_destination_may_be_delayed_as_long_as_anything_of_it_is_under_way(house):
+    one, (a,) = given_message(house)
+    two, (b,) = given_message(house, relayed("amy@far.test"))
+    assert one.destination == two.destination
+    report(house, one.attempt, result(a))
+    house.until(lambda: len(house.queue.relays) == 1)
+    house.say("dispatcher0", DelayDestination(two.destination, 60, "Connection refused"))
+    house.say("dispatcher0", ReturnRecipients(two.attempt, [b]))
+    house.until(lambda: len(house.queue.relays) == 0)
+    told = [imsg for imsg, _ in house.mail["scheduler"]]
+    assert DestinationDelayed(two.destination, 60) in told
+    assert not house.queue.relays._of_destination
+
+
 def test_an_interrupted_attempt_is_perhaps_delivered_at_the_next_start(house):
     imsg, (id,) = given_message(house)
     fetch(house, imsg.attempt)
     house.queue.deliveries.stop()
     house.queue.deliveries.end()
+    house.until(lambda: house.queue.disk.idle)
     (row,) = house.queue.disk.store.load([id])
     assert (row.retries, row.troubles, row.run) == (0, 0, house.queue.disk.store.run)
 
@@ -559,8 +664,23 @@ def test_a_sender_who_has_logged_in_is_one_whatever_address_is_used():
         origin = ORIGIN.__class__(sender, *[getattr(ORIGIN, name) for name in ORIGIN.__struct_fields__[1:-1]], user)
         return numbers.lane_of(envelope(1, origin=origin, recipient=FAR))[1]
 
-    assert of("a@x.test", "amy") == of("b@x.test", "amy") != of("a@x.test") == of("A@X.test")
+    assert of("a@x.test", "amy") == of("b@x.test", "amy") != of("a@x.test") == of("A@X.test") != of("b@x.test")
     assert of("")
+
+
+def test_no_destination_and_no_sender_has_the_number_that_stands_for_none(monkeypatch):
+    numbers = Numbers(configuration())
+    monkeypatch.setattr(numbers, "_hash", lambda text, size: 0)
+    assert numbers.lane("out", "bob@far.test", "amy@there.test") == (1, 1)
+
+
+def test_a_delay_that_is_over_is_not_kept():
+    now = 0.0
+    delays = Delays(lambda: now)
+    delays.delay(1, 9, "Connection refused")
+    assert delays.find_reason(1)
+    now = 9.0
+    assert delays.find_reason(1) == "" and not delays._delayed
 
 
 def test_reasons_are_kept_for_a_bounded_number_of_destinations(monkeypatch):

@@ -10,6 +10,7 @@ An envelope that makes our own code raise costs that envelope: it is deferred, a
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, NamedTuple
@@ -142,7 +143,9 @@ class Attempt:
 
     @contained
     def _opened(self, ready: Ready, message: Message, descriptor: int | None, error: BaseException | None) -> None:
-        if self.removed and error is not None:
+        if self.removed:
+            if descriptor is not None:
+                os.close(descriptor)
             self._stop(ready, partial(self._end, conclude.GONE))
         elif isinstance(error, ContentDamaged):
             self._stop(ready, partial(self.hold, str(error)))
@@ -190,7 +193,7 @@ class Attempt:
 
     def interrupt(self) -> None:
         """The daemon stops, and no carrier has this.  An attempt that is not counted leaves no trace."""
-        if self._counted and not self.over:
+        if self._counted:
             self._defer("the daemon was stopped")
         self.over = True
 

@@ -152,7 +152,6 @@ class Conclusions:
 
     def _defer(self, id: int, deferred: Deferred) -> None:
         if self._stopping:
-            self._in_flight.drop(id)
             self._postpone(id, deferred, deferred.last_try)
         else:
             self._deferred[id] = deferred

@@ -31,13 +31,11 @@ class Destination(NamedTuple):
 
 
 class Numbers:
-    """`secret` is the key of the hash, of this run."""
-
-    def __init__(self, configuration: QueueSlice, secret: bytes | None = None):
+    def __init__(self, configuration: QueueSlice):
         relays = [action for action in configuration.actions if action.method is Method.RELAY]
         self._relays = [action.name for action in relays]
         self._to_one = {action.name for action in relays if action.one_destination}
-        self._secret = secrets.token_bytes(16) if secret is None else secret
+        self._secret = secrets.token_bytes(16)  # of this run
 
     def lane_of(self, envelope: Envelope) -> tuple[int, int]:
         """The number of its destination, and of its sender."""
@@ -61,8 +59,7 @@ class Numbers:
         return [self.destination(action, f"@{name}").number for action, may_have_it in names.items() if may_have_it]
 
     def _hash(self, text: str, size: int) -> int:
-        encoded = text.encode(errors="surrogatepass")
-        return int.from_bytes(hashlib.blake2b(encoded, digest_size=size, key=self._secret).digest())
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=size, key=self._secret).digest())
 
 
 class Delays:

@@ -61,10 +61,6 @@ class InFlight:
 
     # -- the results ------------------------------------------------------------------------------------------------
 
-    def drop(self, envelope: int) -> None:
-        """Without a word: the daemon stops, and the scheduler need not know."""
-        del self._attempts[envelope]
-
     def tell(self, envelope: int, word: Word) -> None:
         del self._attempts[envelope]
         self._results[word].append(envelope)

@@ -202,8 +202,7 @@ class RelayCarrier:
                 raise Violation(
                     f"dispatcher {channel.number} reports what cannot be of {envelope_text(result.envelope)}"
                 )
-            if not attempt.over:
-                attempt.finish(self._result(result))
+            attempt.finish(self._result(result))
         self._go_on(group, channel)
 
     def give_back(self, channel: Channel, imsg: ReturnRecipients) -> None:
