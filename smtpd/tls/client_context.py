@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from smtpd.slice import USUAL_PROTOCOLS
-from smtpd.tls.certificate import Authorities
+from smtpd.tls.certificate import Authorities, Certificate
 from smtpd.tls.context import (
     CERTIFICATES_MAX,
     DEPTH_MAX,
@@ -29,8 +29,10 @@ from smtpd.tls.context import (
     VERSIONS,
     ContextError,
     context_ctrl,
+    show_certificate,
 )
 from smtpd.tls.openssl_library import TlsUnusable, get_connection, get_context, openssl, openssl_error
+from smtpd.tls.signing import Signer
 
 # What a host is spoken to with: all that is worth more than clear text, the best first.  A certificate that has to
 # verify needs more: OpenSSL's security level 2, RSA of 2048 bits and no SHA-1.
@@ -62,6 +64,14 @@ class Expectation:
     records: Sequence[Tlsa] = ()
 
 
+class OwnCertificate(NamedTuple):
+    """A `pki` of ours; its key is used by `signer`."""
+
+    pki: str
+    certificate: Certificate
+    signer: Signer
+
+
 class ClientContext:
     """The contexts for all connections of a relay action."""
 
@@ -70,8 +80,10 @@ class ClientContext:
         authorities: Authorities | None = None,
         protocols: Sequence[str] = USUAL_PROTOCOLS,
         ciphers: str = "",
+        own: OwnCertificate | None = None,
     ):
-        """Raises ContextError."""
+        """`own` is shown to servers that ask for a certificate.  Raises ContextError."""
+        self.signs = own is not None  # a step of a handshake may wait for a signature
         self._any = _make(protocols, ciphers, verified=False)
         self._verified = _make(protocols, ciphers, verified=True)
         # RFC 8461 3.3, RFC 7817 3: a name in the subject counts for nothing.  It does for DANE-TA, RFC 7672 3.2.3.
@@ -83,6 +95,9 @@ class ClientContext:
             library.X509_STORE_add_cert(store, authority)
         if not library.SSL_CTX_dane_enable(get_context(self._dane)):
             raise ContextError(f"DANE: {openssl_error()}")
+        if own is not None:
+            for context in (self._any, self._verified, self._dane):
+                _show(context, own)
 
     def connect(
         self, expectation: Expectation, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
@@ -121,6 +136,13 @@ def _make(protocols: Sequence[str], ciphers: str, verified: bool) -> ssl.SSLCont
     context_ctrl(address, SET_MAX_CERT_LIST, CERTIFICATES_MAX)
     openssl().SSL_CTX_set_verify_depth(address, DEPTH_MAX)
     return context
+
+
+def _show(context: ssl.SSLContext, own: OwnCertificate) -> None:
+    try:
+        show_certificate(get_context(context), own.certificate, own.signer)
+    except TlsUnusable as error:
+        raise ContextError(str(error), own.pki) from None
 
 
 def _expect_records(connection: int, expectation: Expectation) -> None:

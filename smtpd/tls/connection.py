@@ -80,6 +80,10 @@ class TlsFailed(Exception):
     """The connection is of no use any more; the text says why, in words."""
 
 
+class TlsNotSigned(TlsFailed):
+    """The fault is ours: crypto has given no signature."""
+
+
 class TlsConnection:
     def __init__(self, context: ServerContext):
         self._context = context
@@ -161,7 +165,7 @@ class TlsConnection:
         self._over = True
         trouble, callback_state.trouble = callback_state.trouble, None
         if isinstance(trouble, SigningFailed):
-            return TlsFailed(str(trouble))
+            return TlsNotSigned(str(trouble))
         if trouble is not None:
             raise trouble  # a defect in a callback
         return TlsFailed(reason)

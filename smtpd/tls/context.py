@@ -123,7 +123,7 @@ def make_context(
         address = get_context(context)
         _set_protocol(context, address, tls, dhe.get(name, "none"))
         try:
-            _show(address, certificates[name], signer)
+            show_certificate(address, certificates[name], signer)
         except TlsUnusable as error:
             raise ContextError(str(error), name) from None
         _ask_for_certificate(address, tls, authorities)
@@ -155,9 +155,11 @@ def _cipher_list(tls: TlsSlice, dhe: str) -> str:
     return ciphers if "@SECLEVEL" in ciphers else f"{ciphers}:@SECLEVEL={0 if old else 2}"
 
 
-def _show(address: int, certificate: Certificate, signer: Signer) -> None:
-    """Certificates that are too weak for the level of `_cipher_list` are refused here: a handshake with them would
-    fail.  For the same reason the chain is not completed from the authorities of clients."""
+def show_certificate(address: int, certificate: Certificate, signer: Signer) -> None:
+    """Of a server, or of a client (client_context.py).  Raises TlsUnusable.
+
+    Certificates that are too weak for the context's security level are refused here: a handshake with them would fail.
+    For the same reason the chain is not completed from the authorities of clients."""
     library = openssl()
     own, *above = certificate.addresses
     context_ctrl(address, _MODE, _NO_AUTO_CHAIN)

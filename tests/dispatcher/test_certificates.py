@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from smtpd.dispatcher.inbound.certificates import Certificates
 from smtpd.imsg import ContextsMade, TakeAuthorities, TakeCertificate
-from smtpd.slice import DispatcherSlice, Limits, ListenerSlice, Tls, TlsSlice
+from smtpd.slice import DispatcherSlice, Limits, ListenerSlice, RelaySlice, Tls, TlsSlice
 from smtpd.tls.certificate import CERTIFICATE_FILE_MAX
 from smtpd.tls.signing import Signer
 from tests.dispatcher.tls_peers import certificate
@@ -86,6 +86,21 @@ def test_a_new_certificate_counts_once_it_is_to_be_used(key, descriptor):
     assert certificates.get_context(1) is before
     certificates.use()
     assert certificates.get_context(1).find_address("new.test") and not before.find_address("new.test")
+
+
+def test_a_relay_shows_a_new_certificate_once_it_is_to_be_used_and_none_that_was_dropped(key, descriptor):
+    relay = RelaySlice("out", "mx.test", pki="mx.test")
+    configuration = DispatcherSlice((), "mx.test", 1000, Limits(), relays=(relay,))
+    certificates = taken(Certificates(configuration, Signer([])), certificate(key), descriptor)
+    certificates.use()
+    first = certificates.get_relay_context(relay)
+    assert first.signs
+    taken(certificates, certificate(key, name="other.test"), descriptor).drop()
+    assert certificates.get_relay_context(relay) is first
+    taken(certificates, certificate(key, name="other.test"), descriptor)
+    assert certificates.get_relay_context(relay) is first
+    certificates.use()
+    assert certificates.get_relay_context(relay) is not first
 
 
 def test_what_was_dropped_does_not_count_in_the_next_round(key, descriptor):

@@ -9,6 +9,7 @@ import threading
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
+from cryptography import x509
 
 from tests.unique import free_port
 
@@ -24,7 +25,10 @@ class Kept:
         self.sender, self.recipients = envelope.mail_from, list(envelope.rcpt_tos)
         self.options, self.content = list(envelope.mail_options), envelope.original_content
         self.peer = session.peer
-        self.encrypted = server.transport.get_extra_info("ssl_object") is not None
+        tls = server.transport.get_extra_info("ssl_object")
+        self.encrypted = tls is not None
+        shown = tls and tls.getpeercert(binary_form=True)
+        self.serial = x509.load_der_x509_certificate(shown).serial_number if shown else None  # of our certificate
         self.user = session.auth_data.login.decode() if session.auth_data else None
         self.helo = session.host_name
 
@@ -66,9 +70,13 @@ def authenticate(server, session, envelope, mechanism, data):
     return AuthResult(success=right, handled=False, auth_data=data)  # the server itself replies
 
 
-def server_context(identity, directory, name):
+def server_context(identity, directory, name, clients=None):
+    """`clients`: the authority whose certificates clients must have."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*identity.write(directory, name))
+    if clients:
+        context.load_verify_locations(clients.write(directory, "clients"))
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 

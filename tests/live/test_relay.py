@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.live.certificate import Authority
+from tests.live.certificate import Authority, key_pem
 from tests.live.conftest import COMPLETE, Daemon, started, until
 from tests.live.next_hop import PASSWORD, USER, next_hop, server_context
 from tests.live.recipient import envelopes, logged
@@ -24,6 +24,10 @@ ACTIONS = {
     "wrong": "host smtps://stale@localhost:{smtps.port} auth <secrets> ca ours",
     "foreign": "host smtps://localhost:{foreign.port} ca ours",
     "trusting": "host smtps://localhost:{foreign.port} tls no-verify",
+    "certified": "host smtp+tls://127.0.0.1:{strict.port} ca ours pki relay.here.test",
+    "certified-smtps": "host smtps://localhost:{strict_smtps.port} ca ours pki relay.here.test",
+    "renewed": "host smtps://localhost:{strict_smtps.port} ca ours pki relay.here.test",
+    "anonymous": "host smtps://localhost:{strict_smtps.port} ca ours",
     "dead": "host smtp://127.0.0.1:{dead}",
 }
 SINKS = {
@@ -51,11 +55,16 @@ def world(ground, users):
     named = server_context(ours.issue("localhost"), daemon.directory, "named")
     numeric = server_context(ours.issue("127.0.0.1"), daemon.directory, "numeric")
     stranger = server_context(Authority("theirs").issue("localhost"), daemon.directory, "stranger")
+    here.ours, here.shown = ours, ours.issue("relay.here.test", client=True, kind="rsa")
+    here.shown.write(daemon.directory, "relay")
     with contextlib.ExitStack() as stack:
         here.plain = stack.enter_context(next_hop())
         here.smtps = stack.enter_context(next_hop(named, smtps=True, login=True))
         here.starttls = stack.enter_context(next_hop(numeric, login=True))
         here.foreign = stack.enter_context(next_hop(stranger, smtps=True))
+        strict = server_context(ours.issue("localhost", "127.0.0.1"), daemon.directory, "strict", clients=ours)
+        here.strict = stack.enter_context(next_hop(strict))
+        here.strict_smtps = stack.enter_context(next_hop(strict, smtps=True))
         here.dead = 1  # tcpmux: closed
         actions = {name: value.format(**vars(here)) for name, value in ACTIONS.items()}
         start_sink = stack.enter_context(smtp_sinks())
@@ -66,6 +75,7 @@ def world(ground, users):
         lines = [
             f"listen on 127.0.0.1 port {daemon.port}",
             f'ca ours cert "{daemon.directory}/ours.ca"',
+            f'pki relay.here.test cert "{daemon.directory}/relay.crt" key "{daemon.directory}/relay.key"',
             f'table secrets {{ "provider" = "{USER}:{PASSWORD}", "stale" = "{USER}:of last year" }}',
             *(f'action "{name}" relay {value}' for name, value in actions.items()),
             *(f'match from local for domain "{name}.test" action "{name}"' for name in actions),
@@ -152,12 +162,44 @@ def test_no_verify_takes_a_certificate_of_any_authority(world):
     assert logged(world.daemon, line.split()[0], 'cert-check result="unverified"')
 
 
+def test_a_host_that_asks_for_our_certificate_gets_it(world):
+    """RSA, and with that every signature by crypto."""
+    for name, host in (("certified", world.strict), ("certified-smtps", world.strict_smtps)):
+        send(world, f"bob@{name}.test")
+        deliveries(world, f"bob@{name}.test", "Ok")
+        assert [mail.serial for mail in host.mails if mail.recipients == [f"bob@{name}.test"]] == [world.shown.serial]
+
+
+def test_a_new_certificate_is_shown_after_a_hangup_and_a_faulty_one_is_not(world):
+    directory, loaded = world.daemon.directory, "certificates of 1 pki loaded"
+    new = world.ours.issue("relay.here.test", client=True)
+    new.write(directory, "relay")
+    world.daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: len(logged(world.daemon, loaded)) == 2, what="the new certificate")
+    (directory / "relay.key").write_bytes(key_pem(world.shown.key))
+    world.daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: logged(world.daemon, "not the key of the certificate in"), what="the refusal")
+    send(world, "bob@renewed.test")
+    deliveries(world, "bob@renewed.test", "Ok")
+    (mail,) = (mail for mail in world.strict_smtps.mails if mail.recipients == ["bob@renewed.test"])
+    assert mail.serial == new.serial
+    world.shown.write(directory, "relay")  # for the next start
+
+
 # -- mail that does not ------------------------------------------------------------------------------------------------
 
 
 def waits_for(world, recipient, *words):
     """The mail is neither lost nor held, and its row says why."""
-    row = until(lambda: any(word in row_of(world, recipient)[-1] for word in words) and row_of(world, recipient))
+
+    def found():
+        row = row_of(world, recipient)
+        return any(word in row[-1] for word in words) and row
+
+    try:
+        row = until(found, 20)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {row_of(world, recipient)}\n{world.daemon.log[-3000:]}") from None
     assert "held" not in row[3] and row[-1].startswith("destination delayed: "), row
     return row[-1]
 
@@ -168,6 +210,13 @@ def test_a_certificate_of_another_authority_gets_no_mail(world):
     assert "unable to get local issuer" in waits_for(world, "bob@foreign.test", "certificate of the server")
     assert logged(world.daemon, " mta error reason=", "certificate of the server")
     assert len(world.foreign.mails) == before
+
+
+def test_a_host_that_asks_for_a_certificate_gets_no_mail_without_one(world):
+    send(world, "bob@anonymous.test")
+    before = len(world.strict_smtps.mails)
+    waits_for(world, "bob@anonymous.test", "certificate required", "connection closed by the server")
+    assert len(world.strict_smtps.mails) == before
 
 
 def test_a_refused_password_delays_the_destination_and_no_password_is_logged(world):

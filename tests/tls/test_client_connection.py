@@ -10,13 +10,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from smtpd.tls.certificate import Authorities
+from smtpd.tls.certificate import Authorities, Certificate
 from smtpd.tls.client_connection import ClientTlsConnection
-from smtpd.tls.client_context import ClientContext, Expectation, Tlsa
-from smtpd.tls.connection import HANDSHAKE_MAX, TlsFailed
+from smtpd.tls.client_context import ClientContext, Expectation, OwnCertificate, Tlsa
+from smtpd.tls.connection import HANDSHAKE_MAX, TlsFailed, TlsNotSigned
 from smtpd.tls.context import ContextError
 from smtpd.tls.openssl_library import TlsUnusable
-from tests.tls.world import authority, certify, key, key_pem, pem
+from smtpd.tls.signing import Signer
+from tests.tls.world import SigningService, authority, by_sha1, certify, key, key_pem, pem
 
 MX, OTHER = "mx1.there.test", "mx.other.test"
 LEAF = certify(key("p256", "mx"), MX, by=authority())
@@ -113,6 +114,47 @@ def test_the_handshake_byte_by_byte(versions):
     assert Server(server_context(versions=versions), piece=1).shake().link.facts.version == versions[0].name.replace(
         "_", "."
     )
+
+
+@VERSIONS
+@pytest.mark.parametrize("kind", ["p256", "rsa2048"])
+@pytest.mark.parametrize(
+    "way", [Expectation(MX), Expectation(MX, True, (MX,)), dane(tlsa(3))], ids=["any", "names", "tlsa"]
+)
+def test_a_certificate_of_ours_is_shown_and_signed_for_elsewhere(versions, kind, way):
+    own = certify(key(kind, "own"), "here.test", by=authority())
+    service = SigningService(key(kind, "own"))
+    try:
+        client = context(own=OwnCertificate("here.test", Certificate.read(pem(own)), service.signer))
+        server = server_context(versions=versions)
+        server.load_verify_locations(cadata=TRUSTED.decode())
+        server.verify_mode = ssl.CERT_REQUIRED
+        link = Server(server, way, client).shake()
+        assert x509.load_der_x509_certificate(link.tls.getpeercert(True)) == own
+        assert link.link.signed
+    finally:
+        service.close()
+
+
+def test_without_a_signature_the_fault_is_ours():
+    own = certify(key("p256", "own"), "here.test", by=authority())
+    service = SigningService()
+    try:
+        client = context(own=OwnCertificate("here.test", Certificate.read(pem(own)), service.signer))
+        server = server_context()
+        server.load_verify_locations(cadata=TRUSTED.decode())
+        server.verify_mode = ssl.CERT_REQUIRED
+        with pytest.raises(TlsNotSigned, match="no such key"):
+            Server(server, None, client).shake()
+    finally:
+        service.close()
+
+
+def test_a_certificate_of_ours_that_is_too_weak_is_named():
+    own = by_sha1(key("p256", "own"), "here.test")
+    with pytest.raises(ContextError, match="too weak") as refused:
+        context(own=OwnCertificate("here.test", Certificate.read(pem(own)), Signer([])))
+    assert refused.value.pki == "here.test"
 
 
 def test_the_name_is_sent():

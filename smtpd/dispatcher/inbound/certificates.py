@@ -1,7 +1,7 @@
-"""TLS contexts of the listeners, made of the certificates and authorities that the parent hands over.
+"""TLS contexts of listeners and relay actions, made of the certificates and authorities that the parent hands over.
 
     TakeCertificate, TakeAuthorities    read and kept aside; the answer says what cannot be used
-    MakeContexts                        new contexts, one for each listener with TLS, kept aside likewise
+    MakeContexts                        new contexts of each listener with TLS and each relay action, kept aside too
     UseCertificates                     new connections use them; this cannot fail
     DropCertificates                    forget what is kept aside
 
@@ -25,7 +25,7 @@ from smtpd.imsg import (
 from smtpd.ipc.text_limit import fit_text
 from smtpd.slice import DispatcherSlice, ListenerSlice, RelaySlice
 from smtpd.tls.certificate import CERTIFICATE_FILE_MAX
-from smtpd.tls.client_context import ClientContext
+from smtpd.tls.client_context import ClientContext, OwnCertificate
 from smtpd.tls.context import Authorities, Certificate, ContextError, ServerContext, TlsUnusable, make_context
 from smtpd.tls.signing import Signer
 
@@ -79,13 +79,14 @@ class Certificates:
         return CertificatesUsed()
 
     def drop(self) -> None:
-        self._certificates, self._authorities, self._made = {}, {}, {}
+        self._certificates, self._authorities = {}, {}
+        self._made, self._made_for_relays = {}, {}
 
     def get_context(self, listener: int) -> ServerContext:
         return self._contexts[listener]
 
     def get_relay_context(self, relay: RelaySlice) -> ClientContext:
-        """Without certificates of listeners nothing is handed over, and a context without authorities will do."""
+        """Where there is neither a `pki` nor a `ca`, nothing is handed over, and a context without any will do."""
         context = self._relay_contexts.get(relay.name)
         if context is None:
             context = self._relay_contexts[relay.name] = self._make_relay_context(relay)
@@ -95,7 +96,8 @@ class Certificates:
         return self.get_relay_context(POLICY_HOSTS)
 
     def _make_relay_context(self, relay: RelaySlice) -> ClientContext:
-        return ClientContext(self._authorities.get(relay.ca), relay.protocols, relay.ciphers)
+        own = OwnCertificate(relay.pki, self._certificates[relay.pki], self._signer) if relay.pki else None
+        return ClientContext(self._authorities.get(relay.ca), relay.protocols, relay.ciphers, own)
 
     def _make_context(self, listener: ListenerSlice) -> ServerContext:
         tls = listener.tls

@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Protocol
 
 from smtpd.dispatcher.inbound.stream import ClientStream
 from smtpd.ipc.log import log
@@ -115,7 +116,7 @@ class Handshake:
 
     def _proceed(self) -> None:
         if self._tls is not None and self._tls.signed and self._size - self._size_when_signed <= FINISHED_MAX:
-            self.stepped(_outcome(self.step, self.take()))
+            self.stepped(outcome_of_step(self.step, self.take()))
         elif self._tls is not None or _begins_with_a_record(self._received):
             self._in_pool = True
             self._pool.submit(self)
@@ -142,31 +143,47 @@ def _begins_with_a_record(data: bytearray) -> bool:
     return length > RECORD_MAX or len(data) >= RECORD_HEADER + length
 
 
-def _outcome(step: Callable[[bytes], TlsConnection | None], data: bytes) -> TlsConnection | TlsFailed | None:
+def outcome_of_step(step: Callable[[bytes], TlsConnection | None], data: bytes) -> TlsConnection | TlsFailed | None:
     try:
         return step(data)
     except TlsFailed as failed:
         return failed
     except Exception as error:  # noqa: BLE001  (rule R8: the one place around one handshake)
-        log.trouble("smtp tls", error)
+        log.trouble("tls", error)
         return TlsFailed("internal error")
 
 
+class PooledHandshake(Protocol):
+    """What the pool needs of a handshake.  `step` is called in a thread, the others in the loop."""
+
+    network: str  # those of one network wait behind each other
+    concluded: bool
+
+    def take(self) -> bytes: ...
+
+    def step(self, data: bytes) -> TlsConnection | None: ...
+
+    def stepped(self, outcome: TlsConnection | TlsFailed | None) -> None: ...
+
+    def fail(self, reason: str) -> None: ...
+
+
 class HandshakePool:
-    """The queues, and the threads."""
+    """The queues, and the threads.  Handshakes to other hosts that may have to sign wait here too
+    (outbound/handshake.py)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int = QUEUE_MAX):
         self._loop, self._most = loop, most
         self._threads: list[threading.Thread] = []  # as many as were ever busy at once
-        self._work: SimpleQueue[tuple[Handshake, bytes] | None] = SimpleQueue()
-        self._queues: dict[str, deque[Handshake]] = {}  # by network; the first is served next
+        self._work: SimpleQueue[tuple[PooledHandshake, bytes] | None] = SimpleQueue()
+        self._queues: dict[str, deque[PooledHandshake]] = {}  # by network; the first is served next
         self._waiting = 0
         self._busy = 0
 
     def __len__(self) -> int:
         return self._waiting
 
-    def submit(self, handshake: Handshake) -> None:
+    def submit(self, handshake: PooledHandshake) -> None:
         if self._busy < SIGNING_SOCKETS:
             self._start(handshake)
             return
@@ -194,7 +211,7 @@ class HandshakePool:
         if not self._queues[network]:
             del self._queues[network]
 
-    def _start(self, handshake: Handshake) -> None:
+    def _start(self, handshake: PooledHandshake) -> None:
         if self._busy == len(self._threads):
             thread = threading.Thread(target=self._step, name="handshake", daemon=True)
             try:
@@ -211,10 +228,10 @@ class HandshakePool:
         """In a thread.  An executor and its futures would cost more than the step."""
         while work := self._work.get():
             handshake, data = work
-            self._loop.call_soon_threadsafe(self._stepped, handshake, _outcome(handshake.step, data))
+            self._loop.call_soon_threadsafe(self._stepped, handshake, outcome_of_step(handshake.step, data))
             del work, handshake  # they may be freed while this thread waits for the next one
 
-    def _stepped(self, handshake: Handshake, outcome: TlsConnection | TlsFailed | None) -> None:
+    def _stepped(self, handshake: PooledHandshake, outcome: TlsConnection | TlsFailed | None) -> None:
         self._busy -= 1
         try:
             handshake.stepped(outcome)

@@ -10,10 +10,13 @@ Decides nothing: smtp/client.py knows the protocol, relay/ what is next.
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from typing import Protocol, cast
 
+from smtpd.dispatcher.inbound.handshake import HandshakePool
 from smtpd.dispatcher.inbound.stream import ClientStream
 from smtpd.dispatcher.outbound.content import OutgoingContent
+from smtpd.dispatcher.outbound.handshake import OutgoingHandshake
 from smtpd.envelope import Outcome
 from smtpd.ipc.os_error import error_text
 from smtpd.relay.action import Connect
@@ -36,14 +39,12 @@ from smtpd.smtp.client_action import (
     Starttls,
 )
 from smtpd.smtp.client_state import ClientState
-from smtpd.tls.client_connection import ClientTlsConnection
 from smtpd.tls.client_context import ClientContext, Expectation, Tlsa
-from smtpd.tls.connection import TlsFailed
+from smtpd.tls.connection import TlsConnection, TlsFailed, TlsNotSigned
 from smtpd.tls.facts import TlsFacts
-from smtpd.tls.openssl_library import TlsUnusable
 
 TCP_TIMEOUT = 30.0  # seconds
-HANDSHAKE_TIMEOUT = 60.0  # seconds
+HANDSHAKE_TIMEOUT = 50.0  # seconds: less than crypto keeps a key that has been replaced (REPLACED_KEY_TIME)
 CLOSE_TIMEOUT = 5.0  # seconds from the last byte to the end of the connection
 BUFFER_MAX = 256 * 1024  # bytes that may wait to be sent
 
@@ -68,16 +69,18 @@ class OutgoingConnection(asyncio.Protocol):
         self,
         order: Connect,
         name: str,
-        context: ClientContext,
+        find_context: Callable[[], ClientContext],
         events: Events,
+        handshakes: HandshakePool,
         loop: asyncio.AbstractEventLoop,
     ):
         self.order = order
-        self._context, self._events, self._loop = context, events, loop
+        self._find_context, self._events, self._handshakes, self._loop = find_context, events, handshakes, loop
         self._settings = ClientSettings(name, order.hop.lmtp, _starttls(order.policy))
         self._client: SmtpClient | None = None
         self._stream: ClientStream | None = None
-        self._handshake: ClientTlsConnection | None = None
+        self._handshake: OutgoingHandshake | None = None
+        self._tls_failed = False  # a record could not be read
         self._handshake_end = 0.0
         self._content: OutgoingContent | None = None
         self._reading = False  # content is wanted
@@ -149,8 +152,7 @@ class OutgoingConnection(asyncio.Protocol):
         if self._over or self._stream is None:
             return
         if self._handshake is not None:
-            self._handshake.feed(data)
-            self._shake()
+            self._handshake.receive(data)
         else:
             self._receive(data)
 
@@ -175,37 +177,28 @@ class OutgoingConnection(asyncio.Protocol):
     # -- TLS ---------------------------------------------------------------------------------
 
     def _begin_handshake(self) -> None:
-        try:
-            self._handshake = ClientTlsConnection(self._context, _expectation(self.order))
-        except TlsUnusable as unusable:
-            self._fail_tls(str(unusable))
-            return
+        """With the context of now: that of the connection's begin may have a certificate that has been replaced."""
+        assert self._stream is not None
+        transport, context = self._stream.transport, self._find_context()
+        self._handshake = OutgoingHandshake(context, self._handshakes, transport, self._handshake_done)
         self._handshake_end = self._loop.time() + HANDSHAKE_TIMEOUT
         self._set_timer()
-        self._shake()
+        self._handshake.begin(_expectation(self.order))
 
-    def _shake(self) -> None:
-        assert self._handshake is not None and self._stream is not None
-        tls = self._handshake
-        try:
-            done = tls.step()
-        except TlsFailed as failed:
-            self._stream.transport.write(tls.take_output())
-            self._fail_tls(str(failed))
-            return
-        self._stream.transport.write(tls.take_output())
-        if done:
-            self._handshake = None
-            self._stream.encrypt(tls)
-            if self._client is None:
-                self._begin_session(tls.facts)
-            else:
-                self._obey(self._client.tls_started(tls.facts, self._loop.time()))
-            self._receive(b"")  # what came right behind the handshake
-
-    def _fail_tls(self, text: str) -> None:
+    def _handshake_done(self, outcome: TlsConnection | TlsFailed) -> None:
         self._handshake = None
-        self._end(ConnectionFailure(Stage.TLS, f"TLS: {text}"))
+        if isinstance(outcome, TlsFailed):
+            # What crypto does not sign is no fault of the host's, and no reason for clear text.
+            stage = Stage.AUTHENTICATION if isinstance(outcome, TlsNotSigned) else Stage.TLS
+            self._end(ConnectionFailure(stage, f"TLS: {outcome}"))
+            return
+        assert self._stream is not None
+        self._stream.encrypt(outcome)
+        if self._client is None:
+            self._begin_session(outcome.facts)
+        else:
+            self._obey(self._client.tls_started(outcome.facts, self._loop.time()))
+        self._receive(b"")  # what came right behind the handshake
 
     # -- the session ---------------------------------------------------------------------------
 
@@ -219,6 +212,7 @@ class OutgoingConnection(asyncio.Protocol):
         try:
             plain = self._stream.open(data)
         except TlsFailed as failed:
+            self._tls_failed = True
             self._obey(self._client.lost(f"TLS: {failed}", self._loop.time()))
             return
         if plain:
@@ -231,7 +225,7 @@ class OutgoingConnection(asyncio.Protocol):
         if self._over:
             self._stop()
         elif self._handshake is not None:
-            self._fail_tls(text)
+            self._handshake.fail(text)
         elif self._client is not None:
             self._obey(self._client.lost(text, self._loop.time()))
         else:
@@ -311,11 +305,8 @@ class OutgoingConnection(asyncio.Protocol):
         results, self._results = self._results, []
         lost = end.kind in _LOST
         certain = [result for result in results if not (lost and _is_open(result))]
-        stage = Stage.SESSION if self._is_ready else _STAGES.get(end.kind, Stage.GREETING)
-        if end.state is ClientState.TLS:
-            stage = Stage.TLS
         failure = ConnectionFailure(
-            stage,
+            self._stage_of(end),
             end.text,
             end.code,
             end.enhanced,
@@ -323,6 +314,18 @@ class OutgoingConnection(asyncio.Protocol):
             untouched=lost and not certain and end.state in (ClientState.READY, ClientState.ENVELOPE),
         )
         self._end(failure, certain)
+
+    def _stage_of(self, end: End) -> Stage:
+        """A server that wants a certificate, or another one than ours, says so after the handshake under TLS 1.3: by
+        an alert, or by nothing but the end.  That is of this destination, and no reason for clear text."""
+        if self._is_ready:
+            return Stage.SESSION
+        if end.state is ClientState.TLS or self._tls_failed:
+            return Stage.TLS
+        encrypted = self._client is not None and self._client.facts is not None
+        if end.kind is EndKind.LOST and encrypted:
+            return Stage.AUTHENTICATION
+        return _STAGES.get(end.kind, Stage.GREETING)
 
     def _end(self, failure: ConnectionFailure, results: list[RecipientResult] | None = None) -> None:
         """Close, and say so, once."""
@@ -337,6 +340,9 @@ class OutgoingConnection(asyncio.Protocol):
 
     def _stop(self) -> None:
         self._close_content()
+        if self._handshake is not None:
+            self._handshake.abandon()
+            self._handshake = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -368,7 +374,7 @@ class OutgoingConnection(asyncio.Protocol):
             return
         if self._handshake is not None:
             if self._loop.time() >= self._handshake_end:
-                self._fail_tls("handshake timed out")
+                self._handshake.fail("handshake timed out")
             else:
                 self._set_timer()
         elif self._client is not None:

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -217,7 +218,9 @@ class Relaying:
         action, domain = self._known[order.destination]
         relay = self._relays[action]
         name = relay.helo_names.get(order.path.source, relay.helo)
-        connection = OutgoingConnection(order, name, self._contexts(relay), self, self._loop)
+        connection = OutgoingConnection(
+            order, name, partial(self._contexts, relay), self, self._resources.handshakes, self._loop
+        )
         session = self._sessions[order.connection] = _Session(connection, order, relay)
         protocol = "lmtp" if order.hop.lmtp else "smtps" if order.policy.at_connect else "smtp"
         address = f"[{order.path.address}]" if ":" in order.path.address else order.path.address

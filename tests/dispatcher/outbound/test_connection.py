@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 
+from smtpd.dispatcher.inbound.handshake import outcome_of_step
 from smtpd.dispatcher.outbound.connection import OutgoingConnection
 from smtpd.dispatcher.outbound.content import PIECE_MAX, OutgoingContent
 from smtpd.envelope import Outcome
@@ -71,7 +72,7 @@ def play(story, host, policy=CLEAR, trusted=True):
         context = ClientContext(Authorities.read(pem(authority()[0])) if trusted else None)
         events = Events()
         order = Connect(1, 1, hop, Path("127.0.0.1", ""), policy)
-        connection = OutgoingConnection(order, "here.test", context, events, asyncio.get_running_loop())
+        connection = OutgoingConnection(order, "here.test", lambda: context, events, None, asyncio.get_running_loop())
         connection.open(None)
         async with server:
             await story(connection, events)
@@ -161,7 +162,7 @@ def test_a_refused_connection():
             hop = NextHop(MailHost(NAME, 0, ["127.0.0.1"]), port=unused.getsockname()[1])
             events = Events()
             order = Connect(1, 1, hop, Path("127.0.0.1", "127.0.0.1"), CLEAR)
-            OutgoingConnection(order, "here.test", ClientContext(), events, asyncio.get_running_loop()).open(None)
+            OutgoingConnection(order, "here.test", ClientContext, events, None, asyncio.get_running_loop()).open(None)
             await story(None, events)
 
     asyncio.run(run())
@@ -263,6 +264,70 @@ def test_a_certificate_that_does_not_verify_ends_the_connection():
     play(story, Host(with_starttls, tls=server_tls()), VERIFIED, trusted=False)
 
 
+def test_a_connection_that_is_lost_right_after_the_handshake_is_no_reason_for_clear_text():
+    """So ends a server, under TLS 1.3, that wants a certificate of ours."""
+
+    async def run():
+        class Silent(Host):
+            async def serve(self, reader, writer):
+                writer.close()
+
+        server = await asyncio.start_server(Silent().serve, "127.0.0.1", 0, ssl=server_tls())
+        hop = NextHop(MailHost(NAME, 0, ["127.0.0.1"]), port=server.sockets[0].getsockname()[1])
+        policy = TlsPolicy(True, True, Verify.NOTHING, "test", at_connect=True)
+        events, loop = Events(), asyncio.get_running_loop()
+        order = Connect(1, 1, hop, Path("127.0.0.1", ""), policy)
+        OutgoingConnection(order, "here.test", ClientContext, events, None, loop).open(None)
+        async with server:
+            await events.next("connected")
+            failure, _ = await events.next("ended")
+            assert failure.stage is Stage.AUTHENTICATION
+
+    asyncio.run(run())
+
+
+class Pool:
+    """Steps are made when the test says so."""
+
+    def __init__(self):
+        self.handshakes = []
+
+    def submit(self, handshake):
+        self.handshakes.append((handshake, handshake.take()))
+
+    def run(self):
+        handshake, data = self.handshakes.pop()
+        handshake.stepped(outcome_of_step(handshake.step, data))
+
+
+def test_a_handshake_that_may_sign_waits_in_the_pool():
+    class Signs(ClientContext):
+        def __init__(self):
+            super().__init__()
+            self.signs = True
+
+    async def run():
+        host, pool = Host(), Pool()
+        server = await asyncio.start_server(host.serve, "127.0.0.1", 0, ssl=server_tls())
+        hop = NextHop(MailHost(NAME, 0, ["127.0.0.1"]), port=server.sockets[0].getsockname()[1])
+        policy = TlsPolicy(True, True, Verify.NOTHING, "test", at_connect=True)
+        events, loop = Events(), asyncio.get_running_loop()
+        order = Connect(1, 1, hop, Path("127.0.0.1", ""), policy)
+        connection = OutgoingConnection(order, "here.test", Signs, events, pool, loop)
+        connection.open(None)
+        async with server:
+            await events.next("connected")
+            ready = loop.create_task(events.next("ready"))
+            while not ready.done():
+                if pool.handshakes:
+                    pool.run()
+                await asyncio.sleep(0)
+            connection.quit()
+            await events.next("ended")
+
+    asyncio.run(run())
+
+
 def test_a_host_without_starttls_ends_the_connection_where_it_is_required():
     async def story(connection, events):
         await events.next("connected")
@@ -313,7 +378,7 @@ def test_tls_at_connect():
         events = Events()
         context = ClientContext(Authorities.read(pem(authority()[0])))
         order = Connect(1, 1, hop, Path("127.0.0.1", ""), policy)
-        connection = OutgoingConnection(order, "here.test", context, events, asyncio.get_running_loop())
+        connection = OutgoingConnection(order, "here.test", lambda: context, events, None, asyncio.get_running_loop())
         connection.open(None)
         async with server:
             assert (await greeted(events)).verified
