@@ -26,6 +26,7 @@ fields and patterns are bounded here.
 """
 
 import ipaddress
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -193,6 +194,14 @@ class StsPolicies:
             return Fetch.FIRST
         kept = self._kept[domain]
         return Fetch.BESIDE if kept.doubtful or now >= kept.refresh_at else Fetch.NONE
+
+    def time_left(self, domain: str, record_id: str, now: float) -> float:
+        """Seconds until another answer than that of `find` may be right: the policy has ended, or one that could not be
+        fetched may be tried again."""
+        kept = self._kept.get(domain)
+        if kept is not None and now < kept.ends:
+            return kept.ends - now
+        return max(0.0, self._failed.get(domain, 0.0) - now) if record_id else math.inf
 
     def to_refresh(self, most: int, now: float) -> list[tuple[str, str]]:
         """Domains and ids of policies that have to be fetched again although no mail asks for them, at most `most`:

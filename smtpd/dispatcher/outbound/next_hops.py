@@ -111,7 +111,8 @@ class NextHops:
             self._proceed(search, answer)
             return
 
-        def policy_found(sts: StsPolicy | None) -> None:
+        def policy_found(sts: StsPolicy | None, seconds: float) -> None:
+            search.seconds = int(min(search.seconds, max(1.0, seconds)))
             search.hops += [hop(host, sts) for host in answer.hosts]
             self._proceed(search, answer)
 

@@ -27,7 +27,7 @@ REFRESHES_MAX = 10  # connections for policies that no mail waits for at a time
 REFRESH_SWEEP_INTERVAL = 600.0  # seconds
 REFRESHES_PER_SWEEP = 200
 
-Found = Callable[[StsPolicy | None], None]
+Found = Callable[[StsPolicy | None, float], None]
 
 
 @dataclass
@@ -63,7 +63,8 @@ class Policies:
             fetching.task.cancel()
 
     def find(self, domain: str, record_id: str, found: Found) -> None:
-        """`found(policy or None)` is called once: at once, or when the policy was fetched, or could not be.
+        """`found(policy or None, seconds)` is called once: at once, or when the policy was fetched, or could not be.
+        The seconds are those for which that holds.
 
         `record_id`: of the domain's TXT record, empty without one."""
         domain = ascii_form(domain)
@@ -73,7 +74,7 @@ class Policies:
         if fetch is Fetch.FIRST:
             self._fetching[domain].waiting.append(found)
         else:
-            found(self.kept.find(domain, self._now()))
+            self._answer(domain, record_id, [found])
 
     def _sweep(self) -> None:
         self._timer = self._loop.call_later(REFRESH_SWEEP_INTERVAL, self._sweep)
@@ -101,11 +102,13 @@ class Policies:
             self._fail(domain, "internal error")
         finally:
             fetching = self._fetching.pop(domain)
-        self._answer(fetching.waiting, self.kept.find(domain, self._now()))
+        self._answer(domain, record_id, fetching.waiting)
 
-    def _answer(self, waiting: Iterable[Found], policy: StsPolicy | None) -> None:
+    def _answer(self, domain: str, record_id: str, waiting: Iterable[Found]) -> None:
+        now = self._now()
+        policy, seconds = self.kept.find(domain, now), self.kept.time_left(domain, record_id, now)
         for found in waiting:
-            found(policy)
+            found(policy, seconds)
 
     async def _fetch_policy(self, domain: str) -> StsPolicy:
         answered: asyncio.Future[HostsFound | HostsNotFound] = self._loop.create_future()

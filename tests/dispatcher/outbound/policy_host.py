@@ -5,10 +5,18 @@ import contextlib
 import ssl
 import tempfile
 
+import uvloop
+
 from tests.tls.world import authority, certify, key, key_pem, pem
 
 POLICY = b"version: STSv1\r\nmode: enforce\r\nmx: mx1.there.test\r\nmax_age: 86400\r\n"
 NAME = "mta-sts.there.test"
+
+
+def run_on_uvloop(scenario):
+    """As in a dispatcher."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(asyncio.wait_for(scenario, 20))
 
 
 def ok(body=POLICY):
@@ -36,7 +44,7 @@ class PolicyHost:
     def __init__(self, *pieces, stays=False, context=None):
         self.pieces, self.stays, self.context = pieces or (ok(),), stays, context
         self.asked = []
-        self.open = 0
+        self.open, self.writers = 0, []
         self.wait = None  # an event that an answer waits for
 
     async def __aenter__(self):
@@ -46,10 +54,13 @@ class PolicyHost:
 
     async def __aexit__(self, *_):
         self.server.close()
-        self.server.close_clients()
+        for writer in self.writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
     async def _serve(self, reader, writer):
         self.open += 1
+        self.writers.append(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             self.asked.append(await reader.readuntil(b"\r\n\r\n"))
             if self.wait is not None:

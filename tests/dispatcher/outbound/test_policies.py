@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 
 import pytest
 
@@ -12,7 +13,7 @@ from smtpd.next_hop import MailHost
 from smtpd.relay.mta_sts import FETCH_RETRY_DELAY, REFRESH_INTERVAL, KeptPolicy, StsMode, StsPolicy
 from smtpd.tls.certificate import Authorities
 from smtpd.tls.client_context import ClientContext
-from tests.dispatcher.outbound.policy_host import POLICY, PolicyHost, ok, tls
+from tests.dispatcher.outbound.policy_host import POLICY, PolicyHost, ok, run_on_uvloop, tls
 from tests.tls.world import authority, pem
 
 ENFORCED = StsPolicy(StsMode.ENFORCE, ("mx1.there.test",), 86400)
@@ -45,7 +46,12 @@ class World:
     def ask(self, domain="there.test", id="1"):
         """A future of what mail is told."""
         found = asyncio.get_running_loop().create_future()
-        self.policies.find(domain, id, found.set_result)
+
+        def answer(policy, seconds):
+            self.seconds = seconds
+            found.set_result(policy)
+
+        self.policies.find(domain, id, answer)
         return found
 
 
@@ -58,7 +64,7 @@ def play(story, *pieces, **more):
             finally:
                 world.policies.stop()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    run_on_uvloop(run())
 
 
 async def until(condition):
@@ -74,7 +80,9 @@ def test_mail_waits_for_the_first_policy_and_shares_one_fetch():
         assert len(world.host.asked) == 1
         assert world.lookup.asked == [FindHosts(0, "mta-sts.there.test", False, world.host.port, False)]
         assert world.ask().result() == ENFORCED
+        world.now = 1.0
         assert world.ask(id="").result() == ENFORCED
+        assert world.seconds == ENFORCED.max_age - 1
 
     play(story)
 
@@ -82,6 +90,7 @@ def test_mail_waits_for_the_first_policy_and_shares_one_fetch():
 def test_a_domain_without_a_record_costs_nothing():
     async def story(world):
         assert world.ask(id="").result() is None
+        assert world.seconds == math.inf
         assert world.lookup.asked == []
 
     play(story)
@@ -96,6 +105,7 @@ def test_mail_goes_without_a_policy_that_cannot_be_fetched(where):
             world.lookup.host = None
         assert await world.ask() is None
         assert world.ask().result() is None
+        assert world.seconds == FETCH_RETRY_DELAY
         world.now = FETCH_RETRY_DELAY
         assert not world.ask().done()
 

@@ -13,7 +13,7 @@ from smtpd.relay.http_answer import OVERHEAD_MAX
 from smtpd.relay.mta_sts import POLICY_SIZE_MAX, StsMode, StsPolicy
 from smtpd.tls.certificate import Authorities
 from smtpd.tls.client_context import ClientContext
-from tests.dispatcher.outbound.policy_host import NAME, POLICY, PolicyHost, ok, tls, tls_of
+from tests.dispatcher.outbound.policy_host import NAME, POLICY, PolicyHost, ok, run_on_uvloop, tls, tls_of
 from tests.tls.world import authority, certify, key, pem
 
 ENFORCED = StsPolicy(StsMode.ENFORCE, ("mx1.there.test",), 86400)
@@ -31,7 +31,7 @@ def fetch(host, *addresses, seconds=20):
             except PolicyFetchError as error:
                 return str(error)
 
-    return asyncio.run(run())
+    return run_on_uvloop(run())
 
 
 def test_a_policy_is_fetched():
@@ -85,7 +85,7 @@ def test_a_connection_that_is_not_taken_in_time(monkeypatch):
             with pytest.raises(PolicyFetchError, match="connection timed out"):
                 await fetch_policy(asyncio.get_running_loop(), NAME, [address], ClientContext(), port)
 
-        asyncio.run(asyncio.wait_for(scenario(), 20))
+        run_on_uvloop(scenario())
 
 
 # -- the certificate, RFC 8461 3.3 --------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_a_host_that_speaks_no_tls():
             with pytest.raises(PolicyFetchError, match="server does not speak TLS"):
                 await fetch_policy(asyncio.get_running_loop(), NAME, ["127.0.0.1"], ClientContext(), port)
 
-    asyncio.run(run())
+    run_on_uvloop(run())
 
 
 # -- answers ------------------------------------------------------------------------------------------------
@@ -209,4 +209,4 @@ def test_a_host_that_says_nothing_is_left_when_the_time_is_over():
             while host.open:
                 await asyncio.sleep(0)
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    run_on_uvloop(run())
