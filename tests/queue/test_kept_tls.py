@@ -87,14 +87,16 @@ def test_rows_are_read_page_by_page(disk):
     assert found == hosts
 
 
-def test_rows_that_are_over_go_at_the_start(tmp_path):
+def test_rows_that_are_over_go_with_the_first_row_of_the_next_life(tmp_path):
     store = SQLiteStore(str(tmp_path))
+    store.apply([remember([HOST], [])])
     old = TlsHost("old:25", NOW - kept_tls.TLS_HOST_LIFETIME - 10)
     over = StsRow("over.test", "1", "enforce", "a", 50, NOW - 100)
     store.apply([remember([old, HOST], [over, POLICY])])
     assert len(everything(store)[0]) == 2
     store.close()
     again = SQLiteStore(str(tmp_path))
+    again.apply([remember([HOST], [])])
     assert everything(again) == ([HOST], [POLICY])
     again.close()
 
@@ -117,14 +119,6 @@ def test_a_row_that_makes_no_sense_is_passed_over(disk):
         connection.execute("UPDATE sts_policy SET mode = 'other'")
     connection.close()
     assert everything(disk) == ([HOST], [])
-
-
-def test_damage_does_not_keep_the_store_from_opening(disk, monkeypatch):
-    def damaged(*_):
-        raise sqlite3.DatabaseError("database disk image is malformed")
-
-    monkeypatch.setattr(kept_tls.KeptTls, "trim", damaged)
-    SQLiteStore(disk.directory).close()
 
 
 texts = st.text(max_size=30)
@@ -176,6 +170,18 @@ def test_what_is_kept_waits_for_other_changes_and_delays_none(house):
     commits.submit(add(1), done.append)
     house.until(lambda: len(done) == 2)
     assert done == [None, None] and applied == [["RememberTls", "Add"]]
+
+
+def test_damage_there_refuses_no_mail(house, monkeypatch):
+    def damaged(*_):
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(kept_tls.KeptTls, "write", damaged)
+    done = []
+    house.queue.disk.commits.submit(remember([HOST]), lambda error: done.append(type(error)), urgent=False)
+    house.queue.disk.commits.submit(add(1), done.append)
+    house.until(lambda: len(done) == 2)
+    assert done == [sqlite3.DatabaseError, None]
 
 
 def test_a_store_without_room_keeps_nothing(house):

@@ -84,7 +84,6 @@ class SQLiteStore:
             with translated(self.directory):
                 self._open()
                 self.run = self._begin_life()
-            self._trim_tls()
         except sqlite3.Error as error:
             self._disconnect()
             raise StoreBroken(f"{self.path}: {error}") from error
@@ -134,14 +133,6 @@ class SQLiteStore:
         with self._transaction():
             self._writer.execute("UPDATE life SET opened = opened + 1")
             return self._number("SELECT opened FROM life")
-
-    def _trim_tls(self) -> None:
-        """Damage there must not keep mail from its users."""
-        try:
-            with translated(self.directory), self._transaction():
-                self._kept_tls.trim(self._writer, int(time.time()))
-        except (StoreFull, sqlite3.DatabaseError) as error:
-            log.warn(f"{self.path}: what is kept of TLS cannot be removed when it is old: {error}")
 
     def close(self) -> None:
         with self._reading:
