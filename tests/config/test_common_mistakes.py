@@ -22,6 +22,9 @@ from tests.config.machine import this_machine
 WRONG = Path(__file__).parent / "wrong"
 FILES = sorted(WRONG.glob("*.conf"))
 THERE = {
+    "/etc/mail/wide": "# @list\n0.0.0.0/2\n64.0.0.0/2\n128.0.0.0/1\n",
+    "/etc/mail/office": "192.0.2.0/24\n2001:db8::/32\n",
+    "/etc/mail/senders": "@example.org\n",
     "/etc/mail/aliases.db": "",
     "/etc/aliases": "root: amy\n",
     "/etc/mail/hosts": "smtps://me@mail.example.org\nsmtps://nobody@[2001:db8::1]\nsmtp://a:b@c\n",

@@ -23,7 +23,11 @@ from smtpd.smtp.srs import DAY_SECONDS, TTL_MAX
 LIMITS = {field.replace("_", "-"): field for field in RelayLimits.__struct_fields__ if field != "family"}
 # Of OpenSMTPD's dispatcher, which holds what waits for a destination; here the scheduler does.
 UNAVAILABLE_RELAY_LIMITS = {"task-hiwat", "task-lowat", "task-release"}
-
+KEY_MIN = 16  # characters of a key of SRS; what is rewritten is seen by others, who can then try keys without asking us
+SHORT_KEY = (
+    "a short key can be guessed, and any host that knows it can send bounces to any address through this server, "
+    f"expected at least {KEY_MIN} random characters, as by: openssl rand -hex 16"
+)
 
 # OpenSMTPD defers each mail to a destination that it cannot reach, and remembers so many of them to be tried again.
 MAX_DEFERRED = (
@@ -92,6 +96,8 @@ class SrsBuilder:
         self._files.setdefault(setting.data, self._diagnostics.file)
         read = _days if setting.data == "ttl" else _key
         self._said[setting.data] = self._diagnostics.value(read, value_of(setting), Srs.ttl if read is _days else "")
+        if read is _key and 0 < len(self._said[setting.data]) < KEY_MIN:
+            self._diagnostics.warn(value_of(setting), SHORT_KEY)
 
     def settings(self) -> Srs:
         """All of them, when all files are read."""

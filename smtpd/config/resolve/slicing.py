@@ -83,7 +83,7 @@ def slice_config(
     check_files_and_users(parsed, host, report)
     relays = RelayTables(parsed, host, texts, report)
     relays.check()
-    warn_of_open_relays(parsed, listeners, report)
+    warn_of_open_relays(parsed, listeners, texts, report)
     if config.alias_commands:
         alias_tables.check_file_count(config, parsed.names.user_positions[config.alias_commands], report)
     implausible.warn_of_implausible(parsed, report)
