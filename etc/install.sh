@@ -22,7 +22,8 @@ python=$(.venv/bin/python -c 'import sys; print(sys._base_executable)')
 echo "making $library with $python"
 before=$(cat "$library/installed" 2>/dev/null || true)
 directories=
-for directory in "" /lib /sbin /bin /libexec /libexec/smtpd /share /share/man /share/man/man5 /share/man/man8; do
+for directory in "" /lib /sbin /bin /libexec /libexec/smtpd /share /share/doc /share/doc/smtpd \
+    /share/man /share/man/man5 /share/man/man8; do
     # Only directories that did not exist before the first make install are listed.
     if [ ! -d "$prefix$directory" ] || echo "$before" | grep -qxF "$prefix$directory/"; then
         mkdir -p "$prefix$directory"
@@ -76,6 +77,10 @@ for page in man/*.[58]; do
     directory=$prefix/share/man/man${page##*.}
     install -m 0644 "$page" "$directory/"
     installing "$directory/${page##*/}"
+done
+for file in laptop.conf server.conf; do
+    install -m 0644 "etc/$file" "$prefix/share/doc/smtpd/"
+    installing "$prefix/share/doc/smtpd/$file"
 done
 
 for file in smtpd.conf aliases; do

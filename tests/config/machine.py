@@ -42,7 +42,9 @@ def sliced(
             raise FileNotFoundError(2, "No such file or directory")
         return there[path]
 
-    return slice_config(parse("f", text=text + RULES), this_machine(there, public, libexec, authorities), read)
+    return slice_config(
+        parse("f", text=text + RULES, read=read), this_machine(there, public, libexec, authorities), read
+    )
 
 
 def this_machine(

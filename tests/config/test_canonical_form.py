@@ -62,11 +62,6 @@ def test_the_installed_configuration_has_no_errors_and_is_no_open_relay(file):
 MANUAL = (PROJECT / "man" / "smtpd.conf.5").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("example", re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", MANUAL, re.DOTALL | re.MULTILINE))
-def test_the_manual_has_examples_that_work(example):
-    assert parse("example", text=example).config.matches
-
-
 def test_the_manual_has_all_limits_methods_options_and_specifiers():
     items = set(re.findall(r"^\.It Cm (\S+)", MANUAL, re.MULTILINE))
     options = {option.replace("_", "-") for option in (*OPTIONS, *RELAY_OPTIONS)}

@@ -179,17 +179,42 @@ def test_no_error_shows_a_password():
     assert SECRET not in " ".join(wrong)
 
 
-MANUAL = (Path(__file__).parent.parent.parent / "man" / "smtpd.conf.5").read_text(encoding="utf-8")
+TOP = Path(__file__).parent.parent.parent
+MANUAL = (TOP / "man" / "smtpd.conf.5").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^\.Bd -literal.*\n((?:[^.].*\n|\n)+)\.Ed", MANUAL, re.MULTILINE)
-OF_RELAYS = [example for example in EXAMPLES if " relay " in example]
+OF_RELAYS = [example for example in EXAMPLES if " relay" in example]
+COMPLETE = {path.name: path.read_text(encoding="utf-8") for path in sorted(TOP.glob("etc/*.conf"))}
+FILES = {
+    "/etc/mail/secrets": "provider amy@example.org:password\n",
+    "/etc/mail/srs.conf": "srs key 0123456789abcdef0123456789abcdef\n",
+    "/etc/mail/networks": "192.0.2.0/24\n",
+    "/etc/aliases": (TOP / "etc" / "aliases").read_text(),
+}
 
 
-@pytest.mark.parametrize("example", OF_RELAYS, ids=["a computer with a provider", "a small server"])
-def test_the_examples_of_the_manual_relay_and_are_no_open_relays(example):
-    """Without a warning: their labels have passwords, their ports the right TLS, and no rule lets anybody through."""
-    made = sliced(example, texts={"/etc/mail/secrets": "provider amy@example.org:password\n"})
+def relaying(text):
+    """The rules with a relay action, of what makes no warning: labels have passwords, ports the right TLS, and no rule
+    lets anybody through."""
+    made = sliced(text, texts=FILES)
     assert made.warnings == ()
-    assert made.slices.dispatcher.relays
-    relaying = {relay.name for relay in made.slices.dispatcher.relays}
-    for match in made.slices.lookup.matches:
-        assert match.action not in relaying or match.source.kind in ("local", "auth")
+    actions = {relay.name for relay in made.slices.dispatcher.relays}
+    return [match for match in made.slices.lookup.matches if match.action in actions]
+
+
+@pytest.mark.parametrize("example", OF_RELAYS)
+def test_the_examples_of_the_manual_relay_and_are_no_open_relays(example):
+    assert relaying(example)
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_no_file_of_etc_is_an_open_relay(name):
+    rules = relaying(COMPLETE[name])
+    assert len(rules) == {"smtpd.conf": 0, "try.conf": 0, "laptop.conf": 1, "server.conf": 3}[name]
+    for match in rules:
+        assert match.source.kind in ("local", "auth") or match.destination.kind == "domain"
+
+
+def test_a_configuration_without_rules_for_strangers_relays_nothing_for_them():
+    """`from local` and `for local` are what a rule has that says neither."""
+    (match,) = slices('listen on eth2\naction "out" relay\nmatch action "out"').lookup.matches[:1]
+    assert (match.source.kind, match.destination.kind) == ("local", "local")

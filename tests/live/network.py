@@ -4,8 +4,12 @@
         network.add("eth1", "198.51.100.1/24", "198.51.100.7/24")
 
 A client binds one of the addresses, and is then somebody else than a client with another one.
+
+        network.connect("eth0", "192.0.2.1/24", "192.0.2.25/24")    the second one is no address of this host
+        with network.elsewhere():                                   what is made in here is at the other end
 """
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -27,6 +31,8 @@ def ip(*words):
 class Network:
     def __init__(self):
         self.name = f"smtpd-{MARK}-{next(_numbers)}"
+        self.far = f"{self.name}-far"
+        self._is_connected = False
 
     def __enter__(self):
         peer.skip_without("ip")
@@ -42,6 +48,8 @@ class Network:
         os.setns(self._outside, os.CLONE_NEWNET)
         os.close(self._outside)
         ip("netns", "delete", self.name)
+        if self._is_connected:
+            ip("netns", "delete", self.far)
 
     def add(self, interface, *addresses):
         """An interface with them, which is up.  Nobody is at the other end of its cable."""
@@ -51,6 +59,30 @@ class Network:
             ip("link", "set", name, "up")
         for address in addresses:
             self.give(interface, address)
+
+    def connect(self, interface, address, *others):
+        """An interface with that address, and other hosts with theirs at the other end of its cable."""
+        ip("netns", "add", self.far)
+        self._is_connected = True
+        ip("link", "add", interface, "type", "veth", "peer", "name", interface, "netns", self.far)
+        ip("link", "set", interface, "up")
+        self.give(interface, address)
+        with self.elsewhere():
+            for name in ("lo", interface):
+                ip("link", "set", name, "up")
+            for other in others:
+                self.give(interface, other)
+
+    @contextlib.contextmanager
+    def elsewhere(self):
+        """This thread, and threads and programs that it starts, are at the other hosts."""
+        here = os.open(HERE, os.O_RDONLY)
+        _enter(f"/run/netns/{self.far}")
+        try:
+            yield
+        finally:
+            os.setns(here, os.CLONE_NEWNET)
+            os.close(here)
 
     def give(self, interface, address):
         """Of IPv6 at once, without looking for others who have it."""

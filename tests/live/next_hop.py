@@ -36,12 +36,12 @@ class Kept:
 class NextHop:
     """`gate`: cleared, the reply to a content waits for it."""
 
-    def __init__(self):
+    def __init__(self, port):
         self.mails = []
         self.gate = threading.Event()
         self.gate.set()
         self.waiting = 0  # contents that had to wait
-        self.port = free_port()
+        self.port = port
 
     async def handle_RCPT(self, server, session, envelope, address, options):
         if refusal := AT_RCPT.get(address.partition("@")[0]):
@@ -81,15 +81,15 @@ def server_context(identity, directory, name, clients=None):
 
 
 @contextlib.contextmanager
-def next_hop(context=None, *, smtps=False, login=False):
+def next_hop(context=None, *, smtps=False, login=False, address="127.0.0.1", port=None):
     """With a `context`: TLS by STARTTLS, or at once.  `login`: USER and PASSWORD are asked for."""
-    here = NextHop()
+    here = NextHop(port or free_port())
     options = {"decode_data": False, "enable_SMTPUTF8": True}
     if login:
         # aiosmtpd does not see the TLS of smtps, and so does not require what it takes for a password in the clear.
         options |= {"auth_required": not smtps, "authenticator": authenticate, "auth_require_tls": not smtps}
     options |= {"ssl_context": context} if smtps else {"tls_context": context}
-    controller = Controller(here, "127.0.0.1", here.port, **options)
+    controller = Controller(here, address, here.port, **options)
     controller.start()
     try:
         yield here
