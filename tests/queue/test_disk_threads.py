@@ -59,6 +59,22 @@ def test_without_a_thread_it_is_an_error_and_with_one_it_is_done_by_that(loop, m
     assert workers.under_way == 0
 
 
+def test_there_are_never_more_threads_than_were_asked_for(loop):
+    workers, go, answers = DiskThreads(loop, "few", 2), threading.Event(), []
+
+    def done(_result, error):
+        answers.append(error)
+        if len(answers) == 10:
+            loop.stop()
+
+    for _ in range(10):
+        workers.ask(lambda: go.wait(10.0), done)
+    assert sum(thread.name == "few" for thread in threading.enumerate()) == 2
+    go.set()
+    run_until_stopped(loop)
+    assert answers == [None] * 10
+
+
 def test_hand_over_no_answer_is_forgotten_when_several_threads_finish_at_once(loop):
     workers, left = DiskThreads(loop, "test", THREADS), 0
 

@@ -257,6 +257,44 @@ def test_a_file_that_is_gone_already_is_no_trouble(spool):
     spool.remove([1, 2, 3])
 
 
+def test_nothing_is_remembered_of_a_file_that_was_removed(spool, sealed):
+    spool.remove([1])
+    assert not spool._sealed
+
+
+def test_a_file_that_was_checked_is_read_again_only_when_it_has_changed(spool, sealed, tmp_path, monkeypatch):
+    """Of a message to a thousand recipients each one would hash the whole content."""
+    theirs, digest = sealed
+    hashed, plain = [], spool_room._hash
+    monkeypatch.setattr(spool_room, "_hash", lambda descriptor: (hashed.append(1), plain(descriptor))[1])
+    for _ in range(3):
+        os.close(spool.open(1, len(CONTENT), digest))
+    assert not hashed
+    time.sleep(0.01)  # longer than the clock of a file system ticks
+    os.pwrite(theirs, b"x", 0)
+    for _ in range(3):
+        os.close(spool.open(1, len(CONTENT), digest))
+    assert hashed == [1]
+
+
+@pytest.mark.parametrize("instead", ["file", "link"])
+def test_something_else_in_the_place_of_the_directory_is_refused(tmp_path, instead):
+    if instead == "file":
+        (tmp_path / "content").write_bytes(b"")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "content").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError):
+        Spool(str(tmp_path))
+
+
+def test_a_spool_keeps_one_descriptor(tmp_path):
+    before = len(os.listdir("/dev/fd"))
+    made = Spool(str(tmp_path))
+    assert len(os.listdir("/dev/fd")) == before + 1
+    os.close(made._directory)
+
+
 def test_errors_of_the_disk_have_two_kinds():
     assert isinstance(store_error(OSError(errno.ENOSPC, "")), StoreFull)
     assert isinstance(store_error(OSError(errno.EDQUOT, "")), StoreFull)

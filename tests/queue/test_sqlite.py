@@ -17,6 +17,7 @@ from smtpd.envelope import Notify
 from smtpd.queue.store import schema, sqlite
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import (
+    Compound,
     Hold,
     Postpone,
     Quarantine,
@@ -28,6 +29,7 @@ from smtpd.queue.store.store import (
     recipient_key,
 )
 from tests.queue.conftest import ODD_TERMS, ORIGIN, add, command, envelope, recipient
+from tests.queue.test_sqlite_errors import error_of
 from tests.recorder import recorded
 
 TOP = Path(__file__).parent.parent.parent
@@ -294,6 +296,34 @@ def test_unused_space_is_kept_for_the_next_mails(store, monkeypatch):
     assert store._number("PRAGMA freelist_count") == unused
 
 
+def test_no_more_space_is_given_back_than_is_not_kept(store, monkeypatch):
+    """Also when the last step takes exactly what is left: SQLite would take a step of 0 pages for all of them."""
+    messages = [add(n, content=bytes(16000)) for n in range(1, 41)]
+    store.apply(messages)
+    store.apply([Remove(message.envelopes[0].id) for message in messages])
+    unused, page = store._number("PRAGMA freelist_count"), store._number("PRAGMA page_size")
+    monkeypatch.setattr(sqlite, "SHRINK_STEP_PAGES", 8)
+    monkeypatch.setattr(sqlite, "SHRINK_STEP_TIME", 10.0)
+    monkeypatch.setattr(sqlite, "FREE_KEPT_BYTES", (unused - 16) * page)
+    assert store.shrink()
+    assert store._number("PRAGMA freelist_count") == unused - 16
+
+
+def test_a_disk_that_fails_while_space_is_given_back_is_a_failing_disk(store, monkeypatch):
+    def fail(_sql):
+        raise error_of(sqlite3.SQLITE_IOERR_FSYNC)
+
+    monkeypatch.setattr(store, "_number", fail)
+    with pytest.raises(StoreBroken):
+        store.shrink()
+
+
+def test_content_that_is_part_of_a_larger_change_makes_the_log_long_too():
+    (one,) = add(1).envelopes
+    notice = add(2, content=bytes(10_000))
+    assert sqlite._bytes_of(Compound(one.id, (Remove(one.id), notice))) == 10_000 + 2 * sqlite.CHANGE_BYTES
+
+
 def test_a_store_that_was_closed_leaves_no_log(tmp_path):
     store = SQLiteStore(str(tmp_path))
     store.apply([add(1)])
@@ -309,9 +339,12 @@ def test_the_writer_is_closed_last_as_the_last_connection_copies_the_log_back(tm
         recorder.in_order("close reader", "close database")
 
 
-def test_a_store_is_not_read_while_it_is_repaired(store):
+@pytest.mark.parametrize("how", ["repair", "close"])
+def test_a_store_is_not_read_while_it_is_repaired_or_closed(store, how):
     store.apply([add(1)])
-    repair = threading.Thread(target=store.repair, args=([],))
+    repair = (
+        threading.Thread(target=store.close) if how == "close" else threading.Thread(target=store.repair, args=([],))
+    )
     with store._read() as read:
         repair.start()
         repair.join(0.05)

@@ -1,6 +1,7 @@
 """What an error of SQLite means for those who wait: a full disk, a failing one, or a matter of one row."""
 
 import sqlite3
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,13 @@ def test_a_full_disk_a_failing_one_and_what_is_neither(tmp_path, monkeypatch, co
     monkeypatch.setattr(sqlite_errors, "NEARLY_FULL_BYTES", nearly_full)
     with pytest.raises(becomes), translated(str(tmp_path)):
         raise error_of(code)
+
+
+@pytest.mark.parametrize("blocks, becomes", [(255, StoreFull), (256, StoreBroken)])
+def test_a_disk_is_nearly_full_below_one_mebibyte(monkeypatch, blocks, becomes):
+    monkeypatch.setattr(sqlite_errors.os, "statvfs", lambda _: SimpleNamespace(f_bavail=blocks, f_frsize=4096))
+    with pytest.raises(becomes), translated("/"):
+        raise error_of(sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
 def test_a_directory_that_cannot_be_asked_for_its_space_is_not_full(tmp_path, monkeypatch):

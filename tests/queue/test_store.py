@@ -14,6 +14,7 @@ from smtpd.queue.store.store import (
     Replace,
     Reschedule,
     Suspend,
+    Uncount,
     recipient_key,
 )
 from tests.queue.conftest import CONTENT, ODD_TERMS, ORIGIN, add, command, envelope, recipient
@@ -153,6 +154,24 @@ def test_a_begun_try_counts_until_its_end_is_known(store):
     assert store.load([id])[0].run == 0
     store.apply([Postpone(id, 1, 1, "", False, 0)])
     assert store.load([id])[0].troubles == 0
+
+
+@pytest.mark.parametrize("run, before", [(0, False), (0, True), (1, False), (1, True)])
+def test_a_try_that_was_not_made_counts_no_more_and_a_run_that_ended_with_it_is_remembered(store, run, before):
+    id = 1 << 32 | 1
+    store.apply([add(1, run=store.run - 1 + run, perhaps_delivered=before)])
+    store.apply([CountAttempt(id)])
+    for _ in range(2):  # never fewer than none
+        store.apply([Uncount(id)])
+        (found,) = store.load([id])
+        assert (found.troubles, found.run, found.perhaps_delivered) == (0, store.run, before or not run)
+
+
+def test_what_tells_recipients_apart_stays_what_it_is_on_the_disk():
+    """Or what was delivered before an upgrade would be delivered again after it."""
+    assert recipient_key(recipient()).hex() == "95cbd36ef907f34481814496244594bd3baf7229a904efa74632d35a4875d3e3"
+    keys = {recipient_key(recipient(sender=sender)) for sender in ("", "amy@here.test", "bob@here.test")}
+    assert len(keys) == 3
 
 
 def test_a_scan_finds_what_another_run_left_and_nothing_else(store):
