@@ -15,6 +15,7 @@ from smtpd.imsg import (
     AgentRefused,
     AgentStarted,
     EndAgent,
+    EnvelopesDue,
     EnvelopesSubmitted,
     EnvelopesTried,
     MessageStored,
@@ -22,13 +23,23 @@ from smtpd.imsg import (
     StartAgent,
     StoreMessage,
 )
+from smtpd.ipc.channel import FIRST_PAUSE, LONGEST_PAUSE
 from smtpd.parent.agent import AGENTS_MAX
 from smtpd.queue.agents import slots
-from smtpd.queue.agents.pool import RESTART_DELAY, SLOW_SLOTS
+from smtpd.queue.agents.pool import RESTART_DELAY, SLOW_SLOTS, SLOW_SLOTS_PER_USER
 from smtpd.queue.agents.routing import QUICK_LIMITS, SLOW_LIMITS
-from smtpd.queue.agents.slots import IDLE_TIMEOUT, LEAVE_TIMEOUT, MANY_AGENTS, SLOTS, SLOTS_MAX, WORK_TIME
+from smtpd.queue.agents.slots import (
+    IDLE_TIMEOUT,
+    LEAVE_TIMEOUT,
+    MANY_AGENTS,
+    SLOTS,
+    SLOTS_MAX,
+    SLOTS_PER_USER,
+    WORK_TIME,
+)
+from smtpd.slice import DeliverySlice, Method
 from tests.ipc.test_refusal import Kernel
-from tests.queue.conftest import ORIGIN, TERMS, WAIT_MAX, add, recipient
+from tests.queue.conftest import LIFETIME, ORIGIN, TERMS, WAIT_MAX, add, recipient
 from tests.queue.test_incoming import LARGE, spool
 
 UNDER_WAY, STALLED, DEADLINE = QUICK_LIMITS.concurrency, QUICK_LIMITS.patience, QUICK_LIMITS.deadline
@@ -145,6 +156,7 @@ def test_an_agent_that_is_killed_costs_its_user(house, two):
     mails, sockets, _ = two
     sockets["eve"].close()
     assert house.tried() == ([], [mails["eve"]], [])
+    assert house.queue.conclusions._deferred[mails["eve"]].error == "the agent was lost: it has ended"
     gone(house, 1)
     bob_is_served(house, two)
 
@@ -336,6 +348,58 @@ def test_an_agent_that_goes_while_the_kernel_refuses_had_nothing_yet(house):
     assert house.tried() == ([envelopes[1]], [], [])
 
 
+def test_the_kernel_is_asked_less_and_less_often_while_it_refuses(house, monkeypatch):
+    (first,) = house.store_due(recipient())
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    house.tried()
+    (line,) = house.queue.agents.queues.values()
+    kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
+    kernel.refuses = errno.ENOBUFS
+    pauses, later = [], house.loop.call_later
+    (second,) = house.store([recipient()])
+    with monkeypatch.context() as patched:
+        patched.setattr(house.loop, "call_later", lambda pause, *call: (pauses.append(pause), later(3600.0, *call))[1])
+        house.queue.deliveries.due(EnvelopesDue([second]))
+        while kernel.asked < 12:
+            line.agent._flush()
+    assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE] and pauses[-1] == LONGEST_PAUSE
+    kernel.refuses = 0
+    line.agent._flush()
+    assert house.deliver(agent).envelope == second
+    assert line.agent._pause == 0.0
+
+
+def test_an_answer_to_what_was_not_sent_yet_costs_its_user(house):
+    """An agent may guess the next envelope, and is told of none that is still with us."""
+    first, second = house.store([recipient(), recipient()])
+    house.due(first)
+    _, agent = house.start_agent(1)
+    house.deliver(agent)
+    house.tried()
+    (line,) = house.queue.agents.queues.values()
+    kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
+    kernel.refuses = errno.ENOBUFS
+    house.due(second)
+    house.until(lambda: kernel.asked)
+    agent.send(frames.encode(frames.Result(second, Outcome.DELIVERED, "Delivered")))
+    gone(house, 1)
+    _, other = house.start_agent(2)
+    assert house.deliver(other).envelope == second
+    assert house.tried() == ([second], [], [])
+
+
+def test_nothing_of_an_agent_that_does_not_read_is_left_with_the_loop(house):
+    house.store_due(*(recipient("eve") for _ in range(40)), content=bytes(16_000))
+    _, agent = house.start_agent(1)
+    (line,) = house.queue.agents.queues.values()
+    house.until(lambda: line.agent and line.agent._outbox)
+    descriptor = line.agent._sock.fileno()
+    agent.close()
+    gone(house, 1)
+    assert not house.loop.remove_writer(descriptor) and not house.loop.remove_reader(descriptor)
+
+
 def spool_files(house, message):
     """Descriptors of ours of that message's spool file."""
     links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
@@ -428,6 +492,28 @@ def test_a_silent_agent_keeps_others_waiting_for_some_seconds_only(crowd):
     assert len(all_tried(crowd, 1)[1]) == 1
     gone(crowd, 1)
     assert crowd.start_agent(3)[0].user == "carol"
+
+
+def test_a_slot_of_an_agent_that_dies_is_given_on_at_once(crowd):
+    mails = crowd.store([recipient(user) for user in ("amy", "bob", "carol", "amy")])
+    crowd.due(mails[0], mails[3], mails[1], mails[2])
+    sockets = {}
+    for number in (1, 2):
+        asked, agent = crowd.start_agent(number)
+        sockets[asked.user] = agent
+    crowd.deliver(sockets["amy"])
+    crowd.receive(sockets["amy"])
+    sockets["amy"].close()
+    gone(crowd, 1)
+    assert crowd.start_agent(3)[0].user == "carol"
+
+
+@pytest.mark.parametrize("method, count", [(Method.MAILDIR, SLOTS_PER_USER), (Method.LMTP, SLOW_SLOTS_PER_USER)])
+def test_a_user_whom_many_actions_name_has_an_agent_for_each_of_them(make_house, method, count):
+    names = [f"action{number}" for number in range(count + 2)]
+    house = make_house(actions=tuple(DeliverySlice(name, method, "vmail", LIFETIME) for name in names))
+    house.store_due(*(recipient(action=name) for name in names))
+    assert sorted(house.start_agent(number)[0].action for number in range(1, count + 3)) == names
 
 
 def test_more_agents_than_slots_are_never_alive(house):

@@ -157,6 +157,8 @@ def test_a_large_mail_goes_as_a_fresh_descriptor(house, tmp_path):
             assert file.read() == content
         house.answer(agent, errand)
     house.until(lambda: not (tmp_path / "content" / f"{message:08x}").exists())
+    open_ones = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if _is_open(name)]
+    assert not [path for path in open_ones if f"{message:08x}" in path]
 
 
 def test_results_wait_for_the_disk(faulty, monkeypatch):

@@ -6,7 +6,8 @@ from smtpd import errand as frames
 from smtpd.envelope import Duty, Outcome
 from smtpd.errand import FORWARD_MAX
 from smtpd.imsg import AgentRefused, EndAgent, ForwardRead, ReadForward, StartAgent
-from smtpd.queue.agents.forward import DEADLINE
+from smtpd.ipc.log import visible
+from smtpd.queue.agents.forward import DEADLINE, REASON_MAX
 
 
 def ask(house, user="bob", request=11, action=""):
@@ -82,10 +83,20 @@ def test_an_agent_that_hangs_costs_its_user_a_later_in_time(house):
     house.hear("parent", EndAgent)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * (2 * REASON_MAX)])
+def test_whatever_an_agent_gives_as_its_reason_costs_no_other(house, content):
+    ask(house)
+    _, agent = house.start_agent()
+    reason = answered(house, agent, "unsafe", content).reason
+    assert reason == visible(content.decode(errors="replace"))[:REASON_MAX]
+
+
 def test_an_agent_that_never_comes_costs_its_user_a_later_in_time(house):
     ask(house)
     house.hear("parent", StartAgent)
-    house.pass_time(DEADLINE)
+    house.pass_time(DEADLINE - 1)
+    assert not house.mail["lookup"]
+    house.pass_time(1)
     assert house.hear("lookup", ForwardRead).verdict == "later"
 
 

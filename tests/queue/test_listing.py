@@ -32,8 +32,9 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.log import log
 from smtpd.queue import scan
+from smtpd.queue.listing import REASON_MAX
 from smtpd.queue.store.store import PAGE, Quarantine, StoreBroken
-from tests.queue.conftest import CONTENT, ORIGIN, TERMS, add, envelope, recipient
+from tests.queue.conftest import CONTENT, ORIGIN, TERMS, add, command, envelope, recipient, relayed
 from tests.queue.fault import Faulty, broken, times
 from tests.queue.ram_store import RAMStore
 from tests.queue.test_incoming import LARGE, spool
@@ -158,6 +159,28 @@ def test_a_quarantine_that_makes_no_sense_says_so(house):
     house.say("control", ListQuarantine(5))
     answer = house.hear("control", QuarantineListed)
     assert answer.rows == [] and "cannot be read" in answer.trouble
+
+
+def test_what_is_said_of_the_quarantine_is_as_long_as_an_imsg_carries(make_house):
+    store = Faulty(RAMStore())
+    store.real._quarantine.append((1, 2, "odd" * 1000))
+    house = make_house(store)
+    house.say("control", ListQuarantine(5))
+    assert house.hear("control", QuarantineListed).rows == [(1, 2, ("odd" * 1000)[:REASON_MAX])]
+
+    def fail(*_arguments):
+        raise StoreBroken("x" * 5000)
+
+    store.faults["quarantine"] = fail
+    house.say("control", ListQuarantine(6))
+    assert len(house.hear("control", QuarantineListed).trouble) == 512
+
+
+def test_a_size_that_makes_no_sense_keeps_no_envelope_from_being_listed(make_house, monkeypatch):
+    store = RAMStore()
+    store.apply([add(1), add(2)])
+    monkeypatch.setattr(store, "sizes", lambda messages: {1: "large", 2: len(CONTENT)})
+    assert [entry.size for entry in pages(make_house(store))[0]] == [0, len(CONTENT)]
 
 
 def test_a_store_that_cannot_be_read_says_so(make_house):
@@ -351,6 +374,29 @@ def test_a_row_that_makes_no_sense_is_set_aside_and_the_scan_goes_on(house):
     assert [schedule.envelope >> 32 for schedule in scanned(house)] == [1, 3]
     house.until(lambda: house.queue.disk.store.quarantine(5))
     assert scanned(house)[1].envelope >> 32 == 3
+
+
+def test_a_page_may_end_with_a_row_that_makes_no_sense(house):
+    house.queue.disk.store.apply([add(n, run=0) for n in (1, 2)])
+    house.queue.disk.store._writer.execute("UPDATE envelope SET kind = 77 WHERE id = ?", (2 << 32 | 1,))
+    assert [schedule.envelope >> 32 for schedule in scanned(house)] == [1]
+    house.until(lambda: house.queue.disk.store.quarantine(5))
+
+
+def test_the_lane_of_an_envelope_is_the_same_when_it_is_scanned(house):
+    """Or relayed mail would go without regard for the limits and delays of its destination after a start."""
+    recipients = [relayed("bob@far.test"), relayed("bob@far.test", "provider"), recipient("bob"), command("bob")]
+    house.queue.disk.store.apply([add(number, run=0, recipient=to) for number, to in enumerate(recipients, 1)])
+    (*rows,) = house.queue.disk.store.envelopes(0, 2**63 - 1, 9)
+    found = [(schedule.lane, schedule.sender) for schedule in scanned(house)]
+    numbers, lanes = house.queue.relays._numbers, house.queue.agents._routing
+    sender = numbers.lane("out", "bob@far.test", rows[0].origin.sender)[1]
+    assert found == [
+        (numbers.destination("out", "bob@far.test").number, sender),
+        (numbers.destination("provider", "bob@far.test").number, sender),
+        (lanes.lane_of(recipients[2]), 0),
+        (lanes.lane_of(recipients[3]), 0),
+    ]
 
 
 def test_a_scan_that_fails_goes_on_later(make_house, monkeypatch):

@@ -13,6 +13,7 @@ from smtpd.imsg import (
     DeleteEnvelopes,
     EndAgent,
     EnvelopeExpanded,
+    EnvelopeReplaced,
     EnvelopesTried,
     ExpandEnvelope,
     MarkSuspended,
@@ -20,6 +21,7 @@ from smtpd.imsg import (
     PostponeEnvelopes,
     RelayTried,
     SchedulingStopped,
+    StartAgent,
     Stop,
     StopScheduling,
     StoreMessage,
@@ -33,7 +35,7 @@ from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import StoreBroken, StoreFull
 from tests.queue.conftest import ORIGIN, TERMS, WAIT_MAX, add, command, recipient, relayed
-from tests.queue.fault import Faulty, broken, refuse, times
+from tests.queue.fault import Faulty, refuse, times
 from tests.queue.ram_store import RAMStore
 from tests.queue.test_incoming import spool
 
@@ -52,10 +54,11 @@ def watched(make_house):
     return make_house(Faulty(RAMStore()))
 
 
-def test_an_idle_queue_stops_at_once(watched):
+def test_an_idle_queue_stops_at_once(watched, capfd):
     watched.say("parent", Begin())
     watched.say("parent", Stop())
     run_to_the_end(watched)
+    assert capfd.readouterr().err == ""
 
 
 def test_what_is_being_stored_is_stored_and_answered_first(watched):
@@ -157,7 +160,8 @@ def test_an_agent_that_does_not_end_is_not_waited_for_long(watched, monkeypatch)
     watched.receive(agent)
     watched.say("parent", Stop())
     run_to_the_end(watched)
-    assert watched.queue.disk.store.load([envelope])
+    (found,) = watched.queue.disk.store.load([envelope])
+    assert (found.error, found.perhaps_delivered) == ("the daemon was stopped", True)
 
 
 def test_a_full_disk_does_not_keep_us_from_stopping(watched, monkeypatch):
@@ -185,6 +189,59 @@ def test_nothing_new_is_begun_while_we_stop(watched, monkeypatch):
     run_to_the_end(watched)
     assert [imsg for imsg, _ in watched.mail["parent"]] == [EndAgent(1)]
     assert errand.envelope == one
+
+
+def test_an_agent_that_is_being_started_does_not_keep_us_from_stopping(watched):
+    (envelope,) = watched.store_due(recipient())
+    watched.hear("parent", StartAgent)
+    watched.say("parent", Stop())
+    run_to_the_end(watched)
+    assert watched.queue.disk.store.load([envelope])
+
+
+def test_a_stop_waits_for_what_takes_the_place_of_an_envelope(watched):
+    watched.store_due(command("bob", "old"))
+    _, agent = watched.start_agent()
+    watched.answer(agent, watched.receive(agent), Outcome.STALE, "")
+    asked = watched.hear("lookup", ExpandEnvelope)
+    go_on = threading.Event()
+    watched.queue.disk.store.faults["expanded"] = lambda *_: go_on.wait(WAIT_MAX) and None
+    watched.say("lookup", EnvelopeExpanded(asked.request, [recipient("amy")]))
+    watched.until(lambda: watched.queue.reexpansions.under_way)
+    watched.say("parent", Stop())
+    watched.until(lambda: watched.queue.agents._stopping)
+    watched.loop.call_later(3 * state.POLL_INTERVAL, go_on.set)
+    run_to_the_end(watched)
+    told = [imsg for imsg, _ in watched.mail["scheduler"]]
+    assert [type(imsg) for imsg in told] == [EnvelopeReplaced, StopScheduling]
+
+
+def test_the_store_is_closed_once_however_long_the_disk_takes(watched, monkeypatch):
+    """The scheduler has answered, and is not waited for a second time."""
+    monkeypatch.setattr(state, "SCHEDULER_STOP_TIMEOUT", 0.02)
+    go_on, done = threading.Event(), watched.queue.conclusions.write_deferred
+    written = []
+    watched.queue.conclusions.write_deferred = lambda: (written.append(1), done())
+    watched.queue.disk.work(lambda: go_on.wait(WAIT_MAX), lambda *_: None)
+    watched.say("parent", Stop())
+    watched.loop.call_later(0.06, go_on.set)
+    run_to_the_end(watched)
+    assert written == [1] and len(watched.queue.disk.store.called("close")) == 1
+
+
+def test_each_second_errands_that_waited_too_long_are_looked_for(watched, monkeypatch):
+    ticks, again = [], []
+    monkeypatch.setattr(watched.queue.agents, "tick", lambda: ticks.append("agents"))
+    monkeypatch.setattr(watched.queue.lmtp_features, "tick", lambda: ticks.append("features"))
+    monkeypatch.setattr(watched.loop, "call_later", lambda seconds, call: again.append((seconds, call)))
+    watched.queue._every_second()
+    assert ticks == ["agents", "features"] and again == [(1.0, watched.queue._every_second)]
+
+
+@pytest.mark.parametrize("peer", ["parent", "dispatcher", "lookup", "scheduler", "control"])
+def test_what_no_process_of_ours_sends_is_fatal(watched, peer):
+    with pytest.raises(Violation):
+        getattr(process, f"from_{peer}")(watched.queue, watched.near[peer, 0], StopScheduling(), None)
 
 
 def test_nothing_is_relayed_any_more_while_we_stop(watched):
@@ -236,9 +293,10 @@ def test_a_damaged_page_of_messages_does_not_keep_us_from_starting(tmp_path, cap
     store.close()
 
 
-def test_a_disk_that_fails_keeps_us_from_starting():
-    store, spool = Faulty(RAMStore()), SimpleNamespace(remove_orphans=broken)
-    with pytest.raises(StoreBroken):
+@pytest.mark.parametrize("error", [StoreBroken, StoreFull, OSError])
+def test_a_disk_that_fails_keeps_us_from_starting(error):
+    store, spool = Faulty(RAMStore()), SimpleNamespace(remove_orphans=times(1, error))
+    with pytest.raises(error):
         process.clear(store, spool)
 
 

@@ -8,7 +8,7 @@ from smtpd.envelope import MESSAGE_ID_MAX
 from smtpd.imsg import Begin
 from smtpd.ipc.channel import Violation
 from smtpd.queue import reservation
-from smtpd.queue.message_ids import OWN_MIN
+from smtpd.queue.message_ids import OWN_MIN, OwnIds
 from smtpd.queue.reservation import BLOCK_SIZE, QUEUE, Reservations
 
 
@@ -102,6 +102,36 @@ def test_no_other_process_can_name_an_id_of_the_queues_own():
         reservations.check_any(5)
     with pytest.raises(Violation):
         reservations.check(0, 5)
+
+
+def test_ids_of_messages_that_have_ended_count_no_more(monkeypatch):
+    """Or a dispatcher would be taken for a hoarder when it has received enough mail."""
+    monkeypatch.setattr(reservation, "RESERVED_MAX", 2 * BLOCK_SIZE)
+    reservations = Reservations(1)
+    for _ in range(10):
+        for id in reserve(reservations):
+            reservations.spend(id)
+    assert reservations._held[0] == 0
+
+
+def test_own_ids_are_asked_for_once_and_until_there_are_enough():
+    class Few:
+        """Blocks of which most ids are taken."""
+
+        asked = 0
+
+        def reserve(self, owner, reserved):
+            self.asked, self.reserved = self.asked + 1, reserved
+
+    blocks = Few()
+    own = OwnIds(blocks, Reservations(1))
+    for _ in range(3):
+        own.refill()
+    assert blocks.asked == 1
+    blocks.reserved([1, 2])
+    assert blocks.asked == 2
+    blocks.reserved([*range(3, 3 + OWN_MIN)])
+    assert blocks.asked == 2 and own.maybe_take() == 1
 
 
 def test_own_ids_are_at_hand_and_no_dispatcher_gets_them(house):

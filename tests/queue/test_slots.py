@@ -8,6 +8,7 @@ from smtpd.queue.agents.slots import (
     AGENT_BYTES,
     IDLE_TIMEOUT,
     LEAVE_TIMEOUT,
+    MANY_AGENTS,
     READER_IDLE_TIMEOUT,
     SLOTS_MAX,
     SLOTS_MIN,
@@ -90,6 +91,14 @@ def test_an_agent_that_has_read_a_forward_leaves_before_all_others_and_soon():
 def test_there_are_as_many_slots_as_a_quarter_of_the_memory_has_room_for():
     assert slots_for_memory(4 * AGENT_BYTES * 100) == 100
     assert (slots_for_memory(0), slots_for_memory(2**50)) == (SLOTS_MIN, SLOTS_MAX)
+
+
+def test_there_are_many_agents_above_the_number_and_not_at_it():
+    slots = AgentSlots(count=MANY_AGENTS + 1)
+    start(slots, *(key(f"user{number}") for number in range(MANY_AGENTS)))
+    assert not slots.has_many
+    start(slots, key("one more"))
+    assert slots.has_many
 
 
 def test_no_agent_leaves_when_none_waits():

@@ -19,6 +19,7 @@ from smtpd.imsg import (
 from smtpd.queue.agents.pool import RESTART_DELAY, TOO_MANY_SLOW
 from smtpd.queue.agents.routing import LMTP_LIMITS, QUICK_LIMITS, SLOW_LIMITS
 from smtpd.queue.agents.slots import IDLE_TIMEOUT, SLOTS, WORK_TIME
+from smtpd.slice import DeliveryLimits
 from tests.queue.conftest import command, recipient
 from tests.queue.test_agent_pool import all_tried, closed
 
@@ -46,6 +47,20 @@ def test_an_agent_runs_no_more_commands_than_the_configuration_allows(house):
     for _ in range(9 - OF_AGENT):
         house.deliver(agent)
     assert all_tried(house, 9)[0] == set(envelopes)
+
+
+def test_mail_that_no_command_takes_makes_no_room_for_commands(make_house):
+    house = make_house(delivery_limits=DeliveryLimits(max_session=1, max_session_per_user=1))
+    for _ in range(3):
+        house.store_due(recipient("eve"))
+        if not house.agents:
+            house.start_agent()
+        house.deliver(house.agents[0])
+        house.tried()
+    house.store_due(recipient("amy", "run"), recipient("bob", "run"))
+    house.start_agent(2)
+    house.turn()
+    assert not house.mail["parent"]
 
 
 def test_all_agents_together_run_no_more_commands_than_the_configuration_allows(house):

@@ -318,6 +318,18 @@ def test_a_disk_that_fails_while_space_is_given_back_is_a_failing_disk(store, mo
         store.shrink()
 
 
+def test_a_disk_that_fails_while_the_log_is_copied_back_is_a_failing_disk(store, monkeypatch):
+    class Failing:
+        def execute(self, _sql):
+            raise error_of(sqlite3.SQLITE_IOERR_FSYNC)
+
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 1)
+    store.apply([add(1)])
+    monkeypatch.setattr(store, "_writer", Failing())
+    with pytest.raises(StoreBroken):
+        store.settle()
+
+
 def test_content_that_is_part_of_a_larger_change_makes_the_log_long_too():
     (one,) = add(1).envelopes
     notice = add(2, content=bytes(10_000))

@@ -1,0 +1,87 @@
+"""The errands of one agent: what may be begun beside what, what waits for too long, and in which order they go."""
+
+import pytest
+
+from smtpd.envelope import Duty
+from smtpd.queue.agents.agent_queue import NOT_BEGUN_TIMEOUT, AgentQueue
+from smtpd.queue.agents.agent_socket import Errand
+from smtpd.queue.agents.agent_state import AgentState
+from smtpd.queue.agents.routing import QUICK_LIMITS, READER_LIMITS, SLOW_LIMITS
+from smtpd.queue.agents.slots import AgentKey, AgentSlots
+
+SLOW, QUICK = SLOW_LIMITS._replace(concurrency=4), QUICK_LIMITS
+
+
+class Something(Errand):
+    deadline = 100.0
+
+    def __init__(self, number, alone=False):
+        self.number, self.alone = number, alone
+
+    def begin(self, log_id, lock, ready):
+        pass
+
+    def answered(self, answer):
+        pass
+
+    def failed(self, reason, *, sent=False, permanent=False):
+        pass
+
+
+def queue(limits=QUICK, state=AgentState.BUSY, now=0.0):
+    made = AgentQueue(AgentKey("bob", "local", Duty.DELIVER), limits, AgentSlots(), now)
+    made.state = state
+    return made
+
+
+def begun(made, *errands, now=0.0):
+    for errand in errands:
+        made.join(errand, now)
+    return [made.begin(now) for _ in errands]
+
+
+@pytest.mark.parametrize(
+    "limits, alone, with_one", [(QUICK, False, True), (QUICK, True, False), (READER_LIMITS, False, False)]
+)
+def test_an_agent_has_room_for_one_errand_and_for_a_second_unless_one_must_be_alone(limits, alone, with_one):
+    made = queue(limits)
+    assert made.has_room
+    begun(made, Something(1, alone))
+    assert made.has_room is with_one
+    assert not queue(limits, AgentState.LEAVING).has_room
+
+
+def test_what_waits_for_a_slow_agent_does_not_wait_longer_as_more_comes():
+    made = queue(SLOW, AgentState.WAITING_FOR_SLOT)
+    for now in (0.0, SLOW.patience / 2, SLOW.patience - 1):
+        made.join(Something(int(now)), now)
+    assert not made.is_stalled(SLOW.patience - 1)
+    assert made.is_stalled(SLOW.patience)
+    assert len(made.take_late(SLOW.patience)) == 3 and not made.waiting
+
+
+def test_an_agent_with_nothing_to_do_keeps_nothing_waiting():
+    assert not queue(SLOW, AgentState.STARTING).is_stalled(10 * SLOW.patience)
+
+
+def test_the_silence_of_an_agent_counts_from_the_first_errand_that_it_was_given():
+    made = queue()
+    made.join(Something(1), 0.0)
+    made.begin(50.0)
+    assert not made.is_stalled(50.0 + QUICK.patience - 1)
+    begun(made, Something(2), now=55.0)
+    assert made.is_stalled(50.0 + QUICK.patience)
+
+
+def test_a_slow_agent_may_keep_an_errand_that_it_has_not_begun():
+    (slow,), (quick,) = begun(queue(SLOW), Something(1)), begun(queue(), Something(1))
+    assert (slow.until, quick.until) == (NOT_BEGUN_TIMEOUT, Something.deadline)
+
+
+def test_what_was_not_sent_waits_again_in_its_order_before_the_others():
+    made = queue()
+    sent, *_ = begun(made, *map(Something, (1, 2, 3)))
+    sent.sent = True
+    made.join(Something(4), 0.0)
+    assert made.lose_agent() == [sent]
+    assert [errand.number for errand in made.waiting] == [2, 3, 4] and not made.begun
