@@ -68,7 +68,7 @@ def main() -> None:
     lookup = Lookup(loop, handed.slice, system, handed.peer("parent"), handed.peer("queue"), reserved_uids)
     handed.entered(held)
     handlers = {"parent": from_parent, "dispatcher": from_dispatcher, "queue": from_queue, "control": from_control}
-    connect(loop, handed.peers, handlers, lookup)
+    connect(loop, handed.peers, handlers, lookup, bounded=["dispatcher"])
     loop.run_forever()
     log.flush()
     os._exit(0)  # DNS questions may be open, whose answers are no longer needed

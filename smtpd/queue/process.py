@@ -104,7 +104,7 @@ def main() -> None:
         "parent": from_parent,
     }
     gc.freeze()  # what stands now stands for good
-    connect(loop, handed.peers, handlers, queue)
+    connect(loop, handed.peers, handlers, queue, bounded=["dispatcher"])
     loop.run_forever()
     del held_for_life
 

@@ -261,3 +261,68 @@ def test_a_full_socket_is_waited_for_without_a_try_after_the_other(both):
     a.send(Word("again"))
     turns(loop)
     assert b.receive() == [(Word("again"), None)]
+
+
+# -- a peer that asks and does not read ------------------------------------------------------------------------------
+
+
+def test_a_peer_that_does_not_read_its_answers_is_not_read_until_it_does(both, monkeypatch):
+    """One that is taken over could otherwise have all of our memory."""
+    monkeypatch.setattr("smtpd.ipc.channel_set.UNREAD_MAX", 100_000)
+    loop, channels, a, b = both
+    heard = []
+
+    def answer(channel, imsg, descriptor):
+        heard.append(imsg.text)
+        channel.send(Word("x" * 50_000))
+
+    channels.add(b, answer, fail, bounded=True)
+    for number in range(1000):
+        a.send(Word(str(number)))
+        a.flush()
+    turns(loop, 50)
+    assert len(heard) < 50 and b.bytes_waiting < 200_000
+    answers = []
+    while len(answers) < 1000:
+        answers += a.receive()
+        a.flush()
+        turns(loop)
+    assert heard == [str(number) for number in range(1000)] and not b.bytes_waiting
+
+
+def test_the_end_of_a_peer_that_did_not_read_is_noticed(both, monkeypatch):
+    monkeypatch.setattr("smtpd.ipc.channel_set.UNREAD_MAX", 100_000)
+    loop, channels, a, b = both
+    ended = []
+
+    def end(channel, error):
+        ended.append(error)
+        channels.remove(channel)
+
+    channels.add(b, lambda channel, *_: channel.send(Word("x" * 400_000)), end, bounded=True)
+    for _ in range(10):
+        a.send(Word(""))
+    a.flush()
+    turns(loop)
+    assert b.bytes_waiting and not ended
+    a.close()
+    turns(loop, 50)
+    assert [type(error) for error in ended] == [ChannelClosed]
+
+
+def test_a_channel_that_is_not_bounded_is_read_whatever_waits(both, monkeypatch):
+    """Two processes that both waited for the other one to read would wait for ever."""
+    monkeypatch.setattr("smtpd.ipc.channel_set.UNREAD_MAX", 100_000)
+    loop, channels, a, b = both
+    heard = []
+
+    def answer(channel, imsg, descriptor):
+        heard.append(imsg.text)
+        channel.send(Word("x" * 50_000))
+
+    channels.add(b, answer, fail)
+    for number in range(100):
+        a.send(Word(str(number)))
+    a.flush()
+    turns(loop, 50)
+    assert len(heard) == 100
