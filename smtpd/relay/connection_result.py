@@ -80,6 +80,8 @@ class ConnectionResults:
         if failure.code == 421:
             self._hosts.get(connection.path.address).push_back(now)
         self._tasks.report(task, results)
+        if task.is_over:  # it was answered before the end: the host is there
+            return False
         refused = HostRefused(failure.code or 451, failure.enhanced or "4.4.2", failure.text)
         if failure.uncertain:  # another host could make a second copy, at once
             self._tasks.defer(task, refused, connection.hop.name, uncertain=True)

@@ -460,6 +460,18 @@ def test_replies_that_came_before_the_loss_count(play):
     assert [result.envelope for result in play.results[task]] == [first]
 
 
+def test_a_host_that_closes_behind_its_answer_takes_the_next_mail(play):
+    """As some do that have refused a recipient: the host is there, so neither its route nor the destination rests."""
+    task, number = play.open_and_greet(1, MX1)
+    following = play.add(1)
+    refused = [RelayResult(envelope, Outcome.FAILED, "", 550) for envelope in play.given[number].envelopes]
+    play.fail(number, Stage.SESSION, text="connection lost", results=refused)
+    assert play.outcomes(task) == [Outcome.FAILED] and play.delays == []
+    play.greeted(play.open[-1])
+    play.answer(play.open[-1])
+    assert play.addresses() == ["192.0.2.1"] and play.outcomes(following) == [Outcome.DELIVERED]
+
+
 def test_a_task_that_loses_one_connection_after_the_other_is_deferred(play):
     hosts = [hop(f"mx{number}.there.test", f"192.0.2.{number}", rank=number) for number in range(1, 6)]
     task, number = play.open_and_greet(1, *hosts)
