@@ -280,7 +280,9 @@ class OutgoingConnection(asyncio.Protocol):
     def _feed_content(self) -> None:
         """Feed the client while it wants content and the other side takes it."""
         while self._reading and self._writable and not self._over and self._client is not None and self._client.wants:
-            assert self._content is not None
+            assert self._content is not None and self._stream is not None
+            if self._stream.transport.is_closing():  # it throws away what is written, until it says why
+                return
             now = self._loop.time()
             try:
                 piece = self._content.read(self._client.wants)
@@ -294,7 +296,7 @@ class OutgoingConnection(asyncio.Protocol):
 
     def _note_written(self) -> None:
         """Tell the client when nothing of what it has said waits here."""
-        if self._client is None or self._stream is None or self._over:
+        if self._client is None or self._stream is None or self._over or self._stream.transport.is_closing():
             return
         if not self._stream.transport.get_write_buffer_size():
             self._apply(self._client.written(self._loop.time()))
@@ -320,7 +322,7 @@ class OutgoingConnection(asyncio.Protocol):
         an alert, or by nothing but the end.  That is of this destination, and no reason for clear text."""
         if self._is_ready:
             return Stage.SESSION
-        if end.state is ClientState.TLS or self._tls_failed:
+        if end.state in (ClientState.STARTTLS, ClientState.TLS) or self._tls_failed:
             return Stage.TLS
         encrypted = self._client is not None and self._client.facts is not None
         if end.kind is EndKind.LOST and encrypted:

@@ -369,6 +369,20 @@ def test_a_host_that_does_not_speak_tls_behind_its_starttls():
     play(story, host, OPPORTUNISTIC)
 
 
+def test_a_host_that_offers_starttls_and_closes_when_it_is_said():
+    """As firewalls do: TLS has failed, and not the host, so where it is not required clear text is next."""
+
+    def answer(line):
+        return None if line.startswith(b"STARTTLS") else with_starttls(line)
+
+    async def story(connection, events):
+        await events.next("connected")
+        failure, _ = await events.next("ended")
+        assert failure.stage is Stage.TLS
+
+    play(story, Host(answer), OPPORTUNISTIC)
+
+
 def test_tls_at_connect():
     async def run():
         host, tls = Host(), server_tls()
