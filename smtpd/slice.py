@@ -347,6 +347,7 @@ class RelaySlice(Struct, frozen=True):
     sources: tuple[Word, ...] = ()  # our addresses to connect from, numeric; none: as the system chooses
     helo_names: dict[Word, Word] = {}  # our address, numeric -> our name there
     family: int | None = None  # of the hosts' addresses: 4, 6, or both
+    failover: bool = False  # its smarthosts are tried in their order, instead of in turns
     mail_from: Path = ""  # what replaces the sender, or a half of it (smtp/mail_from.py)
 
 

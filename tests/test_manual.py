@@ -12,7 +12,7 @@ from smtpctl.command import COMMANDS
 from smtpctl.command_parser import PARAMETERS
 from smtpctl.sendmail_option import ATTACHED, FLAGS, WITH_VALUE
 from smtpd import VERSION
-from smtpd.config.parse.syntax import LISTENER_ONLY_WORDS, RESERVED, SENTENCE_ONLY_WORDS, UNUSED_RESERVED
+from smtpd.config.parse.syntax import OPTION_ONLY_WORDS, RESERVED, SENTENCE_ONLY_WORDS, UNUSED_RESERVED
 from smtpd.config.parser import parse
 from smtpd.lookup.explain import EXPLAIN_KEYS
 from smtpd.parent.start.option import USAGE
@@ -42,7 +42,10 @@ def words_of(page, macros="Ic|Cm"):
     return found
 
 
-@pytest.mark.parametrize("word", sorted(RESERVED - UNUSED_RESERVED | SENTENCE_ONLY_WORDS | LISTENER_ONLY_WORDS))
+WORDS = (RESERVED - UNUSED_RESERVED).union(SENTENCE_ONLY_WORDS, *OPTION_ONLY_WORDS.values())
+
+
+@pytest.mark.parametrize("word", sorted(WORDS))
 def test_a_word_of_the_language_is_in_the_manual_as_soon_as_it_is_available(word):
     assert (word in words_of("smtpd.conf.5")) == (word not in LATER.split())
 

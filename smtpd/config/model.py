@@ -28,6 +28,7 @@ class Relay:
     """The options of `action NAME relay`; tables by name."""
 
     hosts: Word | None = None  # a list of smarthosts
+    failover: bool = False  # these are tried in their order, instead of in turns
     domains: Word | None = None  # a domain -> its smarthost
     credentials: Word | None = None  # a label -> user:password
     helo_names: Word | None = None  # our address -> our name there

@@ -125,6 +125,8 @@ def print_relay(relay: Relay, tables: dict[str, Table]) -> Iterator[str]:
         table = getattr(relay, field)
         if table is not None:
             yield f"{option.replace('_', '-')} {print_operand(table, tables)}"
+    if relay.failover:
+        yield "failover"
     if relay.backup:
         yield "backup" + (f" mx {name(relay.backup_name)}" if relay.backup_name is not None else "")
     if relay.family is not None:

@@ -198,6 +198,7 @@ def relays(draw, pki: list[str], ca: list[str], tables: list[Table]):
     return Relay(
         **more,
         family=draw(st.sampled_from([None, 4, 6])),
+        failover=bool(more.get("hosts")) and draw(FLAG),
         helo=draw(st.sampled_from([None, "mx", "[192.0.2.1]", "backup"])),
         pki=draw(st.none() | st.sampled_from(pki)) if pki else None,
         ciphers=draw(st.sampled_from([None, "secure", "HIGH:!aNULL"])),

@@ -56,6 +56,17 @@ def test_addresses_and_names_to_connect_from_are_told_to_the_dispatcher():
     assert (relay.helo, relay.family, relay.mail_from) == ("out.example.org", 6, "@example.org")
 
 
+def test_failover_is_an_option_of_actions_with_smarthosts_and_a_name_elsewhere():
+    made = slices(
+        "table failover { a.example.org, b.example.org }\naction failover relay host <failover> failover\n"
+        'action "turns" relay host failover'
+    )
+    assert [relay.failover for relay in made.dispatcher.relays] == [True, False]
+    assert errors_of('action "out" relay failover') == [
+        'f:1:20: "failover" requires host, whose list is tried in its order'
+    ]
+
+
 def test_tls_options():
     made = slices(
         'action "out" relay tls ca own pki us ciphers "HIGH" protocols tlsv1.3\naction "any" relay tls no-verify\n'

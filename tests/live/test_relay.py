@@ -28,6 +28,7 @@ ACTIONS = {
     "certified-smtps": "host smtps://localhost:{strict_smtps.port} ca ours pki relay.here.test",
     "renewed": "host smtps://localhost:{strict_smtps.port} ca ours pki relay.here.test",
     "anonymous": "host smtps://localhost:{strict_smtps.port} ca ours",
+    "failover": "host {{ smtp://127.0.0.1:{dead}, smtp://127.0.0.1:{plain.port} }} failover",
     "dead": "host smtp://127.0.0.1:{dead}",
 }
 SINKS = {
@@ -142,6 +143,12 @@ def test_mails_of_a_moment_share_a_connection(world):
             deliveries(world, f"kept-{number}@plain.test", "Ok")
     mails = [mail for mail in world.plain.mails if mail.recipients[0].startswith("kept-")]
     assert len(mails) == 5 and len({mail.peer for mail in mails}) == 1
+
+
+def test_where_the_first_host_is_not_there_the_next_one_gets_the_mail_at_once(world):
+    send(world, "bob@failover.test")
+    deliveries(world, "bob@failover.test", "Ok")
+    assert world.plain.mails[-1].recipients == ["bob@failover.test"]
 
 
 @pytest.mark.parametrize("name", ["smtps", "starttls"])

@@ -1,6 +1,7 @@
 """The options of `action NAME relay`, and which of them require or exclude others.
 
     auth <t>           requires host or domain
+    failover           requires host
     tls no-verify      excludes ca and auth
     backup             excludes host and domain
     srs                excludes mail-from, and requires `srs key`
@@ -38,7 +39,7 @@ WORDS = ("helo", "ciphers", "protocols", "mail_from")
 NAMES = ("pki", "ca")
 
 # Option -> the property that it sets; options that set the same property exclude each other.
-OPTIONS = {option: option for option in (*TABLES, *WORDS, *NAMES, "backup", "tls", "srs")}
+OPTIONS = {option: option for option in (*TABLES, *WORDS, *NAMES, "failover", "backup", "tls", "srs")}
 OPTIONS |= dict.fromkeys(FAMILIES, "family")
 
 # Option -> options that it cannot stand beside, and why.
@@ -73,6 +74,7 @@ class RelayBuilder:
                 fields[option] = self._name(option, given[option])
         if "backup" in given:
             fields |= {"backup": True, "backup_name": self._backup_name(given["backup"])}
+        fields["failover"] = "failover" in given
         if "tls" in given:
             fields["tls"] = RelayTls.UNVERIFIED if parts(given["tls"]) else RelayTls.VERIFIED
         if "family" in given:
@@ -113,6 +115,10 @@ class RelayBuilder:
         if "auth" in given and not {"host", "domain"} & given.keys():
             text = f"{quoted('auth')} requires host, as in: host smtps://label@mail.example.org auth <secrets>"
             self._diagnostics.error(given["auth"], text)
+
+        if "failover" in given and "host" not in given:
+            text = f"{quoted('failover')} requires host, whose list is tried in its order"
+            self._diagnostics.error(given["failover"], text)
 
     def _check_unverified(self, given: Mapping[str, Tree]) -> None:
         """A certificate that is not verified proves nothing, so a password could go to anybody."""

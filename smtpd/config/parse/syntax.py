@@ -22,10 +22,10 @@ PARSER = Lark(
 TERMINALS = {str(terminal.pattern.value): terminal.name for terminal in PARSER.terminals if terminal.pattern}
 WORD_OF_TERMINAL = {name: word for word, name in TERMINALS.items()}
 
-# Words that OpenSMTPD does not have: reserved only where a sentence begins, or where a listener can have nothing but an
-# option, so that its files that use them as names stay valid.
+# Words that OpenSMTPD does not have: reserved only where a sentence begins, or where its sentence can have nothing but
+# an option, so that its files that use them as names stay valid.
 SENTENCE_ONLY_WORDS = {"alias-commands", "dispatchers", "sandbox"}
-LISTENER_ONLY_WORDS = {"proxy", "proxy-v1", "scram", "xclient"}
+OPTION_ONLY_WORDS = {"listen": {"proxy", "proxy-v1", "scram", "xclient"}, "action": {"failover"}}
 # Reserved by OpenSMTPD, although no sentence here has them.
 UNUSED_RESERVED = {"data-line", "noop", "quit", "recipient", "rset", "smtp-in", "smtp-out", "tagged"}
 
@@ -37,7 +37,9 @@ UNAVAILABLE = {
     "queue": {"compression": "queue compression", "encryption": "queue encryption"},
 }
 
-TOKEN_KINDS = {word: name for word, name in TERMINALS.items() if word not in SENTENCE_ONLY_WORDS | LISTENER_ONLY_WORDS}
+TOKEN_KINDS = {
+    word: name for word, name in TERMINALS.items() if word not in SENTENCE_ONLY_WORDS.union(*OPTION_ONLY_WORDS.values())
+}
 TOKEN_KINDS |= dict.fromkeys(UNUSED_RESERVED, "UNUSED")
 RESERVED = {word for word in TOKEN_KINDS if word[0].isalpha()}
 
@@ -62,7 +64,7 @@ def parse_sentence(tokens: Sequence[Token]) -> Tree:
     state = PARSER.parse_interactive()
     tree = None
     for number, token in enumerate([first, *tokens[1:], end]):
-        if token in LISTENER_ONLY_WORDS and first.type == TOKEN_KINDS["listen"] and "STRING" not in state.accepts():
+        if token in OPTION_ONLY_WORDS.get(first, ()) and "STRING" not in state.accepts():
             token = _as_word(token)
         try:
             tree = state.feed_token(token)

@@ -3,7 +3,7 @@
 host, domain, auth          lookup: the tables, with labels and passwords
 src, helo-src               dispatcher: the addresses and names in the tables, which are read at the start
 backup, srs, srs key        lookup
-tls … mail-from, mta limit  dispatcher
+failover, tls … mail-from   dispatcher, and mta limit
 """
 
 from collections.abc import Iterable
@@ -39,6 +39,7 @@ def slice_relay(action: Action, host: Host, tables: RelayTables) -> RelaySlice:
         helo_names=tables.helo_names(relay),
         family=relay.family,
         mail_from=relay.mail_from or "",
+        failover=relay.failover,
     )
 
 

@@ -77,8 +77,8 @@ class NextHops:
             )
         else:
             search.left = len(imsg.smarthosts)
-            for smarthost in imsg.smarthosts:
-                self._find_smarthost(search, smarthost)
+            for place, smarthost in enumerate(imsg.smarthosts):
+                self._find_smarthost(search, smarthost, place if search.relay.failover else 0)
 
     def _mx_hosts(self, search: _Search, words: TlsWords, answer: HostsFound | HostsNotFound) -> None:
         def hop(host: MailHost, sts: StsPolicy | None) -> NextHop:
@@ -87,13 +87,13 @@ class NextHops:
         answer_secure = isinstance(answer, HostsFound) and answer.secure
         self._answered(search, answer, search.domain, hop)
 
-    def _find_smarthost(self, search: _Search, smarthost: Smarthost) -> None:
+    def _find_smarthost(self, search: _Search, smarthost: Smarthost, rank: int) -> None:
         words = tls_words(RelayProtocol(smarthost.protocol), search.relay.tls)
         policy = words.level in (TlsLevel.OPPORTUNISTIC, TlsLevel.VERIFIED)
 
         def hop(host: MailHost, sts: StsPolicy | None) -> NextHop:
             lmtp = smarthost.protocol == RelayProtocol.LMTP
-            return NextHop(host, 0, smarthost.port, words, lmtp, smarthost.authenticate, True, smarthost.host, sts)
+            return NextHop(host, rank, smarthost.port, words, lmtp, smarthost.authenticate, True, smarthost.host, sts)
 
         self._to_lookup.ask(
             lambda request: FindHosts(request, smarthost.host, False, smarthost.port, policy),
