@@ -83,6 +83,7 @@ class Connection:
     refused: int = 0  # recipients
     idle_since: float = 0.0
     not_before: float = 0.0  # the next message
+    address_refused: bool = False  # the host does not want our address of this family: no further message
 
     @property
     def hop(self) -> NextHop:

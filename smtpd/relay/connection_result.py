@@ -1,6 +1,7 @@
 """What the answers and the end of a connection mean for its task, its host and its route.
 
-answered        results for the task; the host bears more, or less
+answered        results for the task; the host bears more, or less; what it refuses by policy is tried once more, over
+                the other family
 not_connected   the route rests
 not_greeted     the route rests, or clear text is next
 lost            what is certain is reported; the rest goes to another connection, or is deferred
@@ -8,6 +9,7 @@ lost            what is certain is reported; the rest goes to another connection
 
 from smtpd.envelope import Outcome, RelayResult
 from smtpd.relay.action import Note, RelayAction
+from smtpd.relay.address_order import family_of
 from smtpd.relay.connection import Connection, ConnectionFailure, Stage
 from smtpd.relay.connections import Connections
 from smtpd.relay.destination import Destination
@@ -20,6 +22,17 @@ from smtpd.relay.tls_policy import HostRefused, Verify
 THROTTLE_CODES = {"4.3.2", "4.7.28", *(f"4.7.{detail}" for detail in range(650, 660))}
 
 
+# Refused by policy (RFC 3463 3.8): often for what the host thinks of our address, such as one of IPv6 without a name.
+POLICY_REFUSAL = "5.7."
+REQUIRETLS_REFUSAL = "5.7.30"  # RFC 8689 5
+
+
+def _is_about_address(result: RelayResult) -> bool:
+    """Whether our address may be the reason of the refusal."""
+    policy = result.enhanced.startswith(POLICY_REFUSAL) and result.enhanced != REQUIRETLS_REFUSAL
+    return result.outcome is Outcome.FAILED and policy
+
+
 class ConnectionResults:
     def __init__(self, choice: HostChoice, connections: Connections, tasks: Tasks, actions: list[RelayAction]):
         self._choice, self._connections, self._tasks, self._actions = choice, connections, tasks, actions
@@ -27,8 +40,8 @@ class ConnectionResults:
 
     def answered(
         self, connection: Connection, destination: Destination, results: tuple[RelayResult, ...], now: float
-    ) -> None:
-        """The message of its task has been answered."""
+    ) -> bool:
+        """The message of its task has been answered.  Whether the task is to be given to another connection."""
         task, connection.task = connection.task, None
         destination.failures = 0
         connection.messages += 1
@@ -40,10 +53,34 @@ class ConnectionResults:
             self._choice.succeeded(connection)
             if host.succeeded(destination.limits.max_conn_per_host):
                 self._connections.places.freed(("host", connection.path.address), now)
-        if task is not None:
-            self._tasks.report(task, results)
-            if not task.is_over:
-                self._tasks.defer(task, HostRefused(451, "4.5.0", "no result for this recipient"))
+        if task is None:
+            return False
+        refused = [result for result in results if _is_about_address(result)]
+        if refused and self._turn_to_other_family(connection, destination, task, refused[0].text, now):
+            self._tasks.report(task, [result for result in results if result not in refused])
+            return True
+        self._tasks.report(task, results)
+        if not task.is_over:
+            self._tasks.defer(task, HostRefused(451, "4.5.0", "no result for this recipient"))
+        return False
+
+    def _turn_to_other_family(
+        self, connection: Connection, destination: Destination, task: Task, text: str, now: float
+    ) -> bool:
+        """Whether the host is to be asked again from another address of ours, once for a task, and not where that
+        family has failed lately.  Connections from this one take no further message."""
+        hop, family = connection.hop, family_of(connection.path.address)
+        broken = self._hosts.broken_families(hop.name, now)
+        families = {family_of(path.address) for path in self._choice.paths(destination, hop, [], now)}
+        others = families - {family, *broken}
+        if task.other_family or hop.lmtp or not others:
+            return False
+        task.other_family = True
+        self._hosts.family_failed(hop.name, family, now)
+        for each in self._connections.of(destination):
+            each.address_refused |= each.hop.name == hop.name and family_of(each.path.address) == family
+        self._actions.append(Note(f"{hop.name}: {text}: trying again over IPv{min(others)}"))
+        return True
 
     def not_connected(self, connection: Connection, failure: ConnectionFailure, now: float) -> None:
         """TCP has failed."""

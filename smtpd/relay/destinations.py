@@ -179,10 +179,18 @@ class Destinations:
         """The message of the task was answered, and the connection may have another one."""
         connection = self._connections.get(number)
         destination = self._destinations[connection.destination]
-        self._results.answered(connection, destination, tuple(results), now)
+        task = connection.task
+        again = self._results.answered(connection, destination, tuple(results), now)
+        if task is not None and again and self._stopping:
+            self._tasks.give_back([task])
+        elif task is not None and again:
+            destination.tasks.appendleft(task)
         connection.enter(ConnectionState.IDLE)
         connection.idle_since = now
         connection.not_before = now + destination.limits.session_transaction_delay
+        for other in self._connections.of(destination):
+            if other is not connection and other.address_refused:
+                self._end(other, now)
         self._proceed(connection, now)
         return self._settle(now)
 
@@ -343,6 +351,7 @@ class Destinations:
     def _is_used_up(self, connection: Connection, limits: RelayLimits) -> bool:
         return (
             self._stopping
+            or connection.address_refused
             or connection.messages >= limits.session_mail_max
             or connection.refused >= limits.max_failures_per_session
             or (connection.messages >= SHARE_MESSAGES and self._connections.others_wait(connection))

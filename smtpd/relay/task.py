@@ -20,6 +20,7 @@ class Task:
     envelopes: set[int]
     require_tls: bool = False  # RFC 8689
     tries: int = 0  # connections lost under it, or refused by a limit of the other side
+    other_family: bool = False  # given once more because the host did not take it from our address of one family
     reopened: bool = False  # given once more because a kept connection had been closed meanwhile
 
     @property

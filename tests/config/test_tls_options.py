@@ -65,6 +65,6 @@ def test_all_words_for_ciphers_mean_some():
 @given(st.sampled_from([tls_options.protocols, tls_options.ciphers, tls_options.dhe]), st.text())
 def test_any_text_is_itself_or_wrong(read, text):
     try:
-        assert read(text) == text
+        assert read(text) in (text, text.lower())
     except ConfigValueError as wrong:
         assert str(wrong).isprintable()

@@ -205,6 +205,74 @@ def test_what_is_tried_again_leaves_from_the_same_source():
     assert len(used) == 1
 
 
+# -- the other family -----------------------------------------------------------------------------------------------
+
+DUAL = hop("mx1.there.test", "2001:db8::1", "192.0.2.1")
+BY_POLICY = {"outcome": Outcome.FAILED, "code": 550, "enhanced": "5.7.25"}
+
+
+def test_what_is_refused_by_policy_over_one_family_is_tried_once_over_the_other(play):
+    task, number = play.open_and_greet(1, DUAL)
+    assert play.addresses() == ["2001:db8::1"]
+    play.answer(number, **BY_POLICY)
+    assert play.results[task] == [] and play.quitting == [number]
+    play.quit(number)
+    assert play.addresses() == ["192.0.2.1"]
+    play.greeted(play.open[-1])
+    play.answer(play.open[-1])
+    assert play.outcomes(task) == [Outcome.DELIVERED]
+    play.wait(20)
+    play.quit(play.open[-1])
+    play.add(1)
+    assert play.addresses() == ["192.0.2.1"]  # which is remembered
+
+
+def test_a_second_refusal_by_policy_counts_and_so_does_each_of_the_next_mails(play):
+    task, number = play.open_and_greet(1, DUAL)
+    play.answer(number, **BY_POLICY)
+    play.quit(number)
+    play.greeted(play.open[-1])
+    play.answer(play.open[-1], **BY_POLICY)
+    assert play.outcomes(task) == [Outcome.FAILED]
+    following = play.add(1)
+    play.answer(play.open[-1], **BY_POLICY)
+    assert play.outcomes(following) == [Outcome.FAILED]
+
+
+@pytest.mark.parametrize(
+    "limit", [{"hops": MX1}, {"hops": DUAL, "family": 6}, {"hops": DUAL, "sources": ("2001:db8::9",)}]
+)
+def test_without_another_family_a_refusal_by_policy_counts_at_once(limit):
+    play = Play(**{key: value for key, value in limit.items() if key != "hops"})
+    task, number = play.open_and_greet(1, limit["hops"])
+    play.answer(number, **BY_POLICY)
+    assert play.outcomes(task) == [Outcome.FAILED]
+
+
+def test_other_recipients_of_the_mail_keep_their_results(play):
+    task = play.add(1, DUAL, recipients=2)
+    number = play.open[-1]
+    play.greeted(number)
+    first, second = sorted(play.given.pop(number).envelopes)
+    results = [RelayResult(first, Outcome.DELIVERED, "", 250), RelayResult(second, Outcome.FAILED, "", 550, "5.7.1")]
+    play.obey(play.destinations.tried(number, results, play.now))
+    assert [result.envelope for result in play.results[task]] == [first]
+    play.quit(number)
+    play.greeted(play.open[-1])
+    assert play.given[play.open[-1]].envelopes == {second}
+
+
+def test_other_connections_of_the_refused_family_take_no_further_mail(play):
+    play.add(1, DUAL)
+    play.add(1)
+    one, two = play.open
+    for number in (one, two):
+        play.greeted(number)
+    play.answer(one, **BY_POLICY)
+    play.answer(two)
+    assert sorted(play.quitting) == [one, two]
+
+
 # -- TLS ------------------------------------------------------------------------------------------------------------
 
 
