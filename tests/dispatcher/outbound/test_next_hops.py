@@ -30,7 +30,7 @@ class Lookup:
 class Policies:
     @staticmethod
     def find(domain, record_id, found):
-        found(None)
+        found(None, 300)
 
 
 @pytest.mark.parametrize("failover, ranks", [(True, [0, 1, 2, 3, 4]), (False, [0] * 5)])
