@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from smtpctl.command import Command
 
 TABLE_NAME_MAX = 256  # characters that an imsg carries (smtpd/envelope.py)
+ROUTE_DIGITS_MAX = 20
 
 
 class UnknownCommand(Exception):
@@ -40,6 +41,34 @@ def is_table_name(word: str) -> bool:
     return 0 < len(word) <= TABLE_NAME_MAX and word.isprintable()
 
 
+ANY = "*"  # in the place of an address or a destination
+
+
+def is_destination(word: str) -> bool:
+    return is_table_name(word) and word != ANY
+
+
+def is_address(word: str) -> bool:
+    """An address of this host, or any."""
+    return word == ANY or bool(canonical_address(word))
+
+
+def canonical_address(word: str) -> str:
+    """A numeric address as the daemon writes it; empty: it is none."""
+    from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # see smtpd/ipc/query.py
+
+    for family in (AF_INET, AF_INET6):
+        try:
+            return inet_ntop(family, inet_pton(family, word))
+        except (OSError, ValueError):
+            continue
+    return ""
+
+
+def is_route(word: str) -> bool:
+    return word.isdecimal() and word.isascii() and len(word) <= ROUTE_DIGITS_MAX
+
+
 # Newer than scripts that use `show q`: an abbreviation that also fits an older word means the older one.
 LATER_WORDS = {"quarantine"}
 
@@ -47,7 +76,10 @@ PARAMETERS: "dict[str, Callable[[str], bool]]" = {
     "<msgid>": is_message_id,
     "<evpid>": is_envelope_id,
     "<table>": is_table_name,
-    "<domain>": is_table_name,
+    "<domain>": is_destination,
+    "<address>": is_address,
+    "<destination>": is_table_name,
+    "<route>": is_route,
     "<string>": bool,
 }
 ID_FORMS = {"<evpid>": "an envelope's has 16 hexadecimal digits", "<msgid>": "a message's has 8 hexadecimal digits"}

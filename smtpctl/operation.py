@@ -5,21 +5,24 @@ from collections.abc import Sequence
 
 from smtpctl import output
 from smtpctl.command import DONE, FAILED
-from smtpctl.command_parser import is_message_id
+from smtpctl.command_parser import ANY, canonical_address, is_message_id
 from smtpctl.connection import Connection, ControlError
 from smtpd.envelope import MESSAGE_ID_MAX, Kind, first_envelope, last_envelope, message_of
 from smtpd.imsg import (
     FindDestinations,
     ListEnvelopes,
+    ListRoutes,
     PauseDeliveries,
-    PauseDestinations,
     PauseListeners,
+    PauseRelaying,
     RemoveEnvelopes,
+    ResumeRoute,
     ScheduleEnvelopes,
     SetVerbose,
     SuspendEnvelopes,
     UpdateTable,
 )
+from smtpd.relay_entry import KEY_MAX
 
 REQUEST = 1  # there is never more than one
 
@@ -85,15 +88,40 @@ def remove_destination(connection: Connection, parameters: Sequence[str], json: 
 
 
 def pause_destination(connection: Connection, parameters: Sequence[str], json: bool) -> int:
-    destinations = _find_destinations(connection, *parameters)
-    changed = connection.ask(PauseDestinations(REQUEST, destinations, True)).changed
-    return _say_success("" if changed else f"{parameters[0]} is already paused", json)
+    (name,) = parameters
+    return _pause_relaying(connection, ANY, name, True, f"{name} is already paused", json)
 
 
 def resume_destination(connection: Connection, parameters: Sequence[str], json: bool) -> int:
-    destinations = _find_destinations(connection, *parameters)
-    changed = connection.ask(PauseDestinations(REQUEST, destinations, False)).changed
-    return _say_success("" if changed else f"{parameters[0]} is neither paused nor delayed", json)
+    (name,) = parameters
+    return _pause_relaying(connection, ANY, name, False, f"{name} is neither paused nor delayed", json)
+
+
+def pause_source(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    source, name = parameters
+    return _pause_relaying(connection, source, name, True, f"{source} for {name} is already paused", json)
+
+
+def resume_source(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    source, name = parameters
+    return _pause_relaying(connection, source, name, False, f"{source} for {name} is not paused", json)
+
+
+def _pause_relaying(connection: Connection, source: str, name: str, paused: bool, otherwise: str, json: bool) -> int:
+    """`otherwise`: the reason when it is so already."""
+    source, name = ("" if word == ANY else word for word in (source, name))
+    answer = connection.ask(PauseRelaying(REQUEST, canonical_address(source) if source else "", name, paused))
+    if answer.trouble:
+        raise ControlError(answer.trouble)
+    return _say_success("" if answer.changed else otherwise, json)
+
+
+def resume_route(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    (word,) = parameters
+    dispatchers = connection.ask(ListRoutes(REQUEST, 0, KEY_MAX)).dispatchers
+    key, dispatcher = divmod(int(word), dispatchers)
+    changed = key <= KEY_MAX and connection.ask(ResumeRoute(REQUEST, dispatcher, key)).changed
+    return _say_success("" if changed else f"route {word} is not disabled", json)
 
 
 def _say_count(

@@ -42,6 +42,8 @@ def why_waiting(entry: QueueEntry, now: int, *, mda_paused: bool, mta_paused: bo
     if entry.terms.release > now:
         at = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(entry.terms.release))
         return f"not before {at}, as the client wished"
+    if entry.paused:
+        return "destination paused by administrator"
     return f"destination delayed: {entry.delayed}" if entry.delayed else ""
 
 

@@ -22,11 +22,14 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a durat
 Lane = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 AGENT_LANE_MAX = 2**32 - 1  # of an agent
 NARROW = 1 << 31  # an agent's lane with this bit gets a smaller share: the agent runs commands, or waits for a host
-DestinationNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # the lane of relayed mail
+# The lane of relayed mail.  60 bits, as a million of them are kept, and Python has such a number in 32 bytes.
+DestinationNumber = Annotated[int, msgspec.Meta(ge=1, le=2**60 - 1)]
 Delay = Annotated[int, msgspec.Meta(ge=1, le=86400)]  # seconds that a destination is not tried
+DispatcherIndex = Annotated[int, msgspec.Meta(ge=0, le=63)]
 AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # of a RelayMessage, never twice in a run
 ReplyCode = Annotated[int, msgspec.Meta(ge=0, le=599)]
 RECIPIENTS_MAX = 100  # of one RelayMessage, RFC 5321 4.5.3.1.8
+PAUSES_MAX = 1000  # destinations, and sources of relayed mail, that administrators have paused
 SenderNumber = Annotated[
     int, msgspec.Meta(ge=0, le=2**32 - 1)
 ]  # the senders of one destination have turns; 0: no sender
@@ -197,6 +200,7 @@ class QueueEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     size: int  # bytes of content
     terms: MailParameters = MailParameters()
     delayed: Text = ""  # why its destination cannot be reached; empty: it can, or nothing is known
+    paused: bool = False  # its destination, by an administrator
 
 
 def message_of(envelope: int) -> int:

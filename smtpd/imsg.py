@@ -13,12 +13,14 @@ import msgspec
 
 from smtpd.envelope import (
     ALIAS_FILES_MAX,
+    PAUSES_MAX,
     RECIPIENTS_MAX,
     AttemptNumber,
     CommandLine,
     Delay,
     DestinationNumber,
     Digest,
+    DispatcherIndex,
     Duty,
     EnvelopeId,
     Kind,
@@ -41,6 +43,7 @@ from smtpd.envelope import (
 )
 from smtpd.ipc.declaration import DEFAULT_LIMIT, Table
 from smtpd.next_hop import HOSTS_MAX, SMARTHOSTS_MAX, MailHost, Port, RowNumber, Smarthost, StsRow, TlsHost
+from smtpd.relay_entry import DomainEntry, HostEntry, Key, RelayEntry, RouteEntry
 
 TABLE = Table()
 
@@ -1244,18 +1247,137 @@ class DestinationsFound:
     destinations: list[DestinationNumber]
 
 
-@imsg("smtpctl -> control -> scheduler")
-class PauseDestinations:
-    """Try nothing of these until they are resumed; when `paused` is false, resume them, also those that are delayed."""
+@imsg("smtpctl -> control -> queue")
+class PauseRelaying:
+    """Relay nothing to `name` until it is resumed; when `paused` is false, resume it, and end its delay.
+
+    With `source`, nothing from that address of this host; `name` is empty for any destination then."""
 
     request: int
-    destinations: list[DestinationNumber]
+    source: Word  # numeric; empty: from any
+    name: Word  # as in FindDestinations
     paused: bool
 
 
-@imsg("scheduler -> control -> smtpctl", answers=PauseDestinations)
-class DestinationsPaused:
-    """`changed` is false when they were so already."""
+@imsg("queue -> control -> smtpctl", answers=PauseRelaying)
+class RelayingPaused:
+    """`changed` is false when it was so already; `trouble`: why it cannot be done."""
+
+    request: int
+    changed: bool
+    trouble: Text = ""
+
+
+@imsg("smtpctl -> control -> queue")
+class ListPaused:
+    """What PauseRelaying has paused."""
+
+    request: int
+
+
+@imsg("queue -> control -> smtpctl", answers=ListPaused, limit=1024 * 1024)
+class PausedListed:
+    request: int
+    rows: Annotated[list[tuple[Word, Word]], msgspec.Meta(max_length=PAUSES_MAX)]  # source, name: as in PauseRelaying
+
+
+@imsg("queue -> scheduler")
+class PauseDestination:
+    """Try nothing of it until it is resumed."""
+
+    destination: DestinationNumber
+    paused: bool
+
+
+@imsg("queue -> dispatcher")
+class PauseSource:
+    """Use an address of this host no more for a destination; or use it again."""
+
+    source: Word
+    destination: Lane  # 0: any
+    paused: bool
+
+
+@imsg("smtpctl -> control -> dispatcher")
+class ListRelays:
+    """A page of the destinations that one dispatcher knows: those behind the key `after`."""
+
+    request: int
+    dispatcher: DispatcherIndex = 0
+    after: Key = 0
+
+
+@imsg("dispatcher -> control -> smtpctl", answers=ListRelays, limit=1024 * 1024)
+class RelaysListed:
+    """`more`: this dispatcher has another page.  `dispatchers`: how many there are, says control."""
+
+    request: int
+    rows: list[RelayEntry]
+    more: bool
+    dispatchers: int = 0
+
+
+@imsg("smtpctl -> control -> dispatcher")
+class ListRoutes:
+    request: int
+    dispatcher: DispatcherIndex = 0
+    after: Key = 0
+
+
+@imsg("dispatcher -> control -> smtpctl", answers=ListRoutes, limit=1024 * 1024)
+class RoutesListed:
+    """As RelaysListed.  Each dispatcher has numbers of its own."""
+
+    request: int
+    rows: list[RouteEntry]
+    more: bool
+    dispatchers: int = 0
+
+
+@imsg("smtpctl -> control -> dispatcher")
+class ListHosts:
+    request: int
+    dispatcher: DispatcherIndex = 0
+    after: Word = ""
+
+
+@imsg("dispatcher -> control -> smtpctl", answers=ListHosts, limit=1024 * 1024)
+class HostsListed:
+    request: int
+    rows: list[HostEntry]
+    more: bool
+    dispatchers: int = 0
+
+
+@imsg("smtpctl -> control -> dispatcher")
+class ListDomains:
+    """The last status of the mail for each domain."""
+
+    request: int
+    dispatcher: DispatcherIndex = 0
+    after: Word = ""
+
+
+@imsg("dispatcher -> control -> smtpctl", answers=ListDomains, limit=1024 * 1024)
+class DomainsListed:
+    request: int
+    rows: list[DomainEntry]
+    more: bool
+    dispatchers: int = 0
+
+
+@imsg("smtpctl -> control -> dispatcher")
+class ResumeRoute:
+    """Use a route that rests now; `route`: its key among those of this dispatcher."""
+
+    request: int
+    dispatcher: DispatcherIndex
+    route: Key
+
+
+@imsg("dispatcher -> control -> smtpctl", answers=ResumeRoute)
+class RouteResumed:
+    """`changed` is false when there is no such route, or it does not rest."""
 
     request: int
     changed: bool

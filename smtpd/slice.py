@@ -423,6 +423,7 @@ class DeliverySlice(Struct, frozen=True):
     user: Word  # to run as (`_smtpm` for lmtp without a user); empty: as the recipient, or a relay
     lifetime: Seconds  # seconds until its envelopes expire
     one_destination: bool = False  # of a relay: everything goes to the same hosts, whatever the domain
+    sources: tuple[Word, ...] = ()  # of a relay: as in RelaySlice
 
 
 class QueueSlice(Struct, frozen=True):

@@ -25,22 +25,34 @@ from smtpd.imsg import (
     ContentOpened,
     DeliveriesPaused,
     DestinationsFound,
-    DestinationsPaused,
+    DomainsListed,
     EnvelopesListed,
     EnvelopesRemoved,
     EnvelopesScheduled,
     EnvelopesSuspended,
     FindDestinations,
+    HostsListed,
+    ListDomains,
     ListenersPaused,
     ListEnvelopes,
+    ListHosts,
+    ListPaused,
     ListQuarantine,
+    ListRelays,
+    ListRoutes,
     OpenContent,
     PauseDeliveries,
-    PauseDestinations,
+    PausedListed,
     PauseListeners,
+    PauseRelaying,
     QuarantineListed,
+    RelayingPaused,
+    RelaysListed,
     RemoveEnvelopes,
     ReopenSyslog,
+    ResumeRoute,
+    RouteResumed,
+    RoutesListed,
     ScheduleEnvelopes,
     SessionOpened,
     SessionRefused,
@@ -109,10 +121,12 @@ def from_smtpctl(control: Control, client: Client, imsg: object, descriptor: int
     match imsg:
         case ListEnvelopes():
             control.list_envelopes(client, imsg)
-        case ListQuarantine() | OpenContent() | FindDestinations():
+        case ListQuarantine() | OpenContent() | FindDestinations() | PauseRelaying() | ListPaused():
             control.forward(client, imsg, "queue")
-        case ScheduleEnvelopes() | RemoveEnvelopes() | SuspendEnvelopes() | PauseDestinations():
+        case ScheduleEnvelopes() | RemoveEnvelopes() | SuspendEnvelopes():
             control.forward(client, imsg, "scheduler")
+        case ListRelays() | ListRoutes() | ListHosts() | ListDomains() | ResumeRoute():
+            control.ask_dispatcher(client, imsg)
         case PauseDeliveries():
             control.pause_deliveries(client, imsg)
         case PauseListeners():
@@ -139,7 +153,7 @@ def query_from_smtpctl(control: Control, client: Client, word: str) -> None:
 
 def from_queue(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case EnvelopesListed() | QuarantineListed() | DestinationsFound():
+        case EnvelopesListed() | QuarantineListed() | DestinationsFound() | RelayingPaused() | PausedListed():
             control.answered(channel, imsg)
         case ContentOpened():
             control.answered(channel, imsg, descriptor)
@@ -151,7 +165,7 @@ def from_queue(control: Control, channel: Channel, imsg: object, descriptor: int
 
 def from_scheduler(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case EnvelopesScheduled() | EnvelopesRemoved() | EnvelopesSuspended() | DestinationsPaused():
+        case EnvelopesScheduled() | EnvelopesRemoved() | EnvelopesSuspended():
             control.answered(channel, imsg)
         case DeliveriesPaused() | StatisticsReported():
             control.answered(channel, imsg)
@@ -164,6 +178,8 @@ def from_dispatcher(control: Control, channel: Channel, imsg: object, descriptor
         case SessionOpened():
             control.answered(channel, imsg, descriptor)
         case SessionRefused() | ListenersPaused() | StatisticsReported():
+            control.answered(channel, imsg)
+        case RelaysListed() | RoutesListed() | HostsListed() | DomainsListed() | RouteResumed():
             control.answered(channel, imsg)
         case _:
             unexpected("dispatcher", imsg)

@@ -19,14 +19,21 @@ from smtpd.control.log_forwarder import LogForwarder
 from smtpd.envelope import Kind
 from smtpd.imsg import (
     DeliveriesPaused,
+    Denied,
     Done,
     EnvelopesListed,
+    ListDomains,
     ListenersPaused,
     ListEnvelopes,
+    ListHosts,
+    ListRelays,
+    ListRoutes,
     OpenSession,
     PauseDeliveries,
     PauseListeners,
     ReportStatistics,
+    ResumeRoute,
+    RouteResumed,
     SessionOpened,
     SessionRefused,
     SetVerbose,
@@ -88,6 +95,21 @@ class Control:
 
         (questions,) = self._of("queue")
         questions.ask(partial(_renumbered, imsg), answered)
+
+    def ask_dispatcher(
+        self, client: Client, imsg: ListRelays | ListRoutes | ListHosts | ListDomains | ResumeRoute
+    ) -> None:
+        """The one that it names."""
+        dispatchers = sorted(self._of("dispatcher"), key=lambda questions: questions.channel.number)
+        if imsg.dispatcher >= len(dispatchers):
+            client.answer(Denied(imsg.request, "no such dispatcher"))
+            return
+
+        def answered(answer: Any, _descriptor: None) -> None:
+            more = {} if isinstance(answer, RouteResumed) else {"dispatchers": len(dispatchers)}
+            client.answer(_renumbered(answer, imsg.request, **more))
+
+        dispatchers[imsg.dispatcher].ask(partial(_renumbered, imsg), answered)
 
     def open_session(self, client: Client) -> None:
         """Of several dispatchers the first has all sessions of this host's programs, so it can count them."""

@@ -11,7 +11,9 @@
                               |    +--ReadTlsHosts, ReadStsPolicies, KeepTls--> queue
                               +--a digest to sign (tls/signing.py)--> crypto
     parent --TakeCertificate, TakeAuthorities, AddListener: descriptors--> dispatcher
+    queue --PauseSource--> dispatcher
     control --OpenSession--> dispatcher --SessionOpened: a socket for a program of this host--> control
+    control --ListRelays, ListRoutes, ListHosts, ListDomains, ResumeRoute--> dispatcher
 
 SECURITY
     Reads what any host of the network sends: of all processes this one is expected to fall first.  Taken over, it
@@ -37,18 +39,24 @@ from smtpd.imsg import (
     DropCertificates,
     HostsFound,
     HostsNotFound,
+    ListDomains,
+    ListHosts,
+    ListRelays,
+    ListRoutes,
     MakeContexts,
     MessageIdsReserved,
     MessageRefused,
     MessageStored,
     OpenSession,
     PauseListeners,
+    PauseSource,
     RecipientExpanded,
     RecipientRefused,
     RelayCredentialsFound,
     RelayCredentialsNotFound,
     RelayMessage,
     ReportStatistics,
+    ResumeRoute,
     RouteFound,
     RouteNotFound,
     ScramBegun,
@@ -156,6 +164,8 @@ def from_queue(dispatcher: Dispatcher, channel: Channel, imsg: object, descripto
             dispatcher.resources.to_queue.answer(imsg, descriptor)
         case RelayMessage():
             dispatcher.relaying.take(imsg)
+        case PauseSource():
+            dispatcher.relaying.pause_source(imsg)
         case _:
             unexpected("queue", imsg)
 
@@ -166,6 +176,10 @@ def from_control(dispatcher: Dispatcher, channel: Channel, imsg: object, descrip
             dispatcher.open_session(channel, imsg)
         case PauseListeners():
             dispatcher.pause(channel, imsg)
+        case ListRelays() | ListRoutes() | ListHosts() | ListDomains():
+            dispatcher.relaying.listing.list(channel, imsg)
+        case ResumeRoute():
+            dispatcher.relaying.resume_route(channel, imsg)
         case ReportStatistics():
             dispatcher.report(channel, imsg)
         case SetVerbose():

@@ -122,7 +122,7 @@ class Dispatcher:
         channel.send(ListenersPaused(imsg.request, changed))
 
     def report(self, channel: Channel, imsg: ReportStatistics) -> None:
-        channel.send(StatisticsReported(imsg.request, dict(self.resources.statistics)))
+        channel.send(StatisticsReported(imsg.request, {**self.resources.statistics, **self.relaying.gauges()}))
 
     def set_verbose(self, imsg: SetVerbose) -> None:
         log.verbose = imsg.verbose

@@ -28,6 +28,7 @@ from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, visible
 from smtpd.ipc.text_limit import fit_text
 from smtpd.queue.delivery.destination import Delays, Numbers
+from smtpd.queue.delivery.pauses import Pauses
 from smtpd.queue.store.disk import Disk
 from smtpd.queue.store.store import PAGE, Envelope, Message, Store, UnreadableRow
 
@@ -40,8 +41,9 @@ _encode = msgspec.msgpack.Encoder().encode
 class Listing:
     """`inflight` are the ids of the envelopes that are being tried."""
 
-    def __init__(self, disk: Disk, inflight: Container[object], numbers: Numbers, delays: Delays):
-        self._disk, self._inflight, self._numbers, self._delays = disk, inflight, numbers, delays
+    def __init__(self, disk: Disk, inflight: Container[object], numbers: Numbers, delays: Delays, pauses: Pauses):
+        self._disk, self._inflight = disk, inflight
+        self._numbers, self._delays, self._pauses = numbers, delays, pauses
 
     # -- envelopes ------------------------------------------------------------------------------------------------
 
@@ -78,6 +80,8 @@ class Listing:
         channel.send(EnvelopesListed(imsg.request, page, behind))
 
     def _entry(self, envelope: Envelope, sizes: dict[int, int]) -> QueueEntry:
+        to = envelope.recipient
+        destination = self._numbers.destination(to.action, to.destination).number if to.kind is Kind.MTA else 0
         return QueueEntry(
             schedule=envelope.schedule(),
             origin=envelope.origin,
@@ -87,15 +91,9 @@ class Listing:
             inflight=envelope.id in self._inflight,
             size=sizes.get(message_of(envelope.id), 0),
             terms=envelope.terms,
-            delayed=self._why_delayed(envelope),
+            delayed=self._delays.find_reason(destination),
+            paused=self._pauses.is_paused(destination),
         )
-
-    def _why_delayed(self, envelope: Envelope) -> str:
-        """Empty when its destination can be reached, or it has none."""
-        to = envelope.recipient
-        if to.kind is not Kind.MTA:
-            return ""
-        return self._delays.find_reason(self._numbers.destination(to.action, to.destination).number)
 
     def find_destinations(self, channel: Channel, imsg: FindDestinations) -> None:
         channel.send(DestinationsFound(imsg.request, self._numbers.find(imsg.name)))

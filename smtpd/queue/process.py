@@ -7,7 +7,7 @@
     queue --DestinationDelayed, DestinationResumed--> scheduler
     scheduler --EnvelopesDue, PostponeEnvelopes, SchedulingStopped, …--> queue
     queue --StartAgent, EndAgent, LockMailbox, UnlockMailbox--> parent             queue --errands--> agents
-    control --ListEnvelopes, ListQuarantine, OpenContent, FindDestinations--> queue
+    control --ListEnvelopes, ListQuarantine, OpenContent, FindDestinations, PauseRelaying, ListPaused--> queue
 
 SECURITY
     Reads mail as bytes that it does not look into, and the answers of agents, which are processes of users.  Sees the
@@ -37,12 +37,14 @@ from smtpd.imsg import (
     ForgetMessage,
     KeepTls,
     ListEnvelopes,
+    ListPaused,
     ListQuarantine,
     MailboxLocked,
     MailboxNotLocked,
     MarkSuspended,
     OpenContent,
     OpenSpoolFile,
+    PauseRelaying,
     PostponeEnvelopes,
     ReadForward,
     ReadStsPolicies,
@@ -209,6 +211,10 @@ def from_control(queue: Queue, channel: Channel, imsg: object, descriptor: int |
             queue.listing.open_content(channel, imsg)
         case FindDestinations():
             queue.listing.find_destinations(channel, imsg)
+        case PauseRelaying():
+            queue.pauses.pause(channel, imsg)
+        case ListPaused():
+            queue.pauses.list(channel, imsg)
         case ReportStatistics():
             queue.report(channel, imsg)
         case SetVerbose():

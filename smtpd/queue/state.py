@@ -25,6 +25,7 @@ from smtpd.queue.delivery.conclude import Conclusions
 from smtpd.queue.delivery.deliveries import Deliveries
 from smtpd.queue.delivery.destination import Delays, Numbers
 from smtpd.queue.delivery.in_flight import InFlight
+from smtpd.queue.delivery.pauses import Pauses
 from smtpd.queue.delivery.reexpansion import Reexpansions
 from smtpd.queue.delivery.relay_carrier import RelayCarrier
 from smtpd.queue.incoming import Incoming
@@ -67,6 +68,7 @@ class Queue:
         routing, numbers = AgentRouting(configuration), Numbers(configuration)
         lanes = Lanes(routing, numbers)
         self.delays = Delays(clock or loop.time)
+        self.pauses = Pauses(configuration, numbers, self.delays, scheduler, dispatchers)
         self.starts, self.locks = RequestWindow(parent, STARTS_MAX), RequestWindow(parent, LOCKS_MAX)
         self.to_lookup = RequestWindow(lookup, reexpansion.QUESTIONS_MAX)
         self.agents = AgentPool(loop, self.starts, self.locks, routing, clock or loop.time)
@@ -93,7 +95,7 @@ class Queue:
         self.incoming = Incoming(self.disk, reservations, blocks, lifetimes, lanes.of, self.submit, now)
         self.scan = Scan(loop, self.disk, self.conclusions.quarantine, lanes.of_row)
         self.kept_tls = KeptTls(self.disk, now)
-        self.listing = Listing(self.disk, self.in_flight, numbers, self.delays)
+        self.listing = Listing(self.disk, self.in_flight, numbers, self.delays, self.pauses)
         self._submitted: list[Schedule] = []
         self._stop_at = math.inf  # by the clock of the loop
         self._scheduler_asked = self._scheduler_done = False
@@ -127,7 +129,6 @@ class Queue:
             "mda.pending": self.agents.waiting(),
             "mda.running": self.agents.under_way(),
             "mda.user": self.agents.users,
-            "mta.task": len(self.relays),
             "queue.evpcache.size": len(self.disk.cache),
         }
         channel.send(StatisticsReported(imsg.request, {**self.statistics, **{k: v for k, v in gauges.items() if v}}))

@@ -12,6 +12,7 @@ from enum import Enum
 from smtpd.relay.address_order import Path
 from smtpd.relay.destination import NextHop
 from smtpd.relay.limit import Key, Place
+from smtpd.relay.route import Route
 from smtpd.relay.task import Task
 from smtpd.relay.tls_policy import TlsPolicy
 
@@ -84,10 +85,15 @@ class Connection:
     idle_since: float = 0.0
     not_before: float = 0.0  # the next message
     address_refused: bool = False  # the host does not want our address of this family: no further message
+    begun_at: float = 0.0
 
     @property
     def hop(self) -> NextHop:
         return self.attempt.hop
+
+    @property
+    def route(self) -> Route:
+        return Route(self.path, self.hop.port)
 
     @property
     def policy(self) -> TlsPolicy:

@@ -6,11 +6,12 @@ from smtpd.relay.connection import OPEN, Attempt, Connection, ConnectionState
 from smtpd.relay.destination import Destination, NextHop
 from smtpd.relay.host import Hosts, host_group
 from smtpd.relay.limit import Blocked, Key, Limits, MessageRate, Place
+from smtpd.relay.route import Routes
 
 
 class Connections:
-    def __init__(self, hosts: Hosts, actions: list[RelayAction]):
-        self._hosts, self._actions = hosts, actions
+    def __init__(self, hosts: Hosts, routes: Routes, actions: list[RelayAction]):
+        self._hosts, self._routes, self._actions = hosts, routes, actions
         self._connections: dict[int, Connection] = {}
         self._made = 0
         self.places = Limits()
@@ -43,12 +44,16 @@ class Connections:
                 continue
             self._made = number
             attempt.paths.remove(path)
-            connection = Connection(number, destination.key, path, places, attempt)
+            connection = Connection(number, destination.key, path, places, attempt, begun_at=now)
             self._connections[number] = connection
             attempt.connections.add(number)
             destination.connections.add(number)
             destination.ticket = 0
-            self._hosts.get(path.address).connections += 1
+            destination.connected_at = now
+            host = self._hosts.get(path.address)
+            host.connections += 1
+            host.name, host.connected_at = attempt.hop.host.name, now
+            self._routes.opened(connection.route)
             self._actions.append(Connect(number, destination.number, attempt.hop, path, attempt.policy))
             return connection
         return blocked
@@ -61,6 +66,7 @@ class Connections:
         connection.enter(ConnectionState.GONE)
         destination.connections.discard(connection.number)
         del self._connections[connection.number]
+        self._routes.closed(connection.route)
         self.places.release(connection.number, connection.places, now)
 
     def others_wait(self, connection: Connection) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from smtpd.next_hop import MailHost
+from smtpd.relay.address_order import Path
 from smtpd.relay.limit import Key
 from smtpd.relay.mta_sts import StsPolicy
 from smtpd.relay.task import Task
@@ -53,6 +54,7 @@ class Destination:
     limits: RelayLimits
     tasks: deque[Task] = field(default_factory=deque)  # that wait
     connections: set[int] = field(default_factory=set)
+    connected_at: float = 0.0  # begun to connect; 0: never
     hops: Sequence[NextHop] = ()
     hops_until: float = 0.0  # they may be used
     resolving: bool = False
@@ -67,6 +69,11 @@ class Destination:
     @property
     def key(self) -> int:
         return self.number << 1 | self.require_tls
+
+    def uses(self, path: Path) -> bool:
+        """Whether one of its hosts is reached over this path."""
+        from_there = path.source in (self.relay.sources or ("",))
+        return from_there and any(path.address in hop.host.addresses for hop in self.hops)
 
     @property
     def is_idle(self) -> bool:

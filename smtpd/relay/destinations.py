@@ -40,6 +40,7 @@ from smtpd.relay.delay import Delays
 from smtpd.relay.destination import Destination, NextHop
 from smtpd.relay.host_choice import HostChoice
 from smtpd.relay.limit import Blocked
+from smtpd.relay.listing import RelayListing
 from smtpd.relay.task import Task
 from smtpd.relay.tasks import Tasks
 from smtpd.relay.tls_policy import HostRefused
@@ -62,7 +63,7 @@ class Destinations:
         self._actions: list[RelayAction] = []
         self._choice = HostChoice(random)
         self.hosts, self.tls_memory = self._choice.hosts, self._choice.tls_memory
-        self._connections = Connections(self.hosts, self._actions)
+        self._connections = Connections(self.hosts, self._choice.routes, self._actions)
         self._tasks = Tasks(self._actions)
         self._results = ConnectionResults(self._choice, self._connections, self._tasks, self._actions)
         self._delays = Delays(self._choice, self._tasks, self._actions, random)
@@ -71,6 +72,7 @@ class Destinations:
         self._timers: list[tuple[float, int]] = []  # a heap: when to look at a connection
         self._rates_swept = now
         self._stopping = False
+        self.listing = RelayListing(self._destinations, self._connections, self._choice)
 
     # -- tasks --------------------------------------------------------------------------------------
 
@@ -106,6 +108,41 @@ class Destinations:
             found.hops = ()
             self._drive(found, now)
         return self._settle(now)
+
+    def resume_route(self, number: int, now: float) -> tuple[bool, list[RelayAction]]:
+        """The administrator wants a route tried now, and the destinations that are delayed as it could not be used.
+        False: no route of this number rests."""
+        routes = self._choice.routes
+        route = routes.numbers().get(number)
+        if route is None or routes.rest(route, now) is None:
+            return False, []
+        routes.resume(route, now)
+        concerned = [each for each in self._destinations.values() if route.destination in (0, each.key)]
+        self._try_delayed([each for each in concerned if each.uses(route.path)], now)
+        return True, self._settle(now)
+
+    def pause_source(self, source: str, destination: int, paused: bool, now: float) -> list[RelayAction]:
+        """Use a source address no more for a destination, 0: for any; or use it again.  Mail that a connection has is
+        not interrupted."""
+        pair = source, destination
+        pauses = self._choice.paused_sources
+        (pauses.add if paused else pauses.discard)(pair)
+        found = self._both(destination) if destination else list(self._destinations.values())
+        found = [each for each in found if source in each.relay.sources]
+        if not paused:
+            self._try_delayed(found, now)
+        for connection in [each for destination in found for each in self._connections.of(destination)]:
+            if paused and connection.path.source == source:
+                self._end(connection, now)
+        return self._settle(now)
+
+    def _try_delayed(self, destinations: Iterable[Destination], now: float) -> None:
+        """End the delays, and nothing else: what else is wrong is found out again."""
+        for destination in destinations:
+            if now < destination.delayed_until:
+                destination.delayed_until = 0.0
+                self._actions.append(Resume(destination.number))
+                self._drive(destination, now)
 
     def stop(self, now: float) -> list[RelayAction]:
         """Begin nothing any more; what is under way goes on until it ends."""
@@ -330,7 +367,7 @@ class Destinations:
         """An idle connection: give it a task, keep it for the next one, or end it."""
         destination = self._destinations[connection.destination]
         limits = destination.limits
-        if self._is_used_up(connection, limits):
+        if self._is_used_up(connection, destination):
             self._stop_waiting(destination, now)
             destination.ticket = 0  # it has had its share: others that wait come first
             self._end(connection, now)
@@ -348,7 +385,8 @@ class Destinations:
         else:
             self._look_again(connection, connection.not_before if now < connection.not_before else keep_until)
 
-    def _is_used_up(self, connection: Connection, limits: RelayLimits) -> bool:
+    def _is_used_up(self, connection: Connection, destination: Destination) -> bool:
+        limits = destination.limits
         return (
             self._stopping
             or connection.address_refused
@@ -356,6 +394,7 @@ class Destinations:
             or connection.refused >= limits.max_failures_per_session
             or (connection.messages >= SHARE_MESSAGES and self._connections.others_wait(connection))
             or self._is_too_many(connection)
+            or self._choice.is_paused(connection.path, destination)
         )
 
     def _is_too_many(self, connection: Connection) -> bool:

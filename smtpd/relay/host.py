@@ -10,6 +10,7 @@ connection uses are forgotten, the least recently used first.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 HOSTS_MAX = 20_000
@@ -27,6 +28,8 @@ class Host:
     concurrency: int = CONCURRENCY_START
     connections: int = 0  # under way or open
     working: int = 0  # of these, that have been greeted
+    name: str = ""  # by which it was connected to last
+    connected_at: float = 0.0  # begun to connect; 0: never
     delayed: set[int] = field(default_factory=set)  # destinations for whose mail this host could not be reached
     _successes: int = 0
     _pushed_back: float = float("-inf")
@@ -86,6 +89,9 @@ class Hosts:
 
     def find(self, address: str) -> Host | None:
         return self._hosts.get(address)
+
+    def addresses(self) -> Iterable[str]:
+        return self._hosts.keys()
 
     def _forget_oldest(self) -> None:
         for _ in range(min(len(self._hosts) - self._most, len(self._hosts))):

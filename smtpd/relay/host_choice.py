@@ -14,6 +14,7 @@ from smtpd.relay.route import Rest, Route, Routes
 from smtpd.relay.tls_memory import TlsMemory
 from smtpd.relay.tls_policy import HostRefused, TlsCircumstances, TlsPolicy, tls_policy
 
+PAUSE_DELAY = 3600.0  # seconds until a path that an administrator has paused is looked at again
 RESUME_HOSTS = 5  # hosts of a delayed destination whose success ends the delay
 
 
@@ -22,6 +23,7 @@ class HostChoice:
         self.tls_memory = TlsMemory()
         self.hosts = Hosts()
         self.routes = Routes()
+        self.paused_sources: set[tuple[str, int]] = set()  # with the number of a destination, 0: all
         self._random = random
 
     def policy(self, destination: Destination, hop: NextHop, now: float) -> TlsPolicy | HostRefused:
@@ -58,9 +60,15 @@ class HostChoice:
         return paths
 
     def rest(self, destination: Destination, hop: NextHop, path: Path, now: float) -> Rest | None:
-        """Why a path is not to be used now: it has failed for all, or for this destination."""
+        """Why a path is not to be used now: it has failed for all, or for this destination, or is paused."""
+        if self.paused_sources and self.is_paused(path, destination):
+            return Rest(now + PAUSE_DELAY, f"mail from {path.source} is paused by administrator")
         shared = self.routes.rest(Route(path, hop.port), now)
         return shared or self.routes.rest(Route(path, hop.port, destination.key), now)
+
+    def is_paused(self, path: Path, destination: Destination) -> bool:
+        """By an administrator."""
+        return not self.paused_sources.isdisjoint([(path.source, 0), (path.source, destination.number)])
 
     def earliest(self, destination: Destination, now: float) -> float:
         """When the first of the routes may be tried again."""
@@ -82,10 +90,9 @@ class HostChoice:
 
     def succeeded(self, connection: Connection) -> None:
         """The host has taken a message: nothing is left of the failures."""
-        if not len(self.routes):
-            return
-        self.routes.succeeded(Route(connection.path, connection.hop.port))
-        self.routes.succeeded(Route(connection.path, connection.hop.port, connection.destination))
+        self.routes.succeeded(connection.route)
+        if len(self.routes):
+            self.routes.succeeded(connection.route._replace(destination=connection.destination))
 
     def resume(self, destination: Destination, now: float) -> None:
         """Let the routes of a destination be tried now."""

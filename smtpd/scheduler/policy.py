@@ -367,13 +367,11 @@ class Policy:
         envelope = self.table.find(id)
         return envelope is not None and envelope.kind is Kind.MTA and envelope.lane in destinations
 
-    def pause_destinations(self, destinations: Iterable[int], paused: bool) -> bool:
-        """Start nothing of these, or start again, also where it was delayed.  False when it was so already."""
-        changed = False
-        for destination in destinations:
-            changed |= self.destinations.pause(destination, paused)
-            changed |= not paused and self.destinations.resume(destination)
-        return changed
+    def pause_destination(self, destination: int, paused: bool) -> None:
+        """Start nothing of it, or start again, also where it was delayed."""
+        self.destinations.pause(destination, paused)
+        if not paused:
+            self.destinations.resume(destination)
 
     def pause(self, kind: Kind, paused: bool) -> bool:
         """Start nothing of this kind, or start again.  False when it was so already."""

@@ -1,10 +1,10 @@
 """scheduler -- knows when to try what again.
 
     queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
-    queue --DestinationDelayed, DestinationResumed--> scheduler
+    queue --DestinationDelayed, DestinationResumed, PauseDestination--> scheduler
     scheduler --EnvelopesDue, PostponeEnvelopes, ExpireEnvelopes, DeleteEnvelopes, MarkSuspended,
                 ScanEnvelopes, SchedulingStopped--> queue
-    control --ScheduleEnvelopes, RemoveEnvelopes, SuspendEnvelopes, PauseDeliveries, PauseDestinations--> scheduler
+    control --ScheduleEnvelopes, RemoveEnvelopes, SuspendEnvelopes, PauseDeliveries--> scheduler
 
 SECURITY
     Reads numbers that queue made, and nothing that came from outside.  Taken over, it has mail tried at the wrong time,
@@ -24,7 +24,7 @@ from smtpd.imsg import (
     EnvelopesSubmitted,
     EnvelopesTried,
     PauseDeliveries,
-    PauseDestinations,
+    PauseDestination,
     RemoveEnvelopes,
     ReportStatistics,
     ScheduleEnvelopes,
@@ -81,6 +81,8 @@ def from_queue(scheduler: Scheduler, channel: Channel, imsg: object, descriptor:
             scheduler.take_delay(imsg)
         case DestinationResumed():
             scheduler.take_resume(imsg)
+        case PauseDestination():
+            scheduler.pause_destination(imsg)
         case StopScheduling():
             scheduler.stop_scheduling()
         case _:
@@ -93,8 +95,6 @@ def from_control(scheduler: Scheduler, channel: Channel, imsg: object, descripto
             scheduler.order(imsg)
         case PauseDeliveries():
             scheduler.pause(imsg)
-        case PauseDestinations():
-            scheduler.pause_destinations(imsg)
         case ReportStatistics():
             scheduler.report(imsg)
         case SetVerbose():

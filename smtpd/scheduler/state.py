@@ -10,7 +10,6 @@ from smtpd.imsg import (
     DeliveriesPaused,
     DestinationDelayed,
     DestinationResumed,
-    DestinationsPaused,
     EnvelopeReplaced,
     EnvelopesDue,
     EnvelopesScanned,
@@ -19,7 +18,7 @@ from smtpd.imsg import (
     ExpireEnvelopes,
     MarkSuspended,
     PauseDeliveries,
-    PauseDestinations,
+    PauseDestination,
     PostponeEnvelopes,
     ReportStatistics,
     ScanEnvelopes,
@@ -114,6 +113,10 @@ class Scheduler:
         self.policy.destinations.resume(imsg.destination)
         self._turn_soon()
 
+    def pause_destination(self, imsg: PauseDestination) -> None:
+        self.policy.pause_destination(imsg.destination, imsg.paused)
+        self._turn_soon()
+
     def stop_scheduling(self) -> None:
         """What queue told before this has been answered."""
         self._to_queue(SchedulingStopped())
@@ -165,11 +168,6 @@ class Scheduler:
         if changed:
             log.info(f"{imsg.kind.name.lower()} {'paused' if imsg.paused else 'resumed'}")
         self.control.send(DeliveriesPaused(imsg.request, changed))
-        self._turn_soon()
-
-    def pause_destinations(self, imsg: PauseDestinations) -> None:
-        changed = self.policy.pause_destinations(imsg.destinations, imsg.paused)
-        self.control.send(DestinationsPaused(imsg.request, changed))
         self._turn_soon()
 
     def report(self, imsg: ReportStatistics) -> None:

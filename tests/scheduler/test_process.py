@@ -13,7 +13,6 @@ from smtpd.imsg import (
     DeliveriesPaused,
     DestinationDelayed,
     DestinationResumed,
-    DestinationsPaused,
     EnvelopeReplaced,
     EnvelopesDue,
     EnvelopesRemoved,
@@ -25,7 +24,7 @@ from smtpd.imsg import (
     ExpireEnvelopes,
     MarkSuspended,
     PauseDeliveries,
-    PauseDestinations,
+    PauseDestination,
     PostponeEnvelopes,
     RemoveEnvelopes,
     ReportStatistics,
@@ -128,24 +127,22 @@ def test_an_envelope_that_expires_while_its_destination_is_delayed_is_told_with_
     assert expired == ExpireEnvelopes([relayed(1).envelope], 5)
 
 
-def test_an_administrator_pauses_and_resumes_destinations(house):
-    for number, (paused, changed) in enumerate([(True, True), (True, False), (False, True), (False, False)], 1):
-        house.control.send(PauseDestinations(number, [5, 6], paused))
-        told = house.until(lambda number=number: house.said["control"][number - 1 :])
-        assert told == [DestinationsPaused(number, changed)]
+def test_an_administrator_pauses_and_resumes_a_destination(house):
+    house.queue.send(PauseDestination(5, True))
+    house.queue.send(EnvelopesSubmitted([relayed(1), relayed(2, lane=6)]))
+    assert house.until_told("queue", EnvelopesDue) == [EnvelopesDue([relayed(2).envelope])]
+    house.queue.send(PauseDestination(5, False))
+    due = house.until(lambda: [i for i in house.said["queue"] if isinstance(i, EnvelopesDue)][1:])
+    assert due == [EnvelopesDue([relayed(1).envelope])]
+
+
+def test_to_resume_a_destination_ends_its_delay(house):
+    house.queue.send(EnvelopesSubmitted([relayed(1)]))
+    house.until_told("queue", EnvelopesDue)
     house.queue.send(DestinationDelayed(5, 600))
     house.until(lambda: house.scheduler.policy.destinations.is_delayed(5))
-    house.control.send(PauseDestinations(9, [5], False))
-    assert house.until(lambda: house.said["control"][4:]) == [DestinationsPaused(9, True)]
-
-
-def test_the_mail_of_a_destination_is_given_when_an_administrator_resumes_it(house):
-    house.control.send(PauseDestinations(1, [5], True))
-    house.until_told("control", DestinationsPaused)
-    house.queue.send(EnvelopesSubmitted([relayed(1), relayed(2, lane=6)]))
-    assert given(house, 1) == [[relayed(2).envelope]]
-    house.control.send(PauseDestinations(2, [5], False))
-    assert given(house, 2)[1] == [relayed(1).envelope]
+    house.queue.send(PauseDestination(5, False))
+    house.until(lambda: not house.scheduler.policy.destinations.is_delayed(5))
 
 
 def test_a_delay_that_becomes_shorter_is_over_in_time(house):

@@ -47,7 +47,13 @@ resume smtp                         resume smtp
 log v                               log verbose
 log brief                           log brief
 log                                 -
-pause mta from a@b for c.test       pause mta from <string> for <string>
+pause mta from 192.0.2.1 for c.test    pause mta from <address> for <destination>
+pause mta from 2001:db8::1 for *    pause mta from <address> for <destination>
+resume mta from * for c.test        resume mta from <address> for <destination>
+pause mta from a@b for c.test       -
+resume route 18446744073709551615    resume route <route>
+resume route x                      -
+pause destination *                 -
 encrypt                             encrypt
 encrypt secret                      encrypt <string>
 encrypt --scram                     encrypt --scram
@@ -90,6 +96,7 @@ def test_a_line_means_one_command_or_none(words, meant):
 
 def test_every_command_can_be_said_in_full():
     samples = {"<msgid>": "1a2b3c4d", "<evpid>": "1a2b3c4d00000001", "<table>": "t", "<string>": "anything"}
+    samples |= {"<domain>": "far.test", "<address>": "192.0.2.1", "<destination>": "far.test", "<route>": "1"}
     for command in COMMANDS:
         words = [samples.get(word, word) for word in command.pattern.split()]
         assert find_command(COMMANDS, words)[0] is command

@@ -17,21 +17,33 @@ from smtpd.imsg import (
     DeliveriesPaused,
     Denied,
     DestinationsFound,
-    DestinationsPaused,
+    DomainsListed,
     Done,
     EnvelopesListed,
     EnvelopesRemoved,
     EnvelopesScheduled,
     EnvelopesSuspended,
     FindDestinations,
+    HostsListed,
+    ListDomains,
     ListenersPaused,
     ListEnvelopes,
+    ListHosts,
+    ListPaused,
+    ListRelays,
+    ListRoutes,
     OpenContent,
     PauseDeliveries,
-    PauseDestinations,
+    PausedListed,
     PauseListeners,
+    PauseRelaying,
     QuarantineListed,
+    RelayingPaused,
+    RelaysListed,
     RemoveEnvelopes,
+    ResumeRoute,
+    RouteResumed,
+    RoutesListed,
     ScheduleEnvelopes,
     SetVerbose,
     StatisticsShown,
@@ -41,6 +53,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc import query
 from smtpd.ipc.query import Answer
+from smtpd.relay_entry import NEVER, ConnectorEntry, DomainEntry, HostEntry, RelayEntry, RouteEntry
 
 TOP = Path(__file__).parent.parent.parent
 ALL = first_envelope(1), last_envelope(2**31 - 1)
@@ -185,8 +198,6 @@ def test_a_command_asks_and_prints_the_result(control, words, question, answer, 
     [
         ("schedule", ScheduleEnvelopes(1, *ALL, [7, 8]), EnvelopesScheduled(1, 3), "3 envelopes scheduled"),
         ("remove", RemoveEnvelopes(1, *ALL, [7, 8]), EnvelopesRemoved(1, 1), "1 envelope removed"),
-        ("pause", PauseDestinations(1, [7, 8], True), DestinationsPaused(1, True), "command succeeded"),
-        ("resume", PauseDestinations(1, [7, 8], False), DestinationsPaused(1, True), "command succeeded"),
     ],
 )
 def test_a_command_of_a_destination_asks_queue_for_its_numbers_first(control, words, question, answer, said):
@@ -196,14 +207,123 @@ def test_a_command_of_a_destination_asks_queue_for_its_numbers_first(control, wo
 
 
 def test_a_destination_that_no_action_relays_to(control):
-    done = control.run("pause", "destination", "far.test", answers=[DestinationsFound(1, [])])
+    done = control.run("schedule", "destination", "far.test", answers=[DestinationsFound(1, [])])
     assert (done.returncode, done.stderr) == (1, "smtpctl: no action relays to far.test\n")
 
 
-def test_a_destination_that_is_paused_already(control):
-    answers = [DestinationsFound(1, [7]), DestinationsPaused(1, False)]
-    done = control.run("pause", "destination", "far.test", answers=answers)
-    assert (done.returncode, done.stderr) == (1, "smtpctl: command failed: far.test is already paused\n")
+@pytest.mark.parametrize(
+    "words, question, failure",
+    [
+        ("pause destination far.test", ("", "far.test", True), "far.test is already paused"),
+        ("resume destination far.test", ("", "far.test", False), "far.test is neither paused nor delayed"),
+        ("pause mta from 192.0.2.1 for far.test", ("192.0.2.1", "far.test", True), "192.0.2.1 for far.test is already"),
+        ("pause mta from 2001:DB8:0::1 for *", ("2001:db8::1", "", True), "2001:DB8:0::1 for * is already paused"),
+        ("resume mta from * for far.test", ("", "far.test", False), "* for far.test is not paused"),
+    ],
+)
+def test_destinations_and_source_addresses_are_paused_and_resumed(control, words, question, failure):
+    done = control.run(*words.split(), answers=[RelayingPaused(1, True)])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "command succeeded\n", "")
+    assert control.asked == [PauseRelaying(1, *question)]
+    again = control.run(*words.split(), answers=[RelayingPaused(1, False)])
+    assert again.returncode == 1 and again.stderr.startswith(f"smtpctl: command failed: {failure}")
+    refused = control.run(*words.split(), answers=[RelayingPaused(1, False, "no such thing")])
+    assert (refused.returncode, refused.stderr) == (1, "smtpctl: no such thing\n")
+
+
+# -- relaying --------------------------------------------------------------------------------------
+
+
+def relay(key, **more):
+    return RelayEntry(
+        **{
+            **dict(key=key, action="out", domain="far.test", protocol="smtp", port=25, helo="here.test", pki=""),
+            **dict(mx=True, require_tls=False, password=False, waiting=2, running=1, connections=1, connected=39),
+            **dict(delayed=0, reason="", resolving=False, limited="", connectors=[ConnectorEntry("192.0.2.1", 1, 39)]),
+            **more,
+        }
+    )
+
+
+def test_relays_are_shown_page_by_page_of_every_dispatcher(control):
+    delayed = relay(9, delayed=357, reason='mx1: "no"', connections=0, running=0, connectors=[], connected=NEVER)
+    smarthost = relay(3, domain="", port=465, protocol="smtps", password=True, mx=False, resolving=True)
+    pages = [[relay(2)], [delayed], [smarthost]]
+    answers = [RelaysListed(1, rows, more, 2) for rows, more in zip(pages, (True, False, False), strict=True)]
+    shown = control.run("show", "relays", answers=answers)
+    connector = "  connector 192.0.2.1 refcount=1 nconn=1 lastconn=39s timeout=- flags=-"
+    name = "[relay:far.test,port=25,smtp,mx,heloname=here.test,action=out]"
+    assert shown.stdout.splitlines() == [
+        f"{name} refcount=4 ntask=3 nconn=1 lastconn=39s timeout=- wait=-",
+        connector,
+        f'{name} refcount=2 ntask=2 nconn=0 lastconn=- timeout=5m57s wait=ONHOLD reason="mx1: \\042no\\042"',
+        "[relay:out,port=465,smtps,auth=yes,heloname=here.test]"
+        " refcount=4 ntask=3 nconn=1 lastconn=39s timeout=- wait=MX",
+        connector,
+    ]
+    assert control.asked == [ListRelays(1), ListRelays(1, 0, 2), ListRelays(1, 1, 0)]
+    (line,) = control.run("-j", "show", "relays", answers=[RelaysListed(1, [delayed], False, 1)]).stdout.splitlines()
+    assert {"domain": "far.test", "connected": None, "delayed": 357}.items() <= json.loads(line).items()
+
+
+def route(key, **more):
+    return RouteEntry(
+        **{
+            **dict(key=key, source="192.0.2.1", address="192.0.2.9", port=25, host="mx1.far.test", destination=""),
+            **dict(connections=2, failures=0, worked=True, resting=0, reason=""),
+            **more,
+        }
+    )
+
+
+def test_routes_have_numbers_that_are_those_of_one_dispatcher_each(control):
+    resting = route(7, source="", host="", connections=0, failures=2, worked=False, resting=60, reason="refused")
+    answers = [RoutesListed(1, rows, False, 2) for rows in ([route(3)], [resting])]
+    assert control.run("show", "routes", answers=answers).stdout.splitlines() == [
+        "6. 192.0.2.1 <-> 192.0.2.9 (mx1.far.test) ---- nconn=2 nerror=0 penalty=0 timeout=- port=25",
+        '15. [] <-> 192.0.2.9 NDQK nconn=0 nerror=2 penalty=2 timeout=1m port=25 reason="refused"',
+    ]
+    control.asked.clear()
+    done = control.run("resume", "route", "15", answers=[RoutesListed(1, [], False, 2), RouteResumed(1, True)])
+    assert (done.returncode, done.stdout) == (0, "command succeeded\n")
+    assert control.asked[1] == ResumeRoute(1, 1, 7)
+    for number, answers in (("15", [RouteResumed(1, False)]), ("99999999999999999999", [])):
+        failed = control.run("resume", "route", number, answers=[RoutesListed(1, [], False, 2), *answers])
+        assert failed.stderr == f"smtpctl: command failed: route {number} is not disabled\n"
+
+
+def test_a_host_that_several_dispatchers_know_is_one(control):
+    rows = [
+        [HostEntry("192.0.2.10", "", 0, 0, 2, NEVER), HostEntry("192.0.2.9", "mx1", 3, 1, 2, 60)],
+        [HostEntry("192.0.2.9", "mx2", 2, 2, 4, 5)],
+    ]
+    answers = [HostsListed(1, some, False, 2) for some in rows]
+    assert control.run("show", "hosts", answers=answers).stdout.splitlines() == [
+        "192.0.2.10 - refcount=0 nconn=0 lastconn=- concurrency=2",
+        "192.0.2.9 mx2 refcount=5 nconn=3 lastconn=5s concurrency=6",
+    ]
+    assert control.asked == [ListHosts(1), ListHosts(1, 1)]
+
+
+def test_the_last_status_of_each_domain(control):
+    rows = [[DomainEntry("a.test", 5, "250 ok")], [DomainEntry("a.test", 9, "no | 4")]]
+    answers = [DomainsListed(1, some, False, 2) for some in rows]
+    assert control.run("show", "hoststats", answers=answers).stdout == "a.test|9|no \\174 4\n"
+    assert control.asked == [ListDomains(1), ListDomains(1, 1)]
+
+
+def test_what_is_paused_is_shown(control):
+    rows = [("", "far.test"), ("192.0.2.1", "")]
+    shown = control.run("show", "mta", "paused", answers=[PausedListed(1, rows)])
+    assert shown.stdout == "* -> far.test\n192.0.2.1 -> *\n"
+    assert control.asked == [ListPaused(1)]
+
+
+@pytest.mark.parametrize("rows, more", [([], True), ([3, 3], False), ([3, 2], False)], ids=["empty", "twice", "back"])
+def test_a_dispatcher_that_lists_without_end_or_order_ends_the_listing(control, rows, more):
+    shown = control.run("show", "routes", answers=[RoutesListed(1, [route(key) for key in rows], more, 1)] * 3)
+    assert shown.returncode == 1 and shown.stderr.startswith("smtpctl: invalid answer from smtpd: ")
+    assert control.asked == [ListRoutes(1)]
 
 
 @pytest.mark.parametrize(

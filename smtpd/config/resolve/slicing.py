@@ -94,7 +94,7 @@ def slice_config(
         parent=slice_parent(config, host, listeners, listener_tables, agents, programs, files),
         dispatcher=slice_dispatcher(config, host, listeners, relays),
         lookup=slice_lookup(parsed, host, listeners, listener_tables, files),
-        queue=slice_queue(config),
+        queue=slice_queue(config, relays),
         scheduler=SchedulerSlice(),
         control=ControlSlice(),
         crypto=CryptoSlice(),
@@ -173,9 +173,9 @@ def slice_lookup(
     )
 
 
-def slice_queue(config: Config) -> QueueSlice:
+def slice_queue(config: Config, tables: RelayTables) -> QueueSlice:
     return QueueSlice(
-        tuple(slice_delivery(action, config) for action in config.actions),
+        tuple(slice_delivery(action, config, tables) for action in config.actions),
         alias_commands=config.alias_commands or "",
         delivery_limits=config.delivery_limits,
     )
@@ -206,11 +206,12 @@ def slice_expansion(action: Action) -> ExpansionSlice:
     return ExpansionSlice(action.name, action.method, *names, rcpt_to=action.rcpt_to)
 
 
-def slice_delivery(action: Action, config: Config) -> DeliverySlice:
+def slice_delivery(action: Action, config: Config, tables: RelayTables) -> DeliverySlice:
     user = action.user or (LMTP_USER if action.method is Method.LMTP else "")
     lifetime = config.queue_ttl if action.ttl is None else action.ttl
     one_destination = action.relay is not None and action.relay.hosts is not None
-    return DeliverySlice(action.name, action.method, user, lifetime, one_destination)
+    sources = tables.sources(action.relay) if action.relay is not None else ()
+    return DeliverySlice(action.name, action.method, user, lifetime, one_destination, sources)
 
 
 def used_pki(config: Config) -> tuple[Pki, ...]:

@@ -22,6 +22,7 @@ from smtpd.dispatcher.inbound.resources import Resources
 from smtpd.dispatcher.outbound.connection import OutgoingConnection
 from smtpd.dispatcher.outbound.content import OutgoingContent
 from smtpd.dispatcher.outbound.kept_tls import KeptTls
+from smtpd.dispatcher.outbound.listing import Listing
 from smtpd.dispatcher.outbound.next_hops import NextHops
 from smtpd.dispatcher.outbound.policies import Policies
 from smtpd.envelope import Outcome, RelayRecipient, RelayResult, Text, envelope_text
@@ -31,13 +32,17 @@ from smtpd.imsg import (
     DelayDestination,
     FetchContent,
     FindRelayCredentials,
+    PauseSource,
     RelayCredentialsFound,
     RelayCredentialsNotFound,
     RelayMessage,
     RelayTried,
     ResumeDestination,
+    ResumeRoute,
     ReturnRecipients,
+    RouteResumed,
 )
+from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, quoted
 from smtpd.ipc.text_limit import fit_text
 from smtpd.relay.action import (
@@ -68,6 +73,7 @@ from smtpd.tls.facts import TlsFacts
 DESTINATIONS_MAX = 20_000  # whose action and domain are remembered
 DELAY_MAX = 86_400  # seconds
 RESULT_WORDS = {Outcome.DELIVERED: "Ok", Outcome.DEFERRED: "TempFail"}
+STATISTICS = {Outcome.DELIVERED: "ok", Outcome.DEFERRED: "tempfail", Outcome.LOOP: "loop"}
 
 
 @dataclass
@@ -103,6 +109,7 @@ class Relaying:
         )
         self._kept_tls = KeptTls(self._loop, resources.to_queue, self._relay.tls_memory, self.policies.kept)
         self._next_hops = NextHops(resources.to_lookup, self.policies)
+        self.listing = Listing(self._relay.listing, self._clock)
         self._messages: dict[int, RelayMessage] = {}  # by attempt
         self._left: dict[int, set[int]] = {}  # of these, the envelopes that have not been answered
         self._known: OrderedDict[int, tuple[str, str]] = OrderedDict()  # destination -> action, domain
@@ -149,6 +156,25 @@ class Relaying:
         self._obey(self._relay.stop(self._clock()))
         self._kept_tls.stop()
 
+    def pause_source(self, imsg: PauseSource) -> None:
+        self._obey(self._relay.pause_source(imsg.source, imsg.destination, imsg.paused, self._clock()))
+
+    # -- what control asks -----------------------------------------------------------------
+
+    def resume_route(self, channel: Channel, imsg: ResumeRoute) -> None:
+        changed, actions = self._relay.resume_route(imsg.route, self._clock())
+        self._obey(actions)
+        channel.send(RouteResumed(imsg.request, changed))
+
+    def gauges(self) -> dict[str, int]:
+        """How much there is of everything now, for the statistics; what there is none of is left out."""
+        gauges = {
+            **self._relay.listing.gauges(),
+            "mta.envelope": sum(map(len, self._left.values())),
+            "mta.task": len(self._messages),
+        }
+        return {name: count for name, count in gauges.items() if count}
+
     @property
     def is_idle(self) -> bool:
         return not self._sessions
@@ -189,6 +215,7 @@ class Relaying:
                 seconds = min(DELAY_MAX, max(1, round(action.until - self._clock())))
                 self._resources.queue.send(DelayDestination(action.destination, seconds, fit_text(Text, action.reason)))
                 log.info(f"relay: {self._name_of(action.destination)} delayed for {seconds} s: {action.reason}")
+                self.listing.note_delay(self._name_of(action.destination), action.reason)
             case Resume():
                 self._resources.queue.send(ResumeDestination(action.destination))
             case Note():
@@ -342,6 +369,10 @@ class Relaying:
     def _send_results(self, attempt: int, results: list[RelayResult]) -> None:
         fitting = [msgspec.structs.replace(result, text=fit_text(Text, result.text)) for result in results]
         self._resources.queue.send(RelayTried(attempt, fitting))
+        for result in fitting:
+            self._resources.statistics[f"mta.delivery.{STATISTICS.get(result.outcome, 'permfail')}"] += 1
+        if (message := self._messages.get(attempt)) is not None:
+            self.listing.note_results(message, fitting)
 
     def _end_if_over(self, attempt: int, envelopes: Iterable[int]) -> None:
         """Forget the message when its last envelope has been answered."""

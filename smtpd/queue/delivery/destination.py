@@ -5,7 +5,7 @@
 A destination is what shares connections.  It is made of what the envelope has and of the configuration as it is now, so
 nothing of it stands on the disk, and a mended configuration mends what is queued.  Its number is a keyed hash, so that
 no table of numbers has to be kept, and no client can choose domains that have the number of another; two of a million
-domains have one number with a probability of one in ten million, and would share a delay then, but no mail.
+domains have one number with a probability of one in two million, and would share a delay then, but no mail.
 
 The number also says which of the dispatchers has the destination: the rest of its division by how many there are.
 """
@@ -48,7 +48,7 @@ class Numbers:
 
     def destination(self, action: str, address: str) -> Destination:
         domain = "" if action in self._to_one else normal(address.rpartition("@")[2])[:DOMAIN_MAX]
-        return Destination(self._hash(f"{action}\n{domain}", 8) >> 1 or 1, action, domain)
+        return Destination(self._hash(f"{action}\n{domain}", 8) >> 4 or 1, action, domain)
 
     def find(self, name: str) -> list[int]:
         """The destinations that an administrator may mean: a domain, or an action that has one destination only.  An
