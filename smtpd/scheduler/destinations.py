@@ -33,15 +33,21 @@ ALLOWED_DELAYED = 1  # the same, after it was delayed
 FREE_DIVISOR = 8  # none has more than this part of the free places, and one
 TURN_MAX = 100  # envelopes of one turn: recipients of one transaction
 EXPIRY_INTERVAL = 600  # seconds between two looks through a delayed destination
+DELAY_MIN = 2  # seconds that a delay lasts, whatever a dispatcher says: it may be in the hands of an attacker
+WITHOUT_MAIL_MAX = 10_000  # destinations whose delay is kept although nothing of them waits
+STALE_TIMERS_MAX = 1000  # timers whose destination has another one, beside as many as there are destinations
 
 
 class _Destination:
-    __slots__ = ("inflight", "allowed", "delayed_until", "paused", "in_turn", "timer", "looked", "senders")
+    __slots__ = (
+        *("inflight", "allowed", "delayed_until", "delayed_at", "paused", "in_turn", "timer", "looked", "senders"),
+    )
 
     def __init__(self) -> None:
         self.inflight = 0
         self.allowed = ALLOWED_FIRST
         self.delayed_until = 0  # seconds; 0: it is not
+        self.delayed_at = 0
         self.paused = False  # by an administrator
         self.in_turn = False  # stands among those whose turn comes; then it has senders
         self.timer = 0  # the first that is set; 0: none
@@ -65,6 +71,7 @@ class Destinations:
         self._known: dict[int, _Destination] = {}
         self._turns: deque[int] = deque()  # destinations, the next one first
         self._timers: list[tuple[int, int]] = []  # time, destination; one whose destination has another is left
+        self._without_mail: dict[int, None] = {}  # delayed destinations that nothing waits for, the oldest first
         self._looked_through: deque[tuple[int, Iterator[int]]] = deque()  # what is left to look at, of delayed ones
 
     def __len__(self) -> int:
@@ -92,6 +99,7 @@ class Destinations:
     def add(self, destination: int, sender: int, envelope: int, priority: int = 0, *, first: bool = False) -> None:
         """It is due; `first`: before the others of its sender and priority, as it was given and not tried."""
         known = self._get(destination)
+        self._without_mail.pop(destination, None)
         known.senders[sender] = joined(known.senders.get(sender), envelope, priority, first=first)
         self._queue(destination, known)
 
@@ -147,22 +155,50 @@ class Destinations:
 
     def _drop_if_unused(self, destination: int, known: _Destination) -> None:
         if known.unused:
+            self._without_mail.pop(destination, None)
             del self._known[destination]
+        elif not (known.senders or known.inflight or known.paused):
+            self._without_mail[destination] = None
+            if len(self._without_mail) > WITHOUT_MAIL_MAX:
+                oldest = next(iter(self._without_mail))
+                del self._without_mail[oldest]
+                self.resume(oldest)
 
     # -- delayed, and paused ------------------------------------------------------------------------------------------
 
     def delay(self, destination: int, now: int, until: int) -> None:
         """No host of it can be reached: give nothing before `until`, which lies ahead."""
         known = self._get(destination)
+        if not known.delayed_until:
+            known.delayed_at = now
         known.delayed_until, known.allowed = until, ALLOWED_DELAYED
         known.looked = known.looked or now
         self._set_timer(destination, known, now)
+        self._drop_if_unused(destination, known)
+
+    def delay_reported(self, destination: int, now: int, seconds: int) -> None:
+        """A dispatcher cannot reach it."""
+        self.delay(destination, now, now + max(DELAY_MIN, seconds))
+
+    def resume_reported(self, destination: int, now: int) -> None:
+        """A dispatcher can reach it again."""
+        known = self._known.get(destination)
+        if known is None or not known.delayed_until:
+            return
+        earliest = known.delayed_at + DELAY_MIN
+        if earliest <= now:
+            self.resume(destination)
+        elif earliest < known.delayed_until:
+            self.delay(destination, now, earliest)
 
     def _set_timer(self, destination: int, known: _Destination, now: int) -> None:
         time = min(known.delayed_until, max(now + 1, known.looked + EXPIRY_INTERVAL))
         if not known.timer or time < known.timer:
             known.timer = time
             heapq.heappush(self._timers, (time, destination))
+            if len(self._timers) > 2 * len(self._known) + STALE_TIMERS_MAX:
+                self._timers = [(each.timer, number) for number, each in self._known.items() if each.timer]
+                heapq.heapify(self._timers)
 
     def resume(self, destination: int) -> bool:
         """It can be reached again, or an administrator wants it tried.  False when it was not delayed."""

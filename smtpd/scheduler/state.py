@@ -105,12 +105,11 @@ class Scheduler:
         self._turn_soon()
 
     def take_delay(self, imsg: DestinationDelayed) -> None:
-        now = self.clock.now()
-        self.policy.destinations.delay(imsg.destination, now, now + imsg.seconds)
+        self.policy.destinations.delay_reported(imsg.destination, self.clock.now(), imsg.seconds)
         self._turn_soon()
 
     def take_resume(self, imsg: DestinationResumed) -> None:
-        self.policy.destinations.resume(imsg.destination)
+        self.policy.destinations.resume_reported(imsg.destination, self.clock.now())
         self._turn_soon()
 
     def pause_destination(self, imsg: PauseDestination) -> None:

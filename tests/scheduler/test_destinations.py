@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.envelope import message_of
-from smtpd.scheduler.destinations import ALLOWED_FIRST, EXPIRY_INTERVAL, TURN_MAX, Destinations
+from smtpd.scheduler.destinations import ALLOWED_FIRST, DELAY_MIN, EXPIRY_INTERVAL, TURN_MAX, Destinations
 from smtpd.scheduler.sender_queue import FEW, envelopes, joined, left
 
 NOW = 1_800_000_000
@@ -277,6 +277,54 @@ def test_a_destination_that_is_resumed_is_looked_through_no_further():
     assert destinations.look_through(3) == [id_of(message) for message in (1, 2, 3)]
     destinations.resume(1)
     assert destinations.look_through(1000) == [id_of(20)]
+
+
+# -- what a dispatcher says that an attacker has --------------------------------------------------------------------
+
+
+def test_a_dispatcher_ends_no_delay_before_its_shortest_time():
+    """Otherwise it could return everything, and have it given again at once."""
+    destinations = made((1, 7, 1))
+    destinations.delay_reported(1, NOW, 1)
+    destinations.resume_reported(1, NOW)
+    destinations.resume_reported(2, NOW)
+    destinations.run_timers(NOW + DELAY_MIN - 1, 100)
+    assert turns(destinations) == [] and len(destinations) == 1
+    destinations.run_timers(NOW + DELAY_MIN, 100)
+    assert turns(destinations) == [(1, [1])]
+
+
+def test_a_delay_that_has_lasted_is_ended_at_once():
+    destinations = made((1, 7, 1))
+    destinations.delay_reported(1, NOW, 600)
+    destinations.delay_reported(1, NOW + 1, 600)
+    destinations.resume_reported(1, NOW + DELAY_MIN)
+    assert turns(destinations) == [(1, [1])]
+
+
+def test_delays_without_mail_are_bounded_and_the_oldest_are_forgotten(monkeypatch):
+    monkeypatch.setattr("smtpd.scheduler.destinations.WITHOUT_MAIL_MAX", 5)
+    destinations = made((1, 7, 1))
+    destinations.pause(2, True)
+    for number in range(1, 100):
+        destinations.delay(number, NOW, NOW + 86_400)
+    assert len(destinations) == 5 + 2 and all(map(destinations.is_delayed, (1, 2, *range(95, 100))))
+    destinations.add(95, 7, id_of(2))
+    destinations.delay(100, NOW, NOW + 86_400)
+    assert destinations.is_delayed(95) and destinations.is_delayed(96)
+
+
+def test_timers_of_delays_that_become_shorter_all_the_time_are_bounded(monkeypatch):
+    monkeypatch.setattr("smtpd.scheduler.destinations.STALE_TIMERS_MAX", 10)
+    destinations = made((1, 7, 1), (2, 7, 2))
+    destinations.delay(2, NOW, NOW + 500)
+    for until in range(500, 0, -1):
+        destinations.delay(1, NOW, NOW + until)
+        assert len(destinations._timers) <= 10 + 2 * len(destinations) + 1
+    destinations.run_timers(NOW + 1, 100)
+    assert turns(destinations) == [(1, [1])]
+    destinations.run_timers(NOW + 500, 100)
+    assert turns(destinations) == [(2, [2])]
 
 
 # -- anything -------------------------------------------------------------------------------------------------------

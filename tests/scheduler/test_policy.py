@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from smtpd.envelope import AGENT_LANE_MAX, NARROW, Kind, Schedule, message_of
 from smtpd.ipc.channel import Violation
-from smtpd.scheduler.destinations import EXPIRY_INTERVAL
+from smtpd.scheduler.destinations import DELAY_MIN, EXPIRY_INTERVAL
 from smtpd.scheduler.envelope_table import EnvelopeState
 from smtpd.scheduler.policy import NARROW_LANE_DIVISOR, TRANSITIONS, Policy, QueueUpdates
 from smtpd.scheduler.priority_queue import LOWER_PRIORITY_INTERVAL
@@ -380,17 +380,27 @@ def test_a_destination_has_more_places_with_a_result_and_not_without():
     made.destinations.delay(5, NOW, NOW + 15)
     (given,) = made.turn(NOW + 15)
     made.tried([], [], [], NOW + 15, [given])
-    (given,) = made.turn(NOW + 15)
-    made.tried([given], [], [], NOW + 15)
-    assert len(made.turn(NOW + 15)) > 1
+    (given,) = made.turn(NOW + 30)
+    made.tried([given], [], [], NOW + 30)
+    assert len(made.turn(NOW + 30)) > 1
+
+
+def test_what_is_returned_without_a_delay_is_given_again_after_a_pause():
+    """Otherwise a dispatcher in the hands of an attacker keeps queue and scheduler busy with one envelope."""
+    made = policy(*(relayed(message) for message in range(1, 30)), relayed(99, lane=6))
+    given = made.turn(NOW)
+    made.tried([], [], [], NOW, [id for id in given if id != id_of(99)])
+    assert made.turn(NOW + DELAY_MIN - 1) == [] and not made.busy(NOW + DELAY_MIN - 1)
+    assert len(made.turn(NOW + DELAY_MIN)) == 1
 
 
 def test_to_pause_a_destination_leaves_its_delay_and_to_resume_it_ends_both():
     made = policy(relayed())
     made.destinations.delay(5, NOW, NOW + 3600)
-    assert made.pause_destinations([5], True) and not made.pause_destinations([5], True)
-    assert made.destinations.is_delayed(5)
-    assert made.pause_destinations([5], False) and not made.pause_destinations([5], False)
+    made.pause_destination(5, True)
+    assert made.destinations.is_delayed(5) and made.destinations.is_paused(5)
+    made.pause_destination(5, False)
+    assert not made.destinations.is_delayed(5) and not made.destinations.is_paused(5)
     assert made.turn(NOW) == [id_of(1)]
 
 
@@ -461,7 +471,7 @@ def test_schedule_counts_what_is_due_already_and_not_what_is_in_flight():
 
 def test_schedule_leaves_a_paused_destination_alone_and_local_mail_has_none():
     made = policy(relayed(1, held=True), schedule(2, lane=5, held=True), relayed(3, lane=6, held=True))
-    made.pause_destinations([5], True)
+    made.pause_destination(5, True)
     assert made.schedule([id_of(1), id_of(2), id_of(3)]) == (2, [id_of(2), id_of(3)])
 
 

@@ -99,7 +99,8 @@ def relayed(message, lane=5, **more):
     return replace(schedule(message, **more), kind=Kind.MTA, lane=lane)
 
 
-def test_a_delayed_destination_is_given_nothing_until_queue_says_that_it_can_be_reached(house):
+def test_a_delayed_destination_is_given_nothing_until_queue_says_that_it_can_be_reached(house, monkeypatch):
+    monkeypatch.setattr(destinations, "DELAY_MIN", 0)
     house.queue.send(DestinationDelayed(5, 600))
     house.queue.send(EnvelopesSubmitted([relayed(1), relayed(2, lane=6)]))
     (due,) = house.until_told("queue", EnvelopesDue)
@@ -109,7 +110,8 @@ def test_a_delayed_destination_is_given_nothing_until_queue_says_that_it_can_be_
     assert due[0].envelopes == [relayed(1).envelope]
 
 
-def test_what_was_returned_is_given_again_when_its_destination_is_resumed_by_the_clock(house):
+def test_what_was_returned_is_given_again_when_its_destination_is_resumed_by_the_clock(house, monkeypatch):
+    monkeypatch.setattr(destinations, "DELAY_MIN", 1)
     house.queue.send(EnvelopesSubmitted([relayed(1)]))
     house.until_told("queue", EnvelopesDue)
     house.queue.send(DestinationDelayed(5, 1))
