@@ -10,7 +10,7 @@
 #   mailutils, reportbug                likewise; they call sendmail, as do:
 #   cron, anacron, git-email, php, logwatch, smartmontools, mdadm
 #                                       unpacked below .cache/peers: installed, some would bring services to this machine
-#   postfix, opensmtpd                  unpacked below .cache/peers (they cannot be installed beside each other), with the
+#   postfix, opensmtpd, exim            unpacked below .cache/peers (they cannot be installed beside each other), with the
 #                                       libraries that this machine lacks; not configured, not started, not in PATH
 #
 # Idempotent.  Prints each package that is installed or fetched, or cannot be; tests that need a missing one are
@@ -107,6 +107,7 @@ install_package unbound unbound
 install_package knot knotd
 unpack postfix usr/sbin/smtp-source
 unpack opensmtpd usr/sbin/smtpd
+unpack exim4-daemon-light usr/sbin/exim4
 install_package mailutils mail.mailutils
 install_package reportbug reportbug
 unpack cron usr/sbin/cron

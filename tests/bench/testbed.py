@@ -26,6 +26,7 @@ USERS = {
     "postdrop": 59021,
     "opensmtpd": 59022,
     "opensmtpq": 59023,
+    "Debian-exim": 59024,
 }
 
 
