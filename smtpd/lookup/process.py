@@ -114,7 +114,7 @@ def from_dispatcher(lookup: Lookup, channel: Channel, imsg: object, descriptor: 
         case ExpandRecipient():
             lookup.recipients.expand(channel, imsg)
         case FindHosts():
-            lookup.hosts.find(channel, imsg)
+            lookup.find_hosts(channel, imsg)
         case FindRoute():
             lookup.routes.find(channel, imsg)
         case FindRelayCredentials():

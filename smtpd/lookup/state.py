@@ -4,8 +4,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection
 
-from smtpd.imsg import ReportStatistics, SetVerbose, StatisticsReported, TableUpdated, UpdateTable
-from smtpd.ipc.channel import Channel
+from smtpd.imsg import FindHosts, ReportStatistics, SetVerbose, StatisticsReported, TableUpdated, UpdateTable
+from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log, visible
 from smtpd.lookup.client_name import ClientNames
 from smtpd.lookup.dns_cache import DnsCache
@@ -54,9 +54,16 @@ class Lookup:
         own_names = {route.name: route.backup for route in configuration.routes if route.backup}
         self.routes = RouteQuestions(RelayRoutes(configuration.routes, self._tables), own_names, self.listeners)
         self.hosts = HostLookups(loop, system, dns, this)
+        self._relays = bool(configuration.routes)
 
     def begin(self) -> None:
         """Nothing to do: questions are answered from the start."""
+
+    def find_hosts(self, dispatcher: Channel, asked: FindHosts) -> None:
+        """Raises Violation where no action relays: nothing of the daemon asks then."""
+        if not self._relays:
+            raise Violation(f"dispatcher {dispatcher.number} asks for hosts, and no action relays")
+        self.hosts.find(dispatcher, asked)
 
     def stop(self) -> None:
         """Stop the loop; the dispatchers have ended before."""

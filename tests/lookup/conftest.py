@@ -24,7 +24,7 @@ from smtpd.ipc.loop import prepare
 from smtpd.lookup import process
 from smtpd.lookup.resolver_config import ResolverConfig
 from smtpd.lookup.state import Lookup
-from smtpd.slice import Condition, ExpansionSlice, LookupSlice, Match, Method, TableSlice
+from smtpd.slice import Condition, ExpansionSlice, LookupSlice, Match, Method, RouteSlice, TableSlice
 
 CONFIGURATION = LookupSlice(
     server_name="mx.here.test",
@@ -34,6 +34,7 @@ CONFIGURATION = LookupSlice(
         TableSlice("localnames", ("mx.here.test", "here.test")),
     ),
     actions=(ExpansionSlice("in", Method.MAILDIR),),
+    routes=(RouteSlice("out"),),
     sub_addr_delim="+",
     files=(),
 )

@@ -2,16 +2,19 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import dns.rcode
 import pytest
 
 from smtpd.imsg import FindHosts, HostsFound, HostsNotFound
+from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
 from smtpd.lookup import dns_cache, host_lookup, resolver
 from smtpd.lookup.own_address import has_address
 from smtpd.lookup.resolver_config import ResolverConfig, parse_servers
 from smtpd.next_hop import HOSTS_MAX, TlsaRecord, TlsaState
+from tests.lookup.conftest import House
 from tests.lookup.name_server import Zone, serve
 
 DIGEST = "5f" * 32
@@ -447,3 +450,12 @@ def test_a_name_server_that_answers_nothing_costs_nothing_but_hosts(find, monkey
 
     made.run(scenario())
     assert {found.enhanced for found in made.sent(HostsNotFound)} == {"4.4.3"}
+
+
+def test_hosts_are_not_looked_up_where_no_action_relays():
+    """Nothing of the daemon asks then: a dispatcher in the hands of an attacker gets no resolver."""
+    house = House(routes=())
+    asking = SimpleNamespace(number=1, send=None)
+    with pytest.raises(Violation, match="no action relays"):
+        house.lookup.find_hosts(asking, FindHosts(1, "there.test", True, 25, True))
+    house.close()

@@ -48,7 +48,17 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel
 from smtpd.lookup.process import directories
-from smtpd.slice import Condition, ExpansionSlice, ListenerTablesSlice, LookupSlice, Match, Method, Operand, TableSlice
+from smtpd.slice import (
+    Condition,
+    ExpansionSlice,
+    ListenerTablesSlice,
+    LookupSlice,
+    Match,
+    Method,
+    Operand,
+    RouteSlice,
+    TableSlice,
+)
 from smtpd.tables.credential import make_hash, make_verifier
 from tests.lookup.world import UNSAID
 
@@ -145,7 +155,16 @@ class Process:
         tables = (TableSlice("domains", path=self.table, backend="file"), *tables)
         actions = (ExpansionSlice("in", Method.MAILDIR, **action),)
         files = (self.table, "/nowhere", *files)
-        slice = LookupSlice("mx.here.test", (match,), tables, actions, "+", files, listener_tables=listener_tables)
+        slice = LookupSlice(
+            "mx.here.test",
+            (match,),
+            tables,
+            actions,
+            "+",
+            files,
+            listener_tables=listener_tables,
+            routes=(RouteSlice("out"),),
+        )
         encoded = msgspec.msgpack.encode(slice)
         self.parent.send(Configure(0, encoded, "/var/empty", "/var/spool/smtpd", False, False))
         for peer in ("queue", "control", "dispatcher"):
