@@ -229,7 +229,8 @@ def test_a_host_that_asks_for_a_certificate_gets_no_mail_without_one(world):
 def test_a_refused_password_delays_the_destination_and_no_password_is_logged(world):
     send(world, "bob@wrong.test")
     assert "535 5.7.8" in waits_for(world, "bob@wrong.test", "535")
-    assert logged(world.daemon, " mta error reason=", "535 5.7.8")
+    (failed, *_) = logged(world.daemon, " mta error reason=", "535 5.7.8")
+    assert logged(world.daemon, failed.split()[0], " mta tls ciphers=", 'policy="action requires verified TLS"')
     assert "of last year" not in world.daemon.log and PASSWORD not in world.daemon.log
 
 

@@ -1,6 +1,6 @@
 """One connection to another host: a socket, TLS, and the SMTP client that says what is to be sent over it.
 
-    open --TCP--> Events.connected --banner, EHLO, TLS, AUTH--> Events.ready
+    open --TCP--> Events.connected --banner, EHLO, TLS (Events.encrypted), AUTH--> Events.ready
     send(mail, content) --> Events.tried(results)
     quit or a failure --> Events.ended(failure, results), once, and nothing afterwards
 
@@ -57,6 +57,8 @@ class Events(Protocol):
 
     def connected(self, number: int) -> None: ...
 
+    def encrypted(self, number: int, facts: TlsFacts) -> None: ...
+
     def ready(self, number: int, facts: TlsFacts | None) -> None: ...
 
     def tried(self, number: int, results: list[RecipientResult]) -> None: ...
@@ -75,6 +77,7 @@ class OutgoingConnection(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
     ):
         self.order = order
+        self.source = order.path.source  # our address; once connected never empty
         self._find_context, self._events, self._handshakes, self._loop = find_context, events, handshakes, loop
         self._settings = ClientSettings(name, order.hop.lmtp, _starttls(order.policy))
         self._client: SmtpClient | None = None
@@ -140,6 +143,7 @@ class OutgoingConnection(asyncio.Protocol):
             return
         transport.set_write_buffer_limits(BUFFER_MAX)
         self._stream = ClientStream(transport)
+        self.source = str((transport.get_extra_info("sockname") or (self.source,))[0])
         self._events.connected(self.order.connection)
         if self._over:
             return
@@ -194,6 +198,7 @@ class OutgoingConnection(asyncio.Protocol):
             return
         assert self._stream is not None
         self._stream.encrypt(outcome)
+        self._events.encrypted(self.order.connection, outcome.facts)
         if self._client is None:
             self._begin_session(outcome.facts)
         else:

@@ -25,7 +25,7 @@ from smtpd.dispatcher.outbound.kept_tls import KeptTls
 from smtpd.dispatcher.outbound.listing import Listing
 from smtpd.dispatcher.outbound.next_hops import NextHops
 from smtpd.dispatcher.outbound.policies import Policies
-from smtpd.envelope import Outcome, RelayRecipient, RelayResult, Text, envelope_text
+from smtpd.envelope import Notify, Outcome, RelayRecipient, RelayResult, Text, duration_text, envelope_text
 from smtpd.imsg import (
     ContentFetched,
     ContentFileFetched,
@@ -72,6 +72,7 @@ from smtpd.tls.facts import TlsFacts
 
 DESTINATIONS_MAX = 20_000  # whose action and domain are remembered
 DELAY_MAX = 86_400  # seconds
+QUIT = "quit"  # how a connection ends that has said QUIT
 RESULT_WORDS = {Outcome.DELIVERED: "Ok", Outcome.DEFERRED: "TempFail"}
 STATISTICS = {Outcome.DELIVERED: "ok", Outcome.DEFERRED: "tempfail", Outcome.LOOP: "loop"}
 
@@ -273,16 +274,17 @@ class Relaying:
         self._log(self._sessions[number], "connected")
         self._obey(self._relay.connected(number, self._clock()))
 
+    def encrypted(self, number: int, facts: TlsFacts) -> None:
+        session = self._sessions[number]
+        self._log(session, f"tls ciphers={facts} policy={quoted(session.order.policy.why)}")
+        if facts.fingerprint:
+            result = "valid" if facts.verified else "unverified"
+            self._log(session, f'cert-check result="{result}" fingerprint="{facts.fingerprint}"')
+
     def ready(self, number: int, facts: TlsFacts | None) -> None:
         session = self._sessions[number]
-        policy = quoted(session.order.policy.why)
-        if facts is not None:
-            self._log(session, f"tls ciphers={facts} policy={policy}")
-            if facts.fingerprint:
-                result = "valid" if facts.verified else "unverified"
-                self._log(session, f'cert-check result="{result}" fingerprint="{facts.fingerprint}"')
-        else:
-            self._log(session, f"clear-text policy={policy}")
+        if facts is None:
+            self._log(session, f"clear-text policy={quoted(session.order.policy.why)}")
         self._obey(self._relay.ready(number, facts is not None, self._clock()))
 
     def tried(self, number: int, results: list[RecipientResult]) -> None:
@@ -293,8 +295,10 @@ class Relaying:
         session = self._sessions.pop(number)
         found = self._results_of(session, results)
         if failure.stage is not Stage.SESSION:
-            self._log(session, f"error reason={quoted(failure.text)}")
-        self._log(session, f"disconnected reason={quoted(failure.text)} messages={session.messages}")
+            policy = f" policy={quoted(session.order.policy.why)}" if failure.stage is Stage.TLS else ""
+            self._log(session, f"error reason={quoted(failure.text)}{policy}")
+        reason = failure.text if failure.text == QUIT else quoted(failure.text)
+        self._log(session, f"disconnected reason={reason} messages={session.messages}")
         self._obey(self._relay.ended(number, failure, found, self._clock()))
         if self._stopping and self.is_idle:
             self._stopped()
@@ -391,13 +395,16 @@ class Relaying:
         self, session: _Session, message: RelayMessage, to: RelayRecipient, result: RecipientResult
     ) -> None:
         original = to.recipient if to.recipient != to.address else "-"
-        path = session.order.path
+        address = session.order.path.address
+        # RFC 3461 5.2.2: the sender is owed a "relayed" notice, as this host sends none of a delivery.
+        unannounced = result.outcome is Outcome.DELIVERED and Notify.SUCCESS in to.notify and not result.dsn
         self._log(
             session,
             f"delivery evpid={envelope_text(to.envelope)} from=<{message.sender}> to=<{to.address}> rcpt=<{original}> "
-            f'source="{path.source}" relay="{path.address} ({session.order.hop.name})" '
-            f"delay={max(0, int(self._clock()) - message.created)}s "
-            f'result="{RESULT_WORDS.get(result.outcome, "PermFail")}" stat={quoted(result.text)}',
+            f'source="{session.connection.source}" relay="{address} ({session.order.hop.name})" '
+            f"delay={duration_text(max(0, int(self._clock()) - message.created))} "
+            f'result="{RESULT_WORDS.get(result.outcome, "PermFail")}" stat={quoted(result.text)}'
+            + (" dsn=relayed" if unannounced else ""),
         )
 
     # -- time ----------------------------------------------------------------------------------------------------------

@@ -38,6 +38,9 @@ class Events:
     def connected(self, number):
         self.heard.put_nowait(("connected",))
 
+    def encrypted(self, number, facts):
+        self.facts = facts
+
     def ready(self, number, facts):
         self.heard.put_nowait(("ready", facts))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 
 import pytest
@@ -70,11 +71,12 @@ class World(Harness):
         """queue's question; answers come to `asked`."""
         queue = self.channels[1][1]
         assert queue.me == "queue"
+        known = {"action": "out", "domain": "", "sender": "amy@here.test", "size": len(CONTENT)}
+        known |= {"created": 1_700_000_000, "notify": Notify(0), **more}
         recipients = [
-            RelayRecipient(attempt << 32 | number, address, address, Notify(0), "")
+            RelayRecipient(attempt << 32 | number, address, address, known["notify"], "")
             for number, address in enumerate(addresses or ("bob@there.test",), 1)
         ]
-        known = {"action": "out", "domain": "", "sender": "amy@here.test", "size": len(CONTENT)} | more
         queue.send(
             RelayMessage(
                 attempt,
@@ -84,7 +86,7 @@ class World(Harness):
                 known["domain"],
                 known["sender"],
                 MailParameters(),
-                1_700_000_000,
+                known["created"],
                 known["size"],
                 recipients,
             )
@@ -133,6 +135,38 @@ def test_a_mail_goes_to_the_smarthost_and_queue_hears_of_each_recipient(world):
     assert (results[2].outcome, results[2].enhanced) == (Outcome.FAILED, "5.1.1")
     assert host.content == CONTENT.replace(b"\n", b"\r\n") + b".\r\n"
     assert any(line.startswith(b"EHLO here.test") for line in host.lines)
+
+
+def test_the_log_of_a_session(world, capfd):
+    """Above all its words and their order, which programs look for: opensmtpd's, and why there is TLS or none."""
+    here = world()
+    created = int(time.time()) - 357
+    here.relay(1, "bob@there.test", created=created)
+    here.wait_for(RelayTried)
+    here.dispatcher.relaying.stop()
+    here.run(here.until(lambda: here.dispatcher.relaying.is_idle))
+    lines = [line for line in capfd.readouterr().err.splitlines() if " mta " in line]
+    (session,) = {line.split()[0] for line in lines}
+    assert re.fullmatch("[0-9a-f]{16}", session)
+    known = "evpid=0000000100000001 from=<amy@here.test> to=<bob@there.test> rcpt=<->"
+    assert [re.sub("delay=5m5[789]s", "delay=5m57s", line.removeprefix(f"{session} mta ")) for line in lines] == [
+        f"connecting address=smtp://127.0.0.1:{here.port_of_host} host=127.0.0.1",
+        "connected",
+        'clear-text policy="opportunistic"',
+        f'delivery {known} source="127.0.0.1" relay="127.0.0.1 (127.0.0.1)" delay=5m57s result="Ok" stat="250 ok"',
+        "disconnected reason=quit messages=1",
+    ]
+
+
+@pytest.mark.parametrize("notify", [Notify.SUCCESS | Notify.FAILURE, Notify.FAILURE])
+@pytest.mark.parametrize("offers", [b"250 SIZE 0\r\n", b"250 DSN\r\n"], ids=["without DSN", "DSN"])
+def test_a_success_notice_that_the_host_will_not_send_is_in_the_log(world, capfd, notify, offers):
+    """RFC 3461 5.2.2."""
+    here = world(Host(lambda line: b"250-there\r\n" + offers if line.startswith(b"EHLO") else Host.polite(line)))
+    here.relay(notify=notify)
+    here.wait_for(RelayTried)
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if " mta delivery " in line)
+    assert line.endswith(" dsn=relayed") == (Notify.SUCCESS in notify and b"DSN" not in offers)
 
 
 def test_the_next_mail_takes_the_same_connection(world):
