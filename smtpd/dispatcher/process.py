@@ -140,14 +140,17 @@ def from_lookup(dispatcher: Dispatcher, channel: Channel, imsg: object, descript
             | SenderChecked()
             | RecipientExpanded()
             | RecipientRefused()
-            | HostsFound()
+        ):
+            dispatcher.resources.to_lookup.answer(imsg)
+        case (
+            HostsFound()
             | HostsNotFound()
             | RouteFound()
             | RouteNotFound()
             | RelayCredentialsFound()
             | RelayCredentialsNotFound()
         ):
-            dispatcher.resources.to_lookup.answer(imsg)
+            dispatcher.resources.relay_to_lookup.answer(imsg)
         case _:
             unexpected("lookup", imsg)
 

@@ -18,6 +18,7 @@ from smtpd.slice import DispatcherSlice
 from smtpd.smtp.session import Settings
 from smtpd.tls.signing import Signer
 
+RELAY_QUESTIONS_MAX = 4096  # under way: more than there are destinations with mail, as the scheduler gives it
 WRITER_THREADS = 4  # threads that write spool files
 
 
@@ -37,6 +38,8 @@ class Resources:
             limits=configuration.limits,
         )
         self.to_lookup = RequestWindow(lookup)
+        # Hosts of destinations may take DNS half a minute each: no client waits behind them for its answer.
+        self.relay_to_lookup = RequestWindow(lookup, RELAY_QUESTIONS_MAX)
         self.to_queue = RequestWindow(queue)
         self.queue = queue
         self.statistics: Counter[str] = Counter()

@@ -106,10 +106,10 @@ class Relaying:
             configuration.relay_limits, configuration.domain_limits, random.random, self._clock()
         )
         self.policies = Policies(
-            self._loop, resources.to_lookup, resources.certificates.get_policy_context, self._clock
+            self._loop, resources.relay_to_lookup, resources.certificates.get_policy_context, self._clock
         )
         self._kept_tls = KeptTls(self._loop, resources.to_queue, self._relay.tls_memory, self.policies.kept)
-        self._next_hops = NextHops(resources.to_lookup, self.policies)
+        self._next_hops = NextHops(resources.relay_to_lookup, self.policies)
         self.listing = Listing(self._relay.listing, self._clock)
         self._messages: dict[int, RelayMessage] = {}  # by attempt
         self._left: dict[int, set[int]] = {}  # of these, the envelopes that have not been answered
@@ -256,7 +256,7 @@ class Relaying:
         if not order.hop.password:
             connection.open(None)
             return
-        self._resources.to_lookup.ask(
+        self._resources.relay_to_lookup.ask(
             lambda request: FindRelayCredentials(request, action, domain, order.hop.domain, order.hop.port),
             lambda imsg: self._credentials_found(order.connection, imsg),
         )

@@ -61,7 +61,8 @@ class World(Harness):
             self.asked.append(imsg)
             if type(imsg) in self.answers:
                 answer = self.answers[type(imsg)](imsg)
-                channel.send(*(answer if isinstance(answer, tuple) else (answer,)))
+                if answer is not None:
+                    channel.send(*(answer if isinstance(answer, tuple) else (answer,)))
             else:
                 played(channel, imsg)
 
@@ -72,7 +73,7 @@ class World(Harness):
         queue = self.channels[1][1]
         assert queue.me == "queue"
         known = {"action": "out", "domain": "", "sender": "amy@here.test", "size": len(CONTENT)}
-        known |= {"created": 1_700_000_000, "notify": Notify(0), **more}
+        known |= {"destination": 7, "created": 1_700_000_000, "notify": Notify(0), **more}
         recipients = [
             RelayRecipient(attempt << 32 | number, address, address, known["notify"], "")
             for number, address in enumerate(addresses or ("bob@there.test",), 1)
@@ -81,7 +82,7 @@ class World(Harness):
             RelayMessage(
                 attempt,
                 attempt,
-                7,
+                known["destination"],
                 known["action"],
                 known["domain"],
                 known["sender"],
@@ -263,6 +264,18 @@ def test_an_mta_sts_policy_holds_for_the_hosts_that_lookup_finds(world, smarthos
     here.relay(domain="" if smarthost else "there.test")
     (delay,) = here.wait_for(DelayDestination)
     assert delay.reason == f"MTA-STS policy of {domain} does not name mx1.there.test"
+
+
+def test_destinations_whose_hosts_take_long_to_be_found_keep_no_client_waiting(world):
+    """A local user may send to thousands of domains whose name servers are silent."""
+    here = world()
+    here.answers[FindRoute] = lambda asked: RouteFound(asked.request, [], "")
+    here.answers[FindHosts] = lambda asked: None
+    count = 1100  # more than clients' questions have places
+    for number in range(1, count + 1):
+        here.relay(number, domain=f"d{number}.test", destination=number)
+    here.run(here.until(lambda: len(here.heard_of(FindHosts)) == count))
+    assert not here.dispatcher.resources.to_lookup.full
 
 
 def test_mail_of_an_action_that_is_gone_waits(world):
