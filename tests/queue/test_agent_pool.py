@@ -389,15 +389,19 @@ def test_an_answer_to_what_was_not_sent_yet_costs_its_user(house):
     assert house.tried() == ([second], [], [])
 
 
-def test_nothing_of_an_agent_that_does_not_read_is_left_with_the_loop(house):
+def test_nothing_of_an_agent_that_does_not_read_is_left_with_the_loop(house, monkeypatch):
+    add_writer, remove_writer, waiting = house.loop.add_writer, house.loop.remove_writer, set()
+    monkeypatch.setattr(house.loop, "add_writer", lambda fd, *call: (waiting.add(fd), add_writer(fd, *call)))
+    monkeypatch.setattr(house.loop, "remove_writer", lambda fd: (waiting.discard(fd), remove_writer(fd)))
     house.store_due(*(recipient("eve") for _ in range(40)), content=bytes(16_000))
     _, agent = house.start_agent(1)
     (line,) = house.queue.agents.queues.values()
     house.until(lambda: line.agent and line.agent._outbox)
     descriptor = line.agent._sock.fileno()
+    assert descriptor in waiting
     agent.close()
     gone(house, 1)
-    assert not house.loop.remove_writer(descriptor) and not house.loop.remove_reader(descriptor)
+    assert descriptor not in waiting
 
 
 def spool_files(house, message):
@@ -494,7 +498,8 @@ def test_a_silent_agent_keeps_others_waiting_for_some_seconds_only(crowd):
     assert crowd.start_agent(3)[0].user == "carol"
 
 
-def test_a_slot_of_an_agent_that_dies_is_given_on_at_once(crowd):
+def test_a_slot_of_an_agent_that_dies_is_given_on_at_once(crowd, monkeypatch):
+    monkeypatch.setattr(crowd.queue.agents, "tick", lambda: None)  # not in the next second
     mails = crowd.store([recipient(user) for user in ("amy", "bob", "carol", "amy")])
     crowd.due(mails[0], mails[3], mails[1], mails[2])
     sockets = {}

@@ -146,6 +146,17 @@ def test_a_carrier_that_asks_a_second_time_is_told_once(house, courier):
     assert courier.contents == ["second"]
 
 
+def test_a_carrier_that_wants_the_content_of_what_is_over_is_told_so(house, courier):
+    house.store_due(recipient())
+    house.until(lambda: courier.contents)
+    courier.taken[0].finish(AttemptResult(Outcome.DEFERRED, "451 4.3.0 Later", NOW))
+    sizes = []
+    courier.taken[0].count(sizes.append)
+    assert not sizes  # not in the midst of the question
+    house.until(lambda: sizes)
+    assert sizes == [0]
+
+
 def test_an_attempt_that_is_over_has_no_second_end_when_our_own_code_raises(house, courier, capfd):
     (one,) = house.store_due(recipient())
     house.until(lambda: courier.contents)

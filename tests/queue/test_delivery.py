@@ -294,11 +294,20 @@ def test_a_mail_removed_after_a_deferred_try_is_gone(house):
     house.until(lambda: not house.queue.conclusions._deferred)
 
 
-def test_an_action_that_is_gone_holds_the_mail_and_says_so(house):
+def test_an_agent_has_no_say_in_how_the_log_calls_a_delivery(house, capfd):
+    house.store_due(recipient())
+    _, agent = house.start_agent()
+    house.answer(agent, house.receive(agent), Outcome.DELIVERED, "to somebody else")
+    house.tried()
+    assert capfd.readouterr().err.endswith("result=Ok stat=Delivered\n")
+
+
+def test_an_action_that_is_gone_holds_the_mail_and_says_so(house, capfd):
     (envelope,) = house.store([recipient("bob", action="old")])
     house.due(envelope)
     assert house.tried() == ([], [], [envelope])
     assert row(house, envelope).error == 'the configuration has no action "old"'
+    assert len(capfd.readouterr().err.splitlines()) == 1
 
 
 def test_mail_for_dev_null_needs_no_agent(house, capfd):

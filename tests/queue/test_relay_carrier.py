@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from smtpd.envelope import RECIPIENTS_MAX, MailParameters, Outcome, RelayResult, message_of
 from smtpd.imsg import (
+    AddEnvelopes,
     ContentFetched,
     ContentFileFetched,
     ContentNotFetched,
@@ -31,6 +32,7 @@ from smtpd.imsg import (
     RelayTried,
     ResumeDestination,
     ReturnRecipients,
+    StoreMessage,
 )
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
@@ -42,6 +44,7 @@ from smtpd.queue.store.store import StoreBroken
 from tests.queue.conftest import CONTENT, ORIGIN, WAIT_MAX, add, configuration, envelope, recipient, relayed
 from tests.queue.fault import Faulty, times
 from tests.queue.ram_store import RAMStore
+from tests.queue.test_incoming import LARGE, spool
 
 FAR = relayed()
 DOMAINS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=20)
@@ -180,6 +183,30 @@ def test_large_content_comes_as_a_fresh_descriptor_that_cannot_write(house):
         os.close(descriptor)
     os.close(theirs)
     os.close(own)
+
+
+def test_a_file_is_opened_when_a_dispatcher_wants_the_content_and_not_before(house):
+    message = house.reserve()[0]
+    spool(house, message)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [FAR], MailParameters()))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+    house.hear("dispatcher0", MessageStored)
+    house.due(message << 32 | 1)
+    imsg = house.hear("dispatcher0", RelayMessage)
+    assert imsg.size == len(LARGE) and not house.spool.called("open")
+    os.close(fetch(house, imsg.attempt, ContentFileFetched)[1])
+    assert len(house.spool.called("open")) == 1
+
+
+def test_an_attempt_is_counted_once_however_often_its_content_is_fetched(make_house, tmp_path):
+    store = SQLiteStore(str(tmp_path))
+    store.apply([add(1, run=0, recipient=FAR)])
+    house = make_house(store, dispatchers=1)
+    house.due(1 << 32 | 1)
+    imsg = house.hear("dispatcher0", RelayMessage)
+    for _ in range(3):
+        assert fetch(house, imsg.attempt).content == CONTENT
+    assert store.load([1 << 32 | 1])[0].troubles == 1
 
 
 def test_an_uncertain_result_is_kept_as_that(house):
