@@ -8,7 +8,7 @@ from smtpd.imsg import AddEnvelopes, EnvelopesSubmitted, ExpireEnvelopes, Messag
 from smtpd.ipc.channel import Violation
 from smtpd.queue import process
 from smtpd.queue.delivery.expiry import EXPIRED, FUTURE_MAX, OVERDUE, expiry, find_fault, is_overdue, why_expired
-from tests.queue.conftest import LIFETIME, ORIGIN, TERMS, recipient
+from tests.queue.conftest import LIFETIME, ORIGIN, TERMS, add, recipient
 
 NOW = 1_800_000_000
 
@@ -133,6 +133,14 @@ def test_nothing_is_delivered_after_its_deliver_by_time(house, second):
     assert house.tried() == ([], [], [envelope])
     (row,) = rows(house)
     assert (row.held, row.error) == (True, "Expired (deliver-by time)")
+
+
+def test_a_mail_that_is_overdue_keeps_the_reason_of_its_last_attempt(house, second):
+    terms = MailParameters(deliver_by=second - 5, by_mode="R")
+    house.queue.disk.store.apply([add(1, run=0, terms=terms, error="disk quota exceeded")])
+    house.due(1 << 32 | 1)
+    assert house.tried() == ([], [], [1 << 32 | 1])
+    assert house.queue.disk.store.load([1 << 32 | 1])[0].error == "Expired (deliver-by time): disk quota exceeded"
 
 
 def test_a_mail_whose_sender_only_wants_to_be_told_is_delivered_later_too(house, second):

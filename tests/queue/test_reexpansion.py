@@ -430,6 +430,24 @@ def test_replacements_are_forgotten_first_where_there_was_none_for_the_longest_t
     counts, one, two, three = house.queue.reexpansions._counts_another, *map(row_of, (1, 2, 3))
     assert [counts(row) for row in (one, two, one, three)] == [True] * 4
     assert not counts(one)
+    assert counts(three) and not counts(three)
+
+
+def test_what_others_have_already_is_no_replacement_that_counts(house):
+    """However often the user has changed the file before."""
+    one, _ = house.store([command("bob", "old"), recipient("amy")])
+    house.queue.reexpansions._rounds[message_of(one), "bob"] = SUCCESSORS_MAX
+    house.due(one)
+    _, agent = house.start_agent()
+    expanded(house, stale(house, agent), recipient("amy"))
+    assert replaced(house) == []
+
+
+def test_a_message_goes_with_an_envelope_in_whose_place_comes_nothing(house, agent):
+    (row,) = rows(house)
+    expanded(house, stale(house, agent))
+    assert replaced(house) == [] and rows(house) == []
+    assert house.queue.disk.store.find_message(message_of(row.id)) is None
 
 
 def test_nothing_is_under_way_when_the_last_replacement_is_made(house, agent):

@@ -38,7 +38,7 @@ from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
 from smtpd.queue.delivery import relay_carrier
 from smtpd.queue.delivery.conclude import TROUBLES_MAX
-from smtpd.queue.delivery.destination import Delays, Numbers
+from smtpd.queue.delivery.destination import DOMAIN_MAX, Delays, Numbers
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import StoreBroken
 from tests.queue.conftest import CONTENT, ORIGIN, WAIT_MAX, add, configuration, envelope, recipient, relayed
@@ -403,6 +403,66 @@ def test_as_many_go_into_one_message_as_there_is_room_for_their_addresses(house,
     assert [len(imsg.recipients) for imsg in told] == [2, 2, 1]
 
 
+def test_the_name_of_a_domain_is_as_long_as_a_dispatcher_is_told(house):
+    house.store_due(relayed("bob@" + "a." * 500 + "test"))
+    assert len(house.hear("dispatcher0", RelayMessage).domain) == DOMAIN_MAX
+
+
+def test_without_a_dispatcher_relayed_mail_is_held(make_house):
+    store = RAMStore()
+    store.run = 2
+    store.apply([add(1, run=1, recipient=FAR)])
+    house = make_house(store, dispatchers=0)
+    house.due(1 << 32 | 1)
+    assert results(house)[2] == [1 << 32 | 1]
+
+
+def test_attempts_that_queue_has_ended_are_kept_for_their_dispatcher_in_a_bounded_number(house, monkeypatch):
+    monkeypatch.setattr(relay_carrier, "OVER_KEPT", 2)
+    attempts = []
+    for number in range(4):
+        imsg, (id,) = given_message(house, relayed(f"u{number}@far.test"))
+        attempts.append(imsg.attempt)
+        house.queue.disk.cache.forget(id)
+        house.queue.disk.store._writer.execute("UPDATE message SET content = x'41'")
+        fetch(house, imsg.attempt, ContentNotFetched)
+        assert results(house)[2] == [id]
+    assert [*house.queue.relays._over] == attempts[2:]
+
+
+def test_files_are_opened_for_a_dispatcher_only_as_far_as_it_takes_them(house, monkeypatch):
+    monkeypatch.setattr(relay_carrier, "UNREAD_DESCRIPTORS_MAX", 3)
+    message = house.reserve()[0]
+    spool(house, message)
+    house.say("lookup", AddEnvelopes(message, ORIGIN, [FAR], MailParameters()))
+    house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(LARGE)))
+    house.hear("dispatcher0", MessageStored)
+    house.due(message << 32 | 1)
+    imsg = house.hear("dispatcher0", RelayMessage)
+    channel, relays = house.near["dispatcher", 0], house.queue.relays
+    with monkeypatch.context() as patched:
+        patched.setattr(channel, "flush", lambda: False)  # the dispatcher takes nothing
+        for request in range(1, 20):
+            relays.fetch(channel, FetchContent(request, imsg.attempt))
+            house.until(lambda: relays._groups[imsg.attempt].fetching is None)
+            if relays._groups[imsg.attempt].paused:
+                break
+        assert channel.descriptors_waiting == 4
+    channel.wake(channel)
+    for _ in range(request):
+        os.close(house.hear("dispatcher0", ContentFileFetched)[1])
+
+
+def test_a_delayed_destination_may_be_delayed_again(house):
+    imsg, (id,) = given_message(house)
+    house.say("dispatcher0", DelayDestination(imsg.destination, 60, "Connection refused"))
+    house.say("dispatcher0", ReturnRecipients(imsg.attempt, [id]))
+    assert results_after_delay(house) == [id]
+    house.say("dispatcher0", DelayDestination(imsg.destination, 120, "Connection timed out"))
+    assert house.hear("scheduler", DestinationDelayed) == DestinationDelayed(imsg.destination, 120)
+    assert house.queue.delays.find_reason(imsg.destination) == "Connection timed out"
+
+
 def test_an_action_that_does_not_relay_any_more_holds_its_mail(house):
     (id,) = house.store_due(relayed(action="local"))
     assert results(house) == ([], [], [id], [])
@@ -459,7 +519,8 @@ def test_a_violation_of_ours_is_no_matter_of_an_envelope(house, monkeypatch):
     assert not attempt.over
 
 
-def test_an_envelope_that_is_removed_while_it_is_counted_keeps_no_other_one_from_its_dispatcher(make_house):
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_envelope_that_is_removed_while_it_is_counted_keeps_no_other_one_from_its_dispatcher(make_house, which):
     store = Faulty(RAMStore())
     store.run = 2
     store.apply([add(1, 2, run=1, recipient=FAR)])
@@ -468,12 +529,14 @@ def test_an_envelope_that_is_removed_while_it_is_counted_keeps_no_other_one_from
     store.faults["apply"] = lambda _: removed.wait(WAIT_MAX) and None
     a, b = 1 << 32 | 1, 1 << 32 | 2
     house.due(a, b)
-    house.until(lambda: house.queue.in_flight.maybe_attempt(a))
-    house.say("scheduler", DeleteEnvelopes([a]))
-    house.until(lambda: house.queue.in_flight.maybe_attempt(a).removed)
+    gone, stays = (a, b) if which == 0 else (b, a)
+    house.until(lambda: house.queue.in_flight.maybe_attempt(gone))
+    house.say("scheduler", DeleteEnvelopes([gone]))
+    house.until(lambda: house.queue.in_flight.maybe_attempt(gone).removed)
     removed.set()
-    assert results(house) == ([a], [], [], [])
-    assert [to.envelope for to in house.hear("dispatcher0", RelayMessage).recipients] == [b]
+    assert results(house) == ([gone], [], [], [])
+    imsg = house.hear("dispatcher0", RelayMessage)
+    assert [to.envelope for to in imsg.recipients] == [stays] and imsg.size == len(CONTENT)
 
 
 def test_what_was_not_tried_writes_nothing(make_house):
@@ -716,6 +779,9 @@ def test_reasons_are_kept_for_a_bounded_number_of_destinations(monkeypatch):
     for number in range(1, 6):
         delays.delay(number, 9, str(number))
     assert [delays.find_reason(number) for number in range(1, 6)] == ["", "", "3", "4", "5"]
+    delays.delay(3, 9, "again")
+    delays.delay(6, 9, "6")
+    assert [delays.find_reason(number) for number in range(3, 7)] == ["again", "", "5", "6"]
 
 
 def test_an_address_names_no_destination():

@@ -97,7 +97,7 @@ class Deliveries:
         wait = self._suspects_from - self._loop.time()
         if expiry.is_overdue(envelope.terms, self._conclusions.now()):
             attempt.hold(f"{expiry.OVERDUE}: {envelope.error}" if envelope.error else expiry.OVERDUE)
-        elif attempt.is_suspect and envelope.troubles == TROUBLES_MAX - 1 and wait > 0:
+        elif envelope.troubles == TROUBLES_MAX - 1 and wait > 0:
             self._loop.call_later(wait, attempt.run_guarded, carrier.carry, attempt)
         else:
             carrier.carry(attempt)

@@ -158,17 +158,17 @@ class RelayCarrier:
             self._loop.call_later(UNREAD_PAUSE, self._fetch_when_read, group, channel)
         else:
             group.paused = False
-            self._fetch(group, channel, group.request)
+            self._fetch(group, channel)
 
-    def _fetch(self, group: _Group, channel: Channel, request: int) -> None:
+    def _fetch(self, group: _Group, channel: Channel) -> None:
         """By the first attempt that is not over.  When it comes to its end meanwhile, it is the next one's turn: as the
         content cannot be read, or the dispatcher has answered for it."""
         attempt = next((attempt for attempt in group.attempts.values() if not attempt.over), None)
-        group.fetching, group.request = attempt, request
+        group.fetching = attempt
         if attempt is not None:
             attempt.prepare(group.number, partial(self._fetched, group, attempt, channel))
             return
-        channel.send(ContentNotFetched(request))
+        channel.send(ContentNotFetched(group.request))
         if group.attempts:
             self._end(group)
             self._over[group.number] = group.owner
@@ -182,7 +182,7 @@ class RelayCarrier:
             if descriptor is not None:
                 os.close(descriptor)
         elif message is None:
-            self._fetch(group, channel, group.request)
+            self._fetch(group, channel)
         else:
             group.fetching = None
             if descriptor is not None:
@@ -236,7 +236,7 @@ class RelayCarrier:
         if not group.attempts:
             self._end(group)
         if group.fetching is not None and group.fetching.envelope.id not in group.attempts:
-            self._fetch(group, channel, group.request)
+            self._fetch(group, channel)
 
     def _end(self, group: _Group) -> None:
         del self._groups[group.number]
@@ -307,7 +307,7 @@ class _Counting:
 
 
 def _portions(attempts: Iterable[Attempt]) -> Iterator[list[Attempt]]:
-    """So many as go into one RelayMessage."""
+    """So many as go into one RelayMessage, of at least one."""
     portion: list[Attempt] = []
     room = ADDRESS_BYTES_MAX
     for attempt in attempts:
@@ -318,8 +318,7 @@ def _portions(attempts: Iterable[Attempt]) -> Iterator[list[Attempt]]:
             portion, room = [], ADDRESS_BYTES_MAX
         portion.append(attempt)
         room -= size
-    if portion:
-        yield portion
+    yield portion
 
 
 def _recipient(envelope: Envelope) -> RelayRecipient:
