@@ -17,9 +17,10 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Violation
 from smtpd.next_hop import StsRow, TlsHost
+from smtpd.queue.kept_tls import ROW_BYTES
 from smtpd.queue.store import kept_tls
 from smtpd.queue.store.sqlite import SQLiteStore
-from smtpd.queue.store.store import RememberTls, StoreFull
+from smtpd.queue.store.store import RememberTls, StoreBroken, StoreFull
 from tests.queue.conftest import add
 
 NOW = int(time.time())
@@ -192,6 +193,48 @@ def test_a_store_without_room_keeps_nothing(house):
     assert keep(house) == TlsKept(3, False)
 
 
+def test_below_the_reserve_of_the_spool_nothing_is_kept(house):
+    house.disk_is_full = True
+    assert keep(house) == TlsKept(3, False)
+    assert everything(house.queue.disk.store) == ([], [])
+
+
+def test_what_is_kept_takes_its_part_of_the_space(house, monkeypatch):
+    taken, take = [], house.queue.disk.space.take
+    monkeypatch.setattr(house.queue.disk.space, "take", lambda size: (taken.append(size), take(size))[1])
+    keep(house, hosts=[HOST, TlsHost("mx2.there.test:25", NOW)])
+    assert taken == [3 * ROW_BYTES]
+
+
+def test_a_dispatcher_may_keep_again_what_has_changed(house):
+    for worked in (NOW - 50, NOW - 40):
+        assert keep(house, hosts=[TlsHost(HOST.service, worked)]) == TlsKept(3, True)
+    assert everything(house.queue.disk.store) == ([TlsHost(HOST.service, NOW - 40)], [POLICY])
+
+
+def test_a_dispatcher_reads_page_by_page(house, monkeypatch, capfd):
+    monkeypatch.setattr("smtpd.queue.kept_tls.TLS_HOSTS_MAX", 2)
+    hosts = [TlsHost(f"mx{number}.there.test:25", NOW - number) for number in range(1, 4)]
+    keep(house, hosts=hosts)
+    house.say("dispatcher0", ReadTlsHosts(1, 0))
+    first = house.hear("dispatcher0", TlsHostsRead)
+    assert first.hosts == hosts[:2] and first.last
+    refused(house, house.queue.kept_tls.read_hosts, ReadTlsHosts(2, 0))
+    house.say("dispatcher0", ReadTlsHosts(2, first.last))
+    assert house.hear("dispatcher0", TlsHostsRead) == TlsHostsRead(2, hosts[2:], 0)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_dispatcher_goes_on_without_what_cannot_be_read(house, monkeypatch, capfd):
+    def fail(*_arguments):
+        raise StoreBroken("Input/output error")
+
+    monkeypatch.setattr(house.queue.disk.store, "tls_hosts", fail)
+    house.say("dispatcher0", ReadTlsHosts(1, 0))
+    assert house.hear("dispatcher0", TlsHostsRead) == TlsHostsRead(1, [], 0)
+    assert "cannot be read: Input/output error" in capfd.readouterr().err
+
+
 # -- a dispatcher that was taken over ----------------------------------------------------------------------
 
 
@@ -205,7 +248,8 @@ def test_all_is_read_once(house):
     kept.read_hosts(house.near["dispatcher", 0], ReadTlsHosts(1, 0))
     refused(house, kept.read_hosts, ReadTlsHosts(2, 0))
     house.hear("dispatcher0", TlsHostsRead)
-    refused(house, kept.read_hosts, ReadTlsHosts(2, 0))
+    for after in (0, 1):
+        refused(house, kept.read_hosts, ReadTlsHosts(2, after))
     refused(house, kept.read_policies, ReadStsPolicies(2, 5))
 
 

@@ -386,16 +386,18 @@ def test_a_page_may_end_with_a_row_that_makes_no_sense(house):
 def test_the_lane_of_an_envelope_is_the_same_when_it_is_scanned(house):
     """Or relayed mail would go without regard for the limits and delays of its destination after a start."""
     recipients = [relayed("bob@far.test"), relayed("bob@far.test", "provider"), recipient("bob"), command("bob")]
+    login = replace(ORIGIN, user="amy")
     house.queue.disk.store.apply([add(number, run=0, recipient=to) for number, to in enumerate(recipients, 1)])
-    (*rows,) = house.queue.disk.store.envelopes(0, 2**63 - 1, 9)
+    house.queue.disk.store.apply([add(5, run=0, recipient=recipients[0], origin=login)])
     found = [(schedule.lane, schedule.sender) for schedule in scanned(house)]
     numbers, lanes = house.queue.relays._numbers, house.queue.agents._routing
-    sender = numbers.lane("out", "bob@far.test", rows[0].origin.sender)[1]
+    sender, of_login = (numbers.lane("out", "", name)[1] for name in (ORIGIN.sender, "amy"))
     assert found == [
         (numbers.destination("out", "bob@far.test").number, sender),
         (numbers.destination("provider", "bob@far.test").number, sender),
         (lanes.lane_of(recipients[2]), 0),
         (lanes.lane_of(recipients[3]), 0),
+        (numbers.destination("out", "bob@far.test").number, of_login),
     ]
 
 

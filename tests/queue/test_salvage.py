@@ -7,7 +7,7 @@ import pytest
 from smtpd.queue.store import salvage
 from smtpd.queue.store.salvage import ID_MAX, read_row, read_rows
 from smtpd.queue.store.sqlite import SQLiteStore
-from smtpd.queue.store.store import UnreadableRow
+from smtpd.queue.store.store import Remove, UnreadableRow
 from tests.queue.conftest import add
 from tests.queue.test_sqlite_errors import error_of
 
@@ -47,6 +47,25 @@ def test_the_last_id_that_there_can_be_is_no_end_of_the_scan(store):
     store.apply([last])
     make_unreadable(store, ID_MAX)
     assert [row.id for row in store.schedules(0, 10, lambda *_: (0, 0))] == [ID_MAX]
+
+
+def test_a_page_that_ends_with_a_row_that_makes_no_sense_has_none_behind_its_end(store):
+    store.apply([add(1, 4)])
+    store.apply([Remove(1 << 32 | 3)])
+    make_unreadable(store, 1 << 32 | 2)
+    assert [row.id & 7 for row in store.envelopes(1 << 32 | 1, 1 << 32 | 3, 10)] == [1, 2]
+
+
+@pytest.mark.parametrize("first, behind", [(100, 101), (100, 1000), (1, 2**40 + 1), (2**62, 2**62 + 3)])
+def test_no_more_is_skipped_than_cannot_be_read(first, behind):
+    """Rows behind it would wait for the next start."""
+
+    def read(_sql, values):
+        if first <= values[0] < behind:
+            raise error_of(sqlite3.SQLITE_CORRUPT)
+        return []
+
+    assert salvage._leap(read, first) == behind
 
 
 def test_a_database_of_which_nothing_can_be_read_is_given_up():

@@ -25,6 +25,15 @@ def test_above_the_reserve_there_is_room():
     assert disk.space.take(100)
 
 
+def test_the_size_of_blocks_counts():
+    def statvfs(_path):
+        blocks = RESERVE_BYTES // 4096
+        return SimpleNamespace(f_frsize=4096, f_blocks=4 * blocks, f_bavail=blocks + 1, f_files=0, f_favail=0)
+
+    space = Space("/", lambda: 0.0, statvfs)
+    assert space.take(4096) and not space.take(1)
+
+
 def test_below_the_reserve_there_is_none():
     disk = Disk(1000 * MIB, RESERVE_BYTES + 100)
     assert not disk.space.take(101)
