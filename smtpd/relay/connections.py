@@ -8,6 +8,10 @@ from smtpd.relay.host import Hosts, host_group
 from smtpd.relay.limit import Blocked, Key, Limits, MessageRate, Place
 from smtpd.relay.route import Routes
 
+# Of one dispatcher, to all hosts: a user who sends to thousands of domains of silent hosts takes no descriptor that a
+# client needs.  Idle ones end at once where another destination waits.
+CONNECTIONS_MAX = 2000
+
 
 class Connections:
     def __init__(self, hosts: Hosts, routes: Routes, actions: list[RelayAction]):
@@ -96,7 +100,7 @@ def _places_for(destination: Destination, path: Path, concurrency: int) -> tuple
         places.append(Place(("source", path.source), limits.max_conn_per_source, limits.conn_delay_source))
     if destination.domain:
         places.append(Place(("domain", destination.domain), limits.max_conn_per_domain, limits.conn_delay_domain))
-    return tuple(places)
+    return (*places, Place(("all",), CONNECTIONS_MAX))
 
 
 def rates_of(connection: Connection, destination: Destination) -> list[tuple[Key, int]]:

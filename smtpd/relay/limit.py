@@ -7,6 +7,7 @@
     ("connector", source, number)    max-conn-per-connector   conn-delay-connector
     ("relay", number)                max-conn-per-relay       conn-delay-relay        `number` of a destination
     ("domain", domain)               max-conn-per-domain      conn-delay-domain       over all actions
+    ("all",)                         CONNECTIONS_MAX of connections.py                over everything
     ("messages", …)                  message-rate…                                    see MessageRate
 
 A connection takes a place of each of its keys, or of none.  A destination that finds one full waits there; when a place

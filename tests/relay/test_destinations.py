@@ -205,6 +205,20 @@ def test_what_is_tried_again_leaves_from_the_same_source():
     assert len(used) == 1
 
 
+def test_all_connections_together_have_a_limit_and_an_idle_one_gives_its_place_away(play, monkeypatch):
+    """A user sends to thousands of domains, each with a silent host of its own."""
+    monkeypatch.setattr("smtpd.relay.connections.CONNECTIONS_MAX", 3)
+    for number in range(1, 6):
+        play.add(number, hop(f"mx{number}.there.test", f"192.0.2.{number}"), domain=f"d{number}.test")
+    assert play.addresses() == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    play.greeted(1)
+    play.answer(1)
+    assert play.quitting == [1]
+    play.quit(1)
+    play.fail(2)  # its destination is delayed
+    assert play.addresses() == ["192.0.2.3", "192.0.2.4", "192.0.2.5"]
+
+
 # -- the other family -----------------------------------------------------------------------------------------------
 
 DUAL = hop("mx1.there.test", "2001:db8::1", "192.0.2.1")
