@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from smtpd.config.build.relay import OPTIONS
 from smtpd.slice import SYSTEM_CA, CaSlice, Method, PkiSlice, RelayLimits, RelaySlice, RelayTls, RouteSlice, SrsSlice
 from smtpd.tables.relay_host import RelayProtocol
 from tests.config.machine import errors_of, sliced, slices
@@ -229,3 +230,9 @@ def test_a_configuration_without_rules_for_strangers_relays_nothing_for_them():
     """`from local` and `for local` are what a rule has that says neither."""
     (match,) = slices('listen on eth2\naction "out" relay\nmatch action "out"').lookup.matches[:1]
     assert (match.source.kind, match.destination.kind) == ("local", "local")
+
+
+def test_every_option_of_a_relay_action_is_in_an_example():
+    said = {word for example in OF_RELAYS for line in example.splitlines() if " relay" in line for word in line.split()}
+    options = {option.replace("_", "-") for option in OPTIONS}
+    assert options - {"inet6"} <= said
