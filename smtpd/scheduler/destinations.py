@@ -40,7 +40,8 @@ STALE_TIMERS_MAX = 1000  # timers whose destination has another one, beside as m
 
 class _Destination:
     __slots__ = (
-        *("inflight", "allowed", "delayed_until", "delayed_at", "paused", "in_turn", "timer", "looked", "senders"),
+        *("inflight", "allowed", "delayed_until", "delayed_at", "paused", "in_turn", "timer", "looked"),
+        *("sender", "queue", "others"),
     )
 
     def __init__(self) -> None:
@@ -49,10 +50,13 @@ class _Destination:
         self.delayed_until = 0  # seconds; 0: it is not
         self.delayed_at = 0
         self.paused = False  # by an administrator
-        self.in_turn = False  # stands among those whose turn comes; then it has senders
+        self.in_turn = False  # stands among those whose turn comes; then something waits
         self.timer = 0  # the first that is set; 0: none
         self.looked = 0  # when its envelopes were looked through
-        self.senders: dict[int, SenderQueue] = {}  # the one whose turn is next first; none is empty
+        # The sender whose turn is next, and what it has; then the others, if any, as most destinations have one sender.
+        self.sender = 0
+        self.queue: SenderQueue | None = None
+        self.others: dict[int, SenderQueue] | None = None  # none is empty
 
     @property
     def is_held(self) -> bool:
@@ -60,7 +64,33 @@ class _Destination:
 
     @property
     def unused(self) -> bool:
-        return not (self.senders or self.inflight or self.is_held)
+        return self.queue is None and not (self.inflight or self.is_held)
+
+    def join(self, sender: int, envelope: int, priority: int, *, first: bool) -> None:
+        if self.queue is None:
+            self.sender = sender
+        if sender == self.sender:
+            self.queue = joined(self.queue, envelope, priority, first=first)
+        else:
+            self.others = {} if self.others is None else self.others
+            self.others[sender] = joined(self.others.get(sender), envelope, priority, first=first)
+
+    def leave(self, most: int) -> list[int]:
+        """What the sender has next whose turn it is; afterwards it is behind the others."""
+        assert self.queue is not None
+        taken, self.queue = left(self.queue, most)
+        if self.others is not None:
+            if self.queue is not None:
+                self.others[self.sender] = self.queue
+            self.sender = next(iter(self.others))
+            self.queue = self.others.pop(self.sender)
+            self.others = self.others or None
+        return taken
+
+    def waiting(self) -> list[int]:
+        """All of its envelopes that wait."""
+        queues = [] if self.queue is None else [self.queue, *(self.others or {}).values()]
+        return [envelope for queue in queues for envelope in envelopes(queue)]
 
 
 class Destinations:
@@ -100,7 +130,7 @@ class Destinations:
         """It is due; `first`: before the others of its sender and priority, as it was given and not tried."""
         known = self._get(destination)
         self._without_mail.pop(destination, None)
-        known.senders[sender] = joined(known.senders.get(sender), envelope, priority, first=first)
+        known.join(sender, envelope, priority, first=first)
         self._queue(destination, known)
 
     def _get(self, destination: int) -> _Destination:
@@ -111,7 +141,7 @@ class Destinations:
 
     def _queue(self, destination: int, known: _Destination) -> None:
         """Give it turns, if it can use any."""
-        if known.senders and not known.in_turn and not known.is_held and known.inflight < known.allowed:
+        if known.queue is not None and not known.in_turn and not known.is_held and known.inflight < known.allowed:
             known.in_turn = True
             self._turns.append(destination)
 
@@ -124,18 +154,11 @@ class Destinations:
             known.in_turn = False
             room = min(self._room(known, free), most)
             if not known.is_held and room > 0:
-                return destination, self._take(known, room)
+                return destination, known.leave(room)
         return 0, []
 
     def _room(self, known: _Destination, free: int) -> int:
         return min(self._limit, known.allowed, 1 + free // FREE_DIVISOR) - known.inflight
-
-    def _take(self, known: _Destination, room: int) -> list[int]:
-        sender = next(iter(known.senders))
-        taken, rest = left(known.senders.pop(sender), room)
-        if rest is not None:
-            known.senders[sender] = rest  # behind the other senders
-        return taken
 
     def started(self, destination: int, count: int) -> None:
         """So many of what its turn brought are in flight; the others do not wait any more."""
@@ -157,7 +180,7 @@ class Destinations:
         if known.unused:
             self._without_mail.pop(destination, None)
             del self._known[destination]
-        elif not (known.senders or known.inflight or known.paused):
+        elif known.queue is None and not (known.inflight or known.paused):
             self._without_mail[destination] = None
             if len(self._without_mail) > WITHOUT_MAIL_MAX:
                 oldest = next(iter(self._without_mail))
@@ -238,7 +261,7 @@ class Destinations:
                 self.resume(destination)  # unless it was before
                 continue
             known.looked = now
-            waiting = [envelope for queue in known.senders.values() for envelope in envelopes(queue)]
+            waiting = known.waiting()
             if waiting:
                 self._looked_through.append((destination, iter(waiting)))
             self._set_timer(destination, known, now)
