@@ -283,6 +283,38 @@ def test_an_agent_that_does_nothing_but_die_is_not_started_over_and_over(house):
         house.pass_time(RESTART_DELAY)
 
 
+def test_the_next_mail_after_that_while_is_tried_at_once(house, monkeypatch):
+    tick = house.queue.agents.tick
+    monkeypatch.setattr(house.queue.agents, "tick", lambda: None)  # not in the next second
+    (first,) = house.store_due(recipient("eve"))
+    _, agent = house.start_agent(1)
+    agent.close()
+    assert house.tried() == ([], [first], [])
+    gone(house, 1)
+    house.now += RESTART_DELAY
+    (second,) = house.store_due(recipient("eve"))
+    _, agent = house.start_agent(2)
+    tick()
+    assert len(house.queue.agents.quick) == 1  # the slot of this agent is not taken for that of the one before
+    assert house.deliver(agent).envelope == second
+    assert house.tried() == ([second], [], [])
+
+
+def test_what_one_agent_has_answered_is_no_merit_of_the_next(house):
+    count = 3 * UNDER_WAY
+    house.store_due(*(recipient("eve") for _ in range(count)))
+    _, agent = house.start_agent(1)
+    house.deliver(agent)
+    agent.close()
+    gone(house, 1)
+    _, agent = house.start_agent(2)
+    house.receive(agent)
+    agent.close()
+    gone(house, 2)
+    assert len(all_tried(house, count)[1]) == count - 1
+    assert not house.mail["parent"]
+
+
 def test_what_was_not_sent_yet_goes_to_the_next_agent(house):
     envelopes = house.store([recipient("bob") for _ in range(UNDER_WAY + 10)])
     house.due(*envelopes)

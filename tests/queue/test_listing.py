@@ -166,7 +166,7 @@ def test_what_is_said_of_the_quarantine_is_as_long_as_an_imsg_carries(make_house
     store.real._quarantine.append((1, 2, "odd" * 1000))
     house = make_house(store)
     house.say("control", ListQuarantine(5))
-    assert house.hear("control", QuarantineListed).rows == [(1, 2, ("odd" * 1000)[:REASON_MAX])]
+    assert house.hear("control", QuarantineListed) == QuarantineListed(5, [(1, 2, ("odd" * 1000)[:REASON_MAX])], "")
 
     def fail(*_arguments):
         raise StoreBroken("x" * 5000)

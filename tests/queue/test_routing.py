@@ -48,6 +48,10 @@ def test_what_the_configuration_gives_no_agent_is_told_with_the_reason(odd, reas
     assert str(told.value) == reason
 
 
+def test_mail_has_its_agent_also_where_commands_of_alias_files_are_not_enabled():
+    assert AgentRouting(configuration(alias_commands="")).get_key(recipient()).user == "bob"
+
+
 def test_commands_of_alias_files_have_no_agent_unless_they_are_enabled():
     off = AgentRouting(configuration(alias_commands=""))
     with pytest.raises(NoAgent, match="alias-commands"):
