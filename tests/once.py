@@ -26,6 +26,8 @@ ONCE = {
     "lookup": "alias client_name expansion imsg_limits listener_tables login",
     "queue": "agent_pool agent_state delivery expiry forward listing lmtp_features mailbox_lock process reexpansion"
     " reservation slow_agents store suspect_envelopes",
+    "dispatcher/outbound": "kept_tls policies policy_fetch",
+    "relay": "http_answer mta_sts tls_memory",
     "scheduler": "clock concurrency_limit envelope_table policy priority_queue process removed retry",
     "smtp": "address auth binary_mime chunk command data dot_stuffing idna ip_address line proxy reply response"
     " server talk xclient xtext",

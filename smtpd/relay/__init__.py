@@ -13,6 +13,7 @@ back_off        how long failures in a row last
 address_order   which address of a host is tried first, and from which of ours
 tls_policy      what must hold of a connection before mail is sent over it
 mta_sts         the policies of RFC 8461
+http_answer     the answer of a host that has one
 tls_memory      which hosts have had TLS
 
 Knows no replies and no commands: those belong to the SMTP client.
