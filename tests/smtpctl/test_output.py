@@ -35,6 +35,7 @@ def entry(**more):
         "kind": Kind.MDA,
         "release": 0,
         "delayed": "",
+        "paused": False,
     } | more
     return QueueEntry(
         Schedule(
@@ -55,6 +56,7 @@ def entry(**more):
         1234,
         MailParameters(release=given["release"]),
         given["delayed"],
+        given["paused"],
     )
 
 
@@ -94,6 +96,7 @@ def test_the_fields_of_a_line(more, place, field):
         ({"inflight": True, "suspended": True}, True, ""),
         ({"kind": Kind.MTA}, True, ""),
         ({"kind": Kind.MTA, "delayed": "Connection refused"}, True, "destination delayed: Connection refused"),
+        ({"kind": Kind.MTA, "delayed": "x", "paused": True}, True, "destination paused by administrator"),
         ({"release": NOW}, False, ""),
         ({"release": NOW + 60}, False, "not before 2026-11-21 06:51:55 +0000, as the client wished"),
         ({"release": NOW + 60}, True, "mda is paused"),
