@@ -6,6 +6,7 @@ mbox      one system user, the system's mailbox       so many lines "From " stan
 lmtp      one user of a Dovecot that runs beside      so many files lie in that user's new/
 users     200 system users, ~/Maildir                 each of them has his share
 flood     as maildir, with many mails
+relay     another host, an smtp-sink that runs beside   it has taken so many mails, and ends
 
 starttls  none: sessions that encrypt and leave (handshake.py), the certificate of an RSA key of 2048 bits
 p256      the same with an ECDSA key
@@ -13,14 +14,16 @@ p256      the same with an ECDSA key
 
 import os
 import re
+import subprocess
 from dataclasses import dataclass
 
 from tests.bench.handshake import Attempts
-from tests.bench.load import Load
-from tests.bench.testbed import POPULATION, RECIPIENT, Unavailable
+from tests.bench.load import Load, environment
+from tests.bench.testbed import PEERS, POPULATION, RECIPIENT, Unavailable
 from tests.live import dovecot
 
 LMTP_PORT = 2424
+SINK_PORT = 2626
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,28 @@ class Users(Scenario):
         return len(self.waiting)
 
 
+class Relay(Scenario):
+    NAME, LABEL = "relay", "relayed to one host"
+    ACTION = f"relay host smtp+notls://127.0.0.1:{SINK_PORT}"
+    POSTFIX = f"mydestination =\nrelayhost = [127.0.0.1]:{SINK_PORT}"
+    sink = None
+
+    def sources(self, load):
+        """Each server says so many mails over a connection as it likes."""
+        program = PEERS / "postfix/usr/sbin/smtp-sink"
+        command = [program, "-4", "-u", "postfix", "-M", str(load.messages), f"127.0.0.1:{SINK_PORT}", "1024"]
+        self.sink = subprocess.Popen(command, env=environment())
+        return super().sources(load)
+
+    def missing(self, server, count):
+        return count if self.sink.poll() is None else 0
+
+    def close(self):
+        if self.sink is not None:
+            self.sink.kill()
+            self.sink.wait()
+
+
 class Starttls(Maildir):
     NAME, LABEL = "starttls", "RSA-2048"
     KEY = "rsa"
@@ -161,5 +186,5 @@ def files_in(directory):
     return len(os.listdir(directory)) if directory.is_dir() else 0
 
 
-OF_MAIL = {place.NAME: place for place in (Maildir, Mbox, Lmtp, Users, Flood)}
+OF_MAIL = {place.NAME: place for place in (Maildir, Mbox, Lmtp, Users, Flood, Relay)}
 SCENARIOS = OF_MAIL | {place.NAME: place for place in (Starttls, P256)}
