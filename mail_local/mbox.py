@@ -59,10 +59,9 @@ def framed(mail: MboxMail) -> Iterator[bytes]:
 
 
 def _quotable(text: bytes) -> int:
-    """Length of the part that can be quoted before more content comes: not a possible start of `From `, nor the last
-    byte."""
+    """Length of the part that can be quoted before more content comes: all but what may begin a `From ` line."""
     cut = text.rfind(b"\n", -len(_FROM))
-    return cut if cut >= 0 and _FROM.startswith(text[cut:]) else len(text) - 1
+    return cut if cut >= 0 else len(text)
 
 
 def store(descriptor: int, mails: list[MboxMail], until: float = math.inf) -> list[str]:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from smtpd.agent.command import WORKERS_MAX, CommandRunner, OneMailExecutor, environment_of
 from smtpd.config.specifier import TemplateError
 from smtpd.envelope import Outcome
-from smtpd.errand import TEXT_MAX, AgentSpec, InProgress, decode
+from smtpd.errand import TEXT_MAX, AgentSpec, InProgress, Result, decode
 from tests.agent.conftest import MAIL, TEST_TIMEOUT, UID, errand, own
 
 TRACE = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
@@ -59,6 +59,23 @@ def test_it_gets_a_large_mail_by_descriptor(start, home):
         result.send(told, file.fileno())
         assert result.receive().outcome is Outcome.DELIVERED
         assert (home / "mail").read_bytes() == TRACE + content
+
+
+@pytest.mark.parametrize("defect", [None, TemplateError("no such address"), OSError(5, "Input/output error")])
+def test_the_content_of_a_mail_is_closed_whatever_becomes_of_it(defect):
+    def deliver(told, _descriptor):
+        if defect:
+            raise defect
+        return Result(told.envelope, Outcome.DELIVERED, "")
+
+    ours, theirs = socket.socketpair()
+    with tempfile.TemporaryFile() as file, ours, theirs:
+        file.write(MAIL)
+        file.flush()
+        descriptor = os.dup(file.fileno())
+        OneMailExecutor(ours, deliver).execute([(errand(size=len(MAIL)), descriptor)])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 def test_a_spool_file_that_is_too_short_is_never_taken_for_a_whole_mail(start, home):

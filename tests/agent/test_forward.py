@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpd.agent.forward import ForwardAgent, ForwardTooLong, _content, read
-from smtpd.errand import FORWARD_MAX
+from smtpd.errand import FORWARD_MAX, ReadForward
 from tests.agent.conftest import UID, others, own
 
 ROOT = os.geteuid() == 0
@@ -62,6 +62,21 @@ def test_a_home_whose_name_is_no_utf8_is_named_as_far_as_it_can_be(home):
     os.chmod(at, 0o1700)
     verdict, reason = read(os.fsdecode(at), os.getuid())
     assert verdict == "later" and b"/b?b is sticky" in reason
+
+
+def test_a_reason_is_no_longer_than_an_answer_may_be():
+    verdict, reason = read("/" + "x" * 2 * FORWARD_MAX, os.getuid())
+    assert verdict == "later" and len(reason) == FORWARD_MAX
+
+
+def test_a_home_that_was_replaced_is_for_the_next_agent(home):
+    """Of the new one this agent would see nothing: no .forward."""
+    agent = ForwardAgent(str(home))
+    home.rename(home.parent / "old")
+    home.mkdir(0o700)
+    write(home)
+    (answer,) = agent.execute([(ReadForward(1), -1)])
+    assert answer.verdict == "later" and agent.draining
 
 
 def test_no_home_is_none(start, home):

@@ -157,6 +157,28 @@ def test_smtputf8_is_sent_for_a_mail_that_needs_it_and_for_no_other(start, serve
     ]
 
 
+def test_smtputf8_is_not_sent_for_a_mail_whose_client_did_not_ask_for_it(serve):
+    server = serve(extensions=MODERN)
+    (result,) = executor(server).execute([(to("bob", content=GREETING), -1)])
+    assert result.outcome is Outcome.DELIVERED and server.senders == ["<amy@there.test> BODY=8BITMIME"]
+
+
+def test_smtputf8_is_sent_to_several_recipients_for_a_header_too_long_to_be_searched(serve):
+    """Then we add no line to it."""
+    server = serve(extensions=MODERN)
+    long = b"Received: x\n" * (trace.HEADER_MAX // 12 + 1)
+    list(
+        executor(server).execute([(to(user, n, utf8=True, content=long), -1) for n, user in enumerate(["bob", "amy"])])
+    )
+    assert server.senders == ["<amy@there.test> BODY=8BITMIME SMTPUTF8"]
+
+
+def test_the_size_that_is_announced_has_the_lines_that_we_add(serve):
+    server = serve()
+    list(executor(server).execute([(to("bob"), -1)]))
+    assert f" SIZE={len(TRACE + MAIL)}" in server.senders[0]
+
+
 def test_a_mail_that_said_smtputf8_without_need_goes_to_any_server(start, serve):
     server = serve()
     agent = start("lmtp", server.target)
@@ -339,6 +361,12 @@ def test_in_progress_is_sent_before_and_during_a_transaction(serve, monkeypatch)
     assert len(worker._queue.heard) == said
 
 
+def test_in_progress_is_sent_at_the_begin_of_each_transaction(serve):
+    worker = executor(serve())
+    list(worker.execute([(to("bob", 1), -1), (to("bob", 2, message=78), -1)]))
+    assert [word.number & 0xFF for word in worker._queue.heard] == [1, 2]
+
+
 def test_in_progress_is_sent_at_intervals_only(serve):
     worker = executor(serve(extensions=()))
     list(worker.execute([(to("bob", 1), -1)]))
@@ -415,6 +443,15 @@ def test_after_the_dot_nothing_is_sent_again_at_once(serve, closes, delivered):
     late = [r.text for r in results if r.outcome is Outcome.DEFERRED]
     assert len(late) == 2 - len(delivered) and all("may arrive twice" in text for text in late)
     assert len(server.mails) == 1
+
+
+def test_a_server_that_has_taken_a_mail_responds(serve, monkeypatch):
+    worker, clock = executor(serve()), Clock()
+    monkeypatch.setattr(lmtp_agent, "time", clock)
+    clock.now = worker._kind.last_progress + lmtp.LMTP_TIMEOUT[ClientState.DOT] + 1
+    assert worker._kind.is_unresponsive()
+    list(worker.execute([(to("bob", 1), -1)]))
+    assert not worker._kind.is_unresponsive()
 
 
 def test_an_unresponsive_server_is_waited_for_once(serve, monkeypatch):
@@ -543,6 +580,42 @@ def test_a_worker_without_a_connection_blocks_no_other_worker():
         executor.start()
         executor.join(5)
         assert taken == [kind]
+
+
+def test_without_a_thread_that_closes_idle_connections_none_is_kept(serve, monkeypatch):
+    """The user has as many processes as allowed."""
+    pool = executor(serve())._kind.pool
+    connections = [pool.take(nothing)[0] for _ in range(2)]
+
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for connection in connections:
+        pool.give(connection)
+    assert [connection._socket.fileno() for connection in connections] == [-1, -1]
+
+
+def test_the_content_of_a_mail_is_closed_when_it_is_sent(serve):
+    with tempfile.TemporaryFile() as file:
+        file.write(MAIL)
+        file.flush()
+        descriptor = os.dup(file.fileno())
+        (result,) = executor(serve()).execute([(to("bob", size=len(MAIL)), descriptor)])
+    assert result.outcome is Outcome.DELIVERED
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_an_agent_sees_the_directory_of_the_servers_socket_and_nothing_else(tmp_path):
+    """The server may make its socket anew."""
+
+    def visible(kind, target):
+        return LmtpAgent(AgentSpec(kind, target), "mail", "/").visible_paths
+
+    assert visible("lmtp-unix", f"{tmp_path}/socket") == [(str(tmp_path), "rw")]
+    assert visible("lmtp-unix", f"{tmp_path}/missing/socket") == []
+    assert visible("lmtp", "127.0.0.1:24") == []
 
 
 @pytest.mark.parametrize(
@@ -704,6 +777,21 @@ def test_a_server_that_closes_before_it_has_the_mail_has_not_answered_for_it(sai
         results = answered_early(said, [content])
         assert [result.outcome for result in results] == [Outcome.DEFERRED] * 2
         assert not any(result.uncertain or "twice" in result.text for result in results), results
+
+
+def test_what_a_server_said_before_it_closed_is_the_reason():
+    results = answered_early(b"421 4.3.2 shutting down\r\n", [b"x\n" * 40_000, b"x\n" * 40_000])
+    assert all("shutting down" in result.text for result in results), results
+
+
+def test_progress_is_told_of_a_mail_and_not_of_the_end_of_its_connection(serve):
+    connection, told = connected(serve()), []
+    connection.deliver(
+        ClientMail("amy@there.test", (ClientRecipient("bob"),), 2), lambda: [b"x\n"], lambda: told.append(1)
+    )
+    count = len(told)
+    connection.close()
+    assert 0 < count == len(told)
 
 
 def test_no_more_of_a_mail_is_read_when_its_server_has_closed():

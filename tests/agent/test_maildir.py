@@ -225,6 +225,16 @@ def test_an_exception_in_our_code_defers_that_batch_and_names_the_place(tmp_path
     assert result.outcome is Outcome.DELIVERED
 
 
+def test_nothing_stays_open_of_a_maildir_that_was_moved_away(tmp_path):
+    writer = MaildirWriter(MaildirAgent(AgentSpec("maildir", "~/Maildir"), "bob", str(tmp_path)))
+    before = os.listdir("/proc/self/fd")
+    writer.execute([(errand(1), -1)])
+    (tmp_path / "Maildir").rename(tmp_path / "old")
+    (result,) = writer.execute([(errand(2), -1)])
+    assert result.outcome is Outcome.DEFERRED
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_the_number_of_maildirs_whose_earlier_mail_is_remembered_is_bounded(tmp_path):
     agent = MaildirAgent(AgentSpec("maildir", "~/Maildir"), "bob", str(tmp_path))
     kept = agent.earlier_deliveries("/kept")

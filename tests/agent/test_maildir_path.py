@@ -48,7 +48,9 @@ def test_a_home_of_a_table_is_used_when_it_is_below_the_users_own():
 
 
 def test_a_mail_that_names_no_user_is_the_agents_own():
-    assert destination("~/%{user.username}", True).path(to("")) == "/home/vmail/vmail"
+    found = destination("~/%{user.username}", True)
+    assert found.path(to("")) == "/home/vmail/vmail"
+    assert found.path(to("", home="/home/vmail/bob")) == "/home/vmail/bob/vmail"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,7 @@ def test_each_user_has_a_maildir(start, home):
         assert agent.deliver(to(user, number)).outcome is Outcome.DELIVERED
     assert (len(stored(home / "bob/in")), len(stored(home / "carol/in"))) == (2, 1)
     assert (home / "carol").stat().st_mode & 0o777 == 0o700
+    assert sorted(os.listdir(home)) == ["bob", "carol"]
     assert agent.end() == 0
 
 

@@ -1,5 +1,6 @@
 """Commands that take a mail: how they may end, and what they cannot do to whoever runs them."""
 
+import errno
 import os
 import re
 import resource
@@ -113,6 +114,24 @@ def test_a_command_that_has_closed_its_output_is_waited_for_without_polling(monk
     assert len(reads) < 20
 
 
+def test_a_kernel_without_pidfd_is_no_error(monkeypatch):
+    def missing(_pid):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+    assert run(READ + "exit 75").status == 75
+
+
+def test_a_pipe_that_may_not_be_made_larger_will_do(monkeypatch):
+    """Ordinary users have a limit (pipe(7), pipe-user-pages-soft)."""
+
+    def refuse(*_arguments):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(command.fcntl, "fcntl", refuse)
+    assert judge(run("cat > /dev/null", LARGE)) == (CommandVerdict.DONE, "")
+
+
 def test_without_pidfd_a_command_is_polled(monkeypatch):
     monkeypatch.delattr(os, "pidfd_open")
     assert run("sleep 0.1; wc -c; exit 3", LARGE) == CommandResult(3, output=b"%d" % sum(map(len, LARGE)))
@@ -205,6 +224,12 @@ def _broken():
 )
 def test_the_last_lines_of_its_output(line, output):
     assert run(READ + line).output == output
+
+
+def test_a_line_without_its_end_is_one_of_those_that_are_kept():
+    output = OutputTail()
+    output.add(b"".join(b"%d\n" % number for number in range(LINES_MAX)) + b"the last")
+    assert output.text().split(b"\n") == [*(b"%d" % number for number in range(1, LINES_MAX)), b"the last"]
 
 
 def test_a_gigabyte_of_output_costs_no_memory():

@@ -170,6 +170,31 @@ def test_our_dot_lock_may_be_gone_when_we_remove_it(directory, tmp_path):
     assert os.listdir(tmp_path) == ["bob"]
 
 
+def test_a_dot_lock_that_cannot_be_removed_does_not_make_a_stored_mail_fail(directory, tmp_path, monkeypatch):
+    """It would be delivered again.  The lock is stale after a while."""
+
+    def refuse(*_arguments, **_named):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    write(directory, b"x\n")
+    assert (tmp_path / "bob").read_bytes() == b"x\n"
+
+
+def test_a_mailbox_that_is_removed_while_it_is_locked_is_made_again(directory, tmp_path, monkeypatch):
+    write(directory, b"old\n")
+    plain = mailbox.lock
+
+    def removed(descriptor):
+        monkeypatch.undo()
+        (tmp_path / "bob").unlink()
+        return plain(descriptor)
+
+    monkeypatch.setattr(mailbox, "lock", removed)
+    write(directory, b"new\n", lock_timeout=10.0)
+    assert (tmp_path / "bob").read_bytes() == b"new\n"
+
+
 def test_a_mailbox_of_another_user_is_refused(directory, tmp_path):
     (tmp_path / "bob").write_bytes(b"\n\n")
     with (

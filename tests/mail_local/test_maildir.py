@@ -60,6 +60,10 @@ def test_a_host_is_part_of_a_name(host):
     assert not set(host_part(host)) & {"/", ":"}
 
 
+def test_a_host_without_a_name_is_localhost():
+    assert host_part("") == "localhost"
+
+
 def test_an_empty_list_is_stored(root):
     assert store(root) == []
 
@@ -108,6 +112,64 @@ def test_a_mail_that_a_reader_took_before_its_directory_could_be_synced_does_not
     reasons = store(root, mail(1), mail(2))
     assert [bool(reason) for reason in reasons] == [False, True]
     assert os.listdir(root / "new") == []
+
+
+@pytest.mark.parametrize("what", ["directory", "its files"])
+def test_a_defect_takes_back_what_came_and_leaves_what_was_there(root, monkeypatch, what):
+    """A mail that an earlier process has stored may have been read."""
+    store(root, mail(1))
+    plain, new = os.fsync, os.stat(root / "new")
+
+    def failing(descriptor):
+        if os.path.samestat(os.fstat(descriptor), new) is (what == "directory"):
+            monkeypatch.undo()
+            raise ZeroDivisionError
+        plain(descriptor)
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(ZeroDivisionError):
+        store(root, mail(1, perhaps_stored=True), mail(2), mail(3))
+    assert os.listdir(root / "new") == [mail(1).name] and os.listdir(root / "tmp") == []
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_mail_that_a_reader_took_counts_when_the_directory_of_read_mail_is_durable(root, monkeypatch, fails):
+    plain, new, cur = os.fsync, os.stat(root / "new"), os.stat(root / "cur")
+    synced = []
+
+    def failing(descriptor):
+        status = os.fstat(descriptor)
+        if os.path.samestat(status, new):
+            (root / "new" / mail(1).name).rename(root / "cur" / f"{mail(1).name}:2,S")
+            raise OSError(errno.EIO, "Input/output error")
+        if os.path.samestat(status, cur):
+            synced.append("cur")
+            if fails:
+                raise OSError(errno.EIO, "Input/output error")
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    (reason,) = store(root, mail(1))
+    assert synced == ["cur"] and bool(reason) is fails
+
+
+def test_a_mail_that_cannot_even_be_taken_back_is_tried_again(root, monkeypatch):
+    """Its second delivery finds the first by its name."""
+    new = os.stat(root / "new")
+
+    def failing(descriptor, plain=os.fsync):
+        if os.path.samestat(os.fstat(descriptor), new):
+            raise OSError(errno.EIO, "Input/output error")
+        plain(descriptor)
+
+    def read_only(name, *, dir_fd):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    monkeypatch.setattr(os, "unlink", read_only)
+    assert ["Input/output error" in reason for reason in store(root, mail(1), mail(2))] == [True, True]
 
 
 def test_reasons_come_in_the_order_of_the_mails(root):
@@ -180,6 +242,29 @@ def test_a_maildir_is_made_below_the_directory_that_is_named_and_not_elsewhere(t
         with pytest.raises(PermissionError):
             maildir.make(os.path.normpath(path), below=str(tmp_path / "home"))
     assert os.listdir(tmp_path) == ["home"]
+
+
+def test_a_directory_is_made_with_those_on_its_way_and_without_a_maildir(tmp_path):
+    maildir.make_directory(str(tmp_path / "mail" / "homes"))
+    assert os.listdir(tmp_path / "mail" / "homes") == []
+
+
+def test_a_maildir_that_is_there_in_part_is_completed(root):
+    os.rmdir(root / "new")
+    assert store(root, mail(1)) == [""]
+
+
+@pytest.mark.parametrize("way", ["a/b/Maildir", "file/b/Maildir", "part/Maildir"])
+def test_nothing_stays_open_of_a_maildir_that_is_made_or_cannot_be_made(tmp_path, way):
+    (tmp_path / "file").touch()
+    (tmp_path / "part" / "Maildir").mkdir(parents=True)
+    (tmp_path / "part" / "Maildir" / "cur").touch()
+    before = os.listdir("/proc/self/fd")
+    try:
+        maildir.make(str(tmp_path / way))
+    except NotADirectoryError:
+        assert way != "a/b/Maildir"
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_make_is_content_with_what_is_there(root):

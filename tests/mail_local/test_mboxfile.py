@@ -38,6 +38,14 @@ def test_a_file_is_made_for_the_user_alone(file):
     assert found.get_payload() == ">From here one sees the sea.\n"
 
 
+def test_nothing_stays_open(file):
+    before = os.listdir("/proc/self/fd")
+    append(str(file), mail())
+    with pytest.raises(MailboxError):
+        append(str(file.parent) + "/.", mail())
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_file_that_is_there_keeps_what_it_has(file):
     file.write_bytes(b"From old\n\nold\n")
     file.chmod(0o640)

@@ -84,6 +84,10 @@ def test_the_body_is_not_searched():
     assert not was_delivered_to(header_of(b"A: b\r\n\r\nDelivered-To: bob@here.test\n\n"), "bob@here.test")
 
 
+def test_a_header_that_no_empty_line_ends_is_searched():
+    assert was_delivered_to(header_of(b"Subject: x\nDelivered-To: bob@here.test\n"), "bob@here.test")
+
+
 def test_no_further_than_its_bound():
     start = b"A: " + b"x" * HEADER_MAX + b"\nDelivered-To: bob@here.test\n\n"
     assert not was_delivered_to(header_of(start), "bob@here.test")
