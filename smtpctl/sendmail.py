@@ -7,7 +7,7 @@
     stdin --> RawMail --> sender, recipients --> Submission --> smtpd      raw_mail.py, addressing.py, submission.py
                  +------- not sent ----------> ~/dead.letter               dead_letter.py
 
-What is said to smtpd is made here of single words that have been looked at, never of a line that somebody wrote.
+What is said to smtpd is made here of single words that have been looked at, never of a whole line of the input.
 
 This runs once for each mail of a script that may send thousands, and most of its time is spent on loading modules: so
 nothing is loaded here that a usual mail does not need (tests/smtpctl/test_start.py).

@@ -4,8 +4,8 @@ A callback made with ctypes leaves one: libffi writes its few instructions there
 of them first; then the pages can be sealed.  What is mapped later, the filter sees to.
 
 To read the list of mappings takes a millisecond, and a child of fork has its parent's.  So they are looked through once
-before forking, and again only where there is more code than then, which is what a library brings.  A page that somebody
-maps so by hand between fork and filter, without a library, would go unnoticed.
+before forking, and again only where there is more code than then, which is what a library brings.  A page that is
+mapped so by hand between fork and filter, without a library, would go unnoticed.
 """
 
 import ctypes

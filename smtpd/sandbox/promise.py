@@ -3,7 +3,7 @@
 The words are pledge(2)'s.  Differences, all towards less: a socket of `inet` is TCP, one of `dns` UDP; nothing makes
 symbolic links or changes modes and times; memory cannot become executable without `exec`.  Three answers besides yes:
 
-    death       what is on no list, or has the wrong arguments.  Nobody does that by accident.
+    death       what is on no list, or has the wrong arguments.  No program does that by accident.
     EACCES      looking for a file without `rpath`.  Libraries do that at odd moments (libuv when descriptors run out,
                 glibc for a time zone), where being killed would be an outage; an attacker learns nothing from it.
     ENOSYS      what libraries try before they fall back: clone3 and openat2 hide their arguments behind a pointer,
