@@ -110,6 +110,7 @@ def merged_host(known: HostEntry | None, other: HostEntry) -> HostEntry:
     last = min(known, other, key=lambda each: each.connected)
     return HostEntry(
         known.address,
+        known.port,
         last.name,
         known.references + other.references,
         known.connections + other.connections,
@@ -121,7 +122,7 @@ def merged_host(known: HostEntry | None, other: HostEntry) -> HostEntry:
 def host_line(host: HostEntry) -> str:
     return (
         f"{visible(host.address)} {visible(host.name) or NONE} refcount={host.references} nconn={host.connections} "
-        f"lastconn={_duration(host.connected)} concurrency={host.concurrency}"
+        f"lastconn={_duration(host.connected)} concurrency={host.concurrency} port={host.port}"
     )
 
 

@@ -31,9 +31,10 @@ def show_routes(connection: Connection, parameters: Sequence[str], json: bool) -
 
 
 def show_hosts(connection: Connection, parameters: Sequence[str], json: bool) -> int:
-    hosts: dict[str, HostEntry] = {}
-    for row, _, _ in _rows(connection, ListHosts(REQUEST), lambda row: row.address):
-        hosts[row.address] = relay_output.merged_host(hosts.get(row.address), row)
+    hosts: dict[tuple[str, int], HostEntry] = {}
+    for row, _, _ in _rows(connection, ListHosts(REQUEST), lambda row: (row.address, row.port)):
+        key = row.address, row.port
+        hosts[key] = relay_output.merged_host(hosts.get(key), row)
         _check_count(hosts)
     for _, row in sorted(hosts.items()):
         print(as_json(relay_output.host_object(row)) if json else relay_output.host_line(row))
@@ -77,6 +78,6 @@ def _rows(connection: Connection, first: Any, key_of: Callable[[Any], Any]) -> I
         dispatcher += 1
 
 
-def _check_count(rows: dict[str, Any]) -> None:
+def _check_count(rows: dict[Any, Any]) -> None:
     if len(rows) > MERGED_MAX:
         raise ControlError(f"more than {MERGED_MAX} rows")

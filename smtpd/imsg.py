@@ -43,7 +43,7 @@ from smtpd.envelope import (
 )
 from smtpd.ipc.declaration import DEFAULT_LIMIT, Table
 from smtpd.next_hop import HOSTS_MAX, SMARTHOSTS_MAX, MailHost, Port, RowNumber, Smarthost, StsRow, TlsHost
-from smtpd.relay_entry import DomainEntry, HostEntry, Key, RelayEntry, RouteEntry
+from smtpd.relay_entry import DomainEntry, HostEntry, Key, PortOrNone, RelayEntry, RouteEntry
 
 TABLE = Table()
 
@@ -1338,7 +1338,7 @@ class RoutesListed:
 class ListHosts:
     request: int
     dispatcher: DispatcherIndex = 0
-    after: Word = ""
+    after: tuple[Word, PortOrNone] = ("", 0)  # address and port
 
 
 @imsg("dispatcher -> control -> smtpctl", answers=ListHosts, limit=1024 * 1024)

@@ -2,7 +2,7 @@
 
     RelayEntry     a destination, with its messages and connections; each of its sources is a ConnectorEntry
     RouteEntry     from one of our addresses to one of a host's
-    HostEntry      a numeric address
+    HostEntry      a numeric address with a port
     DomainEntry    what became of the last mail for a domain
 
 Times are durations in seconds: what has passed, or what is left.
@@ -69,6 +69,7 @@ class RouteEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 class HostEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     address: Word
+    port: PortOrNone
     name: Word  # the last that it was connected to by; empty: it is not known
     references: Count  # connections, and destinations that wait until it can be reached
     connections: Count

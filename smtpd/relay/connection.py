@@ -11,6 +11,7 @@ from enum import Enum
 
 from smtpd.relay.address_order import Path
 from smtpd.relay.destination import NextHop
+from smtpd.relay.host import HostKey
 from smtpd.relay.limit import Key, Place
 from smtpd.relay.route import Route
 from smtpd.relay.task import Task
@@ -94,6 +95,10 @@ class Connection:
     @property
     def route(self) -> Route:
         return Route(self.path, self.hop.port)
+
+    @property
+    def host_key(self) -> HostKey:
+        return self.path.address, self.hop.port
 
     @property
     def policy(self) -> TlsPolicy:

@@ -46,13 +46,13 @@ class ConnectionResults:
         destination.failures = 0
         connection.messages += 1
         connection.refused += sum(result.outcome is not Outcome.DELIVERED for result in results)
-        host = self._hosts.get(connection.path.address)
+        host = self._hosts.get(connection.host_key)
         if any(result.code == 421 or result.enhanced in THROTTLE_CODES for result in results):
             host.push_back(now)
         elif any(result.outcome is Outcome.DELIVERED for result in results):
             self._choice.succeeded(connection)
             if host.succeeded(destination.limits.max_conn_per_host):
-                self._connections.places.freed(("host", connection.path.address), now)
+                self._connections.places.freed(("host", *connection.host_key), now)
         if task is None:
             return False
         refused = [result for result in results if _is_about_address(result)]
@@ -84,7 +84,7 @@ class ConnectionResults:
 
     def not_connected(self, connection: Connection, failure: ConnectionFailure, now: float) -> None:
         """TCP has failed."""
-        host = self._hosts.get(connection.path.address)
+        host = self._hosts.get(connection.host_key)
         connection.attempt.tried.append(connection.path)
         if host.working:  # it is there, and bears no more connections than these
             host.bears_no_more()
@@ -93,7 +93,7 @@ class ConnectionResults:
 
     def not_greeted(self, connection: Connection, failure: ConnectionFailure, now: float) -> None:
         """It has ended before a message could be given to it."""
-        host = self._hosts.get(connection.path.address)
+        host = self._hosts.get(connection.host_key)
         policy = connection.policy
         if failure.stage is Stage.TLS and policy.verify is Verify.NOTHING:
             self._tls_memory.failed(connection.hop.service, now)
@@ -115,7 +115,7 @@ class ConnectionResults:
         """The connection has ended under a task.  Whether the task is to be given to another one."""
         connection.task = None
         if failure.code == 421:
-            self._hosts.get(connection.path.address).push_back(now)
+            self._hosts.get(connection.host_key).push_back(now)
         self._tasks.report(task, results)
         if task.is_over:  # it was answered before the end: the host is there
             return False

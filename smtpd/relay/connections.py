@@ -41,7 +41,8 @@ class Connections:
         blocked: Blocked | None = None
         for path in list(attempt.paths):
             number = self._made + 1
-            places = _places_for(destination, path, self._hosts.get(path.address).concurrency)
+            host = self._hosts.get((path.address, attempt.hop.port))
+            places = _places_for(destination, path, attempt.hop.port, host.concurrency)
             found = self.places.take(number, places, now)
             if found is not None:
                 blocked = blocked or found
@@ -54,7 +55,6 @@ class Connections:
             destination.connections.add(number)
             destination.ticket = 0
             destination.connected_at = now
-            host = self._hosts.get(path.address)
             host.connections += 1
             host.name, host.connected_at = attempt.hop.host.name, now
             self._routes.opened(connection.route)
@@ -63,7 +63,7 @@ class Connections:
         return blocked
 
     def remove(self, connection: Connection, destination: Destination, now: float) -> None:
-        host = self._hosts.get(connection.path.address)
+        host = self._hosts.get(connection.host_key)
         host.connections -= 1
         host.working -= connection.state in (*OPEN, ConnectionState.QUITTING)
         connection.attempt.connections.discard(connection.number)
@@ -82,13 +82,13 @@ class Connections:
         return [self._connections[number] for number in sorted(self.places.holders(key))]
 
 
-def _places_for(destination: Destination, path: Path, concurrency: int) -> tuple[Place, ...]:
+def _places_for(destination: Destination, path: Path, port: int, concurrency: int) -> tuple[Place, ...]:
     limits, number = destination.limits, destination.number
     concurrency = min(concurrency, limits.max_conn_per_host)
     places = [
-        Place(("host", path.address), concurrency, limits.conn_delay_host),
+        Place(("host", path.address, port), concurrency, limits.conn_delay_host),
         Place(
-            ("route", path.source, path.address),
+            ("route", path.source, path.address, port),
             limits.max_conn_per_route,
             limits.conn_delay_route,
             limits.reconn_delay_route,

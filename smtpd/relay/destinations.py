@@ -204,7 +204,7 @@ class Destinations:
             self.tls_memory.worked(service, now)
         elif connection.policy.attempt:
             self.tls_memory.missing(service, now)
-        host = self.hosts.get(connection.path.address)
+        host = self.hosts.get(connection.host_key)
         host.working += 1
         for key in sorted(host.delayed & self._destinations.keys()):
             self._delays.host_works(self._destinations[key], now)
@@ -399,11 +399,10 @@ class Destinations:
 
     def _is_too_many(self, connection: Connection) -> bool:
         """Whether the host bears fewer connections than are open and not about to end."""
-        address = connection.path.address
-        host = self.hosts.get(address)
+        host = self.hosts.get(connection.host_key)
         if host.connections <= host.concurrency:
             return False
-        holders = self._connections.holders(("host", address))
+        holders = self._connections.holders(("host", *connection.host_key))
         return sum(each.state in OPEN for each in holders) > host.concurrency
 
     def _give(self, connection: Connection, destination: Destination, now: float) -> bool:

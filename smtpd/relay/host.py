@@ -4,7 +4,8 @@
     success   +1 after each 10    up to the limit of the configuration
     pushback  halved              421, or 4xx to the connect, to the banner, to MAIL
 
-A host that is counted is a numeric address: all destinations whose mail it takes share it, whatever they call it.
+A host that is counted is a numeric address with a port: all destinations whose mail it takes share it, whatever they
+call it.  What listens on one port says nothing about another: a content filter may be dead beside a server that works.
 Address families belong to a name, as only a host with both has a choice.  Both tables are bounded; entries that no
 connection uses are forgotten, the least recently used first.
 """
@@ -19,6 +20,9 @@ SUCCESSES_PER_STEP = 10  # messages taken, then one connection more
 PUSHBACK_INTERVAL = 1.0  # seconds in which several refusals are one: they answer what was sent at the same time
 FAMILY_REST_TIME = 600.0  # seconds that a family that has failed is tried last
 DELAYED_MAX = 1000  # destinations that are told when the host works again
+
+
+HostKey = tuple[str, int]  # address and port
 
 
 @dataclass(slots=True)
@@ -71,33 +75,33 @@ def host_group(name: str) -> str:
 class Hosts:
     def __init__(self, most: int = HOSTS_MAX):
         self._most = most
-        self._hosts: OrderedDict[str, Host] = OrderedDict()
+        self._hosts: OrderedDict[HostKey, Host] = OrderedDict()
         self._families: OrderedDict[tuple[str, int], float] = OrderedDict()  # name and family -> until when it rests
 
     def __len__(self) -> int:
         return len(self._hosts)
 
-    def get(self, address: str) -> Host:
+    def get(self, key: HostKey) -> Host:
         """The host, a new one if it is not known."""
-        host = self._hosts.get(address)
+        host = self._hosts.get(key)
         if host is None:
-            host = self._hosts[address] = Host()
+            host = self._hosts[key] = Host()
             self._forget_oldest()
         else:
-            self._hosts.move_to_end(address)
+            self._hosts.move_to_end(key)
         return host
 
-    def find(self, address: str) -> Host | None:
-        return self._hosts.get(address)
+    def find(self, key: HostKey) -> Host | None:
+        return self._hosts.get(key)
 
-    def addresses(self) -> Iterable[str]:
+    def known(self) -> Iterable[HostKey]:
         return self._hosts.keys()
 
     def _forget_oldest(self) -> None:
         for _ in range(min(len(self._hosts) - self._most, len(self._hosts))):
-            address, host = self._hosts.popitem(last=False)
+            key, host = self._hosts.popitem(last=False)
             if host.connections:  # in use: as new as any
-                self._hosts[address] = host
+                self._hosts[key] = host
 
     def broken_families(self, name: str, now: float) -> list[int]:
         return [family for family in (4, 6) if now < self._families.get((name, family), now)]

@@ -107,6 +107,6 @@ class HostChoice:
             address = hop.host.addresses[0]
             routes = [Route(Path(address, source), hop.port) for source in destination.relay.sources or ("",)]
             if any(self.routes.rest(route, now) for route in routes):
-                waiting = self.hosts.get(address).delayed
+                waiting = self.hosts.get((address, hop.port)).delayed
                 if len(waiting) < DELAYED_MAX:
                     waiting.add(destination.key)

@@ -1,8 +1,8 @@
 """Limits of relaying: how many connections at a time, how soon after each other, how many messages a minute.
 
     key                              limits (`mta limit`)
-    ("host", address)                max-conn-per-host        conn-delay-host         over all destinations
-    ("route", source, address)       max-conn-per-route       conn-delay-route        reconn-delay-route
+    ("host", address, port)          max-conn-per-host        conn-delay-host         over all destinations
+    ("route", source, address, port) max-conn-per-route       conn-delay-route        reconn-delay-route
     ("source", source)               max-conn-per-source      conn-delay-source
     ("connector", source, number)    max-conn-per-connector   conn-delay-connector
     ("relay", number)                max-conn-per-relay       conn-delay-relay        `number` of a destination

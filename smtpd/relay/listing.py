@@ -15,6 +15,7 @@ from smtpd.ipc.text_limit import fit_text
 from smtpd.relay.connection import OPEN, ConnectionState
 from smtpd.relay.connections import Connections
 from smtpd.relay.destination import Destination
+from smtpd.relay.host import HostKey
 from smtpd.relay.host_choice import HostChoice
 from smtpd.relay.route import Route
 from smtpd.relay.tls_policy import TlsLevel
@@ -62,10 +63,9 @@ class RelayListing:
         keys = sorted(number for number in routes if number > after)
         return page(keys, lambda number: self._route(number, routes[number], now))
 
-    def hosts(self, after: str, now: float) -> tuple[list[HostEntry], bool]:
-        return page(
-            sorted(each for each in self._choice.hosts.addresses() if each > after), lambda k: self._host(k, now)
-        )
+    def hosts(self, after: HostKey, now: float) -> tuple[list[HostEntry], bool]:
+        keys = sorted(key for key in self._choice.hosts.known() if key > after)
+        return page(keys, lambda key: self._host(key, now))
 
     def _relay(self, key: int, destination: Destination, now: float) -> RelayEntry:
         connections = self._connections.of(destination)
@@ -103,7 +103,10 @@ class RelayListing:
 
     def _route(self, number: int, route: Route, now: float) -> RouteEntry:
         facts = self._choice.routes.facts(route)
-        host, only = self._choice.hosts.find(route.path.address), self._destinations.get(route.destination)
+        host, only = (
+            self._choice.hosts.find((route.path.address, route.port)),
+            self._destinations.get(route.destination),
+        )
         return RouteEntry(
             key=number,
             source=route.path.source,
@@ -118,11 +121,12 @@ class RelayListing:
             reason=_text(facts.rest.text if facts.rest is not None else ""),
         )
 
-    def _host(self, address: str, now: float) -> HostEntry:
-        host = self._choice.hosts.find(address)
+    def _host(self, key: HostKey, now: float) -> HostEntry:
+        host = self._choice.hosts.find(key)
         assert host is not None
         return HostEntry(
-            address=address,
+            address=key[0],
+            port=key[1],
             name=host.name,
             references=host.connections + len(host.delayed),
             connections=host.connections,

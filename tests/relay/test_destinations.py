@@ -7,6 +7,7 @@ import pytest
 from smtpd.envelope import Outcome, RelayResult
 from smtpd.relay.action import Delay, Return
 from smtpd.relay.connection import Stage
+from smtpd.relay.host import CONCURRENCY_START
 from smtpd.relay.task import TRIES_MAX
 from smtpd.relay.tls_policy import HostRefused, TlsLevel, TlsWords
 from smtpd.slice import RelayLimits
@@ -368,7 +369,7 @@ def test_a_host_bears_one_connection_more_after_ten_messages(play):
 
 
 def test_421_halves_the_connections_of_a_host(play):
-    play.destinations.hosts.get("192.0.2.1").concurrency = 4
+    play.destinations.hosts.get(("192.0.2.1", 25)).concurrency = 4
     for _ in range(30):
         play.add(1, MX1)
     for number in play.open[:]:
@@ -380,6 +381,23 @@ def test_421_halves_the_connections_of_a_host(play):
     assert play.quitting == [1, 2]
     play.answer(3)
     assert play.quitting == [1, 2]
+
+
+def test_a_dead_port_beside_one_that_works_is_dead(play):
+    """A content filter and a server on one address."""
+    play.open_and_greet(1, hop("mx.there.test", "192.0.2.1", port=587))
+    task = play.add(2, hop("mx.there.test", "192.0.2.1", port=10025), domain="")
+    play.fail(2)
+    assert play.returned == [task]
+    assert [delay.destination for delay in play.delays] == [2]
+    assert play.destinations.hosts.get(("192.0.2.1", 587)).concurrency == CONCURRENCY_START
+
+
+def test_ports_of_one_address_do_not_share_a_limit():
+    play = Play(RelayLimits(max_conn_per_host=1, max_conn_per_route=1))
+    play.add(1, hop("mx.there.test", "192.0.2.1", port=587))
+    play.add(2, hop("mx.there.test", "192.0.2.1", port=10025), domain="")
+    assert [play.connections[number].hop.port for number in play.open] == [587, 10025]
 
 
 def test_a_refused_connection_beside_one_that_works_is_the_limit_of_the_host(play):

@@ -6,14 +6,14 @@ from smtpd.relay.host import CONCURRENCY_START, Hosts, host_group
 
 
 def test_a_host_bears_one_more_after_ten_messages_up_to_the_limit():
-    host = Hosts().get("192.0.2.1")
+    host = Hosts().get(("192.0.2.1", 25))
     grown = [host.succeeded(3) for _ in range(30)]
     assert grown.count(True) == 1 and grown[9]
     assert host.concurrency == CONCURRENCY_START + 1
 
 
 def test_refusals_of_the_same_second_halve_once():
-    host = Hosts().get("192.0.2.1")
+    host = Hosts().get(("192.0.2.1", 25))
     host.concurrency = 16
     for now in (10.0, 10.1, 10.2):
         host.push_back(now)
@@ -23,7 +23,7 @@ def test_refusals_of_the_same_second_halve_once():
 
 
 def test_one_connection_is_always_tried():
-    host = Hosts().get("192.0.2.1")
+    host = Hosts().get(("192.0.2.1", 25))
     for now in range(10):
         host.push_back(10.0 * now)
     assert host.concurrency == 1
@@ -33,12 +33,12 @@ def test_one_connection_is_always_tried():
 
 def test_the_host_used_least_recently_is_forgotten_but_not_one_in_use():
     hosts = Hosts(most=2)
-    hosts.get("192.0.2.1").connections = 1
-    hosts.get("192.0.2.2")
-    hosts.get("192.0.2.3")
-    hosts.get("192.0.2.4")
-    assert hosts.find("192.0.2.1") is not None
-    assert hosts.find("192.0.2.2") is None
+    hosts.get(("192.0.2.1", 25)).connections = 1
+    hosts.get(("192.0.2.2", 25))
+    hosts.get(("192.0.2.3", 25))
+    hosts.get(("192.0.2.4", 25))
+    assert hosts.find(("192.0.2.1", 25)) is not None
+    assert hosts.find(("192.0.2.2", 25)) is None
     assert len(hosts) == 2
 
 

@@ -12,7 +12,7 @@ from tests.relay.play import NOW, Play, hop
 
 
 def listed(play, of="relays", after=None):
-    after = ("" if of == "hosts" else 0) if after is None else after
+    after = (("", 0) if of == "hosts" else 0) if after is None else after
     return getattr(play.destinations.listing, of)(after, play.now)[0]
 
 
@@ -83,7 +83,7 @@ def test_a_route_that_rests_can_be_resumed_and_its_destinations_go_on(play):
 def test_hosts_are_listed_with_what_they_bear(play):
     play.add(1, hop())
     play.now += 3
-    assert listed(play, "hosts") == [HostEntry("192.0.2.1", "mx1.there.test", 1, 1, 2, 3)]
+    assert listed(play, "hosts") == [HostEntry("192.0.2.1", 25, "mx1.there.test", 1, 1, 2, 3)]
 
 
 def test_gauges_count_what_is_there(play):

@@ -294,13 +294,14 @@ def test_routes_have_numbers_that_are_those_of_one_dispatcher_each(control):
 
 def test_a_host_that_several_dispatchers_know_is_one(control):
     rows = [
-        [HostEntry("192.0.2.10", "", 0, 0, 2, NEVER), HostEntry("192.0.2.9", "mx1", 3, 1, 2, 60)],
-        [HostEntry("192.0.2.9", "mx2", 2, 2, 4, 5)],
+        [HostEntry("192.0.2.10", 25, "", 0, 0, 2, NEVER), HostEntry("192.0.2.9", 25, "mx1", 3, 1, 2, 60)],
+        [HostEntry("192.0.2.9", 25, "mx2", 2, 2, 4, 5), HostEntry("192.0.2.9", 587, "mx2", 1, 1, 2, 7)],
     ]
     answers = [HostsListed(1, some, False, 2) for some in rows]
     assert control.run("show", "hosts", answers=answers).stdout.splitlines() == [
-        "192.0.2.10 - refcount=0 nconn=0 lastconn=- concurrency=2",
-        "192.0.2.9 mx2 refcount=5 nconn=3 lastconn=5s concurrency=6",
+        "192.0.2.10 - refcount=0 nconn=0 lastconn=- concurrency=2 port=25",
+        "192.0.2.9 mx2 refcount=5 nconn=3 lastconn=5s concurrency=6 port=25",
+        "192.0.2.9 mx2 refcount=1 nconn=1 lastconn=7s concurrency=2 port=587",
     ]
     assert control.asked == [ListHosts(1), ListHosts(1, 1)]
 
