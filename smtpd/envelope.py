@@ -29,7 +29,7 @@ DispatcherIndex = Annotated[int, msgspec.Meta(ge=0, le=63)]
 AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # of a RelayMessage, never twice in a run
 ReplyCode = Annotated[int, msgspec.Meta(ge=0, le=599)]
 RECIPIENTS_MAX = 100  # of one RelayMessage, RFC 5321 4.5.3.1.8
-PAUSES_MAX = 1000  # destinations, and sources of relayed mail, that administrators have paused
+PAUSES_MAX = 500  # destinations, and sources of relayed mail, that administrators have paused
 SenderNumber = Annotated[
     int, msgspec.Meta(ge=0, le=2**32 - 1)
 ]  # the senders of one destination have turns; 0: no sender

@@ -39,8 +39,19 @@ mkdir -p "$HOME/got" && new=$(mktemp "$HOME/got/tmp.XXXXXX") && cat >"$new" && m
 """
 
 
+# A process that the parent starts looks for no .pth file, so it gets crashpoint from what it is executed by.
+CHILD = """#!{real} -IS
+import sys
+sys.path.append({packages!r})
+import crashpoint
+start = sys.argv.index("-c") + 1
+code, sys.argv = sys.argv[start], ["-c", *sys.argv[start + 1 :]]
+exec(compile(code, "<string>", "exec"), {{"__name__": "__main__"}})
+"""
+
+
 class Interpreter:
-    """As `python -m venv` makes it, with a line more."""
+    """As `python -m venv` makes it, with a line more; beside it, what it executes for the processes of the daemon."""
 
     def __init__(self, directory):
         real = Path(os.path.realpath(sys.executable))
@@ -54,6 +65,9 @@ class Interpreter:
         shutil.copy(crashpoint.__file__, self._packages)
         lines = [sysconfig.get_path("purelib"), str(TOP), "import crashpoint"]
         (self._packages / "crashpoint.pth").write_text("".join(f"{line}\n" for line in lines))
+        child = directory / "bin" / crashpoint.CHILD
+        child.write_text(CHILD.format(real=real, packages=str(self._packages)))
+        child.chmod(0o755)
         self.pages = {role: self._page(role) for role in ROLES}
 
     def _page(self, role):

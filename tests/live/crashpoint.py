@@ -1,8 +1,9 @@
 """Ends a process of a test's daemon at its n-th durable step.  Knows nothing of smtpd, which knows nothing of it.
 
 A test that wants it makes an interpreter of its own (crashes.py): this file is copied to where that one looks for
-modules, with a line that imports it at each start.  So it is there before any code of smtpd, and all that it will ever
-need is in memory that the test shares: it opens no file and asks the kernel for nothing, whatever a sandbox forbids.
+modules, with a line that imports it at each start, and a program that does so for the children of the parent.  So it is
+there before any code of smtpd, and all that it will ever need is in memory that the test shares: it opens no file and
+asks the kernel for nothing, whatever a sandbox forbids.
 
     what counts    fsync, rename, link, unlink, truncate, COMMIT, what goes to another process, and, of an agent, each
                    write and what comes: the process ends before it does that, so the one before has just happened.
@@ -23,6 +24,7 @@ import sys
 SIZE = 4096
 HEAD = struct.Struct("=QQ")
 STATUS = 137
+CHILD = "child"  # the program beside the interpreter that the parent is to start its processes by
 
 
 class Page:
@@ -59,6 +61,8 @@ def main():
     paths = {name: os.path.join(directory, f"steps-{name}") for name in (role, "agent")}
     if not os.path.exists(paths[role]) or not ("-x" in words or "-d" in words):
         return
+    if role == "parent":
+        sys.executable = os.path.join(os.path.dirname(sys.executable), CHILD)
     page, agents, pid = Page(paths[role]), Page(paths["agent"]), os.getpid()
     counts_agents = role == "nursery"
 
