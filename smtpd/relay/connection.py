@@ -41,6 +41,8 @@ OPEN = (ConnectionState.IDLE, ConnectionState.BUSY)  # greeted, and not about to
 class Stage(Enum):
     """Where a connection has failed."""
 
+    RESOURCES = "descriptors or memory of this system"
+    ADDRESS = "address of this system"
     CONNECT = "connect"
     GREETING = "greeting"
     TLS = "TLS"

@@ -2,7 +2,7 @@
 
 answered        results for the task; the host bears more, or less; what it refuses by policy is tried once more, over
                 the other family
-not_connected   the route rests
+not_connected   the route rests, unless the failure is ours: then all connecting pauses, or our address rests
 not_greeted     the route rests, or clear text is next
 lost            what is certain is reported; the rest goes to another connection, or is deferred
 """
@@ -13,7 +13,7 @@ from smtpd.relay.address_order import family_of
 from smtpd.relay.connection import Connection, ConnectionFailure, Stage
 from smtpd.relay.connections import Connections
 from smtpd.relay.destination import Destination
-from smtpd.relay.host_choice import HostChoice
+from smtpd.relay.host_choice import ADDRESS_REST_TIME, HostChoice
 from smtpd.relay.task import TRIES_MAX, Task
 from smtpd.relay.tasks import Tasks
 from smtpd.relay.tls_policy import HostRefused, Verify
@@ -83,7 +83,14 @@ class ConnectionResults:
         return True
 
     def not_connected(self, connection: Connection, failure: ConnectionFailure, now: float) -> None:
-        """TCP has failed."""
+        """TCP has failed, or has not been tried as this system could not."""
+        if failure.stage is Stage.RESOURCES:
+            self._connections.pause(failure.text, now)
+            return
+        if failure.stage is Stage.ADDRESS:
+            self._choice.address_failed(connection.path, failure.text, now)
+            self._actions.append(Note(f"{failure.text}: not used for {ADDRESS_REST_TIME:.0f} s"))
+            return
         host = self._hosts.get(connection.host_key)
         connection.attempt.tried.append(connection.path)
         if host.working:  # it is there, and bears no more connections than these

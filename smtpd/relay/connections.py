@@ -1,6 +1,6 @@
 """The connections of one dispatcher to other hosts: begun within the limits, and forgotten when they have ended."""
 
-from smtpd.relay.action import Connect, RelayAction
+from smtpd.relay.action import Connect, Note, RelayAction
 from smtpd.relay.address_order import Path
 from smtpd.relay.connection import OPEN, Attempt, Connection, ConnectionState
 from smtpd.relay.destination import Destination, NextHop
@@ -11,6 +11,8 @@ from smtpd.relay.route import Routes
 # Of one dispatcher, to all hosts: a user who sends to thousands of domains of silent hosts takes no descriptor that a
 # client needs.  Idle ones end at once where another destination waits.
 CONNECTIONS_MAX = 2000
+RESOURCES_PAUSE = 5.0  # seconds without a new connection after the system had no descriptor or memory for one
+_ALL = ("all",)
 
 
 class Connections:
@@ -73,6 +75,11 @@ class Connections:
         self._routes.closed(connection.route)
         self.places.release(connection.number, connection.places, now)
 
+    def pause(self, text: str, now: float) -> None:
+        """This system has no descriptor or memory for a connection: begin none for a while, to any host."""
+        if self.places.pause(_ALL, now + RESOURCES_PAUSE, now):
+            self._actions.append(Note(f"{text}: no new connection for {RESOURCES_PAUSE:.0f} s"))
+
     def others_wait(self, connection: Connection) -> bool:
         """Whether another destination waits for one of its places."""
         return any(self.places.others_wait(key, connection.destination) for key in connection.keys)
@@ -100,7 +107,7 @@ def _places_for(destination: Destination, path: Path, port: int, concurrency: in
         places.append(Place(("source", path.source), limits.max_conn_per_source, limits.conn_delay_source))
     if destination.domain:
         places.append(Place(("domain", destination.domain), limits.max_conn_per_domain, limits.conn_delay_domain))
-    return (*places, Place(("all",), CONNECTIONS_MAX))
+    return (*places, Place(_ALL, CONNECTIONS_MAX))
 
 
 def rates_of(connection: Connection, destination: Destination) -> list[tuple[Key, int]]:

@@ -6,7 +6,7 @@ hosts of a destination  --policy-->  refused, or what its TLS has to be
 
 from collections.abc import Callable
 
-from smtpd.relay.address_order import FAMILIES, Path, address_order
+from smtpd.relay.address_order import FAMILIES, Path, address_order, family_of
 from smtpd.relay.connection import Connection, ConnectionFailure, Stage
 from smtpd.relay.destination import Destination, NextHop
 from smtpd.relay.host import DELAYED_MAX, Hosts
@@ -15,6 +15,7 @@ from smtpd.relay.tls_memory import TlsMemory
 from smtpd.relay.tls_policy import HostRefused, TlsCircumstances, TlsPolicy, tls_policy
 
 PAUSE_DELAY = 3600.0  # seconds until a path that an administrator has paused is looked at again
+ADDRESS_REST_TIME = 60.0  # seconds until an address of this system is used again that could not be
 RESUME_HOSTS = 5  # hosts of a delayed destination whose success ends the delay
 
 
@@ -25,6 +26,8 @@ class HostChoice:
         self.routes = Routes()
         self.paused_sources: set[tuple[str, int]] = set()  # with the number of a destination, 0: all
         self._random = random
+        # By source address and family: as many as the configuration has.
+        self._failed_addresses: dict[tuple[str, int], Rest] = {}
 
     def policy(self, destination: Destination, hop: NextHop, now: float) -> TlsPolicy | HostRefused:
         """What TLS to this host has to be; or why no mail of the destination goes there."""
@@ -60,11 +63,19 @@ class HostChoice:
         return paths
 
     def rest(self, destination: Destination, hop: NextHop, path: Path, now: float) -> Rest | None:
-        """Why a path is not to be used now: it has failed for all, or for this destination, or is paused."""
+        """Why a path is not to be used now: it has failed for all, or for this destination, or is paused,
+        or this system does not have its source address."""
         if self.paused_sources and self.is_paused(path, destination):
             return Rest(now + PAUSE_DELAY, f"mail from {path.source} is paused by administrator")
+        own = self._failed_addresses.get((path.source, family_of(path.address)))
+        if own is not None and now < own.until:
+            return own
         shared = self.routes.rest(Route(path, hop.port), now)
         return shared or self.routes.rest(Route(path, hop.port, destination.key), now)
+
+    def address_failed(self, path: Path, text: str, now: float) -> None:
+        """This system does not have the source address of the path, or no port of it is free: no fault of the host."""
+        self._failed_addresses[path.source, family_of(path.address)] = Rest(now + ADDRESS_REST_TIME, text)
 
     def is_paused(self, path: Path, destination: Destination) -> bool:
         """By an administrator."""
@@ -98,6 +109,7 @@ class HostChoice:
         """Let the routes of a destination be tried now."""
         for hop in destination.hops:
             for path in address_order(hop.host.addresses, destination.relay.sources):
+                self._failed_addresses.pop((path.source, family_of(path.address)), None)
                 self.routes.resume(Route(path, hop.port), now)
                 self.routes.resume(Route(path, hop.port, destination.key), now)
 

@@ -87,6 +87,15 @@ class Limits:
                 entry.not_before = max(entry.not_before, now + place.reconnect_delay)
             self.freed(place.key, now)
 
+    def pause(self, key: Key, until: float, now: float) -> bool:
+        """Give no place of this key until then.  False: a pause is under way; it is not made longer."""
+        entry = self._entries.setdefault(key, _Entry())
+        if now < entry.not_before:
+            return False
+        entry.not_before = until
+        self._set_timer(entry, key)
+        return True
+
     def freed(self, key: Key, now: float) -> None:
         """There may be a place of this key again: a connection has ended, or more are allowed."""
         entry = self._entries.get(key)

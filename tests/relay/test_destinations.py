@@ -383,6 +383,53 @@ def test_421_halves_the_connections_of_a_host(play):
     assert play.quitting == [1, 2]
 
 
+def test_without_descriptors_all_mail_waits_and_no_host_is_to_blame(play):
+    play.add(1, MX1, MX2)
+    play.fail(1, Stage.RESOURCES, text="Too many open files")
+    play.add(2, hop("mx.other.test", "192.0.2.3"), domain="other.test")
+    assert (play.open, play.delays, play.returned) == ([], [], [])
+    assert play.notes == ["Too many open files: no new connection for 5 s"]
+    play.wait(5)
+    assert sorted(play.addresses()) == ["192.0.2.1", "192.0.2.3"]
+
+
+def test_mail_goes_on_over_what_is_open_while_there_are_no_descriptors(play):
+    task, number = play.open_and_greet(1, MX1)
+    waiting = [play.add(), play.add()]
+    play.fail(2, Stage.RESOURCES, text="Too many open files")
+    for each in (task, *waiting):
+        play.answer(number)
+        assert play.outcomes(each) == [Outcome.DELIVERED]
+
+
+def test_a_missing_source_address_is_no_failure_of_the_host():
+    play = Play(sources=("198.51.100.1", "198.51.100.2"))
+    task = play.add(1, MX1)
+    missing = play.connections[1].path.source
+    text = f"source address {missing}: Cannot assign requested address"
+    play.fail(1, Stage.ADDRESS, text=text)
+    assert play.notes == [f"{text}: not used for 60 s"]
+    (other,) = play.open
+    assert play.connections[other].path.source not in ("", missing)
+    play.greeted(other)
+    play.answer(other)
+    assert play.outcomes(task) == [Outcome.DELIVERED]
+    assert len(play.destinations._choice.routes) == 0
+
+
+def test_without_any_source_address_the_destination_is_delayed_for_that_reason():
+    play = Play(sources=("198.51.100.1",))
+    task = play.add(1, MX1, MX2)
+    play.fail(1, Stage.ADDRESS, text="source address 198.51.100.1: Cannot assign requested address")
+    assert play.returned == [task] and play.open == []
+    assert play.delays[0].reason == "mx1.there.test: source address 198.51.100.1: Cannot assign requested address"
+    play.obey(play.destinations.resume(1, play.now))
+    play.add(1)
+    if play.resolving:
+        play.found(1, MX1)
+    assert play.addresses() == ["192.0.2.1"]
+
+
 def test_a_dead_port_beside_one_that_works_is_dead(play):
     """A content filter and a server on one address."""
     play.open_and_greet(1, hop("mx.there.test", "192.0.2.1", port=587))

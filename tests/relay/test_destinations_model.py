@@ -226,7 +226,7 @@ class RelayModel(RuleBasedStateMachine):
     def lose(self, data, code, uncertain, untouched):
         number = data.draw(st.sampled_from(sorted(self.connections)))
         stage = {
-            ConnectionState.CONNECTING: (Stage.CONNECT,),
+            ConnectionState.CONNECTING: (Stage.CONNECT, Stage.RESOURCES, Stage.ADDRESS),
             ConnectionState.GREETING: (Stage.GREETING, Stage.TLS, Stage.AUTHENTICATION),
         }.get(self.states[number], (Stage.SESSION,))
         self.end(number, data.draw(st.sampled_from(stage)), code, uncertain, untouched)

@@ -8,6 +8,7 @@ Decides nothing: smtp/client.py knows the protocol, relay/ what is next.
 """
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -43,6 +44,9 @@ from smtpd.tls.client_context import ClientContext, Expectation, Tlsa
 from smtpd.tls.connection import TlsConnection, TlsFailed, TlsNotSigned
 from smtpd.tls.facts import TlsFacts
 
+# What socket(), bind() and connect() say of this system, and not of the host.
+NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+NO_ADDRESS = {errno.EADDRNOTAVAIL, errno.EADDRINUSE}  # the source address is missing, or no port of it is free
 TCP_TIMEOUT = 30.0  # seconds
 HANDSHAKE_TIMEOUT = 50.0  # seconds: less than crypto keeps a key that has been replaced (REPLACED_KEY_TIME)
 CLOSE_TIMEOUT = 5.0  # seconds from the last byte to the end of the connection
@@ -114,18 +118,24 @@ class OutgoingConnection(asyncio.Protocol):
                 await self._loop.sock_connect(sock, (path.address, self.order.hop.port))
             await self._loop.create_connection(lambda: self, sock=sock)
         except TimeoutError:
-            self._fail_to_connect("connection timed out", sock)
+            self._fail_to_connect(Stage.CONNECT, "connection timed out", sock)
         except OSError as error:  # asyncio has words of its own for it
-            self._fail_to_connect(os.strerror(error.errno) if error.errno else str(error), sock)
+            text = os.strerror(error.errno) if error.errno else str(error)
+            if error.errno in NO_RESOURCES:
+                self._fail_to_connect(Stage.RESOURCES, text, sock)
+            elif error.errno in NO_ADDRESS:
+                self._fail_to_connect(Stage.ADDRESS, f"source address {path.source or 'of the system'}: {text}", sock)
+            else:
+                self._fail_to_connect(Stage.CONNECT, text, sock)
         except asyncio.CancelledError:
             if sock is not None:
                 sock.close()
             raise
 
-    def _fail_to_connect(self, text: str, sock: socket.socket | None) -> None:
+    def _fail_to_connect(self, stage: Stage, text: str, sock: socket.socket | None) -> None:
         if sock is not None:
             sock.close()
-        self._end(ConnectionFailure(Stage.CONNECT, text))
+        self._end(ConnectionFailure(stage, text))
 
     def abort(self) -> None:
         """Close at once; no event follows."""

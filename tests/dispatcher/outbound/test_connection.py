@@ -1,6 +1,8 @@
 """One connection to another host, over real sockets: a server of ours that says what a test wants."""
 
 import asyncio
+import errno
+import os
 import socket
 import ssl
 import tempfile
@@ -134,8 +136,6 @@ def test_a_long_content_out_of_a_file_is_sent_byte_for_byte():
 
 
 def os_dup(file):
-    import os
-
     return os.dup(file.fileno())
 
 
@@ -154,21 +154,38 @@ def test_each_recipient_has_its_own_result():
     play(story, Host(answer))
 
 
-def test_a_refused_connection():
-    async def story(connection, events):
-        failure, _ = await events.next("ended")
-        assert (failure.stage, failure.text) == (Stage.CONNECT, "Connection refused")
+def end_of_connecting(source="127.0.0.1"):
+    """The failure to connect to a port that refuses."""
 
     async def run():
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             hop = NextHop(MailHost(NAME, 0, ["127.0.0.1"]), port=unused.getsockname()[1])
             events = Events()
-            order = Connect(1, 1, hop, Path("127.0.0.1", "127.0.0.1"), CLEAR)
+            order = Connect(1, 1, hop, Path("127.0.0.1", source), CLEAR)
             OutgoingConnection(order, "here.test", ClientContext, events, None, asyncio.get_running_loop()).open(None)
-            await story(None, events)
+            failure, _ = await events.next("ended")
+            return failure.stage, failure.text
 
-    asyncio.run(run())
+    return asyncio.run(run())
+
+
+def test_a_refused_connection():
+    assert end_of_connecting() == (Stage.CONNECT, "Connection refused")
+
+
+def test_a_source_address_that_is_not_here_is_no_fault_of_the_host():
+    text = "source address 192.0.2.77: Cannot assign requested address"
+    assert end_of_connecting("192.0.2.77") == (Stage.ADDRESS, text)
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_what_this_system_has_no_room_for_is_no_fault_of_the_host(monkeypatch, error):
+    async def connect(*args):
+        raise OSError(error, "Connect call failed")
+
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_connect", connect)
+    assert end_of_connecting() == (Stage.RESOURCES, os.strerror(error))
 
 
 @pytest.mark.parametrize("greeting, code", [(b"554 5.7.1 blocked\r\n", 554), (b"421 too many\r\n", 421), (b"", 0)])
