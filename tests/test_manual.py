@@ -18,6 +18,7 @@ from smtpd.lookup.explain import EXPLAIN_KEYS
 from smtpd.parent.start.option import USAGE
 from smtpd.slice import Limits
 from smtpd.smtp.extension import Offer
+from smtpd.tls.client_connection import REASONS as SERVER_REASONS
 from smtpd.tls.connection import CLIENT_ALERT, PROTOCOL_ERROR, REASONS
 
 TOP = Path(__file__).parent.parent
@@ -116,7 +117,9 @@ def test_every_reason_why_tls_fails_is_in_the_manual():
     assert len(reasons) > 8
     section = (MAN / "smtpd.8").read_text().partition(".Ss TLS FAILURES")[2].partition(".El")[0]
     documented = {line.partition(" :")[0] for line in re.findall(r"^\.It (.*)", section, re.MULTILINE)}
-    shown = {*reasons, *REASONS.values(), CLIENT_ALERT, PROTOCOL_ERROR, "certificate of the client"}
+    of_peers = {"certificate of the client", "certificate of the server"}
+    shown = {*reasons, *REASONS.values(), *SERVER_REASONS.values(), *of_peers}
+    shown |= {CLIENT_ALERT, CLIENT_ALERT.replace("client", "server"), PROTOCOL_ERROR}
     assert shown == documented
 
 
