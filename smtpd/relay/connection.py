@@ -87,6 +87,7 @@ class Connection:
     refused: int = 0  # recipients
     idle_since: float = 0.0
     not_before: float = 0.0  # the next message
+    look_at: float | None = None  # the timer that is set for it
     address_refused: bool = False  # the host does not want our address of this family: no further message
     begun_at: float = 0.0
 

@@ -19,8 +19,10 @@ For each destination, whenever something happens to it (`_drive`):
 So a destination that is dead costs, however much mail there is for it, one look at its hosts each time that the delay
 is over.
 
-A connection belongs to one destination, and is kept for its next message.  It ends sooner where another destination
-waits for its place: at once when it is idle, after SHARE_MESSAGES when it is not.
+A connection belongs to one destination, and is kept for its next message: the last one for session-keepalive, others
+for SPARE_TIME, as mail that comes singly would open a connection for each message.  The oldest one gets the next
+message, so that those too many end.  It ends sooner where another destination waits for its place: at once when it is
+idle, after SHARE_MESSAGES when it is not.
 
 Everything here is bounded by what the scheduler gives, or by a constant.
 """
@@ -48,6 +50,7 @@ from smtpd.slice import RelayLimits, RelaySlice
 
 IDLE_DESTINATIONS_MAX = 10_000  # that are remembered without mail
 SHARE_MESSAGES = 10  # of a connection whose place another destination waits for
+SPARE_TIME = 2.0  # seconds that a connection without a message stays open beside another one (that of Postfix's cache)
 CROSSING_TIME = 5.0  # seconds in which tasks may come that were sent before the delay was known
 RATE_SWEEP_INTERVAL = 60.0  # seconds
 
@@ -261,10 +264,11 @@ class Destinations:
     def tick(self, now: float) -> list[RelayAction]:
         """What is due: call at `next_time`, or later."""
         while self._timers and self._timers[0][0] <= now:
-            _, number = heapq.heappop(self._timers)
+            time, number = heapq.heappop(self._timers)
             connection = self._connections.find(number)
-            if connection is None:
+            if connection is None or connection.look_at != time:
                 continue
+            connection.look_at = None
             destination = self._destinations[connection.destination]
             if connection.state is ConnectionState.CONNECTING:
                 self._next_path(connection.attempt, destination, now)
@@ -281,7 +285,10 @@ class Destinations:
         return min([*times, *([place] if place is not None else [])], default=None)
 
     def _look_again(self, connection: Connection, time: float) -> None:
-        heapq.heappush(self._timers, (time, connection.number))
+        """At `time`, or sooner: a message pushes no timer while there is one to look at when it is due."""
+        if connection.look_at is None or time < connection.look_at:
+            connection.look_at = time
+            heapq.heappush(self._timers, (time, connection.number))
 
     # -- a destination, after anything has happened -------------------------------------------------
 
@@ -376,11 +383,13 @@ class Destinations:
         may_give = now >= max(connection.not_before, destination.delayed_until)
         if destination.tasks and may_give and self._give(connection, destination, now):
             return
-        keep_until = max(connection.idle_since + limits.session_keepalive, connection.not_before)
-        spare = not destination.tasks and any(
+        keep_time: float = limits.session_keepalive
+        if not destination.tasks and any(
             each is not connection and each.state in OPEN for each in self._connections.of(destination)
-        )
-        if spare or now >= keep_until or self._connections.others_wait(connection):
+        ):
+            keep_time = min(keep_time, SPARE_TIME)
+        keep_until = max(connection.idle_since + keep_time, connection.not_before)
+        if now >= keep_until or self._connections.others_wait(connection):
             self._end(connection, now)
         else:
             self._look_again(connection, connection.not_before if now < connection.not_before else keep_until)

@@ -516,15 +516,70 @@ def test_a_connection_without_mail_ends_after_its_keepalive(play):
     assert play.quitting == [number]
 
 
-def test_a_spare_connection_ends_at_once(play):
+def two_idle_connections(play):
     play.add(1, MX1)
     play.add(1)
     play.greeted(1)
     play.greeted(2)
     play.answer(1)
-    assert play.quitting == [1]
     play.answer(2)
+
+
+def test_a_spare_connection_ends_sooner_than_the_last_one(play):
+    two_idle_connections(play)
+    play.wait(1.9)
+    assert play.quitting == []
+    play.wait(0.2)
     assert play.quitting == [1]
+    play.wait(7.8)
+    assert play.quitting == [1]
+    play.wait(0.2)
+    assert play.quitting == [1, 2]
+
+
+def test_a_spare_connection_is_kept_no_longer_than_the_keepalive_allows():
+    play = Play(RelayLimits(session_keepalive=0))
+    two_idle_connections(play)
+    assert play.quitting == [1, 2]
+
+
+def test_mail_that_comes_singly_opens_no_connection_for_each_message(play):
+    two_idle_connections(play)
+    for _ in range(30):
+        play.wait(0.5)
+        play.add(1)
+        play.add(1)
+        assert sorted(play.given) == [1, 2]
+        play.answer(1)
+        play.answer(2)
+    assert play.open == [1, 2] and play.quitting == []
+
+
+def test_the_oldest_connection_gets_the_next_message_and_the_spare_one_ends(play):
+    two_idle_connections(play)
+    for _ in range(3):
+        play.wait(0.9)
+        play.add(1)
+        assert list(play.given) == [1]
+        play.answer(1)
+    assert play.quitting == [2]
+
+
+def test_a_connection_has_one_timer_however_many_messages_it_takes(play):
+    _, number = play.open_and_greet(1, MX1)
+    play.answer(number)
+    due = play.destinations.next_time()
+    for _ in range(40):
+        play.wait(0.125)
+        play.add(1)
+        play.answer(number)
+    assert play.destinations.next_time() == due
+    play.wait(due - play.now)
+    assert play.destinations.next_time() == play.now - 5 + 10
+    play.wait(4.9)
+    assert play.quitting == []
+    play.wait(0.2)
+    assert play.quitting == [number] and play.destinations.next_time() is None
 
 
 def test_an_idle_connection_gives_its_place_to_another_destination():
