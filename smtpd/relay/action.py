@@ -68,6 +68,7 @@ class Delay:
     destination: int
     until: float  # seconds since 1970
     reason: str
+    repeated: bool = False  # it was said before, and a task has come all the same
 
 
 @dataclass(frozen=True, slots=True)

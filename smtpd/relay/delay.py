@@ -39,11 +39,14 @@ class Delays:
         destination.delayed_until = max(earliest, now + back_off(destination.failures, self._random()))
         destination.reason = refusal.text
         self._choice.await_hosts(destination, now)
-        self.repeat(destination)
+        self._say(destination, repeated=False)
 
     def repeat(self, destination: Destination) -> None:
-        """Say it, and return what has come meanwhile."""
-        self._actions.append(Delay(destination.number, destination.delayed_until, destination.reason))
+        """Return what has come since the delay was said, and say it again: queue may have begun anew."""
+        self._say(destination, repeated=True)
+
+    def _say(self, destination: Destination, *, repeated: bool) -> None:
+        self._actions.append(Delay(destination.number, destination.delayed_until, destination.reason, repeated))
         self._tasks.give_back(destination.tasks)
 
     def end(self, destination: Destination, now: float) -> None:

@@ -718,7 +718,9 @@ def test_a_task_that_crosses_the_delay_is_returned(play):
     play.fail(1)
     task = play.add(1)
     assert play.returned[-1] == task and play.open == []
-    assert play.delays[0] == play.delays[1]
+    first, again = play.delays
+    assert (again.until, again.reason) == (first.until, first.reason)
+    assert not first.repeated and again.repeated  # the log has one line of it
 
 
 def test_a_task_in_the_middle_of_a_delay_is_tried_as_an_administrator_wants_it(play):

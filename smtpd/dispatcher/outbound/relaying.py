@@ -215,8 +215,9 @@ class Relaying:
             case Delay():
                 seconds = min(DELAY_MAX, max(1, round(action.until - self._clock())))
                 self._resources.queue.send(DelayDestination(action.destination, seconds, fit_text(Text, action.reason)))
-                log.info(f"relay: {self._name_of(action.destination)} delayed for {seconds} s: {action.reason}")
-                self.listing.note_delay(self._name_of(action.destination), action.reason)
+                if not action.repeated:
+                    log.info(f"relay: {self._name_of(action.destination)} delayed for {seconds} s: {action.reason}")
+                    self.listing.note_delay(self._name_of(action.destination), action.reason)
             case Resume():
                 self._resources.queue.send(ResumeDestination(action.destination))
             case Note():
