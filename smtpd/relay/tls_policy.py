@@ -49,11 +49,10 @@ class Verify(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TlsWords:
-    """The words of the action and of its smarthost.  `memory`: a host that had TLS and has none is an alarm."""
+    """The words of the action and of its smarthost."""
 
     level: TlsLevel = TlsLevel.OPPORTUNISTIC
     at_connect: bool = False  # smtps
-    memory: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +176,9 @@ def _encrypted(case: TlsCircumstances, verify: Verify, why: str) -> TlsPolicy:
 
 def _opportunistic(case: TlsCircumstances) -> TlsPolicy:
     """RFC 7435: better encrypted to an unknown host than not; never verified, as a failure would mean clear text."""
-    # Without a memory the failure of a moment ago still counts, or the next connection would fail the same way.
-    if case.history is TlsHistory.BROKEN or (case.history is TlsHistory.SUSPECT and not case.words.memory):
+    if case.history is TlsHistory.BROKEN:
         return TlsPolicy(attempt=False, must_encrypt=False, verify=Verify.NOTHING, why=case.history.value)
-    alarmed = case.words.memory and case.history in (TlsHistory.FRESH, TlsHistory.SUSPECT)
+    alarmed = case.history in (TlsHistory.FRESH, TlsHistory.SUSPECT)
     why = case.history.value if alarmed or case.history is TlsHistory.LOST else "opportunistic"
     if case.sts is not None and case.sts.mode is StsMode.TESTING:
         why += f", MTA-STS policy of {case.domain} in testing mode"

@@ -31,8 +31,8 @@ def host(tlsa=TlsaState.NONE, base=MX):
     return MailHost(MX, 10, ["192.0.2.1"], True, tlsa, base if known else "", [RECORD] if usable else [])
 
 
-def case(level=TlsLevel.OPPORTUNISTIC, tlsa=TlsaState.NONE, base=MX, at_connect=False, memory=True, **more):
-    words = TlsWords(level, at_connect, memory)
+def case(level=TlsLevel.OPPORTUNISTIC, tlsa=TlsaState.NONE, base=MX, at_connect=False, **more):
+    words = TlsWords(level, at_connect)
     return TlsCircumstances(words, host(tlsa, base), domain=DOMAIN, **more)
 
 
@@ -95,8 +95,6 @@ TABLE = [
     ("TLS has worked and fails now", case(ANYHOW, history=TlsHistory.SUSPECT), ENCRYPTED),
     ("TLS has worked and has failed for an hour", case(ANYHOW, history=TlsHistory.LOST), MAYBE),
     ("TLS has failed just now", case(ANYHOW, history=TlsHistory.BROKEN), CLEAR),
-    ("TLS has worked, without a memory", case(ANYHOW, memory=False, history=TlsHistory.FRESH), MAYBE),
-    ("TLS has failed just now, without a memory", case(ANYHOW, memory=False, history=TlsHistory.SUSPECT), CLEAR),
     ("TLS has failed, and is required", case(VERIFIED, history=TlsHistory.BROKEN), BY_ROOTS),
     ("TLS has failed, and MTA-STS wants it", case(ANYHOW, sts=ENFORCE, history=TlsHistory.BROKEN), BY_ROOTS),
 ]
