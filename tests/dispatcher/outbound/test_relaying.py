@@ -217,6 +217,16 @@ def test_a_host_that_cannot_be_reached_delays_the_destination(world):
     assert 10 < delay.seconds < 20
 
 
+def test_the_log_has_one_line_of_a_delay_whatever_crosses_it(world, capfd):
+    here = world()
+    here.server.close()
+    here.relay(1)
+    here.wait_for(ReturnRecipients)
+    here.relay(2)
+    here.wait_for(ReturnRecipients, 2)
+    assert capfd.readouterr().err.count(" delayed for ") == 1
+
+
 def test_no_host_for_good_is_the_result_of_each_recipient(world):
     here = world()
     here.answers[FindHosts] = lambda asked: HostsNotFound(asked.request, 556, "5.1.10", "there.test takes no mail", 60)
