@@ -86,6 +86,7 @@ class ChannelSet:
             done = channel.closed or channel.flush()
         except ChannelClosed:
             done = True  # its reader sees the end too, after what was still to be read
+            self._bounded.discard(channel)  # what waits to be sent is never read any more
         wants_room = not done and not channel.pause
         if channel in self._writing and not wants_room:
             self._writing.discard(channel)

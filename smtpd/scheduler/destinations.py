@@ -262,7 +262,7 @@ class Destinations:
                 continue
             known.looked = now
             waiting = known.waiting()
-            if waiting:
+            if waiting and not known.paused:
                 self._looked_through.append((destination, iter(waiting)))
             self._set_timer(destination, known, now)
 
@@ -279,7 +279,8 @@ class Destinations:
         found: list[int] = []
         while self._looked_through and len(found) < effort:
             destination, left_to_look = self._looked_through[0]
-            more = [*islice(left_to_look, effort - len(found))] if self.is_delayed(destination) else []
+            expires = self.is_delayed(destination) and not self.is_paused(destination)
+            more = [*islice(left_to_look, effort - len(found))] if expires else []
             found += more
             if not more:
                 self._looked_through.popleft()

@@ -310,6 +310,28 @@ def test_the_end_of_a_peer_that_did_not_read_is_noticed(both, monkeypatch):
     assert [type(error) for error in ended] == [ChannelClosed]
 
 
+def test_what_a_peer_that_did_not_read_has_sent_before_its_end_is_read(both, monkeypatch):
+    monkeypatch.setattr("smtpd.ipc.channel_set.UNREAD_MAX", 100_000)
+    loop, channels, a, b = both
+    heard, ended = [], []
+
+    def answer(channel, imsg, descriptor):
+        heard.append(imsg.text)
+        if imsg.text == "question":
+            channel.send(Word("x" * 400_000))
+
+    channels.add(b, answer, lambda channel, error: (ended.append(error), channels.remove(channel)), bounded=True)
+    for text in ("question", "result 1", "result 2", "result 3"):
+        a.send(Word(text))
+    a.flush()
+    turns(loop)
+    assert heard == ["question"]
+    a.close()
+    turns(loop, 50)
+    assert heard == ["question", "result 1", "result 2", "result 3"]
+    assert [type(error) for error in ended] == [ChannelClosed]
+
+
 def test_a_channel_that_is_not_bounded_is_read_whatever_waits(both, monkeypatch):
     """Two processes that both waited for the other one to read would wait for ever."""
     monkeypatch.setattr("smtpd.ipc.channel_set.UNREAD_MAX", 100_000)

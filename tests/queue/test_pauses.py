@@ -1,10 +1,11 @@
 """What administrators have paused of relaying: who is told, and what is listed."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpd.envelope import PAUSES_MAX
+from smtpd.envelope import PAUSES_MAX, Word
 from smtpd.imsg import ListPaused, PauseDestination, PauseRelaying, PauseSource, RelayingPaused
 from smtpd.queue.delivery.destination import Delays, Numbers
 from smtpd.queue.delivery.pauses import Pauses
@@ -60,6 +61,7 @@ def test_a_destination_is_paused_at_the_scheduler_by_any_spelling_of_its_name(ro
     assert room.pause("", "Far.Test", False) == RelayingPaused(1, True)
     assert room.scheduler.sent[1:] == [PauseDestination(far, False)] and not room.pauses.is_paused(far)
     assert room.pause("", "far.test", False) == RelayingPaused(1, False) and room.listed() == []
+    assert room.scheduler.sent[2:] == [PauseDestination(far, False)]  # the scheduler may have a delay of its own
 
 
 def test_an_action_with_smarthosts_is_a_destination_and_its_name_may_be_a_domain_too(room):
@@ -110,7 +112,15 @@ def test_pauses_are_bounded(room):
     for number in range(PAUSES_MAX):
         assert room.pause("", f"d{number}.test").changed
     assert "already" in room.pause("", "more.test").trouble
+    assert room.pause("", "d1.test") == RelayingPaused(1, False)
     assert room.pause("", "d0.test", False).changed and room.pause("", "more.test").changed
+
+
+@pytest.mark.parametrize("name", ["\u337f" * 256, "a" * 256])
+def test_a_name_that_is_longer_in_its_normal_form_can_be_paused_and_listed(room, name):
+    assert room.pause("", name).changed
+    (row,) = msgspec.convert(room.listed(), list[tuple[Word, Word]])
+    assert room.pause("", name, False).changed and len(row[1]) == 256
 
 
 ORDERS = st.tuples(st.sampled_from(["", OURS]), st.sampled_from(["a.test", "A.test", "provider", ""]), st.booleans())

@@ -279,6 +279,20 @@ def test_a_destination_that_is_resumed_is_looked_through_no_further():
     assert destinations.look_through(1000) == [id_of(20)]
 
 
+def test_nothing_expires_that_waits_for_a_paused_destination():
+    destinations = made(*((1, 7, message) for message in range(1, 10)))
+    destinations.delay(1, NOW, NOW + 4 * EXPIRY_INTERVAL)
+    destinations.run_timers(NOW + EXPIRY_INTERVAL, 1000)
+    assert destinations.look_through(3) == [id_of(message) for message in (1, 2, 3)]
+    destinations.pause(1, True)
+    assert destinations.look_through(1000) == []
+    destinations.run_timers(NOW + 2 * EXPIRY_INTERVAL, 1000)
+    assert destinations.look_through(1000) == []
+    destinations.pause(1, False)
+    destinations.run_timers(NOW + 3 * EXPIRY_INTERVAL, 1000)
+    assert len(destinations.look_through(1000)) == 9
+
+
 # -- what a dispatcher says that an attacker has --------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from smtpd.envelope import PAUSES_MAX
 from smtpd.imsg import ListPaused, PauseDestination, PausedListed, PauseRelaying, PauseSource, RelayingPaused
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
-from smtpd.queue.delivery.destination import Delays, Numbers
+from smtpd.queue.delivery.destination import DOMAIN_MAX, Delays, Numbers
 from smtpd.slice import Method, QueueSlice
 
 
@@ -43,7 +43,7 @@ class Pauses:
         channel.send(PausedListed(imsg.request, sorted(self._paused)))
 
     def pause(self, channel: Channel, imsg: PauseRelaying) -> None:
-        name = imsg.name if imsg.name in self._to_one else normal(imsg.name)
+        name = imsg.name if imsg.name in self._to_one else normal(imsg.name)[:DOMAIN_MAX]  # it may have grown
         numbers = self._numbers.find(name) if name else []
         if trouble := self._trouble(imsg, name, numbers):
             channel.send(RelayingPaused(imsg.request, False, trouble))
@@ -69,7 +69,7 @@ class Pauses:
             return f"no action relays to {name}"
         if not imsg.source and not name:
             return "neither a source address nor a destination"
-        if imsg.paused and len(self._paused) == PAUSES_MAX:
+        if imsg.paused and (imsg.source, name) not in self._paused and len(self._paused) == PAUSES_MAX:
             return f"{PAUSES_MAX} destinations and source addresses are paused already"
         return ""
 
@@ -81,12 +81,12 @@ class Pauses:
             self._dispatchers[number % len(self._dispatchers)].send(PauseSource(source, number, paused))
 
     def _tell_scheduler(self, numbers: Sequence[int], paused: bool, changed: bool) -> bool:
-        """To resume a destination ends its delay too.  Whether that makes a difference."""
-        self._destinations = {number for (source, _), of in self._paused.items() if not source for number in of}
+        """To resume a destination ends its delay too, known here or not.  Whether anything changes, as far as is known."""
+        self._destinations = {number for (source, _), ours in self._paused.items() if not source for number in ours}
         for number in numbers:
             delayed = not paused and bool(self._delays.find_reason(number))
-            if changed or delayed:
+            if changed or not paused:
                 self._delays.resume(number)
                 self._scheduler.send(PauseDestination(number, number in self._destinations))
-                changed = True
+            changed = changed or delayed
         return changed
