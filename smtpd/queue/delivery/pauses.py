@@ -81,7 +81,7 @@ class Pauses:
             self._dispatchers[number % len(self._dispatchers)].send(PauseSource(source, number, paused))
 
     def _tell_scheduler(self, numbers: Sequence[int], paused: bool, changed: bool) -> bool:
-        """To resume a destination ends its delay too, known here or not.  Whether anything changes, as far as is known."""
+        """To resume a destination ends its delay too, known here or not.  Returns whether a known one changes."""
         self._destinations = {number for (source, _), ours in self._paused.items() if not source for number in ours}
         for number in numbers:
             delayed = not paused and bool(self._delays.find_reason(number))
