@@ -78,11 +78,16 @@ class ClientInput(MailPhase):
             self._send_content(self._transaction.sender, b"", last=True)
         return self._take_actions()
 
+    @property
+    def awaits_written(self) -> bool:
+        """All of the content has been said, and `written` not called since."""
+        return self.state in _IN_CONTENT and self._transaction.complete
+
     def written(self, now: float) -> list[ClientAction]:
         """All that was said has been written to the connection.  After `content_end` only this lets a reply be the
         answer to the mail, and its time begin.  At any other time it has no effect."""
         self._now = now
-        if self.state in _IN_CONTENT and self._transaction.complete:
+        if self.awaits_written:
             self.enter(ClientState.DOT)
         return self._take_actions()
 

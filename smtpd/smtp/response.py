@@ -53,9 +53,9 @@ class Response:
     def __str__(self) -> str:
         """All of it in one line."""
         first, *others = self.lines
-        same = f"{self.enhanced} " if self.enhanced else ""  # stands in front of each line: RFC 2034 4
-        words = [str(self.code), first, *(line.removeprefix(same) for line in others)]
-        return " ".join(filter(None, words))[:MAX_TEXT]
+        if others and (enhanced := self.enhanced):  # stands in front of each line: RFC 2034 4
+            others = [line.removeprefix(f"{enhanced} ") for line in others]
+        return " ".join(filter(None, [str(self.code), first, *others]))[:MAX_TEXT]
 
 
 class ResponseReader:

@@ -490,6 +490,17 @@ def test_the_time_for_the_answer_to_the_mail_begins_when_its_end_has_left():
     assert driver.client.written(driver.now) == [] and driver.client.deadline == deadline
 
 
+def test_the_end_of_the_mail_is_all_that_is_awaited_to_be_written():
+    driver = greeted("PIPELINING")
+    assert not driver.client.awaits_written
+    driver.do(MAIL)
+    assert not driver.client.awaits_written
+    driver = completed()
+    assert driver.client.awaits_written
+    driver.client.written(driver.now)
+    assert not driver.client.awaits_written
+
+
 def test_a_reply_that_nothing_has_asked_for_does_not_answer_the_next_transaction():
     """Not that of the recipients beyond the server's limit: they would be refused for another one."""
     driver = greeted("PIPELINING", "LIMITS RCPTMAX=1")

@@ -311,7 +311,9 @@ class OutgoingConnection(asyncio.Protocol):
 
     def _note_written(self) -> None:
         """Tell the client when nothing of what it has said waits here."""
-        if self._client is None or self._stream is None or self._over or self._stream.transport.is_closing():
+        if self._client is None or not self._client.awaits_written:  # of most replies
+            return
+        if self._stream is None or self._over or self._stream.transport.is_closing():
             return
         if not self._stream.transport.get_write_buffer_size():
             self._apply(self._client.written(self._loop.time()))
