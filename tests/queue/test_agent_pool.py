@@ -18,6 +18,8 @@ from smtpd.imsg import (
     EnvelopesDue,
     EnvelopesSubmitted,
     EnvelopesTried,
+    LockMailbox,
+    MailboxNotLocked,
     MessageStored,
     PostponeEnvelopes,
     StartAgent,
@@ -36,6 +38,7 @@ from smtpd.queue.agents.slots import (
     SLOTS_MAX,
     SLOTS_PER_USER,
     WORK_TIME,
+    AgentKey,
 )
 from smtpd.slice import DeliverySlice, Method
 from tests.ipc.test_refusal import Kernel
@@ -680,3 +683,160 @@ def test_an_attempt_that_has_ended_is_not_begun_again_by_the_next_agent(house, m
     house.turn()
     assert not house.queue.agents.waiting()
     assert not house.mail["parent"]
+
+
+# -- at once, without waiting for the next second -------------------------------------------
+
+
+@pytest.fixture
+def tickless(crowd, monkeypatch):
+    """Two slots; amy and bob have an agent with a mail each, carol waits for a slot, and no second passes."""
+    monkeypatch.setattr(crowd.queue.agents, "tick", lambda: None)
+    crowd.envelopes = crowd.store_due(*(recipient(user) for user in ("amy", "bob", "carol")))
+    crowd.sockets = {}
+    for number in (1, 2):
+        asked, agent = crowd.start_agent(number)
+        crowd.sockets[asked.user] = agent
+    return crowd
+
+
+def test_an_agent_that_becomes_idle_makes_room_at_once_and_another_one_comes_for_the_next_mail(tickless):
+    tickless.deliver(tickless.sockets["amy"])
+    gone(tickless, 1)
+    asked, agent = tickless.start_agent(3)
+    assert asked.user == "carol"
+    tickless.deliver(agent)
+    all_tried(tickless, 2)
+    (again,) = tickless.store_due(recipient("amy"))
+    gone(tickless, 3)
+    asked, agent = tickless.start_agent(4)
+    assert asked.user == "amy" and tickless.deliver(agent).envelope == again
+
+
+def test_the_slot_of_an_agent_that_was_no_use_is_given_on_at_once(tickless):
+    tickless.sockets["amy"].close()
+    gone(tickless, 1)
+    assert tickless.start_agent(3)[0].user == "carol"
+
+
+def test_the_slot_of_an_agent_that_is_refused_is_given_on_at_once(crowd, monkeypatch):
+    monkeypatch.setattr(crowd.queue.agents, "tick", lambda: None)
+    crowd.store_due(*(recipient(user) for user in ("amy", "bob", "carol")))
+    asked = crowd.hear("parent", StartAgent)
+    crowd.start_agent(2)
+    crowd.say("parent", AgentRefused(asked.request, False, "later"))
+    assert crowd.start_agent(3)[0].user == "carol"
+
+
+def test_an_agent_whose_mailbox_cannot_be_locked_makes_room_at_once(crowd, monkeypatch):
+    monkeypatch.setattr(crowd.queue.agents, "tick", lambda: None)
+    crowd.store_due(recipient("amy", "box"), recipient("bob"), recipient("carol"))
+    for number in (1, 2):
+        crowd.start_agent(number)
+    asked = crowd.hear("parent", LockMailbox)
+    crowd.say("parent", MailboxNotLocked(asked.request, False, "locked"))
+    gone(crowd, asked.agent)
+    assert crowd.start_agent(3)[0].user == "carol"
+
+
+def test_an_idle_agent_that_gets_a_mail_is_not_ended_as_one_without_work(house):
+    house.store_due(recipient())
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    house.tried()
+    (second,) = house.store_due(recipient())
+    errand = house.receive(agent)
+    house.pass_time(IDLE_TIMEOUT)
+    assert not closed(agent)
+    house.answer(agent, errand)
+    assert house.tried() == ([second], [], [])
+
+
+def test_what_comes_for_an_agent_that_stands_still_and_has_no_room_fails_at_once(house, monkeypatch):
+    monkeypatch.setattr(house.queue.agents, "tick", lambda: None)
+    house.store_due(*(recipient() for _ in range(UNDER_WAY)))
+    _, agent = house.start_agent()
+    for _ in range(UNDER_WAY):
+        house.receive(agent)
+    house.now += STALLED
+    (late,) = house.store_due(recipient())
+    assert house.tried() == ([], [late], [])
+
+
+# -- agents that end without an answer ----------------------------------------------------
+
+
+def test_an_agent_that_dies_before_its_mailbox_is_locked_is_not_started_over_and_over(house):
+    (envelope,) = house.store_due(recipient("bob", "box"))
+    _, agent = house.start_agent(1)
+    house.hear("parent", LockMailbox)
+    agent.close()
+    gone(house, 1)
+    assert house.tried() == ([], [envelope], [])
+    house.turn()
+    assert not house.mail["parent"]
+
+
+def test_what_comes_while_no_agent_is_started_fails_for_the_same_reason_and_no_longer_than_that(house):
+    mails = house.store_due(recipient())
+    _, agent = house.start_agent(1)
+    agent.close()
+    gone(house, 1)
+    house.tried()
+    mails += house.store_due(recipient())
+    house.tried()
+    reasons = {house.queue.conclusions._deferred[id].error for id in mails}
+    assert reasons == {"the agent was lost: it has ended"}
+    pool = house.queue.agents
+    house.pass_time(RESTART_DELAY - 1)
+    assert pool._blocked
+    house.pass_time(1)
+    assert not pool._blocked  # nothing is kept of a user who gets no more mail
+
+
+def test_an_agent_that_had_nothing_to_answer_was_not_useless(house, monkeypatch):
+    """Its only mail could not be read."""
+    monkeypatch.setattr(house.queue.disk, "find_message", lambda _id, found: found(None, OSError(errno.EIO, "error")))
+    (first,) = house.store_due(recipient())
+    _, agent = house.start_agent(1)
+    assert house.tried() == ([], [first], [])
+    monkeypatch.undo()
+    agent.close()
+    gone(house, 1)
+    (second,) = house.store_due(recipient())
+    _, other = house.start_agent(2)
+    house.deliver(other)
+    assert house.tried() == ([second], [], [])
+
+
+# -- the end --------------------------------------------------------------------------------
+
+
+def test_what_was_not_sent_to_an_agent_that_ends_while_we_stop_is_not_begun_again(house):
+    house.store_due(recipient())
+    _, agent = house.start_agent(1)
+    house.deliver(agent)
+    house.tried()
+    (line,) = house.queue.agents.queues.values()
+    kernel = line.agent._sock = Kernel(fileno=line.agent._sock.detach())
+    kernel.refuses = errno.ENOBUFS
+    house.store_due(recipient())
+    house.until(lambda: kernel.asked)
+    house.queue.agents.stop()
+    agent.close()
+    gone(house, 1)
+    house.turn()
+    assert not house.mail["parent"] and not house.queue.agents.waiting()
+
+
+def test_nothing_is_under_way_after_the_end_and_no_errand_ends_twice(house, two):
+    pool = house.queue.agents
+    over, other = [begun.errand for queue in pool.queues.values() for begun in queue.begun.values()]
+    ended = []
+    over._attempt.over = True
+    over.failed = other.failed = lambda reason, **_more: ended.append(reason)
+    pool.stop()
+    pool.give(AgentKey("amy", "local", Duty.DELIVER), other)
+    assert len(pool.queues) == 2 and not pool.waiting()
+    pool.end()
+    assert ended == ["the daemon was stopped"] and not pool.under_way()

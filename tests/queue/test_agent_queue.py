@@ -85,3 +85,45 @@ def test_what_was_not_sent_waits_again_in_its_order_before_the_others():
     made.join(Something(4), 0.0)
     assert made.lose_agent() == [sent]
     assert [errand.number for errand in made.waiting] == [2, 3, 4] and not made.begun
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_silence_of_an_agent_that_had_nothing_counts_from_its_next_errand(waits):
+    made = queue(SLOW, AgentState.IDLE)
+    made.join(Something(1), 1000.0)
+    if not waits:
+        made.begin(1000.0)
+    assert not made.is_stalled(1000.0 + SLOW.patience - 1)
+    assert made.is_stalled(1000.0 + SLOW.patience)
+
+
+def test_an_agent_that_has_all_that_it_may_has_no_room():
+    made = queue(SLOW)
+    begun(made, *(Something(number) for number in range(SLOW.concurrency)))
+    assert not made.has_room
+
+
+def test_errands_of_a_higher_priority_go_before_the_others_and_behind_their_like():
+    made = queue(state=AgentState.WAITING_FOR_SLOT)
+    for number, priority in ((1, 0), (2, 1), (3, 0), (4, 1), (5, 2)):
+        errand = Something(number)
+        errand.priority = priority
+        made.join(errand, 0.0)
+    assert [errand.number for errand in made.take_waiting()] == [5, 2, 4, 1, 3]
+
+
+def test_the_word_that_an_agent_is_at_work_ends_its_silence():
+    made = queue(SLOW)
+    (one,) = begun(made, Something(1))
+    made.in_progress(one, SLOW.patience - 1)
+    assert not made.is_stalled(SLOW.patience)
+    assert made.is_stalled(2 * SLOW.patience - 1)
+
+
+def test_a_slow_agent_that_is_at_work_with_nothing_is_late_from_the_errand_that_it_has_had_longest():
+    made = queue(SLOW)
+    one, two, _ = begun(made, *(Something(number) for number in (1, 2, 3)))
+    assert not made.is_late(10 * SLOW.patience)  # none of them has been handed to it
+    one.handed, two.handed = 30.0, 20.0
+    assert not made.is_late(20.0 + SLOW.patience - 1)
+    assert made.is_late(20.0 + SLOW.patience)

@@ -58,10 +58,11 @@ def pages(house, first=ALL[0], last=ALL[1]):
 
 
 def test_an_entry_has_all_that_a_line_of_show_queue_needs(house):
-    (id,) = house.store()
+    (id,) = house.store(terms=replace(TERMS, utf8=True))
     ((entry,),) = pages(house)
     (row,) = house.queue.disk.store.load([id])
     assert entry.schedule == row.schedule()
+    assert entry.terms == row.terms and entry.terms.utf8
     assert (entry.origin, entry.recipient) == (ORIGIN, recipient())
     assert (entry.size, entry.inflight, entry.error, entry.last_try) == (len(CONTENT), False, "", 0)
 
@@ -202,7 +203,7 @@ def test_the_quarantine_shows_what_when_and_why(house):
     house.queue.disk.store.apply([Quarantine(id, 99, "odd")])
     house.say("control", ListQuarantine(5))
     answer = house.hear("control", QuarantineListed)
-    assert (answer.request, answer.rows) == (5, [(id, 99, "odd")])
+    assert (answer.request, answer.rows, answer.trouble) == (5, [(id, 99, "odd")], "")
 
 
 def test_a_row_that_sqlite_quotes_in_the_reason_does_not_end_control(house):

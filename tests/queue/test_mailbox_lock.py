@@ -87,6 +87,7 @@ def test_a_lock_is_given_up_after_a_while_though_mail_keeps_coming(house, agent)
     house.store_due(BOX)
     for errand in errands:
         nothing_comes(house, agent)
+        assert not house.mail["parent"]  # the lock is kept as long as a mail is under way under it
         house.answer(agent, errand)
     unlocked(house, 7)
     locked(house, 8)

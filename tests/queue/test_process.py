@@ -334,6 +334,7 @@ def test_a_deferral_is_written_with_the_time_that_the_scheduler_names(watched, d
 
 @pytest.mark.parametrize("scheduler", ["hangs", "gone"])
 def test_a_deferral_is_written_without_a_scheduler_too(watched, deferred, monkeypatch, scheduler):
+    most = state.SCHEDULER_STOP_TIMEOUT
     if scheduler == "hangs":
         monkeypatch.setattr(state, "SCHEDULER_STOP_TIMEOUT", 0.05)
         watched.scheduler_hangs = True
@@ -343,7 +344,9 @@ def test_a_deferral_is_written_without_a_scheduler_too(watched, deferred, monkey
         channel.close()
         watched.until(lambda: watched.queue.scheduler.closed)
     watched.say("parent", Stop())
+    began = watched.loop.time()
     run_to_the_end(watched)
+    assert watched.loop.time() - began < most  # one that is gone is not waited for
     found = row(watched, deferred)
     assert (found.next_try, found.retries, found.perhaps_delivered) == (found.last_try, 1, True)
     assert found.error.startswith("the agent was lost")

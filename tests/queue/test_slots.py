@@ -201,3 +201,19 @@ def test_limits_hold_and_every_agent_that_waits_has_a_slot_in_the_end(steps):
             stop(one)
         settle()
     assert lines == set(alive)
+
+
+def test_an_agent_that_is_not_wanted_any_more_gets_no_slot():
+    slots = AgentSlots(count=1)
+    slots.want(key("bob"))
+    slots.leave(key("bob"))
+    assert slots.grant(0.0) is None and not slots.choose_leaving(0.0)
+
+
+def test_no_more_agents_leave_than_are_waited_for_however_often_that_is_asked():
+    slots = AgentSlots(count=3)
+    start(slots, key("amy"), key("bob"), key("carol"), key("dave"))
+    assert slots.choose_leaving(WORK_TIME) == [key("amy")]
+    assert slots.choose_leaving(WORK_TIME) == []
+    slots.want(key("erin"))
+    assert slots.choose_leaving(WORK_TIME) == [key("bob")]

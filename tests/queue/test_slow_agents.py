@@ -16,7 +16,7 @@ from smtpd.imsg import (
     StartAgent,
     StatisticsReported,
 )
-from smtpd.queue.agents.pool import RESTART_DELAY, TOO_MANY_SLOW
+from smtpd.queue.agents.pool import AGENT_SILENT, RESTART_DELAY, TOO_MANY_SLOW
 from smtpd.queue.agents.routing import LMTP_LIMITS, QUICK_LIMITS, SLOW_LIMITS
 from smtpd.queue.agents.slots import IDLE_TIMEOUT, SLOTS, WORK_TIME
 from smtpd.slice import DeliveryLimits
@@ -484,3 +484,28 @@ def test_statistics_count_slow_agents_too(house):
     counters = house.hear("control", StatisticsReported).counters
     told = {key: counters[f"mda.{key}"] for key in ("envelope", "pending", "running", "user")}
     assert told == {"envelope": 8, "pending": 2, "running": OF_AGENT + 2, "user": 2}
+
+
+def test_no_agent_is_started_for_a_command_that_waits_while_we_stop(crowded):
+    crowded.store_due(command("bob"))
+    crowded.turn()
+    crowded.queue.agents.stop()
+    crowded.deliver(crowded.crowd[0])
+    crowded.turn()
+    assert not crowded.mail["parent"]
+
+
+@pytest.mark.parametrize("at_work, reason", [(False, AGENT_SILENT), (True, TOO_MANY_SLOW)])
+def test_what_finds_no_room_with_a_slow_agent_says_whether_that_is_at_work(house, monkeypatch, at_work, reason):
+    monkeypatch.setattr(house.queue.agents, "tick", lambda: None)
+    house.store_due(*(command("bob", str(n)) for n in range(OF_AGENT)))
+    _, agent = house.start_agent()
+    for _ in range(OF_AGENT):
+        errand = house.receive(agent)
+    if at_work:
+        agent.send(frames.encode(frames.InProgress(errand.envelope)))
+        house.until(lambda: house._is_at_work(errand.envelope))
+    house.now += SLOW_LIMITS.patience
+    (late,) = house.store_due(command("bob", "late"))
+    assert house.tried() == ([], [late], [])
+    assert errors(house, [late]) == {reason}

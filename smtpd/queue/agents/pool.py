@@ -245,6 +245,8 @@ class AgentPool:
         reason = f"the agent was lost: {reason}"
         for begun in queue.lose_agent():
             begun.errand.failed(reason, sent=True)
+        if self._stopping:
+            queue.waiting.clear()  # what was not sent is not begun again
         if useless:
             self._block(queue, reason)
         else:
