@@ -791,6 +791,16 @@ class EnvelopeReplaced:
     schedules: list[Schedule]
 
 
+SCHEDULED_DESTINATIONS_MAX = 1000  # of one imsg
+
+
+@imsg("scheduler -> queue")
+class TryDestinations:
+    """An administrator has scheduled mail for these.  Comes before that is due."""
+
+    destinations: Annotated[list[DestinationNumber], msgspec.Meta(max_length=SCHEDULED_DESTINATIONS_MAX)]
+
+
 @imsg("scheduler -> queue", limit=256 * 1024)
 class PostponeEnvelopes:
     """The next tries of deferred envelopes, or of those that an administrator has rescheduled."""
@@ -1287,6 +1297,13 @@ class PauseDestination:
 
     destination: DestinationNumber
     paused: bool
+
+
+@imsg("queue -> dispatcher")
+class TryDestination:
+    """An administrator wants it tried now, also when none of its hosts could be reached.  Comes before its mail."""
+
+    destination: DestinationNumber
 
 
 @imsg("queue -> dispatcher")

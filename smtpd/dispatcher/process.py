@@ -11,7 +11,7 @@
                               |    +--ReadTlsHosts, ReadStsPolicies, KeepTls--> queue
                               +--a digest to sign (tls/signing.py)--> crypto
     parent --TakeCertificate, TakeAuthorities, AddListener: descriptors--> dispatcher
-    queue --PauseSource--> dispatcher
+    queue --PauseSource, TryDestination--> dispatcher
     control --OpenSession--> dispatcher --SessionOpened: a socket for a program of this host--> control
     control --ListRelays, ListRoutes, ListHosts, ListDomains, ResumeRoute--> dispatcher
 
@@ -71,6 +71,7 @@ from smtpd.imsg import (
     TakeCertificate,
     TlsHostsRead,
     TlsKept,
+    TryDestination,
     UseCertificates,
 )
 from smtpd.ipc.channel import Channel, ChannelClosed, owned, unexpected
@@ -169,6 +170,8 @@ def from_queue(dispatcher: Dispatcher, channel: Channel, imsg: object, descripto
             dispatcher.relaying.take(imsg)
         case PauseSource():
             dispatcher.relaying.pause_source(imsg)
+        case TryDestination():
+            dispatcher.relaying.try_destination(imsg)
         case _:
             unexpected("queue", imsg)
 

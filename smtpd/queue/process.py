@@ -1,7 +1,8 @@
 """queue -- keeps mail and envelopes on disk, and hands mail to the agents of its recipients.
 
     dispatcher --ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
-    queue --RelayMessage--> dispatcher --FetchContent, RelayTried, ReturnRecipients, DelayDestination, …--> queue
+    queue --RelayMessage, TryDestination--> dispatcher
+    dispatcher --FetchContent, RelayTried, ReturnRecipients, DelayDestination, …--> queue
     lookup --AddEnvelopes, ReadForward, AskServerForUtf8--> queue --ExpandEnvelope--> lookup
     queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
     queue --DestinationDelayed, DestinationResumed--> scheduler
@@ -59,6 +60,7 @@ from smtpd.imsg import (
     SetVerbose,
     Stop,
     StoreMessage,
+    TryDestinations,
 )
 from smtpd.ipc.channel import Channel, unexpected
 from smtpd.ipc.channel_set import connect
@@ -195,6 +197,8 @@ def from_scheduler(queue: Queue, channel: Channel, imsg: object, descriptor: int
             queue.deliveries.delete(imsg)
         case MarkSuspended():
             queue.deliveries.suspend(imsg)
+        case TryDestinations():
+            queue.relays.try_destinations(imsg)
         case SchedulingStopped():
             queue.scheduling_stopped()
         case _:

@@ -35,7 +35,6 @@ class Delays:
             self._finish(destination, refusal, Outcome.DEFERRED)
             return
         destination.failures += 1
-        destination.delayed_at = now
         destination.delayed_until = max(earliest, now + back_off(destination.failures, self._random()))
         destination.reason = refusal.text
         self._choice.await_hosts(destination, now)

@@ -60,7 +60,6 @@ class Destination:
     resolving: bool = False
     refusal: HostRefused | None = None  # permanent: no host will ever take it, until `hops_until`
     failures: int = 0  # to reach any host, in a row
-    delayed_at: float = 0.0
     delayed_until: float = 0.0
     reason: str = ""  # of the delay
     waiting: Key | None = None  # for a place of this limit

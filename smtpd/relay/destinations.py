@@ -51,7 +51,7 @@ from smtpd.slice import RelayLimits, RelaySlice
 IDLE_DESTINATIONS_MAX = 10_000  # that are remembered without mail
 SHARE_MESSAGES = 10  # of a connection whose place another destination waits for
 SPARE_TIME = 2.0  # seconds that a connection without a message stays open beside another one (that of Postfix's cache)
-CROSSING_TIME = 5.0  # seconds in which tasks may come that were sent before the delay was known
+DELAY_TOLERANCE = 2.0  # seconds: the scheduler counts the delay in whole ones of a clock of its own
 RATE_SWEEP_INTERVAL = 60.0  # seconds
 
 
@@ -80,14 +80,14 @@ class Destinations:
     # -- tasks --------------------------------------------------------------------------------------
 
     def add(self, task: Task, relay: RelaySlice, domain: str, now: float) -> list[RelayAction]:
-        """A new task.  Of a delayed destination it ends the delay: an administrator wants it tried."""
+        """A new task.  While its destination is delayed it is given back: it was sent before that was known."""
         self._tasks.add(task)
         if self._stopping:
             self._tasks.give_back([task])
             return self._settle(now)
         destination = self._get(task, relay, domain)
         destination.tasks.append(task)
-        if now < destination.delayed_until and now >= destination.delayed_at + CROSSING_TIME:
+        if now < destination.delayed_until <= now + DELAY_TOLERANCE:
             self._delays.end(destination, now)
         self._drive(destination, now)
         return self._settle(now)
@@ -104,12 +104,13 @@ class Destinations:
         return self._settle(now)
 
     def resume(self, destination: int, now: float) -> list[RelayAction]:
-        """The administrator wants a destination and its routes tried now."""
-        self._actions.append(Resume(destination))
+        """The administrator wants a destination and its routes tried now, if it is delayed."""
         for found in self._both(destination):
-            self._delays.end(found, now)
-            found.hops = ()
-            self._drive(found, now)
+            if now < found.delayed_until:
+                self._delays.end(found, now)
+                found.hops = ()
+                self._actions.append(Resume(destination))
+                self._drive(found, now)
         return self._settle(now)
 
     def resume_route(self, number: int, now: float) -> tuple[bool, list[RelayAction]]:

@@ -1,6 +1,7 @@
 """Orders of the administrator for a range of envelopes, carried out in slices.
 
-    ScheduleEnvelopes --> policy.schedule --> PostponeEnvelopes (until now), MarkSuspended, DeleteEnvelopes --> queue
+    ScheduleEnvelopes --> policy.schedule --> TryDestinations, PostponeEnvelopes (until now),
+                                              MarkSuspended, DeleteEnvelopes --> queue
     RemoveEnvelopes       policy.remove
     SuspendEnvelopes      policy.suspend  --> EnvelopesScheduled, EnvelopesRemoved, EnvelopesSuspended --> control
 
@@ -14,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from smtpd.imsg import (
+    SCHEDULED_DESTINATIONS_MAX,
     DeleteEnvelopes,
     EnvelopesRemoved,
     EnvelopesScheduled,
@@ -23,10 +25,11 @@ from smtpd.imsg import (
     RemoveEnvelopes,
     ScheduleEnvelopes,
     SuspendEnvelopes,
+    TryDestinations,
 )
 from smtpd.scheduler.policy import Policy
 
-SLICE_SIZE = 1000  # envelopes in one turn: some milliseconds
+SLICE_SIZE = SCHEDULED_DESTINATIONS_MAX  # envelopes in one turn: some milliseconds
 UNREAD_BYTES_MAX = 1024 * 1024  # bytes that queue has not read yet: it is to catch up first
 
 AdminOrder = ScheduleEnvelopes | RemoveEnvelopes | SuspendEnvelopes
@@ -86,6 +89,8 @@ class AdminOrders:
         tell: PostponeEnvelopes | MarkSuspended | DeleteEnvelopes
         match order:
             case ScheduleEnvelopes():
+                if scheduled := self._policy.destinations_of(ids):
+                    self._to_queue(TryDestinations(scheduled))
                 count, changed = self._policy.schedule(ids)
                 tell = PostponeEnvelopes([(id, now) for id in changed])
             case SuspendEnvelopes():

@@ -336,6 +336,11 @@ class Policy:
                 changed.append(envelope.id)
         return count, changed
 
+    def destinations_of(self, ids: Iterable[int]) -> list[int]:
+        """Where these are to be relayed, apart from the suspended ones."""
+        known = self._known(ids)
+        return sorted({each.lane for each in known if each.kind is Kind.MTA and each.lane and not each.suspended})
+
     def remove(self, ids: Iterable[int]) -> list[int]:
         """Returns those that queue is to delete now.  One that is in flight is known until its result comes."""
         gone = []

@@ -3,7 +3,7 @@
     queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
     queue --DestinationDelayed, DestinationResumed, PauseDestination--> scheduler
     scheduler --EnvelopesDue, PostponeEnvelopes, ExpireEnvelopes, DeleteEnvelopes, MarkSuspended,
-                ScanEnvelopes, SchedulingStopped--> queue
+                ScanEnvelopes, TryDestinations, SchedulingStopped--> queue
     control --ScheduleEnvelopes, RemoveEnvelopes, SuspendEnvelopes, PauseDeliveries--> scheduler
 
 SECURITY

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpd.envelope import PAUSES_MAX, Word
-from smtpd.imsg import ListPaused, PauseDestination, PauseRelaying, PauseSource, RelayingPaused
+from smtpd.imsg import ListPaused, PauseDestination, PauseRelaying, PauseSource, RelayingPaused, TryDestination
 from smtpd.queue.delivery.destination import Delays, Numbers
 from smtpd.queue.delivery.pauses import Pauses
 from smtpd.slice import DeliverySlice, Method, QueueSlice
@@ -77,6 +77,7 @@ def test_a_delayed_destination_can_be_resumed(room):
     room.delays.delay(far, 60, "no")
     assert room.pause("", "far.test", False) == RelayingPaused(1, True)
     assert room.scheduler.sent == [PauseDestination(far, False)] and not room.delays.find_reason(far)
+    assert room.dispatchers[far % 2].sent == [TryDestination(far)]
 
 
 def test_a_source_address_is_paused_at_the_dispatcher_that_has_the_destination(room):
@@ -137,5 +138,5 @@ def test_what_is_listed_is_what_was_told(orders):
     wanted = {number for name in names for number in room.numbers.find(name)}
     assert {number for number, paused in told.items() if paused} == wanted
     for peer in room.dispatchers:
-        of_source = {imsg.destination: imsg.paused for imsg in peer.sent}
+        of_source = {imsg.destination: imsg.paused for imsg in peer.sent if isinstance(imsg, PauseSource)}
         assert of_source.get(0, False) is ((OURS, "") in room.listed())

@@ -33,6 +33,8 @@ from smtpd.imsg import (
     ResumeDestination,
     ReturnRecipients,
     StoreMessage,
+    TryDestination,
+    TryDestinations,
 )
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
@@ -286,6 +288,11 @@ def test_a_delayed_destination_is_the_schedulers_matter_and_the_list_of_the_queu
     house.say("dispatcher0", DelayDestination(imsg.destination, 60, "again"))  # nothing of it is under way
     house.turn()
     assert reasons() == [""] * 2 and not house.mail["scheduler"]
+
+
+def test_an_order_for_a_destination_reaches_its_dispatcher_before_the_mail(house):
+    house.say("scheduler", TryDestinations([2, 4]))
+    assert [house.hear("dispatcher0", TryDestination) for _ in range(2)] == [TryDestination(2), TryDestination(4)]
 
 
 def test_a_resumed_destination(house):

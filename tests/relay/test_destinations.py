@@ -723,15 +723,34 @@ def test_a_task_that_crosses_the_delay_is_returned(play):
     assert not first.repeated and again.repeated  # the log has one line of it
 
 
-def test_a_task_in_the_middle_of_a_delay_is_tried_as_an_administrator_wants_it(play):
-    for _ in range(3):
-        play.add(1, MX1)
-        play.fail(play.open[0])
-        play.wait(15 * len(play.delays) ** 2 - 8)
-        if len(play.delays) < 3:
-            play.wait(8)
+def test_a_task_in_the_middle_of_a_delay_is_returned_too(play):
+    play.add(1, MX1)
+    play.fail(1)
+    play.wait(8)
+    task = play.add(1)
+    assert play.returned[-1] == task and play.open == []
+
+
+def test_a_task_that_comes_a_second_before_the_end_of_the_delay_is_tried(play):
+    play.add(1, MX1)
+    play.fail(1)
+    play.wait(14)
     play.add(1)
     assert play.addresses() == ["192.0.2.1"]
+
+
+def test_an_order_of_an_administrator_counts_right_after_the_delay_was_said(play):
+    play.add(1, MX1)
+    play.fail(1)
+    play.obey(play.destinations.resume(1, play.now))
+    play.add(1, MX1)
+    assert play.resumed == [1] and play.addresses() == ["192.0.2.1"]
+
+
+def test_an_order_for_a_destination_that_is_not_delayed_changes_nothing(play):
+    play.open_and_greet(1, MX1)
+    play.obey(play.destinations.resume(1, play.now))
+    assert play.resumed == [] and play.resolving == []
 
 
 def test_a_host_that_works_again_for_one_destination_wakes_the_others(play):

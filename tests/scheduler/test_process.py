@@ -36,6 +36,7 @@ from smtpd.imsg import (
     Stop,
     StopScheduling,
     SuspendEnvelopes,
+    TryDestinations,
 )
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
@@ -176,6 +177,8 @@ def test_orders_for_destinations_are_for_what_is_relayed_there_only(house):
     assert house.until_told("control", EnvelopesScheduled) == [EnvelopesScheduled(1, 2)]
     due = house.until_told("queue", EnvelopesDue)
     assert sorted(id for imsg in due for id in imsg.envelopes) == [one.envelope for one in mine]
+    wanted = house.said["queue"].index(TryDestinations([mine[0].lane]))  # its dispatcher hears of it first
+    assert wanted < house.said["queue"].index(due[0])
     house.control.send(RemoveEnvelopes(2, *ALL, [6]))
     assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(2, 1)]
     (gone,) = house.until_told("queue", DeleteEnvelopes)

@@ -41,6 +41,7 @@ from smtpd.imsg import (
     ResumeRoute,
     ReturnRecipients,
     RouteResumed,
+    TryDestination,
 )
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, quoted
@@ -159,6 +160,9 @@ class Relaying:
 
     def pause_source(self, imsg: PauseSource) -> None:
         self._obey(self._relay.pause_source(imsg.source, imsg.destination, imsg.paused, self._clock()))
+
+    def try_destination(self, imsg: TryDestination) -> None:
+        self._obey(self._relay.resume(imsg.destination, self._clock()))
 
     # -- what control asks -----------------------------------------------------------------
 

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 
 from smtpd.domain_name import normal
 from smtpd.envelope import PAUSES_MAX
-from smtpd.imsg import ListPaused, PauseDestination, PausedListed, PauseRelaying, PauseSource, RelayingPaused
+from smtpd.imsg import (
+    ListPaused,
+    PauseDestination,
+    PausedListed,
+    PauseRelaying,
+    PauseSource,
+    RelayingPaused,
+    TryDestination,
+)
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log
 from smtpd.queue.delivery.destination import DOMAIN_MAX, Delays, Numbers
@@ -87,6 +95,8 @@ class Pauses:
             delayed = not paused and bool(self._delays.find_reason(number))
             if changed or not paused:
                 self._delays.resume(number)
+                if not paused:
+                    self._dispatchers[number % len(self._dispatchers)].send(TryDestination(number))
                 self._scheduler.send(PauseDestination(number, number in self._destinations))
             changed = changed or delayed
         return changed

@@ -30,6 +30,8 @@ from smtpd.imsg import (
     RelayTried,
     ResumeDestination,
     ReturnRecipients,
+    TryDestination,
+    TryDestinations,
 )
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.queue.delivery.attempt import Attempt
@@ -270,6 +272,11 @@ class RelayCarrier:
         if self._delays.find_reason(imsg.destination):
             self._delays.resume(imsg.destination)
             self._scheduler.send(DestinationResumed(imsg.destination))
+
+    def try_destinations(self, imsg: TryDestinations) -> None:
+        """An administrator has scheduled mail for them."""
+        for destination in imsg.destinations:
+            self._owner(destination).send(TryDestination(destination))
 
     def _check_owner(self, channel: Channel, destination: int) -> None:
         if self._owner(destination) is not channel:
