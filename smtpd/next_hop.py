@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from smtpd.envelope import PRINTABLE, Seconds, Word
+from smtpd.envelope import Seconds, Word
 
 SMARTHOSTS_MAX = 100  # of an action
 HOSTS_MAX = 20  # hosts of a destination, the best ones
@@ -24,11 +24,14 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=PORT_MAX)]
 Preference = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]  # RFC 5321 5.1: lower is better
 
 
+# Of rows that are kept over a restart: a character is a byte on the disk.
+_PRINTABLE_ASCII = r"\A[\x20-\x7e]*\Z"
+KeptWord = Annotated[str, msgspec.Meta(max_length=256, pattern=_PRINTABLE_ASCII)]
 # A host and its port, "mx1.there.test:25".
-Service = Annotated[str, msgspec.Meta(min_length=1, max_length=256 + 6, pattern=PRINTABLE)]
+Service = Annotated[str, msgspec.Meta(min_length=1, max_length=256 + 6, pattern=_PRINTABLE_ASCII)]
 RowNumber = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # of one that is kept over a restart
 MX_TEXT_MAX = 2048  # bytes of the patterns of a policy that is kept over a restart
-MxText = Annotated[str, msgspec.Meta(max_length=MX_TEXT_MAX, pattern=PRINTABLE)]
+MxText = Annotated[str, msgspec.Meta(max_length=MX_TEXT_MAX, pattern=_PRINTABLE_ASCII)]
 
 
 class TlsHost(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -41,8 +44,8 @@ class TlsHost(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class StsRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """An MTA-STS policy of a domain, as it is kept over a restart (relay/mta_sts.py)."""
 
-    domain: Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=PRINTABLE)]
-    id: Word  # of its TXT record, when it was fetched
+    domain: Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=_PRINTABLE_ASCII)]
+    id: KeptWord  # of its TXT record, when it was fetched
     mode: Literal["enforce", "testing", "none"]
     mx: MxText  # patterns, with blanks between them
     max_age: Annotated[int, msgspec.Meta(ge=0, le=31_557_600)]  # seconds, RFC 8461 3.2

@@ -5,9 +5,13 @@
 
 A dispatcher reads each row once and has one KeepTls under way, so that one that is in the hands of an attacker makes
 nothing grow here; anything else is a Violation.  What one dispatcher has kept, all of them read at the next start, and
-not before.
+not before.  A row that is later than the clock, which has been set back, is left out.
+
+Where the tables are damaged nothing more is kept in this life of the daemon, and the dispatchers are not told, which
+would send the same rows for ever: what they know is found out anew after a restart.
 """
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -24,10 +28,11 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
+from smtpd.next_hop import StsRow, TlsHost
 from smtpd.queue.store.disk import Disk
 from smtpd.queue.store.store import RememberTls
 
-ROW_BYTES = 4096  # that a row takes on the disk, at the most
+ROW_BYTES = 4096  # that a row takes on the disk with its part of the index, at the most: its texts are ASCII
 
 Page = tuple[Sequence[Any], int]
 
@@ -39,6 +44,7 @@ class KeptTls:
         self._disk, self._now = disk, now
         self._next: dict[tuple[int, type], int] = {}  # where a dispatcher goes on to read; absent: at the beginning
         self._keeping: set[int] = set()  # dispatchers
+        self._damaged = False  # the tables cannot be written
 
     def read_hosts(self, channel: Channel, imsg: ReadTlsHosts) -> None:
         self._read(channel, imsg, lambda: self._disk.store.tls_hosts(imsg.after, TLS_HOSTS_MAX), TlsHostsRead)
@@ -67,6 +73,8 @@ class KeptTls:
         if page is None:
             log.warn(f"what is kept of TLS cannot be read: {error}")
         rows, last = page or ([], 0)
+        now = self._now()
+        rows = [row for row in rows if _time_of(row) <= now]
         if last:
             self._next[key] = last
         channel.send(answer(imsg.request, rows, last))
@@ -75,7 +83,9 @@ class KeptTls:
         if channel.number in self._keeping:
             raise Violation(f"dispatcher {channel.number} has TLS kept twice at a time")
         self._keeping.add(channel.number)
-        if self._disk.space.take(ROW_BYTES * (len(imsg.hosts) + len(imsg.policies))):
+        if self._damaged:
+            self._kept(channel, imsg, None)
+        elif self._disk.space.take(ROW_BYTES * (len(imsg.hosts) + len(imsg.policies))):
             change = RememberTls(int(self._now()), imsg.hosts, imsg.policies)
             self._disk.commits.submit(change, partial(self._kept, channel, imsg), urgent=False)
         else:
@@ -83,4 +93,12 @@ class KeptTls:
 
     def _kept(self, channel: Channel, imsg: KeepTls, error: Exception | None) -> None:
         self._keeping.discard(channel.number)
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
+            if not self._damaged:
+                log.warn(f"what is known of TLS is not kept any more: {error}")
+            self._damaged, error = True, None
         channel.send(TlsKept(imsg.request, error is None))
+
+
+def _time_of(row: TlsHost | StsRow) -> int:
+    return row.worked if isinstance(row, TlsHost) else row.fetched

@@ -122,6 +122,81 @@ def test_a_row_that_makes_no_sense_is_passed_over(disk):
     assert everything(disk) == ([HOST], [])
 
 
+def test_a_row_that_is_later_than_the_clock_is_replaced_or_removed(disk):
+    """The clock was ahead and was set back."""
+    later = NOW + 10 * 365 * 86_400
+    ahead = [StsRow(name, "9", "enforce", "old", 31_557_600, later) for name in ("there.test", "other.test")]
+    disk.apply([remember([TlsHost(HOST.service, later), TlsHost("other:25", later)], ahead, when=later)])
+    disk._kept_tls._written = 0
+    disk.apply([remember([HOST], [POLICY])])
+    hosts, policies = everything(disk)
+    assert hosts[0] == HOST and policies[0] == POLICY
+    disk._kept_tls._written = kept_tls.TRIM_INTERVAL
+    disk.apply([remember()])
+    assert everything(disk) == ([HOST], [POLICY])
+
+
+def test_text_that_is_not_utf8_hides_no_other_row(disk):
+    disk.apply([remember([TlsHost("a:25", NOW), HOST], [POLICY])])
+    disk._writer.execute("UPDATE tls_host SET service = CAST(x'ff' AS TEXT) WHERE service = 'a:25'")
+    disk._writer.execute("UPDATE sts_policy SET mx = CAST(x'ff' AS TEXT)")
+    assert everything(disk) == ([HOST], [])
+
+
+def damage(store, page):
+    """Overwrite a page, given by a query, of the closed store; the store, open again."""
+    number, size = store._number(page), store._number("PRAGMA page_size")
+    store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    store.close()
+    with open(store.path, "r+b") as file:
+        file.seek((number - 1) * size)
+        file.write(b"\xff" * size)
+    return SQLiteStore(store.directory)
+
+
+def many_hosts(tmp_path):
+    store = SQLiteStore(str(tmp_path))
+    hosts = [TlsHost(f"mx{number}.there.test:25", NOW) for number in range(1000)]
+    store.apply([remember(hosts)])
+    return store, hosts
+
+
+def test_a_damaged_page_hides_no_other_page(tmp_path):
+    store, hosts = many_hosts(tmp_path)
+    # the first child of the root page of the table
+    root = store._number("SELECT rootpage FROM sqlite_schema WHERE name = 'tls_host'")
+    size = store._number("PRAGMA page_size")
+    store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with open(store.path, "rb") as file:
+        file.seek((root - 1) * size)
+        page = file.read(size)
+    cell = int.from_bytes(page[12:14])
+    assert page[0] == 5, "an interior page"
+    store = damage(store, f"SELECT {int.from_bytes(page[cell : cell + 4])}")
+    found, after = store.tls_hosts(0, 400)
+    while after:
+        more, after = store.tls_hosts(after, 400)
+        found += more
+    store.close()
+    assert len(hosts) - 300 < len(found) < len(hosts) and found == hosts[-len(found) :]
+
+
+def test_a_damaged_table_has_an_end(tmp_path):
+    store, _ = many_hosts(tmp_path)
+    store = damage(store, "SELECT rootpage FROM sqlite_schema WHERE name = 'tls_host'")
+    assert store.tls_hosts(0, 400) == ([], 0)
+    store.close()
+
+
+def test_rows_are_trimmed_again_when_that_was_rolled_back(disk):
+    with pytest.raises(sqlite3.IntegrityError):
+        disk.apply([remember([HOST]), add(1), add(1)])
+    disk.apply([add(2)])
+    assert disk._kept_tls._written >= kept_tls.TRIM_INTERVAL
+    disk.apply([remember([HOST])])
+    assert disk._kept_tls._written == 0
+
+
 texts = st.text(max_size=30)
 
 
@@ -183,6 +258,31 @@ def test_damage_there_refuses_no_mail(house, monkeypatch):
     house.queue.disk.commits.submit(add(1), done.append)
     house.until(lambda: len(done) == 2)
     assert done == [sqlite3.DatabaseError, None]
+
+
+def test_damaged_tables_are_said_once_and_left_alone(house, monkeypatch, capfd):
+    calls = []
+
+    def damaged(changes):
+        calls.append(changes)
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT | 2 << 8
+        raise error
+
+    monkeypatch.setattr(house.queue.disk.commits._store, "apply", damaged)
+    for _ in range(3):
+        assert keep(house) == TlsKept(3, True)
+    assert len(calls) == 1 and capfd.readouterr().err.count("not kept any more: database disk image") == 1
+
+
+def test_a_row_that_is_later_than_the_clock_is_not_given_away(house):
+    later = TlsHost("later:25", int(house.queue.kept_tls._now()) + 1000)
+    store = house.queue.disk.store
+    store.apply([remember([later, HOST], [StsRow("a", "1", "none", "", 86_400, later.worked)], when=later.worked)])
+    house.say("dispatcher0", ReadTlsHosts(1, 0))
+    assert later not in house.hear("dispatcher0", TlsHostsRead).hosts
+    house.say("dispatcher0", ReadStsPolicies(2, 0))
+    assert house.hear("dispatcher0", StsPoliciesRead).policies == []
 
 
 def test_a_store_without_room_keeps_nothing(house):

@@ -65,7 +65,7 @@ def test_no_more_is_skipped_than_cannot_be_read(first, behind):
             raise error_of(sqlite3.SQLITE_CORRUPT)
         return []
 
-    assert salvage._leap(read, first) == behind
+    assert salvage.leap(read, "id", "envelope", first) == behind
 
 
 def test_a_database_of_which_nothing_can_be_read_is_given_up():
@@ -89,4 +89,4 @@ def test_an_error_of_the_disk_is_not_taken_for_a_row_that_makes_no_sense():
     with pytest.raises(sqlite3.OperationalError):
         read_rows(read, "*", 1, ID_MAX, 10, lambda row: row)
     with pytest.raises(sqlite3.OperationalError):
-        salvage._leap(read, 1)
+        salvage.leap(read, "id", "envelope", 1)

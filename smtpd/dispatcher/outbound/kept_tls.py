@@ -21,8 +21,8 @@ from smtpd.imsg import (
     TlsKept,
 )
 from smtpd.ipc.request_window import RequestWindow
-from smtpd.ipc.text_limit import text_error
-from smtpd.next_hop import MxText, Service, StsRow, TlsHost
+from smtpd.ipc.text_limit import text_error, text_errors
+from smtpd.next_hop import Service, StsRow, TlsHost
 from smtpd.relay.mta_sts import KeptPolicy, StsMode, StsPolicies, StsPolicy
 from smtpd.relay.tls_memory import TlsMemory
 
@@ -114,8 +114,7 @@ class KeptTls:
 
 
 def _maybe_row(domain: str, kept: KeptPolicy) -> StsRow | None:
-    """None: it is too long to be kept, and will be fetched again after a restart."""
+    """None: a text is too long to be kept, or not ASCII; the policy will be fetched again after a restart."""
     mx = " ".join(kept.policy.mx)
-    if text_error(MxText, mx):
-        return None
-    return StsRow(domain, kept.id, kept.policy.mode.value, mx, kept.policy.max_age, int(kept.fetched))
+    row = StsRow(domain, kept.id, kept.policy.mode.value, mx, kept.policy.max_age, int(kept.fetched))
+    return None if any(text_errors(row, StsRow)) else row

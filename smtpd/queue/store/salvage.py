@@ -46,7 +46,7 @@ def read_rows(
             rows = read("SELECT id FROM envelope WHERE id >= ? ORDER BY id LIMIT 1", (first,))
         except sqlite3.Error as error:
             raise_unless_of_a_row(error)
-            behind = _leap(read, first)
+            behind = leap(read, "id", "envelope", first)
             found.append(UnreadableRow(first, f"{error}: skipped everything below {behind:016x}"))
             first = behind
             continue
@@ -57,12 +57,12 @@ def read_rows(
     return found
 
 
-def _leap(read: Read, first: int) -> int:
-    """The lowest id, or nearly so, from which on reading works again: found by doubling, then by halving."""
+def leap(read: Read, id: str, table: str, first: int) -> int:
+    """The lowest `id` of `table`, or nearly so, from which on reading works again: by doubling, then by halving."""
 
     def readable(at: int) -> bool:
         try:
-            read("SELECT id FROM envelope WHERE id >= ? ORDER BY id LIMIT 1", (at,))
+            read(f"SELECT {id} FROM {table} WHERE {id} >= ? ORDER BY {id} LIMIT 1", (at,))
         except sqlite3.Error as error:
             raise_unless_of_a_row(error)
             return False

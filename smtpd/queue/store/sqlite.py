@@ -183,6 +183,7 @@ class SQLiteStore:
                 self._note_damage(changes)
             return []
         self._in_log += sum(map(_bytes_of, changes))
+        self._kept_tls.committed()
         return gone
 
     def _apply(self, changes: Sequence[Change]) -> list[int]:
@@ -192,6 +193,7 @@ class SQLiteStore:
         others: list[OneChange] = []
         removed: set[int] = set()  # a change behind the removal of its envelope does nothing
         moved: set[int] = set()  # replaced or set aside
+        self._kept_tls.begin()
         for change in changes:
             if isinstance(change, RememberTls):
                 self._kept_tls.write(self._writer, change)

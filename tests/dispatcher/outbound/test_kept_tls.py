@@ -143,3 +143,16 @@ def test_a_long_policy_is_fetched_again_after_a_restart():
         world.kept._keep()
         (asked,) = world.keeps()
         assert (asked.hosts, asked.policies) == ([], [])
+
+
+def test_a_row_that_is_not_ascii_is_not_kept():
+    """Queue counts its bytes by its characters."""
+    with World().started() as world:
+        policy = StsPolicy(StsMode.ENFORCE, ("mx.there.test",), 60)
+        world.policies.fetched("th\xe9re.test", "1", policy, 1000.0)
+        world.policies.fetched("there.test", "\xe9", policy, 1000.0)
+        world.policies.fetched("there2.test", "1", StsPolicy(StsMode.ENFORCE, ("m\xe9.test",), 60), 1000.0)
+        world.memory.worked("m\xe9.there.test:25", 1000.0)
+        world.kept._keep()
+        (asked,) = world.keeps()
+        assert (asked.hosts, asked.policies) == ([], [])
