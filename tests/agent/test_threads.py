@@ -4,6 +4,7 @@ import os
 import random
 import socket
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -100,13 +101,33 @@ class Connection:
         self._server.left()
 
 
+class EndingPool(ConnectionPool):
+    """Its sweeper can be ended.  In an agent that ends with the process; here there is one for each round."""
+
+    def _sweep(self):
+        with suppress(SystemExit):
+            super()._sweep()
+
+    def end(self):
+        if self._sweeper is not None:  # it begins with the first connection that is kept
+            with self._changed:
+                self._idle[:] = [(_LastConnection(), 0.0)]
+                self._changed.notify_all()
+            join([self._sweeper])
+
+
+class _LastConnection:
+    def close(self):
+        raise SystemExit
+
+
 @pytest.mark.parametrize("limit", [1, 2, 8])
 def test_hand_over_no_worker_waits_for_a_connection_that_is_never_given_back(limit):
     """Six workers, and a sweeper that is always about to close idle connections."""
     with hasty_threads():
         for _ in rounds(2):
             server, troubles, done = Server(limit), [], []
-            pool = ConnectionPool(server.connect, kept=0.0005)
+            pool = EndingPool(server.connect, kept=0.0005)
 
             def work(server=server, pool=pool, troubles=troubles, done=done):
                 try:
@@ -130,22 +151,7 @@ def test_hand_over_no_worker_waits_for_a_connection_that_is_never_given_back(lim
                 thread.start()
             join(threads)
             assert troubles == [] and done and server.most <= limit
-            end_sweeper(pool)
-
-
-def end_sweeper(pool):
-    """In an agent it ends with the process; here there is one for each round."""
-
-    class Last:
-        def close(self):
-            raise SystemExit
-
-    with pool._changed:
-        pool._kept = 0.0
-        pool._idle.append((Last(), 0.0))
-        pool._changed.notify_all()
-    if pool._sweeper is not None:  # no connection was ever kept
-        join([pool._sweeper])
+            pool.end()
 
 
 def test_hand_over_a_maildir_is_listed_once_for_all_workers(tmp_path):
