@@ -501,6 +501,10 @@ class Destinations:
             if not destination.is_idle:
                 self._destinations[key] = destination
 
+    def knows(self, number: int) -> bool:
+        """Whether it has mail or connections, or had them lately."""
+        return bool(self._both(number))
+
     def _both(self, number: int) -> list[Destination]:
         """A destination, and that of its mails that require TLS."""
         found = [self._destinations.get(number << 1), self._destinations.get(number << 1 | 1)]

@@ -141,11 +141,17 @@ class Relaying:
         self._left[imsg.attempt] = {recipient.envelope for recipient in imsg.recipients}
         self._known[imsg.destination] = imsg.action, imsg.domain
         self._known.move_to_end(imsg.destination)
-        if len(self._known) > DESTINATIONS_MAX:
-            self._known.popitem(last=False)
+        self._forget_unused()
         envelopes = {recipient.envelope for recipient in imsg.recipients}
         task = Task(imsg.attempt, imsg.destination, envelopes, imsg.terms.require_tls)
         self._obey(self._relay.add(task, relay, imsg.domain, self._clock()))
+
+    def _forget_unused(self) -> None:
+        """A destination that has mail or connections may be the oldest, and is still asked for."""
+        for _ in range(min(2, max(0, len(self._known) - DESTINATIONS_MAX))):
+            destination, names = self._known.popitem(last=False)
+            if self._relay.knows(destination):
+                self._known[destination] = names
 
     def begin(self) -> None:
         if self._relays:

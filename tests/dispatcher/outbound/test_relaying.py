@@ -288,6 +288,19 @@ def test_destinations_whose_hosts_take_long_to_be_found_keep_no_client_waiting(w
     assert not here.dispatcher.resources.to_lookup.full
 
 
+def test_a_destination_with_mail_is_not_forgotten_for_many_others(world, monkeypatch):
+    """A local user may send to so many domains while its name server is slow."""
+    monkeypatch.setattr("smtpd.dispatcher.outbound.relaying.DESTINATIONS_MAX", 3)
+    here = world()
+    here.answers[FindRoute] = lambda asked: None if asked.domain == "slow.test" else RouteNotFound(asked.request, "no")
+    here.relay(1, domain="slow.test", destination=1)
+    for number in range(2, 20):
+        here.relay(number, domain=f"d{number}.test", destination=number)
+    here.run(here.until(lambda: len(here.heard_of(FindRoute)) == 19))
+    relaying = here.dispatcher.relaying
+    assert relaying._known[1] == ("out", "slow.test")
+
+
 def test_mail_of_an_action_that_is_gone_waits(world):
     here = world()
     here.relay(action="gone")
