@@ -20,7 +20,8 @@ SECURITY
     reads and forges the mail that passes, in and out, and reads the passwords that are tried meanwhile and those of the
     smarthosts of the configuration.  It asks nothing of the parent, makes no envelopes, holds no private key, and sees
     no file but certificates and the spool files that queue opened for it.  There may be several dispatchers; none knows
-    of another.  What it says of other hosts' TLS is kept over a restart: a policy of MTA-STS until it is fetched again.
+    of another.  What it says of other hosts' TLS is kept over a restart: a policy of MTA-STS until it is fetched
+    again, or where that cannot be done until it ends, a year at most.
 """
 
 from contextlib import suppress

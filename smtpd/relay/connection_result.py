@@ -91,6 +91,9 @@ class ConnectionResults:
             self._choice.address_failed(connection.path, failure.text, now)
             self._actions.append(Note(f"{failure.text}: not used for {ADDRESS_REST_TIME:.0f} s"))
             return
+        if failure.stage is Stage.AUTHENTICATION:  # lookup has no password for it, so it was not connected to
+            self._choice.failed(connection, failure, now)
+            return
         host = self._hosts.get(connection.host_key)
         connection.attempt.tried.append(connection.path)
         if host.working:  # it is there, and bears no more connections than these

@@ -217,12 +217,20 @@ class StsPolicies:
 
     def fetched(self, domain: str, record_id: str, policy: StsPolicy, now: float) -> None:
         self._failed.pop(domain, None)
+        if policy.max_age < FETCH_RETRY_DELAY:  # otherwise the next mail would have it fetched again at once
+            self._wait_to_fetch(domain, now)
         self._keep(domain, KeptPolicy(policy, record_id, now))
         if domain in self._kept:
             self._to_keep[domain] = None
 
     def fetch_failed(self, domain: str, now: float) -> None:
-        """The policy that is kept, if any, goes on to hold."""
+        """The policy that is kept, if any, goes on to hold.  It is the last one to be refreshed again: hosts that do
+        not answer must not keep others from their turn."""
+        if domain in self._kept:
+            self._kept.move_to_end(domain)
+        self._wait_to_fetch(domain, now)
+
+    def _wait_to_fetch(self, domain: str, now: float) -> None:
         self._failed[domain] = now + FETCH_RETRY_DELAY
         self._failed.move_to_end(domain)
         if len(self._failed) > self._most:

@@ -114,6 +114,8 @@ def _address(text: str) -> str:
         address = str(ipaddress.ip_address(text))
     except ValueError:
         address = ""
+    if "%" in address:  # its interface would have to be looked up in the dispatcher, whose sandbox forbids that
+        raise RelayHostError("a link-local address cannot be used: expected one without an interface")
     if not 1 <= len(address) <= ADDRESS_MAX:
         raise RelayHostError("the host is not a valid address")
     return address

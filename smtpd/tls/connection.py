@@ -80,8 +80,9 @@ class TlsFailed(Exception):
     """The connection is of no use any more; the text says why, in words."""
 
 
-class TlsNotSigned(TlsFailed):
-    """The fault is ours: crypto has given no signature."""
+class TlsLocalFailure(TlsFailed):
+    """The fault is ours: no signature from crypto, no thread, no room in a queue, a defect.  It says nothing about the
+    other side, so it is no reason for clear text."""
 
 
 class TlsConnection:
@@ -165,7 +166,7 @@ class TlsConnection:
         self._over = True
         trouble, callback_state.trouble = callback_state.trouble, None
         if isinstance(trouble, SigningFailed):
-            return TlsNotSigned(str(trouble))
+            return TlsLocalFailure(str(trouble))
         if trouble is not None:
             raise trouble  # a defect in a callback
         return TlsFailed(reason)

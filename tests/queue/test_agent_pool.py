@@ -478,74 +478,74 @@ def test_an_agent_that_goes_leaves_no_descriptor_with_us(house, when):
 
 
 @pytest.fixture
-def crowd(make_house):
+def busy_house(make_house):
     made = make_house()
     made.queue.agents.quick._count = 2
     return made
 
 
-def test_users_without_a_slot_get_one_when_another_is_idle(crowd):
-    mails = crowd.store([recipient(f"user{n}") for n in range(6)])
-    crowd.due(*mails)
+def test_users_without_a_slot_get_one_when_another_is_idle(busy_house):
+    mails = busy_house.store([recipient(f"user{n}") for n in range(6)])
+    busy_house.due(*mails)
     for number in range(1, 3):
-        crowd.start_agent(number)
+        busy_house.start_agent(number)
     for number in range(6):
-        crowd.deliver(crowd.agents[number])
-        assert crowd.hear("scheduler", EnvelopesTried).delivered == [mails[number]]
+        busy_house.deliver(busy_house.agents[number])
+        assert busy_house.hear("scheduler", EnvelopesTried).delivered == [mails[number]]
         if number < 4:
-            gone(crowd, number + 1)
-            crowd.start_agent(number + 3)
-    assert all(closed(agent) for agent in crowd.agents[:4])
+            gone(busy_house, number + 1)
+            busy_house.start_agent(number + 3)
+    assert all(closed(agent) for agent in busy_house.agents[:4])
 
 
-def test_an_agent_that_is_always_busy_makes_room(crowd):
-    busy = crowd.store([recipient(user) for user in ("amy", "bob") for _ in range(100)])
-    crowd.due(*busy)
+def test_an_agent_that_is_always_busy_makes_room(busy_house):
+    busy = busy_house.store([recipient(user) for user in ("amy", "bob") for _ in range(100)])
+    busy_house.due(*busy)
     for number in (1, 2):
-        crowd.start_agent(number)
-    (other,) = crowd.store([recipient("carol")])
-    crowd.due(other)
-    crowd.turn()
-    assert not crowd.mail["parent"]
-    crowd.pass_time(WORK_TIME)
+        busy_house.start_agent(number)
+    (other,) = busy_house.store([recipient("carol")])
+    busy_house.due(other)
+    busy_house.turn()
+    assert not busy_house.mail["parent"]
+    busy_house.pass_time(WORK_TIME)
     for _ in range(UNDER_WAY):
-        crowd.deliver(crowd.agents[0])
-    gone(crowd, 1)
-    asked, carol = crowd.start_agent(3)
+        busy_house.deliver(busy_house.agents[0])
+    gone(busy_house, 1)
+    asked, carol = busy_house.start_agent(3)
     assert asked.user == "carol"
-    crowd.deliver(carol)
-    while other not in crowd.hear("scheduler", EnvelopesTried).delivered:
+    busy_house.deliver(carol)
+    while other not in busy_house.hear("scheduler", EnvelopesTried).delivered:
         pass
-    gone(crowd, 3)
-    assert crowd.start_agent(4)[0].user == "amy"
+    gone(busy_house, 3)
+    assert busy_house.start_agent(4)[0].user == "amy"
 
 
-def test_a_silent_agent_keeps_others_waiting_for_some_seconds_only(crowd):
-    mails = crowd.store([recipient(user) for user in ("eve", "mallory", "carol")])
-    crowd.due(*mails)
+def test_a_silent_agent_keeps_others_waiting_for_some_seconds_only(busy_house):
+    mails = busy_house.store([recipient(user) for user in ("eve", "mallory", "carol")])
+    busy_house.due(*mails)
     for number in (1, 2):
-        crowd.start_agent(number)
-        crowd.receive(crowd.agents[-1])
-    crowd.pass_time(WORK_TIME)
-    crowd.pass_time(LEAVE_TIMEOUT)
-    assert len(all_tried(crowd, 1)[1]) == 1
-    gone(crowd, 1)
-    assert crowd.start_agent(3)[0].user == "carol"
+        busy_house.start_agent(number)
+        busy_house.receive(busy_house.agents[-1])
+    busy_house.pass_time(WORK_TIME)
+    busy_house.pass_time(LEAVE_TIMEOUT)
+    assert len(all_tried(busy_house, 1)[1]) == 1
+    gone(busy_house, 1)
+    assert busy_house.start_agent(3)[0].user == "carol"
 
 
-def test_a_slot_of_an_agent_that_dies_is_given_on_at_once(crowd, monkeypatch):
-    monkeypatch.setattr(crowd.queue.agents, "tick", lambda: None)  # not in the next second
-    mails = crowd.store([recipient(user) for user in ("amy", "bob", "carol", "amy")])
-    crowd.due(mails[0], mails[3], mails[1], mails[2])
+def test_a_slot_of_an_agent_that_dies_is_given_on_at_once(busy_house, monkeypatch):
+    monkeypatch.setattr(busy_house.queue.agents, "tick", lambda: None)  # not in the next second
+    mails = busy_house.store([recipient(user) for user in ("amy", "bob", "carol", "amy")])
+    busy_house.due(mails[0], mails[3], mails[1], mails[2])
     sockets = {}
     for number in (1, 2):
-        asked, agent = crowd.start_agent(number)
+        asked, agent = busy_house.start_agent(number)
         sockets[asked.user] = agent
-    crowd.deliver(sockets["amy"])
-    crowd.receive(sockets["amy"])
+    busy_house.deliver(sockets["amy"])
+    busy_house.receive(sockets["amy"])
     sockets["amy"].close()
-    gone(crowd, 1)
-    assert crowd.start_agent(3)[0].user == "carol"
+    gone(busy_house, 1)
+    assert busy_house.start_agent(3)[0].user == "carol"
 
 
 @pytest.mark.parametrize("method, count", [(Method.MAILDIR, SLOTS_PER_USER), (Method.LMTP, SLOW_SLOTS_PER_USER)])
@@ -689,15 +689,15 @@ def test_an_attempt_that_has_ended_is_not_begun_again_by_the_next_agent(house, m
 
 
 @pytest.fixture
-def tickless(crowd, monkeypatch):
+def tickless(busy_house, monkeypatch):
     """Two slots; amy and bob have an agent with a mail each, carol waits for a slot, and no second passes."""
-    monkeypatch.setattr(crowd.queue.agents, "tick", lambda: None)
-    crowd.envelopes = crowd.store_due(*(recipient(user) for user in ("amy", "bob", "carol")))
-    crowd.sockets = {}
+    monkeypatch.setattr(busy_house.queue.agents, "tick", lambda: None)
+    busy_house.envelopes = busy_house.store_due(*(recipient(user) for user in ("amy", "bob", "carol")))
+    busy_house.sockets = {}
     for number in (1, 2):
-        asked, agent = crowd.start_agent(number)
-        crowd.sockets[asked.user] = agent
-    return crowd
+        asked, agent = busy_house.start_agent(number)
+        busy_house.sockets[asked.user] = agent
+    return busy_house
 
 
 def test_an_agent_that_becomes_idle_makes_room_at_once_and_another_one_comes_for_the_next_mail(tickless):
@@ -719,24 +719,24 @@ def test_the_slot_of_an_agent_that_was_no_use_is_given_on_at_once(tickless):
     assert tickless.start_agent(3)[0].user == "carol"
 
 
-def test_the_slot_of_an_agent_that_is_refused_is_given_on_at_once(crowd, monkeypatch):
-    monkeypatch.setattr(crowd.queue.agents, "tick", lambda: None)
-    crowd.store_due(*(recipient(user) for user in ("amy", "bob", "carol")))
-    asked = crowd.hear("parent", StartAgent)
-    crowd.start_agent(2)
-    crowd.say("parent", AgentRefused(asked.request, False, "later"))
-    assert crowd.start_agent(3)[0].user == "carol"
+def test_the_slot_of_an_agent_that_is_refused_is_given_on_at_once(busy_house, monkeypatch):
+    monkeypatch.setattr(busy_house.queue.agents, "tick", lambda: None)
+    busy_house.store_due(*(recipient(user) for user in ("amy", "bob", "carol")))
+    asked = busy_house.hear("parent", StartAgent)
+    busy_house.start_agent(2)
+    busy_house.say("parent", AgentRefused(asked.request, False, "later"))
+    assert busy_house.start_agent(3)[0].user == "carol"
 
 
-def test_an_agent_whose_mailbox_cannot_be_locked_makes_room_at_once(crowd, monkeypatch):
-    monkeypatch.setattr(crowd.queue.agents, "tick", lambda: None)
-    crowd.store_due(recipient("amy", "box"), recipient("bob"), recipient("carol"))
+def test_an_agent_whose_mailbox_cannot_be_locked_makes_room_at_once(busy_house, monkeypatch):
+    monkeypatch.setattr(busy_house.queue.agents, "tick", lambda: None)
+    busy_house.store_due(recipient("amy", "box"), recipient("bob"), recipient("carol"))
     for number in (1, 2):
-        crowd.start_agent(number)
-    asked = crowd.hear("parent", LockMailbox)
-    crowd.say("parent", MailboxNotLocked(asked.request, False, "locked"))
-    gone(crowd, asked.agent)
-    assert crowd.start_agent(3)[0].user == "carol"
+        busy_house.start_agent(number)
+    asked = busy_house.hear("parent", LockMailbox)
+    busy_house.say("parent", MailboxNotLocked(asked.request, False, "locked"))
+    gone(busy_house, asked.agent)
+    assert busy_house.start_agent(3)[0].user == "carol"
 
 
 def test_an_idle_agent_that_gets_a_mail_is_not_ended_as_one_without_work(house):

@@ -297,7 +297,7 @@ def test_a_mail_removed_after_a_deferred_try_is_gone(house):
 def test_an_agent_has_no_say_in_how_the_log_calls_a_delivery(house, capfd):
     house.store_due(recipient())
     _, agent = house.start_agent()
-    house.answer(agent, house.receive(agent), Outcome.DELIVERED, "to somebody else")
+    house.answer(agent, house.receive(agent), Outcome.DELIVERED, "to another user")
     house.tried()
     assert capfd.readouterr().err.endswith("result=Ok stat=Delivered\n")
 

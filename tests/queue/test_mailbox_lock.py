@@ -97,11 +97,11 @@ def test_a_lock_is_given_up_after_a_while_though_mail_keeps_coming(house, agent)
 
 def test_a_mailbox_that_another_program_has_locked_defers_what_waits(house, agent):
     asked = house.hear("parent", LockMailbox)
-    house.say("parent", MailboxNotLocked(asked.request, False, "somebody else has locked it"))
+    house.say("parent", MailboxNotLocked(asked.request, False, "another program has locked it"))
     assert all_tried(house, 3) == (set(), set(house.envelopes), set())
     house.say("scheduler", PostponeEnvelopes([(id, 5) for id in house.envelopes]))
     house.until(lambda: all(row.error for row in house.queue.disk.store.load(house.envelopes)))
-    assert {row.error for row in house.queue.disk.store.load(house.envelopes)} == {"somebody else has locked it"}
+    assert {row.error for row in house.queue.disk.store.load(house.envelopes)} == {"another program has locked it"}
     assert not any(row.perhaps_delivered for row in house.queue.disk.store.load(house.envelopes))
     house.store_due(BOX)
     locked(house, 8)

@@ -136,11 +136,11 @@ def test_what_waits_behind_commands_that_hang_is_deferred_and_not_the_commands(h
 
 
 @pytest.fixture
-def crowded(house):
+def busy_house(house):
     """All sessions are taken by commands of three users, who have two more waiting."""
     house.hanging = house.store_due(*(command(f"eve{n % 3}", str(n)) for n in range(12)))
     started = [house.start_agent(number) for number in (1, 2, 3)]
-    house.crowd = [agent for _, agent in started]
+    house.agents_started = [agent for _, agent in started]
     house.until(lambda: house.queue.agents.under_way() == IN_ALL)
     for asked, agent in started:
         for number in house.queue.agents.queues[asked.user, asked.action, asked.duty].begun:
@@ -154,32 +154,32 @@ def _sent(house, number):
     return any(number in line.begun and line.begun[number].sent for line in house.queue.agents.queues.values())
 
 
-def test_no_agent_is_started_that_could_do_nothing_for_want_of_a_session(crowded):
-    crowded.store_due(command("bob"))
-    crowded.turn()
-    crowded.pass_time(IDLE_TIMEOUT)
-    assert not crowded.mail["parent"]
-    crowded.deliver(crowded.crowd[0])
-    while crowded.queue.agents.under_way() == IN_ALL:
-        crowded.deliver(crowded.crowd[0])
-    asked, bobs = crowded.start_agent(4)
+def test_no_agent_is_started_that_could_do_nothing_for_want_of_a_session(busy_house):
+    busy_house.store_due(command("bob"))
+    busy_house.turn()
+    busy_house.pass_time(IDLE_TIMEOUT)
+    assert not busy_house.mail["parent"]
+    busy_house.deliver(busy_house.agents_started[0])
+    while busy_house.queue.agents.under_way() == IN_ALL:
+        busy_house.deliver(busy_house.agents_started[0])
+    asked, bobs = busy_house.start_agent(4)
     assert asked.user == "bob"
-    crowded.deliver(bobs)
+    busy_house.deliver(bobs)
 
 
-def test_a_command_that_finds_no_free_slot_in_time_is_deferred(crowded):
-    (waiting,) = crowded.store_due(command("bob"))
-    crowded.turn()
-    crowded.pass_time(SLOW_LIMITS.patience)
-    deferred = all_tried(crowded, 3)[1]
-    assert waiting in deferred and deferred - {waiting} <= set(crowded.hanging)
-    assert errors(crowded, [waiting]) == {TOO_MANY_SLOW}
-    assert ("bob", "local", Duty.FORWARDED) not in crowded.queue.agents.queues
-    crowded.deliver(crowded.crowd[0])
-    assert len(all_tried(crowded, 1)[0]) == 1
-    (again,) = crowded.store_due(command("bob", "again"))
-    asked, bobs = crowded.start_agent(4)
-    assert crowded.deliver(bobs).envelope == again
+def test_a_command_that_finds_no_free_slot_in_time_is_deferred(busy_house):
+    (waiting,) = busy_house.store_due(command("bob"))
+    busy_house.turn()
+    busy_house.pass_time(SLOW_LIMITS.patience)
+    deferred = all_tried(busy_house, 3)[1]
+    assert waiting in deferred and deferred - {waiting} <= set(busy_house.hanging)
+    assert errors(busy_house, [waiting]) == {TOO_MANY_SLOW}
+    assert ("bob", "local", Duty.FORWARDED) not in busy_house.queue.agents.queues
+    busy_house.deliver(busy_house.agents_started[0])
+    assert len(all_tried(busy_house, 1)[0]) == 1
+    (again,) = busy_house.store_due(command("bob", "again"))
+    asked, bobs = busy_house.start_agent(4)
+    assert busy_house.deliver(bobs).envelope == again
 
 
 def test_an_agent_that_comes_when_nothing_waits_for_it_any_more_keeps_no_session(house):
@@ -215,16 +215,16 @@ def test_agents_with_nothing_to_run_make_room_for_those_that_have_a_session(hous
         house.tried()
 
 
-def test_agents_that_are_lost_give_their_command_slots_back(crowded):
-    for agent in crowded.crowd:
+def test_agents_that_are_lost_give_their_command_slots_back(busy_house):
+    for agent in busy_house.agents_started:
         agent.close()
-    all_tried(crowded, 12)
+    all_tried(busy_house, 12)
     for _ in range(3):
-        assert crowded.hear("parent", EndAgent)
-    crowded.store_due(*(command(f"user{n % 3}", str(n)) for n in range(12)))
+        assert busy_house.hear("parent", EndAgent)
+    busy_house.store_due(*(command(f"user{n % 3}", str(n)) for n in range(12)))
     for number in (4, 5, 6):
-        crowded.start_agent(number)
-    crowded.until(lambda: crowded.queue.agents.under_way() == IN_ALL)
+        busy_house.start_agent(number)
+    busy_house.until(lambda: busy_house.queue.agents.under_way() == IN_ALL)
 
 
 def test_the_next_agent_of_a_user_finds_a_session_kept_for_it(house):
@@ -486,13 +486,13 @@ def test_statistics_count_slow_agents_too(house):
     assert told == {"envelope": 8, "pending": 2, "running": OF_AGENT + 2, "user": 2}
 
 
-def test_no_agent_is_started_for_a_command_that_waits_while_we_stop(crowded):
-    crowded.store_due(command("bob"))
-    crowded.turn()
-    crowded.queue.agents.stop()
-    crowded.deliver(crowded.crowd[0])
-    crowded.turn()
-    assert not crowded.mail["parent"]
+def test_no_agent_is_started_for_a_command_that_waits_while_we_stop(busy_house):
+    busy_house.store_due(command("bob"))
+    busy_house.turn()
+    busy_house.queue.agents.stop()
+    busy_house.deliver(busy_house.agents_started[0])
+    busy_house.turn()
+    assert not busy_house.mail["parent"]
 
 
 @pytest.mark.parametrize("at_work, reason", [(False, AGENT_SILENT), (True, TOO_MANY_SLOW)])

@@ -197,6 +197,25 @@ def test_policies_that_no_mail_asks_for_are_refreshed_too():
     assert policies.to_refresh(10, 8 * DAY) == []
 
 
+def test_policy_hosts_that_do_not_answer_keep_no_other_policy_from_its_refresh():
+    policies = StsPolicies()
+    for number in range(30):
+        policies.fetched(f"d{number}.test", "1", POLICY, 0.0)
+    now = REFRESH_INTERVAL
+    for _ in range(3):
+        for domain, _ in policies.to_refresh(10, now):
+            policies.fetch_failed(domain, now)
+        now += 2 * FETCH_RETRY_DELAY
+    assert [domain for domain, _ in policies.to_refresh(10, now)] == [f"d{number}.test" for number in range(10)]
+    assert {domain for domain, _ in policies.to_refresh(30, now)} == {f"d{number}.test" for number in range(30)}
+
+
+def test_a_policy_of_next_to_no_age_is_not_fetched_again_by_the_next_mail():
+    policies = kept(policy=StsPolicy(StsMode.ENFORCE, POLICY.mx, 1))
+    assert policies.fetch("there.test", "1", 2.0) is Fetch.NONE
+    assert policies.fetch("there.test", "1", FETCH_RETRY_DELAY) is Fetch.FIRST
+
+
 def test_a_policy_holds_until_it_ends_although_its_record_is_gone():
     """An attacker who suppresses the record must not end the policy."""
     policies = kept()

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from smtpd.tls.certificate import Authorities, Certificate
 from smtpd.tls.client_connection import ClientTlsConnection
 from smtpd.tls.client_context import ClientContext, Expectation, OwnCertificate, Tlsa
-from smtpd.tls.connection import HANDSHAKE_MAX, TlsFailed, TlsNotSigned
+from smtpd.tls.connection import HANDSHAKE_MAX, TlsFailed, TlsLocalFailure
 from smtpd.tls.context import ContextError
 from smtpd.tls.openssl_library import TlsUnusable
 from smtpd.tls.signing import Signer
@@ -144,7 +144,7 @@ def test_without_a_signature_the_fault_is_ours():
         server = server_context()
         server.load_verify_locations(cadata=TRUSTED.decode())
         server.verify_mode = ssl.CERT_REQUIRED
-        with pytest.raises(TlsNotSigned, match="no such key"):
+        with pytest.raises(TlsLocalFailure, match="no such key"):
             Server(server, None, client).shake()
     finally:
         service.close()

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from smtpd.dispatcher.inbound.stream import ClientStream
 from smtpd.ipc.log import log
-from smtpd.tls.connection import HANDSHAKE_MAX, TlsConnection, TlsFailed
+from smtpd.tls.connection import HANDSHAKE_MAX, TlsConnection, TlsFailed, TlsLocalFailure
 from smtpd.tls.context import ServerContext
 from smtpd.tls.signing import SIGNING_SOCKETS
 
@@ -150,7 +150,7 @@ def outcome_of_step(step: Callable[[bytes], TlsConnection | None], data: bytes) 
         return failed
     except Exception as error:  # noqa: BLE001  (rule R8: the one place around one handshake)
         log.trouble("tls", error)
-        return TlsFailed("internal error")
+        return TlsLocalFailure("internal error")
 
 
 class PooledHandshake(Protocol):

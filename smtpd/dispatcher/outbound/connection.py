@@ -41,7 +41,7 @@ from smtpd.smtp.client_action import (
 )
 from smtpd.smtp.client_state import ClientState
 from smtpd.tls.client_context import ClientContext, Expectation, Tlsa
-from smtpd.tls.connection import TlsConnection, TlsFailed, TlsNotSigned
+from smtpd.tls.connection import TlsConnection, TlsFailed, TlsLocalFailure
 from smtpd.tls.facts import TlsFacts
 
 # What socket(), bind() and connect() say of this system, and not of the host.
@@ -87,7 +87,6 @@ class OutgoingConnection(asyncio.Protocol):
         self._client: SmtpClient | None = None
         self._stream: ClientStream | None = None
         self._handshake: OutgoingHandshake | None = None
-        self._tls_failed = False  # a record could not be read
         self._handshake_end = 0.0
         self._content: OutgoingContent | None = None
         self._reading = False  # content is wanted
@@ -202,8 +201,7 @@ class OutgoingConnection(asyncio.Protocol):
     def _handshake_done(self, outcome: TlsConnection | TlsFailed) -> None:
         self._handshake = None
         if isinstance(outcome, TlsFailed):
-            # What crypto does not sign is no fault of the host's, and no reason for clear text.
-            stage = Stage.AUTHENTICATION if isinstance(outcome, TlsNotSigned) else Stage.TLS
+            stage = Stage.AUTHENTICATION if isinstance(outcome, TlsLocalFailure) else Stage.TLS
             self._end(ConnectionFailure(stage, f"TLS: {outcome}"))
             return
         assert self._stream is not None
@@ -227,7 +225,6 @@ class OutgoingConnection(asyncio.Protocol):
         try:
             plain = self._stream.open(data)
         except TlsFailed as failed:
-            self._tls_failed = True
             self._obey(self._client.lost(f"TLS: {failed}", self._loop.time()))
             return
         if plain:
@@ -240,7 +237,7 @@ class OutgoingConnection(asyncio.Protocol):
         if self._over:
             self._stop()
         elif self._handshake is not None:
-            self._handshake.fail(text)
+            self._handshake.lose(text)
         elif self._client is not None:
             self._obey(self._client.lost(text, self._loop.time()))
         else:
@@ -339,7 +336,7 @@ class OutgoingConnection(asyncio.Protocol):
         an alert, or by nothing but the end.  That is of this destination, and no reason for clear text."""
         if self._is_ready:
             return Stage.SESSION
-        if end.state in (ClientState.STARTTLS, ClientState.TLS) or self._tls_failed:
+        if end.state in (ClientState.STARTTLS, ClientState.TLS):
             return Stage.TLS
         encrypted = self._client is not None and self._client.facts is not None
         if end.kind is EndKind.LOST and encrypted:
@@ -393,7 +390,7 @@ class OutgoingConnection(asyncio.Protocol):
             return
         if self._handshake is not None:
             if self._loop.time() >= self._handshake_end:
-                self._handshake.fail("handshake timed out")
+                self._handshake.time_out()
             else:
                 self._set_timer()
         elif self._client is not None:

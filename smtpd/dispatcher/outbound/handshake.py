@@ -13,7 +13,7 @@ from collections.abc import Callable
 from smtpd.dispatcher.inbound.handshake import HandshakePool, outcome_of_step
 from smtpd.tls.client_connection import ClientTlsConnection
 from smtpd.tls.client_context import ClientContext, Expectation
-from smtpd.tls.connection import HANDSHAKE_MAX, TlsConnection, TlsFailed
+from smtpd.tls.connection import HANDSHAKE_MAX, TlsConnection, TlsFailed, TlsLocalFailure
 from smtpd.tls.openssl_library import TlsUnusable
 
 Done = Callable[[TlsConnection | TlsFailed], None]
@@ -41,12 +41,17 @@ class OutgoingHandshake:
     def receive(self, data: bytes) -> None:
         self._received += data
         if len(self._received) > HANDSHAKE_MAX:  # while a thread has the step before
-            self.fail("server sends too much")
+            self._conclude(TlsFailed("server sends too much"))
         elif not self._in_pool:
             self._proceed()
 
-    def fail(self, reason: str) -> None:
+    def lose(self, reason: str) -> None:
+        """The connection has ended."""
         self._conclude(TlsFailed(reason))
+
+    def time_out(self) -> None:
+        reason = "handshake timed out"
+        self._conclude(TlsLocalFailure(reason) if self._in_pool else TlsFailed(reason))
 
     def abandon(self) -> None:
         """`done` is not called any more."""
@@ -60,6 +65,11 @@ class OutgoingHandshake:
             self.stepped(outcome_of_step(self.step, self.take()))
 
     # -- what the pool calls -------------------------------------------------------------------
+
+    def fail(self, reason: str) -> None:
+        """Of this system, and not of the host."""
+        self._in_pool = False
+        self._conclude(TlsLocalFailure(reason))
 
     def take(self) -> bytes:
         """The received bytes, for the next step.  Called in the loop: a thread must not see them change."""

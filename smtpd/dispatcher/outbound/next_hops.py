@@ -108,22 +108,24 @@ class NextHops:
         hop: Callable[[MailHost, StsPolicy | None], NextHop],
     ) -> None:
         if isinstance(answer, HostsNotFound):
-            self._proceed(search, answer)
+            self._proceed(search, answer.seconds, HostRefused(answer.code, answer.enhanced, answer.text))
             return
 
-        def policy_found(sts: StsPolicy | None, seconds: float) -> None:
-            search.seconds = int(min(search.seconds, max(1.0, seconds)))
-            search.hops += [hop(host, sts) for host in answer.hosts]
-            self._proceed(search, answer)
+        def policy_found(sts: StsPolicy | HostRefused | None, seconds: float) -> None:
+            holds = int(min(answer.seconds, max(1.0, seconds)))
+            if isinstance(sts, HostRefused):
+                self._proceed(search, holds, sts)
+            else:
+                search.hops += [hop(host, sts) for host in answer.hosts]
+                self._proceed(search, holds)
 
         self._policies.find(policy_domain, answer.sts_id, policy_found)
 
-    def _proceed(self, search: _Search, answer: HostsFound | HostsNotFound) -> None:
-        """One more host or domain has its answer."""
+    def _proceed(self, search: _Search, seconds: int, refusal: HostRefused | None = None) -> None:
+        """One more host or domain has its answer, which holds for so many seconds."""
         search.left -= 1
-        search.seconds = min(search.seconds, answer.seconds)
-        if isinstance(answer, HostsNotFound):
-            search.refusal = HostRefused(answer.code, answer.enhanced, answer.text)
+        search.seconds = min(search.seconds, seconds)
+        search.refusal = refusal or search.refusal
         if search.left:
             return
         random.shuffle(search.hops)  # among equals; the relay sorts by rank

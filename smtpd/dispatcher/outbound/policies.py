@@ -4,30 +4,39 @@
                      --none, or another id--> FindHosts mta-sts.DOMAIN, HTTPS (policy_fetch.py) --> found
     every REFRESH_SWEEP_INTERVAL: policies that have to be fetched again, so that none ends unnoticed
 
-Mail waits for a policy FETCH_TIMEOUT at most, the fetches before it included; when it cannot be fetched, mail goes by
-the policy that is kept, or by none, and it is tried again no sooner than five minutes later (RFC 8461 3.3).  There is
-one fetch for a domain at a time, however much mail waits for it, and FETCHES_MAX connections.
+Mail waits for a policy FETCH_TIMEOUT at most; when it cannot be fetched, mail goes by the policy that is kept, or by
+none, and it is tried again no sooner than five minutes later (RFC 8461 3.3).  There is one fetch for a domain at a
+time, however much mail waits for it, and FETCHES_MAX connections.  Where this host is the reason that there is no
+answer (its connections are all taken for TURN_TIMEOUT, it has no descriptor), nothing is known of the policy: unless
+one is kept, mail waits, as slow policy hosts of one domain must not have mail to another go without its policy.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from smtpd.dispatcher.outbound.policy_fetch import PolicyFetchError, fetch_policy
+from smtpd.dispatcher.outbound.policy_fetch import LocalFetchError, PolicyFetchError, fetch_policy
 from smtpd.domain_name import ascii_form
+from smtpd.envelope import Word
 from smtpd.imsg import FindHosts, HostsFound, HostsNotFound
 from smtpd.ipc.log import log
 from smtpd.ipc.request_window import RequestWindow
+from smtpd.ipc.text_limit import text_error
 from smtpd.relay.mta_sts import HTTPS_PORT, Fetch, StsPolicies, StsPolicy
+from smtpd.relay.tls_policy import HostRefused
 from smtpd.tls.client_context import ClientContext
 
 FETCH_TIMEOUT = 60.0  # seconds until the policy is there, RFC 8461 3.3 suggests one minute
+TURN_TIMEOUT = 60.0  # seconds that a fetch which mail waits for waits for one of
 FETCHES_MAX = 50  # connections for mail at a time
 REFRESHES_MAX = 10  # connections for policies that no mail waits for at a time
 REFRESH_SWEEP_INTERVAL = 600.0  # seconds
 REFRESHES_PER_SWEEP = 200
 
-Found = Callable[[StsPolicy | None, float], None]
+LOOKUP_IS_FULL = "4.3.2"  # what lookup answers when it has too many questions
+LOCAL_RETRY_DELAY = 30.0  # seconds after a fetch that this host could not make
+
+Found = Callable[[StsPolicy | HostRefused | None, float], None]
 
 
 @dataclass
@@ -89,26 +98,46 @@ class Policies:
         self._fetching[domain] = _Fetching(task)
 
     async def _fetch(self, domain: str, record_id: str, slots: asyncio.Semaphore) -> None:
+        refusal: HostRefused | None = None
         try:
-            async with asyncio.timeout(FETCH_TIMEOUT), slots:
-                policy = await self._fetch_policy(domain)
+            await self._wait_for_turn(slots)
+            try:
+                async with asyncio.timeout(FETCH_TIMEOUT):
+                    policy = await self._fetch_policy(domain)
+            finally:
+                slots.release()
             self._keep(domain, record_id, policy)
+        except LocalFetchError as failed:
+            refusal = self._refuse(domain, str(failed))
         except PolicyFetchError as failed:
             self._fail(domain, str(failed))
         except TimeoutError:
             self._fail(domain, "timed out")
         except Exception as error:  # rule R8: a defect costs this fetch
             log.trouble(f"MTA-STS policy of {domain}", error)
-            self._fail(domain, "internal error")
+            refusal = self._refuse(domain, "internal error")
         finally:
             fetching = self._fetching.pop(domain)
-        self._answer(domain, record_id, fetching.waiting)
+        self._answer(domain, record_id, fetching.waiting, refusal)
 
-    def _answer(self, domain: str, record_id: str, waiting: Iterable[Found]) -> None:
+    async def _wait_for_turn(self, slots: asyncio.Semaphore) -> None:
+        """Mail may wait for what uses `_slots`.  Raises LocalFetchError."""
+        try:
+            async with asyncio.timeout(TURN_TIMEOUT if slots is self._slots else None):
+                await slots.acquire()
+        except TimeoutError:
+            raise LocalFetchError("too many policies are being fetched") from None
+
+    def _answer(
+        self, domain: str, record_id: str, waiting: Iterable[Found], refusal: HostRefused | None = None
+    ) -> None:
+        """`refusal`: why nothing is known of a policy; one that is kept holds all the same, until it is asked again."""
         now = self._now()
         policy, seconds = self.kept.find(domain, now), self.kept.time_left(domain, record_id, now)
+        if refusal is not None:
+            seconds = LOCAL_RETRY_DELAY
         for found in waiting:
-            found(policy, seconds)
+            found(policy or refusal, seconds)
 
     async def _fetch_policy(self, domain: str) -> StsPolicy:
         answered: asyncio.Future[HostsFound | HostsNotFound] = self._loop.create_future()
@@ -118,8 +147,12 @@ class Policies:
                 answered.set_result(imsg)
 
         name = f"mta-sts.{domain}"  # RFC 8461 3.3
+        if text_error(Word, name):  # of a policy that was kept: no record announces one of so long a name
+            raise PolicyFetchError("no host has a name of this length")
         self._to_lookup.ask(lambda request: FindHosts(request, name, False, self.port, False), answer)
         imsg = await answered
+        if isinstance(imsg, HostsNotFound) and imsg.enhanced == LOOKUP_IS_FULL:
+            raise LocalFetchError(imsg.text)
         if isinstance(imsg, HostsNotFound):
             raise PolicyFetchError(imsg.text.removeprefix("smarthost "))  # lookup takes it for one
         host = imsg.hosts[0]
@@ -129,6 +162,11 @@ class Policies:
         self.kept.fetched(domain, record_id, policy, self._now())
         hosts = f" mx={','.join(policy.mx)}" if policy.mx else ""
         log.info(f"relay: MTA-STS policy of {domain}: mode={policy.mode.value}{hosts} max_age={policy.max_age}")
+
+    def _refuse(self, domain: str, reason: str) -> HostRefused:
+        text = f"MTA-STS policy of {domain} was not asked for: {reason}"
+        log.info(f"relay: {text}")
+        return HostRefused(451, "4.3.0", text)
 
     def _fail(self, domain: str, reason: str) -> None:
         """RFC 8461 10.2: the administrator is told."""

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Sequence
 
+from smtpd.dispatcher.outbound.connection import NO_RESOURCES
 from smtpd.relay.address_order import RACE_DELAY, address_order, family_of
 from smtpd.relay.http_answer import HttpAnswer, HttpError
 from smtpd.relay.mta_sts import HTTPS_PORT, POLICY_SIZE_MAX, StsPolicy, StsPolicyError, parse_policy
@@ -34,6 +35,10 @@ class PolicyFetchError(Exception):
     """There is no policy; the argument says why."""
 
 
+class LocalFetchError(PolicyFetchError):
+    """The fault is this host's: nothing is known of the policy."""
+
+
 async def fetch_policy(
     loop: asyncio.AbstractEventLoop,
     host: str,
@@ -53,7 +58,8 @@ async def fetch_policy(
     except (HttpError, StsPolicyError) as failed:
         raise PolicyFetchError(str(failed)) from None
     except OSError as error:
-        raise PolicyFetchError(os.strerror(error.errno) if error.errno else str(error)) from None
+        text = os.strerror(error.errno) if error.errno else str(error)
+        raise (LocalFetchError if error.errno in NO_RESOURCES else PolicyFetchError)(text) from None
 
 
 async def _ask(loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ClientTlsConnection, request: bytes) -> bytes:

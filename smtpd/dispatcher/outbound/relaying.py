@@ -73,6 +73,8 @@ from smtpd.tls.facts import TlsFacts
 
 DESTINATIONS_MAX = 20_000  # whose action and domain are remembered
 DELAY_MAX = 86_400  # seconds
+# Goes on while the machine is suspended, where the system has such a clock.
+STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 QUIT = "quit"  # how a connection ends that has said QUIT
 RESULT_WORDS = {Outcome.DELIVERED: "Ok", Outcome.DEFERRED: "TempFail"}
 STATISTICS = {Outcome.DELIVERED: "ok", Outcome.DEFERRED: "tempfail", Outcome.LOOP: "loop"}
@@ -102,7 +104,7 @@ class Relaying:
         """`stopped` is called when a stop has ended the last connection."""
         self._resources, self._contexts, self._loop = resources, contexts, resources.loop
         self._relays = {relay.name: relay for relay in configuration.relays}
-        self._now = time.time()
+        self._started = time.time() - time.clock_gettime(STEADY_CLOCK)
         self._relay = Destinations(
             configuration.relay_limits, configuration.domain_limits, random.random, self._clock()
         )
@@ -123,9 +125,9 @@ class Relaying:
         self._stopping, self._stopped = False, stopped
 
     def _clock(self) -> float:
-        """Seconds since 1970; a clock that is set back stands still here."""
-        self._now = max(self._now, time.time())
-        return self._now
+        """Seconds since 1970 as they were at the start, moved on by a clock that cannot be set: delays are right
+        whatever the other one is set to meanwhile."""
+        return self._started + time.clock_gettime(STEADY_CLOCK)
 
     # -- what queue says -------------------------------------------------------------------
 
@@ -413,7 +415,7 @@ class Relaying:
             session,
             f"delivery evpid={envelope_text(to.envelope)} from=<{message.sender}> to=<{to.address}> rcpt=<{original}> "
             f'source="{session.connection.source}" relay="{address} ({session.order.hop.name})" '
-            f"delay={duration_text(max(0, int(self._clock()) - message.created))} "
+            f"delay={duration_text(max(0, int(time.time()) - message.created))} "
             f'result="{RESULT_WORDS.get(result.outcome, "PermFail")}" stat={quoted(result.text)}'
             + (" dsn=relayed" if unannounced else ""),
         )

@@ -320,12 +320,72 @@ class Pool:
         handshake.stepped(outcome_of_step(handshake.step, data))
 
 
-def test_a_handshake_that_may_sign_waits_in_the_pool():
-    class Signs(ClientContext):
-        def __init__(self):
-            super().__init__()
-            self.signs = True
+class Signs(ClientContext):
+    def __init__(self):
+        super().__init__()
+        self.signs = True
 
+
+class FullPool:
+    def submit(self, handshake):
+        handshake.fail("too many handshakes")
+
+
+class SilentPool:
+    def submit(self, handshake):
+        pass
+
+
+@pytest.mark.parametrize("pool, reason", [(FullPool(), "too many handshakes"), (SilentPool(), "handshake timed out")])
+def test_a_handshake_that_this_host_could_not_make_is_no_reason_for_clear_text(monkeypatch, pool, reason):
+    """Clients fill the same pool: they must not decide what leaves in the clear."""
+    monkeypatch.setattr("smtpd.dispatcher.outbound.connection.HANDSHAKE_TIMEOUT", 0.1)
+
+    async def run():
+        server = await asyncio.start_server(Host().serve, "127.0.0.1", 0, ssl=server_tls())
+        hop = NextHop(MailHost(NAME, 0, ["127.0.0.1"]), port=server.sockets[0].getsockname()[1])
+        policy = TlsPolicy(True, False, Verify.NOTHING, "test", at_connect=True)
+        events, loop = Events(), asyncio.get_running_loop()
+        order = Connect(1, 1, hop, Path("127.0.0.1", ""), policy)
+        OutgoingConnection(order, "here.test", Signs, events, pool, loop).open(None)
+        async with server:
+            await events.next("connected")
+            failure, _ = await events.next("ended")
+            assert (failure.stage, failure.text) == (Stage.AUTHENTICATION, f"TLS: {reason}")
+
+    asyncio.run(run())
+
+
+def test_a_server_that_wants_a_certificate_and_says_so_is_no_reason_for_clear_text():
+    """Under TLS 1.3: by an alert, after the handshake."""
+
+    async def run():
+        context = server_tls()
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=pem(authority()[0]).decode())
+
+        def refuse(listener):
+            with pytest.raises(ssl.SSLError):  # asyncio's own server closes without the alert
+                context.wrap_socket(listener.accept()[0], server_side=True)
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = asyncio.get_running_loop().run_in_executor(None, refuse, listener)
+        hop = NextHop(MailHost(NAME, 0, ["127.0.0.1"]), port=listener.getsockname()[1])
+        policy = TlsPolicy(True, False, Verify.NOTHING, "test", at_connect=True)
+        events, loop = Events(), asyncio.get_running_loop()
+        order = Connect(1, 1, hop, Path("127.0.0.1", ""), policy)
+        OutgoingConnection(order, "here.test", ClientContext, events, None, loop).open(None)
+        with listener:
+            await events.next("connected")
+            failure, _ = await events.next("ended")
+            await server
+        assert failure.stage is Stage.AUTHENTICATION and "certificate required" in failure.text
+
+    asyncio.run(run())
+
+
+def test_a_handshake_that_may_sign_waits_in_the_pool():
     async def run():
         host, pool = Host(), Pool()
         server = await asyncio.start_server(host.serve, "127.0.0.1", 0, ssl=server_tls())

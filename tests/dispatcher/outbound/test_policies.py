@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import math
 
 import pytest
@@ -168,6 +169,61 @@ def test_mail_waits_no_longer_than_the_time_limit(monkeypatch):
         world.host.wait.set()
 
     play(story, context=tls("*.test", *(f"mta-sts.a{number}.test" for number in range(FETCHES_MAX + 20))))
+
+
+def test_mail_waits_where_no_policy_could_be_asked_for(monkeypatch):
+    """Slow policy hosts of one domain must not have mail to another go without its policy."""
+    monkeypatch.setattr(module, "TURN_TIMEOUT", 0.1)
+
+    async def story(world):
+        world.host.wait = asyncio.Event()
+        slow = [world.ask(f"a{number}.test") for number in range(FETCHES_MAX)]
+        refused = await world.ask()
+        assert (refused.code, world.seconds) == (451, module.LOCAL_RETRY_DELAY)
+        assert "too many policies" in refused.text
+        assert not world.ask().done()  # it is asked for anew
+        world.policies.stop()
+        assert not any(one.done() for one in slow)
+        world.host.wait.set()
+
+    play(story, context=tls("*.test", *(f"mta-sts.a{number}.test" for number in range(FETCHES_MAX))))
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EMFILE, "x"), RuntimeError("a defect")])
+def test_what_this_host_cannot_do_says_nothing_of_a_policy(monkeypatch, fault):
+    async def story(world):
+        def fail(*arguments):
+            raise fault
+
+        monkeypatch.setattr("smtpd.dispatcher.outbound.policy_fetch._connect_to", fail)
+        assert (await world.ask()).code == 451
+        monkeypatch.undo()
+        assert await world.ask() == ENFORCED
+        world.now = REFRESH_INTERVAL / 2
+        monkeypatch.setattr("smtpd.dispatcher.outbound.policy_fetch._connect_to", fail)
+        assert await world.ask(id="2") == ENFORCED  # the one that is kept
+        assert world.seconds == module.LOCAL_RETRY_DELAY
+
+    play(story)
+
+
+def test_mail_waits_where_lookup_has_too_many_questions():
+    async def story(world):
+        full = HostsNotFound(0, 451, "4.3.2", "too many destinations are looked up at the same time", 30)
+        world.lookup.ask = lambda make, answered: answered(full)
+        assert (await world.ask()).code == 451
+
+    play(story)
+
+
+def test_a_policy_host_whose_name_no_question_carries_is_not_asked_for():
+    """Of a policy that a taken-over dispatcher had kept."""
+
+    async def story(world):
+        assert await world.ask("a" * 250) is None
+        assert world.lookup.asked == []
+
+    play(story)
 
 
 def test_a_stop_ends_what_is_under_way():

@@ -288,6 +288,14 @@ def test_destinations_whose_hosts_take_long_to_be_found_keep_no_client_waiting(w
     assert not here.dispatcher.resources.to_lookup.full
 
 
+def test_a_clock_that_is_set_back_makes_no_delay_longer(world, monkeypatch):
+    here = world()
+    relaying, set_to = here.dispatcher.relaying, time.time() - 86_400
+    before = relaying._clock()
+    monkeypatch.setattr(time, "time", lambda: set_to)
+    assert 0 <= relaying._clock() - before < 60
+
+
 def test_a_destination_with_mail_is_not_forgotten_for_many_others(world, monkeypatch):
     """A local user may send to so many domains while its name server is slow."""
     monkeypatch.setattr("smtpd.dispatcher.outbound.relaying.DESTINATIONS_MAX", 3)
