@@ -142,6 +142,18 @@ def test_a_refused_password_or_certificate_delays_and_never_bounces(play, stage)
     assert "535 wrong password" in play.delays[0].reason
 
 
+def test_a_password_that_lookup_does_not_have_says_nothing_of_the_host(play):
+    """It was not connected to: another action's connections to it stay as many as they may be."""
+    play.add(1, MX1)
+    play.greeted(1)
+    address = MX1.host.addresses[0]
+    before = play.destinations.hosts.get((address, MX1.port)).concurrency
+    play.add(2, hop(MX1.name, address, words=TlsWords(TlsLevel.VERIFIED), password=True), domain="far.test")
+    play.fail(2, stage=Stage.AUTHENTICATION, text="no such label")
+    assert play.destinations.hosts.get((address, MX1.port)).concurrency == before > 1
+    assert "no such label" in play.delays[0].reason
+
+
 # -- addresses beside each other ------------------------------------------------------------------------------------
 
 
