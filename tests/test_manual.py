@@ -113,7 +113,8 @@ def test_what_the_log_says_of_a_session_is_in_the_manual():
 def test_every_reason_why_tls_fails_is_in_the_manual():
     rooms = (TOP / "smtpd" / room for room in ("tls", "dispatcher"))
     source = "".join(path.read_text() for room in rooms for path in room.rglob("*.py"))
-    reasons = re.findall(r'\b(?:_failure|TlsFailed|self\._?fail|last\.fail|SigningFailed)\(f?"([^":{]+)[":]', source)
+    failures = r"_failure|TlsFailed|TlsLocalFailure|self\._?fail|last\.fail|SigningFailed"
+    reasons = re.findall(rf'\b(?:{failures})\(f?"([^":{{]+)[":]', source)
     assert len(reasons) > 8
     section = (MAN / "smtpd.8").read_text().partition(".Ss TLS FAILURES")[2].partition(".El")[0]
     documented = {line.partition(" :")[0] for line in re.findall(r"^\.It (.*)", section, re.MULTILINE)}

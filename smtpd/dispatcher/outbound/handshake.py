@@ -50,8 +50,8 @@ class OutgoingHandshake:
         self._conclude(TlsFailed(reason))
 
     def time_out(self) -> None:
-        reason = "handshake timed out"
-        self._conclude(TlsLocalFailure(reason) if self._in_pool else TlsFailed(reason))
+        failed = TlsFailed("handshake timed out")
+        self._conclude(TlsLocalFailure(str(failed)) if self._in_pool else failed)
 
     def abandon(self) -> None:
         """`done` is not called any more."""

@@ -6,8 +6,8 @@
 A dispatcher may be in the hands of an attacker: rows have a bounded size by their types (next_hop.py), their number is
 bounded here, no time is later than that of the clock, and an older row never replaces a newer one, except one that is
 later than the clock, which has been set back since.  Such rows, rows that are over, and beyond the number those that
-are oldest, are removed with the first row that is written in a life of the daemon, and
-after each TRIM_INTERVAL rows: with full tables that takes 45 ms, by which the start is not to be longer.
+are oldest, are removed with the first row that is written in a life of the daemon, and after each TRIM_INTERVAL rows:
+with full tables that takes 45 ms, by which the start is not to be longer.
 
 A row that makes no sense or cannot be read is passed over: what it says is found out anew.
 """
