@@ -107,13 +107,13 @@ def resume_source(connection: Connection, parameters: Sequence[str], json: bool)
     return _pause_relaying(connection, source, name, False, f"{source} for {name} is not paused", json)
 
 
-def _pause_relaying(connection: Connection, source: str, name: str, paused: bool, otherwise: str, json: bool) -> int:
-    """`otherwise`: the reason when it is so already."""
+def _pause_relaying(connection: Connection, source: str, name: str, paused: bool, unchanged: str, json: bool) -> int:
+    """`unchanged`: what is said when it is so already."""
     source, name = ("" if word == ANY else word for word in (source, name))
     answer = connection.ask(PauseRelaying(REQUEST, canonical_address(source) if source else "", name, paused))
     if answer.trouble:
         raise ControlError(answer.trouble)
-    return _say_success("" if answer.changed else otherwise, json)
+    return _say_success("" if answer.changed else unchanged, json)
 
 
 def resume_route(connection: Connection, parameters: Sequence[str], json: bool) -> int:

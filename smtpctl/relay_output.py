@@ -44,7 +44,7 @@ def relay_lines(relay: RelayEntry) -> Iterator[str]:
         *([f"action={relay.action}"] if relay.domain else []),
         *(["requiretls"] if relay.require_tls else []),
     ]
-    wait = [word for word, is_so in _waits(relay).items() if is_so]
+    wait = [word for word, applies in _waits(relay).items() if applies]
     tasks = relay.waiting + relay.running
     fields = [
         visible(f"[{','.join(name)}]"),

@@ -99,7 +99,7 @@ class Control:
     def ask_dispatcher(
         self, client: Client, imsg: ListRelays | ListRoutes | ListHosts | ListDomains | ResumeRoute
     ) -> None:
-        """The one that it names."""
+        """Ask the dispatcher whose index is in the question."""
         dispatchers = sorted(self._of("dispatcher"), key=lambda questions: questions.channel.number)
         if imsg.dispatcher >= len(dispatchers):
             client.answer(Denied(imsg.request, "no such dispatcher"))

@@ -180,7 +180,7 @@ class Relaying:
         channel.send(RouteResumed(imsg.request, changed))
 
     def gauges(self) -> dict[str, int]:
-        """How much there is of everything now, for the statistics; what there is none of is left out."""
+        """Gauges for the statistics; those that are zero are left out."""
         gauges = {
             **self._relay.listing.gauges(),
             "mta.envelope": sum(map(len, self._left.values())),
