@@ -1,5 +1,6 @@
 """The process itself, started as the parent starts it and in its real sandbox; the test is all its peers."""
 
+import errno
 import os
 import socket
 import sqlite3
@@ -82,15 +83,28 @@ VALUES = {"PTR": "mail.there.test.", "A": "192.0.2.1", "AAAA": "2001:db8::1"}
 VALUES |= {"MX": "10 mail.there.test.", "TXT": '"v=STSv1; id=7;"'}
 
 
+def sockets_of_one_port():
+    """Of datagrams and of a stream.  A port that is free for one may be taken for the other."""
+    for _ in range(100):
+        datagrams, stream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.create_server(("127.0.0.1", 0))
+        try:
+            datagrams.bind(stream.getsockname())
+        except OSError as error:
+            assert error.errno == errno.EADDRINUSE
+            datagrams.close()
+            stream.close()
+        else:
+            return datagrams, stream
+    raise AssertionError("no port is free for both")
+
+
 class NameServer:
     """Every address has the name mail.there.test, which has one address; beside it a record of an unusual type.  The
     address 192.0.2.3 is answered by stream only."""
 
     def __init__(self):
-        self.datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.stream = socket.create_server(("127.0.0.1", 0))
+        self.datagrams, self.stream = sockets_of_one_port()
         self.port = self.stream.getsockname()[1]
-        self.datagrams.bind(("127.0.0.1", self.port))
         self.threads = [
             threading.Thread(target=serve, daemon=True) for serve in (self.serve_datagrams, self.serve_stream)
         ]
