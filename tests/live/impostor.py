@@ -6,10 +6,10 @@ import select
 import signal
 import socket
 import struct
-from pathlib import Path
 
 from smtpd.imsg import TABLE, Begin
 from smtpd.ipc.channel import Channel
+from tests.live.descriptors import sockets
 
 WAIT_MAX = 60  # seconds
 
@@ -83,15 +83,9 @@ def take_descriptor(pid, number):
 
 def find_descriptor(pid, other):
     """Under which number `pid` has the socket whose other end `other` has."""
-    peers, theirs = peer_inodes(), sockets_of(other).values()
-    (number,) = [number for number, inode in sockets_of(pid).items() if peers.get(inode) in theirs]
+    peers, theirs = peer_inodes(), sockets(other).values()
+    (number,) = [number for number, inode in sockets(pid).items() if peers.get(inode) in theirs]
     return number
-
-
-def sockets_of(pid):
-    """Number -> inode."""
-    links = {path.name: os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
-    return {int(name): int(link[8:-1]) for name, link in links.items() if link.startswith("socket:[")}
 
 
 def peer_inodes():

@@ -209,9 +209,10 @@ async def stall(session, _good):
 
 
 async def pieces(session, good):
+    """Without a pause after the last one: what the client then sends may be for TLS already."""
     for byte in good:
-        await session.say(bytes([byte]))
         await asyncio.sleep(PAUSE)
+        await session.say(bytes([byte]))
 
 
 async def slow_lines(session, good):

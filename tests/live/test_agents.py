@@ -19,6 +19,7 @@ import pytest
 from smtpd.envelope import Outcome
 from smtpd.errand import PACKET_MAX, ForwardText, Result, encode
 from tests.live.conftest import become, mails, pids_of, running, until
+from tests.live.descriptors import sockets
 from tests.live.recipient import logged
 
 
@@ -199,21 +200,18 @@ def sockets_of(pid):
     """Root can have the sockets of an agent, and say whatever it would say if its bytes were somebody else's."""
     pidfd_getfd = 438
     process = os.pidfd_open(pid)
-    numbers = [
-        int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir() if path.readlink().name.startswith("socket:")
-    ]
-    sockets = [socket.socket(fileno=ctypes.CDLL(None).syscall(pidfd_getfd, process, number, 0)) for number in numbers]
+    held = [socket.socket(fileno=ctypes.CDLL(None).syscall(pidfd_getfd, process, number, 0)) for number in sockets(pid)]
     os.close(process)
-    return sockets
+    return held
 
 
 def say(pid, packets):
     """False: it has ended meanwhile, as agents do that have nothing to do."""
     try:
-        sockets = sockets_of(pid)
+        taken = sockets_of(pid)
     except (FileNotFoundError, ProcessLookupError):
         return False
-    for sock in sockets:
+    for sock in taken:
         with sock, contextlib.suppress(ConnectionError):  # its first words may have been enough
             for packet in packets:
                 sock.send(packet)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.conftest import PYTHON, ROLES, empty_maildir, mails, running, until
+from tests.live.descriptors import descriptors, sockets
 
 USERS = {
     "dispatcher": "_smtpd",
@@ -93,7 +94,7 @@ ANONYMOUS = ("socket:", "pipe:", "anon_inode:", "/dev/null")
 def test_a_process_holds_no_descriptor_that_is_not_its_own(daemon, role):
     """Above all none of the parent's: the kernel's log, the sockets of others."""
     pid = daemon.pids()[role]
-    held = {int(path.name): os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    held = descriptors(pid)
     assert held.pop(2) == str(daemon.log_path)
     named = {name for name in held.values() if not name.startswith(ANONYMOUS)}
     spool = str(daemon.state / "spool")
@@ -130,10 +131,6 @@ def test_only_parent_and_nursery_run_as_root(daemon):
     assert root == allowed
 
 
-def sockets_of(pid):
-    return sum(os.readlink(path).startswith("socket:") for path in Path(f"/proc/{pid}/fd").iterdir())
-
-
 def test_two_dispatchers_both_serve(make_daemon, users, alice):
     """The kernel spreads clients over them; the chance that one of two gets none of forty is 1 to 2**39."""
     empty_maildir(users.home(alice))
@@ -142,12 +139,12 @@ def test_two_dispatchers_both_serve(make_daemon, users, alice):
         'match from any for any action "local"\n'
     ).start()
     pids = [pid for title, pid in daemon.pids().items() if title.startswith("dispatcher")]
-    before = [sockets_of(pid) for pid in pids]
+    before = [len(sockets(pid)) for pid in pids]
     assert len(pids) == 2
     with contextlib.ExitStack() as opened:
         clients = [opened.enter_context(daemon.client()) for _ in range(40)]
         listening = 1  # each takes a socket more when it begins to listen
-        assert all(sockets_of(pid) > count + listening for pid, count in zip(pids, before, strict=True))
+        assert all(len(sockets(pid)) > count + listening for pid, count in zip(pids, before, strict=True))
         for number, client in enumerate(clients):
             client.sendmail("amy@there.test", f"{alice}@here.test", f"Subject: {number}\r\n\r\nx\r\n".encode())
     until(lambda: len(mails(users.home(alice))) == 40, what="40 deliveries")

@@ -25,6 +25,7 @@ import pytest
 
 from tests.live.certificate import Authority
 from tests.live.conftest import COMPLETE, running, until
+from tests.live.descriptors import sockets
 from tests.live.odd_server import OddServer, OddServers, Stage
 from tests.live.recipient import envelopes
 from tests.live.smtp_sink import LIBRARIES, PROGRAM, needs_sink
@@ -337,6 +338,5 @@ def connections(pid, cases):
     """The TCP connections of a process to the servers."""
     port = next(iter(cases)).port
     table = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    inodes = {fields[9] for fields in table if fields[2].endswith(f":{port:04X}") and fields[3] != "06"}
-    links = (os.readlink(path) for path in os.scandir(f"/proc/{pid}/fd"))
-    return [link for link in links if link.startswith("socket:[") and link[8:-1] in inodes]
+    inodes = {int(fields[9]) for fields in table if fields[2].endswith(f":{port:04X}") and fields[3] != "06"}
+    return [inode for inode in sockets(pid).values() if inode in inodes]
