@@ -42,6 +42,7 @@ def is_table_name(word: str) -> bool:
 
 
 ANY = "*"  # in the place of an address or a destination
+IPV4_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 2.5.5.2, the beginning of an IPv6 address
 
 
 def is_destination(word: str) -> bool:
@@ -59,9 +60,11 @@ def canonical_address(word: str) -> str:
 
     for family in (AF_INET, AF_INET6):
         try:
-            return inet_ntop(family, inet_pton(family, word))
+            packed = inet_pton(family, word)
         except (OSError, ValueError):
             continue
+        mapped = packed.removeprefix(IPV4_MAPPED)
+        return inet_ntop(AF_INET if len(mapped) == 4 else AF_INET6, mapped)
     return ""
 
 

@@ -16,6 +16,7 @@ No message repeats any part of a password.
 """
 
 import ipaddress
+import socket
 from collections.abc import Collection, Iterator
 
 from smtpd.config.check.password_tables import warn_of_readers
@@ -249,8 +250,9 @@ def canonical(text: str) -> str:
     address = numeric(text)
     if address is None or "%" in address:
         return ""
-    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
-    return str(mapped or address)
+    found = ipaddress.ip_address(address)
+    found = getattr(found, "ipv4_mapped", None) or found
+    return socket.inet_ntop(socket.AF_INET if found.version == 4 else socket.AF_INET6, found.packed)
 
 
 def _family(address: str) -> int:
