@@ -2,7 +2,7 @@
 # make test             all tests that this machine can run, and a list of the others with the reasons
 # make test ROOM=queue  the tests in tests/queue only; also ROOM="smtp queue/test_store.py", and OPTIONS="-k lock -x"
 # make fresh            both of these on a new, minimal Debian 13 in a directory of its own
-# make bench            measure local delivery, side by side with Postfix and OpenSMTPD
+# make bench            measure delivery and relaying, side by side with Postfix and OpenSMTPD
 # make check            ruff and mypy
 # make install          below /usr/local, or another prefix=
 # make uninstall        removes the files that make install has installed

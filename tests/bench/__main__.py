@@ -1,14 +1,16 @@
-"""make bench: mail for local users, smtpd beside Postfix and OpenSMTPD, on this machine, now.
+"""make bench: mail that is delivered or relayed, smtpd beside Postfix and OpenSMTPD, on this machine, now.
 
-    smtp-source --N mails over S sessions--> server --> a place (place.py)        until all N have arrived there
+    smtp-source --N mails over S sessions--> server --> a place (scenario.py)     until all N have arrived there
     clients (client.py) --handshakes--> server                                    --into starttls,p256 (handshake.py)
 
 Each place, and for it each server in turn, several rounds, one after the other so that a slow minute hits all.  The
 table shows medians, and ratios within this run, which are what can be compared with another day's or another machine's.
-CPU is the whole machine's (/proc/stat), with the load generator and the kernel's threads in it.
+CPU is the whole machine's (/proc/stat), with the load generator and the kernel's threads in it; "its own" is that of
+the server's processes, which does not count what else the machine does.
 
-Everything happens in namespaces of its own (network: no DNS; mounts: a user database with the users it needs; pids: all
-ends with it) and below one directory that is removed.  Needs root; the peers come from tests/peers.sh.
+Everything happens in namespaces of its own (network: no DNS but what a place brings; mounts: a user database with the
+users it needs; pids: all ends with it) and below one directory that is removed.  Needs root; the peers come from
+tests/peers.sh.
 """
 
 import argparse
@@ -27,10 +29,10 @@ TOP = Path(__file__).parent.parent.parent
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Mail for local users, side by side.")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Delivery and relaying, side by side.")
     places = f"places, with commas: {', '.join(SCENARIOS)} (default: those of mail)"
     parser.add_argument("--into", default=",".join(OF_MAIL), help=places)
-    parser.add_argument("--messages", type=int, help="a round (default 2000; users 1000, flood 10000)")
+    parser.add_argument("--messages", type=int, help="a round (default 2000; users 1000, flood and domains 10000)")
     parser.add_argument("--size", type=int, default=4096, help="bytes of a message (default 4096)")
     parser.add_argument("--sessions", type=int, default=5, help="at a time (default 5; OpenSMTPD collapses at 20)")
     parser.add_argument("--kept", action="store_true", help="many mails a connection instead of one")

@@ -15,9 +15,8 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from tests.bench.load import TICK, of_each_process, shares_of
+from tests.bench.load import TICK, of_each_process, shares_of, ticks_of
 from tests.bench.testbed import TOP, Unavailable
 
 PROCESSES = 2  # of clients
@@ -129,22 +128,3 @@ def ask(sock, line, code):
         answer += data
     if not answer.startswith(code):
         raise ConnectionError(f"{answer!r} for {line!r}")
-
-
-def ticks_of(ancestor):
-    """What a process and all below it have used, those that have ended and were waited for among them."""
-    parents, ticks = {}, {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        pid = int(status.parent.name)
-        parents[pid], ticks[pid] = int(fields[1]), sum(map(int, fields[11:15]))
-    return sum(used for pid, used in ticks.items() if is_below(pid, ancestor, parents))
-
-
-def is_below(pid, ancestor, parents):
-    while pid and pid != ancestor:
-        pid = parents.get(pid, 0)
-    return pid == ancestor

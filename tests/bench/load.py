@@ -1,12 +1,14 @@
-"""One measurement: smtp-source in, a place that fills up, the clocks of the machine before and after."""
+"""One measurement: mail goes in, a place fills up; the clocks of the machine before and after."""
 
 import os
 import statistics
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from tests.bench.testbed import PEERS, Unavailable
+from tests.bench.testbed import PEERS, TOP, Unavailable
 
 LONGEST = 120.0  # seconds that a round may take
 TICK = 1000 / os.sysconf("SC_CLK_TCK")  # ms
@@ -30,6 +32,9 @@ class Load:
         return f"{self.messages} mails of {self.size} bytes, {self.sessions} sessions, {connections}"
 
     def command(self, source, port):
+        if source.domains:
+            counts = [str(count) for count in (port, source.messages, source.sessions, self.size, source.domains)]
+            return [sys.executable, "-P", "-m", "tests.bench.many_domains", *counts, *(["kept"] if self.kept else [])]
         counts = ["-s", str(source.sessions), "-m", str(source.messages), "-l", str(self.size)]
         kept = ["-d"] if self.kept else []
         numbered = ["-N"] if source.numbered else []
@@ -42,21 +47,23 @@ class Load:
 class Measure:
     rate: float  # mails a second
     cpu: float  # ms a mail, of all processors
+    own: float  # ms a mail, of the server's processes: what others do on the machine is not in it
     shares: list = field(default_factory=list)  # (process, ms a mail)
 
-    HEADING = f"{'mails/s':>9}{'ms CPU':>9}"
+    HEADING = f"{'mails/s':>9}{'ms CPU':>9}{'its own':>9}"
     UNIT = "mail"
 
     def __str__(self):
-        return f"{self.rate:6.0f} mails/s {self.cpu:6.2f} ms CPU a mail"
+        return f"{self.rate:6.0f} mails/s {self.cpu:6.2f} ms CPU a mail, {self.own:.2f} its own"
 
     def cells(self):
-        return f"{self.rate:9.0f}{self.cpu:9.2f}"
+        return f"{self.rate:9.0f}{self.cpu:9.2f}{self.own:9.2f}"
 
     @classmethod
     def middle(cls, measures):
-        rate, cpu = (statistics.median(getattr(measure, name) for measure in measures) for name in ("rate", "cpu"))
-        return cls(rate, cpu, shares_of(measures))
+        names = ("rate", "cpu", "own")
+        rate, cpu, own = (statistics.median(getattr(measure, name) for measure in measures) for name in names)
+        return cls(rate, cpu, own, shares_of(measures))
 
 
 def shares_of(measures):
@@ -72,12 +79,12 @@ def run(server, load):
     os.sync()
     commands = [load.command(source, server.PORT) for source in server.place.sources(load)]
     shares = server.times()
-    busy, start = busy_time(), time.monotonic()
+    busy, own, start = busy_time(), ticks_of(server.process.pid), time.monotonic()
     send(commands, server)
     wait_for(server, load.messages, start + LONGEST)
-    seconds, busy = time.monotonic() - start, busy_time() - busy
+    seconds, busy, own = time.monotonic() - start, busy_time() - busy, ticks_of(server.process.pid) - own
     shares = of_each_process(server, shares, load.messages)
-    return Measure(load.messages / seconds, busy * TICK / load.messages, shares)
+    return Measure(load.messages / seconds, busy * TICK / load.messages, own * TICK / load.messages, shares)
 
 
 def of_each_process(server, before, count):
@@ -103,7 +110,7 @@ def send(commands, server):
 
 def environment():
     libraries = f"{PEERS}/postfix/usr/lib/postfix:{PEERS}/postfix/usr/lib/x86_64-linux-gnu"
-    return {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": libraries}
+    return {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": libraries, "PYTHONPATH": str(TOP)}
 
 
 def wait_for(server, count, deadline):
@@ -121,3 +128,22 @@ def busy_time():
     with open("/proc/stat") as file:
         user, nice, system, _idle, _wait, irq, softirq, *_ = map(int, file.readline().split()[1:])
     return user + nice + system + irq + softirq
+
+
+def ticks_of(ancestor):
+    """What a process and all below it have used, those that have ended and were waited for among them."""
+    parents, ticks = {}, {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        pid = int(status.parent.name)
+        parents[pid], ticks[pid] = int(fields[1]), sum(map(int, fields[11:15]))
+    return sum(used for pid, used in ticks.items() if is_below(pid, ancestor, parents))
+
+
+def is_below(pid, ancestor, parents):
+    while pid and pid != ancestor:
+        pid = parents.get(pid, 0)
+    return pid == ancestor

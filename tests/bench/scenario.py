@@ -7,40 +7,50 @@ lmtp      one user of a Dovecot that runs beside      so many files lie in that 
 users     200 system users, ~/Maildir                 each of them has his share
 flood     as maildir, with many mails
 relay     another host, an smtp-sink that runs beside   it has taken so many mails, and ends
+domains   1000 domains, the MX of each one of 50 hosts  as relay: it has the addresses of all hosts
 
 starttls  none: sessions that encrypt and leave (handshake.py), the certificate of an RSA key of 2048 bits
 p256      the same with an ECDSA key
 """
 
+import contextlib
 import os
 import re
 import subprocess
 from dataclasses import dataclass
 
+import pytest
+
 from tests.bench.handshake import Attempts
 from tests.bench.load import Load, environment
+from tests.bench.many_domains import ZONE, domain
 from tests.bench.testbed import PEERS, POPULATION, RECIPIENT, Unavailable
 from tests.live import dovecot
+from tests.live.name_servers import NameServers
+from tests.live.network import Network
 
 LMTP_PORT = 2424
 SINK_PORT = 2626
+DOMAINS = 1000
+MX_ADDRESSES = [f"192.0.2.{number}" for number in range(101, 151)]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One run of smtp-source."""
+    """One run of smtp-source, or of many_domains.py."""
 
     recipient: str
     messages: int
     sessions: int
     numbered: bool = False  # each mail to another recipient: a number before the name
+    domains: int = 0  # so many, of many_domains.py
 
 
 class Scenario:
     NAME = LABEL = ""
     MESSAGES = 2000  # a round
     AGAINST = ("smtpd", "postfix", "opensmtpd")
-    ACTION = "maildir"  # of smtpd and OpenSMTPD
+    ACTION, FOR = "maildir", 'domain "here.test"'  # of smtpd and OpenSMTPD
     POSTFIX = "home_mailbox = Maildir/"
     KEY = ""  # the kind of the server's key; empty: no TLS
 
@@ -153,10 +163,13 @@ class Relay(Scenario):
 
     def sources(self, load):
         """Each server says so many mails over a connection as it likes."""
-        program = PEERS / "postfix/usr/sbin/smtp-sink"
-        command = [program, "-4", "-u", "postfix", "-M", str(load.messages), f"127.0.0.1:{SINK_PORT}", "1024"]
-        self.sink = subprocess.Popen(command, env=environment())
+        self.start_sink(load, f"127.0.0.1:{SINK_PORT}")
         return super().sources(load)
+
+    def start_sink(self, load, address):
+        program = PEERS / "postfix/usr/sbin/smtp-sink"
+        command = [program, "-4", "-u", "postfix", "-M", str(load.messages), address, "1024"]
+        self.sink = subprocess.Popen(command, env=environment())
 
     def missing(self, server, count):
         return count if self.sink.poll() is None else 0
@@ -165,6 +178,39 @@ class Relay(Scenario):
         if self.sink is not None:
             self.sink.kill()
             self.sink.wait()
+
+
+class Domains(Relay):
+    NAME, LABEL = "domains", f"relayed to {DOMAINS} domains at {len(MX_ADDRESSES)} hosts"
+    MESSAGES = 10_000
+    AGAINST = ("smtpd", "postfix")
+    ACTION, FOR = "relay", "any"
+    POSTFIX = "mydestination ="
+
+    def __init__(self, testbed):
+        """The hosts are in a network of their own, as no server relays to an MX that is itself.  The name servers know
+        nothing of the domains when a round begins."""
+        super().__init__(testbed)
+        self.stack = contextlib.ExitStack()
+        zone = [f"mx{number} A {address}\n" for number, address in enumerate(MX_ADDRESSES)]
+        zone += [f"{domain(number)}. MX 10 mx{number % len(MX_ADDRESSES)}\n" for number in range(DOMAINS)]
+        try:
+            self.network = self.stack.enter_context(Network())
+            self.network.connect("eth0", "192.0.2.1/24", *(f"{address}/24" for address in MX_ADDRESSES))
+            names = NameServers(testbed.next_run("dns"), {"signed.test": ""}, {ZONE: "".join(zone)}, "signed.test")
+            self.stack.enter_context(names)
+        except (AssertionError, pytest.skip.Exception) as missing:
+            self.close()
+            raise Unavailable(str(missing)) from None
+
+    def sources(self, load):
+        with self.network.elsewhere():
+            self.start_sink(load, "0.0.0.0:25")
+        return [Source("", load.messages, load.sessions, domains=DOMAINS)]
+
+    def close(self):
+        super().close()
+        self.stack.close()
 
 
 class Starttls(Maildir):
@@ -186,5 +232,5 @@ def files_in(directory):
     return len(os.listdir(directory)) if directory.is_dir() else 0
 
 
-OF_MAIL = {place.NAME: place for place in (Maildir, Mbox, Lmtp, Users, Flood, Relay)}
+OF_MAIL = {place.NAME: place for place in (Maildir, Mbox, Lmtp, Users, Flood, Relay, Domains)}
 SCENARIOS = OF_MAIL | {place.NAME: place for place in (Starttls, P256)}

@@ -1,4 +1,4 @@
-"""The servers, each with a configuration that does the same: one domain, system users, one place for mail, no DNS."""
+"""The servers, each with a configuration that does the same, and one place for mail."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ smtp limit max-mails 1000000
 {pki}
 listen on 127.0.0.1 port {port} hostname here.test {tls}
 action "local" {action}
-match from any for domain "here.test" action "local"
+match from any for {destinations} action "local"
 """
 PKI = """
 pki here.test cert "{}"
@@ -47,7 +47,9 @@ class Server:
         if self.place.KEY:
             pki, tls = PKI.format(*self.testbed.identity(self.place.KEY)), "tls pki here.test"
         conf = self.directory / "smtpd.conf"
-        conf.write_text(CONFIGURATION.format(port=self.PORT, action=self.place.ACTION, pki=pki, tls=tls))
+        action, destinations = self.place.ACTION, self.place.FOR
+        text = CONFIGURATION.format(port=self.PORT, action=action, destinations=destinations, pki=pki, tls=tls)
+        conf.write_text(text)
         return conf
 
     def command(self):
@@ -163,6 +165,7 @@ defer      unix  - - n - 0 bounce
 trace      unix  - - n - 0 bounce
 proxymap   unix  - - n - - proxymap
 smtp       unix  - - n - - smtp
+scache     unix  - - n - 1 scache
 error      unix  - - n - - error
 retry      unix  - - n - - error
 discard    unix  - - n - - discard

@@ -56,9 +56,9 @@ class Testbed:
         self._runs = 0
         self._authority, self._identities = Authority("bench"), {}
         self.homes = {name: self.make(f"home/{name}", name, 0o700) for name in (RECIPIENT, *POPULATION)}
-        self._make_users()
+        self._mount_etc()
 
-    def _make_users(self):
+    def _mount_etc(self):
         """An overlay, because a file mounted over /etc/passwd would go when a useradd outside replaces that."""
         etc = self.make("etc")
         lines = {
@@ -70,6 +70,7 @@ class Testbed:
         for name, ours in lines.items():
             theirs = [line for line in Path("/etc", name).read_text().splitlines() if line.split(":")[0] not in USERS]
             (etc / name).write_text("\n".join([*ours, *theirs]) + "\n")
+        (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # which answers where a scenario starts it
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={etc}:/etc", "/etc"], check=True)
 
     def make(self, name, owner=None, mode=0o755):
