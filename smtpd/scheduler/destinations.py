@@ -196,7 +196,7 @@ class Destinations:
             known.delayed_at = now
         known.delayed_until, known.allowed = until, ALLOWED_DELAYED
         known.looked = known.looked or now
-        self._set_timer(destination, known, now)
+        self._set_timer(destination, known)
         self._drop_if_unused(destination, known)
 
     def delay_reported(self, destination: int, now: int, seconds: int) -> None:
@@ -211,11 +211,11 @@ class Destinations:
         earliest = known.delayed_at + DELAY_MIN
         if earliest <= now:
             self.resume(destination)
-        elif earliest < known.delayed_until:
+        else:
             self.delay(destination, now, earliest)
 
-    def _set_timer(self, destination: int, known: _Destination, now: int) -> None:
-        time = min(known.delayed_until, max(now + 1, known.looked + EXPIRY_INTERVAL))
+    def _set_timer(self, destination: int, known: _Destination) -> None:
+        time = min(known.delayed_until, known.looked + EXPIRY_INTERVAL)
         if not known.timer or time < known.timer:
             known.timer = time
             heapq.heappush(self._timers, (time, destination))
@@ -260,11 +260,10 @@ class Destinations:
             if known.delayed_until <= now:
                 self.resume(destination)  # unless it was before
                 continue
-            known.looked = now
-            waiting = known.waiting()
-            if waiting and not known.paused:
-                self._looked_through.append((destination, iter(waiting)))
-            self._set_timer(destination, known, now)
+            if known.looked + EXPIRY_INTERVAL <= now:  # and not the end of a delay that has become longer since
+                known.looked = now
+                self._looked_through.append((destination, iter(known.waiting())))
+            self._set_timer(destination, known)
 
     # -- those whose time may be over ---------------------------------------------------------------------------------
 

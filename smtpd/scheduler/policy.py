@@ -125,7 +125,6 @@ class Policy:
             self.table.put(envelope)
             self.statistics["scheduler.envelope.held"] += 1
         elif times.next_try <= now:
-            self.table.put(envelope)
             self._become_due(envelope)
         else:
             self._set_timer(envelope, times.next_try)
@@ -257,7 +256,7 @@ class Policy:
                 return
             timer = heapq.heappop(self._timers)
             envelope = self.table.find(timer & (1 << 63) - 1)
-            if envelope is None or not envelope.timed or envelope.next_try != timer >> 63:
+            if envelope is None or envelope.next_try != timer >> 63:
                 continue
             envelope.timed = False
             self.table.put(envelope)

@@ -47,7 +47,7 @@ def times_of(schedule: Schedule, now: int, ahead: int = 0) -> Times:
         return Times(created, schedule.expires - ahead, after)
     created = min(created, now)
     hold = max(0, schedule.release - schedule.created)
-    origin = created if not hold else max(created, min(schedule.release - ahead, now + 2 * hold))
+    origin = max(created, min(schedule.release - ahead, now + 2 * hold))
     lifetime = schedule.expires - max(schedule.created, schedule.release)
     latest = origin if origin > now else next_try(schedule.kind, origin, now)
     return Times(origin, origin + lifetime, min(after, latest))

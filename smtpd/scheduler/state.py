@@ -146,7 +146,6 @@ class Scheduler:
     def _set_timer(self, now: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         if self.policy.busy(now) or self.orders.ready and self.queue.bytes_waiting < UNREAD_BYTES_MAX:
             self._turn_soon()
         elif self.orders.ready:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from smtpd.envelope import message_of
 from smtpd.scheduler.destinations import ALLOWED_FIRST, DELAY_MIN, EXPIRY_INTERVAL, TURN_MAX, Destinations
+from smtpd.scheduler.priority_queue import PriorityQueue
 from smtpd.scheduler.sender_queue import FEW, envelopes, joined, left
 
 NOW = 1_800_000_000
@@ -145,6 +146,20 @@ def test_however_many_are_slow_there_is_a_place_for_a_new_one():
     assert destinations.next_turn(FREE - inflight.total()) == (5000, [id_of(1)])
 
 
+def test_a_destination_that_can_use_no_turn_does_not_stand_in_line_for_one():
+    """Otherwise the scheduler would have something to do, each time that an envelope comes."""
+    destinations = made(*((1, 7, message) for message in range(1, ALLOWED_FIRST + 3)))
+    turns(destinations)
+    destinations.add(1, 7, id_of(90))
+    assert not destinations
+    destinations.ended(1, tried=True)
+    assert destinations
+    destinations.delay(2, NOW, NOW + 60)
+    turns(destinations)
+    destinations.add(2, 7, id_of(91))
+    assert not destinations
+
+
 # -- delayed, and paused --------------------------------------------------------------------------------------------
 
 
@@ -245,9 +260,10 @@ def test_a_hundred_thousand_waiting_envelopes_cost_nothing_while_their_destinati
 
 
 def test_the_envelopes_of_a_destination_that_stays_delayed_are_looked_through_now_and_then():
-    destinations = made(*((1, 7 + message % 3, message) for message in range(1, 101)))
+    destinations = made(*((1 + message // 40, 7 + message % 3, message) for message in range(1, 101)))
     looked = []
-    destinations.delay(1, NOW, NOW + 2 * EXPIRY_INTERVAL + 5)
+    for destination in (1, 2, 3):
+        destinations.delay(destination, NOW, NOW + 2 * EXPIRY_INTERVAL + 5)
     for second in range(2 * EXPIRY_INTERVAL + 5):
         destinations.run_timers(NOW + second, 1000)
         while some := destinations.look_through(7):
@@ -266,6 +282,31 @@ def test_short_delays_one_after_the_other_count_as_a_long_one():
             destinations.delay(1, NOW + second, NOW + second + 300)
         looked += destinations.look_through(1000)
     assert looked == 2 * [id_of(1)]
+
+
+def test_a_delay_that_becomes_longer_just_before_its_end_has_no_envelope_looked_at():
+    """A dispatcher in the hands of an attacker may say so every two seconds, of all destinations."""
+    destinations = made((1, 7, 1))
+    looked = {}
+    for second in range(2 * EXPIRY_INTERVAL + 1):
+        if second % 2 == 0:
+            destinations.delay_reported(1, NOW + second, DELAY_MIN)
+        destinations.delay_reported(1, NOW + second, DELAY_MIN + second % 2 * EXPIRY_INTERVAL)
+        destinations.run_timers(NOW + second, 1000)
+        looked |= {second: found} if (found := destinations.look_through(1000)) else {}
+    assert looked == {EXPIRY_INTERVAL: [id_of(1)], 2 * EXPIRY_INTERVAL: [id_of(1)]}
+
+
+def test_the_end_of_a_delay_that_is_over_disturbs_no_later_one():
+    destinations = made((1, 7, 1))
+    for until in (100, 50):
+        destinations.delay(1, NOW, NOW + until)
+    destinations.run_timers(NOW + 50, 1000)
+    destinations.delay(1, NOW + 60, NOW + 5000)
+    timers = len(destinations._timers)
+    destinations.run_timers(NOW + 100, 1000)
+    assert destinations.look_through(1000) == [] and len(destinations._timers) == timers - 1
+    assert destinations.next_time() == NOW + EXPIRY_INTERVAL
 
 
 def test_a_destination_that_is_resumed_is_looked_through_no_further():
@@ -316,6 +357,25 @@ def test_a_delay_that_has_lasted_is_ended_at_once():
     assert turns(destinations) == [(1, [1])]
 
 
+def test_a_delay_that_has_not_lasted_is_ended_in_time():
+    destinations = made((1, 7, 1))
+    destinations.delay_reported(1, NOW, 600)
+    destinations.resume_reported(1, NOW + 1)
+    destinations.run_timers(NOW + DELAY_MIN - 1, 100)
+    assert turns(destinations) == [] and destinations.next_time() == NOW + DELAY_MIN
+    destinations.run_timers(NOW + DELAY_MIN, 100)
+    assert turns(destinations) == [(1, [1])]
+
+
+def test_to_resume_what_is_not_delayed_any_more_delays_nothing():
+    """An administrator was faster."""
+    destinations = made((1, 7, 1))
+    destinations.delay_reported(1, NOW, 600)
+    destinations.resume(1)
+    destinations.resume_reported(1, NOW + 1)
+    assert not destinations.is_delayed(1) and turns(destinations) == [(1, [1])]
+
+
 def test_delays_without_mail_are_bounded_and_the_oldest_are_forgotten(monkeypatch):
     monkeypatch.setattr("smtpd.scheduler.destinations.WITHOUT_MAIL_MAX", 5)
     destinations = made((1, 7, 1))
@@ -328,13 +388,51 @@ def test_delays_without_mail_are_bounded_and_the_oldest_are_forgotten(monkeypatc
     assert destinations.is_delayed(95) and destinations.is_delayed(96)
 
 
+@pytest.mark.parametrize("kept", ["in flight", "paused"])
+def test_a_delay_without_mail_that_waits_is_none_of_those_where_something_is_in_flight_or_paused(monkeypatch, kept):
+    monkeypatch.setattr("smtpd.scheduler.destinations.WITHOUT_MAIL_MAX", 5)
+    destinations = made((1, 7, 1))
+    if kept == "in flight":
+        turn(destinations)
+    else:
+        destinations.pause(1, True)
+    for number in range(1, 20):
+        destinations.delay(number, NOW, NOW + 86_400)
+    assert len(destinations) == 5 + 1 and destinations.is_delayed(1)
+
+
+def test_delays_without_mail_are_bounded_also_where_one_is_paused_afterwards(monkeypatch):
+    monkeypatch.setattr("smtpd.scheduler.destinations.WITHOUT_MAIL_MAX", 5)
+    destinations = Destinations(100)
+    destinations.delay(1, NOW, NOW + 86_400)
+    destinations.pause(1, True)
+    for number in range(2, 20):
+        destinations.delay(number, NOW, NOW + 86_400)
+    assert len(destinations) == 5 + 1 and destinations.is_paused(1)
+
+
+def test_a_delay_without_mail_that_was_over_counts_from_its_new_beginning(monkeypatch):
+    monkeypatch.setattr("smtpd.scheduler.destinations.WITHOUT_MAIL_MAX", 5)
+    destinations = Destinations(100)
+    for number in (1, 2, 3, 4):
+        destinations.delay(number, NOW, NOW + 86_400)
+    destinations.resume(1)
+    for number in (5, 1, 6):
+        destinations.delay(number, NOW, NOW + 86_400)
+    assert [number for number in range(1, 7) if not destinations.is_delayed(number)] == [2]
+
+
 def test_timers_of_delays_that_become_shorter_all_the_time_are_bounded(monkeypatch):
     monkeypatch.setattr("smtpd.scheduler.destinations.STALE_TIMERS_MAX", 10)
-    destinations = made((1, 7, 1), (2, 7, 2))
+    destinations = made((2, 7, 2), (1, 7, 1), (3, 7, 3))
     destinations.delay(2, NOW, NOW + 500)
+    sizes = []
     for until in range(500, 0, -1):
         destinations.delay(1, NOW, NOW + until)
-        assert len(destinations._timers) <= 10 + 2 * len(destinations) + 1
+        assert destinations.next_time() == NOW + until
+        sizes.append(len(destinations._timers))
+    assert max(sizes) == 10 + 2 * len(destinations)  # so they are not sorted out at each delay either
+    assert turns(destinations) == [(3, [3])]
     destinations.run_timers(NOW + 1, 100)
     assert turns(destinations) == [(1, [1])]
     destinations.run_timers(NOW + 500, 100)
@@ -364,6 +462,16 @@ def test_the_queue_of_a_sender_is_the_same_in_each_of_its_forms(sent, takes):
     while queue is not None:
         queue = _take(queue, plain, 3)
     assert not any(plain.values())
+
+
+def test_the_queue_of_a_sender_is_as_small_as_what_waits():
+    """Most have one envelope; a long list would be slow to take from."""
+    forms, queue, mixed = [], None, joined(None, id_of(1), 0, first=False)
+    for number in range(FEW + 1):
+        queue = joined(queue, id_of(1, number), 0, first=False)
+        forms.append(type(queue))
+    assert forms == [int, *[list] * (FEW - 1), PriorityQueue]
+    assert type(joined(mixed, id_of(2), 1, first=False)) is PriorityQueue
 
 
 def _take(queue, plain, most):

@@ -91,6 +91,19 @@ def test_of_one_message_only_the_envelopes_of_the_range_are_found():
     assert [*table.ids(1 << 32 | 2, 1 << 32 | 4)] == [1 << 32 | counter for counter in (2, 3, 4)]
 
 
+class OnlyByKey(dict):
+    __iter__ = None
+
+
+def test_to_find_the_envelopes_of_one_message_the_others_are_not_looked_at():
+    """A million, for each order that an administrator gives for one."""
+    table = EnvelopeTable()
+    for message in (1, 2):
+        table.put(ScheduledEnvelope(message << 32 | 1, Kind.MDA, 1, 2, 3))
+    table._messages = OnlyByKey(table._messages)
+    assert [*table.ids(first_envelope(1), last_envelope(1))] == [1 << 32 | 1]
+
+
 def test_nothing_is_kept_of_a_message_whose_envelopes_have_all_gone():
     """There are more messages each day."""
     table = EnvelopeTable()

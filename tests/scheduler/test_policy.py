@@ -56,6 +56,8 @@ def test_the_agent_of_a_local_envelope_has_a_number_of_32_bits():
     made = policy(schedule(lane=AGENT_LANE_MAX))
     with pytest.raises(Violation):
         made.submit(schedule(message=2, lane=AGENT_LANE_MAX + 1), NOW)
+    made.submit(schedule(message=3, kind=Kind.MTA, lane=AGENT_LANE_MAX + 1), NOW)
+    assert made.turn(NOW) == [id_of(1), id_of(3)]
 
 
 def test_a_known_envelope_is_not_taken_twice():
@@ -333,6 +335,11 @@ def test_an_envelope_that_was_given_and_not_tried_keeps_its_place():
     assert made.turn(NOW + 14) == [] and made.turn(NOW + 15) == [given]
 
 
+def test_the_senders_of_a_destination_have_turns():
+    made = policy(relayed(1, sender=7), relayed(2, sender=7), relayed(3, sender=8))
+    assert made.turn(NOW) == [id_of(1), id_of(3), id_of(2)]
+
+
 def test_only_relayed_mail_is_returned():
     made = policy(schedule())
     made.turn(NOW)
@@ -349,6 +356,27 @@ def test_an_envelope_of_a_delayed_destination_expires_at_its_time():
         expired |= {second: found} if (found := made.take_expired()) else {}
     assert [*expired.values()] == [{5: [id_of(1)]}] and 1000 <= min(expired) <= 1000 + EXPIRY_INTERVAL
     assert made.turn(NOW + 3600) == [id_of(2)]
+
+
+def test_a_large_look_for_expired_mail_goes_on_in_the_next_turn():
+    made = policy(*(relayed(message, expires=NOW + 60) for message in range(1, 11)))
+    made.destinations.delay(5, NOW, NOW + 3600)
+    expired = []
+    for _ in range(3):
+        assert made.busy(NOW + EXPIRY_INTERVAL)
+        made.turn(NOW + EXPIRY_INTERVAL, effort=4)
+        expired.append([message_of(id) for id in made.take_expired()[5]])
+    assert expired == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+    assert not made.busy(NOW + EXPIRY_INTERVAL)
+
+
+def test_what_was_removed_or_suspended_does_not_expire_while_its_destination_is_delayed():
+    made = policy(*(relayed(message, expires=NOW + 60) for message in (1, 2, 3)))
+    made.destinations.delay(5, NOW, NOW + 3600)
+    made.remove([id_of(1)])
+    made.suspend([id_of(2)], True)
+    made.turn(NOW + EXPIRY_INTERVAL)
+    assert made.take_expired() == {5: [id_of(3)]}
 
 
 def test_an_envelope_in_flight_does_not_expire_when_its_destination_is_delayed_meanwhile():
@@ -486,6 +514,12 @@ def test_schedule_of_a_local_envelope_ends_no_delay():
 def test_an_envelope_is_for_a_destination_when_it_is_known_and_relayed_there():
     made = policy(relayed(1), relayed(2, lane=6), schedule(3, lane=5))
     assert [message for message in range(1, 5) if made.is_for(id_of(message), {5})] == [1]
+
+
+def test_the_destinations_of_envelopes_are_those_of_relayed_ones_that_are_not_suspended():
+    relays = [relayed(1, lane=9), relayed(2, lane=6), relayed(3, lane=9), relayed(4, lane=8, suspended=True)]
+    made = policy(*relays, relayed(5, lane=0), schedule(6, lane=7))
+    assert made.destinations_of(id_of(message) for message in range(1, 10)) == [6, 9]
 
 
 def test_schedule_releases_a_held_envelope():

@@ -234,6 +234,35 @@ def test_a_page_without_a_question_is_fatal(house, page, then):
         house.scheduler.take_scanned(EnvelopesScanned(then))
 
 
+def recorded_timers(house):
+    """Those that the scheduler sets from now on: seconds, timer."""
+    set_timer, recorded = house.loop.call_later, []
+
+    def call_later(seconds, callback, *arguments):
+        timer = set_timer(seconds, callback, *arguments)
+        if callback == house.scheduler._turn_soon:
+            recorded.append((seconds, timer))
+        return timer
+
+    house.loop.call_later = call_later
+    return recorded
+
+
+def test_however_many_turns_there_are_one_timer_is_set(house):
+    timers = recorded_timers(house)
+    for message in range(1, 6):
+        house.queue.send(EnvelopesSubmitted([later(message)]))
+        house.until(lambda count=message: len(timers) == count)
+    assert [timer.callback is not None for _, timer in timers] == 4 * [False] + [True]
+
+
+def test_without_an_envelope_no_timer_is_set(house):
+    timers = recorded_timers(house)
+    house.control.send(PauseDeliveries(1, Kind.MDA, True))
+    house.until_told("control", DeliveriesPaused)
+    assert timers == []
+
+
 def test_an_envelope_is_tried_when_its_time_comes(house):
     now = time.time()
     house.queue.send(EnvelopesSubmitted([schedule(1, next_try=int(now) + 1)]))
@@ -489,6 +518,7 @@ def test_a_large_order_leaves_room_for_others_between_its_slices(house):
 
 
 def test_an_order_waits_until_queue_has_read_what_it_was_told(house, monkeypatch):
+    timers = recorded_timers(house)
     scanned(house, [later(1)])
     house.until(lambda: house.scheduler.orders.scanned is None)
     monkeypatch.setattr(state, "UNREAD_BYTES_MAX", 0)  # as if it had not
@@ -498,8 +528,18 @@ def test_an_order_waits_until_queue_has_read_what_it_was_told(house, monkeypatch
     house.control.send(ReportStatistics(8))
     house.until_told("control", StatisticsReported)
     assert not [imsg for imsg in house.said["control"] if isinstance(imsg, EnvelopesRemoved)]
+    assert state.CATCH_UP_DELAY in [seconds for seconds, _ in timers]  # and is not looked after all the time
     monkeypatch.setattr(state, "UNREAD_BYTES_MAX", 1)
     assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 2)]
+
+
+def test_an_order_does_not_pause_between_its_slices(house, monkeypatch):
+    monkeypatch.setattr(admin_order, "SLICE_SIZE", 1)
+    timers = recorded_timers(house)
+    scanned(house, [later(message) for message in range(1, 6)])
+    house.control.send(RemoveEnvelopes(7, *ALL))
+    assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 5)]
+    assert state.CATCH_UP_DELAY not in [seconds for seconds, _ in timers]
 
 
 def test_a_paused_kind_is_tried_after_it_is_resumed(house):
