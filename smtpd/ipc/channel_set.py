@@ -83,15 +83,14 @@ class ChannelSet:
 
     def _write(self, channel: Channel) -> None:
         try:
-            done = channel.closed or channel.flush()
+            done = channel.flush()
         except ChannelClosed:
             done = True  # its reader sees the end too, after what was still to be read
             self._bounded.discard(channel)  # what waits to be sent is never read any more
         wants_room = not done and not channel.pause
         if channel in self._writing and not wants_room:
             self._writing.discard(channel)
-            if not channel.closed:
-                self.loop.remove_writer(channel.fileno())
+            self.loop.remove_writer(channel.fileno())
         elif wants_room and channel not in self._writing:
             self._writing.add(channel)
             self.loop.add_writer(channel.fileno(), self._write, channel)

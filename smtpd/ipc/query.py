@@ -52,7 +52,7 @@ def receive(sock: _socket.socket) -> Answer:
         )
         for level, kind, numbers in ancillary:
             if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
-                descriptors.append(int.from_bytes(numbers[:_DESCRIPTOR_SIZE], sys.byteorder))
+                descriptors += memoryview(numbers).cast("i")  # the room for one may hold two
         data += piece
         if not piece or len(data) > ANSWER_MAX or flags & _socket.MSG_CTRUNC or len(descriptors) > 1:
             raise QueryError("closed the connection" if not data else "answers nonsense")

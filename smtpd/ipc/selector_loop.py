@@ -225,5 +225,6 @@ def forget_signals() -> None:
     """In a child just forked: no signal is ours any more.  They come as to any new program."""
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
+        # Not of the others: a system may refuse it, as OpenBSD that of SIGTHR.
         if callable(signal.getsignal(number)) or signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)

@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from msgspec import Struct
-
 from smtpd.ipc.log import visible
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -71,11 +69,7 @@ def text_errors(value: Any, kind: Any) -> Iterator[tuple[str, str]]:
 @lru_cache
 def _fields(cls: Any) -> dict[str, Any]:
     """Of a dataclass or a Struct; other types have none."""
-    return (
-        get_type_hints(cls, include_extras=True)
-        if hasattr(cls, "__dataclass_fields__") or issubclass(cls, Struct)
-        else {}
-    )
+    return get_type_hints(cls, include_extras=True)
 
 
 def fit_text(kind: Any, text: str) -> str:

@@ -99,7 +99,7 @@ class ServerContext:
 
 def _by_name(contexts: Mapping[str, tuple[int, Certificate]]) -> dict[str, int]:
     """What the configuration says comes before what a certificate says, the earlier pki before the later."""
-    addresses = {name: address for name, (address, _) in contexts.items() if name != "*"}
+    addresses = {name: address for name, (address, _) in contexts.items()}
     for address, certificate in contexts.values():
         for name in certificate.names:
             addresses.setdefault(name, address)

@@ -6,8 +6,9 @@ import socket
 import pytest
 
 from smtpd.ipc.channel import Channel, ChannelClosed, Violation
-from smtpd.ipc.channel_set import ChannelSet
+from smtpd.ipc.channel_set import ChannelSet, connect
 from smtpd.ipc.declaration import Table
+from smtpd.ipc.log import log
 from smtpd.ipc.loop import prepare
 from smtpd.ipc.selector_loop import SelectorLoop
 
@@ -288,6 +289,73 @@ def test_a_peer_that_does_not_read_its_answers_is_not_read_until_it_does(both, m
         a.flush()
         turns(loop)
     assert heard == [str(number) for number in range(1000)] and not b.bytes_waiting
+
+
+def test_a_peer_that_has_read_most_of_its_answers_is_read_again(both, monkeypatch):
+    monkeypatch.setattr("smtpd.ipc.channel_set.UNREAD_MAX", 100_000)
+    loop, channels, a, b = both
+    b.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    heard = []
+
+    def answer(channel, imsg, descriptor):
+        heard.append(imsg.text)
+        if imsg.text == "question":
+            channel.send(Word("x" * 90_000))
+
+    channels.add(b, answer, fail, bounded=True)
+    for text in ("question", "question", "behind"):
+        a.send(Word(text))
+    a.flush()
+    turns(loop)
+    assert heard == ["question", "question"] and b.bytes_waiting > 100_000
+    answers = []
+    while not answers:
+        answers += a.receive()
+        turns(loop)
+    assert heard == ["question", "question", "behind"] and b.bytes_waiting > 50_000
+
+
+def test_a_peer_that_needs_no_answer_is_read_on(both):
+    loop, channels, a, b = both
+    heard = []
+    channels.add(b, lambda channel, imsg, descriptor: heard.append(imsg.text), fail, bounded=True)
+    for text in ("one", "two", "three"):
+        a.send(Word(text))
+        a.flush()
+        turns(loop)
+    assert heard == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("bounded", [(), ("a",), ("c",)])
+def test_of_the_peers_of_a_process_those_that_are_named_are_bounded(both, monkeypatch, bounded):
+    monkeypatch.setattr("smtpd.ipc.channel_set.UNREAD_MAX", 100_000)
+    loop, channels, a, b = both
+    heard = []
+
+    def answer(state, channel, imsg, descriptor):
+        heard.append(imsg.text)
+        channel.send(Word("x" * 50_000))
+
+    connected = connect(loop, [b], {"a": answer}, None, bounded)
+    for number in range(100):
+        a.send(Word(str(number)))
+    a.flush()
+    turns(loop, 50)
+    assert (len(heard) < 100) is (bounded == ("a",))
+    connected.remove(b)
+    log.later = None
+
+
+def test_nothing_is_kept_of_a_channel_that_is_removed_while_it_is_not_read(both, monkeypatch):
+    monkeypatch.setattr("smtpd.ipc.channel_set.UNREAD_MAX", 100_000)
+    loop, channels, a, b = both
+    channels.add(b, lambda channel, *_: channel.send(Word("x" * 400_000)), fail, bounded=True)
+    a.send(Word(""))
+    a.flush()
+    turns(loop)
+    assert [*channels._unread] == [b]
+    channels.remove(b)
+    assert not channels._unread and not channels._bounded
 
 
 def test_the_end_of_a_peer_that_did_not_read_is_noticed(both, monkeypatch):

@@ -151,9 +151,10 @@ def test_the_end_of_the_parent_is_the_end_in_order(ends, loop):
 
 def test_a_forged_frame_of_the_parent_is_fatal(ends, loop):
     ours, theirs = ends
-    peer = started(loop, theirs.detach(), "serve_parent")
+    peer = started(loop, theirs.detach(), "serve_parent", stderr=subprocess.PIPE)
     ours.sendall(b"\xff" * 64)
-    assert peer.wait(20) == 1
+    _, logged = peer.communicate(timeout=20)
+    assert peer.returncode == 1 and logged.startswith(b"warn: fatal: parent ")
 
 
 def test_an_exception_that_nothing_has_caught_is_fatal(ends, loop):

@@ -113,8 +113,27 @@ def test_the_loop_of_the_six_does_not_spin(ends):
     near.send(Tell(b"three"))
     loop.run_until_complete(_turns())
     board.remove(near)  # while it pauses
+    assert not board._pausing
+    asked = kernel.asked
     loop.call_later(3 * FIRST_PAUSE, loop.stop)
     loop.run_forever()
+    assert not board._pausing and kernel.asked == asked
+    loop.close()
+
+
+@pytest.mark.parametrize("make", [prepare, SelectorLoop], ids=["six", "root"])
+def test_the_kernel_is_not_asked_again_when_the_other_end_has_gone_meanwhile(ends, make):
+    kernel, near, far = ends
+    kernel.refuses = errno.ETOOMANYREFS
+    loop = make()
+    channels = ChannelSet(loop)
+    channels.add(near, pytest.fail, lambda channel, error: loop.remove_reader(channel.fileno()))
+    near.send(Tell(b"one"))
+    loop.call_later(FIRST_PAUSE / 2, setattr, kernel, "refuses", errno.EPIPE)
+    loop.call_later(6 * FIRST_PAUSE, loop.stop)
+    loop.run_forever()
+    assert kernel.asked == 2 and not channels._pausing
+    channels.remove(near)
     loop.close()
 
 

@@ -54,6 +54,12 @@ def test_times_stay_in_their_order_when_cancelled_ones_are_forgotten(loop):
     assert all(loop._timers[(at - 1) // 2] <= entry for at, entry in enumerate(loop._timers) if at)
 
 
+def test_a_time_that_was_cancelled_does_not_end_the_wait(loop):
+    loop.call_later(0, lambda: None).cancel()
+    loop.call_later(60, lambda: None)
+    assert 50 < loop._patience() <= 60
+
+
 def test_a_time_that_is_cancelled_in_the_turn_in_which_it_has_come_never_comes(loop):
     heard = []
     loop.call_later(0, lambda: (heard.append("first"), second.cancel()))
@@ -163,6 +169,14 @@ def test_a_child_that_forgets_signals_is_killed_by_them(loop, ignored):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_signals_of_which_none_was_handled_are_not_touched(monkeypatch):
+    changed = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: changed.append(number))
+    forget_signals()
+    assert signal.SIGINT in changed and signal.SIGPIPE in changed  # as Python begins
+    assert not [number for number in changed if signal.getsignal(number) is signal.SIG_DFL]
+
+
 def test_calls_that_are_to_come_soon_come_in_order_and_what_they_add_behind_them(loop):
     heard = []
 
@@ -222,6 +236,7 @@ def test_one_descriptor_is_read_and_written_and_each_ends_by_itself(loop):
         loop.turn()
         assert sorted(heard) == ["read", "write"]
         assert loop.remove_writer(one.fileno()) and not loop.remove_writer(one.fileno())
+        assert not loop.remove_writer(other.fileno()) and not loop.remove_reader(other.fileno())
         loop.turn()
         assert sorted(heard) == ["read", "read", "write"]
         one.recv(1)
@@ -234,6 +249,35 @@ def test_one_descriptor_is_read_and_written_and_each_ends_by_itself(loop):
         loop.add_writer(one.fileno(), heard.append, "write")
         loop.turn()
         assert heard == ["write"]
+        assert loop.remove_reader(one.fileno()) and not loop.remove_reader(one.fileno())
+        loop.turn()
+        assert heard == ["write", "write"]
+
+
+def test_a_descriptor_without_room_is_read_and_not_written(loop):
+    one, other = socket.socketpair()
+    heard = []
+    with one, other:
+        one.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                one.send(bytes(4096))
+        loop.add_reader(one.fileno(), heard.append, "read")
+        loop.add_writer(one.fileno(), heard.append, "write")
+        other.send(b"x")
+        loop.turn()
+        assert heard == ["read"]
+
+
+def test_a_descriptor_that_is_not_to_be_written_any_more_is_not_in_the_same_turn_either(loop):
+    one, other = socket.socketpair()
+    heard = []
+    with one, other:
+        loop.add_reader(one.fileno(), loop.remove_writer, one.fileno())
+        loop.add_writer(one.fileno(), heard.append, "write")
+        other.send(b"x")
+        loop.turn()
+        assert heard == []
 
 
 def test_a_number_that_is_another_descriptor_meanwhile_is_not_called_for_the_old_one(loop):
@@ -277,6 +321,16 @@ def test_more_wake_ups_than_its_pipe_holds_block_no_thread(loop):
     assert heard == [*range(100_000)]
 
 
+def test_a_pipe_full_of_signals_blocks_no_thread_either(loop):
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(loop._wake, bytes([signal.SIGUSR1]) * 4096)
+    heard = []
+    loop.call_soon_threadsafe(heard.append, "called")
+    loop.turn()
+    assert heard == ["called"]
+
+
 def test_a_signal_is_heard_behind_any_number_of_wake_ups(loop):
     before = signal.getsignal(signal.SIGUSR1)
     heard = []
@@ -297,6 +351,14 @@ def test_a_loop_that_is_closed_leaves_no_descriptor_for_signals():
     signal.signal(signal.SIGUSR1, before)
     made.close()
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_the_end_of_a_loop_without_signals_leaves_those_of_another_one(loop):
+    before = signal.getsignal(signal.SIGUSR1)
+    loop.on_signal(signal.SIGUSR1, lambda: None)
+    signal.signal(signal.SIGUSR1, before)
+    SelectorLoop().close()
+    assert signal.set_wakeup_fd(-1) == loop._wake
 
 
 def test_hand_over_calls_of_threads_are_neither_lost_nor_doubled(loop):

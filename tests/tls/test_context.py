@@ -19,7 +19,7 @@ from smtpd.tls.certificate import key_bits, signature_hash
 from smtpd.tls.connection import TlsConnection, TlsFailed
 from smtpd.tls.context import Authorities, Certificate, ContextError, TlsUnusable, context_ctrl, server_name
 from smtpd.tls.openssl_library import get_context, openssl, openssl_error
-from smtpd.tls.remote_key import make_key
+from smtpd.tls.remote_key import _decrypt_rsa, _encrypt_rsa, make_key
 from smtpd.tls.signing import SIGNING_SOCKETS, Signer
 from tests.tls.test_connection import TLS12, TLS13
 from tests.tls.world import Client, authority, by_sha1, certify, chain, client_context, key, key_pem, listener, pem
@@ -313,6 +313,28 @@ def test_a_key_is_made_once_however_often_its_certificate_is_read(signatory):
     one, other = (Certificate.read(chain("p256", "a.test")) for _ in range(2))
     assert make_key(one.key, signatory.signer) == make_key(other.key, signatory.signer)
     assert make_key(one.key, signatory.signer) != make_key(one.key, Signer([]))
+
+
+@pytest.mark.parametrize(
+    "kind, function",
+    [
+        ("rsa2048", "RSA_set_method"),
+        ("rsa2048", "EVP_PKEY_set1_RSA"),
+        ("p256", "EC_KEY_set_method"),
+        ("p256", "EVP_PKEY_set1_EC_KEY"),
+    ],
+)
+def test_a_key_that_openssl_does_not_make_is_said(monkeypatch, kind, function):
+    certificate = Certificate.read(chain(kind, "a.test"))
+    monkeypatch.setattr(openssl(), function, lambda *_: 0)
+    with pytest.raises(TlsUnusable, match="no key can be made from the certificate"):
+        make_key(certificate.key, Signer([]))
+
+
+def test_an_rsa_key_signs_only_as_our_ciphers_need_it():
+    """Anything else is an error to OpenSSL, and no signature of one byte."""
+    unknown = 4  # RSA_PKCS1_OAEP_PADDING, openssl/rsa.h
+    assert _encrypt_rsa(0, 0, 0, 0, unknown) == -1 and _decrypt_rsa(0, 0, 0, 0, 1) == -1
 
 
 def test_unused_contexts_are_freed(signatory):

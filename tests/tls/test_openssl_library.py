@@ -5,7 +5,7 @@ import ssl
 import msgspec
 import pytest
 
-from smtpd.tls.openssl_library import TlsUnusable, get_connection, get_context, openssl, openssl_error
+from smtpd.tls.openssl_library import TlsUnusable, encode, get_connection, get_context, openssl, openssl_error
 from tests.tls.world import client_context
 
 
@@ -50,6 +50,11 @@ def test_an_error_left_in_openssl_is_not_reported_for_the_next_connection():
     openssl().PEM_read_bio_X509(openssl().BIO_new_mem_buf(b"", 0), None, None, b"")
     assert openssl_error() == "no start line"
     assert openssl_error() == ""
+
+
+def test_what_cannot_be_encoded_is_said():
+    with pytest.raises(TlsUnusable, match="it cannot be encoded"):
+        encode("i2d_PUBKEY", None)
 
 
 def test_a_long_calculation_lets_other_threads_go_on():

@@ -64,6 +64,28 @@ def mismatched():
     return b"-----BEGIN EC PRIVATE KEY-----\n" + body + b"-----END EC PRIVATE KEY-----\n"
 
 
+def der(tag, *parts):
+    content = b"".join(parts)
+    size = len(content)
+    return bytes([tag, size] if size < 128 else [tag, 0x82, size >> 8, size & 0xFF]) + content
+
+
+def of_another_generator():
+    """A key of P-256 with explicit parameters (SEC 1 C.4), whose generator is a point of its own choice, as in
+    CVE-2020-0601."""
+    public = key("p256").public_key().public_numbers()
+    point = b"\x04" + public.x.to_bytes(32) + public.y.to_bytes(32)
+    prime = 2**256 - 2**224 + 2**192 + 2**96 - 1
+    b = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    field = der(0x30, der(6, bytes.fromhex("2a8648ce3d0101")), der(2, prime.to_bytes(33)))
+    curve = der(0x30, der(4, (prime - 3).to_bytes(32)), der(4, b.to_bytes(32)))
+    one = der(2, b"\x01")
+    parameters = der(0x30, one, field, curve, der(4, point), der(2, order.to_bytes(33)), one)
+    secret = der(0x30, one, der(4, (1).to_bytes(32)), der(0xA0, parameters), der(0xA1, der(3, b"\0", point)))
+    return b"-----BEGIN EC PRIVATE KEY-----\n" + base64.encodebytes(secret) + b"-----END EC PRIVATE KEY-----\n"
+
+
 @pytest.mark.parametrize(
     "content, trouble",
     [
@@ -77,6 +99,7 @@ def mismatched():
         (lambda: key_pem(key("ed25519")), "a key of Ed25519 cannot be kept in another process"),
         (lambda: key_pem(key("rsa1024")), "an RSA key has 2048 to 8192 bits, and this one 1024"),
         (lambda: key_pem(key("p521")), "an ECDSA key is of P-256 or P-384, and not of secp521r1"),
+        (of_another_generator, "an ECDSA key is of P-256 or P-384, and not of a curve without a name"),
         (mismatched, "do not match"),
     ],
 )
