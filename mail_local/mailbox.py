@@ -109,18 +109,29 @@ def maybe_lock(
     raised, also when the descriptor has been passed to another process.  Raises as `locked`."""
     if not any_name and not check_name(name):
         raise MailboxNameError(f"invalid name for a mailbox: {name!r}")
-    descriptor = _maybe_open(directory, name, uid, gid)
-    if descriptor is None:
-        return None
-    held.callback(_close, descriptor)
-    if not lock(descriptor):
-        return None
-    if dot:
-        dot_lock = DotLock.maybe_make(directory, name)
-        if dot_lock is None:
+    with _error_names(name):
+        descriptor = _maybe_open(directory, name, uid, gid)
+        if descriptor is None:
             return None
-        held.callback(dot_lock.remove)
-    return descriptor if _leads_to(directory, name, os.fstat(descriptor)) else None
+        held.callback(_close, descriptor)
+        if not lock(descriptor):
+            return None
+        if dot:
+            dot_lock = DotLock.maybe_make(directory, name)
+            if dot_lock is None:
+                return None
+            held.callback(dot_lock.remove)
+        return descriptor if _leads_to(directory, name, os.fstat(descriptor)) else None
+
+
+@contextmanager
+def _error_names(name: str) -> Iterator[None]:
+    """An OSError that is raised in here names at least this file: what is done by a descriptor fails without a name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or name
+        raise
 
 
 def pauses() -> Iterator[float]:

@@ -1,5 +1,6 @@
 """Mailboxes: found and made, attacked, and shared with others who lock."""
 
+import ctypes
 import errno
 import fcntl
 import mailbox as standard_library
@@ -87,6 +88,8 @@ def test_a_file_system_mounted_over_a_mailbox_is_never_used(directory, tmp_path)
     try:
         with pytest.raises(OSError, match="mounted"):
             write(directory, b"x\n")
+        with pytest.raises(OSError, match="mounted"):  # a look would ask its server too
+            openat2.stat("bob", dir_fd=directory)
     finally:
         subprocess.run(["umount", tmp_path / "bob"], check=True)
     assert ((tmp_path / "other").read_bytes(), (tmp_path / "bob").read_bytes()) == (b"", b"old\n")
@@ -111,6 +114,28 @@ def test_a_reader_that_removes_an_empty_mailbox_between_look_and_use_costs_nothi
 def test_a_nul_in_a_name_does_not_end_it(directory):
     with pytest.raises(ValueError):
         openat2.open("bob\0x", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=directory)
+
+
+class OldKernel:
+    """Knows no openat2."""
+
+    def syscall(self, *_arguments):
+        ctypes.set_errno(errno.ENOSYS)
+        return -1
+
+
+@pytest.mark.parametrize("system", ["an old kernel", "another system"])
+def test_without_openat2_a_mailbox_is_found_in_its_directory(directory, tmp_path, monkeypatch, system):
+    if system == "an old kernel":
+        monkeypatch.setattr(openat2, "_libc", OldKernel())
+    else:
+        monkeypatch.setattr(sys, "platform", "another")
+    write(directory, b"one\n")
+    write(directory, b"two\n")
+    assert (tmp_path / "bob").read_bytes() == b"one\ntwo\n"
+    assert (tmp_path / "bob").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "link").symlink_to("bob")
+    assert stat.S_ISLNK(openat2.stat("link", dir_fd=directory).st_mode)
 
 
 def test_only_root_creates_a_mailbox_for_another_user(directory, tmp_path, monkeypatch):
@@ -146,8 +171,9 @@ def test_a_mailbox_that_another_makes_in_the_same_moment_is_used(directory, tmp_
 
 def test_a_dot_lock_that_cannot_be_created_names_the_uid(directory, monkeypatch):
     refuse_to_make(monkeypatch, os, PermissionError(errno.EACCES, "Permission denied", "bob.lock"))
-    with pytest.raises(PermissionError, match=f"uid {UID} cannot create the dot-lock: Permission denied"):
+    with pytest.raises(PermissionError, match=f"uid {UID} cannot create the dot-lock: Permission denied") as raised:
         write(directory, b"x\n")
+    assert raised.value.filename == "bob.lock"
 
 
 def test_a_stale_dot_lock_that_another_replaces_in_the_same_moment_is_waited_for(directory, tmp_path, monkeypatch):
@@ -236,8 +262,10 @@ def test_a_name_that_is_a_path_is_refused(directory, tmp_path, name):
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
 def test_a_world_writable_directory_is_refused(tmp_path, mode):
     tmp_path.chmod(mode)
+    before = os.listdir("/proc/self/fd")
     with pytest.raises(PermissionError, match="everybody"):
         open_directory(str(tmp_path))
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.skipif(UID != 0, reason="needs root: gives a directory away")

@@ -9,8 +9,9 @@ from contextlib import closing
 
 import pytest
 
+from mail_local import mailbox as mailbox_library
 from mail_local import mbox
-from mail_local.mboxfile import MailboxError, append
+from mail_local.mboxfile import LOCK_TIMEOUT, MailboxError, append
 
 MAIL = b"Subject: hello\n\nFrom here one sees the sea.\n"
 UID = os.geteuid()
@@ -86,7 +87,7 @@ def test_a_link_to_nothing_makes_nothing(tmp_path, file):
 def test_a_file_with_a_second_name_is_refused(tmp_path, file):
     file.write_bytes(b"precious")
     os.link(file, tmp_path / "other")
-    with pytest.raises(OSError, match="second hard link"):
+    with pytest.raises(OSError, match=f"the mailbox has a second hard link: '{file}'"):
         append(str(file), mail())
     assert file.read_bytes() == b"precious"
 
@@ -103,12 +104,27 @@ def test_a_device_is_refused(path):
         append(path, mail())
 
 
-@pytest.mark.parametrize("path", ["", "/", "x/", "/nonexistent/x", "."])
-def test_what_is_no_file(tmp_path, monkeypatch, path):
+@pytest.mark.parametrize(
+    "path, error, reason",
+    [
+        ("", MailboxError, "not the name of a file"),
+        ("/", MailboxError, "not the name of a file"),
+        ("x/", MailboxError, "not the name of a file"),
+        (".", MailboxError, "the mailbox is not a regular file"),
+        ("/nonexistent/x", FileNotFoundError, "/nonexistent"),
+    ],
+)
+def test_what_is_no_file(tmp_path, monkeypatch, path, error, reason):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises((MailboxError, OSError)):
+    with pytest.raises(error, match=reason):
         append(path, mail())
     assert os.listdir(tmp_path) == []
+
+
+def test_a_name_without_a_directory_is_one_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    append("archive", mail())
+    assert os.listdir(tmp_path) == ["archive"]
 
 
 @pytest.mark.skipif(UID != 0, reason="needs root: a file of somebody else's")
@@ -131,10 +147,19 @@ def test_a_lock_of_another_program_is_waited_for_but_not_for_ever(file):
     file.touch()
     with file.open("r+b") as held:
         fcntl.fcntl(held, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-        with pytest.raises(BlockingIOError):
+        with pytest.raises(BlockingIOError) as raised:
             append(str(file), mail(), lock_timeout=0.05)
+    assert raised.value.filename == str(file)
     append(str(file), mail())
     assert file.stat().st_size > 0
+
+
+def test_a_lock_is_waited_for_as_long_as_for_a_file_and_not_as_for_a_mailbox(file, monkeypatch):
+    waits = []
+    monkeypatch.setattr(mailbox_library, "_tries", lambda seconds: waits.append(seconds) or iter([None]))
+    append(str(file), mail())
+    append(str(file), mail(), lock_timeout=7.0)
+    assert waits == [LOCK_TIMEOUT, 7.0]
 
 
 def test_there_is_no_dot_lock(tmp_path, file):

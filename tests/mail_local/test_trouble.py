@@ -79,8 +79,9 @@ def test_a_mailbox_leaves_no_descriptor_and_no_lock_whatever_fails(directory, tm
         if what in (None, "write bob", "sync bob"):
             assert bool(append(directory)[0]) == bool(what)
         else:
-            with pytest.raises(OSError):
+            with pytest.raises(OSError) as raised:
                 append(directory)
+            assert raised.value.errno == errno.EIO and raised.value.filename in ("bob", "bob.lock")
     assert descriptors() == before
     assert not (tmp_path / "bob.lock").exists()
     assert append(directory) == [""]
@@ -95,6 +96,14 @@ def test_a_lock_that_fails_is_not_reported_as_held(directory, tmp_path, number):
     assert raised.value.errno == number
 
 
+def test_a_lock_that_cannot_be_given_up_ends_with_its_descriptor_and_the_mail_counts(directory, tmp_path):
+    before = descriptors()
+    with recorded(tmp_path) as recorder:
+        recorder.refuse("unlock bob", errno.ENOLCK)
+        assert append(directory) == [""]
+    assert descriptors() == before
+
+
 def test_a_second_name_that_is_made_between_look_and_use_is_seen(directory, tmp_path, monkeypatch):
     """Or somebody could lead mail into another file of the user's."""
     append(directory)
@@ -106,9 +115,11 @@ def test_a_second_name_that_is_made_between_look_and_use_is_seen(directory, tmp_
         return plain(name, flags, *rest, **more)
 
     monkeypatch.setattr(openat2, "open", linked)
-    with pytest.raises(OSError, match="second hard link"):
+    open_before = descriptors()
+    with pytest.raises(OSError, match="second hard link: 'bob'"):
         append(directory)
     assert (tmp_path / "bob").read_bytes() == before
+    assert descriptors() == open_before
 
 
 def test_a_mailbox_that_is_replaced_between_look_and_use_leaves_no_descriptor(directory, tmp_path, monkeypatch):
