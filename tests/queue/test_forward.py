@@ -49,6 +49,12 @@ def test_a_forward_of_the_largest_size_passes(house):
     assert answered(house, agent, "text", b"x" * FORWARD_MAX).content == b"x" * FORWARD_MAX
 
 
+def test_a_longer_forward_is_nonsense_of_its_agent(house):
+    ask(house)
+    _, agent = house.start_agent()
+    assert answered(house, agent, "text", b"x" * (FORWARD_MAX + 1)).verdict == "later"
+
+
 def test_one_agent_reads_many_times(house):
     ask(house)
     _, agent = house.start_agent()

@@ -177,6 +177,22 @@ def test_a_full_disk_does_not_keep_us_from_stopping(watched, monkeypatch):
     run_to_the_end(watched)
 
 
+def test_a_stop_waits_for_a_full_disk_to_have_room(watched, monkeypatch):
+    """Mail that is delivered would be delivered again at the next start."""
+    monkeypatch.setattr(commit, "RETRY_DELAY", 0.01)
+    (envelope,) = watched.store()
+    watched.queue.disk.store.faults["apply"] = refuse(StoreFull)
+    watched.due(envelope)
+    _, agent = watched.start_agent()
+    watched.deliver(agent)
+    watched.until(lambda: watched.queue.disk.commits.waits_for_room)
+    watched.say("parent", Stop())
+    watched.until(lambda: watched.queue._scheduler_done)
+    watched.loop.call_later(3 * state.POLL_INTERVAL, watched.queue.disk.store.faults.clear)
+    run_to_the_end(watched)
+    assert not watched.queue.disk.store.load([envelope])
+
+
 def test_nothing_new_is_begun_while_we_stop(watched, monkeypatch):
     monkeypatch.setattr(state, "STOP_TIMEOUT", 0.05)
     one, two = watched.store([recipient("bob"), recipient("amy")])

@@ -1,5 +1,7 @@
 """Which agent an envelope is for, as whom it runs, and how it is treated."""
 
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,3 +114,8 @@ def test_what_needs_no_agent_has_no_lane():
 @given(NAMES, NAMES, st.integers(-5, 2**40))
 def test_any_row_of_the_store_has_a_lane(action, user, duty):
     assert 0 <= ROUTING.lane(action, user, duty) <= AGENT_LANE_MAX
+
+
+def test_no_lane_of_an_agent_is_that_of_what_needs_none(monkeypatch):
+    monkeypatch.setattr(zlib, "crc32", lambda _: NARROW)
+    assert ROUTING.lane("local", "bob", Duty.DELIVER) == 1

@@ -9,7 +9,7 @@ from functools import partial
 
 from smtpd import errand as frames
 from smtpd.envelope import Duty
-from smtpd.errand import FORWARD_MAX, Answer, ForwardText, FrameError
+from smtpd.errand import Answer, ForwardText, FrameError
 from smtpd.imsg import ForwardRead, ReadForward
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import visible
@@ -48,7 +48,7 @@ class _Reading(Errand):
         if not isinstance(answer, ForwardText):
             raise FrameError("no .forward")
         if answer.verdict == "text":
-            self._answer("text", answer.content[:FORWARD_MAX], "")
+            self._answer("text", answer.content, "")
         else:
             self._answer(answer.verdict, b"", answer.content.decode(errors="replace"))
 

@@ -118,4 +118,4 @@ class AgentRouting:
 
 
 def _number(name: str) -> int:
-    return (zlib.crc32(name.encode(errors="replace")) & ~NARROW) or 1
+    return (zlib.crc32(name.encode()) & ~NARROW) or 1
