@@ -20,7 +20,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from posixpath import dirname
 
@@ -189,15 +189,10 @@ class LmtpSender:
         self._errands: tuple[Request, ...] = ()
         self._sent_at = 0.0  # when the last InProgress was sent, by the monotonic clock
 
-    @contextmanager
-    def _in_progress(self, *errands: Request) -> Iterator[None]:
+    def _begin(self, *errands: Request) -> None:
         """Send InProgress for these errands: at once, and then with each progress, every PROGRESS_INTERVAL at most."""
         self._errands, self._sent_at = errands, -math.inf
         self._send_in_progress()
-        try:
-            yield
-        finally:
-            self._errands = ()
 
     def _send_in_progress(self) -> None:
         """Raises ConnectionError when queue has closed the socket."""
@@ -216,13 +211,11 @@ class LmtpSender:
         try:
             for errand, _ in batch:
                 if isinstance(errand, ProbeServer):
-                    with self._in_progress(errand):
-                        probed = self._probe(errand)
-                    yield probed
+                    self._begin(errand)
+                    yield self._probe(errand)
             for group in _transactions(batch):
-                with self._in_progress(*(errand for errand, _ in group)):
-                    answers = self._answers(group)
-                yield from answers
+                self._begin(*(errand for errand, _ in group))
+                yield from self._answers(group)
         finally:
             mail.close(batch)
 
