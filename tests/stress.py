@@ -8,11 +8,13 @@ A short form is part of each run of the tests.  SMTPD_STRESS=600 makes each of t
 import contextlib
 import os
 import sys
+import threading
 import time
 
 SECONDS = float(os.environ.get("SMTPD_STRESS", "0"))
 WAIT_MAX = 20.0 if not SECONDS else 120.0  # seconds without an answer that count as stuck; long runs are not alone
 SWITCH_INTERVAL = 1e-6  # seconds
+MOMENT = 0.1  # seconds for a thread to come to its end or to a lock
 
 
 @contextlib.contextmanager
@@ -43,6 +45,22 @@ def run_until_stopped(loop):
     watch.cancel()
     if late:
         raise TimeoutError(f"nothing has come back for {WAIT_MAX} s")
+
+
+class Meanwhile:
+    """When called for the first time, calls `function` in another thread, for a moment: then that has come to its end,
+    or waits for a lock."""
+
+    def __init__(self, function):
+        self._thread = threading.Thread(target=function, daemon=True)
+
+    def __call__(self):
+        if self._thread.ident is None:
+            self._thread.start()
+            self._thread.join(MOMENT)
+
+    def end(self):
+        join([self._thread])
 
 
 def join(threads):

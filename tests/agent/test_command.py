@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from smtpd.agent.command import WORKERS_MAX, CommandRunner, OneMailExecutor, environment_of
+from smtpd.agent.command import (
+    ENVIRONMENT_MAX,
+    WORKERS_MAX,
+    CommandRunner,
+    OneMailExecutor,
+    _with_output,
+    environment_of,
+)
+from smtpd.agent.mail import defect
 from smtpd.config.specifier import TemplateError
 from smtpd.envelope import Outcome
 from smtpd.errand import TEXT_MAX, AgentSpec, InProgress, Result, decode
@@ -118,6 +126,18 @@ def test_no_variable_holds_a_control_character_or_is_endless():
         environment_of(errand(sender="x" * 1025), "bob", "/")
 
 
+def test_a_recipient_without_a_domain_is_all_local():
+    environment = environment_of(errand(recipient="bob"), "bob", "/")
+    assert (environment["LOCAL"], environment["DOMAIN"]) == ("bob", "")
+
+
+def test_the_longest_variable():
+    longest = "x" * ENVIRONMENT_MAX
+    assert environment_of(errand(sender=longest), "bob", "/")["SENDER"] == longest
+    with pytest.raises(TemplateError):
+        environment_of(errand(sender=longest + "x"), "bob", "/")
+
+
 def test_it_is_the_user_in_a_session_of_its_own_with_three_descriptors(start, home):
     line = "(ls /proc/$$/fd | cat; cat /proc/$$/stat; cat /proc/$$/status) > ~/told; cat > /dev/null"
     command(start, line).deliver(errand())
@@ -193,6 +213,7 @@ def test_the_recipient_that_queue_names_counts_only_where_the_action_names_the_u
         ("exit 67", (Outcome.FAILED, "user unknown")),
         ("echo no such folder; exit 1", (Outcome.FAILED, "exited abnormally: no such folder")),
         ("echo a; echo b >&2; echo c; echo d >&2; exit 75", (Outcome.DEFERRED, "temporary failure: b / d")),
+        ("printf 'no \\377older\\n'; exit 1", (Outcome.FAILED, "exited abnormally: no \ufffdolder")),
         ("echo done", (Outcome.DELIVERED, "Delivered")),
         ("kill -9 $$", (Outcome.DEFERRED, "terminated; signal 9")),
     ],
@@ -218,6 +239,12 @@ def test_of_much_output_the_last_lines_are_in_the_result(start):
     assert text == f"exited abnormally: {' / '.join(numbers)}"
     _, text = outcome(start, READ + "seq -f 'ä%090.f' 100 >&2; exit 1")
     assert text.endswith("100") and len(text.encode()) <= TEXT_MAX
+
+
+def test_output_that_just_fits_is_not_cut():
+    last = "y" * (TEXT_MAX - len("failed: x / "))
+    assert _with_output("failed", f"x\n{last}".encode()) == f"failed: x / {last}"
+    assert _with_output("failed", f"x\n{last}y".encode()) == f"failed: {last}y"
 
 
 def test_a_mail_that_has_been_here_is_a_loop(start, home):
@@ -255,6 +282,10 @@ def test_an_exception_in_our_code_defers_that_mail_and_names_the_place():
         (result,) = OneMailExecutor(ours, broken).execute([(errand(), -1)])
         assert decode(theirs.recv(100)) == InProgress(errand().envelope)
     assert result.outcome is Outcome.DEFERRED and "broken line" in result.text
+
+
+def test_a_defect_without_a_place_is_named_all_the_same():
+    assert defect(ZeroDivisionError("x")) == "defect in the agent: ?: ZeroDivisionError('x')"
 
 
 def test_a_malformed_wrapper_is_refused():

@@ -1,5 +1,6 @@
 """Targets of a .forward or alias file: only what is named there now is run or written, as that user."""
 
+import errno
 import os
 import shutil
 import socket
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from smtpd.agent import expansion_target, forward
+from smtpd.agent.expansion_target import AliasFiles, TargetDeferred, alias_targets, forward_targets
+from smtpd.config.trust import Untrusted
 from smtpd.envelope import Outcome
-from smtpd.tables.alias_syntax import Command, File, digest
+from smtpd.tables.alias_syntax import Command, File, User, digest
 from tests.agent.conftest import MAIL, UID, errand, others, own
 from tests.unique import MARK
 
@@ -193,7 +197,14 @@ def test_a_malformed_forward(start, home, text):
     write(home, text)
     result = ask(start, RUN)
     assert result.outcome is Outcome.DEFERRED and "xxxx" not in result.text
+    assert result.text.startswith(f"{home}/.forward")
     assert not (home / "mail").exists()
+
+
+def test_a_reason_that_was_cut_within_a_character_is_a_reason(monkeypatch):
+    monkeypatch.setattr(forward, "read", lambda *_: ("later", b"/home/b\xc3"))
+    with pytest.raises(TargetDeferred, match="/home/b\ufffd"):
+        forward_targets("/home/b", UID)
 
 
 # -- very long ones ----------------------------------------------------------------------------------------
@@ -236,7 +247,8 @@ def test_a_target_that_is_no_regular_file_of_the_user_is_not_touched(start, home
     if what != "link":
         own(target)
     write(home, str(target))
-    assert ask(start, str(target)).outcome is Outcome.DEFERRED
+    result = ask(start, str(target))
+    assert result.outcome is Outcome.DEFERRED and result.text.startswith(f"{target}: ")
     assert victim.read_bytes() == b"precious"
 
 
@@ -341,3 +353,23 @@ def test_an_alias_file_that_others_than_root_may_write(start, home, etc, what):
             os.unlink(path)
     assert ask(start, RUN, files=[path]).outcome is Outcome.DEFERRED
     assert not (home / "mail").exists()
+
+
+def test_an_alias_file_is_as_large_as_a_table_may_be(tmp_path, monkeypatch):
+    text = "list: amy\n"
+    path = aliases(tmp_path, text)
+    monkeypatch.setattr(expansion_target, "FILE_SIZE_MAX", len(text))
+    assert alias_targets(path, os.getuid() or 1) == [User("amy")]
+    aliases(tmp_path, text + "\n")
+    with pytest.raises(Untrusted, match="is too large"):
+        alias_targets(path, os.getuid() or 1)
+
+
+def test_an_alias_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def broken(_path, _owner):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = aliases(tmp_path, "list: amy\n")
+    monkeypatch.setattr(expansion_target, "alias_targets", broken)
+    with pytest.raises(TargetDeferred, match=f"^{path}: Input/output error$"):
+        AliasFiles((path,), os.getuid()).targets()

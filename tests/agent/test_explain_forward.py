@@ -61,6 +61,24 @@ def test_a_child_that_ends_without_an_answer_is_reported(home, monkeypatch):
     assert read_forward(myself()) == ("later", b"", "the process that reads it has ended")
 
 
+def test_no_child_is_left(home, monkeypatch):
+    fork, children = os.fork, []
+    monkeypatch.setattr(os, "fork", lambda: children.append(fork()) or children[-1])
+    assert read_forward(myself())[0] == "none"
+    with pytest.raises(ChildProcessError):
+        os.waitpid(children[0], os.WNOHANG)
+
+
+def test_a_user_who_is_not_root_becomes_no_other_user(home, monkeypatch):
+    """It would be refused."""
+    found = pwd.getpwnam(myself())
+    user = pwd.struct_passwd((*found[:2], 54321, 54321, *found[4:]))
+    monkeypatch.setattr(pwd, "getpwnam", {"bob": user}.__getitem__)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(explain_forward.privilege, "become", lambda _ids: 1 / 0)
+    assert read_forward("bob") == ("none", b"", "")
+
+
 def test_an_unknown_user_is_reported(home):
     assert read_forward("no-such-user")[0] == "later"
 

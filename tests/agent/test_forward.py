@@ -222,6 +222,13 @@ def test_an_agent_looks_up_the_group_of_a_home_only_where_there_is_a_forward(hom
     assert asked == [home.stat().st_uid]
 
 
+def test_no_group_is_looked_up_for_a_link(home, monkeypatch):
+    """Its mode says nothing, and it is refused."""
+    monkeypatch.setattr("smtpd.agent.forward.has_private_group", lambda *_: pytest.fail("asked"))
+    (home / ".forward").symlink_to("elsewhere")
+    ForwardAgent(str(home))
+
+
 def test_modes_that_change_under_an_agent_are_for_the_next_one_to_judge(start, home):
     """In a sandbox nobody knows who is in a group."""
     path = write(home)

@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-import struct
 import tempfile
 import threading
 import time
@@ -13,29 +12,21 @@ from msgspec.structs import replace
 
 from mail_local import lmtp, trace
 from smtpd.agent import lmtp as lmtp_agent
-from smtpd.agent.lmtp import MAILS_PER_CONNECTION, ConnectionPool, LmtpAgent, LmtpSender
+from smtpd.agent.lmtp import MAILS_PER_CONNECTION, LmtpAgent, LmtpSender
 from smtpd.agent.worker import EX_PROTOCOL
 from smtpd.envelope import Outcome
 from smtpd.errand import AgentSpec, InProgress, ProbeServer, ReadForward, Result, ServerProbed, decode
-from smtpd.smtp.client_action import ClientMail, ClientRecipient
 from smtpd.smtp.client_state import ClientState
 from tests.agent.conftest import MAIL, errand
-from tests.mail_local.lmtp_server import Server
+from tests.mail_local.lmtp_server import serving
 
 TRACE = b"Delivered-To: bob@here.test\n"  # Return-Path is added by the server, who makes the final delivery
 
 
 @pytest.fixture
 def serve():
-    servers = []
-
-    def serve_one(**more):
-        servers.append(Server(**more))
-        return servers[-1]
-
-    yield serve_one
-    for server in servers:
-        server.stop()
+    with serving() as serve_one:
+        yield serve_one
 
 
 def to(user, number=1, message=77, **more):
@@ -64,6 +55,16 @@ class Queue:
 
     def send(self, packet, _flags):
         self.heard.append(decode(packet))
+
+
+class Clock:
+    """Stands in the place of the module time."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
 
 
 def executor(server, **spec):
@@ -247,6 +248,24 @@ def test_a_probe_of_a_server_that_is_down_is_deferred(start):
     assert (answer.request, answer.verdict) == (7, "later") and "refused" in answer.reason
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), lmtp.Unreachable("nobody listens")])
+def test_a_probe_without_a_connection_says_why(serve, monkeypatch, error):
+    worker = executor(serve())
+
+    def take(_progress):
+        raise error
+
+    monkeypatch.setattr(worker._kind.pool, "take", take)
+    (answer,) = worker.execute([(ProbeServer(9), -1)])
+    assert answer == ServerProbed(9, "later", "Too many open files" if isinstance(error, OSError) else "nobody listens")
+
+
+def test_a_probe_of_a_server_whose_address_is_unknown_says_so():
+    worker = LmtpSender(LmtpAgent(AgentSpec("lmtp", "a:b:c"), "mail", "/"), Queue())
+    (answer,) = worker.execute([(ProbeServer(9), -1)])
+    assert answer.verdict == "later" and "neither host:port" in answer.reason
+
+
 # -- several recipients ------------------------------------------------------------------------------
 
 
@@ -296,6 +315,12 @@ def test_a_mail_that_was_here_before_is_a_loop_for_that_recipient_only(serve):
         (2, Outcome.DELIVERED),
     ]
     assert [recipients for _, _, recipients, _ in server.mails] == [["carol"]]
+
+
+def test_a_mail_that_all_its_recipients_had_before_goes_to_no_server(serve):
+    server = serve()
+    (result,) = executor(server).execute([(to("bob", content=b"Delivered-To: bob@here.test\n" + MAIL), -1)])
+    assert result.outcome is Outcome.LOOP and server.connections == 0
 
 
 def test_an_answer_is_told_before_the_next_mail_is_sent(serve):
@@ -411,18 +436,6 @@ def test_a_server_that_takes_one_connection_gets_all_mail_over_it(start, serve):
     assert len(server.mails) == 64 and {number for number, *_ in server.mails} == {1}
 
 
-def test_a_kept_connection_is_given_up_after_a_while(serve):
-    server = serve()
-    pool = ConnectionPool(lambda _progress: lmtp.connect(lmtp.resolve(server.target), "here"), kept=0.05)
-    connection, kept = pool.take(nothing)
-    assert not kept
-    pool.give(connection)
-    assert server.ended.acquire(timeout=30)
-    connection, kept = pool.take(nothing)
-    assert not kept
-    connection.close()
-
-
 @pytest.mark.parametrize("closes", ["used", "mail"])
 def test_a_kept_connection_that_was_closed_costs_no_delay_and_no_copy(start, serve, closes):
     server = serve(closes=closes)
@@ -445,6 +458,44 @@ def test_after_the_dot_nothing_is_sent_again_at_once(serve, closes, delivered):
     assert len(server.mails) == 1
 
 
+def test_after_the_dot_nothing_is_sent_again_over_a_kept_connection_either(serve):
+    server = serve()
+    worker = executor(server)
+    list(worker.execute([(to("bob", 1), -1)]))
+    server.closes = "dot"
+    (result,) = worker.execute([(to("bob", 2, message=78), -1)])
+    assert result.outcome is Outcome.DEFERRED and "may arrive twice" in result.text
+    assert len(server.mails) == 2 and server.connections == 1
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """No more than some connections are taken: a mail that is sent again and again fails the test."""
+    take, taken = lmtp_agent.ConnectionPool.take, []
+
+    def counted(pool, progress):
+        taken.append(1)
+        assert len(taken) < 5, "it is sent again and again"
+        return take(pool, progress)
+
+    monkeypatch.setattr(lmtp_agent.ConnectionPool, "take", counted)
+
+
+def test_a_new_connection_that_is_closed_is_not_followed_by_another(serve, few):
+    server = serve(accepts={"bob": "421 4.3.2 shutting down"})
+    (result,) = executor(server).execute([(to("bob"), -1)])
+    assert result.outcome is Outcome.DEFERRED and "shutting down" in result.text
+    assert server.connections == 1
+
+
+def test_an_address_that_a_kept_connection_cannot_be_told_fails_and_is_not_tried_again(serve, few):
+    server = serve()
+    worker = executor(server)
+    list(worker.execute([(to("bob", 1), -1)]))
+    (result,) = worker.execute([(to("bob", 2, message=78, sender="änne@there.test"), -1)])
+    assert result.outcome is Outcome.FAILED and server.connections == 1
+
+
 def test_a_server_that_has_taken_a_mail_responds(serve, monkeypatch):
     worker, clock = executor(serve()), Clock()
     monkeypatch.setattr(lmtp_agent, "time", clock)
@@ -452,6 +503,13 @@ def test_a_server_that_has_taken_a_mail_responds(serve, monkeypatch):
     assert worker._kind.is_unresponsive()
     list(worker.execute([(to("bob", 1), -1)]))
     assert not worker._kind.is_unresponsive()
+
+
+def test_a_mail_that_fails_without_a_timeout_says_nothing_of_the_server(serve, monkeypatch):
+    worker = executor(serve(accepts={"bob": "421 4.3.2 shutting down"}))
+    monkeypatch.setattr(LmtpAgent, "is_unresponsive", lambda _kind: True)
+    (result,) = worker.execute([(to("bob"), -1)])
+    assert result.outcome is Outcome.DEFERRED and not worker._kind.draining
 
 
 def test_an_unresponsive_server_is_waited_for_once(serve, monkeypatch):
@@ -486,48 +544,6 @@ def test_a_server_that_is_down_delays_all_and_the_agent_leaves(start):
         assert agent.process.wait(30) == 0
 
 
-def test_the_second_address_is_tried_when_the_first_does_not_answer(serve):
-    server = serve()
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        dead = lmtp.resolve("{}:{}".format(*sock.getsockname()))
-        connection = lmtp.connect(dead + lmtp.resolve(server.target), "here")
-        connection.close()
-        with pytest.raises(lmtp.Unreachable, match=r"^(127\.0\.0\.1:\d+: Connection refused(; )?){2}$"):
-            lmtp.connect(dead * 2, "here")
-
-
-def test_a_connection_and_a_greeting_have_each_their_own_time(monkeypatch):
-    """Together they would be more than queue waits for a word: it would drop the agent with all that it has."""
-    monkeypatch.setitem(lmtp.LMTP_TIMEOUT, ClientState.GREETING, 0.05)
-    steps = []
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        target = "{}:{}".format(*silent.getsockname())
-        with pytest.raises(lmtp.Unreachable, match="no answer"):
-            lmtp.connect(lmtp.resolve(target), "here", lambda: steps.append(time.monotonic()))
-    assert len(steps) == 2
-
-
-@pytest.fixture
-def kernel_without_ipv6(monkeypatch):
-    class Socket(socket.socket):
-        def __init__(self, family=socket.AF_INET, *arguments, **named):
-            if family == socket.AF_INET6:
-                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-            super().__init__(family, *arguments, **named)
-
-    monkeypatch.setattr(socket, "socket", Socket)
-
-
-def test_an_address_of_a_family_that_the_kernel_does_not_have_is_passed_over(serve, kernel_without_ipv6):
-    """A name may have addresses of both families."""
-    server = serve()
-    sixth = lmtp.ServerAddress(socket.AF_INET6, ("::1", 24, 0, 0), "[::1]:24")
-    lmtp.connect([sixth, *lmtp.resolve(server.target)], "here").close()
-    with pytest.raises(lmtp.Unreachable, match=r"^\[::1\]:24: Address family not supported by protocol$"):
-        lmtp.connect([sixth], "here")
-
-
 def test_content_that_cannot_be_read_delays_that_mail(serve):
     directory = os.open("/", os.O_RDONLY)
     (result,) = executor(serve()).execute([(to("bob", size=10), directory)])
@@ -542,58 +558,6 @@ def test_an_exception_in_our_code_defers_that_mail_and_no_other(serve, monkeypat
     assert result.outcome is Outcome.DEFERRED and "ZeroDivisionError" in result.text
     (result,) = worker.execute([(to("bob", 2), -1)])
     assert result.outcome is Outcome.DELIVERED
-
-
-def test_a_worker_that_waits_for_a_connection_sends_in_progress(serve, monkeypatch):
-    monkeypatch.setattr(lmtp_agent, "PROGRESS_INTERVAL", 0.01)
-    server = serve(limit=1)
-    pool = executor(server)._kind.pool
-    first, _ = pool.take(nothing)
-    said = []
-
-    def progress():
-        said.append(True)
-        if len(said) == 5:
-            pool.give(first)
-
-    assert pool.take(progress) == (first, True)
-    first.close()
-
-
-def test_a_worker_without_a_connection_blocks_no_other_worker():
-    """Whatever the reason is."""
-    failures = [MemoryError(), OSError(errno.EMFILE, "Too many open files"), lmtp.Unreachable("one is enough")]
-
-    def connect(_progress):
-        raise failures.pop(0)
-
-    pool = ConnectionPool(connect)
-    for kind in (MemoryError, OSError, lmtp.Unreachable):
-        taken = []
-
-        def take(kind=kind, taken=taken):
-            with pytest.raises(kind):
-                pool.take(nothing)
-            taken.append(kind)
-
-        executor = threading.Thread(target=take, daemon=True)
-        executor.start()
-        executor.join(5)
-        assert taken == [kind]
-
-
-def test_without_a_thread_that_closes_idle_connections_none_is_kept(serve, monkeypatch):
-    """The user has as many processes as allowed."""
-    pool = executor(serve())._kind.pool
-    connections = [pool.take(nothing)[0] for _ in range(2)]
-
-    def refuse(_thread):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    for connection in connections:
-        pool.give(connection)
-    assert [connection._socket.fileno() for connection in connections] == [-1, -1]
 
 
 def test_the_content_of_a_mail_is_closed_when_it_is_sent(serve):
@@ -657,153 +621,6 @@ def test_a_packet_without_a_mail_ends_the_agent(start, serve):
     assert agent.process.wait(30) == EX_PROTOCOL
 
 
-@pytest.mark.parametrize(
-    "text, family, address",
-    [
-        ("127.0.0.1", socket.AF_INET, ("127.0.0.1", 25)),
-        ("127.0.0.1:24", socket.AF_INET, ("127.0.0.1", 24)),
-        ("[::1]:24", socket.AF_INET6, ("::1", 24, 0, 0)),
-        ("[::1]", socket.AF_INET6, ("::1", 25, 0, 0)),
-        ("/run/lmtp", socket.AF_UNIX, "/run/lmtp"),
-    ],
-)
-def test_a_destination_as_it_is_written(text, family, address):
-    assert [found[:2] for found in lmtp.resolve(text)] == [(family, address)]
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":24", "::1", "a:b", "a:0", "a:65536", "a:24:25", "[::1", "a]:24", "lmtp/socket:"]
-)
-def test_what_is_no_destination(text):
-    with pytest.raises((ValueError, OSError)):
-        lmtp.resolve(text)
-
-
-def test_what_can_be_no_name_of_a_host_is_said():
-    with pytest.raises(ValueError, match="not the name of a host"):
-        lmtp.resolve(f"{'a' * 64}.test:24")
-
-
-# -- one connection -------------------------------------------------------------------------------------
-
-
-def connected(server):
-    return lmtp.connect(lmtp.resolve(server.target), "here.test")
-
-
-def test_a_server_that_resets_the_connection_is_quoted_as_the_kernel_says_it():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours = socket.create_connection(listener.getsockname())
-        theirs, _ = listener.accept()
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        theirs.close()
-    connection = lmtp.LmtpConnection(ours, "here.test")
-    assert not connection.is_ready and connection.reason == "waiting for the greeting: Connection reset by peer"
-    ours.close()
-
-
-class Clock:
-    """Stands in the place of the module time."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def monotonic(self):
-        return self.now
-
-
-def test_content_that_takes_too_long_to_come_is_given_up(serve, monkeypatch):
-    clock = Clock()
-    connection = connected(serve())
-    monkeypatch.setattr(lmtp, "time", clock)
-
-    def slow():
-        yield MAIL
-        clock.now += lmtp.TRANSACTION_MAX
-        yield MAIL
-
-    (verdict,) = connection.deliver(ClientMail("amy@there.test", (ClientRecipient("bob"),), 2 * len(MAIL)), slow)
-    assert verdict.outcome is Outcome.DEFERRED and lmtp.TRANSACTION_TOO_LONG in verdict.text
-    connection.close()
-
-
-def test_a_defect_in_the_midst_of_a_mail_ends_the_connection_before_the_mail_does(serve):
-    server = serve()
-    connection = connected(server)
-
-    def defective():
-        yield MAIL
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        connection.deliver(ClientMail("amy@there.test", (ClientRecipient("bob"),), 2 * len(MAIL)), defective)
-    assert connection._socket.fileno() == -1
-    assert server.mails == []
-
-
-def answered_early(said, content):
-    """The results of a mail to two recipients, of a server that says this after 354, reads no content, and closes.
-    `content`: its pieces."""
-    (ours, theirs), asked = socket.socketpair(), threading.Event()
-
-    def serve():
-        with theirs:
-            theirs.sendall(b"220 ready\r\n")
-            for reply in (b"250 hello\r\n", b"250 ok\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go on\r\n"):
-                theirs.recv(1024)
-                theirs.sendall(reply)
-            assert asked.wait(30)
-            theirs.sendall(said)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    connection = lmtp.LmtpConnection(ours, "here.test")
-
-    def pieces():
-        asked.set()
-        thread.join()  # it has closed
-        yield from content
-
-    recipients = (ClientRecipient("bob"), ClientRecipient("carol"))
-    results = connection.deliver(ClientMail("amy@there.test", recipients, 70 * 1024), pieces)
-    assert not connection.is_ready
-    return results
-
-
-@pytest.mark.parametrize("said", [b"250 2.0.0 saved\r\n", b"552 5.3.4 too big\r\n", b""])
-def test_a_server_that_closes_before_it_has_the_mail_has_not_answered_for_it(said):
-    """Not even when the whole mail is one piece, and no copy may be there."""
-    for content in (b"x\n", b"x" * 70 * 1024 + b"\n"):
-        results = answered_early(said, [content])
-        assert [result.outcome for result in results] == [Outcome.DEFERRED] * 2
-        assert not any(result.uncertain or "twice" in result.text for result in results), results
-
-
-def test_what_a_server_said_before_it_closed_is_the_reason():
-    results = answered_early(b"421 4.3.2 shutting down\r\n", [b"x\n" * 40_000, b"x\n" * 40_000])
-    assert all("shutting down" in result.text for result in results), results
-
-
-def test_progress_is_told_of_a_mail_and_not_of_the_end_of_its_connection(serve):
-    connection, told = connected(serve()), []
-    connection.deliver(
-        ClientMail("amy@there.test", (ClientRecipient("bob"),), 2), lambda: [b"x\n"], lambda: told.append(1)
-    )
-    count = len(told)
-    connection.close()
-    assert 0 < count == len(told)
-
-
-def test_no_more_of_a_mail_is_read_when_its_server_has_closed():
-    def pieces():
-        yield b"x\n"  # is held back until there is more
-        yield b"x\n"
-        pytest.fail("it is read on")
-
-    results = answered_early(b"", pieces())
-    assert [result.outcome for result in results] == [Outcome.DEFERRED] * 2
-
-
 def test_the_time_for_the_answer_begins_when_the_mail_has_been_taken(serve, monkeypatch):
     """A server that reads slowly has as long for its answer as any other."""
     send, states = lmtp.LmtpConnection._send, {}
@@ -825,14 +642,3 @@ def test_a_mail_whose_recipients_were_all_refused_is_not_sent_again_over_a_new_c
     list(worker.execute([(to("bob", 1), -1)]))
     (result,) = worker.execute([(to("carol", 2, message=78), -1)])
     assert result.outcome is Outcome.FAILED and server.connections == 1
-
-
-def test_a_caller_that_fails_in_the_midst_of_a_mail_leaves_no_connection_that_seems_ready(serve):
-    connection = lmtp.connect(lmtp.resolve(serve().target), "here.test")
-
-    def progress():
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        connection.deliver(ClientMail("amy@there.test", (ClientRecipient("bob"),), 2), lambda: [b"x\n"], progress)
-    assert not connection.is_ready and not connection.is_idle()

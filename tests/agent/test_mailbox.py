@@ -16,7 +16,7 @@ from mail_local.mailbox import STALE_LOCK_AGE, maybe_lock
 from smtpd.agent.mailbox import LOCK_TIME, MailboxAgent, MailboxWriter
 from smtpd.agent.worker import EX_PROTOCOL
 from smtpd.envelope import Outcome
-from smtpd.errand import AgentSpec, ReadForward
+from smtpd.errand import AgentSpec, FrameError, ReadForward
 from smtpd.parent.mailbox import LOCK_MAX
 from tests.agent.conftest import MAIL, UID, Agent, errand, own
 
@@ -80,7 +80,8 @@ def to(lock, number=1, **more):
 
 def test_a_mail_arrives_in_a_mailbox_of_the_users(parent, spool):
     with parent.locked() as lock:
-        assert parent.agent.deliver(to(lock)).outcome is Outcome.DELIVERED
+        result = parent.agent.deliver(to(lock))
+    assert (result.outcome, result.text) == (Outcome.DELIVERED, "Delivered")
     assert parent.read_back() == [TRACE + MAIL]
     status = parent.path.stat()
     assert (status.st_uid, status.st_mode & 0o777) == (UID, 0o600)
@@ -158,7 +159,9 @@ def test_a_mail_is_written_under_its_lock_although_another_has_come(parent):
 @pytest.mark.parametrize("lock", [0, 1, 7])
 def test_nothing_is_written_under_a_lock_that_never_came(start, lock):
     agent = start("mbox", "")
-    assert agent.deliver(to(lock)).outcome is Outcome.DEFERRED
+    result = agent.deliver(to(lock))
+    assert result.outcome is Outcome.DEFERRED
+    assert result.text == ("the lock of the mailbox has been given up" if lock else "Bad file descriptor")
     assert agent.end() == 0
 
 
@@ -242,6 +245,11 @@ def test_a_spool_file_that_is_too_short_is_taken_back(parent):
         assert parent.agent.deliver(to(lock, 1, size=5000), file.fileno()).outcome is Outcome.DEFERRED
         assert parent.agent.deliver(to(lock, 2)).outcome is Outcome.DELIVERED
     assert parent.read_back() == [TRACE + MAIL]
+
+
+def test_content_that_cannot_be_read_defers_that_mail(writer):
+    (result,) = writer.execute([(to(1, size=10), os.open("/", os.O_RDONLY))])
+    assert (result.outcome, result.text) == (Outcome.DEFERRED, "Is a directory")
 
 
 def test_a_mail_that_was_half_written_when_the_agent_was_killed_spoils_no_other(start, parent, spool):
@@ -345,6 +353,30 @@ def test_the_first_batch_under_a_lock_is_begun_whenever_it_comes(disk, writer):
     disk.now += LOCK_TIME + 1
     (result,) = writer.execute([(to(1), -1)])
     assert result.outcome is Outcome.DELIVERED
+
+
+def test_the_first_batch_under_each_further_lock_is_begun_whenever_it_comes(tmp_path, disk):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with open(tmp_path / "bob", "a+b") as opened, ours, theirs:
+        writer = MailboxWriter(theirs)
+        for lock in (1, 2):
+            ours.sendmsg([struct.pack(">Q", lock)], [(1, 1, struct.pack("i", opened.fileno()))])
+            writer._receive_locks(lock)
+            disk.now += LOCK_TIME + 1
+            (result,) = writer.execute([(to(lock, lock), -1)])
+            assert result.outcome is Outcome.DELIVERED
+        os.close(writer._mailbox)
+
+
+def test_a_packet_of_which_descriptors_were_lost_is_refused(tmp_path):
+    """There was room for one of several."""
+
+    class Truncated:
+        def recvmsg(self, *_):
+            return struct.pack(">Q", 1), [(1, 1, struct.pack("i", opened.fileno()))], socket.MSG_CTRUNC, None
+
+    with open(tmp_path / "bob", "a+b") as opened, pytest.raises(FrameError):
+        MailboxWriter(Truncated()).execute([(to(1), -1)])
 
 
 @pytest.mark.parametrize("lock, outcome", [(1, Outcome.DELIVERED), (9, Outcome.DEFERRED)])

@@ -7,10 +7,12 @@ import tempfile
 import pytest
 from msgspec.structs import replace
 
+from smtpd.agent import maildir as maildir_agent
 from smtpd.agent.maildir import OPEN_MAX, MaildirAgent, MaildirWriter
 from smtpd.envelope import Outcome
 from smtpd.errand import AgentSpec
 from tests.agent.conftest import MAIL, UID, errand, files, make_tree, own
+from tests.stress import Meanwhile
 
 TRACE = b"Return-Path: <amy@there.test>\nDelivered-To: bob@here.test\n"
 
@@ -231,7 +233,7 @@ def test_nothing_stays_open_of_a_maildir_that_was_moved_away(tmp_path):
     writer.execute([(errand(1), -1)])
     (tmp_path / "Maildir").rename(tmp_path / "old")
     (result,) = writer.execute([(errand(2), -1)])
-    assert result.outcome is Outcome.DEFERRED
+    assert (result.outcome, result.text) == (Outcome.DEFERRED, f"{tmp_path}/Maildir: No such file or directory")
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -242,6 +244,38 @@ def test_the_number_of_maildirs_whose_earlier_mail_is_remembered_is_bounded(tmp_
         agent.earlier_deliveries(f"/{number}")
         assert agent.earlier_deliveries("/kept") is kept
     assert len(agent._earlier_deliveries) == OPEN_MAX * agent.WORKERS_MAX
+
+
+def test_two_workers_that_open_a_maildir_at_the_same_moment_remember_its_earlier_mail_once(tmp_path, monkeypatch):
+    agent = MaildirAgent(AgentSpec("maildir", "~/Maildir"), "bob", str(tmp_path))
+    made, found = maildir_agent.EarlierDeliveries, []
+    other = Meanwhile(lambda: found.append(agent.earlier_deliveries("/mail")))
+
+    def slow(host):
+        other()
+        return made(host)
+
+    monkeypatch.setattr(maildir_agent, "EarlierDeliveries", slow)
+    found.append(agent.earlier_deliveries("/mail"))
+    other.end()
+    assert len(found) == 2 and found[0] is found[1]
+
+
+def test_so_many_maildirs_are_kept_open_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(maildir_agent, "OPEN_MAX", 2)
+    path = f"{tmp_path}/%{{sender.user}}"
+    writer = MaildirWriter(MaildirAgent(AgentSpec("maildir", path), "bob", str(tmp_path)))
+
+    def kept(*senders):
+        for number, sender in enumerate(senders):
+            (result,) = writer.execute([(errand(number, sender=f"{sender}@there.test"), -1)])
+            assert result.outcome is Outcome.DELIVERED
+        return [os.path.basename(root) for root in writer._open]
+
+    assert kept("amy", "eve") == ["amy", "eve"]
+    assert kept("zoe", "eve") == ["zoe", "eve"]
+    for box in writer._open.values():
+        box.close()
 
 
 # -- what a user may do to his Maildir ----------------------------------------------------------------

@@ -83,6 +83,10 @@ def test_there_is_no_path_without_the_home_that_it_needs(target):
         destination(target, home="")
 
 
+def test_a_user_without_a_home_has_a_maildir_elsewhere():
+    assert destination("/mail/%{user.username}", home="").top == "/mail/vmail"
+
+
 # -- an agent of many users --------------------------------------------------------------------------
 
 

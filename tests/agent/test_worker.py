@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 from smtpd.agent.worker import EX_PROTOCOL, EX_SOFTWARE, Workers
 from smtpd.envelope import Outcome
-from smtpd.errand import PACKET_MAX, Deliver, ReadForward, Result, decode, encode
+from smtpd.errand import PACKET_MAX, Deliver, FrameError, ReadForward, Result, decode, encode
 from tests.agent.conftest import MAIL, TEST_TIMEOUT, UID, Agent, errand, files
+from tests.stress import Meanwhile, join
 
 
 def test_it_ends_when_queue_closes_its_socket(start):
@@ -151,7 +152,7 @@ def test_an_exception_that_ends_a_worker_ends_the_agent(monkeypatch):
     class Kind:
         WORKERS_MAX, SAME_MESSAGE = 1, False
 
-        def work(self, *_):
+        def make_executor(self, *_):
             raise ZeroDivisionError
 
     statuses = []
@@ -202,3 +203,191 @@ def test_an_agent_whose_queue_is_gone_gets_no_sigpipe(home):
         agent.send(errand(number))
     agent.receive()
     assert agent.end() == 0
+
+
+# -- batches ----------------------------------------------------------------------------------------------
+
+
+class Batches:
+    """Takes batches; its executors do nothing."""
+
+    REQUESTS, WORKERS_MAX, BATCH_MAX, BATCH_BYTES = (Deliver,), 4, 3, 1 << 20
+    GATHER_TIME, SAME_MESSAGE, SPARE_WORKER = 0, False, False
+
+    def __init__(self, **limits):
+        vars(self).update(limits)
+
+
+class Patient:
+    """A socket on which a look that would block is taken a few times, and then fails the test."""
+
+    def __init__(self, sock):
+        self._sock, self._looks = sock, 0
+
+    def recvmsg(self, *arguments):
+        self._looks += 1
+        assert self._looks < 10, "it looks again and again"
+        return self._sock.recvmsg(*arguments)
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+@pytest.fixture
+def taking():
+    """The workers of an agent with these limits, for which these errands wait; `started`: how many were started."""
+    sockets = []
+
+    def workers(*errands, **limits):
+        ours, theirs = pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sockets.extend(pair)
+        for told in errands:
+            ours.send(encode(told))
+        made = Workers(Patient(theirs), None, Batches(**limits))
+        made.queue, made.started = ours, []
+        made._start_another = lambda: made.started.append(1)
+        return made
+
+    yield workers
+    for sock in sockets:
+        sock.close()
+
+
+def of_message(message, number=1, **more):
+    return replace(errand(number, **more), envelope=message << 32 | number)
+
+
+def taken(batch):
+    return [told.envelope & 0xFF for told, _ in batch]
+
+
+def test_a_batch_is_no_longer_than_it_may_be(taking):
+    workers = taking(*map(errand, range(1, 6)))
+    assert taken(workers._take_batch()) == [1, 2, 3]
+    assert taken(workers._take_batch()) == [4, 5]
+
+
+def test_the_errand_that_exceeds_the_bytes_of_a_batch_is_its_last(taking):
+    workers = taking(*(errand(number, content=b"x" * 10) for number in range(1, 6)), BATCH_BYTES=20)
+    assert taken(workers._take_batch()) == [1, 2]
+    workers._kind.BATCH_BYTES = 21
+    assert taken(workers._take_batch()) == [3, 4, 5]
+
+
+@pytest.mark.parametrize("spare, count, started", [(False, 2, 0), (False, 3, 1), (True, 1, 1), (True, 3, 1)])
+def test_another_worker_is_started_behind_a_full_batch_or_where_one_has_to_be_idle(taking, spare, count, started):
+    workers = taking(*map(errand, range(1, count + 1)), SPARE_WORKER=spare)
+    assert len(workers._take_batch()) == count and len(workers.started) == started
+
+
+def test_the_end_of_queue_starts_no_worker(taking):
+    workers = taking(SPARE_WORKER=True)
+    workers.queue.close()
+    assert workers._take_batch() == [] and workers.started == []
+
+
+def test_errands_of_several_messages_share_a_batch(taking):
+    workers = taking(of_message(7, 1), of_message(8, 2), of_message(9, 3))
+    assert taken(workers._take_batch()) == [1, 2, 3]
+
+
+def test_a_batch_for_one_message_leaves_the_next_message_for_another_worker(taking):
+    workers = taking(of_message(7, 1), of_message(7, 2), of_message(8, 3), SAME_MESSAGE=True)
+    assert taken(workers._take_batch()) == [1, 2] and len(workers.started) == 1
+    assert taken(workers._take_batch()) == [3] and len(workers.started) == 1  # nothing is left
+
+
+def test_the_next_errand_of_a_batch_is_waited_for_a_moment(taking):
+    workers = taking(errand(1), GATHER_TIME=1)
+    wait, later = workers._wait_for_more, [errand(2)]
+
+    def waiting():
+        if later:
+            workers.queue.send(encode(later.pop()))
+        wait()
+
+    workers._wait_for_more = waiting
+    assert taken(workers._take_batch()) == [1, 2]
+
+
+def test_a_batch_does_not_wait_for_more_because_another_worker_is_busy(taking):
+    workers = taking(errand(1))
+    workers._busy = 1
+    assert taken(workers._take_batch()) == [1]
+
+
+@pytest.mark.parametrize("flag", [socket.MSG_TRUNC, socket.MSG_CTRUNC])
+def test_a_packet_of_which_something_was_lost_is_refused_whatever_is_left(taking, flag):
+    with pytest.raises(FrameError, match="longer than a frame"):
+        taking()._decode(encode(errand()), [], flag)
+
+
+# -- several workers --------------------------------------------------------------------------------------
+
+
+def test_where_a_batch_is_for_one_message_one_worker_at_a_time_looks_and_takes(taking):
+    """Otherwise the packet that it has looked at may be gone."""
+    workers, locked = taking(SAME_MESSAGE=True), []
+
+    def receive():
+        locked.append(workers._take_lock.locked())
+        return [], False
+
+    workers._receive_batch = receive
+    workers._take_batch()
+    assert locked == [True] and not workers._take_lock.locked()
+
+
+def test_elsewhere_all_workers_receive_side_by_side(taking):
+    workers, meeting = taking(), threading.Barrier(2)
+    workers._receive_batch = lambda: (meeting.wait(TEST_TIMEOUT), ([], False))[1]
+    threads = [threading.Thread(target=workers._take_batch, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    join(threads)
+    assert not meeting.broken
+
+
+class Serving:
+    """Workers whose threads do nothing until they are to end."""
+
+    def __init__(self, most):
+        self.over = threading.Event()
+        self.workers = Workers(None, None, Batches(WORKERS_MAX=most))
+        self.workers._serve = lambda: self.over.wait(TEST_TIMEOUT)
+
+    def end(self):
+        self.over.set()
+        join(self.workers._living_threads())
+
+
+def test_a_worker_that_is_started_while_ended_ones_are_sorted_out_is_waited_for():
+    serving = Serving(4)
+    other = Meanwhile(serving.workers._start_another)
+
+    class Ended:
+        def is_alive(self):
+            other()
+            return False
+
+    serving.workers._threads = [Ended()]
+    assert serving.workers._living_threads() == []
+    other.end()
+    assert len(serving.workers._living_threads()) == 1
+    serving.end()
+
+
+def test_two_workers_that_start_another_at_the_same_moment_start_no_more_than_there_may_be(monkeypatch):
+    serving, start = Serving(2), threading.Thread.start
+    other = Meanwhile(serving.workers._start_another)
+
+    def slow(thread):
+        if thread._target is serving.workers._serve:
+            other()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", slow)
+    serving.workers._start_another()
+    other.end()
+    assert len(serving.workers._threads) == 1
+    serving.end()

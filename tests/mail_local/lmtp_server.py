@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
@@ -150,6 +151,22 @@ class Server:
                 return
             else:
                 say("500 5.5.1 what?")
+
+
+@contextmanager
+def serving():
+    """Makes servers, with the arguments of Server; all of them are stopped in the end."""
+    servers = []
+
+    def serve(**more):
+        servers.append(Server(**more))
+        return servers[-1]
+
+    try:
+        yield serve
+    finally:
+        for server in servers:
+            server.stop()
 
 
 def path(line):

@@ -7,6 +7,7 @@ import resource
 import select
 import signal
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -109,9 +110,12 @@ def test_a_stopped_command_has_not_ended():
 def test_a_command_that_has_closed_its_output_is_waited_for_without_polling(monkeypatch):
     """The end of its output is to be read all the time."""
     reads, read = [], os.read
+    looks, poll = [], subprocess.Popen.poll
     monkeypatch.setattr(os, "read", lambda *arguments: reads.append(arguments) or read(*arguments))
+    monkeypatch.setattr(subprocess.Popen, "poll", lambda process: looks.append(process) or poll(process))
+    monkeypatch.setattr(command, "_POLL_INTERVAL", 0.001)  # only for kernels without pidfd
     assert run(READ + "exec >&- 2>&-; sleep 0.3; exit 3").status == 3
-    assert len(reads) < 20
+    assert len(reads) < 20 and len(looks) < 20
 
 
 def test_a_kernel_without_pidfd_is_no_error(monkeypatch):
@@ -139,6 +143,15 @@ def test_without_pidfd_a_command_is_polled(monkeypatch):
     begin = time.monotonic()
     assert run(READ + "exec >&- 2>&-; sleep 0.1; exit 3", seconds=2 * STUCK).status == 3
     assert time.monotonic() - begin < STUCK
+
+
+def test_a_process_that_has_been_reaped_is_not_killed(monkeypatch):
+    """Its number may be that of another one by now."""
+    running = command.RunningCommand(command._start("exit 3", [], {}), iter([MAIL]), None)
+    assert running.wait(time.monotonic() + STUCK).status == 3
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("a process group of another user is killed"))
+    running.kill()
+    running.close()
 
 
 def test_a_command_that_leaves_a_child_is_done_when_it_has_ended_itself(tmp_path):
@@ -230,6 +243,29 @@ def test_a_line_without_its_end_is_one_of_those_that_are_kept():
     output = OutputTail()
     output.add(b"".join(b"%d\n" % number for number in range(LINES_MAX)) + b"the last")
     assert output.text().split(b"\n") == [*(b"%d" % number for number in range(1, LINES_MAX)), b"the last"]
+
+
+def test_of_a_long_line_its_beginning_is_kept():
+    output = OutputTail()
+    output.add(b"first\n" + b"x" * 2 * OUTPUT_MAX + b"\n")
+    assert output.text() == b"x" * OUTPUT_MAX
+
+
+def test_no_more_lines_are_held_than_are_kept():
+    output = OutputTail()
+    for _ in range(10):
+        output.add(b"a line\n" * 2 * LINES_MAX)
+    assert len(output._whole) == LINES_MAX
+
+
+def test_all_that_was_printed_before_the_end_is_read(monkeypatch):
+    """It may be more than one piece."""
+    monkeypatch.setattr(command, "_PIECE", 4)
+    started = command._start("printf 'one\\ntwo\\n'", [], {"PATH": os.defpath})
+    started.process.wait()
+    running = command.RunningCommand(started, iter([MAIL]), None)
+    assert running.wait(time.monotonic() + STUCK).output == b"one\ntwo"
+    running.close()
 
 
 def test_a_gigabyte_of_output_costs_no_memory():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mail_local import maildir
 from mail_local.maildir import EarlierDeliveries, Maildir, MaildirMail, folder_name, host_part, pieces_of
+from tests.stress import Meanwhile
 
 
 @pytest.fixture
@@ -196,6 +197,14 @@ def test_a_short_descriptor_is_an_error(tmp_path):
     os.close(descriptor)
 
 
+def test_of_a_longer_descriptor_no_more_is_read_than_belongs_to_the_mail(tmp_path, monkeypatch):
+    """Piece by piece."""
+    monkeypatch.setattr(maildir, "_PIECE", 3)
+    with open(tmp_path / "long", "wb+", buffering=0) as file:
+        file.write(b"1234567890")
+        assert list(pieces_of(file.fileno(), 5)) == [b"123", b"45"]
+
+
 def test_a_file_that_is_there_is_never_overwritten(root):
     (root / "new" / mail(1).name).write_bytes(b"the first")
     assert store(root, mail(1, b"the second")) == [""]
@@ -211,6 +220,54 @@ def test_where_rename_cannot_refuse_it_is_a_link(root, monkeypatch):
     assert sorted(os.listdir(root / "new")) == [mail(1).name, mail(2).name]
     assert os.listdir(root / "tmp") == []
     assert (root / "new" / mail(2).name).stat().st_nlink == 1
+
+
+def test_a_link_that_fails_is_no_delivery(root, monkeypatch):
+    monkeypatch.setattr(maildir, "_renameat2", None)
+
+    def refuse(*_arguments, **_named):
+        raise OSError(errno.EMLINK, "Too many links", "name")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert store(root, mail(1)) == [f"{root}/new/{mail(1).name}: Too many links"]
+    assert os.listdir(root / "tmp") == os.listdir(root / "new") == []
+
+
+def test_a_symbolic_link_in_tmp_is_placed_as_what_it_is(root, tmp_path, monkeypatch):
+    """The user's other file gets no second name."""
+    monkeypatch.setattr(maildir, "_renameat2", None)
+    (tmp_path / "other").touch()
+    (root / "tmp/name").symlink_to(tmp_path / "other")
+    descriptor = os.open(root, os.O_RDONLY)
+    folder = maildir.Folder(descriptor, str(root))
+    folder.place("name")
+    folder.close()
+    os.close(descriptor)
+    assert (root / "new/name").is_symlink() and (tmp_path / "other").stat().st_nlink == 1
+
+
+def test_a_draft_that_is_gone_when_it_is_to_be_removed_is_no_error(root, monkeypatch):
+    """The mail was stored before, and a cleaner has emptied tmp/."""
+    store(root, mail(1))
+    plain = maildir.Folder._rename
+
+    def rename(folder, name):
+        try:
+            plain(folder, name)
+        finally:
+            (root / "tmp" / name).unlink()
+
+    monkeypatch.setattr(maildir.Folder, "_rename", rename)
+    assert store(root, mail(1)) == [""]
+
+
+def test_a_system_that_takes_no_hint_for_its_disk_stores_all_the_same(root, monkeypatch):
+    hints = []
+    monkeypatch.setattr(maildir, "_sync_file_range", lambda *arguments: hints.append(arguments[1:]))
+    assert store(root, mail(1)) == [""]
+    assert hints == [(0, 0, maildir._SYNC_FILE_RANGE_WRITE)]
+    monkeypatch.setattr(maildir, "_sync_file_range", None)
+    assert store(root, mail(2)) == [""]
 
 
 def test_threads_that_store_side_by_side(root):
@@ -234,6 +291,32 @@ def test_an_earlier_delivery_is_found_in_its_folder_only(root):
     assert store(root, mail(1, extension="work", perhaps_stored=True)) == [""]
     assert len(os.listdir(root / ".work/new")) == 1
     assert os.listdir(root / "new") == []
+
+
+def test_a_maildir_is_searched_once_and_for_what_lay_there_then(root):
+    store(root, mail(1))
+    box = Maildir(str(root), EarlierDeliveries("host"))
+    assert box.earlier.holds("", box._inbox, mail(1).name)
+    (root / "new" / mail(1).name).unlink()
+    (root / "new" / mail(2).name).touch()
+    assert box.earlier.holds("", box._inbox, mail(1).name)
+    assert not box.earlier.holds("", box._inbox, mail(2).name)
+    box.close()
+
+
+def test_two_threads_that_look_for_earlier_mail_at_the_same_moment_search_once(root):
+    earlier, searches = EarlierDeliveries("host"), []
+
+    class Folder:
+        def names(self):
+            searches.append(self)
+            other()
+            return []
+
+    other = Meanwhile(lambda: earlier.holds("", Folder(), "name"))
+    assert not earlier.holds("", Folder(), "name")
+    other.end()
+    assert len(searches) == 1
 
 
 def test_a_maildir_is_made_below_the_directory_that_is_named_and_not_elsewhere(tmp_path):

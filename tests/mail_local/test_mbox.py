@@ -87,6 +87,13 @@ def test_a_mail_in_a_new_mailbox(directory, tmp_path):
     assert os.listdir(tmp_path) == ["bob"]
 
 
+@pytest.mark.parametrize("content", [b"Subject: hello\n\nno line end", b"Subject: hello\n\na line end\n"])
+def test_an_empty_line_ends_each_mail(directory, tmp_path, content):
+    """Also the last one: other programs append too."""
+    assert deliver(directory, content) == [""]
+    assert (tmp_path / "bob").read_bytes().partition(b"\n")[2] == content.rstrip(b"\n") + b"\n\n"
+
+
 @given(st.lists(awkward, min_size=1, max_size=5), st.text(max_size=30))
 @settings(max_examples=200, deadline=None)
 @example([b"From a\nFrom b\n\nFrom c", b"", b"\n", b"\n\n\n"], "")

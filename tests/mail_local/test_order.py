@@ -183,6 +183,35 @@ def test_cur_that_cannot_be_synced_leaves_what_was_found_and_defers_it(recorder,
     assert names(root) == {"cur": [f"{ONE}:2,S"]}
 
 
+def test_a_folder_that_cannot_be_synced_defers_no_mail_of_another_folder(recorder, root):
+    os.mkdir(root / ".work")
+    store(root, mail(ONE))
+    recorder.refuse("sync box/.work/new")
+    reasons = store(root, mail(ONE, perhaps_stored=True), mail(TWO, extension="work"), mail(THREE))
+    assert [bool(reason) for reason in reasons] == [False, True, False]
+    assert names(root) == {"new": [ONE, THREE]} and names(root / ".work") == {}
+
+
+@pytest.mark.parametrize(
+    "what, path",
+    [
+        (f"make box/tmp/{ONE}", "tmp"),
+        (f"write box/tmp/{ONE}", f"tmp/{ONE}"),
+        (f"sync box/tmp/{ONE}", f"tmp/{ONE}"),
+        (f"move box/tmp/{ONE} to *", f"new/{ONE}"),
+        ("sync box/new", ""),
+    ],
+)
+def test_the_reason_names_the_path_that_failed(recorder, root, what, path):
+    recorder.refuse(what, errno.ENOSPC)
+    assert store(root, mail(ONE)) == [f"{root}{'/' if path else ''}{path}: {os.strerror(errno.ENOSPC)}"]
+
+
+def test_the_reason_names_the_folder_that_cannot_be_made(recorder, root):
+    recorder.refuse("make directory box/.Junk", errno.ENOSPC)
+    assert store(root, mail(ONE, junk=True)) == [f"{root}: {os.strerror(errno.ENOSPC)}"]
+
+
 def test_a_new_maildir_is_durable_with_each_directory_on_its_way(recorder, tmp_path):
     maildir.make(str(tmp_path / "mail/of/bob"))
     recorder.in_order("make directory mail", "sync .")

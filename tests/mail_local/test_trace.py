@@ -180,6 +180,19 @@ def test_a_header_without_end_is_not_held_for_ever():
     assert len(first) <= BLOCK_MAX + 100_000 and len(read) < 30
 
 
+@pytest.mark.parametrize("start", [b"A: b\n\nbody", b"\nbody", b"\r\nbody"])
+def test_no_more_is_held_than_the_header(start):
+    read = []
+
+    def pieces():
+        for piece in (start, b"more\n"):
+            read.append(piece)
+            yield piece
+
+    assert next(delivered(b"T: u\n", pieces())) == b"T: u\n" + start
+    assert read == [start]
+
+
 def test_return_paths_made_to_be_slow_are_not():
     mail = b"Return-Path:" + b"\n " * 300_000 + b"\n" + b"return-path :x\n" * 40_000
     assert b"".join(delivered(b"", [mail])) == b""
