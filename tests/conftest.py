@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: FIRST.get(item.path, len(FIRST)))
 
 
+def pytest_collection_finish():
+    """A collection of garbage in a test then looks at what that test has made, and not at fourteen thousand tests."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter):
     if UNTRUSTED:
         terminalreporter.write_line(f"daemons were started with --insecure-paths: {UNTRUSTED}")
