@@ -139,6 +139,7 @@ def test_dhe_is_offered_where_the_configuration_says_so(signatory):
     context = client_context(versions=TLS12, ciphers="DHE+AESGCM")
     for word, good in (("auto", True), ("legacy", True), ("none", False)):
         server = listener(signatory.signer, {"a.test": chain("rsa2048", "a.test")}, dhe={"a.test": word})
+        assert any(cipher["name"].startswith("DHE-") for cipher in server._first.get_ciphers()) is good
         client = Client(context, server)
         if good:
             assert client.shake().link.facts.cipher.startswith("DHE-RSA-")
