@@ -55,12 +55,14 @@ _CHANGES = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | _O_TMPFILE
 _TYPE = 0xF  # of a socket, without SOCK_CLOEXEC and SOCK_NONBLOCK
 _EXECUTABLE = 4  # PROT_EXEC
 
-# asm-generic/ioctls.h, linux/prctl.h, asm-generic/fcntl.h, linux/tcp.h: what Python has no names for, or only on Linux
+# asm-generic/ioctls.h, linux/prctl.h, asm-generic/fcntl.h, linux/tcp.h, linux/in.h: what Python has no names for, or
+# only on Linux
 _TCGETS, _TCGETS2, _TIOCSTI, _TIOCLINUX = 0x5401, 0x802C542A, 0x5412, 0x541C
 _PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA = 15, 16, 0x53564D41  # the last one gives a name to memory
 _F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
 _TCP_CORK, _TCP_KEEPIDLE, _TCP_KEEPINTVL, _TCP_KEEPCNT, _TCP_DEFER_ACCEPT = 3, 4, 5, 6, 9
 _TCP_QUICKACK, _TCP_USER_TIMEOUT = 12, 18
+_IP_BIND_ADDRESS_NO_PORT = 24
 
 _RDONLY, _WRONLY, _RDWR = os.O_RDONLY, os.O_WRONLY, os.O_RDWR
 
@@ -164,6 +166,7 @@ _INET = [
         where=(Where(1, socket.IPPROTO_TCP),),
     ),
     *_one_of("setsockopt", 2, socket.IPV6_V6ONLY, where=(Where(1, socket.IPPROTO_IPV6),)),
+    *_one_of("setsockopt", 2, _IP_BIND_ADDRESS_NO_PORT, where=(Where(1, socket.IPPROTO_IP),)),
 ]
 
 _DNS = [

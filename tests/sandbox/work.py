@@ -265,6 +265,7 @@ async def connect_from_an_address_of_ours(world: World) -> None:
     world.ready.listen()
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as outgoing:
         outgoing.setblocking(False)
+        outgoing.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT, which Python 3.12 has no name for
         outgoing.bind(("127.0.0.1", 0))
         await world.loop.sock_connect(outgoing, world.ready.getsockname())
 
