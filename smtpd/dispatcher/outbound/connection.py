@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -19,6 +20,7 @@ from smtpd.dispatcher.inbound.stream import ClientStream
 from smtpd.dispatcher.outbound.content import OutgoingContent
 from smtpd.dispatcher.outbound.handshake import OutgoingHandshake
 from smtpd.envelope import Outcome
+from smtpd.ipc.log import log
 from smtpd.ipc.os_error import error_text
 from smtpd.relay.action import Connect
 from smtpd.relay.address_order import family_of
@@ -46,10 +48,13 @@ from smtpd.tls.facts import TlsFacts
 
 # What socket(), bind() and connect() say of this system, and not of the host.
 NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# A port is chosen at connect, for this host only; otherwise each one is taken for all hosts, and an address has 28 000.
+IP_BIND_ADDRESS_NO_PORT = 24 if sys.platform == "linux" else None
 NO_ADDRESS = {errno.EADDRNOTAVAIL, errno.EADDRINUSE}  # the source address is missing, or no port of it is free
 TCP_TIMEOUT = 30.0  # seconds
 HANDSHAKE_TIMEOUT = 50.0  # seconds: less than crypto keeps a key that has been replaced (REPLACED_KEY_TIME)
 CLOSE_TIMEOUT = 5.0  # seconds from the last byte to the end of the connection
+CLIENT_DEFECT = "internal error"
 BUFFER_MAX = 256 * 1024  # bytes that may wait to be sent
 
 _LOST = {EndKind.LOST, EndKind.SHUTDOWN, EndKind.TIMEOUT, EndKind.PROTOCOL}
@@ -112,6 +117,8 @@ class OutgoingConnection(asyncio.Protocol):
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
             if path.source:
+                if IP_BIND_ADDRESS_NO_PORT is not None:
+                    sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)  # of IPv6 too
                 sock.bind((path.source, 0))
             async with asyncio.timeout(TCP_TIMEOUT):
                 await self._loop.sock_connect(sock, (path.address, self.order.hop.port))
@@ -177,7 +184,7 @@ class OutgoingConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         text = error_text(error) if isinstance(error, OSError) else "connection closed by the server"
         if self._client is not None and not self._over:  # how much has been written is not known any more
-            self._apply(self._client.written(self._loop.time()))
+            self._apply(self._take(self._client.written, self._loop.time()))
         self._lose(text)
 
     def pause_writing(self) -> None:
@@ -210,7 +217,7 @@ class OutgoingConnection(asyncio.Protocol):
         if self._client is None:
             self._begin_session(outcome.facts)
         else:
-            self._obey(self._client.tls_started(outcome.facts, self._loop.time()))
+            self._obey(self._take(self._client.tls_started, outcome.facts, self._loop.time()))
         self._receive(b"")  # what came right behind the handshake
 
     # -- the session ---------------------------------------------------------------------------
@@ -225,11 +232,11 @@ class OutgoingConnection(asyncio.Protocol):
         try:
             plain = self._stream.open(data)
         except TlsFailed as failed:
-            self._obey(self._client.lost(f"TLS: {failed}", self._loop.time()))
+            self._obey(self._take(self._client.lost, f"TLS: {failed}", self._loop.time()))
             return
         if plain:
             self._note_written()
-            self._obey(self._client.receive(plain, self._loop.time()))
+            self._obey(self._take(self._client.receive, plain, self._loop.time()))
         if self._stream.ended and not self._over:
             self._lose("connection closed by the server")
 
@@ -239,7 +246,7 @@ class OutgoingConnection(asyncio.Protocol):
         elif self._handshake is not None:
             self._handshake.lose(text)
         elif self._client is not None:
-            self._obey(self._client.lost(text, self._loop.time()))
+            self._obey(self._take(self._client.lost, text, self._loop.time()))
         else:
             self._end(ConnectionFailure(Stage.GREETING, text))
 
@@ -247,11 +254,25 @@ class OutgoingConnection(asyncio.Protocol):
         """Only after `ready` or `tried`.  The content is closed here."""
         assert self._client is not None
         self._results, self._content = [], content
-        self._obey(self._client.begin(mail, self._loop.time(), date))
+        self._obey(self._take(self._client.begin, mail, self._loop.time(), date))
 
     def quit(self) -> None:
         if self._client is not None and not self._over:
-            self._obey(self._client.quit(self._loop.time()))
+            self._obey(self._take(self._client.quit, self._loop.time()))
+
+    def _take(self, step: Callable[..., list[ClientAction]], *arguments: object) -> list[ClientAction]:
+        """What the client wants.  An error of our own in it costs this connection and no other."""
+        try:
+            return step(*arguments)
+        except Exception as error:  # noqa: BLE001  (rule R8: the one place around one outgoing session)
+            log.trouble(f"connection to {self.order.hop.name}", error)
+        assert self._client is not None
+        try:
+            return self._client.lost(CLIENT_DEFECT, self._loop.time())
+        except Exception:  # noqa: BLE001  (the same one)
+            stage = Stage.SESSION if self._is_ready else Stage.GREETING
+            self._end(ConnectionFailure(stage, CLIENT_DEFECT, uncertain=self._is_ready))
+            return []
 
     def _obey(self, actions: list[ClientAction]) -> None:
         self._apply(actions)
@@ -300,10 +321,12 @@ class OutgoingConnection(asyncio.Protocol):
                 piece = self._content.read(self._client.wants)
             except OSError as error:
                 self._reading = False
-                self._apply(self._client.content_failed(f"content: {error_text(error)}", now))
+                self._apply(self._take(self._client.content_failed, f"content: {error_text(error)}", now))
                 return
             self._reading = bool(piece)
-            self._apply(self._client.content(piece, now) if piece else self._client.content_end(now))
+            self._apply(
+                self._take(self._client.content, piece, now) if piece else self._take(self._client.content_end, now)
+            )
         self._note_written()
 
     def _note_written(self) -> None:
@@ -313,7 +336,7 @@ class OutgoingConnection(asyncio.Protocol):
         if self._stream is None or self._over or self._stream.transport.is_closing():
             return
         if not self._stream.transport.get_write_buffer_size():
-            self._apply(self._client.written(self._loop.time()))
+            self._apply(self._take(self._client.written, self._loop.time()))
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -395,7 +418,7 @@ class OutgoingConnection(asyncio.Protocol):
                 self._set_timer()
         elif self._client is not None:
             self._note_written()
-            self._obey(self._client.tick(self._loop.time()))
+            self._obey(self._take(self._client.tick, self._loop.time()))
 
 
 def _is_open(result: RecipientResult) -> bool:

@@ -137,7 +137,10 @@ class Policies:
         if refusal is not None:
             seconds = LOCAL_RETRY_DELAY
         for found in waiting:
-            found(policy or refusal, seconds)
+            try:
+                found(policy or refusal, seconds)
+            except Exception as error:  # rule R8: a defect costs the mail of one action
+                log.trouble(f"mail that asked for the MTA-STS policy of {domain}", error)
 
     async def _fetch_policy(self, domain: str) -> StsPolicy:
         answered: asyncio.Future[HostsFound | HostsNotFound] = self._loop.create_future()

@@ -88,6 +88,19 @@ def test_mail_waits_for_the_first_policy_and_shares_one_fetch():
     play(story)
 
 
+def test_mail_that_raises_when_it_gets_its_policy_costs_the_other_mail_nothing(capfd):
+    async def story(world):
+        def raises(policy, seconds):
+            raise RuntimeError("a defect")
+
+        world.policies.find("there.test", "1", raises)
+        assert await world.ask() == ENFORCED
+        world.policies.find("there.test", "1", raises)  # at once, as it is there
+        assert "policy of there.test: RuntimeError: a defect" in capfd.readouterr().err
+
+    play(story)
+
+
 def test_a_domain_without_a_record_costs_nothing():
     async def story(world):
         assert world.ask(id="").result() is None
