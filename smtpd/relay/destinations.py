@@ -149,12 +149,15 @@ class Destinations:
                 self._drive(destination, now)
 
     def stop(self, now: float) -> list[RelayAction]:
-        """Begin nothing any more; what is under way goes on until it ends."""
+        """Begin nothing any more; mail that is under way goes on until it ends."""
         self._stopping = True
         for destination in list(self._destinations.values()):
             self._tasks.give_back(destination.tasks)
             for connection in self._connections.of(destination):
-                self._end(connection, now)
+                if connection.state in (ConnectionState.CONNECTING, ConnectionState.GREETING):
+                    self._abort(connection, destination, now)
+                else:
+                    self._end(connection, now)
         return self._settle(now)
 
     # -- answers of lookup --------------------------------------------------------------------------
@@ -193,8 +196,7 @@ class Destinations:
                 self.hosts.family_failed(attempt.hop.name, family_of(path.address), now)
         destination = self._destinations[connection.destination]
         for other in sorted(attempt.connections - {number}):
-            self._actions.append(Abort(other))
-            self._connections.remove(self._connections.get(other), destination, now)
+            self._abort(self._connections.get(other), destination, now)
         attempt.paths.clear()
         return self._settle(now)
 
@@ -432,6 +434,11 @@ class Destinations:
         if not destination.tasks:
             self._stop_waiting(destination, now)
         return True
+
+    def _abort(self, connection: Connection, destination: Destination, now: float) -> None:
+        """Close it at once; no mail has gone over it."""
+        self._actions.append(Abort(connection.number))
+        self._connections.remove(connection, destination, now)
 
     def _end(self, connection: Connection, now: float) -> None:
         """Say QUIT, if it is idle.  Its places are free when it has ended."""

@@ -6,7 +6,7 @@ import pytest
 
 from smtpd.envelope import Outcome, RelayResult
 from smtpd.relay.action import Delay, Return
-from smtpd.relay.connection import Stage
+from smtpd.relay.connection import ConnectionFailure, Stage
 from smtpd.relay.host import CONCURRENCY_START
 from smtpd.relay.task import TRIES_MAX
 from smtpd.relay.tls_policy import HostRefused, TlsLevel, TlsWords
@@ -812,6 +812,20 @@ def test_at_a_stop_what_has_not_begun_is_returned_and_what_has_is_answered(play)
     assert play.quitting == [number]
     late = play.add(1)
     assert play.returned[-1] == late
+
+
+def test_at_a_stop_connections_that_are_not_ready_are_aborted(play):
+    """No mail has gone over them, and a silent host would hold up the stop."""
+    tasks = [play.add(number, hop(f"mx{number}.there.test", f"192.0.2.{number}")) for number in (1, 2, 3)]
+    connecting, greeting, busy = play.open
+    play.connected(greeting)
+    play.greeted(busy)
+    play.obey(play.destinations.stop(play.now))
+    assert play.open == [busy]
+    assert play.returned == tasks[:2]
+    play.obey(play.destinations.ended(greeting, ConnectionFailure(Stage.GREETING, "lost"), [], play.now))
+    play.answer(busy)
+    assert play.outcomes(tasks[2]) == [Outcome.DELIVERED]
 
 
 def test_a_task_that_queue_has_concluded_is_forgotten(play):

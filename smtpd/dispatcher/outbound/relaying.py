@@ -73,6 +73,7 @@ from smtpd.tls.facts import TlsFacts
 
 DESTINATIONS_MAX = 20_000  # whose action and domain are remembered
 DELAY_MAX = 86_400  # seconds
+STOP_QUIT_TIMEOUT = 2.0  # seconds that a stop waits for the answer to QUIT
 # Goes on while the machine is suspended, where the system has such a clock.
 STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 QUIT = "quit"  # how a connection ends that has said QUIT
@@ -91,6 +92,9 @@ class _Session:
     task: Task | None = None
     recipients: tuple[RelayRecipient, ...] = ()
     messages: int = 0
+
+
+_Answered = tuple[RelayMessage, RelayRecipient, RecipientResult]
 
 
 class Relaying:
@@ -163,7 +167,10 @@ class Relaying:
     def stop(self) -> None:
         self._stopping = True
         self.policies.stop()
+        quitting = [number for number, session in self._sessions.items() if session.task is None]
         self._obey(self._relay.stop(self._clock()))
+        for number in quitting:
+            self._loop.call_later(STOP_QUIT_TIMEOUT, self._give_up_quit, number)
         self._kept_tls.stop()
 
     def pause_source(self, imsg: PauseSource) -> None:
@@ -214,11 +221,16 @@ class Relaying:
             case Connect():
                 self._connect(action)
             case Abort():
-                self._sessions.pop(action.connection).connection.abort()
+                session = self._sessions.pop(action.connection)
+                session.connection.abort()
+                if self._stopping:
+                    self._log(session, "disconnected reason=stopped messages=0")
             case Give():
                 self._give(action)
             case Quit():
                 self._sessions[action.connection].connection.quit()
+                if self._stopping:
+                    self._loop.call_later(STOP_QUIT_TIMEOUT, self._give_up_quit, action.connection)
             case Report():
                 self._report(action)
             case Return():
@@ -234,6 +246,13 @@ class Relaying:
                 self._resources.queue.send(ResumeDestination(action.destination))
             case Note():
                 log.info(f"relay: {action.text}")
+
+    def _give_up_quit(self, number: int) -> None:
+        """The other side has not answered QUIT, and the dispatcher stops."""
+        session = self._sessions.get(number)
+        if session is not None:
+            session.connection.abort()
+            self.ended(number, ConnectionFailure(Stage.SESSION, QUIT), [])
 
     # -- where to -------------------------------------------------------------------------------------
 
@@ -302,17 +321,22 @@ class Relaying:
 
     def tried(self, number: int, results: list[RecipientResult]) -> None:
         session = self._sessions[number]
-        self._obey(self._relay.tried(number, self._results_of(session, results), self._clock()))
+        found, answered = self._results_of(session, results)
+        actions = self._relay.tried(number, found, self._clock())
+        self._log_deliveries(session, answered, actions)
+        self._obey(actions)
 
     def ended(self, number: int, failure: ConnectionFailure, results: list[RecipientResult]) -> None:
         session = self._sessions.pop(number)
-        found = self._results_of(session, results)
+        found, answered = self._results_of(session, results)
+        actions = self._relay.ended(number, failure, found, self._clock())
+        self._log_deliveries(session, answered, actions)
         if failure.stage is not Stage.SESSION:
             policy = f" policy={quoted(session.order.policy.why)}" if failure.stage is Stage.TLS else ""
             self._log(session, f"error reason={quoted(failure.text)}{policy}")
         reason = failure.text if failure.text == QUIT else quoted(failure.text)
         self._log(session, f"disconnected reason={reason} messages={session.messages}")
-        self._obey(self._relay.ended(number, failure, found, self._clock()))
+        self._obey(actions)
         if self._stopping and self.is_idle:
             self._stopped()
 
@@ -364,9 +388,11 @@ class Relaying:
             actions += self._relay.tried(session.order.connection, [], self._clock())
         self._obey(actions)
 
-    def _results_of(self, session: _Session, results: list[RecipientResult]) -> list[RelayResult]:
-        """In queue's words, and in the log's."""
-        remote, found = session.order.hop.name, []
+    def _results_of(
+        self, session: _Session, results: list[RecipientResult]
+    ) -> tuple[list[RelayResult], list[_Answered]]:
+        """In queue's words, and what is for the log."""
+        remote, found, answered = session.order.hop.name, [], []
         message = self._messages.get(session.task.id) if session.task is not None else None
         for result in results:
             to = session.recipients[result.recipient]
@@ -375,9 +401,9 @@ class Relaying:
                 RelayResult(to.envelope, result.outcome, text, result.code, result.enhanced, remote, result.uncertain)
             )
             if message is not None:
-                self._log_delivery(session, message, to, result)
+                answered.append((message, to, result))
         session.task, session.recipients = None, ()
-        return found
+        return found, answered
 
     def _report(self, report: Report) -> None:
         self._send_results(report.task, list(report.results))
@@ -404,8 +430,16 @@ class Relaying:
     def _log(self, session: _Session, text: str) -> None:
         log.line(f"{session.id} mta {text}")
 
+    def _log_deliveries(self, session: _Session, answered: list[_Answered], actions: list[RelayAction]) -> None:
+        """A refusal that the relay does not report is not the last word: the mail is tried again."""
+        final = {result.envelope for action in actions if isinstance(action, Report) for result in action.results}
+        for message, to, result in answered:
+            refused = result.outcome is not Outcome.DELIVERED and to.envelope not in final
+            word = RESULT_WORDS.get(Outcome.DEFERRED if refused else result.outcome, "PermFail")
+            self._log_delivery(session, message, to, result, word)
+
     def _log_delivery(
-        self, session: _Session, message: RelayMessage, to: RelayRecipient, result: RecipientResult
+        self, session: _Session, message: RelayMessage, to: RelayRecipient, result: RecipientResult, word: str
     ) -> None:
         original = to.recipient if to.recipient != to.address else "-"
         address = session.order.path.address
@@ -416,8 +450,7 @@ class Relaying:
             f"delivery evpid={envelope_text(to.envelope)} from=<{message.sender}> to=<{to.address}> rcpt=<{original}> "
             f'source="{session.connection.source}" relay="{address} ({session.order.hop.name})" '
             f"delay={duration_text(max(0, int(time.time()) - message.created))} "
-            f'result="{RESULT_WORDS.get(result.outcome, "PermFail")}" stat={quoted(result.text)}'
-            + (" dsn=relayed" if unannounced else ""),
+            f'result="{word}" stat={quoted(result.text)}' + (" dsn=relayed" if unannounced else ""),
         )
 
     # -- time ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import socket
 import time
 
 import pytest
@@ -32,6 +33,7 @@ from smtpd.next_hop import MailHost, Smarthost
 from smtpd.relay.mta_sts import StsMode, StsPolicy
 from smtpd.relay.tls_policy import TlsLevel
 from smtpd.slice import RelaySlice, RelayTls
+from smtpd.smtp.client import SmtpClient
 from smtpd.tables.relay_host import RelayProtocol
 from tests.dispatcher.conftest import Harness
 from tests.dispatcher.outbound.host import Host
@@ -350,6 +352,115 @@ def test_a_stop_waits_for_the_mail_that_is_under_way(world):
     (tried,) = here.wait_for(RelayTried)
     assert tried.results[0].outcome is Outcome.DELIVERED
     here.run(here.until(lambda: here.dispatcher.relaying.is_idle))
+
+
+@pytest.mark.parametrize("state", ["connecting", "greeting", "quitting"])
+def test_a_stop_does_not_wait_for_a_host_that_is_silent(world, monkeypatch, capfd, state):
+    """Where no mail is under way; QUIT is waited for a moment."""
+    monkeypatch.setattr("smtpd.dispatcher.outbound.relaying.STOP_QUIT_TIMEOUT", 0.05)
+    host = Host(greeting=b"" if state == "greeting" else b"220 there\r\n")
+    host.answer = lambda line: b"" if line.startswith(b"QUIT") else Host.polite(line)
+    here = world(host)
+    if state == "connecting":
+        here.answers[FindHosts] = lambda asked: HostsFound(
+            asked.request, [MailHost("", 0, ["192.0.2.1"])], True, "", [], 300
+        )
+
+        async def never(*_):
+            await asyncio.sleep(3600)
+
+        monkeypatch.setattr("smtpd.dispatcher.outbound.connection.OutgoingConnection._open", never)
+    here.relay()
+    relaying = here.dispatcher.relaying
+    if state == "quitting":
+        here.wait_for(RelayTried)
+    else:
+        here.wait_for(FindHosts)
+        here.run(here.until(lambda: relaying._sessions))
+    if state == "greeting":
+        here.run(here.until(lambda: any("connected" in line for line in capfd.readouterr().err.splitlines())))
+    begun = time.monotonic()
+    relaying.stop()
+    here.run(here.until(lambda: relaying.is_idle))
+    assert time.monotonic() - begun < 5.0
+    reason = "quit" if state == "quitting" else "stopped"
+    assert f"mta disconnected reason={reason} messages={int(state == 'quitting')}" in capfd.readouterr().err
+    if state != "quitting":
+        assert here.wait_for(ReturnRecipients)
+
+
+@pytest.mark.parametrize("raises", ["receive", "lost"])
+def test_a_defect_in_the_client_costs_one_try_of_one_mail(world, monkeypatch, capfd, raises):
+    """Whatever a host sends."""
+    host = Host()
+    here = world(host)
+    receive = SmtpClient.receive
+
+    def fail(*_):
+        raise RuntimeError("a defect")
+
+    def receive_or_fail(client, data, now):
+        return fail() if b"defect" in data else receive(client, data, now)
+
+    monkeypatch.setattr(SmtpClient, "receive", receive_or_fail)
+    if raises == "lost":
+        monkeypatch.setattr(SmtpClient, "lost", fail)
+    host.answer = lambda line: b"250 defect\r\n" if line == b"." else Host.polite(line)
+    here.relay()
+    (tried,) = here.wait_for(RelayTried)
+    (result,) = tried.results
+    assert (result.outcome, result.uncertain) == (Outcome.DEFERRED, True)
+    assert "internal error" in result.text
+    assert "connection to 127.0.0.1: RuntimeError: a defect" in capfd.readouterr().err
+    host.answer = Host.polite
+    here.relay(2)
+    assert here.wait_for(RelayTried, 2)[1].results[0].outcome is Outcome.DELIVERED
+
+
+BY_FAMILY = [MailHost("there.test", 0, ["::1", "127.0.0.1"])]
+
+
+def test_the_log_says_of_mail_that_is_tried_over_the_other_family_what_became_of_it(world, capfd):
+    """One recipient is refused over both families, the other one over the first only."""
+    refused = []
+
+    def answer(line):
+        if not line.startswith(b"RCPT") or b"amy" in line:
+            return Host.polite(line)
+        refused.append(line)
+        return b"550 5.7.25 no name\r\n" if b"bob" in line or len(refused) <= 2 else b"250 ok\r\n"
+
+    here = world(Host(answer))
+    six = here.run(asyncio.start_server(here.host.serve, "::1", here.port_of_host))
+    here.answers[FindHosts] = lambda asked: HostsFound(asked.request, BY_FAMILY, True, "", [], 300)
+    here.relay(1, "bob@there.test", "dan@there.test", "amy@there.test")
+    here.run(here.until(lambda: sum(len(tried.results) for tried in here.heard_of(RelayTried)) == 3))
+    found = re.findall(r'to=<(\w+)@there.test>.* relay="(\S+) .*result="(\w+)"', capfd.readouterr().err)
+    assert sorted(found) == [
+        ("amy", "::1", "Ok"),
+        ("bob", "127.0.0.1", "PermFail"),
+        ("bob", "::1", "TempFail"),
+        ("dan", "127.0.0.1", "Ok"),
+        ("dan", "::1", "TempFail"),
+    ]
+    six.close()
+
+
+def test_a_connection_from_a_source_address_takes_its_port_when_it_connects(world, monkeypatch):
+    """So that an address is not used up by 28 000 connections to all hosts together."""
+    here = world(sources=("127.0.0.1",))
+    options = []
+
+    class Socket(socket.socket):
+        def bind(self, address):
+            options.append(self.getsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT))
+            super().bind(address)
+            options.append(self.getsockname())
+
+    monkeypatch.setattr("smtpd.dispatcher.outbound.connection.socket.socket", Socket)
+    here.relay()
+    here.wait_for(RelayTried)
+    assert options == [1, ("127.0.0.1", 0)]
 
 
 @pytest.mark.parametrize(
