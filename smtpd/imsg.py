@@ -42,7 +42,17 @@ from smtpd.envelope import (
     Word,
 )
 from smtpd.ipc.declaration import DEFAULT_LIMIT, Table
-from smtpd.next_hop import HOSTS_MAX, SMARTHOSTS_MAX, MailHost, Port, RowNumber, Smarthost, StsRow, TlsHost
+from smtpd.next_hop import (
+    HOSTS_MAX,
+    SMARTHOSTS_MAX,
+    MailHost,
+    PolicyDomain,
+    Port,
+    RowNumber,
+    Smarthost,
+    StsRow,
+    TlsHost,
+)
 from smtpd.relay_entry import DomainEntry, HostEntry, Key, PortOrNone, RelayEntry, RouteEntry
 
 TABLE = Table()
@@ -913,7 +923,7 @@ class ResumeDestination:
     destination: DestinationNumber
 
 
-# -- TLS of other hosts, kept over a restart: dispatcher and queue -------------------------
+# -- TLS of other hosts, kept over a restart: dispatcher, queue and lookup -----------------
 
 TLS_HOSTS_MAX, STS_ROWS_MAX = 400, 40  # of one imsg
 TlsHosts = Annotated[list[TlsHost], msgspec.Meta(max_length=TLS_HOSTS_MAX)]
@@ -953,11 +963,27 @@ class StsPoliciesRead:
 
 @imsg("dispatcher -> queue", limit=1024 * 1024)
 class KeepTls:
-    """To be there after a restart.  One at a time of a dispatcher."""
+    """To be there after a restart; a policy, if its domain announces one.  One at a time of a dispatcher."""
 
     request: int
     hosts: TlsHosts
     policies: StsRows
+
+
+@imsg("queue -> lookup", limit=64 * 1024)
+class FindStsRecords:
+    """Whether these domains announce a policy of MTA-STS now: a dispatcher wants those that it names to be kept."""
+
+    request: int
+    domains: Annotated[list[PolicyDomain], msgspec.Meta(max_length=STS_ROWS_MAX)]
+
+
+@imsg("lookup -> queue", answers=FindStsRecords)
+class StsRecordsFound:
+    """`announced`: in the order of the domains; False too where it is not known now."""
+
+    request: int
+    announced: Annotated[list[bool], msgspec.Meta(max_length=STS_ROWS_MAX)]
 
 
 @imsg("queue -> dispatcher", answers=KeepTls)

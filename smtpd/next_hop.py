@@ -34,6 +34,9 @@ MX_TEXT_MAX = 2048  # bytes of the patterns of a policy that is kept over a rest
 MxText = Annotated[str, msgspec.Meta(max_length=MX_TEXT_MAX, pattern=_PRINTABLE_ASCII)]
 
 
+PolicyDomain = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=_PRINTABLE_ASCII)]
+
+
 class TlsHost(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A host whose TLS has worked, as it is kept over a restart (relay/tls_memory.py)."""
 
@@ -44,7 +47,7 @@ class TlsHost(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class StsRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """An MTA-STS policy of a domain, as it is kept over a restart (relay/mta_sts.py)."""
 
-    domain: Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=_PRINTABLE_ASCII)]
+    domain: PolicyDomain
     id: KeptWord  # of its TXT record, when it was fetched
     mode: Literal["enforce", "testing", "none"]
     mx: MxText  # patterns, with blanks between them

@@ -20,8 +20,11 @@ SECURITY
     reads and forges the mail that passes, in and out, and reads the passwords that are tried meanwhile and those of the
     smarthosts of the configuration.  It asks nothing of the parent, makes no envelopes, holds no private key, and sees
     no file but certificates and the spool files that queue opened for it.  There may be several dispatchers; none knows
-    of another.  What it says of other hosts' TLS is kept over a restart: a policy of MTA-STS until it is fetched
-    again, or where that cannot be done until it ends, a year at most.
+    of another.  What it says of other hosts' TLS is kept over a restart.  A policy of MTA-STS only if lookup finds that
+    its domain announces one: what such a policy says may be made up, as no other process fetches any.  It holds until
+    it is fetched again, which the first mail to that domain causes, or where that cannot be done until it ends, a year
+    at most.  That TLS has worked at a host may be made up too: for 30 days mail to it then waits an hour before it goes
+    in clear text.
 """
 
 from contextlib import suppress

@@ -41,8 +41,8 @@ from smtpd.lookup.host_selection import (
     select_hosts,
     select_smarthost,
 )
-from smtpd.lookup.mta_sts_record import policy_id
-from smtpd.lookup.resolver_config import NAME_MAX, ResolverConfig
+from smtpd.lookup.mta_sts_record import policy_id, record_name
+from smtpd.lookup.resolver_config import ResolverConfig
 from smtpd.next_hop import ADDRESSES_MAX
 
 HOSTS_TIMEOUT = 30.0  # seconds for all questions about a destination
@@ -181,8 +181,8 @@ class _DestinationLookup:
                 return found
 
     async def _sts_id(self, domain: str) -> str:
-        name = f"_mta-sts.{domain}"  # RFC 8461 3.1
-        if not self._asked.policy or is_localhost(domain) or len(name) > NAME_MAX:
+        name = record_name(domain)
+        if not self._asked.policy or not name:
             return ""
         answer = await self._ask(name, RecordType.TXT)
         return policy_id(answer.values) if isinstance(answer, DnsResult) else ""

@@ -8,9 +8,18 @@ The policy itself is fetched over HTTPS, and not here.
 import re
 from collections.abc import Sequence
 
+from smtpd.lookup.destination import is_localhost
+from smtpd.lookup.resolver_config import NAME_MAX
+
 _BEGIN = re.compile(rb"v=STSv1[ \t]*;")
 _FIELD = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}=[\x21-\x3a\x3c\x3e-\x7e]+")
 _ID = re.compile(rb"id=([A-Za-z0-9]{1,32})")
+
+
+def record_name(domain: str) -> str:
+    """Where the record of a domain is (RFC 8461 3.1); empty: it can have none.  In ASCII and lower case."""
+    name = f"_mta-sts.{domain}"
+    return "" if is_localhost(domain) or len(name) > NAME_MAX else name
 
 
 def policy_id(records: Sequence[bytes]) -> str:

@@ -4,7 +4,7 @@
                  CheckCredentials, Scram                  --FindUser, CheckPassword--> parent
                  CheckSender, ExpandRecipient,            <--> table programs, name servers
                  FindHosts
-         queue --ExpandEnvelope---------------->
+         queue --ExpandEnvelope, FindStsRecords-->
 
 SECURITY
     Reads tables, databases, include files, answers of table programs, the text of .forward files and DNS answers, all
@@ -33,6 +33,7 @@ from smtpd.imsg import (
     FindHosts,
     FindRelayCredentials,
     FindRoute,
+    FindStsRecords,
     FinishScram,
     ForwardRead,
     PasswordChecked,
@@ -129,6 +130,8 @@ def from_queue(lookup: Lookup, channel: Channel, imsg: object, descriptor: int |
             lookup.recipients.to_queue.answer(imsg)
         case ExpandEnvelope():
             lookup.recipients.expand_again(channel, imsg)
+        case FindStsRecords():
+            lookup.find_sts_records(channel, imsg)
         case _:
             unexpected("queue", imsg)
 

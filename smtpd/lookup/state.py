@@ -4,7 +4,15 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection
 
-from smtpd.imsg import FindHosts, ReportStatistics, SetVerbose, StatisticsReported, TableUpdated, UpdateTable
+from smtpd.imsg import (
+    FindHosts,
+    FindStsRecords,
+    ReportStatistics,
+    SetVerbose,
+    StatisticsReported,
+    TableUpdated,
+    UpdateTable,
+)
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log, visible
 from smtpd.lookup.client_name import ClientNames
@@ -22,6 +30,7 @@ from smtpd.lookup.relay_route import RelayRoutes
 from smtpd.lookup.resolver import Resolver
 from smtpd.lookup.resolver_config import ResolverConfig
 from smtpd.lookup.route_questions import RouteQuestions
+from smtpd.lookup.sts_announcements import StsAnnouncements
 from smtpd.lookup.table_programs import TablePrograms
 from smtpd.slice import LookupSlice
 from smtpd.tables.table import Answer, PendingAnswer, TableUnavailable
@@ -54,6 +63,7 @@ class Lookup:
         own_names = {route.name: route.backup for route in configuration.routes if route.backup}
         self.routes = RouteQuestions(RelayRoutes(configuration.routes, self._tables), own_names, self.listeners)
         self.hosts = HostLookups(loop, system, dns, this)
+        self.sts_announcements = StsAnnouncements(loop, dns)
         self._relays = bool(configuration.routes)
 
     def begin(self) -> None:
@@ -64,6 +74,12 @@ class Lookup:
         if not self._relays:
             raise Violation(f"dispatcher {dispatcher.number} asks for hosts, and no action relays")
         self.hosts.find(dispatcher, asked)
+
+    def find_sts_records(self, queue: Channel, asked: FindStsRecords) -> None:
+        """As find_hosts."""
+        if not self._relays:
+            raise Violation("queue asks for records of MTA-STS, and no action relays")
+        self.sts_announcements.find(queue, asked)
 
     def stop(self) -> None:
         """Stop the loop; the dispatchers have ended before."""

@@ -3,7 +3,7 @@
     dispatcher --ReserveMessageIds, OpenSpoolFile, StoreMessage, ForgetMessage--> queue
     queue --RelayMessage, TryDestination--> dispatcher
     dispatcher --FetchContent, RelayTried, ReturnRecipients, DelayDestination, …--> queue
-    lookup --AddEnvelopes, ReadForward, AskServerForUtf8--> queue --ExpandEnvelope--> lookup
+    lookup --AddEnvelopes, ReadForward, AskServerForUtf8--> queue --ExpandEnvelope, FindStsRecords--> lookup
     queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
     queue --DestinationDelayed, DestinationResumed--> scheduler
     scheduler --EnvelopesDue, PostponeEnvelopes, SchedulingStopped, …--> queue
@@ -60,6 +60,7 @@ from smtpd.imsg import (
     SetVerbose,
     Stop,
     StoreMessage,
+    StsRecordsFound,
     TryDestinations,
 )
 from smtpd.ipc.channel import Channel, unexpected
@@ -177,7 +178,7 @@ def from_lookup(queue: Queue, channel: Channel, imsg: object, descriptor: int | 
             queue.forward_reader.read(channel, imsg)
         case AskServerForUtf8():
             queue.lmtp_features.ask(channel, imsg)
-        case EnvelopeExpanded() | EnvelopeNotExpanded():
+        case EnvelopeExpanded() | EnvelopeNotExpanded() | StsRecordsFound():
             queue.to_lookup.answer(imsg)
         case _:
             unexpected("lookup", imsg)

@@ -94,7 +94,7 @@ class Queue:
         lifetimes = {action.name: action.lifetime for action in configuration.actions}
         self.incoming = Incoming(self.disk, reservations, blocks, lifetimes, lanes.of, self.submit, now)
         self.scan = Scan(loop, self.disk, self.conclusions.quarantine, lanes.of_row)
-        self.kept_tls = KeptTls(self.disk, now)
+        self.kept_tls = KeptTls(self.disk, self.to_lookup, now)
         self.listing = Listing(self.disk, self.in_flight, numbers, self.delays, self.pauses)
         self._submitted: list[Schedule] = []
         self._stop_at = math.inf  # by the clock of the loop
@@ -149,6 +149,7 @@ class Queue:
         # Dispatchers have ended before us, but perhaps with more results than have been read: without them, mail that
         # is delivered would be sent again.
         under_way = self.agents.under_way() or self.reexpansions.under_way or self.relays.results_may_come
+        under_way = under_way or self.kept_tls.is_asking
         if under_way and self.loop.time() < self._stop_at:
             self.loop.call_later(POLL_INTERVAL, self._wait_for_results)
             return

@@ -121,6 +121,7 @@ class House:
             opened.close()
         for task in (*self.lookup.clients._tasks, *self.lookup.listeners._tasks):
             task.cancel()
+        self.lookup.sts_announcements.cancel()
         self.lookup.hosts.cancel()
         self.loop.run_until_complete(asyncio.sleep(0.001))
         log.flush()

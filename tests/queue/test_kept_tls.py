@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpd.imsg import (
+    FindStsRecords,
     KeepTls,
     ReadStsPolicies,
     ReadTlsHosts,
     StsPoliciesRead,
+    StsRecordsFound,
     TlsHostsRead,
     TlsKept,
 )
@@ -217,9 +219,39 @@ def house(make_house):
     return make_house(dispatchers=2)
 
 
-def keep(house, name="dispatcher0", hosts=(HOST,), policies=(POLICY,)):
+def keep(house, name="dispatcher0", hosts=(HOST,), policies=(POLICY,), announced=(POLICY.domain,)):
+    """`announced`: domains that lookup finds a record of."""
     house.say(name, KeepTls(3, [*hosts], [*policies]))
+    if policies:
+        asked = house.hear("lookup", FindStsRecords)
+        assert asked.domains == [row.domain for row in policies]
+        house.say("lookup", StsRecordsFound(asked.request, [domain in announced for domain in asked.domains]))
     return house.hear(name, TlsKept)
+
+
+def test_a_policy_of_a_domain_that_announces_none_is_not_kept(house):
+    """RFC 8461 3.1: a dispatcher that was taken over has made it up."""
+    invented = StsRow("invented.test", "1", "enforce", "mx.elsewhere.test", 31_557_600, NOW - 100)
+    assert keep(house, policies=[invented, POLICY]) == TlsKept(3, True)
+    assert everything(house.queue.disk.store) == ([HOST], [POLICY])
+    assert keep(house, hosts=(), policies=[invented]) == TlsKept(3, True)
+    assert everything(house.queue.disk.store) == ([HOST], [POLICY])
+
+
+def test_a_policy_that_is_kept_needs_no_record_any_more(house):
+    """RFC 8461 5.1: an attacker who hides the record must not end it."""
+    keep(house)
+    keep(house, policies=[StsRow(POLICY.domain, "2", "none", "", 86_400, NOW - 50)], announced=())
+    house.say("dispatcher1", ReadStsPolicies(2, 0))
+    assert house.hear("dispatcher1", StsPoliciesRead).policies == [POLICY]
+
+
+@pytest.mark.parametrize("announced", [[True, True], [True] * 40])
+def test_lookup_answers_for_each_domain(house, announced):
+    house.say("dispatcher0", KeepTls(3, [], [POLICY]))
+    asked = house.hear("lookup", FindStsRecords)
+    with pytest.raises(Violation, match="for other domains"):
+        house.queue.to_lookup.answer(StsRecordsFound(asked.request, announced))
 
 
 def test_a_dispatcher_reads_what_any_has_kept(house):

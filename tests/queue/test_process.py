@@ -1,5 +1,6 @@
 """The end: what was accepted is safe, what is under way has its time."""
 
+import math
 import os
 import threading
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ from smtpd.imsg import (
     EnvelopeReplaced,
     EnvelopesTried,
     ExpandEnvelope,
+    FindStsRecords,
+    KeepTls,
     MarkSuspended,
     MessageStored,
     PostponeEnvelopes,
@@ -25,8 +28,11 @@ from smtpd.imsg import (
     Stop,
     StopScheduling,
     StoreMessage,
+    StsRecordsFound,
+    TlsKept,
 )
 from smtpd.ipc.channel import Violation
+from smtpd.next_hop import StsRow
 from smtpd.queue import process, state
 from smtpd.queue.delivery import deliveries
 from smtpd.queue.delivery.in_flight import Word
@@ -67,6 +73,19 @@ def test_what_is_being_stored_is_stored_and_answered_first(watched):
     watched.say("parent", Stop())
     run_to_the_end(watched)
     assert watched.hear("dispatcher0", MessageStored)
+
+
+def test_policies_that_a_dispatcher_has_kept_at_its_end_are_waited_for(watched):
+    row = StsRow("there.test", "1", "enforce", "mx.there.test", 86_400, 1)
+    watched.say("dispatcher0", KeepTls(3, [], [row]))
+    asked = watched.hear("lookup", FindStsRecords)
+    watched.say("parent", Stop())
+    watched.until(lambda: watched.queue._stop_at < math.inf)
+    watched.turn()
+    assert not watched.mail["scheduler"]
+    watched.say("lookup", StsRecordsFound(asked.request, [True]))
+    run_to_the_end(watched)
+    assert watched.hear("dispatcher0", TlsKept) == TlsKept(3, True)
 
 
 def test_a_spool_file_that_is_being_sealed_is_stored_and_answered_first(watched):
