@@ -1,5 +1,7 @@
 """The answer of a policy host: complete, or refused, whatever comes and in whatever pieces (RFC 9112)."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -182,6 +184,14 @@ def test_a_body_without_an_end(head, piece):
 
 def test_a_chunk_of_all_the_bytes_there_are():
     assert refused(HEAD + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n") == "body is longer than 1000 bytes"
+
+
+def test_a_field_of_blanks_is_looked_through_once():
+    """A regular expression that tries each division of the blanks takes a second for 16 KiB of them."""
+    begun = time.process_time()
+    assert refused(HEAD + b"X:" + b" " * (LINE_MAX - 10) + b"\0\r\n") == "a line holds what none may hold"
+    assert refused(*[HEAD + b"X:", *[b" " * 16] * LINE_MAX]) == "a line is too long"
+    assert time.process_time() - begun < 0.3
 
 
 pieces = st.lists(
