@@ -21,12 +21,14 @@ comes.  To delay a destination, or to resume one, is a step or two whatever wait
 delayed has its envelopes looked through, every EXPIRY_INTERVAL at the most, for those whose time is over.
 """
 
-import heapq
-from collections import deque
+import struct
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from itertools import islice
 
-from smtpd.scheduler.sender_queue import SenderQueue, envelopes, joined, left
+from smtpd.scheduler.packed_table import PackedTable
+from smtpd.scheduler.sender_queue import ENTRY_BYTES, Waiting, envelopes, joined, left
+from smtpd.scheduler.timer_queue import TimerQueue
 
 ALLOWED_FIRST = 10  # envelopes in flight of a destination of which nothing is known
 ALLOWED_DELAYED = 1  # the same, after it was delayed
@@ -35,13 +37,19 @@ TURN_MAX = 100  # envelopes of one turn: recipients of one transaction
 EXPIRY_INTERVAL = 600  # seconds between two looks through a delayed destination
 DELAY_MIN = 2  # seconds that a delay lasts, whatever a dispatcher says: it may be in the hands of an attacker
 WITHOUT_MAIL_MAX = 10_000  # destinations whose delay is kept although nothing of them waits
+TIME_MAX = 2**64 - 1  # of a timer, in seconds
 STALE_TIMERS_MAX = 1000  # timers whose destination has another one, beside as many as there are destinations
+
+
+# A destination that is packed: waiting, allowed, delayed_until, delayed_at, timer, looked, flags.
+_RECORD = struct.Struct(f"<{ENTRY_BYTES}sIQQQQB")
+_WAITS, _PAUSED, _IN_TURN = 0x01, 0x02, 0x04
 
 
 class _Destination:
     __slots__ = (
         *("inflight", "allowed", "delayed_until", "delayed_at", "paused", "in_turn", "timer", "looked"),
-        *("sender", "queue", "others"),
+        *("waiting", "packed"),
     )
 
     def __init__(self) -> None:
@@ -53,10 +61,8 @@ class _Destination:
         self.in_turn = False  # stands among those whose turn comes; then something waits
         self.timer = 0  # the first that is set; 0: none
         self.looked = 0  # when its envelopes were looked through
-        # The sender whose turn is next, and what it has; then the others, if any, as most destinations have one sender.
-        self.sender = 0
-        self.queue: SenderQueue | None = None
-        self.others: dict[int, SenderQueue] | None = None  # none is empty
+        self.waiting: Waiting = b""
+        self.packed = False  # this is a copy
 
     @property
     def is_held(self) -> bool:
@@ -64,33 +70,11 @@ class _Destination:
 
     @property
     def unused(self) -> bool:
-        return self.queue is None and not (self.inflight or self.is_held)
+        return not (self.waiting or self.inflight or self.is_held)
 
-    def join(self, sender: int, envelope: int, priority: int, *, first: bool) -> None:
-        if self.queue is None:
-            self.sender = sender
-        if sender == self.sender:
-            self.queue = joined(self.queue, envelope, priority, first=first)
-        else:
-            self.others = {} if self.others is None else self.others
-            self.others[sender] = joined(self.others.get(sender), envelope, priority, first=first)
-
-    def leave(self, most: int) -> list[int]:
-        """What the sender has next whose turn it is; afterwards it is behind the others."""
-        assert self.queue is not None
-        taken, self.queue = left(self.queue, most)
-        if self.others is not None:
-            if self.queue is not None:
-                self.others[self.sender] = self.queue
-            self.sender = next(iter(self.others))
-            self.queue = self.others.pop(self.sender)
-            self.others = self.others or None
-        return taken
-
-    def waiting(self) -> list[int]:
-        """All of its envelopes that wait."""
-        queues = [] if self.queue is None else [self.queue, *(self.others or {}).values()]
-        return [envelope for queue in queues for envelope in envelopes(queue)]
+    @property
+    def can_be_packed(self) -> bool:
+        return not self.inflight and isinstance(self.waiting, bytes) and len(self.waiting) <= ENTRY_BYTES
 
 
 class Destinations:
@@ -98,63 +82,97 @@ class Destinations:
 
     def __init__(self, limit: int):
         self._limit = limit
+        # A destination stands in one of the two: a million of them may have one envelope each, and be dead.
         self._known: dict[int, _Destination] = {}
+        self._packed = PackedTable(_RECORD.size)  # with one envelope at the most, and none in flight
+        self.delayed = 0  # how many there are
         self._turns: deque[int] = deque()  # destinations, the next one first
-        self._timers: list[tuple[int, int]] = []  # time, destination; one whose destination has another is left
-        self._without_mail: dict[int, None] = {}  # delayed destinations that nothing waits for, the oldest first
+        self._timers = TimerQueue()  # one whose destination has another is left
+        self._without_mail: OrderedDict[int, None] = OrderedDict()  # delayed, nothing waits for them; the oldest first
         self._looked_through: deque[tuple[int, Iterator[int]]] = deque()  # what is left to look at, of delayed ones
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._known) + len(self._packed)
 
     def __bool__(self) -> bool:
         """There may be one whose turn it is."""
         return bool(self._turns)
 
     def is_delayed(self, destination: int) -> bool:
-        known = self._known.get(destination)
+        known = self._find(destination)
         return known is not None and known.delayed_until > 0
 
     def is_paused(self, destination: int) -> bool:
-        known = self._known.get(destination)
+        known = self._find(destination)
         return known is not None and known.paused
 
-    @property
-    def delayed(self) -> int:
-        """How many there are.  Counts them."""
-        return sum(known.delayed_until > 0 for known in self._known.values())
+    def _find(self, destination: int) -> _Destination | None:
+        """What is changed in it has to be kept."""
+        known = self._known.get(destination)
+        if known is None and (record := self._packed.find(destination)) is not None:
+            return _found(record)
+        return known
+
+    def _keep(self, destination: int, known: _Destination) -> None:
+        """Give it turns, if it can use any; forget it, if nothing needs it."""
+        if known.waiting and not known.in_turn and not known.is_held and known.inflight < known.allowed:
+            known.in_turn = True
+            self._turns.append(destination)
+        if known.unused:
+            self._without_mail.pop(destination, None)
+            self._forget(destination, known)
+            return
+        if known.can_be_packed:
+            self._pack(destination, known)
+        else:
+            self._unpack(destination, known)
+        if not (known.waiting or known.inflight or known.paused):
+            self._without_mail[destination] = None
+            if len(self._without_mail) > WITHOUT_MAIL_MAX:
+                oldest, _ = self._without_mail.popitem(last=False)
+                self.resume(oldest)
+
+    def _pack(self, destination: int, known: _Destination) -> None:
+        if not known.packed:
+            self._known.pop(destination, None)
+        self._packed.put(destination, _packed(known))
+
+    def _unpack(self, destination: int, known: _Destination) -> None:
+        if known.packed:
+            self._packed.remove(destination)
+            known.packed = False
+        self._known[destination] = known
+
+    def _forget(self, destination: int, known: _Destination) -> None:
+        if known.packed:
+            self._packed.remove(destination)
+        else:
+            self._known.pop(destination, None)
 
     # -- what waits, and whose turn it is -----------------------------------------------------------------------------
 
     def add(self, destination: int, sender: int, envelope: int, priority: int = 0, *, first: bool = False) -> None:
         """It is due; `first`: before the others of its sender and priority, as it was given and not tried."""
-        known = self._get(destination)
+        known = self._find(destination) or _Destination()
         self._without_mail.pop(destination, None)
-        known.join(sender, envelope, priority, first=first)
-        self._queue(destination, known)
-
-    def _get(self, destination: int) -> _Destination:
-        known = self._known.get(destination)
-        if known is None:
-            known = self._known[destination] = _Destination()
-        return known
-
-    def _queue(self, destination: int, known: _Destination) -> None:
-        """Give it turns, if it can use any."""
-        if known.queue is not None and not known.in_turn and not known.is_held and known.inflight < known.allowed:
-            known.in_turn = True
-            self._turns.append(destination)
+        known.waiting = joined(known.waiting, sender, envelope, priority, first=first)
+        self._keep(destination, known)
 
     def next_turn(self, free: int, most: int = TURN_MAX) -> tuple[int, list[int]]:
         """A destination, and at most `most` envelopes of it, of one message; none when no destination has a turn.
         `free`: places that it could take, at least one.  What is really started is told by `started`."""
         while self._turns:
             destination = self._turns.popleft()
-            known = self._known[destination]
+            known = self._find(destination)
+            assert known is not None  # something waits
             known.in_turn = False
             room = min(self._room(known, free), most)
             if not known.is_held and room > 0:
-                return destination, known.leave(room)
+                taken, known.waiting = left(known.waiting, room)
+                self._unpack(destination, known)  # `started` comes for it
+                return destination, taken
+            if known.packed:
+                self._pack(destination, known)
         return 0, []
 
     def _room(self, known: _Destination, free: int) -> int:
@@ -164,8 +182,7 @@ class Destinations:
         """So many of what its turn brought are in flight; the others do not wait any more."""
         known = self._known[destination]
         known.inflight += count
-        self._queue(destination, known)
-        self._drop_if_unused(destination, known)
+        self._keep(destination, known)
 
     def ended(self, destination: int, *, tried: bool) -> None:
         """One that was in flight has come back; `tried`: with a result, so the destination is there."""
@@ -173,31 +190,22 @@ class Destinations:
         known.inflight -= 1
         if tried:
             known.allowed = min(self._limit, max(known.allowed + 1, ALLOWED_FIRST))
-        self._queue(destination, known)
-        self._drop_if_unused(destination, known)
-
-    def _drop_if_unused(self, destination: int, known: _Destination) -> None:
-        if known.unused:
-            self._without_mail.pop(destination, None)
-            del self._known[destination]
-        elif known.queue is None and not (known.inflight or known.paused):
-            self._without_mail[destination] = None
-            if len(self._without_mail) > WITHOUT_MAIL_MAX:
-                oldest = next(iter(self._without_mail))
-                del self._without_mail[oldest]
-                self.resume(oldest)
+        self._keep(destination, known)
 
     # -- delayed, and paused ------------------------------------------------------------------------------------------
 
     def delay(self, destination: int, now: int, until: int) -> None:
         """No host of it can be reached: give nothing before `until`, which lies ahead."""
-        known = self._get(destination)
+        known = self._find(destination) or _Destination()
         if not known.delayed_until:
             known.delayed_at = now
+            self.delayed += 1
         known.delayed_until, known.allowed = until, ALLOWED_DELAYED
         known.looked = known.looked or now
         self._set_timer(destination, known)
-        self._drop_if_unused(destination, known)
+        self._keep(destination, known)
+        if len(self._timers) > 2 * len(self) + STALE_TIMERS_MAX:
+            self._drop_stale_timers()
 
     def delay_reported(self, destination: int, now: int, seconds: int) -> None:
         """A dispatcher cannot reach it."""
@@ -205,7 +213,7 @@ class Destinations:
 
     def resume_reported(self, destination: int, now: int) -> None:
         """A dispatcher can reach it again."""
-        known = self._known.get(destination)
+        known = self._find(destination)
         if known is None or not known.delayed_until:
             return
         earliest = known.delayed_at + DELAY_MIN
@@ -218,52 +226,60 @@ class Destinations:
         time = min(known.delayed_until, known.looked + EXPIRY_INTERVAL)
         if not known.timer or time < known.timer:
             known.timer = time
-            heapq.heappush(self._timers, (time, destination))
-            if len(self._timers) > 2 * len(self._known) + STALE_TIMERS_MAX:
-                self._timers = [(each.timer, number) for number, each in self._known.items() if each.timer]
-                heapq.heapify(self._timers)
+            self._timers.set(time, destination)
+
+    def _drop_stale_timers(self) -> None:
+        timers, self._timers = self._timers, TimerQueue()
+        while (timer := timers.take(TIME_MAX)) is not None:
+            known = self._find(timer[1])
+            if known is not None and known.timer == timer[0]:
+                self._timers.set(*timer)
 
     def resume(self, destination: int) -> bool:
         """It can be reached again, or an administrator wants it tried.  False when it was not delayed."""
-        known = self._known.get(destination)
+        known = self._find(destination)
         if known is None or not known.delayed_until:
             return False
-        known.delayed_until = 0
-        self._queue(destination, known)
-        self._drop_if_unused(destination, known)
+        self._end_delay(known)
+        self._keep(destination, known)
         return True
 
     def pause(self, destination: int, paused: bool) -> bool:
         """Give nothing of it until it is resumed, by an administrator.  False when it was so already."""
-        if paused is self.is_paused(destination):
+        known = self._find(destination) or _Destination()
+        if paused is known.paused:
             return False
-        known = self._get(destination)
         known.paused = paused
-        self._queue(destination, known)
-        self._drop_if_unused(destination, known)
+        self._keep(destination, known)
         return True
 
     def next_time(self) -> int | None:
         """When `run_timers` has something to do."""
-        return self._timers[0][0] if self._timers else None
+        return self._timers.next_time()
 
     def run_timers(self, now: int, effort: int) -> None:
         """Resume the destinations whose time has come, at most `effort` of them."""
         for _ in range(effort):
-            if not self._timers or self._timers[0][0] > now:
+            timer = self._timers.take(now)
+            if timer is None:
                 return
-            time, destination = heapq.heappop(self._timers)
-            known = self._known.get(destination)
+            time, destination = timer
+            known = self._find(destination)
             if known is None or known.timer != time:
                 continue
             known.timer = 0
-            if known.delayed_until <= now:
-                self.resume(destination)  # unless it was before
-                continue
-            if known.looked + EXPIRY_INTERVAL <= now:  # and not the end of a delay that has become longer since
-                known.looked = now
-                self._looked_through.append((destination, iter(known.waiting())))
-            self._set_timer(destination, known)
+            if known.delayed_until > now:
+                if known.looked + EXPIRY_INTERVAL <= now:  # and not the end of a delay that has become longer since
+                    known.looked = now
+                    self._looked_through.append((destination, iter(envelopes(known.waiting))))
+                self._set_timer(destination, known)
+            elif known.delayed_until:  # otherwise it was resumed before
+                self._end_delay(known)
+            self._keep(destination, known)
+
+    def _end_delay(self, known: _Destination) -> None:
+        known.delayed_until = 0
+        self.delayed -= 1
 
     # -- those whose time may be over ---------------------------------------------------------------------------------
 
@@ -284,3 +300,27 @@ class Destinations:
             if not more:
                 self._looked_through.popleft()
         return found
+
+
+def _packed(known: _Destination) -> bytes:
+    assert isinstance(known.waiting, bytes)
+    return _RECORD.pack(
+        known.waiting,
+        known.allowed,
+        known.delayed_until,
+        known.delayed_at,
+        known.timer,
+        known.looked,
+        (_WAITS if known.waiting else 0) | (_PAUSED if known.paused else 0) | (_IN_TURN if known.in_turn else 0),
+    )
+
+
+def _found(record: bytearray) -> _Destination:
+    known = _Destination()
+    (waiting, known.allowed, known.delayed_until, known.delayed_at, known.timer, known.looked, flags) = _RECORD.unpack(
+        record
+    )
+    known.waiting = waiting if flags & _WAITS else b""
+    known.paused, known.in_turn = bool(flags & _PAUSED), bool(flags & _IN_TURN)
+    known.packed = True
+    return known

@@ -1,10 +1,6 @@
-"""All envelopes that the scheduler knows, packed: a million of them take less than 200 MB.
+"""All envelopes that the scheduler knows, packed: a million of them take about 45 MB.
 
-    message id --> the packed envelope                      when the message has one: nearly always
-               --> {envelope id: packed envelope, …}        when it has several
-
-    local:    counter u32 | created, expires, next try: 40 bits each, in two u64 | flags u8 | priority i8 | lane u32
-    relayed:  the same, then                                                                   lane u64 | sender u32
+    id u64 --> created, expires, next try: 40 bits each, in two u64 | flags u8 | priority i8 | lane u64 | sender u32
 
 An Envelope that was found is a copy: what was changed in it is put back.  Nothing here decides anything.
 """
@@ -13,11 +9,12 @@ import struct
 from collections.abc import Iterator
 from enum import IntEnum
 
-from smtpd.envelope import COUNTER_MAX, Kind, message_of
+from smtpd.envelope import Kind
+from smtpd.scheduler.packed_table import PackedTable
 
-_LOCAL, _RELAYED = struct.Struct("<IQQBbI"), struct.Struct("<IQQBbQI")
+_RECORD = struct.Struct("<QQBbQI")
 _TIME, _U64 = 2**40 - 1, 2**64 - 1  # the largest time that is kept; the lower half of the three
-_STATE, _SUSPENDED, _TIMED, _REMOVED = 0x07, 0x10, 0x20, 0x40
+_STATE, _RELAYED, _SUSPENDED, _TIMED, _REMOVED = 0x07, 0x08, 0x10, 0x20, 0x40
 
 
 class EnvelopeState(IntEnum):
@@ -72,86 +69,48 @@ class ScheduledEnvelope:
 
 class EnvelopeTable:
     def __init__(self) -> None:
-        self._messages: dict[int, bytes | dict[int, bytes]] = {}
-        self._count = 0
+        self._envelopes = PackedTable(_RECORD.size)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._envelopes)
 
     def __contains__(self, id: int) -> bool:
-        return self._packed(id) is not None
+        return id in self._envelopes
 
     def find(self, id: int) -> ScheduledEnvelope | None:
-        packed = self._packed(id)
-        return None if packed is None else _unpack(id, packed)
+        record = self._envelopes.find(id)
+        return None if record is None else _unpack(id, record)
 
     def put(self, envelope: ScheduledEnvelope) -> None:
         """Add it, or replace what is known of it."""
-        message, packed = message_of(envelope.id), _pack(envelope)
-        known = self._messages.get(message)
-        if isinstance(known, dict):
-            self._count += envelope.id not in known
-            known[envelope.id] = packed
-        elif known is None or known[:4] == packed[:4]:
-            self._count += known is None
-            self._messages[message] = packed
-        else:
-            self._count += 1
-            self._messages[message] = {_id(message, known): known, envelope.id: packed}
+        self._envelopes.put(envelope.id, _pack(envelope))
 
     def remove(self, id: int) -> None:
         """Forget it.  It must be known."""
-        message = message_of(id)
-        known = self._messages[message]
-        if isinstance(known, dict):
-            del known[id]
-        if not isinstance(known, dict) or not known:
-            del self._messages[message]
-        self._count -= 1
+        self._envelopes.remove(id)
 
     def ids(self, first: int, last: int) -> Iterator[int]:
         """The ids from `first` to `last` that are known now.  What comes or goes meanwhile does not disturb."""
-        low, high = message_of(first), message_of(last)
-        messages = [low] if low == high else list(self._messages)
-        for message in messages:
-            if low <= message <= high:
-                for id in self._ids_of(message):
-                    if first <= id <= last:
-                        yield id
-
-    def _ids_of(self, message: int) -> list[int]:
-        known = self._messages.get(message)
-        if isinstance(known, dict):
-            return list(known)
-        return [] if known is None else [_id(message, known)]
-
-    def _packed(self, id: int) -> bytes | None:
-        known = self._messages.get(message_of(id))
-        if isinstance(known, dict):
-            return known.get(id)
-        if known is None or int.from_bytes(known[:4], "little") != id & COUNTER_MAX:
-            return None
-        return known
-
-
-def _id(message: int, packed: bytes) -> int:
-    return message << 32 | int.from_bytes(packed[:4], "little")
+        for ids in self._envelopes.numbers(first, last):
+            for id in ids:
+                if id in self._envelopes:
+                    yield id
 
 
 def _pack(envelope: ScheduledEnvelope) -> bytes:
     times = _time(envelope.created) | _time(envelope.expires) << 40 | _time(envelope.next_try) << 80
-    head = (
-        envelope.id & COUNTER_MAX,
+    return _RECORD.pack(
         times & _U64,
         times >> 64,
         envelope.state
+        | (_RELAYED if envelope.kind is Kind.MTA else 0)
         | (_SUSPENDED if envelope.suspended else 0)
         | (_TIMED if envelope.timed else 0)
         | (_REMOVED if envelope.removed else 0),
         envelope.priority,
         envelope.lane,
+        envelope.sender,
     )
-    return _LOCAL.pack(*head) if envelope.kind is Kind.MDA else _RELAYED.pack(*head, envelope.sender)
 
 
 def _time(seconds: int) -> int:
@@ -159,17 +118,12 @@ def _time(seconds: int) -> int:
     return min(max(0, seconds), _TIME)
 
 
-def _unpack(id: int, packed: bytes) -> ScheduledEnvelope:
-    if len(packed) == _LOCAL.size:
-        kind, sender = Kind.MDA, 0
-        _, low, high, flags, priority, lane = _LOCAL.unpack(packed)
-    else:
-        kind = Kind.MTA
-        _, low, high, flags, priority, lane, sender = _RELAYED.unpack(packed)
+def _unpack(id: int, record: bytearray) -> ScheduledEnvelope:
+    low, high, flags, priority, lane, sender = _RECORD.unpack(record)
     times = high << 64 | low
     return ScheduledEnvelope(
         id,
-        kind,
+        Kind.MTA if flags & _RELAYED else Kind.MDA,
         times & _TIME,
         times >> 40 & _TIME,
         times >> 80,

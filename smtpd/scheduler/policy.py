@@ -25,7 +25,6 @@ was down for days.  One whose destination cannot be reached is not tried: it exp
 Sizes: a turn does a bounded number of steps, as everything may become due in one second.
 """
 
-import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable
 
@@ -38,6 +37,7 @@ from smtpd.scheduler.destinations import Destinations
 from smtpd.scheduler.envelope_table import EnvelopeState, EnvelopeTable, ScheduledEnvelope
 from smtpd.scheduler.priority_queue import PriorityQueue
 from smtpd.scheduler.retry import next_try, times_of
+from smtpd.scheduler.timer_queue import TimerQueue
 from smtpd.slice import SchedulerSlice
 
 STEPS_PER_TURN = 1000  # envelopes moved in one turn: some milliseconds
@@ -95,9 +95,8 @@ class Policy:
         self.destinations = Destinations(limits.max_inflight_per_destination)
         self._expired: dict[int, list[int]] = {}  # destination -> envelopes that queue has not been told of
         self._turns = deque(Kind)  # the kind that is served next, first
-        # Time and envelope in one number, as a million tuples would take three times the memory.  A timer that its
-        # envelope does not wait for any more is left in place: what it finds tells.
-        self._timers: list[int] = []
+        # A timer that its envelope does not wait for any more is left in place: what it finds tells.
+        self._timers = TimerQueue()
 
     # -- what comes from queue -----------------------------------------------------
 
@@ -220,11 +219,8 @@ class Policy:
 
     def next_time(self) -> int | None:
         """When a turn has to come at the latest."""
-        of_destination = self.destinations.next_time()
-        if not self._timers:
-            return of_destination
-        time = self._timers[0] >> 63
-        return time if of_destination is None else min(time, of_destination)
+        times = (self._timers.next_time(), self.destinations.next_time())
+        return min((time for time in times if time is not None), default=None)
 
     def take_expired(self) -> dict[int, list[int]]:
         """Envelopes that have expired since this was asked last, by the destination that they have waited for."""
@@ -246,17 +242,18 @@ class Policy:
 
     def _set_timer(self, envelope: ScheduledEnvelope, time: int) -> None:
         if not (envelope.timed and envelope.next_try == time):
-            heapq.heappush(self._timers, time << 63 | envelope.id)
+            self._timers.set(time, envelope.id)
         envelope.timed, envelope.next_try = True, time
 
     def _run_timers(self, now: int, effort: int) -> None:
         """Make due the envelopes whose time has come."""
         for _ in range(effort):
-            if not self._timers or self._timers[0] >> 63 > now:
+            timer = self._timers.take(now)
+            if timer is None:
                 return
-            timer = heapq.heappop(self._timers)
-            envelope = self.table.find(timer & (1 << 63) - 1)
-            if envelope is None or envelope.next_try != timer >> 63:
+            time, id = timer
+            envelope = self.table.find(id)
+            if envelope is None or envelope.next_try != time:
                 continue
             envelope.timed = False
             self.table.put(envelope)

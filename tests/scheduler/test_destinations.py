@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from smtpd.envelope import message_of
 from smtpd.scheduler.destinations import ALLOWED_FIRST, DELAY_MIN, EXPIRY_INTERVAL, TURN_MAX, Destinations
 from smtpd.scheduler.priority_queue import PriorityQueue
-from smtpd.scheduler.sender_queue import FEW, envelopes, joined, left
+from smtpd.scheduler.sender_queue import ENTRY_BYTES, FEW, envelopes, joined, left
 
 NOW = 1_800_000_000
 FREE = 3750
@@ -448,41 +448,83 @@ SENT = st.tuples(st.integers(1, 40), st.sampled_from([0, 0, 0, 5]), st.booleans(
 @given(st.lists(SENT, max_size=60), st.lists(st.integers(1, 9), max_size=60))
 def test_the_queue_of_a_sender_is_the_same_in_each_of_its_forms(sent, takes):
     """Beside one deque for each priority: same order within a priority, same envelopes of a message together."""
-    queue, plain = None, defaultdict(deque)
+    queue, plain = b"", defaultdict(deque)
     takes = iter(takes)
     for number, (message, priority, first) in enumerate(sent):
         id = id_of(message, number)
-        queue = joined(queue, id, priority, first=first)
+        queue = joined(queue, 7, id, priority, first=first)
         (plain[priority].appendleft if first else plain[priority].append)(id)
         if number % 3 == 2 and (most := next(takes, 0)):
             queue = _take(queue, plain, most)
-        assert sorted(envelopes(queue) if queue is not None else []) == sorted(
-            id for one in plain.values() for id in one
-        )
-    while queue is not None:
+        assert sorted(envelopes(queue)) == sorted(id for one in plain.values() for id in one)
+    while queue:
         queue = _take(queue, plain, 3)
     assert not any(plain.values())
 
 
 def test_the_queue_of_a_sender_is_as_small_as_what_waits():
-    """Most have one envelope; a long list would be slow to take from."""
-    forms, queue, mixed = [], None, joined(None, id_of(1), 0, first=False)
+    """Most have one envelope; many that are packed would be slow to take from."""
+    forms, queue, mixed = [], b"", joined(b"", 7, id_of(1), 0, first=False)
     for number in range(FEW + 1):
-        queue = joined(queue, id_of(1, number), 0, first=False)
-        forms.append(type(queue))
-    assert forms == [int, *[list] * (FEW - 1), PriorityQueue]
-    assert type(joined(mixed, id_of(2), 1, first=False)) is PriorityQueue
+        queue = joined(queue, 7, id_of(1, number), 0, first=False)
+        forms.append(len(queue) // ENTRY_BYTES if isinstance(queue, bytes) else type(queue.queues[7]))
+    assert forms == [*range(1, FEW + 1), PriorityQueue]
+    mixed = joined(mixed, 7, id_of(2), 1, first=False)
+    assert type(mixed.queues[7]) is PriorityQueue
+    other = joined(mixed, 8, id_of(3), 0, first=False)
+    assert type(other.queues[8]) is bytes
+
+
+def test_a_destination_with_one_envelope_or_none_is_packed():
+    """There may be a million, all of them dead."""
+    destinations = made((1, 7, 1), (2, 7, 2), (2, 7, 3), (3, 7, 4))
+    assert (len(destinations._known), len(destinations._packed)) == (1, 2)
+    assert turn(destinations) == (1, [1]) and turn(destinations) == (2, [2])
+    assert (len(destinations._known), len(destinations._packed)) == (2, 1)
+    destinations.delay(2, NOW, NOW + 60)
+    destinations.ended(2, tried=False)
+    destinations.ended(1, tried=True)
+    assert (len(destinations._known), len(destinations._packed)) == (0, 2)
+    assert destinations.is_delayed(2) and turns(destinations) == [(3, [4])]
 
 
 def _take(queue, plain, most):
-    if queue is None:
-        return None
+    if not queue:
+        return queue
     ids, queue = left(queue, most)
     assert 1 <= len(ids) <= most and len({message_of(id) for id in ids}) == 1
     (own,) = (one for one in plain.values() if ids[0] in one)
     assert [own.popleft() for _ in ids] == ids
     assert len(ids) == most or not own or message_of(own[0]) != message_of(ids[0])
     return queue
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=60))
+def test_senders_have_turns_in_each_form(sent):
+    """Beside a deque for each sender: a message of one envelope each, so a turn is one."""
+    waiting, plain, order = b"", defaultdict(deque), deque()
+    for number, (sender, takes) in enumerate(sent):
+        waiting = joined(waiting, sender, id_of(number), 0, first=False)
+        plain[sender].append(id_of(number))
+        if sender not in order:
+            order.append(sender)
+        for _ in range(takes if number % 7 == 6 else 0):
+            waiting = _turn_of_next(waiting, plain, order)
+    while order:
+        waiting = _turn_of_next(waiting, plain, order)
+    assert not waiting
+
+
+def _turn_of_next(waiting, plain, order):
+    if not order:
+        return waiting
+    taken, waiting = left(waiting, 100)
+    sender = order.popleft()
+    assert taken == [plain[sender].popleft()]
+    if plain[sender]:
+        order.append(sender)
+    return waiting
 
 
 STEPS = st.lists(

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpd.envelope import AGENT_LANE_MAX, Kind, first_envelope, last_envelope, message_of
+from smtpd.envelope import AGENT_LANE_MAX, Kind, first_envelope, last_envelope
 from smtpd.scheduler.envelope_table import EnvelopeState, EnvelopeTable, ScheduledEnvelope
 
 FIELDS = ScheduledEnvelope.__slots__
@@ -43,7 +43,6 @@ def test_what_was_put_is_found_as_it_was(steps, first, last):
             table.remove(step)
             del plain[step]
         assert len(table) == len(plain)
-        assert table._messages.keys() == {message_of(id) for id in plain}  # and nothing of the others is left
     for id in {first, last, *plain}:
         assert fields(table.find(id)) == fields(plain.get(id))
         assert (id in table) == (id in plain)
@@ -89,27 +88,3 @@ def test_of_one_message_only_the_envelopes_of_the_range_are_found():
     for counter in range(1, 6):
         table.put(ScheduledEnvelope(1 << 32 | counter, Kind.MDA, 1, 2, 3))
     assert [*table.ids(1 << 32 | 2, 1 << 32 | 4)] == [1 << 32 | counter for counter in (2, 3, 4)]
-
-
-class OnlyByKey(dict):
-    __iter__ = None
-
-
-def test_to_find_the_envelopes_of_one_message_the_others_are_not_looked_at():
-    """A million, for each order that an administrator gives for one."""
-    table = EnvelopeTable()
-    for message in (1, 2):
-        table.put(ScheduledEnvelope(message << 32 | 1, Kind.MDA, 1, 2, 3))
-    table._messages = OnlyByKey(table._messages)
-    assert [*table.ids(first_envelope(1), last_envelope(1))] == [1 << 32 | 1]
-
-
-def test_nothing_is_kept_of_a_message_whose_envelopes_have_all_gone():
-    """There are more messages each day."""
-    table = EnvelopeTable()
-    for message, count in ((1, 1), (2, 3)):
-        for counter in range(count):
-            table.put(ScheduledEnvelope(message << 32 | counter, Kind.MDA, 1, 2, 3))
-        for counter in range(count):
-            table.remove(message << 32 | counter)
-    assert (len(table), table._messages) == (0, {})

@@ -320,10 +320,10 @@ def relayed(message=1, counter=1, lane=5, **more):
 def test_while_a_destination_is_delayed_its_envelopes_are_not_tried_and_nothing_of_them_changes():
     made = policy(relayed(1), relayed(2), relayed(3, lane=6))
     made.destinations.delay(5, NOW, NOW + 900)
-    before = [made.table._packed(id_of(message)) for message in (1, 2)]
+    before = [made.table._envelopes.find(id_of(message)) for message in (1, 2)]
     assert made.turn(NOW) == [id_of(3)]
     assert made.turn(NOW + 899) == []
-    assert [made.table._packed(id_of(message)) for message in (1, 2)] == before
+    assert [made.table._envelopes.find(id_of(message)) for message in (1, 2)] == before
     assert made.turn(NOW + 900) == [id_of(1)]  # one, to see
 
 
