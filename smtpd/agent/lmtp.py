@@ -224,9 +224,7 @@ class LmtpSender:
             self._check_trouble()
             connection, _ = self._take()
         except (Unreachable, OSError) as error:
-            return ServerProbed(
-                errand.request, "later", describe_error(error) if isinstance(error, OSError) else str(error)
-            )
+            return ServerProbed(errand.request, "later", describe_error(error))
         try:
             return ServerProbed(errand.request, "utf8" if connection.takes_utf8 else "ascii", "")
         finally:

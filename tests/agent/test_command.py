@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from mail_local.command import CommandAbandoned
 from smtpd.agent.command import (
     ENVIRONMENT_MAX,
     WORKERS_MAX,
@@ -286,6 +287,15 @@ def test_an_exception_in_our_code_defers_that_mail_and_names_the_place():
 
 def test_a_defect_without_a_place_is_named_all_the_same():
     assert defect(ZeroDivisionError("x")) == "defect in the agent: ?: ZeroDivisionError('x')"
+
+
+def test_the_mail_of_a_command_that_ended_with_its_queue_is_not_answered():
+    def abandoned(_mail, _descriptor):
+        raise CommandAbandoned
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, pytest.raises(ConnectionAbortedError):
+        OneMailExecutor(ours, abandoned).execute([(errand(), -1)])
 
 
 def test_a_malformed_wrapper_is_refused():

@@ -373,3 +373,12 @@ def test_an_alias_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(expansion_target, "alias_targets", broken)
     with pytest.raises(TargetDeferred, match=f"^{path}: Input/output error$"):
         AliasFiles((path,), os.getuid()).targets()
+
+
+def test_an_alias_file_is_read_again_when_it_has_changed_and_only_then(tmp_path, monkeypatch):
+    reads, read = [], expansion_target.alias_targets
+    monkeypatch.setattr(expansion_target, "alias_targets", lambda *of: reads.append(of) or read(*of))
+    files = AliasFiles((aliases(tmp_path, "list: amy\n"),), os.getuid() or 1)
+    assert files.targets() == files.targets() == [User("amy")] and len(reads) == 1
+    aliases(tmp_path, "list: amy, bob\n")
+    assert files.targets() == [User("amy"), User("bob")] and len(reads) == 2

@@ -9,6 +9,7 @@ import pytest
 
 from smtpd.agent import explain_forward
 from smtpd.agent.explain_forward import read_forward
+from smtpd.errand import VERDICTS
 from tests.agent.conftest import others
 
 
@@ -59,6 +60,11 @@ def test_only_root_may_read_the_forward_of_another_user(monkeypatch):
 def test_a_child_that_ends_without_an_answer_is_reported(home, monkeypatch):
     monkeypatch.setattr(explain_forward, "_read_as_user", lambda _entry: 1 / 0)
     assert read_forward(myself()) == ("later", b"", "the process that reads it has ended")
+
+
+def test_a_reason_that_was_cut_within_a_character_is_a_reason(home, monkeypatch):
+    monkeypatch.setattr(explain_forward, "_read_as_user", lambda _: bytes([VERDICTS.index("later")]) + b"/home/b\xc3")
+    assert read_forward(myself()) == ("later", b"", "/home/b\ufffd")
 
 
 def test_no_child_is_left(home, monkeypatch):

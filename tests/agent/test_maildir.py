@@ -24,7 +24,7 @@ def name(number=1):
 def test_a_mail_arrives_with_its_trace_lines(start, home):
     agent = start()
     result = agent.deliver(errand())
-    assert (result.envelope, result.outcome) == (77 << 32 | 1, Outcome.DELIVERED)
+    assert (result.envelope, result.outcome, result.text) == (77 << 32 | 1, Outcome.DELIVERED, "Delivered")
     assert files(home) == ([TRACE + MAIL], [])
     assert agent.end() == 0
 
@@ -273,7 +273,8 @@ def test_so_many_maildirs_are_kept_open_and_no_more(tmp_path, monkeypatch):
         return [os.path.basename(root) for root in writer._open]
 
     assert kept("amy", "eve") == ["amy", "eve"]
-    assert kept("zoe", "eve") == ["zoe", "eve"]
+    (_, eve) = writer._open.values()
+    assert kept("zoe", "eve") == ["zoe", "eve"] and list(writer._open.values())[1] is eve
     for box in writer._open.values():
         box.close()
 

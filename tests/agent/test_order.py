@@ -125,6 +125,13 @@ def test_mails_are_written_and_synced_once_before_the_first_is_said_to_be_in_the
     assert recorder.happened("sync bob") == 1
 
 
+def test_a_mailbox_is_not_synced_for_a_mail_that_is_not_written_to_it(recorder, locked):
+    loop = replace(errand(content=b"Delivered-To: bob@here.test\n\n"), lock=1)
+    kind = MailboxAgent(AgentSpec("mbox", ""), "bob", "/")
+    assert serve(recorder, kind, loop, mailbox_socket=locked) == [Outcome.LOOP]
+    assert not recorder.happened("sync bob")
+
+
 @pytest.mark.parametrize("what", ["write bob", "sync bob"])
 def test_what_is_not_durable_in_a_mailbox_is_deferred_and_taken_back_first(recorder, locked, tmp_path, what):
     recorder.refuse(what, errno.ENOSPC)

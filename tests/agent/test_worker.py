@@ -1,6 +1,7 @@
 """What an agent makes of its socket: errands, nonsense, and the end."""
 
 import os
+import select
 import socket
 import struct
 import tempfile
@@ -310,6 +311,23 @@ def test_the_next_errand_of_a_batch_is_waited_for_a_moment(taking):
     assert taken(workers._take_batch()) == [1, 2]
 
 
+@pytest.mark.parametrize("milliseconds, waits", [(0, []), (7, [7])])
+def test_an_errand_of_the_same_batch_is_waited_for_as_long_as_the_kind_says(taking, monkeypatch, milliseconds, waits):
+    watched, waited = [], []
+
+    class Poll:
+        def register(self, sock, events):
+            watched.append((sock, events))
+
+        def poll(self, time):
+            waited.append(time)
+
+    workers = taking(errand(1), GATHER_TIME=milliseconds)
+    monkeypatch.setattr(select, "poll", Poll)
+    workers._wait_for_more()
+    assert waited == waits and watched == [(workers._socket, select.POLLIN)] * len(waits)
+
+
 def test_a_batch_does_not_wait_for_more_because_another_worker_is_busy(taking):
     workers = taking(errand(1))
     workers._busy = 1
@@ -391,3 +409,34 @@ def test_two_workers_that_start_another_at_the_same_moment_start_no_more_than_th
     other.end()
     assert len(serving.workers._threads) == 1
     serving.end()
+
+
+def test_a_worker_that_has_ended_leaves_its_place_to_another():
+    serving = Serving(2)
+    serving.workers._start_another()
+    serving.end()
+    serving.over.clear()
+    serving.workers._start_another()
+    assert len(serving.workers._living_threads()) == 1
+    serving.end()
+
+
+def test_the_first_worker_waits_for_the_others_without_work(taking):
+    looks = []
+
+    class Other:
+        alive = True
+
+        def is_alive(self):
+            looks.append(None)
+            assert len(looks) < 5, "it looks again and again"
+            return self.alive
+
+        def join(self):
+            self.alive = False
+
+    workers = taking()
+    workers._serve = lambda: None
+    workers._threads = [Other()]
+    workers.run()
+    assert len(looks) == 2

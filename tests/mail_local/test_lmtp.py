@@ -36,17 +36,17 @@ def to(*users, size=2):
 
 
 @pytest.mark.parametrize(
-    "text, family, address",
+    "text, family, address, shown",
     [
-        ("127.0.0.1", socket.AF_INET, ("127.0.0.1", 25)),
-        ("127.0.0.1:24", socket.AF_INET, ("127.0.0.1", 24)),
-        ("[::1]:24", socket.AF_INET6, ("::1", 24, 0, 0)),
-        ("[::1]", socket.AF_INET6, ("::1", 25, 0, 0)),
-        ("/run/lmtp", socket.AF_UNIX, "/run/lmtp"),
+        ("127.0.0.1", socket.AF_INET, ("127.0.0.1", 25), "127.0.0.1:25"),
+        ("127.0.0.1:24", socket.AF_INET, ("127.0.0.1", 24), "127.0.0.1:24"),
+        ("[::1]:24", socket.AF_INET6, ("::1", 24, 0, 0), "[::1]:24"),
+        ("[::1]", socket.AF_INET6, ("::1", 25, 0, 0), "[::1]:25"),
+        ("/run/lmtp", socket.AF_UNIX, "/run/lmtp", "/run/lmtp"),
     ],
 )
-def test_a_destination_as_it_is_written(text, family, address):
-    assert [found[:2] for found in lmtp.resolve(text)] == [(family, address)]
+def test_a_destination_as_it_is_written(text, family, address, shown):
+    assert lmtp.resolve(text) == [(family, address, shown)]
 
 
 @pytest.mark.parametrize(

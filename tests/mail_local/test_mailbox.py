@@ -111,6 +111,11 @@ def test_a_reader_that_removes_an_empty_mailbox_between_look_and_use_costs_nothi
     assert (tmp_path / "bob").read_bytes() == b"new\n"
 
 
+def test_a_missing_file_is_named_as_what_it_is(directory):
+    with pytest.raises(FileNotFoundError, match="No such file or directory: 'bob'"):
+        openat2.open("bob", os.O_RDONLY, dir_fd=directory)
+
+
 def test_a_nul_in_a_name_does_not_end_it(directory):
     with pytest.raises(ValueError):
         openat2.open("bob\0x", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=directory)
@@ -130,6 +135,8 @@ def test_without_openat2_a_mailbox_is_found_in_its_directory(directory, tmp_path
         monkeypatch.setattr(openat2, "_libc", OldKernel())
     else:
         monkeypatch.setattr(sys, "platform", "another")
+        monkeypatch.setattr(openat2, "_libc", None)  # has other system calls
+        monkeypatch.delattr(os, "O_PATH")
     write(directory, b"one\n")
     write(directory, b"two\n")
     assert (tmp_path / "bob").read_bytes() == b"one\ntwo\n"
@@ -435,6 +442,20 @@ def test_two_waiting_programs_do_not_try_at_the_same_moments():
     pauses = [list(islice(mailbox.pauses(), 12)) for _ in range(2)]
     assert pauses[0] != pauses[1]
     assert all(0.005 <= pause <= 0.25 for pause in chain(*pauses))
+
+
+def test_the_pauses_between_two_tries_grow(monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda _shortest, longest: longest)
+    assert [*islice(mailbox.pauses(), 7)] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.25, 0.25]
+
+
+def test_a_lock_is_waited_for_without_work(directory, tmp_path, monkeypatch):
+    (tmp_path / "bob.lock").touch()
+    sleeps, sleep = [], time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleeps.append(seconds) or sleep(seconds))
+    with pytest.raises(BlockingIOError):
+        write(directory, b"x\n", lock_timeout=0.05)
+    assert 0 < len(sleeps) < 20 and max(sleeps) <= 0.05
 
 
 def test_a_mailbox_that_a_reader_replaced_is_opened_again(directory, tmp_path, monkeypatch):

@@ -295,8 +295,10 @@ def test_an_earlier_delivery_is_found_in_its_folder_only(root):
 
 def test_a_maildir_is_searched_once_and_for_what_lay_there_then(root):
     store(root, mail(1))
+    (root / "new" / "1.E1.elsewhere").touch()
     box = Maildir(str(root), EarlierDeliveries("host"))
     assert box.earlier.holds("", box._inbox, mail(1).name)
+    assert box.earlier._names == {"": {mail(1).name}}  # those of other hosts would take memory only
     (root / "new" / mail(1).name).unlink()
     (root / "new" / mail(2).name).touch()
     assert box.earlier.holds("", box._inbox, mail(1).name)
@@ -359,6 +361,7 @@ def test_a_folder_opened_in_part_leaves_no_descriptor(root):
     os.rmdir(root / "cur")
     (root / "cur").touch()
     before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(NotADirectoryError) as raised:
         Maildir(str(root), EarlierDeliveries("host"))
+    assert raised.value.filename == str(root / "cur")
     assert (os.listdir("/proc/self/fd") if before else []) == before

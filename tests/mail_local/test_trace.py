@@ -39,6 +39,12 @@ def test_an_international_address_is_utf8():
     assert "Delivered-To: bøb@here.test\n".encode() in added_lines("", "bøb@here.test")
 
 
+def test_an_address_that_is_no_text_is_marked():
+    """An argument of a program that is not UTF-8."""
+    assert added_lines("\udcff", "\udcff") == b"Return-Path: <?>\nDelivered-To: ?\n"
+    assert not was_delivered_to(header("Delivered-To: bob"), "\udcff")
+
+
 @given(st.text(), st.text())
 @example("amy\x85X-Spam: no", "bob\u2028X-Spam: no")
 @settings(max_examples=200)
