@@ -1,5 +1,7 @@
 """The connections of one dispatcher to other hosts: begun within the limits, and forgotten when they have ended."""
 
+from collections.abc import Iterator
+
 from smtpd.relay.action import Connect, Note, RelayAction
 from smtpd.relay.address_order import Path
 from smtpd.relay.connection import OPEN, Attempt, Connection, ConnectionState
@@ -84,9 +86,10 @@ class Connections:
         """Whether another destination waits for one of its places."""
         return any(self.places.others_wait(key, connection.destination) for key in connection.keys)
 
-    def holders(self, key: Key) -> list[Connection]:
-        """The connections that have a place of this limit."""
-        return [self._connections[number] for number in sorted(self.places.holders(key))]
+    def holders(self, key: Key) -> Iterator[Connection]:
+        """The connections that have a place of this limit, in the order of their begin; valid until one comes or goes.
+        There may be CONNECTIONS_MAX of them."""
+        return map(self.get, self.places.holders(key))
 
 
 def _places_for(destination: Destination, path: Path, port: int, concurrency: int) -> tuple[Place, ...]:

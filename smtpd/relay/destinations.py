@@ -503,7 +503,8 @@ class Destinations:
         return destination
 
     def _forget_idle(self) -> None:
-        for _ in range(len(self._destinations) - IDLE_DESTINATIONS_MAX):
+        """Look at two, as one has come: thousands that have mail are not looked through for each further one."""
+        for _ in range(min(2, len(self._destinations) - IDLE_DESTINATIONS_MAX)):
             key, destination = self._destinations.popitem(last=False)
             if not destination.is_idle:
                 self._destinations[key] = destination

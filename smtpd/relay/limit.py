@@ -18,7 +18,7 @@ A key is forgotten when it has no connection, nothing that waits and no pause.
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ class Blocked(NamedTuple):
 
 @dataclass(slots=True)
 class _Entry:
-    holders: set[int] = field(default_factory=set)  # connections
+    holders: dict[int, None] = field(default_factory=dict)  # connections, in the order of their begin
     not_before: float = 0.0  # seconds: the next connect
     waiting: dict[int, int] = field(default_factory=dict)  # destination -> ticket
     order: list[tuple[int, int]] = field(default_factory=list)  # a heap of these, and of some that wait no more
@@ -75,14 +75,14 @@ class Limits:
                 return Blocked(place.key, entry.not_before)
         for place in places:
             entry = self._entries.setdefault(place.key, _Entry())
-            entry.holders.add(connection)
+            entry.holders[connection] = None
             entry.not_before = max(entry.not_before, now + place.delay)
         return None
 
     def release(self, connection: int, places: Iterable[Place], now: float) -> None:
         for place in places:
             entry = self._entries[place.key]
-            entry.holders.remove(connection)
+            del entry.holders[connection]
             if place.reconnect_delay:
                 entry.not_before = max(entry.not_before, now + place.reconnect_delay)
             self.freed(place.key, now)
@@ -108,10 +108,10 @@ class Limits:
         elif not entry.holders:
             del self._entries[key]
 
-    def holders(self, key: Key) -> set[int]:
-        """The connections that have a place of this key."""
+    def holders(self, key: Key) -> Iterator[int]:
+        """The connections that have a place of this key, in the order of their begin; valid until one comes or goes."""
         entry = self._entries.get(key)
-        return set(entry.holders) if entry else set()
+        return iter(entry.holders if entry else ())
 
     # -- destinations that wait ------------------------------------------------------------
 

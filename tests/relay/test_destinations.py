@@ -1,10 +1,11 @@
 """Examples, each a rule: which host is next, and what becomes of a task."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 
 import pytest
 
 from smtpd.envelope import Outcome, RelayResult
+from smtpd.relay import destinations
 from smtpd.relay.action import Delay, Return
 from smtpd.relay.connection import ConnectionFailure, Stage
 from smtpd.relay.host import CONCURRENCY_START
@@ -833,3 +834,39 @@ def test_a_task_that_queue_has_concluded_is_forgotten(play):
     play.obey(play.destinations.forget(task, play.now))
     play.greeted(1)
     assert play.given == {} and play.results[task] == []
+
+
+# -- many destinations ----------------------------------------------------------------------------------------------
+
+
+class CountingDict(OrderedDict):
+    popped = 0
+
+    def popitem(self, last=True):
+        self.popped += 1
+        return super().popitem(last)
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """Ten destinations without mail are remembered; the table of a Play counts how often one was looked at."""
+    monkeypatch.setattr(destinations, "IDLE_DESTINATIONS_MAX", 10)
+    monkeypatch.setattr(destinations, "OrderedDict", CountingDict)
+    return Play()
+
+
+def test_thousands_of_destinations_with_mail_are_not_looked_through_for_a_new_one(counting):
+    for number in range(1000):
+        counting.add(number + 1)
+    assert len(counting.destinations._destinations) == 1000
+    assert counting.destinations._destinations.popped <= 2 * 1000
+
+
+def test_destinations_without_mail_are_forgotten_as_new_ones_come(counting):
+    for number in range(100):
+        counting.add(number + 1)
+        counting.not_found(number + 1, HostRefused(550, "5.1.2", "no such domain"))
+    for number in range(100):
+        counting.add(number + 201, MX1)
+    known = counting.destinations.knows
+    assert not any(known(number + 1) for number in range(100)) and all(known(number + 201) for number in range(100))

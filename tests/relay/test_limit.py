@@ -13,7 +13,7 @@ def test_a_connection_takes_a_place_of_each_limit_or_of_none():
     limits = Limits()
     assert limits.take(1, BOTH, 0.0) is None
     assert limits.take(2, reversed(BOTH), 0.0) == Blocked(HOST)
-    assert limits.holders(SOURCE) == {1}
+    assert list(limits.holders(SOURCE)) == [1]
 
 
 def test_a_place_is_free_when_the_connection_has_ended():
