@@ -30,10 +30,10 @@ USERS = {
 }
 
 
-def unshared(arguments):
+def unshared(arguments, module="tests.bench"):
     """The command that runs the bench again, in its namespaces."""
     namespaces = ["sh", str(TOP / "tests/unshare.sh"), "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    return [*namespaces, sys.executable, "-P", "-m", "tests.bench", *arguments]
+    return [*namespaces, sys.executable, "-P", "-m", module, *arguments]
 
 
 def inside():
