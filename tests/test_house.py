@@ -72,6 +72,12 @@ def parsed(path):
     return ast.parse(path.read_text())
 
 
+def remembered(generator):
+    """That function of a file, whose results several tests ask for."""
+    return functools.cache(functools.wraps(generator)(lambda path: tuple(generator(path))))
+
+
+@remembered
 def imports(path):
     """The modules that a file names in its imports, anywhere in it."""
     for node in ast.walk(parsed(path)):
@@ -161,6 +167,7 @@ def test_every_file_has_a_room_and_says_what_it_is(path):
         assert ast.get_docstring(parsed(path)), "has no docstring"
 
 
+@remembered
 def texts(path):
     """The docstrings of a file, and its comments, those on lines that follow each other as one text."""
     for node in ast.walk(parsed(path)):
@@ -188,6 +195,7 @@ def exceptions_named(text):
         yield from CLASS_NAME.findall(rest)
 
 
+@remembered
 def names_visible(path):
     """The classes that a module defines, what it imports, and what Python has builtin."""
     for node in ast.walk(parsed(path)):
@@ -206,12 +214,17 @@ def test_an_exception_that_a_text_names_is_visible_in_its_module(path):
         assert not paths or name in {name for other in paths for name in names_visible(other)}
 
 
+@functools.cache
+def files_there():
+    """Each file of the code and of the tests, as /smtpd/ipc/log.py."""
+    return [f"/{path.relative_to(TOP).as_posix()}" for path in [*FILES, *(TOP / "tests").rglob("*.py")]]
+
+
 @EVERY_FILE
 def test_a_file_that_a_text_names_is_there(path):
     """`alias_lexer.py` anywhere in the tree, `build/value.py` in a folder of that name."""
-    there = [f"/{other.relative_to(TOP).as_posix()}" for other in [*FILES, *(TOP / "tests").rglob("*.py")]]
     for named in {named for text in texts(path) for named in re.findall(r"(?<![\w./])[\w/]+\.py\b", text)}:
-        assert any(other.endswith(f"/{named}") for other in there), named
+        assert any(other.endswith(f"/{named}") for other in files_there()), named
 
 
 def test_names_of_exceptions_are_found_in_texts():
