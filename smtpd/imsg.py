@@ -13,6 +13,7 @@ import msgspec
 
 from smtpd.envelope import (
     ALIAS_FILES_MAX,
+    INLINE_MAX,
     PAUSES_MAX,
     RECIPIENTS_MAX,
     AttemptNumber,
@@ -839,6 +840,7 @@ class SchedulingStopped:
 # -- away: relayed mail, queue and dispatcher ---------------------------------------------
 
 RelayRecipients = Annotated[list[RelayRecipient], msgspec.Meta(min_length=1, max_length=RECIPIENTS_MAX)]
+InlineContent = Annotated[bytes, msgspec.Meta(max_length=INLINE_MAX)]
 
 
 @imsg("queue -> dispatcher", limit=2 * 1024 * 1024)
@@ -859,11 +861,20 @@ class RelayMessage:
     created: Seconds
     size: int  # bytes of content, with LF line ends
     recipients: RelayRecipients
+    content: InlineContent = b""  # empty: to be fetched
+
+
+@imsg("queue -> dispatcher")
+class ForgetContent:
+    """The content that came with a RelayMessage is not good any more, as an envelope of the attempt has been removed:
+    fetch it."""
+
+    attempt: AttemptNumber
 
 
 @imsg("dispatcher -> queue")
 class FetchContent:
-    """A connection is ready for it.  One at a time of an attempt."""
+    """A connection is ready for it, and it has not come with RelayMessage.  One at a time of an attempt."""
 
     request: int
     attempt: AttemptNumber

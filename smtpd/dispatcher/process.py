@@ -11,7 +11,7 @@
                               |    +--ReadTlsHosts, ReadStsPolicies, KeepTls--> queue
                               +--a digest to sign (tls/signing.py)--> crypto
     parent --TakeCertificate, TakeAuthorities, AddListener: descriptors--> dispatcher
-    queue --PauseSource, TryDestination--> dispatcher
+    queue --ForgetContent, PauseSource, TryDestination--> dispatcher
     control --OpenSession--> dispatcher --SessionOpened: a socket for a program of this host--> control
     control --ListRelays, ListRoutes, ListHosts, ListDomains, ResumeRoute--> dispatcher
 
@@ -41,6 +41,7 @@ from smtpd.imsg import (
     ContentNotFetched,
     CredentialsChecked,
     DropCertificates,
+    ForgetContent,
     HostsFound,
     HostsNotFound,
     ListDomains,
@@ -172,6 +173,8 @@ def from_queue(dispatcher: Dispatcher, channel: Channel, imsg: object, descripto
             dispatcher.resources.to_queue.answer(imsg, descriptor)
         case RelayMessage():
             dispatcher.relaying.take(imsg)
+        case ForgetContent():
+            dispatcher.relaying.forget_content(imsg)
         case PauseSource():
             dispatcher.relaying.pause_source(imsg)
         case TryDestination():

@@ -119,6 +119,9 @@ def size_max(kind):
             digest = 64 if meta.max_length is None and "[0-9a-f]{64}" in (meta.pattern or "") else None
             longest = meta.max_length or digest
             return None if longest is None else 5 + 4 * longest
+        case typing.Annotated if parts[0] is bytes:
+            (meta,) = kind.__metadata__
+            return None if meta.max_length is None else 5 + meta.max_length
         case typing.Annotated if typing.get_origin(parts[0]) is list:
             (meta,) = kind.__metadata__
             item = size_max(typing.get_args(parts[0])[0])

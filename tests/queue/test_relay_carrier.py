@@ -25,6 +25,7 @@ from smtpd.imsg import (
     ExpireEnvelopes,
     FetchContent,
     FindDestinations,
+    ForgetContent,
     ListEnvelopes,
     MessageStored,
     PostponeEnvelopes,
@@ -163,6 +164,63 @@ def test_each_recipient_has_its_own_result_and_they_may_come_one_by_one(house):
     rows = house.queue.disk.store.load([b, c])
     assert [(row.held, row.error) for row in rows] == [(True, "550 5.1.1 no such user"), (False, "451 4.3.0 later")]
     assert len(house.queue.relays) == 0
+
+
+def test_small_content_comes_with_the_message(house):
+    imsg, (id,) = given_message(house)
+    assert imsg.content == CONTENT
+    report(house, imsg.attempt, result(id))
+    assert results(house)[0] == [id] and not any(house.queue.relays._ahead.values())
+
+
+def test_a_dispatcher_that_answers_nothing_has_no_more_than_so_much_content(make_house, monkeypatch):
+    """Of several each has its own share."""
+    monkeypatch.setattr(relay_carrier, "CONTENT_AHEAD_MAX", 2 * len(CONTENT))
+    house = make_house(dispatchers=2)
+    house.store_due(*(relayed(f"bob@{number}.test") for number in range(20)))
+    house.until(lambda: len(house.mail["dispatcher0"]) + len(house.mail["dispatcher1"]) == 20)
+    for name in ("dispatcher0", "dispatcher1"):
+        told = [imsg for imsg, _ in house.mail[name]]
+        assert [imsg.content for imsg in told] == [CONTENT] * 2 + [b""] * (len(told) - 2)
+        house.mail[name].clear()
+        assert fetch_of(house, name, told[2]).content == CONTENT
+        for imsg in told[1:3]:  # one that came with its content, and one that did not
+            house.say(name, RelayTried(imsg.attempt, [result(imsg.recipients[0].envelope)]))
+            results(house)
+    house.store_due(*(relayed(f"amy@{number}.test") for number in range(20)))
+    house.until(lambda: len(house.mail["dispatcher0"]) + len(house.mail["dispatcher1"]) == 20)
+    for name in ("dispatcher0", "dispatcher1"):
+        assert sum(imsg.content == CONTENT for imsg, _ in house.mail[name]) == 1
+
+
+def fetch_of(house, name, imsg):
+    house.say(name, FetchContent(5, imsg.attempt))
+    return house.hear(name, ContentFetched)
+
+
+def test_a_dispatcher_is_to_ask_again_when_an_envelope_is_removed(house):
+    imsg, (a, b) = given_message(house, FAR, relayed("amy@far.test"))
+    house.say("scheduler", DeleteEnvelopes([a]))
+    assert house.hear("dispatcher0", ForgetContent) == ForgetContent(imsg.attempt)
+    assert not any(house.queue.relays._ahead.values())
+    assert fetch(house, imsg.attempt).content == CONTENT  # for the other one
+    assert results(house)[0] == [a]
+    house.say("scheduler", DeleteEnvelopes([b]))
+    house.until(lambda: house.queue.in_flight.maybe_attempt(b).removed)
+    fetch(house, imsg.attempt, ContentNotFetched)  # and has been told that once
+    assert results(house)[0] == [b] and not house.mail["dispatcher0"]
+    house.until(lambda: house.queue.disk.idle)
+    assert house.queue.disk.store.load([a, b]) == [] and len(house.queue.relays) == 0
+
+
+def test_a_dispatcher_that_has_no_content_is_not_told_that_an_envelope_is_removed(house, monkeypatch):
+    monkeypatch.setattr(relay_carrier, "CONTENT_AHEAD_MAX", 0)
+    imsg, (id,) = given_message(house)
+    assert imsg.content == b""
+    house.say("scheduler", DeleteEnvelopes([id]))
+    house.until(lambda: house.queue.in_flight.maybe_attempt(id).removed)
+    fetch(house, imsg.attempt, ContentNotFetched)
+    assert results(house)[0] == [id] and not house.mail["dispatcher0"]
 
 
 def test_large_content_comes_as_a_fresh_descriptor_that_cannot_write(house):

@@ -253,6 +253,9 @@ class OutgoingConnection(asyncio.Protocol):
     def send(self, mail: ClientMail, content: OutgoingContent, date: int) -> None:
         """Only after `ready` or `tried`.  The content is closed here."""
         assert self._client is not None
+        if self._client.state is ClientState.OVER:  # by what the server said behind its reply: `ended` comes next
+            content.close()
+            return
         self._results, self._content = [], content
         self._obey(self._take(self._client.begin, mail, self._loop.time(), date))
 
@@ -293,7 +296,6 @@ class OutgoingConnection(asyncio.Protocol):
                 case RecipientResult():
                     self._results.append(action)
                 case Ready():
-                    self._set_timer()
                     self._be_ready()
                 case End():
                     self._end_session(action)
@@ -313,20 +315,22 @@ class OutgoingConnection(asyncio.Protocol):
     def _feed_content(self) -> None:
         """Feed the client while it wants content and the other side takes it."""
         while self._reading and self._writable and not self._over and self._client is not None and self._client.wants:
-            assert self._content is not None and self._stream is not None
+            content = self._content
+            assert content is not None and self._stream is not None
             if self._stream.transport.is_closing():  # it throws away what is written, until it says why
                 return
             now = self._loop.time()
             try:
-                piece = self._content.read(self._client.wants)
+                piece = content.read(self._client.wants)
             except OSError as error:
                 self._reading = False
                 self._apply(self._take(self._client.content_failed, f"content: {error_text(error)}", now))
                 return
-            self._reading = bool(piece)
-            self._apply(
-                self._take(self._client.content, piece, now) if piece else self._take(self._client.content_end, now)
-            )
+            actions = self._take(self._client.content, piece, now) if piece else []
+            if not piece or (content.is_at_end and self._client.wants and not self._over):
+                self._reading = False
+                actions += self._take(self._client.content_end, now)
+            self._apply(actions)
         self._note_written()
 
     def _note_written(self) -> None:
@@ -395,17 +399,18 @@ class OutgoingConnection(asyncio.Protocol):
     # -- time -----------------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
-        """The timer is left in place while its time is not later than what is waited for: seldom true."""
+        """The timer is left in place while nothing is waited for, or its time is not later than what is: what it finds
+        tells.  So most mails set none."""
         deadline = self._client.deadline if self._client is not None else None
         if self._handshake is not None:
             deadline = self._handshake_end
+        if deadline is None:
+            return
         if self._timer is not None:
-            if deadline is not None and self._timer.when() <= deadline:
+            if self._timer.when() <= deadline:
                 return
             self._timer.cancel()
-            self._timer = None
-        if deadline is not None:
-            self._timer = self._loop.call_at(deadline, self._tick)
+        self._timer = self._loop.call_at(deadline, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

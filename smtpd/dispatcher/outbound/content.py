@@ -28,6 +28,11 @@ class OutgoingContent:
         self._position += len(piece)
         return piece
 
+    @property
+    def is_at_end(self) -> bool:
+        """There is nothing more to read.  Of a file only `read` says so."""
+        return self._descriptor is None and self._position >= len(self._inline)
+
     def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)

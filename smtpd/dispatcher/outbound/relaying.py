@@ -2,7 +2,7 @@
 
     queue --RelayMessage--> Destinations --Resolve--> NextHops (lookup)
                                          --Connect--> OutgoingConnection
-                                         --Give-----> FetchContent, then OutgoingConnection.send
+                                         --Give-----> OutgoingConnection.send, after FetchContent for large content
                                          --Report, Return, Delay, Resume--> queue
 
 The only clock, random numbers and log of the relay are here.
@@ -32,6 +32,7 @@ from smtpd.imsg import (
     DelayDestination,
     FetchContent,
     FindRelayCredentials,
+    ForgetContent,
     PauseSource,
     RelayCredentialsFound,
     RelayCredentialsNotFound,
@@ -78,7 +79,11 @@ STOP_QUIT_TIMEOUT = 2.0  # seconds that a stop waits for the answer to QUIT
 STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 QUIT = "quit"  # how a connection ends that has said QUIT
 RESULT_WORDS = {Outcome.DELIVERED: "Ok", Outcome.DEFERRED: "TempFail"}
-STATISTICS = {Outcome.DELIVERED: "ok", Outcome.DEFERRED: "tempfail", Outcome.LOOP: "loop"}
+STATISTICS = {
+    Outcome.DELIVERED: "mta.delivery.ok",
+    Outcome.DEFERRED: "mta.delivery.tempfail",
+    Outcome.LOOP: "mta.delivery.loop",
+}
 
 
 @dataclass
@@ -119,6 +124,7 @@ class Relaying:
         self._next_hops = NextHops(resources.relay_to_lookup, self.policies)
         self.listing = Listing(self._relay.listing, self._clock)
         self._messages: dict[int, RelayMessage] = {}  # by attempt
+        self._outdated: set[int] = set()  # of these, whose content is to be fetched although it is there
         self._left: dict[int, set[int]] = {}  # of these, the envelopes that have not been answered
         self._known: OrderedDict[int, tuple[str, str]] = OrderedDict()  # destination -> action, domain
         self._sessions: dict[int, _Session] = {}
@@ -144,13 +150,17 @@ class Relaying:
             )
             return
         self._messages[imsg.attempt] = imsg
-        self._left[imsg.attempt] = {recipient.envelope for recipient in imsg.recipients}
+        self._left[imsg.attempt] = envelopes = {recipient.envelope for recipient in imsg.recipients}
         self._known[imsg.destination] = imsg.action, imsg.domain
         self._known.move_to_end(imsg.destination)
-        self._forget_unused()
-        envelopes = {recipient.envelope for recipient in imsg.recipients}
-        task = Task(imsg.attempt, imsg.destination, envelopes, imsg.terms.require_tls)
+        if len(self._known) > DESTINATIONS_MAX:
+            self._forget_unused()
+        task = Task(imsg.attempt, imsg.destination, set(envelopes), imsg.terms.require_tls)
         self._obey(self._relay.add(task, relay, imsg.domain, self._clock()))
+
+    def forget_content(self, imsg: ForgetContent) -> None:
+        if imsg.attempt in self._messages:
+            self._outdated.add(imsg.attempt)
 
     def _forget_unused(self) -> None:
         """A destination that has mail or connections may be the oldest, and is still asked for."""
@@ -345,6 +355,10 @@ class Relaying:
     def _give(self, give: Give) -> None:
         session, attempt = self._sessions[give.connection], give.task.id
         session.task = give.task
+        message = self._messages[attempt]
+        if message.content and attempt not in self._outdated:
+            self._send(session, message, OutgoingContent(message.content))
+            return
         fetching = attempt in self._fetching  # for a connection that has ended: what comes is for this one
         self._fetching[attempt] = give.connection
         if not fetching:
@@ -367,8 +381,13 @@ class Relaying:
         task = session.task if session is not None else None
         if session is None or message is None or task is None or task.id != attempt:
             content.close()
-            return
-        session.recipients = tuple(to for to in message.recipients if to.envelope in task.envelopes)
+        else:
+            self._send(session, message, content)
+
+    def _send(self, session: _Session, message: RelayMessage, content: OutgoingContent) -> None:
+        assert session.task is not None
+        envelopes = session.task.envelopes
+        session.recipients = tuple(to for to in message.recipients if to.envelope in envelopes)
         session.messages += 1
         mail = ClientMail(
             rewrite_sender(message.sender, session.relay.mail_from),
@@ -382,6 +401,7 @@ class Relaying:
         """Queue has concluded the attempt: nothing of it is reported."""
         self._messages.pop(attempt, None)
         self._left.pop(attempt, None)
+        self._outdated.discard(attempt)
         actions = self._relay.forget(attempt, self._clock())
         if session is not None and session.task is not None and session.task.id == attempt:
             session.task = None
@@ -410,10 +430,10 @@ class Relaying:
         self._end_if_over(report.task, [result.envelope for result in report.results])
 
     def _send_results(self, attempt: int, results: list[RelayResult]) -> None:
-        fitting = [msgspec.structs.replace(result, text=fit_text(Text, result.text)) for result in results]
+        fitting = [_fitting(result) for result in results]
         self._resources.queue.send(RelayTried(attempt, fitting))
         for result in fitting:
-            self._resources.statistics[f"mta.delivery.{STATISTICS.get(result.outcome, 'permfail')}"] += 1
+            self._resources.statistics[STATISTICS.get(result.outcome, "mta.delivery.permfail")] += 1
         if (message := self._messages.get(attempt)) is not None:
             self.listing.note_results(message, fitting)
 
@@ -424,6 +444,7 @@ class Relaying:
             left.difference_update(envelopes)
             if not left:
                 del self._messages[attempt], self._left[attempt]
+                self._outdated.discard(attempt)
 
     # -- the log ---------------------------------------------------------------------------------------------------
 
@@ -466,3 +487,9 @@ class Relaying:
         if self._timer_at == time_due:
             self._timer_at = None
         self._obey(self._relay.tick(self._clock()))
+
+
+def _fitting(result: RelayResult) -> RelayResult:
+    """With a text that an imsg carries: so it is already, but for what lookup or this system say."""
+    text = fit_text(Text, result.text)
+    return result if text == result.text else msgspec.structs.replace(result, text=text)

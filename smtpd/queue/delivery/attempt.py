@@ -66,6 +66,7 @@ class Attempt:
         self._counted = False
         self.over = False
         self.removed = False  # by an administrator: not begun any more
+        self.when_removed: Callable[[], None] | None = None  # of a carrier that has handed the content on already
 
     @property
     def is_suspect(self) -> bool:
@@ -107,13 +108,12 @@ class Attempt:
             self._counted = True
             self._disk.commits.submit(CountAttempt(self.envelope.id), partial(self._begun, ready))
 
-    def count(self, counted: Callable[[int], None]) -> None:
-        """Call `counted(size)`, bytes of content, when the attempt is counted, if it has to be; or `counted(0)` when it
-        is over."""
+    def count(self, counted: Callable[[Message | None], None]) -> None:
+        """Call `counted(message)` when the attempt is counted, if it has to be; or `counted(None)` when it is over."""
 
         def ready(message: Message | None, _no_descriptor: int | None) -> None:
             self._ready = None
-            counted(message.size if message is not None else 0)
+            counted(message)
 
         self.prepare(0, ready, opens=False)
 
@@ -165,6 +165,12 @@ class Attempt:
         self._loop.call_soon(stop)
 
     # -- the end ----------------------------------------------------------------------------------------------------
+
+    def remove(self) -> None:
+        """An administrator has removed the envelope: it is not begun any more."""
+        self.removed = True
+        if self.when_removed is not None:
+            self.when_removed()
 
     @contained
     def finish(self, result: AttemptResult) -> None:

@@ -206,7 +206,7 @@ class Conclusions:
             self._deferred.pop(id, None)
             attempt = self._in_flight.maybe_attempt(id)
             if attempt is not None:
-                attempt.removed = True
+                attempt.remove()
             line = self._line("Remove", "Removed by administrator", known.get(id))
             self.conclude(id, Conclusion((Remove(id),), line=line))
 

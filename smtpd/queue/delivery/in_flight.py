@@ -27,7 +27,7 @@ class Word(IntEnum):
 class Attempted(Protocol):
     """What has to be known of an attempt here (attempt.py)."""
 
-    removed: bool
+    def remove(self) -> None: ...
 
     def interrupt(self) -> None: ...
 

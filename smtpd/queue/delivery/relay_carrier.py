@@ -3,6 +3,10 @@
     attempts of one turn of the loop --by message, destination, sender--> counted --> RelayMessage --> dispatcher
     dispatcher --FetchContent--> the content      RelayTried, ReturnRecipients --> each attempt has its end
 
+Small content goes with RelayMessage, as long as a dispatcher has not more than CONTENT_AHEAD_MAX of attempts that it
+has not answered: to slow hosts it goes when a connection asks for it, as large content does.  When an envelope is
+removed meanwhile, ForgetContent makes the dispatcher ask.
+
 A message has at most RECIPIENTS_MAX recipients, and ADDRESS_BYTES_MAX of their addresses.  An envelope that is suspect
 goes alone.  What can be under way is bounded by what the scheduler gives at a time.
 
@@ -26,6 +30,7 @@ from smtpd.imsg import (
     DestinationDelayed,
     DestinationResumed,
     FetchContent,
+    ForgetContent,
     RelayMessage,
     RelayTried,
     ResumeDestination,
@@ -41,6 +46,7 @@ from smtpd.queue.store.store import Envelope, Message
 from smtpd.slice import Method, QueueSlice
 
 ADDRESS_BYTES_MAX = 32 * 1024  # bytes of the addresses in one RelayMessage
+CONTENT_AHEAD_MAX = 8 * 1024 * 1024  # bytes of content that a dispatcher has before it asks for it
 OVER_KEPT = 4096  # attempts that queue has ended, whose dispatcher may not know it yet
 # What a dispatcher has asked for and not read: with more of it, its next FetchContent waits.
 UNREAD_BYTES_MAX = 16 * 1024 * 1024
@@ -54,7 +60,7 @@ GroupKey = tuple[int, Destination, str, int]  # message, destination, sender; of
 class _Group:
     """The attempts of one RelayMessage, by envelope; less those that the dispatcher has answered."""
 
-    __slots__ = ("attempts", "destination", "fetching", "number", "owner", "paused", "request")
+    __slots__ = ("ahead", "attempts", "destination", "fetching", "number", "owner", "paused", "request")
 
     def __init__(self, number: int, destination: Destination, owner: int, attempts: Sequence[Attempt]):
         self.number, self.destination, self.owner = number, destination, owner
@@ -62,6 +68,7 @@ class _Group:
         self.fetching: Attempt | None = None  # the one that gets the content
         self.request = 0  # of the FetchContent under way, or the last one
         self.paused = False  # that waits until the dispatcher has read more
+        self.ahead = 0  # bytes of content that the dispatcher has without having asked
 
 
 class RelayCarrier:
@@ -83,6 +90,7 @@ class RelayCarrier:
         self._collected: defaultdict[GroupKey, list[Attempt]] = defaultdict(list)
         self._groups: dict[int, _Group] = {}
         self._of_destination: defaultdict[int, int] = defaultdict(int)  # number -> groups under way
+        self._ahead: defaultdict[int, int] = defaultdict(int)  # number of a dispatcher -> bytes of content
         self._over: OrderedDict[int, int] = OrderedDict()  # attempt that queue has ended -> its dispatcher
         self._next = 0
 
@@ -115,10 +123,13 @@ class RelayCarrier:
             for some in _portions(attempts):
                 _Counting(some, partial(self._give, destination, sender))
 
-    def _give(self, destination: Destination, sender: str, attempts: Sequence[Attempt], size: int) -> None:
-        """All of them are counted, and the message is `size` bytes long."""
+    def _give(self, destination: Destination, sender: str, attempts: Sequence[Attempt], message: Message) -> None:
+        """All of them are counted."""
         first = attempts[0].envelope
         owner = self._owner(destination.number)
+        content = message.content or b""
+        if self._ahead[owner.number] + len(content) > CONTENT_AHEAD_MAX:
+            content = b""
         self._next += 1
         imsg = RelayMessage(
             attempt=self._next,
@@ -129,11 +140,17 @@ class RelayCarrier:
             sender=sender,
             terms=first.terms,
             created=first.created,
-            size=size,
+            size=message.size,
             recipients=[_recipient(attempt.envelope) for attempt in attempts],
+            content=content,
         )
         owner.send(imsg)
-        self._groups[self._next] = _Group(self._next, destination, owner.number, attempts)
+        group = self._groups[self._next] = _Group(self._next, destination, owner.number, attempts)
+        if content:
+            group.ahead = len(content)
+            self._ahead[group.owner] += group.ahead
+            for attempt in attempts:
+                attempt.when_removed = partial(self._forget_content, group)
         self._of_destination[destination.number] += 1
         self._delays.resume(destination.number)  # otherwise the scheduler would not have given it
 
@@ -141,6 +158,16 @@ class RelayCarrier:
         return self._dispatchers[destination % len(self._dispatchers)]
 
     # -- the content ------------------------------------------------------------------------------------------------
+
+    def _forget_content(self, group: _Group) -> None:
+        """An envelope of the group is removed.  A connection that has not begun with it asks, and hears so."""
+        if group.ahead and group.number in self._groups:
+            self._end_ahead(group)
+            self._owner(group.destination.number).send(ForgetContent(group.number))
+
+    def _end_ahead(self, group: _Group) -> None:
+        self._ahead[group.owner] -= group.ahead
+        group.ahead = 0
 
     def fetch(self, channel: Channel, imsg: FetchContent) -> None:
         if self._is_over(channel, imsg.attempt):
@@ -242,6 +269,7 @@ class RelayCarrier:
 
     def _end(self, group: _Group) -> None:
         del self._groups[group.number]
+        self._end_ahead(group)
         number = group.destination.number
         self._of_destination[number] -= 1
         if not self._of_destination[number]:
@@ -286,26 +314,27 @@ class RelayCarrier:
 class _Counting:
     """Attempts that are to go together, while they are counted on the disk, as far as they have to be."""
 
-    def __init__(self, attempts: Sequence[Attempt], give: Callable[[Sequence[Attempt], int], None]):
+    def __init__(self, attempts: Sequence[Attempt], give: Callable[[Sequence[Attempt], Message], None]):
         self._attempts, self._give = attempts, give
-        self._left, self._size = len(attempts), 0
+        self._left = len(attempts)
+        self._message: Message | None = None
         for attempt in attempts:
             attempt.count(self._counted)
 
-    def _counted(self, size: int) -> None:
-        """Of one of them; 0: it is over."""
+    def _counted(self, message: Message | None) -> None:
+        """Of one of them; None: it is over."""
         self._left -= 1
-        self._size = self._size or size
+        self._message = self._message or message
         if not self._left:
             ready = [attempt for attempt in self._attempts if not attempt.over]
-            if ready:
-                self._give_all(ready)
+            if ready and self._message is not None:
+                self._give_all(ready, self._message)
 
-    def _give_all(self, ready: Sequence[Attempt]) -> None:
+    def _give_all(self, ready: Sequence[Attempt], message: Message) -> None:
         """They go together, so what our own code raises is the end of each of them: none waits for an answer to what
         the dispatcher was never given."""
         try:
-            self._give(ready, self._size)
+            self._give(ready, message)
         except Violation:
             raise
         except Exception as error:  # noqa: BLE001  (the envelopes of one RelayMessage, rule R8)

@@ -19,6 +19,7 @@ from smtpd.imsg import (
     FindHosts,
     FindRelayCredentials,
     FindRoute,
+    ForgetContent,
     HostsFound,
     HostsNotFound,
     RelayCredentialsFound,
@@ -57,6 +58,7 @@ class World(Harness):
             FetchContent: lambda asked: ContentFetched(asked.request, CONTENT),
         }
         self.asked = []
+        self.to_dispatcher = self.channels[1][1]  # queue's end
         played = self.peers.reply
 
         def reply(channel, imsg):
@@ -72,15 +74,14 @@ class World(Harness):
 
     def relay(self, attempt=1, *addresses, **more):
         """queue's question; answers come to `asked`."""
-        queue = self.channels[1][1]
-        assert queue.me == "queue"
+        assert self.to_dispatcher.me == "queue"
         known = {"action": "out", "domain": "", "sender": "amy@here.test", "size": len(CONTENT)}
-        known |= {"destination": 7, "created": 1_700_000_000, "notify": Notify(0), **more}
+        known |= {"destination": 7, "created": 1_700_000_000, "notify": Notify(0), "content": b"", **more}
         recipients = [
             RelayRecipient(attempt << 32 | number, address, address, known["notify"], "")
             for number, address in enumerate(addresses or ("bob@there.test",), 1)
         ]
-        queue.send(
+        self.to_dispatcher.send(
             RelayMessage(
                 attempt,
                 attempt,
@@ -92,6 +93,7 @@ class World(Harness):
                 known["created"],
                 known["size"],
                 recipients,
+                known["content"],
             )
         )
 
@@ -192,6 +194,42 @@ def test_content_comes_out_of_a_file_too(world, tmp_path):
     (tried,) = here.wait_for(RelayTried)
     assert tried.results[0].outcome is Outcome.DELIVERED
     assert host.content == CONTENT.replace(b"\n", b"\r\n") + b".\r\n"
+
+
+def test_content_that_has_come_with_the_message_is_not_asked_for(world):
+    host = Host()
+    here = world(host)
+    here.relay(1, content=CONTENT)
+    here.relay(2, content=CONTENT)
+    for tried in here.wait_for(RelayTried, 2):
+        assert tried.results[0].outcome is Outcome.DELIVERED
+    assert host.content == CONTENT.replace(b"\n", b"\r\n") + b".\r\n" and not here.heard_of(FetchContent)
+
+
+def test_content_of_which_an_envelope_was_removed_is_asked_for(world):
+    """By a connection that has not begun with it."""
+    host = Host()
+    here = world(host)
+    here.answers[FetchContent] = lambda asked: ContentNotFetched(asked.request)
+    here.to_dispatcher.send(ForgetContent(1))  # of an attempt that has been answered meanwhile
+    here.relay(1, content=CONTENT)
+    here.to_dispatcher.send(ForgetContent(1))
+    here.relay(2, content=CONTENT)
+    (tried,) = here.wait_for(RelayTried)
+    assert tried.attempt == 2 and [asked.attempt for asked in here.wait_for(FetchContent)] == [1]
+    assert sum(line.startswith(b"MAIL") for line in host.lines) == 1
+    assert not here.dispatcher.relaying._outdated
+
+
+def test_a_host_that_says_more_than_it_was_asked_behind_a_mail_gets_the_next_one_over_another_connection(world):
+    answers = iter([b"250 ok\r\n250 and more\r\n"])
+    host = Host(lambda line: next(answers, b"250 ok\r\n") if line == b"." else Host.polite(line))
+    here = world(host)
+    for attempt in (1, 2, 3):
+        here.relay(attempt, content=CONTENT)
+    for tried in here.wait_for(RelayTried, 3):
+        assert tried.results[0].outcome is Outcome.DELIVERED
+    assert sum(line.startswith(b"MAIL") for line in host.lines) == 3
 
 
 def test_a_mail_that_queue_has_concluded_meanwhile_is_not_sent(world):

@@ -13,6 +13,7 @@ from smtpd.imsg import (
     ContentNotFetched,
     DelayDestination,
     FetchContent,
+    ForgetContent,
     RelayMessage,
     RelayTried,
     ResumeDestination,
@@ -29,7 +30,7 @@ class Attempt:
         self.number, self.destination, self.message = imsg.attempt, imsg.destination, imsg.message
         self.envelopes = [to.envelope for to in imsg.recipients]
         self.domains = {to.address.rpartition("@")[2] for to in imsg.recipients}
-        self.fetching = self.has_content = False
+        self.fetching, self.has_content = False, bool(imsg.content)
 
 
 class Dispatcher:
@@ -45,6 +46,10 @@ class Dispatcher:
     def hear(self, imsg, descriptor):
         if isinstance(imsg, RelayMessage):
             self._take(Attempt(imsg), imsg)
+            return
+        if isinstance(imsg, ForgetContent):
+            if imsg.attempt in self.attempts:
+                self.attempts[imsg.attempt].has_content = False
             return
         attempt = self._requests.pop(imsg.request)
         attempt.fetching = False
@@ -64,6 +69,8 @@ class Dispatcher:
             raise PromiseBroken(f"attempt {attempt.number} is of several messages or destinations")
         if self._destinations.setdefault(attempt.destination, imsg.domain) != imsg.domain:
             raise PromiseBroken("two destinations have one number")
+        if imsg.content and imsg.content != self._content(imsg.message):
+            raise PromiseBroken(f"attempt {attempt.number} has another content")
         self.attempts[attempt.number] = attempt
         inflight = sum(len(one.envelopes) for one in self.attempts.values() if one.destination == attempt.destination)
         if inflight > LIMIT:

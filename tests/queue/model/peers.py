@@ -20,6 +20,7 @@ from smtpd.imsg import (
     EnvelopeExpanded,
     EnvelopeNotExpanded,
     ExpandEnvelope,
+    ForgetContent,
     ForgetMessage,
     ForwardRead,
     LockMailbox,
@@ -117,7 +118,7 @@ class Peers:
 
     def _hear(self, imsg, descriptor):
         match imsg:
-            case RelayMessage() | ContentFetched() | ContentFileFetched() | ContentNotFetched():
+            case RelayMessage() | ForgetContent() | ContentFetched() | ContentFileFetched() | ContentNotFetched():
                 self.dispatcher.hear(imsg, descriptor)
             case MessageIdsReserved():
                 self._ids.extend(imsg.ids[:20])
