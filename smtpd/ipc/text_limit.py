@@ -75,4 +75,6 @@ def _fields(cls: Any) -> dict[str, Any]:
 def fit_text(kind: Any, text: str) -> str:
     """A reason that others have written, as much of it as `kind` carries, with what it does not as \\ooo."""
     longest, _ = _limits(kind)
+    if text.isprintable() and (longest is None or len(text) <= longest):
+        return text
     return visible(text)[:longest]

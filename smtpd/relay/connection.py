@@ -12,7 +12,7 @@ from enum import Enum
 from smtpd.relay.address_order import Path
 from smtpd.relay.destination import NextHop
 from smtpd.relay.host import HostKey
-from smtpd.relay.limit import Key, Place
+from smtpd.relay.limit import Place
 from smtpd.relay.route import Route
 from smtpd.relay.task import Task
 from smtpd.relay.tls_policy import TlsPolicy
@@ -106,10 +106,6 @@ class Connection:
     @property
     def policy(self) -> TlsPolicy:
         return self.attempt.policy
-
-    @property
-    def keys(self) -> tuple[Key, ...]:
-        return tuple(place.key for place in self.places)
 
     def enter(self, state: ConnectionState) -> None:
         assert state in TRANSITIONS[self.state], f"connection {self.number}: {self.state.name} to {state.name}"

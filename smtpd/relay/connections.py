@@ -84,7 +84,7 @@ class Connections:
 
     def others_wait(self, connection: Connection) -> bool:
         """Whether another destination waits for one of its places."""
-        return any(self.places.others_wait(key, connection.destination) for key in connection.keys)
+        return self.places.others_wait(connection.places, connection.destination)
 
     def holders(self, key: Key) -> Iterator[Connection]:
         """The connections that have a place of this limit, in the order of their begin; valid until one comes or goes.

@@ -231,9 +231,10 @@ class Destinations:
         connection.enter(ConnectionState.IDLE)
         connection.idle_since = now
         connection.not_before = now + destination.limits.session_transaction_delay
-        for other in self._connections.of(destination):
-            if other is not connection and other.address_refused:
-                self._end(other, now)
+        if connection.address_refused:  # so none of this family is used any more
+            for other in self._connections.of(destination):
+                if other is not connection and other.address_refused:
+                    self._end(other, now)
         self._proceed(connection, now)
         return self._settle(now)
 
@@ -283,9 +284,11 @@ class Destinations:
         return self._settle(now)
 
     def next_time(self) -> float | None:
-        times = [self._timers[0][0]] if self._timers else []
         place = self._connections.places.next_time()
-        return min([*times, *([place] if place is not None else [])], default=None)
+        if not self._timers:
+            return place
+        time = self._timers[0][0]
+        return time if place is None else min(time, place)
 
     def _look_again(self, connection: Connection, time: float) -> None:
         """At `time`, or sooner: a message pushes no timer while there is one to look at when it is due."""

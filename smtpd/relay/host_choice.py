@@ -79,7 +79,8 @@ class HostChoice:
 
     def is_paused(self, path: Path, destination: Destination) -> bool:
         """By an administrator."""
-        return not self.paused_sources.isdisjoint([(path.source, 0), (path.source, destination.number)])
+        paused = self.paused_sources
+        return bool(paused) and ((path.source, 0) in paused or (path.source, destination.number) in paused)
 
     def earliest(self, destination: Destination, now: float) -> float:
         """When the first of the routes may be tried again."""

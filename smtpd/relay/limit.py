@@ -56,6 +56,7 @@ class Limits:
         self._entries: dict[Key, _Entry] = {}
         self._timers: list[tuple[float, Key]] = []  # a heap: when a pause is over
         self._free: set[Key] = set()  # that a waiting destination may be woken for
+        self._waits = 0  # of destinations for keys
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -118,6 +119,7 @@ class Limits:
     def wait(self, blocked: Blocked, ticket: int, destination: int) -> None:
         """Wait for a place of the key; a lower ticket comes first."""
         entry = self._entries.setdefault(blocked.key, _Entry())
+        self._waits += destination not in entry.waiting
         entry.waiting[destination] = ticket
         heapq.heappush(entry.order, (ticket, destination))
         if len(entry.order) > 2 * len(entry.waiting) + 16:
@@ -130,17 +132,22 @@ class Limits:
         """Wait no more."""
         entry = self._entries.get(key)
         if entry is not None and entry.waiting.pop(destination, None) is not None:
+            self._waits -= 1
             self.freed(key, now)
 
-    def others_wait(self, key: Key, destination: int) -> bool:
-        """Whether another destination waits for a place of this key."""
-        entry = self._entries.get(key)
-        return entry is not None and len(entry.waiting) > (destination in entry.waiting)
+    def others_wait(self, places: Iterable[Place], destination: int) -> bool:
+        """Whether another destination waits for one of these places."""
+        if not self._waits:  # so for nearly every message
+            return False
+        entries = [entry for place in places if (entry := self._entries.get(place.key)) is not None]
+        return any(len(entry.waiting) > (destination in entry.waiting) for entry in entries)
 
     def woken(self, now: float) -> list[tuple[Key, int]]:
         """A destination for each key with a free place, the one that has waited longest.  Afterwards the key is to be
         given on: `freed`."""
         self._run_timers(now)
+        if not self._free:
+            return []
         found = []
         for key in sorted(self._free, key=repr):
             entry = self._entries.get(key)
@@ -148,6 +155,7 @@ class Limits:
                 ticket, destination = heapq.heappop(entry.order)
                 if entry.waiting.get(destination) == ticket:
                     del entry.waiting[destination]
+                    self._waits -= 1
                     found.append((key, destination))
                     break
         self._free.clear()

@@ -187,8 +187,9 @@ class MailCommands:
         """RCPT.  Only after `maybe_recipient_refusal`."""
         words = [f"RCPT TO:<{self._told(recipient.address, utf8=utf8)}>"]
         if self._extensions.has("DSN"):
-            notify = ",".join(word.name or "" for word in Notify if word in recipient.notify)
-            words += [f"NOTIFY={notify}"] if notify else []
+            if recipient.notify:
+                notify = ",".join(word.name or "" for word in Notify if word in recipient.notify)
+                words.append(f"NOTIFY={notify}")
             original = _original(recipient.original)
             words += [f"ORCPT={original}"] if original else []
         return _line(words)

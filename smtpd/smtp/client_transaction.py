@@ -30,6 +30,7 @@ from smtpd.tls.facts import TlsFacts
 GROUP_MAX = 100  # commands that are sent without an answer in between; their replies fit into any buffer
 
 _TOO_MANY_RECIPIENTS = (452, 552)  # RFC 5321 4.5.3.1.10
+_OUTCOMES = {2: Outcome.DELIVERED, 5: Outcome.FAILED}  # by the first digit of the reply
 
 
 class Transaction:
@@ -222,7 +223,8 @@ class MailPhase(GreetingPhase):
             except TextError as error:  # it has been changed since it was looked at
                 self._end(EndKind.GIVEN_UP, f"the content cannot be converted: {error}")
                 return
-        self._say_content(sender, sender.take(piece))
+        if piece:
+            self._say_content(sender, sender.take(piece))
         if last:
             self._say_content(sender, sender.end())
             transaction.sender = transaction.converter = None
@@ -318,5 +320,5 @@ def _result(
     place: int, response: Response, command: str, outcome: Outcome | None = None, *, dsn: bool = False
 ) -> RecipientResult:
     if outcome is None:
-        outcome = {2: Outcome.DELIVERED, 5: Outcome.FAILED}.get(response.kind, Outcome.DEFERRED)
+        outcome = _OUTCOMES.get(response.kind, Outcome.DEFERRED)
     return RecipientResult(place, outcome, response.code, response.enhanced, str(response), command, dsn=dsn)

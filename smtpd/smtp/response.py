@@ -46,13 +46,17 @@ class Response:
         """The enhanced code; empty when there is none, or one of another class than the code (RFC 2034 4)."""
         word = self.lines[0].partition(" ")[0]
         numbers = word.split(".")
-        if len(numbers) != 3 or not all(number.isdecimal() and len(number) <= 3 for number in numbers):  # RFC 3463 2
+        if len(numbers) != 3 or self.kind == 3 or numbers[0] != str(self.kind):
             return ""
-        return word if numbers[0] == str(self.kind) and self.kind != 3 else ""
+        _, subject, detail = numbers  # RFC 3463 2
+        fits = subject.isdecimal() and detail.isdecimal() and len(subject) <= 3 and len(detail) <= 3
+        return word if fits else ""
 
     def __str__(self) -> str:
         """All of it in one line."""
         first, *others = self.lines
+        if not others and first:
+            return f"{self.code} {first}"[:MAX_TEXT]
         if others and (enhanced := self.enhanced):  # stands in front of each line: RFC 2034 4
             others = [line.removeprefix(f"{enhanced} ") for line in others]
         return " ".join(filter(None, [str(self.code), first, *others]))[:MAX_TEXT]
@@ -88,7 +92,7 @@ class ResponseReader:
 
     def _ends_with(self, line: bytes) -> bool:
         code, mark = line[:3], line[3:4]
-        if not (len(code) == 3 and code.isdigit() and b"200" <= code < b"600" and mark in (b"", b" ", b"-")):
+        if not (mark in (b" ", b"-", b"") and b"200" <= code < b"600" and code.isdigit() and len(code) == 3):
             raise ResponseError("A line without a code")  # RFC 5321 4.2; a code alone is a last line
         if self._lines and code != self._code:  # RFC 5321 4.2.1: the code of each line is the same
             raise ResponseError("Lines with different codes")
