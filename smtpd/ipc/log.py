@@ -139,6 +139,8 @@ class Log:
 
 def encoded(text: str) -> bytes:
     """One line, of at most LINE_MAX bytes with its end, which a pipe takes as a whole."""
+    if len(text) < LINE_MAX and text.isascii() and text.isprintable():  # so are nearly all
+        return text.encode() + b"\n"
     line = visible(text[:LINE_MAX])[:LINE_MAX].encode(errors="backslashreplace")
     if len(line) >= LINE_MAX:
         line = line[: LINE_MAX - 1].decode(errors="ignore").encode()

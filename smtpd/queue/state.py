@@ -40,6 +40,8 @@ from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.store import PAGE, Envelope, Store
 from smtpd.slice import QueueSlice
 
+SUBMIT_DELAY = 0.01  # seconds that a new envelope waits for others until the scheduler hears of them
+SUBMIT_FULL = 64  # envelopes that wait, with which it hears at once
 STOP_TIMEOUT = 5.0  # seconds that a stop waits for agents, results of dispatchers, and a full disk
 SCHEDULER_STOP_TIMEOUT = 5.0  # seconds that a stop waits for the scheduler
 POLL_INTERVAL = 0.01  # seconds between two looks at what a stop waits for
@@ -97,17 +99,24 @@ class Queue:
         self.kept_tls = KeptTls(self.disk, self.to_lookup, now)
         self.listing = Listing(self.disk, self.in_flight, numbers, self.delays, self.pauses)
         self._submitted: list[Schedule] = []
+        self._submit_timer: asyncio.TimerHandle | None = None
         self._stop_at = math.inf  # by the clock of the loop
         self._scheduler_asked = self._scheduler_done = False
         loop.call_later(1.0, self._every_second)
 
     def submit(self, schedules: list[Schedule]) -> None:
-        """The scheduler hears of everything that one turn of the loop brought, at its end."""
-        if not self._submitted:
-            self.loop.call_soon(self._flush)
+        """The scheduler hears of them after a moment, together: what it makes due then passes through four processes,
+        and each is woken once for several mails.  No client waits for it."""
         self._submitted += schedules
+        if len(self._submitted) >= SUBMIT_FULL:
+            self._flush()
+        elif self._submit_timer is None:
+            self._submit_timer = self.loop.call_later(SUBMIT_DELAY, self._flush)
 
     def _flush(self) -> None:
+        if self._submit_timer is not None:
+            self._submit_timer.cancel()
+            self._submit_timer = None
         schedules, self._submitted = self._submitted, []
         for page in batched(schedules, PAGE):
             self.scheduler.send(EnvelopesSubmitted([*page]))

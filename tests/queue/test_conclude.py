@@ -150,11 +150,11 @@ def test_a_carrier_that_wants_the_content_of_what_is_over_is_told_so(house, cour
     house.store_due(recipient())
     house.until(lambda: courier.contents)
     courier.taken[0].finish(AttemptResult(Outcome.DEFERRED, "451 4.3.0 Later", NOW))
-    sizes = []
-    courier.taken[0].count(sizes.append)
-    assert not sizes  # not in the midst of the question
-    house.until(lambda: sizes)
-    assert sizes == [0]
+    messages = []
+    courier.taken[0].count(messages.append)
+    assert not messages  # not in the midst of the question
+    house.until(lambda: messages)
+    assert messages == [None]
 
 
 def test_an_attempt_that_is_over_has_no_second_end_when_our_own_code_raises(house, courier, capfd):

@@ -22,7 +22,7 @@ from smtpd.imsg import (
     StoreMessage,
 )
 from smtpd.ipc.channel import Violation
-from smtpd.queue import incoming, message_ids, process
+from smtpd.queue import incoming, message_ids, process, state
 from smtpd.queue.agents.routing import AgentRouting
 from smtpd.queue.store.store import StoreBroken, StoreFull
 from tests.queue.conftest import CONTENT, ORIGIN, TERMS, configuration, recipient
@@ -65,6 +65,21 @@ def test_a_stored_message_is_on_the_disk_before_it_is_answered(house):
     schedules = house.hear("scheduler", EnvelopesSubmitted).schedules
     roster = AgentRouting(configuration())
     assert schedules == [row.schedule(roster.lane_of(row.recipient)) for row in stored]
+
+
+def test_the_scheduler_hears_of_the_envelopes_of_a_moment_together(house, monkeypatch):
+    monkeypatch.setattr(state, "SUBMIT_DELAY", 3600.0)
+    monkeypatch.setattr(state, "SUBMIT_FULL", 3)
+    messages = house.reserve()
+    for message in messages[:3]:
+        house.submit(message)
+        house.hear("dispatcher0", MessageStored)
+    schedules = house.hear("scheduler", EnvelopesSubmitted).schedules
+    assert [schedule.envelope for schedule in schedules] == [message << 32 | 1 for message in messages[:3]]
+    monkeypatch.setattr(state, "SUBMIT_DELAY", 0.0)
+    house.submit(messages[3])
+    house.hear("dispatcher0", MessageStored)
+    assert len(house.hear("scheduler", EnvelopesSubmitted).schedules) == 1
 
 
 def test_a_message_with_a_release_is_first_tried_then(house):

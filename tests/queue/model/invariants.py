@@ -26,7 +26,8 @@ def check_stopped(ledger, removed, suspended):
 def compare(life, ledger, clock):
     """Nothing is under way between them."""
     policy = life.scheduler.policy
-    if life.scheduler.orders.scanned is not None or not life.queue.disk.commits.idle:
+    queue = life.queue
+    if life.scheduler.orders.scanned is not None or not queue.disk.commits.idle or queue._submitted:
         return
     rows = {row.id: row for row in life.rows}
     if rows.keys() != ledger.rows.keys():

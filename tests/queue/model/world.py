@@ -315,6 +315,7 @@ class World(Peers):
             len(queue.in_flight)
             or self._asked
             or not queue.disk.commits.idle
+            or queue._submitted
             or self.life.scheduler.orders.scanned is not None
         ):
             self.clock.advance(max(0.001, min(loop.next_time or 1e9 for loop in self.life.loops) - self.clock.passed))
