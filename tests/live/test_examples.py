@@ -2,10 +2,13 @@
 
 import contextlib
 import hashlib
+import http.server
 import itertools
 import shutil
 import smtplib
+import socketserver
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -66,7 +69,7 @@ def authority():
 @pytest.fixture(scope="module")
 def network():
     with Network() as network:
-        network.connect("eth0", f"{US}/24", *(f"192.0.2.{host}/24" for host in (25, 26, 27, 28, 66)))
+        network.connect("eth0", f"{US}/24", *(f"192.0.2.{host}/24" for host in (25, 26, 27, 28, 29, 30, 66)))
         network.give("eth0", f"{ALSO_US}/24")
         yield network
 
@@ -162,7 +165,11 @@ PLAIN = {
     "example.org": "@ MX 10 mx\nmx A 192.0.2.1\n",
     "example.com": "@ MX 5 primary\n@ MX 10 mx.example.org.\nprimary A 192.0.2.27\n",
     "example.net": "@ MX 10 clear\nclear A 192.0.2.28\n",
+    # the first MX host is an attacker's
+    "sts.test": "@ MX 5 other\n@ MX 10 mx\nother A 192.0.2.28\nmx A 192.0.2.29\nmta-sts A 192.0.2.30\n"
+    '_mta-sts TXT "v=STSv1; id=1;"\n',
 }
+POLICY = b"version: STSv1\r\nmode: enforce\r\nmx: mx.sts.test\r\nmax_age: 86400\r\n"
 
 
 def key_digest(identity):
@@ -175,9 +182,37 @@ class Hosts:
     """The next hops by name."""
 
 
+class PolicyRequest(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200 if self.path == "/.well-known/mta-sts.txt" else 404)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(POLICY)))
+        self.end_headers()
+        self.wfile.write(POLICY)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def policy_host(context, address):
+    """MTA-STS, by Python's own server."""
+    with socketserver.ThreadingTCPServer((address, 443), PolicyRequest) as server:
+        server.daemon_threads = True
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def identities(authority):
-    return {name: authority.issue(f"mx.{name}.test") for name in ("right", "wrong")}
+    made = {name: authority.issue(f"mx.{name}.test") for name in ("right", "wrong", "sts")}
+    return {**made, "policy": authority.issue("mta-sts.sts.test")}
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +229,7 @@ def server(ground, users, network, authority, identities, alice, bob):
         "hosts": "127.0.0.1 localhost\n",
         "resolv.conf": "nameserver 127.0.0.1\n",
         "mailname": "mx.example.org\n",
+        "ssl/certs/ca-certificates.crt": pem(authority.certificate).decode(),
         "mail/srs.conf": f"srs key {'0123456789abcdef' * 2}\n",
         "pam.d/smtpd": (TOP / "etc/pam.d/smtpd").read_text(),
         f"{live}/fullchain.pem": ours.chain.decode(),
@@ -216,7 +252,8 @@ def hosts(network, identities, server):
     here, directory = Hosts(), server.daemon.directory
     with contextlib.ExitStack() as stack:
         with network.elsewhere():
-            for name, address in (("right", "192.0.2.25"), ("wrong", "192.0.2.26")):
+            stack.enter_context(policy_host(server_context(identities["policy"], directory, "policy"), "192.0.2.30"))
+            for name, address in (("right", "192.0.2.25"), ("wrong", "192.0.2.26"), ("sts", "192.0.2.29")):
                 context = server_context(identities[name], directory, name)
                 setattr(here, name, stack.enter_context(next_hop(context, address=address, port=25)))
             here.primary = stack.enter_context(next_hop(address="192.0.2.27", port=25))
@@ -275,6 +312,14 @@ def test_the_server_sends_nothing_past_dane(server, network, hosts, alice):
         lambda: any(row[6] == "eve@wrong.signed.test" and row[13] for row in envelopes(server.daemon)), what="a reason"
     )
     assert not hosts.wrong.mails
+
+
+def test_the_server_sends_by_the_policy_of_a_domain(server, network, hosts, alice):
+    """MTA-STS, RFC 8461 5: the MX host of the lower preference is not named by it."""
+    with logged_in(network, alice, 465) as client:
+        client.sendmail(f"{alice}@example.org", ["eve@sts.test"], content("by policy"))
+    assert kept(hosts.sts, "by policy").encrypted
+    assert not hosts.clear.subjects().count("by policy")
 
 
 def test_the_server_forwards_with_a_sender_of_its_own(server, network, hosts, users, alice, bob):

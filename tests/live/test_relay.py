@@ -1,6 +1,7 @@
 """Mail that goes out to smarthosts on 127.0.0.1: aiosmtpd, and smtp-sink of Postfix."""
 
 import contextlib
+import os
 import signal
 import socket
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.live.certificate import Authority, key_pem
 from tests.live.conftest import COMPLETE, Daemon, started, until
+from tests.live.descriptors import limit_descriptors
 from tests.live.next_hop import PASSWORD, USER, next_hop, server_context
 from tests.live.recipient import envelopes, logged
 from tests.live.smtp_sink import needs_sink, smtp_sinks
@@ -19,6 +21,7 @@ BODIES = {
 # Name -> value of `relay`; each has the domain NAME.test.
 ACTIONS = {
     "plain": "host smtp://127.0.0.1:{plain.port}",
+    "scarce": "host smtp://127.0.0.1:{plain.port}",
     "smtps": "host smtps://provider@localhost:{smtps.port} auth <secrets> ca ours",
     "starttls": "host smtp+tls://provider@127.0.0.1:{starttls.port} auth <secrets> ca ours",
     "wrong": "host smtps://stale@localhost:{smtps.port} auth <secrets> ca ours",
@@ -286,7 +289,49 @@ def test_a_connection_that_is_lost_after_the_final_dot_is_uncertain(world):
     assert row_of(world, "bob@cut-dot.test")[-1].endswith("the mail had been sent and may arrive twice")
 
 
+def test_without_a_descriptor_mail_waits_and_no_host_is_blamed(world):
+    """The dispatcher has more descriptors than it may for a moment."""
+    pid = world.daemon.pids()["dispatcher"]
+    with world.daemon.client() as client:
+        client.ehlo()
+        limit = limit_descriptors("_smtpd", pid, 3)
+        try:
+            client.sendmail("amy@here.test", ["bob@scarce.test"], COMPLETE + b"\r\nx\r\n")
+            until(lambda: logged(world.daemon, "relay: Too many open files: no new connection for 5 s"), 20)
+            assert row_of(world, "bob@scarce.test")[-1] == ""
+        finally:
+            limit_descriptors("_smtpd", pid, limit)
+    deliveries(world, "bob@scarce.test", "Ok")
+    assert not logged(world.daemon, "relay: smarthosts of scarce delayed")
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def test_results_that_queue_has_not_read_when_the_dispatcher_ends_are_not_lost(world):
+    """Queue stands still meanwhile.  No mail is sent twice."""
+    wanted = [f"unread {number}" for number in range(5)]
+    before = world.plain.waiting
+    world.plain.gate.clear()
+    with world.daemon.client() as client:
+        for subject in wanted:
+            content = COMPLETE + f"Subject: {subject}\r\n\r\nx\r\n".encode()
+            client.sendmail("amy@here.test", ["unread@plain.test"], content)
+    until(lambda: world.plain.waiting > before, what="a content that waits for its answer")
+    pids = world.daemon.pids()
+    os.kill(pids["queue"], signal.SIGSTOP)
+    try:
+        world.daemon.process.send_signal(signal.SIGTERM)
+        until(lambda: not listens(world.daemon.port), what="the begin of the stop")
+        world.plain.gate.set()
+        until(lambda: not os.path.exists(f"/proc/{pids['dispatcher']}"), what="the end of the dispatcher")
+    finally:
+        os.kill(pids["queue"], signal.SIGCONT)
+    assert world.daemon.ended() == 0, world.daemon.log[-3000:]
+    world.daemon.start()
+    until(lambda: set(wanted) <= set(world.plain.subjects()), what="all mails")
+    until(lambda: not [row for row in envelopes(world.daemon) if row[6] == "unread@plain.test"], what="an empty queue")
+    assert sorted(subject for subject in world.plain.subjects() if subject in wanted) == wanted
 
 
 def test_a_stop_under_load_ends_what_has_begun_and_keeps_the_rest(world):
