@@ -12,6 +12,7 @@ limit           connections at a time, pauses, messages a minute
 back_off        how long failures in a row last
 address_order   which address of a host is tried first, and from which of ours
 tls_policy      what must hold of a connection before mail is sent over it
+tls_result      as what a connection is counted
 mta_sts         the policies of RFC 8461
 http_answer     the answer of a host that has one
 tls_memory      which hosts have had TLS

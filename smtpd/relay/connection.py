@@ -16,6 +16,7 @@ from smtpd.relay.limit import Place
 from smtpd.relay.route import Route
 from smtpd.relay.task import Task
 from smtpd.relay.tls_policy import TlsPolicy
+from smtpd.relay.tls_result import TlsResult
 
 
 class ConnectionState(Enum):
@@ -53,7 +54,7 @@ class Stage(Enum):
 @dataclass(frozen=True, slots=True)
 class ConnectionFailure:
     """`code`: of the reply, 0 without one.  `uncertain`: the message was sent to its end and not answered.
-    `untouched`: nothing of the task that was given had been answered."""
+    `untouched`: nothing of the task that was given had been answered.  `tls`: where TLS has failed."""
 
     stage: Stage
     text: str
@@ -61,6 +62,7 @@ class ConnectionFailure:
     enhanced: str = ""
     uncertain: bool = False
     untouched: bool = False
+    tls: TlsResult | None = None
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ class ClientTlsConnection(TlsConnection):
     def __init__(self, context: ClientContext, expectation: Expectation):
         """Raises openssl_library.TlsUnusable where what is expected cannot be verified."""
         self._expectation = expectation
+        self._verify_code = 0
         self._begin(lambda incoming, outgoing: context.connect(expectation, incoming, outgoing))
 
     def _is_verified(self) -> bool:
@@ -39,10 +40,13 @@ class ClientTlsConnection(TlsConnection):
         return b""
 
     def _failure(self, reason: str) -> TlsFailed:
-        return super()._failure(reason.replace("client", "server", 1))  # where the server's side speaks of its peer
+        failed = super()._failure(reason.replace("client", "server", 1))  # where the server's side speaks of its peer
+        failed.verify_code = self._verify_code
+        return failed
 
     def _reason(self, error: ssl.SSLError) -> str:
         if isinstance(error, ssl.SSLCertVerificationError):
+            self._verify_code = error.verify_code
             if error.verify_code == _DANE_MISMATCH:
                 return "certificate of the server: no TLSA record matches"
             return f"certificate of the server: {error.verify_message}"

@@ -79,6 +79,8 @@ _ALERT_OF_CLIENT = ("TLSV1_ALERT_", "SSLV3_ALERT_", "TLSV13_ALERT_")
 class TlsFailed(Exception):
     """The connection is of no use any more; the text says why, in words."""
 
+    verify_code = 0  # OpenSSL's, of the certificate that was refused
+
 
 class TlsLocalFailure(TlsFailed):
     """The fault is ours: no signature from crypto, no thread, no room in a queue, a defect.  It says nothing about the

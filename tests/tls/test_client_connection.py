@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from smtpd.relay.tls_result import TlsResult, failed_handshake
 from smtpd.tls.certificate import Authorities, Certificate
 from smtpd.tls.client_connection import ClientTlsConnection
 from smtpd.tls.client_context import ClientContext, Expectation, OwnCertificate, Tlsa
@@ -79,6 +80,7 @@ class Server:
     def fail(self):
         with pytest.raises(TlsFailed) as failed:
             self.shake()
+        self.verify_code = failed.value.verify_code
         return str(failed.value)
 
 
@@ -195,17 +197,19 @@ def test_a_certificate_for_the_name_below_an_authority_is_verified(versions):
 
 
 @pytest.mark.parametrize(
-    "leaf, name, reason",
+    "leaf, name, reason, counted",
     [
-        (LEAF, OTHER, "certificate of the server: hostname mismatch"),
-        (OLD, MX, "certificate of the server: certificate has expired"),
-        (certify(key("p256", "mx"), MX), MX, "certificate of the server: self-signed certificate"),
-        (certify(key("p256", "mx"), f"*.{MX}", by=authority()), MX, "certificate of the server: hostname mismatch"),
+        (LEAF, OTHER, "hostname mismatch", TlsResult.HOST_MISMATCH),
+        (OLD, MX, "certificate has expired", TlsResult.EXPIRED),
+        (certify(key("p256", "mx"), MX), MX, "self-signed certificate", TlsResult.NOT_TRUSTED),
+        (certify(key("p256", "mx"), f"*.{MX}", by=authority()), MX, "hostname mismatch", TlsResult.HOST_MISMATCH),
     ],
     ids=["another name", "expired", "no authority", "wildcard below"],
 )
-def test_a_certificate_that_does_not_verify_ends_the_handshake(leaf, name, reason):
-    assert Server(server_context(leaf), Expectation(name, True, (name,))).fail().lower().startswith(reason)
+def test_a_certificate_that_does_not_verify_ends_the_handshake(leaf, name, reason, counted):
+    server = Server(server_context(leaf), Expectation(name, True, (name,)))
+    assert server.fail().lower().startswith(f"certificate of the server: {reason}")
+    assert failed_handshake(server.verify_code) is counted
 
 
 def test_without_authorities_nothing_verifies():
@@ -246,8 +250,9 @@ def test_dane_ee_ignores_name_time_and_authorities():
 
 
 def test_a_record_that_does_not_match_ends_the_handshake_although_the_authorities_know_it():
-    reason = Server(server_context(), dane(tlsa(3, wrong=True))).fail()
-    assert reason == "certificate of the server: no TLSA record matches"
+    server = Server(server_context(), dane(tlsa(3, wrong=True)))
+    assert server.fail() == "certificate of the server: no TLSA record matches"
+    assert failed_handshake(server.verify_code) is TlsResult.TLSA_INVALID
 
 
 def test_one_record_that_matches_will_do():

@@ -26,6 +26,7 @@ from smtpd.relay.action import Connect
 from smtpd.relay.address_order import family_of
 from smtpd.relay.connection import ConnectionFailure, Stage
 from smtpd.relay.tls_policy import TlsPolicy, Verify
+from smtpd.relay.tls_result import TlsResult, failed_handshake
 from smtpd.smtp.action import Say
 from smtpd.smtp.client import SmtpClient
 from smtpd.smtp.client_action import (
@@ -209,7 +210,8 @@ class OutgoingConnection(asyncio.Protocol):
         self._handshake = None
         if isinstance(outcome, TlsFailed):
             stage = Stage.AUTHENTICATION if isinstance(outcome, TlsLocalFailure) else Stage.TLS
-            self._end(ConnectionFailure(stage, f"TLS: {outcome}"))
+            result = failed_handshake(outcome.verify_code) if stage is Stage.TLS else None
+            self._end(ConnectionFailure(stage, f"TLS: {outcome}", tls=result))
             return
         assert self._stream is not None
         self._stream.encrypt(outcome)
@@ -348,13 +350,15 @@ class OutgoingConnection(asyncio.Protocol):
         results, self._results = self._results, []
         lost = end.kind in _LOST
         certain = [result for result in results if not (lost and _is_open(result))]
+        stage = self._stage_of(end)
         failure = ConnectionFailure(
-            self._stage_of(end),
+            stage,
             end.text,
             end.code,
             end.enhanced,
             uncertain=any(result.uncertain for result in results),
             untouched=lost and not certain and end.state in (ClientState.READY, ClientState.ENVELOPE),
+            tls=_tls_result(end) if stage is Stage.TLS else None,
         )
         self._end(failure, certain)
 
@@ -429,6 +433,12 @@ class OutgoingConnection(asyncio.Protocol):
 def _is_open(result: RecipientResult) -> bool:
     """No reply of the server's says this: another host may be asked."""
     return result.outcome is Outcome.DEFERRED and result.code in (0, 421) and not (result.local or result.uncertain)
+
+
+def _tls_result(end: End) -> TlsResult:
+    """Of a session that has ended before the handshake: STARTTLS was not offered, or refused by a reply."""
+    refused = end.kind is EndKind.TLS and (end.code or end.state is ClientState.HELLO)
+    return TlsResult.STARTTLS_NOT_SUPPORTED if refused else TlsResult.VALIDATION_FAILURE
 
 
 def _starttls(policy: TlsPolicy) -> Starttls:

@@ -12,6 +12,7 @@ one is kept, mail waits, as slow policy hosts of one domain must not have mail t
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ from smtpd.ipc.request_window import RequestWindow
 from smtpd.ipc.text_limit import text_error
 from smtpd.relay.mta_sts import HTTPS_PORT, Fetch, StsPolicies, StsPolicy
 from smtpd.relay.tls_policy import HostRefused
+from smtpd.relay.tls_result import TlsResult, counter
 from smtpd.tls.client_context import ClientContext
 
 FETCH_TIMEOUT = 60.0  # seconds until the policy is there, RFC 8461 3.3 suggests one minute
@@ -54,7 +56,9 @@ class Policies:
         to_lookup: RequestWindow,
         context: Callable[[], ClientContext],
         now: Callable[[], float],
+        statistics: Counter[str],
     ):
+        self._statistics = statistics
         self._loop, self._to_lookup, self._context, self._now = loop, to_lookup, context, now
         self.kept = StsPolicies()
         self._fetching: dict[str, _Fetching] = {}
@@ -110,9 +114,9 @@ class Policies:
         except LocalFetchError as failed:
             refusal = self._refuse(domain, str(failed))
         except PolicyFetchError as failed:
-            self._fail(domain, str(failed))
+            self._fail(domain, str(failed), failed.result)
         except TimeoutError:
-            self._fail(domain, "timed out")
+            self._fail(domain, "timed out", TlsResult.STS_POLICY_FETCH_ERROR)
         except Exception as error:  # rule R8: a defect costs this fetch
             log.trouble(f"MTA-STS policy of {domain}", error)
             refusal = self._refuse(domain, "internal error")
@@ -171,8 +175,9 @@ class Policies:
         log.info(f"relay: {text}")
         return HostRefused(451, "4.3.0", text)
 
-    def _fail(self, domain: str, reason: str) -> None:
+    def _fail(self, domain: str, reason: str, result: TlsResult) -> None:
         """RFC 8461 10.2: the administrator is told."""
+        self._statistics[counter("sts", result)] += 1
         now = self._now()
         self.kept.fetch_failed(domain, now)
         kept = self.kept.find(domain, now)

@@ -15,6 +15,7 @@ from smtpd.dispatcher.outbound.connection import NO_RESOURCES
 from smtpd.relay.address_order import RACE_DELAY, address_order, family_of
 from smtpd.relay.http_answer import HttpAnswer, HttpError
 from smtpd.relay.mta_sts import HTTPS_PORT, POLICY_SIZE_MAX, StsPolicy, StsPolicyError, parse_policy
+from smtpd.relay.tls_result import TlsResult
 from smtpd.tls.client_connection import ClientTlsConnection
 from smtpd.tls.client_context import ClientContext, Expectation
 from smtpd.tls.connection import TlsFailed
@@ -32,7 +33,11 @@ _REQUEST = (
 
 
 class PolicyFetchError(Exception):
-    """There is no policy; the argument says why."""
+    """There is no policy; the argument says why.  `result`: as what it is counted."""
+
+    def __init__(self, text: str, result: TlsResult = TlsResult.STS_POLICY_FETCH_ERROR):
+        super().__init__(text)
+        self.result = result
 
 
 class LocalFetchError(PolicyFetchError):
@@ -54,8 +59,12 @@ async def fetch_policy(
             body = await _ask(loop, sock, tls, _REQUEST.format(host=host).encode("ascii"))
         return parse_policy(body)
     except (TlsFailed, TlsUnusable) as failed:
-        raise PolicyFetchError(f"TLS: {failed}") from None
-    except (HttpError, StsPolicyError) as failed:
+        certificate = isinstance(failed, TlsFailed) and failed.verify_code
+        result = TlsResult.STS_WEBPKI_INVALID if certificate else TlsResult.STS_POLICY_FETCH_ERROR
+        raise PolicyFetchError(f"TLS: {failed}", result) from None
+    except StsPolicyError as failed:
+        raise PolicyFetchError(str(failed), TlsResult.STS_POLICY_INVALID) from None
+    except HttpError as failed:
         raise PolicyFetchError(str(failed)) from None
     except OSError as error:
         text = os.strerror(error.errno) if error.errno else str(error)

@@ -66,6 +66,7 @@ from smtpd.relay.destination import NextHop
 from smtpd.relay.destinations import Destinations
 from smtpd.relay.task import Task
 from smtpd.relay.tls_policy import HostRefused
+from smtpd.relay.tls_result import TlsResult, counter, policy_type
 from smtpd.slice import DispatcherSlice, RelaySlice
 from smtpd.smtp.client_action import ClientMail, ClientRecipient, RecipientResult
 from smtpd.smtp.client_auth import ClientLogin, Credentials
@@ -121,7 +122,11 @@ class Relaying:
             configuration.relay_limits, configuration.domain_limits, random.random, self._clock()
         )
         self.policies = Policies(
-            self._loop, resources.relay_to_lookup, resources.certificates.get_policy_context, self._clock
+            self._loop,
+            resources.relay_to_lookup,
+            resources.certificates.get_policy_context,
+            self._clock,
+            resources.statistics,
         )
         self._kept_tls = KeptTls(self._loop, resources.to_queue, self._relay.tls_memory, self.policies.kept)
         self._next_hops = NextHops(resources.relay_to_lookup, self.policies)
@@ -333,7 +338,13 @@ class Relaying:
         session = self._sessions[number]
         if facts is None:
             self._log(session, f"clear-text policy={quoted(session.order.policy.why)}")
+        if session.order.policy.attempt:
+            self._count_tls(session, TlsResult.STARTTLS_NOT_SUPPORTED if facts is None else TlsResult.SUCCESSFUL)
         self._obey(self._relay.ready(number, facts is not None, self._clock()))
+
+    def _count_tls(self, session: _Session, result: TlsResult) -> None:
+        kind = policy_type(session.order.hop, session.order.policy)
+        self._resources.statistics[counter(kind, result)] += 1
 
     def tried(self, number: int, results: list[RecipientResult]) -> None:
         session = self._sessions[number]
@@ -347,6 +358,8 @@ class Relaying:
         found, answered = self._results_of(session, results)
         actions = self._relay.ended(number, failure, found, self._clock())
         self._log_deliveries(session, answered, actions)
+        if failure.tls is not None:
+            self._count_tls(session, failure.tls)
         if failure.stage is not Stage.SESSION:
             policy = f" policy={quoted(session.order.policy.why)}" if failure.stage is Stage.TLS else ""
             self._log(session, f"error reason={quoted(failure.text)}{policy}")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import math
+from collections import Counter
 
 import pytest
 
@@ -39,9 +40,12 @@ class Lookup:
 class World:
     def __init__(self, host):
         self.now = 0.0
+        self.counted = Counter()
         self.host, self.lookup = host, Lookup(host)
         context = ClientContext(Authorities.read(pem(authority()[0])))
-        self.policies = Policies(asyncio.get_running_loop(), self.lookup, lambda: context, lambda: self.now)
+        self.policies = Policies(
+            asyncio.get_running_loop(), self.lookup, lambda: context, lambda: self.now, self.counted
+        )
         self.policies.port = host.port
 
     def ask(self, domain="there.test", id="1"):
@@ -120,6 +124,7 @@ def test_mail_goes_without_a_policy_that_cannot_be_fetched(where):
         assert await world.ask() is None
         assert world.ask().result() is None
         assert world.seconds == FETCH_RETRY_DELAY
+        assert world.counted == {"mta.tls.sts.sts-policy-fetch-error": 1}
         world.now = FETCH_RETRY_DELAY
         assert not world.ask().done()
 

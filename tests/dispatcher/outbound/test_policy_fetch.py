@@ -11,6 +11,7 @@ from smtpd.dispatcher.outbound import policy_fetch
 from smtpd.dispatcher.outbound.policy_fetch import RECEIVED_MAX, PolicyFetchError, fetch_policy
 from smtpd.relay.http_answer import OVERHEAD_MAX
 from smtpd.relay.mta_sts import POLICY_SIZE_MAX, StsMode, StsPolicy
+from smtpd.relay.tls_result import TlsResult
 from smtpd.tls.certificate import Authorities
 from smtpd.tls.client_context import ClientContext
 from tests.dispatcher.outbound.policy_host import NAME, POLICY, PolicyHost, ok, run_on_uvloop, tls, tls_of
@@ -29,6 +30,7 @@ def fetch(host, *addresses, seconds=20):
             try:
                 return await fetch_policy(loop, NAME, addresses or ("127.0.0.1",), context, host.port)
             except PolicyFetchError as error:
+                host.result = error.result
                 return str(error)
 
     return run_on_uvloop(run())
@@ -122,7 +124,7 @@ def test_a_wrong_certificate(context, why):
     host = PolicyHost(context=context())
     said = fetch(host)
     assert said.startswith("TLS: certificate of the server: ") and why in said.lower(), said
-    assert host.asked == []
+    assert host.asked == [] and host.result is TlsResult.STS_WEBPKI_INVALID
 
 
 def test_a_wildcard_is_one_label():
@@ -152,6 +154,7 @@ def test_a_redirect_is_not_followed():
     moved = b"HTTP/1.1 301 Moved\r\nLocation: https://127.0.0.1/policy\r\nContent-Length: 0\r\n\r\n"
     host = PolicyHost(moved)
     assert fetch(host) == "status 301" and len(host.asked) == 1
+    assert host.result is TlsResult.STS_POLICY_FETCH_ERROR
 
 
 def test_a_body_that_ends_with_the_connection():
@@ -163,7 +166,8 @@ def test_an_answer_that_stops_in_its_middle():
 
 
 def test_what_is_no_policy():
-    assert fetch(PolicyHost(ok(b"<html>"))) == "not of version STSv1"
+    host = PolicyHost(ok(b"<html>"))
+    assert fetch(host) == "not of version STSv1" and host.result is TlsResult.STS_POLICY_INVALID
 
 
 # -- attacks ------------------------------------------------------------------------------------------------

@@ -442,6 +442,24 @@ def test_a_stop_does_not_wait_for_a_host_that_is_silent(world, monkeypatch, capf
         assert here.wait_for(ReturnRecipients)
 
 
+@pytest.mark.parametrize("offers", [b"250 SIZE", b"250 STARTTLS"], ids=["not offered", "refused"])
+@pytest.mark.parametrize("relay", [{}, {"tls": RelayTls.VERIFIED}], ids=["opportunistic", "verified"])
+def test_results_of_tls_are_counted(world, offers, relay):
+    """In the words of RFC 8460 4.3, once a connection."""
+
+    def answer(line):
+        if line.startswith(b"EHLO"):
+            return b"250-there\r\n" + offers + b"\r\n"
+        return b"454 4.7.0 not now\r\n" if line.startswith(b"STARTTLS") else Host.polite(line)
+
+    here = world(Host(answer), **relay)
+    here.relay()
+    here.wait_for(DelayDestination if relay else RelayTried)
+    statistics = here.dispatcher.resources.statistics
+    counted = {name: count for name, count in statistics.items() if name.startswith("mta.tls.")}
+    assert counted == {"mta.tls.no-policy-found.starttls-not-supported": 1}
+
+
 @pytest.mark.parametrize("raises", ["receive", "lost"])
 def test_a_defect_in_the_client_costs_one_try_of_one_mail(world, monkeypatch, capfd, raises):
     """Whatever a host sends."""
