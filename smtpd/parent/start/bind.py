@@ -10,10 +10,13 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from smtpd.ipc.log import log
 from smtpd.parent.listener import AddressInUse, bind
+from smtpd.parent.start.activation import InheritedSockets
 from smtpd.slice import ListenerSlice
 
 CONTROL_BACKLOG = 128
@@ -50,6 +53,37 @@ def find_late(listeners: Sequence[ListenerSlice]) -> tuple[ListenerSlice, ...]:
 def _is_there(listener: ListenerSlice) -> bool:
     _, _, interface = listener.address.partition("%")
     return not interface or any(interface == name for _, name in socket.if_nameindex())
+
+
+def bind_listeners(
+    listeners: Sequence[ListenerSlice], dispatchers: int, inherited: InheritedSockets, patience: float
+) -> list[list[socket.socket]]:
+    """For each listener one for each dispatcher: of its own, or the service manager's.  Raises as bind_at_start."""
+    found = [inherited.maybe_take(listener) for listener in listeners]
+    inherited.close()  # before any is bound: what is not used may be in the way, and is named first
+    sockets = []
+    for listener, taken in zip(listeners, found, strict=True):
+        if taken is None:
+            make = partial(bind_at_start, listener, shared=dispatchers > 1)
+            sockets.append([when_free(make, patience) for _ in range(dispatchers)])
+        else:
+            log.info(f"{listener.address} port {listener.port}: the socket is the service manager's")
+            with taken:
+                sockets.append([taken.dup() for _ in range(dispatchers)])
+    return sockets
+
+
+def when_free(bound: Callable[[], socket.socket], patience: float) -> socket.socket:
+    """The socket that `bound` makes, tried again for `patience` seconds while its address is in use: the processes of a
+    daemon that was killed outlive it by a moment, with all addresses that it had."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return bound()
+        except AddressInUse:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def bind_at_start(listener: ListenerSlice, *, shared: bool) -> socket.socket:

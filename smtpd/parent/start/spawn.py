@@ -12,7 +12,8 @@ import sys
 from smtpd.boot import IGNORED, PARENT, command
 from smtpd.imsg import TABLE
 from smtpd.ipc.channel import Channel
-from smtpd.parent.child import Child
+from smtpd.parent.child import Child, title
+from smtpd.parent.start.log_pipes import LogPipes, StderrLog
 
 SOCKET_BUFFER = 1024 * 1024  # bytes, so that a burst does not wait for the reader's next turn
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h: beyond net.core.wmem_max, for root
@@ -43,6 +44,17 @@ def start(role: str, number: int = 0, *, log: int = 2, arguments: tuple[str, ...
             setsigmask=IGNORED,
         )
     return Child(role, number, pid, Channel(ours, TABLE, "parent", role, number))
+
+
+def start_logged(logs: StderrLog | LogPipes, role: str, number: int = 0, *, arguments: tuple[str, ...] = ()) -> Child:
+    """Start a process with a log of its own, which is named for it."""
+    name = title(role, number)
+    descriptor = logs.writing_end(name)
+    child = start(role, number, log=descriptor, arguments=arguments)
+    logs.set_pid(name, child.pid)
+    if descriptor != 2:
+        os.close(descriptor)
+    return child
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

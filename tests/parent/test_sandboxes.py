@@ -1,13 +1,16 @@
 """What the log says of the start: sandboxes in one line, and all of them with -v."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from smtpd.ipc.log import log
 from smtpd.parent.child import Child
 from smtpd.parent.start.await_child import CannotStart
-from smtpd.parent.start.boot import StartState, _report, _sum_up_sandboxes
 from smtpd.parent.start.log_pipes import StderrLog
 from smtpd.parent.start.option import Options
+from smtpd.parent.start.sandboxes import report, sum_up
+from smtpd.parent.start.state import StartState
 from smtpd.paths import Paths
 
 NOT_ROOT = "missing: chroot (not root)"
@@ -22,8 +25,8 @@ def booted():
 
 def said(booted, capfd, **held):
     for name, lines in held.items():
-        _report(booted, name.replace("_", " "), lines)
-    _sum_up_sandboxes(booted)
+        report(booted, name.replace("_", " "), lines)
+    sum_up(booted)
     return capfd.readouterr().err.splitlines()
 
 
@@ -54,17 +57,15 @@ def test_a_verbose_log_has_a_line_for_each(booted, capfd, monkeypatch):
     ]
 
 
-def test_what_is_required_and_missing_ends_the_start(booted, monkeypatch):
-    monkeypatch.setattr("smtpd.parent.start.boot._required", lambda _booted: True)
-    booted.configuration = object()
+def test_what_is_required_and_missing_ends_the_start(booted):
+    booted.configuration = SimpleNamespace(sandbox_required=True)
     with pytest.raises(CannotStart, match=r"sandbox of queue: seccomp \(no libseccomp\) is missing"):
-        _report(booted, "queue", [NOT_ROOT, "missing: seccomp (no libseccomp)"])
+        report(booted, "queue", [NOT_ROOT, "missing: seccomp (no libseccomp)"])
 
 
 @pytest.mark.parametrize("system", ["landlock abi 3", "pledge knows none"])
-def test_ports_that_cannot_be_limited_are_said_and_end_no_start(booted, capfd, monkeypatch, system):
-    monkeypatch.setattr("smtpd.parent.start.boot._required", lambda _booted: True)
-    booted.configuration = object()
+def test_ports_that_cannot_be_limited_are_said_and_end_no_start(booted, capfd, system):
+    booted.configuration = SimpleNamespace(sandbox_required=True)
     assert said(booted, capfd, dispatcher_2=[f"missing: limit to TCP ports ({system})"]) == [
         f"warn: sandbox: missing in dispatcher 2: limit to TCP ports ({system})"
     ]
