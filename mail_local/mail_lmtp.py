@@ -39,7 +39,7 @@ def mail_lmtp() -> None:
     try:
         connection = lmtp.connect(lmtp.resolve(arguments.destination), arguments.name)
     except (OSError, lmtp.Unreachable) as trouble:
-        _end(EX_TEMPFAIL, describe_error(trouble) if isinstance(trouble, OSError) else str(trouble))
+        _end(EX_TEMPFAIL, describe_error(trouble))
     except ValueError as error:
         _end(EX_USAGE, str(error))
     told = ClientMail(sender, (ClientRecipient(recipient),), content.tell())

@@ -17,7 +17,7 @@ from smtpd.ipc.os_error import describe_error
 from smtpd.ipc.signal_disposition import reset_signals
 
 
-def mail_mboxfile(lock_timeout: float = mboxfile.LOCK_TIMEOUT) -> None:
+def mail_mboxfile() -> None:
     """`mail.mboxfile`: append the mail on standard input to a file."""
     parser = Arguments(
         prog="mail.mboxfile",
@@ -35,13 +35,7 @@ def mail_mboxfile(lock_timeout: float = mboxfile.LOCK_TIMEOUT) -> None:
     end_by_exit()
     sender = login_name() if arguments.sender is None else arguments.sender
     try:
-        mboxfile.append(arguments.file, mbox.MboxMail(sender, time.time(), pieces(copy())), lock_timeout)
-    except OSError as error:
-        _try_later(arguments.file, describe_error(error))
-    except mboxfile.MailboxError as refused:
-        _try_later(arguments.file, str(refused))
-
-
-def _try_later(path: str, reason: str) -> None:
-    print(f"mail.mboxfile: {path}: {reason}", file=sys.stderr)
-    sys.exit(EX_TEMPFAIL)
+        mboxfile.append(arguments.file, mbox.MboxMail(sender, time.time(), pieces(copy())))
+    except (OSError, mboxfile.MailboxError) as error:
+        print(f"mail.mboxfile: {arguments.file}: {describe_error(error)}", file=sys.stderr)
+        sys.exit(EX_TEMPFAIL)

@@ -64,7 +64,7 @@ def mail_local(directory: str = mailbox.MAIL_DIRECTORY, lock_timeout: float = ma
         "several users it is the highest of theirs, and the others have the mail all the same.",
     )
     parser.add_argument("-L", dest="dot", action="store_false", help="make no dot-lock")
-    parser.add_argument("-l", dest="dot", action="store_true", default=True, help="make a dot-lock (the default)")
+    parser.add_argument("-l", dest="dot", action="store_true", help="make a dot-lock (the default)")
     parser.add_argument("-f", dest="sender", metavar="from", help="the envelope's sender (default: who starts it)")
     parser.add_argument("users", nargs="+", metavar="user")
     arguments = parser.parse_args()
@@ -209,7 +209,7 @@ def _store(path: str, junk: bool) -> str:
 def _read_start() -> bytes:
     """The first HEADER_MAX bytes; a pipe gives them in pieces."""
     start = b""
-    while len(start) < trace.HEADER_MAX and (piece := os.read(0, trace.HEADER_MAX - len(start))):
+    while piece := os.read(0, trace.HEADER_MAX - len(start)):
         start += piece
     return start
 

@@ -38,6 +38,49 @@ def test_the_status_of_a_command_is_not_lost(status):
     assert done.returncode == status, done.stderr
 
 
+# Imports first: the interpreter may lie where only root can read.
+START = """
+import argparse, encodings.idna, importlib, locale, os, shutil, sys
+module, name, uid = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
+program = getattr(importlib.import_module(module), name)
+argparse.ArgumentParser().format_help()
+if os.getuid() != uid:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+sys.exit(program())
+"""
+
+
+@pytest.mark.parametrize(
+    "program, arguments, status",
+    [
+        (("mail_local.program", "mail_local"), ["bob"], 75),
+        (("mail_local.program", "mail_maildir"), ["/nonexistent/Maildir"], -signal.SIGTERM),
+        (("mail_local.mail_mboxfile", "mail_mboxfile"), ["/nonexistent/mbox"], 75),
+        (("mail_local.mail_lmtp", "mail_lmtp"), ["-d", "/nonexistent/lmtp", "-u"], -signal.SIGTERM),
+    ],
+)
+def test_a_mail_that_does_not_come_to_an_end_can_be_given_up(program, arguments, status):
+    """By a caller that blocked SIGTERM for itself."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", START, *program, str(UID), *arguments],
+        preexec_fn=careless,
+        stdin=subprocess.PIPE,
+        pipesize=4096,
+        cwd="/",
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(TOP), "USER": "bob"},
+    )
+    with started:
+        started.stdin.write(b"x" * 40_000)  # more than this pipe holds: it is reading
+        started.stdin.flush()
+        started.send_signal(signal.SIGTERM)
+        try:
+            assert started.wait(30) == status
+        finally:
+            started.kill()
+
+
 STATE = """
 import signal
 from smtpd.ipc.signal_disposition import reset_signals

@@ -15,14 +15,16 @@ TOP = Path(__file__).parent.parent.parent
 UID = 54321 if os.geteuid() == 0 else os.getuid()  # nobody's
 # Imports first: the interpreter may lie where only root can read.
 START = """
-import argparse, encodings.idna, locale, os, shutil, sys
+import argparse, encodings.idna, locale, os, resource, shutil, sys
 from mail_local.mail_lmtp import mail_lmtp
 argparse.ArgumentParser().format_help()
-uid = int(sys.argv.pop(1))
+uid, files = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 if os.getuid() != uid:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
+if files:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 sys.exit(mail_lmtp())
 """
 MAIL = b"Subject: hello\n\n.Good morning.\n"
@@ -42,10 +44,12 @@ def serve():
         server.stop()
 
 
-def run(*arguments, mail=MAIL, uid=UID, **environment):
+def run(*arguments, mail=MAIL, uid=UID, limit="", files=0, **environment):
+    begin = ["prlimit", limit] if limit else []
     variables = {"USER": "bob", "RECIPIENT": "bob@here.test", "SENDER": "amy@there.test", **environment}
+    variables = {name: value for name, value in variables.items() if value is not None}
     return subprocess.run(
-        [sys.executable, "-P", "-c", START, str(uid), *arguments],
+        [*begin, sys.executable, "-P", "-c", START, str(uid), str(files), *arguments],
         input=mail,
         capture_output=True,
         cwd="/",
@@ -60,6 +64,7 @@ def test_the_mail_is_delivered(serve, option, recipient):
     done = run("-d", server.target, option)
     assert (done.returncode, done.stderr) == (0, b"")
     assert server.mails == [(1, "amy@there.test", [recipient], WIRED)]
+    assert server.ended.acquire(timeout=10)  # with QUIT
 
 
 def test_over_a_socket_of_the_file_system(serve):
@@ -76,6 +81,12 @@ def test_the_sender_is_an_argument(serve, arguments, sender):
     server = serve()
     assert run("-d", server.target, "-u", *arguments).returncode == 0
     assert server.mails[0][1] == sender
+
+
+def test_without_a_sender_it_is_the_null_sender(serve):
+    server = serve()
+    assert run("-d", server.target, "-u", SENDER=None).returncode == 0
+    assert server.mails[0][1] == ""
 
 
 def test_lines_that_end_with_both_and_no_line_end_at_the_end(serve):
@@ -134,6 +145,18 @@ def test_without_a_server_the_mail_is_deferred():
         sock.bind(("127.0.0.1", 0))
         done = run("-d", "{}:{}".format(*sock.getsockname()), "-u")
     assert done.returncode == 75 and b"Connection refused" in done.stderr
+
+
+def test_no_room_for_a_copy(serve):
+    server = serve()
+    done = run("-d", server.target, "-u", mail=b"x" * 2_000_000, limit="--fsize=1500000")
+    assert done.returncode == 71 and b"File too large" in done.stderr
+    assert server.connections == 0
+
+
+def test_a_name_that_cannot_be_looked_up_now_is_tried_later():
+    done = run("-d", "nowhere.test", "-u", files=3)
+    assert done.returncode == 75 and done.stderr.startswith(b"mail.lmtp: "), done.stderr
 
 
 @pytest.mark.parametrize(

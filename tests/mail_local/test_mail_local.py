@@ -1,5 +1,7 @@
 """mail.local as another mail server would run it."""
 
+import ctypes
+import errno
 import mailbox
 import os
 import pwd
@@ -9,8 +11,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from mail_local.program import _find_user
+from smtpd import PRODUCT, VERSION
 
 TOP = Path(__file__).parent.parent.parent
 ROOT = os.geteuid() == 0
@@ -21,13 +27,16 @@ START = """
 import argparse, locale, os, pwd, resource, shutil, sys
 from mail_local.program import mail_local
 argparse.ArgumentParser().format_help()
-uid, limit, directory = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
+uid, limit, files, directory = int(sys.argv.pop(1)), int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
 if os.getuid() != uid:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+if files:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+os.umask(0o777)  # a caller's, with which nothing that is made can be used
 sys.exit(mail_local(directory, lock_timeout=0.0))
 """
 MAIL = b"Subject: hello\n\nGood morning.\n"
@@ -42,8 +51,8 @@ def spool():
     shutil.rmtree(path, ignore_errors=True)
 
 
-def command(spool, *arguments, uid=UID, limit=0):
-    return [sys.executable, "-P", "-c", START, str(uid), str(limit), str(spool), *arguments]
+def command(spool, *arguments, uid=UID, limit=0, files=0):
+    return [sys.executable, "-P", "-c", START, str(uid), str(limit), str(files), str(spool), *arguments]
 
 
 ENVIRONMENT = {"PYTHONPATH": str(TOP), "PATH": os.environ["PATH"]}
@@ -64,12 +73,14 @@ def stored(path):
 
 
 def test_the_mail_is_appended(spool):
-    assert run(spool, "-f", "amy@there.test", USER).returncode == 0
+    done = run(spool, "-f", "amy@there.test", USER)
+    assert (done.returncode, done.stderr) == (0, b"")
     assert run(spool, "-l", USER, mail=b"second").returncode == 0
     assert stored(spool / USER) == [MAIL, b"second\n"]
     assert (spool / USER).read_bytes().startswith(b"From amy@there.test ")
     assert b"\n\nFrom %s " % USER.encode() in (spool / USER).read_bytes()
     assert os.listdir(spool) == [USER]
+    assert (spool / USER).stat().st_mode & 0o777 == 0o600
 
 
 def test_the_null_sender(spool):
@@ -104,6 +115,11 @@ def test_several_users_get_the_mail_one_by_one(spool):
     assert stored(spool / USER) == [MAIL, MAIL]
 
 
+def test_no_number_of_users_needs_more_than_a_few_descriptors(spool):
+    assert run(spool, *[USER] * 20, files=16).returncode == 0
+    assert stored(spool / USER) == [MAIL] * 20
+
+
 def test_a_temporary_failure_is_the_exit_status_of_several(spool):
     (spool / f"{USER}.lock").touch()
     assert run(spool, USER, "no-such-user").returncode == 75
@@ -136,6 +152,12 @@ def test_no_right_to_make_a_dot_lock_is_said_and_can_be_done_without(spool):
     assert done.returncode == 75 and b"cannot create the dot-lock" in done.stderr
     assert run(spool, "-L", USER).returncode == 0
     assert stored(spool / USER) == [MAIL, MAIL]
+
+
+def test_the_last_word_on_dot_locks_counts(spool):
+    (spool / f"{USER}.lock").touch()
+    assert run(spool, "-L", "-l", USER).returncode == 75
+    assert run(spool, "-l", "-L", USER).returncode == 0
 
 
 @pytest.mark.parametrize("mode", [0o2775, 0o755], ids=["Debian", "OpenBSD"])
@@ -190,6 +212,18 @@ def test_no_room_for_a_copy(spool):
     assert os.listdir(spool) == []
 
 
+def test_no_room_for_the_last_bytes_of_a_copy(spool, tmp_path):
+    """They may wait in memory until the copy is read."""
+    size = 17 * 65536 + 100  # read in whole pieces, and a last one that is small
+    (tmp_path / "mail").write_bytes(b"x" * size)
+    with open(tmp_path / "mail", "rb") as mail:
+        program = subprocess.Popen(
+            command(spool, USER, limit=size - 50), stdin=mail, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+        )
+        assert program.wait(30) == 71
+    assert os.listdir(spool) == []
+
+
 def test_nothing_is_locked_while_the_mail_is_still_coming(spool):
     program = subprocess.Popen(command(spool, USER), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT)
     program.stdin.write(MAIL)
@@ -211,10 +245,48 @@ def test_sigterm_ends_it_with_a_temporary_failure(spool):
 
 @pytest.mark.parametrize("arguments", [(), ("-x", USER), ("-f",)])
 def test_wrong_arguments(spool, arguments):
-    assert run(spool, *arguments).returncode == 64
+    done = run(spool, *arguments)
+    assert done.returncode == 64 and done.stderr.startswith(b"mail.local: ")
+
+
+def test_version(spool):
+    done = run(spool, "--version")
+    assert (done.returncode, done.stdout.decode()) == (0, f"mail.local ({PRODUCT}) {VERSION}\n")
 
 
 def test_help(spool):
     done = run(spool, "--help")
     assert done.returncode == 0 and b"dot-lock" in done.stdout
     assert os.listdir(spool) == []
+
+
+# -- the user database --------------------------------------------------------------------------
+
+
+def answers(monkeypatch, number, address=None):
+    """Make getpwnam(3) answer, with that errno."""
+
+    def getpwnam(_name):
+        ctypes.set_errno(number)
+        return address
+
+    monkeypatch.setattr("mail_local.program._libc", SimpleNamespace(getpwnam=getpwnam))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ECONNREFUSED])
+def test_a_user_database_that_does_not_answer_is_a_temporary_failure(monkeypatch, number):
+    answers(monkeypatch, number)
+    with pytest.raises(OSError, match="the user database does not answer"):
+        _find_user("no-such-user")
+
+
+def test_a_user_database_that_answers_only_the_second_time_is_a_temporary_failure(monkeypatch):
+    answers(monkeypatch, 0, address=1)
+    with pytest.raises(OSError, match="the user database does not answer"):
+        _find_user("no-such-user")
+
+
+def test_an_error_of_an_earlier_call_is_none_of_the_user_database(monkeypatch):
+    ctypes.set_errno(errno.EIO)
+    monkeypatch.setattr("mail_local.program._libc", SimpleNamespace(getpwnam=lambda _name: None))
+    assert _find_user("no-such-user") is None

@@ -24,6 +24,8 @@ if os.getuid() != uid:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
+if name == "mail_mboxfile":
+    os.umask(0o777)  # a caller's, with which nothing that is made can be used
 sys.exit(program())
 """
 MAIL = b"Subject: hello\n\nGood morning.\n"
@@ -72,6 +74,11 @@ def test_a_command_that_is_killed_has_no_status():
 def test_a_pipe_that_breaks_ends_a_command_as_it_would_in_a_shell(home):
     run("mail_mda", "(yes; echo $? > status) | head -c 1", home=home)
     assert (home / "status").read_text() == "141\n"  # SIGPIPE
+
+
+def test_a_shell_that_cannot_be_started_is_a_temporary_failure():
+    done = run("mail_mda", "true", limit="--nproc=0")
+    assert done.returncode == 75 and done.stderr.startswith(b"mail.mda: "), done.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["-x", "a"]])

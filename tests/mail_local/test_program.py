@@ -1,5 +1,6 @@
 """mail.maildir as another mail server would run it."""
 
+import io
 import os
 import re
 import shutil
@@ -9,6 +10,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
+from mail_local import trace
+from mail_local.program import _read_start
 
 TOP = Path(__file__).parent.parent.parent
 UID = 54321 if os.geteuid() == 0 else os.getuid()  # nobody's
@@ -22,6 +26,7 @@ if os.getuid() != uid:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
+os.umask(0o777)  # a caller's, with which nothing that is made can be used
 sys.exit(mail_maildir())
 """
 MAIL = b"Subject: hello\n\nGood morning.\n"
@@ -36,13 +41,15 @@ def home():
     shutil.rmtree(path, ignore_errors=True)
 
 
-def run(home, *arguments, mail=MAIL, uid=UID, **environment):
+def run(home, *arguments, mail=MAIL, uid=UID, limit="", **environment):
+    variables = {"HOME": str(home), "PYTHONPATH": str(TOP), "PATH": os.environ["PATH"], **environment}
+    begin = ["prlimit", limit] if limit else []
     return subprocess.run(
-        [sys.executable, "-P", "-c", START, str(uid), *arguments],
+        [*begin, sys.executable, "-P", "-c", START, str(uid), *arguments],
         input=mail,
         capture_output=True,
         cwd="/",
-        env={"HOME": str(home), "PYTHONPATH": str(TOP), "PATH": os.environ["PATH"], **environment},
+        env={name: value for name, value in variables.items() if value is not None},
         timeout=30,
     )
 
@@ -85,6 +92,12 @@ def test_junk(home):
     assert stored(home / "Maildir") == [spam]
 
 
+def test_what_is_no_junk_is_stored_in_the_inbox(home):
+    assert run(home, "-j").returncode == 0
+    assert stored(home / "Maildir") == [MAIL]
+    assert not (home / "Maildir/.Junk").exists()
+
+
 def test_the_extension_names_a_folder(home):
     run(home)
     (home / "Maildir/.work").mkdir()
@@ -105,8 +118,22 @@ def test_a_relative_path_is_a_temporary_failure(home):
     assert done.returncode == 75 and b"absolute" in done.stderr
 
 
-def test_a_missing_home_is_a_temporary_failure(home):
-    assert run(home, HOME="").returncode == 75
+@pytest.mark.parametrize("missing", ["", None])
+def test_a_missing_home_is_a_temporary_failure(home, missing):
+    done = run(home, HOME=missing)
+    assert done.returncode == 75 and b"not an absolute path" in done.stderr
+
+
+def test_a_mail_for_which_there_is_no_room_is_a_temporary_failure(home):
+    done = run(home, mail=MAIL + b"x" * 20_000, limit="--fsize=8192")
+    assert done.returncode == 75 and b"File too large" in done.stderr
+    assert [path.name for path in (home / "Maildir").rglob("*") if path.is_file()] == []
+
+
+def test_a_header_that_comes_in_pieces_is_read_up_to_what_is_searched(monkeypatch):
+    mail = io.BytesIO(bytes(range(256)) * 1000)
+    monkeypatch.setattr(os, "read", lambda _descriptor, size: mail.read(min(size, 1000)))
+    assert _read_start() == mail.getvalue()[: trace.HEADER_MAX]
 
 
 def test_a_home_that_cannot_be_written_is_a_temporary_failure(home):
