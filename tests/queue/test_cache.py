@@ -32,6 +32,14 @@ def test_a_message_goes_with_its_last_envelope():
     assert (len(cache), cache.weight) == (0, 0)
 
 
+def test_a_message_that_is_kept_again_keeps_its_envelopes():
+    cache = Cache()
+    stored = add(1, envelopes=2)
+    cache.keep(stored.message, stored.envelopes)
+    cache.keep(stored.message)
+    assert cache.maybe_envelope(1 << 32 | 2) is stored.envelopes[1]
+
+
 def test_a_message_that_was_read_again_goes_with_its_envelope_too():
     cache = Cache()
     cache.keep(message(1))

@@ -8,7 +8,17 @@ import pytest
 from smtpd.ipc.loop import prepare
 from smtpd.queue.store import commit
 from smtpd.queue.store.commit import Commits
-from smtpd.queue.store.store import Compound, CountAttempt, Hold, Remove, Reschedule, StoreBroken, StoreFull, Suspend
+from smtpd.queue.store.store import (
+    Compound,
+    CountAttempt,
+    Hold,
+    RememberTls,
+    Remove,
+    Reschedule,
+    StoreBroken,
+    StoreFull,
+    Suspend,
+)
 from tests.queue.conftest import WAIT_MAX, add
 from tests.queue.fault import Faulty, broken, refuse, times
 from tests.queue.ram_store import RAMStore
@@ -276,6 +286,16 @@ def test_a_disk_that_fails_while_the_log_is_copied_back_is_repaired(bench):
     assert not bench.given_up
 
 
+def test_what_is_not_urgent_waits_for_others(bench, monkeypatch):
+    monkeypatch.setattr(commit, "BATCH_DELAY", 3600.0)
+    bench.commits.submit(RememberTls(1, [], []), lambda _error: None, urgent=False)
+    bench.run_for(0.02)
+    assert not bench.store.called("apply")
+    bench.submit(add(1))
+    assert bench.run() == [None]
+    assert [len(changes) for (changes,) in bench.store.called("apply")] == [2]
+
+
 def test_many_ends_of_deliveries_do_not_wait_for_more(bench, monkeypatch):
     monkeypatch.setattr(commit, "BATCH_DELAY", 3600.0)
     monkeypatch.setattr(commit, "BATCH_FULL", 3)
@@ -348,8 +368,9 @@ def test_nothing_is_accepted_while_the_store_is_being_mended_and_nothing_lost(be
     bench.run_for(0.1)  # it is tried again, and waits on
     mended.set()
     bench.until(lambda: not bench.commits.repairing)
+    assert [type(error) for error in bench.run()] == [StoreBroken, StoreBroken, type(None)]
     bench.submit(add(3))
-    assert [type(error) for error in bench.run()] == [StoreBroken, StoreBroken, type(None), type(None)]
+    assert bench.run()[-1] is None
 
 
 def test_a_disk_that_fails_twice_is_the_end(bench):
@@ -450,6 +471,15 @@ def test_space_is_given_back_that_long_after_the_last_commit(bench):
         if number == 1:
             before = bench.commits._quiet
     assert before.cancelled() and not bench.commits._quiet.cancelled()
+
+
+def test_the_store_is_not_idle_while_space_is_given_back(bench, monkeypatch):
+    monkeypatch.setattr(commit, "SHRINK_DELAY", 0.01)
+    idle = []
+    bench.store.real.shrink = lambda: idle.append(bench.commits.idle)
+    bench.submit(add(1))
+    bench.until(lambda: idle)
+    assert idle == [False]
 
 
 def test_a_change_that_comes_while_space_is_given_back_is_made_after_it(bench, monkeypatch):

@@ -18,6 +18,13 @@ def loop():
     made.close()
 
 
+def test_a_thread_that_waits_for_work_keeps_no_process_from_its_end(loop):
+    workers = DiskThreads(loop, "waits")
+    workers.ask(lambda: None, lambda *_: loop.stop())
+    run_until_stopped(loop)
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "waits"] == [True]
+
+
 def test_an_answer_belongs_to_its_question(loop):
     workers, answers = DiskThreads(loop, "test", 2), {}
 

@@ -80,6 +80,25 @@ def test_a_database_of_which_nothing_can_be_read_is_given_up():
     assert found and all(isinstance(row, UnreadableRow) for row in found)
 
 
+def test_an_error_of_the_disk_that_passes_is_no_damage_either():
+    """Rows that can be read a moment later would be set aside."""
+    errors = [error_of(sqlite3.SQLITE_IOERR)]
+
+    def read(_sql, _values):
+        if errors:
+            raise errors.pop()
+        return []
+
+    with pytest.raises(sqlite3.OperationalError):
+        read_rows(read, "*", 1, ID_MAX, 10, lambda row: row)
+
+
+def test_a_scan_of_one_id_reads_that_row(store):
+    store.apply([add(1, 3)])
+    make_unreadable(store, 1 << 32 | 2)
+    assert [row.id & 7 for row in store.envelopes(1 << 32 | 2, 1 << 32 | 2, 10)] == [2]
+
+
 def test_an_error_of_the_disk_is_not_taken_for_a_row_that_makes_no_sense():
     def read(_sql, _values):
         raise error_of(sqlite3.SQLITE_IOERR)

@@ -83,6 +83,13 @@ def test_envelopes_of_an_earlier_schema_are_delivered_as_their_actions_say(old):
     store.close()
 
 
+def test_a_new_database_says_whose_it_is(tmp_path):
+    """For file(1), and for an administrator who opens it."""
+    store = SQLiteStore(str(tmp_path))
+    assert store._number("PRAGMA application_id") == int.from_bytes(b"SMTQ")
+    store.close()
+
+
 def test_an_upgraded_database_takes_what_a_new_one_takes(old):
     store = SQLiteStore(old)
     added = add(9, recipient=command(), terms=ODD_TERMS)

@@ -160,6 +160,12 @@ def test_files_without_a_row_are_removed_and_others_are_not(spool, tmp_path):
     store.apply([Remove(1 << 32 | 1)])
 
 
+def test_of_a_start_that_removes_nothing_nothing_is_said(spool):
+    said = []
+    spool.remove_orphans(RAMStore(), said.append)
+    assert not said
+
+
 def test_files_of_many_pages_of_rows_are_all_kept(spool, tmp_path, monkeypatch):
     """Ids that follow each other at the end of a page: one that was skipped would lose its mail."""
     monkeypatch.setattr(spool_room, "PAGE", 2)
@@ -251,6 +257,18 @@ def test_what_is_remembered_of_files_is_bounded(spool, monkeypatch):
         os.close(own)
         assert len(spool._sealed) == (number - 1) % 3 + 1
     os.close(spool.open(1, 1, digest))
+
+
+def test_one_file_is_not_forgotten_for_another(spool, monkeypatch):
+    digests = []
+    for number in (1, 2):
+        theirs, own = write(spool, number)
+        digests.append(spool.seal(number, own, len(CONTENT)))
+        os.close(theirs)
+        os.close(own)
+    monkeypatch.setattr(spool_room, "_hash", lambda _descriptor: pytest.fail("it is read again"))
+    for number, digest in enumerate(digests, 1):
+        os.close(spool.open(number, len(CONTENT), digest))
 
 
 def test_a_file_that_is_gone_already_is_no_trouble(spool):

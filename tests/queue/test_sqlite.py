@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtpd.envelope import Notify
+from smtpd.next_hop import StsRow, TlsHost
 from smtpd.queue.store import schema, sqlite
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import (
@@ -21,6 +22,7 @@ from smtpd.queue.store.store import (
     Hold,
     Postpone,
     Quarantine,
+    RememberTls,
     Remove,
     Replace,
     StoreBroken,
@@ -234,13 +236,21 @@ def test_one_step_of_giving_back_is_short(store, monkeypatch):
 
 
 def test_giving_space_back_makes_no_long_log(store, monkeypatch):
-    monkeypatch.setattr(sqlite, "FREE_KEPT_BYTES", 0)
-    messages = [add(n, content=bytes(16000)) for n in range(1, 51)]
+    """All that is left stands at the end of the file and has to be moved to the front."""
+    messages = [add(n, content=os.urandom(16000)) for n in range(1, 201)]
     store.apply(messages)
-    store.apply([Remove(message.envelopes[0].id) for message in messages])
-    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 1)
-    assert store.shrink()
-    assert not store.unsettled
+    store.apply([Remove(message.envelopes[0].id) for message in messages[:100]])
+    store.settle()
+    store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    store._in_log = 0
+    monkeypatch.setattr(sqlite, "FREE_KEPT_BYTES", 0)
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 400_000)
+    monkeypatch.setattr(sqlite, "SHRINK_STEP_TIME", 0.0)
+    monkeypatch.setattr(sqlite, "SHRINK_STEP_PAGES", 16)
+    sizes = set()
+    while store.shrink():
+        sizes.add(os.stat(f"{store.path}-wal").st_size)
+    assert 200_000 < max(sizes) < 800_000  # and not all of it
 
 
 def test_the_log_is_copied_back_and_begins_anew(store):
@@ -330,6 +340,15 @@ def test_a_disk_that_fails_while_the_log_is_copied_back_is_a_failing_disk(store,
         store.settle()
 
 
+def test_many_rows_of_one_change_make_the_log_long_too(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 100 * sqlite.CHANGE_BYTES)
+    policies = [StsRow(f"{n}.test", "1", "none", "", 1, 1) for n in range(40)]
+    store.apply([RememberTls(1, [TlsHost(f"{n}.test:25", 1) for n in range(58)], policies)])
+    assert not store.unsettled
+    store.apply([RememberTls(1, [], [])])
+    assert store.unsettled
+
+
 def test_content_that_is_part_of_a_larger_change_makes_the_log_long_too():
     (one,) = add(1).envelopes
     notice = add(2, content=bytes(10_000))
@@ -372,6 +391,20 @@ def test_a_row_to_be_set_aside_hides_no_error_of_what_goes_with_it(store):
         store.apply([Quarantine(2 << 32 | 1, 5, "odd"), add(1), add(3)])
     assert store.messages(1, 9) == {1}
     assert store.quarantine(5) == []
+
+
+def test_a_disk_that_fails_while_a_damaged_row_is_set_aside_is_a_failing_disk(store, monkeypatch):
+    def damaged(_changes):
+        raise error_of(sqlite3.SQLITE_CORRUPT)
+
+    def fail(_changes):
+        raise error_of(sqlite3.SQLITE_IOERR_FSYNC)
+
+    monkeypatch.setattr(store, "_apply", damaged)
+    monkeypatch.setattr(store, "_note_damage", fail)
+    with pytest.raises(StoreBroken):
+        store.apply([Quarantine(1 << 32 | 1, 9, "odd")])
+    assert not store._writer.in_transaction
 
 
 def expanded(store):
@@ -513,10 +546,18 @@ def test_a_repaired_store_goes_on_where_it_was(store):
     store.apply([Postpone(1 << 32 | 1, 1, 1, "", False, 0)])
 
 
+def test_the_log_of_a_repaired_store_is_empty(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", sqlite.CHANGE_BYTES)
+    store.apply([add(1)])
+    assert store.unsettled
+    store.repair([])
+    assert not store.unsettled
+
+
 def test_a_store_that_is_damaged_is_not_repaired(store):
     store.apply([add(n, run=0) for n in range(1, 401)])
     damage_a_leaf(store)
-    with pytest.raises(StoreBroken):
+    with pytest.raises(StoreBroken, match=r"queue\.db: (?!in use)"):
         store.repair([])
 
 

@@ -365,6 +365,14 @@ def test_nothing_of_a_compound_happens_to_an_envelope_that_is_gone(store, togeth
     assert [row.id for row in store.envelopes(*EVERYTHING)] == [1 << 32 | number for number in left]
 
 
+@pytest.mark.parametrize("change", [CountAttempt(1 << 32 | 1), Suspend(1 << 32 | 1, True), Reschedule(1 << 32 | 1, 7)])
+def test_a_compound_happens_behind_other_changes_of_its_envelope(store, change):
+    store.apply([add(1)])
+    one = 1 << 32 | 1
+    store.apply([change, Compound(one, (Remove(one), add(7)))])
+    assert [row.id for row in store.envelopes(*EVERYTHING)] == [7 << 32 | 1]
+
+
 def test_a_compound_of_which_one_change_cannot_be_made_changes_nothing(store):
     store.apply([add(1, envelopes=2)])
     one = 1 << 32 | 1

@@ -186,9 +186,6 @@ class Commits:
 
     def _try_again(self) -> None:
         self._again = None
-        if self.repairing:
-            self._wait_for_room()
-            return
         later, self._later = self._later, []
         self._pending = later + self._pending
         self._urgent = True
@@ -244,7 +241,7 @@ class Commits:
 
     def _shrink(self) -> None:
         self._quiet = None
-        if self.idle and not self.repairing:
+        if self.idle:
             self._busy = True
             self._writer.ask(self._store.shrink, self._shrunk)
 

@@ -360,8 +360,8 @@ class SQLiteStore:
 
     def shrink(self) -> bool:
         with translated(self.directory):
-            kept = FREE_KEPT_BYTES // self._number("PRAGMA page_size")
-            unused = self._number("PRAGMA freelist_count") - kept
+            page = self._number("PRAGMA page_size")
+            unused = self._number("PRAGMA freelist_count") - FREE_KEPT_BYTES // page
             if unused <= 0:
                 if self._in_log:
                     self._checkpoint()
@@ -371,7 +371,7 @@ class SQLiteStore:
                 while unused > 0 and time.monotonic() < end:
                     self._writer.execute(f"PRAGMA incremental_vacuum({min(unused, SHRINK_STEP_PAGES)})").fetchall()
                     unused -= SHRINK_STEP_PAGES
-                    self._in_log += SHRINK_STEP_PAGES * 64
+                    self._in_log += SHRINK_STEP_PAGES * page  # if all had to be moved to the front
         self.settle()
         return True
 
