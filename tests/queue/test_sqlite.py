@@ -1,5 +1,6 @@
 """What only a store on a disk has to stand: rows and pages that are damaged, a full disk, a kill at any moment."""
 
+import itertools
 import os
 import signal
 import sqlite3
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -245,8 +247,10 @@ def test_giving_space_back_makes_no_long_log(store, monkeypatch):
     store._in_log = 0
     monkeypatch.setattr(sqlite, "FREE_KEPT_BYTES", 0)
     monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 400_000)
-    monkeypatch.setattr(sqlite, "SHRINK_STEP_TIME", 0.0)
     monkeypatch.setattr(sqlite, "SHRINK_STEP_PAGES", 16)
+    seconds = itertools.count()
+    monkeypatch.setattr(sqlite, "SHRINK_STEP_TIME", 1.5)  # one time round the loop
+    monkeypatch.setattr(sqlite, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     sizes = set()
     while store.shrink():
         sizes.add(os.stat(f"{store.path}-wal").st_size)
@@ -265,7 +269,7 @@ def test_the_log_is_copied_back_and_begins_anew(store):
 
 def test_the_log_is_copied_back_when_content_and_rows_have_made_it_long(store, monkeypatch):
     content = bytes(50_000)
-    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 2 * (sqlite.CHANGE_BYTES + len(content)))
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 2 * (sqlite.CHANGE_BYTES + sqlite.ENVELOPE_BYTES + len(content)))
     store.apply([add(1, content=content)])
     assert not store.unsettled
     store.apply([add(2, content=content)])
@@ -349,10 +353,24 @@ def test_many_rows_of_one_change_make_the_log_long_too(store, monkeypatch):
     assert store.unsettled
 
 
+def test_the_log_of_mails_to_many_recipients_is_about_as_long_as_is_counted(store):
+    mails = [add(number, envelopes=1000) for number in range(1, 6)]
+    new = [Replace(n << 32 | 1, b"", "bob", [envelope(n, k) for k in range(1001, 1501)]) for n in range(1, 6)]
+    for changes in (mails, new):
+        store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        store._in_log = 0
+        for change in changes:
+            store.apply([change])
+        length = os.stat(f"{store.path}-wal").st_size
+        assert length / 2 < store._in_log < length * 2
+
+
 def test_content_that_is_part_of_a_larger_change_makes_the_log_long_too():
     (one,) = add(1).envelopes
     notice = add(2, content=bytes(10_000))
-    assert sqlite._bytes_of(Compound(one.id, (Remove(one.id), notice))) == 10_000 + 2 * sqlite.CHANGE_BYTES
+    assert sqlite._bytes_of(Compound(one.id, (Remove(one.id), notice))) == 10_000 + (
+        2 * sqlite.CHANGE_BYTES + sqlite.ENVELOPE_BYTES
+    )
 
 
 def test_a_store_that_was_closed_leaves_no_log(tmp_path):

@@ -56,7 +56,8 @@ from smtpd.queue.store.store import (
 
 INSERT_ROWS_MAX = 64  # of one INSERT at the most
 CHECKPOINT_BYTES = 8 * 1024 * 1024  # bytes of log after which it is copied back
-CHANGE_BYTES = 4096  # bytes that a change takes in the log, about, beside content
+CHANGE_BYTES = 4096  # bytes that a change takes in the log, about, beside content and envelopes that it makes
+ENVELOPE_BYTES = 256  # bytes that each of these takes: they stand beside each other
 LOG_KEPT_BYTES = 32 * 1024 * 1024  # bytes of log that are left on the disk for the next commits
 FREE_KEPT_BYTES = 32 * 1024 * 1024  # bytes of unused pages that are left in the database for the next mails
 SHRINK_STEP_TIME = 0.005  # seconds of one step of giving the others back
@@ -465,7 +466,9 @@ def _bytes_of(change: Change) -> int:
         return sum(map(_bytes_of, change.changes))
     if isinstance(change, RememberTls):
         return CHANGE_BYTES * (1 + len(change.hosts) + len(change.policies))
-    return CHANGE_BYTES + len(change.message.content or b"") if isinstance(change, Add) else CHANGE_BYTES
+    if isinstance(change, Add):
+        return CHANGE_BYTES + ENVELOPE_BYTES * len(change.envelopes) + len(change.message.content or b"")
+    return CHANGE_BYTES + ENVELOPE_BYTES * len(change.envelopes) if isinstance(change, Replace) else CHANGE_BYTES
 
 
 def _json(numbers: Iterable[int]) -> str:
