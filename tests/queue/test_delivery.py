@@ -118,7 +118,7 @@ def test_an_envelope_that_makes_no_frame_costs_itself_and_no_descriptor(house, m
     house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient()], TERMS))
     house.say("dispatcher0", StoreMessage(7, message, 1, b"", len(content)))
     house.hear("dispatcher0", MessageStored)
-    house.mail["scheduler"].clear()
+    house.hear("scheduler", EnvelopesSubmitted)
 
     def encode(_errand):
         raise UnicodeEncodeError("utf-8", "\udc80", 0, 1, "surrogates not allowed")
@@ -147,7 +147,7 @@ def test_a_large_mail_goes_as_a_fresh_descriptor(house, tmp_path):
     house.say("lookup", AddEnvelopes(message, ORIGIN, [recipient(), recipient()], TERMS))
     house.say("dispatcher0", StoreMessage(7, message, 2, b"", len(content)))
     house.hear("dispatcher0", MessageStored)
-    house.mail["scheduler"].clear()
+    house.hear("scheduler", EnvelopesSubmitted)
     house.due(message << 32 | 1, message << 32 | 2)
     _, agent = house.start_agent()
     for _ in range(2):
