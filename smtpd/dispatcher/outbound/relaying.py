@@ -8,7 +8,6 @@
 The only clock, random numbers and log of the relay are here.
 """
 
-import asyncio
 import random
 import secrets
 import time
@@ -77,8 +76,6 @@ from smtpd.tls.facts import TlsFacts
 DESTINATIONS_MAX = 20_000  # whose action and domain are remembered
 DELAY_MAX = 86_400  # seconds
 STOP_QUIT_TIMEOUT = 2.0  # seconds that a stop waits for the answer to QUIT
-RESULT_DELAY = 0.01  # seconds that a result waits for others, as no client waits for it
-RESULTS_FULL = 64  # that wait, with which queue hears of them at once
 # Goes on while the machine is suspended, where the system has such a clock.
 STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 QUIT = "quit"  # how a connection ends that has said QUIT
@@ -136,8 +133,6 @@ class Relaying:
         self._left: dict[int, set[int]] = {}  # of these, the envelopes that have not been answered
         self._known: OrderedDict[int, tuple[str, str]] = OrderedDict()  # destination -> action, domain
         self._sessions: dict[int, _Session] = {}
-        self._results: list[RelayTried] = []  # that queue is to be told
-        self._result_timer: asyncio.TimerHandle | None = None
         self._fetching: dict[int, int] = {}  # attempt -> the connection that its content is for
         self._actions: deque[RelayAction] = deque()
         self._obeying = False
@@ -186,7 +181,6 @@ class Relaying:
 
     def stop(self) -> None:
         self._stopping = True
-        self._flush_results()
         self.policies.stop()
         quitting = [number for number, session in self._sessions.items() if session.task is None]
         self._obey(self._relay.stop(self._clock()))
@@ -450,23 +444,11 @@ class Relaying:
 
     def _send_results(self, attempt: int, results: list[RelayResult]) -> None:
         fitting = [_fitting(result) for result in results]
-        self._results.append(RelayTried(attempt, fitting))
-        if len(self._results) >= RESULTS_FULL or self._stopping:
-            self._flush_results()
-        elif self._result_timer is None:
-            self._result_timer = self._loop.call_later(RESULT_DELAY, self._flush_results)
+        self._resources.queue.send(RelayTried(attempt, fitting))
         for result in fitting:
             self._resources.statistics[STATISTICS.get(result.outcome, "mta.delivery.permfail")] += 1
         if (message := self._messages.get(attempt)) is not None:
             self.listing.note_results(message, fitting)
-
-    def _flush_results(self) -> None:
-        if self._result_timer is not None:
-            self._result_timer.cancel()
-            self._result_timer = None
-        results, self._results = self._results, []
-        for imsg in results:
-            self._resources.queue.send(imsg)
 
     def _end_if_over(self, attempt: int, envelopes: Iterable[int]) -> None:
         """Forget the message when its last envelope has been answered."""

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from smtpd.dispatcher.outbound import relaying
 from smtpd.dispatcher.outbound.next_hops import tls_words
 from smtpd.envelope import MailParameters, Notify, Outcome, RelayRecipient
 from smtpd.imsg import (
@@ -381,20 +380,6 @@ def test_the_sender_is_rewritten_as_the_action_says(world):
     here.relay()
     here.wait_for(RelayTried)
     assert b"MAIL FROM:<amy@elsewhere.test>" in b"".join(host.lines)
-
-
-@pytest.mark.parametrize("full", [2, 100])
-def test_results_of_a_moment_go_together_and_a_stop_keeps_none_of_them(world, monkeypatch, full):
-    monkeypatch.setattr(relaying, "RESULT_DELAY", 3600.0)
-    monkeypatch.setattr(relaying, "RESULTS_FULL", full)
-    host = Host()
-    here = world(host)
-    for attempt in (1, 2, 3):
-        here.relay(attempt, content=CONTENT)
-    here.run(here.until(lambda: here.dispatcher.resources.statistics["mta.delivery.ok"] == 3))
-    assert len(here.wait_for(RelayTried, 2 if full == 2 else 0)) == (2 if full == 2 else 0)
-    here.dispatcher.relaying.stop()
-    assert {tried.attempt for tried in here.wait_for(RelayTried, 3)} == {1, 2, 3}
 
 
 def test_a_stop_waits_for_the_mail_that_is_under_way(world):
