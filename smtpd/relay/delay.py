@@ -30,12 +30,16 @@ class Delays:
         self.delay(destination, refusal, self._choice.earliest(destination, now), now)
 
     def delay(self, destination: Destination, refusal: HostRefused, earliest: float, now: float) -> None:
-        """Nothing of the destination is tried for a while; what there is of it goes back to queue, untried."""
+        """Nothing of the destination is tried for a while; what there is of it goes back to queue, untried.  What is
+        this system's fault is no failure of the destination: it waits until `earliest`, and no longer for the next one.
+        """
         if destination.require_tls:  # of these mails only: they do not delay others to the same domain
             self._finish(destination, refusal, Outcome.DEFERRED)
             return
-        destination.failures += 1
-        destination.delayed_until = max(earliest, now + back_off(destination.failures, self._random()))
+        destination.delayed_until = earliest
+        if not refusal.local:
+            destination.failures += 1
+            destination.delayed_until = max(earliest, now + back_off(destination.failures, self._random()))
         destination.reason = refusal.text
         self._choice.await_hosts(destination, now)
         self._say(destination, repeated=False)

@@ -76,11 +76,14 @@ class TlsPolicy:
 
 @dataclass(frozen=True, slots=True)
 class HostRefused:
-    """No mail goes to this host: for now (4xx), or this mail never (5xx)."""
+    """No mail goes to this host: for now (4xx), or this mail never (5xx).
+
+    `local`: nothing is known of the host, as this system could not ask."""
 
     code: int
     enhanced: str
     text: str
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)

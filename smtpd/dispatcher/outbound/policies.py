@@ -6,8 +6,9 @@
 
 Mail waits for a policy FETCH_TIMEOUT at most; when it cannot be fetched, mail goes by the policy that is kept, or by
 none, and it is tried again no sooner than five minutes later (RFC 8461 3.3).  There is one fetch for a domain at a
-time, however much mail waits for it, and FETCHES_MAX connections.  Where this host is the reason that there is no
-answer (its connections are all taken for TURN_TIMEOUT, it has no descriptor), nothing is known of the policy: unless
+time, however much mail waits for it, and FETCHES_MAX connections.  A refresh that waits for its turn when mail needs
+the policy is begun anew, as a fetch for mail.  Where this host is the reason that there is no answer (its connections
+are all taken for TURN_TIMEOUT, lookup has not answered, it has no descriptor), nothing is known of the policy: unless
 one is kept, mail waits, as slow policy hosts of one domain must not have mail to another go without its policy.
 """
 
@@ -29,22 +30,33 @@ from smtpd.relay.tls_result import TlsResult, counter
 from smtpd.tls.client_context import ClientContext
 
 FETCH_TIMEOUT = 60.0  # seconds until the policy is there, RFC 8461 3.3 suggests one minute
+HOST_TIMEOUT = 45.0  # seconds of these for its host; lookup answers sooner unless its questions wait for each other
 TURN_TIMEOUT = 60.0  # seconds that a fetch which mail waits for waits for one of
 FETCHES_MAX = 50  # connections for mail at a time
+FETCHING_MAX = 1000  # domains at a time, also those whose turn has not come
 REFRESHES_MAX = 10  # connections for policies that no mail waits for at a time
 REFRESH_SWEEP_INTERVAL = 600.0  # seconds
 REFRESHES_PER_SWEEP = 200
 
+TOO_MANY = "too many policies are being fetched"
 LOOKUP_IS_FULL = "4.3.2"  # what lookup answers when it has too many questions
 LOCAL_RETRY_DELAY = 30.0  # seconds after a fetch that this host could not make
 
 Found = Callable[[StsPolicy | HostRefused | None, float], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Fetching:
-    task: asyncio.Task[None]
+    """`begun`: it has its place among the connections."""
+
+    slots: asyncio.Semaphore
     waiting: list[Found] = field(default_factory=list)
+    begun: bool = False
+    task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
 
 
 class Policies:
@@ -73,7 +85,7 @@ class Policies:
         if self._timer is not None:
             self._timer.cancel()
         for fetching in self._fetching.values():
-            fetching.task.cancel()
+            fetching.cancel()
 
     def find(self, domain: str, record_id: str, found: Found) -> None:
         """`found(policy or None, seconds)` is called once: at once, or when the policy was fetched, or could not be.
@@ -82,7 +94,12 @@ class Policies:
         `record_id`: of the domain's TXT record, empty without one."""
         domain = ascii_form(domain)
         fetch = self.kept.fetch(domain, record_id, self._now())
+        if fetch is Fetch.FIRST:
+            self._cancel_waiting_refresh(domain)
         if fetch is not Fetch.NONE and domain not in self._fetching:
+            if len(self._fetching) >= FETCHING_MAX:
+                self._answer(domain, record_id, [found], self._refuse(domain, TOO_MANY))
+                return
             self._begin(domain, record_id, self._slots)
         if fetch is Fetch.FIRST:
             self._fetching[domain].waiting.append(found)
@@ -98,13 +115,22 @@ class Policies:
     # -- one fetch -------------------------------------------------------------------------------------
 
     def _begin(self, domain: str, record_id: str, slots: asyncio.Semaphore) -> None:
-        task = self._loop.create_task(self._fetch(domain, record_id, slots))
-        self._fetching[domain] = _Fetching(task)
+        fetching = self._fetching[domain] = _Fetching(slots)
+        fetching.task = self._loop.create_task(self._fetch(domain, record_id, fetching))
 
-    async def _fetch(self, domain: str, record_id: str, slots: asyncio.Semaphore) -> None:
+    def _cancel_waiting_refresh(self, domain: str) -> None:
+        """Its turn may come many minutes later, and the record may have another id by now."""
+        fetching = self._fetching.get(domain)
+        if fetching is not None and fetching.slots is self._refresh_slots and not fetching.begun:
+            del self._fetching[domain]
+            fetching.cancel()
+
+    async def _fetch(self, domain: str, record_id: str, fetching: _Fetching) -> None:
         refusal: HostRefused | None = None
+        slots = fetching.slots
         try:
             await self._wait_for_turn(slots)
+            fetching.begun = True
             try:
                 async with asyncio.timeout(FETCH_TIMEOUT):
                     policy = await self._fetch_policy(domain)
@@ -121,7 +147,8 @@ class Policies:
             log.trouble(f"MTA-STS policy of {domain}", error)
             refusal = self._refuse(domain, "internal error")
         finally:
-            fetching = self._fetching.pop(domain)
+            if self._fetching.get(domain) is fetching:  # no other one has taken its place
+                del self._fetching[domain]
         self._answer(domain, record_id, fetching.waiting, refusal)
 
     async def _wait_for_turn(self, slots: asyncio.Semaphore) -> None:
@@ -130,7 +157,7 @@ class Policies:
             async with asyncio.timeout(TURN_TIMEOUT if slots is self._slots else None):
                 await slots.acquire()
         except TimeoutError:
-            raise LocalFetchError("too many policies are being fetched") from None
+            raise LocalFetchError(TOO_MANY) from None
 
     def _answer(
         self, domain: str, record_id: str, waiting: Iterable[Found], refusal: HostRefused | None = None
@@ -157,7 +184,11 @@ class Policies:
         if text_error(Word, name):  # of a policy that was kept: no record announces one of so long a name
             raise PolicyFetchError("no host has a name of this length")
         self._to_lookup.ask(lambda request: FindHosts(request, name, False, self.port, False), answer)
-        imsg = await answered
+        try:
+            async with asyncio.timeout(HOST_TIMEOUT):
+                imsg = await answered
+        except TimeoutError:
+            raise LocalFetchError("lookup has many questions") from None
         if isinstance(imsg, HostsNotFound) and imsg.enhanced == LOOKUP_IS_FULL:
             raise LocalFetchError(imsg.text)
         if isinstance(imsg, HostsNotFound):
@@ -173,7 +204,7 @@ class Policies:
     def _refuse(self, domain: str, reason: str) -> HostRefused:
         text = f"MTA-STS policy of {domain} was not asked for: {reason}"
         log.info(f"relay: {text}")
-        return HostRefused(451, "4.3.0", text)
+        return HostRefused(451, "4.3.0", text, local=True)
 
     def _fail(self, domain: str, reason: str, result: TlsResult) -> None:
         """RFC 8461 10.2: the administrator is told."""

@@ -9,10 +9,10 @@ from collections import Counter
 import pytest
 
 from smtpd.dispatcher.outbound import policies as module
-from smtpd.dispatcher.outbound.policies import FETCHES_MAX, Policies
+from smtpd.dispatcher.outbound.policies import FETCHES_MAX, REFRESHES_MAX, Policies
 from smtpd.imsg import FindHosts, HostsFound, HostsNotFound
 from smtpd.next_hop import MailHost
-from smtpd.relay.mta_sts import FETCH_RETRY_DELAY, REFRESH_INTERVAL, KeptPolicy, StsMode, StsPolicy
+from smtpd.relay.mta_sts import FETCH_RETRY_DELAY, REFRESH_INTERVAL, Fetch, KeptPolicy, StsMode, StsPolicy
 from smtpd.tls.certificate import Authorities
 from smtpd.tls.client_context import ClientContext
 from tests.dispatcher.outbound.policy_host import POLICY, PolicyHost, ok, run_on_uvloop, tls
@@ -174,6 +174,41 @@ def test_policies_that_no_mail_asks_for_are_refreshed(monkeypatch):
     play(story)
 
 
+def test_mail_does_not_wait_for_the_turn_of_a_refresh(monkeypatch):
+    """Those that no mail waits for have few places: the last of a sweep has its turn after twenty minutes."""
+    names = [f"a{number}.test" for number in range(REFRESHES_MAX)]
+
+    async def story(world):
+        world.host.wait = asyncio.Event()
+        for name in (*names, "there.test"):
+            world.policies.kept.restore(name, KeptPolicy(ENFORCED, "1", 0.0))
+        world.now = REFRESH_INTERVAL / 2
+        world.policies._sweep()
+        await until(lambda: world.host.open == REFRESHES_MAX)
+        waits = world.ask(id="2")
+        await until(lambda: len(world.host.asked) + len(world.lookup.asked) > 2 * REFRESHES_MAX)
+        assert len(world.policies._fetching) == REFRESHES_MAX + 1
+        world.host.wait.set()
+        await waits
+        assert world.policies.kept.fetch("there.test", "2", world.now) is Fetch.NONE  # it was fetched for the new id
+        await until(lambda: not world.policies._fetching)
+        assert len(world.lookup.asked) == REFRESHES_MAX + 1
+
+    play(story, context=tls("*.test", "mta-sts.there.test", *(f"mta-sts.{name}" for name in names)))
+
+
+def test_that_lookup_has_not_answered_says_nothing_of_a_policy(monkeypatch):
+    monkeypatch.setattr(module, "HOST_TIMEOUT", 0.05)
+
+    async def story(world):
+        world.lookup.ask = lambda make, answered: None
+        refusal = await world.ask()
+        assert refusal.code == 451 and refusal.local
+        assert world.counted == {}
+
+    play(story)
+
+
 def test_mail_waits_no_longer_than_the_time_limit(monkeypatch):
     """Also when all places are taken by hosts that do not answer."""
     monkeypatch.setattr(module, "FETCH_TIMEOUT", 0.3)
@@ -205,6 +240,20 @@ def test_mail_waits_where_no_policy_could_be_asked_for(monkeypatch):
         world.host.wait.set()
 
     play(story, context=tls("*.test", *(f"mta-sts.a{number}.test" for number in range(FETCHES_MAX))))
+
+
+def test_no_more_domains_wait_for_their_turn_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(module, "FETCHING_MAX", 3)
+
+    async def story(world):
+        world.host.wait = asyncio.Event()
+        slow = [world.ask(f"a{number}.test") for number in range(3)]
+        refused = await world.ask()
+        assert refused.local and world.seconds == module.LOCAL_RETRY_DELAY
+        assert not any(one.done() for one in slow) and len(world.policies._fetching) == 3
+        world.host.wait.set()
+
+    play(story, context=tls("*.test", *(f"mta-sts.a{number}.test" for number in range(3))))
 
 
 @pytest.mark.parametrize("fault", [OSError(errno.EMFILE, "x"), RuntimeError("a defect")])
