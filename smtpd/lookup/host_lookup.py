@@ -6,14 +6,16 @@
                   _mta-sts TXT --> mta_sts_record.py, beside all that
               --> host_selection.py --> HostsFound | HostsNotFound
 
-A destination has HOSTS_TIMEOUT for all its questions; what is not answered then counts as failed.  Names of MX records
-are looked up in the DNS only.  A smarthost is named by the administrator: the hosts file comes first, and may say that
-it is a program on this host.
+A destination has HOSTS_TIMEOUT for all its questions; what is not answered then counts as failed.  Time in which a
+question waits for its turn does not count.  Names of MX records are looked up in the DNS only.  A smarthost is named by
+the administrator: the hosts file comes first, and may say that it is a program on this host.
 """
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Mapping
+from itertools import chain
 
 from smtpd.domain_name import ascii_form
 from smtpd.envelope import Text
@@ -29,7 +31,7 @@ from smtpd.lookup.destination import (
     is_localhost,
     read_destination,
 )
-from smtpd.lookup.dns_cache import FAILURE_TTL, TTL_MAX, TTL_MIN, DnsCache
+from smtpd.lookup.dns_cache import FAILURE_TTL, TTL_MAX, TTL_MIN, Deadline, DnsCache
 from smtpd.lookup.dns_message import DnsFailure, DnsResult, RecordType
 from smtpd.lookup.host_records import HostRecords, RecordAnswer, host_records
 from smtpd.lookup.host_selection import (
@@ -46,7 +48,7 @@ from smtpd.lookup.resolver_config import ResolverConfig
 from smtpd.next_hop import ADDRESSES_MAX
 
 HOSTS_TIMEOUT = 30.0  # seconds for all questions about a destination
-DESTINATIONS_MAX = 4096  # looked up at a time
+DESTINATIONS_MAX = 256  # of one dispatcher, looked up at a time; more than it asks for
 HOSTS_AT_ONCE = 5  # hosts of one destination that are looked up at a time
 NEGATIVE_TTL_MAX = 300  # seconds
 LOOPBACK = ("::1", "127.0.0.1")
@@ -63,21 +65,22 @@ class HostLookups:
         self._dns = dns
         self._this = this
         self._shuffle = random.SystemRandom().shuffle
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[int, set[asyncio.Task[None]]] = defaultdict(set)  # by dispatcher
 
     def find(self, dispatcher: Channel, asked: FindHosts) -> None:
-        if len(self._tasks) >= DESTINATIONS_MAX:
+        tasks = self._tasks[dispatcher.number]
+        if len(tasks) >= DESTINATIONS_MAX:
             full = NoHosts(451, "4.3.2", "too many destinations are looked up at the same time")
             _answer(dispatcher, asked, (full, False, ""), TTL_MIN)
             return
         if asked.policy:
             self._log_dane_off()
         task = self._loop.create_task(self._find(dispatcher, asked))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def cancel(self) -> None:
-        for task in self._tasks:
+        for task in chain.from_iterable(self._tasks.values()):
             task.cancel()
         self._dns.cancel()
 
@@ -88,7 +91,8 @@ class HostLookups:
             log.warn("DANE is off: no name server of /etc/resolv.conf is trusted to validate (smtpd(8), Name servers)")
 
     async def _find(self, dispatcher: Channel, asked: FindHosts) -> None:
-        lookup = _DestinationLookup(asked, self._hosts, self._dns, self._this, self._loop.time() + HOSTS_TIMEOUT)
+        deadline = Deadline(self._loop.time, HOSTS_TIMEOUT)
+        lookup = _DestinationLookup(asked, self._hosts, self._dns, self._this, deadline)
         outcome: Outcome = NoHosts(451, "4.3.0", "internal error"), False, ""
         try:
             outcome = await lookup.find(self._shuffle)
@@ -119,14 +123,14 @@ class _DestinationLookup:
         hosts: Mapping[str, frozenset[str]],
         dns: DnsCache,
         this: ThisHost,
-        until: float,
+        deadline: Deadline,
     ):
         self.seconds = TTL_MAX
         self._asked = asked
         self._hosts = hosts
         self._dns = dns
         self._this = this
-        self._until = until
+        self._deadline = deadline
         self._slots = asyncio.Semaphore(HOSTS_AT_ONCE)
 
     async def find(self, shuffle: Shuffle) -> Outcome:
@@ -189,8 +193,7 @@ class _DestinationLookup:
 
     async def _ask(self, name: str, kind: RecordType) -> RecordAnswer:
         try:
-            async with asyncio.timeout_at(self._until):
-                answer = await self._dns.find(name, kind)
+            answer = await self._dns.find(name, kind, self._deadline)
         except TimeoutError:
             answer = DnsFailure("no answer in time", FAILURE_TTL)
         self.seconds = min(self.seconds, answer.seconds)

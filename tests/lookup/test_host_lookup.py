@@ -215,6 +215,7 @@ def test_no_more_destinations_at_a_time_than_there_is_room_for(find, monkeypatch
 
     made.run(scenario())
     assert {found.enhanced for found in made.sent(HostsNotFound)[1:]} == {"4.3.2"}
+    assert reply(made.ask(FindHosts(201, "other.test", True, 25, False), "dispatcher2")) == (556, "5.1.10")
 
 
 # -- the cache --------------------------------------------------------------------------------------------
@@ -436,8 +437,9 @@ def test_the_largest_answer_can_be_carried(find):
 
 
 def test_a_name_server_that_answers_nothing_costs_nothing_but_hosts(find, monkeypatch):
-    monkeypatch.setattr(host_lookup, "HOSTS_TIMEOUT", 1.0)
-    monkeypatch.setattr(dns_cache, "QUESTION_TIMEOUT", 1.0)
+    monkeypatch.setattr(host_lookup, "HOSTS_TIMEOUT", 0.3)
+    monkeypatch.setattr(host_lookup, "DESTINATIONS_MAX", 1000)
+    monkeypatch.setattr(dns_cache, "QUESTION_TIMEOUT", 0.3)
     zone = Zone(twist=lambda query, answer: [])
     assert find(zone, "first.test").code == 451
     made = find.houses[id(zone)]
@@ -446,10 +448,32 @@ def test_a_name_server_that_answers_nothing_costs_nothing_but_hosts(find, monkey
         for request in range(1001, 1601):
             made.theirs["dispatcher1"].send(FindHosts(request, f"d{request}.test", True, 25, True))
         await made.until(lambda: len(made.sent(HostsNotFound)) == 601)
-        await made.until(lambda: not made.lookup.hosts._tasks and not made.lookup.hosts._dns._tasks)
+        await made.until(lambda: not any(made.lookup.hosts._tasks.values()) and not made.lookup.hosts._dns._tasks)
 
     made.run(scenario())
     assert {found.enhanced for found in made.sent(HostsNotFound)} == {"4.4.3"}
+
+
+def test_a_destination_whose_questions_wait_behind_silent_ones_has_not_failed(find, monkeypatch):
+    """No clock of it runs before its question is sent; otherwise each mail to a healthy domain would be delayed."""
+    monkeypatch.setattr(dns_cache, "LOOKUPS_MAX", 4)
+    monkeypatch.setattr(dns_cache, "QUESTION_TIMEOUT", 0.2)
+    monkeypatch.setattr(host_lookup, "HOSTS_TIMEOUT", 0.5)
+    zone = two_hosts(failing={(f"d{number}.test.", "MX"): None for number in range(24)})
+    assert names(find(zone)) == ["a.test", "b.test"]
+    made = find.houses[id(zone)]
+    zone.add("healthy.test.", "MX", "10 a.test.")
+
+    async def scenario():
+        for number in range(24):
+            made.theirs["dispatcher1"].send(FindHosts(100 + number, f"d{number}.test", True, 25, False))
+        made.theirs["dispatcher1"].send(FindHosts(200, "healthy.test", True, 25, False))
+        await made.until(lambda: len(made.sent(HostsFound)) == 2)
+
+    begun = time.monotonic()
+    made.run(scenario())
+    assert time.monotonic() - begun > 1.0, "it has waited for longer than each time-out"
+    assert names(made.sent(HostsFound)[1]) == ["a.test"]
 
 
 def test_hosts_are_not_looked_up_where_no_action_relays():

@@ -18,7 +18,7 @@ from smtpd.slice import DispatcherSlice
 from smtpd.smtp.session import Settings
 from smtpd.tls.signing import Signer
 
-RELAY_QUESTIONS_MAX = 4096  # under way: more than there are destinations with mail, as the scheduler gives it
+RELAY_QUESTIONS_MAX = 4096  # under way: more than there are destinations with mail; next_hops.py bounds the slow ones
 WRITER_THREADS = 4  # threads that write spool files
 
 
