@@ -23,7 +23,10 @@ from smtpd.relay.tls_policy import TlsPolicy
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
+    """`failed`: its last try failed, so that this one may take long too."""
+
     destination: int
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,13 +104,14 @@ class Destinations:
         return self._settle(now)
 
     def resume(self, destination: int, now: float) -> list[RelayAction]:
-        """The administrator wants a destination and its routes tried now, if it is delayed."""
+        """The administrator wants a destination tried now, over all its routes if it is delayed.  Its hosts are looked
+        for anew: a table or the DNS may have been mended."""
         for found in self._both(destination):
             if now < found.delayed_until:
                 self._delays.end(found, now)
-                found.hops = ()
                 self._actions.append(Resume(destination))
-                self._drive(found, now)
+            found.hops, found.refusal = (), None
+            self._drive(found, now)
         return self._settle(now)
 
     def resume_route(self, number: int, now: float) -> tuple[bool, list[RelayAction]]:
@@ -319,7 +320,7 @@ class Destinations:
     def _open_connections(self, destination: Destination, now: float) -> None:
         if destination.tasks and not (destination.hops and now < destination.hops_until):
             if not any(each.resolving for each in self._both(destination.number)):
-                self._actions.append(Resolve(destination.number))
+                self._actions.append(Resolve(destination.number, destination.failures > 0))
             destination.resolving = True
             return
         while self._wants_connection(destination):

@@ -760,10 +760,34 @@ def test_an_order_of_an_administrator_counts_right_after_the_delay_was_said(play
     assert play.resumed == [1] and play.addresses() == ["192.0.2.1"]
 
 
-def test_an_order_for_a_destination_that_is_not_delayed_changes_nothing(play):
+def test_an_order_for_a_destination_that_is_not_delayed_has_its_hosts_looked_for_anew(play):
+    """The table of its smarthosts may have been changed; what is under way goes on."""
     play.open_and_greet(1, MX1)
     play.obey(play.destinations.resume(1, play.now))
     assert play.resumed == [] and play.resolving == []
+    play.answer(1)
+    play.fail(1, Stage.SESSION)
+    play.add(1)
+    assert play.resolving == [1]
+
+
+def test_an_order_has_hosts_looked_for_again_that_were_refused_for_good(play):
+    play.add(1)
+    play.not_found(1, HostRefused(556, "5.1.10", "there.test does not accept mail"), seconds=300)
+    play.obey(play.destinations.resume(1, play.now))
+    task = play.add(1)
+    assert play.resolving == [1] and play.outcomes(task) == []
+
+
+def test_what_this_system_could_not_ask_is_no_failure_of_the_destination(play):
+    for _ in range(3):
+        play.add(1)
+        play.not_found(1, HostRefused(451, "4.3.2", "too many questions", local=True), seconds=5)
+        assert play.delays[-1].until == play.now + 5
+        play.wait(5)
+    play.add(1)
+    play.not_found(1, HostRefused(451, "4.4.3", "no answer"), seconds=5)
+    assert play.delays[-1].until == play.now + 15
 
 
 def test_a_host_that_works_again_for_one_destination_wakes_the_others(play):

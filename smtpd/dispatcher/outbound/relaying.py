@@ -232,7 +232,7 @@ class Relaying:
     def _obey_one(self, action: RelayAction) -> None:
         match action:
             case Resolve():
-                self._resolve(action.destination)
+                self._resolve(action)
             case Connect():
                 self._connect(action)
             case Abort():
@@ -271,7 +271,8 @@ class Relaying:
 
     # -- where to -------------------------------------------------------------------------------------
 
-    def _resolve(self, destination: int) -> None:
+    def _resolve(self, order: Resolve) -> None:
+        destination = order.destination
         action, domain = self._known[destination]
         relay = self._relays[action]
 
@@ -281,7 +282,7 @@ class Relaying:
             else:
                 self._obey(self._relay.hosts_found(destination, answer, seconds, self._clock()))
 
-        self._kept_tls.when_read(lambda: self._next_hops.find(relay, domain, found))
+        self._kept_tls.when_read(lambda: self._next_hops.find(relay, domain, found, order.failed))
 
     def _name_of(self, destination: int) -> str:
         action, domain = self._known.get(destination, ("", ""))

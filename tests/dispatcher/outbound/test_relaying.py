@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from smtpd.dispatcher.outbound.next_hops import tls_words
+from smtpd.dispatcher.outbound.next_hops import HOST_QUESTIONS_MAX, tls_words
 from smtpd.envelope import MailParameters, Notify, Outcome, RelayRecipient
 from smtpd.imsg import (
     ContentFetched,
@@ -324,8 +324,10 @@ def test_destinations_whose_hosts_take_long_to_be_found_keep_no_client_waiting(w
     count = 1100  # more than clients' questions have places
     for number in range(1, count + 1):
         here.relay(number, domain=f"d{number}.test", destination=number)
-    here.run(here.until(lambda: len(here.heard_of(FindHosts)) == count))
+    here.run(here.until(lambda: len(here.heard_of(FindRoute)) == count))
+    assert len(here.heard_of(FindHosts)) == HOST_QUESTIONS_MAX
     assert not here.dispatcher.resources.to_lookup.full
+    assert not here.dispatcher.resources.relay_to_lookup.full  # nor do smarthosts and credentials wait behind them
 
 
 def test_a_clock_that_is_set_back_makes_no_delay_longer(world, monkeypatch):
