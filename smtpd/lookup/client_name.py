@@ -66,9 +66,14 @@ class ClientNames:
 
     async def _look_up(self, address: str) -> None:
         name, seconds = NO_NAME, FAILURE_TTL
+        until = self._loop.time() + LOOKUP_TIMEOUT
         try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT), self._slots:
-                name, seconds = await self._name(address)
+            # Those that wait get their slot in time, as the slots' holders have come before them: no time-out ends
+            # their wait, as thousands that it ends together would cost seconds of CPU.
+            async with self._slots:
+                if self._loop.time() < until:
+                    async with asyncio.timeout_at(until):
+                        name, seconds = await self._name(address)
         except (TimeoutError, NoDnsAnswer):
             log.debug(f"no name server has an answer for {address}")
         except Exception as error:

@@ -1,5 +1,6 @@
 """Names of clients, from a name server that the test plays on 127.0.0.1."""
 
+import asyncio
 import socket
 import time
 
@@ -310,6 +311,37 @@ def test_a_name_server_that_answers_for_nothing_costs_nothing_but_names(house, m
 
     house.run(scenario())
     assert 0 < len(zone.asked) < 600
+
+
+class CountingSlots(asyncio.Semaphore):
+    """`cancelled`: how often the wait for a slot was cut off."""
+
+    cancelled = 0
+
+    async def acquire(self):
+        try:
+            return await super().acquire()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+def test_the_wait_for_a_slot_ends_in_time_without_a_time_out_of_its_own(house, monkeypatch):
+    """Each of them would have all others that wait looked through."""
+    monkeypatch.setattr(client_name, "LOOKUP_TIMEOUT", 0.3)
+    house = house()
+    start(house, Zone(twist=lambda query, answer: []))
+    slots = house.lookup.clients._slots = CountingSlots(2)
+
+    async def scenario():
+        for request in range(50):
+            house.theirs["dispatcher1"].send(ResolveClient(request, f"198.51.100.{request}"))
+        await house.until(lambda: len(house.sent(ClientResolved)) == 50)
+        await house.until(lambda: not house.lookup.clients._tasks)
+
+    begun = time.monotonic()
+    house.run(scenario())
+    assert time.monotonic() - begun < 3 and slots.cancelled == 0
 
 
 def test_an_exception_of_ours_costs_one_name(house, monkeypatch, capfd):
