@@ -22,7 +22,7 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a durat
 Lane = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 AGENT_LANE_MAX = 2**32 - 1  # of an agent
 NARROW = 1 << 31  # an agent's lane with this bit gets a smaller share: the agent runs commands, or waits for a host
-# The lane of relayed mail.  60 bits, as a million of them are kept, and Python has such a number in 32 bytes.
+# The lane of relayed mail.  60 bits: Python has such a number in 32 bytes, and a larger one in 36.
 DestinationNumber = Annotated[int, msgspec.Meta(ge=1, le=2**60 - 1)]
 Delay = Annotated[int, msgspec.Meta(ge=1, le=86400)]  # seconds that a destination is not tried
 DispatcherIndex = Annotated[int, msgspec.Meta(ge=0, le=63)]

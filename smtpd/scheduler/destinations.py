@@ -24,7 +24,7 @@ delayed has its envelopes looked through, every EXPIRY_INTERVAL at the most, for
 import struct
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from smtpd.scheduler.packed_table import PackedTable
 from smtpd.scheduler.sender_queue import ENTRY_BYTES, Waiting, envelopes, joined, left
@@ -37,7 +37,7 @@ TURN_MAX = 100  # envelopes of one turn: recipients of one transaction
 EXPIRY_INTERVAL = 600  # seconds between two looks through a delayed destination
 DELAY_MIN = 2  # seconds that a delay lasts, whatever a dispatcher says: it may be in the hands of an attacker
 WITHOUT_MAIL_MAX = 10_000  # destinations whose delay is kept although nothing of them waits
-TIME_MAX = 2**64 - 1  # of a timer, in seconds
+NUMBER_MAX = 2**64 - 1  # of a destination
 STALE_TIMERS_MAX = 1000  # timers whose destination has another one, beside as many as there are destinations
 
 
@@ -219,8 +219,10 @@ class Destinations:
         earliest = known.delayed_at + DELAY_MIN
         if earliest <= now:
             self.resume(destination)
-        else:
-            self.delay(destination, now, earliest)
+        elif earliest < known.delayed_until:
+            known.delayed_until = earliest
+            self._set_timer(destination, known)
+            self._keep(destination, known)
 
     def _set_timer(self, destination: int, known: _Destination) -> None:
         time = min(known.delayed_until, known.looked + EXPIRY_INTERVAL)
@@ -229,11 +231,13 @@ class Destinations:
             self._timers.set(time, destination)
 
     def _drop_stale_timers(self) -> None:
-        timers, self._timers = self._timers, TimerQueue()
-        while (timer := timers.take(TIME_MAX)) is not None:
-            known = self._find(timer[1])
-            if known is not None and known.timer == timer[0]:
-                self._timers.set(*timer)
+        """One is left for each destination, also where several are set for the same time."""
+        self._timers = TimerQueue()
+        packed = chain.from_iterable(self._packed.numbers(0, NUMBER_MAX))
+        for destination in chain(self._known, packed):
+            known = self._find(destination)
+            if known is not None and known.timer:
+                self._timers.set(known.timer, destination)
 
     def resume(self, destination: int) -> bool:
         """It can be reached again, or an administrator wants it tried.  False when it was not delayed."""

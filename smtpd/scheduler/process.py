@@ -52,7 +52,7 @@ def main() -> None:
     for kind in Kind:
         if kind.name.lower() in handed.configure.paused:
             scheduler.policy.pause(kind, True)
-    gc.freeze()  # the containers of a million envelopes: they hold nothing that the collector could free
+    gc.freeze()  # what is loaded now stays
     connect(loop, handed.peers, {"queue": from_queue, "control": from_control, "parent": from_parent}, scheduler)
     loop.run_forever()
 

@@ -36,6 +36,7 @@ from smtpd.slice import SchedulerSlice
 
 TIMER_MAX = 60.0  # seconds: the machine may have been suspended, which the loop's timers do not count
 CATCH_UP_DELAY = 0.05  # seconds, for queue to catch up
+ORDER_DELAY = 0.03  # seconds; queue keeps new mail to itself for a third of it (SUBMIT_DELAY in queue/state.py)
 
 
 class Scheduler:
@@ -158,6 +159,10 @@ class Scheduler:
     # -- what control says ------------------------------------------------------------------
 
     def order(self, imsg: AdminOrder) -> None:
+        """It concerns all mail that has been accepted before: queue tells of that after a moment."""
+        self.loop.call_later(ORDER_DELAY, self._begin_order, imsg)
+
+    def _begin_order(self, imsg: AdminOrder) -> None:
         self.orders.add(imsg)
         self._turn_soon()
 

@@ -367,6 +367,19 @@ def test_a_delay_that_has_not_lasted_is_ended_in_time():
     assert turns(destinations) == [(1, [1])]
 
 
+@pytest.mark.parametrize("seconds", [1, 600])
+def test_a_destination_whose_host_has_answered_keeps_its_places_when_its_delay_ends_early(seconds):
+    """Mail that was under way has been tried meanwhile."""
+    destinations = made(*((1, 7, number) for number in range(1, 30)))
+    _, (one,) = destinations.next_turn(1)
+    destinations.started(1, 1)
+    destinations.delay_reported(1, NOW, seconds)
+    destinations.ended(1, tried=True)
+    destinations.resume_reported(1, NOW + 1)
+    destinations.run_timers(NOW + DELAY_MIN, 100)
+    assert len(turns(destinations)) >= ALLOWED_FIRST
+
+
 def test_to_resume_what_is_not_delayed_any_more_delays_nothing():
     """An administrator was faster."""
     destinations = made((1, 7, 1))
@@ -437,6 +450,30 @@ def test_timers_of_delays_that_become_shorter_all_the_time_are_bounded(monkeypat
     assert turns(destinations) == [(1, [1])]
     destinations.run_timers(NOW + 500, 100)
     assert turns(destinations) == [(2, [2])]
+
+
+def test_timers_of_delays_that_are_forgotten_and_made_again_are_bounded(monkeypatch):
+    """Each time for the same moment, as a dispatcher in the hands of an attacker can have it."""
+    monkeypatch.setattr("smtpd.scheduler.destinations.WITHOUT_MAIL_MAX", 20)
+    monkeypatch.setattr("smtpd.scheduler.destinations.STALE_TIMERS_MAX", 10)
+    destinations = Destinations(100)
+    sorted_out = count_calls(monkeypatch, destinations, "_drop_stale_timers")
+    for number in range(2000):
+        destinations.delay_reported(1 + number % 21, NOW, 600)
+        assert len(destinations._timers) <= 10 + 2 * len(destinations)
+    assert 0 < sorted_out[0] <= 2000 / (10 + 20)
+
+
+def count_calls(monkeypatch, owner, name):
+    """How often the method is called: in a list of one."""
+    calls, method = [0], getattr(owner, name)
+
+    def counted(*arguments):
+        calls[0] += 1
+        return method(*arguments)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
 
 
 # -- anything -------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
+from smtpd.queue.state import SUBMIT_DELAY
 from smtpd.scheduler import admin_order, destinations, process, state
 from smtpd.scheduler.clock import Clock
 from smtpd.scheduler.policy import STEPS_PER_TURN, Policy
@@ -415,7 +416,7 @@ def test_an_order_under_way_does_not_miss_those_in_the_place_of_one_that_it_has_
     scanned(house, [waiting, inflight, later(2)])
     house.until_told("queue", EnvelopesDue)
     scheduler = house.scheduler
-    scheduler.order(RemoveEnvelopes(7, *ALL))
+    scheduler.orders.add(RemoveEnvelopes(7, *ALL))
     scheduler.orders.turn(0)  # the first slice: not yet the envelope in flight
     scheduler.take_replaced(EnvelopeReplaced(inflight.envelope, successors(2)))
     (answer,) = house.until_told("control", EnvelopesRemoved)
@@ -431,7 +432,7 @@ def test_an_order_under_way_reaches_to_both_ends_of_its_range_and_not_beyond(hou
     scanned(house, [replace(waiting, held=True), inflight])
     house.until_told("queue", EnvelopesDue)
     scheduler = house.scheduler
-    scheduler.order(RemoveEnvelopes(7, first.envelope, last.envelope))
+    scheduler.orders.add(RemoveEnvelopes(7, first.envelope, last.envelope))
     scheduler.orders.turn(0)  # so that it is under way
     scheduler.take_replaced(EnvelopeReplaced(inflight.envelope, [below, first, last, above]))
     (answer,) = house.until_told("control", EnvelopesRemoved)
@@ -525,11 +526,22 @@ def test_an_order_waits_until_queue_has_read_what_it_was_told(house, monkeypatch
     house.control.send(RemoveEnvelopes(7, *ALL))
     house.queue.send(EnvelopesSubmitted([schedule(2)]))
     house.until_told("queue", EnvelopesDue)
+    house.until(lambda: house.scheduler.orders.ready)
     house.control.send(ReportStatistics(8))
     house.until_told("control", StatisticsReported)
     assert not [imsg for imsg in house.said["control"] if isinstance(imsg, EnvelopesRemoved)]
     assert state.CATCH_UP_DELAY in [seconds for seconds, _ in timers]  # and is not looked after all the time
     monkeypatch.setattr(state, "UNREAD_BYTES_MAX", 1)
+    assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 2)]
+
+
+def test_an_order_concerns_mail_that_queue_has_kept_to_itself_for_a_moment(house):
+    """As mail is accepted before the scheduler hears of it."""
+    assert state.ORDER_DELAY > 2 * SUBMIT_DELAY
+    scanned(house, [later(1)])
+    house.until(lambda: house.scheduler.orders.scanned is None)
+    house.scheduler.order(RemoveEnvelopes(7, *ALL))
+    house.loop.call_later(SUBMIT_DELAY, house.queue.send, EnvelopesSubmitted([later(2)]))
     assert house.until_told("control", EnvelopesRemoved) == [EnvelopesRemoved(7, 2)]
 
 

@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -129,7 +130,6 @@ class Relaying:
         self._next_hops = NextHops(resources.relay_to_lookup, self.policies)
         self.listing = Listing(self._relay.listing, self._clock)
         self._messages: dict[int, RelayMessage] = {}  # by attempt
-        self._outdated: set[int] = set()  # of these, whose content is to be fetched although it is there
         self._left: dict[int, set[int]] = {}  # of these, the envelopes that have not been answered
         self._known: OrderedDict[int, tuple[str, str]] = OrderedDict()  # destination -> action, domain
         self._sessions: dict[int, _Session] = {}
@@ -164,8 +164,9 @@ class Relaying:
         self._obey(self._relay.add(task, relay, imsg.domain, self._clock()))
 
     def forget_content(self, imsg: ForgetContent) -> None:
-        if imsg.attempt in self._messages:
-            self._outdated.add(imsg.attempt)
+        """A connection asks for it then, like content that has not come."""
+        if (message := self._messages.get(imsg.attempt)) is not None:
+            self._messages[imsg.attempt] = _without_content(message)
 
     def _forget_unused(self) -> None:
         """A destination that has mail or connections may be the oldest, and is still asked for."""
@@ -267,7 +268,7 @@ class Relaying:
         session = self._sessions.get(number)
         if session is not None:
             session.connection.abort()
-            self.ended(number, ConnectionFailure(Stage.SESSION, QUIT), [])
+            self.ended(number, ConnectionFailure(Stage.SESSION, "no answer to QUIT"), [])
 
     # -- where to -------------------------------------------------------------------------------------
 
@@ -370,7 +371,7 @@ class Relaying:
         session, attempt = self._sessions[give.connection], give.task.id
         session.task = give.task
         message = self._messages[attempt]
-        if message.content and attempt not in self._outdated:
+        if message.content:
             self._send(session, message, OutgoingContent(message.content))
             return
         fetching = attempt in self._fetching  # for a connection that has ended: what comes is for this one
@@ -415,7 +416,6 @@ class Relaying:
         """Queue has concluded the attempt: nothing of it is reported."""
         self._messages.pop(attempt, None)
         self._left.pop(attempt, None)
-        self._outdated.discard(attempt)
         actions = self._relay.forget(attempt, self._clock())
         if session is not None and session.task is not None and session.task.id == attempt:
             session.task = None
@@ -458,7 +458,6 @@ class Relaying:
             left.difference_update(envelopes)
             if not left:
                 del self._messages[attempt], self._left[attempt]
-                self._outdated.discard(attempt)
 
     # -- the log ---------------------------------------------------------------------------------------------------
 
@@ -501,6 +500,10 @@ class Relaying:
         if self._timer_at == time_due:
             self._timer_at = None
         self._obey(self._relay.tick(self._clock()))
+
+
+def _without_content(message: Any) -> Any:
+    return msgspec.structs.replace(message, content=b"")
 
 
 def _fitting(result: RelayResult) -> RelayResult:
