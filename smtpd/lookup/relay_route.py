@@ -15,13 +15,16 @@ wrong with a table is a RouteUnavailable, a temporary failure, as an administrat
 
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from smtpd.domain_name import normal
 from smtpd.next_hop import SMARTHOSTS_MAX
 from smtpd.slice import RouteSlice, Service
 from smtpd.tables.relay_credential import RelayCredential, RelayCredentialError, parse_relay_credential
-from smtpd.tables.relay_host import RelayHost, RelayHostError, parse_relay_host, without_label
+from smtpd.tables.relay_host import RelayHost, RelayHostError, list_faults, parse_relay_host, without_label
 from smtpd.tables.table import Answer, PendingAnswer, Table, TableUnavailable
+
+LIST_FAULTS_MAX = 10  # of a table, in the log
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class RelayRoutes:
             for name in (route.hosts, route.domains, route.credentials)
             if name
         }
+        self._lists = tuple(dict.fromkeys(route.hosts for route in self._routes.values() if route.hosts))
 
     def smarthosts(self, action: str, domain: str) -> Smarthosts:
         """At least one, each once, or None for the MX hosts of `domain`, the recipient's."""
@@ -65,6 +69,18 @@ class RelayRoutes:
         if value is None:
             return RouteUnavailable(f"table {route.domains} has no host for {normal(domain)}")
         return _valid(route.domains, (value,))
+
+    def list_faults(self) -> list[str]:
+        """What is wrong with the lists of smarthosts, each as a whole; nothing for those that cannot be read."""
+        return [fault for name in self._lists for fault in self.list_faults_of(name)]
+
+    def list_faults_of(self, table: str) -> list[str]:
+        """Nothing for a table that is no list of smarthosts.  At most LIST_FAULTS_MAX, without labels."""
+        entries = self._tables[table].entries() if table in self._lists else ()
+        if isinstance(entries, TableUnavailable):
+            return []
+        hosts = filter(None, map(_maybe_host, entries))
+        return [f"table {table}: {text}" for _, text in islice(list_faults(hosts), LIST_FAULTS_MAX)]
 
     def credentials(self, action: str, domain: str, host: str, port: int) -> Credentials:
         """Those for the smarthost of `action`, and of mail for `domain`, that is at `host`, as in RelayHost, and
@@ -93,6 +109,13 @@ class RelayRoutes:
         answer = (yield found) if isinstance(found, PendingAnswer) else found
         assert not isinstance(answer, bool)  # of `check` only
         return answer
+
+
+def _maybe_host(text: str) -> RelayHost | None:
+    try:
+        return parse_relay_host(text)
+    except RelayHostError:
+        return None
 
 
 def _valid(table: str, texts: Iterable[str]) -> tuple[RelayHost, ...] | RouteUnavailable:

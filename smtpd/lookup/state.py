@@ -61,7 +61,10 @@ class Lookup:
         dns = DnsCache(loop, Resolver(loop, system.servers, self.statistics, HOST_PATIENCE))
         this = ThisHost(frozenset(configuration.own_names), configuration.listening, has_address)
         own_names = {route.name: route.backup for route in configuration.routes if route.backup}
-        self.routes = RouteQuestions(RelayRoutes(configuration.routes, self._tables), own_names, self.listeners)
+        self._relay_routes = RelayRoutes(configuration.routes, self._tables)
+        for fault in self._relay_routes.list_faults():
+            log.warn(fault)
+        self.routes = RouteQuestions(self._relay_routes, own_names, self.listeners)
         self.hosts = HostLookups(loop, system, dns, this)
         self.sts_announcements = StsAnnouncements(loop, dns)
         self._relays = bool(configuration.routes)
@@ -92,6 +95,8 @@ class Lookup:
                 log.warn(f"table {asked.table} stays as it was: {trouble}")
             else:
                 log.info(f'Table "{asked.table}" successfully updated')
+                for fault in self._relay_routes.list_faults_of(asked.table):
+                    log.warn(fault)
             channel.send(TableUpdated(asked.request, trouble))
 
         table = self._tables.get(asked.table)

@@ -9,10 +9,12 @@ lmtp://[2001:db8::1]:24                 LMTP, never TLS; the port is needed
 
 import ipaddress
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from smtpd.domain_name import ascii_form
+from smtpd.domain_name import ascii_form, normal_address
+from smtpd.next_hop import SMARTHOSTS_MAX
 
 HOST_MAX = 255  # characters
 LABEL_MAX = 255  # characters of a label, a key of a table of credentials; it may be an address
@@ -65,6 +67,23 @@ def parse_relay_host(text: str) -> RelayHost:
     host, numeric = _host(found["host"], found["literal"])
     label = _label(found["label"], protocol)
     return RelayHost(protocol, host, _port(found["port"], protocol), label, numeric)
+
+
+def list_faults(hosts: Iterable[RelayHost]) -> Iterator[tuple[int, str]]:
+    """What is wrong with a list of smarthosts as a whole: the index of an entry, and a text that shows no label.
+
+    A connection is known by its host and port, so there can be one account only."""
+    distinct: set[RelayHost] = set()
+    labels: dict[tuple[str, int], str] = {}
+    for index, host in enumerate(hosts):
+        if host in distinct:
+            continue
+        distinct.add(host)
+        if len(distinct) == SMARTHOSTS_MAX + 1:
+            yield index, f"a list has at most {SMARTHOSTS_MAX} hosts: this one and those after it would not be used"
+        label = normal_address(host.label)
+        if label and labels.setdefault((host.host, host.port), label) != label:
+            yield index, f"{host.host} port {host.port} has another label above: this one would not be used"
 
 
 def without_label(text: str) -> str:

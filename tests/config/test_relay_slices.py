@@ -152,12 +152,22 @@ def test_limits_of_hosts_and_addresses_are_divided_by_the_dispatchers_and_those_
         max_conn_per_route=1,
         max_conn_per_source=25,
         max_conn_per_relay=50,
+        max_conn_per_domain=25,
         message_rate_per_source=1,
     )
     assert made.relay_limits == expected
     assert made.domain_limits == {
         "example.org": msgspec.structs.replace(expected, max_conn_per_host=10, family=4),
     }
+
+
+def test_pauses_that_dispatchers_share_are_multiplied_by_their_number():
+    delays = ("conn-delay-host", "conn-delay-route", "conn-delay-source", "conn-delay-domain", "reconn-delay-route")
+    own = ("conn-delay-connector", "conn-delay-relay", "session-transaction-delay")
+    said = " ".join(f"{key} 5" for key in (*delays, *own))
+    made = slices(f'dispatchers 3\nmta limit {said}\naction "o" relay').dispatcher.relay_limits
+    assert {getattr(made, key.replace("-", "_")) for key in delays} == {15}
+    assert {getattr(made, key.replace("-", "_")) for key in own} == {5}
 
 
 def test_limits_of_a_domain_begin_as_a_copy_of_the_others_at_that_point():

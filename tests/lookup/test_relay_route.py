@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpd.lookup.relay_route import SMARTHOSTS_MAX, RelayRoutes, RouteUnavailable
+from smtpd.lookup.relay_route import LIST_FAULTS_MAX, SMARTHOSTS_MAX, RelayRoutes, RouteUnavailable
 from smtpd.slice import RouteSlice
 from smtpd.tables.inline import ListTable, MappingTable
 from smtpd.tables.relay_credential import RelayCredential
@@ -91,6 +91,16 @@ def test_an_invalid_entry_is_left_out_and_its_label_is_not_shown(routes):
 
 def test_a_list_is_bounded(routes):
     assert len(drive(routes.smarthosts("many", "x"))) == SMARTHOSTS_MAX
+
+
+def test_what_a_list_cannot_do_as_a_whole_is_told_without_labels(routes):
+    (fault,) = routes.list_faults()
+    assert fault == "table many: a list has at most 100 hosts: this one and those after it would not be used"
+    assert routes.list_faults_of("many") == [fault]
+    assert routes.list_faults_of("hosts") == routes.list_faults_of("domains") == routes.list_faults_of("none") == []
+    labels = ListTable("t", [f"smtps://label{number}@a.test" for number in range(LIST_FAULTS_MAX + 5)])
+    faults = RelayRoutes([RouteSlice("l", hosts="t")], {"t": labels}).list_faults_of("t")
+    assert faults == ["table t: a.test port 465 has another label above: this one would not be used"] * LIST_FAULTS_MAX
 
 
 def test_a_table_that_cannot_be_read():

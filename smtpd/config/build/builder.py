@@ -52,7 +52,7 @@ class Builder:
         self._listeners: list[tuple[str, Tree]] = []
         self._listener_builder = ListenerBuilder(self._diagnostics, names, self._tables)
         self._certificates = PkiBuilder(report, self._diagnostics, names)
-        self._relay_limits = RelayLimitBuilder(self._diagnostics)
+        self._relay_limits = RelayLimitBuilder(self._diagnostics, names)
         self._srs = SrsBuilder(self._diagnostics)
         self._wrappers: list[Wrapper] = []
         self._settings: dict[str, Any] = {}
@@ -198,6 +198,7 @@ class Builder:
             case "limit":
                 for key, number in map(parts, parts(setting)):
                     self._limit(self._limits, LIMITS, key, number)
+                    self._names.limit_positions["smtp", "", LIMITS.get(key, "")] = self._diagnostics.position(number)
 
     def _limit(self, limits: dict[str, int], known: dict[str, str], key: Token, number: Token) -> None:
         if self._diagnostics.check_known(key, known):

@@ -65,6 +65,9 @@ class Names:
         self.file_positions: dict[tuple[str, str], SourcePosition] = {}  # by the name of a pki or a ca, and the path
         self.relay_positions: dict[str, SourcePosition] = {}  # by action
         self.srs_positions: list[SourcePosition] = []  # of actions' `srs`
+        # (smtp or mta, domain of `mta limit for domain` or nothing, field) -> where its value is last set
+        self.limit_positions: dict[tuple[str, str, str], SourcePosition] = {}
+        self.domain_limit_positions: dict[str, SourcePosition] = {}  # by domain: its first `mta limit`
         self.table_uses: list[TableUse] = []
         self.used: set[tuple[str, str]] = set()  # (kind, name) of all but tables
         self.declarations: Counter[tuple[str, str]] = Counter()  # (kind, name) -> number of sentences

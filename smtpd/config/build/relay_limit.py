@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from smtpd.config.build import value
 from smtpd.config.build.diagnostics import Diagnostics, parts, value_of
+from smtpd.config.build.names import Names
 from smtpd.config.build.relay import FAMILIES
 from smtpd.config.errors import ConfigValueError, quoted
 from smtpd.config.model import DomainLimits, Srs
@@ -38,8 +39,9 @@ MAX_DEFERRED = (
 class RelayLimitBuilder:
     """`add` the settings of each `mta` sentence, then take `limits`, `domain_limits` and `max_deferred`."""
 
-    def __init__(self, diagnostics: Diagnostics) -> None:
+    def __init__(self, diagnostics: Diagnostics, names: Names) -> None:
         self._diagnostics = diagnostics
+        self._names = names
         self.limits = RelayLimits()
         self.max_deferred = 100
         self._of_domain: dict[str, RelayLimits] = {}
@@ -55,29 +57,32 @@ class RelayLimitBuilder:
             self.max_deferred = self._diagnostics.value(partial(value.limit, key="max_deferred"), token, 1)
             return
         domains = [part for part in parts(setting) if part.data == "for_domain"]
-        said = self._values([part for part in parts(setting) if part.data != "for_domain"])
+        settings = [part for part in parts(setting) if part.data != "for_domain"]
         if not domains:
-            self.limits = replace(self.limits, **said)
+            self.limits = replace(self.limits, **self._values(settings, ""))
             return
         (name,) = parts(domains[0])
         domain = self._diagnostics.value(_domain, name, "")
+        said = self._values(settings, domain)
         if domain:
+            self._names.domain_limit_positions.setdefault(domain, self._diagnostics.position(name))
             self._of_domain[domain] = replace(self._of_domain.get(domain, self.limits), **said)
 
-    def _values(self, settings: list[Tree]) -> dict[str, Any]:
+    def _values(self, settings: list[Tree], domain: str) -> dict[str, Any]:
         said: dict[str, Any] = {}
         for setting in settings:
             if setting.data in FAMILIES:
                 said["family"] = FAMILIES[setting.data]
             else:
-                said |= self._value(*parts(setting))
+                said |= self._value(domain, *parts(setting))
         return said
 
-    def _value(self, key: Token, number: Token) -> Mapping[str, int]:
+    def _value(self, domain: str, key: Token, number: Token) -> Mapping[str, int]:
         if key in UNAVAILABLE_RELAY_LIMITS:
             self._diagnostics.not_yet(key, f"mta limit {key}")
         elif self._diagnostics.check_known(key, LIMITS):
             field = LIMITS[key]
+            self._names.limit_positions["mta", domain, field] = self._diagnostics.position(number)
             return {field: self._diagnostics.value(partial(value.limit, key=field), number, 1)}
         return {}
 

@@ -7,10 +7,10 @@
 
     a label in the URL of a host            requires auth, and auth requires one
     smtp+notls:// or lmtp:// for all hosts  excludes tls, ca, pki, ciphers and protocols
-    inet4, inet6                            exclude addresses of the other family
+    a list of hosts                         has at most SMARTHOSTS_MAX, and one label for a host and port
     a certificate that has to be verified   requires authorities: a ca, or those of the machine
 
-Entries and options by themselves are checked in ../build.
+Entries and options by themselves are checked in ../build, families of addresses in relay_limits.py.
 
 No message repeats any part of a password.
 """
@@ -25,10 +25,10 @@ from smtpd.config.errors import Report, SourcePosition, escaped, quoted
 from smtpd.config.host import Host, is_host_name, numeric
 from smtpd.config.model import Relay, Table
 from smtpd.config.parser import Parsed
-from smtpd.domain_name import ascii_form, normal_address
+from smtpd.domain_name import ascii_form, normal, normal_address
 from smtpd.slice import RelayTls
 from smtpd.tables.relay_credential import RelayCredentialError, parse_relay_credential
-from smtpd.tables.relay_host import CLEAR, VERIFIED, RelayHost, RelayHostError, parse_relay_host
+from smtpd.tables.relay_host import CLEAR, VERIFIED, RelayHost, RelayHostError, list_faults, parse_relay_host
 
 READ_AT_START = ("", "file")  # backends whose lists and mappings are known at the start
 LABEL_WITHOUT_AUTH = 'the label in the URL of a host requires "auth", as in: auth <secrets>'
@@ -59,7 +59,7 @@ class RelayTables:
             if action.relay is not None:
                 position = self._parsed.names.relay_positions[action.name]
                 self._check_kinds(action.relay)
-                self._check_sources(position, action.relay)
+                self._check_sources(action.relay)
                 self._check_hosts(position, action.relay)
 
     def sources(self, relay: Relay) -> tuple[str, ...]:
@@ -78,11 +78,19 @@ class RelayTables:
 
     def hosts(self, relay: Relay) -> list[tuple[SourcePosition, RelayHost]] | None:
         """The valid smarthosts of an action, with their positions; None if they are not known at the start."""
+        found = self.hosts_of_domains(relay)
+        return None if found is None else [(position, host) for position, _, host in found]
+
+    def hosts_of_domains(self, relay: Relay) -> list[tuple[SourcePosition, str, RelayHost]] | None:
+        """As `hosts`, with the domain, in its normal form, that has the smarthost; empty in a list."""
         name = relay.hosts or relay.domains
         if name is None or self._tables[name].backend not in READ_AT_START:
             return None
-        texts = self._list(name) if relay.hosts else ((entry.position, entry.value) for entry in self._mapping(name))
-        return [(position, host) for position, text in texts if (host := _maybe_host(text))]
+        if relay.hosts:
+            texts = [(position, "", text) for position, text in self._list(name)]
+        else:
+            texts = [(entry.position, normal(entry.key), entry.value) for entry in self._mapping(name)]
+        return [(position, domain, host) for position, domain, text in texts if (host := _maybe_host(text))]
 
     def fixed_hosts(self, relay: Relay) -> list[RelayHost] | None:
         """The smarthosts of an action if they stand in the configuration itself, and so cannot change; else None."""
@@ -137,11 +145,7 @@ class RelayTables:
 
     # -- addresses -------------------------------------------------------------------------------------------
 
-    def _check_sources(self, position: SourcePosition, relay: Relay) -> None:
-        sources = self.sources(relay)
-        if relay.family and sources and not any(_family(address) == relay.family for address in sources):
-            text = f'none of the addresses of "src" is an IPv{relay.family} address, so no host could be reached'
-            self._report.add(position, text)
+    def _check_sources(self, relay: Relay) -> None:
         for where, text in self._list(relay.sources) if relay.sources else ():
             address = canonical(text)
             if address and address not in self._own_addresses:
@@ -170,9 +174,9 @@ class RelayTables:
         if all(host.protocol in CLEAR for _, host in hosts) and (options := _tls_options(relay)):
             text = f"{quoted(options[0])} is without effect: {hosts[0][1].protocol}:// has no TLS"
             self._report.add(position, text)
-        for where, host in hosts:
-            if host.numeric and relay.family not in (None, _family(host.host)):
-                self._report.add(where, f"{host.host} is not an IPv{relay.family} address, as inet{relay.family} wants")
+        if relay.hosts:
+            for index, text in list_faults(host for _, host in hosts):
+                self._report.add(hosts[index][0], text)
 
     def _check_authorities(
         self, position: SourcePosition, relay: Relay, hosts: Collection[tuple[SourcePosition, RelayHost]]
@@ -253,7 +257,3 @@ def canonical(text: str) -> str:
     found = ipaddress.ip_address(address)
     found = getattr(found, "ipv4_mapped", None) or found
     return socket.inet_ntop(socket.AF_INET if found.version == 4 else socket.AF_INET6, found.packed)
-
-
-def _family(address: str) -> int:
-    return 6 if ":" in address else 4

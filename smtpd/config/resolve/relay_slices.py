@@ -19,9 +19,11 @@ from smtpd.slice import SYSTEM_CA, USUAL_PROTOCOLS, RelayLimits, RelaySlice, Rou
 from smtpd.smtp.srs import DAY_SECONDS
 
 SMTP_PORT = 25  # of MX hosts
-# Limits that several dispatchers share: a destination is the matter of one of them, a host or an address of ours not.
-SHARED_LIMITS = ("max_conn_per_host", "max_conn_per_route", "max_conn_per_source")
+# Limits that several dispatchers share: a destination is the matter of one of them; a host, an address of ours, and a
+# domain, which is part of a destination of each action, are not.
+SHARED_LIMITS = ("max_conn_per_host", "max_conn_per_route", "max_conn_per_source", "max_conn_per_domain")
 SHARED_RATES = ("message_rate_per_host", "message_rate_per_source")
+SHARED_DELAYS = ("conn_delay_host", "conn_delay_route", "conn_delay_source", "conn_delay_domain", "reconn_delay_route")
 
 
 def slice_relay(action: Action, host: Host, tables: RelayTables) -> RelaySlice:
@@ -75,9 +77,11 @@ def connect_ports(actions: Iterable[Action], tables: RelayTables) -> tuple[int, 
 
 
 def divide_relay_limits(limits: RelayLimits, dispatchers: int) -> RelayLimits:
-    """The limits of one dispatcher.  0 is no limit, and stays so."""
+    """The limits of one dispatcher: those of connections and rates are divided, the pauses between connections
+    multiplied.  0 is no limit, and stays so."""
     shared = {key: getattr(limits, key) for key in (*SHARED_LIMITS, *SHARED_RATES)}
-    return replace(limits, **{key: whole and max(1, whole // dispatchers) for key, whole in shared.items()})
+    own = {key: whole and max(1, whole // dispatchers) for key, whole in shared.items()}
+    return replace(limits, **own, **{key: getattr(limits, key) * dispatchers for key in SHARED_DELAYS})
 
 
 def of(action: Action) -> Relay:

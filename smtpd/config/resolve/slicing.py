@@ -19,6 +19,7 @@ from smtpd.config.check import alias_tables, implausible
 from smtpd.config.check.files_and_users import check_files_and_users
 from smtpd.config.check.open_relay import warn_of_open_relays
 from smtpd.config.check.password_tables import PasswordTables
+from smtpd.config.check.relay_limits import RelayLimitChecks
 from smtpd.config.check.relay_tables import RelayTables
 from smtpd.config.check.table_files import TableFiles
 from smtpd.config.check.table_use import check_tables, services_of
@@ -27,7 +28,15 @@ from smtpd.config.host import Host
 from smtpd.config.model import Action, Ca, Config, Pki, Table
 from smtpd.config.parser import Parsed
 from smtpd.config.resolve.listener_slices import slice_listeners, slice_socket
-from smtpd.config.resolve.relay_slices import connect_ports, divide_relay_limits, slice_relay, slice_route, slice_srs
+from smtpd.config.resolve.relay_slices import (
+    SHARED_LIMITS,
+    SHARED_RATES,
+    connect_ports,
+    divide_relay_limits,
+    slice_relay,
+    slice_route,
+    slice_srs,
+)
 from smtpd.config.resolve.table_programs import slice_programs
 from smtpd.config.resolve.userbase import userbase_users
 from smtpd.domain_name import ascii_form
@@ -59,6 +68,7 @@ from smtpd.tables.text_file import read_file
 
 # Failed logins are not among them: lookup, of which there is one, counts them.
 COUNTED_OVER_ALL = ("max_sessions", "max_sessions_per_address", *RATE_LIMITS)
+DIVIDED = (*(("smtp", key) for key in COUNTED_OVER_ALL), *(("mta", key) for key in (*SHARED_LIMITS, *SHARED_RATES)))
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,7 @@ def slice_config(
     check_files_and_users(parsed, host, report)
     relays = RelayTables(parsed, host, texts, report)
     relays.check()
+    RelayLimitChecks(parsed, relays, DIVIDED, report).check()
     warn_of_open_relays(parsed, listeners, texts, report)
     if config.alias_commands:
         alias_tables.check_file_count(config, parsed.names.user_positions[config.alias_commands], report)
