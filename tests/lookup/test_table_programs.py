@@ -16,7 +16,7 @@ from smtpd.imsg import (
 )
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
-from smtpd.slice import Condition, ExpansionSlice, Match, Method, TableSlice
+from smtpd.slice import Condition, ExpansionSlice, Match, Method, RouteSlice, Service, TableSlice
 from tests.lookup.conftest import CONFIGURATION
 from tests.lookup.world import UNSAID
 
@@ -223,6 +223,19 @@ def test_a_table_that_cannot_be_read_again_stays_as_it_was(house, tmp_path):
     path.write_text("staff: bob\nnobody\n")
     assert "line 2" in update(house, "names").trouble
     assert house.ask(ask(1)).count == 1
+
+
+def test_hosts_of_a_list_that_would_not_be_used_are_told_at_the_update(house, tmp_path, monkeypatch):
+    path = tmp_path / "hosts"
+    path.write_text("smtps://a@h.test\n")
+    table = TableSlice("hosts", path=str(path), backend="file", services=(Service.RELAYHOST,))
+    said = []
+    monkeypatch.setattr(log, "warn", said.append)
+    house = house(tables=(*CONFIGURATION.tables, table), routes=(RouteSlice("out", hosts="hosts"),))
+    assert said == []
+    path.write_text("smtps://a@h.test\nsmtps://b@h.test\n")
+    assert update(house, "hosts") == TableUpdated(9, "")
+    assert said == ["table hosts: h.test port 465 has another label above: this one would not be used"]
 
 
 def test_a_table_that_is_not_there_is_not_updated(house):
