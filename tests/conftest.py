@@ -26,7 +26,13 @@ LONGEST += " scheduler/policy config/common_mistakes corpus/corpus queue/incomin
 FIRST = {Path(__file__).parent / f"{file.replace('/', '/test_')}.py": n for n, file in enumerate(LONGEST.split())}
 
 
+# The exceptions among the parameters of tests.
+parameters = []
+
+
 def pytest_collection_modifyitems(items):
+    calls = [item.callspec for item in items if hasattr(item, "callspec")]
+    parameters[:] = [value for call in calls for value in call.params.values() if isinstance(value, BaseException)]
     items.sort(key=lambda item: FIRST.get(item.path, len(FIRST)))
 
 
@@ -71,6 +77,14 @@ def pytest_runtest_teardown(item):
     yield
     if hasattr(item, "watch") and (found := {*item.watch.found, *once.words_of_module(item.path)}):
         pytest.fail(f"it may depend on the user, so it has to run as root too (tests/once.py): {sorted(found)}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish():
+    """Frees what a test had that raised its own parameter: an exception holds the frames in which it was raised, and a
+    parameter stays for as long as there are tests."""
+    for error in parameters:
+        error.__traceback__ = error.__context__ = None
 
 
 @pytest.hookimpl(wrapper=True)
