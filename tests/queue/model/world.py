@@ -14,6 +14,7 @@ from unittest.mock import patch
 from smtpd.envelope import COUNTER_MAX, Kind
 from smtpd.imsg import EnvelopesDue, PauseDeliveries, Stop, SuspendEnvelopes
 from smtpd.ipc.log import log
+from smtpd.scheduler.state import ORDER_DELAY
 from tests.queue.model.daemon_run import DaemonRun, Disk
 from tests.queue.model.invariants import check_end, check_stopped, compare
 from tests.queue.model.ledger import PromiseBroken
@@ -294,6 +295,8 @@ class World(Peers):
         for kind in Kind:
             self._say("control", PauseDeliveries(1, kind, False))
         self._say("control", SuspendEnvelopes(1, first, last, False))
+        self._settle(100)
+        self.clock.advance(ORDER_DELAY)  # that one, and any other, is carried out
         self._healthy = True
         for _ in range(WAIT_MAX):
             if self._settle(100) and not self._pass_time():
