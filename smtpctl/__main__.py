@@ -1,4 +1,4 @@
-"""smtpctl [-hj] [--state DIR] command, and the programs that are smtpctl under another name: makemap, newaliases,
+"""smtpctl [-hjn] [--state DIR] command, and the programs that are smtpctl under another name: makemap, newaliases,
 sendmail, send-mail, mailq.
 
     0    done
@@ -29,13 +29,21 @@ MAILQ = "mailq"
 DASHED = ("--scram",)  # words of a command that look like options
 
 OPTIONS = """\
-usage: smtpctl [-hj] [--state DIR] command
+usage: smtpctl [-hjn] [--state DIR] command
        smtpctl makemap|newaliases|sendmail ...
 
     -h, --help   this help; with the beginning of a command, help for what begins so
     -j           print JSON, where something is printed
+    -n           show the envelopes that the command is for, and change nothing
     --state DIR  talk to the smtpd that was started with --state DIR
     --version    the version of smtpctl
+"""
+SELECTION = """\
+a selection is one or more of these; the same word again is an alternative, different words have to hold together:
+    from ADDRESS, to ADDRESS   @spam.test: of a domain; <>: the null sender; `*`: any text; `?`: one character
+    action NAME, error TEXT    the action's name; the error of the last attempt, or a part of it
+    older TIME, newer TIME     created before or since then: 90s, 15m, 4h, 2d, 1w, 1d12h
+    is STATE                   waiting, paused, held, tried, untried
 """
 MAILQ_OPTIONS = """\
 usage: mailq [-hj] [--state DIR] [msgid]
@@ -61,7 +69,7 @@ class Options:
     """What stands on the command line; options may stand between and behind the words."""
 
     def __init__(self, arguments: "Sequence[str]"):
-        self.help = self.json = self.version = False
+        self.help = self.json = self.version = self.dry_run = False
         self.state: str | None = None
         self.words: list[str] = []
         left = list(arguments)
@@ -73,6 +81,8 @@ class Options:
             self.help = True
         elif argument in ("-j", "--json"):
             self.json = True
+        elif argument in ("-n", "--dry-run"):
+            self.dry_run = True
         elif argument == "--version":
             self.version = True
         elif argument in ("-hj", "-jh"):
@@ -145,15 +155,21 @@ def _command(options: Options) -> int:
         return _say_possibilities(unclear)
     if not command.run:
         return _fail(f"{command.pattern}: not available yet")
+    if options.dry_run and not command.preview:
+        print(f"smtpctl: -n is not for {command.pattern}", file=sys.stderr)
+        return NOT_A_COMMAND
     return _talk(command, parameters, options)
 
 
 def _talk(command: "Command", parameters: "Sequence[str]", options: Options) -> int:
+    from smtpctl.command_parser import UnknownCommand
     from smtpctl.connection import Connection, ControlError
     from smtpd.paths import Paths
 
     try:
-        return command.load()(Connection(Paths(options.state).socket), parameters, options.json)
+        return command.load(options.dry_run)(Connection(Paths(options.state).socket), parameters, options.json)
+    except UnknownCommand as wrong:  # the words of a selection: the command reads them
+        return _say_possibilities(wrong)
     except ControlError as trouble:
         print(end="", flush=True)
         return _fail(str(trouble))
@@ -165,7 +181,9 @@ def _fail(text: str) -> int:
 
 
 def _say_possibilities(unclear: "UnknownCommand") -> int:
-    print(f"smtpctl: {unclear}\npossibilities are:", file=sys.stderr)
+    print(f"smtpctl: {unclear}", file=sys.stderr)
+    if unclear.possibilities:
+        print("possibilities are:", file=sys.stderr)
     for command in unclear.possibilities:
         print(f"  {command.pattern}", file=sys.stderr)
     return NOT_A_COMMAND
@@ -186,6 +204,8 @@ def _help(known: "Sequence[Command]", words: "Sequence[str]") -> int:
         if words and command.fails:
             print(f"    {'':{width}}  exit status 1 also when {command.fails}")
     print()
+    if any("<selection>" in command.pattern for command in commands):
+        print(SELECTION)
     print(EXIT_CODES, end="")
     return 0
 

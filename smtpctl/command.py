@@ -19,15 +19,16 @@ DONE, FAILED = 0, 1
 class Command:
     """`run` is a module of smtpctl and its function, loaded when it is called for; empty: not available yet.
 
-    `fails`: when the exit status is 1, beside the reasons that all commands have."""
+    `fails`: when the exit status is 1, beside the reasons that all commands have.  `preview`: with -n this is run
+    instead, and shows the envelopes that the command is for."""
 
-    __slots__ = ("fails", "help", "pattern", "run")
+    __slots__ = ("fails", "help", "pattern", "preview", "run")
 
-    def __init__(self, pattern: str, run: str, help: str, fails: str = ""):
-        self.pattern, self.run, self.help, self.fails = pattern, run, help, fails
+    def __init__(self, pattern: str, run: str, help: str, fails: str = "", preview: str = ""):
+        self.pattern, self.run, self.help, self.fails, self.preview = pattern, run, help, fails, preview
 
-    def load(self) -> "Run":
-        module, _, function = self.run.partition(".")
+    def load(self, preview: bool = False) -> "Run":
+        module, _, function = (self.preview if preview else self.run).partition(".")
         loaded: Run = getattr(__import__(f"smtpctl.{module}", fromlist=[function]), function)
         return loaded
 
@@ -35,7 +36,18 @@ class Command:
 ALREADY_PAUSED, NOT_PAUSED = "it is already paused", "it is not paused"
 NO_ENVELOPE, NO_MESSAGE = "there is no such envelope", "there is no such message"
 NO_UPDATE = "there is no such table, or it cannot be read and stays as it was"
-ONE = (("<evpid>", "an envelope", NO_ENVELOPE), ("<msgid>", "a message", NO_MESSAGE))
+SHOW, SHOW_SELECTED = "show.show_queue", "show.show_selected"
+
+
+def for_envelopes(word: str, run: str, help: str, all: str = "everything in the queue") -> "list[Command]":
+    """A command with each operand that means envelopes; `help` has {} where they are named."""
+    return [
+        Command(f"{word} <evpid>", f"operation.{run}", help.format("an envelope"), NO_ENVELOPE, SHOW),
+        Command(f"{word} <msgid>", f"operation.{run}", help.format("a message"), NO_MESSAGE, SHOW),
+        Command(f"{word} all", f"operation.{run}", help.format(all), "", SHOW),
+        Command(f"{word} <selection>", f"selected.{run}", help.format("selected envelopes"), "", SHOW_SELECTED),
+    ]
+
 
 COMMANDS = [
     Command("discover <evpid>", "", "load an envelope that lies in the spool"),
@@ -46,6 +58,7 @@ COMMANDS = [
     Command(
         "encrypt --scram <string>", "encrypt.show_verifier", "the same; other users can see the password meanwhile"
     ),
+    *for_envelopes("hold", "suspend", "hold back {}, as pause envelope does", "anything in the queue"),
     Command("log brief", "operation.log_brief", "log at the normal level"),
     Command("log verbose", "operation.log_verbose", "log debug messages too"),
     Command("monitor", "", "a line of numbers every second"),
@@ -55,10 +68,7 @@ COMMANDS = [
         "relay nothing to a domain, or by an action with `host`",
         ALREADY_PAUSED,
     ),
-    *[
-        Command(f"pause envelope {which}", "operation.suspend", f"hold back {what} until resumed", fails)
-        for which, what, fails in (*ONE, ("all", "anything in the queue", ""))
-    ],
+    *for_envelopes("pause envelope", "suspend", "hold back {} until resumed", "anything in the queue"),
     Command("pause mda", "operation.pause_deliveries", "start no local delivery", ALREADY_PAUSED),
     Command("pause mta", "operation.pause_relaying", "start no relaying", ALREADY_PAUSED),
     Command(
@@ -69,16 +79,11 @@ COMMANDS = [
     ),
     Command("pause smtp", "operation.pause_listeners", "accept no new connections", ALREADY_PAUSED),
     Command("profile <string>", "", "measure"),
+    *for_envelopes("release", "release", "resume {}, and try it now, also what is held"),
     Command("remove destination <domain>", "operation.remove_destination", "remove what is to be relayed there"),
-    *[
-        Command(f"remove {which}", "operation.remove", f"remove {what} without a notice to the sender", fails)
-        for which, what, fails in (*ONE, ("all", "everything in the queue", ""))
-    ],
+    *for_envelopes("remove", "remove", "remove {} without a notice to the sender"),
     Command("resume destination <domain>", "operation.resume_destination", "relay to it again", NOT_PAUSED),
-    *[
-        Command(f"resume envelope {which}", "operation.resume", f"make attempts for {what} again", fails)
-        for which, what, fails in (*ONE, ("all", "everything", ""))
-    ],
+    *for_envelopes("resume envelope", "resume", "make attempts for {} again", "everything"),
     Command("resume mda", "operation.resume_deliveries", "deliver locally again", NOT_PAUSED),
     Command("resume mta", "operation.resume_relaying", "relay again", NOT_PAUSED),
     Command("resume mta from <address> for <destination>", "operation.resume_source", "use it again", NOT_PAUSED),
@@ -89,10 +94,7 @@ COMMANDS = [
         "operation.schedule_destination",
         "try what is to be relayed there now; what is held is released",
     ),
-    *[
-        Command(f"schedule {which}", "operation.schedule", f"try {what} now; what is held is released", fails)
-        for which, what, fails in (*ONE, ("all", "everything in the queue", ""))
-    ],
+    *for_envelopes("schedule", "schedule", "try {} now; what is held is released"),
     Command("show envelope <evpid>", "show.show_envelope", "all fields of an envelope", NO_ENVELOPE),
     Command("show hosts", "show_relay.show_hosts", "hosts that were relayed to"),
     Command("show hoststats", "show_relay.show_domains", "what became of the last mail relayed to each domain"),
@@ -102,6 +104,7 @@ COMMANDS = [
     Command("show quarantine", "show.show_quarantine", "envelopes that could not be read: id, since when, why"),
     Command("show queue", "show.show_queue", "a line for each envelope"),
     Command("show queue <msgid>", "show.show_queue", "a line for each envelope of a message", NO_MESSAGE),
+    Command("show queue <selection>", "show.show_selected", "a line for each selected envelope"),
     Command("show relays", "show_relay.show_relays", "destinations of relayed mail"),
     Command("show routes", "show_relay.show_routes", "routes in use, and routes that have failed"),
     Command("show stats", "show.show_statistics", "all counters"),

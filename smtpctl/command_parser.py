@@ -72,6 +72,10 @@ def is_route(word: str) -> bool:
     return word.isdecimal() and word.isascii() and len(word) <= ROUTE_DIGITS_MAX
 
 
+# They begin a selection, which takes all words that are left (smtpctl/selection.py).
+SELECTION_WORDS = {"from", "to", "action", "error", "older", "newer", "is"}
+SELECTION, MORE = "<selection>", "<more>"  # its first word, and the others
+
 # Newer than scripts that use `show q`: an abbreviation that also fits an older word means the older one.
 LATER_WORDS = {"quarantine"}
 
@@ -84,6 +88,8 @@ PARAMETERS: "dict[str, Callable[[str], bool]]" = {
     "<destination>": is_table_name,
     "<route>": is_route,
     "<string>": bool,
+    SELECTION: SELECTION_WORDS.__contains__,
+    MORE: lambda word: True,
 }
 ID_FORMS = {"<evpid>": "an envelope's has 16 hexadecimal digits", "<msgid>": "a message's has 8 hexadecimal digits"}
 
@@ -92,7 +98,8 @@ def find_command(commands: "Sequence[Command]", words: "Sequence[str]") -> "tupl
     """The command that `words` mean, and its parameters.  Raises UnknownCommand."""
     left, meant = _follow(commands, words)
     for command in left:
-        if len(command.pattern.split()) == len(words):
+        patterns = command.pattern.split()
+        if len(patterns) == len(words) or (patterns[-1] == SELECTION and len(patterns) < len(words)):
             return command, [word for word, name in zip(words, meant, strict=True) if name in PARAMETERS]
     raise UnknownCommand("incomplete command" if words else "no command", left)
 
@@ -119,7 +126,8 @@ def _follow(commands: "Sequence[Command]", words: "Sequence[str]") -> "tuple[lis
 
 def _word(command: "Command", at: int) -> str:
     """Its word at that place; empty behind its last."""
-    return dict(enumerate(command.pattern.split())).get(at, "")
+    words = command.pattern.split()
+    return words[at] if at < len(words) else MORE if words[-1] == SELECTION else ""
 
 
 def _meant(candidates: set[str], word: str) -> list[str]:

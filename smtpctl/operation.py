@@ -67,6 +67,13 @@ def resume(connection: Connection, parameters: Sequence[str], json: bool) -> int
     return _say_count(connection, parameters, json, count, "resumed", "not paused")
 
 
+def release(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    meant = envelopes(parameters)
+    connection.ask(SuspendEnvelopes(REQUEST, *meant, False))
+    count = connection.ask(ScheduleEnvelopes(REQUEST, *meant)).count
+    return _say_count(connection, parameters, json, count, "released", "being tried")
+
+
 def _find_destinations(connection: Connection, name: str) -> list[int]:
     """Raises ControlError when there can be none of this name."""
     found: list[int] = connection.ask(FindDestinations(REQUEST, name)).destinations
@@ -131,7 +138,11 @@ def _say_count(
     exist = count > 0 or _exist(connection, parameters)
     if parameters and not exist:
         raise UnknownId(*parameters)
-    reason = otherwise if exist and not count else ""
+    return say_count(json, count, done, otherwise if exist and not count else "")
+
+
+def say_count(json: bool, count: int, done: str, reason: str) -> int:
+    """`reason`: why there are none."""
     if json:
         print(output.as_json({"count": count, "reason": reason}))
     else:

@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from smtpctl import output
+from smtpctl import output, selection
 from smtpctl.command import DONE
 from smtpctl.connection import Connection, ControlError
 from smtpctl.operation import REQUEST, UnknownId, envelopes
 from smtpd.envelope import QueueEntry, duration_text, message_of
 from smtpd.imsg import ContentNotOpened, ListEnvelopes, ListQuarantine, OpenContent, ShowStatistics
+from smtpd.selection import Selection
 
 
 def show_queue(connection: Connection, parameters: Sequence[str], json: bool) -> int:
@@ -20,14 +21,20 @@ def show_queue(connection: Connection, parameters: Sequence[str], json: bool) ->
     empty = True
     for entry, now, reason in _entries(connection, first, last):
         empty = False
-        print(
-            output.as_json(output.envelope_object(entry, now, reason))
-            if json
-            else output.queue_line(entry, now, reason)
-        )
+        _print_line(entry, now, reason, json)
     if parameters and empty:
         raise UnknownId(*parameters)
     return DONE
+
+
+def show_selected(connection: Connection, parameters: Sequence[str], json: bool) -> int:
+    for entry, now, reason in _entries(connection, *envelopes(()), selection.current(parameters)):
+        _print_line(entry, now, reason, json)
+    return DONE
+
+
+def _print_line(entry: QueueEntry, now: int, reason: str, json: bool) -> None:
+    print(output.as_json(output.envelope_object(entry, now, reason)) if json else output.queue_line(entry, now, reason))
 
 
 def show_envelope(connection: Connection, parameters: Sequence[str], json: bool) -> int:
@@ -89,10 +96,12 @@ def show_statistics(connection: Connection, parameters: Sequence[str], json: boo
     return DONE
 
 
-def _entries(connection: Connection, first: int, last: int) -> Iterator[tuple[QueueEntry, int, str]]:
+def _entries(
+    connection: Connection, first: int, last: int, meant: Selection | None = None
+) -> Iterator[tuple[QueueEntry, int, str]]:
     """Each with the time and the reason why it waits.  Page by page: neither side ever holds more than one."""
     while first:
-        page = connection.ask(ListEnvelopes(REQUEST, first, last))
+        page = connection.ask(ListEnvelopes(REQUEST, first, last, meant))
         if page.trouble:
             raise ControlError(page.trouble)
         now = int(time.time())

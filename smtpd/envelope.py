@@ -16,7 +16,8 @@ MESSAGE_ID_MAX = 2**31 - 1
 COUNTER_MAX = 2**32 - 1
 
 MessageId = Annotated[int, msgspec.Meta(ge=1, le=MESSAGE_ID_MAX)]
-EnvelopeId = Annotated[int, msgspec.Meta(ge=1 << 32, le=(MESSAGE_ID_MAX << 32) | COUNTER_MAX)]
+ENVELOPE_ID_MAX = (MESSAGE_ID_MAX << 32) | COUNTER_MAX
+EnvelopeId = Annotated[int, msgspec.Meta(ge=1 << 32, le=ENVELOPE_ID_MAX)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]  # since 1970, or a duration
 # What an envelope shares with others, and gets its share of: an agent, for relayed mail a destination; 0: nothing.
 Lane = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]

@@ -55,6 +55,7 @@ from smtpd.next_hop import (
     TlsHost,
 )
 from smtpd.relay_entry import DomainEntry, HostEntry, Key, PortOrNone, RelayEntry, RouteEntry
+from smtpd.selection import SelectedEnvelopes, Selection
 
 TABLE = Table()
 
@@ -1162,13 +1163,14 @@ class SessionRefused:
     reason: Text
 
 
-@imsg("smtpctl -> control -> queue")
+@imsg("smtpctl -> control -> queue", limit=256 * 1024)
 class ListEnvelopes:
-    """A page of the queue: ids from `first` to `last`."""
+    """A page of the queue: ids from `first` to `last`, and of these what `selection` means."""
 
     request: int
     first: EnvelopeId
     last: EnvelopeId
+    selection: Selection | None = None
 
 
 @imsg("queue -> control -> smtpctl", answers=ListEnvelopes, limit=1024 * 1024)
@@ -1181,6 +1183,25 @@ class EnvelopesListed:
     trouble: Text = ""  # why the queue could not be read
     mda_paused: bool = False  # control fills these in: local deliveries are paused
     mta_paused: bool = False  # and relaying
+
+
+@imsg("smtpctl -> control -> queue", limit=256 * 1024)
+class SelectEnvelopes:
+    """Ids from `first` on that `selection` means."""
+
+    request: int
+    first: EnvelopeId
+    selection: Selection
+
+
+@imsg("queue -> control -> smtpctl", answers=SelectEnvelopes)
+class EnvelopesSelected:
+    """In the order of ids, from a part of the queue; `next` is where the next part begins, 0 when there is none."""
+
+    request: int
+    envelopes: SelectedEnvelopes
+    next: int
+    trouble: Text = ""  # why the queue could not be read
 
 
 @imsg("smtpctl -> control -> queue")
@@ -1220,12 +1241,14 @@ class ContentNotOpened:
 
 @imsg("smtpctl -> control -> scheduler")
 class ScheduleEnvelopes:
-    """Try these now, held ones too.  With `destinations`, only those that are to be relayed to one of them."""
+    """Try these now, held ones too.  With `destinations`, only those that are to be relayed to one of them; with
+    `envelopes`, only these."""
 
     request: int
     first: EnvelopeId
     last: EnvelopeId
     destinations: list[DestinationNumber] = []
+    envelopes: SelectedEnvelopes = []
 
 
 @imsg("smtpctl -> control -> scheduler")
@@ -1234,6 +1257,7 @@ class RemoveEnvelopes:
     first: EnvelopeId
     last: EnvelopeId
     destinations: list[DestinationNumber] = []  # as in ScheduleEnvelopes
+    envelopes: SelectedEnvelopes = []
 
 
 @imsg("smtpctl -> control -> scheduler")
@@ -1244,6 +1268,7 @@ class SuspendEnvelopes:
     first: EnvelopeId
     last: EnvelopeId
     suspended: bool
+    envelopes: SelectedEnvelopes = []  # as in ScheduleEnvelopes
 
 
 @imsg("scheduler -> control -> smtpctl", answers=ScheduleEnvelopes)

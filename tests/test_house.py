@@ -52,7 +52,7 @@ PROCESSES = {
 ONE_SHOTS = {"config", "password"}
 # From the bottom to the top: a room imports rooms that stand before it, and itself; so there is no circle.
 ROOMS = (
-    *("sandbox", "envelope", "next_hop", "relay_entry", "paths", "domain_name", "slice"),
+    *("sandbox", "envelope", "next_hop", "relay_entry", "selection", "paths", "domain_name", "slice"),
     "ipc",  # how processes talk
     *("imsg", "errand", "boot"),  # what they say
     *("header", "tls", "smtp", "tables", "mail_local", "relay"),

@@ -29,6 +29,7 @@ from smtpd.imsg import (
     EnvelopesListed,
     EnvelopesRemoved,
     EnvelopesScheduled,
+    EnvelopesSelected,
     EnvelopesSuspended,
     FindDestinations,
     HostsListed,
@@ -54,6 +55,7 @@ from smtpd.imsg import (
     RouteResumed,
     RoutesListed,
     ScheduleEnvelopes,
+    SelectEnvelopes,
     SessionOpened,
     SessionRefused,
     SetVerbose,
@@ -121,7 +123,7 @@ def from_smtpctl(control: Control, client: Client, imsg: object, descriptor: int
     match imsg:
         case ListEnvelopes():
             control.list_envelopes(client, imsg)
-        case ListQuarantine() | OpenContent() | FindDestinations() | PauseRelaying() | ListPaused():
+        case SelectEnvelopes() | ListQuarantine() | OpenContent() | FindDestinations() | PauseRelaying() | ListPaused():
             control.forward(client, imsg, "queue")
         case ScheduleEnvelopes() | RemoveEnvelopes() | SuspendEnvelopes():
             control.forward(client, imsg, "scheduler")
@@ -153,7 +155,9 @@ def query_from_smtpctl(control: Control, client: Client, word: str) -> None:
 
 def from_queue(control: Control, channel: Channel, imsg: object, descriptor: int | None) -> None:
     match imsg:
-        case EnvelopesListed() | QuarantineListed() | DestinationsFound() | RelayingPaused() | PausedListed():
+        case EnvelopesListed() | EnvelopesSelected() | QuarantineListed() | DestinationsFound():
+            control.answered(channel, imsg)
+        case RelayingPaused() | PausedListed():
             control.answered(channel, imsg)
         case ContentOpened():
             control.answered(channel, imsg, descriptor)

@@ -12,17 +12,19 @@ from typing import Any
 
 import msgspec
 
-from smtpd.envelope import Kind, QueueEntry, Text, envelope_text, message_of, message_text
+from smtpd.envelope import ENVELOPE_ID_MAX, Kind, QueueEntry, Text, envelope_text, message_of, message_text
 from smtpd.imsg import (
     ContentNotOpened,
     ContentOpened,
     DestinationsFound,
     EnvelopesListed,
+    EnvelopesSelected,
     FindDestinations,
     ListEnvelopes,
     ListQuarantine,
     OpenContent,
     QuarantineListed,
+    SelectEnvelopes,
 )
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, visible
@@ -31,6 +33,7 @@ from smtpd.queue.delivery.destination import Delays, Numbers
 from smtpd.queue.delivery.pauses import Pauses
 from smtpd.queue.store.disk import Disk
 from smtpd.queue.store.store import PAGE, Envelope, Message, Store, UnreadableRow
+from smtpd.selection import SELECTED_MAX
 
 PAGE_BYTES = 900 * 1024  # of the rows of one page
 REASON_MAX = 200  # characters of why a row was set aside
@@ -54,13 +57,13 @@ class Listing:
         self,
         channel: Channel,
         imsg: ListEnvelopes,
-        read: tuple[Sequence[Envelope | UnreadableRow], dict[int, int]] | None,
+        read: tuple[Sequence[Envelope | UnreadableRow], int, dict[int, int]] | None,
         error: BaseException | None,
     ) -> None:
         if read is None:
             channel.send(EnvelopesListed(imsg.request, [], 0, _said(f"the queue cannot be read: {error}")))
             return
-        rows, sizes = read
+        rows, behind, sizes = read
         page: list[QueueEntry] = []
         room = PAGE_BYTES
         for row in rows:
@@ -76,8 +79,15 @@ class Listing:
                 channel.send(EnvelopesListed(imsg.request, page, row.id))
                 return
             page.append(entry)
-        behind = rows[-1].id + 1 if len(rows) == PAGE and rows[-1].id < imsg.last else 0
         channel.send(EnvelopesListed(imsg.request, page, behind))
+
+    def select(self, channel: Channel, imsg: SelectEnvelopes) -> None:
+        def done(found: tuple[list[int], int] | None, error: BaseException | None) -> None:
+            trouble = "" if error is None else _said(f"the queue cannot be read: {error}")
+            channel.send(EnvelopesSelected(imsg.request, *(found or ([], 0)), trouble))
+
+        store = self._disk.store
+        self._disk.read(partial(store.select, imsg.selection, imsg.first, ENVELOPE_ID_MAX, SELECTED_MAX), done)
 
     def _entry(self, envelope: Envelope, sizes: dict[int, int]) -> QueueEntry:
         to = envelope.recipient
@@ -135,10 +145,16 @@ class Listing:
         channel.send(ContentNotOpened(imsg.request, reason))
 
 
-def _read(store: Store, imsg: ListEnvelopes) -> tuple[Any, dict[int, int]]:
-    rows = store.envelopes(imsg.first, imsg.last, PAGE)
+def _read(store: Store, imsg: ListEnvelopes) -> tuple[Any, int, dict[int, int]]:
+    """Rows, where the next page begins or 0, and the sizes of messages."""
+    if imsg.selection is None:
+        rows = store.envelopes(imsg.first, imsg.last, PAGE)
+        behind = rows[-1].id + 1 if len(rows) == PAGE and rows[-1].id < imsg.last else 0
+    else:
+        ids, behind = store.select(imsg.selection, imsg.first, imsg.last, PAGE)
+        rows = store.load(ids)
     sizes = store.sizes({message_of(row.id) for row in rows})
-    return rows, {message: size for message, size in sizes.items() if isinstance(size, int) and size >= 0}
+    return rows, behind, {message: size for message, size in sizes.items() if isinstance(size, int) and size >= 0}
 
 
 def _read_quarantine(store: Store) -> list[tuple[int, int, str]]:

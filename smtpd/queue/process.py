@@ -57,6 +57,7 @@ from smtpd.imsg import (
     ReturnRecipients,
     ScanEnvelopes,
     SchedulingStopped,
+    SelectEnvelopes,
     SetVerbose,
     Stop,
     StoreMessage,
@@ -210,6 +211,8 @@ def from_control(queue: Queue, channel: Channel, imsg: object, descriptor: int |
     match imsg:
         case ListEnvelopes():
             queue.listing.list_envelopes(channel, imsg)
+        case SelectEnvelopes():
+            queue.listing.select(channel, imsg)
         case ListQuarantine():
             queue.listing.list_quarantine(channel, imsg)
         case OpenContent():

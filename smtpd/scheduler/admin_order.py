@@ -1,4 +1,4 @@
-"""Orders of the administrator for a range of envelopes, carried out in slices.
+"""Orders of the administrator for a range of envelopes, or for some of it, carried out in slices.
 
     ScheduleEnvelopes --> policy.schedule --> TryDestinations, PostponeEnvelopes (until now),
                                               MarkSuspended, DeleteEnvelopes --> queue
@@ -53,12 +53,15 @@ class AdminOrders:
 
     def replaced(self, successors: list[int]) -> None:
         """The order under way does not miss those in its range: it may not have come to the one that they replace."""
-        if self._ids is not None:
+        if self._ids is not None and not self._orders[0].envelopes:
             order = self._orders[0]
             self._successors.extend(id for id in successors if order.first <= id <= order.last)
 
     def _ids_of(self, order: AdminOrder) -> Iterator[int]:
-        yield from self._policy.table.ids(order.first, order.last)
+        if order.envelopes:
+            yield from (id for id in order.envelopes if id in self._policy.table)
+        else:
+            yield from self._policy.table.ids(order.first, order.last)
         while self._successors:
             yield self._successors.popleft()
 

@@ -61,6 +61,24 @@ def test_show_envelope_and_message(daemon, alice, waiting):
     assert content.startswith("Received: ") and content.endswith("\nSubject: waiting\n\nx\n")
 
 
+def test_a_selection_is_shown_held_released_and_removed(daemon, users, alice, waiting):
+    daemon.send(f"{alice}@here.test", b"Subject: spam\r\n\r\nx\r\n", sender="eve@spam.test")
+    shown = daemon.smtpctl("-n", "remove", "from", "@SPAM.test", "to", f"{alice}@*", "is", "untried").stdout
+    (spam,) = [line.split("|")[0] for line in shown.splitlines()]
+    assert spam != waiting
+    assert daemon.smtpctl("hold", "from", "@spam.test").stdout == "1 envelope paused\n"
+    assert [line.split("|")[0] for line in daemon.smtpctl("show", "queue", "is", "paused").stdout.splitlines()] == [
+        spam
+    ]
+    assert daemon.smtpctl("release", "is", "paused").stdout == "1 envelope released\n"
+    assert daemon.smtpctl("show", "queue", "is", "paused").stdout == ""
+    assert daemon.smtpctl("remove", "from", "*@spam.test", "from", "nobody").stdout == "1 envelope removed\n"
+    until(lambda: daemon.smtpctl("show", "queue").stdout.startswith(waiting), what="one envelope")
+    assert daemon.smtpctl("show", "queue").stdout.count("\n") == 1
+    assert daemon.smtpctl("remove", "older", "1d").stdout == "0 envelopes removed\n"
+    assert daemon.smtpctl("remove", "older", "x", check=False).returncode == 255
+
+
 def test_pause_and_resume_of_an_envelope(daemon, users, alice, waiting):
     assert "1 envelope" in daemon.smtpctl("pause", "envelope", waiting).stdout
     daemon.smtpctl("resume", "mda")

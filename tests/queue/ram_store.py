@@ -22,6 +22,7 @@ from smtpd.queue.store.store import (
     recipient_key,
     successors,
 )
+from smtpd.selection import Selection
 
 
 class RAMStore:
@@ -121,6 +122,11 @@ class RAMStore:
         with self._lock:
             return [self._envelopes[id] for id in sorted(self._envelopes) if first <= id <= last][:limit]
 
+    def select(self, selection: Selection, first: int, last: int, limit: int) -> tuple[list[int], int]:
+        """Like SQLiteStore, but all of them are looked at; and without wildcards."""
+        ids = [row.id for row in self.envelopes(first, last, len(self._envelopes)) if _is_meant(selection, row)]
+        return ids[:limit], ids[limit] if len(ids) > limit else 0
+
     def schedules(self, after: int, limit: int, lane_of: LaneOf) -> list[Schedule]:
         with self._lock:
             rows = [self._envelopes[id] for id in sorted(self._envelopes) if id > after]
@@ -160,3 +166,17 @@ class RAMStore:
     def _page(self, rows, after, limit):
         found = list(rows.values())[after : after + limit]
         return found, after + limit if len(found) == limit else 0
+
+
+def _is_meant(selection: Selection, row: Envelope) -> bool:
+    here, there = row.recipient.recipient, row.recipient.destination
+    return (
+        (not selection.senders or row.origin.sender in selection.senders)
+        and (not selection.recipients or here in selection.recipients or there in selection.recipients)
+        and (not selection.actions or row.recipient.action in selection.actions)
+        and (not selection.errors or row.error in selection.errors)
+        and selection.created_since <= row.created <= selection.created_until
+        and selection.suspended in (None, row.suspended)
+        and selection.held in (None, row.held)
+        and selection.tried in (None, row.retries > 0)
+    )

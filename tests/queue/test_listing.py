@@ -17,6 +17,7 @@ from smtpd.imsg import (
     DeleteEnvelopes,
     EnvelopesListed,
     EnvelopesScanned,
+    EnvelopesSelected,
     EnvelopesSubmitted,
     ListEnvelopes,
     ListQuarantine,
@@ -26,6 +27,7 @@ from smtpd.imsg import (
     QuarantineListed,
     ReportStatistics,
     ScanEnvelopes,
+    SelectEnvelopes,
     SetVerbose,
     StatisticsReported,
     StoreMessage,
@@ -34,6 +36,7 @@ from smtpd.ipc.log import log
 from smtpd.queue import scan
 from smtpd.queue.listing import REASON_MAX
 from smtpd.queue.store.store import PAGE, Quarantine, StoreBroken
+from smtpd.selection import Selection
 from tests.queue.conftest import CONTENT, ORIGIN, TERMS, add, command, envelope, recipient, relayed
 from tests.queue.fault import Faulty, broken, times
 from tests.queue.ram_store import RAMStore
@@ -65,6 +68,24 @@ def test_an_entry_has_all_that_a_line_of_show_queue_needs(house):
     assert entry.terms == row.terms and entry.terms.utf8
     assert (entry.origin, entry.recipient) == (ORIGIN, recipient())
     assert (entry.size, entry.inflight, entry.error, entry.last_try) == (len(CONTENT), False, "", 0)
+
+
+def test_selected_envelopes_are_listed_and_their_ids_told(house):
+    (first,), _, (third,) = (house.store([recipient(user)]) for user in ("bob", "mia", "bob"))
+    meant = Selection(recipients=["bob@here.test"])
+    house.say("control", ListEnvelopes(4, *ALL, meant))
+    assert [row.schedule.envelope for row in house.hear("control", EnvelopesListed).rows] == sorted([first, third])
+    house.say("control", SelectEnvelopes(5, ALL[0], meant))
+    assert house.hear("control", EnvelopesSelected) == EnvelopesSelected(5, sorted([first, third]), 0)
+
+
+def test_a_queue_that_cannot_be_read_selects_none_and_says_so(make_house):
+    store = Faulty(RAMStore())
+    house = make_house(store)
+    store.faults["select"] = broken
+    house.say("control", SelectEnvelopes(5, ALL[0], Selection()))
+    answer = house.hear("control", EnvelopesSelected)
+    assert answer.envelopes == [] and answer.next == 0 and answer.trouble.startswith("the queue cannot be read: ")
 
 
 def test_what_is_being_tried_is_inflight(house):

@@ -483,6 +483,19 @@ def test_suspension_is_marked_and_counted(house):
     assert [(len(imsg.envelopes), imsg.suspended) for imsg in marked] == [(1, True), (1, True), (2, False)]
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_an_order_for_listed_envelopes_is_for_these_only(house, far):
+    """Also when the list names some that are not there."""
+    schedules = [later(number) for number in range(1, 6)]
+    scanned(house, schedules)
+    ids = [each.envelope for each in schedules]
+    listed = [ids[1], ids[3], first_envelope(1000)]
+    house.control.send(RemoveEnvelopes(7, listed[0], listed[-1] if far else ids[4], envelopes=listed))
+    house.until(lambda: house.said["control"])
+    assert house.said["control"] == [EnvelopesRemoved(7, 2)]
+    assert [id for id in ids if id not in house.scheduler.policy.table] == [ids[1], ids[3]]
+
+
 def test_an_order_for_nothing_is_answered(house):
     scanned(house)
     house.control.send(RemoveEnvelopes(7, *ALL))

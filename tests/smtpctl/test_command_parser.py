@@ -71,6 +71,19 @@ show queue 1a2b3c4g                 -
 show queue all                      -
 schedule 0000000000000001           schedule <evpid>
 schedule 1a2b3c4d00000001 now       -
+remove from @spam.test older 2d     remove <selection>
+rem to bob@here.test                remove <selection>
+rem fro @spam.test                  -
+remove older                        remove <selection>
+schedule error greylist is held     schedule <selection>
+show queue from <>                  show queue <selection>
+show queue from all                 show queue <selection>
+pause envelope is waiting           pause envelope <selection>
+resume envelope all from x          -
+hold all                            hold all
+hold 1a2b3c4d                       hold <msgid>
+release from a to b                 release <selection>
+remove 1a2b3c4d from x              -
 nonsense                            -
 """
 
@@ -91,12 +104,16 @@ def test_a_line_means_one_command_or_none(words, meant):
         assert meant == "-"
     else:
         assert command.pattern == meant
-        assert len(parameters) == meant.count("<")
+        if meant.endswith("<selection>"):
+            assert parameters == words[len(meant.split()) - 1 :]
+        else:
+            assert len(parameters) == meant.count("<")
 
 
 def test_every_command_can_be_said_in_full():
     samples = {"<msgid>": "1a2b3c4d", "<evpid>": "1a2b3c4d00000001", "<table>": "t", "<string>": "anything"}
     samples |= {"<domain>": "far.test", "<address>": "192.0.2.1", "<destination>": "far.test", "<route>": "1"}
+    samples |= {"<selection>": "from"}
     for command in COMMANDS:
         words = [samples.get(word, word) for word in command.pattern.split()]
         assert find_command(COMMANDS, words)[0] is command

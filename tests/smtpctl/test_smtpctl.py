@@ -22,6 +22,7 @@ from smtpd.imsg import (
     EnvelopesListed,
     EnvelopesRemoved,
     EnvelopesScheduled,
+    EnvelopesSelected,
     EnvelopesSuspended,
     FindDestinations,
     HostsListed,
@@ -45,6 +46,7 @@ from smtpd.imsg import (
     RouteResumed,
     RoutesListed,
     ScheduleEnvelopes,
+    SelectEnvelopes,
     SetVerbose,
     StatisticsShown,
     SuspendEnvelopes,
@@ -54,6 +56,7 @@ from smtpd.imsg import (
 from smtpd.ipc import query
 from smtpd.ipc.query import Answer
 from smtpd.relay_entry import NEVER, ConnectorEntry, DomainEntry, HostEntry, RelayEntry, RouteEntry
+from smtpd.selection import Selection
 
 TOP = Path(__file__).parent.parent.parent
 ALL = first_envelope(1), last_envelope(2**31 - 1)
@@ -86,6 +89,78 @@ def test_show_queue_asks_for_a_page_after_the_other(control):
 def test_show_queue_of_a_message_asks_for_its_envelopes(control):
     control.run("show", "queue", "1a2b3c4d", answers=[EnvelopesListed(1, [], 0)])
     assert control.asked == [ListEnvelopes(1, first_envelope(0x1A2B3C4D), last_envelope(0x1A2B3C4D))]
+
+
+def test_selected_envelopes_are_shown_page_by_page(control):
+    pages = [EnvelopesListed(1, [entry(0)], EVPID + 2), EnvelopesListed(1, [], EVPID + 9), EnvelopesListed(1, [], 0)]
+    shown = control.run("show", "queue", "from", "@spam.test", answers=[*pages])
+    assert shown.stdout.startswith(f"{EVPID:016x}|") and shown.returncode == 0
+    meant = Selection(senders=["*@spam.test"])
+    assert control.asked == [ListEnvelopes(1, first, ALL[1], meant) for first in (ALL[0], EVPID + 2, EVPID + 9)]
+
+
+@pytest.mark.parametrize("words", ["remove from @spam.test", "hold from @spam.test", "release from @spam.test"])
+def test_a_dry_run_shows_and_changes_nothing(control, words):
+    shown = control.run("-n", *words.split(), answers=[EnvelopesListed(1, [entry(0)], 0)])
+    assert shown.stdout.startswith(f"{EVPID:016x}|") and shown.returncode == 0
+    assert control.asked == [ListEnvelopes(1, *ALL, Selection(senders=["*@spam.test"]))]
+
+
+def test_a_dry_run_of_one_envelope_and_of_what_takes_none(control):
+    shown = control.run("-n", "remove", f"{EVPID:016x}", answers=[EnvelopesListed(1, [entry(0)], 0)])
+    assert shown.stdout.startswith(f"{EVPID:016x}|") and control.asked == [ListEnvelopes(1, EVPID, EVPID)]
+    shown = control.run("-n", "pause", "mda")
+    assert (shown.returncode, shown.stderr) == (255, "smtpctl: -n is not for pause mda\n")
+
+
+SOME = [EVPID, EVPID + 5]
+
+
+@pytest.mark.parametrize(
+    ("word", "orders", "answers", "done"),
+    [
+        ("remove", [RemoveEnvelopes], [EnvelopesRemoved(1, 2)], "removed"),
+        ("schedule", [ScheduleEnvelopes], [EnvelopesScheduled(1, 2)], "scheduled"),
+        ("hold", [SuspendEnvelopes], [EnvelopesSuspended(1, 2)], "paused"),
+        ("pause envelope", [SuspendEnvelopes], [EnvelopesSuspended(1, 2)], "paused"),
+        ("resume envelope", [SuspendEnvelopes], [EnvelopesSuspended(1, 2)], "resumed"),
+        (
+            "release",
+            [SuspendEnvelopes, ScheduleEnvelopes],
+            [EnvelopesSuspended(1, 1), EnvelopesScheduled(1, 2)],
+            "released",
+        ),
+    ],
+)
+def test_a_selection_is_changed_batch_by_batch(control, word, orders, answers, done):
+    parts = [EnvelopesSelected(1, [], EVPID), EnvelopesSelected(1, SOME, EVPID + 9), EnvelopesSelected(1, SOME, 0)]
+    said = control.run(*word.split(), "error", "full", answers=[parts[0], parts[1], *answers, parts[2], *answers])
+    assert (said.stdout, said.stderr, said.returncode) == (f"4 envelopes {done}\n", "", 0)
+    selects = [imsg for imsg in control.asked if isinstance(imsg, SelectEnvelopes)]
+    assert selects == [SelectEnvelopes(1, at, Selection(errors=["*full*"])) for at in (ALL[0], EVPID, EVPID + 9)]
+    changes = [imsg for imsg in control.asked if imsg not in selects]
+    assert [type(imsg) for imsg in changes] == orders * 2
+    assert all((imsg.first, imsg.last, imsg.envelopes) == (SOME[0], SOME[1], SOME) for imsg in changes)
+    wanted = [imsg.suspended for imsg in changes if isinstance(imsg, SuspendEnvelopes)]
+    assert set(wanted) <= {word in ("hold", "pause envelope")}
+
+
+def test_a_selection_that_means_none_says_so(control):
+    said = control.run("remove", "from", "<>", answers=[EnvelopesSelected(1, [], 0)])
+    assert (said.stdout, said.returncode) == ("0 envelopes removed\n", 0)
+    assert said.stderr == "smtpctl: none is selected, or none that this would change\n"
+
+
+def test_a_queue_that_cannot_be_read_half_way_says_what_was_done(control):
+    answers = [EnvelopesSelected(1, SOME, EVPID + 9), EnvelopesRemoved(1, 2), EnvelopesSelected(1, [], 0, "broken")]
+    said = control.run("remove", "from", "<>", answers=answers)
+    assert (said.stderr, said.returncode) == ("smtpctl: broken (2 removed before)\n", 1)
+
+
+def test_a_selection_that_makes_no_sense_asks_nothing(control):
+    said = control.run("remove", "older", "soon")
+    assert (said.returncode, control.asked) == (255, [])
+    assert said.stderr == "smtpctl: not a time: soon (as 90s, 15m, 4h, 2d, 1w, 1d12h)\n"
 
 
 def test_show_queue_as_json_is_an_object_a_line(control):

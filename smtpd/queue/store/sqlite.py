@@ -24,7 +24,7 @@ import msgspec
 from smtpd.envelope import COUNTER_MAX, Schedule, message_of
 from smtpd.ipc.log import log
 from smtpd.next_hop import StsRow, TlsHost
-from smtpd.queue.store import kept_tls, salvage
+from smtpd.queue.store import kept_tls, salvage, selected_rows
 from smtpd.queue.store.salvage import Read
 from smtpd.queue.store.schema import COLUMNS, SCHEDULE, envelope_of, establish, row_of, schedule_of
 from smtpd.queue.store.sqlite_errors import translated
@@ -53,6 +53,7 @@ from smtpd.queue.store.store import (
     recipient_key,
     successors,
 )
+from smtpd.selection import Selection
 
 INSERT_ROWS_MAX = 64  # of one INSERT at the most
 CHECKPOINT_BYTES = 8 * 1024 * 1024  # bytes of log after which it is copied back
@@ -397,6 +398,20 @@ class SQLiteStore:
             except salvage.ROW_ERRORS as error:
                 salvage.raise_unless_of_a_row(error)
                 return salvage.read_rows(read, "*", first, last, limit, envelope_of)
+
+    def select(self, selection: Selection, first: int, last: int, limit: int) -> tuple[list[int], int]:
+        condition, values = selected_rows.condition(selection)
+        sql = f"SELECT id FROM envelope WHERE id BETWEEN ? AND ? AND {condition} ORDER BY id LIMIT ?"
+        with self._read() as read:
+            behind = read(
+                "SELECT id FROM envelope WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1 OFFSET ?",
+                (first, last, selected_rows.ROWS_MAX),
+            )
+            end = behind[0][0] - 1 if behind else last
+            ids = [id for (id,) in read(sql, (first, end, *values, limit))]
+        if len(ids) == limit:
+            return ids, ids[-1] + 1 if ids[-1] < last else 0
+        return ids, behind[0][0] if behind else 0
 
     def schedules(self, after: int, limit: int, lane_of: LaneOf) -> list[Schedule | UnreadableRow]:
         schedule = partial(schedule_of, lane_of)

@@ -33,6 +33,7 @@ from msgspec.structs import replace
 
 from smtpd.envelope import Duty, EnvelopeId, Kind, MailParameters, MessageId, Origin, Recipient, Schedule, Seconds, Text
 from smtpd.next_hop import StsRow, TlsHost
+from smtpd.selection import Selection
 
 PAGE = 1000  # rows of one read at the most: no read transaction outlives a page
 
@@ -349,6 +350,10 @@ class Store(Protocol):
 
     def envelopes(self, first: int, last: int, limit: int) -> Sequence[Envelope | UnreadableRow]:
         """The first `limit` of them from `first` to `last`, by id."""
+
+    def select(self, selection: Selection, first: int, last: int, limit: int) -> tuple[list[int], int]:
+        """The ids that `selection` means of a number of envelopes from `first` on, up to `limit` of them, and the id
+        behind the last one that was looked at; 0: there are no more up to `last`."""
 
     def schedules(self, after: int, limit: int, lane_of: LaneOf) -> Sequence[Schedule | UnreadableRow]:
         """The first `limit` above `after` that no try of this run and no submission has touched, by id."""
