@@ -129,6 +129,8 @@ def some(kind: msgspec.inspect.Type) -> object:
             return next(iter(kind.cls)).value
         case inspect.TupleType():
             return [some(item) for item in kind.item_types]
+        case inspect.UnionType():
+            return None  # the only ones that imsgs have are with None
         case inspect.StructType():
             return [some(field.type) for field in kind.fields]
     empty = {inspect.StrType: "", inspect.BytesType: b"", inspect.BoolType: False, inspect.ListType: []}
