@@ -21,7 +21,7 @@ ONCE = {
     "config": "common_mistakes parser printer syntax userbase",
     "corpus": "corpus",
     "fuzz": "seeds",
-    "header": "address_list editor mime received",
+    "header": "address_list editor mime received report",
     "ipc": "channel",
     "lookup": "alias client_name expansion imsg_limits listener_tables login",
     "queue": "agent_pool agent_state delivery expiry forward listing lmtp_features mailbox_lock process reexpansion"
