@@ -25,7 +25,7 @@ from smtpd.header.report_facts import Action, Report
 from smtpd.header.report_field import ascii_line, delivery_status, field, timestamp
 
 CONTENT_MAX = 64 * 1024  # bytes of the message that are given
-LINE_MAX = 998  # bytes of a line, RFC 5322 2.1.1
+PLAIN_LINE_MAX = 998  # bytes of a line, RFC 5322 2.1.1
 
 SUBJECTS = {
     Action.FAILED: "Your mail could not be delivered",
@@ -36,7 +36,7 @@ SUBJECTS = {
 }
 SEVERAL = "What became of your mail"
 
-_NOT_PLAIN = re.compile(rb"[^\t\n\x20-\x7e]|[^\n]{%d}" % (LINE_MAX + 1))
+_NOT_PLAIN = re.compile(rb"[^\t\n\x20-\x7e]|[^\n]{%d}" % (PLAIN_LINE_MAX + 1))
 
 
 def compose(report: Report) -> bytes:
