@@ -31,9 +31,7 @@ AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # of a RelayMe
 ReplyCode = Annotated[int, msgspec.Meta(ge=0, le=599)]
 RECIPIENTS_MAX = 100  # of one RelayMessage, RFC 5321 4.5.3.1.8
 PAUSES_MAX = 500  # destinations, and sources of relayed mail, that administrators have paused
-SenderNumber = Annotated[
-    int, msgspec.Meta(ge=0, le=2**32 - 1)
-]  # the senders of one destination have turns; 0: no sender
+SenderNumber = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # senders of relayed mail have turns; 0: no sender
 
 UNKNOWN_NAME = "<unknown>"  # of a client whose address has no verified name
 

@@ -12,9 +12,9 @@ host of it has answered, and one after it was delayed: many that are dead at the
 have more than an eighth of the places that are free, and one: so there are always free ones, for a destination that
 comes new, however many are slow.
 
-Destinations have turns, round robin; within one its senders have; within a sender the higher priority goes first, and
-others all the same (priority_queue.py).  A turn is one envelope, and those right behind it of the same message, as they
-share a transaction.
+Senders have turns (turns.py), each over all its destinations, and a destination is tried in the turn of one of its
+senders; within a sender the higher priority goes first, and others all the same (priority_queue.py).  A turn is one
+envelope, and those right behind it of the same message, as they share a transaction.
 
 An envelope that is removed, expired or suspended while it waits is left in place: the caller sees that when its turn
 comes.  To delay a destination, or to resume one, is a step or two whatever waits for it.  A destination that stays
@@ -27,13 +27,15 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 from smtpd.scheduler.packed_table import PackedTable
-from smtpd.scheduler.sender_queue import ENTRY_BYTES, Waiting, envelopes, joined, left
+from smtpd.scheduler.sender_queue import ENTRY_BYTES, Waiting, envelopes, joined, left, next_tag
 from smtpd.scheduler.timer_queue import TimerQueue
+from smtpd.scheduler.turns import Turns
 
 ALLOWED_FIRST = 10  # envelopes in flight of a destination of which nothing is known
 ALLOWED_DELAYED = 1  # the same, after it was delayed
 FREE_DIVISOR = 8  # none has more than this part of the free places, and one
 TURN_MAX = 100  # envelopes of one turn: recipients of one transaction
+LOOKS_MAX = 100  # destinations that are looked at for one turn
 EXPIRY_INTERVAL = 600  # seconds between two looks through a delayed destination
 DELAY_MIN = 2  # seconds that a delay lasts, whatever a dispatcher says: it may be in the hands of an attacker
 WITHOUT_MAIL_MAX = 10_000  # destinations whose delay is kept although nothing of them waits
@@ -58,7 +60,7 @@ class _Destination:
         self.delayed_until = 0  # seconds; 0: it is not
         self.delayed_at = 0
         self.paused = False  # by an administrator
-        self.in_turn = False  # stands among those whose turn comes; then something waits
+        self.in_turn = False  # stands among those whose turn comes, with its next tag; then something waits
         self.timer = 0  # the first that is set; 0: none
         self.looked = 0  # when its envelopes were looked through
         self.waiting: Waiting = b""
@@ -86,7 +88,8 @@ class Destinations:
         self._known: dict[int, _Destination] = {}
         self._packed = PackedTable(_RECORD.size)  # with one envelope at the most, and none in flight
         self.delayed = 0  # how many there are
-        self._turns: deque[int] = deque()  # destinations, the next one first
+        self._senders = Turns()
+        self._turns = TimerQueue()  # destinations by tag; one is left where a lower one has come
         self._timers = TimerQueue()  # one whose destination has another is left
         self._without_mail: OrderedDict[int, None] = OrderedDict()  # delayed, nothing waits for them; the oldest first
         self._looked_through: deque[tuple[int, Iterator[int]]] = deque()  # what is left to look at, of delayed ones
@@ -96,7 +99,7 @@ class Destinations:
 
     def __bool__(self) -> bool:
         """There may be one whose turn it is."""
-        return bool(self._turns)
+        return len(self._turns) > 0
 
     def is_delayed(self, destination: int) -> bool:
         known = self._find(destination)
@@ -117,7 +120,7 @@ class Destinations:
         """Give it turns, if it can use any; forget it, if nothing needs it."""
         if known.waiting and not known.in_turn and not known.is_held and known.inflight < known.allowed:
             known.in_turn = True
-            self._turns.append(destination)
+            self._turns.set(next_tag(known.waiting), destination)
         if known.unused:
             self._without_mail.pop(destination, None)
             self._forget(destination, known)
@@ -148,6 +151,8 @@ class Destinations:
             self._packed.remove(destination)
         else:
             self._known.pop(destination, None)
+        if not len(self):
+            self._turns.clear()
 
     # -- what waits, and whose turn it is -----------------------------------------------------------------------------
 
@@ -155,20 +160,29 @@ class Destinations:
         """It is due; `first`: before the others of its sender and priority, as it was given and not tried."""
         known = self._find(destination) or _Destination()
         self._without_mail.pop(destination, None)
-        known.waiting = joined(known.waiting, sender, envelope, priority, first=first)
+        before = next_tag(known.waiting) if known.in_turn else 0
+        known.waiting = joined(known.waiting, sender, envelope, priority, self._senders, first=first)
+        if known.in_turn and (tag := next_tag(known.waiting)) < before:
+            self._turns.set(tag, destination)
         self._keep(destination, known)
 
     def next_turn(self, free: int, most: int = TURN_MAX) -> tuple[int, list[int]]:
-        """A destination, and at most `most` envelopes of it, of one message; none when no destination has a turn.
-        `free`: places that it could take, at least one.  What is really started is told by `started`."""
-        while self._turns:
-            destination = self._turns.popleft()
+        """A destination, and at most `most` envelopes of it, of one message; none when no destination has a turn, or
+        many were looked at.  `free`: places that it could take, at least one.  What is really started is told by
+        `started`."""
+        for _ in range(LOOKS_MAX):
+            turn = self._turns.take(NUMBER_MAX)
+            if turn is None:
+                break
+            tag, destination = turn
             known = self._find(destination)
-            assert known is not None  # something waits
+            if known is None or not known.in_turn or next_tag(known.waiting) != tag:
+                continue
             known.in_turn = False
             room = min(self._room(known, free), most)
             if not known.is_held and room > 0:
-                taken, known.waiting = left(known.waiting, room)
+                self._senders.given(tag)
+                taken, known.waiting = left(known.waiting, room, self._senders)
                 self._unpack(destination, known)  # `started` comes for it
                 return destination, taken
             if known.packed:

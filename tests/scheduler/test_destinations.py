@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from smtpd.envelope import message_of
 from smtpd.scheduler.destinations import ALLOWED_FIRST, DELAY_MIN, EXPIRY_INTERVAL, TURN_MAX, Destinations
 from smtpd.scheduler.priority_queue import PriorityQueue
-from smtpd.scheduler.sender_queue import ENTRY_BYTES, FEW, envelopes, joined, left
+from smtpd.scheduler.sender_queue import ENTRY_BYTES, FEW, SenderQueues, envelopes, joined, left, next_tag
+from smtpd.scheduler.turns import FORGET_MAX, Turns
 
 NOW = 1_800_000_000
 FREE = 3750
@@ -44,9 +45,98 @@ def turns(destinations, free=FREE):
 # -- turns --------------------------------------------------------------------------------------------------------
 
 
-def test_destinations_have_turns_and_within_one_its_senders():
+def test_senders_have_turns_each_over_its_destinations():
     destinations = made((1, 7, 1), (1, 7, 2), (1, 7, 3), (1, 8, 4), (2, 7, 5), (2, 7, 6))
-    assert turns(destinations) == [(1, [1]), (2, [5]), (1, [4]), (2, [6]), (1, [2]), (1, [3])]
+    assert turns(destinations) == [(1, [1]), (1, [4]), (2, [5]), (1, [2]), (2, [6]), (1, [3])]
+
+
+@pytest.mark.parametrize("destination", [1, 777, 20_000, 20_001])
+def test_a_sender_with_mail_for_many_destinations_delays_the_mail_of_another_by_one_turn(destination):
+    """Also where the other's mail is for one of these."""
+    destinations = made(*((number, 7, number) for number in range(1, 20_001)))
+    given = [turn(destinations)]
+    destinations.add(destination, 8, id_of(30_001))
+    given += [turn(destinations), turn(destinations)]
+    assert (destination, [30_001]) in given
+    assert [messages for _, messages in given if messages != [30_001]] == [[1], [2]]
+
+
+def test_several_mails_of_a_sender_go_beside_those_of_one_with_many_destinations():
+    """The second goes to where the first went, which is a destination of the other's, too."""
+    destinations = made(*((number, 7, number) for number in range(1, 1001)))
+    for message in (2001, 2002, 2003):
+        destinations.add(500, 8, id_of(message))
+    given = [turn(destinations)[1] for _ in range(8)]
+    assert [given.index([message]) for message in (2001, 2002, 2003)] == [1, 3, 5]
+
+
+def test_who_had_no_turn_for_long_is_neither_behind_nor_ahead():
+    destinations = made(*((number, 7, number) for number in range(1, 101)))
+    for _ in range(50):
+        turn(destinations)
+    for number in range(101, 111):
+        destinations.add(number, 8, id_of(number))
+    given = [turn(destinations)[1][0] > 100 for _ in range(20)]
+    assert given.count(True) == 10 and all(one is not other for one, other in zip(given[1:], given[2:], strict=False))
+
+
+def test_a_destination_that_could_take_nothing_has_its_turn_when_it_can():
+    """Its sender has had others meanwhile, and one is left in the line for a tag that is not its next."""
+    destinations = made((1, 7, 1), (1, 7, 2), limit=1)
+    assert turn(destinations) == (1, [1]) and turn(destinations) == (0, [])
+    destinations.add(1, 8, id_of(3))
+    destinations.ended(1, tried=True)
+    assert [turn(destinations)] == [(1, [3])]
+    destinations.ended(1, tried=True)
+    assert turns(destinations) == [(1, [2])]
+
+
+def test_senders_are_remembered_only_as_long_as_others_would_be_behind():
+    order = Turns()
+    tags = [order.take(sender) for sender in range(1000)]
+    assert tags == [0] * 1000 and len(order) == 1000
+    order.given(order.take(1))
+    for _ in range(1000 // FORGET_MAX + 1):
+        order.given(order.take(1))
+    assert len(order) <= 2
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(0, 3)), max_size=150))
+def test_turns_are_as_if_all_were_looked_at_each_time(sent):
+    """Beside fair queueing as one writes it down: each sender has one turn at a destination until that is given."""
+    destinations, waiting, tags, latest = Destinations(1000), {}, {}, 0
+
+    def tag_of(sender):
+        tags[sender] = max(latest, tags.get(sender, 0)) + 1
+        return tags[sender] - 1
+
+    def give():
+        nonlocal latest
+        (tag, _, destination, sender), ids = min((first, ids) for first, ids in waiting.values())
+        latest = max(latest, tag)
+        del waiting[destination, sender]
+        id = ids.pop(0)
+        if ids:
+            waiting[destination, sender] = ((tag_of(sender), len(order), destination, sender), ids)
+            order.append(None)
+        return tag, destination, id
+
+    order = []
+    for number, (sender, destination, count) in enumerate(sent, 1):
+        if (destination, sender) not in waiting:
+            waiting[destination, sender] = ((tag_of(sender), len(order), destination, sender), [])
+            order.append(None)
+        waiting[destination, sender][1].append(id_of(number))
+        destinations.add(destination, sender, id_of(number))
+        for _ in range(min(count, sum(len(ids) for _, ids in waiting.values()))):
+            before = [first[0] for first, _ in waiting.values()]
+            given_to, (id,) = destinations.next_turn(10**6)
+            destinations.started(given_to, 1)
+            destinations.ended(given_to, tried=True)
+            owner = next(key for key, (_, ids) in waiting.items() if ids[0] == id)
+            assert waiting[owner][0][0] == min(before) and owner[0] == given_to
+            waiting[owner] = ((min(before), -1, *owner), waiting[owner][1])  # of equals, the one that was taken
+            assert give()[1:] == (given_to, id)
 
 
 def test_one_bulk_sender_delays_the_mail_of_another_by_one_turn():
@@ -489,7 +579,7 @@ def test_the_queue_of_a_sender_is_the_same_in_each_of_its_forms(sent, takes):
     takes = iter(takes)
     for number, (message, priority, first) in enumerate(sent):
         id = id_of(message, number)
-        queue = joined(queue, 7, id, priority, first=first)
+        queue = joined(queue, 7, id, priority, Turns(), first=first)
         (plain[priority].appendleft if first else plain[priority].append)(id)
         if number % 3 == 2 and (most := next(takes, 0)):
             queue = _take(queue, plain, most)
@@ -501,14 +591,15 @@ def test_the_queue_of_a_sender_is_the_same_in_each_of_its_forms(sent, takes):
 
 def test_the_queue_of_a_sender_is_as_small_as_what_waits():
     """Most have one envelope; many that are packed would be slow to take from."""
-    forms, queue, mixed = [], b"", joined(b"", 7, id_of(1), 0, first=False)
+    order = Turns()
+    forms, queue, mixed = [], b"", joined(b"", 7, id_of(1), 0, order, first=False)
     for number in range(FEW + 1):
-        queue = joined(queue, 7, id_of(1, number), 0, first=False)
+        queue = joined(queue, 7, id_of(1, number), 0, order, first=False)
         forms.append(len(queue) // ENTRY_BYTES if isinstance(queue, bytes) else type(queue.queues[7]))
     assert forms == [*range(1, FEW + 1), PriorityQueue]
-    mixed = joined(mixed, 7, id_of(2), 1, first=False)
+    mixed = joined(mixed, 7, id_of(2), 1, order, first=False)
     assert type(mixed.queues[7]) is PriorityQueue
-    other = joined(mixed, 8, id_of(3), 0, first=False)
+    other = joined(mixed, 8, id_of(3), 0, order, first=False)
     assert type(other.queues[8]) is bytes
 
 
@@ -528,7 +619,7 @@ def test_a_destination_with_one_envelope_or_none_is_packed():
 def _take(queue, plain, most):
     if not queue:
         return queue
-    ids, queue = left(queue, most)
+    ids, queue = left(queue, most, Turns())
     assert 1 <= len(ids) <= most and len({message_of(id) for id in ids}) == 1
     (own,) = (one for one in plain.values() if ids[0] in one)
     assert [own.popleft() for _ in ids] == ids
@@ -539,29 +630,26 @@ def _take(queue, plain, most):
 @settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=60))
 def test_senders_have_turns_in_each_form(sent):
-    """Beside a deque for each sender: a message of one envelope each, so a turn is one."""
-    waiting, plain, order = b"", defaultdict(deque), deque()
+    """The same ones packed, and in queues: a message of one envelope each, so a turn is one."""
+    packed, orders = [b"", SenderQueues()], [Turns(), Turns()]
     for number, (sender, takes) in enumerate(sent):
-        waiting = joined(waiting, sender, id_of(number), 0, first=False)
-        plain[sender].append(id_of(number))
-        if sender not in order:
-            order.append(sender)
+        packed[0] = joined(packed[0], sender, id_of(number), 0, orders[0], first=False)
+        packed[1].join(sender, id_of(number), 0, orders[1], first=False)
         for _ in range(takes if number % 7 == 6 else 0):
-            waiting = _turn_of_next(waiting, plain, order)
-    while order:
-        waiting = _turn_of_next(waiting, plain, order)
-    assert not waiting
+            _same_turn(packed, orders)
+    while packed[0]:
+        _same_turn(packed, orders)
+    assert not packed[1].queues
 
 
-def _turn_of_next(waiting, plain, order):
-    if not order:
-        return waiting
-    taken, waiting = left(waiting, 100)
-    sender = order.popleft()
-    assert taken == [plain[sender].popleft()]
-    if plain[sender]:
-        order.append(sender)
-    return waiting
+def _same_turn(forms, orders):
+    if not forms[0]:
+        return
+    assert next_tag(forms[0]) == next_tag(forms[1])
+    for turns_, form in zip(orders, forms, strict=True):
+        turns_.given(next_tag(form))
+    taken, forms[0] = left(forms[0], 100, orders[0])
+    assert forms[1].leave(100, orders[1]) == taken
 
 
 STEPS = st.lists(
