@@ -430,6 +430,7 @@ class QueueSlice(Struct, frozen=True):
     actions: tuple[DeliverySlice, ...]
     alias_commands: Word = ""
     delivery_limits: DeliveryLimits = DeliveryLimits()
+    compression: bool = False  # of content
 
 
 class SchedulerSlice(Struct, frozen=True):

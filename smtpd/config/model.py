@@ -149,6 +149,7 @@ class Config:
     actions: tuple[Action, ...] = ()
     matches: tuple[Match, ...] = ()
     queue_ttl: int = 4 * 86400  # seconds
+    queue_compression: bool = False
     max_message_size: int = 35 * 1024 * 1024  # bytes
     sub_addr_delim: Word = "+"
     limits: Limits = field(default_factory=Limits)

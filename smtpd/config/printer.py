@@ -38,6 +38,8 @@ def print_settings(config: Config) -> Iterator[str]:
         yield f"dispatchers {config.dispatchers}"
     if config.sandbox_required is not None:
         yield f"sandbox {'required' if config.sandbox_required else 'optional'}"
+    if config.queue_compression:
+        yield "queue compression"
     if config.queue_ttl != default.queue_ttl:
         yield f"queue ttl {interval(config.queue_ttl)}"
     if config.max_message_size != default.max_message_size:

@@ -43,11 +43,12 @@ from smtpd.ipc.channel import Channel, Violation
 from smtpd.ipc.log import log
 from smtpd.ipc.os_error import describe_error
 from smtpd.queue.delivery.expiry import expiry, find_fault
+from smtpd.queue.incoming_pipe import IncomingPipe
 from smtpd.queue.message_ids import Blocks
 from smtpd.queue.reservation import Reservations
 from smtpd.queue.store.disk import Disk
-from smtpd.queue.store.spool import ContentDamaged, store_error
-from smtpd.queue.store.store import Add, Envelope, Message, StoreBroken, StoreFull, untried
+from smtpd.queue.store.spool import NewCodedFile, store_error
+from smtpd.queue.store.store import AS_IT_CAME, Add, ContentDamaged, Envelope, Message, StoreBroken, StoreFull, untried
 
 NO_SPACE = 452, "4.3.1", "Insufficient system storage"
 TROUBLE = 451, "4.3.0", "Temporary failure"
@@ -57,17 +58,22 @@ DEFAULT_LIFETIME = 4 * 86400  # seconds, for an action that is not in the config
 class _Receiving:
     """One message on its way in."""
 
-    __slots__ = ("id", "recipients", "terms", "own_descriptor", "opening", "announced", "question")
+    __slots__ = ("id", "recipients", "terms", "own_descriptor", "pipe", "opening", "announced", "question")
 
     def __init__(self, message: MessageId):
         self.id = message
         self.recipients: list[tuple[Origin, Recipient]] = []
         self.terms: MailParameters | None = None
         self.own_descriptor: int | None = None  # of its spool file
+        self.pipe: IncomingPipe | None = None  # to that file, where content is coded
         self.opening = False
         self.announced: int | None = None  # how many envelopes, by StoreMessage or ForgetMessage
         # Set by StoreMessage; `announced` without it means ForgetMessage.
         self.question: tuple[Channel, StoreMessage] | None = None
+
+    @property
+    def has_file(self) -> bool:
+        return self.own_descriptor is not None or self.pipe is not None
 
     @property
     def complete(self) -> bool:
@@ -137,7 +143,7 @@ class Incoming:
     def open_spool_file(self, channel: Channel, imsg: OpenSpoolFile) -> None:
         self._reservations.check(channel.number, imsg.message)
         receiving = self._get(imsg.message)
-        if receiving.own_descriptor is not None or receiving.opening or receiving.announced is not None:
+        if receiving.has_file or receiving.opening or receiving.announced is not None:
             raise Violation(f"dispatcher {channel.number} wants a second spool file for {message_text(imsg.message)}")
         if self._disk.commits.repairing:
             channel.send(SpoolFileRefused(imsg.request, *TROUBLE))
@@ -145,20 +151,24 @@ class Incoming:
             channel.send(SpoolFileRefused(imsg.request, *NO_SPACE))
         else:
             receiving.opening = True
-            done = partial(self._created, channel, imsg, receiving)
-            self._disk.work(partial(self._disk.spool.create, imsg.message), done)
+            spool = self._disk.spool
+            create = spool.create_coded if spool.codec.is_active else spool.create
+            self._disk.work(partial(create, imsg.message), partial(self._created, channel, imsg, receiving))
 
     def _created(
         self,
         channel: Channel,
         imsg: OpenSpoolFile,
         receiving: _Receiving,
-        descriptors: tuple[int, int] | None,
+        new: NewCodedFile | tuple[int, int] | None,
         error: BaseException | None,
     ) -> None:
         receiving.opening = False
-        if descriptors is not None:
-            theirs, receiving.own_descriptor = descriptors
+        if isinstance(new, NewCodedFile):
+            receiving.pipe = IncomingPipe(self._disk.loop, self._disk, receiving.id, new)
+            channel.send(SpoolFileOpened(imsg.request), new.writing)
+        elif new is not None:
+            theirs, receiving.own_descriptor = new
             channel.send(SpoolFileOpened(imsg.request), theirs)
         else:
             channel.send(SpoolFileRefused(imsg.request, *self._refusal(receiving, error)))
@@ -166,7 +176,7 @@ class Incoming:
 
     def store_message(self, channel: Channel, imsg: StoreMessage) -> None:
         receiving = self._announce_end(channel, imsg.message, imsg.envelopes)
-        spooled = receiving.own_descriptor is not None
+        spooled = receiving.has_file
         if not imsg.envelopes or (imsg.content and (spooled or imsg.size != len(imsg.content))):
             raise Violation(f"dispatcher {channel.number} stores a message that cannot be")
         if len(imsg.content) > INLINE_MAX or (not imsg.content and not (spooled and imsg.size)):
@@ -200,6 +210,8 @@ class Incoming:
                 self._refuse(receiving, StoreFull("the reserve of the spool is reached"))
             elif self._disk.commits.repairing:
                 self._refuse(receiving, StoreBroken("the store is being repaired"))
+            elif receiving.pipe is not None:
+                receiving.pipe.finish(imsg.size, partial(self._sealed, receiving))
             elif receiving.own_descriptor is None:
                 self._commit(receiving, hashlib.sha256(imsg.content).digest(), imsg.content)
             else:
@@ -227,7 +239,8 @@ class Incoming:
             self._envelope(envelope_id(receiving.id, number), created, origin, recipient, receiving.terms)
             for number, (origin, recipient) in enumerate(receiving.recipients, 1)
         ]
-        add = Add(Message(receiving.id, imsg.size, digest, content), envelopes)
+        coding = receiving.pipe.coding if receiving.pipe is not None else AS_IT_CAME
+        add = Add(Message(receiving.id, imsg.size, digest, content, coding), envelopes)
         self._disk.commits.submit(add, partial(self._stored, receiving, add))
 
     def _envelope(self, id: int, created: int, origin: Origin, recipient: Recipient, terms: MailParameters) -> Envelope:
@@ -264,7 +277,7 @@ class Incoming:
 
     def _discard(self, receiving: _Receiving) -> None:
         """Close it without having stored it."""
-        if receiving.own_descriptor is not None:
+        if receiving.has_file:
             self._disk.remove_files([receiving.id])
         self._close(receiving)
 
@@ -272,5 +285,7 @@ class Incoming:
         """Forget a message that nothing more can come for; its id is used up."""
         if receiving.own_descriptor is not None:
             os.close(receiving.own_descriptor)
+        if receiving.pipe is not None:
+            receiving.pipe.close()
         del self._receiving[receiving.id]
         self._reservations.spend(receiving.id)

@@ -1,12 +1,13 @@
 """Pages of the queue and the quarantine, and the content of a message, for smtpctl.
 
 A page has at most 1000 rows and less than 1 MiB.  The content of a small message comes through a pipe that holds all
-of it, that of a large one as a fresh descriptor of its file; for a message that is not there the pipe is empty.
+of it, that of a large one as a fresh descriptor of its file, or where it is coded through a pipe that is fed; for a
+message that is not there the pipe is empty.
 """
 
 import errno
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,10 +30,12 @@ from smtpd.imsg import (
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, visible
 from smtpd.ipc.text_limit import fit_text
+from smtpd.queue.content_feed import ContentFeeds
 from smtpd.queue.delivery.destination import Delays, Numbers
 from smtpd.queue.delivery.pauses import Pauses
+from smtpd.queue.store.decoded_content import ContentHolder
 from smtpd.queue.store.disk import Disk
-from smtpd.queue.store.store import PAGE, Envelope, Message, Store, UnreadableRow
+from smtpd.queue.store.store import AS_IT_CAME, PAGE, Envelope, Message, Store, UnreadableRow
 from smtpd.selection import SELECTED_MAX
 
 PAGE_BYTES = 900 * 1024  # of the rows of one page
@@ -47,6 +50,7 @@ class Listing:
     def __init__(self, disk: Disk, inflight: Container[object], numbers: Numbers, delays: Delays, pauses: Pauses):
         self._disk, self._inflight = disk, inflight
         self._numbers, self._delays, self._pauses = numbers, delays, pauses
+        self._feeds = ContentFeeds(disk.loop, disk)
 
     # -- envelopes ------------------------------------------------------------------------------------------------
 
@@ -123,8 +127,10 @@ class Listing:
         self._disk.read_message(imsg.message, partial(self._found, channel, imsg))
 
     def _found(self, channel: Channel, imsg: OpenContent, message: Message | None, error: BaseException | None) -> None:
-        if message is not None and message.content is None:
-            self._disk.open_content(message, partial(self._opened, channel, imsg))
+        if message is not None and message.content is None and message.coding != AS_IT_CAME:
+            self._disk.work(partial(_begin, self._disk, message), partial(self._decoding, channel, imsg))
+        elif message is not None and message.content is None:
+            self._disk.open_content(message, ContentHolder(""), partial(self._opened, channel, imsg))
         else:
             self._answer(channel, imsg, message.content if message is not None else None, error)
 
@@ -133,6 +139,23 @@ class Listing:
             channel.send(ContentOpened(imsg.request), descriptor)
         else:
             self._answer(channel, imsg, None, error)
+
+    def _decoding(
+        self,
+        channel: Channel,
+        imsg: OpenContent,
+        begun: tuple[Iterator[bytes], bytes | None] | None,
+        error: BaseException | None,
+    ) -> None:
+        if begun is None:
+            self._answer(channel, imsg, None, error)
+        elif not self._feeds.has_room:
+            self._answer(channel, imsg, None, OSError(errno.EAGAIN, "too many messages are being read"))
+        else:
+            try:
+                channel.send(ContentOpened(imsg.request), self._feeds.begin(*begun))
+            except OSError as no_pipe:
+                self._answer(channel, imsg, None, no_pipe)
 
     def _answer(self, channel: Channel, imsg: OpenContent, content: bytes | None, error: BaseException | None) -> None:
         if error is None:
@@ -155,6 +178,15 @@ def _read(store: Store, imsg: ListEnvelopes) -> tuple[Any, int, dict[int, int]]:
         rows = store.load(ids)
     sizes = store.sizes({message_of(row.id) for row in rows})
     return rows, behind, {message: size for message, size in sizes.items() if isinstance(size, int) and size >= 0}
+
+
+def _begin(disk: Disk, message: Message) -> tuple[Iterator[bytes], bytes | None]:
+    """What decodes the content piece by piece, and the first piece, after a look at all of it: nothing is shown of
+    what was changed."""
+    for _ in disk.spool.pieces(message):
+        pass
+    pieces = disk.spool.pieces(message)
+    return pieces, next(pieces, None)
 
 
 def _read_quarantine(store: Store) -> list[tuple[int, int, str]]:

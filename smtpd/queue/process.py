@@ -70,6 +70,7 @@ from smtpd.ipc.log import log
 from smtpd.ipc.loop import prepare
 from smtpd.ipc.os_error import describe_error
 from smtpd.queue.state import Queue
+from smtpd.queue.store.content_codec import Codec
 from smtpd.queue.store.space import Space
 from smtpd.queue.store.spool import Spool, SpoolLocked, lock
 from smtpd.queue.store.sqlite import SQLiteStore
@@ -77,7 +78,7 @@ from smtpd.queue.store.store import StoreBroken, StoreFull
 from smtpd.slice import QueueSlice
 
 USER, CHROOT = "_smtpq", "spool"
-PLEDGE = "stdio rpath wpath cpath flock recvfd sendfd"
+PLEDGE = "stdio rpath wpath cpath flock recvfd sendfd memfd"
 
 UNVEIL = [("/", "rwc")]
 SWITCH_INTERVAL = 0.0005  # seconds: the writing thread asks for its turn between two statements, and is to get it soon
@@ -88,10 +89,11 @@ def main() -> None:
     loop = prepare()
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, unveil=UNVEIL, required=handed.configure.sandbox_required)
     directory = sandbox.inside(handed.configure.spool)
+    codec = Codec(compresses=handed.slice.compression)
     try:
         held_for_life = lock(directory)
-        store = SQLiteStore(directory)
-        spool = Spool(directory)
+        store = SQLiteStore(directory, codec)
+        spool = Spool(directory, codec)
         clear(store, spool)
     except (SpoolLocked, StoreBroken, StoreFull, OSError) as error:
         log.warn(f"fatal: the spool cannot be opened: {describe_error(error)}")

@@ -1,7 +1,8 @@
 """The system calls of Linux that each promise allows: a table, no code that runs in a sandbox.
 
-The words are pledge(2)'s.  Differences, all towards less: a socket of `inet` is TCP, one of `dns` UDP; nothing makes
-symbolic links or changes modes and times; memory cannot become executable without `exec`.  Three answers besides yes:
+The words are pledge(2)'s, and `memfd`, which is memory as a file.  Differences, all towards less: a socket of `inet` is
+TCP, one of `dns` UDP; nothing makes symbolic links or changes modes and times; memory cannot become executable without
+`exec`.  Three answers besides yes:
 
     death       what is on no list, or has the wrong arguments.  No program does that by accident.
     EACCES      looking for a file without `rpath`.  Libraries do that at odd moments (libuv when descriptors run out,
@@ -60,6 +61,7 @@ _EXECUTABLE = 4  # PROT_EXEC
 _TCGETS, _TCGETS2, _TIOCSTI, _TIOCLINUX = 0x5401, 0x802C542A, 0x5412, 0x541C
 _PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA = 15, 16, 0x53564D41  # the last one gives a name to memory
 _F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
+_F_ADD_SEALS = 1033
 _TCP_CORK, _TCP_KEEPIDLE, _TCP_KEEPINTVL, _TCP_KEEPCNT, _TCP_DEFER_ACCEPT = 3, 4, 5, 6, 9
 _TCP_QUICKACK, _TCP_USER_TIMEOUT = 12, 18
 _IP_BIND_ADDRESS_NO_PORT = 24
@@ -184,6 +186,11 @@ _UNIX = [
     *_calls("bind connect sendto"),
 ]
 
+_MEMFD = [
+    *_calls("memfd_create"),
+    *_one_of("fcntl", 1, _F_ADD_SEALS),
+]
+
 _PROC = [
     Rule("clone", (Where(0, 0, _CLONE_THREAD | CLONE_NAMESPACES | _CLONE_PTRACE),)),
     *_calls("fork vfork wait4 waitid setsid setpgid"),
@@ -201,6 +208,7 @@ PROMISES = {
     "inet": _INET,
     "dns": _DNS,
     "unix": _UNIX,
+    "memfd": _MEMFD,
     "recvfd": _calls("recvmsg"),
     "sendfd": _calls("sendmsg"),
     "proc": _PROC,

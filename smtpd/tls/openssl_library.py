@@ -41,6 +41,15 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "EC_KEY_set_method": (c_int, c_void_p, c_void_p),
     "ERR_get_error": (c_ulong,),
     "ERR_reason_error_string": (c_char_p, c_ulong),
+    "EVP_CIPHER_CTX_ctrl": (c_int, c_void_p, c_int, c_int, c_void_p),
+    "EVP_CIPHER_CTX_free": (None, c_void_p),
+    "EVP_CIPHER_CTX_new": (c_void_p,),
+    "EVP_DecryptFinal_ex": (c_int, c_void_p, c_void_p, c_void_p),
+    "EVP_DecryptInit_ex": (c_int, c_void_p, c_void_p, c_void_p, c_char_p, c_char_p),
+    "EVP_DecryptUpdate": (c_int, c_void_p, c_void_p, c_void_p, c_char_p, c_int),
+    "EVP_EncryptFinal_ex": (c_int, c_void_p, c_void_p, c_void_p),
+    "EVP_EncryptInit_ex": (c_int, c_void_p, c_void_p, c_void_p, c_char_p, c_char_p),
+    "EVP_EncryptUpdate": (c_int, c_void_p, c_void_p, c_void_p, c_char_p, c_int),
     "EVP_PKEY_CTX_free": (None, c_void_p),
     "EVP_PKEY_CTX_new": (c_void_p, c_void_p, c_void_p),
     "EVP_PKEY_CTX_set_rsa_padding": (c_int, c_void_p, c_int),
@@ -58,6 +67,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "EVP_PKEY_sign_init": (c_int, c_void_p),
     "EVP_PKEY_verify": (c_int, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t),
     "EVP_PKEY_verify_init": (c_int, c_void_p),
+    "EVP_aes_256_gcm": (c_void_p,),
     "GENERAL_NAMES_free": (None, c_void_p),
     "GENERAL_NAME_get0_value": (c_void_p, c_void_p, c_void_p),
     "OBJ_nid2sn": (c_char_p, c_int),
@@ -111,7 +121,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "i2d_X509": (c_int, c_void_p, c_void_p),
 }
 
-_LONG = {"EVP_PKEY_sign", "X509_verify_cert"}  # milliseconds, with the longest keys: other threads go on meanwhile
+# Milliseconds with the longest keys, or many microseconds for 64 KiB: other threads go on meanwhile.
+_LONG = {"EVP_PKEY_sign", "X509_verify_cert", "EVP_EncryptUpdate", "EVP_DecryptUpdate"}
 
 
 @cache

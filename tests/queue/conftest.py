@@ -34,6 +34,7 @@ from smtpd.ipc.log import log
 from smtpd.ipc.loop import prepare
 from smtpd.queue import process
 from smtpd.queue.state import Queue
+from smtpd.queue.store.content_codec import PLAIN
 from smtpd.queue.store.space import Space
 from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.sqlite import SQLiteStore
@@ -135,7 +136,7 @@ class FarAgent:
 class House:
     """The queue with everything around it."""
 
-    def __init__(self, directory, store, dispatchers=2, **more):
+    def __init__(self, directory, store, dispatchers=2, codec=PLAIN, **more):
         self.loop = prepare()
         self.now = 1000.0
         self.mail = {}  # role -> what queue has said to it
@@ -156,7 +157,7 @@ class House:
         self.near = {(c.peer, c.number): c for c in near}
         self.disk_is_full = False
         self.space = Space(str(directory), lambda: self.now, self._statvfs)
-        self.spool = Faulty(Spool(str(directory)))
+        self.spool = Faulty(Spool(str(directory), codec))
         self.queue = Queue(
             self.loop,
             configuration(**more),

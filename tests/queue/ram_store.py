@@ -150,9 +150,10 @@ class RAMStore:
         with self._lock:
             return {id for id in self._messages if first <= id <= last}
 
-    def spooled(self, after: int, limit: int) -> list[int]:
+    def spooled(self, after: int, limit: int) -> list[tuple[int, int]]:
         with self._lock:
-            return sorted(id for id, m in self._messages.items() if id > after and m.content is None)[:limit]
+            rows = ((id, m.coding) for id, m in self._messages.items() if id > after and m.content is None)
+            return sorted(rows)[:limit]
 
     def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
         return self._quarantine[::-1][:limit]

@@ -3,8 +3,7 @@
 import pytest
 
 from smtpd.queue.store import disk
-from smtpd.queue.store.spool import ContentDamaged
-from smtpd.queue.store.store import Compound, Message, Remove, Suspend, UnreadableRow, changes_of
+from smtpd.queue.store.store import Compound, ContentDamaged, Message, Remove, Suspend, UnreadableRow, changes_of
 from tests.queue.conftest import add
 from tests.queue.ram_store import RAMStore
 

@@ -7,7 +7,7 @@ import pytest
 from smtpd.envelope import Body, Duty, MailParameters
 from smtpd.queue.store.schema import SCHEMA
 from smtpd.queue.store.sqlite import SQLiteStore
-from smtpd.queue.store.store import Hold, Quarantine, Remove, StoreBroken, UnreadableRow, recipient_key
+from smtpd.queue.store.store import AS_IT_CAME, Hold, Quarantine, Remove, StoreBroken, UnreadableRow, recipient_key
 from tests.queue.conftest import CONTENT, ODD_TERMS, add, command
 
 SCHEMA_1 = """
@@ -162,7 +162,8 @@ def test_a_database_without_expanded_recipients_gets_room_for_them(tmp_path):
     with sqlite3.connect(tmp_path / "queue.db") as connection:
         connection.executescript(
             "DROP TABLE expanded; DROP TABLE tls_host; DROP TABLE sts_policy; PRAGMA user_version = 3;"
-            "ALTER TABLE envelope DROP COLUMN relay_sender; ALTER TABLE quarantine DROP COLUMN relay_sender"
+            "ALTER TABLE envelope DROP COLUMN relay_sender; ALTER TABLE quarantine DROP COLUMN relay_sender;"
+            "ALTER TABLE message DROP COLUMN coding"
         )
     connection.close()
     store = SQLiteStore(str(tmp_path))
@@ -170,4 +171,18 @@ def test_a_database_without_expanded_recipients_gets_room_for_them(tmp_path):
     assert store.expanded(1) == {}
     store.apply([add(2, recipient=command())])
     assert store.expanded(2) == {recipient_key(command()): ""}
+    store.close()
+
+
+def test_content_of_an_earlier_schema_is_as_it_came(tmp_path):
+    """Of the sixth."""
+    store = SQLiteStore(str(tmp_path))
+    store.apply([add(1)])
+    store.close()
+    with sqlite3.connect(tmp_path / "queue.db") as connection:
+        connection.executescript("ALTER TABLE message DROP COLUMN coding; PRAGMA user_version = 6")
+    connection.close()
+    store = SQLiteStore(str(tmp_path))
+    found = store.find_message(1)
+    assert found.content == CONTENT and found.coding == AS_IT_CAME
     store.close()

@@ -13,8 +13,8 @@ import pytest
 
 from smtpd.envelope import MESSAGE_ID_MAX
 from smtpd.queue.store import spool as spool_room
-from smtpd.queue.store.spool import ContentDamaged, Spool, SpoolLocked, lock, store_error
-from smtpd.queue.store.store import Remove, StoreBroken, StoreFull
+from smtpd.queue.store.spool import Spool, SpoolLocked, lock, store_error
+from smtpd.queue.store.store import ContentDamaged, Remove, StoreBroken, StoreFull
 from tests.queue.conftest import add
 from tests.queue.ram_store import RAMStore
 

@@ -102,7 +102,7 @@ def test_a_message_goes_with_its_last_envelope(store):
 
 def test_a_spool_file_is_left_when_its_message_is_gone_and_not_before(store):
     store.apply([add(1, envelopes=3, content=None), add(2, content=None)])
-    assert store.spooled(0, 10) == [1, 2]
+    assert store.spooled(0, 10) == [(1, 0), (2, 0)]
     assert store.apply([Remove(1 << 32 | 1), Remove(1 << 32 | 3)]) == []
     assert sorted(store.apply([Remove(1 << 32 | 2), Remove(2 << 32 | 1)])) == [1, 2]
     assert store.spooled(0, 10) == []

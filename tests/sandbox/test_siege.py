@@ -31,7 +31,7 @@ class Row(NamedTuple):
 ROWS = {
     "dispatcher": Row("stdio inet recvfd sendfd"),
     "lookup": Row("stdio rpath inet dns", root=False, letters="r"),
-    "queue": Row("stdio rpath wpath cpath flock recvfd sendfd", letters="rwc"),
+    "queue": Row("stdio rpath wpath cpath flock recvfd sendfd memfd", letters="rwc"),
     "scheduler": Row("stdio"),
     "crypto": Row("stdio"),
     "control": Row("stdio recvfd sendfd"),
@@ -49,7 +49,7 @@ EVERYWHERE = {
         set_an_attribute truncate_by_name open_by_number watch_a_directory
         run_a_shell fork run_a_shell_from_a_thread run_by_descriptor vfork fork_with_all_of_memory
         fork_into_a_user_namespace a_thread_in_a_user_namespace
-        map_memory_to_run make_memory_executable memory_as_a_file make_memory_executable_by_key read_implies_exec
+        map_memory_to_run make_memory_executable make_memory_executable_by_key read_implies_exec
         attach_shared_memory_to_run
         open_a_raw_socket ping open_a_netlink_socket open_a_packet_socket open_a_crypto_socket open_a_vsock
         pair_of_datagrams_that_could_be_sent_elsewhere attach_a_filter_to_a_socket
@@ -92,6 +92,7 @@ BY_PROMISE: dict[str, dict[str, tuple[str | tuple[str, ...], str | tuple[str, ..
         "list_the_root": (("EACCES", "done"), "EACCES"),
         "read_what_is_unveiled": ("done", "EACCES"),
     },
+    "memfd": {"memory_as_a_file": ("done", KILLED)},
     "wpath": {"overwrite_outside": (REFUSED, KILLED)},
     "cpath": {
         "create_outside": (REFUSED, KILLED),

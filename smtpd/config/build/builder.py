@@ -182,10 +182,13 @@ class Builder:
         return Wrapper(str(name), self._diagnostics.value(delivery_target.wrapper, command, ""))
 
     def _queue(self, setting: Tree) -> None:
-        if setting.data != "ttl":
-            return self._diagnostics.not_yet(setting, f"queue {word(setting.data)}")
-        self._settings["queue_ttl"] = self._diagnostics.value(value.interval, value_of(setting), 1)
-        return None
+        match setting.data:
+            case "ttl":
+                self._settings["queue_ttl"] = self._diagnostics.value(value.interval, value_of(setting), 1)
+            case "compression":
+                self._settings["queue_compression"] = True
+            case other:
+                self._diagnostics.not_yet(setting, f"queue {word(other)}")
 
     def _smtp(self, setting: Tree) -> None:
         match setting.data:

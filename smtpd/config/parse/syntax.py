@@ -34,7 +34,7 @@ UNAVAILABLE_SENTENCES = {"admd", "bounce", "filter", "proc", "scheduler"}
 UNAVAILABLE = {
     "action": {"filter": "action … filter"},
     "listen": {"filter": "listen on … filter"},
-    "queue": {"compression": "queue compression", "encryption": "queue encryption"},
+    "queue": {"encryption": "queue encryption"},
 }
 
 TOKEN_KINDS = {

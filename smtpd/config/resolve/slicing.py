@@ -189,6 +189,7 @@ def slice_queue(config: Config, tables: RelayTables) -> QueueSlice:
         tuple(slice_delivery(action, config, tables) for action in config.actions),
         alias_commands=config.alias_commands or "",
         delivery_limits=config.delivery_limits,
+        compression=config.queue_compression,
     )
 
 

@@ -25,9 +25,9 @@ from smtpd.queue.delivery.conclude import TROUBLES_MAX, Conclusion, Conclusions
 from smtpd.queue.delivery.in_flight import InFlight
 from smtpd.queue.delivery.reexpansion import Reexpansions, TooManySuccessors
 from smtpd.queue.delivery.result import AttemptResult
+from smtpd.queue.store.decoded_content import ContentHolder
 from smtpd.queue.store.disk import Disk
-from smtpd.queue.store.spool import ContentDamaged
-from smtpd.queue.store.store import CountAttempt, Envelope, Message, StoreFull
+from smtpd.queue.store.store import ContentDamaged, CountAttempt, Envelope, Message, StoreFull
 
 Ready = Callable[[Message | None, int | None], None]
 
@@ -63,6 +63,8 @@ class Attempt:
         self._log_id = 0  # of the agent or connection that has it; 0 before that
         self._ready: Ready | None = None  # of the carrier that wants the content; it may ask a second time
         self._opens = True  # a file with the content is opened for it
+        self._holder: ContentHolder | None = None  # of content that is decoded for it
+        self._other_holder: ContentHolder | None = None  # the carrier's
         self._counted = False
         self.over = False
         self.removed = False  # by an administrator: not begun any more
@@ -93,11 +95,13 @@ class Attempt:
     # -- the content, for the carrier -----------------------------------------------------------------------------
 
     @contained
-    def prepare(self, log_id: int, ready: Ready, *, opens: bool = True) -> None:
+    def prepare(self, log_id: int, ready: Ready, *, opens: bool = True, holder: ContentHolder | None = None) -> None:
         """Call `ready(message, descriptor)` when the attempt is counted, if it has to be, and the content is there; or
         `ready(None, None)` when the attempt is over, but not before this returns.  `log_id` is that of the agent or
-        connection in the log.  Without `opens` there is no descriptor."""
+        connection in the log.  Without `opens` there is no descriptor.  `holder` has what is decoded for it; without
+        one it is given back at the end of the attempt."""
         self._log_id, self._ready, self._opens = log_id, ready, opens
+        self._other_holder = holder
         if self.over:  # our own code raised after the carrier had taken it
             self._loop.call_soon(ready, None, None)
         elif self._counted or not (self._is_of_another_run or self.is_suspect):
@@ -137,7 +141,10 @@ class Attempt:
         elif error is not None or message is None:
             self._stop(ready, partial(self._defer, f"the queue cannot be read: {error}"))
         elif message.content is None and self._opens:
-            self._disk.open_content(message, partial(self._opened, ready, message))
+            holder = self._other_holder
+            if holder is None:
+                holder = self._holder = ContentHolder(self.envelope.recipient.user)
+            self._disk.open_content(message, holder, partial(self._opened, ready, message))
         else:
             ready(message, None)
 
@@ -215,7 +222,13 @@ class Attempt:
     def _end(self, conclusion: Conclusion) -> None:
         """Once, whatever becomes of the change."""
         self.over = True
+        self._release()
         self._conclusions.conclude(self.envelope.id, conclusion)
+
+    def _release(self) -> None:
+        if self._holder is not None:
+            self._holder.release()
+            self._holder = None
 
     # -- what it was for is not in the user's .forward any more -------------------------------------------------------
 
@@ -249,5 +262,6 @@ class Attempt:
             return
         schedules = [envelope.schedule(*self._context.lane_of(envelope)) for envelope in successors]
         self.over = True
+        self._release()
         log.info(f"envelope {envelope_text(id)} expanded again: {len(successors)} in its place")
         self._context.in_flight.tell_replaced(id, schedules)

@@ -42,6 +42,7 @@ from smtpd.ipc.channel import Channel, Violation
 from smtpd.queue.delivery.attempt import Attempt
 from smtpd.queue.delivery.destination import Delays, Destination, Numbers
 from smtpd.queue.delivery.result import AttemptResult
+from smtpd.queue.store.decoded_content import ContentHolder
 from smtpd.queue.store.store import Envelope, Message
 from smtpd.slice import Method, QueueSlice
 
@@ -60,7 +61,7 @@ GroupKey = tuple[int, Destination, str, int]  # message, destination, sender; of
 class _Group:
     """The attempts of one RelayMessage, by envelope; less those that the dispatcher has answered."""
 
-    __slots__ = ("ahead", "attempts", "destination", "fetching", "number", "owner", "paused", "request")
+    __slots__ = ("ahead", "attempts", "destination", "fetching", "holder", "number", "owner", "paused", "request")
 
     def __init__(self, number: int, destination: Destination, owner: int, attempts: Sequence[Attempt]):
         self.number, self.destination, self.owner = number, destination, owner
@@ -69,6 +70,7 @@ class _Group:
         self.request = 0  # of the FetchContent under way, or the last one
         self.paused = False  # that waits until the dispatcher has read more
         self.ahead = 0  # bytes of content that the dispatcher has without having asked
+        self.holder = ContentHolder(f"dispatcher {owner}")  # until all are answered: it may send to several hosts
 
 
 class RelayCarrier:
@@ -195,7 +197,8 @@ class RelayCarrier:
         attempt = next((attempt for attempt in group.attempts.values() if not attempt.over), None)
         group.fetching = attempt
         if attempt is not None:
-            attempt.prepare(group.number, partial(self._fetched, group, attempt, channel))
+            fetched = partial(self._fetched, group, attempt, channel)
+            attempt.prepare(group.number, fetched, holder=group.holder)
             return
         channel.send(ContentNotFetched(group.request))
         if group.attempts:
@@ -270,6 +273,7 @@ class RelayCarrier:
     def _end(self, group: _Group) -> None:
         del self._groups[group.number]
         self._end_ahead(group)
+        group.holder.release()
         number = group.destination.number
         self._of_destination[number] -= 1
         if not self._of_destination[number]:

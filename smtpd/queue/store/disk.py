@@ -6,17 +6,22 @@ work      with spool files                        some threads, their fsyncs sid
 """
 
 import asyncio
+import errno
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 
 from smtpd.queue.store.cache import Cache
 from smtpd.queue.store.commit import Commits
+from smtpd.queue.store.decoded_content import ContentHolder, ContentMemory
 from smtpd.queue.store.disk_threads import DiskThreads, Done, Work
 from smtpd.queue.store.space import Space
-from smtpd.queue.store.spool import ContentDamaged, Spool
+from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.store import (
+    AS_IT_CAME,
     Change,
+    ContentDamaged,
     Envelope,
     Message,
     Quarantine,
@@ -40,8 +45,9 @@ class Disk:
         space: Space,
         give_up: Callable[[], None],
     ):
-        self.store, self.spool, self.space = store, spool, space
+        self.loop, self.store, self.spool, self.space = loop, store, spool, space
         self.cache = Cache()
+        self.memory = ContentMemory(loop)
         self.commits = Commits(loop, store, self._gone, give_up)
         self._reader = DiskThreads(loop, "read")
         self._spoolers = DiskThreads(loop, "spool", SPOOL_THREADS)
@@ -82,9 +88,34 @@ class Disk:
             self.cache.keep(message)
         done(message, error)
 
-    def open_content(self, message: Message, done: Done) -> None:
-        """`done(descriptor, error)`: a fresh one, of a spool file that is still what was stored."""
-        self.work(partial(self.spool.open, message.id, message.size, message.digest), done)
+    def open_content(self, message: Message, holder: ContentHolder, done: Done) -> None:
+        """`done(descriptor, error)`: a fresh one, of a spool file that is still what was stored, or of memory with its
+        content where it is coded.  That is the holder's until it is released."""
+        if message.coding == AS_IT_CAME:
+            self.work(partial(self.spool.open, message.id, message.size, message.digest), done)
+        else:
+            self.memory.ask(holder.owner, message.size, partial(self._decode, message, holder, done))
+
+    def _decode(self, message: Message, holder: ContentHolder, done: Done, granted: bool) -> None:
+        if granted and not holder.is_over:
+            self.work(partial(self.spool.decode, message), partial(self._decoded, message, holder, done))
+            return
+        if granted:
+            self.memory.give_back(holder.owner, message.size)
+        done(None, OSError(errno.EAGAIN, "too much large mail is being delivered at a time"))
+
+    def _decoded(
+        self, message: Message, holder: ContentHolder, done: Done, descriptor: int | None, error: BaseException | None
+    ) -> None:
+        give_back = partial(self.memory.give_back, holder.owner, message.size)
+        if descriptor is not None and not holder.is_over:
+            holder.keep(descriptor, give_back)
+            done(descriptor, error)
+            return
+        if descriptor is not None:
+            os.close(descriptor)
+        give_back()
+        done(None, error or OSError(errno.ECANCELED, "the attempt is over"))
 
     @property
     def idle(self) -> bool:
@@ -118,6 +149,8 @@ def _read_message(store: Store, message: int) -> Message | None:
     found = store.find_message(message)
     if found is None or (found.content is None and _is_number(found.size)):
         return found
+    if found.coding != AS_IT_CAME and isinstance(found.content, bytes):
+        return found  # checked as it was decoded
     if not isinstance(found.content, bytes) or hashlib.sha256(found.content).digest() != found.digest:
         raise ContentDamaged("the content was changed after it was stored")
     if len(found.content) != found.size:

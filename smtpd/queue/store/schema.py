@@ -1,7 +1,7 @@
 """The tables of the database, and a row as what it stands for.
 
     table        key           holds
-    message      message id    size, SHA-256, content (NULL: in a spool file)
+    message      message id    size, SHA-256 of what is stored, content (NULL: in a spool file), coding
     envelope     envelope id   one typed column for each field of Envelope
     quarantine   its own       envelope rows that could not be read, as they were, with when and why
     expanded     message id,   of messages with recipients out of a .forward: the user it belongs to, see store.py
@@ -23,7 +23,7 @@ from smtpd.envelope import Body, Duty, Kind, MailParameters, Origin, Recipient, 
 from smtpd.queue.store import kept_tls
 from smtpd.queue.store.store import Envelope, LaneOf, StoreBroken
 
-SCHEMA = 6
+SCHEMA = 7
 APPLICATION = 0x534D5451  # "SMTQ"
 
 # Where one part of an Envelope ends and the next begins in a row: state, origin, recipient, and behind them what was
@@ -69,7 +69,9 @@ _TABLES = (
         by_mode TEXT NOT NULL, by_trace INTEGER NOT NULL, priority INTEGER NOT NULL,
         relay_sender TEXT NOT NULL
     ) STRICT""",
-    "CREATE TABLE message (id INTEGER PRIMARY KEY, size INTEGER NOT NULL, digest BLOB NOT NULL, content BLOB) STRICT",
+    """CREATE TABLE message (
+        id INTEGER PRIMARY KEY, size INTEGER NOT NULL, digest BLOB NOT NULL, content BLOB, coding INTEGER NOT NULL
+    ) STRICT""",
     # Columns without types: whatever is wrong with a row, it can be moved here.
     f"CREATE TABLE quarantine (number INTEGER PRIMARY KEY, envelope, at, reason, {', '.join(COLUMNS)})",
     "CREATE INDEX quarantined ON quarantine (envelope)",
@@ -118,6 +120,7 @@ _MIGRATIONS = {
         "ALTER TABLE quarantine ADD COLUMN relay_sender",
     ),
     5: kept_tls.TABLES,
+    6: ("ALTER TABLE message ADD COLUMN coding INTEGER NOT NULL DEFAULT 0",),
 }
 
 SCHEDULE = (

@@ -4,6 +4,14 @@
     seal     it is complete: length, SHA-256, fsync of file and directory
     open     a fresh descriptor to read, each time, if the file is still what was sealed
 
+Where content is coded (content_codec.py), the dispatcher has no file: it writes to a pipe, whose other end queue reads.
+
+    create_coded   a new file, and the two ends of the pipe
+    decode         a descriptor of memory with the content
+
+The name of a file is that of its message, and where it is coded its coding too: so it can be coded anew beside the one
+that the row still means.
+
 The blocking halves of these run in threads.  The file is fsynced through a descriptor that is as old as the file: one
 that was opened later would not hear of a write error that another descriptor has reported already.  A dispatcher keeps
 its descriptor for as long as it likes, so what it wrote after the 250 has to be found out: a file whose length and time
@@ -15,11 +23,13 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from smtpd.envelope import MESSAGE_ID_MAX, message_text
 from smtpd.ipc.os_error import describe_error
-from smtpd.queue.store.store import PAGE, Store, StoreBroken, StoreFull
+from smtpd.queue.store.content_codec import NOT_ENCRYPTED, PLAIN, Codec, Encoder
+from smtpd.queue.store.store import AS_IT_CAME, PAGE, ContentDamaged, Message, Store, StoreBroken, StoreFull
 
 DIRECTORY = "content"
 LOCK = "lock"
@@ -32,10 +42,6 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 class SpoolLocked(Exception):
     """Another process has the spool."""
-
-
-class ContentDamaged(Exception):
-    """The file is not there, or not what was stored."""
 
 
 def lock(directory: str, patience: float = LOCK_TIMEOUT) -> int:
@@ -57,10 +63,49 @@ def lock(directory: str, patience: float = LOCK_TIMEOUT) -> int:
     return descriptor
 
 
+class CodedFile:
+    """A spool file that is being written, coded.  Its methods block; they are called one after the other."""
+
+    def __init__(self, own: int, directory: int, encoder: Encoder):
+        self._own, self._directory, self._encoder = own, directory, encoder
+        self._digest = hashlib.sha256()
+
+    def write(self, content: bytes) -> None:
+        """Raises StoreFull, StoreBroken."""
+        self._write(self._encoder.add(content))
+
+    def seal(self) -> bytes:
+        """Make it durable: nothing more comes.  Returns the SHA-256 of the file.  Raises StoreFull, StoreBroken."""
+        self._write(self._encoder.finish())
+        try:
+            os.fsync(self._own)
+            os.fsync(self._directory)
+        except OSError as error:
+            raise store_error(error) from error
+        return self._digest.digest()
+
+    def _write(self, stored: bytes) -> None:
+        self._digest.update(stored)
+        try:
+            write_all(self._own, stored)
+        except OSError as error:
+            raise store_error(error) from error
+
+    def close(self) -> None:
+        os.close(self._own)
+
+
+class NewCodedFile(NamedTuple):
+    file: CodedFile
+    writing: int  # the end of the pipe that the dispatcher gets
+    reading: int
+
+
 class Spool:
     """The files below `directory`.  Its methods block; those of one message are called one after the other."""
 
-    def __init__(self, directory: str):
+    def __init__(self, directory: str, codec: Codec = PLAIN):
+        self.codec = codec
         self.path = os.path.join(directory, DIRECTORY)
         try:
             os.mkdir(self.path, 0o700)
@@ -80,6 +125,24 @@ class Spool:
             os.close(own)
             self.remove([message])
             raise
+
+    def create_coded(self, message: int) -> NewCodedFile:
+        """Raises OSError."""
+        file = self.create_file(message)
+        try:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+        except OSError:
+            file.close()
+            self.remove([message])
+            raise
+        os.set_blocking(reading, False)
+        return NewCodedFile(file, writing, reading)
+
+    def create_file(self, message: int) -> CodedFile:
+        """A new file for content as it is coded now.  Raises OSError."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDWR
+        own = os.open(file_name(message, self.codec.coding), flags, 0o600, dir_fd=self._directory)
+        return CodedFile(own, self._directory, self.codec.encoder(message))
 
     def _open(self, message: int, flags: int) -> int:
         return os.open(message_text(message), flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
@@ -115,6 +178,38 @@ class Spool:
             raise
         return descriptor
 
+    def decode(self, message: Message) -> int:
+        """Memory with the content of a file that is coded: to be read from its start, by pread.  It can be truncated,
+        and not be written.  Raises ContentDamaged, content_codec.KeyMissing, and OSError for what may pass."""
+        made = os.memfd_create("content", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            for piece in self.pieces(message):
+                write_all(made, piece)
+            fcntl.fcntl(made, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
+        except BaseException:
+            os.close(made)
+            raise
+        return made
+
+    def pieces(self, message: Message) -> Iterator[bytes]:
+        """The content of a file: it is right when there has been an end.  As decode."""
+        try:
+            name = file_name(message.id, message.coding)
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
+        except FileNotFoundError:
+            raise ContentDamaged("the spool file is missing") from None
+        try:
+            digest = hashlib.sha256()
+            stored = _pieces_of(descriptor, digest)
+            if message.coding == AS_IT_CAME:
+                yield from stored
+            else:
+                yield from self.codec.pieces(message.id, message.coding, stored, message.size)
+            if message.coding in (AS_IT_CAME, NOT_ENCRYPTED) and digest.digest() != message.digest:
+                raise ContentDamaged("the spool file was changed after it was stored")
+        finally:
+            os.close(descriptor)
+
     def _remember(self, message: int, found: os.stat_result) -> None:
         if len(self._sealed) >= SEALED_KEPT:
             self._sealed.clear()
@@ -124,23 +219,32 @@ class Spool:
         """A file that stays behind is found at the next start."""
         for message in messages:
             self._sealed.pop(message, None)
-            try:
-                os.unlink(message_text(message), dir_fd=self._directory)
-            except OSError:
-                pass
+            for coding in self.codec.codings:
+                if self.remove_file(message, coding):
+                    break
+
+    def remove_file(self, message: int, coding: int) -> bool:
+        """False when it is not there, or stays."""
+        try:
+            os.unlink(file_name(message, coding), dir_fd=self._directory)
+        except OSError:
+            return False
+        return True
 
     def remove_orphans(self, store: Store, say: Callable[[str], None]) -> None:
         """Remove what has no row: a crash left it behind.  Before anybody can begin a new file."""
-        names = {int(name, 16): name for name in os.listdir(self.path) if _is_ours(name)}
+        files = {file for name in os.listdir(self.path) if (file := maybe_file(name)) is not None}
         after = 0
         while page := store.spooled(after, PAGE):
-            for message in page:
-                if names.pop(message, None) is None:
+            for message, coding in page:
+                if (message, coding) not in files:
                     say(f"message {message_text(message)}: the spool file is missing")
-            after = page[-1]
-        self.remove(names)
-        if names:
-            say(f"removed {len(names)} spool files of messages that were never accepted")
+                files.discard((message, coding))
+            after, _ = page[-1]
+        for message, coding in files:
+            self.remove_file(message, coding)
+        if files:
+            say(f"removed {len(files)} spool files of messages that were never accepted")
 
 
 def _sync_directory(path: str) -> None:
@@ -151,21 +255,40 @@ def _sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def _is_ours(name: str) -> bool:
+def file_name(message: int, coding: int) -> str:
+    return message_text(message) if coding == AS_IT_CAME else f"{message_text(message)}.{coding:x}"
+
+
+def maybe_file(name: str) -> tuple[int, int] | None:
+    """Message and coding of a file of that name; None when it is not one of ours."""
+    number, _, rest = name.partition(".")
     try:
-        number = int(name, 16)
+        message, coding = int(number, 16), int(rest or "0", 16)
     except ValueError:
-        return False
-    return 1 <= number <= MESSAGE_ID_MAX and name == message_text(number)
+        return None
+    return (message, coding) if 1 <= message <= MESSAGE_ID_MAX and name == file_name(message, coding) else None
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _hash(descriptor: int) -> bytes:
     digest = hashlib.sha256()
+    for _ in _pieces_of(descriptor, digest):
+        pass
+    return digest.digest()
+
+
+def _pieces_of(descriptor: int, digest: "hashlib._Hash") -> Iterator[bytes]:
     at = 0
     while piece := os.pread(descriptor, PIECE, at):
         digest.update(piece)
         at += len(piece)
-    return digest.digest()
+        yield piece
 
 
 def store_error(error: OSError) -> StoreFull | StoreBroken:

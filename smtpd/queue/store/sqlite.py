@@ -9,6 +9,7 @@ statements the interpreter gives other threads their turn, and gets its own back
 What the tables are stands in schema.py.  Does not understand mail, and keeps no open read behind: each read is a page.
 """
 
+import hashlib
 import os
 import sqlite3
 import threading
@@ -25,13 +26,16 @@ from smtpd.envelope import COUNTER_MAX, Schedule, message_of
 from smtpd.ipc.log import log
 from smtpd.next_hop import StsRow, TlsHost
 from smtpd.queue.store import kept_tls, salvage, selected_rows
+from smtpd.queue.store.content_codec import PLAIN, Codec
 from smtpd.queue.store.salvage import Read
 from smtpd.queue.store.schema import COLUMNS, SCHEDULE, envelope_of, establish, row_of, schedule_of
 from smtpd.queue.store.sqlite_errors import translated
 from smtpd.queue.store.store import (
+    AS_IT_CAME,
     Add,
     Change,
     Compound,
+    ContentDamaged,
     CountAttempt,
     Envelope,
     Hold,
@@ -73,8 +77,8 @@ _FORGET_RECIPIENT = "DELETE FROM expanded WHERE message = ? AND recipient = ?"
 class SQLiteStore:
     """The database `queue.db` in `directory`, made when it is not there.  Raises StoreBroken and StoreFull."""
 
-    def __init__(self, directory: str):
-        self.directory = directory
+    def __init__(self, directory: str, codec: Codec = PLAIN):
+        self.directory, self._codec = directory, codec
         self.path = os.path.join(directory, "queue.db")
         self._reading = threading.Lock()
         self._in_log = 0  # bytes, about, that commits have left in the log
@@ -228,12 +232,21 @@ class SQLiteStore:
         return bool(self._number(f"SELECT count(*) FROM {table} WHERE id = {id}"))
 
     def _add(self, adds: list[Add]) -> None:
-        messages = [(m.id, m.size, m.digest, m.content) for m in (add.message for add in adds)]
-        self._insert("message", 4, messages)
+        messages = [add.message for add in adds]
+        if self._codec.is_active:
+            messages = [self._stored(message) for message in messages]
+        self._insert("message", 5, [(m.id, m.size, m.digest, m.content, m.coding) for m in messages])
         self._insert("envelope", len(COLUMNS), [row_of(envelope) for add in adds for envelope in add.envelopes])
         if expanded := [(add.message.id, key, "") for add in adds for key in expanded_keys(add)]:
             self._insert("expanded", 3, expanded)
             self._has_expanded = True
+
+    def _stored(self, message: Message) -> Message:
+        """As its row has it."""
+        if message.content is None:
+            return message
+        coding, content = self._codec.encode(message.id, message.content)
+        return Message(message.id, message.size, hashlib.sha256(content).digest(), content, coding)
 
     def _insert(self, table: str, width: int, rows: list[tuple[Any, ...]]) -> None:
         row = f"({','.join('?' * width)})"
@@ -425,8 +438,17 @@ class SQLiteStore:
 
     def find_message(self, message: int) -> Message | None:
         with self._read() as read:
-            rows = read("SELECT id, size, digest, content FROM message WHERE id = ?", (message,))
-        return Message(*rows[0]) if rows else None
+            rows = read("SELECT id, size, digest, content, coding FROM message WHERE id = ?", (message,))
+        if not rows:
+            return None
+        found = Message(*rows[0])
+        return found if found.coding == AS_IT_CAME or found.content is None else self._decoded(found)
+
+    def _decoded(self, stored: Message) -> Message:
+        id, size, digest, content, coding = msgspec.structs.astuple(stored)
+        if hashlib.sha256(content).digest() != digest:
+            raise ContentDamaged("the content was changed after it was stored")
+        return Message(id, size, digest, self._codec.decode(id, coding, content, size), coding)
 
     def expanded(self, message: int) -> dict[bytes, str]:
         with self._read() as read:
@@ -440,10 +462,10 @@ class SQLiteStore:
         with self._read() as read:
             return {row[0] for row in read("SELECT id FROM message WHERE id BETWEEN ? AND ?", (first, last))}
 
-    def spooled(self, after: int, limit: int) -> list[int]:
-        sql = "SELECT id FROM message WHERE id > ? AND content IS NULL ORDER BY id LIMIT ?"
+    def spooled(self, after: int, limit: int) -> list[tuple[int, int]]:
+        sql = "SELECT id, coding FROM message WHERE id > ? AND content IS NULL ORDER BY id LIMIT ?"
         with self._read() as read:
-            return [row[0] for row in read(sql, (after, limit))]
+            return read(sql, (after, limit))
 
     def tls_hosts(self, after: int, limit: int) -> tuple[list[TlsHost], int]:
         with self._read() as read:

@@ -35,6 +35,7 @@ from smtpd.envelope import Duty, EnvelopeId, Kind, MailParameters, MessageId, Or
 from smtpd.next_hop import StsRow, TlsHost
 from smtpd.selection import Selection
 
+AS_IT_CAME = 0  # the coding of content that is not coded; content_codec.py has the others
 PAGE = 1000  # rows of one read at the most: no read transaction outlives a page
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
@@ -112,12 +113,16 @@ def untried(
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """A row: the content that the envelopes of one message share.  `content` is None when it stands in a spool file."""
+    """A row: the content that the envelopes of one message share.  `content` is None when it stands in a spool file.
+
+    In memory content is never coded: `coding` says how it is stored, and `digest` is of what is stored.
+    """
 
     id: MessageId
     size: int  # bytes
     digest: bytes  # SHA-256
     content: bytes | None
+    coding: int = AS_IT_CAME
 
 
 class UnreadableRow(msgspec.Struct, frozen=True, gc=False):
@@ -315,6 +320,10 @@ class StoreBroken(Exception):
     """The disk failed or the store is damaged.  What was committed last is uncertain until the store was reopened."""
 
 
+class ContentDamaged(Exception):
+    """Content is not there, or not what was stored."""
+
+
 class Store(Protocol):
     """Rows on disk.  One thread at a time changes, one other at a time reads.
 
@@ -358,7 +367,8 @@ class Store(Protocol):
     def schedules(self, after: int, limit: int, lane_of: LaneOf) -> Sequence[Schedule | UnreadableRow]:
         """The first `limit` above `after` that no try of this run and no submission has touched, by id."""
 
-    def find_message(self, message: int) -> Message | None: ...
+    def find_message(self, message: int) -> Message | None:
+        """Raises ContentDamaged, and content_codec.KeyMissing."""
 
     def expanded(self, message: int) -> Mapping[bytes, str]:
         """recipient_key of each recipient that this message's envelopes have, or had when they were delivered or
@@ -370,8 +380,8 @@ class Store(Protocol):
     def messages(self, first: int, last: int) -> set[int]:
         """The ids from `first` to `last` that are taken."""
 
-    def spooled(self, after: int, limit: int) -> list[int]:
-        """The first `limit` messages above `after` whose content stands in a spool file."""
+    def spooled(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """The first `limit` messages above `after` whose content stands in a spool file, each with its coding."""
 
     def tls_hosts(self, after: int, limit: int) -> tuple[list[TlsHost], int]:
         """The first `limit` rows above the number `after`, and the number of the last one; 0: there are no more."""

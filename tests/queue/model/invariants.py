@@ -72,7 +72,7 @@ def check_end(life, ledger, directory, without_file):
         raise PromiseBroken(f"queue is not at rest: {left} {relays}")
     messages = {message_of(id) for id in ledger.rows}
     files = {int(name, 16) for name in os.listdir(f"{directory}/content")}
-    spooled = {*store.spooled(0, 10_000)} - without_file
+    spooled = {message for message, _ in store.spooled(0, 10_000)} - without_file
     # A disk that failed may leave a file without its row: until the next start.
     if not spooled <= messages or (files != spooled and not (store.failures and files > spooled)):
         raise PromiseBroken(f"spool files of {files}, messages {messages}")
