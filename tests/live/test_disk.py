@@ -19,7 +19,7 @@ from tests.live.conftest import empty_maildir, mails, until
 
 STRACE = shutil.which("strace")
 MIB = 1024 * 1024
-SIZE = 96 * MIB  # of the small disk
+SIZE = 40 * MIB  # of the small disk
 RESERVE = SIZE // 2  # that the daemon keeps of it, for the results of deliveries
 
 
@@ -170,11 +170,11 @@ def test_what_was_delivered_while_the_disk_was_full_is_not_repeated_after_a_cras
 
 
 def test_a_large_mail_that_would_use_up_the_reserve_is_refused_and_leaves_nothing(cramped, users, alice):
-    filler = fill(cramped.state, RESERVE + 20 * MIB)
-    assert not is_accepted(cramped, alice, "too large", 30 * MIB)
+    filler = fill(cramped.state, RESERVE + 4 * MIB)
+    assert not is_accepted(cramped, alice, "too large", 6 * MIB)
     until(lambda: not spool_files(cramped), what="the end of the spool file")
     filler.unlink()
-    until(lambda: is_accepted(cramped, alice, "large", 30 * MIB), what="new mail")
+    until(lambda: is_accepted(cramped, alice, "large", 6 * MIB), what="new mail")
     until(lambda: has_arrived(users, alice, "large"), what="delivery")
     assert not has_arrived(users, alice, "too large")
     assert cramped.stop() == 0
