@@ -2,7 +2,7 @@
 # Creates the users and directories that smtpd needs before its first start.  As root; skips what exists, and prints
 # each step.
 #
-#   sh etc/setup.sh           users, spool, empty directory
+#   sh etc/setup.sh           users, spools, empty directory
 #   sh etc/setup.sh users     the users only
 set -eu
 umask 022
@@ -48,3 +48,5 @@ add_user _smtpf "smtpd filters and table programs"
 
 add_directory /var/empty root:root 0755
 add_directory /var/spool/smtpd _smtpq:_smtpq 0700
+# Mail that is handed in while smtpd does not run: any user may make a file, and only root may list them.
+add_directory /var/spool/smtpd-offline root:root 1733

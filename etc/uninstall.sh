@@ -86,6 +86,8 @@ if [ -L /usr/sbin/sendmail ] && [ "$(readlink /usr/sbin/sendmail)" = "$prefix/sb
 fi
 rmdir /var/spool/smtpd 2>/dev/null || [ ! -e /var/spool/smtpd ] ||
     echo "/var/spool/smtpd stays, and mail that is in there: rm -r /var/spool/smtpd"
+rmdir /var/spool/smtpd-offline 2>/dev/null || [ ! -e /var/spool/smtpd-offline ] ||
+    echo "/var/spool/smtpd-offline stays, and mail that is in there: rm -r /var/spool/smtpd-offline"
 for user in _smtpd _smtpl _smtpq _smtps _smtpc _smtpx _smtpm _smtpf; do
     ! getent passwd $user >/dev/null || echo "user $user stays: userdel $user"
 done

@@ -107,14 +107,19 @@ class Connection:
         sock.settimeout(CONNECT_TIMEOUT)  # bounds the wait for room in the backlog, too
         try:
             sock.connect(self._path)
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            raise NotRunning("smtpd doesn't seem to be running") from None
-        except (BlockingIOError, TimeoutError):
-            raise ControlError("smtpd is busy") from None
         except OSError as error:
-            raise ControlError(f"{self._path}: {error.strerror or error}") from None
+            sock.close()
+            raise _connect_error(self._path, error) from None
         _give_up_root()
         return sock
+
+
+def _connect_error(path: str, error: OSError) -> ControlError:
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
+        return NotRunning("smtpd doesn't seem to be running")
+    if isinstance(error, BlockingIOError | TimeoutError):
+        return ControlError("smtpd is busy")
+    return ControlError(f"{path}: {error.strerror or error}")
 
 
 def _give_up_root() -> None:

@@ -6,6 +6,7 @@
 
     stdin --> RawMail --> sender, recipients --> Submission --> smtpd      raw_mail.py, addressing.py, submission.py
                  +------- not sent ----------> ~/dead.letter               dead_letter.py
+                 +------- smtpd does not run > kept, and sent later        offline_folder.py
 
 What is said to smtpd is made here of single words that have been looked at, never of a whole line of the input.
 
@@ -17,12 +18,11 @@ SECURITY
     server answers is read by a child that is not root any more.
 """
 
-import _socket  # see smtpd/ipc/query.py
 import os
 import sys
 
 from smtpctl.addressing import Caller, address_mail, from_field, read_recipients
-from smtpctl.connection import Connection, ControlError
+from smtpctl.connection import Connection, ControlError, NotRunning
 from smtpctl.raw_mail import RawMail, RawMailError
 from smtpctl.sendmail_option import (
     DATAERR,
@@ -37,10 +37,10 @@ from smtpctl.sendmail_option import (
     SendmailError,
     SendmailOptions,
 )
+from smtpctl.session import open_session
 from smtpctl.submission import ConnectionLost, Submission, SubmissionMail, SubmissionRefused
 from smtpctl.visible import visible
 from smtpd import PRODUCT, VERSION
-from smtpd.ipc import query
 from smtpd.paths import Paths
 
 TYPE_CHECKING = False  # see raw_mail.py
@@ -75,6 +75,8 @@ def main(arguments: "Sequence[str]") -> int:
         raise SendmailError(USAGE, f"-b{visible(options.values['b'])} is not available")
     except SendmailError as failed:
         return _say(failed)
+    except NotRunning as absent:
+        return _say(SendmailError(TEMPFAIL, str(absent)))
 
 
 def _say(failed: SendmailError) -> int:
@@ -158,14 +160,22 @@ def _send(connection: Connection, letter: RawMail, options: SendmailOptions, rec
     mail = address_mail(letter, options, recipients, person)
     more = () if letter.values(b"from") else (from_field(mail.sender, options, person),)
     content = letter.pieces(*more)
-    return _in_child(lambda: _hand_in(connection, mail, content, "v" in options.flags))
+    has_date = bool(letter.values(b"date"))
+
+    def hand_in() -> None:
+        try:
+            _hand_in(connection, mail, content, "v" in options.flags)
+        except NotRunning as absent:
+            _keep_offline(absent, options, mail, content, has_date=has_date)
+
+    return _in_child(hand_in)
 
 
 # -- handing it in -------------------------------------------------------------------------------
 
 
 def _hand_in(connection: Connection, mail: SubmissionMail, content: "Iterable[bytes]", verbose: bool) -> None:
-    """Raises SendmailError."""
+    """Raises NotRunning, SendmailError."""
     sock = open_session(connection)
     try:
         Submission(sock, _show if verbose else lambda line: None).send(mail, content)
@@ -177,24 +187,25 @@ def _hand_in(connection: Connection, mail: SubmissionMail, content: "Iterable[by
         sock.close()
 
 
+def _keep_offline(
+    absent: NotRunning, options: SendmailOptions, mail: SubmissionMail, content: "Iterable[bytes]", *, has_date: bool
+) -> None:
+    """Raises SendmailError."""
+    if options.online:
+        raise SendmailError(TEMPFAIL, str(absent))
+    from smtpctl import offline_file, offline_folder  # as the caller: without smtpd, root has not been given up
+
+    directory = Paths(options.state).offline
+    try:
+        offline_folder.keep(directory, mail, content, has_date=has_date)
+    except (OSError, offline_file.OfflineFileError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SendmailError(TEMPFAIL, str(absent), f"the mail cannot be kept in {directory}: {reason}") from None
+    print(f"sendmail: {absent}: the mail is kept, and sent when it runs", file=sys.stderr, flush=True)
+
+
 def _show(line: str) -> None:
     print(line, flush=True)
-
-
-def open_session(connection: Connection) -> _socket.socket:
-    """A socket that speaks SMTP.  Raises SendmailError."""
-    try:
-        answer = connection.ask_query(query.SESSION)
-    except ControlError as trouble:
-        raise SendmailError(TEMPFAIL, str(trouble)) from None
-    if not answer.granted:
-        raise SendmailError(UNAVAILABLE, visible(answer.text))
-    try:
-        if answer.descriptor is not None:
-            return _socket.socket(fileno=answer.descriptor)
-    except OSError:
-        pass  # no socket
-    raise SendmailError(TEMPFAIL, "invalid answer from smtpd: no session")
 
 
 def _in_child(work: "Callable[[], None]") -> int:

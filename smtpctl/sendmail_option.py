@@ -17,7 +17,7 @@ WITH_VALUE = "ABbCeFfhLNOopRrVX"
 ATTACHED = "dEJq"  # what they mean stands behind them, if anything does
 
 HELP = """\
-usage: sendmail [-tv] [-F name] [-f address] [-N notify] [-R ret] [-V envid] [recipient ...]
+usage: sendmail [-tv] [--online] [-F name] [-f address] [-N notify] [-R ret] [-V envid] [recipient ...]
        sendmail -bi | -bp | -bs | -q
        mailq
 
@@ -35,6 +35,7 @@ Hands in a mail from standard input.
     -bp            list the queue: mailq
     -bs            speak SMTP on standard input and output
     -q             have all that is queued tried now
+    --online       fail, and keep no mail, when smtpd does not run
     --state DIR    talk to the smtpd that was started with --state DIR
     --help         this text
     --version      the version of sendmail
@@ -58,7 +59,7 @@ class SendmailOptions:
         self.values: dict[str, str] = {}
         self.flags: set[str] = set()
         self.state: str | None = None
-        self.help = self.version = False
+        self.help = self.version = self.online = False
         left = list(arguments)
         while left and left[0].startswith("-"):
             argument = left.pop(0)
@@ -75,6 +76,8 @@ class SendmailOptions:
             self.help = True
         elif argument == "--version":
             self.version = True
+        elif argument == "--online":
+            self.online = True
         elif argument == "--state" or argument.startswith("--state="):
             self.state = _value(argument.removeprefix("--state").removeprefix("="), left)
         else:

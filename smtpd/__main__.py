@@ -34,11 +34,12 @@ def load(arguments: list[str]) -> Callable[[], int]:
 
             return partial(config.main, rest)
         case ["-x", "nursery"]:
-            # The only place that knows both: the nursery forks agents without importing another process.
+            # The only place that knows all: the nursery forks agents without importing another process.
+            from smtpctl import offline_submission
             from smtpd.agent import process as agent
             from smtpd.nursery import process as nursery
 
-            return partial(nursery.main, agent.prepare)
+            return partial(nursery.main, agent.prepare, offline_submission.OfflineSubmission)
         case ["-x", "password"]:
             from smtpd.password import process as password
 

@@ -37,6 +37,9 @@ PROMISES: dict[str, str | None] = {
     "expansion-target": None,
 }
 
+# The process that hands in a mail which was kept while the daemon did not run is no agent; it gets its filter likewise.
+OFFLINE, OFFLINE_PROMISES = "offline", "stdio"
+
 DELIVER, READ_FORWARD, RESULT, FORWARD, PROBE_SERVER, SERVER_PROBED, IN_PROGRESS = 1, 2, 3, 4, 5, 6, 7
 BY_DESCRIPTOR, PERHAPS_DELIVERED, UTF8 = 0x01, 0x02, 0x04
 _FLAGS = {"by_descriptor": BY_DESCRIPTOR, "perhaps_delivered": PERHAPS_DELIVERED, "utf8": UTF8}

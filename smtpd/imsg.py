@@ -1139,6 +1139,33 @@ class AgentEnded:
     status: int
 
 
+# -- mail that was handed in while the daemon did not run --------------------------------------------
+
+
+@imsg("parent -> nursery", descriptor=True)
+class TakeOfflineDirectory:
+    """The directory with the files, and the control socket by which their mails are handed in."""
+
+    socket: Path
+
+
+@imsg("parent -> nursery")
+class SubmitOffline:
+    """Hand in the mail in the file of that name, as its owner."""
+
+    request: int
+    name: Word
+
+
+@imsg("nursery -> parent", answers=SubmitOffline)
+class OfflineSubmitted:
+    """`verdict`: "sent", "later", "refused", or "gone", when there is no such file any more."""
+
+    request: int
+    verdict: Word
+    reason: Text
+
+
 # -- orders: smtpctl, control, and the process concerned ------------------------------------------
 
 

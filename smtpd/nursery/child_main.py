@@ -4,6 +4,7 @@
     run_agent          find the account                                       --> "ids UID GID"
                        become the user, sandbox, then serve its socket        --> "ok", or "verdict reason"
     run_table_program  become its user, exec                                  --> nothing, or "verdict reason"
+    run_offline        open a file, become its owner, sandbox, hand it in     --> "verdict reason"
     run_password       stay root, without what root may, exec                 --> nothing, or "verdict reason"
 
 A child reports by a pipe that the nursery watches, a line at a time.  An agent first reports the ids that it will have,
@@ -11,11 +12,13 @@ while it is root and no code or file of a user had a part in it.  Beside that pi
 nursery's: an agent has its socket, or two, and a program its socket and a log of its own.
 """
 
+import errno
 import fcntl
 import os
 import resource
 import signal
 import socket
+import stat
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -24,7 +27,7 @@ from setproctitle import setproctitle
 
 from smtpd import sandbox
 from smtpd.boot import PARENT, command
-from smtpd.errand import PROMISES, AgentSpec
+from smtpd.errand import OFFLINE_PROMISES, PROMISES, AgentSpec
 from smtpd.ipc.log import visible
 from smtpd.ipc.os_error import describe_error, error_path
 from smtpd.ipc.selector_loop import SIGNALS, forget_signals
@@ -44,6 +47,8 @@ MEMORY_MAX = 512 * 1024 * 1024  # bytes of data of one agent
 PROCESSES_MAX = 1024  # and threads, of one user, as far as commands may make more of them
 REPORT_MAX = 1000  # characters of a line that is reported, and bytes of a name that is looked up
 DESCRIPTORS_MAX = os.sysconf("SC_OPEN_MAX")
+OFFLINE_MODE = 0o600  # of a file that sendmail has written
+NO_GROUP = 65534  # the group of a process that hands in a user's mail: the daemon looks at no group
 LMTP_KINDS = ("lmtp", "lmtp-unix")
 # For PAM: to read a shadow file that not even its owner may, and to write the audit log, without which it says no.
 PASSWORD_CAPABILITIES = ["dac_read_search", "audit_write"]
@@ -60,6 +65,15 @@ class Agent(Protocol):
 
 
 Prepare = Callable[[AgentSpec, str, str], Agent]  # spec, user, home
+
+
+class OfflineSubmission(Protocol):
+    """A session with the daemon, which room smtpctl has opened; `submit` returns the verdict, with its reason."""
+
+    def submit(self, descriptor: int) -> str: ...
+
+
+PrepareOffline = Callable[[str], OfflineSubmission]  # path of the control socket
 
 
 @dataclass(frozen=True)
@@ -235,6 +249,76 @@ def _go_home(home: str) -> None:
         os.chdir(home)
     except OSError:
         os.chdir("/")
+
+
+# -- mail that was kept while the daemon did not run ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OfflineSetup:
+    """A file whose mail is to be handed in."""
+
+    name: str
+    socket: str  # path of the control socket
+    filter: bytes | None  # of seccomp; None: compile it, if this machine can
+    reserved_uids: Collection[int]  # of our users: none of them hands in mail
+
+
+def run_offline(setup: OfflineSetup, prepare: PrepareOffline, folder: int, report: int) -> None:
+    """`folder`: the directory.  What the file holds is read only behind the sandbox."""
+    setproctitle("smtpd: offline mail")
+    try:
+        line = _submit(setup, prepare, folder)
+    except FileNotFoundError:
+        line = "gone"
+    except AccountRefused as refused:
+        line = f"refused {' '.join(refused.args)}"
+    except OSError as error:
+        line = f"later {describe_error(error)}"
+    except Exception as error:  # one file's trouble: it would be the same the next time
+        line = f"refused {type(error).__name__}: {error}"
+    _say(report, line)
+
+
+def _submit(setup: OfflineSetup, prepare: PrepareOffline, folder: int) -> str:
+    descriptor, owner = open_offline(folder, setup.name, setup.reserved_uids)
+    os.close(folder)
+    os.umask(0o077)
+    os.chdir("/")
+    _limit(resource.RLIMIT_DATA, MEMORY_MAX)
+    if owner == 0:
+        privilege.cut_bounding_set()  # it is _smtpx as soon as control knows that it was root
+    else:
+        _become(Ids(owner, NO_GROUP))
+    submission = prepare(setup.socket)
+    if os.geteuid() == 0:
+        return "later no session"  # root's mail: with one it would be _smtpx now
+    sandbox.enter(None, None, OFFLINE_PROMISES, program=setup.filter)
+    return submission.submit(descriptor)
+
+
+def open_offline(folder: int, name: str, reserved_uids: Collection[int]) -> tuple[int, int]:
+    """A descriptor of that file, and its owner.  Raises AccountRefused for what sendmail has not made, OSError."""
+    if "/" in name or name in ("", ".", ".."):
+        raise AccountRefused("not a name")
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise AccountRefused("not a regular file") from None
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise AccountRefused("not a regular file")
+    if status.st_nlink != 1:
+        raise AccountRefused("more than one link")  # another user's file, perhaps
+    if stat.S_IMODE(status.st_mode) != OFFLINE_MODE:
+        raise AccountRefused(f"its mode is not {OFFLINE_MODE:04o}")
+    if status.st_uid in reserved_uids:
+        raise AccountRefused("it belongs to a process of the daemon")
+    if os.geteuid() not in (0, status.st_uid):
+        raise AccountRefused("another user's")
+    return descriptor, status.st_uid
 
 
 # -- programs, passwords ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@
                                                       AgentNotForked
     ForkTableProgram --fork--> a child executes  --------> TableProgramForked
                                                       TableProgramNotForked
+    SubmitOffline --fork-> a child hands in a mail --line--> OfflineSubmitted   offline.py
     ForkPassword --fork-> a child executes, asks PAM                          killed after PASSWORD_TIMEOUT
     SIGCHLD     ---------------------------- waitpid -> AgentEnded, TableProgramEnded
 
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from smtpd.envelope import Text
-from smtpd.errand import MAILBOX_KINDS, PACKET_MAX, PROMISES, AgentSpec
+from smtpd.errand import MAILBOX_KINDS, OFFLINE, PACKET_MAX, PROMISES, AgentSpec
 from smtpd.imsg import (
     AgentEnded,
     AgentForked,
@@ -43,7 +44,16 @@ from smtpd.ipc.log import log
 from smtpd.ipc.selector_loop import SelectorLoop, Timer
 from smtpd.ipc.text_limit import fit_text
 from smtpd.nursery.account import VERDICTS
-from smtpd.nursery.child_main import AgentSetup, Prepare, fork, run_agent, run_password, run_table_program
+from smtpd.nursery.child_main import (
+    AgentSetup,
+    Prepare,
+    PrepareOffline,
+    fork,
+    run_agent,
+    run_password,
+    run_table_program,
+)
+from smtpd.nursery.offline import OfflineMail
 from smtpd.nursery.user_lookup import UserLookups
 from smtpd.sandbox import Ids
 
@@ -83,13 +93,20 @@ class Children:
     """`us`: the user that NSS is asked as; `reserved_uids`: of our users, which no agent of another user may have."""
 
     def __init__(
-        self, loop: SelectorLoop, parent: Channel, prepare: Prepare, us: Ids | None, reserved_uids: Collection[int] = ()
+        self,
+        loop: SelectorLoop,
+        parent: Channel,
+        prepare: Prepare,
+        offline: PrepareOffline,
+        us: Ids | None,
+        reserved_uids: Collection[int] = (),
     ):
         self._loop = loop
         self._parent = parent
         self._prepare = prepare
         self._reserved_uids = reserved_uids
         self._lookups = UserLookups(loop, us, reserved_uids, time.monotonic)
+        self.offline = OfflineMail(parent, offline, self._fork_child, reserved_uids)
         self._filters: dict[str, bytes] = {}
         self._starting: dict[int, StartingChild] = {}
         self._agents: dict[int, Agent] = {}  # every one that is not reaped yet
@@ -100,7 +117,10 @@ class Children:
         self._stopping = False
 
     def take_seccomp_filter(self, imsg: TakeSeccompFilter) -> None:
-        self._filters[imsg.kind] = imsg.filter
+        if imsg.kind == OFFLINE:
+            self.offline.filter = imsg.filter
+        else:
+            self._filters[imsg.kind] = imsg.filter
 
     # -- users ---------------------------------------------------------------------
 
@@ -227,9 +247,14 @@ class Children:
     # -- any child ----------------------------------------------------------------------
 
     def _fork_child(
-        self, child: Callable[..., None], finished: Callable[[StartingChild, str], None], *kept: int
+        self,
+        child: Callable[..., None],
+        finished: Callable[[StartingChild, str], None],
+        *kept: int,
+        timeout: float = START_TIMEOUT,
     ) -> int | None:
-        """The pid of a new child; None when there can be none now."""
+        """The pid of a new child; None when there can be none now.  It is killed if it has not said its last line
+        within `timeout` seconds."""
         try:
             reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -243,9 +268,8 @@ class Children:
             return None
         finally:
             os.close(writing)
-        starting = StartingChild(
-            pid, reading, self._loop.call_later(START_TIMEOUT, partial(self._too_late, pid)), finished
-        )
+        timer = self._loop.call_later(timeout, partial(self._too_late, pid))
+        starting = StartingChild(pid, reading, timer, finished)
         self._starting[pid] = starting
         self._loop.add_reader(reading, partial(self._hear, starting))
         return pid

@@ -3,6 +3,7 @@
     parent --LookUpUser, ForkAgent, KillAgent--> nursery --fork--> a child that asks NSS
            <--UserLookedUp, AgentForked, AgentEnded--    --fork--> an agent: that user, in its sandbox
            --ForkTableProgram-->  <--TableProgramForked, TableProgramEnded--      a program that answers for a table
+           --SubmitOffline-->   <--OfflineSubmitted--    --fork--> the owner of a mail that was kept, in a sandbox
            --ForkPassword-->                                       the one-shot that asks PAM, which stays root
 
 SECURITY
@@ -30,13 +31,15 @@ from smtpd.imsg import (
     LookUpUser,
     NurserySetVerbose,
     Stop,
+    SubmitOffline,
+    TakeOfflineDirectory,
     TakeSeccompFilter,
 )
 from smtpd.ipc.channel import Channel, Violation, owned, unexpected
 from smtpd.ipc.channel_set import ChannelSet
 from smtpd.ipc.log import log
 from smtpd.ipc.selector_loop import SelectorLoop
-from smtpd.nursery.child_main import PASSWORD_CAPABILITIES, Prepare
+from smtpd.nursery.child_main import PASSWORD_CAPABILITIES, Prepare, PrepareOffline
 from smtpd.nursery.children import Children
 from smtpd.sandbox import privilege
 from smtpd.slice import OUR_USERS
@@ -48,14 +51,15 @@ CAPABILITIES = ["setuid", "setgid", "setpcap", "kill", *PASSWORD_CAPABILITIES]
 LOOK_UP_USER = "_smtpl"  # the user that a child becomes while it asks NSS: its answer goes to lookup in the end
 
 
-def main(prepare: Prepare) -> int:
-    """`prepare` makes an agent, already as its user: this process imports no other one."""
+def main(prepare: Prepare, offline: PrepareOffline) -> int:
+    """`prepare` makes an agent, already as its user, and `offline` hands in a mail, already as its owner: this process
+    imports nothing of either."""
     handed = boot.receive("nursery", None)
     loop = SelectorLoop()
     is_root = os.geteuid() == 0
     lookup_ids = sandbox.find_ids(LOOK_UP_USER) if is_root else None
     reserved_uids = sandbox.find_uids(OUR_USERS) if is_root else frozenset[int]()
-    children = Children(loop, handed.parent, prepare, lookup_ids, reserved_uids)
+    children = Children(loop, handed.parent, prepare, offline, lookup_ids, reserved_uids)
     handed.entered(confine())
     loop.on_signal(signal.SIGCHLD, children.reap)
     ChannelSet(loop).add(handed.parent, partial(from_parent, children), ended)
@@ -92,6 +96,10 @@ def from_parent(children: Children, channel: Channel, imsg: object, descriptor: 
             children.fork_program(imsg, owned(descriptor))
         case ForkPassword():
             children.fork_password(owned(descriptor))
+        case TakeOfflineDirectory():
+            children.offline.take_directory(imsg, owned(descriptor))
+        case SubmitOffline():
+            children.offline.submit(imsg)
         case NurserySetVerbose():
             log.verbose = imsg.verbose
         case Stop():

@@ -17,6 +17,7 @@ from smtpd.parent.cleanup import Cleanup
 from smtpd.parent.late_listener import LateListeners
 from smtpd.parent.mailbox import Mailboxes
 from smtpd.parent.notify import ServiceManager
+from smtpd.parent.offline import OfflineMails
 from smtpd.parent.password import Passwords
 from smtpd.parent.reload import Reload
 from smtpd.parent.syslog import Syslog
@@ -44,6 +45,8 @@ class Started:
     late: tuple[ListenerSlice, ...]  # listeners whose interface was not there yet
     mailboxes: int | None  # the mail directory, open, where an action needs it
     mail_directory: str  # its path
+    offline: int | None  # the directory of mail that was kept while the daemon did not run, open
+    offline_directory: str  # its path
     program_logs: dict[str, int]  # by table, for the programs that answer for them
     control_socket: str
     paused: tuple[str, ...]
@@ -62,6 +65,7 @@ class Daemon:
         configuration, (nursery,) = started.configuration, started.channels("nursery")
         self.loop = SelectorLoop()
         self.channels = ChannelSet(self.loop)
+        self.offline = OfflineMails(self.loop, nursery, started.offline, started.offline_directory)
         self.users = Users(self.loop, nursery, configuration)
         self.passwords = Passwords(self.channels, nursery, self.users, configuration)
         self.agents = Agents(self.loop, nursery, configuration)
@@ -86,9 +90,11 @@ class Daemon:
         self._started.manager.ready()
         self.programs.begin()
         self.late_listeners.begin()
+        self.offline.begin()
         self.loop.run_forever()
         self._started.cleanup.run()
         self.mailboxes.close()
+        self.offline.close()
         self.reload.close()
         return self.watch.status
 
@@ -110,6 +116,7 @@ class Daemon:
         self.programs.stop()
         self.reload.stop()
         self.late_listeners.stop()
+        self.offline.stop()
         self._started.manager.tell("STOPPING=1")
 
     def agent_ended(self, imsg: AgentEnded) -> None:

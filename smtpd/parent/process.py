@@ -16,7 +16,9 @@ SECURITY
     it takes no uid, no path and no command from them.  Once all processes run it keeps one capability, to kill, sees
     its run directory and the directories of keys and certificates, which it opens and does not read, and starts none.
     Where an action is mbox it sees the directory of the mailboxes too, makes and opens files there for their users, and
-    keeps what that needs: to give a file away, and to open one that is another's.  Where a listener waits for its
+    keeps what that needs: to give a file away, and to open one that is another's.  It lists the directory of mail that
+    was kept while no daemon ran, where any user may have made anything, and removes and renames files there; it opens
+    none.  Where a listener waits for its
     interface it may still bind low ports.  A password passes through, to a process that the nursery starts for it: what
     PAM needs would be too much to keep here.
     Taken over, it could stop the daemon, read and write mailboxes, read keys, and have the nursery fork agents, and
@@ -45,6 +47,7 @@ from smtpd.imsg import (
     FindUser,
     KeyTaken,
     LockMailbox,
+    OfflineSubmitted,
     ReopenSyslog,
     SetVerbose,
     StartAgent,
@@ -120,6 +123,8 @@ def from_nursery(daemon: Daemon, channel: Channel, imsg: object, descriptor: int
             daemon.agents.agent_not_forked(imsg)
         case AgentEnded():
             daemon.agent_ended(imsg)
+        case OfflineSubmitted():
+            daemon.offline.submitted(imsg)
         case TableProgramForked():
             daemon.programs.program_forked(imsg, owned(descriptor))
         case TableProgramNotForked():

@@ -20,6 +20,7 @@ from functools import partial
 
 import msgspec
 
+from smtpctl.offline_submission import OfflineSubmission
 from smtpd import sandbox
 from smtpd.agent import process as agent
 from smtpd.boot import PARENT
@@ -199,7 +200,7 @@ class Stage:
 def fork(role: str, channel: socket.socket, log: int) -> int:
     """What exec would do: nothing is left in the child but its channel and its log."""
     process = importlib.import_module(f"smtpd.{role}.process")
-    main = partial(process.main, agent.prepare) if role == "nursery" else process.main
+    main = partial(process.main, agent.prepare, OfflineSubmission) if role == "nursery" else process.main
     pid = os.fork()
     if pid:
         return pid

@@ -97,8 +97,11 @@ def test_a_process_holds_no_descriptor_that_is_not_its_own(daemon, role):
     held = descriptors(pid)
     assert held.pop(2) == str(daemon.log_path)
     named = {name for name in held.values() if not name.startswith(ANONYMOUS)}
-    spool = str(daemon.state / "spool")
-    assert all(name.startswith(spool) for name in named) if role == "queue" else not named, named
+    spool, offline = str(daemon.state / "spool"), str(daemon.state / "offline")
+    if role == "queue":
+        assert all(name.startswith(f"{spool}/") or name == spool for name in named), named
+    else:
+        assert named == ({offline} if role == "nursery" else set())
 
 
 def test_parent_and_nursery_keep_few_capabilities(daemon):

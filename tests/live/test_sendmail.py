@@ -160,7 +160,7 @@ def test_paused_and_stopped(make_daemon, alice, homes):
     status, said = sendmail(daemon, alice, alice)
     assert status == 69 and said.startswith("sendmail: no new sessions for now\n") and said.endswith("/dead.letter\n")
     assert daemon.stop() == 0
-    status, said = sendmail(daemon, alice, alice)
+    status, said = sendmail(daemon, alice, "--online", alice)
     assert status == 75 and said.startswith("sendmail: smtpd doesn't seem to be running\n")
     assert said.endswith("/dead.letter.1\n")
 

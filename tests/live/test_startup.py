@@ -26,6 +26,7 @@ STATE = {
     "empty": 0o755,
     "mail": 0o755,
     "mail/USER": 0o600,
+    "offline": 0o1733,
     "smtpd.pid": 0o644,
     "smtpd.sock": 0o666,
     "spool": 0o700,

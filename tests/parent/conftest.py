@@ -14,6 +14,7 @@ from smtpd.ipc.channel_set import ChannelSet
 from smtpd.ipc.selector_loop import SelectorLoop
 from smtpd.parent.agent import Agents
 from smtpd.parent.mailbox import Mailboxes
+from smtpd.parent.offline import OfflineMails
 from smtpd.parent.password import Passwords
 from smtpd.parent.process import from_lookup, from_nursery, from_queue
 from smtpd.parent.table_program import TablePrograms
@@ -33,7 +34,7 @@ def ends(one, other):
 
 
 class World:
-    def __init__(self, *actions, mailboxes=None, programs=(), logs=None, **configured):
+    def __init__(self, *actions, mailboxes=None, programs=(), logs=None, offline=None, **configured):
         self.loop = SelectorLoop()
         self.channels = ChannelSet(self.loop)
         pairs = {name: ends("parent", name) for name in HANDLERS}
@@ -48,6 +49,8 @@ class World:
         self.mailboxes = Mailboxes(self.loop, self.agents, self.configuration, directory, str(mailboxes))
         logs = logs or dict.fromkeys((program.table for program in programs), 2)
         self.programs = TablePrograms(self.loop, nursery, self.ours["lookup"], programs, logs)
+        self.offline_directory = None if offline is None else os.open(offline, os.O_RDONLY | os.O_DIRECTORY)
+        self.offline = OfflineMails(self.loop, nursery, self.offline_directory, str(offline))
         self.mailbox_sockets = {}  # the agent's end, by pid
         self._directory = directory
         self.closed = False
@@ -105,6 +108,7 @@ class World:
             return
         self.closed = True
         self.mailboxes.close()
+        self.offline.close()
         for end in (*self.ours.values(), *self.theirs.values()):
             end.close()
         for agent in self.agents._numbers.values():
@@ -112,8 +116,9 @@ class World:
                 agent.mailbox_socket.close()
         for mailbox_socket in self.mailbox_sockets.values():
             mailbox_socket.close()
-        if self._directory is not None:
-            os.close(self._directory)
+        for directory in (self._directory, self.offline_directory):
+            if directory is not None:
+                os.close(directory)
 
 
 @pytest.fixture

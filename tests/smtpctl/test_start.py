@@ -34,6 +34,7 @@ SENDING = {
     "smtpctl.sendmail_option",
     "smtpctl.simple_address",
     "smtpctl.sendmail",
+    "smtpctl.session",
     "smtpctl.submission",
     "smtpctl.visible",
     "smtpd.smtp",

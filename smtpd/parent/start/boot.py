@@ -27,9 +27,9 @@ from smtpd.parent.start.await_child import CannotStart, flush
 from smtpd.parent.start.certificates import update_at_start
 from smtpd.parent.start.check import check_reachable, check_start
 from smtpd.parent.start.configuration import read_configuration
-from smtpd.parent.start.directory import DirectoryError, check_empty, make_directory
+from smtpd.parent.start.directory import DirectoryError, check_empty, make_directory, open_shared_directory
 from smtpd.parent.start.pidfile import AlreadyRunning, lock_pid_file
-from smtpd.parent.start.processes import start_nursery, start_six
+from smtpd.parent.start.processes import hand_offline_directory, start_nursery, start_six
 from smtpd.parent.start.sandboxes import await_sandboxes, confine_all, confine_ourselves, send_filters, sum_up
 from smtpd.parent.start.state import StartState
 from smtpd.sandbox import Ids
@@ -47,6 +47,7 @@ def boot(state: StartState, manager: ServiceManager) -> Started:
         start_six(state, slices)
         await_sandboxes(state)
         send_filters(state.children[0])
+        hand_offline_directory(state)
         confine_ourselves(state)
         sum_up(state)
         update_at_start(state.configured, state.children[1:], state.strict, state.answers)
@@ -72,6 +73,8 @@ def boot(state: StartState, manager: ServiceManager) -> Started:
         late=state.late,
         mailboxes=state.mailboxes,
         mail_directory=state.paths.mail,
+        offline=state.offline,
+        offline_directory=state.paths.offline,
         program_logs=state.program_logs,
         control_socket=state.paths.socket,
         paused=state.options.paused,
@@ -88,6 +91,7 @@ def _take_paths(state: StartState) -> None:
     make_directory(paths.empty, me, 0o755)
     check_empty(paths.empty)
     make_directory(paths.spool, queue, 0o700)
+    state.offline = open_shared_directory(paths.offline, me)
     state.cleanup.pid_file = lock_pid_file(paths.pidfile)
     if has_mailboxes(state.configured):
         if paths.state is not None:

@@ -7,6 +7,7 @@ import os
 import stat
 
 from smtpd.config.file_permission import others_who_write
+from smtpd.ipc.log import log
 from smtpd.sandbox import Ids
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,6 +34,34 @@ def make_directory(path: str, owner: Ids, mode: int) -> None:
         _check(path, descriptor, owner)
     finally:
         os.close(descriptor)
+
+
+SHARED_MODE = 0o1733  # any user may make files; only their owners and root may remove them, and only root may list them
+
+
+def open_shared_directory(path: str, owner: Ids) -> int:
+    """The directory `path`, made if there is none, where all users may leave files: only that of another user, or one
+    without the sticky bit, is refused.  Not started as root it is the user's own.  Raises DirectoryError or OSError."""
+    above, name = os.path.split(path)
+    parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        made = _make(parent, name)
+        descriptor = os.open(name, _OPEN, dir_fd=parent)
+    finally:
+        os.close(parent)
+    wanted = SHARED_MODE if owner.uid == 0 else 0o700
+    if made:
+        os.fchown(descriptor, owner.uid, owner.gid)
+        os.fchmod(descriptor, wanted)
+    status = os.fstat(descriptor)
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != owner.uid:
+        raise DirectoryError(f"{path} belongs to uid {status.st_uid} and should belong to uid {owner.uid}")
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+        raise DirectoryError(f"{path} has mode {mode:04o}, and users could remove each other's mail: chmod 1733 {path}")
+    if owner.uid == 0 and mode & SHARED_MODE != SHARED_MODE:
+        log.warn(f"{path} has mode {mode:04o}: sendmail keeps no mail while smtpd does not run: chmod 1733 {path}")
+    return descriptor
 
 
 def _make(parent: int, name: str) -> bool:

@@ -6,7 +6,9 @@
 All sockets are bound first: an address that is in use ends the start before any of the six runs.
 """
 
-from smtpd.imsg import Configure, TakeControlSocket, TakeListener
+import os
+
+from smtpd.imsg import Configure, TakeControlSocket, TakeListener, TakeOfflineDirectory
 from smtpd.ipc.log import PROGRAM_PREFIX
 from smtpd.parent.child import Child
 from smtpd.parent.start import wire
@@ -23,6 +25,13 @@ def start_nursery(state: StartState) -> None:
     nursery = _start(state, "nursery")
     nursery.channel.send(_configure(state, 0, _NO_SLICE, required=False))
     enter_sandbox(state, nursery)
+
+
+def hand_offline_directory(state: StartState) -> None:
+    """To the nursery, whose children open the files in it."""
+    if state.offline is not None:
+        imsg = TakeOfflineDirectory(state.paths.socket)
+        state.children[0].channel.send(imsg, os.dup(state.offline))
 
 
 def start_six(state: StartState, slices: dict[str, bytes]) -> None:

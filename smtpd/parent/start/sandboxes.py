@@ -13,7 +13,7 @@ import sys
 import time
 
 from smtpd import sandbox
-from smtpd.errand import PROMISES
+from smtpd.errand import OFFLINE, OFFLINE_PROMISES, PROMISES
 from smtpd.imsg import EnterSandbox, SandboxEntered, TakeSeccompFilter
 from smtpd.ipc.log import PARENT_NAME, log
 from smtpd.parent.child import Child
@@ -54,7 +54,7 @@ def await_sandboxes(state: StartState) -> None:
 
 def send_filters(nursery: Child) -> None:
     """What agents confine themselves with: each filter is compiled once."""
-    for kind, promises in PROMISES.items():
+    for kind, promises in (*PROMISES.items(), (OFFLINE, OFFLINE_PROMISES)):
         if promises is None:
             continue
         try:
@@ -66,9 +66,11 @@ def send_filters(nursery: Child) -> None:
 
 def confine_ourselves(state: StartState) -> None:
     """All that root still has to do is to kill, to remove two files, to connect to syslog, to open keys and
-    certificates, to make mailboxes, and to bind an address that is not there yet."""
+    certificates, to make mailboxes, to list and remove offline mail, and to bind an address that is not there yet."""
     capabilities, places = ["kill"], [(os.path.dirname(state.paths.socket), "c")]
     places += [(directory, "r") for directory in directories(state.configured)]
+    if state.offline is not None:
+        places.append((state.paths.offline, "rc"))
     if any(listener.port < PRIVILEGED_PORTS for listener in state.late):
         capabilities.append("net_bind_service")
     if state.mailboxes is not None:

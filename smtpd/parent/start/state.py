@@ -26,6 +26,7 @@ class StartState:
     configuration: ParentSlice | None = None
     late: tuple[ListenerSlice, ...] = ()  # whose interface was not there when the others were bound
     mailboxes: int | None = None  # the mail directory, where an action needs it
+    offline: int | None = None  # the directory of mail that was kept while the daemon did not run
     missing: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # what sandboxes lack, and which of them
     program_logs: dict[str, int] = field(default_factory=dict)  # by table, for the programs that answer for them
 
