@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 from functools import partial
@@ -10,6 +11,7 @@ from functools import partial
 import pytest
 
 from tests.live.conftest import PYTHON, become, empty_maildir, mails, until
+from tests.queue.test_schema import SCHEMA_2
 from tests.trusted import OPTIONS
 
 BOTH = """
@@ -63,6 +65,31 @@ def test_modes_do_not_depend_on_the_umask(make_daemon, users, umask):
     (mail,) = (maildir / "new").iterdir()
     assert modes(maildir, {mail.name: "MAIL"}) == MAILDIR
     assert daemon.stop() == 0
+
+
+def test_a_spool_of_an_earlier_version_is_brought_up_to_date_and_a_copy_stays(make_daemon, users, alice):
+    daemon = make_daemon(BOTH)
+    daemon.start()
+    assert daemon.stop() == 0
+    database = daemon.state / "spool/queue.db"
+    owner = database.stat()
+    database.unlink()
+    with sqlite3.connect(database) as connection:
+        connection.executescript(SCHEMA_2)
+    connection.close()
+    os.chown(database, owner.st_uid, owner.st_gid)
+    database.chmod(0o600)
+    daemon.start()
+    assert "queue.db is of schema 2 and is brought up to date; a copy stays as queue.db.schema2" in daemon.log
+    copy = database.with_name("queue.db.schema2")
+    with sqlite3.connect(f"file:{copy}?immutable=1", uri=True) as connection:
+        assert connection.execute("SELECT count(*) FROM envelope").fetchone() == (2,)
+    connection.close()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600 and copy.stat().st_uid == owner.st_uid
+    assert len(daemon.smtpctl("show", "queue").stdout.splitlines()) == 2
+    empty_maildir(users.home(alice))
+    daemon.send(f"{alice}@maildir.test", b"Subject: after\r\n\r\nx\r\n")
+    until(lambda: mails(users.home(alice)), what="delivery")
 
 
 @pytest.mark.parametrize("children", range(1, 8))

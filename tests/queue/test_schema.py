@@ -1,14 +1,19 @@
 """A database of an earlier schema becomes one of this schema where it stands, with all that is in it."""
 
+import errno
+import os
 import sqlite3
+from pathlib import Path
 
 import pytest
 
 from smtpd.envelope import Body, Duty, MailParameters
+from smtpd.queue.store import earlier_database
 from smtpd.queue.store.schema import SCHEMA
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import AS_IT_CAME, Hold, Quarantine, Remove, StoreBroken, UnreadableRow, recipient_key
 from tests.queue.conftest import CONTENT, ODD_TERMS, add, command
+from tests.recorder import recorded
 
 SCHEMA_1 = """
     PRAGMA auto_vacuum = INCREMENTAL;
@@ -108,6 +113,47 @@ def test_an_upgraded_database_is_opened_again_as_it_is(old):
     store = SQLiteStore(old)
     assert [row.id >> 32 for row in store.envelopes(*EVERYTHING)] == [1, 2]
     store.close()
+
+
+def test_an_upgrade_keeps_a_copy_of_what_was_there_and_no_other(old):
+    before = version(old)
+    for other in ("queue.db.schema1.new", "queue.db.schema0"):
+        Path(old, other).write_text("of an upgrade before")
+    SQLiteStore(old).close()
+    copy = f"queue.db.schema{before}"
+    assert sorted(os.listdir(old)) == ["queue.db", copy]
+    with sqlite3.connect(f"{old}/{copy}") as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (before,)
+        assert connection.execute("SELECT id, error FROM envelope").fetchall() == [
+            (4294967297, "later"),
+            (8589934593, ""),
+        ]
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+    SQLiteStore(old).close()
+    assert sorted(os.listdir(old)) == ["queue.db", copy]
+
+
+def test_the_copy_is_on_the_disk_before_the_first_change(old):
+    copy = f"queue.db.schema{version(old)}"
+    with recorded(old) as recorder:
+        SQLiteStore(old).close()
+    recorder.in_order(f"sync {copy}.new", f"move {copy}.new to {copy}", "begin")
+
+
+def test_an_upgrade_without_room_for_its_copy_leaves_all_as_it_was(old, monkeypatch):
+    before = version(old)
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(earlier_database, "_sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        SQLiteStore(old)
+    assert version(old) == before
+    monkeypatch.undo()
+    SQLiteStore(old).close()
+    assert version(old) == SCHEMA and f"queue.db.schema{before}" in os.listdir(old)
 
 
 def test_an_upgrade_that_fails_leaves_the_database_as_it_was(old):

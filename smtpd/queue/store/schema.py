@@ -137,7 +137,10 @@ def establish(connection: sqlite3.Connection, path: str) -> None:
         _execute(connection, _TABLES)
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
     elif not 0 < version <= SCHEMA:
-        raise StoreBroken(f"{path} is of schema {version}, this program knows schema {SCHEMA}")
+        raise StoreBroken(
+            f"{path} is of schema {version}, and this version of smtpd knows schema {SCHEMA} and earlier ones: it needs"
+            " the version that has written it, or a later one"
+        )
     else:
         for earlier in range(version, SCHEMA):
             _execute(connection, _MIGRATIONS[earlier])

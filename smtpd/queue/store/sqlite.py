@@ -25,10 +25,10 @@ import msgspec
 from smtpd.envelope import COUNTER_MAX, Schedule, message_of
 from smtpd.ipc.log import log
 from smtpd.next_hop import StsRow, TlsHost
-from smtpd.queue.store import kept_tls, salvage, selected_rows
+from smtpd.queue.store import earlier_database, kept_tls, salvage, selected_rows
 from smtpd.queue.store.content_codec import PLAIN, Codec
 from smtpd.queue.store.salvage import Read
-from smtpd.queue.store.schema import COLUMNS, SCHEDULE, envelope_of, establish, row_of, schedule_of
+from smtpd.queue.store.schema import COLUMNS, SCHEDULE, SCHEMA, envelope_of, establish, row_of, schedule_of
 from smtpd.queue.store.sqlite_errors import translated
 from smtpd.queue.store.store import (
     AS_IT_CAME,
@@ -109,6 +109,9 @@ class SQLiteStore:
             "wal_autocheckpoint = 0",
             "secure_delete = OFF",
         )
+        version = earlier_database.version_of(self._writer)
+        if 0 < version < SCHEMA:
+            earlier_database.keep_copy(self._writer, self.directory, version)
         with self._transaction():
             establish(self._writer, self.path)
             self._has_expanded = bool(self._number("SELECT EXISTS (SELECT 1 FROM expanded)"))
