@@ -866,11 +866,12 @@ class RelayMessage:
 
 
 @imsg("queue -> dispatcher")
-class ForgetContent:
-    """The content that came with a RelayMessage is not good any more, as an envelope of the attempt has been removed:
-    fetch it."""
+class WithdrawRecipient:
+    """An administrator has removed an envelope of the attempt.  Its recipient is returned, or has a result where the
+    message is being sent."""
 
     attempt: AttemptNumber
+    envelope: EnvelopeId
 
 
 @imsg("dispatcher -> queue")

@@ -11,7 +11,7 @@
                               |    +--ReadTlsHosts, ReadStsPolicies, KeepTls--> queue
                               +--a digest to sign (tls/signing.py)--> crypto
     parent --TakeCertificate, TakeAuthorities, AddListener: descriptors--> dispatcher
-    queue --ForgetContent, PauseSource, TryDestination--> dispatcher
+    queue --WithdrawRecipient, PauseSource, TryDestination--> dispatcher
     control --OpenSession--> dispatcher --SessionOpened: a socket for a program of this host--> control
     control --ListRelays, ListRoutes, ListHosts, ListDomains, ResumeRoute--> dispatcher
 
@@ -41,7 +41,6 @@ from smtpd.imsg import (
     ContentNotFetched,
     CredentialsChecked,
     DropCertificates,
-    ForgetContent,
     HostsFound,
     HostsNotFound,
     ListDomains,
@@ -78,6 +77,7 @@ from smtpd.imsg import (
     TlsKept,
     TryDestination,
     UseCertificates,
+    WithdrawRecipient,
 )
 from smtpd.ipc.channel import Channel, ChannelClosed, owned, unexpected
 from smtpd.ipc.channel_set import connect
@@ -173,8 +173,8 @@ def from_queue(dispatcher: Dispatcher, channel: Channel, imsg: object, descripto
             dispatcher.resources.to_queue.answer(imsg, descriptor)
         case RelayMessage():
             dispatcher.relaying.take(imsg)
-        case ForgetContent():
-            dispatcher.relaying.forget_content(imsg)
+        case WithdrawRecipient():
+            dispatcher.relaying.withdraw(imsg)
         case PauseSource():
             dispatcher.relaying.pause_source(imsg)
         case TryDestination():

@@ -103,6 +103,19 @@ class Destinations:
                 self._drive(destination, now)
         return self._settle(now)
 
+    def withdraw(self, task: int, envelope: int, now: float) -> list[RelayAction]:
+        """An envelope of a task that is not being sent is returned.  A connection that has a task of which nothing is
+        left asks for its content in vain."""
+        found = self._tasks.find(task)
+        if found is not None and envelope in found.envelopes:
+            self._tasks.withdraw(found, envelope)
+            destination = self._destinations[_key(found)]
+            if found.is_over and found in destination.tasks:
+                self._tasks.take(task)
+                destination.tasks.remove(found)
+                self._drive(destination, now)
+        return self._settle(now)
+
     def resume(self, destination: int, now: float) -> list[RelayAction]:
         """The administrator wants a destination tried now, over all its routes if it is delayed.  Its hosts are looked
         for anew: a table or the DNS may have been mended."""

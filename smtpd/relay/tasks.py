@@ -24,6 +24,14 @@ class Tasks:
         """Forget a task."""
         return self._tasks.pop(number, None)
 
+    def find(self, number: int) -> Task | None:
+        return self._tasks.get(number)
+
+    def withdraw(self, task: Task, envelope: int) -> None:
+        """One of its envelopes is given back, untried."""
+        task.envelopes.remove(envelope)
+        self._actions.append(Return(task.id, (envelope,)))
+
     def report(self, task: Task, results: Iterable[RelayResult]) -> None:
         """Results of envelopes of the task; one that has a result already keeps that."""
         new = task.settle(results)

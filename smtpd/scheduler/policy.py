@@ -153,10 +153,11 @@ class Policy:
             envelope = self._take_result(id, "returned")
             if envelope.kind is not Kind.MTA:
                 raise Violation(f"queue returned envelope {id:016x}, which is local")
+            if self._is_removed(envelope, updates):
+                continue
             if not self.destinations.is_delayed(envelope.lane):  # otherwise it would be given again at once
                 self.destinations.delay_reported(envelope.lane, now, 0)
-            if not self._is_removed(envelope, updates):
-                self._become_due(envelope, first=True)
+            self._become_due(envelope, first=True)
         return updates
 
     def replaced(self, id: int, schedules: Iterable[Schedule], now: int, ahead: int = 0) -> QueueUpdates:

@@ -25,7 +25,6 @@ from smtpd.imsg import (
     ExpireEnvelopes,
     FetchContent,
     FindDestinations,
-    ForgetContent,
     ListEnvelopes,
     MessageStored,
     PostponeEnvelopes,
@@ -36,6 +35,7 @@ from smtpd.imsg import (
     StoreMessage,
     TryDestination,
     TryDestinations,
+    WithdrawRecipient,
 )
 from smtpd.ipc.channel import Violation
 from smtpd.ipc.log import log
@@ -198,29 +198,24 @@ def fetch_of(house, name, imsg):
     return house.hear(name, ContentFetched)
 
 
-def test_a_dispatcher_is_to_ask_again_when_an_envelope_is_removed(house):
+@pytest.mark.parametrize("ahead", [True, False])
+def test_an_envelope_that_is_removed_is_withdrawn_from_the_dispatcher(house, monkeypatch, ahead):
+    """Also when it has no content yet."""
+    if not ahead:
+        monkeypatch.setattr(relay_carrier, "CONTENT_AHEAD_MAX", 0)
     imsg, (a, b) = given_message(house, FAR, relayed("amy@far.test"))
+    assert bool(imsg.content) is ahead
     house.say("scheduler", DeleteEnvelopes([a]))
-    assert house.hear("dispatcher0", ForgetContent) == ForgetContent(imsg.attempt)
-    assert not any(house.queue.relays._ahead.values())
-    assert fetch(house, imsg.attempt).content == CONTENT  # for the other one
-    assert results(house)[0] == [a]
+    assert house.hear("dispatcher0", WithdrawRecipient) == WithdrawRecipient(imsg.attempt, a)
+    house.say("dispatcher0", ReturnRecipients(imsg.attempt, [a]))
+    assert results(house) == ([], [], [], [a])
     house.say("scheduler", DeleteEnvelopes([b]))
-    house.until(lambda: house.queue.in_flight.maybe_attempt(b).removed)
-    fetch(house, imsg.attempt, ContentNotFetched)  # and has been told that once
-    assert results(house)[0] == [b] and not house.mail["dispatcher0"]
+    assert house.hear("dispatcher0", WithdrawRecipient) == WithdrawRecipient(imsg.attempt, b)
+    house.say("dispatcher0", RelayTried(imsg.attempt, [result(b)]))  # it had been sent already
+    assert results(house)[0] == [b]
+    assert not any(house.queue.relays._ahead.values())
     house.until(lambda: house.queue.disk.idle)
     assert house.queue.disk.store.load([a, b]) == [] and len(house.queue.relays) == 0
-
-
-def test_a_dispatcher_that_has_no_content_is_not_told_that_an_envelope_is_removed(house, monkeypatch):
-    monkeypatch.setattr(relay_carrier, "CONTENT_AHEAD_MAX", 0)
-    imsg, (id,) = given_message(house)
-    assert imsg.content == b""
-    house.say("scheduler", DeleteEnvelopes([id]))
-    house.until(lambda: house.queue.in_flight.maybe_attempt(id).removed)
-    fetch(house, imsg.attempt, ContentNotFetched)
-    assert results(house)[0] == [id] and not house.mail["dispatcher0"]
 
 
 def test_large_content_comes_as_a_fresh_descriptor_that_cannot_write(house):

@@ -860,6 +860,42 @@ def test_a_task_that_queue_has_concluded_is_forgotten(play):
     assert play.given == {} and play.results[task] == []
 
 
+def test_an_envelope_that_is_withdrawn_is_returned_and_the_others_go_out(play):
+    task = play.add(1, MX1, recipients=3)
+    first, second, third = sorted(play.destinations._tasks.find(task).envelopes)
+    play.obey(play.destinations.withdraw(task, second, play.now))
+    play.obey(play.destinations.withdraw(task, second, play.now))  # it is not there any more
+    play.obey(play.destinations.withdraw(task + 1, second, play.now))
+    assert play.last == [] and play.returned == [task]
+    play.greeted(1)
+    assert play.given[1].envelopes == {first, third}
+
+
+def test_a_task_of_which_all_is_withdrawn_is_given_to_no_connection(play):
+    task, other = play.add(1, MX1), play.add(1)
+    (envelope,) = play.destinations._tasks.find(task).envelopes
+    play.obey(play.destinations.withdraw(task, envelope, play.now))
+    play.greeted(1)
+    assert play.given[1].id == other and play.returned == [task] and play.results[task] == []
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_task_of_which_all_is_withdrawn_while_its_content_comes_leaves_its_connection_as_it_was(play, lost):
+    task, number = play.open_and_greet(1, MX1)
+    (envelope,) = play.destinations._tasks.find(task).envelopes
+    play.obey(play.destinations.withdraw(task, envelope, play.now))
+    if lost:
+        play.fail(number, Stage.SESSION)
+    else:
+        play.obey(play.destinations.forget(task, play.now))
+        play.obey(play.destinations.tried(number, [], play.now))
+    other = play.add(1)
+    if lost:
+        number = play.open[-1]
+        play.greeted(number)
+    assert play.given[number].id == other and play.returned == [task] and play.results[task] == []
+
+
 # -- many destinations ----------------------------------------------------------------------------------------------
 
 

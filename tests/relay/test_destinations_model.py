@@ -96,7 +96,7 @@ class RelayModel(RuleBasedStateMachine):
                     del self.connections[action.connection]
                 case Give():
                     assert self.states[action.connection] is ConnectionState.IDLE
-                    assert action.task.envelopes == self.left[action.task.id]
+                    assert action.task.envelopes == self.left[action.task.id] != set()
                     assert action.task not in self.given.values()
                     self.states[action.connection] = ConnectionState.BUSY
                     self.given[action.connection] = action.task
@@ -176,6 +176,15 @@ class RelayModel(RuleBasedStateMachine):
         task = data.draw(st.sampled_from(sorted(self.left)))
         del self.left[task]
         self.obey(self.destinations.forget(task, self.now))
+
+    @precondition(lambda self: self.left)
+    @rule(data=st.data())
+    def withdraw(self, data):
+        """Of a task that waits, or whose connection waits for its content."""
+        task = data.draw(st.sampled_from(sorted(self.left)))
+        envelope = data.draw(st.sampled_from(sorted(self.left[task])))
+        self.obey(self.destinations.withdraw(task, envelope, self.now))
+        assert envelope not in self.left.get(task, ())
 
     @precondition(lambda self: self.resolving)
     @rule(data=st.data(), found=st.lists(hops, min_size=1, max_size=4), seconds=st.integers(5, 100))

@@ -335,6 +335,15 @@ def test_an_envelope_that_was_given_and_not_tried_keeps_its_place():
     assert made.turn(NOW + 14) == [] and made.turn(NOW + 15) == [given]
 
 
+def test_an_envelope_that_was_removed_and_given_back_delays_no_other_of_its_destination():
+    """A dispatcher gives it back as it is to, and could send the others."""
+    made = policy(*(relayed(message) for message in range(1, 4)), max_inflight_per_destination=1)
+    (given,) = made.turn(NOW)
+    made.remove([given])
+    assert made.tried([], [], [], NOW, [given]).removed == [given]
+    assert made.turn(NOW) == [id_of(2)]
+
+
 def test_the_senders_of_a_destination_have_turns():
     made = policy(relayed(1, sender=7), relayed(2, sender=7), relayed(3, sender=8))
     assert made.turn(NOW) == [id_of(1), id_of(3), id_of(2)]

@@ -15,7 +15,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -33,7 +32,6 @@ from smtpd.imsg import (
     DelayDestination,
     FetchContent,
     FindRelayCredentials,
-    ForgetContent,
     PauseSource,
     RelayCredentialsFound,
     RelayCredentialsNotFound,
@@ -44,6 +42,7 @@ from smtpd.imsg import (
     ReturnRecipients,
     RouteResumed,
     TryDestination,
+    WithdrawRecipient,
 )
 from smtpd.ipc.channel import Channel
 from smtpd.ipc.log import log, quoted
@@ -134,6 +133,7 @@ class Relaying:
         self._known: OrderedDict[int, tuple[str, str]] = OrderedDict()  # destination -> action, domain
         self._sessions: dict[int, _Session] = {}
         self._fetching: dict[int, int] = {}  # attempt -> the connection that its content is for
+        self._sending: set[int] = set()  # attempts whose recipients are being named to a host, or have been
         self._actions: deque[RelayAction] = deque()
         self._obeying = False
         self._timer_at: float | None = None
@@ -163,10 +163,10 @@ class Relaying:
         task = Task(imsg.attempt, imsg.destination, set(envelopes), imsg.terms.require_tls)
         self._obey(self._relay.add(task, relay, imsg.domain, self._clock()))
 
-    def forget_content(self, imsg: ForgetContent) -> None:
-        """A connection asks for it then, like content that has not come."""
-        if (message := self._messages.get(imsg.attempt)) is not None:
-            self._messages[imsg.attempt] = _without_content(message)
+    def withdraw(self, imsg: WithdrawRecipient) -> None:
+        """It is left out, unless the message is being sent."""
+        if imsg.attempt not in self._sending:
+            self._obey(self._relay.withdraw(imsg.attempt, imsg.envelope, self._clock()))
 
     def _forget_unused(self) -> None:
         """A destination that has mail or connections may be the oldest, and is still asked for."""
@@ -394,13 +394,17 @@ class Relaying:
                 self._give_up(attempt, session)
                 return
         task = session.task if session is not None else None
-        if session is None or message is None or task is None or task.id != attempt:
+        if session is None or task is None or task.id != attempt:
             content.close()
+        elif message is None:  # all its recipients have been withdrawn
+            content.close()
+            self._give_up(attempt, session)
         else:
             self._send(session, message, content)
 
     def _send(self, session: _Session, message: RelayMessage, content: OutgoingContent) -> None:
         assert session.task is not None
+        self._sending.add(session.task.id)
         envelopes = session.task.envelopes
         session.recipients = tuple(to for to in message.recipients if to.envelope in envelopes)
         session.messages += 1
@@ -436,6 +440,8 @@ class Relaying:
             )
             if message is not None:
                 answered.append((message, to, result))
+        if session.task is not None:
+            self._sending.discard(session.task.id)
         session.task, session.recipients = None, ()
         return found, answered
 
@@ -500,10 +506,6 @@ class Relaying:
         if self._timer_at == time_due:
             self._timer_at = None
         self._obey(self._relay.tick(self._clock()))
-
-
-def _without_content(message: Any) -> Any:
-    return msgspec.structs.replace(message, content=b"")
 
 
 def _fitting(result: RelayResult) -> RelayResult:

@@ -5,7 +5,7 @@
 
 Small content goes with RelayMessage, as long as a dispatcher has not more than CONTENT_AHEAD_MAX of attempts that it
 has not answered: to slow hosts it goes when a connection asks for it, as large content does.  When an envelope is
-removed meanwhile, ForgetContent makes the dispatcher ask.
+removed meanwhile, WithdrawRecipient has the dispatcher leave it out, unless the message is being sent.
 
 A message has at most RECIPIENTS_MAX recipients, and ADDRESS_BYTES_MAX of their addresses.  An envelope that is suspect
 goes alone.  What can be under way is bounded by what the scheduler gives at a time.
@@ -30,13 +30,13 @@ from smtpd.imsg import (
     DestinationDelayed,
     DestinationResumed,
     FetchContent,
-    ForgetContent,
     RelayMessage,
     RelayTried,
     ResumeDestination,
     ReturnRecipients,
     TryDestination,
     TryDestinations,
+    WithdrawRecipient,
 )
 from smtpd.ipc.channel import Channel, Violation
 from smtpd.queue.delivery.attempt import Attempt
@@ -151,21 +151,20 @@ class RelayCarrier:
         if content:
             group.ahead = len(content)
             self._ahead[group.owner] += group.ahead
-            for attempt in attempts:
-                attempt.when_removed = partial(self._forget_content, group)
+        for attempt in attempts:
+            attempt.when_removed = partial(self._withdraw, group, attempt.envelope.id)
         self._of_destination[destination.number] += 1
         self._delays.resume(destination.number)  # otherwise the scheduler would not have given it
 
     def _owner(self, destination: int) -> Channel:
         return self._dispatchers[destination % len(self._dispatchers)]
 
-    # -- the content ------------------------------------------------------------------------------------------------
+    def _withdraw(self, group: _Group, envelope: int) -> None:
+        """It is removed, and may wait in the dispatcher beside others of its message."""
+        if envelope in group.attempts and group.number in self._groups:
+            self._owner(group.destination.number).send(WithdrawRecipient(group.number, envelope))
 
-    def _forget_content(self, group: _Group) -> None:
-        """An envelope of the group is removed.  A connection that has not begun with it asks, and hears so."""
-        if group.ahead and group.number in self._groups:
-            self._end_ahead(group)
-            self._owner(group.destination.number).send(ForgetContent(group.number))
+    # -- the content ------------------------------------------------------------------------------------------------
 
     def _end_ahead(self, group: _Group) -> None:
         self._ahead[group.owner] -= group.ahead

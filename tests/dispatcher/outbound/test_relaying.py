@@ -19,7 +19,6 @@ from smtpd.imsg import (
     FindHosts,
     FindRelayCredentials,
     FindRoute,
-    ForgetContent,
     HostsFound,
     HostsNotFound,
     RelayCredentialsFound,
@@ -29,6 +28,7 @@ from smtpd.imsg import (
     ReturnRecipients,
     RouteFound,
     RouteNotFound,
+    WithdrawRecipient,
 )
 from smtpd.next_hop import MailHost, Smarthost
 from smtpd.relay.mta_sts import StsMode, StsPolicy
@@ -206,18 +206,58 @@ def test_content_that_has_come_with_the_message_is_not_asked_for(world):
     assert host.content == CONTENT.replace(b"\n", b"\r\n") + b".\r\n" and not here.heard_of(FetchContent)
 
 
-def test_content_of_which_an_envelope_was_removed_is_asked_for(world):
-    """By a connection that has not begun with it."""
+def test_a_recipient_that_is_withdrawn_before_the_message_is_sent_is_returned_and_not_named(world):
+    """While a connection is opened, and while content comes; content that has come does not matter."""
     host = Host()
     here = world(host)
-    here.answers[FetchContent] = lambda asked: ContentNotFetched(asked.request)
-    here.to_dispatcher.send(ForgetContent(1))  # of an attempt that has been answered meanwhile
-    here.relay(1, content=CONTENT)
-    here.to_dispatcher.send(ForgetContent(1))
+    here.answers[FetchContent] = lambda asked: None
+    here.to_dispatcher.send(WithdrawRecipient(9, 9 << 32 | 1))  # of an attempt that has been answered meanwhile
+    here.relay(1, "amy@there.test", "bob@there.test", "eve@there.test", content=CONTENT)
+    here.to_dispatcher.send(WithdrawRecipient(1, 1 << 32 | 2))
+    here.wait_for(RelayTried)
+    here.relay(2, "amy@there.test", "bob@there.test")
+    (asked,) = here.wait_for(FetchContent)
+    here.to_dispatcher.send(WithdrawRecipient(2, 2 << 32 | 1))
+    assert here.wait_for(ReturnRecipients, 2) == [
+        ReturnRecipients(1, [1 << 32 | 2]),
+        ReturnRecipients(2, [2 << 32 | 1]),
+    ]
+    here.to_dispatcher.send(ContentFetched(asked.request, CONTENT))
+    tried = here.wait_for(RelayTried, 2)
+    assert [[result.envelope for result in one.results] for one in tried] == [[1 << 32 | 1, 1 << 32 | 3], [2 << 32 | 2]]
+    named = [line for line in host.lines if line.startswith(b"RCPT")]
+    assert [line[9:12] for line in named] == [b"amy", b"eve", b"bob"]
+
+
+@pytest.mark.parametrize("answer", [ContentFetched, ContentNotFetched])
+def test_a_message_of_which_all_is_withdrawn_while_its_content_comes_is_not_sent(world, answer):
+    """And its connection takes the next one."""
+    host = Host()
+    here = world(host)
+    here.answers[FetchContent] = lambda asked: None
+    here.relay(1)
+    (asked,) = here.wait_for(FetchContent)
+    here.to_dispatcher.send(WithdrawRecipient(1, 1 << 32 | 1))
+    here.wait_for(ReturnRecipients)
     here.relay(2, content=CONTENT)
+    here.to_dispatcher.send(answer(asked.request, CONTENT) if answer is ContentFetched else answer(asked.request))
     (tried,) = here.wait_for(RelayTried)
-    assert tried.attempt == 2 and [asked.attempt for asked in here.wait_for(FetchContent)] == [1]
-    assert sum(line.startswith(b"MAIL") for line in host.lines) == 1
+    assert tried.attempt == 2 and sum(line.startswith(b"MAIL") for line in host.lines) == 1
+    assert not here.dispatcher.relaying.gauges().get("mta.task")
+
+
+def test_a_recipient_that_is_withdrawn_while_the_message_is_sent_has_its_result(world):
+    withdrawn = []
+
+    def answer(line):
+        if line.startswith(b"RCPT") and not withdrawn:
+            withdrawn.append(here.to_dispatcher.send(WithdrawRecipient(1, 1 << 32 | 1)))
+        return Host.polite(line)
+
+    here = world(Host(answer))
+    here.relay(1, content=CONTENT)
+    (tried,) = here.wait_for(RelayTried)
+    assert withdrawn and tried.results[0].outcome is Outcome.DELIVERED and not here.heard_of(ReturnRecipients)
 
 
 def test_a_host_that_says_more_than_it_was_asked_behind_a_mail_gets_the_next_one_over_another_connection(world):

@@ -13,11 +13,11 @@ from smtpd.imsg import (
     ContentNotFetched,
     DelayDestination,
     FetchContent,
-    ForgetContent,
     RelayMessage,
     RelayTried,
     ResumeDestination,
     ReturnRecipients,
+    WithdrawRecipient,
 )
 from tests.queue.model.ledger import PromiseBroken
 
@@ -47,9 +47,10 @@ class Dispatcher:
         if isinstance(imsg, RelayMessage):
             self._take(Attempt(imsg), imsg)
             return
-        if isinstance(imsg, ForgetContent):
-            if imsg.attempt in self.attempts:
-                self.attempts[imsg.attempt].has_content = False
+        if isinstance(imsg, WithdrawRecipient):
+            attempt = self.attempts.get(imsg.attempt)
+            if attempt is not None and imsg.envelope in attempt.envelopes and imsg.envelope % 3:  # otherwise it is sent
+                self._give_back(attempt, [imsg.envelope])
             return
         attempt = self._requests.pop(imsg.request)
         attempt.fetching = False

@@ -20,7 +20,6 @@ from smtpd.imsg import (
     EnvelopeExpanded,
     EnvelopeNotExpanded,
     ExpandEnvelope,
-    ForgetContent,
     ForgetMessage,
     ForwardRead,
     LockMailbox,
@@ -42,6 +41,7 @@ from smtpd.imsg import (
     StartAgent,
     StoreMessage,
     SuspendEnvelopes,
+    WithdrawRecipient,
 )
 from tests.queue.model.agent import Agent
 from tests.queue.model.daemon_run import DaemonRun
@@ -118,7 +118,7 @@ class Peers:
 
     def _hear(self, imsg, descriptor):
         match imsg:
-            case RelayMessage() | ForgetContent() | ContentFetched() | ContentFileFetched() | ContentNotFetched():
+            case RelayMessage() | WithdrawRecipient() | ContentFetched() | ContentFileFetched() | ContentNotFetched():
                 self.dispatcher.hear(imsg, descriptor)
             case MessageIdsReserved():
                 self._ids.extend(imsg.ids[:20])
