@@ -30,6 +30,7 @@ from smtpd.imsg import (
     TakeListener,
     TakeLog,
     TakePeer,
+    TakeQueueKeys,
     TakeSigningSocket,
     TakeSyslog,
 )
@@ -75,6 +76,7 @@ class Handed:
         self.listeners: dict[int, socket.socket] = {}
         self.signing: list[tuple[int, socket.socket]] = []  # number of the dispatcher -> a socket to sign by
         self.logs: dict[str, tuple[int, int]] = {}  # process -> its pid, reading end of its log pipe
+        self.queue_keys: int | None = None  # the file of `queue encryption`
         self.control_socket: socket.socket | None = None
         self.syslog: socket.socket | None = None
 
@@ -145,6 +147,8 @@ def _take(handed: Handed, role: str, slice_type: Any, imsg: Any, descriptor: int
             handed.logs[imsg.name] = imsg.pid, descriptor
         case TakeControlSocket():
             handed.control_socket = socket.socket(fileno=descriptor)
+        case TakeQueueKeys():
+            handed.queue_keys = descriptor
         case TakeSyslog():
             handed.syslog = socket.socket(fileno=descriptor)
         case _:

@@ -117,6 +117,11 @@ class TakeLog:
     pid: int  # 0: of a program that is started again and again
 
 
+@imsg("parent -> queue", descriptor=True)
+class TakeQueueKeys:
+    """The file of `queue encryption`, open for reading; its text has not been looked at."""
+
+
 @imsg("parent -> control", descriptor=True)
 class TakeSyslog:
     """A socket connected to /dev/log; a new one whenever control asks."""

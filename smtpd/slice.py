@@ -330,6 +330,7 @@ class ParentSlice(Struct, frozen=True):
     alias_files: AliasFiles = ()  # those that are text files
     pki: tuple[PkiSlice, ...] = ()
     ca: tuple[CaSlice, ...] = ()
+    queue_key: Path = ""  # the file with the keys of `queue encryption`; empty: none
     passwords: bool = False  # a listener authenticates users of the system
 
 

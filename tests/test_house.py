@@ -26,6 +26,7 @@ from smtpd.imsg import (
     TakeListener,
     TakeLog,
     TakePeer,
+    TakeQueueKeys,
     TakeSigningSocket,
 )
 from smtpd.nursery import children
@@ -64,7 +65,17 @@ ALLOWED_EDGES: dict[tuple[str, str], str] = {}
 FILES = sorted(path for folder in ("smtpd", "smtpctl", "mail_local") for path in (TOP / folder).rglob("*.py"))
 
 # Handed over before a process has a loop: boot.receive and the parent's own boot take them.
-BOOT = {Configure, TakePeer, TakeListener, TakeSigningSocket, TakeControlSocket, TakeLog, EnterSandbox, SandboxEntered}
+BOOT = {
+    Configure,
+    TakePeer,
+    TakeListener,
+    TakeQueueKeys,
+    TakeSigningSocket,
+    TakeControlSocket,
+    TakeLog,
+    EnterSandbox,
+    SandboxEntered,
+}
 
 
 @functools.cache

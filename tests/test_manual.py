@@ -28,7 +28,7 @@ ELSEWHERE = {("sh", "1"), ("openssl-ciphers", "1"), ("fcntl", "2"), ("passwd", "
 
 # Words of the language that smtpd.conf(5) does not have, as they are not available yet.
 LATER = """
-    admd bounce bypass chain chroot commit connect data disconnect ehlo encryption fcrdns filter
+    admd bounce bypass chain chroot commit connect data disconnect ehlo fcrdns filter
     group noop phase proc proc-exec report rewrite scheduler warn-interval
 """
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from smtpd import sandbox
 from smtpd.config import trust
 from smtpd.config.check.key_files import KeyFiles
+from smtpd.config.check.queue_key import check_queue_key
 from smtpd.config.errors import ConfigErrors
 from smtpd.config.parser import Parsed
 from smtpd.config.printer import print_config
@@ -96,3 +97,4 @@ def as_calling_user() -> Iterator[None]:
 
 def check_keys(parsed: Parsed, strict: bool) -> None:
     KeyFiles(parsed, parsed.report, strict=strict, now=time.time()).check()
+    check_queue_key(parsed, parsed.report, strict=strict)

@@ -33,6 +33,14 @@ def others_who_write(where: Where, status: os.stat_result, is_private: IsPrivate
     return "g" * bool(group) + "o" * bool(status.st_mode & stat.S_IWOTH)
 
 
+def fault_of_secret(status: os.stat_result, uid: int) -> str:
+    """Why a file is none that only root, or `uid`, can read; empty if it is one."""
+    if status.st_uid not in (0, uid):
+        return f"belongs to uid {status.st_uid}"
+    mode = stat.S_IMODE(status.st_mode)
+    return f"can be read by others (mode {mode:04o}): chmod go= it" if mode & 0o077 else ""
+
+
 def has_private_group(where: Where, status: os.stat_result) -> bool:
     """Whether the file's group is its owner's private group, and no ACL gives others its rights."""
     return is_private_group(status.st_uid, status.st_gid) and not _has_access_list(where)

@@ -150,6 +150,7 @@ class Config:
     matches: tuple[Match, ...] = ()
     queue_ttl: int = 4 * 86400  # seconds
     queue_compression: bool = False
+    queue_key: Path = ""  # the file of `queue encryption`
     max_message_size: int = 35 * 1024 * 1024  # bytes
     sub_addr_delim: Word = "+"
     limits: Limits = field(default_factory=Limits)

@@ -40,6 +40,8 @@ def print_settings(config: Config) -> Iterator[str]:
         yield f"sandbox {'required' if config.sandbox_required else 'optional'}"
     if config.queue_compression:
         yield "queue compression"
+    if config.queue_key:
+        yield f"queue encryption key {string(config.queue_key)}"
     if config.queue_ttl != default.queue_ttl:
         yield f"queue ttl {interval(config.queue_ttl)}"
     if config.max_message_size != default.max_message_size:

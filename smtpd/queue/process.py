@@ -18,6 +18,7 @@ SECURITY
 """
 
 import gc
+import os
 import sys
 
 from smtpd import boot, sandbox
@@ -87,9 +88,9 @@ SWITCH_INTERVAL = 0.0005  # seconds: the writing thread asks for its turn betwee
 def main() -> None:
     handed = boot.receive("queue", QueueSlice)
     loop = prepare()
+    codec = make_codec(handed.queue_keys, compresses=handed.slice.compression)
     held = sandbox.enter(USER, handed.root(CHROOT), PLEDGE, unveil=UNVEIL, required=handed.configure.sandbox_required)
     directory = sandbox.inside(handed.configure.spool)
-    codec = Codec(compresses=handed.slice.compression)
     try:
         held_for_life = lock(directory)
         store = SQLiteStore(directory, codec)
@@ -115,6 +116,25 @@ def main() -> None:
     connect(loop, handed.peers, handlers, queue, bounded=["dispatcher"])
     loop.run_forever()
     del held_for_life
+
+
+def make_codec(descriptor: int | None, *, compresses: bool) -> Codec:
+    """`descriptor`: the file of `queue encryption`, which is root's.  OpenSSL is loaded for it, and tried out."""
+    if descriptor is None:
+        return Codec(compresses=compresses)
+    from smtpd.tls import aes_gcm, content_key
+    from smtpd.tls.openssl_library import TlsUnusable
+
+    try:
+        aes_gcm.self_test()
+        with os.fdopen(descriptor, "rb") as file:
+            keys = content_key.parse_keys(file.read(content_key.KEYS_TEXT_MAX + 1))
+    except (OSError, TlsUnusable, content_key.KeyFileError) as error:
+        log.warn(f"fatal: queue encryption: {describe_error(error)}")
+        raise SystemExit(1) from None
+    current = "no key" if keys.current is None else f"key {keys.current.id:016x}"
+    log.info(f"queue encryption: {current} for new mail, {len(keys.ids)} in all to read with")
+    return Codec(compresses=compresses, keys=keys)
 
 
 def clear(store: SQLiteStore, spool: Spool) -> None:

@@ -32,6 +32,7 @@ from smtpd.queue.incoming import Incoming
 from smtpd.queue.kept_tls import KeptTls
 from smtpd.queue.listing import Listing
 from smtpd.queue.message_ids import Blocks, OwnIds
+from smtpd.queue.recoding import Recoding
 from smtpd.queue.reservation import Reservations
 from smtpd.queue.scan import Scan
 from smtpd.queue.store.disk import Disk
@@ -98,6 +99,7 @@ class Queue:
         self.scan = Scan(loop, self.disk, self.conclusions.quarantine, lanes.of_row)
         self.kept_tls = KeptTls(self.disk, self.to_lookup, now)
         self.listing = Listing(self.disk, self.in_flight, numbers, self.delays, self.pauses)
+        self.recoding = Recoding(loop, self.disk)
         self._submitted: list[Schedule] = []
         self._submit_timer: asyncio.TimerHandle | None = None
         self._stop_at = math.inf  # by the clock of the loop
@@ -131,6 +133,7 @@ class Queue:
     def begin(self) -> None:
         """The scheduler asks for what it wants to know."""
         self.own_ids.refill()
+        self.recoding.begin()
 
     def report(self, channel: Channel, imsg: ReportStatistics) -> None:
         gauges = {
@@ -150,6 +153,7 @@ class Queue:
     def stop(self) -> None:
         """Nothing new is begun; what is under way has some seconds, and what is being committed as long as it takes."""
         self._stop_at = self.loop.time() + STOP_TIMEOUT
+        self.recoding.stop()
         self.deliveries.stop()
         self.agents.stop()
         self._wait_for_results()

@@ -14,6 +14,7 @@ from smtpd.queue.store.store import (
     Message,
     OneChange,
     Quarantine,
+    Recode,
     RememberTls,
     Remove,
     Replace,
@@ -51,6 +52,8 @@ class RAMStore:
         if isinstance(change, RememberTls):
             self._tls_hosts |= {host.service: host for host in change.hosts}
             self._sts_policies |= {row.domain: row for row in change.policies}
+            return []
+        if isinstance(change, Recode):
             return []
         if not isinstance(change, Compound):
             return [change]
@@ -154,6 +157,9 @@ class RAMStore:
         with self._lock:
             rows = ((id, m.coding) for id, m in self._messages.items() if id > after and m.content is None)
             return sorted(rows)[:limit]
+
+    def codings(self, after: int, limit: int) -> list[tuple[int, int]]:
+        return sorted((id, m.coding) for id, m in self._messages.items() if id > after)[:limit]
 
     def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
         return self._quarantine[::-1][:limit]

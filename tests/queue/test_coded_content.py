@@ -30,10 +30,10 @@ from smtpd.imsg import (
 from smtpd.queue import content_feed
 from smtpd.queue.store import decoded_content
 from smtpd.queue.store.content_codec import Codec
-from smtpd.queue.store.content_key import parse_keys
 from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import ContentDamaged, StoreFull
+from smtpd.tls.content_key import parse_keys
 from tests.queue.conftest import CONTENT, ORIGIN, TERMS, recipient, relayed
 
 KEYS = parse_keys(b"1" * 64)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from smtpd.queue.store import content_codec
 from smtpd.queue.store.content_codec import CHUNK, HEADER_BYTES, NOT_ENCRYPTED, PIECE, Codec, KeyMissing
-from smtpd.queue.store.content_key import KeyFileError, Keys, parse_keys
 from smtpd.queue.store.store import AS_IT_CAME, ContentDamaged
+from smtpd.tls.content_key import KeyFileError, Keys, parse_keys
 
 ONE, OTHER = "1" * 64, "2" * 64
 KEYS = parse_keys(f"{ONE}\n{OTHER}\n".encode())

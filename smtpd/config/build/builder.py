@@ -33,6 +33,7 @@ SINGLE_SETTINGS = {
     "socket": "listen on socket",
 }
 SRS_WITHOUT_KEY = '"srs" requires a key, as in: srs key "a long secret"'
+KEY_WITHOUT_FILE = '"queue encryption" takes its keys from a file, as in: queue encryption key "/etc/mail/queue.key"'
 SANDBOX = {"required": True, "optional": False}
 
 
@@ -187,8 +188,14 @@ class Builder:
                 self._settings["queue_ttl"] = self._diagnostics.value(value.interval, value_of(setting), 1)
             case "compression":
                 self._settings["queue_compression"] = True
-            case other:
-                self._diagnostics.not_yet(setting, f"queue {word(other)}")
+                self._names.queue_positions.append(self._diagnostics.position(setting))
+            case "encryption":
+                path = self._diagnostics.value(value.absolute_path, value_of(setting), "")
+                self._names.note_file("queue", path, self._diagnostics.position(value_of(setting)))
+                self._settings["queue_key"] = path
+                self._names.queue_positions.append(self._diagnostics.position(setting))
+            case _:
+                self._report.add(self._diagnostics.position(setting), KEY_WITHOUT_FILE)
 
     def _smtp(self, setting: Tree) -> None:
         match setting.data:

@@ -63,6 +63,7 @@ class Names:
         self.wrapper_positions: dict[str, SourcePosition] = {}
         self.user_positions: dict[str, SourcePosition] = {}  # of system users: their first use
         self.file_positions: dict[tuple[str, str], SourcePosition] = {}  # by the name of a pki or a ca, and the path
+        self.queue_positions: list[SourcePosition] = []  # of `queue compression` and `queue encryption`
         self.relay_positions: dict[str, SourcePosition] = {}  # by action
         self.srs_positions: list[SourcePosition] = []  # of actions' `srs`
         # (smtp or mta, domain of `mta limit for domain` or nothing, field) -> where its value is last set

@@ -34,7 +34,6 @@ UNAVAILABLE_SENTENCES = {"admd", "bounce", "filter", "proc", "scheduler"}
 UNAVAILABLE = {
     "action": {"filter": "action … filter"},
     "listen": {"filter": "listen on … filter"},
-    "queue": {"encryption": "queue encryption"},
 }
 
 TOKEN_KINDS = {

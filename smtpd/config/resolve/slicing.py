@@ -8,6 +8,7 @@
 What the machine lacks is an error here (ConfigErrors); what does not keep the daemon from starting is a warning.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -98,6 +99,9 @@ def slice_config(
     if config.alias_commands:
         alias_tables.check_file_count(config, parsed.names.user_positions[config.alias_commands], report)
     implausible.warn_of_implausible(parsed, report)
+    if not hasattr(os, "memfd_create"):
+        for position in parsed.names.queue_positions:
+            report.add(position, "not available on this system: decoded mail needs memfd_create")
     if check:
         check(parsed)
     parsed.raise_errors()
@@ -134,6 +138,7 @@ def slice_parent(
         alias_files=alias_tables.command_files(config) if config.alias_commands else (),
         pki=tuple(PkiSlice(pki.name, pki.cert, pki.key) for pki in used_pki(config)),
         ca=(*(CaSlice(ca.name, ca.cert) for ca in used_ca(config)), *system_ca(config, host)),
+        queue_key=config.queue_key,
         passwords=any(tables.auth and not tables.credentials for tables in listener_tables),
     )
 

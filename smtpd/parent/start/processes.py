@@ -8,11 +8,12 @@ All sockets are bound first: an address that is in use ends the start before any
 
 import os
 
-from smtpd.imsg import Configure, TakeControlSocket, TakeListener, TakeOfflineDirectory
+from smtpd.imsg import Configure, TakeControlSocket, TakeListener, TakeOfflineDirectory, TakeQueueKeys
 from smtpd.ipc.log import PROGRAM_PREFIX
 from smtpd.parent.child import Child
 from smtpd.parent.start import wire
 from smtpd.parent.start.bind import bind_control, bind_listeners, find_late, when_free
+from smtpd.parent.start.queue_key import open_queue_key
 from smtpd.parent.start.sandboxes import enter_sandbox
 from smtpd.parent.start.spawn import start_logged
 from smtpd.parent.start.state import StartState
@@ -50,6 +51,8 @@ def start_six(state: StartState, slices: dict[str, bytes]) -> None:
         if role == "dispatcher":
             for listener, of_each in zip(present, sockets, strict=True):
                 started.channel.send(TakeListener(listener.number), of_each.pop().detach())
+        elif role == "queue" and configuration.queue_key:
+            started.channel.send(TakeQueueKeys(), open_queue_key(configuration.queue_key, state.strict))
         elif role == "control":
             started.channel.send(TakeControlSocket(), control_socket.detach())
     for program in configuration.programs:

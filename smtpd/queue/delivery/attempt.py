@@ -25,6 +25,7 @@ from smtpd.queue.delivery.conclude import TROUBLES_MAX, Conclusion, Conclusions
 from smtpd.queue.delivery.in_flight import InFlight
 from smtpd.queue.delivery.reexpansion import Reexpansions, TooManySuccessors
 from smtpd.queue.delivery.result import AttemptResult
+from smtpd.queue.store.content_codec import KeyMissing
 from smtpd.queue.store.decoded_content import ContentHolder
 from smtpd.queue.store.disk import Disk
 from smtpd.queue.store.store import ContentDamaged, CountAttempt, Envelope, Message, StoreFull
@@ -136,6 +137,8 @@ class Attempt:
     def _found(self, ready: Ready, message: Message | None, error: BaseException | None) -> None:
         if self.removed:
             self._stop(ready, partial(self._end, conclude.GONE))
+        elif isinstance(error, KeyMissing):
+            self._stop(ready, partial(self._wait_for_key, str(error)))
         elif isinstance(error, ContentDamaged) or (message is None and error is None):
             self._stop(ready, partial(self.hold, str(error or "the content is missing")))
         elif error is not None or message is None:
@@ -154,6 +157,8 @@ class Attempt:
             if descriptor is not None:
                 os.close(descriptor)
             self._stop(ready, partial(self._end, conclude.GONE))
+        elif isinstance(error, KeyMissing):
+            self._stop(ready, partial(self._wait_for_key, str(error)))
         elif isinstance(error, ContentDamaged):
             self._stop(ready, partial(self.hold, str(error)))
         elif error is not None:
@@ -196,6 +201,11 @@ class Attempt:
 
     def _defer(self, reason: str) -> None:
         self._finish_unsent(Outcome.DEFERRED, reason)
+
+    def _wait_for_key(self, reason: str) -> None:
+        """Keys change at a start only, so it does not expire before the next one."""
+        now, before = self._conclusions.now(), self.perhaps_delivered
+        self._end(conclude.of_missing_key(self.envelope, reason, now, perhaps_delivered=before))
 
     def _finish_unsent(self, outcome: Outcome, reason: str) -> None:
         self.finish(AttemptResult(outcome, reason, self._conclusions.now(), sent=False, answered=False))

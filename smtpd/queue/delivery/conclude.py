@@ -5,6 +5,8 @@
     failed, a loop, damaged content,     Hold, with the reason                HELD, when that is durable
       no agent, deliver-by time over,
       our own code failed three times
+    encrypted, and its key is not        as deferred, but "never" is          DEFERRED, at once
+      configured                         Postpone, to the next start
     deferred                             nothing yet: `Deferred` is kept      DEFERRED, at once
       the scheduler says when            Postpone                             -
       the scheduler says never           Hold: "Expired: …"                   -
@@ -59,7 +61,7 @@ class Deferred(NamedTuple):
     error: str
     perhaps_delivered: bool
     troubles: int
-    expired: str  # why it is held if there is none
+    expired: str  # why it is held if there is none; empty: it is not, but tried at the next start, with other keys
 
 
 class Conclusion(NamedTuple):
@@ -101,6 +103,13 @@ def _deferred(
 ) -> Conclusion:
     expired = expiry.why_expired(envelope.terms, envelope.expires)
     return Conclusion((), Word.DEFERRED, line, Deferred(at, error, perhaps_delivered, troubles, expired))
+
+
+def of_missing_key(envelope: Envelope, reason: str, now: int, *, perhaps_delivered: bool) -> Conclusion:
+    """The content cannot be read before the administrator has configured its key."""
+    line = delivery_log.attempt_line(envelope, 0, Outcome.DEFERRED, f"Error ({reason})", now)
+    waiting = Deferred(now, reason, perhaps_delivered, envelope.troubles, "")
+    return Conclusion((), Word.DEFERRED, line, waiting)
 
 
 def of_return(envelope: Envelope, *, counted: bool) -> Conclusion:
@@ -175,10 +184,14 @@ class Conclusions:
         """There is no further attempt of these, for that reason if for any.  Without bounces they are kept for the
         administrator."""
         for page in batched(ids, PAGE):
-            holds = {id: self._hold_of_expired(id, reason) for id in page}
-            self._disk.load([*page], partial(self._log_expired, holds))
+            holds = {id: self._hold_of_expired(id, reason) for id in page if not self._waits_for_key(id)}
+            self._disk.load([*holds], partial(self._log_expired, holds))
             for id, hold in holds.items():  # at once: what is ordered after it comes after it
                 self.conclude(id, Conclusion((hold,)))
+
+    def _waits_for_key(self, id: int) -> bool:
+        deferred = self._deferred.get(id)
+        return deferred is not None and not deferred.expired and self.postpone(id, deferred.last_try)
 
     def _hold_of_expired(self, id: int, reason: str) -> Hold:
         deferred = self._deferred.pop(id, None)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from smtpd.ipc.log import log
 from smtpd.queue.store.disk_threads import DiskThreads
 from smtpd.queue.store.disk_threads import Done as Asked
-from smtpd.queue.store.store import Add, Change, RememberTls, Store, StoreBroken, StoreFull
+from smtpd.queue.store.store import Add, Change, Recode, RememberTls, Store, StoreBroken, StoreFull
 
 BATCH_MAX = 2048  # changes of one transaction at the most
 BATCH_DELAY = 0.01  # seconds that a change that must succeed waits for others, to share their fsync
@@ -280,4 +280,4 @@ def _apply(store: Store, changes: list[Change]) -> BatchResult:
 
 def _envelope_of(change: Change) -> int:
     """0 for what is not a change of an envelope."""
-    return 0 if isinstance(change, Add | RememberTls) else change.envelope
+    return 0 if isinstance(change, Add | RememberTls | Recode) else change.envelope

@@ -25,7 +25,7 @@ from smtpd.queue.store.store import AS_IT_CAME, ContentDamaged
 
 TYPE_CHECKING = False  # the keys need OpenSSL, which is loaded only where there are some
 if TYPE_CHECKING:
-    from smtpd.queue.store.content_key import ContentCipher, ContentKey, Keys
+    from smtpd.tls.content_key import ContentCipher, ContentKey, Keys
 
 NOT_ENCRYPTED = 1  # the coding of what is coded, but not encrypted
 CHUNK = 64 * 1024  # bytes of one chunk before it is encrypted
@@ -73,9 +73,17 @@ class Codec:
         others = (AS_IT_CAME, NOT_ENCRYPTED, *(self._keys.ids if self._keys is not None else ()))
         return self.coding, *(coding for coding in others if coding != self.coding)
 
+    @property
+    def encrypts(self) -> bool:
+        return self._current is not None
+
     def is_current(self, coding: int) -> bool:
         """Content of that coding is encrypted as it would be now, or not at all, as it would be now."""
         return coding == self._current.id if self._current is not None else coding in (AS_IT_CAME, NOT_ENCRYPTED)
+
+    def maybe_encoder(self, message: int) -> "Encoder | None":
+        """None: content stays as it comes."""
+        return self.encoder(message) if self.is_active else None
 
     def encoder(self, message: int) -> "Encoder":
         return Encoder(message, self._current, compresses=self._compresses)

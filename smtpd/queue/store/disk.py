@@ -91,6 +91,25 @@ class Disk:
     def open_content(self, message: Message, holder: ContentHolder, done: Done) -> None:
         """`done(descriptor, error)`: a fresh one, of a spool file that is still what was stored, or of memory with its
         content where it is coded.  That is the holder's until it is released."""
+        self._open_content(message, holder, partial(self._opened, message, holder, done))
+
+    def _opened(
+        self, message: Message, holder: ContentHolder, done: Done, descriptor: int | None, error: BaseException | None
+    ) -> None:
+        """A file that is missing may have been coded anew since its row was read."""
+        if not isinstance(error, ContentDamaged):
+            done(descriptor, error)
+            return
+
+        def read_again(found: Message | None, _error: BaseException | None) -> None:
+            if found is None or found.coding == message.coding:
+                done(None, error)
+            else:
+                self._open_content(found, holder, done)
+
+        self.read_message(message.id, read_again)
+
+    def _open_content(self, message: Message, holder: ContentHolder, done: Done) -> None:
         if message.coding == AS_IT_CAME:
             self.work(partial(self.spool.open, message.id, message.size, message.digest), done)
         else:

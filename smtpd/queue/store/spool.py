@@ -64,19 +64,20 @@ def lock(directory: str, patience: float = LOCK_TIMEOUT) -> int:
 
 
 class CodedFile:
-    """A spool file that is being written, coded.  Its methods block; they are called one after the other."""
+    """A spool file that is being written, coded if what is stored is.  Its methods block; one is called at a time."""
 
-    def __init__(self, own: int, directory: int, encoder: Encoder):
+    def __init__(self, own: int, directory: int, encoder: Encoder | None):
         self._own, self._directory, self._encoder = own, directory, encoder
         self._digest = hashlib.sha256()
 
     def write(self, content: bytes) -> None:
         """Raises StoreFull, StoreBroken."""
-        self._write(self._encoder.add(content))
+        self._write(self._encoder.add(content) if self._encoder is not None else content)
 
     def seal(self) -> bytes:
         """Make it durable: nothing more comes.  Returns the SHA-256 of the file.  Raises StoreFull, StoreBroken."""
-        self._write(self._encoder.finish())
+        if self._encoder is not None:
+            self._write(self._encoder.finish())
         try:
             os.fsync(self._own)
             os.fsync(self._directory)
@@ -142,7 +143,7 @@ class Spool:
         """A new file for content as it is coded now.  Raises OSError."""
         flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_RDWR
         own = os.open(file_name(message, self.codec.coding), flags, 0o600, dir_fd=self._directory)
-        return CodedFile(own, self._directory, self.codec.encoder(message))
+        return CodedFile(own, self._directory, self.codec.maybe_encoder(message))
 
     def _open(self, message: int, flags: int) -> int:
         return os.open(message_text(message), flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
@@ -209,6 +210,20 @@ class Spool:
                 raise ContentDamaged("the spool file was changed after it was stored")
         finally:
             os.close(descriptor)
+
+    def recode(self, message: Message) -> bytes:
+        """Make a second file of the content, as it is coded now.  Returns its SHA-256.  Raises ContentDamaged,
+        content_codec.KeyMissing, StoreFull, StoreBroken, OSError."""
+        file = self.create_file(message.id)
+        try:
+            for piece in self.pieces(message):
+                file.write(piece)
+            return file.seal()
+        except BaseException:
+            self.remove_file(message.id, self.codec.coding)
+            raise
+        finally:
+            file.close()
 
     def _remember(self, message: int, found: os.stat_result) -> None:
         if len(self._sealed) >= SEALED_KEPT:

@@ -44,6 +44,7 @@ from smtpd.queue.store.store import (
     OneChange,
     Postpone,
     Quarantine,
+    Recode,
     RememberTls,
     Remove,
     Replace,
@@ -207,6 +208,9 @@ class SQLiteStore:
             if isinstance(change, RememberTls):
                 self._kept_tls.write(self._writer, change)
                 continue
+            if isinstance(change, Recode):
+                self._recode(change)
+                continue
             for part in self._parts(change, removed | moved) if isinstance(change, Compound) else (change,):
                 if isinstance(part, Add):
                     adds.append(part)
@@ -250,6 +254,21 @@ class SQLiteStore:
             return message
         coding, content = self._codec.encode(message.id, message.content)
         return Message(message.id, message.size, hashlib.sha256(content).digest(), content, coding)
+
+    def _recode(self, change: Recode) -> None:
+        """What stood there is not left in pages that become free; SQLite may have moved it before, and left a copy."""
+        coding, content, digest = change.coding, None, change.digest
+        if change.content is not None:
+            coding, content = self._codec.encode(change.message, change.content)
+            digest = hashlib.sha256(content).digest()
+        self._writer.execute("PRAGMA secure_delete = ON").fetchall()
+        try:
+            self._writer.execute(
+                "UPDATE message SET content = ?, digest = ?, coding = ? WHERE id = ? AND coding = ?",
+                (content, digest, coding, change.message, change.before),
+            )
+        finally:
+            self._writer.execute("PRAGMA secure_delete = OFF").fetchall()
 
     def _insert(self, table: str, width: int, rows: list[tuple[Any, ...]]) -> None:
         row = f"({','.join('?' * width)})"
@@ -470,6 +489,10 @@ class SQLiteStore:
         with self._read() as read:
             return read(sql, (after, limit))
 
+    def codings(self, after: int, limit: int) -> list[tuple[int, int]]:
+        with self._read() as read:
+            return read("SELECT id, coding FROM message WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+
     def tls_hosts(self, after: int, limit: int) -> tuple[list[TlsHost], int]:
         with self._read() as read:
             return kept_tls.read_hosts(read, after, limit)
@@ -506,6 +529,8 @@ def _bytes_of(change: Change) -> int:
         return sum(map(_bytes_of, change.changes))
     if isinstance(change, RememberTls):
         return CHANGE_BYTES * (1 + len(change.hosts) + len(change.policies))
+    if isinstance(change, Recode):
+        return CHANGE_BYTES + 2 * len(change.content or b"")
     if isinstance(change, Add):
         return CHANGE_BYTES + ENVELOPE_BYTES * len(change.envelopes) + len(change.message.content or b"")
     return CHANGE_BYTES + ENVELOPE_BYTES * len(change.envelopes) if isinstance(change, Replace) else CHANGE_BYTES

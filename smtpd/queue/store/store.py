@@ -231,6 +231,19 @@ class RememberTls(msgspec.Struct, frozen=True, gc=False):
     policies: list[StsRow]
 
 
+class Recode(msgspec.Struct, frozen=True, gc=False):
+    """The content of a message is stored in another way, if it is still stored as in `before`.
+
+    `content`: to be coded as it is now.  None: it is in a file of `coding`, which has `digest`.
+    """
+
+    message: MessageId
+    before: int  # its coding
+    content: bytes | None
+    digest: bytes
+    coding: int
+
+
 OneChange = Add | Remove | Postpone | Reschedule | Hold | CountAttempt | Uncount | Replace | Suspend | Quarantine
 
 
@@ -246,7 +259,7 @@ class Compound(msgspec.Struct, frozen=True, gc=False):
     changes: tuple[OneChange, ...]
 
 
-Change = OneChange | Compound | RememberTls
+Change = OneChange | Compound | RememberTls | Recode
 
 
 def changed(envelope: Envelope, change: OneChange, run: int) -> Envelope:
@@ -298,7 +311,7 @@ def successors(change: Replace, *, suspended: bool) -> list[Envelope]:
 def changes_of(change: Change, envelope: int) -> list[OneChange]:
     """Those of `change` that concern the row of `envelope`."""
     parts = change.changes if isinstance(change, Compound) else (change,)
-    return [part for part in parts if not isinstance(part, Add | RememberTls) and part.envelope == envelope]
+    return [part for part in parts if not isinstance(part, Add | RememberTls | Recode) and part.envelope == envelope]
 
 
 def expanded_keys(add: Add) -> list[bytes]:
@@ -382,6 +395,9 @@ class Store(Protocol):
 
     def spooled(self, after: int, limit: int) -> list[tuple[int, int]]:
         """The first `limit` messages above `after` whose content stands in a spool file, each with its coding."""
+
+    def codings(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """The first `limit` messages above `after`, each with its coding."""
 
     def tls_hosts(self, after: int, limit: int) -> tuple[list[TlsHost], int]:
         """The first `limit` rows above the number `after`, and the number of the last one; 0: there are no more."""
