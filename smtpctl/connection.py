@@ -65,22 +65,26 @@ class Connection:
 
     def ask_descriptor(self, imsg: "Any") -> "tuple[Any, int | None]":
         """The answer, and the descriptor that came with it."""
-        from smtpd.imsg import Denied
-        from smtpd.ipc.channel import ChannelClosed, VersionMismatch, Violation
+        self.send(imsg)
+        return self.receive()
 
+    def send(self, imsg: "Any") -> None:
+        """A question whose answer is received later: smtpd works meanwhile.  Raises ControlError."""
         channel = self._channel = self._channel or self._open_channel()
-        try:
+        with _Translated():
             channel.send(imsg)
             if not channel.flush_within(self._timeout):
                 raise ControlError("smtpd does not answer")
+
+    def receive(self) -> "tuple[Any, int | None]":
+        """The answer to the question that was sent, and the descriptor that came with it.  Raises ControlError."""
+        from smtpd.imsg import Denied
+
+        channel = self._channel
+        assert channel is not None  # it was sent
+        with _Translated():
             while not (received := channel.receive()):
                 self._wait(channel)
-        except VersionMismatch:
-            raise ControlError("smtpd runs another version: restart it") from None
-        except ChannelClosed:
-            raise ControlError("smtpd closed the connection") from None
-        except Violation as error:
-            raise ControlError(f"invalid answer from smtpd: {error}") from None
         answer, descriptor = received[0]
         if isinstance(answer, Denied):
             raise ControlError(answer.reason)
@@ -112,6 +116,23 @@ class Connection:
             raise _connect_error(self._path, error) from None
         _give_up_root()
         return sock
+
+
+class _Translated:
+    """ControlError for what may go wrong on a channel."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        from smtpd.ipc.channel import ChannelClosed, VersionMismatch, Violation
+
+        if isinstance(error, VersionMismatch):
+            raise ControlError("smtpd runs another version: restart it") from None
+        if isinstance(error, ChannelClosed):
+            raise ControlError("smtpd closed the connection") from None
+        if isinstance(error, Violation):
+            raise ControlError(f"invalid answer from smtpd: {error}") from None
 
 
 def _connect_error(path: str, error: OSError) -> ControlError:

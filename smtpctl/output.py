@@ -69,6 +69,9 @@ def queue_line(entry: QueueEntry, now: int, reason: str = "") -> str:
         _seconds(entry, now),
         ": ".join(filter(None, (reason, entry.error))),
     ]
+    line = "|".join(map(str, fields))
+    if line.isprintable() and "\\" not in line and line.count("|") == len(fields) - 1:  # most are, and quicker so
+        return line
     return "|".join(visible(str(field), also="|") for field in fields)
 
 

@@ -99,12 +99,15 @@ def show_statistics(connection: Connection, parameters: Sequence[str], json: boo
 def _entries(
     connection: Connection, first: int, last: int, meant: Selection | None = None
 ) -> Iterator[tuple[QueueEntry, int, str]]:
-    """Each with the time and the reason why it waits.  Page by page: neither side ever holds more than one."""
+    """Each with the time and the reason why it waits.  Page by page: the next one is made while this one is printed."""
+    connection.send(ListEnvelopes(REQUEST, first, last, meant))
     while first:
-        page = connection.ask(ListEnvelopes(REQUEST, first, last, meant))
+        page, _ = connection.receive()
         if page.trouble:
             raise ControlError(page.trouble)
+        first = page.next
+        if first:
+            connection.send(ListEnvelopes(REQUEST, first, last, meant))
         now = int(time.time())
         paused = {"mda_paused": page.mda_paused, "mta_paused": page.mta_paused}
         yield from ((row, now, output.why_waiting(row, now, **paused)) for row in page.rows)
-        first = page.next
