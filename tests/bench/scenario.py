@@ -6,6 +6,7 @@ mbox      one system user, the system's mailbox       so many lines "From " stan
 lmtp      one user of a Dovecot that runs beside      so many files lie in that user's new/
 users     200 system users, ~/Maildir                 each of them has his share
 flood     as maildir, with many mails
+coded     as maildir, beside smtpd with a queue that is compressed, or encrypted
 relay     another host, an smtp-sink that runs beside   it has taken so many mails, and ends
 domains   1000 domains, the MX of each one of 50 hosts  as relay: it has the addresses of all hosts
 
@@ -89,6 +90,11 @@ class Flood(Maildir):
     NAME, LABEL = "flood", "one user's Maildir"
     MESSAGES = 10_000
     AGAINST = ("smtpd", "postfix")
+
+
+class Coded(Maildir):
+    NAME = "coded"
+    AGAINST = ("smtpd", "compressed", "encrypted")
 
 
 class Mbox(Scenario):
@@ -233,4 +239,4 @@ def files_in(directory):
 
 
 OF_MAIL = {place.NAME: place for place in (Maildir, Mbox, Lmtp, Users, Flood, Relay, Domains)}
-SCENARIOS = OF_MAIL | {place.NAME: place for place in (Starttls, P256)}
+SCENARIOS = OF_MAIL | {place.NAME: place for place in (Coded, Starttls, P256)}

@@ -1,6 +1,7 @@
 """The servers, each with a configuration that does the same, and one place for mail."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ READY = 20.0  # seconds
 
 # Of smtpd and OpenSMTPD; Postfix has no limit on mails a session.
 CONFIGURATION = """
+{settings}
 smtp limit max-mails 1000000
 {pki}
 listen on 127.0.0.1 port {port} hostname here.test {tls}
@@ -32,6 +34,7 @@ class Server:
 
     PORT = 2525
     NAME = LABEL = DURABILITY = ""
+    SETTINGS = ""  # of smtpd, with the directory of this start
     MAIL = "mail"  # where the system's mailboxes are, below its directory
 
     def __init__(self, testbed, place):
@@ -48,7 +51,9 @@ class Server:
             pki, tls = PKI.format(*self.testbed.identity(self.place.KEY)), "tls pki here.test"
         conf = self.directory / "smtpd.conf"
         action, destinations = self.place.ACTION, self.place.FOR
-        text = CONFIGURATION.format(port=self.PORT, action=action, destinations=destinations, pki=pki, tls=tls)
+        settings = self.SETTINGS.format(directory=self.directory)
+        of_mail = {"settings": settings, "action": action, "destinations": destinations}
+        text = CONFIGURATION.format(port=self.PORT, pki=pki, tls=tls, **of_mail)
         conf.write_text(text)
         return conf
 
@@ -134,6 +139,22 @@ class Smtpd(Server):
                 if role == "nursery":
                     found["its ended children"] = int(fields[13]) + int(fields[14])
         return found
+
+
+class Compressed(Smtpd):
+    NAME, LABEL = "compressed", "smtpd, compressed"
+    SETTINGS = "queue compression"
+
+
+class Encrypted(Smtpd):
+    NAME, LABEL = "encrypted", "smtpd, encrypted"
+    SETTINGS = 'queue encryption key "{directory}/queue.key"'
+
+    def configuration(self):
+        key = self.directory / "queue.key"
+        key.touch(0o600)
+        key.write_text(secrets.token_hex(32))
+        return super().configuration()
 
 
 class Postfix(Server):
@@ -254,4 +275,4 @@ exec /usr/sbin/smtpd -d -f {directory}/smtpd.conf
         return ["unshare", "--mount", "sh", "-eu", "-c", script]
 
 
-SERVERS = {server.NAME: server for server in (Smtpd, Postfix, OpenSMTPD)}
+SERVERS = {server.NAME: server for server in (Smtpd, Compressed, Encrypted, Postfix, OpenSMTPD)}
