@@ -9,11 +9,9 @@ The only clock, random numbers and log of the relay are here.
 """
 
 import random
-import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -25,7 +23,8 @@ from smtpd.dispatcher.outbound.kept_tls import KeptTls
 from smtpd.dispatcher.outbound.listing import Listing
 from smtpd.dispatcher.outbound.next_hops import NextHops
 from smtpd.dispatcher.outbound.policies import Policies
-from smtpd.envelope import Notify, Outcome, RelayRecipient, RelayResult, Text, duration_text, envelope_text
+from smtpd.dispatcher.outbound.relay_session import Answered, RelaySession, log_deliveries
+from smtpd.envelope import Outcome, RelayResult, Text
 from smtpd.imsg import (
     ContentFetched,
     ContentFileFetched,
@@ -79,28 +78,11 @@ STOP_QUIT_TIMEOUT = 2.0  # seconds that a stop waits for the answer to QUIT
 # Goes on while the machine is suspended, where the system has such a clock.
 STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 QUIT = "quit"  # how a connection ends that has said QUIT
-RESULT_WORDS = {Outcome.DELIVERED: "Ok", Outcome.DEFERRED: "TempFail"}
 STATISTICS = {
     Outcome.DELIVERED: "mta.delivery.ok",
     Outcome.DEFERRED: "mta.delivery.tempfail",
     Outcome.LOOP: "mta.delivery.loop",
 }
-
-
-@dataclass
-class _Session:
-    """A connection, what it is called in the log, and the recipients of the mail that it sends."""
-
-    connection: OutgoingConnection
-    order: Connect
-    relay: RelaySlice
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
-    task: Task | None = None
-    recipients: tuple[RelayRecipient, ...] = ()
-    messages: int = 0
-
-
-_Answered = tuple[RelayMessage, RelayRecipient, RecipientResult]
 
 
 class Relaying:
@@ -131,7 +113,7 @@ class Relaying:
         self._messages: dict[int, RelayMessage] = {}  # by attempt
         self._left: dict[int, set[int]] = {}  # of these, the envelopes that have not been answered
         self._known: OrderedDict[int, tuple[str, str]] = OrderedDict()  # destination -> action, domain
-        self._sessions: dict[int, _Session] = {}
+        self._sessions: dict[int, RelaySession] = {}
         self._fetching: dict[int, int] = {}  # attempt -> the connection that its content is for
         self._sending: set[int] = set()  # attempts whose recipients are being named to a host, or have been
         self._actions: deque[RelayAction] = deque()
@@ -240,7 +222,7 @@ class Relaying:
                 session = self._sessions.pop(action.connection)
                 session.connection.abort()
                 if self._stopping:
-                    self._log(session, "disconnected reason=stopped messages=0")
+                    session.log("disconnected reason=stopped messages=0")
             case Give():
                 self._give(action)
             case Quit():
@@ -298,10 +280,10 @@ class Relaying:
         connection = OutgoingConnection(
             order, name, partial(self._contexts, relay), self, self._resources.handshakes, self._loop
         )
-        session = self._sessions[order.connection] = _Session(connection, order, relay)
+        session = self._sessions[order.connection] = RelaySession(connection, order, relay)
         protocol = "lmtp" if order.hop.lmtp else "smtps" if order.policy.at_connect else "smtp"
         address = f"[{order.path.address}]" if ":" in order.path.address else order.path.address
-        self._log(session, f"connecting address={protocol}://{address}:{order.hop.port} host={order.hop.name}")
+        session.log(f"connecting address={protocol}://{address}:{order.hop.port} host={order.hop.name}")
         if not order.hop.password:
             connection.open(None)
             return
@@ -320,25 +302,25 @@ class Relaying:
             self.ended(number, ConnectionFailure(Stage.AUTHENTICATION, imsg.reason), [])
 
     def connected(self, number: int) -> None:
-        self._log(self._sessions[number], "connected")
+        self._sessions[number].log("connected")
         self._obey(self._relay.connected(number, self._clock()))
 
     def encrypted(self, number: int, facts: TlsFacts) -> None:
         session = self._sessions[number]
-        self._log(session, f"tls ciphers={facts} policy={quoted(session.order.policy.why)}")
+        session.log(f"tls ciphers={facts} policy={quoted(session.order.policy.why)}")
         if facts.fingerprint:
             result = "valid" if facts.verified else "unverified"
-            self._log(session, f'cert-check result="{result}" fingerprint="{facts.fingerprint}"')
+            session.log(f'cert-check result="{result}" fingerprint="{facts.fingerprint}"')
 
     def ready(self, number: int, facts: TlsFacts | None) -> None:
         session = self._sessions[number]
         if facts is None:
-            self._log(session, f"clear-text policy={quoted(session.order.policy.why)}")
+            session.log(f"clear-text policy={quoted(session.order.policy.why)}")
         if session.order.policy.attempt:
             self._count_tls(session, TlsResult.STARTTLS_NOT_SUPPORTED if facts is None else TlsResult.SUCCESSFUL)
         self._obey(self._relay.ready(number, facts is not None, self._clock()))
 
-    def _count_tls(self, session: _Session, result: TlsResult) -> None:
+    def _count_tls(self, session: RelaySession, result: TlsResult) -> None:
         kind = policy_type(session.order.hop, session.order.policy)
         self._resources.statistics[counter(kind, result)] += 1
 
@@ -346,21 +328,21 @@ class Relaying:
         session = self._sessions[number]
         found, answered = self._results_of(session, results)
         actions = self._relay.tried(number, found, self._clock())
-        self._log_deliveries(session, answered, actions)
+        log_deliveries(session, answered, actions)
         self._obey(actions)
 
     def ended(self, number: int, failure: ConnectionFailure, results: list[RecipientResult]) -> None:
         session = self._sessions.pop(number)
         found, answered = self._results_of(session, results)
         actions = self._relay.ended(number, failure, found, self._clock())
-        self._log_deliveries(session, answered, actions)
+        log_deliveries(session, answered, actions)
         if failure.tls is not None:
             self._count_tls(session, failure.tls)
         if failure.stage is not Stage.SESSION:
             policy = f" policy={quoted(session.order.policy.why)}" if failure.stage is Stage.TLS else ""
-            self._log(session, f"error reason={quoted(failure.text)}{policy}")
+            session.log(f"error reason={quoted(failure.text)}{policy}")
         reason = failure.text if failure.text == QUIT else quoted(failure.text)
-        self._log(session, f"disconnected reason={reason} messages={session.messages}")
+        session.log(f"disconnected reason={reason} messages={session.messages}")
         self._obey(actions)
         if self._stopping and self.is_idle:
             self._stopped()
@@ -402,7 +384,7 @@ class Relaying:
         else:
             self._send(session, message, content)
 
-    def _send(self, session: _Session, message: RelayMessage, content: OutgoingContent) -> None:
+    def _send(self, session: RelaySession, message: RelayMessage, content: OutgoingContent) -> None:
         assert session.task is not None
         self._sending.add(session.task.id)
         envelopes = session.task.envelopes
@@ -416,7 +398,7 @@ class Relaying:
         )
         session.connection.send(mail, content, int(self._clock()))
 
-    def _give_up(self, attempt: int, session: _Session | None) -> None:
+    def _give_up(self, attempt: int, session: RelaySession | None) -> None:
         """Queue has concluded the attempt: nothing of it is reported."""
         self._messages.pop(attempt, None)
         self._left.pop(attempt, None)
@@ -427,8 +409,8 @@ class Relaying:
         self._obey(actions)
 
     def _results_of(
-        self, session: _Session, results: list[RecipientResult]
-    ) -> tuple[list[RelayResult], list[_Answered]]:
+        self, session: RelaySession, results: list[RecipientResult]
+    ) -> tuple[list[RelayResult], list[Answered]]:
         """In queue's words, and what is for the log."""
         remote, found, answered = session.order.hop.name, [], []
         message = self._messages.get(session.task.id) if session.task is not None else None
@@ -464,34 +446,6 @@ class Relaying:
             left.difference_update(envelopes)
             if not left:
                 del self._messages[attempt], self._left[attempt]
-
-    # -- the log ---------------------------------------------------------------------------------------------------
-
-    def _log(self, session: _Session, text: str) -> None:
-        log.line(f"{session.id} mta {text}")
-
-    def _log_deliveries(self, session: _Session, answered: list[_Answered], actions: list[RelayAction]) -> None:
-        """A refusal that the relay does not report is not the last word: the mail is tried again."""
-        final = {result.envelope for action in actions if isinstance(action, Report) for result in action.results}
-        for message, to, result in answered:
-            refused = result.outcome is not Outcome.DELIVERED and to.envelope not in final
-            word = RESULT_WORDS.get(Outcome.DEFERRED if refused else result.outcome, "PermFail")
-            self._log_delivery(session, message, to, result, word)
-
-    def _log_delivery(
-        self, session: _Session, message: RelayMessage, to: RelayRecipient, result: RecipientResult, word: str
-    ) -> None:
-        original = to.recipient if to.recipient != to.address else "-"
-        address = session.order.path.address
-        # RFC 3461 5.2.2: the sender is owed a "relayed" notice, as this host sends none of a delivery.
-        unannounced = result.outcome is Outcome.DELIVERED and Notify.SUCCESS in to.notify and not result.dsn
-        self._log(
-            session,
-            f"delivery evpid={envelope_text(to.envelope)} from=<{message.sender}> to=<{to.address}> rcpt=<{original}> "
-            f'source="{session.connection.source}" relay="{address} ({session.order.hop.name})" '
-            f"delay={duration_text(max(0, int(time.time()) - message.created))} "
-            f'result="{word}" stat={quoted(result.text)}' + (" dsn=relayed" if unannounced else ""),
-        )
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
